@@ -1,0 +1,206 @@
+//! One opaque error for the whole library.
+//!
+//! An *error* means that the operation was not done; every function's `# Errors` section says what is
+//! left behind. How something was done (copied instead of cloned, and why) is not an error but an
+//! outcome, counted in the [`Report`](crate::Report).
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// What went wrong, as far as a caller can act on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The source does not exist.
+    SourceNotFound,
+    /// The source is not a directory.
+    SourceNotADirectory,
+    /// The destination exists, and [`Existing::Fail`](crate::Existing::Fail) was asked for.
+    DestinationExists,
+    /// The folder that shall hold the destination does not exist.
+    ParentNotFound,
+    /// Source and destination are the same, the destination holds the source, or two destinations are one.
+    Overlap,
+    /// A merge met a file where the source has a directory, or the other way round.
+    Conflict,
+    /// [`Reflink::Always`](crate::Reflink::Always) was asked for and a file could not be reflinked.
+    ReflinkRefused,
+    /// The [`Cancel`](crate::Cancel) token was set.
+    Cancelled,
+    /// A glob or an ignore file cannot be understood.
+    InvalidPattern,
+    /// The disk, or the quota, is full.
+    StorageFull,
+    /// The right to do it is missing.
+    PermissionDenied,
+    /// Any other error of the operating system; see [`Error::io_error`].
+    Io,
+}
+
+/// An operation that was not done: what it was, on which paths, and the cause.
+pub struct Error(Box<Inner>);
+
+struct Inner {
+    kind: ErrorKind,
+    operation: &'static str,
+    path: PathBuf,
+    other: Option<PathBuf>,
+    source: io::Error,
+}
+
+impl Error {
+    pub(crate) fn new(
+        kind: ErrorKind,
+        operation: &'static str,
+        path: impl Into<PathBuf>,
+        source: impl Into<io::Error>,
+    ) -> Self {
+        Self(Box::new(Inner {
+            kind,
+            operation,
+            path: path.into(),
+            other: None,
+            source: source.into(),
+        }))
+    }
+
+    /// An error of the operating system, its kind read from the errno.
+    pub(crate) fn io(
+        operation: &'static str,
+        path: impl Into<PathBuf>,
+        source: impl Into<io::Error>,
+    ) -> Self {
+        let source = source.into();
+        let kind = match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::StorageFull,
+            io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
+            _ => ErrorKind::Io,
+        };
+        Self::new(kind, operation, path, source)
+    }
+
+    /// The same, of the fallback.
+    pub(crate) fn into_copy(mut self) -> Self {
+        self.0.operation = "copy";
+        self
+    }
+
+    pub(crate) fn with_other(mut self, other: impl Into<PathBuf>) -> Self {
+        self.0.other = Some(other.into());
+        self
+    }
+
+    /// What went wrong, as far as a caller can act on it.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// What was being done, as a verb: `clone`, `read directory`, …
+    #[must_use]
+    pub fn operation(&self) -> &str {
+        self.0.operation
+    }
+
+    /// The path it failed on.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+
+    /// The second path, where two took part (the source of a clone, the other side of a conflict).
+    #[must_use]
+    pub fn other_path(&self) -> Option<&Path> {
+        self.0.other.as_deref()
+    }
+
+    /// The cause, as the operating system gave it.
+    #[must_use]
+    pub fn io_error(&self) -> &io::Error {
+        &self.0.source
+    }
+}
+
+/// Paths in messages are escaped (`Debug` without its quotes), so that a hostile name cannot steer a terminal.
+fn shown(path: &Path) -> String {
+    let quoted = format!("{path:?}");
+    let inner = &quoted[1..quoted.len() - 1];
+    // `Debug` also escapes what is harmless: quotes and backslashes. Give plain names plainly.
+    if inner.contains('\\') || inner.is_empty() { quoted } else { inner.to_owned() }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner { operation, path, other, source, .. } = &*self.0;
+        write!(f, "{operation} {}", shown(path))?;
+        if let Some(other) = other {
+            write!(f, " and {}", shown(other))?;
+        }
+        write!(f, ": {source}")
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner { kind, operation, path, other, source } = &*self.0;
+        f.debug_struct("Error")
+            .field("kind", kind)
+            .field("operation", operation)
+            .field("path", path)
+            .field("other", other)
+            .field("source", source)
+            .finish()
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.0.source)
+    }
+}
+
+impl From<Error> for io::Error {
+    fn from(error: Error) -> Self {
+        io::Error::new(error.0.source.kind(), error)
+    }
+}
+
+/// `.context(operation, path)?` on every line that does I/O.
+pub(crate) trait Context<T> {
+    fn context<P: Into<PathBuf>>(
+        self,
+        operation: &'static str,
+        path: impl FnOnce() -> P,
+    ) -> Result<T, Error>;
+}
+
+impl<T, E: Into<io::Error>> Context<T> for Result<T, E> {
+    fn context<P: Into<PathBuf>>(
+        self,
+        operation: &'static str,
+        path: impl FnOnce() -> P,
+    ) -> Result<T, Error> {
+        self.map_err(|source| Error::io(operation, path(), source))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_names_operation_paths_and_cause_and_escapes_control_characters() {
+        let cause = || io::Error::other("cause");
+        for (error, expected) in [
+            (Error::io("open", "/a b", cause()), "open /a b: cause"),
+            (
+                Error::io("clone", "/a", cause()).with_other("/b\u{1b}[2J"),
+                r#"clone /a and "/b\u{1b}[2J": cause"#,
+            ),
+            (Error::io("open", "a\nb", cause()), r#"open "a\nb": cause"#),
+        ] {
+            assert_eq!(error.to_string(), expected);
+        }
+    }
+}

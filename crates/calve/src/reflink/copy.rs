@@ -1,0 +1,181 @@
+//! The fallback: the bytes of one file, holes kept.
+//!
+//! `copy_file_range(2)` first (servers copy on their own side, and some filesystems share), then read and
+//! write; every call may come short. Reading ends where the source ends, not at the size it once had.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use rustix::fs::{self, SeekFrom};
+use rustix::io::{Errno, pread, pwrite, retry_on_intr};
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use rustix::fs::copy_file_range;
+
+/// Not wrapped elsewhere.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn copy_file_range(
+    _source: BorrowedFd<'_>,
+    _from: Option<&mut u64>,
+    _dest: BorrowedFd<'_>,
+    _to: Option<&mut u64>,
+    _length: usize,
+) -> rustix::io::Result<usize> {
+    Err(Errno::NOSYS)
+}
+
+/// What a worker keeps from file to file: its buffer, and what it learned of the pair of filesystems.
+#[derive(Debug)]
+pub(crate) struct Copier {
+    buffer: Vec<u8>,
+    /// Never share blocks: read and write only.
+    plain: bool,
+    /// `copy_file_range` said that it will never work here.
+    ranged_refused: bool,
+    /// `RLIMIT_FSIZE`: a write past it raises SIGXFSZ, which kills the process.
+    limit: Option<u64>,
+}
+
+/// Below this size read and write take fewer and cheaper calls than `copy_file_range`'s detour through a pipe.
+const RANGED_MIN_BYTES: u64 = 64 * 1024;
+const BUFFER_BYTES: usize = 256 * 1024;
+/// One call's worth; short enough that a cancel is noticed between calls.
+const RANGE_BYTES: u64 = 64 * 1024 * 1024;
+
+impl Copier {
+    pub(crate) fn new(plain: bool) -> Self {
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
+        Self { buffer: Vec::new(), plain, ranged_refused: false, limit }
+    }
+
+    /// Copies the content of `source` into the new, empty `dest`; `size` and `blocks` (of 512 bytes) are
+    /// the source's. `stop` is asked between calls. On an error `dest` holds a part.
+    pub(crate) fn copy(
+        &mut self,
+        source: impl AsFd,
+        dest: impl AsFd,
+        size: u64,
+        blocks: u64,
+        stop: impl Fn() -> bool,
+    ) -> io::Result<u64> {
+        let (source, dest) = (source.as_fd(), dest.as_fd());
+        if self.limit.is_some_and(|limit| size > limit) {
+            return Err(Errno::FBIG.into());
+        }
+        if blocks.saturating_mul(512) >= size {
+            return self.copy_range(source, dest, 0, u64::MAX, size, &stop);
+        }
+        let length = || fs::fstat(source).map(|stat| stat.st_size.unsigned_abs());
+        let (mut offset, mut sized) = (0, false);
+        let end = loop {
+            // Before the question: what the file grows by meanwhile is data that was not asked for.
+            let end = length()?;
+            let data = match fs::seek(source, SeekFrom::Data(offset)) {
+                Ok(data) => data,
+                // No data from here on: what is left is a hole, or the end.
+                Err(Errno::NXIO) => break end.min(length()?),
+                // No such question on this filesystem.
+                Err(Errno::INVAL | Errno::OPNOTSUPP) if offset == 0 => {
+                    return self.copy_range(source, dest, 0, u64::MAX, size, &stop);
+                }
+                Err(errno) => return Err(errno.into()),
+            };
+            let hole = match fs::seek(source, SeekFrom::Hole(data)) {
+                Ok(hole) => hole,
+                // It is shorter by now.
+                Err(Errno::NXIO) => continue,
+                Err(errno) => return Err(errno.into()),
+            };
+            if !sized {
+                // Before the first write: XFS gives a file that grows more blocks than it asked for, in the holes, too.
+                fs::ftruncate(dest, size)?;
+                sized = true;
+            }
+            offset = self.copy_range(source, dest, data, hole, size, &stop)?;
+            if offset < hole {
+                // It ended there, whatever its size says: sysfs has one page for files of a few bytes.
+                break offset;
+            }
+        };
+        if self.limit.is_some_and(|limit| end > limit) {
+            return Err(Errno::FBIG.into());
+        }
+        let end = end.max(offset);
+        if !sized || end != size {
+            fs::ftruncate(dest, end)?;
+        }
+        Ok(end)
+    }
+
+    /// Copies from `start` to `end`, or to the end of the file; returns where it came to.
+    fn copy_range(
+        &mut self,
+        source: BorrowedFd<'_>,
+        dest: BorrowedFd<'_>,
+        start: u64,
+        end: u64,
+        size: u64,
+        stop: &impl Fn() -> bool,
+    ) -> io::Result<u64> {
+        let mut offset = start;
+        if !self.plain
+            && !self.ranged_refused
+            && size.min(end) - start.min(size) >= RANGED_MIN_BYTES
+        {
+            while offset < end {
+                if stop() {
+                    return Err(Errno::CANCELED.into());
+                }
+                let (mut from, mut to) = (offset, offset);
+                let length = usize::try_from((end - offset).min(RANGE_BYTES)).unwrap_or(usize::MAX);
+                match retry_on_intr(|| {
+                    copy_file_range(source, Some(&mut from), dest, Some(&mut to), length)
+                }) {
+                    // The end; or a file that has bytes and no size, such as those of procfs: read on.
+                    Ok(0) => break,
+                    Ok(count) => offset += count as u64,
+                    Err(Errno::NOSYS | Errno::XDEV | Errno::OPNOTSUPP) => {
+                        self.ranged_refused = true;
+                        break;
+                    }
+                    // CIFS says NOENT, eCryptfs INVAL, sandboxes PERM; a swap file says TXTBSY.
+                    Err(
+                        Errno::INVAL | Errno::PERM | Errno::NOENT | Errno::TXTBSY | Errno::ACCESS,
+                    ) => break,
+                    Err(errno) => return Err(errno.into()),
+                }
+            }
+        }
+        if self.buffer.is_empty() {
+            self.buffer.resize(BUFFER_BYTES, 0);
+        }
+        while offset < end {
+            if stop() {
+                return Err(Errno::CANCELED.into());
+            }
+            let want = usize::try_from(end - offset).unwrap_or(usize::MAX).min(BUFFER_BYTES);
+            let read = retry_on_intr(|| pread(source, &mut self.buffer[..want], offset))?;
+            if read == 0 {
+                break;
+            }
+            if self.limit.is_some_and(|limit| offset + read as u64 > limit) {
+                return Err(Errno::FBIG.into());
+            }
+            let mut written = 0;
+            while written < read {
+                match retry_on_intr(|| {
+                    pwrite(dest, &self.buffer[written..read], offset + written as u64)
+                })? {
+                    0 => return Err(io::ErrorKind::WriteZero.into()),
+                    count => written += count,
+                }
+            }
+            offset += read as u64;
+            // A short read of a file whose size is known ends at that size: one call fewer per small file.
+            if read < want && offset == size && size > 0 {
+                break;
+            }
+        }
+        Ok(offset)
+    }
+}

@@ -1,0 +1,371 @@
+//! The metadata that travels with an entry, the same by every method: owner where that is allowed, mode,
+//! times to the nanosecond, extended attributes and POSIX ACLs (which Linux keeps as attributes).
+//!
+//! The order in which they are set is an invariant: the owner first (it clears set-user-ID), then the
+//! attributes (writing content and changing the owner both strip capabilities), then the mode, then the
+//! ACLs (they carry the mode's group bits), and the times last.
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::AsFd;
+
+use rustix::fs::{self, AtFlags, Gid, Mode, Stat, Timespec, Timestamps, Uid};
+use rustix::io::Errno;
+
+/// What is kept of a `stat`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Meta {
+    pub(crate) dev: u64,
+    pub(crate) ino: u64,
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) links: u64,
+    pub(crate) size: u64,
+    pub(crate) blocks: u64,
+    times: [(i64, i64); 2],
+}
+
+impl Meta {
+    #[allow(
+        clippy::allow_attributes,
+        clippy::useless_conversion,
+        clippy::unnecessary_cast,
+        clippy::cast_lossless,
+        reason = "the fields' types differ from platform to platform, and so does what is needless"
+    )]
+    pub(crate) fn of(stat: &Stat) -> Self {
+        Self {
+            dev: stat.st_dev as u64,
+            ino: stat.st_ino as u64,
+            mode: stat.st_mode as u32,
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            links: stat.st_nlink as u64,
+            size: (stat.st_size as i64).unsigned_abs(),
+            blocks: (stat.st_blocks as i64).unsigned_abs(),
+            times: [
+                (stat.st_atime as i64, stat.st_atime_nsec as i64),
+                (stat.st_mtime as i64, stat.st_mtime_nsec as i64),
+            ],
+        }
+    }
+
+    pub(crate) fn id(&self) -> (u64, u64) {
+        (self.dev, self.ino)
+    }
+
+    #[cfg_attr(
+        not(any(target_os = "linux", target_os = "android")),
+        expect(
+            clippy::cast_possible_truncation,
+            reason = "16 bits hold every mode where that is its type"
+        )
+    )]
+    pub(crate) fn file_type(&self) -> fs::FileType {
+        fs::FileType::from_raw_mode(self.mode as _)
+    }
+
+    /// The permission bits, set-ID and sticky included.
+    pub(crate) fn permissions(&self) -> u32 {
+        self.mode & 0o7777
+    }
+
+    pub(crate) fn timestamps(&self) -> Timestamps {
+        let [access, modification] = self.times.map(|(seconds, nanoseconds)| Timespec {
+            tv_sec: seconds as _,
+            tv_nsec: nanoseconds as _,
+        });
+        Timestamps { last_access: access, last_modification: modification }
+    }
+}
+
+/// The mode as the platform's type.
+#[cfg_attr(
+    not(any(target_os = "linux", target_os = "android")),
+    expect(
+        clippy::cast_possible_truncation,
+        reason = "16 bits hold every mode where that is its type"
+    )
+)]
+pub(crate) fn mode(bits: u32) -> Mode {
+    Mode::from_raw_mode(bits as _)
+}
+
+/// Extended attributes: names and values.
+#[derive(Debug)]
+pub(crate) struct Attrs {
+    found: Vec<(CString, Vec<u8>)>,
+    /// The list of their names is longer than the system gives (64 KiB on Linux), so there are more.
+    unlisted: bool,
+}
+
+const ACL_ACCESS: &CStr = c"system.posix_acl_access";
+const ACL_DEFAULT: &CStr = c"system.posix_acl_default";
+
+/// Attributes that must not travel: labels and hashes that belong to the inode or to the policy where it
+/// lives, and overlayfs' own bookkeeping.
+fn stays(name: &[u8]) -> bool {
+    matches!(
+        name,
+        b"security.selinux"
+            | b"security.ima"
+            | b"security.evm"
+            | b"security.SMACK64"
+            | b"system.nfs4_acl"
+    ) || name.starts_with(b"trusted.overlay.")
+        || name.starts_with(b"trusted.SGI_")
+}
+
+/// What a missing attribute is called.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const NO_SUCH_ATTR: Errno = Errno::NODATA;
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+const NO_SUCH_ATTR: Errno = Errno::NOATTR;
+
+#[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
+mod xattr {
+    pub(super) use rustix::fs::{XattrFlags, fgetxattr, flistxattr, fremovexattr, fsetxattr};
+}
+
+/// Elsewhere attributes are another system's (extattr(2) on FreeBSD), and are not carried over.
+#[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
+mod xattr {
+    use std::ffi::CStr;
+    use std::os::fd::BorrowedFd;
+
+    use rustix::io::{Errno, Result};
+
+    pub(super) struct XattrFlags;
+
+    impl XattrFlags {
+        pub(super) fn empty() -> Self {
+            Self
+        }
+    }
+
+    pub(super) fn flistxattr(_file: BorrowedFd<'_>, _list: &mut [u8]) -> Result<usize> {
+        Err(Errno::NOTSUP)
+    }
+
+    pub(super) fn fgetxattr(
+        _file: BorrowedFd<'_>,
+        _name: &CStr,
+        _value: &mut [u8],
+    ) -> Result<usize> {
+        Err(Errno::NOTSUP)
+    }
+
+    pub(super) fn fsetxattr(_: BorrowedFd<'_>, _: &CStr, _: &[u8], _: XattrFlags) -> Result<()> {
+        Err(Errno::NOTSUP)
+    }
+
+    pub(super) fn fremovexattr(_file: BorrowedFd<'_>, _name: &CStr) -> Result<()> {
+        Err(Errno::NOTSUP)
+    }
+}
+
+impl Attrs {
+    /// The attributes of an open file that shall travel; `None` where there are none, for the price of one call.
+    pub(crate) fn read(file: impl AsFd) -> io::Result<Option<Box<Self>>> {
+        let file = file.as_fd();
+        let mut buffer = [0_u8; 1024];
+        let mut names = match xattr::flistxattr(file, &mut buffer[..]) {
+            Ok(0) | Err(Errno::NOTSUP | Errno::NOSYS) => return Ok(None),
+            Ok(length) => Ok(buffer[..length].to_vec()),
+            Err(Errno::RANGE) => grow(|buffer| xattr::flistxattr(file, buffer)),
+            Err(errno) => Err(errno),
+        };
+        let unlisted = names == Err(Errno::TOOBIG);
+        if unlisted {
+            // Those that say who may do what are asked for by name.
+            let known = [ACL_ACCESS, ACL_DEFAULT, c"security.capability"];
+            names = Ok(known.map(CStr::to_bytes_with_nul).concat());
+        }
+        let names = names?;
+        let mut attrs = Vec::new();
+        for name in names.split_inclusive(|byte| *byte == 0) {
+            let Ok(name) = CStr::from_bytes_with_nul(name) else { continue };
+            if stays(name.to_bytes()) {
+                continue;
+            }
+            match grow(|buffer| xattr::fgetxattr(file, name, buffer)) {
+                Ok(value) => attrs.push((name.to_owned(), value)),
+                // Removed meanwhile; or listed, but not ours to read.
+                Err(NO_SUCH_ATTR | Errno::PERM | Errno::ACCESS | Errno::NOTSUP) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok((unlisted || !attrs.is_empty()).then(|| Box::new(Self { found: attrs, unlisted })))
+    }
+
+    /// Sets them (the ACLs, or all but the ACLs) and notes the names of those that cannot be had there.
+    fn set(&self, file: impl AsFd, acls: bool, refused: &mut Vec<String>) -> io::Result<()> {
+        let file = file.as_fd();
+        if self.unlisted && !acls {
+            refused.push("those whose names are too many to list".to_owned());
+        }
+        for (name, value) in &self.found {
+            if (name.as_c_str() == ACL_ACCESS || name.as_c_str() == ACL_DEFAULT) != acls {
+                continue;
+            }
+            match xattr::fsetxattr(file, name, value, xattr::XattrFlags::empty()) {
+                Ok(()) => {}
+                Err(Errno::NOTSUP | Errno::PERM | Errno::ACCESS | Errno::RANGE | Errno::TOOBIG) => {
+                    refused.push(name.to_string_lossy().into_owned());
+                }
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Calls `read` with a buffer that grows until the answer fits; it may grow between two calls.
+fn grow(
+    mut read: impl FnMut(&mut [u8]) -> rustix::io::Result<usize>,
+) -> rustix::io::Result<Vec<u8>> {
+    let mut buffer = vec![0; 1024];
+    loop {
+        match read(&mut buffer) {
+            Ok(length) => {
+                buffer.truncate(length);
+                return Ok(buffer);
+            }
+            // Linux allows 64 KiB for a value and for a list.
+            Err(Errno::RANGE) if buffer.len() < 1 << 20 => buffer.resize(buffer.len() * 8, 0),
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+/// What a file that this thread creates looks like before anything is set.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Created {
+    /// Its owner and group.
+    pub(crate) owner: (u32, u32),
+    /// Whether the mode given to `open` arrives as it is, because the thread's umask is its own and 0.
+    pub(crate) mode_is_exact: bool,
+    /// Whether the owner may be set to anybody.
+    pub(crate) privileged: bool,
+}
+
+/// The mode to create a regular file with.
+pub(crate) fn create_mode(meta: &Meta) -> Mode {
+    mode(meta.mode & 0o777)
+}
+
+/// Gives the open `file`, which was created with [`create_mode`], the metadata of its source. The names of what
+/// the filesystem or the lack of a right refused are returned.
+pub(crate) fn apply(
+    file: impl AsFd,
+    meta: &Meta,
+    attrs: Option<&Attrs>,
+    created: Created,
+    made_with: Option<Mode>,
+) -> io::Result<Vec<String>> {
+    let file = file.as_fd();
+    let mut refused = Vec::new();
+    let mut permissions = meta.permissions();
+    let owned = chown(meta, created, |uid, gid| fs::fchown(file, uid, gid))?;
+    if owned == Owned::Refused {
+        // A set-ID bit means "as that owner", who this is not.
+        permissions &= !0o6000;
+    }
+    // Only who may write to a file may set its attributes; a refusal is told by the first of these.
+    let closed = attrs.is_some() && !created.privileged && permissions & 0o200 == 0;
+    if closed {
+        let _ = fs::fchmod(file, mode(permissions & 0o777 | 0o200));
+    }
+    if let Some(attrs) = attrs {
+        attrs.set(file, false, &mut refused)?;
+    }
+    let exact = created.mode_is_exact && made_with == Some(mode(permissions)) && !closed;
+    if !exact {
+        match fs::fchmod(file, mode(permissions)) {
+            Ok(()) => {}
+            // CIFS and 9p mounts keep a mode of their own.
+            Err(Errno::PERM | Errno::NOTSUP) => refused.push("mode".to_owned()),
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    if let Some(attrs) = attrs {
+        attrs.set(file, true, &mut refused)?;
+    }
+    fs::futimens(file, &meta.timestamps())?;
+    Ok(refused)
+}
+
+/// The same for a symbolic link or (`made_with` its mode) a FIFO, which are not opened; their attributes stay behind.
+pub(crate) fn apply_at(
+    dir: impl AsFd,
+    name: &CStr,
+    meta: &Meta,
+    created: Created,
+    made_with: Option<Mode>,
+) -> io::Result<()> {
+    let dir = dir.as_fd();
+    chown(meta, created, |uid, gid| fs::chownat(dir, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW))?;
+    if let Some(mode) = made_with
+        && !created.mode_is_exact
+    {
+        // A FIFO that this thread made, in a directory that nobody else can reach yet.
+        fs::chmodat(dir, name, mode, AtFlags::empty())?;
+    }
+    Ok(fs::utimensat(dir, name, &meta.timestamps(), AtFlags::SYMLINK_NOFOLLOW)?)
+}
+
+#[derive(PartialEq, Eq)]
+enum Owned {
+    AsTheSource,
+    Refused,
+}
+
+/// As `cp -a` does it: the owner and the group, else the group alone, else neither.
+fn chown(
+    meta: &Meta,
+    created: Created,
+    set: impl Fn(Option<Uid>, Option<Gid>) -> rustix::io::Result<()>,
+) -> io::Result<Owned> {
+    if created.owner == (meta.uid, meta.gid) {
+        return Ok(Owned::AsTheSource);
+    }
+    let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
+    let own = created.owner.0 == meta.uid;
+    if created.privileged || own {
+        match set((!own).then_some(uid), Some(gid)) {
+            Ok(()) => return Ok(Owned::AsTheSource),
+            Err(Errno::PERM | Errno::INVAL) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    if !own && created.owner.1 != meta.gid {
+        match set(None, Some(gid)) {
+            Ok(()) | Err(Errno::PERM | Errno::INVAL) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(Owned::Refused)
+}
+
+/// Takes the ACLs away that a new entry inherited from the directory it was made in.
+pub(crate) fn strip_inherited_acls(dir: impl AsFd) -> io::Result<()> {
+    let dir = dir.as_fd();
+    for name in [ACL_DEFAULT, ACL_ACCESS] {
+        match xattr::fremovexattr(dir, name) {
+            Ok(()) | Err(NO_SUCH_ATTR | Errno::NOTSUP | Errno::NOSYS | Errno::INVAL) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(())
+}
+
+/// The owner and group that this process gives to what it creates, and whether it may give others.
+pub(crate) fn created_by_us(mode_is_exact: bool) -> Created {
+    let uid = rustix::process::geteuid();
+    Created {
+        owner: (uid.as_raw(), rustix::process::getegid().as_raw()),
+        mode_is_exact,
+        privileged: uid.is_root(),
+    }
+}

@@ -1,0 +1,42 @@
+//! The clone calls of each platform. With `extents` these are the only files that hold `unsafe`.
+//!
+//! | feature | since | used for | where it is missing |
+//! |---|---|---|---|
+//! | `FICLONE`, `FICLONERANGE` | Linux 4.5 (btrfs' own since 2.6.29) | every clone | copy |
+//! | `unshare(CLONE_FS)` + `umask(0)` | Linux 2.6.16 | modes without a `chmod` for each file | `fchmod` after every create |
+//! | `renameat2(RENAME_NOREPLACE, RENAME_EXCHANGE)` | Linux 3.15 | publishing | `mkdir` + rename over it; rename aside, rename in, undo |
+//! | `statx` `STATX_ATTR_MOUNT_ROOT` | Linux 5.8 | never deleting across mounts | refuse wherever `st_dev` changes |
+//! | `BTRFS_IOC_SNAP_CREATE_V2` | Linux 2.6.37 | whole subvolumes in constant time | walk |
+//! | `BTRFS_IOC_GET_SUBVOL_ROOTREF` | Linux 4.18 | seeing nested subvolumes | walk |
+//! | `fclonefileat`, `CLONE_NOFOLLOW` | macOS 10.12 (APFS) | every clone | copy |
+//! | `FSCTL_DUPLICATE_EXTENTS_TO_FILE` | Windows Server 2016 (ReFS) | every clone | copy |
+
+#[cfg(unix)]
+mod unix;
+#[cfg(unix)]
+pub(crate) use unix::close_written;
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod linux;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) use linux::*;
+
+#[cfg(target_vendor = "apple")]
+mod apple;
+#[cfg(target_vendor = "apple")]
+pub(crate) use apple::*;
+
+#[cfg(windows)]
+mod windows;
+#[cfg(windows)]
+pub(crate) use windows::*;
+
+#[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple", windows)))]
+mod other;
+#[cfg(not(any(
+    target_os = "linux",
+    target_os = "android",
+    target_vendor = "apple",
+    windows
+)))]
+pub(crate) use other::*;

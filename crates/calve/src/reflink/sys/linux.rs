@@ -1,0 +1,260 @@
+//! Linux: `ioctl_ficlone(2)`, `ioctl_ficlonerange(2)`, and btrfs' snapshot ioctls (`linux/btrfs.h`).
+
+#![expect(unsafe_code, reason = "ioctls that rustix does not wrap, and unshare(2)")]
+
+use std::ffi::CStr;
+use std::io;
+use std::mem;
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
+
+use rustix::fs::{self, IFlags};
+use rustix::io::Errno;
+use rustix::ioctl::{self, Opcode};
+
+use super::super::verdict::Verdict;
+
+/// Cloning fills a file that the caller made.
+pub(crate) const CLONE_MAKES_THE_FILE: bool = false;
+
+/// errno → verdict, for the clone ioctls, for `link(2)` and for snapshots.
+///
+/// `EINVAL` is mostly about one file: a NOCOW or checksum flag that differs, `RLIMIT_FSIZE`
+/// (fs/remap_range.c). `ENOTTY` is a filesystem or kernel that does not know the call. `EIO` is a writeback
+/// that failed: copying could read stale or zero bytes and succeed.
+pub(crate) const TABLE: &[(i32, Verdict)] = &[
+    (libc::EOPNOTSUPP, Verdict::Filesystem),
+    (libc::ENOTTY, Verdict::Filesystem),
+    (libc::ENOSYS, Verdict::Filesystem),
+    (libc::EXDEV, Verdict::Filesystem),
+    (libc::EPERM, Verdict::File),
+    (libc::EACCES, Verdict::File),
+    (libc::EINVAL, Verdict::File),
+    (libc::ETXTBSY, Verdict::File),
+    (libc::EMLINK, Verdict::File),
+    (libc::EAGAIN, Verdict::Retry),
+    (libc::EINTR, Verdict::Retry),
+    (libc::EIO, Verdict::Fatal),
+    (libc::ENOSPC, Verdict::Fatal),
+    (libc::EDQUOT, Verdict::Fatal),
+    (libc::ENOMEM, Verdict::Fatal),
+    (libc::EFBIG, Verdict::Fatal),
+    (libc::EROFS, Verdict::Fatal),
+    (libc::EBADF, Verdict::Fatal),
+    (libc::EISDIR, Verdict::Fatal),
+];
+
+/// Clones the whole of `source` into `dest`, which must be new and empty: onto a longer file the clone of a
+/// block-aligned source succeeds and keeps the old tail.
+///
+/// Where btrfs refuses because one of the two is NOCOW (`chattr +C`, inherited from a directory), the flag
+/// of the still empty `dest` is made to match and the clone is asked for again.
+pub(crate) fn clone_file(source: impl AsFd, dest: impl AsFd) -> io::Result<()> {
+    let (source, dest) = (source.as_fd(), dest.as_fd());
+    match fs::ioctl_ficlone(dest, source) {
+        Ok(()) => Ok(()),
+        Err(Errno::INVAL) if match_nocow(source, dest) => Ok(fs::ioctl_ficlone(dest, source)?),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Whether the NOCOW flags differed and are now the same.
+fn match_nocow(source: impl AsFd, dest: impl AsFd) -> bool {
+    let (Ok(wanted), Ok(flags)) = (fs::ioctl_getflags(source), fs::ioctl_getflags(&dest)) else {
+        return false;
+    };
+    if !(wanted ^ flags).contains(IFlags::NOCOW) {
+        return false;
+    }
+    fs::ioctl_setflags(dest, (flags - IFlags::NOCOW) | (wanted & IFlags::NOCOW)).is_ok()
+}
+
+/// Clones `length` bytes (0: to the end) from `source_offset` of `source` to `dest_offset` of `dest`.
+/// All three must be multiples of the filesystem's block size, but for a length that ends at the source's end.
+pub(crate) fn clone_range(
+    source: impl AsFd,
+    source_offset: u64,
+    length: u64,
+    dest: impl AsFd,
+    dest_offset: u64,
+) -> io::Result<()> {
+    let range = libc::file_clone_range {
+        src_fd: source.as_fd().as_raw_fd().into(),
+        src_offset: source_offset,
+        src_length: length,
+        dest_offset,
+    };
+    // The constant's type is that of the C library's ioctl, which differs; its value fits either.
+    #[cfg_attr(
+        target_env = "gnu",
+        expect(
+            clippy::cast_possible_truncation,
+            reason = "a 32-bit request number, in a C long here"
+        )
+    )]
+    const OPCODE: Opcode = libc::FICLONERANGE as Opcode;
+    // SAFETY: FICLONERANGE reads one `file_clone_range`, and this is one; the source's fd is borrowed for
+    // the length of the call.
+    unsafe {
+        let call = ioctl::Setter::<OPCODE, _>::new(range);
+        Ok(ioctl::ioctl(dest.as_fd(), call)?)
+    }
+}
+
+/// Gives the calling thread a file mode creation mask of its own, 0, so that modes arrive exactly without a
+/// `chmod` for each file, and without touching the mask of the process. `false` where the kernel refuses
+/// (a seccomp filter may).
+///
+/// Only for threads of the crate's own: the thread's working directory is its own from here on, too.
+pub(crate) fn private_umask() -> bool {
+    // SAFETY: `unshare_unsafe` is unsafe for FILES, which would give the thread its own table of file
+    // descriptors; FS unshares only the umask, the root and the working directory.
+    let unshared = unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::FS) };
+    if unshared.is_ok() {
+        rustix::process::umask(rustix::fs::Mode::empty());
+    }
+    unshared.is_ok()
+}
+
+/// The name of the filesystem `path` is on, by the magic numbers of statfs(2).
+pub(crate) fn filesystem_name(path: &Path) -> Option<String> {
+    let magic = fs::statfs(path).ok()?.f_type;
+    let name = match u32::try_from(magic).unwrap_or(0) {
+        0x5846_5342 => "xfs",
+        0x9123_683e => "btrfs",
+        0xef53 => "ext4",
+        0x0102_1994 => "tmpfs",
+        0x2fc1_2fc1 => "zfs",
+        0xca45_1a4e => "bcachefs",
+        0x794c_7630 => "overlay",
+        0xf2f5_2010 => "f2fs",
+        0x6969 => "nfs",
+        0xff53_4d42 | 0xfe53_4d42 => "smb",
+        0x6573_5546 => "fuse",
+        0x0102_1997 => "9p",
+        0x4d44 => "vfat",
+        0x2011_bab0 => "exfat",
+        0x7366_746e => "ntfs",
+        0x00c3_6400 => "ceph",
+        0x7461_636f => "ocfs2",
+        _ => return None,
+    };
+    Some(name.to_owned())
+}
+
+/// Whether a clone's size must be checked: ZFS 2.2 reported short clones as success (openzfs/zfs#15728).
+pub(crate) fn clones_may_be_short(dir: impl AsFd) -> bool {
+    fs::fstatfs(dir).is_ok_and(|stat| u32::try_from(stat.f_type) == Ok(0x2fc1_2fc1))
+}
+
+/// The inode number of every subvolume's root (`BTRFS_FIRST_FREE_OBJECTID`).
+const SUBVOLUME_ROOT_INO: u64 = 256;
+
+/// Whether `dir`, whose inode number is `ino`, is the root of a btrfs subvolume.
+pub(crate) fn is_subvolume(dir: impl AsFd, ino: u64) -> bool {
+    ino == SUBVOLUME_ROOT_INO
+        && fs::fstatfs(dir).is_ok_and(|stat| u32::try_from(stat.f_type) == Ok(0x9123_683e))
+}
+
+/// `struct btrfs_ioctl_vol_args_v2`.
+#[repr(C)]
+struct VolArgsV2 {
+    fd: i64,
+    transid: u64,
+    flags: u64,
+    unused: [u64; 4],
+    name: [u8; 4040],
+}
+
+/// Makes the writable snapshot `name` in `parent` of the subvolume whose root is `source`.
+pub(crate) fn snapshot(source: impl AsFd, parent: impl AsFd, name: &CStr) -> io::Result<()> {
+    let mut args = VolArgsV2 {
+        fd: source.as_fd().as_raw_fd().into(),
+        transid: 0,
+        flags: 0,
+        unused: [0; 4],
+        name: [0; 4040],
+    };
+    let bytes = name.to_bytes();
+    args.name.get_mut(..bytes.len()).ok_or(Errno::NAMETOOLONG)?.copy_from_slice(bytes);
+    // SAFETY: BTRFS_IOC_SNAP_CREATE_V2 reads one `btrfs_ioctl_vol_args_v2`, and this is one; its name is
+    // terminated, since no name of a directory entry has 4040 bytes.
+    unsafe {
+        let call = ioctl::Setter::<{ ioctl::opcode::write::<VolArgsV2>(0x94, 23) }, _>::new(args);
+        Ok(ioctl::ioctl(parent.as_fd(), call)?)
+    }
+}
+
+/// `struct btrfs_ioctl_get_subvol_rootref_args`.
+#[repr(C)]
+struct RootRefArgs {
+    min_treeid: u64,
+    rootref: [[u64; 2]; 255],
+    num_items: u8,
+    align: [u8; 7],
+}
+
+/// Whether the subvolume that `dir` is in holds other subvolumes. A snapshot would leave empty folders in
+/// their places.
+pub(crate) fn has_nested_subvolumes(dir: impl AsFd) -> io::Result<bool> {
+    let mut args =
+        RootRefArgs { min_treeid: 0, rootref: [[0; 2]; 255], num_items: 0, align: [0; 7] };
+    // SAFETY: BTRFS_IOC_GET_SUBVOL_ROOTREF reads and writes one `btrfs_ioctl_get_subvol_rootref_args`.
+    let result = unsafe {
+        let call = ioctl::Updater::<{ ioctl::opcode::read_write::<RootRefArgs>(0x94, 61) }, _>::new(
+            &mut args,
+        );
+        ioctl::ioctl(dir.as_fd(), call)
+    };
+    match result {
+        Ok(()) => Ok(args.num_items > 0),
+        // More than one call's worth of them.
+        Err(Errno::OVERFLOW) => Ok(true),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+const _: () = assert!(mem::size_of::<VolArgsV2>() == 4096 && mem::size_of::<RootRefArgs>() == 4096);
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::verdict::classify;
+    use super::*;
+
+    #[test]
+    fn each_errno_of_a_clone_has_the_verdict_of_its_known_causes() {
+        for (cause, errno, expected) in [
+            ("the filesystem lacks reflink", libc::EOPNOTSUPP, Verdict::Filesystem),
+            (
+                "the kernel or FUSE server does not know the ioctl",
+                libc::ENOTTY,
+                Verdict::Filesystem,
+            ),
+            ("an emulated kernel without it", libc::ENOSYS, Verdict::Filesystem),
+            (
+                "another filesystem, another ZFS dataset, an old bind mount",
+                libc::EXDEV,
+                Verdict::Filesystem,
+            ),
+            ("user namespaces, seccomp, an immutable destination", libc::EPERM, Verdict::File),
+            ("LXC on ZFS, Android", libc::EACCES, Verdict::File),
+            ("NOCOW against COW, RLIMIT_FSIZE, a FIFO", libc::EINVAL, Verdict::File),
+            ("a swap file", libc::ETXTBSY, Verdict::File),
+            ("the link count is exhausted", libc::EMLINK, Verdict::File),
+            ("ZFS: the source is in an open transaction group", libc::EAGAIN, Verdict::Retry),
+            ("a signal", libc::EINTR, Verdict::Retry),
+            ("writeback of the source failed", libc::EIO, Verdict::Fatal),
+            ("the disk is full", libc::ENOSPC, Verdict::Fatal),
+            ("the quota is full", libc::EDQUOT, Verdict::Fatal),
+            ("no memory", libc::ENOMEM, Verdict::Fatal),
+            (
+                "the destination was opened read-only or for appending: our own bug",
+                libc::EBADF,
+                Verdict::Fatal,
+            ),
+            ("an errno nobody has seen here", libc::ENOTRECOVERABLE, Verdict::Fatal),
+        ] {
+            assert_eq!(classify(&io::Error::from_raw_os_error(errno)), expected, "{cause}");
+        }
+    }
+}

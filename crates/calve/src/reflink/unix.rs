@@ -1,0 +1,230 @@
+//! One file, by descriptors.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::fs::{self, AtFlags, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::copy::Copier;
+use super::meta::{self, Attrs, Meta};
+use super::{Patience, ReflinkOutcome, sys, temporary_name};
+
+/// Never follows a link, never waits for a FIFO's writer, never becomes a controlling terminal.
+pub(crate) const SOURCE_FLAGS: OFlags = OFlags::RDONLY
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::NONBLOCK)
+    .union(OFlags::NOCTTY)
+    .union(OFlags::CLOEXEC);
+/// A new file and nothing else.
+pub(crate) const NEW_FILE_FLAGS: OFlags = OFlags::WRONLY
+    .union(OFlags::CREATE)
+    .union(OFlags::EXCL)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
+pub(crate) const DIR_FLAGS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+/// How long a single file is retried.
+const FILE_PATIENCE: Duration = Duration::from_millis(100);
+
+struct Source {
+    fd: OwnedFd,
+    meta: Meta,
+    attrs: Option<Box<Attrs>>,
+}
+
+/// The open source, or `None` where it is gone.
+fn open_source(path: &Path) -> io::Result<Option<Source>> {
+    let fd = match fs::open(path, SOURCE_FLAGS, Mode::empty()) {
+        Ok(fd) => fd,
+        Err(Errno::NOENT) => return Ok(None),
+        Err(Errno::LOOP) => return Err(not_regular("a symbolic link")),
+        Err(Errno::NXIO) => return Err(not_regular("a socket or a device")),
+        Err(errno) => return Err(errno.into()),
+    };
+    let meta = Meta::of(&fs::fstat(&fd)?);
+    match meta.file_type() {
+        fs::FileType::RegularFile => {}
+        fs::FileType::Directory => return Err(Errno::ISDIR.into()),
+        _ => return Err(not_regular("a special file")),
+    }
+    let attrs = Attrs::read(&fd)?;
+    Ok(Some(Source { fd, meta, attrs }))
+}
+
+fn not_regular(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, format!("the source is {what}, not a regular file"))
+}
+
+/// The folder that holds `path`, open, and the name in it.
+fn open_parent(path: &Path) -> io::Result<(OwnedFd, CString)> {
+    let name = path.file_name().ok_or_else(|| {
+        io::Error::new(io::ErrorKind::InvalidInput, "the destination's path does not end in a name")
+    })?;
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    Ok((fs::open(parent, DIR_FLAGS, Mode::empty())?, CString::new(name.as_bytes())?))
+}
+
+/// A file that is removed unless it is kept.
+struct NewFile<'a> {
+    dir: BorrowedFd<'a>,
+    name: CString,
+    kept: bool,
+}
+
+impl Drop for NewFile<'_> {
+    fn drop(&mut self) {
+        if !self.kept {
+            let _ = fs::unlinkat(self.dir, &self.name, AtFlags::empty());
+        }
+    }
+}
+
+fn retry_of(sources: &Source, dest: impl AsFd) -> io::Result<(ReflinkOutcome, Option<io::Error>)> {
+    let dest = dest.as_fd();
+    super::outcome(Patience::new(FILE_PATIENCE).retry(|| sys::clone_file(&sources.fd, dest)))
+}
+
+/// Makes `name` in `dir` a clone, and returns the guard that removes it unless it is kept. Where it was refused,
+/// the open file is empty and waits for the bytes.
+fn clone_to<'a>(
+    source: &Source,
+    dir: BorrowedFd<'a>,
+    name: CString,
+) -> io::Result<(NewFile<'a>, ReflinkOutcome, Option<OwnedFd>)> {
+    if sys::CLONE_MAKES_THE_FILE {
+        let (outcome, _) = super::outcome(
+            Patience::new(FILE_PATIENCE).retry(|| clone_at(&source.fd, dir, &name)),
+        )?;
+        if outcome == ReflinkOutcome::Cloned {
+            // The clone brought its metadata, but for the set-ID bits, which take no descriptor to restore.
+            let file = NewFile { dir, name, kept: false };
+            let fd = fs::openat(dir, &file.name, SOURCE_FLAGS, Mode::empty())?;
+            meta::apply(&fd, &source.meta, None, meta::created_by_us(false), None)?;
+            return Ok((file, outcome, None));
+        }
+        let fd = fs::openat(dir, &name, NEW_FILE_FLAGS, Mode::RUSR | Mode::WUSR)?;
+        return Ok((NewFile { dir, name, kept: false }, outcome, Some(fd)));
+    }
+    let fd = fs::openat(dir, &name, NEW_FILE_FLAGS, Mode::RUSR | Mode::WUSR)?;
+    let file = NewFile { dir, name, kept: false };
+    let (outcome, _) = retry_of(source, &fd)?;
+    if outcome == ReflinkOutcome::Cloned {
+        finish(source, &fd)?;
+        return Ok((file, outcome, None));
+    }
+    Ok((file, outcome, Some(fd)))
+}
+
+#[cfg(target_vendor = "apple")]
+fn clone_at(source: &OwnedFd, dir: BorrowedFd<'_>, name: &CString) -> io::Result<()> {
+    sys::clone_at(source.as_fd(), dir, name)
+}
+
+#[cfg(not(target_vendor = "apple"))]
+fn clone_at(_: &OwnedFd, _: BorrowedFd<'_>, _: &CString) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+fn finish(source: &Source, dest: impl AsFd) -> io::Result<()> {
+    let dest = dest.as_fd();
+    // The folder may have passed its group and its default ACL on.
+    meta::strip_inherited_acls(dest)?;
+    let stat = fs::fstat(dest)?;
+    let created = meta::Created { owner: (stat.st_uid, stat.st_gid), ..meta::created_by_us(false) };
+    meta::apply(dest, &source.meta, source.attrs.as_deref(), created, None).map(drop)
+}
+
+pub(crate) fn try_reflink(source: &Path, dest: &Path) -> io::Result<ReflinkOutcome> {
+    let (dir, name) = open_parent(dest)?;
+    let Some(source) = open_source(source)? else {
+        return Ok(ReflinkOutcome::SourceVanished);
+    };
+    let (mut file, outcome, _) = clone_to(&source, dir.as_fd(), name)?;
+    file.kept = outcome == ReflinkOutcome::Cloned;
+    Ok(outcome)
+}
+
+pub(crate) fn clonefile_or_copy(source: &Path, dest: &Path) -> io::Result<bool> {
+    let (dir, name) = open_parent(dest)?;
+    let source = open_source(source)?.ok_or(Errno::NOENT)?;
+    let temporary = CString::new(temporary_name())?;
+    let (mut file, outcome, unfilled) = clone_to(&source, dir.as_fd(), temporary)?;
+    if let Some(fd) = unfilled {
+        Copier::new(false).copy(&source.fd, &fd, source.meta.size, source.meta.blocks, || false)?;
+        finish(&source, &fd)?;
+        sys::close_written(fd)?;
+    }
+    fs::renameat(&dir, &file.name, &dir, &name)?;
+    file.kept = true;
+    Ok(outcome == ReflinkOutcome::Cloned)
+}
+
+/// A whole number of blocks of every filesystem there is.
+const PROBE_BYTES: usize = 64 * 1024;
+
+pub(crate) fn probe(source: &Path, dest: &Path) -> io::Result<(ReflinkOutcome, Option<io::Error>)> {
+    let dest = fs::open(dest, DIR_FLAGS, Mode::empty())?;
+    let (dir, mut made) = (fs::open(source, DIR_FLAGS, Mode::empty()), None);
+    let fd = match &dir {
+        Ok(dir) => {
+            let name = CString::new(temporary_name())?;
+            // A clone reads its source, so this one is open for both.
+            let flags = NEW_FILE_FLAGS.difference(OFlags::WRONLY).union(OFlags::RDWR);
+            match fs::openat(dir, &name, flags, Mode::RUSR | Mode::WUSR) {
+                Ok(fd) => {
+                    made = Some(NewFile { dir: dir.as_fd(), name, kept: false });
+                    let mut file = File::from(fd);
+                    file.write_all(&[0xca; PROBE_BYTES])?;
+                    file.sync_all()?;
+                    OwnedFd::from(file)
+                }
+                Err(errno) => some_file_below(source).ok_or(errno)?,
+            }
+        }
+        Err(Errno::NOTDIR) => fs::open(source, SOURCE_FLAGS, Mode::empty())?,
+        Err(errno) => return Err((*errno).into()),
+    };
+    let name = CString::new(temporary_name())?;
+    let file = NewFile { dir: dest.as_fd(), name, kept: false };
+    let result = if sys::CLONE_MAKES_THE_FILE {
+        clone_at(&fd, dest.as_fd(), &file.name)
+    } else {
+        let new = fs::openat(&dest, &file.name, NEW_FILE_FLAGS, Mode::RUSR | Mode::WUSR)?;
+        sys::clone_file(&fd, &new)
+    };
+    drop(made);
+    super::outcome(result)
+}
+
+/// A file of more than one block that can be read, near the top of `dir`.
+fn some_file_below(dir: &Path) -> Option<OwnedFd> {
+    let mut dirs = std::collections::VecDeque::from([dir.to_owned()]);
+    let mut seen = 0;
+    while let Some(dir) = dirs.pop_front() {
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            seen += 1;
+            if seen > 10_000 {
+                return None;
+            }
+            let Ok(kind) = entry.file_type() else { continue };
+            if kind.is_dir() {
+                dirs.push_back(entry.path());
+            } else if kind.is_file()
+                && entry.metadata().is_ok_and(|meta| meta.len() >= 4096)
+                && let Ok(fd) = fs::open(entry.path(), SOURCE_FLAGS, Mode::empty())
+            {
+                return Some(fd);
+            }
+        }
+    }
+    None
+}

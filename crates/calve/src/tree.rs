@@ -1,0 +1,258 @@
+//! L2: one tree to N destinations.
+//!
+//! [`run`] goes from the arguments to the report; [`walk`] is the engine, [`node`] its directories, [`file`] its files,
+//! [`links`] the hard links among them; [`staging`] makes trees whole or absent; [`filter`] decides what is cloned and
+//! [`verdicts`] remembers what a filesystem refused.
+
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::error::Error;
+use crate::report::{Cancel, Progress, Report};
+
+#[cfg(unix)]
+mod file;
+mod filter;
+#[cfg(unix)]
+mod links;
+#[cfg(unix)]
+mod mounts;
+#[cfg(unix)]
+mod node;
+#[cfg(unix)]
+mod op;
+#[cfg(unix)]
+mod run;
+#[cfg(not(unix))]
+#[path = "tree/portable.rs"]
+mod run;
+#[cfg(unix)]
+mod special;
+#[cfg(unix)]
+mod staging;
+mod tally;
+#[cfg(unix)]
+mod targets;
+mod verdicts;
+#[cfg(unix)]
+mod walk;
+
+/// How a regular file arrives at the destination.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Mode {
+    /// A reflink, as [`Reflink`] says; isolated from the source.
+    #[default]
+    Clone,
+    /// A copy of the bytes, never sharing blocks; isolated from the source.
+    Copy,
+    /// A hard link to the source's file: **a write through one name is seen through the other.** Where
+    /// linking is refused, the file is cloned or copied instead.
+    Hardlink,
+    /// A symbolic link to the absolute path of the source's file: **not isolated**, and it breaks when
+    /// the source goes away.
+    Symlink,
+}
+
+/// Whether blocks are shared.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Reflink {
+    /// Reflink where the filesystem can, else copy, and say so in the report.
+    #[default]
+    Auto,
+    /// Reflink, or fail before anything is published.
+    Always,
+    /// Copy the bytes by reading and writing them (`copy_file_range` shares blocks on its own on XFS and btrfs).
+    Never,
+}
+
+/// What to do where the destination exists.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Existing {
+    /// Fail; nothing is changed.
+    #[default]
+    Fail,
+    /// Leave that destination as it is, say so in the report, and make the others.
+    Skip,
+    /// Replace the whole of it, atomically; what was there is deleted after the new tree stands.
+    Replace,
+    /// Merge into it. Each file appears whole or not at all and replaces a file of its name atomically;
+    /// a file over a directory, or a directory over a file, is an error. What the source does not have stays.
+    Merge,
+}
+
+/// How [`clone_tree`] works; built by value.
+#[derive(Debug, Clone)]
+pub struct CloneOptions {
+    pub(crate) mode: Mode,
+    pub(crate) reflink: Reflink,
+    pub(crate) existing: Existing,
+    pub(crate) exclude: Vec<String>,
+    pub(crate) include: Vec<String>,
+    pub(crate) mutable: Vec<String>,
+    pub(crate) gitignore: bool,
+    pub(crate) xattrs: bool,
+    pub(crate) durable: bool,
+    pub(crate) dry_run: bool,
+    pub(crate) jobs: Option<NonZeroUsize>,
+    pub(crate) cancel: Cancel,
+    pub(crate) progress: Arc<Progress>,
+}
+
+impl Default for CloneOptions {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl CloneOptions {
+    /// Reflinks where the filesystem can, every entry, all metadata, and no existing destination.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            mode: Mode::default(),
+            reflink: Reflink::default(),
+            existing: Existing::default(),
+            exclude: Vec::new(),
+            include: Vec::new(),
+            mutable: Vec::new(),
+            gitignore: false,
+            xattrs: true,
+            durable: false,
+            dry_run: false,
+            jobs: None,
+            cancel: Cancel::default(),
+            progress: Arc::default(),
+        }
+    }
+
+    /// How a regular file arrives.
+    #[must_use]
+    pub fn mode(mut self, mode: Mode) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// Whether blocks are shared, for the files that are cloned (all of them in [`Mode::Clone`], the
+    /// mutable ones and those that could not be linked in the link modes).
+    #[must_use]
+    pub fn reflink(mut self, reflink: Reflink) -> Self {
+        self.reflink = reflink;
+        self
+    }
+
+    /// What to do where the destination exists.
+    #[must_use]
+    pub fn existing(mut self, existing: Existing) -> Self {
+        self.existing = existing;
+        self
+    }
+
+    /// Leaves out what matches, by gitignore's rules for one pattern: without a slash it matches a name at
+    /// any depth, with one a path from the source's root; a slash at the end matches directories only.
+    /// A directory that is left out is not entered.
+    #[must_use]
+    pub fn exclude(mut self, glob: impl Into<String>) -> Self {
+        self.exclude.push(glob.into());
+        self
+    }
+
+    /// Keeps what matches although an exclude pattern or an ignore file leaves it out. A pattern with a
+    /// slash also reaches into directories that are left out.
+    #[must_use]
+    pub fn include(mut self, glob: impl Into<String>) -> Self {
+        self.include.push(glob.into());
+        self
+    }
+
+    /// In the link modes: what matches is cloned or copied, since it will be written to.
+    #[must_use]
+    pub fn mutable(mut self, glob: impl Into<String>) -> Self {
+        self.mutable.push(glob.into());
+        self
+    }
+
+    /// Leaves out what the tree's `.gitignore` files (and `.git/info/exclude` of the root) leave out.
+    /// Nothing outside the source is read: no ignore file of a parent, none of the user's.
+    #[must_use]
+    pub fn gitignore(mut self, yes: bool) -> Self {
+        self.gitignore = yes;
+        self
+    }
+
+    /// Whether extended attributes and ACLs are carried over. They are by default.
+    #[must_use]
+    pub fn xattrs(mut self, yes: bool) -> Self {
+        self.xattrs = yes;
+        self
+    }
+
+    /// Flushes everything to the disk before the destination appears, and its name after.
+    #[must_use]
+    pub fn durable(mut self, yes: bool) -> Self {
+        self.durable = yes;
+        self
+    }
+
+    /// Walks and counts, and changes nothing. The report says what would arrive; how it would is only known from trying,
+    /// see [`probe_between`](crate::probe_between).
+    #[must_use]
+    pub fn dry_run(mut self, yes: bool) -> Self {
+        self.dry_run = yes;
+        self
+    }
+
+    /// How many threads work. As many as there are processors, but at most 8, by default.
+    #[must_use]
+    pub fn jobs(mut self, jobs: NonZeroUsize) -> Self {
+        self.jobs = Some(jobs);
+        self
+    }
+
+    /// A token by which the operation can be stopped.
+    #[must_use]
+    pub fn cancel(mut self, cancel: &Cancel) -> Self {
+        self.cancel = cancel.clone();
+        self
+    }
+
+    /// Counters that another thread may read meanwhile.
+    #[must_use]
+    pub fn progress(mut self, progress: &Arc<Progress>) -> Self {
+        self.progress = Arc::clone(progress);
+        self
+    }
+}
+
+/// Clones the directory tree at `source` to every one of `destinations`, in one walk.
+///
+/// What arrives: regular files (with their holes), directories, symbolic links and FIFOs, with mode, times to the
+/// nanosecond, extended attributes and POSIX ACLs, the hard links among them, and the owner where that is allowed.
+/// Sockets, devices and what vanishes meanwhile are left out and reported. A destination that lies inside the source is
+/// no part of it. `source` may be a symbolic link to a directory; links inside it are never followed.
+///
+/// Each destination is built under another name beside its place and renamed there when all of them are whole. Stages
+/// that a killed process left in the same folder are removed first.
+///
+/// # Errors
+/// No destination exists that did not before, and none was changed, except under [`Existing::Merge`], where the files
+/// that were merged before the error stay, each of them whole. If only the deletion of what was replaced fails
+/// ([`Existing::Replace`]), the new tree stands and the error names where the rest of the old one is.
+/// Nothing else is left behind, unless it cannot be removed either; then the next call in that folder tries again.
+///
+/// # Platforms
+/// Linux: on btrfs a subvolume is cloned as a snapshot, in constant time, where nothing is left out, nothing is nested
+/// or mounted inside it and no destination is inside it ([`Method::Snapshot`](crate::Method::Snapshot)); a snapshot also
+/// brings sockets, devices and every owner. Windows: neither owners, ACLs
+/// and alternate data streams nor special files; a directory junction arrives as a symbolic link.
+pub fn clone_tree<S: AsRef<Path>, D: AsRef<Path>>(
+    source: S,
+    destinations: &[D],
+    options: &CloneOptions,
+) -> Result<Report, Error> {
+    let destinations: Vec<&Path> = destinations.iter().map(AsRef::as_ref).collect();
+    run::clone_tree(source.as_ref(), &destinations, options)
+}

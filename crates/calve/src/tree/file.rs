@@ -1,0 +1,601 @@
+//! One entry that is no directory: made at every destination, then filled.
+//!
+//! In a fresh tree it is made at its place; nobody sees it before the whole is published. In a merge it is made in the
+//! stage and renamed to its place when it is whole, which replaces a file of that name atomically.
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use rustix::fs::{self, AtFlags, FileType, Mode};
+use rustix::io::Errno;
+
+use super::links::Seen;
+use super::node::{Handles, Node};
+use super::staging::{Stage, stage_name};
+use super::walk::{Worker, two_names};
+use super::{Mode as LinkMode, Reflink};
+use crate::error::{Context as _, Error, ErrorKind};
+use crate::reflink::imp::{NEW_FILE_FLAGS, SOURCE_FLAGS};
+use crate::reflink::meta::{self, Attrs, Meta};
+use crate::reflink::sys;
+use crate::reflink::verdict::{Verdict, classify};
+use crate::report::{DestinationReport, SkipReason};
+
+/// How long leases on files of the source are waited for: `/proc/sys/fs/lease-break-time` is 45 s by default.
+const LEASES_MOST: Duration = Duration::from_secs(60);
+const LEASE_PAUSE: Duration = Duration::from_millis(10);
+
+/// A file that was created everywhere and is still empty.
+pub(super) struct Job {
+    name: CString,
+    source: OwnedFd,
+    meta: Meta,
+    outs: Vec<Out>,
+}
+
+/// The file at one destination.
+struct Out {
+    /// `None` where cloning makes the file, and where a link already stands there.
+    fd: Option<OwnedFd>,
+    /// In a merge: the name in the stage (or, on another device, in the directory itself).
+    temporary: Option<CString>,
+    /// Why it is not a link, in the link modes.
+    because: Option<Because>,
+    /// Nothing is left to do.
+    done: bool,
+}
+
+impl Out {
+    const DONE: Self = Self { fd: None, temporary: None, because: None, done: true };
+}
+
+/// What became of a regular file that was to be made.
+enum Created {
+    Job(Job),
+    /// It stands everywhere.
+    Done,
+    /// It is gone, or no regular file any more.
+    Changed,
+}
+
+/// For each destination: why the file is no link there; `None` where it is one.
+pub(super) type Unlinked = Vec<Option<Because>>;
+
+/// Why a file is copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Because {
+    Disabled,
+    Filesystem,
+    File,
+    Mutable,
+}
+
+enum Method {
+    Reflinked,
+    Copied(Because),
+}
+
+impl Worker<'_, '_> {
+    /// Handles an entry that is no directory; a regular file that is to be cloned or copied comes back as a job.
+    pub(super) fn entry(
+        &mut self,
+        node: &Arc<Node>,
+        handles: &Arc<Handles>,
+        name: CString,
+        mut kind: FileType,
+        mutable: bool,
+    ) -> Result<Option<Job>, Error> {
+        // What is found may be another kind of entry by now. Twice is a coincidence, three times is a game.
+        for _ in 0..3 {
+            let changed = match kind {
+                FileType::RegularFile => {
+                    let linking = !self.op.dests.is_empty()
+                        && matches!(self.op.options.mode, LinkMode::Hardlink | LinkMode::Symlink);
+                    let unlinked = match linking {
+                        true if mutable => Some(vec![Some(Because::Mutable); self.op.dests.len()]),
+                        true => Some(self.link(node, handles, &name)?),
+                        false => None,
+                    };
+                    match self.create(node, handles, &name, unlinked.as_deref())? {
+                        Created::Job(job) => return Ok(Some(job)),
+                        Created::Done => return Ok(None),
+                        Created::Changed => true,
+                    }
+                }
+                FileType::Symlink => self.symlink(node, handles, &name)?,
+                FileType::Fifo => self.fifo(node, handles, &name)?,
+                FileType::Socket => {
+                    self.op.skip(None, node.path_of(&name), SkipReason::Socket);
+                    false
+                }
+                FileType::BlockDevice | FileType::CharacterDevice => {
+                    self.op.skip(None, node.path_of(&name), SkipReason::Device);
+                    false
+                }
+                _ => true,
+            };
+            if !changed {
+                return Ok(None);
+            }
+            match fs::statat(&handles.source, &name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) => kind = Meta::of(&stat).file_type(),
+                Err(Errno::NOENT) => break,
+                Err(errno) => {
+                    return Err(Error::io("read", self.op.source_path(node, &name), errno));
+                }
+            }
+        }
+        self.op.skip(None, node.path_of(&name), SkipReason::Vanished);
+        Ok(None)
+    }
+
+    /// Opens the source and makes the destinations, but those where it is a link already.
+    fn create(
+        &mut self,
+        node: &Arc<Node>,
+        handles: &Arc<Handles>,
+        name: &CStr,
+        unlinked: Option<&[Option<Because>]>,
+    ) -> Result<Created, Error> {
+        let op = self.op;
+        if unlinked.is_some_and(|unlinked| unlinked.iter().all(Option::is_none)) {
+            return Ok(Created::Done);
+        }
+        let path = || op.source_path(node, name);
+        let opened = loop {
+            match fs::openat(&handles.source, name, SOURCE_FLAGS, Mode::empty()) {
+                Err(Errno::AGAIN) if self.waits_for_lease()? => {}
+                opened => break opened,
+            }
+        };
+        let source = match opened {
+            Ok(source) => source,
+            Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => return Ok(Created::Changed),
+            Err(errno) => return Err(Error::io("open", path(), errno)),
+        };
+        let meta = Meta::of(&fs::fstat(&source).context("read", path)?);
+        if meta.file_type() != FileType::RegularFile {
+            return Ok(Created::Changed);
+        }
+        if op.dests.is_empty() {
+            self.tallies[0].files += 1;
+            op.options.progress.files.fetch_add(1, Ordering::Relaxed);
+            return Ok(Created::Done);
+        }
+        let mut job = Job { name: name.to_owned(), source, meta, outs: Vec::new() };
+        // A link to the source somewhere, or a file that must be on its own: its other names are not linked to it.
+        let apart = unlinked.is_some_and(|unlinked| {
+            unlinked.iter().any(|because| matches!(because, None | Some(Because::Mutable)))
+        });
+        if apart || meta.links <= 1 && unlinked.is_some() {
+            job.outs = self.create_outs(node, handles, &job, unlinked)?;
+            return Ok(Created::Job(job));
+        }
+        if meta.links <= 1 {
+            // With the rest of its batch, by `create_batch`.
+            return Ok(Created::Job(job));
+        }
+        // Another name of this inode can be linked to what stands at its place: where a file is staged, or made by the
+        // clone itself, that is only when it is filled.
+        let at_once =
+            sys::CLONE_MAKES_THE_FILE || op.dests.iter().any(|dest| dest.merge_stage.is_some());
+        node.remember(handles).context("read directory", path)?;
+        let mut waiting = Some(job);
+        let seen = op.links.first_or(&meta, node, name, || {
+            let Some(mut job) = waiting.take() else { return Ok((None, Vec::new())) };
+            job.outs = self.create_outs(node, handles, &job, unlinked)?;
+            if !at_once {
+                return Ok((Some(job), Vec::new()));
+            }
+            self.fill_files(node, handles, vec![job])?;
+            let ids = handles.dests.iter().enumerate().map(|(index, dir)| {
+                let stat = fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW);
+                stat.map(|stat| Meta::of(&stat).id())
+                    .context("read", || op.dest_path(index, node, name))
+            });
+            Ok((None, ids.collect::<Result<_, _>>()?))
+        })?;
+        let first = match seen {
+            Seen::Never(Some(job)) => return Ok(Created::Job(job)),
+            Seen::Never(None) => return Ok(Created::Done),
+            Seen::Before(first) => first,
+        };
+        let Some(mut job) = waiting else { return Ok(Created::Done) };
+        for dest in 0..op.dests.len() {
+            if self.link_to_first(dest, &first, node, handles, name)? {
+                self.count_link(dest);
+                job.outs.push(Out::DONE);
+            } else {
+                op.skip(Some(dest), node.path_of(name), SkipReason::HardlinkBroken);
+                let because = unlinked.and_then(|unlinked| unlinked[dest]);
+                let out = self.create_out(dest, node, handles, &job, because)?;
+                job.outs.push(out);
+            }
+        }
+        Ok(if job.outs.iter().all(|out| out.done) { Created::Done } else { Created::Job(job) })
+    }
+
+    /// Waits a moment for a process that has a lease on a file (Samba and NFS servers take them) to let go of it, which it
+    /// was just asked to; `false` where all of the waiting together took longer than the kernel lets anybody keep one.
+    fn waits_for_lease(&mut self) -> Result<bool, Error> {
+        self.op.check()?;
+        std::thread::sleep(LEASE_PAUSE);
+        self.lease_pauses += 1;
+        Ok(LEASE_PAUSE * self.lease_pauses < LEASES_MOST)
+    }
+
+    pub(super) fn count_link(&mut self, dest: usize) {
+        self.tallies[dest].files += 1;
+        self.tallies[dest].linked_files += 1;
+        self.op.options.progress.files.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Makes the files of a batch that are not made yet: all of them at one destination, then at the next, since what
+    /// the filesystem needs for one directory is still at hand then.
+    pub(super) fn create_batch(
+        &mut self,
+        node: &Arc<Node>,
+        handles: &Handles,
+        jobs: &mut [Job],
+    ) -> Result<(), Error> {
+        for dest in 0..self.op.dests.len() {
+            for job in jobs.iter_mut().filter(|job| job.outs.len() == dest) {
+                self.op.check()?;
+                let out = self.create_out(dest, node, handles, job, None)?;
+                job.outs.push(out);
+            }
+        }
+        Ok(())
+    }
+
+    fn create_outs(
+        &mut self,
+        node: &Arc<Node>,
+        handles: &Handles,
+        job: &Job,
+        unlinked: Option<&[Option<Because>]>,
+    ) -> Result<Vec<Out>, Error> {
+        (0..self.op.dests.len())
+            .map(|dest| match unlinked.map(|unlinked| unlinked[dest]) {
+                Some(None) => Ok(Out::DONE),
+                because => self.create_out(dest, node, handles, job, because.flatten()),
+            })
+            .collect()
+    }
+
+    fn create_out(
+        &mut self,
+        dest: usize,
+        node: &Arc<Node>,
+        handles: &Handles,
+        job: &Job,
+        because: Option<Because>,
+    ) -> Result<Out, Error> {
+        let temporary = self.temporary(dest, node)?;
+        let mut out = Out { fd: None, temporary, because, done: false };
+        if !sys::CLONE_MAKES_THE_FILE {
+            out.fd = Some(self.new_file(dest, node, handles, job, &out)?);
+        }
+        Ok(out)
+    }
+
+    fn new_file(
+        &mut self,
+        dest: usize,
+        node: &Arc<Node>,
+        handles: &Handles,
+        job: &Job,
+        out: &Out,
+    ) -> Result<OwnedFd, Error> {
+        let op = self.op;
+        let mode = meta::create_mode(&job.meta);
+        let dir = self.place(dest, node, handles, out.temporary.is_some())?;
+        let name = out.temporary.as_ref().unwrap_or(&job.name);
+        let path = || op.dest_path(dest, node, &job.name);
+        let fd = fs::openat(dir, name, NEW_FILE_FLAGS, mode).map_err(|errno| {
+            if errno == Errno::EXIST { two_names(path()) } else { Error::io("make", path(), errno) }
+        })?;
+        if node.dests[dest].stage_here {
+            // It is no stage of ours and may have passed an ACL on, which also takes the place of the umask.
+            meta::strip_inherited_acls(&fd).context("set metadata of", path)?;
+            fs::fchmod(&fd, mode).context("set metadata of", path)?;
+        }
+        Ok(fd)
+    }
+
+    /// In a merge: a name for a file on its way.
+    pub(super) fn temporary(&mut self, dest: usize, node: &Node) -> Result<Option<CString>, Error> {
+        if self.op.dests[dest].merge_stage.is_none() {
+            return Ok(None);
+        }
+        let name = if node.dests[dest].stage_here {
+            stage_name()
+        } else {
+            self.staged += 1;
+            // A directory for each thread that makes files: one for all would make them wait for its lock. It is part of
+            // the name, since another thread may be the one that fills the file and renames it.
+            let (thread, number) = (self.index, self.staged);
+            if !self.stage_dirs[dest] {
+                self.make_stage_dir(dest)?;
+            }
+            format!("w{thread}/{number}")
+        };
+        CString::new(name).map(Some).context("stage", || self.op.dests[dest].path.clone())
+    }
+
+    /// The directory a file is made in.
+    pub(super) fn place<'h>(
+        &'h self,
+        dest: usize,
+        node: &Node,
+        handles: &'h Handles,
+        staged: bool,
+    ) -> Result<BorrowedFd<'h>, Error> {
+        if !staged || node.dests[dest].stage_here {
+            return Ok(handles.dests[dest].as_fd());
+        }
+        let stage = self.op.dests[dest].merge_stage.as_ref();
+        Ok(stage.map_or(&handles.dests[dest], Stage::dir).as_fd())
+    }
+
+    fn make_stage_dir(&mut self, dest: usize) -> Result<(), Error> {
+        if let Some(stage) = &self.op.dests[dest].merge_stage {
+            let name = format!("w{}", self.index);
+            fs::mkdirat(stage.dir(), name, Mode::RWXU)
+                .context("stage in", || self.op.dests[dest].path.clone())?;
+        }
+        self.stage_dirs[dest] = true;
+        Ok(())
+    }
+
+    /// In a merge: renames a staged entry to its place.
+    pub(super) fn settle(
+        &mut self,
+        dest: usize,
+        node: &Arc<Node>,
+        handles: &Handles,
+        name: &CStr,
+        temporary: Option<&CStr>,
+    ) -> Result<(), Error> {
+        let Some(temporary) = temporary else { return Ok(()) };
+        let op = self.op;
+        let dir = self.place(dest, node, handles, true)?;
+        let result = fs::renameat(dir, temporary, &handles.dests[dest], name);
+        // Nothing happens where both names are one inode already, and after an error in a directory that is no stage.
+        if node.dests[dest].stage_here || result.is_ok() && op.options.mode == LinkMode::Hardlink {
+            let _ = fs::unlinkat(dir, temporary, AtFlags::empty());
+        }
+        result.map_err(|errno| match errno {
+            Errno::ISDIR | Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR => Error::new(
+                ErrorKind::Conflict,
+                "merge file",
+                op.source_path(node, name),
+                io::Error::new(
+                    io::ErrorKind::IsADirectory,
+                    "the destination has a directory of that name",
+                ),
+            )
+            .with_other(op.dest_path(dest, node, name)),
+            errno => Error::io("rename into place", op.dest_path(dest, node, name), errno),
+        })
+    }
+
+    /// Gives created files their content and metadata, at one destination after the other.
+    pub(super) fn fill_files(
+        &mut self,
+        node: &Arc<Node>,
+        handles: &Handles,
+        mut jobs: Vec<Job>,
+    ) -> Result<(), Error> {
+        let op = self.op;
+        // Here and not when the files are created: filling is the shorter half of the work.
+        let mut attrs = Vec::with_capacity(jobs.len());
+        for job in jobs.iter().take_while(|_| op.options.xattrs) {
+            attrs.push(
+                Attrs::read(&job.source)
+                    .context("read attributes of", || op.source_path(node, &job.name))?,
+            );
+        }
+        for dest in 0..op.dests.len() {
+            for (index, job) in jobs.iter_mut().enumerate() {
+                op.check()?;
+                let out = std::mem::replace(&mut job.outs[dest], Out::DONE);
+                if !out.done {
+                    let attrs = attrs.get(index).and_then(Option::as_deref);
+                    self.fill_file(dest, node, handles, job, attrs, out)?;
+                    op.options.progress.files.fetch_add(1, Ordering::Relaxed);
+                    op.options.progress.bytes.fetch_add(job.meta.size, Ordering::Relaxed);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn fill_file(
+        &mut self,
+        dest: usize,
+        node: &Arc<Node>,
+        handles: &Handles,
+        job: &Job,
+        attrs: Option<&Attrs>,
+        mut out: Out,
+    ) -> Result<(), Error> {
+        let op = self.op;
+        let (method, cloned_with_metadata) = self.content(dest, node, handles, job, &mut out)?;
+        let path = || op.dest_path(dest, node, &job.name);
+        let fd = match out.fd.take() {
+            Some(fd) => fd,
+            None => {
+                let dir = self.place(dest, node, handles, out.temporary.is_some())?;
+                let name = out.temporary.as_ref().unwrap_or(&job.name);
+                fs::openat(dir, name, SOURCE_FLAGS, Mode::empty()).context("open", path)?
+            }
+        };
+        let created =
+            self.created(dest, &fd, !node.dests[dest].stage_here).context("read", path)?;
+        let attrs = attrs.filter(|_| !cloned_with_metadata);
+        let made_with = (!cloned_with_metadata).then(|| meta::create_mode(&job.meta));
+        let refused = meta::apply(&fd, &job.meta, attrs, created, made_with)
+            .context("set metadata of", path)?;
+        if matches!(method, Method::Copied(_)) {
+            sys::close_written(fd).context("close", path)?;
+        }
+        if !refused.is_empty() {
+            let reason = SkipReason::Xattrs(refused.join(", "));
+            op.skip(Some(dest), node.path_of(&job.name), reason);
+        }
+        self.settle(dest, node, handles, &job.name, out.temporary.as_deref())?;
+        count(&mut self.tallies[dest], method, job.meta.size);
+        Ok(())
+    }
+
+    /// Clones, or copies and says why. The second value tells whether the clone brought the metadata, too.
+    fn content(
+        &mut self,
+        dest: usize,
+        node: &Arc<Node>,
+        handles: &Handles,
+        job: &Job,
+        out: &mut Out,
+    ) -> Result<(Method, bool), Error> {
+        let op = self.op;
+        let failed = |error: io::Error| {
+            if op.stopped() {
+                // Stopped between two calls; whoever stopped us has the reason.
+                return op.cancelled();
+            }
+            Error::io("clone", op.source_path(node, &job.name), error)
+                .with_other(op.dest_path(dest, node, &job.name))
+        };
+        let because = match self.try_clone(dest, node, handles, job, out).map_err(failed)? {
+            Tried::Cloned { with_metadata } => return Ok((Method::Reflinked, with_metadata)),
+            Tried::No(because, refusal) => {
+                if op.options.reflink == Reflink::Always {
+                    let error = refusal.unwrap_or_else(|| io::ErrorKind::Unsupported.into());
+                    let path = op.source_path(node, &job.name);
+                    return Err(Error::new(ErrorKind::ReflinkRefused, "reflink", path, error)
+                        .with_other(op.dest_path(dest, node, &job.name)));
+                }
+                because
+            }
+        };
+        if out.fd.is_none() {
+            out.fd = Some(self.new_file(dest, node, handles, job, out)?);
+        }
+        if let Some(fd) = &out.fd {
+            self.copier
+                .copy(&job.source, fd, job.meta.size, job.meta.blocks, || op.stopped())
+                .map_err(
+                    |error| {
+                        if op.stopped() { op.cancelled() } else { failed(error).into_copy() }
+                    },
+                )?;
+        }
+        Ok((Method::Copied(out.because.unwrap_or(because)), false))
+    }
+
+    fn try_clone(
+        &mut self,
+        dest: usize,
+        node: &Node,
+        handles: &Handles,
+        job: &Job,
+        out: &Out,
+    ) -> io::Result<Tried> {
+        let op = self.op;
+        if op.options.mode == LinkMode::Copy || op.options.reflink == Reflink::Never {
+            return Ok(Tried::No(Because::Disabled, None));
+        }
+        let (verdicts, dev) = (&op.dests[dest].verdicts, job.meta.dev);
+        let known = verdicts.known(dev);
+        // Where that is the end of it, it is to be said with this file's errno.
+        if known.refused && op.options.reflink != Reflink::Always {
+            return Ok(Tried::No(Because::Filesystem, None));
+        }
+        // Nothing to share; but where nothing is known yet, the question is free.
+        if job.meta.size == 0 && known.works && out.fd.is_some() {
+            return Ok(Tried::Cloned { with_metadata: false });
+        }
+        // Nobody who wants to stop waits for patience to end.
+        let go_on = || if op.stopped() { Err(io::Error::from(Errno::CANCELED)) } else { Ok(()) };
+        let cloned = match &out.fd {
+            Some(fd) => op
+                .patience
+                .retry(|| go_on().and_then(|()| sys::clone_file(&job.source, fd)))
+                .and_then(|()| {
+                    if op.dests[dest].short_clones && Meta::of(&fs::fstat(fd)?).size < job.meta.size
+                    {
+                        return Err(io::Error::other(
+                            "the filesystem reported a clone that is shorter than its source",
+                        ));
+                    }
+                    Ok(())
+                }),
+            None => {
+                let dir = self
+                    .place(dest, node, handles, out.temporary.is_some())
+                    .map_err(io::Error::from)?;
+                let name = out.temporary.as_ref().unwrap_or(&job.name);
+                op.patience.retry(|| go_on().and_then(|()| clone_at(&job.source, dir, name)))
+            }
+        };
+        let Err(error) = cloned else {
+            verdicts.worked(dev);
+            return Ok(Tried::Cloned { with_metadata: out.fd.is_none() });
+        };
+        match classify(&error) {
+            Verdict::Fatal => Err(error),
+            verdict => {
+                verdicts.refused(dev, verdict, error.kind() == io::ErrorKind::PermissionDenied);
+                let because = if verdict == Verdict::Filesystem {
+                    Because::Filesystem
+                } else {
+                    Because::File
+                };
+                Ok(Tried::No(because, Some(error)))
+            }
+        }
+    }
+}
+
+/// What became of an attempt to clone.
+enum Tried {
+    Cloned { with_metadata: bool },
+    No(Because, Option<io::Error>),
+}
+
+#[cfg(target_vendor = "apple")]
+fn clone_at(source: &OwnedFd, dir: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
+    sys::clone_at(source.as_fd(), dir, name)
+}
+
+/// Elsewhere a file is made before it is cloned into.
+#[cfg(not(target_vendor = "apple"))]
+fn clone_at(_: &OwnedFd, _: BorrowedFd<'_>, _: &CStr) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+fn count(tally: &mut DestinationReport, method: Method, size: u64) {
+    tally.files += 1;
+    match method {
+        Method::Reflinked => {
+            tally.reflinked_files += 1;
+            tally.reflinked_bytes += size;
+        }
+        Method::Copied(because) => {
+            tally.copied_files += 1;
+            tally.copied_bytes += size;
+            let reasons = &mut tally.copied_because;
+            *match because {
+                Because::Disabled => &mut reasons.disabled,
+                Because::Filesystem => &mut reasons.filesystem,
+                Because::File => &mut reasons.file,
+                Because::Mutable => &mut reasons.mutable,
+            } += 1;
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! What is cloned and what is not, decided on the name before anything is opened.
+//!
+//! Patterns have gitignore's meaning, and so do the tree's own `.gitignore` files, of which the deepest that says
+//! anything decides. An exclude pattern always excludes; an include pattern overrides both.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use ignore::gitignore::{Gitignore, GitignoreBuilder};
+
+use super::CloneOptions;
+use crate::error::{Error, ErrorKind};
+
+/// The compiled patterns of one operation.
+#[derive(Debug)]
+pub(super) struct Filter {
+    exclude: Gitignore,
+    include: Gitignore,
+    /// What leads to an include pattern that names a path: these directories are entered even where they are excluded.
+    leads_to_include: Gitignore,
+    mutable: Gitignore,
+    gitignore: bool,
+    trivial: bool,
+}
+
+/// The ignore files of a directory and of those above it.
+#[derive(Debug)]
+pub(super) struct IgnoreChain {
+    matcher: Gitignore,
+    /// Where the matcher's patterns start from, relative to the source.
+    depth: usize,
+    above: Option<Arc<IgnoreChain>>,
+}
+
+/// What the filter says of an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Decision {
+    Keep,
+    /// Keep the directory, for the sake of what is included below it.
+    Enter,
+    Leave,
+}
+
+impl Filter {
+    pub(super) fn new(options: &CloneOptions) -> Result<Self, Error> {
+        let mut leading = Vec::new();
+        for pattern in &options.include {
+            let parts: Vec<_> = pattern.trim_matches('/').split('/').collect();
+            for end in 1..parts.len() {
+                leading.push(format!("/{}/", parts[..end].join("/")));
+            }
+        }
+        Ok(Self {
+            exclude: compile(&options.exclude)?,
+            include: compile(&options.include)?,
+            leads_to_include: compile(&leading)?,
+            mutable: compile(&options.mutable)?,
+            gitignore: options.gitignore,
+            trivial: options.exclude.is_empty() && !options.gitignore,
+        })
+    }
+
+    /// Whether nothing can be left out.
+    pub(super) fn keeps_everything(&self) -> bool {
+        self.trivial
+    }
+
+    pub(super) fn reads_ignore_files(&self) -> bool {
+        self.gitignore
+    }
+
+    /// What to do with the entry at `path`, relative to the source, in a directory that is kept or (`inside_excluded`)
+    /// only entered.
+    pub(super) fn decide(
+        &self,
+        path: &Path,
+        is_dir: bool,
+        inside_excluded: bool,
+        chain: Option<&Arc<IgnoreChain>>,
+    ) -> Decision {
+        let excluded = inside_excluded
+            || self.exclude.matched(path, is_dir).is_ignore()
+            || chain.is_some_and(|chain| !is_gits_own(path) && chain.excludes(path, is_dir));
+        if !excluded || self.include.matched(path, is_dir).is_ignore() {
+            Decision::Keep
+        } else if is_dir && self.leads_to_include.matched(path, true).is_ignore() {
+            Decision::Enter
+        } else {
+            Decision::Leave
+        }
+    }
+
+    /// Whether the file at `path` must be a copy of its own in the link modes.
+    pub(super) fn is_mutable(&self, path: &Path) -> bool {
+        self.mutable.matched(path, false).is_ignore()
+            || path.ancestors().skip(1).any(|above| self.mutable.matched(above, true).is_ignore())
+    }
+
+    pub(super) fn has_mutable(&self) -> bool {
+        !self.mutable.is_empty()
+    }
+}
+
+impl IgnoreChain {
+    /// Puts the ignore file with this `text`, of the directory at `path` (relative to the source), on top of `above`.
+    /// Lines that cannot be understood are passed over, as git does.
+    pub(super) fn push(above: Option<Arc<Self>>, path: &Path, text: &[u8]) -> Arc<Self> {
+        let mut builder = GitignoreBuilder::new("");
+        let text = text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text);
+        for line in text.split(|byte| *byte == b'\n') {
+            if let Ok(line) = std::str::from_utf8(line) {
+                let _ = builder.add_line(None, &as_glob(line.strip_suffix('\r').unwrap_or(line)));
+            }
+        }
+        let matcher = builder.build().unwrap_or_else(|_| Gitignore::empty());
+        Arc::new(Self { matcher, depth: path.components().count(), above })
+    }
+
+    fn excludes(&self, path: &Path, is_dir: bool) -> bool {
+        let mut link = Some(self);
+        while let Some(chain) = link {
+            let below: std::path::PathBuf = path.components().skip(chain.depth).collect();
+            let matched = chain.matcher.matched(&below, is_dir);
+            if !matched.is_none() {
+                return matched.is_ignore();
+            }
+            link = chain.above.as_deref();
+        }
+        false
+    }
+}
+
+/// Ignore files say nothing about a repository itself: neither `*` nor `logs/` is about what is in its `.git`.
+fn is_gits_own(path: &Path) -> bool {
+    path.iter().any(|name| name == ".git")
+}
+
+/// A line of an ignore file as a glob with the same meaning: to git braces are letters like any other, and so is a tab
+/// at the end; a character class never matches a slash, and may name POSIX's classes.
+fn as_glob(line: &str) -> String {
+    let mut glob = String::with_capacity(line.len());
+    let mut chars = line.chars();
+    // How much of a character class was seen: a bracket that comes first in it does not close it.
+    let mut class = None;
+    while let Some(char) = chars.next() {
+        if char == '['
+            && class.is_some()
+            && let Some((members, rest)) = posix_class(chars.as_str())
+        {
+            glob.push_str(members);
+            chars = rest.chars();
+            class = class.map(|seen| seen + 1);
+            continue;
+        }
+        match (char, class) {
+            ('\\', _) => {
+                glob.push(char);
+                glob.extend(chars.next());
+                class = class.map(|seen| seen + 1);
+                continue;
+            }
+            ('[', None) => class = Some(0),
+            ('!' | '^', Some(0)) => {
+                glob.push(char);
+                // Not as the first, where a bracket stands for itself.
+                if let Some(rest) = chars.as_str().strip_prefix(']') {
+                    glob.push(']');
+                    chars = rest.chars();
+                }
+                glob.push('/');
+                class = Some(1);
+                continue;
+            }
+            (']', Some(1..)) => class = None,
+            ('{' | '}', None) => glob.push('\\'),
+            _ => class = class.map(|seen| seen + 1),
+        }
+        glob.push(char);
+    }
+    let slashes = |text: &str| {
+        let text = text.trim_end_matches(' ');
+        text.strip_suffix('/').unwrap_or(text).contains('/')
+    };
+    if slashes(&glob) && !slashes(line) {
+        // The slash in a class would tie the glob to the folder of its ignore file.
+        glob.insert_str(usize::from(glob.starts_with('!')), "**/");
+    }
+    let kept = glob.trim_end_matches(' ');
+    if let Some(start) = kept.strip_suffix('\t') {
+        return format!("{start}[\t]");
+    }
+    glob
+}
+
+/// The members of the POSIX class that `text` starts with, after its first bracket, as ranges (of which none
+/// starts with what would negate them, and none has a slash); and what follows it.
+fn posix_class(text: &str) -> Option<(&'static str, &str)> {
+    let (name, rest) = text.strip_prefix(':')?.split_once(":]")?;
+    let members = match name {
+        "alnum" => "0-9A-Za-z",
+        "alpha" => "A-Za-z",
+        "blank" => " \t",
+        "cntrl" => "\u{1}-\u{1f}\u{7f}",
+        "digit" => "0-9",
+        "graph" => "0-~!-.",
+        "lower" => "a-z",
+        "print" => " -.0-~",
+        "punct" => ":-@!-.[-`{-~",
+        "space" => " \t-\r",
+        "upper" => "A-Z",
+        "xdigit" => "0-9A-Fa-f",
+        _ => return None,
+    };
+    Some((members, rest))
+}
+
+fn compile(patterns: &[String]) -> Result<Gitignore, Error> {
+    let mut builder = GitignoreBuilder::new("");
+    for pattern in patterns {
+        let bad = |cause: String| {
+            Error::new(
+                ErrorKind::InvalidPattern,
+                "read pattern",
+                pattern,
+                io::Error::new(io::ErrorKind::InvalidInput, cause),
+            )
+        };
+        if pattern.is_empty() || pattern.starts_with('!') || pattern.starts_with('#') {
+            return Err(bad(
+                "a pattern must not be empty or start with ! or # (put a \\ before it)".into(),
+            ));
+        }
+        builder.add_line(None, pattern).map_err(|error| bad(error.to_string()))?;
+    }
+    builder.build().map_err(|error| {
+        Error::new(
+            ErrorKind::InvalidPattern,
+            "read patterns",
+            "",
+            io::Error::other(error.to_string()),
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_mean_what_they_mean_to_git_and_includes_reach_into_excluded_directories() {
+        use Decision::{Enter, Keep, Leave};
+        type Row<'a> = (&'a [&'a str], &'a [&'a str], &'a str, bool, Decision);
+        let rows: &[Row<'_>] = &[
+            (&[], &[], "a", false, Keep),
+            (&["target"], &[], "target", true, Leave),
+            (&["target"], &[], "a/target", true, Leave),
+            (&["/target"], &[], "a/target", true, Keep),
+            (&["target/"], &[], "target", false, Keep),
+            (&["*.log"], &[], "a/b.log", false, Leave),
+            (&["a/**/z"], &[], "a/b/c/z", false, Leave),
+            (&["*.log"], &["keep.log"], "keep.log", false, Keep),
+            (&["target"], &["target/debug/x"], "target", true, Enter),
+            (&["target"], &["target/debug/x"], "target/debug", true, Enter),
+            (&["target"], &["target/debug/x"], "target/debug/x", false, Keep),
+            (&["target"], &["target/debug/x"], "target/release", true, Leave),
+        ];
+        for (exclude, include, path, is_dir, expected) in rows {
+            let mut options = CloneOptions::new();
+            for glob in *exclude {
+                options = options.exclude(*glob);
+            }
+            for glob in *include {
+                options = options.include(*glob);
+            }
+            let filter = Filter::new(&options).unwrap();
+            let inside = path.starts_with("target/");
+            assert_eq!(
+                filter.decide(Path::new(path), *is_dir, inside, None),
+                *expected,
+                "{exclude:?} {include:?} {path}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_deepest_ignore_file_that_says_anything_decides() {
+        let top = IgnoreChain::push(None, Path::new(""), b"*.o\n/build\n");
+        let deep =
+            IgnoreChain::push(Some(Arc::clone(&top)), Path::new("a/b"), b"!keep.o\nlocal/\n");
+        let filter = Filter::new(&CloneOptions::new().gitignore(true)).unwrap();
+        for (chain, path, is_dir, expected) in [
+            (&top, "x.o", false, Decision::Leave),
+            (&top, "build", true, Decision::Leave),
+            (&top, "a/build", true, Decision::Keep),
+            (&deep, "a/b/x.o", false, Decision::Leave),
+            (&deep, "a/b/keep.o", false, Decision::Keep),
+            (&deep, "a/b/local", true, Decision::Leave),
+            (&deep, "a/b/local", false, Decision::Keep),
+        ] {
+            assert_eq!(
+                filter.decide(Path::new(path), is_dir, false, Some(chain)),
+                expected,
+                "{path}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_pattern_that_cannot_be_understood_is_named() {
+        for pattern in ["", "!a", "#a", "a{b"] {
+            let error = Filter::new(&CloneOptions::new().exclude(pattern)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidPattern, "{pattern:?}");
+            assert_eq!(error.path(), Path::new(pattern));
+        }
+    }
+}

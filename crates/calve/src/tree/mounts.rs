@@ -1,0 +1,103 @@
+//! What is mounted where: proc_pid_mountinfo(5).
+
+use std::ffi::CStr;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// Whether something is mounted below `dir`: a snapshot would show what is under it. In doubt there is.
+pub(super) fn any_below(dir: &Path) -> bool {
+    let Ok(mounts) = std::fs::read("/proc/self/mountinfo") else { return true };
+    let mut prefix = dir.as_os_str().as_bytes().to_vec();
+    if prefix != b"/" {
+        prefix.push(b'/');
+    }
+    mounts.split(|byte| *byte == b'\n').any(|line| {
+        // The fifth field is the mount point.
+        line.split(|byte| *byte == b' ')
+            .nth(4)
+            .is_some_and(|field| unescape_octal(field).starts_with(&prefix))
+    })
+}
+
+/// Whether the filesystem itself has the directory `dir` at `name` in `folder` (an empty name is the folder) or below it.
+/// The way up by `..` does not tell: from what a bind mount shows it leads to where that is mounted. What cannot be known
+/// is not so.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(super) fn is_inside(dir: &OwnedFd, folder: &OwnedFd, name: &CStr) -> bool {
+    match (place_of(dir), place_of(folder)) {
+        (Some((device, path)), Some((outer_device, folder))) => {
+            device == outer_device
+                && path.starts_with(folder.join(OsStr::from_bytes(name.to_bytes())))
+        }
+        _ => false,
+    }
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(super) fn is_inside(_: &OwnedFd, _: &OwnedFd, _: &CStr) -> bool {
+    false
+}
+
+/// The filesystem of an open directory, and its path from the root of that filesystem.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn place_of(dir: &OwnedFd) -> Option<(Vec<u8>, std::path::PathBuf)> {
+    use std::os::fd::AsRawFd;
+
+    let fd = dir.as_raw_fd();
+    let path = std::fs::read_link(format!("/proc/self/fd/{fd}")).ok()?;
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
+    let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim();
+    let mounts = std::fs::read("/proc/self/mountinfo").ok()?;
+    mounts.split(|byte| *byte == b'\n').find_map(|line| {
+        let mut fields = line.split(|byte| *byte == b' ');
+        if fields.next()? != id.as_bytes() {
+            return None;
+        }
+        // After the parent: the device, the directory that is mounted, and where.
+        let device = fields.nth(1)?.to_vec();
+        let [root, at] = [fields.next()?, fields.next()?]
+            .map(|field| Path::new(OsStr::from_bytes(&unescape_octal(field))).to_owned());
+        Some((device, root.join(path.strip_prefix(at).ok()?)))
+    })
+}
+
+/// Spaces and the like are octal escapes in these tables.
+fn unescape_octal(field: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((first, tail)) = rest.split_first() {
+        let digits = tail.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
+        match digits.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(byte) if *first == b'\\' => {
+                bytes.push(byte);
+                rest = &tail[3..];
+            }
+            _ => {
+                bytes.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mount_points_are_compared_with_their_escapes_undone() {
+        for (field, expected) in [
+            (&b"/a"[..], &b"/a"[..]),
+            (b"/a\\040b", b"/a b"),
+            (b"/a\\134040", b"/a\\040"),
+            (b"/a\\", b"/a\\"),
+            (b"/a\\9", b"/a\\9"),
+        ] {
+            assert_eq!(unescape_octal(field), expected);
+        }
+    }
+}

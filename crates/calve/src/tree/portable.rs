@@ -1,0 +1,469 @@
+//! The operation and its walk by path: what Windows has instead of descriptors of directories.
+//!
+//! The promises are those of the Unix side, but one: a directory that somebody swaps for a link *while* the call runs
+//! is followed, since a path is looked up anew each time. Paths are verbatim (`\\?\…`), so they may be long and no
+//! name means anything but itself. Nothing is open in a tree when it is renamed: Windows would refuse.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io;
+use std::os::windows::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use windows_sys::Win32::Storage::FileSystem::{
+    FILE_FLAG_BACKUP_SEMANTICS, FILE_FLAG_OPEN_REPARSE_POINT, FILE_READ_ATTRIBUTES,
+};
+
+use super::filter::Filter;
+use super::verdicts::Verdicts;
+use super::{CloneOptions, Existing, tally};
+use crate::error::{Context as _, Error, ErrorKind};
+use crate::reflink::Patience;
+use crate::reflink::imp;
+use crate::reflink::sys::{self, FileId, Identity};
+use crate::report::{DestinationReport, Report, SkipReason, Skipped};
+
+#[path = "portable/file.rs"]
+mod file;
+#[path = "portable/stage.rs"]
+mod stage;
+#[path = "portable/walk.rs"]
+mod walk;
+use stage::Stage;
+
+/// How long transient refusals are waited for in one operation.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// A destination, as it was found.
+struct Target {
+    /// As it was given, for messages and the report.
+    given: PathBuf,
+    parent: PathBuf,
+    /// The destination, verbatim.
+    place: PathBuf,
+    existing: Option<(Metadata, FileId)>,
+}
+
+/// One destination of the walk.
+struct Dest<'a> {
+    target: &'a Target,
+    /// Where it is in the report.
+    index: usize,
+    /// Where the tree is built: in the stage, or, in a merge, at the destination itself.
+    root: PathBuf,
+    stage: Stage,
+    merging: bool,
+    /// In a merge: whether the destination was made for it.
+    made: bool,
+    /// What it said to clones, and to hard links.
+    verdicts: Verdicts,
+    link_verdicts: Verdicts,
+    staged: AtomicU64,
+    tally: Mutex<DestinationReport>,
+}
+
+/// What all threads share.
+struct Walk<'a> {
+    options: &'a CloneOptions,
+    filter: Filter,
+    /// As it was given, for messages.
+    source: &'a Path,
+    /// The same, verbatim.
+    root: PathBuf,
+    /// The same, absolute, for symbolic links to it.
+    absolute: PathBuf,
+    /// Directories that are no part of the source although they are inside it: the destinations.
+    excluded: HashSet<FileId>,
+    /// None in a dry run.
+    dests: Vec<Dest<'a>>,
+    dry: Mutex<DestinationReport>,
+    skipped: Mutex<Vec<(Option<usize>, Skipped)>>,
+    links: Mutex<HashMap<FileId, Arc<Mutex<First>>>>,
+    patience: Patience,
+    stop: AtomicBool,
+}
+
+/// Where a file with more than one name can be linked from at each destination, once it stands there.
+type First = Option<Vec<Option<PathBuf>>>;
+
+pub(super) fn clone_tree(
+    source: &Path,
+    dests: &[&Path],
+    options: &CloneOptions,
+) -> Result<Report, Error> {
+    let start = Instant::now();
+    let filter = Filter::new(options)?;
+    let meta = fs::metadata(source).map_err(|error| match imp::is_gone(&error) {
+        true => Error::new(ErrorKind::SourceNotFound, "open", source, error),
+        false => Error::io("open", source, error),
+    })?;
+    if !meta.is_dir() {
+        let cause = io::ErrorKind::NotADirectory;
+        return Err(Error::new(ErrorKind::SourceNotADirectory, "open", source, cause));
+    }
+    let root = fs::canonicalize(source).context("resolve", || source)?;
+    let absolute = std::path::absolute(source).context("resolve", || source)?;
+    let targets = look_at(dests, &root, source, options)?;
+    let mut reports: Vec<_> = targets
+        .iter()
+        .map(|target| DestinationReport {
+            path: target.given.clone(),
+            ..DestinationReport::default()
+        })
+        .collect();
+    let skips = |target: &Target| options.existing == Existing::Skip && target.existing.is_some();
+    for (target, report) in targets.iter().zip(&mut reports) {
+        if skips(target) {
+            report.skipped.push(Skipped { path: PathBuf::new(), reason: SkipReason::Exists });
+        }
+    }
+    let mut walk = Walk {
+        options,
+        filter,
+        source,
+        root,
+        absolute,
+        excluded: targets
+            .iter()
+            .filter_map(|target| target.existing.as_ref().map(|(_, id)| *id))
+            .collect(),
+        dests: Vec::new(),
+        dry: Mutex::default(),
+        skipped: Mutex::default(),
+        links: Mutex::default(),
+        patience: Patience::new(PATIENCE),
+        stop: AtomicBool::new(false),
+    };
+    if options.dry_run {
+        walk.run()?;
+        walk.report(&mut reports, |index| !skips(&targets[index]));
+    } else if !targets.iter().all(skips) {
+        let wanted = targets.iter().enumerate().filter(|(_, target)| !skips(target));
+        if let Err(error) = walk.prepare(wanted).and_then(|()| walk.run()) {
+            walk.give_up();
+            return Err(error);
+        }
+        options.progress.publishing.store(true, Ordering::Relaxed);
+        walk.report(&mut reports, |_| true);
+        publish(walk.dests, options, &meta)?;
+    }
+    Ok(Report { source: source.to_owned(), destinations: reports, elapsed: start.elapsed() })
+}
+
+/// Finds the destinations' folders and refuses what cannot be, before anything is made.
+fn look_at(
+    dests: &[&Path],
+    root: &Path,
+    source: &Path,
+    options: &CloneOptions,
+) -> Result<Vec<Target>, Error> {
+    let identify =
+        |path: &Path| identity_of(path).map(|found| found.id).context("read", || path.to_owned());
+    let own = identify(root)?;
+    let mut seen = HashSet::new();
+    let mut targets = Vec::with_capacity(dests.len());
+    for dest in dests {
+        let target = find_target(dest, !options.dry_run)?;
+        let overlap = |what: &str| {
+            let cause = io::Error::new(io::ErrorKind::InvalidInput, what.to_owned());
+            Error::new(ErrorKind::Overlap, "clone", source, cause).with_other(*dest)
+        };
+        // Two names that differ in case are one.
+        let name = target.place.file_name().map(|name| name.to_string_lossy().to_lowercase());
+        if !seen.insert((identify(&target.parent)?, name)) {
+            return Err(overlap("the same destination is given twice"));
+        }
+        if let Some((meta, id)) = &target.existing {
+            if own == *id {
+                return Err(overlap("source and destination are the same"));
+            }
+            let refuse = |kind, error: io::ErrorKind, what: &str| {
+                Err(Error::new(kind, "clone to", *dest, io::Error::new(error, what.to_owned())))
+            };
+            match options.existing {
+                Existing::Fail => {
+                    return refuse(
+                        ErrorKind::DestinationExists,
+                        io::ErrorKind::AlreadyExists,
+                        "the destination exists",
+                    );
+                }
+                Existing::Replace if is_inside(root, *id) => {
+                    return Err(overlap("the destination to be replaced holds the source"));
+                }
+                Existing::Merge if meta.is_symlink() => {
+                    return refuse(
+                        ErrorKind::Conflict,
+                        io::ErrorKind::NotADirectory,
+                        "the destination is a symbolic link; give the directory that it points to",
+                    );
+                }
+                Existing::Merge if !meta.is_dir() => {
+                    return refuse(
+                        ErrorKind::Conflict,
+                        io::ErrorKind::NotADirectory,
+                        "the destination is no directory",
+                    );
+                }
+                Existing::Skip | Existing::Replace | Existing::Merge => {}
+            }
+        }
+        targets.push(target);
+    }
+    for outer in targets.iter().filter(|_| options.existing == Existing::Replace) {
+        let Some((_, id)) = &outer.existing else { continue };
+        // It would go with what is replaced.
+        if let Some(inner) = targets.iter().find(|inner| is_inside(&inner.parent, *id)) {
+            let cause =
+                io::Error::new(io::ErrorKind::InvalidInput, "one destination is inside the other");
+            return Err(Error::new(ErrorKind::Overlap, "clone to", &inner.given, cause)
+                .with_other(&outer.given));
+        }
+    }
+    Ok(targets)
+}
+
+fn find_target(dest: &Path, sweep: bool) -> Result<Target, Error> {
+    if dest.as_os_str().is_empty() {
+        let cause = io::Error::new(io::ErrorKind::InvalidInput, "the destination is empty");
+        return Err(Error::new(ErrorKind::Io, "clone to", dest, cause));
+    }
+    // By Windows' own rules, `.`, `a\..` and dots at a name's end included: verbatim they would be names.
+    let resolved = std::path::absolute(dest).context("resolve", || dest)?;
+    let Some(name) = resolved.file_name() else {
+        let cause = io::Error::new(io::ErrorKind::InvalidInput, "the root cannot be a destination");
+        return Err(Error::new(ErrorKind::Overlap, "clone to", dest, cause));
+    };
+    let parent = resolved.parent().unwrap_or(Path::new("."));
+    let no_parent = |error: io::Error| match imp::is_gone(&error) {
+        true => Error::new(ErrorKind::ParentNotFound, "open", parent, error),
+        false => Error::io("open", parent, error),
+    };
+    let parent = fs::canonicalize(parent).map_err(no_parent)?;
+    if !fs::metadata(&parent).map_err(no_parent)?.is_dir() {
+        return Err(no_parent(io::ErrorKind::NotADirectory.into()));
+    }
+    if sweep {
+        // First of all: a replacement that died half way left the destination there.
+        stage::sweep(&parent);
+    }
+    let place = parent.join(name);
+    let existing = match fs::symlink_metadata(&place) {
+        Ok(meta) => Some((meta, identity_of(&place).context("read", || dest)?.id)),
+        Err(error) if imp::is_gone(&error) => None,
+        Err(error) => return Err(Error::io("read", dest, error)),
+    };
+    Ok(Target { given: dest.to_owned(), parent, place, existing })
+}
+
+/// Opens whatever is at `path`, and that itself if it is a link, only to be asked about.
+fn open_to_ask(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .access_mode(FILE_READ_ATTRIBUTES)
+        .custom_flags(FILE_FLAG_BACKUP_SEMANTICS | FILE_FLAG_OPEN_REPARSE_POINT)
+        .open(path)
+}
+
+fn identity_of(path: &Path) -> io::Result<Identity> {
+    sys::identity(&open_to_ask(path)?)
+}
+
+/// Whether `dir`, which is absolute and without links, is the directory `outer` or somewhere inside it. Not by
+/// comparing paths: case may differ, and a volume may have several letters.
+fn is_inside(dir: &Path, outer: FileId) -> bool {
+    dir.ancestors().any(|above| identity_of(above).is_ok_and(|found| found.id == outer))
+}
+
+/// `Path::join` that leaves no separator at the end of the root.
+fn below(root: &Path, path: &Path) -> PathBuf {
+    if path.as_os_str().is_empty() { root.to_owned() } else { root.join(path) }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Two names of the source that the destination takes for one.
+fn two_names(path: PathBuf) -> Error {
+    Error::new(
+        ErrorKind::Conflict,
+        "make",
+        path,
+        io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            "another entry of the source has the same name there (does that filesystem ignore case?)",
+        ),
+    )
+}
+
+impl Dest<'_> {
+    /// Where an entry is made: at its place in the tree, or, in a merge, in the stage.
+    fn birthplace(&self, path: &Path) -> PathBuf {
+        if !self.merging {
+            return self.root.join(path);
+        }
+        self.stage.path().join(self.staged.fetch_add(1, Ordering::Relaxed).to_string())
+    }
+
+    fn place(&self, path: &Path) -> PathBuf {
+        below(&self.target.given, path)
+    }
+}
+
+impl<'a> Walk<'a> {
+    /// Makes a stage for every destination, or what is merged into.
+    fn prepare(&mut self, targets: impl Iterator<Item = (usize, &'a Target)>) -> Result<(), Error> {
+        for (index, target) in targets {
+            let given = || target.given.clone();
+            let merging = self.options.existing == Existing::Merge;
+            let made = merging
+                && match fs::create_dir(&target.place) {
+                    Ok(()) => true,
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
+                    Err(error) => return Err(Error::io("make directory", given(), error)),
+                };
+            let parent = if merging { &target.place } else { &target.parent };
+            if merging && !made {
+                stage::sweep(parent);
+            }
+            let stage = Stage::new(parent).context("stage", given)?;
+            let root = if merging { target.place.clone() } else { stage.tree() };
+            if !merging {
+                fs::create_dir(&root).context("stage", given)?;
+            }
+            let not_the_sources = if merging { &root } else { stage.path() };
+            self.excluded.insert(identity_of(not_the_sources).context("read", given)?.id);
+            self.dests.push(Dest {
+                target,
+                index,
+                root,
+                stage,
+                merging,
+                made,
+                verdicts: Verdicts::default(),
+                link_verdicts: Verdicts::default(),
+                staged: AtomicU64::new(0),
+                tally: Mutex::default(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Removes what was begun. What was merged stays, as a merge is atomic for each file.
+    fn give_up(self) {
+        for dest in self.dests {
+            drop(dest.stage);
+            if dest.made {
+                let _ = fs::remove_dir(&dest.target.place);
+            }
+        }
+    }
+
+    /// Writes the counts to the reports of the destinations that are `wanted`.
+    fn report(&self, reports: &mut [DestinationReport], wanted: impl Fn(usize) -> bool) {
+        let skipped = lock(&self.skipped);
+        let indices = 0..reports.len();
+        let mut write = |index: usize, counts: &DestinationReport, place: Option<usize>| {
+            let report: &mut DestinationReport = &mut reports[index];
+            *report =
+                DestinationReport { path: std::mem::take(&mut report.path), ..counts.clone() };
+            report.skipped = skipped
+                .iter()
+                .filter(|(dest, _)| dest.is_none() || *dest == place)
+                .map(|(_, skipped)| skipped.clone())
+                .collect();
+            report.skipped.sort_by(|a, b| a.path.cmp(&b.path));
+            if place.is_some() {
+                report.method = tally::method(self.options.mode, report);
+            }
+        };
+        if self.options.dry_run {
+            let counts = lock(&self.dry);
+            for index in indices.filter(|index| wanted(*index)) {
+                write(index, &counts, None);
+            }
+        } else {
+            for (place, dest) in self.dests.iter().enumerate() {
+                write(dest.index, &lock(&dest.tally), Some(place));
+            }
+        }
+    }
+
+    fn skip(&self, dest: Option<usize>, path: &Path, reason: SkipReason) {
+        lock(&self.skipped).push((dest, Skipped { path: path.to_owned(), reason }));
+    }
+
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed) || self.options.cancel.is_cancelled()
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        if self.stopped() { Err(self.cancelled()) } else { Ok(()) }
+    }
+
+    fn cancelled(&self) -> Error {
+        let cause = io::Error::new(io::ErrorKind::Interrupted, "cancelled");
+        Error::new(ErrorKind::Cancelled, "clone", self.source, cause)
+    }
+
+    /// The entry's path in the source as it was given, for messages.
+    fn shown(&self, path: &Path) -> PathBuf {
+        below(self.source, path)
+    }
+}
+
+/// Renames every stage to its place, or none.
+fn publish(mut dests: Vec<Dest<'_>>, options: &CloneOptions, meta: &Metadata) -> Result<(), Error> {
+    if options.existing != Existing::Merge {
+        for at in 0..dests.len() {
+            let Dest { target, stage, .. } = &mut dests[at];
+            if let Err(error) = publish_one(target, stage, options.existing) {
+                for dest in dests[..at].iter_mut().rev() {
+                    dest.stage.take_back(&dest.target.place);
+                }
+                return Err(error);
+            }
+        }
+    }
+    for dest in dests {
+        let what = match options.existing {
+            Existing::Merge => "remove the stage in",
+            _ => "remove what was replaced, now",
+        };
+        let left = dest.stage.path().to_owned();
+        dest.stage.discard().context(what, || left)?;
+        if dest.made {
+            // The stage that was in it went just now.
+            imp::finish_directory(&dest.root, meta)
+                .context("set metadata of", || &dest.target.given)?;
+        }
+    }
+    Ok(())
+}
+
+/// Renames one stage to its place.
+fn publish_one(target: &Target, stage: &mut Stage, existing: Existing) -> Result<(), Error> {
+    let name = target.place.file_name().unwrap_or(OsStr::new(""));
+    // Under `Replace` the destination may come and go while we look.
+    for _ in 0..100 {
+        match stage.publish(&target.place) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(Error::io("publish", &target.given, error));
+            }
+            Err(_) if existing != Existing::Replace => break,
+            Err(_) => {}
+        }
+        match stage.put_aside(&target.place, name) {
+            Ok(()) => {}
+            Err(error) if imp::is_gone(&error) => {}
+            Err(error) => return Err(Error::io("replace", &target.given, error)),
+        }
+    }
+    let cause = io::Error::new(io::ErrorKind::AlreadyExists, "the destination appeared meanwhile");
+    Err(Error::new(ErrorKind::DestinationExists, "clone to", &target.given, cause))
+}

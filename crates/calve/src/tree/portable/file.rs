@@ -1,0 +1,331 @@
+//! One entry that is no directory: made, filled and, in a merge, renamed to its place.
+
+use std::fs::{self, File, Metadata};
+use std::io;
+use std::os::windows::fs::{FileTypeExt, symlink_dir, symlink_file};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::super::{Mode, Reflink};
+use super::{Dest, Walk, lock, two_names};
+use crate::error::{Context as _, Error, ErrorKind};
+use crate::reflink::imp::{self, Source};
+use crate::reflink::sys;
+use crate::reflink::verdict::{Verdict, classify};
+use crate::report::{DestinationReport, SkipReason};
+
+/// Links are never followed, so a tree is on one volume, and verdicts are about one source.
+const SOURCE_VOLUME: u64 = 0;
+
+/// Why a file is copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Because {
+    Disabled,
+    Filesystem,
+    File,
+    Mutable,
+}
+
+impl Walk<'_> {
+    /// Handles an entry that is neither directory nor link.
+    pub(super) fn file(&self, path: &Path) -> Result<(), Error> {
+        if self.dests.is_empty() {
+            lock(&self.dry).files += 1;
+            self.options.progress.files.fetch_add(1, Ordering::Relaxed);
+            return Ok(());
+        }
+        let linking = matches!(self.options.mode, Mode::Hardlink | Mode::Symlink);
+        let mut unlinked = vec![None; self.dests.len()];
+        if linking {
+            let mutable = self.filter.has_mutable() && self.filter.is_mutable(path);
+            for (dest, because) in self.dests.iter().zip(&mut unlinked) {
+                *because = if mutable { Some(Because::Mutable) } else { self.link(dest, path)? };
+            }
+            if unlinked.iter().all(Option::is_none) {
+                return Ok(());
+            }
+        }
+        let shown = || self.shown(path);
+        let (source, meta) = match imp::open_source(&self.root.join(path)).context("open", shown)? {
+            Source::File(file, meta) => (file, meta),
+            Source::Special => {
+                self.skip(None, path, SkipReason::Device);
+                return Ok(());
+            }
+            Source::Directory | Source::Link | Source::Vanished => {
+                self.skip(None, path, SkipReason::Vanished);
+                return Ok(());
+            }
+        };
+        if linking {
+            for (index, because) in unlinked.into_iter().enumerate() {
+                if because.is_some() {
+                    self.fill(index, path, &source, &meta, because, false)?;
+                }
+            }
+            return Ok(());
+        }
+        let identity = sys::identity(&source).context("read", shown)?;
+        if identity.links < 2 {
+            for index in 0..self.dests.len() {
+                self.fill(index, path, &source, &meta, None, false)?;
+            }
+            return Ok(());
+        }
+        // Whoever comes to another name of it waits until it stands.
+        let entry = Arc::clone(lock(&self.links).entry(identity.id).or_default());
+        let mut first = lock(&entry);
+        let mut froms = Vec::with_capacity(self.dests.len());
+        for (index, dest) in self.dests.iter().enumerate() {
+            let known = first.as_ref().and_then(|froms| froms[index].as_ref());
+            if let Some(from) = known
+                && self.link_to_first(dest, from, path)?
+            {
+                continue;
+            }
+            if first.is_some() {
+                self.skip(Some(index), path, SkipReason::HardlinkBroken);
+            }
+            froms.push(self.fill(index, path, &source, &meta, None, first.is_none())?);
+        }
+        if first.is_none() {
+            *first = Some(froms);
+        }
+        Ok(())
+    }
+
+    /// A further name of a file that was made already; `false` where it cannot be linked.
+    fn link_to_first(&self, dest: &Dest<'_>, from: &Path, path: &Path) -> Result<bool, Error> {
+        let birthplace = dest.birthplace(path);
+        match fs::hard_link(from, &birthplace) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                return Err(two_names(dest.place(path)));
+            }
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                return Err(Error::io("link", dest.place(path), error));
+            }
+            Err(_) => return Ok(false),
+        }
+        self.settle(dest, &birthplace, path)?;
+        self.count_link(dest);
+        Ok(true)
+    }
+
+    fn count_link(&self, dest: &Dest<'_>) {
+        let mut tally = lock(&dest.tally);
+        tally.files += 1;
+        tally.linked_files += 1;
+        self.options.progress.files.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The link modes: `None` where it could be linked, else why not.
+    fn link(&self, dest: &Dest<'_>, path: &Path) -> Result<Option<Because>, Error> {
+        let hard = self.options.mode == Mode::Hardlink;
+        if hard && dest.link_verdicts.known(SOURCE_VOLUME).refused {
+            return Ok(Some(Because::Filesystem));
+        }
+        let birthplace = dest.birthplace(path);
+        let result = match hard {
+            true => fs::hard_link(self.root.join(path), &birthplace),
+            false => symlink_file(self.absolute.join(path), &birthplace),
+        };
+        let Err(error) = result else {
+            dest.link_verdicts.worked(SOURCE_VOLUME);
+            self.settle(dest, &birthplace, path)?;
+            self.count_link(dest);
+            return Ok(None);
+        };
+        if error.kind() == io::ErrorKind::AlreadyExists {
+            return Err(two_names(dest.place(path)));
+        }
+        // It is gone; opening it will tell.
+        if hard && imp::is_gone(&error) {
+            return Ok(Some(Because::File));
+        }
+        let verdict = classify(&error);
+        if !hard || matches!(verdict, Verdict::Fatal | Verdict::Retry) {
+            return Err(Error::io("link", self.shown(path), error).with_other(dest.place(path)));
+        }
+        let counts = error.kind() == io::ErrorKind::PermissionDenied;
+        dest.link_verdicts.refused(SOURCE_VOLUME, verdict, counts);
+        Ok(Some(if verdict == Verdict::Filesystem { Because::Filesystem } else { Because::File }))
+    }
+
+    /// Makes a file with its content and metadata at one destination. If it is to be `kept` for further names of it:
+    /// gives what they can be linked from.
+    fn fill(
+        &self,
+        index: usize,
+        path: &Path,
+        source: &File,
+        meta: &Metadata,
+        unlinked: Option<Because>,
+        kept: bool,
+    ) -> Result<Option<PathBuf>, Error> {
+        let dest = &self.dests[index];
+        let shown = || dest.place(path);
+        let birthplace = dest.birthplace(path);
+        let mut file = imp::new_file(&birthplace).map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => two_names(shown()),
+            _ => Error::io("make", shown(), error),
+        })?;
+        let copied = self.content(dest, path, source, meta, &mut file)?;
+        if self.options.durable {
+            file.sync_all().context("flush", shown)?;
+        }
+        imp::finish(file, &birthplace, meta).context("set metadata of", shown)?;
+        let mut from = Some(birthplace.clone());
+        if kept && dest.merging {
+            // What stands at its place may be somebody else's a moment later.
+            let other = dest.birthplace(path);
+            from = fs::hard_link(&birthplace, &other).is_ok().then_some(other);
+        }
+        self.settle(dest, &birthplace, path)?;
+        count(
+            &mut lock(&dest.tally),
+            copied.map(|because| unlinked.unwrap_or(because)),
+            meta.len(),
+        );
+        self.options.progress.files.fetch_add(1, Ordering::Relaxed);
+        self.options.progress.bytes.fetch_add(meta.len(), Ordering::Relaxed);
+        Ok(from)
+    }
+
+    /// Clones, or copies and says why.
+    fn content(
+        &self,
+        dest: &Dest<'_>,
+        path: &Path,
+        mut source: &File,
+        meta: &Metadata,
+        file: &mut File,
+    ) -> Result<Option<Because>, Error> {
+        let failed =
+            |error| Error::io("clone", self.shown(path), error).with_other(dest.place(path));
+        let because = match self.try_clone(dest, source, meta, file).map_err(failed)? {
+            Ok(()) => return Ok(None),
+            Err((_, error)) if self.options.reflink == Reflink::Always => {
+                let error = error.unwrap_or_else(|| io::ErrorKind::Unsupported.into());
+                return Err(Error::new(
+                    ErrorKind::ReflinkRefused,
+                    "reflink",
+                    self.shown(path),
+                    error,
+                )
+                .with_other(dest.place(path)));
+            }
+            Err((because, _)) => because,
+        };
+        // What a refused clone left in it must not be seen below a hole. The source may have been read for another one.
+        file.set_len(0).map_err(failed)?;
+        io::Seek::rewind(&mut source).map_err(failed)?;
+        imp::copy(source, meta, file, || self.stopped()).map_err(|error| {
+            // Stopped between two calls; whoever stopped us has the reason.
+            if self.stopped() { self.cancelled() } else { failed(error).into_copy() }
+        })?;
+        Ok(Some(because))
+    }
+
+    /// The inner error is the reason to copy, with the refusal where there was one just now.
+    fn try_clone(
+        &self,
+        dest: &Dest<'_>,
+        source: &File,
+        meta: &Metadata,
+        file: &File,
+    ) -> io::Result<Result<(), (Because, Option<io::Error>)>> {
+        if self.options.mode == Mode::Copy || self.options.reflink == Reflink::Never {
+            return Ok(Err((Because::Disabled, None)));
+        }
+        let known = dest.verdicts.known(SOURCE_VOLUME);
+        if known.refused {
+            return Ok(Err((Because::Filesystem, None)));
+        }
+        // Nothing to share; but where nothing is known yet, the question is free.
+        if meta.len() == 0 && known.works {
+            return Ok(Ok(()));
+        }
+        let Err(error) = self.patience.retry(|| sys::clone_file(source, file)) else {
+            dest.verdicts.worked(SOURCE_VOLUME);
+            return Ok(Ok(()));
+        };
+        let because = match classify(&error) {
+            Verdict::Fatal => return Err(error),
+            Verdict::Filesystem => Because::Filesystem,
+            Verdict::File | Verdict::Retry => Because::File,
+        };
+        let counts = error.kind() == io::ErrorKind::PermissionDenied;
+        dest.verdicts.refused(SOURCE_VOLUME, classify(&error), counts);
+        Ok(Err((because, Some(error))))
+    }
+
+    /// Recreates a symbolic link, or a junction as one.
+    pub(super) fn symlink(&self, path: &Path) -> Result<(), Error> {
+        let from = self.root.join(path);
+        let read = fs::read_link(&from).and_then(|target| {
+            Ok((target, fs::symlink_metadata(&from)?.file_type().is_symlink_dir()))
+        });
+        let (target, is_dir) = match read {
+            Ok(read) => read,
+            Err(error) if imp::is_gone(&error) => {
+                self.skip(None, path, SkipReason::Vanished);
+                return Ok(());
+            }
+            Err(error) => return Err(Error::io("read link", self.shown(path), error)),
+        };
+        if self.dests.is_empty() {
+            lock(&self.dry).symlinks += 1;
+        }
+        for dest in &self.dests {
+            let birthplace = dest.birthplace(path);
+            let made = match is_dir {
+                true => symlink_dir(&target, &birthplace),
+                false => symlink_file(&target, &birthplace),
+            };
+            made.map_err(|error| match error.kind() {
+                io::ErrorKind::AlreadyExists => two_names(dest.place(path)),
+                _ => Error::io("make symbolic link", dest.place(path), error),
+            })?;
+            self.settle(dest, &birthplace, path)?;
+            lock(&dest.tally).symlinks += 1;
+        }
+        self.options.progress.files.fetch_add(self.dests.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// In a merge: renames a staged entry to its place.
+    fn settle(&self, dest: &Dest<'_>, birthplace: &Path, path: &Path) -> Result<(), Error> {
+        if !dest.merging {
+            return Ok(());
+        }
+        imp::replace(birthplace, &dest.root.join(path)).map_err(|error| {
+            if error.kind() != io::ErrorKind::IsADirectory {
+                return Error::io("rename into place", dest.place(path), error);
+            }
+            let cause =
+                io::Error::new(error.kind(), "the destination has a directory of that name");
+            Error::new(ErrorKind::Conflict, "merge file", self.shown(path), cause)
+                .with_other(dest.place(path))
+        })
+    }
+}
+
+fn count(tally: &mut DestinationReport, copied: Option<Because>, size: u64) {
+    tally.files += 1;
+    let Some(because) = copied else {
+        tally.reflinked_files += 1;
+        tally.reflinked_bytes += size;
+        return;
+    };
+    tally.copied_files += 1;
+    tally.copied_bytes += size;
+    let reasons = &mut tally.copied_because;
+    *match because {
+        Because::Disabled => &mut reasons.disabled,
+        Because::Filesystem => &mut reasons.filesystem,
+        Because::File => &mut reasons.file,
+        Because::Mutable => &mut reasons.mutable,
+    } += 1;
+}

@@ -1,0 +1,210 @@
+//! The directories: one thread goes through them, the files of each are shared out. They get their times at the end.
+
+use std::fs::{self, Metadata};
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::super::filter::{Decision, IgnoreChain};
+use super::stage::PREFIX;
+use super::{Dest, Walk, below, lock, open_to_ask, two_names};
+use crate::error::{Context as _, Error, ErrorKind};
+use crate::reflink::imp::{self, Source};
+use crate::reflink::sys;
+use crate::report::SkipReason;
+
+/// Fewer files than this are not worth a thread.
+const FILES_PER_THREAD: usize = 8;
+
+/// A directory to go through.
+struct Directory {
+    path: PathBuf,
+    inside_excluded: bool,
+    chain: Option<Arc<IgnoreChain>>,
+}
+
+/// A directory whose times are to be set.
+struct Finished {
+    path: PathBuf,
+    meta: Metadata,
+    /// For each destination: whether it was made.
+    made: Vec<bool>,
+}
+
+impl Walk<'_> {
+    pub(super) fn run(&self) -> Result<(), Error> {
+        let mut finished = Vec::new();
+        let root = Directory { path: PathBuf::new(), inside_excluded: false, chain: None };
+        let mut waiting = vec![root];
+        while let Some(directory) = waiting.pop() {
+            self.check()?;
+            if let Some(done) = self.directory(directory, &mut waiting)? {
+                finished.push(done);
+            }
+        }
+        // Parents come before their children, whose making changed their times.
+        for directory in finished.iter().rev() {
+            for (dest, _) in self.dests.iter().zip(&directory.made).filter(|(_, made)| **made) {
+                imp::finish_directory(&below(&dest.root, &directory.path), &directory.meta)
+                    .context("set metadata of", || dest.place(&directory.path))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a directory everywhere, and what is in it but for its directories, which are put to those that wait.
+    fn directory(
+        &self,
+        directory: Directory,
+        waiting: &mut Vec<Directory>,
+    ) -> Result<Option<Finished>, Error> {
+        let Directory { path, inside_excluded, mut chain } = directory;
+        let from = below(&self.root, &path);
+        let is_root = path.as_os_str().is_empty();
+        let shown = || self.shown(&path);
+        let opened = open_to_ask(&from).and_then(|dir| Ok((dir.metadata()?, sys::identity(&dir)?)));
+        let meta = match opened {
+            Ok((_, identity)) if !is_root && self.excluded.contains(&identity.id) => {
+                return Ok(None);
+            }
+            Ok((meta, _)) if meta.is_dir() => meta,
+            Ok(_) => return self.vanished(&path),
+            Err(error) if imp::is_gone(&error) => return self.vanished(&path),
+            Err(error) => return Err(Error::io("open directory", shown(), error)),
+        };
+        let entries = match fs::read_dir(&from) {
+            Ok(entries) => entries,
+            Err(error) if imp::is_gone(&error) => return self.vanished(&path),
+            Err(error) => return Err(Error::io("read directory", shown(), error)),
+        };
+        let mut made = Vec::with_capacity(self.dests.len());
+        for dest in &self.dests {
+            let new = if is_root {
+                dest.made || !dest.merging
+            } else {
+                self.make_directory(dest, &path)?
+            };
+            lock(&dest.tally).directories += u64::from(new);
+            made.push(new);
+        }
+        if self.dests.is_empty() {
+            lock(&self.dry).directories += 1;
+        }
+        if self.filter.reads_ignore_files() {
+            chain = self.read_ignore_files(&path, chain)?;
+        }
+        let mut files = Vec::new();
+        for entry in entries {
+            self.check()?;
+            let entry = entry.context("read directory", shown)?;
+            let name = entry.file_name();
+            if name.as_encoded_bytes().starts_with(PREFIX.as_bytes()) {
+                continue;
+            }
+            let kind = entry.file_type().context("read directory", shown)?;
+            let path = path.join(&name);
+            let decision = match self.filter.keeps_everything() {
+                true => Decision::Keep,
+                false => self.filter.decide(&path, kind.is_dir(), inside_excluded, chain.as_ref()),
+            };
+            if decision == Decision::Leave {
+                continue;
+            }
+            if kind.is_dir() {
+                let inside_excluded = decision == Decision::Enter;
+                waiting.push(Directory { path, inside_excluded, chain: chain.clone() });
+            } else if kind.is_symlink() {
+                self.symlink(&path)?;
+            } else {
+                files.push(path);
+            }
+        }
+        self.files(&files)?;
+        Ok(Some(Finished { path, meta, made }))
+    }
+
+    fn vanished(&self, path: &Path) -> Result<Option<Finished>, Error> {
+        self.skip(None, path, SkipReason::Vanished);
+        Ok(None)
+    }
+
+    /// Whether it was made; in a merge it may be there.
+    fn make_directory(&self, dest: &Dest<'_>, path: &Path) -> Result<bool, Error> {
+        let place = dest.root.join(path);
+        match fs::create_dir(&place) {
+            Ok(()) => return Ok(true),
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(Error::io("make directory", dest.place(path), error));
+            }
+            Err(_) if !dest.merging => return Err(two_names(dest.place(path))),
+            Err(_) => {}
+        }
+        if fs::symlink_metadata(&place).context("read", || dest.place(path))?.is_dir() {
+            return Ok(false);
+        }
+        let cause = io::Error::new(
+            io::ErrorKind::NotADirectory,
+            "the destination has something else of that name",
+        );
+        Err(Error::new(ErrorKind::Conflict, "merge directory", self.shown(path), cause)
+            .with_other(dest.place(path)))
+    }
+
+    /// The rules of the directory's `.gitignore` (and of `.git/info/exclude` at the root), on top of those above.
+    fn read_ignore_files(
+        &self,
+        path: &Path,
+        mut chain: Option<Arc<IgnoreChain>>,
+    ) -> Result<Option<Arc<IgnoreChain>>, Error> {
+        let names: &[&str] = match path.as_os_str().is_empty() {
+            true => &[r".git\info\exclude", ".gitignore"],
+            false => &[".gitignore"],
+        };
+        for name in names {
+            let name = path.join(name);
+            let shown = || self.shown(&name);
+            if let Source::File(mut file, _) =
+                imp::open_source(&self.root.join(&name)).context("open", shown)?
+            {
+                let mut text = Vec::new();
+                file.read_to_end(&mut text).context("read", shown)?;
+                chain = Some(IgnoreChain::push(chain, path, &text));
+            }
+        }
+        Ok(chain)
+    }
+
+    /// Handles the files of a directory, in several threads where there are many.
+    fn files(&self, files: &[PathBuf]) -> Result<(), Error> {
+        let jobs = self.options.jobs.map_or_else(
+            || std::thread::available_parallelism().map_or(1, usize::from).min(8),
+            usize::from,
+        );
+        let next = AtomicUsize::new(0);
+        let work = || -> Result<(), Error> {
+            while let Some(path) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
+                self.check()?;
+                self.file(path)?;
+            }
+            Ok(())
+        };
+        let threads = jobs.min(files.len() / FILES_PER_THREAD);
+        if threads < 2 {
+            return work();
+        }
+        // The error that stops the others is the one that is told.
+        let failure = Mutex::new(None);
+        std::thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(|| {
+                    if let Err(error) = work() {
+                        lock(&failure).get_or_insert(error);
+                        self.stop.store(true, Ordering::Relaxed);
+                    }
+                });
+            }
+        });
+        failure.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+    }
+}

@@ -1,0 +1,427 @@
+//! One operation from its arguments to its report: look at both ends, stage, walk (or take a snapshot), publish.
+//!
+//! Nothing is visible at any destination before everything is staged at all of them, and if the renames fail half way,
+//! those that were done are taken back: the operation is done for all destinations or for none. (A merge is the exception
+//! that its name says: it is atomic for each file.)
+
+use std::collections::HashSet;
+use std::ffi::CString;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{self, AtFlags, Mode as Permissions, OFlags};
+use rustix::io::Errno;
+
+use super::filter::Filter;
+use super::node::DestState;
+use super::op::{self, Dest, Op};
+use super::staging::{self, Stage};
+use super::targets::{Target, is_inside, look_at};
+use super::verdicts::Verdicts;
+use super::{CloneOptions, Existing, Mode, Reflink, mounts, tally};
+use crate::error::{Context as _, Error, ErrorKind};
+use crate::reflink::imp::DIR_FLAGS;
+use crate::reflink::meta::Meta;
+use crate::reflink::{Patience, sys};
+use crate::report::{DestinationReport, Method, Report, SkipReason, Skipped};
+
+/// How long transient refusals are waited for in one operation: a ZFS transaction group takes 5 s to close. Where a copy
+/// will do nobody waits that long.
+const PATIENCE_ALWAYS: Duration = Duration::from_secs(10);
+const PATIENCE_AUTO: Duration = Duration::from_millis(500);
+
+/// What was made for a destination.
+enum Made {
+    /// It exists, and is to be left alone.
+    Skipped,
+    /// The stage that will take its name.
+    Staged(Stage),
+    /// What is merged into; `new` where it was not there before.
+    Merging { root: OwnedFd, new: Option<NewRoot> },
+}
+
+/// A directory that was made to be merged into. It goes with this, if nothing arrived in it, unless it is kept.
+struct NewRoot {
+    parent: OwnedFd,
+    name: CString,
+    kept: bool,
+}
+
+impl Drop for NewRoot {
+    fn drop(&mut self) {
+        if !self.kept {
+            let _ = fs::unlinkat(&self.parent, &self.name, AtFlags::REMOVEDIR);
+        }
+    }
+}
+
+pub(super) fn clone_tree(
+    source: &Path,
+    dests: &[&Path],
+    options: &CloneOptions,
+) -> Result<Report, Error> {
+    let start = Instant::now();
+    let filter = Filter::new(options)?;
+    let root = open_source(source)?;
+    let meta = Meta::of(&fs::fstat(&root).context("read", || source)?);
+    let absolute = std::fs::canonicalize(source).context("resolve", || source)?;
+    let targets = look_at(dests, &root, &meta, source, options.existing)?;
+    let mut reports: Vec<_> = targets
+        .iter()
+        .map(|target| DestinationReport {
+            path: target.path.clone(),
+            ..DestinationReport::default()
+        })
+        .collect();
+    let skips = |target: &Target| options.existing == Existing::Skip && target.existing.is_some();
+    for (target, report) in targets.iter().zip(&mut reports) {
+        if skips(target) {
+            report.skipped.push(Skipped { path: PathBuf::new(), reason: SkipReason::Exists });
+        }
+    }
+    let finish = |destinations| {
+        Ok(Report { source: source.to_owned(), destinations, elapsed: start.elapsed() })
+    };
+    if targets.iter().all(skips) && !options.dry_run {
+        return finish(reports);
+    }
+    if options.dry_run {
+        let counts = count(source, absolute, root, meta, filter, options, &targets)?;
+        for (target, report) in targets.iter().zip(&mut reports) {
+            if !skips(target) {
+                let path = std::mem::take(&mut report.path);
+                *report = DestinationReport { path, ..counts.clone() };
+            }
+        }
+        return finish(reports);
+    }
+    for target in &targets {
+        staging::sweep(&target.parent);
+    }
+    if let Some(stages) = snapshots(&root, &meta, &absolute, &filter, options, &targets)? {
+        publish(&targets, stages, options)?;
+        for (target, report) in targets.iter().zip(&mut reports) {
+            if !skips(target) {
+                report.method = Method::Snapshot;
+            }
+        }
+        return finish(reports);
+    }
+    let made = prepare(&targets, options)?;
+    walk_and_publish(source, absolute, root, meta, filter, options, &targets, made, &mut reports)?;
+    finish(reports)
+}
+
+fn open_source(source: &Path) -> Result<OwnedFd, Error> {
+    fs::open(source, DIR_FLAGS, Permissions::empty()).map_err(|errno| {
+        let kind = match errno {
+            Errno::NOENT => ErrorKind::SourceNotFound,
+            Errno::NOTDIR => ErrorKind::SourceNotADirectory,
+            _ => return Error::io("open", source, errno),
+        };
+        Error::new(kind, "open", source, errno)
+    })
+}
+
+/// Makes a snapshot of the subvolume for every destination, where the result would be that of the walk. `None`: walk.
+fn snapshots(
+    root: &OwnedFd,
+    meta: &Meta,
+    absolute: &Path,
+    filter: &Filter,
+    options: &CloneOptions,
+    targets: &[Target],
+) -> Result<Option<Vec<Option<Stage>>>, Error> {
+    let plain = options.mode == Mode::Clone
+        && options.reflink != Reflink::Never
+        && options.existing != Existing::Merge
+        && options.xattrs
+        && filter.keeps_everything();
+    if !plain
+        || !sys::is_subvolume(root, meta.ino)
+        || sys::has_nested_subvolumes(root).unwrap_or(true)
+        || mounts::any_below(absolute)
+        || staging::is_in(root)
+        || targets.iter().any(|target| {
+            is_inside(&target.parent, meta.id()) || mounts::is_inside(&target.parent, root, c"")
+        })
+    {
+        return Ok(None);
+    }
+    let mut stages = Vec::with_capacity(targets.len());
+    for target in targets {
+        if options.cancel.is_cancelled() {
+            return Ok(None);
+        }
+        if options.existing == Existing::Skip && target.existing.is_some() {
+            stages.push(None);
+            continue;
+        }
+        let parent = target.parent.try_clone().context("open", || &target.parent_path)?;
+        let stage = Stage::new(parent, &target.parent_path, |parent, name| {
+            sys::snapshot(root, parent, name)
+        });
+        match stage {
+            Ok(stage) => stages.push(Some(stage)),
+            // Another filesystem, no right to: the walk will do, or tell what is wrong.
+            Err(_) => return Ok(None),
+        }
+    }
+    Ok(Some(stages))
+}
+
+/// Makes a stage for every destination, or opens what is merged into.
+fn prepare(targets: &[Target], options: &CloneOptions) -> Result<Vec<Made>, Error> {
+    let mut made: Vec<Made> = Vec::with_capacity(targets.len());
+    for target in targets {
+        let path = || &target.path;
+        if options.existing == Existing::Skip && target.existing.is_some() {
+            made.push(Made::Skipped);
+        } else if options.existing == Existing::Merge {
+            let parent = target.parent.try_clone().context("open", || &target.parent_path)?;
+            let new = match fs::mkdirat(&parent, &target.name, Permissions::RWXU) {
+                Ok(()) => Some(NewRoot { parent, name: target.name.clone(), kept: false }),
+                Err(Errno::EXIST) => None,
+                Err(errno) => return Err(Error::io("make directory", path(), errno)),
+            };
+            let root = if new.is_some() {
+                staging::open_ours(&target.parent, &target.name)
+            } else {
+                let flags = DIR_FLAGS | OFlags::NOFOLLOW;
+                fs::openat(&target.parent, &target.name, flags, Permissions::empty())
+                    .map_err(io::Error::from)
+            };
+            let root = root.context("open directory", path)?;
+            if new.is_some() {
+                crate::reflink::meta::strip_inherited_acls(&root)
+                    .context("set metadata of", path)?;
+                fs::fchmod(&root, Permissions::RWXU).context("set metadata of", path)?;
+            } else {
+                staging::sweep(&root);
+            }
+            made.push(Made::Merging { root, new });
+        } else {
+            let parent = target.parent.try_clone().context("open", || &target.parent_path)?;
+            made.push(Made::Staged(
+                Stage::empty(parent, &target.parent_path).context("stage", path)?,
+            ));
+        }
+    }
+    Ok(made)
+}
+
+#[expect(clippy::too_many_arguments, reason = "the second half of one function")]
+fn walk_and_publish(
+    source: &Path,
+    absolute: PathBuf,
+    root: OwnedFd,
+    meta: Meta,
+    filter: Filter,
+    options: &CloneOptions,
+    targets: &[Target],
+    made: Vec<Made>,
+    reports: &mut [DestinationReport],
+) -> Result<(), Error> {
+    let mut excluded: HashSet<_> =
+        targets.iter().filter_map(|target| target.existing.map(|meta| meta.id())).collect();
+    // Before the stages inside them, so that they go after those.
+    let mut new_roots = Vec::new();
+    // Which destination of the operation each destination of the walk is.
+    let mut indices = Vec::new();
+    let (mut dests, mut roots, mut states) = (Vec::new(), Vec::new(), Vec::new());
+    let mut stages: Vec<Option<Stage>> = Vec::new();
+    for (index, (target, made)) in targets.iter().zip(made).enumerate() {
+        let path = || target.path.clone();
+        let (dir, new, merge_stage) = match made {
+            Made::Skipped => {
+                stages.push(None);
+                continue;
+            }
+            Made::Staged(stage) => {
+                excluded.insert(stage.id().context("stage", path)?);
+                let dir = stage.dir().try_clone().context("stage", path)?;
+                stages.push(Some(stage));
+                (dir, true, None)
+            }
+            Made::Merging { root, new } => {
+                excluded.insert(Meta::of(&fs::fstat(&root).context("read", path)?).id());
+                let inside = root.try_clone().context("stage", path)?;
+                let stage = Stage::empty(inside, &target.path).context("stage in", path)?;
+                stages.push(None);
+                let made = new.is_some();
+                new_roots.extend(new);
+                (root, made, Some(stage))
+            }
+        };
+        indices.push(index);
+        dests.push(Dest {
+            path: path(),
+            merge_stage,
+            verdicts: Verdicts::default(),
+            link_verdicts: Verdicts::default(),
+            short_clones: sys::clones_may_be_short(&dir),
+            owner: OnceLock::new(),
+        });
+        roots.push(dir);
+        states.push(DestState { made: new, stage_here: false });
+    }
+    let op = new_op(source, absolute, filter, options, dests, excluded);
+    let result = op.run(meta, root, roots, states, jobs(options));
+    let (dests, tallies, skipped) = op.into_findings();
+    if let Err(error) = result {
+        // The stages go with `dests` and `stages`; what was merged stays, as a merge is atomic for each file.
+        drop(dests);
+        return Err(error);
+    }
+    options.progress.publishing.store(true, Ordering::Relaxed);
+    for (dest, index) in dests.into_iter().zip(&indices) {
+        if let Some(stage) = dest.merge_stage {
+            if options.durable {
+                flush_filesystem(stage.dir()).context("flush", || &targets[*index].path)?;
+            }
+            stage.discard().context("remove the stage in", || &targets[*index].path)?;
+        }
+    }
+    for root in &mut new_roots {
+        root.kept = true;
+        // The stage inside it touched it last.
+        fs::utimensat(&root.parent, &root.name, &meta.timestamps(), AtFlags::SYMLINK_NOFOLLOW)
+            .context("set metadata of", || source)?;
+    }
+    publish(targets, stages, options)?;
+    for (place, (index, tally)) in indices.iter().zip(tallies).enumerate() {
+        let report = &mut reports[*index];
+        *report = DestinationReport { path: std::mem::take(&mut report.path), ..tally };
+        report.method = tally::method(options.mode, report);
+        report.skipped = skipped
+            .iter()
+            .filter(|(dest, _)| dest.is_none_or(|dest| dest == place))
+            .map(|(_, skipped)| skipped.clone())
+            .collect();
+        report.skipped.sort_by(|a, b| a.path.cmp(&b.path));
+    }
+    Ok(())
+}
+
+fn new_op<'a>(
+    source: &'a Path,
+    absolute: PathBuf,
+    filter: Filter,
+    options: &'a CloneOptions,
+    dests: Vec<Dest>,
+    excluded: HashSet<(u64, u64)>,
+) -> Op<'a> {
+    let patience = if options.reflink == Reflink::Always { PATIENCE_ALWAYS } else { PATIENCE_AUTO };
+    let budget = op::descriptor_budget(dests.len());
+    Op::new(options, filter, source, absolute, dests, excluded, Patience::new(patience), budget)
+}
+
+fn jobs(options: &CloneOptions) -> usize {
+    options.jobs.map_or_else(op::default_jobs, usize::from)
+}
+
+/// A walk without a destination.
+fn count(
+    source: &Path,
+    absolute: PathBuf,
+    root: OwnedFd,
+    meta: Meta,
+    filter: Filter,
+    options: &CloneOptions,
+    targets: &[Target],
+) -> Result<DestinationReport, Error> {
+    let excluded =
+        targets.iter().filter_map(|target| target.existing.map(|meta| meta.id())).collect();
+    let op = new_op(source, absolute, filter, options, Vec::new(), excluded);
+    op.run(meta, root, Vec::new(), Vec::new(), jobs(options))?;
+    let (_, tallies, skipped) = op.into_findings();
+    let mut counts = tallies.into_iter().next().unwrap_or_default();
+    counts.directories += 1;
+    counts.skipped = skipped.into_iter().map(|(_, skipped)| skipped).collect();
+    counts.skipped.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(counts)
+}
+
+/// Flushes the filesystem of `dir`; where there is no such call, all of them.
+fn flush_filesystem(dir: impl std::os::fd::AsFd) -> rustix::io::Result<()> {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    return fs::syncfs(dir);
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    {
+        let _ = dir;
+        fs::sync();
+        Ok(())
+    }
+}
+
+/// Renames every stage to its place, or none.
+fn publish(
+    targets: &[Target],
+    stages: Vec<Option<Stage>>,
+    options: &CloneOptions,
+) -> Result<(), Error> {
+    let mut stages: Vec<_> =
+        targets.iter().zip(stages).filter_map(|(target, stage)| Some((target, stage?))).collect();
+    if options.durable {
+        for (target, stage) in &stages {
+            flush_filesystem(stage.dir()).context("flush", || &target.path)?;
+        }
+    }
+    let mut replaced = vec![false; stages.len()];
+    let mut done = 0;
+    let mut publish_all = || {
+        for (target, stage) in &mut stages {
+            replaced[done] = publish_one(target, stage, options.existing)?;
+            done += 1;
+        }
+        if options.durable {
+            for (target, stage) in &stages {
+                stage.sync_parent().context("flush", || &target.parent_path)?;
+            }
+        }
+        Ok(())
+    };
+    if let Err(error) = publish_all() {
+        for ((target, stage), replaced) in stages[..done].iter_mut().zip(&replaced) {
+            if *replaced {
+                let _ = stage.exchange(&target.name);
+            } else {
+                stage.unpublish(&target.name);
+            }
+        }
+        return Err(error);
+    }
+    for ((_, stage), replaced) in stages.into_iter().zip(replaced) {
+        if replaced {
+            let left = stage.path();
+            stage.discard().context("remove what was replaced, now", || left)?;
+        }
+    }
+    Ok(())
+}
+
+/// Renames one stage to its place; `true` where something was there and is the stage now.
+fn publish_one(target: &Target, stage: &mut Stage, existing: Existing) -> Result<bool, Error> {
+    // Under `Replace` the destination may come and go while we look.
+    for _ in 0..100 {
+        match stage.publish(&target.name) {
+            Ok(()) => return Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(Error::io("publish", &target.path, error)),
+        }
+        if existing != Existing::Replace {
+            break;
+        }
+        match stage.exchange(&target.name) {
+            Ok(()) => return Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(Error::io("publish", &target.path, error)),
+        }
+    }
+    let cause = io::Error::new(io::ErrorKind::AlreadyExists, "the destination appeared meanwhile");
+    Err(Error::new(ErrorKind::DestinationExists, "clone to", &target.path, cause))
+}

@@ -1,0 +1,270 @@
+//! Entries that need no filling: links to the source and within the tree, symbolic links, FIFOs.
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use rustix::fs::{self, AtFlags, FileType, Mode};
+use rustix::io::Errno;
+
+use super::Mode as LinkMode;
+use super::file::{Because, Unlinked};
+use super::links::{First, Seen};
+use super::node::{Handles, Node};
+use super::walk::{Worker, two_names};
+use crate::error::{Context as _, Error};
+use crate::reflink::meta::{self, Meta};
+use crate::reflink::sys;
+use crate::reflink::verdict::{Verdict, classify};
+use crate::report::SkipReason;
+
+impl Worker<'_, '_> {
+    /// Makes an entry that needs no filling: at its place where that is free, else (in a merge) staged and renamed.
+    fn make(
+        &mut self,
+        dest: usize,
+        node: &Arc<Node>,
+        handles: &Handles,
+        name: &CStr,
+        make: impl Fn(BorrowedFd<'_>, &CStr) -> rustix::io::Result<()>,
+    ) -> Result<rustix::io::Result<()>, Error> {
+        match make(handles.dests[dest].as_fd(), name) {
+            Err(Errno::EXIST) => {}
+            result => return Ok(result),
+        }
+        let Some(temporary) = self.temporary(dest, node)? else {
+            return Err(two_names(self.op.dest_path(dest, node, name)));
+        };
+        if let Err(errno) = make(self.place(dest, node, handles, true)?, &temporary) {
+            return Ok(Err(errno));
+        }
+        self.settle(dest, node, handles, name, Some(&temporary))?;
+        Ok(Ok(()))
+    }
+
+    /// A further name of a file that was made already; `false` where it cannot be linked, or is not that file any more.
+    pub(super) fn link_to_first(
+        &mut self,
+        dest: usize,
+        first: &First,
+        node: &Arc<Node>,
+        handles: &Handles,
+        name: &CStr,
+    ) -> Result<bool, Error> {
+        let op = self.op;
+        if sys::CLONE_MAKES_THE_FILE {
+            // The first may not stand there yet.
+            return Ok(false);
+        }
+        let Ok(from) = first.dir.handles(&op.dirs) else { return Ok(false) };
+        if op.dests[dest].merge_stage.is_some() {
+            let same = fs::statat(&from.dests[dest], &first.name, AtFlags::SYMLINK_NOFOLLOW)
+                .is_ok_and(|stat| first.ids.get(dest) == Some(&Meta::of(&stat).id()));
+            // It is still staged, or another merge replaced it.
+            if !same {
+                return Ok(false);
+            }
+        }
+        let made = self.make(dest, node, handles, name, |dir, name| {
+            fs::linkat(&from.dests[dest], &first.name, dir, name, AtFlags::empty())
+        })?;
+        match made {
+            Ok(()) => Ok(true),
+            Err(errno @ (Errno::IO | Errno::NOSPC | Errno::DQUOT | Errno::NOMEM)) => {
+                Err(Error::io("link", op.dest_path(dest, node, name), errno))
+            }
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// The link modes: links the file wherever it can be.
+    pub(super) fn link(
+        &mut self,
+        node: &Arc<Node>,
+        handles: &Handles,
+        name: &CStr,
+    ) -> Result<Unlinked, Error> {
+        let op = self.op;
+        let hard = op.options.mode == LinkMode::Hardlink;
+        let target = (!hard).then(|| op.source_absolute.join(node.path_of(name)));
+        let dev = node.meta.dev;
+        let mut unlinked = Vec::with_capacity(op.dests.len());
+        for (dest, at) in op.dests.iter().enumerate() {
+            if hard && at.link_verdicts.known(dev).refused {
+                unlinked.push(Some(Because::Filesystem));
+                continue;
+            }
+            let made = self.make(dest, node, handles, name, |dir, place| match &target {
+                Some(target) => fs::symlinkat(target, dir, place),
+                None => fs::linkat(&handles.source, name, dir, place, AtFlags::empty()),
+            })?;
+            let Err(errno) = made else {
+                if hard {
+                    at.link_verdicts.worked(dev);
+                }
+                self.count_link(dest);
+                unlinked.push(None);
+                continue;
+            };
+            let error = io::Error::from(errno);
+            unlinked.push(Some(match classify(&error) {
+                // It is gone; opening it will tell.
+                _ if hard && errno == Errno::NOENT => Because::File,
+                Verdict::Filesystem if hard => Because::Filesystem,
+                Verdict::File if hard => Because::File,
+                _ => {
+                    return Err(Error::io("link", op.source_path(node, name), error)
+                        .with_other(op.dest_path(dest, node, name)));
+                }
+            }));
+            if errno != Errno::NOENT {
+                at.link_verdicts.refused(
+                    dev,
+                    classify(&error),
+                    matches!(errno, Errno::PERM | Errno::ACCESS),
+                );
+            }
+        }
+        Ok(unlinked)
+    }
+
+    /// Recreates a symbolic link; `true` where it is none any more.
+    pub(super) fn symlink(
+        &mut self,
+        node: &Arc<Node>,
+        handles: &Handles,
+        name: &CStr,
+    ) -> Result<bool, Error> {
+        let op = self.op;
+        let path = || op.source_path(node, name);
+        let target = match fs::readlinkat(&handles.source, name, Vec::new()) {
+            Ok(target) => target,
+            Err(Errno::NOENT | Errno::INVAL) => return Ok(true),
+            Err(errno) => return Err(Error::io("read link", path(), errno)),
+        };
+        let Some(meta) = self.stat_again(node, handles, name, FileType::Symlink)? else {
+            return Ok(true);
+        };
+        self.special(node, handles, name, &meta, None, |dir, name| {
+            fs::symlinkat(&target, dir, name)
+        })?;
+        for tally in &mut self.tallies {
+            tally.symlinks += 1;
+        }
+        Ok(false)
+    }
+
+    /// Recreates a FIFO; `true` where it is none any more.
+    pub(super) fn fifo(
+        &mut self,
+        node: &Arc<Node>,
+        handles: &Handles,
+        name: &CStr,
+    ) -> Result<bool, Error> {
+        let Some(meta) = self.stat_again(node, handles, name, FileType::Fifo)? else {
+            return Ok(true);
+        };
+        let mode = meta::mode(meta.permissions());
+        self.special(node, handles, name, &meta, Some(mode), |dir, name| {
+            make_fifo(dir, name, mode)
+        })?;
+        for tally in &mut self.tallies {
+            tally.fifos += 1;
+        }
+        Ok(false)
+    }
+
+    fn stat_again(
+        &self,
+        node: &Node,
+        handles: &Handles,
+        name: &CStr,
+        kind: FileType,
+    ) -> Result<Option<Meta>, Error> {
+        match fs::statat(&handles.source, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(Meta::of(&stat)).filter(|meta| meta.file_type() == kind)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(Error::io("read", self.op.source_path(node, name), errno)),
+        }
+    }
+
+    /// Makes an entry without content, with its metadata, at every destination; or a hard link to it, where it is a further
+    /// name.
+    fn special(
+        &mut self,
+        node: &Arc<Node>,
+        handles: &Handles,
+        name: &CStr,
+        meta: &Meta,
+        mode: Option<Mode>,
+        make: impl Fn(BorrowedFd<'_>, &CStr) -> rustix::io::Result<()>,
+    ) -> Result<(), Error> {
+        let op = self.op;
+        let dests = 0..op.dests.len();
+        if meta.links <= 1 || op.dests.is_empty() {
+            for dest in dests.clone() {
+                self.special_at(dest, node, handles, name, meta, mode, &make)?;
+            }
+        } else {
+            node.remember(handles).context("read directory", || op.source_path(node, name))?;
+            let seen = op.links.first_or(meta, node, name, || {
+                let mut ids = Vec::new();
+                for dest in dests.clone() {
+                    self.special_at(dest, node, handles, name, meta, mode, &make)?;
+                    let stat = fs::statat(&handles.dests[dest], name, AtFlags::SYMLINK_NOFOLLOW)
+                        .context("read", || op.dest_path(dest, node, name))?;
+                    ids.push(Meta::of(&stat).id());
+                }
+                Ok(((), ids))
+            })?;
+            if let Seen::Before(first) = seen {
+                for dest in dests.clone() {
+                    if !self.link_to_first(dest, &first, node, handles, name)? {
+                        op.skip(Some(dest), node.path_of(name), SkipReason::HardlinkBroken);
+                        self.special_at(dest, node, handles, name, meta, mode, &make)?;
+                    }
+                }
+            }
+        }
+        op.options.progress.files.fetch_add(dests.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// At one destination. In a merge it is staged: its metadata is set by name, and a name in the destination may be
+    /// anybody's a moment later.
+    #[expect(clippy::too_many_arguments, reason = "the inner half of one function")]
+    fn special_at(
+        &mut self,
+        dest: usize,
+        node: &Arc<Node>,
+        handles: &Handles,
+        name: &CStr,
+        meta: &Meta,
+        mode: Option<Mode>,
+        make: impl Fn(BorrowedFd<'_>, &CStr) -> rustix::io::Result<()>,
+    ) -> Result<(), Error> {
+        let op = self.op;
+        let path = || op.dest_path(dest, node, name);
+        let temporary = self.temporary(dest, node)?;
+        let created = meta::created_by_us(self.mode_is_exact);
+        let dir = self.place(dest, node, handles, temporary.is_some())?;
+        let place = temporary.as_deref().unwrap_or(name);
+        make(dir, place).map_err(|errno| {
+            if errno == Errno::EXIST { two_names(path()) } else { Error::io("make", path(), errno) }
+        })?;
+        meta::apply_at(dir, place, meta, created, mode).context("set metadata of", path)?;
+        self.settle(dest, node, handles, name, temporary.as_deref())
+    }
+}
+
+#[cfg(not(target_vendor = "apple"))]
+fn make_fifo(dir: BorrowedFd<'_>, name: &CStr, mode: Mode) -> rustix::io::Result<()> {
+    fs::mknodat(dir, name, FileType::Fifo, mode, 0)
+}
+
+#[cfg(target_vendor = "apple")]
+fn make_fifo(dir: BorrowedFd<'_>, name: &CStr, mode: Mode) -> rustix::io::Result<()> {
+    sys::make_fifo(dir, name, mode)
+}

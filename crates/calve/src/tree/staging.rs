@@ -1,0 +1,495 @@
+//! Whole or absent: a tree is built under another name beside its destination and renamed into place.
+//!
+//! A stage is a directory named `.calve-stage-BOOT-PID-START-RANDOM`, which says who made it, and its maker holds a
+//! `flock(2)` on it for as long as it lives. A stage is dead, and swept by whoever comes next, only if the lock can be had
+//! *and* nothing in the name says that its maker lives: a process id is compared with the time that process started, and
+//! both mean something only during one boot and in one PID namespace. The lock alone would not do (a filesystem may
+//! not have locks), nor the name alone (a container sees other process ids).
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use rustix::fs::{self, AtFlags, Dir, FileType, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::reflink::imp::DIR_FLAGS;
+use crate::reflink::meta::{self, Meta};
+
+#[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
+use rustix::fs::{RenameFlags, renameat_with as rename_with};
+
+/// Elsewhere no rename takes flags.
+#[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
+struct RenameFlags;
+
+#[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
+impl RenameFlags {
+    const NOREPLACE: Self = Self;
+    const EXCHANGE: Self = Self;
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
+fn rename_with(
+    _: &OwnedFd,
+    _: &CStr,
+    _: &OwnedFd,
+    _: &CStr,
+    _: RenameFlags,
+) -> rustix::io::Result<()> {
+    Err(Errno::NOSYS)
+}
+
+/// What the name of every stage starts with. Entries of the source with such a name are never cloned.
+pub(super) const PREFIX: &str = ".calve-stage-";
+
+/// A stage as old as this whose maker cannot be asked for is taken for dead if its lock is free.
+const STRANGER_AGE: Duration = Duration::from_secs(60);
+
+/// How often a lock that another process holds is asked for, once a millisecond.
+const LOCK_TRIES: u32 = 100;
+
+/// Who makes stages: this process, in this boot.
+#[derive(Debug, PartialEq, Eq)]
+struct Maker {
+    /// The boot and the PID namespace, as one number.
+    world: u64,
+    pid: u32,
+    start: u64,
+}
+
+impl Maker {
+    fn this() -> &'static Self {
+        static THIS: OnceLock<Maker> = OnceLock::new();
+        THIS.get_or_init(|| {
+            let pid = std::process::id();
+            Self { world: world(), pid, start: start_time(pid).unwrap_or(0) }
+        })
+    }
+
+    fn prefix(&self) -> String {
+        format!("{PREFIX}{:016x}-{}-{}-", self.world, self.pid, self.start)
+    }
+
+    fn parse(name: &[u8]) -> Option<Self> {
+        let rest = std::str::from_utf8(name).ok()?.strip_prefix(PREFIX)?;
+        let mut parts = rest.split('-');
+        let world = u64::from_str_radix(parts.next()?, 16).ok()?;
+        let (pid, start) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+        parts.next()?;
+        Some(Self { world, pid, start })
+    }
+
+    /// Whether it lives; `None` where that cannot be told from here.
+    fn lives(&self) -> Option<bool> {
+        (self.world == Self::this().world && self.start != 0)
+            .then(|| start_time(self.pid) == Some(self.start))
+    }
+}
+
+/// The boot and the PID namespace as one number; 0 where there is no /proc.
+fn world() -> u64 {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let Ok(boot) = std::fs::read("/proc/sys/kernel/random/boot_id") else { return 0 };
+    let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    let mut hasher = DefaultHasher::new();
+    (boot, namespace).hash(&mut hasher);
+    hasher.finish()
+}
+
+/// When a process started, in clock ticks since the boot: field 22 of /proc/PID/stat, proc_pid_stat(5).
+fn start_time(pid: u32) -> Option<u64> {
+    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the command's name in parentheses, which may hold anything.
+    let after = stat.iter().rposition(|byte| *byte == b')')? + 1;
+    std::str::from_utf8(&stat[after..]).ok()?.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+/// A name for a stage, or for a single file on its way: nobody can predict it, and it says who made it.
+pub(super) fn stage_name() -> String {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    format!("{}{:016x}", Maker::this().prefix(), RandomState::new().build_hasher().finish())
+}
+
+/// A tree under construction. Removed when dropped, unless it was published.
+#[derive(Debug)]
+pub(super) struct Stage {
+    parent: OwnedFd,
+    parent_path: PathBuf,
+    name: CString,
+    /// The stage's own directory, locked.
+    dir: OwnedFd,
+    armed: bool,
+}
+
+impl Stage {
+    /// Makes a stage in `parent` with `make`, which is given the parent and the name, opens and locks it. It is
+    /// private until its mode is set: nobody else sees files whose final mode or ACL is not there yet.
+    pub(super) fn new(
+        parent: OwnedFd,
+        parent_path: &Path,
+        mut make: impl FnMut(&OwnedFd, &CStr) -> io::Result<()>,
+    ) -> io::Result<Self> {
+        loop {
+            let name = CString::new(stage_name())?;
+            match make(&parent, &name) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                Err(error) => return Err(error),
+            }
+            let dir = match open_ours(&parent, &name) {
+                Ok(dir) => dir,
+                Err(error) => {
+                    let _ = remove(&parent, &name);
+                    return Err(error);
+                }
+            };
+            let stage =
+                Self { parent, parent_path: parent_path.to_owned(), name, dir, armed: true };
+            // Where locks are not to be had the name speaks for us alone. Who holds it for a moment only asks whether we live.
+            for _ in 0..LOCK_TRIES {
+                match fs::flock(&stage.dir, FlockOperation::NonBlockingLockShared) {
+                    Err(Errno::WOULDBLOCK) => std::thread::sleep(Duration::from_millis(1)),
+                    _ => break,
+                }
+            }
+            return Ok(stage);
+        }
+    }
+
+    /// An empty stage: no set-group-ID and no ACL that it would pass on to what is made in it.
+    pub(super) fn empty(parent: OwnedFd, parent_path: &Path) -> io::Result<Self> {
+        let stage = Self::new(parent, parent_path, |parent, name| {
+            Ok(fs::mkdirat(parent, name, Mode::RWXU)?)
+        })?;
+        meta::strip_inherited_acls(&stage.dir)?;
+        fs::fchmod(&stage.dir, Mode::RWXU)?;
+        Ok(stage)
+    }
+
+    pub(super) fn dir(&self) -> &OwnedFd {
+        &self.dir
+    }
+
+    pub(super) fn id(&self) -> io::Result<(u64, u64)> {
+        Ok(Meta::of(&fs::fstat(&self.dir)?).id())
+    }
+
+    /// Where the stage is, for messages.
+    pub(super) fn path(&self) -> PathBuf {
+        use std::os::unix::ffi::OsStrExt;
+        self.parent_path.join(std::ffi::OsStr::from_bytes(self.name.to_bytes()))
+    }
+
+    /// Renames the stage to `name`, which must not exist.
+    pub(super) fn publish(&mut self, name: &CStr) -> io::Result<()> {
+        match rename_with(&self.parent, &self.name, &self.parent, name, RenameFlags::NOREPLACE) {
+            Ok(()) => {}
+            // A filesystem without NOREPLACE. A directory replaces only an empty directory: make one, which fails
+            // where anything is, and replace that.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
+                fs::mkdirat(&self.parent, name, Mode::RWXU)?;
+                fs::renameat(&self.parent, &self.name, &self.parent, name).inspect_err(|_| {
+                    let _ = fs::unlinkat(&self.parent, name, AtFlags::REMOVEDIR);
+                })?;
+            }
+            Err(errno) => return Err(errno.into()),
+        }
+        self.armed = false;
+        Ok(())
+    }
+
+    /// Renames the stage to `name` and whatever is there to the stage's name, in one step; then the stage is what was
+    /// replaced, and goes with it.
+    pub(super) fn exchange(&mut self, name: &CStr) -> io::Result<()> {
+        match rename_with(&self.parent, &self.name, &self.parent, name, RenameFlags::EXCHANGE) {
+            Ok(()) => Ok(()),
+            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
+                // Not atomic here: aside, in, and back again if that fails, so that no hole is left.
+                // Under a name that is not swept: should this process die in between, it is all there is of the old.
+                // A new name each time: an exchange that is taken back finds the first aside still there.
+                let aside = CString::new(stage_name().replacen(PREFIX, ".calve-replaced-", 1))?;
+                fs::renameat(&self.parent, name, &self.parent, &aside)?;
+                if let Err(errno) = fs::renameat(&self.parent, &self.name, &self.parent, name) {
+                    fs::renameat(&self.parent, &aside, &self.parent, name)?;
+                    return Err(errno.into());
+                }
+                // The new tree stands; from here on the old one may be swept.
+                if fs::renameat(&self.parent, &aside, &self.parent, &self.name).is_err() {
+                    self.name = aside;
+                }
+                Ok(())
+            }
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Takes a published tree back, so that it is removed when the stage is dropped.
+    pub(super) fn unpublish(&mut self, name: &CStr) {
+        if rename_with(&self.parent, name, &self.parent, &self.name, RenameFlags::NOREPLACE).is_ok()
+        {
+            self.armed = true;
+        }
+    }
+
+    /// Flushes the name of the published tree.
+    pub(super) fn sync_parent(&self) -> io::Result<()> {
+        Ok(fs::fsync(&self.parent)?)
+    }
+
+    /// Removes the stage, or what was exchanged for it.
+    pub(super) fn discard(mut self) -> io::Result<()> {
+        self.armed = false;
+        remove(&self.parent, &self.name)
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        if self.armed {
+            let _ = remove(&self.parent, &self.name);
+        }
+    }
+}
+
+/// Removes the stages in `parent` whose makers are dead. What cannot be removed stays for the next time.
+pub(super) fn sweep(parent: &OwnedFd) {
+    let Ok(dir) = Dir::read_from(parent) else { return };
+    let names: Vec<CString> = dir
+        .flatten()
+        .filter(|entry| entry.file_name().to_bytes().starts_with(PREFIX.as_bytes()))
+        .map(|entry| entry.file_name().to_owned())
+        .collect();
+    for name in names {
+        if is_dead(parent, &name).unwrap_or(false) {
+            let _ = remove(parent, &name);
+        }
+    }
+}
+
+/// Whether a stage stands in `dir`, dead or alive. In doubt one does.
+pub(super) fn is_in(dir: &OwnedFd) -> bool {
+    Dir::read_from(dir).map_or(true, |mut entries| {
+        entries.any(|entry| {
+            entry.map_or(true, |entry| entry.file_name().to_bytes().starts_with(PREFIX.as_bytes()))
+        })
+    })
+}
+
+fn is_dead(parent: &OwnedFd, name: &CStr) -> io::Result<bool> {
+    let Some(maker) = Maker::parse(name.to_bytes()) else { return Ok(false) };
+    let lives = maker.lives();
+    if lives == Some(true) {
+        return Ok(false);
+    }
+    let stage = match fs::openat(parent, name, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty()) {
+        Ok(stage) => stage,
+        // What a replacement left: a file or a link that was replaced by a tree; or a file that was on its way.
+        Err(Errno::NOTDIR | Errno::LOOP) => return Ok(lives == Some(false)),
+        Err(errno) => return Err(errno.into()),
+    };
+    if let Err(errno) = fs::flock(&stage, FlockOperation::NonBlockingLockExclusive) {
+        return Ok(errno != Errno::WOULDBLOCK && lives == Some(false));
+    }
+    if lives == Some(false) {
+        return Ok(true);
+    }
+    let made = fs::fstat(&stage)?.st_ctime;
+    let now =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Ok(now.as_secs().saturating_sub(made.unsigned_abs()) >= STRANGER_AGE.as_secs())
+}
+
+/// How deep [`remove`] goes before it takes a directory up to the top, so that depth costs neither stack nor descriptors.
+const FLAT_DEPTH: usize = 32;
+
+/// Removes whatever is at `name` in `parent`, never following a link and never crossing into another mount. On an
+/// error what is left stays at `name`.
+pub(super) fn remove(parent: &OwnedFd, name: &CStr) -> io::Result<()> {
+    match fs::unlinkat(parent, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => return Ok(()),
+        // EPERM is what POSIX wants for a directory, EISDIR what Linux gives.
+        Err(Errno::ISDIR | Errno::PERM) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    match fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
+        Ok(()) | Err(Errno::NOENT) => return Ok(()),
+        Err(Errno::NOTEMPTY | Errno::EXIST) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    let top = open_ours(parent, name)?;
+    let dev = Meta::of(&fs::fstat(&top)?).dev;
+    let mut moved = 0_u64;
+    // Directories from the depths arrive at the top while it is emptied: until a pass finds none.
+    while empty(&top, &top, dev, 0, &mut moved)? {}
+    match fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Removes everything in `dir`; `true` where directories were moved to the top instead.
+fn empty(
+    top: &OwnedFd,
+    dir: &OwnedFd,
+    dev: u64,
+    depth: usize,
+    moved: &mut u64,
+) -> io::Result<bool> {
+    let mut any_moved = false;
+    let entries: Vec<(CString, FileType)> = Dir::read_from(dir)?
+        .map(|entry| entry.map(|entry| (entry.file_name().to_owned(), entry.file_type())))
+        .collect::<Result<_, _>>()?;
+    for (name, kind) in entries {
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        if kind != FileType::Directory {
+            match fs::unlinkat(dir, &name, AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => continue,
+                // The type was not known; or the directory is read-only.
+                Err(Errno::ISDIR | Errno::PERM | Errno::ACCESS) => {
+                    fs::fchmod(dir, Mode::RWXU)?;
+                    match fs::unlinkat(dir, &name, AtFlags::empty()) {
+                        Ok(()) | Err(Errno::NOENT) => continue,
+                        Err(Errno::ISDIR) => {}
+                        Err(errno) => return Err(errno.into()),
+                    }
+                }
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        let mut result = fs::unlinkat(dir, &name, AtFlags::REMOVEDIR);
+        if result == Err(Errno::ACCESS) {
+            fs::fchmod(dir, Mode::RWXU)?;
+            result = fs::unlinkat(dir, &name, AtFlags::REMOVEDIR);
+        }
+        match result {
+            Ok(()) | Err(Errno::NOENT) => continue,
+            Err(Errno::NOTEMPTY | Errno::EXIST) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let child = open_ours(dir, &name)?;
+        let meta = Meta::of(&fs::fstat(&child)?);
+        if meta.dev != dev && is_mount_root(&child) {
+            return Err(io::Error::new(
+                io::ErrorKind::ResourceBusy,
+                "it holds a mount point, which is never deleted across",
+            ));
+        }
+        if depth >= FLAT_DEPTH {
+            // A name that is taken there, by whomever, is passed over.
+            loop {
+                *moved += 1;
+                let flat = CString::new(format!(".calve-flat-{moved}"))?;
+                match fs::renameat(dir, &name, top, &flat) {
+                    Ok(()) => break,
+                    Err(Errno::EXIST | Errno::NOTEMPTY | Errno::NOTDIR) => {}
+                    Err(errno) => return Err(errno.into()),
+                }
+            }
+            any_moved = true;
+            continue;
+        }
+        any_moved |= empty(top, &child, meta.dev, depth + 1, moved)?;
+        match fs::unlinkat(dir, &name, AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(any_moved)
+}
+
+/// Opens a directory, making it ours to read and write if it cannot be opened: a closed one that is to be removed, or one
+/// that was made under a umask that takes from the owner, too.
+pub(super) fn open_ours(parent: &OwnedFd, name: &CStr) -> io::Result<OwnedFd> {
+    match fs::openat(parent, name, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty()) {
+        Err(Errno::ACCESS) => make_accessible(parent, name)?,
+        Ok(dir) => return Ok(dir),
+        Err(errno) => return Err(errno.into()),
+    }
+    Ok(fs::openat(parent, name, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())?)
+}
+
+/// chmod(2) of a directory that cannot be opened, without following a link: through a descriptor that only
+/// stands for its path.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn make_accessible(parent: &OwnedFd, name: &CStr) -> io::Result<()> {
+    use std::os::fd::{AsFd, AsRawFd};
+    let dir = fs::openat(
+        parent,
+        name,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    Ok(fs::chmod(format!("/proc/self/fd/{}", dir.as_fd().as_raw_fd()), Mode::RWXU)?)
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn make_accessible(parent: &OwnedFd, name: &CStr) -> io::Result<()> {
+    Ok(fs::chmodat(parent, name, Mode::RWXU, AtFlags::SYMLINK_NOFOLLOW)?)
+}
+
+/// Whether another device number means another mount, and not a subvolume of this one. In doubt it does.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn is_mount_root(dir: &OwnedFd) -> bool {
+    use rustix::fs::{StatxAttributes, StatxFlags};
+    fs::statx(dir, c"", AtFlags::EMPTY_PATH, StatxFlags::TYPE).map_or(true, |stat| {
+        !stat.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT)
+            || stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)
+    })
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn is_mount_root(_: &OwnedFd) -> bool {
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stage_names_its_maker_and_only_the_dead_are_dead() {
+        let this = Maker::this();
+        let name = format!("{}0123", this.prefix());
+        assert_eq!(Maker::parse(name.as_bytes()).as_ref(), Some(this));
+        assert_eq!(this.lives(), Some(true));
+        // The same process id, started at another time, was another process.
+        assert_eq!(Maker { start: this.start + 1, ..*this }.lives(), Some(false));
+        assert_eq!(Maker { world: this.world ^ 1, ..*this }.lives(), None);
+        for foreign in
+            ["", ".calve-stage-", ".calve-stage-x-1-1-0", ".calve-stage-1-1-1", ".calve-other"]
+        {
+            assert_eq!(Maker::parse(foreign.as_bytes()), None, "{foreign}");
+        }
+    }
+
+    #[test]
+    fn a_deep_tree_with_closed_directories_is_removed_and_what_links_point_to_stays() {
+        let temp = tempfile::tempdir().unwrap();
+        let outside = temp.path().join("outside");
+        std::fs::create_dir(&outside).unwrap();
+        std::fs::write(outside.join("kept"), "kept").unwrap();
+        let parent = fs::open(temp.path(), DIR_FLAGS, Mode::empty()).unwrap();
+        fs::mkdirat(&parent, "tree", Mode::RWXU).unwrap();
+        let mut dir = fs::openat(&parent, "tree", DIR_FLAGS, Mode::empty()).unwrap();
+        for level in 0..300 {
+            fs::symlinkat(&outside, &dir, "link").unwrap();
+            fs::mkdirat(&dir, "d", Mode::RWXU).unwrap();
+            fs::mkdirat(&dir, "side", Mode::RWXU).unwrap();
+            let next = fs::openat(&dir, "d", DIR_FLAGS, Mode::empty()).unwrap();
+            if level % 7 == 0 {
+                fs::fchmod(&dir, Mode::RUSR | Mode::XUSR).unwrap();
+            }
+            dir = next;
+        }
+        remove(&parent, c"tree").unwrap();
+        assert!(!temp.path().join("tree").try_exists().unwrap());
+        assert!(outside.join("kept").try_exists().unwrap());
+        remove(&parent, c"tree").expect("what is not there is removed already");
+    }
+}

@@ -1,0 +1,173 @@
+//! The destinations as they are found, and what cannot be, before anything is made.
+
+use std::collections::HashSet;
+use std::ffi::CString;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{self, AtFlags, FileType, Mode as Permissions};
+use rustix::io::Errno;
+
+use super::{Existing, mounts};
+use crate::error::{Context as _, Error, ErrorKind};
+use crate::reflink::imp::DIR_FLAGS;
+use crate::reflink::meta::Meta;
+
+/// A destination, as it was found.
+pub(super) struct Target {
+    pub(super) path: PathBuf,
+    pub(super) parent: OwnedFd,
+    pub(super) parent_path: PathBuf,
+    pub(super) name: CString,
+    pub(super) existing: Option<Meta>,
+}
+
+impl Target {
+    /// Whether what exists there is the open directory `dir`, or a directory that holds it.
+    fn holds(&self, dir: &OwnedFd) -> bool {
+        self.existing.is_some_and(|found| {
+            found.file_type() == FileType::Directory
+                && (is_inside(dir, found.id()) || mounts::is_inside(dir, &self.parent, &self.name))
+        })
+    }
+}
+
+/// Opens the destinations' folders and refuses what cannot be, before anything is made.
+pub(super) fn look_at(
+    dests: &[&Path],
+    root: &OwnedFd,
+    meta: &Meta,
+    source: &Path,
+    existing: Existing,
+) -> Result<Vec<Target>, Error> {
+    let mut seen = HashSet::new();
+    let mut targets = Vec::with_capacity(dests.len());
+    for dest in dests {
+        let target = open_target(dest)?;
+        let overlap = |what: &str| {
+            let cause = io::Error::new(io::ErrorKind::InvalidInput, what.to_owned());
+            Error::new(ErrorKind::Overlap, "clone", source, cause).with_other(&target.path)
+        };
+        let parent = Meta::of(&fs::fstat(&target.parent).context("read", || &target.parent_path)?);
+        if !seen.insert((parent.id(), target.name.clone())) {
+            return Err(overlap("the same destination is given twice"));
+        }
+        if let Some(found) = &target.existing {
+            if found.id() == meta.id() {
+                return Err(overlap("source and destination are the same"));
+            }
+            let refuse = |kind, error: io::ErrorKind, what: &str| {
+                Err(Error::new(
+                    kind,
+                    "clone to",
+                    &target.path,
+                    io::Error::new(error, what.to_owned()),
+                ))
+            };
+            match existing {
+                Existing::Fail => {
+                    return refuse(
+                        ErrorKind::DestinationExists,
+                        io::ErrorKind::AlreadyExists,
+                        "the destination exists",
+                    );
+                }
+                Existing::Replace if target.holds(root) => {
+                    return Err(overlap("the destination to be replaced holds the source"));
+                }
+                Existing::Merge if found.file_type() == FileType::Symlink => {
+                    return refuse(
+                        ErrorKind::Conflict,
+                        io::ErrorKind::NotADirectory,
+                        "the destination is a symbolic link; give the directory that it points to",
+                    );
+                }
+                Existing::Merge if found.file_type() != FileType::Directory => {
+                    return refuse(
+                        ErrorKind::Conflict,
+                        io::ErrorKind::NotADirectory,
+                        "the destination is no directory",
+                    );
+                }
+                Existing::Skip | Existing::Replace | Existing::Merge => {}
+            }
+        }
+        targets.push(target);
+    }
+    if existing == Existing::Replace {
+        no_other_inside(&targets)?;
+    }
+    Ok(targets)
+}
+
+/// What is replaced must not hold another destination, which would go with it.
+fn no_other_inside(targets: &[Target]) -> Result<(), Error> {
+    for outer in targets {
+        if let Some(inner) = targets.iter().find(|inner| outer.holds(&inner.parent)) {
+            let cause =
+                io::Error::new(io::ErrorKind::InvalidInput, "one destination is inside the other");
+            return Err(Error::new(ErrorKind::Overlap, "clone to", &inner.path, cause)
+                .with_other(&outer.path));
+        }
+    }
+    Ok(())
+}
+
+fn open_target(dest: &Path) -> Result<Target, Error> {
+    // `.`, `a/..` and the like name a directory by the way to it.
+    let resolved = match dest.file_name() {
+        Some(_) => dest.to_owned(),
+        None if dest.as_os_str().is_empty() => {
+            let cause = io::Error::new(io::ErrorKind::InvalidInput, "the destination is empty");
+            return Err(Error::new(ErrorKind::Io, "clone to", dest, cause));
+        }
+        None => std::fs::canonicalize(dest).context("resolve", || dest)?,
+    };
+    let bad_name = || {
+        let cause = io::Error::new(io::ErrorKind::InvalidInput, "the root cannot be a destination");
+        Error::new(ErrorKind::Overlap, "clone to", dest, cause)
+    };
+    let name = resolved.file_name().ok_or_else(bad_name)?;
+    let name = CString::new(name.as_bytes()).context("clone to", || dest)?;
+    let parent_path = match resolved.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    let parent = fs::open(&parent_path, DIR_FLAGS, Permissions::empty()).map_err(|errno| {
+        let kind = match errno {
+            Errno::NOENT | Errno::NOTDIR => ErrorKind::ParentNotFound,
+            _ => return Error::io("open", &parent_path, errno),
+        };
+        Error::new(kind, "open", &parent_path, errno)
+    })?;
+    let existing = match fs::statat(&parent, &name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => Some(Meta::of(&stat)),
+        Err(Errno::NOENT) => None,
+        Err(errno) => return Err(Error::io("read", dest, errno)),
+    };
+    Ok(Target { path: dest.to_owned(), parent, parent_path, name, existing })
+}
+
+/// Whether the open directory `dir` is the directory `outer` or somewhere inside it.
+pub(super) fn is_inside(dir: &OwnedFd, outer: (u64, u64)) -> bool {
+    let Ok(mut dir) = fs::openat(dir, c".", DIR_FLAGS, Permissions::empty()) else { return true };
+    let mut last = None;
+    loop {
+        let Ok(stat) = fs::fstat(&dir) else { return true };
+        let id = Meta::of(&stat).id();
+        if id == outer {
+            return true;
+        }
+        if last == Some(id) {
+            return false;
+        }
+        last = Some(id);
+        match fs::openat(&dir, c"..", DIR_FLAGS, Permissions::empty()) {
+            Ok(above) => dir = above,
+            // What cannot be ruled out is assumed.
+            Err(_) => return true,
+        }
+    }
+}

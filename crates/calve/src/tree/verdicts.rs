@@ -1,0 +1,85 @@
+//! What a destination's filesystem has said to clones from each source device, remembered for the operation.
+
+use std::sync::PoisonError;
+use std::sync::RwLock;
+
+use crate::reflink::verdict::Verdict;
+
+/// After this many refusals in a row without one success, what looks like a word about files is taken as one about the
+/// filesystem (user namespaces and sandboxes say EPERM to every file).
+const REFUSALS_MOST: u32 = 3;
+
+#[derive(Debug, Default)]
+pub(super) struct Verdicts(RwLock<Vec<(u64, Known)>>);
+
+/// What is known of one pair.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Known {
+    pub(super) works: bool,
+    pub(super) refused: bool,
+    refusals: u32,
+}
+
+impl Verdicts {
+    pub(super) fn known(&self, source_dev: u64) -> Known {
+        let pairs = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        pairs
+            .iter()
+            .find(|(dev, _)| *dev == source_dev)
+            .map_or(Known::default(), |(_, known)| *known)
+    }
+
+    /// A file was cloned.
+    pub(super) fn worked(&self, source_dev: u64) {
+        if self.known(source_dev) != (Known { works: true, refused: false, refusals: 0 }) {
+            self.change(source_dev, |known| {
+                *known = Known { works: true, refused: false, refusals: 0 }
+            });
+        }
+    }
+
+    /// A file was refused with `verdict`; `counts` for those errnos that may be about more than the file.
+    pub(super) fn refused(&self, source_dev: u64, verdict: Verdict, counts: bool) {
+        self.change(source_dev, |known| {
+            known.refusals += u32::from(counts);
+            known.refused |=
+                verdict == Verdict::Filesystem || (!known.works && known.refusals >= REFUSALS_MOST);
+        });
+    }
+
+    fn change(&self, source_dev: u64, change: impl FnOnce(&mut Known)) {
+        let mut pairs = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if !pairs.iter().any(|(dev, _)| *dev == source_dev) {
+            pairs.push((source_dev, Known::default()));
+        }
+        if let Some((_, known)) = pairs.iter_mut().find(|(dev, _)| *dev == source_dev) {
+            change(known);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_about_the_filesystem_is_remembered_for_that_pair_and_one_about_a_file_is_not() {
+        let verdicts = Verdicts::default();
+        verdicts.refused(1, Verdict::Filesystem, false);
+        assert!(verdicts.known(1).refused);
+        assert!(!verdicts.known(2).refused, "another device was never asked");
+        for _ in 0..10 {
+            verdicts.refused(2, Verdict::File, false);
+        }
+        assert!(!verdicts.known(2).refused, "EINVAL ten times is ten files");
+        for _ in 0..3 {
+            verdicts.refused(3, Verdict::File, true);
+        }
+        assert!(verdicts.known(3).refused, "EPERM three times without a success is the filesystem");
+        verdicts.worked(4);
+        for _ in 0..10 {
+            verdicts.refused(4, Verdict::File, true);
+        }
+        assert!(!verdicts.known(4).refused, "where one clone worked, EPERM is about the file");
+    }
+}

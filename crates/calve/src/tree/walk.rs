@@ -1,0 +1,593 @@
+//! The walk: one queue, a few threads, every entry opened once for all destinations.
+//!
+//! # Why it is a pipeline
+//! Making a file takes the filesystem's allocation locks (on XFS the inode btree of an allocation group, on btrfs the
+//! leaf that new inodes go to), and two threads that make files at once mostly wait for each other. Cloning into a file
+//! takes others. So the work on a file is cut in two: *creating* (open and stat the source, make the destinations) and *filling*
+//! (clone or copy, set the metadata, close). At most half of the threads create; what they made goes to the others in small
+//! batches. A creator whose batches are not taken fills them itself, so any number of threads gets the work done, one
+//! included. Measured on two processors: docs/design/pipeline.md.
+//!
+//! # Why it ends, and when a directory is finished
+//! Each node counts what must still happen below it: its own reading, each child directory, each batch. Whoever takes the
+//! count to zero sets the directory's mode and times and goes on to its parent. `live` counts tasks that are queued or being
+//! worked on; only a running task adds tasks, so at zero there is nothing left and all threads go home.
+//!
+//! # Bounds
+//! Descriptors: `OpenDirs` bounds the directories, `files_most` the files between creating and filling. Directories
+//! are taken last in, first out, so the queue holds the siblings along one path for each thread, not a level of the tree.
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::Mode as LinkMode;
+use super::filter::{Decision, IgnoreChain};
+use super::node::{DestState, Handles, Node, NodeParts, lock};
+use super::op::{Batch, Op, Queue, Task};
+use super::staging::{self, PREFIX, Stage};
+use crate::error::{Context as _, Error, ErrorKind};
+use crate::reflink::copy::Copier;
+use crate::reflink::imp::DIR_FLAGS;
+use crate::reflink::meta::{self, Attrs, Created, Meta};
+use crate::reflink::sys;
+use crate::report::{DestinationReport, SkipReason};
+
+/// How many files go from creating to filling at once: enough that taking the lock is nothing, few enough that both
+/// sides have work.
+const BATCH_FILES: usize = 8;
+
+impl Op<'_> {
+    /// Walks from the root, which is given open on both sides.
+    pub(super) fn run(
+        &self,
+        meta: Meta,
+        source: OwnedFd,
+        roots: Vec<OwnedFd>,
+        states: Vec<DestState>,
+        jobs: usize,
+    ) -> Result<(), Error> {
+        let attrs = if self.options.xattrs {
+            Attrs::read(&source).context("read attributes of", || self.source)?
+        } else {
+            None
+        };
+        let made = states.iter().filter(|state| state.made).count();
+        let parts = NodeParts {
+            parent: None,
+            name: CString::default(),
+            meta,
+            attrs,
+            inside_excluded: false,
+            dests: states,
+        };
+        let root = Node::new(parts, source, roots, &self.dirs);
+        if made > 0 {
+            for (tally, state) in lock(&self.tallies).iter_mut().zip(&root.dests) {
+                tally.directories += u64::from(state.made);
+            }
+        }
+        {
+            let mut queue = lock(&self.queue);
+            queue.dirs.push(Task::Root(root));
+            queue.live = 1;
+        }
+        std::thread::scope(|scope| {
+            for index in 0..jobs {
+                let work = move || {
+                    // A panic in one thread must not leave the others waiting for it.
+                    let _guard = StopOnPanic(self);
+                    Worker::new(self, index, jobs).work();
+                };
+                if let Err(error) = std::thread::Builder::new().spawn_scoped(scope, work) {
+                    // The limit of processes: as many as there are will do, but none will not.
+                    if index == 0 {
+                        self.fail(Error::io("start a thread for", self.source, error));
+                    }
+                    break;
+                }
+            }
+        });
+        match lock(&self.failure).take() {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+}
+
+struct StopOnPanic<'a, 'b>(&'a Op<'b>);
+
+impl Drop for StopOnPanic<'_, '_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.halt();
+        }
+    }
+}
+
+/// One thread.
+pub(super) struct Worker<'a, 'b> {
+    pub(super) op: &'a Op<'b>,
+    pub(super) index: usize,
+    creators_most: usize,
+    pub(super) mode_is_exact: bool,
+    pub(super) privileged: bool,
+    pub(super) copier: Copier,
+    entries: Vec<MaybeUninit<u8>>,
+    /// One for each destination; in a dry run, one.
+    pub(super) tallies: Vec<DestinationReport>,
+    /// Whether this thread has its directory in the destination's stage.
+    pub(super) stage_dirs: Vec<bool>,
+    pub(super) staged: u64,
+    /// How often this thread waited for a lease.
+    pub(super) lease_pauses: u32,
+}
+
+impl<'a, 'b> Worker<'a, 'b> {
+    fn new(op: &'a Op<'b>, index: usize, jobs: usize) -> Self {
+        let created = meta::created_by_us(sys::private_umask());
+        if !created.mode_is_exact {
+            op.clipped.store(true, Ordering::Relaxed);
+        }
+        Self {
+            op,
+            index,
+            creators_most: (jobs / 2).max(1),
+            mode_is_exact: created.mode_is_exact,
+            privileged: created.privileged,
+            copier: Copier::new(
+                op.options.mode == LinkMode::Copy || op.options.reflink == super::Reflink::Never,
+            ),
+            entries: vec![MaybeUninit::uninit(); 32 * 1024],
+            tallies: vec![DestinationReport::default(); op.dests.len().max(1)],
+            stage_dirs: vec![false; op.dests.len()],
+            staged: 0,
+            lease_pauses: 0,
+        }
+    }
+
+    fn work(&mut self) {
+        let op = self.op;
+        let mut queue = lock(&op.queue);
+        loop {
+            if op.stop.load(Ordering::Relaxed) || queue.live == 0 {
+                break;
+            }
+            let may_create = queue.files < op.files_most
+                && (queue.creators < self.creators_most || queue.batches.is_empty());
+            if may_create && let Some(task) = queue.dirs.pop() {
+                queue.creators += 1;
+                drop(queue);
+                let result = self.directory(task);
+                queue = self.done(result);
+                queue.creators -= 1;
+            } else if let Some(batch) = queue.batches.pop_front() {
+                drop(queue);
+                let descriptors = self.weight(&batch);
+                let result = self.fill(batch);
+                queue = self.done(result);
+                queue.files -= descriptors;
+            } else {
+                queue = op.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            queue.live -= 1;
+            if queue.live == 0 {
+                op.wake.notify_all();
+            } else if !queue.dirs.is_empty() || !queue.batches.is_empty() {
+                op.wake.notify_one();
+            }
+        }
+        drop(queue);
+        let mut tallies = lock(&op.tallies);
+        for (sum, own) in tallies.iter_mut().zip(&self.tallies) {
+            super::tally::add(sum, own);
+        }
+    }
+
+    fn done(&self, result: Result<(), Error>) -> std::sync::MutexGuard<'a, Queue> {
+        if let Err(error) = result {
+            self.op.fail(error);
+        }
+        lock(&self.op.queue)
+    }
+
+    fn weight(&self, batch: &Batch) -> usize {
+        batch.jobs.len() * (1 + self.op.dests.len())
+    }
+
+    /// Fills a batch and lets go of its directory.
+    fn fill(&mut self, batch: Batch) -> Result<(), Error> {
+        let Batch { node, handles, jobs } = batch;
+        self.fill_files(&node, &handles, jobs)?;
+        drop(handles);
+        self.finish(node)
+    }
+
+    /// One thing less to wait for below `node`; finishes it, and those above it, when that was the last.
+    fn finish(&self, node: Arc<Node>) -> Result<(), Error> {
+        let mut next = Some(node);
+        while let Some(node) = next {
+            if !node.one_done() {
+                break;
+            }
+            if node.dests.iter().any(|dest| dest.made) {
+                self.set_directory_metadata(&node)?;
+            }
+            next = node.close_into_parent(&self.op.dirs);
+        }
+        Ok(())
+    }
+
+    fn set_directory_metadata(&self, node: &Arc<Node>) -> Result<(), Error> {
+        let op = self.op;
+        let dest_path = |dest: usize| op.dests[dest].path.join(node.path());
+        let handles = node.handles(&op.dirs).context("open directory", || dest_path(0))?;
+        for (index, (fd, state)) in handles.dests.iter().zip(&node.dests).enumerate() {
+            if !state.made {
+                continue;
+            }
+            let context = || dest_path(index);
+            // Not so of the root, which the stage made, nor in a merge, where a directory may have inherited its group.
+            let as_made = op.dests[index].merge_stage.is_none() && node.parent.is_some();
+            let created = self.created(index, fd, as_made).context("read directory", context)?;
+            let made_with = as_made.then(|| directory_mode(&node.meta));
+            let refused = meta::apply(fd, &node.meta, node.attrs.as_deref(), created, made_with)
+                .context("set metadata of", context)?;
+            if !refused.is_empty() {
+                op.skip(Some(index), node.path(), SkipReason::Xattrs(refused.join(", ")));
+            }
+        }
+        Ok(())
+    }
+
+    /// What a file or directory that this thread just made looks like. Asked of the first one at each destination,
+    /// or of this very one where directories pass on what is theirs.
+    pub(super) fn created(&self, dest: usize, fd: &OwnedFd, cached: bool) -> io::Result<Created> {
+        let ask = || fs::fstat(fd).map(|stat| (stat.st_uid, stat.st_gid));
+        let cell = &self.op.dests[dest].owner;
+        let owner = match cell.get() {
+            Some(owner) if cached => *owner,
+            _ => {
+                let owner = ask()?;
+                if cached { *cell.get_or_init(|| owner) } else { owner }
+            }
+        };
+        // Whoever made it wrote `clipped` before it took the queue's lock to hand it over.
+        let mode_is_exact = self.mode_is_exact && !self.op.clipped.load(Ordering::Relaxed);
+        Ok(Created { owner, mode_is_exact, privileged: self.privileged })
+    }
+
+    /// Opens a directory on all sides and handles what is in it.
+    fn directory(&mut self, task: Task) -> Result<(), Error> {
+        let node = match task {
+            Task::Root(node) => Some(node),
+            Task::Directory { parent, name, inside_excluded } => {
+                let node = self.open_directory(&parent, name, inside_excluded)?;
+                if node.is_none() {
+                    self.finish(parent)?;
+                }
+                node
+            }
+        };
+        let Some(node) = node else { return Ok(()) };
+        let handles = node
+            .handles(&self.op.dirs)
+            .context("open directory", || self.op.source.join(node.path()))?;
+        if self.op.filter.reads_ignore_files()
+            && let Some(chain) = self.read_ignore_files(&node, &handles)?
+        {
+            let _ = node.chain.set(chain);
+        }
+        self.read_directory(&node, &handles)?;
+        drop(handles);
+        self.finish(node)
+    }
+
+    /// `None` where it is gone or is none of the source's.
+    fn open_directory(
+        &mut self,
+        parent: &Arc<Node>,
+        name: CString,
+        inside_excluded: bool,
+    ) -> Result<Option<Arc<Node>>, Error> {
+        let op = self.op;
+        let source_path = || op.source_path(parent, &name);
+        let from =
+            parent.handles(&op.dirs).context("open directory", || op.source.join(parent.path()))?;
+        let source =
+            match fs::openat(&from.source, &name, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty()) {
+                Ok(source) => source,
+                // Gone, or no directory any more.
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
+                    op.skip(None, parent.path_of(&name), SkipReason::Vanished);
+                    return Ok(None);
+                }
+                Err(errno) => return Err(Error::io("open directory", source_path(), errno)),
+            };
+        let meta = Meta::of(&fs::fstat(&source).context("read", source_path)?);
+        if op.excluded.contains(&meta.id()) {
+            return Ok(None);
+        }
+        let attrs = if op.options.xattrs {
+            Attrs::read(&source).context("read attributes of", source_path)?
+        } else {
+            None
+        };
+        let mut fds = Vec::with_capacity(op.dests.len());
+        let mut states = Vec::with_capacity(op.dests.len());
+        if op.dests.is_empty() {
+            self.tallies[0].directories += 1;
+        }
+        for (index, dir) in from.dests.iter().enumerate() {
+            let (fd, state) = self.make_directory(index, dir, parent, &name, &meta)?;
+            self.tallies[index].directories += u64::from(state.made);
+            fds.push(fd);
+            states.push(state);
+        }
+        let parts = NodeParts {
+            parent: Some(Arc::clone(parent)),
+            name,
+            meta,
+            attrs,
+            inside_excluded,
+            dests: states,
+        };
+        Ok(Some(Node::new(parts, source, fds, &op.dirs)))
+    }
+
+    fn make_directory(
+        &self,
+        dest: usize,
+        dir: &OwnedFd,
+        parent: &Arc<Node>,
+        name: &CStr,
+        meta: &Meta,
+    ) -> Result<(OwnedFd, DestState), Error> {
+        let op = self.op;
+        let path = || op.dest_path(dest, parent, name);
+        let merging = op.dests[dest].merge_stage.is_some();
+        let made = match fs::mkdirat(dir, name, directory_mode(meta)) {
+            Ok(()) => true,
+            Err(Errno::EXIST) if merging => false,
+            Err(Errno::EXIST) => return Err(two_names(path())),
+            Err(errno) => return Err(Error::io("make directory", path(), errno)),
+        };
+        let fd = match fs::openat(dir, name, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty()) {
+            Ok(fd) => fd,
+            Err(Errno::NOTDIR | Errno::LOOP) if merging => {
+                return Err(Error::new(
+                    ErrorKind::Conflict,
+                    "merge directory",
+                    op.source_path(parent, name),
+                    io::Error::new(
+                        io::ErrorKind::NotADirectory,
+                        "the destination has something else of that name",
+                    ),
+                )
+                .with_other(path()));
+            }
+            Err(errno) => return Err(Error::io("open directory", path(), errno)),
+        };
+        let mut stage_here = false;
+        if merging {
+            if made && !parent.dests[dest].made {
+                meta::strip_inherited_acls(&fd).context("set metadata of", path)?;
+            }
+            let root = op.dests[dest].merge_stage.as_ref().map(Stage::id).transpose();
+            let own = fs::fstat(&fd).context("read", path)?;
+            stage_here =
+                root.context("read", path)?.is_some_and(|(dev, _)| dev != Meta::of(&own).dev);
+            if stage_here && !made {
+                // What a killed process left of files that were on their way.
+                staging::sweep(&fd);
+            }
+        }
+        Ok((fd, DestState { made, stage_here }))
+    }
+
+    /// The rules of the directory's `.gitignore` (and of `.git/info/exclude` at the root), on top of those above.
+    fn read_ignore_files(
+        &self,
+        node: &Arc<Node>,
+        handles: &Handles,
+    ) -> Result<Option<Arc<IgnoreChain>>, Error> {
+        let path = node.path();
+        let mut chain = node.parent.as_ref().and_then(|parent| parent.chain.get().cloned());
+        let files: &[&[&CStr]] = if path.as_os_str().is_empty() {
+            &[&[c".git", c"info", c"exclude"], &[c".gitignore"]]
+        } else {
+            &[&[c".gitignore"]]
+        };
+        for names in files {
+            let text = read_rules(&handles.source, names).context("read", || {
+                use std::os::unix::ffi::OsStrExt;
+                let name = |name: &&CStr| std::ffi::OsStr::from_bytes(name.to_bytes()).to_owned();
+                self.op.source.join(&path).join(names.iter().map(name).collect::<PathBuf>())
+            })?;
+            if let Some(text) = text {
+                chain = Some(IgnoreChain::push(chain, &path, &text));
+            }
+        }
+        Ok(chain)
+    }
+
+    fn read_directory(&mut self, node: &Arc<Node>, handles: &Arc<Handles>) -> Result<(), Error> {
+        let op = self.op;
+        let failed = |errno: Errno| Error::io("read directory", op.source.join(node.path()), errno);
+        let filtered = !op.filter.keeps_everything() || op.filter.has_mutable();
+        let base = filtered.then(|| node.path());
+        let mut batch = Vec::new();
+        let mut buffer = std::mem::take(&mut self.entries);
+        let mut reader = Reader::new(&handles.source, &mut buffer).map_err(failed)?;
+        while let Some(entry) = reader.next() {
+            op.check()?;
+            let (name, mut kind) = entry.map_err(failed)?;
+            let bytes = name.to_bytes();
+            if matches!(bytes, b"." | b"..") || bytes.starts_with(PREFIX.as_bytes()) {
+                continue;
+            }
+            if kind == FileType::Unknown {
+                match fs::statat(&handles.source, &name, AtFlags::SYMLINK_NOFOLLOW) {
+                    Ok(stat) => kind = Meta::of(&stat).file_type(),
+                    Err(Errno::NOENT) => continue,
+                    Err(errno) => {
+                        return Err(Error::io("read", op.source_path(node, &name), errno));
+                    }
+                }
+            }
+            let path = base.as_ref().map(|base| {
+                use std::os::unix::ffi::OsStrExt;
+                base.join(std::ffi::OsStr::from_bytes(bytes))
+            });
+            let is_dir = kind == FileType::Directory;
+            let decision = match &path {
+                Some(path) => {
+                    op.filter.decide(path, is_dir, node.inside_excluded, node.chain.get())
+                }
+                None => Decision::Keep,
+            };
+            if decision == Decision::Leave {
+                continue;
+            }
+            if is_dir {
+                node.add_pending();
+                let task = Task::Directory {
+                    parent: Arc::clone(node),
+                    name,
+                    inside_excluded: decision == Decision::Enter,
+                };
+                let mut queue = lock(&op.queue);
+                queue.dirs.push(task);
+                queue.live += 1;
+                // Those who wait can create only if there are too few creators.
+                if queue.creators < self.creators_most {
+                    op.wake.notify_one();
+                }
+                continue;
+            }
+            let mutable = path.as_ref().is_some_and(|path| op.filter.is_mutable(path));
+            if let Some(job) = self.entry(node, handles, name, kind, mutable)? {
+                batch.push(job);
+                if batch.len() >= BATCH_FILES.min((op.files_most / (1 + op.dests.len())).max(1)) {
+                    self.hand_over(node, handles, std::mem::take(&mut batch))?;
+                }
+            }
+        }
+        self.hand_over(node, handles, batch)?;
+        self.entries = buffer;
+        Ok(())
+    }
+
+    /// Gives files to whoever fills them, or fills them here where nobody keeps up.
+    fn hand_over(
+        &mut self,
+        node: &Arc<Node>,
+        handles: &Arc<Handles>,
+        mut jobs: Vec<super::file::Job>,
+    ) -> Result<(), Error> {
+        if jobs.is_empty() {
+            return Ok(());
+        }
+        self.create_batch(node, handles, &mut jobs)?;
+        let batch = Batch { node: Arc::clone(node), handles: Arc::clone(handles), jobs };
+        node.add_pending();
+        let descriptors = self.weight(&batch);
+        {
+            let mut queue = lock(&self.op.queue);
+            if queue.files + descriptors <= self.op.files_most {
+                queue.files += descriptors;
+                queue.live += 1;
+                queue.batches.push_back(batch);
+                self.op.wake.notify_one();
+                return Ok(());
+            }
+        }
+        self.fill(batch)
+    }
+}
+
+/// As much as git reads of an ignore file, too.
+const RULES_MOST_BYTES: u64 = 100 * 1024 * 1024;
+
+/// The content of a file of rules, the last of `names`, each of which is opened in the one before. Nothing where one of them
+/// is missing or a link, which may lead out of the source, and where it is no regular file or too large to be rules.
+fn read_rules(dir: &OwnedFd, names: &[&CStr]) -> io::Result<Option<Vec<u8>>> {
+    let mut opened: Option<OwnedFd> = None;
+    for (index, name) in names.iter().enumerate() {
+        let flags = if index + 1 < names.len() {
+            DIR_FLAGS | OFlags::NOFOLLOW
+        } else {
+            crate::reflink::imp::SOURCE_FLAGS
+        };
+        match fs::openat(opened.as_ref().unwrap_or(dir), *name, flags, Mode::empty()) {
+            Ok(fd) => opened = Some(fd),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NXIO) => return Ok(None),
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    let Some(file) = opened else { return Ok(None) };
+    let meta = Meta::of(&fs::fstat(&file)?);
+    if meta.file_type() != FileType::RegularFile || meta.size > RULES_MOST_BYTES {
+        return Ok(None);
+    }
+    let mut text = Vec::new();
+    io::Read::read_to_end(&mut io::Read::take(std::fs::File::from(file), meta.size), &mut text)?;
+    Ok(Some(text))
+}
+
+/// The mode a directory is made with: its own, but ours to fill.
+fn directory_mode(meta: &Meta) -> Mode {
+    meta::mode((meta.mode & 0o777) | 0o700)
+}
+
+/// Two names of the source that the destination takes for one.
+pub(super) fn two_names(path: PathBuf) -> Error {
+    Error::new(
+        ErrorKind::Conflict,
+        "make",
+        path,
+        io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            "another entry of the source has the same name there (does that filesystem ignore case?)",
+        ),
+    )
+}
+
+/// The entries of an open directory.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+struct Reader<'a>(fs::RawDir<'a, &'a OwnedFd>);
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+impl<'a> Reader<'a> {
+    fn new(dir: &'a OwnedFd, buffer: &'a mut [MaybeUninit<u8>]) -> rustix::io::Result<Self> {
+        Ok(Self(fs::RawDir::new(dir, buffer)))
+    }
+
+    fn next(&mut self) -> Option<rustix::io::Result<(CString, FileType)>> {
+        let entry = self.0.next()?;
+        Some(entry.map(|entry| (entry.file_name().to_owned(), entry.file_type())))
+    }
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+struct Reader(fs::Dir);
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+impl Reader {
+    fn new(dir: &OwnedFd, _: &mut [MaybeUninit<u8>]) -> rustix::io::Result<Self> {
+        fs::Dir::read_from(dir).map(Self)
+    }
+
+    fn next(&mut self) -> Option<rustix::io::Result<(CString, FileType)>> {
+        let entry = self.0.next()?;
+        Some(entry.map(|entry| (entry.file_name().to_owned(), entry.file_type())))
+    }
+}
