@@ -1,0 +1,358 @@
+//! The command line: what can be said, and its help.
+
+use std::ffi::OsString;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+use clap::builder::RangedU64ValueParser;
+use clap::error::ErrorKind;
+use clap::{
+    ArgAction, Args, ColorChoice, CommandFactory, Parser, Subcommand, ValueEnum, ValueHint,
+};
+
+use crate::choices::{Existing, Mode, Reflink};
+
+const ABOUT: &str = "Clones directory trees by reflink: isolated copies at about one copy's disk";
+
+const EXIT_CODES: &str = "\u{1b}[1;4mExit codes:\u{1b}[0m
+  0  done
+  1  failed, nothing left behind
+  2  the command line was not understood
+  3  done, with findings (entries left out; paths that cannot reflink)
+  128 + N  stopped by signal N, nothing left behind";
+
+const EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
+  calve clone repo repo-fix             one isolated copy of repo, uncommitted work included
+  calve clone -n 8 repo agents/repo     agents/repo-1 … agents/repo-8, in one walk
+  calve doctor repo /mnt/agents         can files of repo be reflinked to /mnt/agents?
+
+See 'calve help <COMMAND>' for the flags and examples of one command.";
+
+const CLONE_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
+  calve clone repo repo-fix
+      One isolated copy. A write to either tree never shows in the other.
+  calve clone -n 8 repo agents/repo
+      Eight of them, agents/repo-1 … agents/repo-8, in one walk over repo.
+  calve clone --reflink always repo /mnt/xfs/repo
+      Fail before anything appears, rather than copy a byte.
+  calve clone --existing replace --exclude '*.log' --exclude /target/ repo repo-fix
+      Replace repo-fix atomically; leave out logs and the target directory.
+  calve clone --mode hardlink --mutable '*.json' cache node_modules
+      Hard links to a cache, and real copies of what will be edited.
+  cd \"$(calve clone -q repo repo-fix)\"
+      Standard output carries the destinations, one a line, and nothing else.
+
+Patterns follow gitignore: without a slash they match a name at any depth, with one a path
+from SRC; a slash at the end matches directories only. Quote them.";
+
+const DOCTOR_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
+  calve doctor                  within the current directory
+  calve doctor repo             within repo
+  calve doctor repo /mnt/a /b   from repo to /mnt/a, and from repo to /b
+
+A path that does not exist yet stands for the nearest directory above it. The probe writes one
+small file of an unpredictable name and removes it. Exits with 3 when some pair cannot reflink.";
+
+const COMPLETIONS_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
+  calve completions bash > ~/.local/share/bash-completion/completions/calve
+  calve completions zsh > \"${fpath[1]}/_calve\"
+  calve completions fish > ~/.config/fish/completions/calve.fish";
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "calve",
+    version,
+    about = ABOUT,
+    long_about = None,
+    after_help = EXAMPLES,
+    after_long_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"),
+    arg_required_else_help = true,
+    max_term_width = 100
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+/// The flags of every command.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Common options")]
+pub(crate) struct Common {
+    /// Print one JSON document on standard output (docs/json.md)
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+
+    /// No progress and no summary; results, warnings and errors stay
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+
+    /// Exact numbers, each destination, every entry left out
+    #[arg(short, long, global = true)]
+    pub(crate) verbose: bool,
+
+    /// auto (on a terminal, unless NO_COLOR is set), always or never
+    #[arg(
+        long,
+        global = true,
+        value_name = "WHEN",
+        default_value = "auto",
+        hide_possible_values = true,
+        hide_default_value = true
+    )]
+    pub(crate) color: ColorChoice,
+
+    /// How many threads work [default: one a processor, at most 8]
+    #[arg(short, long, global = true, value_name = "N", value_parser = parse_jobs)]
+    pub(crate) jobs: Option<NonZeroUsize>,
+
+    /// Take relative paths from DIR
+    #[arg(short = 'C', global = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) directory: Option<PathBuf>,
+}
+
+impl Common {
+    /// `path`, taken from the directory that `-C` names. The process itself stays where it is, so that the
+    /// paths it prints are right for whoever started it.
+    pub(crate) fn resolve(&self, path: &Path) -> PathBuf {
+        match &self.directory {
+            Some(base) if path == Path::new(".") => base.clone(),
+            Some(base) => base.join(path),
+            None => path.to_owned(),
+        }
+    }
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Clone a directory tree to one or more destinations
+    ///
+    /// Files share their blocks with SRC where the filesystem can reflink, and are copied where it cannot;
+    /// the summary says which. A destination appears whole or not at all.
+    #[command(after_help = CLONE_EXAMPLES)]
+    Clone(CloneArgs),
+
+    /// Tell whether paths can share blocks by reflink, and if not, why and what to do
+    ///
+    /// With one path: within it. With more: from the first to each of the others. With none: within the
+    /// current directory.
+    #[command(after_help = DOCTOR_EXAMPLES)]
+    Doctor(DoctorArgs),
+
+    /// Print a completion script for a shell
+    #[command(after_help = COMPLETIONS_EXAMPLES)]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// The arguments of `calve clone`.
+#[derive(Debug, Args)]
+pub(crate) struct CloneArgs {
+    /// The directory tree to clone
+    #[arg(value_name = "SRC", value_hint = ValueHint::DirPath)]
+    pub(crate) source: PathBuf,
+
+    /// Where the clones shall stand; the directory above each must exist
+    #[arg(value_name = "DST", required = true, value_hint = ValueHint::DirPath)]
+    pub(crate) destinations: Vec<PathBuf>,
+
+    /// Make N clones, DST-1 … DST-N
+    #[arg(short = 'n', long, value_name = "N",
+        value_parser = RangedU64ValueParser::<u32>::new().range(1..=MAX_COUNT))]
+    pub(crate) count: Option<u32>,
+
+    /// Whether blocks are shared
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    pub(crate) reflink: Reflink,
+
+    /// How files arrive
+    #[arg(long, default_value = "clone")]
+    pub(crate) mode: Mode,
+
+    /// In the link modes, clone or copy what matches, since it will be written to
+    #[arg(long, value_name = "GLOB", action = ArgAction::Append)]
+    pub(crate) mutable: Vec<String>,
+
+    /// What to do where a destination exists
+    #[arg(long, value_name = "WHAT", default_value = "fail")]
+    pub(crate) existing: Existing,
+
+    /// Leave out what matches
+    #[arg(long, value_name = "GLOB", action = ArgAction::Append)]
+    pub(crate) exclude: Vec<String>,
+
+    /// Keep what matches, although it would be left out
+    #[arg(long, value_name = "GLOB", action = ArgAction::Append)]
+    pub(crate) include: Vec<String>,
+
+    /// Leave out what SRC's own .gitignore files leave out
+    #[arg(long)]
+    pub(crate) gitignore: bool,
+
+    /// Leave extended attributes and ACLs behind
+    #[arg(long)]
+    pub(crate) no_xattrs: bool,
+
+    /// Flush everything to the disk before a destination appears
+    #[arg(long)]
+    pub(crate) durable: bool,
+
+    /// Change nothing; say what would be done
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+impl CloneArgs {
+    /// Whether a part of the source may be left out.
+    pub(crate) fn is_filtered(&self) -> bool {
+        self.gitignore || !self.exclude.is_empty()
+    }
+
+    /// The destinations, counted out where `-n` was given.
+    pub(crate) fn destinations(&self) -> Result<Vec<PathBuf>, clap::Error> {
+        let Some(count) = self.count else { return Ok(self.destinations.clone()) };
+        let [stem] = self.destinations.as_slice() else {
+            return Err(usage_error("clone", "-n takes one DST, and names DST-1 … DST-N after it"));
+        };
+        let Some(name) = stem.file_name() else {
+            return Err(usage_error(
+                "clone",
+                "-n needs a DST that ends in a name, such as copies/repo",
+            ));
+        };
+        let numbered = |number: u32| {
+            let mut numbered = name.to_owned();
+            numbered.push(format!("-{number}"));
+            stem.with_file_name(numbered)
+        };
+        Ok((1..=count).map(numbered).collect())
+    }
+}
+
+/// The arguments of `calve doctor`.
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// One path, or a source and destinations [default: the current directory]
+    #[arg(value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    pub(crate) paths: Vec<PathBuf>,
+}
+
+/// More clones than this in one call are a slip of the finger, and their list alone would fill the memory.
+const MAX_COUNT: u64 = 65_535;
+
+/// More threads than this gain nothing and may not be had.
+const MAX_JOBS: usize = 256;
+
+fn parse_jobs(value: &str) -> Result<NonZeroUsize, String> {
+    match value.parse::<NonZeroUsize>() {
+        Ok(jobs) if jobs.get() <= MAX_JOBS => Ok(jobs),
+        _ => Err(format!("not a number from 1 to {MAX_JOBS}")),
+    }
+}
+
+/// A usage error that clap cannot find on its own, in clap's own form.
+pub(crate) fn usage_error(verb: &str, message: &str) -> clap::Error {
+    let mut command = Cli::command();
+    command.build();
+    match command.find_subcommand_mut(verb) {
+        Some(command) => command.error(ErrorKind::ArgumentConflict, message),
+        None => command.error(ErrorKind::ArgumentConflict, message),
+    }
+}
+
+/// What must be known of the command line even where it could not be parsed: whether an error is to be
+/// given as JSON too, and in which colors.
+pub(crate) fn json_and_color(args: &[OsString]) -> (bool, ColorChoice) {
+    let (mut json, mut color) = (false, ColorChoice::Auto);
+    let mut words = args.iter().skip(1).map(|word| word.to_string_lossy());
+    while let Some(word) = words.next() {
+        let value = match word.as_ref() {
+            "--" => break,
+            "--json" => {
+                json = true;
+                continue;
+            }
+            "--color" => words.next(),
+            word => word.strip_prefix("--color=").map(|value| value.to_owned().into()),
+        };
+        if let Some(given) = value.and_then(|value| ColorChoice::from_str(&value, true).ok()) {
+            color = given;
+        }
+    }
+    (json, color)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn clone_args(words: &[&str]) -> CloneArgs {
+        let cli = Cli::try_parse_from(["calve", "clone"].iter().chain(words)).unwrap();
+        let Verb::Clone(args) = cli.verb else { panic!("not a clone: {words:?}") };
+        args
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_count_numbers_the_name_of_the_destination() {
+        for (words, expected) in [
+            (&["-n", "2", "s", "d"][..], Some(&["d-1", "d-2"][..])),
+            (&["-n", "1", "s", "d"], Some(&["d-1"])),
+            (&["-n", "2", "s", "a/d/"], Some(&["a/d-1", "a/d-2"])),
+            (&["--count=2", "s", "/a/d.x"], Some(&["/a/d.x-1", "/a/d.x-2"])),
+            (&["s", "d", "e"], Some(&["d", "e"])),
+            (&["-n", "2", "s", "d", "e"], None),
+            (&["-n", "2", "s", "."], None),
+            (&["-n", "2", "s", ".."], None),
+            (&["-n", "2", "s", "/"], None),
+        ] {
+            let got = clone_args(words).destinations().ok();
+            let expected = expected.map(|paths| paths.iter().map(PathBuf::from).collect());
+            assert_eq!(got, expected, "{words:?}");
+        }
+    }
+
+    #[test]
+    fn relative_paths_are_taken_from_the_directory_and_absolute_ones_are_not() {
+        for (directory, path, expected) in [
+            (None, "a", "a"),
+            (Some("d"), "a", "d/a"),
+            (Some("d"), "/a", "/a"),
+            (Some("d"), ".", "d"),
+            (Some("/d"), "../a", "/d/../a"),
+        ] {
+            let mut words = vec!["calve", "doctor"];
+            words.extend(directory.iter().flat_map(|directory| ["-C", directory]));
+            let common = Cli::try_parse_from(words).unwrap().common;
+            assert_eq!(
+                common.resolve(Path::new(path)),
+                Path::new(expected),
+                "{directory:?} {path}"
+            );
+        }
+    }
+
+    #[test]
+    fn json_and_color_are_found_on_a_line_that_does_not_parse() {
+        for (words, expected) in [
+            (&["clone"][..], (false, ColorChoice::Auto)),
+            (&["clone", "--json"], (true, ColorChoice::Auto)),
+            (&["--color", "never", "clone", "--nonsense"], (false, ColorChoice::Never)),
+            (&["--color=always", "--color=blue"], (false, ColorChoice::Always)),
+            (&["clone", "--", "--json", "--color=never"], (false, ColorChoice::Auto)),
+        ] {
+            let args: Vec<OsString> =
+                std::iter::once("calve").chain(words.iter().copied()).map(OsString::from).collect();
+            assert_eq!(json_and_color(&args), expected, "{words:?}");
+        }
+    }
+}

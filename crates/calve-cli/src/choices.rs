@@ -1,0 +1,72 @@
+//! The words that flags of `clone` take, and what they are to the library.
+
+use clap::ValueEnum;
+
+/// See [`calve::Reflink`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Reflink {
+    /// Reflink where the filesystem can, else copy
+    Auto,
+    /// Reflink, or fail before anything appears
+    Always,
+    /// Copy the bytes
+    Never,
+}
+
+/// See [`calve::Mode`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Mode {
+    /// As --reflink says; isolated from SRC
+    Clone,
+    /// Copies that share nothing; isolated from SRC
+    Copy,
+    /// Hard links: a write to either name changes both
+    Hardlink,
+    /// Symbolic links to SRC's files: not isolated
+    Symlink,
+}
+
+/// See [`calve::Existing`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Existing {
+    /// Fail, and change nothing
+    Fail,
+    /// Leave that destination as it is
+    Skip,
+    /// Replace the whole tree, atomically
+    Replace,
+    /// Merge into it, atomically for each file
+    Merge,
+}
+
+impl From<Reflink> for calve::Reflink {
+    fn from(reflink: Reflink) -> Self {
+        match reflink {
+            Reflink::Auto => Self::Auto,
+            Reflink::Always => Self::Always,
+            Reflink::Never => Self::Never,
+        }
+    }
+}
+
+impl From<Mode> for calve::Mode {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::Clone => Self::Clone,
+            Mode::Copy => Self::Copy,
+            Mode::Hardlink => Self::Hardlink,
+            Mode::Symlink => Self::Symlink,
+        }
+    }
+}
+
+impl From<Existing> for calve::Existing {
+    fn from(existing: Existing) -> Self {
+        match existing {
+            Existing::Fail => Self::Fail,
+            Existing::Skip => Self::Skip,
+            Existing::Replace => Self::Replace,
+            Existing::Merge => Self::Merge,
+        }
+    }
+}

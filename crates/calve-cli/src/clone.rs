@@ -1,0 +1,243 @@
+//! `calve clone`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use calve::{CloneOptions, DestinationReport, Method, Progress, Report, SkipReason, Skipped};
+use serde::Serialize;
+
+use crate::args::{CloneArgs, Common};
+use crate::choices::Existing;
+use crate::exit::Exit;
+use crate::failure::{Failure, clone_failure};
+use crate::filesystems;
+use crate::output::{Output, encoded};
+use crate::progress::{self, Watched};
+use crate::summary::{Summary, was_left};
+use crate::system::Signals;
+use crate::text::{count, shown};
+
+/// Findings beyond this many are counted and not listed, without `-v`.
+const LISTED: usize = 10;
+
+/// Why the filesystem of the first destination that has copies on its account does not share with the source's.
+fn why_not_shared(report: &Report) -> Option<String> {
+    let copied = report.destinations.iter().find(|tree| tree.copied_because.filesystem > 0)?;
+    let name = |path| calve::filesystem_name(path);
+    filesystems::why_not(name(&report.source).as_deref(), name(&copied.path).as_deref())
+}
+
+/// Clones, and tells what was done.
+pub(crate) fn run(
+    args: &CloneArgs,
+    destinations: &[PathBuf],
+    common: &Common,
+    output: Output,
+    signals: &Signals,
+) -> Result<Exit, Failure> {
+    let source = common.resolve(&args.source);
+    let destinations: Vec<PathBuf> = destinations.iter().map(|path| common.resolve(path)).collect();
+    let cancel = signals.cancel();
+    let progress = Arc::new(Progress::default());
+    let options = options(args, common).cancel(&cancel).progress(&progress);
+    let work = || calve::clone_tree(&source, &destinations, &options);
+    let done = if output.wants_bar() {
+        let watched = Watched {
+            progress: &progress,
+            cancel: &cancel,
+            source: &source,
+            trees: destinations.len(),
+            filtered: args.is_filtered(),
+        };
+        progress::shown_while(&watched, work)
+    } else {
+        work()
+    };
+    let report = done.map_err(|error| clone_failure(&error, &source, &destinations))?;
+    tell(&report, args, output)
+}
+
+fn options(args: &CloneArgs, common: &Common) -> CloneOptions {
+    let mut options = CloneOptions::new()
+        .mode(args.mode.into())
+        .reflink(args.reflink.into())
+        .existing(args.existing.into())
+        .gitignore(args.gitignore)
+        .xattrs(!args.no_xattrs)
+        .durable(args.durable)
+        .dry_run(args.dry_run);
+    for glob in &args.exclude {
+        options = options.exclude(glob);
+    }
+    for glob in &args.include {
+        options = options.include(glob);
+    }
+    for glob in &args.mutable {
+        options = options.mutable(glob);
+    }
+    match common.jobs {
+        Some(jobs) => options.jobs(jobs),
+        None => options,
+    }
+}
+
+/// Results on standard output, then findings and the summary on standard error.
+fn tell(report: &Report, args: &CloneArgs, output: Output) -> Result<Exit, Failure> {
+    // A destination left as it was is no finding: `--existing skip` asked for just that.
+    let asked =
+        |reason: &SkipReason| args.existing == Existing::Skip && *reason == SkipReason::Exists;
+    let findings = findings(&report.destinations, asked);
+
+    for line in findings.iter().take(if output.verbose { usize::MAX } else { LISTED }) {
+        output.warning(line);
+    }
+    if findings.len() > LISTED && !output.verbose {
+        let more = count((findings.len() - LISTED) as u64);
+        output.warning(format_args!("and {more} more; -v lists all"));
+    }
+    output.summary(
+        Summary {
+            destinations: &report.destinations,
+            elapsed: report.elapsed,
+            dry_run: args.dry_run,
+            verbose: output.verbose,
+            filesystem: why_not_shared(report),
+        }
+        .text(),
+    );
+
+    if output.json {
+        output.document(&Document::new(report))?;
+    } else if !args.dry_run {
+        let mut paths = Vec::new();
+        for destination in &report.destinations {
+            paths.extend_from_slice(destination.path.as_os_str().as_encoded_bytes());
+            paths.push(b'\n');
+        }
+        output.results(&paths)?;
+    }
+    Ok(if findings.is_empty() { Exit::Done } else { Exit::Findings })
+}
+
+/// Every finding once: the same of every destination without its name, else with it.
+fn findings(
+    destinations: &[DestinationReport],
+    asked: impl Fn(&SkipReason) -> bool,
+) -> Vec<String> {
+    let line = |path: &Path, reason: &SkipReason| match reason {
+        SkipReason::Socket | SkipReason::Device | SkipReason::Vanished => {
+            format!("{}: left out: {reason}", shown(path))
+        }
+        _ => format!("{}: {reason}", shown(path)),
+    };
+    let mut found: BTreeMap<(&Path, String), Vec<&Path>> = BTreeMap::new();
+    for destination in destinations {
+        for Skipped { path, reason, .. } in
+            destination.skipped.iter().filter(|skipped| !asked(&skipped.reason))
+        {
+            // The key's text also keeps apart two reasons for one path.
+            found.entry((path, line(path, reason))).or_default().push(&destination.path);
+        }
+    }
+    let made = destinations.iter().filter(|destination| !was_left(destination)).count();
+    let mut lines = Vec::new();
+    for ((_, line), of) in found {
+        if of.len() == made {
+            lines.push(line);
+        } else {
+            lines.extend(of.iter().map(|destination| format!("{}: {line}", shown(destination))));
+        }
+    }
+    lines
+}
+
+/// The JSON document of `clone`; docs/json.md says what each field means.
+#[derive(Serialize)]
+struct Document {
+    source: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source_encoding: Option<&'static str>,
+    destinations: Vec<DestinationDocument>,
+    elapsed_seconds: f64,
+}
+
+/// Counts are absent (`null`) where nothing was walked and so nothing counted.
+#[derive(Serialize)]
+struct DestinationDocument {
+    path: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path_encoding: Option<&'static str>,
+    method: &'static str,
+    files: Option<u64>,
+    directories: Option<u64>,
+    symlinks: Option<u64>,
+    reflinked_files: Option<u64>,
+    reflinked_bytes: Option<u64>,
+    copied_files: Option<u64>,
+    copied_bytes: Option<u64>,
+    linked_files: Option<u64>,
+    copied_because: Option<BTreeMap<&'static str, u64>>,
+    skipped: Vec<SkippedDocument>,
+}
+
+#[derive(Serialize)]
+struct SkippedDocument {
+    path: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path_encoding: Option<&'static str>,
+    reason: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<String>,
+}
+
+impl Document {
+    fn new(report: &Report) -> Self {
+        let (source, source_encoding) = encoded(&report.source);
+        Self {
+            source,
+            source_encoding,
+            destinations: report.destinations.iter().map(DestinationDocument::new).collect(),
+            elapsed_seconds: report.elapsed.as_secs_f64(),
+        }
+    }
+}
+
+impl DestinationDocument {
+    fn new(destination: &DestinationReport) -> Self {
+        let (path, path_encoding) = encoded(&destination.path);
+        let walked = destination.method != Method::Snapshot;
+        let counted = |number: u64| walked.then_some(number);
+        Self {
+            path,
+            path_encoding,
+            method: destination.method.as_str(),
+            files: counted(destination.files),
+            directories: counted(destination.directories),
+            symlinks: counted(destination.symlinks),
+            reflinked_files: counted(destination.reflinked_files),
+            reflinked_bytes: counted(destination.reflinked_bytes),
+            copied_files: counted(destination.copied_files),
+            copied_bytes: counted(destination.copied_bytes),
+            linked_files: counted(destination.linked_files),
+            copied_because: walked.then(|| destination.copied_because.rows().into_iter().collect()),
+            skipped: destination.skipped.iter().map(SkippedDocument::new).collect(),
+        }
+    }
+}
+
+impl SkippedDocument {
+    fn new(skipped: &Skipped) -> Self {
+        let (path, path_encoding) = encoded(&skipped.path);
+        let (reason, detail) = match &skipped.reason {
+            SkipReason::Socket => ("socket", None),
+            SkipReason::Device => ("device", None),
+            SkipReason::Vanished => ("vanished", None),
+            SkipReason::Exists => ("exists", None),
+            SkipReason::Xattrs(names) => ("xattrs", Some(names.clone())),
+            SkipReason::HardlinkBroken => ("hardlink_broken", None),
+            other => ("other", Some(other.to_string())),
+        };
+        Self { path, path_encoding, reason, detail }
+    }
+}

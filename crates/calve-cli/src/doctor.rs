@@ -1,0 +1,203 @@
+//! `calve doctor`: can these paths share blocks, and if not, why and what to do.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use calve::{Probe, ReflinkOutcome};
+use serde::Serialize;
+
+use crate::args::{Common, DoctorArgs};
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::filesystems::fix;
+use crate::output::{BAD, GOOD, Output, encoded};
+use crate::system::Signals;
+use crate::text::{cause, errno_name, shown};
+
+/// Probes, and tells the verdicts.
+pub(crate) fn run(
+    args: &DoctorArgs,
+    common: &Common,
+    output: Output,
+    signals: &Signals,
+) -> Result<Exit, Failure> {
+    let (source, others) = match args.paths.split_first() {
+        Some((source, others)) => (source.as_path(), others),
+        None => (Path::new("."), [].as_slice()),
+    };
+    let source = common.resolve(source);
+    let mut destinations: Vec<PathBuf> = others.iter().map(|path| common.resolve(path)).collect();
+    if destinations.is_empty() {
+        destinations.push(source.clone());
+    }
+    let cancel = signals.cancel();
+    let mut verdicts = Vec::new();
+    for destination in &destinations {
+        verdicts.push(Verdict::of(&source, destination)?);
+        if cancel.is_cancelled() {
+            return Err(Failure::cancelled("probe", vec![source.clone(), destination.clone()]));
+        }
+    }
+    let all_reflink = verdicts.iter().all(Verdict::is_good);
+    if output.json {
+        let pairs = verdicts.iter().map(PairDocument::new).collect();
+        output.document(&Document { pairs, all_reflink })?;
+    } else {
+        let lines: String = verdicts.iter().map(Verdict::text).collect();
+        output.styled_results(&lines)?;
+    }
+    Ok(if all_reflink { Exit::Done } else { Exit::Findings })
+}
+
+/// What a pair of paths can do.
+struct Verdict<'a> {
+    source: &'a Path,
+    destination: &'a Path,
+    /// The directory that stood for the destination.
+    probed: PathBuf,
+    probe: Probe,
+    fix: Option<String>,
+}
+
+impl<'a> Verdict<'a> {
+    fn of(source: &'a Path, destination: &'a Path) -> Result<Self, Failure> {
+        let failure = |error: io::Error| {
+            let mut paths = vec![source.to_owned()];
+            paths.extend((destination != source).then(|| destination.to_owned()));
+            Failure::io("probe", paths, &error)
+        };
+        // Only a destination may be still to come.
+        std::fs::metadata(source).map_err(failure)?;
+        let probed = nearest_directory(destination);
+        let probe = calve::probe_between(source, &probed).map_err(failure)?;
+        let errno = probe.error.as_ref().and_then(io::Error::raw_os_error).and_then(errno_name);
+        let fix = fix(
+            probe.outcome,
+            errno,
+            probe.source_filesystem.as_deref(),
+            probe.dest_filesystem.as_deref(),
+        );
+        Ok(Self { source, destination, probed, probe, fix })
+    }
+
+    fn is_good(&self) -> bool {
+        self.probe.outcome == ReflinkOutcome::Cloned
+    }
+
+    fn text(&self) -> String {
+        let name =
+            |name: &Option<String>| name.as_deref().unwrap_or("unknown filesystem").to_owned();
+        let (from, to) = (name(&self.probe.source_filesystem), name(&self.probe.dest_filesystem));
+        let filesystems = if from == to { from } else { format!("{from} to {to}") };
+        let paths = if self.source == self.destination {
+            shown(self.source)
+        } else {
+            format!("{} to {}", shown(self.source), shown(self.destination))
+        };
+        let stood_for = if self.probed == self.destination || self.source == self.destination {
+            String::new()
+        } else {
+            format!(", probed in {}", shown(&self.probed))
+        };
+        if self.is_good() {
+            return format!("{paths}: {GOOD}reflink{GOOD:#} ({filesystems}{stood_for})\n");
+        }
+        let why = self.probe.error.as_ref().map_or_else(|| "no reason was given".to_owned(), cause);
+        let mut text =
+            format!("{paths}: {BAD}no reflink{BAD:#} ({filesystems}{stood_for}): {why}\n");
+        if let Some(fix) = &self.fix {
+            text.push_str(&format!("  fix: {fix}\n"));
+        }
+        text
+    }
+}
+
+/// `path` itself where it is a directory, else the nearest one above it: where a tree of that name would be made.
+fn nearest_directory(path: &Path) -> PathBuf {
+    let parents = path.ancestors().find(|path| path.is_dir());
+    match parents {
+        Some(parent) => parent.to_owned(),
+        // The ancestors of a relative path end in an empty one, which stands for the current directory.
+        None => PathBuf::from("."),
+    }
+}
+
+/// The JSON document of `doctor`; docs/json.md says what each field means.
+#[derive(Serialize)]
+struct Document {
+    pairs: Vec<PairDocument>,
+    all_reflink: bool,
+}
+
+#[derive(Serialize)]
+struct PairDocument {
+    source: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source_encoding: Option<&'static str>,
+    destination: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    destination_encoding: Option<&'static str>,
+    probed: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    probed_encoding: Option<&'static str>,
+    source_filesystem: Option<String>,
+    destination_filesystem: Option<String>,
+    reflink: bool,
+    verdict: &'static str,
+    errno: Option<i32>,
+    errno_name: Option<&'static str>,
+    cause: Option<String>,
+    fix: Option<String>,
+}
+
+impl PairDocument {
+    fn new(verdict: &Verdict<'_>) -> Self {
+        let (source, source_encoding) = encoded(verdict.source);
+        let (destination, destination_encoding) = encoded(verdict.destination);
+        let (probed, probed_encoding) = encoded(&verdict.probed);
+        let probe = &verdict.probe;
+        let errno = probe.error.as_ref().and_then(io::Error::raw_os_error);
+        Self {
+            source,
+            source_encoding,
+            destination,
+            destination_encoding,
+            probed,
+            probed_encoding,
+            source_filesystem: probe.source_filesystem.clone(),
+            destination_filesystem: probe.dest_filesystem.clone(),
+            reflink: verdict.is_good(),
+            verdict: match probe.outcome {
+                ReflinkOutcome::Cloned => "cloned",
+                ReflinkOutcome::Refused => "refused",
+                ReflinkOutcome::SourceVanished => "vanished",
+                _ => "unsupported",
+            },
+            errno,
+            errno_name: errno.and_then(errno_name),
+            cause: probe.error.as_ref().map(cause),
+            fix: verdict.fix.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_exist_yet_stands_for_the_nearest_directory_above() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::write(root.path().join("file"), "x").unwrap();
+        for (path, expected) in [
+            (root.path().to_owned(), root.path()),
+            (root.path().join("none"), root.path()),
+            (root.path().join("none/below"), root.path()),
+            (root.path().join("file"), root.path()),
+            (PathBuf::from("none/below"), Path::new(".")),
+            (PathBuf::from("/none/below"), Path::new("/")),
+        ] {
+            assert_eq!(nearest_directory(&path), expected, "{}", path.display());
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! Every exit code of the command, in one place.
+
+use std::process::ExitCode;
+
+/// How the command ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// 0: done.
+    Done,
+    /// 1: failed; nothing was left behind.
+    Failed,
+    /// 2: the command line was not understood; nothing was begun.
+    Usage,
+    /// 3: done, with findings: entries that were left out, a pair of paths that cannot reflink.
+    Findings,
+    /// 128 + the signal's number (130 for Ctrl-C): stopped by that signal; nothing was left behind.
+    Signal(u8),
+}
+
+impl Exit {
+    /// The number that the parent process sees.
+    pub(crate) fn code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Failed => 1,
+            Self::Usage => 2,
+            Self::Findings => 3,
+            Self::Signal(number) => 128_u8.saturating_add(number),
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit.code())
+    }
+}

@@ -1,0 +1,244 @@
+//! Why the command could not do what it was asked, and the way out.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use calve::ErrorKind;
+
+use crate::exit::Exit;
+use crate::text::{cause, harmless, shell_word, shown};
+
+/// An operation that was not done, ready to be told to people and programs.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) operation: String,
+    pub(crate) paths: Vec<PathBuf>,
+    /// The name that the JSON output uses.
+    pub(crate) kind: &'static str,
+    pub(crate) cause: String,
+    pub(crate) hint: Option<String>,
+    pub(crate) exit: Exit,
+}
+
+/// The kind of a failure to write to standard output, after which nothing more is written there.
+pub(crate) const OUTPUT: &str = "output";
+/// The same, where whoever read it has gone: there is nobody to tell.
+pub(crate) const BROKEN_PIPE: &str = "broken_pipe";
+/// The kind of a command line that was not understood.
+pub(crate) const USAGE: &str = "usage";
+/// The kind of an operation that a signal stopped.
+pub(crate) const CANCELLED: &str = "cancelled";
+
+impl Failure {
+    /// Standard output could not be written to.
+    pub(crate) fn output(error: &io::Error) -> Self {
+        Self {
+            operation: "write standard output".to_owned(),
+            paths: Vec::new(),
+            kind: if error.kind() == io::ErrorKind::BrokenPipe { BROKEN_PIPE } else { OUTPUT },
+            cause: cause(error),
+            hint: None,
+            exit: Exit::Failed,
+        }
+    }
+
+    /// A signal came.
+    pub(crate) fn cancelled(operation: &str, paths: Vec<PathBuf>) -> Self {
+        Self {
+            operation: operation.to_owned(),
+            paths,
+            kind: CANCELLED,
+            cause: "cancelled".to_owned(),
+            hint: None,
+            exit: Exit::Failed,
+        }
+    }
+
+    /// The operating system said no to a call of the command's own.
+    pub(crate) fn io(operation: &str, paths: Vec<PathBuf>, error: &io::Error) -> Self {
+        let kind = match error.kind() {
+            io::ErrorKind::NotFound => ErrorKind::SourceNotFound,
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::StorageFull,
+            io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
+            _ => ErrorKind::Io,
+        };
+        Self {
+            operation: operation.to_owned(),
+            kind: kind_name(kind),
+            cause: cause(error),
+            hint: paths.first().and_then(|path| hint(kind, path, error)),
+            paths,
+            exit: Exit::Failed,
+        }
+    }
+
+    /// `<operation> <paths>: <cause>`, on one line, whatever the names are.
+    pub(crate) fn message(&self) -> String {
+        let mut message = self.operation.clone();
+        for (index, path) in self.paths.iter().enumerate() {
+            message.push_str(if index == 0 { " " } else { " and " });
+            message.push_str(&shown(path));
+        }
+        format!("{message}: {}", harmless(&self.cause))
+    }
+}
+
+/// What the library could not do. `source` and `destinations` are what it was asked for.
+pub(crate) fn clone_failure(
+    error: &calve::Error,
+    source: &Path,
+    destinations: &[PathBuf],
+) -> Failure {
+    let paths: Vec<PathBuf> = [Some(error.path()), error.other_path()]
+        .into_iter()
+        .flatten()
+        .map(Path::to_owned)
+        .collect();
+    let kind = error.kind();
+    if kind == ErrorKind::Cancelled {
+        return Failure::cancelled(error.operation(), paths);
+    }
+    let hint = match (kind, destinations) {
+        (ErrorKind::ReflinkRefused, [first, ..]) => {
+            let (source, first) = (shell_word(source), shell_word(first));
+            Some(format!(
+                "'calve doctor {source} {first}' tells why; --reflink auto copies where it must"
+            ))
+        }
+        // It is the destination that is full, the second of two paths.
+        (ErrorKind::StorageFull, _) => {
+            hint(kind, error.other_path().unwrap_or(error.path()), error.io_error())
+        }
+        _ => hint(kind, error.path(), error.io_error()),
+    };
+    Failure {
+        operation: error.operation().to_owned(),
+        paths,
+        kind: kind_name(kind),
+        cause: cause(error.io_error()),
+        hint,
+        exit: Exit::Failed,
+    }
+}
+
+/// The name that the JSON output uses.
+fn kind_name(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::SourceNotFound => "source_not_found",
+        ErrorKind::SourceNotADirectory => "source_not_a_directory",
+        ErrorKind::DestinationExists => "destination_exists",
+        ErrorKind::ParentNotFound => "parent_not_found",
+        ErrorKind::Overlap => "overlap",
+        ErrorKind::Conflict => "conflict",
+        ErrorKind::ReflinkRefused => "reflink_refused",
+        ErrorKind::Cancelled => CANCELLED,
+        ErrorKind::InvalidPattern => "invalid_pattern",
+        ErrorKind::StorageFull => "storage_full",
+        ErrorKind::PermissionDenied => "permission_denied",
+        _ => "io",
+    }
+}
+
+/// The way out, where there is one.
+fn hint(kind: ErrorKind, path: &Path, error: &io::Error) -> Option<String> {
+    let parent = match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    let hint = match kind {
+        ErrorKind::SourceNotFound => {
+            "the source comes first, then its destinations; -C DIR sets where \
+             relative paths start"
+                .to_owned()
+        }
+        ErrorKind::SourceNotADirectory => {
+            "calve clones directory trees; for one file: cp --reflink=auto SRC DST".to_owned()
+        }
+        ErrorKind::DestinationExists => {
+            "--existing skip leaves it as it is, --existing replace replaces the \
+             whole tree, --existing merge merges into it; --existing fail is the default"
+                .to_owned()
+        }
+        ErrorKind::ParentNotFound => format!("mkdir -p {}", shell_word(path)),
+        ErrorKind::Overlap => {
+            "every destination must be a path of its own that does not hold the source".to_owned()
+        }
+        ErrorKind::Conflict => {
+            "a merge puts files over files and directories over directories; remove \
+             that entry, leave it out with --exclude, or use --existing replace"
+                .to_owned()
+        }
+        ErrorKind::InvalidPattern => {
+            "patterns follow gitignore: '*.o', '/target/', 'docs/**'; quote them for the shell"
+                .to_owned()
+        }
+        ErrorKind::StorageFull => {
+            format!(
+                "free some space (df -h {0}); 'calve doctor {0}' tells whether files could share theirs",
+                shell_word(parent)
+            )
+        }
+        ErrorKind::PermissionDenied => {
+            format!("ls -ld {} {}", shell_word(parent), shell_word(path))
+        }
+        _ => return io_hint(error).map(str::to_owned),
+    };
+    Some(hint)
+}
+
+fn io_hint(error: &io::Error) -> Option<&'static str> {
+    match error.kind() {
+        io::ErrorKind::ReadOnlyFilesystem => Some("that filesystem is mounted read-only"),
+        io::ErrorKind::FileTooLarge => {
+            Some("a file is larger than the limit (ulimit -f) or than the filesystem allows")
+        }
+        io::ErrorKind::InvalidFilename => {
+            Some("a name is longer, or of other characters, than that filesystem allows")
+        }
+        _ => match error.raw_os_error().and_then(crate::text::errno_name) {
+            Some("EMFILE") => Some("too many open files: raise the limit (ulimit -n), or lower -j"),
+            Some("ENFILE") => {
+                Some("the whole system has too many open files; lower -j, or try again later")
+            }
+            Some("EIO") => {
+                Some("the disk or its driver failed (see dmesg); calve does not work around that")
+            }
+            _ => None,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_but_plain_io_has_a_way_out() {
+        let other = io::Error::other("cause");
+        for (kind, expected) in [
+            (ErrorKind::SourceNotFound, Some("-C DIR")),
+            (ErrorKind::SourceNotADirectory, Some("cp --reflink")),
+            (ErrorKind::DestinationExists, Some("--existing merge")),
+            (ErrorKind::ParentNotFound, Some("mkdir -p '/a b/c'")),
+            (ErrorKind::Overlap, Some("path of its own")),
+            (ErrorKind::Conflict, Some("--exclude")),
+            (ErrorKind::InvalidPattern, Some("gitignore")),
+            (ErrorKind::StorageFull, Some("df -h '/a b'")),
+            (ErrorKind::PermissionDenied, Some("ls -ld '/a b' '/a b/c'")),
+            (ErrorKind::Io, None),
+        ] {
+            let got = hint(kind, Path::new("/a b/c"), &other);
+            match expected {
+                Some(part) => assert!(got.is_some_and(|got| got.contains(part)), "{part}"),
+                None => assert_eq!(got, None),
+            }
+        }
+    }
+
+    #[test]
+    fn a_message_stays_on_one_line_and_names_every_path() {
+        let failure =
+            Failure::io("clone", vec!["a\nb".into(), "c".into()], &io::Error::other("x\u{1b}[2Jy"));
+        assert_eq!(failure.message(), r#"clone "a\nb" and c: x\u{1b}[2Jy"#);
+    }
+}

@@ -1,0 +1,150 @@
+//! What is known about filesystems by name: which can share extents, and what to do where one does not.
+
+use calve::ReflinkOutcome;
+
+#[cfg(any(target_os = "macos", target_os = "ios"))]
+const ELSEWHERE: &str = "put the tree on an APFS volume";
+#[cfg(windows)]
+const ELSEWHERE: &str = "put the tree on a Dev Drive or another ReFS volume";
+#[cfg(not(any(target_os = "macos", target_os = "ios", windows)))]
+const ELSEWHERE: &str = "put the tree on XFS (mkfs.xfs, reflink=1 is the default) or btrfs";
+
+/// Filesystems that never share extents between files, however they are set up.
+fn is_incapable(name: &str) -> bool {
+    let never = [
+        "tmpfs", "ramfs", "f2fs", "vfat", "msdos", "exfat", "ntfs", "ntfs3", "hfs", "hfsplus",
+        "jfs", "reiserfs", "ufs", "squashfs", "erofs", "iso9660", "udf",
+    ];
+    let name = name.to_ascii_lowercase();
+    never.contains(&name.as_str())
+        || ["ext2", "ext3", "ext4"].iter().any(|ext| name.starts_with(ext))
+}
+
+/// Why a pair of filesystems does not share: `ext4 cannot share extents`.
+pub(crate) fn why_not(source: Option<&str>, dest: Option<&str>) -> Option<String> {
+    let (source, dest) = (source?, dest?);
+    Some(match (is_incapable(source), is_incapable(dest)) {
+        (true, _) => format!("{source} cannot share extents"),
+        (_, true) => format!("{dest} cannot share extents"),
+        // Two filesystems of one name, or one that could but does not: the name alone is not the reason.
+        _ if source == dest => format!("extents cannot be shared here (both sides are {source})"),
+        _ => format!("extents cannot be shared between {source} and {dest}"),
+    })
+}
+
+/// What to do where `outcome`, with the errno of that name, was the answer.
+pub(crate) fn fix(
+    outcome: ReflinkOutcome,
+    errno: Option<&str>,
+    source: Option<&str>,
+    dest: Option<&str>,
+) -> Option<String> {
+    if outcome == ReflinkOutcome::Cloned {
+        return None;
+    }
+    let (source, dest) = (source.unwrap_or("unknown"), dest.unwrap_or("unknown"));
+    let either = |name: &str| source.starts_with(name) || dest.starts_with(name);
+    let no_sharing = [source, dest].into_iter().find(|name| is_incapable(name));
+    let fix = if let Some(name) = no_sharing {
+        let both = if source == dest { "" } else { ", source and destination on the same one" };
+        format!("{name} cannot share extents: {ELSEWHERE}{both}")
+    } else if outcome == ReflinkOutcome::SourceVanished {
+        "the source went away during the probe: try again".to_owned()
+    } else if matches!(errno, Some("EPERM" | "EACCES")) {
+        "a sandbox forbids it (seccomp, a user namespace or an idmapped mount): run outside of it, or let it \
+         allow the FICLONE ioctl"
+            .to_owned()
+    } else if errno == Some("EXDEV") && source.starts_with("zfs") && dest.starts_with("zfs") {
+        "these are two ZFS datasets: put source and destination on the same one".to_owned()
+    } else if errno == Some("EXDEV") {
+        "these are two filesystems, or two mounts that do not share: put source and destination on the same one"
+            .to_owned()
+    } else if errno == Some("EAGAIN") {
+        "the filesystem was busy (ZFS: the source is not on disk yet): try again in a few seconds"
+            .to_owned()
+    } else if errno == Some("EINVAL") {
+        "this directory makes files that do not take part in copy-on-write (lsattr -d shows C): chattr -C on a \
+         new directory"
+            .to_owned()
+    } else if either("overlay") {
+        format!(
+            "overlayfs shares only where its upper directory's filesystem can: use a volume, and {ELSEWHERE}"
+        )
+    } else if either("zfs") {
+        "turn block cloning on: the pool feature block_cloning, and the module parameter zfs_bclone_enabled=1"
+            .to_owned()
+    } else if either("nfs") {
+        "NFS shares from version 4.2 on (mount -o vers=4.2), where the server's filesystem can"
+            .to_owned()
+    } else if either("cifs") || either("smb") {
+        "SMB shares where the server does (Samba: vfs_btrfs; Windows: ReFS)".to_owned()
+    } else if either("fuse") || either("9p") || either("virtiofs") {
+        format!("a filesystem in user space or shared by a host passes no clone on: {ELSEWHERE}")
+    } else if either("xfs") {
+        "this XFS was made without reflink=1 (see xfs_info), which cannot be turned on later: make it anew \
+         (mkfs.xfs, reflink=1 is the default)"
+            .to_owned()
+    } else {
+        ELSEWHERE.to_owned()
+    };
+    Some(fix)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reason_blames_a_filesystem_only_where_it_never_can() {
+        for (source, dest, expected) in [
+            (Some("ext4"), Some("ext4"), Some("ext4 cannot share extents")),
+            (Some("xfs"), Some("tmpfs"), Some("tmpfs cannot share extents")),
+            (Some("xfs"), Some("xfs"), Some("extents cannot be shared here (both sides are xfs)")),
+            (Some("xfs"), Some("btrfs"), Some("extents cannot be shared between xfs and btrfs")),
+            (None, Some("xfs"), None),
+        ] {
+            assert_eq!(why_not(source, dest).as_deref(), expected);
+        }
+    }
+
+    #[test]
+    fn every_no_has_a_fix_that_fits() {
+        use ReflinkOutcome::{Cloned, Refused, SourceVanished, Unsupported};
+        for (outcome, errno, source, dest, expected) in [
+            (Cloned, None, "xfs", "xfs", None),
+            (
+                Unsupported,
+                Some("EOPNOTSUPP"),
+                "ext4",
+                "ext4",
+                Some("ext4 cannot share extents: put"),
+            ),
+            (
+                Unsupported,
+                Some("EOPNOTSUPP"),
+                "ext2/ext3/ext4",
+                "ext2/ext3/ext4",
+                Some("cannot share"),
+            ),
+            (Unsupported, Some("EXDEV"), "xfs", "tmpfs", Some("tmpfs cannot share extents: put")),
+            (Unsupported, Some("EXDEV"), "xfs", "btrfs", Some("two filesystems")),
+            (Unsupported, Some("EXDEV"), "zfs", "zfs", Some("two ZFS datasets")),
+            (Unsupported, Some("EOPNOTSUPP"), "xfs", "xfs", Some("xfs_info")),
+            (Unsupported, Some("EOPNOTSUPP"), "zfs", "zfs", Some("block_cloning")),
+            (Unsupported, Some("ENOTTY"), "fuseblk", "fuseblk", Some("user space")),
+            (Unsupported, Some("EOPNOTSUPP"), "overlay", "overlay", Some("volume")),
+            (Unsupported, Some("EOPNOTSUPP"), "nfs", "nfs", Some("vers=4.2")),
+            (Refused, Some("EPERM"), "xfs", "xfs", Some("sandbox")),
+            (Refused, Some("EINVAL"), "btrfs", "btrfs", Some("chattr -C")),
+            (Refused, Some("EAGAIN"), "zfs", "zfs", Some("try again")),
+            (SourceVanished, None, "xfs", "xfs", Some("try again")),
+            (Unsupported, None, "made-up", "made-up", Some("put the tree on")),
+        ] {
+            let got = fix(outcome, errno, Some(source), Some(dest));
+            match expected {
+                Some(part) => assert!(got.is_some_and(|got| got.contains(part)), "{part}"),
+                None => assert_eq!(got, None),
+            }
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! The calve command: clones directory trees through the filesystem's reflinks.
+//!
+//! Thin: the work is the `calve` library's; here are the command line ([`args`]), the two output streams
+//! ([`output`]), the words ([`text`], [`summary`], [`failure`], [`filesystems`]) and the exit codes ([`exit`]).
+
+mod args;
+mod choices;
+mod clone;
+mod doctor;
+mod exit;
+mod failure;
+mod filesystems;
+mod output;
+mod progress;
+mod summary;
+mod system;
+mod text;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use crate::args::{Cli, Verb};
+use crate::exit::Exit;
+use crate::failure::{CANCELLED, Failure, USAGE};
+use crate::output::Output;
+use crate::system::Signals;
+
+fn main() -> ExitCode {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    match Cli::try_parse_from(&args).and_then(run) {
+        Ok(exit) => exit,
+        Err(error) => not_run(&error, &args),
+    }
+    .into()
+}
+
+/// Does what was asked; an error is of usage, and nothing was begun.
+fn run(cli: Cli) -> Result<Exit, clap::Error> {
+    let common = &cli.common;
+    let output = Output {
+        json: common.json,
+        quiet: common.quiet,
+        verbose: common.verbose,
+        color: common.color,
+    };
+    // What is wrong with the arguments together is found before anything is set up.
+    let destinations = match &cli.verb {
+        Verb::Clone(args) => args.destinations()?,
+        _ => Vec::new(),
+    };
+    system::raise_open_files();
+    let signals = match Signals::register() {
+        Ok(signals) => signals,
+        Err(error) => {
+            let failure = Failure::io("catch signals", Vec::new(), &error);
+            output.failure(&failure);
+            return Ok(failure.exit);
+        }
+    };
+    let done = match &cli.verb {
+        Verb::Clone(args) => clone::run(args, &destinations, common, output, &signals),
+        Verb::Doctor(args) => doctor::run(args, common, output, &signals),
+        Verb::Completions { shell } => completions(*shell, output),
+    };
+    Ok(done.unwrap_or_else(|failure| {
+        output.failure(&failure);
+        if failure.kind == CANCELLED { signals.exit() } else { failure.exit }
+    }))
+}
+
+fn completions(shell: clap_complete::Shell, output: Output) -> Result<Exit, Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "calve", &mut script);
+    output.results(&script)?;
+    Ok(Exit::Done)
+}
+
+/// Help and version, which clap gives as errors, and what it did not understand.
+fn not_run(error: &clap::Error, args: &[OsString]) -> Exit {
+    let (json, color) = args::json_and_color(args);
+    let output = Output { json, quiet: false, verbose: false, color };
+    let styled = error.render().ansi().to_string();
+    if !error.use_stderr() {
+        return match output.styled_results(&styled) {
+            Ok(()) => Exit::Done,
+            Err(failure) => {
+                output.failure(&failure);
+                failure.exit
+            }
+        };
+    }
+    // Clap repeats arguments as they were given; a hostile one must not reach the terminal.
+    let is_control = |character: char| character.is_control() && character != '\n';
+    let plain = error.render().to_string();
+    if plain.contains(is_control) {
+        let lines: Vec<_> = plain.trim_end().split('\n').map(text::harmless).collect();
+        output.say(lines.join("\n"));
+    } else {
+        output.say(styled.trim_end());
+    }
+    output.failure_document(&Failure {
+        operation: "parse the command line".to_owned(),
+        paths: Vec::new(),
+        kind: USAGE,
+        cause: first_paragraph(&plain),
+        hint: Some("calve --help".to_owned()),
+        exit: Exit::Usage,
+    });
+    Exit::Usage
+}
+
+/// What clap says before its tips and its usage line, on one line.
+fn first_paragraph(message: &str) -> String {
+    let paragraph = message.split("\n\n").next().unwrap_or(message);
+    let words: Vec<&str> = paragraph.split_whitespace().collect();
+    let line = words.join(" ");
+    line.strip_prefix("error: ").unwrap_or(&line).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::first_paragraph;
+
+    #[test]
+    fn the_first_paragraph_of_a_usage_error_is_its_cause() {
+        for (message, expected) in [
+            (
+                "error: unexpected argument '-x' found\n\nUsage: calve\n",
+                "unexpected argument '-x' found",
+            ),
+            (
+                "error: these are missing:\n  <SRC>\n  <DST>...\n\nUsage: calve",
+                "these are missing: <SRC> <DST>...",
+            ),
+            ("", ""),
+        ] {
+            assert_eq!(first_paragraph(message), expected);
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! The two streams: results on standard output, everything else on standard error; people's words or JSON.
+
+use std::fmt::Display;
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+use anstream::AutoStream;
+use clap::builder::styling::{AnsiColor, Style};
+use serde::Serialize;
+
+use crate::failure::{BROKEN_PIPE, Failure, OUTPUT};
+use crate::text::harmless;
+
+/// Where and how to speak.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Output {
+    pub(crate) json: bool,
+    pub(crate) quiet: bool,
+    pub(crate) verbose: bool,
+    pub(crate) color: clap::ColorChoice,
+}
+
+impl Output {
+    /// Results, as they are.
+    pub(crate) fn results(self, bytes: &[u8]) -> Result<(), Failure> {
+        write_all(io::stdout().lock(), bytes).map_err(|error| Failure::output(&error))
+    }
+
+    /// Results with colors in them, which stay only where they belong.
+    pub(crate) fn styled_results(self, text: &str) -> Result<(), Failure> {
+        let stdout = AutoStream::new(io::stdout().lock(), self.choice());
+        write_all(stdout, text.as_bytes()).map_err(|error| Failure::output(&error))
+    }
+
+    /// The one JSON document.
+    pub(crate) fn document(self, document: &impl Serialize) -> Result<(), Failure> {
+        let mut bytes =
+            serde_json::to_vec(document).map_err(|error| Failure::output(&error.into()))?;
+        bytes.push(b'\n');
+        self.results(&bytes)
+    }
+
+    /// What was done, for people; `-q` silences it.
+    pub(crate) fn summary(self, line: impl Display) {
+        if !self.quiet {
+            self.say(format_args!("{line}"));
+        }
+    }
+
+    /// A finding.
+    pub(crate) fn warning(self, line: impl Display) {
+        let style = AnsiColor::Yellow.on_default().bold();
+        self.say(format_args!("{style}warning:{style:#} {}", harmless(&line.to_string())));
+    }
+
+    /// Tells a failure to people, and with `--json` to programs as well.
+    pub(crate) fn failure(self, failure: &Failure) {
+        if failure.kind == BROKEN_PIPE {
+            return;
+        }
+        let style = AnsiColor::Red.on_default().bold();
+        self.say(format_args!("{style}error:{style:#} {}", failure.message()));
+        if let Some(hint) = &failure.hint {
+            let style = AnsiColor::Cyan.on_default().bold();
+            self.say(format_args!("{style}hint:{style:#} {}", harmless(hint)));
+        }
+        self.failure_document(failure);
+    }
+
+    /// The JSON document of a failure, if one is asked for and standard output can still be written to.
+    pub(crate) fn failure_document(self, failure: &Failure) {
+        if self.json && ![OUTPUT, BROKEN_PIPE].contains(&failure.kind) {
+            let (paths, paths_encoding) = encoded_all(&failure.paths);
+            let error = ErrorFields {
+                operation: &failure.operation,
+                paths,
+                paths_encoding,
+                kind: failure.kind,
+                cause: &failure.cause,
+                hint: failure.hint.as_deref(),
+            };
+            // The exit code tells the first failure already; a second one here changes nothing.
+            let _ = self.document(&ErrorDocument { error });
+        }
+    }
+
+    /// Text for standard error that may hold colors. That it cannot be written is nobody's business: a
+    /// closed standard error must not change what the command does.
+    pub(crate) fn say(self, text: impl Display) {
+        let stderr = AutoStream::new(io::stderr().lock(), self.choice());
+        let _ = write_all(stderr, format!("{text}\n").as_bytes());
+    }
+
+    /// Whether a progress bar has somebody to look at it.
+    pub(crate) fn wants_bar(self) -> bool {
+        !self.quiet && io::stderr().is_terminal()
+    }
+
+    fn choice(self) -> anstream::ColorChoice {
+        match self.color {
+            clap::ColorChoice::Auto => anstream::ColorChoice::Auto,
+            clap::ColorChoice::Always => anstream::ColorChoice::Always,
+            clap::ColorChoice::Never => anstream::ColorChoice::Never,
+        }
+    }
+}
+
+/// The style of good news.
+pub(crate) const GOOD: Style = AnsiColor::Green.on_default().bold();
+/// The style of bad news.
+pub(crate) const BAD: Style = AnsiColor::Red.on_default().bold();
+
+/// In one write, and flushed here, where the error can still be seen.
+fn write_all(mut stream: impl Write, bytes: &[u8]) -> io::Result<()> {
+    stream.write_all(bytes)?;
+    stream.flush()
+}
+
+#[derive(Serialize)]
+struct ErrorDocument<'a> {
+    error: ErrorFields<'a>,
+}
+
+#[derive(Serialize)]
+struct ErrorFields<'a> {
+    operation: &'a str,
+    paths: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    paths_encoding: Option<&'static str>,
+    kind: &'static str,
+    cause: &'a str,
+    hint: Option<&'a str>,
+}
+
+/// A path for JSON, and how it is encoded where it is not UTF-8.
+pub(crate) fn encoded(path: &Path) -> (String, Option<&'static str>) {
+    match path.to_str() {
+        Some(path) => (path.to_owned(), None),
+        None => (percent_encoded(path), Some("percent")),
+    }
+}
+
+/// Several paths for one JSON list: as soon as one must be encoded, all are.
+fn encoded_all(paths: &[PathBuf]) -> (Vec<String>, Option<&'static str>) {
+    let plain: Option<Vec<&str>> = paths.iter().map(|path| path.to_str()).collect();
+    match plain {
+        Some(plain) => (plain.into_iter().map(str::to_owned).collect(), None),
+        None => (paths.iter().map(|path| percent_encoded(path)).collect(), Some("percent")),
+    }
+}
+
+/// Every byte but the unreserved ones of RFC 3986 and the slash, so that any decoder gives the bytes back.
+fn percent_encoded(path: &Path) -> String {
+    let mut encoded = String::new();
+    for &byte in path.as_os_str().as_encoded_bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_is_not_utf8_is_percent_encoded_and_says_so() {
+        use std::ffi::OsStr;
+        use std::os::unix::ffi::OsStrExt;
+        for (bytes, expected) in [
+            (&b"a/b c"[..], ("a/b c", None)),
+            (b"100%", ("100%", None)),
+            ("größe".as_bytes(), ("größe", None)),
+            (b"a/\xff b%", ("a/%FF%20b%25", Some("percent"))),
+        ] {
+            let (path, encoding) = encoded(Path::new(OsStr::from_bytes(bytes)));
+            assert_eq!((path.as_str(), encoding), expected);
+        }
+        let paths = [PathBuf::from("a b"), PathBuf::from(OsStr::from_bytes(b"\xff"))];
+        assert_eq!(
+            encoded_all(&paths),
+            (vec!["a%20b".to_owned(), "%FF".to_owned()], Some("percent"))
+        );
+    }
+}

@@ -1,0 +1,245 @@
+//! Words and numbers as people read them: sizes, durations, names, system errors.
+
+use std::borrow::Cow;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use indicatif::HumanCount;
+
+/// `628,632`.
+pub(crate) fn count(number: u64) -> String {
+    HumanCount(number).to_string()
+}
+
+/// `1 tree`, `628,632 files`.
+pub(crate) fn counted(number: u64, noun: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{} {noun}{plural}", count(number))
+}
+
+/// `1.3 GB`, in decimal units.
+pub(crate) fn bytes(number: u64) -> String {
+    const UNITS: [&str; 6] = ["kB", "MB", "GB", "TB", "PB", "EB"];
+    if number < 1000 {
+        return format!("{number} B");
+    }
+    // Rounded in integers, to a tenth of the unit, so that 999,950 is 1.0 MB and never 1000.0 kB.
+    let mut tenths = u128::from(number).saturating_add(50) / 100;
+    let mut unit = 0;
+    while tenths >= 10_000 && unit + 1 < UNITS.len() {
+        tenths = (tenths + 500) / 1000;
+        unit += 1;
+    }
+    format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit])
+}
+
+/// `1,300,000,000 B`.
+pub(crate) fn exact_bytes(number: u64) -> String {
+    format!("{} B", count(number))
+}
+
+/// `42 ms`, `14.2 s`, `2 min 5 s`, `1 h 2 min`.
+pub(crate) fn duration(time: Duration) -> String {
+    let millis = time.as_millis();
+    let seconds = (millis + 500) / 1000;
+    match millis {
+        0..1_000 => format!("{millis} ms"),
+        // In tenths, rounded in integers: what would round up to 60.0 s belongs to the next row.
+        1_000..59_950 => format!("{}.{} s", (millis + 50) / 1000, (millis + 50) % 1000 / 100),
+        59_950..3_600_000 => format!("{} min {} s", seconds / 60, seconds % 60),
+        _ => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+    }
+}
+
+/// A path for a message: plain where it is harmless, else quoted and escaped, so that a hostile name cannot
+/// steer a terminal or forge a line.
+pub(crate) fn shown(path: &Path) -> String {
+    let quoted = format!("{path:?}");
+    match path.to_str() {
+        // `Debug` escapes quotes and backslashes too, which hurt no one.
+        Some(plain) if !plain.is_empty() && is_quoted_plainly(&quoted, plain) => plain.to_owned(),
+        _ => quoted,
+    }
+}
+
+fn is_quoted_plainly(quoted: &str, plain: &str) -> bool {
+    quoted[1..quoted.len() - 1].replace("\\\"", "\"").replace("\\\\", "\\") == plain
+}
+
+/// A text from elsewhere with its control characters escaped.
+pub(crate) fn harmless(text: &str) -> Cow<'_, str> {
+    if !text.contains(char::is_control) {
+        return Cow::Borrowed(text);
+    }
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() {
+            escaped.extend(character.escape_default());
+        } else {
+            escaped.push(character);
+        }
+    }
+    Cow::Owned(escaped)
+}
+
+/// A path as a shell takes it, for commands in hints.
+pub(crate) fn shell_word(path: &Path) -> String {
+    let bytes = path.as_os_str().as_encoded_bytes();
+    let is_safe = |byte: &u8| byte.is_ascii_alphanumeric() || b"_./-+:@%,=".contains(byte);
+    match path.to_str() {
+        Some(word) if !bytes.is_empty() && bytes.iter().all(is_safe) => word.to_owned(),
+        Some(word) if shown(path) == word => format!("'{}'", word.replace('\'', r"'\''")),
+        // Bash, zsh and POSIX 2024 know $'…'.
+        _ => format!("$'{}'", bytes.escape_ascii()),
+    }
+}
+
+/// A system error without Rust's `(os error 17)`, and with the name of its errno.
+pub(crate) fn cause(error: &io::Error) -> String {
+    let text = error.to_string();
+    let Some(code) = error.raw_os_error() else { return harmless(&text).into_owned() };
+    let plain = text.strip_suffix(&format!(" (os error {code})")).unwrap_or(&text);
+    let plain = harmless(plain);
+    match errno_name(code) {
+        Some(name) => format!("{plain} ({name})"),
+        None => format!("{plain} (error {code})"),
+    }
+}
+
+/// The name of an errno, of those that calls on files give.
+#[cfg(unix)]
+pub(crate) fn errno_name(code: i32) -> Option<&'static str> {
+    use rustix::io::Errno;
+    // A list and not a match: some systems give two names to one number.
+    let names = [
+        (Errno::OPNOTSUPP, "EOPNOTSUPP"),
+        (Errno::NOTSUP, "ENOTSUP"),
+        (Errno::XDEV, "EXDEV"),
+        (Errno::NOTTY, "ENOTTY"),
+        (Errno::NOSYS, "ENOSYS"),
+        (Errno::INVAL, "EINVAL"),
+        (Errno::PERM, "EPERM"),
+        (Errno::ACCESS, "EACCES"),
+        (Errno::ROFS, "EROFS"),
+        (Errno::TXTBSY, "ETXTBSY"),
+        (Errno::AGAIN, "EAGAIN"),
+        (Errno::BUSY, "EBUSY"),
+        (Errno::BADF, "EBADF"),
+        (Errno::EXIST, "EEXIST"),
+        (Errno::NOENT, "ENOENT"),
+        (Errno::NOTDIR, "ENOTDIR"),
+        (Errno::ISDIR, "EISDIR"),
+        (Errno::NOTEMPTY, "ENOTEMPTY"),
+        (Errno::LOOP, "ELOOP"),
+        (Errno::NAMETOOLONG, "ENAMETOOLONG"),
+        (Errno::MLINK, "EMLINK"),
+        (Errno::MFILE, "EMFILE"),
+        (Errno::NFILE, "ENFILE"),
+        (Errno::NOSPC, "ENOSPC"),
+        (Errno::DQUOT, "EDQUOT"),
+        (Errno::FBIG, "EFBIG"),
+        (Errno::NOMEM, "ENOMEM"),
+        (Errno::OVERFLOW, "EOVERFLOW"),
+        (Errno::IO, "EIO"),
+        (Errno::NXIO, "ENXIO"),
+        (Errno::NODEV, "ENODEV"),
+        (Errno::STALE, "ESTALE"),
+        (Errno::DEADLK, "EDEADLK"),
+        (Errno::TIMEDOUT, "ETIMEDOUT"),
+        (Errno::INTR, "EINTR"),
+        (Errno::PIPE, "EPIPE"),
+    ];
+    names.iter().find(|(errno, _)| errno.raw_os_error() == code).map(|(_, name)| *name)
+}
+
+/// Windows' error codes have numbers that people look up, not errno names.
+#[cfg(not(unix))]
+pub(crate) fn errno_name(_code: i32) -> Option<&'static str> {
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_decimal_and_never_a_thousand_of_a_unit() {
+        for (number, expected) in [
+            (0, "0 B"),
+            (1, "1 B"),
+            (999, "999 B"),
+            (1_000, "1.0 kB"),
+            (1_049, "1.0 kB"),
+            (1_050, "1.1 kB"),
+            (999_949, "999.9 kB"),
+            (999_950, "1.0 MB"),
+            (1_300_000_000, "1.3 GB"),
+            (u64::MAX, "18.4 EB"),
+        ] {
+            assert_eq!(bytes(number), expected, "{number}");
+        }
+        assert_eq!(exact_bytes(1_300_000_000), "1,300,000,000 B");
+    }
+
+    #[test]
+    fn counts_have_separators_and_a_plural() {
+        for (number, expected) in [(0, "0 files"), (1, "1 file"), (628_632, "628,632 files")] {
+            assert_eq!(counted(number, "file"), expected);
+        }
+    }
+
+    #[test]
+    fn durations_are_short_and_never_sixty_of_a_unit() {
+        for (millis, expected) in [
+            (0, "0 ms"),
+            (999, "999 ms"),
+            (1_000, "1.0 s"),
+            (14_249, "14.2 s"),
+            (59_949, "59.9 s"),
+            (59_950, "1 min 0 s"),
+            (125_000, "2 min 5 s"),
+            (3_599_999, "60 min 0 s"),
+            (3_720_000, "1 h 2 min"),
+        ] {
+            assert_eq!(duration(Duration::from_millis(millis)), expected, "{millis}");
+        }
+    }
+
+    #[test]
+    fn names_are_plain_where_harmless_and_escaped_where_not() {
+        for (path, expected_shown, expected_word) in [
+            ("a/b.c", "a/b.c", "a/b.c"),
+            ("a b", "a b", "'a b'"),
+            ("it's", "it's", r"'it'\''s'"),
+            (r#"back\slash"quote"#, r#"back\slash"quote"#, r#"'back\slash"quote'"#),
+            ("größe", "größe", "'größe'"),
+            ("", r#""""#, "$''"),
+            ("a\nerror: b", r#""a\nerror: b""#, r"$'a\nerror: b'"),
+            ("\u{1b}[2J", r#""\u{1b}[2J""#, r"$'\x1b[2J'"),
+            ("\u{202e}txt", r#""\u{202e}txt""#, r"$'\xe2\x80\xaetxt'"),
+        ] {
+            assert_eq!(shown(Path::new(path)), expected_shown);
+            assert_eq!(shell_word(Path::new(path)), expected_word);
+        }
+        assert_eq!(harmless("a\u{1b}b\r"), r"a\u{1b}b\r");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_cause_names_its_errno_and_not_rusts_number() {
+        use rustix::io::Errno;
+        for (error, expected) in [
+            (io::Error::from(Errno::OPNOTSUPP), "Operation not supported (EOPNOTSUPP)"),
+            (io::Error::from(Errno::XDEV), "Invalid cross-device link (EXDEV)"),
+            (io::Error::other("a\u{7}b"), r"a\u{7}b"),
+        ] {
+            let got = cause(&error);
+            // The words are the system's; the name is ours.
+            let name = expected.rsplit_once('(').map_or(expected, |(_, name)| name);
+            assert!(got.ends_with(name), "{got}");
+            #[cfg(target_os = "linux")]
+            assert_eq!(got, expected);
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! `calve clone`: every flag reaches the library, and the report is told truthfully.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::json;
+
+use crate::{calve, expected_method, listing, plant, scratch, with_source};
+
+fn read(root: &Path, name: &str) -> Option<String> {
+    fs::read_to_string(root.join(name)).ok()
+}
+
+#[test]
+fn the_clone_has_the_content_and_a_write_to_it_stays_there() {
+    let scratch = with_source();
+    let run = calve(scratch.path(), "clone src dst");
+    assert_eq!(run.code, Some(0), "{run:?}");
+    let root = scratch.path();
+    assert_eq!(read(root, "dst/a").as_deref(), Some("alpha"));
+    assert_eq!(read(root, "dst/dir/b").as_deref(), Some("beta"));
+    fs::write(root.join("dst/a"), "changed").unwrap();
+    assert_eq!(read(root, "src/a").as_deref(), Some("alpha"));
+    match expected_method() {
+        Some("reflink") => assert!(run.stderr.contains("all reflinked, 0 B copied"), "{run:?}"),
+        Some("copy") => {
+            assert!(run.stderr.contains("2 copied (9 B)"), "{run:?}");
+            assert!(run.stderr.contains("'calve doctor' tells how to change that"), "{run:?}");
+        }
+        _ => {}
+    }
+}
+
+#[test]
+fn a_count_makes_numbered_clones_in_one_go() {
+    let scratch = with_source();
+    let run = calve(scratch.path(), "clone -n 3 src copies");
+    assert_eq!(
+        (run.code, run.stdout.as_str()),
+        (Some(0), "copies-1\ncopies-2\ncopies-3\n"),
+        "{run:?}"
+    );
+    for number in 1..=3 {
+        assert_eq!(
+            read(scratch.path(), &format!("copies-{number}/dir/b")).as_deref(),
+            Some("beta")
+        );
+    }
+}
+
+#[test]
+fn paths_are_taken_from_the_given_directory_and_printed_for_the_current_one() {
+    let scratch = with_source();
+    plant(scratch.path(), &[("elsewhere/", "")]);
+    let run = calve(&scratch.path().join("elsewhere"), "-C .. clone src dst");
+    assert_eq!(run.code, Some(0), "{run:?}");
+    let printed = scratch.path().join("elsewhere").join(run.stdout.trim_end());
+    assert_eq!(read(&printed, "a").as_deref(), Some("alpha"), "{run:?}");
+    assert_eq!(read(scratch.path(), "dst/a").as_deref(), Some("alpha"));
+}
+
+#[test]
+fn the_json_document_is_as_documented() {
+    let scratch = with_source();
+    let run = calve(scratch.path(), "clone --json src dst other");
+    assert_eq!(run.code, Some(0), "{run:?}");
+    let mut document = run.json();
+    let method = document["destinations"][0]["method"].clone();
+    if let Some(expected) = expected_method() {
+        assert_eq!(method, expected);
+    }
+    let copied = if method == "copy" { (2, 9) } else { (0, 0) };
+    let destination = |path: &str| {
+        json!({
+            "path": path, "method": method, "files": 2, "directories": 2, "symlinks": 0,
+            "reflinked_files": 2 - copied.0, "reflinked_bytes": 9 - copied.1,
+            "copied_files": copied.0, "copied_bytes": copied.1, "linked_files": 0,
+            "copied_because": { "disabled": 0, "filesystem": copied.0, "file": 0, "vanished": 0, "mutable": 0 },
+            "skipped": [],
+        })
+    };
+    let elapsed = document.as_object_mut().unwrap().remove("elapsed_seconds").unwrap();
+    assert!(elapsed.as_f64().unwrap() >= 0.0);
+    let expected =
+        json!({ "source": "src", "destinations": [destination("dst"), destination("other")] });
+    assert_eq!(document, expected);
+}
+
+/// Which of these names stand in `dst` afterwards: what each flag is for, in one small tree.
+#[test]
+fn every_flag_does_what_it_says() {
+    let all = "a.log .gitignore dir/ dir/b.log dir/c";
+    for (flags, expected) in [
+        ("", all),
+        ("--exclude *.log", ".gitignore dir/ dir/c"),
+        ("--exclude *.log --exclude /dir/", ".gitignore"),
+        ("--exclude *.log --include b.log", ".gitignore dir/ dir/b.log dir/c"),
+        ("--gitignore", "a.log .gitignore dir/ dir/b.log"),
+        ("--no-xattrs --durable -j 2", all),
+        ("--dry-run", ""),
+    ] {
+        let scratch = scratch();
+        plant(
+            scratch.path(),
+            &[
+                ("src/a.log", "x"),
+                ("src/.gitignore", "c\n"),
+                ("src/dir/b.log", "y"),
+                ("src/dir/c", "z"),
+            ],
+        );
+        let run = calve(scratch.path(), &format!("clone {flags} src dst"));
+        assert_eq!(run.code, Some(0), "{flags}: {run:?}");
+        let got = match fs::metadata(scratch.path().join("dst")) {
+            Ok(_) => listing(&scratch.path().join("dst")),
+            Err(_) => Vec::new(),
+        };
+        let mut expected: Vec<&str> = expected.split_whitespace().collect();
+        expected.sort_unstable();
+        assert_eq!(got, expected, "{flags}");
+    }
+}
+
+#[test]
+fn a_dry_run_says_what_it_would_do_and_changes_nothing() {
+    let scratch = with_source();
+    let before = listing(scratch.path());
+    let run = calve(scratch.path(), "clone --dry-run src dst");
+    assert_eq!((run.code, run.stdout.as_str()), (Some(0), ""), "{run:?}");
+    assert!(run.stderr.starts_with("dry run: 1 tree, 2 files: "), "{run:?}");
+    assert_eq!(listing(scratch.path()), before);
+}
+
+#[test]
+fn copies_that_were_asked_for_are_reported_as_such() {
+    for flag in ["--reflink never", "--mode copy"] {
+        let scratch = with_source();
+        let run = calve(scratch.path(), &format!("clone --json {flag} src dst"));
+        let destination = &run.json()["destinations"][0];
+        assert_eq!(destination["method"], "copy", "{flag}");
+        assert_eq!(destination["copied_because"]["disabled"], 2, "{flag}");
+        assert!(
+            run.stderr.contains("2 files: 2 copied (9 B)") && !run.stderr.contains("doctor"),
+            "{run:?}"
+        );
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn link_modes_link_and_the_mutable_files_do_not() {
+    use std::os::unix::fs::MetadataExt;
+    for (mode, is_linked) in [
+        ("hardlink", (|path: &Path| fs::metadata(path).unwrap().nlink() == 2) as fn(&Path) -> bool),
+        ("symlink", |path: &Path| fs::symlink_metadata(path).unwrap().is_symlink()),
+    ] {
+        let scratch = with_source();
+        let run = calve(scratch.path(), &format!("clone --json --mode {mode} --mutable b src dst"));
+        assert_eq!(run.code, Some(0), "{run:?}");
+        let root = scratch.path();
+        assert!(is_linked(&root.join("dst/a")), "{mode}");
+        assert!(!is_linked(&root.join("dst/dir/b")), "{mode}");
+        let destination = &run.json()["destinations"][0];
+        assert_eq!(destination["method"], "mixed", "{destination}");
+        assert_eq!(destination["linked_files"], 1, "{destination}");
+    }
+}
+
+#[test]
+fn an_existing_destination_is_treated_as_was_asked() {
+    for (existing, a, kept, code) in [
+        ("fail", "old", Some("kept"), 1),
+        ("skip", "old", Some("kept"), 0),
+        ("replace", "alpha", None, 0),
+        ("merge", "alpha", Some("kept"), 0),
+    ] {
+        let scratch = with_source();
+        plant(scratch.path(), &[("dst/a", "old"), ("dst/kept", "kept")]);
+        let run = calve(scratch.path(), &format!("clone --existing {existing} src dst other"));
+        assert_eq!(run.code, Some(code), "{existing}: {run:?}");
+        assert_eq!(read(scratch.path(), "dst/a").as_deref(), Some(a), "{existing}");
+        assert_eq!(read(scratch.path(), "dst/kept").as_deref(), kept, "{existing}");
+        assert_eq!(read(scratch.path(), "other/a").is_some(), code == 0, "{existing}");
+        if code == 0 {
+            assert_eq!(run.stdout, "dst\nother\n", "{existing}");
+        }
+        assert_eq!(run.stderr.contains("; 1 tree left as before"), existing == "skip", "{run:?}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn what_was_left_out_is_a_finding_listed_once_and_at_most_ten_times() {
+    use std::os::unix::net::UnixListener;
+    let scratch = with_source();
+    for number in 10..22 {
+        UnixListener::bind(scratch.path().join(format!("src/socket-{number}"))).unwrap();
+    }
+    let run = calve(scratch.path(), "clone src dst other");
+    assert_eq!((run.code, run.stdout.as_str()), (Some(3), "dst\nother\n"), "{run:?}");
+    let warnings: Vec<&str> =
+        run.stderr.lines().filter(|line| line.starts_with("warning: ")).collect();
+    assert_eq!(warnings.len(), 11, "{run:?}");
+    assert_eq!(warnings[0], "warning: socket-10: left out: socket");
+    assert_eq!(warnings[10], "warning: and 2 more; -v lists all");
+    let all = calve(scratch.path(), "clone -v src third");
+    assert_eq!(all.stderr.matches("warning: ").count(), 12, "{all:?}");
+
+    let document = calve(scratch.path(), "clone -q --json src fourth").json();
+    let skipped = document["destinations"][0]["skipped"].as_array().unwrap();
+    assert_eq!(skipped.len(), 12);
+    assert_eq!(skipped.iter().find(|one| one["path"] == "socket-10").unwrap()["reason"], "socket");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn names_that_are_not_utf8_arrive_are_printed_raw_and_percent_encoded_in_json() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    let scratch = with_source();
+    let name = OsStr::from_bytes(b"d\xff st");
+    let args = [OsStr::new("clone"), OsStr::new("src"), name];
+    let output = crate::command(scratch.path(), args).output().unwrap();
+    assert_eq!(output.stdout, b"d\xff st\n");
+    assert!(fs::metadata(scratch.path().join(name)).unwrap().is_dir());
+
+    let args = [OsStr::new("clone"), OsStr::new("--json"), name, OsStr::new("plain")];
+    let document = crate::run(crate::command(scratch.path(), args)).json();
+    assert_eq!(document["source"], "d%FF%20st");
+    assert_eq!(document["source_encoding"], "percent");
+    assert_eq!(document["destinations"][0]["path"], "plain");
+    assert_eq!(document["destinations"][0].get("path_encoding"), None);
+
+    let args = [OsStr::new("clone"), OsStr::new("--json"), OsStr::new("src"), name];
+    let document = crate::run(crate::command(scratch.path(), args)).json();
+    assert_eq!(document["error"]["kind"], "destination_exists");
+    assert_eq!(document["error"]["paths_encoding"], "percent");
+}

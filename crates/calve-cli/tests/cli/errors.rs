@@ -1,0 +1,151 @@
+//! Errors: the operation, its paths, the cause, the way out; and nothing is left behind.
+
+use std::fs;
+
+use crate::{calve, expected_method, listing, plant, with_source};
+
+/// One row: what stands beside `src`, the arguments, and what must be said.
+struct Row {
+    beside: &'static [(&'static str, &'static str)],
+    words: &'static str,
+    kind: &'static str,
+    error: &'static str,
+    hint: Option<&'static str>,
+}
+
+const ROWS: &[Row] = &[
+    Row {
+        beside: &[],
+        words: "none dst",
+        kind: "source_not_found",
+        error: "none",
+        hint: Some("-C DIR"),
+    },
+    Row {
+        beside: &[("file", "x")],
+        words: "file dst",
+        kind: "source_not_a_directory",
+        error: "file",
+        hint: Some("cp --reflink=auto"),
+    },
+    Row {
+        beside: &[("dst/", "")],
+        words: "src dst",
+        kind: "destination_exists",
+        error: "dst",
+        hint: Some("--existing merge"),
+    },
+    Row {
+        beside: &[],
+        words: "src none/below/dst",
+        kind: "parent_not_found",
+        error: "none/below",
+        hint: Some("mkdir -p none/below"),
+    },
+    Row { beside: &[], words: "src src", kind: "overlap", error: "src", hint: Some("of its own") },
+    Row {
+        beside: &[],
+        words: "src dst dst",
+        kind: "overlap",
+        error: "dst",
+        hint: Some("of its own"),
+    },
+    Row {
+        beside: &[("dst/a/x", "x")],
+        words: "--existing merge src dst",
+        kind: "conflict",
+        error: "a",
+        hint: Some("--exclude"),
+    },
+    Row {
+        beside: &[],
+        words: "--exclude [z-a] src dst",
+        kind: "invalid_pattern",
+        error: "[z-a]",
+        hint: Some("gitignore"),
+    },
+];
+
+#[test]
+fn each_error_names_its_paths_its_kind_and_the_way_out_and_leaves_nothing_behind() {
+    for row in ROWS {
+        let scratch = with_source();
+        plant(scratch.path(), row.beside);
+        let before = listing(scratch.path());
+        let plain = calve(scratch.path(), &format!("clone {}", row.words));
+        assert_eq!((plain.code, plain.stdout.as_str()), (Some(1), ""), "{}: {plain:?}", row.words);
+        let mut lines = plain.stderr.lines();
+        let error = lines.next().unwrap_or_default();
+        assert!(
+            error.starts_with("error: ") && error.contains(row.error),
+            "{}: {plain:?}",
+            row.words
+        );
+        let hint = lines.next();
+        assert_eq!(hint.is_some(), row.hint.is_some(), "{}: {plain:?}", row.words);
+        assert!(hint.is_none_or(|hint| hint.starts_with("hint: ")), "{}: {plain:?}", row.words);
+        assert!(
+            hint.unwrap_or_default().contains(row.hint.unwrap_or_default()),
+            "{}: {plain:?}",
+            row.words
+        );
+        assert_eq!(lines.next(), None, "{}: {plain:?}", row.words);
+
+        let json = calve(scratch.path(), &format!("clone --json {}", row.words));
+        assert_eq!((json.code, &json.stderr), (plain.code, &plain.stderr), "{}", row.words);
+        let document = json.json();
+        assert_eq!(document["error"]["kind"], row.kind, "{}: {document}", row.words);
+        let mut keys: Vec<_> = document["error"].as_object().unwrap().keys().collect();
+        keys.sort();
+        assert_eq!(keys, ["cause", "hint", "kind", "operation", "paths"], "{}", row.words);
+        let paths: Vec<_> = document["error"]["paths"].as_array().unwrap().iter().collect();
+        assert!(paths.iter().all(|path| path.is_string()), "{document}");
+
+        let mut after = listing(scratch.path());
+        if row.words.contains("merge") {
+            // A merge is atomic for each file: what had arrived before the conflict stays, and no stage.
+            after.retain(|name| {
+                !["dst/a", "dst/dir/", "dst/dir/b"].iter().any(|arrived| name == arrived)
+            });
+        }
+        assert_eq!(after, before, "{}", row.words);
+    }
+}
+
+#[test]
+fn a_refused_reflink_sends_to_the_doctor_and_appears_nowhere() {
+    let scratch = with_source();
+    let run = calve(scratch.path(), "clone --reflink always src dst");
+    match (expected_method(), run.code) {
+        (Some("reflink") | None, Some(0)) => {
+            assert_eq!(fs::read_to_string(scratch.path().join("dst/dir/b")).unwrap(), "beta");
+        }
+        (Some("copy") | None, Some(1)) => {
+            assert!(run.stderr.contains("hint: 'calve doctor src dst'"), "{run:?}");
+            assert!(!scratch.path().join("dst").try_exists().unwrap());
+            let json = calve(scratch.path(), "clone --json --reflink always src dst").json();
+            assert_eq!(json["error"]["kind"], "reflink_refused");
+        }
+        unexpected => panic!("{unexpected:?}: {run:?}"),
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_source_that_may_not_be_read_is_a_permission_error() {
+    use std::os::unix::fs::PermissionsExt;
+    if rustix::process::geteuid().is_root() {
+        return crate::not_run(
+            "a_source_that_may_not_be_read_is_a_permission_error",
+            "root may read everything",
+        );
+    }
+    let scratch = with_source();
+    let closed = scratch.path().join("src/dir");
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).unwrap();
+    let run = calve(scratch.path(), "clone --json src dst");
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o755)).unwrap();
+    assert_eq!(run.code, Some(1), "{run:?}");
+    assert_eq!(run.json()["error"]["kind"], "permission_denied");
+    assert!(run.stderr.contains("hint: ls -ld "), "{run:?}");
+}

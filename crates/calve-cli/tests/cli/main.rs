@@ -1,0 +1,139 @@
+//! The command line from outside: the built binary, its two streams and its exit codes.
+
+mod clone;
+mod doctor;
+mod errors;
+#[cfg(unix)]
+mod process;
+mod streams;
+mod usage;
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use tempfile::TempDir;
+
+/// What a run of the command left on its streams.
+#[derive(Debug)]
+struct Run {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl From<Output> for Run {
+    fn from(output: Output) -> Self {
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        Self {
+            code: output.status.code(),
+            stdout: text(output.stdout),
+            stderr: text(output.stderr),
+        }
+    }
+}
+
+impl Run {
+    /// The JSON document on standard output, which is all there may be.
+    #[track_caller]
+    fn json(&self) -> serde_json::Value {
+        assert_eq!(self.stdout.lines().count(), 1, "{self:?}");
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
+/// The command, in `directory`, with nothing of the environment that would change what it prints.
+fn command<S: AsRef<OsStr>>(directory: &Path, args: impl IntoIterator<Item = S>) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_calve"));
+    command.args(args).current_dir(directory).stdin(Stdio::null());
+    for variable in ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "RUST_BACKTRACE"] {
+        command.env_remove(variable);
+    }
+    command
+}
+
+/// Runs the command; `words` are its arguments, split at spaces.
+#[track_caller]
+fn calve(directory: &Path, words: &str) -> Run {
+    run(command(directory, words.split_whitespace()))
+}
+
+#[track_caller]
+fn run(mut command: Command) -> Run {
+    let run = Run::from(command.output().unwrap());
+    assert!(!run.stderr.contains("panicked"), "{run:?}");
+    run
+}
+
+/// An empty directory on the filesystem under test.
+fn scratch() -> TempDir {
+    match std::env::var_os("CALVE_TEST_DIR") {
+        Some(directory) => tempfile::tempdir_in(directory).unwrap(),
+        None => tempfile::tempdir().unwrap(),
+    }
+}
+
+/// How files must arrive on the filesystem under test, where whoever runs the tests knows.
+fn expected_method() -> Option<&'static str> {
+    match std::env::var("CALVE_EXPECT").as_deref() {
+        Ok("reflink") => Some("reflink"),
+        Ok("copy") => Some("copy"),
+        Ok(other) => panic!("CALVE_EXPECT is {other:?}"),
+        Err(_) => None,
+    }
+}
+
+/// Notes that a test could not run here; the runner counts these.
+#[cfg(unix)]
+fn not_run(test: &str, why: &str) {
+    use std::io::Write;
+    let line = format!("NOT RUN: {test}: {why}\n");
+    match std::env::var_os("CALVE_NOT_RUN") {
+        Some(path) => {
+            let mut file = fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
+            file.write_all(line.as_bytes()).unwrap();
+        }
+        None => print!("{line}"),
+    }
+}
+
+/// Writes files, their directories included; a name that ends in a slash is an empty directory.
+fn plant(root: &Path, files: &[(&str, &str)]) {
+    for (name, content) in files {
+        let path = root.join(name);
+        if name.ends_with('/') {
+            fs::create_dir_all(path).unwrap();
+        } else {
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
+        }
+    }
+}
+
+/// A small tree named `src`: two files and a directory.
+fn with_source() -> TempDir {
+    let scratch = scratch();
+    plant(scratch.path(), &[("src/a", "alpha"), ("src/dir/b", "beta")]);
+    scratch
+}
+
+/// Every entry below `root`, sorted, with a slash after directories.
+fn listing(root: &Path) -> Vec<OsString> {
+    fn below(root: &Path, relative: &Path, found: &mut Vec<OsString>) {
+        for entry in fs::read_dir(root.join(relative)).unwrap() {
+            let entry = entry.unwrap();
+            let path: PathBuf = relative.join(entry.file_name());
+            let mut name = path.clone().into_os_string();
+            if entry.file_type().unwrap().is_dir() {
+                name.push("/");
+                below(root, &path, found);
+            }
+            found.push(name);
+        }
+    }
+    let mut found = Vec::new();
+    below(root, Path::new(""), &mut found);
+    found.sort();
+    found
+}

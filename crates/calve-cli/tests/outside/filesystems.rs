@@ -1,0 +1,419 @@
+//! What filesystems have of their own: flags of files, swap files, other devices, full disks.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::tree::{difference, many_files, state};
+use crate::{
+    Run, calve, can_strace, expects_reflink, filesystem, is_root, names, not_run, program, scratch,
+    straced,
+};
+
+/// Runs a tool; `Err` with what it said.
+fn tool(directory: &Path, words: &str) -> Result<String, String> {
+    let mut words = words.split_whitespace();
+    let name = words.next().unwrap();
+    // The administrator's tools are not on everybody's PATH.
+    let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
+    let output = program(name, directory).env("PATH", path).args(words).output();
+    let output = output.map_err(|error| format!("{name}: {error}"))?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().replace('\n', " ");
+    if output.status.success() {
+        Ok(text(&output.stdout))
+    } else {
+        Err(format!("{name}: {}", text(&output.stderr)))
+    }
+}
+
+#[track_caller]
+fn assert_same(directory: &Path, source: &str, destination: &str, context: &str) {
+    let wanted = state(&directory.join(source));
+    let got = state(&directory.join(destination));
+    assert_eq!(difference(&wanted, &got), "", "{context}");
+}
+
+#[test]
+fn one_file_that_is_not_copy_on_write_costs_one_copy_at_most() {
+    if filesystem() != "btrfs" {
+        return;
+    }
+    let scratch = scratch();
+    let directory = scratch.path();
+    many_files(&directory.join("src"), 200, 6000, "content");
+    let odd = directory.join("src/d0/odd");
+    fs::write(&odd, "").unwrap();
+    if let Err(why) = tool(directory, "chattr +C src/d0/odd") {
+        return not_run("a NOCOW file on btrfs", &why);
+    }
+    fs::write(&odd, [7; 20_000]).unwrap();
+    let run = calve(directory, "clone --json src dst");
+    assert_eq!(run.code, Some(0), "{run:?}");
+    assert!(run.count("copied_files") <= 1, "{run:?}");
+    assert_eq!(run.count("reflinked_files") + run.count("copied_files"), 201, "{run:?}");
+    assert_eq!(run.count("because.filesystem"), 0, "{run:?}");
+    assert_same(directory, "src", "dst", "NOCOW");
+    // The other way round: the directory hands the flag down to what is made in it.
+    fs::create_dir(directory.join("nocow")).unwrap();
+    tool(directory, "chattr +C nocow").unwrap();
+    let run = calve(directory, "clone --json src nocow/dst");
+    assert_eq!(run.code, Some(0), "{run:?}");
+    assert!(run.count("copied_files") <= 1, "into a NOCOW directory: {run:?}");
+    assert_same(directory, "src", "nocow/dst", "into a NOCOW directory");
+}
+
+#[test]
+fn where_nothing_can_be_cloned_the_question_is_asked_a_handful_of_times() {
+    if expects_reflink() || !can_strace("counting clone ioctls") {
+        return;
+    }
+    let scratch = scratch();
+    many_files(&scratch.path().join("src"), 500, 5000, "content");
+    for (words, copies) in [
+        ("clone --json src dst", 1),
+        ("clone --json -n 3 src dst", 3),
+        ("clone --json -j 8 src dst", 1),
+    ] {
+        let run = straced(scratch.path(), &["-e", "trace=ioctl"], words);
+        assert_eq!(run.code, Some(0), "{run:?}");
+        assert_eq!(run.count("because.filesystem"), 500, "{run:?}");
+        let asked = run.logged("FICLONE");
+        assert!((1..=8 * copies).contains(&asked), "{words}: asked {asked} times");
+        for name in names(scratch.path()) {
+            if name != "src" {
+                fs::remove_dir_all(scratch.path().join(name)).unwrap();
+            }
+        }
+    }
+}
+
+/// The swap file is given back whatever happens.
+struct Swap(PathBuf);
+
+impl Drop for Swap {
+    fn drop(&mut self) {
+        let _ = tool(Path::new("/"), &format!("swapoff {}", self.0.display()));
+    }
+}
+
+#[test]
+fn a_swap_file_is_refused_alone() {
+    const NAME: &str = "a swap file";
+    if !expects_reflink() {
+        return;
+    }
+    if !is_root() {
+        return not_run(NAME, "swapon needs root");
+    }
+    let scratch = scratch();
+    let directory = scratch.path();
+    many_files(&directory.join("src"), 100, 5000, "content");
+    let swap = directory.join("src/swap");
+    fs::write(&swap, "").unwrap();
+    // btrfs takes none that is copy-on-write, XFS none with holes.
+    let _ = tool(directory, "chattr +C src/swap");
+    fs::write(&swap, vec![0; 4 << 20]).unwrap();
+    fs::set_permissions(&swap, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let on = tool(directory, "mkswap src/swap").and_then(|_| tool(directory, "swapon src/swap"));
+    if let Err(why) = on {
+        return not_run(NAME, &why);
+    }
+    let _off = Swap(swap);
+    let run = calve(directory, "clone --json src dst");
+    // It is copied, or the error names it; the others are never touched by that.
+    match run.code {
+        Some(0) => {
+            assert_eq!((run.count("copied_files"), run.count("because.file")), (1, 1), "{run:?}");
+            assert_eq!(run.count("reflinked_files"), 100, "{run:?}");
+        }
+        _ => {
+            assert!(run.stderr.contains("src/swap") && run.stderr.contains("ETXTBSY"), "{run:?}");
+            assert!(!names(directory).contains(&"dst".to_owned()), "{run:?}");
+        }
+    }
+    let run = calve(directory, "clone --json --exclude /swap src without");
+    assert_eq!(run.count("reflinked_files"), 100, "{run:?}");
+}
+
+/// The flag is taken away whatever happens, or the directory could not be removed.
+struct Immutable(PathBuf);
+
+impl Drop for Immutable {
+    fn drop(&mut self) {
+        let _ = tool(Path::new("/"), &format!("chattr -R -i {}", self.0.display()));
+    }
+}
+
+#[test]
+fn an_immutable_source_is_cloned_and_its_clone_can_be_written_to_and_removed() {
+    const NAME: &str = "immutable files";
+    let scratch = scratch();
+    let directory = scratch.path();
+    many_files(&directory.join("src"), 20, 5000, "content");
+    let _guard = Immutable(directory.join("src"));
+    if let Err(why) =
+        tool(directory, "chattr +i src/d0/f3").and_then(|_| tool(directory, "chattr +i src/d0"))
+    {
+        return not_run(NAME, &why);
+    }
+    let run = calve(directory, "clone --json src dst");
+    assert_eq!(run.code, Some(0), "{run:?}");
+    assert_eq!(run.count("files"), 20, "{run:?}");
+    if expects_reflink() {
+        assert_eq!(run.count("reflinked_files"), 20, "{run:?}");
+    }
+    assert_same(directory, "src", "dst", "an immutable source");
+    fs::write(directory.join("dst/d0/f3"), "changed").unwrap();
+    // What is immutable cannot be linked; each of these is copied, and nothing else is.
+    let run = calve(directory, "clone --json --mode hardlink src linked");
+    assert_eq!(run.code, Some(0), "{run:?}");
+    assert_eq!(run.count("files"), 20, "{run:?}");
+    assert_eq!(run.count("linked_files"), 19, "{run:?}");
+}
+
+#[test]
+fn an_immutable_file_in_the_way_of_a_merge_is_an_error_that_names_it() {
+    let scratch = scratch();
+    let directory = scratch.path();
+    many_files(&directory.join("src"), 20, 5000, "new");
+    many_files(&directory.join("dst"), 20, 5000, "old");
+    let _guard = Immutable(directory.join("dst"));
+    if let Err(why) = tool(directory, "chattr +i dst/d0/f7") {
+        return not_run("immutable files in the way", &why);
+    }
+    let before = fs::read(directory.join("dst/d0/f7")).unwrap();
+    for existing in ["merge", "replace"] {
+        let run = calve(directory, &format!("clone --existing {existing} src dst"));
+        assert_eq!(run.code, Some(1), "{existing}: {run:?}");
+        assert!(run.stderr.contains("EPERM"), "{existing}: {run:?}");
+        if existing == "merge" {
+            assert!(run.stderr.contains("dst/d0/f7"), "{run:?}");
+            assert_eq!(fs::read(directory.join("dst/d0/f7")).unwrap(), before);
+            assert_eq!(names(directory), ["dst", "src"]);
+            assert_eq!(names(&directory.join("dst")), ["d0"]);
+        } else {
+            // The new tree stands, and the error says where the rest of the old one is.
+            assert_same(directory, "src", "dst", "replaced");
+            let stage = names(directory)
+                .into_iter()
+                .find(|name| name.starts_with(".calve-stage-"))
+                .unwrap();
+            assert!(run.stderr.contains(&stage), "{run:?}");
+            tool(directory, &format!("chattr -R -i {stage}")).unwrap();
+            assert_eq!(calve(directory, "clone --existing replace src dst").code, Some(0));
+            assert_eq!(names(directory), ["dst", "src"], "the next run sweeps it");
+        }
+    }
+}
+
+#[test]
+fn another_filesystem_gets_copies_and_is_told_so() {
+    let here = scratch();
+    let device = fs::metadata(here.path()).unwrap().dev();
+    let elsewhere =
+        [PathBuf::from("/dev/shm"), std::env::temp_dir()].into_iter().find_map(|place| {
+            let there = tempfile::tempdir_in(place).ok()?;
+            (fs::metadata(there.path()).unwrap().dev() != device).then_some(there)
+        });
+    let Some(elsewhere) = elsewhere else {
+        return not_run(
+            "cloning to another filesystem",
+            "there is no other that can be written to",
+        );
+    };
+    let (here, there) = (here.path(), elsewhere.path());
+    for (source, destination) in [(there, here), (here, there)] {
+        many_files(&source.join("src"), 150, 5000, "content");
+        let words = format!("clone --json {}/src {}/dst", source.display(), destination.display());
+        let run = if can_strace("counting clone ioctls across filesystems") {
+            let run = straced(here, &["-e", "trace=ioctl"], &words);
+            assert!(run.logged("FICLONE") <= 8, "{run:?}");
+            run
+        } else {
+            calve(here, &words)
+        };
+        assert_eq!(run.code, Some(0), "{run:?}");
+        assert_eq!(
+            (run.count("copied_files"), run.count("because.filesystem")),
+            (150, 150),
+            "{run:?}"
+        );
+        let (wanted, got) = (state(&source.join("src")), state(&destination.join("dst")));
+        assert_eq!(difference(&wanted, &got), "");
+        let always = calve(
+            here,
+            &words.replace("/dst", "/always").replace("clone", "clone --reflink always"),
+        );
+        assert_eq!(always.code, Some(1), "{always:?}");
+        assert_eq!(
+            names(destination),
+            if destination == here { vec!["dst"] } else { vec!["dst", "src"] }
+        );
+        fs::remove_dir_all(destination.join("dst")).unwrap();
+    }
+}
+
+/// A small filesystem of the kind under test, in an image; unmounted whatever happens.
+struct Small(tempfile::TempDir);
+
+impl Small {
+    fn new() -> Result<Self, String> {
+        let home = scratch();
+        let kind = filesystem();
+        // The smallest that mkfs makes of each kind, or a little more.
+        let (make, megabytes) = match kind.as_str() {
+            "xfs" => ("mkfs.xfs -q -m reflink=1 image", 320),
+            "btrfs" => ("mkfs.btrfs -q --mixed image", 256),
+            "ext4" => ("mkfs.ext4 -q -F image", 200),
+            "tmpfs" => ("true", 200),
+            _ => return Err("it is not known which filesystem is under test".to_owned()),
+        };
+        fs::create_dir(home.path().join("small")).unwrap();
+        fs::File::create(home.path().join("image")).unwrap().set_len(megabytes << 20).unwrap();
+        tool(home.path(), make)?;
+        match kind.as_str() {
+            "tmpfs" => {
+                tool(home.path(), &format!("mount -t tmpfs -o size={megabytes}M small small"))?
+            }
+            kind => tool(home.path(), &format!("mount -t {kind} -o loop image small"))?,
+        };
+        Ok(Self(home))
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.path().join("small")
+    }
+
+    fn free(&self) -> u64 {
+        // What was freed is given back when the log is written.
+        Command::new("sync").arg("-f").arg(self.path()).status().unwrap();
+        let stat = rustix::fs::statvfs(self.path()).unwrap();
+        stat.f_bavail * stat.f_frsize
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = tool(self.0.path(), "umount small");
+    }
+}
+
+#[test]
+fn on_a_disk_without_room_a_clone_fits_and_a_copy_fails_and_gives_all_space_back() {
+    if !is_root() {
+        return not_run("a full disk", "mounting one needs root");
+    }
+    let small = match Small::new() {
+        Ok(small) => small,
+        Err(why) => return not_run("a full disk", &why),
+    };
+    let directory = small.path();
+    // 60 percent of what is there, in files of a megabyte.
+    let files = small.free() * 6 / 10 / 1_000_000;
+    fs::create_dir(directory.join("src")).unwrap();
+    for number in 0..files {
+        let bytes: Vec<u8> = (0..1_000_000_u64)
+            .map(|at| (at.wrapping_mul(number * 2 + 1) >> 5).to_le_bytes()[0])
+            .collect();
+        fs::write(directory.join(format!("src/f{number}")), bytes).unwrap();
+    }
+    let before = small.free();
+    let expect_full = |run: &Run| {
+        assert_eq!(run.code, Some(1), "{run:?}");
+        assert_eq!(run.json()["error"]["kind"], "storage_full", "{run:?}");
+        assert!(run.stderr.contains("ENOSPC") && run.stderr.contains("src/f"), "{run:?}");
+        assert!(run.stderr.contains("(df -h dst"), "the hint is about the destination: {run:?}");
+        let left: Vec<_> =
+            names(&directory).into_iter().filter(|name| name != "lost+found").collect();
+        assert_eq!(left, ["src"], "{run:?}");
+        // But for what the filesystem keeps for itself, such as a larger directory.
+        let lost = before.saturating_sub(small.free());
+        assert!(lost < 8_000_000, "{lost} bytes were not given back");
+    };
+    for words in ["clone --json --reflink never src dst", "clone --json --mode copy -n 2 src dst"] {
+        expect_full(&calve(&directory, words));
+    }
+    let run = calve(&directory, "clone --json -n 5 src dst");
+    if expects_reflink() {
+        assert_eq!(run.code, Some(0), "{run:?}");
+        assert_eq!(run.count("reflinked_files"), files, "{run:?}");
+        let taken = before.saturating_sub(small.free());
+        assert!(taken < 10_000_000, "five clones took {taken} bytes");
+    } else {
+        expect_full(&run);
+    }
+}
+
+/// A bind mount hides where a directory really is: `..` leads to where it is mounted.
+#[test]
+fn what_holds_the_source_is_never_replaced_by_whichever_mount_the_source_is_named() {
+    let scratch = scratch();
+    let directory = scratch.path();
+    let run = |line: &str| {
+        program("unshare", directory).args(["--mount", "sh", "-c", line]).output().unwrap()
+    };
+    for name in ["outer/middle/source", "outer b/source", "a\\b/source", "view", "free/source"] {
+        fs::create_dir_all(directory.join(name)).unwrap();
+        fs::write(directory.join(name).join("file"), "content").unwrap();
+    }
+    let tried = run("mount --bind outer view");
+    if !tried.status.success() {
+        return not_run("a bind mount", String::from_utf8_lossy(&tried.stderr).trim());
+    }
+    let calve = env!("CARGO_BIN_EXE_calve");
+    for (mounts, source, destinations, refused) in [
+        ("mount --bind outer/middle/source view", "view", "outer", true),
+        ("mount --bind outer/middle/source view", "view", "outer/middle", true),
+        ("mount --bind outer/middle view", "view/source", "outer", true),
+        ("mount --bind . view", "outer/middle/source", "view/outer", true),
+        ("mount --bind 'outer b/source' view", "view", "'outer b'", true),
+        ("mount --bind 'a\\b/source' view", "view", "'a\\b'", true),
+        // Another destination inside it would go with it, too.
+        ("mount --bind outer/middle view", "free/source", "outer view/new", true),
+        ("mount --bind outer/middle view", "view/source", "free", false),
+    ] {
+        let line = format!("{mounts} && {calve} clone --existing replace {source} {destinations}");
+        let output = run(&line);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(i32::from(refused)), "{line}: {error}");
+        for file in ["outer/middle/source/file", "outer b/source/file", "a\\b/source/file"] {
+            assert_eq!(fs::read_to_string(directory.join(file)).unwrap(), "content", "{line}");
+        }
+        assert!(
+            !refused || error.contains("inside the other") || error.contains("holds the source"),
+            "{error}"
+        );
+        assert!(names(directory).iter().all(|name| !name.starts_with('.')), "{line}");
+    }
+}
+
+/// Opening a file with O_NONBLOCK while another process has a lease on it says EAGAIN, and asks that process to let go.
+#[test]
+fn a_lease_on_a_file_is_waited_for() {
+    use std::io::{BufRead, BufReader};
+    const HOLDER: &str = "\
+import fcntl, os, signal, sys, time
+signal.signal(signal.SIGIO, signal.SIG_IGN)
+file = os.open('src/leased', os.O_RDWR)
+fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+print('held', flush=True)
+time.sleep(1)
+";
+    let scratch = scratch();
+    many_files(&scratch.path().join("src"), 20, 100, "content");
+    fs::write(scratch.path().join("src/leased"), "content").unwrap();
+    let mut holder = program("python3", scratch.path());
+    let holder = holder.args(["-c", HOLDER]).stdout(std::process::Stdio::piped()).spawn();
+    let Ok(mut holder) = holder else { return not_run("a lease", "needs python3") };
+    let mut said = String::new();
+    BufReader::new(holder.stdout.take().unwrap()).read_line(&mut said).unwrap();
+    if said != "held\n" {
+        holder.wait().unwrap();
+        return not_run("a lease", "it cannot be had here");
+    }
+    let run = calve(scratch.path(), "clone --json src dst");
+    assert!(holder.wait().unwrap().success());
+    assert_eq!(run.code, Some(0), "{run:?}");
+    assert_same(scratch.path(), "src", "dst", "a lease");
+}

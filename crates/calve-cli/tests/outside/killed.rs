@@ -1,0 +1,239 @@
+//! Killed at any moment: the destination is whole or absent (or the old one, or, in a merge, made of whole files), and the
+//! next run sweeps what was left.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::tree::{content, many_files};
+use crate::{Random, calve, calve_command, expects_reflink, filesystem, names, not_run, scratch};
+
+const FILES: usize = 1500;
+const SIZE: usize = 2000;
+
+/// The moments are the same in every run, as parts of the time that a run takes.
+const SEED: u64 = 0x0ca1_7e5e_ed00_0001;
+
+/// Which trees of [`many_files`] a path holds: how many files of each word, all of them whole.
+fn words_below(root: &Path) -> Result<BTreeMap<String, usize>, String> {
+    let mut words = BTreeMap::new();
+    let mut left: Vec<PathBuf> = vec![root.to_owned()];
+    while let Some(directory) = left.pop() {
+        for entry in fs::read_dir(&directory).map_err(|error| error.to_string())? {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                if !path.file_name().unwrap().to_string_lossy().starts_with(".calve-") {
+                    left.push(path);
+                }
+                continue;
+            }
+            let number = path.file_name().unwrap().to_string_lossy()[1..].parse().unwrap();
+            let found = fs::read(&path).unwrap();
+            let word =
+                String::from_utf8_lossy(&found).split(' ').next().unwrap_or_default().to_owned();
+            if found != content(number, SIZE, &word) {
+                return Err(format!("{path:?} is torn: {} bytes", found.len()));
+            }
+            *words.entry(word).or_default() += 1;
+        }
+    }
+    Ok(words)
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Fresh,
+    Replace,
+    Merge,
+}
+
+impl Kind {
+    fn words(self, source: &str) -> String {
+        match self {
+            Self::Fresh => format!("clone {source} dst"),
+            Self::Replace => format!("clone --existing replace {source} dst"),
+            Self::Merge => format!("clone --existing merge {source} dst"),
+        }
+    }
+
+    /// What `dst` may hold: files of the tree that was there and of the one that comes.
+    fn allows(self, old: usize, new: usize) -> bool {
+        match self {
+            Self::Fresh => (old, new) == (0, FILES),
+            Self::Replace => (old, new) == (FILES, 0) || (old, new) == (0, FILES),
+            Self::Merge => old + new == FILES,
+        }
+    }
+}
+
+fn is_stage(name: &str) -> bool {
+    name.starts_with(".calve-")
+}
+
+fn kill_and_look(signal: Signal, kind: Kind, kills: usize) {
+    let scratch = scratch();
+    let directory = scratch.path();
+    let destination = directory.join("dst");
+    // Each is cloned over the other in turns.
+    let mut sources = ["one", "two"];
+    for word in sources {
+        many_files(&directory.join(word), FILES, SIZE, word);
+    }
+    println!("{signal:?} {kind:?}: seed {SEED:#x}");
+    let mut random = Random(SEED);
+    let whole_run = |source: &str| {
+        let started = Instant::now();
+        let run = calve(directory, &kind.words(source));
+        assert_eq!(run.code, Some(0), "{run:?}");
+        started.elapsed()
+    };
+    let remove = || fs::remove_dir_all(&destination).unwrap();
+    let (mut cut_short, mut left_a_stage) = (0, 0);
+    whole_run(sources[0]);
+    let mut usual = Duration::ZERO;
+    for kill in 0..kills {
+        // A whole run now and then tells how long one takes. Under `fresh` nothing stands before a run.
+        if kill % 10 == 0 {
+            if kind == Kind::Fresh {
+                remove();
+            }
+            sources.reverse();
+            usual = whole_run(sources[0]);
+        }
+        if kind == Kind::Fresh {
+            remove();
+        }
+        sources.reverse();
+        let [new, old] = sources;
+        let part = random.below(1000);
+        let mut command: Command = calve_command(directory, &kind.words(new));
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        std::thread::sleep(usual.mul_f64(part as f64 / 1000.0));
+        let _ = kill_process(Pid::from_child(&child), signal);
+        let status = child.wait().unwrap();
+        let context = format!("{signal:?} {kind:?} {kill}, at {part}/1000 of {usual:?}: {status}");
+
+        let inside = if destination.is_dir() { names(&destination) } else { Vec::new() };
+        let stage = names(directory).iter().chain(&inside).any(|name| is_stage(name));
+        left_a_stage += usize::from(stage);
+        cut_short += usize::from(status.code() != Some(0));
+        if signal == Signal::INT {
+            // Before the handler stands the signal's own action does; nothing was begun then.
+            let code = status.code().or(status.signal().map(|signal| 128 + signal));
+            assert!(matches!(code, Some(0 | 130)), "{context}");
+            assert!(!stage, "a stage was left: {context}");
+        }
+        if destination.is_dir() {
+            let words =
+                words_below(&destination).unwrap_or_else(|torn| panic!("{torn}: {context}"));
+            let count = |word: &str| words.get(word).copied().unwrap_or(0);
+            assert!(kind.allows(count(old), count(new)), "{words:?}: {context}");
+        } else {
+            assert_eq!(kind, Kind::Fresh, "the destination is gone: {context}");
+        }
+
+        // The next run succeeds, and sweeps.
+        if kind == Kind::Fresh && destination.is_dir() {
+            remove();
+        }
+        whole_run(new);
+        assert_eq!(names(directory), ["dst", "one", "two"], "{context}");
+        assert!(!names(&destination).iter().any(|name| is_stage(name)), "{context}");
+        if kill % 5 == 0 {
+            assert_eq!(
+                words_below(&destination).unwrap(),
+                BTreeMap::from([(new.to_owned(), FILES)]),
+                "{context}"
+            );
+        }
+    }
+    println!(
+        "{signal:?} {kind:?}: {kills} kills, {cut_short} before the end, {left_a_stage} left a stage"
+    );
+    assert!(cut_short * 3 >= kills, "only {cut_short} of {kills} came before the end");
+}
+
+/// Fewer where a clone is a copy and takes its time.
+fn kills(most: usize) -> usize {
+    if expects_reflink() { most } else { most / 3 }
+}
+
+#[test]
+fn a_clone_that_is_killed_leaves_its_destination_whole_or_absent_and_the_next_run_sweeps() {
+    kill_and_look(Signal::KILL, Kind::Fresh, kills(50));
+}
+
+#[test]
+fn a_replacement_that_is_killed_leaves_the_old_tree_or_the_new_one() {
+    kill_and_look(Signal::KILL, Kind::Replace, kills(30));
+}
+
+#[test]
+fn a_merge_that_is_killed_leaves_only_whole_files() {
+    kill_and_look(Signal::KILL, Kind::Merge, kills(30));
+}
+
+#[test]
+fn a_clone_that_is_interrupted_leaves_nothing_behind() {
+    kill_and_look(Signal::INT, Kind::Fresh, kills(50));
+}
+
+#[test]
+fn a_replacement_that_is_interrupted_leaves_the_old_tree_or_the_new_one_and_nothing_else() {
+    kill_and_look(Signal::INT, Kind::Replace, kills(30));
+}
+
+#[test]
+fn a_merge_that_is_interrupted_leaves_only_whole_files_and_no_stage() {
+    kill_and_look(Signal::INT, Kind::Merge, kills(30));
+}
+
+/// Files cannot be renamed from the stage into another device: there they are staged beside their places.
+#[test]
+fn a_merge_into_another_subvolume_that_is_killed_leaves_nothing_that_the_next_run_does_not_sweep() {
+    if filesystem() != "btrfs" {
+        return;
+    }
+    let scratch = scratch();
+    let directory = scratch.path();
+    fs::create_dir_all(directory.join("src/all")).unwrap();
+    for number in 0..FILES {
+        fs::write(directory.join(format!("src/all/f{number}")), content(number, SIZE, "new"))
+            .unwrap();
+    }
+    fs::create_dir(directory.join("dst")).unwrap();
+    let made = Command::new("btrfs")
+        .args(["-q", "subvolume", "create"])
+        .arg(directory.join("dst/all"))
+        .output();
+    if !made.as_ref().is_ok_and(|made| made.status.success()) {
+        return not_run("killing a merge into a subvolume", &format!("{made:?}"));
+    }
+    let mut random = Random(SEED);
+    let mut left = 0;
+    for kill in 0..15 {
+        let mut child = calve_command(directory, "clone -q --existing merge src dst")
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(5 + random.below(60)));
+        let _ = kill_process(Pid::from_child(&child), Signal::KILL);
+        child.wait().unwrap();
+        left += usize::from(names(&directory.join("dst/all")).iter().any(|name| is_stage(name)));
+        let next = calve(directory, "clone --existing merge src dst");
+        assert_eq!(next.code, Some(0), "{next:?}");
+        assert!(
+            !names(&directory.join("dst/all")).iter().any(|name| is_stage(name)),
+            "kill {kill}"
+        );
+        assert_eq!(words_below(&directory.join("dst")).unwrap()["new"], FILES);
+    }
+    println!("{left} of 15 kills left files that were on their way");
+    assert!(left > 0, "no kill came in time");
+}

@@ -1,0 +1,205 @@
+//! The built command under what it does not control: faults that the kernel reports (`strace -e inject`), kills at any
+//! moment, odd files and full disks; and what it costs in system calls.
+//!
+//! `CALVE_TEST_DIR` says where to work, and `CALVE_EXPECT` (`reflink` or `copy`) what the filesystem there can do. A test
+//! that cannot be run here appends why to `$CALVE_NOT_RUN`.
+
+#![cfg(target_os = "linux")]
+
+mod budget;
+mod calls;
+mod faults;
+mod filesystems;
+mod killed;
+mod tree;
+mod wheels;
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+
+use tempfile::TempDir;
+
+/// What a run of the command left: its end, its streams, and (under strace) the log.
+#[derive(Debug)]
+struct Run {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+    log: String,
+}
+
+impl Run {
+    fn of(output: Output, log: String) -> Self {
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        Self {
+            code: output.status.code(),
+            stdout: text(output.stdout),
+            stderr: text(output.stderr),
+            log,
+        }
+    }
+
+    /// The JSON document on standard output.
+    #[track_caller]
+    fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// A count of the only destination.
+    #[track_caller]
+    fn count(&self, field: &str) -> u64 {
+        let destination = &self.json()["destinations"][0];
+        let value = match field.strip_prefix("because.") {
+            Some(reason) => &destination["copied_because"][reason],
+            None => &destination[field],
+        };
+        value.as_u64().unwrap_or_else(|| panic!("no {field}: {self:?}"))
+    }
+
+    /// How often the log has `what`.
+    fn logged(&self, what: &str) -> usize {
+        self.log.lines().filter(|line| line.contains(what)).count()
+    }
+
+    /// How many calls strace answered in the kernel's place, without the questions whether this is a terminal.
+    fn injected(&self) -> usize {
+        self.log
+            .lines()
+            .filter(|line| line.contains("(INJECTED)") && !line.contains("TCGETS"))
+            .count()
+    }
+}
+
+/// A command, in `directory`, without what would change its output.
+fn program(name: impl AsRef<OsStr>, directory: &Path) -> Command {
+    let mut command = Command::new(name);
+    command.current_dir(directory).stdin(Stdio::null());
+    for variable in ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "RUST_BACKTRACE"] {
+        command.env_remove(variable);
+    }
+    command
+}
+
+/// The command; `words` are its arguments, split at spaces.
+fn calve_command(directory: &Path, words: &str) -> Command {
+    let mut command = program(env!("CARGO_BIN_EXE_calve"), directory);
+    command.args(words.split_whitespace());
+    command
+}
+
+fn calve(directory: &Path, words: &str) -> Run {
+    Run::of(calve_command(directory, words).output().unwrap(), String::new())
+}
+
+/// The same under strace with `options`, which must name what is traced: the rest is not stopped for (`--seccomp-bpf`).
+fn straced(directory: &Path, options: &[&str], words: &str) -> Run {
+    // The log is not on the filesystem under test, where it would be one more thing left behind.
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let mut command = program("strace", directory);
+    command.args(["-f", "-qq", "--seccomp-bpf", "-o"]).arg(log.path()).args(options);
+    command.arg("--").arg(env!("CARGO_BIN_EXE_calve")).args(words.split_whitespace());
+    let output = command.output().unwrap();
+    let log = fs::read(log.path()).unwrap();
+    Run::of(output, String::from_utf8_lossy(&log).into_owned())
+}
+
+/// Whether strace works here; if not, notes that `test` was not run.
+fn can_strace(test: &str) -> bool {
+    static WHY_NOT: OnceLock<Option<String>> = OnceLock::new();
+    let why = WHY_NOT.get_or_init(|| {
+        let mut command = Command::new("strace");
+        command.args([
+            "-f",
+            "-qq",
+            "--seccomp-bpf",
+            "-e",
+            "trace=getcwd",
+            "-e",
+            "inject=getcwd:error=EIO",
+            "true",
+        ]);
+        match command.output() {
+            Ok(output) if output.status.success() => None,
+            Ok(output) => Some(String::from_utf8_lossy(&output.stderr).trim().replace('\n', " ")),
+            Err(error) => Some(error.to_string()),
+        }
+    });
+    match why {
+        Some(why) => {
+            not_run(test, &format!("strace: {why}"));
+            false
+        }
+        None => true,
+    }
+}
+
+/// Notes that a test could not run here; the runner counts these.
+fn not_run(test: &str, why: &str) {
+    let line = format!("NOT RUN: {test}: {why}\n");
+    match std::env::var_os("CALVE_NOT_RUN") {
+        Some(path) => {
+            let mut file = fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
+            file.write_all(line.as_bytes()).unwrap();
+        }
+        None => print!("{line}"),
+    }
+}
+
+/// An empty directory on the filesystem under test.
+fn scratch() -> TempDir {
+    match std::env::var_os("CALVE_TEST_DIR") {
+        Some(directory) => tempfile::tempdir_in(directory).unwrap(),
+        None => tempfile::tempdir().unwrap(),
+    }
+}
+
+/// Whether the filesystem under test can reflink: as whoever runs the tests says, else as the command finds.
+fn expects_reflink() -> bool {
+    static REFLINK: OnceLock<bool> = OnceLock::new();
+    *REFLINK.get_or_init(|| match std::env::var("CALVE_EXPECT").as_deref() {
+        Ok("reflink") => true,
+        Ok("copy") => false,
+        Ok(other) => panic!("CALVE_EXPECT is {other:?}"),
+        Err(_) => calve(scratch().path(), "doctor --json .").code == Some(0),
+    })
+}
+
+/// The name of the filesystem under test, where it is known.
+fn filesystem() -> String {
+    std::env::var("CALVE_FS").unwrap_or_default()
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// The names in a directory, sorted.
+fn names(directory: &Path) -> Vec<String> {
+    let mut names: Vec<_> = fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+/// Numbers that are the same in every run.
+struct Random(u64);
+
+impl Random {
+    /// xorshift64*.
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    fn below(&mut self, limit: u64) -> u64 {
+        (self.next() >> 16) % limit
+    }
+}
