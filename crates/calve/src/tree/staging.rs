@@ -5,6 +5,22 @@
 //! *and* nothing in the name says that its maker lives: a process id is compared with the time that process started, and
 //! both mean something only during one boot and in one PID namespace. The lock alone would not do (a filesystem may
 //! not have locks), nor the name alone (a container sees other process ids).
+//!
+//! # Only what calve made is swept
+//! A name proves nothing where others may rename: whoever may write to the folder could give a tree that they may not
+//! delete (root's, or another user's) a dead stage's name, and have the next run delete it. So a directory is swept only
+//! where one of two things holds that such a person cannot bring about.
+//!
+//! * **It bears the mark**: it is ours and its mode is exactly [`MARK`], set-user-ID and closed to everybody else. Only its owner
+//!   can give a directory a mode (or root, chmod(2)); no other program gives one this, which means nothing on a
+//!   directory; and what calve publishes loses it with the last `chmod` of its root, which had to come anyway. Nobody else
+//!   can write to such a directory either, so all that is in it was put there by us.
+//! * **The folder is closed**: it belongs to us or to root, and nobody else may write to it, so nobody else gave the name.
+//!   This covers what bears no mark: a snapshot, a tree that is complete but not in place yet, and what was replaced.
+//!
+//! What is looked at is what is removed: by the descriptor that was asked, so that nothing can be put in its place
+//! meanwhile, and a stage that is given up is removed only if it is still the one that was made. An entry that is no
+//! directory goes by its name alone: whoever could name it so could have unlinked it.
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -13,8 +29,9 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use rustix::fs::{self, AtFlags, Dir, FileType, FlockOperation, Mode, OFlags};
+use rustix::fs::{self, AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
+use rustix::process::geteuid;
 
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::{self, Meta};
@@ -45,6 +62,9 @@ fn rename_with(
 
 /// What the name of every stage starts with. Entries of the source with such a name are never cloned.
 pub(super) const PREFIX: &str = ".calve-stage-";
+
+/// The mode of a stage while it is filled. See the module's documentation.
+const MARK: u32 = 0o4700;
 
 /// A stage as old as this whose maker cannot be asked for is taken for dead if its lock is free.
 const STRANGER_AGE: Duration = Duration::from_secs(60);
@@ -123,6 +143,8 @@ pub(super) struct Stage {
     /// The stage's own directory, locked.
     dir: OwnedFd,
     armed: bool,
+    /// What stands under the stage's name is what was replaced.
+    exchanged: bool,
 }
 
 impl Stage {
@@ -143,12 +165,19 @@ impl Stage {
             let dir = match open_ours(&parent, &name) {
                 Ok(dir) => dir,
                 Err(error) => {
-                    let _ = remove(&parent, &name);
+                    // Empty, or a snapshot; if it is anything else by now, it is not ours to remove.
+                    let _ = fs::unlinkat(&parent, &name, AtFlags::REMOVEDIR);
                     return Err(error);
                 }
             };
-            let stage =
-                Self { parent, parent_path: parent_path.to_owned(), name, dir, armed: true };
+            let stage = Self {
+                parent,
+                parent_path: parent_path.to_owned(),
+                name,
+                dir,
+                armed: true,
+                exchanged: false,
+            };
             // Where locks are not to be had the name speaks for us alone. Who holds it for a moment only asks whether we live.
             for _ in 0..LOCK_TRIES {
                 match fs::flock(&stage.dir, FlockOperation::NonBlockingLockShared) {
@@ -160,13 +189,14 @@ impl Stage {
         }
     }
 
-    /// An empty stage: no set-group-ID and no ACL that it would pass on to what is made in it.
+    /// An empty stage, which bears the mark: no set-group-ID and no ACL that it would pass on to what is made in it.
     pub(super) fn empty(parent: OwnedFd, parent_path: &Path) -> io::Result<Self> {
         let stage = Self::new(parent, parent_path, |parent, name| {
             Ok(fs::mkdirat(parent, name, Mode::RWXU)?)
         })?;
         meta::strip_inherited_acls(&stage.dir)?;
-        fs::fchmod(&stage.dir, Mode::RWXU)?;
+        // A server may not have the mark; then the stage is swept where nobody else can name one.
+        fs::fchmod(&stage.dir, meta::mode(MARK)).or_else(|_| fs::fchmod(&stage.dir, Mode::RWXU))?;
         Ok(stage)
     }
 
@@ -206,7 +236,7 @@ impl Stage {
     /// replaced, and goes with it.
     pub(super) fn exchange(&mut self, name: &CStr) -> io::Result<()> {
         match rename_with(&self.parent, &self.name, &self.parent, name, RenameFlags::EXCHANGE) {
-            Ok(()) => Ok(()),
+            Ok(()) => {}
             Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
                 // Not atomic here: aside, in, and back again if that fails, so that no hole is left.
                 // Under a name that is not swept: should this process die in between, it is all there is of the old.
@@ -221,10 +251,11 @@ impl Stage {
                 if fs::renameat(&self.parent, &aside, &self.parent, &self.name).is_err() {
                     self.name = aside;
                 }
-                Ok(())
             }
-            Err(errno) => Err(errno.into()),
+            Err(errno) => return Err(errno.into()),
         }
+        self.exchanged = !self.exchanged;
+        Ok(())
     }
 
     /// Takes a published tree back, so that it is removed when the stage is dropped.
@@ -243,14 +274,22 @@ impl Stage {
     /// Removes the stage, or what was exchanged for it.
     pub(super) fn discard(mut self) -> io::Result<()> {
         self.armed = false;
-        remove(&self.parent, &self.name)
+        self.remove()
+    }
+
+    fn remove(&self) -> io::Result<()> {
+        if self.exchanged {
+            remove(&self.parent, &self.name)
+        } else {
+            remove_if(&self.parent, &self.name, Some(&self.dir))
+        }
     }
 }
 
 impl Drop for Stage {
     fn drop(&mut self) {
         if self.armed {
-            let _ = remove(&self.parent, &self.name);
+            let _ = self.remove();
         }
     }
 }
@@ -264,9 +303,7 @@ pub(super) fn sweep(parent: &OwnedFd) {
         .map(|entry| entry.file_name().to_owned())
         .collect();
     for name in names {
-        if is_dead(parent, &name).unwrap_or(false) {
-            let _ = remove(parent, &name);
-        }
+        let _ = sweep_one(parent, &name);
     }
 }
 
@@ -279,28 +316,52 @@ pub(super) fn is_in(dir: &OwnedFd) -> bool {
     })
 }
 
-fn is_dead(parent: &OwnedFd, name: &CStr) -> io::Result<bool> {
-    let Some(maker) = Maker::parse(name.to_bytes()) else { return Ok(false) };
+fn sweep_one(parent: &OwnedFd, name: &CStr) -> io::Result<()> {
+    let Some(maker) = Maker::parse(name.to_bytes()) else { return Ok(()) };
     let lives = maker.lives();
     if lives == Some(true) {
-        return Ok(false);
+        return Ok(());
     }
     let stage = match fs::openat(parent, name, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty()) {
         Ok(stage) => stage,
         // What a replacement left: a file or a link that was replaced by a tree; or a file that was on its way.
-        Err(Errno::NOTDIR | Errno::LOOP) => return Ok(lives == Some(false)),
+        Err(Errno::NOTDIR | Errno::LOOP) if lives == Some(false) => {
+            return Ok(fs::unlinkat(parent, name, AtFlags::empty())?);
+        }
         Err(errno) => return Err(errno.into()),
     };
-    if let Err(errno) = fs::flock(&stage, FlockOperation::NonBlockingLockExclusive) {
-        return Ok(errno != Errno::WOULDBLOCK && lives == Some(false));
+    let meta = fs::fstat(&stage)?;
+    if !(is_marked(&meta) || is_closed(&fs::fstat(parent)?)) {
+        return Ok(());
     }
-    if lives == Some(false) {
-        return Ok(true);
+    match fs::flock(&stage, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) if lives == Some(false) => {}
+        Ok(()) => {
+            let now = std::time::SystemTime::now()
+                .duration_since(std::time::UNIX_EPOCH)
+                .unwrap_or_default();
+            let age = now.as_secs().saturating_sub(meta.st_ctime.unsigned_abs());
+            if age < STRANGER_AGE.as_secs() {
+                return Ok(());
+            }
+        }
+        Err(Errno::WOULDBLOCK) => return Ok(()),
+        Err(_) if lives == Some(false) => {}
+        Err(errno) => return Err(errno.into()),
     }
-    let made = fs::fstat(&stage)?.st_ctime;
-    let now =
-        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    Ok(now.as_secs().saturating_sub(made.unsigned_abs()) >= STRANGER_AGE.as_secs())
+    remove_if(parent, name, Some(&stage))
+}
+
+/// Whether the directory says itself that this user's calve made it.
+fn is_marked(stage: &Stat) -> bool {
+    let meta = Meta::of(stage);
+    meta.uid == geteuid().as_raw() && meta.permissions() == MARK
+}
+
+/// Whether only this user and root can have given names in this folder. The group's bits are also the mask of its ACL.
+fn is_closed(folder: &Stat) -> bool {
+    let meta = Meta::of(folder);
+    (meta.uid == 0 || meta.uid == geteuid().as_raw()) && meta.permissions() & 0o022 == 0
 }
 
 /// How deep [`remove`] goes before it takes a directory up to the top, so that depth costs neither stack nor descriptors.
@@ -309,6 +370,11 @@ const FLAT_DEPTH: usize = 32;
 /// Removes whatever is at `name` in `parent`, never following a link and never crossing into another mount. On an
 /// error what is left stays at `name`.
 pub(super) fn remove(parent: &OwnedFd, name: &CStr) -> io::Result<()> {
+    remove_if(parent, name, None)
+}
+
+/// The same; of what is not empty, only if it is `wanted`.
+fn remove_if(parent: &OwnedFd, name: &CStr, wanted: Option<&OwnedFd>) -> io::Result<()> {
     match fs::unlinkat(parent, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
         // EPERM is what POSIX wants for a directory, EISDIR what Linux gives.
@@ -321,7 +387,16 @@ pub(super) fn remove(parent: &OwnedFd, name: &CStr) -> io::Result<()> {
         Err(errno) => return Err(errno.into()),
     }
     let top = open_ours(parent, name)?;
-    let dev = Meta::of(&fs::fstat(&top)?).dev;
+    let meta = Meta::of(&fs::fstat(&top)?);
+    if let Some(wanted) = wanted
+        && Meta::of(&fs::fstat(wanted)?).id() != meta.id()
+    {
+        return Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            "somebody put something else in the place of the stage",
+        ));
+    }
+    let dev = meta.dev;
     let mut moved = 0_u64;
     // Directories from the depths arrive at the top while it is emptied: until a pass finds none.
     while empty(&top, &top, dev, 0, &mut moved)? {}
@@ -466,6 +541,78 @@ mod tests {
         {
             assert_eq!(Maker::parse(foreign.as_bytes()), None, "{foreign}");
         }
+    }
+
+    /// In a folder where others may write, anybody could give root's tree the name of a dead stage, and root's next run
+    /// deleted it.
+    #[test]
+    fn what_calve_did_not_make_is_not_swept_whatever_it_is_called() {
+        const STRANGER: u32 = 65534;
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("folder");
+        let this = Maker::this();
+        let dead = Maker { start: this.start + 1, ..*this }.prefix() + "0123";
+        let own = geteuid().as_raw();
+        for (folder, folder_owner, mode, owner, swept) in [
+            // Whoever may name things here may delete them, too.
+            (0o755, own, 0o755, own, true),
+            (0o700, own, 0o700, own, true),
+            (0o755, own, 0o755, STRANGER, true),
+            // Others may name things, and what is named is no stage.
+            (0o775, own, 0o755, own, false),
+            (0o757, own, 0o755, own, false),
+            (0o1777, own, 0o755, own, false),
+            (0o777, own, 0o700, own, false),
+            (0o777, own, 0o4755, own, false),
+            (0o777, own, 0o6700, own, false),
+            (0o755, STRANGER, 0o700, own, false),
+            // It bears the mark, which a stranger can only give to what is the stranger's.
+            (0o775, own, MARK, own, true),
+            (0o777, own, MARK, own, true),
+            (0o1777, own, MARK, own, true),
+            (0o755, STRANGER, MARK, own, true),
+            (0o777, own, MARK, STRANGER, false),
+            (0o755, STRANGER, MARK, STRANGER, false),
+        ] {
+            let row = format!("{folder_owner} {folder:o}, {owner} {mode:o}");
+            if own != 0 && (folder_owner, owner) != (own, own) {
+                continue; // As root, where the suite runs on every filesystem.
+            }
+            std::fs::create_dir_all(path.join(&dead).join("full")).unwrap();
+            let give = |path: &Path, owner: u32, mode: u32| {
+                let dir = fs::open(path, DIR_FLAGS, Mode::empty()).unwrap();
+                if owner != own {
+                    fs::fchown(&dir, Some(fs::Uid::from_raw(owner)), None).unwrap();
+                }
+                fs::fchmod(&dir, meta::mode(mode)).unwrap();
+                dir
+            };
+            give(&path.join(&dead), owner, mode);
+            sweep(&give(&path, folder_owner, folder));
+            assert_eq!(!path.join(&dead).try_exists().unwrap(), swept, "{row}");
+            std::fs::remove_dir_all(&path).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_stage_bears_the_mark_and_is_given_up_only_if_it_is_still_the_one_that_was_made() {
+        let temp = tempfile::tempdir().unwrap();
+        let open = || fs::open(temp.path(), DIR_FLAGS, Mode::empty()).unwrap();
+        let stage = Stage::empty(open(), temp.path()).unwrap();
+        assert!(is_marked(&fs::fstat(stage.dir()).unwrap()));
+        let place = stage.path();
+        // Somebody who may write to the folder exchanges it for what they may not delete.
+        std::fs::rename(&place, temp.path().join("aside")).unwrap();
+        std::fs::create_dir_all(place.join("full")).unwrap();
+        drop(stage);
+        assert!(place.join("full").try_exists().unwrap());
+        std::fs::remove_dir_all(&place).unwrap();
+
+        let stage = Stage::empty(open(), temp.path()).unwrap();
+        let place = stage.path();
+        std::fs::create_dir(place.join("full")).unwrap();
+        drop(stage);
+        assert!(!place.try_exists().unwrap());
     }
 
     #[test]
