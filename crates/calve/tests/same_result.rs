@@ -6,7 +6,7 @@ mod common;
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, lchown, symlink};
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use calve::{CloneOptions, Existing, Method, Mode, Reflink, Report, SkipReason, clone_tree};
@@ -311,6 +311,9 @@ fn without_xattrs_all_else_arrives() {
     odd::build(&source);
     let mut bare = expected(&snapshot(&source));
     for entry in bare.values_mut() {
+        if let Some(acl) = entry.xattrs.get("system.posix_acl_access") {
+            entry.mode = entry.mode & !0o070 | odd::group_of(acl) << 3;
+        }
         entry.xattrs.clear();
     }
     for (mode, reflink, _) in ways(expects_reflink(scratch.path())) {
@@ -319,6 +322,72 @@ fn without_xattrs_all_else_arrives() {
         clone_tree(&source, &[&dest], &options).unwrap();
         assert_same(&bare, &snapshot(&dest), &format!("{mode:?}, {reflink:?}"));
         sh(Command::new("rm").arg("-rf").arg(&dest));
+    }
+}
+
+/// Where an entry has an ACL, the mode's group bits are its mask. Without the ACL they gave the group all that somebody
+/// else had been given by name.
+#[test]
+fn where_an_acl_stays_behind_the_group_gains_nothing() {
+    let name = "where_an_acl_stays_behind_the_group_gains_nothing";
+    let scratch = Scratch::new();
+    let source = scratch.join("source");
+    // For user 12 everything, for the group as much as is said.
+    let acl = |group: u16, mask: u16| {
+        let all = u32::MAX;
+        odd::acl(&[(1, 7, all), (2, 7, 12), (4, group, all), (0x10, mask, all), (0x20, 0, all)])
+    };
+    let set = |path: &Path, acl: &[u8]| {
+        rustix::fs::setxattr(path, "system.posix_acl_access", acl, rustix::fs::XattrFlags::empty())
+    };
+    fs::create_dir_all(source.join("folder")).unwrap();
+    let make_fifo = |path: &Path| drop(sh(Command::new("mkfifo").arg(path)));
+    let rows = [
+        ("none", acl(0, 7), 0o700),
+        ("read", acl(4, 6), 0o740),
+        ("masked", acl(7, 4), 0o740),
+        ("all", acl(7, 7), 0o770),
+    ];
+    for (what, acl, _) in &rows {
+        for kind in ["file", "folder", "fifo"] {
+            let path = source.join(format!("folder/{kind}-{what}"));
+            match kind {
+                "file" => file(&path, 1, 0o600, 10),
+                "folder" => fs::create_dir(&path).unwrap(),
+                _ => make_fifo(&path),
+            }
+            if set(&path, acl).is_err() {
+                return not_run(name, "needs a filesystem with ACLs");
+            }
+        }
+    }
+    set(&source, &rows[1].1).unwrap();
+    file(&source.join("plain"), 1, 0o664, 10);
+    make_fifo(&source.join("plain-fifo"));
+    chmod(&source.join("plain-fifo"), 0o660);
+    for existing in [Existing::Fail, Existing::Merge] {
+        for xattrs in [false, true] {
+            let what = format!("{existing:?}, {xattrs}");
+            let dest = scratch.join("dest");
+            clone_tree(&source, &[&dest], &CloneOptions::new().existing(existing).xattrs(xattrs))
+                .unwrap();
+            let (from, to) = (snapshot(&source), snapshot(&dest));
+            for (row, _, expected) in &rows {
+                for kind in ["file", "folder", "fifo"] {
+                    let path = PathBuf::from(format!("folder/{kind}-{row}"));
+                    // A FIFO's ACL always stays behind; it is not opened.
+                    let left = !xattrs || kind == "fifo";
+                    let expected = if left { *expected } else { from[&path].mode };
+                    assert_eq!(to[&path].mode, expected, "{what}: {path:?}");
+                }
+            }
+            let root = if xattrs { from[Path::new("")].mode } else { 0o740 };
+            assert_eq!(to[Path::new("")].mode, root, "{what}");
+            for plain in ["plain", "plain-fifo"] {
+                assert_eq!(to[Path::new(plain)].mode, from[Path::new(plain)].mode, "{what}");
+            }
+            sh(Command::new("rm").arg("-rf").arg(&dest));
+        }
     }
 }
 

@@ -55,7 +55,8 @@ fn a_small_file_costs_a_handful_of_system_calls_and_as_many_in_a_larger_tree() {
         ("-j 1", reflink),
         ("-j 4", reflink),
         ("--reflink never", COPY_MOST),
-        ("--no-xattrs", reflink - 1.0),
+        // The ACL is asked for where the list was, since it decides what the group may do.
+        ("--no-xattrs", reflink),
         ("--mode hardlink", 3.0),
     ] {
         let at_first = calls_per_file(directory, 1000, 2000, options);

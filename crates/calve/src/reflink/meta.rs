@@ -4,6 +4,9 @@
 //! The order in which they are set is an invariant: the owner first (it clears set-user-ID), then the
 //! attributes (writing content and changing the owner both strip capabilities), then the mode, then the
 //! ACLs (they carry the mode's group bits), and the times last.
+//!
+//! Where an entry has an ACL, the group bits of its mode are the ACL's mask: the most that any named user or group may do.
+//! Where the ACL stays behind they would give all of that to the entry's own group, so they are then what the ACL gives it.
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -71,6 +74,51 @@ impl Meta {
         self.mode & 0o7777
     }
 
+    /// The same for an entry whose ACL stays behind.
+    fn without_acl(self, acl: &[u8]) -> Self {
+        match group_rights(acl) {
+            Some(rights) => Self { mode: self.mode & !0o070 | rights << 3, ..self },
+            None => self,
+        }
+    }
+
+    /// The same for an open file or directory that leaves behind the ACL that it may have.
+    pub(crate) fn leaving_acl(self, file: impl AsFd) -> io::Result<Self> {
+        let file = file.as_fd();
+        self.leaving_acl_of(|buffer| xattr::fgetxattr(file, ACL_ACCESS, buffer))
+    }
+
+    /// The same for what cannot be opened, by its path through the open directory. Without /proc the mode stays what it is.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    pub(crate) fn leaving_acl_at(self, dir: impl AsFd, name: &CStr) -> io::Result<Self> {
+        use std::os::fd::AsRawFd;
+        let mut path = format!("/proc/self/fd/{}/", dir.as_fd().as_raw_fd()).into_bytes();
+        path.extend(name.to_bytes());
+        self.leaving_acl_of(|buffer| fs::lgetxattr(path.as_slice(), ACL_ACCESS, buffer))
+    }
+
+    /// Elsewhere ACLs are no attributes, and no part of the mode.
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    pub(crate) fn leaving_acl_at(self, _dir: impl AsFd, _name: &CStr) -> io::Result<Self> {
+        Ok(self)
+    }
+
+    fn leaving_acl_of(
+        self,
+        mut read: impl FnMut(&mut [u8]) -> rustix::io::Result<usize>,
+    ) -> io::Result<Self> {
+        if self.mode & 0o070 == 0 {
+            return Ok(self); // There is nothing to narrow.
+        }
+        let mut buffer = [0; 256];
+        match read(&mut buffer) {
+            Ok(length) => Ok(self.without_acl(&buffer[..length])),
+            Err(Errno::RANGE) => Ok(self.without_acl(&grow(read)?)),
+            Err(NO_SUCH_ATTR | Errno::NOTSUP | Errno::NOSYS | Errno::NOENT) => Ok(self),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
     pub(crate) fn timestamps(&self) -> Timestamps {
         let [access, modification] = self.times.map(|(seconds, nanoseconds)| Timespec {
             tv_sec: seconds as _,
@@ -102,6 +150,21 @@ pub(crate) struct Attrs {
 
 const ACL_ACCESS: &CStr = c"system.posix_acl_access";
 const ACL_DEFAULT: &CStr = c"system.posix_acl_default";
+
+/// What an ACL gives to the entry's own group, as three bits. It is a version (4 bytes) and entries of 8 bytes: a tag, what
+/// is allowed, and who; all little-endian (`linux/posix_acl_xattr.h`). `None` where it is none.
+fn group_rights(acl: &[u8]) -> Option<u32> {
+    const GROUP_OBJ: u16 = 0x04;
+    const MASK: u16 = 0x10;
+    let entries = acl.strip_prefix(&2_u32.to_le_bytes())?;
+    let find = |wanted: u16| {
+        entries.chunks_exact(8).find_map(|entry| {
+            let field = |at: usize| u16::from_le_bytes([entry[at], entry[at + 1]]);
+            (field(0) == wanted).then(|| u32::from(field(2)) & 7)
+        })
+    };
+    Some(find(GROUP_OBJ)? & find(MASK).unwrap_or(7))
+}
 
 /// Attributes that must not travel: labels and hashes that belong to the inode or to the policy where it
 /// lives, and overlayfs' own bookkeeping.
@@ -290,7 +353,18 @@ pub(crate) fn apply(
         }
     }
     if let Some(attrs) = attrs {
+        let before = refused.len();
         attrs.set(file, true, &mut refused)?;
+        if refused[before..].iter().any(|name| name.as_bytes() == ACL_ACCESS.to_bytes())
+            && let Some((_, acl)) =
+                attrs.found.iter().find(|(name, _)| name.as_c_str() == ACL_ACCESS)
+        {
+            let narrow = meta.without_acl(acl).mode & permissions;
+            match fs::fchmod(file, mode(permissions & !0o070 | narrow & 0o070)) {
+                Ok(()) | Err(Errno::PERM | Errno::NOTSUP) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
     }
     fs::futimens(file, &meta.timestamps())?;
     Ok(refused)
@@ -367,5 +441,41 @@ pub(crate) fn created_by_us(mode_is_exact: bool) -> Created {
         owner: (uid.as_raw(), rustix::process::getegid().as_raw()),
         mode_is_exact,
         privileged: uid.is_root(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_group_keeps_what_the_acl_gave_it_and_no_more() {
+        const USER_OBJ: u16 = 1;
+        const USER: u16 = 2;
+        const GROUP_OBJ: u16 = 4;
+        const MASK: u16 = 0x10;
+        type Row<'a> = (&'a [(u16, u16)], Option<u32>);
+        let rows: &[Row<'_>] = &[
+            (&[(USER_OBJ, 7), (USER, 7), (GROUP_OBJ, 0), (MASK, 7)], Some(0)),
+            (&[(USER_OBJ, 7), (USER, 7), (GROUP_OBJ, 4), (MASK, 6)], Some(4)),
+            (&[(USER_OBJ, 7), (GROUP_OBJ, 7), (MASK, 4)], Some(4)),
+            (&[(USER_OBJ, 7), (GROUP_OBJ, 5)], Some(5)),
+            (&[(USER_OBJ, 7)], None),
+            (&[], None),
+        ];
+        for (entries, expected) in rows {
+            let mut acl = 2_u32.to_le_bytes().to_vec();
+            for (tag, rights) in *entries {
+                acl.extend(tag.to_le_bytes());
+                acl.extend(rights.to_le_bytes());
+                acl.extend(u32::MAX.to_le_bytes());
+            }
+            assert_eq!(group_rights(&acl), *expected, "{entries:?}");
+        }
+        for broken in
+            [&b""[..], b"\x02", b"\x03\0\0\0\x04\0\x07\0\0\0\0\0", b"\x02\0\0\0\x04\0\x07"]
+        {
+            assert_eq!(group_rights(broken), None, "{broken:?}");
+        }
     }
 }

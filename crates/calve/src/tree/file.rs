@@ -157,7 +157,7 @@ impl Worker<'_, '_> {
             Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => return Ok(Created::Changed),
             Err(errno) => return Err(Error::io("open", path(), errno)),
         };
-        let meta = Meta::of(&fs::fstat(&source).context("read", path)?);
+        let mut meta = Meta::of(&fs::fstat(&source).context("read", path)?);
         if meta.file_type() != FileType::RegularFile {
             return Ok(Created::Changed);
         }
@@ -165,6 +165,9 @@ impl Worker<'_, '_> {
             self.tallies[0].files += 1;
             op.options.progress.files.fetch_add(1, Ordering::Relaxed);
             return Ok(Created::Done);
+        }
+        if !op.options.xattrs {
+            meta = meta.leaving_acl(&source).context("read attributes of", path)?;
         }
         let mut job = Job { name: name.to_owned(), source, meta, outs: Vec::new() };
         // A link to the source somewhere, or a file that must be on its own: its other names are not linked to it.

@@ -166,6 +166,9 @@ impl Worker<'_, '_> {
         let Some(meta) = self.stat_again(node, handles, name, FileType::Fifo)? else {
             return Ok(true);
         };
+        let meta = meta
+            .leaving_acl_at(&handles.source, name)
+            .context("read attributes of", || self.op.source_path(node, name))?;
         let mode = meta::mode(meta.permissions());
         self.special(node, handles, name, &meta, Some(mode), |dir, name| {
             make_fifo(dir, name, mode)

@@ -54,11 +54,8 @@ impl Op<'_> {
         states: Vec<DestState>,
         jobs: usize,
     ) -> Result<(), Error> {
-        let attrs = if self.options.xattrs {
-            Attrs::read(&source).context("read attributes of", || self.source)?
-        } else {
-            None
-        };
+        let (meta, attrs) =
+            self.attributes(&source, meta).context("read attributes of", || self.source)?;
         let made = states.iter().filter(|state| state.made).count();
         let parts = NodeParts {
             parent: None,
@@ -98,6 +95,15 @@ impl Op<'_> {
         match lock(&self.failure).take() {
             Some(error) => Err(error),
             None => Ok(()),
+        }
+    }
+
+    /// The attributes of a directory, and its metadata if they stay behind.
+    fn attributes(&self, dir: &OwnedFd, meta: Meta) -> io::Result<(Meta, Option<Box<Attrs>>)> {
+        if self.options.xattrs {
+            Ok((meta, Attrs::read(dir)?))
+        } else {
+            Ok((meta.leaving_acl(dir)?, None))
         }
     }
 }
@@ -316,11 +322,8 @@ impl<'a, 'b> Worker<'a, 'b> {
         if op.excluded.contains(&meta.id()) {
             return Ok(None);
         }
-        let attrs = if op.options.xattrs {
-            Attrs::read(&source).context("read attributes of", source_path)?
-        } else {
-            None
-        };
+        let (meta, attrs) =
+            op.attributes(&source, meta).context("read attributes of", source_path)?;
         let mut fds = Vec::with_capacity(op.dests.len());
         let mut states = Vec::with_capacity(op.dests.len());
         if op.dests.is_empty() {

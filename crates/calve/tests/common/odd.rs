@@ -203,6 +203,13 @@ pub(crate) fn acl(entries: &[(u16, u16, u32)]) -> Vec<u8> {
     value
 }
 
+/// What such an ACL gives to the file's own group.
+pub(crate) fn group_of(acl: &[u8]) -> u32 {
+    let of = |tag: u16| acl[4..].chunks(8).find(|entry| entry[..2] == tag.to_le_bytes());
+    let rights = |entry: &[u8]| u32::from(entry[2]);
+    of(GROUP_OBJ).map_or(0, rights) & of(MASK).map_or(7, rights)
+}
+
 /// One that gives a user and a group rights of their own.
 pub(crate) fn some_acl() -> Vec<u8> {
     let none = u32::MAX;
