@@ -13,7 +13,7 @@
 //!
 //! * **It bears the mark**: it is ours and its mode is exactly [`MARK`], set-user-ID and closed to everybody else. Only its owner
 //!   can give a directory a mode (or root, chmod(2)); no other program gives one this, which means nothing on a
-//!   directory; and what calve publishes loses it with the last `chmod` of its root, which had to come anyway. Nobody else
+//!   directory; and a tree loses it with the last `chmod` of its root, which had to come anyway, or when it is published. Nobody else
 //!   can write to such a directory either, so all that is in it was put there by us.
 //! * **The folder is closed**: it belongs to us or to root, and nobody else may write to it, so nobody else gave the name.
 //!   This covers what bears no mark: a snapshot, a tree that is complete but not in place yet, and what was replaced.
@@ -214,8 +214,17 @@ impl Stage {
         self.parent_path.join(std::ffi::OsStr::from_bytes(self.name.to_bytes()))
     }
 
+    /// Takes the mark away where nothing else has.
+    fn unmark(&self) -> io::Result<()> {
+        if is_marked(&fs::fstat(&self.dir)?) {
+            fs::fchmod(&self.dir, Mode::RWXU)?;
+        }
+        Ok(())
+    }
+
     /// Renames the stage to `name`, which must not exist.
     pub(super) fn publish(&mut self, name: &CStr) -> io::Result<()> {
+        self.unmark()?;
         match rename_with(&self.parent, &self.name, &self.parent, name, RenameFlags::NOREPLACE) {
             Ok(()) => {}
             // A filesystem without NOREPLACE. A directory replaces only an empty directory: make one, which fails
@@ -235,6 +244,7 @@ impl Stage {
     /// Renames the stage to `name` and whatever is there to the stage's name, in one step; then the stage is what was
     /// replaced, and goes with it.
     pub(super) fn exchange(&mut self, name: &CStr) -> io::Result<()> {
+        self.unmark()?;
         match rename_with(&self.parent, &self.name, &self.parent, name, RenameFlags::EXCHANGE) {
             Ok(()) => {}
             Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
@@ -613,6 +623,10 @@ mod tests {
         std::fs::create_dir(place.join("full")).unwrap();
         drop(stage);
         assert!(!place.try_exists().unwrap());
+
+        let mut stage = Stage::empty(open(), temp.path()).unwrap();
+        stage.publish(c"published").unwrap();
+        assert!(!is_marked(&fs::fstat(stage.dir()).unwrap()));
     }
 
     #[test]
