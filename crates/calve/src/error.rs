@@ -26,6 +26,32 @@ pub enum ErrorKind {
     Conflict,
     /// [`Reflink::Always`](crate::Reflink::Always) was asked for and a file could not be reflinked.
     ReflinkRefused,
+    /// There is no store there, or at no folder above.
+    StoreNotFound,
+    /// A store exists there already.
+    StoreExists,
+    /// The store is of a later version, or needs a feature that this version does not have.
+    StoreIncompatible,
+    /// Something in the store is not what it was when it was put there.
+    Damaged,
+    /// The store cannot be written to.
+    ReadOnly,
+    /// Somebody else is at it, and did not finish in time.
+    Busy,
+    /// No snapshot has this name or id.
+    SnapshotNotFound,
+    /// More than one snapshot's id starts like this.
+    SnapshotAmbiguous,
+    /// No worktree has this name, or is at this path.
+    WorktreeNotFound,
+    /// A worktree of this name exists, or is being started.
+    WorktreeExists,
+    /// The worktree's folder is gone, or is not the one that was started.
+    WorktreeMissing,
+    /// The worktree was changed by hand, and what was asked for would lose that; see [`Error::details`].
+    Changed,
+    /// A name that nothing can be called.
+    InvalidName,
     /// The [`Cancel`](crate::Cancel) token was set.
     Cancelled,
     /// A glob or an ignore file cannot be understood.
@@ -46,6 +72,7 @@ struct Inner {
     operation: &'static str,
     path: PathBuf,
     other: Option<PathBuf>,
+    details: Vec<PathBuf>,
     source: io::Error,
 }
 
@@ -61,6 +88,7 @@ impl Error {
             operation,
             path: path.into(),
             other: None,
+            details: Vec::new(),
             source: source.into(),
         }))
     }
@@ -91,6 +119,12 @@ impl Error {
         self
     }
 
+    #[cfg(unix)]
+    pub(crate) fn with_details(mut self, details: Vec<PathBuf>) -> Self {
+        self.0.details = details;
+        self
+    }
+
     /// What went wrong, as far as a caller can act on it.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
@@ -113,6 +147,12 @@ impl Error {
     #[must_use]
     pub fn other_path(&self) -> Option<&Path> {
         self.0.other.as_deref()
+    }
+
+    /// All the paths that are in the way, where there may be many: those that were changed by hand.
+    #[must_use]
+    pub fn details(&self) -> &[PathBuf] {
+        &self.0.details
     }
 
     /// The cause, as the operating system gave it.
@@ -143,12 +183,13 @@ impl fmt::Display for Error {
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { kind, operation, path, other, source } = &*self.0;
+        let Inner { kind, operation, path, other, details, source } = &*self.0;
         f.debug_struct("Error")
             .field("kind", kind)
             .field("operation", operation)
             .field("path", path)
             .field("other", other)
+            .field("details", details)
             .field("source", source)
             .finish()
     }

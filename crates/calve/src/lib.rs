@@ -62,4 +62,14 @@ pub use reflink::{
 pub use report::{
     Cancel, CopiedBecause, DestinationReport, Method, Progress, Report, SkipReason, Skipped,
 };
+#[cfg(unix)]
+pub use store::{BlobId, Place, Snapshot, SnapshotId, SnapshotReport, Store, StoreOptions};
 pub use tree::{CloneOptions, Existing, Mode, Reflink, clone_tree};
+#[cfg(unix)]
+pub use worktree::{
+    Change, ChangeKind, Dropped, Standing, StartOptions, StartReport, Started, Status, Worktree,
+};
+#[cfg(unix)]
+mod store;
+#[cfg(unix)]
+mod worktree;

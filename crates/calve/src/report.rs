@@ -146,6 +146,8 @@ pub enum SkipReason {
     Device,
     /// Gone, or turned into another kind of entry again and again, while it was being read.
     Vanished,
+    /// It was being written to each time it was read, and nothing of it was kept.
+    Changing,
     /// The destination existed and [`Existing::Skip`](crate::Existing::Skip) was asked for.
     Exists,
     /// The file arrived, but its extended attributes or ACLs (named) could not be set there.
@@ -160,6 +162,7 @@ impl std::fmt::Display for SkipReason {
             Self::Socket => f.write_str("socket"),
             Self::Device => f.write_str("device"),
             Self::Vanished => f.write_str("vanished while it was being cloned"),
+            Self::Changing => f.write_str("kept changing while it was being read"),
             Self::Exists => f.write_str("destination exists"),
             Self::Xattrs(names) => write!(f, "arrived without the attributes {names}"),
             Self::HardlinkBroken => f.write_str("arrived as a file of its own, not as a hard link"),

@@ -13,7 +13,7 @@ use crate::report::{Cancel, Progress, Report};
 
 #[cfg(unix)]
 mod file;
-mod filter;
+pub(crate) mod filter;
 #[cfg(unix)]
 mod links;
 #[cfg(unix)]
@@ -21,20 +21,20 @@ mod mounts;
 #[cfg(unix)]
 mod node;
 #[cfg(unix)]
-mod op;
+pub(crate) mod op;
 #[cfg(unix)]
 mod run;
 #[cfg(not(unix))]
 #[path = "tree/portable.rs"]
 mod run;
 #[cfg(unix)]
-mod special;
+pub(crate) mod special;
 #[cfg(unix)]
-mod staging;
-mod tally;
+pub(crate) mod staging;
+pub(crate) mod tally;
 #[cfg(unix)]
 mod targets;
-mod verdicts;
+pub(crate) mod verdicts;
 #[cfg(unix)]
 mod walk;
 

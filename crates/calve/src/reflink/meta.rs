@@ -27,6 +27,8 @@ pub(crate) struct Meta {
     pub(crate) size: u64,
     pub(crate) blocks: u64,
     times: [(i64, i64); 2],
+    /// When the inode last changed: seconds and nanoseconds.
+    pub(crate) changed: (i64, i64),
 }
 
 impl Meta {
@@ -51,7 +53,30 @@ impl Meta {
                 (stat.st_atime as i64, stat.st_atime_nsec as i64),
                 (stat.st_mtime as i64, stat.st_mtime_nsec as i64),
             ],
+            changed: (stat.st_ctime as i64, stat.st_ctime_nsec as i64),
         }
+    }
+
+    /// What an entry shall be given that has no inode yet: an owner, a mode with its file type, and when it was modified. When it was
+    /// last read stays what it is.
+    pub(crate) fn wanted(mode: u32, (uid, gid): (u32, u32), modified: (i64, i64)) -> Self {
+        Self {
+            dev: 0,
+            ino: 0,
+            mode,
+            uid,
+            gid,
+            links: 1,
+            size: 0,
+            blocks: 0,
+            times: [(0, fs::UTIME_OMIT as _), modified],
+            changed: (0, 0),
+        }
+    }
+
+    /// When the content was last modified: seconds and nanoseconds.
+    pub(crate) fn modified(&self) -> (i64, i64) {
+        self.times[1]
     }
 
     pub(crate) fn id(&self) -> (u64, u64) {
@@ -260,6 +285,24 @@ impl Attrs {
             }
         }
         Ok((unlisted || !attrs.is_empty()).then(|| Box::new(Self { found: attrs, unlisted })))
+    }
+
+    /// Names and values, by name.
+    pub(crate) fn to_sorted(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let pair = |(name, value): &(CString, Vec<u8>)| (name.to_bytes().to_vec(), value.clone());
+        let mut all: Vec<_> = self.found.iter().map(pair).collect();
+        all.sort();
+        all.dedup_by(|a, b| a.0 == b.0);
+        all
+    }
+
+    /// The reverse.
+    pub(crate) fn from_pairs(pairs: &[(Vec<u8>, Vec<u8>)]) -> Self {
+        let found = pairs
+            .iter()
+            .filter_map(|(name, value)| Some((CString::new(name.as_slice()).ok()?, value.clone())))
+            .collect();
+        Self { found, unlisted: false }
     }
 
     /// Sets them (the ACLs, or all but the ACLs) and notes the names of those that cannot be had there.

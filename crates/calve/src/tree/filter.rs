@@ -26,7 +26,7 @@ pub(super) struct Filter {
 
 /// The ignore files of a directory and of those above it.
 #[derive(Debug)]
-pub(super) struct IgnoreChain {
+pub(crate) struct IgnoreChain {
     matcher: Gitignore,
     /// Where the matcher's patterns start from, relative to the source.
     depth: usize,
@@ -105,7 +105,7 @@ impl Filter {
 impl IgnoreChain {
     /// Puts the ignore file with this `text`, of the directory at `path` (relative to the source), on top of `above`.
     /// Lines that cannot be understood are passed over, as git does.
-    pub(super) fn push(above: Option<Arc<Self>>, path: &Path, text: &[u8]) -> Arc<Self> {
+    pub(crate) fn push(above: Option<Arc<Self>>, path: &Path, text: &[u8]) -> Arc<Self> {
         let mut builder = GitignoreBuilder::new("");
         let text = text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text);
         for line in text.split(|byte| *byte == b'\n') {
@@ -117,7 +117,7 @@ impl IgnoreChain {
         Arc::new(Self { matcher, depth: path.components().count(), above })
     }
 
-    fn excludes(&self, path: &Path, is_dir: bool) -> bool {
+    pub(crate) fn excludes(&self, path: &Path, is_dir: bool) -> bool {
         let mut link = Some(self);
         while let Some(chain) = link {
             let below: std::path::PathBuf = path.components().skip(chain.depth).collect();

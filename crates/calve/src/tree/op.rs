@@ -164,7 +164,7 @@ impl<'a> Op<'a> {
 pub(super) type Findings = (Vec<Dest>, Vec<DestinationReport>, Vec<(Option<usize>, Skipped)>);
 
 /// How many threads work, unless the caller says.
-pub(super) fn default_jobs() -> usize {
+pub(crate) fn default_jobs() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from).min(8)
 }
 

@@ -263,11 +263,11 @@ impl Worker<'_, '_> {
 }
 
 #[cfg(not(target_vendor = "apple"))]
-fn make_fifo(dir: BorrowedFd<'_>, name: &CStr, mode: Mode) -> rustix::io::Result<()> {
+pub(crate) fn make_fifo(dir: BorrowedFd<'_>, name: &CStr, mode: Mode) -> rustix::io::Result<()> {
     fs::mknodat(dir, name, FileType::Fifo, mode, 0)
 }
 
 #[cfg(target_vendor = "apple")]
-fn make_fifo(dir: BorrowedFd<'_>, name: &CStr, mode: Mode) -> rustix::io::Result<()> {
+pub(crate) fn make_fifo(dir: BorrowedFd<'_>, name: &CStr, mode: Mode) -> rustix::io::Result<()> {
     sys::make_fifo(dir, name, mode)
 }

@@ -61,7 +61,7 @@ fn rename_with(
 }
 
 /// What the name of every stage starts with. Entries of the source with such a name are never cloned.
-pub(super) const PREFIX: &str = ".calve-stage-";
+pub(crate) const PREFIX: &str = ".calve-stage-";
 
 /// The mode of a stage while it is filled. See the module's documentation.
 const MARK: u32 = 0o4700;
@@ -129,14 +129,19 @@ fn start_time(pid: u32) -> Option<u64> {
 }
 
 /// A name for a stage, or for a single file on its way: nobody can predict it, and it says who made it.
-pub(super) fn stage_name() -> String {
+pub(crate) fn stage_name() -> String {
     use std::hash::{BuildHasher, Hasher, RandomState};
     format!("{}{:016x}", Maker::this().prefix(), RandomState::new().build_hasher().finish())
 }
 
+/// Whether whoever made a [`stage_name`] lives; `None` where that cannot be told from here.
+pub(crate) fn maker_lives(name: &str) -> Option<bool> {
+    Maker::parse(name.as_bytes())?.lives()
+}
+
 /// A tree under construction. Removed when dropped, unless it was published.
 #[derive(Debug)]
-pub(super) struct Stage {
+pub(crate) struct Stage {
     parent: OwnedFd,
     parent_path: PathBuf,
     name: CString,
@@ -150,7 +155,7 @@ pub(super) struct Stage {
 impl Stage {
     /// Makes a stage in `parent` with `make`, which is given the parent and the name, opens and locks it. It is
     /// private until its mode is set: nobody else sees files whose final mode or ACL is not there yet.
-    pub(super) fn new(
+    pub(crate) fn new(
         parent: OwnedFd,
         parent_path: &Path,
         mut make: impl FnMut(&OwnedFd, &CStr) -> io::Result<()>,
@@ -190,7 +195,7 @@ impl Stage {
     }
 
     /// An empty stage, which bears the mark: no set-group-ID and no ACL that it would pass on to what is made in it.
-    pub(super) fn empty(parent: OwnedFd, parent_path: &Path) -> io::Result<Self> {
+    pub(crate) fn empty(parent: OwnedFd, parent_path: &Path) -> io::Result<Self> {
         let stage = Self::new(parent, parent_path, |parent, name| {
             Ok(fs::mkdirat(parent, name, Mode::RWXU)?)
         })?;
@@ -200,16 +205,16 @@ impl Stage {
         Ok(stage)
     }
 
-    pub(super) fn dir(&self) -> &OwnedFd {
+    pub(crate) fn dir(&self) -> &OwnedFd {
         &self.dir
     }
 
-    pub(super) fn id(&self) -> io::Result<(u64, u64)> {
+    pub(crate) fn id(&self) -> io::Result<(u64, u64)> {
         Ok(Meta::of(&fs::fstat(&self.dir)?).id())
     }
 
     /// Where the stage is, for messages.
-    pub(super) fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         use std::os::unix::ffi::OsStrExt;
         self.parent_path.join(std::ffi::OsStr::from_bytes(self.name.to_bytes()))
     }
@@ -223,7 +228,7 @@ impl Stage {
     }
 
     /// Renames the stage to `name`, which must not exist.
-    pub(super) fn publish(&mut self, name: &CStr) -> io::Result<()> {
+    pub(crate) fn publish(&mut self, name: &CStr) -> io::Result<()> {
         self.unmark()?;
         match rename_with(&self.parent, &self.name, &self.parent, name, RenameFlags::NOREPLACE) {
             Ok(()) => {}
@@ -243,7 +248,7 @@ impl Stage {
 
     /// Renames the stage to `name` and whatever is there to the stage's name, in one step; then the stage is what was
     /// replaced, and goes with it.
-    pub(super) fn exchange(&mut self, name: &CStr) -> io::Result<()> {
+    pub(crate) fn exchange(&mut self, name: &CStr) -> io::Result<()> {
         self.unmark()?;
         match rename_with(&self.parent, &self.name, &self.parent, name, RenameFlags::EXCHANGE) {
             Ok(()) => {}
@@ -269,7 +274,7 @@ impl Stage {
     }
 
     /// Takes a published tree back, so that it is removed when the stage is dropped.
-    pub(super) fn unpublish(&mut self, name: &CStr) {
+    pub(crate) fn unpublish(&mut self, name: &CStr) {
         if rename_with(&self.parent, name, &self.parent, &self.name, RenameFlags::NOREPLACE).is_ok()
         {
             self.armed = true;
@@ -277,12 +282,12 @@ impl Stage {
     }
 
     /// Flushes the name of the published tree.
-    pub(super) fn sync_parent(&self) -> io::Result<()> {
+    pub(crate) fn sync_parent(&self) -> io::Result<()> {
         Ok(fs::fsync(&self.parent)?)
     }
 
     /// Removes the stage, or what was exchanged for it.
-    pub(super) fn discard(mut self) -> io::Result<()> {
+    pub(crate) fn discard(mut self) -> io::Result<()> {
         self.armed = false;
         self.remove()
     }
@@ -305,7 +310,7 @@ impl Drop for Stage {
 }
 
 /// Removes the stages in `parent` whose makers are dead. What cannot be removed stays for the next time.
-pub(super) fn sweep(parent: &OwnedFd) {
+pub(crate) fn sweep(parent: &OwnedFd) {
     let Ok(dir) = Dir::read_from(parent) else { return };
     let names: Vec<CString> = dir
         .flatten()
@@ -318,7 +323,7 @@ pub(super) fn sweep(parent: &OwnedFd) {
 }
 
 /// Whether a stage stands in `dir`, dead or alive. In doubt one does.
-pub(super) fn is_in(dir: &OwnedFd) -> bool {
+pub(crate) fn is_in(dir: &OwnedFd) -> bool {
     Dir::read_from(dir).map_or(true, |mut entries| {
         entries.any(|entry| {
             entry.map_or(true, |entry| entry.file_name().to_bytes().starts_with(PREFIX.as_bytes()))
@@ -379,7 +384,7 @@ const FLAT_DEPTH: usize = 32;
 
 /// Removes whatever is at `name` in `parent`, never following a link and never crossing into another mount. On an
 /// error what is left stays at `name`.
-pub(super) fn remove(parent: &OwnedFd, name: &CStr) -> io::Result<()> {
+pub(crate) fn remove(parent: &OwnedFd, name: &CStr) -> io::Result<()> {
     remove_if(parent, name, None)
 }
 
@@ -490,7 +495,7 @@ fn empty(
 
 /// Opens a directory, making it ours to read and write if it cannot be opened: a closed one that is to be removed, or one
 /// that was made under a umask that takes from the owner, too.
-pub(super) fn open_ours(parent: &OwnedFd, name: &CStr) -> io::Result<OwnedFd> {
+pub(crate) fn open_ours(parent: &OwnedFd, name: &CStr) -> io::Result<OwnedFd> {
     match fs::openat(parent, name, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty()) {
         Err(Errno::ACCESS) => make_accessible(parent, name)?,
         Ok(dir) => return Ok(dir),

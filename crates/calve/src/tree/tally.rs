@@ -5,7 +5,7 @@ use crate::report::{DestinationReport, Method};
 
 /// Adds the counts of one thread; elsewhere there is one count for all of them.
 #[cfg(unix)]
-pub(super) fn add(sum: &mut DestinationReport, own: &DestinationReport) {
+pub(crate) fn add(sum: &mut DestinationReport, own: &DestinationReport) {
     sum.files += own.files;
     sum.directories += own.directories;
     sum.symlinks += own.symlinks;

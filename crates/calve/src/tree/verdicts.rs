@@ -10,18 +10,18 @@ use crate::reflink::verdict::Verdict;
 const REFUSALS_MOST: u32 = 3;
 
 #[derive(Debug, Default)]
-pub(super) struct Verdicts(RwLock<Vec<(u64, Known)>>);
+pub(crate) struct Verdicts(RwLock<Vec<(u64, Known)>>);
 
 /// What is known of one pair.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Known {
-    pub(super) works: bool,
-    pub(super) refused: bool,
+pub(crate) struct Known {
+    pub(crate) works: bool,
+    pub(crate) refused: bool,
     refusals: u32,
 }
 
 impl Verdicts {
-    pub(super) fn known(&self, source_dev: u64) -> Known {
+    pub(crate) fn known(&self, source_dev: u64) -> Known {
         let pairs = self.0.read().unwrap_or_else(PoisonError::into_inner);
         pairs
             .iter()
@@ -30,7 +30,7 @@ impl Verdicts {
     }
 
     /// A file was cloned.
-    pub(super) fn worked(&self, source_dev: u64) {
+    pub(crate) fn worked(&self, source_dev: u64) {
         if self.known(source_dev) != (Known { works: true, refused: false, refusals: 0 }) {
             self.change(source_dev, |known| {
                 *known = Known { works: true, refused: false, refusals: 0 }
@@ -39,7 +39,7 @@ impl Verdicts {
     }
 
     /// A file was refused with `verdict`; `counts` for those errnos that may be about more than the file.
-    pub(super) fn refused(&self, source_dev: u64, verdict: Verdict, counts: bool) {
+    pub(crate) fn refused(&self, source_dev: u64, verdict: Verdict, counts: bool) {
         self.change(source_dev, |known| {
             known.refusals += u32::from(counts);
             known.refused |=

@@ -1,0 +1,510 @@
+//! L3: snapshots by content.
+//!
+//! A [`Store`] keeps what a project's tree was at some moment, each content once, as files that worktrees can be cloned from.
+//!
+//! [`scan`] reads a tree and [`blobs`] takes its files in; [`object`] and [`manifest`] are what a snapshot is, [`db`] where it is
+//! kept; [`materialize`] makes trees of it; [`pack`] is for what is cold, [`locks`] for many at once; [`format`] describes it all.
+
+use std::collections::HashMap;
+use std::io;
+use std::num::NonZeroUsize;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustix::fs::{self, Access, AtFlags, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::error::{Context as _, Error, ErrorKind};
+use crate::reflink::Patience;
+use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
+use crate::reflink::meta::Meta;
+use crate::report::{Cancel, Progress};
+use crate::tree::op::default_jobs;
+use crate::tree::staging::{Stage, stage_name};
+
+pub(crate) mod blobs;
+pub(crate) mod db;
+pub(crate) mod delta;
+pub(crate) mod format;
+pub(crate) mod id;
+pub(crate) mod index;
+pub(crate) mod locks;
+pub(crate) mod manifest;
+pub(crate) mod materialize;
+pub(crate) mod object;
+pub(crate) mod pack;
+pub(crate) mod pool;
+pub(crate) mod scan;
+pub(crate) mod snapshot;
+
+pub use id::{BlobId, SnapshotId};
+pub use snapshot::{Snapshot, SnapshotReport};
+
+use blobs::{Blobs, Intake};
+use db::{Db, State, WorktreeRow};
+use pack::Pack;
+use pool::lock;
+use scan::OWN;
+
+/// The name of the row that stands for the project itself; no worktree can be called so.
+pub(crate) const PROJECT: &str = ".";
+
+/// How an operation on a store works; built by value.
+#[derive(Debug, Clone, Default)]
+pub struct StoreOptions {
+    pub(crate) jobs: Option<NonZeroUsize>,
+    pub(crate) cancel: Cancel,
+    pub(crate) progress: Arc<Progress>,
+}
+
+impl StoreOptions {
+    /// As many threads as there are processors, but at most 8.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How many threads work.
+    #[must_use]
+    pub fn jobs(mut self, jobs: NonZeroUsize) -> Self {
+        self.jobs = Some(jobs);
+        self
+    }
+
+    /// A token by which the operation can be stopped.
+    #[must_use]
+    pub fn cancel(mut self, cancel: &Cancel) -> Self {
+        self.cancel = cancel.clone();
+        self
+    }
+
+    /// Counters that another thread may read meanwhile.
+    #[must_use]
+    pub fn progress(mut self, progress: &Arc<Progress>) -> Self {
+        self.progress = Arc::clone(progress);
+        self
+    }
+
+    pub(crate) fn threads(&self) -> usize {
+        self.jobs.map_or_else(default_jobs, usize::from)
+    }
+}
+
+/// A store of snapshots. Cheap to clone: clones are the same open store.
+#[derive(Debug, Clone)]
+pub struct Store(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    path: PathBuf,
+    db: Db,
+    blobs: Blobs,
+    packs: Mutex<HashMap<String, Arc<Pack>>>,
+    read_only: bool,
+    patience: Patience,
+}
+
+/// Where a folder belongs, see [`Store::discover`].
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Place {
+    /// The store.
+    pub store: Store,
+    /// The root of the project or of the worktree that the folder is in.
+    pub root: PathBuf,
+    /// What the marker in that root says, where it is a worktree.
+    pub(crate) token: Option<String>,
+}
+
+impl Store {
+    /// Makes a store for the project at `project`: in its folder `.calve`, or at `store` where that is given.
+    ///
+    /// # Errors
+    /// [`ErrorKind::StoreExists`] where there is one. Whenever it fails nothing is left behind.
+    pub fn init(project: impl AsRef<Path>, store: Option<&Path>) -> Result<Self, Error> {
+        let project = project.as_ref();
+        let project = std::fs::canonicalize(project).context("open project", || project)?;
+        if !project.is_dir() {
+            return Err(Error::io("open project", project, Errno::NOTDIR));
+        }
+        let path = store.map_or_else(|| project.join(OWN), Path::to_owned);
+        let (parent, name) = parent_of(&path)?;
+        let dir = fs::open(&parent, DIR_FLAGS, Mode::empty()).context("open", || &parent)?;
+        crate::tree::staging::sweep(&dir);
+        let mut stage = Stage::empty(dir, &parent).context("make store in", || &parent)?;
+        let inside = stage.path();
+        let fill = || -> io::Result<()> {
+            for sub in ["blobs", "packs", "templates", "stage", "trash", "undo", "locks", "indexes"]
+            {
+                std::fs::create_dir(inside.join(sub))?;
+            }
+            std::fs::write(inside.join("format"), format::NEW)?;
+            // A repository around the project need not know.
+            std::fs::write(inside.join(".gitignore"), "*\n")
+        };
+        fill().context("make store in", || &parent)?;
+        let db = Db::create(&inside.join("index.db"))?;
+        let in_project = store.is_none();
+        let row = WorktreeRow {
+            name: PROJECT.to_owned(),
+            token: token(),
+            // Found by the store's place, so that both can be moved together; or by its path.
+            path: if in_project { Vec::new() } else { bytes_of(&project) },
+            snapshot: None,
+            state: State::Ready,
+            target: None,
+            maker: String::new(),
+            created: now().0,
+        };
+        db.write("make", |tx| db::put_worktree(tx, &row, true).map(drop))?;
+        drop(db);
+        let name = std::ffi::CString::new(name.as_encoded_bytes())
+            .map_err(|error| Error::io("make store", &path, io::Error::other(error)))?;
+        match stage.publish(&name) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                return Err(Error::new(ErrorKind::StoreExists, "make store", path, error));
+            }
+            Err(error) => return Err(error).context("make store", || &path),
+        }
+        Self::open(&path)
+    }
+
+    /// Opens the store at `path`: the folder `.calve` itself, not the project.
+    ///
+    /// A store that cannot be written to, since its filesystem is read-only or the right is missing, can be read and started from.
+    ///
+    /// # Errors
+    /// [`ErrorKind::StoreNotFound`], and [`ErrorKind::StoreIncompatible`] where it is of a later version. Nothing is changed.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
+        let given = path.as_ref();
+        let path = match std::fs::canonicalize(given) {
+            Ok(path) => path,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(Error::new(ErrorKind::StoreNotFound, "open store", given, error));
+            }
+            Err(error) => return Err(error).context("open store", || given),
+        };
+        format::check(&path)?;
+        let flags = AtFlags::EACCESS;
+        let read_only = fs::accessat(fs::CWD, &path, Access::WRITE_OK, flags).is_err();
+        let database = path.join("index.db");
+        let db = if read_only { Db::open_read_only(&database)? } else { Db::open(&database)? };
+        let blobs = Blobs::open(&path).context("open store", || &path)?;
+        let patience = Patience::new(Duration::from_millis(500));
+        let packs = Mutex::default();
+        let store = Self(Arc::new(Inner { path, db, blobs, packs, read_only, patience }));
+        if !read_only {
+            store.sweep_stage();
+        }
+        Ok(store)
+    }
+
+    /// Finds the store that `folder` belongs to: the project or the worktree that it is, or is inside of.
+    ///
+    /// # Errors
+    /// [`ErrorKind::StoreNotFound`] where no folder above is either, and where the store of a worktree is gone.
+    pub fn discover(folder: impl AsRef<Path>) -> Result<Place, Error> {
+        let folder = folder.as_ref();
+        let start = std::fs::canonicalize(folder).context("open", || folder)?;
+        for root in start.ancestors() {
+            let own = root.join(OWN);
+            if let Some(marker) = Marker::read(&own)? {
+                let store = Self::open(&marker.store)?;
+                return Ok(Place { store, root: root.to_owned(), token: Some(marker.token) });
+            }
+            if std::fs::symlink_metadata(own.join("format")).is_ok() {
+                return Ok(Place { store: Self::open(&own)?, root: root.to_owned(), token: None });
+            }
+        }
+        let cause = io::Error::new(
+            io::ErrorKind::NotFound,
+            "neither it nor any folder above has a store or is a worktree",
+        );
+        Err(Error::new(ErrorKind::StoreNotFound, "find the store of", start, cause))
+    }
+
+    /// Where the store is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+
+    /// Whether nothing can be added or changed.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        self.0.read_only
+    }
+
+    /// The folder that the snapshots are of.
+    ///
+    /// # Errors
+    /// Those of reading the store.
+    pub fn project(&self) -> Result<PathBuf, Error> {
+        let row = self.db().worktree(PROJECT)?;
+        Ok(match row {
+            Some(row) if !row.path.is_empty() => path_from(&row.path),
+            _ => self.0.path.parent().map_or_else(|| self.0.path.clone(), Path::to_owned),
+        })
+    }
+
+    pub(crate) fn db(&self) -> &Db {
+        &self.0.db
+    }
+
+    pub(crate) fn blobs(&self) -> &Blobs {
+        &self.0.blobs
+    }
+
+    pub(crate) fn patience(&self) -> &Patience {
+        &self.0.patience
+    }
+
+    /// The right to read and add content, for as long as it is held. Nothing where nobody can remove any.
+    pub(crate) fn share(&self) -> Result<Option<locks::Guard>, Error> {
+        if self.0.read_only { Ok(None) } else { locks::share(&self.0.path).map(Some) }
+    }
+
+    /// Fails where the store cannot be written to.
+    pub(crate) fn must_be_writable(&self, operation: &'static str) -> Result<(), Error> {
+        if !self.0.read_only {
+            return Ok(());
+        }
+        let cause = io::Error::new(io::ErrorKind::ReadOnlyFilesystem, "it cannot be written to");
+        Err(Error::new(ErrorKind::ReadOnly, operation, self.path(), cause))
+    }
+
+    /// What a time of this store's filesystem is now.
+    pub(crate) fn clock(&self) -> Result<(i64, u32), Error> {
+        let take = || -> io::Result<(i64, u32)> {
+            let dir = fs::open(self.0.path.join("stage"), DIR_FLAGS, Mode::empty())?;
+            let name = stage_name();
+            let file = fs::openat(&dir, name.as_str(), NEW_FILE_FLAGS, Mode::RUSR | Mode::WUSR)?;
+            let stat = fs::fstat(&file);
+            fs::unlinkat(&dir, name.as_str(), AtFlags::empty())?;
+            Ok(scan::stat_of(&Meta::of(&stat?)).changed)
+        };
+        take().context("use", || &self.0.path)
+    }
+
+    /// The content of a blob of `size` bytes, to clone or to read from: its mirror, or one that is made of its pack now.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Damaged`] where neither is good, with the mirror's path.
+    pub(crate) fn content(
+        &self,
+        intake: &mut Intake,
+        id: BlobId,
+        size: u64,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<(OwnedFd, Meta), Error> {
+        let path = || self.blobs().mirror_path(id);
+        if let Some(good) = self.blobs().good(intake, id, size, stop).context("read blob", path)? {
+            return Ok(good);
+        }
+        let Some((pack, at)) = self.db().packed(id)? else {
+            // It may have been packed and dropped just before it was looked for, or put back after.
+            if let Some(good) =
+                self.blobs().good(intake, id, size, stop).context("read blob", path)?
+            {
+                return Ok(good);
+            }
+            let there = std::fs::symlink_metadata(path()).is_ok();
+            return Err(materialize::lost(
+                path(),
+                if there {
+                    "its content is not what it was when it was stored, and no pack has it"
+                } else {
+                    "it is gone, and no pack has it"
+                },
+            ));
+        };
+        let unpack = |file: &mut std::fs::File| self.pack(&pack)?.read(id, at, file);
+        let file = if self.0.read_only {
+            unlinked_file().and_then(|mut file| unpack(&mut file).map(|()| OwnedFd::from(file)))
+        } else {
+            let put = self.blobs().put(id, unpack);
+            if put.is_ok() {
+                intake.unsealed.push(id);
+            }
+            put
+        };
+        let file = file.map_err(|error| {
+            let kind = if error.kind() == io::ErrorKind::InvalidData {
+                ErrorKind::Damaged
+            } else {
+                return Error::io("unpack", self.pack_path(&pack), error);
+            };
+            Error::new(kind, "unpack", self.pack_path(&pack), error)
+        })?;
+        let meta = Meta::of(&fs::fstat(&file).context("read blob", path)?);
+        Ok((file, meta))
+    }
+
+    pub(crate) fn pack_path(&self, name: &str) -> PathBuf {
+        self.0.path.join("packs").join(name)
+    }
+
+    /// An open pack.
+    pub(crate) fn pack(&self, name: &str) -> io::Result<Arc<Pack>> {
+        if let Some(pack) = lock(&self.0.packs).get(name) {
+            return Ok(Arc::clone(pack));
+        }
+        // Its name is from the database, which may be someone else's.
+        if name.is_empty() || name.contains('/') || name.starts_with('.') {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a pack's name cannot be"));
+        }
+        let flags = crate::reflink::imp::SOURCE_FLAGS;
+        let file = fs::open(self.pack_path(name), flags, Mode::empty())?;
+        let pack = Arc::new(Pack::open(file.into())?);
+        lock(&self.0.packs).insert(name.to_owned(), Arc::clone(&pack));
+        Ok(pack)
+    }
+
+    /// Puts everything that was added on the disk, then vouches for what was copied.
+    pub(crate) fn flush(&self, unsealed: &[BlobId]) -> Result<(), Error> {
+        flush_filesystem(self.blobs().dir()).context("flush", || &self.0.path)?;
+        self.blobs().seal(unsealed).context("seal", || &self.0.path)
+    }
+
+    /// Removes what killed processes left in `stage`.
+    fn sweep_stage(&self) {
+        if let Ok(dir) = fs::open(self.0.path.join("stage"), DIR_FLAGS, Mode::empty()) {
+            crate::tree::staging::sweep(&dir);
+        }
+    }
+
+    fn index_path(&self, token: &str) -> PathBuf {
+        self.0.path.join("indexes").join(token)
+    }
+
+    /// The index of a worktree, where there is one that is whole and of `snapshot`.
+    pub(crate) fn index(&self, token: &str, snapshot: SnapshotId) -> Option<index::Index> {
+        let bytes = std::fs::read(self.index_path(token)).ok()?;
+        index::Index::decode(&bytes).ok().filter(|index| index.snapshot == snapshot)
+    }
+
+    pub(crate) fn write_index(&self, token: &str, index: &index::Index) -> Result<(), Error> {
+        let path = self.index_path(token);
+        let write = || -> io::Result<()> {
+            let staged = self.0.path.join("stage").join(stage_name());
+            std::fs::write(&staged, index.encode()?)?;
+            std::fs::rename(&staged, &path).inspect_err(|_| {
+                let _ = std::fs::remove_file(&staged);
+            })
+        };
+        write().context("write index", || &path)
+    }
+}
+
+/// What a worktree's `.calve/worktree` says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Marker {
+    pub(crate) token: String,
+    pub(crate) store: PathBuf,
+}
+
+impl Marker {
+    /// The path of the store comes last, since it may hold anything but a zero byte.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut text = format!("calve worktree 1\ntoken {}\nstore ", self.token).into_bytes();
+        text.extend_from_slice(&bytes_of(&self.store));
+        text.push(b'\n');
+        text
+    }
+
+    fn decode(text: &[u8]) -> Option<Self> {
+        let rest = text.strip_prefix(b"calve worktree 1\ntoken ")?;
+        let end = rest.iter().position(|byte| *byte == b'\n')?;
+        let token = std::str::from_utf8(&rest[..end]).ok()?;
+        if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return None;
+        }
+        let store = rest[end..].strip_prefix(b"\nstore ")?.strip_suffix(b"\n")?;
+        let store = path_from(store);
+        store.is_absolute().then(|| Self { token: token.to_owned(), store })
+    }
+
+    /// The marker in the folder `own` of a tree; `None` where there is none.
+    pub(crate) fn read(own: &Path) -> Result<Option<Self>, Error> {
+        let path = own.join("worktree");
+        let file = match fs::open(&path, crate::reflink::imp::SOURCE_FLAGS, Mode::empty()) {
+            Ok(file) => std::fs::File::from(file),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
+            Err(errno) => return Err(Error::io("read", path, errno)),
+        };
+        let mut text = Vec::new();
+        io::Read::read_to_end(&mut io::Read::take(file, 64 * 1024), &mut text)
+            .context("read", || &path)?;
+        Self::decode(&text).map(Some).ok_or_else(|| {
+            let cause = io::Error::new(io::ErrorKind::InvalidData, "it is no worktree's marker");
+            Error::new(ErrorKind::Damaged, "read", path, cause)
+        })
+    }
+
+    /// Puts the marker into a tree that is being made.
+    pub(crate) fn write(&self, root: &OwnedFd) -> io::Result<()> {
+        fs::mkdirat(root, OWN, Mode::from_raw_mode(0o755))?;
+        let own = fs::openat(root, OWN, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())?;
+        for (name, text) in [("worktree", self.encode()), (".gitignore", b"*\n".to_vec())] {
+            let file = fs::openat(&own, name, NEW_FILE_FLAGS, Mode::from_raw_mode(0o644))?;
+            io::Write::write_all(&mut std::fs::File::from(file), &text)?;
+        }
+        Ok(())
+    }
+}
+
+/// A file that nobody else sees and that is gone when it is closed.
+fn unlinked_file() -> io::Result<std::fs::File> {
+    let file = rustix::fs::memfd_create("calve", rustix::fs::MemfdFlags::CLOEXEC)?;
+    Ok(file.into())
+}
+
+/// A folder and the name in it.
+pub(crate) fn parent_of(path: &Path) -> Result<(PathBuf, std::ffi::OsString), Error> {
+    let name = path.file_name().ok_or_else(|| {
+        let cause = io::Error::new(io::ErrorKind::InvalidInput, "it does not end in a name");
+        Error::new(ErrorKind::InvalidName, "use", path, cause)
+    })?;
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    Ok((parent, name.to_owned()))
+}
+
+pub(crate) fn bytes_of(path: &Path) -> Vec<u8> {
+    use std::os::unix::ffi::OsStrExt as _;
+    path.as_os_str().as_bytes().to_vec()
+}
+
+pub(crate) fn path_from(bytes: &[u8]) -> PathBuf {
+    manifest::os(bytes).into()
+}
+
+/// Seconds since 1970, and nanoseconds.
+pub(crate) fn now() -> (i64, u32) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    (i64::try_from(now.as_secs()).unwrap_or(i64::MAX), now.subsec_nanos())
+}
+
+/// A name that nothing else has.
+pub(crate) fn token() -> String {
+    use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+    let number = || RandomState::new().build_hasher().finish();
+    format!("{:016x}{:016x}", number(), number())
+}
+
+/// Flushes the filesystem of `dir`; where there is no such call, all of them.
+pub(crate) fn flush_filesystem(dir: &OwnedFd) -> rustix::io::Result<()> {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    return fs::syncfs(dir);
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    {
+        let _ = dir;
+        fs::sync();
+        Ok(())
+    }
+}

@@ -1,0 +1,534 @@
+//! Loose blobs: one file for each content, raw bytes, named by its hash. They are what worktrees are cloned from.
+//!
+//! # Seals
+//! A mirror (the loose file of a blob) is served only when it is known to be good, and knowing must be free. So once its
+//! content is verified, its modification time is set to one that is derived from its hash ([`seal_of`]), decades in the past. Any
+//! later write, truncation or store through a mapping sets the time anew and so breaks the seal by itself. Who serves a mirror
+//! looks at the `fstat` of the descriptor that it then clones.
+//!
+//! A seal must not outlive its content in a crash. Where the content came by reflink, it cannot: the clone call flushes the source
+//! first, and the new extents and the later change of the time are changes of metadata, which XFS' log, btrfs' transactions and
+//! APFS' checkpoints keep in order. Where bytes were copied, the blob stays unsealed until they were flushed: one `syncfs` for
+//! all of them, see [`Blobs::seal`].
+//!
+//! What somebody does on purpose, setting a time back after a write, is not noticed before `store verify` reads everything.
+//!
+//! # How a blob arrives
+//! A clone is made under the final name, with `O_EXCL`, and sealed there; until it is, nobody trusts it. Whoever finds an unsealed
+//! file of the name reads it: the right content is sealed, anything else is replaced by a rename of one's own. Nobody removes it,
+//! since its maker may only be a moment away from sealing it (the exception holds the store's exclusive lock). What is
+//! renamed over it has the same content, so it makes no difference who comes last.
+//!
+//! # Taking in what may be changing
+//! The source is hashed, then cloned, and then looked at again through the same descriptor: with the same size and times the hash
+//! is that of the clone. A file that changed so lately that another change might bear the same time is cloned first, and the clone is
+//! hashed, which nobody writes to. So what is stored under a hash has it, whatever happens to the source.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::{self, AtFlags, Mode, OFlags, Timespec, Timestamps};
+use rustix::io::{Errno, pread, retry_on_intr};
+
+use super::id::BlobId;
+use crate::reflink::copy::Copier;
+use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS, SOURCE_FLAGS};
+use crate::reflink::meta::Meta;
+use crate::reflink::verdict::{Verdict, classify};
+use crate::reflink::{Patience, sys};
+use crate::tree::staging::stage_name;
+use crate::tree::verdicts::Verdicts;
+
+/// How often a file is read that changes meanwhile.
+const TRIES: u32 = 5;
+
+/// Longer than a tick of any kernel's clock.
+const TICK: Duration = Duration::from_millis(11);
+
+const BUFFER_BYTES: usize = 256 * 1024;
+
+/// The time that seals a mirror: between 1987 and 2004, so that no write today leaves it.
+pub(crate) fn seal_of(id: BlobId) -> (i64, i64) {
+    let bytes = id.as_bytes();
+    let number =
+        |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+    (i64::from(0x2000_0000 + (number(0) & 0x1fff_ffff)), i64::from(number(4) % 1_000_000_000))
+}
+
+fn timestamps((seconds, nanoseconds): (i64, i64)) -> Timestamps {
+    Timestamps {
+        last_access: Timespec { tv_sec: 0, tv_nsec: fs::UTIME_OMIT as _ },
+        last_modification: Timespec { tv_sec: seconds as _, tv_nsec: nanoseconds as _ },
+    }
+}
+
+/// The path of a blob inside `blobs/`.
+pub(crate) fn path_of(id: BlobId) -> CString {
+    let hex = id.to_string();
+    // Hexadecimal digits and a slash: no zero byte.
+    CString::new(format!("{}/{}", &hex[..2], &hex[2..])).unwrap_or_default()
+}
+
+/// What is at a blob's name.
+#[derive(Debug)]
+pub(crate) enum Mirror {
+    Sealed(OwnedFd, Meta),
+    /// Something is there; nobody vouches for it.
+    Unsealed(OwnedFd, Meta),
+    Missing,
+}
+
+/// What became of a file that was to be taken in.
+#[derive(Debug)]
+pub(crate) enum Taken {
+    /// It is stored: what it was when it was taken in.
+    Stored { blob: BlobId, meta: Meta },
+    /// It changed each time while it was read, and nothing was stored.
+    Changing,
+}
+
+/// The counts of what was taken in.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Counts {
+    /// Files that were read.
+    pub(crate) read_files: u64,
+    pub(crate) read_bytes: u64,
+    /// Blobs that are new and share their blocks with their source, and those whose bytes were copied.
+    pub(crate) cloned_files: u64,
+    pub(crate) copied_files: u64,
+    pub(crate) copied_bytes: u64,
+}
+
+/// What a thread keeps from file to file.
+#[derive(Debug)]
+pub(crate) struct Intake {
+    buffer: Vec<u8>,
+    copier: Copier,
+    pub(crate) counts: Counts,
+    /// Blobs that are to be sealed when they are on the disk.
+    pub(crate) unsealed: Vec<BlobId>,
+}
+
+impl Intake {
+    pub(crate) fn new() -> Self {
+        Self {
+            buffer: Vec::new(),
+            copier: Copier::new(false),
+            counts: Counts::default(),
+            unsealed: Vec::new(),
+        }
+    }
+
+    /// The hash of an open file, and how many bytes it had.
+    pub(crate) fn hash(
+        &mut self,
+        file: &OwnedFd,
+        size: u64,
+        stop: &dyn Fn() -> bool,
+    ) -> io::Result<(BlobId, u64)> {
+        if self.buffer.is_empty() {
+            self.buffer.resize(BUFFER_BYTES, 0);
+        }
+        let mut hasher = blake3::Hasher::new();
+        let mut offset = 0_u64;
+        loop {
+            if stop() {
+                return Err(Errno::CANCELED.into());
+            }
+            let count = retry_on_intr(|| pread(file, &mut self.buffer[..], offset))?;
+            hasher.update(&self.buffer[..count]);
+            offset += count as u64;
+            // Whoever grows it now is noticed by its times.
+            if count == 0 || (count < BUFFER_BYTES && offset == size) {
+                return Ok((BlobId::from_bytes(*hasher.finalize().as_bytes()), offset));
+            }
+        }
+    }
+}
+
+/// `blobs/` of a store.
+#[derive(Debug)]
+pub(crate) struct Blobs {
+    dir: OwnedFd,
+    path: PathBuf,
+    /// `stage/`: files on their way here.
+    stage: OwnedFd,
+    /// What this filesystem said to clones from each device.
+    verdicts: Verdicts,
+    patience: Patience,
+}
+
+/// Removes a staged file unless it was renamed to its place.
+struct Staged<'a> {
+    dir: &'a OwnedFd,
+    name: CString,
+    kept: bool,
+}
+
+impl Drop for Staged<'_> {
+    fn drop(&mut self) {
+        if !self.kept {
+            let _ = fs::unlinkat(self.dir, &self.name, AtFlags::empty());
+        }
+    }
+}
+
+impl Blobs {
+    pub(crate) fn open(store: &Path) -> io::Result<Self> {
+        let path = store.join("blobs");
+        let flags = DIR_FLAGS | OFlags::NOFOLLOW;
+        Ok(Self {
+            dir: fs::open(&path, flags, Mode::empty())?,
+            stage: fs::open(store.join("stage"), flags, Mode::empty())?,
+            path,
+            verdicts: Verdicts::default(),
+            patience: Patience::new(Duration::from_millis(500)),
+        })
+    }
+
+    pub(crate) fn dir(&self) -> &OwnedFd {
+        &self.dir
+    }
+
+    /// Where a blob's mirror is, or would be.
+    pub(crate) fn mirror_path(&self, id: BlobId) -> PathBuf {
+        self.path.join(super::manifest::os(path_of(id).to_bytes()))
+    }
+
+    /// What is at the name of a blob of `size` bytes.
+    pub(crate) fn look(&self, id: BlobId, size: u64) -> io::Result<Mirror> {
+        let file = match fs::openat(&self.dir, &path_of(id), SOURCE_FLAGS, Mode::empty()) {
+            Ok(file) => file,
+            Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => return Ok(Mirror::Missing),
+            Err(errno) => return Err(errno.into()),
+        };
+        let meta = Meta::of(&fs::fstat(&file)?);
+        if meta.file_type() != fs::FileType::RegularFile {
+            return Ok(Mirror::Missing);
+        }
+        if meta.size == size && meta.modified() == seal_of(id) {
+            Ok(Mirror::Sealed(file, meta))
+        } else {
+            Ok(Mirror::Unsealed(file, meta))
+        }
+    }
+
+    /// Whether a sealed mirror is there: one call, nothing opened.
+    pub(crate) fn is_sealed(&self, id: BlobId, size: u64) -> io::Result<bool> {
+        match fs::statat(&self.dir, &path_of(id), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => {
+                let meta = Meta::of(&stat);
+                Ok(meta.file_type() == fs::FileType::RegularFile
+                    && meta.size == size
+                    && meta.modified() == seal_of(id))
+            }
+            Err(Errno::NOENT) => Ok(false),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// A mirror that may be served: sealed, or found to be good (and sealed) now.
+    pub(crate) fn good(
+        &self,
+        intake: &mut Intake,
+        id: BlobId,
+        size: u64,
+        stop: &dyn Fn() -> bool,
+    ) -> io::Result<Option<(OwnedFd, Meta)>> {
+        match self.look(id, size)? {
+            Mirror::Sealed(file, meta) => Ok(Some((file, meta))),
+            Mirror::Missing => Ok(None),
+            Mirror::Unsealed(file, meta) => {
+                if meta.size != size || intake.hash(&file, size, stop)?.0 != id {
+                    return Ok(None);
+                }
+                // On a store that is read-only it is good all the same.
+                if fs::fsync(&file).is_ok() {
+                    let _ = fs::futimens(&file, &timestamps(seal_of(id)));
+                }
+                Ok(Some((file, meta)))
+            }
+        }
+    }
+
+    /// Takes in an open file, whose last known state is `meta`. `stamp` is a time of this filesystem's clock: what changed
+    /// since may change again without another time.
+    pub(crate) fn take_in(
+        &self,
+        intake: &mut Intake,
+        file: &OwnedFd,
+        mut meta: Meta,
+        stamp: (i64, i64),
+        stop: &dyn Fn() -> bool,
+    ) -> io::Result<Taken> {
+        for attempt in 0..TRIES {
+            intake.counts.read_files += u64::from(attempt == 0);
+            let clones = !self.verdicts.known(meta.dev).refused;
+            let done = if clones && meta.changed < stamp {
+                self.hash_then_clone(intake, file, &meta, stop)?
+            } else {
+                self.clone_then_hash(intake, file, &meta, stop)?
+            };
+            match done {
+                Some(blob) => {
+                    intake.counts.read_bytes += meta.size;
+                    return Ok(Taken::Stored { blob, meta });
+                }
+                None => meta = Meta::of(&fs::fstat(file)?),
+            }
+        }
+        Ok(Taken::Changing)
+    }
+
+    /// `None`: it changed meanwhile, or it could not be cloned.
+    fn hash_then_clone(
+        &self,
+        intake: &mut Intake,
+        file: &OwnedFd,
+        meta: &Meta,
+        stop: &dyn Fn() -> bool,
+    ) -> io::Result<Option<BlobId>> {
+        let (id, length) = intake.hash(file, meta.size, stop)?;
+        if length != meta.size {
+            // It has other bytes than its size says: it grew, or it is of a kind (procfs) that has no size.
+            return if unchanged(file, meta)? {
+                self.clone_then_hash(intake, file, meta, stop)
+            } else {
+                Ok(None)
+            };
+        }
+        if meta.size == 0 {
+            // There is nothing to keep.
+            return Ok(unchanged(file, meta)?.then_some(id));
+        }
+        let path = path_of(id);
+        let new = match self.create(&path) {
+            Ok(new) => new,
+            Err(Errno::EXIST) => {
+                if !self.is_sealed(id, meta.size)?
+                    && self.good(intake, id, meta.size, stop)?.is_none()
+                {
+                    return self.clone_then_hash(intake, file, meta, stop);
+                }
+                return Ok(unchanged(file, meta)?.then_some(id));
+            }
+            Err(errno) => return Err(errno.into()),
+        };
+        let cloned = self.patience.retry(|| sys::clone_file(file, &new));
+        if let Err(error) = cloned {
+            let verdict = classify(&error);
+            if verdict == Verdict::Fatal {
+                return Err(error);
+            }
+            let counts = error.kind() == io::ErrorKind::PermissionDenied;
+            self.verdicts.refused(meta.dev, verdict, counts);
+            return self.clone_then_hash(intake, file, meta, stop);
+        }
+        self.verdicts.worked(meta.dev);
+        if !unchanged(file, meta)? {
+            // The name stays, with nothing in it that could be taken for the blob.
+            fs::ftruncate(&new, 0)?;
+            return Ok(None);
+        }
+        fs::futimens(&new, &timestamps(seal_of(id)))?;
+        intake.counts.cloned_files += 1;
+        Ok(Some(id))
+    }
+
+    /// Makes a private clone, or a copy, and stores it under the hash that it turns out to have.
+    fn clone_then_hash(
+        &self,
+        intake: &mut Intake,
+        file: &OwnedFd,
+        meta: &Meta,
+        stop: &dyn Fn() -> bool,
+    ) -> io::Result<Option<BlobId>> {
+        let name = CString::new(stage_name())?;
+        let flags = NEW_FILE_FLAGS.difference(OFlags::WRONLY).union(OFlags::RDWR);
+        let new = fs::openat(&self.stage, &name, flags, Mode::from_raw_mode(0o444))?;
+        let mut staged = Staged { dir: &self.stage, name, kept: false };
+        let cloned = !self.verdicts.known(meta.dev).refused && meta.size > 0 && {
+            match self.patience.retry(|| sys::clone_file(file, &new)) {
+                Ok(()) => {
+                    self.verdicts.worked(meta.dev);
+                    true
+                }
+                Err(error) => {
+                    let verdict = classify(&error);
+                    if verdict == Verdict::Fatal {
+                        return Err(error);
+                    }
+                    let counts = error.kind() == io::ErrorKind::PermissionDenied;
+                    self.verdicts.refused(meta.dev, verdict, counts);
+                    false
+                }
+            }
+        };
+        if !cloned {
+            // A copy takes its time: whoever writes in its course must leave another time behind.
+            wait_for_the_clock(meta);
+            intake.copier.copy(file, &new, meta.size, meta.blocks, stop)?;
+        }
+        if !unchanged(file, meta)? {
+            return Ok(None);
+        }
+        let length = Meta::of(&fs::fstat(&new)?).size;
+        let (id, length) = intake.hash(&new, length, stop)?;
+        if length == 0 {
+            return Ok(Some(id));
+        }
+        if self.is_sealed(id, length)? {
+            return Ok(Some(id));
+        }
+        if cloned {
+            fs::futimens(&new, &timestamps(seal_of(id)))?;
+            intake.counts.cloned_files += 1;
+        } else {
+            intake.counts.copied_files += 1;
+            intake.counts.copied_bytes += length;
+            intake.unsealed.push(id);
+        }
+        self.place(&mut staged, id)?;
+        Ok(Some(id))
+    }
+
+    /// Stores what `write` writes, which must have the hash `id`; it is to be sealed when it is on the disk. The file is given
+    /// back, so that it can be cloned from at once.
+    pub(crate) fn put(
+        &self,
+        id: BlobId,
+        write: impl FnOnce(&mut File) -> io::Result<()>,
+    ) -> io::Result<OwnedFd> {
+        let name = CString::new(stage_name())?;
+        let flags = NEW_FILE_FLAGS.difference(OFlags::WRONLY).union(OFlags::RDWR);
+        let new = fs::openat(&self.stage, &name, flags, Mode::from_raw_mode(0o444))?;
+        let mut staged = Staged { dir: &self.stage, name, kept: false };
+        let mut file = File::from(new);
+        write(&mut file)?;
+        self.place(&mut staged, id)?;
+        Ok(file.into())
+    }
+
+    fn place(&self, staged: &mut Staged<'_>, id: BlobId) -> io::Result<()> {
+        let path = path_of(id);
+        let rename = || fs::renameat(&self.stage, &staged.name, &self.dir, &path);
+        match rename() {
+            Err(Errno::NOENT) => {
+                self.make_fan(&path)?;
+                rename()?;
+            }
+            result => result?,
+        }
+        staged.kept = true;
+        Ok(())
+    }
+
+    fn create(&self, path: &CString) -> rustix::io::Result<OwnedFd> {
+        let create = || fs::openat(&self.dir, path, NEW_FILE_FLAGS, Mode::from_raw_mode(0o444));
+        match create() {
+            Err(Errno::NOENT) => {
+                self.make_fan(path)?;
+                create()
+            }
+            result => result,
+        }
+    }
+
+    /// Makes the directory that a blob's path goes through.
+    fn make_fan(&self, path: &CString) -> rustix::io::Result<()> {
+        let fan = super::manifest::os(&path.to_bytes()[..2]);
+        match fs::mkdirat(&self.dir, fan, Mode::from_raw_mode(0o755)) {
+            Err(Errno::EXIST) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Seals mirrors whose content was verified before and has been flushed since.
+    pub(crate) fn seal(&self, ids: &[BlobId]) -> io::Result<()> {
+        for id in ids {
+            let times = timestamps(seal_of(*id));
+            match fs::utimensat(&self.dir, &path_of(*id), &times, AtFlags::SYMLINK_NOFOLLOW) {
+                // Somebody packed it and dropped the mirror.
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes a mirror. Its content is in a pack, or nobody needs it any more.
+    pub(crate) fn remove(&self, id: BlobId) -> io::Result<()> {
+        match fs::unlinkat(&self.dir, &path_of(id), AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Every file that has a blob's name, with what `fstat` says of it, fan by fan.
+    pub(crate) fn for_each(&self, mut each: impl FnMut(BlobId, Meta)) -> io::Result<()> {
+        for fan in 0..=255_u8 {
+            let fan = format!("{fan:02x}");
+            let dir = match fs::openat(
+                &self.dir,
+                fan.as_str(),
+                DIR_FLAGS | OFlags::NOFOLLOW,
+                Mode::empty(),
+            ) {
+                Ok(dir) => dir,
+                Err(Errno::NOENT) => continue,
+                Err(errno) => return Err(errno.into()),
+            };
+            for entry in fs::Dir::read_from(&dir)? {
+                let entry = entry?;
+                let Ok(name) = entry.file_name().to_str() else { continue };
+                let Some(id) = super::id::from_hex(&format!("{fan}{name}")) else { continue };
+                match fs::statat(&dir, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW) {
+                    Ok(stat) => each(BlobId::from_bytes(id), Meta::of(&stat)),
+                    Err(Errno::NOENT) => {}
+                    Err(errno) => return Err(errno.into()),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a file is as it was.
+fn unchanged(file: &OwnedFd, before: &Meta) -> io::Result<bool> {
+    let now = Meta::of(&fs::fstat(file)?);
+    Ok(now.size == before.size
+        && now.modified() == before.modified()
+        && now.changed == before.changed)
+}
+
+/// Waits until a change made now bears another time than the last one did.
+fn wait_for_the_clock(meta: &Meta) {
+    let now =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    let age =
+        (seconds - meta.changed.0) * 1_000_000_000 + i64::from(now.subsec_nanos()) - meta.changed.1;
+    if (0..i64::try_from(TICK.as_nanos()).unwrap_or(0)).contains(&age) {
+        std::thread::sleep(TICK);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seal_is_long_past_and_differs_from_blob_to_blob() {
+        let mut seen = std::collections::HashSet::new();
+        for number in 0..1000_u32 {
+            let (seconds, nanoseconds) = seal_of(BlobId::of(&number.to_le_bytes()));
+            assert!((536_870_912..1_073_741_824).contains(&seconds));
+            assert!((0..1_000_000_000).contains(&nanoseconds));
+            assert!(seen.insert((seconds, nanoseconds)));
+        }
+    }
+}

@@ -1,0 +1,424 @@
+//! `index.db`: what is small, must be found by name, and must change all at once.
+//!
+//! SQLite in WAL mode. Writing transactions take the write lock when they begin (`BEGIN IMMEDIATE`), are short, and wait for
+//! each other; readers never wait. `synchronous=FULL`: a transaction that was committed is on the disk, and since the blobs
+//! that it speaks of were flushed before it began, so are they.
+
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, TransactionBehavior, params};
+
+use super::id::{BlobId, DirectoryId, SnapshotId};
+use super::manifest::{Builder, Manifest};
+use super::object::{SnapshotObject, decode_directory};
+use super::pack::Location;
+use super::pool::lock;
+use crate::error::{Error, ErrorKind};
+
+/// The version of the tables, kept in `user_version`.
+const SCHEMA: i64 = 1;
+
+/// Nobody holds the write lock for long, but a slow disk under many writers may take its time.
+const BUSY: Duration = Duration::from_secs(300);
+
+/// The tables. The module [`format`](super::format) documents them.
+const TABLES: &str = "
+    CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+    CREATE TABLE snapshots (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        id BLOB NOT NULL UNIQUE,
+        object BLOB NOT NULL
+    );
+    CREATE TABLE directories (id BLOB PRIMARY KEY, encoding BLOB NOT NULL) WITHOUT ROWID;
+    CREATE TABLE names (name TEXT PRIMARY KEY, snapshot BLOB NOT NULL) WITHOUT ROWID;
+    CREATE TABLE worktrees (
+        name TEXT PRIMARY KEY,
+        token TEXT NOT NULL UNIQUE,
+        path BLOB NOT NULL,
+        snapshot BLOB,
+        state INTEGER NOT NULL,
+        target BLOB,
+        maker TEXT NOT NULL,
+        created INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE packs (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE);
+    CREATE TABLE packed (
+        blob BLOB PRIMARY KEY,
+        pack INTEGER NOT NULL,
+        offset INTEGER NOT NULL,
+        stored INTEGER NOT NULL,
+        size INTEGER NOT NULL
+    ) WITHOUT ROWID;
+";
+
+/// How a worktree stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    /// Its maker is at it; if that one is dead, nobody is.
+    Starting,
+    Ready,
+    /// Between its snapshot and its target.
+    Switching,
+}
+
+/// A row of `worktrees`.
+#[derive(Debug, Clone)]
+pub(crate) struct WorktreeRow {
+    pub(crate) name: String,
+    /// What the marker inside the worktree repeats.
+    pub(crate) token: String,
+    /// Bytes of an absolute path.
+    pub(crate) path: Vec<u8>,
+    pub(crate) snapshot: Option<SnapshotId>,
+    pub(crate) state: State,
+    pub(crate) target: Option<SnapshotId>,
+    /// Who starts or switches it.
+    pub(crate) maker: String,
+    /// Seconds since 1970.
+    pub(crate) created: i64,
+}
+
+/// The open database.
+#[derive(Debug)]
+pub(crate) struct Db {
+    connection: Mutex<Connection>,
+    path: std::path::PathBuf,
+}
+
+impl Db {
+    /// Makes the database of a new store.
+    pub(crate) fn create(path: &Path) -> Result<Self, Error> {
+        let db =
+            Self::connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
+        db.write("make", |tx| {
+            tx.execute_batch(TABLES)?;
+            tx.pragma_update(None, "user_version", SCHEMA)
+        })?;
+        Ok(db)
+    }
+
+    pub(crate) fn open(path: &Path) -> Result<Self, Error> {
+        let db = Self::connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        db.check()?;
+        Ok(db)
+    }
+
+    /// Opens a database that nobody can write to, nor make the files beside it that sharing it takes.
+    pub(crate) fn open_read_only(path: &Path) -> Result<Self, Error> {
+        use std::os::unix::ffi::OsStrExt as _;
+        let mut wal = path.as_os_str().to_owned();
+        wal.push("-wal");
+        if std::fs::metadata(wal).is_ok_and(|meta| meta.len() > 0) {
+            let cause = std::io::Error::new(
+                std::io::ErrorKind::ReadOnlyFilesystem,
+                "its last writer was killed, and what it wrote cannot be taken over while the filesystem is read-only",
+            );
+            return Err(Error::new(ErrorKind::ReadOnly, "open", path, cause));
+        }
+        let mut uri = String::from("file:");
+        for &byte in path.as_os_str().as_bytes() {
+            if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
+                uri.push(char::from(byte));
+            } else {
+                uri.push_str(&format!("%{byte:02X}"));
+            }
+        }
+        uri.push_str("?immutable=1");
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
+            | OpenFlags::SQLITE_OPEN_URI
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection =
+            Connection::open_with_flags(uri, flags).map_err(|error| failed("open", path, error))?;
+        let db = Self { connection: Mutex::new(connection), path: path.to_owned() };
+        db.check()?;
+        Ok(db)
+    }
+
+    fn connect(path: &Path, flags: OpenFlags) -> Result<Self, Error> {
+        let open = || {
+            let connection =
+                Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+            connection.busy_timeout(BUSY)?;
+            // Asking for the mode it already has takes no lock.
+            connection.pragma_update(None, "journal_mode", "WAL")?;
+            connection.pragma_update(None, "synchronous", "FULL")?;
+            // A store may be someone else's: no function that its schema names is run.
+            connection.pragma_update(None, "trusted_schema", false)?;
+            connection.set_prepared_statement_cache_capacity(32);
+            Ok(connection)
+        };
+        let connection = open().map_err(|error| failed("open", path, error))?;
+        Ok(Self { connection: Mutex::new(connection), path: path.to_owned() })
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        let version: i64 =
+            self.read("open", |db| db.pragma_query_value(None, "user_version", |row| row.get(0)))?;
+        if version == SCHEMA {
+            return Ok(());
+        }
+        let cause = std::io::Error::other(format!(
+            "its tables are of version {version}, and this calve knows version {SCHEMA}"
+        ));
+        Err(Error::new(ErrorKind::StoreIncompatible, "open", &self.path, cause))
+    }
+
+    fn connection(&self) -> MutexGuard<'_, Connection> {
+        lock(&self.connection)
+    }
+
+    pub(crate) fn read<T>(
+        &self,
+        operation: &'static str,
+        query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, Error> {
+        query(&self.connection()).map_err(|error| failed(operation, &self.path, error))
+    }
+
+    /// Does `change` in one transaction: all of it, on the disk when this returns, or nothing.
+    pub(crate) fn write<T>(
+        &self,
+        operation: &'static str,
+        change: impl FnOnce(&rusqlite::Transaction<'_>) -> rusqlite::Result<T>,
+    ) -> Result<T, Error> {
+        let mut connection = self.connection();
+        let run = || {
+            let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let value = change(&tx)?;
+            tx.commit()?;
+            Ok(value)
+        };
+        run().map_err(|error| failed(operation, &self.path, error))
+    }
+
+    pub(crate) fn meta(&self, key: &str) -> Result<Option<Vec<u8>>, Error> {
+        self.read("read", |db| {
+            db.query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0))
+                .optional()
+        })
+    }
+
+    pub(crate) fn set_meta(&self, key: &str, value: &[u8]) -> Result<(), Error> {
+        self.write("write", |tx| {
+            tx.execute("INSERT OR REPLACE INTO meta VALUES (?1, ?2)", params![key, value]).map(drop)
+        })
+    }
+
+    pub(crate) fn snapshot(&self, id: SnapshotId) -> Result<Option<SnapshotObject>, Error> {
+        let object: Option<Vec<u8>> = self.read("read", |db| {
+            db.prepare_cached("SELECT object FROM snapshots WHERE id = ?1")?
+                .query_row([id.as_bytes()], |row| row.get(0))
+                .optional()
+        })?;
+        object.map(|object| self.decode_snapshot(id, &object)).transpose()
+    }
+
+    fn decode_snapshot(&self, id: SnapshotId, object: &[u8]) -> Result<SnapshotObject, Error> {
+        if SnapshotId::of(object) != id {
+            return Err(self.damaged(format!("snapshot {id} does not have its own hash")));
+        }
+        SnapshotObject::decode(object)
+            .map_err(|error| self.damaged(format!("snapshot {id}: {error}")))
+    }
+
+    fn damaged(&self, what: String) -> Error {
+        let cause = std::io::Error::new(std::io::ErrorKind::InvalidData, what);
+        Error::new(ErrorKind::Damaged, "read", &self.path, cause)
+    }
+
+    /// All snapshots, the newest first.
+    pub(crate) fn snapshots(&self) -> Result<Vec<(SnapshotId, SnapshotObject)>, Error> {
+        let rows: Vec<(Vec<u8>, Vec<u8>)> = self.read("read", |db| {
+            db.prepare("SELECT id, object FROM snapshots ORDER BY seq DESC")?
+                .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect()
+        })?;
+        rows.into_iter()
+            .map(|(id, object)| {
+                let id = snapshot_id(&id)
+                    .ok_or_else(|| self.damaged("a snapshot's id is malformed".to_owned()))?;
+                Ok((id, self.decode_snapshot(id, &object)?))
+            })
+            .collect()
+    }
+
+    pub(crate) fn snapshot_ids(&self) -> Result<Vec<SnapshotId>, Error> {
+        let ids: Vec<Vec<u8>> = self.read("read", |db| {
+            db.prepare("SELECT id FROM snapshots ORDER BY seq DESC")?
+                .query_map([], |row| row.get(0))?
+                .collect()
+        })?;
+        Ok(ids.iter().filter_map(|id| snapshot_id(id)).collect())
+    }
+
+    pub(crate) fn names(&self) -> Result<Vec<(String, SnapshotId)>, Error> {
+        let rows: Vec<(String, Vec<u8>)> = self.read("read", |db| {
+            db.prepare("SELECT name, snapshot FROM names ORDER BY name")?
+                .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect()
+        })?;
+        Ok(rows.into_iter().filter_map(|(name, id)| Some((name, snapshot_id(&id)?))).collect())
+    }
+
+    /// The tree of a snapshot. Every object is checked against its hash on the way.
+    pub(crate) fn manifest(
+        &self,
+        id: SnapshotId,
+        object: &SnapshotObject,
+    ) -> Result<Manifest, Error> {
+        let mut builder = Builder::new(object.root.clone());
+        let connection = self.connection();
+        let mut statement = connection
+            .prepare_cached("SELECT encoding FROM directories WHERE id = ?1")
+            .map_err(|error| failed("read", &self.path, error))?;
+        let mut seen = 1_u64;
+        while let Some(entry) = builder.next() {
+            let super::object::Kind::Directory(directory) = entry.kind else {
+                return Err(self.damaged(format!("snapshot {id} has a root that is no directory")));
+            };
+            let encoding: Option<Vec<u8>> = statement
+                .query_row([directory.as_bytes()], |row| row.get(0))
+                .optional()
+                .map_err(|error| failed("read", &self.path, error))?;
+            let encoding = encoding.ok_or_else(|| {
+                self.damaged(format!("snapshot {id} lacks its directory {directory}"))
+            })?;
+            if DirectoryId::of(&encoding) != directory {
+                return Err(self.damaged(format!(
+                    "the directory {directory} of snapshot {id} does not have its own hash"
+                )));
+            }
+            let entries = decode_directory(&encoding).map_err(|error| {
+                self.damaged(format!("directory {directory} of snapshot {id}: {error}"))
+            })?;
+            // Two entries may name one directory, and so on below: a few bytes could unfold without end.
+            seen += entries.len() as u64;
+            if seen > object.entries || !builder.add(entries) {
+                return Err(self.damaged(format!(
+                    "snapshot {id} has more entries than the {} that it says",
+                    object.entries
+                )));
+            }
+        }
+        Ok(builder.finish())
+    }
+
+    pub(crate) fn worktrees(&self) -> Result<Vec<WorktreeRow>, Error> {
+        self.read("read", |db| {
+            db.prepare("SELECT * FROM worktrees ORDER BY name")?
+                .query_map([], worktree_row)?
+                .collect()
+        })
+    }
+
+    pub(crate) fn worktree(&self, name: &str) -> Result<Option<WorktreeRow>, Error> {
+        self.read("read", |db| {
+            db.query_row("SELECT * FROM worktrees WHERE name = ?1", [name], worktree_row).optional()
+        })
+    }
+
+    /// Where a blob lies in which pack.
+    pub(crate) fn packed(&self, blob: BlobId) -> Result<Option<(String, Location)>, Error> {
+        self.read("read", |db| {
+            db.prepare_cached(
+                "SELECT name, offset, stored, size FROM packed JOIN packs ON packs.id = pack WHERE blob = ?1",
+            )?
+            .query_row([blob.as_bytes()], |row| Ok((row.get(0)?, location(row, 1)?)))
+            .optional()
+        })
+    }
+
+    /// All that is packed: blob, pack, place.
+    pub(crate) fn all_packed(&self) -> Result<Vec<(BlobId, String, Location)>, Error> {
+        let rows: Vec<(Vec<u8>, String, Location)> = self.read("read", |db| {
+            db.prepare(
+                "SELECT blob, name, offset, stored, size FROM packed JOIN packs ON packs.id = pack ORDER BY pack, offset",
+            )?
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?, location(row, 2)?)))?
+            .collect()
+        })?;
+        Ok(rows
+            .into_iter()
+            .filter_map(|(id, pack, at)| Some((BlobId::from_bytes(id.try_into().ok()?), pack, at)))
+            .collect())
+    }
+}
+
+fn location(row: &rusqlite::Row<'_>, first: usize) -> rusqlite::Result<Location> {
+    let number = |at: usize| row.get::<_, i64>(at).map(i64::cast_unsigned);
+    Ok(Location { offset: number(first)?, stored: number(first + 1)?, size: number(first + 2)? })
+}
+
+fn snapshot_id(bytes: &[u8]) -> Option<SnapshotId> {
+    Some(SnapshotId::from_bytes(bytes.try_into().ok()?))
+}
+
+fn worktree_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<WorktreeRow> {
+    let id = |at: &str| {
+        Ok::<_, rusqlite::Error>(row.get::<_, Option<Vec<u8>>>(at)?.and_then(|id| snapshot_id(&id)))
+    };
+    Ok(WorktreeRow {
+        name: row.get("name")?,
+        token: row.get("token")?,
+        path: row.get("path")?,
+        snapshot: id("snapshot")?,
+        state: match row.get("state")? {
+            0_i64 => State::Starting,
+            1 => State::Ready,
+            _ => State::Switching,
+        },
+        target: id("target")?,
+        maker: row.get("maker")?,
+        created: row.get("created")?,
+    })
+}
+
+impl State {
+    pub(crate) fn as_number(self) -> i64 {
+        match self {
+            Self::Starting => 0,
+            Self::Ready => 1,
+            Self::Switching => 2,
+        }
+    }
+}
+
+/// Puts a worktree's row in, or over the one of its name.
+pub(crate) fn put_worktree(
+    tx: &rusqlite::Transaction<'_>,
+    row: &WorktreeRow,
+    replace: bool,
+) -> rusqlite::Result<bool> {
+    let how = if replace { "REPLACE" } else { "IGNORE" };
+    let changed = tx.execute(
+        &format!("INSERT OR {how} INTO worktrees VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"),
+        params![
+            row.name,
+            row.token,
+            row.path,
+            row.snapshot.map(|id| *id.as_bytes()),
+            row.state.as_number(),
+            row.target.map(|id| *id.as_bytes()),
+            row.maker,
+            row.created
+        ],
+    )?;
+    Ok(changed == 1)
+}
+
+/// An error of SQLite as one of ours.
+pub(crate) fn failed(operation: &'static str, path: &Path, error: rusqlite::Error) -> Error {
+    use rusqlite::ErrorCode as Code;
+    let code = error.sqlite_error_code();
+    let kind = match code {
+        Some(Code::DatabaseBusy | Code::DatabaseLocked) => ErrorKind::Busy,
+        Some(Code::DiskFull) => ErrorKind::StorageFull,
+        Some(Code::ReadOnly) => ErrorKind::ReadOnly,
+        Some(Code::PermissionDenied) => ErrorKind::PermissionDenied,
+        Some(Code::DatabaseCorrupt | Code::NotADatabase) => ErrorKind::Damaged,
+        _ => ErrorKind::Io,
+    };
+    Error::new(kind, operation, path, std::io::Error::other(error))
+}

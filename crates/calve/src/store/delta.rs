@@ -1,0 +1,117 @@
+//! What differs between two trees, found without looking at what is the same: equal directories have equal ids.
+
+use std::path::PathBuf;
+
+use super::id::DirectoryId;
+use super::manifest::{Manifest, os};
+use super::object::{Entry, Kind};
+
+/// Where an entry is: its directory and slot.
+pub(crate) type At = (u32, u32);
+
+/// A path at which two trees differ.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Delta {
+    pub(crate) path: PathBuf,
+    pub(crate) old: Option<At>,
+    pub(crate) new: Option<At>,
+}
+
+/// What counts as a difference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Counts {
+    /// Kind, content and mode.
+    Content,
+    /// These, and owners, times, attributes and links.
+    Everything,
+}
+
+const NOBODY: DirectoryId = DirectoryId::from_bytes([0; 32]);
+
+/// Every path at which the trees differ, directories included, a directory before what is in it. The roots themselves are not
+/// compared.
+pub(crate) fn compare(old: &Manifest, new: &Manifest, counts: Counts) -> Vec<Delta> {
+    let mut deltas = Vec::new();
+    let mut pairs = vec![(PathBuf::new(), Some(0_u32), Some(0_u32))];
+    if directory_id(&old.root) == directory_id(&new.root) && directory_id(&old.root) != NOBODY {
+        pairs.clear();
+    }
+    while let Some((path, old_place, new_place)) = pairs.pop() {
+        let (old_dir, new_dir) = (
+            old_place.and_then(|place| old.directories.get(place as usize)),
+            new_place.and_then(|place| new.directories.get(place as usize)),
+        );
+        let (old_entries, new_entries): (&[Entry], &[Entry]) =
+            (old_dir.map_or(&[], |dir| &dir.entries), new_dir.map_or(&[], |dir| &dir.entries));
+        let (mut left, mut right) = (0, 0);
+        loop {
+            let order = match (old_entries.get(left), new_entries.get(right)) {
+                (None, None) => break,
+                (Some(_), None) => std::cmp::Ordering::Less,
+                (None, Some(_)) => std::cmp::Ordering::Greater,
+                (Some(a), Some(b)) => a.name.cmp(&b.name),
+            };
+            let (a, b) = (
+                order.is_le().then(|| &old_entries[left]),
+                order.is_ge().then(|| &new_entries[right]),
+            );
+            let slot = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
+            let old_at = a.and(old_place).map(|place| (place, slot(left)));
+            let new_at = b.and(new_place).map(|place| (place, slot(right)));
+            left += usize::from(a.is_some());
+            right += usize::from(b.is_some());
+            let Some(name) = a.or(b).map(|entry| &entry.name) else { break };
+            let below = |a: Option<&Entry>| a.is_some_and(Entry::is_directory);
+            let same_directory = match (a, b) {
+                (Some(a), Some(b)) => {
+                    below(Some(a))
+                        && directory_id(a) == directory_id(b)
+                        && directory_id(a) != NOBODY
+                }
+                _ => false,
+            };
+            let path = path.join(os(name));
+            if (below(a) || below(b)) && !same_directory {
+                let inside = |at: Option<At>, of: &Manifest| {
+                    let (place, slot) = at?;
+                    of.directories.get(place as usize)?.child(slot)
+                };
+                pairs.push((path.clone(), inside(old_at, old), inside(new_at, new)));
+            }
+            if !same(a, b, counts) {
+                deltas.push(Delta { path, old: old_at, new: new_at });
+            }
+        }
+    }
+    deltas.sort_by(|a, b| a.path.cmp(&b.path));
+    deltas
+}
+
+fn directory_id(entry: &Entry) -> DirectoryId {
+    match entry.kind {
+        Kind::Directory(id) => id,
+        _ => NOBODY,
+    }
+}
+
+fn same(a: Option<&Entry>, b: Option<&Entry>, counts: Counts) -> bool {
+    let (Some(a), Some(b)) = (a, b) else { return false };
+    if !a.same_content(b) || (a.mode != b.mode && !matches!(a.kind, Kind::Symlink(_))) {
+        return false;
+    }
+    let links = |entry: &Entry| match entry.kind {
+        Kind::File { link, .. } => link,
+        _ => 0,
+    };
+    counts == Counts::Content
+        || ((a.uid, a.gid, a.mtime) == (b.uid, b.gid, b.mtime)
+            && a.attributes == b.attributes
+            && links(a) == links(b))
+}
+
+impl Manifest {
+    /// The entry at a place.
+    pub(crate) fn at(&self, (place, slot): At) -> &Entry {
+        &self.directories[place as usize].entries[slot as usize]
+    }
+}

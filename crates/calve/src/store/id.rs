@@ -1,0 +1,90 @@
+//! Names by content: BLAKE3 of what they stand for.
+//!
+//! A blob's name is the plain hash of its bytes, so that anyone can check it with `b3sum`. Directories and snapshots are
+//! hashed in contexts of their own (BLAKE3's key derivation), so that no file can be made that is taken for one of them.
+
+use std::fmt;
+
+/// The length of every id, in bytes.
+pub(crate) const ID_BYTES: usize = 32;
+
+macro_rules! id {
+    ($(#[$doc:meta])* $visibility:vis $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        $visibility struct $name([u8; ID_BYTES]);
+
+        impl $name {
+            /// The id with these bytes.
+            #[must_use]
+            $visibility const fn from_bytes(bytes: [u8; ID_BYTES]) -> Self {
+                Self(bytes)
+            }
+
+            /// Its bytes.
+            #[must_use]
+            $visibility const fn as_bytes(&self) -> &[u8; ID_BYTES] {
+                &self.0
+            }
+        }
+
+        /// 64 hexadecimal digits, in lower case.
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+    };
+}
+
+id! {
+    /// A file's content: BLAKE3 of its bytes.
+    pub BlobId
+}
+id! {
+    /// A directory with all that is below it: BLAKE3 of its encoding.
+    pub(crate) DirectoryId
+}
+id! {
+    /// A snapshot: what the tree held, where it came from, when and why.
+    pub SnapshotId
+}
+
+impl BlobId {
+    /// The id of `content`.
+    pub(crate) fn of(content: &[u8]) -> Self {
+        Self(*blake3::hash(content).as_bytes())
+    }
+}
+
+impl DirectoryId {
+    pub(crate) fn of(encoding: &[u8]) -> Self {
+        Self(blake3::derive_key("calve directory 1", encoding))
+    }
+}
+
+impl SnapshotId {
+    pub(crate) fn of(encoding: &[u8]) -> Self {
+        Self(blake3::derive_key("calve snapshot 1", encoding))
+    }
+}
+
+/// The bytes that `hex` (of either case) spells, where it is whole.
+pub(crate) fn from_hex(hex: &str) -> Option<[u8; ID_BYTES]> {
+    let hex = hex.as_bytes();
+    if hex.len() != 2 * ID_BYTES {
+        return None;
+    }
+    let mut bytes = [0; ID_BYTES];
+    for (byte, pair) in bytes.iter_mut().zip(hex.chunks_exact(2)) {
+        let digit = |digit: u8| char::from(digit).to_digit(16);
+        *byte = u8::try_from(digit(pair[0])? * 16 + digit(pair[1])?).ok()?;
+    }
+    Some(bytes)
+}

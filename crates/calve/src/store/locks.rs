@@ -1,0 +1,120 @@
+//! Who may be at the store together: everybody, except while something is deleted for good.
+//!
+//! Whoever reads or adds content holds a shared `flock(2)` on `locks/content` for as long as it works. `gc` and `verify --repair`,
+//! which remove content that nobody was seen to need, take it exclusively for the moment in which they do. A lock of this kind
+//! goes with its process, so that of a killed one never has to be broken.
+//!
+//! So that a steady coming and going does not keep them out for ever, they close `locks/gate` first: who comes to work goes
+//! through it, and waits while it is closed. It is closed for a short time only; if those who were inside are not out by then, it is
+//! opened again, and the deletion tried later or left for another day.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+use crate::error::{Context as _, Error};
+use crate::report::Cancel;
+
+/// How long the gate is closed at most while others are inside.
+const CLOSED: Duration = Duration::from_secs(2);
+/// How long it stays open between two attempts.
+const OPEN: Duration = Duration::from_millis(200);
+const POLL: Duration = Duration::from_millis(5);
+
+/// A lock that is held until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Guard {
+    _file: File,
+}
+
+fn open(store: &Path, name: &str) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(store.join("locks").join(name))
+}
+
+fn wait(file: &File, operation: FlockOperation) -> io::Result<()> {
+    loop {
+        match flock(file, operation) {
+            Ok(()) => return Ok(()),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+fn try_now(file: &File, operation: FlockOperation) -> io::Result<bool> {
+    match flock(file, operation) {
+        Ok(()) => Ok(true),
+        Err(Errno::WOULDBLOCK | Errno::INTR) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// To read or to add content.
+pub(crate) fn share(store: &Path) -> Result<Guard, Error> {
+    let lock = || -> io::Result<Guard> {
+        let gate = open(store, "gate")?;
+        wait(&gate, FlockOperation::LockShared)?;
+        let file = open(store, "content")?;
+        wait(&file, FlockOperation::LockShared)?;
+        Ok(Guard { _file: file })
+    };
+    lock().context("lock", || store)
+}
+
+/// To remove content. `None`: others were at it for all of `patience`.
+pub(crate) fn exclude(
+    store: &Path,
+    patience: Duration,
+    cancel: &Cancel,
+) -> Result<Option<Guard>, Error> {
+    let lock = || -> io::Result<Option<Guard>> {
+        let started = Instant::now();
+        let file = open(store, "content")?;
+        let gate = open(store, "gate")?;
+        loop {
+            wait(&gate, FlockOperation::LockExclusive)?;
+            let closed = Instant::now();
+            while closed.elapsed() < CLOSED && !cancel.is_cancelled() {
+                if try_now(&file, FlockOperation::NonBlockingLockExclusive)? {
+                    // The gate opens as it is dropped; whoever comes now waits at the content.
+                    return Ok(Some(Guard { _file: file }));
+                }
+                std::thread::sleep(POLL);
+            }
+            flock(&gate, FlockOperation::Unlock)?;
+            if started.elapsed() >= patience || cancel.is_cancelled() {
+                return Ok(None);
+            }
+            std::thread::sleep(OPEN);
+        }
+    };
+    lock().context("lock", || store)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sharers_share_and_an_excluder_waits_for_them_but_not_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("locks")).unwrap();
+        let first = share(dir.path()).unwrap();
+        let second = share(dir.path()).unwrap();
+        assert!(exclude(dir.path(), Duration::ZERO, &Cancel::new()).unwrap().is_none());
+        drop((first, second));
+        assert!(exclude(dir.path(), Duration::ZERO, &Cancel::new()).unwrap().is_some());
+        share(dir.path()).unwrap();
+    }
+}

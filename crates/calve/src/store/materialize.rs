@@ -1,0 +1,561 @@
+//! Makes trees of a snapshot: one plan, N destinations.
+//!
+//! Every directory is a task: it is made in each destination, its files are cloned from their mirrors, its subdirectories are
+//! queued. A mirror is opened, and its seal looked at, once for all destinations. Everything happens inside stages that
+//! nobody else uses, relative to directory descriptors.
+//!
+//! A directory is finished (mode, attributes, times) when nothing more will be made below it: each counts its subdirectories and
+//! itself, and whoever takes the count to zero finishes it and goes on to its parent. Further names of a file (hard links)
+//! come after all that, when the first name stands; the directories they are in, and, since a link must be able to get there, those
+//! whose mode locks out even their owner, are finished last.
+//!
+//! Descriptors: a directory is open while anything below it is to be done, so the directories of one path for each thread, in
+//! each destination.
+
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use rustix::fs::{self, AtFlags, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::Store;
+use super::blobs::Intake;
+use super::id::BlobId;
+use super::index::Stat;
+use super::manifest::{Manifest, os};
+use super::object::{Entry, Kind};
+use super::pool::{self, Queue, lock};
+use super::scan::stat_of;
+use crate::error::{Context as _, Error, ErrorKind};
+use crate::reflink::copy::Copier;
+use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
+use crate::reflink::meta::{self, Attrs, Created, Meta};
+use crate::reflink::sys;
+use crate::reflink::verdict::{Verdict, classify};
+use crate::report::{Cancel, DestinationReport, Method, Progress, SkipReason, Skipped};
+use crate::tree::special::make_fifo;
+use crate::tree::verdicts::Verdicts;
+
+/// What shall be made, and how.
+pub(crate) struct Plan<'a> {
+    pub(crate) store: &'a Store,
+    pub(crate) manifest: &'a Manifest,
+    /// The destinations' roots, open and empty; their paths for messages.
+    pub(crate) roots: &'a [OwnedFd],
+    pub(crate) paths: &'a [PathBuf],
+    pub(crate) jobs: usize,
+    pub(crate) cancel: &'a Cancel,
+    pub(crate) progress: &'a Progress,
+}
+
+/// What was made: for each destination the counts, and what stands for each entry.
+#[derive(Debug)]
+pub(crate) struct Made {
+    pub(crate) reports: Vec<DestinationReport>,
+    pub(crate) stats: Vec<Vec<Stat>>,
+    /// Mirrors that were made on the way and are to be sealed after a flush.
+    pub(crate) unsealed: Vec<BlobId>,
+}
+
+/// A directory that is being filled.
+struct OpenDir {
+    place: u32,
+    parent: Option<Arc<OpenDir>>,
+    /// One for each destination.
+    fds: Vec<OwnedFd>,
+    /// Subdirectories that are not finished, and itself.
+    pending: AtomicUsize,
+}
+
+struct Task {
+    parent: Option<Arc<OpenDir>>,
+    place: u32,
+}
+
+struct Worker {
+    intake: Intake,
+    copier: Copier,
+    created: Created,
+    reports: Vec<DestinationReport>,
+    stats: Vec<Vec<(u32, Stat)>>,
+}
+
+struct Maker<'a> {
+    plan: &'a Plan<'a>,
+    verdicts: Vec<Verdicts>,
+    /// The first name of each file that has several: its directory and slot.
+    firsts: HashMap<u64, (u32, u32)>,
+    /// Directories that are finished last.
+    late: Vec<bool>,
+    short_clones: Vec<bool>,
+    owners: Vec<(u32, u32)>,
+    failures: Mutex<Vec<Skipped>>,
+}
+
+/// Makes the plan's trees.
+///
+/// # Errors
+/// The stages hold a part of the tree; they are the caller's to remove.
+pub(crate) fn materialize(plan: &Plan<'_>) -> Result<Made, Error> {
+    let maker = Maker::new(plan)?;
+    let workers = pool::run(
+        plan.jobs,
+        plan.cancel,
+        ("make", plan.paths.first().map_or(Path::new(""), PathBuf::as_path)),
+        vec![Task { parent: None, place: 0 }],
+        |mode_is_exact| Worker {
+            intake: Intake::new(),
+            copier: Copier::new(false),
+            created: meta::created_by_us(mode_is_exact),
+            reports: vec![DestinationReport::default(); plan.roots.len()],
+            stats: vec![Vec::new(); plan.roots.len()],
+        },
+        |worker, task, queue| maker.directory(worker, task, queue),
+    )?;
+    let mut made = Made {
+        reports: vec![DestinationReport::default(); plan.roots.len()],
+        stats: vec![vec![Stat::default(); plan.manifest.count as usize]; plan.roots.len()],
+        unsealed: Vec::new(),
+    };
+    for worker in workers {
+        made.unsealed.extend(worker.intake.unsealed);
+        for (sum, own) in made.reports.iter_mut().zip(&worker.reports) {
+            crate::tree::tally::add(sum, own);
+        }
+        for (all, own) in made.stats.iter_mut().zip(worker.stats) {
+            for (number, stat) in own {
+                all[number as usize] = stat;
+            }
+        }
+    }
+    maker.finish_late(&mut made)?;
+    let skipped = maker.failures.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    for (dest, report) in made.reports.iter_mut().enumerate() {
+        report.path.clone_from(&plan.paths[dest]);
+        report.method = method(report);
+        report.skipped.extend(skipped.iter().cloned());
+        report.skipped.sort_by(|a, b| a.path.cmp(&b.path));
+    }
+    Ok(made)
+}
+
+fn method(report: &DestinationReport) -> Method {
+    match (report.reflinked_files, report.copied_files) {
+        (0, 0) => Method::None,
+        (_, 0) => Method::Reflink,
+        (0, _) => Method::Copy,
+        _ => Method::Mixed,
+    }
+}
+
+/// What an entry's metadata shall be.
+fn wanted(entry: &Entry) -> Meta {
+    let kind = match entry.kind {
+        Kind::File { .. } => fs::FileType::RegularFile,
+        Kind::Directory(_) => fs::FileType::Directory,
+        Kind::Symlink(_) => fs::FileType::Symlink,
+        Kind::Fifo => fs::FileType::Fifo,
+    };
+    let mode = u32::from(kind.as_raw_mode()) | entry.mode;
+    Meta::wanted(mode, (entry.uid, entry.gid), (entry.mtime.0, entry.mtime.1.into()))
+}
+
+fn attrs(entry: &Entry) -> Option<Attrs> {
+    entry.attributes.as_ref().map(|pairs| Attrs::from_pairs(pairs))
+}
+
+impl<'a> Maker<'a> {
+    fn new(plan: &'a Plan<'a>) -> Result<Self, Error> {
+        let mut firsts: HashMap<u64, (u32, u32)> = HashMap::new();
+        let mut late = vec![false; plan.manifest.directories.len()];
+        let mut linked = false;
+        for (place, slot, entry) in plan.manifest.entries() {
+            if let Kind::File { link, .. } = entry.kind
+                && link != 0
+            {
+                let first = *firsts.entry(link).or_insert((place, slot));
+                if first != (place, slot) {
+                    linked = true;
+                    late[place as usize] = true;
+                }
+            }
+        }
+        if linked {
+            for (place, late) in (0..).zip(&mut late) {
+                *late |= plan.manifest.entry_of(place).mode & 0o700 != 0o700;
+            }
+        }
+        let mut owners = Vec::with_capacity(plan.roots.len());
+        for (root, path) in plan.roots.iter().zip(plan.paths) {
+            let stat = fs::fstat(root).context("read", || path)?;
+            owners.push((stat.st_uid, stat.st_gid));
+        }
+        Ok(Self {
+            verdicts: plan.roots.iter().map(|_| Verdicts::default()).collect(),
+            short_clones: plan.roots.iter().map(sys::clones_may_be_short).collect(),
+            firsts,
+            late,
+            owners,
+            failures: Mutex::default(),
+            plan,
+        })
+    }
+
+    fn path(&self, dest: usize, place: u32) -> PathBuf {
+        self.plan.paths[dest].join(self.plan.manifest.path(place))
+    }
+
+    fn directory(
+        &self,
+        worker: &mut Worker,
+        task: Task,
+        queue: &Queue<'_, Task>,
+    ) -> Result<(), Error> {
+        let manifest = self.plan.manifest;
+        let place = task.place;
+        let own = manifest.entry_of(place);
+        let mut fds = Vec::with_capacity(self.plan.roots.len());
+        for dest in 0..self.plan.roots.len() {
+            let fd = match &task.parent {
+                None => self.plan.roots[dest].try_clone(),
+                Some(parent) => make_directory(&parent.fds[dest], own, worker.created),
+            };
+            fds.push(fd.context("make directory", || self.path(dest, place))?);
+            worker.reports[dest].directories += 1;
+        }
+        let directory = &manifest.directories[place as usize];
+        let dir = Arc::new(OpenDir {
+            place,
+            parent: task.parent,
+            fds,
+            pending: AtomicUsize::new(1 + directory.children.len()),
+        });
+        // Last in, first out: in reverse, so that they are made in their order.
+        queue.extend(
+            directory
+                .children
+                .iter()
+                .rev()
+                .map(|(_, child)| Task { parent: Some(Arc::clone(&dir)), place: *child }),
+        );
+        for (slot, entry) in (0..).zip(&directory.entries) {
+            if queue.stopped() {
+                return Err(pool::cancelled("make", &self.plan.paths[0]));
+            }
+            let number = directory.first + slot;
+            match &entry.kind {
+                Kind::Directory(_) => {}
+                Kind::File { link, .. }
+                    if *link != 0 && self.firsts.get(link) != Some(&(place, slot)) => {}
+                Kind::File { size, blob, .. } => {
+                    self.file(worker, &dir, entry, number, *size, *blob, queue)?;
+                }
+                Kind::Symlink(_) | Kind::Fifo => self.special(worker, &dir, entry, number)?,
+            }
+        }
+        self.one_done(worker, &dir)
+    }
+
+    /// One thing less to do below `dir`; finishes it, and those above it, where that was the last.
+    fn one_done(&self, worker: &mut Worker, dir: &Arc<OpenDir>) -> Result<(), Error> {
+        let mut dir = Some(dir);
+        while let Some(this) = dir {
+            if this.pending.fetch_sub(1, Ordering::AcqRel) > 1 {
+                return Ok(());
+            }
+            if !self.late[this.place as usize] {
+                for dest in 0..self.plan.roots.len() {
+                    let (number, stat) = self
+                        .finish(&this.fds[dest], this.place, dest, worker.created)
+                        .context("set metadata of", || self.path(dest, this.place))?;
+                    worker.stats[dest].push((number, stat));
+                }
+            }
+            dir = this.parent.as_ref();
+        }
+        Ok(())
+    }
+
+    /// Gives a directory its metadata.
+    fn finish(
+        &self,
+        fd: &OwnedFd,
+        place: u32,
+        dest: usize,
+        created: Created,
+    ) -> io::Result<(u32, Stat)> {
+        let entry = self.plan.manifest.entry_of(place);
+        let created = Created { owner: self.owners[dest], ..created };
+        let refused = meta::apply(fd, &wanted(entry), attrs(entry).as_ref(), created, None)?;
+        self.note(refused, || self.plan.manifest.path(place));
+        Ok((self.plan.manifest.number_of(place), stat_of(&Meta::of(&fs::fstat(fd)?))))
+    }
+
+    fn note(&self, refused: Vec<String>, path: impl FnOnce() -> PathBuf) {
+        if !refused.is_empty() {
+            let skipped = Skipped { path: path(), reason: SkipReason::Xattrs(refused.join(", ")) };
+            let mut failures = lock(&self.failures);
+            // Once for all destinations.
+            if !failures.contains(&skipped) {
+                failures.push(skipped);
+            }
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "what an entry is made of")]
+    fn file(
+        &self,
+        worker: &mut Worker,
+        dir: &OpenDir,
+        entry: &Entry,
+        number: u32,
+        size: u64,
+        blob: BlobId,
+        queue: &Queue<'_, Task>,
+    ) -> Result<(), Error> {
+        let stop = || queue.stopped();
+        let source = if size == 0 {
+            None
+        } else {
+            let found = self.plan.store.content(&mut worker.intake, blob, size, &stop);
+            Some(found.map_err(|error| {
+                error.with_other(self.plan.manifest.path(dir.place).join(os(&entry.name)))
+            })?)
+        };
+        for dest in 0..self.plan.roots.len() {
+            self.file_at(worker, dir, entry, number, size, source.as_ref(), dest, &stop)
+                .context("make", || self.path(dest, dir.place).join(os(&entry.name)))?;
+        }
+        Ok(())
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "what an entry is made of")]
+    fn file_at(
+        &self,
+        worker: &mut Worker,
+        dir: &OpenDir,
+        entry: &Entry,
+        number: u32,
+        size: u64,
+        source: Option<&(OwnedFd, Meta)>,
+        dest: usize,
+        stop: &dyn Fn() -> bool,
+    ) -> io::Result<()> {
+        let wanted = wanted(entry);
+        let mode = meta::create_mode(&wanted);
+        let name = CString::new(&*entry.name)?;
+        let new = fs::openat(&dir.fds[dest], &name, NEW_FILE_FLAGS, mode)?;
+        let report = &mut worker.reports[dest];
+        report.files += 1;
+        let mut cloned = true;
+        if let Some((source, from)) = source {
+            cloned = self.clone_into(source, from, &new, size, dest)?;
+            if !cloned {
+                worker.copier.copy(source, &new, size, from.blocks, stop)?;
+            }
+        }
+        if cloned {
+            report.reflinked_files += 1;
+            report.reflinked_bytes += size;
+        } else {
+            report.copied_files += 1;
+            report.copied_bytes += size;
+            if self.verdicts[dest].known(source.map_or(0, |(_, meta)| meta.dev)).refused {
+                report.copied_because.filesystem += 1;
+            } else {
+                report.copied_because.file += 1;
+            }
+        }
+        let created = Created { owner: self.owners[dest], ..worker.created };
+        let refused = meta::apply(&new, &wanted, attrs(entry).as_ref(), created, Some(mode))?;
+        self.note(refused, || self.plan.manifest.path(dir.place).join(os(&entry.name)));
+        worker.stats[dest].push((number, stat_of(&Meta::of(&fs::fstat(&new)?))));
+        self.plan.progress.files.fetch_add(1, Ordering::Relaxed);
+        self.plan.progress.bytes.fetch_add(size, Ordering::Relaxed);
+        if cloned { Ok(()) } else { sys::close_written(new) }
+    }
+
+    /// Whether the content was cloned; if not, `new` is empty.
+    fn clone_into(
+        &self,
+        source: &OwnedFd,
+        from: &Meta,
+        new: &OwnedFd,
+        size: u64,
+        dest: usize,
+    ) -> io::Result<bool> {
+        let verdicts = &self.verdicts[dest];
+        if verdicts.known(from.dev).refused {
+            return Ok(false);
+        }
+        match self.plan.store.patience().retry(|| sys::clone_file(source, new)) {
+            Ok(()) => {
+                if self.short_clones[dest] && Meta::of(&fs::fstat(new)?).size < size {
+                    return Err(io::Error::other(
+                        "the filesystem reported a clone that is shorter than its source",
+                    ));
+                }
+                verdicts.worked(from.dev);
+                Ok(true)
+            }
+            Err(error) => match classify(&error) {
+                Verdict::Fatal => Err(error),
+                verdict => {
+                    let counts = error.kind() == io::ErrorKind::PermissionDenied;
+                    verdicts.refused(from.dev, verdict, counts);
+                    Ok(false)
+                }
+            },
+        }
+    }
+
+    fn special(
+        &self,
+        worker: &mut Worker,
+        dir: &OpenDir,
+        entry: &Entry,
+        number: u32,
+    ) -> Result<(), Error> {
+        for dest in 0..self.plan.roots.len() {
+            let fd = &dir.fds[dest];
+            let make = || -> io::Result<Stat> {
+                let name = CString::new(&*entry.name)?;
+                let wanted = wanted(entry);
+                let made_with = match &entry.kind {
+                    Kind::Symlink(target) => {
+                        fs::symlinkat(CString::new(&**target)?, fd, &name)?;
+                        None
+                    }
+                    _ => {
+                        let mode = meta::mode(entry.mode & 0o777);
+                        make_fifo(fd.as_fd(), &name, mode)?;
+                        Some(mode)
+                    }
+                };
+                let created = Created { owner: self.owners[dest], ..worker.created };
+                meta::apply_at(fd, &name, &wanted, created, made_with)?;
+                Ok(stat_of(&Meta::of(&fs::statat(fd, &name, AtFlags::SYMLINK_NOFOLLOW)?)))
+            };
+            let stat =
+                make().context("make", || self.path(dest, dir.place).join(os(&entry.name)))?;
+            worker.stats[dest].push((number, stat));
+            let report = &mut worker.reports[dest];
+            match entry.kind {
+                Kind::Symlink(_) => report.symlinks += 1,
+                _ => report.fifos += 1,
+            }
+        }
+        Ok(())
+    }
+
+    /// The further names of files, then the directories that waited for them.
+    fn finish_late(&self, made: &mut Made) -> Result<(), Error> {
+        let manifest = self.plan.manifest;
+        let created = meta::created_by_us(false);
+        for dest in 0..self.plan.roots.len() {
+            let root = &self.plan.roots[dest];
+            let mut first_dir: Option<(u32, OwnedFd)> = None;
+            let mut here: Option<(u32, OwnedFd)> = None;
+            let mut groups: Vec<(u32, (u32, u32))> = Vec::new();
+            for (place, slot, entry) in manifest.entries() {
+                let Kind::File { link, size, .. } = entry.kind else { continue };
+                let Some(&first) = self.firsts.get(&link).filter(|_| link != 0) else { continue };
+                let number = manifest.directories[place as usize].first + slot;
+                groups.push((number, first));
+                if first == (place, slot) {
+                    continue;
+                }
+                let path = || self.path(dest, place).join(os(&entry.name));
+                let mut link_it = || -> io::Result<()> {
+                    let from = reopen(&mut first_dir, root, manifest, first.0)?;
+                    let first = &manifest.directories[first.0 as usize].entries[first.1 as usize];
+                    let to = reopen(&mut here, root, manifest, place)?;
+                    let (old, new) = (CString::new(&*first.name)?, CString::new(&*entry.name)?);
+                    Ok(fs::linkat(from, &old, to, &new, AtFlags::empty())?)
+                };
+                link_it().context("link", path)?;
+                let report = &mut made.reports[dest];
+                report.files += 1;
+                report.linked_files += 1;
+                let _ = size;
+            }
+            // Each further name changed the inode.
+            for (number, (place, slot)) in groups {
+                let mut stat = || -> io::Result<Stat> {
+                    let dir = reopen(&mut first_dir, root, manifest, place)?;
+                    let entry = &manifest.directories[place as usize].entries[slot as usize];
+                    let name = CString::new(&*entry.name)?;
+                    Ok(stat_of(&Meta::of(&fs::statat(dir, &name, AtFlags::SYMLINK_NOFOLLOW)?)))
+                };
+                let first = &manifest.directories[place as usize].entries[slot as usize];
+                made.stats[dest][number as usize] =
+                    stat().context("read", || self.path(dest, place).join(os(&first.name)))?;
+            }
+            drop((first_dir, here));
+            // Children before their parents.
+            let places = (0..manifest.directories.len()).rev().filter(|place| self.late[*place]);
+            for place in places.filter_map(|place| u32::try_from(place).ok()) {
+                let mut dir = None;
+                let (number, stat) = reopen(&mut dir, root, manifest, place)
+                    .and_then(|fd| self.finish(fd, place, dest, created))
+                    .context("set metadata of", || self.path(dest, place))?;
+                made.stats[dest][number as usize] = stat;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A directory of a stage, opened step by step from its root and kept for the next time it is asked for.
+fn reopen<'d>(
+    kept: &'d mut Option<(u32, OwnedFd)>,
+    root: &OwnedFd,
+    manifest: &Manifest,
+    place: u32,
+) -> io::Result<&'d OwnedFd> {
+    if kept.as_ref().is_none_or(|(at, _)| *at != place) {
+        let mut way = Vec::new();
+        let mut at = place;
+        while at != 0 {
+            way.push(at);
+            at = manifest.directories[at as usize].parent;
+        }
+        let mut fd = root.try_clone()?;
+        for at in way.into_iter().rev() {
+            let name = CString::new(&*manifest.entry_of(at).name)?;
+            fd = fs::openat(&fd, &name, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())?;
+        }
+        *kept = Some((place, fd));
+    }
+    match kept {
+        Some((_, fd)) => Ok(fd),
+        None => Err(Errno::NOENT.into()),
+    }
+}
+
+fn make_directory(parent: &OwnedFd, entry: &Entry, created: Created) -> io::Result<OwnedFd> {
+    let name = CString::new(&*entry.name)?;
+    // Ours to fill, whatever it will be.
+    let mode = meta::mode((entry.mode & 0o777) | 0o700);
+    fs::mkdirat(parent, &name, mode)?;
+    let fd = fs::openat(parent, &name, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())?;
+    if !created.mode_is_exact {
+        fs::fchmod(&fd, mode)?;
+    }
+    Ok(fd)
+}
+
+/// Content that no mirror and no pack has.
+pub(crate) fn lost(path: PathBuf, why: &str) -> Error {
+    Error::new(
+        ErrorKind::Damaged,
+        "read blob",
+        path,
+        io::Error::new(io::ErrorKind::InvalidData, why.to_owned()),
+    )
+}

@@ -1,0 +1,448 @@
+//! Directory and snapshot objects, and their encoding.
+//!
+//! The encoding is canonical: one value has one encoding, and whatever is not the encoding of something is refused. So an
+//! object's id says all there is to say about it, and two directories are equal where their ids are.
+//!
+//! ```text
+//! directory  = varint(number of entries) entry*                 entries by name, strictly ascending, bytewise
+//! entry      = kind:1 varint(length of name) name meta body
+//! kind       = 1 file | 2 directory | 3 symbolic link | 4 FIFO, + 0x10 where there are attributes
+//! meta       = varint(mode & 07777) varint(uid) varint(gid) zigzag(mtime's seconds) varint(its nanoseconds) [attributes]
+//! attributes = varint(number) (varint(length) name varint(length) value)*      by name, strictly ascending
+//! body       = file: varint(size) varint(link group, 0: none) id:32
+//!            | directory: id:32
+//!            | symbolic link: varint(length) target
+//!            | FIFO: nothing
+//! snapshot   = entry (the root, a directory with an empty name) parent:1 [id:32] zigzag(created, seconds)
+//!              varint(nanoseconds) varint(length) message varint(entries) varint(files) varint(bytes)
+//! varint     = LEB128, the shortest form;  zigzag = varint of (n << 1) ^ (n >> 63)
+//! ```
+//!
+//! A *link group* is a number that all names of one file share: the first eight bytes of the BLAKE3 of the first of these
+//! names' path, so that it is the same wherever and whenever the same tree is read.
+
+use std::fmt;
+
+use super::id::{BlobId, DirectoryId, ID_BYTES, SnapshotId};
+
+/// What an entry is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Kind {
+    File { size: u64, link: u64, blob: BlobId },
+    Directory(DirectoryId),
+    Symlink(Box<[u8]>),
+    Fifo,
+}
+
+/// Extended attributes, names (without a terminator) and values, sorted by name.
+pub(crate) type Attributes = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// One entry of a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) name: Box<[u8]>,
+    /// Permission bits, set-ID and sticky included.
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    /// Seconds and nanoseconds.
+    pub(crate) mtime: (i64, u32),
+    pub(crate) attributes: Option<Box<Attributes>>,
+    pub(crate) kind: Kind,
+}
+
+impl Entry {
+    /// Whether this is the same to `status`: content and mode, not owner, time and attributes.
+    pub(crate) fn same_content(&self, other: &Self) -> bool {
+        match (&self.kind, &other.kind) {
+            (Kind::File { blob: a, size: x, .. }, Kind::File { blob: b, size: y, .. }) => {
+                a == b && x == y
+            }
+            (Kind::Directory(_), Kind::Directory(_)) | (Kind::Fifo, Kind::Fifo) => true,
+            (Kind::Symlink(a), Kind::Symlink(b)) => a == b,
+            _ => false,
+        }
+    }
+
+    pub(crate) fn is_directory(&self) -> bool {
+        matches!(self.kind, Kind::Directory(_))
+    }
+}
+
+/// What a snapshot is, beside its id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SnapshotObject {
+    pub(crate) root: Entry,
+    pub(crate) parent: Option<SnapshotId>,
+    pub(crate) created: (i64, u32),
+    pub(crate) message: String,
+    /// Entries of every kind, the root included; whoever finds more refuses the snapshot.
+    pub(crate) entries: u64,
+    pub(crate) files: u64,
+    /// Sizes of all files, summed up.
+    pub(crate) bytes: u64,
+}
+
+/// Why bytes are not an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Malformed(pub(crate) &'static str);
+
+impl fmt::Display for Malformed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "malformed object: {}", self.0)
+    }
+}
+
+impl std::error::Error for Malformed {}
+
+impl From<Malformed> for std::io::Error {
+    fn from(error: Malformed) -> Self {
+        Self::new(std::io::ErrorKind::InvalidData, error)
+    }
+}
+
+const ATTRIBUTES: u8 = 0x10;
+
+/// No file system has longer names; it bounds what a hostile object makes us keep.
+const NAME_MOST_BYTES: usize = 1024;
+
+pub(crate) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        #[expect(clippy::cast_possible_truncation, reason = "seven bits")]
+        out.push((value & 0x7f) as u8 | 0x80);
+        value >>= 7;
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "seven bits are left")]
+    out.push(value as u8);
+}
+
+pub(crate) fn put_zigzag(out: &mut Vec<u8>, value: i64) {
+    put_varint(out, ((value << 1) ^ (value >> 63)).cast_unsigned());
+}
+
+fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    put_varint(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
+
+/// Reads from the front of a slice; every length is checked against what is there.
+pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn byte(&mut self) -> Result<u8, Malformed> {
+        let (first, rest) = self.0.split_first().ok_or(Malformed("it ends too early"))?;
+        self.0 = rest;
+        Ok(*first)
+    }
+
+    pub(crate) fn varint(&mut self) -> Result<u64, Malformed> {
+        let mut value = 0_u64;
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte()?;
+            let bits = u64::from(byte & 0x7f);
+            if shift == 63 && bits > 1 {
+                break;
+            }
+            value |= bits << shift;
+            if byte & 0x80 == 0 {
+                if byte == 0 && shift > 0 {
+                    return Err(Malformed("a number is longer than it must be"));
+                }
+                return Ok(value);
+            }
+        }
+        Err(Malformed("a number is too large"))
+    }
+
+    pub(crate) fn zigzag(&mut self) -> Result<i64, Malformed> {
+        let value = self.varint()?;
+        Ok((value >> 1).cast_signed() ^ -((value & 1).cast_signed()))
+    }
+
+    fn u32(&mut self) -> Result<u32, Malformed> {
+        u32::try_from(self.varint()?).map_err(|_| Malformed("a number is too large"))
+    }
+
+    fn take(&mut self, length: usize) -> Result<&'a [u8], Malformed> {
+        let (taken, rest) =
+            self.0.split_at_checked(length).ok_or(Malformed("it ends too early"))?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn bytes(&mut self) -> Result<&'a [u8], Malformed> {
+        let length = usize::try_from(self.varint()?).map_err(|_| Malformed("too long"))?;
+        self.take(length)
+    }
+
+    fn id(&mut self) -> Result<[u8; ID_BYTES], Malformed> {
+        self.take(ID_BYTES)?.try_into().map_err(|_| Malformed("it ends too early"))
+    }
+
+    pub(crate) fn time(&mut self) -> Result<(i64, u32), Malformed> {
+        let seconds = self.zigzag()?;
+        let nanoseconds = self.u32()?;
+        if nanoseconds >= 1_000_000_000 {
+            return Err(Malformed("a second has fewer nanoseconds"));
+        }
+        Ok((seconds, nanoseconds))
+    }
+
+    pub(crate) fn end(&self) -> Result<(), Malformed> {
+        if self.0.is_empty() { Ok(()) } else { Err(Malformed("something follows it")) }
+    }
+}
+
+fn put_entry(out: &mut Vec<u8>, entry: &Entry) {
+    let kind = match entry.kind {
+        Kind::File { .. } => 1,
+        Kind::Directory(_) => 2,
+        Kind::Symlink(_) => 3,
+        Kind::Fifo => 4,
+    };
+    out.push(kind | if entry.attributes.is_some() { ATTRIBUTES } else { 0 });
+    put_bytes(out, &entry.name);
+    put_varint(out, entry.mode.into());
+    put_varint(out, entry.uid.into());
+    put_varint(out, entry.gid.into());
+    put_zigzag(out, entry.mtime.0);
+    put_varint(out, entry.mtime.1.into());
+    if let Some(attributes) = &entry.attributes {
+        put_varint(out, attributes.len() as u64);
+        for (name, value) in attributes.iter() {
+            put_bytes(out, name);
+            put_bytes(out, value);
+        }
+    }
+    match &entry.kind {
+        Kind::File { size, link, blob } => {
+            put_varint(out, *size);
+            put_varint(out, *link);
+            out.extend_from_slice(blob.as_bytes());
+        }
+        Kind::Directory(id) => out.extend_from_slice(id.as_bytes()),
+        Kind::Symlink(target) => put_bytes(out, target),
+        Kind::Fifo => {}
+    }
+}
+
+fn read_entry(reader: &mut Reader<'_>) -> Result<Entry, Malformed> {
+    let kind = reader.byte()?;
+    let name = reader.bytes()?;
+    if name.len() > NAME_MOST_BYTES {
+        return Err(Malformed("a name is too long"));
+    }
+    let mode = reader.u32()?;
+    if mode > 0o7777 {
+        return Err(Malformed("a mode has bits that are no permissions"));
+    }
+    let (uid, gid) = (reader.u32()?, reader.u32()?);
+    let mtime = reader.time()?;
+    let attributes = if kind & ATTRIBUTES != 0 { Some(read_attributes(reader)?) } else { None };
+    let kind = match kind & !ATTRIBUTES {
+        1 => {
+            let (size, link) = (reader.varint()?, reader.varint()?);
+            if size > i64::MAX.unsigned_abs() {
+                return Err(Malformed("a file is larger than files can be"));
+            }
+            Kind::File { size, link, blob: BlobId::from_bytes(reader.id()?) }
+        }
+        2 => Kind::Directory(DirectoryId::from_bytes(reader.id()?)),
+        3 => {
+            let target = reader.bytes()?;
+            if target.is_empty() || target.contains(&0) {
+                return Err(Malformed("a link's target cannot be"));
+            }
+            Kind::Symlink(target.into())
+        }
+        4 => Kind::Fifo,
+        _ => return Err(Malformed("an entry is of an unknown kind")),
+    };
+    Ok(Entry { name: name.into(), mode, uid, gid, mtime, attributes, kind })
+}
+
+fn read_attributes(reader: &mut Reader<'_>) -> Result<Box<Attributes>, Malformed> {
+    let count = reader.varint()?;
+    let mut attributes: Attributes = Vec::new();
+    for _ in 0..count {
+        let (name, value) = (reader.bytes()?, reader.bytes()?);
+        if name.is_empty() || name.contains(&0) {
+            return Err(Malformed("an attribute's name cannot be"));
+        }
+        if attributes.last().is_some_and(|(last, _)| last.as_slice() >= name) {
+            return Err(Malformed("the attributes are out of order"));
+        }
+        attributes.push((name.into(), value.into()));
+    }
+    if attributes.is_empty() {
+        return Err(Malformed("attributes are announced and there are none"));
+    }
+    Ok(Box::new(attributes))
+}
+
+/// Whether a directory may have an entry of this name: the gate that keeps a hostile store inside its destination.
+fn is_name(name: &[u8]) -> bool {
+    !name.is_empty() && name != b"." && name != b".." && !name.contains(&b'/') && !name.contains(&0)
+}
+
+/// Encodes a directory, whose entries are sorted.
+pub(crate) fn encode_directory(entries: &[Entry]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(entries.len() * 80 + 2);
+    put_varint(&mut out, entries.len() as u64);
+    for entry in entries {
+        put_entry(&mut out, entry);
+    }
+    out
+}
+
+/// Decodes a directory.
+pub(crate) fn decode_directory(bytes: &[u8]) -> Result<Vec<Entry>, Malformed> {
+    let mut reader = Reader(bytes);
+    let count = reader.varint()?;
+    let mut entries: Vec<Entry> = Vec::new();
+    for _ in 0..count {
+        let entry = read_entry(&mut reader)?;
+        if !is_name(&entry.name) {
+            return Err(Malformed("a name cannot be"));
+        }
+        if entries.last().is_some_and(|last| last.name >= entry.name) {
+            return Err(Malformed("the entries are out of order"));
+        }
+        entries.push(entry);
+    }
+    reader.end()?;
+    Ok(entries)
+}
+
+impl SnapshotObject {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        put_entry(&mut out, &self.root);
+        match &self.parent {
+            None => out.push(0),
+            Some(parent) => {
+                out.push(1);
+                out.extend_from_slice(parent.as_bytes());
+            }
+        }
+        put_zigzag(&mut out, self.created.0);
+        put_varint(&mut out, self.created.1.into());
+        put_bytes(&mut out, self.message.as_bytes());
+        put_varint(&mut out, self.entries);
+        put_varint(&mut out, self.files);
+        put_varint(&mut out, self.bytes);
+        out
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        let mut reader = Reader(bytes);
+        let root = read_entry(&mut reader)?;
+        if !root.name.is_empty() || !root.is_directory() {
+            return Err(Malformed("a snapshot's root is not one"));
+        }
+        let parent = match reader.byte()? {
+            0 => None,
+            1 => Some(SnapshotId::from_bytes(reader.id()?)),
+            _ => return Err(Malformed("a parent is neither there nor missing")),
+        };
+        let created = reader.time()?;
+        let message = std::str::from_utf8(reader.bytes()?)
+            .map_err(|_| Malformed("a message is not UTF-8"))?
+            .to_owned();
+        let (entries, files, bytes) = (reader.varint()?, reader.varint()?, reader.varint()?);
+        reader.end()?;
+        Ok(Self { root, parent, created, message, entries, files, bytes })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn any_entry() -> impl Strategy<Value = Entry> {
+        let kind = prop_oneof![
+            (0..=i64::MAX.unsigned_abs(), any::<u64>(), any::<[u8; 32]>()).prop_map(
+                |(size, link, blob)| Kind::File { size, link, blob: BlobId::from_bytes(blob) }
+            ),
+            any::<[u8; 32]>().prop_map(|id| Kind::Directory(DirectoryId::from_bytes(id))),
+            proptest::collection::vec(1..=255_u8, 1..20)
+                .prop_map(|target| Kind::Symlink(target.into())),
+            Just(Kind::Fifo),
+        ];
+        let attributes = proptest::collection::btree_map(
+            proptest::collection::vec(1..=255_u8, 1..9),
+            any::<Vec<u8>>(),
+            1..3,
+        );
+        (
+            proptest::collection::vec(1..=255_u8, 1..9),
+            0..=0o7777_u32,
+            any::<(u32, u32)>(),
+            (any::<i64>(), 0..1_000_000_000_u32),
+            proptest::option::of(attributes),
+            kind,
+        )
+            .prop_filter("a name", |(name, ..)| is_name(name))
+            .prop_map(|(name, mode, (uid, gid), mtime, attributes, kind)| Entry {
+                name: name.into(),
+                mode,
+                uid,
+                gid,
+                mtime,
+                attributes: attributes.map(|map| Box::new(map.into_iter().collect())),
+                kind,
+            })
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_encoded_decodes_to_itself_and_has_no_other_encoding(
+            entries in proptest::collection::vec(any_entry(), 0..6),
+            at in any::<prop::sample::Index>(),
+            bit in 0..8_u32,
+        ) {
+            let mut entries = entries;
+            entries.sort_by(|a, b| a.name.cmp(&b.name));
+            entries.dedup_by(|a, b| a.name == b.name);
+            let mut encoded = encode_directory(&entries);
+            prop_assert_eq!(decode_directory(&encoded).as_ref(), Ok(&entries));
+            for end in 0..encoded.len() {
+                prop_assert!(decode_directory(&encoded[..end]).is_err());
+            }
+            // Whatever else decodes encodes to just those bytes again.
+            let at = at.index(encoded.len());
+            encoded[at] ^= 1 << bit;
+            if let Ok(other) = decode_directory(&encoded) {
+                prop_assert_eq!(encode_directory(&other), encoded);
+            }
+        }
+
+        #[test]
+        fn arbitrary_bytes_are_refused_or_canonical(bytes in any::<Vec<u8>>()) {
+            if let Ok(entries) = decode_directory(&bytes) {
+                prop_assert_eq!(encode_directory(&entries), bytes.clone());
+            }
+            if let Ok(snapshot) = SnapshotObject::decode(&bytes) {
+                prop_assert_eq!(snapshot.encode(), bytes);
+            }
+        }
+    }
+
+    #[test]
+    fn a_name_that_leads_elsewhere_is_refused() {
+        for name in [&b""[..], b".", b"..", b"a/b", b"/", b"a\0b"] {
+            let entry = Entry {
+                name: name.into(),
+                mode: 0o644,
+                uid: 0,
+                gid: 0,
+                mtime: (0, 0),
+                attributes: None,
+                kind: Kind::Fifo,
+            };
+            assert!(decode_directory(&encode_directory(&[entry])).is_err(), "{name:?}");
+        }
+    }
+}

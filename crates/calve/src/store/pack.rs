@@ -1,0 +1,511 @@
+//! Packs: many cold blobs, compressed, in one file.
+//!
+//! # The format, byte for byte
+//! All numbers are little endian. A pack is a header, the entries one behind the other, and the trailer.
+//!
+//! | part    | bytes | what                                                                  |
+//! |---------|-------|-----------------------------------------------------------------------|
+//! | header  | 8     | `CALVPACK`                                                            |
+//! |         | 4     | version: 1                                                            |
+//! | entry   | 32    | the blob's id                                                         |
+//! |         | 8     | size: of the blob                                                     |
+//! |         | 8     | stored: of the frame that follows                                     |
+//! |         | …     | one zstd frame (RFC 8878), no dictionary, its window at most 8 MiB    |
+//! | trailer | 8     | `CALVINDX`                                                            |
+//! |         | 8     | count: of the entries                                                 |
+//! |         | 56 ×  | id (32), offset of the entry (8), stored (8), size (8); ascending ids |
+//! |         | 32    | BLAKE3 of the trailer so far, from `CALVINDX` on                      |
+//! |         | 8     | length: of the trailer so far, from `CALVINDX` to the checksum's end  |
+//! |         | 8     | `CALVDONE`                                                            |
+//!
+//! So the index is read from the end in one go, and where the end is lost, the entries still say all that it said:
+//! [`Pack::scan`] walks them from the front. The trailer's first bytes stand where an entry would have an id; nobody can
+//! make a blob whose hash starts with them.
+//!
+//! # Why nothing wrong is ever served
+//! A pack is not trusted. [`Pack::read`] compares the entry's header with what the caller expects, lets no frame yield
+//! more than the size, and compares the hash of all that came with the id, so whatever happened to the file, the answer is
+//! the right content or an error. The index's checksum only makes damage known early. No number from the file is ever
+//! allocated by: memory is bounded by the buffers, the window, and (for an index) by the entries that are really there.
+//!
+//! An entry's header is written after its frame, so an entry that a crash cut off has no header, and a scan ends at it.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::FileExt;
+
+use zstd::zstd_safe::{
+    CCtx, CParameter, DCtx, DParameter, InBuffer, OutBuffer, ResetDirective, get_error_name,
+    zstd_sys::ZSTD_EndDirective,
+};
+
+use super::id::{BlobId, ID_BYTES};
+
+#[cfg(test)]
+mod tests;
+
+const HEADER_MAGIC: [u8; 8] = *b"CALVPACK";
+const TRAILER_MAGIC: [u8; 8] = *b"CALVINDX";
+const CLOSING_MAGIC: [u8; 8] = *b"CALVDONE";
+const VERSION: u32 = 1;
+
+const HEADER_BYTES: u64 = 12;
+const ENTRY_HEADER_BYTES: u64 = 48;
+const ROW_BYTES: u64 = 56;
+/// Of the trailer: magic, count and checksum, which are there whatever the count.
+const TRAILER_FIXED_BYTES: u64 = 48;
+/// Length and closing magic.
+const END_BYTES: u64 = 16;
+
+/// What every zstd frame starts with, and the length of the shortest.
+const FRAME_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+const FRAME_MIN_BYTES: u64 = 9;
+
+/// The largest window that a level up to [`LEVEL_MAX`] uses. Readers refuse a larger one: a forged frame may ask for 3 TiB.
+const WINDOW_LOG: u32 = 23;
+/// The levels beyond want windows of up to 128 MiB, from every thread that reads.
+const LEVEL_MAX: i32 = 19;
+
+const BUFFER_BYTES: usize = 128 * 1024;
+
+/// Where a blob is in its pack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Location {
+    /// Where its entry starts.
+    pub(crate) offset: u64,
+    /// The length of its frame.
+    pub(crate) stored: u64,
+    /// The length of its content.
+    pub(crate) size: u64,
+}
+
+impl Location {
+    /// Where its entry ends, as long as that is no later than `limit` and the entry can hold a frame.
+    fn end(self, limit: u64) -> Option<u64> {
+        let end = self.offset.checked_add(ENTRY_HEADER_BYTES)?.checked_add(self.stored)?;
+        (self.offset >= HEADER_BYTES && self.stored >= FRAME_MIN_BYTES && end <= limit)
+            .then_some(end)
+    }
+}
+
+fn invalid(what: impl Into<String>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what.into())
+}
+
+fn zstd_error(what: &str, code: usize) -> io::Error {
+    invalid(format!("{what}: {}", get_error_name(code)))
+}
+
+/// The part of `bytes` from `at` on, as an array; zeros where it is not there, which it always is.
+fn part<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    bytes.get(at..).and_then(|rest| rest.first_chunk()).copied().unwrap_or([0; N])
+}
+
+fn number(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(part(bytes, at))
+}
+
+fn entry_header(id: BlobId, size: u64, stored: u64) -> [u8; ENTRY_HEADER_BYTES as usize] {
+    let mut header = [0; ENTRY_HEADER_BYTES as usize];
+    header[..ID_BYTES].copy_from_slice(id.as_bytes());
+    header[ID_BYTES..ID_BYTES + 8].copy_from_slice(&size.to_le_bytes());
+    header[ID_BYTES + 8..].copy_from_slice(&stored.to_le_bytes());
+    header
+}
+
+/// Fills `buffer` as far as `content` goes.
+fn fill(content: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match content.read(rest) {
+            Ok(0) => break,
+            Ok(read) if read <= rest.len() => filled += read,
+            Ok(_) => return Err(invalid("the reader says that it read more than there was room")),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+/// A pack being written. Until it is finished, its file has no trailer.
+pub(crate) struct PackWriter {
+    file: File,
+    /// Where the next entry goes. What lies behind it is left from a failed one, and counts for nothing.
+    end: u64,
+    index: BTreeMap<BlobId, Location>,
+    /// Kept from blob to blob: its tables are large.
+    context: CCtx<'static>,
+    input: Box<[u8]>,
+    output: Box<[u8]>,
+    /// Bytes of the entry that are not in the file yet.
+    pending: Vec<u8>,
+}
+
+impl PackWriter {
+    /// Starts a pack in `file`, which is new and empty, compressing at zstd's `level` (at most 19).
+    ///
+    /// # Errors
+    /// Where the file is not empty or cannot be written to.
+    pub(crate) fn create(file: File, level: i32) -> io::Result<Self> {
+        if file.metadata()?.len() != 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "the file for a new pack is not empty",
+            ));
+        }
+        let mut context = CCtx::try_create()
+            .ok_or_else(|| io::Error::new(io::ErrorKind::OutOfMemory, "no zstd context"))?;
+        context
+            .set_parameter(CParameter::CompressionLevel(level.min(LEVEL_MAX)))
+            .map_err(|code| zstd_error("zstd level", code))?;
+        let mut header = HEADER_MAGIC.to_vec();
+        header.extend(VERSION.to_le_bytes());
+        file.write_all_at(&header, 0)?;
+        Ok(Self {
+            file,
+            end: HEADER_BYTES,
+            index: BTreeMap::new(),
+            context,
+            input: vec![0; BUFFER_BYTES].into(),
+            output: vec![0; BUFFER_BYTES].into(),
+            pending: Vec::new(),
+        })
+    }
+
+    /// Appends the blob `id`, whose `size` bytes `content` gives. A blob that is in the pack already is not read again.
+    ///
+    /// # Errors
+    /// `InvalidData` where `content` is longer or shorter, or has another hash; else what reading and writing say. The pack
+    /// is what it was before, and the next blob can be added.
+    pub(crate) fn add(
+        &mut self,
+        id: BlobId,
+        size: u64,
+        content: &mut dyn Read,
+    ) -> io::Result<Location> {
+        if let Some(location) = self.index.get(&id) {
+            return if location.size == size {
+                Ok(*location)
+            } else {
+                Err(invalid(format!("blob {id} has {} bytes, not {size}", location.size)))
+            };
+        }
+        match self.append(id, size, content) {
+            Ok(location) => {
+                self.end += ENTRY_HEADER_BYTES + location.stored;
+                self.index.insert(id, location);
+                Ok(location)
+            }
+            Err(error) => {
+                // Only frees the space early: the next entry overwrites what is there, and `finish` cuts off the rest, so
+                // it is the cause of the failure that the caller needs to hear of.
+                let _ = self.file.set_len(self.end);
+                Err(error)
+            }
+        }
+    }
+
+    /// Writes an entry at the end, which stays where it is.
+    fn append(&mut self, id: BlobId, size: u64, content: &mut dyn Read) -> io::Result<Location> {
+        self.context
+            .reset(ResetDirective::SessionOnly)
+            .and_then(|_| self.context.set_pledged_src_size(Some(size)))
+            .map_err(|code| zstd_error("zstd", code))?;
+        // Room for the header, which comes last.
+        self.pending.clear();
+        self.pending.resize(ENTRY_HEADER_BYTES as usize, 0);
+        let mut flushed = 0;
+        let mut hasher = blake3::Hasher::new();
+        let mut total = 0u64;
+        loop {
+            let filled = fill(content, &mut self.input)?;
+            let chunk = &self.input[..filled];
+            total += filled as u64;
+            if total > size {
+                return Err(invalid(format!("blob {id} has more than its {size} bytes")));
+            }
+            let last = filled < self.input.len();
+            if last && total < size {
+                return Err(invalid(format!("blob {id} ends after {total} of {size} bytes")));
+            }
+            hasher.update(chunk);
+            let directive = if last {
+                if hasher.finalize().as_bytes() != id.as_bytes() {
+                    return Err(invalid(format!("the content is not that of blob {id}")));
+                }
+                ZSTD_EndDirective::ZSTD_e_end
+            } else {
+                ZSTD_EndDirective::ZSTD_e_continue
+            };
+            let mut chunk = InBuffer::around(chunk);
+            loop {
+                let mut output = OutBuffer::around(&mut self.output[..]);
+                let left = self
+                    .context
+                    .compress_stream2(&mut output, &mut chunk, directive)
+                    .map_err(|code| zstd_error("zstd", code))?;
+                self.pending.extend_from_slice(output.as_slice());
+                if self.pending.len() >= BUFFER_BYTES {
+                    self.file.write_all_at(&self.pending, self.end + flushed)?;
+                    flushed += self.pending.len() as u64;
+                    self.pending.clear();
+                }
+                // At the end `left` is what did not fit into the buffer; before, it is a hint only.
+                if if last { left == 0 } else { chunk.pos() == chunk.src.len() } {
+                    break;
+                }
+            }
+            if last {
+                break;
+            }
+        }
+        let stored = flushed + self.pending.len() as u64 - ENTRY_HEADER_BYTES;
+        let header = entry_header(id, size, stored);
+        if flushed == 0 {
+            // A small one: header and frame in one call.
+            self.pending[..header.len()].copy_from_slice(&header);
+            self.file.write_all_at(&self.pending, self.end)?;
+        } else {
+            self.file.write_all_at(&self.pending, self.end + flushed)?;
+            self.file.write_all_at(&header, self.end)?;
+        }
+        Ok(Location { offset: self.end, stored, size })
+    }
+
+    /// Writes the trailer and brings all to the disk. Gives back the file, and where each blob is, by ascending id.
+    ///
+    /// # Errors
+    /// What writing says. The file then is no whole pack, but its entries can be [scanned](Pack::scan).
+    pub(crate) fn finish(self) -> io::Result<(File, Vec<(BlobId, Location)>)> {
+        let Self { file, end, index, .. } = self;
+        let mut trailer = TRAILER_MAGIC.to_vec();
+        trailer.extend((index.len() as u64).to_le_bytes());
+        for (id, location) in &index {
+            trailer.extend(id.as_bytes());
+            trailer.extend(location.offset.to_le_bytes());
+            trailer.extend(location.stored.to_le_bytes());
+            trailer.extend(location.size.to_le_bytes());
+        }
+        trailer.extend(blake3::hash(&trailer).as_bytes());
+        trailer.extend((trailer.len() as u64).to_le_bytes());
+        trailer.extend(CLOSING_MAGIC);
+        // What a failed entry left there would be taken for the end.
+        file.set_len(end)?;
+        file.write_all_at(&trailer, end)?;
+        file.sync_all()?;
+        Ok((file, index.into_iter().collect()))
+    }
+}
+
+/// A pack to read from, by any number of threads at once.
+#[derive(Debug)]
+pub(crate) struct Pack {
+    file: File,
+    /// Of the file, when it was opened: a pack never changes.
+    length: u64,
+}
+
+impl Pack {
+    /// Opens the pack in `file`.
+    ///
+    /// # Errors
+    /// `InvalidData` where it is no pack, `Unsupported` where it is one of another version; else what reading says.
+    pub(crate) fn open(file: File) -> io::Result<Self> {
+        let length = file.metadata()?.len();
+        let pack = Self { file, length };
+        let mut header = [0; HEADER_BYTES as usize];
+        pack.read_at(&mut header, 0, "the header")?;
+        if header[..8] != HEADER_MAGIC {
+            return Err(invalid("not a pack: it does not start with CALVPACK"));
+        }
+        match u32::from_le_bytes(part(&header, 8)) {
+            VERSION => Ok(pack),
+            other => Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                format!("the pack has version {other}; only version {VERSION} is known"),
+            )),
+        }
+    }
+
+    /// Reads `what`; that the file ends before it is damage, not an error of the system.
+    fn read_at(&self, buffer: &mut [u8], offset: u64, what: &str) -> io::Result<()> {
+        let end = offset.checked_add(buffer.len() as u64);
+        if end.is_none_or(|end| end > self.length) {
+            return Err(invalid(format!("the pack ends before {what} does")));
+        }
+        self.file.read_exact_at(buffer, offset).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => invalid(format!("the pack ends before {what} does")),
+            _ => error,
+        })
+    }
+
+    /// What is where, by ascending id, as the trailer says.
+    ///
+    /// # Errors
+    /// `InvalidData` where the trailer is cut off or damaged; else what reading says.
+    pub(crate) fn index(&self) -> io::Result<Vec<(BlobId, Location)>> {
+        let mut end = [0; END_BYTES as usize];
+        let body_end = self.length.saturating_sub(END_BYTES);
+        self.read_at(&mut end, body_end, "the trailer")?;
+        if end[8..] != CLOSING_MAGIC {
+            return Err(invalid("the pack's trailer is missing"));
+        }
+        let length = number(&end, 0);
+        let rows = length
+            .checked_sub(TRAILER_FIXED_BYTES)
+            .filter(|rows| rows % ROW_BYTES == 0 && length <= body_end.saturating_sub(HEADER_BYTES))
+            .ok_or_else(|| invalid("the pack's trailer has an impossible length"))?;
+        let start = body_end - length;
+        let mut count = [0; 16];
+        self.read_at(&mut count, start, "the trailer")?;
+        if count[..8] != TRAILER_MAGIC {
+            return Err(invalid("the pack's trailer does not start where it says"));
+        }
+        if number(&count, 8) != rows / ROW_BYTES {
+            return Err(invalid("the pack's trailer has another length than its count says"));
+        }
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&count);
+        // Rows are checked as they come: in a forged file of any size (a hole costs nothing) the second zero ends it.
+        let mut index: Vec<(BlobId, Location)> = Vec::new();
+        let mut buffer = vec![0; BUFFER_BYTES / ROW_BYTES as usize * ROW_BYTES as usize];
+        let (mut position, checksum_at) = (start + count.len() as u64, start + 16 + rows);
+        while position < checksum_at {
+            let wanted = usize::try_from(checksum_at - position).unwrap_or(usize::MAX);
+            let room = buffer.len().min(wanted);
+            let chunk = &mut buffer[..room];
+            self.read_at(chunk, position, "the trailer")?;
+            hasher.update(chunk);
+            for row in chunk.chunks_exact(ROW_BYTES as usize) {
+                let id = BlobId::from_bytes(part(row, 0));
+                let location = Location {
+                    offset: number(row, ID_BYTES),
+                    stored: number(row, ID_BYTES + 8),
+                    size: number(row, ID_BYTES + 16),
+                };
+                if index.last().is_some_and(|(last, _)| *last >= id) {
+                    return Err(invalid("the pack's index is damaged: it is not sorted"));
+                }
+                if location.end(start).is_none() {
+                    return Err(invalid(format!(
+                        "the pack's index is damaged: blob {id} is outside the pack"
+                    )));
+                }
+                index.push((id, location));
+            }
+            position += room as u64;
+        }
+        let mut checksum = [0; 32];
+        self.read_at(&mut checksum, checksum_at, "the trailer")?;
+        if hasher.finalize().as_bytes() != &checksum {
+            return Err(invalid("the pack's index is damaged: its checksum is another"));
+        }
+        Ok(index)
+    }
+
+    /// What is where, in the order of the file, as the entries say: for a pack whose trailer is lost. It ends at the first
+    /// thing that is no entry. Content is not looked at, so what is given here may still turn out damaged when it is read.
+    ///
+    /// # Errors
+    /// What reading says; damage is none.
+    pub(crate) fn scan(&self) -> io::Result<Vec<(BlobId, Location)>> {
+        let mut found = Vec::new();
+        let mut offset = HEADER_BYTES;
+        let mut start = [0; ENTRY_HEADER_BYTES as usize + FRAME_MAGIC.len()];
+        loop {
+            match self.read_at(&mut start, offset, "an entry") {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => return Ok(found),
+                Err(error) => return Err(error),
+            }
+            let location = Location {
+                offset,
+                size: number(&start, ID_BYTES),
+                stored: number(&start, ID_BYTES + 8),
+            };
+            match location.end(self.length) {
+                Some(end)
+                    if start[..8] != TRAILER_MAGIC
+                        && start[ENTRY_HEADER_BYTES as usize..] == FRAME_MAGIC =>
+                {
+                    found.push((BlobId::from_bytes(part(&start, 0)), location));
+                    offset = end;
+                }
+                _ => return Ok(found),
+            }
+        }
+    }
+
+    /// Writes the content of blob `id`, which is `at` there, to `out`.
+    ///
+    /// # Errors
+    /// `InvalidData`, saying what is wrong, where the pack does not hold that blob there; else what reading and writing say.
+    /// What `out` got by then is a part, or wrong, and to be thrown away.
+    pub(crate) fn read(&self, id: BlobId, at: Location, out: &mut dyn Write) -> io::Result<()> {
+        let damaged =
+            |what: &str| invalid(format!("blob {id} at {} in its pack: {what}", at.offset));
+        if at.end(self.length).is_none() {
+            return Err(damaged("the pack ends before it does"));
+        }
+        let mut header = [0; ENTRY_HEADER_BYTES as usize];
+        self.read_at(&mut header, at.offset, "the entry")?;
+        if header != entry_header(id, at.size, at.stored) {
+            return Err(damaged("the entry there is another"));
+        }
+
+        let mut context = DCtx::try_create()
+            .ok_or_else(|| io::Error::new(io::ErrorKind::OutOfMemory, "no zstd context"))?;
+        context
+            .set_parameter(DParameter::WindowLogMax(WINDOW_LOG))
+            .map_err(|code| zstd_error("zstd window", code))?;
+        // Small blobs are the many; they need no large buffers.
+        let room = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX).clamp(1, BUFFER_BYTES);
+        let mut input = vec![0; room(at.stored)];
+        let mut output = vec![0; room(at.size)];
+        let mut hasher = blake3::Hasher::new();
+        let (mut position, mut unread) = (at.offset + ENTRY_HEADER_BYTES, at.stored);
+        let mut missing = at.size;
+        let rest = 'frame: loop {
+            let wanted = input.len().min(usize::try_from(unread).unwrap_or(usize::MAX));
+            if wanted == 0 {
+                return Err(damaged("the frame is not whole"));
+            }
+            self.read_at(&mut input[..wanted], position, "the frame")?;
+            position += wanted as u64;
+            unread -= wanted as u64;
+            let mut chunk = InBuffer::around(&input[..wanted]);
+            loop {
+                let mut yielded = OutBuffer::around(&mut output[..]);
+                let hint = context
+                    .decompress_stream(&mut yielded, &mut chunk)
+                    .map_err(|code| damaged(get_error_name(code)))?;
+                let full = yielded.pos() == yielded.capacity();
+                let yielded = yielded.as_slice();
+                missing = missing
+                    .checked_sub(yielded.len() as u64)
+                    .ok_or_else(|| damaged("it is longer than its size says"))?;
+                hasher.update(yielded);
+                out.write_all(yielded)?;
+                if hint == 0 {
+                    break 'frame unread + (wanted - chunk.pos()) as u64;
+                }
+                // A full buffer may mean that there is more; else all input was taken.
+                if !full && chunk.pos() == wanted {
+                    break;
+                }
+            }
+        };
+        if rest != 0 {
+            return Err(damaged("something follows the frame"));
+        }
+        if missing != 0 {
+            return Err(damaged("it is shorter than its size says"));
+        }
+        if hasher.finalize().as_bytes() != id.as_bytes() {
+            return Err(damaged("the content has another hash"));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,783 @@
+//! Reads a tree: what has not changed since a snapshot is known from a stat, everything else is looked at, and, where a snapshot
+//! is to be made, taken into the store.
+//!
+//! The result is a [`Manifest`] and what stands for each of its entries. Directories are read in parallel; files that must
+//! be opened go in batches, so that one large directory is work for every thread.
+//!
+//! Entries are opened relative to their directory and without following a link, so a tree that is rearranged meanwhile never
+//! leads outside. What is gone by the time it is opened is left out and reported; so is what keeps changing while it is
+//! copied.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::{CStr, CString};
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RawDir};
+use rustix::io::Errno;
+
+use super::blobs::{Blobs, Counts, Intake, Taken};
+use super::id::{BlobId, DirectoryId};
+use super::index::{Index, Stat};
+use super::manifest::{Builder, Manifest, os};
+use super::object::{Attributes, Entry, Kind, encode_directory};
+use super::pool::{self, Queue, lock};
+use crate::error::{Context as _, Error};
+use crate::reflink::imp::{DIR_FLAGS, SOURCE_FLAGS};
+use crate::reflink::meta::{Attrs, Meta};
+use crate::report::{Cancel, Progress, SkipReason, Skipped};
+use crate::tree::filter::IgnoreChain;
+use crate::tree::staging::PREFIX;
+
+/// The folder that is calve's own, in a project and in a worktree.
+pub(crate) const OWN: &str = ".calve";
+
+/// Rules for what a snapshot leaves out, in gitignore's syntax.
+const IGNORE_FILE: &CStr = c".calveignore";
+
+/// As much as git reads of an ignore file, too.
+const RULES_MOST_BYTES: u64 = 100 * 1024 * 1024;
+
+/// How many files make a task.
+const BATCH_FILES: usize = 64;
+
+/// The content of a file that nobody asked for.
+pub(crate) const UNKNOWN: BlobId = BlobId::from_bytes([0; 32]);
+
+/// What is scanned, and how.
+pub(crate) struct Request<'a> {
+    /// The tree's root, for messages.
+    pub(crate) path: &'a Path,
+    pub(crate) root: &'a OwnedFd,
+    /// What is known of it.
+    pub(crate) base: Option<&'a Manifest>,
+    pub(crate) index: Option<&'a Index>,
+    /// Where content goes. Without it only what may be equal to the base is read, and the rest has an [`UNKNOWN`] content.
+    pub(crate) intake: Option<&'a Blobs>,
+    /// A time of this filesystem's clock from before the scan.
+    pub(crate) stamp: (i64, u32),
+    /// Directories that are no part of the tree although they are inside it: other worktrees.
+    pub(crate) excluded: &'a HashSet<(u64, u64)>,
+    pub(crate) jobs: usize,
+    pub(crate) cancel: &'a Cancel,
+    pub(crate) progress: &'a Progress,
+}
+
+/// What a scan found.
+#[derive(Debug)]
+pub(crate) struct Scan {
+    pub(crate) manifest: Manifest,
+    /// By the manifest's numbers.
+    pub(crate) stats: Vec<Stat>,
+    /// Encodings of directories that the base does not have. Empty without an intake.
+    pub(crate) directories: Vec<(DirectoryId, Vec<u8>)>,
+    pub(crate) skipped: Vec<Skipped>,
+    pub(crate) counts: Counts,
+    /// Blobs to be sealed after a flush.
+    pub(crate) unsealed: Vec<BlobId>,
+}
+
+/// An entry that was found; they are in the order of their names.
+struct Found(What);
+
+enum What {
+    /// As it is in the base; the slot there.
+    Same(u32, Inode),
+    Other(Box<Entry>, Inode),
+    /// A directory, by its place among those that were scanned.
+    Directory(u32),
+    /// To be filled in by a batch; stays only if the file was not to be had.
+    Pending,
+}
+
+/// What identifies an entry on disk.
+#[derive(Clone, Copy)]
+struct Inode {
+    stat: Stat,
+    dev: u64,
+    links: u64,
+}
+
+impl Inode {
+    fn of(meta: &Meta) -> Self {
+        Self { stat: stat_of(meta), dev: meta.dev, links: meta.links }
+    }
+}
+
+pub(crate) fn stat_of(meta: &Meta) -> Stat {
+    Stat { ino: meta.ino, changed: (meta.changed.0, u32::try_from(meta.changed.1).unwrap_or(0)) }
+}
+
+/// A directory that was read.
+struct Scanned {
+    own: Entry,
+    inode: Inode,
+    base: Option<u32>,
+    found: Vec<Found>,
+}
+
+/// An open directory, and where it is.
+struct OpenDir {
+    fd: OwnedFd,
+    parent: Option<Arc<OpenDir>>,
+    name: CString,
+    base: Option<u32>,
+    chain: Option<Arc<IgnoreChain>>,
+}
+
+impl OpenDir {
+    fn path(&self) -> PathBuf {
+        let mut names = Vec::new();
+        let mut dir = Some(self);
+        while let Some(this) = dir {
+            names.push(&this.name);
+            dir = this.parent.as_deref();
+        }
+        names.iter().rev().map(|name| os(name.to_bytes())).collect()
+    }
+
+    fn path_of(&self, name: &CStr) -> PathBuf {
+        self.path().join(os(name.to_bytes()))
+    }
+}
+
+enum Task {
+    Directory { parent: Option<Arc<OpenDir>>, name: CString, place: u32, base: Option<u32> },
+    Files { dir: Arc<OpenDir>, place: u32, files: Vec<Wanted> },
+}
+
+/// A file that must be opened.
+struct Wanted {
+    name: CString,
+    /// Its place among what was found in its directory.
+    at: usize,
+    base: Option<u32>,
+}
+
+struct Worker {
+    intake: Intake,
+    buffer: Vec<MaybeUninit<u8>>,
+    scanned: Vec<(u32, Scanned)>,
+    files: Vec<(u32, usize, What)>,
+    skipped: Vec<Skipped>,
+}
+
+struct Scanner<'a> {
+    request: &'a Request<'a>,
+    places: AtomicU32,
+    /// Directories that turned out to be no part of the tree, or gone.
+    gone: Mutex<HashSet<u32>>,
+}
+
+/// Scans a tree.
+pub(crate) fn scan(request: &Request<'_>) -> Result<Scan, Error> {
+    let scanner = Scanner { request, places: AtomicU32::new(1), gone: Mutex::default() };
+    let base = request.base.map(|_| 0);
+    let first = Task::Directory { parent: None, name: CString::default(), place: 0, base };
+    let workers = pool::run(
+        request.jobs,
+        request.cancel,
+        ("read", request.path),
+        vec![first],
+        |_| Worker {
+            intake: Intake::new(),
+            buffer: vec![MaybeUninit::uninit(); 64 * 1024],
+            scanned: Vec::new(),
+            files: Vec::new(),
+            skipped: Vec::new(),
+        },
+        |worker, task, queue| scanner.work(worker, task, queue),
+    )?;
+    scanner.assemble(workers)
+}
+
+impl Scanner<'_> {
+    fn work(&self, worker: &mut Worker, task: Task, queue: &Queue<'_, Task>) -> Result<(), Error> {
+        match task {
+            Task::Directory { parent, name, place, base } => {
+                self.directory(worker, parent, name, place, base, queue)
+            }
+            Task::Files { dir, place, files } => self.files(worker, &dir, place, files, queue),
+        }
+    }
+
+    fn full_path(&self, path: &Path) -> PathBuf {
+        self.request.path.join(path)
+    }
+
+    fn directory(
+        &self,
+        worker: &mut Worker,
+        parent: Option<Arc<OpenDir>>,
+        name: CString,
+        place: u32,
+        base: Option<u32>,
+        queue: &Queue<'_, Task>,
+    ) -> Result<(), Error> {
+        let request = self.request;
+        let path_of = || match &parent {
+            Some(parent) => parent.path_of(&name),
+            None => PathBuf::new(),
+        };
+        let opened = match &parent {
+            None => fs::openat(request.root, c".", DIR_FLAGS, Mode::empty()),
+            Some(parent) => {
+                fs::openat(&parent.fd, &name, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())
+            }
+        };
+        let fd = match opened {
+            Ok(fd) => fd,
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) if parent.is_some() => {
+                worker.skipped.push(Skipped { path: path_of(), reason: SkipReason::Vanished });
+                lock(&self.gone).insert(place);
+                return Ok(());
+            }
+            Err(errno) => {
+                return Err(Error::io("open directory", self.full_path(&path_of()), errno));
+            }
+        };
+        let meta = Meta::of(&fs::fstat(&fd).context("read", || self.full_path(&path_of()))?);
+        if parent.is_some() && request.excluded.contains(&meta.id()) {
+            lock(&self.gone).insert(place);
+            return Ok(());
+        }
+        let known = base.and_then(|base| Some((request.base?, base)));
+        let own = self
+            .own_entry(&fd, &name, &meta, known)
+            .context("read attributes of", || self.full_path(&path_of()))?;
+        let mut dir = OpenDir { fd, parent, name, base, chain: None };
+        let names =
+            self.list(worker, &dir.fd).context("read directory", || self.full_path(&dir.path()))?;
+        dir.chain = self.rules(&dir, &names)?;
+        let dir = Arc::new(dir);
+        let scanned = self.entries(worker, &dir, place, names, queue)?;
+        let found = Scanned { own, inode: Inode::of(&meta), base, found: scanned };
+        worker.scanned.push((place, found));
+        Ok(())
+    }
+
+    /// The entry of a directory that is open.
+    fn own_entry(
+        &self,
+        fd: &OwnedFd,
+        name: &CStr,
+        meta: &Meta,
+        known: Option<(&Manifest, u32)>,
+    ) -> io::Result<Entry> {
+        if let Some((manifest, place)) = known {
+            let entry = manifest.entry_of(place);
+            if self.trusted(entry, manifest.number_of(place), meta) {
+                return Ok(entry.clone());
+            }
+        }
+        let kind = Kind::Directory(DirectoryId::from_bytes([0; 32]));
+        Ok(entry_of(name.to_bytes(), meta, attributes(fd)?, kind))
+    }
+
+    /// Whether what `meta` is of is the entry, for all that the index knows.
+    fn trusted(&self, entry: &Entry, number: u32, meta: &Meta) -> bool {
+        let Some(index) = self.request.index else { return false };
+        let Some(known) = index.stats.get(number as usize) else { return false };
+        let size_is = match &entry.kind {
+            Kind::File { size, .. } => *size == meta.size,
+            Kind::Symlink(target) => target.len() as u64 == meta.size,
+            Kind::Directory(_) | Kind::Fifo => true,
+        };
+        let kind_is = matches!(
+            (&entry.kind, meta.file_type()),
+            (Kind::File { .. }, FileType::RegularFile)
+                | (Kind::Symlink(_), FileType::Symlink)
+                | (Kind::Directory(_), FileType::Directory)
+                | (Kind::Fifo, FileType::Fifo)
+        );
+        kind_is
+            && size_is
+            && *known == stat_of(meta)
+            && known.changed < index.stamp
+            && entry.mode == meta.permissions()
+            && (entry.uid, entry.gid) == (meta.uid, meta.gid)
+            && mtime_of(meta) == entry.mtime
+    }
+
+    fn list(
+        &self,
+        worker: &mut Worker,
+        dir: &OwnedFd,
+    ) -> rustix::io::Result<Vec<(CString, FileType)>> {
+        let mut names = Vec::new();
+        let mut reader = RawDir::new(dir, &mut worker.buffer);
+        while let Some(entry) = reader.next() {
+            let entry = entry?;
+            let bytes = entry.file_name().to_bytes();
+            if matches!(bytes, b"." | b"..")
+                || bytes == OWN.as_bytes()
+                || bytes.starts_with(PREFIX.as_bytes())
+            {
+                continue;
+            }
+            names.push((entry.file_name().to_owned(), entry.file_type()));
+        }
+        names.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        Ok(names)
+    }
+
+    /// The rules that hold in a directory.
+    fn rules(
+        &self,
+        dir: &OpenDir,
+        names: &[(CString, FileType)],
+    ) -> Result<Option<Arc<IgnoreChain>>, Error> {
+        let above = dir.parent.as_ref().and_then(|parent| parent.chain.clone());
+        if names.binary_search_by(|(name, _)| name.as_c_str().cmp(IGNORE_FILE)).is_err() {
+            return Ok(above);
+        }
+        let path = dir.path();
+        let read = || -> io::Result<Option<Vec<u8>>> {
+            let file = match fs::openat(&dir.fd, IGNORE_FILE, SOURCE_FLAGS, Mode::empty()) {
+                Ok(file) => file,
+                Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => return Ok(None),
+                Err(errno) => return Err(errno.into()),
+            };
+            let meta = Meta::of(&fs::fstat(&file)?);
+            if meta.file_type() != FileType::RegularFile || meta.size > RULES_MOST_BYTES {
+                return Ok(None);
+            }
+            let mut text = Vec::new();
+            let file = std::fs::File::from(file);
+            io::Read::read_to_end(&mut io::Read::take(file, RULES_MOST_BYTES), &mut text)?;
+            Ok(Some(text))
+        };
+        let text =
+            read().context("read", || self.full_path(&path).join(os(IGNORE_FILE.to_bytes())))?;
+        Ok(match text {
+            Some(text) => Some(IgnoreChain::push(above, &path, &text)),
+            None => above,
+        })
+    }
+
+    fn entries(
+        &self,
+        worker: &mut Worker,
+        dir: &Arc<OpenDir>,
+        place: u32,
+        names: Vec<(CString, FileType)>,
+        queue: &Queue<'_, Task>,
+    ) -> Result<Vec<Found>, Error> {
+        let base = dir.base.and_then(|place| self.request.base?.directories.get(place as usize));
+        let mut found: Vec<Found> = Vec::with_capacity(names.len());
+        let mut files: Vec<Wanted> = Vec::new();
+        let mut directories = Vec::new();
+        let base_path = dir.chain.is_some().then(|| dir.path());
+        for (name, mut kind) in names {
+            if queue.stopped() {
+                return Err(pool::cancelled("read", self.request.path));
+            }
+            let vanished = |worker: &mut Worker| {
+                worker
+                    .skipped
+                    .push(Skipped { path: dir.path_of(&name), reason: SkipReason::Vanished });
+            };
+            let slot = base.and_then(|base| base.find(name.to_bytes()));
+            // A new regular file is opened in any case, and then stat'ed by descriptor.
+            let mut meta = None;
+            if kind == FileType::Unknown || (kind != FileType::Directory && slot.is_some()) {
+                match fs::statat(&dir.fd, &name, AtFlags::SYMLINK_NOFOLLOW) {
+                    Ok(stat) => {
+                        let stat = Meta::of(&stat);
+                        kind = stat.file_type();
+                        meta = Some(stat);
+                    }
+                    Err(Errno::NOENT) => {
+                        vanished(worker);
+                        continue;
+                    }
+                    Err(errno) => {
+                        return Err(Error::io("read", self.full_path(&dir.path_of(&name)), errno));
+                    }
+                }
+            }
+            let is_dir = kind == FileType::Directory;
+            if let (Some(chain), Some(path)) = (&dir.chain, &base_path)
+                && chain.excludes(&path.join(os(name.to_bytes())), is_dir)
+            {
+                continue;
+            }
+            let mut what = What::Pending;
+            if let (Some(meta), Some(base), Some(slot)) = (&meta, base, slot)
+                && !is_dir
+                && self.trusted(&base.entries[slot as usize], base.first + slot, meta)
+            {
+                what = What::Same(slot, Inode::of(meta));
+            } else {
+                match kind {
+                    FileType::Directory => {
+                        let child = self.places.fetch_add(1, Ordering::Relaxed);
+                        let known = base.and_then(|base| base.child(slot?));
+                        directories.push((name.clone(), child, known));
+                        what = What::Directory(child);
+                    }
+                    FileType::RegularFile => {
+                        // Where nothing is taken in, only what could be equal is worth a look.
+                        let known = base.zip(slot).map(|(base, slot)| &base.entries[slot as usize]);
+                        let differs = |meta: &Meta| match known.map(|entry| &entry.kind) {
+                            Some(Kind::File { size, .. }) => *size != meta.size,
+                            _ => true,
+                        };
+                        if self.request.intake.is_none() {
+                            let meta = match meta {
+                                Some(meta) => meta,
+                                None => match fs::statat(&dir.fd, &name, AtFlags::SYMLINK_NOFOLLOW)
+                                {
+                                    Ok(stat) => Meta::of(&stat),
+                                    Err(Errno::NOENT) => {
+                                        vanished(worker);
+                                        continue;
+                                    }
+                                    Err(errno) => {
+                                        let path = self.full_path(&dir.path_of(&name));
+                                        return Err(Error::io("read", path, errno));
+                                    }
+                                },
+                            };
+                            if differs(&meta) {
+                                let kind = Kind::File { size: meta.size, link: 0, blob: UNKNOWN };
+                                let entry = entry_of(name.to_bytes(), &meta, None, kind);
+                                what = What::Other(Box::new(entry), Inode::of(&meta));
+                            }
+                        }
+                        if matches!(what, What::Pending) {
+                            files.push(Wanted { name: name.clone(), at: found.len(), base: slot });
+                        }
+                    }
+                    FileType::Symlink | FileType::Fifo => match self.special(dir, &name, kind) {
+                        Ok(Some(other)) => what = other,
+                        Ok(None) => {
+                            vanished(worker);
+                            continue;
+                        }
+                        Err(error) => {
+                            let path = self.full_path(&dir.path_of(&name));
+                            return Err(Error::io("read", path, error));
+                        }
+                    },
+                    FileType::Socket
+                    | FileType::BlockDevice
+                    | FileType::CharacterDevice
+                    | FileType::Unknown => {
+                        let reason = if kind == FileType::Socket {
+                            SkipReason::Socket
+                        } else {
+                            SkipReason::Device
+                        };
+                        worker.skipped.push(Skipped { path: dir.path_of(&name), reason });
+                        continue;
+                    }
+                }
+            }
+            found.push(Found(what));
+        }
+        // The directories first, so that the files, which are done next, find them waiting for the others.
+        queue.extend(directories.into_iter().map(|(name, place, base)| Task::Directory {
+            parent: Some(Arc::clone(dir)),
+            name,
+            place,
+            base,
+        }));
+        while files.len() > BATCH_FILES {
+            let batch = files.split_off(files.len() - BATCH_FILES);
+            queue.push(Task::Files { dir: Arc::clone(dir), place, files: batch });
+        }
+        if !files.is_empty() {
+            self.files(worker, dir, place, files, queue)?;
+        }
+        Ok(found)
+    }
+
+    /// A symbolic link or a FIFO; `None` where it is gone.
+    fn special(&self, dir: &OpenDir, name: &CStr, kind: FileType) -> io::Result<Option<What>> {
+        let target = if kind == FileType::Symlink {
+            match fs::readlinkat(&dir.fd, name, Vec::new()) {
+                Ok(target) => Some(target),
+                Err(Errno::NOENT | Errno::INVAL) => return Ok(None),
+                Err(errno) => return Err(errno.into()),
+            }
+        } else {
+            None
+        };
+        let meta = match fs::statat(&dir.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Meta::of(&stat),
+            Err(Errno::NOENT) => return Ok(None),
+            Err(errno) => return Err(errno.into()),
+        };
+        if meta.file_type() != kind {
+            return Ok(None);
+        }
+        let kind = target.map_or(Kind::Fifo, |target| Kind::Symlink(target.to_bytes().into()));
+        let entry = entry_of(name.to_bytes(), &meta, None, kind);
+        Ok(Some(What::Other(Box::new(entry), Inode::of(&meta))))
+    }
+
+    fn files(
+        &self,
+        worker: &mut Worker,
+        dir: &Arc<OpenDir>,
+        place: u32,
+        files: Vec<Wanted>,
+        queue: &Queue<'_, Task>,
+    ) -> Result<(), Error> {
+        let stop = || queue.stopped();
+        for wanted in files {
+            if stop() {
+                return Err(pool::cancelled("read", self.request.path));
+            }
+            let what = self
+                .file(worker, dir, &wanted, &stop)
+                .context("take in", || self.full_path(&dir.path_of(&wanted.name)))?;
+            match what {
+                Ok(what) => worker.files.push((place, wanted.at, what)),
+                Err(reason) => {
+                    worker.skipped.push(Skipped { path: dir.path_of(&wanted.name), reason });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A regular file: taken in, or only compared.
+    fn file(
+        &self,
+        worker: &mut Worker,
+        dir: &OpenDir,
+        wanted: &Wanted,
+        stop: &dyn Fn() -> bool,
+    ) -> io::Result<Result<What, SkipReason>> {
+        let file = match fs::openat(&dir.fd, &wanted.name, SOURCE_FLAGS, Mode::empty()) {
+            Ok(file) => file,
+            Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => return Ok(Err(SkipReason::Vanished)),
+            Err(errno) => return Err(errno.into()),
+        };
+        let meta = Meta::of(&fs::fstat(&file)?);
+        if meta.file_type() != FileType::RegularFile {
+            return Ok(Err(SkipReason::Vanished));
+        }
+        let name = wanted.name.to_bytes();
+        let (kind, meta, attributes) = match self.request.intake {
+            Some(blobs) => {
+                let stamp = (self.request.stamp.0, i64::from(self.request.stamp.1));
+                match blobs.take_in(&mut worker.intake, &file, meta, stamp, stop)? {
+                    Taken::Stored { blob, meta } => {
+                        (Kind::File { size: meta.size, link: 0, blob }, meta, attributes(&file)?)
+                    }
+                    Taken::Changing => return Ok(Err(SkipReason::Changing)),
+                }
+            }
+            None => {
+                let (blob, size) = worker.intake.hash(&file, meta.size, stop)?;
+                (Kind::File { size, link: 0, blob }, meta, None)
+            }
+        };
+        self.request.progress.files.fetch_add(1, Ordering::Relaxed);
+        self.request.progress.bytes.fetch_add(meta.size, Ordering::Relaxed);
+        let entry = entry_of(name, &meta, attributes, kind);
+        Ok(Ok(What::Other(Box::new(entry), Inode::of(&meta))))
+    }
+
+    /// Puts together what the threads found.
+    fn assemble(&self, workers: Vec<Worker>) -> Result<Scan, Error> {
+        let places = self.places.load(Ordering::Relaxed) as usize;
+        let mut scanned: Vec<Option<Scanned>> = Vec::with_capacity(places);
+        scanned.resize_with(places, || None);
+        let (mut counts, mut unsealed, mut skipped) = (Counts::default(), Vec::new(), Vec::new());
+        let mut files = Vec::new();
+        for worker in workers {
+            for (place, directory) in worker.scanned {
+                scanned[place as usize] = Some(directory);
+            }
+            files.extend(worker.files);
+            skipped.extend(worker.skipped);
+            unsealed.extend(worker.intake.unsealed);
+            counts.add(&worker.intake.counts);
+        }
+        for (place, at, what) in files {
+            if let Some(directory) = &mut scanned[place as usize] {
+                directory.found[at].0 = what;
+            }
+        }
+        skipped.sort_by(|a, b| a.path.cmp(&b.path));
+        let assembled = Assembly { request: self.request, scanned }.run()?;
+        let (manifest, stats, directories) = assembled;
+        Ok(Scan { manifest, stats, directories, skipped, counts, unsealed })
+    }
+}
+
+impl Counts {
+    fn add(&mut self, other: &Self) {
+        self.read_files += other.read_files;
+        self.read_bytes += other.read_bytes;
+        self.cloned_files += other.cloned_files;
+        self.copied_files += other.copied_files;
+        self.copied_bytes += other.copied_bytes;
+    }
+}
+
+type Assembled = (Manifest, Vec<Stat>, Vec<(DirectoryId, Vec<u8>)>);
+
+struct Assembly<'a> {
+    request: &'a Request<'a>,
+    scanned: Vec<Option<Scanned>>,
+}
+
+impl Assembly<'_> {
+    fn run(mut self) -> Result<Assembled, Error> {
+        let too_many = || {
+            Error::io(
+                "read",
+                self.request.path,
+                io::Error::other("more than 4,294,967,295 entries"),
+            )
+        };
+        let root = self.scanned.first_mut().and_then(Option::take);
+        let Some(root) = root else {
+            return Err(pool::cancelled("read", self.request.path));
+        };
+        let mut stats = vec![root.inode.stat];
+        let mut inodes = vec![root.inode];
+        let mut builder = Builder::new(root.own.clone());
+        // Breadth first, as the manifest numbers them; beside each directory what it was in the base.
+        let mut order: Vec<Option<u32>> = Vec::new();
+        let mut queue = std::collections::VecDeque::from([root]);
+        while let Some(directory) = queue.pop_front() {
+            let base =
+                directory.base.and_then(|place| self.request.base?.directories.get(place as usize));
+            let mut entries = Vec::with_capacity(directory.found.len());
+            for found in directory.found {
+                let (entry, inode) = match found.0 {
+                    What::Same(slot, inode) => {
+                        let Some(base) = base else { continue };
+                        (base.entries[slot as usize].clone(), inode)
+                    }
+                    What::Other(entry, inode) => (*entry, inode),
+                    What::Directory(place) => {
+                        let Some(child) = self.scanned[place as usize].take() else { continue };
+                        let pair = (child.own.clone(), child.inode);
+                        queue.push_back(child);
+                        pair
+                    }
+                    What::Pending => continue,
+                };
+                stats.push(inode.stat);
+                inodes.push(inode);
+                entries.push(entry);
+            }
+            order.push(directory.base);
+            if !builder.add(entries) {
+                return Err(too_many());
+            }
+        }
+        let mut manifest = builder.finish();
+        if self.request.intake.is_some() {
+            link_groups(&mut manifest, &inodes);
+        }
+        let directories = self.name(&mut manifest, &order);
+        Ok((manifest, stats, directories))
+    }
+
+    /// Gives every directory its id, from the leaves to the root.
+    fn name(&self, manifest: &mut Manifest, order: &[Option<u32>]) -> Vec<(DirectoryId, Vec<u8>)> {
+        let mut new = Vec::new();
+        for place in (0..manifest.directories.len()).rev() {
+            let directory = &manifest.directories[place];
+            let base = order[place].and_then(|place| {
+                let base = self.request.base?;
+                Some((base.directories.get(place as usize)?, base.entry_of(place)))
+            });
+            // The children were named before; their entries say whether all is as it was.
+            let known = base.filter(|(base, _)| base.entries == directory.entries);
+            let id = match (known, self.request.intake) {
+                (Some((_, Entry { kind: Kind::Directory(id), .. })), _) => *id,
+                (_, None) => DirectoryId::from_bytes([0; 32]),
+                (_, Some(_)) => {
+                    let encoding = encode_directory(&directory.entries);
+                    let id = DirectoryId::of(&encoding);
+                    new.push((id, encoding));
+                    id
+                }
+            };
+            let (parent, slot) = (directory.parent as usize, directory.slot as usize);
+            if place == 0 {
+                manifest.root.kind = Kind::Directory(id);
+            } else {
+                manifest.directories[parent].entries[slot].kind = Kind::Directory(id);
+            }
+        }
+        new
+    }
+}
+
+/// Marks the names of one file, where the tree has more than one of them.
+fn link_groups(manifest: &mut Manifest, inodes: &[Inode]) {
+    let mut groups: HashMap<(u64, u64), Vec<(u32, u32)>> = HashMap::new();
+    let mut unlinked = Vec::new();
+    for (place, slot, entry) in manifest.entries() {
+        let Kind::File { link, .. } = entry.kind else { continue };
+        let number = manifest.directories[place as usize].first + slot;
+        let inode = inodes[number as usize];
+        if inode.links > 1 {
+            groups.entry((inode.dev, inode.stat.ino)).or_default().push((place, slot));
+        } else if link != 0 {
+            unlinked.push((place, slot));
+        }
+    }
+    let set = |manifest: &mut Manifest, (place, slot): (u32, u32), group: u64| {
+        let entry = &mut manifest.directories[place as usize].entries[slot as usize];
+        if let Kind::File { link, .. } = &mut entry.kind {
+            *link = group;
+        }
+    };
+    for at in unlinked {
+        set(manifest, at, 0);
+    }
+    for names in groups.into_values() {
+        let group = if names.len() > 1 {
+            let first = names.iter().map(|(place, slot)| manifest.path_of(*place, *slot)).min();
+            let path = first.unwrap_or_default();
+            let hash = blake3::hash(path.as_os_str().as_encoded_bytes());
+            let mut number = [0; 8];
+            number.copy_from_slice(&hash.as_bytes()[..8]);
+            u64::from_le_bytes(number).max(1)
+        } else {
+            0
+        };
+        for at in names {
+            set(manifest, at, group);
+        }
+    }
+}
+
+fn mtime_of(meta: &Meta) -> (i64, u32) {
+    let (seconds, nanoseconds) = meta.modified();
+    (seconds, u32::try_from(nanoseconds).unwrap_or(0))
+}
+
+fn entry_of(name: &[u8], meta: &Meta, attributes: Option<Box<Attributes>>, kind: Kind) -> Entry {
+    Entry {
+        name: name.into(),
+        mode: meta.permissions(),
+        uid: meta.uid,
+        gid: meta.gid,
+        mtime: mtime_of(meta),
+        attributes,
+        kind,
+    }
+}
+
+fn attributes(file: &OwnedFd) -> io::Result<Option<Box<Attributes>>> {
+    Ok(Attrs::read(file)?
+        .map(|attrs| attrs.to_sorted())
+        .filter(|list| !list.is_empty())
+        .map(Box::new))
+}

@@ -1,0 +1,415 @@
+//! Making snapshots, and finding them again.
+//!
+//! # What is durable when
+//! Content goes to the disk first (one flush of the filesystem for all of it), then what speaks of it, in one transaction. So a
+//! snapshot whose id was returned survives a crash, whole; one that was not is not there at all, and what it left among
+//! the blobs is collected as garbage. Then the index is written, which a crash may cost: the next snapshot reads more.
+
+use std::collections::HashSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rusqlite::params;
+use rustix::fs::{self, Mode};
+
+use super::db::{self, WorktreeRow};
+use super::id::{self, SnapshotId};
+use super::index::Index;
+use super::manifest::Manifest;
+use super::object::SnapshotObject;
+use super::scan::{self, Request, Scan};
+use super::{PROJECT, Store, StoreOptions, path_from};
+use crate::error::{Context as _, Error, ErrorKind};
+use crate::reflink::imp::DIR_FLAGS;
+use crate::reflink::meta::Meta;
+use crate::report::Skipped;
+
+/// A snapshot, as `log` and `show` tell of it.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Snapshot {
+    /// What it is called for ever.
+    pub id: SnapshotId,
+    /// What it was made after.
+    pub parent: Option<SnapshotId>,
+    /// When it was made.
+    pub created: SystemTime,
+    /// Why, in its maker's words; may be empty.
+    pub message: String,
+    /// The names it was given, sorted.
+    pub names: Vec<String>,
+    /// Entries of every kind, the root included.
+    pub entries: u64,
+    /// Regular files.
+    pub files: u64,
+    /// Their sizes, summed up, in bytes.
+    pub bytes: u64,
+}
+
+/// What [`Store::snapshot`] did.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct SnapshotReport {
+    /// The snapshot: a new one, or, where nothing had changed, the one before.
+    pub id: SnapshotId,
+    /// Whether it is new.
+    pub new: bool,
+    /// Regular files in the snapshot, and their sizes summed up, in bytes.
+    pub files: u64,
+    /// See `files`.
+    pub bytes: u64,
+    /// Files that were read, since nothing vouched for their content, and their sizes.
+    pub read_files: u64,
+    /// See `read_files`.
+    pub read_bytes: u64,
+    /// New contents that share their blocks with the tree, and those that were copied.
+    pub cloned_files: u64,
+    /// See `cloned_files`.
+    pub copied_files: u64,
+    /// Sizes of the copied ones, in bytes.
+    pub copied_bytes: u64,
+    /// What was left out, or kept only in part.
+    pub skipped: Vec<Skipped>,
+    /// Time from the call to its return.
+    pub elapsed: Duration,
+}
+
+/// A tree beside the snapshot it was last known as.
+pub(crate) struct Known {
+    pub(crate) row: WorktreeRow,
+    pub(crate) root: PathBuf,
+    /// The snapshot it is based on, with what stood for its entries, where that is known.
+    pub(crate) base: Option<(SnapshotId, SnapshotObject, Manifest)>,
+    pub(crate) index: Option<Index>,
+}
+
+impl Store {
+    /// Takes a snapshot of the project as it stands: everything but `.calve` and what `.calveignore` files leave out.
+    ///
+    /// Only what changed since the last one is read. Where nothing did, and there is no message, the last one is the result. What
+    /// changed is cloned into the store where the filesystem can, else copied; the report says which. With `name` the
+    /// snapshot is called so, too.
+    ///
+    /// # Errors
+    /// No snapshot was made. Content that was taken in until then stays until [`Store::gc`](crate::Store::gc).
+    pub fn snapshot(
+        &self,
+        message: Option<&str>,
+        name: Option<&str>,
+        options: &StoreOptions,
+    ) -> Result<SnapshotReport, Error> {
+        self.must_be_writable("take a snapshot with")?;
+        if let Some(name) = name {
+            check_name(name)?;
+        }
+        let row = self.db().worktree(PROJECT)?.ok_or_else(|| {
+            let cause = io::Error::new(io::ErrorKind::InvalidData, "it does not know its project");
+            Error::new(ErrorKind::Damaged, "open store", self.path(), cause)
+        })?;
+        let known = self.known(row)?;
+        self.record(&known, message, name, options)
+    }
+
+    /// What is known of a worktree, or of the project.
+    pub(crate) fn known(&self, row: WorktreeRow) -> Result<Known, Error> {
+        let root = if row.name == PROJECT { self.project()? } else { path_from(&row.path) };
+        let base = match row.snapshot {
+            None => None,
+            Some(id) => {
+                let object = self.object(id)?;
+                let manifest = self.db().manifest(id, &object)?;
+                Some((id, object, manifest))
+            }
+        };
+        let index = row.snapshot.and_then(|id| self.index(&row.token, id)).filter(|index| {
+            base.as_ref().is_some_and(|(_, _, base)| base.count as usize == index.stats.len())
+        });
+        Ok(Known { row, root, base, index })
+    }
+
+    pub(crate) fn object(&self, id: SnapshotId) -> Result<SnapshotObject, Error> {
+        self.db().snapshot(id)?.ok_or_else(|| not_found(&id.to_string()))
+    }
+
+    /// Scans a tree; with `intake` its content is taken into the store.
+    pub(crate) fn scan(
+        &self,
+        known: &Known,
+        intake: bool,
+        options: &StoreOptions,
+    ) -> Result<(Scan, (i64, u32)), Error> {
+        let root = fs::open(&known.root, DIR_FLAGS, Mode::empty()).map_err(|errno| {
+            let kind = match errno {
+                rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR => ErrorKind::WorktreeMissing,
+                _ => return Error::io("open", &known.root, errno),
+            };
+            Error::new(kind, "open worktree", &known.root, errno)
+        })?;
+        // Read-only stores have no clock, and need none: nothing is taken in.
+        let stamp = if self.is_read_only() { (i64::MIN, 0) } else { self.clock()? };
+        let excluded = self.other_roots(&known.row.name, &known.root)?;
+        let request = Request {
+            path: &known.root,
+            root: &root,
+            base: known.base.as_ref().map(|(_, _, manifest)| manifest),
+            index: known.index.as_ref(),
+            intake: intake.then(|| self.blobs()),
+            stamp,
+            excluded: &excluded,
+            jobs: options.threads(),
+            cancel: &options.cancel,
+            progress: &options.progress,
+        };
+        Ok((scan::scan(&request)?, stamp))
+    }
+
+    /// The store, and those worktrees that lie inside `root` and are not it.
+    fn other_roots(&self, name: &str, root: &Path) -> Result<HashSet<(u64, u64)>, Error> {
+        let mut ids = HashSet::new();
+        let mut add = |path: &Path| {
+            if let Ok(stat) = fs::lstat(path) {
+                ids.insert(Meta::of(&stat).id());
+            }
+        };
+        add(self.path());
+        for row in self.db().worktrees()? {
+            let path = path_from(&row.path);
+            if row.name != name && row.name != PROJECT && path.starts_with(root) {
+                add(&path);
+            }
+        }
+        Ok(ids)
+    }
+
+    /// Makes a snapshot of a tree, its base as the parent.
+    pub(crate) fn record(
+        &self,
+        known: &Known,
+        message: Option<&str>,
+        name: Option<&str>,
+        options: &StoreOptions,
+    ) -> Result<SnapshotReport, Error> {
+        let started = std::time::Instant::now();
+        let _guard = self.share()?;
+        let (scan, stamp) = self.scan(known, true, options)?;
+        let (files, bytes) = scan.manifest.files();
+        let parent = known.base.as_ref().map(|(id, ..)| *id);
+        let same = known
+            .base
+            .as_ref()
+            .filter(|(_, object, _)| message.is_none() && object.root == scan.manifest.root)
+            .map(|(id, ..)| *id);
+        let (id, new) = match same {
+            Some(id) => (id, false),
+            None => {
+                let object = SnapshotObject {
+                    root: scan.manifest.root.clone(),
+                    parent,
+                    created: super::now(),
+                    message: message.unwrap_or_default().to_owned(),
+                    entries: scan.manifest.count.into(),
+                    files,
+                    bytes,
+                };
+                self.flush(&scan.unsealed)?;
+                (self.keep(known, &object, &scan.directories, name)?, true)
+            }
+        };
+        if !new && let Some(name) = name {
+            self.set_name(name, id)?;
+        }
+        let index = Index { snapshot: id, stamp, stats: scan.stats };
+        // The stamp alone is no news, unless something was too young to be trusted under the old one.
+        let worth = known.index.as_ref().is_none_or(|old| {
+            old.snapshot != id
+                || old.stats != index.stats
+                || old.stats.iter().any(|stat| stat.changed >= old.stamp)
+        });
+        if worth {
+            self.write_index(&known.row.token, &index)?;
+        }
+        let counts = scan.counts;
+        Ok(SnapshotReport {
+            id,
+            new,
+            files,
+            bytes,
+            read_files: counts.read_files,
+            read_bytes: counts.read_bytes,
+            cloned_files: counts.cloned_files,
+            copied_files: counts.copied_files,
+            copied_bytes: counts.copied_bytes,
+            skipped: scan.skipped,
+            elapsed: started.elapsed(),
+        })
+    }
+
+    /// Puts a snapshot into the database, as what the tree is based on from now on.
+    fn keep(
+        &self,
+        known: &Known,
+        object: &SnapshotObject,
+        directories: &[(id::DirectoryId, Vec<u8>)],
+        name: Option<&str>,
+    ) -> Result<SnapshotId, Error> {
+        let encoding = object.encode();
+        let id = SnapshotId::of(&encoding);
+        self.db().write("write", |tx| {
+            {
+                let mut insert = tx.prepare("INSERT OR IGNORE INTO directories VALUES (?1, ?2)")?;
+                for (id, encoding) in directories {
+                    insert.execute(params![id.as_bytes(), encoding])?;
+                }
+            }
+            tx.execute(
+                "INSERT OR IGNORE INTO snapshots (id, object) VALUES (?1, ?2)",
+                params![id.as_bytes(), encoding],
+            )?;
+            tx.execute(
+                "UPDATE worktrees SET snapshot = ?1 WHERE token = ?2",
+                params![id.as_bytes(), known.row.token],
+            )?;
+            if let Some(name) = name {
+                put_name(tx, name, id)?;
+            }
+            Ok(())
+        })?;
+        Ok(id)
+    }
+
+    /// All snapshots, the newest first.
+    ///
+    /// # Errors
+    /// Those of reading the store.
+    pub fn log(&self) -> Result<Vec<Snapshot>, Error> {
+        let names = self.db().names()?;
+        let all = self.db().snapshots()?;
+        Ok(all.into_iter().map(|(id, object)| told(id, object, &names)).collect())
+    }
+
+    /// One snapshot.
+    ///
+    /// # Errors
+    /// [`ErrorKind::SnapshotNotFound`].
+    pub fn show(&self, id: SnapshotId) -> Result<Snapshot, Error> {
+        Ok(told(id, self.object(id)?, &self.db().names()?))
+    }
+
+    /// The snapshot that `text` means: a name, an id, or the start of an id (at least four digits) that only one has.
+    ///
+    /// # Errors
+    /// [`ErrorKind::SnapshotNotFound`] and [`ErrorKind::SnapshotAmbiguous`].
+    pub fn resolve(&self, text: &str) -> Result<SnapshotId, Error> {
+        if let Some((_, id)) = self.db().names()?.into_iter().find(|(name, _)| name == text) {
+            return Ok(id);
+        }
+        let digits = text.to_ascii_lowercase();
+        if digits.len() < 4 || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(not_found(text));
+        }
+        let ids = self.db().snapshot_ids()?;
+        let mut matching = ids.into_iter().filter(|id| id.to_string().starts_with(&digits));
+        match (matching.next(), matching.next()) {
+            (Some(id), None) => Ok(id),
+            (None, _) => Err(not_found(text)),
+            (Some(_), Some(_)) => {
+                let cause = io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    "the ids of several snapshots start like this",
+                );
+                Err(Error::new(ErrorKind::SnapshotAmbiguous, "find snapshot", text, cause))
+            }
+        }
+    }
+
+    /// The snapshot that the project was last seen as.
+    ///
+    /// # Errors
+    /// Those of reading the store.
+    pub fn latest(&self) -> Result<Option<SnapshotId>, Error> {
+        Ok(self.db().worktree(PROJECT)?.and_then(|row| row.snapshot))
+    }
+
+    /// Calls a snapshot `name` from now on; a name that another has is taken from it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidName`], [`ErrorKind::SnapshotNotFound`]. Nothing is changed.
+    pub fn set_name(&self, name: &str, id: SnapshotId) -> Result<(), Error> {
+        self.must_be_writable("name a snapshot in")?;
+        check_name(name)?;
+        self.object(id)?;
+        self.db().write("write", |tx| put_name(tx, name, id))
+    }
+
+    /// Takes a name away; its snapshot stays. Whether there was such a name.
+    ///
+    /// # Errors
+    /// Those of writing the store.
+    pub fn remove_name(&self, name: &str) -> Result<bool, Error> {
+        self.must_be_writable("remove a name from")?;
+        self.db()
+            .write("write", |tx| Ok(tx.execute("DELETE FROM names WHERE name = ?1", [name])? > 0))
+    }
+}
+
+fn put_name(tx: &rusqlite::Transaction<'_>, name: &str, id: SnapshotId) -> rusqlite::Result<()> {
+    tx.execute("INSERT OR REPLACE INTO names VALUES (?1, ?2)", params![name, id.as_bytes()])
+        .map(drop)
+}
+
+fn told(id: SnapshotId, object: SnapshotObject, names: &[(String, SnapshotId)]) -> Snapshot {
+    let (seconds, nanoseconds) = object.created;
+    let created = if seconds >= 0 {
+        UNIX_EPOCH.checked_add(Duration::new(seconds.unsigned_abs(), nanoseconds))
+    } else {
+        None
+    };
+    Snapshot {
+        id,
+        parent: object.parent,
+        created: created.unwrap_or(UNIX_EPOCH),
+        message: object.message,
+        names: names.iter().filter(|(_, of)| *of == id).map(|(name, _)| name.clone()).collect(),
+        entries: object.entries,
+        files: object.files,
+        bytes: object.bytes,
+    }
+}
+
+fn not_found(text: &str) -> Error {
+    let cause = io::Error::new(io::ErrorKind::NotFound, "no snapshot has this name or id");
+    Error::new(ErrorKind::SnapshotNotFound, "find snapshot", text, cause)
+}
+
+/// A name for a snapshot: what can be typed, printed, and not be taken for an id or a flag.
+pub(crate) fn check_name(name: &str) -> Result<(), Error> {
+    let why = if name.is_empty() {
+        "it is empty"
+    } else if name.len() > 200 {
+        "it is longer than 200 bytes"
+    } else if name.starts_with(['-', '.']) {
+        "it starts with a dash or a dot"
+    } else if name.contains(|char: char| char == '/' || char.is_control() || char.is_whitespace()) {
+        "it has a slash, a space or a control character"
+    } else {
+        return Ok(());
+    };
+    let cause = io::Error::new(io::ErrorKind::InvalidInput, why);
+    Err(Error::new(ErrorKind::InvalidName, "use the name", name, cause))
+}
+
+/// Where a worktree's row is no longer wanted.
+pub(crate) fn forget(tx: &rusqlite::Transaction<'_>, token: &str) -> rusqlite::Result<()> {
+    tx.execute("DELETE FROM worktrees WHERE token = ?1", [token]).map(drop)
+}
+
+/// A worktree's row as it shall be.
+pub(crate) fn put(store: &Store, row: &WorktreeRow) -> Result<(), Error> {
+    store.db().write("write", |tx| db::put_worktree(tx, row, true).map(drop))
+}
+
+/// Opens a directory for whoever makes something in it.
+pub(crate) fn open_dir(path: &Path) -> Result<std::os::fd::OwnedFd, Error> {
+    fs::open(path, DIR_FLAGS, Mode::empty()).context("open", || path)
+}

@@ -1,0 +1,390 @@
+//! L3: worktrees, stamped out of snapshots and taken back into them.
+//!
+//! A worktree is a tree of a snapshot somewhere on disk, with a marker inside (`.calve/worktree`: which store it is of, and its
+//! token), a row in the store and an index. The project itself is a worktree, too, that nobody started and nobody can drop.
+//!
+//! # Nothing half-made
+//! [`start`] writes the row first (so of two who want one name one is told), builds the tree under a stage's name, with marker and
+//! index, and renames it. A row whose maker died is finished by whoever comes next, if the tree got its name, and removed if not.
+//!
+//! # Moved, copied, deleted by hand
+//! The token in the marker says which worktree a folder is, whatever its path. One that was moved is found again when a command is
+//! run in it; of a copy, the store knows the first; one that is gone is told of as missing, and can be restored or dropped.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::error::{Error, ErrorKind};
+use crate::store::db::{State, WorktreeRow};
+use crate::store::delta::{self, Counts, Delta};
+use crate::store::id::SnapshotId;
+use crate::store::manifest::Manifest;
+use crate::store::object::Kind;
+use crate::store::scan::OWN;
+use crate::store::snapshot::{self, Known};
+use crate::store::{
+    Marker, PROJECT, Place, SnapshotReport, Store, StoreOptions, bytes_of, path_from,
+};
+
+mod remove;
+mod start;
+
+pub use remove::Dropped;
+pub use start::{StartOptions, StartReport, Started};
+
+/// A worktree of a store; also the project itself.
+#[derive(Debug, Clone)]
+pub struct Worktree {
+    store: Store,
+    row: WorktreeRow,
+    path: PathBuf,
+}
+
+/// Whether the folder of a worktree is where it should be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Standing {
+    /// It is there.
+    Ready,
+    /// Another process is making it.
+    Starting,
+    /// A switch of it was cut short, or is under way; the same switch, or a reset, brings it to an end.
+    Switching,
+    /// Nothing is at its path, or something else.
+    Missing,
+}
+
+/// A path at which a worktree differs from its snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub struct Change {
+    /// From the worktree's root.
+    pub path: PathBuf,
+    /// What is different.
+    pub kind: ChangeKind,
+}
+
+/// In which way a path differs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum ChangeKind {
+    /// It is not in the snapshot.
+    Added,
+    /// Its content is another; perhaps its mode, too.
+    Modified,
+    /// It is gone.
+    Deleted,
+    /// It is another kind of entry.
+    Type,
+    /// Only its mode is another.
+    Mode,
+}
+
+impl ChangeKind {
+    /// The letter that `status` prints: A, M, D, T or X.
+    #[must_use]
+    pub fn letter(self) -> char {
+        match self {
+            Self::Added => 'A',
+            Self::Modified => 'M',
+            Self::Deleted => 'D',
+            Self::Type => 'T',
+            Self::Mode => 'X',
+        }
+    }
+}
+
+/// What [`Worktree::status`] found.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Status {
+    /// The snapshot it was compared with.
+    pub snapshot: SnapshotId,
+    /// Every path that differs, sorted. A directory is named only where it is empty or its mode differs.
+    pub changes: Vec<Change>,
+    /// Entries that were looked at.
+    pub entries: u64,
+    /// Time from the call to its return.
+    pub elapsed: Duration,
+}
+
+impl Store {
+    /// The worktrees, by name; not the project.
+    ///
+    /// # Errors
+    /// Those of reading the store.
+    pub fn worktrees(&self) -> Result<Vec<Worktree>, Error> {
+        self.recover()?;
+        let rows = self.db().worktrees()?;
+        Ok(rows
+            .into_iter()
+            .filter(|row| row.name != PROJECT)
+            .map(|row| Worktree { store: self.clone(), path: path_from(&row.path), row })
+            .collect())
+    }
+
+    /// The worktree called `name`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WorktreeNotFound`].
+    pub fn worktree(&self, name: &str) -> Result<Worktree, Error> {
+        self.recover()?;
+        match self.db().worktree(name)?.filter(|row| row.name != PROJECT) {
+            Some(row) => Ok(Worktree { store: self.clone(), path: path_from(&row.path), row }),
+            None => Err(no_worktree(name)),
+        }
+    }
+
+    /// The project, as a worktree of its last snapshot. It can be looked at, captured, switched and reset like any other.
+    ///
+    /// # Errors
+    /// Those of reading the store.
+    pub fn project_worktree(&self) -> Result<Worktree, Error> {
+        let row = self.db().worktree(PROJECT)?.ok_or_else(|| no_worktree(PROJECT))?;
+        Ok(Worktree { store: self.clone(), path: self.project()?, row })
+    }
+
+    /// Brings to an end what killed processes began.
+    pub(crate) fn recover(&self) -> Result<(), Error> {
+        if self.is_read_only() {
+            return Ok(());
+        }
+        for row in self.db().worktrees()? {
+            if row.state != State::Starting
+                || crate::tree::staging::maker_lives(&row.maker) != Some(false)
+            {
+                continue;
+            }
+            if Marker::read(&path_from(&row.path).join(OWN))
+                .ok()
+                .flatten()
+                .is_some_and(|marker| marker.token == row.token)
+            {
+                snapshot::put(self, &WorktreeRow { state: State::Ready, ..row })?;
+            } else {
+                self.db().write("write", |tx| snapshot::forget(tx, &row.token))?;
+                let _ = std::fs::remove_file(self.path().join("indexes").join(&row.token));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn no_worktree(name: &str) -> Error {
+    let cause = io::Error::new(io::ErrorKind::NotFound, "no worktree has this name");
+    Error::new(ErrorKind::WorktreeNotFound, "find worktree", name, cause)
+}
+
+impl Place {
+    /// The worktree that the folder is in, or the project. One that was moved is known by its new path from now on.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WorktreeNotFound`] where the store has forgotten it, and [`ErrorKind::Overlap`] where this is a copy of a
+    /// worktree that still stands.
+    pub fn worktree(&self) -> Result<Worktree, Error> {
+        let Some(token) = &self.token else { return self.store.project_worktree() };
+        self.store.recover()?;
+        let rows = self.store.db().worktrees()?;
+        let Some(mut row) = rows.into_iter().find(|row| row.token == *token) else {
+            let cause = io::Error::new(
+                io::ErrorKind::NotFound,
+                "its store does not know it any more; it is a folder like any other",
+            );
+            return Err(Error::new(
+                ErrorKind::WorktreeNotFound,
+                "find worktree",
+                &self.root,
+                cause,
+            ));
+        };
+        let path = path_from(&row.path);
+        if path != self.root {
+            let there = Marker::read(&path.join(OWN)).ok().flatten();
+            if there.is_some_and(|marker| marker.token == *token) {
+                let cause = io::Error::other("it is a copy of a worktree that stands elsewhere");
+                return Err(Error::new(ErrorKind::Overlap, "use worktree", &self.root, cause)
+                    .with_other(path));
+            }
+            row.path = bytes_of(&self.root);
+            if !self.store.is_read_only() {
+                snapshot::put(&self.store, &row)?;
+            }
+        }
+        Ok(Worktree { store: self.store.clone(), row, path: self.root.clone() })
+    }
+}
+
+impl Worktree {
+    /// Its name; a dot for the project.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.row.name
+    }
+
+    /// Where it is, or was.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The store it is of.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The snapshot it is based on; a project without snapshots has none.
+    #[must_use]
+    pub fn snapshot(&self) -> Option<SnapshotId> {
+        self.row.snapshot
+    }
+
+    /// When it was started.
+    #[must_use]
+    pub fn created(&self) -> SystemTime {
+        let seconds = u64::try_from(self.row.created).unwrap_or(0);
+        UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    /// Whether it is the project itself.
+    #[must_use]
+    pub fn is_project(&self) -> bool {
+        self.row.name == PROJECT
+    }
+
+    /// Whether it is there.
+    ///
+    /// # Errors
+    /// Its folder could not be looked at.
+    pub fn standing(&self) -> Result<Standing, Error> {
+        if !self.is_project() && !self.is_there()? {
+            return Ok(match self.row.state {
+                State::Starting => Standing::Starting,
+                _ => Standing::Missing,
+            });
+        }
+        Ok(match self.row.state {
+            State::Starting => Standing::Starting,
+            State::Ready => Standing::Ready,
+            State::Switching => Standing::Switching,
+        })
+    }
+
+    fn is_there(&self) -> Result<bool, Error> {
+        match Marker::read(&self.path.join(OWN)) {
+            Ok(marker) => Ok(marker.is_some_and(|marker| marker.token == self.row.token)),
+            Err(error) if error.kind() == ErrorKind::Damaged => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Fails where the folder is gone or is another.
+    fn must_be_there(&self) -> Result<(), Error> {
+        if self.is_project() || self.is_there()? {
+            return Ok(());
+        }
+        let there = std::fs::symlink_metadata(&self.path).is_ok();
+        let cause = io::Error::new(
+            io::ErrorKind::NotFound,
+            if there { "what is there is not this worktree" } else { "it is gone" },
+        );
+        Err(Error::new(ErrorKind::WorktreeMissing, "open worktree", &self.path, cause))
+    }
+
+    /// What of it differs from its snapshot, in kind, content or mode.
+    ///
+    /// Costs one stat an entry and one listing a directory. Content is read only of files whose size is that of the snapshot
+    /// and whose times or inode are not what the index says.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WorktreeMissing`]; [`ErrorKind::SnapshotNotFound`] for a project without a snapshot. Nothing is changed.
+    pub fn status(&self, options: &StoreOptions) -> Result<Status, Error> {
+        let started = std::time::Instant::now();
+        let (base, now) = self.compare(options)?;
+        let changes = changes(&base, &now, &delta::compare(&base, &now, Counts::Content));
+        Ok(Status {
+            snapshot: self.based_on()?,
+            changes,
+            entries: now.count.into(),
+            elapsed: started.elapsed(),
+        })
+    }
+
+    fn based_on(&self) -> Result<SnapshotId, Error> {
+        self.row.snapshot.ok_or_else(|| {
+            let cause = io::Error::new(io::ErrorKind::NotFound, "it has no snapshot yet");
+            Error::new(ErrorKind::SnapshotNotFound, "compare", &self.path, cause)
+        })
+    }
+
+    /// The tree of the snapshot and the tree as it is.
+    fn compare(&self, options: &StoreOptions) -> Result<(Manifest, Manifest), Error> {
+        self.must_be_there()?;
+        self.based_on()?;
+        let known = self.known()?;
+        let (scan, _) = self.store.scan(&known, false, options)?;
+        match known.base {
+            Some((_, _, base)) => Ok((base, scan.manifest)),
+            None => Err(no_worktree(self.name())),
+        }
+    }
+
+    fn known(&self) -> Result<Known, Error> {
+        let known = self.store.known(self.row.clone())?;
+        Ok(Known { root: self.path.clone(), ..known })
+    }
+
+    /// Takes a snapshot of it as it stands; its base, from now on. Reads only what changed.
+    ///
+    /// # Errors
+    /// No snapshot was made.
+    pub fn capture(
+        &self,
+        message: Option<&str>,
+        name: Option<&str>,
+        options: &StoreOptions,
+    ) -> Result<SnapshotReport, Error> {
+        self.store.must_be_writable("take a snapshot with")?;
+        if let Some(name) = name {
+            snapshot::check_name(name)?;
+        }
+        self.must_be_there()?;
+        self.store.record(&self.known()?, message, name, options)
+    }
+}
+
+/// Differences as they are shown: a directory only for its own sake.
+fn changes(old: &Manifest, new: &Manifest, deltas: &[Delta]) -> Vec<Change> {
+    let is_empty = |of: &Manifest, (place, slot): delta::At| {
+        of.directories
+            .get(place as usize)
+            .and_then(|directory| directory.child(slot))
+            .is_none_or(|child| of.directories[child as usize].entries.is_empty())
+    };
+    let kind = |delta: &Delta| match (delta.old, delta.new) {
+        (None, None) => None,
+        (None, Some(at)) => {
+            (!new.at(at).is_directory() || is_empty(new, at)).then_some(ChangeKind::Added)
+        }
+        (Some(at), None) => {
+            (!old.at(at).is_directory() || is_empty(old, at)).then_some(ChangeKind::Deleted)
+        }
+        (Some(a), Some(b)) => {
+            let (a, b) = (old.at(a), new.at(b));
+            Some(match (&a.kind, &b.kind) {
+                _ if a.same_content(b) => ChangeKind::Mode,
+                (Kind::File { .. }, Kind::File { .. }) | (Kind::Symlink(_), Kind::Symlink(_)) => {
+                    ChangeKind::Modified
+                }
+                _ => ChangeKind::Type,
+            })
+        }
+    };
+    deltas
+        .iter()
+        .filter_map(|delta| Some(Change { path: delta.path.clone(), kind: kind(delta)? }))
+        .collect()
+}
+
+use snapshot::open_dir;

@@ -1,0 +1,130 @@
+//! Dropping worktrees: gone at once, deleted behind.
+
+use std::ffi::CString;
+use std::io;
+use std::path::PathBuf;
+
+use rustix::fs;
+use rustix::io::Errno;
+
+use super::Worktree;
+use crate::error::{Context as _, Error, ErrorKind};
+use crate::store::snapshot::forget;
+use crate::store::{Store, StoreOptions, parent_of};
+use crate::tree::staging::{self, stage_name};
+
+/// A worktree that was dropped: it has no name any more, and its files wait to be deleted.
+#[derive(Debug)]
+#[must_use = "its files stay until `delete`"]
+pub struct Dropped {
+    /// The folder its remains are in, and their name there; nothing where it was missing.
+    remains: Option<(PathBuf, CString)>,
+}
+
+impl Dropped {
+    /// Deletes its files: never across a mount, never through a link.
+    ///
+    /// # Errors
+    /// What could not be deleted stays, and the next [`Store::empty_trash`] tries again.
+    pub fn delete(self) -> Result<(), Error> {
+        let Some((folder, name)) = self.remains else { return Ok(()) };
+        let dir = super::open_dir(&folder)?;
+        remove_tree(&dir, &name).context("delete what was dropped in", || folder)
+    }
+}
+
+impl Worktree {
+    /// Drops it: its folder and its name are gone when this returns. Deleting the files, which takes time, is left to
+    /// [`Dropped::delete`] or [`Store::empty_trash`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::Changed`] where it was changed and not `force`: nothing was done, and [`Error::details`] has the paths.
+    /// [`ErrorKind::WorktreeMissing`] where something else is at its path.
+    pub fn drop(self, force: bool, options: &StoreOptions) -> Result<Dropped, Error> {
+        self.store.must_be_writable("drop a worktree of")?;
+        if self.is_project() {
+            let cause = io::Error::new(io::ErrorKind::InvalidInput, "it is the project itself");
+            return Err(Error::new(ErrorKind::InvalidName, "drop", &self.path, cause));
+        }
+        let gone = std::fs::symlink_metadata(&self.path)
+            .is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+        if gone {
+            self.forget()?;
+            return Ok(Dropped { remains: None });
+        }
+        self.must_be_there()?;
+        if !force {
+            let status = self.status(options)?;
+            if !status.changes.is_empty() {
+                let paths = status.changes.into_iter().map(|change| change.path).collect();
+                let cause = io::Error::other("it was changed since its snapshot");
+                return Err(Error::new(ErrorKind::Changed, "drop worktree", &self.path, cause)
+                    .with_details(paths));
+            }
+        }
+        let (parent, name) = parent_of(&self.path)?;
+        let from = super::open_dir(&parent)?;
+        let name = CString::new(name.as_encoded_bytes())
+            .map_err(|error| Error::io("drop worktree", &self.path, io::Error::other(error)))?;
+        let trash = self.store.path().join("trash");
+        let to = super::open_dir(&trash)?;
+        let aside = CString::new(stage_name())
+            .map_err(|error| Error::io("drop worktree", &self.path, io::Error::other(error)))?;
+        let folder = match fs::renameat(&from, &name, &to, &aside) {
+            Ok(()) => trash,
+            // Another filesystem or subvolume: aside where it is, under a name that is swept from there.
+            Err(Errno::XDEV) => {
+                fs::renameat(&from, &name, &from, &aside)
+                    .context("drop worktree", || &self.path)?;
+                parent
+            }
+            Err(errno) => return Err(Error::io("drop worktree", &self.path, errno)),
+        };
+        self.forget()?;
+        Ok(Dropped { remains: Some((folder, aside)) })
+    }
+
+    fn forget(&self) -> Result<(), Error> {
+        self.store.db().write("write", |tx| forget(tx, &self.row.token))?;
+        let _ = std::fs::remove_file(self.store.path().join("indexes").join(&self.row.token));
+        let undo = self.store.path().join("undo").join(&self.row.token);
+        let _ = std::fs::rename(undo, self.store.path().join("trash").join(stage_name()));
+        Ok(())
+    }
+}
+
+impl Store {
+    /// Deletes what was dropped and not deleted yet.
+    ///
+    /// # Errors
+    /// The first that could not be deleted; the others were tried all the same.
+    pub fn empty_trash(&self) -> Result<(), Error> {
+        self.must_be_writable("empty the trash of")?;
+        let path = self.path().join("trash");
+        let dir = super::open_dir(&path)?;
+        let mut failure = Ok(());
+        for name in names(&dir).context("read directory", || &path)? {
+            let removed = remove_tree(&dir, &name).context("delete what was dropped in", || &path);
+            if failure.is_ok() {
+                failure = removed;
+            }
+        }
+        failure
+    }
+}
+
+fn names(dir: &std::os::fd::OwnedFd) -> io::Result<Vec<CString>> {
+    let mut names = Vec::new();
+    for entry in fs::Dir::read_from(dir)? {
+        let entry = entry?;
+        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            names.push(entry.file_name().to_owned());
+        }
+    }
+    Ok(names)
+}
+
+/// Removes a tree, also one that is a subvolume.
+pub(crate) fn remove_tree(dir: &std::os::fd::OwnedFd, name: &CString) -> io::Result<()> {
+    staging::remove(dir, name)
+}

@@ -1,0 +1,417 @@
+//! Starting worktrees: one snapshot, N trees.
+
+use std::collections::HashSet;
+use std::ffi::CString;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::Worktree;
+use crate::error::{Context as _, Error, ErrorKind};
+use crate::reflink::ReflinkOutcome;
+use crate::report::DestinationReport;
+use crate::store::db::{self, State, WorktreeRow};
+use crate::store::id::SnapshotId;
+use crate::store::index::{Index, Stat};
+use crate::store::materialize::{Plan, materialize};
+use crate::store::object::SnapshotObject;
+use crate::store::snapshot::{self, check_name};
+use crate::store::{
+    Marker, PROJECT, SnapshotReport, Store, StoreOptions, bytes_of, now, path_from, token,
+};
+use crate::tree::staging::{self, Stage, stage_name};
+
+/// How often the clock is asked whether it has moved past the last change, once a millisecond.
+const CLOCK_TRIES: u32 = 50;
+
+/// How many trees are made in one pass, since each takes descriptors.
+const PASS: usize = 32;
+
+/// What worktrees are started from, and where; built by value.
+#[derive(Debug, Clone, Default)]
+pub struct StartOptions {
+    from: Option<SnapshotId>,
+    at: Option<PathBuf>,
+    common: StoreOptions,
+}
+
+impl StartOptions {
+    /// From the project as it stands, beside it.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// From this snapshot; the project is not looked at.
+    #[must_use]
+    pub fn from(mut self, snapshot: SnapshotId) -> Self {
+        self.from = Some(snapshot);
+        self
+    }
+
+    /// In this folder, each under its name. Otherwise in `PROJECT.worktrees` beside the project, or, where that would be on
+    /// another filesystem or may not be made, in `.calve/worktrees`.
+    #[must_use]
+    pub fn at(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.at = Some(folder.into());
+        self
+    }
+
+    /// Threads, progress and cancellation.
+    #[must_use]
+    pub fn common(mut self, options: StoreOptions) -> Self {
+        self.common = options;
+        self
+    }
+}
+
+/// What [`Store::start`] did.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct StartReport {
+    /// What the trees are of.
+    pub snapshot: SnapshotId,
+    /// The snapshot that was taken first, where none was given.
+    pub taken: Option<SnapshotReport>,
+    /// One entry for each name, in the order in which they were given.
+    pub worktrees: Vec<Started>,
+    /// Time from the call to its return.
+    pub elapsed: Duration,
+}
+
+/// A worktree that was started.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Started {
+    /// Its name.
+    pub name: String,
+    /// What was made, and how.
+    pub report: DestinationReport,
+    /// The size of all its files, in bytes; known also where nothing was counted.
+    pub bytes: u64,
+    /// The number of its files; known also where nothing was counted.
+    pub files: u64,
+}
+
+impl Store {
+    /// Starts a worktree for each of `names`.
+    ///
+    /// All of them appear, or none. Each is whole when it appears: content, modes, times and attributes are those of the
+    /// snapshot, by reflink where the filesystem can, else by copy; the report says which. On btrfs, from the second start of a
+    /// snapshot on, each is a snapshot of a subvolume that the first start made, in constant time.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WorktreeExists`], [`ErrorKind::DestinationExists`], [`ErrorKind::InvalidName`];
+    /// [`ErrorKind::Damaged`] where content of the snapshot is lost. No worktree was started, and nothing is left but the
+    /// snapshot, where one was taken.
+    pub fn start<N: AsRef<str>>(
+        &self,
+        names: &[N],
+        options: &StartOptions,
+    ) -> Result<StartReport, Error> {
+        let started = std::time::Instant::now();
+        self.must_be_writable("start a worktree of")?;
+        let mut seen = HashSet::new();
+        for name in names.iter().map(AsRef::as_ref) {
+            check_name(name)?;
+            if name == PROJECT || !seen.insert(name) {
+                let cause = io::Error::new(io::ErrorKind::InvalidInput, "it is given twice");
+                return Err(Error::new(ErrorKind::InvalidName, "use the name", name, cause));
+            }
+        }
+        self.recover()?;
+        let taken = match options.from {
+            Some(_) => None,
+            None => Some(self.snapshot(None, None, &options.common)?),
+        };
+        let id = match (options.from, &taken) {
+            (Some(id), _) => id,
+            (None, Some(taken)) => taken.id,
+            (None, None) => return Err(super::no_worktree(PROJECT)),
+        };
+        let object = self.object(id)?;
+        let folder = self.folder(options.at.as_deref())?;
+        let rows: Vec<WorktreeRow> = names
+            .iter()
+            .map(|name| WorktreeRow {
+                name: name.as_ref().to_owned(),
+                token: token(),
+                path: bytes_of(&folder.join(name.as_ref())),
+                snapshot: Some(id),
+                state: State::Starting,
+                target: None,
+                maker: stage_name(),
+                created: now().0,
+            })
+            .collect();
+        self.claim(&rows)?;
+        let claimed = Claimed { store: self, rows: &rows, kept: false };
+        let reports = self.make(id, &object, &rows, &options.common, claimed)?;
+        let worktrees = rows
+            .iter()
+            .zip(reports)
+            .map(|(row, report)| Started {
+                name: row.name.clone(),
+                report,
+                bytes: object.bytes,
+                files: object.files,
+            })
+            .collect();
+        Ok(StartReport { snapshot: id, taken, worktrees, elapsed: started.elapsed() })
+    }
+
+    /// The folder in which worktrees are made; it exists afterwards.
+    fn folder(&self, at: Option<&Path>) -> Result<PathBuf, Error> {
+        if let Some(at) = at {
+            std::fs::create_dir_all(at).context("make folder", || at)?;
+            return std::fs::canonicalize(at).context("open", || at);
+        }
+        let project = self.project()?;
+        let beside = project.parent().zip(project.file_name()).map(|(parent, name)| {
+            let mut name = name.to_owned();
+            name.push(".worktrees");
+            (parent.to_owned(), parent.join(name))
+        });
+        if let Some((parent, beside)) = beside
+            && self.shares_with(if beside.is_dir() { &beside } else { &parent })
+            && std::fs::create_dir_all(&beside).is_ok()
+        {
+            return Ok(beside);
+        }
+        let inside = self.path().join("worktrees");
+        std::fs::create_dir_all(&inside).context("make folder", || &inside)?;
+        Ok(inside)
+    }
+
+    /// Whether trees in `folder` can share what the store has, as far as that depends on where they are.
+    fn shares_with(&self, folder: &Path) -> bool {
+        let (Ok(ours), Ok(theirs)) = (std::fs::metadata(self.path()), std::fs::metadata(folder))
+        else {
+            return false;
+        };
+        // btrfs has a device number for each subvolume, and clones across them.
+        ours.dev() == theirs.dev()
+            || crate::reflink::probe_between(&self.path().join("stage"), folder)
+                .is_ok_and(|probe| probe.outcome == ReflinkOutcome::Cloned)
+    }
+
+    /// Writes the rows, if all names are free.
+    fn claim(&self, rows: &[WorktreeRow]) -> Result<(), Error> {
+        let taken = self.db().write("write", |tx| {
+            for row in rows {
+                let mut find = tx.prepare_cached("SELECT path FROM worktrees WHERE name = ?1")?;
+                let mut found = find.query([&row.name])?;
+                if let Some(other) = found.next()? {
+                    return Ok(Some((row.name.clone(), other.get::<_, Vec<u8>>(0)?)));
+                }
+            }
+            for row in rows {
+                db::put_worktree(tx, row, false)?;
+            }
+            Ok(None)
+        })?;
+        match taken {
+            None => Ok(()),
+            Some((name, path)) => {
+                let cause = io::Error::new(
+                    io::ErrorKind::AlreadyExists,
+                    "a worktree of this name exists, or is being started",
+                );
+                Err(Error::new(ErrorKind::WorktreeExists, "start worktree", name, cause)
+                    .with_other(path_from(&path)))
+            }
+        }
+    }
+
+    /// Makes the trees of rows that were claimed.
+    fn make(
+        &self,
+        id: SnapshotId,
+        object: &SnapshotObject,
+        rows: &[WorktreeRow],
+        options: &StoreOptions,
+        mut claimed: Claimed<'_>,
+    ) -> Result<Vec<DestinationReport>, Error> {
+        let guard = self.share()?;
+        let mut places = Vec::with_capacity(rows.len());
+        for row in rows {
+            let path = path_from(&row.path);
+            let (parent, name) = crate::store::parent_of(&path)?;
+            if std::fs::symlink_metadata(&path).is_ok() {
+                let cause = io::Error::new(io::ErrorKind::AlreadyExists, "it exists");
+                return Err(Error::new(
+                    ErrorKind::DestinationExists,
+                    "start worktree",
+                    path,
+                    cause,
+                ));
+            }
+            let dir = super::open_dir(&parent)?;
+            staging::sweep(&dir);
+            let name = CString::new(name.as_encoded_bytes())
+                .map_err(|error| Error::io("start worktree", &path, io::Error::other(error)))?;
+            places.push(Place { path, parent, dir, name });
+        }
+        let (mut stages, reports) = match self.from_template(id, object, rows, &places, options)? {
+            Some(made) => made,
+            None => self.from_mirrors(id, object, rows, &places, options)?,
+        };
+        drop(guard);
+        let mut done = 0;
+        let mut publish = || -> Result<(), Error> {
+            for (stage, place) in stages.iter_mut().zip(&places) {
+                stage.publish(&place.name).map_err(|error| {
+                    if error.kind() == io::ErrorKind::AlreadyExists {
+                        let kind = ErrorKind::DestinationExists;
+                        return Error::new(kind, "start worktree", &place.path, error);
+                    }
+                    Error::io("start worktree", &place.path, error)
+                })?;
+                done += 1;
+            }
+            self.db().write("write", |tx| {
+                for row in rows {
+                    let row = WorktreeRow { state: State::Ready, ..row.clone() };
+                    db::put_worktree(tx, &row, true)?;
+                }
+                Ok(())
+            })
+        };
+        if let Err(error) = publish() {
+            for (stage, place) in stages[..done].iter_mut().zip(&places) {
+                stage.unpublish(&place.name);
+            }
+            return Err(error);
+        }
+        claimed.kept = true;
+        Ok(reports)
+    }
+
+    /// Clones every file from its mirror.
+    fn from_mirrors(
+        &self,
+        id: SnapshotId,
+        object: &SnapshotObject,
+        rows: &[WorktreeRow],
+        places: &[Place],
+        options: &StoreOptions,
+    ) -> Result<(Vec<Stage>, Vec<DestinationReport>), Error> {
+        let manifest = self.db().manifest(id, object)?;
+        let mut stages = Vec::with_capacity(rows.len());
+        let mut roots = Vec::with_capacity(rows.len());
+        for (row, place) in rows.iter().zip(places) {
+            let dir = place.dir.try_clone().context("open", || &place.parent)?;
+            let stage = Stage::empty(dir, &place.parent).context("stage", || &place.path)?;
+            self.marker(row).write(stage.dir()).context("mark", || &place.path)?;
+            roots.push(stage.dir().try_clone().context("stage", || &place.path)?);
+            stages.push(stage);
+        }
+        let paths: Vec<PathBuf> = places.iter().map(|place| place.path.clone()).collect();
+        let (mut reports, mut unsealed, mut stats) = (Vec::new(), Vec::new(), Vec::new());
+        for (roots, paths) in roots.chunks(PASS).zip(paths.chunks(PASS)) {
+            let made = materialize(&Plan {
+                store: self,
+                manifest: &manifest,
+                roots,
+                paths,
+                jobs: options.threads(),
+                cancel: &options.cancel,
+                progress: &options.progress,
+            })?;
+            reports.extend(made.reports);
+            unsealed.extend(made.unsealed);
+            stats.extend(made.stats);
+        }
+        if !unsealed.is_empty() {
+            self.flush(&unsealed)?;
+        }
+        let stamp = self.clock_past(stats.iter().flatten())?;
+        for (row, stats) in rows.iter().zip(stats) {
+            self.write_index(&row.token, &Index { snapshot: id, stamp, stats })?;
+        }
+        Ok((stages, reports))
+    }
+
+    /// A time of the clock that is later than every change in `stats`, so that they can be trusted.
+    pub(crate) fn clock_past<'s>(
+        &self,
+        stats: impl Iterator<Item = &'s Stat>,
+    ) -> Result<(i64, u32), Error> {
+        let last = stats.map(|stat| stat.changed).max().unwrap_or_default();
+        let mut stamp = self.clock()?;
+        for _ in 0..CLOCK_TRIES {
+            if stamp > last {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+            stamp = self.clock()?;
+        }
+        Ok(stamp)
+    }
+
+    /// Takes a snapshot of the subvolume that an earlier start made, or makes one. `None`: not here.
+    fn from_template(
+        &self,
+        _id: SnapshotId,
+        _object: &SnapshotObject,
+        _rows: &[WorktreeRow],
+        _places: &[Place],
+        _options: &StoreOptions,
+    ) -> Result<Option<(Vec<Stage>, Vec<DestinationReport>)>, Error> {
+        Ok(None)
+    }
+
+    fn marker(&self, row: &WorktreeRow) -> Marker {
+        Marker { token: row.token.clone(), store: self.path().to_owned() }
+    }
+}
+
+impl Worktree {
+    /// Makes the tree of a worktree that was deleted by hand again, as its snapshot has it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::DestinationExists`] where something is at its path. Nothing is left behind, and it is missing as before.
+    pub fn restore(&self, options: &StoreOptions) -> Result<DestinationReport, Error> {
+        self.store.must_be_writable("restore a worktree of")?;
+        let id = self.based_on()?;
+        let object = self.store.object(id)?;
+        let (parent, _) = crate::store::parent_of(&self.path)?;
+        std::fs::create_dir_all(&parent).context("make folder", || &parent)?;
+        let rows = [WorktreeRow { state: State::Ready, target: None, ..self.row.clone() }];
+        // Its row stays whatever happens.
+        let claimed = Claimed { store: &self.store, rows: &[], kept: true };
+        let mut reports = self.store.make(id, &object, &rows, options, claimed)?;
+        Ok(reports.pop().unwrap_or_default())
+    }
+}
+
+/// Where a worktree shall be.
+pub(crate) struct Place {
+    path: PathBuf,
+    parent: PathBuf,
+    dir: OwnedFd,
+    name: CString,
+}
+
+/// Rows that go again unless they are kept.
+struct Claimed<'a> {
+    store: &'a Store,
+    rows: &'a [WorktreeRow],
+    kept: bool,
+}
+
+impl Drop for Claimed<'_> {
+    fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
+        let _ = self.store.db().write("write", |tx| {
+            self.rows.iter().try_for_each(|row| snapshot::forget(tx, &row.token))
+        });
+        for row in self.rows {
+            let _ = std::fs::remove_file(self.store.path().join("indexes").join(&row.token));
+        }
+    }
+}
