@@ -397,7 +397,7 @@ fn a_root_of_any_mode_arrives_with_it() {
     let source = scratch.join("source");
     fs::create_dir(&source).unwrap();
     file(&source.join("file"), 1, 0o644, 10);
-    for mode in [0o700, 0o755, 0o777, 0o555, 0o500, 0o711, 0o1777, 0o2775, 0o7777] {
+    for mode in [0o700, 0o755, 0o777, 0o555, 0o500, 0o711, 0o1777, 0o2775, 0o4700, 0o7777] {
         chmod(&source, mode);
         set_mtime(&source, 1_234_567_890, 123_456_789);
         for existing in [Existing::Fail, Existing::Merge, Existing::Replace] {

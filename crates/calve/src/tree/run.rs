@@ -292,6 +292,7 @@ fn walk_and_publish(
         fs::utimensat(&root.parent, &root.name, &meta.timestamps(), AtFlags::SYMLINK_NOFOLLOW)
             .context("set metadata of", || source)?;
     }
+    stages.iter_mut().flatten().for_each(Stage::has_its_mode);
     publish(targets, stages, options)?;
     for (place, (index, tally)) in indices.iter().zip(tallies).enumerate() {
         let report = &mut reports[*index];

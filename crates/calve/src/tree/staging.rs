@@ -148,6 +148,8 @@ pub(crate) struct Stage {
     /// The stage's own directory, locked.
     dir: OwnedFd,
     armed: bool,
+    /// It may bear the mark.
+    marked: bool,
     /// What stands under the stage's name is what was replaced.
     exchanged: bool,
 }
@@ -181,6 +183,7 @@ impl Stage {
                 name,
                 dir,
                 armed: true,
+                marked: false,
                 exchanged: false,
             };
             // Where locks are not to be had the name speaks for us alone. Who holds it for a moment only asks whether we live.
@@ -196,12 +199,13 @@ impl Stage {
 
     /// An empty stage, which bears the mark: no set-group-ID and no ACL that it would pass on to what is made in it.
     pub(crate) fn empty(parent: OwnedFd, parent_path: &Path) -> io::Result<Self> {
-        let stage = Self::new(parent, parent_path, |parent, name| {
+        let mut stage = Self::new(parent, parent_path, |parent, name| {
             Ok(fs::mkdirat(parent, name, Mode::RWXU)?)
         })?;
         meta::strip_inherited_acls(&stage.dir)?;
         // A server may not have the mark; then the stage is swept where nobody else can name one.
         fs::fchmod(&stage.dir, meta::mode(MARK)).or_else(|_| fs::fchmod(&stage.dir, Mode::RWXU))?;
+        stage.marked = true;
         Ok(stage)
     }
 
@@ -219,11 +223,17 @@ impl Stage {
         self.parent_path.join(std::ffi::OsStr::from_bytes(self.name.to_bytes()))
     }
 
+    /// Its directory has the mode that it shall keep, which may happen to be the mark.
+    pub(super) fn has_its_mode(&mut self) {
+        self.marked = false;
+    }
+
     /// Takes the mark away where nothing else has.
-    fn unmark(&self) -> io::Result<()> {
-        if is_marked(&fs::fstat(&self.dir)?) {
+    fn unmark(&mut self) -> io::Result<()> {
+        if self.marked && is_marked(&fs::fstat(&self.dir)?) {
             fs::fchmod(&self.dir, Mode::RWXU)?;
         }
+        self.marked = false;
         Ok(())
     }
 
