@@ -152,7 +152,7 @@ impl CloneOptions {
     }
 
     /// Leaves out what matches, by gitignore's rules for one pattern: without a slash it matches a name at
-    /// any depth, with one a path from the source's root; a slash at the end matches directories only.
+    /// any depth, with one a path from the source's root; a slash at the end matches directories only. Braces are letters.
     /// A directory that is left out is not entered.
     #[must_use]
     pub fn exclude(mut self, glob: impl Into<String>) -> Self {

@@ -181,6 +181,12 @@ fn ignore_files_are_read_as_git_reads_them() {
         )],
         &[(".gitignore", b"[[:alpha:]]\n[[:alpha:]].o\nfo[[:lower:]x]\n[![:alpha:]]*\n")],
         &[(".gitignore", b"*[[:space:]]*\n[[:punct:]]*\n[^[:alnum:]-]\n[[:digit:][:upper:]]*\n")],
+        &[(".gitignore", b"[a-c-e]\n[--/]dash\n[b-a]\n[\\!]bang\n[\\]x[]x]\n[+-9]*\n[a\\-z].o\n")],
+        &[(".gitignore", b"[a\n[[:letters:]]\n[[:alpha:]\n[]\n[!]\n[x\\]\n[^\n[[:x]oo\n")],
+        &[(
+            ".gitignore",
+            b"src[/]foo\nfo[o/]\ndoc[r-t]/b\n[^/]\nsrc[.-0]a.o\n[[x]x]]\n[!]-a]\n[^!^-]\n",
+        )],
         &[(".gitignore", b"logs/\nhooks\n*.sample\nHEAD\n.git/info\n")],
         &[(".gitignore", b"star\\*\n\\?\n")],
         &[(".gitignore", b"back\\\\slash\n")],
@@ -214,6 +220,7 @@ fn ignore_files_are_read_as_git_reads_them() {
     ];
     let scratch = Scratch::new();
     let mut wrong = Vec::new();
+    let mut patterns_tried = 0;
     for (number, row) in rows.iter().enumerate() {
         let source = scratch.join(format!("{number}"));
         fs::create_dir(&source).unwrap();
@@ -231,19 +238,50 @@ fn ignore_files_are_read_as_git_reads_them() {
         }
         let expected = not_ignored(&source);
         let dest = scratch.join("dest");
-        clone_tree(&source, &[&dest], &jobs(CloneOptions::new().gitignore(true), 2)).unwrap();
-        let found: BTreeSet<PathBuf> =
-            snapshot(&dest).into_keys().filter(|path| !path.as_os_str().is_empty()).collect();
-        fs::remove_dir_all(&dest).unwrap();
-        let row: Vec<_> =
+        let mut compare = |options: CloneOptions, expected: &BTreeSet<PathBuf>, what: &str| {
+            clone_tree(&source, &[&dest], &jobs(options, 2)).unwrap();
+            let found: BTreeSet<PathBuf> =
+                snapshot(&dest).into_keys().filter(|path| !path.as_os_str().is_empty()).collect();
+            fs::remove_dir_all(&dest).unwrap();
+            for path in found.difference(expected) {
+                wrong.push(format!("{what}: {path:?} is ignored by git and arrived"));
+            }
+            for path in expected.difference(&found) {
+                wrong.push(format!("{what}: {path:?} is not ignored by git and did not arrive"));
+            }
+        };
+        let text: Vec<_> =
             row.iter().map(|(file, text)| (file, String::from_utf8_lossy(text))).collect();
-        for path in found.difference(&expected) {
-            wrong.push(format!("{row:?}: {path:?} is ignored by git and arrived"));
+        compare(CloneOptions::new().gitignore(true), &expected, &format!("{text:?}"));
+
+        // The same as patterns of the call, which say it of git's own files, too.
+        let [(".gitignore", text)] = row else { continue };
+        let Ok(text) = std::str::from_utf8(text) else { continue };
+        let mut options = CloneOptions::new();
+        let patterns: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+        if text.contains(".git")
+            || patterns.iter().any(|line| line.starts_with(['!', '#', '\u{feff}']))
+        {
+            continue;
         }
-        for path in expected.difference(&found) {
-            wrong.push(format!("{row:?}: {path:?} is not ignored by git and did not arrive"));
+        let mut valid = Vec::new();
+        for pattern in patterns {
+            // What git passes over is an error in a call.
+            let one = CloneOptions::new().dry_run(true).exclude(pattern);
+            if clone_tree(&source, &[&dest], &one).is_ok() {
+                valid.push(pattern);
+                options = options.exclude(pattern);
+            }
         }
+        fs::remove_dir_all(source.join(".git")).unwrap();
+        sh(git(&source).args(["init", "-q", "--template="]));
+        let mut expected = not_ignored(&source);
+        expected.retain(|path| !path.starts_with(".git"));
+        fs::remove_dir_all(source.join(".git")).unwrap();
+        compare(options, &expected, &format!("patterns {valid:?}"));
+        patterns_tried += valid.len();
     }
+    assert!(patterns_tried > 50, "{patterns_tried}");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
@@ -490,7 +528,7 @@ fn what_is_left_out_is_not_even_opened() {
 fn a_glob_that_means_nothing_is_named_before_anything_is_made() {
     let scratch = Scratch::new();
     plant(&scratch.join("source"), &["a"]);
-    for glob in ["", "!a", "#a", "a{b", "[z-a]"] {
+    for glob in ["", "!a", "#a", "a[b", "[[:letters:]]", "[!]"] {
         for options in [
             CloneOptions::new().exclude(glob),
             CloneOptions::new().include(glob),

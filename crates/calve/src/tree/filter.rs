@@ -46,7 +46,7 @@ impl Filter {
     pub(super) fn new(options: &CloneOptions) -> Result<Self, Error> {
         let mut leading = Vec::new();
         for pattern in &options.include {
-            let parts: Vec<_> = pattern.trim_matches('/').split('/').collect();
+            let parts = components(pattern);
             for end in 1..parts.len() {
                 leading.push(format!("/{}/", parts[..end].join("/")));
             }
@@ -109,8 +109,10 @@ impl IgnoreChain {
         let mut builder = GitignoreBuilder::new("");
         let text = text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text);
         for line in text.split(|byte| *byte == b'\n') {
-            if let Ok(line) = std::str::from_utf8(line) {
-                let _ = builder.add_line(None, &as_glob(line.strip_suffix('\r').unwrap_or(line)));
+            if let Ok(line) = std::str::from_utf8(line)
+                && let Some(glob) = as_glob(line.strip_suffix('\r').unwrap_or(line))
+            {
+                let _ = builder.add_line(None, &glob);
             }
         }
         let matcher = builder.build().unwrap_or_else(|_| Gitignore::empty());
@@ -136,68 +138,166 @@ fn is_gits_own(path: &Path) -> bool {
     path.iter().any(|name| name == ".git")
 }
 
-/// A line of an ignore file as a glob with the same meaning: to git braces are letters like any other, and so is a tab
-/// at the end; a character class never matches a slash, and may name POSIX's classes.
-fn as_glob(line: &str) -> String {
+/// The globs that a pattern's slashes part. A slash in a character class parts nothing.
+fn components(pattern: &str) -> Vec<&str> {
+    let pattern = pattern.trim_matches('/');
+    let (mut parts, mut start, mut at) = (Vec::new(), 0, 0);
+    while let Some(char) = pattern[at..].chars().next() {
+        at += char.len_utf8();
+        match char {
+            '\\' => at += pattern[at..].chars().next().map_or(0, char::len_utf8),
+            '[' => {
+                if let Some((_, rest)) = class(&pattern[at..]) {
+                    at = pattern.len() - rest.len();
+                }
+            }
+            '/' => {
+                parts.push(&pattern[start..at - 1]);
+                start = at;
+            }
+            _ => {}
+        }
+    }
+    parts.push(&pattern[start..]);
+    parts
+}
+
+/// A line of an ignore file, or a pattern, as a glob with the same meaning: to git braces are letters like any other, and so
+/// is a tab at the end; a character class never matches a slash, and may name POSIX's classes. `None` where git matches
+/// nothing, because a class is not closed or has a name that there is not.
+fn as_glob(line: &str) -> Option<String> {
     let mut glob = String::with_capacity(line.len());
     let mut chars = line.chars();
-    // How much of a character class was seen: a bracket that comes first in it does not close it.
-    let mut class = None;
     while let Some(char) = chars.next() {
-        if char == '['
-            && class.is_some()
-            && let Some((members, rest)) = posix_class(chars.as_str())
-        {
-            glob.push_str(members);
-            chars = rest.chars();
-            class = class.map(|seen| seen + 1);
-            continue;
-        }
-        match (char, class) {
-            ('\\', _) => {
+        match char {
+            '\\' => {
                 glob.push(char);
                 glob.extend(chars.next());
-                class = class.map(|seen| seen + 1);
-                continue;
             }
-            ('[', None) => class = Some(0),
-            ('!' | '^', Some(0)) => {
-                glob.push(char);
-                // Not as the first, where a bracket stands for itself.
-                if let Some(rest) = chars.as_str().strip_prefix(']') {
-                    glob.push(']');
-                    chars = rest.chars();
-                }
-                glob.push('/');
-                class = Some(1);
-                continue;
+            '[' => {
+                let (members, rest) = class(chars.as_str())?;
+                glob.push_str(&members);
+                chars = rest.chars();
             }
-            (']', Some(1..)) => class = None,
-            ('{' | '}', None) => glob.push('\\'),
-            _ => class = class.map(|seen| seen + 1),
+            '{' | '}' => glob.extend(['\\', char]),
+            _ => glob.push(char),
         }
-        glob.push(char);
     }
     let slashes = |text: &str| {
         let text = text.trim_end_matches(' ');
         text.strip_suffix('/').unwrap_or(text).contains('/')
     };
-    if slashes(&glob) && !slashes(line) {
-        // The slash in a class would tie the glob to the folder of its ignore file.
-        glob.insert_str(usize::from(glob.starts_with('!')), "**/");
+    let start = usize::from(glob.starts_with('!'));
+    match (slashes(line), slashes(&glob)) {
+        // The slash that a class must not match would tie the glob to the folder of its ignore file,
+        (false, true) => glob.insert_str(start, "**/"),
+        // and to git the one that stands in a class does.
+        (true, false) => glob.insert(start, '/'),
+        _ => {}
     }
     let kept = glob.trim_end_matches(' ');
     if let Some(start) = kept.strip_suffix('\t') {
-        return format!("{start}[\t]");
+        return Some(format!("{start}[\t]"));
     }
-    glob
+    Some(glob)
 }
 
-/// The members of the POSIX class that `text` starts with, after its first bracket, as ranges (of which none
-/// starts with what would negate them, and none has a slash); and what follows it.
-fn posix_class(text: &str) -> Option<(&'static str, &str)> {
-    let (name, rest) = text.strip_prefix(':')?.split_once(":]")?;
-    let members = match name {
+/// The character class that starts with `text`, whose bracket is open, as a glob with the same meaning, and what follows it.
+/// Read as git's wildmatch.c reads it, and written anew, since nothing can be escaped in a class of a glob.
+fn class(text: &str) -> Option<(String, &str)> {
+    let inside = text.strip_prefix(['!', '^']);
+    let mut members = Members { negated: inside.is_some(), ..Members::default() };
+    let mut chars = inside.unwrap_or(text).chars();
+    let mut char = chars.next()?;
+    // What a range may start with: the member before, unless it was a range or a named class.
+    let mut before = None;
+    loop {
+        let rest = chars.as_str();
+        if char == '\\' {
+            char = chars.next()?;
+            members.add(char, char);
+            before = Some(char);
+        } else if let Some(first) = before
+            && char == '-'
+            && !rest.is_empty()
+            && !rest.starts_with(']')
+        {
+            let mut last = chars.next()?;
+            if last == '\\' {
+                last = chars.next()?;
+            }
+            members.add(first, last);
+            before = None;
+        } else if char == '['
+            && let Some(named) = rest.strip_prefix(':')
+            && let Some((name, rest)) = named.split_once(']')
+            && let Some(name) = name.strip_suffix(':')
+        {
+            members.ranges.push_str(posix_class(name)?);
+            chars = rest.chars();
+            before = None;
+        } else {
+            members.add(char, char);
+            before = Some(char);
+        }
+        char = chars.next()?;
+        // The first is a member even if it is a bracket.
+        if char == ']' {
+            return Some((members.into_glob(), chars.as_str()));
+        }
+    }
+}
+
+/// What is in a character class.
+#[derive(Default)]
+struct Members {
+    negated: bool,
+    ranges: String,
+    /// Those that mean something else in a glob, but at certain places.
+    bracket: bool,
+    dash: bool,
+    marks: String,
+}
+
+impl Members {
+    /// All of a range but the slash.
+    fn add(&mut self, mut first: char, mut last: char) {
+        while first <= last && self.add_special(first) {
+            first = char::from_u32(u32::from(first) + 1).unwrap_or(char::MAX);
+        }
+        while first <= last && self.add_special(last) {
+            last = char::from_u32(u32::from(last) - 1).unwrap_or('\0');
+        }
+        if first < '/' && '/' < last {
+            self.ranges.extend([first, '-', '.', '0', '-', last]);
+        } else if first <= last {
+            self.ranges.extend([first, '-', last]);
+        }
+    }
+
+    fn add_special(&mut self, char: char) -> bool {
+        match char {
+            ']' => self.bracket = true,
+            '-' => self.dash = true,
+            '!' | '^' => self.marks.push(char),
+            '/' => {}
+            _ => return false,
+        }
+        true
+    }
+
+    fn into_glob(self) -> String {
+        // What is in no name stands first where nothing else may, and makes up a class that would be empty.
+        let first = if self.bracket { ']' } else { '\0' };
+        let (not, slash) = if self.negated { ("!", "/") } else { ("", "") };
+        let dash = if self.dash { "-" } else { "" };
+        format!("[{not}{first}{slash}{}{}{dash}]", self.ranges, self.marks)
+    }
+}
+
+/// The members of one of POSIX's classes, as ranges: none starts with what would negate them, and none has a slash.
+fn posix_class(name: &str) -> Option<&'static str> {
+    Some(match name {
         "alnum" => "0-9A-Za-z",
         "alpha" => "A-Za-z",
         "blank" => " \t",
@@ -211,8 +311,7 @@ fn posix_class(text: &str) -> Option<(&'static str, &str)> {
         "upper" => "A-Z",
         "xdigit" => "0-9A-Fa-f",
         _ => return None,
-    };
-    Some((members, rest))
+    })
 }
 
 fn compile(patterns: &[String]) -> Result<Gitignore, Error> {
@@ -231,7 +330,10 @@ fn compile(patterns: &[String]) -> Result<Gitignore, Error> {
                 "a pattern must not be empty or start with ! or # (put a \\ before it)".into(),
             ));
         }
-        builder.add_line(None, pattern).map_err(|error| bad(error.to_string()))?;
+        let glob = as_glob(pattern).ok_or_else(|| {
+            bad("a character class that is not closed, or that names none there is".into())
+        })?;
+        builder.add_line(None, &glob).map_err(|error| bad(error.to_string()))?;
     }
     builder.build().map_err(|error| {
         Error::new(
@@ -264,6 +366,13 @@ mod tests {
             (&["target"], &["target/debug/x"], "target/debug", true, Enter),
             (&["target"], &["target/debug/x"], "target/debug/x", false, Keep),
             (&["target"], &["target/debug/x"], "target/release", true, Leave),
+            (&["target"], &["target/[!x]ebug/x"], "target/debug", true, Enter),
+            (&["target"], &["target/[!/x]ebug/x"], "target/debug", true, Enter),
+            (&["target"], &["target/[!x]ebug/x"], "target/debug/x", false, Keep),
+            (&["a[!x]b"], &[], "a/b", false, Keep),
+            (&["a[!x]b"], &[], "deep/acb", false, Leave),
+            (&["{a,b}"], &[], "a", false, Keep),
+            (&["{a,b}"], &[], "{a,b}", false, Leave),
         ];
         for (exclude, include, path, is_dir, expected) in rows {
             let mut options = CloneOptions::new();
@@ -308,7 +417,7 @@ mod tests {
 
     #[test]
     fn a_pattern_that_cannot_be_understood_is_named() {
-        for pattern in ["", "!a", "#a", "a{b"] {
+        for pattern in ["", "!a", "#a", "a[b", "[[:letters:]]", "[[:alpha:]"] {
             let error = Filter::new(&CloneOptions::new().exclude(pattern)).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidPattern, "{pattern:?}");
             assert_eq!(error.path(), Path::new(pattern));
