@@ -126,7 +126,7 @@ fn findings(
     asked: impl Fn(&SkipReason) -> bool,
 ) -> Vec<String> {
     let line = |path: &Path, reason: &SkipReason| match reason {
-        SkipReason::Socket | SkipReason::Device | SkipReason::Vanished => {
+        SkipReason::Socket | SkipReason::Device | SkipReason::Vanished | SkipReason::Stage => {
             format!("{}: left out: {reason}", shown(path))
         }
         _ => format!("{}: {reason}", shown(path)),
@@ -233,6 +233,7 @@ impl SkippedDocument {
             SkipReason::Socket => ("socket", None),
             SkipReason::Device => ("device", None),
             SkipReason::Vanished => ("vanished", None),
+            SkipReason::Stage => ("stage", None),
             SkipReason::Exists => ("exists", None),
             SkipReason::Xattrs(names) => ("xattrs", Some(names.clone())),
             SkipReason::HardlinkBroken => ("hardlink_broken", None),

@@ -148,6 +148,9 @@ pub enum SkipReason {
     Vanished,
     /// It was being written to each time it was read, and nothing of it was kept.
     Changing,
+    /// It has the name of a stage, where calve builds trees, and nobody is at work there. It is never cloned: the next
+    /// call that looks there may sweep it.
+    Stage,
     /// The destination existed and [`Existing::Skip`](crate::Existing::Skip) was asked for.
     Exists,
     /// The file arrived, but its extended attributes or ACLs (named) could not be set there.
@@ -163,6 +166,7 @@ impl std::fmt::Display for SkipReason {
             Self::Device => f.write_str("device"),
             Self::Vanished => f.write_str("vanished while it was being cloned"),
             Self::Changing => f.write_str("kept changing while it was being read"),
+            Self::Stage => f.write_str("named like a stage of calve's, which is never cloned"),
             Self::Exists => f.write_str("destination exists"),
             Self::Xattrs(names) => write!(f, "arrived without the attributes {names}"),
             Self::HardlinkBroken => f.write_str("arrived as a file of its own, not as a hard link"),

@@ -325,6 +325,38 @@ fn without_xattrs_all_else_arrives() {
     }
 }
 
+/// Nothing is left out in silence; but who clones to places inside the source has stages there that come and go.
+#[test]
+fn an_entry_with_the_name_of_a_stage_is_left_out_and_told_of_unless_somebody_is_at_work_there() {
+    let scratch = Scratch::new();
+    let source = scratch.join("source");
+    let inside = source.join("folder");
+    fs::create_dir_all(inside.join(".calve-stage-of-somebody/full")).unwrap();
+    file(&inside.join(".calve-stage-"), 1, 0o644, 10);
+    symlink("nowhere", source.join(".calve-stage-0000000000000001-1-1-0")).unwrap();
+    file(&inside.join("file"), 1, 0o644, 10);
+    let clone = |dest: &Path, options: CloneOptions| {
+        let mut report = clone_tree(&source, &[dest], &options).unwrap().destinations.remove(0);
+        assert_eq!((report.files, report.directories, report.symlinks), (1, 2, 0));
+        assert!(report.skipped.iter().all(|skipped| skipped.reason == SkipReason::Stage));
+        report.skipped.drain(..).map(|skipped| skipped.path).collect::<Vec<_>>()
+    };
+    let all = [
+        ".calve-stage-0000000000000001-1-1-0",
+        "folder/.calve-stage-",
+        "folder/.calve-stage-of-somebody",
+    ]
+    .map(PathBuf::from);
+    assert_eq!(clone(&scratch.join("dry"), CloneOptions::new().dry_run(true)), all);
+    assert_eq!(clone(&scratch.join("dest"), CloneOptions::new()), all);
+    let merge = CloneOptions::new().existing(Existing::Merge);
+    assert_eq!(clone(&scratch.join("merged"), merge), all);
+    let asked = CloneOptions::new().exclude(".calve-stage-*");
+    assert_eq!(clone(&scratch.join("asked"), asked), [""; 0].map(PathBuf::from));
+    // Its own stage is one of them, beside the destination.
+    assert_eq!(clone(&inside.join("dest"), CloneOptions::new()), all);
+}
+
 /// Where an entry has an ACL, the mode's group bits are its mask. Without the ACL they gave the group all that somebody
 /// else had been given by name.
 #[test]

@@ -60,7 +60,8 @@ fn rename_with(
     Err(Errno::NOSYS)
 }
 
-/// What the name of every stage starts with. Entries of the source with such a name are never cloned.
+/// What the name of every stage starts with. Entries of the source with such a name are never cloned; one whose maker is
+/// not at work is told of, since it may be no stage.
 pub(crate) const PREFIX: &str = ".calve-stage-";
 
 /// The mode of a stage while it is filled. See the module's documentation.
@@ -137,6 +138,11 @@ pub(crate) fn stage_name() -> String {
 /// Whether whoever made a [`stage_name`] lives; `None` where that cannot be told from here.
 pub(crate) fn maker_lives(name: &str) -> Option<bool> {
     Maker::parse(name.as_bytes())?.lives()
+}
+
+/// Whether who made a stage of this name is at work on it.
+pub(super) fn is_at_work(name: &[u8]) -> bool {
+    Maker::parse(name).is_some_and(|maker| maker == *Maker::this() || maker.lives() == Some(true))
 }
 
 /// A tree under construction. Removed when dropped, unless it was published.

@@ -434,7 +434,7 @@ impl<'a, 'b> Worker<'a, 'b> {
             op.check()?;
             let (name, mut kind) = entry.map_err(failed)?;
             let bytes = name.to_bytes();
-            if matches!(bytes, b"." | b"..") || bytes.starts_with(PREFIX.as_bytes()) {
+            if matches!(bytes, b"." | b"..") {
                 continue;
             }
             if kind == FileType::Unknown {
@@ -458,6 +458,12 @@ impl<'a, 'b> Worker<'a, 'b> {
                 None => Decision::Keep,
             };
             if decision == Decision::Leave {
+                continue;
+            }
+            if bytes.starts_with(PREFIX.as_bytes()) {
+                if !staging::is_at_work(bytes) {
+                    op.skip(None, node.path_of(&name), SkipReason::Stage);
+                }
                 continue;
             }
             if is_dir {

@@ -20,7 +20,8 @@ use windows_sys::Win32::Storage::FileSystem::FILE_SHARE_DELETE;
 
 use crate::reflink::{imp, sys};
 
-/// What the name of every stage starts with. Entries of the source with such a name are never cloned.
+/// What the name of every stage starts with. Entries of the source with such a name are never cloned; one whose maker is
+/// not at work is told of, since it may be no stage.
 pub(super) const PREFIX: &str = ".calve-stage-";
 
 /// A stage without a lock is one that is just being made, or whose maker died at that.
@@ -115,6 +116,12 @@ impl Drop for Stage {
             let _ = self.remove();
         }
     }
+}
+
+/// Whether who made the stage at `path` is at work on it.
+pub(super) fn is_at_work(path: &Path) -> bool {
+    let opened = lock_options().read(true).open(path.join("lock"));
+    opened.is_err_and(|error| error.kind() != io::ErrorKind::NotFound)
 }
 
 /// Nobody else can open the file; it can be removed, though.
@@ -249,9 +256,11 @@ mod tests {
             let path = stage.path.clone();
             sweep(folder.path());
             assert!(path.try_exists().unwrap(), "its maker lives");
+            assert!(is_at_work(&path));
             // The maker dies.
             stage.lock = None;
             std::mem::forget(stage);
+            assert!(!is_at_work(&path));
             sweep(folder.path());
             assert!(!path.try_exists().unwrap());
             if expected == "nothing" {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::super::filter::{Decision, IgnoreChain};
-use super::stage::PREFIX;
+use super::stage::{PREFIX, is_at_work};
 use super::{Dest, Walk, below, lock, open_to_ask, two_names};
 use crate::error::{Context as _, Error, ErrorKind};
 use crate::reflink::imp::{self, Source};
@@ -99,9 +99,6 @@ impl Walk<'_> {
             self.check()?;
             let entry = entry.context("read directory", shown)?;
             let name = entry.file_name();
-            if name.as_encoded_bytes().starts_with(PREFIX.as_bytes()) {
-                continue;
-            }
             let kind = entry.file_type().context("read directory", shown)?;
             let path = path.join(&name);
             let decision = match self.filter.keeps_everything() {
@@ -109,6 +106,12 @@ impl Walk<'_> {
                 false => self.filter.decide(&path, kind.is_dir(), inside_excluded, chain.as_ref()),
             };
             if decision == Decision::Leave {
+                continue;
+            }
+            if name.as_encoded_bytes().starts_with(PREFIX.as_bytes()) {
+                if !is_at_work(&self.root.join(&path)) {
+                    self.skip(None, &path, SkipReason::Stage);
+                }
                 continue;
             }
             if kind.is_dir() {
