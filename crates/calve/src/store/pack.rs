@@ -50,13 +50,13 @@ const TRAILER_MAGIC: [u8; 8] = *b"CALVINDX";
 const CLOSING_MAGIC: [u8; 8] = *b"CALVDONE";
 const VERSION: u32 = 1;
 
-const HEADER_BYTES: u64 = 12;
-const ENTRY_HEADER_BYTES: u64 = 48;
-const ROW_BYTES: u64 = 56;
+const HEADER_BYTES: usize = 12;
+const ENTRY_HEADER_BYTES: usize = 48;
+const ROW_BYTES: usize = 56;
 /// Of the trailer: magic, count and checksum, which are there whatever the count.
 const TRAILER_FIXED_BYTES: u64 = 48;
 /// Length and closing magic.
-const END_BYTES: u64 = 16;
+const END_BYTES: usize = 16;
 
 /// What every zstd frame starts with, and the length of the shortest.
 const FRAME_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
@@ -83,8 +83,8 @@ pub(crate) struct Location {
 impl Location {
     /// Where its entry ends, as long as that is no later than `limit` and the entry can hold a frame.
     fn end(self, limit: u64) -> Option<u64> {
-        let end = self.offset.checked_add(ENTRY_HEADER_BYTES)?.checked_add(self.stored)?;
-        (self.offset >= HEADER_BYTES && self.stored >= FRAME_MIN_BYTES && end <= limit)
+        let end = self.offset.checked_add(ENTRY_HEADER_BYTES as u64)?.checked_add(self.stored)?;
+        (self.offset >= HEADER_BYTES as u64 && self.stored >= FRAME_MIN_BYTES && end <= limit)
             .then_some(end)
     }
 }
@@ -106,8 +106,8 @@ fn number(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(part(bytes, at))
 }
 
-fn entry_header(id: BlobId, size: u64, stored: u64) -> [u8; ENTRY_HEADER_BYTES as usize] {
-    let mut header = [0; ENTRY_HEADER_BYTES as usize];
+fn entry_header(id: BlobId, size: u64, stored: u64) -> [u8; ENTRY_HEADER_BYTES] {
+    let mut header = [0; ENTRY_HEADER_BYTES];
     header[..ID_BYTES].copy_from_slice(id.as_bytes());
     header[ID_BYTES..ID_BYTES + 8].copy_from_slice(&size.to_le_bytes());
     header[ID_BYTES + 8..].copy_from_slice(&stored.to_le_bytes());
@@ -165,7 +165,7 @@ impl PackWriter {
         file.write_all_at(&header, 0)?;
         Ok(Self {
             file,
-            end: HEADER_BYTES,
+            end: HEADER_BYTES as u64,
             index: BTreeMap::new(),
             context,
             input: vec![0; BUFFER_BYTES].into(),
@@ -194,7 +194,7 @@ impl PackWriter {
         }
         match self.append(id, size, content) {
             Ok(location) => {
-                self.end += ENTRY_HEADER_BYTES + location.stored;
+                self.end += ENTRY_HEADER_BYTES as u64 + location.stored;
                 self.index.insert(id, location);
                 Ok(location)
             }
@@ -215,7 +215,7 @@ impl PackWriter {
             .map_err(|code| zstd_error("zstd", code))?;
         // Room for the header, which comes last.
         self.pending.clear();
-        self.pending.resize(ENTRY_HEADER_BYTES as usize, 0);
+        self.pending.resize(ENTRY_HEADER_BYTES, 0);
         let mut flushed = 0;
         let mut hasher = blake3::Hasher::new();
         let mut total = 0u64;
@@ -261,7 +261,7 @@ impl PackWriter {
                 break;
             }
         }
-        let stored = flushed + self.pending.len() as u64 - ENTRY_HEADER_BYTES;
+        let stored = flushed + self.pending.len() as u64 - ENTRY_HEADER_BYTES as u64;
         let header = entry_header(id, size, stored);
         if flushed == 0 {
             // A small one: header and frame in one call.
@@ -315,7 +315,7 @@ impl Pack {
     pub(crate) fn open(file: File) -> io::Result<Self> {
         let length = file.metadata()?.len();
         let pack = Self { file, length };
-        let mut header = [0; HEADER_BYTES as usize];
+        let mut header = [0; HEADER_BYTES];
         pack.read_at(&mut header, 0, "the header")?;
         if header[..8] != HEADER_MAGIC {
             return Err(invalid("not a pack: it does not start with CALVPACK"));
@@ -346,8 +346,8 @@ impl Pack {
     /// # Errors
     /// `InvalidData` where the trailer is cut off or damaged; else what reading says.
     pub(crate) fn index(&self) -> io::Result<Vec<(BlobId, Location)>> {
-        let mut end = [0; END_BYTES as usize];
-        let body_end = self.length.saturating_sub(END_BYTES);
+        let mut end = [0; END_BYTES];
+        let body_end = self.length.saturating_sub(END_BYTES as u64);
         self.read_at(&mut end, body_end, "the trailer")?;
         if end[8..] != CLOSING_MAGIC {
             return Err(invalid("the pack's trailer is missing"));
@@ -355,7 +355,10 @@ impl Pack {
         let length = number(&end, 0);
         let rows = length
             .checked_sub(TRAILER_FIXED_BYTES)
-            .filter(|rows| rows % ROW_BYTES == 0 && length <= body_end.saturating_sub(HEADER_BYTES))
+            .filter(|rows| {
+                rows % ROW_BYTES as u64 == 0
+                    && length <= body_end.saturating_sub(HEADER_BYTES as u64)
+            })
             .ok_or_else(|| invalid("the pack's trailer has an impossible length"))?;
         let start = body_end - length;
         let mut count = [0; 16];
@@ -363,14 +366,14 @@ impl Pack {
         if count[..8] != TRAILER_MAGIC {
             return Err(invalid("the pack's trailer does not start where it says"));
         }
-        if number(&count, 8) != rows / ROW_BYTES {
+        if number(&count, 8) != rows / ROW_BYTES as u64 {
             return Err(invalid("the pack's trailer has another length than its count says"));
         }
         let mut hasher = blake3::Hasher::new();
         hasher.update(&count);
         // Rows are checked as they come: in a forged file of any size (a hole costs nothing) the second zero ends it.
         let mut index: Vec<(BlobId, Location)> = Vec::new();
-        let mut buffer = vec![0; BUFFER_BYTES / ROW_BYTES as usize * ROW_BYTES as usize];
+        let mut buffer = vec![0; BUFFER_BYTES / ROW_BYTES * ROW_BYTES];
         let (mut position, checksum_at) = (start + count.len() as u64, start + 16 + rows);
         while position < checksum_at {
             let wanted = usize::try_from(checksum_at - position).unwrap_or(usize::MAX);
@@ -378,7 +381,7 @@ impl Pack {
             let chunk = &mut buffer[..room];
             self.read_at(chunk, position, "the trailer")?;
             hasher.update(chunk);
-            for row in chunk.chunks_exact(ROW_BYTES as usize) {
+            for row in chunk.chunks_exact(ROW_BYTES) {
                 let id = BlobId::from_bytes(part(row, 0));
                 let location = Location {
                     offset: number(row, ID_BYTES),
@@ -412,8 +415,8 @@ impl Pack {
     /// What reading says; damage is none.
     pub(crate) fn scan(&self) -> io::Result<Vec<(BlobId, Location)>> {
         let mut found = Vec::new();
-        let mut offset = HEADER_BYTES;
-        let mut start = [0; ENTRY_HEADER_BYTES as usize + FRAME_MAGIC.len()];
+        let mut offset = HEADER_BYTES as u64;
+        let mut start = [0; ENTRY_HEADER_BYTES + FRAME_MAGIC.len()];
         loop {
             match self.read_at(&mut start, offset, "an entry") {
                 Ok(()) => {}
@@ -428,7 +431,7 @@ impl Pack {
             match location.end(self.length) {
                 Some(end)
                     if start[..8] != TRAILER_MAGIC
-                        && start[ENTRY_HEADER_BYTES as usize..] == FRAME_MAGIC =>
+                        && start[ENTRY_HEADER_BYTES..] == FRAME_MAGIC =>
                 {
                     found.push((BlobId::from_bytes(part(&start, 0)), location));
                     offset = end;
@@ -449,7 +452,7 @@ impl Pack {
         if at.end(self.length).is_none() {
             return Err(damaged("the pack ends before it does"));
         }
-        let mut header = [0; ENTRY_HEADER_BYTES as usize];
+        let mut header = [0; ENTRY_HEADER_BYTES];
         self.read_at(&mut header, at.offset, "the entry")?;
         if header != entry_header(id, at.size, at.stored) {
             return Err(damaged("the entry there is another"));
@@ -465,7 +468,7 @@ impl Pack {
         let mut input = vec![0; room(at.stored)];
         let mut output = vec![0; room(at.size)];
         let mut hasher = blake3::Hasher::new();
-        let (mut position, mut unread) = (at.offset + ENTRY_HEADER_BYTES, at.stored);
+        let (mut position, mut unread) = (at.offset + ENTRY_HEADER_BYTES as u64, at.stored);
         let mut missing = at.size;
         let rest = 'frame: loop {
             let wanted = input.len().min(usize::try_from(unread).unwrap_or(usize::MAX));

@@ -162,7 +162,8 @@ fn content_that_is_not_the_blob_leaves_the_pack_as_it_was() {
     let mut other = big.clone();
     other[999_999] ^= 1;
     let invalid = io::ErrorKind::InvalidData;
-    let rows: &mut [(&str, &[u8], u64, &mut dyn Read, io::ErrorKind)] = &mut [
+    type Row<'a> = (&'a str, &'a [u8], u64, &'a mut dyn Read, io::ErrorKind);
+    let rows: &mut [Row<'_>] = &mut [
         ("short", b"abc", 3, &mut &b"ab"[..], invalid),
         ("nothing", b"abc", 3, &mut io::empty(), invalid),
         ("long", b"abc", 3, &mut &b"abcd"[..], invalid),
@@ -242,7 +243,7 @@ fn a_pack_cut_at_any_length_loses_only_what_was_cut() {
         assert_never_wrong(&bytes[..length], &blobs, &list, &row);
         match Pack::open(file_of(&bytes[..length])) {
             Err(error) => {
-                assert!((length as u64) < HEADER_BYTES, "{row}: {error}");
+                assert!(length < HEADER_BYTES, "{row}: {error}");
                 assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{row}");
             }
             Ok(pack) => {
@@ -329,8 +330,8 @@ fn numbers_that_lie_cost_no_memory() {
     }
     // A trailer of a huge hole.
     let hole = file_of(&bytes[..12]);
-    let rows = (1 << 40) / ROW_BYTES;
-    let trailer = TRAILER_FIXED_BYTES + rows * ROW_BYTES;
+    let rows = (1 << 40) / ROW_BYTES as u64;
+    let trailer = TRAILER_FIXED_BYTES + rows * ROW_BYTES as u64;
     let start = [TRAILER_MAGIC, rows.to_le_bytes()].concat();
     hole.write_all_at(&start, 12).unwrap();
     hole.write_all_at(&[trailer.to_le_bytes(), CLOSING_MAGIC].concat(), 12 + trailer).unwrap();
