@@ -420,7 +420,8 @@ fn changes_that_git_does_not_know_of_are_no_patch() {
 
 #[test]
 fn lines_are_counted_as_the_patch_has_them() {
-    let rows: &[(&[u8], &[u8], Option<(u64, u64)>)] = &[
+    type Row = (&'static [u8], &'static [u8], Option<(u64, u64)>);
+    let rows: &[Row] = &[
         (b"", b"", Some((0, 0))),
         (b"a\n", b"a\n", Some((0, 0))),
         (b"", b"a\nb\nc", Some((3, 0))),
