@@ -19,6 +19,8 @@ mod links;
 #[cfg(unix)]
 mod mounts;
 #[cfg(unix)]
+mod names;
+#[cfg(unix)]
 mod node;
 #[cfg(unix)]
 pub(crate) mod op;
@@ -80,7 +82,8 @@ pub enum Existing {
     /// Replace the whole of it, atomically; what was there is deleted after the new tree stands.
     Replace,
     /// Merge into it. Each file appears whole or not at all and replaces a file of its name atomically;
-    /// a file over a directory, or a directory over a file, is an error. What the source does not have stays.
+    /// a file over a directory, or a directory over a file, is an error. So are two entries of the source that the
+    /// destination takes for one, because it ignores case. What the source does not have stays.
     Merge,
 }
 

@@ -479,3 +479,115 @@ fn where_the_links_run_out_that_one_file_is_copied() {
         }
     }
 }
+
+/// What is mounted goes whatever happens.
+struct Mounted(PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).output();
+    }
+}
+
+/// A filesystem that ignores case, made and mounted by the lines of a shell in `dir`; `None` where it cannot be.
+fn ignoring_case(dir: &Path, lines: &str) -> Option<Mounted> {
+    fs::create_dir_all(dir.join("mounted")).unwrap();
+    let made = Command::new("sh").args(["-e", "-c", lines]).current_dir(dir).output().unwrap();
+    let mounted = Mounted(dir.join("mounted"));
+    let probe = mounted.0.join("root/Probe");
+    let ignores = made.status.success()
+        && fs::write(&probe, "").is_ok()
+        && fs::remove_file(mounted.0.join("root/pROBE")).is_ok();
+    ignores.then_some(mounted)
+}
+
+/// Of `A` and `a` in one source only the last was left where case is ignored, and nothing was said.
+#[test]
+fn two_entries_that_the_destination_takes_for_one_are_an_error_that_names_both() {
+    let name = "two_entries_that_the_destination_takes_for_one_are_an_error_that_names_both";
+    for (kind, lines) in [
+        (
+            "ext4 with casefold",
+            "truncate -s 200M image; mkfs.ext4 -q -F -O casefold image; mount -o loop image mounted
+             mkdir mounted/root; chattr +F mounted/root",
+        ),
+        (
+            "ntfs",
+            "truncate -s 200M image; mkfs.ntfs -F -f -q image
+             lowntfs-3g -o ignore_case,permissions image mounted; mkdir mounted/root",
+        ),
+    ] {
+        let scratch = Scratch::new();
+        let Some(mounted) = ignoring_case(scratch.path(), lines) else {
+            not_run(name, &format!("{kind} cannot be made or mounted here"));
+            continue;
+        };
+        let source = scratch.join("source");
+        let dest = mounted.0.join("root/dest");
+        let make = |path: &Path, kind: &str| match kind {
+            "file" => file(path, path.as_os_str().len() as u64, 0o644, 3000),
+            "folder" => plain_tree(path, 1, 1, 10),
+            "link" => symlink(path, path).unwrap(),
+            "hard link" => fs::hard_link(source.join("first"), path).unwrap(),
+            _ => drop(sh(Command::new("mkfifo").arg(path))),
+        };
+        let mut rows = Vec::new();
+        for one in ["file", "folder", "link", "fifo", "hard link"] {
+            for other in ["file", "folder", "link", "fifo", "hard link"] {
+                rows.push((one, other));
+            }
+        }
+        for (one, other) in rows {
+            for (mode, threads, there) in [
+                (Mode::Clone, 1, false),
+                (Mode::Clone, 4, true),
+                (Mode::Copy, 4, false),
+                (Mode::Symlink, 2, true),
+            ] {
+                let what = format!("{kind}: {one} and {other}, {mode:?}, {there}");
+                fs::create_dir_all(source.join("deep")).unwrap();
+                file(&source.join("first"), 7, 0o644, 3000);
+                make(&source.join("deep/Same"), one);
+                make(&source.join("deep/sAME"), other);
+                if there {
+                    fs::create_dir_all(dest.join("Deep")).unwrap();
+                }
+                let error = clone_tree(&source, &[&dest], &jobs(merging().mode(mode), threads))
+                    .expect_err(&what);
+                assert_eq!(error.kind(), ErrorKind::Conflict, "{what}: {error}");
+                let both = [Some(error.path()), error.other_path()].map(Option::unwrap);
+                if [one, other].contains(&"folder") && one != other {
+                    // That a folder is in the way is as good a reason.
+                    assert!(both[0].starts_with(source.join("deep")), "{what}: {error}");
+                } else {
+                    let both = both.map(Path::to_owned);
+                    for name in ["deep/Same", "deep/sAME"] {
+                        assert!(both.contains(&source.join(name)), "{what}: {error}");
+                    }
+                }
+                if dest.try_exists().unwrap() {
+                    assert_no_stage(&dest);
+                    sh(Command::new("rm").arg("-rf").arg(&dest));
+                }
+                fs::remove_dir_all(&source).unwrap();
+            }
+        }
+        // What one call put there another replaces, by whatever name; and hard links are as many places as names.
+        fs::create_dir_all(source.join("deep")).unwrap();
+        for name in ["a", "deep/b", "deep/c"] {
+            file(&source.join(name), 1, 0o644, 3000);
+        }
+        fs::hard_link(source.join("a"), source.join("deep/d")).unwrap();
+        fs::hard_link(source.join("deep/b"), source.join("deep/e")).unwrap();
+        for _ in 0..3 {
+            clone_tree(&source, &[&dest], &jobs(merging(), 4)).unwrap();
+        }
+        fs::rename(source.join("deep"), source.join("DEEP")).unwrap();
+        fs::rename(source.join("a"), source.join("A")).unwrap();
+        fs::write(source.join("A"), "new").unwrap();
+        clone_tree(&source, &[&dest], &jobs(merging(), 4)).unwrap();
+        assert_eq!(fs::read_to_string(dest.join("A")).unwrap(), "new");
+        assert_eq!(names(&dest.join("deep")).len(), 4, "{kind}");
+        drop(mounted);
+    }
+}

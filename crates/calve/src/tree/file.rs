@@ -367,11 +367,18 @@ impl Worker<'_, '_> {
         let Some(temporary) = temporary else { return Ok(()) };
         let op = self.op;
         let dir = self.place(dest, node, handles, true)?;
-        let result = fs::renameat(dir, temporary, &handles.dests[dest], name);
+        let into = &handles.dests[dest];
+        let rename = || fs::renameat(dir, temporary, into, name);
+        let result = match node.dests[dest].folds {
+            true => node.placed.put(dest, into, name, rename),
+            false => Ok(rename()),
+        };
         // Nothing happens where both names are one inode already, and after an error in a directory that is no stage.
-        if node.dests[dest].stage_here || result.is_ok() && op.options.mode == LinkMode::Hardlink {
+        let renamed = matches!(result, Ok(Ok(())));
+        if node.dests[dest].stage_here || renamed && op.options.mode == LinkMode::Hardlink {
             let _ = fs::unlinkat(dir, temporary, AtFlags::empty());
         }
+        let result = result.map_err(|first| op.one_place(node, &first, name))?;
         result.map_err(|errno| match errno {
             Errno::ISDIR | Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR => Error::new(
                 ErrorKind::Conflict,

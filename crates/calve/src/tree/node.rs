@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use rustix::fs::{self, Mode, OFlags};
 
 use super::filter::IgnoreChain;
+use super::names::Placed;
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::{Attrs, Meta};
 
@@ -33,6 +34,8 @@ pub(super) struct DestState {
     pub(super) made: bool,
     /// In a merge: it is on another device than the stage, so files are staged in the directory itself.
     pub(super) stage_here: bool,
+    /// In a merge: two names may be one in it.
+    pub(super) folds: bool,
 }
 
 #[derive(Debug)]
@@ -47,6 +50,8 @@ pub(super) struct Node {
     /// Only entered for the sake of what is included below.
     pub(super) inside_excluded: bool,
     pub(super) dests: Vec<DestState>,
+    /// What was put where two names may be one.
+    pub(super) placed: Placed,
     /// What must still happen below before the node is finished; the reading of it counts as one.
     pending: AtomicUsize,
     handles: Mutex<Option<Arc<Handles>>>,
@@ -94,6 +99,7 @@ impl Node {
             chain: OnceLock::new(),
             inside_excluded,
             dests: states,
+            placed: Placed::default(),
             pending: AtomicUsize::new(1),
             handles: Mutex::new(None),
             dest_ids: OnceLock::new(),

@@ -154,6 +154,16 @@ impl<'a> Op<'a> {
         self.source.join(node.path_of(name))
     }
 
+    /// Two entries of the source that the destination of a merge takes for one.
+    pub(super) fn one_place(&self, node: &Node, first: &CStr, name: &CStr) -> Error {
+        let cause = io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            "the destination takes their names for one (it ignores case, or how letters are composed)",
+        );
+        Error::new(ErrorKind::Conflict, "merge", self.source_path(node, first), cause)
+            .with_other(self.source_path(node, name))
+    }
+
     pub(super) fn dest_path(&self, dest: usize, node: &Node, name: &CStr) -> PathBuf {
         self.dests[dest].path.join(node.path_of(name))
     }

@@ -22,7 +22,7 @@ use super::op::{self, Dest, Op};
 use super::staging::{self, Stage};
 use super::targets::{Target, is_inside, look_at};
 use super::verdicts::Verdicts;
-use super::{CloneOptions, Existing, Mode, Reflink, mounts, tally};
+use super::{CloneOptions, Existing, Mode, Reflink, mounts, names, tally};
 use crate::error::{Context as _, Error, ErrorKind};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
@@ -257,6 +257,7 @@ fn walk_and_publish(
                 (root, made, Some(stage))
             }
         };
+        let folds = merge_stage.as_ref().is_some_and(|stage| names::may_be_one(stage.dir()));
         indices.push(index);
         dests.push(Dest {
             path: path(),
@@ -267,7 +268,7 @@ fn walk_and_publish(
             owner: OnceLock::new(),
         });
         roots.push(dir);
-        states.push(DestState { made: new, stage_here: false });
+        states.push(DestState { made: new, stage_here: false, folds });
     }
     let op = new_op(source, absolute, filter, options, dests, excluded);
     let result = op.run(meta, root, roots, states, jobs(options));

@@ -21,7 +21,8 @@ use crate::reflink::verdict::{Verdict, classify};
 use crate::report::SkipReason;
 
 impl Worker<'_, '_> {
-    /// Makes an entry that needs no filling: at its place where that is free, else (in a merge) staged and renamed.
+    /// Makes an entry that needs no filling: at its place where that is free, else (in a merge) staged and renamed; always that
+    /// where two names may be one.
     fn make(
         &mut self,
         dest: usize,
@@ -30,9 +31,11 @@ impl Worker<'_, '_> {
         name: &CStr,
         make: impl Fn(BorrowedFd<'_>, &CStr) -> rustix::io::Result<()>,
     ) -> Result<rustix::io::Result<()>, Error> {
-        match make(handles.dests[dest].as_fd(), name) {
-            Err(Errno::EXIST) => {}
-            result => return Ok(result),
+        if !node.dests[dest].folds {
+            match make(handles.dests[dest].as_fd(), name) {
+                Err(Errno::EXIST) => {}
+                result => return Ok(result),
+            }
         }
         let Some(temporary) = self.temporary(dest, node)? else {
             return Err(two_names(self.op.dest_path(dest, node, name)));

@@ -357,8 +357,17 @@ impl<'a, 'b> Worker<'a, 'b> {
         let op = self.op;
         let path = || op.dest_path(dest, parent, name);
         let merging = op.dests[dest].merge_stage.is_some();
-        let made = match fs::mkdirat(dir, name, directory_mode(meta)) {
-            Ok(()) => true,
+        let mkdir = || fs::mkdirat(dir, name, directory_mode(meta));
+        let result = match parent.dests[dest].folds {
+            // It is put there even if it is there: a second one of that name would be merged into it.
+            true => parent.placed.put(dest, dir, name, || match mkdir() {
+                Err(Errno::EXIST) => Ok(false),
+                result => result.map(|()| true),
+            }),
+            false => Ok(mkdir().map(|()| true)),
+        };
+        let made = match result.map_err(|first| op.one_place(parent, &first, name))? {
+            Ok(made) => made,
             Err(Errno::EXIST) if merging => false,
             Err(Errno::EXIST) => return Err(two_names(path())),
             Err(errno) => return Err(Error::io("make directory", path(), errno)),
@@ -379,7 +388,7 @@ impl<'a, 'b> Worker<'a, 'b> {
             }
             Err(errno) => return Err(Error::io("open directory", path(), errno)),
         };
-        let mut stage_here = false;
+        let (mut stage_here, mut folds) = (false, false);
         if merging {
             if made && !parent.dests[dest].made {
                 meta::strip_inherited_acls(&fd).context("set metadata of", path)?;
@@ -392,8 +401,10 @@ impl<'a, 'b> Worker<'a, 'b> {
                 // What a killed process left of files that were on their way.
                 staging::sweep(&fd);
             }
+            // A new directory is as the one it is in; one that was there, or is on another filesystem, may not be.
+            folds = stage_here || parent.dests[dest].folds || !made && sys::ignores_case(&fd);
         }
-        Ok((fd, DestState { made, stage_here }))
+        Ok((fd, DestState { made, stage_here, folds }))
     }
 
     /// The rules of the directory's `.gitignore` (and of `.git/info/exclude` at the root), on top of those above.

@@ -147,6 +147,13 @@ pub(crate) fn clones_may_be_short(dir: impl AsFd) -> bool {
     fs::fstatfs(dir).is_ok_and(|stat| u32::try_from(stat.f_type) == Ok(0x2fc1_2fc1))
 }
 
+/// Whether `dir` has the flag by which single directories ignore case (`chattr +F`: ext4, f2fs, tmpfs).
+pub(crate) fn ignores_case(dir: impl AsFd) -> bool {
+    /// `FS_CASEFOLD_FL`, which rustix does not name.
+    const CASEFOLD: IFlags = IFlags::from_bits_retain(0x4000_0000);
+    fs::ioctl_getflags(dir).is_ok_and(|flags| flags.contains(CASEFOLD))
+}
+
 /// The inode number of every subvolume's root (`BTRFS_FIRST_FREE_OBJECTID`).
 const SUBVOLUME_ROOT_INO: u64 = 256;
 

@@ -57,6 +57,11 @@ pub(crate) fn clones_may_be_short(_dir: impl AsFd) -> bool {
     false
 }
 
+/// All directories of a filesystem are alike here.
+pub(crate) fn ignores_case(_dir: impl AsFd) -> bool {
+    false
+}
+
 /// There is no btrfs here, so nothing is a subvolume and none can be snapshotted.
 pub(crate) fn is_subvolume(_dir: impl AsFd, _ino: u64) -> bool {
     false

@@ -1,5 +1,6 @@
 //! The directories: one thread goes through them, the files of each are shared out. They get their times at the end.
 
+use std::collections::HashMap;
 use std::fs::{self, Metadata};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
@@ -95,6 +96,8 @@ impl Walk<'_> {
             chain = self.read_ignore_files(&path, chain)?;
         }
         let mut files = Vec::new();
+        let merging = self.dests.iter().any(|dest| dest.merging);
+        let mut names = HashMap::new();
         for entry in entries {
             self.check()?;
             let entry = entry.context("read directory", shown)?;
@@ -113,6 +116,18 @@ impl Walk<'_> {
                     self.skip(None, &path, SkipReason::Stage);
                 }
                 continue;
+            }
+            // The source may tell case apart in this folder; the second would replace the first.
+            if merging
+                && let Some(first) =
+                    names.insert(name.to_string_lossy().to_lowercase(), path.clone())
+            {
+                let cause = io::Error::new(
+                    io::ErrorKind::AlreadyExists,
+                    "the destination takes their names for one (it ignores case)",
+                );
+                return Err(Error::new(ErrorKind::Conflict, "merge", self.shown(&first), cause)
+                    .with_other(self.shown(&path)));
             }
             if kind.is_dir() {
                 let inside_excluded = decision == Decision::Enter;

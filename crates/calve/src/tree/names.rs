@@ -1,0 +1,110 @@
+//! Names that a destination takes for one.
+//!
+//! Some filesystems ignore case (NTFS, APFS as it comes, a folder of ext4 with `chattr +F`) or how an accent is written, so two entries
+//! of the source may have one place. In a fresh tree `O_EXCL` finds that out. A merge replaces what is there, and would
+//! replace what it has put there itself: so where names may be folded it notes the inodes of what it put, and looks what
+//! is in the place before it takes it. Which names are folded only the filesystem knows; an inode is one or another.
+//!
+//! Everywhere else this costs four calls for each merge, and one for each directory that was there already.
+
+use std::collections::BTreeMap;
+use std::ffi::{CStr, CString};
+use std::os::fd::OwnedFd;
+use std::sync::Mutex;
+
+use rustix::fs::{self, AtFlags, FileType, Mode};
+
+use super::node::lock;
+use crate::reflink::meta::Meta;
+
+/// Whether names may be folded in `dir`, which is ours. In doubt they may.
+pub(super) fn may_be_one(dir: &OwnedFd) -> bool {
+    const MADE: &str = "calve-\u{e9}";
+    const OTHER_CASE: &str = "CALVE-\u{e9}";
+    const OTHER_FORM: &str = "calve-e\u{301}";
+    if fs::mkdirat(dir, MADE, Mode::RWXU).is_err() {
+        return true;
+    }
+    let is_there = |name| fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).is_ok();
+    let found = is_there(OTHER_CASE) || is_there(OTHER_FORM);
+    fs::unlinkat(dir, MADE, AtFlags::REMOVEDIR).is_err() || found
+}
+
+/// What this operation has put into a directory, at each destination: inodes, and the names they were put under.
+#[derive(Debug, Default)]
+pub(super) struct Placed(Mutex<BTreeMap<At, CString>>);
+
+/// A destination, and an inode there.
+type At = (usize, (u64, u64));
+
+impl Placed {
+    /// Puts an entry to `name` in `dir`, the directory at the destination `dest`, unless what is there was put there under
+    /// another name, which is the error then.
+    pub(super) fn put<T, E>(
+        &self,
+        dest: usize,
+        dir: &OwnedFd,
+        name: &CStr,
+        put: impl FnOnce() -> Result<T, E>,
+    ) -> Result<Result<T, E>, CString> {
+        let look = || fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).map(|stat| Meta::of(&stat));
+        // From the look to the note, or two threads would each see the place free.
+        let mut placed = lock(&self.0);
+        if let Ok(found) = look()
+            && let Some(first) = placed.get(&(dest, found.id()))
+            && first.as_c_str() != name
+            && !(has_names(&found) && differ(first, name))
+        {
+            return Err(first.clone());
+        }
+        let result = put();
+        if result.is_ok()
+            && let Ok(found) = look()
+        {
+            placed.insert((dest, found.id()), name.to_owned());
+        }
+        Ok(result)
+    }
+}
+
+/// Whether the inode may have other names, which are other places.
+fn has_names(meta: &Meta) -> bool {
+    meta.links > 1 && meta.file_type() != FileType::Directory
+}
+
+/// Whether two names surely are two. Only asked of hard links.
+fn differ(one: &CStr, other: &CStr) -> bool {
+    let (one, other) = (one.to_bytes(), other.to_bytes());
+    one.is_ascii() && other.is_ascii() && !one.eq_ignore_ascii_case(other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reflink::imp::DIR_FLAGS;
+
+    #[test]
+    fn what_was_put_is_not_replaced_under_another_name_that_leads_to_it() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = |name: &str| temp.path().join(name);
+        let dir = fs::open(temp.path(), DIR_FLAGS, Mode::empty()).unwrap();
+        let placed = Placed::default();
+        std::fs::write(path("before"), "").unwrap();
+        let put = |dest, name: &CStr| {
+            let write = || std::fs::write(path(name.to_str().unwrap()), "");
+            placed.put(dest, &dir, name, write).map(Result::unwrap)
+        };
+        assert_eq!(put(0, c"before"), Ok(()), "it was there before");
+        assert_eq!(put(0, c"File"), Ok(()));
+        assert_eq!(put(0, c"File"), Ok(()), "a folder that is being renamed in is read twice");
+        // What a filesystem that ignores case would find.
+        std::fs::rename(path("File"), path("file")).unwrap();
+        assert_eq!(put(0, c"file"), Err(c"File".to_owned()));
+        assert_eq!(put(1, c"file"), Ok(()), "another destination");
+        // A hard link under an unlike name is another place, under a like one perhaps not.
+        std::fs::hard_link(path("file"), path("other")).unwrap();
+        assert_eq!(put(0, c"other"), Ok(()));
+        std::fs::hard_link(path("file"), path("OTHER")).unwrap();
+        assert_eq!(put(0, c"OTHER"), Err(c"other".to_owned()));
+    }
+}
