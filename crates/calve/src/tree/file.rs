@@ -16,14 +16,15 @@ use rustix::io::Errno;
 use super::links::Seen;
 use super::node::{Handles, Node};
 use super::staging::{Stage, stage_name};
+use super::tally::Because;
 use super::walk::{Worker, two_names};
-use super::{Mode as LinkMode, Reflink};
+use super::{Mode as LinkMode, Reflink, tally};
 use crate::error::{Context as _, Error, ErrorKind};
 use crate::reflink::imp::{NEW_FILE_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::{self, Attrs, Meta};
 use crate::reflink::sys;
 use crate::reflink::verdict::{Verdict, classify};
-use crate::report::{DestinationReport, SkipReason};
+use crate::report::SkipReason;
 
 /// How long leases on files of the source are waited for: `/proc/sys/fs/lease-break-time` is 45 s by default.
 const LEASES_MOST: Duration = Duration::from_secs(60);
@@ -64,20 +65,6 @@ enum Created {
 
 /// For each destination: why the file is no link there; `None` where it is one.
 pub(super) type Unlinked = Vec<Option<Because>>;
-
-/// Why a file is copied.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Because {
-    Disabled,
-    Filesystem,
-    File,
-    Mutable,
-}
-
-enum Method {
-    Reflinked,
-    Copied(Because),
-}
 
 impl Worker<'_, '_> {
     /// Handles an entry that is no directory; a regular file that is to be cloned or copied comes back as a job.
@@ -435,7 +422,7 @@ impl Worker<'_, '_> {
         mut out: Out,
     ) -> Result<(), Error> {
         let op = self.op;
-        let (method, cloned_with_metadata) = self.content(dest, node, handles, job, &mut out)?;
+        let (copied, cloned_with_metadata) = self.content(dest, node, handles, job, &mut out)?;
         let path = || op.dest_path(dest, node, &job.name);
         let fd = match out.fd.take() {
             Some(fd) => fd,
@@ -451,7 +438,7 @@ impl Worker<'_, '_> {
         let made_with = (!cloned_with_metadata).then(|| meta::create_mode(&job.meta));
         let refused = meta::apply(&fd, &job.meta, attrs, created, made_with)
             .context("set metadata of", path)?;
-        if matches!(method, Method::Copied(_)) {
+        if copied.is_some() {
             sys::close_written(fd).context("close", path)?;
         }
         if !refused.is_empty() {
@@ -459,11 +446,11 @@ impl Worker<'_, '_> {
             op.skip(Some(dest), node.path_of(&job.name), reason);
         }
         self.settle(dest, node, handles, &job.name, out.temporary.as_deref())?;
-        count(&mut self.tallies[dest], method, job.meta.size);
+        tally::count(&mut self.tallies[dest], copied, job.meta.size);
         Ok(())
     }
 
-    /// Clones, or copies and says why. The second value tells whether the clone brought the metadata, too.
+    /// Clones (`None`), or copies and says why. The second value tells whether the clone brought the metadata, too.
     fn content(
         &mut self,
         dest: usize,
@@ -471,7 +458,7 @@ impl Worker<'_, '_> {
         handles: &Handles,
         job: &Job,
         out: &mut Out,
-    ) -> Result<(Method, bool), Error> {
+    ) -> Result<(Option<Because>, bool), Error> {
         let op = self.op;
         let failed = |error: io::Error| {
             if op.stopped() {
@@ -482,7 +469,7 @@ impl Worker<'_, '_> {
                 .with_other(op.dest_path(dest, node, &job.name))
         };
         let because = match self.try_clone(dest, node, handles, job, out).map_err(failed)? {
-            Tried::Cloned { with_metadata } => return Ok((Method::Reflinked, with_metadata)),
+            Tried::Cloned { with_metadata } => return Ok((None, with_metadata)),
             Tried::No(because, refusal) => {
                 if op.options.reflink == Reflink::Always {
                     let error = refusal.unwrap_or_else(|| io::ErrorKind::Unsupported.into());
@@ -505,7 +492,7 @@ impl Worker<'_, '_> {
                     },
                 )?;
         }
-        Ok((Method::Copied(out.because.unwrap_or(because)), false))
+        Ok((Some(out.because.unwrap_or(because)), false))
     }
 
     fn try_clone(
@@ -587,25 +574,4 @@ fn clone_at(source: &OwnedFd, dir: BorrowedFd<'_>, name: &CStr) -> io::Result<()
 #[cfg(not(target_vendor = "apple"))]
 fn clone_at(_: &OwnedFd, _: BorrowedFd<'_>, _: &CStr) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
-}
-
-fn count(tally: &mut DestinationReport, method: Method, size: u64) {
-    tally.files += 1;
-    match method {
-        Method::Reflinked => {
-            tally.reflinked_files += 1;
-            tally.reflinked_bytes += size;
-        }
-        Method::Copied(because) => {
-            tally.copied_files += 1;
-            tally.copied_bytes += size;
-            let reasons = &mut tally.copied_because;
-            *match because {
-                Because::Disabled => &mut reasons.disabled,
-                Because::Filesystem => &mut reasons.filesystem,
-                Because::File => &mut reasons.file,
-                Because::Mutable => &mut reasons.mutable,
-            } += 1;
-        }
-    }
 }

@@ -12,6 +12,7 @@ use super::filter::Filter;
 use super::links::Links;
 use super::node::{Handles, Node, OpenDirs, lock};
 use super::staging::Stage;
+use super::tally::Finding;
 use super::verdicts::Verdicts;
 use crate::error::{Error, ErrorKind};
 use crate::reflink::Patience;
@@ -52,7 +53,7 @@ pub(super) struct Op<'a> {
     pub(super) clipped: AtomicBool,
     pub(super) stop: AtomicBool,
     pub(super) failure: Mutex<Option<Error>>,
-    pub(super) skipped: Mutex<Vec<(Option<usize>, Skipped)>>,
+    pub(super) skipped: Mutex<Vec<Finding>>,
     pub(super) tallies: Mutex<Vec<DestinationReport>>,
 }
 
@@ -171,7 +172,7 @@ impl<'a> Op<'a> {
 
 /// What is left of an operation when it is over: the destinations, their counts, and what did not arrive whole, at one of
 /// them or at all.
-pub(super) type Findings = (Vec<Dest>, Vec<DestinationReport>, Vec<(Option<usize>, Skipped)>);
+pub(super) type Findings = (Vec<Dest>, Vec<DestinationReport>, Vec<Finding>);
 
 /// How many threads work, unless the caller says.
 pub(crate) fn default_jobs() -> usize {

@@ -81,7 +81,7 @@ struct Walk<'a> {
     /// None in a dry run.
     dests: Vec<Dest<'a>>,
     dry: Mutex<DestinationReport>,
-    skipped: Mutex<Vec<(Option<usize>, Skipped)>>,
+    skipped: Mutex<Vec<tally::Finding>>,
     links: Mutex<HashMap<FileId, Arc<Mutex<First>>>>,
     patience: Patience,
     stop: AtomicBool,
@@ -108,19 +108,8 @@ pub(super) fn clone_tree(
     let root = fs::canonicalize(source).context("resolve", || source)?;
     let absolute = std::path::absolute(source).context("resolve", || source)?;
     let targets = look_at(dests, &root, source, options)?;
-    let mut reports: Vec<_> = targets
-        .iter()
-        .map(|target| DestinationReport {
-            path: target.given.clone(),
-            ..DestinationReport::default()
-        })
-        .collect();
     let skips = |target: &Target| options.existing == Existing::Skip && target.existing.is_some();
-    for (target, report) in targets.iter().zip(&mut reports) {
-        if skips(target) {
-            report.skipped.push(Skipped { path: PathBuf::new(), reason: SkipReason::Exists });
-        }
-    }
+    let mut reports = tally::reports(targets.iter().map(|target| (&*target.given, skips(target))));
     let mut walk = Walk {
         options,
         filter,
@@ -366,29 +355,16 @@ impl<'a> Walk<'a> {
     /// Writes the counts to the reports of the destinations that are `wanted`.
     fn report(&self, reports: &mut [DestinationReport], wanted: impl Fn(usize) -> bool) {
         let skipped = lock(&self.skipped);
-        let indices = 0..reports.len();
-        let mut write = |index: usize, counts: &DestinationReport, place: Option<usize>| {
-            let report: &mut DestinationReport = &mut reports[index];
-            *report =
-                DestinationReport { path: std::mem::take(&mut report.path), ..counts.clone() };
-            report.skipped = skipped
-                .iter()
-                .filter(|(dest, _)| dest.is_none() || *dest == place)
-                .map(|(_, skipped)| skipped.clone())
-                .collect();
-            report.skipped.sort_by(|a, b| a.path.cmp(&b.path));
-            if place.is_some() {
-                report.method = tally::method(self.options.mode, report);
-            }
-        };
         if self.options.dry_run {
             let counts = lock(&self.dry);
-            for index in indices.filter(|index| wanted(*index)) {
-                write(index, &counts, None);
+            for (_, report) in reports.iter_mut().enumerate().filter(|(index, _)| wanted(*index)) {
+                tally::write(report, counts.clone(), &skipped, None);
             }
         } else {
             for (place, dest) in self.dests.iter().enumerate() {
-                write(dest.index, &lock(&dest.tally), Some(place));
+                let report = &mut reports[dest.index];
+                tally::write(report, lock(&dest.tally).clone(), &skipped, Some(place));
+                report.method = tally::method(self.options.mode, report);
             }
         }
     }

@@ -20,6 +20,7 @@ use super::filter::Filter;
 use super::node::DestState;
 use super::op::{self, Dest, Op};
 use super::staging::{self, Stage};
+use super::tally::Finding;
 use super::targets::{Target, is_inside, look_at};
 use super::verdicts::Verdicts;
 use super::{CloneOptions, Existing, Mode, Reflink, mounts, names, tally};
@@ -27,7 +28,7 @@ use crate::error::{Context as _, Error, ErrorKind};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::reflink::{Patience, sys};
-use crate::report::{DestinationReport, Method, Report, SkipReason, Skipped};
+use crate::report::{DestinationReport, Method, Report};
 
 /// How long transient refusals are waited for in one operation: a ZFS transaction group takes 5 s to close. Where a copy
 /// will do nobody waits that long.
@@ -70,19 +71,8 @@ pub(super) fn clone_tree(
     let meta = Meta::of(&fs::fstat(&root).context("read", || source)?);
     let absolute = std::fs::canonicalize(source).context("resolve", || source)?;
     let targets = look_at(dests, &root, &meta, source, options.existing)?;
-    let mut reports: Vec<_> = targets
-        .iter()
-        .map(|target| DestinationReport {
-            path: target.path.clone(),
-            ..DestinationReport::default()
-        })
-        .collect();
     let skips = |target: &Target| options.existing == Existing::Skip && target.existing.is_some();
-    for (target, report) in targets.iter().zip(&mut reports) {
-        if skips(target) {
-            report.skipped.push(Skipped { path: PathBuf::new(), reason: SkipReason::Exists });
-        }
-    }
+    let mut reports = tally::reports(targets.iter().map(|target| (&*target.path, skips(target))));
     let finish = |destinations| {
         Ok(Report { source: source.to_owned(), destinations, elapsed: start.elapsed() })
     };
@@ -90,11 +80,10 @@ pub(super) fn clone_tree(
         return finish(reports);
     }
     if options.dry_run {
-        let counts = count(source, absolute, root, meta, filter, options, &targets)?;
+        let (counts, found) = count(source, absolute, root, meta, filter, options, &targets)?;
         for (target, report) in targets.iter().zip(&mut reports) {
             if !skips(target) {
-                let path = std::mem::take(&mut report.path);
-                *report = DestinationReport { path, ..counts.clone() };
+                tally::write(report, counts.clone(), &found, None);
             }
         }
         return finish(reports);
@@ -297,14 +286,8 @@ fn walk_and_publish(
     publish(targets, stages, options)?;
     for (place, (index, tally)) in indices.iter().zip(tallies).enumerate() {
         let report = &mut reports[*index];
-        *report = DestinationReport { path: std::mem::take(&mut report.path), ..tally };
+        tally::write(report, tally, &skipped, Some(place));
         report.method = tally::method(options.mode, report);
-        report.skipped = skipped
-            .iter()
-            .filter(|(dest, _)| dest.is_none_or(|dest| dest == place))
-            .map(|(_, skipped)| skipped.clone())
-            .collect();
-        report.skipped.sort_by(|a, b| a.path.cmp(&b.path));
     }
     Ok(())
 }
@@ -335,7 +318,7 @@ fn count(
     filter: Filter,
     options: &CloneOptions,
     targets: &[Target],
-) -> Result<DestinationReport, Error> {
+) -> Result<(DestinationReport, Vec<Finding>), Error> {
     let excluded =
         targets.iter().filter_map(|target| target.existing.map(|meta| meta.id())).collect();
     let op = new_op(source, absolute, filter, options, Vec::new(), excluded);
@@ -343,9 +326,7 @@ fn count(
     let (_, tallies, skipped) = op.into_findings();
     let mut counts = tallies.into_iter().next().unwrap_or_default();
     counts.directories += 1;
-    counts.skipped = skipped.into_iter().map(|(_, skipped)| skipped).collect();
-    counts.skipped.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(counts)
+    Ok((counts, skipped))
 }
 
 /// Flushes the filesystem of `dir`; where there is no such call, all of them.

@@ -10,9 +10,10 @@ use rustix::fs::{self, AtFlags, FileType, Mode};
 use rustix::io::Errno;
 
 use super::Mode as LinkMode;
-use super::file::{Because, Unlinked};
+use super::file::Unlinked;
 use super::links::{First, Seen};
 use super::node::{Handles, Node};
+use super::tally::Because;
 use super::walk::{Worker, two_names};
 use crate::error::{Context as _, Error};
 use crate::reflink::meta::{self, Meta};

@@ -1,7 +1,9 @@
 //! Sums over threads, and what they come to.
 
+use std::path::{Path, PathBuf};
+
 use super::Mode;
-use crate::report::{DestinationReport, Method};
+use crate::report::{DestinationReport, Method, SkipReason, Skipped};
 
 /// Adds the counts of one thread; elsewhere there is one count for all of them.
 #[cfg(unix)]
@@ -21,6 +23,71 @@ pub(crate) fn add(sum: &mut DestinationReport, own: &DestinationReport) {
     sum.file += own.file;
     sum.vanished += own.vanished;
     sum.mutable += own.mutable;
+}
+
+/// Why a file is copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Because {
+    Disabled,
+    Filesystem,
+    File,
+    Mutable,
+}
+
+/// Counts a file of this size that was cloned, or copied for a reason.
+pub(super) fn count(tally: &mut DestinationReport, copied: Option<Because>, size: u64) {
+    tally.files += 1;
+    let Some(because) = copied else {
+        tally.reflinked_files += 1;
+        tally.reflinked_bytes += size;
+        return;
+    };
+    tally.copied_files += 1;
+    tally.copied_bytes += size;
+    let reasons = &mut tally.copied_because;
+    *match because {
+        Because::Disabled => &mut reasons.disabled,
+        Because::Filesystem => &mut reasons.filesystem,
+        Because::File => &mut reasons.file,
+        Because::Mutable => &mut reasons.mutable,
+    } += 1;
+}
+
+/// The reports of an operation that has not begun. Each destination is given with whether it is to be left as it is, which
+/// its report says.
+pub(super) fn reports<'a>(
+    destinations: impl Iterator<Item = (&'a Path, bool)>,
+) -> Vec<DestinationReport> {
+    destinations
+        .map(|(path, skip)| {
+            let exists = Skipped { path: PathBuf::new(), reason: SkipReason::Exists };
+            DestinationReport {
+                path: path.to_owned(),
+                skipped: skip.then_some(exists).into_iter().collect(),
+                ..DestinationReport::default()
+            }
+        })
+        .collect()
+}
+
+/// An entry that did not arrive whole, at one destination of the walk or at all of them.
+pub(super) type Finding = (Option<usize>, Skipped);
+
+/// Writes what was counted, and those `findings` that are about all destinations or about `place` of the walk, to the
+/// report of a destination.
+pub(super) fn write(
+    report: &mut DestinationReport,
+    counts: DestinationReport,
+    findings: &[Finding],
+    place: Option<usize>,
+) {
+    *report = DestinationReport { path: std::mem::take(&mut report.path), ..counts };
+    report.skipped = findings
+        .iter()
+        .filter(|(dest, _)| dest.is_none() || *dest == place)
+        .map(|(_, skipped)| skipped.clone())
+        .collect();
+    report.skipped.sort_by(|a, b| a.path.cmp(&b.path));
 }
 
 /// How the files arrived, taken together. Further names of a file that arrived are no method of their own.

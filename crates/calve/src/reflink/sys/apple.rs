@@ -76,36 +76,6 @@ pub(crate) fn clone_range(
     Err(Errno::NOTSUP.into())
 }
 
-/// The file mode creation mask belongs to the whole process here.
-pub(crate) fn private_umask() -> bool {
-    false
-}
-
-/// Cloning is all or nothing here.
-pub(crate) fn clones_may_be_short(_dir: impl AsFd) -> bool {
-    false
-}
-
-/// All directories of a filesystem are alike here.
-pub(crate) fn ignores_case(_dir: impl AsFd) -> bool {
-    false
-}
-
-/// There is no btrfs here, so nothing is a subvolume and none can be snapshotted.
-pub(crate) fn is_subvolume(_dir: impl AsFd, _ino: u64) -> bool {
-    false
-}
-
-/// See [`is_subvolume`].
-pub(crate) fn has_nested_subvolumes(_dir: impl AsFd) -> io::Result<bool> {
-    Ok(false)
-}
-
-/// See [`is_subvolume`].
-pub(crate) fn snapshot(_source: impl AsFd, _parent: impl AsFd, _name: &CStr) -> io::Result<()> {
-    Err(Errno::NOTSUP.into())
-}
-
 /// Makes the FIFO `name` in `dir`: mkfifoat(2), which macOS has since version 13. It is looked up when it is
 /// called, since a program that names it does not start on an older system; there it is `ENOSYS`.
 pub(crate) fn make_fifo(dir: impl AsFd, name: &CStr, mode: Mode) -> rustix::io::Result<()> {

@@ -1,6 +1,5 @@
 //! The other Unixes: nothing is cloned here, so everything says `EOPNOTSUPP` and the caller copies.
 
-use std::ffi::CStr;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -44,36 +43,6 @@ pub(crate) fn clone_range(
     _dest: impl AsFd,
     _dest_offset: u64,
 ) -> io::Result<()> {
-    Err(Errno::OPNOTSUPP.into())
-}
-
-/// The file mode creation mask belongs to the whole process here.
-pub(crate) fn private_umask() -> bool {
-    false
-}
-
-/// Nothing is cloned here.
-pub(crate) fn clones_may_be_short(_dir: impl AsFd) -> bool {
-    false
-}
-
-/// All directories of a filesystem are alike here.
-pub(crate) fn ignores_case(_dir: impl AsFd) -> bool {
-    false
-}
-
-/// There is no btrfs here, so nothing is a subvolume and none can be snapshotted.
-pub(crate) fn is_subvolume(_dir: impl AsFd, _ino: u64) -> bool {
-    false
-}
-
-/// See [`is_subvolume`].
-pub(crate) fn has_nested_subvolumes(_dir: impl AsFd) -> io::Result<bool> {
-    Ok(false)
-}
-
-/// See [`is_subvolume`].
-pub(crate) fn snapshot(_source: impl AsFd, _parent: impl AsFd, _name: &CStr) -> io::Result<()> {
     Err(Errno::OPNOTSUPP.into())
 }
 

@@ -7,25 +7,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::super::tally::{self, Because};
 use super::super::{Mode, Reflink};
 use super::{Dest, Walk, lock, two_names};
 use crate::error::{Context as _, Error, ErrorKind};
 use crate::reflink::imp::{self, Source};
 use crate::reflink::sys;
 use crate::reflink::verdict::{Verdict, classify};
-use crate::report::{DestinationReport, SkipReason};
+use crate::report::SkipReason;
 
 /// Links are never followed, so a tree is on one volume, and verdicts are about one source.
 const SOURCE_VOLUME: u64 = 0;
-
-/// Why a file is copied.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Because {
-    Disabled,
-    Filesystem,
-    File,
-    Mutable,
-}
 
 impl Walk<'_> {
     /// Handles an entry that is neither directory nor link.
@@ -183,7 +175,7 @@ impl Walk<'_> {
             from = fs::hard_link(&birthplace, &other).is_ok().then_some(other);
         }
         self.settle(dest, &birthplace, path)?;
-        count(
+        tally::count(
             &mut lock(&dest.tally),
             copied.map(|because| unlinked.unwrap_or(because)),
             meta.len(),
@@ -310,22 +302,4 @@ impl Walk<'_> {
                 .with_other(dest.place(path))
         })
     }
-}
-
-fn count(tally: &mut DestinationReport, copied: Option<Because>, size: u64) {
-    tally.files += 1;
-    let Some(because) = copied else {
-        tally.reflinked_files += 1;
-        tally.reflinked_bytes += size;
-        return;
-    };
-    tally.copied_files += 1;
-    tally.copied_bytes += size;
-    let reasons = &mut tally.copied_because;
-    *match because {
-        Because::Disabled => &mut reasons.disabled,
-        Because::Filesystem => &mut reasons.filesystem,
-        Because::File => &mut reasons.file,
-        Because::Mutable => &mut reasons.mutable,
-    } += 1;
 }

@@ -1,0 +1,37 @@
+//! What only Linux has, as the other Unixes answer for it.
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::AsFd;
+
+use rustix::io::Errno;
+
+/// The file mode creation mask belongs to the whole process.
+pub(crate) fn private_umask() -> bool {
+    false
+}
+
+/// Cloning is all or nothing, where there is any.
+pub(crate) fn clones_may_be_short(_dir: impl AsFd) -> bool {
+    false
+}
+
+/// All directories of a filesystem are alike.
+pub(crate) fn ignores_case(_dir: impl AsFd) -> bool {
+    false
+}
+
+/// There is no btrfs, so nothing is a subvolume and none can be snapshotted.
+pub(crate) fn is_subvolume(_dir: impl AsFd, _ino: u64) -> bool {
+    false
+}
+
+/// See [`is_subvolume`].
+pub(crate) fn has_nested_subvolumes(_dir: impl AsFd) -> io::Result<bool> {
+    Ok(false)
+}
+
+/// See [`is_subvolume`].
+pub(crate) fn snapshot(_source: impl AsFd, _parent: impl AsFd, _name: &CStr) -> io::Result<()> {
+    Err(Errno::OPNOTSUPP.into())
+}
