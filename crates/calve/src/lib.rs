@@ -63,11 +63,15 @@ pub use report::{
     Cancel, CopiedBecause, DestinationReport, Method, Progress, Report, SkipReason, Skipped,
 };
 #[cfg(unix)]
-pub use store::{BlobId, Place, Snapshot, SnapshotId, SnapshotReport, Store, StoreOptions};
+pub use store::{
+    BlobId, Damage, DamageKind, GcOptions, GcReport, PackOptions, PackReport, Place, Snapshot,
+    SnapshotId, SnapshotReport, Stats, Store, StoreOptions, VerifyReport, WarmReport,
+};
 pub use tree::{CloneOptions, Existing, Mode, Reflink, clone_tree};
 #[cfg(unix)]
 pub use worktree::{
-    Change, ChangeKind, Dropped, Standing, StartOptions, StartReport, Started, Status, Worktree,
+    Change, ChangeKind, Diff, Dropped, FileDiff, Standing, StartOptions, StartReport, Started,
+    Status, SwitchReport, Worktree,
 };
 #[cfg(unix)]
 mod store;

@@ -28,6 +28,7 @@ pub(crate) mod blobs;
 pub(crate) mod db;
 pub(crate) mod delta;
 pub(crate) mod format;
+pub(crate) mod gc;
 pub(crate) mod id;
 pub(crate) mod index;
 pub(crate) mod locks;
@@ -35,12 +36,20 @@ pub(crate) mod manifest;
 pub(crate) mod materialize;
 pub(crate) mod object;
 pub(crate) mod pack;
+pub(crate) mod packing;
 pub(crate) mod pool;
+pub(crate) mod reach;
 pub(crate) mod scan;
 pub(crate) mod snapshot;
+pub(crate) mod stats;
+pub(crate) mod verify;
 
+pub use gc::{GcOptions, GcReport};
 pub use id::{BlobId, SnapshotId};
+pub use packing::{PackOptions, PackReport, WarmReport};
 pub use snapshot::{Snapshot, SnapshotReport};
+pub use stats::Stats;
+pub use verify::{Damage, DamageKind, VerifyReport};
 
 use blobs::{Blobs, Intake};
 use db::{Db, State, WorktreeRow};
@@ -321,7 +330,7 @@ impl Store {
                 },
             ));
         };
-        let unpack = |file: &mut std::fs::File| self.pack(&pack)?.read(id, at, file);
+        let unpack = |file: &mut std::fs::File| self.open_pack(&pack)?.read(id, at, file);
         let file = if self.0.read_only {
             unlinked_file().and_then(|mut file| unpack(&mut file).map(|()| OwnedFd::from(file)))
         } else {
@@ -348,7 +357,7 @@ impl Store {
     }
 
     /// An open pack.
-    pub(crate) fn pack(&self, name: &str) -> io::Result<Arc<Pack>> {
+    pub(crate) fn open_pack(&self, name: &str) -> io::Result<Arc<Pack>> {
         if let Some(pack) = lock(&self.0.packs).get(name) {
             return Ok(Arc::clone(pack));
         }

@@ -1,0 +1,499 @@
+//! Removing what nothing reaches.
+//!
+//! # Why no content is lost that a snapshot needs
+//! Content is needed by the snapshots that the database has. So it must hold that, when a content is removed, no snapshot
+//! that has it is there, or is being made by somebody who counts on it.
+//!
+//! 1. *Who counts on content holds the shared lock* ([`locks`](super::locks)): whoever makes a snapshot takes it before looking at the
+//!    first file and keeps it until the snapshot is in the database; whoever makes trees, packs or warms, for as long as that takes. Content
+//!    is removed under the exclusive lock only. So at that moment nobody is at it: a snapshot is in the database, or was not begun.
+//! 2. *What is marked is enough.* The snapshots are marked without a lock, which takes long. Under the exclusive lock those that
+//!    came since are marked, too, and only then something is removed: what was found before and is in neither mark.
+//!    Snapshots are never changed, so the first mark does not age; and while the lock is held, none is added (by 1).
+//! 3. *A content found again.* Somebody takes a snapshot of a file whose content is in the store already, unreachable and old. If that
+//!    was before, the snapshot is in the second mark, and so is the content. If it comes after, the content is gone, and is taken in as
+//!    any new one. There is no in-between (by 1). The same goes for directories.
+//! 4. *Snapshots that are forgotten* ([`GcOptions::expire`]) are chosen anew inside the transaction that forgets them, under the
+//!    exclusive lock: one that was named, or that a worktree was started from, a moment before, stays, and is marked in the next step.
+//!    Somebody who read such a snapshot before the lock, and wants it after, finds it missing, or refuses its directories: an
+//!    error, and nothing is lost.
+//! 5. *A snapshot that cannot be read* may need anything. Then nothing is removed at all.
+//!
+//! # A crash at any point
+//! First goes what refers, then what is referred to: snapshots, in a transaction of their own, on the disk before anything else happens;
+//! then, in one transaction, the rows of directories, of packed content and of packs; then mirrors; then the files of packs. What
+//! a crash leaves is content that nobody needs, to be found by the next collection; a pack without a row is one of these.
+//! Packs that are mostly dead are rewritten beforehand, as [`packing`](super::packing) does it, and only then given up.
+//!
+//! # Who holds no lock
+//! A store that cannot be written to has no locks. Who reads such a store while its owner collects may miss content (an error
+//! that names it), and never gets another. As a second net, for filesystems whose locks are worth nothing between machines, nothing is
+//! removed that is younger than the grace period.
+//!
+//! # Short exclusion
+//! Others wait while the lock is held. So it is let go after some tenths of a second and taken again, beginning at step 2.
+
+use std::collections::HashSet;
+use std::ffi::{CString, OsString};
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::blobs::path_of;
+use super::id::{BlobId, DirectoryId, SnapshotId};
+use super::pack::Location;
+use super::packing::{Cold, From, older_than};
+use super::reach::Reach;
+use super::snapshot::open_dir;
+use super::{Store, StoreOptions, locks};
+use crate::error::{Context as _, Error};
+use crate::tree::staging;
+
+const GRACE: Duration = Duration::from_secs(600);
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long others are kept out at once.
+const EXCLUSIVE: Duration = Duration::from_millis(300);
+
+/// How collecting works; built by value.
+#[derive(Debug, Clone)]
+pub struct GcOptions {
+    grace: Duration,
+    patience: Duration,
+    expire: Option<Duration>,
+}
+
+impl Default for GcOptions {
+    fn default() -> Self {
+        Self { grace: GRACE, patience: PATIENCE, expire: None }
+    }
+}
+
+impl GcOptions {
+    /// What is younger than ten minutes stays; no snapshot is forgotten.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What changed more lately than this stays, whether somebody needs it or not.
+    #[must_use]
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+
+    /// For how long it is tried to have the store for a moment alone.
+    #[must_use]
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// Whether snapshots older than this are forgotten, too, unless they have a name, are a worktree's base or target, or the project's latest.
+    /// What was made after a forgotten one still says so.
+    #[must_use]
+    pub fn expire(mut self, age: Option<Duration>) -> Self {
+        self.expire = age;
+        self
+    }
+}
+
+/// What [`Store::gc`] removed.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct GcReport {
+    /// Others were at the store all the time: what needs a moment alone was not done, or not all of it.
+    pub busy: bool,
+    /// Snapshots that were forgotten.
+    pub snapshots: Vec<SnapshotId>,
+    /// Mirrors that were removed, and their sizes. What that frees may be less: they share blocks with the files they were cloned from.
+    pub mirrors: u64,
+    /// See `mirrors`.
+    pub mirror_bytes: u64,
+    /// Packed contents that were removed, and what they took in their packs.
+    pub packed_blobs: u64,
+    /// See `packed_blobs`.
+    pub packed_bytes: u64,
+    /// Packs that were removed; those whose living content was moved to a new one are among them.
+    pub packs: u64,
+    /// Packs of which the living content was moved.
+    pub rewritten_packs: u64,
+    /// Directory objects that were removed.
+    pub directories: u64,
+    /// Indexes and kept files of worktrees that are gone, and things in the trash.
+    pub leftovers: u64,
+    /// Time from the call to its return.
+    pub elapsed: Duration,
+}
+
+/// What was found dead, before the lock.
+#[derive(Default)]
+struct Dead {
+    mirrors: Vec<(BlobId, u64)>,
+    directories: Vec<DirectoryId>,
+    packed: Vec<(BlobId, Location)>,
+}
+
+/// A pack, and what of it is alive.
+type Held = (String, Vec<(BlobId, Location)>);
+
+impl Store {
+    /// Removes what no snapshot, name or worktree reaches; the module's documentation argues why nothing else. Others may be
+    /// at the store; each of them waits for some tenths of a second at most.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Damaged`](crate::ErrorKind::Damaged) where a snapshot cannot be read, since it may need anything: nothing
+    /// was removed. On any other, what was removed until then is gone, and nothing that is needed.
+    pub fn gc(&self, options: &GcOptions, common: &StoreOptions) -> Result<GcReport, Error> {
+        let started = Instant::now();
+        self.must_be_writable("collect garbage in")?;
+        let mut report = GcReport::default();
+        self.sweep_stage();
+        self.recover()?;
+        report.leftovers = self.sweep_leftovers(options.grace)?;
+        let expired = options.expire.map(|age| self.expirable(age)).transpose()?;
+        let expired = expired.unwrap_or_default();
+        let snapshots = self.db().snapshot_ids()?;
+        let kept = snapshots.into_iter().filter(|id| !expired.contains(id));
+        let mut mark = Mark::default();
+        for id in kept {
+            mark.add(self, id, common)?;
+        }
+        let dead = self.dead(&mark.reach, options.grace)?;
+        report.rewritten_packs = self.rewrite(&self.mostly_dead(&mark.reach)?, common)?;
+        self.sweep(options, common, &expired, mark, dead, &mut report)?;
+        report.elapsed = started.elapsed();
+        Ok(report)
+    }
+
+    /// Snapshots that may be forgotten, as things stand.
+    fn expirable(&self, age: Duration) -> Result<HashSet<SnapshotId>, Error> {
+        let mut ids = HashSet::new();
+        for id in self.db().snapshot_ids()? {
+            // One that cannot be read has no age.
+            if let Ok(object) = self.object(id)
+                && older_than((object.created.0, object.created.1.into()), age) == Some(true)
+            {
+                ids.insert(id);
+            }
+        }
+        let names = self.db().names()?;
+        let rows = self.db().worktrees()?;
+        let used = rows.iter().flat_map(|row| [row.snapshot, row.target]).flatten();
+        for id in names.iter().map(|(_, id)| *id).chain(used) {
+            ids.remove(&id);
+        }
+        Ok(ids)
+    }
+
+    fn dead(&self, reach: &Reach, grace: Duration) -> Result<Dead, Error> {
+        let mut dead = Dead::default();
+        self.blobs()
+            .for_each(|id, meta| {
+                if !reach.blobs.contains_key(&id) && older_than(meta.changed, grace) == Some(true) {
+                    dead.mirrors.push((id, meta.size));
+                }
+            })
+            .context("read", || self.path().join("blobs"))?;
+        let ids: Vec<Vec<u8>> = self.db().read("read", |db| {
+            db.prepare("SELECT CAST(id AS BLOB) FROM directories")?
+                .query_map([], |row| row.get(0))?
+                .collect()
+        })?;
+        dead.directories = ids
+            .into_iter()
+            .filter_map(|id| Some(DirectoryId::from_bytes(id.try_into().ok()?)))
+            .filter(|id| !reach.directories.contains(id))
+            .collect();
+        dead.packed = self
+            .db()
+            .all_packed()?
+            .into_iter()
+            .filter(|(id, ..)| !reach.blobs.contains_key(id))
+            .map(|(id, _, at)| (id, at))
+            .collect();
+        Ok(dead)
+    }
+
+    /// Packs of which more than half is dead, with what lives in them.
+    fn mostly_dead(&self, reach: &Reach) -> Result<Vec<Held>, Error> {
+        let mut packs: Vec<Held> = Vec::new();
+        for (id, pack, at) in self.db().all_packed()? {
+            if packs.last().is_none_or(|(name, _)| *name != pack) {
+                packs.push((pack, Vec::new()));
+            }
+            if reach.blobs.contains_key(&id)
+                && let Some((_, live)) = packs.last_mut()
+            {
+                live.push((id, at));
+            }
+        }
+        packs.retain(|(name, live)| {
+            let length = std::fs::metadata(self.pack_path(name)).map_or(0, |meta| meta.len());
+            let living: u64 = live.iter().map(|(_, at)| at.stored).sum();
+            !live.is_empty() && living.saturating_mul(2) < length
+        });
+        Ok(packs)
+    }
+
+    /// Moves the living content of packs to a new one. How many packs hold nothing that is needed now.
+    fn rewrite(&self, packs: &[Held], common: &StoreOptions) -> Result<u64, Error> {
+        if packs.is_empty() {
+            return Ok(0);
+        }
+        let _guard = self.share()?;
+        self.forget_packs();
+        let mut cold = Vec::new();
+        for (name, live) in packs {
+            for (id, at) in live {
+                let from = From::Pack(name.clone(), *at);
+                cold.push(Cold { id: *id, size: at.size, from });
+            }
+        }
+        let written = self.write_packs(cold, common)?;
+        // What could not be read stays where it is, and so does its pack.
+        let stuck: HashSet<BlobId> = written.damaged.into_iter().collect();
+        let moved = packs.iter().filter(|(_, live)| live.iter().all(|(id, _)| !stuck.contains(id)));
+        Ok(moved.count() as u64)
+    }
+
+    /// The removal itself, in rounds.
+    fn sweep(
+        &self,
+        options: &GcOptions,
+        common: &StoreOptions,
+        expired: &HashSet<SnapshotId>,
+        mut mark: Mark,
+        mut dead: Dead,
+        report: &mut GcReport,
+    ) -> Result<(), Error> {
+        let mut first = true;
+        loop {
+            let guard = locks::exclude(self.path(), options.patience, &common.cancel)?;
+            let Some(guard) = guard else {
+                report.busy = true;
+                return Ok(());
+            };
+            let alone = Instant::now();
+            if first {
+                report.snapshots = self.forget_snapshots(expired)?;
+            }
+            for id in self.db().snapshot_ids()? {
+                mark.add(self, id, common)?;
+            }
+            if first {
+                self.remove_rows(&dead, &mark.reach, report)?;
+                first = false;
+            }
+            let done = self.remove_mirrors(&mut dead.mirrors, &mark.reach, alone, report)?;
+            if done {
+                self.remove_packs(&mark.reach, options.grace, report)?;
+            }
+            drop(guard);
+            if done {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Forgets those of the snapshots that still nobody has a use for.
+    fn forget_snapshots(&self, ids: &HashSet<SnapshotId>) -> Result<Vec<SnapshotId>, Error> {
+        let mut forgotten = self.db().write("write", |tx| {
+            let mut delete = tx.prepare(
+                "DELETE FROM snapshots WHERE id = ?1
+                    AND NOT EXISTS (SELECT 1 FROM names WHERE snapshot = ?1)
+                    AND NOT EXISTS (SELECT 1 FROM worktrees WHERE snapshot = ?1 OR target = ?1)",
+            )?;
+            let mut forgotten = Vec::new();
+            for id in ids {
+                if delete.execute([id.as_bytes()])? > 0 {
+                    forgotten.push(*id);
+                }
+            }
+            Ok(forgotten)
+        })?;
+        forgotten.sort_unstable();
+        Ok(forgotten)
+    }
+
+    fn remove_rows(&self, dead: &Dead, reach: &Reach, report: &mut GcReport) -> Result<(), Error> {
+        let directories = dead.directories.iter().filter(|id| !reach.directories.contains(id));
+        let packed = dead.packed.iter().filter(|(id, _)| !reach.blobs.contains_key(id));
+        let (directories, packed): (Vec<_>, Vec<_>) = (directories.collect(), packed.collect());
+        if directories.is_empty() && packed.is_empty() {
+            return Ok(());
+        }
+        self.db().write("write", |tx| {
+            let mut delete = tx.prepare("DELETE FROM directories WHERE id = ?1")?;
+            for id in &directories {
+                delete.execute([id.as_bytes()])?;
+            }
+            let mut delete = tx.prepare("DELETE FROM packed WHERE blob = ?1")?;
+            for (id, _) in &packed {
+                delete.execute([id.as_bytes()])?;
+            }
+            Ok(())
+        })?;
+        report.directories = directories.len() as u64;
+        report.packed_blobs = packed.len() as u64;
+        report.packed_bytes = packed.iter().map(|(_, at)| at.stored).sum();
+        Ok(())
+    }
+
+    /// Removes mirrors until the time is up; whether all are gone.
+    fn remove_mirrors(
+        &self,
+        mirrors: &mut Vec<(BlobId, u64)>,
+        reach: &Reach,
+        alone: Instant,
+        report: &mut GcReport,
+    ) -> Result<bool, Error> {
+        while let Some((id, size)) = mirrors.pop() {
+            if reach.blobs.contains_key(&id) {
+                continue;
+            }
+            let name = path_of(id);
+            let removed = self
+                .blobs()
+                .remove(id)
+                // No mirror of ours: something else has its name.
+                .or_else(|_| staging::remove(self.blobs().dir(), &name));
+            removed.context("remove", || self.blobs().mirror_path(id))?;
+            report.mirrors += 1;
+            report.mirror_bytes += size;
+            if report.mirrors.is_multiple_of(64) && alone.elapsed() >= EXCLUSIVE {
+                break;
+            }
+        }
+        Ok(mirrors.is_empty())
+    }
+
+    /// Removes packs that have nothing any more: their rows first.
+    fn remove_packs(
+        &self,
+        reach: &Reach,
+        grace: Duration,
+        report: &mut GcReport,
+    ) -> Result<(), Error> {
+        let empty: Vec<String> = self.db().write("write", |tx| {
+            let empty = "FROM packs WHERE id NOT IN (SELECT pack FROM packed)";
+            let names = tx
+                .prepare(&format!("SELECT name {empty}"))?
+                .query_map([], |row| row.get(0))?
+                .collect::<rusqlite::Result<Vec<String>>>()?;
+            tx.execute(&format!("DELETE {empty}"), [])?;
+            Ok(names)
+        })?;
+        let unknown = self.unknown_packs(grace)?;
+        let needless = unknown.into_iter().filter(|name| !self.is_needed(name, reach));
+        let needless: HashSet<String> = empty.into_iter().chain(needless).collect();
+        self.forget_packs();
+        for name in needless {
+            // A name that the database made up leads nowhere else.
+            if name.contains('/') || name.starts_with('.') {
+                continue;
+            }
+            let path = self.pack_path(&name);
+            match std::fs::remove_file(&path) {
+                Ok(()) => report.packs += 1,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error).context("remove", || path),
+            }
+        }
+        Ok(())
+    }
+
+    /// Files among the packs that the database does not speak of.
+    pub(crate) fn unknown_packs(&self, grace: Duration) -> Result<Vec<String>, Error> {
+        let path = self.path().join("packs");
+        let files = entries(&path, grace).context("read", || &path)?;
+        let known: HashSet<String> = self.db().read("read", |db| {
+            db.prepare("SELECT name FROM packs")?.query_map([], |row| row.get(0))?.collect()
+        })?;
+        Ok(files
+            .into_iter()
+            .filter_map(|name| name.into_string().ok())
+            .filter(|name| !known.contains(name) && !name.starts_with('.'))
+            .collect())
+    }
+
+    /// Whether a pack that the database does not speak of has what is nowhere else.
+    fn is_needed(&self, name: &str, reach: &Reach) -> bool {
+        let Ok(pack) = self.open_pack(name) else { return false };
+        let Ok(index) = pack.index().or_else(|_| pack.scan()) else { return true };
+        index.iter().any(|(id, _)| {
+            reach.blobs.get(id).is_some_and(|size| {
+                // In doubt it is.
+                !self.blobs().is_sealed(*id, *size).unwrap_or(false)
+                    && !self.db().packed(*id).is_ok_and(|at| at.is_some())
+            })
+        })
+    }
+
+    /// What worktrees left that are gone, and what is in the trash. How many things.
+    fn sweep_leftovers(&self, grace: Duration) -> Result<u64, Error> {
+        let folders = ["indexes", "undo", "trash"].map(|name| self.path().join(name));
+        let mut found = Vec::new();
+        for path in &folders {
+            // First the files, then the rows: each of these was there before its files.
+            found.push(entries(path, grace).context("read", || path)?);
+        }
+        let rows = self.db().worktrees()?;
+        let tokens: HashSet<&str> = rows.iter().map(|row| row.token.as_str()).collect();
+        let mut removed = 0;
+        for (path, names) in folders.iter().zip(found) {
+            let dir = open_dir(path)?;
+            for name in names {
+                if name.to_str().is_some_and(|name| tokens.contains(name)) {
+                    continue;
+                }
+                let Ok(name) = CString::new(name.as_encoded_bytes()) else { continue };
+                // What cannot be removed now is tried again.
+                removed += u64::from(staging::remove(&dir, &name).is_ok());
+            }
+        }
+        Ok(removed)
+    }
+}
+
+/// What is marked as living, and the snapshots that it was marked for.
+#[derive(Default)]
+struct Mark {
+    reach: Reach,
+    snapshots: HashSet<SnapshotId>,
+}
+
+impl Mark {
+    fn add(&mut self, store: &Store, id: SnapshotId, common: &StoreOptions) -> Result<(), Error> {
+        if !self.snapshots.contains(&id) {
+            self.reach.must_add(store, id, &common.cancel)?;
+            self.snapshots.insert(id);
+        }
+        Ok(())
+    }
+}
+
+/// The names in a folder of what last changed longer ago than `grace`; none where there is no such folder.
+fn entries(path: &Path, grace: Duration) -> io::Result<Vec<OsString>> {
+    let listed = match std::fs::read_dir(path) {
+        Ok(listed) => listed,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut names = Vec::new();
+    for entry in listed {
+        let entry = entry?;
+        match entry.metadata() {
+            Ok(meta) => {
+                if older_than((meta.ctime(), meta.ctime_nsec()), grace) == Some(true) {
+                    names.push(entry.file_name());
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(names)
+}

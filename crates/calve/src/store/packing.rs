@@ -1,0 +1,496 @@
+//! Packing what is cold, and making what will be needed warm.
+//!
+//! # What a pack may cost
+//! A blob's mirror is dropped only when its content is in a pack that is on the disk (flushed, its name, too) and the database,
+//! on the disk as well, says where. The content was compared with its hash while it was packed; a blob that was packed
+//! earlier is unpacked once to see that its entry is good. A crash at any point leaves the mirror, or both, or the pack.
+//!
+//! Whoever makes trees meanwhile finds the mirror or, a moment later, the pack; one that is open already stays readable. Two who
+//! pack at once may both write an entry of the same blob; the database knows one of them, and the other is dead weight that `gc`
+//! removes.
+//!
+//! The new pack gets its name before the database knows it, so that no row ever speaks of a pack that is not there. A crash in
+//! between leaves a pack that nobody knows: `gc` removes it, and `verify` can take it over where it has what is lost.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read, Seek as _};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use rusqlite::params;
+use rustix::fs::{self, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::blobs::{Intake, Mirror};
+use super::id::{BlobId, SnapshotId};
+use super::pack::{Location, PackWriter};
+use super::pool::{self, lock};
+use super::reach::Reach;
+use super::{PROJECT, Store, StoreOptions, token};
+use crate::error::{Context as _, Error};
+use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
+use crate::tree::staging::stage_name;
+
+/// zstd's.
+const LEVEL: i32 = 3;
+
+/// A pack that has this many bytes is finished and another begun, so that rewriting one is bounded.
+const PACK_BYTES: u64 = 1 << 30;
+
+/// An unsealed mirror that changed this lately is somebody's who is still at it.
+const YOUNG: Duration = Duration::from_secs(60);
+
+/// Contents up to this size go from pack to pack through memory.
+const MEMORY_MOST_BYTES: u64 = 16 << 20;
+
+/// What is packed; built by value.
+#[derive(Debug, Clone, Default)]
+pub struct PackOptions {
+    all: bool,
+}
+
+impl PackOptions {
+    /// What is cold: what neither the project's latest snapshot nor one that a worktree is based on has.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whether everything is packed. The next start then makes the mirrors that it needs again.
+    #[must_use]
+    pub fn all(mut self, all: bool) -> Self {
+        self.all = all;
+        self
+    }
+}
+
+/// What [`Store::pack`] did.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct PackReport {
+    /// Packs that were written.
+    pub packs: u64,
+    /// Contents that were packed, and their sizes.
+    pub packed_blobs: u64,
+    /// See `packed_blobs`.
+    pub packed_bytes: u64,
+    /// What they take in the packs.
+    pub stored_bytes: u64,
+    /// Mirrors that were dropped, and their sizes: of what was packed now, and of what already was.
+    pub dropped_mirrors: u64,
+    /// See `dropped_mirrors`.
+    pub dropped_bytes: u64,
+    /// Contents whose mirror is not what it should be. It was neither packed nor dropped; [`Store::verify`] tells more.
+    pub damaged: Vec<BlobId>,
+    /// Time from the call to its return.
+    pub elapsed: Duration,
+}
+
+/// What [`Store::warm`] did.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct WarmReport {
+    /// The snapshots that can now be started from without unpacking anything.
+    pub snapshots: Vec<SnapshotId>,
+    /// Contents that they need.
+    pub blobs: u64,
+    /// Mirrors that were made or found to be good again, and their sizes.
+    pub made_mirrors: u64,
+    /// See `made_mirrors`.
+    pub made_bytes: u64,
+    /// Time from the call to its return.
+    pub elapsed: Duration,
+}
+
+/// A content that shall be in a new pack.
+pub(crate) struct Cold {
+    pub(crate) id: BlobId,
+    pub(crate) size: u64,
+    pub(crate) from: From,
+}
+
+pub(crate) enum From {
+    /// Its mirror; and where it is packed already, if it is.
+    Mirror(Option<(String, Location)>),
+    /// A pack that is to be given up.
+    Pack(String, Location),
+}
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub(crate) struct Written {
+    pub(crate) packs: u64,
+    pub(crate) packed: Vec<(BlobId, Location)>,
+    /// What a pack has already.
+    pub(crate) had: Vec<(BlobId, u64)>,
+    pub(crate) damaged: Vec<BlobId>,
+}
+
+/// A pack on its way; removed unless it was renamed to its place.
+struct Staged {
+    path: PathBuf,
+    kept: bool,
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        if !self.kept {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+struct Open {
+    writer: PackWriter,
+    staged: Staged,
+    stored: u64,
+}
+
+struct Done {
+    staged: Staged,
+    index: Vec<(BlobId, Location)>,
+}
+
+impl Open {
+    fn finish(self) -> io::Result<Done> {
+        let (_, index) = self.writer.finish()?;
+        Ok(Done { staged: self.staged, index })
+    }
+}
+
+#[derive(Default)]
+struct Packer {
+    open: Option<Open>,
+    done: Vec<Done>,
+    had: Vec<(BlobId, u64)>,
+    damaged: Vec<BlobId>,
+}
+
+/// Reading that ends when nobody needs it any more.
+struct Stoppable<'a, R>(R, &'a dyn Fn() -> bool);
+
+impl<R: Read> Read for Stoppable<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if (self.1)() { Err(Errno::CANCELED.into()) } else { self.0.read(buffer) }
+    }
+}
+
+impl Store {
+    /// Compresses what is cold into packs and drops its mirrors, which take the space of the files they are clones of once these
+    /// change. Whatever is needed again is unpacked when it is.
+    ///
+    /// Others may start worktrees of the same snapshots meanwhile.
+    ///
+    /// # Errors
+    /// Nothing was dropped, unless it is the dropping that failed: then some mirrors stay beside their packs.
+    pub fn pack(&self, options: &PackOptions, common: &StoreOptions) -> Result<PackReport, Error> {
+        let started = Instant::now();
+        self.must_be_writable("pack")?;
+        let _guard = self.share()?;
+        self.forget_packs();
+        let cancel = &common.cancel;
+        let everything = Reach::of_readable(self, self.db().snapshot_ids()?, cancel)?;
+        let mut hot = Reach::default();
+        if !options.all {
+            let rows = self.db().worktrees()?;
+            let roots = rows.iter().flat_map(|row| [row.snapshot, row.target]).flatten();
+            hot = Reach::of_readable(self, roots, cancel)?;
+        }
+        let mut packed: HashMap<BlobId, (String, Location)> =
+            self.db().all_packed()?.into_iter().map(|(id, pack, at)| (id, (pack, at))).collect();
+        let mut cold = Vec::new();
+        self.blobs()
+            .for_each(|id, _| {
+                if let Some(&size) = everything.blobs.get(&id)
+                    && !hot.blobs.contains_key(&id)
+                {
+                    cold.push(Cold { id, size, from: From::Mirror(packed.remove(&id)) });
+                }
+            })
+            .context("read", || self.path().join("blobs"))?;
+        let written = self.write_packs(cold, common)?;
+        let mut report =
+            PackReport { packs: written.packs, damaged: written.damaged, ..PackReport::default() };
+        for (_, at) in &written.packed {
+            report.packed_blobs += 1;
+            report.packed_bytes += at.size;
+            report.stored_bytes += at.stored;
+        }
+        let packed = written.packed.iter().map(|(id, at)| (*id, at.size));
+        for (id, size) in packed.chain(written.had) {
+            self.blobs().remove(id).context("drop", || self.blobs().mirror_path(id))?;
+            report.dropped_mirrors += 1;
+            report.dropped_bytes += size;
+        }
+        report.damaged.sort_unstable();
+        report.elapsed = started.elapsed();
+        Ok(report)
+    }
+
+    /// Makes the mirrors of all that the snapshots need, so that starts from them have nothing to unpack. Without
+    /// snapshots, of the project's latest.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Damaged`](crate::ErrorKind::Damaged) where content is lost. What was made stays, and is of use.
+    pub fn warm(
+        &self,
+        snapshots: &[SnapshotId],
+        common: &StoreOptions,
+    ) -> Result<WarmReport, Error> {
+        let started = Instant::now();
+        self.must_be_writable("warm")?;
+        let snapshots: Vec<SnapshotId> = if snapshots.is_empty() {
+            self.db().worktree(PROJECT)?.and_then(|row| row.snapshot).into_iter().collect()
+        } else {
+            snapshots.to_vec()
+        };
+        let guard = self.share()?;
+        let reach = Reach::of(self, snapshots.iter().copied(), &common.cancel)?;
+        let mut missing = Vec::new();
+        for (&id, &size) in &reach.blobs {
+            let path = || self.blobs().mirror_path(id);
+            if !self.blobs().is_sealed(id, size).context("read blob", path)? {
+                missing.push((id, size));
+            }
+        }
+        let mut report = WarmReport {
+            blobs: reach.blobs.len() as u64,
+            made_mirrors: missing.len() as u64,
+            made_bytes: missing.iter().map(|(_, size)| size).sum(),
+            ..WarmReport::default()
+        };
+        // Last in, first out: the largest first, so that no thread is left with one at the end.
+        missing.sort_unstable_by_key(|(_, size)| *size);
+        let workers = pool::run(
+            common.threads(),
+            &common.cancel,
+            ("warm", self.path()),
+            missing,
+            |_| Intake::new(),
+            |intake, (id, size), queue| {
+                self.content(intake, id, size, &|| queue.stopped())?;
+                common.progress.files.fetch_add(1, Ordering::Relaxed);
+                common.progress.bytes.fetch_add(size, Ordering::Relaxed);
+                Ok(())
+            },
+        )?;
+        let unsealed: Vec<BlobId> =
+            workers.into_iter().flat_map(|intake| intake.unsealed).collect();
+        if !unsealed.is_empty() {
+            self.flush(&unsealed)?;
+        }
+        drop(guard);
+        // Where there are templates (btrfs), this is where those of `snapshots` are made.
+        report.snapshots = snapshots;
+        report.elapsed = started.elapsed();
+        Ok(report)
+    }
+
+    /// Puts what is `cold` into new packs, and where it is into the database. Mirrors and other packs are not touched.
+    /// Whoever calls holds the store's lock, shared or exclusively.
+    pub(crate) fn write_packs(
+        &self,
+        mut cold: Vec<Cold>,
+        common: &StoreOptions,
+    ) -> Result<Written, Error> {
+        // Last in, first out: the largest first.
+        cold.sort_by_key(|cold| cold.size);
+        let workers = pool::run(
+            common.threads(),
+            &common.cancel,
+            ("pack", self.path()),
+            cold,
+            |_| Packer::default(),
+            |packer, cold, queue| {
+                let done = self.pack_one(packer, &cold, &|| queue.stopped());
+                common.progress.files.fetch_add(1, Ordering::Relaxed);
+                common.progress.bytes.fetch_add(cold.size, Ordering::Relaxed);
+                done.map_err(|error| {
+                    if queue.stopped() { pool::cancelled("pack", self.path()) } else { error }
+                })
+            },
+        )?;
+        let mut written = Written::default();
+        let mut done = Vec::new();
+        for worker in workers {
+            written.had.extend(worker.had);
+            written.damaged.extend(worker.damaged);
+            done.extend(worker.done);
+            if let Some(open) = worker.open {
+                done.push(open.finish().context("write pack in", || self.path())?);
+            }
+        }
+        done.retain(|done| !done.index.is_empty());
+        if done.is_empty() {
+            return Ok(written);
+        }
+        common.progress.publishing.store(true, Ordering::Relaxed);
+        let packs = self.path().join("packs");
+        let mut named = Vec::with_capacity(done.len());
+        for mut done in done {
+            let name = format!("{}.pack", token());
+            let path = packs.join(&name);
+            std::fs::rename(&done.staged.path, &path).context("write pack", || &path)?;
+            done.staged.kept = true;
+            named.push((name, std::mem::take(&mut done.index)));
+        }
+        let sync = || fs::fsync(fs::open(&packs, DIR_FLAGS, Mode::empty())?);
+        sync().context("flush", || &packs)?;
+        self.db().write("write", |tx| {
+            for (name, index) in &named {
+                put_pack(tx, name, index)?;
+            }
+            Ok(())
+        })?;
+        written.packs = named.len() as u64;
+        written.packed = named.into_iter().flat_map(|(_, index)| index).collect();
+        Ok(written)
+    }
+
+    fn pack_one(
+        &self,
+        packer: &mut Packer,
+        cold: &Cold,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<(), Error> {
+        let id = cold.id;
+        let mirror = || self.blobs().mirror_path(id);
+        match &cold.from {
+            From::Mirror(packed) => {
+                if let Some((pack, at)) = packed {
+                    let read =
+                        self.open_pack(pack).and_then(|pack| pack.read(id, *at, &mut io::sink()));
+                    if read.is_ok() {
+                        packer.had.push((id, cold.size));
+                        return Ok(());
+                    }
+                    // A good mirror and a bad entry: it is packed once more.
+                }
+                let found = self.blobs().look(id, cold.size).context("read blob", mirror)?;
+                let (file, young) = match found {
+                    Mirror::Sealed(file, _) => (file, false),
+                    Mirror::Unsealed(file, meta) => (file, is_young(meta.changed)),
+                    Mirror::Missing => return Ok(()),
+                };
+                let mut content = Stoppable(File::from(file), stop);
+                match self.append(packer, id, cold.size, &mut content) {
+                    Ok(()) => Ok(()),
+                    Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                        if !young {
+                            packer.damaged.push(id);
+                        }
+                        Ok(())
+                    }
+                    Err(error) => Err(error).context("pack", mirror),
+                }
+            }
+            From::Pack(pack, at) => {
+                let mut read = || -> io::Result<()> {
+                    let from = self.open_pack(pack)?;
+                    if at.size <= MEMORY_MOST_BYTES {
+                        let mut content = Vec::new();
+                        from.read(id, *at, &mut content)?;
+                        return self.append(packer, id, at.size, &mut content.as_slice());
+                    }
+                    let mut file = self.scratch_file()?;
+                    from.read(id, *at, &mut file)?;
+                    file.rewind()?;
+                    self.append(packer, id, at.size, &mut Stoppable(file, stop))
+                };
+                match read() {
+                    Ok(()) => Ok(()),
+                    Err(error)
+                        if matches!(
+                            error.kind(),
+                            io::ErrorKind::InvalidData | io::ErrorKind::NotFound
+                        ) =>
+                    {
+                        packer.damaged.push(id);
+                        Ok(())
+                    }
+                    Err(error) => Err(error).context("pack again", || self.pack_path(pack)),
+                }
+            }
+        }
+    }
+
+    fn append(
+        &self,
+        packer: &mut Packer,
+        id: BlobId,
+        size: u64,
+        content: &mut dyn Read,
+    ) -> io::Result<()> {
+        let open = match &mut packer.open {
+            Some(open) => open,
+            none => {
+                let path = self.path().join("stage").join(stage_name());
+                let flags = NEW_FILE_FLAGS.difference(OFlags::WRONLY).union(OFlags::RDWR);
+                let file = fs::open(&path, flags, Mode::from_raw_mode(0o444))?;
+                let staged = Staged { path, kept: false };
+                let writer = PackWriter::create(file.into(), LEVEL)?;
+                none.insert(Open { writer, staged, stored: 0 })
+            }
+        };
+        open.stored += open.writer.add(id, size, content)?.stored;
+        if open.stored >= PACK_BYTES
+            && let Some(open) = packer.open.take()
+        {
+            packer.done.push(open.finish()?);
+        }
+        Ok(())
+    }
+
+    /// A file that has no name any more.
+    fn scratch_file(&self) -> io::Result<File> {
+        let path = self.path().join("stage").join(stage_name());
+        let flags = NEW_FILE_FLAGS.difference(OFlags::WRONLY).union(OFlags::RDWR);
+        let file: OwnedFd = fs::open(&path, flags, Mode::RUSR | Mode::WUSR)?;
+        std::fs::remove_file(&path)?;
+        Ok(file.into())
+    }
+
+    /// Closes packs, so that what is read next is what is there now.
+    pub(crate) fn forget_packs(&self) {
+        lock(&self.0.packs).clear();
+    }
+}
+
+/// Puts a pack and what it has into the database.
+pub(crate) fn put_pack(
+    tx: &rusqlite::Transaction<'_>,
+    name: &str,
+    index: &[(BlobId, Location)],
+) -> rusqlite::Result<()> {
+    tx.execute("INSERT OR IGNORE INTO packs (name) VALUES (?1)", [name])?;
+    let pack: i64 =
+        tx.query_row("SELECT id FROM packs WHERE name = ?1", [name], |row| row.get(0))?;
+    let mut insert =
+        tx.prepare_cached("INSERT OR REPLACE INTO packed VALUES (?1, ?2, ?3, ?4, ?5)")?;
+    for (id, at) in index {
+        insert.execute(params![
+            id.as_bytes(),
+            pack,
+            at.offset.cast_signed(),
+            at.stored.cast_signed(),
+            at.size.cast_signed()
+        ])?;
+    }
+    Ok(())
+}
+
+/// Whether a time of change is so recent that its maker may still be at it. In doubt it is.
+fn is_young(changed: (i64, i64)) -> bool {
+    older_than(changed, YOUNG).is_none_or(|older| !older)
+}
+
+/// Whether a time is longer ago than `age`; `None` where it is in the future.
+pub(crate) fn older_than((seconds, nanoseconds): (i64, i64), age: Duration) -> Option<bool> {
+    let (now, now_nanoseconds) = super::now();
+    let passed = i128::from(now) * 1_000_000_000 + i128::from(now_nanoseconds)
+        - (i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds));
+    u128::try_from(passed).ok().map(|passed| passed >= age.as_nanos())
+}

@@ -1,0 +1,119 @@
+//! What a store holds, in numbers.
+
+use std::collections::HashSet;
+use std::io;
+use std::path::Path;
+
+use super::{PROJECT, Store};
+use crate::error::{Context as _, Error};
+
+/// What [`Store::stats`] counted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Snapshots, and the names that were given to them.
+    pub snapshots: u64,
+    /// See `snapshots`.
+    pub names: u64,
+    /// Worktrees, the project not counted.
+    pub worktrees: u64,
+    /// Contents, each once, whether as a mirror, packed, or both; and their sizes.
+    pub blobs: u64,
+    /// See `blobs`.
+    pub blob_bytes: u64,
+    /// Contents that have a mirror to clone from, and the sizes of these. The space that they take may be less, since they share
+    /// blocks with the files that they were cloned from.
+    pub mirrors: u64,
+    /// See `mirrors`.
+    pub mirror_bytes: u64,
+    /// Contents that are packed, and their sizes before that.
+    pub packed_blobs: u64,
+    /// See `packed_blobs`.
+    pub packed_bytes: u64,
+    /// Packs, and their sizes.
+    pub packs: u64,
+    /// See `packs`.
+    pub pack_bytes: u64,
+    /// Directory objects.
+    pub directories: u64,
+    /// The database with its log.
+    pub database_bytes: u64,
+    /// Indexes of worktrees.
+    pub index_bytes: u64,
+    /// Things in the trash that wait to be deleted.
+    pub trash_entries: u64,
+}
+
+impl Store {
+    /// What the store holds. Looks at every mirror's metadata, reads no content.
+    ///
+    /// # Errors
+    /// Those of reading the store.
+    pub fn stats(&self) -> Result<Stats, Error> {
+        let mut stats = self.db().read("read", |db| {
+            let count = |sql: &str| {
+                db.query_row(sql, [], |row| row.get::<_, i64>(0)).map(i64::unsigned_abs)
+            };
+            Ok(Stats {
+                snapshots: count("SELECT count(*) FROM snapshots")?,
+                names: count("SELECT count(*) FROM names")?,
+                worktrees: count(&format!(
+                    "SELECT count(*) FROM worktrees WHERE name <> '{PROJECT}'"
+                ))?,
+                directories: count("SELECT count(*) FROM directories")?,
+                packs: count("SELECT count(*) FROM packs")?,
+                ..Stats::default()
+            })
+        })?;
+        let mut packed = HashSet::new();
+        for (id, _, at) in self.db().all_packed()? {
+            packed.insert(id);
+            stats.packed_bytes = stats.packed_bytes.saturating_add(at.size);
+        }
+        stats.packed_blobs = packed.len() as u64;
+        (stats.blobs, stats.blob_bytes) = (stats.packed_blobs, stats.packed_bytes);
+        self.blobs()
+            .for_each(|id, meta| {
+                stats.mirrors += 1;
+                stats.mirror_bytes = stats.mirror_bytes.saturating_add(meta.size);
+                if !packed.contains(&id) {
+                    stats.blobs += 1;
+                    stats.blob_bytes = stats.blob_bytes.saturating_add(meta.size);
+                }
+            })
+            .context("read", || self.path().join("blobs"))?;
+        for name in ["index.db", "index.db-wal"] {
+            let path = self.path().join(name);
+            stats.database_bytes += std::fs::metadata(path).map_or(0, |meta| meta.len());
+        }
+        let folder = |name: &str| {
+            let path = self.path().join(name);
+            sizes(&path).context("read", || path)
+        };
+        (_, stats.pack_bytes) = folder("packs")?;
+        (_, stats.index_bytes) = folder("indexes")?;
+        (stats.trash_entries, _) = folder("trash")?;
+        Ok(stats)
+    }
+}
+
+/// How many entries a folder has, and their sizes.
+fn sizes(path: &Path) -> io::Result<(u64, u64)> {
+    let listed = match std::fs::read_dir(path) {
+        Ok(listed) => listed,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((0, 0)),
+        Err(error) => return Err(error),
+    };
+    let (mut count, mut bytes) = (0, 0_u64);
+    for entry in listed {
+        match entry?.metadata() {
+            Ok(meta) => {
+                count += 1;
+                bytes = bytes.saturating_add(meta.len());
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((count, bytes))
+}

@@ -1,0 +1,698 @@
+//! Reading everything, and mending what can be mended.
+//!
+//! All mirrors and all packed contents are read and compared with their hashes, by several threads, under the shared lock, so while
+//! others work. What looks wrong is then looked at once more, one by one: since the first look it may have been packed, dropped or
+//! only just been finished by somebody. What is still wrong is the damage.
+//!
+//! Mending happens under the exclusive lock, and begins with a third look. Nothing is thrown away that may be the last of its kind, unless
+//! its hash says that it is worth nothing: a bad mirror goes to the trash, an entry of a pack that cannot be read
+//! loses its row only if there is a good mirror, and the rows of a pack that is gone stay for the case that it is brought back.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use rusqlite::params;
+use rustix::fs::{self, FileType, Mode};
+use rustix::io::Errno;
+
+use super::blobs::{Intake, path_of, seal_of};
+use super::id::{BlobId, SnapshotId};
+use super::object::SnapshotObject;
+use super::pack::Location;
+use super::packing::{Cold, From, older_than, put_pack};
+use super::reach::{Reach, Thing, places};
+use super::{Store, StoreOptions, locks, pool};
+use crate::error::{Context as _, Error, ErrorKind};
+use crate::reflink::imp::SOURCE_FLAGS;
+use crate::reflink::meta::Meta;
+use crate::report::Cancel;
+use crate::tree::staging::{self, stage_name};
+
+/// How long it is tried to have the store alone.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A mirror that somebody is making right now is looked at again this often, for this long each.
+const LOOKS: u32 = 20;
+const LOOK: Duration = Duration::from_millis(50);
+
+/// What is damaged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum DamageKind {
+    /// The database cannot be read as a whole.
+    Database,
+    /// A snapshot's object.
+    Snapshot,
+    /// A directory's object.
+    Directory,
+    /// A content that is needed has neither a mirror nor is it packed.
+    Missing,
+    /// A mirror has not the content that its name says.
+    Mirror,
+    /// A content in a pack cannot be had from there.
+    Packed,
+    /// A pack as a file: its own index.
+    Pack,
+    /// The index of a worktree. Nothing is lost by it but time.
+    Index,
+}
+
+impl DamageKind {
+    /// The name that the JSON output uses.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Database => "database",
+            Self::Snapshot => "snapshot",
+            Self::Directory => "directory",
+            Self::Missing => "missing",
+            Self::Mirror => "mirror",
+            Self::Packed => "packed",
+            Self::Pack => "pack",
+            Self::Index => "index",
+        }
+    }
+}
+
+/// Something in the store that is not what it was when it was put there.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Damage {
+    /// What it is.
+    pub kind: DamageKind,
+    /// The content that it is about, where it is about one.
+    pub blob: Option<BlobId>,
+    /// The file in the store.
+    pub path: PathBuf,
+    /// What is wrong.
+    pub reason: String,
+    /// What it stands for: snapshots and the paths in them.
+    pub places: Vec<(SnapshotId, PathBuf)>,
+    /// Whether what it stands for cannot be had from elsewhere.
+    pub lost: bool,
+    /// Whether it was mended.
+    pub repaired: bool,
+}
+
+/// What [`Store::verify`] found.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct VerifyReport {
+    /// Snapshots that were looked at.
+    pub snapshots: u64,
+    /// Directory objects that they are made of.
+    pub directories: u64,
+    /// Mirrors that were read, and their sizes.
+    pub mirrors: u64,
+    /// See `mirrors`.
+    pub mirror_bytes: u64,
+    /// Packed contents that were unpacked, and their sizes.
+    pub packed_blobs: u64,
+    /// See `packed_blobs`.
+    pub packed_bytes: u64,
+    /// Good mirrors that nobody vouched for, and that are sealed again where it was asked to mend.
+    pub unsealed_mirrors: u64,
+    /// What is damaged, by kind and file.
+    pub damage: Vec<Damage>,
+    /// It was asked to mend, and others were at the store all the time: nothing was mended.
+    pub busy: bool,
+    /// Time from the call to its return.
+    pub elapsed: Duration,
+}
+
+enum Task {
+    Mirror(BlobId),
+    Packed(BlobId, String, Location),
+}
+
+/// How the mirror of a blob is.
+#[derive(Debug)]
+enum Mirror {
+    Missing,
+    Good { sealed: bool, size: u64 },
+    Bad { why: String, young: bool },
+}
+
+#[derive(Default)]
+struct Seen {
+    suspects: HashSet<BlobId>,
+    good: HashSet<BlobId>,
+    unsealed: Vec<BlobId>,
+    mirrors: u64,
+    mirror_bytes: u64,
+    packed_blobs: u64,
+    packed_bytes: u64,
+}
+
+struct Worker {
+    intake: Intake,
+    seen: Seen,
+}
+
+/// Who looks closely.
+struct Eye<'a> {
+    intake: Intake,
+    /// How often it may still wait for somebody who is at it.
+    looks: u32,
+    cancel: &'a Cancel,
+}
+
+/// A blob, looked at closely.
+struct Standing {
+    mirror: Mirror,
+    packed: Option<(String, Result<(), String>)>,
+}
+
+impl Standing {
+    fn is_lost(&self) -> bool {
+        !matches!(self.mirror, Mirror::Good { .. }) && !matches!(self.packed, Some((_, Ok(()))))
+    }
+}
+
+impl Store {
+    /// Reads everything and compares it with its hash; names what is damaged or missing and the paths that it stands for.
+    ///
+    /// With `repair`, what can be mended is: bad mirrors are made again from packs, or set aside into the trash; entries of packs that
+    /// are bad or misplaced are given up for good mirrors; packs that lost their index, or their place in the database,
+    /// get it back.
+    ///
+    /// # Errors
+    /// Damage is none. What was mended until the error stays mended.
+    pub fn verify(&self, repair: bool, common: &StoreOptions) -> Result<VerifyReport, Error> {
+        let started = Instant::now();
+        if repair {
+            self.must_be_writable("repair")?;
+        }
+        let mut report = VerifyReport::default();
+        match self.verify_into(&mut report, repair, common) {
+            Err(error) if error.kind() == ErrorKind::Damaged => {
+                report.damage.push(Damage {
+                    kind: DamageKind::Database,
+                    blob: None,
+                    path: error.path().to_owned(),
+                    reason: error.io_error().to_string(),
+                    places: Vec::new(),
+                    lost: true,
+                    repaired: false,
+                });
+            }
+            result => result?,
+        }
+        report.damage.sort_by(|a, b| (a.kind, &a.path).cmp(&(b.kind, &b.path)));
+        report.elapsed = started.elapsed();
+        Ok(report)
+    }
+
+    fn verify_into(
+        &self,
+        report: &mut VerifyReport,
+        repair: bool,
+        common: &StoreOptions,
+    ) -> Result<(), Error> {
+        let guard = self.share()?;
+        self.forget_packs();
+        let (snapshots, reach, broken) = self.verify_objects(report, common)?;
+        let seen = self.read_all(common)?;
+        report.mirrors = seen.mirrors;
+        report.mirror_bytes = seen.mirror_bytes;
+        report.packed_blobs = seen.packed_blobs;
+        report.packed_bytes = seen.packed_bytes;
+        report.unsealed_mirrors = seen.unsealed.len() as u64;
+        let mut suspects = seen.suspects;
+        suspects.extend(reach.blobs.keys().filter(|id| !seen.good.contains(id)));
+        suspects.extend(&reach.contradictions);
+        let mut suspects: Vec<BlobId> = suspects.into_iter().collect();
+        suspects.sort_unstable();
+        let wanted: HashSet<Thing> = suspects
+            .iter()
+            .map(|id| Thing::Blob(*id))
+            .chain(broken.iter().map(|(id, _)| Thing::Directory(*id)))
+            .collect();
+        let mut places = places(self, &snapshots, &reach, &wanted)?;
+        for (id, why) in broken {
+            report.damage.push(Damage {
+                kind: DamageKind::Directory,
+                blob: None,
+                path: self.path().join("index.db"),
+                reason: format!("directory {id}: {why}"),
+                places: places.remove(&Thing::Directory(id)).unwrap_or_default(),
+                lost: true,
+                repaired: false,
+            });
+        }
+        let mut eye = Eye { intake: Intake::new(), looks: LOOKS, cancel: &common.cancel };
+        let mut damaged = Vec::new();
+        for id in suspects {
+            let needed = reach.blobs.contains_key(&id);
+            let found = self.judge(&mut eye, id, needed)?;
+            if reach.contradictions.contains(&id) {
+                report.damage.push(self.contradiction(id));
+            }
+            if !found.is_empty() {
+                damaged.push(id);
+            }
+            let places = places.remove(&Thing::Blob(id)).unwrap_or_default();
+            report.damage.extend(
+                found.into_iter().map(|damage| Damage { places: places.clone(), ..damage }),
+            );
+        }
+        let packs = self.verify_pack_files(report)?;
+        let indexes = self.verify_indexes(report)?;
+        drop(guard);
+        let much = damaged.len() + packs.len() + indexes.len() + seen.unsealed.len();
+        if !repair || much == 0 {
+            return Ok(());
+        }
+        let Some(_alone) = locks::exclude(self.path(), PATIENCE, &common.cancel)? else {
+            report.busy = true;
+            return Ok(());
+        };
+        self.repair(report, &reach, &damaged, &packs, seen.unsealed, common)
+    }
+
+    /// Looks at every snapshot and at what it is made of.
+    #[expect(clippy::type_complexity, reason = "three results of one walk")]
+    fn verify_objects(
+        &self,
+        report: &mut VerifyReport,
+        common: &StoreOptions,
+    ) -> Result<(Vec<(SnapshotId, SnapshotObject)>, Reach, Vec<super::reach::Broken>), Error> {
+        let rows: Vec<(Vec<u8>, Vec<u8>)> = self.db().read("read", |db| {
+            db.prepare("SELECT CAST(id AS BLOB), CAST(object AS BLOB) FROM snapshots ORDER BY seq")?
+                .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect()
+        })?;
+        let mut reach = Reach::default();
+        let (mut snapshots, mut broken) = (Vec::new(), Vec::new());
+        for (id, object) in rows {
+            report.snapshots += 1;
+            let decoded = match <[u8; 32]>::try_from(id.as_slice()).map(SnapshotId::from_bytes) {
+                Err(_) => Err((String::new(), "its id is malformed".to_owned())),
+                Ok(id) if SnapshotId::of(&object) != id => {
+                    Err((id.to_string(), "it does not have its own hash".to_owned()))
+                }
+                Ok(id) => match SnapshotObject::decode(&object) {
+                    Ok(object) => Ok((id, object)),
+                    Err(error) => Err((id.to_string(), error.to_string())),
+                },
+            };
+            match decoded {
+                Ok((id, object)) => {
+                    broken.extend(reach.add(self, &object, &common.cancel)?);
+                    snapshots.push((id, object));
+                }
+                Err((id, why)) => report.damage.push(Damage {
+                    kind: DamageKind::Snapshot,
+                    blob: None,
+                    path: self.path().join("index.db"),
+                    reason: format!("snapshot {id}: {why}"),
+                    places: Vec::new(),
+                    lost: true,
+                    repaired: false,
+                }),
+            }
+        }
+        report.directories = reach.directories.len() as u64;
+        Ok((snapshots, reach, broken))
+    }
+
+    /// Reads all mirrors and all that is packed.
+    fn read_all(&self, common: &StoreOptions) -> Result<Seen, Error> {
+        let mut tasks: Vec<(u64, Task)> = self
+            .db()
+            .all_packed()?
+            .into_iter()
+            .map(|(id, pack, at)| (at.size, Task::Packed(id, pack, at)))
+            .collect();
+        self.blobs()
+            .for_each(|id, meta| tasks.push((meta.size, Task::Mirror(id))))
+            .context("read", || self.path().join("blobs"))?;
+        // Last in, first out: the largest first.
+        tasks.sort_by_key(|(size, _)| *size);
+        let workers = pool::run(
+            common.threads(),
+            &common.cancel,
+            ("verify", self.path()),
+            tasks,
+            |_| Worker { intake: Intake::new(), seen: Seen::default() },
+            |Worker { intake, seen }, (size, task), queue| {
+                let stop = || queue.stopped();
+                match task {
+                    Task::Mirror(id) => match self.read_mirror(intake, id, &stop)? {
+                        Mirror::Good { sealed, size } => {
+                            seen.mirrors += 1;
+                            seen.mirror_bytes += size;
+                            seen.good.insert(id);
+                            if !sealed {
+                                seen.unsealed.push(id);
+                            }
+                        }
+                        Mirror::Missing => {}
+                        Mirror::Bad { .. } => {
+                            seen.mirrors += 1;
+                            seen.mirror_bytes += size;
+                            seen.suspects.insert(id);
+                        }
+                    },
+                    Task::Packed(id, pack, at) => {
+                        seen.packed_blobs += 1;
+                        seen.packed_bytes = seen.packed_bytes.saturating_add(at.size);
+                        match self.read_packed(id, &pack, at) {
+                            Ok(()) => seen.good.insert(id),
+                            Err(_) => seen.suspects.insert(id),
+                        };
+                    }
+                }
+                common.progress.files.fetch_add(1, Ordering::Relaxed);
+                common.progress.bytes.fetch_add(size, Ordering::Relaxed);
+                Ok(())
+            },
+        )?;
+        let mut all = Seen::default();
+        for Worker { seen, .. } in workers {
+            all.suspects.extend(seen.suspects);
+            all.good.extend(seen.good);
+            all.unsealed.extend(seen.unsealed);
+            all.mirrors += seen.mirrors;
+            all.mirror_bytes += seen.mirror_bytes;
+            all.packed_blobs += seen.packed_blobs;
+            all.packed_bytes = all.packed_bytes.saturating_add(seen.packed_bytes);
+        }
+        Ok(all)
+    }
+
+    fn read_mirror(
+        &self,
+        intake: &mut Intake,
+        id: BlobId,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Mirror, Error> {
+        let bad = |why: &str, young| Ok(Mirror::Bad { why: why.to_owned(), young });
+        let file: OwnedFd =
+            match fs::openat(self.blobs().dir(), path_of(id), SOURCE_FLAGS, Mode::empty()) {
+                Ok(file) => file,
+                Err(Errno::NOENT) => return Ok(Mirror::Missing),
+                Err(Errno::LOOP) => return bad("it is a symbolic link", false),
+                Err(Errno::NXIO) => return bad("it is a socket or a device", false),
+                Err(errno @ (Errno::ACCESS | Errno::PERM | Errno::IO)) => {
+                    return bad(&io::Error::from(errno).to_string(), false);
+                }
+                Err(errno) => {
+                    return Err(Error::io("read blob", self.blobs().mirror_path(id), errno));
+                }
+            };
+        let look = |file: &OwnedFd| -> Result<Meta, Error> {
+            let stat = fs::fstat(file).context("read blob", || self.blobs().mirror_path(id))?;
+            Ok(Meta::of(&stat))
+        };
+        let meta = look(&file)?;
+        if meta.file_type() != FileType::RegularFile {
+            return bad("it is no file", false);
+        }
+        let sealed = meta.modified() == seal_of(id);
+        let young = older_than(meta.changed, LOOK * LOOKS) != Some(true);
+        match intake.hash(&file, meta.size, stop) {
+            Ok((hash, size)) if hash == id => {
+                // It was sealed, or its size was set, while it was read.
+                let sealed = sealed || look(&file)?.modified() == seal_of(id);
+                Ok(Mirror::Good { sealed, size })
+            }
+            Ok(_) => bad("its content is not what it was when it was stored", young),
+            Err(_) if stop() => Err(pool::cancelled("verify", self.path())),
+            Err(error) => bad(&error.to_string(), false),
+        }
+    }
+
+    fn read_packed(&self, id: BlobId, pack: &str, at: Location) -> Result<(), String> {
+        self.open_pack(pack)
+            .and_then(|pack| pack.read(id, at, &mut io::sink()))
+            .map_err(|error| error.to_string())
+    }
+
+    /// How a blob stands now.
+    fn look_at(&self, eye: &mut Eye<'_>, id: BlobId) -> Result<Standing, Error> {
+        let stop = || eye.cancel.is_cancelled();
+        let intake = &mut eye.intake;
+        let mut mirror = self.read_mirror(intake, id, &stop)?;
+        while eye.looks > 0 && matches!(mirror, Mirror::Bad { young: true, .. }) {
+            eye.looks -= 1;
+            std::thread::sleep(LOOK);
+            mirror = self.read_mirror(intake, id, &stop)?;
+        }
+        let packed = self.db().packed(id)?.map(|(pack, at)| {
+            let read = self.read_packed(id, &pack, at);
+            (pack, read)
+        });
+        if matches!(mirror, Mirror::Missing) && packed.is_none() {
+            // It may have come a moment ago.
+            mirror = self.read_mirror(intake, id, &stop)?;
+        }
+        Ok(Standing { mirror, packed })
+    }
+
+    /// What is wrong with a blob.
+    fn judge(&self, eye: &mut Eye<'_>, id: BlobId, needed: bool) -> Result<Vec<Damage>, Error> {
+        let standing = self.look_at(eye, id)?;
+        let lost = needed && standing.is_lost();
+        let damage = |kind, path, reason: String| Damage {
+            kind,
+            blob: Some(id),
+            path,
+            reason,
+            places: Vec::new(),
+            lost,
+            repaired: false,
+        };
+        let mut found = Vec::new();
+        if let Mirror::Bad { why, .. } = standing.mirror {
+            found.push(damage(DamageKind::Mirror, self.blobs().mirror_path(id), why));
+        }
+        if let Some((pack, Err(why))) = standing.packed {
+            found.push(damage(DamageKind::Packed, self.pack_path(&pack), why));
+        }
+        if found.is_empty() && lost {
+            let why = "it is gone, and no pack has it".to_owned();
+            found.push(damage(DamageKind::Missing, self.blobs().mirror_path(id), why));
+        }
+        Ok(found)
+    }
+
+    fn contradiction(&self, id: BlobId) -> Damage {
+        Damage {
+            kind: DamageKind::Directory,
+            blob: Some(id),
+            path: self.path().join("index.db"),
+            reason: "two entries tell different sizes of one content".to_owned(),
+            places: Vec::new(),
+            lost: true,
+            repaired: false,
+        }
+    }
+
+    /// Looks at the packs' own indexes; gives back the packs that have none.
+    fn verify_pack_files(&self, report: &mut VerifyReport) -> Result<Vec<String>, Error> {
+        let names: Vec<String> = self.db().read("read", |db| {
+            db.prepare("SELECT name FROM packs ORDER BY name")?
+                .query_map([], |row| row.get(0))?
+                .collect()
+        })?;
+        let mut damaged = Vec::new();
+        for name in names {
+            // What cannot be opened is told of by what it held.
+            if let Err(error) = self.open_pack(&name).and_then(|pack| pack.index()) {
+                report.damage.push(Damage {
+                    kind: DamageKind::Pack,
+                    blob: None,
+                    path: self.pack_path(&name),
+                    reason: error.to_string(),
+                    places: Vec::new(),
+                    lost: false,
+                    repaired: false,
+                });
+                damaged.push(name);
+            }
+        }
+        Ok(damaged)
+    }
+
+    fn verify_indexes(&self, report: &mut VerifyReport) -> Result<Vec<PathBuf>, Error> {
+        let mut damaged = Vec::new();
+        for row in self.db().worktrees()? {
+            let path = self.index_path(&row.token);
+            let reason = match std::fs::read(&path) {
+                Ok(bytes) => match super::index::Index::decode(&bytes) {
+                    Ok(_) => continue,
+                    Err(error) => error.to_string(),
+                },
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => error.to_string(),
+            };
+            report.damage.push(Damage {
+                kind: DamageKind::Index,
+                blob: None,
+                path: path.clone(),
+                reason,
+                places: Vec::new(),
+                lost: false,
+                repaired: false,
+            });
+            damaged.push(path);
+        }
+        Ok(damaged)
+    }
+
+    /// Mends what can be mended; the store is locked exclusively.
+    fn repair(
+        &self,
+        report: &mut VerifyReport,
+        reach: &Reach,
+        damaged: &[BlobId],
+        packs: &[String],
+        unsealed: Vec<BlobId>,
+        common: &StoreOptions,
+    ) -> Result<(), Error> {
+        self.forget_packs();
+        // Nobody else is at it: what is wrong stays so.
+        let mut eye = Eye { intake: Intake::new(), looks: 0, cancel: &common.cancel };
+        self.adopt_packs(&mut eye, reach, damaged)?;
+        let mut seals = Vec::new();
+        for &id in damaged.iter().chain(&unsealed) {
+            self.mend(&mut eye, id, &mut seals)?;
+        }
+        if !seals.is_empty() {
+            self.flush(&seals)?;
+        }
+        for name in packs {
+            self.mend_pack(name, common)?;
+        }
+        for damage in &mut report.damage {
+            damage.repaired = match (damage.kind, damage.blob) {
+                (DamageKind::Missing | DamageKind::Mirror | DamageKind::Packed, Some(id)) => {
+                    let needed = reach.blobs.contains_key(&id);
+                    self.judge(&mut eye, id, needed)?.is_empty()
+                }
+                (DamageKind::Pack, _) => std::fs::symlink_metadata(&damage.path).is_err(),
+                (DamageKind::Index, _) => std::fs::remove_file(&damage.path).is_ok(),
+                _ => false,
+            };
+        }
+        Ok(())
+    }
+
+    /// Takes over packs that the database does not speak of, where they have what is lost.
+    fn adopt_packs(
+        &self,
+        eye: &mut Eye<'_>,
+        reach: &Reach,
+        damaged: &[BlobId],
+    ) -> Result<(), Error> {
+        let mut lost = HashSet::new();
+        for &id in damaged {
+            if reach.blobs.contains_key(&id) && self.look_at(eye, id)?.is_lost() {
+                lost.insert(id);
+            }
+        }
+        if lost.is_empty() {
+            return Ok(());
+        }
+        for name in self.unknown_packs(Duration::ZERO)? {
+            let Ok(pack) = self.open_pack(&name) else { continue };
+            let Ok(index) = pack.index().or_else(|_| pack.scan()) else { continue };
+            let has: Vec<(BlobId, Location)> = index
+                .into_iter()
+                .filter(|(id, at)| {
+                    lost.contains(id) && pack.read(*id, *at, &mut io::sink()).is_ok()
+                })
+                .collect();
+            if has.is_empty() {
+                continue;
+            }
+            self.db().write("write", |tx| put_pack(tx, &name, &has))?;
+            for (id, _) in has {
+                lost.remove(&id);
+            }
+        }
+        Ok(())
+    }
+
+    fn mend(&self, eye: &mut Eye<'_>, id: BlobId, seals: &mut Vec<BlobId>) -> Result<(), Error> {
+        let Standing { mirror, packed } = self.look_at(eye, id)?;
+        match (mirror, packed) {
+            (Mirror::Good { sealed, .. }, packed) => {
+                if !sealed {
+                    seals.push(id);
+                }
+                if let Some((_, Err(_))) = packed {
+                    self.db().write("write", |tx| {
+                        tx.execute("DELETE FROM packed WHERE blob = ?1", params![id.as_bytes()])
+                            .map(drop)
+                    })?;
+                }
+            }
+            (Mirror::Bad { .. }, packed) => {
+                let aside = self.set_aside(id)?;
+                if let Some((_, Ok(()))) = packed
+                    && let Some((pack, at)) = self.db().packed(id)?
+                {
+                    let unpack = |file: &mut File| self.open_pack(&pack)?.read(id, at, file);
+                    self.blobs()
+                        .put(id, unpack)
+                        .context("unpack", || self.blobs().mirror_path(id))?;
+                    seals.push(id);
+                    // What was there is of no use to anybody.
+                    let trash = super::snapshot::open_dir(&self.path().join("trash"))?;
+                    let _ = staging::remove(&trash, &aside);
+                }
+            }
+            (Mirror::Missing, _) => {}
+        }
+        Ok(())
+    }
+
+    /// Moves what is at a blob's name into the trash; its name there.
+    fn set_aside(&self, id: BlobId) -> Result<std::ffi::CString, Error> {
+        let path = || self.blobs().mirror_path(id);
+        let trash = super::snapshot::open_dir(&self.path().join("trash"))?;
+        let name = std::ffi::CString::new(stage_name())
+            .map_err(|error| Error::io("set aside", path(), io::Error::other(error)))?;
+        fs::renameat(self.blobs().dir(), path_of(id), &trash, &name).context("set aside", path)?;
+        Ok(name)
+    }
+
+    /// Writes what can be read of a pack into another, and gives it up if that is all.
+    fn mend_pack(&self, name: &str, common: &StoreOptions) -> Result<(), Error> {
+        let held: Vec<(BlobId, Location)> = self
+            .db()
+            .all_packed()?
+            .into_iter()
+            .filter(|(_, pack, _)| pack == name)
+            .map(|(id, _, at)| (id, at))
+            .collect();
+        let cold = held
+            .into_iter()
+            .map(|(id, at)| Cold { id, size: at.size, from: From::Pack(name.to_owned(), at) })
+            .collect();
+        self.write_packs(cold, common)?;
+        let gone = self.db().write("write", |tx| {
+            tx.execute(
+                "DELETE FROM packs WHERE name = ?1 AND id NOT IN (SELECT pack FROM packed)",
+                [name],
+            )
+        })?;
+        if gone > 0 {
+            self.forget_packs();
+            match std::fs::remove_file(self.pack_path(name)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(error).context("remove", || self.pack_path(name));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
