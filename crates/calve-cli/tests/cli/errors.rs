@@ -59,9 +59,9 @@ const ROWS: &[Row] = &[
     },
     Row {
         beside: &[],
-        words: "--exclude [z-a] src dst",
+        words: "--exclude [a-z src dst",
         kind: "invalid_pattern",
-        error: "[z-a]",
+        error: "[a-z",
         hint: Some("gitignore"),
     },
 ];

@@ -10,7 +10,7 @@ use std::time::Instant;
 use tempfile::TempDir;
 
 use crate::tree::{difference, many_files, one_of_everything, state};
-use crate::{Run, calve, can_strace, expects_reflink, names, program, scratch, straced};
+use crate::{Run, calve, can_strace, expects_reflink, names, not_run, program, scratch, straced};
 
 const SMALL: usize = 5000;
 
@@ -397,6 +397,37 @@ fn modes_arrive_exactly_where_a_thread_may_not_have_its_own_umask() {
             assert_whole(scratch.path(), "dst", &format!("{errno}, umask {umask}"));
             fs::remove_dir_all(scratch.path().join("dst")).unwrap();
         }
+    }
+}
+
+/// The mode's group bits were the mask of an ACL that did not arrive, and gave the group what others had been given.
+#[test]
+fn where_the_destination_takes_no_acl_the_group_gains_nothing() {
+    use std::os::unix::fs::PermissionsExt;
+    const NAME: &str = "a destination without ACLs";
+    if !can_strace(NAME) {
+        return;
+    }
+    let scratch = with_files(3);
+    let directory = scratch.path();
+    fs::create_dir(directory.join("src/folder")).unwrap();
+    for name in ["src/file", "src/folder"] {
+        let _ = fs::OpenOptions::new().append(true).create(true).open(directory.join(name));
+        let mut setfacl = program("setfacl", directory);
+        setfacl.args(["-m", "u::rwx,u:12:rwx,g::r,m::rwx,o::-", name]);
+        if !setfacl.status().is_ok_and(|status| status.success()) {
+            return not_run(NAME, "needs setfacl, and ACLs");
+        }
+    }
+    let run = clone_under(directory, &[("fsetxattr", "error=EOPNOTSUPP")], "clone --json src dst");
+    assert_eq!(run.code, Some(3), "{run:?}");
+    for name in ["file", "folder"] {
+        let mode = |tree: &str| {
+            let meta = fs::metadata(directory.join(tree).join(name)).unwrap();
+            meta.permissions().mode() & 0o777
+        };
+        assert_eq!((mode("src"), mode("dst")), (0o770, 0o740), "{name}: {run:?}");
+        assert!(run.stderr.contains(&format!("{name}: arrived without")), "{run:?}");
     }
 }
 
