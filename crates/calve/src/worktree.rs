@@ -27,11 +27,16 @@ use crate::store::{
     Marker, PROJECT, Place, SnapshotReport, Store, StoreOptions, bytes_of, path_from,
 };
 
+mod diff;
+mod patch;
 mod remove;
 mod start;
+mod switch;
 
+pub use diff::{Diff, FileDiff};
 pub use remove::Dropped;
 pub use start::{StartOptions, StartReport, Started};
+pub use switch::SwitchReport;
 
 /// A worktree of a store; also the project itself.
 #[derive(Debug, Clone)]

@@ -23,6 +23,8 @@ const SCHEMA: i64 = 1;
 /// Nobody holds the write lock for long, but a slow disk under many writers may take its time.
 const BUSY: Duration = Duration::from_secs(300);
 
+const MAPPED_BYTES: i64 = 1 << 30;
+
 /// The tables. The module [`format`](super::format) documents them.
 const TABLES: &str = "
     CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
@@ -146,6 +148,9 @@ impl Db {
             connection.pragma_update(None, "synchronous", "FULL")?;
             // A store may be someone else's: no function that its schema names is run.
             connection.pragma_update(None, "trusted_schema", false)?;
+            // Pages that are cached by the system need not be copied. The file is only ever appended to or checkpointed by
+            // SQLite itself, under its locks.
+            connection.pragma_update(None, "mmap_size", MAPPED_BYTES)?;
             connection.set_prepared_statement_cache_capacity(32);
             Ok(connection)
         };
@@ -270,7 +275,11 @@ impl Db {
     ) -> Result<Manifest, Error> {
         let mut builder = Builder::new(object.root.clone());
         let connection = self.connection();
-        let mut statement = connection
+        // One transaction: its lock is taken once, not for each directory.
+        let transaction = connection
+            .unchecked_transaction()
+            .map_err(|error| failed("read", &self.path, error))?;
+        let mut statement = transaction
             .prepare_cached("SELECT encoding FROM directories WHERE id = ?1")
             .map_err(|error| failed("read", &self.path, error))?;
         let mut seen = 1_u64;
@@ -278,21 +287,20 @@ impl Db {
             let super::object::Kind::Directory(directory) = entry.kind else {
                 return Err(self.damaged(format!("snapshot {id} has a root that is no directory")));
             };
-            let encoding: Option<Vec<u8>> = statement
-                .query_row([directory.as_bytes()], |row| row.get(0))
+            let entries = statement
+                .query_row([directory.as_bytes()], |row| {
+                    let encoding = row.get_ref(0)?.as_blob()?;
+                    if DirectoryId::of(encoding) != directory {
+                        return Ok(Err("it does not have its own hash".to_owned()));
+                    }
+                    Ok(decode_directory(encoding).map_err(|error| error.to_string()))
+                })
                 .optional()
-                .map_err(|error| failed("read", &self.path, error))?;
-            let encoding = encoding.ok_or_else(|| {
-                self.damaged(format!("snapshot {id} lacks its directory {directory}"))
-            })?;
-            if DirectoryId::of(&encoding) != directory {
-                return Err(self.damaged(format!(
-                    "the directory {directory} of snapshot {id} does not have its own hash"
-                )));
-            }
-            let entries = decode_directory(&encoding).map_err(|error| {
-                self.damaged(format!("directory {directory} of snapshot {id}: {error}"))
-            })?;
+                .map_err(|error| failed("read", &self.path, error))?
+                .unwrap_or_else(|| Err("it is gone".to_owned()))
+                .map_err(|why| {
+                    self.damaged(format!("directory {directory} of snapshot {id}: {why}"))
+                })?;
             // Two entries may name one directory, and so on below: a few bytes could unfold without end.
             seen += entries.len() as u64;
             if seen > object.entries || !builder.add(entries) {

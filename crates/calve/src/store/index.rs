@@ -139,7 +139,8 @@ mod tests {
                     .collect(),
             };
             let mut encoded = index.encode().unwrap();
-            prop_assert_eq!(Index::decode(&encoded).as_ref(), Ok(&index));
+            let decoded = Index::decode(&encoded);
+            prop_assert_eq!(decoded.as_ref(), Ok(&index));
             let at = at.index(encoded.len());
             prop_assert!(Index::decode(&encoded[..at]).is_err());
             encoded[at] ^= 1;

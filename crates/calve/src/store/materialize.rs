@@ -154,7 +154,7 @@ fn method(report: &DestinationReport) -> Method {
 }
 
 /// What an entry's metadata shall be.
-fn wanted(entry: &Entry) -> Meta {
+pub(crate) fn wanted(entry: &Entry) -> Meta {
     let kind = match entry.kind {
         Kind::File { .. } => fs::FileType::RegularFile,
         Kind::Directory(_) => fs::FileType::Directory,

@@ -407,7 +407,8 @@ mod tests {
             entries.sort_by(|a, b| a.name.cmp(&b.name));
             entries.dedup_by(|a, b| a.name == b.name);
             let mut encoded = encode_directory(&entries);
-            prop_assert_eq!(decode_directory(&encoded).as_ref(), Ok(&entries));
+            let decoded = decode_directory(&encoded);
+            prop_assert_eq!(decoded.as_ref(), Ok(&entries));
             for end in 0..encoded.len() {
                 prop_assert!(decode_directory(&encoded[..end]).is_err());
             }

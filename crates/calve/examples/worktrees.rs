@@ -1,0 +1,71 @@
+//! Worktrees as a version-control or build tool would make them: a snapshot of the project as it stands, a tree of it for each
+//! job, what the job changed as a new snapshot, and nothing left behind.
+//!
+//! ```sh
+//! cargo run --release --example worktrees -- PROJECT JOB...
+//! ```
+
+#[cfg(unix)]
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    use std::path::PathBuf;
+
+    use calve::{ErrorKind, StartOptions, Store, StoreOptions};
+
+    let mut arguments = std::env::args().skip(1);
+    let project = PathBuf::from(arguments.next().ok_or("usage: worktrees PROJECT JOB...")?);
+    let jobs: Vec<String> = arguments.collect();
+    let options = StoreOptions::new();
+
+    // The first to come makes the store; of two at once, one makes it and the other opens it.
+    let store = match Store::init(&project, None) {
+        Ok(store) => store,
+        Err(error) if error.kind() == ErrorKind::StoreExists => {
+            Store::open(project.join(".calve"))?
+        }
+        Err(error) => return Err(error.into()),
+    };
+
+    // Everything the project holds now, uncommitted work and dependencies included. Only what changed since the last
+    // snapshot is read.
+    let snapshot = store.snapshot(None, None, &options)?;
+    println!(
+        "snapshot {}: {} files, {} read in {:.2?}",
+        snapshot.id, snapshot.files, snapshot.read_files, snapshot.elapsed
+    );
+    for left_out in &snapshot.skipped {
+        println!("  without {}: {}", left_out.path.display(), left_out.reason);
+    }
+
+    // All of them, or none.
+    let start = store.start(&jobs, &StartOptions::new().from(snapshot.id))?;
+    for started in &start.worktrees {
+        println!(
+            "{}: {} ({})",
+            started.name,
+            started.report.path.display(),
+            started.report.method.as_str()
+        );
+    }
+    println!("started in {:.2?}", start.elapsed);
+
+    for job in &jobs {
+        let worktree = store.worktree(job)?;
+
+        // The job's own work goes here; this one writes a file.
+        std::fs::write(worktree.path().join("RESULT"), format!("done by {job}\n"))?;
+
+        let status = worktree.status(&options)?;
+        println!("{job}: {} changes, seen in {:.2?}", status.changes.len(), status.elapsed);
+        let captured = worktree.capture(Some(&format!("result of {job}")), None, &options)?;
+        println!("{job}: captured as {} in {:.2?}", captured.id, captured.elapsed);
+
+        // Nothing is lost any more, so it is not asked whether it was changed. Its name is free at once.
+        store.worktree(job)?.drop(false, &options)?.delete()?;
+    }
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn main() {
+    eprintln!("stores need a Unix system");
+}

@@ -1,0 +1,324 @@
+//! What was changed, file by file, and as a patch.
+//!
+//! Content is read when it is asked for: the old from the store, the new from the worktree. A file that was changed between
+//! [`Worktree::diff`] and [`Diff::patch`] shows as it is by then.
+//!
+//! A file whose content appears under another name and is gone under its own was renamed. Only equal content counts, and each
+//! content is paired once.
+
+use std::collections::HashMap;
+use std::io::{self, Read as _, Write};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs;
+
+use super::patch::{self, Change as Text, Side};
+use super::{ChangeKind, Worktree};
+use crate::error::{Context as _, Error};
+use crate::reflink::imp::SOURCE_FLAGS;
+use crate::reflink::meta::Meta;
+use crate::store::blobs::Intake;
+use crate::store::delta::{At, Counts, Delta, compare};
+use crate::store::id::{BlobId, SnapshotId};
+use crate::store::manifest::{Manifest, os};
+use crate::store::object::{Entry, Kind};
+use crate::store::scan::UNKNOWN;
+use crate::store::{Store, StoreOptions};
+
+/// The differences of a worktree from its snapshot.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Diff {
+    /// The snapshot it was compared with.
+    pub snapshot: SnapshotId,
+    /// Every path that differs, sorted; one that was renamed stands under its new name.
+    pub files: Vec<FileDiff>,
+    sides: Vec<(Option<Entry>, Option<Entry>)>,
+    store: Store,
+    root: PathBuf,
+}
+
+/// One path that differs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FileDiff {
+    /// From the worktree's root.
+    pub path: PathBuf,
+    /// In which way it differs. One that was renamed counts as added.
+    pub kind: ChangeKind,
+    /// Where its content was before, with nothing of it left there.
+    pub renamed_from: Option<PathBuf>,
+    /// Lines that were added and removed; `None` where it is binary on either side, is no file, or could not be read.
+    pub lines: Option<(u64, u64)>,
+    /// Size before, in bytes; 0 where it was not there or is no file.
+    pub old_bytes: u64,
+    /// Size now.
+    pub new_bytes: u64,
+}
+
+impl Worktree {
+    /// What of it differs from its snapshot, with the lines that were added and removed.
+    ///
+    /// # Errors
+    /// As for [`Worktree::status`], and where content of the snapshot is lost. Nothing is changed.
+    pub fn diff(&self, options: &StoreOptions) -> Result<Diff, Error> {
+        let (base, now) = self.compare(options)?;
+        let deltas = compare(&base, &now, Counts::Content);
+        let changes = super::changes(&base, &now, &deltas);
+        let by_path: HashMap<&Path, &Delta> =
+            deltas.iter().map(|delta| (delta.path.as_path(), delta)).collect();
+        let mut diff = Diff {
+            snapshot: self.based_on()?,
+            files: Vec::with_capacity(changes.len()),
+            sides: Vec::with_capacity(changes.len()),
+            store: self.store().clone(),
+            root: self.path().to_owned(),
+        };
+        let sized = |entry: Option<&Entry>| match entry.map(|entry| &entry.kind) {
+            Some(Kind::File { size, .. }) => *size,
+            _ => 0,
+        };
+        for change in changes {
+            let Some(delta) = by_path.get(change.path.as_path()) else { continue };
+            let side = |of: &Manifest, at: Option<At>| at.map(|at| of.at(at).clone());
+            let (old, new) = (side(&base, delta.old), side(&now, delta.new));
+            diff.files.push(FileDiff {
+                path: change.path,
+                kind: change.kind,
+                renamed_from: None,
+                lines: None,
+                old_bytes: sized(old.as_ref()),
+                new_bytes: sized(new.as_ref()),
+            });
+            diff.sides.push((old, new));
+        }
+        let mut reader = Reader::new(self.store(), self.path())?;
+        diff.pair_renames(&mut reader)?;
+        for at in 0..diff.files.len() {
+            diff.files[at].lines = diff.count_lines(at, &mut reader)?;
+        }
+        Ok(diff)
+    }
+}
+
+impl Diff {
+    /// Writes all of it as a patch that `git apply` takes. Empty directories, owners, times and attributes are not in it, nor
+    /// are FIFOs.
+    ///
+    /// # Errors
+    /// Content could not be read, or `out` took no more; what was written until then is a part of the patch.
+    pub fn patch(&self, out: &mut dyn Write) -> Result<(), Error> {
+        let mut reader = Reader::new(&self.store, &self.root)?;
+        let mut text = Vec::new();
+        for (file, (old, new)) in self.files.iter().zip(&self.sides) {
+            text.clear();
+            self.write_one(&mut text, file, old.as_ref(), new.as_ref(), &mut reader)?;
+            out.write_all(&text).context("write the patch of", || &self.root)?;
+        }
+        Ok(())
+    }
+
+    fn write_one(
+        &self,
+        text: &mut Vec<u8>,
+        file: &FileDiff,
+        old: Option<&Entry>,
+        new: Option<&Entry>,
+        reader: &mut Reader<'_>,
+    ) -> Result<(), Error> {
+        let path = file.path.as_os_str().as_encoded_bytes();
+        if let (Some(from), Some(old), Some(new)) = (&file.renamed_from, old, new) {
+            let content = reader.now(&file.path, new)?;
+            let side = Side { mode: mode_of(new), content: &content };
+            let from = from.as_os_str().as_encoded_bytes();
+            patch::write(text, path, &Text::Renamed { from, old_mode: mode_of(old), new: side });
+            return Ok(());
+        }
+        let before = old.filter(|entry| has_text(entry));
+        let after = new.filter(|entry| has_text(entry));
+        let old_content = before.map(|entry| reader.before(&file.path, entry)).transpose()?;
+        let new_content = after.map(|entry| reader.now(&file.path, entry)).transpose()?;
+        let old = before.zip(old_content.as_deref());
+        let new = after.zip(new_content.as_deref());
+        let side = |(entry, content): (&Entry, _)| Side { mode: mode_of(entry), content };
+        match (old.map(side), new.map(side)) {
+            (None, None) => {}
+            (None, Some(new)) => patch::write(text, path, &Text::Added(new)),
+            (Some(old), None) => patch::write(text, path, &Text::Deleted(old)),
+            (Some(old), Some(new)) => patch::write(text, path, &Text::Modified { old, new }),
+        }
+        Ok(())
+    }
+
+    /// Pairs what is gone with what is new of the same content.
+    fn pair_renames(&mut self, reader: &mut Reader<'_>) -> Result<(), Error> {
+        let mut gone: HashMap<(BlobId, u64), Vec<usize>> = HashMap::new();
+        for (at, (file, (old, _))) in self.files.iter().zip(&self.sides).enumerate().rev() {
+            if file.kind == ChangeKind::Deleted
+                && let Some(Entry { kind: Kind::File { size: 1.., blob, .. }, .. }) = old
+            {
+                gone.entry((*blob, file.old_bytes)).or_default().push(at);
+            }
+        }
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let sizes: std::collections::HashSet<u64> = gone.keys().map(|(_, size)| *size).collect();
+        let mut paired = Vec::new();
+        for at in 0..self.files.len() {
+            let file = &self.files[at];
+            if file.kind != ChangeKind::Added || !sizes.contains(&file.new_bytes) {
+                continue;
+            }
+            let Some(Entry { kind: Kind::File { blob, .. }, .. }) = &self.sides[at].1 else {
+                continue;
+            };
+            let blob = if *blob == UNKNOWN { reader.hash(&file.path)? } else { Some(*blob) };
+            let Some(blob) = blob else { continue };
+            let Some(from) = gone.get_mut(&(blob, file.new_bytes)).and_then(Vec::pop) else {
+                continue;
+            };
+            paired.push(from);
+            let (path, bytes) = (self.files[from].path.clone(), self.files[from].old_bytes);
+            self.sides[at].0 = self.sides[from].0.clone();
+            self.files[at].renamed_from = Some(path);
+            self.files[at].old_bytes = bytes;
+        }
+        let mut at = 0..self.files.len();
+        let keep: Vec<bool> = at.by_ref().map(|at| !paired.contains(&at)).collect();
+        let mut keeps = keep.iter();
+        self.files.retain(|_| keeps.next().copied().unwrap_or(true));
+        let mut keeps = keep.iter();
+        self.sides.retain(|_| keeps.next().copied().unwrap_or(true));
+        Ok(())
+    }
+
+    fn count_lines(&self, at: usize, reader: &mut Reader<'_>) -> Result<Option<(u64, u64)>, Error> {
+        let (file, (old, new)) = (&self.files[at], &self.sides[at]);
+        if file.renamed_from.is_some() || file.kind == ChangeKind::Mode {
+            return Ok(Some((0, 0)));
+        }
+        let is_other = |entry: &Option<Entry>| entry.as_ref().is_some_and(|entry| !has_text(entry));
+        if is_other(old) || is_other(new) {
+            return Ok(None);
+        }
+        let before = match old {
+            Some(entry) => reader.before(&file.path, entry)?,
+            None => Vec::new(),
+        };
+        let after = match new {
+            Some(entry) => reader.now(&file.path, entry)?,
+            None => Vec::new(),
+        };
+        Ok(patch::stat_counts(&before, &after))
+    }
+}
+
+/// Whether a patch can hold it.
+fn has_text(entry: &Entry) -> bool {
+    matches!(entry.kind, Kind::File { .. } | Kind::Symlink(_))
+}
+
+fn mode_of(entry: &Entry) -> u32 {
+    match entry.kind {
+        Kind::Symlink(_) => 0o120_000,
+        _ => 0o100_000 | entry.mode,
+    }
+}
+
+/// Reads both sides.
+struct Reader<'a> {
+    store: &'a Store,
+    path: &'a Path,
+    root: OwnedFd,
+    intake: Intake,
+}
+
+impl<'a> Reader<'a> {
+    fn new(store: &'a Store, path: &'a Path) -> Result<Self, Error> {
+        Ok(Self { store, path, root: super::open_dir(path)?, intake: Intake::new() })
+    }
+
+    /// What an entry of the snapshot held.
+    fn before(&mut self, path: &Path, entry: &Entry) -> Result<Vec<u8>, Error> {
+        match &entry.kind {
+            Kind::Symlink(target) => Ok(target.to_vec()),
+            Kind::File { size: 1.., blob, .. } => {
+                let size = match entry.kind {
+                    Kind::File { size, .. } => size,
+                    _ => 0,
+                };
+                let (file, _) = self
+                    .store
+                    .content(&mut self.intake, *blob, size, &|| false)
+                    .map_err(|error| error.with_other(path))?;
+                // A mirror that was just made of its pack was written through this very descriptor.
+                rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(0))
+                    .context("read", || self.path.join(path))?;
+                read_all(file).context("read", || self.path.join(path))
+            }
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// What is there now; nothing where it is gone by now.
+    fn now(&mut self, path: &Path, entry: &Entry) -> Result<Vec<u8>, Error> {
+        match &entry.kind {
+            Kind::Symlink(target) => Ok(target.to_vec()),
+            Kind::File { .. } => match self.open(path).context("read", || self.path.join(path))? {
+                Some((file, _)) => read_all(file).context("read", || self.path.join(path)),
+                None => Ok(Vec::new()),
+            },
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    fn hash(&mut self, path: &Path) -> Result<Option<BlobId>, Error> {
+        let hash = |this: &mut Self| -> io::Result<Option<BlobId>> {
+            let Some((file, meta)) = this.open(path)? else { return Ok(None) };
+            Ok(Some(this.intake.hash(&file, meta.size, &|| false)?.0))
+        };
+        hash(self).context("read", || self.path.join(path))
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Option<(OwnedFd, Meta)>> {
+        use rustix::io::Errno;
+        let mut dir = fs::openat(
+            &self.root,
+            c".",
+            crate::reflink::imp::DIR_FLAGS,
+            rustix::fs::Mode::empty(),
+        )?;
+        let mut names: Vec<_> = path.iter().collect();
+        let Some(name) = names.pop() else { return Ok(None) };
+        let gone =
+            |errno| matches!(errno, Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NXIO);
+        let flags = crate::reflink::imp::DIR_FLAGS | rustix::fs::OFlags::NOFOLLOW;
+        for step in names {
+            dir = match fs::openat(&dir, step, flags, rustix::fs::Mode::empty()) {
+                Ok(dir) => dir,
+                Err(errno) if gone(errno) => return Ok(None),
+                Err(errno) => return Err(errno.into()),
+            };
+        }
+        let file = match fs::openat(
+            &dir,
+            os(name.as_encoded_bytes()),
+            SOURCE_FLAGS,
+            rustix::fs::Mode::empty(),
+        ) {
+            Ok(file) => file,
+            Err(errno) if gone(errno) => return Ok(None),
+            Err(errno) => return Err(errno.into()),
+        };
+        let meta = Meta::of(&fs::fstat(&file)?);
+        Ok((meta.file_type() == fs::FileType::RegularFile).then_some((file, meta)))
+    }
+}
+
+fn read_all(file: OwnedFd) -> io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    std::fs::File::from(file).read_to_end(&mut content)?;
+    Ok(content)
+}
