@@ -39,6 +39,7 @@ pub(crate) mod pack;
 pub(crate) mod packing;
 pub(crate) mod pool;
 pub(crate) mod reach;
+pub(crate) mod repair;
 pub(crate) mod scan;
 pub(crate) mod snapshot;
 pub(crate) mod stats;

@@ -435,6 +435,7 @@ impl Store {
     /// What worktrees left that are gone, and what is in the trash. How many things.
     fn sweep_leftovers(&self, grace: Duration) -> Result<u64, Error> {
         let folders = ["indexes", "undo", "trash"].map(|name| self.path().join(name));
+        let trash = self.path().join("trash");
         let mut found = Vec::new();
         for path in &folders {
             // First the files, then the rows: each of these was there before its files.
@@ -446,7 +447,12 @@ impl Store {
         for (path, names) in folders.iter().zip(found) {
             let dir = open_dir(path)?;
             for name in names {
-                if name.to_str().is_some_and(|name| tokens.contains(name)) {
+                let of_nobody = match name.to_str() {
+                    // What is not called like a worktree's token is something else.
+                    Some(name) => is_token(name) && !tokens.contains(name),
+                    None => false,
+                };
+                if !of_nobody && *path != trash {
                     continue;
                 }
                 let Ok(name) = CString::new(name.as_encoded_bytes()) else { continue };
@@ -456,6 +462,10 @@ impl Store {
         }
         Ok(removed)
     }
+}
+
+fn is_token(name: &str) -> bool {
+    name.len() == 32 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// What is marked as living, and the snapshots that it was marked for.

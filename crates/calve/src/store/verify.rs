@@ -4,19 +4,15 @@
 //! others work. What looks wrong is then looked at once more, one by one: since the first look it may have been packed, dropped or
 //! only just been finished by somebody. What is still wrong is the damage.
 //!
-//! Mending happens under the exclusive lock, and begins with a third look. Nothing is thrown away that may be the last of its kind, unless
-//! its hash says that it is worth nothing: a bad mirror goes to the trash, an entry of a pack that cannot be read
-//! loses its row only if there is a good mirror, and the rows of a pack that is gone stay for the case that it is brought back.
+//! Mending what was found is another matter: [`repair`](super::repair).
 
 use std::collections::HashSet;
-use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use rusqlite::params;
 use rustix::fs::{self, FileType, Mode};
 use rustix::io::Errno;
 
@@ -24,14 +20,13 @@ use super::blobs::{Intake, path_of, seal_of};
 use super::id::{BlobId, SnapshotId};
 use super::object::SnapshotObject;
 use super::pack::Location;
-use super::packing::{Cold, From, older_than, put_pack};
+use super::packing::older_than;
 use super::reach::{Reach, Thing, places};
 use super::{Store, StoreOptions, locks, pool};
 use crate::error::{Context as _, Error, ErrorKind};
 use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::report::Cancel;
-use crate::tree::staging::{self, stage_name};
 
 /// How long it is tried to have the store alone.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -132,7 +127,7 @@ enum Task {
 
 /// How the mirror of a blob is.
 #[derive(Debug)]
-enum Mirror {
+pub(super) enum Mirror {
     Missing,
     Good { sealed: bool, size: u64 },
     Bad { why: String, young: bool },
@@ -155,21 +150,21 @@ struct Worker {
 }
 
 /// Who looks closely.
-struct Eye<'a> {
-    intake: Intake,
+pub(super) struct Eye<'a> {
+    pub(super) intake: Intake,
     /// How often it may still wait for somebody who is at it.
-    looks: u32,
-    cancel: &'a Cancel,
+    pub(super) looks: u32,
+    pub(super) cancel: &'a Cancel,
 }
 
 /// A blob, looked at closely.
-struct Standing {
-    mirror: Mirror,
-    packed: Option<(String, Result<(), String>)>,
+pub(super) struct Standing {
+    pub(super) mirror: Mirror,
+    pub(super) packed: Option<(String, Result<(), String>)>,
 }
 
 impl Standing {
-    fn is_lost(&self) -> bool {
+    pub(super) fn is_lost(&self) -> bool {
         !matches!(self.mirror, Mirror::Good { .. }) && !matches!(self.packed, Some((_, Ok(()))))
     }
 }
@@ -435,7 +430,7 @@ impl Store {
     }
 
     /// How a blob stands now.
-    fn look_at(&self, eye: &mut Eye<'_>, id: BlobId) -> Result<Standing, Error> {
+    pub(super) fn look_at(&self, eye: &mut Eye<'_>, id: BlobId) -> Result<Standing, Error> {
         let stop = || eye.cancel.is_cancelled();
         let intake = &mut eye.intake;
         let mut mirror = self.read_mirror(intake, id, &stop)?;
@@ -456,7 +451,12 @@ impl Store {
     }
 
     /// What is wrong with a blob.
-    fn judge(&self, eye: &mut Eye<'_>, id: BlobId, needed: bool) -> Result<Vec<Damage>, Error> {
+    pub(super) fn judge(
+        &self,
+        eye: &mut Eye<'_>,
+        id: BlobId,
+        needed: bool,
+    ) -> Result<Vec<Damage>, Error> {
         let standing = self.look_at(eye, id)?;
         let lost = needed && standing.is_lost();
         let damage = |kind, path, reason: String| Damage {
@@ -544,155 +544,5 @@ impl Store {
             damaged.push(path);
         }
         Ok(damaged)
-    }
-
-    /// Mends what can be mended; the store is locked exclusively.
-    fn repair(
-        &self,
-        report: &mut VerifyReport,
-        reach: &Reach,
-        damaged: &[BlobId],
-        packs: &[String],
-        unsealed: Vec<BlobId>,
-        common: &StoreOptions,
-    ) -> Result<(), Error> {
-        self.forget_packs();
-        // Nobody else is at it: what is wrong stays so.
-        let mut eye = Eye { intake: Intake::new(), looks: 0, cancel: &common.cancel };
-        self.adopt_packs(&mut eye, reach, damaged)?;
-        let mut seals = Vec::new();
-        for &id in damaged.iter().chain(&unsealed) {
-            self.mend(&mut eye, id, &mut seals)?;
-        }
-        if !seals.is_empty() {
-            self.flush(&seals)?;
-        }
-        for name in packs {
-            self.mend_pack(name, common)?;
-        }
-        for damage in &mut report.damage {
-            damage.repaired = match (damage.kind, damage.blob) {
-                (DamageKind::Missing | DamageKind::Mirror | DamageKind::Packed, Some(id)) => {
-                    let needed = reach.blobs.contains_key(&id);
-                    self.judge(&mut eye, id, needed)?.is_empty()
-                }
-                (DamageKind::Pack, _) => std::fs::symlink_metadata(&damage.path).is_err(),
-                (DamageKind::Index, _) => std::fs::remove_file(&damage.path).is_ok(),
-                _ => false,
-            };
-        }
-        Ok(())
-    }
-
-    /// Takes over packs that the database does not speak of, where they have what is lost.
-    fn adopt_packs(
-        &self,
-        eye: &mut Eye<'_>,
-        reach: &Reach,
-        damaged: &[BlobId],
-    ) -> Result<(), Error> {
-        let mut lost = HashSet::new();
-        for &id in damaged {
-            if reach.blobs.contains_key(&id) && self.look_at(eye, id)?.is_lost() {
-                lost.insert(id);
-            }
-        }
-        if lost.is_empty() {
-            return Ok(());
-        }
-        for name in self.unknown_packs(Duration::ZERO)? {
-            let Ok(pack) = self.open_pack(&name) else { continue };
-            let Ok(index) = pack.index().or_else(|_| pack.scan()) else { continue };
-            let has: Vec<(BlobId, Location)> = index
-                .into_iter()
-                .filter(|(id, at)| {
-                    lost.contains(id) && pack.read(*id, *at, &mut io::sink()).is_ok()
-                })
-                .collect();
-            if has.is_empty() {
-                continue;
-            }
-            self.db().write("write", |tx| put_pack(tx, &name, &has))?;
-            for (id, _) in has {
-                lost.remove(&id);
-            }
-        }
-        Ok(())
-    }
-
-    fn mend(&self, eye: &mut Eye<'_>, id: BlobId, seals: &mut Vec<BlobId>) -> Result<(), Error> {
-        let Standing { mirror, packed } = self.look_at(eye, id)?;
-        match (mirror, packed) {
-            (Mirror::Good { sealed, .. }, packed) => {
-                if !sealed {
-                    seals.push(id);
-                }
-                if let Some((_, Err(_))) = packed {
-                    self.db().write("write", |tx| {
-                        tx.execute("DELETE FROM packed WHERE blob = ?1", params![id.as_bytes()])
-                            .map(drop)
-                    })?;
-                }
-            }
-            (Mirror::Bad { .. }, packed) => {
-                let aside = self.set_aside(id)?;
-                if let Some((_, Ok(()))) = packed
-                    && let Some((pack, at)) = self.db().packed(id)?
-                {
-                    let unpack = |file: &mut File| self.open_pack(&pack)?.read(id, at, file);
-                    self.blobs()
-                        .put(id, unpack)
-                        .context("unpack", || self.blobs().mirror_path(id))?;
-                    seals.push(id);
-                    // What was there is of no use to anybody.
-                    let trash = super::snapshot::open_dir(&self.path().join("trash"))?;
-                    let _ = staging::remove(&trash, &aside);
-                }
-            }
-            (Mirror::Missing, _) => {}
-        }
-        Ok(())
-    }
-
-    /// Moves what is at a blob's name into the trash; its name there.
-    fn set_aside(&self, id: BlobId) -> Result<std::ffi::CString, Error> {
-        let path = || self.blobs().mirror_path(id);
-        let trash = super::snapshot::open_dir(&self.path().join("trash"))?;
-        let name = std::ffi::CString::new(stage_name())
-            .map_err(|error| Error::io("set aside", path(), io::Error::other(error)))?;
-        fs::renameat(self.blobs().dir(), path_of(id), &trash, &name).context("set aside", path)?;
-        Ok(name)
-    }
-
-    /// Writes what can be read of a pack into another, and gives it up if that is all.
-    fn mend_pack(&self, name: &str, common: &StoreOptions) -> Result<(), Error> {
-        let held: Vec<(BlobId, Location)> = self
-            .db()
-            .all_packed()?
-            .into_iter()
-            .filter(|(_, pack, _)| pack == name)
-            .map(|(id, _, at)| (id, at))
-            .collect();
-        let cold = held
-            .into_iter()
-            .map(|(id, at)| Cold { id, size: at.size, from: From::Pack(name.to_owned(), at) })
-            .collect();
-        self.write_packs(cold, common)?;
-        let gone = self.db().write("write", |tx| {
-            tx.execute(
-                "DELETE FROM packs WHERE name = ?1 AND id NOT IN (SELECT pack FROM packed)",
-                [name],
-            )
-        })?;
-        if gone > 0 {
-            self.forget_packs();
-            match std::fs::remove_file(self.pack_path(name)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(error).context("remove", || self.pack_path(name));
-                }
-                _ => {}
-            }
-        }
-        Ok(())
     }
 }
