@@ -12,15 +12,44 @@ use clap::{
 
 use crate::choices::{Existing, Mode, Reflink};
 
-const ABOUT: &str = "Clones directory trees by reflink: isolated copies at about one copy's disk";
+#[cfg(unix)]
+mod snapshots;
+#[cfg(unix)]
+mod store;
+#[cfg(unix)]
+mod worktrees;
+
+#[cfg(unix)]
+pub(crate) use snapshots::{
+    CaptureArgs, InitArgs, LogArgs, NameArgs, Naming, ShowArgs, SnapshotArgs, Telling,
+};
+#[cfg(unix)]
+pub(crate) use store::StoreVerb;
+#[cfg(unix)]
+pub(crate) use worktrees::{DropArgs, ListArgs, RestoreArgs, StartArgs, StatusArgs};
+
+const ABOUT: &str = "Isolated copies of directory trees by reflink, at about one copy's disk";
 
 const EXIT_CODES: &str = "\u{1b}[1;4mExit codes:\u{1b}[0m
   0  done
   1  failed, nothing left behind
   2  the command line was not understood
-  3  done, with findings (entries left out; paths that cannot reflink)
+  3  done, with findings (entries left out, changes, damage; paths that cannot reflink)
   128 + N  stopped by signal N, nothing left behind";
 
+#[cfg(unix)]
+const EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
+  calve init                            once in a project: a store for its snapshots
+  calve start fix-1 fix-2               two worktrees of the project, uncommitted work included
+  calve status fix-1                    what was changed there
+  calve drop fix-2                      away with it
+  calve clone repo repo-fix             one isolated copy of repo, without a store
+  calve clone -n 8 repo agents/repo     agents/repo-1 … agents/repo-8, in one walk
+  calve doctor repo /mnt/agents         can files of repo be reflinked to /mnt/agents?
+
+See 'calve help <COMMAND>' for the flags and examples of one command.";
+
+#[cfg(not(unix))]
 const EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve clone repo repo-fix             one isolated copy of repo, uncommitted work included
   calve clone -n 8 repo agents/repo     agents/repo-1 … agents/repo-8, in one walk
@@ -111,6 +140,11 @@ pub(crate) struct Common {
     /// Take relative paths from DIR
     #[arg(short = 'C', global = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) directory: Option<PathBuf>,
+
+    /// The store's own folder [default: CALVE_STORE, else the current folder's]
+    #[cfg(unix)]
+    #[arg(long, global = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) store: Option<PathBuf>,
 }
 
 impl Common {
@@ -122,6 +156,14 @@ impl Common {
             Some(base) => base.join(path),
             None => path.to_owned(),
         }
+    }
+
+    /// The store that `--store` names, or else the environment; an empty variable is as good as none.
+    #[cfg(unix)]
+    pub(crate) fn store(&self) -> Option<PathBuf> {
+        let from_environment =
+            || std::env::var_os("CALVE_STORE").filter(|path| !path.is_empty()).map(PathBuf::from);
+        self.store.clone().or_else(from_environment).map(|path| self.resolve(&path))
     }
 }
 
@@ -141,6 +183,89 @@ pub(crate) enum Verb {
     /// current directory.
     #[command(after_help = DOCTOR_EXAMPLES)]
     Doctor(DoctorArgs),
+
+    /// Make a store for a project's snapshots
+    ///
+    /// The store is the folder .calve in the project's root, or the folder that --store names. It holds each
+    /// file's content once, shared with the project where the filesystem can reflink.
+    #[cfg(unix)]
+    #[command(after_help = snapshots::INIT_EXAMPLES)]
+    Init(InitArgs),
+
+    /// Take a snapshot of the project as it stands, and print its id
+    ///
+    /// Everything is in it but .calve and what .calveignore files (of gitignore's form) leave out. Only what
+    /// changed since the last one is read. Inside a worktree it is the worktree's, as 'calve capture' takes it.
+    #[cfg(unix)]
+    #[command(after_help = snapshots::SNAPSHOT_EXAMPLES)]
+    Snapshot(SnapshotArgs),
+
+    /// Start worktrees, and print their paths
+    ///
+    /// Of the project as it stands, which is taken a snapshot of first, or of the snapshot that --from names.
+    /// All of them appear, whole, or none.
+    #[cfg(unix)]
+    #[command(after_help = worktrees::START_EXAMPLES,
+        override_usage = "calve start [OPTIONS] <NAME>...\n       calve start [OPTIONS] -n <N> [--prefix <P>]")]
+    Start(StartArgs),
+
+    /// List the worktrees: name, snapshot, standing, path
+    #[cfg(unix)]
+    #[command(after_help = worktrees::LIST_EXAMPLES)]
+    List(ListArgs),
+
+    /// List what was changed in a worktree since its snapshot
+    ///
+    /// One 'LETTER path' a line, sorted: A added, M modified, D deleted, T another kind of entry, X only the
+    /// mode. Exits with 0 where it is clean, and with 3 where it was changed.
+    #[cfg(unix)]
+    #[command(after_help = worktrees::STATUS_EXAMPLES)]
+    Status(StatusArgs),
+
+    /// Take a snapshot of a worktree as it stands, and print its id
+    ///
+    /// It is the worktree's base from then on, and the one before is its parent. Only what changed is read.
+    #[cfg(unix)]
+    #[command(after_help = snapshots::CAPTURE_EXAMPLES)]
+    Capture(CaptureArgs),
+
+    /// Do away with worktrees: at once; their files are deleted in the background
+    ///
+    /// Where one of them was changed since its snapshot nothing is dropped, unless forced. Nothing beyond a
+    /// mount or a link is ever deleted.
+    #[cfg(unix)]
+    #[command(after_help = worktrees::DROP_EXAMPLES)]
+    Drop(DropArgs),
+
+    /// Make a worktree that was deleted by hand again, from its snapshot
+    #[cfg(unix)]
+    #[command(after_help = worktrees::RESTORE_EXAMPLES)]
+    Restore(RestoreArgs),
+
+    /// List the snapshots, the newest first
+    ///
+    /// One a line: id, time (UTC), size, names in brackets, message.
+    #[cfg(unix)]
+    #[command(after_help = snapshots::LOG_EXAMPLES)]
+    Log(LogArgs),
+
+    /// Tell about one snapshot
+    #[cfg(unix)]
+    #[command(after_help = snapshots::SHOW_EXAMPLES)]
+    Show(ShowArgs),
+
+    /// Name a snapshot, or list or delete names
+    ///
+    /// A name stands wherever a snapshot's id does. One that another snapshot has is taken from it.
+    #[cfg(unix)]
+    #[command(after_help = snapshots::NAME_EXAMPLES,
+        override_usage = "calve name [OPTIONS] [<SNAPSHOT> <NAME>]\n       calve name [OPTIONS] --delete <NAME>")]
+    Name(NameArgs),
+
+    /// Look after the store
+    #[cfg(unix)]
+    #[command(subcommand, arg_required_else_help = true, after_help = store::EXAMPLES)]
+    Store(StoreVerb),
 
     /// Print a completion script for a shell
     #[command(after_help = COMPLETIONS_EXAMPLES)]
@@ -243,7 +368,7 @@ pub(crate) struct DoctorArgs {
 }
 
 /// More clones than this in one call are a slip of the finger, and their list alone would fill the memory.
-const MAX_COUNT: u64 = 65_535;
+pub(crate) const MAX_COUNT: u64 = 65_535;
 
 /// More threads than this gain nothing and may not be had.
 const MAX_JOBS: usize = 256;

@@ -13,19 +13,16 @@ use crate::exit::Exit;
 use crate::failure::{Failure, clone_failure};
 use crate::filesystems;
 use crate::output::{Output, encoded};
-use crate::progress::{self, Watched};
+use crate::progress::{self, Total, Watched};
 use crate::summary::{Summary, was_left};
 use crate::system::Signals;
-use crate::text::{count, shown};
-
-/// Findings beyond this many are counted and not listed, without `-v`.
-const LISTED: usize = 10;
+use crate::text::shown;
 
 /// Why the filesystem of the first destination that has copies on its account does not share with the source's.
-fn why_not_shared(report: &Report) -> Option<String> {
-    let copied = report.destinations.iter().find(|tree| tree.copied_because.filesystem > 0)?;
+pub(crate) fn why_not_shared(source: &Path, destinations: &[DestinationReport]) -> Option<String> {
+    let copied = destinations.iter().find(|tree| tree.copied_because.filesystem > 0)?;
     let name = |path| calve::filesystem_name(path);
-    filesystems::why_not(name(&report.source).as_deref(), name(&copied.path).as_deref())
+    filesystems::why_not(name(source).as_deref(), name(&copied.path).as_deref())
 }
 
 /// Clones, and tells what was done.
@@ -43,13 +40,12 @@ pub(crate) fn run(
     let options = options(args, common).cancel(&cancel).progress(&progress);
     let work = || calve::clone_tree(&source, &destinations, &options);
     let done = if output.wants_bar() {
-        let watched = Watched {
-            progress: &progress,
-            cancel: &cancel,
-            source: &source,
-            trees: destinations.len(),
-            filtered: args.is_filtered(),
+        let total = if args.is_filtered() {
+            Total::Unknown
+        } else {
+            Total::Tree { root: &source, times: destinations.len() as u64, own: false }
         };
+        let watched = Watched { progress: &progress, cancel: &cancel, total };
         progress::shown_while(&watched, work)
     } else {
         work()
@@ -89,20 +85,14 @@ fn tell(report: &Report, args: &CloneArgs, output: Output) -> Result<Exit, Failu
         |reason: &SkipReason| args.existing == Existing::Skip && *reason == SkipReason::Exists;
     let findings = findings(&report.destinations, asked);
 
-    for line in findings.iter().take(if output.verbose { usize::MAX } else { LISTED }) {
-        output.warning(line);
-    }
-    if findings.len() > LISTED && !output.verbose {
-        let more = count((findings.len() - LISTED) as u64);
-        output.warning(format_args!("and {more} more; -v lists all"));
-    }
+    output.warnings(&findings);
     output.summary(
         Summary {
             destinations: &report.destinations,
             elapsed: report.elapsed,
             dry_run: args.dry_run,
             verbose: output.verbose,
-            filesystem: why_not_shared(report),
+            filesystem: why_not_shared(&report.source, &report.destinations),
         }
         .text(),
     );
@@ -120,24 +110,28 @@ fn tell(report: &Report, args: &CloneArgs, output: Output) -> Result<Exit, Failu
     Ok(if findings.is_empty() { Exit::Done } else { Exit::Findings })
 }
 
-/// Every finding once: the same of every destination without its name, else with it.
-fn findings(
-    destinations: &[DestinationReport],
-    asked: impl Fn(&SkipReason) -> bool,
-) -> Vec<String> {
-    let line = |path: &Path, reason: &SkipReason| match reason {
-        SkipReason::Socket | SkipReason::Device | SkipReason::Vanished | SkipReason::Stage => {
+/// An entry that did not arrive, or not whole, in a line.
+pub(crate) fn finding(path: &Path, reason: &SkipReason) -> String {
+    match reason {
+        SkipReason::Socket | SkipReason::Device | SkipReason::Vanished | SkipReason::Changing => {
             format!("{}: left out: {reason}", shown(path))
         }
         _ => format!("{}: {reason}", shown(path)),
-    };
+    }
+}
+
+/// Every finding once: the same of every destination without its name, else with it.
+pub(crate) fn findings(
+    destinations: &[DestinationReport],
+    asked: impl Fn(&SkipReason) -> bool,
+) -> Vec<String> {
     let mut found: BTreeMap<(&Path, String), Vec<&Path>> = BTreeMap::new();
     for destination in destinations {
         for Skipped { path, reason, .. } in
             destination.skipped.iter().filter(|skipped| !asked(&skipped.reason))
         {
             // The key's text also keeps apart two reasons for one path.
-            found.entry((path, line(path, reason))).or_default().push(&destination.path);
+            found.entry((path, finding(path, reason))).or_default().push(&destination.path);
         }
     }
     let made = destinations.iter().filter(|destination| !was_left(destination)).count();
@@ -164,7 +158,7 @@ struct Document {
 
 /// Counts are absent (`null`) where nothing was walked and so nothing counted.
 #[derive(Serialize)]
-struct DestinationDocument {
+pub(crate) struct DestinationDocument {
     path: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     path_encoding: Option<&'static str>,
@@ -182,7 +176,7 @@ struct DestinationDocument {
 }
 
 #[derive(Serialize)]
-struct SkippedDocument {
+pub(crate) struct SkippedDocument {
     path: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     path_encoding: Option<&'static str>,
@@ -204,7 +198,7 @@ impl Document {
 }
 
 impl DestinationDocument {
-    fn new(destination: &DestinationReport) -> Self {
+    pub(crate) fn new(destination: &DestinationReport) -> Self {
         let (path, path_encoding) = encoded(&destination.path);
         let walked = destination.method != Method::Snapshot;
         let counted = |number: u64| walked.then_some(number);
@@ -227,12 +221,13 @@ impl DestinationDocument {
 }
 
 impl SkippedDocument {
-    fn new(skipped: &Skipped) -> Self {
+    pub(crate) fn new(skipped: &Skipped) -> Self {
         let (path, path_encoding) = encoded(&skipped.path);
         let (reason, detail) = match &skipped.reason {
             SkipReason::Socket => ("socket", None),
             SkipReason::Device => ("device", None),
             SkipReason::Vanished => ("vanished", None),
+            SkipReason::Changing => ("changing", None),
             SkipReason::Stage => ("stage", None),
             SkipReason::Exists => ("exists", None),
             SkipReason::Xattrs(names) => ("xattrs", Some(names.clone())),

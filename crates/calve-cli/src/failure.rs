@@ -8,16 +8,20 @@ use calve::ErrorKind;
 use crate::exit::Exit;
 use crate::text::{cause, harmless, shell_word, shown};
 
+#[cfg(unix)]
+pub(crate) mod stored;
+
 /// An operation that was not done, ready to be told to people and programs.
 #[derive(Debug)]
 pub(crate) struct Failure {
-    pub(crate) operation: String,
+    pub(crate) operation: Box<str>,
     pub(crate) paths: Vec<PathBuf>,
+    /// What is in the way, where there may be much of it.
+    pub(crate) details: Box<[PathBuf]>,
     /// The name that the JSON output uses.
     pub(crate) kind: &'static str,
     pub(crate) cause: String,
     pub(crate) hint: Option<String>,
-    pub(crate) exit: Exit,
 }
 
 /// The kind of a failure to write to standard output, after which nothing more is written there.
@@ -33,24 +37,24 @@ impl Failure {
     /// Standard output could not be written to.
     pub(crate) fn output(error: &io::Error) -> Self {
         Self {
-            operation: "write standard output".to_owned(),
+            operation: "write standard output".into(),
             paths: Vec::new(),
+            details: Box::default(),
             kind: if error.kind() == io::ErrorKind::BrokenPipe { BROKEN_PIPE } else { OUTPUT },
             cause: cause(error),
             hint: None,
-            exit: Exit::Failed,
         }
     }
 
     /// A signal came.
     pub(crate) fn cancelled(operation: &str, paths: Vec<PathBuf>) -> Self {
         Self {
-            operation: operation.to_owned(),
+            operation: operation.into(),
             paths,
+            details: Box::default(),
             kind: CANCELLED,
             cause: "cancelled".to_owned(),
             hint: None,
-            exit: Exit::Failed,
         }
     }
 
@@ -63,18 +67,23 @@ impl Failure {
             _ => ErrorKind::Io,
         };
         Self {
-            operation: operation.to_owned(),
+            operation: operation.into(),
             kind: kind_name(kind),
             cause: cause(error),
             hint: paths.first().and_then(|path| hint(kind, path, error)),
             paths,
-            exit: Exit::Failed,
+            details: Box::default(),
         }
+    }
+
+    /// How the command ends with it.
+    pub(crate) fn exit(&self) -> Exit {
+        if self.kind == USAGE { Exit::Usage } else { Exit::Failed }
     }
 
     /// `<operation> <paths>: <cause>`, on one line, whatever the names are.
     pub(crate) fn message(&self) -> String {
-        let mut message = self.operation.clone();
+        let mut message = self.operation.to_string();
         for (index, path) in self.paths.iter().enumerate() {
             message.push_str(if index == 0 { " " } else { " and " });
             message.push_str(&shown(path));
@@ -89,15 +98,7 @@ pub(crate) fn clone_failure(
     source: &Path,
     destinations: &[PathBuf],
 ) -> Failure {
-    let paths: Vec<PathBuf> = [Some(error.path()), error.other_path()]
-        .into_iter()
-        .flatten()
-        .map(Path::to_owned)
-        .collect();
     let kind = error.kind();
-    if kind == ErrorKind::Cancelled {
-        return Failure::cancelled(error.operation(), paths);
-    }
     let hint = match (kind, destinations) {
         (ErrorKind::ReflinkRefused, [first, ..]) => {
             let (source, first) = (shell_word(source), shell_word(first));
@@ -111,13 +112,26 @@ pub(crate) fn clone_failure(
         }
         _ => hint(kind, error.path(), error.io_error()),
     };
+    told(error, hint)
+}
+
+/// An error of the library with its way out.
+fn told(error: &calve::Error, hint: Option<String>) -> Failure {
+    let paths: Vec<PathBuf> = [Some(error.path()), error.other_path()]
+        .into_iter()
+        .flatten()
+        .map(Path::to_owned)
+        .collect();
+    if error.kind() == ErrorKind::Cancelled {
+        return Failure::cancelled(error.operation(), paths);
+    }
     Failure {
-        operation: error.operation().to_owned(),
+        operation: error.operation().into(),
         paths,
-        kind: kind_name(kind),
+        details: error.details().into(),
+        kind: kind_name(error.kind()),
         cause: cause(error.io_error()),
         hint,
-        exit: Exit::Failed,
     }
 }
 
@@ -131,6 +145,19 @@ fn kind_name(kind: ErrorKind) -> &'static str {
         ErrorKind::Overlap => "overlap",
         ErrorKind::Conflict => "conflict",
         ErrorKind::ReflinkRefused => "reflink_refused",
+        ErrorKind::StoreNotFound => "store_not_found",
+        ErrorKind::StoreExists => "store_exists",
+        ErrorKind::StoreIncompatible => "store_incompatible",
+        ErrorKind::Damaged => "damaged",
+        ErrorKind::ReadOnly => "read_only",
+        ErrorKind::Busy => "busy",
+        ErrorKind::SnapshotNotFound => "snapshot_not_found",
+        ErrorKind::SnapshotAmbiguous => "snapshot_ambiguous",
+        ErrorKind::WorktreeNotFound => "worktree_not_found",
+        ErrorKind::WorktreeExists => "worktree_exists",
+        ErrorKind::WorktreeMissing => "worktree_missing",
+        ErrorKind::Changed => "changed",
+        ErrorKind::InvalidName => "invalid_name",
         ErrorKind::Cancelled => CANCELLED,
         ErrorKind::InvalidPattern => "invalid_pattern",
         ErrorKind::StorageFull => "storage_full",

@@ -1,7 +1,7 @@
-//! The calve command: clones directory trees through the filesystem's reflinks.
+//! The calve command: isolated copies of directory trees through the filesystem's reflinks.
 //!
-//! Thin: the work is the `calve` library's; here are the command line ([`args`]), the two output streams
-//! ([`output`]), the words ([`text`], [`summary`], [`failure`], [`filesystems`]) and the exit codes ([`exit`]).
+//! Thin: the work is the `calve` library's; here are the command line ([`args`]), what its words mean ([`session`]),
+//! the two output streams ([`output`]), the words ([`text`], [`summary`], [`failure`], [`filesystems`]) and the exit codes ([`exit`]).
 
 mod args;
 mod choices;
@@ -12,9 +12,19 @@ mod failure;
 mod filesystems;
 mod output;
 mod progress;
+#[cfg(unix)]
+mod session;
+#[cfg(unix)]
+mod snapshots;
+#[cfg(unix)]
+mod store;
 mod summary;
 mod system;
 mod text;
+#[cfg(unix)]
+mod trash;
+#[cfg(unix)]
+mod worktrees;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -50,23 +60,59 @@ fn run(cli: Cli) -> Result<Exit, clap::Error> {
         Verb::Clone(args) => args.destinations()?,
         _ => Vec::new(),
     };
+    #[cfg(unix)]
+    let names = match &cli.verb {
+        Verb::Start(args) => args.names()?,
+        _ => Vec::new(),
+    };
+    #[cfg(unix)]
+    let naming = match &cli.verb {
+        Verb::Name(args) => args.naming()?,
+        _ => args::Naming::List,
+    };
     system::raise_open_files();
     let signals = match Signals::register() {
         Ok(signals) => signals,
         Err(error) => {
             let failure = Failure::io("catch signals", Vec::new(), &error);
             output.failure(&failure);
-            return Ok(failure.exit);
+            return Ok(failure.exit());
         }
     };
+    #[cfg(unix)]
+    let session = session::Session { common, output, signals: &signals };
     let done = match &cli.verb {
         Verb::Clone(args) => clone::run(args, &destinations, common, output, &signals),
         Verb::Doctor(args) => doctor::run(args, common, output, &signals),
+        #[cfg(unix)]
+        Verb::Init(args) => snapshots::init(args, session),
+        #[cfg(unix)]
+        Verb::Snapshot(args) => snapshots::snapshot(args, session),
+        #[cfg(unix)]
+        Verb::Start(args) => worktrees::start(args, &names, session),
+        #[cfg(unix)]
+        Verb::List(args) => worktrees::list(args, session),
+        #[cfg(unix)]
+        Verb::Status(args) => worktrees::status(args, session),
+        #[cfg(unix)]
+        Verb::Capture(args) => snapshots::capture(args, session),
+        #[cfg(unix)]
+        Verb::Drop(args) => worktrees::drop(args, session),
+        #[cfg(unix)]
+        Verb::Restore(args) => worktrees::restore(args, session),
+        #[cfg(unix)]
+        Verb::Log(args) => snapshots::log(args, session),
+        #[cfg(unix)]
+        Verb::Show(args) => snapshots::show(args, session),
+        #[cfg(unix)]
+        Verb::Name(_) => snapshots::name(naming, session),
+        #[cfg(unix)]
+        Verb::Store(verb) => store::run(verb, session),
         Verb::Completions { shell } => completions(*shell, output),
     };
     Ok(done.unwrap_or_else(|failure| {
         output.failure(&failure);
-        if failure.kind == CANCELLED { signals.exit() } else { failure.exit }
+        if failure.kind == CANCELLED { signals.exit() } else { failure.exit() }
     }))
 }
 
@@ -87,7 +133,7 @@ fn not_run(error: &clap::Error, args: &[OsString]) -> Exit {
             Ok(()) => Exit::Done,
             Err(failure) => {
                 output.failure(&failure);
-                failure.exit
+                failure.exit()
             }
         };
     }
@@ -101,12 +147,12 @@ fn not_run(error: &clap::Error, args: &[OsString]) -> Exit {
         output.say(styled.trim_end());
     }
     output.failure_document(&Failure {
-        operation: "parse the command line".to_owned(),
+        operation: "parse the command line".into(),
         paths: Vec::new(),
+        details: Box::default(),
         kind: USAGE,
         cause: first_paragraph(&plain),
         hint: Some("calve --help".to_owned()),
-        exit: Exit::Usage,
     });
     Exit::Usage
 }

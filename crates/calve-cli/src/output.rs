@@ -9,7 +9,10 @@ use clap::builder::styling::{AnsiColor, Style};
 use serde::Serialize;
 
 use crate::failure::{BROKEN_PIPE, Failure, OUTPUT};
-use crate::text::harmless;
+use crate::text::{count, harmless, shown};
+
+/// Findings beyond this many are counted and not listed, without `-v`.
+const LISTED: usize = 10;
 
 /// Where and how to speak.
 #[derive(Debug, Clone, Copy)]
@@ -53,6 +56,17 @@ impl Output {
         self.say(format_args!("{style}warning:{style:#} {}", harmless(&line.to_string())));
     }
 
+    /// Findings: all of them with `-v`, else the first and how many there are more.
+    pub(crate) fn warnings(self, lines: &[String]) {
+        let listed = if self.verbose { lines.len() } else { LISTED };
+        for line in lines.iter().take(listed) {
+            self.warning(line);
+        }
+        if let more @ 1.. = lines.len().saturating_sub(listed) {
+            self.warning(format_args!("and {} more; -v lists all", count(more as u64)));
+        }
+    }
+
     /// Tells a failure to people, and with `--json` to programs as well.
     pub(crate) fn failure(self, failure: &Failure) {
         if failure.kind == BROKEN_PIPE {
@@ -60,6 +74,13 @@ impl Output {
         }
         let style = AnsiColor::Red.on_default().bold();
         self.say(format_args!("{style}error:{style:#} {}", failure.message()));
+        let listed = if self.verbose { failure.details.len() } else { LISTED };
+        for path in failure.details.iter().take(listed) {
+            self.say(format_args!("  {}", shown(path)));
+        }
+        if let more @ 1.. = failure.details.len().saturating_sub(listed) {
+            self.say(format_args!("  and {} more; -v lists all", count(more as u64)));
+        }
         if let Some(hint) = &failure.hint {
             let style = AnsiColor::Cyan.on_default().bold();
             self.say(format_args!("{style}hint:{style:#} {}", harmless(hint)));
@@ -71,10 +92,13 @@ impl Output {
     pub(crate) fn failure_document(self, failure: &Failure) {
         if self.json && ![OUTPUT, BROKEN_PIPE].contains(&failure.kind) {
             let (paths, paths_encoding) = encoded_all(&failure.paths);
+            let (details, details_encoding) = encoded_all(&failure.details);
             let error = ErrorFields {
                 operation: &failure.operation,
                 paths,
                 paths_encoding,
+                details: (!details.is_empty()).then_some(details),
+                details_encoding,
                 kind: failure.kind,
                 cause: &failure.cause,
                 hint: failure.hint.as_deref(),
@@ -89,6 +113,16 @@ impl Output {
     pub(crate) fn say(self, text: impl Display) {
         let stderr = AutoStream::new(io::stderr().lock(), self.choice());
         let _ = write_all(stderr, format!("{text}\n").as_bytes());
+    }
+
+    /// A path as a result: its very bytes for programs, harmless ones for a terminal.
+    #[cfg(unix)]
+    pub(crate) fn path(self, path: &Path) -> Vec<u8> {
+        if io::stdout().is_terminal() {
+            shown(path).into_bytes()
+        } else {
+            path.as_os_str().as_encoded_bytes().to_owned()
+        }
     }
 
     /// Whether a progress bar has somebody to look at it.
@@ -127,6 +161,10 @@ struct ErrorFields<'a> {
     paths: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     paths_encoding: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    details: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    details_encoding: Option<&'static str>,
     kind: &'static str,
     cause: &'a str,
     hint: Option<&'a str>,
@@ -137,6 +175,23 @@ pub(crate) fn encoded(path: &Path) -> (String, Option<&'static str>) {
     match path.to_str() {
         Some(path) => (path.to_owned(), None),
         None => (percent_encoded(path), Some("percent")),
+    }
+}
+
+/// A field `path`, to be flattened into a document.
+#[cfg(unix)]
+#[derive(Debug, Serialize)]
+pub(crate) struct PathFields {
+    path: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path_encoding: Option<&'static str>,
+}
+
+#[cfg(unix)]
+impl PathFields {
+    pub(crate) fn new(path: &Path) -> Self {
+        let (path, path_encoding) = encoded(path);
+        Self { path, path_encoding }
     }
 }
 

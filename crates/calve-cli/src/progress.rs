@@ -21,10 +21,20 @@ const REDRAW: Duration = Duration::from_millis(100);
 pub(crate) struct Watched<'a> {
     pub(crate) progress: &'a Progress,
     pub(crate) cancel: &'a Cancel,
-    pub(crate) source: &'a Path,
-    pub(crate) trees: usize,
-    /// With filters the total is not known: counting by other rules than the clone's would be a lie.
-    pub(crate) filtered: bool,
+    pub(crate) total: Total<'a>,
+}
+
+/// How many files there are to do.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Total<'a> {
+    /// Nobody knows: with filters, counting by other rules than the work's would be a lie.
+    Unknown,
+    /// So many.
+    #[cfg(unix)]
+    Files(u64),
+    /// As many as there are below `root`, so many times. `own`: without calve's own folders, and unknown
+    /// where an ignore file may leave something out.
+    Tree { root: &'a Path, times: u64, own: bool },
 }
 
 /// Does `work`, and shows the bar meanwhile.
@@ -51,12 +61,21 @@ fn watch(watched: &Watched<'_>, ended: &Receiver<()>) {
     let total = OnceLock::new();
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
-        if !watched.filtered {
-            let _ = thread::Builder::new().name("count".to_owned()).spawn_scoped(scope, || {
-                if let Some(files) = count_files(watched.source, &stop) {
-                    let _ = total.set(files.saturating_mul(watched.trees as u64));
-                }
-            });
+        match watched.total {
+            Total::Unknown => {}
+            #[cfg(unix)]
+            Total::Files(files) => {
+                let _ = total.set(files);
+            }
+            Total::Tree { root, times, own } => {
+                let (total, stop) = (&total, &stop);
+                let count = move || {
+                    if let Some(files) = count_files(root, own, stop) {
+                        let _ = total.set(files.saturating_mul(times));
+                    }
+                };
+                let _ = thread::Builder::new().name("count".to_owned()).spawn_scoped(scope, count);
+            }
         }
         loop {
             if let (None, Some(&total)) = (bar.length(), total.get()) {
@@ -113,8 +132,8 @@ fn style(template: &str) -> ProgressStyle {
         .progress_chars("━━╌")
 }
 
-/// Everything but directories, by the entries' types alone, without a stat; `None` if stopped.
-fn count_files(root: &Path, stop: &AtomicBool) -> Option<u64> {
+/// Everything but directories, by the entries' types alone, without a stat; `None` if stopped, or not to be known.
+fn count_files(root: &Path, own: bool, stop: &AtomicBool) -> Option<u64> {
     let mut files = 0;
     let mut pending = vec![root.to_owned()];
     while let Some(directory) = pending.pop() {
@@ -125,6 +144,11 @@ fn count_files(root: &Path, stop: &AtomicBool) -> Option<u64> {
                 return None;
             }
             let Ok(entry) = entry else { break };
+            match entry.file_name().to_str() {
+                Some(".calve") if own => continue,
+                Some(".calveignore") if own => return None,
+                _ => {}
+            }
             match entry.file_type() {
                 Ok(kind) if kind.is_dir() => pending.push(entry.path()),
                 _ => files += 1,
@@ -145,22 +169,24 @@ mod tests {
         for name in ["x", "a/y", "a/b/z"] {
             fs::write(root.path().join(name), name).unwrap();
         }
-        assert_eq!(count_files(root.path(), &AtomicBool::new(false)), Some(3));
-        assert_eq!(count_files(root.path(), &AtomicBool::new(true)), None);
-        assert_eq!(count_files(&root.path().join("none"), &AtomicBool::new(false)), Some(0));
+        let count = |root: &Path, own, stop| count_files(root, own, &AtomicBool::new(stop));
+        assert_eq!(count(root.path(), false, false), Some(3));
+        assert_eq!(count(root.path(), false, true), None);
+        assert_eq!(count(&root.path().join("none"), false, false), Some(0));
+        fs::create_dir(root.path().join(".calve")).unwrap();
+        fs::write(root.path().join(".calve/index.db"), "").unwrap();
+        assert_eq!(count(root.path(), true, false), Some(3));
+        assert_eq!(count(root.path(), false, false), Some(4));
+        fs::write(root.path().join("a/.calveignore"), "y").unwrap();
+        assert_eq!(count(root.path(), true, false), None);
     }
 
     #[test]
     fn the_result_of_the_work_comes_back_whether_or_not_a_bar_was_shown() {
         let (progress, cancel) = (Progress::default(), Cancel::new());
         for pause in [Duration::ZERO, PATIENCE + 3 * REDRAW] {
-            let watched = Watched {
-                progress: &progress,
-                cancel: &cancel,
-                source: Path::new("."),
-                trees: 2,
-                filtered: false,
-            };
+            let total = Total::Tree { root: Path::new("."), times: 2, own: false };
+            let watched = Watched { progress: &progress, cancel: &cancel, total };
             let result = shown_while(&watched, || {
                 thread::sleep(pause);
                 42

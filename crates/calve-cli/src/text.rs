@@ -4,6 +4,8 @@ use std::borrow::Cow;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
+#[cfg(unix)]
+use std::time::SystemTime;
 
 use indicatif::HumanCount;
 
@@ -50,6 +52,26 @@ pub(crate) fn duration(time: Duration) -> String {
         59_950..3_600_000 => format!("{} min {} s", seconds / 60, seconds % 60),
         _ => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
     }
+}
+
+/// `2026-11-21T04:33:10Z`.
+#[cfg(unix)]
+pub(crate) fn utc(time: SystemTime) -> String {
+    let seconds = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    // Years that begin in March end with the day that not all of them have. (Hinnant, "chrono-compatible
+    // low-level date algorithms".)
+    let day_of_era = (days + 719_468) % 146_097;
+    let era = (days + 719_468) / 146_097;
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
 /// A path for a message: plain where it is harmless, else quoted and escaped, so that a hostile name cannot
@@ -203,6 +225,21 @@ mod tests {
             (3_720_000, "1 h 2 min"),
         ] {
             assert_eq!(duration(Duration::from_millis(millis)), expected, "{millis}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn times_are_of_the_calendar() {
+        for (seconds, expected) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_399, "2000-02-28T23:59:59Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (951_868_800, "2000-03-01T00:00:00Z"),
+            (1_767_225_599, "2025-12-31T23:59:59Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+        ] {
+            assert_eq!(utc(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)), expected);
         }
     }
 

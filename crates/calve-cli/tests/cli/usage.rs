@@ -23,7 +23,7 @@ fn a_command_line_that_is_not_understood_ends_with_two_and_changes_nothing() {
         ("clone -q -v src dst", "cannot be used with"),
         ("clone --color blue src dst", "blue"),
         ("completions tcsh", "tcsh"),
-        ("snapshot", "snapshot"),
+        ("snapshots", "snapshots"),
         ("--nonsense", "--nonsense"),
     ] {
         let run = calve(scratch.path(), words);

@@ -1,0 +1,119 @@
+//! The ways out of what stores and worktrees cannot do.
+
+use std::path::{Path, PathBuf};
+
+use calve::{ErrorKind, Worktree};
+
+use super::{Failure, kind_name, told};
+use crate::text::{harmless, shell_word};
+
+/// What the library could not do with a store.
+pub(crate) fn store_failure(error: &calve::Error) -> Failure {
+    told(error, hint(error, None))
+}
+
+/// What it could not do with this worktree.
+pub(crate) fn worktree_failure(error: &calve::Error, worktree: &Worktree) -> Failure {
+    told(error, hint(error, Some(worktree)))
+}
+
+/// A worktree that the command itself looked for.
+pub(crate) fn no_worktree(path: &Path, cause: &str) -> Failure {
+    own(
+        "find worktree",
+        path,
+        ErrorKind::WorktreeNotFound,
+        cause,
+        "'calve list' lists the worktrees",
+    )
+}
+
+/// What the command itself does not do.
+pub(crate) fn own(
+    operation: &str,
+    path: &Path,
+    kind: ErrorKind,
+    cause: &str,
+    hint: impl Into<String>,
+) -> Failure {
+    Failure {
+        operation: operation.into(),
+        paths: vec![PathBuf::from(path)],
+        details: Box::default(),
+        kind: kind_name(kind),
+        cause: cause.to_owned(),
+        hint: Some(hint.into()),
+    }
+}
+
+fn hint(error: &calve::Error, worktree: Option<&Worktree>) -> Option<String> {
+    // How the commands of a hint name it: the project goes without.
+    let name = match worktree.filter(|worktree| !worktree.is_project()) {
+        Some(worktree) => format!(" {}", harmless(worktree.name())),
+        None => String::new(),
+    };
+    let path = error.path();
+    let hint = match error.kind() {
+        ErrorKind::StoreNotFound if error.operation() == "find the store of" => {
+            "'calve init' in the project's root makes one; --store DIR or CALVE_STORE names one that is elsewhere"
+                .to_owned()
+        }
+        ErrorKind::StoreNotFound => {
+            "--store and CALVE_STORE take the store's own folder, PROJECT/.calve for instance; \
+             'calve init' makes one"
+                .to_owned()
+        }
+        ErrorKind::StoreExists => {
+            "it is ready to use: 'calve start NAME' makes a worktree".to_owned()
+        }
+        ErrorKind::StoreIncompatible => {
+            "use the version of calve that wrote it last, or a later one".to_owned()
+        }
+        ErrorKind::Damaged => {
+            "'calve store verify --repair' names all that is damaged, and mends what it can".to_owned()
+        }
+        ErrorKind::ReadOnly => format!(
+            "what only reads still works; to change something, make {} writable",
+            shell_word(path)
+        ),
+        ErrorKind::Busy => "try again when the other calve is done".to_owned(),
+        ErrorKind::SnapshotNotFound if error.operation() == "compare" => {
+            "'calve snapshot' takes its first one".to_owned()
+        }
+        ErrorKind::SnapshotNotFound => "'calve log' lists the snapshots".to_owned(),
+        ErrorKind::SnapshotAmbiguous => {
+            "give more digits of it; 'calve log -v' has whole ids".to_owned()
+        }
+        ErrorKind::WorktreeNotFound => "'calve list' lists the worktrees".to_owned(),
+        ErrorKind::WorktreeExists => format!(
+            "choose another name, or 'calve drop {}' first",
+            shell_word(path)
+        ),
+        ErrorKind::WorktreeMissing => format!(
+            "'calve restore{name}' makes it again from its snapshot, 'calve drop{name}' forgets it; if it was \
+             moved, run calve once inside of it"
+        ),
+        ErrorKind::Changed if error.operation().starts_with("drop") => format!(
+            "'calve capture{name}' keeps the changes in a snapshot; 'calve drop --force{name}' drops them"
+        ),
+        ErrorKind::Changed => format!(
+            "'calve capture{name}' keeps the changes in a snapshot; --force replaces them, and \
+             'calve switch{name} --undo' brings them back"
+        ),
+        ErrorKind::InvalidName => {
+            "a name has at most 200 bytes, no slash, space or control character, starts with neither dash nor \
+             dot, and is given once"
+                .to_owned()
+        }
+        ErrorKind::Overlap => {
+            "a copy made by hand is no worktree of its own: 'calve start NAME' makes one; without its folder \
+             .calve it is a folder like any other"
+                .to_owned()
+        }
+        ErrorKind::DestinationExists => {
+            "move it away, or choose another name, or another folder with --at".to_owned()
+        }
+        kind => return super::hint(kind, path, error.io_error()),
+    };
+    Some(hint)
+}

@@ -1,0 +1,232 @@
+//! What the words of a command line mean to the verbs of stores and worktrees: which store, which worktree, which snapshot.
+//!
+//! The store is the one of `--store` or `CALVE_STORE`, else the one that the current folder belongs to. A worktree that is
+//! not named is the one that the current folder is in, at whatever depth. One that is named by its path is named by its
+//! root: who says `drop src/` means a folder and not the tree around it.
+
+use std::ffi::OsStr;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use calve::{ErrorKind, Progress, SnapshotId, Store, StoreOptions, Worktree};
+
+use crate::args::Common;
+use crate::failure::Failure;
+use crate::failure::stored::{no_worktree, store_failure};
+use crate::output::Output;
+use crate::progress::{self, Total, Watched};
+use crate::system::Signals;
+
+/// One run of a verb.
+#[derive(Clone, Copy)]
+pub(crate) struct Session<'a> {
+    pub(crate) common: &'a Common,
+    pub(crate) output: Output,
+    pub(crate) signals: &'a Signals,
+}
+
+/// The digits of an id that people get to see.
+const SHORT: usize = 12;
+
+/// An id for people.
+pub(crate) fn short(id: SnapshotId) -> String {
+    let mut digits = id.to_string();
+    digits.truncate(SHORT);
+    digits
+}
+
+impl Session<'_> {
+    /// Does `work`, with what the common flags say, and a bar where somebody looks.
+    pub(crate) fn work<T>(
+        &self,
+        total: Total<'_>,
+        work: impl FnOnce(&StoreOptions) -> Result<T, calve::Error>,
+    ) -> Result<T, calve::Error> {
+        let cancel = self.signals.cancel();
+        let progress = Arc::new(Progress::default());
+        let mut options = StoreOptions::new().cancel(&cancel).progress(&progress);
+        if let Some(jobs) = self.common.jobs {
+            options = options.jobs(jobs);
+        }
+        if !self.output.wants_bar() {
+            return work(&options);
+        }
+        let watched = Watched { progress: &progress, cancel: &cancel, total };
+        progress::shown_while(&watched, || work(&options))
+    }
+
+    fn current(&self) -> PathBuf {
+        self.common.resolve(Path::new("."))
+    }
+
+    /// The store.
+    pub(crate) fn store(&self) -> Result<Store, Failure> {
+        match self.common.store() {
+            Some(path) => Store::open(path),
+            None => Store::discover(self.current()).map(|place| place.store),
+        }
+        .map_err(|error| store_failure(&error))
+    }
+
+    /// The worktree, or the project, that the current folder is in.
+    pub(crate) fn here(&self) -> Result<Worktree, Failure> {
+        let current = self.current();
+        let Some(given) = self.common.store() else {
+            return Store::discover(&current)
+                .and_then(|place| place.worktree())
+                .map_err(|error| store_failure(&error));
+        };
+        let store = Store::open(given).map_err(|error| store_failure(&error))?;
+        let current = canonical(&current)?;
+        let project = store.project().map_err(|error| store_failure(&error))?;
+        match Store::discover(&current) {
+            Ok(place) if place.store.path() == store.path() => place.worktree(),
+            // Another project inside of this one.
+            Ok(place) if place.root != project && place.root.starts_with(&project) => {
+                return Err(not_of_it(&current));
+            }
+            // A store that is elsewhere leaves no trace in its project.
+            _ if current.starts_with(&project) => store.project_worktree(),
+            _ => return Err(not_of_it(&current)),
+        }
+        .map_err(|error| store_failure(&error))
+    }
+
+    /// The worktree of that name, or else at that path; the current folder's where nothing is said.
+    pub(crate) fn worktree(&self, word: Option<&Path>) -> Result<Worktree, Failure> {
+        let Some(word) = word else { return self.here() };
+        match name(word) {
+            Some(name) => self.named(name, word),
+            None => self.at(&self.common.resolve(word)),
+        }
+    }
+
+    /// The worktree, or the project, whose root is at `path`; the current folder's where nothing is said.
+    pub(crate) fn tree(&self, path: Option<&Path>) -> Result<Worktree, Failure> {
+        path.map_or_else(|| self.here(), |path| self.at(&self.common.resolve(path)))
+    }
+
+    fn named(&self, name: &str, word: &Path) -> Result<Worktree, Failure> {
+        let path = self.common.resolve(word);
+        let is_folder = path.is_dir();
+        let store = match self.store() {
+            Ok(store) => store,
+            // From outside of any project a path is all that can be meant.
+            Err(_) if is_folder && self.common.store().is_none() => return self.at(&path),
+            Err(failure) => return Err(failure),
+        };
+        match store.worktree(name) {
+            Err(error) if error.kind() == ErrorKind::WorktreeNotFound && is_folder => {
+                self.at(&path)
+            }
+            found => found.map_err(|error| store_failure(&error)),
+        }
+    }
+
+    fn at(&self, path: &Path) -> Result<Worktree, Failure> {
+        let root = match canonical(path) {
+            // One that was deleted by hand still has its place.
+            Err(failure) if failure.kind == "source_not_found" => {
+                return self.missing(&absolute(path)?).map(|worktree| {
+                    worktree
+                        .ok_or_else(|| no_worktree(path, "there is nothing, nor was a worktree"))
+                })?;
+            }
+            root => root?,
+        };
+        let given = match self.common.store() {
+            Some(store) => Some(Store::open(store).map_err(|error| store_failure(&error))?),
+            None => None,
+        };
+        let is_given = |store: &Store| given.as_ref().is_none_or(|it| it.path() == store.path());
+        let found = Store::discover(&root);
+        match &found {
+            Ok(place) if place.root == root && is_given(&place.store) => {
+                return place.worktree().map_err(|error| store_failure(&error));
+            }
+            _ => {}
+        }
+        if let Some(store) = &given
+            && store.project().is_ok_and(|project| project == root)
+        {
+            return store.project_worktree().map_err(|error| store_failure(&error));
+        }
+        // Something else may stand where one was: the worktree is missing then, and says so itself.
+        if let Ok(Some(worktree)) = self.missing(&root) {
+            return Ok(worktree);
+        }
+        match found {
+            Err(error) if error.kind() != ErrorKind::StoreNotFound => Err(store_failure(&error)),
+            Ok(place) if is_given(&place.store) => Err(Failure {
+                hint: Some(format!("its root is {}", crate::text::shell_word(&place.root))),
+                ..no_worktree(path, "it is a folder inside of one, and not its root")
+            }),
+            _ => Err(no_worktree(path, "it is neither a worktree nor a project")),
+        }
+    }
+
+    /// The worktree that has its place at `path`.
+    fn missing(&self, path: &Path) -> Result<Option<Worktree>, Failure> {
+        let worktrees = self.store()?.worktrees().map_err(|error| store_failure(&error))?;
+        Ok(worktrees.into_iter().find(|worktree| worktree.path() == path))
+    }
+}
+
+/// The name that `word` may be: what could only be a path is none.
+fn name(word: &Path) -> Option<&str> {
+    let is_path = |word: &OsStr| {
+        let bytes = word.as_encoded_bytes();
+        bytes.contains(&b'/') || [&b"."[..], b".."].contains(&bytes)
+    };
+    word.to_str().filter(|_| !is_path(word.as_os_str()))
+}
+
+fn not_of_it(current: &Path) -> Failure {
+    Failure {
+        hint: Some(
+            "name a worktree ('calve list' lists them), or leave --store and CALVE_STORE out"
+                .to_owned(),
+        ),
+        ..no_worktree(current, "this folder is not of that store")
+    }
+}
+
+fn canonical(path: &Path) -> Result<PathBuf, Failure> {
+    std::fs::canonicalize(path)
+        .map_err(|error| Failure::io("find worktree", vec![path.to_owned()], &error))
+}
+
+/// The path by which what is gone was known.
+fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    let failure = |error: io::Error| Failure::io("find worktree", vec![path.to_owned()], &error);
+    let absolute = std::path::absolute(path).map_err(failure)?;
+    Ok(match (absolute.parent(), absolute.file_name()) {
+        (Some(parent), Some(name)) => match std::fs::canonicalize(parent) {
+            Ok(parent) => parent.join(name),
+            Err(_) => absolute,
+        },
+        _ => absolute,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_with_a_slash_or_of_dots_is_a_path_and_anything_else_may_be_a_name() {
+        for (word, expected) in [
+            ("fix-1", Some("fix-1")),
+            ("...", Some("...")),
+            ("größe", Some("größe")),
+            (".", None),
+            ("..", None),
+            ("./fix-1", None),
+            ("fix-1/", None),
+            ("/fix-1", None),
+        ] {
+            assert_eq!(name(Path::new(word)), expected, "{word}");
+        }
+    }
+}

@@ -1,0 +1,333 @@
+//! `calve init`, `snapshot`, `capture`, `log`, `show`, `name`.
+
+use std::path::Path;
+
+use calve::{Snapshot, SnapshotReport, Store, Worktree};
+use serde::Serialize;
+
+use crate::args::{CaptureArgs, InitArgs, LogArgs, Naming, ShowArgs, SnapshotArgs, Telling};
+use crate::clone::{SkippedDocument, finding};
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::failure::stored::{own, store_failure, worktree_failure};
+use crate::filesystems;
+use crate::output::encoded;
+use crate::progress::Total;
+use crate::session::{Session, short};
+use crate::text::{self, count, counted, harmless, shown};
+
+pub(crate) fn init(args: &InitArgs, session: Session<'_>) -> Result<Exit, Failure> {
+    let project = session.common.resolve(args.directory.as_deref().unwrap_or(Path::new(".")));
+    let store = Store::init(&project, session.common.store().as_deref())
+        .map_err(|error| store_failure(&error))?;
+    let project = store.project().map_err(|error| store_failure(&error))?;
+    let output = session.output;
+    output.summary(format_args!(
+        "a store for {}: 'calve start NAME' makes a worktree",
+        shown(&project)
+    ));
+    if output.json {
+        let ((store, store_encoding), (project, project_encoding)) =
+            (encoded(store.path()), encoded(&project));
+        output.document(&InitDocument { store, store_encoding, project, project_encoding })?;
+    } else {
+        output.results(&[output.path(store.path()), b"\n".to_vec()].concat())?;
+    }
+    Ok(Exit::Done)
+}
+
+pub(crate) fn snapshot(args: &SnapshotArgs, session: Session<'_>) -> Result<Exit, Failure> {
+    take(&session.tree(args.directory.as_deref())?, &args.telling, session)
+}
+
+pub(crate) fn capture(args: &CaptureArgs, session: Session<'_>) -> Result<Exit, Failure> {
+    take(&session.worktree(args.worktree.as_deref())?, &args.telling, session)
+}
+
+fn take(worktree: &Worktree, telling: &Telling, session: Session<'_>) -> Result<Exit, Failure> {
+    let total = Total::Tree { root: worktree.path(), times: 1, own: true };
+    let report = session
+        .work(total, |options| {
+            worktree.capture(telling.message.as_deref(), telling.name.as_deref(), options)
+        })
+        .map_err(|error| worktree_failure(&error, worktree))?;
+    let output = session.output;
+    let exit = tell_skipped(&report, session);
+    output.summary(taken(&report, worktree.path(), worktree.store().path(), output.verbose));
+    if output.json {
+        output.document(&SnapshotDocument::new(&report))?;
+    } else {
+        output.results(format!("{}\n", report.id).as_bytes())?;
+    }
+    Ok(exit)
+}
+
+/// What a snapshot is without; a finding.
+pub(crate) fn tell_skipped(report: &SnapshotReport, session: Session<'_>) -> Exit {
+    let lines: Vec<String> =
+        report.skipped.iter().map(|skipped| finding(&skipped.path, &skipped.reason)).collect();
+    session.output.warnings(&lines);
+    if lines.is_empty() { Exit::Done } else { Exit::Findings }
+}
+
+/// How a snapshot came about, in one truthful line.
+pub(crate) fn taken(report: &SnapshotReport, tree: &Path, store: &Path, verbose: bool) -> String {
+    let size = |bytes| if verbose { text::exact_bytes(bytes) } else { text::bytes(bytes) };
+    let files = counted(report.files, "file");
+    let mut line = if report.new {
+        format!("snapshot {}: {files} ({})", short(report.id), size(report.bytes))
+    } else {
+        format!("unchanged since snapshot {}: {files} ({})", short(report.id), size(report.bytes))
+    };
+    line.push_str(&format!(", {} read ({})", count(report.read_files), size(report.read_bytes)));
+    if report.cloned_files > 0 {
+        line.push_str(&format!(", {} reflinked", counted(report.cloned_files, "new content")));
+    }
+    if report.copied_files > 0 {
+        line.push_str(&format!(
+            ", {} copied ({})",
+            counted(report.copied_files, "new content"),
+            size(report.copied_bytes)
+        ));
+    }
+    line.push_str(&format!(", {}", text::duration(report.elapsed)));
+    let name = |path| calve::filesystem_name(path);
+    if report.copied_files > report.cloned_files
+        && let Some(why) = filesystems::why_not(name(tree).as_deref(), name(store).as_deref())
+    {
+        line.push_str(&format!(": {why}; 'calve doctor' tells how to change that"));
+    }
+    line
+}
+
+pub(crate) fn log(args: &LogArgs, session: Session<'_>) -> Result<Exit, Failure> {
+    let mut snapshots = session.store()?.log().map_err(|error| store_failure(&error))?;
+    snapshots.truncate(args.count.unwrap_or(usize::MAX));
+    let output = session.output;
+    if output.json {
+        let snapshots = snapshots.iter().map(SnapshotFields::new).collect();
+        output.document(&LogDocument { snapshots })?;
+    } else {
+        let lines: String =
+            snapshots.iter().map(|snapshot| line(snapshot, output.verbose)).collect();
+        output.results(lines.as_bytes())?;
+    }
+    Ok(Exit::Done)
+}
+
+fn line(snapshot: &Snapshot, verbose: bool) -> String {
+    let id = if verbose { snapshot.id.to_string() } else { short(snapshot.id) };
+    let (time, files) = (text::utc(snapshot.created), counted(snapshot.files, "file"));
+    let mut line = format!("{id}  {time}  {files} ({})", text::bytes(snapshot.bytes));
+    if !snapshot.names.is_empty() {
+        line.push_str(&format!("  [{}]", harmless(&snapshot.names.join(", "))));
+    }
+    if let Some(message) = snapshot.message.lines().next().filter(|message| !message.is_empty()) {
+        line.push_str(&format!("  {}", harmless(message)));
+    }
+    line.push('\n');
+    line
+}
+
+pub(crate) fn show(args: &ShowArgs, session: Session<'_>) -> Result<Exit, Failure> {
+    let (store, id) = match &args.snapshot {
+        Some(word) => {
+            let store = session.store()?;
+            let id = store.resolve(word).map_err(|error| store_failure(&error))?;
+            (store, id)
+        }
+        None => {
+            let worktree = session.here()?;
+            let id = worktree.snapshot().ok_or_else(|| {
+                own(
+                    "find snapshot of",
+                    worktree.path(),
+                    calve::ErrorKind::SnapshotNotFound,
+                    "it has no snapshot yet",
+                    "'calve snapshot' takes its first one",
+                )
+            })?;
+            (worktree.store().clone(), id)
+        }
+    };
+    let snapshot = store.show(id).map_err(|error| store_failure(&error))?;
+    let output = session.output;
+    if output.json {
+        output.document(&SnapshotFields::new(&snapshot))?;
+    } else {
+        output.results(shown_whole(&snapshot).as_bytes())?;
+    }
+    Ok(Exit::Done)
+}
+
+fn shown_whole(snapshot: &Snapshot) -> String {
+    let mut text = format!("snapshot  {}\n", snapshot.id);
+    if let Some(parent) = snapshot.parent {
+        text.push_str(&format!("parent    {parent}\n"));
+    }
+    if !snapshot.names.is_empty() {
+        text.push_str(&format!("names     {}\n", harmless(&snapshot.names.join(", "))));
+    }
+    text.push_str(&format!("created   {}\n", text::utc(snapshot.created)));
+    text.push_str(&format!(
+        "holds     {} ({}) among {}\n",
+        counted(snapshot.files, "file"),
+        text::exact_bytes(snapshot.bytes),
+        entries(snapshot.entries)
+    ));
+    for (index, line) in snapshot.message.lines().enumerate() {
+        let head = if index == 0 { "message   " } else { "          " };
+        text.push_str(&format!("{head}{}\n", harmless(line)));
+    }
+    text
+}
+
+/// `1 entry`, `87,712 entries`.
+pub(crate) fn entries(number: u64) -> String {
+    if number == 1 { "1 entry".to_owned() } else { format!("{} entries", count(number)) }
+}
+
+pub(crate) fn name(naming: Naming<'_>, session: Session<'_>) -> Result<Exit, Failure> {
+    let store = session.store()?;
+    let output = session.output;
+    let failed = |error: calve::Error| store_failure(&error);
+    match naming {
+        Naming::Set { snapshot, name } => {
+            let id = store.resolve(snapshot).map_err(failed)?;
+            store.set_name(name, id).map_err(failed)?;
+            output.summary(format_args!("{} is snapshot {}", harmless(name), short(id)));
+            if output.json {
+                output.document(&NameDocument { name, snapshot: Some(id.to_string()) })?;
+            }
+        }
+        Naming::Delete(name) => {
+            if !store.remove_name(name).map_err(failed)? {
+                return Err(own(
+                    "delete name",
+                    Path::new(name),
+                    calve::ErrorKind::SnapshotNotFound,
+                    "no snapshot has this name",
+                    "'calve name' lists the names",
+                ));
+            }
+            output.summary(format_args!("{} is no snapshot's name any more", harmless(name)));
+            if output.json {
+                output.document(&NameDocument { name, snapshot: None })?;
+            }
+        }
+        Naming::List => {
+            let snapshots = store.log().map_err(failed)?;
+            let mut names: Vec<(&str, String)> = snapshots
+                .iter()
+                .flat_map(|snapshot| {
+                    snapshot.names.iter().map(|name| (name.as_str(), snapshot.id.to_string()))
+                })
+                .collect();
+            names.sort_unstable();
+            if output.json {
+                let names = names
+                    .iter()
+                    .map(|(name, id)| NameDocument { name, snapshot: Some(id.clone()) })
+                    .collect();
+                output.document(&NamesDocument { names })?;
+            } else {
+                let width = names.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+                let lines: String = names
+                    .iter()
+                    .map(|(name, id)| format!("{:width$}  {id}\n", harmless(name)))
+                    .collect();
+                output.results(lines.as_bytes())?;
+            }
+        }
+    }
+    Ok(Exit::Done)
+}
+
+/// The JSON document of `init`; docs/json.md says what each field of these means.
+#[derive(Serialize)]
+struct InitDocument {
+    store: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    store_encoding: Option<&'static str>,
+    project: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    project_encoding: Option<&'static str>,
+}
+
+/// The JSON document of `snapshot` and `capture`.
+#[derive(Serialize)]
+pub(crate) struct SnapshotDocument {
+    snapshot: String,
+    new: bool,
+    files: u64,
+    bytes: u64,
+    read_files: u64,
+    read_bytes: u64,
+    reflinked_files: u64,
+    copied_files: u64,
+    copied_bytes: u64,
+    skipped: Vec<SkippedDocument>,
+    elapsed_seconds: f64,
+}
+
+impl SnapshotDocument {
+    pub(crate) fn new(report: &SnapshotReport) -> Self {
+        Self {
+            snapshot: report.id.to_string(),
+            new: report.new,
+            files: report.files,
+            bytes: report.bytes,
+            read_files: report.read_files,
+            read_bytes: report.read_bytes,
+            reflinked_files: report.cloned_files,
+            copied_files: report.copied_files,
+            copied_bytes: report.copied_bytes,
+            skipped: report.skipped.iter().map(SkippedDocument::new).collect(),
+            elapsed_seconds: report.elapsed.as_secs_f64(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct LogDocument {
+    snapshots: Vec<SnapshotFields>,
+}
+
+/// One snapshot, and the JSON document of `show`.
+#[derive(Serialize)]
+struct SnapshotFields {
+    snapshot: String,
+    parent: Option<String>,
+    names: Vec<String>,
+    created: String,
+    message: String,
+    entries: u64,
+    files: u64,
+    bytes: u64,
+}
+
+impl SnapshotFields {
+    fn new(snapshot: &Snapshot) -> Self {
+        Self {
+            snapshot: snapshot.id.to_string(),
+            parent: snapshot.parent.map(|id| id.to_string()),
+            names: snapshot.names.clone(),
+            created: text::utc(snapshot.created),
+            message: snapshot.message.clone(),
+            entries: snapshot.entries,
+            files: snapshot.files,
+            bytes: snapshot.bytes,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct NameDocument<'a> {
+    name: &'a str,
+    snapshot: Option<String>,
+}
+
+#[derive(Serialize)]
+struct NamesDocument<'a> {
+    names: Vec<NameDocument<'a>>,
+}

@@ -1,0 +1,461 @@
+//! `calve start`, `list`, `status`, `drop`, `restore`.
+
+use std::path::PathBuf;
+
+use calve::{
+    Change, ChangeKind, DestinationReport, ErrorKind, Standing, StartOptions, StartReport, Status,
+    Worktree,
+};
+use serde::Serialize;
+
+use crate::args::{DropArgs, ListArgs, RestoreArgs, StartArgs, StatusArgs};
+use crate::clone::{DestinationDocument, findings, why_not_shared};
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::failure::stored::{own, store_failure, worktree_failure};
+use crate::output::PathFields;
+use crate::progress::Total;
+use crate::session::{Session, short};
+use crate::snapshots::{SnapshotDocument, entries, taken, tell_skipped};
+use crate::summary::Summary;
+use crate::text::{self, counted, harmless, shell_word};
+use crate::trash;
+
+pub(crate) fn start(
+    args: &StartArgs,
+    names: &[String],
+    session: Session<'_>,
+) -> Result<Exit, Failure> {
+    let failed = |error: calve::Error| store_failure(&error);
+    let store = session.store()?;
+    let project = store.project().map_err(failed)?;
+    let mut options = StartOptions::new();
+    let times = names.len() as u64;
+    let mut total = Total::Tree { root: &project, times: times + 1, own: true };
+    if let Some(from) = &args.from {
+        let id = store.resolve(from).map_err(failed)?;
+        let files = store.show(id).map_err(failed)?.files;
+        total = Total::Files(files.saturating_mul(times));
+        options = options.from(id);
+    }
+    if let Some(at) = &args.at {
+        options = options.at(session.common.resolve(at));
+    }
+    let report = session
+        .work(total, |common| store.start(names, &options.common(common.clone())))
+        .map_err(failed)?;
+
+    let output = session.output;
+    let mut exit = Exit::Done;
+    if let Some(snapshot) = &report.taken {
+        exit = tell_skipped(snapshot, session);
+        output.summary(taken(snapshot, &project, store.path(), output.verbose));
+    }
+    let trees: Vec<DestinationReport> =
+        report.worktrees.iter().map(|started| started.report.clone()).collect();
+    if tell_trees(&trees, report.elapsed, &store, session) == Exit::Findings {
+        exit = Exit::Findings;
+    }
+    if output.json {
+        output.document(&StartDocument::new(&report))?;
+    } else {
+        let mut paths = Vec::new();
+        for tree in &trees {
+            paths.extend(output.path(&tree.path));
+            paths.push(b'\n');
+        }
+        output.results(&paths)?;
+    }
+    Ok(exit)
+}
+
+/// Findings and the summary of trees that were made from the store.
+fn tell_trees(
+    trees: &[DestinationReport],
+    elapsed: std::time::Duration,
+    store: &calve::Store,
+    session: Session<'_>,
+) -> Exit {
+    let findings = findings(trees, |_| false);
+    session.output.warnings(&findings);
+    session.output.summary(
+        Summary {
+            destinations: trees,
+            elapsed,
+            dry_run: false,
+            verbose: session.output.verbose,
+            filesystem: why_not_shared(store.path(), trees),
+        }
+        .text(),
+    );
+    if findings.is_empty() { Exit::Done } else { Exit::Findings }
+}
+
+pub(crate) fn restore(args: &RestoreArgs, session: Session<'_>) -> Result<Exit, Failure> {
+    let worktree = session.worktree(Some(&args.worktree))?;
+    if worktree.is_project() {
+        return Err(own(
+            "restore",
+            worktree.path(),
+            ErrorKind::InvalidName,
+            "it is the project itself",
+            "'calve reset' makes it what its snapshot was",
+        ));
+    }
+    let started = std::time::Instant::now();
+    let files = match worktree.snapshot() {
+        Some(id) => worktree.store().show(id).map_err(|error| store_failure(&error))?.files,
+        None => 0,
+    };
+    let report = session
+        .work(Total::Files(files), |options| worktree.restore(options))
+        .map_err(|error| worktree_failure(&error, &worktree))?;
+    let trees = [report];
+    let exit = tell_trees(&trees, started.elapsed(), worktree.store(), session);
+    let output = session.output;
+    if output.json {
+        output.document(&StartedDocument {
+            name: worktree.name(),
+            tree: DestinationDocument::new(&trees[0]),
+        })?;
+    } else {
+        output.results(&[output.path(worktree.path()), b"\n".to_vec()].concat())?;
+    }
+    Ok(exit)
+}
+
+/// A row of `list`.
+struct Listed {
+    worktree: Worktree,
+    /// `None` where its folder could not be looked at.
+    standing: Option<Standing>,
+    /// How many changes there are, where that was asked for and could be found out.
+    changes: Option<u64>,
+}
+
+pub(crate) fn list(args: &ListArgs, session: Session<'_>) -> Result<Exit, Failure> {
+    let output = session.output;
+    let worktrees = session.store()?.worktrees().map_err(|error| store_failure(&error))?;
+    let mut exit = Exit::Done;
+    // One that cannot be looked at does not hide the others.
+    let mut unknown = |error: &calve::Error, worktree: &Worktree| {
+        let failure = worktree_failure(error, worktree);
+        output.warning(format_args!("{}: {}", worktree.name(), failure.message()));
+        exit = Exit::Findings;
+    };
+    let mut rows = Vec::new();
+    for worktree in worktrees {
+        let standing = match worktree.standing() {
+            Ok(standing) => Some(standing),
+            Err(error) => {
+                unknown(&error, &worktree);
+                None
+            }
+        };
+        let mut changes = None;
+        if args.status && matches!(standing, Some(Standing::Ready | Standing::Switching)) {
+            match session.work(Total::Unknown, |options| worktree.status(options)) {
+                Ok(status) => changes = Some(status.changes.len() as u64),
+                Err(error) if error.kind() == ErrorKind::Cancelled => {
+                    return Err(worktree_failure(&error, &worktree));
+                }
+                Err(error) => unknown(&error, &worktree),
+            }
+        }
+        rows.push(Listed { worktree, standing, changes });
+    }
+    if output.json {
+        let worktrees = rows.iter().map(ListedDocument::new).collect();
+        output.document(&ListDocument { worktrees })?;
+        return Ok(exit);
+    }
+    let width = |of: &dyn Fn(&Listed) -> usize| rows.iter().map(of).max().unwrap_or(0);
+    let name = |row: &Listed| harmless(row.worktree.name()).into_owned();
+    let names = width(&|row| name(row).chars().count());
+    let standings = width(&|row| standing_name(row.standing).len());
+    let mut lines = Vec::new();
+    for row in &rows {
+        let id = row.worktree.snapshot().map_or_else(|| "-".to_owned(), short);
+        let standing = standing_name(row.standing);
+        lines.extend(format!("{:names$}  {id:12}  {standing:standings$}  ", name(row)).bytes());
+        if args.status {
+            let status = match row.changes {
+                Some(0) => "clean",
+                Some(_) => "changed",
+                None => "-",
+            };
+            lines.extend(format!("{status:7}  ").bytes());
+        }
+        lines.extend(output.path(row.worktree.path()));
+        lines.push(b'\n');
+    }
+    output.results(&lines)?;
+    Ok(exit)
+}
+
+fn standing_name(standing: Option<Standing>) -> &'static str {
+    match standing {
+        Some(Standing::Ready) => "ready",
+        Some(Standing::Starting) => "starting",
+        Some(Standing::Switching) => "switching",
+        Some(Standing::Missing) => "missing",
+        _ => "unknown",
+    }
+}
+
+pub(crate) fn status(args: &StatusArgs, session: Session<'_>) -> Result<Exit, Failure> {
+    let worktree = session.worktree(args.worktree.as_deref())?;
+    let status = session
+        .work(Total::Unknown, |options| worktree.status(options))
+        .map_err(|error| worktree_failure(&error, &worktree))?;
+    let output = session.output;
+    let changes = status.changes.len() as u64;
+    let what = if changes == 0 { "clean".to_owned() } else { counted(changes, "change") };
+    let (looked_at, took) = (entries(status.entries), text::duration(status.elapsed));
+    let since = short(status.snapshot);
+    output.summary(format_args!("{what} since snapshot {since}: {looked_at}, {took}"));
+    if output.json {
+        output.document(&StatusDocument::new(&worktree, &status))?;
+    } else {
+        let mut lines = Vec::new();
+        for change in &status.changes {
+            lines.extend(format!("{} ", change.kind.letter()).bytes());
+            lines.extend(output.path(&change.path));
+            lines.push(b'\n');
+        }
+        output.results(&lines)?;
+    }
+    Ok(if changes == 0 { Exit::Done } else { Exit::Findings })
+}
+
+pub(crate) fn drop(args: &DropArgs, session: Session<'_>) -> Result<Exit, Failure> {
+    let mut worktrees: Vec<Worktree> = Vec::new();
+    for word in &args.worktrees {
+        let worktree = session.worktree(Some(word))?;
+        if worktree.is_project() {
+            let store = shell_word(worktree.store().path());
+            return Err(own(
+                "drop",
+                worktree.path(),
+                ErrorKind::InvalidName,
+                "it is the project itself",
+                format!("to do away with its snapshots, remove {store}"),
+            ));
+        }
+        if worktrees.iter().all(|other| other.path() != worktree.path()) {
+            worktrees.push(worktree);
+        }
+    }
+    // Of several, none goes where one cannot.
+    if !args.force && worktrees.len() > 1 {
+        for worktree in &worktrees {
+            let standing =
+                worktree.standing().map_err(|error| worktree_failure(&error, worktree))?;
+            if standing == Standing::Missing {
+                continue;
+            }
+            let status = session
+                .work(Total::Unknown, |options| worktree.status(options))
+                .map_err(|error| worktree_failure(&error, worktree))?;
+            if !status.changes.is_empty() {
+                return Err(changed(worktree, status));
+            }
+        }
+    }
+    let mut documents = Vec::new();
+    let mut remains = Vec::new();
+    let mut stores: Vec<calve::Store> = Vec::new();
+    let mut failure = None;
+    for worktree in worktrees {
+        let document = DroppedDocument {
+            name: worktree.name().to_owned(),
+            path: PathFields::new(worktree.path()),
+        };
+        let (again, store) = (worktree.clone(), worktree.store().clone());
+        match session.work(Total::Unknown, |options| worktree.drop(args.force, options)) {
+            Ok(dropped) => remains.push(dropped),
+            Err(error) => {
+                failure = Some(worktree_failure(&error, &again));
+                break;
+            }
+        }
+        documents.push(document);
+        if stores.iter().all(|other| other.path() != store.path()) {
+            stores.push(store);
+        }
+    }
+    trash::empty_behind(&stores, remains, session.output);
+    if let Some(failure) = failure {
+        return Err(failure);
+    }
+    let names: Vec<&str> = documents.iter().map(|document| document.name.as_str()).collect();
+    let output = session.output;
+    output.summary(format_args!("dropped {}", harmless(&names.join(", "))));
+    if output.json {
+        output.document(&DropDocument { dropped: documents })?;
+    }
+    Ok(Exit::Done)
+}
+
+fn changed(worktree: &Worktree, status: Status) -> Failure {
+    let name = harmless(worktree.name()).into_owned();
+    let details: Vec<PathBuf> = status.changes.into_iter().map(|change| change.path).collect();
+    Failure {
+        details: details.into(),
+        ..own(
+            "drop worktree",
+            worktree.path(),
+            ErrorKind::Changed,
+            "it was changed since its snapshot",
+            format!(
+                "'calve capture {name}' keeps the changes in a snapshot; 'calve drop --force {name}' drops them"
+            ),
+        )
+    }
+}
+
+/// The JSON document of `start`; docs/json.md says what each field of these means.
+#[derive(Serialize)]
+struct StartDocument<'a> {
+    snapshot: String,
+    files: u64,
+    bytes: u64,
+    taken: Option<SnapshotDocument>,
+    worktrees: Vec<StartedDocument<'a>>,
+    elapsed_seconds: f64,
+}
+
+/// One worktree that was made; also the JSON document of `restore`.
+#[derive(Serialize)]
+struct StartedDocument<'a> {
+    name: &'a str,
+    #[serde(flatten)]
+    tree: DestinationDocument,
+}
+
+impl<'a> StartDocument<'a> {
+    fn new(report: &'a StartReport) -> Self {
+        let first = report.worktrees.first();
+        Self {
+            snapshot: report.snapshot.to_string(),
+            files: first.map_or(0, |started| started.files),
+            bytes: first.map_or(0, |started| started.bytes),
+            taken: report.taken.as_ref().map(SnapshotDocument::new),
+            worktrees: report
+                .worktrees
+                .iter()
+                .map(|started| StartedDocument {
+                    name: &started.name,
+                    tree: DestinationDocument::new(&started.report),
+                })
+                .collect(),
+            elapsed_seconds: report.elapsed.as_secs_f64(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct ListDocument {
+    worktrees: Vec<ListedDocument>,
+}
+
+#[derive(Serialize)]
+struct ListedDocument {
+    name: String,
+    #[serde(flatten)]
+    path: PathFields,
+    snapshot: Option<String>,
+    standing: &'static str,
+    changes: Option<u64>,
+    created: String,
+}
+
+impl ListedDocument {
+    fn new(row: &Listed) -> Self {
+        Self {
+            name: row.worktree.name().to_owned(),
+            path: PathFields::new(row.worktree.path()),
+            snapshot: row.worktree.snapshot().map(|id| id.to_string()),
+            standing: standing_name(row.standing),
+            changes: row.changes,
+            created: text::utc(row.worktree.created()),
+        }
+    }
+}
+
+/// Which worktree a document is about.
+#[derive(Serialize)]
+pub(crate) struct WorktreeFields {
+    /// The project has none.
+    name: Option<String>,
+    #[serde(flatten)]
+    path: PathFields,
+}
+
+impl WorktreeFields {
+    pub(crate) fn new(worktree: &Worktree) -> Self {
+        let name = (!worktree.is_project()).then(|| worktree.name().to_owned());
+        Self { name, path: PathFields::new(worktree.path()) }
+    }
+}
+
+#[derive(Serialize)]
+struct StatusDocument {
+    #[serde(flatten)]
+    worktree: WorktreeFields,
+    snapshot: String,
+    clean: bool,
+    changes: Vec<ChangeDocument>,
+    entries: u64,
+    elapsed_seconds: f64,
+}
+
+impl StatusDocument {
+    fn new(worktree: &Worktree, status: &Status) -> Self {
+        Self {
+            worktree: WorktreeFields::new(worktree),
+            snapshot: status.snapshot.to_string(),
+            clean: status.changes.is_empty(),
+            changes: status.changes.iter().map(ChangeDocument::new).collect(),
+            entries: status.entries,
+            elapsed_seconds: status.elapsed.as_secs_f64(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct ChangeDocument {
+    #[serde(flatten)]
+    path: PathFields,
+    change: &'static str,
+}
+
+impl ChangeDocument {
+    fn new(change: &Change) -> Self {
+        Self { path: PathFields::new(&change.path), change: change_name(change.kind) }
+    }
+}
+
+/// The name that the JSON output uses.
+pub(crate) fn change_name(kind: ChangeKind) -> &'static str {
+    match kind {
+        ChangeKind::Added => "added",
+        ChangeKind::Modified => "modified",
+        ChangeKind::Deleted => "deleted",
+        ChangeKind::Type => "type",
+        ChangeKind::Mode => "mode",
+        _ => "other",
+    }
+}
+
+#[derive(Serialize)]
+struct DropDocument {
+    dropped: Vec<DroppedDocument>,
+}
+
+#[derive(Serialize)]
+struct DroppedDocument {
+    name: String,
+    #[serde(flatten)]
+    path: PathFields,
+}
