@@ -311,10 +311,15 @@ impl Store {
         stop: &dyn Fn() -> bool,
     ) -> Result<(OwnedFd, Meta), Error> {
         let path = || self.blobs().mirror_path(id);
-        if let Some(good) = self.blobs().good(intake, id, size, stop).context("read blob", path)? {
-            return Ok(good);
-        }
+        // One that may not be read is as good as none, where there is a pack.
+        let closed = match self.blobs().good(intake, id, size, stop) {
+            Ok(Some(good)) => return Ok(good),
+            Ok(None) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(error),
+            Err(error) => return Err(error).context("read blob", path),
+        };
         let Some((pack, at)) = self.db().packed(id)? else {
+            closed.context("read blob", path)?;
             // It may have been packed and dropped just before it was looked for, or put back after.
             if let Some(good) =
                 self.blobs().good(intake, id, size, stop).context("read blob", path)?

@@ -12,7 +12,7 @@ use std::io;
 use std::time::Duration;
 
 use rusqlite::params;
-use rustix::fs;
+use rustix::fs::{self, AtFlags, FileType};
 
 use super::blobs::{Intake, path_of};
 use super::id::BlobId;
@@ -20,9 +20,10 @@ use super::pack::Location;
 use super::packing::{Cold, From, put_pack};
 use super::reach::Reach;
 use super::snapshot::open_dir;
-use super::verify::{DamageKind, Eye, Mirror, Standing, VerifyReport};
+use super::verify::{Bad, DamageKind, Eye, Mirror, VerifyReport};
 use super::{Store, StoreOptions};
 use crate::error::{Context as _, Error};
+use crate::reflink::meta::{self, Meta};
 use crate::tree::staging::{self, stage_name};
 
 impl Store {
@@ -101,8 +102,12 @@ impl Store {
     }
 
     fn mend(&self, eye: &mut Eye<'_>, id: BlobId, seals: &mut Vec<BlobId>) -> Result<(), Error> {
-        let Standing { mirror, packed } = self.look_at(eye, id)?;
-        match (mirror, packed) {
+        let mut standing = self.look_at(eye, id)?;
+        if matches!(standing.mirror, Mirror::Bad { how: Bad::Closed, .. }) {
+            self.open_again(id).context("open", || self.blobs().mirror_path(id))?;
+            standing = self.look_at(eye, id)?;
+        }
+        match (standing.mirror, standing.packed) {
             (Mirror::Good { sealed, .. }, packed) => {
                 if !sealed {
                     seals.push(id);
@@ -114,22 +119,33 @@ impl Store {
                     })?;
                 }
             }
-            (Mirror::Bad { .. }, packed) => {
+            (Mirror::Bad { .. }, Some((pack, Ok(())))) => {
+                let Some((_, at)) = self.db().packed(id)? else { return Ok(()) };
                 let aside = self.set_aside(id)?;
-                if let Some((_, Ok(()))) = packed
-                    && let Some((pack, at)) = self.db().packed(id)?
-                {
-                    let unpack = |file: &mut File| self.open_pack(&pack)?.read(id, at, file);
-                    self.blobs()
-                        .put(id, unpack)
-                        .context("unpack", || self.blobs().mirror_path(id))?;
-                    seals.push(id);
-                    // What was there is of no use to anybody.
-                    let trash = open_dir(&self.path().join("trash"))?;
-                    let _ = staging::remove(&trash, &aside);
-                }
+                let unpack = |file: &mut File| self.open_pack(&pack)?.read(id, at, file);
+                self.blobs().put(id, unpack).context("unpack", || self.blobs().mirror_path(id))?;
+                seals.push(id);
+                // What was there is of no use to anybody.
+                let trash = open_dir(&self.path().join("trash"))?;
+                let _ = staging::remove(&trash, &aside);
             }
+            (Mirror::Bad { how: Bad::Young | Bad::Worthless, .. }, _) => {
+                self.set_aside(id)?;
+            }
+            // Another day it may be readable, and there is nothing else.
+            (Mirror::Bad { how: Bad::Closed | Bad::Unreadable, .. }, _) => {}
             (Mirror::Missing, _) => {}
+        }
+        Ok(())
+    }
+
+    /// Gives a mirror back the mode that it was made with.
+    fn open_again(&self, id: BlobId) -> io::Result<()> {
+        let path = path_of(id);
+        let stat = fs::statat(self.blobs().dir(), &path, AtFlags::SYMLINK_NOFOLLOW)?;
+        if Meta::of(&stat).file_type() == FileType::RegularFile {
+            // What is not ours stays closed.
+            let _ = fs::chmodat(self.blobs().dir(), &path, meta::mode(0o444), AtFlags::empty());
         }
         Ok(())
     }

@@ -192,6 +192,10 @@ impl Store {
     ) -> Result<SnapshotReport, Error> {
         let started = std::time::Instant::now();
         let _guard = self.share()?;
+        if let Some((base, ..)) = &known.base {
+            // It was read before the lock was had. Should it have been forgotten since, its content may be gone.
+            self.object(*base)?;
+        }
         let (scan, stamp) = self.scan(known, true, options)?;
         let (files, bytes) = scan.manifest.files();
         let parent = known.base.as_ref().map(|(id, ..)| *id);
@@ -257,7 +261,11 @@ impl Store {
         let id = SnapshotId::of(&encoding);
         self.db().write("write", |tx| {
             {
-                let mut insert = tx.prepare("INSERT OR IGNORE INTO directories VALUES (?1, ?2)")?;
+                // One that was damaged is mended on the way.
+                let mut insert = tx.prepare(
+                    "INSERT INTO directories VALUES (?1, ?2) ON CONFLICT (id)
+                        DO UPDATE SET encoding = excluded.encoding WHERE encoding <> excluded.encoding",
+                )?;
                 for (id, encoding) in directories {
                     insert.execute(params![id.as_bytes(), encoding])?;
                 }
@@ -338,8 +346,8 @@ impl Store {
     pub fn set_name(&self, name: &str, id: SnapshotId) -> Result<(), Error> {
         self.must_be_writable("name a snapshot in")?;
         check_name(name)?;
-        self.object(id)?;
-        self.db().write("write", |tx| put_name(tx, name, id))
+        let named = self.db().write("write", |tx| put_name(tx, name, id))?;
+        if named { Ok(()) } else { Err(not_found(&id.to_string())) }
     }
 
     /// Takes a name away; its snapshot stays. Whether there was such a name.
@@ -353,9 +361,13 @@ impl Store {
     }
 }
 
-fn put_name(tx: &rusqlite::Transaction<'_>, name: &str, id: SnapshotId) -> rusqlite::Result<()> {
-    tx.execute("INSERT OR REPLACE INTO names VALUES (?1, ?2)", params![name, id.as_bytes()])
-        .map(drop)
+/// Gives a name to a snapshot; whether there is such a one.
+fn put_name(tx: &rusqlite::Transaction<'_>, name: &str, id: SnapshotId) -> rusqlite::Result<bool> {
+    tx.execute(
+        "INSERT OR REPLACE INTO names SELECT ?1, id FROM snapshots WHERE id = ?2",
+        params![name, id.as_bytes()],
+    )
+    .map(|count| count > 0)
 }
 
 fn told(id: SnapshotId, object: SnapshotObject, names: &[(String, SnapshotId)]) -> Snapshot {

@@ -130,7 +130,20 @@ enum Task {
 pub(super) enum Mirror {
     Missing,
     Good { sealed: bool, size: u64 },
-    Bad { why: String, young: bool },
+    Bad { why: String, how: Bad },
+}
+
+/// In which way a mirror is bad.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Bad {
+    /// Its hash is another, and it changed only just now.
+    Young,
+    /// Its hash is another, or it is no file.
+    Worthless,
+    /// It may not be read.
+    Closed,
+    /// It could not be read, this time.
+    Unreadable,
 }
 
 #[derive(Default)]
@@ -387,15 +400,18 @@ impl Store {
         id: BlobId,
         stop: &dyn Fn() -> bool,
     ) -> Result<Mirror, Error> {
-        let bad = |why: &str, young| Ok(Mirror::Bad { why: why.to_owned(), young });
+        let bad = |why: &str, how| Ok(Mirror::Bad { why: why.to_owned(), how });
         let file: OwnedFd =
             match fs::openat(self.blobs().dir(), path_of(id), SOURCE_FLAGS, Mode::empty()) {
                 Ok(file) => file,
                 Err(Errno::NOENT) => return Ok(Mirror::Missing),
-                Err(Errno::LOOP) => return bad("it is a symbolic link", false),
-                Err(Errno::NXIO) => return bad("it is a socket or a device", false),
-                Err(errno @ (Errno::ACCESS | Errno::PERM | Errno::IO)) => {
-                    return bad(&io::Error::from(errno).to_string(), false);
+                Err(Errno::LOOP) => return bad("it is a symbolic link", Bad::Worthless),
+                Err(Errno::NXIO) => return bad("it is a socket or a device", Bad::Worthless),
+                Err(errno @ (Errno::ACCESS | Errno::PERM)) => {
+                    return bad(&io::Error::from(errno).to_string(), Bad::Closed);
+                }
+                Err(errno @ Errno::IO) => {
+                    return bad(&io::Error::from(errno).to_string(), Bad::Unreadable);
                 }
                 Err(errno) => {
                     return Err(Error::io("read blob", self.blobs().mirror_path(id), errno));
@@ -407,19 +423,20 @@ impl Store {
         };
         let meta = look(&file)?;
         if meta.file_type() != FileType::RegularFile {
-            return bad("it is no file", false);
+            return bad("it is no file", Bad::Worthless);
         }
         let sealed = meta.modified() == seal_of(id);
-        let young = older_than(meta.changed, LOOK * LOOKS) != Some(true);
+        let old = older_than(meta.changed, LOOK * LOOKS) == Some(true);
+        let worthless = if old { Bad::Worthless } else { Bad::Young };
         match intake.hash(&file, meta.size, stop) {
             Ok((hash, size)) if hash == id => {
                 // It was sealed, or its size was set, while it was read.
                 let sealed = sealed || look(&file)?.modified() == seal_of(id);
                 Ok(Mirror::Good { sealed, size })
             }
-            Ok(_) => bad("its content is not what it was when it was stored", young),
+            Ok(_) => bad("its content is not what it was when it was stored", worthless),
             Err(_) if stop() => Err(pool::cancelled("verify", self.path())),
-            Err(error) => bad(&error.to_string(), false),
+            Err(error) => bad(&error.to_string(), Bad::Unreadable),
         }
     }
 
@@ -434,7 +451,7 @@ impl Store {
         let stop = || eye.cancel.is_cancelled();
         let intake = &mut eye.intake;
         let mut mirror = self.read_mirror(intake, id, &stop)?;
-        while eye.looks > 0 && matches!(mirror, Mirror::Bad { young: true, .. }) {
+        while eye.looks > 0 && matches!(mirror, Mirror::Bad { how: Bad::Young, .. }) {
             eye.looks -= 1;
             std::thread::sleep(LOOK);
             mirror = self.read_mirror(intake, id, &stop)?;

@@ -235,6 +235,8 @@ impl Store {
         mut claimed: Claimed<'_>,
     ) -> Result<Vec<DestinationReport>, Error> {
         let guard = self.share()?;
+        // From here on nobody collects what it needs: the rows speak of it. It may have been forgotten just before.
+        self.object(id)?;
         let mut places = Vec::with_capacity(rows.len());
         for row in rows {
             let path = path_from(&row.path);
