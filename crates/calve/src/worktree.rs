@@ -168,7 +168,7 @@ impl Store {
             {
                 snapshot::put(self, &WorktreeRow { state: State::Ready, ..row })?;
             } else {
-                self.db().write("write", |tx| snapshot::forget(tx, &row.token))?;
+                self.db().write_soon("write", |tx| snapshot::forget(tx, &row.token))?;
                 let _ = std::fs::remove_file(self.path().join("indexes").join(&row.token));
             }
         }

@@ -2,7 +2,8 @@
 //!
 //! SQLite in WAL mode. Writing transactions take the write lock when they begin (`BEGIN IMMEDIATE`), are short, and wait for
 //! each other; readers never wait. `synchronous=FULL`: a transaction that was committed is on the disk, and since the blobs
-//! that it speaks of were flushed before it began, so are they.
+//! that it speaks of were flushed before it began, so are they. What is about worktrees alone is not waited for
+//! ([`Db::write_soon`]): a crash may take it back, as it may the worktree, but never half of it.
 
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard};
@@ -27,7 +28,6 @@ const MAPPED_BYTES: i64 = 1 << 30;
 
 /// The tables. The module [`format`](super::format) documents them.
 const TABLES: &str = "
-    CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
     CREATE TABLE snapshots (
         seq INTEGER PRIMARY KEY AUTOINCREMENT,
         id BLOB NOT NULL UNIQUE,
@@ -145,7 +145,6 @@ impl Db {
             connection.busy_timeout(BUSY)?;
             // Asking for the mode it already has takes no lock.
             connection.pragma_update(None, "journal_mode", "WAL")?;
-            connection.pragma_update(None, "synchronous", "FULL")?;
             // A store may be someone else's: no function that its schema names is run.
             connection.pragma_update(None, "trusted_schema", false)?;
             // Pages that are cached by the system need not be copied. The file is only ever appended to or checkpointed by
@@ -188,27 +187,33 @@ impl Db {
         operation: &'static str,
         change: impl FnOnce(&rusqlite::Transaction<'_>) -> rusqlite::Result<T>,
     ) -> Result<T, Error> {
+        self.transact(operation, "FULL", change)
+    }
+
+    /// The same, but a crash of the machine may take it back.
+    pub(crate) fn write_soon<T>(
+        &self,
+        operation: &'static str,
+        change: impl FnOnce(&rusqlite::Transaction<'_>) -> rusqlite::Result<T>,
+    ) -> Result<T, Error> {
+        self.transact(operation, "NORMAL", change)
+    }
+
+    fn transact<T>(
+        &self,
+        operation: &'static str,
+        synchronous: &str,
+        change: impl FnOnce(&rusqlite::Transaction<'_>) -> rusqlite::Result<T>,
+    ) -> Result<T, Error> {
         let mut connection = self.connection();
         let run = || {
+            connection.pragma_update(None, "synchronous", synchronous)?;
             let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let value = change(&tx)?;
             tx.commit()?;
             Ok(value)
         };
         run().map_err(|error| failed(operation, &self.path, error))
-    }
-
-    pub(crate) fn meta(&self, key: &str) -> Result<Option<Vec<u8>>, Error> {
-        self.read("read", |db| {
-            db.query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0))
-                .optional()
-        })
-    }
-
-    pub(crate) fn set_meta(&self, key: &str, value: &[u8]) -> Result<(), Error> {
-        self.write("write", |tx| {
-            tx.execute("INSERT OR REPLACE INTO meta VALUES (?1, ?2)", params![key, value]).map(drop)
-        })
     }
 
     pub(crate) fn snapshot(&self, id: SnapshotId) -> Result<Option<SnapshotObject>, Error> {

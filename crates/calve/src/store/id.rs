@@ -58,6 +58,7 @@ id! {
 
 impl BlobId {
     /// The id of `content`.
+    #[cfg(test)]
     pub(crate) fn of(content: &[u8]) -> Self {
         Self(*blake3::hash(content).as_bytes())
     }

@@ -9,6 +9,9 @@
 //! come after all that, when the first name stands; the directories they are in, and, since a link must be able to get there, those
 //! whose mode locks out even their owner, are finished last.
 //!
+//! A file is made in two halves: created, with its mirror open, and then filled by another thread, in small batches. Two threads
+//! that both create wait for each other inside the filesystem (docs/design/pipeline.md).
+//!
 //! Descriptors: a directory is open while anything below it is to be done, so the directories of one path for each thread, in
 //! each destination.
 
@@ -17,7 +20,7 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use rustix::fs::{self, AtFlags, Mode, OFlags};
@@ -29,7 +32,7 @@ use super::id::BlobId;
 use super::index::Stat;
 use super::manifest::{Manifest, os};
 use super::object::{Entry, Kind};
-use super::pool::{self, Queue, lock};
+use super::pool::{self, Halves, Queue, lock};
 use super::scan::stat_of;
 use crate::error::{Context as _, Error, ErrorKind};
 use crate::reflink::copy::Copier;
@@ -38,6 +41,7 @@ use crate::reflink::meta::{self, Attrs, Created, Meta};
 use crate::reflink::sys;
 use crate::reflink::verdict::{Verdict, classify};
 use crate::report::{Cancel, DestinationReport, Method, Progress, SkipReason, Skipped};
+use crate::tree::op::descriptor_budget;
 use crate::tree::special::make_fifo;
 use crate::tree::verdicts::Verdicts;
 
@@ -72,10 +76,28 @@ struct OpenDir {
     pending: AtomicUsize,
 }
 
-struct Task {
-    parent: Option<Arc<OpenDir>>,
-    place: u32,
+enum Task {
+    Directory {
+        parent: Option<Arc<OpenDir>>,
+        place: u32,
+    },
+    /// Files of a directory that were created.
+    Fill {
+        dir: Arc<OpenDir>,
+        files: Vec<NewFile>,
+    },
 }
+
+/// A file that was created everywhere and is empty.
+struct NewFile {
+    slot: u32,
+    source: Option<(OwnedFd, Meta)>,
+    /// One for each destination.
+    fds: Vec<OwnedFd>,
+}
+
+/// Enough that taking the lock is nothing, few enough that both halves have work.
+const BATCH_FILES: usize = 8;
 
 struct Worker {
     intake: Intake,
@@ -95,6 +117,8 @@ struct Maker<'a> {
     short_clones: Vec<bool>,
     owners: Vec<(u32, u32)>,
     failures: Mutex<Vec<Skipped>>,
+    /// Some thread could not have a umask of its own; another may fill what it made.
+    clipped: AtomicBool,
 }
 
 /// Makes the plan's trees.
@@ -103,19 +127,32 @@ struct Maker<'a> {
 /// The stages hold a part of the tree; they are the caller's to remove.
 pub(crate) fn materialize(plan: &Plan<'_>) -> Result<Made, Error> {
     let maker = Maker::new(plan)?;
-    let workers = pool::run(
+    let halves = Halves {
+        first_most: plan.jobs.div_ceil(2),
+        held_most: descriptor_budget(plan.roots.len()) / 2,
+    };
+    let workers = pool::run_in_halves(
         plan.jobs,
+        halves,
         plan.cancel,
         ("make", plan.paths.first().map_or(Path::new(""), PathBuf::as_path)),
-        vec![Task { parent: None, place: 0 }],
-        |mode_is_exact| Worker {
-            intake: Intake::new(),
-            copier: Copier::new(false),
-            created: meta::created_by_us(mode_is_exact),
-            reports: vec![DestinationReport::default(); plan.roots.len()],
-            stats: vec![Vec::new(); plan.roots.len()],
+        vec![Task::Directory { parent: None, place: 0 }],
+        |mode_is_exact| {
+            if !mode_is_exact {
+                maker.clipped.store(true, Ordering::Relaxed);
+            }
+            Worker {
+                intake: Intake::new(),
+                copier: Copier::new(false),
+                created: meta::created_by_us(mode_is_exact),
+                reports: vec![DestinationReport::default(); plan.roots.len()],
+                stats: vec![Vec::new(); plan.roots.len()],
+            }
         },
-        |worker, task, queue| maker.directory(worker, task, queue),
+        |worker, task, queue| match task {
+            Task::Directory { parent, place } => maker.directory(worker, parent, place, queue),
+            Task::Fill { dir, files } => maker.fill(worker, &dir, files, queue),
+        },
     )?;
     let mut made = Made {
         reports: vec![DestinationReport::default(); plan.roots.len()],
@@ -202,6 +239,7 @@ impl<'a> Maker<'a> {
             late,
             owners,
             failures: Mutex::default(),
+            clipped: AtomicBool::new(false),
             plan,
         })
     }
@@ -213,15 +251,15 @@ impl<'a> Maker<'a> {
     fn directory(
         &self,
         worker: &mut Worker,
-        task: Task,
+        parent: Option<Arc<OpenDir>>,
+        place: u32,
         queue: &Queue<'_, Task>,
     ) -> Result<(), Error> {
         let manifest = self.plan.manifest;
-        let place = task.place;
         let own = manifest.entry_of(place);
         let mut fds = Vec::with_capacity(self.plan.roots.len());
         for dest in 0..self.plan.roots.len() {
-            let fd = match &task.parent {
+            let fd = match &parent {
                 None => self.plan.roots[dest].try_clone(),
                 Some(parent) => make_directory(&parent.fds[dest], own, worker.created),
             };
@@ -231,34 +269,80 @@ impl<'a> Maker<'a> {
         let directory = &manifest.directories[place as usize];
         let dir = Arc::new(OpenDir {
             place,
-            parent: task.parent,
+            parent,
             fds,
             pending: AtomicUsize::new(1 + directory.children.len()),
         });
         // Last in, first out: in reverse, so that they are made in their order.
         queue.extend(
-            directory
-                .children
-                .iter()
-                .rev()
-                .map(|(_, child)| Task { parent: Some(Arc::clone(&dir)), place: *child }),
+            directory.children.iter().rev().map(|(_, child)| Task::Directory {
+                parent: Some(Arc::clone(&dir)),
+                place: *child,
+            }),
         );
+        let mut batch = Vec::new();
         for (slot, entry) in (0..).zip(&directory.entries) {
             if queue.stopped() {
                 return Err(pool::cancelled("make", &self.plan.paths[0]));
             }
-            let number = directory.first + slot;
             match &entry.kind {
                 Kind::Directory(_) => {}
                 Kind::File { link, .. }
                     if *link != 0 && self.firsts.get(link) != Some(&(place, slot)) => {}
                 Kind::File { size, blob, .. } => {
-                    self.file(worker, &dir, entry, number, *size, *blob, queue)?;
+                    batch.push(self.create(worker, &dir, entry, slot, *size, *blob, queue)?);
+                    if batch.len() == BATCH_FILES {
+                        self.hand_over(worker, &dir, std::mem::take(&mut batch), queue)?;
+                    }
                 }
-                Kind::Symlink(_) | Kind::Fifo => self.special(worker, &dir, entry, number)?,
+                Kind::Symlink(_) | Kind::Fifo => {
+                    self.special(worker, &dir, entry, directory.first + slot)?;
+                }
             }
         }
+        self.hand_over(worker, &dir, batch, queue)?;
         self.one_done(worker, &dir)
+    }
+
+    /// Gives files that were created to whoever fills them, or fills them here where nobody keeps up.
+    fn hand_over(
+        &self,
+        worker: &mut Worker,
+        dir: &Arc<OpenDir>,
+        files: Vec<NewFile>,
+        queue: &Queue<'_, Task>,
+    ) -> Result<(), Error> {
+        if files.is_empty() {
+            return Ok(());
+        }
+        let descriptors = files.len() * (1 + self.plan.roots.len());
+        dir.pending.fetch_add(1, Ordering::Relaxed);
+        match queue.hand_over(Task::Fill { dir: Arc::clone(dir), files }, descriptors) {
+            Some(Task::Fill { files, .. }) => self.fill(worker, dir, files, queue),
+            _ => Ok(()),
+        }
+    }
+
+    fn fill(
+        &self,
+        worker: &mut Worker,
+        dir: &Arc<OpenDir>,
+        files: Vec<NewFile>,
+        queue: &Queue<'_, Task>,
+    ) -> Result<(), Error> {
+        let directory = &self.plan.manifest.directories[dir.place as usize];
+        for file in files {
+            if queue.stopped() {
+                return Err(pool::cancelled("make", &self.plan.paths[0]));
+            }
+            let entry = &directory.entries[file.slot as usize];
+            let number = directory.first + file.slot;
+            for (dest, new) in file.fds.into_iter().enumerate() {
+                self.fill_at(worker, dir, entry, number, file.source.as_ref(), new, dest, queue)
+                    .context("make", || self.path(dest, dir.place).join(os(&entry.name)))?;
+            }
+        }
+        self.one_done(worker, dir)
     }
 
     /// One thing less to do below `dir`; finishes it, and those above it, where that was the last.
@@ -307,17 +391,18 @@ impl<'a> Maker<'a> {
         }
     }
 
+    /// Creates a file in each destination, and opens what it is to hold.
     #[expect(clippy::too_many_arguments, reason = "what an entry is made of")]
-    fn file(
+    fn create(
         &self,
         worker: &mut Worker,
         dir: &OpenDir,
         entry: &Entry,
-        number: u32,
+        slot: u32,
         size: u64,
         blob: BlobId,
         queue: &Queue<'_, Task>,
-    ) -> Result<(), Error> {
+    ) -> Result<NewFile, Error> {
         let stop = || queue.stopped();
         let source = if size == 0 {
             None
@@ -327,36 +412,42 @@ impl<'a> Maker<'a> {
                 error.with_other(self.plan.manifest.path(dir.place).join(os(&entry.name)))
             })?)
         };
+        let mode = meta::create_mode(&wanted(entry));
+        let mut fds = Vec::with_capacity(self.plan.roots.len());
         for dest in 0..self.plan.roots.len() {
-            self.file_at(worker, dir, entry, number, size, source.as_ref(), dest, &stop)
-                .context("make", || self.path(dest, dir.place).join(os(&entry.name)))?;
+            let made = CString::new(&*entry.name)
+                .map_err(io::Error::from)
+                .and_then(|name| Ok(fs::openat(&dir.fds[dest], &name, NEW_FILE_FLAGS, mode)?));
+            fds.push(made.context("make", || self.path(dest, dir.place).join(os(&entry.name)))?);
         }
-        Ok(())
+        Ok(NewFile { slot, source, fds })
     }
 
     #[expect(clippy::too_many_arguments, reason = "what an entry is made of")]
-    fn file_at(
+    fn fill_at(
         &self,
         worker: &mut Worker,
         dir: &OpenDir,
         entry: &Entry,
         number: u32,
-        size: u64,
         source: Option<&(OwnedFd, Meta)>,
+        new: OwnedFd,
         dest: usize,
-        stop: &dyn Fn() -> bool,
+        queue: &Queue<'_, Task>,
     ) -> io::Result<()> {
         let wanted = wanted(entry);
         let mode = meta::create_mode(&wanted);
-        let name = CString::new(&*entry.name)?;
-        let new = fs::openat(&dir.fds[dest], &name, NEW_FILE_FLAGS, mode)?;
+        let size = match entry.kind {
+            Kind::File { size, .. } => size,
+            _ => 0,
+        };
         let report = &mut worker.reports[dest];
         report.files += 1;
         let mut cloned = true;
         if let Some((source, from)) = source {
             cloned = self.clone_into(source, from, &new, size, dest)?;
             if !cloned {
-                worker.copier.copy(source, &new, size, from.blocks, stop)?;
+                worker.copier.copy(source, &new, size, from.blocks, || queue.stopped())?;
             }
         }
         if cloned {
@@ -371,7 +462,8 @@ impl<'a> Maker<'a> {
                 report.copied_because.file += 1;
             }
         }
-        let created = Created { owner: self.owners[dest], ..worker.created };
+        let mode_is_exact = worker.created.mode_is_exact && !self.clipped.load(Ordering::Relaxed);
+        let created = Created { owner: self.owners[dest], mode_is_exact, ..worker.created };
         let refused = meta::apply(&new, &wanted, attrs(entry).as_ref(), created, Some(mode))?;
         self.note(refused, || self.plan.manifest.path(dir.place).join(os(&entry.name)));
         worker.stats[dest].push((number, stat_of(&Meta::of(&fs::fstat(&new)?))));

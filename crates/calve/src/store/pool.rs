@@ -3,7 +3,12 @@
 //! Tasks are taken last in, first out, so that what is queued is the siblings along one path for each thread, not a level
 //! of a tree. `live` counts tasks that are queued or being worked on; only a running task adds tasks, so at zero nothing is
 //! left and all threads go home. The first error is the one that is told, and stops everybody.
+//!
+//! Work that makes files is cut in two, as in the tree layer (docs/design/pipeline.md): only so many threads take tasks at once,
+//! and the second halves go to the others, first in, first out, as long as what they hold open is bounded. A second half that
+//! nobody has room for is done by who made it, so any number of threads gets the work done.
 
+use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +21,22 @@ use crate::report::Cancel;
 /// The tasks that wait, and how many there are in all.
 struct Waiting<T> {
     tasks: Vec<T>,
+    /// Second halves, and the descriptors that each holds.
+    halves: VecDeque<(T, usize)>,
+    /// Descriptors that second halves hold, also those that are being worked on.
+    held: usize,
+    /// Threads that work on a task, not on a second half.
+    first: usize,
     live: usize,
+}
+
+/// How work in two halves is bounded.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Halves {
+    /// How many threads work on first halves at once, while there are second ones.
+    pub(crate) first_most: usize,
+    /// How many descriptors second halves may hold together.
+    pub(crate) held_most: usize,
 }
 
 /// What the threads of one run share.
@@ -26,6 +46,7 @@ pub(crate) struct Queue<'a, T> {
     stop: AtomicBool,
     failure: Mutex<Option<Error>>,
     cancel: &'a Cancel,
+    halves: Halves,
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -58,6 +79,20 @@ impl<T> Queue<'_, T> {
         }
     }
 
+    /// Gives the second half of a task, which holds so many descriptors, to another thread; or back, where there are too many.
+    pub(crate) fn hand_over(&self, half: T, descriptors: usize) -> Option<T> {
+        let mut waiting = lock(&self.waiting);
+        if waiting.held + descriptors > self.halves.held_most {
+            return Some(half);
+        }
+        waiting.held += descriptors;
+        waiting.live += 1;
+        waiting.halves.push_back((half, descriptors));
+        drop(waiting);
+        self.wake.notify_one();
+        None
+    }
+
     /// Whether nobody needs the result any more.
     pub(crate) fn stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed) || self.cancel.is_cancelled()
@@ -69,21 +104,32 @@ impl<T> Queue<'_, T> {
         self.wake.notify_all();
     }
 
-    fn next(&self) -> Option<T> {
+    /// A task, or a second half and its descriptors.
+    fn next(&self) -> Option<(T, Option<usize>)> {
         let mut waiting = lock(&self.waiting);
         loop {
             if self.stopped() || waiting.live == 0 {
                 return None;
             }
-            if let Some(task) = waiting.tasks.pop() {
-                return Some(task);
+            if (waiting.first < self.halves.first_most || waiting.halves.is_empty())
+                && let Some(task) = waiting.tasks.pop()
+            {
+                waiting.first += 1;
+                return Some((task, None));
+            }
+            if let Some((half, descriptors)) = waiting.halves.pop_front() {
+                return Some((half, Some(descriptors)));
             }
             waiting = self.wake.wait(waiting).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    fn done(&self) {
+    fn done(&self, descriptors: Option<usize>) {
         let mut waiting = lock(&self.waiting);
+        match descriptors {
+            Some(descriptors) => waiting.held -= descriptors,
+            None => waiting.first -= 1,
+        }
         waiting.live -= 1;
         if waiting.live == 0 {
             self.wake.notify_all();
@@ -109,6 +155,23 @@ impl<T> Drop for HaltOnPanic<'_, '_, T> {
 pub(crate) fn run<T: Send, W: Send>(
     jobs: usize,
     cancel: &Cancel,
+    what: (&'static str, &Path),
+    tasks: Vec<T>,
+    start: impl Fn(bool) -> W + Sync,
+    work: impl Fn(&mut W, T, &Queue<'_, T>) -> Result<(), Error> + Sync,
+) -> Result<Vec<W>, Error> {
+    let halves = Halves { first_most: jobs.max(1), held_most: 0 };
+    run_in_halves(jobs, halves, cancel, what, tasks, start, work)
+}
+
+/// The same, for work in two halves.
+///
+/// # Errors
+/// As for [`run`].
+pub(crate) fn run_in_halves<T: Send, W: Send>(
+    jobs: usize,
+    halves: Halves,
+    cancel: &Cancel,
     (operation, path): (&'static str, &Path),
     tasks: Vec<T>,
     start: impl Fn(bool) -> W + Sync,
@@ -116,11 +179,12 @@ pub(crate) fn run<T: Send, W: Send>(
 ) -> Result<Vec<W>, Error> {
     let live = tasks.len();
     let queue = Queue {
-        waiting: Mutex::new(Waiting { tasks, live }),
+        waiting: Mutex::new(Waiting { tasks, halves: VecDeque::new(), held: 0, first: 0, live }),
         wake: Condvar::new(),
         stop: AtomicBool::new(false),
         failure: Mutex::default(),
         cancel,
+        halves,
     };
     let workers = Mutex::new(Vec::with_capacity(jobs));
     std::thread::scope(|scope| {
@@ -129,13 +193,13 @@ pub(crate) fn run<T: Send, W: Send>(
             let thread = move || {
                 let _guard = HaltOnPanic(queue);
                 let mut worker = start(sys::private_umask());
-                while let Some(task) = queue.next() {
+                while let Some((task, descriptors)) = queue.next() {
                     if let Err(error) = work(&mut worker, task, queue) {
                         lock(&queue.failure).get_or_insert(error);
                         queue.halt();
                         break;
                     }
-                    queue.done();
+                    queue.done(descriptors);
                 }
                 lock(workers).push(worker);
             };

@@ -155,7 +155,6 @@ struct Wanted {
     name: CString,
     /// Its place among what was found in its directory.
     at: usize,
-    base: Option<u32>,
 }
 
 struct Worker {
@@ -450,7 +449,7 @@ impl Scanner<'_> {
                             }
                         }
                         if matches!(what, What::Pending) {
-                            files.push(Wanted { name: name.clone(), at: found.len(), base: slot });
+                            files.push(Wanted { name: name.clone(), at: found.len() });
                         }
                     }
                     FileType::Symlink | FileType::Fifo => match self.special(dir, &name, kind) {

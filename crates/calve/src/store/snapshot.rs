@@ -418,7 +418,7 @@ pub(crate) fn forget(tx: &rusqlite::Transaction<'_>, token: &str) -> rusqlite::R
 
 /// A worktree's row as it shall be.
 pub(crate) fn put(store: &Store, row: &WorktreeRow) -> Result<(), Error> {
-    store.db().write("write", |tx| db::put_worktree(tx, row, true).map(drop))
+    store.db().write_soon("write", |tx| db::put_worktree(tx, row, true).map(drop))
 }
 
 /// Opens a directory for whoever makes something in it.

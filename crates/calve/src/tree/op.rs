@@ -185,7 +185,7 @@ const HELD_BY_DESTINATION: u64 = 4;
 /// How many descriptors the walk may keep open, for directories and for files between creating and filling, and never so
 /// many that one of these is kept for long. A third of what the process may open: what waits to be filled keeps its
 /// directory, and each thread has a directory and some files in its hands.
-pub(super) fn descriptor_budget(dests: usize) -> usize {
+pub(crate) fn descriptor_budget(dests: usize) -> usize {
     let limit =
         rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(4096);
     let held = HELD_BY_DESTINATION.saturating_mul(dests as u64);

@@ -85,7 +85,7 @@ impl Worktree {
     }
 
     fn forget(&self) -> Result<(), Error> {
-        self.store.db().write("write", |tx| forget(tx, &self.row.token))?;
+        self.store.db().write_soon("write", |tx| forget(tx, &self.row.token))?;
         let _ = std::fs::remove_file(self.store.path().join("indexes").join(&self.row.token));
         let undo = self.store.path().join("undo").join(&self.row.token);
         let _ = std::fs::rename(undo, self.store.path().join("trash").join(stage_name()));

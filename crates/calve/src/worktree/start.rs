@@ -199,7 +199,7 @@ impl Store {
 
     /// Writes the rows, if all names are free.
     fn claim(&self, rows: &[WorktreeRow]) -> Result<(), Error> {
-        let taken = self.db().write("write", |tx| {
+        let taken = self.db().write_soon("write", |tx| {
             for row in rows {
                 let mut find = tx.prepare_cached("SELECT path FROM worktrees WHERE name = ?1")?;
                 let mut found = find.query([&row.name])?;
@@ -273,7 +273,7 @@ impl Store {
                 })?;
                 done += 1;
             }
-            self.db().write("write", |tx| {
+            self.db().write_soon("write", |tx| {
                 for row in rows {
                     let row = WorktreeRow { state: State::Ready, ..row.clone() };
                     db::put_worktree(tx, &row, true)?;
@@ -409,7 +409,7 @@ impl Drop for Claimed<'_> {
         if self.kept {
             return;
         }
-        let _ = self.store.db().write("write", |tx| {
+        let _ = self.store.db().write_soon("write", |tx| {
             self.rows.iter().try_for_each(|row| snapshot::forget(tx, &row.token))
         });
         for row in self.rows {
