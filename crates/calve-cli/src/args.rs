@@ -13,6 +13,8 @@ use clap::{
 use crate::choices::{Existing, Mode, Reflink};
 
 #[cfg(unix)]
+mod changes;
+#[cfg(unix)]
 mod snapshots;
 #[cfg(unix)]
 mod store;
@@ -20,11 +22,13 @@ mod store;
 mod worktrees;
 
 #[cfg(unix)]
+pub(crate) use changes::{DiffArgs, ResetArgs, SwitchArgs, Switching};
+#[cfg(unix)]
 pub(crate) use snapshots::{
     CaptureArgs, InitArgs, LogArgs, NameArgs, Naming, ShowArgs, SnapshotArgs, Telling,
 };
 #[cfg(unix)]
-pub(crate) use store::StoreVerb;
+pub(crate) use store::{GcArgs, StoreVerb};
 #[cfg(unix)]
 pub(crate) use worktrees::{DropArgs, ListArgs, RestoreArgs, StartArgs, StatusArgs};
 
@@ -222,12 +226,34 @@ pub(crate) enum Verb {
     #[command(after_help = worktrees::STATUS_EXAMPLES)]
     Status(StatusArgs),
 
+    /// Tell what was changed in a worktree since its snapshot, as a patch
+    #[cfg(unix)]
+    #[command(after_help = changes::DIFF_EXAMPLES)]
+    Diff(DiffArgs),
+
     /// Take a snapshot of a worktree as it stands, and print its id
     ///
     /// It is the worktree's base from then on, and the one before is its parent. Only what changed is read.
     #[cfg(unix)]
     #[command(after_help = snapshots::CAPTURE_EXAMPLES)]
     Capture(CaptureArgs),
+
+    /// Make a worktree a tree of another snapshot, touching only what differs
+    ///
+    /// WORKTREE is a name or a path [default: the one that the current folder is in], SNAPSHOT a name, an id or
+    /// the start of one. Where that would touch what was changed by hand nothing is done, unless forced; what a
+    /// forced switch replaces is kept until the next one, and --undo brings it back.
+    #[cfg(unix)]
+    #[command(after_help = changes::SWITCH_EXAMPLES,
+        override_usage = "calve switch [OPTIONS] [WORKTREE] <SNAPSHOT>\n       calve switch [OPTIONS] [WORKTREE] --undo")]
+    Switch(SwitchArgs),
+
+    /// Make a worktree what its snapshot is
+    ///
+    /// What was changed, added or deleted by hand is moved aside, and 'calve switch --undo' brings it back.
+    #[cfg(unix)]
+    #[command(after_help = changes::RESET_EXAMPLES)]
+    Reset(ResetArgs),
 
     /// Do away with worktrees: at once; their files are deleted in the background
     ///

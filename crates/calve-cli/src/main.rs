@@ -4,6 +4,8 @@
 //! the two output streams ([`output`]), the words ([`text`], [`summary`], [`failure`], [`filesystems`]) and the exit codes ([`exit`]).
 
 mod args;
+#[cfg(unix)]
+mod changes;
 mod choices;
 mod clone;
 mod doctor;
@@ -55,21 +57,6 @@ fn run(cli: Cli) -> Result<Exit, clap::Error> {
         verbose: common.verbose,
         color: common.color,
     };
-    // What is wrong with the arguments together is found before anything is set up.
-    let destinations = match &cli.verb {
-        Verb::Clone(args) => args.destinations()?,
-        _ => Vec::new(),
-    };
-    #[cfg(unix)]
-    let names = match &cli.verb {
-        Verb::Start(args) => args.names()?,
-        _ => Vec::new(),
-    };
-    #[cfg(unix)]
-    let naming = match &cli.verb {
-        Verb::Name(args) => args.naming()?,
-        _ => args::Naming::List,
-    };
     system::raise_open_files();
     let signals = match Signals::register() {
         Ok(signals) => signals,
@@ -81,21 +68,28 @@ fn run(cli: Cli) -> Result<Exit, clap::Error> {
     };
     #[cfg(unix)]
     let session = session::Session { common, output, signals: &signals };
+    // What is wrong with the arguments together is found before anything is begun.
     let done = match &cli.verb {
-        Verb::Clone(args) => clone::run(args, &destinations, common, output, &signals),
+        Verb::Clone(args) => clone::run(args, &args.destinations()?, common, output, &signals),
         Verb::Doctor(args) => doctor::run(args, common, output, &signals),
         #[cfg(unix)]
         Verb::Init(args) => snapshots::init(args, session),
         #[cfg(unix)]
         Verb::Snapshot(args) => snapshots::snapshot(args, session),
         #[cfg(unix)]
-        Verb::Start(args) => worktrees::start(args, &names, session),
+        Verb::Start(args) => worktrees::start(args, &args.names()?, session),
         #[cfg(unix)]
         Verb::List(args) => worktrees::list(args, session),
         #[cfg(unix)]
         Verb::Status(args) => worktrees::status(args, session),
         #[cfg(unix)]
+        Verb::Diff(args) => changes::diff(args, session),
+        #[cfg(unix)]
         Verb::Capture(args) => snapshots::capture(args, session),
+        #[cfg(unix)]
+        Verb::Switch(args) => changes::switch(args.switching()?, session),
+        #[cfg(unix)]
+        Verb::Reset(args) => changes::reset(args, session),
         #[cfg(unix)]
         Verb::Drop(args) => worktrees::drop(args, session),
         #[cfg(unix)]
@@ -105,7 +99,7 @@ fn run(cli: Cli) -> Result<Exit, clap::Error> {
         #[cfg(unix)]
         Verb::Show(args) => snapshots::show(args, session),
         #[cfg(unix)]
-        Verb::Name(_) => snapshots::name(naming, session),
+        Verb::Name(args) => snapshots::name(args.naming()?, session),
         #[cfg(unix)]
         Verb::Store(verb) => store::run(verb, session),
         Verb::Completions { shell } => completions(*shell, output),

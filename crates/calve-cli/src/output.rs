@@ -195,6 +195,13 @@ impl PathFields {
     }
 }
 
+/// Any bytes for JSON, by the same rule.
+#[cfg(unix)]
+pub(crate) fn encoded_bytes(bytes: &[u8]) -> (String, Option<&'static str>) {
+    use std::os::unix::ffi::OsStrExt as _;
+    encoded(Path::new(std::ffi::OsStr::from_bytes(bytes)))
+}
+
 /// Several paths for one JSON list: as soon as one must be encoded, all are.
 fn encoded_all(paths: &[PathBuf]) -> (Vec<String>, Option<&'static str>) {
     let plain: Option<Vec<&str>> = paths.iter().map(|path| path.to_str()).collect();

@@ -1,13 +1,427 @@
 //! `calve store`.
 
-use crate::args::StoreVerb;
+use std::path::Path;
+
+use calve::{
+    Damage, GcOptions, GcReport, PackOptions, PackReport, Stats, Store, VerifyReport, WarmReport,
+};
+use serde::Serialize;
+
+use crate::args::{GcArgs, StoreVerb};
 use crate::exit::Exit;
 use crate::failure::Failure;
-use crate::session::Session;
+use crate::failure::stored::store_failure;
+use crate::output::PathFields;
+use crate::progress::Total;
+use crate::session::{Session, short};
+use crate::text::{self, count, counted, harmless};
 use crate::trash;
 
 pub(crate) fn run(verb: &StoreVerb, session: Session<'_>) -> Result<Exit, Failure> {
+    let store = session.store()?;
     match verb {
-        StoreVerb::EmptyTrash => trash::empty(&session.store()?),
+        StoreVerb::Verify { repair } => verify(&store, *repair, session),
+        StoreVerb::Gc(args) => gc(&store, args, session),
+        StoreVerb::Pack { all } => pack(&store, *all, session),
+        StoreVerb::Warm { snapshots } => warm(&store, snapshots, session),
+        StoreVerb::Stats => stats(&store, session),
+        StoreVerb::EmptyTrash => trash::empty(&store),
+    }
+}
+
+fn verify(store: &Store, repair: bool, session: Session<'_>) -> Result<Exit, Failure> {
+    let report = session
+        .work(Total::Unknown, |options| store.verify(repair, options))
+        .map_err(|error| store_failure(&error))?;
+    let output = session.output;
+    if report.busy {
+        output.warning("others were at the store all the time: nothing was mended; try again");
+    }
+    let mut line = format!(
+        "{} looked at: {} read ({}), {} unpacked ({})",
+        counted(report.snapshots, "snapshot"),
+        counted(report.mirrors, "mirror"),
+        text::bytes(report.mirror_bytes),
+        counted(report.packed_blobs, "packed content"),
+        text::bytes(report.packed_bytes),
+    );
+    let of =
+        |is: fn(&Damage) -> bool| report.damage.iter().filter(|damage| is(damage)).count() as u64;
+    let (mended, lost) = (of(|damage| damage.repaired), of(|damage| damage.lost));
+    match report.damage.len() as u64 {
+        0 => line.push_str(": no damage"),
+        found => {
+            line.push_str(&format!(": {found} damaged, {mended} mended, {lost} lost"));
+        }
+    }
+    line.push_str(&format!(", {}", text::duration(report.elapsed)));
+    output.summary(line);
+    if output.json {
+        output.document(&VerifyDocument::new(&report))?;
+    } else {
+        let lines: Vec<u8> =
+            report.damage.iter().flat_map(|damage| damage_lines(damage, session)).collect();
+        output.results(&lines)?;
+        if lost > 0 {
+            output.say(
+                "what is lost is healed by the next snapshot that finds the same content; 'calve log' lists what \
+                 could be started from instead",
+            );
+        } else if !repair && !report.damage.is_empty() {
+            output.say("'calve store verify --repair' mends it");
+        }
+    }
+    Ok(if report.damage.is_empty() && !report.busy { Exit::Done } else { Exit::Findings })
+}
+
+/// What is damaged, and below it what that stands for.
+fn damage_lines(damage: &Damage, session: Session<'_>) -> Vec<u8> {
+    /// Of the places of one content; the same file may be in every snapshot.
+    const PLACES: usize = 10;
+    let output = session.output;
+    let state = match (damage.repaired, damage.lost) {
+        (true, false) => "mended",
+        (false, false) => "damaged",
+        (_, true) => "lost",
+    };
+    let mut lines = format!("{state}  {}  ", damage.kind.as_str()).into_bytes();
+    lines.extend(output.path(&damage.path));
+    lines.extend(format!("  {}\n", harmless(&damage.reason)).bytes());
+    let listed = if output.verbose { damage.places.len() } else { PLACES };
+    for (snapshot, path) in damage.places.iter().take(listed) {
+        lines.extend(format!("  {}  ", short(*snapshot)).bytes());
+        lines.extend(output.path(path));
+        lines.push(b'\n');
+    }
+    if let more @ 1.. = damage.places.len().saturating_sub(listed) {
+        lines.extend(format!("  and {} more; -v lists all\n", count(more as u64)).bytes());
+    }
+    lines
+}
+
+fn gc(store: &Store, args: &GcArgs, session: Session<'_>) -> Result<Exit, Failure> {
+    let mut options = GcOptions::new().expire(args.expire);
+    if let Some(grace) = args.grace {
+        options = options.grace(grace);
+    }
+    if let Some(patience) = args.patience {
+        options = options.patience(patience);
+    }
+    let report = session
+        .work(Total::Unknown, |common| store.gc(&options, common))
+        .map_err(|error| store_failure(&error))?;
+    let output = session.output;
+    if report.busy {
+        output.warning("others were at the store all the time: not all of it was done; try again");
+    }
+    if output.verbose {
+        for id in &report.snapshots {
+            output.summary(format_args!("forgot snapshot {id}"));
+        }
+    }
+    output.summary(format_args!(
+        "removed: {}, {} ({}), {} ({}), {}, {}; {} rewritten, {}",
+        counted(report.snapshots.len() as u64, "snapshot"),
+        counted(report.mirrors, "mirror"),
+        text::bytes(report.mirror_bytes),
+        counted(report.packed_blobs, "packed content"),
+        text::bytes(report.packed_bytes),
+        counted(report.packs, "pack"),
+        counted(report.leftovers, "leftover"),
+        counted(report.rewritten_packs, "pack"),
+        text::duration(report.elapsed),
+    ));
+    if output.json {
+        output.document(&GcDocument::new(&report))?;
+    }
+    Ok(if report.busy { Exit::Findings } else { Exit::Done })
+}
+
+fn pack(store: &Store, all: bool, session: Session<'_>) -> Result<Exit, Failure> {
+    let options = PackOptions::new().all(all);
+    let report = session
+        .work(Total::Unknown, |common| store.pack(&options, common))
+        .map_err(|error| store_failure(&error))?;
+    let output = session.output;
+    let damaged: Vec<String> = report
+        .damaged
+        .iter()
+        .map(|blob| {
+            format!("{blob}: not packed, since it is damaged; 'calve store verify' tells more")
+        })
+        .collect();
+    output.warnings(&damaged);
+    output.summary(format_args!(
+        "{} packed, {} to {}; {} dropped ({}), {}",
+        counted(report.packed_blobs, "content"),
+        text::bytes(report.packed_bytes),
+        text::bytes(report.stored_bytes),
+        counted(report.dropped_mirrors, "mirror"),
+        text::bytes(report.dropped_bytes),
+        text::duration(report.elapsed),
+    ));
+    if output.json {
+        output.document(&PackDocument::new(&report))?;
+    }
+    Ok(if damaged.is_empty() { Exit::Done } else { Exit::Findings })
+}
+
+fn warm(store: &Store, words: &[String], session: Session<'_>) -> Result<Exit, Failure> {
+    let snapshots = words
+        .iter()
+        .map(|word| store.resolve(word))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| store_failure(&error))?;
+    let report = session
+        .work(Total::Unknown, |common| store.warm(&snapshots, common))
+        .map_err(|error| store_failure(&error))?;
+    let output = session.output;
+    output.summary(format_args!(
+        "{} warm, {} made ({}), {}",
+        counted(report.snapshots.len() as u64, "snapshot"),
+        counted(report.made_mirrors, "mirror"),
+        text::bytes(report.made_bytes),
+        text::duration(report.elapsed),
+    ));
+    if output.json {
+        output.document(&WarmDocument::new(&report))?;
+    }
+    Ok(Exit::Done)
+}
+
+fn stats(store: &Store, session: Session<'_>) -> Result<Exit, Failure> {
+    let stats = store.stats().map_err(|error| store_failure(&error))?;
+    let output = session.output;
+    if output.json {
+        return output.document(&StatsDocument::new(store.path(), &stats)).map(|()| Exit::Done);
+    }
+    let size = |bytes| if output.verbose { text::exact_bytes(bytes) } else { text::bytes(bytes) };
+    let sized = |number: u64, bytes: u64| format!("{} ({})", count(number), size(bytes));
+    let mut lines = b"store      ".to_vec();
+    lines.extend(output.path(store.path()));
+    lines.push(b'\n');
+    for (what, value) in [
+        ("snapshots", count(stats.snapshots)),
+        ("names", count(stats.names)),
+        ("worktrees", count(stats.worktrees)),
+        ("contents", sized(stats.blobs, stats.blob_bytes)),
+        (
+            "mirrors",
+            format!(
+                "{}, shared where the filesystem can",
+                sized(stats.mirrors, stats.mirror_bytes)
+            ),
+        ),
+        (
+            "packed",
+            format!(
+                "{}, in {} of {}",
+                sized(stats.packed_blobs, stats.packed_bytes),
+                counted(stats.packs, "pack"),
+                size(stats.pack_bytes)
+            ),
+        ),
+        ("folders", count(stats.directories)),
+        ("database", size(stats.database_bytes)),
+        ("indexes", size(stats.index_bytes)),
+        ("trash", count(stats.trash_entries)),
+    ] {
+        lines.extend(format!("{what:9}  {value}\n").bytes());
+    }
+    output.results(&lines)?;
+    Ok(Exit::Done)
+}
+
+/// The JSON document of `store verify`; docs/json.md says what each field of these means.
+#[derive(Serialize)]
+struct VerifyDocument {
+    snapshots: u64,
+    directories: u64,
+    mirrors: u64,
+    mirror_bytes: u64,
+    packed_blobs: u64,
+    packed_bytes: u64,
+    unsealed_mirrors: u64,
+    damage: Vec<DamageDocument>,
+    busy: bool,
+    elapsed_seconds: f64,
+}
+
+#[derive(Serialize)]
+struct DamageDocument {
+    kind: &'static str,
+    blob: Option<String>,
+    #[serde(flatten)]
+    path: PathFields,
+    reason: String,
+    places: Vec<PlaceDocument>,
+    lost: bool,
+    repaired: bool,
+}
+
+#[derive(Serialize)]
+struct PlaceDocument {
+    snapshot: String,
+    #[serde(flatten)]
+    path: PathFields,
+}
+
+impl VerifyDocument {
+    fn new(report: &VerifyReport) -> Self {
+        Self {
+            snapshots: report.snapshots,
+            directories: report.directories,
+            mirrors: report.mirrors,
+            mirror_bytes: report.mirror_bytes,
+            packed_blobs: report.packed_blobs,
+            packed_bytes: report.packed_bytes,
+            unsealed_mirrors: report.unsealed_mirrors,
+            damage: report.damage.iter().map(DamageDocument::new).collect(),
+            busy: report.busy,
+            elapsed_seconds: report.elapsed.as_secs_f64(),
+        }
+    }
+}
+
+impl DamageDocument {
+    fn new(damage: &Damage) -> Self {
+        let place = |(snapshot, path): &(calve::SnapshotId, std::path::PathBuf)| PlaceDocument {
+            snapshot: snapshot.to_string(),
+            path: PathFields::new(path),
+        };
+        Self {
+            kind: damage.kind.as_str(),
+            blob: damage.blob.map(|blob| blob.to_string()),
+            path: PathFields::new(&damage.path),
+            reason: damage.reason.clone(),
+            places: damage.places.iter().map(place).collect(),
+            lost: damage.lost,
+            repaired: damage.repaired,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct GcDocument {
+    busy: bool,
+    snapshots: Vec<String>,
+    mirrors: u64,
+    mirror_bytes: u64,
+    packed_blobs: u64,
+    packed_bytes: u64,
+    packs: u64,
+    rewritten_packs: u64,
+    directories: u64,
+    leftovers: u64,
+    elapsed_seconds: f64,
+}
+
+impl GcDocument {
+    fn new(report: &GcReport) -> Self {
+        Self {
+            busy: report.busy,
+            snapshots: report.snapshots.iter().map(ToString::to_string).collect(),
+            mirrors: report.mirrors,
+            mirror_bytes: report.mirror_bytes,
+            packed_blobs: report.packed_blobs,
+            packed_bytes: report.packed_bytes,
+            packs: report.packs,
+            rewritten_packs: report.rewritten_packs,
+            directories: report.directories,
+            leftovers: report.leftovers,
+            elapsed_seconds: report.elapsed.as_secs_f64(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct PackDocument {
+    packs: u64,
+    packed_blobs: u64,
+    packed_bytes: u64,
+    stored_bytes: u64,
+    dropped_mirrors: u64,
+    dropped_bytes: u64,
+    damaged: Vec<String>,
+    elapsed_seconds: f64,
+}
+
+impl PackDocument {
+    fn new(report: &PackReport) -> Self {
+        Self {
+            packs: report.packs,
+            packed_blobs: report.packed_blobs,
+            packed_bytes: report.packed_bytes,
+            stored_bytes: report.stored_bytes,
+            dropped_mirrors: report.dropped_mirrors,
+            dropped_bytes: report.dropped_bytes,
+            damaged: report.damaged.iter().map(ToString::to_string).collect(),
+            elapsed_seconds: report.elapsed.as_secs_f64(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct WarmDocument {
+    snapshots: Vec<String>,
+    blobs: u64,
+    made_mirrors: u64,
+    made_bytes: u64,
+    elapsed_seconds: f64,
+}
+
+impl WarmDocument {
+    fn new(report: &WarmReport) -> Self {
+        Self {
+            snapshots: report.snapshots.iter().map(ToString::to_string).collect(),
+            blobs: report.blobs,
+            made_mirrors: report.made_mirrors,
+            made_bytes: report.made_bytes,
+            elapsed_seconds: report.elapsed.as_secs_f64(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct StatsDocument {
+    #[serde(flatten)]
+    path: PathFields,
+    snapshots: u64,
+    names: u64,
+    worktrees: u64,
+    blobs: u64,
+    blob_bytes: u64,
+    mirrors: u64,
+    mirror_bytes: u64,
+    packed_blobs: u64,
+    packed_bytes: u64,
+    packs: u64,
+    pack_bytes: u64,
+    directories: u64,
+    database_bytes: u64,
+    index_bytes: u64,
+    trash_entries: u64,
+}
+
+impl StatsDocument {
+    fn new(store: &Path, stats: &Stats) -> Self {
+        Self {
+            path: PathFields::new(store),
+            snapshots: stats.snapshots,
+            names: stats.names,
+            worktrees: stats.worktrees,
+            blobs: stats.blobs,
+            blob_bytes: stats.blob_bytes,
+            mirrors: stats.mirrors,
+            mirror_bytes: stats.mirror_bytes,
+            packed_blobs: stats.packed_blobs,
+            packed_bytes: stats.packed_bytes,
+            packs: stats.packs,
+            pack_bytes: stats.pack_bytes,
+            directories: stats.directories,
+            database_bytes: stats.database_bytes,
+            index_bytes: stats.index_bytes,
+            trash_entries: stats.trash_entries,
+        }
     }
 }

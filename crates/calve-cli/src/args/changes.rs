@@ -1,0 +1,101 @@
+//! The arguments of the verbs about what was changed.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueHint};
+
+use super::usage_error;
+
+pub(crate) const DIFF_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
+  calve diff fix-1
+      As a patch; binary files, links and the right to execute are in it.
+  calve diff fix-1 | git apply
+      The same changes here.
+  calve diff --stat fix-1
+      A line a file: LETTER, lines added and removed (or sizes, where it is binary), path.
+
+What no patch of git's can hold is left out of it: empty folders, other mode bits, times. The exit code is
+0 whether there are changes or not; 'calve status' tells by its own.";
+
+pub(crate) const SWITCH_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
+  calve switch fix-1 ready
+      What is the same in both snapshots is not touched.
+  calve switch ready
+      The worktree, or the project, that the current folder is in.
+  calve switch --force fix-1 ready && calve switch fix-1 --undo
+      There and back again, with all that was changed by hand.
+
+What was changed by hand and is not in the way stays as it is.";
+
+pub(crate) const RESET_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
+  calve reset fix-1
+  calve switch fix-1 --undo
+      Brings everything back that was changed, added or deleted.";
+
+/// The arguments of `calve diff`.
+#[derive(Debug, Args)]
+pub(crate) struct DiffArgs {
+    /// Its name or path [default: the one that the current folder is in]
+    #[arg(value_name = "WORKTREE", value_hint = ValueHint::DirPath)]
+    pub(crate) worktree: Option<PathBuf>,
+
+    /// A line a file
+    #[arg(long)]
+    pub(crate) stat: bool,
+
+    /// A patch that 'git apply' takes (the default); with --json, in the document, too
+    #[arg(long, conflicts_with = "stat")]
+    pub(crate) patch: bool,
+}
+
+/// The arguments of `calve switch`.
+#[derive(Debug, Args)]
+pub(crate) struct SwitchArgs {
+    /// The worktree [default: the one that the current folder is in], and the snapshot
+    #[arg(value_name = "[WORKTREE] SNAPSHOT", num_args = 0..=2, hide = true)]
+    words: Vec<PathBuf>,
+
+    /// Move what was changed by hand, and is in the way, aside
+    #[arg(short, long, conflicts_with = "undo")]
+    force: bool,
+
+    /// Take the last forced switch, or the last reset, back
+    #[arg(long)]
+    undo: bool,
+}
+
+/// What `calve switch` is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Switching<'a> {
+    To { worktree: Option<&'a Path>, snapshot: &'a Path, force: bool },
+    Undo { worktree: Option<&'a Path> },
+}
+
+impl SwitchArgs {
+    /// What is to be done: with one word it is the snapshot, and with `--undo` the worktree.
+    pub(crate) fn switching(&self) -> Result<Switching<'_>, clap::Error> {
+        match (self.undo, self.words.as_slice()) {
+            (true, []) => Ok(Switching::Undo { worktree: None }),
+            (true, [worktree]) => Ok(Switching::Undo { worktree: Some(worktree) }),
+            (true, _) => Err(usage_error(
+                "switch",
+                "--undo goes back to the snapshot before; no other can be named",
+            )),
+            (false, [snapshot]) => {
+                Ok(Switching::To { worktree: None, snapshot, force: self.force })
+            }
+            (false, [worktree, snapshot]) => {
+                Ok(Switching::To { worktree: Some(worktree), snapshot, force: self.force })
+            }
+            (false, _) => Err(usage_error("switch", "to which snapshot?")),
+        }
+    }
+}
+
+/// The arguments of `calve reset`.
+#[derive(Debug, Args)]
+pub(crate) struct ResetArgs {
+    /// Its name or path [default: the one that the current folder is in]
+    #[arg(value_name = "WORKTREE", value_hint = ValueHint::DirPath)]
+    pub(crate) worktree: Option<PathBuf>,
+}

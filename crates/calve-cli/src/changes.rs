@@ -1,0 +1,286 @@
+//! `calve diff`, `switch`, `reset`.
+
+use std::io::{self, BufWriter, Write};
+
+use calve::{Diff, FileDiff, SwitchReport, Worktree};
+use serde::Serialize;
+
+use crate::args::{DiffArgs, ResetArgs, Switching};
+use crate::clone::{SkippedDocument, finding};
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::failure::stored::{store_failure, worktree_failure};
+use crate::output::{PathFields, encoded, encoded_bytes};
+use crate::progress::Total;
+use crate::session::{Session, short};
+use crate::text::{self, count, counted, harmless};
+use crate::worktrees::{WorktreeFields, change_name};
+
+pub(crate) fn diff(args: &DiffArgs, session: Session<'_>) -> Result<Exit, Failure> {
+    let worktree = session.worktree(args.worktree.as_deref())?;
+    let failed = |error: calve::Error| worktree_failure(&error, &worktree);
+    let diff = session.work(Total::Unknown, |options| worktree.diff(options)).map_err(failed)?;
+    let output = session.output;
+    if output.json {
+        let mut patch = None;
+        if args.patch {
+            let mut bytes = Vec::new();
+            diff.patch(&mut bytes).map_err(failed)?;
+            patch = Some(encoded_bytes(&bytes));
+        }
+        output.document(&DiffDocument::new(&worktree, &diff, patch))?;
+    } else if args.stat {
+        output.results(&stat(&diff, session))?;
+    } else {
+        write_patch(&diff, &worktree)?;
+    }
+    output.summary(totals(&diff));
+    Ok(Exit::Done)
+}
+
+/// The patch as it is made, however large it is.
+fn write_patch(diff: &Diff, worktree: &Worktree) -> Result<(), Failure> {
+    let mut stdout = Watched { inner: BufWriter::new(io::stdout().lock()), failed: None };
+    let written = diff.patch(&mut stdout);
+    match (written, stdout.failed.take()) {
+        (_, Some(error)) => Err(Failure::output(&error)),
+        (Err(error), None) => {
+            // What there is of the patch comes before the error that says that there is no more.
+            let _ = stdout.flush();
+            Err(worktree_failure(&error, worktree))
+        }
+        (Ok(()), None) => stdout.flush().map_err(|error| Failure::output(&error)),
+    }
+}
+
+/// A stream that remembers that it failed: the library tells an error of writing like one of reading.
+struct Watched<W> {
+    inner: W,
+    failed: Option<io::Error>,
+}
+
+impl<W: Write> Write for Watched<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.inner.write(bytes).inspect_err(|error| {
+            if error.kind() != io::ErrorKind::Interrupted {
+                self.failed = Some(match error.raw_os_error() {
+                    Some(code) => io::Error::from_raw_os_error(code),
+                    None => io::Error::new(error.kind(), error.to_string()),
+                });
+            }
+        })
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+/// A line a file: `M  +12 -3  path`.
+fn stat(diff: &Diff, session: Session<'_>) -> Vec<u8> {
+    let how = |file: &FileDiff| match file.lines {
+        Some((added, removed)) => format!("+{added} -{removed}"),
+        None if file.old_bytes == file.new_bytes => "-".to_owned(),
+        None => format!("{} to {}", text::bytes(file.old_bytes), text::bytes(file.new_bytes)),
+    };
+    let width = diff.files.iter().map(|file| how(file).len()).max().unwrap_or(0);
+    let mut lines = Vec::new();
+    for file in &diff.files {
+        let letter = if file.renamed_from.is_some() { 'R' } else { file.kind.letter() };
+        lines.extend(format!("{letter}  {:width$}  ", how(file)).bytes());
+        if let Some(from) = &file.renamed_from {
+            lines.extend(session.output.path(from));
+            lines.extend(b" => ");
+        }
+        lines.extend(session.output.path(&file.path));
+        lines.push(b'\n');
+    }
+    lines
+}
+
+fn totals(diff: &Diff) -> String {
+    let (added, removed) = diff
+        .files
+        .iter()
+        .filter_map(|file| file.lines)
+        .fold((0, 0), |sum: (u64, u64), lines| (sum.0 + lines.0, sum.1 + lines.1));
+    let since = short(diff.snapshot);
+    match diff.files.len() as u64 {
+        0 => format!("no changes since snapshot {since}"),
+        files => format!(
+            "{} since snapshot {since}: {} added, {} removed",
+            counted(files, "change"),
+            counted(added, "line"),
+            count(removed)
+        ),
+    }
+}
+
+pub(crate) fn switch(switching: Switching<'_>, session: Session<'_>) -> Result<Exit, Failure> {
+    match switching {
+        Switching::To { worktree, snapshot, force } => {
+            let worktree = session.worktree(worktree)?;
+            let id = worktree
+                .store()
+                .resolve(&snapshot.to_string_lossy())
+                .map_err(|error| store_failure(&error))?;
+            let report = session
+                .work(Total::Unknown, |options| worktree.switch(id, force, options))
+                .map_err(|error| worktree_failure(&error, &worktree))?;
+            tell(&worktree, &report, "moved aside", session)
+        }
+        Switching::Undo { worktree } => {
+            let worktree = session.worktree(worktree)?;
+            let report = session
+                .work(Total::Unknown, |options| worktree.undo(options))
+                .map_err(|error| undo_failure(&error, &worktree))?;
+            tell(&worktree, &report, "brought back", session)
+        }
+    }
+}
+
+fn undo_failure(error: &calve::Error, worktree: &Worktree) -> Failure {
+    let failure = worktree_failure(error, worktree);
+    let hint = match error.kind() {
+        // Force would have to choose which of the two states by hand is lost.
+        calve::ErrorKind::Changed => "'calve capture' keeps the changes in a snapshot first".to_owned(),
+        calve::ErrorKind::SnapshotNotFound => {
+            "only a forced switch or a reset that moved something aside can be taken back, and only once"
+                .to_owned()
+        }
+        _ => return failure,
+    };
+    Failure { hint: Some(hint), ..failure }
+}
+
+pub(crate) fn reset(args: &ResetArgs, session: Session<'_>) -> Result<Exit, Failure> {
+    let worktree = session.worktree(args.worktree.as_deref())?;
+    let report = session
+        .work(Total::Unknown, |options| worktree.reset(options))
+        .map_err(|error| worktree_failure(&error, &worktree))?;
+    tell(&worktree, &report, "moved aside", session)
+}
+
+/// What was done. `kept` says what became of what was changed by hand.
+fn tell(
+    worktree: &Worktree,
+    report: &SwitchReport,
+    kept: &str,
+    session: Session<'_>,
+) -> Result<Exit, Failure> {
+    let output = session.output;
+    let findings: Vec<String> =
+        report.skipped.iter().map(|skipped| finding(&skipped.path, &skipped.reason)).collect();
+    output.warnings(&findings);
+    let name = if worktree.is_project() { "the project" } else { worktree.name() };
+    let mut line = format!(
+        "{} is at snapshot {}: {} changed, {} removed",
+        harmless(name),
+        short(report.to),
+        count(report.changed),
+        count(report.removed)
+    );
+    if !report.kept.is_empty() {
+        line.push_str(&format!(", {} {kept}", count(report.kept.len() as u64)));
+    }
+    line.push_str(&format!(", {}", text::duration(report.elapsed)));
+    if !report.kept.is_empty() && kept == "moved aside" {
+        line.push_str("; 'calve switch --undo' brings them back");
+    }
+    if output.verbose {
+        for path in &report.kept {
+            output.summary(format_args!("{kept}: {}", text::shown(path)));
+        }
+    }
+    output.summary(line);
+    if output.json {
+        output.document(&SwitchDocument {
+            worktree: WorktreeFields::new(worktree),
+            from: report.from.to_string(),
+            to: report.to.to_string(),
+            changed_entries: report.changed,
+            removed_entries: report.removed,
+            kept: report.kept.iter().map(|path| PathFields::new(path)).collect(),
+            skipped: report.skipped.iter().map(SkippedDocument::new).collect(),
+            elapsed_seconds: report.elapsed.as_secs_f64(),
+        })?;
+    }
+    Ok(if findings.is_empty() { Exit::Done } else { Exit::Findings })
+}
+
+/// The JSON document of `diff`; docs/json.md says what each field of these means.
+#[derive(Serialize)]
+struct DiffDocument {
+    #[serde(flatten)]
+    worktree: WorktreeFields,
+    snapshot: String,
+    files: Vec<FileDocument>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    patch: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    patch_encoding: Option<&'static str>,
+}
+
+impl DiffDocument {
+    fn new(
+        worktree: &Worktree,
+        diff: &Diff,
+        patch: Option<(String, Option<&'static str>)>,
+    ) -> Self {
+        let (patch, patch_encoding) = match patch {
+            Some((patch, encoding)) => (Some(patch), encoding),
+            None => (None, None),
+        };
+        Self {
+            worktree: WorktreeFields::new(worktree),
+            snapshot: diff.snapshot.to_string(),
+            files: diff.files.iter().map(FileDocument::new).collect(),
+            patch,
+            patch_encoding,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct FileDocument {
+    #[serde(flatten)]
+    path: PathFields,
+    change: &'static str,
+    renamed_from: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    renamed_from_encoding: Option<&'static str>,
+    added_lines: Option<u64>,
+    removed_lines: Option<u64>,
+    old_bytes: u64,
+    new_bytes: u64,
+}
+
+impl FileDocument {
+    fn new(file: &FileDiff) -> Self {
+        let from = file.renamed_from.as_deref().map(encoded);
+        Self {
+            path: PathFields::new(&file.path),
+            change: if from.is_some() { "renamed" } else { change_name(file.kind) },
+            renamed_from_encoding: from.as_ref().and_then(|(_, encoding)| *encoding),
+            renamed_from: from.map(|(path, _)| path),
+            added_lines: file.lines.map(|(added, _)| added),
+            removed_lines: file.lines.map(|(_, removed)| removed),
+            old_bytes: file.old_bytes,
+            new_bytes: file.new_bytes,
+        }
+    }
+}
+
+/// The JSON document of `switch` and `reset`.
+#[derive(Serialize)]
+struct SwitchDocument {
+    #[serde(flatten)]
+    worktree: WorktreeFields,
+    from: String,
+    to: String,
+    changed_entries: u64,
+    removed_entries: u64,
+    kept: Vec<PathFields>,
+    skipped: Vec<SkippedDocument>,
+    elapsed_seconds: f64,
+}
