@@ -347,12 +347,14 @@ impl Store {
             put
         };
         let file = file.map_err(|error| {
-            let kind = if error.kind() == io::ErrorKind::InvalidData {
-                ErrorKind::Damaged
-            } else {
-                return Error::io("unpack", self.pack_path(&pack), error);
-            };
-            Error::new(kind, "unpack", self.pack_path(&pack), error)
+            let path = self.pack_path(&pack);
+            // Gone, or something else in its place, is damage, too.
+            if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::NotFound)
+                || Errno::from_io_error(&error) == Some(Errno::LOOP)
+            {
+                return Error::new(ErrorKind::Damaged, "unpack", path, error);
+            }
+            Error::io("unpack", path, error)
         })?;
         let meta = Meta::of(&fs::fstat(&file).context("read blob", path)?);
         Ok((file, meta))

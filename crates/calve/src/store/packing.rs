@@ -388,31 +388,36 @@ impl Store {
                 }
             }
             From::Pack(pack, at) => {
-                let mut read = || -> io::Result<()> {
-                    let from = self.open_pack(pack)?;
+                // Whatever is wrong with that pack: what cannot be had from it stays where it is.
+                let Ok(from) = self.open_pack(pack) else {
+                    packer.damaged.push(id);
+                    return Ok(());
+                };
+                let mut again = || -> io::Result<bool> {
                     if at.size <= MEMORY_MOST_BYTES {
                         let mut content = Vec::new();
-                        from.read(id, *at, &mut content)?;
-                        return self.append(packer, id, at.size, &mut content.as_slice());
+                        if from.read(id, *at, &mut content).is_err() {
+                            return Ok(false);
+                        }
+                        self.append(packer, id, at.size, &mut content.as_slice())?;
+                        return Ok(true);
                     }
                     let mut file = self.scratch_file()?;
-                    from.read(id, *at, &mut file)?;
-                    file.rewind()?;
-                    self.append(packer, id, at.size, &mut Stoppable(file, stop))
-                };
-                match read() {
-                    Ok(()) => Ok(()),
-                    Err(error)
-                        if matches!(
-                            error.kind(),
-                            io::ErrorKind::InvalidData | io::ErrorKind::NotFound
-                        ) =>
-                    {
-                        packer.damaged.push(id);
-                        Ok(())
+                    match from.read(id, *at, &mut file) {
+                        Ok(()) => {}
+                        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                            return Ok(false);
+                        }
+                        Err(error) => return Err(error),
                     }
-                    Err(error) => Err(error).context("pack again", || self.pack_path(pack)),
+                    file.rewind()?;
+                    self.append(packer, id, at.size, &mut Stoppable(file, stop))?;
+                    Ok(true)
+                };
+                if !again().context("pack again", || self.pack_path(pack))? {
+                    packer.damaged.push(id);
                 }
+                Ok(())
             }
         }
     }

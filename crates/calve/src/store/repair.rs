@@ -6,9 +6,10 @@
 //! stay for the case that it is brought back.
 
 use std::collections::HashSet;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use rusqlite::params;
@@ -38,6 +39,11 @@ impl Store {
         common: &StoreOptions,
     ) -> Result<(), Error> {
         self.forget_packs();
+        let folder = open_dir(&self.path().join("packs"))?;
+        for name in packs {
+            let name = CString::new(name.as_str()).unwrap_or_default();
+            open_again(&folder, &name);
+        }
         // Nobody else is at it: what is wrong stays so.
         let mut eye = Eye { intake: Intake::new(), looks: 0, cancel: &common.cancel };
         self.adopt_packs(&mut eye, reach, damaged)?;
@@ -48,8 +54,11 @@ impl Store {
         if !seals.is_empty() {
             self.flush(&seals)?;
         }
+        let mut mended = HashSet::new();
         for name in packs {
-            self.mend_pack(name, common)?;
+            if self.mend_pack(name, common)? {
+                mended.insert(self.pack_path(name));
+            }
         }
         for damage in &mut report.damage {
             damage.repaired = match (damage.kind, damage.blob) {
@@ -57,7 +66,7 @@ impl Store {
                     let needed = reach.blobs.contains_key(&id);
                     self.judge(&mut eye, id, needed)?.is_empty()
                 }
-                (DamageKind::Pack, _) => std::fs::symlink_metadata(&damage.path).is_err(),
+                (DamageKind::Pack, _) => mended.contains(&damage.path),
                 (DamageKind::Index, _) => std::fs::remove_file(&damage.path).is_ok(),
                 _ => false,
             };
@@ -104,7 +113,7 @@ impl Store {
     fn mend(&self, eye: &mut Eye<'_>, id: BlobId, seals: &mut Vec<BlobId>) -> Result<(), Error> {
         let mut standing = self.look_at(eye, id)?;
         if matches!(standing.mirror, Mirror::Bad { how: Bad::Closed, .. }) {
-            self.open_again(id).context("open", || self.blobs().mirror_path(id))?;
+            open_again(self.blobs().dir(), &path_of(id));
             standing = self.look_at(eye, id)?;
         }
         match (standing.mirror, standing.packed) {
@@ -139,17 +148,6 @@ impl Store {
         Ok(())
     }
 
-    /// Gives a mirror back the mode that it was made with.
-    fn open_again(&self, id: BlobId) -> io::Result<()> {
-        let path = path_of(id);
-        let stat = fs::statat(self.blobs().dir(), &path, AtFlags::SYMLINK_NOFOLLOW)?;
-        if Meta::of(&stat).file_type() == FileType::RegularFile {
-            // What is not ours stays closed.
-            let _ = fs::chmodat(self.blobs().dir(), &path, meta::mode(0o444), AtFlags::empty());
-        }
-        Ok(())
-    }
-
     /// Moves what is at a blob's name into the trash; its name there.
     fn set_aside(&self, id: BlobId) -> Result<CString, Error> {
         let path = || self.blobs().mirror_path(id);
@@ -160,8 +158,11 @@ impl Store {
         Ok(name)
     }
 
-    /// Writes what can be read of a pack into another, and gives it up if that is all.
-    fn mend_pack(&self, name: &str, common: &StoreOptions) -> Result<(), Error> {
+    /// Writes what can be read of a pack into another, and gives it up if that is all: whether it is.
+    fn mend_pack(&self, name: &str, common: &StoreOptions) -> Result<bool, Error> {
+        if self.open_pack(name).and_then(|pack| pack.index()).is_ok() {
+            return Ok(true);
+        }
         let held: Vec<(BlobId, Location)> = self
             .db()
             .all_packed()?
@@ -189,6 +190,14 @@ impl Store {
                 _ => {}
             }
         }
-        Ok(())
+        Ok(gone > 0)
+    }
+}
+
+/// Gives a mirror or a pack back the mode that it was made with. What is not ours stays closed.
+fn open_again(dir: &OwnedFd, name: &CStr) {
+    let stat = fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW);
+    if stat.is_ok_and(|stat| Meta::of(&stat).file_type() == FileType::RegularFile) {
+        let _ = fs::chmodat(dir, name, meta::mode(0o444), AtFlags::empty());
     }
 }

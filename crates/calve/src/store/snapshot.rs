@@ -107,7 +107,7 @@ impl Store {
             let cause = io::Error::new(io::ErrorKind::InvalidData, "it does not know its project");
             Error::new(ErrorKind::Damaged, "open store", self.path(), cause)
         })?;
-        let known = self.known(row)?;
+        let known = self.known_if_sound(row)?;
         self.record(&known, message, name, options)
     }
 
@@ -126,6 +126,19 @@ impl Store {
             base.as_ref().is_some_and(|(_, _, base)| base.count as usize == index.stats.len())
         });
         Ok(Known { row, root, base, index })
+    }
+
+    /// The same for whoever can do without: where its base is damaged, everything is read anew, and what was damaged is stored again.
+    pub(crate) fn known_if_sound(&self, row: WorktreeRow) -> Result<Known, Error> {
+        match self.known(row.clone()) {
+            Err(error)
+                if matches!(error.kind(), ErrorKind::Damaged | ErrorKind::SnapshotNotFound) =>
+            {
+                let root = if row.name == PROJECT { self.project()? } else { path_from(&row.path) };
+                Ok(Known { row, root, base: None, index: None })
+            }
+            result => result,
+        }
     }
 
     pub(crate) fn object(&self, id: SnapshotId) -> Result<SnapshotObject, Error> {
@@ -198,7 +211,7 @@ impl Store {
         }
         let (scan, stamp) = self.scan(known, true, options)?;
         let (files, bytes) = scan.manifest.files();
-        let parent = known.base.as_ref().map(|(id, ..)| *id);
+        let parent = known.row.snapshot;
         let same = known
             .base
             .as_ref()
