@@ -75,5 +75,7 @@ pub use worktree::{
 };
 #[cfg(unix)]
 mod store;
+#[cfg(doc)]
+pub mod store_format;
 #[cfg(unix)]
 mod worktree;

@@ -43,10 +43,20 @@ struct Project {
 
 impl Project {
     fn new(make: impl FnOnce(&Path)) -> Self {
+        Self::with(make, false)
+    }
+
+    /// With the store outside of the project, so that the tree can be looked at while somebody is at the store.
+    fn apart(make: impl FnOnce(&Path)) -> Self {
+        Self::with(make, true)
+    }
+
+    fn with(make: impl FnOnce(&Path), apart: bool) -> Self {
         let scratch = Scratch::new();
         let path = scratch.join("project");
         make(&path);
-        let store = Store::init(&path, None).unwrap();
+        let store = apart.then(|| scratch.join("store"));
+        let store = Store::init(&path, store.as_deref()).unwrap();
         Self { scratch, path, store, started: 0.into() }
     }
 
@@ -369,7 +379,7 @@ fn collecting_while_others_are_at_it_removes_nothing_and_says_so() {
 /// snapshot counts on content that nobody else needs.
 #[test]
 fn snapshots_lose_nothing_while_all_that_is_old_is_collected_all_the_time() {
-    let project = Project::new(|root| plain_tree(root, 4, 10, 3000));
+    let project = Project::apart(|root| plain_tree(root, 4, 10, 3000));
     project.snapshot();
     let done = AtomicBool::new(false);
     let collected = thread::scope(|scope| {

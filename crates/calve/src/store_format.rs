@@ -1,0 +1,125 @@
+//! The format of a store, byte for byte where it is calve's own. This module exists in the documentation only.
+//!
+//! # The folder
+//! ```text
+//! .calve/              or wherever `--store` put it; on the filesystem of its worktrees
+//!   format             version and features (below)
+//!   index.db           SQLite 3: what is small and must change all at once; index.db-wal and index.db-shm beside it
+//!   blobs/ab/cdef…     mirrors: one file for each content, its raw bytes, named by their BLAKE3
+//!   packs/NAME.pack    contents that were cold, compressed; NAME is random
+//!   indexes/TOKEN      one for each worktree: what its files looked like when their content was last known
+//!   templates/ID/      btrfs: a subvolume with the tree of snapshot ID
+//!   worktrees/NAME/    worktrees, where they may not be beside the project
+//!   undo/              what a forced switch of the project moved aside
+//!   stage/             files and packs on their way; whatever is here is nobody's once its maker is dead
+//!   trash/             what waits to be deleted
+//!   locks/             gate and content: empty files for flock(2)
+//!   .gitignore         *
+//! ```
+//! A project with its store inside can be moved or copied as one: nothing in it says where it is.
+//!
+//! # `format`
+//! ```text
+//! calve store 1
+//! incompatible NAME      whoever does not know NAME must not open the store
+//! compatible NAME        whoever does not know NAME may
+//! ```
+//! Text; the first line first, the others in any order and number. Anything else is refused. This version writes no features and
+//! knows none.
+//!
+//! # Numbers, ids and names
+//! An *id* is 32 bytes, 64 lower-case hexadecimal digits where it is text. A content's is the plain BLAKE3 of its bytes, as `b3sum`
+//! prints it. A directory's and a snapshot's are BLAKE3 in key-derivation mode over their encoding, with the contexts
+//! `calve directory 1` and `calve snapshot 1`, so that no file's content can be taken for one of them.
+//!
+//! `varint` is LEB128 of an unsigned 64-bit number in its shortest form; `zigzag` is the varint of `(n << 1) ^ (n >> 63)`. All other
+//! numbers are little endian. Names, link targets and attributes are bytes, not text.
+//!
+//! # Mirrors and their seals
+//! A mirror is a regular file with the mode 0444, at `blobs/`, two digits of its id, `/`, the other 62. Empty contents have none. It is
+//! *sealed*, and served without being read, if its size is what the snapshot says and its modification time is
+//!
+//! ```text
+//! seconds     = 0x20000000 + (the id's bytes 0..4 as u32 & 0x1fffffff)      1987 to 2004
+//! nanoseconds = (the id's bytes 4..8 as u32) mod 1,000,000,000
+//! ```
+//! which is given to it when its content was verified and, if it was copied and not cloned, flushed. Anything else at that place is read
+//! before it is served, or replaced.
+//!
+//! # Directories and snapshots
+//! ```text
+//! directory  = varint(number of entries) entry*                 entries by name, strictly ascending, bytewise
+//! entry      = kind:1 varint(length of name) name meta body
+//! kind       = 1 file | 2 directory | 3 symbolic link | 4 FIFO, + 0x10 where there are attributes
+//! meta       = varint(mode & 07777) varint(uid) varint(gid) zigzag(mtime's seconds) varint(its nanoseconds) [attributes]
+//! attributes = varint(number) (varint(length) name varint(length) value)*      by name, strictly ascending
+//! body       = file: varint(size) varint(link group, 0: none) id:32
+//!            | directory: id:32
+//!            | symbolic link: varint(length) target
+//!            | FIFO: nothing
+//! snapshot   = entry (the root, a directory with an empty name) parent:1 [id:32] zigzag(created, seconds)
+//!              varint(nanoseconds) varint(length) message varint(entries) varint(files) varint(bytes)
+//! ```
+//! One value has one encoding, and whatever is not the encoding of something is refused: names that are empty, `.`, `..`, longer than 1,024
+//! bytes, or have a slash or a zero byte in them, among it. A *link group* is a number that all names of one file share: the first eight
+//! bytes of the BLAKE3 of the path of the first of them, or 1 if that is 0. `parent` is 1 and followed by an id, or 0; the parent may be gone.
+//!
+//! # `index.db`
+//! `user_version` is 1; WAL mode, `synchronous=FULL`. Nothing in it is trusted: whoever reads an object
+//! compares its hash with its key.
+//!
+//! | table         | columns                                                      | what                                              |
+//! |---------------|--------------------------------------------------------------|---------------------------------------------------|
+//! | `meta`        | `key`, `value`                                               | nothing yet                                       |
+//! | `snapshots`   | `seq`, `id`, `object`                                        | snapshots, numbered as they were made             |
+//! | `directories` | `id`, `encoding`                                             | directories, each once                            |
+//! | `names`       | `name`, `snapshot`                                           | what snapshots are called                         |
+//! | `worktrees`   | `name`, `token`, `path`, `snapshot`, `state`, `target`, `maker`, `created` | worktrees; the project's name is `.` |
+//! | `packs`       | `id`, `name`                                                 | files in `packs/`                                 |
+//! | `packed`      | `blob`, `pack`, `offset`, `stored`, `size`                   | where a content is in which pack                  |
+//!
+//! A worktree's `path` is absolute, in bytes; the project's is empty if the store is inside it. `state` is 0 while it is being started,
+//! 1 when it stands, 2 while it is switched from `snapshot` to `target`. `maker` is the name of the stage of whoever starts it: boot,
+//! process and its start time, so that one that died is known. A row of `packed` may be missing although a pack has the content,
+//! and never the other way round.
+//!
+//! # Packs
+//! | part    | bytes | what                                                                  |
+//! |---------|-------|-----------------------------------------------------------------------|
+//! | header  | 8     | `CALVPACK`                                                            |
+//! |         | 4     | version: 1                                                            |
+//! | entry   | 32    | the content's id                                                      |
+//! |         | 8     | size: of the content                                                  |
+//! |         | 8     | stored: of the frame that follows                                     |
+//! |         | …     | one zstd frame (RFC 8878), no dictionary, its window at most 8 MiB    |
+//! | trailer | 8     | `CALVINDX`                                                            |
+//! |         | 8     | count: of the entries                                                 |
+//! |         | 56 ×  | id (32), offset of the entry (8), stored (8), size (8); ascending ids |
+//! |         | 32    | BLAKE3 of the trailer so far, from `CALVINDX` on                      |
+//! |         | 8     | length: of the trailer so far, from `CALVINDX` to the checksum's end  |
+//! |         | 8     | `CALVDONE`                                                            |
+//!
+//! A pack is never changed. Where the trailer is lost the entries say all that it said.
+//!
+//! # Indexes
+//! ```text
+//! magic "CALVEIDX" | version u32 = 1 | snapshot id:32 | stamp: i64 seconds, u32 nanoseconds | count u32 | zstd(records)
+//!   | BLAKE3 of all before it:32
+//! record = zigzag(inode - last inode) zigzag(seconds - last seconds) varint(nanoseconds)      of the change time
+//! ```
+//! One record for each entry of the snapshot: the root, then, directory by directory, breadth first, the entries of each by name. What changed at
+//! the stamp or later is not trusted. An index that cannot be read, or is of another snapshot, is as good as none: what it would have
+//! vouched for is read.
+//!
+//! # The marker of a worktree
+//! `.calve/worktree` inside it:
+//!
+//! ```text
+//! calve worktree 1
+//! token TOKEN            hexadecimal digits, the same as in its row
+//! store PATH             the store's absolute path: bytes up to the last line's end
+//! ```
+//!
+//! # Locks
+//! Who reads or adds content holds `locks/content` shared, after passing `locks/gate` (taken shared, and let go at once). Who removes
+//! content holds `locks/content` exclusively. Both are flock(2), so they end with their process.
