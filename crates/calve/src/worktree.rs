@@ -239,7 +239,8 @@ impl Worktree {
         &self.store
     }
 
-    /// The snapshot it is based on; a project without snapshots has none.
+    /// The snapshot it is based on; a project without snapshots has none. As of when it was looked up: what is done with it
+    /// meanwhile, also by others, is not seen here, but by every operation.
     #[must_use]
     pub fn snapshot(&self) -> Option<SnapshotId> {
         self.row.snapshot
@@ -258,11 +259,29 @@ impl Worktree {
         self.row.name == PROJECT
     }
 
+    /// The same worktree as the store knows it now: captured, switched or moved since it was looked up.
+    fn now(&self) -> Result<Self, Error> {
+        let row = self.store.db().worktree(&self.row.name)?;
+        let Some(row) = row.filter(|row| row.token == self.row.token) else {
+            return Err(no_worktree(&self.row.name));
+        };
+        let path = if self.is_project() || self.store.is_read_only() {
+            self.path.clone()
+        } else {
+            path_from(&row.path)
+        };
+        Ok(Self { store: self.store.clone(), row, path })
+    }
+
     /// Whether it is there.
     ///
     /// # Errors
-    /// Its folder could not be looked at.
+    /// [`ErrorKind::WorktreeNotFound`] where it was dropped meanwhile; or its folder could not be looked at.
     pub fn standing(&self) -> Result<Standing, Error> {
+        self.now()?.stands()
+    }
+
+    fn stands(&self) -> Result<Standing, Error> {
         if !self.is_project() && !self.is_there()? {
             return Ok(match self.row.state {
                 State::Starting => Standing::Starting,
@@ -306,10 +325,11 @@ impl Worktree {
     /// [`ErrorKind::WorktreeMissing`]; [`ErrorKind::SnapshotNotFound`] for a project without a snapshot. Nothing is changed.
     pub fn status(&self, options: &StoreOptions) -> Result<Status, Error> {
         let started = std::time::Instant::now();
-        let (base, now) = self.compare(options)?;
+        let this = self.now()?;
+        let (base, now) = this.compare(options)?;
         let changes = changes(&base, &now, &delta::compare(&base, &now, Counts::Content));
         Ok(Status {
-            snapshot: self.based_on()?,
+            snapshot: this.based_on()?,
             changes,
             entries: now.count.into(),
             elapsed: started.elapsed(),
@@ -354,8 +374,9 @@ impl Worktree {
         if let Some(name) = name {
             snapshot::check_name(name)?;
         }
-        self.must_be_there()?;
-        self.store.record(&self.known()?, message, name, options)
+        let this = self.now()?;
+        this.must_be_there()?;
+        this.store.record(&this.known()?, message, name, options)
     }
 }
 

@@ -72,6 +72,23 @@ pub(crate) fn share(store: &Path) -> Result<Guard, Error> {
     lock().context("lock", || store)
 }
 
+/// To have a worktree for oneself. `None`: somebody else has it, and not just for a moment (a child that another thread forks holds
+/// all locks until it executes its program).
+pub(crate) fn alone(store: &Path, token: &str) -> Result<Option<Guard>, Error> {
+    let lock = || -> io::Result<Option<Guard>> {
+        let file = open(store, token)?;
+        let started = Instant::now();
+        while !try_now(&file, FlockOperation::NonBlockingLockExclusive)? {
+            if started.elapsed() >= CLOSED {
+                return Ok(None);
+            }
+            std::thread::sleep(POLL);
+        }
+        Ok(Some(Guard { _file: file }))
+    };
+    lock().context("lock", || store)
+}
+
 /// To remove content. `None`: others were at it for all of `patience`.
 pub(crate) fn exclude(
     store: &Path,

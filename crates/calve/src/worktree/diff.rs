@@ -63,17 +63,18 @@ impl Worktree {
     /// # Errors
     /// As for [`Worktree::status`], and where content of the snapshot is lost. Nothing is changed.
     pub fn diff(&self, options: &StoreOptions) -> Result<Diff, Error> {
-        let (base, now) = self.compare(options)?;
+        let this = self.now()?;
+        let (base, now) = this.compare(options)?;
         let deltas = compare(&base, &now, Counts::Content);
         let changes = super::changes(&base, &now, &deltas);
         let by_path: HashMap<&Path, &Delta> =
             deltas.iter().map(|delta| (delta.path.as_path(), delta)).collect();
         let mut diff = Diff {
-            snapshot: self.based_on()?,
+            snapshot: this.based_on()?,
             files: Vec::with_capacity(changes.len()),
             sides: Vec::with_capacity(changes.len()),
-            store: self.store().clone(),
-            root: self.path().to_owned(),
+            store: this.store().clone(),
+            root: this.path().to_owned(),
         };
         let sized = |entry: Option<&Entry>| match entry.map(|entry| &entry.kind) {
             Some(Kind::File { size, .. }) => *size,
@@ -93,7 +94,7 @@ impl Worktree {
             });
             diff.sides.push((old, new));
         }
-        let mut reader = Reader::new(self.store(), self.path())?;
+        let mut reader = Reader::new(this.store(), this.path())?;
         diff.pair_renames(&mut reader)?;
         for at in 0..diff.files.len() {
             diff.files[at].lines = diff.count_lines(at, &mut reader)?;

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use super::Worktree;
 use crate::error::{Context as _, Error, ErrorKind};
 use crate::store::snapshot::forget;
-use crate::store::{Store, StoreOptions, parent_of};
+use crate::store::{PROJECT, Store, StoreOptions, parent_of, path_from};
 use crate::tree::staging::{self, stage_name};
 
 /// A worktree that was dropped: it has no name any more, and its files wait to be deleted.
@@ -39,9 +39,15 @@ impl Worktree {
     ///
     /// # Errors
     /// [`ErrorKind::Changed`] where it was changed and not `force`: nothing was done, and [`Error::details`] has the paths.
+    /// [`ErrorKind::Overlap`] where other worktrees are inside of it, whatever was forced.
     /// [`ErrorKind::WorktreeMissing`] where something else is at its path.
     pub fn drop(self, force: bool, options: &StoreOptions) -> Result<Dropped, Error> {
         self.store.must_be_writable("drop a worktree of")?;
+        let this = self.now()?;
+        this.drop_now(force, options)
+    }
+
+    fn drop_now(&self, force: bool, options: &StoreOptions) -> Result<Dropped, Error> {
         if self.is_project() {
             let cause = io::Error::new(io::ErrorKind::InvalidInput, "it is the project itself");
             return Err(Error::new(ErrorKind::InvalidName, "drop", &self.path, cause));
@@ -53,6 +59,7 @@ impl Worktree {
             return Ok(Dropped { remains: None });
         }
         self.must_be_there()?;
+        self.must_hold_no_other()?;
         if !force {
             let status = self.status(options)?;
             if !status.changes.is_empty() {
@@ -84,9 +91,29 @@ impl Worktree {
         Ok(Dropped { remains: Some((folder, aside)) })
     }
 
+    /// Other worktrees inside would go with it, and nobody has looked at what was changed in them.
+    fn must_hold_no_other(&self) -> Result<(), Error> {
+        let root = std::fs::canonicalize(&self.path).context("open", || &self.path)?;
+        let inside: Vec<PathBuf> = self
+            .store
+            .db()
+            .worktrees()?
+            .iter()
+            .filter(|row| row.token != self.row.token && row.name != PROJECT)
+            .map(|row| path_from(&row.path))
+            .filter(|path| std::fs::canonicalize(path).is_ok_and(|path| path.starts_with(&root)))
+            .collect();
+        if inside.is_empty() {
+            return Ok(());
+        }
+        let cause = io::Error::other("other worktrees are inside of it");
+        Err(Error::new(ErrorKind::Overlap, "drop worktree", &self.path, cause).with_details(inside))
+    }
+
     fn forget(&self) -> Result<(), Error> {
         self.store.db().write_soon("write", |tx| forget(tx, &self.row.token))?;
         let _ = std::fs::remove_file(self.store.path().join("indexes").join(&self.row.token));
+        let _ = std::fs::remove_file(self.store.path().join("locks").join(&self.row.token));
         let undo = self.store.path().join("undo").join(&self.row.token);
         let _ = std::fs::rename(undo, self.store.path().join("trash").join(stage_name()));
         Ok(())

@@ -377,11 +377,12 @@ impl Worktree {
     /// [`ErrorKind::DestinationExists`] where something is at its path. Nothing is left behind, and it is missing as before.
     pub fn restore(&self, options: &StoreOptions) -> Result<DestinationReport, Error> {
         self.store.must_be_writable("restore a worktree of")?;
-        let id = self.based_on()?;
-        let object = self.store.object(id)?;
-        let (parent, _) = crate::store::parent_of(&self.path)?;
+        let this = self.now()?;
+        let id = this.based_on()?;
+        let object = this.store.object(id)?;
+        let (parent, _) = crate::store::parent_of(&this.path)?;
         std::fs::create_dir_all(&parent).context("make folder", || &parent)?;
-        let rows = [WorktreeRow { state: State::Ready, target: None, ..self.row.clone() }];
+        let rows = [WorktreeRow { state: State::Ready, target: None, ..this.row.clone() }];
         // Its row stays whatever happens.
         let claimed = Claimed { store: &self.store, rows: &[], kept: true };
         let mut reports = self.store.make(id, &object, &rows, options, claimed)?;

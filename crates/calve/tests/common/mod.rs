@@ -4,6 +4,8 @@
 
 pub(crate) mod odd;
 pub(crate) mod snapshot;
+#[cfg(target_os = "linux")]
+pub(crate) mod stores;
 
 use std::fs;
 use std::io::Write as _;

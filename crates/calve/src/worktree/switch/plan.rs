@@ -1,0 +1,278 @@
+//! What a switch has to do: three trees are compared, nothing is changed.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{self, AtFlags};
+use rustix::io::Errno;
+
+use super::Changes;
+use super::at::{last, open_parent};
+use super::undo::{Aside, Record};
+use crate::reflink::meta::Meta;
+use crate::store::delta::{At, Counts, compare};
+use crate::store::manifest::Manifest;
+use crate::store::object::{Entry, Kind};
+
+/// The snapshot it was, the tree it is, the snapshot it shall be.
+pub(super) struct Trees<'a> {
+    pub(super) base: &'a Manifest,
+    pub(super) now: &'a Manifest,
+    pub(super) target: &'a Manifest,
+    /// What an earlier switch was making of it, that was cut short.
+    pub(super) interrupted: Option<&'a Manifest>,
+}
+
+/// What is to be done; paths in their order, a directory before what is in it.
+#[derive(Default)]
+pub(super) struct Moves {
+    pub(super) remove: BTreeSet<PathBuf>,
+    /// Directories that are to be there, with metadata that may not be theirs.
+    pub(super) directories: BTreeMap<PathBuf, At>,
+    pub(super) put: BTreeMap<PathBuf, At>,
+    /// What was changed by hand, and what of it is in the way.
+    pub(super) by_hand: HashSet<PathBuf>,
+    pub(super) conflicts: BTreeSet<PathBuf>,
+    /// What is in the way and was not seen by the scan, since it is ignored.
+    pub(super) hidden: BTreeSet<PathBuf>,
+}
+
+impl Trees<'_> {
+    /// The entry at a path of one of the trees.
+    pub(super) fn find(&self, of: &Manifest, path: &Path) -> Option<At> {
+        let mut place = 0_u32;
+        let mut names = path.iter().peekable();
+        while let Some(name) = names.next() {
+            let directory = of.directories.get(place as usize)?;
+            let slot = directory.find(name.as_bytes())?;
+            if names.peek().is_none() {
+                return Some((place, slot));
+            }
+            place = directory.child(slot)?;
+        }
+        None
+    }
+
+    /// Whether what is there is already what shall be there: content and mode.
+    fn is_done(&self, now: Option<At>, target: Option<At>) -> bool {
+        match (now, target) {
+            (None, None) => true,
+            (Some(now), Some(target)) => {
+                let (now, target) = (self.now.at(now), self.target.at(target));
+                now.same_content(target)
+                    && (now.mode == target.mode || matches!(now.kind, Kind::Symlink(_)))
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether what stands at a path is the work of a switch that was cut short: what that was to put there, or nothing.
+    fn is_of_the_interrupted(&self, path: &Path) -> bool {
+        let Some(interrupted) = self.interrupted else { return false };
+        let Some(now) = self.find(self.now, path).map(|at| self.now.at(at)) else { return true };
+        let was = self.find(self.base, path).map(|at| self.base.at(at));
+        let to_be = self.find(interrupted, path).map(|at| interrupted.at(at));
+        if now.is_directory() {
+            // Its mode may be any while it is worked in.
+            return [was, to_be].into_iter().flatten().any(Entry::is_directory);
+        }
+        to_be.is_some_and(|to_be| {
+            now.same_content(to_be)
+                && (now.mode == to_be.mode || matches!(now.kind, Kind::Symlink(_)))
+        })
+    }
+
+    pub(super) fn plan(&self, what: Changes) -> Moves {
+        let mut moves = Moves::default();
+        let (explained, by_hand): (Vec<PathBuf>, Vec<PathBuf>) =
+            compare(self.base, self.now, Counts::Content)
+                .into_iter()
+                .map(|delta| delta.path)
+                .partition(|path| self.is_of_the_interrupted(path));
+        moves.by_hand = by_hand.iter().cloned().collect();
+        // What must change, and whether its content or mode must.
+        let mut wanted: BTreeMap<PathBuf, bool> = BTreeMap::new();
+        for delta in compare(self.base, self.target, Counts::Everything) {
+            let differs = match (delta.old, delta.new) {
+                (Some(old), Some(new)) => {
+                    let (old, new) = (self.base.at(old), self.target.at(new));
+                    !old.same_content(new) || old.mode != new.mode
+                }
+                _ => true,
+            };
+            wanted.insert(delta.path, differs);
+        }
+        if what == Changes::Reset {
+            wanted.extend(by_hand.into_iter().map(|path| (path, true)));
+        }
+        wanted.extend(explained.into_iter().map(|path| (path, true)));
+        self.add_linked(&mut wanted);
+        for (path, differs) in &wanted {
+            let (now, target) = (self.find(self.now, path), self.find(self.target, path));
+            let changed = moves.by_hand.contains(path);
+            if changed && !differs {
+                // The snapshots agree; what was made of it by hand stays.
+                continue;
+            }
+            if changed && !self.is_done(now, target) {
+                let added_below = now.is_some_and(|at| self.now.at(at).is_directory());
+                // A directory that was added by hand stays where a directory shall be, or nothing.
+                let harmless = added_below
+                    && what != Changes::Reset
+                    && target.is_none_or(|at| self.target.at(at).is_directory())
+                    && self.find(self.base, path).is_none();
+                if !harmless {
+                    moves.conflicts.insert(path.clone());
+                }
+            }
+            self.way_is_clear(path, target, &mut moves);
+            match target.map(|at| (at, self.target.at(at))) {
+                None => {
+                    if now.is_some() {
+                        moves.remove.insert(path.clone());
+                    }
+                }
+                Some((at, entry)) if entry.is_directory() => {
+                    if now.is_some_and(|at| !self.now.at(at).is_directory()) {
+                        moves.remove.insert(path.clone());
+                    }
+                    moves.directories.insert(path.clone(), at);
+                }
+                Some((at, _)) => {
+                    if let Some(now) = now
+                        && self.now.at(now).is_directory()
+                    {
+                        self.clear_directory(path, now, &mut moves);
+                    }
+                    moves.put.insert(path.clone(), at);
+                }
+            }
+        }
+        // Whatever is put, or removed, changes the times of its directory.
+        let paths: Vec<PathBuf> = moves.put.keys().chain(&moves.remove).cloned().collect();
+        for path in paths {
+            for above in path.ancestors().skip(1) {
+                if above.as_os_str().is_empty() || moves.directories.contains_key(above) {
+                    continue;
+                }
+                if let Some(at) = self.find(self.target, above)
+                    && self.target.at(at).is_directory()
+                {
+                    moves.directories.insert(above.to_owned(), at);
+                }
+            }
+        }
+        moves
+    }
+
+    /// All names of a file go together, since they must become one file.
+    fn add_linked(&self, wanted: &mut BTreeMap<PathBuf, bool>) {
+        let link_of = |entry: &Entry| match entry.kind {
+            Kind::File { link, .. } => link,
+            _ => 0,
+        };
+        let links: HashSet<u64> = wanted
+            .keys()
+            .filter_map(|path| self.find(self.target, path))
+            .map(|at| link_of(self.target.at(at)))
+            .filter(|link| *link != 0)
+            .collect();
+        if links.is_empty() {
+            return;
+        }
+        for (place, slot, entry) in self.target.entries() {
+            if links.contains(&link_of(entry)) {
+                wanted.entry(self.target.path_of(place, slot)).or_insert(true);
+            }
+        }
+    }
+
+    /// Where something shall be, every folder above it must be one.
+    fn way_is_clear(&self, path: &Path, target: Option<At>, moves: &mut Moves) {
+        if target.is_none() {
+            return;
+        }
+        for above in path.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty()) {
+            let now = self.find(self.now, above);
+            if now.is_some_and(|at| self.now.at(at).is_directory()) {
+                continue;
+            }
+            if moves.by_hand.contains(above) {
+                moves.conflicts.insert(above.to_owned());
+                if now.is_some() {
+                    moves.remove.insert(above.to_owned());
+                }
+            }
+            if let Some(at) = self.find(self.target, above) {
+                moves.directories.insert(above.to_owned(), at);
+            }
+        }
+    }
+
+    /// A directory gives way to something else: what was added in it by hand is in the way.
+    fn clear_directory(&self, path: &Path, now: At, moves: &mut Moves) {
+        let Some(place) = self.now.directories[now.0 as usize].child(now.1) else { return };
+        let mut below = vec![(place, path.to_owned())];
+        while let Some((place, path)) = below.pop() {
+            let directory = &self.now.directories[place as usize];
+            for (slot, entry) in (0..).zip(&directory.entries) {
+                let path = path.join(crate::store::manifest::os(&entry.name));
+                if moves.by_hand.contains(&path) {
+                    moves.conflicts.insert(path.clone());
+                }
+                moves.remove.insert(path.clone());
+                if let Some(child) = directory.child(slot) {
+                    below.push((child, path));
+                }
+            }
+        }
+        moves.remove.insert(path.to_owned());
+    }
+
+    /// Finds what is in the way though the scan did not see it.
+    pub(super) fn find_hidden(&self, root: &OwnedFd, moves: &mut Moves) -> io::Result<()> {
+        let is_there = |path: &Path| -> io::Result<Option<bool>> {
+            let dir = match open_parent(root, path) {
+                Ok(dir) => dir,
+                Err(error) => {
+                    return match error.raw_os_error().map(Errno::from_raw_os_error) {
+                        Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
+                        _ => Err(error),
+                    };
+                }
+            };
+            match fs::statat(&dir, &last(path)?, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) => Ok(Some(Meta::of(&stat).file_type() == fs::FileType::Directory)),
+                Err(Errno::NOENT) => Ok(None),
+                Err(errno) => Err(errno.into()),
+            }
+        };
+        let put = moves.put.keys().map(|path| (path, false));
+        let wanted = put.chain(moves.directories.keys().map(|path| (path, true)));
+        for (path, directory) in wanted {
+            if self.find(self.now, path).is_none()
+                && let Some(is_directory) = is_there(path)?
+                && !(directory && is_directory)
+            {
+                moves.hidden.insert(path.clone());
+                moves.conflicts.insert(path.clone());
+            }
+        }
+        Ok(())
+    }
+
+    /// What was changed by hand since something was moved aside, where that is to come back, is in its way.
+    pub(super) fn guard_from_undo(&self, record: &Record, aside: &Aside, moves: &mut Moves) {
+        for path in &moves.by_hand {
+            let Some(now) = self.find(self.now, path).map(|at| self.now.at(at)) else { continue };
+            let replaced = path.ancestors().any(|above| aside.files.contains(above));
+            let blocked = !now.is_directory() && aside.directories.contains(path);
+            if replaced || blocked || record.deleted.contains(path) {
+                moves.conflicts.insert(path.clone());
+            }
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! What is moved aside, and how it comes back.
+
+use std::collections::BTreeSet;
+use std::ffi::CString;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{self, AtFlags, Mode};
+use rustix::io::Errno;
+
+use super::at::{last, make_parents, open_at, open_parent, remove_at};
+use super::plan::{Moves, Trees};
+use super::{Changes, SwitchReport};
+use crate::error::{Context as _, Error, ErrorKind};
+use crate::reflink::imp::DIR_FLAGS;
+use crate::reflink::meta::{self, Meta};
+use crate::store::id::SnapshotId;
+use crate::store::scan::OWN;
+use crate::store::{StoreOptions, bytes_of, id, path_from};
+use crate::tree::staging::{self, stage_name};
+use crate::worktree::{Worktree, open_dir};
+
+impl Worktree {
+    /// Takes the last forced switch, or the last reset, back: the snapshot it was based on then, and what was moved aside.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Changed`] where it was changed by hand since, as for [`Worktree::switch`];
+    /// [`ErrorKind::SnapshotNotFound`] where there is nothing to take back.
+    pub fn undo(&self, options: &StoreOptions) -> Result<SwitchReport, Error> {
+        let this = self.now()?;
+        let _alone = this.alone()?;
+        let this = this.now()?;
+        this.must_be_there()?;
+        let undo = this.undo_path();
+        let Some(record) = this.record()? else {
+            let cause = io::Error::new(io::ErrorKind::NotFound, "there is nothing to take back");
+            return Err(Error::new(ErrorKind::SnapshotNotFound, "undo", &this.path, cause));
+        };
+        let aside = list(&undo.join("files")).context("read", || &undo)?;
+        let (respect, noted) = (Changes::Respect, Some((&record, &aside)));
+        let mut report = this.transit(record.from, respect, noted, options)?;
+        let root = open_dir(&this.path)?;
+        let back = || -> io::Result<Vec<PathBuf>> {
+            let mut back = Vec::new();
+            put_back(&root, &undo.join("files"), Path::new(""), &mut back)?;
+            for path in record.deleted.iter().rev() {
+                remove_at(&root, path)?;
+            }
+            // What is in a folder comes before it, since the folder may be closed.
+            for (path, mode) in record.modes.iter().rev() {
+                match open_at(&root, path) {
+                    Ok(dir) => fs::fchmod(&dir, meta::mode(*mode))?,
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(back)
+        };
+        report.kept = back().context("bring back what was moved aside in", || &this.path)?;
+        this.discard_undo()?;
+        Ok(report)
+    }
+
+    /// What the last forced switch, or the last reset, noted.
+    fn record(&self) -> Result<Option<Record>, Error> {
+        let undo = self.undo_path();
+        match std::fs::read(undo.join("record")) {
+            Ok(text) => Record::decode(&text).map(Some).ok_or_else(|| {
+                let cause = io::Error::new(io::ErrorKind::InvalidData, "its record is damaged");
+                Error::new(ErrorKind::Damaged, "undo", &undo, cause)
+            }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).context("read", || undo.join("record")),
+        }
+    }
+
+    fn undo_path(&self) -> PathBuf {
+        self.path.join(OWN).join("undo")
+    }
+
+    /// What an earlier switch moved aside is not wanted any more.
+    pub(super) fn discard_undo(&self) -> Result<(), Error> {
+        let own = self.path.join(OWN);
+        if !own.is_dir() {
+            // A project whose store is elsewhere.
+            return Ok(());
+        }
+        let dir = open_dir(&own)?;
+        staging::sweep(&dir);
+        let aside = CString::new(stage_name()).context("remove", || &own)?;
+        match fs::renameat(&dir, c"undo", &dir, &aside) {
+            Ok(()) => staging::remove(&dir, &aside).context("remove", || &own),
+            Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(Error::io("remove", own.join("undo"), errno)),
+        }
+    }
+
+    /// Moves what was changed by hand and is in the way to where `undo` finds it.
+    pub(super) fn move_aside(
+        &self,
+        root: &OwnedFd,
+        trees: &Trees<'_>,
+        moves: &Moves,
+        from: SnapshotId,
+    ) -> Result<Vec<PathBuf>, Error> {
+        let undo = self.undo_path();
+        let files = undo.join("files");
+        std::fs::create_dir_all(&files).context("make folder", || &files)?;
+        // That of a switch that was cut short is gone on with.
+        let mut record =
+            self.record()?.unwrap_or(Record { from, deleted: Vec::new(), modes: Vec::new() });
+        let mut aside = Vec::new();
+        for path in &moves.conflicts {
+            match trees.find(trees.now, path) {
+                None if moves.hidden.contains(path) => aside.push((path, false)),
+                None => record.deleted.push(path.clone()),
+                Some(at) if trees.now.at(at).is_directory() => {
+                    record.modes.push((path.clone(), trees.now.at(at).mode));
+                    aside.push((path, true));
+                }
+                Some(_) => aside.push((path, false)),
+            }
+        }
+        // Before anything moves: with the record alone nothing is lost, only nothing is there to bring back.
+        std::fs::write(undo.join("record"), record.encode())
+            .context("write", || undo.join("record"))?;
+        let to = open_dir(&files)?;
+        for (path, is_dir) in aside {
+            let moved = || -> io::Result<()> {
+                let to = make_parents(&to, path)?;
+                let name = last(path)?;
+                if is_dir {
+                    return match fs::mkdirat(&to, &name, Mode::RWXU) {
+                        Ok(()) | Err(Errno::EXIST) => Ok(()),
+                        Err(errno) => Err(errno.into()),
+                    };
+                }
+                let dir = open_parent(root, path)?;
+                // A switch that was cut short may have moved something aside from here, too, and neither is ours to lose.
+                match fs::statat(&to, &name, AtFlags::SYMLINK_NOFOLLOW) {
+                    Err(Errno::NOENT) => Ok(fs::renameat(&dir, &name, &to, &name)?),
+                    Ok(_) => Err(Errno::EXIST.into()),
+                    Err(errno) => Err(errno.into()),
+                }
+            };
+            moved().context("move aside", || self.path.join(path))?;
+        }
+        Ok(moves.conflicts.iter().cloned().collect())
+    }
+}
+
+/// What `undo` must know, beside the files that were moved aside.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Record {
+    from: SnapshotId,
+    /// What had been deleted by hand.
+    pub(super) deleted: Vec<PathBuf>,
+    /// Modes that directories had been given by hand.
+    modes: Vec<(PathBuf, u32)>,
+}
+
+/// What was moved aside, by the paths it had.
+#[derive(Debug, Default)]
+pub(super) struct Aside {
+    pub(super) files: BTreeSet<PathBuf>,
+    /// Those that are, and those that only hold something that is.
+    pub(super) directories: BTreeSet<PathBuf>,
+}
+
+fn list(files: &Path) -> io::Result<Aside> {
+    let mut aside = Aside::default();
+    let mut stack = vec![PathBuf::new()];
+    while let Some(below) = stack.pop() {
+        let entries = match std::fs::read_dir(files.join(&below)) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        for entry in entries {
+            let entry = entry?;
+            let path = below.join(entry.file_name());
+            if entry.file_type()?.is_dir() {
+                stack.push(path.clone());
+                aside.directories.insert(path);
+            } else {
+                aside.files.insert(path);
+            }
+        }
+    }
+    Ok(aside)
+}
+
+impl Record {
+    /// Zero bytes end the parts: no path has one.
+    fn encode(&self) -> Vec<u8> {
+        let mut text = format!("calve undo 1\0{}\0", self.from).into_bytes();
+        for path in &self.deleted {
+            text.push(b'D');
+            text.extend_from_slice(&bytes_of(path));
+            text.push(0);
+        }
+        for (path, mode) in &self.modes {
+            text.extend_from_slice(format!("X{mode:04o}").as_bytes());
+            text.extend_from_slice(&bytes_of(path));
+            text.push(0);
+        }
+        text
+    }
+
+    fn decode(text: &[u8]) -> Option<Self> {
+        let mut parts = text.strip_suffix(&[0])?.split(|byte| *byte == 0);
+        if parts.next()? != b"calve undo 1" {
+            return None;
+        }
+        let from = id::from_hex(std::str::from_utf8(parts.next()?).ok()?)?;
+        let mut record =
+            Self { from: SnapshotId::from_bytes(from), deleted: Vec::new(), modes: Vec::new() };
+        for part in parts {
+            match part.split_first()? {
+                (b'D', path) => record.deleted.push(safe(path)?),
+                (b'X', rest) => {
+                    let (mode, path) = rest.split_at_checked(4)?;
+                    let mode = u32::from_str_radix(std::str::from_utf8(mode).ok()?, 8).ok()?;
+                    record.modes.push((safe(path)?, mode & 0o7777));
+                }
+                _ => return None,
+            }
+        }
+        Some(record)
+    }
+}
+
+/// A relative path without a step upwards.
+fn safe(path: &[u8]) -> Option<PathBuf> {
+    let path = path_from(path);
+    let plain = path.components().all(|part| matches!(part, std::path::Component::Normal(_)));
+    (plain && path.components().next().is_some()).then_some(path)
+}
+
+/// Moves everything in `from` to where it was.
+fn put_back(root: &OwnedFd, from: &Path, below: &Path, back: &mut Vec<PathBuf>) -> io::Result<()> {
+    let mut stack = vec![below.to_owned()];
+    while let Some(below) = stack.pop() {
+        let entries = match std::fs::read_dir(from.join(&below)) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        let source = fs::open(from.join(&below), DIR_FLAGS, Mode::empty())?;
+        for entry in entries {
+            let entry = entry?;
+            let path = below.join(entry.file_name());
+            let dir = make_parents(root, &path)?;
+            let name = last(&path)?;
+            if entry.file_type()?.is_dir() {
+                match fs::mkdirat(
+                    &dir,
+                    &name,
+                    Mode::RWXU | Mode::RGRP | Mode::XGRP | Mode::ROTH | Mode::XOTH,
+                ) {
+                    Ok(()) => {}
+                    Err(Errno::EXIST) => {
+                        let stat = fs::statat(&dir, &name, AtFlags::SYMLINK_NOFOLLOW)?;
+                        if Meta::of(&stat).file_type() != fs::FileType::Directory {
+                            fs::unlinkat(&dir, &name, AtFlags::empty())?;
+                            fs::mkdirat(&dir, &name, Mode::RWXU)?;
+                        }
+                    }
+                    Err(errno) => return Err(errno.into()),
+                }
+                stack.push(path);
+                continue;
+            }
+            match fs::renameat(&source, &name, &dir, &name) {
+                Ok(()) => {}
+                // What stands there now is of the snapshot.
+                Err(Errno::ISDIR) => {
+                    staging::remove(&dir, &name)?;
+                    fs::renameat(&source, &name, &dir, &name)?;
+                }
+                Err(errno) => return Err(errno.into()),
+            }
+            back.push(path);
+        }
+    }
+    back.sort();
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_decodes_to_itself_and_never_to_a_path_outside() {
+        let record = Record {
+            from: SnapshotId::from_bytes([9; 32]),
+            deleted: vec!["a/b".into(), "c\nd".into()],
+            modes: vec![("e".into(), 0o755)],
+        };
+        assert_eq!(Record::decode(&record.encode()), Some(record));
+        for path in ["../x", "/x", "a/../../x", ""] {
+            let record = Record {
+                from: SnapshotId::from_bytes([9; 32]),
+                deleted: vec![path.into()],
+                modes: Vec::new(),
+            };
+            assert_eq!(Record::decode(&record.encode()), None, "{path:?}");
+        }
+    }
+}
