@@ -43,6 +43,7 @@ pub(crate) mod repair;
 pub(crate) mod scan;
 pub(crate) mod snapshot;
 pub(crate) mod stats;
+pub(crate) mod template;
 pub(crate) mod verify;
 
 pub use gc::{GcOptions, GcReport};

@@ -192,6 +192,88 @@ pub(crate) fn snapshot(source: impl AsFd, parent: impl AsFd, name: &CStr) -> io:
     }
 }
 
+/// `struct btrfs_ioctl_vol_args`.
+#[repr(C)]
+struct VolArgs {
+    fd: i64,
+    name: [u8; 4088],
+}
+
+impl VolArgs {
+    fn named(name: &CStr) -> io::Result<Self> {
+        let mut args = Self { fd: 0, name: [0; 4088] };
+        let bytes = name.to_bytes();
+        args.name.get_mut(..bytes.len()).ok_or(Errno::NAMETOOLONG)?.copy_from_slice(bytes);
+        Ok(args)
+    }
+}
+
+/// Makes the empty, writable subvolume `name` in `parent`.
+pub(crate) fn create_subvolume(parent: impl AsFd, name: &CStr) -> io::Result<()> {
+    let args = VolArgs::named(name)?;
+    // SAFETY: BTRFS_IOC_SUBVOL_CREATE reads one `btrfs_ioctl_vol_args`, and this is one; its name is terminated.
+    unsafe {
+        let call = ioctl::Setter::<{ ioctl::opcode::write::<VolArgs>(0x94, 14) }, _>::new(args);
+        Ok(ioctl::ioctl(parent.as_fd(), call)?)
+    }
+}
+
+/// Deletes the subvolume `name` in `parent`, with all that is in it but other subvolumes, which make it fail. Who is not root
+/// needs the mount option `user_subvol_rm_allowed`.
+pub(crate) fn delete_subvolume(parent: impl AsFd, name: &CStr) -> io::Result<()> {
+    let args = VolArgs::named(name)?;
+    // SAFETY: BTRFS_IOC_SNAP_DESTROY reads one `btrfs_ioctl_vol_args`, and this is one; its name is terminated.
+    unsafe {
+        let call = ioctl::Setter::<{ ioctl::opcode::write::<VolArgs>(0x94, 15) }, _>::new(args);
+        Ok(ioctl::ioctl(parent.as_fd(), call)?)
+    }
+}
+
+/// `struct btrfs_ioctl_get_subvol_info_args`.
+#[repr(C)]
+struct SubvolumeInfo {
+    treeid: u64,
+    name: [u8; 256],
+    parent_id: u64,
+    dirid: u64,
+    generation: u64,
+    flags: u64,
+    uuids: [[u8; 16]; 3],
+    ctransid: u64,
+    otransid: u64,
+    stransid: u64,
+    rtransid: u64,
+    times: [(u64, u32); 4],
+    reserved: [u64; 8],
+}
+
+/// The transaction in which something inside the subvolume that `dir` is the root of was last changed (`ctransid`); making a
+/// snapshot of it does not count (docs/design/templates.md).
+pub(crate) fn last_change(dir: impl AsFd) -> io::Result<u64> {
+    let mut info = SubvolumeInfo {
+        treeid: 0,
+        name: [0; 256],
+        parent_id: 0,
+        dirid: 0,
+        generation: 0,
+        flags: 0,
+        uuids: [[0; 16]; 3],
+        ctransid: 0,
+        otransid: 0,
+        stransid: 0,
+        rtransid: 0,
+        times: [(0, 0); 4],
+        reserved: [0; 8],
+    };
+    // SAFETY: BTRFS_IOC_GET_SUBVOL_INFO writes one `btrfs_ioctl_get_subvol_info_args`, which may hold any bytes.
+    unsafe {
+        let call =
+            ioctl::Updater::<{ ioctl::opcode::read::<SubvolumeInfo>(0x94, 60) }, _>::new(&mut info);
+        ioctl::ioctl(dir.as_fd(), call)?;
+    }
+    Ok(info.ctransid)
+}
+
 /// `struct btrfs_ioctl_get_subvol_rootref_args`.
 #[repr(C)]
 struct RootRefArgs {
@@ -221,6 +303,7 @@ pub(crate) fn has_nested_subvolumes(dir: impl AsFd) -> io::Result<bool> {
     }
 }
 
+const _: () = assert!(mem::size_of::<VolArgs>() == 4096 && mem::size_of::<SubvolumeInfo>() == 504);
 const _: () = assert!(mem::size_of::<VolArgsV2>() == 4096 && mem::size_of::<RootRefArgs>() == 4096);
 
 #[cfg(test)]

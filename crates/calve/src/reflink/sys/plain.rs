@@ -35,3 +35,18 @@ pub(crate) fn has_nested_subvolumes(_dir: impl AsFd) -> io::Result<bool> {
 pub(crate) fn snapshot(_source: impl AsFd, _parent: impl AsFd, _name: &CStr) -> io::Result<()> {
     Err(Errno::OPNOTSUPP.into())
 }
+
+/// There are no subvolumes to make.
+pub(crate) fn create_subvolume(_parent: impl AsFd, _name: &CStr) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Nor to delete.
+pub(crate) fn delete_subvolume(_parent: impl AsFd, _name: &CStr) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Nor to ask.
+pub(crate) fn last_change(_dir: impl AsFd) -> io::Result<u64> {
+    Err(io::ErrorKind::Unsupported.into())
+}

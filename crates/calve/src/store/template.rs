@@ -1,0 +1,167 @@
+//! On btrfs: a tree of a snapshot, kept as a subvolume, of which every worktree is a subvolume snapshot in constant time.
+//!
+//! `templates/ID` is the subvolume, `templates/ID.index` the index of its tree (inode numbers and times are the same in every snapshot
+//! of it), and `templates/ID.seal` the number by which it is known whether anybody wrote to it since (docs/design/templates.md).
+//! It is not read-only, which would stand in the way of whoever removes the project. One whose seal is broken is thrown away and made
+//! anew; it is never served.
+//!
+//! A template is built under a stage's name, flushed, sealed, and renamed to its own. Of two that are built at once, one is used.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use rustix::fs::{self, Mode, OFlags};
+
+use super::id::SnapshotId;
+use super::index::Index;
+use super::materialize::{Plan, materialize};
+use super::object::SnapshotObject;
+use super::{Store, StoreOptions, flush_filesystem};
+use crate::error::{Context as _, Error};
+use crate::reflink::imp::DIR_FLAGS;
+use crate::reflink::meta::Meta;
+use crate::reflink::sys;
+use crate::tree::staging::{self, Stage, stage_name};
+
+impl Store {
+    fn template_path(&self, id: SnapshotId) -> PathBuf {
+        self.path().join("templates").join(id.to_string())
+    }
+
+    /// Where the index of a snapshot's template is.
+    pub(crate) fn template_index(&self, id: SnapshotId) -> PathBuf {
+        self.template_path(id).with_extension("index")
+    }
+
+    /// The template of a snapshot, made now where there is none that is good; `None` where the filesystem has no subvolumes, or
+    /// does not let us make one.
+    ///
+    /// # Errors
+    /// The template could not be filled; nothing is left of it.
+    pub(crate) fn template(
+        &self,
+        id: SnapshotId,
+        object: &SnapshotObject,
+        options: &StoreOptions,
+    ) -> Result<Option<OwnedFd>, Error> {
+        if self.is_read_only() || sys::filesystem_name(self.path()).as_deref() != Some("btrfs") {
+            return Ok(None);
+        }
+        if let Some(template) = self.sealed_template(id) {
+            return Ok(Some(template));
+        }
+        let folder = self.path().join("templates");
+        let dir = fs::open(&folder, DIR_FLAGS, Mode::empty()).context("open", || &folder)?;
+        staging::sweep(&dir);
+        let name = CString::new(id.to_string())
+            .map_err(|error| Error::io("make template", &folder, io::Error::other(error)))?;
+        self.discard_template(&dir, &name);
+        let parent = dir.try_clone().context("open", || &folder)?;
+        let Ok(mut stage) =
+            Stage::new(parent, &folder, |dir, name| sys::create_subvolume(dir, name))
+        else {
+            return Ok(None);
+        };
+        let manifest = self.db().manifest(id, object)?;
+        let mut made = materialize(&Plan {
+            store: self,
+            manifest: &manifest,
+            roots: &[stage.dir().try_clone().context("make template in", || &folder)?],
+            paths: std::slice::from_ref(&folder),
+            jobs: options.threads(),
+            cancel: &options.cancel,
+            progress: &options.progress,
+        })?;
+        let stats = made.stats.pop().unwrap_or_default();
+        let stamp = self.clock_past(stats.iter())?;
+        let index = Index { snapshot: id, stamp, stats };
+        let publish = |stage: &mut Stage| -> io::Result<()> {
+            // Everything that is still on its way must have arrived before the number is read.
+            flush_filesystem(stage.dir())?;
+            self.blobs().seal(&made.unsealed)?;
+            let seal = sys::last_change(stage.dir())?;
+            for (extension, content) in
+                [("index", index.encode()?), ("seal", format!("{seal}\n").into_bytes())]
+            {
+                let staged = self.path().join("stage").join(stage_name());
+                std::fs::write(&staged, content)?;
+                std::fs::rename(&staged, self.template_path(id).with_extension(extension))?;
+            }
+            match stage.publish(&name) {
+                // Somebody else made it at the same time.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+                result => result,
+            }
+        };
+        publish(&mut stage).context("make template in", || &folder)?;
+        Ok(self.sealed_template(id))
+    }
+
+    /// The template of a snapshot, where there is one and nobody wrote to it.
+    fn sealed_template(&self, id: SnapshotId) -> Option<OwnedFd> {
+        let flags = DIR_FLAGS | OFlags::NOFOLLOW;
+        let template = fs::open(self.template_path(id), flags, Mode::empty()).ok()?;
+        let meta = Meta::of(&fs::fstat(&template).ok()?);
+        let seal = std::fs::read_to_string(self.template_path(id).with_extension("seal")).ok()?;
+        let good = sys::is_subvolume(&template, meta.ino)
+            && self.template_index(id).is_file()
+            && seal.trim_end().parse() == Ok(sys::last_change(&template).ok()?);
+        good.then_some(template)
+    }
+
+    /// Removes a template. What cannot be removed now is trash.
+    fn discard_template(&self, dir: &OwnedFd, name: &CString) {
+        let trash = self.path().join("trash");
+        let aside = CString::new(stage_name()).unwrap_or_default();
+        if let Ok(trash) = fs::open(trash, DIR_FLAGS, Mode::empty())
+            && fs::renameat(dir, name, &trash, &aside).is_ok()
+        {
+            let _ = remove_tree(&trash, &aside);
+        }
+    }
+
+    /// Removes the templates of all snapshots that `keep` does not want. How many there were.
+    ///
+    /// # Errors
+    /// The folder of templates could not be read.
+    pub(crate) fn drop_templates(&self, keep: impl Fn(SnapshotId) -> bool) -> Result<u64, Error> {
+        let folder = self.path().join("templates");
+        let dir = fs::open(&folder, DIR_FLAGS, Mode::empty()).context("open", || &folder)?;
+        staging::sweep(&dir);
+        let mut dropped = 0;
+        for entry in std::fs::read_dir(&folder).context("read directory", || &folder)? {
+            let name = entry.context("read directory", || &folder)?.file_name();
+            let Some(text) = name.to_str() else { continue };
+            let (stem, extension) = text.split_once('.').unwrap_or((text, ""));
+            let Some(id) = super::id::from_hex(stem) else { continue };
+            if keep(SnapshotId::from_bytes(id)) {
+                continue;
+            }
+            if extension.is_empty() {
+                dropped += 1;
+                self.discard_template(&dir, &CString::new(text).unwrap_or_default());
+            } else {
+                let _ = std::fs::remove_file(folder.join(&name));
+            }
+        }
+        Ok(dropped)
+    }
+}
+
+/// Removes a tree, also one that is a subvolume: at once where that is allowed, else entry by entry.
+pub(crate) fn remove_tree(dir: &OwnedFd, name: &CString) -> io::Result<()> {
+    let flags = DIR_FLAGS | OFlags::NOFOLLOW;
+    if let Ok(tree) = fs::openat(dir, name, flags, Mode::empty())
+        && let Ok(stat) = fs::fstat(&tree)
+        && sys::is_subvolume(&tree, Meta::of(&stat).ino)
+    {
+        drop(tree);
+        // A subvolume with others inside, or no right to: the walk will do, or tell what is wrong.
+        if sys::delete_subvolume(dir, name).is_ok() {
+            return Ok(());
+        }
+    }
+    staging::remove(dir, name)
+}
