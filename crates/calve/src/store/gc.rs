@@ -124,6 +124,8 @@ pub struct GcReport {
     pub directories: u64,
     /// Indexes and kept files of worktrees that are gone, and things in the trash.
     pub leftovers: u64,
+    /// Ready trees of snapshots that no worktree is of, which are not the project's latest and have no name.
+    pub templates: u64,
     /// Time from the call to its return.
     pub elapsed: Duration,
 }
@@ -164,8 +166,18 @@ impl Store {
         let dead = self.dead(&mark.reach, options.grace)?;
         report.rewritten_packs = self.rewrite(&self.mostly_dead(&mark.reach)?, common)?;
         self.sweep(options, common, &expired, mark, dead, &mut report)?;
+        report.templates = self.sweep_templates()?;
         report.elapsed = started.elapsed();
         Ok(report)
+    }
+
+    /// A template is no content: who misses one makes it again, so nothing is locked out.
+    fn sweep_templates(&self) -> Result<u64, Error> {
+        let rows = self.db().worktrees()?;
+        let used = rows.iter().flat_map(|row| [row.snapshot, row.target]).flatten();
+        let names = self.db().names()?;
+        let wanted: HashSet<SnapshotId> = used.chain(names.iter().map(|(_, id)| *id)).collect();
+        self.drop_templates(|id| wanted.contains(&id))
     }
 
     /// Snapshots that may be forgotten, as things stand.
@@ -457,7 +469,7 @@ impl Store {
                 }
                 let Ok(name) = CString::new(name.as_encoded_bytes()) else { continue };
                 // What cannot be removed now is tried again.
-                removed += u64::from(staging::remove(&dir, &name).is_ok());
+                removed += u64::from(super::template::remove_tree(&dir, &name).is_ok());
             }
         }
         Ok(removed)

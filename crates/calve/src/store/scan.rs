@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
-use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RawDir};
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::blobs::{Blobs, Counts, Intake, Taken};
@@ -308,17 +308,17 @@ impl Scanner<'_> {
         dir: &OwnedFd,
     ) -> rustix::io::Result<Vec<(CString, FileType)>> {
         let mut names = Vec::new();
-        let mut reader = RawDir::new(dir, &mut worker.buffer);
+        let mut reader = Reader::new(dir, &mut worker.buffer)?;
         while let Some(entry) = reader.next() {
-            let entry = entry?;
-            let bytes = entry.file_name().to_bytes();
+            let (name, kind) = entry?;
+            let bytes = name.to_bytes();
             if matches!(bytes, b"." | b"..")
                 || bytes == OWN.as_bytes()
                 || bytes.starts_with(PREFIX.as_bytes())
             {
                 continue;
             }
-            names.push((entry.file_name().to_owned(), entry.file_type()));
+            names.push((name, kind));
         }
         names.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         Ok(names)
@@ -370,6 +370,7 @@ impl Scanner<'_> {
         let mut found: Vec<Found> = Vec::with_capacity(names.len());
         let mut files: Vec<Wanted> = Vec::new();
         let mut directories = Vec::new();
+        let mut next = 0;
         let base_path = dir.chain.is_some().then(|| dir.path());
         for (name, mut kind) in names {
             if queue.stopped() {
@@ -380,7 +381,15 @@ impl Scanner<'_> {
                     .skipped
                     .push(Skipped { path: dir.path_of(&name), reason: SkipReason::Vanished });
             };
-            let slot = base.and_then(|base| base.find(name.to_bytes()));
+            // Both are in the order of their names.
+            let slot = base.and_then(|base| {
+                let entries = &base.entries;
+                while next < entries.len() && *entries[next].name < *name.to_bytes() {
+                    next += 1;
+                }
+                let is_it = entries.get(next).is_some_and(|entry| *entry.name == *name.to_bytes());
+                is_it.then(|| u32::try_from(next).ok()).flatten()
+            });
             // A new regular file is opened in any case, and then stat'ed by descriptor.
             let mut meta = None;
             if kind == FileType::Unknown || (kind != FileType::Directory && slot.is_some()) {

@@ -81,6 +81,12 @@ impl Store {
             // Everything that is still on its way must have arrived before the number is read.
             flush_filesystem(stage.dir())?;
             self.blobs().seal(&made.unsealed)?;
+            match stage.publish(&name) {
+                // Somebody else made it at the same time.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+                result => result?,
+            }
+            // The seal comes last: without it the rest is not used.
             let seal = sys::last_change(stage.dir())?;
             for (extension, content) in
                 [("index", index.encode()?), ("seal", format!("{seal}\n").into_bytes())]
@@ -89,11 +95,7 @@ impl Store {
                 std::fs::write(&staged, content)?;
                 std::fs::rename(&staged, self.template_path(id).with_extension(extension))?;
             }
-            match stage.publish(&name) {
-                // Somebody else made it at the same time.
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-                result => result,
-            }
+            Ok(())
         };
         publish(&mut stage).context("make template in", || &folder)?;
         Ok(self.sealed_template(id))
@@ -113,6 +115,12 @@ impl Store {
 
     /// Removes a template. What cannot be removed now is trash.
     fn discard_template(&self, dir: &OwnedFd, name: &CString) {
+        for extension in ["seal", "index"] {
+            let file = std::path::Path::new(super::manifest::os(name.to_bytes()));
+            let _ = std::fs::remove_file(
+                self.path().join("templates").join(file.with_extension(extension)),
+            );
+        }
         let trash = self.path().join("trash");
         let aside = CString::new(stage_name()).unwrap_or_default();
         if let Ok(trash) = fs::open(trash, DIR_FLAGS, Mode::empty())

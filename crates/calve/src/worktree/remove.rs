@@ -10,8 +10,9 @@ use rustix::io::Errno;
 use super::Worktree;
 use crate::error::{Context as _, Error, ErrorKind};
 use crate::store::snapshot::forget;
+use crate::store::template::remove_tree;
 use crate::store::{PROJECT, Store, StoreOptions, parent_of, path_from};
-use crate::tree::staging::{self, stage_name};
+use crate::tree::staging::stage_name;
 
 /// A worktree that was dropped: it has no name any more, and its files wait to be deleted.
 #[derive(Debug)]
@@ -149,9 +150,4 @@ fn names(dir: &std::os::fd::OwnedFd) -> io::Result<Vec<CString>> {
         }
     }
     Ok(names)
-}
-
-/// Removes a tree, also one that is a subvolume.
-pub(crate) fn remove_tree(dir: &std::os::fd::OwnedFd, name: &CString) -> io::Result<()> {
-    staging::remove(dir, name)
 }

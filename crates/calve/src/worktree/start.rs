@@ -8,15 +8,19 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs;
+
 use super::Worktree;
 use crate::error::{Context as _, Error, ErrorKind};
 use crate::reflink::ReflinkOutcome;
-use crate::report::DestinationReport;
+use crate::reflink::sys;
+use crate::report::{DestinationReport, Method};
 use crate::store::db::{self, State, WorktreeRow};
 use crate::store::id::SnapshotId;
 use crate::store::index::{Index, Stat};
-use crate::store::materialize::{Plan, materialize};
+use crate::store::materialize::{Plan, materialize, wanted};
 use crate::store::object::SnapshotObject;
+use crate::store::pool::cancelled;
 use crate::store::snapshot::{self, check_name};
 use crate::store::{
     Marker, PROJECT, SnapshotReport, Store, StoreOptions, bytes_of, now, path_from, token,
@@ -353,16 +357,49 @@ impl Store {
         Ok(stamp)
     }
 
-    /// Takes a snapshot of the subvolume that an earlier start made, or makes one. `None`: not here.
+    /// Takes a snapshot, for each worktree, of the subvolume that has the tree. `None`: there is none, or not for this place.
     fn from_template(
         &self,
-        _id: SnapshotId,
-        _object: &SnapshotObject,
-        _rows: &[WorktreeRow],
-        _places: &[Place],
-        _options: &StoreOptions,
+        id: SnapshotId,
+        object: &SnapshotObject,
+        rows: &[WorktreeRow],
+        places: &[Place],
+        options: &StoreOptions,
     ) -> Result<Option<(Vec<Stage>, Vec<DestinationReport>)>, Error> {
-        Ok(None)
+        let Some(template) = self.template(id, object, options)? else { return Ok(None) };
+        let root = wanted(&object.root).timestamps();
+        let mut stages = Vec::with_capacity(rows.len());
+        let mut reports = Vec::with_capacity(rows.len());
+        for (row, place) in rows.iter().zip(places) {
+            if options.cancel.is_cancelled() {
+                return Err(cancelled("start worktree", &place.path));
+            }
+            let dir = place.dir.try_clone().context("open", || &place.parent)?;
+            let stage =
+                Stage::new(dir, &place.parent, |dir, name| sys::snapshot(&template, dir, name));
+            // Another filesystem, or no right to: the mirrors will do.
+            let Ok(stage) = stage else { return Ok(None) };
+            let finish = || -> io::Result<()> {
+                self.marker(row).write(stage.dir())?;
+                // The marker is the one thing that was made in it.
+                fs::futimens(stage.dir(), &root)?;
+                let index = self.path().join("indexes").join(&row.token);
+                let _ = std::fs::remove_file(&index);
+                // It is never written in place, only replaced. Without it the first look takes longer.
+                match std::fs::hard_link(self.template_index(id), index) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                    _ => Ok(()),
+                }
+            };
+            finish().context("mark", || &place.path)?;
+            stages.push(stage);
+            reports.push(DestinationReport {
+                path: place.path.clone(),
+                method: Method::Snapshot,
+                ..DestinationReport::default()
+            });
+        }
+        Ok(Some((stages, reports)))
     }
 
     fn marker(&self, row: &WorktreeRow) -> Marker {
