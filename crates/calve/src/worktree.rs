@@ -327,11 +327,15 @@ impl Worktree {
         let started = std::time::Instant::now();
         let this = self.now()?;
         let (base, now) = this.compare(options)?;
-        let changes = changes(&base, &now, &delta::compare(&base, &now, Counts::Content));
+        let entries = now.as_ref().unwrap_or(&base).count.into();
+        let changes = match &now {
+            Some(now) => changes(&base, now, &delta::compare(&base, now, Counts::Content)),
+            None => Vec::new(),
+        };
         Ok(Status {
             snapshot: this.based_on()?,
             changes,
-            entries: now.count.into(),
+            entries,
             elapsed: started.elapsed(),
         })
     }
@@ -343,8 +347,8 @@ impl Worktree {
         })
     }
 
-    /// The tree of the snapshot and the tree as it is.
-    fn compare(&self, options: &StoreOptions) -> Result<(Manifest, Manifest), Error> {
+    /// The tree of the snapshot, and the tree as it is, where that differs in kind, content or mode.
+    fn compare(&self, options: &StoreOptions) -> Result<(Manifest, Option<Manifest>), Error> {
         self.must_be_there()?;
         self.based_on()?;
         let known = self.known()?;

@@ -32,6 +32,7 @@ use crate::reflink::meta::{Attrs, Meta};
 use crate::report::{Cancel, Progress, SkipReason, Skipped};
 use crate::tree::filter::IgnoreChain;
 use crate::tree::staging::PREFIX;
+use crate::tree::walk::Reader;
 
 /// The folder that is calve's own, in a project and in a worktree.
 pub(crate) const OWN: &str = ".calve";
@@ -70,8 +71,9 @@ pub(crate) struct Request<'a> {
 /// What a scan found.
 #[derive(Debug)]
 pub(crate) struct Scan {
-    pub(crate) manifest: Manifest,
-    /// By the manifest's numbers.
+    /// `None`: what was found is the base, in kind, content and mode. Never where there is an intake.
+    pub(crate) manifest: Option<Manifest>,
+    /// By the manifest's numbers; none where there is no manifest.
     pub(crate) stats: Vec<Stat>,
     /// Encodings of directories that the base does not have. Empty without an intake.
     pub(crate) directories: Vec<(DirectoryId, Vec<u8>)>,
@@ -616,9 +618,27 @@ impl Scanner<'_> {
             }
         }
         skipped.sort_by(|a, b| a.path.cmp(&b.path));
+        if self.request.intake.is_none() && self.is_the_base(&scanned) {
+            let (manifest, stats, directories) = (None, Vec::new(), Vec::new());
+            return Ok(Scan { manifest, stats, directories, skipped, counts, unsealed });
+        }
         let assembled = Assembly { request: self.request, scanned }.run()?;
         let (manifest, stats, directories) = assembled;
-        Ok(Scan { manifest, stats, directories, skipped, counts, unsealed })
+        Ok(Scan { manifest: Some(manifest), stats, directories, skipped, counts, unsealed })
+    }
+
+    /// Whether each directory of the base was found, and in each just what the base has.
+    fn is_the_base(&self, scanned: &[Option<Scanned>]) -> bool {
+        let Some(base) = self.request.base else { return false };
+        scanned.len() == base.directories.len()
+            && scanned.iter().all(|directory| {
+                let Some(directory) = directory else { return false };
+                let Some(place) = directory.base else { return false };
+                let known = |found: &Found| matches!(found.0, What::Same(..) | What::Directory(_));
+                base.directories[place as usize].entries.len() == directory.found.len()
+                    && directory.own.mode == base.entry_of(place).mode
+                    && directory.found.iter().all(known)
+            })
     }
 }
 
@@ -688,7 +708,7 @@ impl Assembly<'_> {
         }
         let mut manifest = builder.finish();
         if self.request.intake.is_some() {
-            link_groups(&mut manifest, &inodes);
+            link_groups(&mut manifest, &inodes, &mut stats);
         }
         let directories = self.name(&mut manifest, &order);
         Ok((manifest, stats, directories))
@@ -726,44 +746,54 @@ impl Assembly<'_> {
     }
 }
 
-/// Marks the names of one file, where the tree has more than one of them.
-fn link_groups(manifest: &mut Manifest, inodes: &[Inode]) {
+/// Marks the names of one file, where the tree has more than one of them. It may have changed between the looks at two of its names;
+/// but it is one file, and what was seen last holds under every name.
+fn link_groups(manifest: &mut Manifest, inodes: &[Inode], stats: &mut [Stat]) {
     let mut groups: HashMap<(u64, u64), Vec<(u32, u32)>> = HashMap::new();
-    let mut unlinked = Vec::new();
+    let mut single = Vec::new();
+    let number_of = |manifest: &Manifest, (place, slot): (u32, u32)| {
+        (manifest.directories[place as usize].first + slot) as usize
+    };
     for (place, slot, entry) in manifest.entries() {
         let Kind::File { link, .. } = entry.kind else { continue };
-        let number = manifest.directories[place as usize].first + slot;
-        let inode = inodes[number as usize];
+        let inode = inodes[number_of(manifest, (place, slot))];
+        // Its number of names, too, may have changed between two looks.
         if inode.links > 1 {
             groups.entry((inode.dev, inode.stat.ino)).or_default().push((place, slot));
         } else if link != 0 {
-            unlinked.push((place, slot));
+            single.push((place, slot));
         }
     }
-    let set = |manifest: &mut Manifest, (place, slot): (u32, u32), group: u64| {
+    for (place, slot) in single {
         let entry = &mut manifest.directories[place as usize].entries[slot as usize];
         if let Kind::File { link, .. } = &mut entry.kind {
-            *link = group;
+            *link = 0;
         }
-    };
-    for at in unlinked {
-        set(manifest, at, 0);
     }
     for names in groups.into_values() {
-        let group = if names.len() > 1 {
-            let first = names.iter().map(|(place, slot)| manifest.path_of(*place, *slot)).min();
-            let path = first.unwrap_or_default();
-            let hash = blake3::hash(path.as_os_str().as_encoded_bytes());
-            let mut number = [0; 8];
-            number.copy_from_slice(&hash.as_bytes()[..8]);
-            u64::from_le_bytes(number).max(1)
-        } else {
-            0
-        };
+        let last = names.iter().max_by_key(|at| inodes[number_of(manifest, **at)].stat.changed);
+        let Some(&last) = last else { continue };
+        let stat = inodes[number_of(manifest, last)].stat;
+        let mut seen = manifest.at(last).clone();
+        if let Kind::File { link, .. } = &mut seen.kind {
+            *link = if names.len() > 1 { group_of(manifest, &names) } else { 0 };
+        }
         for at in names {
-            set(manifest, at, group);
+            stats[number_of(manifest, at)] = stat;
+            let entry = &mut manifest.directories[at.0 as usize].entries[at.1 as usize];
+            *entry = Entry { name: std::mem::take(&mut entry.name), ..seen.clone() };
         }
     }
+}
+
+/// A number for a file with these names, the same as long as the first of them is.
+fn group_of(manifest: &Manifest, names: &[(u32, u32)]) -> u64 {
+    let first = names.iter().map(|(place, slot)| manifest.path_of(*place, *slot)).min();
+    let path = first.unwrap_or_default();
+    let hash = blake3::hash(path.as_os_str().as_encoded_bytes());
+    let mut number = [0; 8];
+    number.copy_from_slice(&hash.as_bytes()[..8]);
+    u64::from_le_bytes(number).max(1)
 }
 
 fn mtime_of(meta: &Meta) -> (i64, u32) {

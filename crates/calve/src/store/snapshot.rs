@@ -210,22 +210,25 @@ impl Store {
             self.object(*base)?;
         }
         let (scan, stamp) = self.scan(known, true, options)?;
-        let (files, bytes) = scan.manifest.files();
+        let Some(manifest) = &scan.manifest else {
+            return Err(super::pool::cancelled("take a snapshot of", &known.root));
+        };
+        let (files, bytes) = manifest.files();
         let parent = known.row.snapshot;
         let same = known
             .base
             .as_ref()
-            .filter(|(_, object, _)| message.is_none() && object.root == scan.manifest.root)
+            .filter(|(_, object, _)| message.is_none() && object.root == manifest.root)
             .map(|(id, ..)| *id);
         let (id, new) = match same {
             Some(id) => (id, false),
             None => {
                 let object = SnapshotObject {
-                    root: scan.manifest.root.clone(),
+                    root: manifest.root.clone(),
                     parent,
                     created: super::now(),
                     message: message.unwrap_or_default().to_owned(),
-                    entries: scan.manifest.count.into(),
+                    entries: manifest.count.into(),
                     files,
                     bytes,
                 };

@@ -65,8 +65,9 @@ impl Worktree {
     pub fn diff(&self, options: &StoreOptions) -> Result<Diff, Error> {
         let this = self.now()?;
         let (base, now) = this.compare(options)?;
-        let deltas = compare(&base, &now, Counts::Content);
-        let changes = super::changes(&base, &now, &deltas);
+        let now = now.as_ref().unwrap_or(&base);
+        let deltas = compare(&base, now, Counts::Content);
+        let changes = super::changes(&base, now, &deltas);
         let by_path: HashMap<&Path, &Delta> =
             deltas.iter().map(|delta| (delta.path.as_path(), delta)).collect();
         let mut diff = Diff {
@@ -83,7 +84,7 @@ impl Worktree {
         for change in changes {
             let Some(delta) = by_path.get(change.path.as_path()) else { continue };
             let side = |of: &Manifest, at: Option<At>| at.map(|at| of.at(at).clone());
-            let (old, new) = (side(&base, delta.old), side(&now, delta.new));
+            let (old, new) = (side(&base, delta.old), side(now, delta.new));
             diff.files.push(FileDiff {
                 path: change.path,
                 kind: change.kind,
