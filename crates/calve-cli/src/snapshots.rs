@@ -17,7 +17,7 @@ use crate::session::{Session, short};
 use crate::text::{self, count, counted, harmless, shown};
 
 pub(crate) fn init(args: &InitArgs, session: Session<'_>) -> Result<Exit, Failure> {
-    let project = session.common.resolve(args.directory.as_deref().unwrap_or(Path::new(".")));
+    let project = session.common.resolve(args.root.as_deref().unwrap_or(Path::new(".")));
     let store = Store::init(&project, session.common.store().as_deref())
         .map_err(|error| store_failure(&error))?;
     let project = store.project().map_err(|error| store_failure(&error))?;
@@ -37,7 +37,7 @@ pub(crate) fn init(args: &InitArgs, session: Session<'_>) -> Result<Exit, Failur
 }
 
 pub(crate) fn snapshot(args: &SnapshotArgs, session: Session<'_>) -> Result<Exit, Failure> {
-    take(&session.tree(args.directory.as_deref())?, &args.telling, session)
+    take(&session.tree(args.root.as_deref())?, &args.telling, session)
 }
 
 pub(crate) fn capture(args: &CaptureArgs, session: Session<'_>) -> Result<Exit, Failure> {

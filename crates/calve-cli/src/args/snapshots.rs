@@ -50,7 +50,7 @@ pub(crate) const NAME_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
 pub(crate) struct InitArgs {
     /// The project's root [default: the current folder]
     #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
-    pub(crate) directory: Option<PathBuf>,
+    pub(crate) root: Option<PathBuf>,
 }
 
 /// What a new snapshot is told by.
@@ -70,7 +70,7 @@ pub(crate) struct Telling {
 pub(crate) struct SnapshotArgs {
     /// The root of the project, or of a worktree [default: the one that the current folder is in]
     #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
-    pub(crate) directory: Option<PathBuf>,
+    pub(crate) root: Option<PathBuf>,
 
     #[command(flatten)]
     pub(crate) telling: Telling,

@@ -1,5 +1,6 @@
 //! The ways out of what stores and worktrees cannot do.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use calve::{ErrorKind, Worktree};
@@ -52,9 +53,18 @@ fn hint(error: &calve::Error, worktree: Option<&Worktree>) -> Option<String> {
         Some(worktree) => format!(" {}", harmless(worktree.name())),
         None => String::new(),
     };
-    let path = error.path();
-    let hint = match error.kind() {
-        ErrorKind::StoreNotFound if error.operation() == "find the store of" => {
+    way_out(error.kind(), error.operation(), error.path(), error.io_error(), &name)
+}
+
+fn way_out(
+    kind: ErrorKind,
+    operation: &str,
+    path: &Path,
+    error: &io::Error,
+    name: &str,
+) -> Option<String> {
+    let hint = match kind {
+        ErrorKind::StoreNotFound if operation == "find the store of" => {
             "'calve init' in the project's root makes one; --store DIR or CALVE_STORE names one that is elsewhere"
                 .to_owned()
         }
@@ -77,7 +87,7 @@ fn hint(error: &calve::Error, worktree: Option<&Worktree>) -> Option<String> {
             shell_word(path)
         ),
         ErrorKind::Busy => "try again when the other calve is done".to_owned(),
-        ErrorKind::SnapshotNotFound if error.operation() == "compare" => {
+        ErrorKind::SnapshotNotFound if operation == "compare" => {
             "'calve snapshot' takes its first one".to_owned()
         }
         ErrorKind::SnapshotNotFound => "'calve log' lists the snapshots".to_owned(),
@@ -93,7 +103,7 @@ fn hint(error: &calve::Error, worktree: Option<&Worktree>) -> Option<String> {
             "'calve restore{name}' makes it again from its snapshot, 'calve drop{name}' forgets it; if it was \
              moved, run calve once inside of it"
         ),
-        ErrorKind::Changed if error.operation().starts_with("drop") => format!(
+        ErrorKind::Changed if operation.starts_with("drop") => format!(
             "'calve capture{name}' keeps the changes in a snapshot; 'calve drop --force{name}' drops them"
         ),
         ErrorKind::Changed => format!(
@@ -105,6 +115,9 @@ fn hint(error: &calve::Error, worktree: Option<&Worktree>) -> Option<String> {
              dot, and is given once"
                 .to_owned()
         }
+        ErrorKind::Overlap if operation.starts_with("drop") => {
+            "drop those inside of it first: 'calve list' tells where each is".to_owned()
+        }
         ErrorKind::Overlap => {
             "a copy made by hand is no worktree of its own: 'calve start NAME' makes one; without its folder \
              .calve it is a folder like any other"
@@ -113,7 +126,46 @@ fn hint(error: &calve::Error, worktree: Option<&Worktree>) -> Option<String> {
         ErrorKind::DestinationExists => {
             "move it away, or choose another name, or another folder with --at".to_owned()
         }
-        kind => return super::hint(kind, path, error.io_error()),
+        kind => return super::hint(kind, path, error),
     };
     Some(hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_that_a_store_knows_has_a_way_out() {
+        for (kind, operation, expected) in [
+            (ErrorKind::StoreNotFound, "find the store of", "calve init"),
+            (ErrorKind::StoreNotFound, "open store", "--store"),
+            (ErrorKind::StoreExists, "make store", "calve start"),
+            (ErrorKind::StoreIncompatible, "open store", "version"),
+            (ErrorKind::Damaged, "read blob", "calve store verify --repair"),
+            (ErrorKind::ReadOnly, "start", "make '/a b/c' writable"),
+            (ErrorKind::Busy, "write", "try again"),
+            (ErrorKind::SnapshotNotFound, "find snapshot", "calve log"),
+            (ErrorKind::SnapshotNotFound, "compare", "calve snapshot"),
+            (ErrorKind::SnapshotAmbiguous, "find snapshot", "calve log -v"),
+            (ErrorKind::WorktreeNotFound, "find worktree", "calve list"),
+            (ErrorKind::WorktreeExists, "start worktree", "calve drop"),
+            (ErrorKind::WorktreeMissing, "open worktree", "'calve restore w'"),
+            (ErrorKind::WorktreeMissing, "open worktree", "'calve drop w'"),
+            (ErrorKind::Changed, "drop worktree", "'calve drop --force w'"),
+            (ErrorKind::Changed, "switch worktree", "'calve capture w'"),
+            (ErrorKind::Changed, "switch worktree", "'calve switch w --undo'"),
+            (ErrorKind::InvalidName, "use the name", "no slash"),
+            (ErrorKind::Overlap, "use worktree", "calve start"),
+            (ErrorKind::Overlap, "drop worktree", "calve list"),
+            (ErrorKind::DestinationExists, "start worktree", "--at"),
+            (ErrorKind::ParentNotFound, "open", "mkdir -p"),
+            (ErrorKind::StorageFull, "write", "df -h"),
+            (ErrorKind::PermissionDenied, "open", "ls -ld"),
+        ] {
+            let error = io::Error::other("cause");
+            let got = way_out(kind, operation, Path::new("/a b/c"), &error, " w");
+            assert!(got.as_ref().is_some_and(|got| got.contains(expected)), "{kind:?}: {got:?}");
+        }
+    }
 }

@@ -1,12 +1,24 @@
 //! The command line from outside: the built binary, its two streams and its exit codes.
 
+#[cfg(unix)]
+mod changes;
 mod clone;
 mod doctor;
 mod errors;
 #[cfg(unix)]
+mod places;
+#[cfg(unix)]
 mod process;
+#[cfg(unix)]
+mod refusals;
+#[cfg(unix)]
+mod snapshots;
 mod streams;
+#[cfg(unix)]
+mod upkeep;
 mod usage;
+#[cfg(unix)]
+mod worktrees;
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -47,7 +59,7 @@ impl Run {
 fn command<S: AsRef<OsStr>>(directory: &Path, args: impl IntoIterator<Item = S>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_calve"));
     command.args(args).current_dir(directory).stdin(Stdio::null());
-    for variable in ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "RUST_BACKTRACE"] {
+    for variable in ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "RUST_BACKTRACE", "CALVE_STORE"] {
         command.env_remove(variable);
     }
     command
@@ -116,6 +128,44 @@ fn with_source() -> TempDir {
     let scratch = scratch();
     plant(scratch.path(), &[("src/a", "alpha"), ("src/dir/b", "beta")]);
     scratch
+}
+
+/// A project `p` with a store, of two files and a directory; its commands run in the second path.
+#[cfg(unix)]
+fn with_project() -> (TempDir, PathBuf) {
+    let scratch = scratch();
+    plant(scratch.path(), &[("p/a", "alpha\n"), ("p/dir/b", "beta\n")]);
+    // As the library gives it: its paths have no links in them.
+    let project = fs::canonicalize(scratch.path()).unwrap().join("p");
+    let run = calve(&project, "init");
+    assert_eq!(run.code, Some(0), "{run:?}");
+    (scratch, project)
+}
+
+/// Runs what must succeed, and gives its standard output without the last line's end.
+#[cfg(unix)]
+#[track_caller]
+fn done(directory: &Path, words: &str) -> String {
+    let run = calve(directory, words);
+    assert_eq!(run.code, Some(0), "{words}: {run:?}");
+    run.stdout.trim_end().to_owned()
+}
+
+/// The folder in which the worktrees of a project stand.
+#[cfg(unix)]
+fn worktrees_of(project: &Path) -> PathBuf {
+    project.with_file_name("p.worktrees")
+}
+
+/// Waits for the process that deletes what was dropped, so that it is not in the way of whoever removes the scratch.
+#[cfg(unix)]
+#[track_caller]
+fn until_deleted(store: &Path) {
+    let started = std::time::Instant::now();
+    while fs::read_dir(store.join("trash")).unwrap().count() > 0 {
+        assert!(started.elapsed().as_secs() < 30, "the trash is still full");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
 }
 
 /// Every entry below `root`, sorted, with a slash after directories.

@@ -1,0 +1,148 @@
+//! Which store and which worktree is meant: names, paths, the current folder, `-C`, `--store`, `CALVE_STORE`.
+
+use std::fs;
+use std::path::Path;
+
+use crate::{calve, command, done, plant, run, scratch, with_project, worktrees_of};
+
+/// The name of the worktree that `status` finds, or the kind of the error.
+#[track_caller]
+fn meant(directory: &Path, words: &str, variable: Option<&str>) -> String {
+    let mut status = command(directory, words.split_whitespace().chain(["--json"]));
+    if let Some(store) = variable {
+        status.env("CALVE_STORE", store);
+    }
+    let document = run(status).json();
+    match (&document["error"]["kind"], &document["name"]) {
+        (serde_json::Value::String(kind), _) => kind.clone(),
+        (_, serde_json::Value::String(name)) => name.clone(),
+        _ => "the project".to_owned(),
+    }
+}
+
+#[test]
+fn a_worktree_is_meant_by_its_name_its_path_or_the_folder_one_is_in() {
+    let (_scratch, project) = with_project();
+    plant(&project, &[("w2/inside", "x")]);
+    done(&project, "start w w2");
+    let beside = worktrees_of(&project);
+    let (w, elsewhere) = (beside.join("w"), Path::new("/"));
+    let absolute = |words: &str| words.replace("PATH", beside.to_str().unwrap());
+    for (directory, words, expected) in [
+        (project.as_path(), "status", "the project"),
+        (&project.join("dir"), "status", "the project"),
+        (&project, "status .", "the project"),
+        (&project, "status w", "w"),
+        (&project.join("dir"), "status w", "w"),
+        // A name comes before a folder that is called the same.
+        (&project, "status w2", "w2"),
+        (&project, "status ./w2", "worktree_not_found"),
+        (&project, "status dir", "worktree_not_found"),
+        (&project, "status ../p.worktrees/w", "w"),
+        (&project, "status ../p.worktrees/w/", "w"),
+        (&project, "status ../p.worktrees/w/dir", "worktree_not_found"),
+        (&project, "status ../none", "worktree_not_found"),
+        (&project, "status none", "worktree_not_found"),
+        (&w, "status", "w"),
+        (&w.join("dir"), "status", "w"),
+        (&w.join("dir"), "status w2", "w2"),
+        (&w.join("dir"), "status ../../w2", "w2"),
+        (&w, "status ../../p", "the project"),
+        (&beside, "status w", "w"),
+        (&beside, "status w/dir", "worktree_not_found"),
+        (&beside, "status", "store_not_found"),
+        (&beside, "-C w status", "w"),
+        (&beside, "-C w status ../w2", "w2"),
+        (elsewhere, "status PATH/w", "w"),
+        (elsewhere, "-C PATH/w/dir status", "w"),
+        (elsewhere, "-C PATH/w status w2", "w2"),
+        (elsewhere, "status w", "store_not_found"),
+    ] {
+        assert_eq!(meant(directory, &absolute(words), None), expected, "{words} in {directory:?}");
+    }
+}
+
+#[test]
+fn a_store_that_is_elsewhere_is_named_by_the_flag_or_the_variable() {
+    let scratch = scratch();
+    plant(scratch.path(), &[("p/a", "x"), ("p/dir/b", "x"), ("other/", "")]);
+    let root = fs::canonicalize(scratch.path()).unwrap();
+    let project = root.join("p");
+    let store = root.join("store");
+    assert_eq!(done(&project, "init --store ../store"), store.to_str().unwrap());
+    assert!(!project.join(".calve").try_exists().unwrap());
+    done(&project, "start w --store ../store");
+    let (w, variable) = (worktrees_of(&project).join("w"), store.to_str());
+    for (directory, words, variable, expected) in [
+        (&project, "status", None, "store_not_found"),
+        (&project, "status", Some(""), "store_not_found"),
+        (&project, "status", variable, "the project"),
+        (&project, "status", Some("../store"), "the project"),
+        (&project.join("dir"), "status", variable, "the project"),
+        (&project, "status --store ../store", None, "the project"),
+        (&project, "status --store ../store", Some("/none"), "the project"),
+        (&root, "-C p status --store ../store", None, "the project"),
+        (&root, "status p", variable, "the project"),
+        (&root, "status p/dir", variable, "worktree_not_found"),
+        (&root, "status other", variable, "worktree_not_found"),
+        (&root, "status", variable, "worktree_not_found"),
+        (&root, "status w", variable, "w"),
+        (&root, "status p.worktrees/w", variable, "w"),
+        // A worktree knows its store.
+        (&w, "status", None, "w"),
+        (&root, "status p.worktrees/w", None, "w"),
+        (&w, "status", variable, "w"),
+        (&w, "status", Some("/none"), "store_not_found"),
+    ] {
+        let got = meant(directory, words, variable);
+        assert_eq!(got, expected, "{words} in {directory:?} with {variable:?}");
+    }
+}
+
+#[test]
+fn a_worktree_of_another_store_is_not_taken_for_one_of_this() {
+    let (_scratch, project) = with_project();
+    let (_other_scratch, other) = with_project();
+    done(&project, "start w");
+    done(&other, "start w");
+    let store = other.join(".calve");
+    for (directory, words) in [
+        (project.clone(), "status".to_owned()),
+        (worktrees_of(&project).join("w"), "status".to_owned()),
+        (other, format!("status {}", worktrees_of(&project).join("w").display())),
+    ] {
+        assert_eq!(meant(&directory, &words, store.to_str()), "worktree_not_found", "{words}");
+    }
+}
+
+#[test]
+fn a_worktree_that_was_moved_is_found_again_from_inside() {
+    let (_scratch, project) = with_project();
+    done(&project, "start w");
+    let moved = project.with_file_name("moved");
+    fs::rename(worktrees_of(&project).join("w"), &moved).unwrap();
+    assert!(done(&project, "list").contains("missing"));
+    assert_eq!(meant(&project, "status w", None), "worktree_missing");
+    assert_eq!(meant(&moved, "status", None), "w");
+    assert_eq!(meant(&project, "status w", None), "w");
+    assert!(done(&project, "list").ends_with(moved.to_str().unwrap()));
+}
+
+#[test]
+fn a_copy_made_by_hand_is_told_from_the_worktree() {
+    let (_scratch, project) = with_project();
+    done(&project, "start w");
+    let (w, copy) = (worktrees_of(&project).join("w"), project.with_file_name("copy"));
+    done(&project, &format!("clone {} {}", w.display(), copy.display()));
+    if !copy.join(".calve").try_exists().unwrap() {
+        // `clone` leaves calve's own state out; cp does not.
+        fs::create_dir(copy.join(".calve")).unwrap();
+        let marker = fs::read(w.join(".calve/worktree")).unwrap();
+        fs::write(copy.join(".calve/worktree"), marker).unwrap();
+    }
+    let run = calve(&copy, "status");
+    assert_eq!(run.code, Some(1), "{run:?}");
+    assert!(run.stderr.contains("it is a copy of a worktree"), "{run:?}");
+    assert!(run.stderr.contains("hint: a copy made by hand"), "{run:?}");
+    assert_eq!(meant(&project, "status w", None), "w");
+}

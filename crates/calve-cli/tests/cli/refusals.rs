@@ -1,0 +1,129 @@
+//! What stores and worktrees refuse: the kind, the words, the way out; in JSON the same. Nothing is changed by it.
+
+use std::fs;
+
+use crate::{calve, command, done, run, with_project, worktrees_of};
+
+#[test]
+fn each_refusal_has_its_kind_and_a_way_out_and_changes_nothing() {
+    let (_scratch, project) = with_project();
+    done(&project, "snapshot --name first");
+    done(&project, "start w gone");
+    let beside = worktrees_of(&project);
+    fs::remove_dir_all(beside.join("gone")).unwrap();
+    fs::write(beside.join("w/new"), "x").unwrap();
+    fs::write(beside.join("w/new\u{1b}[2J"), "x").unwrap();
+    fs::create_dir(beside.join("occupied")).unwrap();
+    let rows = [
+        ("init", "store_exists", ".calve", "'calve start NAME'"),
+        ("-C ../p.worktrees list", "store_not_found", "p.worktrees", "'calve init'"),
+        ("--store none list", "store_not_found", "none", "PROJECT/.calve"),
+        ("show none", "snapshot_not_found", "none", "'calve log'"),
+        ("show abc", "snapshot_not_found", "abc", "'calve log'"),
+        ("start x --from none", "snapshot_not_found", "none", "'calve log'"),
+        ("name none x", "snapshot_not_found", "none", "'calve log'"),
+        ("name --delete none", "snapshot_not_found", "none", "'calve name'"),
+        ("switch w none", "snapshot_not_found", "none", "'calve log'"),
+        ("switch w --undo", "snapshot_not_found", "nothing to take back", "forced switch"),
+        ("store warm none", "snapshot_not_found", "none", "'calve log'"),
+        ("status none", "worktree_not_found", "none", "'calve list'"),
+        ("drop none", "worktree_not_found", "none", "'calve list'"),
+        ("restore none", "worktree_not_found", "none", "'calve list'"),
+        ("status dir", "worktree_not_found", "not its root", "its root is"),
+        ("start w", "worktree_exists", "w and ", "'calve drop w'"),
+        ("start occupied", "destination_exists", "occupied", "--at"),
+        ("status gone", "worktree_missing", "gone", "'calve restore gone'"),
+        ("diff gone", "worktree_missing", "gone", "'calve drop gone'"),
+        ("capture gone", "worktree_missing", "gone", "'calve restore gone'"),
+        ("reset gone", "worktree_missing", "gone", "'calve restore gone'"),
+        ("switch gone first", "worktree_missing", "gone", "'calve restore gone'"),
+        ("drop w", "changed", "w", "'calve drop --force w'"),
+        ("drop w gone", "changed", "w", "'calve drop --force w'"),
+        ("drop .", "invalid_name", "the project itself", ".calve"),
+        ("restore .", "invalid_name", "the project itself", "'calve reset'"),
+        ("start a/b", "invalid_name", "a/b", "no slash"),
+        ("start x x", "invalid_name", "x", "given once"),
+        ("name first a/b", "invalid_name", "a/b", "no slash"),
+        ("snapshot --name a/b", "invalid_name", "a/b", "no slash"),
+    ];
+    // A start that fails late leaves the snapshot that it took, so the log is no part of this.
+    let state = || [done(&project, "list"), done(&project, "name")];
+    let before = state();
+    for (words, kind, error, hint) in rows {
+        let plain = calve(&project, words);
+        assert_eq!((plain.code, plain.stdout.as_str()), (Some(1), ""), "{words}: {plain:?}");
+        let lines: Vec<&str> = plain.stderr.lines().collect();
+        assert!(lines[0].starts_with("error: ") && lines[0].contains(error), "{words}: {plain:?}");
+        let last = lines[lines.len() - 1];
+        assert!(last.starts_with("hint: ") && last.contains(hint), "{words}: {plain:?}");
+        let is_control = |character: char| character.is_control() && character != '\n';
+        assert!(!plain.stderr.contains(is_control), "{words}: {plain:?}");
+        let details = if kind == "changed" { 2 } else { 0 };
+        assert_eq!(lines.len(), 2 + details, "{words}: {plain:?}");
+        let json = calve(&project, &format!("{words} --json"));
+        assert_eq!((json.code, &json.stderr), (plain.code, &plain.stderr), "{words}");
+        let document = json.json();
+        assert_eq!(document["error"]["kind"], kind, "{words}: {document}");
+        assert_eq!(document["error"]["details"].as_array().map_or(0, Vec::len), details, "{words}");
+    }
+    assert_eq!(state(), before);
+}
+
+#[test]
+fn a_project_without_a_snapshot_says_how_to_take_one() {
+    let (_scratch, project) = with_project();
+    for words in ["status", "diff", "reset", "show"] {
+        let run = calve(&project, words);
+        assert_eq!(run.code, Some(1), "{words}: {run:?}");
+        assert!(
+            run.stderr.contains("hint: 'calve snapshot' takes its first one"),
+            "{words}: {run:?}"
+        );
+    }
+}
+
+#[test]
+fn many_details_are_cut_and_counted_unless_all_are_asked_for() {
+    let (_scratch, project) = with_project();
+    done(&project, "start w");
+    for number in 0..15 {
+        fs::write(worktrees_of(&project).join(format!("w/new-{number:02}")), "x").unwrap();
+    }
+    let cut = calve(&project, "drop w").stderr;
+    assert!(cut.contains("\n  new-09\n  and 5 more; -v lists all\nhint: "), "{cut}");
+    let all = calve(&project, "drop -v w").stderr;
+    assert!(all.contains("\n  new-14\nhint: "), "{all}");
+}
+
+#[test]
+fn words_that_say_nothing_are_usage_errors() {
+    let (_scratch, project) = with_project();
+    done(&project, "snapshot --name s");
+    for (words, part) in [
+        ("start", "<NAME>"),
+        ("start -n 2 x", "cannot be used with"),
+        ("start -n 0", "0 is not in"),
+        ("start --prefix p x", "--prefix needs -n"),
+        ("drop", "<NAME>"),
+        ("restore", "<NAME>"),
+        ("switch", "to which snapshot?"),
+        ("switch a b c", "unexpected"),
+        ("switch a b --undo", "--undo goes back"),
+        ("switch --undo --force", "cannot be used with"),
+        ("diff --stat --patch", "cannot be used with"),
+        ("name s", "SNAPSHOT comes before NAME"),
+        ("name --delete s x", "cannot be used with"),
+        ("log -n x", "invalid"),
+        ("store", "Usage: calve store"),
+        ("store gc --grace 1w", "not a time"),
+        ("store prune", "unrecognized"),
+    ] {
+        let run = calve(&project, words);
+        assert_eq!((run.code, run.stdout.as_str()), (Some(2), ""), "{words}: {run:?}");
+        assert!(run.stderr.contains(part), "{words}: {run:?}");
+    }
+    for args in [["status", ""], ["drop", ""], ["show", ""], ["start", ""], ["--store", ""]] {
+        let run = run(command(&project, args));
+        assert_eq!(run.code, Some(2), "{args:?}: {run:?}");
+    }
+}

@@ -1,0 +1,159 @@
+//! `init`, `snapshot`, `log`, `show`, `name`: what they print, and their documents.
+
+use std::fs;
+use std::os::unix::net::UnixListener;
+
+use serde_json::json;
+
+use crate::{calve, command, done, expected_method, plant, run, scratch, with_project};
+
+#[test]
+fn a_store_is_made_once_and_its_path_is_the_result() {
+    let scratch = scratch();
+    plant(scratch.path(), &[("p/a", "x"), ("q/a", "x")]);
+    let root = fs::canonicalize(scratch.path()).unwrap();
+    let made = calve(&root.join("p"), "init");
+    assert_eq!(made.code, Some(0), "{made:?}");
+    assert_eq!(made.stdout, format!("{}\n", root.join("p/.calve").display()));
+    assert!(made.stderr.contains("'calve start NAME'"), "{made:?}");
+    let again = calve(&root, "init --json p");
+    assert_eq!(again.code, Some(1), "{again:?}");
+    assert_eq!(again.json()["error"]["kind"], "store_exists");
+    let document = calve(&root, "init --json q").json();
+    assert_eq!(
+        document,
+        json!({ "store": root.join("q/.calve").to_str(), "project": root.join("q").to_str() })
+    );
+}
+
+#[test]
+fn a_snapshot_prints_its_id_alone_and_the_summary_says_what_was_read() {
+    let (_scratch, project) = with_project();
+    let first = calve(&project, "snapshot");
+    assert_eq!(first.code, Some(0), "{first:?}");
+    let id = first.stdout.trim_end();
+    assert!(id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{first:?}");
+    assert_eq!(first.stdout.lines().count(), 1, "{first:?}");
+    assert!(first.stderr.contains("2 files (11 B), 2 read (11 B)"), "{first:?}");
+    match expected_method() {
+        Some("reflink") => assert!(first.stderr.contains("2 new contents reflinked"), "{first:?}"),
+        Some("copy") => {
+            assert!(first.stderr.contains("2 new contents copied (11 B)"), "{first:?}");
+            assert!(first.stderr.contains("'calve doctor' tells how to change that"), "{first:?}");
+        }
+        _ => {}
+    }
+    let second = calve(&project, "snapshot");
+    assert_eq!(second.stdout, first.stdout);
+    assert!(second.stderr.starts_with("unchanged since snapshot "), "{second:?}");
+    let told = calve(&project, "snapshot -q -m again");
+    assert_eq!(told.stderr, "");
+    assert_ne!(told.stdout, first.stdout, "a message makes a new one");
+}
+
+#[test]
+fn the_document_of_a_snapshot_is_as_documented() {
+    let (_scratch, project) = with_project();
+    let run = calve(&project, "snapshot --json -m why --name first");
+    assert_eq!(run.code, Some(0), "{run:?}");
+    let mut document = run.json();
+    let fields = document.as_object_mut().unwrap();
+    assert!(fields.remove("elapsed_seconds").unwrap().as_f64().unwrap() >= 0.0);
+    assert_eq!(fields.remove("snapshot").unwrap(), done(&project, "show --json first")[13..77]);
+    let copied = fields["copied_files"].as_u64().unwrap();
+    match expected_method() {
+        Some("reflink") => assert_eq!(copied, 0),
+        Some("copy") => assert_eq!(copied, 2),
+        _ => {}
+    }
+    let expected = json!({
+        "new": true, "files": 2, "bytes": 11, "read_files": 2, "read_bytes": 11,
+        "reflinked_files": 2 - copied, "copied_files": copied,
+        "copied_bytes": if copied == 0 { 0 } else { 11 }, "skipped": [],
+    });
+    assert_eq!(document, expected);
+}
+
+#[test]
+fn what_cannot_be_kept_is_a_finding_that_names_it() {
+    let (_scratch, project) = with_project();
+    let _socket = UnixListener::bind(project.join("socket")).unwrap();
+    for words in ["snapshot", "capture"] {
+        let run = calve(&project, words);
+        assert_eq!(run.code, Some(3), "{words}: {run:?}");
+        assert!(run.stderr.contains("warning: socket: left out: socket"), "{words}: {run:?}");
+        assert_eq!(run.stdout.trim_end().len(), 64, "{words}: {run:?}");
+    }
+    let run = calve(&project, "start --json w");
+    assert_eq!(run.code, Some(3), "{run:?}");
+    assert_eq!(run.json()["taken"]["skipped"], json!([{ "path": "socket", "reason": "socket" }]));
+}
+
+#[test]
+fn log_show_and_name_tell_of_the_same_snapshots() {
+    let (_scratch, project) = with_project();
+    let first = done(&project, "snapshot");
+    fs::write(project.join("a"), "changed\n").unwrap();
+    let message = "a\u{1b}[2Jb\nsecond line";
+    let run = run(command(&project, ["snapshot", "--name", "ready", "-m", message]));
+    let second = run.stdout.trim_end().to_owned();
+
+    let log = done(&project, "log");
+    let lines: Vec<&str> = log.lines().collect();
+    assert_eq!(lines.len(), 2, "{log}");
+    assert!(lines[0].starts_with(&second[..12]) && lines[1].starts_with(&first[..12]), "{log}");
+    assert!(lines[0].ends_with(r"2 files (13 B)  [ready]  a\u{1b}[2Jb"), "{log}");
+    assert!(lines[1].ends_with("Z  2 files (11 B)"), "{log}");
+    assert_eq!(done(&project, "log -n 1"), lines[0]);
+    assert!(done(&project, "log -v -n 1").starts_with(&second));
+
+    let shown = done(&project, "show ready");
+    for part in
+        [&format!("snapshot  {second}\n"), &format!("parent    {first}\n"), "names     ready\n"]
+    {
+        assert!(shown.contains(part), "no {part:?} in {shown}");
+    }
+    assert!(shown.ends_with("message   a\\u{1b}[2Jb\n          second line"), "{shown}");
+    for words in ["show", &format!("show {second}"), &format!("show {}", &second[..9])] {
+        assert_eq!(done(&project, words), shown, "{words}");
+    }
+    let mut document = calve(&project, "show --json").json();
+    let created = document.as_object_mut().unwrap().remove("created").unwrap();
+    assert_eq!(created.as_str().unwrap().len(), "2026-11-21T04:33:10Z".len());
+    let expected = json!({
+        "snapshot": second, "parent": first, "names": ["ready"], "message": message,
+        "entries": 4, "files": 2, "bytes": 13,
+    });
+    assert_eq!(document, expected);
+    let log = calve(&project, "log --json").json();
+    assert_eq!(log["snapshots"].as_array().unwrap().len(), 2);
+    assert_eq!(log["snapshots"][1]["snapshot"], first);
+    assert_eq!(log["snapshots"][1]["parent"], json!(null));
+}
+
+#[test]
+fn names_are_set_taken_over_listed_and_deleted() {
+    let (_scratch, project) = with_project();
+    let first = done(&project, "snapshot");
+    let second = done(&project, "snapshot -m more");
+    assert_eq!(done(&project, "name"), "");
+    assert_eq!(done(&project, &format!("name {} good", &first[..8])), "");
+    assert_eq!(done(&project, "name good also-good"), "");
+    assert_eq!(done(&project, "name"), format!("also-good  {first}\ngood       {first}"));
+    assert_eq!(done(&project, &format!("name {second} good")), "");
+    let listed = json!({ "names": [
+        { "name": "also-good", "snapshot": first }, { "name": "good", "snapshot": second },
+    ] });
+    assert_eq!(calve(&project, "name --json").json(), listed);
+    assert_eq!(
+        calve(&project, "name --json good better").json(),
+        json!({ "name": "better", "snapshot": second })
+    );
+    assert_eq!(
+        calve(&project, "name --json --delete good").json(),
+        json!({ "name": "good", "snapshot": null })
+    );
+    let gone = calve(&project, "name --json --delete good");
+    assert_eq!((gone.code, &gone.json()["error"]["kind"]), (Some(1), &json!("snapshot_not_found")));
+    assert_eq!(done(&project, "name"), format!("also-good  {first}\nbetter     {second}"));
+}

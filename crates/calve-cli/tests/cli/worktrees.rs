@@ -1,0 +1,326 @@
+//! `start`, `list`, `status`, `capture`, `drop`, `restore`.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Stdio;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
+
+use crate::{
+    Run, calve, command, done, expected_method, plant, run, scratch, until_deleted, with_project,
+    worktrees_of,
+};
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap()
+}
+
+#[test]
+fn worktrees_start_beside_the_project_and_their_paths_are_the_result() {
+    let (_scratch, project) = with_project();
+    let beside = worktrees_of(&project);
+    let run = calve(&project, "start one two");
+    assert_eq!(run.code, Some(0), "{run:?}");
+    let (one, two) = (beside.join("one"), beside.join("two"));
+    assert_eq!(run.stdout, format!("{}\n{}\n", one.display(), two.display()));
+    assert_eq!(read(&one.join("dir/b")), "beta\n");
+    fs::write(one.join("a"), "changed").unwrap();
+    assert_eq!(
+        (read(&two.join("a")), read(&project.join("a"))),
+        ("alpha\n".into(), "alpha\n".into())
+    );
+    let lines: Vec<&str> = run.stderr.lines().collect();
+    assert_eq!(lines.len(), 2, "{run:?}");
+    assert!(lines[0].starts_with("snapshot ") && lines[1].starts_with("2 trees"), "{run:?}");
+    match expected_method() {
+        Some("reflink") => {
+            let whole = lines[1].contains("all by snapshot");
+            assert!(whole || lines[1].contains("4 files: all reflinked, 0 B copied"), "{run:?}");
+        }
+        Some("copy") => {
+            assert!(lines[1].contains("4 copied (22 B)"), "{run:?}");
+            assert!(lines[1].contains("'calve doctor' tells how to change that"), "{run:?}");
+        }
+        _ => {}
+    }
+    let quiet = calve(&project, "start -q three");
+    assert_eq!(quiet.stderr, "");
+    assert_eq!(quiet.stdout, format!("{}\n", beside.join("three").display()));
+}
+
+#[test]
+fn a_count_numbers_the_names_and_from_and_at_say_what_and_where() {
+    let (_scratch, project) = with_project();
+    done(&project, "snapshot --name before");
+    fs::write(project.join("a"), "after\n").unwrap();
+    for (words, paths, content) in [
+        ("start -n 2", &["../p.worktrees/worktree-1", "../p.worktrees/worktree-2"][..], "after\n"),
+        ("start -n 1 --prefix w --from before", &["../p.worktrees/w-1"], "alpha\n"),
+        ("start --at ../made/here --from before x", &["../made/here/x"], "alpha\n"),
+        ("-C .. --store p/.calve start --at jobs y", &["../jobs/y"], "after\n"),
+    ] {
+        let printed = done(&project, words);
+        assert_eq!(printed.lines().count(), paths.len(), "{words}");
+        for (printed, path) in printed.lines().zip(paths) {
+            let expected = fs::canonicalize(project.join(path)).unwrap();
+            assert_eq!(Path::new(printed), expected, "{words}");
+            assert_eq!(read(&expected.join("a")), content, "{words}");
+        }
+    }
+}
+
+#[test]
+fn the_document_of_a_start_is_that_of_clone_for_each_worktree() {
+    let (_scratch, project) = with_project();
+    let document = calve(&project, "start --json one two").json();
+    assert_eq!((&document["files"], &document["bytes"]), (&json!(2), &json!(11)));
+    assert_eq!(document["taken"]["snapshot"], document["snapshot"]);
+    assert_eq!(document["taken"]["new"], true);
+    let worktrees = document["worktrees"].as_array().unwrap();
+    assert_eq!(worktrees.len(), 2);
+    assert_eq!(worktrees[1]["name"], "two");
+    assert_eq!(worktrees[1]["path"], worktrees_of(&project).join("two").to_str().unwrap());
+    let method = worktrees[0]["method"].as_str().unwrap();
+    match expected_method() {
+        Some("reflink") => assert!(["reflink", "snapshot"].contains(&method), "{document}"),
+        Some("copy") => assert_eq!(worktrees[0]["copied_because"]["filesystem"], 2, "{document}"),
+        _ => {}
+    }
+    let again = calve(&project, "start --json three --from").code;
+    assert_eq!(again, Some(2));
+    let id = document["snapshot"].as_str().unwrap();
+    let from = calve(&project, &format!("start --json three --from {id}")).json();
+    assert_eq!((&from["taken"], &from["snapshot"]), (&json!(null), &document["snapshot"]));
+}
+
+#[test]
+fn of_several_names_all_start_or_none() {
+    let (_scratch, project) = with_project();
+    done(&project, "start one");
+    for words in ["start two one", "start two two", "start two a/b", "start two --from none"] {
+        assert_eq!(calve(&project, words).code, Some(1), "{words}");
+        assert!(!worktrees_of(&project).join("two").try_exists().unwrap(), "{words}");
+        assert_eq!(done(&project, "list").lines().count(), 1, "{words}");
+    }
+}
+
+/// What is done in the worktree, and what `status` says of it.
+#[test]
+fn status_has_a_line_a_change_and_three_for_its_exit_code() {
+    let (_scratch, project) = with_project();
+    plant(&project, &[("link-to-be", "x"), ("mode", "x"), ("gone/c", "x")]);
+    done(&project, "start w");
+    let root = worktrees_of(&project).join("w");
+    let clean = calve(&project, "status w");
+    assert_eq!((clean.code, clean.stdout.as_str()), (Some(0), ""), "{clean:?}");
+    assert!(clean.stderr.starts_with("clean since snapshot "), "{clean:?}");
+
+    fs::write(root.join("a"), "other\n").unwrap();
+    fs::remove_file(root.join("link-to-be")).unwrap();
+    std::os::unix::fs::symlink("a", root.join("link-to-be")).unwrap();
+    fs::set_permissions(root.join("mode"), fs::Permissions::from_mode(0o700)).unwrap();
+    fs::remove_dir_all(root.join("gone")).unwrap();
+    plant(&root, &[("new name", "x"), ("dir/empty/", "")]);
+    let changed = calve(&project, "status w");
+    assert_eq!(changed.code, Some(3), "{changed:?}");
+    let expected = "M a\nA dir/empty\nD gone/c\nT link-to-be\nX mode\nA new name\n";
+    assert_eq!(changed.stdout, expected);
+    assert!(changed.stderr.starts_with("6 changes since snapshot "), "{changed:?}");
+    assert_eq!(calve(&project, "status -q w").stderr, "");
+
+    let run = calve(&project, "status --json w");
+    assert_eq!(run.code, Some(3));
+    let mut document = run.json();
+    let fields = document.as_object_mut().unwrap();
+    assert!(fields.remove("elapsed_seconds").unwrap().is_f64());
+    assert_eq!(fields.remove("snapshot").unwrap().as_str().unwrap().len(), 64);
+    assert!(fields.remove("entries").unwrap().as_u64().unwrap() >= 6);
+    let change = |path: &str, change: &str| json!({ "path": path, "change": change });
+    let expected = json!({
+        "name": "w", "path": root.to_str(), "clean": false,
+        "changes": [
+            change("a", "modified"), change("dir/empty", "added"), change("gone/c", "deleted"),
+            change("link-to-be", "type"), change("mode", "mode"), change("new name", "added"),
+        ],
+    });
+    assert_eq!(document, expected);
+}
+
+#[test]
+fn a_name_that_is_not_utf8_is_printed_raw_and_encoded_in_json() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    let (_scratch, project) = with_project();
+    done(&project, "start w");
+    let name = OsStr::from_bytes(b"\xff b");
+    if fs::write(worktrees_of(&project).join("w").join(name), "x").is_err() {
+        let test = "a_name_that_is_not_utf8_is_printed_raw_and_encoded_in_json";
+        return crate::not_run(test, "this filesystem takes no such name");
+    }
+    let output = command(&project, ["status", "w"]).output().unwrap();
+    assert_eq!(output.stdout, b"A \xff b\n");
+    let document = calve(&project, "status --json w").json();
+    let expected = json!([{ "path": "%FF%20b", "path_encoding": "percent", "change": "added" }]);
+    assert_eq!(document["changes"], expected);
+}
+
+#[test]
+fn a_capture_is_the_base_from_then_on() {
+    let (_scratch, project) = with_project();
+    done(&project, "start w");
+    let root = worktrees_of(&project).join("w");
+    fs::write(root.join("a"), "more\n").unwrap();
+    let id = done(&project, "capture w -m done --name result");
+    assert_eq!(id.len(), 64);
+    assert_eq!(calve(&project, "status w").code, Some(0));
+    assert!(done(&project, "show result").contains(&id));
+    assert!(done(&root, "show").contains(&format!("snapshot  {id}")));
+    assert_eq!(done(&root, "capture"), id, "unchanged");
+    assert_eq!(done(&root, "snapshot"), id, "inside of a worktree it is the worktree's");
+    assert_eq!(read(&project.join("a")), "alpha\n");
+}
+
+#[test]
+fn list_has_a_row_a_worktree_with_its_standing() {
+    let (_scratch, project) = with_project();
+    assert_eq!(done(&project, "list"), "");
+    let id = done(&project, "snapshot");
+    done(&project, "start b long-name c");
+    let beside = worktrees_of(&project);
+    fs::write(beside.join("b/new"), "x").unwrap();
+    fs::remove_dir_all(beside.join("c")).unwrap();
+    let (short, path) = (&id[..12], beside.display());
+    let expected = format!(
+        "b          {short}  ready    {path}/b\n\
+         c          {short}  missing  {path}/c\n\
+         long-name  {short}  ready    {path}/long-name"
+    );
+    assert_eq!(done(&project, "list"), expected);
+    let expected = format!(
+        "b          {short}  ready    changed  {path}/b\n\
+         c          {short}  missing  -        {path}/c\n\
+         long-name  {short}  ready    clean    {path}/long-name"
+    );
+    assert_eq!(done(&project, "list --status"), expected);
+    let document = calve(&beside.join("b"), "list --json --status").json();
+    let mut rows = document["worktrees"].as_array().unwrap().clone();
+    for row in &mut rows {
+        assert!(row.as_object_mut().unwrap().remove("created").unwrap().is_string());
+    }
+    let row = |name: &str, standing: &str, changes: Option<u64>| {
+        json!({
+            "name": name, "path": beside.join(name).to_str(), "snapshot": id,
+            "standing": standing, "changes": changes,
+        })
+    };
+    let expected =
+        [row("b", "ready", Some(1)), row("c", "missing", None), row("long-name", "ready", Some(0))];
+    assert_eq!(rows, expected);
+    assert_eq!(calve(&project, "list --json").json()["worktrees"][0]["changes"], json!(null));
+}
+
+#[test]
+fn a_drop_returns_at_once_and_the_files_go_behind_it() {
+    let (_scratch, project) = with_project();
+    done(&project, "start one two three");
+    let beside = worktrees_of(&project);
+    let run = calve(&project, "drop one two");
+    assert_eq!((run.code, run.stdout.as_str()), (Some(0), ""), "{run:?}");
+    assert_eq!(run.stderr, "dropped one, two\n");
+    let document = calve(&project, "drop --json three").json();
+    let three = json!({ "name": "three", "path": beside.join("three").to_str() });
+    assert_eq!(document, json!({ "dropped": [three] }));
+    assert_eq!(fs::read_dir(&beside).unwrap().count(), 0);
+    assert_eq!(done(&project, "list"), "");
+    until_deleted(&project.join(".calve"));
+    assert_eq!(done(&project, "start -q one").lines().count(), 1, "the name is free again");
+}
+
+#[test]
+fn of_several_none_is_dropped_where_one_was_changed() {
+    let (_scratch, project) = with_project();
+    done(&project, "start one two three");
+    let beside = worktrees_of(&project);
+    fs::write(beside.join("two/new"), "x").unwrap();
+    fs::remove_dir_all(beside.join("three")).unwrap();
+    for words in ["drop one two three", "drop one one none", "drop one .", "drop two"] {
+        let run = calve(&project, words);
+        assert_eq!((run.code, run.stdout.as_str()), (Some(1), ""), "{words}: {run:?}");
+        assert_eq!(done(&project, "list").lines().count(), 3, "{words}");
+    }
+    assert_eq!(
+        calve(&project, "drop --force one two three three").stderr,
+        "dropped one, two, three\n"
+    );
+    assert_eq!(done(&project, "list"), "");
+    until_deleted(&project.join(".calve"));
+}
+
+#[test]
+fn what_was_on_another_filesystem_is_deleted_too() {
+    let (_scratch, project) = with_project();
+    let elsewhere = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+    let at = elsewhere.path().join("jobs");
+    done(&project, &format!("start one --at {}", at.display()));
+    assert_eq!(read(&at.join("one/a")), "alpha\n");
+    done(&project, "drop one");
+    until_deleted(&project.join(".calve"));
+    assert_eq!(fs::read_dir(&at).unwrap().count(), 0);
+}
+
+#[test]
+fn what_was_deleted_by_hand_is_restored_or_dropped() {
+    let (_scratch, project) = with_project();
+    done(&project, "start one two");
+    let beside = worktrees_of(&project);
+    for name in ["one", "two"] {
+        fs::remove_dir_all(beside.join(name)).unwrap();
+    }
+    let run = calve(&project, "status one");
+    assert_eq!(run.code, Some(1), "{run:?}");
+    assert!(run.stderr.contains("'calve restore one'") && run.stderr.contains("'calve drop one'"));
+    let one = beside.join("one");
+    assert_eq!(done(&project, "restore one"), one.to_str().unwrap());
+    assert_eq!(read(&one.join("dir/b")), "beta\n");
+    assert_eq!(calve(&project, "status one").code, Some(0));
+    let there = calve(&project, "restore --json one");
+    assert_eq!(
+        (there.code, &there.json()["error"]["kind"]),
+        (Some(1), &json!("destination_exists"))
+    );
+    // By the path it had, as well.
+    assert_eq!(done(&project, "drop ../p.worktrees/two"), "");
+    assert_eq!(done(&project, "list").lines().count(), 1);
+    fs::remove_dir_all(&one).unwrap();
+    let document = calve(&project, &format!("restore --json {}", one.display())).json();
+    assert_eq!((&document["name"], &document["path"]), (&json!("one"), &json!(one.to_str())));
+}
+
+#[test]
+fn a_signal_during_a_start_leaves_no_worktree_behind() {
+    let scratch = scratch();
+    for number in 0..2000 {
+        let name = format!("p/{}/{number}", number % 20);
+        plant(scratch.path(), &[(&name, "some content")]);
+    }
+    let project = scratch.path().join("p");
+    done(&project, "init");
+    done(&project, "snapshot");
+    let mut start = command(&project, ["start", "--json", "-n", "40"]);
+    start.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = start.spawn().unwrap();
+    let beside = worktrees_of(&project);
+    let started = std::time::Instant::now();
+    while fs::read_dir(&beside).map_or(0, Iterator::count) == 0 {
+        assert!(started.elapsed().as_secs() < 30, "nothing was begun");
+        std::thread::yield_now();
+    }
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    let cut = Run::from(child.wait_with_output().unwrap());
+    assert_eq!(cut.code, Some(130), "{cut:?}");
+    assert_eq!(cut.json()["error"]["kind"], "cancelled");
+    assert_eq!(fs::read_dir(&beside).unwrap().count(), 0);
+    assert_eq!(run(command(&project, ["list"])).stdout, "");
+}
