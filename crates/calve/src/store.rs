@@ -42,6 +42,7 @@ pub(crate) mod reach;
 pub(crate) mod repair;
 pub(crate) mod scan;
 pub(crate) mod snapshot;
+pub(crate) mod sparse;
 pub(crate) mod stats;
 pub(crate) mod template;
 pub(crate) mod verify;
@@ -337,7 +338,7 @@ impl Store {
                 },
             ));
         };
-        let unpack = |file: &mut std::fs::File| self.open_pack(&pack)?.read(id, at, file);
+        let unpack = |file: &mut std::fs::File| self.open_pack(&pack)?.read_into(id, at, file);
         let file = if self.0.read_only {
             unlinked_file().and_then(|mut file| unpack(&mut file).map(|()| OwnedFd::from(file)))
         } else {
@@ -476,7 +477,16 @@ impl Marker {
 
 /// A file that nobody else sees and that is gone when it is closed.
 fn unlinked_file() -> io::Result<std::fs::File> {
-    let file = rustix::fs::memfd_create("calve", rustix::fs::MemfdFlags::CLOEXEC)?;
+    #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
+    let file = fs::memfd_create("calve", fs::MemfdFlags::CLOEXEC)?;
+    #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
+    let file = {
+        let path = Path::new("/tmp").join(crate::tree::staging::stage_name());
+        let mode = Mode::from_raw_mode(0o600);
+        let file = fs::open(&path, (NEW_FILE_FLAGS - OFlags::WRONLY) | OFlags::RDWR, mode)?;
+        fs::unlink(&path)?;
+        file
+    };
     Ok(file.into())
 }
 

@@ -38,7 +38,7 @@ pub(crate) mod tally;
 mod targets;
 pub(crate) mod verdicts;
 #[cfg(unix)]
-mod walk;
+pub(crate) mod walk;
 
 /// How a regular file arrives at the destination.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]

@@ -332,12 +332,7 @@ impl Worktree {
             Some(now) => changes(&base, now, &delta::compare(&base, now, Counts::Content)),
             None => Vec::new(),
         };
-        Ok(Status {
-            snapshot: this.based_on()?,
-            changes,
-            entries,
-            elapsed: started.elapsed(),
-        })
+        Ok(Status { snapshot: this.based_on()?, changes, entries, elapsed: started.elapsed() })
     }
 
     fn based_on(&self) -> Result<SnapshotId, Error> {

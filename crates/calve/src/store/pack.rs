@@ -41,6 +41,7 @@ use zstd::zstd_safe::{
 };
 
 use super::id::{BlobId, ID_BYTES};
+use super::sparse::SparseWriter;
 
 #[cfg(test)]
 mod tests;
@@ -439,6 +440,14 @@ impl Pack {
                 _ => return Ok(found),
             }
         }
+    }
+
+    /// The same into an empty file, with holes where there are only zeros.
+    ///
+    /// # Errors
+    /// As for [`read`](Self::read).
+    pub(crate) fn read_into(&self, id: BlobId, at: Location, file: &File) -> io::Result<()> {
+        self.read(id, at, &mut SparseWriter::new(file, at.size))
     }
 
     /// Writes the content of blob `id`, which is `at` there, to `out`.

@@ -131,7 +131,7 @@ impl Store {
             (Mirror::Bad { .. }, Some((pack, Ok(())))) => {
                 let Some((_, at)) = self.db().packed(id)? else { return Ok(()) };
                 let aside = self.set_aside(id)?;
-                let unpack = |file: &mut File| self.open_pack(&pack)?.read(id, at, file);
+                let unpack = |file: &mut File| self.open_pack(&pack)?.read_into(id, at, file);
                 self.blobs().put(id, unpack).context("unpack", || self.blobs().mirror_path(id))?;
                 seals.push(id);
                 // What was there is of no use to anybody.

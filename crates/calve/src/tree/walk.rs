@@ -583,30 +583,33 @@ pub(super) fn two_names(path: PathBuf) -> Error {
 
 /// The entries of an open directory.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-struct Reader<'a>(fs::RawDir<'a, &'a OwnedFd>);
+pub(crate) struct Reader<'a>(fs::RawDir<'a, &'a OwnedFd>);
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 impl<'a> Reader<'a> {
-    fn new(dir: &'a OwnedFd, buffer: &'a mut [MaybeUninit<u8>]) -> rustix::io::Result<Self> {
+    pub(crate) fn new(
+        dir: &'a OwnedFd,
+        buffer: &'a mut [MaybeUninit<u8>],
+    ) -> rustix::io::Result<Self> {
         Ok(Self(fs::RawDir::new(dir, buffer)))
     }
 
-    fn next(&mut self) -> Option<rustix::io::Result<(CString, FileType)>> {
+    pub(crate) fn next(&mut self) -> Option<rustix::io::Result<(CString, FileType)>> {
         let entry = self.0.next()?;
         Some(entry.map(|entry| (entry.file_name().to_owned(), entry.file_type())))
     }
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-struct Reader(fs::Dir);
+pub(crate) struct Reader(fs::Dir);
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 impl Reader {
-    fn new(dir: &OwnedFd, _: &mut [MaybeUninit<u8>]) -> rustix::io::Result<Self> {
+    pub(crate) fn new(dir: &OwnedFd, _: &mut [MaybeUninit<u8>]) -> rustix::io::Result<Self> {
         fs::Dir::read_from(dir).map(Self)
     }
 
-    fn next(&mut self) -> Option<rustix::io::Result<(CString, FileType)>> {
+    pub(crate) fn next(&mut self) -> Option<rustix::io::Result<(CString, FileType)>> {
         let entry = self.0.next()?;
         Some(entry.map(|entry| (entry.file_name().to_owned(), entry.file_type())))
     }

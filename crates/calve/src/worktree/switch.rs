@@ -148,8 +148,12 @@ impl Worktree {
             }
             _ => None,
         };
-        let trees =
-            Trees { base, now: scan.manifest.as_ref().unwrap_or(base), target: &target, interrupted: interrupted.as_ref() };
+        let trees = Trees {
+            base,
+            now: scan.manifest.as_ref().unwrap_or(base),
+            target: &target,
+            interrupted: interrupted.as_ref(),
+        };
         let mut moves = trees.plan(what);
         let root = super::open_dir(&self.path)?;
         trees.find_hidden(&root, &mut moves).context("read", || &self.path)?;

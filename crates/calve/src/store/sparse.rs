@@ -1,0 +1,89 @@
+//! Writing a file whose zeros take no space: what a pack gives back has holes again where blocks of it hold nothing.
+//!
+//! A block of zeros that was data becomes a hole, too. Nobody can tell but by asking for the holes, and the content is stored once
+//! whatever holes it was found with.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt as _;
+
+/// The block of most filesystems, and the least that can be a hole.
+const BLOCK: usize = 4096;
+const ZEROS: [u8; BLOCK] = [0; BLOCK];
+
+/// Writes from the start of an empty file.
+pub(crate) struct SparseWriter<'a> {
+    file: &'a File,
+    size: u64,
+    offset: u64,
+}
+
+impl<'a> SparseWriter<'a> {
+    /// `size` is how long the file will be.
+    pub(crate) fn new(file: &'a File, size: u64) -> Self {
+        Self { file, size, offset: 0 }
+    }
+
+    /// The end of the piece of `bytes` that begins at `at` and lies in one block, and whether there is anything in it.
+    fn piece(&self, at: usize, bytes: &[u8]) -> (usize, bool) {
+        let into = usize::try_from((self.offset + at as u64) % BLOCK as u64).unwrap_or(0);
+        let length = (BLOCK - into).min(bytes.len() - at);
+        let piece = &bytes[at..at + length];
+        (at + length, self.size < BLOCK as u64 || *piece != ZEROS[..length])
+    }
+}
+
+impl Write for SparseWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.offset == 0 && self.size >= BLOCK as u64 {
+            // At once: where XFS sees a file grow it allocates ahead, and in the holes.
+            self.file.set_len(self.size)?;
+        }
+        let mut at = 0;
+        while at < bytes.len() {
+            let start = at;
+            let mut next = self.piece(at, bytes);
+            while next.1 {
+                at = next.0;
+                next = if at < bytes.len() { self.piece(at, bytes) } else { (at, false) };
+            }
+            if start < at {
+                self.file.write_all_at(&bytes[start..at], self.offset + start as u64)?;
+            }
+            at = next.0;
+        }
+        self.offset += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_the_content_however_it_is_cut() {
+        let mut content = vec![0; 50_000];
+        for at in [0, 1, 4095, 12_288, 20_000, 49_999] {
+            content[at] = 7;
+        }
+        for (cut, size) in
+            [(1, 9000), (4095, 50_000), (4096, 50_000), (5000, 50_000), (50_000, 50_000)]
+        {
+            let file = tempfile::tempfile().unwrap();
+            let mut writer = SparseWriter::new(&file, size);
+            let size = usize::try_from(size).unwrap();
+            for piece in content[..size].chunks(cut) {
+                writer.write_all(piece).unwrap();
+            }
+            let mut found = vec![1; size];
+            file.read_exact_at(&mut found, 0).unwrap();
+            assert!(found == content[..size], "cut at {cut}");
+            assert_eq!(file.metadata().unwrap().len(), size as u64);
+        }
+    }
+}
