@@ -176,13 +176,16 @@ fn warm(store: &Store, words: &[String], session: Session<'_>) -> Result<Exit, F
         .work(Total::Unknown, |common| store.warm(&snapshots, common))
         .map_err(|error| store_failure(&error))?;
     let output = session.output;
-    output.summary(format_args!(
-        "{} warm, {} made ({}), {}",
+    let mut line = format!(
+        "{} warm, {} made ({})",
         counted(report.snapshots.len() as u64, "snapshot"),
         counted(report.made_mirrors, "mirror"),
         text::bytes(report.made_bytes),
-        text::duration(report.elapsed),
-    ));
+    );
+    if report.templates > 0 {
+        line.push_str(&format!(", {} as a subvolume", counted(report.templates, "tree")));
+    }
+    output.summary(format_args!("{line}, {}", text::duration(report.elapsed)));
     if output.json {
         output.document(&WarmDocument::new(&report))?;
     }
@@ -311,6 +314,7 @@ struct GcDocument {
     packed_bytes: u64,
     packs: u64,
     rewritten_packs: u64,
+    templates: u64,
     directories: u64,
     leftovers: u64,
     elapsed_seconds: f64,
@@ -327,6 +331,7 @@ impl GcDocument {
             packed_bytes: report.packed_bytes,
             packs: report.packs,
             rewritten_packs: report.rewritten_packs,
+            templates: report.templates,
             directories: report.directories,
             leftovers: report.leftovers,
             elapsed_seconds: report.elapsed.as_secs_f64(),
@@ -367,6 +372,7 @@ struct WarmDocument {
     blobs: u64,
     made_mirrors: u64,
     made_bytes: u64,
+    templates: u64,
     elapsed_seconds: f64,
 }
 
@@ -377,6 +383,7 @@ impl WarmDocument {
             blobs: report.blobs,
             made_mirrors: report.made_mirrors,
             made_bytes: report.made_bytes,
+            templates: report.templates,
             elapsed_seconds: report.elapsed.as_secs_f64(),
         }
     }
