@@ -11,7 +11,7 @@ pub(crate) enum Exit {
     Failed,
     /// 2: the command line was not understood; nothing was begun.
     Usage,
-    /// 3: done, with findings: entries that were left out, a pair of paths that cannot reflink.
+    /// 3: done, with findings: entries that were left out, changes, damage, a pair of paths that cannot reflink.
     Findings,
     /// 128 + the signal's number (130 for Ctrl-C): stopped by that signal; nothing was left behind.
     Signal(u8),
