@@ -138,7 +138,7 @@ impl Store {
                 let trash = open_dir(&self.path().join("trash"))?;
                 let _ = staging::remove(&trash, &aside);
             }
-            (Mirror::Bad { how: Bad::Young | Bad::Worthless, .. }, _) => {
+            (Mirror::Bad { how: Bad::Young | Bad::Worthless | Bad::Empty, .. }, _) => {
                 self.set_aside(id)?;
             }
             // Another day it may be readable, and there is nothing else.

@@ -140,6 +140,8 @@ pub(super) enum Bad {
     Young,
     /// Its hash is another, or it is no file.
     Worthless,
+    /// There is nothing in it: its maker gave up, since the file changed that was to be taken in.
+    Empty,
     /// It may not be read.
     Closed,
     /// It could not be read, this time.
@@ -427,7 +429,11 @@ impl Store {
         }
         let sealed = meta.modified() == seal_of(id);
         let old = older_than(meta.changed, LOOK * LOOKS) == Some(true);
-        let worthless = if old { Bad::Worthless } else { Bad::Young };
+        let worthless = match old {
+            true if meta.size == 0 => Bad::Empty,
+            true => Bad::Worthless,
+            false => Bad::Young,
+        };
         match intake.hash(&file, meta.size, stop) {
             Ok((hash, size)) if hash == id => {
                 // It was sealed, or its size was set, while it was read.
@@ -486,7 +492,10 @@ impl Store {
             repaired: false,
         };
         let mut found = Vec::new();
-        if let Mirror::Bad { why, .. } = standing.mirror {
+        if let Mirror::Bad { why, how } = standing.mirror
+            // What nobody needs, and nobody vouched for, was begun and given up, or is just being made.
+            && (needed || standing.packed.is_some() || !matches!(how, Bad::Empty | Bad::Young))
+        {
             found.push(damage(DamageKind::Mirror, self.blobs().mirror_path(id), why));
         }
         if let Some((pack, Err(why))) = standing.packed {

@@ -1,0 +1,367 @@
+//! Promise: a snapshot is the tree. What is started from it is the same, entry by entry, in all that an entry is; and a snapshot costs
+//! no more reading than was changed.
+
+#![cfg(target_os = "linux")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use calve::{DestinationReport, PackOptions, SkipReason, SnapshotReport, Store};
+
+use common::snapshot::{Kind, Snapshot, assert_same, only};
+use common::stores::{
+    Desk, after_a_tick, assert_arrived, assert_sound, options, put, set_mode, status, tree,
+};
+use common::{bytes, expects_reflink, in_child, odd};
+
+fn odd_desk() -> Desk {
+    Desk::new(odd::build)
+}
+
+/// The project as a worktree of it must be: without sockets, which mean nothing elsewhere.
+fn wanted(project: &Path) -> Snapshot {
+    only(&tree(project), |_, entry| entry.kind != Kind::Socket)
+}
+
+fn skipped(report: &SnapshotReport) -> Vec<(&Path, &SkipReason)> {
+    report.skipped.iter().map(|skipped| (skipped.path.as_path(), &skipped.reason)).collect()
+}
+
+/// Starts `name` from the project's last snapshot.
+fn start(desk: &Desk, name: &str) -> (PathBuf, DestinationReport) {
+    let latest = desk.store.latest().unwrap().unwrap();
+    let options = calve::StartOptions::new().from(latest);
+    let report = desk.store.start(&[name], &options).unwrap().worktrees.remove(0).report;
+    (report.path.clone(), report)
+}
+
+#[test]
+fn a_worktree_of_the_odd_tree_is_the_odd_tree() {
+    let desk = odd_desk();
+    let taken = desk.store.snapshot(Some("odd"), None, &options()).unwrap();
+    assert_eq!(skipped(&taken), [(Path::new("special/socket"), &SkipReason::Socket)]);
+    if expects_reflink(&desk.project) {
+        assert_eq!(taken.copied_files, 0, "{taken:?}");
+        assert!(taken.cloned_files > 50, "{taken:?}");
+    } else {
+        assert_eq!(taken.cloned_files, 0, "{taken:?}");
+        assert!(taken.copied_files > 50, "{taken:?}");
+    }
+    let wanted = wanted(&desk.project);
+    // On btrfs the first start and the later ones go different ways.
+    for name in ["one", "two", "three"] {
+        let (path, report) = start(&desk, name);
+        assert_arrived(&report);
+        assert_eq!(report.skipped, [], "{name}");
+        assert_same(&wanted, &tree(&path), name);
+        assert_eq!(status(&desk.store.worktree(name).unwrap()), [""; 0], "{name}");
+    }
+    assert_sound(&desk.store);
+}
+
+#[test]
+fn a_worktree_is_the_same_after_all_content_was_packed() {
+    let desk = odd_desk();
+    desk.snapshot();
+    let wanted = wanted(&desk.project);
+    let packed = desk.store.pack(&PackOptions::new().all(true), &options()).unwrap();
+    assert_eq!(packed.damaged, []);
+    assert!(
+        packed.packed_blobs > 50 && packed.dropped_mirrors == packed.packed_blobs,
+        "{packed:?}"
+    );
+    assert_eq!(assert_sound(&desk.store).mirrors, 0, "all mirrors were dropped");
+    let (path, report) = start(&desk, "one");
+    assert_arrived(&report);
+    // Holes, too: a pack does not know them, but in this tree what is zero is a hole.
+    assert_same(&wanted, &tree(&path), "started from a pack");
+    // What was unpacked is a mirror again, and vouched for.
+    let found = assert_sound(&desk.store);
+    assert!(found.mirrors >= packed.packed_blobs && found.unsealed_mirrors == 0, "{found:?}");
+}
+
+#[test]
+fn a_worktree_of_a_second_snapshot_is_the_changed_tree() {
+    let desk = odd_desk();
+    desk.snapshot();
+    let changed = desk.project.join("sizes/4097");
+    fs::write(&changed, bytes(77, 4097)).unwrap();
+    set_mode(&desk.project.join("folders/0775"), 0o705);
+    fs::remove_file(desk.project.join("hard/a-too")).unwrap();
+    after_a_tick();
+    let second = desk.store.snapshot(None, None, &options()).unwrap();
+    assert!(second.new);
+    // The file that lost a name has another change time, so it is looked at again under each of those that are left.
+    assert_eq!(second.read_files, 1 + 3, "{second:?}");
+    let (path, report) = start(&desk, "one");
+    assert_arrived(&report);
+    assert_same(&wanted(&desk.project), &tree(&path), "of the second snapshot");
+}
+
+#[test]
+fn a_umask_of_077_clips_nothing() {
+    in_child("a_umask_of_077_clips_nothing", "077", || {
+        let desk = odd_desk();
+        let wanted = wanted(&desk.project);
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+        desk.snapshot();
+        let (path, _) = start(&desk, "one");
+        assert_same(&wanted, &tree(&path), "under umask 077");
+        desk.store.pack(&PackOptions::new().all(true), &options()).unwrap();
+        let (path, _) = start(&desk, "two");
+        assert_same(&wanted, &tree(&path), "unpacked under umask 077");
+    });
+}
+
+#[test]
+fn what_calveignore_names_is_left_out_as_git_would() {
+    let desk = Desk::small();
+    let root = &desk.project;
+    put(root, ".calveignore", "# comment\n*.log\n/target/\n!keep.log\nbuild\ndocs/**/*.tmp\n");
+    put(root, "a.log", "1");
+    put(root, "keep.log", "1");
+    put(root, "src/deep/b.log", "1");
+    put(root, "src/target/kept", "1");
+    put(root, "build/out", "1");
+    put(root, "src/build/out", "1");
+    put(root, "docs/x.tmp", "1");
+    put(root, "docs/a/b/x.tmp", "1");
+    put(root, "docs/a/b/x.md", "1");
+    // Nested: it adds rules, and takes one back.
+    put(root, "src/.calveignore", "!b.log\n/only-here\n");
+    put(root, "src/only-here", "1");
+    put(root, "src/deep/only-here", "1");
+    put(root, "only-here", "1");
+    desk.snapshot();
+    let (path, _) = start(&desk, "one");
+    let found: Vec<String> = tree(&path)
+        .into_iter()
+        .filter(|(_, entry)| entry.kind == Kind::File)
+        .map(|(path, _)| path.to_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(
+        found,
+        [
+            ".calveignore",
+            "README",
+            "docs/a/b/x.md",
+            "docs/guide/first.md",
+            "docs/guide/second.md",
+            "keep.log",
+            "only-here",
+            "run.sh",
+            "src/.calveignore",
+            "src/deep/b.log",
+            "src/deep/only-here",
+            "src/lib.rs",
+            "src/main.rs",
+            "src/target/kept",
+        ]
+    );
+    // What is ignored is no change either, in the project or in a worktree.
+    put(&path, "more.log", "1");
+    put(&path, "target/x", "1");
+    assert_eq!(status(&desk.store.worktree("one").unwrap()), [""; 0]);
+    assert_eq!(status(&desk.store.project_worktree().unwrap()), [""; 0]);
+}
+
+#[test]
+fn equal_files_are_stored_once() {
+    let desk = Desk::new(|root| {
+        fs::create_dir(root).unwrap();
+        for number in 0..20 {
+            put(root, &format!("d{number}/same"), bytes(1, 10_000));
+            put(root, &format!("d{number}/other"), bytes(number + 2, 10_000));
+            put(root, &format!("d{number}/empty"), "");
+        }
+    });
+    let taken = desk.store.snapshot(None, None, &options()).unwrap();
+    assert_eq!((taken.files, taken.read_files), (60, 60));
+    assert_eq!(assert_sound(&desk.store).mirrors, 21, "an empty file needs none");
+    put(&desk.project, "again", bytes(1, 10_000));
+    let second = desk.store.snapshot(None, None, &options()).unwrap();
+    assert_eq!((second.cloned_files, second.copied_files), (0, 0), "{second:?}");
+    assert_eq!(assert_sound(&desk.store).mirrors, 21);
+}
+
+#[test]
+fn a_second_snapshot_reads_only_what_changed_and_an_unchanged_tree_is_the_same_snapshot() {
+    let desk = odd_desk();
+    after_a_tick();
+    let first = desk.store.snapshot(None, None, &options()).unwrap();
+    assert!(first.new && first.read_files > 50);
+    let again = |what: &str, expected: (bool, u64)| {
+        let store = Store::open(desk.store.path()).unwrap();
+        let found = store.snapshot(None, None, &options()).unwrap();
+        assert_eq!((found.new, found.read_files), expected, "{what}: {found:?}");
+        found.id
+    };
+    assert_eq!(again("unchanged", (false, 0)), first.id);
+    let file = desk.project.join("sizes/65536");
+    fs::write(&file, bytes(78, 65536)).unwrap();
+    after_a_tick();
+    let second = again("one file changed", (true, 1));
+    assert_eq!(again("unchanged", (false, 0)), second);
+    odd::set_mtime(&file, 1_000_000_001, 3);
+    after_a_tick();
+    let third = again("one file touched", (true, 1));
+    put(&desk.project, "links/new", "new");
+    after_a_tick();
+    again("one file added", (true, 1));
+    fs::remove_file(desk.project.join("links/new")).unwrap();
+    let fourth = again("one file removed", (true, 0));
+    assert_ne!(third, fourth, "the folder has another time, and the parent is another");
+    let told = desk.store.snapshot(Some("told"), None, &options()).unwrap();
+    assert!(told.new, "a message is worth a snapshot");
+    assert_eq!(desk.store.show(told.id).unwrap().parent, Some(fourth));
+}
+
+#[test]
+fn what_is_stored_is_vouched_for_whoever_opens_the_store_next() {
+    let desk = odd_desk();
+    desk.snapshot();
+    let store = Store::open(desk.store.path()).unwrap();
+    let found = store.verify(false, &options()).unwrap();
+    assert!(found.mirrors > 50 && found.unsealed_mirrors == 0, "{found:?}");
+    // Nothing would have to be made, or hashed, before it could be started from.
+    let warm = store.warm(&[], &options()).unwrap();
+    assert!(warm.blobs > 50 && warm.made_mirrors == 0, "{warm:?}");
+    store.pack(&PackOptions::new().all(true), &options()).unwrap();
+    let cold = store.warm(&[], &options()).unwrap();
+    assert_eq!(cold.made_mirrors, warm.blobs, "{cold:?}");
+    let store = Store::open(desk.store.path()).unwrap();
+    assert_eq!(store.warm(&[], &options()).unwrap().made_mirrors, 0);
+}
+
+/// The stream that what is appended to is always a start of.
+fn stream(length: usize) -> Vec<u8> {
+    bytes(4711, length)
+}
+
+/// A content that says how long it is and what is in it.
+fn sealed_content(seed: u64) -> Vec<u8> {
+    let length = 100 + usize::try_from(seed % 50).unwrap() * 997;
+    let mut content = format!("{seed:020}").into_bytes();
+    content.extend(bytes(seed, length));
+    content
+}
+
+/// Whether a file is whole, by the rule of its folder.
+fn is_whole(path: &Path, content: &[u8], all: &[u8]) -> bool {
+    if path.starts_with("appended") || path.starts_with("cut") || path.starts_with("linked") {
+        return all.starts_with(content);
+    }
+    let seed = content.get(..20).and_then(|digits| std::str::from_utf8(digits).ok());
+    seed.and_then(|digits| digits.parse().ok()).is_some_and(|seed| sealed_content(seed) == content)
+}
+
+/// Changes files until it is told to stop, each step leaving a whole file behind.
+fn churn(root: &Path, all: &[u8], stop: &AtomicBool) {
+    let mut step = 0_u64;
+    let at = |folder: &str, number: u64| root.join(folder).join(format!("f{}", number % 8));
+    while !stop.load(Ordering::Relaxed) {
+        step += 1;
+        for (folder, much) in [("appended", 700), ("linked", 300)] {
+            let path = at(folder, step);
+            let mut file = fs::OpenOptions::new().append(true).open(&path).unwrap();
+            let length = usize::try_from(file.metadata().unwrap().len()).unwrap();
+            if length + much < all.len() {
+                file.write_all(&all[length..length + much]).unwrap();
+            }
+        }
+        let path = at("cut", step);
+        if step.is_multiple_of(3) {
+            fs::write(&path, &all[..60_000]).unwrap();
+        } else {
+            let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+            file.set_len(file.metadata().unwrap().len() / 2).unwrap();
+        }
+        let new = root.join("replaced").join("new");
+        fs::write(&new, sealed_content(step)).unwrap();
+        fs::rename(&new, at("replaced", step)).unwrap();
+        let gone = at("deleted", step);
+        if fs::remove_file(&gone).is_err() {
+            let new = root.join("new");
+            fs::write(&new, sealed_content(step)).unwrap();
+            fs::rename(&new, &gone).unwrap();
+        }
+        if step.is_multiple_of(16) {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+#[test]
+fn a_snapshot_of_a_tree_in_motion_tears_no_file() {
+    let all = stream(4_000_000);
+    let desk = Desk::new(|root| {
+        fs::create_dir(root).unwrap();
+        for number in 0..8 {
+            put(root, &format!("appended/f{number}"), &all[..1000]);
+            put(root, &format!("linked/f{number}"), &all[..1000]);
+            fs::create_dir_all(root.join("linked-too")).unwrap();
+            let (old, new) = (format!("linked/f{number}"), format!("linked-too/f{number}"));
+            fs::hard_link(root.join(old), root.join(new)).unwrap();
+            put(root, &format!("cut/f{number}"), &all[..60_000]);
+            put(root, &format!("replaced/f{number}"), sealed_content(number));
+            put(root, &format!("deleted/f{number}"), sealed_content(number));
+            // As many as it takes for a scan to last.
+            for still in 0..30 {
+                put(root, &format!("still/{number}/{still}"), sealed_content(number * 100 + still));
+            }
+        }
+        fs::write(root.join("new"), sealed_content(0)).unwrap();
+    });
+    let stop = AtomicBool::new(false);
+    let mut reasons: BTreeMap<String, u32> = BTreeMap::new();
+    thread::scope(|scope| {
+        let churning = scope.spawn(|| churn(&desk.project, &all, &stop));
+        for round in 0..12 {
+            let taken = desk.store.snapshot(None, None, &options());
+            let Ok(taken) = taken else {
+                stop.store(true, Ordering::Relaxed);
+                panic!("{round}: {taken:?}");
+            };
+            for skipped in &taken.skipped {
+                *reasons.entry(format!("{:?}", skipped.reason)).or_default() += 1;
+            }
+            let (path, _) = start(&desk, &format!("w{round}"));
+            let found = status(&desk.store.worktree(&format!("w{round}")).unwrap());
+            let torn: Vec<PathBuf> = tree(&path)
+                .into_iter()
+                .filter(|(_, entry)| entry.kind == Kind::File)
+                .map(|(file, _)| file)
+                // A file that is being written for the first time may be caught half way.
+                .filter(|file| !matches!(file.to_str(), Some("new" | "replaced/new")))
+                .filter(|file| {
+                    let rule = file.to_str().unwrap().replace("linked-too", "linked");
+                    // Nor is a file whole between its truncation and its write.
+                    let content = fs::read(path.join(file)).unwrap();
+                    !is_whole(Path::new(&rule), &content, &all)
+                })
+                .collect();
+            if !torn.is_empty() || !found.is_empty() {
+                stop.store(true, Ordering::Relaxed);
+            }
+            assert_eq!(torn, [PathBuf::new(); 0], "in round {round}");
+            assert_eq!(found, [""; 0], "a fresh worktree is clean, in round {round}");
+        }
+        stop.store(true, Ordering::Relaxed);
+        churning.join().unwrap();
+    });
+    let expected = ["Changing", "Vanished"];
+    assert!(reasons.keys().all(|reason| expected.contains(&reason.as_str())), "{reasons:?}");
+    assert_sound(&desk.store);
+    // When all is quiet, the snapshot is the tree again.
+    let taken = desk.store.snapshot(None, None, &options()).unwrap();
+    assert_eq!(skipped(&taken), []);
+    let (path, _) = start(&desk, "quiet");
+    assert_same(&tree(&desk.project), &tree(&path), "after the motion");
+}
