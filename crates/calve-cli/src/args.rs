@@ -453,6 +453,24 @@ mod tests {
         Cli::command().debug_assert();
     }
 
+    /// `init DIR` once was taken for `-C DIR` as well: clap tells arguments apart by the names of their fields.
+    #[test]
+    fn no_command_has_an_argument_that_is_taken_for_a_common_flag() {
+        fn check(command: &clap::Command, common: &[clap::Id]) {
+            for inner in command.get_subcommands() {
+                for argument in inner.get_arguments() {
+                    let id = argument.get_id();
+                    assert!(!common.contains(id), "{} {id}", inner.get_name());
+                }
+                check(inner, common);
+            }
+        }
+        let command = Cli::command();
+        let common: Vec<_> = command.get_arguments().map(|it| it.get_id().clone()).collect();
+        assert!(common.len() > 5);
+        check(&command, &common);
+    }
+
     #[test]
     fn a_count_numbers_the_name_of_the_destination() {
         for (words, expected) in [

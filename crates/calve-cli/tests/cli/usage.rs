@@ -95,6 +95,29 @@ fn help_and_version_are_results() {
     }
 }
 
+#[cfg(unix)]
+#[test]
+fn every_command_of_stores_has_its_help_with_examples() {
+    let scratch = with_source();
+    let verbs = "init snapshot start list status diff capture switch reset drop restore log show name store";
+    let overview = calve(scratch.path(), "--help").stdout;
+    for verb in verbs.split(' ') {
+        assert!(overview.contains(&format!("\n  {verb}")), "{verb}: {overview}");
+    }
+    let of_store = ["store verify", "store gc", "store pack", "store warm"];
+    for verb in verbs.split(' ').chain(of_store) {
+        for flag in ["-h", "--help"] {
+            let run = calve(scratch.path(), &format!("{verb} {flag}"));
+            assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""), "{verb} {flag}");
+            assert!(run.stdout.contains(&format!("Usage: calve {verb}")), "{}", run.stdout);
+            assert!(run.stdout.contains("Examples:\n"), "{verb}: {}", run.stdout);
+            assert!(!run.stdout.contains("empty-trash"), "{verb}: {}", run.stdout);
+            let long = run.stdout.lines().find(|line| line.chars().count() > 100);
+            assert_eq!(long, None, "{verb} {flag}");
+        }
+    }
+}
+
 #[test]
 fn every_shell_gets_its_completions() {
     let scratch = with_source();
