@@ -201,7 +201,7 @@ impl Blobs {
 
     /// What is at the name of a blob of `size` bytes.
     pub(crate) fn look(&self, id: BlobId, size: u64) -> io::Result<Mirror> {
-        let file = match fs::openat(&self.dir, &path_of(id), SOURCE_FLAGS, Mode::empty()) {
+        let file = match fs::openat(&self.dir, path_of(id), SOURCE_FLAGS, Mode::empty()) {
             Ok(file) => file,
             Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => return Ok(Mirror::Missing),
             Err(errno) => return Err(errno.into()),
@@ -219,7 +219,7 @@ impl Blobs {
 
     /// Whether a sealed mirror is there: one call, nothing opened.
     pub(crate) fn is_sealed(&self, id: BlobId, size: u64) -> io::Result<bool> {
-        match fs::statat(&self.dir, &path_of(id), AtFlags::SYMLINK_NOFOLLOW) {
+        match fs::statat(&self.dir, path_of(id), AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => {
                 let meta = Meta::of(&stat);
                 Ok(meta.file_type() == fs::FileType::RegularFile
@@ -451,7 +451,7 @@ impl Blobs {
     pub(crate) fn seal(&self, ids: &[BlobId]) -> io::Result<()> {
         for id in ids {
             let times = timestamps(seal_of(*id));
-            match fs::utimensat(&self.dir, &path_of(*id), &times, AtFlags::SYMLINK_NOFOLLOW) {
+            match fs::utimensat(&self.dir, path_of(*id), &times, AtFlags::SYMLINK_NOFOLLOW) {
                 // Somebody packed it and dropped the mirror.
                 Ok(()) | Err(Errno::NOENT) => {}
                 Err(errno) => return Err(errno.into()),
@@ -462,7 +462,7 @@ impl Blobs {
 
     /// Removes a mirror. Its content is in a pack, or nobody needs it any more.
     pub(crate) fn remove(&self, id: BlobId) -> io::Result<()> {
-        match fs::unlinkat(&self.dir, &path_of(id), AtFlags::empty()) {
+        match fs::unlinkat(&self.dir, path_of(id), AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(errno) => Err(errno.into()),
         }

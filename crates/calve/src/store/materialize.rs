@@ -198,6 +198,10 @@ pub(crate) fn wanted(entry: &Entry) -> Meta {
         Kind::Symlink(_) => fs::FileType::Symlink,
         Kind::Fifo => fs::FileType::Fifo,
     };
+    #[cfg_attr(
+        any(target_os = "linux", target_os = "android"),
+        expect(clippy::useless_conversion, reason = "16 bits elsewhere")
+    )]
     let mode = u32::from(kind.as_raw_mode()) | entry.mode;
     Meta::wanted(mode, (entry.uid, entry.gid), (entry.mtime.0, entry.mtime.1.into()))
 }

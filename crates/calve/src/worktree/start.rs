@@ -260,9 +260,9 @@ impl Store {
                 .map_err(|error| Error::io("start worktree", &path, io::Error::other(error)))?;
             places.push(Place { path, parent, dir, name });
         }
-        let (mut stages, reports) = match self.from_template(id, object, rows, &places, options)? {
+        let (mut stages, reports) = match self.by_template(id, object, rows, &places, options)? {
             Some(made) => made,
-            None => self.from_mirrors(id, object, rows, &places, options)?,
+            None => self.by_mirrors(id, object, rows, &places, options)?,
         };
         drop(guard);
         let mut done = 0;
@@ -296,14 +296,14 @@ impl Store {
     }
 
     /// Clones every file from its mirror.
-    fn from_mirrors(
+    fn by_mirrors(
         &self,
         id: SnapshotId,
         object: &SnapshotObject,
         rows: &[WorktreeRow],
         places: &[Place],
         options: &StoreOptions,
-    ) -> Result<(Vec<Stage>, Vec<DestinationReport>), Error> {
+    ) -> Result<Staged, Error> {
         let manifest = self.db().manifest(id, object)?;
         let mut stages = Vec::with_capacity(rows.len());
         let mut roots = Vec::with_capacity(rows.len());
@@ -358,14 +358,14 @@ impl Store {
     }
 
     /// Takes a snapshot, for each worktree, of the subvolume that has the tree. `None`: there is none, or not for this place.
-    fn from_template(
+    fn by_template(
         &self,
         id: SnapshotId,
         object: &SnapshotObject,
         rows: &[WorktreeRow],
         places: &[Place],
         options: &StoreOptions,
-    ) -> Result<Option<(Vec<Stage>, Vec<DestinationReport>)>, Error> {
+    ) -> Result<Option<Staged>, Error> {
         let Some(template) = self.template(id, object, options)? else { return Ok(None) };
         let root = wanted(&object.root).timestamps();
         let mut stages = Vec::with_capacity(rows.len());
@@ -419,13 +419,16 @@ impl Worktree {
         let object = this.store.object(id)?;
         let (parent, _) = crate::store::parent_of(&this.path)?;
         std::fs::create_dir_all(&parent).context("make folder", || &parent)?;
-        let rows = [WorktreeRow { state: State::Ready, target: None, ..this.row.clone() }];
+        let rows = [WorktreeRow { state: State::Ready, target: None, ..this.row }];
         // Its row stays whatever happens.
         let claimed = Claimed { store: &self.store, rows: &[], kept: true };
         let mut reports = self.store.make(id, &object, &rows, options, claimed)?;
         Ok(reports.pop().unwrap_or_default())
     }
 }
+
+/// The trees that were made, one for each worktree, and how.
+type Staged = (Vec<Stage>, Vec<DestinationReport>);
 
 /// Where a worktree shall be.
 pub(crate) struct Place {

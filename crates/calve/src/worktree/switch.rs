@@ -245,7 +245,7 @@ impl Worktree {
             store: &self.store,
             manifest: &manifest,
             roots: &[stage.dir().try_clone().context("stage in", || &self.path)?],
-            paths: &[self.path.clone()],
+            paths: std::slice::from_ref(&self.path),
             jobs: options.threads(),
             cancel: &options.cancel,
             progress: &options.progress,
