@@ -17,7 +17,7 @@
 //!    exclusive lock: one that was named, or that a worktree was started from, a moment before, stays, and is marked in the next step.
 //!    Somebody who read such a snapshot before the lock, and wants it after, finds it missing, or refuses its directories: an
 //!    error, and nothing is lost.
-//! 5. *A snapshot that cannot be read* may need anything. Then nothing is removed at all.
+//! 5. *A snapshot that cannot be read*, or that has a name or a worktree and is gone, may need anything. Then nothing is removed at all.
 //!
 //! # A crash at any point
 //! First goes what refers, then what is referred to: snapshots, in a transaction of their own, on the disk before anything else happens;
@@ -40,6 +40,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use rusqlite::OptionalExtension as _;
+
 use super::blobs::path_of;
 use super::id::{BlobId, DirectoryId, SnapshotId};
 use super::pack::Location;
@@ -47,7 +49,7 @@ use super::packing::{Cold, From, older_than};
 use super::reach::Reach;
 use super::snapshot::open_dir;
 use super::{Store, StoreOptions, locks};
-use crate::error::{Context as _, Error};
+use crate::error::{Context as _, Error, ErrorKind};
 use crate::tree::staging;
 
 const GRACE: Duration = Duration::from_secs(600);
@@ -155,6 +157,7 @@ impl Store {
         self.sweep_stage();
         self.recover()?;
         report.leftovers = self.sweep_leftovers(options.grace)?;
+        self.must_have_roots()?;
         let expired = options.expire.map(|age| self.expirable(age)).transpose()?;
         let expired = expired.unwrap_or_default();
         let snapshots = self.db().snapshot_ids()?;
@@ -178,6 +181,26 @@ impl Store {
         let names = self.db().names()?;
         let wanted: HashSet<SnapshotId> = used.chain(names.iter().map(|(_, id)| *id)).collect();
         self.drop_templates(|id| wanted.contains(&id))
+    }
+
+    /// Fails where what has a name, or is under a worktree, is not there: then the database lost it, and its content may still be
+    /// needed.
+    fn must_have_roots(&self) -> Result<(), Error> {
+        // One statement, so one state of the database.
+        let lost: Option<String> = self.db().read("read", |db| {
+            db.query_row(
+                "SELECT name FROM (SELECT name, snapshot FROM names
+                    UNION ALL SELECT name, snapshot FROM worktrees)
+                    WHERE snapshot IS NOT NULL AND snapshot NOT IN (SELECT id FROM snapshots)",
+                [],
+                |row| row.get(0),
+            )
+            .optional()
+        })?;
+        let Some(name) = lost else { return Ok(()) };
+        let what = format!("the snapshot that {name:?} stands for is missing");
+        let cause = io::Error::new(io::ErrorKind::InvalidData, what);
+        Err(Error::new(ErrorKind::Damaged, "read", self.path().join("index.db"), cause))
     }
 
     /// Snapshots that may be forgotten, as things stand.
@@ -446,7 +469,7 @@ impl Store {
 
     /// What worktrees left that are gone, and what is in the trash. How many things.
     fn sweep_leftovers(&self, grace: Duration) -> Result<u64, Error> {
-        let folders = ["indexes", "undo", "trash"].map(|name| self.path().join(name));
+        let folders = ["indexes", "undo", "locks", "trash"].map(|name| self.path().join(name));
         let trash = self.path().join("trash");
         let mut found = Vec::new();
         for path in &folders {

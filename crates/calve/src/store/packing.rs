@@ -34,7 +34,8 @@ use crate::error::{Context as _, Error};
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
 use crate::tree::staging::stage_name;
 
-/// zstd's.
+/// zstd's. The sources of Linux 6.1 (78,174 contents, 1,297 MB) are 254 MB at this level for 5 s of CPU time, 240 MB at 5 for 12 s, and
+/// 232 MB at 7 for 26 s.
 const LEVEL: i32 = 3;
 
 /// A pack that has this many bytes is finished and another begun, so that rewriting one is bounded.

@@ -10,20 +10,22 @@ use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use rusqlite::params;
-use rustix::fs::{self, AtFlags, FileType};
+use rustix::fs::{self, AtFlags, FileType, Mode};
 
-use super::blobs::{Intake, path_of};
-use super::id::BlobId;
+use super::blobs::{Intake, Taken, path_of};
+use super::id::{BlobId, SnapshotId};
 use super::pack::Location;
 use super::packing::{Cold, From, put_pack};
 use super::reach::Reach;
 use super::snapshot::open_dir;
 use super::verify::{Bad, DamageKind, Eye, Mirror, VerifyReport};
-use super::{Store, StoreOptions};
+use super::{PROJECT, Store, StoreOptions, path_from};
 use crate::error::{Context as _, Error};
+use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::meta::{self, Meta};
 use crate::tree::staging::{self, stage_name};
 
@@ -51,6 +53,13 @@ impl Store {
         for &id in damaged.iter().chain(&unsealed) {
             self.mend(&mut eye, id, &mut seals)?;
         }
+        for damage in report.damage.iter().filter(|damage| damage.lost) {
+            if let Some(id) = damage.blob {
+                self.bring_back(&mut eye, id, &damage.places)?;
+                self.mend(&mut eye, id, &mut seals)?;
+            }
+        }
+        seals.append(&mut eye.intake.unsealed);
         if !seals.is_empty() {
             self.flush(&seals)?;
         }
@@ -144,6 +153,43 @@ impl Store {
             // Another day it may be readable, and there is nothing else.
             (Mirror::Bad { how: Bad::Closed | Bad::Unreadable, .. }, _) => {}
             (Mirror::Missing, _) => {}
+        }
+        Ok(())
+    }
+
+    /// Takes a content in again from the project or a worktree, where it still stands at a path that it was stored from.
+    fn bring_back(
+        &self,
+        eye: &mut Eye<'_>,
+        id: BlobId,
+        places: &[(SnapshotId, PathBuf)],
+    ) -> Result<(), Error> {
+        if !self.look_at(eye, id)?.is_lost() {
+            return Ok(());
+        }
+        let cancel = eye.cancel;
+        let stop = || cancel.is_cancelled();
+        let (seconds, nanoseconds) = self.clock()?;
+        for row in self.db().worktrees()? {
+            let root = if row.name == PROJECT { self.project()? } else { path_from(&row.path) };
+            for (_, path) in places.iter().filter(|(snapshot, _)| row.snapshot == Some(*snapshot)) {
+                let take = |intake: &mut Intake| -> io::Result<bool> {
+                    // Wherever that leads: it is of use only if it has this very hash.
+                    let file = fs::open(root.join(path), SOURCE_FLAGS, Mode::empty())?;
+                    let meta = Meta::of(&fs::fstat(&file)?);
+                    if meta.file_type() != FileType::RegularFile
+                        || intake.hash(&file, meta.size, &stop)?.0 != id
+                    {
+                        return Ok(false);
+                    }
+                    let stamp = (seconds, nanoseconds.into());
+                    let taken = self.blobs().take_in(intake, &file, meta, stamp, &stop)?;
+                    Ok(matches!(taken, Taken::Stored { blob, .. } if blob == id))
+                };
+                if take(&mut eye.intake).unwrap_or(false) {
+                    return Ok(());
+                }
+            }
         }
         Ok(())
     }
