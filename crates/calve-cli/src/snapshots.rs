@@ -137,7 +137,13 @@ pub(crate) fn show(args: &ShowArgs, session: Session<'_>) -> Result<Exit, Failur
             (store, id)
         }
         None => {
-            let worktree = session.here()?;
+            let worktree = match session.here() {
+                // With a store that was named, one need not be anywhere.
+                Err(failure) if failure.kind == "worktree_not_found" => {
+                    session.store()?.project_worktree().map_err(|error| store_failure(&error))?
+                }
+                here => here?,
+            };
             let id = worktree.snapshot().ok_or_else(|| {
                 own(
                     "find snapshot of",

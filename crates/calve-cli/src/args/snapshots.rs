@@ -98,7 +98,8 @@ pub(crate) struct LogArgs {
 /// The arguments of `calve show`.
 #[derive(Debug, Args)]
 pub(crate) struct ShowArgs {
-    /// Its name, id, or the start of its id [default: the current folder's worktree's]
+    /// Its name, id, or the start of its id [default: the current folder's worktree's, or the
+    /// project's]
     #[arg(value_name = "SNAPSHOT", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) snapshot: Option<String>,
 }

@@ -73,6 +73,8 @@ fn a_store_that_is_elsewhere_is_named_by_the_flag_or_the_variable() {
     assert!(!project.join(".calve").try_exists().unwrap());
     done(&project, "start w --store ../store");
     let (w, variable) = (worktrees_of(&project).join("w"), store.to_str());
+    let shown = done(&root, "show --store store");
+    assert!(shown.starts_with("snapshot  ") && shown == done(&w, "show"), "{shown}");
     for (directory, words, variable, expected) in [
         (&project, "status", None, "store_not_found"),
         (&project, "status", Some(""), "store_not_found"),
