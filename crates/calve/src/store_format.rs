@@ -8,12 +8,12 @@
 //!   blobs/ab/cdef…     mirrors: one file for each content, its raw bytes, named by their BLAKE3
 //!   packs/NAME.pack    contents that were cold, compressed; NAME is random
 //!   indexes/TOKEN      one for each worktree: what its files looked like when their content was last known
-//!   templates/ID/      btrfs: a subvolume with the tree of snapshot ID
+//!   templates/ID/      btrfs: a subvolume with the tree of snapshot ID; ID.index, its index; ID.seal, see below
 //!   worktrees/NAME/    worktrees, where they may not be beside the project
 //!   undo/              what a forced switch of the project moved aside
 //!   stage/             files and packs on their way; whatever is here is nobody's once its maker is dead
 //!   trash/             what waits to be deleted
-//!   locks/             gate and content: empty files for flock(2)
+//!   locks/             empty files for flock(2): gate, content, and one for each worktree, called by its token
 //!   .gitignore         *
 //! ```
 //! A project with its store inside can be moved or copied as one: nothing in it says where it is.
@@ -110,6 +110,11 @@
 //! One record for each entry of the snapshot: the root, then, directory by directory, breadth first, the entries of each by name. What changed at
 //! the stamp or later is not trusted. An index that cannot be read, or is of another snapshot, is as good as none: what it would have
 //! vouched for is read.
+//!
+//! # Templates
+//! `templates/ID.seal` is the number of the transaction in which the subvolume was last changed (btrfs' `ctransid`), in decimal digits and a newline,
+//! from when the tree was complete and flushed; where it is another by now somebody wrote to the tree, and it is no good. `templates/ID.index` is the index of every tree that is a
+//! snapshot of it: inode numbers and times are the same. The seal is written last. A template is no content: it can always be removed.
 //!
 //! # The marker of a worktree
 //! `.calve/worktree` inside it:

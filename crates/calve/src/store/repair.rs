@@ -4,6 +4,9 @@
 //! thrown away that may be the last of its kind, unless its hash says that it is worth nothing: a bad mirror goes to the
 //! trash; an entry of a pack that cannot be read loses its row only if there is a good mirror; the rows of a pack that is gone
 //! stay for the case that it is brought back.
+//!
+//! What is lost is looked for where it was stored from: the project and the worktrees that are based on a snapshot that has it. Whatever is
+//! found at such a path is taken in only if it has the very hash.
 
 use std::collections::HashSet;
 use std::ffi::{CStr, CString};

@@ -32,8 +32,8 @@ use crate::report::Cancel;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A mirror that somebody is making right now is looked at again this often, for this long each.
-const LOOKS: u32 = 20;
-const LOOK: Duration = Duration::from_millis(50);
+const LOOKS: u32 = 10;
+const LOOK: Duration = Duration::from_millis(30);
 
 /// What is damaged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -187,7 +187,8 @@ impl Standing {
 impl Store {
     /// Reads everything and compares it with its hash; names what is damaged or missing and the paths that it stands for.
     ///
-    /// With `repair`, what can be mended is: bad mirrors are made again from packs, or set aside into the trash; entries of packs that
+    /// With `repair`, what can be mended is: bad mirrors are made again from packs, or from where their content still stands in the project
+    /// or a worktree, or set aside into the trash; entries of packs that
     /// are bad or misplaced are given up for good mirrors; packs that lost their index, or their place in the database,
     /// get it back.
     ///
