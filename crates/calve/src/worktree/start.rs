@@ -27,6 +27,8 @@ use crate::store::{
 };
 use crate::tree::staging::{self, Stage, stage_name};
 
+mod loose;
+
 /// How often the clock is asked whether it has moved past the last change, once a millisecond.
 const CLOCK_TRIES: u32 = 50;
 
@@ -79,6 +81,9 @@ pub struct StartReport {
     pub snapshot: SnapshotId,
     /// The snapshot that was taken first, where none was given.
     pub taken: Option<SnapshotReport>,
+    /// Whether the store knows them. One that cannot be written to does not: they are folders like any other, without status,
+    /// capture and switch.
+    pub registered: bool,
     /// One entry for each name, in the order in which they were given.
     pub worktrees: Vec<Started>,
     /// Time from the call to its return.
@@ -106,8 +111,11 @@ impl Store {
     /// snapshot, by reflink where the filesystem can, else by copy; the report says which. On btrfs, from the second start of a
     /// snapshot on, each is a snapshot of a subvolume that the first start made, in constant time.
     ///
+    /// From a store that cannot be written to, trees can be made of a snapshot that is given ([`StartOptions::from`]), in a folder
+    /// that is given ([`StartOptions::at`]). It cannot note them: see [`StartReport::registered`].
+    ///
     /// # Errors
-    /// [`ErrorKind::WorktreeExists`], [`ErrorKind::DestinationExists`], [`ErrorKind::InvalidName`];
+    /// [`ErrorKind::WorktreeExists`], [`ErrorKind::DestinationExists`], [`ErrorKind::InvalidName`], [`ErrorKind::ReadOnly`];
     /// [`ErrorKind::Damaged`] where content of the snapshot is lost. No worktree was started, and nothing is left but the
     /// snapshot, where one was taken.
     pub fn start<N: AsRef<str>>(
@@ -116,7 +124,13 @@ impl Store {
         options: &StartOptions,
     ) -> Result<StartReport, Error> {
         let started = std::time::Instant::now();
-        self.must_be_writable("start a worktree of")?;
+        let loose = match (self.is_read_only(), options.from, &options.at) {
+            (true, Some(id), Some(folder)) => Some((id, folder)),
+            _ => None,
+        };
+        if loose.is_none() {
+            self.must_be_writable("start a worktree of")?;
+        }
         let mut seen = HashSet::new();
         for name in names.iter().map(AsRef::as_ref) {
             check_name(name)?;
@@ -124,6 +138,26 @@ impl Store {
                 let cause = io::Error::new(io::ErrorKind::InvalidInput, "it is given twice");
                 return Err(Error::new(ErrorKind::InvalidName, "use the name", name, cause));
             }
+        }
+        let told = |(name, report): (String, DestinationReport), object: &SnapshotObject| Started {
+            name,
+            report,
+            bytes: object.bytes,
+            files: object.files,
+        };
+        if let Some((id, folder)) = loose {
+            let object = self.object(id)?;
+            let folder = self.folder(Some(folder))?;
+            let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
+            let reports = self.make_loose(id, &object, &names, &folder, options)?;
+            let names = names.into_iter().map(str::to_owned);
+            return Ok(StartReport {
+                snapshot: id,
+                taken: None,
+                registered: false,
+                worktrees: names.zip(reports).map(|made| told(made, &object)).collect(),
+                elapsed: started.elapsed(),
+            });
         }
         self.recover()?;
         let taken = match options.from {
@@ -153,17 +187,14 @@ impl Store {
         self.claim(&rows)?;
         let claimed = Claimed { store: self, rows: &rows, kept: false };
         let reports = self.make(id, &object, &rows, &options.common, claimed)?;
-        let worktrees = rows
-            .iter()
-            .zip(reports)
-            .map(|(row, report)| Started {
-                name: row.name.clone(),
-                report,
-                bytes: object.bytes,
-                files: object.files,
-            })
-            .collect();
-        Ok(StartReport { snapshot: id, taken, worktrees, elapsed: started.elapsed() })
+        let names = rows.iter().map(|row| row.name.clone());
+        Ok(StartReport {
+            snapshot: id,
+            taken,
+            registered: true,
+            worktrees: names.zip(reports).map(|made| told(made, &object)).collect(),
+            elapsed: started.elapsed(),
+        })
     }
 
     /// The folder in which worktrees are made; it exists afterwards.
@@ -243,52 +274,23 @@ impl Store {
         self.object(id)?;
         let mut places = Vec::with_capacity(rows.len());
         for row in rows {
-            let path = path_from(&row.path);
-            let (parent, name) = crate::store::parent_of(&path)?;
-            if std::fs::symlink_metadata(&path).is_ok() {
-                let cause = io::Error::new(io::ErrorKind::AlreadyExists, "it exists");
-                return Err(Error::new(
-                    ErrorKind::DestinationExists,
-                    "start worktree",
-                    path,
-                    cause,
-                ));
-            }
-            let dir = super::open_dir(&parent)?;
-            staging::sweep(&dir);
-            let name = CString::new(name.as_encoded_bytes())
-                .map_err(|error| Error::io("start worktree", &path, io::Error::other(error)))?;
-            places.push(Place { path, parent, dir, name });
+            places.push(Place::new(path_from(&row.path))?);
         }
         let (mut stages, reports) = match self.by_template(id, object, rows, &places, options)? {
             Some(made) => made,
             None => self.by_mirrors(id, object, rows, &places, options)?,
         };
         drop(guard);
-        let mut done = 0;
-        let mut publish = || -> Result<(), Error> {
-            for (stage, place) in stages.iter_mut().zip(&places) {
-                stage.publish(&place.name).map_err(|error| {
-                    if error.kind() == io::ErrorKind::AlreadyExists {
-                        let kind = ErrorKind::DestinationExists;
-                        return Error::new(kind, "start worktree", &place.path, error);
-                    }
-                    Error::io("start worktree", &place.path, error)
-                })?;
-                done += 1;
+        publish_all(&mut stages, &places)?;
+        let ready = self.db().write_soon("write", |tx| {
+            for row in rows {
+                let row = WorktreeRow { state: State::Ready, ..row.clone() };
+                db::put_worktree(tx, &row, true)?;
             }
-            self.db().write_soon("write", |tx| {
-                for row in rows {
-                    let row = WorktreeRow { state: State::Ready, ..row.clone() };
-                    db::put_worktree(tx, &row, true)?;
-                }
-                Ok(())
-            })
-        };
-        if let Err(error) = publish() {
-            for (stage, place) in stages[..done].iter_mut().zip(&places) {
-                stage.unpublish(&place.name);
-            }
+            Ok(())
+        });
+        if let Err(error) = ready {
+            unpublish_all(&mut stages, &places);
             return Err(error);
         }
         claimed.kept = true;
@@ -436,6 +438,44 @@ pub(crate) struct Place {
     parent: PathBuf,
     dir: OwnedFd,
     name: CString,
+}
+
+impl Place {
+    /// Nothing may be there yet.
+    fn new(path: PathBuf) -> Result<Self, Error> {
+        let (parent, name) = crate::store::parent_of(&path)?;
+        if std::fs::symlink_metadata(&path).is_ok() {
+            let cause = io::Error::new(io::ErrorKind::AlreadyExists, "it exists");
+            return Err(Error::new(ErrorKind::DestinationExists, "start worktree", path, cause));
+        }
+        let dir = super::open_dir(&parent)?;
+        staging::sweep(&dir);
+        let name = CString::new(name.as_encoded_bytes())
+            .map_err(|error| Error::io("start worktree", &path, io::Error::other(error)))?;
+        Ok(Self { path, parent, dir, name })
+    }
+}
+
+/// Gives all trees their names, or none.
+fn publish_all(stages: &mut [Stage], places: &[Place]) -> Result<(), Error> {
+    for (done, place) in places.iter().enumerate() {
+        if let Err(error) = stages[done].publish(&place.name) {
+            unpublish_all(&mut stages[..done], places);
+            let exists = error.kind() == io::ErrorKind::AlreadyExists;
+            return Err(if exists {
+                Error::new(ErrorKind::DestinationExists, "start worktree", &place.path, error)
+            } else {
+                Error::io("start worktree", &place.path, error)
+            });
+        }
+    }
+    Ok(())
+}
+
+fn unpublish_all(stages: &mut [Stage], places: &[Place]) {
+    for (stage, place) in stages.iter_mut().zip(places) {
+        stage.unpublish(&place.name);
+    }
 }
 
 /// Rows that go again unless they are kept.

@@ -119,6 +119,7 @@ impl Worktree {
 
     /// Keeps others from switching it at the same time.
     fn alone(&self) -> Result<locks::Guard, Error> {
+        self.store.must_be_writable("switch a worktree of")?;
         locks::alone(self.store.path(), &self.row.token)?.ok_or_else(|| {
             let cause = io::Error::new(io::ErrorKind::WouldBlock, "another process switches it");
             Error::new(ErrorKind::Busy, "switch worktree", &self.path, cause)
@@ -133,12 +134,11 @@ impl Worktree {
         options: &StoreOptions,
     ) -> Result<SwitchReport, Error> {
         let started = std::time::Instant::now();
-        self.store.must_be_writable("switch a worktree of")?;
         self.must_be_there()?;
         let from = self.based_on()?;
         let _guard = self.store.share()?;
         let known = self.known()?;
-        let (scan, _) = self.store.scan(&known, false, options)?;
+        let (mut scan, _) = self.store.scan(&known, false, options)?;
         let Some((_, _, base)) = &known.base else { return Err(super::no_worktree(self.name())) };
         let object = self.store.object(to)?;
         let target = self.store.db().manifest(to, &object)?;
@@ -148,6 +148,12 @@ impl Worktree {
             }
             _ => None,
         };
+        let root = super::open_dir(&self.path)?;
+        if let Some(now) = &mut scan.manifest {
+            let others: Vec<&Manifest> =
+                [Some(&target), interrupted.as_ref()].into_iter().flatten().collect();
+            plan::learn(&root, now, &others).context("read", || &self.path)?;
+        }
         let trees = Trees {
             base,
             now: scan.manifest.as_ref().unwrap_or(base),
@@ -155,7 +161,6 @@ impl Worktree {
             interrupted: interrupted.as_ref(),
         };
         let mut moves = trees.plan(what);
-        let root = super::open_dir(&self.path)?;
         trees.find_hidden(&root, &mut moves).context("read", || &self.path)?;
         if let Some((record, aside)) = undo {
             trees.guard_from_undo(record, aside, &mut moves);

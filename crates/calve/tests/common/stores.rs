@@ -114,7 +114,12 @@ pub(crate) fn tree(root: &Path) -> Snapshot {
 /// What `status` compares: kind, content and mode.
 #[track_caller]
 pub(crate) fn content(root: &Path) -> Snapshot {
-    let mut found = tree(root);
+    content_of(&tree(root))
+}
+
+/// The same of a tree that was looked at before.
+pub(crate) fn content_of(tree: &Snapshot) -> Snapshot {
+    let mut found = tree.clone();
     for (path, entry) in &mut found {
         *entry = Entry {
             owner: (0, 0),

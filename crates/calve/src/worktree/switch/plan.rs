@@ -12,10 +12,13 @@ use rustix::io::Errno;
 use super::Changes;
 use super::at::{last, open_parent};
 use super::undo::{Aside, Record};
+use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::meta::Meta;
+use crate::store::blobs::Intake;
 use crate::store::delta::{At, Counts, compare};
 use crate::store::manifest::Manifest;
 use crate::store::object::{Entry, Kind};
+use crate::store::scan::UNKNOWN;
 
 /// The snapshot it was, the tree it is, the snapshot it shall be.
 pub(super) struct Trees<'a> {
@@ -40,20 +43,63 @@ pub(super) struct Moves {
     pub(super) hidden: BTreeSet<PathBuf>,
 }
 
-impl Trees<'_> {
-    /// The entry at a path of one of the trees.
-    pub(super) fn find(&self, of: &Manifest, path: &Path) -> Option<At> {
-        let mut place = 0_u32;
-        let mut names = path.iter().peekable();
-        while let Some(name) = names.next() {
-            let directory = of.directories.get(place as usize)?;
-            let slot = directory.find(name.as_bytes())?;
-            if names.peek().is_none() {
-                return Some((place, slot));
-            }
-            place = directory.child(slot)?;
+/// The entry at a path of a tree.
+fn find(of: &Manifest, path: &Path) -> Option<At> {
+    let mut place = 0_u32;
+    let mut names = path.iter().peekable();
+    while let Some(name) = names.next() {
+        let directory = of.directories.get(place as usize)?;
+        let slot = directory.find(name.as_bytes())?;
+        if names.peek().is_none() {
+            return Some((place, slot));
         }
-        None
+        place = directory.child(slot)?;
+    }
+    None
+}
+
+/// Reads those files of `now` that could be what one of the `others` has there. The scan read only what could be as in the base.
+pub(super) fn learn(root: &OwnedFd, now: &mut Manifest, others: &[&Manifest]) -> io::Result<()> {
+    let size_of = |entry: &Entry| match entry.kind {
+        Kind::File { size, .. } => Some(size),
+        _ => None,
+    };
+    let unknown = |entry: &Entry| matches!(entry.kind, Kind::File { blob: UNKNOWN, .. });
+    let mut worth = Vec::new();
+    for (place, slot, entry) in now.entries().filter(|(_, _, entry)| unknown(entry)) {
+        let path = now.path_of(place, slot);
+        let of_this_size =
+            |of: &&Manifest| find(of, &path).is_some_and(|at| size_of(of.at(at)) == size_of(entry));
+        if others.iter().any(of_this_size) {
+            worth.push((place, slot, path));
+        }
+    }
+    let mut intake = Intake::new();
+    for (place, slot, path) in worth {
+        let Ok(file) = open_parent(root, &path)
+            .and_then(|dir| Ok(fs::openat(&dir, &last(&path)?, SOURCE_FLAGS, fs::Mode::empty())?))
+        else {
+            // It stays unknown, and so is nothing that may be replaced.
+            continue;
+        };
+        let meta = Meta::of(&fs::fstat(&file)?);
+        if meta.file_type() != fs::FileType::RegularFile {
+            continue;
+        }
+        let (hash, length) = intake.hash(&file, meta.size, &|| false)?;
+        let entry = &mut now.directories[place as usize].entries[slot as usize];
+        if let Kind::File { size, blob, .. } = &mut entry.kind
+            && *size == length
+        {
+            *blob = hash;
+        }
+    }
+    Ok(())
+}
+
+impl Trees<'_> {
+    pub(super) fn find(&self, of: &Manifest, path: &Path) -> Option<At> {
+        find(of, path)
     }
 
     /// Whether what is there is already what shall be there: content and mode.
@@ -72,9 +118,16 @@ impl Trees<'_> {
     /// Whether what stands at a path is the work of a switch that was cut short: what that was to put there, or nothing.
     fn is_of_the_interrupted(&self, path: &Path) -> bool {
         let Some(interrupted) = self.interrupted else { return false };
-        let Some(now) = self.find(self.now, path).map(|at| self.now.at(at)) else { return true };
         let was = self.find(self.base, path).map(|at| self.base.at(at));
         let to_be = self.find(interrupted, path).map(|at| interrupted.at(at));
+        let Some(now) = self.find(self.now, path).map(|at| self.now.at(at)) else {
+            // It removes nothing that is the same in both.
+            return was.zip(to_be).is_none_or(|(was, to_be)| {
+                !was.same_content(to_be)
+                    || (was.mode, was.mtime, was.uid, was.gid)
+                        != (to_be.mode, to_be.mtime, to_be.uid, to_be.gid)
+            });
+        };
         if now.is_directory() {
             // Its mode may be any while it is worked in.
             return [was, to_be].into_iter().flatten().any(Entry::is_directory);

@@ -1,0 +1,501 @@
+//! Promise: whatever happens to a worktree behind calve's back (deleted, moved, copied, raced for, cut short), it is noticed, told of, and
+//! can be mended; and nothing that somebody wrote is lost.
+
+#![cfg(target_os = "linux")]
+
+mod common;
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Barrier;
+use std::thread;
+use std::time::Duration;
+
+use calve::{Cancel, ErrorKind, PackOptions, Standing, StartOptions, Store};
+use rustix::fs::IFlags;
+
+use common::snapshot::assert_same;
+use common::stores::{
+    Desk, assert_arrived, assert_sound, content, content_of, fails, options, put, small_project,
+    status, tree,
+};
+use common::{Scratch, has_command, is_root, is_there, names, not_run, sh};
+
+#[test]
+fn a_worktree_that_was_deleted_by_hand_is_missing_and_can_be_restored() {
+    let desk = Desk::small();
+    let one = desk.worktree("one");
+    let before = tree(one.path());
+    fs::remove_dir_all(one.path()).unwrap();
+    assert_eq!(one.standing().unwrap(), Standing::Missing);
+    fails(one.status(&options()), ErrorKind::WorktreeMissing);
+    fails(one.capture(None, None, &options()), ErrorKind::WorktreeMissing);
+    fails(one.reset(&options()), ErrorKind::WorktreeMissing);
+    fails(desk.store.start(&["one"], &StartOptions::new()), ErrorKind::WorktreeExists);
+    // Something else at its place is neither it nor in calve's way to refuse.
+    put(&desk.folder(), "one/other", "mine");
+    assert_eq!(one.standing().unwrap(), Standing::Missing);
+    fails(one.restore(&options()), ErrorKind::DestinationExists);
+    fails(one.clone().drop(true, &options()), ErrorKind::WorktreeMissing);
+    assert_eq!(names(one.path()), ["other"]);
+    fs::remove_dir_all(one.path()).unwrap();
+
+    let report = one.restore(&options()).unwrap();
+    assert_arrived(&report);
+    assert_same(&before, &tree(one.path()), "restored");
+    assert_eq!(one.standing().unwrap(), Standing::Ready);
+    assert_eq!(status(&one), [""; 0]);
+    // One that is missing can be dropped, too.
+    fs::remove_dir_all(one.path()).unwrap();
+    one.drop(false, &options()).unwrap().delete().unwrap();
+    assert_eq!(status(&desk.worktree("one")), [""; 0]);
+}
+
+#[test]
+fn a_worktree_that_was_moved_is_found_again_and_a_copy_of_one_is_refused() {
+    let desk = Desk::small();
+    let one = desk.worktree("one");
+    put(one.path(), "README", "changed\n");
+    let moved = desk.scratch.join("elsewhere");
+    fs::rename(one.path(), &moved).unwrap();
+    assert_eq!(one.standing().unwrap(), Standing::Missing);
+    let place = Store::discover(moved.join("src")).unwrap();
+    assert_eq!(place.root, moved);
+    let found = place.worktree().unwrap();
+    assert_eq!((found.name(), found.path()), ("one", moved.as_path()));
+    assert_eq!(status(&found), ["M README"]);
+    // Also whoever looked it up before knows now.
+    assert_eq!(status(&one), ["M README"]);
+    assert_eq!(desk.store.worktree("one").unwrap().path(), moved);
+
+    let copy = desk.scratch.join("copy");
+    sh(Command::new("cp").arg("-a").arg(&moved).arg(&copy));
+    let error = fails(Store::discover(&copy).unwrap().worktree(), ErrorKind::Overlap);
+    assert_eq!((error.path(), error.other_path()), (copy.as_path(), Some(moved.as_path())));
+    assert_eq!(desk.store.worktree("one").unwrap().path(), moved);
+    // And one that the store has forgotten is no worktree.
+    found.drop(true, &options()).unwrap().delete().unwrap();
+    fails(Store::discover(&copy).unwrap().worktree(), ErrorKind::WorktreeNotFound);
+    fails(one.status(&options()), ErrorKind::WorktreeNotFound);
+}
+
+#[test]
+fn a_project_that_was_moved_takes_its_store_along() {
+    let desk = Desk::small();
+    let one = desk.worktree("one");
+    let snapshot = one.snapshot().unwrap();
+    let moved = desk.scratch.join("moved");
+    fs::rename(&desk.project, &moved).unwrap();
+    let store = Store::discover(&moved).unwrap().store;
+    assert_eq!(store.project().unwrap(), moved);
+    assert_eq!(store.snapshot(None, None, &options()).unwrap().id, snapshot);
+    assert_eq!(status(&store.worktree("one").unwrap()), [""; 0]);
+    // The worktree's marker still says where the store was.
+    fails(Store::discover(one.path()), ErrorKind::StoreNotFound);
+}
+
+#[test]
+fn of_two_who_want_one_name_at_once_one_gets_it() {
+    let desk = Desk::small();
+    desk.snapshot();
+    for round in 0..10 {
+        let name = format!("w{round}");
+        let barrier = Barrier::new(4);
+        let results: Vec<_> = thread::scope(|scope| {
+            let start = || {
+                let store = Store::open(desk.store.path()).unwrap();
+                barrier.wait();
+                store.start(&[&name], &StartOptions::new())
+            };
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(start)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        let (won, lost): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
+        assert_eq!((won.len(), lost.len()), (1, 3));
+        for result in lost {
+            fails(result, ErrorKind::WorktreeExists);
+        }
+        assert_same(&tree(&desk.project), &tree(&desk.folder().join(&name)), &name);
+        assert_eq!(names(&desk.folder()).len(), round + 1, "no stage is left");
+    }
+    assert_sound(&desk.store);
+}
+
+#[test]
+fn of_two_who_make_a_store_at_once_one_does() {
+    for _ in 0..10 {
+        let scratch = Scratch::new();
+        small_project(&scratch.join("project"));
+        let barrier = Barrier::new(4);
+        let results: Vec<_> = thread::scope(|scope| {
+            let init = || {
+                barrier.wait();
+                Store::init(scratch.join("project"), None)
+            };
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(init)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        let (won, lost): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
+        assert_eq!((won.len(), lost.len()), (1, 3));
+        for result in lost {
+            fails(result, ErrorKind::StoreExists);
+        }
+        let left: Vec<_> = names(&scratch.join("project"));
+        assert_eq!(left.iter().filter(|name| name.starts_with('.')).count(), 1, "{left:?}");
+    }
+}
+
+#[test]
+fn an_edit_in_the_same_tick_as_a_start_or_a_capture_is_seen() {
+    let desk = Desk::new(|root| {
+        fs::create_dir(root).unwrap();
+        put(root, "file", "0000000000");
+        put(root, "other", "other");
+    });
+    let first = desk.snapshot();
+    let edit = |path: &Path, round: u32| {
+        let file = fs::OpenOptions::new().write(true).open(path).unwrap();
+        file.write_all_at(format!("{:010}", round + 1).as_bytes(), 0).unwrap();
+    };
+    for round in 0..60 {
+        let one = desk.from(&format!("w{round}"), first);
+        edit(&one.path().join("file"), round);
+        assert_eq!(status(&one), ["M file"], "after a start, round {round}");
+        one.drop(true, &options()).unwrap().delete().unwrap();
+    }
+    let one = desk.from("one", first);
+    let file = one.path().join("file");
+    for round in 0..200 {
+        edit(&file, round * 2);
+        one.capture(None, None, &options()).unwrap();
+        edit(&file, round * 2 + 1);
+        assert_eq!(status(&one), ["M file"], "after a capture, round {round}");
+        if round % 4 == 0 {
+            one.reset(&options()).unwrap();
+            edit(&file, 1000 + round);
+            assert_eq!(status(&one), ["M file"], "after a reset, round {round}");
+        }
+    }
+    // In the middle of it, from another thread: what is captured is one of the contents, and what is there is compared with that.
+    thread::scope(|scope| {
+        let editing = scope.spawn(|| {
+            for round in 0..3000 {
+                edit(&file, round);
+            }
+        });
+        while !editing.is_finished() {
+            one.capture(None, None, &options()).unwrap();
+        }
+    });
+    let last = one.capture(None, None, &options()).unwrap().id;
+    let two = desk.from("two", last);
+    assert_eq!(fs::read(two.path().join("file")).unwrap(), fs::read(&file).unwrap());
+    assert_sound(&desk.store);
+}
+
+#[test]
+fn a_start_where_something_stands_fails_and_leaves_nothing() {
+    let desk = Desk::small();
+    put(&desk.folder(), "two/mine", "mine");
+    let error = fails(
+        desk.store.start(&["one", "two"], &StartOptions::new()),
+        ErrorKind::DestinationExists,
+    );
+    assert_eq!(error.path(), desk.folder().join("two"));
+    assert_eq!(names(&desk.folder()), ["two"]);
+    assert_eq!(names(&desk.folder().join("two")), ["mine"]);
+    assert_eq!(desk.store.worktrees().unwrap().len(), 0);
+    assert_eq!(names(&desk.store.path().join("indexes")).len(), 1, "the project's");
+    for name in ["", ".", "..", "a/b", "-x", "a b", "a\n"] {
+        fails(desk.store.start(&[name], &StartOptions::new()), ErrorKind::InvalidName);
+    }
+    fails(desk.store.start(&["x", "x"], &StartOptions::new()), ErrorKind::InvalidName);
+    desk.start(&["one"]);
+}
+
+#[test]
+fn a_cancelled_start_or_snapshot_leaves_nothing() {
+    let desk = Desk::new(|root| {
+        common::plain_tree(root, 40, 50, 3000);
+    });
+    let cancel = Cancel::new();
+    cancel.cancel();
+    let cancelled = options().cancel(&cancel);
+    fails(desk.store.snapshot(None, None, &cancelled), ErrorKind::Cancelled);
+    assert_eq!(desk.store.log().unwrap().len(), 0);
+    let snapshot = desk.snapshot();
+    let from = StartOptions::new().from(snapshot);
+    fails(desk.store.start(&["one"], &from.clone().common(cancelled)), ErrorKind::Cancelled);
+    assert_eq!(names(&desk.folder()), [""; 0]);
+    // In the middle, too.
+    for delay in [1, 5, 20, 50] {
+        let cancel = Cancel::new();
+        let later = cancel.clone();
+        let thread = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(delay));
+            later.cancel();
+        });
+        let made = desk.store.start(&["one"], &from.clone().common(options().cancel(&cancel)));
+        thread.join().unwrap();
+        match made {
+            Ok(_) => {
+                let one = desk.store.worktree("one").unwrap();
+                assert_eq!(status(&one), [""; 0]);
+                one.drop(false, &options()).unwrap().delete().unwrap();
+            }
+            Err(error) => assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}"),
+        }
+        assert_eq!(names(&desk.folder()), [""; 0], "after {delay} ms");
+        assert_eq!(desk.store.worktrees().unwrap().len(), 0);
+    }
+    assert_eq!(names(&desk.store.path().join("stage")), [""; 0]);
+}
+
+#[test]
+fn a_worktree_inside_another_tree_is_no_part_of_it_and_is_not_dropped_with_it() {
+    let desk = Desk::small();
+    let inside = StartOptions::new().at(desk.project.join("trees"));
+    desk.store.start(&["one"], &inside).unwrap();
+    let again = desk.store.snapshot(None, None, &options()).unwrap();
+    assert_eq!(again.files, 7, "the project has no more files than before");
+    let one = desk.store.worktree("one").unwrap();
+    let within = StartOptions::new().at(one.path().join("deep"));
+    desk.store.start(&["two"], &within).unwrap();
+    let two = desk.store.worktree("two").unwrap();
+    put(two.path(), "README", "work\n");
+    assert_eq!(status(&one), ["A deep"], "the folder, and nothing that is in it");
+    let error = fails(one.clone().drop(true, &options()), ErrorKind::Overlap);
+    assert_eq!(error.details(), [two.path().to_owned()]);
+    assert_eq!(status(&two), ["M README"]);
+    two.drop(true, &options()).unwrap().delete().unwrap();
+    one.drop(true, &options()).unwrap().delete().unwrap();
+}
+
+#[test]
+fn a_project_whose_store_is_elsewhere_is_captured_switched_and_reset_like_any_other() {
+    let scratch = Scratch::new();
+    let project = scratch.join("project");
+    small_project(&project);
+    let store = Store::init(&project, Some(&scratch.join("the-store"))).unwrap();
+    assert_eq!(store.project().unwrap(), project);
+    store.snapshot(None, None, &options()).unwrap();
+    let before = tree(&project);
+    let own = store.project_worktree().unwrap();
+    put(&project, "README", "changed\n");
+    let changed = content(&project);
+    own.reset(&options()).unwrap();
+    assert_same(&before, &tree(&project), "after the reset");
+    own.undo(&options()).unwrap();
+    assert_same(&changed, &content(&project), "after the undo");
+    store.start(&["one"], &StartOptions::new()).unwrap();
+    assert_same(&tree(&project), &tree(store.worktree("one").unwrap().path()), "started");
+}
+
+#[test]
+fn an_ignored_file_is_in_the_way_of_a_switch_like_any_other() {
+    let desk = Desk::small();
+    let first = desk.snapshot();
+    let one = desk.worktree("one");
+    put(one.path(), ".calveignore", "README\n/docs\n");
+    let second = one.capture(None, None, &options()).unwrap().id;
+    put(one.path(), "README", "nobody else has this\n");
+    put(one.path(), "docs/guide/first.md", "nor this\n");
+    let before = tree(one.path());
+    let error = fails(one.switch(first, false, &options()), ErrorKind::Changed);
+    assert!(error.details().contains(&PathBuf::from("README")), "{error:?}");
+    assert!(error.details().contains(&PathBuf::from("docs/guide/first.md")), "{error:?}");
+    assert_same(&before, &tree(one.path()), "after the refusal");
+    one.switch(first, true, &options()).unwrap();
+    assert_same(&content(&desk.project), &content(one.path()), "switched");
+    one.undo(&options()).unwrap();
+    assert_same(&content_of(&before), &content(one.path()), "after the undo");
+    assert_eq!(one.status(&options()).unwrap().snapshot, second);
+}
+
+/// Keeps a path as it is until it is dropped. `None` where the filesystem has no such flag.
+struct Immutable(fs::File);
+
+impl Immutable {
+    fn new(path: &Path) -> Option<Self> {
+        let file = fs::File::open(path).unwrap();
+        rustix::fs::ioctl_setflags(&file, IFlags::IMMUTABLE).ok()?;
+        Some(Self(file))
+    }
+}
+
+impl Drop for Immutable {
+    fn drop(&mut self) {
+        let _ = rustix::fs::ioctl_setflags(&self.0, IFlags::empty());
+    }
+}
+
+#[test]
+fn a_forced_switch_that_was_cut_short_is_brought_to_an_end_and_undone_with_nothing_lost() {
+    let test =
+        "a_forced_switch_that_was_cut_short_is_brought_to_an_end_and_undone_with_nothing_lost";
+    // Each file in turn is the one at which it ends; how it goes on is up to the row.
+    let stuck = ["README", "docs/guide/second.md", "run.sh", "src/main.rs"];
+    for (number, stuck) in stuck.iter().enumerate() {
+        for how in ["force", "refuse", "reset"] {
+            let desk = Desk::small();
+            let first = desk.snapshot();
+            let other = desk.from("other", first);
+            put(other.path(), "README", "second\n");
+            put(other.path(), "run.sh", "second\n");
+            fs::remove_dir_all(other.path().join("docs")).unwrap();
+            put(other.path(), "docs", "a file\n");
+            fs::remove_file(other.path().join("src/main.rs")).unwrap();
+            put(other.path(), "src/main.rs/now", "a folder\n");
+            let second = other.capture(None, None, &options()).unwrap().id;
+            let wanted = content(other.path());
+
+            let one = desk.from("one", first);
+            put(one.path(), "README", "by hand\n");
+            put(one.path(), "docs/guide/first.md", "by hand\n");
+            put(one.path(), "docs/guide/third.md", "by hand\n");
+            fs::remove_file(one.path().join("src/lib.rs")).unwrap();
+            put(one.path(), "notes", "by hand\n");
+            let before = content(one.path());
+            let row = format!("stuck at {stuck}, then {how}");
+            let Some(flag) = Immutable::new(&one.path().join(stuck)) else {
+                return not_run(test, "no file can be made immutable here");
+            };
+            let error = fails(one.switch(second, true, &options()), ErrorKind::PermissionDenied);
+            assert!(error.path().starts_with(one.path()), "{row}: {error}");
+            assert_eq!(one.standing().unwrap(), Standing::Switching, "{row}");
+            drop(flag);
+            match how {
+                "force" => drop(one.switch(second, true, &options()).unwrap()),
+                // What the one before did is not taken for changes by hand. What it did not come to still is.
+                "refuse" => match one.switch(second, false, &options()) {
+                    Ok(_) => {}
+                    Err(error) => {
+                        assert_eq!(error.kind(), ErrorKind::Changed, "{row}");
+                        let by_hand = ["README", "docs/guide/first.md", "docs/guide/third.md"];
+                        for path in error.details() {
+                            assert!(by_hand.contains(&path.to_str().unwrap()), "{row}: {error:?}");
+                        }
+                        one.switch(second, true, &options()).unwrap();
+                    }
+                },
+                _ => drop(one.reset(&options()).unwrap()),
+            }
+            assert_eq!(one.standing().unwrap(), Standing::Ready, "{row}");
+            if how == "reset" {
+                assert_same(&content(&desk.project), &content(one.path()), &row);
+            } else {
+                let mut wanted = wanted.clone();
+                let now = content(one.path());
+                // Neither was in the way.
+                wanted.insert("notes".into(), now[Path::new("notes")].clone());
+                wanted.remove(Path::new("src/lib.rs"));
+                assert_same(&wanted, &now, &row);
+            }
+            one.undo(&options()).unwrap();
+            assert_same(&before, &content(one.path()), &format!("{row}, undone ({number})"));
+            assert_sound(&desk.store);
+        }
+    }
+}
+
+/// A store that nobody can write to, under a mount of its own.
+struct ReadOnly(PathBuf);
+
+impl ReadOnly {
+    fn new(of: &Path, at: PathBuf) -> Result<Self, String> {
+        fs::create_dir(&at).unwrap();
+        let run = |arguments: &[&std::ffi::OsStr]| {
+            let output = Command::new("mount").args(arguments).output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            if output.status.success() { Ok(()) } else { Err(said) }
+        };
+        run(&["--bind".as_ref(), of.as_os_str(), at.as_os_str()])?;
+        let this = Self(at);
+        run(&["-o".as_ref(), "remount,bind,ro".as_ref(), this.0.as_os_str()])?;
+        Ok(this)
+    }
+}
+
+impl Drop for ReadOnly {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_store_that_is_read_only_can_be_read_and_started_from_and_refuses_the_rest() {
+    let test = "a_store_that_is_read_only_can_be_read_and_started_from_and_refuses_the_rest";
+    if !is_root() || !has_command("mount") {
+        return not_run(test, "only root can mount");
+    }
+    let desk = Desk::small();
+    let first = desk.snapshot();
+    desk.store.pack(&PackOptions::new().all(true), &options()).unwrap();
+    // Some content is in packs only, some in mirrors only.
+    put(&desk.project, "late", "late\n");
+    let second = desk.store.snapshot(Some("late"), Some("best"), &options()).unwrap().id;
+    let one = desk.worktree("one");
+    put(one.path(), "README", "changed\n");
+    drop(one);
+    let wanted = tree(&desk.project);
+    let Desk { scratch, project, store } = desk;
+    // The last one to close a database leaves no log behind.
+    drop(store);
+    let mount = match ReadOnly::new(&project, scratch.join("mount")) {
+        Ok(mount) => mount,
+        Err(why) => return not_run(test, &why),
+    };
+    let store = Store::discover(&mount.0).unwrap().store;
+    assert!(store.is_read_only());
+    let log: Vec<_> = store.log().unwrap().iter().map(|one| one.id).collect();
+    assert_eq!(log, [second, first]);
+    assert_eq!(store.show(second).unwrap().names, ["best"]);
+    assert_eq!(store.resolve("best").unwrap(), second);
+    let found = assert_sound(&store);
+    assert!(found.packed_blobs > 0 && found.mirrors > 0, "{found:?}");
+    let one = store.worktree("one").unwrap();
+    assert_eq!(one.standing().unwrap(), Standing::Ready);
+    assert_eq!(status(&one), ["M README"]);
+    assert_eq!(one.diff(&options()).unwrap().files[0].lines, Some((1, 3)));
+
+    fails(store.snapshot(None, None, &options()), ErrorKind::ReadOnly);
+    fails(one.capture(None, None, &options()), ErrorKind::ReadOnly);
+    fails(one.switch(first, false, &options()), ErrorKind::ReadOnly);
+    fails(one.reset(&options()), ErrorKind::ReadOnly);
+    fails(one.undo(&options()), ErrorKind::ReadOnly);
+    fails(one.restore(&options()), ErrorKind::ReadOnly);
+    fails(one.clone().drop(true, &options()), ErrorKind::ReadOnly);
+    fails(store.set_name("x", first), ErrorKind::ReadOnly);
+    fails(store.remove_name("best"), ErrorKind::ReadOnly);
+    fails(store.pack(&PackOptions::new(), &options()), ErrorKind::ReadOnly);
+    fails(store.warm(&[], &options()), ErrorKind::ReadOnly);
+    fails(store.gc(&calve::GcOptions::new(), &options()), ErrorKind::ReadOnly);
+    fails(store.verify(true, &options()), ErrorKind::ReadOnly);
+    fails(store.empty_trash(), ErrorKind::ReadOnly);
+    fails(store.start(&["two"], &StartOptions::new()), ErrorKind::ReadOnly);
+    fails(store.start(&["two"], &StartOptions::new().from(second)), ErrorKind::ReadOnly);
+
+    let out = scratch.join("out");
+    let elsewhere = StartOptions::new().from(second).at(&out);
+    let report = store.start(&["two", "three"], &elsewhere).unwrap();
+    assert!(!report.registered);
+    for started in &report.worktrees {
+        let made = &started.report;
+        assert_eq!(made.files, 8, "{made:?}");
+        assert_eq!(made.reflinked_files + made.copied_files, 8, "{made:?}");
+        assert_same(&wanted, &tree(&made.path), &started.name);
+        assert!(!is_there(&made.path.join(".calve")), "nobody knows it");
+    }
+    assert_eq!(names(&out), ["three", "two"]);
+    fails(store.start(&["two"], &elsewhere), ErrorKind::DestinationExists);
+    fails(store.start(&["four"], &elsewhere.at(mount.0.join("in"))), ErrorKind::Io);
+    assert_eq!(names(&out), ["three", "two"]);
+    let mut file = fs::OpenOptions::new().append(true).open(out.join("two/README")).unwrap();
+    file.write_all(b"mine").unwrap();
+    assert_same(&wanted, &tree(&out.join("three")), "three after a write in two");
+    drop((store, one));
+    drop(mount);
+}
