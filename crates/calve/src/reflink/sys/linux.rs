@@ -243,12 +243,13 @@ struct SubvolumeInfo {
     otransid: u64,
     stransid: u64,
     rtransid: u64,
-    times: [(u64, u32); 4],
+    times: [[u64; 2]; 4],
     reserved: [u64; 8],
 }
 
-/// The transaction in which something inside the subvolume that `dir` is the root of was last changed (`ctransid`); making a
-/// snapshot of it does not count (docs/design/templates.md).
+/// The transaction in which something inside the subvolume that `dir` is in was last changed (`ctransid`), be it not yet committed;
+/// making a snapshot of it does not count. What `write(2)` wrote counts only once it is on its way to the disk: after a flush, or after
+/// a snapshot (docs/design/templates.md).
 pub(crate) fn last_change(dir: impl AsFd) -> io::Result<u64> {
     let mut info = SubvolumeInfo {
         treeid: 0,
@@ -262,7 +263,7 @@ pub(crate) fn last_change(dir: impl AsFd) -> io::Result<u64> {
         otransid: 0,
         stransid: 0,
         rtransid: 0,
-        times: [(0, 0); 4],
+        times: [[0; 2]; 4],
         reserved: [0; 8],
     };
     // SAFETY: BTRFS_IOC_GET_SUBVOL_INFO writes one `btrfs_ioctl_get_subvol_info_args`, which may hold any bytes.
@@ -305,6 +306,9 @@ pub(crate) fn has_nested_subvolumes(dir: impl AsFd) -> io::Result<bool> {
 
 const _: () = assert!(mem::size_of::<VolArgs>() == 4096 && mem::size_of::<SubvolumeInfo>() == 504);
 const _: () = assert!(mem::size_of::<VolArgsV2>() == 4096 && mem::size_of::<RootRefArgs>() == 4096);
+
+#[cfg(test)]
+mod subvolume_tests;
 
 #[cfg(test)]
 mod tests {
