@@ -56,6 +56,12 @@ pub(crate) fn start(
     if tell_trees(&trees, report.elapsed, &store, session) == Exit::Findings {
         exit = Exit::Findings;
     }
+    if !report.registered {
+        output.warning(
+            "the store cannot be written to, and does not know of them: they are folders like any other",
+        );
+        exit = Exit::Findings;
+    }
     if output.json {
         output.document(&StartDocument::new(&report))?;
     } else {
@@ -322,6 +328,7 @@ struct StartDocument<'a> {
     files: u64,
     bytes: u64,
     taken: Option<SnapshotDocument>,
+    registered: bool,
     worktrees: Vec<StartedDocument<'a>>,
     elapsed_seconds: f64,
 }
@@ -342,6 +349,7 @@ impl<'a> StartDocument<'a> {
             files: first.map_or(0, |started| started.files),
             bytes: first.map_or(0, |started| started.bytes),
             taken: report.taken.as_ref().map(SnapshotDocument::new),
+            registered: report.registered,
             worktrees: report
                 .worktrees
                 .iter()

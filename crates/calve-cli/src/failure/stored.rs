@@ -82,6 +82,10 @@ fn way_out(
         ErrorKind::Damaged => {
             "'calve store verify --repair' names all that is damaged, and mends what it can".to_owned()
         }
+        ErrorKind::ReadOnly if operation.starts_with("start") => {
+            "with --from SNAPSHOT and --at DIR trees can be started all the same; the store will not know them"
+                .to_owned()
+        }
         ErrorKind::ReadOnly => format!(
             "what only reads still works; to change something, make {} writable",
             shell_word(path)
@@ -143,7 +147,8 @@ mod tests {
             (ErrorKind::StoreExists, "make store", "calve start"),
             (ErrorKind::StoreIncompatible, "open store", "version"),
             (ErrorKind::Damaged, "read blob", "calve store verify --repair"),
-            (ErrorKind::ReadOnly, "start", "make '/a b/c' writable"),
+            (ErrorKind::ReadOnly, "start a worktree of", "--at DIR"),
+            (ErrorKind::ReadOnly, "drop a worktree of", "make '/a b/c' writable"),
             (ErrorKind::Busy, "write", "try again"),
             (ErrorKind::SnapshotNotFound, "find snapshot", "calve log"),
             (ErrorKind::SnapshotNotFound, "compare", "calve snapshot"),

@@ -77,7 +77,7 @@ fn the_document_of_a_start_is_that_of_clone_for_each_worktree() {
     let document = calve(&project, "start --json one two").json();
     assert_eq!((&document["files"], &document["bytes"]), (&json!(2), &json!(11)));
     assert_eq!(document["taken"]["snapshot"], document["snapshot"]);
-    assert_eq!(document["taken"]["new"], true);
+    assert_eq!((&document["taken"]["new"], &document["registered"]), (&json!(true), &json!(true)));
     let worktrees = document["worktrees"].as_array().unwrap();
     assert_eq!(worktrees.len(), 2);
     assert_eq!(worktrees[1]["name"], "two");
