@@ -2,6 +2,7 @@
 
 #![allow(clippy::allow_attributes, dead_code, reason = "each test crate uses a part of this")]
 
+pub(crate) mod maintained;
 pub(crate) mod odd;
 pub(crate) mod snapshot;
 #[cfg(target_os = "linux")]
