@@ -350,7 +350,7 @@ fn a_snapshot_of_a_tree_in_motion_tears_no_file() {
             if !torn.is_empty() || !found.is_empty() {
                 stop.store(true, Ordering::Relaxed);
             }
-            assert_eq!(torn, [PathBuf::new(); 0], "in round {round}");
+            assert_eq!(torn, Vec::<PathBuf>::new(), "in round {round}");
             assert_eq!(found, [""; 0], "a fresh worktree is clean, in round {round}");
         }
         stop.store(true, Ordering::Relaxed);
