@@ -1,5 +1,5 @@
 //! Promise: what is damaged is never served; it is named with the paths it stands for, and mended where that can be done.
-#![cfg(unix)]
+#![cfg(target_os = "linux")]
 
 mod common;
 
