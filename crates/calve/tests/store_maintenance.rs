@@ -1,6 +1,6 @@
 //! Promise: nothing in a store is lost or served wrong, whatever is packed, made warm and collected, and whoever is at it at
 //! the same time.
-#![cfg(unix)]
+#![cfg(target_os = "linux")]
 
 mod common;
 
