@@ -1,4 +1,4 @@
-//! Compares calve with cp, xcp and rsync on one tree and one filesystem.
+//! Compares calve with cp, xcp and rsync on one tree and one filesystem; with `--worktrees`, its store with git's worktrees.
 //!
 //! The tools take turns (A B C A B C …), so that a slow minute of the machine hits all of them. Before
 //! each run the filesystem is flushed; each copy is removed after its run, outside the timing. What a
@@ -14,6 +14,8 @@ mod run;
 mod sample;
 #[cfg(target_os = "linux")]
 mod tools;
+#[cfg(target_os = "linux")]
+mod worktrees;
 
 use std::process::ExitCode;
 

@@ -10,6 +10,7 @@ use crate::measure::{self, Census, Volume};
 use crate::report::{Comparison, Machine, ToolReport};
 use crate::sample;
 use crate::tools::{self, Binaries, Tool};
+use crate::worktrees::Day;
 
 /// Compares calve with cp, xcp and rsync on one tree and one filesystem.
 #[derive(Debug, Parser)]
@@ -46,6 +47,10 @@ struct Arguments {
     #[arg(long)]
     cold: bool,
 
+    /// Measures the store instead: snapshots, worktrees and status, beside cp, b3sum and git.
+    #[arg(long)]
+    worktrees: bool,
+
     /// Also writes the results to FILE.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -67,6 +72,16 @@ pub(crate) fn main() -> Result<(), Box<dyn Error>> {
         binaries: Binaries::find(arguments.calve.as_deref(), &arguments.only, arguments.install)?,
         cold: arguments.cold,
     };
+    if arguments.worktrees {
+        let day = Day {
+            source: &bench.source,
+            dest: &bench.dest,
+            volume: &bench.volume,
+            calve: bench.binaries.calve(),
+        };
+        day.measure(arguments.rounds)?.print();
+        return Ok(());
+    }
     let comparison = bench.compare(&arguments.only, arguments.rounds)?;
     println!("\n{comparison}");
     if let Some(file) = &arguments.json {

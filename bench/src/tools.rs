@@ -114,6 +114,11 @@ pub(crate) struct Binaries {
 }
 
 impl Binaries {
+    /// The calve that is measured.
+    pub(crate) fn calve(&self) -> &Path {
+        &self.calve
+    }
+
     /// Builds or installs what is wanted and missing.
     pub(crate) fn find(
         calve: Option<&Path>,
