@@ -144,6 +144,10 @@ impl Store {
         let path = store.map_or_else(|| project.join(OWN), Path::to_owned);
         let (parent, name) = parent_of(&path)?;
         let dir = fs::open(&parent, DIR_FLAGS, Mode::empty()).context("open", || &parent)?;
+        // Before a stage is made, which would be a change of the project.
+        if std::fs::symlink_metadata(&path).is_ok() {
+            return Err(Error::new(ErrorKind::StoreExists, "make store", path, Errno::EXIST));
+        }
         crate::tree::staging::sweep(&dir);
         let mut stage = Stage::empty(dir, &parent).context("make store in", || &parent)?;
         let inside = stage.path();

@@ -24,8 +24,6 @@ const SCHEMA: i64 = 1;
 /// Nobody holds the write lock for long, but a slow disk under many writers may take its time.
 const BUSY: Duration = Duration::from_secs(300);
 
-const MAPPED_BYTES: i64 = 1 << 30;
-
 /// The tables. The module [`format`](super::format) documents them.
 const TABLES: &str = "
     CREATE TABLE snapshots (
@@ -147,9 +145,6 @@ impl Db {
             connection.pragma_update(None, "journal_mode", "WAL")?;
             // A store may be someone else's: no function that its schema names is run.
             connection.pragma_update(None, "trusted_schema", false)?;
-            // Pages that are cached by the system need not be copied. The file is only ever appended to or checkpointed by
-            // SQLite itself, under its locks.
-            connection.pragma_update(None, "mmap_size", MAPPED_BYTES)?;
             connection.set_prepared_statement_cache_capacity(32);
             Ok(connection)
         };

@@ -86,7 +86,9 @@ impl Store {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
                 result => result?,
             }
-            // The seal comes last: without it the rest is not used.
+            // A change bears the number of its transaction, so this one must be over before the number is taken: whatever comes
+            // later has another. The seal comes last: without it the rest is not used.
+            flush_filesystem(stage.dir())?;
             let seal = sys::last_change(stage.dir())?;
             for (extension, content) in
                 [("index", index.encode()?), ("seal", format!("{seal}\n").into_bytes())]
@@ -102,7 +104,7 @@ impl Store {
     }
 
     /// The template of a snapshot, where there is one and nobody wrote to it.
-    fn sealed_template(&self, id: SnapshotId) -> Option<OwnedFd> {
+    pub(crate) fn sealed_template(&self, id: SnapshotId) -> Option<OwnedFd> {
         let flags = DIR_FLAGS | OFlags::NOFOLLOW;
         let template = fs::open(self.template_path(id), flags, Mode::empty()).ok()?;
         let meta = Meta::of(&fs::fstat(&template).ok()?);

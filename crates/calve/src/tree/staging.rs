@@ -325,6 +325,12 @@ impl Drop for Stage {
     }
 }
 
+/// Gives a tree that was renamed to a [`stage_name`] the mark, so that it is swept when this process is dead.
+pub(crate) fn mark(parent: &OwnedFd, name: &CStr) -> io::Result<()> {
+    let tree = open_ours(parent, name)?;
+    Ok(fs::fchmod(tree, meta::mode(MARK))?)
+}
+
 /// Removes the stages in `parent` whose makers are dead. What cannot be removed stays for the next time.
 pub(crate) fn sweep(parent: &OwnedFd) {
     let Ok(dir) = Dir::read_from(parent) else { return };

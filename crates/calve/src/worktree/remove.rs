@@ -12,7 +12,7 @@ use crate::error::{Context as _, Error, ErrorKind};
 use crate::store::snapshot::forget;
 use crate::store::template::remove_tree;
 use crate::store::{PROJECT, Store, StoreOptions, parent_of, path_from};
-use crate::tree::staging::stage_name;
+use crate::tree::staging::{self, stage_name};
 
 /// A worktree that was dropped: it has no name any more, and its files wait to be deleted.
 #[derive(Debug)]
@@ -84,6 +84,8 @@ impl Worktree {
             Err(Errno::XDEV) => {
                 fs::renameat(&from, &name, &from, &aside)
                     .context("drop worktree", || &self.path)?;
+                // So that whoever makes something there later knows that it may go.
+                let _ = staging::mark(&from, &aside);
                 parent
             }
             Err(errno) => return Err(Error::io("drop worktree", &self.path, errno)),

@@ -13,6 +13,7 @@ use rustix::fs;
 use super::Worktree;
 use crate::error::{Context as _, Error, ErrorKind};
 use crate::reflink::ReflinkOutcome;
+use crate::reflink::meta::Meta;
 use crate::reflink::sys;
 use crate::report::{DestinationReport, Method};
 use crate::store::db::{self, State, WorktreeRow};
@@ -160,6 +161,12 @@ impl Store {
             });
         }
         self.recover()?;
+        // Before the work of a snapshot; who comes first is decided when the names are claimed.
+        for row in self.db().worktrees()? {
+            if seen.contains(row.name.as_str()) {
+                return Err(name_taken(&row.name, &row.path));
+            }
+        }
         let taken = match options.from {
             Some(_) => None,
             None => Some(self.snapshot(None, None, &options.common)?),
@@ -249,14 +256,7 @@ impl Store {
         })?;
         match taken {
             None => Ok(()),
-            Some((name, path)) => {
-                let cause = io::Error::new(
-                    io::ErrorKind::AlreadyExists,
-                    "a worktree of this name exists, or is being started",
-                );
-                Err(Error::new(ErrorKind::WorktreeExists, "start worktree", name, cause)
-                    .with_other(path_from(&path)))
-            }
+            Some((name, path)) => Err(name_taken(&name, &path)),
         }
     }
 
@@ -381,6 +381,13 @@ impl Store {
                 Stage::new(dir, &place.parent, |dir, name| sys::snapshot(&template, dir, name));
             // Another filesystem, or no right to: the mirrors will do.
             let Ok(stage) = stage else { return Ok(None) };
+            // Somebody may have begun to remove it, or to write to it, since its seal was looked at.
+            let still = self.sealed_template(id).and_then(|now| fs::fstat(now).ok());
+            if still.map(|now| Meta::of(&now).id())
+                != fs::fstat(&template).ok().map(|was| Meta::of(&was).id())
+            {
+                return Ok(None);
+            }
             let finish = || -> io::Result<()> {
                 self.marker(row).write(stage.dir())?;
                 // The marker is the one thing that was made in it.
@@ -431,6 +438,14 @@ impl Worktree {
 
 /// The trees that were made, one for each worktree, and how.
 type Staged = (Vec<Stage>, Vec<DestinationReport>);
+
+fn name_taken(name: &str, path: &[u8]) -> Error {
+    let cause = io::Error::new(
+        io::ErrorKind::AlreadyExists,
+        "a worktree of this name exists, or is being started",
+    );
+    Error::new(ErrorKind::WorktreeExists, "start worktree", name, cause).with_other(path_from(path))
+}
 
 /// Where a worktree shall be.
 pub(crate) struct Place {
