@@ -89,6 +89,16 @@ pub(crate) fn alone(store: &Path, token: &str) -> Result<Option<Guard>, Error> {
     lock().context("lock", || store)
 }
 
+/// To make a template, which others then find made. Waits for as long as another makes one.
+pub(crate) fn one_by_one(store: &Path) -> Result<Guard, Error> {
+    let lock = || -> io::Result<Guard> {
+        let file = open(store, "templates")?;
+        wait(&file, FlockOperation::LockExclusive)?;
+        Ok(Guard { _file: file })
+    };
+    lock().context("lock", || store)
+}
+
 /// To remove content. `None`: others were at it for all of `patience`.
 pub(crate) fn exclude(
     store: &Path,

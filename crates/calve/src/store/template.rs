@@ -5,7 +5,7 @@
 //! It is not read-only, which would stand in the way of whoever removes the project. One whose seal is broken is thrown away and made
 //! anew; it is never served.
 //!
-//! A template is built under a stage's name, flushed, sealed, and renamed to its own. Of two that are built at once, one is used.
+//! A template is built under a stage's name, flushed, renamed to its own, and sealed. One is built at a time; who waited finds it built.
 
 use std::ffi::CString;
 use std::io;
@@ -18,7 +18,7 @@ use super::id::SnapshotId;
 use super::index::Index;
 use super::materialize::{Plan, materialize};
 use super::object::SnapshotObject;
-use super::{Store, StoreOptions, flush_filesystem};
+use super::{Store, StoreOptions, flush_filesystem, locks};
 use crate::error::{Context as _, Error};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
@@ -52,6 +52,11 @@ impl Store {
         if let Some(template) = self.sealed_template(id) {
             return Ok(Some(template));
         }
+        let _lock = locks::one_by_one(self.path())?;
+        if let Some(template) = self.sealed_template(id) {
+            return Ok(Some(template));
+        }
+        let Some(boot) = boot() else { return Ok(None) };
         let folder = self.path().join("templates");
         let dir = fs::open(&folder, DIR_FLAGS, Mode::empty()).context("open", || &folder)?;
         staging::sweep(&dir);
@@ -81,17 +86,10 @@ impl Store {
             // Everything that is still on its way must have arrived before the number is read.
             flush_filesystem(stage.dir())?;
             self.blobs().seal(&made.unsealed)?;
-            match stage.publish(&name) {
-                // Somebody else made it at the same time.
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
-                result => result?,
-            }
-            // A change bears the number of its transaction, so this one must be over before the number is taken: whatever comes
-            // later has another. The seal comes last: without it the rest is not used.
-            flush_filesystem(stage.dir())?;
-            let seal = sys::last_change(stage.dir())?;
+            stage.publish(&name)?;
+            let seal = settled(stage.dir())?;
             for (extension, content) in
-                [("index", index.encode()?), ("seal", format!("{seal}\n").into_bytes())]
+                [("index", index.encode()?), ("seal", format!("{seal} {boot}\n").into_bytes())]
             {
                 let staged = self.path().join("stage").join(stage_name());
                 std::fs::write(&staged, content)?;
@@ -111,7 +109,7 @@ impl Store {
         let seal = std::fs::read_to_string(self.template_path(id).with_extension("seal")).ok()?;
         let good = sys::is_subvolume(&template, meta.ino)
             && self.template_index(id).is_file()
-            && seal.trim_end().parse() == Ok(sys::last_change(&template).ok()?);
+            && seal == format!("{} {}\n", sys::last_change(&template).ok()?, boot()?);
         good.then_some(template)
     }
 
@@ -137,6 +135,7 @@ impl Store {
     /// # Errors
     /// The folder of templates could not be read.
     pub(crate) fn drop_templates(&self, keep: impl Fn(SnapshotId) -> bool) -> Result<u64, Error> {
+        let _lock = locks::one_by_one(self.path())?;
         let folder = self.path().join("templates");
         let dir = fs::open(&folder, DIR_FLAGS, Mode::empty()).context("open", || &folder)?;
         staging::sweep(&dir);
@@ -158,6 +157,27 @@ impl Store {
         }
         Ok(dropped)
     }
+}
+
+/// How often the number of the last change is read before it is given up.
+const SETTLE_TRIES: u32 = 10;
+
+/// The last change of a subvolume, once its transaction is over: then any later one has another number.
+fn settled(dir: &OwnedFd) -> io::Result<u64> {
+    flush_filesystem(dir)?;
+    for _ in 0..SETTLE_TRIES {
+        let number = sys::last_change(dir)?;
+        flush_filesystem(dir)?;
+        if sys::last_change(dir)? == number {
+            return Ok(number);
+        }
+    }
+    Err(io::Error::other("somebody writes to it again and again"))
+}
+
+/// What this boot of the machine is called: replaying a log after a crash brings changes back without their number.
+fn boot() -> Option<String> {
+    Some(std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim_end().to_owned())
 }
 
 /// Removes a tree, also one that is a subvolume: at once where that is allowed, else entry by entry.
