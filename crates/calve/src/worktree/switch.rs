@@ -187,7 +187,7 @@ impl Worktree {
         if what != Changes::Respect && interrupted.is_none() {
             self.discard_undo()?;
         }
-        if !moves.conflicts.is_empty() {
+        if what != Changes::Respect {
             report.kept = self.move_aside(&root, &trees, &moves, from)?;
         }
         self.apply(&root, &trees, &moves, staged, &mut report)?;
@@ -324,7 +324,16 @@ impl Worktree {
         };
         // Children before their parents, whose times would change again.
         for (path, at) in moves.directories.iter().rev() {
-            let entry = trees.target.at(*at);
+            let mut entry = trees.target.at(*at).clone();
+            if moves.by_hand.contains(path)
+                && !moves.conflicts.contains(path)
+                && let Some(now) = trees.find(trees.now, path).map(|at| trees.now.at(at))
+                && now.is_directory()
+            {
+                // It is here for its times, or for what is in it; its mode is not in the way.
+                entry.mode = now.mode;
+            }
+            let entry = &entry;
             open_at(root, path)
                 .and_then(|dir| give(entry, &dir))
                 .context("set metadata of", || failed(path))?;

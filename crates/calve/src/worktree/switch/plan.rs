@@ -170,16 +170,9 @@ impl Trees<'_> {
                 // The snapshots agree; what was made of it by hand stays.
                 continue;
             }
-            if changed && !self.is_done(now, target) {
-                let added_below = now.is_some_and(|at| self.now.at(at).is_directory());
-                // A directory that was added by hand stays where a directory shall be, or nothing.
-                let harmless = added_below
-                    && what != Changes::Reset
-                    && target.is_none_or(|at| self.target.at(at).is_directory())
-                    && self.find(self.base, path).is_none();
-                if !harmless {
-                    moves.conflicts.insert(path.clone());
-                }
+            // What is as it shall be is in nobody's way; but it was so before, and an undo must know.
+            if changed && (what == Changes::MoveAside || !self.is_done(now, target)) {
+                moves.conflicts.insert(path.clone());
             }
             self.way_is_clear(path, target, &mut moves);
             match target.map(|at| (at, self.target.at(at))) {
