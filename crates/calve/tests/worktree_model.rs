@@ -423,7 +423,7 @@ fn a_worktree_is_what_a_naive_model_of_all_that_was_done_to_it_says() {
         config.cases = 12;
     }
     config.failure_persistence = None;
-    config.max_shrink_iters = 200;
+    config.max_shrink_iters = 60;
     let steps = prop::collection::vec(step(), 10..50);
     TestRunner::new(config)
         .run(&steps, |steps| {

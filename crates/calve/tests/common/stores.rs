@@ -108,7 +108,14 @@ pub(crate) fn assert_sound(store: &Store) -> VerifyReport {
 /// A tree without what is calve's own.
 #[track_caller]
 pub(crate) fn tree(root: &Path) -> Snapshot {
-    only(&snapshot(root), |path, _| !path.starts_with(".calve"))
+    let mut found = only(&snapshot(root), |path, _| !path.starts_with(".calve"));
+    // What was moved aside may be another name of a file in the tree.
+    let mut first_names = std::collections::HashMap::new();
+    for (path, entry) in &mut found {
+        let inode = (entry.inode.0, entry.inode.1);
+        entry.first_name.clone_from(first_names.entry(inode).or_insert_with(|| path.clone()));
+    }
+    found
 }
 
 /// What `status` compares: kind, content and mode.
