@@ -11,11 +11,13 @@ pub(crate) const DIFF_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
       As a patch; binary files, links and the right to execute are in it.
   calve diff fix-1 | git apply
       The same changes here.
+  calve diff fix-1 | git apply --exclude='target/*'
+      Without what a build made there; --include='src/*' takes only that.
   calve diff --stat fix-1
       A line a file: LETTER, lines added and removed (or sizes, where it is binary), path.
 
-What no patch of git's can hold is left out of it: empty folders, other mode bits, times. The exit code is
-0 whether there are changes or not; 'calve status' tells by its own.";
+What no patch of git's can hold is left out of it: empty folders, other mode bits, times, and what is in
+.git. The exit code is 0 whether there are changes or not; 'calve status' tells by its own.";
 
 pub(crate) const SWITCH_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve switch fix-1 ready

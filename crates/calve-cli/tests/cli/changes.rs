@@ -24,6 +24,31 @@ fn with_changes() -> (TempDir, PathBuf, PathBuf) {
     (scratch, project, root)
 }
 
+/// `git status` in a worktree writes its index anew, and git refuses every patch that names a path in `.git`.
+#[test]
+fn a_patch_is_without_what_git_changed_for_itself() {
+    let (_scratch, project) = with_project();
+    fs::create_dir_all(project.join("sub/.git")).unwrap();
+    fs::create_dir(project.join(".git")).unwrap();
+    for (name, content) in [(".git/index", "1"), ("sub/.git/gone", "gone"), ("plain", "plain")] {
+        fs::write(project.join(name), content).unwrap();
+    }
+    done(&project, "start w");
+    let root = worktrees_of(&project).join("w");
+    fs::write(root.join(".git/index"), "2").unwrap();
+    fs::rename(root.join("sub/.git/gone"), root.join("came")).unwrap();
+    fs::rename(root.join("plain"), root.join(".git/went")).unwrap();
+
+    let patch = command(&project, ["diff", "w"]).output().unwrap().stdout;
+    let patch = String::from_utf8(patch).unwrap();
+    let named: Vec<_> = patch.lines().filter(|line| line.starts_with("diff --git")).collect();
+    assert_eq!(named, ["diff --git a/came b/came", "diff --git a/plain b/plain"]);
+    assert!(!patch.contains(".git/"), "{patch}");
+    // They are told of all the same.
+    let stat = done(&project, "diff --stat w");
+    assert!(stat.contains("M  +1 -1  .git/index"), "{stat}");
+}
+
 #[test]
 fn a_diff_is_a_patch_that_git_applies() {
     let (_scratch, project, root) = with_changes();

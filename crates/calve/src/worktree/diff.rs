@@ -4,7 +4,10 @@
 //! [`Worktree::diff`] and [`Diff::patch`] shows as it is by then.
 //!
 //! A file whose content appears under another name and is gone under its own was renamed. Only equal content counts, and each
-//! content is paired once.
+//! content is paired once. Nothing is paired that is git's own.
+//!
+//! A project's `.git` is in its snapshots like anything else, and git changes files there when it is only asked for its status. `git
+//! apply` refuses a patch as a whole that names a path in a `.git`, so such changes are listed and are not in the patch.
 
 use std::collections::HashMap;
 use std::io::{self, Read as _, Write};
@@ -106,7 +109,7 @@ impl Worktree {
 
 impl Diff {
     /// Writes all of it as a patch that `git apply` takes. Empty directories, owners, times and attributes are not in it, nor
-    /// are FIFOs.
+    /// are FIFOs, nor what is in a folder called `.git`.
     ///
     /// # Errors
     /// Content could not be read, or `out` took no more; what was written until then is a part of the patch.
@@ -114,6 +117,9 @@ impl Diff {
         let mut reader = Reader::new(&self.store, &self.root)?;
         let mut text = Vec::new();
         for (file, (old, new)) in self.files.iter().zip(&self.sides) {
+            if is_gits_own(&file.path) {
+                continue;
+            }
             text.clear();
             self.write_one(&mut text, file, old.as_ref(), new.as_ref(), &mut reader)?;
             out.write_all(&text).context("write the patch of", || &self.root)?;
@@ -158,6 +164,7 @@ impl Diff {
         let mut gone: HashMap<(BlobId, u64), Vec<usize>> = HashMap::new();
         for (at, (file, (old, _))) in self.files.iter().zip(&self.sides).enumerate().rev() {
             if file.kind == ChangeKind::Deleted
+                && !is_gits_own(&file.path)
                 && let Some(Entry { kind: Kind::File { size: 1.., blob, .. }, .. }) = old
             {
                 gone.entry((*blob, file.old_bytes)).or_default().push(at);
@@ -170,7 +177,10 @@ impl Diff {
         let mut paired = Vec::new();
         for at in 0..self.files.len() {
             let file = &self.files[at];
-            if file.kind != ChangeKind::Added || !sizes.contains(&file.new_bytes) {
+            if file.kind != ChangeKind::Added
+                || !sizes.contains(&file.new_bytes)
+                || is_gits_own(&file.path)
+            {
                 continue;
             }
             let Some(Entry { kind: Kind::File { blob, .. }, .. }) = &self.sides[at].1 else {
@@ -218,6 +228,11 @@ impl Diff {
 }
 
 /// Whether a patch can hold it.
+/// Whether git would refuse a patch that names it. Like git, in whatever case: there are filesystems where that is the same.
+fn is_gits_own(path: &Path) -> bool {
+    path.iter().any(|name| name.eq_ignore_ascii_case(".git"))
+}
+
 fn has_text(entry: &Entry) -> bool {
     matches!(entry.kind, Kind::File { .. } | Kind::Symlink(_))
 }
