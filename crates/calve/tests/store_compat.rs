@@ -1,0 +1,89 @@
+//! A store that version 0.1.0 wrote stays readable: `testdata/store-1.tar.gz`, kept as an archive because a seal is a time.
+//!
+//! It was made with the command, in a folder with a file of two names, an executable, a link, an empty file and an empty folder:
+//! `calve init; calve snapshot -m 'the first' --name first`, a file removed, one added, a mode changed;
+//! `calve snapshot -m 'the second'; calve store pack`.
+
+#![cfg(target_os = "linux")]
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::Path;
+use std::process::Command;
+
+use calve::{ErrorKind, StartOptions, Store, StoreOptions};
+
+use common::Scratch;
+
+const FIRST: &str = "30ecc5d99b3b11fa3dc393cd7716d3ded11baef07212c9df02c7781d64e75596";
+const SECOND: &str = "c7d3e9ed93b073aaa3e8ebb309b19232b020de0a62b2c9884f6eb4bcf1789021";
+
+fn unpack(to: &Path) {
+    let archive = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/store-1.tar.gz");
+    let tar = Command::new("tar").arg("-xzf").arg(archive).arg("-C").arg(to).status();
+    assert!(tar.unwrap().success());
+}
+
+#[test]
+fn a_store_of_the_first_version_is_whole_and_can_be_read_and_started_from() {
+    let scratch = Scratch::new();
+    let project = scratch.join("project");
+    fs::create_dir(&project).unwrap();
+    unpack(&project);
+    let store = Store::open(project.join(".calve")).unwrap();
+    let options = StoreOptions::new();
+
+    let verified = store.verify(false, &options).unwrap();
+    assert!(verified.damage.is_empty(), "{verified:?}");
+    let told: Vec<_> = store
+        .log()
+        .unwrap()
+        .into_iter()
+        .map(|snapshot| (snapshot.id.to_string(), snapshot.message, snapshot.names, snapshot.files))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            (SECOND.to_owned(), "the second".to_owned(), vec![], 6),
+            (FIRST.to_owned(), "the first".to_owned(), vec!["first".to_owned()], 6),
+        ]
+    );
+
+    let first = store.resolve("first").unwrap();
+    let at = scratch.join("trees");
+    for (name, id) in [("old", first), ("new", store.resolve(&SECOND[..8]).unwrap())] {
+        store.start(&[name], &StartOptions::new().from(id).at(&at)).unwrap();
+        let worktree = store.worktree(name).unwrap();
+        assert!(worktree.status(&options).unwrap().changes.is_empty(), "{name}");
+    }
+    let old = at.join("old");
+    // This one comes out of the pack.
+    let numbers: String = (1..=2000).map(|number| format!("{number}\n")).collect();
+    assert_eq!(fs::read_to_string(old.join("src/numbers")).unwrap(), numbers);
+    let readme = fs::metadata(old.join("README")).unwrap();
+    assert_eq!((readme.mtime(), readme.mtime_nsec()), (1_580_608_922, 123_456_789));
+    assert_eq!(readme.ino(), fs::metadata(old.join("src/second-name")).unwrap().ino());
+    assert_eq!(fs::read_link(old.join("src/link")).unwrap(), Path::new("../README"));
+    assert!(fs::read_dir(old.join("empty")).unwrap().next().is_none());
+    let mode = |tree: &str| {
+        fs::metadata(at.join(tree).join("bin/run")).unwrap().permissions().mode() & 0o7777
+    };
+    assert_eq!((mode("old"), mode("new")), (0o755, 0o600));
+    assert!(!at.join("new/src/numbers").try_exists().unwrap());
+    assert_eq!(fs::read(at.join("new/src/deep/er/more")).unwrap(), b"more\n");
+}
+
+#[test]
+fn a_store_that_needs_what_this_version_does_not_have_is_refused_by_the_name_of_it() {
+    let scratch = Scratch::new();
+    unpack(scratch.path());
+    let path = scratch.join(".calve");
+    fs::write(path.join("format"), "calve store 1\nincompatible quantum-blobs\n").unwrap();
+    let error = Store::open(&path).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::StoreIncompatible);
+    assert!(error.to_string().contains("quantum-blobs"), "{error}");
+    fs::write(path.join("format"), "calve store 1\ncompatible sparkle\n").unwrap();
+    Store::open(&path).unwrap();
+}
