@@ -64,6 +64,10 @@ fn way_out(
     name: &str,
 ) -> Option<String> {
     let hint = match kind {
+        // Whoever dropped the worktree that the shell stands in.
+        _ if path == Path::new(".") && error.kind() == io::ErrorKind::NotFound => {
+            "the current folder is gone: 'cd' to one that is there, or give one with -C".to_owned()
+        }
         ErrorKind::StoreNotFound if operation == "find the store of" => {
             "'calve init' in the project's root makes one; --store DIR or CALVE_STORE names one that is elsewhere"
                 .to_owned()
@@ -172,5 +176,12 @@ mod tests {
             let got = way_out(kind, operation, Path::new("/a b/c"), &error, " w");
             assert!(got.as_ref().is_some_and(|got| got.contains(expected)), "{kind:?}: {got:?}");
         }
+    }
+
+    #[test]
+    fn a_current_folder_that_is_gone_has_a_way_out() {
+        let gone = io::Error::from(io::ErrorKind::NotFound);
+        let got = way_out(ErrorKind::Io, "open", Path::new("."), &gone, "");
+        assert!(got.is_some_and(|got| got.contains("'cd'")));
     }
 }
