@@ -8,7 +8,7 @@
 //! leads outside. What is gone by the time it is opened is left out and reported; so is what keeps changing while it is
 //! copied.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::ffi::{CStr, CString};
 use std::io;
 use std::mem::MaybeUninit;
@@ -23,8 +23,8 @@ use rustix::io::Errno;
 use super::blobs::{Blobs, Counts, Intake, Taken};
 use super::id::{BlobId, DirectoryId};
 use super::index::{Index, Stat};
-use super::manifest::{Builder, Manifest, os};
-use super::object::{Attributes, Entry, Kind, encode_directory};
+use super::manifest::{Manifest, os};
+use super::object::{Attributes, Entry, Kind};
 use super::pool::{self, Queue, lock};
 use crate::error::{Context as _, Error};
 use crate::reflink::imp::{DIR_FLAGS, SOURCE_FLAGS};
@@ -33,6 +33,10 @@ use crate::report::{Cancel, Progress, SkipReason, Skipped};
 use crate::tree::filter::IgnoreChain;
 use crate::tree::staging::PREFIX;
 use crate::tree::walk::Reader;
+
+mod assemble;
+
+use assemble::Assembly;
 
 /// The folder that is calve's own, in a project and in a worktree.
 pub(crate) const OWN: &str = ".calve";
@@ -650,150 +654,6 @@ impl Counts {
         self.copied_files += other.copied_files;
         self.copied_bytes += other.copied_bytes;
     }
-}
-
-type Assembled = (Manifest, Vec<Stat>, Vec<(DirectoryId, Vec<u8>)>);
-
-struct Assembly<'a> {
-    request: &'a Request<'a>,
-    scanned: Vec<Option<Scanned>>,
-}
-
-impl Assembly<'_> {
-    fn run(mut self) -> Result<Assembled, Error> {
-        let too_many = || {
-            Error::io(
-                "read",
-                self.request.path,
-                io::Error::other("more than 4,294,967,295 entries"),
-            )
-        };
-        let root = self.scanned.first_mut().and_then(Option::take);
-        let Some(root) = root else {
-            return Err(pool::cancelled("read", self.request.path));
-        };
-        let mut stats = vec![root.inode.stat];
-        let mut inodes = vec![root.inode];
-        let mut builder = Builder::new(root.own.clone());
-        // Breadth first, as the manifest numbers them; beside each directory what it was in the base.
-        let mut order: Vec<Option<u32>> = Vec::new();
-        let mut queue = std::collections::VecDeque::from([root]);
-        while let Some(directory) = queue.pop_front() {
-            let base =
-                directory.base.and_then(|place| self.request.base?.directories.get(place as usize));
-            let mut entries = Vec::with_capacity(directory.found.len());
-            for found in directory.found {
-                let (entry, inode) = match found.0 {
-                    What::Same(slot, inode) => {
-                        let Some(base) = base else { continue };
-                        (base.entries[slot as usize].clone(), inode)
-                    }
-                    What::Other(entry, inode) => (*entry, inode),
-                    What::Directory(place) => {
-                        let Some(child) = self.scanned[place as usize].take() else { continue };
-                        let pair = (child.own.clone(), child.inode);
-                        queue.push_back(child);
-                        pair
-                    }
-                    What::Pending => continue,
-                };
-                stats.push(inode.stat);
-                inodes.push(inode);
-                entries.push(entry);
-            }
-            order.push(directory.base);
-            if !builder.add(entries) {
-                return Err(too_many());
-            }
-        }
-        let mut manifest = builder.finish();
-        if self.request.intake.is_some() {
-            link_groups(&mut manifest, &inodes, &mut stats);
-        }
-        let directories = self.name(&mut manifest, &order);
-        Ok((manifest, stats, directories))
-    }
-
-    /// Gives every directory its id, from the leaves to the root.
-    fn name(&self, manifest: &mut Manifest, order: &[Option<u32>]) -> Vec<(DirectoryId, Vec<u8>)> {
-        let mut new = Vec::new();
-        for place in (0..manifest.directories.len()).rev() {
-            let directory = &manifest.directories[place];
-            let base = order[place].and_then(|place| {
-                let base = self.request.base?;
-                Some((base.directories.get(place as usize)?, base.entry_of(place)))
-            });
-            // The children were named before; their entries say whether all is as it was.
-            let known = base.filter(|(base, _)| base.entries == directory.entries);
-            let id = match (known, self.request.intake) {
-                (Some((_, Entry { kind: Kind::Directory(id), .. })), _) => *id,
-                (_, None) => DirectoryId::from_bytes([0; 32]),
-                (_, Some(_)) => {
-                    let encoding = encode_directory(&directory.entries);
-                    let id = DirectoryId::of(&encoding);
-                    new.push((id, encoding));
-                    id
-                }
-            };
-            let (parent, slot) = (directory.parent as usize, directory.slot as usize);
-            if place == 0 {
-                manifest.root.kind = Kind::Directory(id);
-            } else {
-                manifest.directories[parent].entries[slot].kind = Kind::Directory(id);
-            }
-        }
-        new
-    }
-}
-
-/// Marks the names of one file, where the tree has more than one of them. It may have changed between the looks at two of its names;
-/// but it is one file, and what was seen last holds under every name.
-fn link_groups(manifest: &mut Manifest, inodes: &[Inode], stats: &mut [Stat]) {
-    let mut groups: HashMap<(u64, u64), Vec<(u32, u32)>> = HashMap::new();
-    let mut single = Vec::new();
-    let number_of = |manifest: &Manifest, (place, slot): (u32, u32)| {
-        (manifest.directories[place as usize].first + slot) as usize
-    };
-    for (place, slot, entry) in manifest.entries() {
-        let Kind::File { link, .. } = entry.kind else { continue };
-        let inode = inodes[number_of(manifest, (place, slot))];
-        // Its number of names, too, may have changed between two looks.
-        if inode.links > 1 {
-            groups.entry((inode.dev, inode.stat.ino)).or_default().push((place, slot));
-        } else if link != 0 {
-            single.push((place, slot));
-        }
-    }
-    for (place, slot) in single {
-        let entry = &mut manifest.directories[place as usize].entries[slot as usize];
-        if let Kind::File { link, .. } = &mut entry.kind {
-            *link = 0;
-        }
-    }
-    for names in groups.into_values() {
-        let last = names.iter().max_by_key(|at| inodes[number_of(manifest, **at)].stat.changed);
-        let Some(&last) = last else { continue };
-        let stat = inodes[number_of(manifest, last)].stat;
-        let mut seen = manifest.at(last).clone();
-        if let Kind::File { link, .. } = &mut seen.kind {
-            *link = if names.len() > 1 { group_of(manifest, &names) } else { 0 };
-        }
-        for at in names {
-            stats[number_of(manifest, at)] = stat;
-            let entry = &mut manifest.directories[at.0 as usize].entries[at.1 as usize];
-            *entry = Entry { name: std::mem::take(&mut entry.name), ..seen.clone() };
-        }
-    }
-}
-
-/// A number for a file with these names, the same as long as the first of them is.
-fn group_of(manifest: &Manifest, names: &[(u32, u32)]) -> u64 {
-    let first = names.iter().map(|(place, slot)| manifest.path_of(*place, *slot)).min();
-    let path = first.unwrap_or_default();
-    let hash = blake3::hash(path.as_os_str().as_encoded_bytes());
-    let mut number = [0; 8];
-    number.copy_from_slice(&hash.as_bytes()[..8]);
-    u64::from_le_bytes(number).max(1)
 }
 
 fn mtime_of(meta: &Meta) -> (i64, u32) {

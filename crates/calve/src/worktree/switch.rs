@@ -262,6 +262,38 @@ impl Worktree {
         Ok(Staged { stage, places, skipped })
     }
 
+    /// Fails where something was made of a path since the tree was looked at: it would be lost. The same switch, asked for again,
+    /// sees it as changed by hand.
+    fn must_be_as_seen(&self, root: &OwnedFd, trees: &Trees<'_>, path: &Path) -> Result<(), Error> {
+        let look = || -> io::Result<Option<Meta>> {
+            let dir = open_parent(root, path)?;
+            Ok(Some(Meta::of(&fs::statat(&dir, &last(path)?, AtFlags::SYMLINK_NOFOLLOW)?)))
+        };
+        let meta = match look() {
+            Ok(Some(meta)) if meta.file_type() != fs::FileType::Directory => meta,
+            // Nothing there; or a directory, of which only what is empty is ever removed.
+            _ => return Ok(()),
+        };
+        let seen = trees.find(trees.now, path).map(|at| trees.now.at(at)).is_some_and(|entry| {
+            let size_is = match &entry.kind {
+                Kind::File { size, .. } => *size == meta.size,
+                Kind::Symlink(target) => target.len() as u64 == meta.size,
+                Kind::Fifo => true,
+                Kind::Directory(_) => false,
+            };
+            size_is && (entry.mtime.0, i64::from(entry.mtime.1)) == meta.modified()
+        });
+        if seen {
+            return Ok(());
+        }
+        Err(self.in_the_way(path, "it was changed while the switch was under way"))
+    }
+
+    fn in_the_way(&self, path: &Path, why: &'static str) -> Error {
+        Error::new(ErrorKind::Changed, "switch worktree", &self.path, io::Error::other(why))
+            .with_details(vec![path.to_owned()])
+    }
+
     /// Changes what is to be changed.
     fn apply(
         &self,
@@ -274,6 +306,7 @@ impl Worktree {
         let failed = |path: &Path| self.path.join(path);
         // The deepest first.
         for path in moves.remove.iter().rev() {
+            self.must_be_as_seen(root, trees, path)?;
             if remove_at(root, path).context("remove", || failed(path))? {
                 report.removed += 1;
             }
@@ -300,19 +333,29 @@ impl Worktree {
         }
         for path in moves.put.keys() {
             let Some(place) = staged.places.get(path) else { continue };
-            let put = || -> io::Result<()> {
+            self.must_be_as_seen(root, trees, path)?;
+            let put = || -> io::Result<bool> {
                 let dir = open_parent(root, path)?;
                 let name = last(path)?;
                 match fs::renameat(staged.stage.dir(), place.as_str(), &dir, &name) {
-                    // A directory that was emptied by hand, or that holds what is ignored.
-                    Err(Errno::ISDIR) => {
-                        staging::remove(&dir, &name)?;
-                        Ok(fs::renameat(staged.stage.dir(), place.as_str(), &dir, &name)?)
-                    }
-                    result => Ok(result?),
+                    Ok(()) => return Ok(true),
+                    Err(Errno::ISDIR) => {}
+                    Err(errno) => return Err(errno.into()),
                 }
+                // What was in it is gone by now, unless it is of nobody's snapshot.
+                match fs::unlinkat(&dir, &name, AtFlags::REMOVEDIR) {
+                    Ok(()) => {}
+                    Err(Errno::NOTEMPTY | Errno::EXIST) => return Ok(false),
+                    Err(errno) => return Err(errno.into()),
+                }
+                Ok(fs::renameat(staged.stage.dir(), place.as_str(), &dir, &name).map(|()| true)?)
             };
-            put().context("put", || failed(path))?;
+            if !put().context("put", || failed(path))? {
+                return Err(self.in_the_way(
+                    path,
+                    "the folder holds what no snapshot has, and a file shall be in its place",
+                ));
+            }
             report.changed += 1;
         }
         let created = meta::created_by_us(false);
