@@ -6,6 +6,8 @@
 //! * A *tree* is a directory with all that is in it. A *clone* of a tree is a new tree whose files are reflinks of the
 //!   files of the first, or, where the filesystem cannot, copies of them.
 //! * A *stage* is a tree under construction. It has another name and becomes the destination by one rename.
+//! * A *snapshot* is a tree as it was at some moment, named by its content. A *worktree* is a tree that was made of one and is
+//!   known to the *store* that keeps it.
 //! * A *verdict* is what a refusal means: about the pair of filesystems (remembered), about the file (that one is
 //!   copied), about the moment (tried again), or none of these (the operation fails; nothing is masked).
 //!
@@ -33,6 +35,38 @@
 //! # Ok::<(), calve::Error>(())
 //! ```
 //!
+//! # Snapshots and worktrees
+//! On Unix a *store* keeps *snapshots* of a project, each content once, and makes *worktrees* of them: trees that it can tell the
+//! changes of, take back as snapshots, and move from one snapshot to another.
+//! ```no_run
+//! # #[cfg(unix)] {
+//! use calve::{StartOptions, Store, StoreOptions};
+//!
+//! let options = StoreOptions::new();
+//! let store = Store::init("project", None)?; // the next time: Store::open("project/.calve")
+//! let ready = store.snapshot(Some("dependencies installed"), Some("ready"), &options)?;
+//!
+//! // All of them, or none.
+//! let start = store.start(&["agent-1", "agent-2"], &StartOptions::new().from(ready.id))?;
+//! for started in &start.worktrees {
+//!     println!("{} is in {}", started.name, started.report.path.display());
+//! }
+//!
+//! let worktree = store.worktree("agent-1")?;
+//! // … somebody works in worktree.path() …
+//! for change in worktree.status(&options)?.changes {
+//!     println!("{} {}", change.kind.letter(), change.path.display());
+//! }
+//! worktree.diff(&options)?.patch(&mut std::io::stdout())?; // for `git apply`
+//! let done = worktree.capture(Some("tests pass"), None, &options)?;
+//! store.worktree("agent-2")?.switch(done.id, false, &options)?;
+//!
+//! worktree.drop(false, &options)?.delete()?; // refused where it was changed; its name is free at once
+//! # }
+//! # Ok::<(), calve::Error>(())
+//! ```
+//! `examples/worktrees.rs` is a program of this kind. How it is kept on disk is in the documentation's module `store_format`.
+//!
 //! # One file
 //! [`clonefile_or_copy`] replaces a file atomically by a reflink or a copy. [`try_reflink`] says which of four things
 //! happened, and leaves the fallback to the caller.
@@ -44,6 +78,8 @@
 //! * A process that forks while a file is open for writing makes a later `execve` of that file fail with `ETXTBSY` for as
 //!   long as the child holds the descriptor. Do not start programs from a tree while it is being cloned.
 //! * A tree with absolute paths to itself inside (Python environments, build caches) still means the first tree.
+//! * A store is trusted: whoever may write to it decides what its worktrees hold, and where they are. Open none of somebody
+//!   else's.
 //! * The calls block, and start threads of their own that live no longer than the call. These threads have their own
 //!   umask; the process's is neither read nor changed.
 //!
