@@ -37,6 +37,7 @@ pub use diff::{Diff, FileDiff};
 pub use remove::Dropped;
 pub use start::{StartOptions, StartReport, Started};
 pub use switch::SwitchReport;
+pub(crate) use switch::undo_goes_to;
 
 /// A worktree of a store; also the project itself.
 #[derive(Debug, Clone)]
@@ -122,6 +123,9 @@ impl Store {
     pub fn worktrees(&self) -> Result<Vec<Worktree>, Error> {
         self.recover()?;
         let rows = self.db().worktrees()?;
+        for row in &rows {
+            self.mend_marker(row);
+        }
         Ok(rows
             .into_iter()
             .filter(|row| row.name != PROJECT)
@@ -136,7 +140,10 @@ impl Store {
     pub fn worktree(&self, name: &str) -> Result<Worktree, Error> {
         self.recover()?;
         match self.db().worktree(name)?.filter(|row| row.name != PROJECT) {
-            Some(row) => Ok(Worktree { store: self.clone(), path: path_from(&row.path), row }),
+            Some(row) => {
+                self.mend_marker(&row);
+                Ok(Worktree { store: self.clone(), path: path_from(&row.path), row })
+            }
             None => Err(no_worktree(name)),
         }
     }
@@ -148,6 +155,29 @@ impl Store {
     pub fn project_worktree(&self) -> Result<Worktree, Error> {
         let row = self.db().worktree(PROJECT)?.ok_or_else(|| no_worktree(PROJECT))?;
         Ok(Worktree { store: self.clone(), path: self.project()?, row })
+    }
+
+    /// A worktree's marker says where the store is. One whose store was moved since, and is not at the old place any more, is told.
+    /// If that fails the worktree is found by its name, as before.
+    fn mend_marker(&self, row: &WorktreeRow) {
+        if self.is_read_only() || row.name == PROJECT {
+            return;
+        }
+        let own = path_from(&row.path).join(OWN);
+        let Ok(Some(marker)) = Marker::read(&own) else { return };
+        let moved = marker.store != self.path()
+            && std::fs::symlink_metadata(marker.store.join("format"))
+                .is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+        if marker.token != row.token || !moved {
+            return;
+        }
+        let staged = own.join(crate::tree::staging::stage_name());
+        let text = Marker { store: self.path().to_owned(), ..marker }.encode();
+        let put = std::fs::write(&staged, text)
+            .and_then(|()| std::fs::rename(&staged, own.join("worktree")));
+        if put.is_err() {
+            let _ = std::fs::remove_file(&staged);
+        }
     }
 
     /// Brings to an end what killed processes began.

@@ -92,9 +92,12 @@ fn a_project_that_was_moved_takes_its_store_along() {
     let store = Store::discover(&moved).unwrap().store;
     assert_eq!(store.project().unwrap(), moved);
     assert_eq!(store.snapshot(None, None, &options()).unwrap().id, snapshot);
-    assert_eq!(status(&store.worktree("one").unwrap()), [""; 0]);
-    // The worktree's marker still says where the store was.
+    // The worktree's marker still says where the store was, until the store sees the worktree.
     fails(Store::discover(one.path()), ErrorKind::StoreNotFound);
+    assert_eq!(status(&store.worktree("one").unwrap()), [""; 0]);
+    let found = Store::discover(one.path()).unwrap();
+    assert_eq!(found.store.path(), moved.join(".calve"));
+    assert_eq!(found.worktree().unwrap().name(), "one");
 }
 
 #[test]

@@ -48,7 +48,7 @@ use super::pack::Location;
 use super::packing::{Cold, From, older_than};
 use super::reach::Reach;
 use super::snapshot::open_dir;
-use super::{Store, StoreOptions, locks};
+use super::{Store, StoreOptions, locks, path_from};
 use crate::error::{Context as _, Error, ErrorKind};
 use crate::tree::staging;
 
@@ -219,6 +219,13 @@ impl Store {
         let used = rows.iter().flat_map(|row| [row.snapshot, row.target]).flatten();
         for id in names.iter().map(|(_, id)| *id).chain(used) {
             ids.remove(&id);
+        }
+        let project = self.project()?;
+        for row in &rows {
+            let path = if row.path.is_empty() { project.clone() } else { path_from(&row.path) };
+            if let Some(id) = crate::worktree::undo_goes_to(&path) {
+                ids.remove(&id);
+            }
         }
         Ok(ids)
     }

@@ -46,6 +46,7 @@ use crate::store::{StoreOptions, locks};
 use crate::tree::staging::{self, Stage};
 use at::{last, open_at, open_parent, remove_at};
 use plan::{Moves, Trees};
+pub(crate) use undo::undo_goes_to;
 use undo::{Aside, Record};
 
 mod at;

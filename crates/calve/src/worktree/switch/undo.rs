@@ -150,6 +150,12 @@ impl Worktree {
     }
 }
 
+/// The snapshot that an undo of the worktree at `path` would go back to.
+pub(crate) fn undo_goes_to(path: &Path) -> Option<SnapshotId> {
+    let text = std::fs::read(path.join(OWN).join("undo").join("record")).ok()?;
+    Some(Record::decode(&text)?.from)
+}
+
 /// What `undo` must know, beside the files that were moved aside.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Record {
@@ -208,7 +214,7 @@ impl Record {
         text
     }
 
-    fn decode(text: &[u8]) -> Option<Self> {
+    pub(super) fn decode(text: &[u8]) -> Option<Self> {
         let mut parts = text.strip_suffix(&[0])?.split(|byte| *byte == 0);
         if parts.next()? != b"calve undo 1" {
             return None;
