@@ -329,3 +329,28 @@ fn a_pack_that_the_database_forgot_is_taken_over_where_it_has_what_is_lost() {
     project.assert_sound();
     assert_same(&expected, &project.start(id).unwrap(), "taken over");
 }
+
+/// Files are called by a worktree's token. With one of a prepared database, to drop a worktree that was missing removed whatever file it
+/// led to.
+#[test]
+fn a_token_in_the_database_leads_nowhere() {
+    let project = Project::new(few);
+    let id = project.snapshot();
+    let victim = project.path.join("d1");
+    project.store.start(&["w"], &calve::StartOptions::new().from(id)).unwrap();
+    let worktree = project.store.worktree("w").unwrap();
+    let db = rusqlite::Connection::open(project.file("index.db")).unwrap();
+    for token in ["", "../../d1/victim", "/", "ab.."] {
+        let set = "UPDATE worktrees SET token = ?1 WHERE name = 'w'";
+        fs::write(victim.join("victim"), "here").unwrap();
+        db.execute(set, [token]).unwrap();
+        for error in [
+            project.store.worktree("w").map(drop),
+            project.store.worktrees().map(drop),
+            worktree.clone().drop(true, &common()).map(drop),
+        ] {
+            assert_eq!(error.unwrap_err().kind(), ErrorKind::Damaged, "{token:?}");
+        }
+        assert!(victim.join("victim").exists(), "{token:?}");
+    }
+}

@@ -367,9 +367,18 @@ fn worktree_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<WorktreeRow> {
     let id = |at: &str| {
         Ok::<_, rusqlite::Error>(row.get::<_, Option<Vec<u8>>>(at)?.and_then(|id| snapshot_id(&id)))
     };
+    // Files are called by it. Whoever made the database must not lead anywhere else.
+    let token: String = row.get("token")?;
+    if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Err(rusqlite::Error::FromSqlConversionFailure(
+            1,
+            rusqlite::types::Type::Text,
+            "the token of a worktree is not hexadecimal".into(),
+        ));
+    }
     Ok(WorktreeRow {
         name: row.get("name")?,
-        token: row.get("token")?,
+        token,
         path: row.get("path")?,
         snapshot: id("snapshot")?,
         state: match row.get("state")? {
@@ -421,6 +430,9 @@ pub(crate) fn failed(operation: &'static str, path: &Path, error: rusqlite::Erro
     use rusqlite::ErrorCode as Code;
     let code = error.sqlite_error_code();
     let kind = match code {
+        None if matches!(error, rusqlite::Error::FromSqlConversionFailure(..)) => {
+            ErrorKind::Damaged
+        }
         Some(Code::DatabaseBusy | Code::DatabaseLocked) => ErrorKind::Busy,
         Some(Code::DiskFull) => ErrorKind::StorageFull,
         Some(Code::ReadOnly) => ErrorKind::ReadOnly,
