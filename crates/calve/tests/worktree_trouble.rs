@@ -336,6 +336,51 @@ impl Drop for Immutable {
 }
 
 #[test]
+fn a_forced_switch_or_a_reset_that_is_asked_for_twice_can_still_be_undone() {
+    for reset in [false, true] {
+        let desk = Desk::small();
+        let first = desk.snapshot();
+        let other = desk.from("other", first);
+        put(other.path(), "README", "second\n");
+        let second = other.capture(None, None, &options()).unwrap().id;
+        let one = desk.from("one", first);
+        put(one.path(), "README", "by hand\n");
+        let before = content(one.path());
+        for _ in 0..2 {
+            match reset {
+                false => drop(one.switch(second, true, &options()).unwrap()),
+                true => drop(one.reset(&options()).unwrap()),
+            }
+        }
+        one.undo(&options()).unwrap();
+        assert_same(&before, &content(one.path()), &format!("reset: {reset}"));
+    }
+}
+
+#[test]
+fn a_reset_that_was_cut_short_as_it_moved_things_aside_is_undone_with_nothing_lost() {
+    let test = "a_reset_that_was_cut_short_as_it_moved_things_aside_is_undone_with_nothing_lost";
+    let desk = Desk::small();
+    let one = desk.worktree("one");
+    for path in ["README", "run.sh", "src/main.rs"] {
+        put(one.path(), path, "by hand\n");
+    }
+    let before = content(one.path());
+    let Some(flag) = Immutable::new(&one.path().join("src/main.rs")) else {
+        return not_run(test, "no file can be made immutable here");
+    };
+    fails(one.reset(&options()), ErrorKind::PermissionDenied);
+    drop(flag);
+    // What it had moved by then is not there; nobody deleted it by hand.
+    assert!(!one.path().join("README").exists());
+    one.reset(&options()).unwrap();
+    assert_same(&content(&desk.project), &content(one.path()), "reset");
+    one.undo(&options()).unwrap();
+    assert_same(&before, &content(one.path()), "undone");
+    assert_sound(&desk.store);
+}
+
+#[test]
 fn a_forced_switch_that_was_cut_short_is_brought_to_an_end_and_undone_with_nothing_lost() {
     let test =
         "a_forced_switch_that_was_cut_short_is_brought_to_an_end_and_undone_with_nothing_lost";

@@ -184,11 +184,14 @@ impl Worktree {
         let staged = self.stage(&root, &target, &moves, options)?;
         report.skipped = staged.skipped.clone();
         let row = WorktreeRow { state: State::Switching, target: Some(to), ..self.row.clone() };
-        snapshot::put(&self.store, &row)?;
-        if what != Changes::Respect && interrupted.is_none() {
+        // The same again, once it is done, finds nothing to do, and nothing that another undo would be for.
+        let again = interrupted.is_none() && from == to && moves.conflicts.is_empty();
+        if what != Changes::Respect && interrupted.is_none() && !again {
+            // Before the row is marked: from then on what is there is this one's.
             self.discard_undo()?;
         }
-        if what != Changes::Respect {
+        snapshot::put(&self.store, &row)?;
+        if what != Changes::Respect && !again {
             report.kept = self.move_aside(&root, &trees, &moves, from)?;
         }
         self.apply(&root, &trees, &moves, staged, &mut report)?;

@@ -110,10 +110,32 @@ impl Worktree {
         // That of a switch that was cut short is gone on with.
         let mut record =
             self.record()?.unwrap_or(Record { from, deleted: Vec::new(), modes: Vec::new() });
+        let to = open_dir(&files)?;
+        let is_aside = |path: &Path| {
+            let look = || -> io::Result<bool> {
+                let dir = match open_parent(&to, path) {
+                    Ok(dir) => dir,
+                    Err(error) => {
+                        return match error.kind() {
+                            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Ok(false),
+                            _ => Err(error),
+                        };
+                    }
+                };
+                match fs::statat(&dir, &last(path)?, AtFlags::SYMLINK_NOFOLLOW) {
+                    Ok(_) => Ok(true),
+                    Err(Errno::NOENT) => Ok(false),
+                    Err(errno) => Err(errno.into()),
+                }
+            };
+            look().context("read", || files.join(path))
+        };
         let mut aside = Vec::new();
         for path in &moves.conflicts {
             match trees.find(trees.now, path) {
                 None if moves.hidden.contains(path) => aside.push((path, false)),
+                // Not by hand: the one that was cut short moved it aside.
+                None if is_aside(path)? => {}
                 None => record.deleted.push(path.clone()),
                 Some(at) if trees.now.at(at).is_directory() => {
                     record.modes.push((path.clone(), trees.now.at(at).mode));
@@ -123,9 +145,10 @@ impl Worktree {
             }
         }
         // Before anything moves: with the record alone nothing is lost, only nothing is there to bring back.
-        std::fs::write(undo.join("record"), record.encode())
+        // And never half of it: that of a switch that was cut short is all that is known of what it moved.
+        std::fs::write(undo.join("record.new"), record.encode())
+            .and_then(|()| std::fs::rename(undo.join("record.new"), undo.join("record")))
             .context("write", || undo.join("record"))?;
-        let to = open_dir(&files)?;
         for (path, is_dir) in aside {
             let moved = || -> io::Result<()> {
                 let to = make_parents(&to, path)?;
