@@ -287,7 +287,10 @@ impl Model {
             }
         }
         if force {
-            known.undo = Some((known.base, before, true));
+            // To where it is already: the undo of the one before stays.
+            if self.kept[known.base].id != self.kept[to].id || known.undo.is_none() {
+                known.undo = Some((known.base, before, true));
+            }
         } else if let Some((.., fresh)) = &mut known.undo {
             *fresh = false;
         }
@@ -301,7 +304,9 @@ impl Model {
         let base = &self.kept[known.base].content;
         assert_same(base, &content(known.worktree.path()), "after a reset");
         let before = std::mem::replace(&mut known.now, base.clone());
-        known.undo = Some((known.base, before, true));
+        if before != *base || known.undo.is_none() {
+            known.undo = Some((known.base, before, true));
+        }
     }
 
     fn undo(&mut self, of: usize) {

@@ -184,8 +184,9 @@ impl Worktree {
         let staged = self.stage(&root, &target, &moves, options)?;
         report.skipped = staged.skipped.clone();
         let row = WorktreeRow { state: State::Switching, target: Some(to), ..self.row.clone() };
-        // The same again, once it is done, finds nothing to do, and nothing that another undo would be for.
-        let again = interrupted.is_none() && from == to && moves.conflicts.is_empty();
+        // The same again, once it is done, moves nothing aside, and takes nothing from the undo of the first.
+        let nothing = interrupted.is_none() && from == to && moves.conflicts.is_empty();
+        let again = nothing && self.has_undo();
         if what != Changes::Respect && interrupted.is_none() && !again {
             // Before the row is marked: from then on what is there is this one's.
             self.discard_undo()?;

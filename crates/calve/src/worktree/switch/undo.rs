@@ -75,6 +75,11 @@ impl Worktree {
         }
     }
 
+    /// Whether there is something that [`Worktree::undo`] could take back.
+    pub(super) fn has_undo(&self) -> bool {
+        std::fs::symlink_metadata(self.undo_path().join("record")).is_ok()
+    }
+
     fn undo_path(&self) -> PathBuf {
         self.path.join(OWN).join("undo")
     }
