@@ -204,6 +204,7 @@ impl Store {
             Err(error) => return Err(error).context("open store", || given),
         };
         format::check(&path)?;
+        format::must_be_in_one_place(&path)?;
         let flags = AtFlags::EACCESS;
         let read_only = fs::accessat(fs::CWD, &path, Access::WRITE_OK, flags).is_err();
         let database = path.join("index.db");

@@ -10,6 +10,8 @@
 use std::io;
 use std::path::Path;
 
+use rustix::fs::{self, Mode, OFlags};
+
 use crate::error::{Context as _, Error, ErrorKind};
 
 const FIRST_LINE: &str = "calve store 1";
@@ -25,7 +27,10 @@ pub(crate) fn check(store: &Path) -> Result<(), Error> {
     let path = store.join("format");
     let read = || -> io::Result<Vec<u8>> {
         let mut text = Vec::new();
-        let file = std::fs::File::open(&path)?;
+        // Whatever is called so: nobody waits for who writes to a pipe.
+        let file =
+            fs::open(&path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
+        let file = std::fs::File::from(file);
         io::Read::read_to_end(&mut io::Read::take(file, MOST_BYTES), &mut text)?;
         Ok(text)
     };
@@ -39,6 +44,24 @@ pub(crate) fn check(store: &Path) -> Result<(), Error> {
     parse(&text).map_err(|why| {
         Error::new(ErrorKind::StoreIncompatible, "open store", store, io::Error::other(why))
     })
+}
+
+/// The folders that calve adds to and removes from on its own.
+const FOLDERS: [&str; 8] =
+    ["blobs", "indexes", "locks", "packs", "stage", "templates", "trash", "undo"];
+
+/// Refuses a store of which a part leads elsewhere: what is there is not calve's to remove.
+pub(crate) fn must_be_in_one_place(store: &Path) -> Result<(), Error> {
+    for name in FOLDERS {
+        let path = store.join(name);
+        if std::fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_symlink()) {
+            let cause = io::Error::other(
+                "it is a link, and everything of a store must be in the store's folder",
+            );
+            return Err(cause).context("open store", || path);
+        }
+    }
+    Ok(())
 }
 
 fn parse(text: &[u8]) -> Result<(), String> {
@@ -69,7 +92,7 @@ fn parse(text: &[u8]) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
-    use super::parse;
+    use super::{FOLDERS, must_be_in_one_place, parse};
 
     #[test]
     fn a_store_with_an_unknown_incompatible_flag_is_refused_by_its_name() {
@@ -91,5 +114,38 @@ mod tests {
             }
         }
         assert!(parse(b"\xff").is_err());
+    }
+
+    #[test]
+    fn a_store_of_which_a_part_leads_elsewhere_is_refused_by_its_path() {
+        let outside = tempfile::tempdir().unwrap();
+        for name in FOLDERS {
+            let dir = tempfile::tempdir().unwrap();
+            must_be_in_one_place(dir.path()).unwrap();
+            std::os::unix::fs::symlink(outside.path(), dir.path().join(name)).unwrap();
+            let error = must_be_in_one_place(dir.path()).unwrap_err();
+            assert_eq!(error.path(), dir.path().join(name));
+        }
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_pipe_that_is_called_format_is_refused_and_not_waited_for() {
+        use super::{NEW, check};
+
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("format");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &path,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RWXU,
+            0,
+        )
+        .unwrap();
+        check(dir.path()).unwrap_err();
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, NEW).unwrap();
+        check(dir.path()).unwrap();
     }
 }
