@@ -142,6 +142,21 @@ impl Store {
             return Err(Error::io("open project", project, Errno::NOTDIR));
         }
         let path = store.map_or_else(|| project.join(OWN), Path::to_owned);
+        let inside = |why: &str| {
+            let cause = io::Error::new(io::ErrorKind::InvalidInput, why.to_owned());
+            Error::new(ErrorKind::Overlap, "make store for", &project, cause)
+        };
+        let is_store = |folder: &Path| {
+            folder.file_name().is_some_and(|name| name == OWN)
+                && std::fs::symlink_metadata(folder.join("format")).is_ok()
+        };
+        // Worktrees may be there, and each is a project of its own.
+        if is_store(&project) || project.parent().is_some_and(is_store) {
+            return Err(inside("it is a part of a store"));
+        }
+        if store.is_none() && Marker::read(&path)?.is_some() {
+            return Err(inside("it is a worktree, whose store is elsewhere"));
+        }
         let (parent, name) = parent_of(&path)?;
         let dir = fs::open(&parent, DIR_FLAGS, Mode::empty()).context("open", || &parent)?;
         // Before a stage is made, which would be a change of the project.

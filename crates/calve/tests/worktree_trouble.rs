@@ -39,7 +39,7 @@ fn a_worktree_that_was_deleted_by_hand_is_missing_and_can_be_restored() {
     put(&desk.folder(), "one/other", "mine");
     assert_eq!(one.standing().unwrap(), Standing::Missing);
     fails(one.restore(&options()), ErrorKind::DestinationExists);
-    fails(one.clone().drop(true, &options()), ErrorKind::WorktreeMissing);
+    fails(one.clone().drop(false, &options()), ErrorKind::WorktreeMissing);
     assert_eq!(names(one.path()), ["other"]);
     fs::remove_dir_all(one.path()).unwrap();
 
@@ -546,4 +546,28 @@ fn a_store_that_is_read_only_can_be_read_and_started_from_and_refuses_the_rest()
     assert_same(&wanted, &tree(&out.join("three")), "three after a write in two");
     drop((store, one));
     drop(mount);
+}
+
+#[test]
+fn what_stands_in_a_worktrees_place_stays_when_the_worktree_is_forgotten() {
+    let desk = Desk::small();
+    let one = desk.worktree("one");
+    let path = one.path().to_owned();
+    fs::remove_dir_all(&path).unwrap();
+    fs::write(&path, "mine").unwrap();
+    fails(one.drop(false, &options()).map(drop), ErrorKind::WorktreeMissing);
+    desk.store.worktree("one").unwrap().drop(true, &options()).unwrap().delete().unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"mine");
+    fails(desk.store.worktree("one").map(drop), ErrorKind::WorktreeNotFound);
+}
+
+#[test]
+fn no_store_is_made_in_a_worktree_or_in_a_store() {
+    let desk = Desk::small();
+    let one = desk.worktree("one");
+    let before = tree(one.path());
+    for folder in [one.path(), desk.store.path(), &desk.store.path().join("blobs")] {
+        fails(Store::init(folder, None).map(drop), ErrorKind::Overlap);
+    }
+    assert_same(&before, &tree(one.path()), "the worktree");
 }

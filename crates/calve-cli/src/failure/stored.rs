@@ -108,7 +108,7 @@ fn way_out(
             shell_word(path)
         ),
         ErrorKind::WorktreeMissing => format!(
-            "'calve restore{name}' makes it again from its snapshot, 'calve drop{name}' forgets it; if it was \
+            "'calve restore{name}' makes it again from its snapshot, 'calve drop --force{name}' forgets it; if it was \
              moved, run calve once inside of it"
         ),
         ErrorKind::Changed if operation.starts_with("drop") => format!(
@@ -125,6 +125,9 @@ fn way_out(
         }
         ErrorKind::Overlap if operation.starts_with("drop") => {
             "drop those inside of it first: 'calve list' tells where each is".to_owned()
+        }
+        ErrorKind::Overlap if operation.starts_with("make store") => {
+            "'calve status' and the other commands work there as they are".to_owned()
         }
         ErrorKind::Overlap => {
             "a copy made by hand is no worktree of its own: 'calve start NAME' makes one; without its folder \
@@ -160,13 +163,14 @@ mod tests {
             (ErrorKind::WorktreeNotFound, "find worktree", "calve list"),
             (ErrorKind::WorktreeExists, "start worktree", "calve drop"),
             (ErrorKind::WorktreeMissing, "open worktree", "'calve restore w'"),
-            (ErrorKind::WorktreeMissing, "open worktree", "'calve drop w'"),
+            (ErrorKind::WorktreeMissing, "open worktree", "'calve drop --force w'"),
             (ErrorKind::Changed, "drop worktree", "'calve drop --force w'"),
             (ErrorKind::Changed, "switch worktree", "'calve capture w'"),
             (ErrorKind::Changed, "switch worktree", "'calve switch w --undo'"),
             (ErrorKind::InvalidName, "use the name", "no slash"),
             (ErrorKind::Overlap, "use worktree", "calve start"),
             (ErrorKind::Overlap, "drop worktree", "calve list"),
+            (ErrorKind::Overlap, "make store for", "calve status"),
             (ErrorKind::DestinationExists, "start worktree", "--at"),
             (ErrorKind::ParentNotFound, "open", "mkdir -p"),
             (ErrorKind::StorageFull, "write", "df -h"),

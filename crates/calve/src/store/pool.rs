@@ -14,6 +14,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
+use rustix::io::Errno;
+
 use crate::error::{Error, ErrorKind};
 use crate::reflink::sys;
 use crate::report::Cancel;
@@ -218,7 +220,9 @@ pub(crate) fn run_in_halves<T: Send, W: Send>(
         }
     });
     if let Some(error) = lock(&queue.failure).take() {
-        return Err(error);
+        // A copy that was stopped half way says so as the system would.
+        let stopped = error.io_error().raw_os_error() == Some(Errno::CANCELED.raw_os_error());
+        return Err(if stopped { cancelled(operation, path) } else { error });
     }
     if cancel.is_cancelled() {
         return Err(cancelled(operation, path));

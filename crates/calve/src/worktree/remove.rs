@@ -41,7 +41,7 @@ impl Worktree {
     /// # Errors
     /// [`ErrorKind::Changed`] where it was changed and not `force`: nothing was done, and [`Error::details`] has the paths.
     /// [`ErrorKind::Overlap`] where other worktrees are inside of it, whatever was forced.
-    /// [`ErrorKind::WorktreeMissing`] where something else is at its path.
+    /// [`ErrorKind::WorktreeMissing`] where something else is at its path; with `force` that stays, and the name goes.
     pub fn drop(self, force: bool, options: &StoreOptions) -> Result<Dropped, Error> {
         self.store.must_be_writable("drop a worktree of")?;
         let this = self.now()?;
@@ -56,6 +56,11 @@ impl Worktree {
         let gone = std::fs::symlink_metadata(&self.path)
             .is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
         if gone {
+            self.forget()?;
+            return Ok(Dropped { remains: None });
+        }
+        if force && !self.is_there()? {
+            // What is there is not ours to touch; only the name goes.
             self.forget()?;
             return Ok(Dropped { remains: None });
         }
