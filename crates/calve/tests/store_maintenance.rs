@@ -398,3 +398,17 @@ fn whatever_is_done_in_whatever_order_each_snapshot_starts_as_it_was() {
         assert_same(expected, &project.start(*id).unwrap(), "at the end");
     }
 }
+
+#[test]
+fn a_pack_of_tiny_contents_is_not_taken_for_mostly_dead() {
+    let project = Project::new(|root| {
+        fs::create_dir(root).unwrap();
+        for name in ["a", "b", "c"] {
+            fs::write(root.join(name), name).unwrap();
+        }
+    });
+    project.snapshot();
+    project.pack_all();
+    let report = project.gc();
+    assert_eq!((report.rewritten_packs, report.packs), (0, 0), "{report:?}");
+}

@@ -44,7 +44,7 @@ use rusqlite::OptionalExtension as _;
 
 use super::blobs::path_of;
 use super::id::{BlobId, DirectoryId, SnapshotId};
-use super::pack::Location;
+use super::pack::{Location, OVERHEAD_BYTES};
 use super::packing::{Cold, From, older_than};
 use super::reach::Reach;
 use super::snapshot::open_dir;
@@ -274,7 +274,9 @@ impl Store {
         }
         packs.retain(|(name, live)| {
             let length = std::fs::metadata(self.pack_path(name)).map_or(0, |meta| meta.len());
-            let living: u64 = live.iter().map(|(_, at)| at.stored).sum();
+            // With what a pack of these alone would take beside them, or one of tiny contents would never be dense.
+            let (each, fixed) = OVERHEAD_BYTES;
+            let living: u64 = live.iter().map(|(_, at)| at.stored + each).sum::<u64>() + fixed;
             !live.is_empty() && living.saturating_mul(2) < length
         });
         Ok(packs)

@@ -54,6 +54,13 @@ const VERSION: u32 = 1;
 const HEADER_BYTES: usize = 12;
 const ENTRY_HEADER_BYTES: usize = 48;
 const ROW_BYTES: usize = 56;
+
+/// What a pack takes beside its frames: for each blob, and in all.
+pub(crate) const OVERHEAD_BYTES: (u64, u64) = (
+    (ENTRY_HEADER_BYTES + ROW_BYTES) as u64,
+    HEADER_BYTES as u64 + TRAILER_FIXED_BYTES + END_BYTES as u64,
+);
+
 /// Of the trailer: magic, count and checksum, which are there whatever the count.
 const TRAILER_FIXED_BYTES: u64 = 48;
 /// Length and closing magic.
