@@ -33,7 +33,7 @@ fn each_refusal_has_its_kind_and_a_way_out_and_changes_nothing() {
         ("start w", "worktree_exists", "w and ", "'calve drop w'"),
         ("start occupied", "destination_exists", "occupied", "--at"),
         ("status gone", "worktree_missing", "gone", "'calve restore gone'"),
-        ("diff gone", "worktree_missing", "gone", "'calve drop gone'"),
+        ("diff gone", "worktree_missing", "gone", "'calve drop --force gone'"),
         ("capture gone", "worktree_missing", "gone", "'calve restore gone'"),
         ("reset gone", "worktree_missing", "gone", "'calve restore gone'"),
         ("switch gone first", "worktree_missing", "gone", "'calve restore gone'"),

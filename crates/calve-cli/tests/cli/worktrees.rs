@@ -280,7 +280,10 @@ fn what_was_deleted_by_hand_is_restored_or_dropped() {
     }
     let run = calve(&project, "status one");
     assert_eq!(run.code, Some(1), "{run:?}");
-    assert!(run.stderr.contains("'calve restore one'") && run.stderr.contains("'calve drop one'"));
+    assert!(
+        run.stderr.contains("'calve restore one'")
+            && run.stderr.contains("'calve drop --force one'")
+    );
     let one = beside.join("one");
     assert_eq!(done(&project, "restore one"), one.to_str().unwrap());
     assert_eq!(read(&one.join("dir/b")), "beta\n");
