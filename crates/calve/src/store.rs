@@ -404,7 +404,8 @@ impl Store {
 
     /// Puts everything that was added on the disk, then vouches for what was copied.
     pub(crate) fn flush(&self, unsealed: &[BlobId]) -> Result<(), Error> {
-        flush_filesystem(self.blobs().dir()).context("flush", || &self.0.path)?;
+        crate::tree::staging::flush_filesystem(self.blobs().dir())
+            .context("flush", || &self.0.path)?;
         self.blobs().seal(unsealed).context("seal", || &self.0.path)
     }
 
@@ -543,16 +544,4 @@ pub(crate) fn token() -> String {
     use std::hash::{BuildHasher as _, Hasher as _, RandomState};
     let number = || RandomState::new().build_hasher().finish();
     format!("{:016x}{:016x}", number(), number())
-}
-
-/// Flushes the filesystem of `dir`; where there is no such call, all of them.
-pub(crate) fn flush_filesystem(dir: &OwnedFd) -> rustix::io::Result<()> {
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    return fs::syncfs(dir);
-    #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    {
-        let _ = dir;
-        fs::sync();
-        Ok(())
-    }
 }

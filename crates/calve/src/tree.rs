@@ -21,7 +21,7 @@ mod mounts;
 #[cfg(unix)]
 mod names;
 #[cfg(unix)]
-mod node;
+pub(crate) mod node;
 #[cfg(unix)]
 pub(crate) mod op;
 #[cfg(unix)]

@@ -284,6 +284,22 @@ impl Blobs {
         Ok(Taken::Changing)
     }
 
+    /// Whether a file of the device `dev` was cloned into a new one, which is empty if not.
+    fn clone_into(&self, file: &OwnedFd, new: &OwnedFd, dev: u64) -> io::Result<bool> {
+        let Err(error) = self.patience.retry(|| sys::clone_file(file, new)) else {
+            self.verdicts.worked(dev);
+            return Ok(true);
+        };
+        match classify(&error) {
+            Verdict::Fatal => Err(error),
+            verdict => {
+                let counts = error.kind() == io::ErrorKind::PermissionDenied;
+                self.verdicts.refused(dev, verdict, counts);
+                Ok(false)
+            }
+        }
+    }
+
     /// `None`: it changed meanwhile, or it could not be cloned.
     fn hash_then_clone(
         &self,
@@ -318,17 +334,9 @@ impl Blobs {
             }
             Err(errno) => return Err(errno.into()),
         };
-        let cloned = self.patience.retry(|| sys::clone_file(file, &new));
-        if let Err(error) = cloned {
-            let verdict = classify(&error);
-            if verdict == Verdict::Fatal {
-                return Err(error);
-            }
-            let counts = error.kind() == io::ErrorKind::PermissionDenied;
-            self.verdicts.refused(meta.dev, verdict, counts);
+        if !self.clone_into(file, &new, meta.dev)? {
             return self.clone_then_hash(intake, file, meta, stop);
         }
-        self.verdicts.worked(meta.dev);
         if !unchanged(file, meta)? {
             // The name stays, with nothing in it that could be taken for the blob.
             fs::ftruncate(&new, 0)?;
@@ -351,23 +359,9 @@ impl Blobs {
         let flags = NEW_FILE_FLAGS.difference(OFlags::WRONLY).union(OFlags::RDWR);
         let new = fs::openat(&self.stage, &name, flags, Mode::from_raw_mode(0o444))?;
         let mut staged = Staged { dir: &self.stage, name, kept: false };
-        let cloned = !self.verdicts.known(meta.dev).refused && meta.size > 0 && {
-            match self.patience.retry(|| sys::clone_file(file, &new)) {
-                Ok(()) => {
-                    self.verdicts.worked(meta.dev);
-                    true
-                }
-                Err(error) => {
-                    let verdict = classify(&error);
-                    if verdict == Verdict::Fatal {
-                        return Err(error);
-                    }
-                    let counts = error.kind() == io::ErrorKind::PermissionDenied;
-                    self.verdicts.refused(meta.dev, verdict, counts);
-                    false
-                }
-            }
-        };
+        let cloned = !self.verdicts.known(meta.dev).refused
+            && meta.size > 0
+            && self.clone_into(file, &new, meta.dev)?;
         if !cloned {
             // A copy takes its time: whoever writes in its course must leave another time behind.
             wait_for_the_clock(meta);

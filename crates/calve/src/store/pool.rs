@@ -12,13 +12,14 @@ use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
 
 use rustix::io::Errno;
 
 use crate::error::{Error, ErrorKind};
 use crate::reflink::sys;
 use crate::report::Cancel;
+pub(crate) use crate::tree::node::lock;
 
 /// The tasks that wait, and how many there are in all.
 struct Waiting<T> {
@@ -49,10 +50,6 @@ pub(crate) struct Queue<'a, T> {
     failure: Mutex<Option<Error>>,
     cancel: &'a Cancel,
     halves: Halves,
-}
-
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// An operation that was stopped by its token.

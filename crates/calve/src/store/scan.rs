@@ -32,7 +32,7 @@ use crate::reflink::meta::{Attrs, Meta};
 use crate::report::{Cancel, Progress, SkipReason, Skipped};
 use crate::tree::filter::IgnoreChain;
 use crate::tree::staging::PREFIX;
-use crate::tree::walk::Reader;
+use crate::tree::walk::{Reader, read_rules};
 
 mod assemble;
 
@@ -43,9 +43,6 @@ pub(crate) const OWN: &str = ".calve";
 
 /// Rules for what a snapshot leaves out, in gitignore's syntax.
 const IGNORE_FILE: &CStr = c".calveignore";
-
-/// As much as git reads of an ignore file, too.
-const RULES_MOST_BYTES: u64 = 100 * 1024 * 1024;
 
 /// How many files make a task.
 const BATCH_FILES: usize = 64;
@@ -341,23 +338,8 @@ impl Scanner<'_> {
             return Ok(above);
         }
         let path = dir.path();
-        let read = || -> io::Result<Option<Vec<u8>>> {
-            let file = match fs::openat(&dir.fd, IGNORE_FILE, SOURCE_FLAGS, Mode::empty()) {
-                Ok(file) => file,
-                Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => return Ok(None),
-                Err(errno) => return Err(errno.into()),
-            };
-            let meta = Meta::of(&fs::fstat(&file)?);
-            if meta.file_type() != FileType::RegularFile || meta.size > RULES_MOST_BYTES {
-                return Ok(None);
-            }
-            let mut text = Vec::new();
-            let file = std::fs::File::from(file);
-            io::Read::read_to_end(&mut io::Read::take(file, RULES_MOST_BYTES), &mut text)?;
-            Ok(Some(text))
-        };
-        let text =
-            read().context("read", || self.full_path(&path).join(os(IGNORE_FILE.to_bytes())))?;
+        let text = read_rules(&dir.fd, &[IGNORE_FILE])
+            .context("read", || self.full_path(&path).join(os(IGNORE_FILE.to_bytes())))?;
         Ok(match text {
             Some(text) => Some(IgnoreChain::push(above, &path, &text)),
             None => above,

@@ -18,12 +18,12 @@ use super::id::SnapshotId;
 use super::index::Index;
 use super::materialize::{Plan, materialize};
 use super::object::SnapshotObject;
-use super::{Store, StoreOptions, flush_filesystem, locks};
+use super::{Store, StoreOptions, locks};
 use crate::error::{Context as _, Error};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::reflink::sys;
-use crate::tree::staging::{self, Stage, stage_name};
+use crate::tree::staging::{self, Stage, flush_filesystem, stage_name};
 
 impl Store {
     fn template_path(&self, id: SnapshotId) -> PathBuf {

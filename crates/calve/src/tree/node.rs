@@ -23,7 +23,7 @@ use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::{Attrs, Meta};
 
 /// Locks, whether or not a thread panicked while it held the lock: the data is only ever replaced whole.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -271,7 +271,8 @@ fn walk_and_publish(
     for (dest, index) in dests.into_iter().zip(&indices) {
         if let Some(stage) = dest.merge_stage {
             if options.durable {
-                flush_filesystem(stage.dir()).context("flush", || &targets[*index].path)?;
+                staging::flush_filesystem(stage.dir())
+                    .context("flush", || &targets[*index].path)?;
             }
             stage.discard().context("remove the stage in", || &targets[*index].path)?;
         }
@@ -329,18 +330,6 @@ fn count(
     Ok((counts, skipped))
 }
 
-/// Flushes the filesystem of `dir`; where there is no such call, all of them.
-fn flush_filesystem(dir: impl std::os::fd::AsFd) -> rustix::io::Result<()> {
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    return fs::syncfs(dir);
-    #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    {
-        let _ = dir;
-        fs::sync();
-        Ok(())
-    }
-}
-
 /// Renames every stage to its place, or none.
 fn publish(
     targets: &[Target],
@@ -351,7 +340,7 @@ fn publish(
         targets.iter().zip(stages).filter_map(|(target, stage)| Some((target, stage?))).collect();
     if options.durable {
         for (target, stage) in &stages {
-            flush_filesystem(stage.dir()).context("flush", || &target.path)?;
+            staging::flush_filesystem(stage.dir()).context("flush", || &target.path)?;
         }
     }
     let mut replaced = vec![false; stages.len()];

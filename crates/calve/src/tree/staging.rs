@@ -325,6 +325,18 @@ impl Drop for Stage {
     }
 }
 
+/// Flushes the filesystem of `dir`; where there is no such call, all of them.
+pub(crate) fn flush_filesystem(dir: impl std::os::fd::AsFd) -> rustix::io::Result<()> {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    return fs::syncfs(dir);
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    {
+        let _ = dir;
+        fs::sync();
+        Ok(())
+    }
+}
+
 /// Gives a tree that was renamed to a [`stage_name`] the mark, so that it is swept when this process is dead.
 pub(crate) fn mark(parent: &OwnedFd, name: &CStr) -> io::Result<()> {
     let tree = open_ours(parent, name)?;

@@ -539,7 +539,7 @@ const RULES_MOST_BYTES: u64 = 100 * 1024 * 1024;
 
 /// The content of a file of rules, the last of `names`, each of which is opened in the one before. Nothing where one of them
 /// is missing or a link, which may lead out of the source, and where it is no regular file or too large to be rules.
-fn read_rules(dir: &OwnedFd, names: &[&CStr]) -> io::Result<Option<Vec<u8>>> {
+pub(crate) fn read_rules(dir: &OwnedFd, names: &[&CStr]) -> io::Result<Option<Vec<u8>>> {
     let mut opened: Option<OwnedFd> = None;
     for (index, name) in names.iter().enumerate() {
         let flags = if index + 1 < names.len() {
