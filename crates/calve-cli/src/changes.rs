@@ -19,7 +19,10 @@ use crate::worktrees::{WorktreeFields, change_name};
 pub(crate) fn diff(args: &DiffArgs, session: Session<'_>) -> Result<Exit, Failure> {
     let worktree = session.worktree(args.worktree.as_deref())?;
     let failed = |error: calve::Error| worktree_failure(&error, &worktree);
-    let diff = session.work(Total::Unknown, |options| worktree.diff(options)).map_err(failed)?;
+    let scope = args.scope.scope();
+    let diff = session
+        .work(Total::Unknown, |options| worktree.diff_of(&scope, options))
+        .map_err(failed)?;
     let output = session.output;
     if output.json {
         let mut patch = None;
@@ -34,7 +37,7 @@ pub(crate) fn diff(args: &DiffArgs, session: Session<'_>) -> Result<Exit, Failur
     } else {
         write_patch(&diff, &worktree)?;
     }
-    output.summary(totals(&diff));
+    output.summary(totals(&diff, &args.scope.limits()));
     Ok(Exit::Done)
 }
 
@@ -98,7 +101,7 @@ fn stat(diff: &Diff, session: Session<'_>) -> Vec<u8> {
     lines
 }
 
-fn totals(diff: &Diff) -> String {
+fn totals(diff: &Diff, limits: &str) -> String {
     let (added, removed) = diff
         .files
         .iter()
@@ -106,9 +109,9 @@ fn totals(diff: &Diff) -> String {
         .fold((0, 0), |sum: (u64, u64), lines| (sum.0 + lines.0, sum.1 + lines.1));
     let since = short(diff.snapshot);
     match diff.files.len() as u64 {
-        0 => format!("no changes since snapshot {since}"),
+        0 => format!("no changes since snapshot {since}{limits}"),
         files => format!(
-            "{} since snapshot {since}: {} added, {} removed",
+            "{} since snapshot {since}{limits}: {} added, {} removed",
             counted(files, "change"),
             counted(added, "line"),
             count(removed)

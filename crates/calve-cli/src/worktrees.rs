@@ -211,15 +211,16 @@ fn standing_name(standing: Option<Standing>) -> &'static str {
 
 pub(crate) fn status(args: &StatusArgs, session: Session<'_>) -> Result<Exit, Failure> {
     let worktree = session.worktree(args.worktree.as_deref())?;
+    let scope = args.scope.scope();
     let status = session
-        .work(Total::Unknown, |options| worktree.status(options))
+        .work(Total::Unknown, |options| worktree.status_of(&scope, options))
         .map_err(|error| worktree_failure(&error, &worktree))?;
     let output = session.output;
     let changes = status.changes.len() as u64;
     let what = if changes == 0 { "clean".to_owned() } else { counted(changes, "change") };
     let (looked_at, took) = (entries(status.entries), text::duration(status.elapsed));
-    let since = short(status.snapshot);
-    output.summary(format_args!("{what} since snapshot {since}: {looked_at}, {took}"));
+    let (since, limits) = (short(status.snapshot), args.scope.limits());
+    output.summary(format_args!("{what} since snapshot {since}{limits}: {looked_at}, {took}"));
     if output.json {
         output.document(&StatusDocument::new(&worktree, &status))?;
     } else {

@@ -106,8 +106,8 @@ pub use store::{
 pub use tree::{CloneOptions, Existing, Mode, Reflink, clone_tree};
 #[cfg(unix)]
 pub use worktree::{
-    Change, ChangeKind, Diff, Dropped, FileDiff, Standing, StartOptions, StartReport, Started,
-    Status, SwitchReport, Worktree,
+    Change, ChangeKind, Diff, Dropped, FileDiff, Scope, Standing, StartOptions, StartReport,
+    Started, Status, SwitchReport, Worktree,
 };
 #[cfg(unix)]
 mod store;

@@ -30,11 +30,13 @@ use crate::store::{
 mod diff;
 mod patch;
 mod remove;
+mod scope;
 mod start;
 mod switch;
 
 pub use diff::{Diff, FileDiff};
 pub use remove::Dropped;
+pub use scope::Scope;
 pub use start::{StartOptions, StartReport, Started};
 pub use switch::SwitchReport;
 pub(crate) use switch::undo_goes_to;
@@ -354,12 +356,24 @@ impl Worktree {
     /// # Errors
     /// [`ErrorKind::WorktreeMissing`]; [`ErrorKind::SnapshotNotFound`] for a project without a snapshot. Nothing is changed.
     pub fn status(&self, options: &StoreOptions) -> Result<Status, Error> {
+        self.status_of(&Scope::new(), options)
+    }
+
+    /// The same of a part of it. All of it is looked at all the same.
+    ///
+    /// # Errors
+    /// As for [`Worktree::status`]; [`ErrorKind::SourceNotFound`] for a path that leads out of the worktree.
+    pub fn status_of(&self, scope: &Scope, options: &StoreOptions) -> Result<Status, Error> {
         let started = std::time::Instant::now();
         let this = self.now()?;
+        let mut judge = scope.at(&this.path)?;
         let (base, now) = this.compare(options)?;
         let entries = now.as_ref().unwrap_or(&base).count.into();
         let changes = match &now {
-            Some(now) => changes(&base, now, &delta::compare(&base, now, Counts::Content)),
+            Some(now) => {
+                let deltas = delta::compare(&base, now, Counts::Content);
+                changes(&base, now, &judge.judged(&base, now, deltas)?)
+            }
             None => Vec::new(),
         };
         Ok(Status { snapshot: this.based_on()?, changes, entries, elapsed: started.elapsed() })

@@ -5,14 +5,17 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueHint};
 
 use super::usage_error;
+use crate::text::shown;
 
 pub(crate) const DIFF_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve diff fix-1
       As a patch; binary files, links and the right to execute are in it.
   calve diff fix-1 | git apply
       The same changes here.
-  calve diff fix-1 | git apply --exclude='target/*'
-      Without what a build made there; --include='src/*' takes only that.
+  calve diff --gitignore fix-1 | git apply
+      Without what a build made there.
+  calve diff fix-1 -- src docs
+      Only what is below these.
   calve diff --stat fix-1
       A line a file: LETTER, lines added and removed (or sizes, where it is binary), path.
 
@@ -48,6 +51,38 @@ pub(crate) struct DiffArgs {
     /// A patch that 'git apply' takes (the default); with --json, in the document, too
     #[arg(long, conflicts_with = "stat")]
     pub(crate) patch: bool,
+
+    #[command(flatten)]
+    pub(crate) scope: ScopeArgs,
+}
+
+/// What `status` and `diff` tell of.
+#[derive(Debug, Args)]
+pub(crate) struct ScopeArgs {
+    /// Leave out what .gitignore files name, and .git itself
+    #[arg(long)]
+    gitignore: bool,
+
+    /// Only these and what is below them; from the worktree's root, as they are printed
+    #[arg(last = true, value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    paths: Vec<PathBuf>,
+}
+
+impl ScopeArgs {
+    /// The same for the library.
+    pub(crate) fn scope(&self) -> calve::Scope {
+        self.paths.iter().fold(calve::Scope::new().gitignore(self.gitignore), calve::Scope::path)
+    }
+
+    /// What a summary must not be silent about: that there may be changes which nobody looked for.
+    pub(crate) fn limits(&self) -> String {
+        let ignored = if self.gitignore { ", but for what git ignores" } else { "" };
+        match self.paths.as_slice() {
+            [] => ignored.to_owned(),
+            [path] => format!("{ignored}, in {}", shown(path)),
+            [_, ..] => format!("{ignored}, in {} paths", self.paths.len()),
+        }
+    }
 }
 
 /// The arguments of `calve switch`.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::builder::{NonEmptyStringValueParser, RangedU64ValueParser};
 use clap::{Args, ValueHint};
 
+use super::changes::ScopeArgs;
 use super::{MAX_COUNT, usage_error};
 
 pub(crate) const START_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
@@ -30,6 +31,8 @@ pub(crate) const STATUS_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve status                    of the worktree, or the project, that the current folder is in
   calve status fix-1              by name
   calve status ../repo.worktrees/fix-1
+  calve status --gitignore fix-1 -- src
+      Below src, without what git ignores.
   calve status -q fix-1 >/dev/null || echo changed
 
 Equal is what has the same content and mode; times do not count. Names are printed as they are; for
@@ -108,6 +111,9 @@ pub(crate) struct StatusArgs {
     /// Its name or path [default: the one that the current folder is in]
     #[arg(value_name = "WORKTREE", value_hint = ValueHint::DirPath)]
     pub(crate) worktree: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) scope: ScopeArgs,
 }
 
 /// The arguments of `calve drop`.

@@ -68,6 +68,9 @@ fn way_out(
         _ if path == Path::new(".") && error.kind() == io::ErrorKind::NotFound => {
             "the current folder is gone: 'cd' to one that is there, or give one with -C".to_owned()
         }
+        ErrorKind::SourceNotFound if operation == "compare" => {
+            "paths after -- start at the worktree's root, as 'calve status' prints them".to_owned()
+        }
         ErrorKind::StoreNotFound if operation == "find the store of" => {
             "'calve init' in the project's root makes one; --store DIR or CALVE_STORE names one that is elsewhere"
                 .to_owned()
@@ -149,6 +152,7 @@ mod tests {
     #[test]
     fn every_kind_that_a_store_knows_has_a_way_out() {
         for (kind, operation, expected) in [
+            (ErrorKind::SourceNotFound, "compare", "root"),
             (ErrorKind::StoreNotFound, "find the store of", "calve init"),
             (ErrorKind::StoreNotFound, "open store", "--store"),
             (ErrorKind::StoreExists, "make store", "calve start"),

@@ -12,6 +12,8 @@ mod process;
 #[cfg(unix)]
 mod refusals;
 #[cfg(unix)]
+mod scope;
+#[cfg(unix)]
 mod snapshots;
 mod streams;
 #[cfg(unix)]

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs;
 
 use super::patch::{self, Change as Text, Side};
-use super::{ChangeKind, Worktree};
+use super::{ChangeKind, Scope, Worktree};
 use crate::error::{Context as _, Error};
 use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::meta::Meta;
@@ -66,10 +66,20 @@ impl Worktree {
     /// # Errors
     /// As for [`Worktree::status`], and where content of the snapshot is lost. Nothing is changed.
     pub fn diff(&self, options: &StoreOptions) -> Result<Diff, Error> {
+        self.diff_of(&Scope::new(), options)
+    }
+
+    /// The same of a part of it. What was renamed into it, or out of it, shows as added, or deleted.
+    ///
+    /// # Errors
+    /// As for [`Worktree::diff`]; [`ErrorKind::SourceNotFound`](crate::ErrorKind::SourceNotFound) for a path that leads out of
+    /// the worktree.
+    pub fn diff_of(&self, scope: &Scope, options: &StoreOptions) -> Result<Diff, Error> {
         let this = self.now()?;
+        let mut judge = scope.at(this.path())?;
         let (base, now) = this.compare(options)?;
         let now = now.as_ref().unwrap_or(&base);
-        let deltas = compare(&base, now, Counts::Content);
+        let deltas = judge.judged(&base, now, compare(&base, now, Counts::Content))?;
         let changes = super::changes(&base, now, &deltas);
         let by_path: HashMap<&Path, &Delta> =
             deltas.iter().map(|delta| (delta.path.as_path(), delta)).collect();
@@ -227,12 +237,12 @@ impl Diff {
     }
 }
 
-/// Whether a patch can hold it.
 /// Whether git would refuse a patch that names it. Like git, in whatever case: there are filesystems where that is the same.
-fn is_gits_own(path: &Path) -> bool {
+pub(super) fn is_gits_own(path: &Path) -> bool {
     path.iter().any(|name| name.eq_ignore_ascii_case(".git"))
 }
 
+/// Whether a patch can hold it.
 fn has_text(entry: &Entry) -> bool {
     matches!(entry.kind, Kind::File { .. } | Kind::Symlink(_))
 }

@@ -49,7 +49,7 @@ use plan::{Moves, Trees};
 pub(crate) use undo::undo_goes_to;
 use undo::{Aside, Record};
 
-mod at;
+pub(super) mod at;
 mod plan;
 mod undo;
 

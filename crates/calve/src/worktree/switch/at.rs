@@ -16,7 +16,7 @@ pub(super) fn last(path: &Path) -> io::Result<CString> {
 }
 
 /// Opens the directory at `path`, step by step; no step follows a link.
-pub(super) fn open_at(root: &OwnedFd, path: &Path) -> io::Result<OwnedFd> {
+pub(in crate::worktree) fn open_at(root: &OwnedFd, path: &Path) -> io::Result<OwnedFd> {
     let mut dir = fs::openat(root, c".", DIR_FLAGS, Mode::empty())?;
     for name in path {
         dir = fs::openat(&dir, name, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())?;

@@ -1,0 +1,217 @@
+//! Which differences are told of: those below some paths, and those that git would look at.
+//!
+//! The ignore files are those of the worktree as it stands, as git takes them; what was deleted with its folder is judged by the
+//! folders above. They are read from what is opened step by step, following no link, like everything in a worktree.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::io::Errno;
+
+use super::diff::is_gits_own;
+use super::switch::at::open_at;
+use crate::error::{Context as _, Error, ErrorKind};
+use crate::store::delta::Delta;
+use crate::store::manifest::Manifest;
+use crate::store::object::Entry;
+use crate::tree::filter::IgnoreChain;
+use crate::tree::walk::read_rules;
+
+/// What [`Worktree::status_of`](super::Worktree::status_of) and [`Worktree::diff_of`](super::Worktree::diff_of) tell of;
+/// built by value. Everything, at first.
+#[derive(Debug, Clone, Default)]
+pub struct Scope {
+    gitignore: bool,
+    paths: Vec<PathBuf>,
+}
+
+impl Scope {
+    /// Everything.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Leaves out what the worktree's `.gitignore` files (and `.git/info/exclude` of the root) name, whether or not git tracks
+    /// it, and what is in a folder called `.git`.
+    #[must_use]
+    pub fn gitignore(mut self, yes: bool) -> Self {
+        self.gitignore = yes;
+        self
+    }
+
+    /// Only `path`, which is relative to the worktree's root or absolute, and what is below it. Called more than once: what is
+    /// below any of them.
+    #[must_use]
+    pub fn path(mut self, path: impl Into<PathBuf>) -> Self {
+        self.paths.push(path.into());
+        self
+    }
+
+    /// Makes it ready for the worktree at `root`.
+    pub(super) fn at(&self, root: &Path) -> Result<Judge, Error> {
+        let below = |path: &PathBuf| {
+            inside(path.strip_prefix(root).unwrap_or(path)).ok_or_else(|| {
+                let cause =
+                    io::Error::new(io::ErrorKind::InvalidInput, "it is not in this worktree");
+                Error::new(ErrorKind::SourceNotFound, "compare", path, cause).with_other(root)
+            })
+        };
+        Ok(Judge {
+            root: root.to_owned(),
+            paths: self.paths.iter().map(below).collect::<Result<_, _>>()?,
+            opened: self.gitignore.then(|| super::open_dir(root)).transpose()?,
+            folders: HashMap::new(),
+        })
+    }
+}
+
+/// A path without dots in it; `None` where it leads out.
+fn inside(path: &Path) -> Option<PathBuf> {
+    let mut inside = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => inside.push(name),
+            Component::CurDir => {}
+            Component::ParentDir if inside.pop() => {}
+            _ => return None,
+        }
+    }
+    Some(inside)
+}
+
+/// A scope, and what it knows of the worktree's ignore files.
+pub(super) struct Judge {
+    root: PathBuf,
+    paths: Vec<PathBuf>,
+    /// The root, where ignore files have a say.
+    opened: Option<OwnedFd>,
+    folders: HashMap<PathBuf, Folder>,
+}
+
+#[derive(Clone)]
+enum Folder {
+    Ignored,
+    Ruled(Option<Arc<IgnoreChain>>),
+}
+
+impl Judge {
+    /// Those of the differences that are told of.
+    pub(super) fn judged(
+        &mut self,
+        old: &Manifest,
+        new: &Manifest,
+        deltas: Vec<Delta>,
+    ) -> Result<Vec<Delta>, Error> {
+        let mut judged = Vec::with_capacity(deltas.len());
+        for delta in deltas {
+            let now = delta.new.map(|at| new.at(at)).or(delta.old.map(|at| old.at(at)));
+            if self.admits(&delta.path, now.is_some_and(Entry::is_directory))? {
+                judged.push(delta);
+            }
+        }
+        Ok(judged)
+    }
+
+    /// Whether the entry at `path` is told of.
+    fn admits(&mut self, path: &Path, is_dir: bool) -> Result<bool, Error> {
+        if !self.paths.is_empty() && !self.paths.iter().any(|above| path.starts_with(above)) {
+            return Ok(false);
+        }
+        if self.opened.is_none() {
+            return Ok(true);
+        }
+        if is_gits_own(path) {
+            return Ok(false);
+        }
+        let folder = self.folder(path.parent().unwrap_or(Path::new("")))?;
+        Ok(!folder.ignores(path, is_dir))
+    }
+
+    fn folder(&mut self, path: &Path) -> Result<Folder, Error> {
+        // From the root down: what is in a folder that is ignored is ignored, whatever is said further down.
+        let mut above = Folder::Ruled(None);
+        let mut folders: Vec<&Path> = path.ancestors().collect();
+        folders.reverse();
+        for folder in folders {
+            above = match self.folders.get(folder) {
+                Some(known) => known.clone(),
+                None => {
+                    let judged = match &above {
+                        _ if above.ignores(folder, true) => Folder::Ignored,
+                        Folder::Ignored => Folder::Ignored,
+                        Folder::Ruled(chain) => Folder::Ruled(self.rules(folder, chain.clone())?),
+                    };
+                    self.folders.insert(folder.to_owned(), judged.clone());
+                    judged
+                }
+            };
+        }
+        Ok(above)
+    }
+
+    fn rules(
+        &self,
+        folder: &Path,
+        mut chain: Option<Arc<IgnoreChain>>,
+    ) -> Result<Option<Arc<IgnoreChain>>, Error> {
+        let Some(root) = &self.opened else { return Ok(chain) };
+        let dir = match open_at(root, folder) {
+            Ok(dir) => dir,
+            Err(error) if is_gone(&error) => return Ok(chain),
+            Err(error) => return Err(error).context("open directory", || self.root.join(folder)),
+        };
+        let in_root: [&[&std::ffi::CStr]; 2] = [&[c".git", c"info", c"exclude"], &[c".gitignore"]];
+        let files = if folder == Path::new("") { &in_root[..] } else { &in_root[1..] };
+        for names in files {
+            let text = read_rules(&dir, names)
+                .context("read the ignore file of", || self.root.join(folder))?;
+            if let Some(text) = text {
+                chain = Some(IgnoreChain::push(chain, folder, &text));
+            }
+        }
+        Ok(chain)
+    }
+}
+
+impl Folder {
+    fn ignores(&self, path: &Path, is_dir: bool) -> bool {
+        match self {
+            Self::Ignored => true,
+            Self::Ruled(None) => false,
+            // The root itself is nothing that a rule could be about.
+            Self::Ruled(Some(_)) if path == Path::new("") => false,
+            Self::Ruled(Some(chain)) => chain.excludes(path, is_dir),
+        }
+    }
+}
+
+/// Whether what should be a directory is none, or not there: it was deleted, or is something else by now.
+fn is_gone(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(errno, Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_below_the_root_or_leads_out() {
+        for (path, expected) in [
+            ("", Some("")),
+            (".", Some("")),
+            ("a", Some("a")),
+            ("./a//b/", Some("a/b")),
+            ("a/../b", Some("b")),
+            ("..", None),
+            ("a/../../b", None),
+            ("/a", None),
+        ] {
+            assert_eq!(inside(Path::new(path)).as_deref(), expected.map(Path::new), "{path}");
+        }
+    }
+}
