@@ -41,9 +41,8 @@ pub(crate) fn start(
     if let Some(at) = &args.at {
         options = options.at(session.common.resolve(at));
     }
-    let report = session
-        .work(total, |common| store.start(names, &options.common(common.clone())))
-        .map_err(failed)?;
+    let report =
+        session.work(total, |common| store.start(names, &options, common)).map_err(failed)?;
 
     let output = session.output;
     let mut exit = Exit::Done;

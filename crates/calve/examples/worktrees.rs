@@ -37,7 +37,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
 
     // All of them, or none.
-    let start = store.start(&jobs, &StartOptions::new().from(snapshot.id))?;
+    let start = store.start(&jobs, &StartOptions::new().from(snapshot.id), &options)?;
     for started in &start.worktrees {
         println!(
             "{}: {} ({})",

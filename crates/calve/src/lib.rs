@@ -12,64 +12,111 @@
 //!   copied), about the moment (tried again), or none of these (the operation fails; nothing is masked).
 //!
 //! # One tree, eight times
-//! ```no_run
+//! ```
 //! use calve::{CloneOptions, clone_tree};
 //!
-//! let worktrees: Vec<_> = (1..=8).map(|n| format!("../project-{n}")).collect();
+//! # let desk = tempfile::tempdir()?;
+//! # std::env::set_current_dir(&desk)?;
+//! # std::fs::create_dir("project")?;
+//! # std::fs::write("project/main.rs", "fn main() {}")?;
+//! let worktrees: Vec<_> = (1..=8).map(|n| format!("project-{n}")).collect();
 //! let report = clone_tree("project", &worktrees, &CloneOptions::new())?;
 //! for tree in &report.destinations {
 //!     println!("{}: {} of {} files share their blocks", tree.path.display(), tree.reflinked_files, tree.files);
 //! }
-//! # Ok::<(), calve::Error>(())
+//! # assert_eq!(report.destinations[7].files, 1);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//! All eight appear, or none. Where the filesystem cannot share blocks the files are copied, and the [`Report`] says how many and why;
+//! [`Reflink::Always`] makes that an error.
 //!
 //! # A cache into an environment
-//! ```no_run
+//! ```
 //! use calve::{CloneOptions, Existing, Mode, clone_tree};
 //!
+//! # let desk = tempfile::tempdir()?;
+//! # std::env::set_current_dir(&desk)?;
+//! # std::fs::create_dir_all("cache/numpy-2.1/numpy")?;
+//! # std::fs::create_dir_all("venv/lib/python3.13")?;
+//! # std::fs::write("cache/numpy-2.1/numpy/__init__.py", "")?;
 //! let options = CloneOptions::new()
 //!     .existing(Existing::Merge) // others may merge into it at the same time
 //!     .mode(Mode::Hardlink) // asked for by name; never a fallback
-//!     .mutable("*.pyc"); // these will be written to, so they must not be links
-//! clone_tree("cache/numpy-2.1", &["venv/lib/python3.13/site-packages"], &options)?;
-//! # Ok::<(), calve::Error>(())
+//!     .mutable("RECORD"); // will be written to, so it must not be a link
+//! let report = clone_tree("cache/numpy-2.1", &["venv/lib/python3.13/site-packages"], &options)?;
+//! # assert_eq!(report.destinations[0].linked_files, 1);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//! `examples/site_packages.rs` is a program of this kind, and the [guide for linkers] says when to use which mode.
 //!
 //! # Snapshots and worktrees
 //! On Unix a *store* keeps *snapshots* of a project, each content once, and makes *worktrees* of them: trees that it can tell the
 //! changes of, take back as snapshots, and move from one snapshot to another.
-//! ```no_run
+//! ```
 //! # #[cfg(unix)] {
 //! use calve::{StartOptions, Store, StoreOptions};
 //!
+//! # let desk = tempfile::tempdir()?;
+//! # std::env::set_current_dir(&desk)?;
+//! # std::fs::create_dir("project")?;
+//! # std::fs::write("project/main.rs", "fn main() {}")?;
 //! let options = StoreOptions::new();
 //! let store = Store::init("project", None)?; // the next time: Store::open("project/.calve")
 //! let ready = store.snapshot(Some("dependencies installed"), Some("ready"), &options)?;
 //!
 //! // All of them, or none.
-//! let start = store.start(&["agent-1", "agent-2"], &StartOptions::new().from(ready.id))?;
+//! let start = store.start(&["agent-1", "agent-2"], &StartOptions::new().from(ready.id), &options)?;
 //! for started in &start.worktrees {
 //!     println!("{} is in {}", started.name, started.report.path.display());
 //! }
 //!
 //! let worktree = store.worktree("agent-1")?;
 //! // … somebody works in worktree.path() …
+//! # std::fs::write(worktree.path().join("main.rs"), "fn main() { todo!() }")?;
 //! for change in worktree.status(&options)?.changes {
 //!     println!("{} {}", change.kind.letter(), change.path.display());
 //! }
 //! worktree.diff(&options)?.patch(&mut std::io::stdout())?; // for `git apply`
 //! let done = worktree.capture(Some("tests pass"), None, &options)?;
+//! # assert!(done.new);
 //! store.worktree("agent-2")?.switch(done.id, false, &options)?;
 //!
 //! worktree.drop(false, &options)?.delete()?; // refused where it was changed; its name is free at once
 //! # }
-//! # Ok::<(), calve::Error>(())
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
-//! `examples/worktrees.rs` is a program of this kind. How it is kept on disk is in the documentation's module `store_format`.
+//! `examples/worktrees.rs` is a program of this kind. How it is kept on disk is in the documentation's module `store_format`; what
+//! is durable when, and how to look after it, in the [guide of stores].
 //!
 //! # One file
 //! [`clonefile_or_copy`] replaces a file atomically by a reflink or a copy. [`try_reflink`] says which of four things
 //! happened, and leaves the fallback to the caller.
+//! ```
+//! # let desk = tempfile::tempdir()?;
+//! # std::env::set_current_dir(&desk)?;
+//! # std::fs::write("base.img", [7; 100_000])?;
+//! let shared = calve::clonefile_or_copy("base.img", "machine-1.img")?;
+//! println!("{}", if shared { "no data was copied" } else { "this filesystem cannot share blocks" });
+//! # assert_eq!(std::fs::read("machine-1.img")?, [7; 100_000]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Errors, outcomes, findings
+//! * An [`Error`] means that it was not done. Each function's `# Errors` says what is left behind, which is nothing wherever that is
+//!   possible. [`Error::kind`] is for programs, its text for people: operation, paths and cause. It turns into a
+//!   [`std::io::Error`] by `?`, with the cause's kind.
+//! * How it was done is an outcome, and counted: see [`Report`], [`Method`] and [`CopiedBecause`].
+//! * What was found on the way (an entry that was left out, a change, damage) is data that is returned, and for the caller to judge.
+//!
+//! Every call that takes options can be stopped: [`Cancel`] is a flag that another thread or a signal handler sets. It fails then with
+//! [`ErrorKind::Cancelled`], and leaves behind what any other error does. A process that is killed leaves stages, which the next call
+//! in the same folder or store sweeps.
+//!
+//! # Options
+//! [`CloneOptions`], `StoreOptions`, `StartOptions`, `GcOptions` and `PackOptions` are built by value, each with a `new` that is the usual case.
+//! Threads, cancellation and progress are called `jobs`, `cancel` and `progress`; for all that is done with a store they are in
+//! `StoreOptions`, the last argument. Everything is `Send` and `Sync`; a `Store` is cheap to clone, and its clones are the same open
+//! store.
 //!
 //! # Hazards
 //! * A clone costs no data blocks *now*. A later write to a shared block needs a new one, so trees can together be
@@ -83,7 +130,23 @@
 //! * The calls block, and start threads of their own that live no longer than the call. These threads have their own
 //!   umask; the process's is neither read nor changed.
 //!
-//! The library prints nothing and reads no environment.
+//! # Platforms
+//! | | files | trees | stores, worktrees |
+//! |---|---|---|---|
+//! | Linux: XFS, btrfs, ZFS ≥ 2.2, bcachefs, overlay over these | reflink | reflink; btrfs subvolumes by snapshot | yes |
+//! | macOS, iOS: APFS | reflink | reflink | yes |
+//! | Windows: ReFS, Dev Drive | reflink | reflink; no owners, ACLs, alternate data streams | no |
+//! | any other filesystem, any other system | copy | copy | Unix: yes, with copies |
+//!
+//! What is asked of each system, since when it has it, and what is done without is a table in `reflink/sys.rs`. Which filesystem to take, and how to
+//! have one without repartitioning, is in the [guide to filesystems].
+//!
+//! # Features
+//! There are none. The library prints nothing and reads no environment.
+//!
+//! [guide for linkers]: https://github.com/calve-rs/calve/blob/main/docs/linker.md
+//! [guide of stores]: https://github.com/calve-rs/calve/blob/main/docs/store.md
+//! [guide to filesystems]: https://github.com/calve-rs/calve/blob/main/docs/filesystems.md
 
 mod error;
 mod reflink;

@@ -69,8 +69,8 @@ pub struct Probe {
 /// # Platforms
 /// Linux: `FICLONE`, ioctl_ficlone(2). macOS: `fclonefileat` with `CLONE_NOFOLLOW`. Windows: block cloning on ReFS
 /// and Dev Drive. Elsewhere the outcome is always [`Unsupported`](ReflinkOutcome::Unsupported).
-pub fn try_reflink(source: &Path, dest: &Path) -> io::Result<ReflinkOutcome> {
-    imp::try_reflink(source, dest)
+pub fn try_reflink(source: impl AsRef<Path>, dest: impl AsRef<Path>) -> io::Result<ReflinkOutcome> {
+    imp::try_reflink(source.as_ref(), dest.as_ref())
 }
 
 /// Makes `dest` a reflink of the regular file `source`, or a copy where that cannot be; `true` when cloned.
@@ -81,8 +81,8 @@ pub fn try_reflink(source: &Path, dest: &Path) -> io::Result<ReflinkOutcome> {
 /// # Errors
 /// As [`try_reflink`]; a source that is gone is [`io::ErrorKind::NotFound`]; a `dest` that is a directory is an error.
 /// What was at `dest` is intact, and nothing else is left behind.
-pub fn clonefile_or_copy(source: &Path, dest: &Path) -> io::Result<bool> {
-    imp::clonefile_or_copy(source, dest)
+pub fn clonefile_or_copy(source: impl AsRef<Path>, dest: impl AsRef<Path>) -> io::Result<bool> {
+    imp::clonefile_or_copy(source.as_ref(), dest.as_ref())
 }
 
 /// Clones the whole content of the open file `source` into the open file `dest`, which must be new and empty.
@@ -127,14 +127,14 @@ pub fn clone_range(
 
 /// The name of the filesystem that `path` is on (`xfs`, `btrfs`, `ext4`, …), where it is known. Nothing is written.
 #[must_use]
-pub fn filesystem_name(path: &Path) -> Option<String> {
-    sys::filesystem_name(path)
+pub fn filesystem_name(path: impl AsRef<Path>) -> Option<String> {
+    sys::filesystem_name(path.as_ref())
 }
 
 /// Whether files can be reflinked within the directory `dir`. Any doubt, such as a directory that cannot be written
 /// to, counts as no; [`probe`] says why.
 #[must_use]
-pub fn filesystem_supports_reflink(dir: &Path) -> bool {
+pub fn filesystem_supports_reflink(dir: impl AsRef<Path>) -> bool {
     probe(dir).is_ok_and(|probe| probe.outcome == ReflinkOutcome::Cloned)
 }
 
@@ -143,8 +143,8 @@ pub fn filesystem_supports_reflink(dir: &Path) -> bool {
 ///
 /// # Errors
 /// Files cannot be made in `dir`. Nothing is left behind: the two files have unpredictable names and are removed.
-pub fn probe(dir: &Path) -> io::Result<Probe> {
-    probe_between(dir, dir)
+pub fn probe(dir: impl AsRef<Path>) -> io::Result<Probe> {
+    probe_between(&dir, &dir)
 }
 
 /// Tries to reflink from `source` into the directory `dest`. Where `source` is a file, or a directory that cannot be
@@ -152,7 +152,8 @@ pub fn probe(dir: &Path) -> io::Result<Probe> {
 ///
 /// # Errors
 /// As [`probe`].
-pub fn probe_between(source: &Path, dest: &Path) -> io::Result<Probe> {
+pub fn probe_between(source: impl AsRef<Path>, dest: impl AsRef<Path>) -> io::Result<Probe> {
+    let (source, dest) = (source.as_ref(), dest.as_ref());
     let (outcome, error) = imp::probe(source, dest)?;
     Ok(Probe {
         outcome,

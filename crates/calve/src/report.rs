@@ -126,6 +126,12 @@ impl Method {
     }
 }
 
+impl std::fmt::Display for Method {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
 /// An entry that did not arrive, or that arrived without a part of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -185,6 +191,12 @@ pub struct Progress {
 }
 
 impl Progress {
+    /// Counters that stand at nothing.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
     /// Files (not directories) that arrived so far, over all destinations.
     #[must_use]
     pub fn files(&self) -> u64 {

@@ -105,6 +105,13 @@ impl StoreOptions {
 }
 
 /// A store of snapshots. Cheap to clone: clones are the same open store.
+///
+/// Any number of threads and processes may use one at once; only [`Store::gc`] and a mending [`Store::verify`] need moments alone.
+///
+/// What every operation can fail with is not repeated at each: [`ErrorKind::Damaged`] where the database, or an object that is needed, cannot be
+/// read; [`ErrorKind::Busy`] where others keep the database locked; [`ErrorKind::ReadOnly`] for whatever writes;
+/// [`ErrorKind::PermissionDenied`], [`ErrorKind::StorageFull`] and [`ErrorKind::Io`]; [`ErrorKind::Cancelled`] where there are
+/// [`StoreOptions`]. An operation that only reads changes nothing, whatever happens to it.
 #[derive(Debug, Clone)]
 pub struct Store(Arc<Inner>);
 
@@ -131,10 +138,12 @@ pub struct Place {
 }
 
 impl Store {
-    /// Makes a store for the project at `project`: in its folder `.calve`, or at `store` where that is given.
+    /// Makes a store for the project at `project`: in its folder `.calve`, or at `store` where that is given, which should be on the
+    /// same filesystem, or nothing can be shared.
     ///
     /// # Errors
-    /// [`ErrorKind::StoreExists`] where there is one. Whenever it fails nothing is left behind.
+    /// [`ErrorKind::StoreExists`] where there is one; [`ErrorKind::Overlap`] where the project is a worktree, or a part of a store. Whenever
+    /// it fails nothing is left behind.
     pub fn init(project: impl AsRef<Path>, store: Option<&Path>) -> Result<Self, Error> {
         let project = project.as_ref();
         let project = std::fs::canonicalize(project).context("open project", || project)?;
@@ -237,7 +246,8 @@ impl Store {
     /// Finds the store that `folder` belongs to: the project or the worktree that it is, or is inside of.
     ///
     /// # Errors
-    /// [`ErrorKind::StoreNotFound`] where no folder above is either, and where the store of a worktree is gone.
+    /// [`ErrorKind::StoreNotFound`] where no folder above is either, and where the store of a worktree is gone; those of
+    /// [`Store::open`]. Nothing is changed.
     pub fn discover(folder: impl AsRef<Path>) -> Result<Place, Error> {
         let folder = folder.as_ref();
         let start = std::fs::canonicalize(folder).context("open", || folder)?;
@@ -273,7 +283,7 @@ impl Store {
     /// The folder that the snapshots are of.
     ///
     /// # Errors
-    /// Those of reading the store.
+    /// Those of every operation, see [`Store`]. Nothing is changed.
     pub fn project(&self) -> Result<PathBuf, Error> {
         let row = self.db().worktree(PROJECT)?;
         Ok(match row {

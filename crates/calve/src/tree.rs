@@ -241,6 +241,13 @@ impl CloneOptions {
 /// that a killed process left in the same folder are removed first.
 ///
 /// # Errors
+/// Of the source: [`SourceNotFound`](crate::ErrorKind::SourceNotFound), [`SourceNotADirectory`](crate::ErrorKind::SourceNotADirectory),
+/// [`Overlap`](crate::ErrorKind::Overlap). Of a destination: [`DestinationExists`](crate::ErrorKind::DestinationExists),
+/// [`ParentNotFound`](crate::ErrorKind::ParentNotFound), [`Conflict`](crate::ErrorKind::Conflict) (a merge). Of the options:
+/// [`InvalidPattern`](crate::ErrorKind::InvalidPattern), [`ReflinkRefused`](crate::ErrorKind::ReflinkRefused),
+/// [`Cancelled`](crate::ErrorKind::Cancelled). Of the system: [`StorageFull`](crate::ErrorKind::StorageFull),
+/// [`PermissionDenied`](crate::ErrorKind::PermissionDenied), [`Io`](crate::ErrorKind::Io).
+///
 /// No destination exists that did not before, and none was changed, except under [`Existing::Merge`], where the files
 /// that were merged before the error stay, each of them whole. If only the deletion of what was replaced fails
 /// ([`Existing::Replace`]), the new tree stands and the error names where the rest of the old one is.

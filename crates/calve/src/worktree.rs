@@ -121,7 +121,7 @@ impl Store {
     /// The worktrees, by name; not the project.
     ///
     /// # Errors
-    /// Those of reading the store.
+    /// Those of every operation, see [`Store`]. Nothing is changed.
     pub fn worktrees(&self) -> Result<Vec<Worktree>, Error> {
         self.recover()?;
         let rows = self.db().worktrees()?;
@@ -138,7 +138,7 @@ impl Store {
     /// The worktree called `name`.
     ///
     /// # Errors
-    /// [`ErrorKind::WorktreeNotFound`].
+    /// [`ErrorKind::WorktreeNotFound`]. Nothing is changed.
     pub fn worktree(&self, name: &str) -> Result<Worktree, Error> {
         self.recover()?;
         match self.db().worktree(name)?.filter(|row| row.name != PROJECT) {
@@ -153,7 +153,7 @@ impl Store {
     /// The project, as a worktree of its last snapshot. It can be looked at, captured, switched and reset like any other.
     ///
     /// # Errors
-    /// Those of reading the store.
+    /// Those of every operation, see [`Store`]. Nothing is changed.
     pub fn project_worktree(&self) -> Result<Worktree, Error> {
         let row = self.db().worktree(PROJECT)?.ok_or_else(|| no_worktree(PROJECT))?;
         Ok(Worktree { store: self.clone(), path: self.project()?, row })
@@ -406,7 +406,8 @@ impl Worktree {
     /// Takes a snapshot of it as it stands; its base, from now on. Reads only what changed.
     ///
     /// # Errors
-    /// No snapshot was made.
+    /// [`ErrorKind::InvalidName`], [`ErrorKind::WorktreeNotFound`], [`ErrorKind::WorktreeMissing`]; those of every operation, see [`Store`]. No snapshot
+    /// was made, as for [`Store::snapshot`].
     pub fn capture(
         &self,
         message: Option<&str>,

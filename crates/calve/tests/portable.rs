@@ -415,7 +415,7 @@ fn a_file_replaces_another_whole_and_never_a_directory() {
     ] {
         let before = tree(folder.path());
         let error =
-            clonefile_or_copy(&folder.path().join(from), &folder.path().join(to)).unwrap_err();
+            clonefile_or_copy(folder.path().join(from), folder.path().join(to)).unwrap_err();
         assert_eq!(error.kind(), expected, "{from} to {to}: {error}");
         assert_eq!(tree(folder.path()).len(), before.len(), "{from} to {to}");
     }

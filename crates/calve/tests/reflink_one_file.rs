@@ -151,7 +151,7 @@ fn each_way_to_fail_is_told_apart_and_changes_nothing() {
     for (source, dest, expected) in rows {
         let what = format!("{source} to {dest}: {expected:?}");
         let dest_path = if dest.is_empty() { dest.into() } else { at(dest) };
-        match (try_reflink(&at(source), &dest_path), expected) {
+        match (try_reflink(at(source), &dest_path), expected) {
             (Ok(found), Outcome(expected)) => assert_eq!(found, expected, "{what}"),
             (Err(found), Error(expected)) => assert_eq!(found.kind(), expected, "{what}: {found}"),
             (Err(_), AnyError) => {}
@@ -174,7 +174,7 @@ fn each_way_to_fail_is_told_apart_and_changes_nothing() {
     ];
     for (source, dest, kind) in rows {
         let what = format!("{source} to {dest}");
-        let error = clonefile_or_copy(&at(source), &at(dest)).unwrap_err();
+        let error = clonefile_or_copy(at(source), at(dest)).unwrap_err();
         assert!(kind.is_none_or(|kind| kind == error.kind()), "{what}: {error:?}");
         unchanged(&what);
     }
@@ -252,7 +252,7 @@ fn a_file_that_ends_before_its_size_is_not_filled_up() {
         return not_run("a_file_that_ends_before_its_size_is_not_filled_up", "needs sysfs");
     };
     let scratch = Scratch::new();
-    clonefile_or_copy(source, &scratch.join("file")).unwrap();
+    clonefile_or_copy(source, scratch.join("file")).unwrap();
     assert_eq!(fs::read(scratch.join("file")).unwrap(), content);
 }
 
@@ -342,7 +342,7 @@ fn a_probe_tells_why_not_and_leaves_nothing() {
     file(&scratch.join("file"), 1, 0o400, 65536);
     fs::create_dir(scratch.join("folder")).unwrap();
     for source in [scratch.join("file"), scratch.path().to_owned()] {
-        let found = probe_between(&source, &scratch.join("folder")).unwrap();
+        let found = probe_between(&source, scratch.join("folder")).unwrap();
         assert_eq!(found.outcome, expected(scratch.path()), "{source:?}: {found:?}");
     }
     if let Some(elsewhere) = Scratch::elsewhere() {
@@ -356,8 +356,8 @@ fn a_probe_tells_why_not_and_leaves_nothing() {
         );
     }
     for missing in ["missing", "file"] {
-        assert!(probe(&scratch.join(missing)).is_err(), "{missing}");
-        assert!(!filesystem_supports_reflink(&scratch.join(missing)), "{missing}");
+        assert!(probe(scratch.join(missing)).is_err(), "{missing}");
+        assert!(!filesystem_supports_reflink(scratch.join(missing)), "{missing}");
     }
     assert_eq!(scratch.names(), ["file", "folder"]);
     assert!(names(&scratch.join("folder")).is_empty());
@@ -408,7 +408,7 @@ fn a_file_beyond_the_limit_is_an_error_and_not_the_end_of_the_process() {
         let limit = 10_000;
         setrlimit(Resource::Fsize, Rlimit { current: Some(limit), maximum: None }).unwrap();
         for large in ["large", "sparse"] {
-            let error = clonefile_or_copy(&source.join(large), &dest).unwrap_err();
+            let error = clonefile_or_copy(source.join(large), &dest).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::FileTooLarge, "{large}: {error}");
             assert_eq!(scratch.names(), ["source"]);
         }
@@ -424,7 +424,7 @@ fn a_file_beyond_the_limit_is_an_error_and_not_the_end_of_the_process() {
                 assert_eq!(scratch.names(), ["source"]);
             }
         }
-        clonefile_or_copy(&source.join("small"), &dest).unwrap();
+        clonefile_or_copy(source.join("small"), &dest).unwrap();
     });
 }
 
@@ -461,9 +461,9 @@ fn a_file_without_copy_on_write_costs_at_most_one_copy() {
     assert_same(&snapshot(&source), &snapshot(&dest), "into NOCOW");
     for name in ["d0/f0", "d1/nocow"] {
         let one = scratch.join("nocow/one");
-        clonefile_or_copy(&source.join(name), &one).unwrap();
+        clonefile_or_copy(source.join(name), &one).unwrap();
         assert_eq!(entry(&one), entry(&source.join(name)), "{name}");
-        clonefile_or_copy(&source.join(name), &scratch.join("one")).unwrap();
+        clonefile_or_copy(source.join(name), scratch.join("one")).unwrap();
         assert_eq!(entry(&scratch.join("one")), entry(&source.join(name)), "{name}");
     }
 }

@@ -37,8 +37,8 @@ fn skipped(report: &SnapshotReport) -> Vec<(&Path, &SkipReason)> {
 /// Starts `name` from the project's last snapshot.
 fn start(desk: &Desk, name: &str) -> (PathBuf, DestinationReport) {
     let latest = desk.store.latest().unwrap().unwrap();
-    let options = calve::StartOptions::new().from(latest);
-    let report = desk.store.start(&[name], &options).unwrap().worktrees.remove(0).report;
+    let from = calve::StartOptions::new().from(latest);
+    let report = desk.store.start(&[name], &from, &options()).unwrap().worktrees.remove(0).report;
     (report.path.clone(), report)
 }
 

@@ -54,7 +54,7 @@ fn a_store_of_the_first_version_is_whole_and_can_be_read_and_started_from() {
     let first = store.resolve("first").unwrap();
     let at = scratch.join("trees");
     for (name, id) in [("old", first), ("new", store.resolve(&SECOND[..8]).unwrap())] {
-        store.start(&[name], &StartOptions::new().from(id).at(&at)).unwrap();
+        store.start(&[name], &StartOptions::new().from(id).at(&at), &options).unwrap();
         let worktree = store.worktree(name).unwrap();
         assert!(worktree.status(&options).unwrap().changes.is_empty(), "{name}");
     }

@@ -339,7 +339,7 @@ fn a_token_in_the_database_leads_nowhere() {
     let project = Project::new(few);
     let id = project.snapshot();
     let victim = project.path.join("d1");
-    project.store.start(&["w"], &calve::StartOptions::new().from(id)).unwrap();
+    project.store.start(&["w"], &calve::StartOptions::new().from(id), &common()).unwrap();
     let worktree = project.store.worktree("w").unwrap();
     let db = rusqlite::Connection::open(project.file("index.db")).unwrap();
     for token in ["", "../../d1/victim", "/", "ab.."] {

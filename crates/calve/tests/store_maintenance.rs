@@ -74,7 +74,7 @@ fn only_what_is_cold_is_packed_and_warm_makes_its_mirrors_again() {
     assert_eq!((report.made_mirrors, report.made_bytes), (1, 5000), "{report:?}");
     assert_eq!(report.blobs, 12);
     let at = project.scratch.join("kept");
-    project.store.start(&["kept"], &StartOptions::new().from(first).at(&at)).unwrap();
+    project.store.start(&["kept"], &StartOptions::new().from(first).at(&at), &common()).unwrap();
     let report = project.store.pack(&PackOptions::new(), &common()).unwrap();
     assert_eq!((report.packed_blobs, report.dropped_mirrors), (0, 0), "{report:?}");
     project.store.worktree("kept").unwrap().drop(false, &common()).unwrap().delete().unwrap();
@@ -150,7 +150,10 @@ fn collecting_removes_what_nothing_reaches_and_keeps_the_rest() {
         let based = project.snapshot();
         let based_tree = tree(&project.path);
         let at = project.scratch.join("based");
-        project.store.start(&["based"], &StartOptions::new().from(based).at(&at)).unwrap();
+        project
+            .store
+            .start(&["based"], &StartOptions::new().from(based).at(&at), &common())
+            .unwrap();
         fs::write(project.path.join("named"), "latest").unwrap();
         let latest = project.snapshot();
         let latest_tree = tree(&project.path);
@@ -334,7 +337,7 @@ fn a_sparse_file_is_sparse_again_when_it_comes_out_of_a_pack() {
     project.pack_all();
     assert!(project.store.stats().unwrap().pack_bytes < 1 << 20);
     let at = project.scratch.join("at");
-    project.store.start(&["w"], &StartOptions::new().from(id).at(&at)).unwrap();
+    project.store.start(&["w"], &StartOptions::new().from(id).at(&at), &common()).unwrap();
     let meta = fs::metadata(at.join("w/sparse")).unwrap();
     assert_eq!(meta.len(), 64 << 20);
     assert!(meta.blocks() * 512 < 1 << 20, "it takes {} bytes", meta.blocks() * 512);

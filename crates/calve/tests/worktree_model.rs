@@ -411,8 +411,8 @@ impl Model {
         self.trees.clear();
         for (number, kept) in self.kept.iter().enumerate() {
             let name = format!("end{number}");
-            let options = StartOptions::new().from(kept.id);
-            let report = self.desk.store.start(&[&name], &options).unwrap();
+            let from = StartOptions::new().from(kept.id);
+            let report = self.desk.store.start(&[&name], &from, &options()).unwrap();
             assert_same(&kept.whole, &whole(&report.worktrees[0].report.path), &name);
         }
         assert_same(&self.kept[0].content, &content(&self.desk.project), "the project");

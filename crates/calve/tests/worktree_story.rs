@@ -68,7 +68,7 @@ fn worktrees_hold_the_uncommitted_work_and_what_is_written_in_one_reaches_nothin
 fn eight_worktrees_are_started_at_once_and_all_are_the_same() {
     let desk = Desk::small();
     let wanted: Vec<String> = (1..=8).map(|n| format!("agent-{n}")).collect();
-    let report = desk.store.start(&wanted, &StartOptions::new()).unwrap();
+    let report = desk.store.start(&wanted, &StartOptions::new(), &options()).unwrap();
     assert_eq!(names(&desk.folder()), wanted);
     let before = tree(&desk.project);
     for started in &report.worktrees {

@@ -34,7 +34,7 @@ fn a_worktree_that_was_deleted_by_hand_is_missing_and_can_be_restored() {
     fails(one.status(&options()), ErrorKind::WorktreeMissing);
     fails(one.capture(None, None, &options()), ErrorKind::WorktreeMissing);
     fails(one.reset(&options()), ErrorKind::WorktreeMissing);
-    fails(desk.store.start(&["one"], &StartOptions::new()), ErrorKind::WorktreeExists);
+    fails(desk.store.start(&["one"], &StartOptions::new(), &options()), ErrorKind::WorktreeExists);
     // Something else at its place is neither it nor in calve's way to refuse.
     put(&desk.folder(), "one/other", "mine");
     assert_eq!(one.standing().unwrap(), Standing::Missing);
@@ -111,7 +111,7 @@ fn of_two_who_want_one_name_at_once_one_gets_it() {
             let start = || {
                 let store = Store::open(desk.store.path()).unwrap();
                 barrier.wait();
-                store.start(&[&name], &StartOptions::new())
+                store.start(&[&name], &StartOptions::new(), &options())
             };
             let threads: Vec<_> = (0..4).map(|_| scope.spawn(start)).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
@@ -204,7 +204,7 @@ fn a_start_where_something_stands_fails_and_leaves_nothing() {
     let desk = Desk::small();
     put(&desk.folder(), "two/mine", "mine");
     let error = fails(
-        desk.store.start(&["one", "two"], &StartOptions::new()),
+        desk.store.start(&["one", "two"], &StartOptions::new(), &options()),
         ErrorKind::DestinationExists,
     );
     assert_eq!(error.path(), desk.folder().join("two"));
@@ -213,9 +213,9 @@ fn a_start_where_something_stands_fails_and_leaves_nothing() {
     assert_eq!(desk.store.worktrees().unwrap().len(), 0);
     assert_eq!(names(&desk.store.path().join("indexes")).len(), 1, "the project's");
     for name in ["", ".", "..", "a/b", "-x", "a b", "a\n"] {
-        fails(desk.store.start(&[name], &StartOptions::new()), ErrorKind::InvalidName);
+        fails(desk.store.start(&[name], &StartOptions::new(), &options()), ErrorKind::InvalidName);
     }
-    fails(desk.store.start(&["x", "x"], &StartOptions::new()), ErrorKind::InvalidName);
+    fails(desk.store.start(&["x", "x"], &StartOptions::new(), &options()), ErrorKind::InvalidName);
     desk.start(&["one"]);
 }
 
@@ -231,7 +231,7 @@ fn a_cancelled_start_or_snapshot_leaves_nothing() {
     assert_eq!(desk.store.log().unwrap().len(), 0);
     let snapshot = desk.snapshot();
     let from = StartOptions::new().from(snapshot);
-    fails(desk.store.start(&["one"], &from.clone().common(cancelled)), ErrorKind::Cancelled);
+    fails(desk.store.start(&["one"], &from, &cancelled), ErrorKind::Cancelled);
     assert_eq!(names(&desk.folder()), [""; 0]);
     // In the middle, too.
     for delay in [1, 5, 20, 50] {
@@ -241,7 +241,7 @@ fn a_cancelled_start_or_snapshot_leaves_nothing() {
             thread::sleep(Duration::from_millis(delay));
             later.cancel();
         });
-        let made = desk.store.start(&["one"], &from.clone().common(options().cancel(&cancel)));
+        let made = desk.store.start(&["one"], &from, &options().cancel(&cancel));
         thread.join().unwrap();
         match made {
             Ok(_) => {
@@ -261,12 +261,12 @@ fn a_cancelled_start_or_snapshot_leaves_nothing() {
 fn a_worktree_inside_another_tree_is_no_part_of_it_and_is_not_dropped_with_it() {
     let desk = Desk::small();
     let inside = StartOptions::new().at(desk.project.join("trees"));
-    desk.store.start(&["one"], &inside).unwrap();
+    desk.store.start(&["one"], &inside, &options()).unwrap();
     let again = desk.store.snapshot(None, None, &options()).unwrap();
     assert_eq!(again.files, 7, "the project has no more files than before");
     let one = desk.store.worktree("one").unwrap();
     let within = StartOptions::new().at(one.path().join("deep"));
-    desk.store.start(&["two"], &within).unwrap();
+    desk.store.start(&["two"], &within, &options()).unwrap();
     let two = desk.store.worktree("two").unwrap();
     put(two.path(), "README", "work\n");
     assert_eq!(status(&one), ["A deep"], "the folder, and nothing that is in it");
@@ -293,7 +293,7 @@ fn a_project_whose_store_is_elsewhere_is_captured_switched_and_reset_like_any_ot
     assert_same(&before, &tree(&project), "after the reset");
     own.undo(&options()).unwrap();
     assert_same(&changed, &content(&project), "after the undo");
-    store.start(&["one"], &StartOptions::new()).unwrap();
+    store.start(&["one"], &StartOptions::new(), &options()).unwrap();
     assert_same(&tree(&project), &tree(store.worktree("one").unwrap().path()), "started");
 }
 
@@ -523,12 +523,15 @@ fn a_store_that_is_read_only_can_be_read_and_started_from_and_refuses_the_rest()
     fails(store.gc(&calve::GcOptions::new(), &options()), ErrorKind::ReadOnly);
     fails(store.verify(true, &options()), ErrorKind::ReadOnly);
     fails(store.empty_trash(), ErrorKind::ReadOnly);
-    fails(store.start(&["two"], &StartOptions::new()), ErrorKind::ReadOnly);
-    fails(store.start(&["two"], &StartOptions::new().from(second)), ErrorKind::ReadOnly);
+    fails(store.start(&["two"], &StartOptions::new(), &options()), ErrorKind::ReadOnly);
+    fails(
+        store.start(&["two"], &StartOptions::new().from(second), &options()),
+        ErrorKind::ReadOnly,
+    );
 
     let out = scratch.join("out");
     let elsewhere = StartOptions::new().from(second).at(&out);
-    let report = store.start(&["two", "three"], &elsewhere).unwrap();
+    let report = store.start(&["two", "three"], &elsewhere, &options()).unwrap();
     assert!(!report.registered);
     for started in &report.worktrees {
         let made = &started.report;
@@ -538,8 +541,8 @@ fn a_store_that_is_read_only_can_be_read_and_started_from_and_refuses_the_rest()
         assert!(!is_there(&made.path.join(".calve")), "nobody knows it");
     }
     assert_eq!(names(&out), ["three", "two"]);
-    fails(store.start(&["two"], &elsewhere), ErrorKind::DestinationExists);
-    fails(store.start(&["four"], &elsewhere.at(mount.0.join("in"))), ErrorKind::Io);
+    fails(store.start(&["two"], &elsewhere, &options()), ErrorKind::DestinationExists);
+    fails(store.start(&["four"], &elsewhere.at(mount.0.join("in")), &options()), ErrorKind::Io);
     assert_eq!(names(&out), ["three", "two"]);
     let mut file = fs::OpenOptions::new().append(true).open(out.join("two/README")).unwrap();
     file.write_all(b"mine").unwrap();

@@ -4,6 +4,10 @@
 //! hashed in contexts of their own (BLAKE3's key derivation), so that no file can be made that is taken for one of them.
 
 use std::fmt;
+use std::io;
+use std::str::FromStr;
+
+use crate::error::{Error, ErrorKind};
 
 /// The length of every id, in bytes.
 pub(crate) const ID_BYTES: usize = 32;
@@ -38,6 +42,19 @@ macro_rules! id {
         impl fmt::Debug for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 fmt::Display::fmt(self, f)
+            }
+        }
+
+        /// All of its 64 digits, of either case; [`Store::resolve`](crate::Store::resolve) takes the start of a snapshot's.
+        impl FromStr for $name {
+            type Err = Error;
+
+            fn from_str(hex: &str) -> Result<Self, Error> {
+                from_hex(hex).map(Self).ok_or_else(|| {
+                    let cause =
+                        io::Error::new(io::ErrorKind::InvalidInput, "it is not 64 hexadecimal digits");
+                    Error::new(ErrorKind::InvalidName, "read the id", hex, cause)
+                })
             }
         }
     };

@@ -188,7 +188,7 @@ impl Store {
     /// Others may start worktrees of the same snapshots meanwhile.
     ///
     /// # Errors
-    /// Nothing was dropped, unless it is the dropping that failed: then some mirrors stay beside their packs.
+    /// Those of every operation, see [`Store`]. Nothing was dropped, unless it is the dropping that failed: then some mirrors stay beside their packs.
     pub fn pack(&self, options: &PackOptions, common: &StoreOptions) -> Result<PackReport, Error> {
         let started = Instant::now();
         self.must_be_writable("pack")?;

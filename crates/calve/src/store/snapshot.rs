@@ -92,7 +92,7 @@ impl Store {
     /// snapshot is called so, too.
     ///
     /// # Errors
-    /// No snapshot was made. Content that was taken in until then stays until [`Store::gc`](crate::Store::gc).
+    /// [`ErrorKind::InvalidName`]; those of every operation, see [`Store`]. No snapshot was made, and the name means what it meant. Content that was taken in until then stays until [`Store::gc`](crate::Store::gc).
     pub fn snapshot(
         &self,
         message: Option<&str>,
@@ -305,7 +305,7 @@ impl Store {
     /// All snapshots, the newest first.
     ///
     /// # Errors
-    /// Those of reading the store.
+    /// Those of every operation, see [`Store`]. Nothing is changed.
     pub fn log(&self) -> Result<Vec<Snapshot>, Error> {
         let names = self.db().names()?;
         let all = self.db().snapshots()?;
@@ -315,7 +315,7 @@ impl Store {
     /// One snapshot.
     ///
     /// # Errors
-    /// [`ErrorKind::SnapshotNotFound`].
+    /// [`ErrorKind::SnapshotNotFound`]. Nothing is changed.
     pub fn show(&self, id: SnapshotId) -> Result<Snapshot, Error> {
         Ok(told(id, self.object(id)?, &self.db().names()?))
     }
@@ -350,7 +350,7 @@ impl Store {
     /// The snapshot that the project was last seen as.
     ///
     /// # Errors
-    /// Those of reading the store.
+    /// Those of every operation, see [`Store`]. Nothing is changed.
     pub fn latest(&self) -> Result<Option<SnapshotId>, Error> {
         Ok(self.db().worktree(PROJECT)?.and_then(|row| row.snapshot))
     }
@@ -369,7 +369,7 @@ impl Store {
     /// Takes a name away; its snapshot stays. Whether there was such a name.
     ///
     /// # Errors
-    /// Those of writing the store.
+    /// Those of every operation, see [`Store`]. The name stays.
     pub fn remove_name(&self, name: &str) -> Result<bool, Error> {
         self.must_be_writable("remove a name from")?;
         self.db()

@@ -48,7 +48,7 @@ impl Store {
     /// What the store holds. Looks at every mirror's metadata, reads no content.
     ///
     /// # Errors
-    /// Those of reading the store.
+    /// Those of every operation, see [`Store`]. Nothing is changed.
     pub fn stats(&self) -> Result<Stats, Error> {
         let mut stats = self.db().read("read", |db| {
             let count = |sql: &str| {

@@ -74,6 +74,12 @@ impl DamageKind {
     }
 }
 
+impl std::fmt::Display for DamageKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
 /// Something in the store that is not what it was when it was put there.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -193,7 +199,7 @@ impl Store {
     /// get it back.
     ///
     /// # Errors
-    /// Damage is none. What was mended until the error stays mended.
+    /// Damage is none; those of every operation, see [`Store`]. What was mended until the error stays mended.
     pub fn verify(&self, repair: bool, common: &StoreOptions) -> Result<VerifyReport, Error> {
         let started = Instant::now();
         if repair {

@@ -30,7 +30,7 @@ use crate::store::scan::UNKNOWN;
 use crate::store::{Store, StoreOptions};
 
 /// The differences of a worktree from its snapshot.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Diff {
     /// The snapshot it was compared with.
@@ -64,7 +64,7 @@ impl Worktree {
     /// What of it differs from its snapshot, with the lines that were added and removed.
     ///
     /// # Errors
-    /// As for [`Worktree::status`], and where content of the snapshot is lost. Nothing is changed.
+    /// As for [`Worktree::status`], and [`ErrorKind::Damaged`](crate::ErrorKind::Damaged) where content of the snapshot is lost. Nothing is changed.
     pub fn diff(&self, options: &StoreOptions) -> Result<Diff, Error> {
         self.diff_of(&Scope::new(), options)
     }

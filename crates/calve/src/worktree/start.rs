@@ -41,7 +41,6 @@ const PASS: usize = 32;
 pub struct StartOptions {
     from: Option<SnapshotId>,
     at: Option<PathBuf>,
-    common: StoreOptions,
 }
 
 impl StartOptions {
@@ -63,13 +62,6 @@ impl StartOptions {
     #[must_use]
     pub fn at(mut self, folder: impl Into<PathBuf>) -> Self {
         self.at = Some(folder.into());
-        self
-    }
-
-    /// Threads, progress and cancellation.
-    #[must_use]
-    pub fn common(mut self, options: StoreOptions) -> Self {
-        self.common = options;
         self
     }
 }
@@ -123,6 +115,7 @@ impl Store {
         &self,
         names: &[N],
         options: &StartOptions,
+        common: &StoreOptions,
     ) -> Result<StartReport, Error> {
         let started = std::time::Instant::now();
         let loose = match (self.is_read_only(), options.from, &options.at) {
@@ -150,7 +143,7 @@ impl Store {
             let object = self.object(id)?;
             let folder = self.folder(Some(folder))?;
             let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
-            let reports = self.make_loose(id, &object, &names, &folder, options)?;
+            let reports = self.make_loose(id, &object, &names, &folder, common)?;
             let names = names.into_iter().map(str::to_owned);
             return Ok(StartReport {
                 snapshot: id,
@@ -169,7 +162,7 @@ impl Store {
         }
         let taken = match options.from {
             Some(_) => None,
-            None => Some(self.snapshot(None, None, &options.common)?),
+            None => Some(self.snapshot(None, None, common)?),
         };
         let id = match (options.from, &taken) {
             (Some(id), _) => id,
@@ -193,7 +186,7 @@ impl Store {
             .collect();
         self.claim(&rows)?;
         let claimed = Claimed { store: self, rows: &rows, kept: false };
-        let reports = self.make(id, &object, &rows, &options.common, claimed)?;
+        let reports = self.make(id, &object, &rows, common, claimed)?;
         let names = rows.iter().map(|row| row.name.clone());
         Ok(StartReport {
             snapshot: id,
@@ -235,7 +228,7 @@ impl Store {
         };
         // btrfs has a device number for each subvolume, and clones across them.
         ours.dev() == theirs.dev()
-            || crate::reflink::probe_between(&self.path().join("stage"), folder)
+            || crate::reflink::probe_between(self.path().join("stage"), folder)
                 .is_ok_and(|probe| probe.outcome == ReflinkOutcome::Cloned)
     }
 
@@ -420,7 +413,7 @@ impl Worktree {
     /// Makes the tree of a worktree that was deleted by hand again, as its snapshot has it.
     ///
     /// # Errors
-    /// [`ErrorKind::DestinationExists`] where something is at its path. Nothing is left behind, and it is missing as before.
+    /// [`ErrorKind::DestinationExists`] where something is at its path; [`ErrorKind::Damaged`] where content of its snapshot is lost. Nothing is left behind, and it is missing as before.
     pub fn restore(&self, options: &StoreOptions) -> Result<DestinationReport, Error> {
         self.store.must_be_writable("restore a worktree of")?;
         let this = self.now()?;

@@ -69,7 +69,7 @@ impl Project {
         let name = format!("w{}", self.started.fetch_add(1, Ordering::Relaxed));
         let at = self.scratch.join("worktrees");
         let options = StartOptions::new().from(from).at(&at);
-        store.start(&[&name], &options)?;
+        store.start(&[&name], &options, &common())?;
         let found = tree(&at.join(&name));
         store.worktree(&name).unwrap().drop(true, &common()).unwrap().delete().unwrap();
         Ok(found)

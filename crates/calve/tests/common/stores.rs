@@ -34,7 +34,7 @@ impl Desk {
     }
 
     pub(crate) fn start(&self, names: &[&str]) -> StartReport {
-        self.store.start(names, &StartOptions::new()).unwrap()
+        self.store.start(names, &StartOptions::new(), &StoreOptions::new()).unwrap()
     }
 
     /// Starts one and gives it.
@@ -44,7 +44,9 @@ impl Desk {
     }
 
     pub(crate) fn from(&self, name: &str, snapshot: SnapshotId) -> Worktree {
-        self.store.start(&[name], &StartOptions::new().from(snapshot)).unwrap();
+        self.store
+            .start(&[name], &StartOptions::new().from(snapshot), &StoreOptions::new())
+            .unwrap();
         self.store.worktree(name).unwrap()
     }
 

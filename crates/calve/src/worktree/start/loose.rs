@@ -2,13 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{PASS, Place, StartOptions, publish_all};
+use super::{PASS, Place, publish_all};
 use crate::error::{Context as _, Error};
 use crate::report::DestinationReport;
-use crate::store::Store;
 use crate::store::id::SnapshotId;
 use crate::store::materialize::{Plan, materialize};
 use crate::store::object::SnapshotObject;
+use crate::store::{Store, StoreOptions};
 use crate::tree::staging::Stage;
 
 impl Store {
@@ -19,7 +19,7 @@ impl Store {
         object: &SnapshotObject,
         names: &[&str],
         folder: &Path,
-        options: &StartOptions,
+        options: &StoreOptions,
     ) -> Result<Vec<DestinationReport>, Error> {
         let mut places = Vec::with_capacity(names.len());
         for name in names {
@@ -42,9 +42,9 @@ impl Store {
                 manifest: &manifest,
                 roots,
                 paths,
-                jobs: options.common.threads(),
-                cancel: &options.common.cancel,
-                progress: &options.common.progress,
+                jobs: options.threads(),
+                cancel: &options.cancel,
+                progress: &options.progress,
             })?;
             reports.extend(made.reports);
         }
