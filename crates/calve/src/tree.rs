@@ -1,7 +1,7 @@
 //! L2: one tree to N destinations.
 //!
 //! [`run`] goes from the arguments to the report; [`walk`] is the engine, [`node`] its directories, [`file`] its files,
-//! [`links`] the hard links among them; [`staging`] makes trees whole or absent; [`filter`] decides what is cloned and
+//! [`links`] the hard links among them; [`staging`] makes trees whole or absent, [`removal`] removes them; [`filter`] decides what is cloned and
 //! [`verdicts`] remembers what a filesystem refused.
 
 use std::num::NonZeroUsize;
@@ -24,6 +24,8 @@ mod names;
 pub(crate) mod node;
 #[cfg(unix)]
 pub(crate) mod op;
+#[cfg(unix)]
+pub(crate) mod removal;
 #[cfg(unix)]
 mod run;
 #[cfg(not(unix))]

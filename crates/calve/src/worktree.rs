@@ -27,6 +27,7 @@ use crate::store::{
     Marker, PROJECT, Place, SnapshotReport, Store, StoreOptions, bytes_of, path_from,
 };
 
+mod at;
 mod diff;
 mod patch;
 mod remove;

@@ -38,7 +38,6 @@ use super::id::BlobId;
 use crate::reflink::copy::Copier;
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::Meta;
-use crate::reflink::verdict::{Verdict, classify};
 use crate::reflink::{Patience, sys};
 use crate::tree::staging::stage_name;
 use crate::tree::verdicts::Verdicts;
@@ -286,18 +285,8 @@ impl Blobs {
 
     /// Whether a file of the device `dev` was cloned into a new one, which is empty if not.
     fn clone_into(&self, file: &OwnedFd, new: &OwnedFd, dev: u64) -> io::Result<bool> {
-        let Err(error) = self.patience.retry(|| sys::clone_file(file, new)) else {
-            self.verdicts.worked(dev);
-            return Ok(true);
-        };
-        match classify(&error) {
-            Verdict::Fatal => Err(error),
-            verdict => {
-                let counts = error.kind() == io::ErrorKind::PermissionDenied;
-                self.verdicts.refused(dev, verdict, counts);
-                Ok(false)
-            }
-        }
+        let cloned = self.patience.retry(|| sys::clone_file(file, new));
+        Ok(self.verdicts.judge(dev, cloned)?.is_none())
     }
 
     /// `None`: it changed meanwhile, or it could not be cloned.

@@ -50,7 +50,7 @@ use super::reach::Reach;
 use super::snapshot::open_dir;
 use super::{Store, StoreOptions, locks, path_from};
 use crate::error::{Context as _, Error, ErrorKind};
-use crate::tree::staging;
+use crate::tree::removal;
 
 const GRACE: Duration = Duration::from_secs(600);
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -403,7 +403,7 @@ impl Store {
                 .blobs()
                 .remove(id)
                 // No mirror of ours: something else has its name.
-                .or_else(|_| staging::remove(self.blobs().dir(), &name));
+                .or_else(|_| removal::remove(self.blobs().dir(), &name));
             removed.context("remove", || self.blobs().mirror_path(id))?;
             report.mirrors += 1;
             report.mirror_bytes += size;

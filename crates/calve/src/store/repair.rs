@@ -30,7 +30,8 @@ use super::{PROJECT, Store, StoreOptions, path_from};
 use crate::error::{Context as _, Error};
 use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::meta::{self, Meta};
-use crate::tree::staging::{self, stage_name};
+use crate::tree::removal;
+use crate::tree::staging::stage_name;
 
 impl Store {
     /// Mends what can be mended; the store is locked exclusively.
@@ -148,7 +149,7 @@ impl Store {
                 seals.push(id);
                 // What was there is of no use to anybody.
                 let trash = open_dir(&self.path().join("trash"))?;
-                let _ = staging::remove(&trash, &aside);
+                let _ = removal::remove(&trash, &aside);
             }
             (Mirror::Bad { how: Bad::Young | Bad::Worthless | Bad::Empty, .. }, _) => {
                 self.set_aside(id)?;

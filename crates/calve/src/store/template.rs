@@ -23,6 +23,7 @@ use crate::error::{Context as _, Error};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::reflink::sys;
+use crate::tree::removal;
 use crate::tree::staging::{self, Stage, flush_filesystem, stage_name};
 
 impl Store {
@@ -193,5 +194,5 @@ pub(crate) fn remove_tree(dir: &OwnedFd, name: &CString) -> io::Result<()> {
             return Ok(());
         }
     }
-    staging::remove(dir, name)
+    removal::remove(dir, name)
 }

@@ -23,7 +23,7 @@ use crate::error::{Context as _, Error, ErrorKind};
 use crate::reflink::imp::{NEW_FILE_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::{self, Attrs, Meta};
 use crate::reflink::sys;
-use crate::reflink::verdict::{Verdict, classify};
+use crate::reflink::verdict::Verdict;
 use crate::report::SkipReason;
 
 /// How long leases on files of the source are waited for: `/proc/sys/fs/lease-break-time` is 45 s by default.
@@ -520,18 +520,11 @@ impl Worker<'_, '_> {
         // Nobody who wants to stop waits for patience to end.
         let go_on = || if op.stopped() { Err(io::Error::from(Errno::CANCELED)) } else { Ok(()) };
         let cloned = match &out.fd {
-            Some(fd) => op
-                .patience
-                .retry(|| go_on().and_then(|()| sys::clone_file(&job.source, fd)))
-                .and_then(|()| {
-                    if op.dests[dest].short_clones && Meta::of(&fs::fstat(fd)?).size < job.meta.size
-                    {
-                        return Err(io::Error::other(
-                            "the filesystem reported a clone that is shorter than its source",
-                        ));
-                    }
-                    Ok(())
-                }),
+            Some(fd) => op.patience.retry(|| {
+                go_on()?;
+                sys::clone_file(&job.source, fd)?;
+                meta::check_length(fd, job.meta.size, op.dests[dest].short_clones)
+            }),
             None => {
                 let dir = self
                     .place(dest, node, handles, out.temporary.is_some())
@@ -540,22 +533,11 @@ impl Worker<'_, '_> {
                 op.patience.retry(|| go_on().and_then(|()| clone_at(&job.source, dir, name)))
             }
         };
-        let Err(error) = cloned else {
-            verdicts.worked(dev);
-            return Ok(Tried::Cloned { with_metadata: out.fd.is_none() });
-        };
-        match classify(&error) {
-            Verdict::Fatal => Err(error),
-            verdict => {
-                verdicts.refused(dev, verdict, error.kind() == io::ErrorKind::PermissionDenied);
-                let because = if verdict == Verdict::Filesystem {
-                    Because::Filesystem
-                } else {
-                    Because::File
-                };
-                Ok(Tried::No(because, Some(error)))
-            }
-        }
+        Ok(match verdicts.judge(dev, cloned)? {
+            None => Tried::Cloned { with_metadata: out.fd.is_none() },
+            Some((Verdict::Filesystem, error)) => Tried::No(Because::Filesystem, Some(error)),
+            Some((_, error)) => Tried::No(Because::File, Some(error)),
+        })
     }
 }
 

@@ -19,6 +19,7 @@ use rustix::io::Errno;
 use super::filter::Filter;
 use super::node::DestState;
 use super::op::{self, Dest, Op};
+use super::removal;
 use super::staging::{self, Stage};
 use super::tally::Finding;
 use super::targets::{Target, is_inside, look_at};
@@ -178,7 +179,7 @@ fn prepare(targets: &[Target], options: &CloneOptions) -> Result<Vec<Made>, Erro
                 Err(errno) => return Err(Error::io("make directory", path(), errno)),
             };
             let root = if new.is_some() {
-                staging::open_ours(&target.parent, &target.name)
+                removal::open_ours(&target.parent, &target.name)
             } else {
                 let flags = DIR_FLAGS | OFlags::NOFOLLOW;
                 fs::openat(&target.parent, &target.name, flags, Permissions::empty())

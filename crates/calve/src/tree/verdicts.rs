@@ -1,9 +1,10 @@
 //! What a destination's filesystem has said to clones from each source device, remembered for the operation.
 
+use std::io;
 use std::sync::PoisonError;
 use std::sync::RwLock;
 
-use crate::reflink::verdict::Verdict;
+use crate::reflink::verdict::{Verdict, classify};
 
 /// After this many refusals in a row without one success, what looks like a word about files is taken as one about the
 /// filesystem (user namespaces and sandboxes say EPERM to every file).
@@ -27,6 +28,27 @@ impl Verdicts {
             .iter()
             .find(|(dev, _)| *dev == source_dev)
             .map_or(Known::default(), |(_, known)| *known)
+    }
+
+    /// Remembers what became of a clone: `None`, it was made; or why this file is not to be cloned.
+    ///
+    /// # Errors
+    /// What no copy may mask; nothing is remembered.
+    pub(crate) fn judge(
+        &self,
+        source_dev: u64,
+        cloned: io::Result<()>,
+    ) -> io::Result<Option<(Verdict, io::Error)>> {
+        let Err(error) = cloned else {
+            self.worked(source_dev);
+            return Ok(None);
+        };
+        let verdict = classify(&error);
+        if verdict == Verdict::Fatal {
+            return Err(error);
+        }
+        self.refused(source_dev, verdict, error.kind() == io::ErrorKind::PermissionDenied);
+        Ok(Some((verdict, error)))
     }
 
     /// A file was cloned.

@@ -17,14 +17,14 @@ use std::path::{Path, PathBuf};
 use rustix::fs;
 
 use super::patch::{self, Change as Text, Side};
-use super::{ChangeKind, Scope, Worktree};
+use super::{ChangeKind, Scope, Worktree, at};
 use crate::error::{Context as _, Error};
 use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::store::blobs::Intake;
 use crate::store::delta::{At, Counts, Delta, compare};
 use crate::store::id::{BlobId, SnapshotId};
-use crate::store::manifest::{Manifest, os};
+use crate::store::manifest::Manifest;
 use crate::store::object::{Entry, Kind};
 use crate::store::scan::UNKNOWN;
 use crate::store::{Store, StoreOptions};
@@ -310,34 +310,13 @@ impl<'a> Reader<'a> {
     }
 
     fn open(&self, path: &Path) -> io::Result<Option<(OwnedFd, Meta)>> {
-        use rustix::io::Errno;
-        let mut dir = fs::openat(
-            &self.root,
-            c".",
-            crate::reflink::imp::DIR_FLAGS,
-            rustix::fs::Mode::empty(),
-        )?;
-        let mut names: Vec<_> = path.iter().collect();
-        let Some(name) = names.pop() else { return Ok(None) };
-        let gone =
-            |errno| matches!(errno, Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NXIO);
-        let flags = crate::reflink::imp::DIR_FLAGS | rustix::fs::OFlags::NOFOLLOW;
-        for step in names {
-            dir = match fs::openat(&dir, step, flags, rustix::fs::Mode::empty()) {
-                Ok(dir) => dir,
-                Err(errno) if gone(errno) => return Ok(None),
-                Err(errno) => return Err(errno.into()),
-            };
-        }
-        let file = match fs::openat(
-            &dir,
-            os(name.as_encoded_bytes()),
-            SOURCE_FLAGS,
-            rustix::fs::Mode::empty(),
-        ) {
+        let opened = at::open_parent(&self.root, path).and_then(|dir| {
+            Ok(fs::openat(dir, at::last(path)?, SOURCE_FLAGS, rustix::fs::Mode::empty())?)
+        });
+        let file = match opened {
             Ok(file) => file,
-            Err(errno) if gone(errno) => return Ok(None),
-            Err(errno) => return Err(errno.into()),
+            Err(error) if at::is_gone(&error) => return Ok(None),
+            Err(error) => return Err(error),
         };
         let meta = Meta::of(&fs::fstat(&file)?);
         Ok((meta.file_type() == fs::FileType::RegularFile).then_some((file, meta)))

@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
+use super::at::open_at;
 use super::diff::is_gits_own;
-use super::switch::at::open_at;
 use crate::error::{Context as _, Error, ErrorKind};
 use crate::store::delta::Delta;
 use crate::store::manifest::Manifest;

@@ -30,6 +30,7 @@ use rustix::fs::{self, AtFlags};
 use rustix::io::Errno;
 
 use super::Worktree;
+use super::at::{last, open_at, open_parent, remove_at};
 use crate::error::{Context as _, Error, ErrorKind};
 use crate::reflink::meta::{self, Attrs, Meta};
 use crate::report::Skipped;
@@ -44,12 +45,10 @@ use crate::store::scan::stat_of;
 use crate::store::snapshot;
 use crate::store::{StoreOptions, locks};
 use crate::tree::staging::{self, Stage};
-use at::{last, open_at, open_parent, remove_at};
 use plan::{Moves, Trees};
 pub(crate) use undo::undo_goes_to;
 use undo::{Aside, Record};
 
-pub(super) mod at;
 mod plan;
 mod undo;
 

@@ -239,18 +239,12 @@ impl Walk<'_> {
         if meta.len() == 0 && known.works {
             return Ok(Ok(()));
         }
-        let Err(error) = self.patience.retry(|| sys::clone_file(source, file)) else {
-            dest.verdicts.worked(SOURCE_VOLUME);
-            return Ok(Ok(()));
-        };
-        let because = match classify(&error) {
-            Verdict::Fatal => return Err(error),
-            Verdict::Filesystem => Because::Filesystem,
-            Verdict::File | Verdict::Retry => Because::File,
-        };
-        let counts = error.kind() == io::ErrorKind::PermissionDenied;
-        dest.verdicts.refused(SOURCE_VOLUME, classify(&error), counts);
-        Ok(Err((because, Some(error))))
+        let cloned = self.patience.retry(|| sys::clone_file(source, file));
+        Ok(match dest.verdicts.judge(SOURCE_VOLUME, cloned)? {
+            None => Ok(()),
+            Some((Verdict::Filesystem, error)) => Err((Because::Filesystem, Some(error))),
+            Some((_, error)) => Err((Because::File, Some(error))),
+        })
     }
 
     /// Recreates a symbolic link, or a junction as one.

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{self, AtFlags};
 use rustix::io::Errno;
 
+use super::super::at::{last, open_parent};
 use super::Changes;
-use super::at::{last, open_parent};
 use super::undo::{Aside, Record};
 use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::meta::Meta;

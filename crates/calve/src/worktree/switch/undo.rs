@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{self, AtFlags, Mode};
 use rustix::io::Errno;
 
-use super::at::{last, make_parents, open_at, open_parent, remove_at};
+use super::super::at::{last, make_parents, open_at, open_parent, remove_at};
 use super::plan::{Moves, Trees};
 use super::{Changes, SwitchReport};
 use crate::error::{Context as _, Error, ErrorKind};
@@ -18,6 +18,7 @@ use crate::reflink::meta::{self, Meta};
 use crate::store::id::SnapshotId;
 use crate::store::scan::OWN;
 use crate::store::{StoreOptions, bytes_of, id, path_from};
+use crate::tree::removal;
 use crate::tree::staging::{self, stage_name};
 use crate::worktree::{Worktree, open_dir};
 
@@ -95,7 +96,7 @@ impl Worktree {
         staging::sweep(&dir);
         let aside = CString::new(stage_name()).context("remove", || &own)?;
         match fs::renameat(&dir, c"undo", &dir, &aside) {
-            Ok(()) => staging::remove(&dir, &aside).context("remove", || &own),
+            Ok(()) => removal::remove(&dir, &aside).context("remove", || &own),
             Err(Errno::NOENT) => Ok(()),
             Err(errno) => Err(Error::io("remove", own.join("undo"), errno)),
         }
@@ -310,7 +311,7 @@ fn put_back(root: &OwnedFd, from: &Path, below: &Path, back: &mut Vec<PathBuf>) 
                 Ok(()) => {}
                 // What stands there now is of the snapshot.
                 Err(Errno::ISDIR) => {
-                    staging::remove(&dir, &name)?;
+                    removal::remove(&dir, &name)?;
                     fs::renameat(&source, &name, &dir, &name)?;
                 }
                 Err(errno) => return Err(errno.into()),

@@ -11,8 +11,14 @@ use rustix::io::Errno;
 
 use crate::reflink::imp::DIR_FLAGS;
 
-pub(super) fn last(path: &Path) -> io::Result<CString> {
+pub(in crate::worktree) fn last(path: &Path) -> io::Result<CString> {
     Ok(CString::new(path.file_name().unwrap_or_default().as_bytes())?)
+}
+
+/// Whether nothing is there that could be opened: no such name, a link or something else in its way, a FIFO.
+pub(in crate::worktree) fn is_gone(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(errno, Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NXIO))
 }
 
 /// Opens the directory at `path`, step by step; no step follows a link.
@@ -24,12 +30,12 @@ pub(in crate::worktree) fn open_at(root: &OwnedFd, path: &Path) -> io::Result<Ow
     Ok(dir)
 }
 
-pub(super) fn open_parent(root: &OwnedFd, path: &Path) -> io::Result<OwnedFd> {
+pub(in crate::worktree) fn open_parent(root: &OwnedFd, path: &Path) -> io::Result<OwnedFd> {
     open_at(root, path.parent().unwrap_or(Path::new("")))
 }
 
 /// The same, making what is not there.
-pub(super) fn make_parents(root: &OwnedFd, path: &Path) -> io::Result<OwnedFd> {
+pub(in crate::worktree) fn make_parents(root: &OwnedFd, path: &Path) -> io::Result<OwnedFd> {
     let mut dir = fs::openat(root, c".", DIR_FLAGS, Mode::empty())?;
     for name in path.parent().unwrap_or(Path::new("")) {
         match fs::mkdirat(&dir, name, Mode::RWXU) {
@@ -42,17 +48,10 @@ pub(super) fn make_parents(root: &OwnedFd, path: &Path) -> io::Result<OwnedFd> {
 }
 
 /// Removes a file, a link or an empty directory; whether it was there. A directory that is not empty stays.
-pub(super) fn remove_at(root: &OwnedFd, path: &Path) -> io::Result<bool> {
+pub(in crate::worktree) fn remove_at(root: &OwnedFd, path: &Path) -> io::Result<bool> {
     let dir = match open_parent(root, path) {
         Ok(dir) => dir,
-        Err(error)
-            if matches!(
-                error.raw_os_error().map(Errno::from_raw_os_error),
-                Some(Errno::NOENT | Errno::NOTDIR)
-            ) =>
-        {
-            return Ok(false);
-        }
+        Err(error) if is_gone(&error) => return Ok(false),
         Err(error) => return Err(error),
     };
     let name = last(path)?;

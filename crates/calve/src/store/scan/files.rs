@@ -1,0 +1,139 @@
+//! Entries other than directories: looked at by name or by descriptor, taken in or only compared.
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use rustix::fs::{self, AtFlags, FileType, Mode};
+use rustix::io::Errno;
+
+use super::super::blobs::Taken;
+use super::super::object::{Attributes, Entry, Kind};
+use super::super::pool::{self, Queue};
+use super::{Inode, OpenDir, Scanner, Task, Wanted, What, Worker, mtime_of};
+use crate::error::{Context as _, Error};
+use crate::reflink::imp::SOURCE_FLAGS;
+use crate::reflink::meta::{Attrs, Meta};
+use crate::report::{SkipReason, Skipped};
+
+impl Scanner<'_> {
+    /// A symbolic link or a FIFO; `None` where it is gone.
+    pub(super) fn special(
+        &self,
+        dir: &OpenDir,
+        name: &CStr,
+        kind: FileType,
+    ) -> io::Result<Option<What>> {
+        let target = if kind == FileType::Symlink {
+            match fs::readlinkat(&dir.fd, name, Vec::new()) {
+                Ok(target) => Some(target),
+                Err(Errno::NOENT | Errno::INVAL) => return Ok(None),
+                Err(errno) => return Err(errno.into()),
+            }
+        } else {
+            None
+        };
+        let meta = match fs::statat(&dir.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Meta::of(&stat),
+            Err(Errno::NOENT) => return Ok(None),
+            Err(errno) => return Err(errno.into()),
+        };
+        if meta.file_type() != kind {
+            return Ok(None);
+        }
+        let kind = target.map_or(Kind::Fifo, |target| Kind::Symlink(target.to_bytes().into()));
+        let entry = entry_of(name.to_bytes(), &meta, None, kind);
+        Ok(Some(What::Other(Box::new(entry), Inode::of(&meta))))
+    }
+
+    pub(super) fn files(
+        &self,
+        worker: &mut Worker,
+        dir: &Arc<OpenDir>,
+        place: u32,
+        files: Vec<Wanted>,
+        queue: &Queue<'_, Task>,
+    ) -> Result<(), Error> {
+        let stop = || queue.stopped();
+        for wanted in files {
+            if stop() {
+                return Err(pool::cancelled("read", self.request.path));
+            }
+            let what = self
+                .file(worker, dir, &wanted, &stop)
+                .context("take in", || self.full_path(&dir.path_of(&wanted.name)))?;
+            match what {
+                Ok(what) => worker.files.push((place, wanted.at, what)),
+                Err(reason) => {
+                    worker.skipped.push(Skipped { path: dir.path_of(&wanted.name), reason });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A regular file: taken in, or only compared.
+    fn file(
+        &self,
+        worker: &mut Worker,
+        dir: &OpenDir,
+        wanted: &Wanted,
+        stop: &dyn Fn() -> bool,
+    ) -> io::Result<Result<What, SkipReason>> {
+        let file = match fs::openat(&dir.fd, &wanted.name, SOURCE_FLAGS, Mode::empty()) {
+            Ok(file) => file,
+            Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => return Ok(Err(SkipReason::Vanished)),
+            Err(errno) => return Err(errno.into()),
+        };
+        let meta = Meta::of(&fs::fstat(&file)?);
+        if meta.file_type() != FileType::RegularFile {
+            return Ok(Err(SkipReason::Vanished));
+        }
+        let name = wanted.name.to_bytes();
+        let (kind, meta, attributes) = match self.request.intake {
+            Some(blobs) => {
+                let stamp = (self.request.stamp.0, i64::from(self.request.stamp.1));
+                match blobs.take_in(&mut worker.intake, &file, meta, stamp, stop)? {
+                    Taken::Stored { blob, meta } => {
+                        (Kind::File { size: meta.size, link: 0, blob }, meta, attributes(&file)?)
+                    }
+                    Taken::Changing => return Ok(Err(SkipReason::Changing)),
+                }
+            }
+            None => {
+                let (blob, size) = worker.intake.hash(&file, meta.size, stop)?;
+                (Kind::File { size, link: 0, blob }, meta, None)
+            }
+        };
+        self.request.progress.files.fetch_add(1, Ordering::Relaxed);
+        self.request.progress.bytes.fetch_add(meta.size, Ordering::Relaxed);
+        let entry = entry_of(name, &meta, attributes, kind);
+        Ok(Ok(What::Other(Box::new(entry), Inode::of(&meta))))
+    }
+}
+
+pub(super) fn entry_of(
+    name: &[u8],
+    meta: &Meta,
+    attributes: Option<Box<Attributes>>,
+    kind: Kind,
+) -> Entry {
+    Entry {
+        name: name.into(),
+        mode: meta.permissions(),
+        uid: meta.uid,
+        gid: meta.gid,
+        mtime: mtime_of(meta),
+        attributes,
+        kind,
+    }
+}
+
+pub(super) fn attributes(file: &OwnedFd) -> io::Result<Option<Box<Attributes>>> {
+    Ok(Attrs::read(file)?
+        .map(|attrs| attrs.to_sorted())
+        .filter(|list| !list.is_empty())
+        .map(Box::new))
+}
