@@ -3,29 +3,13 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
+use crate::disk::{Disk, SMALLEST, tool};
 use crate::tree::{difference, many_files, state};
 use crate::{
     Run, calve, can_strace, expects_reflink, filesystem, is_root, names, not_run, program, scratch,
     straced,
 };
-
-/// Runs a tool; `Err` with what it said.
-fn tool(directory: &Path, words: &str) -> Result<String, String> {
-    let mut words = words.split_whitespace();
-    let name = words.next().unwrap();
-    // The administrator's tools are not on everybody's PATH.
-    let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
-    let output = program(name, directory).env("PATH", path).args(words).output();
-    let output = output.map_err(|error| format!("{name}: {error}"))?;
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().replace('\n', " ");
-    if output.status.success() {
-        Ok(text(&output.stdout))
-    } else {
-        Err(format!("{name}: {}", text(&output.stderr)))
-    }
-}
 
 #[track_caller]
 fn assert_same(directory: &Path, source: &str, destination: &str, context: &str) {
@@ -254,57 +238,12 @@ fn another_filesystem_gets_copies_and_is_told_so() {
     }
 }
 
-/// A small filesystem of the kind under test, in an image; unmounted whatever happens.
-struct Small(tempfile::TempDir);
-
-impl Small {
-    fn new() -> Result<Self, String> {
-        let home = scratch();
-        let kind = filesystem();
-        // The smallest that mkfs makes of each kind, or a little more.
-        let (make, megabytes) = match kind.as_str() {
-            "xfs" => ("mkfs.xfs -q -m reflink=1 image", 320),
-            "btrfs" => ("mkfs.btrfs -q --mixed image", 256),
-            "ext4" => ("mkfs.ext4 -q -F image", 200),
-            "tmpfs" => ("true", 200),
-            _ => return Err("it is not known which filesystem is under test".to_owned()),
-        };
-        fs::create_dir(home.path().join("small")).unwrap();
-        fs::File::create(home.path().join("image")).unwrap().set_len(megabytes << 20).unwrap();
-        tool(home.path(), make)?;
-        match kind.as_str() {
-            "tmpfs" => {
-                tool(home.path(), &format!("mount -t tmpfs -o size={megabytes}M small small"))?
-            }
-            kind => tool(home.path(), &format!("mount -t {kind} -o loop image small"))?,
-        };
-        Ok(Self(home))
-    }
-
-    fn path(&self) -> PathBuf {
-        self.0.path().join("small")
-    }
-
-    fn free(&self) -> u64 {
-        // What was freed is given back when the log is written.
-        Command::new("sync").arg("-f").arg(self.path()).status().unwrap();
-        let stat = rustix::fs::statvfs(self.path()).unwrap();
-        stat.f_bavail * stat.f_frsize
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        let _ = tool(self.0.path(), "umount small");
-    }
-}
-
 #[test]
 fn on_a_disk_without_room_a_clone_fits_and_a_copy_fails_and_gives_all_space_back() {
     if !is_root() {
         return not_run("a full disk", "mounting one needs root");
     }
-    let small = match Small::new() {
+    let small = match Disk::new(&filesystem(), SMALLEST) {
         Ok(small) => small,
         Err(why) => return not_run("a full disk", &why),
     };

@@ -1,5 +1,5 @@
 //! The built command under what it does not control: faults that the kernel reports (`strace -e inject`), kills at any
-//! moment, odd files and full disks; and what it costs in system calls.
+//! moment, disks that are full or die; odd files; and what it costs in system calls.
 //!
 //! `CALVE_TEST_DIR` says where to work, and `CALVE_EXPECT` (`reflink` or `copy`) what the filesystem there can do. A test
 //! that cannot be run here appends why to `$CALVE_NOT_RUN`.
@@ -8,6 +8,8 @@
 
 mod budget;
 mod calls;
+mod died;
+mod disk;
 mod faults;
 mod filesystems;
 mod killed;

@@ -558,6 +558,8 @@ impl Store {
         for row in self.db().worktrees()? {
             let path = self.index_path(&row.token);
             let reason = match std::fs::read(&path) {
+                // What a crash leaves of one that was not written back: as good as none.
+                Ok(bytes) if bytes.is_empty() => continue,
                 Ok(bytes) => match super::index::Index::decode(&bytes) {
                     Ok(_) => continue,
                     Err(error) => error.to_string(),

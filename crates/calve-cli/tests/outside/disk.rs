@@ -1,0 +1,171 @@
+//! Filesystems of the test's own, in images: small ones that fill up, and ones that die and come back.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::{program, scratch};
+
+/// Runs a tool; `Err` with what it said.
+pub(super) fn tool(directory: &Path, words: &str) -> Result<String, String> {
+    let mut words = words.split_whitespace();
+    let name = words.next().unwrap();
+    // The administrator's tools are not on everybody's PATH.
+    let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
+    let output = program(name, directory).env("PATH", path).args(words).output();
+    let output = output.map_err(|error| format!("{name}: {error}"))?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().replace('\n', " ");
+    if output.status.success() {
+        Ok(text(&output.stdout))
+    } else {
+        Err(format!("{name}: {}", text(&output.stderr)))
+    }
+}
+
+/// As small as mkfs makes them, or a little more; in megabytes.
+pub(super) const SMALLEST: u64 = 0;
+
+/// How a filesystem dies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Death {
+    /// It is shut down, and what is in its log but not on the disk is lost, with all that was not written back.
+    Lost,
+    /// It is shut down after its log was written, without the data that was not written back.
+    Logged,
+    /// The disk below it fails every write from now on, and forgets what it was not told to flush: a power cut.
+    Cut,
+}
+
+/// A filesystem in an image; unmounted whatever happens.
+pub(super) struct Disk {
+    home: TempDir,
+    kind: String,
+    /// The image lies on an XFS of its own, which can be shut down below it.
+    has_outer: bool,
+}
+
+impl Disk {
+    /// Makes and mounts one of `kind`; needs root.
+    pub(super) fn new(kind: &str, megabytes: u64) -> Result<Self, String> {
+        Self::make(kind, megabytes, false)
+    }
+
+    /// One whose disk can fail.
+    pub(super) fn that_can_be_cut(kind: &str, megabytes: u64) -> Result<Self, String> {
+        Self::make(kind, megabytes, true)
+    }
+
+    fn make(kind: &str, megabytes: u64, has_outer: bool) -> Result<Self, String> {
+        // The smallest that mkfs makes of each kind, or a little more.
+        let (make, least) = match kind {
+            "xfs" => ("mkfs.xfs -q -m reflink=1", 320),
+            "btrfs" if megabytes == SMALLEST => ("mkfs.btrfs -q --mixed", 256),
+            "btrfs" => ("mkfs.btrfs -q", 256),
+            "ext4" => ("mkfs.ext4 -q -F", 200),
+            "tmpfs" => ("true", 200),
+            _ => return Err("it is not known which filesystem is under test".to_owned()),
+        };
+        let megabytes = megabytes.max(least);
+        let disk = Self { home: scratch(), kind: kind.to_owned(), has_outer };
+        let home = disk.home.path();
+        fs::create_dir(disk.path()).unwrap();
+        if has_outer {
+            fs::create_dir(home.join("outer")).unwrap();
+            let size = (megabytes * 2).max(320) << 20;
+            fs::File::create(home.join("outer-image")).unwrap().set_len(size).unwrap();
+            tool(home, "mkfs.xfs -q outer-image")?;
+            tool(home, "mount -t xfs -o loop outer-image outer")?;
+        }
+        if kind == "tmpfs" {
+            tool(home, &format!("mount -t tmpfs -o size={megabytes}M small disk"))?;
+            return Ok(disk);
+        }
+        let image = disk.image();
+        fs::File::create(home.join(&image)).unwrap().set_len(megabytes << 20).unwrap();
+        tool(home, &format!("{make} {image}"))?;
+        disk.mount()?;
+        Ok(disk)
+    }
+
+    fn image(&self) -> String {
+        if self.has_outer { "outer/image" } else { "image" }.to_owned()
+    }
+
+    fn mount(&self) -> Result<(), String> {
+        let (kind, image) = (&self.kind, self.image());
+        tool(self.home.path(), &format!("mount -t {kind} -o loop {image} disk")).map(drop)
+    }
+
+    pub(super) fn path(&self) -> PathBuf {
+        self.home.path().join("disk")
+    }
+
+    /// Bytes that are free, once all is written that is on its way.
+    pub(super) fn free(&self) -> u64 {
+        // What was freed is given back when the log is written.
+        Command::new("sync").arg("-f").arg(self.path()).status().unwrap();
+        let stat = rustix::fs::statvfs(self.path()).unwrap();
+        stat.f_bavail * stat.f_frsize
+    }
+
+    /// From now on nothing reaches the disk.
+    pub(super) fn die(&self, death: Death) -> Result<(), String> {
+        self.killer(death)()
+    }
+
+    /// What another thread may call for that.
+    pub(super) fn killer(&self, death: Death) -> impl Fn() -> Result<(), String> + Send + use<> {
+        let (command, place) = match death {
+            Death::Lost => ("shutdown", "disk"),
+            Death::Logged => ("shutdown -f", "disk"),
+            Death::Cut => ("shutdown", "outer"),
+        };
+        let home = self.home.path().to_owned();
+        move || {
+            let mut xfs_io = program("xfs_io", &home);
+            let output = xfs_io.args(["-x", "-c", command, place]).output();
+            let output = output.map_err(|error| format!("xfs_io: {error}"))?;
+            match String::from_utf8_lossy(&output.stderr).trim() {
+                "" if output.status.success() => Ok(()),
+                said => Err(format!("xfs_io: {said}")),
+            }
+        }
+    }
+
+    /// After a death: unmounted, and mounted again, which is when a log is replayed.
+    pub(super) fn come_back(&self) -> Result<(), String> {
+        self.unmount("disk")?;
+        if self.has_outer {
+            self.unmount("outer")?;
+            tool(self.home.path(), "mount -t xfs -o loop outer-image outer")?;
+        }
+        self.mount()
+    }
+
+    /// Who is just ending may still have a file open.
+    fn unmount(&self, place: &str) -> Result<(), String> {
+        let mut tries = 0;
+        loop {
+            match tool(self.home.path(), &format!("umount {place}")) {
+                Err(why) if why.contains("busy") && tries < 600 => tries += 1,
+                result => return result.map(drop),
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let mounted = fs::read_to_string("/proc/mounts").unwrap_or_default();
+        for place in ["disk", "outer"] {
+            let path = self.home.path().join(place);
+            if mounted.contains(&format!(" {} ", path.display())) {
+                let _ = self.unmount(place);
+            }
+        }
+    }
+}
