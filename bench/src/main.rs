@@ -1,17 +1,29 @@
-//! Compares calve with cp, xcp and rsync on one tree and one filesystem; with `--worktrees`, its store with git's worktrees.
+//! Compares calve with cp, xcp, rsync and git's worktrees on one tree and one filesystem, and draws what came out.
 //!
 //! The tools take turns (A B C A B C …), so that a slow minute of the machine hits all of them. Before
 //! each run the filesystem is flushed; each copy is removed after its run, outside the timing. What a
 //! tool leaves in the page cache is not part of its time, but the flush after it is measured apart.
+//!
+//! Every sample goes into a JSON document ([`results`]), one a filesystem; `plot` and `table` read nothing else.
 
+#[cfg(target_os = "linux")]
+mod compare;
+#[cfg(target_os = "linux")]
+mod copies;
 #[cfg(target_os = "linux")]
 mod measure;
 #[cfg(target_os = "linux")]
+mod plot;
+#[cfg(target_os = "linux")]
 mod report;
+#[cfg(target_os = "linux")]
+mod results;
 #[cfg(target_os = "linux")]
 mod run;
 #[cfg(target_os = "linux")]
 mod sample;
+#[cfg(target_os = "linux")]
+mod table;
 #[cfg(target_os = "linux")]
 mod tools;
 #[cfg(target_os = "linux")]

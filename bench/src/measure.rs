@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// What one run took.
 #[derive(Debug, Clone, Copy, Default)]
@@ -105,7 +105,7 @@ impl Volume {
 }
 
 /// What is in a tree.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Census {
     /// Of every kind, without the root.
     pub(crate) entries: u64,

@@ -1,23 +1,31 @@
-//! The command line, and the rounds.
+//! The command line.
 
 use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use clap::Parser;
+use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::measure::{self, Census, Volume};
-use crate::report::{Comparison, Machine, ToolReport};
+use crate::compare::Bench;
+use crate::copies::Choice;
+use crate::measure::{self, Volume};
+use crate::plot;
+use crate::report::Terminal;
+use crate::results::{Machine, Results, Tree};
 use crate::sample;
-use crate::tools::{self, Binaries, Tool};
-use crate::worktrees::Day;
+use crate::table;
+use crate::tools::{Binaries, Tool};
 
-/// Compares calve with cp, xcp and rsync on one tree and one filesystem.
+/// Compares calve with cp, xcp, rsync and git's worktrees on one tree and one filesystem.
 #[derive(Debug, Parser)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+
     /// The tree to copy.
-    #[arg(long)]
-    source: PathBuf,
+    #[arg(long, required = true)]
+    source: Option<PathBuf>,
 
     /// A directory on the filesystem to measure; it is made, and copies come and go in it.
     #[arg(long, required_unless_present = "make_tree")]
@@ -27,13 +35,17 @@ struct Arguments {
     #[arg(long, value_name = "N")]
     make_tree: Option<u64>,
 
+    /// What the tree is called in the results; its folder's name by default.
+    #[arg(long)]
+    name: Option<String>,
+
     /// How often each tool runs.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
 
-    /// Which tools run.
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Tool::DEFAULT)]
-    only: Vec<Tool>,
+    /// Which tools run; with --copies, git-worktree=4 stops at four.
+    #[arg(long, value_delimiter = ',', value_name = "TOOL[=COPIES]", value_parser = choice)]
+    only: Vec<Choice>,
 
     /// The calve to measure; a release build of this workspace by default.
     #[arg(long)]
@@ -44,158 +56,156 @@ struct Arguments {
     install: bool,
 
     /// Empties the kernel's caches before each run; needs root, and slows down everything else here.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["copies", "worktrees", "all"])]
     cold: bool,
 
-    /// Measures the store instead: snapshots, worktrees and status, beside cp, b3sum and git.
+    /// Measures each tool on its own; this is the default.
+    #[arg(long)]
+    compare: bool,
+
+    /// Measures time and disk against the number of copies.
+    #[arg(
+        long, value_name = "N,…", value_delimiter = ',', num_args = 0..=1, default_missing_value = "1,2,4,8",
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    copies: Option<Vec<u32>>,
+
+    /// Measures the store: snapshots, worktrees and status, beside cp, b3sum and git.
     #[arg(long)]
     worktrees: bool,
 
-    /// Also writes the results to FILE.
+    /// Measures all three.
+    #[arg(long)]
+    all: bool,
+
+    /// Also writes every sample to FILE, after each part.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
 
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Draws what was measured, an SVG for each filesystem.
+    Plot {
+        /// What --json wrote.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// The folder of the pictures.
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Prints what was measured as markdown.
+    Table {
+        /// What --json wrote.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// Puts the tables into these pages instead, each between its `<!-- bench:NAME -->` and `<!-- /bench -->`.
+        #[arg(long, num_args = 1..)]
+        into: Vec<PathBuf>,
+    },
+}
+
+fn choice(text: &str) -> Result<Choice, String> {
+    let (name, at_most) = match text.split_once('=') {
+        Some((name, number)) => (name, Some(number)),
+        None => (text, None),
+    };
+    let tool = Tool::from_str(name, false).map_err(|_| {
+        let names = Tool::value_variants().iter().filter_map(Tool::to_possible_value);
+        let names: Vec<_> = names.map(|value| value.get_name().to_owned()).collect();
+        format!("the tools are {}", names.join(", "))
+    })?;
+    let at_most = at_most.map_or(Ok(u32::MAX), str::parse);
+    Ok(Choice { tool, at_most: at_most.map_err(|error| format!("copies: {error}"))? })
+}
+
+/// What a comparison runs that nobody chose for.
+const COMPARED: [Tool; 6] =
+    [Tool::Calve, Tool::CpReflink, Tool::CpCopy, Tool::Xcp, Tool::Rsync, Tool::CalveNever];
+
 pub(crate) fn main() -> Result<(), Box<dyn Error>> {
     let arguments = Arguments::parse();
-    if let Some(files) = arguments.make_tree {
-        sample::make(&arguments.source, files)
-            .map_err(|error| format!("cannot make {}: {error}", arguments.source.display()))?;
+    match &arguments.command {
+        Some(Command::Plot { files, out }) => return plot::write(&Results::read(files)?, out),
+        Some(Command::Table { files, into }) => return table::write(&Results::read(files)?, into),
+        None => {}
     }
-    let Some(dest) = &arguments.dest else { return Ok(()) };
-    fs::create_dir_all(dest)?;
+    let source = arguments.source.as_ref().ok_or("--source is missing")?;
+    if let Some(files) = arguments.make_tree {
+        sample::make(source, files)
+            .map_err(|error| format!("cannot make {}: {error}", source.display()))?;
+    }
+    match &arguments.dest {
+        Some(dest) => measure(&arguments, source, dest),
+        None => Ok(()),
+    }
+}
 
+fn measure(arguments: &Arguments, source: &Path, dest: &Path) -> Result<(), Box<dyn Error>> {
+    fs::create_dir_all(dest)?;
+    let (source, dest) = (fs::canonicalize(source)?, fs::canonicalize(dest)?);
+    let volume = Volume::of(&dest)?;
+    let binaries = Binaries::find(arguments.calve.as_deref(), arguments.install)?;
     let bench = Bench {
-        source: fs::canonicalize(&arguments.source)?,
-        dest: fs::canonicalize(dest)?,
-        volume: Volume::of(dest)?,
-        binaries: Binaries::find(arguments.calve.as_deref(), &arguments.only, arguments.install)?,
+        source: &source,
+        census: measure::census(&source)?,
+        dest: &dest,
+        volume: &volume,
+        binaries: &binaries,
         cold: arguments.cold,
     };
-    if arguments.worktrees {
-        let day = Day {
-            source: &bench.source,
-            dest: &bench.dest,
-            volume: &bench.volume,
-            calve: bench.binaries.calve(),
-        };
-        day.measure(arguments.rounds)?.print();
-        return Ok(());
+    let folder = source.file_name().unwrap_or_default().to_string_lossy();
+    let name = arguments.name.clone().unwrap_or_else(|| folder.into_owned());
+    let tree = Tree { name, census: bench.census };
+    let mut results = Results::new(Machine::here(&dest, &binaries)?, tree);
+    let save = |results: &Results| arguments.json.iter().try_for_each(|file| results.write(file));
+    save(&results)?; // A file that cannot be written is known before the hours, not after.
+
+    let rounds = arguments.rounds;
+    let numbers = match &arguments.copies {
+        Some(numbers) => {
+            let mut numbers = numbers.clone();
+            numbers.sort_unstable();
+            numbers.dedup();
+            Some(numbers)
+        }
+        None => arguments.all.then(|| vec![1, 2, 4, 8]),
+    };
+    let mut failed = Vec::new();
+    if arguments.compare || arguments.all || (numbers.is_none() && !arguments.worktrees) {
+        let mut tools: Vec<Tool> = arguments.only.iter().map(|choice| choice.tool).collect();
+        if arguments.all || tools.is_empty() {
+            tools = COMPARED.to_vec();
+        }
+        let comparison = bench.compare(&tools, rounds)?;
+        println!("\n{}", Terminal(&results, &comparison));
+        let reports = comparison.tools.iter().map(|report| (report.tool, &report.cannot));
+        failed.extend(reports.filter_map(|(tool, why)| Some((tool, why.clone()?))));
+        results.compare = Some(comparison);
+        save(&results)?;
     }
-    let comparison = bench.compare(&arguments.only, arguments.rounds)?;
-    println!("\n{comparison}");
-    if let Some(file) = &arguments.json {
-        fs::write(file, serde_json::to_string_pretty(&comparison)? + "\n")?;
+    if let Some(numbers) = &numbers {
+        let choices = match &*arguments.only {
+            [] => &Choice::DEFAULT[..],
+            only => only,
+        };
+        let copies = bench.copies(choices, numbers, rounds)?;
+        let series = copies.series.iter().map(|series| (series.tool, &series.cannot));
+        failed.extend(series.filter_map(|(tool, why)| Some((tool, why.clone()?))));
+        results.copies = Some(copies);
+        println!("\n{}", table::copies(std::slice::from_ref(&results)));
+        save(&results)?;
+    }
+    if arguments.worktrees || arguments.all {
+        let day = bench.day(rounds)?;
+        day.print();
+        results.worktrees = Some(day);
+        save(&results)?;
     }
 
     // Another tool that cannot work here is a result; calve always can.
-    for tool in &comparison.tools {
-        if let (true, Some(why)) = (tool.tool.is_calve(), &tool.cannot) {
-            return Err(format!("{}: {why}", tool.tool).into());
-        }
-    }
-    Ok(())
-}
-
-struct Bench {
-    source: PathBuf,
-    dest: PathBuf,
-    volume: Volume,
-    binaries: Binaries,
-    cold: bool,
-}
-
-impl Bench {
-    fn compare(&self, tools: &[Tool], rounds: u32) -> Result<Comparison, Box<dyn Error>> {
-        let census = measure::census(&self.source)?;
-        if !self.cold {
-            // Or the first tool that reads the files would pay for the others.
-            measure::read_files(&self.source)?;
-        }
-        let mut tools: Vec<ToolReport> = tools.iter().map(|&tool| tool.into()).collect();
-        for round in 1..=rounds {
-            for report in tools.iter_mut().filter(|report| report.cannot.is_none()) {
-                eprint!("round {round}/{rounds}: {} … ", report.tool);
-                match self.turn(report, &census, round == 1)? {
-                    Ok(seconds) => eprintln!("{seconds:.2} s"),
-                    Err(why) => {
-                        eprintln!("cannot: {why}");
-                        report.cannot = Some(why);
-                    }
-                }
-            }
-        }
-        let machine = Machine::here(&self.dest)?;
-        Ok(Comparison::new(machine, self.source.clone(), census, rounds, self.cold, tools))
-    }
-
-    /// One run of one tool, and its seconds; the inner error is why it cannot work here.
-    fn turn(
-        &self,
-        report: &mut ToolReport,
-        census: &Census,
-        first: bool,
-    ) -> Result<Result<f64, String>, Box<dyn Error>> {
-        let workplace = Workplace::new(&self.dest)?;
-        let commands = match report.tool.commands(&self.binaries, &self.source, &workplace.0) {
-            Ok(commands) => commands,
-            Err(why) => return Ok(Err(why)),
-        };
-
-        // What the run before removed is given back for seconds after, by a thread of the filesystem that would take a
-        // processor from a tool that uses them all.
-        let settled_bytes = self.volume.settled_free_bytes()?;
-        let free_bytes = first.then_some(settled_bytes);
-        if self.cold {
-            fs::write("/proc/sys/vm/drop_caches", "3")?;
-        }
-        let run = match measure::run(&commands)? {
-            Ok(run) => run,
-            Err(why) => return Ok(Err(why)),
-        };
-        report.add(&run, self.volume.flush()?);
-        if let Some(free_bytes) = free_bytes {
-            let used_bytes = free_bytes.saturating_sub(self.volume.settled_free_bytes()?);
-            report.disk_per_copy_bytes = used_bytes / report.tool.copies();
-            workplace.check(report.tool, census)?;
-        }
-        Ok(Ok(run.wall_seconds))
-    }
-}
-
-/// Where one run puts its copies; they are removed with it.
-struct Workplace(PathBuf);
-
-impl Workplace {
-    fn new(dest: &Path) -> std::io::Result<Self> {
-        let directory = dest.join("calve-bench-run");
-        tools::remove_tree(&directory)?; // An earlier run was killed.
-        fs::create_dir(&directory)?;
-        Ok(Self(directory))
-    }
-
-    /// A tool that left something out was not faster.
-    fn check(&self, tool: Tool, census: &Census) -> Result<(), Box<dyn Error>> {
-        let mut copies = 0;
-        for copy in fs::read_dir(&self.0)? {
-            let found = measure::census(&copy?.path())?;
-            if found != *census {
-                return Err(format!("{tool}: of {census:?} arrived {found:?}").into());
-            }
-            copies += 1;
-        }
-        if copies == tool.copies() {
-            Ok(())
-        } else {
-            Err(format!("{tool}: {copies} copies").into())
-        }
-    }
-}
-
-impl Drop for Workplace {
-    fn drop(&mut self) {
-        if let Err(error) = tools::remove_tree(&self.0) {
-            eprintln!("bench: cannot remove {}: {error}", self.0.display());
-        }
+    match failed.into_iter().find(|(tool, _)| tool.is_calve()) {
+        Some((tool, why)) => Err(format!("{tool}: {why}").into()),
+        None => Ok(()),
     }
 }

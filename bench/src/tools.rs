@@ -1,17 +1,19 @@
 //! The tools that are compared, and how each is called for the same result.
 
 use std::error::Error;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 
 use clap::ValueEnum;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// One way to copy a tree.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Tool {
     /// `calve clone`
@@ -26,10 +28,14 @@ pub(crate) enum Tool {
     Rsync,
     /// `calve clone --reflink never`
     CalveNever,
-    /// `calve clone -n 8`
-    CalveEight,
+    /// `calve clone -n N`; eight where nothing else is said.
+    CalveN,
     /// Eight times `calve clone`, one after the other.
     CalveEightSingle,
+    /// `calve start -n N`, in a project with a store that knows it as it stands.
+    CalveStart,
+    /// `git worktree add`, of a repository with all of the tree in its last commit.
+    GitWorktree,
 }
 
 impl fmt::Display for Tool {
@@ -41,67 +47,117 @@ impl fmt::Display for Tool {
             Self::Xcp => "xcp -r",
             Self::Rsync => "rsync -a",
             Self::CalveNever => "calve clone --reflink never",
-            Self::CalveEight => "calve clone -n 8",
+            Self::CalveN => "calve clone -n N",
             Self::CalveEightSingle => "8 × calve clone",
+            Self::CalveStart => "calve start -n N",
+            Self::GitWorktree => "git worktree add",
         })
     }
 }
 
-impl Tool {
-    pub(crate) const DEFAULT: [Self; 5] =
-        [Self::Calve, Self::CpReflink, Self::CpCopy, Self::Xcp, Self::Rsync];
+/// What the tools copy.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sources<'a> {
+    pub(crate) source: &'a Path,
+    /// The same tree with a store.
+    pub(crate) project: Option<&'a Path>,
+    /// The same tree in git.
+    pub(crate) repository: Option<&'a Path>,
+}
 
-    /// How many copies one run makes.
-    pub(crate) fn copies(self) -> u64 {
+impl Tool {
+    /// How many copies one run makes, where nothing else is said.
+    pub(crate) fn copies(self) -> u32 {
         match self {
-            Self::CalveEight | Self::CalveEightSingle => 8,
+            Self::CalveN | Self::CalveEightSingle | Self::CalveStart => 8,
             _ => 1,
         }
     }
 
     pub(crate) fn is_calve(self) -> bool {
-        matches!(self, Self::Calve | Self::CalveNever | Self::CalveEight | Self::CalveEightSingle)
+        matches!(
+            self,
+            Self::Calve
+                | Self::CalveNever
+                | Self::CalveN
+                | Self::CalveEightSingle
+                | Self::CalveStart
+        )
     }
 
-    /// The commands that make this tool's copies in `directory`, to be run one after the other; or why
-    /// there are none.
+    /// Whether one command makes all the copies.
+    pub(crate) fn at_once(self) -> bool {
+        matches!(self, Self::CalveN | Self::CalveStart)
+    }
+
+    /// The commands that make `copies` in `directory`, copy-N each, to be run one after the other; or why there are none.
     pub(crate) fn commands(
         self,
         binaries: &Binaries,
-        source: &Path,
+        sources: &Sources<'_>,
         directory: &Path,
+        copies: RangeInclusive<u32>,
     ) -> Result<Vec<Vec<OsString>>, String> {
-        let copy = directory.join("copy");
-        let command = |program: &Path, options: &[&str], source: OsString, copy: &Path| {
-            let mut words = vec![program.into()];
-            words.extend(options.iter().map(OsString::from));
-            words.extend([source, copy.into()]);
-            words
+        let count = copies.clone().count().to_string();
+        let command = |program: &Path, words: &[&OsStr]| {
+            let mut all: Vec<OsString> = vec![program.into()];
+            all.extend(words.iter().map(OsString::from));
+            all
         };
-        let plain = |program: &Path, options: &[&str]| {
-            vec![command(program, options, source.into(), &copy)]
+        let each = |program: &Path, options: &[&str], source: &Path| {
+            copies
+                .clone()
+                .map(|n| {
+                    let copy = directory.join(format!("copy-{n}"));
+                    let mut words: Vec<&OsStr> = options.iter().map(OsStr::new).collect();
+                    words.extend([source.as_os_str(), copy.as_os_str()]);
+                    command(program, &words)
+                })
+                .collect()
         };
+        let (cp, calve) = (Path::new("cp"), &*binaries.calve);
+        let source = sources.source;
         Ok(match self {
-            Self::Calve => plain(&binaries.calve, &["clone", "-q"]),
-            Self::CpReflink => plain(Path::new("cp"), &["-a", "--reflink=always"]),
-            Self::CpCopy => plain(Path::new("cp"), &["-a", "--reflink=never"]),
+            Self::Calve | Self::CalveEightSingle => each(calve, &["clone", "-q"], source),
+            Self::CpReflink => each(cp, &["-a", "--reflink=always"], source),
+            Self::CpCopy => each(cp, &["-a", "--reflink=never"], source),
             Self::Xcp => {
                 let xcp = binaries.xcp.as_ref().ok_or("not installed; see --install")?;
-                plain(xcp, &["--recursive", "--no-progress"])
+                each(xcp, &["--recursive", "--no-progress"], source)
             }
             Self::Rsync => {
                 let rsync = on_path("rsync").ok_or("not installed")?;
                 // The slash makes it copy what is in the source, not the source into the copy.
-                vec![command(&rsync, &["-a"], source.join("").into(), &copy)]
+                each(&rsync, &["-a"], &source.join(""))
             }
-            Self::CalveNever => plain(&binaries.calve, &["clone", "-q", "--reflink", "never"]),
-            Self::CalveEight => plain(&binaries.calve, &["clone", "-q", "-n", "8"]),
-            Self::CalveEightSingle => (1..=8)
-                .map(|n| {
-                    let copy = directory.join(format!("copy-{n}"));
-                    command(&binaries.calve, &["clone", "-q"], source.into(), &copy)
-                })
-                .collect(),
+            Self::CalveNever => each(calve, &["clone", "-q", "--reflink", "never"], source),
+            Self::CalveN => {
+                let copy = directory.join("copy");
+                let options = ["clone", "-q", "-n", &count].map(OsStr::new);
+                let paths = [source.as_os_str(), copy.as_os_str()];
+                vec![command(calve, &[&options[..], &paths].concat())]
+            }
+            Self::CalveStart => {
+                let project = sources.project.ok_or("measured with --copies or --worktrees")?;
+                let options =
+                    ["start", "-q", "-n", &count, "--prefix", "copy", "-C"].map(OsStr::new);
+                let paths = [project.as_os_str(), OsStr::new("--at"), directory.as_os_str()];
+                vec![command(calve, &[&options[..], &paths].concat())]
+            }
+            Self::GitWorktree => {
+                let git = on_path("git").ok_or("not installed")?;
+                let repository =
+                    sources.repository.ok_or("measured with --copies or --worktrees")?;
+                copies
+                    .clone()
+                    .map(|n| {
+                        let copy = directory.join(format!("copy-{n}"));
+                        let add = ["worktree", "add", "-q", "--detach"].map(OsStr::new);
+                        let place = [OsStr::new("-C"), repository.as_os_str()];
+                        command(&git, &[&place[..], &add, &[copy.as_os_str()]].concat())
+                    })
+                    .collect()
+            }
         })
     }
 }
@@ -119,12 +175,13 @@ impl Binaries {
         &self.calve
     }
 
+    /// Where xcp is, if it is installed.
+    pub(crate) fn xcp(&self) -> Option<&Path> {
+        self.xcp.as_deref()
+    }
+
     /// Builds or installs what is wanted and missing.
-    pub(crate) fn find(
-        calve: Option<&Path>,
-        wanted: &[Tool],
-        install: bool,
-    ) -> Result<Self, Box<dyn Error>> {
+    pub(crate) fn find(calve: Option<&Path>, install: bool) -> Result<Self, Box<dyn Error>> {
         // …/target/release/bench
         let target = std::env::current_exe()?
             .ancestors()
@@ -143,7 +200,7 @@ impl Binaries {
         let tools = target.join("bench-tools");
         let ours = Some(tools.join("bin/xcp")).filter(|path| path.is_file());
         let mut xcp = ours.or_else(|| on_path("xcp"));
-        if xcp.is_none() && install && wanted.contains(&Tool::Xcp) {
+        if xcp.is_none() && install {
             cargo(&["install", "xcp", "--locked", "--root", &tools.to_string_lossy()])?;
             xcp = Some(tools.join("bin/xcp"));
         }
@@ -165,9 +222,35 @@ fn on_path(name: &str) -> Option<PathBuf> {
 }
 
 /// Removes `directory` and what is in it, if it is there.
+///
+/// What lies directly in it is removed side by side: between two runs there are many copies to remove, and nothing is timed.
 pub(crate) fn remove_tree(directory: &Path) -> io::Result<()> {
-    match std::fs::remove_dir_all(directory) {
+    let gone = |result: io::Result<()>| match result {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
-    }
+    };
+    let entries = match std::fs::read_dir(directory) {
+        Ok(entries) => Mutex::new(entries),
+        Err(error) => return gone(Err(error)),
+    };
+    let next = || entries.lock().ok()?.next();
+    let work = || {
+        while let Some(entry) = next() {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                gone(std::fs::remove_dir_all(entry.path()))?;
+            } else {
+                gone(std::fs::remove_file(entry.path()))?;
+            }
+        }
+        Ok(())
+    };
+    let threads = std::thread::available_parallelism()?.get();
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        threads.into_iter().try_for_each(|thread| {
+            thread.join().unwrap_or_else(|_| Err(io::Error::other("a thread that removes failed")))
+        })
+    })?;
+    gone(std::fs::remove_dir(directory))
 }

@@ -3,77 +3,103 @@
 //! Each row is one step, and the steps follow each other as in a day's work; the round is repeated, so that a slow minute
 //! hits all of them.
 
-use std::collections::BTreeMap;
 use std::error::Error;
 use std::ffi::OsString;
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::measure::{self, Volume};
+use serde::{Deserialize, Serialize};
+
+use crate::compare::{Bench, Workplace};
+use crate::measure;
+use crate::results::{extremes, mebibytes, median};
 use crate::tools;
 
-/// What one step took, in seconds, round by round.
-#[derive(Debug, Default)]
-pub(crate) struct Rows(Vec<(&'static str, Vec<f64>)>, BTreeMap<&'static str, u64>);
+/// The steps, and what the store and a worktree need of the disk.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Day {
+    pub(crate) rounds: u32,
+    pub(crate) steps: Vec<Step>,
+    /// In the first round.
+    pub(crate) store_disk_bytes: u64,
+    /// Of the second worktree of a snapshot, in the first round.
+    pub(crate) worktree_disk_bytes: u64,
+}
 
-impl Rows {
-    fn add(&mut self, step: &'static str, seconds: f64) {
-        match self.0.iter_mut().find(|(name, _)| *name == step) {
-            Some((_, all)) => all.push(seconds),
-            None => self.0.push((step, vec![seconds])),
-        }
-        eprintln!("  {step}: {seconds:.3} s");
+/// One step.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Step {
+    pub(crate) step: String,
+    /// By round; nothing of one that cannot be done here.
+    pub(crate) seconds: Vec<f64>,
+    /// Why it cannot be done here.
+    pub(crate) cannot: Option<String>,
+}
+
+impl Day {
+    fn step(&mut self, step: &str) -> &mut Step {
+        let at = self.steps.iter().position(|known| known.step == step).unwrap_or_else(|| {
+            self.steps.push(Step { step: step.to_owned(), seconds: Vec::new(), cannot: None });
+            self.steps.len() - 1
+        });
+        &mut self.steps[at]
+    }
+
+    /// The median.
+    pub(crate) fn seconds(&self, step: &str) -> Option<f64> {
+        median(&self.steps.iter().find(|known| known.step == step)?.seconds)
     }
 
     /// Prints medians, and what was allocated.
     pub(crate) fn print(&self) {
         println!("{:<44}{:>10}  {:>19}", "", "median", "min–max");
-        for (step, seconds) in &self.0 {
-            let mut sorted = seconds.clone();
-            sorted.sort_by(f64::total_cmp);
-            let (Some(first), Some(last)) = (sorted.first(), sorted.last()) else { continue };
-            let median = sorted[sorted.len() / 2];
-            println!("{step:<44}{median:>8.3} s  {first:>7.3}–{last:>7.3} s");
+        for Step { step, seconds, .. } in &self.steps {
+            let Some(((least, largest), median)) = extremes(seconds).zip(median(seconds)) else {
+                println!("{step:<44}{:>10}", "cannot");
+                continue;
+            };
+            println!("{step:<44}{median:>8.3} s  {least:>7.3}–{largest:>7.3} s");
         }
-        for (what, bytes) in &self.1 {
-            println!("{what:<44}{:>8.1} MiB", mebibytes(*bytes));
+        let disk = [
+            ("disk: the store", self.store_disk_bytes),
+            ("disk: one worktree", self.worktree_disk_bytes),
+        ];
+        for (what, bytes) in disk {
+            println!("{what:<44}{:>8.1} MiB", mebibytes(bytes));
         }
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "for people to read")]
-fn mebibytes(bytes: u64) -> f64 {
-    bytes as f64 / (1024.0 * 1024.0)
+pub(crate) mod steps {
+    //! The names that ratios are made of.
+    pub(crate) const CP: &str = "`cp -a --reflink=always`";
+    pub(crate) const CLONE: &str = "`calve clone`";
+    pub(crate) const B3SUM: &str = "`b3sum` of every file";
+    pub(crate) const INIT: &str = "`calve init`, first `snapshot`";
+    pub(crate) const START_FIRST: &str = "`start`, the first of a snapshot";
+    pub(crate) const START: &str = "`start`, the second";
+    pub(crate) const STATUS_FIRST: &str = "`status`, clean, the first after `start`";
+    pub(crate) const STATUS: &str = "`status`, clean, again";
+    pub(crate) const GIT_WORKTREE: &str = "`git worktree add`";
+    pub(crate) const GIT_STATUS: &str = "`git status`, clean";
 }
 
-/// One place on the filesystem that is measured.
-pub(crate) struct Day<'a> {
-    pub(crate) source: &'a Path,
-    pub(crate) dest: &'a Path,
-    pub(crate) volume: &'a Volume,
-    pub(crate) calve: &'a Path,
-}
-
-impl Day<'_> {
+impl Bench<'_> {
     /// The rounds.
-    pub(crate) fn measure(&self, rounds: u32) -> Result<Rows, Box<dyn Error>> {
-        let mut rows = Rows::default();
+    pub(crate) fn day(&self, rounds: u32) -> Result<Day, Box<dyn Error>> {
+        let mut day =
+            Day { rounds, steps: Vec::new(), store_disk_bytes: 0, worktree_disk_bytes: 0 };
         for round in 1..=rounds {
             eprintln!("round {round}/{rounds}");
-            let work = self.dest.join("calve-bench-day");
-            tools::remove_tree(&work)?;
-            fs::create_dir(&work)?;
-            let done = self.round(&work, &mut rows, round == 1);
-            tools::remove_tree(&work)?;
-            done?;
+            let work = Workplace::new(&self.dest.join("calve-bench-day"))?;
+            self.round(&work.0, &mut day, round == 1)?;
         }
-        Ok(rows)
+        Ok(day)
     }
 
     fn timed(
         &self,
-        rows: &mut Rows,
-        step: &'static str,
+        day: &mut Day,
+        step: &str,
         words: &[&std::ffi::OsStr],
     ) -> Result<(), Box<dyn Error>> {
         // Space that was freed is given back for a while after the call, at the cost of who comes next.
@@ -81,11 +107,13 @@ impl Day<'_> {
         let words: Vec<OsString> = words.iter().map(|word| (*word).to_owned()).collect();
         match measure::run(&[words])? {
             Ok(run) => {
-                rows.add(step, run.wall_seconds);
+                eprintln!("  {step}: {:.3} s", run.wall_seconds);
+                day.step(step).seconds.push(run.wall_seconds);
                 Ok(())
             }
             Err(why) => {
                 eprintln!("  {step}: cannot: {why}");
+                day.step(step).cannot = Some(why);
                 Ok(())
             }
         }
@@ -93,8 +121,8 @@ impl Day<'_> {
 
     fn shell(
         &self,
-        rows: &mut Rows,
-        step: &'static str,
+        day: &mut Day,
+        step: &str,
         dir: &Path,
         script: &str,
     ) -> Result<(), Box<dyn Error>> {
@@ -105,12 +133,12 @@ impl Day<'_> {
             script.as_ref(),
             "bash".as_ref(),
             dir.as_os_str(),
-            self.calve.as_os_str(),
+            self.binaries.calve().as_os_str(),
         ];
-        self.timed(rows, step, &words)
+        self.timed(day, step, &words)
     }
 
-    fn round(&self, work: &Path, rows: &mut Rows, first: bool) -> Result<(), Box<dyn Error>> {
+    fn round(&self, work: &Path, day: &mut Day, first: bool) -> Result<(), Box<dyn Error>> {
         let project: PathBuf = work.join("project");
         let clone = |to: &Path| {
             [
@@ -125,8 +153,8 @@ impl Day<'_> {
         measure::read_files(&project)?;
         let beside = work.join("beside");
         self.timed(
-            rows,
-            "cp -a --reflink=always",
+            day,
+            steps::CP,
             &[
                 "cp".as_ref(),
                 "-a".as_ref(),
@@ -137,10 +165,10 @@ impl Day<'_> {
         )?;
         tools::remove_tree(&beside)?;
         self.timed(
-            rows,
-            "calve clone",
+            day,
+            steps::CLONE,
             &[
-                self.calve.as_os_str(),
+                self.binaries.calve().as_os_str(),
                 "clone".as_ref(),
                 "-q".as_ref(),
                 project.as_os_str(),
@@ -148,62 +176,44 @@ impl Day<'_> {
             ],
         )?;
         tools::remove_tree(&beside)?;
-        self.shell(
-            rows,
-            "b3sum of every file",
-            &project,
-            "find . -type f -print0 | xargs -0 b3sum",
-        )?;
+        self.shell(day, steps::B3SUM, &project, "find . -type f -print0 | xargs -0 b3sum")?;
         let free = self.volume.settled_free_bytes()?;
-        self.shell(
-            rows,
-            "calve init, first snapshot",
-            &project,
-            "\"$2\" init -q && \"$2\" snapshot -q",
-        )?;
+        self.shell(day, steps::INIT, &project, "\"$2\" init -q && \"$2\" snapshot -q")?;
         if first {
-            rows.1
-                .insert("disk: the store", free.saturating_sub(self.volume.settled_free_bytes()?));
+            day.store_disk_bytes = free.saturating_sub(self.volume.settled_free_bytes()?);
         }
-        self.shell(rows, "snapshot, nothing changed", &project, "\"$2\" snapshot -q")?;
+        self.shell(day, "`snapshot`, nothing changed", &project, "\"$2\" snapshot -q")?;
         let some =
             "f=$(find . -path ./.calve -prune -o -type f -name '*.c' -print -quit); echo >>\"$f\"";
         self.shell(
-            rows,
-            "snapshot, one file changed",
+            day,
+            "`snapshot`, one file changed",
             &project,
             &format!("{some}; \"$2\" snapshot -q"),
         )?;
         let from = "--from \"$(\"$2\" log -q -n 1 --json | grep -o '\"snapshot\":\"[0-9a-f]*' | cut -d'\"' -f4)\"";
-        self.shell(
-            rows,
-            "start, the first of a snapshot",
-            &project,
-            &format!("\"$2\" start -q one {from}"),
-        )?;
+        self.shell(day, steps::START_FIRST, &project, &format!("\"$2\" start -q one {from}"))?;
         let free = self.volume.settled_free_bytes()?;
-        self.shell(rows, "start, the second", &project, &format!("\"$2\" start -q two {from}"))?;
+        self.shell(day, steps::START, &project, &format!("\"$2\" start -q two {from}"))?;
         if first {
-            rows.1.insert(
-                "disk: one worktree",
-                free.saturating_sub(self.volume.settled_free_bytes()?),
-            );
+            day.worktree_disk_bytes = free.saturating_sub(self.volume.settled_free_bytes()?);
         }
-        self.shell(rows, "start of eight", &project, &format!("\"$2\" start -q -n 8 {from}"))?;
-        self.shell(rows, "status, clean", &project, "\"$2\" status -q two")?;
-        self.shell(rows, "drop", &project, "\"$2\" drop -q two")?;
-        self.shell(rows, "drop --force", &project, "\"$2\" drop -q --force one")?;
+        self.shell(day, "`start` of eight", &project, &format!("\"$2\" start -q -n 8 {from}"))?;
+        self.shell(day, steps::STATUS_FIRST, &project, "\"$2\" status -q two")?;
+        self.shell(day, steps::STATUS, &project, "\"$2\" status -q two")?;
+        self.shell(day, "`drop`", &project, "\"$2\" drop -q two")?;
+        self.shell(day, "`drop --force`", &project, "\"$2\" drop -q --force one")?;
         let git = work.join("git");
         measure::run(&[clone(&git).to_vec()])??;
         let made = "rm -f .gitignore; git init -q . && git add -A -f && git -c user.name=b -c user.email=b@b commit -qm b && git status";
-        self.shell(rows, "git init, add, commit", &git, made)?;
+        self.shell(day, "`git init`, `add`, `commit`", &git, made)?;
         self.shell(
-            rows,
-            "git worktree add",
+            day,
+            steps::GIT_WORKTREE,
             &git,
             "git worktree add -q ../git-worktree -b second",
         )?;
-        self.shell(rows, "git status, clean", &git, "git status")?;
+        self.shell(day, steps::GIT_STATUS, &git, "git status")?;
         Ok(())
     }
 }
