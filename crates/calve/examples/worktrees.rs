@@ -7,17 +7,23 @@
 
 #[cfg(unix)]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    use std::path::PathBuf;
+    let mut arguments = std::env::args().skip(1);
+    let project = arguments.next().ok_or("usage: worktrees PROJECT JOB...")?;
+    run(project.as_ref(), &arguments.collect::<Vec<_>>())
+}
 
+/// A worktree of the project for each job, what it did as a snapshot, and the worktree gone again.
+///
+/// # Errors
+/// Those of the store. What was captured stays, and so does the worktree it stopped at.
+#[cfg(unix)]
+pub fn run(project: &std::path::Path, jobs: &[String]) -> Result<(), Box<dyn std::error::Error>> {
     use calve::{ErrorKind, StartOptions, Store, StoreOptions};
 
-    let mut arguments = std::env::args().skip(1);
-    let project = PathBuf::from(arguments.next().ok_or("usage: worktrees PROJECT JOB...")?);
-    let jobs: Vec<String> = arguments.collect();
     let options = StoreOptions::new();
 
     // The first to come makes the store; of two at once, one makes it and the other opens it.
-    let store = match Store::init(&project, None) {
+    let store = match Store::init(project, None) {
         Ok(store) => store,
         Err(error) if error.kind() == ErrorKind::StoreExists => {
             Store::open(project.join(".calve"))?
@@ -37,7 +43,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
 
     // All of them, or none.
-    let start = store.start(&jobs, &StartOptions::new().from(snapshot.id), &options)?;
+    let start = store.start(jobs, &StartOptions::new().from(snapshot.id), &options)?;
     for started in &start.worktrees {
         println!(
             "{}: {} ({})",
@@ -48,7 +54,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     println!("started in {:.2?}", start.elapsed);
 
-    for job in &jobs {
+    for job in jobs {
         let worktree = store.worktree(job)?;
 
         // The job's own work goes here; this one writes a file.

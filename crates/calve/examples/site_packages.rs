@@ -1,0 +1,163 @@
+//! The linker of a package manager: every wheel of a cache merged into one `site-packages`, several at once.
+//!
+//! ```sh
+//! cargo run --release --example site_packages -- CACHE SITE_PACKAGES [clone|copy|hardlink|symlink]
+//! ```
+//! CACHE holds one unpacked wheel in each folder, as `unzip -d CACHE/NAME NAME.whl` leaves it. Which mode to take, and why, is in
+//! `docs/linker.md`.
+
+use std::error::Error;
+use std::fs;
+use std::io::Write as _;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use calve::{Cancel, CloneOptions, DestinationReport, ErrorKind, Existing, Mode, clone_tree};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let usage = "usage: site_packages CACHE SITE_PACKAGES [clone|copy|hardlink|symlink]";
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let (cache, site, mode) = match arguments.as_slice() {
+        [cache, site] => (cache, site, Mode::Clone),
+        [cache, site, mode] => match mode.as_str() {
+            "clone" => (cache, site, Mode::Clone),
+            "copy" => (cache, site, Mode::Copy),
+            "hardlink" => (cache, site, Mode::Hardlink),
+            "symlink" => (cache, site, Mode::Symlink),
+            _ => return Err(usage.into()),
+        },
+        _ => return Err(usage.into()),
+    };
+    let mut out = std::io::stdout().lock();
+    for (wheel, report) in install(Path::new(cache), Path::new(site), mode)? {
+        let name = wheel.file_name().unwrap_or_default();
+        writeln!(out, "{:<32} {}", name.display(), told(&report))?;
+    }
+    Ok(())
+}
+
+/// Merges every wheel of `cache` into `site`, and writes what an installer writes there.
+///
+/// # Errors
+/// The first, which stops the others. What was merged until then stays, each file whole, and merging it again is no harm.
+pub fn install(
+    cache: &Path,
+    site: &Path,
+    mode: Mode,
+) -> Result<Vec<(PathBuf, DestinationReport)>, Box<dyn Error>> {
+    let mut wheels = Vec::new();
+    for entry in fs::read_dir(cache)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            wheels.push(entry.path());
+        }
+    }
+    wheels.sort();
+    // A merge makes the last folder of its destination, and no more.
+    if let Some(parent) = site.parent() {
+        fs::create_dir_all(parent)?;
+    }
+
+    let cancel = Cancel::new();
+    let options = CloneOptions::new()
+        .existing(Existing::Merge)
+        .mode(mode)
+        // The installer writes to these in place. Byte code is not among them: Python replaces it by a rename.
+        .mutable("*.dist-info/RECORD")
+        // Scripts, headers and data go elsewhere; see `sources` for the rest of it.
+        .exclude("/*.data/")
+        // Many merges at once, each of one thread, rather than one after the other of many: most wheels are small.
+        .jobs(NonZeroUsize::MIN)
+        .cancel(&cancel);
+    let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get).min(8);
+    let queue = Mutex::new(wheels.into_iter());
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let work = || -> Result<Vec<(PathBuf, DestinationReport)>, calve::Error> {
+        let mut done = Vec::new();
+        while let Some(wheel) = next() {
+            for source in sources(&wheel) {
+                let report =
+                    clone_tree(source, &[site], &options).inspect_err(|_| cancel.cancel())?;
+                done.extend(report.destinations.into_iter().map(|report| (wheel.clone(), report)));
+            }
+        }
+        Ok(done)
+    };
+    let results: Vec<_> = thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().map(|worker| worker.join().expect("no worker panics")).collect()
+    });
+
+    let (mut done, mut failed) = (Vec::new(), Vec::new());
+    for result in results {
+        match result {
+            Ok(reports) => done.extend(reports),
+            Err(error) => failed.push(error),
+        }
+    }
+    // The one that stopped the others says why.
+    failed.sort_by_key(|error| error.kind() == ErrorKind::Cancelled);
+    if let Some(error) = failed.into_iter().next() {
+        return Err(error.into());
+    }
+    done.sort_by(|a, b| a.0.cmp(&b.0));
+    for (wheel, report) in &done {
+        // Somebody pruned the cache meanwhile, or it holds what no wheel does: this one is not whole.
+        if let Some(skipped) = report.skipped.first() {
+            let path = wheel.join(&skipped.path);
+            return Err(format!("{}: {}", path.display(), skipped.reason).into());
+        }
+    }
+    for entry in fs::read_dir(site)? {
+        let folder = entry?.path();
+        if folder.extension().is_some_and(|extension| extension == "dist-info") {
+            note(&folder)?;
+        }
+    }
+    Ok(done)
+}
+
+/// The trees of a wheel that belong into `site-packages`: itself, and what it keeps apart for either kind of platform.
+fn sources(wheel: &Path) -> Vec<PathBuf> {
+    let mut sources = vec![wheel.to_owned()];
+    for entry in fs::read_dir(wheel).into_iter().flatten().flatten() {
+        if entry.path().extension().is_some_and(|extension| extension == "data") {
+            let parts = ["purelib", "platlib"].map(|part| entry.path().join(part));
+            sources.extend(parts.into_iter().filter(|part| part.is_dir()));
+        }
+    }
+    sources
+}
+
+/// Says who installed it, and adds that to the list of its files. With hard links this would reach the cache, were it not `mutable`.
+fn note(dist_info: &Path) -> std::io::Result<()> {
+    let name = dist_info.file_name().unwrap_or_default().to_string_lossy();
+    let (record, mut line) = (dist_info.join("RECORD"), format!("{name}/INSTALLER,,\n"));
+    // What is no wheel's has none; what was there before has the line already.
+    match fs::read_to_string(&record) {
+        Ok(text) if !text.contains(&line) => {
+            if !text.ends_with('\n') {
+                line.insert(0, '\n');
+            }
+        }
+        _ => return Ok(()),
+    }
+    fs::write(dist_info.join("INSTALLER"), "calve\n")?;
+    fs::OpenOptions::new().append(true).open(record)?.write_all(line.as_bytes())
+}
+
+/// How the files of one wheel arrived, and what was not as asked for.
+fn told(report: &DestinationReport) -> String {
+    let mut text = format!(
+        "{} files: {} reflinked, {} linked, {} copied",
+        report.files, report.reflinked_files, report.linked_files, report.copied_files
+    );
+    for (reason, count) in report.copied_because.rows() {
+        if count > 0 {
+            text += &format!(", {count} because of {reason}");
+        }
+    }
+    text
+}
