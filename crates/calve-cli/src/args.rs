@@ -4,16 +4,13 @@ use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use clap::builder::RangedU64ValueParser;
 use clap::error::ErrorKind;
-use clap::{
-    ArgAction, Args, ColorChoice, CommandFactory, Parser, Subcommand, ValueEnum, ValueHint,
-};
-
-use crate::choices::{Existing, Mode, Reflink};
+use clap::{Args, ColorChoice, CommandFactory, Parser, Subcommand, ValueEnum, ValueHint};
 
 #[cfg(unix)]
 mod changes;
+mod clone;
+mod shells;
 #[cfg(unix)]
 mod snapshots;
 #[cfg(unix)]
@@ -23,6 +20,9 @@ mod worktrees;
 
 #[cfg(unix)]
 pub(crate) use changes::{DiffArgs, ResetArgs, SwitchArgs, Switching};
+pub(crate) use clone::CloneArgs;
+#[cfg(unix)]
+pub(crate) use shells::{CdArgs, InitShell, PathArgs};
 #[cfg(unix)]
 pub(crate) use snapshots::{
     CaptureArgs, InitArgs, LogArgs, NameArgs, Naming, ShowArgs, SnapshotArgs, Telling,
@@ -34,62 +34,54 @@ pub(crate) use worktrees::{DropArgs, ListArgs, RestoreArgs, StartArgs, StatusArg
 
 const ABOUT: &str = "Isolated copies of directory trees by reflink, at about one copy's disk";
 
-const EXIT_CODES: &str = "\u{1b}[1;4mExit codes:\u{1b}[0m
-  0  done
-  1  failed, nothing left behind
-  2  the command line was not understood
-  3  done, with findings (entries left out, changes, damage; paths that cannot reflink)
+pub(crate) const EXIT_CODES: &str = "\u{1b}[1;4mExit codes:\u{1b}[0m
+  0        done
+  1        failed, nothing left behind
+  2        the command line was not understood
+  3        done, with findings: entries left out, changes, damage, paths that
+           cannot reflink
   128 + N  stopped by signal N, nothing left behind";
+
+pub(crate) const ENVIRONMENT: &str = "\u{1b}[1;4mEnvironment:\u{1b}[0m
+  CALVE_STORE     the store's own folder, where --store is not given
+  NO_COLOR        no colors, if it is not empty
+  CLICOLOR_FORCE  colors without a terminal, too, if it is neither empty nor 0;
+                  --color overrides both";
+
+pub(crate) const FILES: &str = "\u{1b}[1;4mFiles:\u{1b}[0m
+  .calve                    in a project: its store; in a worktree: which it is
+  .calveignore              in any folder: what no snapshot takes, in
+                            gitignore's form
+  ../PROJECT.worktrees      where worktrees stand, if nothing else is said";
 
 #[cfg(unix)]
 const EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
-  calve init                            once in a project: a store for its snapshots
-  calve start fix-1 fix-2               two worktrees of the project, uncommitted work included
-  calve status fix-1                    what was changed there
-  calve drop fix-2                      away with it
-  calve clone repo repo-fix             one isolated copy of repo, without a store
-  calve clone -n 8 repo agents/repo     agents/repo-1 … agents/repo-8, in one walk
-  calve doctor repo /mnt/agents         can files of repo be reflinked to /mnt/agents?
+  calve init                         once in a project: makes a store
+  calve start fix-1 fix-2            two worktrees, uncommitted work included
+  calve status fix-1                 what was changed there
+  calve drop fix-2                   away with it
+  calve clone repo repo-fix          one isolated copy of repo, without a store
+  calve clone -n 8 repo agents/repo  agents/repo-1 … agents/repo-8, in one walk
+  calve doctor repo /mnt/agents      can repo be reflinked to /mnt/agents?
 
 See 'calve help <COMMAND>' for the flags and examples of one command.";
 
 #[cfg(not(unix))]
 const EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
-  calve clone repo repo-fix             one isolated copy of repo, uncommitted work included
-  calve clone -n 8 repo agents/repo     agents/repo-1 … agents/repo-8, in one walk
-  calve doctor repo /mnt/agents         can files of repo be reflinked to /mnt/agents?
+  calve clone repo repo-fix          one isolated copy, uncommitted work included
+  calve clone -n 8 repo agents/repo  agents/repo-1 … agents/repo-8, in one walk
+  calve doctor repo /mnt/agents      can repo be reflinked to /mnt/agents?
 
 See 'calve help <COMMAND>' for the flags and examples of one command.";
-
-const CLONE_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
-  calve clone repo repo-fix
-      One isolated copy. A write to either tree never shows in the other.
-  calve clone -n 8 repo agents/repo
-      Eight of them, agents/repo-1 … agents/repo-8, in one walk over repo.
-  calve clone --reflink always repo /mnt/xfs/repo
-      Fail before anything appears, rather than copy a byte.
-  calve clone --existing replace --exclude '*.log' --exclude /target/ repo repo-fix
-      Replace repo-fix atomically; leave out logs and the target directory.
-  calve clone --mode hardlink --mutable '*.json' cache node_modules
-      Hard links to a cache, and real copies of what will be edited.
-  cd \"$(calve clone -q repo repo-fix)\"
-      Standard output carries the destinations, one a line, and nothing else.
-
-Patterns follow gitignore: without a slash they match a name at any depth, with one a path
-from SRC; a slash at the end matches directories only. Quote them.";
 
 const DOCTOR_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve doctor                  within the current directory
   calve doctor repo             within repo
   calve doctor repo /mnt/a /b   from repo to /mnt/a, and from repo to /b
 
-A path that does not exist yet stands for the nearest directory above it. The probe writes one
-small file of an unpredictable name and removes it. Exits with 3 when some pair cannot reflink.";
-
-const COMPLETIONS_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
-  calve completions bash > ~/.local/share/bash-completion/completions/calve
-  calve completions zsh > \"${fpath[1]}/_calve\"
-  calve completions fish > ~/.config/fish/completions/calve.fish";
+A path that does not exist yet stands for the nearest directory above it. The
+probe writes one small file of an unpredictable name and removes it. Exits with
+3 when some pair cannot reflink.";
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -99,9 +91,9 @@ const COMPLETIONS_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
     about = ABOUT,
     long_about = None,
     after_help = EXAMPLES,
-    after_long_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"),
+    after_long_help = format!("{EXAMPLES}\n\n{EXIT_CODES}\n\n{ENVIRONMENT}\n\n{FILES}"),
     arg_required_else_help = true,
-    max_term_width = 100
+    max_term_width = 80
 )]
 pub(crate) struct Cli {
     #[command(flatten)]
@@ -111,7 +103,7 @@ pub(crate) struct Cli {
 }
 
 /// The flags of every command.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Common options")]
 pub(crate) struct Common {
     /// Print one JSON document on standard output (docs/json.md)
@@ -178,7 +170,7 @@ pub(crate) enum Verb {
     ///
     /// Files share their blocks with SRC where the filesystem can reflink, and are copied where it cannot;
     /// the summary says which. A destination appears whole or not at all.
-    #[command(after_help = CLONE_EXAMPLES)]
+    #[command(after_help = clone::CLONE_EXAMPLES)]
     Clone(CloneArgs),
 
     /// Tell whether paths can share blocks by reflink, and if not, why and what to do
@@ -217,6 +209,16 @@ pub(crate) enum Verb {
     #[cfg(unix)]
     #[command(after_help = worktrees::LIST_EXAMPLES)]
     List(ListArgs),
+
+    /// Print where a worktree is
+    #[cfg(unix)]
+    #[command(after_help = shells::PATH_EXAMPLES)]
+    Path(PathArgs),
+
+    /// Go to a worktree, or to the project (needs 'calve shell-init')
+    #[cfg(unix)]
+    #[command(after_help = shells::CD_EXAMPLES)]
+    Cd(CdArgs),
 
     /// List what was changed in a worktree since its snapshot
     ///
@@ -293,96 +295,34 @@ pub(crate) enum Verb {
     #[command(subcommand, arg_required_else_help = true, after_help = store::EXAMPLES)]
     Store(StoreVerb),
 
+    /// Print what makes 'calve cd' and completion work in a shell
+    ///
+    /// A function that is called calve, too, and passes on to the command everything but 'cd'.
+    #[cfg(unix)]
+    #[command(after_help = shells::SHELL_INIT_EXAMPLES)]
+    ShellInit {
+        /// The shell
+        shell: InitShell,
+    },
+
     /// Print a completion script for a shell
-    #[command(after_help = COMPLETIONS_EXAMPLES)]
+    ///
+    /// It completes commands and flags, and the names of worktrees and snapshots, by asking calve for them.
+    #[command(after_help = shells::COMPLETIONS_EXAMPLES)]
     Completions {
         /// The shell
         shell: clap_complete::Shell,
     },
-}
 
-/// The arguments of `calve clone`.
-#[derive(Debug, Args)]
-pub(crate) struct CloneArgs {
-    /// The directory tree to clone
-    #[arg(value_name = "SRC", value_hint = ValueHint::DirPath)]
-    pub(crate) source: PathBuf,
-
-    /// Where the clones shall stand; the directory above each must exist
-    #[arg(value_name = "DST", required = true, value_hint = ValueHint::DirPath)]
-    pub(crate) destinations: Vec<PathBuf>,
-
-    /// Make N clones, DST-1 … DST-N
-    #[arg(short = 'n', long, value_name = "N",
-        value_parser = RangedU64ValueParser::<u32>::new().range(1..=MAX_COUNT))]
-    pub(crate) count: Option<u32>,
-
-    /// Whether blocks are shared
-    #[arg(long, value_name = "WHEN", default_value = "auto")]
-    pub(crate) reflink: Reflink,
-
-    /// How files arrive
-    #[arg(long, default_value = "clone")]
-    pub(crate) mode: Mode,
-
-    /// In the link modes, clone or copy what matches, since it will be written to
-    #[arg(long, value_name = "GLOB", action = ArgAction::Append)]
-    pub(crate) mutable: Vec<String>,
-
-    /// What to do where a destination exists
-    #[arg(long, value_name = "WHAT", default_value = "fail")]
-    pub(crate) existing: Existing,
-
-    /// Leave out what matches
-    #[arg(long, value_name = "GLOB", action = ArgAction::Append)]
-    pub(crate) exclude: Vec<String>,
-
-    /// Keep what matches, although it would be left out
-    #[arg(long, value_name = "GLOB", action = ArgAction::Append)]
-    pub(crate) include: Vec<String>,
-
-    /// Leave out what SRC's own .gitignore files leave out
-    #[arg(long)]
-    pub(crate) gitignore: bool,
-
-    /// Leave extended attributes and ACLs behind
-    #[arg(long)]
-    pub(crate) no_xattrs: bool,
-
-    /// Flush everything to the disk before a destination appears
-    #[arg(long)]
-    pub(crate) durable: bool,
-
-    /// Change nothing; say what would be done
-    #[arg(long)]
-    pub(crate) dry_run: bool,
-}
-
-impl CloneArgs {
-    /// Whether a part of the source may be left out.
-    pub(crate) fn is_filtered(&self) -> bool {
-        self.gitignore || !self.exclude.is_empty()
-    }
-
-    /// The destinations, counted out where `-n` was given.
-    pub(crate) fn destinations(&self) -> Result<Vec<PathBuf>, clap::Error> {
-        let Some(count) = self.count else { return Ok(self.destinations.clone()) };
-        let [stem] = self.destinations.as_slice() else {
-            return Err(usage_error("clone", "-n takes one DST, and names DST-1 … DST-N after it"));
-        };
-        let Some(name) = stem.file_name() else {
-            return Err(usage_error(
-                "clone",
-                "-n needs a DST that ends in a name, such as copies/repo",
-            ));
-        };
-        let numbered = |number: u32| {
-            let mut numbered = name.to_owned();
-            numbered.push(format!("-{number}"));
-            stem.with_file_name(numbered)
-        };
-        Ok((1..=count).map(numbered).collect())
-    }
+    /// Print the manual page, or write all of them into DIR
+    ///
+    /// With DIR: one page a command, calve.1, calve-clone.1 …, whose paths are printed.
+    #[command(after_help = shells::MAN_EXAMPLES)]
+    Man {
+        /// The folder for the pages; it is made where it is missing
+        #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+        folder: Option<PathBuf>,
+    },
 }
 
 /// The arguments of `calve doctor`.
@@ -442,12 +382,6 @@ pub(crate) fn json_and_color(args: &[OsString]) -> (bool, ColorChoice) {
 mod tests {
     use super::*;
 
-    fn clone_args(words: &[&str]) -> CloneArgs {
-        let cli = Cli::try_parse_from(["calve", "clone"].iter().chain(words)).unwrap();
-        let Verb::Clone(args) = cli.verb else { panic!("not a clone: {words:?}") };
-        args
-    }
-
     #[test]
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
@@ -469,25 +403,6 @@ mod tests {
         let common: Vec<_> = command.get_arguments().map(|it| it.get_id().clone()).collect();
         assert!(common.len() > 5);
         check(&command, &common);
-    }
-
-    #[test]
-    fn a_count_numbers_the_name_of_the_destination() {
-        for (words, expected) in [
-            (&["-n", "2", "s", "d"][..], Some(&["d-1", "d-2"][..])),
-            (&["-n", "1", "s", "d"], Some(&["d-1"])),
-            (&["-n", "2", "s", "a/d/"], Some(&["a/d-1", "a/d-2"])),
-            (&["--count=2", "s", "/a/d.x"], Some(&["/a/d.x-1", "/a/d.x-2"])),
-            (&["s", "d", "e"], Some(&["d", "e"])),
-            (&["-n", "2", "s", "d", "e"], None),
-            (&["-n", "2", "s", "."], None),
-            (&["-n", "2", "s", ".."], None),
-            (&["-n", "2", "s", "/"], None),
-        ] {
-            let got = clone_args(words).destinations().ok();
-            let expected = expected.map(|paths| paths.iter().map(PathBuf::from).collect());
-            assert_eq!(got, expected, "{words:?}");
-        }
     }
 
     #[test]

@@ -5,6 +5,8 @@
 
 mod args;
 #[cfg(unix)]
+mod candidates;
+#[cfg(unix)]
 mod changes;
 mod choices;
 mod clone;
@@ -12,10 +14,12 @@ mod doctor;
 mod exit;
 mod failure;
 mod filesystems;
+mod manual;
 mod output;
 mod progress;
 #[cfg(unix)]
 mod session;
+mod shells;
 #[cfg(unix)]
 mod snapshots;
 #[cfg(unix)]
@@ -31,7 +35,7 @@ mod worktrees;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
+use clap::Parser;
 
 use crate::args::{Cli, Verb};
 use crate::exit::Exit;
@@ -41,6 +45,10 @@ use crate::system::Signals;
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
+    let quiet = Output { json: false, quiet: true, verbose: false, color: Default::default() };
+    if let Some(completed) = shells::complete(&args, quiet) {
+        return completed.unwrap_or(Exit::Failed).into();
+    }
     match Cli::try_parse_from(&args).and_then(run) {
         Ok(exit) => exit,
         Err(error) => not_run(&error, &args),
@@ -102,19 +110,21 @@ fn run(cli: Cli) -> Result<Exit, clap::Error> {
         Verb::Name(args) => snapshots::name(args.naming()?, session),
         #[cfg(unix)]
         Verb::Store(verb) => store::run(verb, session),
-        Verb::Completions { shell } => completions(*shell, output),
+        #[cfg(unix)]
+        Verb::Path(args) => worktrees::path(args, session),
+        #[cfg(unix)]
+        Verb::Cd(args) => Err(shells::cd(args)),
+        #[cfg(unix)]
+        Verb::ShellInit { shell } => shells::init(*shell, output),
+        Verb::Completions { shell } => shells::completions(*shell, output),
+        Verb::Man { folder } => {
+            manual::run(folder.as_deref().map(|folder| common.resolve(folder)).as_deref(), output)
+        }
     };
     Ok(done.unwrap_or_else(|failure| {
         output.failure(&failure);
         if failure.kind == CANCELLED { signals.exit() } else { failure.exit() }
     }))
-}
-
-fn completions(shell: clap_complete::Shell, output: Output) -> Result<Exit, Failure> {
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "calve", &mut script);
-    output.results(&script)?;
-    Ok(Exit::Done)
 }
 
 /// Help and version, which clap gives as errors, and what it did not understand.

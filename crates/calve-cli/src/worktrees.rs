@@ -8,11 +8,11 @@ use calve::{
 };
 use serde::Serialize;
 
-use crate::args::{DropArgs, ListArgs, RestoreArgs, StartArgs, StatusArgs};
+use crate::args::{DropArgs, ListArgs, PathArgs, RestoreArgs, StartArgs, StatusArgs};
 use crate::clone::{DestinationDocument, findings, why_not_shared};
 use crate::exit::Exit;
 use crate::failure::Failure;
-use crate::failure::stored::{own, store_failure, worktree_failure};
+use crate::failure::stored::{missing, own, store_failure, worktree_failure};
 use crate::output::PathFields;
 use crate::progress::Total;
 use crate::session::{Session, short};
@@ -127,6 +127,25 @@ pub(crate) fn restore(args: &RestoreArgs, session: Session<'_>) -> Result<Exit, 
         output.results(&[output.path(worktree.path()), b"\n".to_vec()].concat())?;
     }
     Ok(exit)
+}
+
+pub(crate) fn path(args: &PathArgs, session: Session<'_>) -> Result<Exit, Failure> {
+    let failed = |error: calve::Error| store_failure(&error);
+    let worktree = match args.project {
+        true => session.store()?.project_worktree().map_err(failed)?,
+        false => session.worktree(args.worktree.as_deref())?,
+    };
+    let standing = worktree.standing().map_err(|error| worktree_failure(&error, &worktree))?;
+    if standing == Standing::Missing {
+        return Err(missing(&worktree));
+    }
+    let output = session.output;
+    if output.json {
+        output.document(&WorktreeFields::new(&worktree))?;
+    } else {
+        output.results(&[output.path(worktree.path()), b"\n".to_vec()].concat())?;
+    }
+    Ok(Exit::Done)
 }
 
 /// A row of `list`.

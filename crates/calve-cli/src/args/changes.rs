@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueHint};
+use clap_complete::engine::ArgValueCompleter;
 
 use super::usage_error;
+use crate::candidates;
 use crate::text::shown;
 
 pub(crate) const DIFF_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
@@ -17,10 +19,12 @@ pub(crate) const DIFF_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve diff fix-1 -- src docs
       Only what is below these.
   calve diff --stat fix-1
-      A line a file: LETTER, lines added and removed (or sizes, where it is binary), path.
+      A line a file: LETTER, lines added and removed (or sizes, where it is
+      binary), path.
 
-What no patch of git's can hold is left out of it: empty folders, other mode bits, times, and what is in
-.git. The exit code is 0 whether there are changes or not; 'calve status' tells by its own.";
+What no patch of git's can hold is left out of it: empty folders, other mode
+bits, times, and what is in .git. The exit code is 0 whether there are changes
+or not; 'calve status' tells by its own.";
 
 pub(crate) const SWITCH_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve switch fix-1 ready
@@ -41,7 +45,8 @@ pub(crate) const RESET_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
 #[derive(Debug, Args)]
 pub(crate) struct DiffArgs {
     /// Its name or path [default: the one that the current folder is in]
-    #[arg(value_name = "WORKTREE", value_hint = ValueHint::DirPath)]
+    #[arg(value_name = "WORKTREE", value_hint = ValueHint::DirPath,
+        add = ArgValueCompleter::new(candidates::worktrees))]
     pub(crate) worktree: Option<PathBuf>,
 
     /// A line a file
@@ -89,7 +94,8 @@ impl ScopeArgs {
 #[derive(Debug, Args)]
 pub(crate) struct SwitchArgs {
     /// The worktree [default: the one that the current folder is in], and the snapshot
-    #[arg(value_name = "[WORKTREE] SNAPSHOT", num_args = 0..=2, hide = true)]
+    #[arg(value_name = "[WORKTREE] SNAPSHOT", num_args = 0..=2, hide = true,
+        add = ArgValueCompleter::new(candidates::switchable))]
     words: Vec<PathBuf>,
 
     /// Move what was changed by hand, and is in the way, aside
@@ -133,6 +139,7 @@ impl SwitchArgs {
 #[derive(Debug, Args)]
 pub(crate) struct ResetArgs {
     /// Its name or path [default: the one that the current folder is in]
-    #[arg(value_name = "WORKTREE", value_hint = ValueHint::DirPath)]
+    #[arg(value_name = "WORKTREE", value_hint = ValueHint::DirPath,
+        add = ArgValueCompleter::new(candidates::worktrees))]
     pub(crate) worktree: Option<PathBuf>,
 }

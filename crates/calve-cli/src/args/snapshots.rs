@@ -4,8 +4,10 @@ use std::path::PathBuf;
 
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueHint};
+use clap_complete::engine::ArgValueCompleter;
 
 use super::usage_error;
+use crate::candidates;
 
 pub(crate) const INIT_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve init
@@ -13,7 +15,8 @@ pub(crate) const INIT_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve init --store /mnt/xfs/stores/repo repo
       Elsewhere; every later command then needs the same --store, or CALVE_STORE.
 
-A project is found again from any folder inside of it, and from inside its worktrees.";
+A project is found again from any folder inside of it, and from inside its
+worktrees.";
 
 pub(crate) const SNAPSHOT_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve snapshot -m 'dependencies installed' --name ready
@@ -22,8 +25,9 @@ pub(crate) const SNAPSHOT_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve start --from ready fix-1
       A worktree of it, whatever the project holds by then.
 
-Where nothing changed and there is no message, the last snapshot's id is printed again. Exits with 3
-when entries were left out (sockets, devices, files that never held still); warnings name them.";
+Where nothing changed and there is no message, the last snapshot's id is printed
+again. Exits with 3 when entries were left out (sockets, devices, files that
+never held still); warnings name them.";
 
 pub(crate) const CAPTURE_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve capture fix-1 -m 'tests pass' --name fixed
@@ -80,7 +84,8 @@ pub(crate) struct SnapshotArgs {
 #[derive(Debug, Args)]
 pub(crate) struct CaptureArgs {
     /// Its name or path [default: the one that the current folder is in]
-    #[arg(value_name = "WORKTREE", value_hint = ValueHint::DirPath)]
+    #[arg(value_name = "WORKTREE", value_hint = ValueHint::DirPath,
+        add = ArgValueCompleter::new(candidates::worktrees))]
     pub(crate) worktree: Option<PathBuf>,
 
     #[command(flatten)]
@@ -100,7 +105,8 @@ pub(crate) struct LogArgs {
 pub(crate) struct ShowArgs {
     /// Its name, id, or the start of its id [default: the current folder's worktree's, or the
     /// project's]
-    #[arg(value_name = "SNAPSHOT", value_parser = NonEmptyStringValueParser::new())]
+    #[arg(value_name = "SNAPSHOT", value_parser = NonEmptyStringValueParser::new(),
+        add = ArgValueCompleter::new(candidates::snapshots))]
     pub(crate) snapshot: Option<String>,
 }
 
@@ -108,7 +114,8 @@ pub(crate) struct ShowArgs {
 #[derive(Debug, Args)]
 pub(crate) struct NameArgs {
     /// The snapshot: a name it has already, its id, or the start of its id
-    #[arg(value_name = "SNAPSHOT", value_parser = NonEmptyStringValueParser::new())]
+    #[arg(value_name = "SNAPSHOT", value_parser = NonEmptyStringValueParser::new(),
+        add = ArgValueCompleter::new(candidates::snapshots))]
     pub(crate) snapshot: Option<String>,
 
     /// What it shall be called
@@ -116,7 +123,8 @@ pub(crate) struct NameArgs {
     pub(crate) name: Option<String>,
 
     /// Take this name away
-    #[arg(short, long, value_name = "NAME", conflicts_with_all = ["snapshot", "name"])]
+    #[arg(short, long, value_name = "NAME", conflicts_with_all = ["snapshot", "name"],
+        add = ArgValueCompleter::new(candidates::names))]
     pub(crate) delete: Option<String>,
 }
 

@@ -4,26 +4,33 @@ use std::time::Duration;
 
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
+use clap_complete::engine::ArgValueCompleter;
+
+use crate::candidates;
 
 pub(crate) const EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
-  calve store stats                 what it holds, and how much that takes
-  calve store verify --repair       after a crash, or a failing disk
+  calve store stats
+      What it holds, and how much that takes.
+  calve store verify --repair
+      After a crash, or a failing disk.
   calve store pack && calve store gc --expire 30d
       Once a week: compress what is cold, forget what is old and has no name.
-  calve store warm ready            so that the next 'calve start --from ready' has nothing to unpack";
+  calve store warm ready
+      So that the next 'calve start --from ready' has nothing to unpack.";
 
 const VERIFY_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve store verify
   calve store verify --repair
-      What is bad is made again from where it is good. What is good nowhere is set aside, and the same
-      file, as soon as a snapshot finds it again, heals it.";
+      What is bad is made again from where it is good. What is good nowhere is
+      set aside, and the same file, as soon as a snapshot finds it again, heals
+      it.";
 
 const GC_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve store gc
       What no snapshot reaches any more, and what killed processes left.
   calve store gc --expire 30d
-      Forget snapshots older than that, too; not those that have a name, nor those that a worktree or the
-      project is based on.
+      Forget snapshots older than that, too; not those that have a name, nor
+      those that a worktree or the project is based on.
 
 TIME is a number with s, m, h or d after it; seconds, where there is none.";
 
@@ -35,7 +42,14 @@ const PACK_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
 
 const WARM_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve store warm
-  calve store warm ready 3f9a";
+  calve store warm ready 3f9a
+
+On btrfs a warm snapshot is a subvolume, too, and starts in constant time.";
+
+const STATS_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
+  calve store stats
+  calve store stats -v       exact sizes
+  calve store stats --json   for programs";
 
 /// The commands of `calve store`.
 #[derive(Debug, Subcommand)]
@@ -70,11 +84,13 @@ pub(crate) enum StoreVerb {
     #[command(after_help = WARM_EXAMPLES)]
     Warm {
         /// Names, ids, or starts of ids [default: the project's latest]
-        #[arg(value_name = "SNAPSHOT", value_parser = NonEmptyStringValueParser::new())]
+        #[arg(value_name = "SNAPSHOT", value_parser = NonEmptyStringValueParser::new(),
+            add = ArgValueCompleter::new(candidates::snapshots))]
         snapshots: Vec<String>,
     },
 
     /// Tell what the store holds
+    #[command(after_help = STATS_EXAMPLES)]
     Stats,
 
     /// Delete the files of dropped worktrees; 'calve drop' starts this in the background

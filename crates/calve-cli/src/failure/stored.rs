@@ -29,6 +29,14 @@ pub(crate) fn no_worktree(path: &Path, cause: &str) -> Failure {
     )
 }
 
+/// A worktree whose folder is gone.
+pub(crate) fn missing(worktree: &Worktree) -> Failure {
+    let (kind, gone) = (ErrorKind::WorktreeMissing, io::Error::from(io::ErrorKind::NotFound));
+    let name = format!(" {}", harmless(worktree.name()));
+    let hint = way_out(kind, "open worktree", worktree.path(), &gone, &name);
+    own("open worktree", worktree.path(), kind, "it is gone", hint.unwrap_or_default())
+}
+
 /// What the command itself does not do.
 pub(crate) fn own(
     operation: &str,

@@ -14,6 +14,8 @@ mod refusals;
 #[cfg(unix)]
 mod scope;
 #[cfg(unix)]
+mod shells;
+#[cfg(unix)]
 mod snapshots;
 mod streams;
 #[cfg(unix)]

@@ -26,7 +26,8 @@ fn a_worktree_is_meant_by_its_name_its_path_or_the_folder_one_is_in() {
     plant(&project, &[("w2/inside", "x")]);
     done(&project, "start w w2");
     let beside = worktrees_of(&project);
-    let (w, elsewhere) = (beside.join("w"), Path::new("/"));
+    // The folder above the project: of no store, and without anything that is called like a worktree.
+    let (w, elsewhere) = (beside.join("w"), project.parent().unwrap());
     let absolute = |words: &str| words.replace("PATH", beside.to_str().unwrap());
     for (directory, words, expected) in [
         (project.as_path(), "status", "the project"),

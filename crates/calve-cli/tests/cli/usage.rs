@@ -88,7 +88,7 @@ fn help_and_version_are_results() {
         }
         assert!(!run.stdout.contains('\u{1b}'), "{words}: colors in a pipe");
         assert!(
-            run.stdout.lines().all(|line| line.chars().count() <= 100),
+            run.stdout.lines().all(|line| line.chars().count() <= 80),
             "{words}: a line is too long for a terminal: {}",
             run.stdout
         );
@@ -97,22 +97,23 @@ fn help_and_version_are_results() {
 
 #[cfg(unix)]
 #[test]
-fn every_command_of_stores_has_its_help_with_examples() {
+fn every_command_has_its_help_with_examples_in_eighty_columns() {
     let scratch = with_source();
-    let verbs = "init snapshot start list status diff capture switch reset drop restore log show name store";
+    let verbs = "clone doctor init snapshot start list path cd status diff capture switch reset drop restore log show name \
+                 store shell-init completions man";
     let overview = calve(scratch.path(), "--help").stdout;
-    for verb in verbs.split(' ') {
+    for verb in verbs.split_whitespace() {
         assert!(overview.contains(&format!("\n  {verb}")), "{verb}: {overview}");
     }
-    let of_store = ["store verify", "store gc", "store pack", "store warm"];
-    for verb in verbs.split(' ').chain(of_store) {
+    let of_store = ["store verify", "store gc", "store pack", "store warm", "store stats"];
+    for verb in verbs.split_whitespace().chain(of_store) {
         for flag in ["-h", "--help"] {
             let run = calve(scratch.path(), &format!("{verb} {flag}"));
             assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""), "{verb} {flag}");
             assert!(run.stdout.contains(&format!("Usage: calve {verb}")), "{}", run.stdout);
             assert!(run.stdout.contains("Examples:\n"), "{verb}: {}", run.stdout);
             assert!(!run.stdout.contains("empty-trash"), "{verb}: {}", run.stdout);
-            let long = run.stdout.lines().find(|line| line.chars().count() > 100);
+            let long = run.stdout.lines().find(|line| line.chars().count() > 80);
             assert_eq!(long, None, "{verb} {flag}");
         }
     }
@@ -124,6 +125,88 @@ fn every_shell_gets_its_completions() {
     for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
         let run = calve(scratch.path(), &format!("completions {shell}"));
         assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""), "{shell}");
-        assert!(run.stdout.contains("doctor") && run.stdout.contains("existing"), "{shell}");
+        assert!(run.stdout.contains("CALVE_COMPLETE"), "{shell}: {run:?}");
+    }
+}
+
+/// The names of the commands that the help of `words` lists.
+fn listed(directory: &std::path::Path, words: &str) -> Vec<String> {
+    let help = calve(directory, &format!("{words} -h")).stdout;
+    let list =
+        help.split("Commands:\n").nth(1).map_or("", |list| list.split("\n\n").next().unwrap());
+    let names = list.lines().filter(|line| !line.starts_with("    "));
+    names.filter_map(|line| line.split_whitespace().next().map(str::to_owned)).collect()
+}
+
+#[test]
+fn every_command_has_its_manual_page() {
+    let scratch = with_source();
+    let run = calve(scratch.path(), "man -q made/man1");
+    assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""), "{run:?}");
+    let mut expected = vec!["made/man1/calve.1".to_owned()];
+    for verb in listed(scratch.path(), "").iter().filter(|verb| *verb != "help") {
+        expected.push(format!("made/man1/calve-{verb}.1"));
+        for inner in listed(scratch.path(), verb).iter().filter(|inner| *inner != "help") {
+            expected.push(format!("made/man1/calve-{verb}-{inner}.1"));
+        }
+    }
+    assert_eq!(run.stdout.lines().collect::<Vec<_>>(), expected);
+    assert_eq!(
+        std::fs::read_dir(scratch.path().join("made/man1")).unwrap().count(),
+        expected.len()
+    );
+    for path in &expected {
+        let page = std::fs::read_to_string(scratch.path().join(path)).unwrap();
+        for section in [
+            "NAME",
+            "SYNOPSIS",
+            "DESCRIPTION",
+            "EXAMPLES",
+            "\"EXIT STATUS\"",
+            "ENVIRONMENT",
+            "FILES",
+        ] {
+            assert!(page.contains(&format!("\n.SH {section}\n")), "{path}: no {section}: {page}");
+        }
+        assert!(page.contains("CALVE_STORE") && page.is_ascii(), "{path}: {page}");
+        assert!(!page.contains("\n\n") && !page.contains('\u{1b}'), "{path}: {page}");
+    }
+    let top = calve(scratch.path(), "man").stdout;
+    assert_eq!(top, std::fs::read_to_string(scratch.path().join(&expected[0])).unwrap());
+    // A page that is there already is replaced, and one that cannot be written leaves nothing.
+    let page = scratch.path().join("made/man1/calve.1");
+    std::fs::write(&page, "old").unwrap();
+    assert_eq!(calve(scratch.path(), "man made/man1").code, Some(0));
+    assert_eq!(std::fs::read_to_string(&page).unwrap(), top);
+    std::fs::remove_file(&page).unwrap();
+    std::fs::create_dir(&page).unwrap();
+    let refused = calve(scratch.path(), "man made/man1");
+    assert_eq!((refused.code, refused.stdout.as_str()), (Some(1), ""), "{refused:?}");
+    assert!(
+        refused.stderr.starts_with("error: write manual page made/man1/calve.1: "),
+        "{refused:?}"
+    );
+    assert!(!listing(scratch.path()).iter().any(|name| name.to_string_lossy().ends_with(".part")));
+}
+
+#[cfg(unix)]
+#[test]
+fn the_manual_pages_are_without_fault_to_groff() {
+    let scratch = with_source();
+    let pages = calve(scratch.path(), "man man1").stdout;
+    for page in pages.lines() {
+        for device in ["utf8", "ascii"] {
+            let mut groff = std::process::Command::new("groff");
+            groff.args(["-man", "-ww", "-T", device, page]).current_dir(scratch.path());
+            match groff.output() {
+                Err(_) => {
+                    let test = "the_manual_pages_are_without_fault_to_groff";
+                    return crate::not_run(test, "there is no groff");
+                }
+                Ok(output) => {
+                    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+                }
+            }
+        }
     }
 }

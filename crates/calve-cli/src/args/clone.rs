@@ -1,0 +1,143 @@
+//! The arguments of `calve clone`.
+
+use std::path::PathBuf;
+
+use clap::builder::RangedU64ValueParser;
+use clap::{ArgAction, Args, ValueHint};
+
+use super::{MAX_COUNT, usage_error};
+use crate::choices::{Existing, Mode, Reflink};
+
+pub(crate) const CLONE_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
+  calve clone repo repo-fix
+      One isolated copy. A write to either tree never shows in the other.
+  calve clone -n 8 repo agents/repo
+      Eight of them, agents/repo-1 … agents/repo-8, in one walk over repo.
+  calve clone --reflink always repo /mnt/xfs/repo
+      Fail before anything appears, rather than copy a byte.
+  calve clone --existing replace --exclude '*.log' --exclude /target/ repo fix
+      Replace fix atomically; leave out logs and the target directory.
+  calve clone --mode hardlink --mutable '*.json' cache node_modules
+      Hard links to a cache, and real copies of what will be edited.
+  cd \"$(calve clone -q repo repo-fix)\"
+      Standard output carries the destinations, one a line, and nothing else.
+
+Patterns follow gitignore: without a slash they match a name at any depth, with
+one a path from SRC; a slash at the end matches directories only. Quote them.";
+
+/// The arguments of `calve clone`.
+#[derive(Debug, Args)]
+pub(crate) struct CloneArgs {
+    /// The directory tree to clone
+    #[arg(value_name = "SRC", value_hint = ValueHint::DirPath)]
+    pub(crate) source: PathBuf,
+
+    /// Where the clones shall stand; the directory above each must exist
+    #[arg(value_name = "DST", required = true, value_hint = ValueHint::DirPath)]
+    pub(crate) destinations: Vec<PathBuf>,
+
+    /// Make N clones, DST-1 … DST-N
+    #[arg(short = 'n', long, value_name = "N",
+        value_parser = RangedU64ValueParser::<u32>::new().range(1..=MAX_COUNT))]
+    pub(crate) count: Option<u32>,
+
+    /// Whether blocks are shared
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    pub(crate) reflink: Reflink,
+
+    /// How files arrive
+    #[arg(long, default_value = "clone")]
+    pub(crate) mode: Mode,
+
+    /// In the link modes, clone or copy what matches, since it will be written to
+    #[arg(long, value_name = "GLOB", action = ArgAction::Append)]
+    pub(crate) mutable: Vec<String>,
+
+    /// What to do where a destination exists
+    #[arg(long, value_name = "WHAT", default_value = "fail")]
+    pub(crate) existing: Existing,
+
+    /// Leave out what matches
+    #[arg(long, value_name = "GLOB", action = ArgAction::Append)]
+    pub(crate) exclude: Vec<String>,
+
+    /// Keep what matches, although it would be left out
+    #[arg(long, value_name = "GLOB", action = ArgAction::Append)]
+    pub(crate) include: Vec<String>,
+
+    /// Leave out what SRC's own .gitignore files leave out
+    #[arg(long)]
+    pub(crate) gitignore: bool,
+
+    /// Leave extended attributes and ACLs behind
+    #[arg(long)]
+    pub(crate) no_xattrs: bool,
+
+    /// Flush everything to the disk before a destination appears
+    #[arg(long)]
+    pub(crate) durable: bool,
+
+    /// Change nothing; say what would be done
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+impl CloneArgs {
+    /// Whether a part of the source may be left out.
+    pub(crate) fn is_filtered(&self) -> bool {
+        self.gitignore || !self.exclude.is_empty()
+    }
+
+    /// The destinations, counted out where `-n` was given.
+    pub(crate) fn destinations(&self) -> Result<Vec<PathBuf>, clap::Error> {
+        let Some(count) = self.count else { return Ok(self.destinations.clone()) };
+        let [stem] = self.destinations.as_slice() else {
+            return Err(usage_error("clone", "-n takes one DST, and names DST-1 … DST-N after it"));
+        };
+        let Some(name) = stem.file_name() else {
+            return Err(usage_error(
+                "clone",
+                "-n needs a DST that ends in a name, such as copies/repo",
+            ));
+        };
+        let numbered = |number: u32| {
+            let mut numbered = name.to_owned();
+            numbered.push(format!("-{number}"));
+            stem.with_file_name(numbered)
+        };
+        Ok((1..=count).map(numbered).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::super::{Cli, Verb};
+    use super::*;
+
+    fn clone_args(words: &[&str]) -> CloneArgs {
+        let cli = Cli::try_parse_from(["calve", "clone"].iter().chain(words)).unwrap();
+        let Verb::Clone(args) = cli.verb else { panic!("not a clone: {words:?}") };
+        args
+    }
+
+    #[test]
+    fn a_count_numbers_the_name_of_the_destination() {
+        for (words, expected) in [
+            (&["-n", "2", "s", "d"][..], Some(&["d-1", "d-2"][..])),
+            (&["-n", "1", "s", "d"], Some(&["d-1"])),
+            (&["-n", "2", "s", "a/d/"], Some(&["a/d-1", "a/d-2"])),
+            (&["--count=2", "s", "/a/d.x"], Some(&["/a/d.x-1", "/a/d.x-2"])),
+            (&["s", "d", "e"], Some(&["d", "e"])),
+            (&["-n", "2", "s", "d", "e"], None),
+            (&["-n", "2", "s", "."], None),
+            (&["-n", "2", "s", ".."], None),
+            (&["-n", "2", "s", "/"], None),
+        ] {
+            let got = clone_args(words).destinations().ok();
+            let expected = expected.map(|paths| paths.iter().map(PathBuf::from).collect());
+            assert_eq!(got, expected, "{words:?}");
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! The arguments of what is for shells and readers of manuals.
+
+#[cfg(unix)]
+use std::path::PathBuf;
+
+#[cfg(unix)]
+use clap::{Args, ValueEnum, ValueHint};
+#[cfg(unix)]
+use clap_complete::engine::ArgValueCompleter;
+
+#[cfg(unix)]
+use crate::candidates;
+
+#[cfg(unix)]
+pub(crate) const PATH_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
+  cd \"$(calve path fix-1)\"
+  calve path             the root of the worktree that the current folder is in
+  calve path --project   the root of the project";
+
+#[cfg(unix)]
+pub(crate) const CD_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
+  calve cd fix-1   to the worktree
+  calve cd         to the project
+  cd -             back to where you were
+
+No command can change the folder of the shell that it is run by, so this is a
+function's work; 'calve help shell-init' tells how to get it. Without it, or in
+a script: cd \"$(calve path fix-1)\"";
+
+#[cfg(unix)]
+pub(crate) const SHELL_INIT_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
+  eval \"$(calve shell-init bash)\"
+      In ~/.bashrc.
+  eval \"$(calve shell-init zsh)\"
+      In ~/.zshrc, after compinit.
+  calve shell-init fish | source
+      In ~/.config/fish/config.fish.
+
+From then on 'calve cd NAME' goes to a worktree, and completion knows the names
+of worktrees and snapshots. 'calve completions' has the completion alone.";
+
+pub(crate) const COMPLETIONS_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
+  calve completions bash > ~/.local/share/bash-completion/completions/calve
+  calve completions zsh > \"${fpath[1]}/_calve\"
+  calve completions fish > ~/.config/fish/completions/calve.fish";
+
+pub(crate) const MAN_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
+  calve man | man -l -
+  calve man ~/.local/share/man/man1
+      From then on: man calve, man calve-clone, man calve-store-gc …";
+
+/// The arguments of `calve path`.
+#[cfg(unix)]
+#[derive(Debug, Args)]
+pub(crate) struct PathArgs {
+    /// Its name or path [default: the one that the current folder is in]
+    #[arg(value_name = "WORKTREE", value_hint = ValueHint::DirPath,
+        add = ArgValueCompleter::new(candidates::worktrees))]
+    pub(crate) worktree: Option<PathBuf>,
+
+    /// The project that they are worktrees of
+    #[arg(short, long, conflicts_with = "worktree")]
+    pub(crate) project: bool,
+}
+
+/// The arguments of `calve cd`.
+#[cfg(unix)]
+#[derive(Debug, Args)]
+pub(crate) struct CdArgs {
+    /// Its name or path [default: the project]
+    #[arg(value_name = "WORKTREE", value_hint = ValueHint::DirPath,
+        add = ArgValueCompleter::new(candidates::worktrees))]
+    pub(crate) worktree: Option<PathBuf>,
+}
+
+/// The shells that have a function of ours.
+#[cfg(unix)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum InitShell {
+    Bash,
+    Zsh,
+    Fish,
+}

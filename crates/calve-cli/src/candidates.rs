@@ -1,0 +1,136 @@
+//! What a shell may complete a word to: the names of worktrees and snapshots, as the store knows them at that moment.
+//!
+//! Whatever goes wrong here is nothing to tell: the shell is in the middle of a line. There is just nothing to offer then.
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+
+use calve::{Snapshot, Store};
+use clap_complete::engine::{CompletionCandidate, PathCompleter, ValueCompleter as _};
+
+use crate::args::Common;
+use crate::session::short;
+use crate::text::{harmless, shown};
+
+/// As many snapshots without a name are offered, the newest.
+const UNNAMED: usize = 50;
+
+/// The names of worktrees; folders, where the word is a path.
+pub(crate) fn worktrees(word: &OsStr) -> Vec<CompletionCandidate> {
+    let bytes = word.as_encoded_bytes();
+    if bytes.contains(&b'/') || bytes.starts_with(b".") || bytes.starts_with(b"~") {
+        return PathCompleter::dir().complete(word);
+    }
+    let Some(worktrees) = store().and_then(|store| store.worktrees().ok()) else {
+        return Vec::new();
+    };
+    worktrees
+        .iter()
+        .filter_map(|worktree| offer(worktree.name(), word, shown(worktree.path())))
+        .collect()
+}
+
+/// The names of snapshots, and the ids of those that have none.
+pub(crate) fn snapshots(word: &OsStr) -> Vec<CompletionCandidate> {
+    let Some(log) = store().and_then(|store| store.log().ok()) else { return Vec::new() };
+    let unnamed = log.iter().filter(|snapshot| snapshot.names.is_empty()).take(UNNAMED);
+    let ids = unnamed.filter_map(|snapshot| offer(&short(snapshot.id), word, told(snapshot, "")));
+    named(&log, word).into_iter().chain(ids).collect()
+}
+
+/// The names of snapshots.
+pub(crate) fn names(word: &OsStr) -> Vec<CompletionCandidate> {
+    store().and_then(|store| store.log().ok()).map_or_else(Vec::new, |log| named(&log, word))
+}
+
+/// For `calve switch [WORKTREE] SNAPSHOT`: after a worktree a snapshot, and before it either.
+pub(crate) fn switchable(word: &OsStr) -> Vec<CompletionCandidate> {
+    let named = store().and_then(|store| store.worktrees().ok()).unwrap_or_default();
+    let line: Vec<OsString> = line().collect();
+    let before = line.split_last().map_or(&[][..], |(_, before)| before);
+    if named.iter().any(|worktree| before.iter().any(|word| *word == *worktree.name())) {
+        return snapshots(word);
+    }
+    let mut either = worktrees(word);
+    either.extend(snapshots(word));
+    either
+}
+
+fn named(log: &[Snapshot], word: &OsStr) -> Vec<CompletionCandidate> {
+    let mut named: Vec<(&String, &Snapshot)> =
+        log.iter().flat_map(|it| it.names.iter().map(move |name| (name, it))).collect();
+    named.sort_unstable_by_key(|(name, _)| *name);
+    let offer_it = |(name, it): (&String, &Snapshot)| {
+        offer(name, word, told(it, &format!("{} ", short(it.id))))
+    };
+    named.into_iter().filter_map(offer_it).collect()
+}
+
+/// What a shell shows beside it.
+fn told(snapshot: &Snapshot, head: &str) -> String {
+    let time = crate::text::utc(snapshot.created);
+    let message = snapshot.message.lines().next().unwrap_or_default();
+    harmless(format!("{head}{time} {message}").trim_end()).into_owned()
+}
+
+fn offer(value: &str, word: &OsStr, help: String) -> Option<CompletionCandidate> {
+    let begins = value.as_bytes().starts_with(word.as_encoded_bytes());
+    begins.then(|| CompletionCandidate::new(value).help(Some(help.into())))
+}
+
+/// The line that is to be completed, without the command itself.
+fn line() -> impl Iterator<Item = OsString> {
+    std::env::args_os().skip_while(|word| word != "--").skip(2)
+}
+
+/// The store that the line so far is about.
+fn store() -> Option<Store> {
+    let common = common(line());
+    match common.store() {
+        Some(path) => Store::open(path).ok(),
+        None => Some(Store::discover(common.resolve(Path::new("."))).ok()?.store),
+    }
+}
+
+/// What the flags of a line that is not finished say of the store.
+fn common(words: impl Iterator<Item = OsString>) -> Common {
+    let mut common = Common::default();
+    let mut words = words.map(PathBuf::from);
+    while let Some(word) = words.next() {
+        let Some(word) = word.to_str() else { continue };
+        match word {
+            "--" => break,
+            "-C" => common.directory = words.next(),
+            "--store" => common.store = words.next(),
+            _ => {
+                if let Some(store) = word.strip_prefix("--store=") {
+                    common.store = Some(store.into());
+                } else if let Some(directory) = word.strip_prefix("-C") {
+                    common.directory = Some(directory.trim_start_matches('=').into());
+                }
+            }
+        }
+    }
+    common
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_store_is_that_of_the_flags_so_far() {
+        for (line, directory, store) in [
+            ("calve drop ", None, None),
+            ("calve -C /p drop ", Some("/p"), None),
+            ("calve -C/p drop ", Some("/p"), None),
+            ("calve drop --store s -C p x", Some("p"), Some("s")),
+            ("calve drop --store=s -- -C p", None, Some("s")),
+            ("calve drop --store", None, None),
+        ] {
+            let common = common(line.split(' ').skip(1).map(OsString::from));
+            let got = (common.directory.as_deref(), common.store.as_deref());
+            assert_eq!(got, (directory.map(Path::new), store.map(Path::new)), "{line}");
+        }
+    }
+}

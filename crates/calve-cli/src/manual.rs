@@ -1,0 +1,167 @@
+//! `calve man`: the help as manual pages.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use clap::{Command, CommandFactory};
+use clap_mangen::Man;
+use clap_mangen::roff::{Roff, bold, roman};
+
+use crate::args::{Cli, ENVIRONMENT, EXIT_CODES, FILES};
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::output::Output;
+
+/// Prints the page of the command itself, or writes all pages and prints their paths.
+pub(crate) fn run(folder: Option<&Path>, output: Output) -> Result<Exit, Failure> {
+    let mut command = Cli::command().disable_help_subcommand(true);
+    command.build();
+    let Some(folder) = folder else {
+        let page = page(&command, &command).map_err(|error| Failure::output(&error))?;
+        return output.results(&page).map(|()| Exit::Done);
+    };
+    let failed = |path: &Path, error: io::Error| {
+        Failure::io("write manual page", vec![path.to_owned()], &error)
+    };
+    fs::create_dir_all(folder).map_err(|error| failed(folder, error))?;
+    let mut paths = Vec::new();
+    for of in all(&command) {
+        let path = folder.join(format!("{}.1", name(of)));
+        page(of, &command)
+            .and_then(|page| write_whole(&path, &page))
+            .map_err(|error| failed(&path, error))?;
+        paths.extend_from_slice(path.as_os_str().as_encoded_bytes());
+        paths.push(b'\n');
+    }
+    output.results(&paths).map(|()| Exit::Done)
+}
+
+/// The page as it was, or as it is to be.
+fn write_whole(path: &Path, page: &[u8]) -> io::Result<()> {
+    let mut part = path.to_owned().into_os_string();
+    part.push(".part");
+    let part = PathBuf::from(part);
+    let written = fs::write(&part, page).and_then(|()| fs::rename(&part, path));
+    if written.is_err() {
+        let _ = fs::remove_file(&part);
+    }
+    written
+}
+
+/// A command and all below it.
+fn all(command: &Command) -> Vec<&Command> {
+    let below = command.get_subcommands().filter(|it| !it.is_hide_set()).flat_map(all);
+    std::iter::once(command).chain(below).collect()
+}
+
+fn name(command: &Command) -> &str {
+    command.get_display_name().unwrap_or_else(|| command.get_name())
+}
+
+fn page(of: &Command, top: &Command) -> io::Result<Vec<u8>> {
+    let version = format!("calve {}", top.get_version().unwrap_or_default());
+    let man = Man::new(of.clone()).title(name(of)).source(version).manual("calve");
+    let mut page = Vec::new();
+    man.render_title(&mut page)?;
+    man.render_name_section(&mut page)?;
+    // As the help has it: what clap_mangen makes of the arguments repeats all the common flags.
+    let usage = of.clone().render_usage().to_string();
+    let mut roff = Roff::new();
+    roff.control("SH", ["SYNOPSIS"]);
+    for (index, line) in usage.trim_start_matches("Usage:").lines().enumerate() {
+        if index > 0 {
+            roff.control("br", []);
+        }
+        roff.text([bold(line.trim())]);
+    }
+    roff.to_writer(&mut page)?;
+    man.render_description_section(&mut page)?;
+    man.render_options_section(&mut page)?;
+    let mut roff = Roff::new();
+    let below: Vec<&Command> = of.get_subcommands().filter(|it| !it.is_hide_set()).collect();
+    if !below.is_empty() {
+        roff.control("SH", ["COMMANDS"]);
+        for command in &below {
+            roff.control("TP", []);
+            roff.text([bold(format!("{}(1)", name(command)))]);
+            roff.text([roman(command.get_about().map(ToString::to_string).unwrap_or_default())]);
+        }
+    }
+    let mut texts: Vec<String> = of.get_after_help().map(ToString::to_string).into_iter().collect();
+    texts.extend([EXIT_CODES, ENVIRONMENT, FILES].map(plain));
+    for text in &texts {
+        help_text(&mut roff, text);
+    }
+    roff.control("SH", ["SEE ALSO"]);
+    let others = all(top).into_iter().map(name).filter(|other| *other != name(of));
+    let others: Vec<String> = others.map(|other| format!("{other}(1)")).collect();
+    roff.text([roman(format!("{}, gitignore(5)", others.join(", ")))]);
+    roff.to_writer(&mut page)?;
+    let page = ascii(&String::from_utf8_lossy(&page));
+    // An empty line is no macro, and a fault to some readers.
+    let lines = page.lines().filter(|line| !line.is_empty());
+    Ok(lines.flat_map(|line| [line, "\n"]).collect::<String>().into_bytes())
+}
+
+/// Roff's own names for what is not ASCII: without them each reader would have to be told the encoding. Three dots are dots, since
+/// there are devices that have nothing else.
+fn ascii(page: &str) -> String {
+    let mut ascii = String::with_capacity(page.len());
+    for character in page.replace('…', "...").chars() {
+        if character.is_ascii() {
+            ascii.push(character);
+        } else {
+            ascii.push_str(&format!("\\[u{:04X}]", u32::from(character)));
+        }
+    }
+    ascii
+}
+
+/// Without the codes of its heading's style.
+fn plain(text: &str) -> String {
+    clap::builder::StyledStr::from(text.to_owned()).to_string()
+}
+
+/// A text of the help: a heading, lines of an example (or a word) with what is said about it, and paragraphs.
+fn help_text(roff: &mut Roff, text: &str) {
+    let mut heading = "NOTES";
+    let mut fresh = true;
+    for line in text.lines() {
+        let said = line.trim_start();
+        match line.len() - said.len() {
+            _ if said.is_empty() => {}
+            0 if said.ends_with(':') && fresh => {
+                heading = match said {
+                    "Exit codes:" => "EXIT STATUS",
+                    "Environment:" => "ENVIRONMENT",
+                    "Files:" => "FILES",
+                    _ => "EXAMPLES",
+                };
+                roff.control("SH", [heading]);
+            }
+            // An example, and, after two spaces, what it does.
+            2 => {
+                let (what, why) = said.split_once("  ").unwrap_or((said, ""));
+                roff.control("TP", []);
+                roff.text([bold(what)]);
+                if !why.is_empty() {
+                    roff.text([roman(why.trim_start())]);
+                }
+            }
+            0 => {
+                if fresh && heading == "EXAMPLES" {
+                    heading = "NOTES";
+                    roff.control("SH", [heading]);
+                } else if fresh {
+                    roff.control("PP", []);
+                }
+                roff.text([roman(said)]);
+            }
+            _ => {
+                roff.text([roman(said)]);
+            }
+        }
+        fresh = said.is_empty();
+    }
+}

@@ -1,0 +1,157 @@
+//! What shells are told: completion, and the function that `calve cd` needs.
+//!
+//! The completion scripts ask calve itself, at each tab: the names of worktrees and snapshots are the store's, and flags cannot be
+//! out of step with the command. They call it with [`VARIABLE`] set to the shell's name and the line after `--`.
+
+use std::ffi::OsString;
+
+use clap::{Command, CommandFactory};
+use clap_complete::env::Shells;
+
+use crate::args::Cli;
+#[cfg(unix)]
+use crate::args::{CdArgs, InitShell};
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::output::Output;
+
+/// Set by the completion scripts to the name of the shell.
+const VARIABLE: &str = "CALVE_COMPLETE";
+
+/// What the scripts ask for: what the last word of a line may become. `None` where nobody asks.
+pub(crate) fn complete(args: &[OsString], output: Output) -> Option<Result<Exit, Failure>> {
+    let shell = std::env::var(VARIABLE).ok().filter(|shell| !shell.is_empty())?;
+    let line = args.iter().skip_while(|word| *word != "--").skip(1).cloned().collect();
+    let mut candidates = Vec::new();
+    let mut command = Cli::command();
+    command.build();
+    let asked = Shells::builtins().completer(&shell)?.write_complete(
+        &mut without_flags(command),
+        line,
+        std::env::current_dir().ok().as_deref(),
+        &mut candidates,
+    );
+    Some(match asked {
+        Ok(()) if shell == "bash" => output.results(&escaped(&candidates)).map(|()| Exit::Done),
+        Ok(()) => output.results(&candidates).map(|()| Exit::Done),
+        // There is nothing to offer, and nobody to tell.
+        Err(_) => Ok(Exit::Failed),
+    })
+}
+
+/// What bash may put into a line as it is given; the other shells quote it themselves. The script parts the candidates by `\v`.
+fn escaped(candidates: &[u8]) -> Vec<u8> {
+    let plain = |byte: u8| {
+        byte.is_ascii_alphanumeric() || !byte.is_ascii() || b"_./-+:@%,=~\x0b".contains(&byte)
+    };
+    let mut escaped = Vec::with_capacity(candidates.len());
+    for &byte in candidates {
+        if !plain(byte) {
+            escaped.push(b'\\');
+        }
+        escaped.push(byte);
+    }
+    escaped
+}
+
+/// Flags are offered where nothing else fits, or a dash stands already: among the few names that there are, they would bury them.
+fn without_flags(command: Command) -> Command {
+    command
+        .mut_args(|arg| if arg.is_positional() { arg } else { arg.hide(true) })
+        .mut_subcommands(without_flags)
+}
+
+/// `calve completions`.
+pub(crate) fn completions(shell: clap_complete::Shell, output: Output) -> Result<Exit, Failure> {
+    output.results(&script(&shell.to_string())?).map(|()| Exit::Done)
+}
+
+fn script(shell: &str) -> Result<Vec<u8>, Failure> {
+    let mut script = Vec::new();
+    if let Some(shell) = Shells::builtins().completer(shell) {
+        shell
+            .write_registration(VARIABLE, "calve", "calve", "calve", &mut script)
+            .map_err(|error| Failure::output(&error))?;
+    }
+    Ok(script)
+}
+
+/// Bash and zsh. The first word has to be `cd`: what stands before a verb is rare, and the command itself says what to do then.
+#[cfg(unix)]
+const POSIX: &str = r#"calve() {
+    if [ "${1-}" != cd ]; then
+        command calve "$@"
+        return
+    fi
+    case "${2-}" in
+        -h | --help)
+            command calve "$@"
+            return
+            ;;
+    esac
+    shift
+    [ "$#" -gt 0 ] || set -- --project
+    local calve_path
+    calve_path="$(command calve path "$@")" || return
+    builtin cd -- "$calve_path"
+}
+"#;
+
+/// Fish's own `cd` is a function, too: it is that which remembers for `cd -`.
+#[cfg(unix)]
+const FISH: &str = r#"function calve
+    if test "$argv[1]" != cd; or contains -- "$argv[2]" -h --help
+        command calve $argv
+        return
+    end
+    set -l calve_arguments $argv[2..-1]
+    test (count $calve_arguments) -gt 0; or set calve_arguments --project
+    set -l calve_path (command calve path $calve_arguments)
+    or return
+    cd -- $calve_path
+end
+"#;
+
+/// `calve shell-init`.
+#[cfg(unix)]
+pub(crate) fn init(shell: InitShell, output: Output) -> Result<Exit, Failure> {
+    let text = match shell {
+        InitShell::Bash => [POSIX.as_bytes(), &script("bash")?].concat(),
+        InitShell::Fish => [FISH.as_bytes(), &script("fish")?].concat(),
+        InitShell::Zsh => {
+            // A line for compinit, which an interactive zsh takes for a command; and without compinit there is no compdef.
+            let script = script("zsh")?;
+            let rest = script.iter().position(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+            let (before, after): (&[u8], &[u8]) =
+                (b"if (( $+functions[compdef] )); then\n", b"fi\n");
+            [POSIX.as_bytes(), before, &script[rest..], after].concat()
+        }
+    };
+    output.results(&text).map(|()| Exit::Done)
+}
+
+/// `calve cd` where no function was in between.
+#[cfg(unix)]
+pub(crate) fn cd(args: &CdArgs) -> Failure {
+    let shell = std::env::var("SHELL").unwrap_or_default();
+    let line = match shell.rsplit('/').next() {
+        Some("bash") => "put this line in ~/.bashrc: eval \"$(calve shell-init bash)\"",
+        Some("zsh") => "put this line in ~/.zshrc: eval \"$(calve shell-init zsh)\"",
+        Some("fish") => {
+            "put this line in ~/.config/fish/config.fish: calve shell-init fish | source"
+        }
+        _ => "'calve help shell-init' tells how to get it",
+    };
+    let name = args.worktree.as_deref().map(crate::text::shell_word);
+    let path = name.unwrap_or_else(|| "--project".to_owned());
+    Failure {
+        operation: "cd".into(),
+        paths: args.worktree.iter().cloned().collect(),
+        details: Box::default(),
+        kind: "needs_shell",
+        cause:
+            "a command cannot change the folder of its shell; a function of 'calve shell-init' can"
+                .to_owned(),
+        hint: Some(format!("{line}; or, here and now: cd \"$(calve path {path})\"")),
+    }
+}
