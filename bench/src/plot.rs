@@ -219,7 +219,7 @@ fn labels(
             let crossed = segments.iter().any(|&((x1, y1), (x2, y2))| {
                 (left.max(x1)..=right.min(x2)).any(|x| {
                     let y = y1 + (y2 - y1) * (x - x1) / (x2 - x1).max(1);
-                    (y - middle).abs() <= half
+                    (y - middle).abs() <= half + 3
                 })
             });
             let covered = taken.iter().any(|&(other_left, other_right, other_middle)| {
@@ -231,6 +231,9 @@ fn labels(
         };
         let place = candidates.into_iter().find(free).unwrap_or(candidates[0]);
         taken.push((place.0, place.0 + width, place.1));
+        let (top, bottom) = (place.1 - LINE_HEIGHT / 2, place.1 + LINE_HEIGHT / 2);
+        let paper = [(place.0 - 2, top), (place.0 + width, bottom)];
+        area.draw(&Rectangle::new(paper, PAPER.0.filled()))?;
         label(area, line, place)?;
     }
     Ok(())

@@ -142,8 +142,11 @@ pub(crate) fn main() -> Result<(), Box<dyn Error>> {
 }
 
 fn measure(arguments: &Arguments, source: &Path, dest: &Path) -> Result<(), Box<dyn Error>> {
-    fs::create_dir_all(dest)?;
-    let (source, dest) = (fs::canonicalize(source)?, fs::canonicalize(dest)?);
+    let named = |path: &Path, error| format!("{}: {error}", path.display());
+    let source = fs::canonicalize(source).map_err(|error| named(source, error))?;
+    let dest = fs::create_dir_all(dest)
+        .and_then(|()| fs::canonicalize(dest))
+        .map_err(|error| named(dest, error))?;
     let volume = Volume::of(&dest)?;
     let binaries = Binaries::find(arguments.calve.as_deref(), arguments.install)?;
     let bench = Bench {

@@ -130,7 +130,8 @@ fn machine(all: &[Results]) -> String {
                 machine.processors,
                 machine.processor,
                 bytes(machine.memory_bytes),
-                machine.kernel
+                // Without what a distribution adds.
+                machine.kernel.split('-').next().unwrap_or_default()
             ),
         ),
         ("filesystems", filesystems.collect::<Vec<_>>().join("; ")),
@@ -169,7 +170,12 @@ fn summary(all: &[Results]) -> String {
         let report = tools.iter().find(|report| report.tool == wanted)?;
         report.cannot.is_none().then_some(report.disk_per_copy_bytes)
     }
-    let rows: [(&str, Cell); 9] = [
+    fn eight(results: &Results, wanted: Tool) -> Option<f64> {
+        let series = &results.copies.as_ref()?.series;
+        let series = series.iter().find(|series| series.tool == wanted)?;
+        median(&series.points.iter().find(|at| at.copies == 8)?.run_seconds)
+    }
+    let rows: [(&str, Cell); 11] = [
         ("`calve clone` against `cp -a --reflink=always` (`never` where that cannot be)", |r| {
             let (_, yard) = r.compare.as_ref()?.yardstick()?;
             times(Some(yard), tool(r, Tool::Calve))
@@ -178,6 +184,9 @@ fn summary(all: &[Results]) -> String {
         ("… against `rsync -a`", |r| against(r, Tool::Rsync)),
         ("`calve clone --reflink never` against `cp -a --reflink=never`", |r| {
             times(tool(r, Tool::CpCopy), tool(r, Tool::CalveNever))
+        }),
+        ("`calve clone -n 8` against eight of `calve clone`", |r| {
+            times(eight(r, Tool::Calve), eight(r, Tool::CalveN))
         }),
         ("`calve start` of a worktree against `git worktree add`", |r| {
             steps(r, self::steps::GIT_WORKTREE, self::steps::START_FIRST)
@@ -191,6 +200,11 @@ fn summary(all: &[Results]) -> String {
         ("disk for a clone; for cp's", |r| {
             let cp = disk(r, Tool::CpReflink).or_else(|| disk(r, Tool::CpCopy))?;
             Some(format!("{}; {}", bytes(disk(r, Tool::Calve)?), bytes(cp)))
+        }),
+        ("memory of `calve clone`", |r| {
+            let tools = &r.compare.as_ref()?.tools;
+            let report = tools.iter().find(|report| report.tool == Tool::Calve)?;
+            Some(bytes(report.peak_memory_bytes))
         }),
         ("disk for the store; for a worktree", |r| {
             let Day { store_disk_bytes, worktree_disk_bytes, .. } = r.worktrees.as_ref()?;
@@ -210,7 +224,7 @@ fn compare(all: &[Results]) -> String {
         let Some(comparison) = &results.compare else { continue };
         let rounds = comparison.rounds;
         let head = [
-            format!("{}, {rounds} rounds", results.machine.filesystem_name()),
+            format!("{}, rounds: {rounds}", results.machine.filesystem_name()),
             "median".to_owned(),
             "min–max".to_owned(),
             "calve is".to_owned(),
@@ -290,7 +304,7 @@ pub(crate) fn copies(all: &[Results]) -> String {
             }
         }
         let rounds = copies.rounds;
-        text += &markdown(&head(&format!("time, medians of {rounds} rounds")), &times);
+        text += &markdown(&head(&format!("time, medians; rounds: {rounds}")), &times);
         text.push('\n');
         text += &markdown(&head("new disk"), &disks);
         text.push('\n');
@@ -331,7 +345,7 @@ fn worktrees(all: &[Results]) -> String {
     rows.push(row("disk: a worktree", cells(&|day| Some(bytes(day.worktree_disk_bytes)))));
     let rounds = days().map(|day| day.rounds).min().unwrap_or_default();
     let head: Vec<_> =
-        std::iter::once(format!("medians of {rounds} rounds")).chain(names(all)).collect();
+        std::iter::once(format!("medians; rounds: {rounds}")).chain(names(all)).collect();
     markdown(&head, &rows)
 }
 
