@@ -165,7 +165,7 @@ impl Bench<'_> {
             && git -c user.name=b -c user.email=b@b commit -qm b && git status";
         let words =
             ["bash".into(), "-c".into(), script.into(), "bash".into(), (&repository).into()];
-        measure::run(&[words.to_vec()])??;
+        measure::run(&[words.to_vec(), tools::repack(&repository)])??;
         Ok((repository, census))
     }
 }

@@ -221,6 +221,12 @@ fn on_path(name: &str) -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
+/// What git's objects are put into one pack with, as they come from a clone: out of a file each, a worktree takes longer.
+pub(crate) fn repack(repository: &Path) -> Vec<OsString> {
+    let repack = ["repack", "-a", "-d", "-q", "--window=0"].map(Into::into);
+    [&["git".into(), "-C".into(), repository.into()][..], &repack].concat()
+}
+
 /// Removes `directory` and what is in it, if it is there.
 ///
 /// What lies directly in it is removed side by side: between two runs there are many copies to remove, and nothing is timed.

@@ -207,6 +207,7 @@ impl Bench<'_> {
         measure::run(&[clone(&git).to_vec()])??;
         let made = "rm -f .gitignore; git init -q . && git add -A -f && git -c user.name=b -c user.email=b@b commit -qm b && git status";
         self.shell(day, "`git init`, `add`, `commit`", &git, made)?;
+        measure::run(&[tools::repack(&git)])??;
         self.shell(
             day,
             steps::GIT_WORKTREE,
