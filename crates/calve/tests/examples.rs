@@ -52,7 +52,7 @@ fn a_cache_of_wheels_becomes_site_packages_by_every_mode_and_stays_what_it_was()
                 done.iter().map(|(_, report)| of(report)).sum::<u64>()
             };
             let linked = if matches!(mode, Mode::Hardlink | Mode::Symlink) { 12 } else { 0 };
-            let reflinks = expects_reflink(&cache) && mode != Mode::Copy;
+            let reflinks = expects_reflink(scratch.path()) && mode != Mode::Copy;
             let shared = if reflinks { 23 - linked } else { 0 };
             assert_eq!(count(|report| report.files), 23, "{mode:?}");
             assert_eq!(count(|report| report.linked_files), linked, "{mode:?}");

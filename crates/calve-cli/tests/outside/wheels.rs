@@ -8,6 +8,9 @@ use crate::not_run;
 #[test]
 fn wheels_that_share_a_namespace_are_merged_by_ten_processes_at_once_and_import() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/check-wheels");
+    if !script.is_file() {
+        return not_run("merging wheels", "scripts/check-wheels is no part of a package");
+    }
     let output = Command::new(script)
         .arg("--repeat")
         .arg("1")

@@ -15,7 +15,7 @@ use std::io::{self, Write};
 
 use flate2::Compression;
 use flate2::write::ZlibEncoder;
-use sha1::{Digest, Sha1};
+use sha1_smol::Sha1;
 
 use lines::LineDiff;
 
@@ -223,9 +223,9 @@ fn write_name(out: &mut Vec<u8>, prefix: &[u8], path: &[u8]) {
 fn git_id(content: Option<&[u8]>) -> String {
     let Some(content) = content else { return "0".repeat(40) };
     let mut hasher = Sha1::new();
-    hasher.update(format!("blob {}\0", content.len()));
+    hasher.update(format!("blob {}\0", content.len()).as_bytes());
     hasher.update(content);
-    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hasher.digest().to_string()
 }
 
 /// Changes closer to each other than the context of both share a hunk, as with git.
