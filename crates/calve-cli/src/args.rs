@@ -45,7 +45,7 @@ pub(crate) const EXIT_CODES: &str = "\u{1b}[1;4mExit codes:\u{1b}[0m
 pub(crate) const ENVIRONMENT: &str = "\u{1b}[1;4mEnvironment:\u{1b}[0m
   CALVE_STORE     the store's own folder, where --store is not given
   NO_COLOR        no colors, if it is not empty
-  CLICOLOR_FORCE  colors without a terminal, too, if it is neither empty nor 0;
+  CLICOLOR_FORCE  colors without a terminal, too, if it is not empty;
                   --color overrides both";
 
 pub(crate) const FILES: &str = "\u{1b}[1;4mFiles:\u{1b}[0m

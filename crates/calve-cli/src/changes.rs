@@ -3,6 +3,7 @@
 use std::io::{self, BufWriter, Write};
 
 use calve::{Diff, FileDiff, SwitchReport, Worktree};
+use clap::builder::styling::{Effects, Style};
 use serde::Serialize;
 
 use crate::args::{DiffArgs, ResetArgs, Switching};
@@ -10,11 +11,12 @@ use crate::clone::{SkippedDocument, finding};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::failure::stored::{store_failure, worktree_failure};
-use crate::output::{PathFields, encoded, encoded_bytes};
+use crate::output::{BAD, CAUTION, GOOD, Output, PathFields, STRONG, encoded, encoded_bytes};
 use crate::progress::Total;
 use crate::session::{Session, short};
+use crate::table::{Cell, Column, Table};
 use crate::text::{self, count, counted, harmless};
-use crate::worktrees::{WorktreeFields, change_name};
+use crate::worktrees::{WorktreeFields, change_name, change_style};
 
 pub(crate) fn diff(args: &DiffArgs, session: Session<'_>) -> Result<Exit, Failure> {
     let worktree = session.worktree(args.worktree.as_deref())?;
@@ -33,18 +35,26 @@ pub(crate) fn diff(args: &DiffArgs, session: Session<'_>) -> Result<Exit, Failur
         }
         output.document(&DiffDocument::new(&worktree, &diff, patch))?;
     } else if args.stat {
-        output.results(&stat(&diff, session))?;
+        stat(&diff, output)?;
     } else {
-        write_patch(&diff, &worktree)?;
+        write_patch(&diff, &worktree, output)?;
     }
     output.summary(totals(&diff, &args.scope.limits()));
     Ok(Exit::Done)
 }
 
 /// The patch as it is made, however large it is.
-fn write_patch(diff: &Diff, worktree: &Worktree) -> Result<(), Failure> {
+fn write_patch(diff: &Diff, worktree: &Worktree, output: Output) -> Result<(), Failure> {
     let mut stdout = Watched { inner: BufWriter::new(io::stdout().lock()), failed: None };
-    let written = diff.patch(&mut stdout);
+    let written = if output.width().is_some() || output.has_colors() {
+        let is_terminal = output.width().is_some();
+        let colors = output.has_colors();
+        let mut shown =
+            Shown { inner: &mut stdout, line: Vec::new(), in_hunk: false, is_terminal, colors };
+        diff.patch(&mut shown)
+    } else {
+        diff.patch(&mut stdout)
+    };
     match (written, stdout.failed.take()) {
         (_, Some(error)) => Err(Failure::output(&error)),
         (Err(error), None) => {
@@ -79,26 +89,83 @@ impl<W: Write> Write for Watched<W> {
     }
 }
 
+/// A patch for people: in colors, and on a terminal with nothing in it that would steer that.
+struct Shown<W> {
+    inner: W,
+    /// What there is of a line. The patch itself ends with the end of one.
+    line: Vec<u8>,
+    in_hunk: bool,
+    is_terminal: bool,
+    colors: bool,
+}
+
+impl<W: Write> Write for Shown<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        for part in bytes.split_inclusive(|byte| *byte == b'\n') {
+            self.line.extend_from_slice(part);
+            if part.ends_with(b"\n") {
+                self.line.pop();
+                self.end_line()?;
+            }
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+impl<W: Write> Shown<W> {
+    fn end_line(&mut self) -> io::Result<()> {
+        let line = std::mem::take(&mut self.line);
+        self.in_hunk =
+            line.starts_with(b"@@") || (self.in_hunk && !line.starts_with(b"diff --git "));
+        let style = match (self.colors, self.in_hunk, line.first()) {
+            (false, ..) => Style::new(),
+            (true, false, _) => STRONG,
+            (true, true, Some(b'+')) => GOOD,
+            (true, true, Some(b'-')) => BAD,
+            (true, true, Some(b'@')) => CAUTION,
+            _ => Style::new(),
+        };
+        // Colors, not weight: a patch has many lines.
+        let style = if self.in_hunk { style.effects(Effects::new()) } else { style };
+        write!(self.inner, "{style}")?;
+        if self.is_terminal {
+            let text = String::from_utf8_lossy(&line);
+            let parts: Vec<_> = text.split('\t').map(harmless).collect();
+            self.inner.write_all(parts.join("\t").as_bytes())?;
+        } else {
+            self.inner.write_all(&line)?;
+        }
+        writeln!(self.inner, "{style:#}")
+    }
+}
+
 /// A line a file: `M  +12 -3  path`.
-fn stat(diff: &Diff, session: Session<'_>) -> Vec<u8> {
+fn stat(diff: &Diff, output: Output) -> Result<(), Failure> {
     let how = |file: &FileDiff| match file.lines {
         Some((added, removed)) => format!("+{added} -{removed}"),
         None if file.old_bytes == file.new_bytes => "-".to_owned(),
-        None => format!("{} to {}", text::bytes(file.old_bytes), text::bytes(file.new_bytes)),
+        None => format!("{} to {}", output.size(file.old_bytes), output.size(file.new_bytes)),
     };
-    let width = diff.files.iter().map(|file| how(file).len()).max().unwrap_or(0);
-    let mut lines = Vec::new();
+    let mut table = Table::new([Column::Left, Column::Left, Column::Name]);
     for file in &diff.files {
         let letter = if file.renamed_from.is_some() { 'R' } else { file.kind.letter() };
-        lines.extend(format!("{letter}  {:width$}  ", how(file)).bytes());
+        let style = match letter {
+            'R' => CAUTION,
+            _ => change_style(file.kind),
+        };
+        let mut paths = Vec::new();
         if let Some(from) = &file.renamed_from {
-            lines.extend(session.output.path(from));
-            lines.extend(b" => ");
+            paths.extend(output.path(from));
+            paths.extend(b" => ");
         }
-        lines.extend(session.output.path(&file.path));
-        lines.push(b'\n');
+        paths.extend(output.path(&file.path));
+        table.row([Cell::from(letter.to_string()).styled(style), how(file).into(), paths.into()]);
     }
-    lines
+    output.table(&table)
 }
 
 fn totals(diff: &Diff, limits: &str) -> String {

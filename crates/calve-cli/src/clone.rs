@@ -97,16 +97,23 @@ fn tell(report: &Report, args: &CloneArgs, output: Output) -> Result<Exit, Failu
         .text(),
     );
 
-    if output.json {
-        output.document(&Document::new(report))?;
-    } else if !args.dry_run {
+    let told = if output.json {
+        output.document(&Document::new(report))
+    } else if args.dry_run {
+        Ok(())
+    } else {
         let mut paths = Vec::new();
         for destination in &report.destinations {
             paths.extend_from_slice(destination.path.as_os_str().as_encoded_bytes());
             paths.push(b'\n');
         }
-        output.results(&paths)?;
-    }
+        output.results(&paths)
+    };
+    let what = if report.destinations.len() == 1 { "the tree" } else { "the trees" };
+    told.map_err(|failure| match args.dry_run {
+        true => failure,
+        false => failure.but_stands(what, &report.destinations),
+    })?;
     Ok(if findings.is_empty() { Exit::Done } else { Exit::Findings })
 }
 

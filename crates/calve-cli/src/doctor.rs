@@ -12,6 +12,7 @@ use crate::failure::Failure;
 use crate::filesystems::fix;
 use crate::output::{BAD, GOOD, Output, encoded};
 use crate::system::Signals;
+use crate::table::wrapped;
 use crate::text::{cause, errno_name, shown};
 
 /// Probes, and tells the verdicts.
@@ -43,7 +44,7 @@ pub(crate) fn run(
         let pairs = verdicts.iter().map(PairDocument::new).collect();
         output.document(&Document { pairs, all_reflink })?;
     } else {
-        let lines: String = verdicts.iter().map(Verdict::text).collect();
+        let lines: String = verdicts.iter().map(|verdict| verdict.text(output.width())).collect();
         output.styled_results(&lines)?;
     }
     Ok(if all_reflink { Exit::Done } else { Exit::Findings })
@@ -84,7 +85,7 @@ impl<'a> Verdict<'a> {
         self.probe.outcome == ReflinkOutcome::Cloned
     }
 
-    fn text(&self) -> String {
+    fn text(&self, width: Option<usize>) -> String {
         let name =
             |name: &Option<String>| name.as_deref().unwrap_or("unknown filesystem").to_owned();
         let (from, to) = (name(&self.probe.source_filesystem), name(&self.probe.dest_filesystem));
@@ -106,7 +107,11 @@ impl<'a> Verdict<'a> {
         let mut text =
             format!("{paths}: {BAD}no reflink{BAD:#} ({filesystems}{stood_for}): {why}\n");
         if let Some(fix) = &self.fix {
-            text.push_str(&format!("  fix: {fix}\n"));
+            let fix = format!("  fix: {fix}");
+            text.push_str(
+                &width.map_or_else(|| fix.clone(), |width| wrapped(&fix, width, "       ")),
+            );
+            text.push('\n');
         }
         text
     }

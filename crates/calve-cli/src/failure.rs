@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use calve::ErrorKind;
+use calve::{DestinationReport, ErrorKind};
 
 use crate::exit::Exit;
 use crate::text::{cause, harmless, shell_word, shown};
@@ -44,6 +44,22 @@ impl Failure {
             cause: cause(error),
             hint: None,
         }
+    }
+
+    /// The same, which is no reason to take back what was made before: that it stands, and where.
+    pub(crate) fn but_stands(self, what: &str, trees: &[DestinationReport]) -> Self {
+        /// A line can tell of so many.
+        const NAMED: usize = 8;
+        if self.kind != OUTPUT {
+            return self;
+        }
+        let mut paths: Vec<String> =
+            trees.iter().take(NAMED).map(|tree| shell_word(&tree.path)).collect();
+        if let more @ 1.. = trees.len().saturating_sub(NAMED) {
+            paths.push(format!("{} more", crate::text::count(more as u64)));
+        }
+        let made = if trees.len() == 1 { "is made and stays" } else { "are made and stay" };
+        Self { hint: Some(format!("{what} {made}: {}", paths.join(", "))), ..self }
     }
 
     /// A signal came.

@@ -1,7 +1,7 @@
 //! The calve command: isolated copies of directory trees through the filesystem's reflinks.
 //!
 //! Thin: the work is the `calve` library's; here are the command line ([`args`]), what its words mean ([`session`]),
-//! the two output streams ([`output`]), the words ([`text`], [`summary`], [`failure`], [`filesystems`]) and the exit codes ([`exit`]).
+//! the two output streams ([`output`], [`table`], [`progress`]), the words ([`text`], [`summary`], [`failure`], [`filesystems`]) and the exit codes ([`exit`]).
 
 mod args;
 #[cfg(unix)]
@@ -26,6 +26,7 @@ mod snapshots;
 mod store;
 mod summary;
 mod system;
+mod table;
 mod text;
 #[cfg(unix)]
 mod trash;

@@ -9,7 +9,8 @@ use clap::builder::styling::{AnsiColor, Style};
 use serde::Serialize;
 
 use crate::failure::{BROKEN_PIPE, Failure, OUTPUT};
-use crate::text::{count, harmless, shown};
+use crate::table::Table;
+use crate::text::{self, count, harmless, shown};
 
 /// Findings beyond this many are counted and not listed, without `-v`.
 const LISTED: usize = 10;
@@ -35,6 +36,34 @@ impl Output {
         write_all(stdout, text.as_bytes()).map_err(|error| Failure::output(&error))
     }
 
+    /// Rows as results.
+    pub(crate) fn table(self, table: &Table) -> Result<(), Failure> {
+        // Who asks for all of it gets it, and lets the terminal break the lines.
+        let width = self.width().filter(|_| !self.verbose);
+        self.results(&table.lines(width, self.has_colors()))
+    }
+
+    /// How wide the terminal is that standard output is, if it is one.
+    pub(crate) fn width(self) -> Option<usize> {
+        let (width, _) = terminal_size::terminal_size_of(io::stdout())?;
+        Some(width.0.into())
+    }
+
+    /// Whether results may have colors in them.
+    pub(crate) fn has_colors(self) -> bool {
+        match self.choice() {
+            anstream::ColorChoice::Auto => {
+                AutoStream::choice(&io::stdout()) != anstream::ColorChoice::Never
+            }
+            choice => choice != anstream::ColorChoice::Never,
+        }
+    }
+
+    /// A size: exact with `-v`.
+    pub(crate) fn size(self, bytes: u64) -> String {
+        if self.verbose { text::exact_bytes(bytes) } else { text::bytes(bytes) }
+    }
+
     /// The one JSON document.
     pub(crate) fn document(self, document: &impl Serialize) -> Result<(), Failure> {
         let mut bytes =
@@ -52,8 +81,7 @@ impl Output {
 
     /// A finding.
     pub(crate) fn warning(self, line: impl Display) {
-        let style = AnsiColor::Yellow.on_default().bold();
-        self.say(format_args!("{style}warning:{style:#} {}", harmless(&line.to_string())));
+        self.say(format_args!("{CAUTION}warning:{CAUTION:#} {}", harmless(&line.to_string())));
     }
 
     /// Findings: all of them with `-v`, else the first and how many there are more.
@@ -72,8 +100,7 @@ impl Output {
         if failure.kind == BROKEN_PIPE {
             return;
         }
-        let style = AnsiColor::Red.on_default().bold();
-        self.say(format_args!("{style}error:{style:#} {}", failure.message()));
+        self.say(format_args!("{BAD}error:{BAD:#} {}", failure.message()));
         let listed = if self.verbose { failure.details.len() } else { LISTED };
         for path in failure.details.iter().take(listed) {
             self.say(format_args!("  {}", shown(path)));
@@ -82,8 +109,7 @@ impl Output {
             self.say(format_args!("  and {} more; -v lists all", count(more as u64)));
         }
         if let Some(hint) = &failure.hint {
-            let style = AnsiColor::Cyan.on_default().bold();
-            self.say(format_args!("{style}hint:{style:#} {}", harmless(hint)));
+            self.say(format_args!("{STRONG}hint:{STRONG:#} {}", harmless(hint)));
         }
         self.failure_document(failure);
     }
@@ -125,9 +151,16 @@ impl Output {
         }
     }
 
-    /// Whether a progress bar has somebody to look at it.
+    /// Paths as results, one a line.
+    #[cfg(unix)]
+    pub(crate) fn path_lines<'a>(self, paths: impl IntoIterator<Item = &'a Path>) -> Vec<u8> {
+        paths.into_iter().flat_map(|path| [self.path(path), b"\n".to_vec()].concat()).collect()
+    }
+
+    /// Whether a progress bar has somebody to look at it, on a terminal that can take a line back.
     pub(crate) fn wants_bar(self) -> bool {
-        !self.quiet && io::stderr().is_terminal()
+        let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        !self.quiet && !self.json && !is_dumb && io::stderr().is_terminal()
     }
 
     fn choice(self) -> anstream::ColorChoice {
@@ -139,10 +172,16 @@ impl Output {
     }
 }
 
+// These can be read on black and on white, which yellow, cyan and blue cannot.
+
 /// The style of good news.
 pub(crate) const GOOD: Style = AnsiColor::Green.on_default().bold();
 /// The style of bad news.
 pub(crate) const BAD: Style = AnsiColor::Red.on_default().bold();
+/// The style of what one should look at.
+pub(crate) const CAUTION: Style = AnsiColor::Magenta.on_default().bold();
+/// The style of headings.
+pub(crate) const STRONG: Style = Style::new().bold();
 
 /// In one write, and flushed here, where the error can still be seen.
 fn write_all(mut stream: impl Write, bytes: &[u8]) -> io::Result<()> {

@@ -8,12 +8,13 @@ use serde::Serialize;
 use crate::args::{CaptureArgs, InitArgs, LogArgs, Naming, ShowArgs, SnapshotArgs, Telling};
 use crate::clone::{SkippedDocument, finding};
 use crate::exit::Exit;
-use crate::failure::Failure;
 use crate::failure::stored::{own, store_failure, worktree_failure};
+use crate::failure::{Failure, OUTPUT};
 use crate::filesystems;
-use crate::output::encoded;
+use crate::output::{Output, encoded};
 use crate::progress::Total;
 use crate::session::{Session, short};
+use crate::table::{Cell, Column, Table};
 use crate::text::{self, count, counted, harmless, shown};
 
 pub(crate) fn init(args: &InitArgs, session: Session<'_>) -> Result<Exit, Failure> {
@@ -31,7 +32,7 @@ pub(crate) fn init(args: &InitArgs, session: Session<'_>) -> Result<Exit, Failur
             (encoded(store.path()), encoded(&project));
         output.document(&InitDocument { store, store_encoding, project, project_encoding })?;
     } else {
-        output.results(&[output.path(store.path()), b"\n".to_vec()].concat())?;
+        output.results(&output.path_lines([store.path()]))?;
     }
     Ok(Exit::Done)
 }
@@ -53,12 +54,18 @@ fn take(worktree: &Worktree, telling: &Telling, session: Session<'_>) -> Result<
         .map_err(|error| worktree_failure(&error, worktree))?;
     let output = session.output;
     let exit = tell_skipped(&report, session);
-    output.summary(taken(&report, worktree.path(), worktree.store().path(), output.verbose));
-    if output.json {
-        output.document(&SnapshotDocument::new(&report))?;
+    output.summary(taken(&report, worktree.path(), worktree.store().path(), output));
+    let told = if output.json {
+        output.document(&SnapshotDocument::new(&report))
     } else {
-        output.results(format!("{}\n", report.id).as_bytes())?;
-    }
+        output.results(format!("{}\n", report.id).as_bytes())
+    };
+    told.map_err(|failure| match failure.kind {
+        OUTPUT => {
+            Failure { hint: Some(format!("the snapshot is taken: {}", report.id)), ..failure }
+        }
+        _ => failure,
+    })?;
     Ok(exit)
 }
 
@@ -71,8 +78,8 @@ pub(crate) fn tell_skipped(report: &SnapshotReport, session: Session<'_>) -> Exi
 }
 
 /// How a snapshot came about, in one truthful line.
-pub(crate) fn taken(report: &SnapshotReport, tree: &Path, store: &Path, verbose: bool) -> String {
-    let size = |bytes| if verbose { text::exact_bytes(bytes) } else { text::bytes(bytes) };
+pub(crate) fn taken(report: &SnapshotReport, tree: &Path, store: &Path, output: Output) -> String {
+    let size = |bytes| output.size(bytes);
     let files = counted(report.files, "file");
     let mut line = if report.new {
         format!("snapshot {}: {files} ({})", short(report.id), size(report.bytes))
@@ -108,25 +115,25 @@ pub(crate) fn log(args: &LogArgs, session: Session<'_>) -> Result<Exit, Failure>
         let snapshots = snapshots.iter().map(SnapshotFields::new).collect();
         output.document(&LogDocument { snapshots })?;
     } else {
-        let lines: String =
-            snapshots.iter().map(|snapshot| line(snapshot, output.verbose)).collect();
-        output.results(lines.as_bytes())?;
+        let mut table = Table::new([Column::Left, Column::Left, Column::Right, Column::Text]);
+        for snapshot in &snapshots {
+            table.row(cells(snapshot, output).map(Cell::from));
+        }
+        output.table(&table)?;
     }
     Ok(Exit::Done)
 }
 
-fn line(snapshot: &Snapshot, verbose: bool) -> String {
-    let id = if verbose { snapshot.id.to_string() } else { short(snapshot.id) };
-    let (time, files) = (text::utc(snapshot.created), counted(snapshot.files, "file"));
-    let mut line = format!("{id}  {time}  {files} ({})", text::bytes(snapshot.bytes));
-    if !snapshot.names.is_empty() {
-        line.push_str(&format!("  [{}]", harmless(&snapshot.names.join(", "))));
-    }
-    if let Some(message) = snapshot.message.lines().next().filter(|message| !message.is_empty()) {
-        line.push_str(&format!("  {}", harmless(message)));
-    }
-    line.push('\n');
-    line
+fn cells(snapshot: &Snapshot, output: Output) -> [String; 4] {
+    let id = if output.verbose { snapshot.id.to_string() } else { short(snapshot.id) };
+    let size = format!("{} ({})", counted(snapshot.files, "file"), output.size(snapshot.bytes));
+    let names = match snapshot.names.is_empty() {
+        true => String::new(),
+        false => format!("[{}]  ", harmless(&snapshot.names.join(", "))),
+    };
+    let message = harmless(snapshot.message.lines().next().unwrap_or_default());
+    let told = format!("{names}{message}").trim_end().to_owned();
+    [id, text::utc(snapshot.created), size, told]
 }
 
 pub(crate) fn show(args: &ShowArgs, session: Session<'_>) -> Result<Exit, Failure> {
@@ -237,12 +244,11 @@ pub(crate) fn name(naming: Naming<'_>, session: Session<'_>) -> Result<Exit, Fai
                     .collect();
                 output.document(&NamesDocument { names })?;
             } else {
-                let width = names.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
-                let lines: String = names
-                    .iter()
-                    .map(|(name, id)| format!("{:width$}  {id}\n", harmless(name)))
-                    .collect();
-                output.results(lines.as_bytes())?;
+                let mut table = Table::new([Column::Name, Column::Left]);
+                for (name, id) in names {
+                    table.row([harmless(name).into_owned().into(), id.into()]);
+                }
+                output.table(&table)?;
             }
         }
     }

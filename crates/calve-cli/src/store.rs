@@ -14,6 +14,7 @@ use crate::failure::stored::store_failure;
 use crate::output::PathFields;
 use crate::progress::Total;
 use crate::session::{Session, short};
+use crate::table::{Cell, Column, Table};
 use crate::text::{self, count, counted, harmless};
 use crate::trash;
 
@@ -41,9 +42,9 @@ fn verify(store: &Store, repair: bool, session: Session<'_>) -> Result<Exit, Fai
         "{} looked at: {} read ({}), {} unpacked ({})",
         counted(report.snapshots, "snapshot"),
         counted(report.mirrors, "mirror"),
-        text::bytes(report.mirror_bytes),
+        output.size(report.mirror_bytes),
         counted(report.packed_blobs, "packed content"),
-        text::bytes(report.packed_bytes),
+        output.size(report.packed_bytes),
     );
     let of =
         |is: fn(&Damage) -> bool| report.damage.iter().filter(|damage| is(damage)).count() as u64;
@@ -123,9 +124,9 @@ fn gc(store: &Store, args: &GcArgs, session: Session<'_>) -> Result<Exit, Failur
         "removed: {}, {} ({}), {} ({}), {}, {}; {} rewritten, {}",
         counted(report.snapshots.len() as u64, "snapshot"),
         counted(report.mirrors, "mirror"),
-        text::bytes(report.mirror_bytes),
+        output.size(report.mirror_bytes),
         counted(report.packed_blobs, "packed content"),
-        text::bytes(report.packed_bytes),
+        output.size(report.packed_bytes),
         counted(report.packs, "pack"),
         counted(report.leftovers, "leftover"),
         counted(report.rewritten_packs, "pack"),
@@ -154,10 +155,10 @@ fn pack(store: &Store, all: bool, session: Session<'_>) -> Result<Exit, Failure>
     output.summary(format_args!(
         "{} packed, {} to {}; {} dropped ({}), {}",
         counted(report.packed_blobs, "content"),
-        text::bytes(report.packed_bytes),
-        text::bytes(report.stored_bytes),
+        output.size(report.packed_bytes),
+        output.size(report.stored_bytes),
         counted(report.dropped_mirrors, "mirror"),
-        text::bytes(report.dropped_bytes),
+        output.size(report.dropped_bytes),
         text::duration(report.elapsed),
     ));
     if output.json {
@@ -180,7 +181,7 @@ fn warm(store: &Store, words: &[String], session: Session<'_>) -> Result<Exit, F
         "{} warm, {} made ({})",
         counted(report.snapshots.len() as u64, "snapshot"),
         counted(report.made_mirrors, "mirror"),
-        text::bytes(report.made_bytes),
+        output.size(report.made_bytes),
     );
     if report.templates > 0 {
         line.push_str(&format!(", {} as a subvolume", counted(report.templates, "tree")));
@@ -198,11 +199,10 @@ fn stats(store: &Store, session: Session<'_>) -> Result<Exit, Failure> {
     if output.json {
         return output.document(&StatsDocument::new(store.path(), &stats)).map(|()| Exit::Done);
     }
-    let size = |bytes| if output.verbose { text::exact_bytes(bytes) } else { text::bytes(bytes) };
+    let size = |bytes| output.size(bytes);
     let sized = |number: u64, bytes: u64| format!("{} ({})", count(number), size(bytes));
-    let mut lines = b"store      ".to_vec();
-    lines.extend(output.path(store.path()));
-    lines.push(b'\n');
+    let mut table = Table::new([Column::Left, Column::Name]);
+    table.row([Cell::from("store"), output.path(store.path()).into()]);
     for (what, value) in [
         ("snapshots", count(stats.snapshots)),
         ("names", count(stats.names)),
@@ -229,9 +229,9 @@ fn stats(store: &Store, session: Session<'_>) -> Result<Exit, Failure> {
         ("indexes", size(stats.index_bytes)),
         ("trash", count(stats.trash_entries)),
     ] {
-        lines.extend(format!("{what:9}  {value}\n").bytes());
+        table.row([Cell::from(what), value.into()]);
     }
-    output.results(&lines)?;
+    output.table(&table)?;
     Ok(Exit::Done)
 }
 

@@ -1,11 +1,13 @@
 //! `calve start`, `list`, `status`, `drop`, `restore`.
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use calve::{
     Change, ChangeKind, DestinationReport, ErrorKind, Standing, StartOptions, StartReport, Status,
     Worktree,
 };
+use clap::builder::styling::Style;
 use serde::Serialize;
 
 use crate::args::{DropArgs, ListArgs, PathArgs, RestoreArgs, StartArgs, StatusArgs};
@@ -13,11 +15,12 @@ use crate::clone::{DestinationDocument, findings, why_not_shared};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::failure::stored::{missing, own, store_failure, worktree_failure};
-use crate::output::PathFields;
+use crate::output::{BAD, CAUTION, GOOD, PathFields};
 use crate::progress::Total;
 use crate::session::{Session, short};
 use crate::snapshots::{SnapshotDocument, entries, taken, tell_skipped};
 use crate::summary::Summary;
+use crate::table::{Cell, Column, Table};
 use crate::text::{self, counted, harmless, shell_word};
 use crate::trash;
 
@@ -48,11 +51,14 @@ pub(crate) fn start(
     let mut exit = Exit::Done;
     if let Some(snapshot) = &report.taken {
         exit = tell_skipped(snapshot, session);
-        output.summary(taken(snapshot, &project, store.path(), output.verbose));
+        output.summary(taken(snapshot, &project, store.path(), output));
     }
     let trees: Vec<DestinationReport> =
         report.worktrees.iter().map(|started| started.report.clone()).collect();
-    if tell_trees(&trees, report.elapsed, &store, session) == Exit::Findings {
+    // Each line has its own time.
+    let before = report.taken.as_ref().map_or(Duration::ZERO, |snapshot| snapshot.elapsed);
+    let elapsed = report.elapsed.saturating_sub(before);
+    if tell_trees(&trees, elapsed, &store, session) == Exit::Findings {
         exit = Exit::Findings;
     }
     if !report.registered {
@@ -61,23 +67,20 @@ pub(crate) fn start(
         );
         exit = Exit::Findings;
     }
-    if output.json {
-        output.document(&StartDocument::new(&report))?;
+    let told = if output.json {
+        output.document(&StartDocument::new(&report))
     } else {
-        let mut paths = Vec::new();
-        for tree in &trees {
-            paths.extend(output.path(&tree.path));
-            paths.push(b'\n');
-        }
-        output.results(&paths)?;
-    }
+        output.results(&output.path_lines(trees.iter().map(|tree| tree.path.as_path())))
+    };
+    let what = if trees.len() == 1 { "the worktree" } else { "the worktrees" };
+    told.map_err(|failure| failure.but_stands(what, &trees))?;
     Ok(exit)
 }
 
 /// Findings and the summary of trees that were made from the store.
 fn tell_trees(
     trees: &[DestinationReport],
-    elapsed: std::time::Duration,
+    elapsed: Duration,
     store: &calve::Store,
     session: Session<'_>,
 ) -> Exit {
@@ -107,7 +110,7 @@ pub(crate) fn restore(args: &RestoreArgs, session: Session<'_>) -> Result<Exit, 
             "'calve reset' makes it what its snapshot was",
         ));
     }
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     let files = match worktree.snapshot() {
         Some(id) => worktree.store().show(id).map_err(|error| store_failure(&error))?.files,
         None => 0,
@@ -118,14 +121,13 @@ pub(crate) fn restore(args: &RestoreArgs, session: Session<'_>) -> Result<Exit, 
     let trees = [report];
     let exit = tell_trees(&trees, started.elapsed(), worktree.store(), session);
     let output = session.output;
-    if output.json {
-        output.document(&StartedDocument {
-            name: worktree.name(),
-            tree: DestinationDocument::new(&trees[0]),
-        })?;
+    let told = if output.json {
+        let tree = DestinationDocument::new(&trees[0]);
+        output.document(&StartedDocument { name: worktree.name(), tree })
     } else {
-        output.results(&[output.path(worktree.path()), b"\n".to_vec()].concat())?;
-    }
+        output.results(&output.path_lines([worktree.path()]))
+    };
+    told.map_err(|failure| failure.but_stands("the worktree", &trees))?;
     Ok(exit)
 }
 
@@ -143,7 +145,7 @@ pub(crate) fn path(args: &PathArgs, session: Session<'_>) -> Result<Exit, Failur
     if output.json {
         output.document(&WorktreeFields::new(&worktree))?;
     } else {
-        output.results(&[output.path(worktree.path()), b"\n".to_vec()].concat())?;
+        output.results(&output.path_lines([worktree.path()]))?;
     }
     Ok(Exit::Done)
 }
@@ -193,27 +195,31 @@ pub(crate) fn list(args: &ListArgs, session: Session<'_>) -> Result<Exit, Failur
         output.document(&ListDocument { worktrees })?;
         return Ok(exit);
     }
-    let width = |of: &dyn Fn(&Listed) -> usize| rows.iter().map(of).max().unwrap_or(0);
-    let name = |row: &Listed| harmless(row.worktree.name()).into_owned();
-    let names = width(&|row| name(row).chars().count());
-    let standings = width(&|row| standing_name(row.standing).len());
-    let mut lines = Vec::new();
+    let mut columns = vec![Column::Name, Column::Left, Column::Left];
+    columns.extend(args.status.then_some(Column::Left));
+    columns.push(Column::Name);
+    let mut table = Table::new(columns);
     for row in &rows {
         let id = row.worktree.snapshot().map_or_else(|| "-".to_owned(), short);
-        let standing = standing_name(row.standing);
-        lines.extend(format!("{:names$}  {id:12}  {standing:standings$}  ", name(row)).bytes());
-        if args.status {
-            let status = match row.changes {
-                Some(0) => "clean",
-                Some(_) => "changed",
-                None => "-",
-            };
-            lines.extend(format!("{status:7}  ").bytes());
-        }
-        lines.extend(output.path(row.worktree.path()));
-        lines.push(b'\n');
+        let style = match row.standing {
+            Some(Standing::Ready) => Style::new(),
+            Some(Standing::Starting | Standing::Switching) => CAUTION,
+            _ => BAD,
+        };
+        let mut cells = vec![
+            harmless(row.worktree.name()).into_owned().into(),
+            id.into(),
+            Cell::from(standing_name(row.standing)).styled(style),
+        ];
+        cells.extend(args.status.then(|| match row.changes {
+            Some(0) => Cell::from("clean"),
+            Some(_) => Cell::from("changed").styled(CAUTION),
+            None => Cell::from("-"),
+        }));
+        cells.push(output.path(row.worktree.path()).into());
+        table.row(cells);
     }
-    output.results(&lines)?;
+    output.table(&table)?;
     Ok(exit)
 }
 
@@ -244,7 +250,8 @@ pub(crate) fn status(args: &StatusArgs, session: Session<'_>) -> Result<Exit, Fa
     } else {
         let mut lines = Vec::new();
         for change in &status.changes {
-            lines.extend(format!("{} ", change.kind.letter()).bytes());
+            let style = if output.has_colors() { change_style(change.kind) } else { Style::new() };
+            lines.extend(format!("{style}{}{style:#} ", change.kind.letter()).bytes());
             lines.extend(output.path(&change.path));
             lines.push(b'\n');
         }
@@ -461,6 +468,15 @@ struct ChangeDocument {
 impl ChangeDocument {
     fn new(change: &Change) -> Self {
         Self { path: PathFields::new(&change.path), change: change_name(change.kind) }
+    }
+}
+
+/// The style of its letter.
+pub(crate) fn change_style(kind: ChangeKind) -> Style {
+    match kind {
+        ChangeKind::Added => GOOD,
+        ChangeKind::Deleted => BAD,
+        _ => CAUTION,
     }
 }
 

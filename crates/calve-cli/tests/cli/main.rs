@@ -19,6 +19,8 @@ mod shells;
 mod snapshots;
 mod streams;
 #[cfg(unix)]
+mod terminal;
+#[cfg(unix)]
 mod upkeep;
 mod usage;
 #[cfg(unix)]

@@ -52,6 +52,31 @@ fn a_full_standard_output_is_an_error_that_says_so() {
     }
 }
 
+/// The exit code tells that it failed; what was made stays, and would be looked for in vain.
+#[cfg(target_os = "linux")]
+#[test]
+fn what_was_made_is_told_where_standard_output_cannot_be_written_to() {
+    let (scratch, project) = crate::with_project();
+    let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    for (words, part) in [
+        ("start one two", "p.worktrees/one, "),
+        ("start --json three", "p.worktrees/three\n"),
+        ("snapshot", "the snapshot is taken: "),
+        ("clone p c -C ..", "the tree is made and stays: ../c\n"),
+        ("clone p c-2 c-3 --json -C ..", "the trees are made and stay: ../c-2, ../c-3\n"),
+    ] {
+        let mut command = command(&project, words.split_whitespace());
+        command.stdout(full()).stderr(Stdio::piped());
+        let run = run(command);
+        assert_eq!(run.code, Some(1), "{words}: {run:?}");
+        let hint = run.stderr.lines().last().unwrap().to_owned() + "\n";
+        assert!(hint.starts_with("hint: ") && hint.contains(part), "{words}: {run:?}");
+    }
+    for made in ["p.worktrees/one/a", "p.worktrees/three/a", "c/a", "c-3/a"] {
+        assert!(scratch.path().join(made).is_file(), "{made}");
+    }
+}
+
 #[test]
 fn results_are_the_destinations_and_all_else_is_on_standard_error() {
     let scratch = with_source();

@@ -1,0 +1,239 @@
+//! Rows in columns. On a terminal no row is wider than it is: what is longest is cut, with an ellipsis. In a pipe nothing ever is.
+//!
+//! Widths are those of a terminal's cells: a Chinese character takes two, an accent that stands behind its letter none.
+
+use clap::builder::styling::Style;
+use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
+
+/// How a column is set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Column {
+    Left,
+    Right,
+    /// May be cut, in the middle: names and paths differ at their ends.
+    Name,
+    /// May be cut at its end.
+    Text,
+}
+
+/// What stands in a column: bytes, since a path in a pipe is given as it is.
+#[derive(Debug, Clone)]
+pub(crate) struct Cell {
+    bytes: Vec<u8>,
+    style: Style,
+}
+
+impl<T: Into<Vec<u8>>> From<T> for Cell {
+    fn from(bytes: T) -> Self {
+        Self { bytes: bytes.into(), style: Style::new() }
+    }
+}
+
+impl Cell {
+    pub(crate) fn styled(self, style: Style) -> Self {
+        Self { style, ..self }
+    }
+
+    fn width(&self) -> usize {
+        String::from_utf8_lossy(&self.bytes).width()
+    }
+}
+
+/// No column gets narrower than this for the sake of the others.
+const NARROWEST: usize = 8;
+const GAP: usize = 2;
+
+/// A table in the making.
+#[derive(Debug)]
+pub(crate) struct Table {
+    columns: Vec<Column>,
+    rows: Vec<Vec<Cell>>,
+}
+
+impl Table {
+    pub(crate) fn new(columns: impl Into<Vec<Column>>) -> Self {
+        Self { columns: columns.into(), rows: Vec::new() }
+    }
+
+    pub(crate) fn row(&mut self, cells: impl Into<Vec<Cell>>) {
+        self.rows.push(cells.into());
+    }
+
+    /// The lines, no wider than `width` where there is one.
+    pub(crate) fn lines(&self, width: Option<usize>, styled: bool) -> Vec<u8> {
+        let widths = self.widths(width);
+        let mut lines = Vec::new();
+        for row in &self.rows {
+            // No line ends in blanks.
+            let last = row.iter().rposition(|cell| !cell.bytes.is_empty()).unwrap_or(0);
+            for (at, ((cell, column), limit)) in
+                row.iter().zip(&self.columns).zip(&widths).enumerate().take(last + 1)
+            {
+                if at > 0 {
+                    lines.extend([b' '; GAP]);
+                }
+                let text = if cell.width() > *limit {
+                    cut(&String::from_utf8_lossy(&cell.bytes), *limit, *column).into()
+                } else {
+                    cell.clone()
+                };
+                let blanks = limit.saturating_sub(text.width());
+                let (before, after) = match column {
+                    Column::Right => (blanks, 0),
+                    _ if at == last => (0, 0),
+                    _ => (0, blanks),
+                };
+                lines.extend(std::iter::repeat_n(b' ', before));
+                if styled && !cell.style.is_plain() {
+                    lines.extend(cell.style.render().to_string().bytes());
+                    lines.extend(&text.bytes);
+                    lines.extend(cell.style.render_reset().to_string().bytes());
+                } else {
+                    lines.extend(&text.bytes);
+                }
+                lines.extend(std::iter::repeat_n(b' ', after));
+            }
+            lines.push(b'\n');
+        }
+        lines
+    }
+
+    fn widths(&self, width: Option<usize>) -> Vec<usize> {
+        let natural =
+            |at: usize| self.rows.iter().filter_map(move |row| row.get(at)).map(Cell::width);
+        let mut widths: Vec<usize> =
+            (0..self.columns.len()).map(|at| natural(at).max().unwrap_or(0)).collect();
+        let Some(width) = width else { return widths };
+        let gaps = GAP * self.columns.len().saturating_sub(1);
+        let mut over = (widths.iter().sum::<usize>() + gaps).saturating_sub(width);
+        while over > 0 {
+            // The widest gives first.
+            let may = |at: &usize| matches!(self.columns[*at], Column::Name | Column::Text);
+            let widest = (0..widths.len()).filter(may).max_by_key(|at| widths[*at]);
+            match widest.filter(|at| widths[*at] > NARROWEST) {
+                Some(at) => widths[at] -= 1,
+                None => break,
+            }
+            over -= 1;
+        }
+        widths
+    }
+}
+
+/// `text` in at most `width` cells, with an ellipsis for what is left out.
+fn cut(text: &str, width: usize, column: Column) -> String {
+    let room = width.saturating_sub(1);
+    let head = if column == Column::Name { room / 2 } else { room };
+    let fitting = |characters: &mut dyn Iterator<Item = char>, room: usize| -> Vec<char> {
+        let mut left = room;
+        characters
+            .take_while(|character| {
+                let width = character.width().unwrap_or(0);
+                let fits = width <= left;
+                left = left.saturating_sub(width);
+                fits
+            })
+            .collect()
+    };
+    let start: String = fitting(&mut text.chars(), head).into_iter().collect();
+    let room = if column == Column::Name { room - start.width() } else { 0 };
+    let end: String = fitting(&mut text.chars().rev(), room).into_iter().rev().collect();
+    format!("{}…{}", start.trim_end(), end.trim_start())
+}
+
+/// `text` with line breaks between its words, so that no line is wider than `width` unless a word is; `indent` goes before all lines
+/// but the first.
+pub(crate) fn wrapped(text: &str, width: usize, indent: &str) -> String {
+    let mut wrapped = String::new();
+    let mut at = 0;
+    for (index, word) in text.split(' ').enumerate() {
+        if index > 0 && at + 1 + word.width() > width {
+            wrapped.push('\n');
+            wrapped.push_str(indent);
+            at = indent.width();
+        } else if index > 0 {
+            wrapped.push(' ');
+            at += 1;
+        }
+        wrapped.push_str(word);
+        at += word.width();
+    }
+    wrapped
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::builder::styling::AnsiColor;
+
+    use super::*;
+
+    fn table(rows: &[[&str; 3]]) -> Table {
+        let mut table = Table::new([Column::Name, Column::Right, Column::Text]);
+        for row in rows {
+            table.row(row.map(Cell::from));
+        }
+        table
+    }
+
+    fn lines(rows: &[[&str; 3]], width: Option<usize>) -> String {
+        String::from_utf8(table(rows).lines(width, false)).unwrap()
+    }
+
+    #[test]
+    fn columns_are_as_wide_as_what_is_in_them_takes_on_a_terminal() {
+        let rows =
+            [["a", "1", "x"], ["größe", "22", ""], ["漢字", "333", "y z"], ["e\u{301}", "", ""]];
+        let expected = "a        1  x\ngröße   22\n漢字   333  y z\ne\u{301}\n";
+        assert_eq!(lines(&rows, None), expected);
+        assert_eq!(lines(&[], None), "");
+    }
+
+    #[test]
+    fn what_may_be_cut_is_cut_to_the_width_and_never_without_one() {
+        let rows =
+            [["a-long-name-of-an-agent-1", "10", "why it was done at all"], ["b", "2", "short"]];
+        for width in 24..80 {
+            let lines = lines(&rows, Some(width));
+            assert!(lines.lines().all(|line| line.width() <= width), "{width}: {lines}");
+        }
+        let cut = lines(&rows, Some(30));
+        assert_eq!(cut, "a-lon…gent-1  10  why it was…\nb              2  short\n");
+        assert!(
+            lines(&rows, None).contains("a-long-name-of-an-agent-1  10  why it was done at all")
+        );
+        // Narrower than makes sense: the narrowest there is.
+        assert!(lines(&rows, Some(1)).starts_with("a-l…nt-1  10  why it…\n"));
+    }
+
+    #[test]
+    fn a_wide_character_is_never_cut_in_half() {
+        for width in 8..24 {
+            for column in [Column::Name, Column::Text] {
+                let cut = cut("漢字漢字漢字漢字漢字漢字", width, column);
+                assert!(cut.width() <= width && cut.contains('…'), "{width}: {cut}");
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_in_a_pipe_stay_what_they_are_and_styles_are_for_who_wants_them() {
+        let mut table = Table::new([Column::Left, Column::Name]);
+        let cell = Cell::from("x").styled(AnsiColor::Red.on_default());
+        table.row([cell, Cell::from(b"a\xffb".to_vec())]);
+        assert_eq!(table.lines(None, false), b"x  a\xffb\n");
+        assert_eq!(table.lines(None, true), b"\x1b[31mx\x1b[0m  a\xffb\n");
+    }
+
+    #[test]
+    fn words_are_wrapped_and_long_ones_stand_alone() {
+        for (text, width, expected) in [
+            ("a bb ccc", 80, "a bb ccc"),
+            ("a bb ccc", 4, "a bb\n ccc"),
+            ("longer word", 3, "longer\n word"),
+            ("漢字 漢字 x", 6, "漢字\n 漢字\n x"),
+            ("", 5, ""),
+        ] {
+            assert_eq!(wrapped(text, width, " "), expected, "{text} {width}");
+        }
+    }
+}

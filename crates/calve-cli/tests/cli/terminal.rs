@@ -1,0 +1,223 @@
+//! What people see: on a terminal of a known width.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
+use tempfile::TempDir;
+
+use crate::{calve, command, done, plant, scratch, with_project, worktrees_of};
+
+/// A process on a terminal of its own.
+struct OnTerminal {
+    child: Child,
+    terminal: File,
+    text: Vec<u8>,
+}
+
+impl OnTerminal {
+    fn start(mut command: Command, columns: u16) -> Self {
+        let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&terminal).unwrap();
+        unlockpt(&terminal).unwrap();
+        let size = Winsize { ws_row: 40, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        tcsetwinsize(&terminal, size).unwrap();
+        let name = ptsname(&terminal, Vec::new()).unwrap();
+        let open = || -> OwnedFd {
+            rustix::fs::open(&name, OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).unwrap()
+        };
+        command.env("TERM", "xterm-256color").stdout(open()).stderr(open());
+        let child = command.spawn().unwrap();
+        // The command holds the terminal's other end; with the last process that does, reading ends.
+        drop(command);
+        Self { child, terminal: File::from(terminal), text: Vec::new() }
+    }
+
+    /// Reads until `wanted` was written, or all of it.
+    fn until(&mut self, wanted: &str) {
+        let mut buffer = [0; 4096];
+        while wanted.is_empty() || !String::from_utf8_lossy(&self.text).contains(wanted) {
+            match self.terminal.read(&mut buffer) {
+                // Linux says EIO where nobody is left who could write.
+                Ok(0) | Err(_) => break,
+                Ok(read) => self.text.extend_from_slice(&buffer[..read]),
+            }
+        }
+    }
+
+    fn end(mut self) -> (Option<i32>, String) {
+        self.until("");
+        let code = self.child.wait().unwrap().code();
+        (code, String::from_utf8_lossy(&self.text).replace("\r\n", "\n"))
+    }
+}
+
+/// What is on a terminal of `columns` when the command has ended.
+#[track_caller]
+fn on_terminal(directory: &Path, words: &str, columns: u16) -> (Option<i32>, String) {
+    OnTerminal::start(command(directory, words.split_whitespace()), columns).end()
+}
+
+/// Without the codes of colors, which take no room.
+fn plain(text: &str) -> String {
+    let mut plain = String::new();
+    let mut rest = text;
+    while let Some((before, code)) = rest.split_once("\u{1b}[") {
+        plain.push_str(before);
+        rest = code.split_once('m').map_or("", |(_, rest)| rest);
+    }
+    plain + rest
+}
+
+/// Cells of a line: those of these tests' wide characters are two.
+fn cells(line: &str) -> usize {
+    line.chars().map(|character| if character > '\u{2fff}' { 2 } else { 1 }).sum()
+}
+
+/// Worktrees of long and wide names, and snapshots of long messages and names.
+fn with_long_names() -> (TempDir, PathBuf) {
+    let (scratch, project) = with_project();
+    let mut snapshot = command(&project, ["snapshot", "--name", "ready", "-m"]);
+    snapshot
+        .arg("why this was done, in more words than there is room for on any line of a terminal");
+    assert_eq!(snapshot.status().unwrap().code(), Some(0));
+    done(&project, &format!("start {} 漢字漢字漢字漢字 x", "long-".repeat(20)));
+    done(&project, &format!("name ready {}", "name-".repeat(20)));
+    (scratch, project)
+}
+
+#[test]
+fn no_row_of_a_table_is_wider_than_the_terminal() {
+    let (_scratch, project) = with_long_names();
+    let root = worktrees_of(&project).join("x");
+    plant(&root, &[(&format!("{}/new", "deep/".repeat(30)), "x")]);
+    for columns in [80, 100, 200] {
+        for (words, rows) in [
+            ("list", 3),
+            ("list --status", 3),
+            ("log", 1),
+            ("name", 2),
+            ("store stats", 11),
+            ("diff --stat -q x", 1),
+            ("show", 5),
+        ] {
+            let (code, text) = on_terminal(&project, words, columns);
+            assert_eq!(code, Some(0), "{words}: {text}");
+            let text = plain(&text);
+            assert_eq!(text.lines().count(), rows, "{words}: {text}");
+            // A snapshot's names and message are told whole by `show`: they are no row.
+            for line in text
+                .lines()
+                .filter(|line| !line.starts_with("names") && !line.starts_with("message"))
+            {
+                assert!(cells(line) <= columns.into(), "{words} on {columns}: {line}");
+            }
+        }
+        let (_, text) = on_terminal(&project, "list", columns);
+        let at: Vec<_> = plain(&text)
+            .lines()
+            .map(|line| cells(line.split("  ready  ").next().unwrap()))
+            .collect();
+        assert!(at.iter().all(|it| *it == at[0]), "{text}");
+    }
+    // In a pipe, and with -v, nothing is cut.
+    let whole = "long-".repeat(20);
+    assert!(on_terminal(&project, "list", 80).1.contains('…'));
+    assert!(plain(&on_terminal(&project, "list -v", 80).1).contains(&whole));
+    let piped = done(&project, "list");
+    assert!(piped.contains(&whole) && !piped.contains('…') && !piped.contains('\u{1b}'), "{piped}");
+    assert!(done(&project, "log").ends_with("any line of a terminal"));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_tells_of_a_pair_of_paths_is_wrapped_at_words() {
+    let scratch = scratch();
+    for columns in [40, 80] {
+        let (_, text) = on_terminal(scratch.path(), "doctor . /dev/shm", columns);
+        let fix: Vec<&str> = text.lines().skip_while(|line| !line.starts_with("  fix: ")).collect();
+        assert!(!fix.is_empty(), "{text}");
+        assert!(fix.iter().all(|line| cells(line) <= columns.into()), "{text}");
+    }
+}
+
+#[test]
+fn colors_follow_the_terminal_the_variables_and_above_all_the_flag() {
+    let (_scratch, project) = with_project();
+    done(&project, "start w");
+    fs::write(worktrees_of(&project).join("w/a"), "x").unwrap();
+    let variables = ["NO_COLOR", "CLICOLOR_FORCE", "CLICOLOR"];
+    for (terminal, flag, variable, colored) in [
+        (true, "auto", "", true),
+        (true, "never", "", false),
+        (true, "auto", "NO_COLOR=1", false),
+        (true, "auto", "NO_COLOR=", true),
+        (true, "always", "NO_COLOR=1", true),
+        (true, "auto", "CLICOLOR=0", false),
+        (true, "auto", "TERM=dumb", false),
+        (false, "auto", "", false),
+        (false, "auto", "CLICOLOR_FORCE=1", true),
+        (false, "auto", "CLICOLOR_FORCE=", false),
+        (false, "never", "CLICOLOR_FORCE=1", false),
+        (false, "always", "", true),
+        (false, "auto", "CLICOLOR_FORCE=1 NO_COLOR=1", false),
+    ] {
+        for words in ["status w", "diff w", "diff --stat w", "list --status", "drop none", "doctor"]
+        {
+            let mut command = command(&project, words.split(' ').chain(["--color", flag]));
+            command.env("TERM", "xterm");
+            for name in variables {
+                command.env_remove(name);
+            }
+            for (name, value) in variable.split(' ').filter_map(|pair| pair.split_once('=')) {
+                command.env(name, value);
+            }
+            let text = if terminal {
+                let dumb = variable == "TERM=dumb";
+                let mut started = on_terminal_as(command, if dumb { "dumb" } else { "xterm" });
+                started.until("");
+                String::from_utf8_lossy(&started.text).into_owned()
+            } else {
+                let run = crate::run(command);
+                run.stdout + &run.stderr
+            };
+            assert_eq!(
+                text.contains('\u{1b}'),
+                colored,
+                "{words} {terminal} {flag} {variable}: {text}"
+            );
+        }
+    }
+}
+
+fn on_terminal_as(mut command: Command, term: &str) -> OnTerminal {
+    let mut shell = Command::new("env");
+    shell.arg(format!("TERM={term}")).arg(command.get_program()).args(command.get_args());
+    shell.current_dir(command.get_current_dir().unwrap());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    command = shell;
+    OnTerminal::start(command, 80)
+}
+
+#[test]
+fn a_patch_on_a_terminal_has_nothing_in_it_that_would_steer_it() {
+    let (_scratch, project) = with_project();
+    done(&project, "start w");
+    fs::write(worktrees_of(&project).join("w/a"), "alpha\n\u{1b}[2Jboo\tx\r\n").unwrap();
+    let (code, text) = on_terminal(&project, "diff w", 80);
+    assert_eq!(code, Some(0));
+    assert!(plain(&text).contains("\n+\\u{1b}[2Jboo\tx\\r\n"), "{text:?}");
+    assert!(!text.contains("\u{1b}[2J"), "{text:?}");
+    // In a pipe it is what git takes, to the byte.
+    assert!(calve(&project, "diff w").stdout.contains("\n+\u{1b}[2Jboo\tx\r\n"));
+}
