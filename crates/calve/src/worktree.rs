@@ -12,6 +12,7 @@
 //! run in it; of a copy, the store knows the first; one that is gone is told of as missing, and can be restored or dropped.
 
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -183,6 +184,21 @@ impl Store {
         }
     }
 
+    /// Whether a marker that bears the token of a worktree of this store means this store, and not the one that it is a copy of: a project that
+    /// is copied with its store takes along what the store knows, and the worktrees stay the first one's.
+    fn is_meant_by(&self, marker: &Marker) -> bool {
+        let id = |store: &Path| {
+            std::fs::symlink_metadata(store.join("format")).map(|found| (found.dev(), found.ino()))
+        };
+        marker.store == self.path()
+            || match id(&marker.store) {
+                // By another way there, such as another mount.
+                Ok(there) => id(self.path()).is_ok_and(|here| here == there),
+                // It was moved since.
+                Err(error) => error.kind() == io::ErrorKind::NotFound,
+            }
+    }
+
     /// Brings to an end what killed processes began.
     pub(crate) fn recover(&self) -> Result<(), Error> {
         if self.is_read_only() {
@@ -330,7 +346,9 @@ impl Worktree {
 
     fn is_there(&self) -> Result<bool, Error> {
         match Marker::read(&self.path.join(OWN)) {
-            Ok(marker) => Ok(marker.is_some_and(|marker| marker.token == self.row.token)),
+            Ok(marker) => Ok(marker.is_some_and(|marker| {
+                marker.token == self.row.token && self.store.is_meant_by(&marker)
+            })),
             Err(error) if error.kind() == ErrorKind::Damaged => Ok(false),
             Err(error) => Err(error),
         }
@@ -341,11 +359,14 @@ impl Worktree {
         if self.is_project() || self.is_there()? {
             return Ok(());
         }
-        let there = std::fs::symlink_metadata(&self.path).is_ok();
-        let cause = io::Error::new(
-            io::ErrorKind::NotFound,
-            if there { "what is there is not this worktree" } else { "it is gone" },
-        );
+        let why = match Marker::read(&self.path.join(OWN)) {
+            _ if std::fs::symlink_metadata(&self.path).is_err() => "it is gone",
+            Ok(Some(marker)) if marker.token == self.row.token => {
+                "it belongs to the store that this one is a copy of"
+            }
+            _ => "what is there is not this worktree",
+        };
+        let cause = io::Error::new(io::ErrorKind::NotFound, why);
         Err(Error::new(ErrorKind::WorktreeMissing, "open worktree", &self.path, cause))
     }
 

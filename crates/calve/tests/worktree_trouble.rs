@@ -100,6 +100,45 @@ fn a_project_that_was_moved_takes_its_store_along() {
     assert_eq!(found.worktree().unwrap().name(), "one");
 }
 
+/// A clone or a copy of a project has a copy of its store inside, which knew the project's worktrees and took them for its own: to drop one there
+/// deleted it here.
+#[test]
+fn a_copy_of_a_project_leaves_the_worktrees_of_the_first_alone() {
+    let desk = Desk::small();
+    let one = desk.worktree("one");
+    let copy = desk.scratch.join("copy");
+    sh(Command::new("cp").arg("-a").arg(&desk.project).arg(&copy));
+    let other = Store::discover(&copy).unwrap().store;
+    assert_ne!(other.path(), desk.store.path());
+    assert_eq!(other.project().unwrap(), copy);
+    let same = other.worktree("one").unwrap();
+    assert_eq!((same.path(), same.standing().unwrap()), (one.path(), Standing::Missing));
+    let options = options();
+    let latest = other.latest().unwrap().unwrap();
+    for (what, result) in [
+        ("status", same.status(&options).map(drop)),
+        ("capture", same.capture(None, None, &options).map(drop)),
+        ("switch", same.switch(latest, true, &options).map(drop)),
+        ("reset", same.reset(&options).map(drop)),
+        ("drop", same.clone().drop(false, &options).map(drop)),
+    ] {
+        let error = result.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::WorktreeMissing, "{what}: {error}");
+    }
+    fails(same.restore(&options), ErrorKind::DestinationExists);
+    // The name can go, and nothing else does.
+    same.drop(true, &options).unwrap().delete().unwrap();
+    assert!(other.worktrees().unwrap().is_empty());
+    assert_eq!(one.standing().unwrap(), Standing::Ready);
+    assert_eq!(status(&one), [""; 0]);
+    assert_eq!(Store::discover(one.path()).unwrap().store.path(), desk.store.path());
+    // It has worktrees of its own.
+    let elsewhere = StartOptions::new().at(desk.scratch.join("others"));
+    other.start(&["one"], &elsewhere, &options).unwrap();
+    assert_eq!(other.worktree("one").unwrap().standing().unwrap(), Standing::Ready);
+    assert_eq!(desk.store.worktree("one").unwrap().path(), one.path());
+}
+
 #[test]
 fn of_two_who_want_one_name_at_once_one_gets_it() {
     let desk = Desk::small();
