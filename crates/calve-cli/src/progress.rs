@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use calve::{Cancel, Progress};
-use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::text;
 
@@ -27,8 +27,11 @@ pub(crate) struct Watched<'a> {
 /// How many files there are to do.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Total<'a> {
-    /// Nobody knows: with filters, counting by other rules than the work's would be a lie.
+    /// As many as the library says, if it does: with filters, counting by other rules than the work's would be a lie.
     Unknown,
+    /// The same, of contents of the store and not of files.
+    #[cfg(unix)]
+    Contents,
     /// So many.
     #[cfg(unix)]
     Files(u64),
@@ -57,33 +60,34 @@ fn watch(watched: &Watched<'_>, ended: &Receiver<()>) {
         return;
     }
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-    bar.set_style(style("{spinner} {human_pos} files, {msg}"));
-    let total = OnceLock::new();
+    let counted = OnceLock::new();
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         match watched.total {
+            #[cfg(unix)]
+            Total::Contents => {}
             Total::Unknown => {}
             #[cfg(unix)]
             Total::Files(files) => {
-                let _ = total.set(files);
+                let _ = counted.set(files);
             }
             Total::Tree { root, times, own } => {
-                let (total, stop) = (&total, &stop);
+                let (counted, stop) = (&counted, &stop);
                 let count = move || {
                     if let Some(files) = count_files(root, own, stop) {
-                        let _ = total.set(files.saturating_mul(times));
+                        let _ = counted.set(files.saturating_mul(times));
                     }
                 };
                 let _ = thread::Builder::new().name("count".to_owned()).spawn_scoped(scope, count);
             }
         }
         loop {
-            if let (None, Some(&total)) = (bar.length(), total.get()) {
-                bar.set_length(total);
-                bar.set_style(style("{wide_bar} {human_pos}/{human_len} files, {msg}"));
-            }
-            bar.set_position(watched.progress.files());
-            bar.set_message(message(watched, started.elapsed(), total.get().copied()));
+            let now = Now::of(watched, counted.get().copied(), started.elapsed());
+            bar.set_style(style(if now.total.is_some() { BAR } else { SPINNER }));
+            // More than was expected is no more than all.
+            bar.set_length(now.total.unwrap_or(0).max(now.files));
+            bar.set_position(now.files);
+            bar.set_message(now.message(columns()));
             bar.tick();
             if !still_working(ended, REDRAW) {
                 break;
@@ -94,35 +98,101 @@ fn watch(watched: &Watched<'_>, ended: &Receiver<()>) {
     bar.finish_and_clear();
 }
 
+const BAR: &str = "{wide_bar} {msg}";
+const SPINNER: &str = "{spinner} {msg}";
+
+/// How wide the terminal is.
+fn columns() -> usize {
+    terminal_size::terminal_size_of(std::io::stderr()).map_or(80, |(width, _)| width.0.into())
+}
+
 fn still_working(ended: &Receiver<()>, time: Duration) -> bool {
     ended.recv_timeout(time) == Err(RecvTimeoutError::Timeout)
 }
 
-/// Bytes, rates and the time left. Rates are of the whole time, since the bar comes late: an estimate from its
-/// own beginning would take what was done before for a burst.
-fn message(watched: &Watched<'_>, elapsed: Duration, total: Option<u64>) -> String {
-    let progress = watched.progress;
-    if watched.cancel.is_cancelled() {
-        return "stopping: removing what was staged".to_owned();
+/// How far the work is.
+struct Now {
+    files: u64,
+    bytes: u64,
+    total: Option<u64>,
+    elapsed: Duration,
+    noun: &'static str,
+    publishing: bool,
+    stopping: bool,
+}
+
+impl Now {
+    fn of(watched: &Watched<'_>, counted: Option<u64>, elapsed: Duration) -> Self {
+        let progress = watched.progress;
+        let noun = match watched.total {
+            #[cfg(unix)]
+            Total::Contents => "contents",
+            _ => "files",
+        };
+        Self {
+            files: progress.files(),
+            bytes: progress.bytes(),
+            total: counted.or(Some(progress.expected_files())).filter(|total| *total > 0),
+            elapsed,
+            noun,
+            publishing: progress.is_publishing(),
+            stopping: watched.cancel.is_cancelled(),
+        }
     }
-    let (files, bytes) = (progress.files(), progress.bytes());
-    let scaled = |amount: u64, by: u128, over: u128| {
-        u64::try_from(u128::from(amount) * by / over.max(1)).unwrap_or(u64::MAX)
-    };
-    let millis = elapsed.as_millis();
-    let mut message = format!(
-        "{}, {} files/s, {}/s",
-        text::bytes(bytes),
-        text::count(scaled(files, 1000, millis)),
-        text::bytes(scaled(bytes, 1000, millis))
-    );
-    if progress.is_publishing() {
-        message.push_str(", publishing");
-    } else if let (Some(total), 1..) = (total, files) {
-        let left = scaled(total.saturating_sub(files), millis, files.into());
-        message.push_str(&format!(", {} left", HumanDuration(Duration::from_millis(left))));
+
+    /// What is known, and as much of it as there is room for beside the bar. Rates are of the whole time, since the bar comes late: an
+    /// estimate from its own beginning would take what was done before for a burst.
+    fn message(&self, columns: usize) -> String {
+        /// Of the bar itself, with the blank after it.
+        const LEAST: usize = 6;
+        if self.stopping {
+            return "stopping".to_owned();
+        }
+        let millis = self.elapsed.as_millis();
+        let scaled = |amount: u64, by: u128, over: u128| {
+            u64::try_from(u128::from(amount) * by / over.max(1)).unwrap_or(u64::MAX)
+        };
+        let all = self
+            .total
+            .map_or_else(String::new, |total| format!("/{}", text::count(total.max(self.files))));
+        let mut parts = vec![format!("{}{all} {}", text::count(self.files), self.noun)];
+        let mut rates = Vec::new();
+        if self.bytes > 0 {
+            parts.push(text::bytes(self.bytes));
+            rates.push(format!("{}/s", text::bytes(scaled(self.bytes, 1000, millis))));
+        }
+        if self.files > 0 {
+            let rate = text::count(scaled(self.files, 1000, millis));
+            rates.insert(0, format!("{rate} {}/s", self.noun));
+        }
+        if self.files == 0 && self.total.is_none() {
+            parts = vec!["working".to_owned()];
+        }
+        let time = match self.total {
+            _ if self.publishing => "publishing".to_owned(),
+            Some(total) if self.files > 0 && self.files < total => {
+                format!("{} left", seconds(scaled(total - self.files, millis, self.files.into())))
+            }
+            _ => seconds(u64::try_from(millis).unwrap_or(u64::MAX)),
+        };
+        while !rates.is_empty() {
+            let line = [&parts[..], &rates[..], &[time.clone()]].concat().join(", ");
+            if line.chars().count() + LEAST <= columns {
+                return line;
+            }
+            rates.pop();
+        }
+        parts.push(time);
+        parts.join(", ")
     }
-    message
+}
+
+/// Whole ones: more would flicker.
+fn seconds(millis: u64) -> String {
+    match millis.div_ceil(1000) {
+        seconds @ 0..60 => format!("{seconds} s"),
+        seconds => text::duration(Duration::from_secs(seconds)),
+    }
 }
 
 /// The template is a constant: were it wrong, indicatif's own would do.
@@ -196,11 +266,42 @@ mod tests {
     }
 
     #[test]
-    fn the_templates_are_understood() {
-        for template in [
-            "{spinner} {human_pos} files, {msg}",
-            "{wide_bar} {human_pos}/{human_len} files, {msg}",
+    fn the_bar_says_what_is_known_and_no_more_than_there_is_room_for() {
+        let now = |files, bytes, total| Now {
+            files,
+            bytes,
+            total,
+            elapsed: Duration::from_secs(10),
+            noun: "files",
+            publishing: false,
+            stopping: false,
+        };
+        let whole = now(628_000, 1_300_000_000, Some(628_632));
+        for (now, columns, expected) in [
+            (&whole, 80, "628,000/628,632 files, 1.3 GB, 62,800 files/s, 130.0 MB/s, 1 s left"),
+            (&whole, 70, "628,000/628,632 files, 1.3 GB, 62,800 files/s, 1 s left"),
+            (&whole, 60, "628,000/628,632 files, 1.3 GB, 1 s left"),
+            (&whole, 10, "628,000/628,632 files, 1.3 GB, 1 s left"),
+            (&now(10, 0, Some(1000)), 80, "10/1,000 files, 1 files/s, 16 min 30 s left"),
+            (&now(10, 0, Some(10)), 80, "10/10 files, 1 files/s, 10 s"),
+            (&now(20, 0, Some(10)), 80, "20/20 files, 2 files/s, 10 s"),
+            (&now(0, 0, Some(10)), 80, "0/10 files, 10 s"),
+            (&now(20, 1000, None), 80, "20 files, 1.0 kB, 2 files/s, 100 B/s, 10 s"),
+            (&now(0, 0, None), 80, "working, 10 s"),
+            (
+                &Now { publishing: true, ..now(1, 0, Some(2)) },
+                80,
+                "1/2 files, 0 files/s, publishing",
+            ),
+            (&Now { stopping: true, ..now(1, 0, Some(2)) }, 80, "stopping"),
         ] {
+            assert_eq!(now.message(columns), expected);
+        }
+    }
+
+    #[test]
+    fn the_templates_are_understood() {
+        for template in [BAR, SPINNER] {
             assert!(ProgressStyle::with_template(template).is_ok(), "{template}");
         }
     }

@@ -46,7 +46,11 @@ pub(crate) fn capture(args: &CaptureArgs, session: Session<'_>) -> Result<Exit, 
 }
 
 fn take(worktree: &Worktree, telling: &Telling, session: Session<'_>) -> Result<Exit, Failure> {
-    let total = Total::Tree { root: worktree.path(), times: 1, own: true };
+    // There will be about as many as there were.
+    let total = match worktree.snapshot() {
+        Some(_) => Total::Unknown,
+        None => Total::Tree { root: worktree.path(), times: 1, own: true },
+    };
     let report = session
         .work(total, |options| {
             worktree.capture(telling.message.as_deref(), telling.name.as_deref(), options)
@@ -115,6 +119,9 @@ pub(crate) fn log(args: &LogArgs, session: Session<'_>) -> Result<Exit, Failure>
         let snapshots = snapshots.iter().map(SnapshotFields::new).collect();
         output.document(&LogDocument { snapshots })?;
     } else {
+        if snapshots.is_empty() {
+            output.summary("no snapshots: 'calve snapshot' takes one");
+        }
         let mut table = Table::new([Column::Left, Column::Left, Column::Right, Column::Text]);
         for snapshot in &snapshots {
             table.row(cells(snapshot, output).map(Cell::from));
@@ -244,6 +251,9 @@ pub(crate) fn name(naming: Naming<'_>, session: Session<'_>) -> Result<Exit, Fai
                     .collect();
                 output.document(&NamesDocument { names })?;
             } else {
+                if names.is_empty() {
+                    output.summary("no names: 'calve name SNAPSHOT NAME' gives one");
+                }
                 let mut table = Table::new([Column::Name, Column::Left]);
                 for (name, id) in names {
                     table.row([harmless(name).into_owned().into(), id.into()]);

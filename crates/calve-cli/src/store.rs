@@ -32,7 +32,7 @@ pub(crate) fn run(verb: &StoreVerb, session: Session<'_>) -> Result<Exit, Failur
 
 fn verify(store: &Store, repair: bool, session: Session<'_>) -> Result<Exit, Failure> {
     let report = session
-        .work(Total::Unknown, |options| store.verify(repair, options))
+        .work(Total::Contents, |options| store.verify(repair, options))
         .map_err(|error| store_failure(&error))?;
     let output = session.output;
     if report.busy {
@@ -109,7 +109,7 @@ fn gc(store: &Store, args: &GcArgs, session: Session<'_>) -> Result<Exit, Failur
         options = options.patience(patience);
     }
     let report = session
-        .work(Total::Unknown, |common| store.gc(&options, common))
+        .work(Total::Contents, |common| store.gc(&options, common))
         .map_err(|error| store_failure(&error))?;
     let output = session.output;
     if report.busy {
@@ -141,7 +141,7 @@ fn gc(store: &Store, args: &GcArgs, session: Session<'_>) -> Result<Exit, Failur
 fn pack(store: &Store, all: bool, session: Session<'_>) -> Result<Exit, Failure> {
     let options = PackOptions::new().all(all);
     let report = session
-        .work(Total::Unknown, |common| store.pack(&options, common))
+        .work(Total::Contents, |common| store.pack(&options, common))
         .map_err(|error| store_failure(&error))?;
     let output = session.output;
     let damaged: Vec<String> = report
@@ -174,7 +174,7 @@ fn warm(store: &Store, words: &[String], session: Session<'_>) -> Result<Exit, F
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| store_failure(&error))?;
     let report = session
-        .work(Total::Unknown, |common| store.warm(&snapshots, common))
+        .work(Total::Contents, |common| store.warm(&snapshots, common))
         .map_err(|error| store_failure(&error))?;
     let output = session.output;
     let mut line = format!(

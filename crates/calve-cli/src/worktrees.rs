@@ -40,6 +40,10 @@ pub(crate) fn start(
         let files = store.show(id).map_err(failed)?.files;
         total = Total::Files(files.saturating_mul(times));
         options = options.from(id);
+    } else if let Some(id) = store.project_worktree().map_err(failed)?.snapshot() {
+        // About as many as there were are looked at, and then made. Nobody has to walk the project for that.
+        let files = store.show(id).map_err(failed)?.files;
+        total = Total::Files(files.saturating_mul(times + 1));
     }
     if let Some(at) = &args.at {
         options = options.at(session.common.resolve(at));
@@ -218,6 +222,9 @@ pub(crate) fn list(args: &ListArgs, session: Session<'_>) -> Result<Exit, Failur
         }));
         cells.push(output.path(row.worktree.path()).into());
         table.row(cells);
+    }
+    if rows.is_empty() {
+        output.summary("no worktrees: 'calve start NAME' makes one");
     }
     output.table(&table)?;
     Ok(exit)

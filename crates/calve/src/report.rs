@@ -182,10 +182,12 @@ impl std::fmt::Display for SkipReason {
 
 /// Counters that another thread may read while [`clone_tree`](crate::clone_tree) works, for a progress bar.
 ///
-/// Over all destinations together; they only grow.
+/// Over all destinations together; they only grow. What works on a store counts, too: where a tree is compared with its snapshot the
+/// files that were looked at, and where the store itself is looked after its contents.
 #[derive(Debug, Default)]
 pub struct Progress {
     pub(crate) files: AtomicU64,
+    pub(crate) expected: AtomicU64,
     pub(crate) bytes: AtomicU64,
     pub(crate) publishing: AtomicBool,
 }
@@ -203,7 +205,14 @@ impl Progress {
         self.files.load(Ordering::Relaxed)
     }
 
-    /// Apparent sizes of those files, in bytes.
+    /// How many files there will be at the least, as far as the operation knows: it may find more. 0 where it does not know, or not
+    /// yet.
+    #[must_use]
+    pub fn expected_files(&self) -> u64 {
+        self.expected.load(Ordering::Relaxed)
+    }
+
+    /// Apparent sizes of those files, in bytes. A file that was only looked at has none.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)

@@ -91,6 +91,23 @@ fn results_are_the_destinations_and_all_else_is_on_standard_error() {
     assert!(verbose.stderr.contains("2 directories, 2 files, 0 symlinks"), "{verbose:?}");
 }
 
+#[cfg(unix)]
+#[test]
+fn where_there_is_nothing_to_list_it_is_said_and_not_on_standard_output() {
+    let (_scratch, project) = crate::with_project();
+    for (words, part) in [
+        ("list", "no worktrees: 'calve start NAME'"),
+        ("log", "no snapshots: 'calve snapshot'"),
+        ("name", "no names: 'calve name "),
+    ] {
+        let said = calve(&project, words);
+        assert_eq!((said.code, said.stdout.as_str()), (Some(0), ""), "{words}: {said:?}");
+        assert!(said.stderr.starts_with(part), "{words}: {said:?}");
+        let quiet = calve(&project, &format!("{words} -q"));
+        assert_eq!((quiet.stdout.as_str(), quiet.stderr.as_str()), ("", ""), "{words}");
+    }
+}
+
 #[test]
 fn colors_are_for_terminals_unless_asked_for() {
     let scratch = with_source();

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
 use rustix::fs::{Mode, OFlags};
+use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 use tempfile::TempDir;
@@ -220,4 +221,79 @@ fn a_patch_on_a_terminal_has_nothing_in_it_that_would_steer_it() {
     assert!(!text.contains("\u{1b}[2J"), "{text:?}");
     // In a pipe it is what git takes, to the byte.
     assert!(calve(&project, "diff w").stdout.contains("\n+\u{1b}[2Jboo\tx\r\n"));
+}
+
+/// Clones that take a while, on a terminal, seen when they are under way and as late as a bar comes: they were held up for that.
+fn held_up(scratch: &Path, words: &str) -> OnTerminal {
+    for number in 0..2000 {
+        plant(scratch, &[(&format!("src/{}/{number}", number % 20), "some content")]);
+    }
+    let entries = || fs::read_dir(scratch).unwrap().count();
+    let before = entries();
+    let started = OnTerminal::start(command(scratch, words.split(' ')), 80);
+    let child = Pid::from_child(&started.child);
+    let began = std::time::Instant::now();
+    while entries() == before && began.elapsed().as_secs() < 30 {
+        std::thread::yield_now();
+    }
+    kill_process(child, Signal::STOP).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(600));
+    kill_process(child, Signal::CONT).unwrap();
+    started
+}
+
+/// What erases a line, so that nothing of a bar stays.
+const ERASED: &str = "\u{1b}[2K";
+
+/// Whether there was a bar, and that nothing of it stayed: what is written after it begins on an empty line.
+#[track_caller]
+fn after_the_bar(text: &str) -> Option<&str> {
+    let bar = text.rfind(" files, ")?;
+    let erased = text.rfind(ERASED).unwrap();
+    assert!(erased > bar, "the bar was left: {text:?}");
+    Some(text[erased + ERASED.len()..].trim_start_matches('\r'))
+}
+
+#[test]
+fn a_bar_is_shown_while_it_works_and_is_gone_with_the_summary() {
+    let scratch = scratch();
+    let (code, text) = held_up(scratch.path(), "clone -n 4 src dst").end();
+    assert_eq!(code, Some(0), "{text:?}");
+    let Some(after) = after_the_bar(&text) else {
+        let test = "a_bar_is_shown_while_it_works_and_is_gone_with_the_summary";
+        return crate::not_run(test, "the work was done before a bar was shown");
+    };
+    assert!(after.starts_with("4 trees, 8,000 files: "), "{after:?}");
+    assert_eq!(after.lines().count(), 5, "{after:?}");
+    for line in plain_lines(&text[..text.len() - after.len()]) {
+        assert!(cells(&line) <= 80, "{line:?}");
+    }
+    for flag in ["-q", "--json"] {
+        let (code, text) =
+            held_up(scratch.path(), &format!("clone -n 4 {flag} src dst{flag}")).end();
+        assert_eq!(code, Some(0), "{flag}: {text:?}");
+        assert!(!text.contains(ERASED) && !text.contains('\r'), "{flag}: {text:?}");
+    }
+}
+
+/// What was drawn, line by line, each time anew.
+fn plain_lines(text: &str) -> Vec<String> {
+    text.split(['\r', '\n']).map(|line| plain(&line.replace(ERASED, ""))).collect()
+}
+
+#[test]
+fn a_bar_is_gone_when_a_signal_stopped_the_work() {
+    let scratch = scratch();
+    let mut started = held_up(scratch.path(), "clone -n 20 src dst");
+    started.until(" files, ");
+    let _ = kill_process(Pid::from_child(&started.child), Signal::INT);
+    let (code, text) = started.end();
+    let Some(after) = after_the_bar(&text).filter(|_| code != Some(0)) else {
+        let test = "a_bar_is_gone_when_a_signal_stopped_the_work";
+        return crate::not_run(test, "the work was done before a bar was shown");
+    };
+    assert_eq!(code, Some(130), "{text:?}");
+    assert!(plain(after).starts_with("error: clone "), "{after:?}");
+    assert!(after.trim_end().ends_with(": cancelled"), "{after:?}");
+    assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 1);
 }

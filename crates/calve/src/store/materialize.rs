@@ -531,6 +531,7 @@ impl<'a> Maker<'a> {
                 Kind::Symlink(_) => report.symlinks += 1,
                 _ => report.fifos += 1,
             }
+            self.plan.progress.files.fetch_add(1, Ordering::Relaxed);
         }
         Ok(())
     }

@@ -265,6 +265,7 @@ impl Store {
             made_bytes: missing.iter().map(|(_, size)| size).sum(),
             ..WarmReport::default()
         };
+        common.progress.expected.fetch_add(missing.len() as u64, Ordering::Relaxed);
         // Last in, first out: the largest first, so that no thread is left with one at the end.
         missing.sort_unstable_by_key(|(_, size)| *size);
         let workers = pool::run(
@@ -302,6 +303,7 @@ impl Store {
         mut cold: Vec<Cold>,
         common: &StoreOptions,
     ) -> Result<Written, Error> {
+        common.progress.expected.fetch_add(cold.len() as u64, Ordering::Relaxed);
         // Last in, first out: the largest first.
         cold.sort_by_key(|cold| cold.size);
         let workers = pool::run(

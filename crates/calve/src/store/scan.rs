@@ -182,6 +182,10 @@ pub(crate) fn scan(request: &Request<'_>) -> Result<Scan, Error> {
     let scanner = Scanner { request, places: AtomicU32::new(1), gone: Mutex::default() };
     let base = request.base.map(|_| 0);
     let first = Task::Directory { parent: None, name: CString::default(), place: 0, base };
+    if let Some(base) = request.base {
+        let files = u64::from(base.count).saturating_sub(base.directories.len() as u64);
+        request.progress.expected.fetch_add(files, Ordering::Relaxed);
+    }
     let workers = pool::run(
         request.jobs,
         request.cancel,
@@ -478,6 +482,9 @@ impl Scanner<'_> {
             }
             found.push(Found(what));
         }
+        // What must be opened is counted when it was read.
+        let known = found.iter().filter(|it| matches!(it.0, What::Same(..) | What::Other(..)));
+        self.request.progress.files.fetch_add(known.count() as u64, Ordering::Relaxed);
         // The directories first, so that the files, which are done next, find them waiting for the others.
         queue.extend(directories.into_iter().map(|(name, place, base)| Task::Directory {
             parent: Some(Arc::clone(dir)),

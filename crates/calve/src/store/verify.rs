@@ -349,6 +349,7 @@ impl Store {
         self.blobs()
             .for_each(|id, meta| tasks.push((meta.size, Task::Mirror(id))))
             .context("read", || self.path().join("blobs"))?;
+        common.progress.expected.fetch_add(tasks.len() as u64, Ordering::Relaxed);
         // Last in, first out: the largest first.
         tasks.sort_by_key(|(size, _)| *size);
         let workers = pool::run(
