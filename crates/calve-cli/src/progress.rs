@@ -176,7 +176,7 @@ impl Now {
             _ => seconds(u64::try_from(millis).unwrap_or(u64::MAX)),
         };
         while !rates.is_empty() {
-            let line = [&parts[..], &rates[..], &[time.clone()]].concat().join(", ");
+            let line = [&parts[..], &rates[..], std::slice::from_ref(&time)].concat().join(", ");
             if line.chars().count() + LEAST <= columns {
                 return line;
             }
