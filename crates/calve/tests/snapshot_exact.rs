@@ -292,6 +292,22 @@ fn churn(root: &Path, all: &[u8], stop: &AtomicBool) {
             fs::write(&new, sealed_content(step)).unwrap();
             fs::rename(&new, &gone).unwrap();
         }
+        // A folder that goes and comes back, and a name that is a folder, nothing, and a link to one.
+        let (there, away) =
+            (root.join("still").join(format!("{}", step / 2 % 8)), root.join("away"));
+        if step.is_multiple_of(2) {
+            fs::rename(&there, &away).unwrap();
+        } else if step > 1 {
+            fs::rename(&away, &there).unwrap();
+        }
+        let turns = root.join("turns");
+        match step % 4 {
+            0 => fs::create_dir(&turns).unwrap(),
+            1 if step > 1 => fs::remove_dir(&turns).unwrap(),
+            2 => std::os::unix::fs::symlink("still", &turns).unwrap(),
+            3 => fs::remove_file(&turns).unwrap(),
+            _ => {}
+        }
         if step.is_multiple_of(16) {
             thread::sleep(Duration::from_millis(1));
         }

@@ -281,6 +281,42 @@ fn collecting_while_others_are_at_it_removes_nothing_and_says_so() {
     assert!(!report.busy && report.mirrors == 1, "{report:?}");
 }
 
+/// What is forgotten was chosen before the store was had alone, which took as long as others were at it.
+#[test]
+fn a_snapshot_that_gets_a_name_while_a_collection_waits_for_others_stays_with_all_it_has() {
+    let project = Project::new(few);
+    let mut old = Vec::new();
+    for round in 0..2_u8 {
+        fs::write(project.path.join("d0/f0"), [round; 5000]).unwrap();
+        old.push((project.snapshot(), tree(&project.path)));
+    }
+    fs::write(project.path.join("d0/f0"), "latest").unwrap();
+    project.snapshot();
+    // Somebody is at the store, until the collection wants it for itself.
+    let lock = fs::File::open(project.file("locks/content")).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockShared).unwrap();
+    let gate = fs::File::open(project.file("locks/gate")).unwrap();
+    let report = thread::scope(|scope| {
+        let collector = scope.spawn(|| {
+            project.store.gc(&at_once().expire(Some(Duration::ZERO)), &common()).unwrap()
+        });
+        let look = rustix::fs::FlockOperation::NonBlockingLockShared;
+        while rustix::fs::flock(&gate, look).is_ok() {
+            rustix::fs::flock(&gate, rustix::fs::FlockOperation::Unlock).unwrap();
+            assert!(!collector.is_finished(), "it did not wait");
+            thread::yield_now();
+        }
+        project.store.set_name("kept", old[0].0).unwrap();
+        drop(lock);
+        collector.join().unwrap()
+    });
+    assert_eq!(report.snapshots, [old[1].0], "{report:?}");
+    assert_same(&old[0].1, &project.start(old[0].0).unwrap(), "named");
+    assert_eq!(project.start(old[1].0).unwrap_err().kind(), ErrorKind::SnapshotNotFound);
+    assert_eq!(project.store.stats().unwrap().snapshots, 2);
+    project.assert_sound();
+}
+
 /// Contents come, are forgotten, are collected, and come back the moment before they go: the case in which a
 /// snapshot counts on content that nobody else needs.
 #[test]

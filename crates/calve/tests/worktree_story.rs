@@ -342,15 +342,20 @@ fn a_switch_touches_only_what_differs() {
     let then = stamps();
     let there = worktree.switch(first, false, &options()).unwrap();
     assert_eq!((there.from, there.to, there.kept.len()), (second, first, 0));
+    // README, run.sh, two guides and their two folders; of what goes, `new` is three entries.
+    assert_eq!((there.changed, there.removed), (6, 4), "{there:?}");
     assert_same(&before, &tree(worktree.path()), "switched to the first");
     assert_eq!(status(&worktree), [""; 0]);
     let back = worktree.switch(second, false, &options()).unwrap();
     assert_eq!((back.from, back.to), (first, second));
+    assert_eq!((back.changed, back.removed), (7, 3), "{back:?}");
     assert_same(&after, &tree(worktree.path()), "switched to the second");
     assert_eq!(status(&worktree), [""; 0]);
     assert_eq!(then, stamps(), "inodes and times of {untouched:?}");
     let nowhere = worktree.switch(second, false, &options()).unwrap();
     assert_eq!((nowhere.changed, nowhere.removed), (0, 0), "{nowhere:?}");
+    // What was not touched is known as before, and what was put, too.
+    assert_eq!(worktree.capture(None, None, &options()).unwrap().read_files, 0);
 }
 
 /// A worktree on a first snapshot, and a second that changes much of it.

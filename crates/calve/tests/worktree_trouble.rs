@@ -7,10 +7,11 @@ mod common;
 
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -19,8 +20,8 @@ use rustix::fs::IFlags;
 
 use common::snapshot::assert_same;
 use common::stores::{
-    Desk, assert_arrived, assert_sound, content, content_of, fails, options, put, small_project,
-    status, tree,
+    Desk, assert_arrived, assert_sound, content, content_of, fails, options, put, set_mode,
+    small_project, status, tree,
 };
 use common::{Scratch, has_command, is_root, is_there, names, not_run, sh};
 
@@ -259,6 +260,46 @@ fn a_start_where_something_stands_fails_and_leaves_nothing() {
 }
 
 #[test]
+fn where_something_appears_in_the_course_of_a_start_none_of_its_worktrees_does() {
+    let desk = Desk::small();
+    let snapshot = desk.snapshot();
+    let folder = desk.folder();
+    for attempt in 0..20 {
+        let all: Vec<String> = (0..20).map(|number| format!("w{attempt}-{number:02}")).collect();
+        let last = folder.join(&all[19]);
+        let done = AtomicBool::new(false);
+        let (intruded, result) = thread::scope(|scope| {
+            let intruder = scope.spawn(|| {
+                let stage = |name: &String| name.starts_with(".calve-stage");
+                while !done.load(Ordering::Relaxed) {
+                    if folder.is_dir() && names(&folder).iter().any(stage) {
+                        return fs::write(&last, "mine").is_ok();
+                    }
+                }
+                false
+            });
+            let result = desk.store.start(&all, &StartOptions::new().from(snapshot), &options());
+            done.store(true, Ordering::Relaxed);
+            (intruder.join().unwrap(), result)
+        });
+        if intruded && let Err(error) = result {
+            assert_eq!(error.kind(), ErrorKind::DestinationExists, "{error}");
+            assert_eq!(error.path(), last);
+            assert_eq!(names(&folder), [all[19].as_str()], "what was made is taken back");
+            assert_eq!(fs::read(&last).unwrap(), b"mine");
+            assert_eq!(desk.store.worktrees().unwrap().len(), 0);
+            assert_eq!(names(&desk.store.path().join("indexes")).len(), 1, "the project's");
+            return;
+        }
+        for name in all {
+            desk.store.worktree(&name).unwrap().drop(true, &options()).unwrap().delete().unwrap();
+        }
+        assert_eq!(names(&folder), [""; 0]);
+    }
+    panic!("the start was faster twenty times");
+}
+
+#[test]
 fn a_cancelled_start_or_snapshot_leaves_nothing() {
     let desk = Desk::new(|root| {
         common::plain_tree(root, 40, 50, 3000);
@@ -486,6 +527,28 @@ fn a_forced_switch_that_was_cut_short_is_brought_to_an_end_and_undone_with_nothi
             assert_sound(&desk.store);
         }
     }
+}
+
+#[test]
+fn a_folder_that_shall_be_closed_to_others_is_so_even_where_the_switch_is_cut_short() {
+    let test = "a_folder_that_shall_be_closed_to_others_is_so_even_where_the_switch_is_cut_short";
+    let desk = Desk::small();
+    let first = desk.snapshot();
+    let other = desk.from("other", first);
+    put(other.path(), "closed/key", "secret\n");
+    set_mode(&other.path().join("closed"), 0o700);
+    put(other.path(), "src/main.rs", "second\n");
+    let second = other.capture(None, None, &options()).unwrap().id;
+    let one = desk.from("one", first);
+    let Some(flag) = Immutable::new(&one.path().join("src/main.rs")) else {
+        return not_run(test, "no file can be made immutable here");
+    };
+    fails(one.switch(second, false, &options()), ErrorKind::PermissionDenied);
+    drop(flag);
+    let mode = fs::metadata(one.path().join("closed")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o077, 0, "{mode:o}");
+    one.switch(second, false, &options()).unwrap();
+    assert_same(&tree(other.path()), &tree(one.path()), "brought to an end");
 }
 
 /// A store that nobody can write to, under a mount of its own.

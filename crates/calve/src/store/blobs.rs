@@ -513,5 +513,116 @@ mod tests {
             assert!((0..1_000_000_000).contains(&nanoseconds));
             assert!(seen.insert((seconds, nanoseconds)));
         }
+        // As the format has it: what another version sealed is sealed.
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&[1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(seal_of(BlobId::from_bytes(bytes)), (0x2403_0201, 0x0807_0605));
+        let most = BlobId::from_bytes([0xff; 32]);
+        assert_eq!(seal_of(most), (0x3fff_ffff, 0xffff_ffff % 1_000_000_000));
+    }
+
+    /// A store's folders, and a file beside them.
+    fn a_store(content: &[u8]) -> (tempfile::TempDir, OwnedFd, File) {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["stage", "blobs"] {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        std::fs::write(dir.path().join("file"), content).unwrap();
+        let open = || File::options().read(true).write(true).open(dir.path().join("file")).unwrap();
+        let (read, write) = (open().into(), open());
+        (dir, read, write)
+    }
+
+    /// What changes again within the tick leaves no other time behind: only of a clone, which nobody writes to, the hash is the hash.
+    #[test]
+    fn what_changed_at_the_stamp_or_after_is_cloned_before_it_is_read() {
+        let (dir, file, _) = a_store(b"content");
+        let stage = dir.path().join("stage");
+        let meta = Meta::of(&fs::fstat(&file).unwrap());
+        let (seconds, nanoseconds) = meta.changed;
+        let rows = [
+            ("before", (seconds, nanoseconds + 1), 0),
+            ("at the stamp", (seconds, nanoseconds), 1),
+            ("after", (seconds, nanoseconds - 1), 1),
+        ];
+        let clones_of_the_first = std::cell::OnceCell::new();
+        for (row, stamp, expected) in rows {
+            let blobs = Blobs::open(dir.path()).unwrap();
+            let clones_as_it_is_read = std::cell::OnceCell::new();
+            let stop = || {
+                clones_as_it_is_read.get_or_init(|| std::fs::read_dir(&stage).unwrap().count());
+                false
+            };
+            let mut intake = Intake::new();
+            let taken = blobs.take_in(&mut intake, &file, meta, stamp, &stop).unwrap();
+            let Taken::Stored { blob, .. } = taken else { panic!("{row}: {taken:?}") };
+            assert_eq!(blob, BlobId::of(b"content"), "{row}");
+            assert_eq!(clones_as_it_is_read.get(), Some(&expected), "{row}");
+            assert_eq!(std::fs::read(blobs.mirror_path(blob)).unwrap(), b"content", "{row}");
+            assert_eq!(std::fs::read_dir(&stage).unwrap().count(), 0, "{row}");
+            // Where the filesystem can clone, it does so either way.
+            let cloned = intake.counts.cloned_files;
+            assert_eq!(cloned, *clones_of_the_first.get_or_init(|| cloned), "{row}");
+            blobs.remove(blob).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_file_that_changes_as_it_is_taken_in_is_stored_as_it_was_at_one_moment() {
+        use std::os::unix::fs::FileExt as _;
+        // Two pieces are read of it; it changes before the look (0), before the first (1), between them (2).
+        let content = vec![7; BUFFER_BYTES + 1000];
+        for (stamp, when) in
+            [i64::MIN, i64::MAX].into_iter().flat_map(|at| [0, 1, 2].map(|n| (at, n)))
+        {
+            for longer in [false, true] {
+                let row = format!("stamp {stamp}, changed at {when}, longer: {longer}");
+                let (dir, file, write) = a_store(&content);
+                let blobs = Blobs::open(dir.path()).unwrap();
+                let meta = Meta::of(&fs::fstat(&file).unwrap());
+                let change = || {
+                    wait_for_the_clock(&meta);
+                    write.write_all_at(&[8], 10).unwrap();
+                    if longer {
+                        write.write_all_at(&[9; 10], content.len() as u64).unwrap();
+                    }
+                };
+                let calls = std::cell::Cell::new(0);
+                let stop = || {
+                    calls.set(calls.get() + 1);
+                    if calls.get() == when {
+                        change();
+                    }
+                    false
+                };
+                if when == 0 {
+                    change();
+                }
+                let taken =
+                    blobs.take_in(&mut Intake::new(), &file, meta, (stamp, 0), &stop).unwrap();
+                let Taken::Stored { blob, meta } = taken else { panic!("{row}: {taken:?}") };
+                let stored = std::fs::read(blobs.mirror_path(blob)).unwrap();
+                assert!(BlobId::of(&stored) == blob, "{row}: something else has its name");
+                assert_eq!(stored.len() as u64, meta.size, "{row}");
+                // What the index will know it by.
+                let changed = Meta::of(&fs::fstat(&file).unwrap()).changed;
+                let now = std::fs::read(dir.path().join("file")).unwrap();
+                assert!(
+                    stored == now || meta.changed != changed,
+                    "{row}: taken for what it is now"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn after_the_wait_for_the_clock_a_tick_has_passed() {
+        let (_dir, file, _) = a_store(b"");
+        let meta = Meta::of(&fs::fstat(&file).unwrap());
+        wait_for_the_clock(&meta);
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        let changed =
+            Duration::new(meta.changed.0.unsigned_abs(), u32::try_from(meta.changed.1).unwrap());
+        assert!(now >= changed + TICK, "{now:?} {changed:?}");
     }
 }

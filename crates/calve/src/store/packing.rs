@@ -507,3 +507,32 @@ pub(crate) fn older_than((seconds, nanoseconds): (i64, i64), age: Duration) -> O
         - (i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds));
     u128::try_from(passed).ok().map(|passed| passed >= age.as_nanos())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_still_be_worked_at_is_young_and_what_comes_from_the_future_is_in_doubt() {
+        let (now, _) = crate::store::now();
+        let young = i64::try_from(YOUNG.as_secs()).unwrap();
+        for (row, changed, expected) in [
+            ("now", now - 1, true),
+            ("almost old", now - young + 20, true),
+            ("old", now - young - 1, false),
+            ("long ago", 0, false),
+            ("the future", now + 1000, true),
+        ] {
+            assert_eq!(is_young((changed, 0)), expected, "{row}");
+        }
+        for (row, changed, age, expected) in [
+            ("older", (now - 100, 0), 50, Some(true)),
+            ("as old, and a little", (now - 50, 0), 50, Some(true)),
+            ("younger", (now - 50, 0), 1000, Some(false)),
+            ("any age will do", (now - 1, 999_999_999), 0, Some(true)),
+            ("the future", (now + 1000, 0), 0, None),
+        ] {
+            assert_eq!(older_than(changed, Duration::from_secs(age)), expected, "{row}");
+        }
+    }
+}
