@@ -124,6 +124,8 @@
 //! token TOKEN            hexadecimal digits, the same as in its row
 //! store PATH             the store's absolute path: bytes up to the last line's end
 //! ```
+//! It is a worktree of the store that has its token in a row *and* is at PATH; or whose place that was, if nothing is there any more. So the worktrees of a
+//! project that was copied, store and all, stay the first one's.
 //!
 //! # Locks
 //! Who reads or adds content holds `locks/content` shared, after passing `locks/gate` (taken shared, and let go at once). Who removes
