@@ -172,6 +172,9 @@ pub use worktree::{
     Change, ChangeKind, Diff, Dropped, FileDiff, Scope, Standing, StartOptions, StartReport,
     Started, Status, SwitchReport, Worktree,
 };
+#[cfg(all(unix, any(test, fuzzing)))]
+#[doc(hidden)]
+pub mod fuzzing;
 #[cfg(unix)]
 mod store;
 #[cfg(doc)]

@@ -401,8 +401,7 @@ impl Store {
         if let Some(pack) = lock(&self.0.packs).get(name) {
             return Ok(Arc::clone(pack));
         }
-        // Its name is from the database, which may be someone else's.
-        if name.is_empty() || name.contains('/') || name.starts_with('.') {
+        if !is_pack_name(name) {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "a pack's name cannot be"));
         }
         let flags = crate::reflink::imp::SOURCE_FLAGS;
@@ -430,10 +429,15 @@ impl Store {
         self.0.path.join("indexes").join(token)
     }
 
-    /// The index of a worktree, where there is one that is whole and of `snapshot`.
-    pub(crate) fn index(&self, token: &str, snapshot: SnapshotId) -> Option<index::Index> {
+    /// The index of a worktree, where there is one that is whole and of `snapshot`, which has so many entries.
+    pub(crate) fn index(
+        &self,
+        token: &str,
+        snapshot: SnapshotId,
+        entries: u32,
+    ) -> Option<index::Index> {
         let bytes = std::fs::read(self.index_path(token)).ok()?;
-        index::Index::decode(&bytes).ok().filter(|index| index.snapshot == snapshot)
+        index::Index::decode(&bytes, entries).ok().filter(|index| index.snapshot == snapshot)
     }
 
     pub(crate) fn write_index(&self, token: &str, index: &index::Index) -> Result<(), Error> {
@@ -465,7 +469,7 @@ impl Marker {
         text
     }
 
-    fn decode(text: &[u8]) -> Option<Self> {
+    pub(crate) fn decode(text: &[u8]) -> Option<Self> {
         let rest = text.strip_prefix(b"calve worktree 1\ntoken ")?;
         let end = rest.iter().position(|byte| *byte == b'\n')?;
         let token = std::str::from_utf8(&rest[..end]).ok()?;
@@ -506,8 +510,13 @@ impl Marker {
     }
 }
 
+/// Whether a pack can be called so. Names are from the database, which may be someone else's, and must lead nowhere else.
+pub(crate) fn is_pack_name(name: &str) -> bool {
+    !name.is_empty() && !name.contains(['/', '\0']) && !name.starts_with('.')
+}
+
 /// A file that nobody else sees and that is gone when it is closed.
-fn unlinked_file() -> io::Result<std::fs::File> {
+pub(crate) fn unlinked_file() -> io::Result<std::fs::File> {
     #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
     let file = fs::memfd_create("calve", fs::MemfdFlags::CLOEXEC)?;
     #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]

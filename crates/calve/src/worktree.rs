@@ -30,11 +30,11 @@ use crate::store::{
 
 mod at;
 mod diff;
-mod patch;
+pub(crate) mod patch;
 mod remove;
 mod scope;
 mod start;
-mod switch;
+pub(crate) mod switch;
 
 pub use diff::{Diff, FileDiff};
 pub use remove::Dropped;

@@ -31,7 +31,7 @@ pub(crate) fn check(store: &Path) -> Result<(), Error> {
         let file =
             fs::open(&path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
         let file = std::fs::File::from(file);
-        io::Read::read_to_end(&mut io::Read::take(file, MOST_BYTES), &mut text)?;
+        io::Read::read_to_end(&mut io::Read::take(file, MOST_BYTES + 1), &mut text)?;
         Ok(text)
     };
     let text = match read() {
@@ -64,7 +64,11 @@ pub(crate) fn must_be_in_one_place(store: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-fn parse(text: &[u8]) -> Result<(), String> {
+pub(crate) fn parse(text: &[u8]) -> Result<(), String> {
+    // What was not read of it could be a feature that must be known.
+    if text.len() as u64 > MOST_BYTES {
+        return Err("its format file is longer than any".to_owned());
+    }
     let text = std::str::from_utf8(text).map_err(|_| "its format file is not text".to_owned())?;
     let mut lines = text.lines();
     match lines.next() {
@@ -92,7 +96,7 @@ fn parse(text: &[u8]) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{FOLDERS, must_be_in_one_place, parse};
+    use super::{FOLDERS, check, must_be_in_one_place, parse};
 
     #[test]
     fn a_store_with_an_unknown_incompatible_flag_is_refused_by_its_name() {
@@ -116,6 +120,21 @@ mod tests {
         assert!(parse(b"\xff").is_err());
     }
 
+    /// It was read as far as 64 KiB, and what came behind was taken for not there.
+    #[test]
+    fn a_format_file_that_is_too_long_to_be_read_as_a_whole_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let long = "compatible sparkle\n".repeat(4000);
+        for (text, sound) in [
+            (format!("calve store 1\n{}", &long[..20_000 / 19 * 19]), true),
+            (format!("calve store 1\n{long}"), false),
+            (format!("calve store 1\n{long}incompatible sha4\n"), false),
+        ] {
+            std::fs::write(dir.path().join("format"), &text).unwrap();
+            assert_eq!(check(dir.path()).is_ok(), sound, "{} bytes", text.len());
+        }
+    }
+
     #[test]
     fn a_store_of_which_a_part_leads_elsewhere_is_refused_by_its_path() {
         let outside = tempfile::tempdir().unwrap();
@@ -131,7 +150,7 @@ mod tests {
     #[test]
     #[cfg(target_os = "linux")]
     fn a_pipe_that_is_called_format_is_refused_and_not_waited_for() {
-        use super::{NEW, check};
+        use super::NEW;
 
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("format");

@@ -48,7 +48,7 @@ use super::pack::{Location, OVERHEAD_BYTES};
 use super::packing::{Cold, From, older_than};
 use super::reach::Reach;
 use super::snapshot::open_dir;
-use super::{Store, StoreOptions, locks, path_from};
+use super::{Store, StoreOptions, is_pack_name, locks, path_from};
 use crate::error::{Context as _, Error, ErrorKind};
 use crate::tree::removal;
 
@@ -276,7 +276,10 @@ impl Store {
             let length = std::fs::metadata(self.pack_path(name)).map_or(0, |meta| meta.len());
             // With what a pack of these alone would take beside them, or one of tiny contents would never be dense.
             let (each, fixed) = OVERHEAD_BYTES;
-            let living: u64 = live.iter().map(|(_, at)| at.stored + each).sum::<u64>() + fixed;
+            // What the rows say may be any number.
+            let living = live
+                .iter()
+                .fold(fixed, |sum, (_, at)| sum.saturating_add(at.stored).saturating_add(each));
             !live.is_empty() && living.saturating_mul(2) < length
         });
         Ok(packs)
@@ -382,7 +385,7 @@ impl Store {
         })?;
         report.directories = directories.len() as u64;
         report.packed_blobs = packed.len() as u64;
-        report.packed_bytes = packed.iter().map(|(_, at)| at.stored).sum();
+        report.packed_bytes = packed.iter().fold(0, |sum, (_, at)| at.stored.saturating_add(sum));
         Ok(())
     }
 
@@ -435,8 +438,7 @@ impl Store {
         let needless: HashSet<String> = empty.into_iter().chain(needless).collect();
         self.forget_packs();
         for name in needless {
-            // A name that the database made up leads nowhere else.
-            if name.contains('/') || name.starts_with('.') {
+            if !is_pack_name(&name) {
                 continue;
             }
             let path = self.pack_path(&name);

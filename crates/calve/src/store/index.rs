@@ -23,13 +23,19 @@ use std::io::{self, Read as _};
 use super::id::SnapshotId;
 use super::object::{Malformed, Reader, put_varint, put_zigzag};
 
-const MAGIC: &[u8; 8] = b"CALVEIDX";
-const VERSION: u32 = 1;
+pub(crate) const MAGIC: &[u8; 8] = b"CALVEIDX";
+pub(crate) const VERSION: u32 = 1;
 const HEADER_BYTES: usize = 8 + 4 + 32 + 12 + 4;
 const HASH_BYTES: usize = 32;
 
-/// A record takes at most this much, so that a count says how much there can be at most.
-const RECORD_MOST_BYTES: u64 = 25;
+/// A record takes at most this much.
+const RECORD_MOST_BYTES: usize = 25;
+
+/// So much of the records is in memory at once.
+const PIECE_BYTES: usize = 64 * 1024;
+
+/// No window that is written is larger; a forged one may ask for 128 MiB of memory.
+const WINDOW_LOG: u32 = 23;
 
 /// What stands for an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -71,50 +77,85 @@ impl Index {
         Ok(out)
     }
 
-    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
-        let short = Malformed("the index ends too early");
-        let (body, hash) =
-            bytes.split_at_checked(bytes.len().saturating_sub(HASH_BYTES)).ok_or(short)?;
-        let (header, compressed) = body.split_at_checked(HEADER_BYTES).ok_or(short)?;
-        let mut rest = header;
-        let mut take = |length: usize| {
-            let (taken, left) = rest.split_at_checked(length).ok_or(short)?;
-            rest = left;
-            Ok::<_, Malformed>(taken)
-        };
-        let number = |bytes: &[u8]| bytes.try_into().map(u32::from_le_bytes).map_err(|_| short);
-        if take(8)? != MAGIC {
-            return Err(Malformed("it is no index"));
+    /// Decodes the index of a snapshot that has so many entries; one of any other number is refused before it takes memory.
+    pub(crate) fn decode(bytes: &[u8], entries: u32) -> Result<Self, Malformed> {
+        let (snapshot, stamp, count, compressed) = parts(bytes)?;
+        if count != entries {
+            return Err(Malformed("the index has another number of entries"));
         }
-        if number(take(4)?)? != VERSION {
-            return Err(Malformed("the index is of another version"));
+        let mut stats = Vec::with_capacity(entries as usize);
+        records(compressed, count, |stat| stats.push(stat))?;
+        Ok(Self { snapshot, stamp, stats })
+    }
+
+    /// Whether it could be decoded, by whoever knows how many entries it should have. Keeps nothing of it in memory.
+    pub(crate) fn check(bytes: &[u8]) -> Result<(), Malformed> {
+        let (_, _, count, compressed) = parts(bytes)?;
+        records(compressed, count, drop)
+    }
+}
+
+/// Snapshot, stamp, the number of the records, and these, compressed.
+type Parts<'a> = (SnapshotId, (i64, u32), u32, &'a [u8]);
+
+fn parts(bytes: &[u8]) -> Result<Parts<'_>, Malformed> {
+    let short = Malformed("the index ends too early");
+    let (body, hash) =
+        bytes.split_at_checked(bytes.len().saturating_sub(HASH_BYTES)).ok_or(short)?;
+    let (header, compressed) = body.split_at_checked(HEADER_BYTES).ok_or(short)?;
+    let mut rest = header;
+    let mut take = |length: usize| {
+        let (taken, left) = rest.split_at_checked(length).ok_or(short)?;
+        rest = left;
+        Ok::<_, Malformed>(taken)
+    };
+    let number = |bytes: &[u8]| bytes.try_into().map(u32::from_le_bytes).map_err(|_| short);
+    if take(8)? != MAGIC {
+        return Err(Malformed("it is no index"));
+    }
+    if number(take(4)?)? != VERSION {
+        return Err(Malformed("the index is of another version"));
+    }
+    if blake3::hash(body).as_bytes() != hash {
+        return Err(Malformed("the index does not have its own hash"));
+    }
+    let snapshot = SnapshotId::from_bytes(take(32)?.try_into().map_err(|_| short)?);
+    let seconds = i64::from_le_bytes(take(8)?.try_into().map_err(|_| short)?);
+    let stamp = (seconds, number(take(4)?)?);
+    Ok((snapshot, stamp, number(take(4)?)?, compressed))
+}
+
+/// Gives each of the `count` records to `found`. A few bytes can unfold without end, so they are read piece by piece.
+fn records(compressed: &[u8], count: u32, mut found: impl FnMut(Stat)) -> Result<(), Malformed> {
+    let cannot = |_| Malformed("the index cannot be decompressed");
+    let mut decoder = zstd::stream::read::Decoder::new(compressed).map_err(cannot)?;
+    decoder.window_log_max(WINDOW_LOG).map_err(cannot)?;
+    let mut piece = Vec::with_capacity(PIECE_BYTES);
+    let mut whole = false;
+    let mut last = Stat::default();
+    let mut left = count;
+    loop {
+        if !whole {
+            let wanted = PIECE_BYTES - piece.len();
+            let read =
+                decoder.by_ref().take(wanted as u64).read_to_end(&mut piece).map_err(cannot)?;
+            whole = read < wanted;
         }
-        if blake3::hash(body).as_bytes() != hash {
-            return Err(Malformed("the index does not have its own hash"));
-        }
-        let snapshot = SnapshotId::from_bytes(take(32)?.try_into().map_err(|_| short)?);
-        let seconds = i64::from_le_bytes(take(8)?.try_into().map_err(|_| short)?);
-        let stamp = (seconds, number(take(4)?)?);
-        let count = number(take(4)?)?;
-        let mut records = Vec::new();
-        zstd::stream::read::Decoder::new(compressed)
-            .and_then(|decoder| {
-                decoder.take(u64::from(count) * RECORD_MOST_BYTES + 1).read_to_end(&mut records)
-            })
-            .map_err(|_| Malformed("the index cannot be decompressed"))?;
-        let mut reader = Reader(&records);
-        let mut stats = Vec::new();
-        let mut last = Stat::default();
-        for _ in 0..count {
+        let mut reader = Reader(&piece);
+        while left > 0 && (whole || reader.0.len() >= RECORD_MOST_BYTES) {
             let ino = last.ino.wrapping_add(reader.zigzag()?.cast_unsigned());
             let seconds = last.changed.0.wrapping_add(reader.zigzag()?);
             let nanoseconds =
                 u32::try_from(reader.varint()?).map_err(|_| Malformed("a number is too large"))?;
             last = Stat { ino, changed: (seconds, nanoseconds) };
-            stats.push(last);
+            found(last);
+            left -= 1;
         }
-        reader.end()?;
-        Ok(Self { snapshot, stamp, stats })
+        if left == 0 && (whole || !reader.0.is_empty()) {
+            return reader.end();
+        }
+        let read = piece.len() - reader.0.len();
+        piece.drain(..read);
     }
 }
 
@@ -139,25 +180,53 @@ mod tests {
                     .collect(),
             };
             let mut encoded = index.encode().unwrap();
-            let decoded = Index::decode(&encoded);
+            let entries = u32::try_from(index.stats.len()).unwrap();
+            let decoded = Index::decode(&encoded, entries);
             prop_assert_eq!(decoded.as_ref(), Ok(&index));
             let at = at.index(encoded.len());
-            prop_assert!(Index::decode(&encoded[..at]).is_err());
+            prop_assert_eq!(Index::check(&encoded), Ok(()));
+            prop_assert!(Index::decode(&encoded, entries + 1).is_err());
+            prop_assert!(Index::check(&encoded[..at]).is_err());
             encoded[at] ^= 1;
-            prop_assert!(Index::decode(&encoded).is_err());
+            prop_assert!(Index::check(&encoded).is_err());
         }
     }
 
-    #[test]
-    fn a_count_that_lies_costs_no_memory() {
+    /// An index of this count whose records are `records`, uncompressed.
+    fn forged(count: u32, records: &[u8]) -> Vec<u8> {
         let mut bytes = Vec::new();
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(&VERSION.to_le_bytes());
         bytes.extend_from_slice(&[0; 44]);
-        bytes.extend_from_slice(&u32::MAX.to_le_bytes());
-        bytes.extend_from_slice(&zstd::bulk::compress(&[0; 30], 1).unwrap());
+        bytes.extend_from_slice(&count.to_le_bytes());
+        bytes.extend_from_slice(&zstd::bulk::compress(records, 1).unwrap());
         let hash = *blake3::hash(&bytes).as_bytes();
         bytes.extend_from_slice(&hash);
-        assert!(Index::decode(&bytes).is_err());
+        bytes
+    }
+
+    #[test]
+    fn a_count_that_lies_costs_no_memory() {
+        assert!(Index::check(&forged(u32::MAX, &[0; 30])).is_err());
+        assert!(Index::decode(&forged(u32::MAX, &[0; 30]), 10).is_err());
+        assert!(Index::decode(&forged(9, &[0; 30]), 9).is_err());
+        assert_eq!(Index::decode(&forged(10, &[0; 30]), 10).unwrap().stats, [Stat::default(); 10]);
+    }
+
+    /// It was decompressed as a whole, as much as its own count allowed: a megabyte of file, gigabytes of zeros.
+    #[test]
+    fn records_that_unfold_without_end_are_never_in_memory_as_a_whole() {
+        let count = 10_000_000;
+        let bytes = forged(count, &vec![0; 3 * count as usize]);
+        assert!(bytes.len() < 10_000, "{}", bytes.len());
+        let mut found = 0;
+        let (.., compressed) = parts(&bytes).unwrap();
+        records(compressed, count, |stat| found += u32::from(stat == Stat::default())).unwrap();
+        assert_eq!(found, count);
+        assert!(Index::check(&forged(count - 1, &vec![0; 3 * count as usize])).is_err());
+        assert_eq!(
+            Index::decode(&bytes, 7),
+            Err(Malformed("the index has another number of entries"))
+        );
     }
 }

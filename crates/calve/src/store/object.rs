@@ -280,7 +280,7 @@ fn read_attributes(reader: &mut Reader<'_>) -> Result<Box<Attributes>, Malformed
 }
 
 /// Whether a directory may have an entry of this name: the gate that keeps a hostile store inside its destination.
-fn is_name(name: &[u8]) -> bool {
+pub(crate) fn is_name(name: &[u8]) -> bool {
     !name.is_empty() && name != b"." && name != b".." && !name.contains(&b'/') && !name.contains(&0)
 }
 

@@ -262,7 +262,7 @@ impl Store {
         let mut report = WarmReport {
             blobs: reach.blobs.len() as u64,
             made_mirrors: missing.len() as u64,
-            made_bytes: missing.iter().map(|(_, size)| size).sum(),
+            made_bytes: missing.iter().fold(0, |sum, (_, size)| size.saturating_add(sum)),
             ..WarmReport::default()
         };
         common.progress.expected.fetch_add(missing.len() as u64, Ordering::Relaxed);

@@ -26,7 +26,7 @@ use super::packing::{Cold, From, put_pack};
 use super::reach::Reach;
 use super::snapshot::open_dir;
 use super::verify::{Bad, DamageKind, Eye, Mirror, VerifyReport};
-use super::{PROJECT, Store, StoreOptions, path_from};
+use super::{PROJECT, Store, StoreOptions, is_pack_name, path_from};
 use crate::error::{Context as _, Error};
 use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::meta::{self, Meta};
@@ -46,7 +46,7 @@ impl Store {
     ) -> Result<(), Error> {
         self.forget_packs();
         let folder = open_dir(&self.path().join("packs"))?;
-        for name in packs {
+        for name in packs.iter().filter(|name| is_pack_name(name)) {
             let name = CString::new(name.as_str()).unwrap_or_default();
             open_again(&folder, &name);
         }
@@ -231,7 +231,7 @@ impl Store {
                 [name],
             )
         })?;
-        if gone > 0 {
+        if gone > 0 && is_pack_name(name) {
             self.forget_packs();
             match std::fs::remove_file(self.pack_path(name)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {

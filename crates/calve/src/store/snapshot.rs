@@ -122,9 +122,7 @@ impl Store {
                 Some((id, object, manifest))
             }
         };
-        let index = row.snapshot.and_then(|id| self.index(&row.token, id)).filter(|index| {
-            base.as_ref().is_some_and(|(_, _, base)| base.count as usize == index.stats.len())
-        });
+        let index = base.as_ref().and_then(|(id, _, base)| self.index(&row.token, *id, base.count));
         Ok(Known { row, root, base, index })
     }
 

@@ -561,8 +561,8 @@ impl Store {
             let reason = match std::fs::read(&path) {
                 // What a crash leaves of one that was not written back: as good as none.
                 Ok(bytes) if bytes.is_empty() => continue,
-                Ok(bytes) => match super::index::Index::decode(&bytes) {
-                    Ok(_) => continue,
+                Ok(bytes) => match super::index::Index::check(&bytes) {
+                    Ok(()) => continue,
                     Err(error) => error.to_string(),
                 },
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,

@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind};
 
 /// The compiled patterns of one operation.
 #[derive(Debug)]
-pub(super) struct Filter {
+pub(crate) struct Filter {
     exclude: Gitignore,
     include: Gitignore,
     /// What leads to an include pattern that names a path: these directories are entered even where they are excluded.
@@ -35,7 +35,7 @@ pub(crate) struct IgnoreChain {
 
 /// What the filter says of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Decision {
+pub(crate) enum Decision {
     Keep,
     /// Keep the directory, for the sake of what is included below it.
     Enter,
@@ -43,7 +43,7 @@ pub(super) enum Decision {
 }
 
 impl Filter {
-    pub(super) fn new(options: &CloneOptions) -> Result<Self, Error> {
+    pub(crate) fn new(options: &CloneOptions) -> Result<Self, Error> {
         let mut leading = Vec::new();
         for pattern in &options.include {
             let parts = components(pattern);
@@ -72,7 +72,7 @@ impl Filter {
 
     /// What to do with the entry at `path`, relative to the source, in a directory that is kept or (`inside_excluded`)
     /// only entered.
-    pub(super) fn decide(
+    pub(crate) fn decide(
         &self,
         path: &Path,
         is_dir: bool,
@@ -92,7 +92,7 @@ impl Filter {
     }
 
     /// Whether the file at `path` must be a copy of its own in the link modes.
-    pub(super) fn is_mutable(&self, path: &Path) -> bool {
+    pub(crate) fn is_mutable(&self, path: &Path) -> bool {
         self.mutable.matched(path, false).is_ignore()
             || path.ancestors().skip(1).any(|above| self.mutable.matched(above, true).is_ignore())
     }

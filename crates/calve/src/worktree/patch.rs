@@ -19,7 +19,7 @@ use sha1_smol::Sha1;
 
 use lines::LineDiff;
 
-mod lines;
+pub(crate) mod lines;
 #[cfg(test)]
 mod tests;
 

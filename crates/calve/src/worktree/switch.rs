@@ -50,7 +50,7 @@ pub(crate) use undo::undo_goes_to;
 use undo::{Aside, Record};
 
 mod plan;
-mod undo;
+pub(crate) mod undo;
 
 /// How many files go to one directory of the stage, each of which one thread fills.
 const STAGED_TOGETHER: usize = 128;

@@ -15,7 +15,7 @@ use imara_diff::sources::byte_lines;
 use imara_diff::{Algorithm, Diff, InternedInput, Token};
 
 /// The sum, over all parts, of the square of their lines on both sides together: one part of 32 Ki lines, or many smaller.
-const BUDGET: u64 = 1 << 30;
+pub(crate) const BUDGET: u64 = 1 << 30;
 
 /// How many of the equal lines at either end are kept.
 const MARGIN_LINES: usize = 1000;
@@ -230,6 +230,31 @@ fn anchors(lines: &InternedInput<&[u8]>) -> Vec<(usize, usize)> {
     chosen
 }
 
+/// What becomes of `old` when the changes are made: the property that everything here is held to.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn apply(margin_lines: usize, budget: u64, old: &[u8], new: &[u8]) -> Vec<u8> {
+    let diff = LineDiff::with(margin_lines, budget, old, new);
+    let (start, end) = common_ends(old, new, margin_lines);
+    assert_eq!(text_lines(&old[..start]), diff.lines_ahead());
+    assert_eq!(old[..start], new[..start]);
+    let mut result = old[..start].to_vec();
+    let mut at = 0;
+    for hunk in diff.hunks() {
+        assert!(at < hunk.before.start || at == 0, "{:?}", diff.hunks());
+        (at..hunk.before.start).for_each(|line| result.extend(diff.before(line)));
+        hunk.after.clone().for_each(|line| result.extend(diff.after(line)));
+        at = hunk.before.end;
+    }
+    (at..diff.before_lines()).for_each(|line| result.extend(diff.before(line)));
+    result.extend(&old[old.len() - end..]);
+    result
+}
+
+#[cfg(any(test, fuzzing))]
+fn text_lines(text: &[u8]) -> u32 {
+    u32::try_from(text.split_inclusive(|byte| *byte == b'\n').count()).unwrap_or(u32::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::{Duration, Instant};
@@ -237,29 +262,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    /// What becomes of `old` when the changes are made.
-    fn apply(margin_lines: usize, budget: u64, old: &[u8], new: &[u8]) -> Vec<u8> {
-        let diff = LineDiff::with(margin_lines, budget, old, new);
-        let (start, end) = common_ends(old, new, margin_lines);
-        assert_eq!(text_lines(&old[..start]), diff.lines_ahead());
-        assert_eq!(old[..start], new[..start]);
-        let mut result = old[..start].to_vec();
-        let mut at = 0;
-        for hunk in diff.hunks() {
-            assert!(at < hunk.before.start || at == 0, "{:?}", diff.hunks());
-            (at..hunk.before.start).for_each(|line| result.extend(diff.before(line)));
-            hunk.after.clone().for_each(|line| result.extend(diff.after(line)));
-            at = hunk.before.end;
-        }
-        (at..diff.before_lines()).for_each(|line| result.extend(diff.before(line)));
-        result.extend(&old[old.len() - end..]);
-        result
-    }
-
-    fn text_lines(text: &[u8]) -> u32 {
-        u32::try_from(text.split_inclusive(|byte| *byte == b'\n').count()).unwrap()
-    }
 
     /// A random number, the same in every run.
     fn random(state: &mut u64) -> u64 {

@@ -187,12 +187,12 @@ pub(crate) fn undo_goes_to(path: &Path) -> Option<SnapshotId> {
 
 /// What `undo` must know, beside the files that were moved aside.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Record {
-    from: SnapshotId,
+pub(crate) struct Record {
+    pub(crate) from: SnapshotId,
     /// What had been deleted by hand.
-    pub(super) deleted: Vec<PathBuf>,
+    pub(crate) deleted: Vec<PathBuf>,
     /// Modes that directories had been given by hand.
-    modes: Vec<(PathBuf, u32)>,
+    pub(crate) modes: Vec<(PathBuf, u32)>,
 }
 
 /// What was moved aside, by the paths it had.
@@ -228,7 +228,7 @@ fn list(files: &Path) -> io::Result<Aside> {
 
 impl Record {
     /// Zero bytes end the parts: no path has one.
-    fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let mut text = format!("calve undo 1\0{}\0", self.from).into_bytes();
         for path in &self.deleted {
             text.push(b'D');
@@ -243,7 +243,7 @@ impl Record {
         text
     }
 
-    pub(super) fn decode(text: &[u8]) -> Option<Self> {
+    pub(crate) fn decode(text: &[u8]) -> Option<Self> {
         let mut parts = text.strip_suffix(&[0])?.split(|byte| *byte == 0);
         if parts.next()? != b"calve undo 1" {
             return None;

@@ -1,0 +1,172 @@
+//! What a fuzzer begins with: real encodings, of values that have a bit of everything. `fuzz/README.md` tells how they are written.
+
+use std::io;
+
+use crate::store::id::{BlobId, DirectoryId, SnapshotId};
+use crate::store::index::{Index, Stat};
+use crate::store::object::{Entry, Kind, SnapshotObject, encode_directory};
+use crate::store::pack::PackWriter;
+use crate::store::{Marker, format, unlinked_file};
+use crate::worktree::switch::undo::Record;
+
+/// A seed: its fuzzer, its name, its bytes.
+pub type Seed = (&'static str, &'static str, Vec<u8>);
+
+fn entry(name: &str, kind: Kind) -> Entry {
+    Entry {
+        name: name.as_bytes().into(),
+        mode: 0o644,
+        uid: 1000,
+        gid: 1000,
+        mtime: (1_700_000_000, 123_456_789),
+        attributes: None,
+        kind,
+    }
+}
+
+fn file(name: &str, size: u64, link: u64) -> Entry {
+    entry(name, Kind::File { size, link, blob: BlobId::from_bytes([7; 32]) })
+}
+
+/// In a manifest's input, a directory's number stands for its id.
+fn directory(name: &str, number: u8) -> Entry {
+    entry(name, Kind::Directory(DirectoryId::from_bytes([number; 32])))
+}
+
+fn small() -> Vec<u8> {
+    let attributes = vec![(b"user.a".to_vec(), b"1".to_vec()), (b"user.b".to_vec(), Vec::new())];
+    let program = Entry { mode: 0o755, attributes: Some(attributes.into()), ..file("run", 0, 0) };
+    let old = Entry { mtime: (-1, 0), mode: 0o4711, ..entry("pipe", Kind::Fifo) };
+    let link = entry("link", Kind::Symlink((*b"../elsewhere").into()));
+    encode_directory(&[file("a", 1 << 40, 1), link, old, program, file("z", 5, 1)])
+}
+
+fn snapshot(root: DirectoryId, parent: Option<SnapshotId>) -> SnapshotObject {
+    SnapshotObject {
+        root: entry("", Kind::Directory(root)),
+        parent,
+        created: (1_700_000_001, 5),
+        message: "what it is".to_owned(),
+        entries: 599,
+        files: 6,
+        bytes: 1 << 41,
+    }
+}
+
+fn part(bytes: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
+    [&length.to_le_bytes(), bytes].concat()
+}
+
+fn pack_of(blobs: &[&[u8]]) -> io::Result<Vec<u8>> {
+    let mut writer = PackWriter::create(unlinked_file()?, 3)?;
+    for &(mut blob) in blobs {
+        let id = BlobId::from_bytes(*blake3::hash(blob).as_bytes());
+        writer.add(id, blob.len() as u64, &mut blob)?;
+    }
+    let (file, _) = writer.finish()?;
+    let mut bytes = vec![0; usize::try_from(file.metadata()?.len()).unwrap_or(0)];
+    std::os::unix::fs::FileExt::read_exact_at(&file, &mut bytes, 0)?;
+    Ok(bytes)
+}
+
+/// All of them.
+///
+/// # Errors
+/// Memory is not to be had.
+pub fn all() -> io::Result<Vec<Seed>> {
+    let id = SnapshotId::from_bytes([9; 32]);
+    let small = small();
+    let some = snapshot(DirectoryId::of(&small), Some(id)).encode();
+    let mut seeds: Vec<Seed> = vec![
+        ("objects", "directory", small.clone()),
+        ("objects", "empty", encode_directory(&[])),
+        ("objects", "snapshot", some.clone()),
+        ("objects", "first-snapshot", snapshot(DirectoryId::of(&small), None).encode()),
+    ];
+
+    let nested = encode_directory(&[directory("below", 0), file("other", 3, 0)]);
+    seeds.push(("manifest", "nested", [&some, &small, &nested].map(|bytes| part(bytes)).concat()));
+    // Each has the one before twice: it doubles with every one.
+    let mut doubling = part(&some);
+    doubling.extend(part(&small));
+    for number in 0..5 {
+        doubling.extend(part(&encode_directory(&[directory("a", number), directory("b", number)])));
+    }
+    seeds.push(("manifest", "doubling", doubling));
+
+    let noise: Vec<u8> = (0..40_u8).flat_map(|seed| *blake3::hash(&[seed]).as_bytes()).collect();
+    let zeros = vec![0; 20_000];
+    seeds.extend([
+        ("pack", "three", pack_of(&[b"a line\na line\na line\n", &noise, &zeros])?),
+        ("pack", "one", pack_of(&[b"x"])?),
+        ("pack", "none", pack_of(&[])?),
+    ]);
+
+    let stats = (0..30).map(|number| Stat {
+        ino: 1000 + number * number,
+        changed: (1_700_000_000 - i64::try_from(number).unwrap_or(0), 999_999_999),
+    });
+    let index = Index { snapshot: id, stamp: (1_700_000_100, 7), stats: stats.collect() };
+    let encoded = index.encode()?;
+    let empty = Index { stats: Vec::new(), ..index };
+    // The last two are inputs of which the index is made: what follows the version, and the records themselves.
+    let records = [&[9; 32][..], &[0; 12], &10_u32.to_le_bytes(), &[0; 30]].concat();
+    seeds.extend([
+        ("index", "whole", encoded.clone()),
+        ("index", "empty", empty.encode()?),
+        ("index", "unsealed", encoded[12..encoded.len() - 32].to_vec()),
+        ("index", "records", records),
+    ]);
+
+    let token = "0123456789abcdef".repeat(2);
+    let marker = Marker { token, store: "/home/me/a project/.calve".into() };
+    let record = Record {
+        from: id,
+        deleted: vec!["a/b".into(), "c\nd".into()],
+        modes: vec![("e".into(), 0o755)],
+    };
+    seeds.extend([
+        ("texts", "format", format::NEW.as_bytes().to_vec()),
+        ("texts", "features", b"calve store 1\ncompatible a\nincompatible b\n".to_vec()),
+        ("texts", "marker", marker.encode()),
+        ("texts", "undo", record.encode()),
+        ("texts", "maker", crate::tree::staging::stage_name().into_bytes()),
+        ("texts", "id", id.to_string().into_bytes()),
+    ]);
+
+    // Operations, that rows are edited, then table, row, column, action and its value.
+    let (everything, repair, collect) = (0xff, 0x08, 0x04);
+    for (name, operations, edits) in [
+        ("nothing", everything, &[][..]),
+        ("pack-elsewhere", everything, &[4, 0, 1, 0x85, 6]),
+        ("pack-elsewhere-repaired", repair, &[4, 0, 1, 0x85, 6]),
+        ("pack-elsewhere-collected", collect, &[4, 0, 1, 0x85, 6]),
+        ("pack-renamed", everything, &[4, 0, 1, 5, 6]),
+        ("pack-renamed-repaired", repair, &[4, 0, 1, 5, 6]),
+        ("huge-stored", everything, &[5, 0, 3, 9]),
+        ("size-below-zero", everything, &[5, 1, 4, 8, 0xff]),
+        ("worktree-elsewhere", everything, &[3, 1, 2, 6, 9]),
+        ("token-elsewhere", everything, &[3, 1, 1, 5, 5]),
+        ("name-of-nothing", everything, &[2, 0, 1, 7, 3, 0xff]),
+        ("directory-flipped", everything, &[1, 0, 1, 0x47, 9, 1]),
+        ("snapshot-flipped", everything, &[0, 0, 2, 0xc7, 70, 1]),
+    ] {
+        seeds.push(("database", name, [&[operations, 1], edits].concat()));
+    }
+    seeds.push(("database", "bytes", vec![everything, 0, 0x20, 0, 0xff, 0x30, 1, 0]));
+
+    seeds.extend([
+        (
+            "patterns",
+            "some",
+            b"target/\n*.log\n/a[!x-z]b\0keep/*.log\n\0*.pyc\0*.o\n!keep.o\n\0/build\n\\#x \n**/y\0keep/build/a.o"
+                .to_vec(),
+        ),
+        ("patterns", "classes", b"[[:alpha:][:digit:]]\n[]-a]\n[!]]\n[a\\]]\0\0\0[^/]{a,b}\n\0\0a/[x]".to_vec()),
+        ("lines", "text", b"\x03\x10\x00one\ntwo\nthree\nfour\n\xffone\n2\nthree\nfour\nfive".to_vec()),
+        ("lines", "repeats", [&b"\x00\x00\x01"[..], &b"a\n".repeat(40), b"\xff", &b"a\n".repeat(37), b"b"].concat()),
+        ("lines", "binary", b"\x01\x01\x04a\0b\xffa\0c".to_vec()),
+    ]);
+    Ok(seeds)
+}
