@@ -119,6 +119,13 @@ impl Error {
         self
     }
 
+    /// The same, of the path that a file is to have, where it was staged at another.
+    #[cfg(unix)]
+    pub(crate) fn with_path(mut self, path: impl Into<PathBuf>) -> Self {
+        self.0.path = path.into();
+        self
+    }
+
     #[cfg(unix)]
     pub(crate) fn with_details(mut self, details: Vec<PathBuf>) -> Self {
         self.0.details = details;

@@ -22,7 +22,7 @@ use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
 use crate::reflink::meta::Meta;
 use crate::report::{Cancel, Progress};
 use crate::tree::op::default_jobs;
-use crate::tree::staging::{Stage, stage_name};
+use crate::tree::staging::{Stage, StagedFile, write_whole};
 
 pub(crate) mod blobs;
 pub(crate) mod db;
@@ -322,11 +322,9 @@ impl Store {
     pub(crate) fn clock(&self) -> Result<(i64, u32), Error> {
         let take = || -> io::Result<(i64, u32)> {
             let dir = fs::open(self.0.path.join("stage"), DIR_FLAGS, Mode::empty())?;
-            let name = stage_name();
-            let file = fs::openat(&dir, name.as_str(), NEW_FILE_FLAGS, Mode::RUSR | Mode::WUSR)?;
-            let stat = fs::fstat(&file);
-            fs::unlinkat(&dir, name.as_str(), AtFlags::empty())?;
-            Ok(scan::stat_of(&Meta::of(&stat?)).changed)
+            let staged = StagedFile::new(&dir);
+            let file = fs::openat(&dir, &staged.path, NEW_FILE_FLAGS, Mode::RUSR | Mode::WUSR)?;
+            Ok(scan::stat_of(&Meta::of(&fs::fstat(&file)?)).changed)
         };
         take().context("use", || &self.0.path)
     }
@@ -442,13 +440,7 @@ impl Store {
 
     pub(crate) fn write_index(&self, token: &str, index: &index::Index) -> Result<(), Error> {
         let path = self.index_path(token);
-        let write = || -> io::Result<()> {
-            let staged = self.0.path.join("stage").join(stage_name());
-            std::fs::write(&staged, index.encode()?)?;
-            std::fs::rename(&staged, &path).inspect_err(|_| {
-                let _ = std::fs::remove_file(&staged);
-            })
-        };
+        let write = || write_whole(&self.0.path.join("stage"), &path, &index.encode()?);
         write().context("write index", || &path)
     }
 }

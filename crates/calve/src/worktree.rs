@@ -175,13 +175,8 @@ impl Store {
         if marker.token != row.token || !moved {
             return;
         }
-        let staged = own.join(crate::tree::staging::stage_name());
         let text = Marker { store: self.path().to_owned(), ..marker }.encode();
-        let put = std::fs::write(&staged, text)
-            .and_then(|()| std::fs::rename(&staged, own.join("worktree")));
-        if put.is_err() {
-            let _ = std::fs::remove_file(&staged);
-        }
+        let _ = crate::tree::staging::write_whole(&own, &own.join("worktree"), &text);
     }
 
     /// Whether a marker that bears the token of a worktree of this store means this store, and not the one that it is a copy of: a project that

@@ -39,7 +39,7 @@ use crate::reflink::copy::Copier;
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::Meta;
 use crate::reflink::{Patience, sys};
-use crate::tree::staging::stage_name;
+use crate::tree::staging::StagedFile;
 use crate::tree::verdicts::Verdicts;
 
 /// How often a file is read that changes meanwhile.
@@ -159,21 +159,6 @@ pub(crate) struct Blobs {
     /// What this filesystem said to clones from each device.
     verdicts: Verdicts,
     patience: Patience,
-}
-
-/// Removes a staged file unless it was renamed to its place.
-struct Staged<'a> {
-    dir: &'a OwnedFd,
-    name: CString,
-    kept: bool,
-}
-
-impl Drop for Staged<'_> {
-    fn drop(&mut self) {
-        if !self.kept {
-            let _ = fs::unlinkat(self.dir, &self.name, AtFlags::empty());
-        }
-    }
 }
 
 impl Blobs {
@@ -344,10 +329,9 @@ impl Blobs {
         meta: &Meta,
         stop: &dyn Fn() -> bool,
     ) -> io::Result<Option<BlobId>> {
-        let name = CString::new(stage_name())?;
+        let mut staged = StagedFile::new(&self.stage);
         let flags = NEW_FILE_FLAGS.difference(OFlags::WRONLY).union(OFlags::RDWR);
-        let new = fs::openat(&self.stage, &name, flags, Mode::from_raw_mode(0o444))?;
-        let mut staged = Staged { dir: &self.stage, name, kept: false };
+        let new = fs::openat(&self.stage, &staged.path, flags, Mode::from_raw_mode(0o444))?;
         let cloned = !self.verdicts.known(meta.dev).refused
             && meta.size > 0
             && self.clone_into(file, &new, meta.dev)?;
@@ -386,28 +370,24 @@ impl Blobs {
         id: BlobId,
         write: impl FnOnce(&mut File) -> io::Result<()>,
     ) -> io::Result<OwnedFd> {
-        let name = CString::new(stage_name())?;
+        let mut staged = StagedFile::new(&self.stage);
         let flags = NEW_FILE_FLAGS.difference(OFlags::WRONLY).union(OFlags::RDWR);
-        let new = fs::openat(&self.stage, &name, flags, Mode::from_raw_mode(0o444))?;
-        let mut staged = Staged { dir: &self.stage, name, kept: false };
+        let new = fs::openat(&self.stage, &staged.path, flags, Mode::from_raw_mode(0o444))?;
         let mut file = File::from(new);
         write(&mut file)?;
         self.place(&mut staged, id)?;
         Ok(file.into())
     }
 
-    fn place(&self, staged: &mut Staged<'_>, id: BlobId) -> io::Result<()> {
+    fn place(&self, staged: &mut StagedFile<'_>, id: BlobId) -> io::Result<()> {
         let path = path_of(id);
-        let rename = || fs::renameat(&self.stage, &staged.name, &self.dir, &path);
-        match rename() {
+        match staged.place(&self.dir, &path) {
             Err(Errno::NOENT) => {
                 self.make_fan(&path)?;
-                rename()?;
+                Ok(staged.place(&self.dir, &path)?)
             }
-            result => result?,
+            result => Ok(result?),
         }
-        staged.kept = true;
-        Ok(())
     }
 
     fn create(&self, path: &CString) -> rustix::io::Result<OwnedFd> {

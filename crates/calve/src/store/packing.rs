@@ -16,7 +16,6 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read, Seek as _};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -32,7 +31,7 @@ use super::reach::Reach;
 use super::{PROJECT, Store, StoreOptions, token};
 use crate::error::{Context as _, Error};
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
-use crate::tree::staging::stage_name;
+use crate::tree::staging::StagedFile;
 
 /// zstd's. The sources of Linux 6.1 (78,174 contents, 1,297 MB) are 254 MB at this level for 5 s of CPU time, 240 MB at 5 for 12 s, and
 /// 232 MB at 7 for 26 s.
@@ -132,28 +131,14 @@ pub(crate) struct Written {
     pub(crate) damaged: Vec<BlobId>,
 }
 
-/// A pack on its way; removed unless it was renamed to its place.
-struct Staged {
-    path: PathBuf,
-    kept: bool,
-}
-
-impl Drop for Staged {
-    fn drop(&mut self) {
-        if !self.kept {
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
-}
-
 struct Open {
     writer: PackWriter,
-    staged: Staged,
+    staged: StagedFile<'static>,
     stored: u64,
 }
 
 struct Done {
-    staged: Staged,
+    staged: StagedFile<'static>,
     index: Vec<(BlobId, Location)>,
 }
 
@@ -341,8 +326,7 @@ impl Store {
         for mut done in done {
             let name = format!("{}.pack", token());
             let path = packs.join(&name);
-            std::fs::rename(&done.staged.path, &path).context("write pack", || &path)?;
-            done.staged.kept = true;
+            done.staged.place(fs::CWD, &path).context("write pack", || &path)?;
             named.push((name, std::mem::take(&mut done.index)));
         }
         let sync = || fs::fsync(fs::open(&packs, DIR_FLAGS, Mode::empty())?);
@@ -440,10 +424,9 @@ impl Store {
         let open = match &mut packer.open {
             Some(open) => open,
             none => {
-                let path = self.path().join("stage").join(stage_name());
+                let staged = StagedFile::in_folder(&self.path().join("stage"));
                 let flags = NEW_FILE_FLAGS.difference(OFlags::WRONLY).union(OFlags::RDWR);
-                let file = fs::open(&path, flags, Mode::from_raw_mode(0o444))?;
-                let staged = Staged { path, kept: false };
+                let file = fs::open(&staged.path, flags, Mode::from_raw_mode(0o444))?;
                 let writer = PackWriter::create(file.into(), LEVEL)?;
                 none.insert(Open { writer, staged, stored: 0 })
             }
@@ -459,10 +442,9 @@ impl Store {
 
     /// A file that has no name any more.
     fn scratch_file(&self) -> io::Result<File> {
-        let path = self.path().join("stage").join(stage_name());
+        let staged = StagedFile::in_folder(&self.path().join("stage"));
         let flags = NEW_FILE_FLAGS.difference(OFlags::WRONLY).union(OFlags::RDWR);
-        let file: OwnedFd = fs::open(&path, flags, Mode::RUSR | Mode::WUSR)?;
-        std::fs::remove_file(&path)?;
+        let file: OwnedFd = fs::open(&staged.path, flags, Mode::RUSR | Mode::WUSR)?;
         Ok(file.into())
     }
 

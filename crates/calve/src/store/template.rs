@@ -80,6 +80,10 @@ impl Store {
             cancel: &options.cancel,
             progress: &options.progress,
         })?;
+        if made.reports.iter().any(|report| !report.skipped.is_empty()) {
+            // What arrived without a part of itself would be so in every tree that is made of it, and nobody would be told.
+            return Ok(None);
+        }
         let stats = made.stats.pop().unwrap_or_default();
         let stamp = self.clock_past(stats.iter())?;
         let index = Index { snapshot: id, stamp, stats };
@@ -92,9 +96,8 @@ impl Store {
             for (extension, content) in
                 [("index", index.encode()?), ("seal", format!("{seal} {boot}\n").into_bytes())]
             {
-                let staged = self.path().join("stage").join(stage_name());
-                std::fs::write(&staged, content)?;
-                std::fs::rename(&staged, self.template_path(id).with_extension(extension))?;
+                let path = self.template_path(id).with_extension(extension);
+                staging::write_whole(&self.path().join("stage"), &path, &content)?;
             }
             Ok(())
         };

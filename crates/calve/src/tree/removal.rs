@@ -22,6 +22,21 @@ pub(crate) fn remove(parent: &OwnedFd, name: &CStr) -> io::Result<()> {
 
 /// The same; of what is not empty, only if it is `wanted`.
 pub(super) fn remove_if(parent: &OwnedFd, name: &CStr, wanted: Option<&OwnedFd>) -> io::Result<()> {
+    once_more(|| remove_once(parent, name, wanted))
+}
+
+/// Removes what is left over, and once more if that fails: what fails for a moment (a signal, no memory, a server) would leave
+/// it until somebody comes by.
+pub(super) fn once_more(remove: impl Fn() -> io::Result<()>) -> io::Result<()> {
+    match remove() {
+        Err(error) if error.raw_os_error().is_some() && error.kind() != io::ErrorKind::NotFound => {
+            remove()
+        }
+        result => result,
+    }
+}
+
+fn remove_once(parent: &OwnedFd, name: &CStr, wanted: Option<&OwnedFd>) -> io::Result<()> {
     match fs::unlinkat(parent, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
         // EPERM is what POSIX wants for a directory, EISDIR what Linux gives.

@@ -37,6 +37,10 @@ use super::removal::{self, open_ours};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::{self, Meta};
 
+pub(crate) use file::{StagedFile, write_whole};
+
+mod file;
+
 #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
 use rustix::fs::{RenameFlags, renameat_with as rename_with};
 

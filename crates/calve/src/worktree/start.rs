@@ -210,10 +210,13 @@ impl Store {
             (parent.to_owned(), parent.join(name))
         });
         if let Some((parent, beside)) = beside
-            && self.shares_with(if beside.is_dir() { &beside } else { &parent })
-            && std::fs::create_dir_all(&beside).is_ok()
+            && self.shares_with(if beside.is_dir() { &beside } else { &parent })?
         {
-            return Ok(beside);
+            match std::fs::create_dir_all(&beside) {
+                Ok(()) => return Ok(beside),
+                Err(error) if is_refused(&error) => {}
+                Err(error) => return Err(error).context("make folder", || &beside),
+            }
         }
         let inside = self.path().join("worktrees");
         std::fs::create_dir_all(&inside).context("make folder", || &inside)?;
@@ -221,15 +224,20 @@ impl Store {
     }
 
     /// Whether trees in `folder` can share what the store has, as far as that depends on where they are.
-    fn shares_with(&self, folder: &Path) -> bool {
-        let (Ok(ours), Ok(theirs)) = (std::fs::metadata(self.path()), std::fs::metadata(folder))
-        else {
-            return false;
+    fn shares_with(&self, folder: &Path) -> Result<bool, Error> {
+        let ours = std::fs::metadata(self.path()).context("read", || self.path())?;
+        let look = || -> io::Result<bool> {
+            // btrfs has a device number for each subvolume, and clones across them.
+            if ours.dev() == std::fs::metadata(folder)?.dev() {
+                return Ok(true);
+            }
+            let probe = crate::reflink::probe_between(self.path().join("stage"), folder)?;
+            Ok(probe.outcome == ReflinkOutcome::Cloned)
         };
-        // btrfs has a device number for each subvolume, and clones across them.
-        ours.dev() == theirs.dev()
-            || crate::reflink::probe_between(self.path().join("stage"), folder)
-                .is_ok_and(|probe| probe.outcome == ReflinkOutcome::Cloned)
+        match look() {
+            Err(error) if is_refused(&error) => Ok(false),
+            result => result.context("look at", || folder),
+        }
     }
 
     /// Writes the rows, if all names are free.
@@ -431,6 +439,12 @@ impl Worktree {
 
 /// The trees that were made, one for each worktree, and how.
 type Staged = (Vec<Stage>, Vec<DestinationReport>);
+
+/// Whether a folder is not ours to make, or to make anything in. Any other error is no reason to go elsewhere.
+fn is_refused(error: &io::Error) -> bool {
+    use io::ErrorKind::{AlreadyExists, NotADirectory, PermissionDenied, ReadOnlyFilesystem};
+    matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem | AlreadyExists | NotADirectory)
+}
 
 fn name_taken(name: &str, path: &[u8]) -> Error {
     let cause = io::Error::new(

@@ -8,7 +8,7 @@
 //!
 //! # Cut short
 //! All new files are made first, in a stage inside the worktree, so that a full disk or lost content is found before anything is
-//! changed. Then the row is marked, and each path changes by one rename. If the process dies in between, the tree is partly the old
+//! changed. Then it is noted what undoing takes, the row is marked, and each path changes by one rename. If the process dies in between, the tree is partly the old
 //! and partly the new snapshot, and the mark says so. Whoever switches or resets it next takes what is as in either snapshot, or gone, for
 //! the work of the one who was cut short, and not for changes by hand; and keeps what that one had moved aside already.
 //!
@@ -92,7 +92,8 @@ impl Worktree {
     /// # Errors
     /// [`ErrorKind::Changed`] where that would touch what was changed by hand and not `force`: nothing was done, and
     /// [`Error::details`] has the paths. Later errors leave it between the two snapshots, each path whole:
-    /// [`Standing::Switching`](crate::Standing::Switching); the same call goes on.
+    /// [`Standing::Switching`](crate::Standing::Switching); the same call goes on. Where only the removal of what was staged
+    /// failed, the error says so, and all else is done.
     pub fn switch(
         &self,
         to: SnapshotId,
@@ -186,15 +187,16 @@ impl Worktree {
         // The same again, once it is done, moves nothing aside, and takes nothing from the undo of the first.
         let nothing = interrupted.is_none() && from == to && moves.conflicts.is_empty();
         let again = nothing && self.has_undo();
-        if what != Changes::Respect && interrupted.is_none() && !again {
-            // Before the row is marked: from then on what is there is this one's.
-            self.discard_undo()?;
+        let moves_aside = what != Changes::Respect && !again;
+        if moves_aside {
+            // Before the row is marked: from then on what was changed by hand cannot be told from what is half done.
+            self.note_undo(&trees, &moves, from, interrupted.is_some())?;
         }
         snapshot::put(&self.store, &row)?;
-        if what != Changes::Respect && !again {
-            report.kept = self.move_aside(&root, &trees, &moves, from)?;
+        if moves_aside {
+            report.kept = self.move_aside(&root, &trees, &moves)?;
         }
-        self.apply(&root, &trees, &moves, staged, &mut report)?;
+        let removed = self.apply(&root, &trees, &moves, staged, &mut report)?;
         let index = self.index_of(&root, &trees, &moves, to, known.index.as_ref())?;
         self.store.write_index(&self.row.token, &index)?;
         let row = WorktreeRow {
@@ -204,6 +206,7 @@ impl Worktree {
             ..self.row.clone()
         };
         snapshot::put(&self.store, &row)?;
+        removed.context("remove what was staged, now that all is done, in", || &self.path)?;
         report.elapsed = started.elapsed();
         Ok(report)
     }
@@ -250,6 +253,11 @@ impl Worktree {
             return Err(Error::io("switch", &self.path, io::Error::other("too many files")));
         }
         let manifest = builder.finish();
+        // What is told is told of the paths that the files shall have.
+        let told = |staged: &Path| {
+            let staged = staged.to_str();
+            places.iter().find(|(_, place)| Some(place.as_str()) == staged).map(|(path, _)| path)
+        };
         let made = materialize(&Plan {
             store: &self.store,
             manifest: &manifest,
@@ -258,11 +266,25 @@ impl Worktree {
             jobs: options.threads(),
             cancel: &options.cancel,
             progress: &options.progress,
+        })
+        .map_err(|error| {
+            let Ok(staged) = error.path().strip_prefix(&self.path) else { return error };
+            let path = told(staged).map_or(self.path.clone(), |path| self.path.join(path));
+            error.with_path(path)
         })?;
         if !made.unsealed.is_empty() {
             self.store.flush(&made.unsealed)?;
         }
-        let skipped = made.reports.into_iter().flat_map(|report| report.skipped).collect();
+        let mut skipped: Vec<Skipped> =
+            made.reports.into_iter().flat_map(|report| report.skipped).collect();
+        // The stage's own folders go with it, whatever they came without.
+        skipped.retain_mut(|skipped| match told(&skipped.path) {
+            Some(path) => {
+                skipped.path.clone_from(path);
+                true
+            }
+            None => false,
+        });
         Ok(Staged { stage, places, skipped })
     }
 
@@ -298,7 +320,7 @@ impl Worktree {
             .with_details(vec![path.to_owned()])
     }
 
-    /// Changes what is to be changed.
+    /// Changes what is to be changed. What is given back is only whether the stage could be removed: all else is done.
     fn apply(
         &self,
         root: &OwnedFd,
@@ -306,7 +328,7 @@ impl Worktree {
         moves: &Moves,
         staged: Staged,
         report: &mut SwitchReport,
-    ) -> Result<(), Error> {
+    ) -> Result<io::Result<()>, Error> {
         let failed = |path: &Path| self.path.join(path);
         // The deepest first.
         for path in moves.remove.iter().rev() {
@@ -386,9 +408,9 @@ impl Worktree {
                 .context("set metadata of", || failed(path))?;
             report.changed += 1;
         }
-        drop(staged);
+        let removed = staged.stage.discard();
         give(&trees.target.root, root).context("set metadata of", || &self.path)?;
-        Ok(())
+        Ok(removed)
     }
 
     /// The index of the target: what was not touched keeps what is known of it.

@@ -1,25 +1,25 @@
 //! What is moved aside, and how it comes back.
 
 use std::collections::BTreeSet;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{self, AtFlags, Mode};
+use rustix::fs::{self, AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::super::at::{last, make_parents, open_at, open_parent, remove_at};
+use super::super::at::{is_gone, last, make_parents, open_at, open_parent, remove_at};
 use super::plan::{Moves, Trees};
 use super::{Changes, SwitchReport};
 use crate::error::{Context as _, Error, ErrorKind};
-use crate::reflink::imp::DIR_FLAGS;
+use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
 use crate::reflink::meta::{self, Meta};
 use crate::store::id::SnapshotId;
 use crate::store::scan::OWN;
 use crate::store::{StoreOptions, bytes_of, id, path_from};
 use crate::tree::removal;
-use crate::tree::staging::{self, stage_name};
+use crate::tree::staging::{self, Stage, stage_name};
 use crate::worktree::{Worktree, open_dir};
 
 impl Worktree {
@@ -94,68 +94,101 @@ impl Worktree {
         }
         let dir = open_dir(&own)?;
         staging::sweep(&dir);
-        let aside = CString::new(stage_name()).context("remove", || &own)?;
-        match fs::renameat(&dir, c"undo", &dir, &aside) {
-            Ok(()) => removal::remove(&dir, &aside).context("remove", || &own),
-            Err(Errno::NOENT) => Ok(()),
-            Err(errno) => Err(Error::io("remove", own.join("undo"), errno)),
+        match undo_aside(&dir).context("remove", || own.join("undo"))? {
+            Some(aside) => removal::remove(&dir, &aside).context("remove", || &own),
+            None => Ok(()),
         }
     }
 
-    /// Moves what was changed by hand and is in the way to where `undo` finds it.
+    /// Notes what undoing this switch takes, in place of what an earlier one noted and moved aside, which is given up only
+    /// when all of this is written. `going_on`: one that was cut short noted something, and its record is added to.
+    pub(super) fn note_undo(
+        &self,
+        trees: &Trees<'_>,
+        moves: &Moves,
+        from: SnapshotId,
+        going_on: bool,
+    ) -> Result<(), Error> {
+        let own = self.path.join(OWN);
+        let undo = self.undo_path();
+        // A project whose store is elsewhere has no such folder yet.
+        std::fs::create_dir_all(&own).context("make folder", || &own)?;
+        let known = if going_on { self.record()? } else { None };
+        let fresh = known.is_none();
+        let mut record = known.unwrap_or(Record { from, deleted: Vec::new(), modes: Vec::new() });
+        for path in &moves.conflicts {
+            match trees.find(trees.now, path) {
+                None if moves.hidden.contains(path) => {}
+                // Not by hand: the one that was cut short moved it aside.
+                None if !fresh && self.is_aside(path)? => {}
+                None => record.deleted.push(path.clone()),
+                Some(at) if trees.now.at(at).is_directory() => {
+                    record.modes.push((path.clone(), trees.now.at(at).mode));
+                }
+                Some(_) => {}
+            }
+        }
+        let encoded = record.encode();
+        if !fresh {
+            // Never half of it: it is all that is known of what the one that was cut short moved.
+            return staging::write_whole(&own, &undo.join("record"), &encoded)
+                .context("write", || undo.join("record"));
+        }
+        let dir = open_dir(&own)?;
+        staging::sweep(&dir);
+        let parent = dir.try_clone().context("open", || &own)?;
+        let mut stage = Stage::empty(parent, &own).context("stage in", || &own)?;
+        let fill = || -> io::Result<()> {
+            fs::mkdirat(stage.dir(), "files", Mode::RWXU)?;
+            let mode = Mode::RUSR | Mode::WUSR;
+            let file = fs::openat(stage.dir(), "record", NEW_FILE_FLAGS, mode)?;
+            io::Write::write_all(&mut std::fs::File::from(file), &encoded)
+        };
+        fill().context("write", || undo.join("record"))?;
+        let earlier = undo_aside(&dir).context("remove", || &undo)?;
+        if let Err(error) = stage.publish(UNDO) {
+            if let Some(earlier) = earlier {
+                let _ = fs::renameat(&dir, &earlier, &dir, UNDO);
+            }
+            return Err(error).context("write", || &undo);
+        }
+        // From here on it is a leftover, which whoever comes next sweeps where this cannot.
+        if let Some(earlier) = earlier {
+            let _ = removal::remove(&dir, &earlier);
+        }
+        Ok(())
+    }
+
+    /// Whether something was moved aside from this path.
+    fn is_aside(&self, path: &Path) -> Result<bool, Error> {
+        let files = self.undo_path().join("files");
+        let look = || -> io::Result<bool> {
+            let files = fs::open(&files, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())?;
+            fs::statat(&open_parent(&files, path)?, &last(path)?, AtFlags::SYMLINK_NOFOLLOW)?;
+            Ok(true)
+        };
+        match look() {
+            Err(error) if is_gone(&error) => Ok(false),
+            result => result.context("read", || files.join(path)),
+        }
+    }
+
+    /// Moves what was changed by hand and is in the way to where `undo` finds it. What that takes was noted before.
     pub(super) fn move_aside(
         &self,
         root: &OwnedFd,
         trees: &Trees<'_>,
         moves: &Moves,
-        from: SnapshotId,
     ) -> Result<Vec<PathBuf>, Error> {
-        let undo = self.undo_path();
-        let files = undo.join("files");
+        let files = self.undo_path().join("files");
         std::fs::create_dir_all(&files).context("make folder", || &files)?;
-        // That of a switch that was cut short is gone on with.
-        let mut record =
-            self.record()?.unwrap_or(Record { from, deleted: Vec::new(), modes: Vec::new() });
         let to = open_dir(&files)?;
-        let is_aside = |path: &Path| {
-            let look = || -> io::Result<bool> {
-                let dir = match open_parent(&to, path) {
-                    Ok(dir) => dir,
-                    Err(error) => {
-                        return match error.kind() {
-                            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Ok(false),
-                            _ => Err(error),
-                        };
-                    }
-                };
-                match fs::statat(&dir, &last(path)?, AtFlags::SYMLINK_NOFOLLOW) {
-                    Ok(_) => Ok(true),
-                    Err(Errno::NOENT) => Ok(false),
-                    Err(errno) => Err(errno.into()),
-                }
-            };
-            look().context("read", || files.join(path))
-        };
-        let mut aside = Vec::new();
         for path in &moves.conflicts {
-            match trees.find(trees.now, path) {
-                None if moves.hidden.contains(path) => aside.push((path, false)),
-                // Not by hand: the one that was cut short moved it aside.
-                None if is_aside(path)? => {}
-                None => record.deleted.push(path.clone()),
-                Some(at) if trees.now.at(at).is_directory() => {
-                    record.modes.push((path.clone(), trees.now.at(at).mode));
-                    aside.push((path, true));
-                }
-                Some(_) => aside.push((path, false)),
-            }
-        }
-        // Before anything moves: with the record alone nothing is lost, only nothing is there to bring back.
-        // And never half of it: that of a switch that was cut short is all that is known of what it moved.
-        std::fs::write(undo.join("record.new"), record.encode())
-            .and_then(|()| std::fs::rename(undo.join("record.new"), undo.join("record")))
-            .context("write", || undo.join("record"))?;
-        for (path, is_dir) in aside {
+            let is_dir = match trees.find(trees.now, path) {
+                Some(at) => trees.now.at(at).is_directory(),
+                None if moves.hidden.contains(path) => false,
+                None => continue,
+            };
             let moved = || -> io::Result<()> {
                 let to = make_parents(&to, path)?;
                 let name = last(path)?;
@@ -176,6 +209,19 @@ impl Worktree {
             moved().context("move aside", || self.path.join(path))?;
         }
         Ok(moves.conflicts.iter().cloned().collect())
+    }
+}
+
+/// The name, inside [`OWN`], of what can be undone.
+const UNDO: &CStr = c"undo";
+
+/// Gives what can be undone the name of a leftover, if there is something: that name.
+fn undo_aside(own: &OwnedFd) -> io::Result<Option<CString>> {
+    let aside = CString::new(stage_name())?;
+    match fs::renameat(own, UNDO, own, &aside) {
+        Ok(()) => Ok(Some(aside)),
+        Err(Errno::NOENT) => Ok(None),
+        Err(errno) => Err(errno.into()),
     }
 }
 

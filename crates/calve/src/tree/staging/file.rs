@@ -1,0 +1,53 @@
+//! Single files on their way.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{self, AtFlags};
+use rustix::path::Arg;
+
+use super::stage_name;
+use crate::tree::removal::once_more;
+
+/// A single file on its way, under a [`stage_name`]. Its name goes when this is dropped, unless the file was renamed to its place.
+#[derive(Debug)]
+pub(crate) struct StagedFile<'d> {
+    dir: BorrowedFd<'d>,
+    pub(crate) path: PathBuf,
+    kept: bool,
+}
+
+impl<'d> StagedFile<'d> {
+    /// In `dir`; nothing is made yet.
+    pub(crate) fn new(dir: &'d OwnedFd) -> Self {
+        Self { dir: dir.as_fd(), path: stage_name().into(), kept: false }
+    }
+
+    /// The same, in the folder at a path.
+    pub(crate) fn in_folder(folder: &Path) -> StagedFile<'static> {
+        StagedFile { dir: fs::CWD, path: folder.join(stage_name()), kept: false }
+    }
+
+    /// Renames it to its place.
+    pub(crate) fn place(&mut self, dir: impl AsFd, path: impl Arg) -> rustix::io::Result<()> {
+        fs::renameat(self.dir, &self.path, dir, path)?;
+        self.kept = true;
+        Ok(())
+    }
+}
+
+impl Drop for StagedFile<'_> {
+    fn drop(&mut self) {
+        if !self.kept {
+            let _ = once_more(|| Ok(fs::unlinkat(self.dir, &self.path, AtFlags::empty())?));
+        }
+    }
+}
+
+/// Writes a file that appears at `path` whole: first in `folder`, which is on the same filesystem.
+pub(crate) fn write_whole(folder: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut staged = StagedFile::in_folder(folder);
+    std::fs::write(&staged.path, content)?;
+    Ok(staged.place(fs::CWD, path)?)
+}
