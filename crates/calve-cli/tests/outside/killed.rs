@@ -71,7 +71,7 @@ impl Kind {
     }
 }
 
-fn is_stage(name: &str) -> bool {
+pub(super) fn is_stage(name: &str) -> bool {
     name.starts_with(".calve-")
 }
 

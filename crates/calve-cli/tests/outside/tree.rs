@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, Mode, XattrFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags};
 
 /// The attribute that files of the test trees have.
 const ATTRIBUTE: &str = "user.calve";
@@ -24,7 +24,7 @@ pub(super) struct Entry {
 
 pub(super) type State = BTreeMap<PathBuf, Entry>;
 
-/// All of a tree, its root included (as the empty path).
+/// All of a tree, its root included (as the empty path), without what is calve's own.
 pub(super) fn state(root: &Path) -> State {
     fn below(root: &Path, path: &Path, firsts: &mut BTreeMap<u64, PathBuf>, state: &mut State) {
         let full = root.join(path);
@@ -53,6 +53,7 @@ pub(super) fn state(root: &Path) -> State {
             let mut names: Vec<_> =
                 fs::read_dir(&full).unwrap().map(|entry| entry.unwrap().file_name()).collect();
             names.sort();
+            names.retain(|name| name != ".calve");
             for name in names {
                 below(root, &path.join(name), firsts, state);
             }
@@ -98,15 +99,22 @@ impl Entry {
         FileType::from_raw_mode(self.mode) == FileType::Directory
     }
 
+    /// Of a directory, what stays when something in it is made anew.
+    pub(super) fn without_folder_times(&self) -> Self {
+        let modified = if self.is_dir() { (0, 0) } else { self.modified };
+        Self { modified, ..self.clone() }
+    }
+
     pub(super) fn same_file(&self, other: &Self) -> bool {
         self.mode == other.mode && self.content == other.content && self.modified == other.modified
     }
 }
 
-fn set_mtime(path: &Path, seconds: u64) {
-    let time =
-        std::time::UNIX_EPOCH + std::time::Duration::new(1_500_000_000 + seconds, 123_456_789);
-    fs::File::open(path).unwrap().set_modified(time).unwrap();
+/// Of what is at `path` itself, link or not.
+pub(super) fn set_mtime(path: &Path, seconds: u64) {
+    let time = Timespec { tv_sec: 1_500_000_000 + seconds as i64, tv_nsec: 123_456_789 };
+    let times = Timestamps { last_access: time, last_modification: time };
+    rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
 }
 
 /// A tree with one of everything that a file-changing system call is made for. `word` is in every content.
@@ -146,9 +154,26 @@ pub(super) fn one_of_everything(root: &Path, word: &str) {
     if super::is_root() {
         std::os::unix::fs::chown(root.join("f3"), Some(1234), Some(4321)).unwrap();
     }
+    for (at, name) in ["sparse", "link", "dir/dangling", "fifo"].into_iter().enumerate() {
+        set_mtime(&root.join(name), 90 + at as u64);
+    }
     set_mtime(&root.join("dir/closed"), 100);
     set_mtime(&root.join("dir"), 101);
     set_mtime(root, 102);
+}
+
+/// Removes a tree, closed directories in it included.
+pub(super) fn remove_tree(root: &Path) {
+    let mut stack = vec![root.to_owned()];
+    while let Some(directory) = stack.pop() {
+        let _ = fs::set_permissions(&directory, fs::Permissions::from_mode(0o700));
+        for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                stack.push(entry.path());
+            }
+        }
+    }
+    fs::remove_dir_all(root).unwrap();
 }
 
 /// `count` files, about a hundred to a directory, of `size` bytes or a little more; `word` is in every one.
