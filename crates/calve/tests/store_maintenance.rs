@@ -13,7 +13,7 @@ use std::time::Duration;
 use calve::{ErrorKind, GcOptions, PackOptions, SnapshotId, StartOptions, Store};
 use common::maintained::{Project, at_once, common, few, tree};
 use common::snapshot::{Snapshot, assert_same};
-use common::{bytes, names, odd, plain_tree};
+use common::{bytes, filesystem, names, not_run, odd, plain_tree};
 
 #[test]
 fn what_was_packed_starts_the_same_tree_and_its_mirrors_are_made_again() {
@@ -450,4 +450,33 @@ fn a_pack_of_tiny_contents_is_not_taken_for_mostly_dead() {
     project.pack_all();
     let report = project.gc();
     assert_eq!((report.rewritten_packs, report.packs), (0, 0), "{report:?}");
+}
+
+#[test]
+fn a_ready_tree_goes_when_no_worktree_and_no_name_is_of_its_snapshot() {
+    let project = Project::new(few);
+    if filesystem(&project.path) != "btrfs" {
+        let test = "a_ready_tree_goes_when_no_worktree_and_no_name_is_of_its_snapshot";
+        return not_run(test, "subvolumes are btrfs' own");
+    }
+    let first = project.store.snapshot(None, Some("kept"), &common()).unwrap().id;
+    fs::write(project.path.join("d0/f0"), "second").unwrap();
+    let second = project.snapshot();
+    for id in [first, second] {
+        project.start(id).unwrap();
+    }
+    let of = |id: SnapshotId| {
+        let all = names(&project.file("templates"));
+        all.iter().filter(|name| name.starts_with(&id.to_string())).count()
+    };
+    assert!(of(first) > 0 && of(second) > 0, "{:?}", names(&project.file("templates")));
+    assert_eq!(project.gc().templates, 0, "one has a name, one is the project's latest");
+    fs::write(project.path.join("d0/f0"), "third").unwrap();
+    project.snapshot();
+    assert_eq!(project.gc().templates, 1);
+    assert!(of(first) > 0 && of(second) == 0, "{:?}", names(&project.file("templates")));
+    project.store.remove_name("kept").unwrap();
+    assert_eq!(project.gc().templates, 1);
+    assert_eq!(names(&project.file("templates")), [""; 0]);
+    assert!(project.start(second).is_ok(), "it is made again");
 }

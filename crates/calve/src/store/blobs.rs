@@ -541,7 +541,8 @@ mod tests {
             assert_eq!(std::fs::read(blobs.mirror_path(blob)).unwrap(), b"content", "{row}");
             assert_eq!(std::fs::read_dir(&stage).unwrap().count(), 0, "{row}");
             // Where the filesystem can clone, it does so either way.
-            let cloned = intake.counts.cloned_files;
+            let Counts { cloned_files: cloned, copied_files, copied_bytes, .. } = intake.counts;
+            assert_eq!((cloned + copied_files, copied_bytes), (1, 7 * copied_files), "{row}");
             assert_eq!(cloned, *clones_of_the_first.get_or_init(|| cloned), "{row}");
             blobs.remove(blob).unwrap();
         }
