@@ -41,7 +41,7 @@ use crate::store::index::{Index, Stat};
 use crate::store::manifest::{Builder, Manifest};
 use crate::store::materialize::{Plan, materialize, wanted};
 use crate::store::object::{Entry, Kind};
-use crate::store::scan::stat_of;
+use crate::store::scan::{OWN, stat_of};
 use crate::store::snapshot;
 use crate::store::{StoreOptions, locks};
 use crate::tree::staging::{self, Stage};
@@ -121,10 +121,15 @@ impl Worktree {
     /// Keeps others from switching it at the same time.
     fn alone(&self) -> Result<locks::Guard, Error> {
         self.store.must_be_writable("switch a worktree of")?;
-        locks::alone(self.store.path(), &self.row.token)?.ok_or_else(|| {
+        let alone = locks::alone(self.store.path(), &self.row.token)?.ok_or_else(|| {
             let cause = io::Error::new(io::ErrorKind::WouldBlock, "another process switches it");
             Error::new(ErrorKind::Busy, "switch worktree", &self.path, cause)
-        })
+        })?;
+        // What was killed while it gave up what could be undone left that here, also where nothing else is left to do.
+        if let Ok(own) = super::open_dir(&self.path.join(OWN)) {
+            staging::sweep(&own);
+        }
+        Ok(alone)
     }
 
     fn transit(

@@ -93,7 +93,6 @@ impl Worktree {
             return Ok(());
         }
         let dir = open_dir(&own)?;
-        staging::sweep(&dir);
         match undo_aside(&dir).context("remove", || own.join("undo"))? {
             Some(aside) => removal::remove(&dir, &aside).context("remove", || &own),
             None => Ok(()),
@@ -135,7 +134,6 @@ impl Worktree {
                 .context("write", || undo.join("record"));
         }
         let dir = open_dir(&own)?;
-        staging::sweep(&dir);
         let parent = dir.try_clone().context("open", || &own)?;
         let mut stage = Stage::empty(parent, &own).context("stage in", || &own)?;
         let fill = || -> io::Result<()> {
