@@ -255,7 +255,10 @@ fn tell(
     }
     line.push_str(&format!(", {}", text::duration(report.elapsed)));
     if !report.kept.is_empty() && kept == "moved aside" {
-        line.push_str("; 'calve switch --undo' brings them back");
+        // It is named: whoever reads this may stand in another one.
+        let name =
+            if worktree.is_project() { String::new() } else { format!(" {}", harmless(name)) };
+        line.push_str(&format!("; 'calve switch{name} --undo' brings them back"));
     }
     if output.verbose {
         for path in &report.kept {

@@ -23,8 +23,13 @@ pub(crate) fn init(args: &InitArgs, session: Session<'_>) -> Result<Exit, Failur
         .map_err(|error| store_failure(&error))?;
     let project = store.project().map_err(|error| store_failure(&error))?;
     let output = session.output;
+    // One that is elsewhere is found only where it is named.
+    let named = match session.common.store() {
+        Some(_) => format!(" --store {}", text::shell_word(store.path())),
+        None => String::new(),
+    };
     output.summary(format_args!(
-        "a store for {}: 'calve start NAME' makes a worktree",
+        "a store for {}: 'calve{named} start NAME' makes a worktree",
         shown(&project)
     ));
     if output.json {

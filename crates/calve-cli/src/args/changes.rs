@@ -81,7 +81,7 @@ impl ScopeArgs {
 
     /// What a summary must not be silent about: that there may be changes which nobody looked for.
     pub(crate) fn limits(&self) -> String {
-        let ignored = if self.gitignore { ", but for what git ignores" } else { "" };
+        let ignored = if self.gitignore { ", leaving out what git ignores" } else { "" };
         match self.paths.as_slice() {
             [] => ignored.to_owned(),
             [path] => format!("{ignored}, in {}", shown(path)),

@@ -80,7 +80,7 @@ pub(crate) enum StoreVerb {
         all: bool,
     },
 
-    /// Make ready what starts from these snapshots clone from
+    /// Unpack ahead what worktrees of these snapshots are made from
     #[command(after_help = WARM_EXAMPLES)]
     Warm {
         /// Names, ids, or starts of ids [default: the project's latest]

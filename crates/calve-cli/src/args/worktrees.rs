@@ -28,7 +28,8 @@ entries were left out; warnings name them.";
 pub(crate) const LIST_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve list
       Name, snapshot, standing, path. Standing is ready, starting, switching
-      (cut short, or under way) or missing.
+      (cut short, or under way), missing, or unknown where it cannot be
+      looked at.
   calve list --status
       Looks into each as well: one more column, clean or changed.
 

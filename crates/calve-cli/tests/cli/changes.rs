@@ -200,7 +200,7 @@ fn a_reset_makes_it_what_its_snapshot_is_and_can_be_taken_back() {
     let run = calve(&project, "reset w -v");
     assert_eq!((run.code, run.stdout.as_str()), (Some(0), ""), "{run:?}");
     assert!(run.stderr.contains("moved aside: a\n"), "{run:?}");
-    assert!(run.stderr.contains("'calve switch --undo' brings them back"), "{run:?}");
+    assert!(run.stderr.contains("'calve switch w --undo' brings them back"), "{run:?}");
     assert_eq!(calve(&project, "status w").code, Some(0));
     assert_eq!(read(&root.join("a")).as_deref(), Some("alpha\n"));
     done(&root, "switch --undo");

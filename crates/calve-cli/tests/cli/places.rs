@@ -70,7 +70,12 @@ fn a_store_that_is_elsewhere_is_named_by_the_flag_or_the_variable() {
     let root = fs::canonicalize(scratch.path()).unwrap();
     let project = root.join("p");
     let store = root.join("store");
-    assert_eq!(done(&project, "init --store ../store"), store.to_str().unwrap());
+    let made = calve(&project, "init --store ../store");
+    assert_eq!((made.code, made.stdout.trim_end()), (Some(0), store.to_str().unwrap()));
+    assert!(
+        made.stderr.contains(&format!("'calve --store {} start NAME'", store.display())),
+        "{made:?}"
+    );
     assert!(!project.join(".calve").try_exists().unwrap());
     done(&project, "start w --store ../store");
     let (w, variable) = (worktrees_of(&project).join("w"), store.to_str());

@@ -293,6 +293,7 @@ fn what_was_deleted_by_hand_is_restored_or_dropped() {
         (there.code, &there.json()["error"]["kind"]),
         (Some(1), &json!("destination_exists"))
     );
+    assert!(there.stderr.contains("'calve reset one'"), "{there:?}");
     // By the path it had, as well.
     assert_eq!(done(&project, "drop ../p.worktrees/two"), "");
     assert_eq!(done(&project, "list").lines().count(), 1);
