@@ -25,7 +25,7 @@ use crate::store::object::Kind;
 use crate::store::scan::OWN;
 use crate::store::snapshot::{self, Known};
 use crate::store::{
-    Marker, PROJECT, Place, SnapshotReport, Store, StoreOptions, bytes_of, path_from,
+    Marker, PROJECT, Place, SnapshotReport, Store, StoreOptions, bytes_of, locks, now, path_from,
 };
 
 mod at;
@@ -42,6 +42,9 @@ pub use scope::Scope;
 pub use start::{StartOptions, StartReport, Started};
 pub use switch::SwitchReport;
 pub(crate) use switch::undo_goes_to;
+
+/// A start of whose maker nothing can be known is only taken for dead when it is as old as this.
+const STRANGER_SECONDS: i64 = 60;
 
 /// A worktree of a store; also the project itself.
 #[derive(Debug, Clone)]
@@ -200,9 +203,18 @@ impl Store {
             return Ok(());
         }
         for row in self.db().worktrees()? {
-            if row.state != State::Starting
-                || crate::tree::staging::maker_lives(&row.maker) != Some(false)
-            {
+            if row.state != State::Starting {
+                continue;
+            }
+            let is_dead = match crate::tree::staging::maker_lives(&row.maker) {
+                Some(lives) => !lives,
+                // Of another boot, or out of sight from here: who works holds the store's lock, but for a moment at each end.
+                None => {
+                    now().0.saturating_sub(row.created) > STRANGER_SECONDS
+                        && locks::is_idle(self.path())
+                }
+            };
+            if !is_dead {
                 continue;
             }
             if Marker::read(&path_from(&row.path).join(OWN))
@@ -408,7 +420,7 @@ impl Worktree {
         self.must_be_there()?;
         self.based_on()?;
         let known = self.known()?;
-        let (scan, _) = self.store.scan(&known, false, options)?;
+        let (scan, _) = self.store.scan(&known, None, options)?;
         match known.base {
             Some((_, _, base)) => Ok((base, scan.manifest)),
             None => Err(no_worktree(self.name())),

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::tree::{content, many_files};
-use crate::{Random, calve, calve_command, expects_reflink, filesystem, names, not_run, scratch};
+use crate::{
+    Random, calve, calve_command, expects_reflink, filesystem, names, not_run, program, scratch,
+};
 
 const FILES: usize = 1500;
 const SIZE: usize = 2000;
@@ -236,4 +238,34 @@ fn a_merge_into_another_subvolume_that_is_killed_leaves_nothing_that_the_next_ru
     }
     println!("{left} of 15 kills left files that were on their way");
     assert!(left > 0, "no kill came in time");
+}
+
+/// Nothing can be known of a maker that was in another boot, or is in another container. A start that a power cut ended was
+/// under way for ever, and its name taken.
+#[test]
+fn a_start_of_whose_maker_nothing_is_known_keeps_its_name_for_a_minute_and_not_for_ever() {
+    const ROW: &str = "\
+import os, sqlite3, sys
+db = sqlite3.connect('.calve/index.db')
+path = os.path.abspath('../app.worktrees/w').encode()
+maker = '.calve-stage-00000000000000ff-1-1-0'
+db.execute(\"\"\"INSERT INTO worktrees SELECT 'w', 'ab12', ?, snapshot, 0, NULL, ?, strftime('%s') - ?
+    FROM worktrees WHERE name = '.'\"\"\", (path, maker, int(sys.argv[1])))
+db.commit()
+";
+    let scratch = scratch();
+    let app = scratch.path().join("app");
+    many_files(&app, 3, 100, "content");
+    for words in ["init", "snapshot --name one"] {
+        assert_eq!(calve(&app, words).code, Some(0));
+    }
+    for (age, code) in [("1", 1), ("100", 0)] {
+        let row = program("python3", &app).args(["-c", ROW, age]).output();
+        if !row.as_ref().is_ok_and(|row| row.status.success()) {
+            return not_run("a start in another boot", &format!("python3: {row:?}"));
+        }
+        let run = calve(&app, "start w --from one");
+        assert_eq!(run.code, Some(code), "{age} seconds: {run:?}");
+        assert_eq!(calve(&app, "drop w").code, Some(0), "{age} seconds");
+    }
 }

@@ -99,6 +99,13 @@ pub(crate) fn one_by_one(store: &Path) -> Result<Guard, Error> {
     lock().context("lock", || store)
 }
 
+/// Whether nobody reads or adds content, in whichever process, at this moment.
+pub(crate) fn is_idle(store: &Path) -> bool {
+    open(store, "content")
+        .and_then(|file| try_now(&file, FlockOperation::NonBlockingLockExclusive))
+        .unwrap_or(false)
+}
+
 /// To remove content. `None`: others were at it for all of `patience`.
 pub(crate) fn exclude(
     store: &Path,
