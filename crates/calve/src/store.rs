@@ -40,6 +40,7 @@ pub(crate) mod packing;
 pub(crate) mod pool;
 pub(crate) mod reach;
 pub(crate) mod repair;
+pub(crate) mod room;
 pub(crate) mod scan;
 pub(crate) mod snapshot;
 pub(crate) mod sparse;
@@ -62,6 +63,9 @@ use scan::OWN;
 
 /// The name of the row that stands for the project itself; no worktree can be called so.
 pub(crate) const PROJECT: &str = ".";
+
+/// How often the clock is asked whether it has moved past the last change, once a millisecond.
+const CLOCK_TRIES: u32 = 50;
 
 /// How an operation on a store works; built by value.
 #[derive(Debug, Clone, Default)]
@@ -122,6 +126,8 @@ struct Inner {
     blobs: Blobs,
     packs: Mutex<HashMap<String, Arc<Pack>>>,
     read_only: bool,
+    /// There is no room to write anything: the errno that said so.
+    full: Option<i32>,
     patience: Patience,
 }
 
@@ -180,7 +186,11 @@ impl Store {
             {
                 std::fs::create_dir(inside.join(sub))?;
             }
-            std::fs::write(inside.join("format"), format::NEW)?;
+            room::keep(&inside);
+            // The one file that is written in place, and without which there is no store: before that has its name.
+            let mut format = std::fs::File::create_new(inside.join("format"))?;
+            io::Write::write_all(&mut format, format::NEW.as_bytes())?;
+            format.sync_all()?;
             // A repository around the project need not know.
             std::fs::write(inside.join(".gitignore"), "*\n")
         };
@@ -209,12 +219,14 @@ impl Store {
             }
             Err(error) => return Err(error).context("make store", || &path),
         }
+        stage.sync_parent().context("flush", || &parent)?;
         Self::open(&path)
     }
 
     /// Opens the store at `path`: the folder `.calve` itself, not the project.
     ///
-    /// A store that cannot be written to, since its filesystem is read-only or the right is missing, can be read and started from.
+    /// A store that cannot be written to, since its filesystem is read-only or the right is missing, can be read and started from. One
+    /// whose disk is full can be read, and space can be freed in it: [`Store::gc`], [`Worktree::drop`](crate::Worktree::drop).
     ///
     /// # Errors
     /// [`ErrorKind::StoreNotFound`], and [`ErrorKind::StoreIncompatible`] where it is of a later version. Nothing is changed.
@@ -232,11 +244,16 @@ impl Store {
         let flags = AtFlags::EACCESS;
         let read_only = fs::accessat(fs::CWD, &path, Access::WRITE_OK, flags).is_err();
         let database = path.join("index.db");
-        let db = if read_only { Db::open_read_only(&database)? } else { Db::open(&database)? };
+        let opened = if read_only { Db::open_read_only(&database) } else { Db::open(&database) };
+        let (db, full) = match opened {
+            Err(error) if error.kind() == ErrorKind::StorageFull => Self::open_full(&path, error)?,
+            opened => (opened?, None),
+        };
+        let read_only = read_only || full.is_some();
         let blobs = Blobs::open(&path).context("open store", || &path)?;
         let patience = Patience::new(Duration::from_millis(500));
         let packs = Mutex::default();
-        let store = Self(Arc::new(Inner { path, db, blobs, packs, read_only, patience }));
+        let store = Self(Arc::new(Inner { path, db, blobs, packs, read_only, full, patience }));
         if !read_only {
             store.sweep_stage();
         }
@@ -292,6 +309,11 @@ impl Store {
         })
     }
 
+    /// Whether there is no room to write anything.
+    pub(crate) fn is_full(&self) -> bool {
+        self.0.full.is_some()
+    }
+
     pub(crate) fn db(&self) -> &Db {
         &self.0.db
     }
@@ -314,6 +336,9 @@ impl Store {
         if !self.0.read_only {
             return Ok(());
         }
+        if let Some(errno) = self.0.full {
+            return Err(Error::io(operation, self.path(), io::Error::from_raw_os_error(errno)));
+        }
         let cause = io::Error::new(io::ErrorKind::ReadOnlyFilesystem, "it cannot be written to");
         Err(Error::new(ErrorKind::ReadOnly, operation, self.path(), cause))
     }
@@ -327,6 +352,19 @@ impl Store {
             Ok(scan::stat_of(&Meta::of(&fs::fstat(&file)?)).changed)
         };
         take().context("use", || &self.0.path)
+    }
+
+    /// The same, later than `last`.
+    pub(crate) fn clock_past(&self, last: (i64, u32)) -> Result<(i64, u32), Error> {
+        let mut now = self.clock()?;
+        for _ in 0..CLOCK_TRIES {
+            if now > last {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+            now = self.clock()?;
+        }
+        Ok(now)
     }
 
     /// The content of a blob of `size` bytes, to clone or to read from: its mirror, or one that is made of its pack now.
@@ -373,6 +411,7 @@ impl Store {
             let put = self.blobs().put(id, unpack);
             if put.is_ok() {
                 intake.unsealed.push(id);
+                intake.note(id);
             }
             put
         };
@@ -411,9 +450,11 @@ impl Store {
 
     /// Puts everything that was added on the disk, then vouches for what was copied.
     pub(crate) fn flush(&self, unsealed: &[BlobId]) -> Result<(), Error> {
+        // Later than every mirror that was made until here.
+        let now = if unsealed.is_empty() { (0, 0) } else { self.clock_past(self.clock()?)? };
         crate::tree::staging::flush_filesystem(self.blobs().dir())
             .context("flush", || &self.0.path)?;
-        self.blobs().seal(unsealed).context("seal", || &self.0.path)
+        self.blobs().seal(unsealed, now).context("seal", || &self.0.path)
     }
 
     /// Removes what killed processes left in `stage`.

@@ -11,6 +11,7 @@
 //!   templates/ID/      btrfs: a subvolume with the tree of snapshot ID; ID.index, its index; ID.seal, see below
 //!   worktrees/NAME/    worktrees, where they may not be beside the project
 //!   undo/              what a forced switch of the project moved aside
+//!   reserve            room for what frees space on a full disk: up to 1 MiB that mean nothing
 //!   stage/             files and packs on their way; whatever is here is nobody's once its maker is dead
 //!   trash/             what waits to be deleted
 //!   locks/             empty files for flock(2): gate, content, and one for each worktree, called by its token

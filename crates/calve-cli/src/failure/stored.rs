@@ -153,6 +153,10 @@ fn way_out(
         ErrorKind::DestinationExists => {
             "move it away, or choose another name, or another folder with --at".to_owned()
         }
+        ErrorKind::StorageFull => format!(
+            "'calve drop NAME' and 'calve store gc --expire 30d' free space, also where there is none; df -h {}",
+            shell_word(path.parent().unwrap_or(path))
+        ),
         kind => return super::hint(kind, path, error),
     };
     Some(hint)
@@ -190,7 +194,8 @@ mod tests {
             (ErrorKind::Overlap, "make store for", "calve status"),
             (ErrorKind::DestinationExists, "start worktree", "'calve reset w'"),
             (ErrorKind::ParentNotFound, "open", "mkdir -p"),
-            (ErrorKind::StorageFull, "write", "df -h"),
+            (ErrorKind::StorageFull, "write", "df -h '/a b'"),
+            (ErrorKind::StorageFull, "write", "calve drop"),
             (ErrorKind::PermissionDenied, "open", "ls -ld"),
         ] {
             let error = io::Error::other("cause");

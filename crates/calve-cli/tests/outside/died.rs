@@ -28,9 +28,9 @@ const BIG_BYTES: u64 = 300_000;
 const LIFE: u64 = 1500;
 
 /// What is compared of a tree: mode, time and content of every entry but calve's own.
-type Tree = BTreeMap<PathBuf, (u32, (i64, i64), Vec<u8>)>;
+pub(super) type Tree = BTreeMap<PathBuf, (u32, (i64, i64), Vec<u8>)>;
 
-fn tree_of(root: &Path) -> io::Result<Tree> {
+pub(super) fn tree_of(root: &Path) -> io::Result<Tree> {
     let mut tree = Tree::new();
     let mut left = vec![PathBuf::new()];
     while let Some(below) = left.pop() {
@@ -53,12 +53,23 @@ fn tree_of(root: &Path) -> io::Result<Tree> {
     Ok(tree)
 }
 
-/// The paths at which `status` would find a difference: it compares no times.
-fn differences(a: &Tree, b: &Tree) -> Vec<PathBuf> {
+/// The paths at which `status` would find a difference, and how both start: it compares no times.
+fn differences(a: &Tree, b: &Tree) -> Vec<String> {
     let of =
         |tree: &Tree, path: &Path| tree.get(path).map(|(mode, _, bytes)| (*mode, bytes.clone()));
     let paths: BTreeSet<&PathBuf> = a.keys().chain(b.keys()).collect();
-    paths.into_iter().filter(|path| of(a, path) != of(b, path)).cloned().collect()
+    let brief = |tree: &Tree, path: &Path| match of(tree, path) {
+        Some((mode, bytes)) => {
+            let start = String::from_utf8_lossy(&bytes[..bytes.len().min(40)]).into_owned();
+            format!("{mode:o}, {} bytes {start:?}", bytes.len())
+        }
+        None => "absent".to_owned(),
+    };
+    paths
+        .into_iter()
+        .filter(|path| of(a, path) != of(b, path))
+        .map(|path| format!("{}: {} and {}", path.display(), brief(a, path), brief(b, path)))
+        .collect()
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

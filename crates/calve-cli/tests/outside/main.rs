@@ -13,6 +13,7 @@ mod disk;
 mod every;
 mod faults;
 mod filesystems;
+mod full;
 mod killed;
 mod store_verbs;
 mod tree;

@@ -29,12 +29,14 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rustix::fs::{self, AtFlags, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::{Errno, pread, retry_on_intr};
 
 use super::id::BlobId;
+use super::pool::lock;
 use crate::reflink::copy::Copier;
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::Meta;
@@ -110,16 +112,30 @@ pub(crate) struct Intake {
     pub(crate) counts: Counts,
     /// Blobs that are to be sealed when they are on the disk.
     pub(crate) unsealed: Vec<BlobId>,
+    noted: Noted,
 }
+
+/// Mirrors that an operation made, of all its threads, in case that it fails.
+pub(crate) type Noted = Arc<Mutex<Vec<BlobId>>>;
 
 impl Intake {
     pub(crate) fn new() -> Self {
+        Self::noting(&Noted::default())
+    }
+
+    /// Which mirrors it makes is noted.
+    pub(crate) fn noting(noted: &Noted) -> Self {
         Self {
             buffer: Vec::new(),
             copier: Copier::new(false),
             counts: Counts::default(),
             unsealed: Vec::new(),
+            noted: Arc::clone(noted),
         }
+    }
+
+    pub(crate) fn note(&self, id: BlobId) {
+        lock(&self.noted).push(id);
     }
 
     /// The hash of an open file, and how many bytes it had.
@@ -308,6 +324,7 @@ impl Blobs {
             }
             Err(errno) => return Err(errno.into()),
         };
+        intake.note(id);
         if !self.clone_into(file, &new, meta.dev)? {
             return self.clone_then_hash(intake, file, meta, stop);
         }
@@ -360,6 +377,7 @@ impl Blobs {
             intake.unsealed.push(id);
         }
         self.place(&mut staged, id)?;
+        intake.note(id);
         Ok(Some(id))
     }
 
@@ -410,14 +428,19 @@ impl Blobs {
         }
     }
 
-    /// Seals mirrors whose content was verified before and has been flushed since.
-    pub(crate) fn seal(&self, ids: &[BlobId]) -> io::Result<()> {
+    /// Seals mirrors whose content was verified before `flushed`, a time of this filesystem's clock at which a flush began that
+    /// is over. What has such a name since then is somebody else's, who flushes and seals it.
+    pub(crate) fn seal(&self, ids: &[BlobId], flushed: (i64, u32)) -> io::Result<()> {
         for id in ids {
-            let times = timestamps(seal_of(*id));
-            match fs::utimensat(&self.dir, path_of(*id), &times, AtFlags::SYMLINK_NOFOLLOW) {
+            let file = match fs::openat(&self.dir, path_of(*id), SOURCE_FLAGS, Mode::empty()) {
+                Ok(file) => file,
                 // Somebody packed it and dropped the mirror.
-                Ok(()) | Err(Errno::NOENT) => {}
+                Err(Errno::NOENT) => continue,
                 Err(errno) => return Err(errno.into()),
+            };
+            let (seconds, nanoseconds) = Meta::of(&fs::fstat(&file)?).changed;
+            if (seconds, nanoseconds) < (flushed.0, flushed.1.into()) {
+                fs::futimens(&file, &timestamps(seal_of(*id)))?;
             }
         }
         Ok(())
@@ -605,5 +628,21 @@ mod tests {
         let changed =
             Duration::new(meta.changed.0.unsigned_abs(), u32::try_from(meta.changed.1).unwrap());
         assert!(now >= changed + TICK, "{now:?} {changed:?}");
+    }
+
+    /// Somebody may put a file of the same name in the place of ours between our flush and our seal, and it has not been flushed.
+    #[test]
+    fn what_came_after_the_flush_began_is_not_sealed() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["blobs", "stage"] {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        let blobs = Blobs::open(dir.path()).unwrap();
+        let id = BlobId::of(b"content");
+        blobs.put(id, |file| io::Write::write_all(file, b"content")).unwrap();
+        for (flushed, sealed) in [((0, 0), false), ((i64::MAX, 0), true)] {
+            blobs.seal(&[id], flushed).unwrap();
+            assert_eq!(blobs.is_sealed(id, 7).unwrap(), sealed, "{flushed:?}");
+        }
     }
 }

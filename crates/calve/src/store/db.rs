@@ -137,6 +137,12 @@ impl Db {
     }
 
     fn connect(path: &Path, flags: OpenFlags) -> Result<Self, Error> {
+        let store = path.parent().unwrap_or(path);
+        if crate::reflink::sys::filesystem_name(store).as_deref() == Some("btrfs")
+            && let Some(cause) = super::room::why_full(store)
+        {
+            return Err(Error::io("open", path, cause));
+        }
         let open = || {
             let connection =
                 Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
@@ -429,6 +435,11 @@ pub(crate) fn put_worktree(
 pub(crate) fn failed(operation: &'static str, path: &Path, error: rusqlite::Error) -> Error {
     use rusqlite::ErrorCode as Code;
     let code = error.sqlite_error_code();
+    if let Some(Code::DiskFull | Code::CannotOpen | Code::SystemIoFailure) = code
+        && let Some(cause) = path.parent().and_then(super::room::why_full)
+    {
+        return Error::io(operation, path, cause);
+    }
     let kind = match code {
         None if matches!(error, rusqlite::Error::FromSqlConversionFailure(..)) => {
             ErrorKind::Damaged

@@ -21,8 +21,9 @@
 //!
 //! # A crash at any point
 //! First goes what refers, then what is referred to: snapshots, in a transaction of their own, on the disk before anything else happens;
-//! then, in one transaction, the rows of directories, of packed content and of packs; then mirrors; then the files of packs. What
-//! a crash leaves is content that nobody needs, to be found by the next collection; a pack without a row is one of these.
+//! then mirrors, which makes room on a full disk for what comes next: the rows of directories, of packed content and of packs; then the
+//! files of packs. What a crash leaves is content that nobody needs, to be found by the next collection; a pack without a row is one
+//! of these.
 //! Packs that are mostly dead are rewritten beforehand, as [`packing`](super::packing) does it, and only then given up.
 //!
 //! # Who holds no lock
@@ -48,7 +49,7 @@ use super::pack::{Location, OVERHEAD_BYTES};
 use super::packing::{Cold, From, older_than};
 use super::reach::Reach;
 use super::snapshot::open_dir;
-use super::{Store, StoreOptions, is_pack_name, locks, path_from};
+use super::{Store, StoreOptions, is_pack_name, locks, path_from, room};
 use crate::error::{Context as _, Error, ErrorKind};
 use crate::tree::removal;
 
@@ -148,15 +149,27 @@ impl Store {
     /// at the store; each of them waits for some tenths of a second at most.
     ///
     /// # Errors
-    /// [`ErrorKind::Damaged`](crate::ErrorKind::Damaged) where a snapshot cannot be read, since it may need anything: nothing
+    /// [`ErrorKind::Damaged`](crate::ErrorKind::Damaged) where a snapshot cannot be read, since it may need anything: no content
     /// was removed. On any other, what was removed until then is gone, and nothing that is needed.
     pub fn gc(&self, options: &GcOptions, common: &StoreOptions) -> Result<GcReport, Error> {
         let started = Instant::now();
-        self.must_be_writable("collect garbage in")?;
         let mut report = GcReport::default();
+        self.freeing(|store| store.collect(options, common, &mut report))?;
+        room::keep(self.path());
+        report.elapsed = started.elapsed();
+        Ok(report)
+    }
+
+    fn collect(
+        &self,
+        options: &GcOptions,
+        common: &StoreOptions,
+        report: &mut GcReport,
+    ) -> Result<(), Error> {
+        self.must_be_writable("collect garbage in")?;
         self.sweep_stage();
+        report.leftovers += self.sweep_leftovers(options.grace)?;
         self.recover()?;
-        report.leftovers = self.sweep_leftovers(options.grace)?;
         self.must_have_roots()?;
         let expired = options.expire.map(|age| self.expirable(age)).transpose()?;
         let expired = expired.unwrap_or_default();
@@ -167,11 +180,15 @@ impl Store {
             mark.add(self, id, common)?;
         }
         let dead = self.dead(&mark.reach, options.grace)?;
-        report.rewritten_packs = self.rewrite(&self.mostly_dead(&mark.reach)?, common)?;
-        self.sweep(options, common, &expired, mark, dead, &mut report)?;
-        report.templates = self.sweep_templates()?;
-        report.elapsed = started.elapsed();
-        Ok(report)
+        let packs = self.mostly_dead(&mark.reach)?;
+        match self.rewrite(&packs, common) {
+            // What is dead goes first, and they the next time.
+            Err(error) if error.kind() == ErrorKind::StorageFull => {}
+            rewritten => report.rewritten_packs += rewritten?,
+        }
+        self.sweep(options, common, &expired, mark, dead, report)?;
+        report.templates += self.sweep_templates()?;
+        Ok(())
     }
 
     /// A template is no content: who misses one makes it again, so nothing is locked out.
@@ -325,17 +342,15 @@ impl Store {
             };
             let alone = Instant::now();
             if first {
-                report.snapshots = self.forget_snapshots(expired)?;
+                report.snapshots.extend(self.forget_snapshots(expired)?);
             }
             for id in self.db().snapshot_ids()? {
                 mark.add(self, id, common)?;
             }
-            if first {
-                self.remove_rows(&dead, &mark.reach, report)?;
-                first = false;
-            }
+            first = false;
             let done = self.remove_mirrors(&mut dead.mirrors, &mark.reach, alone, report)?;
             if done {
+                self.remove_rows(&dead, &mark.reach, report)?;
                 self.remove_packs(&mark.reach, options.grace, report)?;
             }
             drop(guard);
@@ -383,9 +398,10 @@ impl Store {
             }
             Ok(())
         })?;
-        report.directories = directories.len() as u64;
-        report.packed_blobs = packed.len() as u64;
-        report.packed_bytes = packed.iter().fold(0, |sum, (_, at)| at.stored.saturating_add(sum));
+        report.directories += directories.len() as u64;
+        report.packed_blobs += packed.len() as u64;
+        report.packed_bytes =
+            packed.iter().fold(report.packed_bytes, |sum, (_, at)| at.stored.saturating_add(sum));
         Ok(())
     }
 

@@ -26,7 +26,7 @@ use std::sync::{Arc, Mutex};
 use rustix::fs::{self, AtFlags, Mode, OFlags};
 
 use super::Store;
-use super::blobs::Intake;
+use super::blobs::{Intake, Noted};
 use super::id::BlobId;
 use super::index::Stat;
 use super::manifest::{Manifest, os};
@@ -131,6 +131,7 @@ pub(crate) fn materialize(plan: &Plan<'_>) -> Result<Made, Error> {
         first_most: plan.jobs.div_ceil(2),
         held_most: descriptor_budget(plan.roots.len()) / 2,
     };
+    let noted = Noted::default();
     let workers = pool::run_in_halves(
         plan.jobs,
         halves,
@@ -142,7 +143,7 @@ pub(crate) fn materialize(plan: &Plan<'_>) -> Result<Made, Error> {
                 maker.clipped.store(true, Ordering::Relaxed);
             }
             Worker {
-                intake: Intake::new(),
+                intake: Intake::noting(&noted),
                 copier: Copier::new(false),
                 created: meta::created_by_us(mode_is_exact),
                 reports: vec![DestinationReport::default(); plan.roots.len()],
@@ -153,7 +154,8 @@ pub(crate) fn materialize(plan: &Plan<'_>) -> Result<Made, Error> {
             Task::Directory { parent, place } => maker.directory(worker, parent, place, queue),
             Task::Fill { dir, files } => maker.fill(worker, &dir, files, queue),
         },
-    )?;
+    )
+    .inspect_err(|error| plan.store.drop_unpacked(error, &noted))?;
     let mut made = Made {
         reports: vec![DestinationReport::default(); plan.roots.len()],
         stats: vec![vec![Stat::default(); plan.manifest.count as usize]; plan.roots.len()],

@@ -23,13 +23,13 @@ use rusqlite::params;
 use rustix::fs::{self, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::blobs::{Intake, Mirror};
+use super::blobs::{Intake, Mirror, Noted};
 use super::id::{BlobId, SnapshotId};
 use super::pack::{Location, PackWriter};
 use super::pool::{self, lock};
 use super::reach::Reach;
 use super::{PROJECT, Store, StoreOptions, token};
-use crate::error::{Context as _, Error};
+use crate::error::{Context as _, Error, ErrorKind};
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
 use crate::tree::staging::StagedFile;
 
@@ -222,7 +222,8 @@ impl Store {
     /// snapshots, of the project's latest.
     ///
     /// # Errors
-    /// [`ErrorKind::Damaged`](crate::ErrorKind::Damaged) where content is lost. What was made stays, and is of use.
+    /// [`ErrorKind::Damaged`](crate::ErrorKind::Damaged) where content is lost. What was made stays, and is of use; but not where it is
+    /// the disk that is full.
     pub fn warm(
         &self,
         snapshots: &[SnapshotId],
@@ -253,19 +254,21 @@ impl Store {
         common.progress.expected.fetch_add(missing.len() as u64, Ordering::Relaxed);
         // Last in, first out: the largest first, so that no thread is left with one at the end.
         missing.sort_unstable_by_key(|(_, size)| *size);
+        let noted = Noted::default();
         let workers = pool::run(
             common.threads(),
             &common.cancel,
             ("warm", self.path()),
             missing,
-            |_| Intake::new(),
+            |_| Intake::noting(&noted),
             |intake, (id, size), queue| {
                 self.content(intake, id, size, &|| queue.stopped())?;
                 common.progress.files.fetch_add(1, Ordering::Relaxed);
                 common.progress.bytes.fetch_add(size, Ordering::Relaxed);
                 Ok(())
             },
-        )?;
+        )
+        .inspect_err(|error| self.drop_unpacked(error, &noted))?;
         let unsealed: Vec<BlobId> =
             workers.into_iter().flat_map(|intake| intake.unsealed).collect();
         if !unsealed.is_empty() {
@@ -331,12 +334,19 @@ impl Store {
         }
         let sync = || fs::fsync(fs::open(&packs, DIR_FLAGS, Mode::empty())?);
         sync().context("flush", || &packs)?;
-        self.db().write("write", |tx| {
+        let known = self.db().write("write", |tx| {
             for (name, index) in &named {
                 put_pack(tx, name, index)?;
             }
             Ok(())
-        })?;
+        });
+        // A disk that fails may have the rows all the same, and the next to open the database find them.
+        if known.as_ref().is_err_and(|error| error.kind() != ErrorKind::Io) {
+            for (name, _) in &named {
+                let _ = std::fs::remove_file(packs.join(name));
+            }
+        }
+        known?;
         written.packs = named.len() as u64;
         written.packed = named.into_iter().flat_map(|(_, index)| index).collect();
         Ok(written)

@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex};
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::blobs::{Blobs, Counts, Intake};
+use super::blobs::{Blobs, Counts, Intake, Noted};
 use super::id::{BlobId, DirectoryId};
 use super::index::{Index, Stat};
 use super::manifest::{Manifest, os};
@@ -61,7 +61,7 @@ pub(crate) struct Request<'a> {
     pub(crate) base: Option<&'a Manifest>,
     pub(crate) index: Option<&'a Index>,
     /// Where content goes. Without it only what may be equal to the base is read, and the rest has an [`UNKNOWN`] content.
-    pub(crate) intake: Option<&'a Blobs>,
+    pub(crate) intake: Option<(&'a Blobs, &'a Noted)>,
     /// A time of this filesystem's clock from before the scan.
     pub(crate) stamp: (i64, u32),
     /// Directories that are no part of the tree although they are inside it: other worktrees.
@@ -192,7 +192,7 @@ pub(crate) fn scan(request: &Request<'_>) -> Result<Scan, Error> {
         ("read", request.path),
         vec![first],
         |_| Worker {
-            intake: Intake::new(),
+            intake: request.intake.map_or_else(Intake::new, |(_, noted)| Intake::noting(noted)),
             buffer: vec![MaybeUninit::uninit(); 64 * 1024],
             scanned: Vec::new(),
             files: Vec::new(),

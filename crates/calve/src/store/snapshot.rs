@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rusqlite::params;
 use rustix::fs::{self, Mode};
 
+use super::blobs::Noted;
 use super::db::{self, WorktreeRow};
 use super::id::{self, SnapshotId};
 use super::index::Index;
@@ -92,7 +93,8 @@ impl Store {
     /// snapshot is called so, too.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidName`]; those of every operation, see [`Store`]. No snapshot was made, and the name means what it meant. Content that was taken in until then stays until [`Store::gc`](crate::Store::gc).
+    /// [`ErrorKind::InvalidName`]; those of every operation, see [`Store`]. No snapshot was made, and the name means what it meant. Content that was taken in until then stays until [`Store::gc`](crate::Store::gc); where it is
+    /// the disk that is full it is removed, unless others are at the store.
     pub fn snapshot(
         &self,
         message: Option<&str>,
@@ -143,11 +145,11 @@ impl Store {
         self.db().snapshot(id)?.ok_or_else(|| not_found(&id.to_string()))
     }
 
-    /// Scans a tree; with `intake` its content is taken into the store.
+    /// Scans a tree; with `intake` its content is taken into the store, and what that made is noted there.
     pub(crate) fn scan(
         &self,
         known: &Known,
-        intake: bool,
+        intake: Option<&Noted>,
         options: &StoreOptions,
     ) -> Result<(Scan, (i64, u32)), Error> {
         let root = fs::open(&known.root, DIR_FLAGS, Mode::empty()).map_err(|errno| {
@@ -165,7 +167,7 @@ impl Store {
             root: &root,
             base: known.base.as_ref().map(|(_, _, manifest)| manifest),
             index: known.index.as_ref(),
-            intake: intake.then(|| self.blobs()),
+            intake: intake.map(|noted| (self.blobs(), noted)),
             stamp,
             excluded: &excluded,
             jobs: options.threads(),
@@ -201,13 +203,29 @@ impl Store {
         name: Option<&str>,
         options: &StoreOptions,
     ) -> Result<SnapshotReport, Error> {
+        let noted = Noted::default();
+        let recorded = self.record_noting(known, message, name, options, &noted);
+        if recorded.as_ref().is_err_and(|error| error.kind() == ErrorKind::StorageFull) {
+            self.give_back(&noted, options);
+        }
+        recorded
+    }
+
+    fn record_noting(
+        &self,
+        known: &Known,
+        message: Option<&str>,
+        name: Option<&str>,
+        options: &StoreOptions,
+        noted: &Noted,
+    ) -> Result<SnapshotReport, Error> {
         let started = std::time::Instant::now();
         let _guard = self.share()?;
         if let Some((base, ..)) = &known.base {
             // It was read before the lock was had. Should it have been forgotten since, its content may be gone.
             self.object(*base)?;
         }
-        let (scan, stamp) = self.scan(known, true, options)?;
+        let (scan, stamp) = self.scan(known, Some(noted), options)?;
         let Some(manifest) = &scan.manifest else {
             return Err(super::pool::cancelled("take a snapshot of", &known.root));
         };
@@ -245,7 +263,10 @@ impl Store {
                 || old.stats.iter().any(|stat| stat.changed >= old.stamp)
         });
         if worth {
-            self.write_index(&known.row.token, &index)?;
+            // What was read and is not new has not been flushed, and the index must not be on the disk before it. The snapshot is
+            // there, whatever becomes of this: without it the next one reads more.
+            let flushed = if new || scan.counts.read_files == 0 { Ok(()) } else { self.flush(&[]) };
+            let _ = flushed.and_then(|()| self.write_index(&known.row.token, &index));
         }
         let counts = scan.counts;
         Ok(SnapshotReport {

@@ -85,12 +85,12 @@ impl Store {
             return Ok(None);
         }
         let stats = made.stats.pop().unwrap_or_default();
-        let stamp = self.clock_past(stats.iter())?;
+        let stamp = self.clock_past_all(stats.iter())?;
         let index = Index { snapshot: id, stamp, stats };
         let publish = |stage: &mut Stage| -> io::Result<()> {
             // Everything that is still on its way must have arrived before the number is read.
             flush_filesystem(stage.dir())?;
-            self.blobs().seal(&made.unsealed)?;
+            self.blobs().seal(&made.unsealed, index.stamp)?;
             stage.publish(&name)?;
             let seal = settled(stage.dir())?;
             for (extension, content) in

@@ -500,9 +500,12 @@ impl Store {
             repaired: false,
         };
         let mut found = Vec::new();
+        let is_packed = matches!(standing.packed, Some((_, Ok(()))));
         if let Mirror::Bad { why, how } = standing.mirror
             // What nobody needs, and nobody vouched for, was begun and given up, or is just being made.
             && (needed || standing.packed.is_some() || !matches!(how, Bad::Empty | Bad::Young))
+            // What a crash leaves of one that was unpacked and not written back: as good as none.
+            && !(is_packed && matches!(how, Bad::Empty))
         {
             found.push(damage(DamageKind::Mirror, self.blobs().mirror_path(id), why));
         }

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 
 use super::Worktree;
 use crate::error::{Context as _, Error, ErrorKind};
+use crate::store::room;
 use crate::store::snapshot::forget;
 use crate::store::template::remove_tree;
 use crate::store::{PROJECT, Store, StoreOptions, parent_of, path_from};
@@ -36,16 +37,18 @@ impl Dropped {
 
 impl Worktree {
     /// Drops it: its folder and its name are gone when this returns. Deleting the files, which takes time, is left to
-    /// [`Dropped::delete`] or [`Store::empty_trash`].
+    /// [`Dropped::delete`] or [`Store::empty_trash`]. It works on a full disk, too.
     ///
     /// # Errors
     /// [`ErrorKind::Changed`] where it was changed and not `force`: nothing was done, and [`Error::details`] has the paths.
     /// [`ErrorKind::Overlap`] where other worktrees are inside of it, whatever was forced.
     /// [`ErrorKind::WorktreeMissing`] where something else is at its path; with `force` that stays, and the name goes.
     pub fn drop(self, force: bool, options: &StoreOptions) -> Result<Dropped, Error> {
-        self.store.must_be_writable("drop a worktree of")?;
-        let this = self.now()?;
-        this.drop_now(force, options)
+        self.store.freeing(|store| {
+            store.must_be_writable("drop a worktree of")?;
+            let this = Self { store: store.clone(), ..self.clone() };
+            this.now()?.drop_now(force, options)
+        })
     }
 
     fn drop_now(&self, force: bool, options: &StoreOptions) -> Result<Dropped, Error> {
@@ -95,7 +98,10 @@ impl Worktree {
             }
             Err(errno) => return Err(Error::io("drop worktree", &self.path, errno)),
         };
-        self.forget()?;
+        self.forget().inspect_err(|_| {
+            // It is not dropped then. Where the mark is on it, or somebody emptied the trash, it is missing.
+            let _ = fs::renameat(&to, &aside, &from, &name);
+        })?;
         Ok(Dropped { remains: Some((folder, aside)) })
     }
 
@@ -134,17 +140,25 @@ impl Store {
     /// # Errors
     /// The first that could not be deleted; the others were tried all the same.
     pub fn empty_trash(&self) -> Result<(), Error> {
-        self.must_be_writable("empty the trash of")?;
+        if !self.is_full() {
+            self.must_be_writable("empty the trash of")?;
+        }
+        self.delete_trash()?;
+        room::keep(self.path());
+        Ok(())
+    }
+
+    /// Deletes what is in the trash; how many things.
+    pub(crate) fn delete_trash(&self) -> Result<u64, Error> {
         let path = self.path().join("trash");
         let dir = super::open_dir(&path)?;
-        let mut failure = Ok(());
+        let (mut deleted, mut failure) = (0, Ok(()));
         for name in names(&dir).context("read directory", || &path)? {
             let removed = remove_tree(&dir, &name).context("delete what was dropped in", || &path);
-            if failure.is_ok() {
-                failure = removed;
-            }
+            deleted += u64::from(removed.is_ok());
+            failure = failure.and(removed);
         }
-        failure
+        failure.map(|()| deleted)
     }
 }
 

@@ -30,9 +30,6 @@ use crate::tree::staging::{self, Stage, stage_name};
 
 mod loose;
 
-/// How often the clock is asked whether it has moved past the last change, once a millisecond.
-const CLOCK_TRIES: u32 = 50;
-
 /// How many trees are made in one pass, since each takes descriptors.
 const PASS: usize = 32;
 
@@ -118,7 +115,7 @@ impl Store {
         common: &StoreOptions,
     ) -> Result<StartReport, Error> {
         let started = std::time::Instant::now();
-        let loose = match (self.is_read_only(), options.from, &options.at) {
+        let loose = match (self.is_read_only() && !self.is_full(), options.from, &options.at) {
             (true, Some(id), Some(folder)) => Some((id, folder)),
             _ => None,
         };
@@ -333,10 +330,11 @@ impl Store {
             unsealed.extend(made.unsealed);
             stats.extend(made.stats);
         }
-        if !unsealed.is_empty() {
+        // The index says of each file what it holds, which must not be on the disk before that is: what was copied is flushed.
+        if !unsealed.is_empty() || reports.iter().any(|report| report.copied_files > 0) {
             self.flush(&unsealed)?;
         }
-        let stamp = self.clock_past(stats.iter().flatten())?;
+        let stamp = self.clock_past_all(stats.iter().flatten())?;
         for (row, stats) in rows.iter().zip(stats) {
             self.write_index(&row.token, &Index { snapshot: id, stamp, stats })?;
         }
@@ -344,20 +342,11 @@ impl Store {
     }
 
     /// A time of the clock that is later than every change in `stats`, so that they can be trusted.
-    pub(crate) fn clock_past<'s>(
+    pub(crate) fn clock_past_all<'s>(
         &self,
         stats: impl Iterator<Item = &'s Stat>,
     ) -> Result<(i64, u32), Error> {
-        let last = stats.map(|stat| stat.changed).max().unwrap_or_default();
-        let mut stamp = self.clock()?;
-        for _ in 0..CLOCK_TRIES {
-            if stamp > last {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(1));
-            stamp = self.clock()?;
-        }
-        Ok(stamp)
+        self.clock_past(stats.map(|stat| stat.changed).max().unwrap_or_default())
     }
 
     /// Takes a snapshot, for each worktree, of the subvolume that has the tree. `None`: there is none, or not for this place.

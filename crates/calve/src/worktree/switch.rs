@@ -144,7 +144,7 @@ impl Worktree {
         let from = self.based_on()?;
         let _guard = self.store.share()?;
         let known = self.known()?;
-        let (mut scan, _) = self.store.scan(&known, false, options)?;
+        let (mut scan, _) = self.store.scan(&known, None, options)?;
         let Some((_, _, base)) = &known.base else { return Err(super::no_worktree(self.name())) };
         let object = self.store.object(to)?;
         let target = self.store.db().manifest(to, &object)?;
@@ -277,7 +277,8 @@ impl Worktree {
             let path = told(staged).map_or(self.path.clone(), |path| self.path.join(path));
             error.with_path(path)
         })?;
-        if !made.unsealed.is_empty() {
+        // As for a tree that is started: what was copied is on the disk before it is in the index.
+        if !made.unsealed.is_empty() || made.reports.iter().any(|report| report.copied_files > 0) {
             self.store.flush(&made.unsealed)?;
         }
         let mut skipped: Vec<Skipped> =
@@ -461,7 +462,7 @@ impl Worktree {
             // Changed again by now: then it is looked at the next time.
             stats[number] = stat().unwrap_or_default();
         }
-        let stamp = self.store.clock_past(stats.iter())?;
+        let stamp = self.store.clock_past_all(stats.iter())?;
         Ok(Index { snapshot: to, stamp, stats })
     }
 }

@@ -94,8 +94,10 @@ impl World {
             let Some(id) = self.known_snapshot() else { return };
             self.must(&format!("start again --from {id}"));
             let root = self.folder().join("again");
-            if tree_of(&root).ok().as_ref() != Some(&self.snapshots[&id].tree) {
-                self.fail(format!("a tree of {id} is another one"));
+            let tree = tree_of(&root).unwrap_or_default();
+            if tree != self.snapshots[&id].tree {
+                let differ = differences(&tree, &self.snapshots[&id].tree);
+                self.fail(format!("a tree of {id} is another one: {differ:?}"));
             }
             self.must("drop again");
         }

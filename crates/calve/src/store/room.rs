@@ -1,0 +1,171 @@
+//! Room on a full disk.
+//!
+//! # The reserve
+//! Whoever looks for a way out of a full disk needs some room for that: SQLite makes two files beside the database before it reads a
+//! row, and forgetting what is dropped writes some pages. So the store holds some in reserve, as a file that means nothing. What frees
+//! space ([`Worktree::drop`](crate::Worktree::drop), [`Store::gc`]) gives it up when there is no other, does its work, and puts it back
+//! when something was freed. Whoever only reads does without: it reads the database as it lies there, of which no writer is at work,
+//! since a writer's files are what there is no room for. Nobody else takes the reserve, or it would be gone when it is needed. One
+//! whose blocks a copy of the store shares (`cp --reflink`) frees nothing.
+
+use std::io;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::{self, AtFlags, Mode, OFlags};
+
+use super::blobs::Noted;
+use super::db::Db;
+use super::pool::lock;
+use super::reach::Reach;
+use super::{Store, StoreOptions, locks};
+use crate::error::{Error, ErrorKind};
+use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
+use crate::reflink::sys::filesystem_name;
+use crate::tree::staging::{flush_filesystem, stage_name};
+
+/// What is held in reserve: the database's files take some 40 KB to begin with, and forgetting thousands of snapshots less than this.
+const RESERVE_BYTES: u64 = 1 << 20;
+
+/// What the reserve leaves on btrfs: others may be about to open the database.
+const SPARE_BYTES: u64 = 256 << 10;
+
+/// How long it is waited for what was freed.
+const PAUSES_MS: [u64; 4] = [0, 50, 200, 500];
+
+/// What a database needs to be opened, with something to spare.
+const LEAST_BYTES: usize = 64 << 10;
+
+fn reserve(store: &Path) -> PathBuf {
+    store.join("reserve")
+}
+
+/// Whether an error is about a full disk or quota.
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Why the store at `path` has no room for a database's files; nothing where it has. SQLite keeps that to itself.
+pub(crate) fn why_full(store: &Path) -> Option<io::Error> {
+    let dir = fs::open(store.join("stage"), DIR_FLAGS, Mode::empty()).ok()?;
+    let name = stage_name();
+    let file = match fs::openat(&dir, name.as_str(), NEW_FILE_FLAGS, Mode::RUSR | Mode::WUSR) {
+        Ok(file) => file,
+        Err(errno) => return Some(io::Error::from(errno)).filter(is_full),
+    };
+    let written = std::fs::File::from(file).write_all(&[0; LEAST_BYTES]);
+    let _ = fs::unlinkat(&dir, name.as_str(), AtFlags::empty());
+    written.err().filter(is_full)
+}
+
+/// Puts something in reserve: as much as there is, where there is not enough.
+pub(crate) fn keep(store: &Path) {
+    let path = reserve(store);
+    let flags =
+        OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let Ok(file) = fs::open(&path, flags, Mode::RUSR | Mode::WUSR) else { return };
+    let (Ok(stat), Ok(room)) = (fs::fstat(&file), fs::fstatvfs(&file)) else { return };
+    let mut missing = RESERVE_BYTES.saturating_sub(stat.st_size.cast_unsigned());
+    if filesystem_name(store).as_deref() == Some("btrfs") {
+        let free = room.f_bavail.saturating_mul(room.f_frsize);
+        missing = missing.min(free.saturating_sub(SPARE_BYTES));
+    }
+    // Nothing that a filesystem could compress, or share with the reserve of another store.
+    let mut random = blake3::Hasher::new().update(stage_name().as_bytes()).finalize_xof();
+    let mut piece = [0; 4096];
+    let mut file = std::fs::File::from(file);
+    for _ in 0..missing.div_ceil(piece.len() as u64) {
+        random.fill(&mut piece);
+        if file.write_all(&piece).is_err() {
+            return;
+        }
+    }
+}
+
+/// Gives the reserve up; whether there was one.
+fn give_up(store: &Path) -> bool {
+    let path = reserve(store);
+    // What is removed may be freed later; what is cut off is free now.
+    if let Ok(file) =
+        fs::open(&path, crate::reflink::imp::SOURCE_FLAGS.union(OFlags::RDWR), Mode::empty())
+    {
+        let _ = fs::ftruncate(&file, 0);
+    }
+    std::fs::remove_file(path).is_ok()
+}
+
+impl Store {
+    /// Does what frees space. Where there is none to do it in, it is done once more, in what was held in reserve and what the
+    /// trash took.
+    pub(crate) fn freeing<T>(
+        &self,
+        mut work: impl FnMut(&Self) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let mut result = work(self);
+        for pause in PAUSES_MS {
+            match &result {
+                Err(error) if error.kind() == ErrorKind::StorageFull => {}
+                _ => break,
+            }
+            give_up(self.path());
+            let _ = self.delete_trash();
+            // Some filesystems have what was freed only then, and others at the trash may not be done.
+            let _ = flush_filesystem(self.blobs().dir());
+            std::thread::sleep(Duration::from_millis(pause));
+            // Another database: that one may be such as can only be read.
+            result = Self::open(self.path()).and_then(|again| work(&again));
+        }
+        result
+    }
+
+    /// Removes the mirrors that a snapshot made which failed for want of room, where no other needs them and nobody is at the store.
+    /// What stays is garbage, for [`Store::gc`].
+    pub(super) fn give_back(&self, noted: &Noted, options: &StoreOptions) {
+        let Ok(Some(_alone)) = locks::exclude(self.path(), Duration::ZERO, &options.cancel) else {
+            return;
+        };
+        // The disk is as full as can be now, which the database would not survive everywhere.
+        give_up(self.path());
+        // As for the collector: whoever cannot read all of what is needed removes nothing.
+        let reach = self.db().snapshot_ids().and_then(|ids| Reach::of(self, ids, &options.cancel));
+        if let Ok(reach) = reach {
+            for id in lock(noted).iter().filter(|id| !reach.blobs.contains_key(id)) {
+                let _ = self.blobs().remove(*id);
+            }
+        }
+        keep(self.path());
+    }
+
+    /// Removes the mirrors that were made of packs for something that failed for want of room, as packing would. The store has been
+    /// locked since they were made, shared at least.
+    pub(super) fn drop_unpacked(&self, error: &Error, noted: &Noted) {
+        if error.kind() != ErrorKind::StorageFull {
+            return;
+        }
+        for id in lock(noted).iter() {
+            let _ = self.blobs().remove(*id);
+        }
+    }
+
+    /// Opens the database of a full store: to be read, or in the reserve where not even that can be.
+    pub(super) fn open_full(path: &Path, full: Error) -> Result<(Db, Option<i32>), Error> {
+        let database = path.join("index.db");
+        let errno = full.io_error().raw_os_error().unwrap_or_default();
+        for (tried, pause) in PAUSES_MS.into_iter().enumerate() {
+            if let Ok(db) = Db::open_read_only(&database) {
+                return Ok((db, Some(errno)));
+            }
+            // Its last writer is at work and holds all that it needs, or was killed.
+            std::thread::sleep(Duration::from_millis(pause));
+            if tried > 1 {
+                give_up(path);
+                let _ = fs::open(path, DIR_FLAGS, Mode::empty()).and_then(flush_filesystem);
+                if let Ok(db) = Db::open(&database) {
+                    return Ok((db, None));
+                }
+            }
+        }
+        Err(full)
+    }
+}
