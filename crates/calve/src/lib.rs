@@ -148,6 +148,8 @@
 //! [guide of stores]: https://github.com/calve-rs/calve/blob/main/docs/store.md
 //! [guide to filesystems]: https://github.com/calve-rs/calve/blob/main/docs/filesystems.md
 
+#[cfg(calve_check)]
+mod check;
 mod error;
 mod reflink;
 mod report;

@@ -119,6 +119,9 @@ fn straced(directory: &Path, options: &[&str], words: &str) -> Run {
 fn can_strace(test: &str) -> bool {
     static WHY_NOT: OnceLock<Option<String>> = OnceLock::new();
     let why = WHY_NOT.get_or_init(|| {
+        if cfg!(calve_check) {
+            return Some("the checking build makes calls of its own".to_owned());
+        }
         let mut command = Command::new("strace");
         command.args([
             "-f",

@@ -211,6 +211,8 @@ impl Blobs {
             return Ok(Mirror::Missing);
         }
         if meta.size == size && meta.modified() == seal_of(id) {
+            #[cfg(calve_check)]
+            crate::check::mirror(&file, &meta, id);
             Ok(Mirror::Sealed(file, meta))
         } else {
             Ok(Mirror::Unsealed(file, meta))
@@ -219,6 +221,8 @@ impl Blobs {
 
     /// Whether a sealed mirror is there: one call, nothing opened.
     pub(crate) fn is_sealed(&self, id: BlobId, size: u64) -> io::Result<bool> {
+        #[cfg(calve_check)]
+        let _ = self.look(id, size);
         match fs::statat(&self.dir, path_of(id), AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => {
                 let meta = Meta::of(&stat);

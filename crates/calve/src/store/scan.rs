@@ -413,6 +413,10 @@ impl Scanner<'_> {
                 && !is_dir
                 && self.trusted(&base.entries[slot as usize], base.first + slot, meta)
             {
+                #[cfg(calve_check)]
+                if let Kind::File { blob, .. } = base.entries[slot as usize].kind {
+                    crate::check::known_file(&dir.fd, &name, meta, blob);
+                }
                 what = What::Same(slot, Inode::of(meta));
             } else {
                 match kind {

@@ -378,6 +378,8 @@ impl Store {
             {
                 return Ok(None);
             }
+            #[cfg(calve_check)]
+            crate::check::template(self, id, object, stage.dir());
             let finish = || -> io::Result<()> {
                 self.marker(row).write(stage.dir())?;
                 // The marker is the one thing that was made in it.

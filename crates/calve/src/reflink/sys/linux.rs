@@ -51,11 +51,16 @@ pub(crate) const TABLE: &[(i32, Verdict)] = &[
 /// of the still empty `dest` is made to match and the clone is asked for again.
 pub(crate) fn clone_file(source: impl AsFd, dest: impl AsFd) -> io::Result<()> {
     let (source, dest) = (source.as_fd(), dest.as_fd());
+    #[cfg(calve_check)]
+    let looked_at = crate::check::Source::look(source);
     match fs::ioctl_ficlone(dest, source) {
-        Ok(()) => Ok(()),
-        Err(Errno::INVAL) if match_nocow(source, dest) => Ok(fs::ioctl_ficlone(dest, source)?),
-        Err(errno) => Err(errno.into()),
+        Ok(()) => {}
+        Err(Errno::INVAL) if match_nocow(source, dest) => fs::ioctl_ficlone(dest, source)?,
+        Err(errno) => return Err(errno.into()),
     }
+    #[cfg(calve_check)]
+    looked_at.is_in(dest);
+    Ok(())
 }
 
 /// Whether the NOCOW flags differed and are now the same.
@@ -184,12 +189,17 @@ pub(crate) fn snapshot(source: impl AsFd, parent: impl AsFd, name: &CStr) -> io:
     };
     let bytes = name.to_bytes();
     args.name.get_mut(..bytes.len()).ok_or(Errno::NAMETOOLONG)?.copy_from_slice(bytes);
+    #[cfg(calve_check)]
+    let looked_at = crate::check::Subvolume::look();
     // SAFETY: BTRFS_IOC_SNAP_CREATE_V2 reads one `btrfs_ioctl_vol_args_v2`, and this is one; its name is
     // terminated, since no name of a directory entry has 4040 bytes.
     unsafe {
         let call = ioctl::Setter::<{ ioctl::opcode::write::<VolArgsV2>(0x94, 23) }, _>::new(args);
-        Ok(ioctl::ioctl(parent.as_fd(), call)?)
+        ioctl::ioctl(parent.as_fd(), call)?;
     }
+    #[cfg(calve_check)]
+    looked_at.is_in(source, parent, name);
+    Ok(())
 }
 
 /// `struct btrfs_ioctl_vol_args`.
