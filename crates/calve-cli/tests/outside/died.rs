@@ -440,7 +440,7 @@ fn die_and_look(kind: &str, reflinks: bool, ways: &[Death]) {
         return not_run(NAME, &why);
     }
     let mut world = World::new(disk);
-    for number in 0..deaths(12) {
+    for number in 0..deaths(4) {
         let death = ways[number % ways.len()];
         let moment = Duration::from_millis(world.random.below(LIFE));
         world.context = format!("{kind} {number} {death:?} after {moment:?}");
