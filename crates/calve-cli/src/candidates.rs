@@ -33,14 +33,16 @@ pub(crate) fn worktrees(word: &OsStr) -> Vec<CompletionCandidate> {
 /// The names of snapshots, and the ids of those that have none.
 pub(crate) fn snapshots(word: &OsStr) -> Vec<CompletionCandidate> {
     let Some(log) = store().and_then(|store| store.log().ok()) else { return Vec::new() };
-    let unnamed = log.iter().filter(|snapshot| snapshot.names.is_empty()).take(UNNAMED);
+    let unnamed = log.snapshots.iter().filter(|snapshot| snapshot.names.is_empty()).take(UNNAMED);
     let ids = unnamed.filter_map(|snapshot| offer(&short(snapshot.id), word, told(snapshot, "")));
-    named(&log, word).into_iter().chain(ids).collect()
+    named(&log.snapshots, word).into_iter().chain(ids).collect()
 }
 
 /// The names of snapshots.
 pub(crate) fn names(word: &OsStr) -> Vec<CompletionCandidate> {
-    store().and_then(|store| store.log().ok()).map_or_else(Vec::new, |log| named(&log, word))
+    store()
+        .and_then(|store| store.log().ok())
+        .map_or_else(Vec::new, |log| named(&log.snapshots, word))
 }
 
 /// For `calve switch [WORKTREE] SNAPSHOT`: after a worktree a snapshot, and before it either.

@@ -164,6 +164,7 @@ fn kind_name(kind: ErrorKind) -> &'static str {
         ErrorKind::StoreNotFound => "store_not_found",
         ErrorKind::StoreExists => "store_exists",
         ErrorKind::StoreIncompatible => "store_incompatible",
+        ErrorKind::StoreUntrusted => "store_untrusted",
         ErrorKind::Damaged => "damaged",
         ErrorKind::ReadOnly => "read_only",
         ErrorKind::Busy => "busy",

@@ -80,10 +80,13 @@ impl Session<'_> {
         let store = Store::open(given).map_err(|error| store_failure(&error))?;
         let current = canonical(&current)?;
         let project = store.project().map_err(|error| store_failure(&error))?;
-        match Store::discover(&current) {
+        match store.find(&current) {
             Ok(place) if place.store.path() == store.path() => place.worktree(),
             // Another project inside of this one.
             Ok(place) if place.root != project && place.root.starts_with(&project) => {
+                return Err(not_of_it(&current));
+            }
+            Err(error) if error.kind() == ErrorKind::StoreUntrusted => {
                 return Err(not_of_it(&current));
             }
             // A store that is elsewhere leaves no trace in its project.
@@ -140,7 +143,10 @@ impl Session<'_> {
             None => None,
         };
         let is_given = |store: &Store| given.as_ref().is_none_or(|it| it.path() == store.path());
-        let found = Store::discover(&root);
+        let found = match &given {
+            Some(store) => store.find(&root),
+            None => Store::discover(&root),
+        };
         match &found {
             Ok(place) if place.root == root && is_given(&place.store) => {
                 return place.worktree().map_err(|error| store_failure(&error));

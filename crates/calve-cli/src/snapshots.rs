@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use calve::{Snapshot, SnapshotReport, Store, Worktree};
+use calve::{Log, Snapshot, SnapshotReport, Store, Worktree};
 use serde::Serialize;
 
 use crate::args::{CaptureArgs, InitArgs, LogArgs, Naming, ShowArgs, SnapshotArgs, Telling};
@@ -14,6 +14,7 @@ use crate::filesystems;
 use crate::output::{Output, encoded};
 use crate::progress::Total;
 use crate::session::{Session, short};
+use crate::store::DamageDocument;
 use crate::table::{Cell, Column, Table};
 use crate::text::{self, count, counted, harmless, shown};
 
@@ -117,23 +118,33 @@ pub(crate) fn taken(report: &SnapshotReport, tree: &Path, store: &Path, output: 
 }
 
 pub(crate) fn log(args: &LogArgs, session: Session<'_>) -> Result<Exit, Failure> {
-    let mut snapshots = session.store()?.log().map_err(|error| store_failure(&error))?;
-    snapshots.truncate(args.count.unwrap_or(usize::MAX));
+    let mut log = session.store()?.log().map_err(|error| store_failure(&error))?;
+    log.snapshots.truncate(args.count.unwrap_or(usize::MAX));
     let output = session.output;
+    let exit = tell_damage(&log, session);
     if output.json {
-        let snapshots = snapshots.iter().map(SnapshotFields::new).collect();
-        output.document(&LogDocument { snapshots })?;
+        let snapshots = log.snapshots.iter().map(SnapshotFields::new).collect();
+        let damage = log.damage.iter().map(DamageDocument::new).collect();
+        output.document(&LogDocument { snapshots, damage })?;
     } else {
-        if snapshots.is_empty() {
+        if log.snapshots.is_empty() {
             output.summary("no snapshots: 'calve snapshot' takes one");
         }
         let mut table = Table::new([Column::Left, Column::Left, Column::Right, Column::Text]);
-        for snapshot in &snapshots {
+        for snapshot in &log.snapshots {
             table.row(cells(snapshot, output).map(Cell::from));
         }
         output.table(&table)?;
     }
-    Ok(Exit::Done)
+    Ok(exit)
+}
+
+/// Snapshots that cannot be read; a finding, and no reason to keep quiet about the others.
+fn tell_damage(log: &Log, session: Session<'_>) -> Exit {
+    let lines: Vec<String> =
+        log.damage.iter().map(|damage| harmless(&damage.reason).into_owned()).collect();
+    session.output.warnings(&lines);
+    if lines.is_empty() { Exit::Done } else { Exit::Findings }
 }
 
 fn cells(snapshot: &Snapshot, output: Output) -> [String; 4] {
@@ -241,8 +252,10 @@ pub(crate) fn name(naming: Naming<'_>, session: Session<'_>) -> Result<Exit, Fai
             }
         }
         Naming::List => {
-            let snapshots = store.log().map_err(failed)?;
-            let mut names: Vec<(&str, String)> = snapshots
+            let log = store.log().map_err(failed)?;
+            let exit = tell_damage(&log, session);
+            let mut names: Vec<(&str, String)> = log
+                .snapshots
                 .iter()
                 .flat_map(|snapshot| {
                     snapshot.names.iter().map(|name| (name.as_str(), snapshot.id.to_string()))
@@ -265,6 +278,7 @@ pub(crate) fn name(naming: Naming<'_>, session: Session<'_>) -> Result<Exit, Fai
                 }
                 output.table(&table)?;
             }
+            return Ok(exit);
         }
     }
     Ok(Exit::Done)
@@ -318,6 +332,7 @@ impl SnapshotDocument {
 #[derive(Serialize)]
 struct LogDocument {
     snapshots: Vec<SnapshotFields>,
+    damage: Vec<DamageDocument>,
 }
 
 /// One snapshot, and the JSON document of `show`.

@@ -250,8 +250,9 @@ struct VerifyDocument {
     elapsed_seconds: f64,
 }
 
+/// What is damaged, as `verify` and `log` tell of it.
 #[derive(Serialize)]
-struct DamageDocument {
+pub(crate) struct DamageDocument {
     kind: &'static str,
     blob: Option<String>,
     #[serde(flatten)]
@@ -287,7 +288,7 @@ impl VerifyDocument {
 }
 
 impl DamageDocument {
-    fn new(damage: &Damage) -> Self {
+    pub(crate) fn new(damage: &Damage) -> Self {
         let place = |(snapshot, path): &(calve::SnapshotId, std::path::PathBuf)| PlaceDocument {
             snapshot: snapshot.to_string(),
             path: PathFields::new(path),

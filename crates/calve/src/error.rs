@@ -32,6 +32,8 @@ pub enum ErrorKind {
     StoreExists,
     /// The store is of a later version, or needs a feature that this version does not have.
     StoreIncompatible,
+    /// A store that was found, and not named, is another user's, or is of a project that is elsewhere.
+    StoreUntrusted,
     /// Something in the store is not what it was when it was put there.
     Damaged,
     /// The store cannot be written to.

@@ -266,9 +266,9 @@ fn seal_index(bytes: &mut Vec<u8>) {
 }
 
 fn read_index(bytes: &[u8]) {
-    let checked = Index::check(bytes);
     let count = bytes.get(56..60).and_then(|count| count.try_into().ok()).map(u32::from_le_bytes);
     let Some(count) = count.filter(|count| *count < 100_000) else { return };
+    let checked = Index::check(bytes, |_| Some(count.into()));
     let decoded = Index::decode(bytes, count);
     assert_eq!(decoded.as_ref().map(drop), checked.as_ref().map(|&()| ()));
     if let Ok(index) = decoded {

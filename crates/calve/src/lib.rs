@@ -165,7 +165,7 @@ pub use report::{
 };
 #[cfg(unix)]
 pub use store::{
-    BlobId, Damage, DamageKind, GcOptions, GcReport, PackOptions, PackReport, Place, Snapshot,
+    BlobId, Damage, DamageKind, GcOptions, GcReport, Log, PackOptions, PackReport, Place, Snapshot,
     SnapshotId, SnapshotReport, Stats, Store, StoreOptions, VerifyReport, WarmReport,
 };
 pub use tree::{CloneOptions, Existing, Mode, Reflink, clone_tree};

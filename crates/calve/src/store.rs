@@ -8,17 +8,17 @@
 use std::collections::HashMap;
 use std::io;
 use std::num::NonZeroUsize;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{self, Access, AtFlags, Mode, OFlags};
+use rustix::fs::{self, Access, AtFlags, Mode};
 use rustix::io::Errno;
 
 use crate::error::{Context as _, Error, ErrorKind};
 use crate::reflink::Patience;
-use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
+use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::Meta;
 use crate::report::{Cancel, Progress};
 use crate::tree::op::default_jobs;
@@ -27,6 +27,7 @@ use crate::tree::staging::{Stage, StagedFile, write_whole};
 pub(crate) mod blobs;
 pub(crate) mod db;
 pub(crate) mod delta;
+mod discover;
 pub(crate) mod format;
 pub(crate) mod gc;
 pub(crate) mod id;
@@ -51,9 +52,13 @@ pub(crate) mod verify;
 pub use gc::{GcOptions, GcReport};
 pub use id::{BlobId, SnapshotId};
 pub use packing::{PackOptions, PackReport, WarmReport};
-pub use snapshot::{Snapshot, SnapshotReport};
+pub use snapshot::{Log, Snapshot, SnapshotReport};
 pub use stats::Stats;
 pub use verify::{Damage, DamageKind, VerifyReport};
+
+pub use discover::Place;
+
+pub(crate) use discover::Marker;
 
 use blobs::{Blobs, Intake};
 use db::{Db, State, WorktreeRow};
@@ -129,18 +134,6 @@ struct Inner {
     /// There is no room to write anything: the errno that said so.
     full: Option<i32>,
     patience: Patience,
-}
-
-/// Where a folder belongs, see [`Store::discover`].
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct Place {
-    /// The store.
-    pub store: Store,
-    /// The root of the project or of the worktree that the folder is in.
-    pub root: PathBuf,
-    /// What the marker in that root says, where it is a worktree.
-    pub(crate) token: Option<String>,
 }
 
 impl Store {
@@ -239,8 +232,9 @@ impl Store {
             }
             Err(error) => return Err(error).context("open store", || given),
         };
-        format::check(&path)?;
+        // What is opened next is what it is called.
         format::must_be_in_one_place(&path)?;
+        format::check(&path)?;
         let flags = AtFlags::EACCESS;
         let read_only = fs::accessat(fs::CWD, &path, Access::WRITE_OK, flags).is_err();
         let database = path.join("index.db");
@@ -258,31 +252,6 @@ impl Store {
             store.sweep_stage();
         }
         Ok(store)
-    }
-
-    /// Finds the store that `folder` belongs to: the project or the worktree that it is, or is inside of.
-    ///
-    /// # Errors
-    /// [`ErrorKind::StoreNotFound`] where no folder above is either, and where the store of a worktree is gone; those of
-    /// [`Store::open`]. Nothing is changed.
-    pub fn discover(folder: impl AsRef<Path>) -> Result<Place, Error> {
-        let folder = folder.as_ref();
-        let start = std::fs::canonicalize(folder).context("open", || folder)?;
-        for root in start.ancestors() {
-            let own = root.join(OWN);
-            if let Some(marker) = Marker::read(&own)? {
-                let store = Self::open(&marker.store)?;
-                return Ok(Place { store, root: root.to_owned(), token: Some(marker.token) });
-            }
-            if std::fs::symlink_metadata(own.join("format")).is_ok() {
-                return Ok(Place { store: Self::open(&own)?, root: root.to_owned(), token: None });
-            }
-        }
-        let cause = io::Error::new(
-            io::ErrorKind::NotFound,
-            "neither it nor any folder above has a store or is a worktree",
-        );
-        Err(Error::new(ErrorKind::StoreNotFound, "find the store of", start, cause))
     }
 
     /// Where the store is.
@@ -441,11 +410,23 @@ impl Store {
         if !is_pack_name(name) {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "a pack's name cannot be"));
         }
-        let flags = crate::reflink::imp::SOURCE_FLAGS;
-        let file = fs::open(self.pack_path(name), flags, Mode::empty())?;
+        let file = fs::open(self.pack_path(name), SOURCE_FLAGS, Mode::empty())?;
         let pack = Arc::new(Pack::open(file.into())?);
         lock(&self.0.packs).insert(name.to_owned(), Arc::clone(&pack));
         Ok(pack)
+    }
+
+    /// Removes the file of a pack; whether there was one.
+    pub(crate) fn remove_pack(&self, name: &str) -> Result<bool, Error> {
+        if !is_pack_name(name) {
+            return Ok(false);
+        }
+        let path = self.pack_path(name);
+        match std::fs::remove_file(&path) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error).context("remove", || path),
+        }
     }
 
     /// Puts everything that was added on the disk, then vouches for what was copied.
@@ -468,15 +449,16 @@ impl Store {
         self.0.path.join("indexes").join(token)
     }
 
-    /// The index of a worktree, where there is one that is whole and of `snapshot`, which has so many entries.
+    /// The index of a worktree, where there is one that is whole and of `snapshot`, which has `count` entries.
     pub(crate) fn index(
         &self,
         token: &str,
         snapshot: SnapshotId,
-        entries: u32,
+        count: u32,
     ) -> Option<index::Index> {
-        let bytes = std::fs::read(self.index_path(token)).ok()?;
-        index::Index::decode(&bytes, entries).ok().filter(|index| index.snapshot == snapshot)
+        let most = index::most_bytes(count);
+        let bytes = read_plain(fs::CWD, &self.index_path(token), most).ok()?;
+        index::Index::decode(&bytes, count).ok().filter(|index| index.snapshot == snapshot)
     }
 
     pub(crate) fn write_index(&self, token: &str, index: &index::Index) -> Result<(), Error> {
@@ -486,61 +468,21 @@ impl Store {
     }
 }
 
-/// What a worktree's `.calve/worktree` says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Marker {
-    pub(crate) token: String,
-    pub(crate) store: PathBuf,
-}
-
-impl Marker {
-    /// The path of the store comes last, since it may hold anything but a zero byte.
-    pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut text = format!("calve worktree 1\ntoken {}\nstore ", self.token).into_bytes();
-        text.extend_from_slice(&bytes_of(&self.store));
-        text.push(b'\n');
-        text
+/// The content of a regular file of at most `most` bytes. No link is followed and no pipe waited for: a store, and what is calve's in
+/// a worktree, may be of somebody else's making.
+pub(crate) fn read_plain(dir: impl AsFd, path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    let file = fs::openat(dir, path, SOURCE_FLAGS, Mode::empty())?;
+    let meta = Meta::of(&fs::fstat(&file)?);
+    let not = |why: &str| Err(io::Error::new(io::ErrorKind::InvalidData, why.to_owned()));
+    if meta.file_type() != fs::FileType::RegularFile {
+        return not("it is no regular file");
     }
-
-    pub(crate) fn decode(text: &[u8]) -> Option<Self> {
-        let rest = text.strip_prefix(b"calve worktree 1\ntoken ")?;
-        let end = rest.iter().position(|byte| *byte == b'\n')?;
-        let token = std::str::from_utf8(&rest[..end]).ok()?;
-        if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return None;
-        }
-        let store = rest[end..].strip_prefix(b"\nstore ")?.strip_suffix(b"\n")?;
-        let store = path_from(store);
-        store.is_absolute().then(|| Self { token: token.to_owned(), store })
+    if meta.size > most {
+        return not("it is larger than it can be");
     }
-
-    /// The marker in the folder `own` of a tree; `None` where there is none.
-    pub(crate) fn read(own: &Path) -> Result<Option<Self>, Error> {
-        let path = own.join("worktree");
-        let file = match fs::open(&path, crate::reflink::imp::SOURCE_FLAGS, Mode::empty()) {
-            Ok(file) => std::fs::File::from(file),
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
-            Err(errno) => return Err(Error::io("read", path, errno)),
-        };
-        let mut text = Vec::new();
-        io::Read::read_to_end(&mut io::Read::take(file, 64 * 1024), &mut text)
-            .context("read", || &path)?;
-        Self::decode(&text).map(Some).ok_or_else(|| {
-            let cause = io::Error::new(io::ErrorKind::InvalidData, "it is no worktree's marker");
-            Error::new(ErrorKind::Damaged, "read", path, cause)
-        })
-    }
-
-    /// Puts the marker into a tree that is being made.
-    pub(crate) fn write(&self, root: &OwnedFd) -> io::Result<()> {
-        fs::mkdirat(root, OWN, Mode::from_raw_mode(0o755))?;
-        let own = fs::openat(root, OWN, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())?;
-        for (name, text) in [("worktree", self.encode()), (".gitignore", b"*\n".to_vec())] {
-            let file = fs::openat(&own, name, NEW_FILE_FLAGS, Mode::from_raw_mode(0o644))?;
-            io::Write::write_all(&mut std::fs::File::from(file), &text)?;
-        }
-        Ok(())
-    }
+    let mut content = Vec::new();
+    io::Read::read_to_end(&mut io::Read::take(std::fs::File::from(file), most), &mut content)?;
+    Ok(content)
 }
 
 /// Whether a pack can be called so. Names are from the database, which may be someone else's, and must lead nowhere else.

@@ -40,6 +40,7 @@ fn a_store_of_the_first_version_is_whole_and_can_be_read_and_started_from() {
     let told: Vec<_> = store
         .log()
         .unwrap()
+        .snapshots
         .into_iter()
         .map(|snapshot| (snapshot.id.to_string(), snapshot.message, snapshot.names, snapshot.files))
         .collect();

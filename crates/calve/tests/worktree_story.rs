@@ -274,7 +274,7 @@ fn a_capture_has_what_was_captured_before_as_its_parent_and_can_be_found_again()
     let again = worktree.capture(None, None, &options()).unwrap();
     assert_eq!((again.id, again.new, again.read_files), (third.id, false, 0));
 
-    let log = desk.store.log().unwrap();
+    let log = desk.store.log().unwrap().snapshots;
     let chain: Vec<_> = log.iter().map(|one| (one.id, one.parent)).collect();
     assert_eq!(
         chain,

@@ -308,7 +308,7 @@ fn a_cancelled_start_or_snapshot_leaves_nothing() {
     cancel.cancel();
     let cancelled = options().cancel(&cancel);
     fails(desk.store.snapshot(None, None, &cancelled), ErrorKind::Cancelled);
-    assert_eq!(desk.store.log().unwrap().len(), 0);
+    assert_eq!(desk.store.log().unwrap().snapshots.len(), 0);
     let snapshot = desk.snapshot();
     let from = StartOptions::new().from(snapshot);
     fails(desk.store.start(&["one"], &from, &cancelled), ErrorKind::Cancelled);
@@ -600,7 +600,7 @@ fn a_store_that_is_read_only_can_be_read_and_started_from_and_refuses_the_rest()
     };
     let store = Store::discover(&mount.0).unwrap().store;
     assert!(store.is_read_only());
-    let log: Vec<_> = store.log().unwrap().iter().map(|one| one.id).collect();
+    let log: Vec<_> = store.log().unwrap().snapshots.iter().map(|one| one.id).collect();
     assert_eq!(log, [second, first]);
     assert_eq!(store.show(second).unwrap().names, ["best"]);
     assert_eq!(store.resolve("best").unwrap(), second);

@@ -94,6 +94,10 @@ fn way_out(
         ErrorKind::StoreIncompatible => {
             "use the version of calve that wrote it last, or a later one".to_owned()
         }
+        ErrorKind::StoreUntrusted => format!(
+            "if you trust it, name it: --store {}; else leave the folder, or delete it",
+            shell_word(path)
+        ),
         ErrorKind::Damaged => {
             "'calve store verify --repair' names all that is damaged, and mends what it can".to_owned()
         }
@@ -174,6 +178,7 @@ mod tests {
             (ErrorKind::StoreNotFound, "open store", "--store"),
             (ErrorKind::StoreExists, "make store", "calve start"),
             (ErrorKind::StoreIncompatible, "open store", "version"),
+            (ErrorKind::StoreUntrusted, "use the store", "--store '/a b/c'"),
             (ErrorKind::Damaged, "read blob", "calve store verify --repair"),
             (ErrorKind::ReadOnly, "start a worktree of", "--at DIR"),
             (ErrorKind::ReadOnly, "drop a worktree of", "make '/a b/c' writable"),

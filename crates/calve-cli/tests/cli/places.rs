@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::{calve, command, done, plant, run, scratch, with_project, worktrees_of};
+use crate::{calve, command, done, not_run, plant, run, scratch, with_project, worktrees_of};
 
 /// The name of the worktree that `status` finds, or the kind of the error.
 #[track_caller]
@@ -153,4 +153,37 @@ fn a_copy_made_by_hand_is_told_from_the_worktree() {
     assert!(run.stderr.contains("it is a copy of a worktree"), "{run:?}");
     assert!(run.stderr.contains("hint: a copy made by hand"), "{run:?}");
     assert_eq!(meant(&project, "status w", None), "w");
+}
+
+/// As root, whatever a store says is done with all rights.
+#[test]
+fn a_store_of_another_user_is_refused_unless_it_is_named() {
+    let (_scratch, project) = with_project();
+    done(&project, "start w");
+    let (store, worktree) = (project.join(".calve"), worktrees_of(&project).join("w"));
+    if let Err(error) = std::os::unix::fs::chown(&store, Some(65534), None) {
+        return not_run("a store of another user", &error.to_string());
+    }
+    let named = format!("--store {}", store.display());
+    let status = |directory: &Path, words: &str| meant(directory, words, None);
+    for (directory, words, expected) in [
+        (&project, "status", "store_untrusted"),
+        (&project, "status w", "store_untrusted"),
+        (&project, "status ../p.worktrees/w", "store_untrusted"),
+        (&worktree, "status", "store_untrusted"),
+        (&worktree, "drop .", "store_untrusted"),
+        (&worktree, "reset", "store_untrusted"),
+        (&project, "store gc", "store_untrusted"),
+        (&project, "NAMED status", "the project"),
+        (&project, "NAMED status w", "w"),
+        (&project, "NAMED status ../p.worktrees/w", "w"),
+        (&worktree, "NAMED status", "w"),
+    ] {
+        let words = words.replace("NAMED", &named);
+        assert_eq!(status(directory, &words), expected, "{directory:?} {words}");
+    }
+    let refused = calve(&project, "status");
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.stderr.contains("uid 65534"), "{refused:?}");
+    assert!(refused.stderr.contains("name it: --store "), "{refused:?}");
 }

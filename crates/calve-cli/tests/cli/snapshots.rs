@@ -157,3 +157,40 @@ fn names_are_set_taken_over_listed_and_deleted() {
     assert_eq!((gone.code, &gone.json()["error"]["kind"]), (Some(1), &json!("snapshot_not_found")));
     assert_eq!(done(&project, "name"), format!("also-good  {first}\nbetter     {second}"));
 }
+
+/// One damaged snapshot made the log of all the others fail.
+#[test]
+fn a_snapshot_that_is_damaged_is_a_finding_and_the_others_are_listed() {
+    let (_scratch, project) = with_project();
+    done(&project, "snapshot -m first --name first");
+    done(&project, "snapshot -m second --name second");
+    done(&project, "snapshot -m third --name third");
+    let database = project.join(".calve/index.db");
+    let mut bytes = fs::read(&database).unwrap();
+    // In its message, which its hash is about, too; the name is another row.
+    let at = bytes.windows(6).enumerate().filter(|(_, part)| part == b"second").map(|(at, _)| at);
+    let at: Vec<usize> = at.collect();
+    for at in at {
+        if bytes[at - 1] == 6 {
+            bytes[at] = b'S';
+        }
+    }
+    fs::write(&database, bytes).unwrap();
+    let log = calve(&project, "log");
+    assert_eq!(log.code, Some(3), "{log:?}");
+    let lines: Vec<&str> = log.stdout.lines().collect();
+    assert!(
+        lines.len() == 2 && lines[0].ends_with("third") && lines[1].ends_with("first"),
+        "{log:?}"
+    );
+    assert!(log.stderr.contains("does not have its own hash"), "{log:?}");
+    let document = calve(&project, "log --json").json();
+    assert_eq!(document["snapshots"].as_array().map(Vec::len), Some(2), "{document}");
+    assert_eq!(document["damage"][0]["kind"], "snapshot", "{document}");
+    let names = calve(&project, "name");
+    assert_eq!(names.code, Some(3), "{names:?}");
+    assert!(names.stdout.contains("first") && names.stdout.contains("third"), "{names:?}");
+    assert_eq!(calve(&project, "show second").code, Some(1));
+    assert_eq!(calve(&project, "store verify").code, Some(3));
+    done(&project, "start w --from third");
+}

@@ -15,6 +15,8 @@ mod faults;
 mod filesystems;
 mod full;
 mod killed;
+mod motion;
+mod races;
 mod store_verbs;
 mod tree;
 mod wheels;
@@ -212,5 +214,10 @@ impl Random {
 
     fn below(&mut self, limit: u64) -> u64 {
         (self.next() >> 16) % limit
+    }
+
+    /// Which of `count`.
+    fn one_of(&mut self, count: usize) -> usize {
+        usize::try_from(self.below(count as u64)).unwrap()
     }
 }

@@ -53,14 +53,24 @@ pub(super) fn state(root: &Path) -> State {
             let mut names: Vec<_> =
                 fs::read_dir(&full).unwrap().map(|entry| entry.unwrap().file_name()).collect();
             names.sort();
-            names.retain(|name| name != ".calve");
-            for name in names {
+            for name in names.into_iter().filter(|name| name != ".calve") {
                 below(root, &path.join(name), firsts, state);
             }
         }
     }
     let mut found = State::new();
     below(root, Path::new(""), &mut BTreeMap::new(), &mut found);
+    found
+}
+
+/// Of a project or a worktree: without its root, which calve's own folder is made in, and the times of folders, which are those of
+/// whoever worked in them last.
+pub(super) fn work(root: &Path) -> State {
+    let mut found = state(root);
+    found.remove(Path::new(""));
+    for entry in found.values_mut().filter(|entry| entry.is_dir()) {
+        entry.modified = (0, 0);
+    }
     found
 }
 

@@ -271,7 +271,8 @@ fn work(place: &Place, operations: u8) {
     }
     if has(4) {
         let _ = store.verify(false, &options);
-        let ids: Vec<_> = store.log().unwrap_or_default().iter().map(|one| one.id).collect();
+        let ids: Vec<_> =
+            store.log().unwrap_or_default().snapshots.iter().map(|one| one.id).collect();
         let _ = store.warm(&ids, &options);
     }
     if has(5) {
@@ -287,7 +288,7 @@ fn work(place: &Place, operations: u8) {
     };
     for worktree in worktrees.iter().chain(&project).filter(inside) {
         if has(6) {
-            for id in store.log().unwrap_or_default().iter().map(|one| one.id) {
+            for id in store.log().unwrap_or_default().snapshots.iter().map(|one| one.id) {
                 let _ = worktree.switch(id, true, &options);
             }
             let _ = (worktree.reset(&options), worktree.undo(&options));

@@ -53,6 +53,9 @@ const TABLES: &str = "
     ) WITHOUT ROWID;
 ";
 
+const TABLE_NAMES: [&str; 6] =
+    ["snapshots", "directories", "names", "worktrees", "packs", "packed"];
+
 /// How a worktree stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
@@ -162,12 +165,36 @@ impl Db {
         let version: i64 =
             self.read("open", |db| db.pragma_query_value(None, "user_version", |row| row.get(0)))?;
         if version == SCHEMA {
-            return Ok(());
+            return self.must_have_our_tables();
         }
         let cause = std::io::Error::other(format!(
             "its tables are of version {version}, and this calve knows version {SCHEMA}"
         ));
         Err(Error::new(ErrorKind::StoreIncompatible, "open", &self.path, cause))
+    }
+
+    /// A store may be someone else's: what is called like a table of ours could be a view that never ends, or compute a column of any
+    /// size, or change what is written. Other tables may be there; nobody asks for them.
+    fn must_have_our_tables(&self) -> Result<(), Error> {
+        let schema: Vec<(String, String, String)> = self.read("open", |db| {
+            db.prepare("SELECT type, tbl_name, sql FROM sqlite_schema WHERE sql IS NOT NULL")?
+                .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+                .collect()
+        })?;
+        let ours = |table: &str| TABLE_NAMES.iter().any(|name| name.eq_ignore_ascii_case(table));
+        let mut found = 0;
+        for (kind, table, sql) in schema {
+            match kind.as_str() {
+                "table" if !ours(&table) => {}
+                "table" if TABLES.contains(&sql) => found += 1,
+                "index" if !ours(&table) => {}
+                kind => return Err(self.damaged(format!("it has a {kind} that no store has"))),
+            }
+        }
+        if found == TABLE_NAMES.len() {
+            return Ok(());
+        }
+        Err(self.damaged("it does not have all the tables of a store".to_owned()))
     }
 
     fn connection(&self) -> MutexGuard<'_, Connection> {
@@ -219,19 +246,14 @@ impl Db {
 
     pub(crate) fn snapshot(&self, id: SnapshotId) -> Result<Option<SnapshotObject>, Error> {
         let object: Option<Vec<u8>> = self.read("read", |db| {
-            db.prepare_cached("SELECT object FROM snapshots WHERE id = ?1")?
+            db.prepare_cached("SELECT CAST(object AS BLOB) FROM snapshots WHERE id = ?1")?
                 .query_row([id.as_bytes()], |row| row.get(0))
                 .optional()
         })?;
-        object.map(|object| self.decode_snapshot(id, &object)).transpose()
-    }
-
-    fn decode_snapshot(&self, id: SnapshotId, object: &[u8]) -> Result<SnapshotObject, Error> {
-        if SnapshotId::of(object) != id {
-            return Err(self.damaged(format!("snapshot {id} does not have its own hash")));
-        }
-        SnapshotObject::decode(object)
-            .map_err(|error| self.damaged(format!("snapshot {id}: {error}")))
+        object
+            .map(|object| decode_snapshot(id, &object))
+            .transpose()
+            .map_err(|why| self.damaged(format!("snapshot {id}: {why}")))
     }
 
     fn damaged(&self, what: String) -> Error {
@@ -239,20 +261,21 @@ impl Db {
         Error::new(ErrorKind::Damaged, "read", &self.path, cause)
     }
 
-    /// All snapshots, the newest first.
-    pub(crate) fn snapshots(&self) -> Result<Vec<(SnapshotId, SnapshotObject)>, Error> {
+    /// All snapshots, the newest first; of what cannot be read, why.
+    pub(crate) fn snapshots(&self) -> Result<Vec<Row>, Error> {
         let rows: Vec<(Vec<u8>, Vec<u8>)> = self.read("read", |db| {
-            db.prepare("SELECT id, object FROM snapshots ORDER BY seq DESC")?
-                .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
-                .collect()
-        })?;
-        rows.into_iter()
-            .map(|(id, object)| {
-                let id = snapshot_id(&id)
-                    .ok_or_else(|| self.damaged("a snapshot's id is malformed".to_owned()))?;
-                Ok((id, self.decode_snapshot(id, &object)?))
-            })
+            db.prepare(
+                "SELECT CAST(id AS BLOB), CAST(object AS BLOB) FROM snapshots ORDER BY seq DESC",
+            )?
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
             .collect()
+        })?;
+        let read = |(id, object): (Vec<u8>, Vec<u8>)| {
+            let id = snapshot_id(&id).ok_or("a snapshot's id is malformed")?;
+            let object = decode_snapshot(id, &object);
+            Ok((id, object.map_err(|why| format!("snapshot {id}: {why}"))?))
+        };
+        Ok(rows.into_iter().map(read).collect())
     }
 
     pub(crate) fn snapshot_ids(&self) -> Result<Vec<SnapshotId>, Error> {
@@ -363,6 +386,16 @@ impl Db {
 fn location(row: &rusqlite::Row<'_>, first: usize) -> rusqlite::Result<Location> {
     let number = |at: usize| row.get::<_, i64>(at).map(i64::cast_unsigned);
     Ok(Location { offset: number(first)?, stored: number(first + 1)?, size: number(first + 2)? })
+}
+
+/// A snapshot, or why it cannot be read.
+pub(crate) type Row = Result<(SnapshotId, SnapshotObject), String>;
+
+fn decode_snapshot(id: SnapshotId, object: &[u8]) -> Result<SnapshotObject, String> {
+    if SnapshotId::of(object) != id {
+        return Err("it does not have its own hash".to_owned());
+    }
+    SnapshotObject::decode(object).map_err(|error| error.to_string())
 }
 
 fn snapshot_id(bytes: &[u8]) -> Option<SnapshotId> {

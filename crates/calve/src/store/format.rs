@@ -46,23 +46,45 @@ pub(crate) fn check(store: &Path) -> Result<(), Error> {
     })
 }
 
-/// The folders that calve adds to and removes from on its own.
-const FOLDERS: [&str; 8] =
-    ["blobs", "indexes", "locks", "packs", "stage", "templates", "trash", "undo"];
+/// The folders of a store, which calve adds to and removes from on its own.
+const FOLDERS: [&str; 9] =
+    ["blobs", "indexes", "locks", "packs", "stage", "templates", "trash", "undo", "worktrees"];
 
-/// Refuses a store of which a part leads elsewhere: what is there is not calve's to remove.
+/// What is written to by others than us, who open whatever has the name.
+const FILES: [&str; 5] = ["format", "index.db", "index.db-wal", "index.db-shm", "index.db-journal"];
+
+/// Refuses a store of which a part leads elsewhere, or is not what it is called: what is there is not calve's to write or to remove.
 pub(crate) fn must_be_in_one_place(store: &Path) -> Result<(), Error> {
+    let refuse = |path: std::path::PathBuf, why: &str| {
+        Err(Error::new(ErrorKind::Damaged, "open store", path, io::Error::other(why.to_owned())))
+    };
+    let kind = |path: &Path| std::fs::symlink_metadata(path).ok().map(|meta| meta.file_type());
     for name in FOLDERS {
         let path = store.join(name);
-        if std::fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_symlink()) {
-            let cause = io::Error::other(
-                "it is a link, and everything of a store must be in the store's folder",
-            );
-            return Err(cause).context("open store", || path);
+        match kind(&path) {
+            Some(kind) if kind.is_symlink() => return refuse(path, LINK),
+            Some(kind) if !kind.is_dir() => return refuse(path, "it is no folder"),
+            _ => {}
+        }
+    }
+    for name in FILES {
+        let path = store.join(name);
+        match kind(&path) {
+            Some(kind) if kind.is_symlink() => return refuse(path, LINK),
+            Some(kind) if !kind.is_file() => return refuse(path, "it is no regular file"),
+            _ => {}
+        }
+    }
+    // Mirrors are reached through these, by names that go through two folders at once.
+    for entry in std::fs::read_dir(store.join("blobs")).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_symlink()) {
+            return refuse(entry.path(), LINK);
         }
     }
     Ok(())
 }
+
+const LINK: &str = "it is a link, and everything of a store must be in the store's folder";
 
 pub(crate) fn parse(text: &[u8]) -> Result<(), String> {
     // What was not read of it could be a feature that must be known.
@@ -96,7 +118,7 @@ pub(crate) fn parse(text: &[u8]) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{FOLDERS, check, must_be_in_one_place, parse};
+    use super::{FILES, FOLDERS, check, must_be_in_one_place, parse};
 
     #[test]
     fn a_store_with_an_unknown_incompatible_flag_is_refused_by_its_name() {
@@ -138,9 +160,12 @@ mod tests {
     #[test]
     fn a_store_of_which_a_part_leads_elsewhere_is_refused_by_its_path() {
         let outside = tempfile::tempdir().unwrap();
-        for name in FOLDERS {
+        for name in FOLDERS.iter().chain(&FILES).chain(&["blobs/ab"]) {
             let dir = tempfile::tempdir().unwrap();
             must_be_in_one_place(dir.path()).unwrap();
+            if let Some((folder, _)) = name.split_once('/') {
+                std::fs::create_dir(dir.path().join(folder)).unwrap();
+            }
             std::os::unix::fs::symlink(outside.path(), dir.path().join(name)).unwrap();
             let error = must_be_in_one_place(dir.path()).unwrap_err();
             assert_eq!(error.path(), dir.path().join(name));

@@ -49,7 +49,7 @@ use super::pack::{Location, OVERHEAD_BYTES};
 use super::packing::{Cold, From, older_than};
 use super::reach::Reach;
 use super::snapshot::open_dir;
-use super::{Store, StoreOptions, is_pack_name, locks, path_from, room};
+use super::{Store, StoreOptions, locks, path_from, room};
 use crate::error::{Context as _, Error, ErrorKind};
 use crate::tree::removal;
 
@@ -454,15 +454,7 @@ impl Store {
         let needless: HashSet<String> = empty.into_iter().chain(needless).collect();
         self.forget_packs();
         for name in needless {
-            if !is_pack_name(&name) {
-                continue;
-            }
-            let path = self.pack_path(&name);
-            match std::fs::remove_file(&path) {
-                Ok(()) => report.packs += 1,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error).context("remove", || path),
-            }
+            report.packs += u64::from(self.remove_pack(&name)?);
         }
         Ok(())
     }

@@ -53,6 +53,8 @@ pub(crate) struct Index {
     pub(crate) stats: Vec<Stat>,
 }
 
+const ANOTHER_NUMBER: Malformed = Malformed("the index has another number of entries");
+
 impl Index {
     pub(crate) fn encode(&self) -> io::Result<Vec<u8>> {
         let count = u32::try_from(self.stats.len()).map_err(io::Error::other)?;
@@ -81,17 +83,25 @@ impl Index {
     pub(crate) fn decode(bytes: &[u8], entries: u32) -> Result<Self, Malformed> {
         let (snapshot, stamp, count, compressed) = parts(bytes)?;
         if count != entries {
-            return Err(Malformed("the index has another number of entries"));
+            return Err(ANOTHER_NUMBER);
         }
         let mut stats = Vec::with_capacity(entries as usize);
         records(compressed, count, |stat| stats.push(stat))?;
         Ok(Self { snapshot, stamp, stats })
     }
 
-    /// Whether it could be decoded, by whoever knows how many entries it should have. Keeps nothing of it in memory.
-    pub(crate) fn check(bytes: &[u8]) -> Result<(), Malformed> {
-        let (_, _, count, compressed) = parts(bytes)?;
-        records(compressed, count, drop)
+    /// Whether it could be decoded, keeping nothing of it in memory. `entries` tells how many a snapshot has; of one that is not
+    /// there nobody will decode the index, and it is not unfolded.
+    pub(crate) fn check(
+        bytes: &[u8],
+        entries: impl FnOnce(SnapshotId) -> Option<u64>,
+    ) -> Result<(), Malformed> {
+        let (snapshot, _, count, compressed) = parts(bytes)?;
+        match entries(snapshot) {
+            None => Ok(()),
+            Some(entries) if entries != u64::from(count) => Err(ANOTHER_NUMBER),
+            Some(_) => records(compressed, count, drop),
+        }
     }
 }
 
@@ -159,6 +169,13 @@ fn records(compressed: &[u8], count: u32, mut found: impl FnMut(Stat)) -> Result
     }
 }
 
+/// How long the index of a snapshot of so many entries can be.
+pub(crate) fn most_bytes(count: u32) -> u64 {
+    let records = u64::from(count) * RECORD_MOST_BYTES as u64;
+    // What cannot be compressed is a little longer afterwards.
+    (HEADER_BYTES + HASH_BYTES) as u64 + records + records / 128 + 1024
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -184,11 +201,11 @@ mod tests {
             let decoded = Index::decode(&encoded, entries);
             prop_assert_eq!(decoded.as_ref(), Ok(&index));
             let at = at.index(encoded.len());
-            prop_assert_eq!(Index::check(&encoded), Ok(()));
+            prop_assert_eq!(Index::check(&encoded, |_| Some(entries.into())), Ok(()));
             prop_assert!(Index::decode(&encoded, entries + 1).is_err());
-            prop_assert!(Index::check(&encoded[..at]).is_err());
+            prop_assert!(Index::check(&encoded[..at], |_| Some(entries.into())).is_err());
             encoded[at] ^= 1;
-            prop_assert!(Index::check(&encoded).is_err());
+            prop_assert!(Index::check(&encoded, |_| Some(entries.into())).is_err());
         }
     }
 
@@ -207,7 +224,7 @@ mod tests {
 
     #[test]
     fn a_count_that_lies_costs_no_memory() {
-        assert!(Index::check(&forged(u32::MAX, &[0; 30])).is_err());
+        assert!(Index::check(&forged(u32::MAX, &[0; 30]), |_| Some(u32::MAX.into())).is_err());
         assert!(Index::decode(&forged(u32::MAX, &[0; 30]), 10).is_err());
         assert!(Index::decode(&forged(9, &[0; 30]), 9).is_err());
         assert_eq!(Index::decode(&forged(10, &[0; 30]), 10).unwrap().stats, [Stat::default(); 10]);
@@ -223,7 +240,12 @@ mod tests {
         let (.., compressed) = parts(&bytes).unwrap();
         records(compressed, count, |stat| found += u32::from(stat == Stat::default())).unwrap();
         assert_eq!(found, count);
-        assert!(Index::check(&forged(count - 1, &vec![0; 3 * count as usize])).is_err());
+        assert!(
+            Index::check(&forged(count - 1, &vec![0; 3 * count as usize]), |_| Some(
+                (count - 1).into()
+            ))
+            .is_err()
+        );
         assert_eq!(
             Index::decode(&bytes, 7),
             Err(Malformed("the index has another number of entries"))

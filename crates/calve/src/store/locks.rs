@@ -13,7 +13,7 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 
 use crate::error::{Context as _, Error};
@@ -39,6 +39,8 @@ fn open(store: &Path, name: &str) -> io::Result<File> {
         .create(true)
         .truncate(false)
         .mode(0o600)
+        // A link would make or lock a file elsewhere, and a pipe is no file.
+        .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())
         .open(store.join("locks").join(name))
 }
 

@@ -233,12 +233,7 @@ impl Store {
         })?;
         if gone > 0 && is_pack_name(name) {
             self.forget_packs();
-            match std::fs::remove_file(self.pack_path(name)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(error).context("remove", || self.pack_path(name));
-                }
-                _ => {}
-            }
+            self.remove_pack(name)?;
         }
         Ok(gone > 0)
     }

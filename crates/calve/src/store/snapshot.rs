@@ -20,6 +20,7 @@ use super::index::Index;
 use super::manifest::Manifest;
 use super::object::SnapshotObject;
 use super::scan::{self, Request, Scan};
+use super::verify::Damage;
 use super::{PROJECT, Store, StoreOptions, path_from};
 use crate::error::{Context as _, Error, ErrorKind};
 use crate::reflink::imp::DIR_FLAGS;
@@ -46,6 +47,16 @@ pub struct Snapshot {
     pub files: u64,
     /// Their sizes, summed up, in bytes.
     pub bytes: u64,
+}
+
+/// What [`Store::log`] found.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct Log {
+    /// The snapshots, the newest first.
+    pub snapshots: Vec<Snapshot>,
+    /// Those that are damaged; the others are as good as ever.
+    pub damage: Vec<Damage>,
 }
 
 /// What [`Store::snapshot`] did.
@@ -321,14 +332,20 @@ impl Store {
         Ok(id)
     }
 
-    /// All snapshots, the newest first.
+    /// All snapshots, the newest first, and those that cannot be read.
     ///
     /// # Errors
     /// Those of every operation, see [`Store`]. Nothing is changed.
-    pub fn log(&self) -> Result<Vec<Snapshot>, Error> {
+    pub fn log(&self) -> Result<Log, Error> {
         let names = self.db().names()?;
-        let all = self.db().snapshots()?;
-        Ok(all.into_iter().map(|(id, object)| told(id, object, &names)).collect())
+        let mut log = Log { snapshots: Vec::new(), damage: Vec::new() };
+        for row in self.db().snapshots()? {
+            match row {
+                Ok((id, object)) => log.snapshots.push(told(id, object, &names)),
+                Err(why) => log.damage.push(self.damaged_snapshot(why)),
+            }
+        }
+        Ok(log)
     }
 
     /// One snapshot.

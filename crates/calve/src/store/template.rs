@@ -110,10 +110,11 @@ impl Store {
         let flags = DIR_FLAGS | OFlags::NOFOLLOW;
         let template = fs::open(self.template_path(id), flags, Mode::empty()).ok()?;
         let meta = Meta::of(&fs::fstat(&template).ok()?);
-        let seal = std::fs::read_to_string(self.template_path(id).with_extension("seal")).ok()?;
+        let seal = self.template_path(id).with_extension("seal");
+        let seal = super::read_plain(fs::CWD, &seal, SEAL_MOST_BYTES).ok()?;
         let good = sys::is_subvolume(&template, meta.ino)
             && self.template_index(id).is_file()
-            && seal == format!("{} {}\n", sys::last_change(&template).ok()?, boot()?);
+            && seal == format!("{} {}\n", sys::last_change(&template).ok()?, boot()?).into_bytes();
         good.then_some(template)
     }
 
@@ -162,6 +163,9 @@ impl Store {
         Ok(dropped)
     }
 }
+
+/// Two numbers and a few characters.
+const SEAL_MOST_BYTES: u64 = 4096;
 
 /// How often the number of the last change is read before it is given up.
 const SETTLE_TRIES: u32 = 10;

@@ -299,43 +299,32 @@ impl Store {
         report: &mut VerifyReport,
         common: &StoreOptions,
     ) -> Result<(Vec<(SnapshotId, SnapshotObject)>, Reach, Vec<super::reach::Broken>), Error> {
-        let rows: Vec<(Vec<u8>, Vec<u8>)> = self.db().read("read", |db| {
-            db.prepare("SELECT CAST(id AS BLOB), CAST(object AS BLOB) FROM snapshots ORDER BY seq")?
-                .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
-                .collect()
-        })?;
         let mut reach = Reach::default();
         let (mut snapshots, mut broken) = (Vec::new(), Vec::new());
-        for (id, object) in rows {
+        for row in self.db().snapshots()?.into_iter().rev() {
             report.snapshots += 1;
-            let decoded = match <[u8; 32]>::try_from(id.as_slice()).map(SnapshotId::from_bytes) {
-                Err(_) => Err((String::new(), "its id is malformed".to_owned())),
-                Ok(id) if SnapshotId::of(&object) != id => {
-                    Err((id.to_string(), "it does not have its own hash".to_owned()))
-                }
-                Ok(id) => match SnapshotObject::decode(&object) {
-                    Ok(object) => Ok((id, object)),
-                    Err(error) => Err((id.to_string(), error.to_string())),
-                },
-            };
-            match decoded {
+            match row {
                 Ok((id, object)) => {
                     broken.extend(reach.add(self, &object, &common.cancel)?);
                     snapshots.push((id, object));
                 }
-                Err((id, why)) => report.damage.push(Damage {
-                    kind: DamageKind::Snapshot,
-                    blob: None,
-                    path: self.path().join("index.db"),
-                    reason: format!("snapshot {id}: {why}"),
-                    places: Vec::new(),
-                    lost: true,
-                    repaired: false,
-                }),
+                Err(why) => report.damage.push(self.damaged_snapshot(why)),
             }
         }
         report.directories = reach.directories.len() as u64;
         Ok((snapshots, reach, broken))
+    }
+
+    pub(super) fn damaged_snapshot(&self, why: String) -> Damage {
+        Damage {
+            kind: DamageKind::Snapshot,
+            blob: None,
+            path: self.path().join("index.db"),
+            reason: why,
+            places: Vec::new(),
+            lost: true,
+            repaired: false,
+        }
     }
 
     /// Reads all mirrors and all that is packed.
@@ -561,16 +550,19 @@ impl Store {
         let mut damaged = Vec::new();
         for row in self.db().worktrees()? {
             let path = self.index_path(&row.token);
-            let reason = match std::fs::read(&path) {
-                // What a crash leaves of one that was not written back: as good as none.
-                Ok(bytes) if bytes.is_empty() => continue,
-                Ok(bytes) => match super::index::Index::check(&bytes) {
-                    Ok(()) => continue,
+            let reason =
+                match super::read_plain(fs::CWD, &path, super::index::most_bytes(u32::MAX / 64)) {
+                    // What a crash leaves of one that was not written back: as good as none.
+                    Ok(bytes) if bytes.is_empty() => continue,
+                    Ok(bytes) => match super::index::Index::check(&bytes, |snapshot| {
+                        Some(self.object(snapshot).ok()?.entries)
+                    }) {
+                        Ok(()) => continue,
+                        Err(error) => error.to_string(),
+                    },
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                     Err(error) => error.to_string(),
-                },
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => error.to_string(),
-            };
+                };
             report.damage.push(Damage {
                 kind: DamageKind::Index,
                 blob: None,

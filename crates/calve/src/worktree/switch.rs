@@ -121,6 +121,7 @@ impl Worktree {
     /// Keeps others from switching it at the same time.
     fn alone(&self) -> Result<locks::Guard, Error> {
         self.store.must_be_writable("switch a worktree of")?;
+        self.must_keep_to_itself()?;
         let alone = locks::alone(self.store.path(), &self.row.token)?.ok_or_else(|| {
             let cause = io::Error::new(io::ErrorKind::WouldBlock, "another process switches it");
             Error::new(ErrorKind::Busy, "switch worktree", &self.path, cause)

@@ -144,17 +144,23 @@ pub(crate) fn in_child(test: &str, row: &str, body: impl FnOnce()) {
 
 #[track_caller]
 pub(crate) fn assert_child_done(row: &str, output: &Output) {
+    if let Err(why) = child_done(output) {
+        panic!("the child {row:?} {why}");
+    }
+}
+
+/// Whether the child came to its end; if not, why.
+pub(crate) fn child_done(output: &Output) -> Result<(), String> {
     let text = format!(
         "{}{}",
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     );
-    assert!(
-        output.status.success() && text.contains(CHILD_DONE),
-        "the child {row:?} ended with {:?} (signal {:?}):\n{text}",
-        output.status.code(),
-        output.status.signal(),
-    );
+    if output.status.success() && text.contains(CHILD_DONE) {
+        return Ok(());
+    }
+    let (code, signal) = (output.status.code(), output.status.signal());
+    Err(format!("ended with {code:?} (signal {signal:?}):\n{text}"))
 }
 
 /// As [`in_child`], but the process is only prepared, for who wants to have a say in its life. `None` in the child.

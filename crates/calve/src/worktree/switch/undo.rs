@@ -17,7 +17,7 @@ use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
 use crate::reflink::meta::{self, Meta};
 use crate::store::id::SnapshotId;
 use crate::store::scan::OWN;
-use crate::store::{StoreOptions, bytes_of, id, path_from};
+use crate::store::{StoreOptions, bytes_of, id, path_from, read_plain};
 use crate::tree::removal;
 use crate::tree::staging::{self, Stage, stage_name};
 use crate::worktree::{Worktree, open_dir};
@@ -66,7 +66,7 @@ impl Worktree {
     /// What the last forced switch, or the last reset, noted.
     fn record(&self) -> Result<Option<Record>, Error> {
         let undo = self.undo_path();
-        match std::fs::read(undo.join("record")) {
+        match read_plain(fs::CWD, &undo.join("record"), RECORD_MOST_BYTES) {
             Ok(text) => Record::decode(&text).map(Some).ok_or_else(|| {
                 let cause = io::Error::new(io::ErrorKind::InvalidData, "its record is damaged");
                 Error::new(ErrorKind::Damaged, "undo", &undo, cause)
@@ -79,6 +79,24 @@ impl Worktree {
     /// Whether there is something that [`Worktree::undo`] could take back.
     pub(super) fn has_undo(&self) -> bool {
         std::fs::symlink_metadata(self.undo_path().join("record")).is_ok()
+    }
+
+    /// Fails where what is moved aside would leave the tree: whoever works in it may have made links of calve's own folders. A project's may
+    /// be one, to its store.
+    pub(super) fn must_keep_to_itself(&self) -> Result<(), Error> {
+        let own = self.path.join(OWN);
+        let is_store = self.is_project()
+            && std::fs::canonicalize(&own).is_ok_and(|own| own == self.store.path());
+        let undo = self.undo_path();
+        for path in [&own, &undo, &undo.join("files")] {
+            let is_link = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_symlink());
+            if is_link && !(path == &own && is_store) {
+                let cause =
+                    io::Error::other("it is a link, and what is moved aside must stay here");
+                return Err(Error::new(ErrorKind::Damaged, "switch worktree", path, cause));
+            }
+        }
+        Ok(())
     }
 
     fn undo_path(&self) -> PathBuf {
@@ -225,9 +243,13 @@ fn undo_aside(own: &OwnedFd) -> io::Result<Option<CString>> {
 
 /// The snapshot that an undo of the worktree at `path` would go back to.
 pub(crate) fn undo_goes_to(path: &Path) -> Option<SnapshotId> {
-    let text = std::fs::read(path.join(OWN).join("undo").join("record")).ok()?;
+    let record = path.join(OWN).join("undo").join("record");
+    let text = read_plain(fs::CWD, &record, RECORD_MOST_BYTES).ok()?;
     Some(Record::decode(&text)?.from)
 }
+
+/// Tens of millions of paths.
+const RECORD_MOST_BYTES: u64 = 1 << 30;
 
 /// What `undo` must know, beside the files that were moved aside.
 #[derive(Debug, PartialEq, Eq)]

@@ -1,0 +1,238 @@
+//! Trees that somebody rearranges while the command works on them: files are replaced, folders trade places, and some are,
+//! for a moment, links to elsewhere. What arrives is whole, and elsewhere nothing is read and nothing changes.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{
+    AtFlags, CWD, Mode, OFlags, RenameFlags, open, openat, renameat, renameat_with, unlinkat,
+};
+
+use crate::races::{ends, seconds};
+use crate::tree::{State, content, difference, state};
+use crate::{Random, expects_reflink, names, scratch};
+
+const FOLDERS: usize = 6;
+const IN_EACH: usize = 25;
+
+/// The size of a file, which every version of it has.
+fn size(number: usize) -> usize {
+    [100, 3000, 5000, 70_000, 300_000][number % 5]
+}
+
+/// What a version of a file holds. Each has the same length, so that one can be written over the other.
+fn version(folder: usize, number: usize, version: u64) -> Vec<u8> {
+    let word = format!("{folder}-{:06}", version % 1_000_000);
+    let mut whole = content(number, size(number), &word);
+    whole.truncate(size(number));
+    whole
+}
+
+/// Whether a file is a version of itself, whichever folder it is in by now.
+fn is_whole(name: &str, found: &[u8]) -> bool {
+    let Ok(number) = name[1..].parse::<usize>() else { return false };
+    let head = String::from_utf8_lossy(&found[..found.len().min(40)]).into_owned();
+    let Some((folder, rest)) = head.split_once('-') else { return false };
+    let numbers =
+        folder.parse().ok().zip(rest.split(' ').next().and_then(|word| word.parse().ok()));
+    numbers.is_some_and(|(folder, of)| found == version(folder, number, of))
+}
+
+/// Elsewhere, with names as in the tree; nothing of it may arrive, and nothing in it may change.
+fn elsewhere(at: &Path) -> State {
+    for folder in 0..FOLDERS {
+        let folder = at.join(format!("d{folder}"));
+        fs::create_dir_all(&folder).unwrap();
+        for number in 0..IN_EACH {
+            fs::write(folder.join(format!("f{number}")), "CANARY").unwrap();
+        }
+    }
+    for number in 0..IN_EACH {
+        fs::write(at.join(format!("f{number}")), "CANARY").unwrap();
+    }
+    state(at)
+}
+
+fn moving_tree(root: &Path) {
+    for folder in 0..FOLDERS {
+        let path = root.join(format!("d{folder}"));
+        fs::create_dir_all(&path).unwrap();
+        for number in 0..IN_EACH {
+            fs::write(path.join(format!("f{number}")), version(folder, number, 0)).unwrap();
+        }
+    }
+}
+
+const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW);
+
+/// Opens a folder of the tree; never one of elsewhere, where a test would do what it accuses the command of.
+fn folder(dir: &OwnedFd, name: &str) -> Option<OwnedFd> {
+    openat(dir, name, FOLDER, Mode::empty()).ok()
+}
+
+fn pause(random: &mut Random) {
+    thread::sleep(Duration::from_micros(random.below(400)));
+}
+
+/// Whatever an editor, a build or a switch of branches does to a tree, and more of it: until `stop`, and everything is in its
+/// place again then. With `written`, files are also written over in place.
+fn rearrange(root: &Path, aside: &Path, written: bool, who: usize, stop: &AtomicBool) -> u64 {
+    let mut random = Random(0x0ca1_7e5e_ed00_0100 + who as u64);
+    let dir = &open(root, FOLDER, Mode::empty()).unwrap();
+    let mine = &aside.join(format!("by-{who}"));
+    let mut done = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let number = random.one_of(IN_EACH);
+        // Each has its own, so that one knows what it took away.
+        let at = 2 * random.one_of(FOLDERS / 2) + who;
+        let other = format!("d{}", (at + 2) % FOLDERS);
+        let new = version(at, number, random.next());
+        let (home, name) = (format!("d{at}"), format!("f{number}"));
+        let home = home.as_str();
+        match random.below(6) {
+            // Another file in its place; or none, for a moment.
+            kind @ 0..3 => {
+                let there = folder(dir, home).unwrap();
+                if kind == 0 {
+                    unlinkat(&there, name.as_str(), AtFlags::empty()).unwrap();
+                    pause(&mut random);
+                }
+                fs::write(mine, new).unwrap();
+                renameat(CWD, mine, &there, name.as_str()).unwrap();
+            }
+            // Over itself, in one go.
+            3 if written => {
+                let there = folder(dir, home).unwrap();
+                let file = openat(there, name.as_str(), OFlags::WRONLY, Mode::empty()).unwrap();
+                assert_eq!(rustix::io::pwrite(file, &new, 0).unwrap(), new.len());
+            }
+            3 | 4 => renameat_with(dir, home, dir, &other, RenameFlags::EXCHANGE).unwrap(),
+            // Into another folder, and out of it.
+            _ => {
+                let there = folder(dir, &other).unwrap();
+                renameat(dir, home, &there, "below").unwrap();
+                pause(&mut random);
+                renameat(&there, "below", dir, home).unwrap();
+            }
+        }
+        done += 1;
+    }
+    done
+}
+
+/// Lets folders trade places with links to elsewhere, again and again; wherever the tree itself goes.
+fn deceive(dir: &OwnedFd, names: &[&str], link: &str, who: usize, stop: &AtomicBool) -> u64 {
+    let mut random = Random(0x0ca1_7e5e_ed00_0200 + who as u64);
+    let mut done = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let name = names[random.one_of(names.len())];
+        for _ in 0..2 {
+            // By now one of them may be gone.
+            done += u64::from(renameat_with(dir, name, dir, link, RenameFlags::EXCHANGE).is_ok());
+            pause(&mut random);
+        }
+    }
+    done
+}
+
+/// Every file below `root` is whole, and none is of elsewhere.
+#[track_caller]
+fn assert_whole(root: &Path, context: &str) -> u64 {
+    let mut left = vec![root.to_owned()];
+    let mut files = 0;
+    while let Some(directory) = left.pop() {
+        for name in names(&directory) {
+            let path = directory.join(&name);
+            let kind = fs::symlink_metadata(&path).unwrap().file_type();
+            if kind.is_dir() && name != ".calve" {
+                left.push(path);
+            } else if kind.is_file() {
+                let found = fs::read(&path).unwrap();
+                assert!(
+                    is_whole(&name, &found),
+                    "{path:?} is torn: {} bytes: {context}",
+                    found.len()
+                );
+                files += 1;
+            }
+        }
+    }
+    files
+}
+
+#[test]
+fn of_a_tree_that_is_rearranged_meanwhile_a_clone_and_a_snapshot_have_whole_files_and_nothing_of_elsewhere()
+ {
+    let scratch = scratch();
+    let (root, away) = (&scratch.path().join("src"), &scratch.path().join("elsewhere"));
+    moving_tree(root);
+    let was = elsewhere(away);
+    let (aside, stop) = (&scratch.path().join("aside"), &AtomicBool::new(false));
+    fs::create_dir(aside).unwrap();
+    assert_eq!(ends(root, "init -q").code, Some(0));
+    // What is deceptive is not what is edited, or the editor would have to look where it goes.
+    for number in 0..FOLDERS {
+        fs::create_dir_all(root.join(format!("e{number}/below"))).unwrap();
+        for file in 0..IN_EACH {
+            let path = root.join(format!("e{number}/below/f{file}"));
+            fs::write(path, version(number, file, 0)).unwrap();
+        }
+    }
+    symlink(away, root.join("link")).unwrap();
+    let until = Instant::now() + seconds();
+    let (mut ended, mut files) = (BTreeMap::<i32, u64>::new(), 0);
+    let changes: u64 = thread::scope(|scope| {
+        // A copy takes its time, and a file that is written over meanwhile may be of two moments in a clone.
+        let written = expects_reflink();
+        let mut movers: Vec<_> = (0..2)
+            .map(|who| scope.spawn(move || rearrange(root, aside, written, who, stop)))
+            .collect();
+        movers.push(scope.spawn(move || {
+            let dir = open(root, FOLDER, Mode::empty()).unwrap();
+            deceive(&dir, &["e0", "e1", "e2", "e3", "e4", "e5"], "link", 0, stop)
+        }));
+        let looked = thread::Builder::new().spawn_scoped(scope, || {
+            for round in 0.. {
+                if Instant::now() >= until {
+                    break;
+                }
+                let run = ends(scratch.path(), "clone -q src clone");
+                *ended.entry(run.code.unwrap()).or_default() += 1;
+                let clone = scratch.path().join("clone");
+                if run.code == Some(1) {
+                    assert_eq!(names(scratch.path()), ["aside", "elsewhere", "src"], "{run:?}");
+                } else {
+                    files += assert_whole(&clone, &format!("clone {round}"));
+                    fs::remove_dir_all(&clone).unwrap();
+                }
+                let run = ends(root, &format!("snapshot -q --name s{round}"));
+                *ended.entry(run.code.unwrap()).or_default() += 1;
+                if run.code == Some(1) {
+                    eprintln!("{run:?}");
+                    continue;
+                }
+                let run = ends(root, &format!("start -q --from s{round} w"));
+                assert_eq!(run.code, Some(0), "{run:?}");
+                let worktree = PathBuf::from(run.stdout.trim_end());
+                files += assert_whole(&worktree, &format!("snapshot {round}"));
+                let run = ends(root, "drop -q w");
+                assert_eq!(run.code, Some(0), "a fresh worktree is clean: {run:?}");
+                fs::remove_dir(worktree.parent().unwrap()).unwrap();
+            }
+        });
+        let looked = looked.unwrap().join();
+        stop.store(true, Ordering::Relaxed);
+        looked.unwrap();
+        movers.into_iter().map(|mover| mover.join().unwrap()).sum()
+    });
+    println!("{changes} changes, {files} whole files, ends by code: {ended:?}");
+    assert_eq!(difference(&was, &state(away)), "", "elsewhere");
+    assert_eq!(ends(root, "store verify -q").code, Some(0));
+    assert!(files > 0 && changes > 0, "nothing arrived: {ended:?}");
+}

@@ -1,0 +1,214 @@
+//! Which store a folder belongs to, and whether one that was only found may be used.
+//!
+//! # Named and found
+//! Whoever names a store has chosen it ([`Store::open`]). One that is found by walking up from a folder may be anybody's who could write to
+//! a folder on the way, or who made the archive that the folder is from; and what it says is acted on. So one that was found is asked
+//! two things more, before anything is done with it:
+//!
+//! 1. *Whose it is*, before anything of it is opened. It belongs to whoever asks, or to root, who need not ask anybody. Who else may write
+//!    into its folder is the matter of that folder's mode, as everywhere.
+//! 2. *What it is of.* Its project is the folder that it was found in, or inside of it: what a folder brought along speaks of that folder alone.
+//!    (A worktree is believed where its marker has the store's token, which nobody else knows.)
+//!
+//! A marker leads to a store by its path, and that store is asked whose it is like any other.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{self, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::scan::OWN;
+use super::{Store, bytes_of, path_from, read_plain};
+use crate::error::{Context as _, Error, ErrorKind};
+use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
+
+/// Where a folder belongs, see [`Store::discover`].
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Place {
+    /// The store.
+    pub store: Store,
+    /// The root of the project or of the worktree that the folder is in.
+    pub root: PathBuf,
+    /// What the marker in that root says, where it is a worktree.
+    pub(crate) token: Option<String>,
+}
+
+/// A path is shorter than that, on every system.
+const MOST_BYTES: u64 = 64 * 1024;
+
+/// What was found at a folder, or above it, and was not opened yet.
+struct Found {
+    root: PathBuf,
+    store: PathBuf,
+    token: Option<String>,
+}
+
+impl Store {
+    /// Finds the store that `folder` belongs to: the project or the worktree that it is, or is inside of.
+    ///
+    /// # Errors
+    /// [`ErrorKind::StoreNotFound`] where no folder above is either, and where the store of a worktree is gone;
+    /// [`ErrorKind::StoreUntrusted`] where it is another user's, or is of a project that is not in the folder that it is in (whoever
+    /// wants that one opens it by its path); those of [`Store::open`]. Nothing is changed.
+    pub fn discover(folder: impl AsRef<Path>) -> Result<Place, Error> {
+        let found = find(folder.as_ref())?;
+        must_be_ours(&found.store)?;
+        let store = Self::open(&found.store)?;
+        if found.token.is_none() {
+            let project = store.project()?;
+            // Not by words alone: `..` would be a step out of it.
+            let inside = |path: &Path| {
+                path.starts_with(&found.root)
+                    && !path.components().any(|part| part == Component::ParentDir)
+            };
+            if !inside(&project) {
+                let cause = io::Error::other("it says that it is of another folder");
+                return Err(Error::new(
+                    ErrorKind::StoreUntrusted,
+                    "use the store",
+                    found.store,
+                    cause,
+                )
+                .with_other(project));
+            }
+        }
+        Ok(Place { store, root: found.root, token: found.token })
+    }
+
+    /// The same for whoever opened this store by its path, and so trusts it: nothing is asked where `folder` belongs to it.
+    ///
+    /// # Errors
+    /// As for [`Store::discover`].
+    pub fn find(&self, folder: impl AsRef<Path>) -> Result<Place, Error> {
+        let folder = folder.as_ref();
+        let found = find(folder)?;
+        match std::fs::canonicalize(&found.store) {
+            Ok(path) if path == self.path() => {
+                Ok(Place { store: self.clone(), root: found.root, token: found.token })
+            }
+            _ => Self::discover(folder),
+        }
+    }
+}
+
+fn find(folder: &Path) -> Result<Found, Error> {
+    let start = std::fs::canonicalize(folder).context("open", || folder)?;
+    for root in start.ancestors() {
+        let own = root.join(OWN);
+        if let Some(Marker { token, store }) = Marker::read(&own)? {
+            return Ok(Found { root: root.to_owned(), store, token: Some(token) });
+        }
+        if std::fs::symlink_metadata(own.join("format")).is_ok() {
+            return Ok(Found { root: root.to_owned(), store: own, token: None });
+        }
+    }
+    let cause = io::Error::new(
+        io::ErrorKind::NotFound,
+        "neither it nor any folder above has a store or is a worktree",
+    );
+    Err(Error::new(ErrorKind::StoreNotFound, "find the store of", start, cause))
+}
+
+/// Refuses a store of which the folder belongs to another user. One that is not there is for whoever opens it to tell of.
+fn must_be_ours(store: &Path) -> Result<(), Error> {
+    let Ok(stat) = fs::stat(store) else { return Ok(()) };
+    if may_be_used(stat.st_uid, rustix::process::geteuid().as_raw()) {
+        return Ok(());
+    }
+    let cause = io::Error::new(
+        io::ErrorKind::PermissionDenied,
+        format!("it belongs to another user (uid {}), and was only found here", stat.st_uid),
+    );
+    Err(Error::new(ErrorKind::StoreUntrusted, "use the store", store, cause))
+}
+
+fn may_be_used(owner: u32, user: u32) -> bool {
+    owner == user || owner == 0
+}
+
+/// What a worktree's `.calve/worktree` says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Marker {
+    pub(crate) token: String,
+    pub(crate) store: PathBuf,
+}
+
+impl Marker {
+    /// The path of the store comes last, since it may hold anything but a zero byte.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut text = format!("calve worktree 1\ntoken {}\nstore ", self.token).into_bytes();
+        text.extend_from_slice(&bytes_of(&self.store));
+        text.push(b'\n');
+        text
+    }
+
+    pub(crate) fn decode(text: &[u8]) -> Option<Self> {
+        let rest = text.strip_prefix(b"calve worktree 1\ntoken ")?;
+        let end = rest.iter().position(|byte| *byte == b'\n')?;
+        let token = std::str::from_utf8(&rest[..end]).ok()?;
+        if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return None;
+        }
+        let store = rest[end..].strip_prefix(b"\nstore ")?.strip_suffix(b"\n")?;
+        let store = path_from(store);
+        store.is_absolute().then(|| Self { token: token.to_owned(), store })
+    }
+
+    /// The marker in the folder `own` of a tree; `None` where there is none. A link to a folder that has one is none.
+    pub(crate) fn read(own: &Path) -> Result<Option<Self>, Error> {
+        let read = || -> io::Result<Vec<u8>> {
+            let dir = fs::open(own, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())?;
+            read_plain(dir, Path::new("worktree"), MOST_BYTES)
+        };
+        let damaged = |why| Error::new(ErrorKind::Damaged, "read", own.join("worktree"), why);
+        match read() {
+            Ok(text) => Self::decode(&text).map(Some).ok_or_else(|| {
+                let why = "it is no worktree's marker";
+                damaged(io::Error::new(io::ErrorKind::InvalidData, why))
+            }),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(damaged(error)),
+            Err(error)
+                if matches!(
+                    Errno::from_io_error(&error),
+                    Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP)
+                ) =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(error).context("read", || own.join("worktree")),
+        }
+    }
+
+    /// Puts the marker into a tree that is being made.
+    pub(crate) fn write(&self, root: &OwnedFd) -> io::Result<()> {
+        fs::mkdirat(root, OWN, Mode::from_raw_mode(0o755))?;
+        let own = fs::openat(root, OWN, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())?;
+        for (name, text) in [("worktree", self.encode()), (".gitignore", b"*\n".to_vec())] {
+            let file = fs::openat(&own, name, NEW_FILE_FLAGS, Mode::from_raw_mode(0o644))?;
+            io::Write::write_all(&mut std::fs::File::from(file), &text)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::may_be_used;
+
+    #[test]
+    fn a_store_that_was_found_is_ours_or_roots() {
+        for (owner, user, expected) in [
+            (1000, 1000, true),
+            (0, 1000, true),
+            (0, 0, true),
+            (1001, 1000, false),
+            // Root least of all: whatever the store says would be done with all rights.
+            (1000, 0, false),
+        ] {
+            assert_eq!(may_be_used(owner, user), expected, "{owner} {user}");
+        }
+    }
+}
