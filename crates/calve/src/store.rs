@@ -498,7 +498,7 @@ pub(crate) fn unlinked_file() -> io::Result<std::fs::File> {
     let file = {
         let path = Path::new("/tmp").join(crate::tree::staging::stage_name());
         let mode = Mode::from_raw_mode(0o600);
-        let file = fs::open(&path, (NEW_FILE_FLAGS - OFlags::WRONLY) | OFlags::RDWR, mode)?;
+        let file = fs::open(&path, (NEW_FILE_FLAGS - fs::OFlags::WRONLY) | fs::OFlags::RDWR, mode)?;
         fs::unlink(&path)?;
         file
     };

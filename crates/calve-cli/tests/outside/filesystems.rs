@@ -121,7 +121,7 @@ fn a_swap_file_is_refused_alone() {
 }
 
 /// The flag is taken away whatever happens, or the directory could not be removed.
-struct Immutable(PathBuf);
+pub(crate) struct Immutable(pub(crate) PathBuf);
 
 impl Drop for Immutable {
     fn drop(&mut self) {

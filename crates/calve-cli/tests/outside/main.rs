@@ -14,6 +14,7 @@ mod every;
 mod faults;
 mod filesystems;
 mod full;
+mod hostile;
 mod killed;
 mod motion;
 mod races;

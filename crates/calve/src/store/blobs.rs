@@ -86,8 +86,9 @@ pub(crate) enum Mirror {
 /// What became of a file that was to be taken in.
 #[derive(Debug)]
 pub(crate) enum Taken {
-    /// It is stored: what it was when it was taken in.
-    Stored { blob: BlobId, meta: Meta },
+    /// It is stored: what it was when it was taken in, and how many bytes it had. Where a file has no size (procfs) these are not
+    /// what its metadata says.
+    Stored { blob: BlobId, size: u64, meta: Meta },
     /// It changed each time while it was read, and nothing was stored.
     Changing,
 }
@@ -278,9 +279,9 @@ impl Blobs {
                 self.clone_then_hash(intake, file, &meta, stop)?
             };
             match done {
-                Some(blob) => {
-                    intake.counts.read_bytes += meta.size;
-                    return Ok(Taken::Stored { blob, meta });
+                Some((blob, size)) => {
+                    intake.counts.read_bytes += size;
+                    return Ok(Taken::Stored { blob, size, meta });
                 }
                 None => meta = Meta::of(&fs::fstat(file)?),
             }
@@ -301,7 +302,7 @@ impl Blobs {
         file: &OwnedFd,
         meta: &Meta,
         stop: &dyn Fn() -> bool,
-    ) -> io::Result<Option<BlobId>> {
+    ) -> io::Result<Option<(BlobId, u64)>> {
         let (id, length) = intake.hash(file, meta.size, stop)?;
         if length != meta.size {
             // It has other bytes than its size says: it grew, or it is of a kind (procfs) that has no size.
@@ -313,7 +314,7 @@ impl Blobs {
         }
         if meta.size == 0 {
             // There is nothing to keep.
-            return Ok(unchanged(file, meta)?.then_some(id));
+            return Ok(unchanged(file, meta)?.then_some((id, length)));
         }
         let path = path_of(id);
         let new = match self.create(&path) {
@@ -324,7 +325,7 @@ impl Blobs {
                 {
                     return self.clone_then_hash(intake, file, meta, stop);
                 }
-                return Ok(unchanged(file, meta)?.then_some(id));
+                return Ok(unchanged(file, meta)?.then_some((id, length)));
             }
             Err(errno) => return Err(errno.into()),
         };
@@ -339,7 +340,7 @@ impl Blobs {
         }
         fs::futimens(&new, &timestamps(seal_of(id)))?;
         intake.counts.cloned_files += 1;
-        Ok(Some(id))
+        Ok(Some((id, length)))
     }
 
     /// Makes a private clone, or a copy, and stores it under the hash that it turns out to have.
@@ -349,7 +350,7 @@ impl Blobs {
         file: &OwnedFd,
         meta: &Meta,
         stop: &dyn Fn() -> bool,
-    ) -> io::Result<Option<BlobId>> {
+    ) -> io::Result<Option<(BlobId, u64)>> {
         let mut staged = StagedFile::new(&self.stage);
         let flags = NEW_FILE_FLAGS.difference(OFlags::WRONLY).union(OFlags::RDWR);
         let new = fs::openat(&self.stage, &staged.path, flags, Mode::from_raw_mode(0o444))?;
@@ -367,10 +368,10 @@ impl Blobs {
         let length = Meta::of(&fs::fstat(&new)?).size;
         let (id, length) = intake.hash(&new, length, stop)?;
         if length == 0 {
-            return Ok(Some(id));
+            return Ok(Some((id, length)));
         }
         if self.is_sealed(id, length)? {
-            return Ok(Some(id));
+            return Ok(Some((id, length)));
         }
         if cloned {
             fs::futimens(&new, &timestamps(seal_of(id)))?;
@@ -382,7 +383,7 @@ impl Blobs {
         }
         self.place(&mut staged, id)?;
         intake.note(id);
-        Ok(Some(id))
+        Ok(Some((id, length)))
     }
 
     /// Stores what `write` writes, which must have the hash `id`; it is to be sealed when it is on the disk. The file is given
@@ -608,7 +609,7 @@ mod tests {
                 }
                 let taken =
                     blobs.take_in(&mut Intake::new(), &file, meta, (stamp, 0), &stop).unwrap();
-                let Taken::Stored { blob, meta } = taken else { panic!("{row}: {taken:?}") };
+                let Taken::Stored { blob, meta, .. } = taken else { panic!("{row}: {taken:?}") };
                 let stored = std::fs::read(blobs.mirror_path(blob)).unwrap();
                 assert!(BlobId::of(&stored) == blob, "{row}: something else has its name");
                 assert_eq!(stored.len() as u64, meta.size, "{row}");

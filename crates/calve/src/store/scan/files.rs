@@ -96,8 +96,8 @@ impl Scanner<'_> {
             Some((blobs, _)) => {
                 let stamp = (self.request.stamp.0, i64::from(self.request.stamp.1));
                 match blobs.take_in(&mut worker.intake, &file, meta, stamp, stop)? {
-                    Taken::Stored { blob, meta } => {
-                        (Kind::File { size: meta.size, link: 0, blob }, meta, attributes(&file)?)
+                    Taken::Stored { blob, size, meta } => {
+                        (Kind::File { size, link: 0, blob }, meta, attributes(&file)?)
                     }
                     Taken::Changing => return Ok(Err(SkipReason::Changing)),
                 }

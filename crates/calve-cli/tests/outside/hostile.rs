@@ -1,0 +1,358 @@
+//! Trees that are made to break whoever copies them: for the clone, and for the same tree that goes through a store.
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, MetadataExt, symlink};
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags, mkdirat, open, openat};
+
+use crate::disk::tool;
+use crate::filesystems::Immutable;
+use crate::tree::{difference, many_files, state, work};
+use crate::{Run, calve, is_root, names, not_run, program, scratch};
+
+/// A tree, and how it is told whether a copy of it is one.
+struct Row {
+    name: &'static str,
+    make: fn(&Path),
+    same: fn(&Path, &Path) -> Result<(), String>,
+}
+
+/// All that the files are, as [`work`] sees them.
+fn in_all(tree: &Path, copy: &Path) -> Result<(), String> {
+    match difference(&work(tree), &work(copy)).as_str() {
+        "" => Ok(()),
+        // Of a hundred thousand the first few will do.
+        different => Err(different.chars().take(2000).collect()),
+    }
+}
+
+fn write_at(path: &Path, size: u64, runs: impl IntoIterator<Item = u64>) {
+    let file = fs::File::create(path).unwrap();
+    file.set_len(size).unwrap();
+    for at in runs {
+        file.write_all_at(&[0x5a; 4096], at).unwrap();
+    }
+}
+
+const LARGE: u64 = (5 << 30) + 12_345;
+const IN_LARGE: [u64; 3] = [0, (4 << 30) - 2048, LARGE - 4096];
+
+/// Without reading what nobody wrote.
+fn in_places(tree: &Path, copy: &Path) -> Result<(), String> {
+    let (was, is) =
+        (fs::File::open(tree.join("large")).unwrap(), fs::File::open(copy.join("large")));
+    let is = is.map_err(|error| error.to_string())?;
+    let meta = is.metadata().unwrap();
+    if meta.len() != LARGE || meta.blocks() * 512 > 64 << 20 {
+        return Err(format!("{} bytes in {} blocks", meta.len(), meta.blocks()));
+    }
+    for at in IN_LARGE.into_iter().chain([1 << 30, (4 << 30) + 8192]) {
+        let (mut a, mut b) = ([1; 4096], [2; 4096]);
+        was.read_exact_at(&mut a, at).unwrap();
+        is.read_exact_at(&mut b, at).unwrap();
+        if a != b {
+            return Err(format!("it differs at {at}"));
+        }
+    }
+    Ok(())
+}
+
+/// Forty names of 200 bytes: twice as long as a path may be.
+const DEEP: usize = 40;
+
+fn descend(root: &Path, make: bool) -> Result<OwnedFd, String> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+    let mut dir = open(root, flags, Mode::empty()).map_err(|error| error.to_string())?;
+    for level in 0..DEEP {
+        let name = format!("{level:0200}");
+        if make {
+            mkdirat(&dir, &name, Mode::RWXU).unwrap();
+        }
+        dir = openat(&dir, &name, flags, Mode::empty())
+            .map_err(|error| format!("{level}: {error}"))?;
+    }
+    Ok(dir)
+}
+
+fn at_the_bottom(_: &Path, copy: &Path) -> Result<(), String> {
+    let file = openat(descend(copy, false)?, "bottom", OFlags::RDONLY, Mode::empty());
+    let mut text = String::new();
+    std::io::Read::read_to_string(
+        &mut fs::File::from(file.map_err(|error| error.to_string())?),
+        &mut text,
+    )
+    .map_err(|error| error.to_string())?;
+    if text == "deep" { Ok(()) } else { Err(text) }
+}
+
+const ROWS: &[Row] = &[
+    Row {
+        name: "a hundred thousand entries in one folder",
+        make: |root| {
+            fs::create_dir(root.join("many")).unwrap();
+            for number in 0..100_000 {
+                let path = root.join(format!("many/{number}"));
+                match number % 100 {
+                    0 => symlink("0", path).unwrap(),
+                    1 => fs::write(path, number.to_string()).unwrap(),
+                    _ => drop(fs::File::create(path).unwrap()),
+                }
+            }
+        },
+        same: in_all,
+    },
+    Row {
+        name: "deeper than a path may be long",
+        make: |root| {
+            let dir = descend(root, true).unwrap();
+            let flags = OFlags::WRONLY | OFlags::CREATE;
+            let file = openat(dir, "bottom", flags, Mode::RUSR | Mode::WUSR).unwrap();
+            std::io::Write::write_all(&mut fs::File::from(file), b"deep").unwrap();
+        },
+        same: at_the_bottom,
+    },
+    Row {
+        name: "ten thousand extents",
+        make: |root| write_at(&root.join("pieces"), 80 << 20, (0..10_000).map(|at| at * 8192)),
+        same: in_all,
+    },
+    Row {
+        name: "larger than four gigabytes",
+        make: |root| write_at(&root.join("large"), LARGE, IN_LARGE),
+        same: in_places,
+    },
+    Row {
+        name: "names for terminals and shells",
+        make: |root| {
+            for name in [
+                &b"new\nline"[..],
+                b"\x1b]0;title\x07",
+                b"\x1b[2J",
+                b"\xff\xfe",
+                b"\xc2\x9b31m",
+                "\u{202e}txt.exe".as_bytes(),
+                b"-rf",
+                b"$(id)`id`;id",
+                b"\r",
+                b".calve-",
+                b"format",
+            ] {
+                fs::write(root.join(std::ffi::OsStr::from_bytes(name)), name).unwrap();
+            }
+        },
+        same: in_all,
+    },
+    Row {
+        name: "files that cannot be changed",
+        make: |root| {
+            many_files(root, 20, 5000, "content");
+            let directory = root.parent().unwrap();
+            let _ = tool(directory, "chattr +i src/d0/f1");
+            let _ = tool(directory, "chattr +a src/d0/f2");
+            let _ = tool(directory, "chattr +i src/d0");
+        },
+        same: in_all,
+    },
+];
+
+#[test]
+fn a_hostile_tree_arrives_as_it_is_as_a_clone_and_through_a_store() {
+    for Row { name, make, same } in ROWS {
+        let scratch = scratch();
+        let directory = scratch.path();
+        let source = directory.join("src");
+        fs::create_dir(&source).unwrap();
+        let _guard = Immutable(source.clone());
+        make(&source);
+        let check = |run: &Run, copy: &Path, how: &str| {
+            assert_eq!(run.code, Some(0), "{name}, {how}: {run:?}");
+            same(&source, copy).unwrap_or_else(|why| panic!("{name}, {how}: {why}"));
+        };
+        check(&calve(directory, "clone -q src clone"), &directory.join("clone"), "cloned");
+        let run = calve(directory, "-C src init -q");
+        assert_eq!(run.code, Some(0), "{name}: {run:?}");
+        let run = calve(directory, "-C src snapshot -q --name one");
+        assert_eq!(run.code, Some(0), "{name}: {run:?}");
+        let worktree = directory.join("src.worktrees/w");
+        check(&calve(directory, "-C src start -q --from one w"), &worktree, "started");
+        check(&calve(directory, "-C src status w"), &worktree, "and its status");
+        // As it comes out of a pack, too.
+        check(&calve(directory, "-C src store pack -q --all"), &worktree, "packed");
+        let again = directory.join("src.worktrees/again");
+        check(&calve(directory, "-C src start -q --from one again"), &again, "unpacked");
+        let run = calve(directory, "-C src drop -q again w");
+        assert_eq!(run.code, Some(0), "{name}: {run:?}");
+        assert_eq!(calve(directory, "-C src store empty-trash").code, Some(0), "{name}");
+        let run = calve(directory, "-C src store verify -q");
+        assert_eq!(run.code, Some(0), "{name}: {run:?}");
+        tool(directory, "rm -rf clone").unwrap();
+        // Too deep for the standard library, whose removal is the test's own end.
+        let _ = tool(directory, "chattr -R -i -a src");
+        tool(directory, "rm -rf src src.worktrees").unwrap();
+    }
+}
+
+/// A worktree in the way of which is what not even root may change, until its flag is taken away.
+#[test]
+fn what_cannot_be_changed_stops_a_switch_a_reset_and_a_merge_by_its_name_and_nothing_is_lost() {
+    for (flag, other) in [("+i", "-i"), ("+a", "-a")] {
+        let scratch = scratch();
+        let directory = scratch.path();
+        let project = directory.join("app");
+        many_files(&project, 20, 3000, "first");
+        for words in ["init -q", "snapshot -q --name first"] {
+            assert_eq!(calve(&project, words).code, Some(0));
+        }
+        many_files(&project, 20, 3000, "second");
+        for words in ["snapshot -q --name second", "start -q --from first w"] {
+            assert_eq!(calve(&project, words).code, Some(0));
+        }
+        let root = directory.join("app.worktrees/w");
+        let second = work(&project);
+        let _guard = Immutable(root.clone());
+        if let Err(why) = tool(&root, &format!("chattr {flag} d0/f7")) {
+            return not_run("immutable files in the way of a switch", &why);
+        }
+        let refused = |words: &str, what: &str| {
+            let run = calve(&project, words);
+            assert_eq!(run.code, Some(1), "{flag} {words}: {run:?}");
+            assert!(
+                run.stderr.contains(what) && run.stderr.contains("EPERM"),
+                "{flag} {words}: {run:?}"
+            );
+            assert!(names(&root).iter().all(|name| !name.starts_with(".calve-")), "{words}");
+        };
+        let now = |wanted, after: &str| {
+            assert_eq!(difference(wanted, &work(&root)), "", "{flag}, after {after}");
+        };
+        refused("switch -q w second", "d0/f7");
+        tool(&root, &format!("chattr {other} d0/f7")).unwrap();
+        // Between the two snapshots; the same again ends it.
+        assert_eq!(calve(&project, "switch -q w second").code, Some(0), "{flag}");
+        now(&second, "the switch");
+        // A reset moves what was added aside: not what cannot be moved.
+        fs::write(root.join("d0/added"), "by hand").unwrap();
+        let changed = work(&root);
+        tool(&root, &format!("chattr {flag} d0/added")).unwrap();
+        refused("reset -q w", "d0/added");
+        now(&changed, "a reset that was refused");
+        tool(&root, &format!("chattr {other} d0/added")).unwrap();
+        assert_eq!(calve(&project, "reset -q w").code, Some(0), "{flag}");
+        now(&second, "the reset");
+        assert_eq!(calve(&project, "switch -q w --undo").code, Some(0), "{flag}");
+        now(&changed, "the undo of the reset");
+        // Dropped it is gone from its place at once; the file stays in the trash until it may be removed.
+        tool(&root, &format!("chattr {flag} d0/f9")).unwrap();
+        assert_eq!(calve(&project, "drop -q --force w").code, Some(0), "{flag}");
+        assert!(fs::symlink_metadata(&root).is_err(), "{flag}");
+        let trash = project.join(".calve/trash");
+        let _guard = Immutable(trash.clone());
+        let run = calve(&project, "store empty-trash");
+        assert_eq!(run.code, Some(1), "{flag}: {run:?}");
+        tool(directory, &format!("chattr -R -f {other} {}", trash.display())).unwrap();
+        assert_eq!(calve(&project, "store empty-trash").code, Some(0), "{flag}");
+        assert_eq!(names(&trash), [""; 0], "{flag}");
+    }
+}
+
+/// What is mounted in a tree is of another, whoever removes the tree around it.
+#[test]
+fn what_is_mounted_in_a_worktree_outlives_its_reset_its_switch_and_its_drop() {
+    const NAME: &str = "a mount in a worktree";
+    if !is_root() {
+        return not_run(NAME, "mounting needs root");
+    }
+    let scratch = scratch();
+    let directory = scratch.path();
+    let project = directory.join("app");
+    many_files(&project, 250, 300, "first");
+    for words in ["init -q", "snapshot -q --name first"] {
+        assert_eq!(calve(&project, words).code, Some(0));
+    }
+    fs::remove_dir_all(project.join("d1")).unwrap();
+    assert_eq!(calve(&project, "snapshot -q --name second").code, Some(0));
+    let outside = directory.join("outside");
+    many_files(&outside, 120, 300, "outside");
+    let was = state(&outside);
+    for (at, words) in [
+        ("d1", "reset -q w"),
+        ("d1", "switch -q w second"),
+        ("d1", "switch -q --force w second"),
+        ("new", "reset -q w"),
+        ("new", "capture -q w"),
+        ("d1", "capture -q w"),
+        ("d1", "drop -q --force w"),
+        ("new", "drop -q --force w"),
+        ("d1", "clone -q --existing replace app ../destination"),
+    ] {
+        assert_eq!(calve(&project, "start -q --from first w").code, Some(0));
+        let root = directory.join("app.worktrees/w");
+        let cloned = words.starts_with("clone");
+        let tree = if cloned { directory.join("destination") } else { root.clone() };
+        fs::create_dir_all(tree.join(at)).unwrap();
+        let words = words.replace(" app ", &format!(" {} ", project.display()));
+        let words = words.replace("../destination", "PLACE/destination");
+        let words = words.replace("PLACE", directory.to_str().unwrap());
+        let line = format!(
+            "mount --bind {} {} && {} {words}; code=$?; {} store empty-trash; exit $code",
+            outside.display(),
+            tree.join(at).display(),
+            env!("CARGO_BIN_EXE_calve"),
+            env!("CARGO_BIN_EXE_calve"),
+        );
+        let output = program("unshare", &project).args(["--mount", "sh", "-c", &line]).output();
+        let output = output.unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        if error.contains("unshare") || error.contains("mount:") {
+            return not_run(NAME, error.trim());
+        }
+        let code = output.status.code();
+        assert!(matches!(code, Some(0 | 1 | 3)), "{at}, {words}: {code:?} {error}");
+        assert_eq!(difference(&was, &state(&outside)), "", "{at}, {words}: {error}");
+        let _ = calve(&project, "drop -q --force w");
+        let _ = calve(&project, "store empty-trash");
+        for left in [root, directory.join("destination")] {
+            let _ = fs::remove_dir_all(left);
+        }
+        let _ = calve(&project, "drop -q --force w");
+        assert_eq!(calve(&project, "store verify -q").code, Some(0), "{at}, {words}");
+    }
+}
+
+/// A file of procfs has content and says that its size is 0: a snapshot took it for empty, and never told.
+#[test]
+fn a_file_that_has_content_and_no_size_arrives_with_its_content_or_is_named() {
+    const NAME: &str = "a file of procfs in a tree";
+    if !is_root() {
+        return not_run(NAME, "mounting needs root");
+    }
+    let scratch = scratch();
+    let directory = scratch.path();
+    let project = directory.join("app");
+    many_files(&project, 5, 300, "first");
+    fs::write(project.join("version"), "").unwrap();
+    assert_eq!(calve(&project, "init -q").code, Some(0));
+    let calve = env!("CARGO_BIN_EXE_calve");
+    let line = format!(
+        "mount --bind /proc/version app/version && {calve} clone app clone; echo $?
+         cd app && {calve} snapshot -q --name s; echo $?; {calve} start --from s w; echo $?"
+    );
+    let output =
+        program("unshare", directory).args(["--mount", "sh", "-c", &line]).output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    if error.contains("unshare") || error.contains("mount:") {
+        return not_run(NAME, error.trim());
+    }
+    let wanted = fs::read("/proc/version").unwrap();
+    for copy in ["clone", "app.worktrees/w"] {
+        let found = fs::read(directory.join(copy).join("version"));
+        let told = error.contains("version");
+        match found {
+            Ok(found) => assert!(found == wanted || told, "{copy}: {output:?}"),
+            Err(_) => assert!(told, "{copy}: {output:?}"),
+        }
+    }
+}
