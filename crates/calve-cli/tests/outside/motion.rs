@@ -236,3 +236,98 @@ fn of_a_tree_that_is_rearranged_meanwhile_a_clone_and_a_snapshot_have_whole_file
     assert_eq!(ends(root, "store verify -q").code, Some(0));
     assert!(files > 0 && changes > 0, "nothing arrived: {ended:?}");
 }
+
+/// Folders of what the command writes to, and of what it removes, trade places with links to elsewhere all the time.
+#[test]
+fn in_a_tree_of_which_folders_become_links_meanwhile_nothing_elsewhere_is_made_changed_or_removed()
+{
+    const NAMES: &[&str] = &["d0", "d1", "d2", "d3", "d4", "d5"];
+    // Calve's own folder, too: what was moved aside is in there.
+    const OWN: &[&str] = &["d0", "d1", "d2", "d3", "d4", "d5", ".calve"];
+    let scratch = scratch();
+    let (directory, away) = (scratch.path(), &scratch.path().join("elsewhere"));
+    let project = directory.join("app");
+    moving_tree(&project);
+    assert_eq!(ends(&project, "init -q").code, Some(0));
+    assert_eq!(ends(&project, "snapshot -q --name first").code, Some(0));
+    for folder in 0..FOLDERS {
+        for number in (0..IN_EACH).step_by(3) {
+            let path = project.join(format!("d{folder}/f{number}"));
+            fs::write(path, version(folder, number, 1)).unwrap();
+        }
+        fs::remove_file(project.join(format!("d{folder}/f1"))).unwrap();
+        fs::write(project.join(format!("d{folder}/new")), "new").unwrap();
+    }
+    assert_eq!(ends(&project, "snapshot -q --name second").code, Some(0));
+    moving_tree(&directory.join("src"));
+    fs::create_dir_all(away.join("undo/files/d0")).unwrap();
+    fs::write(away.join("undo/files/d0/f0"), "CANARY").unwrap();
+    fs::write(away.join("undo/record"), format!("calve undo 1\0{}\0", "0".repeat(64))).unwrap();
+    elsewhere(away);
+    let until = Instant::now() + seconds();
+    let mut ended = BTreeMap::<(&str, i32), u64>::new();
+    let mut swaps = 0;
+    for round in 0.. {
+        if round > 0 && Instant::now() >= until {
+            break;
+        }
+        let run = ends(&project, "start -q --from first w");
+        assert_eq!(run.code, Some(0), "{run:?}");
+        let worktree = PathBuf::from(run.stdout.trim_end());
+        // As whoever knows its token would do it.
+        let marker = fs::read(worktree.join(".calve/worktree")).unwrap();
+        fs::write(away.join("worktree"), marker).unwrap();
+        let was = state(away);
+        let destination = directory.join("destination");
+        moving_tree(&destination);
+        let stop = &AtomicBool::new(false);
+        let mut done = Vec::new();
+        swaps += thread::scope(|scope| {
+            let mut swapping = Vec::new();
+            for (tree, names) in [(&worktree, OWN), (&destination, NAMES)] {
+                let dir = open(tree, FOLDER, Mode::empty()).unwrap();
+                symlink(away, tree.join("link")).unwrap();
+                swapping.push(scope.spawn(move || deceive(&dir, names, "link", round, stop)));
+            }
+            let commands = thread::Builder::new().spawn_scoped(scope, || {
+                for words in [
+                    "clone -q --existing merge src destination",
+                    "-C app status w",
+                    "-C app switch -q --force w second",
+                    "-C app capture -q w",
+                    "-C app reset -q w",
+                    "-C app switch -q w --undo",
+                    "-C app switch -q --force w first",
+                    "-C app diff w",
+                    "-C app reset -q w",
+                    "clone -q --existing merge src destination",
+                    "clone -q --existing replace src destination",
+                    "-C app drop -q --force w",
+                ] {
+                    let run = ends(directory, words);
+                    let verb = words.trim_start_matches("-C app ").split(' ').next().unwrap();
+                    done.push((verb, run.code.unwrap()));
+                }
+            });
+            let commands = commands.unwrap().join();
+            stop.store(true, Ordering::Relaxed);
+            commands.unwrap();
+            swapping.into_iter().map(|swapping| swapping.join().unwrap()).sum::<u64>()
+        });
+        for end in done {
+            *ended.entry(end).or_default() += 1;
+        }
+        assert_eq!(difference(&was, &state(away)), "", "elsewhere, in round {round}: {ended:?}");
+        // What a drop could not do is done when nobody is in its way.
+        let _ = ends(&project, "drop -q --force w");
+        let _ = fs::remove_dir_all(&worktree);
+        let _ = ends(&project, "drop -q --force w");
+        assert_eq!(ends(&project, "store empty-trash").code, Some(0));
+        fs::remove_dir_all(&destination).unwrap();
+        assert_eq!(difference(&was, &state(away)), "", "elsewhere, after round {round}");
+    }
+    println!("{swaps} swaps, ends: {ended:?}");
+    let run = ends(&project, "store verify -q");
+    assert_eq!(run.code, Some(0), "{run:?}");
+    assert!(swaps > 0);
+}

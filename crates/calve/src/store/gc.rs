@@ -239,8 +239,10 @@ impl Store {
         }
         let project = self.project()?;
         for row in &rows {
-            let path = if row.path.is_empty() { project.clone() } else { path_from(&row.path) };
-            if let Some(id) = crate::worktree::undo_goes_to(&path) {
+            let is_project = row.path.is_empty();
+            let path = if is_project { project.clone() } else { path_from(&row.path) };
+            let store = is_project.then(|| self.path());
+            if let Some(id) = crate::worktree::undo_goes_to(&path, store) {
                 ids.remove(&id);
             }
         }

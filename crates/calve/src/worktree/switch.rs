@@ -41,7 +41,7 @@ use crate::store::index::{Index, Stat};
 use crate::store::manifest::{Builder, Manifest};
 use crate::store::materialize::{Plan, materialize, wanted};
 use crate::store::object::{Entry, Kind};
-use crate::store::scan::{OWN, stat_of};
+use crate::store::scan::stat_of;
 use crate::store::snapshot;
 use crate::store::{StoreOptions, locks};
 use crate::tree::staging::{self, Stage};
@@ -127,7 +127,7 @@ impl Worktree {
             Error::new(ErrorKind::Busy, "switch worktree", &self.path, cause)
         })?;
         // What was killed while it gave up what could be undone left that here, also where nothing else is left to do.
-        if let Ok(own) = super::open_dir(&self.path.join(OWN)) {
+        if let Some(own) = self.open_own()? {
             staging::sweep(&own);
         }
         Ok(alone)
@@ -192,11 +192,11 @@ impl Worktree {
         let row = WorktreeRow { state: State::Switching, target: Some(to), ..self.row.clone() };
         // The same again, once it is done, moves nothing aside, and takes nothing from the undo of the first.
         let nothing = interrupted.is_none() && from == to && moves.conflicts.is_empty();
-        let again = nothing && self.has_undo();
+        let again = nothing && self.has_undo()?;
         let moves_aside = what != Changes::Respect && !again;
         if moves_aside {
             // Before the row is marked: from then on what was changed by hand cannot be told from what is half done.
-            self.note_undo(&trees, &moves, from, interrupted.is_some())?;
+            self.note_undo(&root, &trees, &moves, from, interrupted.is_some())?;
         }
         snapshot::put(&self.store, &row)?;
         if moves_aside {

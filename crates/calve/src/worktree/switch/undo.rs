@@ -1,4 +1,7 @@
 //! What is moved aside, and how it comes back.
+//!
+//! Whoever works in the tree may make a link of calve's own folder, or of what is in it, at any moment. So the folder is opened where
+//! it stands and not followed, and all else is relative to that descriptor.
 
 use std::collections::BTreeSet;
 use std::ffi::{CStr, CString};
@@ -19,7 +22,7 @@ use crate::store::id::SnapshotId;
 use crate::store::scan::OWN;
 use crate::store::{StoreOptions, bytes_of, id, path_from, read_plain};
 use crate::tree::removal;
-use crate::tree::staging::{self, Stage, stage_name};
+use crate::tree::staging::{Stage, StagedFile, stage_name};
 use crate::worktree::{Worktree, open_dir};
 
 impl Worktree {
@@ -33,18 +36,23 @@ impl Worktree {
         let _alone = this.alone()?;
         let this = this.now()?;
         this.must_be_there()?;
-        let undo = this.undo_path();
         let Some(record) = this.record()? else {
             let cause = io::Error::new(io::ErrorKind::NotFound, "there is nothing to take back");
             return Err(Error::new(ErrorKind::SnapshotNotFound, "undo", &this.path, cause));
         };
-        let aside = list(&undo.join("files")).context("read", || &undo)?;
+        let files = this.aside_files()?;
+        let aside = match &files {
+            Some(files) => list(files).context("read", || this.undo_path())?,
+            None => Aside::default(),
+        };
         let (respect, noted) = (Changes::Respect, Some((&record, &aside)));
         let mut report = this.transit(record.from, respect, noted, options)?;
         let root = open_dir(&this.path)?;
         let back = || -> io::Result<Vec<PathBuf>> {
             let mut back = Vec::new();
-            put_back(&root, &undo.join("files"), Path::new(""), &mut back)?;
+            if let Some(files) = &files {
+                put_back(&root, files, &mut back)?;
+            }
             for path in record.deleted.iter().rev() {
                 remove_at(&root, path)?;
             }
@@ -65,20 +73,22 @@ impl Worktree {
 
     /// What the last forced switch, or the last reset, noted.
     fn record(&self) -> Result<Option<Record>, Error> {
-        let undo = self.undo_path();
-        match read_plain(fs::CWD, &undo.join("record"), RECORD_MOST_BYTES) {
+        let Some(undo) = self.open_undo()? else { return Ok(None) };
+        match read_plain(undo, Path::new("record"), RECORD_MOST_BYTES) {
             Ok(text) => Record::decode(&text).map(Some).ok_or_else(|| {
                 let cause = io::Error::new(io::ErrorKind::InvalidData, "its record is damaged");
-                Error::new(ErrorKind::Damaged, "undo", &undo, cause)
+                Error::new(ErrorKind::Damaged, "undo", self.undo_path(), cause)
             }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error).context("read", || undo.join("record")),
+            Err(error) => Err(error).context("read", || self.undo_path().join("record")),
         }
     }
 
     /// Whether there is something that [`Worktree::undo`] could take back.
-    pub(super) fn has_undo(&self) -> bool {
-        std::fs::symlink_metadata(self.undo_path().join("record")).is_ok()
+    pub(super) fn has_undo(&self) -> Result<bool, Error> {
+        Ok(self
+            .open_undo()?
+            .is_some_and(|undo| fs::statat(undo, "record", AtFlags::SYMLINK_NOFOLLOW).is_ok()))
     }
 
     /// Fails where what is moved aside would leave the tree: whoever works in it may have made links of calve's own folders. A project's may
@@ -99,20 +109,36 @@ impl Worktree {
         Ok(())
     }
 
+    /// Where it is, for messages.
     fn undo_path(&self) -> PathBuf {
         self.path.join(OWN).join("undo")
     }
 
+    /// calve's own folder in this tree, where there is one.
+    pub(super) fn open_own(&self) -> Result<Option<OwnedFd>, Error> {
+        found(open_own(&self.path, self.is_project().then(|| self.store.path())))
+            .context("open", || self.path.join(OWN))
+    }
+
+    fn open_undo(&self) -> Result<Option<OwnedFd>, Error> {
+        let Some(own) = self.open_own()? else { return Ok(None) };
+        found(open_at(&own, Path::new("undo"))).context("open", || self.undo_path())
+    }
+
+    /// The folder of the files that were moved aside.
+    fn aside_files(&self) -> Result<Option<OwnedFd>, Error> {
+        let Some(undo) = self.open_undo()? else { return Ok(None) };
+        found(open_at(&undo, Path::new("files"))).context("open", || self.undo_path().join("files"))
+    }
+
     /// What an earlier switch moved aside is not wanted any more.
     pub(super) fn discard_undo(&self) -> Result<(), Error> {
-        let own = self.path.join(OWN);
-        if !own.is_dir() {
+        let Some(dir) = self.open_own()? else {
             // A project whose store is elsewhere.
             return Ok(());
-        }
-        let dir = open_dir(&own)?;
-        match undo_aside(&dir).context("remove", || own.join("undo"))? {
-            Some(aside) => removal::remove(&dir, &aside).context("remove", || &own),
+        };
+        match undo_aside(&dir).context("remove", || self.undo_path())? {
+            Some(aside) => removal::remove(&dir, &aside).context("remove", || self.path.join(OWN)),
             None => Ok(()),
         }
     }
@@ -121,6 +147,7 @@ impl Worktree {
     /// when all of this is written. `going_on`: one that was cut short noted something, and its record is added to.
     pub(super) fn note_undo(
         &self,
+        root: &OwnedFd,
         trees: &Trees<'_>,
         moves: &Moves,
         from: SnapshotId,
@@ -128,8 +155,19 @@ impl Worktree {
     ) -> Result<(), Error> {
         let own = self.path.join(OWN);
         let undo = self.undo_path();
-        // A project whose store is elsewhere has no such folder yet.
-        std::fs::create_dir_all(&own).context("make folder", || &own)?;
+        let dir = match self.open_own()? {
+            Some(dir) => dir,
+            // A project whose store is elsewhere has no such folder yet.
+            None => {
+                fs::mkdirat(
+                    root,
+                    OWN,
+                    Mode::RWXU | Mode::RGRP | Mode::XGRP | Mode::ROTH | Mode::XOTH,
+                )
+                .context("make folder", || &own)?;
+                open_at(root, Path::new(OWN)).context("open", || &own)?
+            }
+        };
         let known = if going_on { self.record()? } else { None };
         let fresh = known.is_none();
         let mut record = known.unwrap_or(Record { from, deleted: Vec::new(), modes: Vec::new() });
@@ -148,10 +186,14 @@ impl Worktree {
         let encoded = record.encode();
         if !fresh {
             // Never half of it: it is all that is known of what the one that was cut short moved.
-            return staging::write_whole(&own, &undo.join("record"), &encoded)
-                .context("write", || undo.join("record"));
+            let write = || -> io::Result<()> {
+                let mut staged = StagedFile::new(&dir);
+                let file = fs::openat(&dir, &staged.path, NEW_FILE_FLAGS, Mode::RUSR | Mode::WUSR)?;
+                io::Write::write_all(&mut std::fs::File::from(file), &encoded)?;
+                Ok(staged.place(open_at(&dir, Path::new("undo"))?, c"record")?)
+            };
+            return write().context("write", || undo.join("record"));
         }
-        let dir = open_dir(&own)?;
         let parent = dir.try_clone().context("open", || &own)?;
         let mut stage = Stage::empty(parent, &own).context("stage in", || &own)?;
         let fill = || -> io::Result<()> {
@@ -177,15 +219,14 @@ impl Worktree {
 
     /// Whether something was moved aside from this path.
     fn is_aside(&self, path: &Path) -> Result<bool, Error> {
-        let files = self.undo_path().join("files");
+        let Some(files) = self.aside_files()? else { return Ok(false) };
         let look = || -> io::Result<bool> {
-            let files = fs::open(&files, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())?;
             fs::statat(&open_parent(&files, path)?, &last(path)?, AtFlags::SYMLINK_NOFOLLOW)?;
             Ok(true)
         };
         match look() {
             Err(error) if is_gone(&error) => Ok(false),
-            result => result.context("read", || files.join(path)),
+            result => result.context("read", || self.undo_path().join("files").join(path)),
         }
     }
 
@@ -196,9 +237,10 @@ impl Worktree {
         trees: &Trees<'_>,
         moves: &Moves,
     ) -> Result<Vec<PathBuf>, Error> {
-        let files = self.undo_path().join("files");
-        std::fs::create_dir_all(&files).context("make folder", || &files)?;
-        let to = open_dir(&files)?;
+        let files = || self.undo_path().join("files");
+        let own =
+            self.open_own()?.ok_or_else(|| Error::io("open", self.path.join(OWN), Errno::NOENT))?;
+        let to = make_parents(&own, Path::new("undo/files/any")).context("make folder", files)?;
         for path in &moves.conflicts {
             let is_dir = match trees.find(trees.now, path) {
                 Some(at) => trees.now.at(at).is_directory(),
@@ -241,11 +283,50 @@ fn undo_aside(own: &OwnedFd) -> io::Result<Option<CString>> {
     }
 }
 
-/// The snapshot that an undo of the worktree at `path` would go back to.
-pub(crate) fn undo_goes_to(path: &Path) -> Option<SnapshotId> {
-    let record = path.join(OWN).join("undo").join("record");
-    let text = read_plain(fs::CWD, &record, RECORD_MOST_BYTES).ok()?;
+/// The snapshot that an undo of the worktree at `path` would go back to; for a project, with its store.
+pub(crate) fn undo_goes_to(path: &Path, store: Option<&Path>) -> Option<SnapshotId> {
+    let undo = open_at(&open_own(path, store).ok()?, Path::new("undo")).ok()?;
+    let text = read_plain(undo, Path::new("record"), RECORD_MOST_BYTES).ok()?;
     Some(Record::decode(&text)?.from)
+}
+
+/// calve's own folder in the tree at `path`, not followed: only a project's may be a link, and only to its store.
+fn open_own(path: &Path, store: Option<&Path>) -> io::Result<OwnedFd> {
+    let own = path.join(OWN);
+    if let Some(store) = store
+        && std::fs::canonicalize(&own).is_ok_and(|own| own == store)
+    {
+        return Ok(fs::open(store, DIR_FLAGS, Mode::empty())?);
+    }
+    Ok(fs::open(&own, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())?)
+}
+
+fn found(opened: io::Result<OwnedFd>) -> io::Result<Option<OwnedFd>> {
+    match opened {
+        Ok(dir) => Ok(Some(dir)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// What is in a directory, and which of it are directories.
+fn entries(dir: &OwnedFd) -> io::Result<Vec<(PathBuf, bool)>> {
+    let mut found = Vec::new();
+    for entry in fs::Dir::read_from(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        let kind = match entry.file_type() {
+            fs::FileType::Unknown => {
+                Meta::of(&fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?).file_type()
+            }
+            kind => kind,
+        };
+        found.push((path_from(name.to_bytes()), kind == fs::FileType::Directory));
+    }
+    Ok(found)
 }
 
 /// Tens of millions of paths.
@@ -269,19 +350,14 @@ pub(super) struct Aside {
     pub(super) directories: BTreeSet<PathBuf>,
 }
 
-fn list(files: &Path) -> io::Result<Aside> {
+fn list(files: &OwnedFd) -> io::Result<Aside> {
     let mut aside = Aside::default();
     let mut stack = vec![PathBuf::new()];
     while let Some(below) = stack.pop() {
-        let entries = match std::fs::read_dir(files.join(&below)) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(error),
-        };
-        for entry in entries {
-            let entry = entry?;
-            let path = below.join(entry.file_name());
-            if entry.file_type()?.is_dir() {
+        let Some(dir) = found(open_at(files, &below))? else { continue };
+        for (name, is_dir) in entries(&dir)? {
+            let path = below.join(name);
+            if is_dir {
                 stack.push(path.clone());
                 aside.directories.insert(path);
             } else {
@@ -340,21 +416,15 @@ fn safe(path: &[u8]) -> Option<PathBuf> {
 }
 
 /// Moves everything in `from` to where it was.
-fn put_back(root: &OwnedFd, from: &Path, below: &Path, back: &mut Vec<PathBuf>) -> io::Result<()> {
-    let mut stack = vec![below.to_owned()];
+fn put_back(root: &OwnedFd, from: &OwnedFd, back: &mut Vec<PathBuf>) -> io::Result<()> {
+    let mut stack = vec![PathBuf::new()];
     while let Some(below) = stack.pop() {
-        let entries = match std::fs::read_dir(from.join(&below)) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(error),
-        };
-        let source = fs::open(from.join(&below), DIR_FLAGS, Mode::empty())?;
-        for entry in entries {
-            let entry = entry?;
-            let path = below.join(entry.file_name());
+        let Some(source) = found(open_at(from, &below))? else { continue };
+        for (name, is_dir) in entries(&source)? {
+            let path = below.join(name);
             let dir = make_parents(root, &path)?;
             let name = last(&path)?;
-            if entry.file_type()?.is_dir() {
+            if is_dir {
                 match fs::mkdirat(
                     &dir,
                     &name,
