@@ -12,8 +12,7 @@ use crate::failure::Failure;
 use crate::filesystems::fix;
 use crate::output::{BAD, GOOD, Output, encoded};
 use crate::system::Signals;
-use crate::table::wrapped;
-use crate::text::{cause, errno_name, shown};
+use crate::text::{cause, errno_name, shown, wrapped};
 
 /// Probes, and tells the verdicts.
 pub(crate) fn run(

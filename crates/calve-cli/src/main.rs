@@ -26,6 +26,7 @@ mod snapshots;
 mod store;
 mod summary;
 mod system;
+#[cfg(unix)]
 mod table;
 mod text;
 #[cfg(unix)]

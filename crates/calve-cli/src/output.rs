@@ -9,8 +9,9 @@ use clap::builder::styling::{AnsiColor, Style};
 use serde::Serialize;
 
 use crate::failure::{BROKEN_PIPE, Failure, OUTPUT};
+#[cfg(unix)]
 use crate::table::Table;
-use crate::text::{self, count, harmless, shown};
+use crate::text::{count, harmless, shown};
 
 /// Findings beyond this many are counted and not listed, without `-v`.
 const LISTED: usize = 10;
@@ -37,6 +38,7 @@ impl Output {
     }
 
     /// Rows as results.
+    #[cfg(unix)]
     pub(crate) fn table(self, table: &Table) -> Result<(), Failure> {
         // Who asks for all of it gets it, and lets the terminal break the lines.
         let width = self.width().filter(|_| !self.verbose);
@@ -50,6 +52,7 @@ impl Output {
     }
 
     /// Whether results may have colors in them.
+    #[cfg(unix)]
     pub(crate) fn has_colors(self) -> bool {
         match self.choice() {
             anstream::ColorChoice::Auto => {
@@ -60,8 +63,9 @@ impl Output {
     }
 
     /// A size: exact with `-v`.
+    #[cfg(unix)]
     pub(crate) fn size(self, bytes: u64) -> String {
-        if self.verbose { text::exact_bytes(bytes) } else { text::bytes(bytes) }
+        if self.verbose { crate::text::exact_bytes(bytes) } else { crate::text::bytes(bytes) }
     }
 
     /// The one JSON document.

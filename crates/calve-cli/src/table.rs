@@ -141,31 +141,12 @@ fn cut(text: &str, width: usize, column: Column) -> String {
     format!("{}…{}", start.trim_end(), end.trim_start())
 }
 
-/// `text` with line breaks between its words, so that no line is wider than `width` unless a word is; `indent` goes before all lines
-/// but the first.
-pub(crate) fn wrapped(text: &str, width: usize, indent: &str) -> String {
-    let mut wrapped = String::new();
-    let mut at = 0;
-    for (index, word) in text.split(' ').enumerate() {
-        if index > 0 && at + 1 + word.width() > width {
-            wrapped.push('\n');
-            wrapped.push_str(indent);
-            at = indent.width();
-        } else if index > 0 {
-            wrapped.push(' ');
-            at += 1;
-        }
-        wrapped.push_str(word);
-        at += word.width();
-    }
-    wrapped
-}
-
 #[cfg(test)]
 mod tests {
     use clap::builder::styling::AnsiColor;
 
     use super::*;
+    use crate::text::wrapped;
 
     fn table(rows: &[[&str; 3]]) -> Table {
         let mut table = Table::new([Column::Name, Column::Right, Column::Text]);

@@ -8,6 +8,7 @@ use std::time::Duration;
 use std::time::SystemTime;
 
 use indicatif::HumanCount;
+use unicode_width::UnicodeWidthStr;
 
 /// `628,632`.
 pub(crate) fn count(number: u64) -> String {
@@ -179,6 +180,26 @@ pub(crate) fn errno_name(code: i32) -> Option<&'static str> {
 #[cfg(not(unix))]
 pub(crate) fn errno_name(_code: i32) -> Option<&'static str> {
     None
+}
+
+/// `text` with line breaks between its words, so that no line is wider than `width` unless a word is; `indent` goes before all lines
+/// but the first.
+pub(crate) fn wrapped(text: &str, width: usize, indent: &str) -> String {
+    let mut wrapped = String::new();
+    let mut at = 0;
+    for (index, word) in text.split(' ').enumerate() {
+        if index > 0 && at + 1 + word.width() > width {
+            wrapped.push('\n');
+            wrapped.push_str(indent);
+            at = indent.width();
+        } else if index > 0 {
+            wrapped.push(' ');
+            at += 1;
+        }
+        wrapped.push_str(word);
+        at += word.width();
+    }
+    wrapped
 }
 
 #[cfg(test)]

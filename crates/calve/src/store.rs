@@ -6,6 +6,7 @@
 //! kept; [`materialize`] makes trees of it; [`pack`] is for what is cold, [`locks`] for many at once; [`format`] describes it all.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, OwnedFd};
@@ -483,6 +484,37 @@ pub(crate) fn read_plain(dir: impl AsFd, path: &Path, most: u64) -> io::Result<V
     let mut content = Vec::new();
     io::Read::read_to_end(&mut io::Read::take(std::fs::File::from(file), most), &mut content)?;
     Ok(content)
+}
+
+/// What is in a directory, and of which kind. Not by the standard library, which ends the process where a directory's descriptor
+/// cannot be closed.
+pub(crate) fn listed(dir: impl AsFd) -> io::Result<Vec<(OsString, fs::FileType)>> {
+    use std::os::unix::ffi::OsStringExt as _;
+    let mut found = Vec::new();
+    for entry in fs::Dir::read_from(&dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        let kind = match entry.file_type() {
+            fs::FileType::Unknown => {
+                Meta::of(&fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW)?).file_type()
+            }
+            kind => kind,
+        };
+        found.push((OsString::from_vec(name.to_bytes().to_vec()), kind));
+    }
+    Ok(found)
+}
+
+/// The same, of the folder at a path; none where there is none.
+pub(crate) fn listed_at(path: &Path) -> io::Result<Vec<(OsString, fs::FileType)>> {
+    match fs::open(path, DIR_FLAGS, Mode::empty()) {
+        Ok(dir) => listed(dir),
+        Err(Errno::NOENT) => Ok(Vec::new()),
+        Err(errno) => Err(errno.into()),
+    }
 }
 
 /// Whether a pack can be called so. Names are from the database, which may be someone else's, and must lead nowhere else.

@@ -8,6 +8,7 @@ use calve::*;
 /// Sent to other threads, shared with them, printed.
 fn is_a_good_citizen<T: Send + Sync + Unpin + std::fmt::Debug + 'static>() {}
 fn is_a_value<T: Clone + Send + Sync + Unpin + std::fmt::Debug + 'static>() {}
+#[cfg(unix)]
 fn is_an_id<T: Copy + Ord + std::hash::Hash + std::fmt::Display + std::str::FromStr>() {}
 
 #[test]

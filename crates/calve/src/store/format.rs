@@ -76,9 +76,10 @@ pub(crate) fn must_be_in_one_place(store: &Path) -> Result<(), Error> {
         }
     }
     // Mirrors are reached through these, by names that go through two folders at once.
-    for entry in std::fs::read_dir(store.join("blobs")).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_symlink()) {
-            return refuse(entry.path(), LINK);
+    let blobs = store.join("blobs");
+    for (name, kind) in super::listed_at(&blobs).unwrap_or_default() {
+        if kind == rustix::fs::FileType::Symlink {
+            return refuse(blobs.join(name), LINK);
         }
     }
     Ok(())

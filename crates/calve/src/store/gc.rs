@@ -543,18 +543,12 @@ impl Mark {
 
 /// The names in a folder of what last changed longer ago than `grace`; none where there is no such folder.
 fn entries(path: &Path, grace: Duration) -> io::Result<Vec<OsString>> {
-    let listed = match std::fs::read_dir(path) {
-        Ok(listed) => listed,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error),
-    };
     let mut names = Vec::new();
-    for entry in listed {
-        let entry = entry?;
-        match entry.metadata() {
+    for (name, _) in super::listed_at(path)? {
+        match std::fs::symlink_metadata(path.join(&name)) {
             Ok(meta) => {
                 if older_than((meta.ctime(), meta.ctime_nsec()), grace) == Some(true) {
-                    names.push(entry.file_name());
+                    names.push(name);
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}

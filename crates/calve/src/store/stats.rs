@@ -99,14 +99,9 @@ impl Store {
 
 /// How many entries a folder has, and their sizes.
 fn sizes(path: &Path) -> io::Result<(u64, u64)> {
-    let listed = match std::fs::read_dir(path) {
-        Ok(listed) => listed,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((0, 0)),
-        Err(error) => return Err(error),
-    };
     let (mut count, mut bytes) = (0, 0_u64);
-    for entry in listed {
-        match entry?.metadata() {
+    for (name, _) in super::listed_at(path)? {
+        match std::fs::symlink_metadata(path.join(name)) {
             Ok(meta) => {
                 count += 1;
                 bytes = bytes.saturating_add(meta.len());

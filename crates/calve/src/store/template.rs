@@ -145,8 +145,7 @@ impl Store {
         let dir = fs::open(&folder, DIR_FLAGS, Mode::empty()).context("open", || &folder)?;
         staging::sweep(&dir);
         let mut dropped = 0;
-        for entry in std::fs::read_dir(&folder).context("read directory", || &folder)? {
-            let name = entry.context("read directory", || &folder)?.file_name();
+        for (name, _) in super::listed(&dir).context("read directory", || &folder)? {
             let Some(text) = name.to_str() else { continue };
             let (stem, extension) = text.split_once('.').unwrap_or((text, ""));
             let Some(id) = super::id::from_hex(stem) else { continue };

@@ -20,7 +20,7 @@ use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
 use crate::reflink::meta::{self, Meta};
 use crate::store::id::SnapshotId;
 use crate::store::scan::OWN;
-use crate::store::{StoreOptions, bytes_of, id, path_from, read_plain};
+use crate::store::{StoreOptions, bytes_of, id, listed, path_from, read_plain};
 use crate::tree::removal;
 use crate::tree::staging::{Stage, StagedFile, stage_name};
 use crate::worktree::{Worktree, open_dir};
@@ -309,26 +309,6 @@ fn found(opened: io::Result<OwnedFd>) -> io::Result<Option<OwnedFd>> {
     }
 }
 
-/// What is in a directory, and which of it are directories.
-fn entries(dir: &OwnedFd) -> io::Result<Vec<(PathBuf, bool)>> {
-    let mut found = Vec::new();
-    for entry in fs::Dir::read_from(dir)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        if matches!(name.to_bytes(), b"." | b"..") {
-            continue;
-        }
-        let kind = match entry.file_type() {
-            fs::FileType::Unknown => {
-                Meta::of(&fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?).file_type()
-            }
-            kind => kind,
-        };
-        found.push((path_from(name.to_bytes()), kind == fs::FileType::Directory));
-    }
-    Ok(found)
-}
-
 /// Tens of millions of paths.
 const RECORD_MOST_BYTES: u64 = 1 << 30;
 
@@ -355,9 +335,9 @@ fn list(files: &OwnedFd) -> io::Result<Aside> {
     let mut stack = vec![PathBuf::new()];
     while let Some(below) = stack.pop() {
         let Some(dir) = found(open_at(files, &below))? else { continue };
-        for (name, is_dir) in entries(&dir)? {
+        for (name, kind) in listed(&dir)? {
             let path = below.join(name);
-            if is_dir {
+            if kind == fs::FileType::Directory {
                 stack.push(path.clone());
                 aside.directories.insert(path);
             } else {
@@ -420,11 +400,11 @@ fn put_back(root: &OwnedFd, from: &OwnedFd, back: &mut Vec<PathBuf>) -> io::Resu
     let mut stack = vec![PathBuf::new()];
     while let Some(below) = stack.pop() {
         let Some(source) = found(open_at(from, &below))? else { continue };
-        for (name, is_dir) in entries(&source)? {
+        for (name, kind) in listed(&source)? {
             let path = below.join(name);
             let dir = make_parents(root, &path)?;
             let name = last(&path)?;
-            if is_dir {
+            if kind == fs::FileType::Directory {
                 match fs::mkdirat(
                     &dir,
                     &name,
