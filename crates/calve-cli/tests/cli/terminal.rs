@@ -152,7 +152,8 @@ fn colors_follow_the_terminal_the_variables_and_above_all_the_flag() {
     let (_scratch, project) = with_project();
     done(&project, "start w");
     fs::write(worktrees_of(&project).join("w/a"), "x").unwrap();
-    let variables = ["NO_COLOR", "CLICOLOR_FORCE", "CLICOLOR"];
+    // Where `CI` is set, a terminal is taken for one with colors, even a dumb one.
+    let variables = ["NO_COLOR", "CLICOLOR_FORCE", "CLICOLOR", "CI"];
     for (terminal, flag, variable, colored) in [
         (true, "auto", "", true),
         (true, "never", "", false),

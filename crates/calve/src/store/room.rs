@@ -13,7 +13,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{self, AtFlags, Mode, OFlags};
+use rustix::fs::{self, Mode, OFlags};
 
 use super::blobs::Noted;
 use super::db::Db;
@@ -23,7 +23,7 @@ use super::{Store, StoreOptions, locks};
 use crate::error::{Error, ErrorKind};
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
 use crate::reflink::sys::filesystem_name;
-use crate::tree::staging::{flush_filesystem, stage_name};
+use crate::tree::staging::{StagedFile, flush_filesystem, stage_name};
 
 /// What is held in reserve: the database's files take some 40 KB to begin with, and forgetting thousands of snapshots less than this.
 const RESERVE_BYTES: u64 = 1 << 20;
@@ -49,14 +49,12 @@ fn is_full(error: &io::Error) -> bool {
 /// Why the store at `path` has no room for a database's files; nothing where it has. SQLite keeps that to itself.
 pub(crate) fn why_full(store: &Path) -> Option<io::Error> {
     let dir = fs::open(store.join("stage"), DIR_FLAGS, Mode::empty()).ok()?;
-    let name = stage_name();
-    let file = match fs::openat(&dir, name.as_str(), NEW_FILE_FLAGS, Mode::RUSR | Mode::WUSR) {
-        Ok(file) => file,
-        Err(errno) => return Some(io::Error::from(errno)).filter(is_full),
+    let staged = StagedFile::new(&dir);
+    let write = || -> io::Result<()> {
+        let file = fs::openat(&dir, &staged.path, NEW_FILE_FLAGS, Mode::RUSR | Mode::WUSR)?;
+        std::fs::File::from(file).write_all(&[0; LEAST_BYTES])
     };
-    let written = std::fs::File::from(file).write_all(&[0; LEAST_BYTES]);
-    let _ = fs::unlinkat(&dir, name.as_str(), AtFlags::empty());
-    written.err().filter(is_full)
+    write().err().filter(is_full)
 }
 
 /// Puts something in reserve: as much as there is, where there is not enough.

@@ -9,9 +9,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::io::Errno;
-
-use super::at::open_at;
+use super::at::{is_gone, open_at};
 use super::diff::is_gits_own;
 use crate::error::{Context as _, Error, ErrorKind};
 use crate::store::delta::Delta;
@@ -161,6 +159,7 @@ impl Judge {
         let Some(root) = &self.opened else { return Ok(chain) };
         let dir = match open_at(root, folder) {
             Ok(dir) => dir,
+            // It was deleted, or is something else by now.
             Err(error) if is_gone(&error) => return Ok(chain),
             Err(error) => return Err(error).context("open directory", || self.root.join(folder)),
         };
@@ -187,12 +186,6 @@ impl Folder {
             Self::Ruled(Some(chain)) => chain.excludes(path, is_dir),
         }
     }
-}
-
-/// Whether what should be a directory is none, or not there: it was deleted, or is something else by now.
-fn is_gone(error: &io::Error) -> bool {
-    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
-    matches!(errno, Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP))
 }
 
 #[cfg(test)]
