@@ -163,36 +163,44 @@ struct Listed {
     changes: Option<u64>,
 }
 
+impl Listed {
+    fn look(&mut self, status: bool, session: Session<'_>) -> Result<(), calve::Error> {
+        self.standing = Some(self.worktree.standing()?);
+        if status && matches!(self.standing, Some(Standing::Ready | Standing::Switching)) {
+            let status = session.work(Total::Unknown, |options| self.worktree.status(options))?;
+            self.changes = Some(status.changes.len() as u64);
+        }
+        Ok(())
+    }
+
+    fn is_gone(&self) -> bool {
+        self.worktree.standing().is_err_and(|error| error.kind() == ErrorKind::WorktreeNotFound)
+    }
+}
+
 pub(crate) fn list(args: &ListArgs, session: Session<'_>) -> Result<Exit, Failure> {
     let output = session.output;
     let worktrees = session.store()?.worktrees().map_err(|error| store_failure(&error))?;
     let mut exit = Exit::Done;
-    // One that cannot be looked at does not hide the others.
-    let mut unknown = |error: &calve::Error, worktree: &Worktree| {
-        let failure = worktree_failure(error, worktree);
-        output.warning(format_args!("{}: {}", worktree.name(), failure.message()));
-        exit = Exit::Findings;
-    };
     let mut rows = Vec::new();
     for worktree in worktrees {
-        let standing = match worktree.standing() {
-            Ok(standing) => Some(standing),
+        let mut listed = Listed { worktree, standing: None, changes: None };
+        match listed.look(args.status, session) {
+            Err(error) if error.kind() == ErrorKind::Cancelled => {
+                return Err(worktree_failure(&error, &listed.worktree));
+            }
+            // It was dropped meanwhile.
+            Err(_) if listed.is_gone() => continue,
+            // One that cannot be looked at does not hide the others.
             Err(error) => {
-                unknown(&error, &worktree);
-                None
+                let failure = worktree_failure(&error, &listed.worktree);
+                let name = listed.worktree.name();
+                output.warning(format_args!("{name}: {}", failure.message()));
+                exit = Exit::Findings;
             }
-        };
-        let mut changes = None;
-        if args.status && matches!(standing, Some(Standing::Ready | Standing::Switching)) {
-            match session.work(Total::Unknown, |options| worktree.status(options)) {
-                Ok(status) => changes = Some(status.changes.len() as u64),
-                Err(error) if error.kind() == ErrorKind::Cancelled => {
-                    return Err(worktree_failure(&error, &worktree));
-                }
-                Err(error) => unknown(&error, &worktree),
-            }
+            Ok(()) => {}
         }
-        rows.push(Listed { worktree, standing, changes });
+        rows.push(listed);
     }
     if output.json {
         let worktrees = rows.iter().map(ListedDocument::new).collect();
