@@ -225,7 +225,15 @@ impl Store {
     /// # Errors
     /// [`ErrorKind::StoreNotFound`], and [`ErrorKind::StoreIncompatible`] where it is of a later version. Nothing is changed.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
-        let given = path.as_ref();
+        Self::open_by(path.as_ref(), Db::open)
+    }
+
+    /// The same where there is hardly any room.
+    fn open_in_reserve(path: &Path) -> Result<Self, Error> {
+        Self::open_by(path, Db::open_briefly)
+    }
+
+    fn open_by(given: &Path, open: impl Fn(&Path) -> Result<Db, Error>) -> Result<Self, Error> {
         let path = match std::fs::canonicalize(given) {
             Ok(path) => path,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -239,7 +247,7 @@ impl Store {
         let flags = AtFlags::EACCESS;
         let read_only = fs::accessat(fs::CWD, &path, Access::WRITE_OK, flags).is_err();
         let database = path.join("index.db");
-        let opened = if read_only { Db::open_read_only(&database) } else { Db::open(&database) };
+        let opened = if read_only { Db::open_read_only(&database) } else { open(&database) };
         let (db, full) = match opened {
             Err(error) if error.kind() == ErrorKind::StorageFull => Self::open_full(&path, error)?,
             opened => (opened?, None),

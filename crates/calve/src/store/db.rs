@@ -6,7 +6,7 @@
 //! ([`Db::write_soon`]): a crash may take it back, as it may the worktree, but never half of it.
 
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, TransactionBehavior, params};
@@ -16,6 +16,7 @@ use super::manifest::{Builder, Manifest};
 use super::object::{SnapshotObject, decode_directory};
 use super::pack::Location;
 use super::pool::lock;
+use super::room::Room;
 use crate::error::{Error, ErrorKind};
 
 /// The version of the tables, kept in `user_version`.
@@ -23,6 +24,11 @@ const SCHEMA: i64 = 1;
 
 /// Nobody holds the write lock for long, but a slow disk under many writers may take its time.
 const BUSY: Duration = Duration::from_secs(300);
+
+/// How long it is waited for others to close it, who may well be this process.
+const ALONE: Duration = Duration::from_millis(200);
+
+const OPEN: OpenFlags = OpenFlags::SQLITE_OPEN_READ_WRITE;
 
 /// The tables. The module [`format`](super::format) documents them.
 const TABLES: &str = "
@@ -86,15 +92,17 @@ pub(crate) struct WorktreeRow {
 /// The open database.
 #[derive(Debug)]
 pub(crate) struct Db {
-    connection: Mutex<Connection>,
+    /// Nothing where each operation makes one of its own.
+    connection: Mutex<Option<Connection>>,
     path: std::path::PathBuf,
 }
 
 impl Db {
     /// Makes the database of a new store.
     pub(crate) fn create(path: &Path) -> Result<Self, Error> {
-        let db =
-            Self::connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
+        // Nobody else knows of it yet, so it needs no room to be shared.
+        let connection = connect(path, OPEN | OpenFlags::SQLITE_OPEN_CREATE, With::Nobody)?;
+        let db = Self::of(Some(connection), path);
         db.write("make", |tx| {
             tx.execute_batch(TABLES)?;
             tx.pragma_update(None, "user_version", SCHEMA)
@@ -103,9 +111,30 @@ impl Db {
     }
 
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
-        let db = Self::connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        match super::room::left(path.parent().unwrap_or(path)) {
+            Room::Full(cause) => return Err(Error::io("open", path, cause)),
+            Room::Little => return Self::open_briefly(path),
+            Room::Enough => {}
+        }
+        let db = Self::of(Some(connect(path, OPEN, With::Others)?), path);
         db.check()?;
         Ok(db)
+    }
+
+    /// For whoever has little room, see [`room`](super::room): each operation opens it, for itself alone, and closes it again.
+    pub(crate) fn open_briefly(path: &Path) -> Result<Self, Error> {
+        let db = Self::of(None, path);
+        db.check()?;
+        Ok(db)
+    }
+
+    /// From now on, as if it had been opened with [`Db::open_briefly`].
+    pub(crate) fn be_brief(&self) {
+        *lock(&self.connection) = None;
+    }
+
+    fn of(connection: Option<Connection>, path: &Path) -> Self {
+        Self { connection: Mutex::new(connection), path: path.to_owned() }
     }
 
     /// Opens a database that nobody can write to, nor make the files beside it that sharing it takes.
@@ -134,31 +163,9 @@ impl Db {
             | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection =
             Connection::open_with_flags(uri, flags).map_err(|error| failed("open", path, error))?;
-        let db = Self { connection: Mutex::new(connection), path: path.to_owned() };
+        let db = Self::of(Some(connection), path);
         db.check()?;
         Ok(db)
-    }
-
-    fn connect(path: &Path, flags: OpenFlags) -> Result<Self, Error> {
-        let store = path.parent().unwrap_or(path);
-        if crate::reflink::sys::filesystem_name(store).as_deref() == Some("btrfs")
-            && let Some(cause) = super::room::why_full(store)
-        {
-            return Err(Error::io("open", path, cause));
-        }
-        let open = || {
-            let connection =
-                Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
-            connection.busy_timeout(BUSY)?;
-            // Asking for the mode it already has takes no lock.
-            connection.pragma_update(None, "journal_mode", "WAL")?;
-            // A store may be someone else's: no function that its schema names is run.
-            connection.pragma_update(None, "trusted_schema", false)?;
-            connection.set_prepared_statement_cache_capacity(32);
-            Ok(connection)
-        };
-        let connection = open().map_err(|error| failed("open", path, error))?;
-        Ok(Self { connection: Mutex::new(connection), path: path.to_owned() })
     }
 
     fn check(&self) -> Result<(), Error> {
@@ -197,16 +204,14 @@ impl Db {
         Err(self.damaged("it does not have all the tables of a store".to_owned()))
     }
 
-    fn connection(&self) -> MutexGuard<'_, Connection> {
-        lock(&self.connection)
-    }
-
     pub(crate) fn read<T>(
         &self,
         operation: &'static str,
         query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, Error> {
-        query(&self.connection()).map_err(|error| failed(operation, &self.path, error))
+        self.connected(|connection| {
+            query(connection).map_err(|error| failed(operation, &self.path, error))
+        })
     }
 
     /// Does `change` in one transaction: all of it, on the disk when this returns, or nothing.
@@ -233,15 +238,43 @@ impl Db {
         synchronous: &str,
         change: impl FnOnce(&rusqlite::Transaction<'_>) -> rusqlite::Result<T>,
     ) -> Result<T, Error> {
-        let mut connection = self.connection();
-        let run = || {
+        let run = |connection: &mut Connection| {
             connection.pragma_update(None, "synchronous", synchronous)?;
             let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let value = change(&tx)?;
             tx.commit()?;
             Ok(value)
         };
-        run().map_err(|error| failed(operation, &self.path, error))
+        self.connected(|connection| {
+            run(connection).map_err(|error| failed(operation, &self.path, error))
+        })
+    }
+
+    /// A connection of nobody else's, or, where others have it open all the time, one that is shared with them.
+    fn connect_briefly(&self) -> Result<Connection, Error> {
+        match connect(&self.path, OPEN, With::Nobody) {
+            Err(error) if error.kind() == ErrorKind::Busy => {
+                connect(&self.path, OPEN, With::Others)
+            }
+            connected => connected,
+        }
+    }
+
+    fn connected<T>(
+        &self,
+        work: impl FnOnce(&mut Connection) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let mut slot = lock(&self.connection);
+        match &mut *slot {
+            Some(connection) => work(connection),
+            None => {
+                let mut connection = self.connect_briefly()?;
+                let done = work(&mut connection);
+                // What cannot be written back now stays in the log beside it, for the next one to take over.
+                drop(connection);
+                done
+            }
+        }
     }
 
     pub(crate) fn snapshot(&self, id: SnapshotId) -> Result<Option<SnapshotObject>, Error> {
@@ -302,8 +335,16 @@ impl Db {
         id: SnapshotId,
         object: &SnapshotObject,
     ) -> Result<Manifest, Error> {
+        self.connected(|connection| self.manifest_by(connection, id, object))
+    }
+
+    fn manifest_by(
+        &self,
+        connection: &Connection,
+        id: SnapshotId,
+        object: &SnapshotObject,
+    ) -> Result<Manifest, Error> {
         let mut builder = Builder::new(object.root.clone());
-        let connection = self.connection();
         // One transaction: its lock is taken once, not for each directory.
         let transaction = connection
             .unchecked_transaction()
@@ -462,6 +503,36 @@ pub(crate) fn put_worktree(
         ],
     )?;
     Ok(changed == 1)
+}
+
+/// How a connection is to a database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum With {
+    Others,
+    /// Nothing is shared, and no file mapped: <https://sqlite.org/wal.html#noshm>.
+    Nobody,
+}
+
+fn connect(path: &Path, flags: OpenFlags, with: With) -> Result<Connection, Error> {
+    let open = || {
+        let connection =
+            Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+        if with == With::Nobody {
+            connection.busy_timeout(ALONE)?;
+            // Before the first look into it.
+            connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+            connection.pragma_update(None, "journal_mode", "WAL")?;
+            connection.pragma_query_value(None, "user_version", |_| Ok(()))?;
+        }
+        connection.busy_timeout(BUSY)?;
+        // Asking for the mode it already has takes no lock.
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        // A store may be someone else's: no function that its schema names is run.
+        connection.pragma_update(None, "trusted_schema", false)?;
+        connection.set_prepared_statement_cache_capacity(32);
+        Ok(connection)
+    };
+    open().map_err(|error| failed("open", path, error))
 }
 
 /// An error of SQLite as one of ours.

@@ -7,7 +7,14 @@
 //! when something was freed. Whoever only reads does without: it reads the database as it lies there, of which no writer is at work,
 //! since a writer's files are what there is no room for. Nobody else takes the reserve, or it would be gone when it is needed. One
 //! whose blocks a copy of the store shares (`cp --reflink`) frees nothing.
+//!
+//! # Little room
+//! Those who share the database map a file of SQLite's. btrfs looks for room, and for what a quota leaves, whenever a page of it is
+//! first touched after it was written back, and has no other way to say that there is none than to end the process (`SIGBUS`;
+//! `btrfs_page_mkwrite` in fs/btrfs/file.c). So whoever finds little room there opens the database alone, which maps nothing, and
+//! only for as long as an operation on it takes. Who had room to begin with, and used it up, can still be ended: that is as if it were killed, which loses nothing.
 
+use std::ffi::OsString;
 use std::io;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -19,7 +26,7 @@ use super::blobs::Noted;
 use super::db::Db;
 use super::pool::lock;
 use super::reach::Reach;
-use super::{Store, StoreOptions, locks};
+use super::{Store, StoreOptions, listed_at, locks};
 use crate::error::{Error, ErrorKind};
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
 use crate::reflink::sys::filesystem_name;
@@ -31,11 +38,25 @@ const RESERVE_BYTES: u64 = 1 << 20;
 /// What the reserve leaves on btrfs: others may be about to open the database.
 const SPARE_BYTES: u64 = 256 << 10;
 
-/// How long it is waited for what was freed.
-const PAUSES_MS: [u64; 4] = [0, 50, 200, 500];
+/// How long it is waited for what was freed. Who empties the trash meanwhile has some of btrfs' quota set aside.
+const PAUSES_MS: [u64; 6] = [0, 50, 200, 500, 1000, 2000];
 
 /// What a database needs to be opened, with something to spare.
 const LEAST_BYTES: usize = 64 << 10;
+
+/// Less than this is little.
+const LITTLE_BYTES: u64 = 64 << 20;
+
+/// Where a quota leaves less than this, that is little, too. What btrfs sets aside for changes of its own trees counts, and is some megabytes.
+const SCARCE_BYTES: usize = 4 << 20;
+
+/// How much room a store has for its database.
+pub(crate) enum Room {
+    Enough,
+    Little,
+    /// Not enough to open it.
+    Full(io::Error),
+}
 
 fn reserve(store: &Path) -> PathBuf {
     store.join("reserve")
@@ -46,13 +67,43 @@ fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-/// Why the store at `path` has no room for a database's files; nothing where it has. SQLite keeps that to itself.
+/// How much there is for the database of `store`, where that must be known beforehand.
+pub(crate) fn left(store: &Path) -> Room {
+    let Ok(stat) = fs::statvfs(store) else { return Room::Enough };
+    if filesystem_name(store).as_deref() != Some("btrfs") {
+        return Room::Enough;
+    }
+    let is_little = stat.f_bavail.saturating_mul(stat.f_frsize) < LITTLE_BYTES
+        || (may_have_quotas() && refusal(store, SCARCE_BYTES).is_some());
+    match is_little.then(|| refusal(store, LEAST_BYTES)) {
+        Some(Some(cause)) => Room::Full(cause),
+        Some(None) => Room::Little,
+        None => Room::Enough,
+    }
+}
+
+/// Whether some btrfs here counts what belongs to whom (since Linux 5.9 that can be seen). How much is left is not for everybody to read.
+fn may_have_quotas() -> bool {
+    let all = Path::new("/sys/fs/btrfs");
+    let counts = |name: &OsString| all.join(name).join("qgroups").try_exists().unwrap_or(true);
+    listed_at(all)
+        .map_or(true, |names| names.is_empty() || names.iter().any(|(name, _)| counts(name)))
+}
+
+/// Why the store had no room for its database, which failed; nothing where it seems to have some. SQLite keeps that to itself.
 pub(crate) fn why_full(store: &Path) -> Option<io::Error> {
+    // What there was too little of may be back by now, in part.
+    refusal(store, SCARCE_BYTES)
+}
+
+/// Why so much cannot be written; nothing where it can. It was not written back when it is removed again, so that it never took any
+/// room of the disk.
+fn refusal(store: &Path, bytes: usize) -> Option<io::Error> {
     let dir = fs::open(store.join("stage"), DIR_FLAGS, Mode::empty()).ok()?;
     let staged = StagedFile::new(&dir);
     let write = || -> io::Result<()> {
         let file = fs::openat(&dir, &staged.path, NEW_FILE_FLAGS, Mode::RUSR | Mode::WUSR)?;
-        std::fs::File::from(file).write_all(&[0; LEAST_BYTES])
+        std::fs::File::from(file).write_all(&vec![0; bytes])
     };
     write().err().filter(is_full)
 }
@@ -111,8 +162,13 @@ impl Store {
             // Some filesystems have what was freed only then, and others at the trash may not be done.
             let _ = flush_filesystem(self.blobs().dir());
             std::thread::sleep(Duration::from_millis(pause));
-            // Another database: that one may be such as can only be read.
-            result = Self::open(self.path()).and_then(|again| work(&again));
+            result = if self.is_full() {
+                // It can only be read.
+                Self::open_in_reserve(self.path()).and_then(|again| work(&again))
+            } else {
+                self.db().be_brief();
+                work(self)
+            };
         }
         result
     }
@@ -159,7 +215,7 @@ impl Store {
             if tried > 1 {
                 give_up(path);
                 let _ = fs::open(path, DIR_FLAGS, Mode::empty()).and_then(flush_filesystem);
-                if let Ok(db) = Db::open(&database) {
+                if let Ok(db) = Db::open_briefly(&database) {
                     return Ok((db, None));
                 }
             }
