@@ -15,8 +15,8 @@ use std::time::Duration;
 
 mod look;
 
-use crate::disk::{Death, Disk};
-use crate::{Random, Run, calve, filesystem, is_root, not_run};
+use crate::disk::{Death, Disk, is_where_the_machine_starts_again};
+use crate::{Random, Run, calve, filesystem, is_root, not_run, program};
 
 const SEED: u64 = 0x0ca1_7e5e_ed00_0002;
 
@@ -147,6 +147,8 @@ struct World {
     tally: Tally,
     failures: Vec<String>,
     context: String,
+    /// Stages that it came back with.
+    begun_before: BTreeSet<String>,
 }
 
 impl World {
@@ -162,6 +164,7 @@ impl World {
             tally: Tally::default(),
             failures: Vec::new(),
             context: String::new(),
+            begun_before: BTreeSet::new(),
         };
         let app = world.app();
         fs::create_dir(&app).unwrap();
@@ -422,19 +425,20 @@ fn content(number: u64, version: u64) -> Vec<u8> {
     line.repeat(usize::try_from(size).unwrap() / line.len() + 1).into_bytes()
 }
 
-fn die_and_look(kind: &str, reflinks: bool, ways: &[Death]) {
+/// How often a filesystem dies where nobody says.
+const DEATHS: usize = 6;
+
+fn die_and_look(test: &str, kind: &str, reflinks: bool, ways: &[Death]) {
     const NAME: &str = "the death of a filesystem";
-    // It still finds, at some deaths in a hundred, what is not understood yet (docs/reliability.md), so it runs where it is asked for.
-    let deaths = std::env::var("CALVE_DEATHS").map(|number| number.parse().unwrap());
-    let Ok(deaths) = deaths else {
-        return not_run(
-            NAME,
-            "a defect is open that it finds now and then; CALVE_DEATHS=12 runs it",
-        );
-    };
     if !is_root() {
         return not_run(NAME, "mounting one needs root");
     }
+    match is_where_the_machine_starts_again(test) {
+        Ok(true) => {}
+        Ok(false) => return,
+        Err(why) => return not_run(NAME, &why),
+    }
+    let deaths = std::env::var("CALVE_DEATHS").map_or(DEATHS, |number| number.parse().unwrap());
     let disk = match Disk::that_can_be_cut(kind, 1024) {
         Ok(disk) => disk,
         Err(why) => return not_run(NAME, &why),
@@ -465,20 +469,106 @@ fn die_and_look(kind: &str, reflinks: bool, ways: &[Death]) {
 #[test]
 fn what_was_durable_when_xfs_died_is_there_and_whole_when_it_is_back() {
     if ["xfs", ""].contains(&filesystem().as_str()) {
-        die_and_look("xfs", true, &[Death::Lost, Death::Logged, Death::Cut]);
+        const TEST: &str =
+            "died::what_was_durable_when_xfs_died_is_there_and_whole_when_it_is_back";
+        die_and_look(TEST, "xfs", true, &[Death::Lost, Death::Logged, Death::Cut]);
     }
 }
 
 #[test]
 fn what_was_durable_when_the_disk_of_btrfs_died_is_there_and_whole_when_it_is_back() {
     if ["btrfs", ""].contains(&filesystem().as_str()) {
-        die_and_look("btrfs", true, &[Death::Cut]);
+        const TEST: &str =
+            "died::what_was_durable_when_the_disk_of_btrfs_died_is_there_and_whole_when_it_is_back";
+        die_and_look(TEST, "btrfs", true, &[Death::Cut]);
     }
 }
 
 #[test]
 fn what_was_durable_when_ext4_died_is_there_and_whole_when_it_is_back() {
     if ["ext4", ""].contains(&filesystem().as_str()) {
-        die_and_look("ext4", false, &[Death::Lost, Death::Logged, Death::Cut]);
+        const TEST: &str =
+            "died::what_was_durable_when_ext4_died_is_there_and_whole_when_it_is_back";
+        die_and_look(TEST, "ext4", false, &[Death::Lost, Death::Logged, Death::Cut]);
     }
+}
+
+/// XFS, in a file that shares nothing, and ext4 write in place, and may do so before they write down when: the file has new content and
+/// old times, which no look at its times can tell.
+#[test]
+fn what_reached_the_disk_without_its_times_is_seen_after_the_boot() {
+    const NAME: &str = "an overwrite without its times";
+    const TEST: &str = "died::what_reached_the_disk_without_its_times_is_seen_after_the_boot";
+    if !is_root() {
+        return not_run(NAME, "mounting one needs root");
+    }
+    let kind = filesystem();
+    // btrfs has no such death, and writes nothing in place.
+    if !["xfs", "ext4"].contains(&kind.as_str()) {
+        return;
+    }
+    let (disk, home) = match is_where_the_machine_starts_again(TEST) {
+        Ok(true) => {
+            let disk = match Disk::new(&kind, 300) {
+                Ok(disk) => disk,
+                Err(why) => return not_run(NAME, &why),
+            };
+            let home = disk.path();
+            (disk, home)
+        }
+        Ok(false) => return,
+        Err(why) => return not_run(NAME, &why),
+    };
+    let app = home.join("app");
+    fs::create_dir(&app).unwrap();
+    for name in ["shared", "alone", "untouched"] {
+        fs::write(app.join(name), content(7, 1)).unwrap();
+    }
+    let must = |words: &str| {
+        let run = calve(&app, words);
+        assert_eq!(run.code, Some(0), "{words}: {run:?}");
+        run
+    };
+    must("init");
+    must("snapshot -m first");
+    // What a pack holds is shared with nothing any more.
+    must("store pack --all");
+    fs::write(app.join("shared"), content(7, 2)).unwrap();
+    must("snapshot -m second");
+    must("start w");
+    let worktree = home.join("app.worktrees/w");
+    disk.free();
+    std::thread::sleep(Duration::from_millis(50));
+    let roots = [app.clone(), worktree];
+    let before: Vec<Tree> = roots.iter().map(|root| tree_of(root).unwrap()).collect();
+    for root in &roots {
+        for name in ["shared", "alone"] {
+            let mut xfs_io = program("xfs_io", root);
+            xfs_io.args([
+                "-c",
+                "pwrite -q -S 0x41 0 4096",
+                "-c",
+                "sync_range -a -b -w 0 4096",
+                name,
+            ]);
+            assert!(xfs_io.status().unwrap().success());
+        }
+    }
+    disk.die(Death::Lost).unwrap();
+    disk.come_back().unwrap();
+    let mut apart = 0;
+    for (root, before) in roots.iter().zip(&before) {
+        let now = tree_of(root).unwrap();
+        let changed = differences(before, &now);
+        apart += now
+            .iter()
+            .filter(|(path, now)| before[*path].1 == now.1 && before[*path].2 != now.2)
+            .count();
+        for look in ["the first look", "the second"] {
+            let run = calve(root, "status --json");
+            let count = run.json()["changes"].as_array().unwrap().len();
+            assert_eq!(count, changed.len(), "{look}: {changed:?} {run:?}");
+        }
+    }
+    assert!(apart > 0, "nothing was written in place");
 }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -22,6 +23,47 @@ pub(super) fn tool(directory: &Path, words: &str) -> Result<String, String> {
         Ok(text(&output.stdout))
     } else {
         Err(format!("{name}: {}", text(&output.stderr)))
+    }
+}
+
+/// Names the file that says what the boot is called, in a test that runs in a mount namespace of its own.
+const BOOT: &str = "CALVE_TEST_BOOT";
+
+/// Runs the test that asks once more, where it can say that the machine was started again. Whether this is that run.
+pub(super) fn is_where_the_machine_starts_again(test: &str) -> Result<bool, String> {
+    if std::env::var_os(BOOT).is_some() {
+        return Ok(true);
+    }
+    let home = scratch();
+    let file = home.path().join("boot");
+    fs::write(&file, "no boot yet\n").unwrap();
+    let mut inside = program("unshare", home.path());
+    inside.env(BOOT, &file).env("RUST_BACKTRACE", "1").current_dir(".");
+    inside.args(["--mount", "sh", "-c"]);
+    inside.arg(format!("mount --bind \"${BOOT}\" {BOOT_ID} || exit 77; exec \"$0\" \"$@\""));
+    inside.arg(std::env::current_exe().unwrap()).args(["--exact", test, "--nocapture"]);
+    let output = inside.output().map_err(|error| format!("unshare: {error}"))?;
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    println!("{text}");
+    match output.status.code() {
+        Some(0) => assert!(text.contains("1 passed"), "there is no test {test}"),
+        Some(77) => return Err(text.trim().to_owned()),
+        code => panic!("ended with {code:?}"),
+    }
+    Ok(false)
+}
+
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// From now on it is another boot of the machine, for what is run from here.
+fn start_again() {
+    if let Some(file) = std::env::var_os(BOOT) {
+        static COUNT: AtomicU32 = AtomicU32::new(1);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let line = format!("{number:08x}-0000-4000-8000-000000000000\n");
+        // As long as before, into the file that is mounted there.
+        fs::write(file, &line).unwrap();
+        assert_eq!(fs::read_to_string(BOOT_ID).unwrap(), line);
     }
 }
 
@@ -135,8 +177,9 @@ impl Disk {
         }
     }
 
-    /// After a death: unmounted, and mounted again, which is when a log is replayed.
+    /// After a death: unmounted, and mounted again, which is when a log is replayed; in another boot, where the test can say so.
     pub(super) fn come_back(&self) -> Result<(), String> {
+        start_again();
         self.unmount("disk")?;
         if self.has_outer {
             self.unmount("outer")?;

@@ -3,7 +3,7 @@
 use std::io;
 
 use crate::store::id::{BlobId, DirectoryId, SnapshotId};
-use crate::store::index::{Index, Stat};
+use crate::store::index::{Boot, Index, Stat};
 use crate::store::object::{Entry, Kind, SnapshotObject, encode_directory};
 use crate::store::pack::PackWriter;
 use crate::store::{Marker, format, unlinked_file};
@@ -107,7 +107,12 @@ pub fn all() -> io::Result<Vec<Seed>> {
         ino: 1000 + number * number,
         changed: (1_700_000_000 - i64::try_from(number).unwrap_or(0), 999_999_999),
     });
-    let index = Index { snapshot: id, stamp: (1_700_000_100, 7), stats: stats.collect() };
+    let index = Index {
+        snapshot: id,
+        boot: Boot::this(),
+        stamp: (1_700_000_100, 7),
+        stats: stats.collect(),
+    };
     let encoded = index.encode()?;
     let empty = Index { stats: Vec::new(), ..index };
     // The last two are inputs of which the index is made: what follows the version, and the records themselves.

@@ -10,10 +10,18 @@
 //! is read again. (git has the same rule: Documentation/technical/racy-git.txt.) A tree that was just started waits until
 //! the clock has moved past its last change, and is clean from the first look on.
 //!
+//! # The rule of the boot
+//! Times tell of every write only as long as the machine runs. A filesystem that writes in place may have an overwritten block on
+//! the disk before the inode's new times, which are in its log; when the power fails in between, the file has new content and old
+//! times. (XFS and ext4 do it: write, flush that block with `sync_file_range(2)`, shut down.) So an index says in which *boot* it
+//! was made. In any other, a regular file is trusted only if no overwrite of it could have come apart so
+//! ([`sys::overwrites_keep_their_times`](crate::reflink::sys::overwrites_keep_their_times)), and is read once more if not. Where
+//! a system does not name its boots that is not done; nor where a filesystem dies and is mounted again in the same one.
+//!
 //! # Format
 //! ```text
-//! magic "CALVEIDX" | version u32 = 1 | snapshot id:32 | stamp: i64 seconds, u32 nanoseconds | count u32 | zstd(records)
-//!   | BLAKE3 of all before it:32            numbers are little endian
+//! magic "CALVEIDX" | version u32 = 2 | snapshot id:32 | boot:16 | stamp: i64 seconds, u32 nanoseconds | count u32
+//!   | zstd(records) | BLAKE3 of all before it:32            numbers are little endian; version 1 has no boot
 //! record = zigzag(inode - last inode) zigzag(seconds - last seconds) varint(nanoseconds)
 //! ```
 //! It is written beside its place and renamed, so that it is whole or not there. Without it nothing is lost but time.
@@ -22,10 +30,14 @@ use std::io::{self, Read as _};
 
 use super::id::SnapshotId;
 use super::object::{Malformed, Reader, put_varint, put_zigzag};
+use crate::tree::staging::boot;
 
 pub(crate) const MAGIC: &[u8; 8] = b"CALVEIDX";
-pub(crate) const VERSION: u32 = 1;
-const HEADER_BYTES: usize = 8 + 4 + 32 + 12 + 4;
+pub(crate) const VERSION: u32 = 2;
+
+/// Whose indexes have no boot: they are of none that is known.
+const FIRST_VERSION: u32 = 1;
+const HEADER_BYTES: usize = 8 + 4 + 32 + 16 + 12 + 4;
 const HASH_BYTES: usize = 32;
 
 /// A record takes at most this much.
@@ -44,10 +56,27 @@ pub(crate) struct Stat {
     pub(crate) changed: (i64, u32),
 }
 
+/// A boot of the machine, in an index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Boot([u8; 16]);
+
+impl Boot {
+    /// This one; all are the same where the system has no name for them.
+    pub(crate) fn this() -> Self {
+        let mut bytes = [0; 16];
+        if let Some(name) = boot() {
+            bytes.copy_from_slice(&blake3::hash(name.as_bytes()).as_bytes()[..16]);
+        }
+        Self(bytes)
+    }
+}
+
 /// The index of a worktree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Index {
     pub(crate) snapshot: SnapshotId,
+    /// In which it was made.
+    pub(crate) boot: Boot,
     pub(crate) stamp: (i64, u32),
     /// By the entries' numbers.
     pub(crate) stats: Vec<Stat>,
@@ -70,6 +99,7 @@ impl Index {
         out.extend_from_slice(MAGIC);
         out.extend_from_slice(&VERSION.to_le_bytes());
         out.extend_from_slice(self.snapshot.as_bytes());
+        out.extend_from_slice(&self.boot.0);
         out.extend_from_slice(&self.stamp.0.to_le_bytes());
         out.extend_from_slice(&self.stamp.1.to_le_bytes());
         out.extend_from_slice(&count.to_le_bytes());
@@ -81,13 +111,13 @@ impl Index {
 
     /// Decodes the index of a snapshot that has so many entries; one of any other number is refused before it takes memory.
     pub(crate) fn decode(bytes: &[u8], entries: u32) -> Result<Self, Malformed> {
-        let (snapshot, stamp, count, compressed) = parts(bytes)?;
+        let (mut index, count, compressed) = parts(bytes)?;
         if count != entries {
             return Err(ANOTHER_NUMBER);
         }
-        let mut stats = Vec::with_capacity(entries as usize);
-        records(compressed, count, |stat| stats.push(stat))?;
-        Ok(Self { snapshot, stamp, stats })
+        index.stats.reserve_exact(entries as usize);
+        records(compressed, count, |stat| index.stats.push(stat))?;
+        Ok(index)
     }
 
     /// Whether it could be decoded, keeping nothing of it in memory. `entries` tells how many a snapshot has; of one that is not
@@ -96,8 +126,8 @@ impl Index {
         bytes: &[u8],
         entries: impl FnOnce(SnapshotId) -> Option<u64>,
     ) -> Result<(), Malformed> {
-        let (snapshot, _, count, compressed) = parts(bytes)?;
-        match entries(snapshot) {
+        let (index, count, compressed) = parts(bytes)?;
+        match entries(index.snapshot) {
             None => Ok(()),
             Some(entries) if entries != u64::from(count) => Err(ANOTHER_NUMBER),
             Some(_) => records(compressed, count, drop),
@@ -105,15 +135,14 @@ impl Index {
     }
 }
 
-/// Snapshot, stamp, the number of the records, and these, compressed.
-type Parts<'a> = (SnapshotId, (i64, u32), u32, &'a [u8]);
+/// An index without its records, their number, and these, compressed.
+type Parts<'a> = (Index, u32, &'a [u8]);
 
 fn parts(bytes: &[u8]) -> Result<Parts<'_>, Malformed> {
     let short = Malformed("the index ends too early");
     let (body, hash) =
         bytes.split_at_checked(bytes.len().saturating_sub(HASH_BYTES)).ok_or(short)?;
-    let (header, compressed) = body.split_at_checked(HEADER_BYTES).ok_or(short)?;
-    let mut rest = header;
+    let mut rest = body;
     let mut take = |length: usize| {
         let (taken, left) = rest.split_at_checked(length).ok_or(short)?;
         rest = left;
@@ -123,16 +152,21 @@ fn parts(bytes: &[u8]) -> Result<Parts<'_>, Malformed> {
     if take(8)? != MAGIC {
         return Err(Malformed("it is no index"));
     }
-    if number(take(4)?)? != VERSION {
-        return Err(Malformed("the index is of another version"));
-    }
+    let has_boot = match number(take(4)?)? {
+        VERSION => true,
+        FIRST_VERSION => false,
+        _ => return Err(Malformed("the index is of another version")),
+    };
     if blake3::hash(body).as_bytes() != hash {
         return Err(Malformed("the index does not have its own hash"));
     }
     let snapshot = SnapshotId::from_bytes(take(32)?.try_into().map_err(|_| short)?);
+    let boot = if has_boot { take(16)?.try_into().map_err(|_| short)? } else { [0; 16] };
     let seconds = i64::from_le_bytes(take(8)?.try_into().map_err(|_| short)?);
     let stamp = (seconds, number(take(4)?)?);
-    Ok((snapshot, stamp, number(take(4)?)?, compressed))
+    let index = Index { snapshot, boot: Boot(boot), stamp, stats: Vec::new() };
+    let count = number(take(4)?)?;
+    Ok((index, count, rest))
 }
 
 /// Gives each of the `count` records to `found`. A few bytes can unfold without end, so they are read piece by piece.
@@ -190,6 +224,7 @@ mod tests {
         ) {
             let index = Index {
                 snapshot: SnapshotId::from_bytes([7; 32]),
+                boot: Boot([8; 16]),
                 stamp: (1, 2),
                 stats: stats
                     .into_iter()
@@ -214,7 +249,7 @@ mod tests {
         let mut bytes = Vec::new();
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(&VERSION.to_le_bytes());
-        bytes.extend_from_slice(&[0; 44]);
+        bytes.extend_from_slice(&[0; HEADER_BYTES - 8 - 4 - 4]);
         bytes.extend_from_slice(&count.to_le_bytes());
         bytes.extend_from_slice(&zstd::bulk::compress(records, 1).unwrap());
         let hash = *blake3::hash(&bytes).as_bytes();
@@ -237,7 +272,7 @@ mod tests {
         let bytes = forged(count, &vec![0; 3 * count as usize]);
         assert!(bytes.len() < 10_000, "{}", bytes.len());
         let mut found = 0;
-        let (.., compressed) = parts(&bytes).unwrap();
+        let (_, _, compressed) = parts(&bytes).unwrap();
         records(compressed, count, |stat| found += u32::from(stat == Stat::default())).unwrap();
         assert_eq!(found, count);
         assert!(

@@ -22,13 +22,14 @@ use rustix::io::Errno;
 
 use super::blobs::{Blobs, Counts, Intake, Noted};
 use super::id::{BlobId, DirectoryId};
-use super::index::{Index, Stat};
+use super::index::{Boot, Index, Stat};
 use super::manifest::{Manifest, os};
 use super::object::{Entry, Kind};
 use super::pool::{self, Queue, lock};
 use crate::error::{Context as _, Error};
-use crate::reflink::imp::DIR_FLAGS;
+use crate::reflink::imp::{DIR_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::Meta;
+use crate::reflink::sys;
 use crate::report::{Cancel, Progress, SkipReason, Skipped};
 use crate::tree::filter::IgnoreChain;
 use crate::tree::staging::PREFIX;
@@ -78,6 +79,8 @@ pub(crate) struct Scan {
     pub(crate) manifest: Option<Manifest>,
     /// By the manifest's numbers; none where there is no manifest.
     pub(crate) stats: Vec<Stat>,
+    /// Where the index that was given is of another boot: what of it holds in this one. Never where there is an intake.
+    pub(crate) index: Option<Index>,
     /// Encodings of directories that the base does not have. Empty without an intake.
     pub(crate) directories: Vec<(DirectoryId, Vec<u8>)>,
     pub(crate) skipped: Vec<Skipped>,
@@ -160,6 +163,8 @@ struct Wanted {
     name: CString,
     /// Its place among what was found in its directory.
     at: usize,
+    /// What it is if its content is the base's: the slot there, and that content. Only where the index knows it, but from another boot.
+    known: Option<(u32, BlobId)>,
 }
 
 struct Worker {
@@ -172,6 +177,7 @@ struct Worker {
 
 struct Scanner<'a> {
     request: &'a Request<'a>,
+    boot: Boot,
     places: AtomicU32,
     /// Directories that turned out to be no part of the tree, or gone.
     gone: Mutex<HashSet<u32>>,
@@ -179,7 +185,8 @@ struct Scanner<'a> {
 
 /// Scans a tree.
 pub(crate) fn scan(request: &Request<'_>) -> Result<Scan, Error> {
-    let scanner = Scanner { request, places: AtomicU32::new(1), gone: Mutex::default() };
+    let (boot, places, gone) = (Boot::this(), AtomicU32::new(1), Mutex::default());
+    let scanner = Scanner { request, boot, places, gone };
     let base = request.base.map(|_| 0);
     let first = Task::Directory { parent: None, name: CString::default(), place: 0, base };
     if let Some(base) = request.base {
@@ -311,6 +318,23 @@ impl Scanner<'_> {
             && mtime_of(meta) == entry.mtime
     }
 
+    /// Whether the times of a file that is trusted tell of every write to it. See [the rule of the boot](super::index).
+    fn times_tell_all(&self, dir: &OwnedFd, name: &CStr, meta: &Meta) -> bool {
+        if self.request.index.is_none_or(|index| index.boot == self.boot)
+            || meta.file_type() != FileType::RegularFile
+            || meta.size == 0
+        {
+            return true;
+        }
+        let look = || -> io::Result<bool> {
+            let file = fs::openat(dir, name, SOURCE_FLAGS, Mode::empty())?;
+            let is_it = stat_of(&Meta::of(&fs::fstat(&file)?)) == stat_of(meta);
+            Ok(is_it && sys::overwrites_keep_their_times(&file)?)
+        };
+        // Whatever is in the way of that is in the way of reading it, too.
+        look().unwrap_or(false)
+    }
+
     fn list(
         &self,
         worker: &mut Worker,
@@ -409,9 +433,11 @@ impl Scanner<'_> {
                 continue;
             }
             let mut what = What::Pending;
-            if let (Some(meta), Some(base), Some(slot)) = (&meta, base, slot)
-                && !is_dir
-                && self.trusted(&base.entries[slot as usize], base.first + slot, meta)
+            let trusted = meta.as_ref().zip(base).zip(slot).filter(|((meta, base), slot)| {
+                !is_dir && self.trusted(&base.entries[*slot as usize], base.first + slot, meta)
+            });
+            if let Some(((meta, _base), slot)) = trusted
+                && self.times_tell_all(&dir.fd, &name, meta)
             {
                 #[cfg(calve_check)]
                 if let Kind::File { blob, .. } = base.entries[slot as usize].kind {
@@ -456,7 +482,13 @@ impl Scanner<'_> {
                             }
                         }
                         if matches!(what, What::Pending) {
-                            files.push(Wanted { name: name.clone(), at: found.len() });
+                            let known = trusted.and_then(|((_, base), slot)| {
+                                match base.entries[slot as usize].kind {
+                                    Kind::File { blob, .. } => Some((slot, blob)),
+                                    _ => None,
+                                }
+                            });
+                            files.push(Wanted { name: name.clone(), at: found.len(), known });
                         }
                     }
                     FileType::Symlink | FileType::Fifo => match self.special(dir, &name, kind) {
@@ -528,13 +560,40 @@ impl Scanner<'_> {
             }
         }
         skipped.sort_by(|a, b| a.path.cmp(&b.path));
+        let index = self.what_holds(&scanned);
         if self.request.intake.is_none() && self.is_the_base(&scanned) {
             let (manifest, stats, directories) = (None, Vec::new(), Vec::new());
-            return Ok(Scan { manifest, stats, directories, skipped, counts, unsealed });
+            return Ok(Scan { manifest, stats, index, directories, skipped, counts, unsealed });
         }
         let assembled = Assembly { request: self.request, scanned }.run()?;
         let (manifest, stats, directories) = assembled;
-        Ok(Scan { manifest: Some(manifest), stats, directories, skipped, counts, unsealed })
+        Ok(Scan { manifest: Some(manifest), stats, index, directories, skipped, counts, unsealed })
+    }
+
+    /// The index for what was found as it says. What was not is looked at again the next time.
+    fn what_holds(&self, scanned: &[Option<Scanned>]) -> Option<Index> {
+        let (index, base) = (self.request.index?, self.request.base?);
+        if self.request.intake.is_some() || index.boot == self.boot {
+            return None;
+        }
+        let mut stats = vec![Stat::default(); index.stats.len()];
+        let mut hold = |number: u32, inode: Inode| {
+            let number = number as usize;
+            if index.stats.get(number) == Some(&inode.stat) && inode.stat.changed < index.stamp {
+                stats[number] = inode.stat;
+            }
+        };
+        for directory in scanned.iter().flatten() {
+            let Some(place) = directory.base else { continue };
+            hold(base.number_of(place), directory.inode);
+            let first = base.directories[place as usize].first;
+            for found in &directory.found {
+                if let What::Same(slot, inode) = found.0 {
+                    hold(first + slot, inode);
+                }
+            }
+        }
+        Some(Index { boot: self.boot, stats, ..index.clone() })
     }
 
     /// Whether each directory of the base was found, and in each just what the base has.

@@ -16,7 +16,7 @@ use rustix::fs::{self, Mode};
 use super::blobs::Noted;
 use super::db::{self, WorktreeRow};
 use super::id::{self, SnapshotId};
-use super::index::Index;
+use super::index::{Boot, Index};
 use super::manifest::Manifest;
 use super::object::SnapshotObject;
 use super::scan::{self, Request, Scan};
@@ -185,7 +185,14 @@ impl Store {
             cancel: &options.cancel,
             progress: &options.progress,
         };
-        Ok((scan::scan(&request)?, stamp))
+        let scan = scan::scan(&request)?;
+        if let Some(index) = &scan.index
+            && !self.is_read_only()
+        {
+            // So that the next one reads nothing again. If this fails, it does.
+            let _ = self.write_index(&known.row.token, index);
+        }
+        Ok((scan, stamp))
     }
 
     /// The store, and those worktrees that lie inside `root` and are not it.
@@ -266,10 +273,11 @@ impl Store {
         if !new && let Some(name) = name {
             self.set_name(name, id)?;
         }
-        let index = Index { snapshot: id, stamp, stats: scan.stats };
+        let index = Index { snapshot: id, boot: Boot::this(), stamp, stats: scan.stats };
         // The stamp alone is no news, unless something was too young to be trusted under the old one.
         let worth = known.index.as_ref().is_none_or(|old| {
             old.snapshot != id
+                || old.boot != index.boot
                 || old.stats != index.stats
                 || old.stats.iter().any(|stat| stat.changed >= old.stamp)
         });

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use rustix::fs::{self, Mode, OFlags};
 
 use super::id::SnapshotId;
-use super::index::Index;
+use super::index::{Boot, Index};
 use super::materialize::{Plan, materialize};
 use super::object::SnapshotObject;
 use super::{Store, StoreOptions, locks};
@@ -57,7 +57,8 @@ impl Store {
         if let Some(template) = self.sealed_template(id) {
             return Ok(Some(template));
         }
-        let Some(boot) = boot() else { return Ok(None) };
+        // Replaying a log after a crash brings changes back without their number: a seal is good for one boot.
+        let Some(boot) = staging::boot() else { return Ok(None) };
         let folder = self.path().join("templates");
         let dir = fs::open(&folder, DIR_FLAGS, Mode::empty()).context("open", || &folder)?;
         staging::sweep(&dir);
@@ -86,7 +87,7 @@ impl Store {
         }
         let stats = made.stats.pop().unwrap_or_default();
         let stamp = self.clock_past_all(stats.iter())?;
-        let index = Index { snapshot: id, stamp, stats };
+        let index = Index { snapshot: id, boot: Boot::this(), stamp, stats };
         let publish = |stage: &mut Stage| -> io::Result<()> {
             // Everything that is still on its way must have arrived before the number is read.
             flush_filesystem(stage.dir())?;
@@ -114,7 +115,9 @@ impl Store {
         let seal = super::read_plain(fs::CWD, &seal, SEAL_MOST_BYTES).ok()?;
         let good = sys::is_subvolume(&template, meta.ino)
             && self.template_index(id).is_file()
-            && seal == format!("{} {}\n", sys::last_change(&template).ok()?, boot()?).into_bytes();
+            && seal
+                == format!("{} {}\n", sys::last_change(&template).ok()?, staging::boot()?)
+                    .into_bytes();
         good.then_some(template)
     }
 
@@ -180,11 +183,6 @@ fn settled(dir: &OwnedFd) -> io::Result<u64> {
         }
     }
     Err(io::Error::other("somebody writes to it again and again"))
-}
-
-/// What this boot of the machine is called: replaying a log after a crash brings changes back without their number.
-fn boot() -> Option<String> {
-    Some(std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim_end().to_owned())
 }
 
 /// Removes a tree, also one that is a subvolume: at once where that is allowed, else entry by entry.

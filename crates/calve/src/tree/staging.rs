@@ -116,10 +116,15 @@ impl Maker {
     }
 }
 
+/// What this boot of the machine is called, where there is a /proc: random(4).
+pub(crate) fn boot() -> Option<String> {
+    Some(std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim_end().to_owned())
+}
+
 /// The boot and the PID namespace as one number; 0 where there is no /proc.
 fn world() -> u64 {
     use std::hash::{DefaultHasher, Hash, Hasher};
-    let Ok(boot) = std::fs::read("/proc/sys/kernel/random/boot_id") else { return 0 };
+    let Some(boot) = boot() else { return 0 };
     let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
     let mut hasher = DefaultHasher::new();
     (boot, namespace).hash(&mut hasher);

@@ -18,7 +18,7 @@ use crate::reflink::sys;
 use crate::report::{DestinationReport, Method};
 use crate::store::db::{self, State, WorktreeRow};
 use crate::store::id::SnapshotId;
-use crate::store::index::{Index, Stat};
+use crate::store::index::{Boot, Index, Stat};
 use crate::store::materialize::{Plan, materialize, wanted};
 use crate::store::object::SnapshotObject;
 use crate::store::pool::cancelled;
@@ -334,9 +334,9 @@ impl Store {
         if !unsealed.is_empty() || reports.iter().any(|report| report.copied_files > 0) {
             self.flush(&unsealed)?;
         }
-        let stamp = self.clock_past_all(stats.iter().flatten())?;
+        let (boot, stamp) = (Boot::this(), self.clock_past_all(stats.iter().flatten())?);
         for (row, stats) in rows.iter().zip(stats) {
-            self.write_index(&row.token, &Index { snapshot: id, stamp, stats })?;
+            self.write_index(&row.token, &Index { snapshot: id, boot, stamp, stats })?;
         }
         Ok((stages, reports))
     }

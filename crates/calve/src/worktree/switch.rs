@@ -37,7 +37,7 @@ use crate::report::Skipped;
 use crate::store::db::{State, WorktreeRow};
 use crate::store::delta::At;
 use crate::store::id::{DirectoryId, SnapshotId};
-use crate::store::index::{Index, Stat};
+use crate::store::index::{Boot, Index, Stat};
 use crate::store::manifest::{Builder, Manifest};
 use crate::store::materialize::{Plan, materialize, wanted};
 use crate::store::object::{Entry, Kind};
@@ -203,7 +203,8 @@ impl Worktree {
             report.kept = self.move_aside(&root, &trees, &moves)?;
         }
         let removed = self.apply(&root, &trees, &moves, staged, &mut report)?;
-        let index = self.index_of(&root, &trees, &moves, to, known.index.as_ref())?;
+        let known = scan.index.as_ref().or(known.index.as_ref());
+        let index = self.index_of(&root, &trees, &moves, to, known)?;
         self.store.write_index(&self.row.token, &index)?;
         let row = WorktreeRow {
             state: State::Ready,
@@ -464,7 +465,7 @@ impl Worktree {
             stats[number] = stat().unwrap_or_default();
         }
         let stamp = self.store.clock_past_all(stats.iter())?;
-        Ok(Index { snapshot: to, stamp, stats })
+        Ok(Index { snapshot: to, boot: Boot::this(), stamp, stats })
     }
 }
 

@@ -19,6 +19,8 @@ impl World {
     }
 
     pub(super) fn check(&mut self, reflinks: bool) {
+        // Of another boot's processes nothing is known: what they began is swept when it is a minute old.
+        self.begun_before = self.stages();
         self.check_store();
         self.check_snapshots();
         self.check_worktrees(reflinks);
@@ -142,6 +144,9 @@ impl World {
         }
         for (name, (standing, id)) in listed {
             let root = self.folder().join(&name);
+            if standing == "starting" && !root.try_exists().unwrap() {
+                continue;
+            }
             if standing == "missing" {
                 self.must(&format!("drop --force {name}"));
                 if root.is_dir() {
@@ -196,17 +201,25 @@ impl World {
         self.must("store pack");
         self.must("store gc --grace 0s");
         self.must("store verify");
-        // What was begun and never done is swept.
-        let is_stage = |name: &String| name.starts_with(".calve-");
-        let mut left = names(&app.join(".calve/stage"));
-        left.extend(names(&app.join(".calve/templates")).into_iter().filter(is_stage));
-        if self.folder().is_dir() {
-            left.extend(names(&self.folder()).into_iter().filter(is_stage));
-        }
-        left.extend(names(&app).into_iter().filter(is_stage));
+        let stages = self.stages();
+        let left: Vec<_> = stages.difference(&self.begun_before).collect();
         if !left.is_empty() {
-            self.fail(format!("left behind: {left:?}"));
+            let left = format!("left behind: {left:?}");
+            self.fail(left);
         }
+    }
+
+    /// What was begun, and is not done.
+    fn stages(&self) -> BTreeSet<String> {
+        let (app, folder) = (self.app(), self.folder());
+        let mut stages: BTreeSet<String> = names(&app.join(".calve/stage")).into_iter().collect();
+        for folder in [app.join(".calve/templates"), folder, app] {
+            if folder.is_dir() {
+                let names = names(&folder).into_iter();
+                stages.extend(names.filter(|name| name.starts_with(".calve-")));
+            }
+        }
+        stages
     }
 }
 

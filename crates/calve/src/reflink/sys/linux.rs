@@ -121,12 +121,15 @@ pub(crate) fn private_umask() -> bool {
     unshared.is_ok()
 }
 
+const XFS: u32 = 0x5846_5342;
+const BTRFS: u32 = 0x9123_683e;
+
 /// The name of the filesystem `path` is on, by the magic numbers of statfs(2).
 pub(crate) fn filesystem_name(path: &Path) -> Option<String> {
     let magic = fs::statfs(path).ok()?.f_type;
     let name = match u32::try_from(magic).unwrap_or(0) {
-        0x5846_5342 => "xfs",
-        0x9123_683e => "btrfs",
+        XFS => "xfs",
+        BTRFS => "btrfs",
         0xef53 => "ext4",
         0x0102_1994 => "tmpfs",
         0x2fc1_2fc1 => "zfs",
@@ -152,6 +155,81 @@ pub(crate) fn clones_may_be_short(dir: impl AsFd) -> bool {
     fs::fstatfs(dir).is_ok_and(|stat| u32::try_from(stat.f_type) == Ok(0x2fc1_2fc1))
 }
 
+/// How many extents are asked for at once.
+const EXTENTS: u32 = 64;
+
+/// `struct fiemap` with its extents, `linux/fiemap.h`.
+#[repr(C)]
+struct Fiemap {
+    start: u64,
+    length: u64,
+    flags: u32,
+    mapped: u32,
+    count: u32,
+    reserved: u32,
+    extents: [FiemapExtent; EXTENTS as usize],
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct FiemapExtent {
+    logical: u64,
+    physical: u64,
+    length: u64,
+    reserved: [u64; 2],
+    flags: u32,
+    reserved_too: [u32; 3],
+}
+
+/// `struct fiemap` without extents, which is what the number of the call is made of.
+const FIEMAP: Opcode = ioctl::opcode::read_write::<[u64; 4]>(b'f', 11);
+
+/// Whether whoever finds `file` with old times after a crash can be sure that it has its old content, too.
+///
+/// It can where no block is written in place, since new blocks are put in the file by the filesystem's log, after the new times: on btrfs
+/// but for files that are NOCOW, and on XFS in a file whose extents are all shared or unwritten (`xfs_reflink_end_cow` and
+/// `xfs_iomap_write_unwritten`, fs/xfs). Of other filesystems nothing is known, or they do write in place.
+pub(crate) fn overwrites_keep_their_times(file: impl AsFd) -> io::Result<bool> {
+    match u32::try_from(fs::fstatfs(&file)?.f_type) {
+        Ok(BTRFS) => Ok(!fs::ioctl_getflags(file)?.contains(IFlags::NOCOW)),
+        Ok(XFS) => all_extents_are_copied_on_write(file),
+        _ => Ok(false),
+    }
+}
+
+fn all_extents_are_copied_on_write(file: impl AsFd) -> io::Result<bool> {
+    const LAST: u32 = 1;
+    const UNWRITTEN: u32 = 0x800;
+    const SHARED: u32 = 0x2000;
+    let mut start = 0;
+    loop {
+        let mut map = Fiemap {
+            start,
+            length: u64::MAX - start,
+            flags: 0,
+            mapped: 0,
+            count: EXTENTS,
+            reserved: 0,
+            extents: [FiemapExtent::default(); EXTENTS as usize],
+        };
+        // SAFETY: FS_IOC_FIEMAP reads a `fiemap`, and writes to it and to at most `count` extents behind it; this is both.
+        unsafe {
+            let call = ioctl::Updater::<FIEMAP, _>::new(&mut map);
+            ioctl::ioctl(file.as_fd(), call)?;
+        }
+        let found = map.extents.get(..map.mapped as usize).unwrap_or(&map.extents);
+        if found.iter().any(|extent| extent.flags & (UNWRITTEN | SHARED) == 0) {
+            return Ok(false);
+        }
+        match found.last() {
+            Some(last) if last.flags & LAST == 0 && last.logical + last.length > start => {
+                start = last.logical + last.length;
+            }
+            _ => return Ok(true),
+        }
+    }
+}
+
 /// Whether `dir` has the flag by which single directories ignore case (`chattr +F`: ext4, f2fs, tmpfs).
 pub(crate) fn ignores_case(dir: impl AsFd) -> bool {
     /// `FS_CASEFOLD_FL`, which rustix does not name.
@@ -165,7 +243,7 @@ const SUBVOLUME_ROOT_INO: u64 = 256;
 /// Whether `dir`, whose inode number is `ino`, is the root of a btrfs subvolume.
 pub(crate) fn is_subvolume(dir: impl AsFd, ino: u64) -> bool {
     ino == SUBVOLUME_ROOT_INO
-        && fs::fstatfs(dir).is_ok_and(|stat| u32::try_from(stat.f_type) == Ok(0x9123_683e))
+        && fs::fstatfs(dir).is_ok_and(|stat| u32::try_from(stat.f_type) == Ok(BTRFS))
 }
 
 /// `struct btrfs_ioctl_vol_args_v2`.

@@ -16,6 +16,11 @@ pub(crate) fn clones_may_be_short(_dir: impl AsFd) -> bool {
     false
 }
 
+/// Nothing is known of this system's filesystems.
+pub(crate) fn overwrites_keep_their_times(_file: impl AsFd) -> io::Result<bool> {
+    Ok(false)
+}
+
 /// All directories of a filesystem are alike.
 pub(crate) fn ignores_case(_dir: impl AsFd) -> bool {
     false

@@ -109,6 +109,11 @@ impl Scanner<'_> {
         };
         self.request.progress.files.fetch_add(1, Ordering::Relaxed);
         self.request.progress.bytes.fetch_add(meta.size, Ordering::Relaxed);
+        if let (Some((slot, known)), Kind::File { blob, .. }) = (wanted.known, &kind)
+            && known == *blob
+        {
+            return Ok(Ok(What::Same(slot, Inode::of(&meta))));
+        }
         let entry = entry_of(name, &meta, attributes, kind);
         Ok(Ok(What::Other(Box::new(entry), Inode::of(&meta))))
     }
