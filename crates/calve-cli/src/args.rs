@@ -314,14 +314,16 @@ pub(crate) enum Verb {
         shell: clap_complete::Shell,
     },
 
-    /// Print the manual page, or write all of them into DIR
-    ///
-    /// With DIR: one page a command, calve.1, calve-clone.1 …, whose paths are printed.
+    /// Print a manual page, or write all of them
     #[command(after_help = shells::MAN_EXAMPLES)]
     Man {
-        /// The folder for the pages; it is made where it is missing
-        #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
-        folder: Option<PathBuf>,
+        /// Whose page is printed [default: that of calve itself]
+        #[arg(conflicts_with = "dir")]
+        command: Vec<String>,
+
+        /// Write all pages into DIR, which is made where it is missing, and print their paths
+        #[arg(short, long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+        dir: Option<PathBuf>,
     },
 }
 

@@ -97,6 +97,15 @@ fn tell(report: &Report, args: &CloneArgs, output: Output) -> Result<Exit, Failu
         .text(),
     );
 
+    let is_store = |root: &Path| root.join(".calve/format").try_exists().unwrap_or(false);
+    if is_store(&report.source)
+        && report.destinations.iter().any(|destination| is_store(&destination.path))
+    {
+        output.summary(
+            "the store of its snapshots, .calve, came along; --exclude .calve leaves it out",
+        );
+    }
+
     let told = if output.json {
         output.document(&Document::new(report))
     } else if args.dry_run {

@@ -119,9 +119,8 @@ fn run(cli: Cli) -> Result<Exit, clap::Error> {
         #[cfg(unix)]
         Verb::ShellInit { shell } => shells::init(*shell, output),
         Verb::Completions { shell } => shells::completions(*shell, output),
-        Verb::Man { folder } => {
-            manual::run(folder.as_deref().map(|folder| common.resolve(folder)).as_deref(), output)
-        }
+        Verb::Man { dir: Some(dir), .. } => manual::write(&common.resolve(dir), output),
+        Verb::Man { command, dir: None } => manual::print(&manual::find(command)?, output),
     };
     Ok(done.unwrap_or_else(|failure| {
         output.failure(&failure);

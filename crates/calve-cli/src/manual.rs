@@ -8,19 +8,37 @@ use clap::{Command, CommandFactory};
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
 
-use crate::args::{Cli, ENVIRONMENT, EXIT_CODES, FILES};
+use crate::args::{Cli, ENVIRONMENT, EXIT_CODES, FILES, usage_error};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output::Output;
 
-/// Prints the page of the command itself, or writes all pages and prints their paths.
-pub(crate) fn run(folder: Option<&Path>, output: Output) -> Result<Exit, Failure> {
+/// The command that these words name.
+pub(crate) fn find(words: &[String]) -> Result<Command, clap::Error> {
+    let top = built();
+    let mut of = &top;
+    for word in words {
+        let named = of.get_subcommands().find(|it| it.get_name() == word && !it.is_hide_set());
+        of = named.ok_or_else(|| usage_error("man", &format!("there is no command '{word}'")))?;
+    }
+    Ok(of.clone())
+}
+
+/// Prints the page of a command.
+pub(crate) fn print(of: &Command, output: Output) -> Result<Exit, Failure> {
+    let page = page(of, &built()).map_err(|error| Failure::output(&error))?;
+    output.results(&page).map(|()| Exit::Done)
+}
+
+fn built() -> Command {
     let mut command = Cli::command().disable_help_subcommand(true);
     command.build();
-    let Some(folder) = folder else {
-        let page = page(&command, &command).map_err(|error| Failure::output(&error))?;
-        return output.results(&page).map(|()| Exit::Done);
-    };
+    command
+}
+
+/// Writes all pages into a folder, and prints their paths.
+pub(crate) fn write(folder: &Path, output: Output) -> Result<Exit, Failure> {
+    let command = built();
     let failed = |path: &Path, error: io::Error| {
         Failure::io("write manual page", vec![path.to_owned()], &error)
     };

@@ -11,7 +11,7 @@ use crate::args::{GcArgs, StoreVerb};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::failure::stored::store_failure;
-use crate::output::PathFields;
+use crate::output::{Output, PathFields};
 use crate::progress::Total;
 use crate::session::{Session, short};
 use crate::table::{Cell, Column, Table};
@@ -38,14 +38,17 @@ fn verify(store: &Store, repair: bool, session: Session<'_>) -> Result<Exit, Fai
     if report.busy {
         output.warning("others were at the store all the time: nothing was mended; try again");
     }
-    let mut line = format!(
-        "{} looked at: {} read ({}), {} unpacked ({})",
-        counted(report.snapshots, "snapshot"),
-        counted(report.mirrors, "mirror"),
-        output.size(report.mirror_bytes),
-        counted(report.packed_blobs, "packed content"),
-        output.size(report.packed_bytes),
+    let mut line = format!("{} looked at", counted(report.snapshots, "snapshot"));
+    let read = listing(
+        [
+            (report.mirrors, "mirror", Some(report.mirror_bytes)),
+            (report.packed_blobs, "packed content", Some(report.packed_bytes)),
+        ],
+        output,
     );
+    if let Some(read) = read {
+        line.push_str(&format!(", with {read}"));
+    }
     let of =
         |is: fn(&Damage) -> bool| report.damage.iter().filter(|damage| is(damage)).count() as u64;
     let (mended, lost) = (of(|damage| damage.repaired), of(|damage| damage.lost));
@@ -73,6 +76,16 @@ fn verify(store: &Store, repair: bool, session: Session<'_>) -> Result<Exit, Fai
         }
     }
     Ok(if report.damage.is_empty() && !report.busy { Exit::Done } else { Exit::Findings })
+}
+
+/// How many there are of what, and how much that is; nothing where there is nothing of all.
+fn listing<const N: usize>(all: [(u64, &str, Option<u64>); N], output: Output) -> Option<String> {
+    let one = |(number, what, bytes): (u64, &str, Option<u64>)| {
+        let size = bytes.map(|bytes| format!(" ({})", output.size(bytes))).unwrap_or_default();
+        counted(number, what) + &size
+    };
+    let found: Vec<String> = all.into_iter().filter(|(number, ..)| *number > 0).map(one).collect();
+    (!found.is_empty()).then(|| found.join(", "))
 }
 
 /// What is damaged, and below it what that stands for.
@@ -120,18 +133,22 @@ fn gc(store: &Store, args: &GcArgs, session: Session<'_>) -> Result<Exit, Failur
             output.summary(format_args!("forgot snapshot {id}"));
         }
     }
-    output.summary(format_args!(
-        "removed: {}, {} ({}), {} ({}), {}, {}; {} rewritten, {}",
-        counted(report.snapshots.len() as u64, "snapshot"),
-        counted(report.mirrors, "mirror"),
-        output.size(report.mirror_bytes),
-        counted(report.packed_blobs, "packed content"),
-        output.size(report.packed_bytes),
-        counted(report.packs, "pack"),
-        counted(report.leftovers, "leftover"),
-        counted(report.rewritten_packs, "pack"),
-        text::duration(report.elapsed),
-    ));
+    let removed = listing(
+        [
+            (report.snapshots.len() as u64, "snapshot", None),
+            (report.mirrors, "mirror", Some(report.mirror_bytes)),
+            (report.packed_blobs, "packed content", Some(report.packed_bytes)),
+            (report.packs, "pack", None),
+            (report.leftovers, "leftover", None),
+        ],
+        output,
+    );
+    let mut line =
+        removed.map_or_else(|| "nothing to remove".to_owned(), |all| format!("removed: {all}"));
+    if report.rewritten_packs > 0 {
+        line.push_str(&format!("; {} rewritten", counted(report.rewritten_packs, "pack")));
+    }
+    output.summary(format_args!("{line}, {}", text::duration(report.elapsed)));
     if output.json {
         output.document(&GcDocument::new(&report))?;
     }
@@ -152,15 +169,20 @@ fn pack(store: &Store, all: bool, session: Session<'_>) -> Result<Exit, Failure>
         })
         .collect();
     output.warnings(&damaged);
-    output.summary(format_args!(
-        "{} packed, {} to {}; {} dropped ({}), {}",
-        counted(report.packed_blobs, "content"),
-        output.size(report.packed_bytes),
-        output.size(report.stored_bytes),
-        counted(report.dropped_mirrors, "mirror"),
-        output.size(report.dropped_bytes),
-        text::duration(report.elapsed),
-    ));
+    let mut parts = Vec::new();
+    if report.packed_blobs > 0 {
+        let contents = counted(report.packed_blobs, "content");
+        let (whole, stored) = (output.size(report.packed_bytes), output.size(report.stored_bytes));
+        parts.push(format!("{contents} packed, {whole} to {stored}"));
+    }
+    if report.dropped_mirrors > 0 {
+        let mirrors = counted(report.dropped_mirrors, "mirror");
+        parts.push(format!("{mirrors} dropped ({})", output.size(report.dropped_bytes)));
+    }
+    if parts.is_empty() {
+        parts.push("nothing to pack".to_owned());
+    }
+    output.summary(format_args!("{}, {}", parts.join("; "), text::duration(report.elapsed)));
     if output.json {
         output.document(&PackDocument::new(&report))?;
     }

@@ -61,7 +61,7 @@ impl Summary<'_> {
         if counted_trees == 0 {
             line.push_str(": all by snapshot");
         } else {
-            line.push_str(&format!(", {}: {}", counted(totals.files, "file"), self.how(&totals)));
+            line.push_str(&format!(", {}{}", counted(totals.files, "file"), self.how(&totals)));
             if totals.snapshots > 0 {
                 line.push_str(&format!(", and {} by snapshot", counted(totals.snapshots, "tree")));
             }
@@ -79,16 +79,16 @@ impl Summary<'_> {
     fn how(&self, totals: &Totals) -> String {
         let (reflinked, copied) = (totals.reflinked, totals.copied);
         if totals.files == 0 {
-            return "nothing to share, 0 B copied".to_owned();
+            return ": nothing to share, 0 B copied".to_owned();
         }
         if reflinked.0 + copied.0 + totals.linked == 0 {
             // A dry run counts, and only doing it tells how each file arrives.
-            return "would arrive".to_owned();
+            return " would arrive".to_owned();
         }
         if reflinked.0 == totals.files {
             let size =
                 if self.verbose { format!(" ({})", self.size(reflinked.1)) } else { String::new() };
-            return format!("all reflinked{size}, 0 B copied");
+            return format!(": all reflinked{size}, 0 B copied");
         }
         let mut parts = Vec::new();
         if reflinked.0 > 0 {
@@ -102,7 +102,7 @@ impl Summary<'_> {
         } else {
             parts.push("0 B copied".to_owned());
         }
-        parts.join(", ")
+        format!(": {}", parts.join(", "))
     }
 
     fn reasons(&self, because: CopiedBecause) -> Option<String> {
@@ -135,7 +135,7 @@ impl Summary<'_> {
         }
         let totals = totals(std::slice::from_ref(destination));
         format!(
-            "{name}: {method}: {}, {}, {}: {}",
+            "{name}: {method}: {}, {}, {}{}",
             counted(destination.directories, "directory").replace("directorys", "directories"),
             counted(destination.files, "file"),
             counted(destination.symlinks, "symlink"),
@@ -253,7 +253,7 @@ mod tests {
                 "1 tree, 2,004 files: 2,000 reflinked (5.0 kB), 3 linked, 1 copied (7 B), 14.2 s: 1 refused one \
                  by one",
             ),
-            (vec![counted_only(5)], "1 tree, 5 files: would arrive, 14.2 s"),
+            (vec![counted_only(5)], "1 tree, 5 files would arrive, 14.2 s"),
             (vec![reflinked(0)], "1 tree, 0 files: nothing to share, 0 B copied, 14.2 s"),
             (vec![snapshot(), snapshot()], "2 trees: all by snapshot, 14.2 s"),
             (

@@ -45,8 +45,8 @@ pub(crate) const COMPLETIONS_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve completions fish > ~/.config/fish/completions/calve.fish";
 
 pub(crate) const MAN_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
-  calve man | man -l -
-  calve man ~/.local/share/man/man1
+  calve man start | man -l -
+  calve man --dir ~/.local/share/man/man1
       From then on: man calve, man calve-clone, man calve-store-gc …";
 
 /// The arguments of `calve path`.

@@ -89,7 +89,12 @@ fn way_out(
                 .to_owned()
         }
         ErrorKind::StoreExists => {
-            "it is ready to use: 'calve start NAME' makes a worktree".to_owned()
+            // One that is elsewhere than in its project is found only where it is named.
+            let named = match path.file_name().is_some_and(|name| name == ".calve") {
+                true => String::new(),
+                false => format!(" --store {}", shell_word(path)),
+            };
+            format!("it is ready to use: 'calve{named} start NAME' makes a worktree")
         }
         ErrorKind::StoreIncompatible => {
             "use the version of calve that wrote it last, or a later one".to_owned()
@@ -176,7 +181,7 @@ mod tests {
             (ErrorKind::SourceNotFound, "compare", "root"),
             (ErrorKind::StoreNotFound, "find the store of", "calve init"),
             (ErrorKind::StoreNotFound, "open store", "--store"),
-            (ErrorKind::StoreExists, "make store", "calve start"),
+            (ErrorKind::StoreExists, "make store", "'calve --store '/a b/c' start NAME'"),
             (ErrorKind::StoreIncompatible, "open store", "version"),
             (ErrorKind::StoreUntrusted, "use the store", "--store '/a b/c'"),
             (ErrorKind::Damaged, "read blob", "calve store verify --repair"),

@@ -89,11 +89,11 @@ fn the_words_for_people_are_on_the_right_streams() {
         assert!(stats.stdout.contains(part), "no {part:?} in {}", stats.stdout);
     }
     for (words, part) in [
-        ("store verify", "1 snapshot looked at: 2 mirrors read (11 B)"),
+        ("store verify", "1 snapshot looked at, with 2 mirrors (11 B)"),
         ("store verify", ": no damage, "),
         ("store pack --all", "2 contents packed, 11 B to "),
         ("store warm", "1 snapshot warm, 2 mirrors made (11 B)"),
-        ("store gc --expire 30d", "removed: 0 snapshots, "),
+        ("store gc --expire 30d", "nothing to remove, "),
     ] {
         let run = calve(&project, words);
         assert_eq!((run.code, run.stdout.as_str()), (Some(0), ""), "{words}: {run:?}");

@@ -141,7 +141,7 @@ fn listed(directory: &std::path::Path, words: &str) -> Vec<String> {
 #[test]
 fn every_command_has_its_manual_page() {
     let scratch = with_source();
-    let run = calve(scratch.path(), "man -q made/man1");
+    let run = calve(scratch.path(), "man -q --dir made/man1");
     assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""), "{run:?}");
     let mut expected = vec!["made/man1/calve.1".to_owned()];
     for verb in listed(scratch.path(), "").iter().filter(|verb| *verb != "help") {
@@ -171,16 +171,23 @@ fn every_command_has_its_manual_page() {
         assert!(page.contains("CALVE_STORE") && page.is_ascii(), "{path}: {page}");
         assert!(!page.contains("\n\n") && !page.contains('\u{1b}'), "{path}: {page}");
     }
+    for (words, page) in [("man start", "calve-start"), ("man store gc", "calve-store-gc")] {
+        let page = std::fs::read_to_string(scratch.path().join(format!("made/man1/{page}.1")));
+        assert_eq!(calve(scratch.path(), words).stdout, page.unwrap(), "{words}");
+    }
+    let unknown = calve(scratch.path(), "man store nothing");
+    assert_eq!((unknown.code, unknown.stdout.as_str()), (Some(2), ""), "{unknown:?}");
+    assert!(unknown.stderr.contains("there is no command 'nothing'"), "{unknown:?}");
     let top = calve(scratch.path(), "man").stdout;
     assert_eq!(top, std::fs::read_to_string(scratch.path().join(&expected[0])).unwrap());
     // A page that is there already is replaced, and one that cannot be written leaves nothing.
     let page = scratch.path().join("made/man1/calve.1");
     std::fs::write(&page, "old").unwrap();
-    assert_eq!(calve(scratch.path(), "man made/man1").code, Some(0));
+    assert_eq!(calve(scratch.path(), "man -d made/man1").code, Some(0));
     assert_eq!(std::fs::read_to_string(&page).unwrap(), top);
     std::fs::remove_file(&page).unwrap();
     std::fs::create_dir(&page).unwrap();
-    let refused = calve(scratch.path(), "man made/man1");
+    let refused = calve(scratch.path(), "man -d made/man1");
     assert_eq!((refused.code, refused.stdout.as_str()), (Some(1), ""), "{refused:?}");
     assert!(
         refused.stderr.starts_with("error: write manual page made/man1/calve.1: "),
@@ -193,7 +200,7 @@ fn every_command_has_its_manual_page() {
 #[test]
 fn the_manual_pages_are_without_fault_to_groff() {
     let scratch = with_source();
-    let pages = calve(scratch.path(), "man man1").stdout;
+    let pages = calve(scratch.path(), "man --dir man1").stdout;
     for page in pages.lines() {
         for device in ["utf8", "ascii"] {
             let mut groff = std::process::Command::new("groff");
