@@ -249,9 +249,9 @@ fn read_pack(bytes: &[u8]) {
 pub fn index(data: &[u8]) {
     read_index(data);
     let mut sealed = [&index::MAGIC[..], &index::VERSION.to_le_bytes(), data].concat();
-    let mut made = sealed[..sealed.len().min(60)].to_vec();
+    let mut made = sealed[..sealed.len().min(index::HEADER_BYTES)].to_vec();
     seal_index(&mut sealed);
-    if let Some((_, records)) = data.split_at_checked(48)
+    if let Some((_, records)) = data.split_at_checked(index::HEADER_BYTES - 12)
         && let Ok(compressed) = zstd::bulk::compress(records, 1)
     {
         made.extend_from_slice(&compressed);
@@ -266,7 +266,11 @@ fn seal_index(bytes: &mut Vec<u8>) {
 }
 
 fn read_index(bytes: &[u8]) {
-    let count = bytes.get(56..60).and_then(|count| count.try_into().ok()).map(u32::from_le_bytes);
+    // The last of the header; the first version's has no boot.
+    let first = bytes.get(8..12) == Some(&[1, 0, 0, 0]);
+    let end = if first { index::HEADER_BYTES - 16 } else { index::HEADER_BYTES };
+    let count = bytes.get(end - 4..end).and_then(|count| count.try_into().ok());
+    let count = count.map(u32::from_le_bytes);
     let Some(count) = count.filter(|count| *count < 100_000) else { return };
     let checked = Index::check(bytes, |_| Some(count.into()));
     let decoded = Index::decode(bytes, count);

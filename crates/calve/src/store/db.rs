@@ -517,6 +517,8 @@ fn connect(path: &Path, flags: OpenFlags, with: With) -> Result<Connection, Erro
     let open = || {
         let connection =
             Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+        // A store may be someone else's: no function that its schema names is run.
+        connection.pragma_update(None, "trusted_schema", false)?;
         if with == With::Nobody {
             connection.busy_timeout(ALONE)?;
             // Before the first look into it.
@@ -527,8 +529,6 @@ fn connect(path: &Path, flags: OpenFlags, with: With) -> Result<Connection, Erro
         connection.busy_timeout(BUSY)?;
         // Asking for the mode it already has takes no lock.
         connection.pragma_update(None, "journal_mode", "WAL")?;
-        // A store may be someone else's: no function that its schema names is run.
-        connection.pragma_update(None, "trusted_schema", false)?;
         connection.set_prepared_statement_cache_capacity(32);
         Ok(connection)
     };

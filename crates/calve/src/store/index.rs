@@ -37,7 +37,7 @@ pub(crate) const VERSION: u32 = 2;
 
 /// Whose indexes have no boot: they are of none that is known.
 const FIRST_VERSION: u32 = 1;
-const HEADER_BYTES: usize = 8 + 4 + 32 + 16 + 12 + 4;
+pub(crate) const HEADER_BYTES: usize = 8 + 4 + 32 + 16 + 12 + 4;
 const HASH_BYTES: usize = 32;
 
 /// A record takes at most this much.
@@ -58,7 +58,7 @@ pub(crate) struct Stat {
 
 /// A boot of the machine, in an index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Boot([u8; 16]);
+pub(crate) struct Boot(pub(crate) [u8; 16]);
 
 impl Boot {
     /// This one; all are the same where the system has no name for them.

@@ -27,9 +27,8 @@ use super::manifest::{Manifest, os};
 use super::object::{Entry, Kind};
 use super::pool::{self, Queue, lock};
 use crate::error::{Context as _, Error};
-use crate::reflink::imp::{DIR_FLAGS, SOURCE_FLAGS};
+use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
-use crate::reflink::sys;
 use crate::report::{Cancel, Progress, SkipReason, Skipped};
 use crate::tree::filter::IgnoreChain;
 use crate::tree::staging::PREFIX;
@@ -37,6 +36,7 @@ use crate::tree::walk::{Reader, read_rules};
 
 mod assemble;
 mod files;
+mod trust;
 
 use assemble::Assembly;
 use files::{attributes, entry_of};
@@ -293,48 +293,6 @@ impl Scanner<'_> {
         Ok(entry_of(name.to_bytes(), meta, attributes(fd)?, kind))
     }
 
-    /// Whether what `meta` is of is the entry, for all that the index knows.
-    fn trusted(&self, entry: &Entry, number: u32, meta: &Meta) -> bool {
-        let Some(index) = self.request.index else { return false };
-        let Some(known) = index.stats.get(number as usize) else { return false };
-        let size_is = match &entry.kind {
-            Kind::File { size, .. } => *size == meta.size,
-            Kind::Symlink(target) => target.len() as u64 == meta.size,
-            Kind::Directory(_) | Kind::Fifo => true,
-        };
-        let kind_is = matches!(
-            (&entry.kind, meta.file_type()),
-            (Kind::File { .. }, FileType::RegularFile)
-                | (Kind::Symlink(_), FileType::Symlink)
-                | (Kind::Directory(_), FileType::Directory)
-                | (Kind::Fifo, FileType::Fifo)
-        );
-        kind_is
-            && size_is
-            && *known == stat_of(meta)
-            && known.changed < index.stamp
-            && entry.mode == meta.permissions()
-            && (entry.uid, entry.gid) == (meta.uid, meta.gid)
-            && mtime_of(meta) == entry.mtime
-    }
-
-    /// Whether the times of a file that is trusted tell of every write to it. See [the rule of the boot](super::index).
-    fn times_tell_all(&self, dir: &OwnedFd, name: &CStr, meta: &Meta) -> bool {
-        if self.request.index.is_none_or(|index| index.boot == self.boot)
-            || meta.file_type() != FileType::RegularFile
-            || meta.size == 0
-        {
-            return true;
-        }
-        let look = || -> io::Result<bool> {
-            let file = fs::openat(dir, name, SOURCE_FLAGS, Mode::empty())?;
-            let is_it = stat_of(&Meta::of(&fs::fstat(&file)?)) == stat_of(meta);
-            Ok(is_it && sys::overwrites_keep_their_times(&file)?)
-        };
-        // Whatever is in the way of that is in the way of reading it, too.
-        look().unwrap_or(false)
-    }
-
     fn list(
         &self,
         worker: &mut Worker,
@@ -568,32 +526,6 @@ impl Scanner<'_> {
         let assembled = Assembly { request: self.request, scanned }.run()?;
         let (manifest, stats, directories) = assembled;
         Ok(Scan { manifest: Some(manifest), stats, index, directories, skipped, counts, unsealed })
-    }
-
-    /// The index for what was found as it says. What was not is looked at again the next time.
-    fn what_holds(&self, scanned: &[Option<Scanned>]) -> Option<Index> {
-        let (index, base) = (self.request.index?, self.request.base?);
-        if self.request.intake.is_some() || index.boot == self.boot {
-            return None;
-        }
-        let mut stats = vec![Stat::default(); index.stats.len()];
-        let mut hold = |number: u32, inode: Inode| {
-            let number = number as usize;
-            if index.stats.get(number) == Some(&inode.stat) && inode.stat.changed < index.stamp {
-                stats[number] = inode.stat;
-            }
-        };
-        for directory in scanned.iter().flatten() {
-            let Some(place) = directory.base else { continue };
-            hold(base.number_of(place), directory.inode);
-            let first = base.directories[place as usize].first;
-            for found in &directory.found {
-                if let What::Same(slot, inode) = found.0 {
-                    hold(first + slot, inode);
-                }
-            }
-        }
-        Some(Index { boot: self.boot, stats, ..index.clone() })
     }
 
     /// Whether each directory of the base was found, and in each just what the base has.
