@@ -207,13 +207,7 @@ fn labels(
         let (x, y) = at(&end(line));
         #[expect(clippy::cast_possible_truncation, reason = "a few hundred")]
         let width = (LETTER_WIDTH * (line.name.len() + line.value.len() + 1) as f64) as i32;
-        let candidates = [
-            (x + 10, y),
-            (x + 6, y - 12),
-            (x - width / 2, y - 14),
-            (x - width - 8, y - 6),
-            (x + 8, y + 14),
-        ];
+        let beside = (x + 10, y);
         let free = |&(left, middle): &(i32, i32)| {
             let (right, half) = (left + width, LINE_HEIGHT / 2);
             let crossed = segments.iter().any(|&((x1, y1), (x2, y2))| {
@@ -227,16 +221,38 @@ fn labels(
                     && other_left < right
                     && (middle - other_middle).abs() < LINE_HEIGHT
             });
-            left > 44 && !crossed && !covered
+            left > 44 && (24..bottom - LINE_HEIGHT / 2).contains(&middle) && !crossed && !covered
         };
-        let place = candidates.into_iter().find(free).unwrap_or(candidates[0]);
+        let place = around(x, y, width).into_iter().find(free).unwrap_or(beside);
         taken.push((place.0, place.0 + width, place.1));
         let (top, bottom) = (place.1 - LINE_HEIGHT / 2, place.1 + LINE_HEIGHT / 2);
         let paper = [(place.0 - 2, top), (place.0 + width, bottom)];
         area.draw(&Rectangle::new(paper, PAPER.0.filled()))?;
+        // One that is not just beside its end is led to.
+        let nearest = (x.clamp(place.0 - 3, place.0 + width + 3), place.1);
+        if (x - nearest.0).abs() + (y - nearest.1).abs() > 2 * LINE_HEIGHT {
+            let style = line.color.stroke_width(1);
+            area.draw(&PathElement::new([(x, y), nearest], style))?;
+        }
         label(area, line, place)?;
     }
     Ok(())
+}
+
+/// Where a label of this width can stand about a point, the nearest first; right of it where that is as near.
+fn around(x: i32, y: i32, width: i32) -> Vec<(i32, i32)> {
+    let lefts = [x + 10, x + 30, x + 50, x - width / 2, x - width - 8, x - width - 28];
+    let far = |place: &(i32, i32)| {
+        let gap = (place.0 - x).max(x - place.0 - width).max(0);
+        gap.pow(2) + (place.1 - y).pow(2)
+    };
+    let mut places: Vec<(i32, i32)> = lefts
+        .into_iter()
+        .flat_map(|left| (-24..=24).map(move |step| (left, y + step * 6)))
+        .filter(|place| place.0 > x || place.0 + width < x || (place.1 - y).abs() >= 14)
+        .collect();
+    places.sort_by_key(far);
+    places
 }
 
 /// The places, from top to bottom, moved so that they are `gap` apart and none is below `bottom`.
