@@ -19,7 +19,7 @@ use crate::tools::Tool;
 /// A README's column is some 830 wide.
 const SIZE: (u32, u32) = (830, 360);
 /// What a panel's labels need, right of the lines.
-const LABELS_WIDTH: i32 = 160;
+const LABELS_WIDTH: i32 = 180;
 const LINE_HEIGHT: i32 = 17;
 /// The average letter at the size of the labels.
 const LETTER_WIDTH: f64 = 6.2;
@@ -188,55 +188,75 @@ fn labels(
     bottom: i32,
 ) -> Result<(), Box<dyn Error>> {
     let end = |line: &Line<'_>| line.points.last().copied().unwrap_or_default();
-    let (mut column, short): (Vec<&Line<'_>>, Vec<_>) =
+    let (mut column, mut short): (Vec<&Line<'_>>, Vec<_>) =
         lines.iter().partition(|line| end(line).0 >= last);
-    column.sort_by(|one, other| end(one).1.total_cmp(&end(other).1).reverse());
-    let places: Vec<i32> = column.iter().map(|line| at(&end(line)).1).collect();
-    for (line, y) in column.into_iter().zip(spread(&places, LINE_HEIGHT, bottom)) {
-        let (end_x, end_y) = at(&end(line));
-        let style = line.color.stroke_width(1);
-        area.draw(&PathElement::new([(end_x + 5, end_y), (end_x + 17, y)], style))?;
-        label(area, line, (end_x + 21, y))?;
+    for lines in [&mut column, &mut short] {
+        lines.sort_by(|one, other| end(one).1.total_cmp(&end(other).1).reverse());
     }
-    let segments: Vec<_> = lines
+    let places: Vec<i32> = column.iter().map(|line| at(&end(line)).1).collect();
+    #[expect(clippy::cast_possible_truncation, reason = "a few hundred")]
+    let width_of =
+        |line: &Line<'_>| (LETTER_WIDTH * (line.name.len() + line.value.len() + 1) as f64) as i32;
+    // What a label may not cover: lines, and what leads to labels; and boxes of labels, as left, right and middle.
+    let mut segments: Vec<_> = lines
         .iter()
         .flat_map(|line| line.points.windows(2).map(|pair| (at(&pair[0]), at(&pair[1]))))
         .collect();
     let mut taken: Vec<(i32, i32, i32)> = Vec::new();
+    for (line, y) in column.into_iter().zip(spread(&places, LINE_HEIGHT, bottom)) {
+        let (end_x, end_y) = at(&end(line));
+        let style = line.color.stroke_width(1);
+        let lead = ((end_x + 5, end_y), (end_x + 17, y));
+        area.draw(&PathElement::new([lead.0, lead.1], style))?;
+        label(area, line, (end_x + 21, y))?;
+        segments.push(lead);
+        taken.push((end_x + 21, end_x + 21 + width_of(line), y));
+    }
     for line in short {
         let (x, y) = at(&end(line));
-        #[expect(clippy::cast_possible_truncation, reason = "a few hundred")]
-        let width = (LETTER_WIDTH * (line.name.len() + line.value.len() + 1) as f64) as i32;
-        let beside = (x + 10, y);
-        let free = |&(left, middle): &(i32, i32)| {
-            let (right, half) = (left + width, LINE_HEIGHT / 2);
-            let crossed = segments.iter().any(|&((x1, y1), (x2, y2))| {
-                (left.max(x1)..=right.min(x2)).any(|x| {
-                    let y = y1 + (y2 - y1) * (x - x1) / (x2 - x1).max(1);
-                    (y - middle).abs() <= half + 3
-                })
-            });
-            let covered = taken.iter().any(|&(other_left, other_right, other_middle)| {
-                left < other_right
-                    && other_left < right
-                    && (middle - other_middle).abs() < LINE_HEIGHT
-            });
-            left > 44 && (24..bottom - LINE_HEIGHT / 2).contains(&middle) && !crossed && !covered
+        let width = width_of(line);
+        // One that is not just beside its end is led to.
+        let lead = |(left, middle): (i32, i32)| {
+            let half = if (left..=left + width).contains(&x) { LINE_HEIGHT / 2 } else { 0 };
+            let near = (x.clamp(left - 3, left + width + 3), y.clamp(middle - half, middle + half));
+            ((x - near.0).abs() + (y - near.1).abs() > 2 * LINE_HEIGHT).then_some(((x, y), near))
         };
-        let place = around(x, y, width).into_iter().find(free).unwrap_or(beside);
+        let free = |&(left, middle): &(i32, i32)| {
+            let own = (left, left + width, middle);
+            let covered = taken.iter().any(|other| {
+                left < other.1 && other.0 < own.1 && (middle - other.2).abs() < LINE_HEIGHT
+            });
+            let leads = lead((left, middle));
+            left > 44
+                && (24..bottom - LINE_HEIGHT / 2).contains(&middle)
+                && !covered
+                && !segments.iter().any(|segment| crosses(*segment, own))
+                && !leads.is_some_and(|lead| taken.iter().any(|other| crosses(lead, *other)))
+        };
+        let place = around(x, y, width).into_iter().find(free).unwrap_or((x + 10, y));
         taken.push((place.0, place.0 + width, place.1));
         let (top, bottom) = (place.1 - LINE_HEIGHT / 2, place.1 + LINE_HEIGHT / 2);
         let paper = [(place.0 - 2, top), (place.0 + width, bottom)];
         area.draw(&Rectangle::new(paper, PAPER.0.filled()))?;
-        // One that is not just beside its end is led to.
-        let nearest = (x.clamp(place.0 - 3, place.0 + width + 3), place.1);
-        if (x - nearest.0).abs() + (y - nearest.1).abs() > 2 * LINE_HEIGHT {
-            let style = line.color.stroke_width(1);
-            area.draw(&PathElement::new([(x, y), nearest], style))?;
+        if let Some(lead) = lead(place) {
+            area.draw(&PathElement::new([lead.0, lead.1], line.color.stroke_width(1)))?;
+            segments.push(lead);
         }
         label(area, line, place)?;
     }
     Ok(())
+}
+
+type Pixel = (i32, i32);
+
+/// Whether a line passes through the box of a label.
+fn crosses((one, other): (Pixel, Pixel), (left, right, middle): (i32, i32, i32)) -> bool {
+    let steps = (one.0 - other.0).abs().max((one.1 - other.1).abs()).max(1);
+    (0..=steps).any(|step| {
+        let x = one.0 + (other.0 - one.0) * step / steps;
+        let y = one.1 + (other.1 - one.1) * step / steps;
+        (left..=right).contains(&x) && (y - middle).abs() <= LINE_HEIGHT / 2 + 2
+    })
 }
 
 /// Where a label of this width can stand about a point, the nearest first; right of it where that is as near.

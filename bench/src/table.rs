@@ -175,7 +175,7 @@ fn summary(all: &[Results]) -> String {
         let series = series.iter().find(|series| series.tool == wanted)?;
         median(&series.points.iter().find(|at| at.copies == 8)?.run_seconds)
     }
-    let rows: [(&str, Cell); 11] = [
+    let rows: [(&str, Cell); 12] = [
         ("`calve clone` against `cp -a --reflink=always` (`never` where that cannot be)", |r| {
             let (_, yard) = r.compare.as_ref()?.yardstick()?;
             times(Some(yard), tool(r, Tool::Calve))
@@ -185,8 +185,11 @@ fn summary(all: &[Results]) -> String {
         ("`calve clone --reflink never` against `cp -a --reflink=never`", |r| {
             times(tool(r, Tool::CpCopy), tool(r, Tool::CalveNever))
         }),
-        ("`calve clone -n 8` against eight of `calve clone`", |r| {
-            times(eight(r, Tool::Calve), eight(r, Tool::CalveN))
+        ("`calve clone -n 8` against eight of `cp -a --reflink=always`", |r| {
+            times(eight(r, Tool::CpReflink), eight(r, Tool::CalveN))
+        }),
+        ("`calve start -n 8` against the same", |r| {
+            times(eight(r, Tool::CpReflink), eight(r, Tool::CalveStart))
         }),
         ("`calve start` of a worktree against `git worktree add`", |r| {
             steps(r, self::steps::GIT_WORKTREE, self::steps::START_FIRST)
