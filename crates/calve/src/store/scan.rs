@@ -391,15 +391,17 @@ impl Scanner<'_> {
                 continue;
             }
             let mut what = What::Pending;
-            let trusted = meta.as_ref().zip(base).zip(slot).filter(|((meta, base), slot)| {
-                !is_dir && self.trusted(&base.entries[*slot as usize], base.first + slot, meta)
+            let trusted = meta.as_ref().zip(base).zip(slot).and_then(|((meta, base), slot)| {
+                let entry = &base.entries[slot as usize];
+                let is_it = !is_dir && self.trusted(entry, base.first + slot, meta);
+                is_it.then_some((meta, entry, slot))
             });
-            if let Some(((meta, _base), slot)) = trusted
+            if let Some((meta, _, slot)) = trusted
                 && self.times_tell_all(&dir.fd, &name, meta)
             {
                 #[cfg(calve_check)]
-                if let Kind::File { blob, .. } = base.entries[slot as usize].kind {
-                    crate::check::known_file(&dir.fd, &name, meta, blob);
+                if let Some((_, Entry { kind: Kind::File { blob, .. }, .. }, _)) = trusted {
+                    crate::check::known_file(&dir.fd, &name, meta, *blob);
                 }
                 what = What::Same(slot, Inode::of(meta));
             } else {
@@ -440,11 +442,9 @@ impl Scanner<'_> {
                             }
                         }
                         if matches!(what, What::Pending) {
-                            let known = trusted.and_then(|((_, base), slot)| {
-                                match base.entries[slot as usize].kind {
-                                    Kind::File { blob, .. } => Some((slot, blob)),
-                                    _ => None,
-                                }
+                            let known = trusted.and_then(|(_, entry, slot)| match entry.kind {
+                                Kind::File { blob, .. } => Some((slot, blob)),
+                                _ => None,
                             });
                             files.push(Wanted { name: name.clone(), at: found.len(), known });
                         }
