@@ -257,6 +257,7 @@ pub(crate) fn template(store: &Store, id: SnapshotId, object: &SnapshotObject, r
             root,
             base: Some(&manifest),
             index: None,
+            blobs: store.blobs(),
             intake: None,
             stamp: (i64::MIN, 0),
             excluded: &std::collections::HashSet::new(),

@@ -521,7 +521,7 @@ fn what_reached_the_disk_without_its_times_is_seen_after_the_boot() {
     };
     let app = home.join("app");
     fs::create_dir(&app).unwrap();
-    for name in ["shared", "alone", "untouched"] {
+    for name in ["shared", "alone", "cloned", "untouched"] {
         fs::write(app.join(name), content(7, 1)).unwrap();
     }
     let must = |words: &str| {
@@ -542,7 +542,7 @@ fn what_reached_the_disk_without_its_times_is_seen_after_the_boot() {
     let roots = [app.clone(), worktree];
     let before: Vec<Tree> = roots.iter().map(|root| tree_of(root).unwrap()).collect();
     for root in &roots {
-        for name in ["shared", "alone"] {
+        for name in ["shared", "alone", "cloned"] {
             let mut xfs_io = program("xfs_io", root);
             xfs_io.args([
                 "-c",
@@ -556,6 +556,12 @@ fn what_reached_the_disk_without_its_times_is_seen_after_the_boot() {
     }
     disk.die(Death::Lost).unwrap();
     disk.come_back().unwrap();
+    for root in &roots {
+        // Somebody makes a copy before anybody looks: from now on its blocks are shared, too.
+        let mut copy = program("cp", root);
+        copy.args(["--reflink=auto", "cloned", "../a-copy"]);
+        assert!(copy.status().unwrap().success());
+    }
     let mut apart = 0;
     for (root, before) in roots.iter().zip(&before) {
         let now = tree_of(root).unwrap();

@@ -15,7 +15,7 @@
 //! the disk before the inode's new times, which are in its log; when the power fails in between, the file has new content and old
 //! times. (XFS and ext4 do it: write, flush that block with `sync_file_range(2)`, shut down.) So an index says in which *boot* it
 //! was made. In any other, a regular file is trusted only if no overwrite of it could have come apart so
-//! ([`sys::overwrites_keep_their_times`](crate::reflink::sys::overwrites_keep_their_times)), and is read once more if not. Where
+//! ([`sys::overwrites_keep_their_times`](crate::reflink::sys::overwrites_keep_their_times)), or if it may not be read, and is read once more if not. Where
 //! a system does not name its boots that is not done; nor where a filesystem dies and is mounted again in the same one.
 //!
 //! # Format

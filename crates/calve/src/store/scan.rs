@@ -61,8 +61,10 @@ pub(crate) struct Request<'a> {
     /// What is known of it.
     pub(crate) base: Option<&'a Manifest>,
     pub(crate) index: Option<&'a Index>,
-    /// Where content goes. Without it only what may be equal to the base is read, and the rest has an [`UNKNOWN`] content.
-    pub(crate) intake: Option<(&'a Blobs, &'a Noted)>,
+    /// The contents that the store has.
+    pub(crate) blobs: &'a Blobs,
+    /// Whether content is taken in, and where that is noted. If not, only what may be equal to the base is read, and the rest has an [`UNKNOWN`] content.
+    pub(crate) intake: Option<&'a Noted>,
     /// A time of this filesystem's clock from before the scan.
     pub(crate) stamp: (i64, u32),
     /// Directories that are no part of the tree although they are inside it: other worktrees.
@@ -199,7 +201,7 @@ pub(crate) fn scan(request: &Request<'_>) -> Result<Scan, Error> {
         ("read", request.path),
         vec![first],
         |_| Worker {
-            intake: request.intake.map_or_else(Intake::new, |(_, noted)| Intake::noting(noted)),
+            intake: request.intake.map_or_else(Intake::new, Intake::noting),
             buffer: vec![MaybeUninit::uninit(); 64 * 1024],
             scanned: Vec::new(),
             files: Vec::new(),
@@ -396,12 +398,12 @@ impl Scanner<'_> {
                 let is_it = !is_dir && self.trusted(entry, base.first + slot, meta);
                 is_it.then_some((meta, entry, slot))
             });
-            if let Some((meta, _, slot)) = trusted
-                && self.times_tell_all(&dir.fd, &name, meta)
+            if let Some((meta, entry, slot)) = trusted
+                && self.times_tell_all(entry, &dir.fd, &name, meta)
             {
                 #[cfg(calve_check)]
-                if let Some((_, Entry { kind: Kind::File { blob, .. }, .. }, _)) = trusted {
-                    crate::check::known_file(&dir.fd, &name, meta, *blob);
+                if let Kind::File { blob, .. } = entry.kind {
+                    crate::check::known_file(&dir.fd, &name, meta, blob);
                 }
                 what = What::Same(slot, Inode::of(meta));
             } else {

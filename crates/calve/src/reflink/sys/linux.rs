@@ -5,7 +5,7 @@
 use std::ffi::CStr;
 use std::io;
 use std::mem;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{self, IFlags};
@@ -158,6 +158,9 @@ pub(crate) fn clones_may_be_short(dir: impl AsFd) -> bool {
 /// How many extents are asked for at once.
 const EXTENTS: u32 = 64;
 
+/// A file in more pieces than this is as well read.
+const MOST_PIECES: usize = 1 << 16;
+
 /// `struct fiemap` with its extents, `linux/fiemap.h`.
 #[repr(C)]
 struct Fiemap {
@@ -184,23 +187,38 @@ struct FiemapExtent {
 /// `struct fiemap` without extents, which is what the number of the call is made of.
 const FIEMAP: Opcode = ioctl::opcode::read_write::<[u64; 4]>(b'f', 11);
 
-/// Whether whoever finds `file` with old times after a crash can be sure that it has its old content, too.
+/// Whether whoever finds `file` with old times after a crash can be sure that it has its old content, too; `original` is a file that has
+/// that content, was made as a clone, and is never written to.
 ///
 /// It can where no block is written in place, since new blocks are put in the file by the filesystem's log, after the new times: on btrfs
-/// but for files that are NOCOW, and on XFS in a file whose extents are all shared or unwritten (`xfs_reflink_end_cow` and
-/// `xfs_iomap_write_unwritten`, fs/xfs). Of other filesystems nothing is known, or they do write in place.
-pub(crate) fn overwrites_keep_their_times(file: impl AsFd) -> io::Result<bool> {
+/// but for files that are NOCOW, and on XFS in what was shared or unwritten (`xfs_reflink_end_cow` and `xfs_iomap_write_unwritten`, fs/xfs).
+/// That something is shared now says little, as others may have cloned the file since the crash; that it is shared with the original is enough.
+/// Of other filesystems nothing is known, or they do write in place.
+pub(crate) fn overwrites_keep_their_times(
+    file: impl AsFd,
+    original: impl FnOnce() -> io::Result<Option<OwnedFd>>,
+) -> io::Result<bool> {
     match u32::try_from(fs::fstatfs(&file)?.f_type) {
         Ok(BTRFS) => Ok(!fs::ioctl_getflags(file)?.contains(IFlags::NOCOW)),
-        Ok(XFS) => all_extents_are_copied_on_write(file),
+        Ok(XFS) => {
+            let Some(blocks) = shared_blocks(file)? else { return Ok(false) };
+            // Holes, or nothing that was ever written.
+            if blocks.is_empty() {
+                return Ok(true);
+            }
+            let Some(original) = original()? else { return Ok(false) };
+            Ok(shared_blocks(original)? == Some(blocks))
+        }
         _ => Ok(false),
     }
 }
 
-fn all_extents_are_copied_on_write(file: impl AsFd) -> io::Result<bool> {
+/// Where a file has its content, as `(offset, place, length)` in bytes; nothing where it shares not all of it, or has it in too many pieces.
+fn shared_blocks(file: impl AsFd) -> io::Result<Option<Vec<(u64, u64, u64)>>> {
     const LAST: u32 = 1;
     const UNWRITTEN: u32 = 0x800;
     const SHARED: u32 = 0x2000;
+    let mut blocks: Vec<(u64, u64, u64)> = Vec::new();
     let mut start = 0;
     loop {
         let mut map = Fiemap {
@@ -218,14 +236,26 @@ fn all_extents_are_copied_on_write(file: impl AsFd) -> io::Result<bool> {
             ioctl::ioctl(file.as_fd(), call)?;
         }
         let found = map.extents.get(..map.mapped as usize).unwrap_or(&map.extents);
-        if found.iter().any(|extent| extent.flags & (UNWRITTEN | SHARED) == 0) {
-            return Ok(false);
+        // What is unwritten reads as zeros, as does the hole that a clone has there.
+        for extent in found.iter().filter(|extent| extent.flags & UNWRITTEN == 0) {
+            if extent.flags & SHARED == 0 || blocks.len() == MOST_PIECES {
+                return Ok(None);
+            }
+            match blocks.last_mut() {
+                Some((offset, place, length))
+                    if *offset + *length == extent.logical
+                        && *place + *length == extent.physical =>
+                {
+                    *length += extent.length;
+                }
+                _ => blocks.push((extent.logical, extent.physical, extent.length)),
+            }
         }
         match found.last() {
             Some(last) if last.flags & LAST == 0 && last.logical + last.length > start => {
                 start = last.logical + last.length;
             }
-            _ => return Ok(true),
+            _ => return Ok(Some(blocks)),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::io::Errno;
 
@@ -17,7 +17,10 @@ pub(crate) fn clones_may_be_short(_dir: impl AsFd) -> bool {
 }
 
 /// Nothing is known of this system's filesystems.
-pub(crate) fn overwrites_keep_their_times(_file: impl AsFd) -> io::Result<bool> {
+pub(crate) fn overwrites_keep_their_times(
+    _file: impl AsFd,
+    _original: impl FnOnce() -> io::Result<Option<OwnedFd>>,
+) -> io::Result<bool> {
     Ok(false)
 }
 

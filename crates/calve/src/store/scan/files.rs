@@ -93,7 +93,8 @@ impl Scanner<'_> {
         }
         let name = wanted.name.to_bytes();
         let (kind, meta, attributes) = match self.request.intake {
-            Some((blobs, _)) => {
+            Some(_) => {
+                let blobs = self.request.blobs;
                 let stamp = (self.request.stamp.0, i64::from(self.request.stamp.1));
                 match blobs.take_in(&mut worker.intake, &file, meta, stamp, stop)? {
                     Taken::Stored { blob, size, meta } => {

@@ -5,7 +5,9 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use rustix::fs::{self, FileType, Mode};
+use rustix::io::Errno;
 
+use super::super::blobs::Mirror;
 use super::super::index::{Index, Stat};
 use super::super::object::{Entry, Kind};
 use super::{Inode, Scanned, Scanner, What, mtime_of, stat_of};
@@ -40,20 +42,34 @@ impl Scanner<'_> {
     }
 
     /// Whether the times of a file that is trusted tell of every write to it. See [the rule of the boot](super::index).
-    pub(super) fn times_tell_all(&self, dir: &OwnedFd, name: &CStr, meta: &Meta) -> bool {
-        if self.request.index.is_none_or(|index| index.boot == self.boot)
-            || meta.file_type() != FileType::RegularFile
-            || meta.size == 0
-        {
+    pub(super) fn times_tell_all(
+        &self,
+        entry: &Entry,
+        dir: &OwnedFd,
+        name: &CStr,
+        meta: &Meta,
+    ) -> bool {
+        let Kind::File { size, blob, .. } = entry.kind else { return true };
+        if size == 0 || self.request.index.is_none_or(|index| index.boot == self.boot) {
             return true;
         }
-        let look = || -> io::Result<bool> {
-            let file = fs::openat(dir, name, SOURCE_FLAGS, Mode::empty())?;
-            let is_it = stat_of(&Meta::of(&fs::fstat(&file)?)) == stat_of(meta);
-            Ok(is_it && sys::overwrites_keep_their_times(&file)?)
+        let mirror = || {
+            Ok(match self.request.blobs.look(blob, size)? {
+                Mirror::Sealed(file, _) => Some(file),
+                Mirror::Unsealed(..) | Mirror::Missing => None,
+            })
         };
-        // Whatever is in the way of that is in the way of reading it, too.
-        look().unwrap_or(false)
+        let look = |file: OwnedFd| -> io::Result<bool> {
+            let is_it = stat_of(&Meta::of(&fs::fstat(&file)?)) == stat_of(meta);
+            Ok(is_it && sys::overwrites_keep_their_times(&file, mirror)?)
+        };
+        match fs::openat(dir, name, SOURCE_FLAGS, Mode::empty()) {
+            // Whatever is in the way of that is in the way of reading it, too.
+            Ok(file) => look(file).unwrap_or(false),
+            // Nobody who may not read it would find out by reading it.
+            Err(Errno::ACCESS | Errno::PERM) => true,
+            Err(_) => false,
+        }
     }
 
     /// The index for what was found as it says. What was not is looked at again the next time.

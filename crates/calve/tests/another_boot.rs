@@ -1,0 +1,165 @@
+//! Promise: what was known of a tree before the machine was started again costs at most one look at its contents, and is never lost.
+#![cfg(target_os = "linux")]
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
+use std::path::{Path, PathBuf};
+
+use calve::{ChangeKind, StartOptions, Worktree};
+use common::maintained::{Project, common};
+use common::{NOBODY, as_nobody, is_root, not_run, sh};
+
+/// Makes all indexes of a store ones of another boot: crates/calve/src/store/index.rs has the format.
+fn start_again(project: &Project) -> Vec<PathBuf> {
+    let listed = fs::read_dir(project.file("indexes")).unwrap();
+    let paths: Vec<PathBuf> = listed.map(|entry| entry.unwrap().path()).collect();
+    for path in &paths {
+        let mut index = fs::read(path).unwrap();
+        let body = index.len() - 32;
+        index[44..60].fill(0xa5);
+        let hash = blake3::hash(&index[..body]);
+        index[body..].copy_from_slice(hash.as_bytes());
+        fs::write(path, &index).unwrap();
+    }
+    paths
+}
+
+fn boot_of(path: &Path) -> Vec<u8> {
+    fs::read(path).unwrap()[44..60].to_vec()
+}
+
+fn of_all_kinds(root: &Path) {
+    fs::create_dir_all(root.join("folder/below")).unwrap();
+    fs::write(root.join("file"), "one").unwrap();
+    fs::hard_link(root.join("file"), root.join("folder/the same")).unwrap();
+    fs::write(root.join("folder/run"), vec![7; 100_000]).unwrap();
+    fs::set_permissions(root.join("folder/run"), fs::Permissions::from_mode(0o751)).unwrap();
+    fs::write(root.join("empty"), "").unwrap();
+    fs::File::create(root.join("hole")).unwrap().set_len(1 << 20).unwrap();
+    symlink("folder", root.join("link")).unwrap();
+    fs::write(root.join("ignored.o"), "not there").unwrap();
+    fs::write(root.join(".calveignore"), "*.o\n").unwrap();
+    // Where there are none it says so, and there is less to lose.
+    let _ = rustix::fs::setxattr(
+        root.join("folder/run"),
+        c"user.calve",
+        b"kept",
+        rustix::fs::XattrFlags::empty(),
+    );
+}
+
+#[test]
+fn what_is_unchanged_is_unchanged_after_a_boot_and_is_looked_at_once() {
+    let project = Project::new(of_all_kinds);
+    // What changed as late as the first look at it is read again in any case.
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    let first = project.snapshot();
+    let options = StartOptions::new().at(project.scratch.join("at"));
+    project.store.start(&["w"], &options, &common()).unwrap();
+    let worktrees =
+        || [project.store.project_worktree().unwrap(), project.store.worktree("w").unwrap()];
+    // Each of them in a boot of its own, as its first look.
+    type Look = fn(&Worktree);
+    let looks: [(&str, Look); 5] = [
+        ("status", |it| assert_eq!(it.status(&common()).unwrap().changes, [])),
+        ("diff", |it| assert_eq!(it.diff(&common()).unwrap().files.len(), 0)),
+        ("capture", |it| {
+            let taken = it.capture(None, None, &common()).unwrap();
+            assert_eq!((taken.new, taken.id), (false, it.snapshot().unwrap()), "{taken:?}");
+        }),
+        ("switch", |it| {
+            let to = it.snapshot().unwrap();
+            assert_eq!(it.switch(to, false, &common()).unwrap().removed, 0);
+        }),
+        ("reset", |it| assert_eq!(it.reset(&common()).unwrap().kept, Vec::<PathBuf>::new())),
+    ];
+    for (row, look) in looks {
+        let indexes = start_again(&project);
+        for worktree in worktrees() {
+            look(&worktree);
+            assert_eq!(worktree.snapshot(), Some(first), "{row}");
+        }
+        for path in &indexes {
+            assert_ne!(boot_of(path), [0xa5; 16], "{row}: {path:?} is still of the other boot");
+        }
+        let inodes = || -> Vec<u64> {
+            indexes.iter().map(|path| fs::metadata(path).unwrap().ino()).collect()
+        };
+        let before = inodes();
+        for worktree in worktrees() {
+            assert_eq!(worktree.status(&common()).unwrap().changes, [], "{row}, and again");
+        }
+        assert_eq!(before, inodes(), "{row}: an index is written again");
+        for worktree in worktrees() {
+            let taken = worktree.capture(None, None, &common()).unwrap();
+            assert_eq!(taken.read_files, 0, "{row}: it is read again");
+        }
+    }
+    // What was changed is told of, and nothing else; in a boot in which the first look finds that, too.
+    start_again(&project);
+    let [_, worktree] = worktrees();
+    fs::write(worktree.path().join("file"), "two").unwrap();
+    fs::set_permissions(worktree.path().join("folder/run"), fs::Permissions::from_mode(0o700))
+        .unwrap();
+    for look in ["the first look", "the second"] {
+        let mut found: Vec<_> = worktree.status(&common()).unwrap().changes;
+        found.sort_by(|a, b| a.path.cmp(&b.path));
+        let found: Vec<_> =
+            found.iter().map(|change| (change.path.to_str().unwrap(), change.kind)).collect();
+        use ChangeKind::{Mode, Modified};
+        let wanted = [("file", Modified), ("folder/run", Mode), ("folder/the same", Modified)];
+        assert_eq!(found, wanted, "{look}");
+    }
+    start_again(&project);
+    worktree.drop(true, &common()).unwrap().delete().unwrap();
+}
+
+#[test]
+fn a_file_that_may_not_be_read_is_in_nobodys_way_after_a_boot() {
+    const TEST: &str = "a_file_that_may_not_be_read_is_in_nobodys_way_after_a_boot";
+    if !is_root() {
+        return not_run(TEST, "only root can take a snapshot of what may not be read");
+    }
+    let project = Project::new(|root| {
+        fs::create_dir(root).unwrap();
+        fs::write(root.join("closed"), "secret").unwrap();
+        fs::set_permissions(root.join("closed"), fs::Permissions::from_mode(0o000)).unwrap();
+        fs::write(root.join("open"), "x").unwrap();
+    });
+    project.snapshot();
+    let options = StartOptions::new().at(project.scratch.join("at"));
+    project.store.start(&["w"], &options, &common()).unwrap();
+    let store = project.store.path().to_owned();
+    let worktree = project.scratch.join("at/w");
+    // Giving it away is a change, of which the index is to know.
+    sh(std::process::Command::new("chown").arg("-R").arg(NOBODY.to_string()).arg(&project.path));
+    sh(std::process::Command::new("chown").arg("-R").arg(NOBODY.to_string()).arg(&worktree));
+    for folder in [project.scratch.path(), &project.scratch.join("at")] {
+        chown(folder, Some(NOBODY), None).unwrap();
+    }
+    project.store.worktree("w").unwrap().capture(None, None, &common()).unwrap();
+    sh(std::process::Command::new("chown").arg("-R").arg(NOBODY.to_string()).arg(&store));
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    project.store.worktree("w").unwrap().capture(None, None, &common()).unwrap();
+    sh(std::process::Command::new("chown").arg("-R").arg(NOBODY.to_string()).arg(&store));
+    if as_nobody(|| fs::metadata(store.join("format"))).is_err() {
+        return not_run(TEST, "nobody may not look where the tests run");
+    }
+    let look = || {
+        let store = calve::Store::open(&store).unwrap();
+        let worktree = store.worktree("w").unwrap();
+        assert_eq!(worktree.status(&common()).unwrap().changes, []);
+        assert!(!worktree.capture(None, None, &common()).unwrap().new);
+    };
+    as_nobody(look);
+    start_again(&project);
+    sh(std::process::Command::new("chown").arg("-R").arg(NOBODY.to_string()).arg(&store));
+    as_nobody(look);
+    start_again(&project);
+    as_nobody(|| {
+        let store = calve::Store::open(&store).unwrap();
+        store.worktree("w").unwrap().drop(false, &common()).unwrap().delete().unwrap();
+    });
+}
