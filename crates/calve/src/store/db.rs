@@ -7,6 +7,8 @@
 
 use std::path::Path;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, TransactionBehavior, params};
@@ -94,6 +96,8 @@ pub(crate) struct WorktreeRow {
 pub(crate) struct Db {
     /// Nothing where each operation makes one of its own.
     connection: Mutex<Option<Connection>>,
+    /// Whether others were seen to keep it open.
+    others: AtomicBool,
     path: std::path::PathBuf,
 }
 
@@ -101,7 +105,7 @@ impl Db {
     /// Makes the database of a new store.
     pub(crate) fn create(path: &Path) -> Result<Self, Error> {
         // Nobody else knows of it yet, so it needs no room to be shared.
-        let connection = connect(path, OPEN | OpenFlags::SQLITE_OPEN_CREATE, With::Nobody)?;
+        let connection = connect(path, OPEN | OpenFlags::SQLITE_OPEN_CREATE, With::Nobody(ALONE))?;
         let db = Self::of(Some(connection), path);
         db.write("make", |tx| {
             tx.execute_batch(TABLES)?;
@@ -134,7 +138,7 @@ impl Db {
     }
 
     fn of(connection: Option<Connection>, path: &Path) -> Self {
-        Self { connection: Mutex::new(connection), path: path.to_owned() }
+        Self { connection: Mutex::new(connection), others: false.into(), path: path.to_owned() }
     }
 
     /// Opens a database that nobody can write to, nor make the files beside it that sharing it takes.
@@ -250,14 +254,14 @@ impl Db {
         })
     }
 
-    /// A connection of nobody else's, or, where others have it open all the time, one that is shared with them.
+    /// A connection of nobody else's, or, where others have it open all the time, one that is shared with them. For those others it
+    /// is waited once.
     fn connect_briefly(&self) -> Result<Connection, Error> {
-        match connect(&self.path, OPEN, With::Nobody) {
-            Err(error) if error.kind() == ErrorKind::Busy => {
-                connect(&self.path, OPEN, With::Others)
-            }
-            connected => connected,
-        }
+        let patience = if self.others.load(Relaxed) { Duration::ZERO } else { ALONE };
+        let alone = connect(&self.path, OPEN, With::Nobody(patience));
+        let has_others = alone.as_ref().is_err_and(|error| error.kind() == ErrorKind::Busy);
+        self.others.store(has_others, Relaxed);
+        if has_others { connect(&self.path, OPEN, With::Others) } else { alone }
     }
 
     fn connected<T>(
@@ -268,6 +272,9 @@ impl Db {
         match &mut *slot {
             Some(connection) => work(connection),
             None => {
+                // Two that want it alone would each keep the other from it for as long as they wait, and then share it.
+                let store = self.path.parent().unwrap_or(&self.path);
+                let _turn = super::locks::one_at_the_database(store);
                 let mut connection = self.connect_briefly()?;
                 let done = work(&mut connection);
                 // What cannot be written back now stays in the log beside it, for the next one to take over.
@@ -509,8 +516,8 @@ pub(crate) fn put_worktree(
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum With {
     Others,
-    /// Nothing is shared, and no file mapped: <https://sqlite.org/wal.html#noshm>.
-    Nobody,
+    /// Nothing is shared, and no file mapped: <https://sqlite.org/wal.html#noshm>. With how long others are waited for.
+    Nobody(Duration),
 }
 
 fn connect(path: &Path, flags: OpenFlags, with: With) -> Result<Connection, Error> {
@@ -519,8 +526,8 @@ fn connect(path: &Path, flags: OpenFlags, with: With) -> Result<Connection, Erro
             Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
         // A store may be someone else's: no function that its schema names is run.
         connection.pragma_update(None, "trusted_schema", false)?;
-        if with == With::Nobody {
-            connection.busy_timeout(ALONE)?;
+        if let With::Nobody(patience) = with {
+            connection.busy_timeout(patience)?;
             // Before the first look into it.
             connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
             connection.pragma_update(None, "journal_mode", "WAL")?;
@@ -557,3 +564,6 @@ pub(crate) fn failed(operation: &'static str, path: &Path, error: rusqlite::Erro
     };
     Error::new(kind, operation, path, std::io::Error::other(error))
 }
+
+#[cfg(test)]
+mod tests;

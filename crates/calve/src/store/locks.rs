@@ -101,6 +101,13 @@ pub(crate) fn one_by_one(store: &Path) -> Result<Guard, Error> {
     lock().context("lock", || store)
 }
 
+/// To open the database alone. Nothing where there is no room for the lock; then it is not, and others may be at the same.
+pub(crate) fn one_at_the_database(store: &Path) -> Option<Guard> {
+    let file = open(store, "database").ok()?;
+    wait(&file, FlockOperation::LockExclusive).ok()?;
+    Some(Guard { _file: file })
+}
+
 /// Whether nobody reads or adds content, in whichever process, at this moment.
 pub(crate) fn is_idle(store: &Path) -> bool {
     open(store, "content")

@@ -12,7 +12,7 @@
 //! Those who share the database map a file of SQLite's. btrfs looks for room, and for what a quota leaves, whenever a page of it is
 //! first touched after it was written back, and has no other way to say that there is none than to end the process (`SIGBUS`;
 //! `btrfs_page_mkwrite` in fs/btrfs/file.c). So whoever finds little room there opens the database alone, which maps nothing, and
-//! only for as long as an operation on it takes. Who had room to begin with, and used it up, can still be ended: that is as if it were killed, which loses nothing.
+//! only for as long as an operation on it takes, one after the other (`locks/database`). Who had room to begin with, and used it up, can still be ended: that is as if it were killed, which loses nothing.
 
 use std::ffi::OsString;
 use std::io;
@@ -73,6 +73,8 @@ pub(crate) fn left(store: &Path) -> Room {
     if filesystem_name(store).as_deref() != Some("btrfs") {
         return Room::Enough;
     }
+    // What others take to find that out is not what there is too little of.
+    let _turn = locks::one_at_the_database(store);
     let is_little = stat.f_bavail.saturating_mul(stat.f_frsize) < LITTLE_BYTES
         || (may_have_quotas() && refusal(store, SCARCE_BYTES).is_some());
     match is_little.then(|| refusal(store, LEAST_BYTES)) {
