@@ -167,14 +167,14 @@ impl Listed {
     fn look(&mut self, status: bool, session: Session<'_>) -> Result<(), calve::Error> {
         self.standing = Some(self.worktree.standing()?);
         if status && matches!(self.standing, Some(Standing::Ready | Standing::Switching)) {
-            let status = session.work(Total::Unknown, |options| self.worktree.status(options))?;
-            self.changes = Some(status.changes.len() as u64);
+            let status = session.work(Total::Unknown, |options| self.worktree.status(options));
+            // Whoever drops it takes the folder away, then forgets it, then deletes what is in the folder.
+            self.standing = Some(self.worktree.standing()?);
+            if self.standing != Some(Standing::Missing) {
+                self.changes = Some(status?.changes.len() as u64);
+            }
         }
         Ok(())
-    }
-
-    fn is_gone(&self) -> bool {
-        self.worktree.standing().is_err_and(|error| error.kind() == ErrorKind::WorktreeNotFound)
     }
 }
 
@@ -190,7 +190,7 @@ pub(crate) fn list(args: &ListArgs, session: Session<'_>) -> Result<Exit, Failur
                 return Err(worktree_failure(&error, &listed.worktree));
             }
             // It was dropped meanwhile.
-            Err(_) if listed.is_gone() => continue,
+            Err(error) if error.kind() == ErrorKind::WorktreeNotFound => continue,
             // One that cannot be looked at does not hide the others.
             Err(error) => {
                 let failure = worktree_failure(&error, &listed.worktree);

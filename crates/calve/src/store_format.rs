@@ -14,7 +14,7 @@
 //!   reserve            room for what frees space on a full disk: up to 1 MiB that mean nothing
 //!   stage/             files and packs on their way; whatever is here is nobody's once its maker is dead
 //!   trash/             what waits to be deleted
-//!   locks/             empty files for flock(2): gate, content, and one for each worktree, called by its token
+//!   locks/             empty files for flock(2): gate, content, templates, database, and one for each worktree, called by its token
 //!   .gitignore         *
 //! ```
 //! A project with its store inside can be moved or copied as one: nothing in it says where it is.
@@ -131,4 +131,4 @@
 //!
 //! # Locks
 //! Who reads or adds content holds `locks/content` shared, after passing `locks/gate` (taken shared, and let go at once). Who removes
-//! content holds `locks/content` exclusively. Both are flock(2), so they end with their process.
+//! content holds `locks/content` exclusively. Where btrfs has little room, whoever opens the database holds `locks/database`. All are flock(2), so they end with their process.
