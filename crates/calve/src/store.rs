@@ -142,8 +142,8 @@ impl Store {
     /// same filesystem, or nothing can be shared.
     ///
     /// # Errors
-    /// [`ErrorKind::StoreExists`] where there is one; [`ErrorKind::Overlap`] where the project is a worktree, or a part of a store. Whenever
-    /// it fails nothing is left behind.
+    /// [`ErrorKind::StoreExists`] where there is one, and [`ErrorKind::DestinationExists`] where something else is in its place, other than an
+    /// empty folder; [`ErrorKind::Overlap`] where the project is a worktree, or a part of a store. Whenever it fails nothing is left behind.
     pub fn init(project: impl AsRef<Path>, store: Option<&Path>) -> Result<Self, Error> {
         let project = project.as_ref();
         let project = std::fs::canonicalize(project).context("open project", || project)?;
@@ -168,9 +168,20 @@ impl Store {
         }
         let (parent, name) = parent_of(&path)?;
         let dir = fs::open(&parent, DIR_FLAGS, Mode::empty()).context("open", || &parent)?;
-        // Before a stage is made, which would be a change of the project.
-        if std::fs::symlink_metadata(&path).is_ok() {
-            return Err(Error::new(ErrorKind::StoreExists, "make store", path, Errno::EXIST));
+        // Before a stage is made, which would be a change of the project. An empty folder is as good as none.
+        match std::fs::remove_dir(&path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(_) if std::fs::symlink_metadata(path.join("format")).is_ok() => {
+                return Err(Error::new(ErrorKind::StoreExists, "make store", path, Errno::EXIST));
+            }
+            Err(_) => {
+                let cause = io::Error::new(
+                    io::ErrorKind::AlreadyExists,
+                    "something is there that is no store: it has no file 'format'",
+                );
+                return Err(Error::new(ErrorKind::DestinationExists, "make store", path, cause));
+            }
         }
         crate::tree::staging::sweep(&dir);
         let mut stage = Stage::empty(dir, &parent).context("make store in", || &parent)?;

@@ -13,7 +13,7 @@ use std::time::Duration;
 use calve::{ErrorKind, GcOptions, PackOptions, SnapshotId, StartOptions, Store};
 use common::maintained::{Project, at_once, common, few, tree};
 use common::snapshot::{Snapshot, assert_same};
-use common::{bytes, filesystem, names, not_run, odd, plain_tree};
+use common::{Scratch, bytes, filesystem, names, not_run, odd, plain_tree};
 
 #[test]
 fn what_was_packed_starts_the_same_tree_and_its_mirrors_are_made_again() {
@@ -479,4 +479,48 @@ fn a_ready_tree_goes_when_no_worktree_and_no_name_is_of_its_snapshot() {
     assert_eq!(project.gc().templates, 1);
     assert_eq!(names(&project.file("templates")), [""; 0]);
     assert!(project.start(second).is_ok(), "it is made again");
+}
+
+/// What can be undone in the project is in the store's own folder `undo`, which went with it, and without which nothing was
+/// collected any more.
+#[test]
+fn what_was_undone_in_the_project_is_in_no_collections_way() {
+    let scratch = Scratch::new();
+    let project = scratch.join("app");
+    fs::create_dir(&project).unwrap();
+    fs::write(project.join("file"), "one").unwrap();
+    let store = Store::init(&project, None).unwrap();
+    store.snapshot(None, None, &common()).unwrap();
+    for round in 0..2 {
+        fs::write(project.join("file"), "by hand").unwrap();
+        let worktree = store.project_worktree().unwrap();
+        worktree.reset(&common()).unwrap();
+        assert_eq!(fs::read(project.join("file")).unwrap(), b"one", "{round}");
+        worktree.undo(&common()).unwrap();
+        assert_eq!(fs::read(project.join("file")).unwrap(), b"by hand", "{round}");
+        store.gc(&GcOptions::new().grace(Duration::ZERO), &common()).unwrap();
+        assert!(store.verify(false, &common()).unwrap().damage.is_empty(), "{round}");
+    }
+}
+
+#[test]
+fn a_store_is_made_in_an_empty_folder_and_over_nothing_else() {
+    let scratch = Scratch::new();
+    for (row, inside, kind) in [
+        ("an empty folder", None, None),
+        ("a folder that is no store", Some("other"), Some(ErrorKind::DestinationExists)),
+        ("a store", Some("format"), Some(ErrorKind::StoreExists)),
+    ] {
+        let project = scratch.join(row);
+        fs::create_dir_all(project.join(".calve")).unwrap();
+        if let Some(inside) = inside {
+            fs::write(project.join(".calve").join(inside), "mine").unwrap();
+        }
+        let made = Store::init(&project, None);
+        assert_eq!(made.as_ref().err().map(calve::Error::kind), kind, "{row}");
+        if let Some(inside) = inside {
+            assert_eq!(fs::read(project.join(".calve").join(inside)).unwrap(), b"mine", "{row}");
+        }
+        assert_eq!(names(&project), [".calve"], "{row}");
+    }
 }

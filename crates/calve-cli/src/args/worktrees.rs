@@ -84,7 +84,7 @@ pub(crate) struct StartArgs {
         value_parser = NonEmptyStringValueParser::new())]
     prefix: String,
 
-    /// Start them from this snapshot (name, id, or the start of one), and not from the project
+    /// Start them from this snapshot (name, id, or 4 digits and more of one), and not from the project
     #[arg(long, value_name = "SNAPSHOT", value_parser = NonEmptyStringValueParser::new(),
         add = ArgValueCompleter::new(candidates::snapshots))]
     pub(crate) from: Option<String>,

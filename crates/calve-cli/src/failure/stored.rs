@@ -96,6 +96,9 @@ fn way_out(
             };
             format!("it is ready to use: 'calve{named} start NAME' makes a worktree")
         }
+        ErrorKind::DestinationExists if operation == "make store" => {
+            format!("if nothing in it is wanted, remove it (rm -r {}); then again", shell_word(path))
+        }
         ErrorKind::StoreIncompatible => {
             "use the version of calve that wrote it last, or a later one".to_owned()
         }
@@ -182,6 +185,7 @@ mod tests {
             (ErrorKind::StoreNotFound, "find the store of", "calve init"),
             (ErrorKind::StoreNotFound, "open store", "--store"),
             (ErrorKind::StoreExists, "make store", "'calve --store '/a b/c' start NAME'"),
+            (ErrorKind::DestinationExists, "make store", "rm -r '/a b/c'"),
             (ErrorKind::StoreIncompatible, "open store", "version"),
             (ErrorKind::StoreUntrusted, "use the store", "--store '/a b/c'"),
             (ErrorKind::Damaged, "read blob", "calve store verify --repair"),

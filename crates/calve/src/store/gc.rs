@@ -501,6 +501,10 @@ impl Store {
         let tokens: HashSet<&str> = rows.iter().map(|row| row.token.as_str()).collect();
         let mut removed = 0;
         for (path, names) in folders.iter().zip(found) {
+            if names.is_empty() {
+                // It may not be there: what the project could undo was in `undo`, and goes with it.
+                continue;
+            }
             let dir = open_dir(path)?;
             for name in names {
                 let of_nobody = match name.to_str() {
