@@ -189,6 +189,9 @@ impl Store {
         let scan = scan::scan(&request)?;
         if let Some(index) = &scan.index
             && !self.is_read_only()
+            && let Some(count) = known.base.as_ref().map(|(_, _, base)| base.count)
+            // Whoever has written one meanwhile knew more; or the worktree was dropped, and has none.
+            && self.index(&known.row.token, index.snapshot, count) == known.index
         {
             // So that the next one reads nothing again. If this fails, it does.
             let _ = self.write_index(&known.row.token, index);
@@ -485,4 +488,35 @@ pub(crate) fn put(store: &Store, row: &WorktreeRow) -> Result<(), Error> {
 /// Opens a directory for whoever makes something in it.
 pub(crate) fn open_dir(path: &Path) -> Result<std::os::fd::OwnedFd, Error> {
     fs::open(path, DIR_FLAGS, Mode::empty()).context("open", || path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Where it was, the newer one's snapshot was another by then, so it was none, and each look that followed read everything.
+    #[test]
+    fn the_first_look_of_a_boot_writes_over_no_index_but_the_one_that_it_began_with() {
+        let project = tempfile::tempdir().unwrap();
+        std::fs::write(project.path().join("file"), "content").unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+        let store = Store::init(project.path(), None).unwrap();
+        let options = StoreOptions::new();
+        store.snapshot(None, None, &options).unwrap();
+        let mut known = store.known(store.db().worktree(PROJECT).unwrap().unwrap()).unwrap();
+        let token = known.row.token.clone();
+        let (id, _, base) = known.base.as_ref().unwrap();
+        let (id, count) = (*id, base.count);
+        let newer = known.index.clone().unwrap();
+        let begun = Index { boot: Boot([9; 16]), ..newer.clone() };
+        known.index = Some(begun.clone());
+        assert!(store.scan(&known, None, &options).unwrap().0.index.is_some());
+        assert_eq!(store.index(&token, id, count), Some(newer));
+        store.write_index(&token, &begun).unwrap();
+        store.scan(&known, None, &options).unwrap();
+        assert_eq!(store.index(&token, id, count).unwrap().boot, Boot::this());
+        std::fs::remove_file(store.path().join("indexes").join(&token)).unwrap();
+        store.scan(&known, None, &options).unwrap();
+        assert_eq!(store.index(&token, id, count), None);
+    }
 }
