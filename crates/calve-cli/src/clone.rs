@@ -38,6 +38,7 @@ pub(crate) fn run(
     let cancel = signals.cancel();
     let progress = Arc::new(Progress::default());
     let options = options(args, common).cancel(&cancel).progress(&progress);
+    let had: Vec<bool> = destinations.iter().map(|path| has_store(path)).collect();
     let work = || calve::clone_tree(&source, &destinations, &options);
     let done = if output.wants_bar() {
         let total = if args.is_filtered() {
@@ -51,7 +52,11 @@ pub(crate) fn run(
         work()
     };
     let report = done.map_err(|error| clone_failure(&error, &source, &destinations))?;
-    tell(&report, args, output)
+    tell(&report, &had, args, output)
+}
+
+fn has_store(root: &Path) -> bool {
+    root.join(".calve/format").try_exists().unwrap_or(false)
 }
 
 fn options(args: &CloneArgs, common: &Common) -> CloneOptions {
@@ -78,8 +83,8 @@ fn options(args: &CloneArgs, common: &Common) -> CloneOptions {
     }
 }
 
-/// Results on standard output, then findings and the summary on standard error.
-fn tell(report: &Report, args: &CloneArgs, output: Output) -> Result<Exit, Failure> {
+/// Results on standard output, then findings and the summary on standard error. `had` says which destinations had a store before.
+fn tell(report: &Report, had: &[bool], args: &CloneArgs, output: Output) -> Result<Exit, Failure> {
     // A destination left as it was is no finding: `--existing skip` asked for just that.
     let asked =
         |reason: &SkipReason| args.existing == Existing::Skip && *reason == SkipReason::Exists;
@@ -97,10 +102,8 @@ fn tell(report: &Report, args: &CloneArgs, output: Output) -> Result<Exit, Failu
         .text(),
     );
 
-    let is_store = |root: &Path| root.join(".calve/format").try_exists().unwrap_or(false);
-    if is_store(&report.source)
-        && report.destinations.iter().any(|destination| is_store(&destination.path))
-    {
+    let mut arrived = report.destinations.iter().zip(had).filter(|(_, had)| !**had);
+    if has_store(&report.source) && arrived.any(|(destination, _)| has_store(&destination.path)) {
         output.summary(
             "the store of its snapshots, .calve, came along; --exclude .calve leaves it out",
         );

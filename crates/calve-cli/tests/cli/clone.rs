@@ -236,3 +236,27 @@ fn names_that_are_not_utf8_arrive_are_printed_raw_and_percent_encoded_in_json() 
     assert_eq!(document["error"]["kind"], "destination_exists");
     assert_eq!(document["error"]["paths_encoding"], "percent");
 }
+
+#[cfg(unix)]
+#[test]
+fn a_store_that_came_along_is_told_of_and_one_that_was_there_is_not() {
+    let scratch = with_source();
+    plant(scratch.path(), &[("other/a", "1")]);
+    for project in ["src", "other"] {
+        assert_eq!(calve(scratch.path(), &format!("init {project}")).code, Some(0));
+    }
+    for (words, arrives) in [
+        ("clone src new", true),
+        ("clone src quiet -q", false),
+        ("clone src without --exclude .calve", false),
+        ("clone src dry --dry-run", false),
+        ("clone src other --existing skip", false),
+        ("clone src other --existing merge --exclude .calve --dry-run", false),
+        ("clone src other --existing merge --exclude .calve", false),
+        ("clone src other new-too --existing skip", true),
+    ] {
+        let run = calve(scratch.path(), words);
+        assert_eq!(run.code, Some(0), "{words}: {run:?}");
+        assert_eq!(run.stderr.contains("came along"), arrives, "{words}: {run:?}");
+    }
+}
