@@ -169,7 +169,9 @@ impl Store {
         let (parent, name) = parent_of(&path)?;
         let dir = fs::open(&parent, DIR_FLAGS, Mode::empty()).context("open", || &parent)?;
         // Before a stage is made, which would be a change of the project. An empty folder is as good as none.
-        match std::fs::remove_dir(&path) {
+        // Only of what is there: a filesystem that is read-only refuses to remove what is not.
+        let removed = std::fs::symlink_metadata(&path).and_then(|_| std::fs::remove_dir(&path));
+        match removed {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(_) if std::fs::symlink_metadata(path.join("format")).is_ok() => {
