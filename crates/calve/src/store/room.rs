@@ -69,19 +69,20 @@ fn is_full(error: &io::Error) -> bool {
 
 /// How much there is for the database of `store`, where that must be known beforehand.
 pub(crate) fn left(store: &Path) -> Room {
-    let Ok(stat) = fs::statvfs(store) else { return Room::Enough };
     if filesystem_name(store).as_deref() != Some("btrfs") {
         return Room::Enough;
     }
-    // What others take to find that out is not what there is too little of.
-    let _turn = locks::one_at_the_database(store);
-    let is_little = stat.f_bavail.saturating_mul(stat.f_frsize) < LITTLE_BYTES
-        || (may_have_quotas() && refusal(store, SCARCE_BYTES).is_some());
-    match is_little.then(|| refusal(store, LEAST_BYTES)) {
-        Some(Some(cause)) => Room::Full(cause),
-        Some(None) => Room::Little,
-        None => Room::Enough,
+    let Ok(stat) = fs::statvfs(store) else { return Room::Enough };
+    let has_space = stat.f_bavail.saturating_mul(stat.f_frsize) >= LITTLE_BYTES;
+    if has_space && !may_have_quotas() {
+        return Room::Enough;
     }
+    // What others take to find out the rest is not what there is too little of.
+    let _turn = locks::one_at_the_database(store);
+    if has_space && refusal(store, SCARCE_BYTES).is_none() {
+        return Room::Enough;
+    }
+    refusal(store, LEAST_BYTES).map_or(Room::Little, Room::Full)
 }
 
 /// Whether some btrfs here counts what belongs to whom (since Linux 5.9 that can be seen). How much is left is not for everybody to read.
