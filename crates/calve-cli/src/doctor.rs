@@ -99,18 +99,21 @@ impl<'a> Verdict<'a> {
         } else {
             format!(", probed in {}", shown(&self.probed))
         };
+        let line = |text: String, indent: &str| match width {
+            Some(width) => wrapped(&text, width, indent) + "\n",
+            None => text + "\n",
+        };
         if self.is_good() {
-            return format!("{paths}: {GOOD}reflink{GOOD:#} ({filesystems}{stood_for})\n");
+            return line(
+                format!("{paths}: {GOOD}reflink{GOOD:#} ({filesystems}{stood_for})"),
+                "  ",
+            );
         }
         let why = self.probe.error.as_ref().map_or_else(|| "no reason was given".to_owned(), cause);
-        let mut text =
-            format!("{paths}: {BAD}no reflink{BAD:#} ({filesystems}{stood_for}): {why}\n");
+        let verdict = format!("{paths}: {BAD}no reflink{BAD:#} ({filesystems}{stood_for}): {why}");
+        let mut text = line(verdict, "  ");
         if let Some(fix) = &self.fix {
-            let fix = format!("  fix: {fix}");
-            text.push_str(
-                &width.map_or_else(|| fix.clone(), |width| wrapped(&fix, width, "       ")),
-            );
-            text.push('\n');
+            text.push_str(&line(format!("  fix: {fix}"), "       "));
         }
         text
     }

@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::failure::{BROKEN_PIPE, Failure, OUTPUT};
 #[cfg(unix)]
 use crate::table::Table;
-use crate::text::{count, harmless, shown};
+use crate::text::{count, fitted, harmless, shown};
 
 /// Findings beyond this many are counted and not listed, without `-v`.
 const LISTED: usize = 10;
@@ -107,7 +107,7 @@ impl Output {
         self.say(format_args!("{BAD}error:{BAD:#} {}", failure.message()));
         let listed = if self.verbose { failure.details.len() } else { LISTED };
         for path in failure.details.iter().take(listed) {
-            self.say(format_args!("  {}", shown(path)));
+            self.put(&format!("  {}", shown(path)));
         }
         if let more @ 1.. = failure.details.len().saturating_sub(listed) {
             self.say(format_args!("  and {} more; -v lists all", count(more as u64)));
@@ -138,9 +138,19 @@ impl Output {
         }
     }
 
-    /// Text for standard error that may hold colors. That it cannot be written is nobody's business: a
-    /// closed standard error must not change what the command does.
+    /// Text for standard error that may hold colors. On a terminal it is wrapped between words, which a terminal does not do by
+    /// itself; elsewhere a line stays one.
     pub(crate) fn say(self, text: impl Display) {
+        let text = text.to_string();
+        match terminal_size::terminal_size_of(io::stderr()) {
+            Some((width, _)) => self.put(&fitted(&text, width.0.into())),
+            None => self.put(&text),
+        }
+    }
+
+    /// The same, as it is. That it cannot be written is nobody's business: a closed standard error must not change what the
+    /// command does.
+    fn put(self, text: &str) {
         let stderr = AutoStream::new(io::stderr().lock(), self.choice());
         let _ = write_all(stderr, format!("{text}\n").as_bytes());
     }

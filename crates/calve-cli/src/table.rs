@@ -10,8 +10,10 @@ use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 pub(crate) enum Column {
     Left,
     Right,
-    /// May be cut, in the middle: names and paths differ at their ends.
+    /// May be cut, in the middle: names differ at their ends.
     Name,
+    /// The same, before any name is: a name is what one types.
+    Path,
     /// May be cut at its end.
     Text,
 }
@@ -41,6 +43,8 @@ impl Cell {
 
 /// No column gets narrower than this for the sake of the others.
 const NARROWEST: usize = 8;
+/// Nor a path narrower than this for the sake of a name.
+const NARROW_PATH: usize = 12;
 const GAP: usize = 2;
 
 /// A table in the making.
@@ -107,10 +111,15 @@ impl Table {
         let gaps = GAP * self.columns.len().saturating_sub(1);
         let mut over = (widths.iter().sum::<usize>() + gaps).saturating_sub(width);
         while over > 0 {
-            // The widest gives first.
-            let may = |at: &usize| matches!(self.columns[*at], Column::Name | Column::Text);
-            let widest = (0..widths.len()).filter(may).max_by_key(|at| widths[*at]);
-            match widest.filter(|at| widths[*at] > NARROWEST) {
+            let widest = |may: fn(Column) -> bool, least: usize| {
+                let all = (0..widths.len()).filter(|at| may(self.columns[*at]));
+                all.max_by_key(|at| widths[*at]).filter(|at| widths[*at] > least)
+            };
+            // Paths give first, while something can be told from them; then the widest.
+            let path = widest(|column| column == Column::Path, NARROW_PATH);
+            let other =
+                || widest(|column| !matches!(column, Column::Left | Column::Right), NARROWEST);
+            match path.or_else(other) {
                 Some(at) => widths[at] -= 1,
                 None => break,
             }
@@ -123,7 +132,8 @@ impl Table {
 /// `text` in at most `width` cells, with an ellipsis for what is left out.
 fn cut(text: &str, width: usize, column: Column) -> String {
     let room = width.saturating_sub(1);
-    let head = if column == Column::Name { room / 2 } else { room };
+    let in_middle = matches!(column, Column::Name | Column::Path);
+    let head = if in_middle { room / 2 } else { room };
     let fitting = |characters: &mut dyn Iterator<Item = char>, room: usize| -> Vec<char> {
         let mut left = room;
         characters
@@ -136,7 +146,7 @@ fn cut(text: &str, width: usize, column: Column) -> String {
             .collect()
     };
     let start: String = fitting(&mut text.chars(), head).into_iter().collect();
-    let room = if column == Column::Name { room - start.width() } else { 0 };
+    let room = if in_middle { room - start.width() } else { 0 };
     let end: String = fitting(&mut text.chars().rev(), room).into_iter().rev().collect();
     format!("{}…{}", start.trim_end(), end.trim_start())
 }
@@ -146,7 +156,7 @@ mod tests {
     use clap::builder::styling::AnsiColor;
 
     use super::*;
-    use crate::text::wrapped;
+    use crate::text::{fitted, wrapped};
 
     fn table(rows: &[[&str; 3]]) -> Table {
         let mut table = Table::new([Column::Name, Column::Right, Column::Text]);
@@ -187,9 +197,20 @@ mod tests {
     }
 
     #[test]
+    fn a_path_gives_way_to_names_while_something_can_be_told_from_it() {
+        let mut table = Table::new([Column::Name, Column::Path]);
+        let path = "/mnt/xfs/repo.worktrees/a-long-name-of-an-agent-1";
+        table.row(["a-long-name-of-an-agent-1", path].map(Cell::from));
+        let line = |width| String::from_utf8(table.lines(Some(width), false)).unwrap();
+        assert_eq!(line(60), "a-long-name-of-an-agent-1  /mnt/xfs/repo.wo…me-of-an-agent-1\n");
+        assert_eq!(line(39), "a-long-name-of-an-agent-1  /mnt/…gent-1\n");
+        assert_eq!(line(35), "a-long-nam…an-agent-1  /mnt/…gent-1\n");
+    }
+
+    #[test]
     fn a_wide_character_is_never_cut_in_half() {
         for width in 8..24 {
-            for column in [Column::Name, Column::Text] {
+            for column in [Column::Name, Column::Path, Column::Text] {
                 let cut = cut("漢字漢字漢字漢字漢字漢字", width, column);
                 assert!(cut.width() <= width && cut.contains('…'), "{width}: {cut}");
             }
@@ -213,8 +234,18 @@ mod tests {
             ("longer word", 3, "longer\n word"),
             ("漢字 漢字 x", 6, "漢字\n 漢字\n x"),
             ("", 5, ""),
+            ("take it 'a b' now", 10, "take it\n 'a b' now"),
+            ("take 'a b', now", 9, "take\n 'a b',\n now"),
+            ("'a b c d e f' g", 8, "'a b c d\n e f' g"),
+            ("it's a's 'b", 9, "it's a's\n 'b"),
+            ("\u{1b}[1mhint:\u{1b}[0m a b", 9, "\u{1b}[1mhint:\u{1b}[0m a b"),
+            ("  a b", 4, "  a\n b"),
         ] {
             assert_eq!(wrapped(text, width, " "), expected, "{text} {width}");
         }
+        let text = "error: one two three four five six seven eight\n  tip: one two three four five six seven eight";
+        let indented = "error: one two three four five six seven\n       eight\n  tip: one two three four five six seven\n       eight";
+        assert_eq!(fitted(text, 40), indented);
+        assert_eq!(fitted("hint: a bb ccc dd", 10), "hint: a bb\nccc dd");
     }
 }

@@ -183,23 +183,71 @@ pub(crate) fn errno_name(_code: i32) -> Option<&'static str> {
 }
 
 /// `text` with line breaks between its words, so that no line is wider than `width` unless a word is; `indent` goes before all lines
-/// but the first.
+/// but the first. What is quoted stays together where it fits into a line: it is mostly a command, for copying. Codes of styles take
+/// no room.
 pub(crate) fn wrapped(text: &str, width: usize, indent: &str) -> String {
-    let mut wrapped = String::new();
-    let mut at = 0;
-    for (index, word) in text.split(' ').enumerate() {
-        if index > 0 && at + 1 + word.width() > width {
+    let room = width.saturating_sub(indent.width());
+    let (first, mut rest) = first_word(text, room);
+    let mut wrapped = first.to_owned();
+    let mut at = cells(first);
+    while let Some(text) = rest {
+        let word;
+        (word, rest) = first_word(text, room);
+        let taken = cells(word);
+        if at + 1 + taken > width {
             wrapped.push('\n');
             wrapped.push_str(indent);
             at = indent.width();
-        } else if index > 0 {
+        } else {
             wrapped.push(' ');
             at += 1;
         }
         wrapped.push_str(word);
-        at += word.width();
+        at += taken;
     }
     wrapped
+}
+
+/// The first word, or what is quoted where that takes at most `room`; and what comes after the space behind it.
+fn first_word(text: &str, room: usize) -> (&str, Option<&str>) {
+    let (word, rest) = text.split_once(' ').map_or((text, None), |(word, rest)| (word, Some(rest)));
+    let closes = |word: &str| {
+        let word = word.trim_end_matches([',', ';', ':', '.', ')']);
+        word.len() > 1 && word.ends_with('\'')
+    };
+    if !word.starts_with('\'') || closes(word) {
+        return (word, rest);
+    }
+    let ends = text.match_indices(' ').map(|(at, _)| at).chain([text.len()]);
+    let quoted = ends.map(|end| &text[..end]).find(|quoted| closes(quoted));
+    match quoted.filter(|quoted| cells(quoted) <= room) {
+        Some(quoted) => (quoted, text[quoted.len()..].strip_prefix(' ')),
+        None => (word, rest),
+    }
+}
+
+/// What `text` takes of a line, in which codes of styles may be.
+fn cells(text: &str) -> usize {
+    anstream::adapter::strip_str(text).map(UnicodeWidthStr::width).sum()
+}
+
+/// Each line of `text` wrapped to `width`. What follows stands below what comes after a label like `error:`, where there is room for that.
+pub(crate) fn fitted(text: &str, width: usize) -> String {
+    /// Narrower than this, an indent costs more than it tells.
+    const ROOMY: usize = 40;
+    let line = |line: &str| {
+        let blanks = line.len() - line.trim_start_matches(' ').len();
+        let label = line.trim_start_matches(' ').split(' ').next().unwrap_or_default();
+        let label = anstream::adapter::strip_str(label).to_string();
+        let is_label = ["error:", "warning:", "hint:", "tip:"].contains(&label.as_str());
+        let indent = match is_label {
+            _ if width < ROOMY => 0,
+            true => blanks + label.width() + 1,
+            false => blanks,
+        };
+        wrapped(line, width, &" ".repeat(indent))
+    };
+    text.split('\n').map(line).collect::<Vec<_>>().join("\n")
 }
 
 #[cfg(test)]

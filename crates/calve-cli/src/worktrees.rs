@@ -209,7 +209,7 @@ pub(crate) fn list(args: &ListArgs, session: Session<'_>) -> Result<Exit, Failur
     }
     let mut columns = vec![Column::Name, Column::Left, Column::Left];
     columns.extend(args.status.then_some(Column::Left));
-    columns.push(Column::Name);
+    columns.push(Column::Path);
     let mut table = Table::new(columns);
     for row in &rows {
         let id = row.worktree.snapshot().map_or_else(|| "-".to_owned(), short);

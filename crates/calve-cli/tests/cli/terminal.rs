@@ -147,6 +147,47 @@ fn what_tells_of_a_pair_of_paths_is_wrapped_at_words() {
     }
 }
 
+/// A terminal by itself breaks them within words.
+#[test]
+fn errors_and_hints_are_wrapped_at_words_on_a_terminal_and_only_there() {
+    let (_scratch, project) = with_project();
+    done(&project, "start w");
+    for words in ["start w", "restore w", "start -n 2 w", "--store none list", "switch w --undo"] {
+        let piped = calve(&project, words);
+        for columns in [40, 80, 400] {
+            let (code, text) = on_terminal(&project, words, columns);
+            assert_eq!(code, piped.code, "{words}");
+            let text = plain(&text);
+            let said: Vec<&str> = piped.stderr.split_whitespace().collect();
+            assert_eq!(text.split_whitespace().collect::<Vec<_>>(), said, "{words}");
+            for line in text.lines() {
+                let is_word = line.split_whitespace().count() == 1;
+                assert!(cells(line) <= columns.into() || is_word, "{words} on {columns}: {text}");
+            }
+        }
+        assert!(
+            on_terminal(&project, words, 400).1.lines().count() <= piped.stderr.lines().count()
+        );
+    }
+    let (_, text) = on_terminal(&project, "restore w", 80);
+    assert!(
+        plain(&text).contains("\n      'calve drop --force w' forgets the worktree\n"),
+        "{text}"
+    );
+}
+
+#[test]
+fn the_name_of_a_worktree_is_whole_as_long_as_its_path_can_be_cut() {
+    let (_scratch, project) = with_project();
+    let name = "a-name-of-an-agent-as-they-have-them";
+    done(&project, &format!("start {name}"));
+    for words in ["list", "list --status"] {
+        let (_, text) = on_terminal(&project, words, 80);
+        assert!(text.starts_with(&format!("{name}  ")), "{text}");
+        assert!(cells(plain(&text).trim_end()) <= 80, "{text}");
+    }
+}
+
 #[test]
 fn colors_follow_the_terminal_the_variables_and_above_all_the_flag() {
     let (_scratch, project) = with_project();
