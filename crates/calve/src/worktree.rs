@@ -14,7 +14,9 @@
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rusqlite::params;
 
 use crate::error::{Error, ErrorKind};
 use crate::store::db::{State, WorktreeRow};
@@ -47,6 +49,9 @@ pub(crate) use switch::undo_goes_to;
 const STRANGER_SECONDS: i64 = 60;
 
 /// A worktree of a store; also the project itself.
+///
+/// Others may work with it, and drop it, meanwhile: then what is done with it here fails with [`ErrorKind::WorktreeNotFound`], or with
+/// [`ErrorKind::WorktreeMissing`] where only its folder is gone.
 #[derive(Debug, Clone)]
 pub struct Worktree {
     store: Store,
@@ -222,7 +227,13 @@ impl Store {
                 .flatten()
                 .is_some_and(|marker| marker.token == row.token)
             {
-                snapshot::put(self, &WorktreeRow { state: State::Ready, ..row })?;
+                // Unless somebody else did, and has gone on with it since.
+                self.db().write_soon("write", |tx| {
+                    tx.execute(
+                        "UPDATE worktrees SET state = ?1 WHERE token = ?2 AND state = ?3",
+                        params![State::Ready.as_number(), row.token, row.state.as_number()],
+                    )
+                })?;
             } else {
                 self.db().write_soon("write", |tx| snapshot::forget(tx, &row.token))?;
                 let _ = std::fs::remove_file(self.path().join("indexes").join(&row.token));
@@ -269,7 +280,13 @@ impl Place {
             }
             row.path = bytes_of(&self.root);
             if !self.store.is_read_only() {
-                snapshot::put(&self.store, &row)?;
+                // Only that: somebody may be about to take a snapshot of it.
+                self.store.db().write_soon("write", |tx| {
+                    tx.execute(
+                        "UPDATE worktrees SET path = ?1 WHERE token = ?2",
+                        params![row.path, row.token],
+                    )
+                })?;
             }
         }
         Ok(Worktree { store: self.store.clone(), row, path: self.root.clone() })
@@ -327,6 +344,31 @@ impl Worktree {
             path_from(&row.path)
         };
         Ok(Self { store: self.store.clone(), row, path })
+    }
+
+    /// Does `work` with it as the store knows it now. Where it is dropped meanwhile, or its folder taken away, the error says so, and
+    /// not which file was the first that was not found.
+    fn as_now<T>(&self, work: impl FnOnce(&Self) -> Result<T, Error>) -> Result<T, Error> {
+        let this = self.now()?;
+        work(&this).map_err(|error| {
+            if !matches!(
+                error.kind(),
+                ErrorKind::Io | ErrorKind::WorktreeMissing | ErrorKind::Changed
+            ) {
+                return error;
+            }
+            match this.now().and_then(|now| now.must_be_there()) {
+                Err(gone)
+                    if matches!(
+                        gone.kind(),
+                        ErrorKind::WorktreeNotFound | ErrorKind::WorktreeMissing
+                    ) =>
+                {
+                    gone
+                }
+                _ => error,
+            }
+        })
     }
 
     /// Whether it is there.
@@ -393,10 +435,18 @@ impl Worktree {
     /// # Errors
     /// As for [`Worktree::status`]; [`ErrorKind::SourceNotFound`] for a path that leads out of the worktree.
     pub fn status_of(&self, scope: &Scope, options: &StoreOptions) -> Result<Status, Error> {
-        let started = std::time::Instant::now();
-        let this = self.now()?;
-        let mut judge = scope.at(&this.path)?;
-        let (base, now) = this.compare(options)?;
+        let started = Instant::now();
+        self.as_now(|this| this.status_now(scope, started, options))
+    }
+
+    fn status_now(
+        &self,
+        scope: &Scope,
+        started: Instant,
+        options: &StoreOptions,
+    ) -> Result<Status, Error> {
+        let mut judge = scope.at(&self.path)?;
+        let (base, now) = self.compare(options)?;
         let entries = now.as_ref().unwrap_or(&base).count.into();
         let changes = match &now {
             Some(now) => {
@@ -405,7 +455,7 @@ impl Worktree {
             }
             None => Vec::new(),
         };
-        Ok(Status { snapshot: this.based_on()?, changes, entries, elapsed: started.elapsed() })
+        Ok(Status { snapshot: self.based_on()?, changes, entries, elapsed: started.elapsed() })
     }
 
     fn based_on(&self) -> Result<SnapshotId, Error> {
@@ -447,9 +497,10 @@ impl Worktree {
         if let Some(name) = name {
             snapshot::check_name(name)?;
         }
-        let this = self.now()?;
-        this.must_be_there()?;
-        this.store.record(&this.known()?, message, name, options)
+        self.as_now(|this| {
+            this.must_be_there()?;
+            this.store.record(&this.known()?, message, name, options)
+        })
     }
 }
 

@@ -327,6 +327,43 @@ fn of_two_that_start_one_name_at_once_one_does_and_the_other_is_told_and_leaves_
 }
 
 #[test]
+fn a_worktree_that_is_dropped_while_another_is_at_it_is_gone_and_the_other_is_told() {
+    let scratch = scratch();
+    let project = scratch.path().join("app");
+    many_files(&project, 300, 500, "one");
+    assert_eq!(ends(&project, "init -q").code, Some(0));
+    assert_eq!(ends(&project, "snapshot -q --name one").code, Some(0));
+    many_files(&project, 300, 500, "two");
+    assert_eq!(ends(&project, "snapshot -q --name two").code, Some(0));
+    let root = scratch.path().join("app.worktrees/w");
+    let mut told = 0;
+    for round in 0..2 * ROUNDS {
+        assert_eq!(ends(&project, "start -q --from one w").code, Some(0), "{round}");
+        many_files(&root, 30, 500, "by hand");
+        let other =
+            ["switch --force w two", "reset w", "capture w", "status w", "diff w"][round % 5];
+        let [ran, dropped] = both(&project, [&format!("{other} --json"), "drop -q --force w"]);
+        assert_eq!(dropped.code, Some(0), "{round}, {other}: {dropped:?} {ran:?}");
+        if ran.code == Some(1) {
+            let kind = &ran.json()["error"]["kind"];
+            let gone = kind == "worktree_not_found" || kind == "worktree_missing";
+            assert!(gone && ran.stderr.contains("hint: "), "{round}, {other}: {ran:?}");
+            told += 1;
+        } else {
+            assert!(matches!(ran.code, Some(0 | 3)), "{round}, {other}: {ran:?}");
+        }
+        let listed = ends(&project, "list --json").json();
+        assert_eq!(listed["worktrees"].as_array().unwrap().len(), 0, "{round}, {other}: {ran:?}");
+        assert_eq!(names(root.parent().unwrap()), [""; 0], "{round}, {other}");
+    }
+    println!("{told} of {} were told", 2 * ROUNDS);
+    for words in ["store gc -q --grace 0s", "store verify -q"] {
+        assert_eq!(ends(&project, words).code, Some(0), "{words}");
+    }
+    assert_eq!(names(&project.join(".calve/indexes")).len(), 1);
+}
+
+#[test]
 fn ten_merges_into_one_tree_at_once_leave_every_file_whole_and_every_name_there() {
     const OWN: usize = 30;
     let scratch = scratch();

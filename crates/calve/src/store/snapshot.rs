@@ -14,7 +14,7 @@ use rusqlite::params;
 use rustix::fs::{self, Mode};
 
 use super::blobs::Noted;
-use super::db::{self, WorktreeRow};
+use super::db::WorktreeRow;
 use super::id::{self, SnapshotId};
 use super::index::{Boot, Index};
 use super::manifest::Manifest;
@@ -480,9 +480,21 @@ pub(crate) fn forget(tx: &rusqlite::Transaction<'_>, token: &str) -> rusqlite::R
     tx.execute("DELETE FROM worktrees WHERE token = ?1", [token]).map(drop)
 }
 
-/// A worktree's row as it shall be.
-pub(crate) fn put(store: &Store, row: &WorktreeRow) -> Result<(), Error> {
-    store.db().write_soon("write", |tx| db::put_worktree(tx, row, true).map(drop))
+/// Writes what a worktree is based on, and whether it is between that and another snapshot. `false` where it was dropped meanwhile,
+/// which it stays; where it is, and what it is called, is not touched.
+pub(crate) fn set_standing(store: &Store, row: &WorktreeRow) -> Result<bool, Error> {
+    store.db().write_soon("write", |tx| {
+        tx.execute(
+            "UPDATE worktrees SET snapshot = ?1, state = ?2, target = ?3 WHERE token = ?4",
+            params![
+                row.snapshot.map(|id| *id.as_bytes()),
+                row.state.as_number(),
+                row.target.map(|id| *id.as_bytes()),
+                row.token,
+            ],
+        )
+        .map(|count| count > 0)
+    })
 }
 
 /// Opens a directory for whoever makes something in it.

@@ -75,20 +75,23 @@ impl Worktree {
     /// As for [`Worktree::diff`]; [`ErrorKind::SourceNotFound`](crate::ErrorKind::SourceNotFound) for a path that leads out of
     /// the worktree.
     pub fn diff_of(&self, scope: &Scope, options: &StoreOptions) -> Result<Diff, Error> {
-        let this = self.now()?;
-        let mut judge = scope.at(this.path())?;
-        let (base, now) = this.compare(options)?;
+        self.as_now(|this| this.diff_now(scope, options))
+    }
+
+    fn diff_now(&self, scope: &Scope, options: &StoreOptions) -> Result<Diff, Error> {
+        let mut judge = scope.at(self.path())?;
+        let (base, now) = self.compare(options)?;
         let now = now.as_ref().unwrap_or(&base);
         let deltas = judge.judged(&base, now, compare(&base, now, Counts::Content))?;
         let changes = super::changes(&base, now, &deltas);
         let by_path: HashMap<&Path, &Delta> =
             deltas.iter().map(|delta| (delta.path.as_path(), delta)).collect();
         let mut diff = Diff {
-            snapshot: this.based_on()?,
+            snapshot: self.based_on()?,
             files: Vec::with_capacity(changes.len()),
             sides: Vec::with_capacity(changes.len()),
-            store: this.store().clone(),
-            root: this.path().to_owned(),
+            store: self.store().clone(),
+            root: self.path().to_owned(),
         };
         let sized = |entry: Option<&Entry>| match entry.map(|entry| &entry.kind) {
             Some(Kind::File { size, .. }) => *size,
@@ -108,7 +111,7 @@ impl Worktree {
             });
             diff.sides.push((old, new));
         }
-        let mut reader = Reader::new(this.store(), this.path())?;
+        let mut reader = Reader::new(self.store(), self.path())?;
         diff.pair_renames(&mut reader)?;
         for at in 0..diff.files.len() {
             diff.files[at].lines = diff.count_lines(at, &mut reader)?;

@@ -101,9 +101,7 @@ impl Worktree {
         options: &StoreOptions,
     ) -> Result<SwitchReport, Error> {
         let what = if force { Changes::MoveAside } else { Changes::Respect };
-        let this = self.now()?;
-        let _alone = this.alone()?;
-        this.now()?.transit(to, what, None, options)
+        self.alone(|this| this.transit(to, what, None, options))
     }
 
     /// Makes it what its snapshot is. Everything that was changed, added or deleted by hand can be brought back by
@@ -112,14 +110,18 @@ impl Worktree {
     /// # Errors
     /// As for [`Worktree::switch`].
     pub fn reset(&self, options: &StoreOptions) -> Result<SwitchReport, Error> {
-        let this = self.now()?;
-        let _alone = this.alone()?;
-        let this = this.now()?;
-        this.transit(this.based_on()?, Changes::Reset, None, options)
+        self.alone(|this| this.transit(this.based_on()?, Changes::Reset, None, options))
     }
 
-    /// Keeps others from switching it at the same time.
-    fn alone(&self) -> Result<locks::Guard, Error> {
+    /// Does `work` with it as it is now, and keeps others from switching it at the same time.
+    fn alone<T>(&self, work: impl FnOnce(&Self) -> Result<T, Error>) -> Result<T, Error> {
+        self.as_now(|this| {
+            let _alone = this.lock()?;
+            work(&this.now()?)
+        })
+    }
+
+    fn lock(&self) -> Result<locks::Guard, Error> {
         self.store.must_be_writable("switch a worktree of")?;
         self.must_keep_to_itself()?;
         let alone = locks::alone(self.store.path(), &self.row.token)?.ok_or_else(|| {
@@ -198,7 +200,7 @@ impl Worktree {
             // Before the row is marked: from then on what was changed by hand cannot be told from what is half done.
             self.note_undo(&root, &trees, &moves, from, interrupted.is_some())?;
         }
-        snapshot::put(&self.store, &row)?;
+        self.set_standing(&row)?;
         if moves_aside {
             report.kept = self.move_aside(&root, &trees, &moves)?;
         }
@@ -212,10 +214,16 @@ impl Worktree {
             snapshot: Some(to),
             ..self.row.clone()
         };
-        snapshot::put(&self.store, &row)?;
+        self.set_standing(&row)?;
         removed.context("remove what was staged, now that all is done, in", || &self.path)?;
         report.elapsed = started.elapsed();
         Ok(report)
+    }
+
+    /// Fails where it was dropped meanwhile.
+    fn set_standing(&self, row: &WorktreeRow) -> Result<(), Error> {
+        let known = snapshot::set_standing(&self.store, row)?;
+        if known { Ok(()) } else { Err(super::no_worktree(self.name())) }
     }
 
     /// Makes every file that is to be put, in a stage inside the worktree.

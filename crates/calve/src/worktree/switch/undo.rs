@@ -32,22 +32,23 @@ impl Worktree {
     /// [`ErrorKind::Changed`] where it was changed by hand since, as for [`Worktree::switch`];
     /// [`ErrorKind::SnapshotNotFound`] where there is nothing to take back.
     pub fn undo(&self, options: &StoreOptions) -> Result<SwitchReport, Error> {
-        let this = self.now()?;
-        let _alone = this.alone()?;
-        let this = this.now()?;
-        this.must_be_there()?;
-        let Some(record) = this.record()? else {
+        self.alone(|this| this.undo_alone(options))
+    }
+
+    fn undo_alone(&self, options: &StoreOptions) -> Result<SwitchReport, Error> {
+        self.must_be_there()?;
+        let Some(record) = self.record()? else {
             let cause = io::Error::new(io::ErrorKind::NotFound, "there is nothing to take back");
-            return Err(Error::new(ErrorKind::SnapshotNotFound, "undo", &this.path, cause));
+            return Err(Error::new(ErrorKind::SnapshotNotFound, "undo", &self.path, cause));
         };
-        let files = this.aside_files()?;
+        let files = self.aside_files()?;
         let aside = match &files {
-            Some(files) => list(files).context("read", || this.undo_path())?,
+            Some(files) => list(files).context("read", || self.undo_path())?,
             None => Aside::default(),
         };
         let (respect, noted) = (Changes::Respect, Some((&record, &aside)));
-        let mut report = this.transit(record.from, respect, noted, options)?;
-        let root = open_dir(&this.path)?;
+        let mut report = self.transit(record.from, respect, noted, options)?;
+        let root = open_dir(&self.path)?;
         let back = || -> io::Result<Vec<PathBuf>> {
             let mut back = Vec::new();
             if let Some(files) = &files {
@@ -66,8 +67,8 @@ impl Worktree {
             }
             Ok(back)
         };
-        report.kept = back().context("bring back what was moved aside in", || &this.path)?;
-        this.discard_undo()?;
+        report.kept = back().context("bring back what was moved aside in", || &self.path)?;
+        self.discard_undo()?;
         Ok(report)
     }
 
