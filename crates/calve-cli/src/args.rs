@@ -212,7 +212,8 @@ pub(crate) enum Verb {
 
     /// Print where a worktree is
     #[cfg(unix)]
-    #[command(after_help = shells::PATH_EXAMPLES)]
+    #[command(after_help = shells::PATH_EXAMPLES,
+        override_usage = "calve path [OPTIONS] [WORKTREE]\n       calve path [OPTIONS] --project")]
     Path(PathArgs),
 
     /// Go to a worktree, or to the project (needs 'calve shell-init')
@@ -356,6 +357,14 @@ pub(crate) fn usage_error(verb: &str, message: &str) -> clap::Error {
         Some(command) => command.error(ErrorKind::ArgumentConflict, message),
         None => command.error(ErrorKind::ArgumentConflict, message),
     }
+}
+
+/// How a command is used.
+#[cfg(unix)]
+pub(crate) fn usage(verb: &str) -> Option<clap::builder::StyledStr> {
+    let mut command = Cli::command();
+    command.build();
+    command.find_subcommand_mut(verb).map(clap::Command::render_usage)
 }
 
 /// What must be known of the command line even where it could not be parsed: whether an error is to be

@@ -64,7 +64,7 @@ impl<'a> Verdict<'a> {
         let failure = |error: io::Error| {
             let mut paths = vec![source.to_owned()];
             paths.extend((destination != source).then(|| destination.to_owned()));
-            Failure::io("probe", paths, &error)
+            Failure { joint: "to", ..Failure::io("probe", paths, &error) }
         };
         // Only a destination may be still to come.
         std::fs::metadata(source).map_err(failure)?;

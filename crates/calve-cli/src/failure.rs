@@ -1,5 +1,6 @@
 //! Why the command could not do what it was asked, and the way out.
 
+use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -15,12 +16,14 @@ pub(crate) mod stored;
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) operation: Box<str>,
-    pub(crate) paths: Vec<PathBuf>,
+    pub(crate) paths: Box<[PathBuf]>,
+    /// The word between them.
+    pub(crate) joint: &'static str,
     /// What is in the way, where there may be much of it.
     pub(crate) details: Box<[PathBuf]>,
     /// The name that the JSON output uses.
     pub(crate) kind: &'static str,
-    pub(crate) cause: String,
+    pub(crate) cause: Box<str>,
     pub(crate) hint: Option<String>,
 }
 
@@ -38,10 +41,11 @@ impl Failure {
     pub(crate) fn output(error: &io::Error) -> Self {
         Self {
             operation: "write standard output".into(),
-            paths: Vec::new(),
+            paths: Box::default(),
+            joint: "and",
             details: Box::default(),
             kind: if error.kind() == io::ErrorKind::BrokenPipe { BROKEN_PIPE } else { OUTPUT },
-            cause: cause(error),
+            cause: cause(error).into(),
             hint: None,
         }
     }
@@ -66,10 +70,11 @@ impl Failure {
     pub(crate) fn cancelled(operation: &str, paths: Vec<PathBuf>) -> Self {
         Self {
             operation: operation.into(),
-            paths,
+            paths: paths.into(),
+            joint: "and",
             details: Box::default(),
             kind: CANCELLED,
-            cause: "cancelled".to_owned(),
+            cause: "cancelled".into(),
             hint: None,
         }
     }
@@ -85,11 +90,34 @@ impl Failure {
         Self {
             operation: operation.into(),
             kind: kind_name(kind),
-            cause: cause(error),
+            cause: cause(error).into(),
             hint: paths.first().and_then(|path| hint(kind, path, error)),
-            paths,
+            paths: paths.into(),
+            joint: "and",
             details: Box::default(),
         }
+    }
+
+    /// The same, of something that was to be made or changed.
+    pub(crate) fn writing(operation: &str, path: &Path, error: &io::Error) -> Self {
+        let failure = Self::io(operation, vec![path.to_owned()], error);
+        match error.kind() {
+            io::ErrorKind::NotFound => {
+                let (folder, _) = as_far_as_there(path);
+                let hint = format!("nothing can be made in {}", shell_word(folder));
+                Self { kind: kind_name(ErrorKind::Io), hint: Some(hint), ..failure }
+            }
+            _ => failure,
+        }
+    }
+
+    /// The same, and what else whoever reads it should know, before the way out.
+    pub(crate) fn remarked(self, remark: &str) -> Self {
+        let hint = match self.hint {
+            Some(hint) => format!("{remark}; {hint}"),
+            None => remark.to_owned(),
+        };
+        Self { hint: Some(hint), ..self }
     }
 
     /// How the command ends with it.
@@ -101,8 +129,8 @@ impl Failure {
     pub(crate) fn message(&self) -> String {
         let mut message = self.operation.to_string();
         for (index, path) in self.paths.iter().enumerate() {
-            message.push_str(if index == 0 { " " } else { " and " });
-            message.push_str(&shown(path));
+            let joint = if index == 0 { String::new() } else { format!(" {}", self.joint) };
+            message.push_str(&format!("{joint} {}", shown(path)));
         }
         format!("{message}: {}", harmless(&self.cause))
     }
@@ -143,10 +171,11 @@ fn told(error: &calve::Error, hint: Option<String>) -> Failure {
     }
     Failure {
         operation: error.operation().into(),
-        paths,
+        paths: paths.into(),
+        joint: error.joint(),
         details: error.details().into(),
         kind: kind_name(error.kind()),
-        cause: cause(error.io_error()),
+        cause: cause(error.io_error()).into(),
         hint,
     }
 }
@@ -190,11 +219,8 @@ fn hint(kind: ErrorKind, path: &Path, error: &io::Error) -> Option<String> {
         _ => Path::new("."),
     };
     let hint = match kind {
-        ErrorKind::SourceNotFound => {
-            "the source comes first, then its destinations; -C DIR sets where \
-             relative paths start"
-                .to_owned()
-        }
+        ErrorKind::SourceNotFound => not_there(path),
+        ErrorKind::Io if error.kind() == io::ErrorKind::NotFound => not_there(path),
         ErrorKind::SourceNotADirectory => {
             "calve clones directory trees; for one file: cp --reflink=auto SRC DST".to_owned()
         }
@@ -230,6 +256,38 @@ fn hint(kind: ErrorKind, path: &Path, error: &io::Error) -> Option<String> {
     Some(hint)
 }
 
+/// The nearest folder above `path` that is there, and what should be in it.
+fn as_far_as_there(path: &Path) -> (&Path, Option<&OsStr>) {
+    let current = Path::new(".");
+    let mut below = path;
+    for above in path.ancestors().skip(1) {
+        let above = if above == Path::new("") { current } else { above };
+        if above.is_dir() {
+            return (above, below.file_name());
+        }
+        below = above;
+    }
+    (current, None)
+}
+
+/// Where the way to `path` ends.
+fn not_there(path: &Path) -> String {
+    let (folder, name) = as_far_as_there(path);
+    let start = match path.is_relative() {
+        true => "; -C DIR says where relative paths start",
+        false => "",
+    };
+    let name = name.map(Path::new).unwrap_or(path);
+    if folder.join(name).is_symlink() {
+        return format!("{} is a link to what is not there", shell_word(&folder.join(name)));
+    }
+    let folder = match folder == Path::new(".") {
+        true => "the current folder".to_owned(),
+        false => shell_word(folder),
+    };
+    format!("there is no {} in {folder}{start}", shell_word(name))
+}
+
 fn io_hint(error: &io::Error) -> Option<&'static str> {
     match error.kind() {
         io::ErrorKind::ReadOnlyFilesystem => Some("that filesystem is mounted read-only"),
@@ -260,7 +318,7 @@ mod tests {
     fn every_kind_but_plain_io_has_a_way_out() {
         let other = io::Error::other("cause");
         for (kind, expected) in [
-            (ErrorKind::SourceNotFound, Some("-C DIR")),
+            (ErrorKind::SourceNotFound, Some("there is no 'a b' in /")),
             (ErrorKind::SourceNotADirectory, Some("cp --reflink")),
             (ErrorKind::DestinationExists, Some("--existing merge")),
             (ErrorKind::ParentNotFound, Some("mkdir -p '/a b/c'")),
@@ -276,6 +334,29 @@ mod tests {
                 Some(part) => assert!(got.is_some_and(|got| got.contains(part)), "{part}"),
                 None => assert_eq!(got, None),
             }
+        }
+    }
+
+    #[test]
+    fn what_is_not_there_is_told_by_where_the_way_to_it_ends() {
+        let root = tempfile::tempdir().unwrap();
+        let at = root.path().to_str().unwrap();
+        #[cfg(unix)]
+        std::os::unix::fs::symlink("nowhere", root.path().join("link")).unwrap();
+        for (path, expected) in [
+            (format!("{at}/none"), format!("there is no none in {at}")),
+            (format!("{at}/none/below/it"), format!("there is no none in {at}")),
+            (
+                "none/below".to_owned(),
+                "there is no none in the current folder; -C DIR says where relative paths start"
+                    .to_owned(),
+            ),
+            #[cfg(unix)]
+            (format!("{at}/link"), format!("{at}/link is a link to what is not there")),
+            #[cfg(unix)]
+            (format!("{at}/link/below"), format!("{at}/link is a link to what is not there")),
+        ] {
+            assert_eq!(not_there(Path::new(&path)), expected);
         }
     }
 

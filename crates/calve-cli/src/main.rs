@@ -1,7 +1,7 @@
 //! The calve command: isolated copies of directory trees through the filesystem's reflinks.
 //!
 //! Thin: the work is the `calve` library's; here are the command line ([`args`]), what its words mean ([`session`]),
-//! the two output streams ([`output`], [`table`], [`progress`]), the words ([`text`], [`summary`], [`failure`], [`filesystems`]) and the exit codes ([`exit`]).
+//! the two output streams ([`output`], [`table`], [`progress`]), the words ([`text`], [`summary`], [`failure`], [`tips`], [`filesystems`]) and the exit codes ([`exit`]).
 
 mod args;
 #[cfg(unix)]
@@ -30,6 +30,8 @@ mod system;
 mod table;
 mod text;
 #[cfg(unix)]
+mod tips;
+#[cfg(unix)]
 mod trash;
 #[cfg(unix)]
 mod worktrees;
@@ -53,7 +55,7 @@ fn main() -> ExitCode {
     }
     match Cli::try_parse_from(&args).and_then(run) {
         Ok(exit) => exit,
-        Err(error) => not_run(&error, &args),
+        Err(error) => not_run(error, &args),
     }
     .into()
 }
@@ -120,7 +122,7 @@ fn run(cli: Cli) -> Result<Exit, clap::Error> {
         Verb::ShellInit { shell } => shells::init(*shell, output),
         Verb::Completions { shell } => shells::completions(*shell, output),
         Verb::Man { dir: Some(dir), .. } => manual::write(&common.resolve(dir), output),
-        Verb::Man { command, dir: None } => manual::print(&manual::find(command)?, output),
+        Verb::Man { command, dir: None } => manual::print(manual::find(command)?, output),
     };
     Ok(done.unwrap_or_else(|failure| {
         output.failure(&failure);
@@ -129,9 +131,14 @@ fn run(cli: Cli) -> Result<Exit, clap::Error> {
 }
 
 /// Help and version, which clap gives as errors, and what it did not understand.
-fn not_run(error: &clap::Error, args: &[OsString]) -> Exit {
+#[cfg_attr(not(unix), expect(unused_mut, reason = "the tips are of verbs that are Unix's"))]
+fn not_run(mut error: clap::Error, args: &[OsString]) -> Exit {
     let (json, color) = args::json_and_color(args);
     let output = Output { json, quiet: false, verbose: false, color };
+    #[cfg(unix)]
+    let tip = tips::put(&mut error);
+    #[cfg(not(unix))]
+    let tip: Option<&str> = None;
     let styled = error.render().ansi().to_string();
     if !error.use_stderr() {
         return match output.styled_results(&styled) {
@@ -153,11 +160,12 @@ fn not_run(error: &clap::Error, args: &[OsString]) -> Exit {
     }
     output.failure_document(&Failure {
         operation: "parse the command line".into(),
-        paths: Vec::new(),
+        paths: Box::default(),
+        joint: "and",
         details: Box::default(),
         kind: USAGE,
-        cause: first_paragraph(&plain),
-        hint: Some("calve --help".to_owned()),
+        cause: first_paragraph(&plain).into(),
+        hint: Some(tip.unwrap_or("calve --help").to_owned()),
     });
     Exit::Usage
 }

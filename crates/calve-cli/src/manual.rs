@@ -13,20 +13,20 @@ use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output::Output;
 
-/// The command that these words name.
-pub(crate) fn find(words: &[String]) -> Result<Command, clap::Error> {
+/// The page of the command that these words name.
+pub(crate) fn find(words: &[String]) -> Result<io::Result<Vec<u8>>, clap::Error> {
     let top = built();
     let mut of = &top;
     for word in words {
         let named = of.get_subcommands().find(|it| it.get_name() == word && !it.is_hide_set());
         of = named.ok_or_else(|| usage_error("man", &format!("there is no command '{word}'")))?;
     }
-    Ok(of.clone())
+    Ok(page(of, &top))
 }
 
-/// Prints the page of a command.
-pub(crate) fn print(of: &Command, output: Output) -> Result<Exit, Failure> {
-    let page = page(of, &built()).map_err(|error| Failure::output(&error))?;
+/// Prints a page.
+pub(crate) fn print(page: io::Result<Vec<u8>>, output: Output) -> Result<Exit, Failure> {
+    let page = page.map_err(|error| Failure::output(&error))?;
     output.results(&page).map(|()| Exit::Done)
 }
 
@@ -39,9 +39,8 @@ fn built() -> Command {
 /// Writes all pages into a folder, and prints their paths.
 pub(crate) fn write(folder: &Path, output: Output) -> Result<Exit, Failure> {
     let command = built();
-    let failed = |path: &Path, error: io::Error| {
-        Failure::io("write manual page", vec![path.to_owned()], &error)
-    };
+    let failed =
+        |path: &Path, error: io::Error| Failure::writing("write manual page", path, &error);
     fs::create_dir_all(folder).map_err(|error| failed(folder, error))?;
     let mut paths = Vec::new();
     for of in all(&command) {

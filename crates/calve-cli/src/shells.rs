@@ -147,11 +147,12 @@ pub(crate) fn cd(args: &CdArgs) -> Failure {
     Failure {
         operation: "cd".into(),
         paths: args.worktree.iter().cloned().collect(),
+        joint: "and",
         details: Box::default(),
         kind: "needs_shell",
         cause:
             "a command cannot change the folder of its shell; a function of 'calve shell-init' can"
-                .to_owned(),
+                .into(),
         hint: Some(format!("{line}; or, here and now: cd \"$(calve path {path})\"")),
     }
 }

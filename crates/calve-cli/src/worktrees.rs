@@ -1,6 +1,7 @@
 //! `calve start`, `list`, `status`, `drop`, `restore`.
 
-use std::path::PathBuf;
+use std::cmp::Reverse;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use calve::{
@@ -48,8 +49,9 @@ pub(crate) fn start(
     if let Some(at) = &args.at {
         options = options.at(session.common.resolve(at));
     }
-    let report =
-        session.work(total, |common| store.start(names, &options, common)).map_err(failed)?;
+    let report = session
+        .work(total, |common| store.start(names, &options, common))
+        .map_err(|error| start_failure(&error))?;
 
     let output = session.output;
     let mut exit = Exit::Done;
@@ -79,6 +81,22 @@ pub(crate) fn start(
     let what = if trees.len() == 1 { "the worktree" } else { "the worktrees" };
     told.map_err(|failure| failure.but_stands(what, &trees))?;
     Ok(exit)
+}
+
+fn start_failure(error: &calve::Error) -> Failure {
+    let failure = store_failure(error);
+    let path = error.path();
+    match (error.kind(), path.parent(), path.file_name()) {
+        // A path, where a name should be.
+        (ErrorKind::InvalidName, Some(folder), Some(name)) if folder != Path::new("") => {
+            let (folder, name) = (shell_word(folder), shell_word(Path::new(name)));
+            let hint = format!(
+                "NAME is no path; in a folder of your choice: 'calve start --at {folder} {name}'"
+            );
+            Failure { hint: Some(hint), ..failure }
+        }
+        _ => failure,
+    }
 }
 
 /// Findings and the summary of trees that were made from the store.
@@ -276,6 +294,68 @@ pub(crate) fn status(args: &StatusArgs, session: Session<'_>) -> Result<Exit, Fa
 }
 
 pub(crate) fn drop(args: &DropArgs, session: Session<'_>) -> Result<Exit, Failure> {
+    let current = std::env::current_dir();
+    // Of several, none goes where one cannot.
+    let worktrees = droppable(args, session).map_err(|failure| match args.worktrees.len() {
+        1 => failure,
+        _ => failure.remarked("nothing was dropped"),
+    })?;
+    let mut documents = Vec::new();
+    let mut remains = Vec::new();
+    let mut stores: Vec<calve::Store> = Vec::new();
+    let mut failure = None;
+    let mut names: Vec<String> =
+        worktrees.iter().map(|worktree| worktree.name().to_owned()).collect();
+    let mut stood_in = None;
+    for worktree in worktrees {
+        let document = DroppedDocument {
+            name: worktree.name().to_owned(),
+            path: PathFields::new(worktree.path()),
+        };
+        let (again, store) = (worktree.clone(), worktree.store().clone());
+        let in_trash = trash::is_beside(worktree.path(), &store);
+        match session.work(Total::Unknown, |options| worktree.drop(args.force, options)) {
+            Ok(dropped) => remains.push(trash::Remains { dropped, in_trash }),
+            Err(error) => {
+                failure = Some(worktree_failure(&error, &again));
+                break;
+            }
+        }
+        if current.as_ref().is_ok_and(|current| current.starts_with(again.path())) {
+            stood_in = store.project().ok();
+        }
+        documents.push(document);
+        if stores.iter().all(|other| other.path() != store.path()) {
+            stores.push(store);
+        }
+    }
+    trash::empty_behind(&stores, remains, session.output);
+    let left = names.split_off(documents.len());
+    let listed = |names: &[String]| harmless(&names.join(", ")).into_owned();
+    let output = session.output;
+    if let Some(failure) = failure {
+        return Err(match (names.as_slice(), left.as_slice()) {
+            ([], [_]) => failure,
+            ([], _) => failure.remarked("nothing was dropped"),
+            (dropped, left) => {
+                let (dropped, left) = (listed(dropped), listed(left));
+                failure.remarked(&format!("dropped by then: {dropped}; not dropped: {left}"))
+            }
+        });
+    }
+    output.summary(format_args!("dropped {}", listed(&names)));
+    if let Some(project) = stood_in {
+        output
+            .summary(format_args!("the current folder went with it: cd {}", shell_word(&project)));
+    }
+    if output.json {
+        output.document(&DropDocument { dropped: documents })?;
+    }
+    Ok(Exit::Done)
+}
+
+/// What is to be dropped, each once, where all of it can be; those inside of others come before them.
+fn droppable(args: &DropArgs, session: Session<'_>) -> Result<Vec<Worktree>, Failure> {
     let mut worktrees: Vec<Worktree> = Vec::new();
     for word in &args.worktrees {
         let worktree = session.worktree(Some(word))?;
@@ -293,56 +373,50 @@ pub(crate) fn drop(args: &DropArgs, session: Session<'_>) -> Result<Exit, Failur
             worktrees.push(worktree);
         }
     }
-    // Of several, none goes where one cannot.
-    if !args.force && worktrees.len() > 1 {
-        for worktree in &worktrees {
-            let standing =
-                worktree.standing().map_err(|error| worktree_failure(&error, worktree))?;
-            if standing == Standing::Missing {
-                continue;
-            }
-            let status = session
-                .work(Total::Unknown, |options| worktree.status(options))
-                .map_err(|error| worktree_failure(&error, worktree))?;
-            if !status.changes.is_empty() {
-                return Err(changed(worktree, status));
-            }
+    if worktrees.len() == 1 {
+        // It says by itself why it stays.
+        return Ok(worktrees);
+    }
+    worktrees.sort_by_key(|worktree| Reverse(worktree.path().components().count()));
+    for worktree in &worktrees {
+        let standing = worktree.standing().map_err(|error| worktree_failure(&error, worktree))?;
+        if standing == Standing::Missing {
+            continue;
+        }
+        let others = worktree.store().worktrees().map_err(|error| store_failure(&error))?;
+        let inside: Vec<PathBuf> = others
+            .iter()
+            .filter(|other| other.path().starts_with(worktree.path()))
+            .filter(|other| worktrees.iter().all(|known| known.path() != other.path()))
+            .map(|other| other.path().to_owned())
+            .collect();
+        if !inside.is_empty() {
+            return Err(holding(worktree, inside));
+        }
+        if args.force {
+            continue;
+        }
+        let status = session
+            .work(Total::Unknown, |options| worktree.status(options))
+            .map_err(|error| worktree_failure(&error, worktree))?;
+        if !status.changes.is_empty() {
+            return Err(changed(worktree, status));
         }
     }
-    let mut documents = Vec::new();
-    let mut remains = Vec::new();
-    let mut stores: Vec<calve::Store> = Vec::new();
-    let mut failure = None;
-    for worktree in worktrees {
-        let document = DroppedDocument {
-            name: worktree.name().to_owned(),
-            path: PathFields::new(worktree.path()),
-        };
-        let (again, store) = (worktree.clone(), worktree.store().clone());
-        let in_trash = trash::is_beside(worktree.path(), &store);
-        match session.work(Total::Unknown, |options| worktree.drop(args.force, options)) {
-            Ok(dropped) => remains.push(trash::Remains { dropped, in_trash }),
-            Err(error) => {
-                failure = Some(worktree_failure(&error, &again));
-                break;
-            }
-        }
-        documents.push(document);
-        if stores.iter().all(|other| other.path() != store.path()) {
-            stores.push(store);
-        }
+    Ok(worktrees)
+}
+
+fn holding(worktree: &Worktree, inside: Vec<PathBuf>) -> Failure {
+    Failure {
+        details: inside.into(),
+        ..own(
+            "drop worktree",
+            worktree.path(),
+            ErrorKind::Overlap,
+            "other worktrees are inside of it",
+            "drop those inside of it, too, or first: 'calve list' tells where each is",
+        )
     }
-    trash::empty_behind(&stores, remains, session.output);
-    if let Some(failure) = failure {
-        return Err(failure);
-    }
-    let names: Vec<&str> = documents.iter().map(|document| document.name.as_str()).collect();
-    let output = session.output;
-    output.summary(format_args!("dropped {}", harmless(&names.join(", "))));
-    if output.json {
-        output.document(&DropDocument { dropped: documents })?;
-    }
-    Ok(Exit::Done)
 }
 
 fn changed(worktree: &Worktree, status: Status) -> Failure {

@@ -158,6 +158,17 @@ impl Error {
         self.0.other.as_deref()
     }
 
+    /// The word between its two paths in a message: `clone A to B`, `merge A and B`.
+    #[must_use]
+    pub fn joint(&self) -> &'static str {
+        match self.0.operation {
+            "clone" | "reflink" | "copy" | "link" | "merge file" | "merge directory" => "to",
+            "start worktree" => "at",
+            "compare" => "in",
+            _ => "and",
+        }
+    }
+
     /// All the paths that are in the way, where there may be many: those that were changed by hand.
     #[must_use]
     pub fn details(&self) -> &[PathBuf] {
@@ -184,7 +195,7 @@ impl fmt::Display for Error {
         let Inner { operation, path, other, source, .. } = &*self.0;
         write!(f, "{operation} {}", shown(path))?;
         if let Some(other) = other {
-            write!(f, " and {}", shown(other))?;
+            write!(f, " {} {}", self.joint(), shown(other))?;
         }
         write!(f, ": {source}")
     }
@@ -246,8 +257,9 @@ mod tests {
             (Error::io("open", "/a b", cause()), "open /a b: cause"),
             (
                 Error::io("clone", "/a", cause()).with_other("/b\u{1b}[2J"),
-                r#"clone /a and "/b\u{1b}[2J": cause"#,
+                r#"clone /a to "/b\u{1b}[2J": cause"#,
             ),
+            (Error::io("merge", "/a", cause()).with_other("/A"), "merge /a and /A: cause"),
             (Error::io("open", "a\nb", cause()), r#"open "a\nb": cause"#),
         ] {
             assert_eq!(error.to_string(), expected);

@@ -47,10 +47,11 @@ pub(crate) fn own(
 ) -> Failure {
     Failure {
         operation: operation.into(),
-        paths: vec![PathBuf::from(path)],
+        paths: [PathBuf::from(path)].into(),
+        joint: "and",
         details: Box::default(),
         kind: kind_name(kind),
-        cause: cause.to_owned(),
+        cause: cause.into(),
         hint: Some(hint.into()),
     }
 }

@@ -30,7 +30,7 @@ fn each_refusal_has_its_kind_and_a_way_out_and_changes_nothing() {
         ("drop none", "worktree_not_found", "none", "'calve list'"),
         ("restore none", "worktree_not_found", "none", "'calve list'"),
         ("status dir", "worktree_not_found", "not its root", "its root is"),
-        ("start w", "worktree_exists", "w and ", "'calve drop w'"),
+        ("start w", "worktree_exists", "w at ", "'calve drop w'"),
         ("start occupied", "destination_exists", "occupied", "--at"),
         ("status gone", "worktree_missing", "gone", "'calve restore gone'"),
         ("diff gone", "worktree_missing", "gone", "'calve drop --force gone'"),
@@ -41,7 +41,9 @@ fn each_refusal_has_its_kind_and_a_way_out_and_changes_nothing() {
         ("drop w gone", "changed", "w", "'calve drop --force w'"),
         ("drop .", "invalid_name", "the project itself", ".calve"),
         ("restore .", "invalid_name", "the project itself", "'calve reset'"),
-        ("start a/b", "invalid_name", "a/b", "no slash"),
+        ("start a/b", "invalid_name", "a/b: it has a slash", "'calve start --at a b'"),
+        ("start ../b", "invalid_name", "../b: it has a slash", "'calve start --at .. b'"),
+        ("start ..", "invalid_name", "starts with", "no slash"),
         ("start x x", "invalid_name", "x", "given once"),
         ("name first a/b", "invalid_name", "a/b", "no slash"),
         ("snapshot --name a/b", "invalid_name", "a/b", "no slash"),
@@ -95,6 +97,31 @@ fn many_details_are_cut_and_counted_unless_all_are_asked_for() {
     assert!(all.contains("\n  new-14\nhint: "), "{all}");
 }
 
+/// Words of git, of other tools, or of `calve store`: clap by itself knew but what looks alike.
+#[test]
+fn a_word_that_calve_does_not_have_is_told_what_does_that() {
+    let (_scratch, project) = with_project();
+    for (words, tip) in [
+        ("gc", "'calve store gc'"),
+        ("stats", "'calve store stats'"),
+        ("pack --all", "'calve store pack'"),
+        ("help verify", "'calve store verify'"),
+        ("rm w", "'calve drop NAME'"),
+        ("undo", "'calve switch --undo'"),
+        ("store prune", "'calve store gc'"),
+        ("reset --force w", "'calve switch --undo'"),
+    ] {
+        let run = calve(&project, words);
+        assert_eq!((run.code, run.stdout.as_str()), (Some(2), ""), "{words}: {run:?}");
+        let tips: Vec<&str> = run.stderr.lines().filter(|line| line.contains("tip:")).collect();
+        assert!(matches!(tips[..], [line] if line.contains(tip)), "{words}: {run:?}");
+        let json = calve(&project, &format!("--json {words}")).json();
+        assert!(json["error"]["hint"].as_str().unwrap().contains(tip), "{words}: {json}");
+    }
+    // What merely looks alike is still told where there is nothing better.
+    assert!(calve(&project, "lst").stderr.contains("tip: a similar subcommand exists: 'list'"));
+}
+
 #[test]
 fn words_that_say_nothing_are_usage_errors() {
     let (_scratch, project) = with_project();
@@ -116,7 +143,11 @@ fn words_that_say_nothing_are_usage_errors() {
         ("log -n x", "invalid"),
         ("store", "Usage: calve store"),
         ("store gc --grace 1w", "not a time"),
-        ("store prune", "unrecognized"),
+        ("store nonsense", "unrecognized"),
+        (
+            "path --project w",
+            "Usage: calve path [OPTIONS] [WORKTREE]\n       calve path [OPTIONS] --project\n",
+        ),
     ] {
         let run = calve(&project, words);
         assert_eq!((run.code, run.stdout.as_str()), (Some(2), ""), "{words}: {run:?}");

@@ -249,12 +249,41 @@ fn of_several_none_is_dropped_where_one_was_changed() {
         let run = calve(&project, words);
         assert_eq!((run.code, run.stdout.as_str()), (Some(1), ""), "{words}: {run:?}");
         assert_eq!(done(&project, "list").lines().count(), 3, "{words}");
+        let says_so = run.stderr.contains("\nhint: nothing was dropped; ");
+        assert_eq!(says_so, words.split(' ').count() > 2, "{words}: {run:?}");
     }
     assert_eq!(
         calve(&project, "drop --force one two three three").stderr,
         "dropped one, two, three\n"
     );
     assert_eq!(done(&project, "list"), "");
+    until_deleted(&project.join(".calve"));
+}
+
+#[test]
+fn worktrees_inside_of_others_are_dropped_before_them_and_hold_up_those_that_go_without() {
+    let (_scratch, project) = with_project();
+    done(&project, "start outer other");
+    done(&project, "start --at ../p.worktrees/outer/dir inner");
+    for words in ["drop outer", "drop other outer", "drop --force other outer"] {
+        let run = calve(&project, &format!("{words} --json"));
+        assert_eq!((run.code, &run.json()["error"]["kind"]), (Some(1), &json!("overlap")));
+        assert_eq!(run.json()["error"]["details"].as_array().unwrap().len(), 1, "{run:?}");
+        assert_eq!(done(&project, "list").lines().count(), 3, "{words}");
+    }
+    assert_eq!(calve(&project, "drop outer other inner").stderr, "dropped inner, outer, other\n");
+    until_deleted(&project.join(".calve"));
+}
+
+#[test]
+fn whoever_stands_in_what_is_dropped_is_told_where_to_go() {
+    let (_scratch, project) = with_project();
+    done(&project, "start one two");
+    let root = worktrees_of(&project).join("one");
+    let told = calve(&root.join("dir"), "drop two one");
+    let expected =
+        format!("dropped two, one\nthe current folder went with it: cd {}\n", project.display());
+    assert_eq!((told.code, told.stderr), (Some(0), expected));
     until_deleted(&project.join(".calve"));
 }
 

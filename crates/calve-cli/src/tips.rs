@@ -1,0 +1,133 @@
+//! Words that calve does not have and people try all the same, since git or another tool has them, or since they belong to
+//! `calve store`: which of its own is meant.
+
+use clap::builder::StyledStr;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+
+use crate::args;
+
+/// Commands, and what does that.
+const COMMANDS: [(&[&str], &str); 15] = [
+    (&["gc", "prune", "clean", "cleanup"], "'calve store gc' removes what nothing needs any more"),
+    (&["stats", "du", "df", "info"], "'calve store stats' tells what the store holds"),
+    (&["pack", "compress"], "'calve store pack' compresses what is cold"),
+    (&["verify", "check", "fsck"], "'calve store verify' names what is damaged"),
+    (&["repair"], "'calve store verify --repair' mends what is damaged"),
+    (&["warm", "unpack"], "'calve store warm' unpacks ahead what worktrees are made from"),
+    (&["remove", "rm", "delete", "del"], "'calve drop NAME' does away with a worktree"),
+    (&["undo", "revert"], "'calve switch --undo' takes a reset, or a forced switch, back"),
+    (&["new", "create", "add", "worktree"], "'calve start NAME' makes a worktree"),
+    (&["ls", "worktrees"], "'calve list' lists the worktrees"),
+    (&["checkout"], "'calve switch [WORKTREE] SNAPSHOT' makes a worktree another snapshot's"),
+    (&["commit", "save"], "'calve capture [WORKTREE]' takes a snapshot of a worktree"),
+    (&["tag", "branch"], "'calve name SNAPSHOT NAME' gives a snapshot a name"),
+    (&["snapshots", "history"], "'calve log' lists the snapshots"),
+    (&["copy", "cp"], "'calve clone SRC DST' clones a tree"),
+];
+
+/// The same, after `calve store`.
+const OF_STORE: [(&[&str], &str); 5] = [
+    (&["prune", "clean", "cleanup"], "'calve store gc' removes what nothing needs any more"),
+    (&["du", "df", "info", "size", "list"], "'calve store stats' tells what the store holds"),
+    (&["check", "fsck"], "'calve store verify' names what is damaged"),
+    (&["repair"], "'calve store verify --repair' mends what is damaged"),
+    (&["unpack"], "'calve store warm' unpacks ahead what worktrees are made from"),
+];
+
+/// Flags of a command, and what to say instead.
+const FLAGS: [(&str, &[&str], &str); 4] = [
+    (
+        "reset",
+        &["--force", "-f", "--hard"],
+        "a reset needs no force: 'calve switch --undo' brings back what it moves aside",
+    ),
+    (
+        "clone",
+        &["--force", "-f"],
+        "--existing replace replaces what is there, --existing merge adds",
+    ),
+    (
+        "clone",
+        &["--recursive", "-r", "-R", "--archive", "-a", "--preserve", "-p"],
+        "no flag is needed: trees are cloned whole, with modes, times, links and attributes",
+    ),
+    ("diff", &["--binary"], "--patch gives all of it, whether on a terminal or not"),
+];
+
+/// Puts the tip for what was tried into the error, in place of what merely looks alike; the tip.
+pub(crate) fn put(error: &mut clap::Error) -> Option<&'static str> {
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => text.clone(),
+        Some(ContextValue::StyledStr(text)) => text.to_string(),
+        _ => String::new(),
+    };
+    // `Usage: calve VERB …`
+    let usage = text(ContextKind::Usage);
+    let verb = usage.split_whitespace().nth(2).unwrap_or_default().to_owned();
+    let among = |all: &[(&[&str], &'static str)], word: &str| {
+        all.iter().find(|(words, _)| words.contains(&word)).map(|(_, tip)| *tip)
+    };
+    let tip = match error.kind() {
+        ErrorKind::InvalidSubcommand => {
+            let word = text(ContextKind::InvalidSubcommand);
+            among(if verb == "store" { &OF_STORE } else { &COMMANDS }, &word)?
+        }
+        ErrorKind::UnknownArgument => {
+            let word = text(ContextKind::InvalidArg);
+            let meant =
+                |(of, words, _): &&(&str, &[&str], _)| *of == verb && words.contains(&&*word);
+            let (.., tip) = FLAGS.iter().find(meant)?;
+            // Clap's speaks of the flag that it would have suggested.
+            if let Some(usage) = args::usage(&verb) {
+                error.insert(ContextKind::Usage, ContextValue::StyledStr(usage));
+            }
+            tip
+        }
+        _ => return None,
+    };
+    for kind in [ContextKind::SuggestedSubcommand, ContextKind::SuggestedArg] {
+        error.remove(kind);
+    }
+    let styled = ContextValue::StyledStrs(vec![StyledStr::from(tip)]);
+    error.insert(ContextKind::Suggested, styled);
+    Some(tip)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory as _, Parser as _};
+
+    use super::*;
+    use crate::args::Cli;
+
+    #[test]
+    fn what_is_taken_for_a_command_is_none_and_what_is_told_instead_is_one() {
+        let command = Cli::command();
+        let store = command.find_subcommand("store").unwrap();
+        for (words, tip) in COMMANDS.iter().chain(&OF_STORE) {
+            let told: Vec<&str> = tip.split(['\'', ' ']).filter(|word| !word.is_empty()).collect();
+            let of = command.find_subcommand(told[1]).unwrap();
+            assert!(of.get_name() != "store" || of.find_subcommand(told[2]).is_some(), "{tip}");
+            assert!(told[0] == "calve" && tip.len() <= 80 - "  tip: ".len(), "{tip}");
+            for word in *words {
+                let of =
+                    if OF_STORE.iter().any(|(all, _)| all == words) { store } else { &command };
+                assert!(of.find_subcommand(word).is_none(), "{word}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_flag_that_a_command_lacks_has_its_tip_and_the_usage_of_the_command() {
+        for (verb, flags, tip) in FLAGS {
+            for flag in flags {
+                let mut error = Cli::try_parse_from(["calve", verb, flag, "x"]).unwrap_err();
+                assert_eq!(put(&mut error), Some(tip), "{verb} {flag}");
+                let text = error.to_string();
+                assert!(text.contains(&format!("\n  tip: {tip}\n")), "{text}");
+                assert!(text.contains(&format!("\nUsage: calve {verb} [OPTIONS]")), "{text}");
+                assert!(!text.contains("similar"), "{text}");
+            }
+        }
+    }
+}
