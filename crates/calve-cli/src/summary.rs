@@ -113,7 +113,7 @@ impl Summary<'_> {
         }
         for (files, reason) in [
             (because.file, "refused one by one"),
-            (because.vanished, "gone from the source meanwhile"),
+            (because.vanished, "unpacked, with no file to clone from"),
             (because.mutable, "copied to be mutable"),
         ] {
             if files > 0 {

@@ -63,7 +63,7 @@ pub struct CopiedBecause {
     pub filesystem: u64,
     /// This one file was refused.
     pub file: u64,
-    /// The clone source was gone; the bytes came from elsewhere.
+    /// There was no file to clone from, and the bytes came from elsewhere: from a pack of a store that cannot be written to.
     pub vanished: u64,
     /// The file must be mutable, and a link would not have been.
     pub mutable: u64,

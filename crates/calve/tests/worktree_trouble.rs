@@ -583,11 +583,11 @@ fn a_store_that_is_read_only_can_be_read_and_started_from_and_refuses_the_rest()
     }
     let desk = Desk::small();
     let first = desk.snapshot();
-    desk.store.pack(&PackOptions::new().all(true), &options()).unwrap();
+    let one = desk.worktree("one");
     // Some content is in packs only, some in mirrors only.
+    desk.store.pack(&PackOptions::new().all(true), &options()).unwrap();
     put(&desk.project, "late", "late\n");
     let second = desk.store.snapshot(Some("late"), Some("best"), &options()).unwrap().id;
-    let one = desk.worktree("one");
     put(one.path(), "README", "changed\n");
     drop(one);
     let wanted = tree(&desk.project);
@@ -638,6 +638,10 @@ fn a_store_that_is_read_only_can_be_read_and_started_from_and_refuses_the_rest()
     for started in &report.worktrees {
         let made = &started.report;
         assert_eq!(made.files, 8, "{made:?}");
+        // Only one content has a file that can be cloned from, or be refused.
+        let because = made.copied_because;
+        assert_eq!(because.total(), made.copied_files, "{made:?}");
+        assert!(because.vanished > 0 && because.filesystem <= 1 && because.file == 0, "{made:?}");
         assert_eq!(made.reflinked_files + made.copied_files, 8, "{made:?}");
         assert_same(&wanted, &tree(&made.path), &started.name);
         assert!(!is_there(&made.path.join(".calve")), "nobody knows it");

@@ -462,11 +462,16 @@ impl<'a> Maker<'a> {
         } else {
             report.copied_files += 1;
             report.copied_bytes += size;
-            if self.verdicts[dest].known(source.map_or(0, |(_, meta)| meta.dev)).refused {
-                report.copied_because.filesystem += 1;
+            let (dev, links) = source.map_or((0, 1), |(_, meta)| (meta.dev, meta.links));
+            let because = &mut report.copied_because;
+            // What has no name is unpacked for the moment: a store that cannot be written to takes no mirror.
+            *if self.plan.store.is_read_only() && links == 0 {
+                &mut because.vanished
+            } else if self.verdicts[dest].known(dev).refused {
+                &mut because.filesystem
             } else {
-                report.copied_because.file += 1;
-            }
+                &mut because.file
+            } += 1;
         }
         let mode_is_exact = worker.created.mode_is_exact && !self.clipped.load(Ordering::Relaxed);
         let created = Created { owner: self.owners[dest], mode_is_exact, ..worker.created };
