@@ -285,7 +285,8 @@ pub(crate) enum Verb {
 
     /// Name a snapshot, or list or delete names
     ///
-    /// A name stands wherever a snapshot's id does. One that another snapshot has is taken from it.
+    /// A name stands wherever a snapshot's id does, and comes before what it may be the start of. One that
+    /// another snapshot has is taken from it.
     #[cfg(unix)]
     #[command(after_help = snapshots::NAME_EXAMPLES,
         override_usage = "calve name [OPTIONS] [<SNAPSHOT> <NAME>]\n       calve name [OPTIONS] --delete <NAME>")]

@@ -10,7 +10,7 @@ use crate::args::{DiffArgs, ResetArgs, Switching};
 use crate::clone::{SkippedDocument, finding};
 use crate::exit::Exit;
 use crate::failure::Failure;
-use crate::failure::stored::{store_failure, worktree_failure};
+use crate::failure::stored::worktree_failure;
 use crate::output::{BAD, CAUTION, GOOD, Output, PathFields, STRONG, encoded, encoded_bytes};
 use crate::progress::Total;
 use crate::session::{Session, short};
@@ -190,10 +190,7 @@ pub(crate) fn switch(switching: Switching<'_>, session: Session<'_>) -> Result<E
     match switching {
         Switching::To { worktree, snapshot, force } => {
             let worktree = session.worktree(worktree)?;
-            let id = worktree
-                .store()
-                .resolve(&snapshot.to_string_lossy())
-                .map_err(|error| store_failure(&error))?;
+            let id = session.resolve(worktree.store(), &snapshot.to_string_lossy())?;
             let report = session
                 .work(Total::Unknown, |options| worktree.switch(id, force, options))
                 .map_err(|error| worktree_failure(&error, &worktree))?;

@@ -56,6 +56,26 @@ impl Session<'_> {
         progress::shown_while(&watched, || work(&options))
     }
 
+    /// The snapshot that `word` means; where it may mean two, which of them is said.
+    pub(crate) fn resolve(&self, store: &Store, word: &str) -> Result<SnapshotId, Failure> {
+        let id = store.resolve(word).map_err(|error| store_failure(&error))?;
+        self.warn_of_namesake(store, word, id);
+        Ok(id)
+    }
+
+    /// Says so where a snapshot's name starts the id of another. That this could not be found out is no reason to fail.
+    pub(crate) fn warn_of_namesake(&self, store: &Store, name: &str, of: SnapshotId) {
+        let ids = store.ids_that_start_with(name).unwrap_or_default();
+        if let Some(other) = ids.into_iter().find(|id| *id != of) {
+            self.output.warning(format_args!(
+                "{name} is the name of snapshot {}, and the start of the id {}: it means the first; for the other give \
+                 more digits",
+                short(of),
+                short(other)
+            ));
+        }
+    }
+
     fn current(&self) -> PathBuf {
         self.common.resolve(Path::new("."))
     }

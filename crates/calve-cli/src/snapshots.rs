@@ -64,6 +64,9 @@ fn take(worktree: &Worktree, telling: &Telling, session: Session<'_>) -> Result<
         .map_err(|error| worktree_failure(&error, worktree))?;
     let output = session.output;
     let exit = tell_skipped(&report, session);
+    if let Some(name) = &telling.name {
+        session.warn_of_namesake(worktree.store(), name, report.id);
+    }
     output.summary(taken(&report, worktree.path(), worktree.store().path(), output));
     let told = if output.json {
         output.document(&SnapshotDocument::new(&report))
@@ -163,7 +166,7 @@ pub(crate) fn show(args: &ShowArgs, session: Session<'_>) -> Result<Exit, Failur
     let (store, id) = match &args.snapshot {
         Some(word) => {
             let store = session.store()?;
-            let id = store.resolve(word).map_err(|error| store_failure(&error))?;
+            let id = session.resolve(&store, word)?;
             (store, id)
         }
         None => {
@@ -229,8 +232,9 @@ pub(crate) fn name(naming: Naming<'_>, session: Session<'_>) -> Result<Exit, Fai
     let failed = |error: calve::Error| store_failure(&error);
     match naming {
         Naming::Set { snapshot, name } => {
-            let id = store.resolve(snapshot).map_err(failed)?;
+            let id = session.resolve(&store, snapshot)?;
             store.set_name(name, id).map_err(failed)?;
+            session.warn_of_namesake(&store, name, id);
             output.summary(format_args!("{} is snapshot {}", harmless(name), short(id)));
             if output.json {
                 output.document(&NameDocument { name, snapshot: Some(id.to_string()) })?;

@@ -190,11 +190,8 @@ fn pack(store: &Store, all: bool, session: Session<'_>) -> Result<Exit, Failure>
 }
 
 fn warm(store: &Store, words: &[String], session: Session<'_>) -> Result<Exit, Failure> {
-    let snapshots = words
-        .iter()
-        .map(|word| store.resolve(word))
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| store_failure(&error))?;
+    let snapshots =
+        words.iter().map(|word| session.resolve(store, word)).collect::<Result<Vec<_>, _>>()?;
     let report = session
         .work(Total::Contents, |common| store.warm(&snapshots, common))
         .map_err(|error| store_failure(&error))?;

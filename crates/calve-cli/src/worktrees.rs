@@ -37,7 +37,7 @@ pub(crate) fn start(
     let times = names.len() as u64;
     let mut total = Total::Tree { root: &project, times: times + 1, own: true };
     if let Some(from) = &args.from {
-        let id = store.resolve(from).map_err(failed)?;
+        let id = session.resolve(&store, from)?;
         let files = store.show(id).map_err(failed)?.files;
         total = Total::Files(files.saturating_mul(times));
         options = options.from(id);

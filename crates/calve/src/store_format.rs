@@ -71,7 +71,6 @@
 //!
 //! | table         | columns                                                      | what                                              |
 //! |---------------|--------------------------------------------------------------|---------------------------------------------------|
-//! | `meta`        | `key`, `value`                                               | nothing yet                                       |
 //! | `snapshots`   | `seq`, `id`, `object`                                        | snapshots, numbered as they were made             |
 //! | `directories` | `id`, `encoding`                                             | directories, each once                            |
 //! | `names`       | `name`, `snapshot`                                           | what snapshots are called                         |

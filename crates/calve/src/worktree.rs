@@ -433,7 +433,8 @@ impl Worktree {
     /// The same of a part of it. All of it is looked at all the same.
     ///
     /// # Errors
-    /// As for [`Worktree::status`]; [`ErrorKind::SourceNotFound`] for a path that leads out of the worktree.
+    /// As for [`Worktree::status`]; [`ErrorKind::SourceNotFound`] for a path that leads out of the worktree, and for one
+    /// that neither it nor its snapshot has.
     pub fn status_of(&self, scope: &Scope, options: &StoreOptions) -> Result<Status, Error> {
         let started = Instant::now();
         self.as_now(|this| this.status_now(scope, started, options))
@@ -447,6 +448,7 @@ impl Worktree {
     ) -> Result<Status, Error> {
         let mut judge = scope.at(&self.path)?;
         let (base, now) = self.compare(options)?;
+        judge.must_lead_somewhere(&base, now.as_ref().unwrap_or(&base))?;
         let entries = now.as_ref().unwrap_or(&base).count.into();
         let changes = match &now {
             Some(now) => {

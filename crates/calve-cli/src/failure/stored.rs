@@ -144,7 +144,7 @@ fn way_out(
         ),
         ErrorKind::InvalidName => {
             "a name has at most 200 bytes, no slash, space or control character, starts with neither dash nor \
-             dot, and is given once"
+             dot, is no whole id, and is given once"
                 .to_owned()
         }
         ErrorKind::Overlap if operation.starts_with("drop") => {

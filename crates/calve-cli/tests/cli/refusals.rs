@@ -14,12 +14,13 @@ fn each_refusal_has_its_kind_and_a_way_out_and_changes_nothing() {
     fs::write(beside.join("w/new"), "x").unwrap();
     fs::write(beside.join("w/new\u{1b}[2J"), "x").unwrap();
     fs::create_dir(beside.join("occupied")).unwrap();
+    let id_as_name = format!("name first {}", "0123456789abcdeF".repeat(4));
     let rows = [
         ("init", "store_exists", ".calve", "'calve start NAME'"),
         ("-C ../p.worktrees list", "store_not_found", "p.worktrees", "'calve init'"),
         ("--store none list", "store_not_found", "none", "PROJECT/.calve"),
         ("show none", "snapshot_not_found", "none", "'calve log'"),
-        ("show abc", "snapshot_not_found", "abc", "'calve log'"),
+        ("show abc", "snapshot_not_found", "four digits are the least", "'calve log'"),
         ("start x --from none", "snapshot_not_found", "none", "'calve log'"),
         ("name none x", "snapshot_not_found", "none", "'calve log'"),
         ("name --delete none", "snapshot_not_found", "none", "'calve name'"),
@@ -46,6 +47,7 @@ fn each_refusal_has_its_kind_and_a_way_out_and_changes_nothing() {
         ("start ..", "invalid_name", "starts with", "no slash"),
         ("start x x", "invalid_name", "x", "given once"),
         ("name first a/b", "invalid_name", "a/b", "no slash"),
+        (&id_as_name, "invalid_name", "looks like", "no slash"),
         ("snapshot --name a/b", "invalid_name", "a/b", "no slash"),
     ];
     // A start that fails late leaves the snapshot that it took, so the log is no part of this.

@@ -86,16 +86,21 @@ fn a_link_where_an_ignore_file_or_its_folder_would_be_is_not_followed() {
 #[test]
 fn paths_limit_it_from_the_root_of_the_worktree() {
     let (_scratch, project) = with_project();
+    plant(&project, &[(".calveignore", "kept-out\n"), ("gone/x", "x")]);
     done(&project, "start w");
     let root = worktrees_of(&project).join("w");
+    fs::remove_dir_all(root.join("gone")).unwrap();
     plant(&root, &[("dir/c", "x"), ("dir2/c", "x"), ("-x", "x"), ("sub/dir/c", "x")]);
+    plant(&root, &[("kept-out/x", "x")]);
     fs::remove_file(root.join("a")).unwrap();
     for (paths, expected) in [
         ("dir", "A dir/c\n"),
         ("./dir/../dir2/", "A dir2/c\n"),
         ("a -x", "A -x\nD a\n"),
-        ("none", ""),
-        (".", "A -x\nD a\nA dir/c\nA dir2/c\nA sub/dir/c\n"),
+        ("dir/b", ""),
+        ("kept-out/x", ""),
+        ("gone/x", "D gone/x\n"),
+        (".", "A -x\nD a\nA dir/c\nA dir2/c\nD gone/x\nA sub/dir/c\n"),
     ] {
         let run = calve(&project, &format!("status w -- {paths}"));
         assert_eq!(run.stdout, expected, "{paths}: {run:?}");
@@ -108,7 +113,8 @@ fn paths_limit_it_from_the_root_of_the_worktree() {
     let run = calve(&project, &format!("diff --stat w -- {}", absolute.display()));
     assert_eq!(run.stdout, "A  +1 -0  dir2/c\n", "{run:?}");
     assert!(run.stderr.contains(", in "), "{run:?}");
-    for outside in ["..", "/", "dir/../.."] {
+    // Nothing is there, nor was: it is no clean part, it is a slip of the hand.
+    for outside in ["..", "/", "dir/../..", "none", "dir/b/none", "dir none", "gone/y"] {
         let run = calve(&project, &format!("status --json w -- {outside}"));
         assert_eq!((run.code, &run.json()["error"]["kind"]), (Some(1), &json!("source_not_found")));
         assert!(run.stderr.contains("start at the worktree's root"), "{run:?}");

@@ -194,3 +194,33 @@ fn a_snapshot_that_is_damaged_is_a_finding_and_the_others_are_listed() {
     assert_eq!(calve(&project, "store verify").code, Some(3));
     done(&project, "start w --from third");
 }
+
+/// As with git: the name is meant, and whoever may have meant the other is told of it.
+#[test]
+fn a_name_that_starts_the_id_of_another_snapshot_stands_for_its_own_and_both_are_told() {
+    let (_scratch, project) = with_project();
+    let first = done(&project, "snapshot");
+    let name = &first[..6];
+    let warning = format!("warning: {name} is the name of snapshot ");
+    let second = calve(&project, &format!("snapshot -m second --name {name}"));
+    let id = second.stdout.trim_end();
+    assert_eq!(second.code, Some(0), "{second:?}");
+    assert!(second.stderr.contains(&warning) && second.stderr.contains(&id[..12]), "{second:?}");
+    for (words, expected, warns) in [
+        (format!("show {name}"), id, true),
+        (format!("show {}", &first[..7]), first.as_str(), false),
+        (format!("show {first}"), &first, false),
+        (format!("show {id}"), id, false),
+    ] {
+        let shown = calve(&project, &words);
+        assert!(shown.stdout.starts_with(&format!("snapshot  {expected}\n")), "{words}: {shown:?}");
+        assert_eq!(shown.stderr.contains(&warning), warns, "{words}: {shown:?}");
+    }
+    // Its own id is no other one's.
+    for words in [format!("name {first} {name}"), format!("show {name}")] {
+        let own = calve(&project, &words);
+        assert!(own.code == Some(0) && !own.stderr.contains("warning"), "{words}: {own:?}");
+    }
+    let named = calve(&project, &format!("name {} {name}", &id[..12]));
+    assert!(named.code == Some(0) && named.stderr.contains(&warning), "{named:?}");
+}

@@ -3,7 +3,7 @@
 //! Directories are numbered breadth first and the entries of each by name, so the same snapshot has the same numbers wherever
 //! it is read: an [index](crate::worktree) is a list of facts in this order, without a name.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::object::{Entry, Kind};
 
@@ -124,6 +124,20 @@ impl Manifest {
     /// The path of an entry, from the root.
     pub(crate) fn path_of(&self, place: u32, slot: u32) -> PathBuf {
         self.path(place).join(os(self.name(place, slot)))
+    }
+
+    /// Whether there is an entry at `path`, which has no dots in it.
+    pub(crate) fn has(&self, path: &Path) -> bool {
+        let mut place = Some(0);
+        path.iter().all(|name| {
+            let Some(directory) = place.and_then(|place| self.directories.get(place as usize))
+            else {
+                return false;
+            };
+            let slot = directory.find(name.as_encoded_bytes());
+            place = slot.and_then(|slot| directory.child(slot));
+            slot.is_some()
+        })
     }
 
     fn name(&self, place: u32, slot: u32) -> &[u8] {

@@ -368,7 +368,8 @@ impl Store {
         Ok(told(id, self.object(id)?, &self.db().names()?))
     }
 
-    /// The snapshot that `text` means: a name, an id, or the start of an id (at least four digits) that only one has.
+    /// The snapshot that `text` means: a name, an id, or the start of an id (at least four digits) that only one has. A name comes
+    /// before what it may be the start of, as with git; see [`Store::ids_that_start_with`].
     ///
     /// # Errors
     /// [`ErrorKind::SnapshotNotFound`] and [`ErrorKind::SnapshotAmbiguous`].
@@ -376,16 +377,10 @@ impl Store {
         if let Some((_, id)) = self.db().names()?.into_iter().find(|(name, _)| name == text) {
             return Ok(id);
         }
-        let digits = text.to_ascii_lowercase();
-        if digits.len() < 4 || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Err(not_found(text));
-        }
-        let ids = self.db().snapshot_ids()?;
-        let mut matching = ids.into_iter().filter(|id| id.to_string().starts_with(&digits));
-        match (matching.next(), matching.next()) {
-            (Some(id), None) => Ok(id),
-            (None, _) => Err(not_found(text)),
-            (Some(_), Some(_)) => {
+        match self.ids_that_start_with(text)?.as_slice() {
+            [id] => Ok(*id),
+            [] => Err(not_found(text)),
+            [_, _, ..] => {
                 let cause = io::Error::new(
                     io::ErrorKind::InvalidInput,
                     "the ids of several snapshots start like this",
@@ -393,6 +388,20 @@ impl Store {
                 Err(Error::new(ErrorKind::SnapshotAmbiguous, "find snapshot", text, cause))
             }
         }
+    }
+
+    /// The snapshots whose ids start with `text`, which is four digits at least; whatever names there are.
+    ///
+    /// # Errors
+    /// Those of every operation, see [`Store`]. Nothing is changed.
+    pub fn ids_that_start_with(&self, text: &str) -> Result<Vec<SnapshotId>, Error> {
+        if text.len() < LEAST_DIGITS || !is_hex(text) {
+            return Ok(Vec::new());
+        }
+        let digits = text.to_ascii_lowercase();
+        let mut ids = self.db().snapshot_ids()?;
+        ids.retain(|id| id.to_string().starts_with(&digits));
+        Ok(ids)
     }
 
     /// The snapshot that the project was last seen as.
@@ -453,8 +462,20 @@ fn told(id: SnapshotId, object: SnapshotObject, names: &[(String, SnapshotId)]) 
     }
 }
 
+/// So many digits of an id are the least that stand for it.
+const LEAST_DIGITS: usize = 4;
+
+fn is_hex(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
 fn not_found(text: &str) -> Error {
-    let cause = io::Error::new(io::ErrorKind::NotFound, "no snapshot has this name or id");
+    let why = if text.len() < LEAST_DIGITS && is_hex(text) {
+        "no snapshot has this name, and of an id four digits are the least"
+    } else {
+        "no snapshot has this name or id"
+    };
+    let cause = io::Error::new(io::ErrorKind::NotFound, why);
     Error::new(ErrorKind::SnapshotNotFound, "find snapshot", text, cause)
 }
 
@@ -468,6 +489,8 @@ pub(crate) fn check_name(name: &str) -> Result<(), Error> {
         "it has a slash, a space or a control character"
     } else if name.starts_with(['-', '.']) {
         "it starts with a dash or a dot"
+    } else if name.len() == 64 && is_hex(name) {
+        "it is what an id looks like"
     } else {
         return Ok(());
     };

@@ -106,17 +106,36 @@ impl IgnoreChain {
     /// Puts the ignore file with this `text`, of the directory at `path` (relative to the source), on top of `above`.
     /// Lines that cannot be understood are passed over, as git does.
     pub(crate) fn push(above: Option<Arc<Self>>, path: &Path, text: &[u8]) -> Arc<Self> {
-        let mut builder = GitignoreBuilder::new("");
         let text = text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text);
-        for line in text.split(|byte| *byte == b'\n') {
-            if let Ok(line) = std::str::from_utf8(line)
-                && let Some(glob) = as_glob(line.strip_suffix('\r').unwrap_or(line))
-            {
-                let _ = builder.add_line(None, &glob);
+        let globs: Vec<String> = text
+            .split(|byte| *byte == b'\n')
+            .filter_map(|line| std::str::from_utf8(line).ok())
+            .filter_map(|line| as_glob(line.strip_suffix('\r').unwrap_or(line)))
+            .collect();
+        Self::stacked(above, path.components().count(), &globs, &|globs| {
+            let mut builder = GitignoreBuilder::new("");
+            for glob in globs {
+                let _ = builder.add_line(None, glob);
             }
+            builder.build().ok()
+        })
+    }
+
+    /// The globs of one file on top of `above`. As many as make too large a program together are parted: the later lines, on top
+    /// of the earlier ones, decide as they do in one.
+    fn stacked(
+        above: Option<Arc<Self>>,
+        depth: usize,
+        globs: &[String],
+        compiled: &dyn Fn(&[String]) -> Option<Gitignore>,
+    ) -> Arc<Self> {
+        let matcher = compiled(globs);
+        if matcher.is_none() && globs.len() > 1 {
+            let (earlier, later) = globs.split_at(globs.len() / 2);
+            let earlier = Self::stacked(above, depth, earlier, compiled);
+            return Self::stacked(Some(earlier), depth, later, compiled);
         }
-        let matcher = builder.build().unwrap_or_else(|_| Gitignore::empty());
-        Arc::new(Self { matcher, depth: path.components().count(), above })
+        Arc::new(Self { matcher: matcher.unwrap_or_else(Gitignore::empty), depth, above })
     }
 
     pub(crate) fn excludes(&self, path: &Path, is_dir: bool) -> bool {
@@ -412,6 +431,40 @@ mod tests {
                 expected,
                 "{path}"
             );
+        }
+    }
+
+    /// It had no say at all where its patterns made too large a program together: ten megabytes, which take minutes to reach here.
+    #[test]
+    fn an_ignore_file_is_obeyed_however_large_its_program_would_be() {
+        let lines =
+            ["*.first", "!keep.first", "*.second", "huge", "!x.second", "/*.last", "!z.last"];
+        let lines = lines.map(str::to_owned);
+        for most in [1, 2, 3, 7] {
+            let compiled = |globs: &[String]| {
+                let mut builder = GitignoreBuilder::new("");
+                for glob in globs {
+                    builder.add_line(None, glob).unwrap();
+                }
+                let fits = globs.len() <= most && globs != ["huge"];
+                fits.then(|| builder.build().unwrap())
+            };
+            let above = IgnoreChain::push(None, Path::new(""), b"!y.first\n*.above\n");
+            let chain = IgnoreChain::stacked(Some(above), 1, &lines, &compiled);
+            for (path, expected) in [
+                ("d/x.first", true),
+                ("d/y.first", true),
+                ("d/keep.first", false),
+                ("d/x.second", false),
+                ("d/y.second", true),
+                ("d/x.last", true),
+                ("d/z.last", false),
+                ("d/deep/x.last", false),
+                ("d/x.above", true),
+                ("d/x", false),
+            ] {
+                assert_eq!(chain.excludes(Path::new(path), false), expected, "{most} {path}");
+            }
         }
     }
 

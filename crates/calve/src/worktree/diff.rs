@@ -73,7 +73,7 @@ impl Worktree {
     ///
     /// # Errors
     /// As for [`Worktree::diff`]; [`ErrorKind::SourceNotFound`](crate::ErrorKind::SourceNotFound) for a path that leads out of
-    /// the worktree.
+    /// the worktree, and for one that neither it nor its snapshot has.
     pub fn diff_of(&self, scope: &Scope, options: &StoreOptions) -> Result<Diff, Error> {
         self.as_now(|this| this.diff_now(scope, options))
     }
@@ -82,6 +82,7 @@ impl Worktree {
         let mut judge = scope.at(self.path())?;
         let (base, now) = self.compare(options)?;
         let now = now.as_ref().unwrap_or(&base);
+        judge.must_lead_somewhere(&base, now)?;
         let deltas = judge.judged(&base, now, compare(&base, now, Counts::Content))?;
         let changes = super::changes(&base, now, &deltas);
         let by_path: HashMap<&Path, &Delta> =

@@ -97,6 +97,25 @@ enum Folder {
 }
 
 impl Judge {
+    /// Refuses a path at which there is nothing and was nothing: a slip of the hand would read as no changes. What no snapshot takes
+    /// is something all the same.
+    pub(super) fn must_lead_somewhere(&self, old: &Manifest, new: &Manifest) -> Result<(), Error> {
+        let leads = |path: &Path| {
+            old.has(path) || new.has(path) || self.root.join(path).symlink_metadata().is_ok()
+        };
+        match self.paths.iter().find(|path| !leads(path)) {
+            None => Ok(()),
+            Some(path) => {
+                let cause = io::Error::new(
+                    io::ErrorKind::NotFound,
+                    "neither the snapshot nor the worktree has it",
+                );
+                Err(Error::new(ErrorKind::SourceNotFound, "compare", path, cause)
+                    .with_other(&self.root))
+            }
+        }
+    }
+
     /// Those of the differences that are told of.
     pub(super) fn judged(
         &mut self,
