@@ -175,9 +175,14 @@ fn collecting_removes_what_nothing_reaches_and_keeps_the_rest() {
         let report = project.store.gc(&options, &common()).unwrap();
         assert_eq!(report.snapshots, [first], "packed: {packed}");
         assert_eq!(report.mirrors, 0, "{report:?}");
+        // The folder that is gone, and the tree's root.
+        assert_eq!(report.directories, 2, "{report:?}");
+        assert_eq!(packed, report.packed_bytes > 0, "{report:?}");
         let report = project.gc();
         let blobs = if packed { report.packed_blobs } else { report.mirrors };
         assert_eq!(if packed { 0 } else { 4 }, report.mirrors, "{report:?}");
+        assert_eq!(if packed { 0 } else { 4 * 5000 }, report.mirror_bytes, "{report:?}");
+        assert_eq!(report.directories, 0, "{report:?}");
         assert!(packed || blobs == 4, "{report:?}");
         let stats = project.store.stats().unwrap();
         assert_eq!((stats.snapshots, stats.blobs), (3, 8 + 3), "packed: {packed}, {stats:?}");
@@ -248,6 +253,10 @@ fn collecting_tidies_what_others_left() {
     fs::write(project.file("undo/record"), "the project's own").unwrap();
     fs::create_dir_all(project.file("trash/thing/deep")).unwrap();
     fs::write(project.file("packs/unknown.pack"), "no pack").unwrap();
+    // Not called like anything of a worktree.
+    for name in ["0123456789abcdef", "not0a0number0of0sixteen0digits00"] {
+        fs::write(project.file("indexes").join(name), "somebody's").unwrap();
+    }
     let indexes = names(&project.file("indexes"));
 
     let report = project.store.gc(&GcOptions::new(), &common()).unwrap();

@@ -11,14 +11,14 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use calve::{ChangeKind, ErrorKind, Standing, StartOptions, Worktree};
+use calve::{ChangeKind, ErrorKind, Standing, StartOptions, Store, Worktree};
 
 use common::snapshot::assert_same;
 use common::stores::{
     Desk, after_a_tick, assert_arrived, assert_sound, content, fails, options, put, set_mode,
-    stamp, status, tree,
+    small_project, stamp, status, tree,
 };
-use common::{bytes, has_command, is_there, names, not_run, sh};
+use common::{Scratch, bytes, has_command, is_there, names, not_run, sh};
 
 /// Every way in which a file is changed in place.
 fn scribble(root: &Path) {
@@ -35,6 +35,31 @@ fn scribble(root: &Path) {
     fs::remove_file(root.join("docs/guide/second.md")).unwrap();
     fs::remove_file(root.join("readme-link")).unwrap();
     put(root, "empty/new", "new");
+}
+
+#[test]
+fn worktrees_are_made_in_the_store_where_something_else_stands_beside_the_project() {
+    for row in ["a file", "a link to nothing"] {
+        let desk = Desk::small();
+        match row {
+            "a file" => fs::write(desk.folder(), "somebody's").unwrap(),
+            _ => symlink("nothing", desk.folder()).unwrap(),
+        }
+        let report = desk.start(&["one"]);
+        let place = desk.store.path().join("worktrees/one");
+        assert_eq!(report.worktrees[0].report.path, place, "{row}");
+        assert_same(&tree(&desk.project), &tree(&place), row);
+        assert!(!fs::symlink_metadata(desk.folder()).unwrap().is_dir(), "{row}");
+    }
+    // Any other error is told of: with its ending this name is too long.
+    let scratch = Scratch::new();
+    let project = scratch.join("p".repeat(250));
+    small_project(&project);
+    let store = Store::init(&project, None).unwrap();
+    store.snapshot(None, None, &options()).unwrap();
+    let error = store.start(&["one"], &StartOptions::new(), &options()).unwrap_err();
+    assert_eq!(error.path().parent(), project.parent(), "{error}");
+    assert!(store.worktrees().unwrap().is_empty());
 }
 
 #[test]

@@ -1,0 +1,111 @@
+//! Promise: a switch changes what differs and no more; what was changed by hand and is in its way is moved aside each time, and is had back.
+
+#![cfg(target_os = "linux")]
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use calve::{ErrorKind, SnapshotId};
+
+use common::snapshot::assert_same;
+use common::stores::{Desk, assert_sound, content, fails, options, put, status};
+
+/// What a worktree holds after `change` of the first snapshot, as a snapshot.
+fn changed(desk: &Desk, name: &str, change: impl FnOnce(&Path)) -> SnapshotId {
+    let worktree = desk.from(name, desk.snapshot());
+    change(worktree.path());
+    worktree.capture(None, None, &options()).unwrap().id
+}
+
+#[test]
+fn each_forced_switch_and_each_reset_moves_aside_what_is_in_its_way_and_is_undone_by_itself() {
+    for (row, forced, edited) in [
+        ("a switch after a switch", true, true),
+        ("a switch with nothing in its way after a switch", true, false),
+        ("a reset after a reset", false, true),
+    ] {
+        let desk = Desk::small();
+        let second = changed(&desk, "second", |root| put(root, "README", "second\n"));
+        let third = changed(&desk, "third", |root| put(root, "README", "third\n"));
+        let one = desk.worktree("one");
+        let go = |to: SnapshotId| match forced {
+            true => one.switch(to, true, &options()).unwrap().kept,
+            false => one.reset(&options()).unwrap().kept,
+        };
+        put(one.path(), "README", "by hand\n");
+        assert_eq!(go(second), ["README"].map(PathBuf::from), "{row}");
+        if edited {
+            put(one.path(), "README", "by hand again\n");
+        }
+        let (before, from) = (content(one.path()), one.snapshot());
+        assert_eq!(go(third).len(), usize::from(edited), "{row}");
+        one.undo(&options()).unwrap();
+        assert_same(&before, &content(one.path()), row);
+        assert_eq!(one.snapshot(), from, "{row}");
+        fails(one.undo(&options()), ErrorKind::SnapshotNotFound);
+        assert_sound(&desk.store);
+    }
+}
+
+#[test]
+fn what_stands_in_the_place_of_a_folder_gives_way_to_what_the_snapshot_has_in_it() {
+    for row in ["a file", "a link", "nothing"] {
+        let desk = Desk::small();
+        let second = changed(&desk, "second", |root| put(root, "docs/guide/second.md", "second\n"));
+        let wanted = content(&desk.folder().join("second"));
+        let one = desk.worktree("one");
+        let docs = one.path().join("docs");
+        fs::remove_dir_all(&docs).unwrap();
+        match row {
+            "a file" => fs::write(&docs, "by hand").unwrap(),
+            "a link" => std::os::unix::fs::symlink("src", &docs).unwrap(),
+            _ => {}
+        }
+        let before = content(one.path());
+        fails(one.switch(second, false, &options()), ErrorKind::Changed);
+        assert_same(&before, &content(one.path()), row);
+        one.switch(second, true, &options()).unwrap();
+        let file = Path::new("docs/guide/second.md");
+        assert_eq!(content(one.path()).get(file), wanted.get(file), "{row}");
+        one.undo(&options()).unwrap();
+        assert_same(&before, &content(one.path()), row);
+    }
+}
+
+#[test]
+fn a_name_of_a_file_that_was_replaced_by_hand_is_a_name_of_it_again_after_a_reset() {
+    let desk = Desk::new(|root| {
+        put(root, "a", "one file\n");
+        fs::hard_link(root.join("a"), root.join("b")).unwrap();
+        fs::hard_link(root.join("a"), root.join("c")).unwrap();
+    });
+    let one = desk.worktree("one");
+    fs::remove_file(one.path().join("b")).unwrap();
+    put(one.path(), "b", "another\n");
+    one.reset(&options()).unwrap();
+    assert_same(&content(&desk.project), &content(one.path()), "reset");
+    let of = |name: &str| fs::metadata(one.path().join(name)).unwrap().ino();
+    assert_eq!((of("a"), of("a")), (of("b"), of("c")));
+    assert_eq!(status(&one), [""; 0]);
+}
+
+#[test]
+fn what_was_changed_by_hand_stays_where_the_snapshots_agree_on_all_but_its_times() {
+    let desk = Desk::small();
+    let second = changed(&desk, "second", |root| {
+        put(root, "run.sh", "second\n");
+        let readme = fs::read(root.join("README")).unwrap();
+        put(root, "README", readme);
+    });
+    let one = desk.worktree("one");
+    put(one.path(), "README", "by hand\n");
+    // And what was made by hand as the other has it is in nobody's way.
+    put(one.path(), "run.sh", "second\n");
+    one.switch(second, false, &options()).unwrap();
+    assert_eq!(status(&one), ["M README"]);
+    assert_eq!(fs::read_to_string(one.path().join("README")).unwrap(), "by hand\n");
+    assert_eq!(fs::read_to_string(one.path().join("run.sh")).unwrap(), "second\n");
+}
