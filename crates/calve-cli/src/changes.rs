@@ -37,20 +37,32 @@ pub(crate) fn diff(args: &DiffArgs, session: Session<'_>) -> Result<Exit, Failur
     } else if args.stat {
         stat(&diff, output)?;
     } else {
-        write_patch(&diff, &worktree, output)?;
+        write_patch(&diff, &worktree, args.patch, output)?;
     }
     output.summary(totals(&diff, &args.scope.limits()));
     Ok(Exit::Done)
 }
 
 /// The patch as it is made, however large it is.
-fn write_patch(diff: &Diff, worktree: &Worktree, output: Output) -> Result<(), Failure> {
+fn write_patch(
+    diff: &Diff,
+    worktree: &Worktree,
+    whole: bool,
+    output: Output,
+) -> Result<(), Failure> {
     let mut stdout = Watched { inner: BufWriter::new(io::stdout().lock()), failed: None };
     let written = if output.width().is_some() || output.has_colors() {
         let is_terminal = output.width().is_some();
         let colors = output.has_colors();
-        let mut shown =
-            Shown { inner: &mut stdout, line: Vec::new(), in_hunk: false, is_terminal, colors };
+        let mut shown = Shown {
+            inner: &mut stdout,
+            line: Vec::new(),
+            in_hunk: false,
+            in_binary: false,
+            hides_binary: is_terminal && !whole,
+            is_terminal,
+            colors,
+        };
         diff.patch(&mut shown)
     } else {
         diff.patch(&mut stdout)
@@ -89,12 +101,14 @@ impl<W: Write> Write for Watched<W> {
     }
 }
 
-/// A patch for people: in colors, and on a terminal with nothing in it that would steer that.
+/// A patch for people: in colors, and on a terminal with nothing in it that would steer that, nor what only programs read.
 struct Shown<W> {
     inner: W,
     /// What there is of a line. The patch itself ends with the end of one.
     line: Vec<u8>,
     in_hunk: bool,
+    in_binary: bool,
+    hides_binary: bool,
     is_terminal: bool,
     colors: bool,
 }
@@ -118,7 +132,18 @@ impl<W: Write> Write for Shown<W> {
 
 impl<W: Write> Shown<W> {
     fn end_line(&mut self) -> io::Result<()> {
-        let line = std::mem::take(&mut self.line);
+        let mut line = std::mem::take(&mut self.line);
+        if self.hides_binary {
+            // What follows has no spaces in it.
+            self.in_binary &= !line.starts_with(b"diff --git ");
+            if self.in_binary {
+                return Ok(());
+            }
+            if !self.in_hunk && line == b"GIT binary patch" {
+                self.in_binary = true;
+                line = b"Binary files differ; --patch has their bytes".to_vec();
+            }
+        }
         self.in_hunk =
             line.starts_with(b"@@") || (self.in_hunk && !line.starts_with(b"diff --git "));
         let style = match (self.colors, self.in_hunk, line.first()) {

@@ -183,7 +183,12 @@ impl Session<'_> {
             return Ok(worktree);
         }
         match found {
-            Err(error) if error.kind() != ErrorKind::StoreNotFound => Err(store_failure(&error)),
+            // That of the marker is missing, or nothing was found.
+            Err(error)
+                if error.kind() != ErrorKind::StoreNotFound || error.other_path().is_some() =>
+            {
+                Err(store_failure(&error))
+            }
             Ok(place) if is_given(&place.store) => Err(Failure {
                 hint: Some(format!("its root is {}", crate::text::shell_word(&place.root))),
                 ..no_worktree(path, "it is a folder inside of one, and not its root")

@@ -173,11 +173,12 @@ fn pack(store: &Store, all: bool, session: Session<'_>) -> Result<Exit, Failure>
     if report.packed_blobs > 0 {
         let contents = counted(report.packed_blobs, "content");
         let (whole, stored) = (output.size(report.packed_bytes), output.size(report.stored_bytes));
-        parts.push(format!("{contents} packed, {whole} to {stored}"));
+        parts.push(format!("{contents} compressed ({whole} to {stored})"));
     }
     if report.dropped_mirrors > 0 {
         let mirrors = counted(report.dropped_mirrors, "mirror");
-        parts.push(format!("{mirrors} dropped ({})", output.size(report.dropped_bytes)));
+        let size = output.size(report.dropped_bytes);
+        parts.push(format!("{mirrors} removed ({size}, less what trees share with them)"));
     }
     if parts.is_empty() {
         parts.push("nothing to pack".to_owned());
@@ -220,25 +221,27 @@ fn stats(store: &Store, session: Session<'_>) -> Result<Exit, Failure> {
     }
     let size = |bytes| output.size(bytes);
     let sized = |number: u64, bytes: u64| format!("{} ({})", count(number), size(bytes));
+    // A content may be both.
+    let of_them = |number: u64, bytes: u64| format!("{} of them ({})", count(number), size(bytes));
     let mut table = Table::new([Column::Left, Column::Name]);
     table.row([Cell::from("store"), output.path(store.path()).into()]);
     for (what, value) in [
         ("snapshots", count(stats.snapshots)),
         ("names", count(stats.names)),
         ("worktrees", count(stats.worktrees)),
-        ("contents", sized(stats.blobs, stats.blob_bytes)),
+        ("contents", format!("{}, each counted once", sized(stats.blobs, stats.blob_bytes))),
         (
             "mirrors",
             format!(
-                "{}, shared where the filesystem can",
-                sized(stats.mirrors, stats.mirror_bytes)
+                "{} as files to clone from, shared where possible",
+                of_them(stats.mirrors, stats.mirror_bytes)
             ),
         ),
         (
             "packed",
             format!(
-                "{}, in {} of {}",
-                sized(stats.packed_blobs, stats.packed_bytes),
+                "{} compressed, in {} of {}",
+                of_them(stats.packed_blobs, stats.packed_bytes),
                 counted(stats.packs, "pack"),
                 size(stats.pack_bytes)
             ),

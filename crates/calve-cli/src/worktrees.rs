@@ -139,7 +139,7 @@ pub(crate) fn restore(args: &RestoreArgs, session: Session<'_>) -> Result<Exit, 
     };
     let report = session
         .work(Total::Files(files), |options| worktree.restore(options))
-        .map_err(|error| worktree_failure(&error, &worktree))?;
+        .map_err(|error| restore_failure(&error, &worktree))?;
     let trees = [report];
     let exit = tell_trees(&trees, started.elapsed(), worktree.store(), session);
     let output = session.output;
@@ -151,6 +151,22 @@ pub(crate) fn restore(args: &RestoreArgs, session: Session<'_>) -> Result<Exit, 
     };
     told.map_err(|failure| failure.but_stands("the worktree", &trees))?;
     Ok(exit)
+}
+
+fn restore_failure(error: &calve::Error, worktree: &Worktree) -> Failure {
+    let failure = worktree_failure(error, worktree);
+    if error.kind() != ErrorKind::DestinationExists {
+        return failure;
+    }
+    let name = harmless(worktree.name());
+    let hint = match worktree.standing() {
+        Ok(Standing::Missing) => format!(
+            "what is there is not this worktree (another project's, it may be): move it away, or \
+             'calve drop --force {name}' forgets the worktree, and leaves what is there"
+        ),
+        _ => format!("'calve reset {name}' makes it what its snapshot is"),
+    };
+    Failure { hint: Some(hint), ..failure }
 }
 
 pub(crate) fn path(args: &PathArgs, session: Session<'_>) -> Result<Exit, Failure> {

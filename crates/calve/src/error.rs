@@ -163,7 +163,7 @@ impl Error {
     pub fn joint(&self) -> &'static str {
         match self.0.operation {
             "clone" | "reflink" | "copy" | "link" | "merge file" | "merge directory" => "to",
-            "start worktree" => "at",
+            "start worktree" | "find the store of worktree" => "at",
             "compare" => "in",
             _ => "and",
         }

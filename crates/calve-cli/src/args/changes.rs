@@ -11,7 +11,8 @@ use crate::text::shown;
 
 pub(crate) const DIFF_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve diff fix-1
-      As a patch; binary files, links and the right to execute are in it.
+      As a patch; binary files, links and the right to execute are in it. On a
+      terminal binary files are only named.
   calve diff fix-1 | git apply
       The same changes here.
   calve diff --gitignore fix-1 | git apply
@@ -53,7 +54,8 @@ pub(crate) struct DiffArgs {
     #[arg(long)]
     pub(crate) stat: bool,
 
-    /// A patch that 'git apply' takes (the default); with --json, in the document, too
+    /// The patch (the default), on a terminal with the bytes of binary files, too; with --json, in
+    /// the document
     #[arg(long, conflicts_with = "stat")]
     pub(crate) patch: bool,
 

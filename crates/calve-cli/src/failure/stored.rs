@@ -84,6 +84,11 @@ fn way_out(
             "'calve init' in the project's root makes one; --store DIR or CALVE_STORE names one that is elsewhere"
                 .to_owned()
         }
+        ErrorKind::StoreNotFound if operation == "find the store of worktree" => {
+            "where its project was moved, 'calve list' in there is enough, and it is known again; where that was \
+             deleted, this is a folder like any other"
+                .to_owned()
+        }
         ErrorKind::StoreNotFound => {
             "--store and CALVE_STORE take the store's own folder, PROJECT/.calve for instance; \
              'calve init' makes one"
@@ -158,11 +163,6 @@ fn way_out(
              .calve it is a folder like any other"
                 .to_owned()
         }
-        // Only 'restore' meets it with a worktree that the store knows.
-        ErrorKind::DestinationExists if !name.is_empty() => format!(
-            "'calve reset{name}' makes it what its snapshot is; where 'calve list' says missing, something else is \
-             there: move that away, or 'calve drop --force{name}' forgets the worktree"
-        ),
         ErrorKind::DestinationExists => {
             "move it away, or choose another name, or another folder with --at".to_owned()
         }
@@ -207,7 +207,8 @@ mod tests {
             (ErrorKind::Overlap, "use worktree", "calve start"),
             (ErrorKind::Overlap, "drop worktree", "calve list"),
             (ErrorKind::Overlap, "make store for", "calve status"),
-            (ErrorKind::DestinationExists, "start worktree", "'calve reset w'"),
+            (ErrorKind::DestinationExists, "start worktree", "--at"),
+            (ErrorKind::StoreNotFound, "find the store of worktree", "'calve list'"),
             (ErrorKind::ParentNotFound, "open", "mkdir -p"),
             (ErrorKind::StorageFull, "write", "df -h '/a b'"),
             (ErrorKind::StorageFull, "write", "calve drop"),
@@ -217,11 +218,6 @@ mod tests {
             let got = way_out(kind, operation, Path::new("/a b/c"), &error, " w");
             assert!(got.as_ref().is_some_and(|got| got.contains(expected)), "{kind:?}: {got:?}");
         }
-        // No worktree yet: what is in the way of a new one.
-        let error = io::Error::other("cause");
-        let got =
-            way_out(ErrorKind::DestinationExists, "start worktree", Path::new("/a"), &error, "");
-        assert!(got.is_some_and(|got| got.contains("--at")));
     }
 
     #[test]

@@ -155,6 +155,28 @@ fn a_copy_made_by_hand_is_told_from_the_worktree() {
     assert_eq!(meant(&project, "status w", None), "w");
 }
 
+#[test]
+fn a_worktree_of_which_the_project_was_moved_tells_how_it_is_known_again() {
+    let (_scratch, project) = with_project();
+    done(&project, "start w");
+    let worktree = worktrees_of(&project).join("w");
+    let moved = project.with_file_name("moved");
+    fs::rename(&project, &moved).unwrap();
+    for words in ["status", "drop .", "path --project"] {
+        let run = calve(&worktree, words);
+        assert_eq!(run.code, Some(1), "{words}: {run:?}");
+        let message = format!(
+            "error: find the store of worktree {} at {}: no store is there\nhint: ",
+            worktree.display(),
+            project.join(".calve").display()
+        );
+        assert!(run.stderr.starts_with(&message), "{words}: {run:?}");
+        assert!(run.stderr.contains("'calve list' in there"), "{words}: {run:?}");
+    }
+    done(&moved, "list");
+    done(&worktree, "status");
+}
+
 /// As root, whatever a store says is done with all rights.
 #[test]
 fn a_store_of_another_user_is_refused_unless_it_is_named() {

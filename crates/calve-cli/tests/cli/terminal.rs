@@ -169,11 +169,11 @@ fn errors_and_hints_are_wrapped_at_words_on_a_terminal_and_only_there() {
             on_terminal(&project, words, 400).1.lines().count() <= piped.stderr.lines().count()
         );
     }
-    let (_, text) = on_terminal(&project, "restore w", 80);
-    assert!(
-        plain(&text).contains("\n      'calve drop --force w' forgets the worktree\n"),
-        "{text}"
-    );
+    done(&project, "start gone");
+    fs::remove_dir_all(worktrees_of(&project).join("gone")).unwrap();
+    let (_, text) = on_terminal(&project, "status gone", 80);
+    let whole = "snapshot,\n      'calve drop --force gone' forgets it; ";
+    assert!(plain(&text).contains(whole), "a command is not torn: {text}");
 }
 
 #[test]
@@ -250,6 +250,30 @@ fn on_terminal_as(mut command: Command, term: &str) -> OnTerminal {
     }
     command = shell;
     OnTerminal::start(command, 80)
+}
+
+#[test]
+fn binary_files_are_only_named_on_a_terminal_unless_the_whole_patch_is_asked_for() {
+    let (_scratch, project) = with_project();
+    fs::write(project.join("binary"), "a\0b").unwrap();
+    done(&project, "start w");
+    let root = worktrees_of(&project).join("w");
+    fs::write(root.join("a"), "alpha\nGIT binary patch\nmore\n").unwrap();
+    fs::write(root.join("binary"), "c\0d").unwrap();
+    fs::write(root.join("c"), "text\n").unwrap();
+    let text = plain(&on_terminal(&project, "diff w", 80).1);
+    assert!(
+        text.contains("\nBinary files differ; --patch has their bytes\ndiff --git a/c b/c\n"),
+        "{text}"
+    );
+    assert!(
+        !text.contains("\nliteral ") && text.contains("\n+GIT binary patch\n+more\n"),
+        "{text}"
+    );
+    let whole = plain(&on_terminal(&project, "diff -q --patch w", 80).1);
+    let piped = calve(&project, "diff -q w").stdout;
+    assert!(whole.contains("\nGIT binary patch\nliteral "), "{whole}");
+    assert_eq!(whole, piped);
 }
 
 #[test]

@@ -85,13 +85,18 @@ fn the_words_for_people_are_on_the_right_streams() {
     done(&project, "snapshot");
     let stats = calve(&project, "store stats");
     assert_eq!((stats.code, stats.stderr.as_str()), (Some(0), ""));
-    for part in ["snapshots  1\n", "contents   2 (11 B)\n", "trash      0\n"] {
+    for part in [
+        "snapshots  1\n",
+        "contents   2 (11 B), each counted once\n",
+        "mirrors    2 of them (11 B) as files ",
+        "trash      0\n",
+    ] {
         assert!(stats.stdout.contains(part), "no {part:?} in {}", stats.stdout);
     }
     for (words, part) in [
         ("store verify", "1 snapshot looked at, with 2 mirrors (11 B)"),
         ("store verify", ": no damage, "),
-        ("store pack --all", "2 contents packed, 11 B to "),
+        ("store pack --all", "2 contents compressed (11 B to "),
         ("store warm", "1 snapshot warm, 2 mirrors made (11 B)"),
         ("store gc --expire 30d", "nothing to remove, "),
     ] {

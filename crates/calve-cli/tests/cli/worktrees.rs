@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
@@ -323,6 +323,11 @@ fn what_was_deleted_by_hand_is_restored_or_dropped() {
         (Some(1), &json!("destination_exists"))
     );
     assert!(there.stderr.contains("'calve reset one'"), "{there:?}");
+    // In a copy of the project it is the first one's, and no reset is the way out.
+    let copy = project.with_file_name("copy");
+    assert!(Command::new("cp").arg("-a").args([&project, &copy]).status().unwrap().success());
+    let others = calve(&copy, "restore one").stderr;
+    assert!(others.contains("another project's") && !others.contains("reset"), "{others}");
     // By the path it had, as well.
     assert_eq!(done(&project, "drop ../p.worktrees/two"), "");
     assert_eq!(done(&project, "list").lines().count(), 1);

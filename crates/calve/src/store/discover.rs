@@ -56,7 +56,16 @@ impl Store {
     pub fn discover(folder: impl AsRef<Path>) -> Result<Place, Error> {
         let found = find(folder.as_ref())?;
         must_be_ours(&found.store)?;
-        let store = Self::open(&found.store)?;
+        let store =
+            Self::open(&found.store).map_err(|error| match (&found.token, error.kind()) {
+                // Nobody named it: what was named, or stood in, is the worktree.
+                (Some(_), ErrorKind::StoreNotFound) => {
+                    let gone = io::Error::new(io::ErrorKind::NotFound, "no store is there");
+                    let operation = "find the store of worktree";
+                    Error::new(error.kind(), operation, &found.root, gone).with_other(&found.store)
+                }
+                _ => error,
+            })?;
         if found.token.is_none() {
             let project = store.project()?;
             // Not by words alone: `..` would be a step out of it.
