@@ -160,4 +160,39 @@ mod tests {
         assert!(exclude(dir.path(), Duration::ZERO, &Cancel::new()).unwrap().is_some());
         share(dir.path()).unwrap();
     }
+
+    #[test]
+    fn a_worktree_is_given_to_one_at_a_time_and_waited_for_if_it_is_soon_free() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("locks")).unwrap();
+        let held = alone(dir.path(), "token").unwrap().unwrap();
+        assert!(alone(dir.path(), "token").unwrap().is_none());
+        assert!(alone(dir.path(), "another").unwrap().is_some());
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| alone(dir.path(), "token").unwrap());
+            std::thread::sleep(POLL);
+            drop(held);
+            assert!(waiting.join().unwrap().is_some());
+        });
+    }
+
+    #[test]
+    fn a_store_is_idle_while_nobody_shares_it() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("locks")).unwrap();
+        assert!(is_idle(dir.path()));
+        let shared = share(dir.path()).unwrap();
+        assert!(!is_idle(dir.path()));
+        drop(shared);
+        assert!(is_idle(dir.path()));
+    }
+
+    #[test]
+    fn a_lock_that_is_a_link_is_refused_and_makes_nothing_where_it_leads() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("locks")).unwrap();
+        std::os::unix::fs::symlink("../made", dir.path().join("locks/gate")).unwrap();
+        assert!(share(dir.path()).is_err());
+        assert!(!dir.path().join("made").try_exists().unwrap());
+    }
 }
