@@ -10,8 +10,12 @@ use std::path::{Path, PathBuf};
 
 use calve::{ErrorKind, SnapshotId};
 
+use common::not_run;
+use common::odd::{set_mtime, set_xattr};
 use common::snapshot::assert_same;
-use common::stores::{Desk, assert_sound, content, fails, options, put, status};
+use common::stores::{
+    Desk, assert_sound, content, fails, options, put, small_project, status, tree,
+};
 
 /// What a worktree holds after `change` of the first snapshot, as a snapshot.
 fn changed(desk: &Desk, name: &str, change: impl FnOnce(&Path)) -> SnapshotId {
@@ -108,4 +112,45 @@ fn what_was_changed_by_hand_stays_where_the_snapshots_agree_on_all_but_its_times
     assert_eq!(status(&one), ["M README"]);
     assert_eq!(fs::read_to_string(one.path().join("README")).unwrap(), "by hand\n");
     assert_eq!(fs::read_to_string(one.path().join("run.sh")).unwrap(), "second\n");
+}
+
+#[test]
+fn a_switch_brings_also_what_differs_in_nothing_but_times_attributes_or_names() {
+    type Change = fn(&Path);
+    let rows: [(&str, Change); 4] = [
+        ("the time of a file", |root| set_mtime(&root.join("README"), 1_000_000_000, 7)),
+        ("the time of a folder", |root| set_mtime(&root.join("src"), 1_000_000_000, 7)),
+        ("an attribute", |root| set_xattr(&root.join("README"), "user.calve", b"a").unwrap()),
+        ("the names of a file", |root| {
+            fs::remove_file(root.join("second")).unwrap();
+            fs::hard_link(root.join("first"), root.join("second")).unwrap();
+        }),
+    ];
+    for (row, change) in rows {
+        let desk = Desk::new(|root| {
+            small_project(root);
+            for name in ["first", "second"] {
+                put(root, name, "the same\n");
+                set_mtime(&root.join(name), 1_500_000_000, 0);
+            }
+            // Changes of the names leave this as it is.
+            set_mtime(root, 1_500_000_000, 0);
+        });
+        if row == "an attribute" && set_xattr(desk.scratch.path(), "user.calve", b"a").is_err() {
+            let test = "a_switch_brings_also_what_differs_in_nothing_but_times_attributes_or_names";
+            not_run(test, "no attributes here");
+            continue;
+        }
+        let first = desk.snapshot();
+        let second = changed(&desk, "second", |root| {
+            change(root);
+            set_mtime(root, 1_500_000_000, 0);
+        });
+        assert_ne!(first, second, "{row}");
+        let one = desk.from("one", first);
+        one.switch(second, false, &options()).unwrap();
+        assert_same(&tree(&desk.folder().join("second")), &tree(one.path()), row);
+        one.switch(first, false, &options()).unwrap();
+        assert_same(&tree(&desk.project), &tree(one.path()), row);
+    }
 }
