@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::args::{CaptureArgs, InitArgs, LogArgs, Naming, ShowArgs, SnapshotArgs, Telling};
 use crate::clone::{SkippedDocument, finding};
 use crate::exit::Exit;
-use crate::failure::stored::{own, store_failure, worktree_failure};
+use crate::failure::stored::{own, store_failure, store_flag, worktree_failure};
 use crate::failure::{Failure, OUTPUT};
 use crate::filesystems;
 use crate::output::{Output, encoded};
@@ -24,11 +24,7 @@ pub(crate) fn init(args: &InitArgs, session: Session<'_>) -> Result<Exit, Failur
         .map_err(|error| store_failure(&error))?;
     let project = store.project().map_err(|error| store_failure(&error))?;
     let output = session.output;
-    // One that is elsewhere is found only where it is named.
-    let named = match session.common.store() {
-        Some(_) => format!(" --store {}", text::shell_word(store.path())),
-        None => String::new(),
-    };
+    let named = store_flag(store.path(), store.path() == project.join(".calve"));
     output.summary(format_args!(
         "a store for {}: 'calve{named} start NAME' makes a worktree",
         shown(&project)

@@ -56,6 +56,11 @@ pub(crate) fn own(
     }
 }
 
+/// How the commands of a hint name a store: one that is elsewhere than in its project is found only where it is named.
+pub(crate) fn store_flag(store: &Path, is_in_its_project: bool) -> String {
+    if is_in_its_project { String::new() } else { format!(" --store {}", shell_word(store)) }
+}
+
 fn hint(error: &calve::Error, worktree: Option<&Worktree>) -> Option<String> {
     // How the commands of a hint name it: the project goes without.
     let name = match worktree.filter(|worktree| !worktree.is_project()) {
@@ -95,11 +100,7 @@ fn way_out(
                 .to_owned()
         }
         ErrorKind::StoreExists => {
-            // One that is elsewhere than in its project is found only where it is named.
-            let named = match path.file_name().is_some_and(|name| name == ".calve") {
-                true => String::new(),
-                false => format!(" --store {}", shell_word(path)),
-            };
+            let named = store_flag(path, path.file_name().is_some_and(|name| name == ".calve"));
             format!("it is ready to use: 'calve{named} start NAME' makes a worktree")
         }
         ErrorKind::DestinationExists if operation == "make store" => {
