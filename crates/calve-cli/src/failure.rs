@@ -112,6 +112,7 @@ impl Failure {
     }
 
     /// The same, and what else whoever reads it should know, before the way out.
+    #[cfg(unix)]
     pub(crate) fn remarked(self, remark: &str) -> Self {
         let hint = match self.hint {
             Some(hint) => format!("{remark}; {hint}"),

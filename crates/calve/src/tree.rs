@@ -25,6 +25,8 @@ pub(crate) mod node;
 #[cfg(unix)]
 pub(crate) mod op;
 #[cfg(unix)]
+pub(crate) mod read;
+#[cfg(unix)]
 pub(crate) mod removal;
 #[cfg(unix)]
 mod run;
@@ -40,7 +42,7 @@ pub(crate) mod tally;
 mod targets;
 pub(crate) mod verdicts;
 #[cfg(unix)]
-pub(crate) mod walk;
+mod walk;
 
 /// How a regular file arrives at the destination.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]

@@ -31,8 +31,8 @@ use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::report::{Cancel, Progress, SkipReason, Skipped};
 use crate::tree::filter::IgnoreChain;
+use crate::tree::read::{Reader, read_rules};
 use crate::tree::staging::PREFIX;
-use crate::tree::walk::{Reader, read_rules};
 
 mod assemble;
 mod files;

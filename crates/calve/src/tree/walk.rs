@@ -32,6 +32,7 @@ use super::Mode as LinkMode;
 use super::filter::{Decision, IgnoreChain};
 use super::node::{DestState, Handles, Node, NodeParts, lock};
 use super::op::{Batch, Op, Queue, Task};
+use super::read::{Reader, read_rules};
 use super::staging::{self, PREFIX, Stage};
 use crate::error::{Context as _, Error, ErrorKind};
 use crate::reflink::copy::Copier;
@@ -534,35 +535,6 @@ impl<'a, 'b> Worker<'a, 'b> {
     }
 }
 
-/// As much as git reads of an ignore file, too.
-const RULES_MOST_BYTES: u64 = 100 * 1024 * 1024;
-
-/// The content of a file of rules, the last of `names`, each of which is opened in the one before. Nothing where one of them
-/// is missing or a link, which may lead out of the source, and where it is no regular file or too large to be rules.
-pub(crate) fn read_rules(dir: &OwnedFd, names: &[&CStr]) -> io::Result<Option<Vec<u8>>> {
-    let mut opened: Option<OwnedFd> = None;
-    for (index, name) in names.iter().enumerate() {
-        let flags = if index + 1 < names.len() {
-            DIR_FLAGS | OFlags::NOFOLLOW
-        } else {
-            crate::reflink::imp::SOURCE_FLAGS
-        };
-        match fs::openat(opened.as_ref().unwrap_or(dir), *name, flags, Mode::empty()) {
-            Ok(fd) => opened = Some(fd),
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NXIO) => return Ok(None),
-            Err(errno) => return Err(errno.into()),
-        }
-    }
-    let Some(file) = opened else { return Ok(None) };
-    let meta = Meta::of(&fs::fstat(&file)?);
-    if meta.file_type() != FileType::RegularFile || meta.size > RULES_MOST_BYTES {
-        return Ok(None);
-    }
-    let mut text = Vec::new();
-    io::Read::read_to_end(&mut io::Read::take(std::fs::File::from(file), meta.size), &mut text)?;
-    Ok(Some(text))
-}
-
 /// The mode a directory is made with: its own, but ours to fill.
 fn directory_mode(meta: &Meta) -> Mode {
     meta::mode((meta.mode & 0o777) | 0o700)
@@ -579,38 +551,4 @@ pub(super) fn two_names(path: PathBuf) -> Error {
             "another entry of the source has the same name there (does that filesystem ignore case?)",
         ),
     )
-}
-
-/// The entries of an open directory.
-#[cfg(any(target_os = "linux", target_os = "android"))]
-pub(crate) struct Reader<'a>(fs::RawDir<'a, &'a OwnedFd>);
-
-#[cfg(any(target_os = "linux", target_os = "android"))]
-impl<'a> Reader<'a> {
-    pub(crate) fn new(
-        dir: &'a OwnedFd,
-        buffer: &'a mut [MaybeUninit<u8>],
-    ) -> rustix::io::Result<Self> {
-        Ok(Self(fs::RawDir::new(dir, buffer)))
-    }
-
-    pub(crate) fn next(&mut self) -> Option<rustix::io::Result<(CString, FileType)>> {
-        let entry = self.0.next()?;
-        Some(entry.map(|entry| (entry.file_name().to_owned(), entry.file_type())))
-    }
-}
-
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub(crate) struct Reader(fs::Dir);
-
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-impl Reader {
-    pub(crate) fn new(dir: &OwnedFd, _: &mut [MaybeUninit<u8>]) -> rustix::io::Result<Self> {
-        fs::Dir::read_from(dir).map(Self)
-    }
-
-    pub(crate) fn next(&mut self) -> Option<rustix::io::Result<(CString, FileType)>> {
-        let entry = self.0.next()?;
-        Some(entry.map(|entry| (entry.file_name().to_owned(), entry.file_type())))
-    }
 }

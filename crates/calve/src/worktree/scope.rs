@@ -16,7 +16,7 @@ use crate::store::delta::Delta;
 use crate::store::manifest::Manifest;
 use crate::store::object::Entry;
 use crate::tree::filter::IgnoreChain;
-use crate::tree::walk::read_rules;
+use crate::tree::read::read_rules;
 
 /// What [`Worktree::status_of`](super::Worktree::status_of) and [`Worktree::diff_of`](super::Worktree::diff_of) tell of;
 /// built by value. Everything, at first.
