@@ -243,7 +243,7 @@ impl Store {
 
     /// The same where there is hardly any room.
     fn open_in_reserve(path: &Path) -> Result<Self, Error> {
-        Self::open_by(path, Db::open_briefly)
+        Self::open_by(path, Db::open_in_reserve)
     }
 
     fn open_by(given: &Path, open: impl Fn(&Path) -> Result<Db, Error>) -> Result<Self, Error> {

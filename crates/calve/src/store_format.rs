@@ -11,7 +11,8 @@
 //!   templates/ID/      btrfs: a subvolume with the tree of snapshot ID; ID.index, its index; ID.seal, see below
 //!   worktrees/NAME/    worktrees, where they may not be beside the project
 //!   undo/              what a forced switch of the project moved aside
-//!   reserve            room for what frees space on a full disk: up to 1 MiB that mean nothing
+//!   reserve            room for what frees space on a full disk: up to 1 MiB that mean nothing; and reserve.1 to reserve.7,
+//!                      empty, for where no further file can be made (not on btrfs, which has no such limit)
 //!   stage/             files and packs on their way; whatever is here is nobody's once its maker is dead
 //!   trash/             what waits to be deleted
 //!   locks/             empty files for flock(2): gate, content, templates, database, and one for each worktree, called by its token

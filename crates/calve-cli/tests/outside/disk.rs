@@ -87,20 +87,32 @@ pub(super) struct Disk {
     kind: String,
     /// The image lies on an XFS of its own, which can be shut down below it.
     has_outer: bool,
+    options: Options,
+}
+
+/// What mkfs and mount are told beside the rest.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Options {
+    pub(super) make: &'static str,
+    pub(super) mount: &'static str,
 }
 
 impl Disk {
     /// Makes and mounts one of `kind`; needs root.
     pub(super) fn new(kind: &str, megabytes: u64) -> Result<Self, String> {
-        Self::make(kind, megabytes, false)
+        Self::make(kind, megabytes, false, Options::default())
+    }
+
+    pub(super) fn with(kind: &str, megabytes: u64, options: Options) -> Result<Self, String> {
+        Self::make(kind, megabytes, false, options)
     }
 
     /// One whose disk can fail.
     pub(super) fn that_can_be_cut(kind: &str, megabytes: u64) -> Result<Self, String> {
-        Self::make(kind, megabytes, true)
+        Self::make(kind, megabytes, true, Options::default())
     }
 
-    fn make(kind: &str, megabytes: u64, has_outer: bool) -> Result<Self, String> {
+    fn make(kind: &str, megabytes: u64, has_outer: bool, options: Options) -> Result<Self, String> {
         // The smallest that mkfs makes of each kind, or a little more.
         let (make, least) = match kind {
             "xfs" => ("mkfs.xfs -q -m reflink=1", 320),
@@ -111,7 +123,7 @@ impl Disk {
             _ => return Err("it is not known which filesystem is under test".to_owned()),
         };
         let megabytes = megabytes.max(least);
-        let disk = Self { home: scratch(), kind: kind.to_owned(), has_outer };
+        let disk = Self { home: scratch(), kind: kind.to_owned(), has_outer, options };
         let home = disk.home.path();
         fs::create_dir(disk.path()).unwrap();
         if has_outer {
@@ -122,12 +134,13 @@ impl Disk {
             tool(home, "mount -t xfs -o loop outer-image outer")?;
         }
         if kind == "tmpfs" {
-            tool(home, &format!("mount -t tmpfs -o size={megabytes}M small disk"))?;
+            let more = options.mount;
+            tool(home, &format!("mount -t tmpfs -o size={megabytes}M,{more} small disk"))?;
             return Ok(disk);
         }
         let image = disk.image();
         fs::File::create(home.join(&image)).unwrap().set_len(megabytes << 20).unwrap();
-        tool(home, &format!("{make} {image}"))?;
+        tool(home, &format!("{make} {} {image}", options.make))?;
         disk.mount()?;
         Ok(disk)
     }
@@ -137,8 +150,8 @@ impl Disk {
     }
 
     fn mount(&self) -> Result<(), String> {
-        let (kind, image) = (&self.kind, self.image());
-        tool(self.home.path(), &format!("mount -t {kind} -o loop {image} disk")).map(drop)
+        let (kind, image, more) = (&self.kind, self.image(), self.options.mount);
+        tool(self.home.path(), &format!("mount -t {kind} -o loop,{more} {image} disk")).map(drop)
     }
 
     pub(super) fn path(&self) -> PathBuf {

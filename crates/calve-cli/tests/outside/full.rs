@@ -3,11 +3,16 @@
 
 use std::fs;
 use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
+use std::thread;
+
+use rustix::process::{Gid, Uid};
 
 use crate::died::{Tree, tree_of};
-use crate::disk::{Disk, tool};
-use crate::{Random, Run, calve, filesystem, is_root, names, not_run};
+use crate::disk::{Disk, Options, tool};
+use crate::{Random, Run, calve, calve_command, filesystem, is_root, names, not_run};
 
 const MEGABYTES: u64 = 300;
 const FILES: u64 = 12;
@@ -16,23 +21,30 @@ const FILE_BYTES: usize = 1_000_000;
 /// What a filesystem may keep for itself: a longer directory, a block of inodes, a part of the log.
 const KEPT_BYTES: u64 = 2_500_000;
 
+/// Whose files count where root's do not.
+const NOBODY: u32 = 65534;
+
 struct Place {
     disk: Disk,
     random: Random,
+    /// All is done by nobody.
+    nobody: bool,
 }
 
 impl Place {
     /// A project with two snapshots, `one` and `two`, and six worktrees of the first. `w1` and `w3` have changes.
-    fn new(disk: Disk) -> Self {
-        let mut place = Self { disk, random: Random(7) };
+    fn new(disk: Disk, nobody: bool) -> Self {
+        let mut place = Self { disk, random: Random(7), nobody };
         let app = place.app();
-        fs::create_dir_all(app.join("small")).unwrap();
+        place.as_owner(|| fs::create_dir_all(app.join("small")).unwrap());
         for number in 0..FILES {
             place.write(&app, number);
         }
-        for number in 0..100 {
-            fs::write(app.join(format!("small/f{number}")), format!("{number}\n")).unwrap();
-        }
+        place.as_owner(|| {
+            for number in 0..100 {
+                fs::write(app.join(format!("small/f{number}")), format!("{number}\n")).unwrap();
+            }
+        });
         place.must("init");
         place.must("snapshot --name one");
         place.must("start w1 w2 w3 w4 w5 w6 --from one");
@@ -61,12 +73,24 @@ impl Place {
     fn write(&mut self, root: &Path, number: u64) {
         let words = std::iter::repeat_with(|| self.random.next().to_le_bytes());
         let bytes: Vec<u8> = words.flatten().take(FILE_BYTES).collect();
-        fs::write(root.join(format!("big{number}")), bytes).unwrap();
+        self.as_owner(|| fs::write(root.join(format!("big{number}")), bytes).unwrap());
+    }
+
+    fn as_owner<T: Send>(&self, body: impl FnOnce() -> T + Send) -> T {
+        if self.nobody { as_nobody(body) } else { body() }
+    }
+
+    fn calve(&self, words: &str) -> Run {
+        let mut command = calve_command(&self.app(), words);
+        if self.nobody {
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        Run::of(command.output().unwrap(), String::new())
     }
 
     #[track_caller]
     fn must(&self, words: &str) -> Run {
-        let run = calve(&self.app(), words);
+        let run = self.calve(words);
         assert_eq!(run.code, Some(0), "{words}: {run:?}");
         run
     }
@@ -77,6 +101,25 @@ impl Place {
 
     /// Writes until nothing can be written any more, not even an empty file.
     fn fill(&self) {
+        self.as_owner(|| self.fill_with_bytes());
+    }
+
+    /// Makes files until none can be made any more, for which there is room otherwise.
+    fn fill_with_names(&self) {
+        let fill = self.disk.path().join("fill");
+        self.as_owner(|| {
+            fs::create_dir_all(&fill).unwrap();
+            for number in 0.. {
+                if fs::File::create(fill.join(format!("n{number}"))).is_err() {
+                    assert!(number > 100, "no more than {number}");
+                    break;
+                }
+            }
+        });
+        self.sync();
+    }
+
+    fn fill_with_bytes(&self) {
         let fill = self.disk.path().join("fill");
         fs::create_dir_all(&fill).unwrap();
         let open =
@@ -147,27 +190,39 @@ impl Place {
     }
 }
 
-fn place(test: &str, kind: &str) -> Option<Place> {
+/// In a thread that has lost root's rights, which are the thread's.
+fn as_nobody<T: Send>(body: impl FnOnce() -> T + Send) -> T {
+    thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            let (uid, gid) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+            rustix::thread::set_thread_groups(&[]).unwrap();
+            rustix::thread::set_thread_res_gid(gid, gid, gid).unwrap();
+            rustix::thread::set_thread_res_uid(uid, uid, uid).unwrap();
+            body()
+        });
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+fn disk(test: &str, options: Options) -> Option<Disk> {
     if !is_root() {
         not_run(test, "mounting one needs root");
         return None;
     }
-    match Disk::new(kind, MEGABYTES) {
-        Ok(disk) => Some(Place::new(disk)),
-        Err(why) => {
-            not_run(test, &why);
-            None
-        }
-    }
+    Disk::with(&filesystem(), MEGABYTES, options).map_err(|why| not_run(test, &why)).ok()
+}
+
+fn place(test: &str, options: Options) -> Option<Place> {
+    disk(test, options).map(|disk| Place::new(disk, false))
 }
 
 /// What needs no room, or frees some, and what does. Afterwards all is as it was but for what was dropped and collected.
 fn assert_ways_out(place: &Place, errno: &str) {
     for words in ["status", "list", "log", "show one", "diff", "store stats", "store verify"] {
-        let run = calve(&place.app(), words);
+        let run = place.calve(words);
         assert_eq!(run.code, Some(0), "{words}: {run:?}");
     }
-    let run = calve(&place.app(), "status w1");
+    let run = place.calve("status w1");
     assert_eq!(run.code, Some(3), "{run:?}");
     for words in [
         "snapshot --json -m new",
@@ -180,7 +235,7 @@ fn assert_ways_out(place: &Place, errno: &str) {
         "store warm --json one",
     ] {
         let before = place.picture();
-        let run = calve(&place.app(), words);
+        let run = place.calve(words);
         place.assert_refused(words, &run, errno, &before);
         assert!(run.stderr.contains("calve drop"), "{words}: {run:?}");
     }
@@ -193,7 +248,7 @@ fn assert_ways_out(place: &Place, errno: &str) {
         "drop w5",
         "store gc --grace 0s",
     ] {
-        let run = calve(&place.app(), words);
+        let run = place.calve(words);
         assert_eq!(run.code, Some(0), "{words}: {run:?}");
     }
     assert_eq!(names(&place.folder()), ["w1", "w2", "w6"]);
@@ -201,7 +256,7 @@ fn assert_ways_out(place: &Place, errno: &str) {
 
 #[test]
 fn on_a_full_disk_what_reads_works_what_frees_space_works_and_the_rest_says_why_not() {
-    let Some(place) = place("the ways out of a full disk", &filesystem()) else { return };
+    let Some(place) = place("the ways out of a full disk", Options::default()) else { return };
     place.fill();
     assert_ways_out(&place, "ENOSPC");
     // With some room again everything works.
@@ -217,7 +272,9 @@ const LEVELS: [u64; 6] = [100 << 10, 600 << 10, 2 << 20, 5 << 20, 9 << 20, 45 <<
 
 #[test]
 fn a_disk_that_fills_up_on_the_way_is_told_of_and_its_space_is_given_back() {
-    let Some(mut place) = place("a disk that fills up on the way", &filesystem()) else { return };
+    let Some(mut place) = place("a disk that fills up on the way", Options::default()) else {
+        return;
+    };
     let app = place.app();
     for number in 6..11 {
         place.write(&app, number);
@@ -268,29 +325,189 @@ fn a_disk_that_fills_up_on_the_way_is_told_of_and_its_space_is_given_back() {
     place.must("store verify");
 }
 
-/// A quota is another errno, and elsewhere in the kernel.
+/// A disk may have room and no place for another file.
+#[test]
+fn where_no_file_can_be_made_any_more_what_frees_space_works_and_the_rest_says_why_not() {
+    let make = match filesystem().as_str() {
+        "ext4" => "-N 1500",
+        "xfs" => "-i maxpct=1",
+        "tmpfs" => "",
+        // btrfs makes files as long as there is room.
+        _ => return,
+    };
+    let mount = if make.is_empty() { "nr_inodes=1500" } else { "" };
+    let Some(place) = place("the ways out where files run out", Options { make, mount }) else {
+        return;
+    };
+    place.fill_with_names();
+    assert_ways_out(&place, "ENOSPC");
+    fs::remove_dir_all(place.disk.path().join("fill")).unwrap();
+    place.must("snapshot -m new");
+    place.must("start new --from two");
+    place.must("store verify");
+}
+
+/// Who may have how much, elsewhere in the kernel, and mostly with another errno.
+struct Quota {
+    name: &'static str,
+    filesystem: &'static str,
+    options: Options,
+    nobody: bool,
+    /// Run in the root of the filesystem: while it is empty, and for limits and no limits.
+    begin: &'static [&'static str],
+    limit: &'static [&'static str],
+    lift: &'static str,
+    errno: &'static str,
+    fill: fn(&Place),
+}
+
+/// A little more than the project, its store and its worktrees take, in kilobytes; and in files.
+macro_rules! limits {
+    (bytes) => {
+        "0 184320 0 0"
+    };
+    (files) => {
+        "0 0 0 2500"
+    };
+}
+
+const QUOTAS: &[Quota] = &[
+    Quota {
+        name: "a quota of btrfs",
+        filesystem: "btrfs",
+        options: Options { make: "", mount: "" },
+        nobody: false,
+        begin: &[],
+        limit: &["btrfs quota enable .", "btrfs quota rescan -w .", "btrfs qgroup limit 80M ."],
+        lift: "btrfs qgroup limit none .",
+        errno: "EDQUOT",
+        fill: Place::fill,
+    },
+    Quota {
+        name: "a user's quota of XFS",
+        filesystem: "xfs",
+        options: Options { make: "", mount: "uquota" },
+        nobody: true,
+        begin: &[],
+        limit: &[concat!("setquota -F xfs -u 65534 ", limits!(bytes), " .")],
+        lift: "setquota -F xfs -u 65534 0 0 0 0 .",
+        errno: "EDQUOT",
+        fill: Place::fill,
+    },
+    Quota {
+        name: "a user's quota of files of XFS",
+        filesystem: "xfs",
+        options: Options { make: "", mount: "uquota" },
+        nobody: true,
+        begin: &[],
+        limit: &[concat!("setquota -F xfs -u 65534 ", limits!(files), " .")],
+        lift: "setquota -F xfs -u 65534 0 0 0 0 .",
+        errno: "EDQUOT",
+        fill: Place::fill_with_names,
+    },
+    // Here it is for root as well.
+    Quota {
+        name: "a project's quota of XFS",
+        filesystem: "xfs",
+        options: Options { make: "", mount: "pquota" },
+        nobody: false,
+        begin: &["chattr -p 42 +P ."],
+        limit: &[concat!("setquota -F xfs -P 42 ", limits!(bytes), " .")],
+        lift: "setquota -F xfs -P 42 0 0 0 0 .",
+        errno: "ENOSPC",
+        fill: Place::fill,
+    },
+    Quota {
+        name: "a project's quota of files of XFS",
+        filesystem: "xfs",
+        options: Options { make: "", mount: "pquota" },
+        nobody: false,
+        begin: &["chattr -p 42 +P ."],
+        limit: &[concat!("setquota -F xfs -P 42 ", limits!(files), " .")],
+        lift: "setquota -F xfs -P 42 0 0 0 0 .",
+        errno: "ENOSPC",
+        fill: Place::fill_with_names,
+    },
+    Quota {
+        name: "a user's quota of ext4",
+        filesystem: "ext4",
+        options: Options { make: "-O quota", mount: "usrquota" },
+        nobody: true,
+        begin: &[],
+        limit: &[concat!("setquota -u 65534 ", limits!(bytes), " .")],
+        lift: "setquota -u 65534 0 0 0 0 .",
+        errno: "EDQUOT",
+        fill: Place::fill,
+    },
+    Quota {
+        name: "a user's quota of files of ext4",
+        filesystem: "ext4",
+        options: Options { make: "-O quota", mount: "usrquota" },
+        nobody: true,
+        begin: &[],
+        limit: &[concat!("setquota -u 65534 ", limits!(files), " .")],
+        lift: "setquota -u 65534 0 0 0 0 .",
+        errno: "EDQUOT",
+        fill: Place::fill_with_names,
+    },
+    Quota {
+        name: "a project's quota of ext4",
+        filesystem: "ext4",
+        options: Options {
+            make: "-O quota,project -E quotatype=usrquota:prjquota",
+            mount: "prjquota",
+        },
+        nobody: true,
+        begin: &["chattr -p 42 +P ."],
+        limit: &[concat!("setquota -P 42 ", limits!(bytes), " .")],
+        lift: "setquota -P 42 0 0 0 0 .",
+        errno: "EDQUOT",
+        fill: Place::fill,
+    },
+];
+
 #[test]
 fn where_a_quota_is_used_up_what_frees_space_works_and_the_rest_says_why_not() {
-    const NAME: &str = "a quota";
-    if filesystem() != "btrfs" {
-        return;
-    }
-    let Some(place) = place(NAME, "btrfs") else { return };
-    let home = place.disk.path();
-    let limit = || -> Result<(), String> {
-        tool(&home, "btrfs quota enable .")?;
-        tool(&home, "btrfs quota rescan -w .")?;
+    for quota in QUOTAS.iter().filter(|quota| quota.filesystem == filesystem()) {
+        let Quota { name, errno, nobody, .. } = *quota;
+        let Some(disk) = disk(name, quota.options) else { continue };
+        let home = disk.path();
+        for (path, mode) in [(home.parent().unwrap(), 0o755), (&*home, 0o777)] {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        }
+        let run = |words: &[&str]| words.iter().try_for_each(|words| tool(&home, words).map(drop));
+        if let Err(why) = run(quota.begin) {
+            not_run(name, &why);
+            continue;
+        }
+        let there = || {
+            [&*home, Path::new(env!("CARGO_BIN_EXE_calve"))]
+                .iter()
+                .all(|path| fs::metadata(path).is_ok())
+        };
+        if nobody && !as_nobody(there) {
+            not_run(name, "nobody may not look where the tests run");
+            continue;
+        }
+
+        println!("{name}");
+        let place = Place::new(disk, nobody);
         place.sync();
-        tool(&home, "btrfs qgroup limit 80M .").map(drop)
-    };
-    if let Err(why) = limit() {
-        return not_run(NAME, &why);
+        if let Err(why) = run(quota.limit) {
+            not_run(name, &why);
+            continue;
+        }
+        (quota.fill)(&place);
+        let refused = place.as_owner(|| fs::write(home.join("fill/one-more"), vec![1; 1 << 20]));
+        let kind = if errno == "EDQUOT" {
+            io::ErrorKind::QuotaExceeded
+        } else {
+            io::ErrorKind::StorageFull
+        };
+        assert_eq!(refused.unwrap_err().kind(), kind, "{name}");
+        assert_ways_out(&place, errno);
+        run(&[quota.lift]).unwrap();
+        place.must("snapshot -m new");
+        place.must("store verify");
     }
-    place.fill();
-    let refused = fs::write(home.join("fill/one-more"), vec![1; 1 << 20]).unwrap_err();
-    assert_eq!(refused.kind(), io::ErrorKind::QuotaExceeded);
-    assert_ways_out(&place, "EDQUOT");
-    tool(&home, "btrfs qgroup limit none .").unwrap();
-    place.must("snapshot -m new");
-    place.must("store verify");
 }

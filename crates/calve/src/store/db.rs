@@ -132,8 +132,21 @@ impl Db {
         Ok(db)
     }
 
+    /// For what frees space, once it has the reserve. Where that may be, it stays open: XFS takes its time until another file can
+    /// be made in the place of one that was removed, and each that opens it briefly makes and removes one.
+    pub(crate) fn open_in_reserve(path: &Path) -> Result<Self, Error> {
+        if super::room::is_btrfs(path) { Self::open_briefly(path) } else { Self::open(path) }
+    }
+
+    /// From now on, as if it had been opened with [`Db::open_in_reserve`].
+    pub(crate) fn be_in_reserve(&self) {
+        if super::room::is_btrfs(&self.path) {
+            self.be_brief();
+        }
+    }
+
     /// From now on, as if it had been opened with [`Db::open_briefly`].
-    pub(crate) fn be_brief(&self) {
+    fn be_brief(&self) {
         *lock(&self.connection) = None;
     }
 

@@ -2,7 +2,8 @@
 //!
 //! # The reserve
 //! Whoever looks for a way out of a full disk needs some room for that: SQLite makes two files beside the database before it reads a
-//! row, and forgetting what is dropped writes some pages. So the store holds some in reserve, as a file that means nothing. What frees
+//! row, and forgetting what is dropped writes some pages. So the store holds some in reserve: a file that means nothing, for its blocks, and
+//! some that are empty, since a filesystem or a quota may have blocks left and no place for another file. What frees
 //! space ([`Worktree::drop`](crate::Worktree::drop), [`Store::gc`]) gives it up when there is no other, does its work, and puts it back
 //! when something was freed. Whoever only reads does without: it reads the database as it lies there, of which no writer is at work,
 //! since a writer's files are what there is no room for. Nobody else takes the reserve, or it would be gone when it is needed. One
@@ -35,6 +36,9 @@ use crate::tree::staging::{StagedFile, flush_filesystem, stage_name};
 /// What is held in reserve: the database's files take some 40 KB to begin with, and forgetting thousands of snapshots less than this.
 const RESERVE_BYTES: u64 = 1 << 20;
 
+/// Files that are made while space is freed: two of the database's, an index on its way, three locks; and one to spare.
+const RESERVE_FILES: u32 = 7;
+
 /// What the reserve leaves on btrfs: others may be about to open the database.
 const SPARE_BYTES: u64 = 256 << 10;
 
@@ -62,14 +66,24 @@ fn reserve(store: &Path) -> PathBuf {
     store.join("reserve")
 }
 
+/// The places of files that are held in reserve.
+fn reserved_files(store: &Path) -> impl Iterator<Item = PathBuf> {
+    (1..=RESERVE_FILES).map(|number| store.join(format!("reserve.{number}")))
+}
+
 /// Whether an error is about a full disk or quota.
 fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
+/// There a file that is mapped, and has all its blocks, may need more of them; and files can be made as long as there is room.
+pub(crate) fn is_btrfs(path: &Path) -> bool {
+    filesystem_name(path).as_deref() == Some("btrfs")
+}
+
 /// How much there is for the database of `store`, where that must be known beforehand.
 pub(crate) fn left(store: &Path) -> Room {
-    if filesystem_name(store).as_deref() != Some("btrfs") {
+    if !is_btrfs(store) {
         return Room::Enough;
     }
     let Ok(stat) = fs::statvfs(store) else { return Room::Enough };
@@ -113,13 +127,24 @@ fn refusal(store: &Path, bytes: usize) -> Option<io::Error> {
 
 /// Puts something in reserve: as much as there is, where there is not enough.
 pub(crate) fn keep(store: &Path) {
+    keep_bytes(store);
+    if is_btrfs(store) {
+        return;
+    }
+    for path in reserved_files(store) {
+        // Nearly always it is there.
+        let _ = fs::openat(fs::CWD, &path, NEW_FILE_FLAGS, Mode::RUSR | Mode::WUSR);
+    }
+}
+
+fn keep_bytes(store: &Path) {
     let path = reserve(store);
     let flags =
         OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let Ok(file) = fs::open(&path, flags, Mode::RUSR | Mode::WUSR) else { return };
     let (Ok(stat), Ok(room)) = (fs::fstat(&file), fs::fstatvfs(&file)) else { return };
     let mut missing = RESERVE_BYTES.saturating_sub(stat.st_size.cast_unsigned());
-    if filesystem_name(store).as_deref() == Some("btrfs") {
+    if is_btrfs(store) {
         let free = room.f_bavail.saturating_mul(room.f_frsize);
         missing = missing.min(free.saturating_sub(SPARE_BYTES));
     }
@@ -144,7 +169,11 @@ fn give_up(store: &Path) -> bool {
     {
         let _ = fs::ftruncate(&file, 0);
     }
-    std::fs::remove_file(path).is_ok()
+    let mut given = std::fs::remove_file(path).is_ok();
+    for path in reserved_files(store) {
+        given |= std::fs::remove_file(path).is_ok();
+    }
+    given
 }
 
 impl Store {
@@ -169,7 +198,7 @@ impl Store {
                 // It can only be read.
                 Self::open_in_reserve(self.path()).and_then(|again| work(&again))
             } else {
-                self.db().be_brief();
+                self.db().be_in_reserve();
                 work(self)
             };
         }
@@ -218,7 +247,7 @@ impl Store {
             if tried > 1 {
                 give_up(path);
                 let _ = fs::open(path, DIR_FLAGS, Mode::empty()).and_then(flush_filesystem);
-                if let Ok(db) = Db::open_briefly(&database) {
+                if let Ok(db) = Db::open_in_reserve(&database) {
                     return Ok((db, None));
                 }
             }
