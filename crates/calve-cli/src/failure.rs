@@ -341,23 +341,25 @@ mod tests {
     #[test]
     fn what_is_not_there_is_told_by_where_the_way_to_it_ends() {
         let root = tempfile::tempdir().unwrap();
-        let at = root.path().to_str().unwrap();
         #[cfg(unix)]
         std::os::unix::fs::symlink("nowhere", root.path().join("link")).unwrap();
+        let folder = shell_word(root.path());
+        #[cfg(unix)]
+        let link = format!("{folder}/link is a link to what is not there");
         for (path, expected) in [
-            (format!("{at}/none"), format!("there is no none in {at}")),
-            (format!("{at}/none/below/it"), format!("there is no none in {at}")),
+            (root.path().join("none"), format!("there is no none in {folder}")),
+            (root.path().join("none/below/it"), format!("there is no none in {folder}")),
             (
-                "none/below".to_owned(),
+                "none/below".into(),
                 "there is no none in the current folder; -C DIR says where relative paths start"
                     .to_owned(),
             ),
             #[cfg(unix)]
-            (format!("{at}/link"), format!("{at}/link is a link to what is not there")),
+            (root.path().join("link"), link.clone()),
             #[cfg(unix)]
-            (format!("{at}/link/below"), format!("{at}/link is a link to what is not there")),
+            (root.path().join("link/below"), link),
         ] {
-            assert_eq!(not_there(Path::new(&path)), expected);
+            assert_eq!(not_there(&path), expected);
         }
     }
 
