@@ -14,7 +14,7 @@ use calve::{PackOptions, SnapshotId, StartOptions, Store};
 use common::maintained::{Project, at_once, common, few};
 use common::snapshot::{assert_same, snapshot};
 use common::{child, child_done, within};
-use rustix::fs::{CWD, FileType, Mode, mknodat};
+use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 /// What a whole run of a row may have for its memory, stacks and mapped files included.
@@ -66,6 +66,15 @@ impl Hostile {
 
     fn node(&self, name: &str, kind: FileType) {
         mknodat(CWD, self.replace(name), kind, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    }
+
+    /// One that gives zeroes without end, where this user may make one; else a socket.
+    fn device(&self, name: &str) {
+        let path = self.replace(name);
+        let zero = makedev(1, 5);
+        if mknodat(CWD, &path, FileType::CharacterDevice, Mode::RUSR | Mode::WUSR, zero).is_err() {
+            self.node(name, FileType::Socket);
+        }
     }
 
     fn huge(&self, name: &str, start: &[u8]) {
@@ -186,6 +195,10 @@ const ROWS: &[Row] = &[
     row!("format is a socket", Refused, |it| it.node("format", FileType::Socket)),
     row!("format is a folder", Refused, |it| fs::create_dir(it.replace("format")).unwrap()),
     row!("format is a link", Refused, |it| it.link("format", "victim")),
+    row!("format is a link to a device", Refused, |it| {
+        symlink("/dev/zero", it.replace("format")).unwrap();
+    }),
+    row!("format is a device", Refused, |it| it.device("format")),
     row!("format is huge", Refused, |it| it.huge("format", b"calve store 1\n")),
     row!("index.db is a link", Refused, |it| {
         fs::rename(it.file("index.db"), it.outside.join("index.db")).unwrap();
