@@ -156,31 +156,7 @@ impl Db {
 
     /// Opens a database that nobody can write to, nor make the files beside it that sharing it takes.
     pub(crate) fn open_read_only(path: &Path) -> Result<Self, Error> {
-        use std::os::unix::ffi::OsStrExt as _;
-        let mut wal = path.as_os_str().to_owned();
-        wal.push("-wal");
-        if std::fs::metadata(wal).is_ok_and(|meta| meta.len() > 0) {
-            let cause = std::io::Error::new(
-                std::io::ErrorKind::ReadOnlyFilesystem,
-                "its last writer was killed, and what it wrote cannot be taken over while the filesystem is read-only",
-            );
-            return Err(Error::new(ErrorKind::ReadOnly, "open", path, cause));
-        }
-        let mut uri = String::from("file:");
-        for &byte in path.as_os_str().as_bytes() {
-            if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
-                uri.push(char::from(byte));
-            } else {
-                uri.push_str(&format!("%{byte:02X}"));
-            }
-        }
-        uri.push_str("?immutable=1");
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
-            | OpenFlags::SQLITE_OPEN_URI
-            | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection =
-            Connection::open_with_flags(uri, flags).map_err(|error| failed("open", path, error))?;
-        let db = Self::of(Some(connection), path);
+        let db = Self::of(Some(connect_read_only(path)?), path);
         db.check()?;
         Ok(db)
     }
@@ -226,7 +202,7 @@ impl Db {
         operation: &'static str,
         query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, Error> {
-        self.connected(|connection| {
+        self.connected(Use::Read, |connection| {
             query(connection).map_err(|error| failed(operation, &self.path, error))
         })
     }
@@ -262,7 +238,7 @@ impl Db {
             tx.commit()?;
             Ok(value)
         };
-        self.connected(|connection| {
+        self.connected(Use::Write, |connection| {
             run(connection).map_err(|error| failed(operation, &self.path, error))
         })
     }
@@ -277,8 +253,23 @@ impl Db {
         if has_others { connect(&self.path, OPEN, With::Others) } else { alone }
     }
 
+    /// The same where that failed for want of room. What btrfs sets aside of a quota for whatever a transaction may change, be it only a
+    /// file that is made and removed, it gives back when that transaction is on the disk (`btrfs_qgroup_free_meta_all_pertrans`,
+    /// fs/btrfs/qgroup.c). Who only reads does without room in the end.
+    fn connect_after(&self, error: Error, to: Use) -> Result<Connection, Error> {
+        if error.kind() != ErrorKind::StorageFull {
+            return Err(error);
+        }
+        super::room::settle(self.path.parent().unwrap_or(&self.path));
+        self.connect_briefly().or_else(|error| match to {
+            Use::Read => connect_read_only(&self.path).map_err(|_| error),
+            Use::Write => Err(error),
+        })
+    }
+
     fn connected<T>(
         &self,
+        to: Use,
         work: impl FnOnce(&mut Connection) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let mut slot = lock(&self.connection);
@@ -288,7 +279,8 @@ impl Db {
                 // Two that want it alone would each keep the other from it for as long as they wait, and then share it.
                 let store = self.path.parent().unwrap_or(&self.path);
                 let _turn = super::locks::one_at_the_database(store);
-                let mut connection = self.connect_briefly()?;
+                let mut connection =
+                    self.connect_briefly().or_else(|error| self.connect_after(error, to))?;
                 let done = work(&mut connection);
                 // What cannot be written back now stays in the log beside it, for the next one to take over.
                 drop(connection);
@@ -355,7 +347,7 @@ impl Db {
         id: SnapshotId,
         object: &SnapshotObject,
     ) -> Result<Manifest, Error> {
-        self.connected(|connection| self.manifest_by(connection, id, object))
+        self.connected(Use::Read, |connection| self.manifest_by(connection, id, object))
     }
 
     fn manifest_by(
@@ -525,6 +517,13 @@ pub(crate) fn put_worktree(
     Ok(changed == 1)
 }
 
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Use {
+    Read,
+    Write,
+}
+
 /// How a connection is to a database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum With {
@@ -553,6 +552,33 @@ fn connect(path: &Path, flags: OpenFlags, with: With) -> Result<Connection, Erro
         Ok(connection)
     };
     open().map_err(|error| failed("open", path, error))
+}
+
+/// Reads the database as it lies there.
+fn connect_read_only(path: &Path) -> Result<Connection, Error> {
+    use std::os::unix::ffi::OsStrExt as _;
+    let mut wal = path.as_os_str().to_owned();
+    wal.push("-wal");
+    if std::fs::metadata(wal).is_ok_and(|meta| meta.len() > 0) {
+        let cause = std::io::Error::new(
+            std::io::ErrorKind::ReadOnlyFilesystem,
+            "its last writer was killed, and what it wrote cannot be taken over while the filesystem is read-only",
+        );
+        return Err(Error::new(ErrorKind::ReadOnly, "open", path, cause));
+    }
+    let mut uri = String::from("file:");
+    for &byte in path.as_os_str().as_bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
+            uri.push(char::from(byte));
+        } else {
+            uri.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    uri.push_str("?immutable=1");
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
+        | OpenFlags::SQLITE_OPEN_URI
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    Connection::open_with_flags(uri, flags).map_err(|error| failed("open", path, error))
 }
 
 /// An error of SQLite as one of ours.

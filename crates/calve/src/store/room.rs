@@ -125,6 +125,11 @@ fn refusal(store: &Path, bytes: usize) -> Option<io::Error> {
     write().err().filter(is_full)
 }
 
+/// Has the filesystem give back what it set aside for what is not on the disk yet.
+pub(crate) fn settle(store: &Path) {
+    let _ = fs::open(store, DIR_FLAGS, Mode::empty()).and_then(flush_filesystem);
+}
+
 /// Puts something in reserve: as much as there is, where there is not enough.
 pub(crate) fn keep(store: &Path) {
     keep_bytes(store);
@@ -246,7 +251,7 @@ impl Store {
             std::thread::sleep(Duration::from_millis(pause));
             if tried > 1 {
                 give_up(path);
-                let _ = fs::open(path, DIR_FLAGS, Mode::empty()).and_then(flush_filesystem);
+                settle(path);
                 if let Ok(db) = Db::open_in_reserve(&database) {
                     return Ok((db, None));
                 }
