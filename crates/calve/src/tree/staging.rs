@@ -495,6 +495,41 @@ mod tests {
     }
 
     #[test]
+    fn only_what_the_dead_left_is_swept_at_once_and_nothing_that_is_held() {
+        let temp = tempfile::tempdir().unwrap();
+        let this = Maker::this();
+        let dead = || Maker { start: this.start + 1, ..*this };
+        let stranger = || Maker { world: this.world ^ 1, ..*this };
+        for (row, maker, is_file, held, swept) in [
+            ("a file of the dead", dead(), true, false, true),
+            ("a folder of the dead", dead(), false, false, true),
+            ("one that somebody holds", dead(), false, true, false),
+            ("a file of the living", Maker { ..*this }, true, false, false),
+            ("a folder of the living", Maker { ..*this }, false, false, false),
+            // Of whom nothing is known may live.
+            ("a stranger's file", stranger(), true, false, false),
+            ("a stranger's new folder", stranger(), false, false, false),
+        ] {
+            let folder = temp.path().join(row);
+            let left = folder.join(maker.prefix() + "0123");
+            std::fs::create_dir(&folder).unwrap();
+            match is_file {
+                true => std::fs::write(&left, "content").unwrap(),
+                false => std::fs::create_dir(&left).unwrap(),
+            }
+            let holder = held.then(|| fs::open(&left, DIR_FLAGS, Mode::empty()).unwrap());
+            if let Some(holder) = &holder {
+                fs::flock(holder, FlockOperation::NonBlockingLockExclusive).unwrap();
+            }
+            let parent = fs::open(&folder, DIR_FLAGS, Mode::empty()).unwrap();
+            fs::fchmod(&parent, meta::mode(0o700)).unwrap();
+            sweep(&parent);
+            assert_eq!(!left.try_exists().unwrap(), swept, "{row}");
+            drop(holder);
+        }
+    }
+
+    #[test]
     fn a_stage_bears_the_mark_and_is_given_up_only_if_it_is_still_the_one_that_was_made() {
         let temp = tempfile::tempdir().unwrap();
         let open = || fs::open(temp.path(), DIR_FLAGS, Mode::empty()).unwrap();
