@@ -215,9 +215,15 @@ fn where_another_filesystem_is_mounted_in_the_destination_files_arrive_whole_the
         // What cannot be there leaves nothing behind either.
         fs::remove_file(mounted.join("below/a")).unwrap();
         fs::create_dir(mounted.join("below/a")).unwrap();
-        let error = clone_tree(&source, &[&dest], &merging()).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
-        assert_no_stage(&dest);
+        for number in 0..40 {
+            file(&source.join(format!("folder/mounted/more{number}")), number, 0o640, 5000);
+        }
+        // Whatever other threads have on its way there when one meets it.
+        for round in 0..30 {
+            let error = clone_tree(&source, &[&dest], &jobs(merging(), 4)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Conflict, "{round}: {error}");
+            assert_no_stage(&dest);
+        }
     });
     sh(Command::new("umount").arg(&mounted));
     result.unwrap_or_else(|panic| std::panic::resume_unwind(panic));

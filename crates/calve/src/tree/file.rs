@@ -43,11 +43,34 @@ struct Out {
     /// `None` where cloning makes the file, and where a link already stands there.
     fd: Option<OwnedFd>,
     /// In a merge: the name in the stage (or, on another device, in the directory itself).
-    temporary: Option<CString>,
+    temporary: Option<Temporary>,
     /// Why it is not a link, in the link modes.
     because: Option<Because>,
     /// Nothing is left to do.
     done: bool,
+}
+
+/// The name of a file on its way in a merge. In a stage it goes with that one, whatever happens; elsewhere with this.
+pub(super) struct Temporary {
+    name: CString,
+    /// The directory, as which destination's of those that are open.
+    astray: Option<(Arc<Handles>, usize)>,
+}
+
+impl std::ops::Deref for Temporary {
+    type Target = CStr;
+
+    fn deref(&self) -> &CStr {
+        &self.name
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if let Some((handles, dest)) = &self.astray {
+            let _ = fs::unlinkat(&handles.dests[*dest], &self.name, AtFlags::empty());
+        }
+    }
 }
 
 impl Out {
@@ -229,7 +252,7 @@ impl Worker<'_, '_> {
     pub(super) fn create_batch(
         &mut self,
         node: &Arc<Node>,
-        handles: &Handles,
+        handles: &Arc<Handles>,
         jobs: &mut [Job],
     ) -> Result<(), Error> {
         for dest in 0..self.op.dests.len() {
@@ -245,7 +268,7 @@ impl Worker<'_, '_> {
     fn create_outs(
         &mut self,
         node: &Arc<Node>,
-        handles: &Handles,
+        handles: &Arc<Handles>,
         job: &Job,
         unlinked: Option<&[Option<Because>]>,
     ) -> Result<Vec<Out>, Error> {
@@ -261,11 +284,11 @@ impl Worker<'_, '_> {
         &mut self,
         dest: usize,
         node: &Arc<Node>,
-        handles: &Handles,
+        handles: &Arc<Handles>,
         job: &Job,
         because: Option<Because>,
     ) -> Result<Out, Error> {
-        let temporary = self.temporary(dest, node)?;
+        let temporary = self.temporary(dest, node, handles)?;
         let mut out = Out { fd: None, temporary, because, done: false };
         if !sys::CLONE_MAKES_THE_FILE {
             out.fd = Some(self.new_file(dest, node, handles, job, &out)?);
@@ -277,14 +300,14 @@ impl Worker<'_, '_> {
         &mut self,
         dest: usize,
         node: &Arc<Node>,
-        handles: &Handles,
+        handles: &Arc<Handles>,
         job: &Job,
         out: &Out,
     ) -> Result<OwnedFd, Error> {
         let op = self.op;
         let mode = meta::create_mode(&job.meta);
         let dir = self.place(dest, node, handles, out.temporary.is_some())?;
-        let name = out.temporary.as_ref().unwrap_or(&job.name);
+        let name = out.temporary.as_deref().unwrap_or(&job.name);
         let path = || op.dest_path(dest, node, &job.name);
         let fd = fs::openat(dir, name, NEW_FILE_FLAGS, mode).map_err(|errno| {
             if errno == Errno::EXIST { two_names(path()) } else { Error::io("make", path(), errno) }
@@ -298,11 +321,18 @@ impl Worker<'_, '_> {
     }
 
     /// In a merge: a name for a file on its way.
-    pub(super) fn temporary(&mut self, dest: usize, node: &Node) -> Result<Option<CString>, Error> {
+    pub(super) fn temporary(
+        &mut self,
+        dest: usize,
+        node: &Node,
+        handles: &Arc<Handles>,
+    ) -> Result<Option<Temporary>, Error> {
         if self.op.dests[dest].merge_stage.is_none() {
             return Ok(None);
         }
+        let mut astray = None;
         let name = if node.dests[dest].stage_here {
+            astray = Some((Arc::clone(handles), dest));
             stage_name()
         } else {
             self.staged += 1;
@@ -314,7 +344,8 @@ impl Worker<'_, '_> {
             }
             format!("w{thread}/{number}")
         };
-        CString::new(name).map(Some).context("stage", || self.op.dests[dest].path.clone())
+        let name = CString::new(name).context("stage", || self.op.dests[dest].path.clone())?;
+        Ok(Some(Temporary { name, astray }))
     }
 
     /// The directory a file is made in.
@@ -347,11 +378,12 @@ impl Worker<'_, '_> {
         &mut self,
         dest: usize,
         node: &Arc<Node>,
-        handles: &Handles,
+        handles: &Arc<Handles>,
         name: &CStr,
-        temporary: Option<&CStr>,
+        temporary: Option<Temporary>,
     ) -> Result<(), Error> {
         let Some(temporary) = temporary else { return Ok(()) };
+        let temporary = &*temporary;
         let op = self.op;
         let dir = self.place(dest, node, handles, true)?;
         let into = &handles.dests[dest];
@@ -360,9 +392,8 @@ impl Worker<'_, '_> {
             true => node.placed.put(dest, into, name, rename),
             false => Ok(rename()),
         };
-        // Nothing happens where both names are one inode already, and after an error in a directory that is no stage.
-        let renamed = matches!(result, Ok(Ok(())));
-        if node.dests[dest].stage_here || renamed && op.options.mode == LinkMode::Hardlink {
+        // Nothing happens where both names are one inode already.
+        if matches!(result, Ok(Ok(()))) && op.options.mode == LinkMode::Hardlink {
             let _ = fs::unlinkat(dir, temporary, AtFlags::empty());
         }
         let result = result.map_err(|first| op.one_place(node, &first, name))?;
@@ -385,7 +416,7 @@ impl Worker<'_, '_> {
     pub(super) fn fill_files(
         &mut self,
         node: &Arc<Node>,
-        handles: &Handles,
+        handles: &Arc<Handles>,
         mut jobs: Vec<Job>,
     ) -> Result<(), Error> {
         let op = self.op;
@@ -416,7 +447,7 @@ impl Worker<'_, '_> {
         &mut self,
         dest: usize,
         node: &Arc<Node>,
-        handles: &Handles,
+        handles: &Arc<Handles>,
         job: &Job,
         attrs: Option<&Attrs>,
         mut out: Out,
@@ -428,7 +459,7 @@ impl Worker<'_, '_> {
             Some(fd) => fd,
             None => {
                 let dir = self.place(dest, node, handles, out.temporary.is_some())?;
-                let name = out.temporary.as_ref().unwrap_or(&job.name);
+                let name = out.temporary.as_deref().unwrap_or(&job.name);
                 fs::openat(dir, name, SOURCE_FLAGS, Mode::empty()).context("open", path)?
             }
         };
@@ -445,7 +476,7 @@ impl Worker<'_, '_> {
             let reason = SkipReason::Xattrs(refused.join(", "));
             op.skip(Some(dest), node.path_of(&job.name), reason);
         }
-        self.settle(dest, node, handles, &job.name, out.temporary.as_deref())?;
+        self.settle(dest, node, handles, &job.name, out.temporary.take())?;
         tally::count(&mut self.tallies[dest], copied, job.meta.size);
         Ok(())
     }
@@ -455,7 +486,7 @@ impl Worker<'_, '_> {
         &mut self,
         dest: usize,
         node: &Arc<Node>,
-        handles: &Handles,
+        handles: &Arc<Handles>,
         job: &Job,
         out: &mut Out,
     ) -> Result<(Option<Because>, bool), Error> {
@@ -499,7 +530,7 @@ impl Worker<'_, '_> {
         &mut self,
         dest: usize,
         node: &Node,
-        handles: &Handles,
+        handles: &Arc<Handles>,
         job: &Job,
         out: &Out,
     ) -> io::Result<Tried> {
@@ -529,7 +560,7 @@ impl Worker<'_, '_> {
                 let dir = self
                     .place(dest, node, handles, out.temporary.is_some())
                     .map_err(io::Error::from)?;
-                let name = out.temporary.as_ref().unwrap_or(&job.name);
+                let name = out.temporary.as_deref().unwrap_or(&job.name);
                 op.patience.retry(|| go_on().and_then(|()| clone_at(&job.source, dir, name)))
             }
         };

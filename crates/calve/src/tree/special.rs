@@ -28,7 +28,7 @@ impl Worker<'_, '_> {
         &mut self,
         dest: usize,
         node: &Arc<Node>,
-        handles: &Handles,
+        handles: &Arc<Handles>,
         name: &CStr,
         make: impl Fn(BorrowedFd<'_>, &CStr) -> rustix::io::Result<()>,
     ) -> Result<rustix::io::Result<()>, Error> {
@@ -38,13 +38,13 @@ impl Worker<'_, '_> {
                 result => return Ok(result),
             }
         }
-        let Some(temporary) = self.temporary(dest, node)? else {
+        let Some(temporary) = self.temporary(dest, node, handles)? else {
             return Err(two_names(self.op.dest_path(dest, node, name)));
         };
         if let Err(errno) = make(self.place(dest, node, handles, true)?, &temporary) {
             return Ok(Err(errno));
         }
-        self.settle(dest, node, handles, name, Some(&temporary))?;
+        self.settle(dest, node, handles, name, Some(temporary))?;
         Ok(Ok(()))
     }
 
@@ -54,7 +54,7 @@ impl Worker<'_, '_> {
         dest: usize,
         first: &First,
         node: &Arc<Node>,
-        handles: &Handles,
+        handles: &Arc<Handles>,
         name: &CStr,
     ) -> Result<bool, Error> {
         let op = self.op;
@@ -87,7 +87,7 @@ impl Worker<'_, '_> {
     pub(super) fn link(
         &mut self,
         node: &Arc<Node>,
-        handles: &Handles,
+        handles: &Arc<Handles>,
         name: &CStr,
     ) -> Result<Unlinked, Error> {
         let op = self.op;
@@ -138,7 +138,7 @@ impl Worker<'_, '_> {
     pub(super) fn symlink(
         &mut self,
         node: &Arc<Node>,
-        handles: &Handles,
+        handles: &Arc<Handles>,
         name: &CStr,
     ) -> Result<bool, Error> {
         let op = self.op;
@@ -164,7 +164,7 @@ impl Worker<'_, '_> {
     pub(super) fn fifo(
         &mut self,
         node: &Arc<Node>,
-        handles: &Handles,
+        handles: &Arc<Handles>,
         name: &CStr,
     ) -> Result<bool, Error> {
         let Some(meta) = self.stat_again(node, handles, name, FileType::Fifo)? else {
@@ -186,7 +186,7 @@ impl Worker<'_, '_> {
     fn stat_again(
         &self,
         node: &Node,
-        handles: &Handles,
+        handles: &Arc<Handles>,
         name: &CStr,
         kind: FileType,
     ) -> Result<Option<Meta>, Error> {
@@ -202,7 +202,7 @@ impl Worker<'_, '_> {
     fn special(
         &mut self,
         node: &Arc<Node>,
-        handles: &Handles,
+        handles: &Arc<Handles>,
         name: &CStr,
         meta: &Meta,
         mode: Option<Mode>,
@@ -246,7 +246,7 @@ impl Worker<'_, '_> {
         &mut self,
         dest: usize,
         node: &Arc<Node>,
-        handles: &Handles,
+        handles: &Arc<Handles>,
         name: &CStr,
         meta: &Meta,
         mode: Option<Mode>,
@@ -254,7 +254,7 @@ impl Worker<'_, '_> {
     ) -> Result<(), Error> {
         let op = self.op;
         let path = || op.dest_path(dest, node, name);
-        let temporary = self.temporary(dest, node)?;
+        let temporary = self.temporary(dest, node, handles)?;
         let created = meta::created_by_us(self.mode_is_exact);
         let dir = self.place(dest, node, handles, temporary.is_some())?;
         let place = temporary.as_deref().unwrap_or(name);
@@ -262,7 +262,7 @@ impl Worker<'_, '_> {
             if errno == Errno::EXIST { two_names(path()) } else { Error::io("make", path(), errno) }
         })?;
         meta::apply_at(dir, place, meta, created, mode).context("set metadata of", path)?;
-        self.settle(dest, node, handles, name, temporary.as_deref())
+        self.settle(dest, node, handles, name, temporary)
     }
 }
 
