@@ -1,8 +1,6 @@
 //! Deleting behind: what was dropped is renamed into the store's trash, and a process of its own deletes it from there.
 
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
 use std::process::{Command, Stdio};
 
 use calve::{Dropped, Store};
@@ -12,25 +10,12 @@ use crate::failure::Failure;
 use crate::failure::stored::store_failure;
 use crate::output::Output;
 
-/// A worktree that was dropped, and whether its files are in the trash of its store: what was on another filesystem could only
-/// be renamed where it was.
-pub(crate) struct Remains {
-    pub(crate) dropped: Dropped,
-    pub(crate) in_trash: bool,
-}
-
-/// Whether what is at `path` can be renamed into the trash of `store`.
-pub(crate) fn is_beside(path: &Path, store: &Store) -> bool {
-    let device = |path: &Path| std::fs::metadata(path).map(|meta| meta.dev()).ok();
-    path.parent().is_some_and(|parent| device(parent) == device(store.path()))
-}
-
 /// Has the trash of `stores` emptied by other processes; where none can be had, by this one. That something could not be
 /// deleted is told and fails nothing: it is dropped, and the next to empty the trash tries again.
-pub(crate) fn empty_behind(stores: &[Store], remains: Vec<Remains>, output: Output) {
+pub(crate) fn empty_behind(stores: &[Store], remains: Vec<Dropped>, output: Output) {
     let detached = stores.iter().all(|store| detach(store).is_ok());
-    for Remains { dropped, in_trash } in remains {
-        if !(detached && in_trash)
+    for dropped in remains {
+        if !(detached && dropped.is_in_trash())
             && let Err(error) = dropped.delete()
         {
             output.warning(store_failure(&error).message());

@@ -329,9 +329,8 @@ pub(crate) fn drop(args: &DropArgs, session: Session<'_>) -> Result<Exit, Failur
             path: PathFields::new(worktree.path()),
         };
         let (again, store) = (worktree.clone(), worktree.store().clone());
-        let in_trash = trash::is_beside(worktree.path(), &store);
         match session.work(Total::Unknown, |options| worktree.drop(args.force, options)) {
-            Ok(dropped) => remains.push(trash::Remains { dropped, in_trash }),
+            Ok(dropped) => remains.push(dropped),
             Err(error) => {
                 failure = Some(worktree_failure(&error, &again));
                 break;

@@ -118,6 +118,49 @@ fn a_swap_file_is_refused_alone() {
     }
     let run = calve(directory, "clone --json --exclude /swap src without");
     assert_eq!(run.count("reflinked_files"), 100, "{run:?}");
+    // Whatever else takes it in has all of it, too, or says that it has not.
+    let merged = calve(directory, "clone --json --existing merge src without");
+    for words in ["init -q", "snapshot -q --name taken"] {
+        let run = calve(&directory.join("src"), words);
+        if run.code != Some(0) {
+            assert!(run.stderr.contains("swap") && run.stderr.contains("ETXTBSY"), "{run:?}");
+            return;
+        }
+    }
+    let started = calve(&directory.join("src"), "start -q --from taken w");
+    for (run, copy) in [(merged, "without/swap"), (started, "src.worktrees/w/swap")] {
+        assert_eq!(run.code, Some(0), "{run:?}");
+        let (from, to) = (fs::read(directory.join("src/swap")), fs::read(directory.join(copy)));
+        assert!(from.unwrap() == to.unwrap(), "{copy} is another");
+    }
+}
+
+/// The mount is taken away whatever happens.
+struct Mounted(PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = tool(Path::new("/"), &format!("umount {}", self.0.display()));
+    }
+}
+
+/// Nothing can be renamed from one mount to another, be it of the same filesystem.
+#[test]
+fn what_is_dropped_on_another_mount_of_the_filesystem_is_deleted_there() {
+    let scratch = scratch();
+    let directory = scratch.path();
+    many_files(&directory.join("app"), 100, 5000, "content");
+    fs::create_dir(directory.join("there")).unwrap();
+    fs::create_dir(directory.join("mounted")).unwrap();
+    if let Err(why) = tool(directory, "mount --bind there mounted") {
+        return not_run("a worktree on another mount", &why);
+    }
+    let _mounted = Mounted(directory.join("mounted"));
+    for words in ["init -q", "start -q --at ../mounted w", "drop -q w"] {
+        let run = calve(&directory.join("app"), words);
+        assert_eq!(run.code, Some(0), "{words}: {run:?}");
+    }
+    assert_eq!(names(&directory.join("mounted")), [""; 0]);
 }
 
 /// The flag is taken away whatever happens, or the directory could not be removed.

@@ -19,17 +19,32 @@ use crate::tree::staging::{self, stage_name};
 #[derive(Debug)]
 #[must_use = "its files stay until `delete`"]
 pub struct Dropped {
-    /// The folder its remains are in, and their name there; nothing where it was missing.
-    remains: Option<(PathBuf, CString)>,
+    /// Nothing where it was missing.
+    remains: Option<Remains>,
+}
+
+#[derive(Debug)]
+struct Remains {
+    folder: PathBuf,
+    name: CString,
+    in_trash: bool,
 }
 
 impl Dropped {
+    /// Whether its files wait in the store's trash, where [`Store::empty_trash`] finds them. What cannot be renamed to there, since it is on
+    /// another filesystem or has another project's quota (XFS, ext4), waits where it was for [`Dropped::delete`], or for whoever starts a
+    /// worktree beside it next.
+    #[must_use]
+    pub fn is_in_trash(&self) -> bool {
+        self.remains.as_ref().is_none_or(|remains| remains.in_trash)
+    }
+
     /// Deletes its files: never across a mount, never through a link.
     ///
     /// # Errors
-    /// What could not be deleted stays, and the next [`Store::empty_trash`] tries again.
+    /// What could not be deleted stays; who tries again is said at [`Dropped::is_in_trash`].
     pub fn delete(self) -> Result<(), Error> {
-        let Some((folder, name)) = self.remains else { return Ok(()) };
+        let Some(Remains { folder, name, .. }) = self.remains else { return Ok(()) };
         let dir = super::open_dir(&folder)?;
         remove_tree(&dir, &name).context("delete what was dropped in", || folder)
     }
@@ -86,23 +101,26 @@ impl Worktree {
         let to = super::open_dir(&trash)?;
         let aside = CString::new(stage_name())
             .map_err(|error| Error::io("drop worktree", &self.path, io::Error::other(error)))?;
-        let folder = match fs::renameat(&from, &name, &to, &aside) {
-            Ok(()) => trash,
-            // Another filesystem or subvolume: aside where it is, under a name that is swept from there.
+        let in_trash = match fs::renameat(&from, &name, &to, &aside) {
+            Ok(()) => true,
+            // Another filesystem, or another project's quota: aside where it is, under a name that is swept from there.
             Err(Errno::XDEV) => {
                 fs::renameat(&from, &name, &from, &aside)
                     .context("drop worktree", || &self.path)?;
-                // So that whoever makes something there later knows that it may go.
-                let _ = staging::mark(&from, &aside);
-                parent
+                false
             }
             Err(errno) => return Err(Error::io("drop worktree", &self.path, errno)),
         };
         self.forget().inspect_err(|_| {
-            // It is not dropped then. Where the mark is on it, or somebody emptied the trash, it is missing.
-            let _ = fs::renameat(&to, &aside, &from, &name);
+            // It is not dropped then; where somebody emptied the trash meanwhile, it is missing.
+            let _ = fs::renameat(if in_trash { &to } else { &from }, &aside, &from, &name);
         })?;
-        Ok(Dropped { remains: Some((folder, aside)) })
+        if !in_trash {
+            // So that whoever makes something there later knows that it may go.
+            let _ = staging::mark(&from, &aside);
+        }
+        let folder = if in_trash { trash } else { parent };
+        Ok(Dropped { remains: Some(Remains { folder, name: aside, in_trash }) })
     }
 
     /// Other worktrees inside would go with it, and nobody has looked at what was changed in them.
