@@ -229,6 +229,58 @@ fn where_another_filesystem_is_mounted_in_the_destination_files_arrive_whole_the
     result.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
 }
 
+/// Nothing can be renamed into it from elsewhere, and no device number tells.
+#[test]
+#[cfg(target_os = "linux")]
+fn where_a_folder_of_the_destination_is_another_mount_of_its_filesystem_files_arrive_there_too() {
+    let name = "where_a_folder_of_the_destination_is_another_mount_of_its_filesystem_files_arrive_there_too";
+    let scratch = Scratch::new();
+    let (source, dest, there) =
+        (scratch.join("source"), scratch.join("dest"), scratch.join("there"));
+    let mounted = dest.join("d0/mounted");
+    for path in [&mounted, &there.join("old"), &source.join("d0/mounted/new/deep")] {
+        fs::create_dir_all(path).unwrap();
+    }
+    let mut mount = Command::new("mount");
+    mount.arg("--bind").args([&there, &mounted]).stderr(std::process::Stdio::null());
+    if !mount.status().is_ok_and(|status| status.success()) {
+        return not_run(name, "needs root, to mount a folder");
+    }
+    for (seed, place) in
+        ["d0/mounted", "d0/mounted/old", "d0/mounted/new", "d0/mounted/new/deep", "d0"]
+            .into_iter()
+            .enumerate()
+    {
+        fs::create_dir_all(source.join(place)).unwrap();
+        for number in 0..25 {
+            file(&source.join(place).join(format!("f{number}")), seed as u64, 0o640, 3000);
+        }
+        symlink("target", source.join(place).join("link")).unwrap();
+    }
+    let result = std::panic::catch_unwind(|| {
+        for mode in [Mode::Clone, Mode::Copy, Mode::Symlink, Mode::Clone] {
+            for threads in [1, 4] {
+                clone_tree(&source, &[&dest], &jobs(merging().mode(mode), threads)).unwrap();
+                let (from, to) = (snapshot(&source), snapshot(&dest));
+                for (path, entry) in only(&from, |_, entry| entry.kind == Kind::File) {
+                    match mode {
+                        Mode::Symlink => assert_eq!(to[&path].target, source.join(&path)),
+                        _ => assert_eq!(to[&path], entry, "{mode:?}, {threads}: {path:?}"),
+                    }
+                }
+                assert_no_stage(&dest);
+            }
+        }
+        fs::remove_file(mounted.join("old/f3")).unwrap();
+        fs::create_dir(mounted.join("old/f3")).unwrap();
+        let error = clone_tree(&source, &[&dest], &merging()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+        assert_no_stage(&dest);
+    });
+    sh(Command::new("umount").arg(&mounted));
+    result.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+}
+
 #[test]
 fn who_reads_a_file_while_it_is_replaced_sees_all_of_the_old_or_all_of_the_new() {
     let scratch = Scratch::new();

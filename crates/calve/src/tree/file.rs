@@ -15,7 +15,7 @@ use rustix::io::Errno;
 
 use super::links::Seen;
 use super::node::{Handles, Node};
-use super::staging::{Stage, stage_name};
+use super::staging::{self, stage_name};
 use super::tally::Because;
 use super::walk::{Worker, two_names};
 use super::{Mode as LinkMode, Reflink, tally};
@@ -55,6 +55,13 @@ pub(super) struct Temporary {
     name: CString,
     /// The directory, as which destination's of those that are open.
     astray: Option<(Arc<Handles>, usize)>,
+}
+
+impl Temporary {
+    /// Whether it is not in the stage.
+    fn is_astray(&self) -> bool {
+        self.astray.is_some()
+    }
 }
 
 impl std::ops::Deref for Temporary {
@@ -306,13 +313,13 @@ impl Worker<'_, '_> {
     ) -> Result<OwnedFd, Error> {
         let op = self.op;
         let mode = meta::create_mode(&job.meta);
-        let dir = self.place(dest, node, handles, out.temporary.is_some())?;
+        let dir = self.place(dest, handles, out.temporary.as_ref());
         let name = out.temporary.as_deref().unwrap_or(&job.name);
         let path = || op.dest_path(dest, node, &job.name);
         let fd = fs::openat(dir, name, NEW_FILE_FLAGS, mode).map_err(|errno| {
             if errno == Errno::EXIST { two_names(path()) } else { Error::io("make", path(), errno) }
         })?;
-        if node.dests[dest].stage_here {
+        if out.temporary.as_ref().is_some_and(Temporary::is_astray) {
             // It is no stage of ours and may have passed an ACL on, which also takes the place of the umask.
             meta::strip_inherited_acls(&fd).context("set metadata of", path)?;
             fs::fchmod(&fd, mode).context("set metadata of", path)?;
@@ -331,7 +338,7 @@ impl Worker<'_, '_> {
             return Ok(None);
         }
         let mut astray = None;
-        let name = if node.dests[dest].stage_here {
+        let name = if node.dests[dest].stage_here.load(Ordering::Relaxed) {
             astray = Some((Arc::clone(handles), dest));
             stage_name()
         } else {
@@ -352,15 +359,13 @@ impl Worker<'_, '_> {
     pub(super) fn place<'h>(
         &'h self,
         dest: usize,
-        node: &Node,
         handles: &'h Handles,
-        staged: bool,
-    ) -> Result<BorrowedFd<'h>, Error> {
-        if !staged || node.dests[dest].stage_here {
-            return Ok(handles.dests[dest].as_fd());
+        temporary: Option<&Temporary>,
+    ) -> BorrowedFd<'h> {
+        match (temporary, &self.op.dests[dest].merge_stage) {
+            (Some(temporary), Some(stage)) if !temporary.is_astray() => stage.dir().as_fd(),
+            _ => handles.dests[dest].as_fd(),
         }
-        let stage = self.op.dests[dest].merge_stage.as_ref();
-        Ok(stage.map_or(&handles.dests[dest], Stage::dir).as_fd())
     }
 
     fn make_stage_dir(&mut self, dest: usize) -> Result<(), Error> {
@@ -373,7 +378,8 @@ impl Worker<'_, '_> {
         Ok(())
     }
 
-    /// In a merge: renames a staged entry to its place.
+    /// In a merge: renames a staged entry to its place. `false` where that cannot be done from the stage: from now on such
+    /// entries are staged in the directory itself, this one anew.
     pub(super) fn settle(
         &mut self,
         dest: usize,
@@ -381,23 +387,29 @@ impl Worker<'_, '_> {
         handles: &Arc<Handles>,
         name: &CStr,
         temporary: Option<Temporary>,
-    ) -> Result<(), Error> {
-        let Some(temporary) = temporary else { return Ok(()) };
-        let temporary = &*temporary;
+    ) -> Result<bool, Error> {
+        let Some(temporary) = temporary else { return Ok(true) };
         let op = self.op;
-        let dir = self.place(dest, node, handles, true)?;
+        let dir = self.place(dest, handles, Some(&temporary));
         let into = &handles.dests[dest];
-        let rename = || fs::renameat(dir, temporary, into, name);
+        let rename = || fs::renameat(dir, &*temporary, into, name);
         let result = match node.dests[dest].folds {
             true => node.placed.put(dest, into, name, rename),
             false => Ok(rename()),
         };
         // Nothing happens where both names are one inode already.
         if matches!(result, Ok(Ok(()))) && op.options.mode == LinkMode::Hardlink {
-            let _ = fs::unlinkat(dir, temporary, AtFlags::empty());
+            let _ = fs::unlinkat(dir, &*temporary, AtFlags::empty());
         }
         let result = result.map_err(|first| op.one_place(node, &first, name))?;
-        result.map_err(|errno| match errno {
+        if result == Err(Errno::XDEV) && !temporary.is_astray() {
+            if !node.dests[dest].stage_here.swap(true, Ordering::Relaxed) {
+                // What a killed process left of files that were on their way.
+                staging::sweep(into);
+            }
+            return Ok(false);
+        }
+        result.map(|()| true).map_err(|errno| match errno {
             Errno::ISDIR | Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR => Error::new(
                 ErrorKind::Conflict,
                 "merge file",
@@ -458,13 +470,13 @@ impl Worker<'_, '_> {
         let fd = match out.fd.take() {
             Some(fd) => fd,
             None => {
-                let dir = self.place(dest, node, handles, out.temporary.is_some())?;
+                let dir = self.place(dest, handles, out.temporary.as_ref());
                 let name = out.temporary.as_deref().unwrap_or(&job.name);
                 fs::openat(dir, name, SOURCE_FLAGS, Mode::empty()).context("open", path)?
             }
         };
-        let created =
-            self.created(dest, &fd, !node.dests[dest].stage_here).context("read", path)?;
+        let astray = out.temporary.as_ref().is_some_and(Temporary::is_astray);
+        let created = self.created(dest, &fd, !astray).context("read", path)?;
         let attrs = attrs.filter(|_| !cloned_with_metadata);
         let made_with = (!cloned_with_metadata).then(|| meta::create_mode(&job.meta));
         let refused = meta::apply(&fd, &job.meta, attrs, created, made_with)
@@ -472,11 +484,14 @@ impl Worker<'_, '_> {
         if copied.is_some() {
             sys::close_written(fd).context("close", path)?;
         }
+        if !self.settle(dest, node, handles, &job.name, out.temporary.take())? {
+            let out = self.create_out(dest, node, handles, job, out.because)?;
+            return self.fill_file(dest, node, handles, job, attrs, out);
+        }
         if !refused.is_empty() {
             let reason = SkipReason::Xattrs(refused.join(", "));
             op.skip(Some(dest), node.path_of(&job.name), reason);
         }
-        self.settle(dest, node, handles, &job.name, out.temporary.take())?;
         tally::count(&mut self.tallies[dest], copied, job.meta.size);
         Ok(())
     }
@@ -499,7 +514,7 @@ impl Worker<'_, '_> {
             Error::io("clone", op.source_path(node, &job.name), error)
                 .with_other(op.dest_path(dest, node, &job.name))
         };
-        let because = match self.try_clone(dest, node, handles, job, out).map_err(failed)? {
+        let because = match self.try_clone(dest, handles, job, out).map_err(failed)? {
             Tried::Cloned { with_metadata } => return Ok((None, with_metadata)),
             Tried::No(because, refusal) => {
                 if op.options.reflink == Reflink::Always {
@@ -529,7 +544,6 @@ impl Worker<'_, '_> {
     fn try_clone(
         &mut self,
         dest: usize,
-        node: &Node,
         handles: &Arc<Handles>,
         job: &Job,
         out: &Out,
@@ -557,9 +571,7 @@ impl Worker<'_, '_> {
                 meta::check_length(fd, job.meta.size, op.dests[dest].short_clones)
             }),
             None => {
-                let dir = self
-                    .place(dest, node, handles, out.temporary.is_some())
-                    .map_err(io::Error::from)?;
+                let dir = self.place(dest, handles, out.temporary.as_ref());
                 let name = out.temporary.as_deref().unwrap_or(&job.name);
                 op.patience.retry(|| go_on().and_then(|()| clone_at(&job.source, dir, name)))
             }

@@ -12,7 +12,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use rustix::fs::{self, Mode, OFlags};
@@ -28,12 +28,13 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 /// What is known of a directory of a destination.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(super) struct DestState {
     /// This operation made it, so its mode and times are the source's in the end.
     pub(super) made: bool,
-    /// In a merge: it is on another device than the stage, so files are staged in the directory itself.
-    pub(super) stage_here: bool,
+    /// In a merge: nothing can be renamed into it from the stage, so files are staged in the directory itself. So it is on another
+    /// device; on another mount of the same, or where it has another project's quota (XFS, ext4), that is found out by trying.
+    pub(super) stage_here: AtomicBool,
     /// In a merge: two names may be one in it.
     pub(super) folds: bool,
 }

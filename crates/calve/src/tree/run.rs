@@ -258,7 +258,7 @@ fn walk_and_publish(
             owner: OnceLock::new(),
         });
         roots.push(dir);
-        states.push(DestState { made: new, stage_here: false, folds });
+        states.push(DestState { made: new, stage_here: false.into(), folds });
     }
     let op = new_op(source, absolute, filter, options, dests, excluded);
     let result = op.run(meta, root, roots, states, jobs(options));

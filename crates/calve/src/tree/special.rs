@@ -38,14 +38,17 @@ impl Worker<'_, '_> {
                 result => return Ok(result),
             }
         }
-        let Some(temporary) = self.temporary(dest, node, handles)? else {
-            return Err(two_names(self.op.dest_path(dest, node, name)));
-        };
-        if let Err(errno) = make(self.place(dest, node, handles, true)?, &temporary) {
-            return Ok(Err(errno));
+        loop {
+            let Some(temporary) = self.temporary(dest, node, handles)? else {
+                return Err(two_names(self.op.dest_path(dest, node, name)));
+            };
+            if let Err(errno) = make(self.place(dest, handles, Some(&temporary)), &temporary) {
+                return Ok(Err(errno));
+            }
+            if self.settle(dest, node, handles, name, Some(temporary))? {
+                return Ok(Ok(()));
+            }
         }
-        self.settle(dest, node, handles, name, Some(temporary))?;
-        Ok(Ok(()))
     }
 
     /// A further name of a file that was made already; `false` where it cannot be linked, or is not that file any more.
@@ -254,15 +257,20 @@ impl Worker<'_, '_> {
     ) -> Result<(), Error> {
         let op = self.op;
         let path = || op.dest_path(dest, node, name);
-        let temporary = self.temporary(dest, node, handles)?;
         let created = meta::created_by_us(self.mode_is_exact);
-        let dir = self.place(dest, node, handles, temporary.is_some())?;
-        let place = temporary.as_deref().unwrap_or(name);
-        make(dir, place).map_err(|errno| {
-            if errno == Errno::EXIST { two_names(path()) } else { Error::io("make", path(), errno) }
-        })?;
-        meta::apply_at(dir, place, meta, created, mode).context("set metadata of", path)?;
-        self.settle(dest, node, handles, name, temporary)
+        loop {
+            let temporary = self.temporary(dest, node, handles)?;
+            let dir = self.place(dest, handles, temporary.as_ref());
+            let place = temporary.as_deref().unwrap_or(name);
+            make(dir, place).map_err(|errno| match errno {
+                Errno::EXIST => two_names(path()),
+                errno => Error::io("make", path(), errno),
+            })?;
+            meta::apply_at(dir, place, meta, created, mode).context("set metadata of", path)?;
+            if self.settle(dest, node, handles, name, temporary)? {
+                return Ok(());
+            }
+        }
     }
 }
 

@@ -396,16 +396,18 @@ impl<'a, 'b> Worker<'a, 'b> {
             }
             let root = op.dests[dest].merge_stage.as_ref().map(Stage::id).transpose();
             let own = fs::fstat(&fd).context("read", path)?;
-            stage_here =
-                root.context("read", path)?.is_some_and(|(dev, _)| dev != Meta::of(&own).dev);
+            let elsewhere = |(dev, _)| dev != Meta::of(&own).dev;
+            // A new directory is as the one it is in.
+            stage_here = root.context("read", path)?.is_some_and(elsewhere)
+                || made && parent.dests[dest].stage_here.load(Ordering::Relaxed);
             if stage_here && !made {
                 // What a killed process left of files that were on their way.
                 staging::sweep(&fd);
             }
-            // A new directory is as the one it is in; one that was there, or is on another filesystem, may not be.
+            // One that was there, or is on another filesystem, may be another kind than the one it is in.
             folds = stage_here || parent.dests[dest].folds || !made && sys::ignores_case(&fd);
         }
-        Ok((fd, DestState { made, stage_here, folds }))
+        Ok((fd, DestState { made, stage_here: stage_here.into(), folds }))
     }
 
     /// The rules of the directory's `.gitignore` (and of `.git/info/exclude` at the root), on top of those above.
