@@ -31,6 +31,13 @@ mod table;
 mod text;
 #[cfg(unix)]
 mod tips;
+/// They are of verbs that are Unix's.
+#[cfg(not(unix))]
+mod tips {
+    pub(crate) fn put(_: &mut clap::Error) -> Option<&'static str> {
+        None
+    }
+}
 #[cfg(unix)]
 mod trash;
 #[cfg(unix)]
@@ -131,14 +138,10 @@ fn run(cli: Cli) -> Result<Exit, clap::Error> {
 }
 
 /// Help and version, which clap gives as errors, and what it did not understand.
-#[cfg_attr(not(unix), expect(unused_mut, reason = "the tips are of verbs that are Unix's"))]
 fn not_run(mut error: clap::Error, args: &[OsString]) -> Exit {
     let (json, color) = args::json_and_color(args);
     let output = Output { json, quiet: false, verbose: false, color };
-    #[cfg(unix)]
     let tip = tips::put(&mut error);
-    #[cfg(not(unix))]
-    let tip: Option<&str> = None;
     let styled = error.render().ansi().to_string();
     if !error.use_stderr() {
         return match output.styled_results(&styled) {
