@@ -245,7 +245,8 @@ fn hint(kind: ErrorKind, path: &Path, error: &io::Error) -> Option<String> {
         }
         ErrorKind::StorageFull => {
             format!(
-                "free some space (df -h {0}); 'calve doctor {0}' tells whether files could share theirs",
+                "free some space ({}); 'calve doctor {}' tells whether files could share theirs",
+                df(parent, error),
                 shell_word(parent)
             )
         }
@@ -255,6 +256,31 @@ fn hint(kind: ErrorKind, path: &Path, error: &io::Error) -> Option<String> {
         _ => return io_hint(error).map(str::to_owned),
     };
     Some(hint)
+}
+
+/// What shows of what there is too little at `path`: blocks, inodes, or what a quota leaves of them.
+fn df(path: &Path, error: &io::Error) -> String {
+    let flag = if has_no_inodes(path) { "-hi" } else { "-h" };
+    let quota = match error.kind() {
+        io::ErrorKind::QuotaExceeded => "; quota -s, or btrfs qgroup show, for what a quota leaves",
+        _ => "",
+    };
+    format!("df {flag} {}{quota}", shell_word(path))
+}
+
+#[cfg(unix)]
+fn has_no_inodes(path: &Path) -> bool {
+    // btrfs has no number of them, and says 0; XFS makes them of blocks, and has none of either where these are used up.
+    rustix::fs::statvfs(path).is_ok_and(|stat| {
+        stat.f_files > 0
+            && stat.f_favail < 16
+            && stat.f_bavail.saturating_mul(stat.f_frsize) > 1 << 20
+    })
+}
+
+#[cfg(not(unix))]
+fn has_no_inodes(_: &Path) -> bool {
+    false
 }
 
 /// The nearest folder above `path` that is there, and what should be in it.

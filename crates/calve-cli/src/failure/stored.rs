@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use calve::{ErrorKind, Worktree};
 
-use super::{Failure, kind_name, told};
+use super::{Failure, df, kind_name, told};
 use crate::text::{harmless, shell_word};
 
 /// What the library could not do with a store.
@@ -168,8 +168,8 @@ fn way_out(
             "move it away, or choose another name, or another folder with --at".to_owned()
         }
         ErrorKind::StorageFull => format!(
-            "'calve drop NAME' and 'calve store gc --expire 30d' free space, also where there is none; df -h {}",
-            shell_word(path.parent().unwrap_or(path))
+            "'calve drop NAME' and 'calve store gc --expire 30d' free space, also where there is none; {}",
+            df(path.parent().unwrap_or(path), error)
         ),
         kind => return super::hint(kind, path, error),
     };

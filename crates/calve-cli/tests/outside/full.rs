@@ -340,6 +340,8 @@ fn where_no_file_can_be_made_any_more_what_frees_space_works_and_the_rest_says_w
         return;
     };
     place.fill_with_names();
+    let run = calve(&place.app(), "snapshot -m new");
+    assert!(run.stderr.contains("df -hi"), "{run:?}");
     assert_ways_out(&place, "ENOSPC");
     fs::remove_dir_all(place.disk.path().join("fill")).unwrap();
     place.must("snapshot -m new");
