@@ -6,6 +6,7 @@
 //! # Nothing half-made
 //! [`start`] writes the row first (so of two who want one name one is told), builds the tree under a stage's name, with marker and
 //! index, and renames it. A row whose maker died is finished by whoever comes next, if the tree got its name, and removed if not.
+//! A drop takes the folder away and the row in one transaction, so a start that finds its row gone takes its tree back.
 //!
 //! # Moved, copied, deleted by hand
 //! The token in the marker says which worktree a folder is, whatever its path. One that was moved is found again when a command is

@@ -55,6 +55,52 @@ fn a_worktree_that_was_deleted_by_hand_is_missing_and_can_be_restored() {
     assert_eq!(status(&desk.worktree("one")), [""; 0]);
 }
 
+/// A folder that nobody knew was left where one looked for it just before, and forgot it just after, it was made.
+#[test]
+fn what_is_dropped_while_it_is_made_is_there_and_known_or_neither() {
+    let desk = Desk::small();
+    let from = StartOptions::new().from(desk.worktree("base").snapshot().unwrap());
+    for round in 0..60 {
+        let made = AtomicBool::new(false);
+        let open = || Store::open(desk.store.path()).unwrap();
+        thread::scope(|scope| {
+            let droppers = [false, true].map(|force| {
+                let made = &made;
+                scope.spawn(move || {
+                    let store = open();
+                    while !made.load(Ordering::Relaxed) {
+                        let dropped = store.worktree("w").and_then(|w| w.drop(force, &options()));
+                        if let Err(error) = dropped {
+                            let kinds = [ErrorKind::WorktreeNotFound, ErrorKind::WorktreeMissing];
+                            assert!(kinds.contains(&error.kind()), "{round}: {error}");
+                        }
+                    }
+                })
+            });
+            let restorer = scope.spawn(|| {
+                let store = open();
+                while !made.load(Ordering::Relaxed) {
+                    let _ = store.worktree("w").and_then(|w| w.restore(&options()));
+                }
+            });
+            let store = open();
+            for _ in 0..5 {
+                let _ = store.start(&["w"], &from, &options());
+            }
+            made.store(true, Ordering::Relaxed);
+            droppers.into_iter().chain([restorer]).for_each(|other| other.join().unwrap());
+        });
+        let path = desk.folder().join("w");
+        match desk.store.worktree("w") {
+            Ok(known) => known.drop(true, &options()).unwrap().delete().unwrap(),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::WorktreeNotFound, "{round}"),
+        }
+        assert!(!is_there(&path), "{round}: a folder that nobody knows");
+    }
+    desk.store.empty_trash().unwrap();
+    assert_sound(&desk.store);
+}
+
 #[test]
 fn a_worktree_that_was_moved_is_found_again_and_a_copy_of_one_is_refused() {
     let desk = Desk::small();

@@ -299,9 +299,14 @@ impl Stage {
         Ok(())
     }
 
-    /// Takes a published tree back, so that it is removed when the stage is dropped.
+    /// Takes a published tree back, so that it is removed when the stage is dropped. Where somebody has taken it away since, and
+    /// put something else in its place, that stays.
     pub(crate) fn unpublish(&mut self, name: &CStr) {
-        if rename_with(&self.parent, name, &self.parent, &self.name, RenameFlags::NOREPLACE).is_ok()
+        let there = fs::statat(&self.parent, name, AtFlags::SYMLINK_NOFOLLOW);
+        let is_ours = there.is_ok_and(|stat| self.id().is_ok_and(|id| id == Meta::of(&stat).id()));
+        if is_ours
+            && rename_with(&self.parent, name, &self.parent, &self.name, RenameFlags::NOREPLACE)
+                .is_ok()
         {
             self.armed = true;
         }
@@ -526,6 +531,25 @@ mod tests {
             sweep(&parent);
             assert_eq!(!left.try_exists().unwrap(), swept, "{row}");
             drop(holder);
+        }
+    }
+
+    #[test]
+    fn what_is_published_is_taken_back_but_nothing_that_stands_in_its_place_since() {
+        let temp = tempfile::tempdir().unwrap();
+        let left = || std::fs::read_dir(temp.path()).unwrap().count();
+        for replaced in [false, true] {
+            let parent = fs::open(temp.path(), DIR_FLAGS, Mode::empty()).unwrap();
+            let mut stage = Stage::empty(parent, temp.path()).unwrap();
+            stage.publish(c"tree").unwrap();
+            if replaced {
+                std::fs::rename(temp.path().join("tree"), temp.path().join("away")).unwrap();
+                std::fs::create_dir(temp.path().join("tree")).unwrap();
+            }
+            stage.unpublish(c"tree");
+            drop(stage);
+            assert_eq!(temp.path().join("tree").try_exists().unwrap(), replaced);
+            assert_eq!(left(), if replaced { 2 } else { 0 });
         }
     }
 

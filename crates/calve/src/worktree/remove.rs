@@ -71,16 +71,12 @@ impl Worktree {
             let cause = io::Error::new(io::ErrorKind::InvalidInput, "it is the project itself");
             return Err(Error::new(ErrorKind::InvalidName, "drop", &self.path, cause));
         }
-        let gone = std::fs::symlink_metadata(&self.path)
-            .is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
-        if gone {
-            self.forget()?;
-            return Ok(Dropped { remains: None });
-        }
-        if force && !self.is_there()? {
-            // What is there is not ours to touch; only the name goes.
-            self.forget()?;
-            return Ok(Dropped { remains: None });
+        if self.is_away(force)? {
+            // Only the name goes; unless somebody is making it, and was faster.
+            return match self.forget(|| Ok(self.is_away(force)?.then_some(())))? {
+                Some(()) => Ok(Dropped { remains: None }),
+                None => self.now()?.drop_now(force, options),
+            };
         }
         self.must_be_there()?;
         self.must_hold_no_other()?;
@@ -101,26 +97,43 @@ impl Worktree {
         let to = super::open_dir(&trash)?;
         let aside = CString::new(stage_name())
             .map_err(|error| Error::io("drop worktree", &self.path, io::Error::other(error)))?;
-        let in_trash = match fs::renameat(&from, &name, &to, &aside) {
-            Ok(()) => true,
-            // Another filesystem, or another project's quota: aside where it is, under a name that is swept from there.
-            Err(Errno::XDEV) => {
-                fs::renameat(&from, &name, &from, &aside)
-                    .context("drop worktree", || &self.path)?;
-                false
-            }
-            Err(errno) => return Err(Error::io("drop worktree", &self.path, errno)),
+        // Where it was moved to, the trash or aside where it was.
+        let mut moved_to = None;
+        let away = || {
+            let in_trash = match fs::renameat(&from, &name, &to, &aside) {
+                Ok(()) => true,
+                // Another filesystem, or another project's quota: under a name that is swept from there.
+                Err(Errno::XDEV) => {
+                    fs::renameat(&from, &name, &from, &aside)
+                        .context("drop worktree", || &self.path)?;
+                    false
+                }
+                Err(errno) => return Err(Error::io("drop worktree", &self.path, errno)),
+            };
+            moved_to = Some(if in_trash { &to } else { &from });
+            Ok(Some(in_trash))
         };
-        self.forget().inspect_err(|_| {
+        let forgotten = self.forget(away);
+        if forgotten.is_err()
+            && let Some(dir) = moved_to
+        {
             // It is not dropped then; where somebody emptied the trash meanwhile, it is missing.
-            let _ = fs::renameat(if in_trash { &to } else { &from }, &aside, &from, &name);
-        })?;
+            let _ = fs::renameat(dir, &aside, &from, &name);
+        }
+        let Some(in_trash) = forgotten? else { return Ok(Dropped { remains: None }) };
         if !in_trash {
             // So that whoever makes something there later knows that it may go.
             let _ = staging::mark(&from, &aside);
         }
         let folder = if in_trash { trash } else { parent };
         Ok(Dropped { remains: Some(Remains { folder, name: aside, in_trash }) })
+    }
+
+    /// Whether there is nothing of it at its path. With `force` also where something else is, which is not ours to touch.
+    fn is_away(&self, force: bool) -> Result<bool, Error> {
+        let gone = std::fs::symlink_metadata(&self.path)
+            .is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+        Ok(gone || force && !self.is_there()?)
     }
 
     /// Other worktrees inside would go with it, and nobody has looked at what was changed in them.
@@ -142,13 +155,31 @@ impl Worktree {
         Err(Error::new(ErrorKind::Overlap, "drop worktree", &self.path, cause).with_details(inside))
     }
 
-    fn forget(&self) -> Result<(), Error> {
-        self.store.db().write_soon("write", |tx| forget(tx, &self.row.token))?;
+    /// Has the store forget it where `away`, which takes its folder away, gives something: in one step, for whoever starts or restores
+    /// it marks its row when the folder is there, and would else leave one that nobody knows.
+    fn forget<T>(
+        &self,
+        away: impl FnOnce() -> Result<Option<T>, Error>,
+    ) -> Result<Option<T>, Error> {
+        let done = self.store.db().write_soon("write", |tx| {
+            let mut find = tx.prepare("SELECT 1 FROM worktrees WHERE token = ?1")?;
+            if !find.exists([&self.row.token])? {
+                return Ok(Err(super::no_worktree(&self.row.name)));
+            }
+            let done = away();
+            if let Ok(Some(_)) = done {
+                forget(tx, &self.row.token)?;
+            }
+            Ok(done)
+        })??;
+        if done.is_none() {
+            return Ok(None);
+        }
         let _ = std::fs::remove_file(self.store.path().join("indexes").join(&self.row.token));
         let _ = std::fs::remove_file(self.store.path().join("locks").join(&self.row.token));
         let undo = self.store.path().join("undo").join(&self.row.token);
         let _ = std::fs::rename(undo, self.store.path().join("trash").join(stage_name()));
-        Ok(())
+        Ok(done)
     }
 }
 

@@ -8,6 +8,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rusqlite::params;
 use rustix::fs;
 
 use super::Worktree;
@@ -267,7 +268,8 @@ impl Store {
         options: &StoreOptions,
         mut claimed: Claimed<'_>,
     ) -> Result<Vec<DestinationReport>, Error> {
-        let guard = self.share()?;
+        // Until its rows are marked, too: whoever cannot see its maker would take that one for dead.
+        let _guard = self.share()?;
         // From here on nobody collects what it needs: the rows speak of it. It may have been forgotten just before.
         self.object(id)?;
         let mut places = Vec::with_capacity(rows.len());
@@ -278,21 +280,39 @@ impl Store {
             Some(made) => made,
             None => self.by_mirrors(id, object, rows, &places, options)?,
         };
-        drop(guard);
         publish_all(&mut stages, &places)?;
-        let ready = self.db().write_soon("write", |tx| {
-            for row in rows {
-                let row = WorktreeRow { state: State::Ready, ..row.clone() };
-                db::put_worktree(tx, &row, true)?;
-            }
-            Ok(())
-        });
+        let ready = self.mark_ready(rows);
         if let Err(error) = ready {
             unpublish_all(&mut stages, &places);
             return Err(error);
         }
         claimed.kept = true;
         Ok(reports)
+    }
+
+    /// Marks the rows of trees that are there, all or none. One that was dropped meanwhile stays dropped, and one that was found where
+    /// it had been moved to stays there.
+    fn mark_ready(&self, rows: &[WorktreeRow]) -> Result<(), Error> {
+        let gone = self.db().write_soon("write", |tx| {
+            let mut find = tx.prepare("SELECT 1 FROM worktrees WHERE token = ?1 AND path = ?2")?;
+            for row in rows {
+                if !find.exists(params![row.token, row.path])? {
+                    return Ok(Some(&row.name));
+                }
+            }
+            let mut mark =
+                tx.prepare("UPDATE worktrees SET state = ?1, target = NULL WHERE token = ?2")?;
+            for row in rows {
+                mark.execute(params![State::Ready.as_number(), row.token])?;
+            }
+            Ok(None)
+        })?;
+        let Some(name) = gone else { return Ok(()) };
+        let cause = io::Error::new(
+            io::ErrorKind::NotFound,
+            "it was dropped, or found elsewhere, while it was being made",
+        );
+        Err(Error::new(ErrorKind::WorktreeNotFound, "start worktree", name, cause))
     }
 
     /// Clones every file from its mirror.
@@ -412,10 +432,16 @@ impl Worktree {
     /// Makes the tree of a worktree that was deleted by hand again, as its snapshot has it.
     ///
     /// # Errors
-    /// [`ErrorKind::DestinationExists`] where something is at its path; [`ErrorKind::Damaged`] where content of its snapshot is lost. Nothing is left behind, and it is missing as before.
+    /// [`ErrorKind::DestinationExists`] where something is at its path; [`ErrorKind::Busy`] where another process is making it;
+    /// [`ErrorKind::Damaged`] where content of its snapshot is lost. Nothing is left behind, and it is missing as before.
     pub fn restore(&self, options: &StoreOptions) -> Result<DestinationReport, Error> {
         self.store.must_be_writable("restore a worktree of")?;
         let this = self.now()?;
+        if this.row.state == State::Starting {
+            // Whoever is second there gives the row up.
+            let cause = io::Error::new(io::ErrorKind::WouldBlock, "another process is making it");
+            return Err(Error::new(ErrorKind::Busy, "restore worktree", &this.path, cause));
+        }
         let id = this.based_on()?;
         let object = this.store.object(id)?;
         let (parent, _) = crate::store::parent_of(&this.path)?;
