@@ -1,6 +1,7 @@
 //! `calve diff`, `switch`, `reset`.
 
 use std::io::{self, BufWriter, Write};
+use std::path::Path;
 
 use calve::{Diff, FileDiff, SwitchReport, Worktree};
 use clap::builder::styling::{Effects, Style};
@@ -278,8 +279,11 @@ fn tell(
     line.push_str(&format!(", {}", text::duration(report.elapsed)));
     if !report.kept.is_empty() && kept == "moved aside" {
         // It is named: whoever reads this may stand in another one.
-        let name =
-            if worktree.is_project() { String::new() } else { format!(" {}", harmless(name)) };
+        let name = if worktree.is_project() {
+            String::new()
+        } else {
+            format!(" {}", text::shell_word(Path::new(name)))
+        };
         line.push_str(&format!("; 'calve switch{name} --undo' brings them back"));
     }
     if output.verbose {

@@ -158,7 +158,7 @@ fn restore_failure(error: &calve::Error, worktree: &Worktree) -> Failure {
     if error.kind() != ErrorKind::DestinationExists {
         return failure;
     }
-    let name = harmless(worktree.name());
+    let name = shell_word(Path::new(worktree.name()));
     let hint = match worktree.standing() {
         Ok(Standing::Missing) => format!(
             "what is there is not this worktree (another project's, it may be): move it away, or \
@@ -202,7 +202,7 @@ impl Listed {
         self.standing = Some(self.worktree.standing()?);
         if status && matches!(self.standing, Some(Standing::Ready | Standing::Switching)) {
             let status = session.work(Total::Unknown, |options| self.worktree.status(options));
-            // Whoever drops it takes the folder away, then forgets it, then deletes what is in the folder.
+            // Whoever drops it takes the folder away and forgets it, then deletes what is in the folder.
             self.standing = Some(self.worktree.standing()?);
             if self.standing != Some(Standing::Missing) {
                 self.changes = Some(status?.changes.len() as u64);
@@ -435,7 +435,7 @@ fn holding(worktree: &Worktree, inside: Vec<PathBuf>) -> Failure {
 }
 
 fn changed(worktree: &Worktree, status: Status) -> Failure {
-    let name = harmless(worktree.name()).into_owned();
+    let name = shell_word(Path::new(worktree.name()));
     let details: Vec<PathBuf> = status.changes.into_iter().map(|change| change.path).collect();
     Failure {
         details: details.into(),

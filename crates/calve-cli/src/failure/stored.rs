@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use calve::{ErrorKind, Worktree};
 
 use super::{Failure, df, kind_name, told};
-use crate::text::{harmless, shell_word};
+use crate::text::shell_word;
 
 /// What the library could not do with a store.
 pub(crate) fn store_failure(error: &calve::Error) -> Failure {
@@ -32,7 +32,7 @@ pub(crate) fn no_worktree(path: &Path, cause: &str) -> Failure {
 /// A worktree whose folder is gone.
 pub(crate) fn missing(worktree: &Worktree) -> Failure {
     let (kind, gone) = (ErrorKind::WorktreeMissing, io::Error::from(io::ErrorKind::NotFound));
-    let name = format!(" {}", harmless(worktree.name()));
+    let name = format!(" {}", shell_word(Path::new(worktree.name())));
     let hint = way_out(kind, "open worktree", worktree.path(), &gone, &name);
     own("open worktree", worktree.path(), kind, "it is gone", hint.unwrap_or_default())
 }
@@ -64,7 +64,7 @@ pub(crate) fn store_flag(store: &Path, is_in_its_project: bool) -> String {
 fn hint(error: &calve::Error, worktree: Option<&Worktree>) -> Option<String> {
     // How the commands of a hint name it: the project goes without.
     let name = match worktree.filter(|worktree| !worktree.is_project()) {
-        Some(worktree) => format!(" {}", harmless(worktree.name())),
+        Some(worktree) => format!(" {}", shell_word(Path::new(worktree.name()))),
         None => String::new(),
     };
     way_out(error.kind(), error.operation(), error.path(), error.io_error(), &name)

@@ -261,6 +261,27 @@ fn of_several_none_is_dropped_where_one_was_changed() {
 }
 
 #[test]
+fn a_name_in_the_commands_of_a_hint_is_one_word_to_a_shell() {
+    let (_scratch, project) = with_project();
+    done(&project, "start other");
+    for (name, word) in [("a;b", "'a;b'"), ("$(id)", "'$(id)'"), ("it's", r"'it'\''s'")] {
+        done(&project, &format!("start {name}"));
+        fs::write(worktrees_of(&project).join(name).join("a"), "changed").unwrap();
+        for (words, told) in [
+            (format!("drop {name}"), format!("'calve drop --force {word}'")),
+            (format!("drop {name} other"), format!("'calve drop --force {word}'")),
+            (format!("reset {name}"), format!("'calve switch {word} --undo'")),
+        ] {
+            let run = calve(&project, &words);
+            assert!(run.stderr.contains(&told), "{words}: {run:?}");
+        }
+        fs::remove_dir_all(worktrees_of(&project).join(name)).unwrap();
+        let missing = calve(&project, &format!("status {name}"));
+        assert!(missing.stderr.contains(&format!("'calve restore {word}'")), "{missing:?}");
+    }
+}
+
+#[test]
 fn worktrees_inside_of_others_are_dropped_before_them_and_hold_up_those_that_go_without() {
     let (_scratch, project) = with_project();
     done(&project, "start outer other");
