@@ -1,6 +1,6 @@
 //! `calve diff`, `switch`, `reset`.
 
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, IsTerminal as _, Write};
 use std::path::Path;
 
 use calve::{Diff, FileDiff, SwitchReport, Worktree};
@@ -52,9 +52,9 @@ fn write_patch(
     output: Output,
 ) -> Result<(), Failure> {
     let mut stdout = Watched { inner: BufWriter::new(io::stdout().lock()), failed: None };
-    let written = if output.width().is_some() || output.has_colors() {
-        let is_terminal = output.width().is_some();
-        let colors = output.has_colors();
+    // Not whether its width is known, which a terminal need not tell.
+    let (is_terminal, colors) = (io::stdout().is_terminal(), output.has_colors());
+    let written = if is_terminal || colors {
         let mut shown = Shown {
             inner: &mut stdout,
             line: Vec::new(),
