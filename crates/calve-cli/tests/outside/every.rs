@@ -17,7 +17,8 @@ use crate::calls::{Ends, Setting, judge};
 use crate::killed::is_stage;
 use crate::tree::{State, one_of_everything, remove_tree, state};
 use crate::{
-    Random, Run, calve, calve_command, can_strace, expects_reflink, names, scratch, straced,
+    Random, Run, asks_a_terminal, calve, calve_command, can_strace, expects_reflink, names,
+    scratch, straced,
 };
 
 /// Which of the faults are tried is the same in every run.
@@ -122,7 +123,7 @@ impl Call {
             // does to one that is held, leaves SQLite waiting for itself as long as it waits for others: five minutes.
             "fcntl" => !["F_GETFD", "F_UNLCK"].iter().any(|word| self.arguments.contains(word)),
             "mmap" => !self.arguments.contains("MAP_ANONYMOUS"),
-            "ioctl" => !self.arguments.contains("TCGETS"),
+            "ioctl" => !asks_a_terminal(&self.arguments),
             "write" => !starts("1<") && !starts("2<"),
             name => CHANGING.contains(&name) || READING.contains(&name),
         }

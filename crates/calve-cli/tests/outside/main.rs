@@ -73,13 +73,18 @@ impl Run {
         self.log.lines().filter(|line| line.contains(what)).count()
     }
 
-    /// How many calls strace answered in the kernel's place, without the questions whether this is a terminal.
+    /// How many calls strace answered in the kernel's place, without the questions to a terminal.
     fn injected(&self) -> usize {
         self.log
             .lines()
-            .filter(|line| line.contains("(INJECTED)") && !line.contains("TCGETS"))
+            .filter(|line| line.contains("(INJECTED)") && !asks_a_terminal(line))
             .count()
     }
+}
+
+/// Whether a call asks whether something is a terminal, or how wide it is.
+fn asks_a_terminal(call: &str) -> bool {
+    call.contains("TCGETS") || call.contains("TIOCGWINSZ")
 }
 
 /// A command, in `directory`, without what would change its output.
