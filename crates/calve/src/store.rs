@@ -22,6 +22,7 @@ use crate::reflink::Patience;
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::Meta;
 use crate::report::{Cancel, Progress};
+use crate::tree::OWN;
 use crate::tree::op::default_jobs;
 use crate::tree::staging::{Stage, StagedFile, write_whole};
 
@@ -65,7 +66,6 @@ use blobs::{Blobs, Intake};
 use db::{Db, State, WorktreeRow};
 use pack::Pack;
 use pool::lock;
-use scan::OWN;
 
 /// The name of the row that stands for the project itself; no worktree can be called so.
 pub(crate) const PROJECT: &str = ".";

@@ -44,6 +44,9 @@ pub(crate) mod verdicts;
 #[cfg(unix)]
 mod walk;
 
+/// The folder that is calve's own, in a project and in a worktree.
+pub(crate) const OWN: &str = ".calve";
+
 /// How a regular file arrives at the destination.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -54,7 +57,8 @@ pub enum Mode {
     /// A copy of the bytes, never sharing blocks; isolated from the source.
     Copy,
     /// A hard link to the source's file: **a write through one name is seen through the other.** Where
-    /// linking is refused, the file is cloned or copied instead.
+    /// linking is refused, the file is cloned or copied instead. So is what is in a folder `.calve`, here and as symbolic links:
+    /// two stores with one database would each damage the other.
     Hardlink,
     /// A symbolic link to the absolute path of the source's file: **not isolated**, and it breaks when
     /// the source goes away.

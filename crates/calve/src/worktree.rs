@@ -25,11 +25,11 @@ use crate::store::delta::{self, Counts, Delta};
 use crate::store::id::SnapshotId;
 use crate::store::manifest::Manifest;
 use crate::store::object::Kind;
-use crate::store::scan::OWN;
 use crate::store::snapshot::{self, Known};
 use crate::store::{
     Marker, PROJECT, Place, SnapshotReport, Store, StoreOptions, bytes_of, locks, now, path_from,
 };
+use crate::tree::OWN;
 
 mod at;
 mod diff;

@@ -357,6 +357,35 @@ fn what_was_deleted_by_hand_is_restored_or_dropped() {
     assert_eq!((&document["name"], &document["path"]), (&json!("one"), &json!(one.to_str())));
 }
 
+/// A database that is another store's, too, would be the end of both.
+#[test]
+fn a_project_that_is_cloned_as_links_has_a_store_of_its_own() {
+    for mode in ["hardlink", "symlink"] {
+        let scratch = scratch();
+        let (project, copy) = (scratch.path().join("p"), scratch.path().join("copy"));
+        fs::create_dir(&project).unwrap();
+        fs::write(project.join("file"), "one").unwrap();
+        done(&project, "init -q");
+        done(&project, "start -q w");
+        let run = calve(scratch.path(), &format!("clone --json --mode {mode} p copy"));
+        assert_eq!(run.code, Some(0), "{mode}: {run:?}");
+        assert_eq!(run.json()["destinations"][0]["linked_files"], 1, "{mode}: {run:?}");
+        fs::write(copy.join("new"), "two").unwrap();
+        let standing = |place: &Path| {
+            calve(place, "list --json").json()["worktrees"][0]["standing"]
+                .as_str()
+                .map(str::to_owned)
+        };
+        assert_eq!(standing(&copy).as_deref(), Some("missing"), "{mode}");
+        done(&copy, "drop -q --force w");
+        done(&copy, "snapshot -q --name of-the-copy");
+        assert_eq!(standing(&project).as_deref(), Some("ready"), "{mode}");
+        done(&project, "status w");
+        done(&project, "store verify");
+        assert_eq!(calve(&project, "show of-the-copy").code, Some(1), "{mode}");
+    }
+}
+
 #[test]
 fn a_signal_during_a_start_leaves_no_worktree_behind() {
     let scratch = scratch();

@@ -19,10 +19,10 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{self, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::scan::OWN;
 use super::{Store, bytes_of, path_from, read_plain};
 use crate::error::{Context as _, Error, ErrorKind};
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
+use crate::tree::OWN;
 
 /// Where a folder belongs, see [`Store::discover`].
 #[derive(Debug, Clone)]

@@ -30,6 +30,7 @@ use crate::error::{Context as _, Error};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::report::{Cancel, Progress, SkipReason, Skipped};
+use crate::tree::OWN;
 use crate::tree::filter::IgnoreChain;
 use crate::tree::read::{Reader, read_rules};
 use crate::tree::staging::PREFIX;
@@ -40,9 +41,6 @@ mod trust;
 
 use assemble::Assembly;
 use files::{attributes, entry_of};
-
-/// The folder that is calve's own, in a project and in a worktree.
-pub(crate) const OWN: &str = ".calve";
 
 /// Rules for what a snapshot leaves out, in gitignore's syntax.
 const IGNORE_FILE: &CStr = c".calveignore";

@@ -28,12 +28,12 @@ use std::sync::{Arc, PoisonError};
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::Mode as LinkMode;
 use super::filter::{Decision, IgnoreChain};
 use super::node::{DestState, Handles, Node, NodeParts, lock};
 use super::op::{Batch, Op, Queue, Task};
 use super::read::{Reader, read_rules};
 use super::staging::{self, PREFIX, Stage};
+use super::{Mode as LinkMode, OWN};
 use crate::error::{Context as _, Error, ErrorKind};
 use crate::reflink::copy::Copier;
 use crate::reflink::imp::DIR_FLAGS;
@@ -436,11 +436,19 @@ impl<'a, 'b> Worker<'a, 'b> {
         Ok(chain)
     }
 
+    /// Whether links to what is in the directory would make two stores of one, or a worktree's marker that of two.
+    fn is_own(&self, node: &Node) -> bool {
+        let links = matches!(self.op.options.mode, LinkMode::Hardlink | LinkMode::Symlink);
+        let inside = || node.path().iter().any(|part| part == OWN);
+        links && (self.op.source_absolute.ends_with(OWN) || inside())
+    }
+
     fn read_directory(&mut self, node: &Arc<Node>, handles: &Arc<Handles>) -> Result<(), Error> {
         let op = self.op;
         let failed = |errno: Errno| Error::io("read directory", op.source.join(node.path()), errno);
         let filtered = !op.filter.keeps_everything() || op.filter.has_mutable();
         let base = filtered.then(|| node.path());
+        let is_own = self.is_own(node);
         let mut batch = Vec::new();
         let mut buffer = std::mem::take(&mut self.entries);
         let mut reader = Reader::new(&handles.source, &mut buffer).map_err(failed)?;
@@ -496,7 +504,7 @@ impl<'a, 'b> Worker<'a, 'b> {
                 }
                 continue;
             }
-            let mutable = path.as_ref().is_some_and(|path| op.filter.is_mutable(path));
+            let mutable = is_own || path.as_ref().is_some_and(|path| op.filter.is_mutable(path));
             if let Some(job) = self.entry(node, handles, name, kind, mutable)? {
                 batch.push(job);
                 if batch.len() >= BATCH_FILES.min((op.files_most / (1 + op.dests.len())).max(1)) {
