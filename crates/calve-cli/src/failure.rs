@@ -297,8 +297,17 @@ fn as_far_as_there(path: &Path) -> (&Path, Option<&OsStr>) {
     (current, None)
 }
 
+const CURRENT_IS_GONE: &str =
+    "the current folder is gone: 'cd' to one that is there, or give one with -C";
+
 /// Where the way to `path` ends.
 fn not_there(path: &Path) -> String {
+    if path.is_relative() && std::env::current_dir().is_err() {
+        return CURRENT_IS_GONE.to_owned();
+    }
+    if path.is_dir() {
+        return format!("nothing can be made in {}", shell_word(path));
+    }
     let (folder, name) = as_far_as_there(path);
     let start = match path.is_relative() {
         true => "; -C DIR says where relative paths start",

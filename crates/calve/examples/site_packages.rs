@@ -1,7 +1,7 @@
 //! The linker of a package manager: every wheel of a cache merged into one `site-packages`, several at once.
 //!
 //! ```sh
-//! cargo run --release --example site_packages -- CACHE SITE_PACKAGES [clone|copy|hardlink|symlink]
+//! cargo run --release -p calve --example site_packages -- CACHE SITE_PACKAGES [clone|copy|hardlink|symlink]
 //! ```
 //! CACHE holds one unpacked wheel in each folder, as `unzip -d CACHE/NAME NAME.whl` leaves it. Which mode to take, and why, is in
 //! `docs/linker.md`.

@@ -2,7 +2,7 @@
 //! job, what the job changed as a new snapshot, and nothing left behind.
 //!
 //! ```sh
-//! cargo run --release --example worktrees -- PROJECT JOB...
+//! cargo run --release -p calve --example worktrees -- PROJECT JOB...
 //! ```
 
 #[cfg(unix)]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use calve::{ErrorKind, Worktree};
 
-use super::{Failure, df, kind_name, told};
+use super::{CURRENT_IS_GONE, Failure, df, kind_name, told};
 use crate::text::shell_word;
 
 /// What the library could not do with a store.
@@ -80,7 +80,7 @@ fn way_out(
     let hint = match kind {
         // Whoever dropped the worktree that the shell stands in.
         _ if path == Path::new(".") && error.kind() == io::ErrorKind::NotFound => {
-            "the current folder is gone: 'cd' to one that is there, or give one with -C".to_owned()
+            CURRENT_IS_GONE.to_owned()
         }
         ErrorKind::SourceNotFound if operation == "compare" => {
             "paths after -- start at the worktree's root, as 'calve status' prints them".to_owned()
@@ -136,6 +136,10 @@ fn way_out(
         ErrorKind::WorktreeExists => format!(
             "choose another name, or 'calve drop {}' first",
             shell_word(path)
+        ),
+        ErrorKind::WorktreeMissing if path.is_dir() => format!(
+            "if it is the worktree, but without its folder .calve ('git clean -x' removes it): move it away, \
+             'calve restore{name}', and copy what was changed into it; 'calve drop --force{name}' forgets it and leaves the folder"
         ),
         ErrorKind::WorktreeMissing => format!(
             "'calve restore{name}' makes it again from its snapshot, 'calve drop --force{name}' forgets it; if it was \
