@@ -187,7 +187,7 @@ impl CloneOptions {
     }
 
     /// Leaves out what the tree's `.gitignore` files (and `.git/info/exclude` of the root) leave out.
-    /// Nothing outside the source is read: no ignore file of a parent, none of the user's.
+    /// Nothing outside the source is read: no ignore file of a parent, none of the user's; and none of more than 1 MiB.
     #[must_use]
     pub fn gitignore(mut self, yes: bool) -> Self {
         self.gitignore = yes;

@@ -45,8 +45,9 @@ impl Reader {
     }
 }
 
-/// As much as git reads of an ignore file, too.
-const RULES_MOST_BYTES: u64 = 100 * 1024 * 1024;
+/// More is no file of rules. git reads a hundred times as much, but a pattern takes up to three hundred times its length when
+/// compiled, and a tree may be somebody else's.
+const RULES_MOST_BYTES: u64 = 1024 * 1024;
 
 /// The content of a file of rules, the last of `names`, each of which is opened in the one before. Nothing where one of them
 /// is missing or a link, which may lead out of the source, and where it is no regular file or too large to be rules.
