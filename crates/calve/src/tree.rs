@@ -45,6 +45,7 @@ pub(crate) mod verdicts;
 mod walk;
 
 /// The folder that is calve's own, in a project and in a worktree.
+#[cfg(unix)]
 pub(crate) const OWN: &str = ".calve";
 
 /// How a regular file arrives at the destination.
