@@ -1,7 +1,6 @@
 //! `calve diff`, `switch`, `reset`.
 
 use std::io::{self, BufWriter, IsTerminal as _, Write};
-use std::path::Path;
 
 use calve::{Diff, FileDiff, SwitchReport, Worktree};
 use clap::builder::styling::{Effects, Style};
@@ -11,7 +10,7 @@ use crate::args::{DiffArgs, ResetArgs, Switching};
 use crate::clone::{SkippedDocument, finding};
 use crate::exit::Exit;
 use crate::failure::Failure;
-use crate::failure::stored::worktree_failure;
+use crate::failure::stored::{argument, worktree_failure};
 use crate::output::{BAD, CAUTION, GOOD, Output, PathFields, STRONG, encoded, encoded_bytes};
 use crate::progress::Total;
 use crate::session::{Session, short};
@@ -279,11 +278,7 @@ fn tell(
     line.push_str(&format!(", {}", text::duration(report.elapsed)));
     if !report.kept.is_empty() && kept == "moved aside" {
         // It is named: whoever reads this may stand in another one.
-        let name = if worktree.is_project() {
-            String::new()
-        } else {
-            format!(" {}", text::shell_word(Path::new(name)))
-        };
+        let name = argument(worktree);
         line.push_str(&format!("; 'calve switch{name} --undo' brings them back"));
     }
     if output.verbose {

@@ -32,8 +32,7 @@ pub(crate) fn no_worktree(path: &Path, cause: &str) -> Failure {
 /// A worktree whose folder is gone.
 pub(crate) fn missing(worktree: &Worktree) -> Failure {
     let (kind, gone) = (ErrorKind::WorktreeMissing, io::Error::from(io::ErrorKind::NotFound));
-    let name = format!(" {}", shell_word(Path::new(worktree.name())));
-    let hint = way_out(kind, "open worktree", worktree.path(), &gone, &name);
+    let hint = way_out(kind, "open worktree", worktree.path(), &gone, &argument(worktree));
     own("open worktree", worktree.path(), kind, "it is gone", hint.unwrap_or_default())
 }
 
@@ -61,12 +60,16 @@ pub(crate) fn store_flag(store: &Path, is_in_its_project: bool) -> String {
     if is_in_its_project { String::new() } else { format!(" --store {}", shell_word(store)) }
 }
 
+/// How the commands of a hint name a worktree: with a space before it; the project goes without.
+pub(crate) fn argument(worktree: &Worktree) -> String {
+    match worktree.is_project() {
+        true => String::new(),
+        false => format!(" {}", shell_word(Path::new(worktree.name()))),
+    }
+}
+
 fn hint(error: &calve::Error, worktree: Option<&Worktree>) -> Option<String> {
-    // How the commands of a hint name it: the project goes without.
-    let name = match worktree.filter(|worktree| !worktree.is_project()) {
-        Some(worktree) => format!(" {}", shell_word(Path::new(worktree.name()))),
-        None => String::new(),
-    };
+    let name = worktree.map(argument).unwrap_or_default();
     way_out(error.kind(), error.operation(), error.path(), error.io_error(), &name)
 }
 

@@ -72,13 +72,24 @@ fn where_nothing_can_be_cloned_the_question_is_asked_a_handful_of_times() {
     }
 }
 
-/// The swap file is given back whatever happens.
-struct Swap(PathBuf);
+/// A command that gives back what the test took, whatever happens.
+pub(crate) struct AtEnd(String);
 
-impl Drop for Swap {
-    fn drop(&mut self) {
-        let _ = tool(Path::new("/"), &format!("swapoff {}", self.0.display()));
+impl AtEnd {
+    pub(crate) fn run(words: &str, path: &Path) -> Self {
+        Self(format!("{words} {}", path.display()))
     }
+}
+
+impl Drop for AtEnd {
+    fn drop(&mut self) {
+        let _ = tool(Path::new("/"), &self.0);
+    }
+}
+
+/// The flag is taken away at the end, or the directory could not be removed.
+pub(crate) fn immutable(path: &Path) -> AtEnd {
+    AtEnd::run("chattr -R -i", path)
 }
 
 #[test]
@@ -103,7 +114,7 @@ fn a_swap_file_is_refused_alone() {
     if let Err(why) = on {
         return not_run(NAME, &why);
     }
-    let _off = Swap(swap);
+    let _off = AtEnd::run("swapoff", &swap);
     let run = calve(directory, "clone --json src dst");
     // It is copied, or the error names it; the others are never touched by that.
     match run.code {
@@ -135,15 +146,6 @@ fn a_swap_file_is_refused_alone() {
     }
 }
 
-/// The mount is taken away whatever happens.
-struct Mounted(PathBuf);
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let _ = tool(Path::new("/"), &format!("umount {}", self.0.display()));
-    }
-}
-
 /// Nothing can be renamed from one mount to another, be it of the same filesystem.
 #[test]
 fn what_is_dropped_on_another_mount_of_the_filesystem_is_deleted_there() {
@@ -155,21 +157,12 @@ fn what_is_dropped_on_another_mount_of_the_filesystem_is_deleted_there() {
     if let Err(why) = tool(directory, "mount --bind there mounted") {
         return not_run("a worktree on another mount", &why);
     }
-    let _mounted = Mounted(directory.join("mounted"));
+    let _mounted = AtEnd::run("umount", &directory.join("mounted"));
     for words in ["init -q", "start -q --at ../mounted w", "drop -q w"] {
         let run = calve(&directory.join("app"), words);
         assert_eq!(run.code, Some(0), "{words}: {run:?}");
     }
     assert_eq!(names(&directory.join("mounted")), [""; 0]);
-}
-
-/// The flag is taken away whatever happens, or the directory could not be removed.
-pub(crate) struct Immutable(pub(crate) PathBuf);
-
-impl Drop for Immutable {
-    fn drop(&mut self) {
-        let _ = tool(Path::new("/"), &format!("chattr -R -i {}", self.0.display()));
-    }
 }
 
 #[test]
@@ -178,7 +171,7 @@ fn an_immutable_source_is_cloned_and_its_clone_can_be_written_to_and_removed() {
     let scratch = scratch();
     let directory = scratch.path();
     many_files(&directory.join("src"), 20, 5000, "content");
-    let _guard = Immutable(directory.join("src"));
+    let _guard = immutable(&directory.join("src"));
     if let Err(why) =
         tool(directory, "chattr +i src/d0/f3").and_then(|_| tool(directory, "chattr +i src/d0"))
     {
@@ -205,7 +198,7 @@ fn an_immutable_file_in_the_way_of_a_merge_is_an_error_that_names_it() {
     let directory = scratch.path();
     many_files(&directory.join("src"), 20, 5000, "new");
     many_files(&directory.join("dst"), 20, 5000, "old");
-    let _guard = Immutable(directory.join("dst"));
+    let _guard = immutable(&directory.join("dst"));
     if let Err(why) = tool(directory, "chattr +i dst/d0/f7") {
         return not_run("immutable files in the way", &why);
     }

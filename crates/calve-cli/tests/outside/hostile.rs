@@ -9,7 +9,7 @@ use std::path::Path;
 use rustix::fs::{Mode, OFlags, mkdirat, open, openat};
 
 use crate::disk::tool;
-use crate::filesystems::Immutable;
+use crate::filesystems::immutable;
 use crate::tree::{difference, many_files, state, work};
 use crate::{Run, calve, filesystem, is_root, names, not_run, program, scratch};
 
@@ -165,7 +165,7 @@ fn a_hostile_tree_arrives_as_it_is_as_a_clone_and_through_a_store() {
         let directory = scratch.path();
         let source = directory.join("src");
         fs::create_dir(&source).unwrap();
-        let _guard = Immutable(source.clone());
+        let _guard = immutable(&source);
         make(&source);
         let check = |run: &Run, copy: &Path, how: &str| {
             assert_eq!(run.code, Some(0), "{name}, {how}: {run:?}");
@@ -214,7 +214,7 @@ fn what_cannot_be_changed_stops_a_switch_a_reset_and_a_merge_by_its_name_and_not
         }
         let root = directory.join("app.worktrees/w");
         let second = work(&project);
-        let _guard = Immutable(root.clone());
+        let _guard = immutable(&root);
         if let Err(why) = tool(&root, &format!("chattr {flag} d0/f7")) {
             return not_run("immutable files in the way of a switch", &why);
         }
@@ -251,7 +251,7 @@ fn what_cannot_be_changed_stops_a_switch_a_reset_and_a_merge_by_its_name_and_not
         assert_eq!(calve(&project, "drop -q --force w").code, Some(0), "{flag}");
         assert!(fs::symlink_metadata(&root).is_err(), "{flag}");
         let trash = project.join(".calve/trash");
-        let _guard = Immutable(trash.clone());
+        let _guard = immutable(&trash);
         let run = calve(&project, "store empty-trash");
         // A subvolume goes as a whole, whatever is in it.
         let whole = filesystem() == "btrfs" && run.code == Some(0);

@@ -307,7 +307,7 @@ impl Worker<'_, '_> {
         &mut self,
         dest: usize,
         node: &Arc<Node>,
-        handles: &Arc<Handles>,
+        handles: &Handles,
         job: &Job,
         out: &Out,
     ) -> Result<OwnedFd, Error> {
@@ -384,7 +384,7 @@ impl Worker<'_, '_> {
         &mut self,
         dest: usize,
         node: &Arc<Node>,
-        handles: &Arc<Handles>,
+        handles: &Handles,
         name: &CStr,
         temporary: Option<Temporary>,
     ) -> Result<bool, Error> {
@@ -501,7 +501,7 @@ impl Worker<'_, '_> {
         &mut self,
         dest: usize,
         node: &Arc<Node>,
-        handles: &Arc<Handles>,
+        handles: &Handles,
         job: &Job,
         out: &mut Out,
     ) -> Result<(Option<Because>, bool), Error> {
@@ -544,7 +544,7 @@ impl Worker<'_, '_> {
     fn try_clone(
         &mut self,
         dest: usize,
-        handles: &Arc<Handles>,
+        handles: &Handles,
         job: &Job,
         out: &Out,
     ) -> io::Result<Tried> {

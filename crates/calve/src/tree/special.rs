@@ -189,7 +189,7 @@ impl Worker<'_, '_> {
     fn stat_again(
         &self,
         node: &Node,
-        handles: &Arc<Handles>,
+        handles: &Handles,
         name: &CStr,
         kind: FileType,
     ) -> Result<Option<Meta>, Error> {
