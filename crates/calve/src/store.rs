@@ -22,7 +22,6 @@ use crate::reflink::Patience;
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::Meta;
 use crate::report::{Cancel, Progress};
-use crate::tree::OWN;
 use crate::tree::op::default_jobs;
 use crate::tree::staging::{Stage, StagedFile, write_whole};
 
@@ -34,6 +33,7 @@ pub(crate) mod format;
 pub(crate) mod gc;
 pub(crate) mod id;
 pub(crate) mod index;
+pub(crate) mod layout;
 pub(crate) mod locks;
 pub(crate) mod manifest;
 pub(crate) mod materialize;
@@ -64,6 +64,7 @@ pub(crate) use discover::Marker;
 
 use blobs::{Blobs, Intake};
 use db::{Db, State, WorktreeRow};
+use layout::{Layout, OWN};
 use pack::Pack;
 use pool::lock;
 
@@ -150,14 +151,13 @@ impl Store {
         if !project.is_dir() {
             return Err(Error::io("open project", project, Errno::NOTDIR));
         }
-        let path = store.map_or_else(|| project.join(OWN), Path::to_owned);
+        let path = store.map_or_else(|| layout::own(&project), Path::to_owned);
         let inside = |why: &str| {
             let cause = io::Error::new(io::ErrorKind::InvalidInput, why.to_owned());
             Error::new(ErrorKind::Overlap, "make store for", &project, cause)
         };
         let is_store = |folder: &Path| {
-            folder.file_name().is_some_and(|name| name == OWN)
-                && std::fs::symlink_metadata(folder.join("format")).is_ok()
+            folder.file_name().is_some_and(|name| name == OWN) && Layout(folder).has_store()
         };
         // Worktrees may be there, and each is a project of its own.
         if is_store(&project) || project.parent().is_some_and(is_store) {
@@ -174,7 +174,7 @@ impl Store {
         match removed {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(_) if std::fs::symlink_metadata(path.join("format")).is_ok() => {
+            Err(_) if Layout(&path).has_store() => {
                 return Err(Error::new(ErrorKind::StoreExists, "make store", path, Errno::EXIST));
             }
             Err(_) => {
@@ -188,21 +188,21 @@ impl Store {
         crate::tree::staging::sweep(&dir);
         let mut stage = Stage::empty(dir, &parent).context("make store in", || &parent)?;
         let inside = stage.path();
+        let layout = Layout(&inside);
         let fill = || -> io::Result<()> {
-            for sub in ["blobs", "packs", "templates", "stage", "trash", "undo", "locks", "indexes"]
-            {
-                std::fs::create_dir(inside.join(sub))?;
+            for folder in layout::FOLDERS {
+                std::fs::create_dir(inside.join(folder))?;
             }
             room::keep(&inside);
             // The one file that is written in place, and without which there is no store: before that has its name.
-            let mut format = std::fs::File::create_new(inside.join("format"))?;
+            let mut format = std::fs::File::create_new(layout.format())?;
             io::Write::write_all(&mut format, format::NEW.as_bytes())?;
             format.sync_all()?;
             // A repository around the project need not know.
-            std::fs::write(inside.join(".gitignore"), "*\n")
+            std::fs::write(layout.git_ignore(), "*\n")
         };
         fill().context("make store in", || &parent)?;
-        let db = Db::create(&inside.join("index.db"))?;
+        let db = Db::create(&layout.database())?;
         let in_project = store.is_none();
         let row = WorktreeRow {
             name: PROJECT.to_owned(),
@@ -259,7 +259,7 @@ impl Store {
         format::check(&path)?;
         let flags = AtFlags::EACCESS;
         let read_only = fs::accessat(fs::CWD, &path, Access::WRITE_OK, flags).is_err();
-        let database = path.join("index.db");
+        let database = Layout(&path).database();
         let opened = if read_only { Db::open_read_only(&database) } else { open(&database) };
         let (db, full) = match opened {
             Err(error) if error.kind() == ErrorKind::StorageFull => Self::open_full(&path, error)?,
@@ -280,6 +280,10 @@ impl Store {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.0.path
+    }
+
+    pub(crate) fn layout(&self) -> Layout<'_> {
+        Layout(&self.0.path)
     }
 
     /// Whether nothing can be added or changed.
@@ -337,7 +341,7 @@ impl Store {
     /// What a time of this store's filesystem is now.
     pub(crate) fn clock(&self) -> Result<(i64, u32), Error> {
         let take = || -> io::Result<(i64, u32)> {
-            let dir = fs::open(self.0.path.join("stage"), DIR_FLAGS, Mode::empty())?;
+            let dir = fs::open(self.layout().stage(), DIR_FLAGS, Mode::empty())?;
             let staged = StagedFile::new(&dir);
             let file = fs::openat(&dir, &staged.path, NEW_FILE_FLAGS, Mode::RUSR | Mode::WUSR)?;
             Ok(scan::stat_of(&Meta::of(&fs::fstat(&file)?)).changed)
@@ -421,7 +425,7 @@ impl Store {
     }
 
     pub(crate) fn pack_path(&self, name: &str) -> PathBuf {
-        self.0.path.join("packs").join(name)
+        self.layout().pack(name)
     }
 
     /// An open pack.
@@ -462,13 +466,13 @@ impl Store {
 
     /// Removes what killed processes left in `stage`.
     fn sweep_stage(&self) {
-        if let Ok(dir) = fs::open(self.0.path.join("stage"), DIR_FLAGS, Mode::empty()) {
+        if let Ok(dir) = fs::open(self.layout().stage(), DIR_FLAGS, Mode::empty()) {
             crate::tree::staging::sweep(&dir);
         }
     }
 
     fn index_path(&self, token: &str) -> PathBuf {
-        self.0.path.join("indexes").join(token)
+        self.layout().index(token)
     }
 
     /// The index of a worktree, where there is one that is whole and of `snapshot`, which has `count` entries.
@@ -485,7 +489,7 @@ impl Store {
 
     pub(crate) fn write_index(&self, token: &str, index: &index::Index) -> Result<(), Error> {
         let path = self.index_path(token);
-        let write = || write_whole(&self.0.path.join("stage"), &path, &index.encode()?);
+        let write = || write_whole(&self.layout().stage(), &path, &index.encode()?);
         write().context("write index", || &path)
     }
 }

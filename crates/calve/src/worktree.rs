@@ -23,13 +23,13 @@ use crate::error::{Error, ErrorKind};
 use crate::store::db::{State, WorktreeRow};
 use crate::store::delta::{self, Counts, Delta};
 use crate::store::id::SnapshotId;
+use crate::store::layout::{self, Layout};
 use crate::store::manifest::Manifest;
 use crate::store::object::Kind;
 use crate::store::snapshot::{self, Known};
 use crate::store::{
     Marker, PROJECT, Place, SnapshotReport, Store, StoreOptions, bytes_of, locks, now, path_from,
 };
-use crate::tree::OWN;
 
 mod at;
 mod diff;
@@ -176,23 +176,24 @@ impl Store {
         if self.is_read_only() || row.name == PROJECT {
             return;
         }
-        let own = path_from(&row.path).join(OWN);
+        let own = layout::own(&path_from(&row.path));
         let Ok(Some(marker)) = Marker::read(&own) else { return };
         let moved = marker.store != self.path()
-            && std::fs::symlink_metadata(marker.store.join("format"))
+            && std::fs::symlink_metadata(Layout(&marker.store).format())
                 .is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
         if marker.token != row.token || !moved {
             return;
         }
         let text = Marker { store: self.path().to_owned(), ..marker }.encode();
-        let _ = crate::tree::staging::write_whole(&own, &own.join("worktree"), &text);
+        let _ = crate::tree::staging::write_whole(&own, &own.join(layout::MARKER), &text);
     }
 
     /// Whether a marker that bears the token of a worktree of this store means this store, and not the one that it is a copy of: a project that
     /// is copied with its store takes along what the store knows, and the worktrees stay the first one's.
     fn is_meant_by(&self, marker: &Marker) -> bool {
         let id = |store: &Path| {
-            std::fs::symlink_metadata(store.join("format")).map(|found| (found.dev(), found.ino()))
+            std::fs::symlink_metadata(Layout(store).format())
+                .map(|found| (found.dev(), found.ino()))
         };
         marker.store == self.path()
             || match id(&marker.store) {
@@ -223,7 +224,7 @@ impl Store {
             if !is_dead {
                 continue;
             }
-            if Marker::read(&path_from(&row.path).join(OWN))
+            if Marker::read(&layout::own(&path_from(&row.path)))
                 .ok()
                 .flatten()
                 .is_some_and(|marker| marker.token == row.token)
@@ -237,7 +238,7 @@ impl Store {
                 })?;
             } else {
                 self.db().write_soon("write", |tx| snapshot::forget(tx, &row.token))?;
-                let _ = std::fs::remove_file(self.path().join("indexes").join(&row.token));
+                let _ = std::fs::remove_file(self.layout().index(&row.token));
             }
         }
         Ok(())
@@ -273,7 +274,7 @@ impl Place {
         };
         let path = path_from(&row.path);
         if path != self.root {
-            let there = Marker::read(&path.join(OWN)).ok().flatten();
+            let there = Marker::read(&layout::own(&path)).ok().flatten();
             if there.is_some_and(|marker| marker.token == *token) {
                 let cause = io::Error::other("it is a copy of a worktree that stands elsewhere");
                 return Err(Error::new(ErrorKind::Overlap, "use worktree", &self.root, cause)
@@ -395,7 +396,7 @@ impl Worktree {
     }
 
     fn is_there(&self) -> Result<bool, Error> {
-        match Marker::read(&self.path.join(OWN)) {
+        match Marker::read(&layout::own(&self.path)) {
             Ok(marker) => Ok(marker.is_some_and(|marker| {
                 marker.token == self.row.token && self.store.is_meant_by(&marker)
             })),
@@ -409,7 +410,7 @@ impl Worktree {
         if self.is_project() || self.is_there()? {
             return Ok(());
         }
-        let why = match Marker::read(&self.path.join(OWN)) {
+        let why = match Marker::read(&layout::own(&self.path)) {
             _ if std::fs::symlink_metadata(&self.path).is_err() => "it is gone",
             Ok(Some(marker)) if marker.token == self.row.token => {
                 "it belongs to the store that this one is a copy of"

@@ -49,8 +49,11 @@ impl Hostile {
         Self { project, id, outside }
     }
 
+    /// A path in the store, of which the folder is there: a new store has none for what can be undone.
     fn file(&self, name: &str) -> PathBuf {
-        self.project.file(name)
+        let path = self.project.file(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        path
     }
 
     fn replace(&self, name: &str) -> PathBuf {

@@ -36,6 +36,7 @@ use rustix::fs::{self, AtFlags, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::{Errno, pread, retry_on_intr};
 
 use super::id::BlobId;
+use super::layout::Layout;
 use super::pool::lock;
 use crate::reflink::copy::Copier;
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS, SOURCE_FLAGS};
@@ -180,11 +181,11 @@ pub(crate) struct Blobs {
 
 impl Blobs {
     pub(crate) fn open(store: &Path) -> io::Result<Self> {
-        let path = store.join("blobs");
+        let path = Layout(store).blobs();
         let flags = DIR_FLAGS | OFlags::NOFOLLOW;
         Ok(Self {
             dir: fs::open(&path, flags, Mode::empty())?,
-            stage: fs::open(store.join("stage"), flags, Mode::empty())?,
+            stage: fs::open(Layout(store).stage(), flags, Mode::empty())?,
             path,
             verdicts: Verdicts::default(),
             patience: Patience::new(Duration::from_millis(500)),

@@ -19,10 +19,10 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{self, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::layout::{self, GIT_IGNORE, Layout, MARKER, OWN};
 use super::{Store, bytes_of, path_from, read_plain};
 use crate::error::{Context as _, Error, ErrorKind};
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
-use crate::tree::OWN;
 
 /// Where a folder belongs, see [`Store::discover`].
 #[derive(Debug, Clone)]
@@ -106,11 +106,11 @@ impl Store {
 fn find(folder: &Path) -> Result<Found, Error> {
     let start = std::fs::canonicalize(folder).context("open", || folder)?;
     for root in start.ancestors() {
-        let own = root.join(OWN);
+        let own = layout::own(root);
         if let Some(Marker { token, store }) = Marker::read(&own)? {
             return Ok(Found { root: root.to_owned(), store, token: Some(token) });
         }
-        if std::fs::symlink_metadata(own.join("format")).is_ok() {
+        if Layout(&own).has_store() {
             return Ok(Found { root: root.to_owned(), store: own, token: None });
         }
     }
@@ -170,9 +170,9 @@ impl Marker {
     pub(crate) fn read(own: &Path) -> Result<Option<Self>, Error> {
         let read = || -> io::Result<Vec<u8>> {
             let dir = fs::open(own, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())?;
-            read_plain(dir, Path::new("worktree"), MOST_BYTES)
+            read_plain(dir, Path::new(MARKER), MOST_BYTES)
         };
-        let damaged = |why| Error::new(ErrorKind::Damaged, "read", own.join("worktree"), why);
+        let damaged = |why| Error::new(ErrorKind::Damaged, "read", own.join(MARKER), why);
         match read() {
             Ok(text) => Self::decode(&text).map(Some).ok_or_else(|| {
                 let why = "it is no worktree's marker";
@@ -187,7 +187,7 @@ impl Marker {
             {
                 Ok(None)
             }
-            Err(error) => Err(error).context("read", || own.join("worktree")),
+            Err(error) => Err(error).context("read", || own.join(MARKER)),
         }
     }
 
@@ -195,7 +195,7 @@ impl Marker {
     pub(crate) fn write(&self, root: &OwnedFd) -> io::Result<()> {
         fs::mkdirat(root, OWN, Mode::from_raw_mode(0o755))?;
         let own = fs::openat(root, OWN, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())?;
-        for (name, text) in [("worktree", self.encode()), (".gitignore", b"*\n".to_vec())] {
+        for (name, text) in [(MARKER, self.encode()), (GIT_IGNORE, b"*\n".to_vec())] {
             let file = fs::openat(&own, name, NEW_FILE_FLAGS, Mode::from_raw_mode(0o644))?;
             io::Write::write_all(&mut std::fs::File::from(file), &text)?;
         }

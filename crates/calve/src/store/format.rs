@@ -12,6 +12,7 @@ use std::path::Path;
 
 use rustix::fs::{self, Mode, OFlags};
 
+use super::layout::{self, Layout};
 use crate::error::{Context as _, Error, ErrorKind};
 
 const FIRST_LINE: &str = "calve store 1";
@@ -24,7 +25,7 @@ const MOST_BYTES: u64 = 64 * 1024;
 
 /// Refuses a store that this version would misread.
 pub(crate) fn check(store: &Path) -> Result<(), Error> {
-    let path = store.join("format");
+    let path = Layout(store).format();
     let read = || -> io::Result<Vec<u8>> {
         let mut text = Vec::new();
         // Whatever is called so: nobody waits for who writes to a pipe.
@@ -46,20 +47,13 @@ pub(crate) fn check(store: &Path) -> Result<(), Error> {
     })
 }
 
-/// The folders of a store, which calve adds to and removes from on its own.
-const FOLDERS: [&str; 9] =
-    ["blobs", "indexes", "locks", "packs", "stage", "templates", "trash", "undo", "worktrees"];
-
-/// What is written to by others than us, who open whatever has the name.
-const FILES: [&str; 5] = ["format", "index.db", "index.db-wal", "index.db-shm", "index.db-journal"];
-
 /// Refuses a store of which a part leads elsewhere, or is not what it is called: what is there is not calve's to write or to remove.
 pub(crate) fn must_be_in_one_place(store: &Path) -> Result<(), Error> {
     let refuse = |path: std::path::PathBuf, why: &str| {
         Err(Error::new(ErrorKind::Damaged, "open store", path, io::Error::other(why.to_owned())))
     };
     let kind = |path: &Path| std::fs::symlink_metadata(path).ok().map(|meta| meta.file_type());
-    for name in FOLDERS {
+    for name in layout::ALL_FOLDERS {
         let path = store.join(name);
         match kind(&path) {
             Some(kind) if kind.is_symlink() => return refuse(path, LINK),
@@ -67,7 +61,7 @@ pub(crate) fn must_be_in_one_place(store: &Path) -> Result<(), Error> {
             _ => {}
         }
     }
-    for name in FILES {
+    for name in layout::FILES {
         let path = store.join(name);
         match kind(&path) {
             Some(kind) if kind.is_symlink() => return refuse(path, LINK),
@@ -76,7 +70,7 @@ pub(crate) fn must_be_in_one_place(store: &Path) -> Result<(), Error> {
         }
     }
     // Mirrors are reached through these, by names that go through two folders at once.
-    let blobs = store.join("blobs");
+    let blobs = Layout(store).blobs();
     for (name, kind) in super::listed_at(&blobs).unwrap_or_default() {
         if kind == rustix::fs::FileType::Symlink {
             return refuse(blobs.join(name), LINK);
@@ -119,7 +113,8 @@ pub(crate) fn parse(text: &[u8]) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{FILES, FOLDERS, check, must_be_in_one_place, parse};
+    use super::super::layout::{ALL_FOLDERS, FILES};
+    use super::{check, must_be_in_one_place, parse};
 
     #[test]
     fn a_store_with_an_unknown_incompatible_flag_is_refused_by_its_name() {
@@ -161,7 +156,7 @@ mod tests {
     #[test]
     fn a_store_of_which_a_part_leads_elsewhere_is_refused_by_its_path() {
         let outside = tempfile::tempdir().unwrap();
-        for name in FOLDERS.iter().chain(&FILES).chain(&["blobs/ab"]) {
+        for name in ALL_FOLDERS.iter().chain(&FILES).chain(&["blobs/ab"]) {
             let dir = tempfile::tempdir().unwrap();
             must_be_in_one_place(dir.path()).unwrap();
             if let Some((folder, _)) = name.split_once('/') {

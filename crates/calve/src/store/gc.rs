@@ -217,7 +217,7 @@ impl Store {
         let Some(name) = lost else { return Ok(()) };
         let what = format!("the snapshot that {name:?} stands for is missing");
         let cause = io::Error::new(io::ErrorKind::InvalidData, what);
-        Err(Error::new(ErrorKind::Damaged, "read", self.path().join("index.db"), cause))
+        Err(Error::new(ErrorKind::Damaged, "read", self.layout().database(), cause))
     }
 
     /// Snapshots that may be forgotten, as things stand.
@@ -257,7 +257,7 @@ impl Store {
                     dead.mirrors.push((id, meta.size));
                 }
             })
-            .context("read", || self.path().join("blobs"))?;
+            .context("read", || self.layout().blobs())?;
         let ids: Vec<Vec<u8>> = self.db().read("read", |db| {
             db.prepare("SELECT CAST(id AS BLOB) FROM directories")?
                 .query_map([], |row| row.get(0))?
@@ -463,7 +463,7 @@ impl Store {
 
     /// Files among the packs that the database does not speak of.
     pub(crate) fn unknown_packs(&self, grace: Duration) -> Result<Vec<String>, Error> {
-        let path = self.path().join("packs");
+        let path = self.layout().packs();
         let files = entries(&path, grace).context("read", || &path)?;
         let known: HashSet<String> = self.db().read("read", |db| {
             db.prepare("SELECT name FROM packs")?.query_map([], |row| row.get(0))?.collect()
@@ -490,8 +490,8 @@ impl Store {
 
     /// What worktrees left that are gone, and what is in the trash. How many things.
     fn sweep_leftovers(&self, grace: Duration) -> Result<u64, Error> {
-        let folders = ["indexes", "undo", "locks", "trash"].map(|name| self.path().join(name));
-        let trash = self.path().join("trash");
+        let trash = self.layout().trash();
+        let folders = [self.layout().indexes(), self.layout().locks(), trash.clone()];
         let mut found = Vec::new();
         for path in &folders {
             // First the files, then the rows: each of these was there before its files.
@@ -502,7 +502,6 @@ impl Store {
         let mut removed = 0;
         for (path, names) in folders.iter().zip(found) {
             if names.is_empty() {
-                // It may not be there: what the project could undo was in `undo`, and goes with it.
                 continue;
             }
             let dir = open_dir(path)?;

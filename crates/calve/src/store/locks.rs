@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 
+use super::layout::{Layout, lock};
 use crate::error::{Context as _, Error};
 use crate::report::Cancel;
 
@@ -41,7 +42,7 @@ fn open(store: &Path, name: &str) -> io::Result<File> {
         .mode(0o600)
         // A link would make or lock a file elsewhere, and a pipe is no file.
         .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())
-        .open(store.join("locks").join(name))
+        .open(Layout(store).lock(name))
 }
 
 fn wait(file: &File, operation: FlockOperation) -> io::Result<()> {
@@ -65,9 +66,9 @@ fn try_now(file: &File, operation: FlockOperation) -> io::Result<bool> {
 /// To read or to add content.
 pub(crate) fn share(store: &Path) -> Result<Guard, Error> {
     let lock = || -> io::Result<Guard> {
-        let gate = open(store, "gate")?;
+        let gate = open(store, lock::GATE)?;
         wait(&gate, FlockOperation::LockShared)?;
-        let file = open(store, "content")?;
+        let file = open(store, lock::CONTENT)?;
         wait(&file, FlockOperation::LockShared)?;
         Ok(Guard { _file: file })
     };
@@ -94,7 +95,7 @@ pub(crate) fn alone(store: &Path, token: &str) -> Result<Option<Guard>, Error> {
 /// To make a template, which others then find made. Waits for as long as another makes one.
 pub(crate) fn one_by_one(store: &Path) -> Result<Guard, Error> {
     let lock = || -> io::Result<Guard> {
-        let file = open(store, "templates")?;
+        let file = open(store, lock::TEMPLATES)?;
         wait(&file, FlockOperation::LockExclusive)?;
         Ok(Guard { _file: file })
     };
@@ -103,14 +104,14 @@ pub(crate) fn one_by_one(store: &Path) -> Result<Guard, Error> {
 
 /// To open the database alone. Nothing where there is no room for the lock; then it is not, and others may be at the same.
 pub(crate) fn one_at_the_database(store: &Path) -> Option<Guard> {
-    let file = open(store, "database").ok()?;
+    let file = open(store, lock::DATABASE).ok()?;
     wait(&file, FlockOperation::LockExclusive).ok()?;
     Some(Guard { _file: file })
 }
 
 /// Whether nobody reads or adds content, in whichever process, at this moment.
 pub(crate) fn is_idle(store: &Path) -> bool {
-    open(store, "content")
+    open(store, lock::CONTENT)
         .and_then(|file| try_now(&file, FlockOperation::NonBlockingLockExclusive))
         .unwrap_or(false)
 }
@@ -123,8 +124,8 @@ pub(crate) fn exclude(
 ) -> Result<Option<Guard>, Error> {
     let lock = || -> io::Result<Option<Guard>> {
         let started = Instant::now();
-        let file = open(store, "content")?;
-        let gate = open(store, "gate")?;
+        let file = open(store, lock::CONTENT)?;
+        let gate = open(store, lock::GATE)?;
         loop {
             wait(&gate, FlockOperation::LockExclusive)?;
             let closed = Instant::now();
@@ -152,7 +153,7 @@ mod tests {
     #[test]
     fn sharers_share_and_an_excluder_waits_for_them_but_not_for_ever() {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::create_dir(dir.path().join("locks")).unwrap();
+        std::fs::create_dir(Layout(dir.path()).locks()).unwrap();
         let first = share(dir.path()).unwrap();
         let second = share(dir.path()).unwrap();
         assert!(exclude(dir.path(), Duration::ZERO, &Cancel::new()).unwrap().is_none());
@@ -164,7 +165,7 @@ mod tests {
     #[test]
     fn a_worktree_is_given_to_one_at_a_time_and_waited_for_if_it_is_soon_free() {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::create_dir(dir.path().join("locks")).unwrap();
+        std::fs::create_dir(Layout(dir.path()).locks()).unwrap();
         let held = alone(dir.path(), "token").unwrap().unwrap();
         assert!(alone(dir.path(), "token").unwrap().is_none());
         assert!(alone(dir.path(), "another").unwrap().is_some());
@@ -179,7 +180,7 @@ mod tests {
     #[test]
     fn a_store_is_idle_while_nobody_shares_it() {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::create_dir(dir.path().join("locks")).unwrap();
+        std::fs::create_dir(Layout(dir.path()).locks()).unwrap();
         assert!(is_idle(dir.path()));
         let shared = share(dir.path()).unwrap();
         assert!(!is_idle(dir.path()));
@@ -190,8 +191,8 @@ mod tests {
     #[test]
     fn a_lock_that_is_a_link_is_refused_and_makes_nothing_where_it_leads() {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::create_dir(dir.path().join("locks")).unwrap();
-        std::os::unix::fs::symlink("../made", dir.path().join("locks/gate")).unwrap();
+        std::fs::create_dir(Layout(dir.path()).locks()).unwrap();
+        std::os::unix::fs::symlink("../made", Layout(dir.path()).lock(lock::GATE)).unwrap();
         assert!(share(dir.path()).is_err());
         assert!(!dir.path().join("made").try_exists().unwrap());
     }

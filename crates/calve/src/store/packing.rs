@@ -198,7 +198,7 @@ impl Store {
                     cold.push(Cold { id, size, from: From::Mirror(packed.remove(&id)) });
                 }
             })
-            .context("read", || self.path().join("blobs"))?;
+            .context("read", || self.layout().blobs())?;
         let written = self.write_packs(cold, common)?;
         let mut report =
             PackReport { packs: written.packs, damaged: written.damaged, ..PackReport::default() };
@@ -324,7 +324,7 @@ impl Store {
             return Ok(written);
         }
         common.progress.publishing.store(true, Ordering::Relaxed);
-        let packs = self.path().join("packs");
+        let packs = self.layout().packs();
         let mut named = Vec::with_capacity(done.len());
         for mut done in done {
             let name = format!("{}.pack", token());
@@ -434,7 +434,7 @@ impl Store {
         let open = match &mut packer.open {
             Some(open) => open,
             none => {
-                let staged = StagedFile::in_folder(&self.path().join("stage"));
+                let staged = StagedFile::in_folder(&self.layout().stage());
                 let flags = NEW_FILE_FLAGS.difference(OFlags::WRONLY).union(OFlags::RDWR);
                 let file = fs::open(&staged.path, flags, Mode::from_raw_mode(0o444))?;
                 let writer = PackWriter::create(file.into(), LEVEL)?;
@@ -452,7 +452,7 @@ impl Store {
 
     /// A file that has no name any more.
     fn scratch_file(&self) -> io::Result<File> {
-        let staged = StagedFile::in_folder(&self.path().join("stage"));
+        let staged = StagedFile::in_folder(&self.layout().stage());
         let flags = NEW_FILE_FLAGS.difference(OFlags::WRONLY).union(OFlags::RDWR);
         let file: OwnedFd = fs::open(&staged.path, flags, Mode::RUSR | Mode::WUSR)?;
         Ok(file.into())

@@ -108,7 +108,7 @@ impl Reach {
             Some((directory, why)) => {
                 let what = format!("directory {directory} of snapshot {id}: {why}");
                 let cause = io::Error::new(io::ErrorKind::InvalidData, what);
-                Err(Error::new(ErrorKind::Damaged, "read", store.path().join("index.db"), cause))
+                Err(Error::new(ErrorKind::Damaged, "read", store.layout().database(), cause))
             }
         }
     }

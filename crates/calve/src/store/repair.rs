@@ -45,7 +45,7 @@ impl Store {
         common: &StoreOptions,
     ) -> Result<(), Error> {
         self.forget_packs();
-        let folder = open_dir(&self.path().join("packs"))?;
+        let folder = open_dir(&self.layout().packs())?;
         for name in packs.iter().filter(|name| is_pack_name(name)) {
             let name = CString::new(name.as_str()).unwrap_or_default();
             open_again(&folder, &name);
@@ -148,7 +148,7 @@ impl Store {
                 self.blobs().put(id, unpack).context("unpack", || self.blobs().mirror_path(id))?;
                 seals.push(id);
                 // What was there is of no use to anybody.
-                let trash = open_dir(&self.path().join("trash"))?;
+                let trash = open_dir(&self.layout().trash())?;
                 let _ = removal::remove(&trash, &aside);
             }
             (Mirror::Bad { how: Bad::Young | Bad::Worthless | Bad::Empty, .. }, _) => {
@@ -201,7 +201,7 @@ impl Store {
     /// Moves what is at a blob's name into the trash; its name there.
     fn set_aside(&self, id: BlobId) -> Result<CString, Error> {
         let path = || self.blobs().mirror_path(id);
-        let trash = open_dir(&self.path().join("trash"))?;
+        let trash = open_dir(&self.layout().trash())?;
         let name = CString::new(stage_name())
             .map_err(|error| Error::io("set aside", path(), io::Error::other(error)))?;
         fs::renameat(self.blobs().dir(), path_of(id), &trash, &name).context("set aside", path)?;

@@ -25,6 +25,7 @@ use rustix::fs::{self, Mode, OFlags};
 
 use super::blobs::Noted;
 use super::db::Db;
+use super::layout::Layout;
 use super::pool::lock;
 use super::reach::Reach;
 use super::{Store, StoreOptions, listed_at, locks};
@@ -62,13 +63,9 @@ pub(crate) enum Room {
     Full(io::Error),
 }
 
-fn reserve(store: &Path) -> PathBuf {
-    store.join("reserve")
-}
-
 /// The places of files that are held in reserve.
 fn reserved_files(store: &Path) -> impl Iterator<Item = PathBuf> {
-    (1..=RESERVE_FILES).map(|number| store.join(format!("reserve.{number}")))
+    (1..=RESERVE_FILES).map(|number| Layout(store).reserved_file(number))
 }
 
 /// Whether an error is about a full disk or quota.
@@ -116,7 +113,7 @@ pub(crate) fn why_full(store: &Path) -> Option<io::Error> {
 /// Why so much cannot be written; nothing where it can. It was not written back when it is removed again, so that it never took any
 /// room of the disk.
 fn refusal(store: &Path, bytes: usize) -> Option<io::Error> {
-    let dir = fs::open(store.join("stage"), DIR_FLAGS, Mode::empty()).ok()?;
+    let dir = fs::open(Layout(store).stage(), DIR_FLAGS, Mode::empty()).ok()?;
     let staged = StagedFile::new(&dir);
     let write = || -> io::Result<()> {
         let file = fs::openat(&dir, &staged.path, NEW_FILE_FLAGS, Mode::RUSR | Mode::WUSR)?;
@@ -143,7 +140,7 @@ pub(crate) fn keep(store: &Path) {
 }
 
 fn keep_bytes(store: &Path) {
-    let path = reserve(store);
+    let path = Layout(store).reserve();
     let flags =
         OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let Ok(file) = fs::open(&path, flags, Mode::RUSR | Mode::WUSR) else { return };
@@ -167,7 +164,7 @@ fn keep_bytes(store: &Path) {
 
 /// Gives the reserve up; whether there was one.
 fn give_up(store: &Path) -> bool {
-    let path = reserve(store);
+    let path = Layout(store).reserve();
     // What is removed may be freed later; what is cut off is free now.
     if let Ok(file) =
         fs::open(&path, crate::reflink::imp::SOURCE_FLAGS.union(OFlags::RDWR), Mode::empty())
@@ -241,7 +238,7 @@ impl Store {
 
     /// Opens the database of a full store: to be read, or in the reserve where not even that can be.
     pub(super) fn open_full(path: &Path, full: Error) -> Result<(Db, Option<i32>), Error> {
-        let database = path.join("index.db");
+        let database = Layout(path).database();
         let errno = full.io_error().raw_os_error().unwrap_or_default();
         for (tried, pause) in PAUSES_MS.into_iter().enumerate() {
             if let Ok(db) = Db::open_read_only(&database) {

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::{PROJECT, Store};
 use crate::error::{Context as _, Error};
@@ -81,18 +81,14 @@ impl Store {
                     stats.blob_bytes = stats.blob_bytes.saturating_add(meta.size);
                 }
             })
-            .context("read", || self.path().join("blobs"))?;
-        for name in ["index.db", "index.db-wal"] {
-            let path = self.path().join(name);
+            .context("read", || self.layout().blobs())?;
+        for path in [self.layout().database(), self.layout().database_log()] {
             stats.database_bytes += std::fs::metadata(path).map_or(0, |meta| meta.len());
         }
-        let folder = |name: &str| {
-            let path = self.path().join(name);
-            sizes(&path).context("read", || path)
-        };
-        (_, stats.pack_bytes) = folder("packs")?;
-        (_, stats.index_bytes) = folder("indexes")?;
-        (stats.trash_entries, _) = folder("trash")?;
+        let folder = |path: PathBuf| sizes(&path).context("read", || path);
+        (_, stats.pack_bytes) = folder(self.layout().packs())?;
+        (_, stats.index_bytes) = folder(self.layout().indexes())?;
+        (stats.trash_entries, _) = folder(self.layout().trash())?;
         Ok(stats)
     }
 }

@@ -10,7 +10,6 @@
 use std::ffi::CString;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 
 use rustix::fs::{self, Mode, OFlags};
 
@@ -27,15 +26,6 @@ use crate::tree::removal;
 use crate::tree::staging::{self, Stage, flush_filesystem, stage_name};
 
 impl Store {
-    fn template_path(&self, id: SnapshotId) -> PathBuf {
-        self.path().join("templates").join(id.to_string())
-    }
-
-    /// Where the index of a snapshot's template is.
-    pub(crate) fn template_index(&self, id: SnapshotId) -> PathBuf {
-        self.template_path(id).with_extension("index")
-    }
-
     /// The template of a snapshot, made now where there is none that is good; `None` where the filesystem has no subvolumes, or
     /// does not let us make one.
     ///
@@ -59,12 +49,12 @@ impl Store {
         }
         // Replaying a log after a crash brings changes back without their number: a seal is good for one boot.
         let Some(boot) = staging::boot() else { return Ok(None) };
-        let folder = self.path().join("templates");
+        let folder = self.layout().templates();
         let dir = fs::open(&folder, DIR_FLAGS, Mode::empty()).context("open", || &folder)?;
         staging::sweep(&dir);
         let name = CString::new(id.to_string())
             .map_err(|error| Error::io("make template", &folder, io::Error::other(error)))?;
-        self.discard_template(&dir, &name);
+        self.discard_template(&dir, id);
         let parent = dir.try_clone().context("open", || &folder)?;
         let Ok(mut stage) =
             Stage::new(parent, &folder, |dir, name| sys::create_subvolume(dir, name))
@@ -94,11 +84,11 @@ impl Store {
             self.blobs().seal(&made.unsealed, index.stamp)?;
             stage.publish(&name)?;
             let seal = settled(stage.dir())?;
-            for (extension, content) in
-                [("index", index.encode()?), ("seal", format!("{seal} {boot}\n").into_bytes())]
-            {
-                let path = self.template_path(id).with_extension(extension);
-                staging::write_whole(&self.path().join("stage"), &path, &content)?;
+            for (path, content) in [
+                (self.layout().template_index(id), index.encode()?),
+                (self.layout().template_seal(id), format!("{seal} {boot}\n").into_bytes()),
+            ] {
+                staging::write_whole(&self.layout().stage(), &path, &content)?;
             }
             Ok(())
         };
@@ -109,12 +99,12 @@ impl Store {
     /// The template of a snapshot, where there is one and nobody wrote to it.
     pub(crate) fn sealed_template(&self, id: SnapshotId) -> Option<OwnedFd> {
         let flags = DIR_FLAGS | OFlags::NOFOLLOW;
-        let template = fs::open(self.template_path(id), flags, Mode::empty()).ok()?;
+        let template = fs::open(self.layout().template(id), flags, Mode::empty()).ok()?;
         let meta = Meta::of(&fs::fstat(&template).ok()?);
-        let seal = self.template_path(id).with_extension("seal");
+        let seal = self.layout().template_seal(id);
         let seal = super::read_plain(fs::CWD, &seal, SEAL_MOST_BYTES).ok()?;
         let good = sys::is_subvolume(&template, meta.ino)
-            && self.template_index(id).is_file()
+            && self.layout().template_index(id).is_file()
             && seal
                 == format!("{} {}\n", sys::last_change(&template).ok()?, staging::boot()?)
                     .into_bytes();
@@ -122,17 +112,14 @@ impl Store {
     }
 
     /// Removes a template. What cannot be removed now is trash.
-    fn discard_template(&self, dir: &OwnedFd, name: &CString) {
-        for extension in ["seal", "index"] {
-            let file = std::path::Path::new(super::manifest::os(name.to_bytes()));
-            let _ = std::fs::remove_file(
-                self.path().join("templates").join(file.with_extension(extension)),
-            );
+    fn discard_template(&self, dir: &OwnedFd, id: SnapshotId) {
+        for file in [self.layout().template_seal(id), self.layout().template_index(id)] {
+            let _ = std::fs::remove_file(file);
         }
-        let trash = self.path().join("trash");
+        let trash = self.layout().trash();
         let aside = CString::new(stage_name()).unwrap_or_default();
         if let Ok(trash) = fs::open(trash, DIR_FLAGS, Mode::empty())
-            && fs::renameat(dir, name, &trash, &aside).is_ok()
+            && fs::renameat(dir, id.to_string(), &trash, &aside).is_ok()
         {
             let _ = remove_tree(&trash, &aside);
         }
@@ -144,20 +131,20 @@ impl Store {
     /// The folder of templates could not be read.
     pub(crate) fn drop_templates(&self, keep: impl Fn(SnapshotId) -> bool) -> Result<u64, Error> {
         let _lock = locks::one_by_one(self.path())?;
-        let folder = self.path().join("templates");
+        let folder = self.layout().templates();
         let dir = fs::open(&folder, DIR_FLAGS, Mode::empty()).context("open", || &folder)?;
         staging::sweep(&dir);
         let mut dropped = 0;
         for (name, _) in super::listed(&dir).context("read directory", || &folder)? {
             let Some(text) = name.to_str() else { continue };
             let (stem, extension) = text.split_once('.').unwrap_or((text, ""));
-            let Some(id) = super::id::from_hex(stem) else { continue };
-            if keep(SnapshotId::from_bytes(id)) {
+            let Some(id) = super::id::from_hex(stem).map(SnapshotId::from_bytes) else { continue };
+            if keep(id) {
                 continue;
             }
             if extension.is_empty() {
                 dropped += 1;
-                self.discard_template(&dir, &CString::new(text).unwrap_or_default());
+                self.discard_template(&dir, id);
             } else {
                 let _ = std::fs::remove_file(folder.join(&name));
             }

@@ -255,7 +255,7 @@ impl Store {
             report.damage.push(Damage {
                 kind: DamageKind::Directory,
                 blob: None,
-                path: self.path().join("index.db"),
+                path: self.layout().database(),
                 reason: format!("directory {id}: {why}"),
                 places: places.remove(&Thing::Directory(id)).unwrap_or_default(),
                 lost: true,
@@ -319,7 +319,7 @@ impl Store {
         Damage {
             kind: DamageKind::Snapshot,
             blob: None,
-            path: self.path().join("index.db"),
+            path: self.layout().database(),
             reason: why,
             places: Vec::new(),
             lost: true,
@@ -337,7 +337,7 @@ impl Store {
             .collect();
         self.blobs()
             .for_each(|id, meta| tasks.push((meta.size, Task::Mirror(id))))
-            .context("read", || self.path().join("blobs"))?;
+            .context("read", || self.layout().blobs())?;
         common.progress.expected.fetch_add(tasks.len() as u64, Ordering::Relaxed);
         // Last in, first out: the largest first.
         tasks.sort_by_key(|(size, _)| *size);
@@ -512,7 +512,7 @@ impl Store {
         Damage {
             kind: DamageKind::Directory,
             blob: Some(id),
-            path: self.path().join("index.db"),
+            path: self.layout().database(),
             reason: "two entries tell different sizes of one content".to_owned(),
             places: Vec::new(),
             lost: true,

@@ -93,7 +93,7 @@ impl Worktree {
         let from = super::open_dir(&parent)?;
         let name = CString::new(name.as_encoded_bytes())
             .map_err(|error| Error::io("drop worktree", &self.path, io::Error::other(error)))?;
-        let trash = self.store.path().join("trash");
+        let trash = self.store.layout().trash();
         let to = super::open_dir(&trash)?;
         let aside = CString::new(stage_name())
             .map_err(|error| Error::io("drop worktree", &self.path, io::Error::other(error)))?;
@@ -175,10 +175,8 @@ impl Worktree {
         if done.is_none() {
             return Ok(None);
         }
-        let _ = std::fs::remove_file(self.store.path().join("indexes").join(&self.row.token));
-        let _ = std::fs::remove_file(self.store.path().join("locks").join(&self.row.token));
-        let undo = self.store.path().join("undo").join(&self.row.token);
-        let _ = std::fs::rename(undo, self.store.path().join("trash").join(stage_name()));
+        let _ = std::fs::remove_file(self.store.layout().index(&self.row.token));
+        let _ = std::fs::remove_file(self.store.layout().lock(&self.row.token));
         Ok(done)
     }
 }
@@ -199,7 +197,7 @@ impl Store {
 
     /// Deletes what is in the trash; how many things.
     pub(crate) fn delete_trash(&self) -> Result<u64, Error> {
-        let path = self.path().join("trash");
+        let path = self.layout().trash();
         let dir = super::open_dir(&path)?;
         let (mut deleted, mut failure) = (0, Ok(()));
         for name in names(&dir).context("read directory", || &path)? {

@@ -216,7 +216,7 @@ impl Store {
                 Err(error) => return Err(error).context("make folder", || &beside),
             }
         }
-        let inside = self.path().join("worktrees");
+        let inside = self.layout().worktrees();
         std::fs::create_dir_all(&inside).context("make folder", || &inside)?;
         Ok(inside)
     }
@@ -229,7 +229,7 @@ impl Store {
             if ours.dev() == std::fs::metadata(folder)?.dev() {
                 return Ok(true);
             }
-            let probe = crate::reflink::probe_between(self.path().join("stage"), folder)?;
+            let probe = crate::reflink::probe_between(self.layout().stage(), folder)?;
             Ok(probe.outcome == ReflinkOutcome::Cloned)
         };
         match look() {
@@ -404,10 +404,10 @@ impl Store {
                 self.marker(row).write(stage.dir())?;
                 // The marker is the one thing that was made in it.
                 fs::futimens(stage.dir(), &root)?;
-                let index = self.path().join("indexes").join(&row.token);
+                let index = self.layout().index(&row.token);
                 let _ = std::fs::remove_file(&index);
                 // It is never written in place, only replaced. Without it the first look takes longer.
-                match std::fs::hard_link(self.template_index(id), index) {
+                match std::fs::hard_link(self.layout().template_index(id), index) {
                     Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
                     _ => Ok(()),
                 }
@@ -533,7 +533,7 @@ impl Drop for Claimed<'_> {
             self.rows.iter().try_for_each(|row| snapshot::forget(tx, &row.token))
         });
         for row in self.rows {
-            let _ = std::fs::remove_file(self.store.path().join("indexes").join(&row.token));
+            let _ = std::fs::remove_file(self.store.layout().index(&row.token));
         }
     }
 }

@@ -41,7 +41,7 @@ fn a_store(content: &[u8]) -> (tempfile::TempDir, OwnedFd, File) {
 #[test]
 fn what_changed_at_the_stamp_or_after_is_cloned_before_it_is_read() {
     let (dir, file, _) = a_store(b"content");
-    let stage = dir.path().join("stage");
+    let stage = Layout(dir.path()).stage();
     let meta = Meta::of(&fs::fstat(&file).unwrap());
     let (seconds, nanoseconds) = meta.changed;
     let rows = [

@@ -4,7 +4,7 @@
 //! it stands and not followed, and all else is relative to that descriptor.
 
 use std::collections::BTreeSet;
-use std::ffi::{CStr, CString};
+use std::ffi::CString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -19,8 +19,8 @@ use crate::error::{Context as _, Error, ErrorKind};
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
 use crate::reflink::meta::{self, Meta};
 use crate::store::id::SnapshotId;
+use crate::store::layout::{self, OWN, UNDO, UNDO_C, UNDO_FILES, UNDO_RECORD};
 use crate::store::{StoreOptions, bytes_of, id, listed, path_from, read_plain};
-use crate::tree::OWN;
 use crate::tree::removal;
 use crate::tree::staging::{Stage, StagedFile, stage_name};
 use crate::worktree::{Worktree, open_dir};
@@ -75,13 +75,13 @@ impl Worktree {
     /// What the last forced switch, or the last reset, noted.
     fn record(&self) -> Result<Option<Record>, Error> {
         let Some(undo) = self.open_undo()? else { return Ok(None) };
-        match read_plain(undo, Path::new("record"), RECORD_MOST_BYTES) {
+        match read_plain(undo, Path::new(UNDO_RECORD), RECORD_MOST_BYTES) {
             Ok(text) => Record::decode(&text).map(Some).ok_or_else(|| {
                 let cause = io::Error::new(io::ErrorKind::InvalidData, "its record is damaged");
                 Error::new(ErrorKind::Damaged, "undo", self.undo_path(), cause)
             }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error).context("read", || self.undo_path().join("record")),
+            Err(error) => Err(error).context("read", || self.undo_path().join(UNDO_RECORD)),
         }
     }
 
@@ -89,17 +89,17 @@ impl Worktree {
     pub(super) fn has_undo(&self) -> Result<bool, Error> {
         Ok(self
             .open_undo()?
-            .is_some_and(|undo| fs::statat(undo, "record", AtFlags::SYMLINK_NOFOLLOW).is_ok()))
+            .is_some_and(|undo| fs::statat(undo, UNDO_RECORD, AtFlags::SYMLINK_NOFOLLOW).is_ok()))
     }
 
     /// Fails where what is moved aside would leave the tree: whoever works in it may have made links of calve's own folders. A project's may
     /// be one, to its store.
     pub(super) fn must_keep_to_itself(&self) -> Result<(), Error> {
-        let own = self.path.join(OWN);
+        let own = layout::own(&self.path);
         let is_store = self.is_project()
             && std::fs::canonicalize(&own).is_ok_and(|own| own == self.store.path());
         let undo = self.undo_path();
-        for path in [&own, &undo, &undo.join("files")] {
+        for path in [&own, &undo, &undo.join(UNDO_FILES)] {
             let is_link = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_symlink());
             if is_link && !(path == &own && is_store) {
                 let cause =
@@ -112,24 +112,25 @@ impl Worktree {
 
     /// Where it is, for messages.
     fn undo_path(&self) -> PathBuf {
-        self.path.join(OWN).join("undo")
+        layout::own(&self.path).join(UNDO)
     }
 
     /// calve's own folder in this tree, where there is one.
     pub(super) fn open_own(&self) -> Result<Option<OwnedFd>, Error> {
         found(open_own(&self.path, self.is_project().then(|| self.store.path())))
-            .context("open", || self.path.join(OWN))
+            .context("open", || layout::own(&self.path))
     }
 
     fn open_undo(&self) -> Result<Option<OwnedFd>, Error> {
         let Some(own) = self.open_own()? else { return Ok(None) };
-        found(open_at(&own, Path::new("undo"))).context("open", || self.undo_path())
+        found(open_at(&own, Path::new(UNDO))).context("open", || self.undo_path())
     }
 
     /// The folder of the files that were moved aside.
     fn aside_files(&self) -> Result<Option<OwnedFd>, Error> {
         let Some(undo) = self.open_undo()? else { return Ok(None) };
-        found(open_at(&undo, Path::new("files"))).context("open", || self.undo_path().join("files"))
+        found(open_at(&undo, Path::new(UNDO_FILES)))
+            .context("open", || self.undo_path().join(UNDO_FILES))
     }
 
     /// What an earlier switch moved aside is not wanted any more.
@@ -139,7 +140,9 @@ impl Worktree {
             return Ok(());
         };
         match undo_aside(&dir).context("remove", || self.undo_path())? {
-            Some(aside) => removal::remove(&dir, &aside).context("remove", || self.path.join(OWN)),
+            Some(aside) => {
+                removal::remove(&dir, &aside).context("remove", || layout::own(&self.path))
+            }
             None => Ok(()),
         }
     }
@@ -154,7 +157,7 @@ impl Worktree {
         from: SnapshotId,
         going_on: bool,
     ) -> Result<(), Error> {
-        let own = self.path.join(OWN);
+        let own = layout::own(&self.path);
         let undo = self.undo_path();
         let dir = match self.open_own()? {
             Some(dir) => dir,
@@ -191,23 +194,23 @@ impl Worktree {
                 let mut staged = StagedFile::new(&dir);
                 let file = fs::openat(&dir, &staged.path, NEW_FILE_FLAGS, Mode::RUSR | Mode::WUSR)?;
                 io::Write::write_all(&mut std::fs::File::from(file), &encoded)?;
-                Ok(staged.place(open_at(&dir, Path::new("undo"))?, c"record")?)
+                Ok(staged.place(open_at(&dir, Path::new(UNDO))?, layout::UNDO_RECORD_C)?)
             };
-            return write().context("write", || undo.join("record"));
+            return write().context("write", || undo.join(UNDO_RECORD));
         }
         let parent = dir.try_clone().context("open", || &own)?;
         let mut stage = Stage::empty(parent, &own).context("stage in", || &own)?;
         let fill = || -> io::Result<()> {
-            fs::mkdirat(stage.dir(), "files", Mode::RWXU)?;
+            fs::mkdirat(stage.dir(), UNDO_FILES, Mode::RWXU)?;
             let mode = Mode::RUSR | Mode::WUSR;
-            let file = fs::openat(stage.dir(), "record", NEW_FILE_FLAGS, mode)?;
+            let file = fs::openat(stage.dir(), UNDO_RECORD, NEW_FILE_FLAGS, mode)?;
             io::Write::write_all(&mut std::fs::File::from(file), &encoded)
         };
-        fill().context("write", || undo.join("record"))?;
+        fill().context("write", || undo.join(UNDO_RECORD))?;
         let earlier = undo_aside(&dir).context("remove", || &undo)?;
-        if let Err(error) = stage.publish(UNDO) {
+        if let Err(error) = stage.publish(UNDO_C) {
             if let Some(earlier) = earlier {
-                let _ = fs::renameat(&dir, &earlier, &dir, UNDO);
+                let _ = fs::renameat(&dir, &earlier, &dir, UNDO_C);
             }
             return Err(error).context("write", || &undo);
         }
@@ -227,7 +230,7 @@ impl Worktree {
         };
         match look() {
             Err(error) if is_gone(&error) => Ok(false),
-            result => result.context("read", || self.undo_path().join("files").join(path)),
+            result => result.context("read", || self.undo_path().join(UNDO_FILES).join(path)),
         }
     }
 
@@ -238,10 +241,12 @@ impl Worktree {
         trees: &Trees<'_>,
         moves: &Moves,
     ) -> Result<Vec<PathBuf>, Error> {
-        let files = || self.undo_path().join("files");
-        let own =
-            self.open_own()?.ok_or_else(|| Error::io("open", self.path.join(OWN), Errno::NOENT))?;
-        let to = make_parents(&own, Path::new("undo/files/any")).context("make folder", files)?;
+        let files = || self.undo_path().join(UNDO_FILES);
+        let own = self
+            .open_own()?
+            .ok_or_else(|| Error::io("open", layout::own(&self.path), Errno::NOENT))?;
+        let to = make_parents(&own, &Path::new(UNDO).join(UNDO_FILES).join("any"))
+            .context("make folder", files)?;
         for path in &moves.conflicts {
             let is_dir = match trees.find(trees.now, path) {
                 Some(at) => trees.now.at(at).is_directory(),
@@ -271,13 +276,10 @@ impl Worktree {
     }
 }
 
-/// The name, inside [`OWN`], of what can be undone.
-const UNDO: &CStr = c"undo";
-
 /// Gives what can be undone the name of a leftover, if there is something: that name.
 fn undo_aside(own: &OwnedFd) -> io::Result<Option<CString>> {
     let aside = CString::new(stage_name())?;
-    match fs::renameat(own, UNDO, own, &aside) {
+    match fs::renameat(own, UNDO_C, own, &aside) {
         Ok(()) => Ok(Some(aside)),
         Err(Errno::NOENT) => Ok(None),
         Err(errno) => Err(errno.into()),
@@ -286,14 +288,14 @@ fn undo_aside(own: &OwnedFd) -> io::Result<Option<CString>> {
 
 /// The snapshot that an undo of the worktree at `path` would go back to; for a project, with its store.
 pub(crate) fn undo_goes_to(path: &Path, store: Option<&Path>) -> Option<SnapshotId> {
-    let undo = open_at(&open_own(path, store).ok()?, Path::new("undo")).ok()?;
-    let text = read_plain(undo, Path::new("record"), RECORD_MOST_BYTES).ok()?;
+    let undo = open_at(&open_own(path, store).ok()?, Path::new(UNDO)).ok()?;
+    let text = read_plain(undo, Path::new(UNDO_RECORD), RECORD_MOST_BYTES).ok()?;
     Some(Record::decode(&text)?.from)
 }
 
 /// calve's own folder in the tree at `path`, not followed: only a project's may be a link, and only to its store.
 fn open_own(path: &Path, store: Option<&Path>) -> io::Result<OwnedFd> {
-    let own = path.join(OWN);
+    let own = layout::own(path);
     if let Some(store) = store
         && std::fs::canonicalize(&own).is_ok_and(|own| own == store)
     {
