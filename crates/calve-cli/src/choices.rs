@@ -37,6 +37,8 @@ pub(crate) enum Existing {
     Replace,
     /// Merge into it, atomically for each file
     Merge,
+    /// Merge into it, but leave what exists as it is
+    Keep,
 }
 
 impl From<Reflink> for calve::Reflink {
@@ -67,6 +69,7 @@ impl From<Existing> for calve::Existing {
             Existing::Skip => Self::Skip,
             Existing::Replace => Self::Replace,
             Existing::Merge => Self::Merge,
+            Existing::Keep => Self::Keep,
         }
     }
 }

@@ -37,7 +37,10 @@ pub(crate) fn run(
     let destinations: Vec<PathBuf> = destinations.iter().map(|path| common.resolve(path)).collect();
     let cancel = signals.cancel();
     let progress = Arc::new(Progress::default());
-    let options = options(args, common).cancel(&cancel).progress(&progress);
+    let mut options = options(args, common).cancel(&cancel).progress(&progress);
+    if output.json || output.verbose {
+        options = options.list_existing();
+    }
     let had: Vec<bool> = destinations.iter().map(|path| has_store(path)).collect();
     let work = || calve::clone_tree(&source, &destinations, &options);
     let done = if output.wants_bar() {
@@ -191,7 +194,20 @@ pub(crate) struct DestinationDocument {
     copied_bytes: Option<u64>,
     linked_files: Option<u64>,
     copied_because: Option<BTreeMap<&'static str, u64>>,
+    unlinked_because: Option<BTreeMap<&'static str, u64>>,
+    replaced_entries: Option<u64>,
+    replaced: Vec<PathDocument>,
+    kept_entries: Option<u64>,
+    kept: Vec<PathDocument>,
     skipped: Vec<SkippedDocument>,
+}
+
+/// An entry that a merge replaced or kept.
+#[derive(Serialize)]
+struct PathDocument {
+    path: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path_encoding: Option<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -234,8 +250,21 @@ impl DestinationDocument {
             copied_bytes: counted(destination.copied_bytes),
             linked_files: counted(destination.linked_files),
             copied_because: walked.then(|| destination.copied_because.rows().into_iter().collect()),
+            unlinked_because: walked
+                .then(|| destination.unlinked_because.rows().into_iter().collect()),
+            replaced_entries: counted(destination.replaced_entries),
+            replaced: destination.replaced.iter().map(|path| PathDocument::new(path)).collect(),
+            kept_entries: counted(destination.kept_entries),
+            kept: destination.kept.iter().map(|path| PathDocument::new(path)).collect(),
             skipped: destination.skipped.iter().map(SkippedDocument::new).collect(),
         }
+    }
+}
+
+impl PathDocument {
+    fn new(path: &Path) -> Self {
+        let (path, path_encoding) = encoded(path);
+        Self { path, path_encoding }
     }
 }
 

@@ -151,6 +151,13 @@ pub(crate) fn clone_failure(
                 "'calve doctor {source} {first}' tells why; --reflink auto copies where it must"
             ))
         }
+        // A merge follows a link in the place of its destination.
+        (ErrorKind::Conflict, _) if error.other_path().is_none() && error.path().is_symlink() => {
+            Some(format!(
+                "make the folder that the link points to, or remove the link; 'readlink {}' tells where it leads",
+                shell_word(error.path())
+            ))
+        }
         // It is the destination that is full, the second of two paths.
         (ErrorKind::StorageFull, _) => {
             hint(kind, error.other_path().unwrap_or(error.path()), error.io_error())
@@ -226,8 +233,9 @@ fn hint(kind: ErrorKind, path: &Path, error: &io::Error) -> Option<String> {
             "calve clones directory trees; for one file: cp --reflink=auto SRC DST".to_owned()
         }
         ErrorKind::DestinationExists => {
-            "--existing skip leaves it as it is, --existing replace replaces the \
-             whole tree, --existing merge merges into it; --existing fail is the default"
+            "--existing skip leaves it as it is, --existing replace replaces the whole tree, \
+             --existing merge merges into it, --existing keep adds only what is missing; \
+             --existing fail is the default"
                 .to_owned()
         }
         ErrorKind::ParentNotFound => format!("mkdir -p {}", shell_word(path)),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use calve::{CopiedBecause, DestinationReport, Method, SkipReason};
+use calve::{CopiedBecause, DestinationReport, Method, SkipReason, UnlinkedBecause};
 
 use crate::text::{self, count, counted, shown};
 
@@ -27,6 +27,9 @@ struct Totals {
     copied: (u64, u64),
     linked: u64,
     because: CopiedBecause,
+    unlinked: UnlinkedBecause,
+    replaced: u64,
+    kept: u64,
 }
 
 /// Whether a destination was left as it was, since the caller asked for that.
@@ -39,7 +42,12 @@ impl Summary<'_> {
     pub(crate) fn text(&self) -> String {
         let mut lines = Vec::new();
         if self.verbose {
-            lines.extend(self.destinations.iter().map(|destination| self.destination(destination)));
+            for destination in self.destinations {
+                lines.push(self.destination(destination));
+                let listed = |what, path| format!("{what}: {}", shown(path));
+                lines.extend(destination.replaced.iter().map(|path| listed("replaced", path)));
+                lines.extend(destination.kept.iter().map(|path| listed("kept", path)));
+            }
         }
         lines.push(self.line());
         lines.join("\n")
@@ -67,8 +75,13 @@ impl Summary<'_> {
             }
         }
         line.push_str(&format!(", {}", text::duration(self.elapsed)));
-        if let Some(reasons) = self.reasons(totals.because) {
+        if let Some(reasons) = self.reasons(totals.because, totals.unlinked) {
             line.push_str(&format!(": {reasons}"));
+        }
+        for (entries, what) in [(totals.replaced, "replaced"), (totals.kept, "kept as before")] {
+            if entries > 0 {
+                line.push_str(&format!("; {} {what}", count(entries)));
+            }
         }
         if let Some(left) = left {
             line.push_str(&format!("; {left}"));
@@ -105,14 +118,22 @@ impl Summary<'_> {
         format!(": {}", parts.join(", "))
     }
 
-    fn reasons(&self, because: CopiedBecause) -> Option<String> {
+    fn reasons(&self, because: CopiedBecause, unlinked: UnlinkedBecause) -> Option<String> {
         let mut reasons = Vec::new();
+        // The reason why a file is no link is also the reason why it was copied, where it was.
+        let told = unlinked.total() > 0;
+        if unlinked.file > 0 {
+            reasons.push(format!("{} refused as links one by one", count(unlinked.file)));
+        }
+        if unlinked.filesystem > 0 && because.filesystem == 0 {
+            reasons.push(format!("the filesystem refused {} as links", count(unlinked.filesystem)));
+        }
         if because.filesystem > 0 {
             let why = self.filesystem.as_deref().unwrap_or("the filesystem cannot share extents");
             reasons.push(format!("{why}; 'calve doctor' tells how to change that"));
         }
         for (files, reason) in [
-            (because.file, "refused one by one"),
+            (if told { 0 } else { because.file }, "refused one by one"),
             (because.vanished, "unpacked, with no file to clone from"),
             (because.mutable, "copied to be mutable"),
         ] {
@@ -163,6 +184,11 @@ fn totals(destinations: &[DestinationReport]) -> Totals {
         totals.copied.0 += destination.copied_files;
         totals.copied.1 += destination.copied_bytes;
         totals.linked += destination.linked_files;
+        totals.replaced += destination.replaced_entries;
+        totals.kept += destination.kept_entries;
+        totals.unlinked.filesystem += destination.unlinked_because.filesystem;
+        totals.unlinked.file += destination.unlinked_because.file;
+        totals.unlinked.mutable += destination.unlinked_because.mutable;
         let because = &destination.copied_because;
         totals.because.filesystem += because.filesystem;
         totals.because.file += because.file;
@@ -252,6 +278,24 @@ mod tests {
                 vec![mixed],
                 "1 tree, 2,004 files: 2,000 reflinked (5.0 kB), 3 linked, 1 copied (7 B), 14.2 s: 1 refused one \
                  by one",
+            ),
+            (
+                vec![report(Method::Mixed, |report| {
+                    report.reflinked_files = 2;
+                    report.reflinked_bytes = 5_000;
+                    report.linked_files = 3;
+                    report.unlinked_because.file = 2;
+                    report.replaced_entries = 4;
+                })],
+                "1 tree, 5 files: 2 reflinked (5.0 kB), 3 linked, 0 B copied, 14.2 s: 2 refused as links one by one; \
+                 4 replaced",
+            ),
+            (
+                vec![report(Method::Reflink, |report| {
+                    report.reflinked_files = 2;
+                    report.kept_entries = 1_000;
+                })],
+                "1 tree, 2 files: all reflinked, 0 B copied, 14.2 s; 1,000 kept as before",
             ),
             (vec![counted_only(5)], "1 tree, 5 files would arrive, 14.2 s"),
             (vec![reflinked(0)], "1 tree, 0 files: nothing to share, 0 B copied, 14.2 s"),

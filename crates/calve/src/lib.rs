@@ -162,6 +162,7 @@ pub use reflink::{
 };
 pub use report::{
     Cancel, CopiedBecause, DestinationReport, Method, Progress, Report, SkipReason, Skipped,
+    UnlinkedBecause,
 };
 #[cfg(unix)]
 pub use store::{

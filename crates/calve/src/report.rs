@@ -49,6 +49,18 @@ pub struct DestinationReport {
     pub linked_files: u64,
     /// Why files were copied and not shared: the counts add up to `copied_files`.
     pub copied_because: CopiedBecause,
+    /// In the link modes: why files were cloned or copied and not linked. The counts add up to
+    /// `reflinked_files + copied_files` then, and are 0 in the other modes.
+    pub unlinked_because: UnlinkedBecause,
+    /// Entries that a merge replaced: files, links and FIFOs, and not directories, which it enters.
+    pub replaced_entries: u64,
+    /// The same by path, relative to the source; only with [`list_existing`](crate::CloneOptions::list_existing).
+    pub replaced: Vec<PathBuf>,
+    /// Entries of the source that did not arrive since something of that name was there
+    /// ([`Existing::Keep`](crate::Existing::Keep)). They are in no other count.
+    pub kept_entries: u64,
+    /// The same by path, relative to the source; only with [`list_existing`](crate::CloneOptions::list_existing).
+    pub kept: Vec<PathBuf>,
     /// What did not arrive, or did not arrive whole.
     pub skipped: Vec<Skipped>,
 }
@@ -86,6 +98,32 @@ impl CopiedBecause {
             ("vanished", self.vanished),
             ("mutable", self.mutable),
         ]
+    }
+}
+
+/// Why files are no links in the link modes, as counts of files.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct UnlinkedBecause {
+    /// The pair of filesystems cannot link.
+    pub filesystem: u64,
+    /// This one file was refused: it has as many names as it can have, or it belongs to another user (`protected_hardlinks`).
+    pub file: u64,
+    /// The file must be mutable, and a link would not have been.
+    pub mutable: u64,
+}
+
+impl UnlinkedBecause {
+    /// All files that are no links.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.filesystem + self.file + self.mutable
+    }
+
+    /// The reasons with their names, as the JSON output spells them.
+    #[must_use]
+    pub fn rows(&self) -> [(&'static str, u64); 3] {
+        [("filesystem", self.filesystem), ("file", self.file), ("mutable", self.mutable)]
     }
 }
 

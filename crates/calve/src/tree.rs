@@ -93,7 +93,22 @@ pub enum Existing {
     /// Merge into it. Each file appears whole or not at all and replaces a file of its name atomically;
     /// a file over a directory, or a directory over a file, is an error. So are two entries of the source that the
     /// destination takes for one, because it ignores case. What the source does not have stays.
+    ///
+    /// A destination that is itself a symbolic link to a directory is merged into where it points; links inside it are never
+    /// followed.
     Merge,
+    /// Merge into it, but keep what exists: an entry that is there, a file, a link or whatever it is, stays untouched, and only what
+    /// is missing arrives; directories are entered. What another process puts there meanwhile stays, too. A directory over what is
+    /// none is an error, as in [`Merge`](Self::Merge). The report counts what was kept
+    /// ([`kept_entries`](crate::DestinationReport::kept_entries)).
+    Keep,
+}
+
+impl Existing {
+    /// Whether what arrives goes into what is there.
+    pub(crate) fn merges(self) -> bool {
+        matches!(self, Self::Merge | Self::Keep)
+    }
 }
 
 /// How [`clone_tree`] works; built by value.
@@ -109,6 +124,7 @@ pub struct CloneOptions {
     pub(crate) xattrs: bool,
     pub(crate) durable: bool,
     pub(crate) dry_run: bool,
+    pub(crate) list_existing: bool,
     pub(crate) jobs: Option<NonZeroUsize>,
     pub(crate) cancel: Cancel,
     pub(crate) progress: Arc<Progress>,
@@ -135,6 +151,7 @@ impl CloneOptions {
             xattrs: true,
             durable: false,
             dry_run: false,
+            list_existing: false,
             jobs: None,
             cancel: Cancel::default(),
             progress: Arc::default(),
@@ -209,8 +226,16 @@ impl CloneOptions {
         self
     }
 
+    /// Lists in the report what a merge replaced or kept ([`DestinationReport::replaced`](crate::DestinationReport::replaced),
+    /// [`kept`](crate::DestinationReport::kept)), and does not only count it. The lists take memory for each path.
+    #[must_use]
+    pub fn list_existing(mut self) -> Self {
+        self.list_existing = true;
+        self
+    }
+
     /// Walks and counts, and changes nothing. The report says what would arrive; how it would is only known from trying,
-    /// see [`probe_between`](crate::probe_between).
+    /// see [`probe_between`](crate::probe_between). It does not look at what a merge would replace or keep.
     #[must_use]
     pub fn dry_run(mut self, yes: bool) -> Self {
         self.dry_run = yes;
@@ -257,7 +282,7 @@ impl CloneOptions {
 /// [`Cancelled`](crate::ErrorKind::Cancelled). Of the system: [`StorageFull`](crate::ErrorKind::StorageFull),
 /// [`PermissionDenied`](crate::ErrorKind::PermissionDenied), [`Io`](crate::ErrorKind::Io).
 ///
-/// No destination exists that did not before, and none was changed, except under [`Existing::Merge`], where the files
+/// No destination exists that did not before, and none was changed, except in a merge, where the files
 /// that were merged before the error stay, each of them whole. If only the deletion of what was replaced fails
 /// ([`Existing::Replace`]), the new tree stands and the error names where the rest of the old one is.
 /// Nothing else is left behind, unless it cannot be removed either; then the next call in that folder tries again.

@@ -649,3 +649,377 @@ fn two_entries_that_the_destination_takes_for_one_are_an_error_that_names_both()
         drop(mounted);
     }
 }
+
+fn keeping() -> CloneOptions {
+    CloneOptions::new().existing(Existing::Keep)
+}
+
+/// `lib64 -> lib` is in every Python environment, and installers follow it. It was refused, and the way out that was named would have
+/// made a folder of the link.
+#[test]
+fn a_destination_that_is_a_link_to_a_folder_is_merged_into_and_stays_a_link() {
+    let scratch = Scratch::new();
+    let (source, lib) = (scratch.join("source"), scratch.join("env/lib"));
+    plain_tree(&source, 2, 3, 5000);
+    fs::create_dir_all(&lib).unwrap();
+    for (name, target) in
+        [("lib64", "lib"), ("chain", "lib64"), ("absolute", lib.to_str().unwrap())]
+    {
+        symlink(target, scratch.join("env").join(name)).unwrap();
+    }
+    for existing in [Existing::Merge, Existing::Keep] {
+        for mode in [Mode::Clone, Mode::Copy, Mode::Hardlink, Mode::Symlink] {
+            for name in ["lib64", "chain", "absolute", "lib64/", "./lib64/"] {
+                let what = format!("{existing:?}, {mode:?}, {name}");
+                fs::write(lib.join("stays"), "stays").unwrap();
+                let dest = scratch.join("env").join(name);
+                let options = CloneOptions::new().existing(existing).mode(mode);
+                let report = clone_tree(&source, &[&dest], &options).expect(&what);
+                let found = &report.destinations[0];
+                assert_eq!((found.files, found.directories), (6, 2), "{what}");
+                assert_eq!(found.path, dest, "{what}");
+                let mut expected = names(&source);
+                expected.push("stays".to_owned());
+                assert_eq!(names(&lib), expected, "{what}");
+                assert_eq!(fs::read(lib.join("d1/f2")).unwrap(), bytes(5, 5000), "{what}");
+                let link = scratch.join("env").join(name.trim_end_matches('/'));
+                assert!(fs::symlink_metadata(link).unwrap().is_symlink(), "{what}");
+                assert_eq!(names(&scratch.join("env")), ["absolute", "chain", "lib", "lib64"]);
+                fs::remove_dir_all(&lib).unwrap();
+                fs::create_dir(&lib).unwrap();
+            }
+        }
+    }
+    // Only a merge follows the link.
+    let dest = scratch.join("env/lib64");
+    clone_tree(&source, &[&dest], &CloneOptions::new().existing(Existing::Replace)).unwrap();
+    assert!(fs::symlink_metadata(&dest).unwrap().is_dir());
+    assert_eq!(names(&lib), [""; 0]);
+}
+
+#[test]
+fn a_destination_that_is_a_link_to_no_folder_or_to_one_that_cannot_be_is_an_error() {
+    let scratch = Scratch::new();
+    let source = scratch.join("source");
+    plain_tree(&source, 1, 1, 10);
+    file(&scratch.join("file"), 1, 0o644, 10);
+    fs::create_dir(scratch.join("folder")).unwrap();
+    for (name, target) in [
+        ("dangling", "nowhere"),
+        ("to-a-file", "file"),
+        ("circle", "circle"),
+        ("to-the-source", "source"),
+        ("to-a-folder", "folder"),
+    ] {
+        symlink(target, scratch.join(name)).unwrap();
+    }
+    let before = snapshot(scratch.path());
+    for existing in [Existing::Merge, Existing::Keep] {
+        for (names, kind, why) in [
+            (&["dangling"][..], ErrorKind::Conflict, "is not there"),
+            (&["to-a-file"], ErrorKind::Conflict, "to no directory"),
+            (&["circle"], ErrorKind::Conflict, "leads to itself"),
+            (&["to-the-source"], ErrorKind::Overlap, "are the same"),
+            (&["folder", "to-a-folder"], ErrorKind::Overlap, "given twice"),
+        ] {
+            let dests: Vec<_> = names.iter().map(|name| scratch.join(name)).collect();
+            let error = clone_tree(&source, &dests, &CloneOptions::new().existing(existing))
+                .expect_err(names[0]);
+            assert_eq!(error.kind(), kind, "{names:?}: {error}");
+            assert!(error.to_string().contains(why), "{names:?}: {error}");
+            let told = error.other_path().unwrap_or(error.path());
+            assert_eq!(told, dests.last().unwrap(), "{error}");
+            assert_same(&before, &snapshot(scratch.path()), why);
+        }
+    }
+    // A folder inside the source, by a link outside of it: no part of the source.
+    fs::create_dir(source.join("inside")).unwrap();
+    symlink("source/inside", scratch.join("to-inside")).unwrap();
+    clone_tree(&source, &[scratch.join("to-inside")], &merging()).unwrap();
+    assert_eq!(names(&source.join("inside")), ["d0"]);
+}
+
+/// The link is looked up once: whoever turns it round meanwhile gets nothing into the other folder but what was asked for.
+#[test]
+fn a_link_that_is_turned_round_during_the_merge_tears_nothing() {
+    let scratch = Scratch::new();
+    let source = scratch.join("source");
+    plain_tree(&source, 4, 20, 100);
+    let link = scratch.join("link");
+    for name in ["one", "two"] {
+        fs::create_dir(scratch.join(name)).unwrap();
+        symlink(name, scratch.join(format!("to-{name}"))).unwrap();
+    }
+    symlink("one", &link).unwrap();
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                for name in ["one", "two"] {
+                    let new = scratch.join("new");
+                    symlink(name, &new).unwrap();
+                    fs::rename(&new, &link).unwrap();
+                }
+            }
+        });
+        let result = std::panic::catch_unwind(|| {
+            for round in 0..40 {
+                clone_tree(&source, &[&link], &jobs(merging(), 2)).unwrap();
+                let found = ["one", "two"].map(|name| names(&scratch.join(name)).len());
+                assert!(matches!(found, [4, 0] | [0, 4]), "round {round}: {found:?}");
+                let dest = scratch.join(if found[0] == 4 { "one" } else { "two" });
+                assert_eq!(snapshot(&dest).len(), snapshot(&source).len(), "round {round}");
+                fs::remove_dir_all(&dest).unwrap();
+                fs::create_dir(&dest).unwrap();
+            }
+        });
+        stop.store(true, Ordering::Relaxed);
+        result.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
+}
+
+#[test]
+fn what_exists_is_kept_and_what_is_missing_arrives_and_both_are_counted() {
+    let scratch = Scratch::new();
+    let (source, dest) = (scratch.join("source"), scratch.join("dest"));
+    for mode in [Mode::Clone, Mode::Copy, Mode::Hardlink, Mode::Symlink] {
+        for threads in [1, 4] {
+            let what = format!("{mode:?}, {threads} jobs");
+            fs::create_dir_all(source.join("both/deep")).unwrap();
+            fs::create_dir_all(dest.join("both/folder")).unwrap();
+            chmod(&dest.join("both"), 0o750);
+            for (seed, name) in
+                ["a", "both/a", "both/b", "both/deep/c", "both/folder", "both/fifo", "both/e"]
+                    .iter()
+                    .enumerate()
+            {
+                file(&source.join(name), seed as u64, 0o640, 5000);
+            }
+            // Names of one file of which some are there, also the one that is met first.
+            for name in ["h1", "h2", "h3", "h4"] {
+                if name == "h1" {
+                    file(&source.join(name), 50, 0o640, 5000);
+                } else {
+                    fs::hard_link(source.join("h1"), source.join(name)).unwrap();
+                }
+            }
+            for name in ["link", "both/link"] {
+                symlink("new", source.join(name)).unwrap();
+            }
+            for name in ["a", "both/b", "h1", "h3"] {
+                file(&dest.join(name), 99, 0o600, 9000);
+            }
+            symlink("nowhere", dest.join("both/a")).unwrap();
+            symlink("old", dest.join("link")).unwrap();
+            sh(Command::new("mkfifo").arg(dest.join("both/fifo")));
+            let before = snapshot(&dest);
+
+            let options = jobs(keeping().mode(mode), threads).list_existing();
+            let report = clone_tree(&source, &[&dest], &options).expect(&what);
+            let (from, after) = (snapshot(&source), snapshot(&dest));
+            for (path, entry) in only(&before, |_, entry| entry.kind != Kind::Directory) {
+                assert_eq!(after[&path], entry, "{what}: {path:?}");
+                assert!(after[&path].inode.is(before[&path].inode), "{what}: {path:?}");
+            }
+            for path in ["both/deep/c", "both/e", "h2", "h4"] {
+                match mode {
+                    Mode::Symlink => {
+                        assert_eq!(after[Path::new(path)].target, source.join(path), "{what}");
+                    }
+                    _ => assert_eq!(
+                        fs::read(dest.join(path)).unwrap(),
+                        fs::read(source.join(path)).unwrap(),
+                        "{what}: {path}"
+                    ),
+                }
+            }
+            assert_eq!(fs::read_link(dest.join("both/link")).unwrap(), Path::new("new"));
+            let found = &report.destinations[0];
+            let kept = ["a", "both/a", "both/b", "both/fifo", "both/folder", "h1", "h3", "link"];
+            assert_eq!(found.kept, kept.map(PathBuf::from), "{what}");
+            assert_eq!(found.kept_entries, 8, "{what}");
+            assert_eq!((found.replaced_entries, &found.replaced[..]), (0, &[][..]), "{what}");
+            assert_eq!((found.files, found.symlinks), (4, 1), "{what}: {found:?}");
+            assert_eq!(
+                found.reflinked_files + found.copied_files + found.linked_files,
+                found.files,
+                "{what}: {found:?}"
+            );
+            // Once more: all of it is kept, and without the option only counted.
+            let again = clone_tree(&source, &[&dest], &keeping().mode(mode)).expect(&what);
+            let found = &again.destinations[0];
+            assert_eq!((found.files, found.kept_entries), (0, 13), "{what}: {found:?}");
+            assert_eq!((found.kept.len(), found.skipped.len()), (0, 0), "{what}: {found:?}");
+            // The stage that was in it touched the root.
+            let all = |_: &Path, entry: &common::snapshot::Entry| entry.kind != Kind::Directory;
+            assert_same(&only(&after, all), &only(&snapshot(&dest), all), &what);
+            assert_same(&from, &snapshot(&source), "the source itself");
+            assert_no_stage(&dest);
+            fs::remove_dir_all(&dest).unwrap();
+            fs::remove_dir_all(&source).unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_is_missing_arrives_as_it_would_in_a_fresh_tree_where_the_rest_is_kept() {
+    let scratch = Scratch::new();
+    let (source, dest) = (scratch.join("source"), scratch.join("dest"));
+    odd::build(&source);
+    let expected = only(&snapshot(&source), |_, entry| entry.kind != Kind::Socket);
+    for threads in [1, 4] {
+        clone_tree(&source, &[&dest], &jobs(keeping(), threads)).unwrap();
+        assert_same(&expected, &snapshot(&dest), &format!("{threads} jobs"));
+        sh(Command::new("rm").arg("-rf").arg(&dest));
+    }
+}
+
+#[test]
+fn a_folder_over_what_is_none_is_an_error_also_where_the_rest_is_kept() {
+    let scratch = Scratch::new();
+    let (source, dest, outside) =
+        (scratch.join("source"), scratch.join("dest"), scratch.join("outside"));
+    plain_tree(&source, 1, 1, 10);
+    fs::create_dir(&outside).unwrap();
+    for old in ["file", "link to a folder"] {
+        fs::create_dir(&dest).unwrap();
+        match old {
+            "file" => file(&dest.join("d0"), 1, 0o644, 10),
+            _ => symlink(&outside, dest.join("d0")).unwrap(),
+        }
+        let error = clone_tree(&source, &[&dest], &keeping()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Conflict, "{old}: {error}");
+        assert_eq!(error.path(), source.join("d0"), "{old}");
+        assert_eq!(error.other_path(), Some(&*dest.join("d0")), "{old}");
+        assert_eq!(names(&outside), [""; 0], "links inside the destination are never followed");
+        fs::remove_dir_all(&dest).unwrap();
+    }
+}
+
+/// Of many that merge the same names into one place, each name has the content of one of them, and no one's is ever replaced.
+#[test]
+fn what_appears_meanwhile_is_kept_too() {
+    let scratch = Scratch::new();
+    let sources: Vec<_> = (0..4).map(|number| scratch.join(format!("s{number}"))).collect();
+    for (seed, source) in sources.iter().enumerate() {
+        fs::create_dir(source).unwrap();
+        for name in 0..60 {
+            file(&source.join(format!("f{name}")), seed as u64, 0o644, 300);
+        }
+        fs::hard_link(source.join("f0"), source.join("hard")).unwrap();
+        for name in 0..20 {
+            symlink(format!("{seed}"), source.join(format!("l{name}"))).unwrap();
+        }
+    }
+    for mode in [Mode::Clone, Mode::Copy, Mode::Hardlink, Mode::Symlink] {
+        for round in 0..5 {
+            let what = format!("{mode:?}, round {round}");
+            let dest = scratch.join("dest");
+            let stop = AtomicBool::new(false);
+            let (reports, changed) = thread::scope(|scope| {
+                let watch = scope.spawn(|| {
+                    let (mut seen, mut changed) = (std::collections::BTreeMap::new(), Vec::new());
+                    while !stop.load(Ordering::Relaxed) {
+                        for entry in fs::read_dir(&dest).into_iter().flatten().flatten() {
+                            let name = entry.file_name();
+                            if name.as_encoded_bytes().starts_with(b".") {
+                                continue;
+                            }
+                            let id = fs::symlink_metadata(entry.path()).unwrap().ino();
+                            if *seen.entry(name.clone()).or_insert(id) != id {
+                                changed.push(name);
+                            }
+                        }
+                    }
+                    changed
+                });
+                let merges: Vec<_> = sources
+                    .iter()
+                    .map(|source| {
+                        let options = jobs(keeping().mode(mode), 2);
+                        let dest = &dest;
+                        scope.spawn(move || clone_tree(source, &[dest], &options).unwrap())
+                    })
+                    .collect();
+                let reports: Vec<_> =
+                    merges.into_iter().map(|merge| merge.join().unwrap()).collect();
+                stop.store(true, Ordering::Relaxed);
+                (reports, watch.join().unwrap())
+            });
+            assert_eq!(changed, [""; 0], "{what}: replaced");
+            let sum = |count: fn(&calve::DestinationReport) -> u64| -> u64 {
+                reports.iter().map(|report| count(&report.destinations[0])).sum()
+            };
+            assert_eq!(sum(|found| found.files), 61, "{what}");
+            assert_eq!(sum(|found| found.symlinks), 20, "{what}");
+            assert_eq!(sum(|found| found.kept_entries), 3 * 81, "{what}");
+            assert_eq!(names(&dest).len(), 81, "{what}");
+            fs::remove_dir_all(&dest).unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_a_merge_replaces_is_counted_and_listed_where_that_is_wanted() {
+    let scratch = Scratch::new();
+    let (source, dest) = (scratch.join("source"), scratch.join("dest"));
+    plain_tree(&source, 2, 2, 100);
+    symlink("target", source.join("link")).unwrap();
+    sh(Command::new("mkfifo").arg(source.join("fifo")));
+    for mode in [Mode::Clone, Mode::Copy, Mode::Hardlink, Mode::Symlink] {
+        fs::create_dir_all(dest.join("d0")).unwrap();
+        fs::write(dest.join("d0/f1"), "old").unwrap();
+        fs::write(dest.join("link"), "old").unwrap();
+        fs::write(dest.join("stays"), "old").unwrap();
+        let options = merging().mode(mode).list_existing();
+        let report = clone_tree(&source, &[&dest], &options).unwrap();
+        let found = &report.destinations[0];
+        assert_eq!(found.replaced, ["d0/f1", "link"].map(PathBuf::from), "{mode:?}");
+        assert_eq!((found.replaced_entries, found.kept_entries), (2, 0), "{mode:?}");
+        let again = clone_tree(&source, &[&dest], &merging().mode(mode)).unwrap();
+        let found = &again.destinations[0];
+        // A link that is the source's file already is not replaced.
+        let expected = if mode == Mode::Hardlink { 2 } else { 6 };
+        assert_eq!((found.replaced_entries, found.replaced.len()), (expected, 0), "{mode:?}");
+        fs::remove_dir_all(&dest).unwrap();
+    }
+}
+
+/// `protected_hardlinks` refuses links to other people's files. After three of them all others were taken for the filesystem's refusal,
+/// and where they were cloned nothing was said.
+#[test]
+fn files_that_may_not_be_linked_are_counted_wherever_they_end() {
+    let name = "files_that_may_not_be_linked_are_counted_wherever_they_end";
+    let scratch = Scratch::new();
+    let protected = fs::read_to_string("/proc/sys/fs/protected_hardlinks");
+    if !common::is_root() || !protected.is_ok_and(|on| on.trim() == "1") {
+        return not_run(name, "needs root, and fs.protected_hardlinks=1");
+    }
+    let (source, dest) = (scratch.join("source"), scratch.join("dest"));
+    plain_tree(&source, 1, 10, 5000);
+    let own = source.join("own");
+    file(&own, 1, 0o644, 5000);
+    let nobody = Some(common::NOBODY);
+    std::os::unix::fs::chown(&own, nobody, nobody).unwrap();
+    for path in [scratch.path(), &source] {
+        chmod(path, 0o777);
+    }
+    let reflinks = common::expects_reflink(scratch.path());
+    for reflink in [Reflink::Auto, Reflink::Never] {
+        for existing in [Existing::Fail, Existing::Merge, Existing::Keep] {
+            let options =
+                CloneOptions::new().mode(Mode::Hardlink).reflink(reflink).existing(existing);
+            let report = common::as_nobody(|| clone_tree(&source, &[&dest], &options)).unwrap();
+            let found = &report.destinations[0];
+            let what = format!("{reflink:?}, {existing:?}: {found:?}");
+            assert_eq!((found.files, found.linked_files), (11, 1), "{what}");
+            let cloned = reflinks && reflink == Reflink::Auto;
+            let expected = if cloned { (10, 0) } else { (0, 10) };
+            assert_eq!((found.reflinked_files, found.copied_files), expected, "{what}");
+            assert_eq!(found.unlinked_because.file, 10, "{what}");
+            assert_eq!(found.unlinked_because.total(), 10, "{what}");
+            assert_eq!(found.copied_because.file, found.copied_files, "{what}");
+            sh(Command::new("rm").arg("-rf").arg(&dest));
+        }
+    }
+}

@@ -76,6 +76,8 @@ fn the_json_document_is_as_documented() {
             "reflinked_files": 2 - copied.0, "reflinked_bytes": 9 - copied.1,
             "copied_files": copied.0, "copied_bytes": copied.1, "linked_files": 0,
             "copied_because": { "disabled": 0, "filesystem": copied.0, "file": 0, "vanished": 0, "mutable": 0 },
+            "unlinked_because": { "filesystem": 0, "file": 0, "mutable": 0 },
+            "replaced_entries": 0, "replaced": [], "kept_entries": 0, "kept": [],
             "skipped": [],
         })
     };
@@ -173,6 +175,7 @@ fn an_existing_destination_is_treated_as_was_asked() {
         ("skip", "old", Some("kept"), 0),
         ("replace", "alpha", None, 0),
         ("merge", "alpha", Some("kept"), 0),
+        ("keep", "old", Some("kept"), 0),
     ] {
         let scratch = with_source();
         plant(scratch.path(), &[("dst/a", "old"), ("dst/kept", "kept")]);
@@ -184,7 +187,57 @@ fn an_existing_destination_is_treated_as_was_asked() {
         if code == 0 {
             assert_eq!(run.stdout, "dst\nother\n", "{existing}");
         }
-        assert_eq!(run.stderr.contains("; 1 tree left as before"), existing == "skip", "{run:?}");
+        for (told, by) in [
+            ("; 1 tree left as before", "skip"),
+            ("; 1 replaced", "merge"),
+            ("; 1 kept as before", "keep"),
+        ] {
+            assert_eq!(run.stderr.contains(told), existing == by, "{told}: {run:?}");
+        }
+    }
+}
+
+#[test]
+fn what_a_merge_replaced_or_kept_is_listed_where_that_is_wanted() {
+    for (existing, other) in [("merge", "kept"), ("keep", "replaced")] {
+        let this = if existing == "merge" { "replaced" } else { "kept" };
+        let scratch = with_source();
+        plant(scratch.path(), &[("dst/a", "old"), ("dst/more", "more")]);
+        let words = format!("clone --existing {existing} --json -v src dst");
+        let run = calve(scratch.path(), &words);
+        assert_eq!(run.code, Some(0), "{run:?}");
+        let document = run.json();
+        let found = &document["destinations"][0];
+        assert_eq!(found[this], serde_json::json!([{ "path": "a" }]), "{found}");
+        assert_eq!(found[format!("{this}_entries")], 1, "{found}");
+        assert_eq!(found[other], serde_json::json!([]), "{found}");
+        assert_eq!(found[format!("{other}_entries")], 0, "{found}");
+        assert!(run.stderr.contains(&format!("{this}: a\n")), "{run:?}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_link_in_the_place_of_a_merges_destination_is_followed_and_one_that_leads_nowhere_is_explained()
+{
+    let scratch = with_source();
+    std::fs::create_dir(scratch.path().join("lib")).unwrap();
+    for (name, target) in [("lib64", "lib"), ("dangling", "nowhere")] {
+        std::os::unix::fs::symlink(target, scratch.path().join(name)).unwrap();
+    }
+    for existing in ["merge", "keep"] {
+        for name in ["lib64", "lib64/"] {
+            let run = calve(scratch.path(), &format!("clone --existing {existing} src {name}"));
+            assert_eq!(run.code, Some(0), "{run:?}");
+            assert_eq!(read(scratch.path(), "lib/a").as_deref(), Some("alpha"));
+            assert!(scratch.path().join("lib64").is_symlink());
+        }
+        let run = calve(scratch.path(), &format!("clone --existing {existing} src dangling"));
+        assert_eq!(run.code, Some(1), "{run:?}");
+        assert!(run.stderr.contains("dangling: "), "{run:?}");
+        assert!(run.stderr.contains("a symbolic link to what is not there"), "{run:?}");
+        assert!(run.stderr.contains("readlink dangling"), "{run:?}");
+        assert!(!run.stderr.contains("--existing replace"), "{run:?}");
     }
 }
 

@@ -16,7 +16,10 @@ fn a_command_line_that_is_not_understood_ends_with_two_and_changes_nothing() {
         ("clone -n 2 src .", "ends in a name"),
         ("clone --reflink maybe src dst", "[possible values: auto, always, never]"),
         ("clone --mode cow src dst", "[possible values: clone, copy, hardlink, symlink]"),
-        ("clone --existing overwrite src dst", "[possible values: fail, skip, replace, merge]"),
+        (
+            "clone --existing overwrite src dst",
+            "[possible values: fail, skip, replace, merge, keep]",
+        ),
         ("clone --nonsense src dst", "--nonsense"),
         ("clone -j 0 src dst", "not a number from 1 to"),
         ("clone -j 257 src dst", "not a number from 1 to"),

@@ -202,11 +202,23 @@ const ROWS: &[Row] = &[
     ),
     ("renameat2", &[("EIO", Fails), ("ENOSPC", Fails)], &[1, 2], &[Replace]),
     (
-        "renameat",
-        // Where nothing can be renamed from the stage, it is staged beside its place.
-        &[("EIO", Fails), ("ENOSPC", Fails), ("EACCES", Fails), ("EXDEV", Masked)],
+        "renameat2",
+        // Where nothing can be renamed from the stage, it is staged beside its place; and where no rename tells what is there, a look does.
+        &[
+            ("EIO", Fails),
+            ("ENOSPC", Fails),
+            ("EACCES", Fails),
+            ("EXDEV", Masked),
+            ("EINVAL", Masked),
+        ],
         &[1, 5],
         &[Merge, MergeNew],
+    ),
+    (
+        "renameat",
+        &[("EIO", Fails), ("ENOSPC", Fails), ("EACCES", Fails), ("EXDEV", Masked)],
+        &[1],
+        &[Merge],
     ),
     (
         "copy_file_range",

@@ -375,6 +375,26 @@ fn a_filesystem_without_the_flags_of_renameat2_still_gets_the_tree_whole() {
                 fs::remove_dir_all(scratch.path().join(tree)).unwrap();
             }
         }
+        for existing in ["merge", "keep"] {
+            fs::create_dir(scratch.path().join("dst")).unwrap();
+            fs::write(scratch.path().join("dst/f0"), "old").unwrap();
+            let fault = format!("error={errno}");
+            let words = format!("clone --json --existing {existing} src dst other");
+            let run = clone_under(scratch.path(), &[("renameat2", &fault)], &words);
+            assert_eq!(run.code, Some(0), "{errno}, {existing}: {run:?}");
+            assert!(run.injected() > 0, "{errno}, {existing}: {run:?}");
+            let document = run.json();
+            let found = &document["destinations"][0];
+            let counts = [&found["replaced_entries"], &found["kept_entries"]];
+            let expected = if existing == "merge" { [1, 0] } else { [0, 1] };
+            assert_eq!(counts, expected, "{errno}, {existing}");
+            let old = fs::read_to_string(scratch.path().join("dst/f0")).unwrap();
+            assert_eq!(old == "old", existing == "keep", "{errno}, {existing}");
+            assert_whole(scratch.path(), "other", errno);
+            for tree in ["dst", "other"] {
+                fs::remove_dir_all(scratch.path().join(tree)).unwrap();
+            }
+        }
     }
 }
 

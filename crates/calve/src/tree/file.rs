@@ -18,7 +18,7 @@ use super::node::{Handles, Node};
 use super::staging::{self, stage_name};
 use super::tally::Because;
 use super::walk::{Worker, two_names};
-use super::{Mode as LinkMode, Reflink, tally};
+use super::{Existing, Mode as LinkMode, Reflink, tally};
 use crate::error::{Context as _, Error, ErrorKind};
 use crate::reflink::imp::{NEW_FILE_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::{self, Attrs, Meta};
@@ -48,6 +48,18 @@ struct Out {
     because: Option<Because>,
     /// Nothing is left to do.
     done: bool,
+    /// What was there was kept.
+    kept: bool,
+}
+
+/// What became of an entry that was renamed to its place.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Settled {
+    Placed,
+    /// Something is there, and is kept.
+    Kept,
+    /// It cannot be renamed there from the stage: from now on such entries are staged in the directory itself, this one anew.
+    Unreachable,
 }
 
 /// The name of a file on its way in a merge. In a stage it goes with that one, whatever happens; elsewhere with this.
@@ -81,7 +93,8 @@ impl Drop for Temporary {
 }
 
 impl Out {
-    const DONE: Self = Self { fd: None, temporary: None, because: None, done: true };
+    const DONE: Self = Self { fd: None, temporary: None, because: None, done: true, kept: false };
+    const KEPT: Self = Self { kept: true, ..Self::DONE };
 }
 
 /// What became of a regular file that was to be made.
@@ -211,10 +224,13 @@ impl Worker<'_, '_> {
             if !at_once {
                 return Ok((Some(job), Vec::new()));
             }
-            self.fill_files(node, handles, vec![job])?;
+            self.fill_files(node, handles, std::slice::from_mut(&mut job))?;
             let ids = handles.dests.iter().enumerate().map(|(index, dir)| {
+                if job.outs[index].kept {
+                    return Ok(None);
+                }
                 let stat = fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW);
-                stat.map(|stat| Meta::of(&stat).id())
+                stat.map(|stat| Some(Meta::of(&stat).id()))
                     .context("read", || op.dest_path(index, node, name))
             });
             Ok((None, ids.collect::<Result<_, _>>()?))
@@ -226,14 +242,21 @@ impl Worker<'_, '_> {
         };
         let Some(mut job) = waiting else { return Ok(Created::Done) };
         for dest in 0..op.dests.len() {
-            if self.link_to_first(dest, &first, node, handles, name)? {
-                self.count_link(dest);
-                job.outs.push(Out::DONE);
-            } else {
-                op.skip(Some(dest), node.path_of(name), SkipReason::HardlinkBroken);
-                let because = unlinked.and_then(|unlinked| unlinked[dest]);
-                let out = self.create_out(dest, node, handles, &job, because)?;
-                job.outs.push(out);
+            match self.link_to_first(dest, &first, node, handles, name)? {
+                Some(Settled::Kept) => {
+                    op.options.progress.files.fetch_add(1, Ordering::Relaxed);
+                    job.outs.push(Out::KEPT);
+                }
+                Some(_) => {
+                    self.count_link(dest);
+                    job.outs.push(Out::DONE);
+                }
+                None => {
+                    op.skip(Some(dest), node.path_of(name), SkipReason::HardlinkBroken);
+                    let because = unlinked.and_then(|unlinked| unlinked[dest]);
+                    let out = self.begin_out(dest, node, handles, &job, because)?;
+                    job.outs.push(out);
+                }
             }
         }
         Ok(if job.outs.iter().all(|out| out.done) { Created::Done } else { Created::Job(job) })
@@ -265,7 +288,7 @@ impl Worker<'_, '_> {
         for dest in 0..self.op.dests.len() {
             for job in jobs.iter_mut().filter(|job| job.outs.len() == dest) {
                 self.op.check()?;
-                let out = self.create_out(dest, node, handles, job, None)?;
+                let out = self.begin_out(dest, node, handles, job, None)?;
                 job.outs.push(out);
             }
         }
@@ -282,9 +305,59 @@ impl Worker<'_, '_> {
         (0..self.op.dests.len())
             .map(|dest| match unlinked.map(|unlinked| unlinked[dest]) {
                 Some(None) => Ok(Out::DONE),
-                because => self.create_out(dest, node, handles, job, because.flatten()),
+                because => self.begin_out(dest, node, handles, job, because.flatten()),
             })
             .collect()
+    }
+
+    /// Makes the file at a destination, unless what is there is kept.
+    fn begin_out(
+        &mut self,
+        dest: usize,
+        node: &Arc<Node>,
+        handles: &Arc<Handles>,
+        job: &Job,
+        because: Option<Because>,
+    ) -> Result<Out, Error> {
+        if self.is_kept(dest, node, handles, &job.name)? {
+            self.op.options.progress.files.fetch_add(1, Ordering::Relaxed);
+            return Ok(Out::KEPT);
+        }
+        self.create_out(dest, node, handles, job, because)
+    }
+
+    /// Whether what exists is kept and something is there, which is counted then. What appears later [`settle`](Self::settle) finds.
+    pub(super) fn is_kept(
+        &mut self,
+        dest: usize,
+        node: &Node,
+        handles: &Handles,
+        name: &CStr,
+    ) -> Result<bool, Error> {
+        // Where two names may be one, what is there may be of this very call.
+        if self.op.options.existing != Existing::Keep || node.dests[dest].folds {
+            return Ok(false);
+        }
+        match fs::statat(&handles.dests[dest], name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(_) => {
+                self.count_existing(dest, node, name);
+                Ok(true)
+            }
+            Err(Errno::NOENT) => Ok(false),
+            Err(errno) => Err(Error::io("read", self.op.dest_path(dest, node, name), errno)),
+        }
+    }
+
+    /// Counts what was replaced, or what was kept.
+    pub(super) fn count_existing(&mut self, dest: usize, node: &Node, name: &CStr) {
+        let options = self.op.options;
+        let path = || node.path_of(name);
+        tally::count_existing(
+            &mut self.tallies[dest],
+            options.existing,
+            options.list_existing,
+            path,
+        );
     }
 
     fn create_out(
@@ -296,7 +369,7 @@ impl Worker<'_, '_> {
         because: Option<Because>,
     ) -> Result<Out, Error> {
         let temporary = self.temporary(dest, node, handles)?;
-        let mut out = Out { fd: None, temporary, because, done: false };
+        let mut out = Out { fd: None, temporary, because, done: false, kept: false };
         if !sys::CLONE_MAKES_THE_FILE {
             out.fd = Some(self.new_file(dest, node, handles, job, &out)?);
         }
@@ -378,8 +451,7 @@ impl Worker<'_, '_> {
         Ok(())
     }
 
-    /// In a merge: renames a staged entry to its place. `false` where that cannot be done from the stage: from now on such
-    /// entries are staged in the directory itself, this one anew.
+    /// In a merge: renames a staged entry to its place, and counts what was there.
     pub(super) fn settle(
         &mut self,
         dest: usize,
@@ -387,29 +459,51 @@ impl Worker<'_, '_> {
         handles: &Handles,
         name: &CStr,
         temporary: Option<Temporary>,
-    ) -> Result<bool, Error> {
-        let Some(temporary) = temporary else { return Ok(true) };
+    ) -> Result<Settled, Error> {
+        let Some(temporary) = temporary else { return Ok(Settled::Placed) };
         let op = self.op;
+        let keeps = op.options.existing == Existing::Keep;
         let dir = self.place(dest, handles, Some(&temporary));
         let into = &handles.dests[dest];
-        let rename = || fs::renameat(dir, &*temporary, into, name);
+        let rename = || {
+            if keeps {
+                return staging::rename_new_or_link(dir, &temporary, into, name).map(|()| false);
+            }
+            // Only a rename that replaces nothing tells whether one would.
+            let replaces = match staging::rename_new(dir, &temporary, into, name) {
+                Err(Errno::EXIST) => true,
+                Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
+                    fs::statat(into, name, AtFlags::SYMLINK_NOFOLLOW).is_ok()
+                }
+                result => return result.map(|()| false),
+            };
+            fs::renameat(dir, &*temporary, into, name).map(|()| replaces)
+        };
         let result = match node.dests[dest].folds {
             true => node.placed.put(dest, into, name, rename),
             false => Ok(rename()),
         };
-        // Nothing happens where both names are one inode already.
-        if matches!(result, Ok(Ok(()))) && op.options.mode == LinkMode::Hardlink {
-            let _ = fs::unlinkat(dir, &*temporary, AtFlags::empty());
+        let mut result = result.map_err(|first| op.one_place(node, &first, name))?;
+        // A rename does nothing where both names are one inode already.
+        if result == Ok(true)
+            && op.options.mode == LinkMode::Hardlink
+            && fs::unlinkat(dir, &*temporary, AtFlags::empty()).is_ok()
+        {
+            result = Ok(false);
         }
-        let result = result.map_err(|first| op.one_place(node, &first, name))?;
+        if keeps && result == Err(Errno::EXIST) {
+            // The stage is removed in the end, with what never left it.
+            self.count_existing(dest, node, name);
+            return Ok(Settled::Kept);
+        }
         if result == Err(Errno::XDEV) && !temporary.is_astray() {
             if !node.dests[dest].stage_here.swap(true, Ordering::Relaxed) {
                 // What a killed process left of files that were on their way.
                 staging::sweep(into);
             }
-            return Ok(false);
+            return Ok(Settled::Unreachable);
         }
-        result.map(|()| true).map_err(|errno| match errno {
+        let replaced = result.map_err(|errno| match errno {
             Errno::ISDIR | Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR => Error::new(
                 ErrorKind::Conflict,
                 "merge file",
@@ -421,7 +515,11 @@ impl Worker<'_, '_> {
             )
             .with_other(op.dest_path(dest, node, name)),
             errno => Error::io("rename into place", op.dest_path(dest, node, name), errno),
-        })
+        })?;
+        if replaced {
+            self.count_existing(dest, node, name);
+        }
+        Ok(Settled::Placed)
     }
 
     /// Gives created files their content and metadata, at one destination after the other.
@@ -429,7 +527,7 @@ impl Worker<'_, '_> {
         &mut self,
         node: &Arc<Node>,
         handles: &Arc<Handles>,
-        mut jobs: Vec<Job>,
+        jobs: &mut [Job],
     ) -> Result<(), Error> {
         let op = self.op;
         // Here and not when the files are created: filling is the shorter half of the work.
@@ -443,13 +541,16 @@ impl Worker<'_, '_> {
         for dest in 0..op.dests.len() {
             for (index, job) in jobs.iter_mut().enumerate() {
                 op.check()?;
-                let out = std::mem::replace(&mut job.outs[dest], Out::DONE);
-                if !out.done {
-                    let attrs = attrs.get(index).and_then(Option::as_deref);
-                    self.fill_file(dest, node, handles, job, attrs, out)?;
-                    op.options.progress.files.fetch_add(1, Ordering::Relaxed);
-                    op.options.progress.bytes.fetch_add(job.meta.size, Ordering::Relaxed);
+                if job.outs[dest].done {
+                    continue;
                 }
+                let out = std::mem::replace(&mut job.outs[dest], Out::DONE);
+                let attrs = attrs.get(index).and_then(Option::as_deref);
+                if self.fill_file(dest, node, handles, job, attrs, out)? == Settled::Kept {
+                    job.outs[dest] = Out::KEPT;
+                }
+                op.options.progress.files.fetch_add(1, Ordering::Relaxed);
+                op.options.progress.bytes.fetch_add(job.meta.size, Ordering::Relaxed);
             }
         }
         Ok(())
@@ -463,7 +564,7 @@ impl Worker<'_, '_> {
         job: &Job,
         attrs: Option<&Attrs>,
         mut out: Out,
-    ) -> Result<(), Error> {
+    ) -> Result<Settled, Error> {
         let op = self.op;
         let (copied, cloned_with_metadata) = self.content(dest, node, handles, job, &mut out)?;
         let path = || op.dest_path(dest, node, &job.name);
@@ -484,16 +585,23 @@ impl Worker<'_, '_> {
         if copied.is_some() {
             sys::close_written(fd).context("close", path)?;
         }
-        if !self.settle(dest, node, handles, &job.name, out.temporary.take())? {
-            let out = self.create_out(dest, node, handles, job, out.because)?;
-            return self.fill_file(dest, node, handles, job, attrs, out);
+        match self.settle(dest, node, handles, &job.name, out.temporary.take())? {
+            Settled::Placed => {}
+            Settled::Kept => return Ok(Settled::Kept),
+            Settled::Unreachable => {
+                let out = self.create_out(dest, node, handles, job, out.because)?;
+                return self.fill_file(dest, node, handles, job, attrs, out);
+            }
         }
         if !refused.is_empty() {
             let reason = SkipReason::Xattrs(refused.join(", "));
             op.skip(Some(dest), node.path_of(&job.name), reason);
         }
         tally::count(&mut self.tallies[dest], copied, job.meta.size);
-        Ok(())
+        if let Some(because) = out.because {
+            tally::count_unlinked(&mut self.tallies[dest], because);
+        }
+        Ok(Settled::Placed)
     }
 
     /// Clones (`None`), or copies and says why. The second value tells whether the clone brought the metadata, too.

@@ -25,8 +25,8 @@ pub(super) struct Links {
 pub(super) struct First {
     pub(super) dir: Arc<Node>,
     pub(super) name: CString,
-    /// What was made for it at each destination.
-    pub(super) ids: Vec<(u64, u64)>,
+    /// What was made for it at each destination; `None` where what was there was kept.
+    pub(super) ids: Vec<Option<(u64, u64)>>,
     /// How many names are still to come.
     missing: u64,
 }
@@ -48,7 +48,7 @@ impl Links {
         meta: &Meta,
         dir: &Arc<Node>,
         name: &CStr,
-        make: impl FnOnce() -> Result<(T, Vec<(u64, u64)>), Error>,
+        make: impl FnOnce() -> Result<(T, Vec<Option<(u64, u64)>>), Error>,
     ) -> Result<Seen<T>, Error> {
         let shard = usize::try_from(meta.ino % SHARDS as u64).unwrap_or(0);
         let mut shard = lock(&self.shards[shard]);

@@ -48,6 +48,39 @@ struct Target {
     existing: Option<(Metadata, FileId)>,
 }
 
+impl Target {
+    /// In a merge: takes the folder that a link in the place of the destination points to for the destination.
+    fn follow(&mut self) -> Result<(), Error> {
+        if !self.existing.as_ref().is_some_and(|(meta, _)| meta.is_symlink()) {
+            return Ok(());
+        }
+        let conflict = |kind: io::ErrorKind, why: &str| {
+            let cause = io::Error::new(kind, why.to_owned());
+            Error::new(ErrorKind::Conflict, "clone to", &self.given, cause)
+        };
+        let place = match fs::canonicalize(&self.place) {
+            Ok(place) => place,
+            Err(error) if imp::is_gone(&error) => {
+                return Err(conflict(
+                    error.kind(),
+                    "the destination is a symbolic link to what is not there",
+                ));
+            }
+            Err(error) => return Err(Error::io("open", &self.given, error)),
+        };
+        let meta = fs::symlink_metadata(&place).context("read", || &self.given)?;
+        if !meta.is_dir() {
+            return Err(conflict(
+                io::ErrorKind::NotADirectory,
+                "the destination is a symbolic link to no directory",
+            ));
+        }
+        let id = identity_of(&place).context("read", || &self.given)?.id;
+        (self.existing, self.place) = (Some((meta, id)), place);
+        Ok(())
+    }
+}
+
 /// One destination of the walk.
 struct Dest<'a> {
     target: &'a Target,
@@ -154,9 +187,13 @@ fn look_at(
         |path: &Path| identity_of(path).map(|found| found.id).context("read", || path.to_owned());
     let own = identify(root)?;
     let mut seen = HashSet::new();
+    let mut merged = HashSet::new();
     let mut targets = Vec::with_capacity(dests.len());
     for dest in dests {
-        let target = find_target(dest, !options.dry_run)?;
+        let mut target = find_target(dest, !options.dry_run)?;
+        if options.existing.merges() {
+            target.follow()?;
+        }
         let overlap = |what: &str| {
             let cause = io::Error::new(io::ErrorKind::InvalidInput, what.to_owned());
             Error::new(ErrorKind::Overlap, "clone", source, cause).with_other(*dest)
@@ -167,6 +204,10 @@ fn look_at(
             return Err(overlap("the same destination is given twice"));
         }
         if let Some((meta, id)) = &target.existing {
+            // By a link and by its own name, or by two links.
+            if options.existing.merges() && !merged.insert(*id) {
+                return Err(overlap("the same destination is given twice"));
+            }
             if own == *id {
                 return Err(overlap("source and destination are the same"));
             }
@@ -184,21 +225,14 @@ fn look_at(
                 Existing::Replace if is_inside(root, *id) => {
                     return Err(overlap("the destination to be replaced holds the source"));
                 }
-                Existing::Merge if meta.is_symlink() => {
-                    return refuse(
-                        ErrorKind::Conflict,
-                        io::ErrorKind::NotADirectory,
-                        "the destination is a symbolic link; give the directory that it points to",
-                    );
-                }
-                Existing::Merge if !meta.is_dir() => {
+                Existing::Merge | Existing::Keep if !meta.is_dir() => {
                     return refuse(
                         ErrorKind::Conflict,
                         io::ErrorKind::NotADirectory,
                         "the destination is no directory",
                     );
                 }
-                Existing::Skip | Existing::Replace | Existing::Merge => {}
+                Existing::Skip | Existing::Replace | Existing::Merge | Existing::Keep => {}
             }
         }
         targets.push(target);
@@ -308,7 +342,7 @@ impl<'a> Walk<'a> {
     fn prepare(&mut self, targets: impl Iterator<Item = (usize, &'a Target)>) -> Result<(), Error> {
         for (index, target) in targets {
             let given = || target.given.clone();
-            let merging = self.options.existing == Existing::Merge;
+            let merging = self.options.existing.merges();
             let made = merging
                 && match fs::create_dir(&target.place) {
                     Ok(()) => true,
@@ -394,7 +428,7 @@ impl<'a> Walk<'a> {
 
 /// Renames every stage to its place, or none.
 fn publish(mut dests: Vec<Dest<'_>>, options: &CloneOptions, meta: &Metadata) -> Result<(), Error> {
-    if options.existing != Existing::Merge {
+    if !options.existing.merges() {
         for at in 0..dests.len() {
             let Dest { target, stage, .. } = &mut dests[at];
             if let Err(error) = publish_one(target, stage, options.existing) {
@@ -407,7 +441,7 @@ fn publish(mut dests: Vec<Dest<'_>>, options: &CloneOptions, meta: &Metadata) ->
     }
     for dest in dests {
         let what = match options.existing {
-            Existing::Merge => "remove the stage in",
+            Existing::Merge | Existing::Keep => "remove the stage in",
             _ => "remove what was replaced, now",
         };
         let left = dest.stage.path().to_owned();

@@ -128,7 +128,7 @@ fn snapshots(
 ) -> Result<Option<Vec<Option<Stage>>>, Error> {
     let plain = options.mode == Mode::Clone
         && options.reflink != Reflink::Never
-        && options.existing != Existing::Merge
+        && !options.existing.merges()
         && options.xattrs
         && filter.keeps_everything();
     if !plain
@@ -171,7 +171,11 @@ fn prepare(targets: &[Target], options: &CloneOptions) -> Result<Vec<Made>, Erro
         let path = || &target.path;
         if options.existing == Existing::Skip && target.existing.is_some() {
             made.push(Made::Skipped);
-        } else if options.existing == Existing::Merge {
+        } else if let Some(root) = &target.followed {
+            let root = root.try_clone().context("open directory", path)?;
+            staging::sweep(&root);
+            made.push(Made::Merging { root, new: None });
+        } else if options.existing.merges() {
             let parent = target.parent.try_clone().context("open", || &target.parent_path)?;
             let new = match fs::mkdirat(&parent, &target.name, Permissions::RWXU) {
                 Ok(()) => Some(NewRoot { parent, name: target.name.clone(), kept: false }),

@@ -2,19 +2,19 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use rustix::fs::{self, AtFlags, FileType, Mode};
 use rustix::io::Errno;
 
-use super::Mode as LinkMode;
-use super::file::Unlinked;
+use super::file::{Settled, Unlinked};
 use super::links::{First, Seen};
 use super::node::{Handles, Node};
 use super::tally::Because;
 use super::walk::{Worker, two_names};
+use super::{Existing, Mode as LinkMode};
 use crate::error::{Context as _, Error};
 use crate::reflink::meta::{self, Meta};
 use crate::reflink::sys;
@@ -22,8 +22,8 @@ use crate::reflink::verdict::{Verdict, classify};
 use crate::report::SkipReason;
 
 impl Worker<'_, '_> {
-    /// Makes an entry that needs no filling: at its place where that is free, else (in a merge) staged and renamed; always that
-    /// where two names may be one.
+    /// Makes an entry that needs no filling: at its place where that is free, else (in a merge) staged and renamed, unless what is
+    /// there is kept; always that where two names may be one.
     fn make(
         &mut self,
         dest: usize,
@@ -31,11 +31,15 @@ impl Worker<'_, '_> {
         handles: &Arc<Handles>,
         name: &CStr,
         make: impl Fn(BorrowedFd<'_>, &CStr) -> rustix::io::Result<()>,
-    ) -> Result<rustix::io::Result<()>, Error> {
+    ) -> Result<rustix::io::Result<Settled>, Error> {
         if !node.dests[dest].folds {
             match make(handles.dests[dest].as_fd(), name) {
+                Err(Errno::EXIST) if self.op.options.existing == Existing::Keep => {
+                    self.count_existing(dest, node, name);
+                    return Ok(Ok(Settled::Kept));
+                }
                 Err(Errno::EXIST) => {}
-                result => return Ok(result),
+                result => return Ok(result.map(|()| Settled::Placed)),
             }
         }
         loop {
@@ -45,13 +49,14 @@ impl Worker<'_, '_> {
             if let Err(errno) = make(self.place(dest, handles, Some(&temporary)), &temporary) {
                 return Ok(Err(errno));
             }
-            if self.settle(dest, node, handles, name, Some(temporary))? {
-                return Ok(Ok(()));
+            match self.settle(dest, node, handles, name, Some(temporary))? {
+                Settled::Unreachable => {}
+                settled => return Ok(Ok(settled)),
             }
         }
     }
 
-    /// A further name of a file that was made already; `false` where it cannot be linked, or is not that file any more.
+    /// A further name of a file that was made already; `None` where it cannot be linked, or is not that file any more.
     pub(super) fn link_to_first(
         &mut self,
         dest: usize,
@@ -59,30 +64,34 @@ impl Worker<'_, '_> {
         node: &Arc<Node>,
         handles: &Arc<Handles>,
         name: &CStr,
-    ) -> Result<bool, Error> {
+    ) -> Result<Option<Settled>, Error> {
         let op = self.op;
+        // Before it is told that a link is broken.
+        if self.is_kept(dest, node, handles, name)? {
+            return Ok(Some(Settled::Kept));
+        }
         if sys::CLONE_MAKES_THE_FILE {
             // The first may not stand there yet.
-            return Ok(false);
+            return Ok(None);
         }
-        let Ok(from) = first.dir.handles(&op.dirs) else { return Ok(false) };
+        let Ok(from) = first.dir.handles(&op.dirs) else { return Ok(None) };
         if op.dests[dest].merge_stage.is_some() {
             let same = fs::statat(&from.dests[dest], &first.name, AtFlags::SYMLINK_NOFOLLOW)
-                .is_ok_and(|stat| first.ids.get(dest) == Some(&Meta::of(&stat).id()));
-            // It is still staged, or another merge replaced it.
+                .is_ok_and(|stat| first.ids.get(dest) == Some(&Some(Meta::of(&stat).id())));
+            // It is still staged, or another merge replaced it, or it was kept and is another file.
             if !same {
-                return Ok(false);
+                return Ok(None);
             }
         }
         let made = self.make(dest, node, handles, name, |dir, name| {
             fs::linkat(&from.dests[dest], &first.name, dir, name, AtFlags::empty())
         })?;
         match made {
-            Ok(()) => Ok(true),
+            Ok(settled) => Ok(Some(settled)),
             Err(errno @ (Errno::IO | Errno::NOSPC | Errno::DQUOT | Errno::NOMEM)) => {
                 Err(Error::io("link", op.dest_path(dest, node, name), errno))
             }
-            Err(_) => Ok(false),
+            Err(_) => Ok(None),
         }
     }
 
@@ -107,13 +116,21 @@ impl Worker<'_, '_> {
                 Some(target) => fs::symlinkat(target, dir, place),
                 None => fs::linkat(&handles.source, name, dir, place, AtFlags::empty()),
             })?;
-            let Err(errno) = made else {
-                if hard {
-                    at.link_verdicts.worked(dev);
+            let errno = match made {
+                Ok(Settled::Kept) => {
+                    op.options.progress.files.fetch_add(1, Ordering::Relaxed);
+                    unlinked.push(None);
+                    continue;
                 }
-                self.count_link(dest);
-                unlinked.push(None);
-                continue;
+                Ok(_) => {
+                    if hard {
+                        at.link_verdicts.worked(dev);
+                    }
+                    self.count_link(dest);
+                    unlinked.push(None);
+                    continue;
+                }
+                Err(errno) => errno,
             };
             let error = io::Error::from(errno);
             unlinked.push(Some(match classify(&error) {
@@ -127,11 +144,11 @@ impl Worker<'_, '_> {
                 }
             }));
             if errno != Errno::NOENT {
-                at.link_verdicts.refused(
-                    dev,
-                    classify(&error),
-                    matches!(errno, Errno::PERM | Errno::ACCESS),
-                );
+                // Of a file that belongs to another user it is about that file (protected_hardlinks, proc_sys_fs(5)), however
+                // many of them there are.
+                let counts = errno == Errno::ACCESS
+                    || errno == Errno::PERM && is_own_file(&handles.source, name);
+                at.link_verdicts.refused(dev, classify(&error), counts);
             }
         }
         Ok(unlinked)
@@ -157,9 +174,6 @@ impl Worker<'_, '_> {
         self.special(node, handles, name, &meta, None, |dir, name| {
             fs::symlinkat(&target, dir, name)
         })?;
-        for tally in &mut self.tallies {
-            tally.symlinks += 1;
-        }
         Ok(false)
     }
 
@@ -180,9 +194,6 @@ impl Worker<'_, '_> {
         self.special(node, handles, name, &meta, Some(mode), |dir, name| {
             make_fifo(dir, name, mode)
         })?;
-        for tally in &mut self.tallies {
-            tally.fifos += 1;
-        }
         Ok(false)
     }
 
@@ -213,6 +224,9 @@ impl Worker<'_, '_> {
     ) -> Result<(), Error> {
         let op = self.op;
         let dests = 0..op.dests.len();
+        if op.dests.is_empty() {
+            self.count_special(0, meta);
+        }
         if meta.links <= 1 || op.dests.is_empty() {
             for dest in dests.clone() {
                 self.special_at(dest, node, handles, name, meta, mode, &make)?;
@@ -222,18 +236,27 @@ impl Worker<'_, '_> {
             let seen = op.links.first_or(meta, node, name, || {
                 let mut ids = Vec::new();
                 for dest in dests.clone() {
-                    self.special_at(dest, node, handles, name, meta, mode, &make)?;
+                    if self.special_at(dest, node, handles, name, meta, mode, &make)?
+                        == Settled::Kept
+                    {
+                        ids.push(None);
+                        continue;
+                    }
                     let stat = fs::statat(&handles.dests[dest], name, AtFlags::SYMLINK_NOFOLLOW)
                         .context("read", || op.dest_path(dest, node, name))?;
-                    ids.push(Meta::of(&stat).id());
+                    ids.push(Some(Meta::of(&stat).id()));
                 }
                 Ok(((), ids))
             })?;
             if let Seen::Before(first) = seen {
                 for dest in dests.clone() {
-                    if !self.link_to_first(dest, &first, node, handles, name)? {
-                        op.skip(Some(dest), node.path_of(name), SkipReason::HardlinkBroken);
-                        self.special_at(dest, node, handles, name, meta, mode, &make)?;
+                    match self.link_to_first(dest, &first, node, handles, name)? {
+                        Some(Settled::Kept) => {}
+                        Some(_) => self.count_special(dest, meta),
+                        None => {
+                            op.skip(Some(dest), node.path_of(name), SkipReason::HardlinkBroken);
+                            self.special_at(dest, node, handles, name, meta, mode, &make)?;
+                        }
                     }
                 }
             }
@@ -254,8 +277,11 @@ impl Worker<'_, '_> {
         meta: &Meta,
         mode: Option<Mode>,
         make: impl Fn(BorrowedFd<'_>, &CStr) -> rustix::io::Result<()>,
-    ) -> Result<(), Error> {
+    ) -> Result<Settled, Error> {
         let op = self.op;
+        if self.is_kept(dest, node, handles, name)? {
+            return Ok(Settled::Kept);
+        }
         let path = || op.dest_path(dest, node, name);
         let created = meta::created_by_us(self.mode_is_exact);
         loop {
@@ -267,11 +293,29 @@ impl Worker<'_, '_> {
                 errno => Error::io("make", path(), errno),
             })?;
             meta::apply_at(dir, place, meta, created, mode).context("set metadata of", path)?;
-            if self.settle(dest, node, handles, name, temporary)? {
-                return Ok(());
+            let settled = self.settle(dest, node, handles, name, temporary)?;
+            match settled {
+                Settled::Placed => self.count_special(dest, meta),
+                Settled::Kept => {}
+                Settled::Unreachable => continue,
             }
+            return Ok(settled);
         }
     }
+
+    fn count_special(&mut self, dest: usize, meta: &Meta) {
+        let tally = &mut self.tallies[dest];
+        *match meta.file_type() {
+            FileType::Symlink => &mut tally.symlinks,
+            _ => &mut tally.fifos,
+        } += 1;
+    }
+}
+
+/// Whether a file belongs to who asks; also where that cannot be told.
+fn is_own_file(dir: &OwnedFd, name: &CStr) -> bool {
+    fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
+        .map_or(true, |stat| stat.st_uid == rustix::process::geteuid().as_raw())
 }
 
 #[cfg(not(target_vendor = "apple"))]

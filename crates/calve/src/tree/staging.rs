@@ -24,7 +24,7 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -56,9 +56,9 @@ impl RenameFlags {
 
 #[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
 fn rename_with(
-    _: &OwnedFd,
+    _: impl AsFd,
     _: &CStr,
-    _: &OwnedFd,
+    _: impl AsFd,
     _: &CStr,
     _: RenameFlags,
 ) -> rustix::io::Result<()> {
@@ -340,8 +340,37 @@ impl Drop for Stage {
     }
 }
 
+/// Renames an entry that is no directory to a name that nothing has. `EXIST` where something has it.
+///
+/// # Errors
+/// `INVAL`, `NOSYS` or `NOTSUP` where the filesystem, or the system, cannot rename so.
+pub(super) fn rename_new(
+    from: impl AsFd,
+    name: &CStr,
+    into: impl AsFd,
+    new_name: &CStr,
+) -> rustix::io::Result<()> {
+    rename_with(from, name, into, new_name, RenameFlags::NOREPLACE)
+}
+
+/// The same everywhere: where no rename does it, a link takes the name, which also fails where something has it.
+pub(super) fn rename_new_or_link(
+    from: impl AsFd,
+    name: &CStr,
+    into: impl AsFd,
+    new_name: &CStr,
+) -> rustix::io::Result<()> {
+    match rename_new(&from, name, &into, new_name) {
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
+            fs::linkat(&from, name, &into, new_name, AtFlags::empty())?;
+            fs::unlinkat(&from, name, AtFlags::empty())
+        }
+        result => result,
+    }
+}
+
 /// Flushes the filesystem of `dir`; where there is no such call, all of them.
-pub(crate) fn flush_filesystem(dir: impl std::os::fd::AsFd) -> rustix::io::Result<()> {
+pub(crate) fn flush_filesystem(dir: impl AsFd) -> rustix::io::Result<()> {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     return fs::syncfs(dir);
     #[cfg(not(any(target_os = "linux", target_os = "android")))]

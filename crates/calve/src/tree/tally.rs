@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::Mode;
+use super::{Existing, Mode};
 use crate::report::{DestinationReport, Method, SkipReason, Skipped};
 
 /// Adds the counts of one thread; elsewhere there is one count for all of them.
@@ -17,6 +17,14 @@ pub(crate) fn add(sum: &mut DestinationReport, own: &DestinationReport) {
     sum.copied_files += own.copied_files;
     sum.copied_bytes += own.copied_bytes;
     sum.linked_files += own.linked_files;
+    sum.replaced_entries += own.replaced_entries;
+    sum.replaced.extend_from_slice(&own.replaced);
+    sum.kept_entries += own.kept_entries;
+    sum.kept.extend_from_slice(&own.kept);
+    let unlinked = &mut sum.unlinked_because;
+    unlinked.filesystem += own.unlinked_because.filesystem;
+    unlinked.file += own.unlinked_because.file;
+    unlinked.mutable += own.unlinked_because.mutable;
     let (sum, own) = (&mut sum.copied_because, &own.copied_because);
     sum.disabled += own.disabled;
     sum.filesystem += own.filesystem;
@@ -32,6 +40,33 @@ pub(super) enum Because {
     Filesystem,
     File,
     Mutable,
+}
+
+/// Counts a file that was to be a link and is none.
+pub(super) fn count_unlinked(tally: &mut DestinationReport, because: Because) {
+    let reasons = &mut tally.unlinked_because;
+    match because {
+        Because::Filesystem => reasons.filesystem += 1,
+        Because::File => reasons.file += 1,
+        Because::Mutable => reasons.mutable += 1,
+        // No link is refused since the caller asked for copies.
+        Because::Disabled => {}
+    }
+}
+
+/// Counts what a merge found at the place of the entry `path`, which is listed where that is `wanted`.
+pub(super) fn count_existing(
+    tally: &mut DestinationReport,
+    existing: Existing,
+    wanted: bool,
+    path: impl FnOnce() -> PathBuf,
+) {
+    let (count, list) = match existing {
+        Existing::Keep => (&mut tally.kept_entries, &mut tally.kept),
+        _ => (&mut tally.replaced_entries, &mut tally.replaced),
+    };
+    *count += 1;
+    list.extend(wanted.then(path));
 }
 
 /// Counts a file of this size that was cloned, or copied for a reason.
@@ -88,6 +123,8 @@ pub(super) fn write(
         .map(|(_, skipped)| skipped.clone())
         .collect();
     report.skipped.sort_by(|a, b| a.path.cmp(&b.path));
+    report.replaced.sort();
+    report.kept.sort();
 }
 
 /// How the files arrived, taken together. Further names of a file that arrived are no method of their own.

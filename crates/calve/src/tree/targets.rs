@@ -21,11 +21,46 @@ pub(super) struct Target {
     pub(super) parent: OwnedFd,
     pub(super) parent_path: PathBuf,
     pub(super) name: CString,
+    /// What exists there; in a merge, what a link there points to.
     pub(super) existing: Option<Meta>,
+    /// In a merge: the directory that a link in the place of the destination points to. It is opened once, and whoever changes the
+    /// link afterwards changes nothing.
+    pub(super) followed: Option<OwnedFd>,
 }
 
 impl Target {
     /// Whether what exists there is the open directory `dir`, or a directory that holds it.
+    /// In a merge: opens what a link in the place of the destination points to.
+    fn follow(&mut self) -> Result<(), Error> {
+        let failed = |errno: Errno, why: &str| {
+            let kind = io::Error::from(errno).kind();
+            let cause = io::Error::new(kind, why.to_owned());
+            Error::new(ErrorKind::Conflict, "clone to", &self.path, cause)
+        };
+        let root = match fs::openat(&self.parent, &self.name, DIR_FLAGS, Permissions::empty()) {
+            Ok(root) => root,
+            Err(errno @ Errno::NOENT) => {
+                return Err(failed(
+                    errno,
+                    "the destination is a symbolic link to what is not there",
+                ));
+            }
+            Err(errno @ Errno::NOTDIR) => {
+                return Err(failed(errno, "the destination is a symbolic link to no directory"));
+            }
+            Err(errno @ Errno::LOOP) => {
+                return Err(failed(
+                    errno,
+                    "the destination is a symbolic link that leads to itself",
+                ));
+            }
+            Err(errno) => return Err(Error::io("open directory", &self.path, errno)),
+        };
+        let found = Meta::of(&fs::fstat(&root).context("read", || &self.path)?);
+        (self.existing, self.followed) = (Some(found), Some(root));
+        Ok(())
+    }
+
     fn holds(&self, dir: &OwnedFd) -> bool {
         self.existing.is_some_and(|found| {
             found.file_type() == FileType::Directory
@@ -43,9 +78,15 @@ pub(super) fn look_at(
     existing: Existing,
 ) -> Result<Vec<Target>, Error> {
     let mut seen = HashSet::new();
+    let mut merged = HashSet::new();
     let mut targets = Vec::with_capacity(dests.len());
     for dest in dests {
-        let target = open_target(dest)?;
+        let mut target = open_target(dest)?;
+        if existing.merges()
+            && target.existing.is_some_and(|found| found.file_type() == FileType::Symlink)
+        {
+            target.follow()?;
+        }
         let overlap = |what: &str| {
             let cause = io::Error::new(io::ErrorKind::InvalidInput, what.to_owned());
             Error::new(ErrorKind::Overlap, "clone", source, cause).with_other(&target.path)
@@ -55,6 +96,10 @@ pub(super) fn look_at(
             return Err(overlap("the same destination is given twice"));
         }
         if let Some(found) = &target.existing {
+            // By a link and by its own name, or by two links.
+            if existing.merges() && !merged.insert(found.id()) {
+                return Err(overlap("the same destination is given twice"));
+            }
             if found.id() == meta.id() {
                 return Err(overlap("source and destination are the same"));
             }
@@ -77,21 +122,14 @@ pub(super) fn look_at(
                 Existing::Replace if target.holds(root) => {
                     return Err(overlap("the destination to be replaced holds the source"));
                 }
-                Existing::Merge if found.file_type() == FileType::Symlink => {
-                    return refuse(
-                        ErrorKind::Conflict,
-                        io::ErrorKind::NotADirectory,
-                        "the destination is a symbolic link; give the directory that it points to",
-                    );
-                }
-                Existing::Merge if found.file_type() != FileType::Directory => {
+                Existing::Merge | Existing::Keep if found.file_type() != FileType::Directory => {
                     return refuse(
                         ErrorKind::Conflict,
                         io::ErrorKind::NotADirectory,
                         "the destination is no directory",
                     );
                 }
-                Existing::Skip | Existing::Replace | Existing::Merge => {}
+                Existing::Skip | Existing::Replace | Existing::Merge | Existing::Keep => {}
             }
         }
         targets.push(target);
@@ -147,7 +185,7 @@ fn open_target(dest: &Path) -> Result<Target, Error> {
         Err(Errno::NOENT) => None,
         Err(errno) => return Err(Error::io("read", dest, errno)),
     };
-    Ok(Target { path: dest.to_owned(), parent, parent_path, name, existing })
+    Ok(Target { path: dest.to_owned(), parent, parent_path, name, existing, followed: None })
 }
 
 /// Whether the open directory `dir` is the directory `outer` or somewhere inside it.

@@ -212,9 +212,9 @@ impl<'a, 'b> Worker<'a, 'b> {
 
     /// Fills a batch and lets go of its directory.
     fn fill(&mut self, batch: Batch) -> Result<(), Error> {
-        let Batch { node, handles, jobs } = batch;
-        self.fill_files(&node, &handles, jobs)?;
-        drop(handles);
+        let Batch { node, handles, mut jobs } = batch;
+        self.fill_files(&node, &handles, &mut jobs)?;
+        drop((jobs, handles));
         self.finish(node)
     }
 

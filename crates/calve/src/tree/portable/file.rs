@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::super::tally::{self, Because};
-use super::super::{Mode, Reflink};
+use super::super::{Existing, Mode, Reflink};
 use super::{Dest, Walk, lock, two_names};
 use crate::error::{Context as _, Error, ErrorKind};
 use crate::reflink::imp::{self, Source};
@@ -70,6 +70,11 @@ impl Walk<'_> {
         let mut first = lock(&entry);
         let mut froms = Vec::with_capacity(self.dests.len());
         for (index, dest) in self.dests.iter().enumerate() {
+            // Before it is told that a link is broken.
+            if self.is_kept(dest, path) {
+                froms.push(None);
+                continue;
+            }
             let known = first.as_ref().and_then(|froms| froms[index].as_ref());
             if let Some(from) = known
                 && self.link_to_first(dest, from, path)?
@@ -100,8 +105,9 @@ impl Walk<'_> {
             }
             Err(_) => return Ok(false),
         }
-        self.settle(dest, &birthplace, path)?;
-        self.count_link(dest);
+        if self.settle(dest, &birthplace, path)? {
+            self.count_link(dest);
+        }
         Ok(true)
     }
 
@@ -125,8 +131,9 @@ impl Walk<'_> {
         };
         let Err(error) = result else {
             dest.link_verdicts.worked(SOURCE_VOLUME);
-            self.settle(dest, &birthplace, path)?;
-            self.count_link(dest);
+            if self.settle(dest, &birthplace, path)? {
+                self.count_link(dest);
+            }
             return Ok(None);
         };
         if error.kind() == io::ErrorKind::AlreadyExists {
@@ -158,6 +165,9 @@ impl Walk<'_> {
     ) -> Result<Option<PathBuf>, Error> {
         let dest = &self.dests[index];
         let shown = || dest.place(path);
+        if self.is_kept(dest, path) {
+            return Ok(None);
+        }
         let birthplace = dest.birthplace(path);
         let mut file = imp::new_file(&birthplace).map_err(|error| match error.kind() {
             io::ErrorKind::AlreadyExists => two_names(shown()),
@@ -174,12 +184,16 @@ impl Walk<'_> {
             let other = dest.birthplace(path);
             from = fs::hard_link(&birthplace, &other).is_ok().then_some(other);
         }
-        self.settle(dest, &birthplace, path)?;
-        tally::count(
-            &mut lock(&dest.tally),
-            copied.map(|because| unlinked.unwrap_or(because)),
-            meta.len(),
-        );
+        if !self.settle(dest, &birthplace, path)? {
+            return Ok(None);
+        }
+        {
+            let mut tally = lock(&dest.tally);
+            tally::count(&mut tally, copied.map(|because| unlinked.unwrap_or(because)), meta.len());
+            if let Some(because) = unlinked {
+                tally::count_unlinked(&mut tally, because);
+            }
+        }
         self.options.progress.files.fetch_add(1, Ordering::Relaxed);
         self.options.progress.bytes.fetch_add(meta.len(), Ordering::Relaxed);
         Ok(from)
@@ -265,6 +279,9 @@ impl Walk<'_> {
             lock(&self.dry).symlinks += 1;
         }
         for dest in &self.dests {
+            if self.is_kept(dest, path) {
+                continue;
+            }
             let birthplace = dest.birthplace(path);
             let made = match is_dir {
                 true => symlink_dir(&target, &birthplace),
@@ -274,19 +291,57 @@ impl Walk<'_> {
                 io::ErrorKind::AlreadyExists => two_names(dest.place(path)),
                 _ => Error::io("make symbolic link", dest.place(path), error),
             })?;
-            self.settle(dest, &birthplace, path)?;
-            lock(&dest.tally).symlinks += 1;
+            if self.settle(dest, &birthplace, path)? {
+                lock(&dest.tally).symlinks += 1;
+            }
         }
         self.options.progress.files.fetch_add(self.dests.len() as u64, Ordering::Relaxed);
         Ok(())
     }
 
-    /// In a merge: renames a staged entry to its place.
-    fn settle(&self, dest: &Dest<'_>, birthplace: &Path, path: &Path) -> Result<(), Error> {
-        if !dest.merging {
-            return Ok(());
+    /// Whether what exists is kept and something is there, which is counted then.
+    fn is_kept(&self, dest: &Dest<'_>, path: &Path) -> bool {
+        let kept = self.options.existing == Existing::Keep
+            && fs::symlink_metadata(dest.root.join(path)).is_ok();
+        if kept {
+            self.count_existing(dest, path);
         }
-        imp::replace(birthplace, &dest.root.join(path)).map_err(|error| {
+        kept
+    }
+
+    /// Counts what was replaced, or what was kept.
+    fn count_existing(&self, dest: &Dest<'_>, path: &Path) {
+        let Self { options, .. } = self;
+        let path = || path.to_owned();
+        let mut tally = lock(&dest.tally);
+        tally::count_existing(&mut tally, options.existing, options.list_existing, path);
+    }
+
+    /// In a merge: renames a staged entry to its place, and counts what was there; `false` where that was kept.
+    fn settle(&self, dest: &Dest<'_>, birthplace: &Path, path: &Path) -> Result<bool, Error> {
+        if !dest.merging {
+            return Ok(true);
+        }
+        let place = dest.root.join(path);
+        if self.options.existing == Existing::Keep {
+            let renamed = imp::patiently(|| match sys::rename_new(birthplace, &place) {
+                Err(_) if fs::symlink_metadata(&place).is_ok() => {
+                    Err(io::ErrorKind::AlreadyExists.into())
+                }
+                result => result,
+            });
+            return match renamed {
+                Ok(()) => Ok(true),
+                // The stage is removed in the end, with what never left it.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    self.count_existing(dest, path);
+                    Ok(false)
+                }
+                Err(error) => Err(Error::io("rename into place", dest.place(path), error)),
+            };
+        }
+        let replaces = fs::symlink_metadata(&place).is_ok();
+        imp::replace(birthplace, &place).map_err(|error| {
             if error.kind() != io::ErrorKind::IsADirectory {
                 return Error::io("rename into place", dest.place(path), error);
             }
@@ -294,6 +349,10 @@ impl Walk<'_> {
                 io::Error::new(error.kind(), "the destination has a directory of that name");
             Error::new(ErrorKind::Conflict, "merge file", self.shown(path), cause)
                 .with_other(dest.place(path))
-        })
+        })?;
+        if replaces {
+            self.count_existing(dest, path);
+        }
+        Ok(true)
     }
 }
