@@ -4,6 +4,8 @@
 //! |---|---|---|---|
 //! | `FICLONE`, `FICLONERANGE` | Linux 4.5 (btrfs' own since 2.6.29) | every clone | copy |
 //! | `unshare(CLONE_FS)` + `umask(0)` | Linux 2.6.16 | modes without a `chmod` for each file | `fchmod` after every create |
+//! | `F_SETLEASE`, `F_SETSIG` | Linux 2.4 | whether anybody could write to a file that is taken in | clone before reading; the index does not vouch |
+//! | `sync_file_range` | Linux 2.6.17 | after it, a store to a mapped page shows in the times | the index does not vouch |
 //! | `renameat2(RENAME_NOREPLACE, RENAME_EXCHANGE)` | Linux 3.15 | publishing | `mkdir` + rename over it; rename aside, rename in, undo |
 //! | `statx` `STATX_ATTR_MOUNT_ROOT` | Linux 5.8 | never deleting across mounts | refuse wherever `st_dev` changes |
 //! | `BTRFS_IOC_SNAP_CREATE_V2` | Linux 2.6.37 | whole subvolumes in constant time | walk |

@@ -20,9 +20,17 @@
 //! renamed over it has the same content, so it makes no difference who comes last.
 //!
 //! # Taking in what may be changing
-//! The source is hashed, then cloned, and then looked at again through the same descriptor: with the same size and times the hash
-//! is that of the clone. A file that changed so lately that another change might bear the same time is cloned first, and the clone is
-//! hashed, which nobody writes to. So what is stored under a hash has it, whatever happens to the source.
+//! A write shows in a file's times, but a store through a mapping only does when the page faults. A page that is dirty already
+//! takes stores without a trace, and a long write sets the times when it begins. So times alone do not say that a file rested.
+//! There are two ways, argued in `docs/design/seals.md`:
+//!
+//! * Nobody has the file open for writing ([`sys::nobody_writes`]), and its last change is older than the scan. Who writes to it
+//!   later has to open it first, and leaves a time that is younger than the scan. The file is hashed, cloned, and looked
+//!   at again: with the same size and times the hash is that of the clone.
+//! * Otherwise it is cloned first, into a file that nobody else has, and that one is hashed.
+//!
+//! So what is stored under a hash has it, whatever happens to the source. Whether the index may vouch for the source is another
+//! question, which [`is_traced`] answers.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -89,9 +97,50 @@ pub(crate) enum Mirror {
 pub(crate) enum Taken {
     /// It is stored: what it was when it was taken in, and how many bytes it had. Where a file has no size (procfs) these are not
     /// what its metadata says.
-    Stored { blob: BlobId, size: u64, meta: Meta },
+    /// `traced`: every change since would show in the file's times, so the index may vouch for it.
+    Stored { blob: BlobId, size: u64, meta: Meta, traced: bool },
     /// It changed each time while it was read, and nothing was stored.
     Changing,
+}
+
+/// What became of one attempt to take a file in.
+enum Attempt {
+    Stored { blob: BlobId, size: u64, meta: Meta },
+    Changed,
+}
+
+/// Who could write to an open file without opening it first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Writers {
+    /// Nobody.
+    None,
+    /// Somebody has it open for writing, or the system does not say.
+    Possible,
+    /// It cannot be known on this filesystem.
+    Unknown,
+}
+
+/// What has the times of a file set may take so long until it stores: a fault waits for the disk.
+const STORE_AFTER_TIMES_SECONDS: i64 = 10;
+
+/// Whether every change of a file, since its content was read, shows in its times; they were `changed` before that, and the
+/// scan began at `stamp`.
+///
+/// That is so if nobody had it open for writing. If somebody had, the pages that were dirty must have been written back before the
+/// content was read (`protected`), as a clone does; and no store may be left whose fault had set the times before. Of
+/// filesystems that do not tell of writers, the times are believed.
+pub(crate) fn is_traced(
+    writers: Writers,
+    protected: bool,
+    changed: (i64, i64),
+    stamp: (i64, i64),
+) -> bool {
+    match writers {
+        Writers::None | Writers::Unknown => true,
+        Writers::Possible => {
+            protected && changed < (stamp.0.saturating_sub(STORE_AFTER_TIMES_SECONDS), stamp.1)
+        }
+    }
 }
 
 /// The counts of what was taken in.
@@ -115,6 +164,8 @@ pub(crate) struct Intake {
     /// Blobs that are to be sealed when they are on the disk.
     pub(crate) unsealed: Vec<BlobId>,
     noted: Noted,
+    /// The device that was asked about last, and whether it tells of writers.
+    tells: Option<(u64, bool)>,
 }
 
 /// Mirrors that an operation made, of all its threads, in case that it fails.
@@ -133,6 +184,24 @@ impl Intake {
             counts: Counts::default(),
             unsealed: Vec::new(),
             noted: Arc::clone(noted),
+            tells: None,
+        }
+    }
+
+    /// Who could write to `file`, on the device `dev`, from now on without opening it.
+    pub(crate) fn writers(&mut self, file: &OwnedFd, dev: u64) -> Writers {
+        let tells = match self.tells {
+            Some((of, tells)) if of == dev => tells,
+            _ => {
+                let tells = sys::writers_are_known(file).unwrap_or(false);
+                self.tells = Some((dev, tells));
+                tells
+            }
+        };
+        match tells {
+            false => Writers::Unknown,
+            true if sys::nobody_writes(file) => Writers::None,
+            true => Writers::Possible,
         }
     }
 
@@ -274,17 +343,23 @@ impl Blobs {
         for attempt in 0..TRIES {
             intake.counts.read_files += u64::from(attempt == 0);
             let clones = !self.verdicts.known(meta.dev).refused;
-            let done = if clones && meta.changed < stamp {
+            let writers = intake.writers(file, meta.dev);
+            let mut protected = false;
+            let done = if clones && meta.changed < stamp && writers == Writers::None {
                 self.hash_then_clone(intake, file, &meta, stop)?
             } else {
+                if writers == Writers::Possible {
+                    protected = sys::write_back(file);
+                }
                 self.clone_then_hash(intake, file, &meta, stop)?
             };
             match done {
-                Some((blob, size)) => {
+                Attempt::Stored { blob, size, meta } => {
                     intake.counts.read_bytes += size;
-                    return Ok(Taken::Stored { blob, size, meta });
+                    let traced = is_traced(writers, protected, meta.changed, stamp);
+                    return Ok(Taken::Stored { blob, size, meta, traced });
                 }
-                None => meta = Meta::of(&fs::fstat(file)?),
+                Attempt::Changed => meta = Meta::of(&fs::fstat(file)?),
             }
         }
         Ok(Taken::Changing)
@@ -296,95 +371,109 @@ impl Blobs {
         Ok(self.verdicts.judge(dev, cloned)?.is_none())
     }
 
-    /// `None`: it changed meanwhile, or it could not be cloned.
+    /// Of a file that nobody has open for writing.
     fn hash_then_clone(
         &self,
         intake: &mut Intake,
         file: &OwnedFd,
         meta: &Meta,
         stop: &dyn Fn() -> bool,
-    ) -> io::Result<Option<(BlobId, u64)>> {
-        let (id, length) = intake.hash(file, meta.size, stop)?;
-        if length != meta.size {
+    ) -> io::Result<Attempt> {
+        let (blob, size) = intake.hash(file, meta.size, stop)?;
+        let stored = || -> io::Result<Attempt> {
+            Ok(match unchanged(file, meta)? {
+                true => Attempt::Stored { blob, size, meta: *meta },
+                false => Attempt::Changed,
+            })
+        };
+        if size != meta.size {
             // It has other bytes than its size says: it grew, or it is of a kind (procfs) that has no size.
             return if unchanged(file, meta)? {
                 self.clone_then_hash(intake, file, meta, stop)
             } else {
-                Ok(None)
+                Ok(Attempt::Changed)
             };
         }
         if meta.size == 0 {
             // There is nothing to keep.
-            return Ok(unchanged(file, meta)?.then_some((id, length)));
+            return stored();
         }
-        let path = path_of(id);
+        let path = path_of(blob);
         let new = match self.create(&path) {
             Ok(new) => new,
             Err(Errno::EXIST) => {
-                if !self.is_sealed(id, meta.size)?
-                    && self.good(intake, id, meta.size, stop)?.is_none()
+                if !self.is_sealed(blob, meta.size)?
+                    && self.good(intake, blob, meta.size, stop)?.is_none()
                 {
                     return self.clone_then_hash(intake, file, meta, stop);
                 }
-                return Ok(unchanged(file, meta)?.then_some((id, length)));
+                return stored();
             }
             Err(errno) => return Err(errno.into()),
         };
-        intake.note(id);
+        intake.note(blob);
         if !self.clone_into(file, &new, meta.dev)? {
             return self.clone_then_hash(intake, file, meta, stop);
         }
         if !unchanged(file, meta)? {
             // The name stays, with nothing in it that could be taken for the blob.
             fs::ftruncate(&new, 0)?;
-            return Ok(None);
+            return Ok(Attempt::Changed);
         }
-        fs::futimens(&new, &timestamps(seal_of(id)))?;
+        fs::futimens(&new, &timestamps(seal_of(blob)))?;
+        #[cfg(calve_check)]
+        crate::check::mirror(&new, &Meta::of(&fs::fstat(&new)?), blob);
         intake.counts.cloned_files += 1;
-        Ok(Some((id, length)))
+        Ok(Attempt::Stored { blob, size, meta: *meta })
     }
 
     /// Makes a private clone, or a copy, and stores it under the hash that it turns out to have.
+    ///
+    /// A clone is the file as it was at one moment, so it does not matter that the file changes meanwhile: its times are looked at
+    /// afterwards, and are not older than its content. A copy takes its time, and counts only if the file rested.
     fn clone_then_hash(
         &self,
         intake: &mut Intake,
         file: &OwnedFd,
         meta: &Meta,
         stop: &dyn Fn() -> bool,
-    ) -> io::Result<Option<(BlobId, u64)>> {
+    ) -> io::Result<Attempt> {
         let mut staged = StagedFile::new(&self.stage);
         let flags = NEW_FILE_FLAGS.difference(OFlags::WRONLY).union(OFlags::RDWR);
         let new = fs::openat(&self.stage, &staged.path, flags, Mode::from_raw_mode(0o444))?;
         let cloned = !self.verdicts.known(meta.dev).refused
             && meta.size > 0
             && self.clone_into(file, &new, meta.dev)?;
-        if !cloned {
-            // A copy takes its time: whoever writes in its course must leave another time behind.
+        let meta = if cloned {
+            Meta::of(&fs::fstat(file)?)
+        } else {
+            // Whoever writes in its course must leave another time behind.
             wait_for_the_clock(meta);
             intake.copier.copy(file, &new, meta.size, meta.blocks, stop)?;
-        }
-        if !unchanged(file, meta)? {
-            return Ok(None);
-        }
+            if !unchanged(file, meta)? {
+                return Ok(Attempt::Changed);
+            }
+            *meta
+        };
         let length = Meta::of(&fs::fstat(&new)?).size;
-        let (id, length) = intake.hash(&new, length, stop)?;
-        if length == 0 {
-            return Ok(Some((id, length)));
-        }
-        if self.is_sealed(id, length)? {
-            return Ok(Some((id, length)));
+        let (blob, size) = intake.hash(&new, length, stop)?;
+        let stored = Ok(Attempt::Stored { blob, size, meta });
+        if size == 0 || self.is_sealed(blob, size)? {
+            return stored;
         }
         if cloned {
-            fs::futimens(&new, &timestamps(seal_of(id)))?;
+            fs::futimens(&new, &timestamps(seal_of(blob)))?;
+            #[cfg(calve_check)]
+            crate::check::mirror(&new, &Meta::of(&fs::fstat(&new)?), blob);
             intake.counts.cloned_files += 1;
         } else {
             intake.counts.copied_files += 1;
-            intake.counts.copied_bytes += length;
-            intake.unsealed.push(id);
+            intake.counts.copied_bytes += size;
+            intake.unsealed.push(blob);
         }
-        self.place(&mut staged, id)?;
-        intake.note(id);
-        Ok(Some((id, length)))
+        self.place(&mut staged, blob)?;
+        intake.note(blob);
+        stored
     }
 
     /// Stores what `write` writes, which must have the hash `id`; it is to be sealed when it is on the disk. The file is given

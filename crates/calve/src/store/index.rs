@@ -10,6 +10,12 @@
 //! is read again. (git has the same rule: Documentation/technical/racy-git.txt.) A tree that was just started waits until
 //! the clock has moved past its last change, and is clean from the first look on.
 //!
+//! # The rule of the writer
+//! Times tell of a later change only if whoever makes it has to set them first. A store through a mapping to a page that is
+//! dirty already does not, and a long write set them when it began. So the index vouches for a file only if
+//! [`is_traced`](super::blobs::is_traced) says so; the entry of any other has the end of time as its change time, and is read
+//! again.
+//!
 //! # The rule of the boot
 //! Times tell of every write only as long as the machine runs. A filesystem that writes in place may have an overwritten block on
 //! the disk before the inode's new times, which are in its log; when the power fails in between, the file has new content and old
@@ -20,10 +26,12 @@
 //!
 //! # Format
 //! ```text
-//! magic "CALVEIDX" | version u32 = 2 | snapshot id:32 | boot:16 | stamp: i64 seconds, u32 nanoseconds | count u32
-//!   | zstd(records) | BLAKE3 of all before it:32            numbers are little endian; version 1 has no boot
+//! magic "CALVEIDX" | version u32 = 3 | snapshot id:32 | boot:16 | stamp: i64 seconds, u32 nanoseconds | count u32
+//!   | zstd(records) | BLAKE3 of all before it:32            numbers are little endian
 //! record = zigzag(inode - last inode) zigzag(seconds - last seconds) varint(nanoseconds)
 //! ```
+//! Version 2 is the same, made without the rule of the writer; version 1 has no boot. Both are read as of no known boot.
+//!
 //! It is written beside its place and renamed, so that it is whole or not there. Without it nothing is lost but time.
 
 use std::io::{self, Read as _};
@@ -33,9 +41,12 @@ use super::object::{Malformed, Reader, put_varint, put_zigzag};
 use crate::tree::staging::boot;
 
 pub(crate) const MAGIC: &[u8; 8] = b"CALVEIDX";
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
 
-/// Whose indexes have no boot: they are of none that is known.
+/// Whose indexes may vouch for files that changed without a trace: they count as of another boot.
+const VERSION_WITHOUT_WRITERS: u32 = 2;
+
+/// Whose indexes have no boot.
 const FIRST_VERSION: u32 = 1;
 pub(crate) const HEADER_BYTES: usize = 8 + 4 + 32 + 16 + 12 + 4;
 const HASH_BYTES: usize = 32;
@@ -152,16 +163,21 @@ fn parts(bytes: &[u8]) -> Result<Parts<'_>, Malformed> {
     if take(8)? != MAGIC {
         return Err(Malformed("it is no index"));
     }
-    let has_boot = match number(take(4)?)? {
-        VERSION => true,
-        FIRST_VERSION => false,
+    let version = number(take(4)?)?;
+    let boot_bytes = match version {
+        VERSION | VERSION_WITHOUT_WRITERS => 16,
+        FIRST_VERSION => 0,
         _ => return Err(Malformed("the index is of another version")),
     };
     if blake3::hash(body).as_bytes() != hash {
         return Err(Malformed("the index does not have its own hash"));
     }
     let snapshot = SnapshotId::from_bytes(take(32)?.try_into().map_err(|_| short)?);
-    let boot = if has_boot { take(16)?.try_into().map_err(|_| short)? } else { [0; 16] };
+    let boot = take(boot_bytes)?;
+    let boot = match version {
+        VERSION => boot.try_into().map_err(|_| short)?,
+        _ => [0; 16],
+    };
     let seconds = i64::from_le_bytes(take(8)?.try_into().map_err(|_| short)?);
     let stamp = (seconds, number(take(4)?)?);
     let index = Index { snapshot, boot: Boot(boot), stamp, stats: Vec::new() };

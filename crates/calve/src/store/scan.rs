@@ -114,6 +114,12 @@ impl Inode {
     fn of(meta: &Meta) -> Self {
         Self { stat: stat_of(meta), dev: meta.dev, links: meta.links }
     }
+
+    /// Of a file that may change, or has changed, without a trace: no index vouches for what changed at the end of time.
+    fn untraced(meta: &Meta) -> Self {
+        let stat = Stat { changed: (i64::MAX, 0), ..stat_of(meta) };
+        Self { stat, ..Self::of(meta) }
+    }
 }
 
 pub(crate) fn stat_of(meta: &Meta) -> Stat {

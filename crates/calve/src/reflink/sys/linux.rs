@@ -123,6 +123,9 @@ pub(crate) fn private_umask() -> bool {
 
 const XFS: u32 = 0x5846_5342;
 const BTRFS: u32 = 0x9123_683e;
+/// And of ext2 and ext3.
+const EXT4: u32 = 0xef53;
+const TMPFS: u32 = 0x0102_1994;
 
 /// The name of the filesystem `path` is on, by the magic numbers of statfs(2).
 pub(crate) fn filesystem_name(path: &Path) -> Option<String> {
@@ -130,8 +133,8 @@ pub(crate) fn filesystem_name(path: &Path) -> Option<String> {
     let name = match u32::try_from(magic).unwrap_or(0) {
         XFS => "xfs",
         BTRFS => "btrfs",
-        0xef53 => "ext4",
-        0x0102_1994 => "tmpfs",
+        EXT4 => "ext4",
+        TMPFS => "tmpfs",
         0x2fc1_2fc1 => "zfs",
         0xca45_1a4e => "bcachefs",
         0x794c_7630 => "overlay",
@@ -211,6 +214,52 @@ pub(crate) fn overwrites_keep_their_times(
         }
         _ => Ok(false),
     }
+}
+
+/// Whether it is known, on the filesystem of `file`, who could write to one of its files.
+///
+/// Not so where another filesystem lies below (overlayfs maps the file of that one, so the overlay's
+/// inode does not know of the mapping), nor where other machines write (NFS).
+pub(crate) fn writers_are_known(file: impl AsFd) -> io::Result<bool> {
+    let kind = u32::try_from(fs::fstatfs(file)?.f_type).unwrap_or(0);
+    Ok(matches!(kind, BTRFS | XFS | EXT4 | TMPFS))
+}
+
+/// Whether nobody has `file`, which was opened for reading, open for writing. `false` also where the
+/// system does not say: the file is another user's, or leases are off.
+///
+/// A *read lease* (`F_SETLEASE`, fcntl(2)) is granted only while nobody has the file open for
+/// writing. A shared mapping counts, since it keeps the file open that it was made of. The lease is
+/// given back at once. Should another process open the file in between, it waits for that moment
+/// (with `O_NONBLOCK` it gets `EWOULDBLOCK`), and this process gets a signal. That would be `SIGIO`,
+/// which ends a process; so `SIGURG` is asked for, which is ignored by default.
+pub(crate) fn nobody_writes(file: impl AsFd) -> bool {
+    /// `F_SETSIG`, which libc does not name everywhere.
+    const SET_SIGNAL: libc::c_int = 10;
+    let call = |command, argument: libc::c_int| {
+        // SAFETY: these commands take a number and touch no memory of ours; the descriptor is open.
+        unsafe { libc::fcntl(file.as_fd().as_raw_fd(), command, argument) == 0 }
+    };
+    call(SET_SIGNAL, libc::SIGURG)
+        && call(libc::F_SETLEASE, libc::F_RDLCK)
+        && call(libc::F_SETLEASE, libc::F_UNLCK)
+}
+
+/// Waits for a write that is under way, and writes back what is dirty, after which the first store
+/// to each mapped page faults and sets the times. Whether that is so on this filesystem: tmpfs
+/// writes nothing back, and never protects a page again that was written to.
+pub(crate) fn write_back(file: impl AsFd) -> bool {
+    let kind = fs::fstatfs(&file).ok().and_then(|stat| u32::try_from(stat.f_type).ok());
+    if !matches!(kind, Some(BTRFS | XFS | EXT4)) {
+        return false;
+    }
+    // It takes the inode's lock, which a buffered write holds until all of it is in memory.
+    let _ = fs::seek(&file, fs::SeekFrom::Hole(0));
+    let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE
+        | libc::SYNC_FILE_RANGE_WRITE
+        | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    // SAFETY: it touches no memory of ours; the descriptor is open.
+    unsafe { libc::sync_file_range(file.as_fd().as_raw_fd(), 0, 0, flags) == 0 }
 }
 
 /// Where a file has its content, as `(offset, place, length)` in bytes; nothing where it shares not all of it, or has it in too many pieces.

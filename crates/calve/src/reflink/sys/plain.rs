@@ -24,6 +24,21 @@ pub(crate) fn overwrites_keep_their_times(
     Ok(false)
 }
 
+/// Nor of who has a file open.
+pub(crate) fn writers_are_known(_file: impl AsFd) -> io::Result<bool> {
+    Ok(false)
+}
+
+/// See [`writers_are_known`].
+pub(crate) fn nobody_writes(_file: impl AsFd) -> bool {
+    false
+}
+
+/// See [`writers_are_known`].
+pub(crate) fn write_back(_file: impl AsFd) -> bool {
+    false
+}
+
 /// All directories of a filesystem are alike.
 pub(crate) fn ignores_case(_dir: impl AsFd) -> bool {
     false

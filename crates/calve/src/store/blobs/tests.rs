@@ -25,33 +25,41 @@ fn scratch() -> tempfile::TempDir {
     }
 }
 
-/// A store's folders, and a file beside them.
-fn a_store(content: &[u8]) -> (tempfile::TempDir, OwnedFd, File) {
+/// A store's folders, and a file beside them, open for reading.
+fn a_store(content: &[u8]) -> (tempfile::TempDir, OwnedFd) {
     let dir = scratch();
     for name in ["stage", "blobs"] {
         std::fs::create_dir(dir.path().join(name)).unwrap();
     }
     std::fs::write(dir.path().join("file"), content).unwrap();
-    let open = || File::options().read(true).write(true).open(dir.path().join("file")).unwrap();
-    let (read, write) = (open().into(), open());
-    (dir, read, write)
+    let file = File::open(dir.path().join("file")).unwrap().into();
+    (dir, file)
 }
 
-/// What changes again within the tick leaves no other time behind: only of a clone, which nobody writes to, the hash is the hash.
+/// The file, open for writing.
+fn writer(dir: &tempfile::TempDir) -> File {
+    File::options().write(true).open(dir.path().join("file")).unwrap()
+}
+
+/// What changes again within the tick leaves no other time behind, and whoever has the file open may
+/// store to it without any. Then only a clone, which nobody writes to, is sure to have the hash that is read of it.
 #[test]
-fn what_changed_at_the_stamp_or_after_is_cloned_before_it_is_read() {
-    let (dir, file, _) = a_store(b"content");
+fn what_may_change_without_a_trace_is_cloned_before_it_is_read() {
+    let (dir, file) = a_store(b"content");
     let stage = Layout(dir.path()).stage();
     let meta = Meta::of(&fs::fstat(&file).unwrap());
     let (seconds, nanoseconds) = meta.changed;
+    let known = sys::writers_are_known(&file).unwrap();
     let rows = [
-        ("before", (seconds, nanoseconds + 1), 0),
-        ("at the stamp", (seconds, nanoseconds), 1),
-        ("after", (seconds, nanoseconds - 1), 1),
+        ("before the stamp", (seconds, nanoseconds + 1), false, usize::from(!known)),
+        ("at the stamp", (seconds, nanoseconds), false, 1),
+        ("after the stamp", (seconds, nanoseconds - 1), false, 1),
+        ("long before the stamp, and open for writing", (seconds + 100, 0), true, 1),
     ];
     let clones_of_the_first = std::cell::OnceCell::new();
-    for (row, stamp, expected) in rows {
+    for (row, stamp, is_open, expected) in rows {
         let blobs = Blobs::open(dir.path()).unwrap();
+        let _writer = is_open.then(|| writer(&dir));
         let clones_as_it_is_read = std::cell::OnceCell::new();
         let stop = || {
             clones_as_it_is_read.get_or_init(|| std::fs::read_dir(&stage).unwrap().count());
@@ -73,6 +81,51 @@ fn what_changed_at_the_stamp_or_after_is_cloned_before_it_is_read() {
 }
 
 #[test]
+fn the_index_vouches_for_a_file_only_if_a_later_change_must_show_in_its_times() {
+    use Writers::{None, Possible, Unknown};
+    let stamp = (1000, 500);
+    for (writers, protected, changed, expected) in [
+        // Who writes to it has to open it first.
+        (None, false, (999, 0), true),
+        (None, true, (1000, 499), true),
+        // A dirty page may take stores.
+        (Possible, false, (1, 0), false),
+        // It was written back; but what had set the times just before may still have to store.
+        (Possible, true, (1000, 499), false),
+        (Possible, true, (990, 500), false),
+        (Possible, true, (990, 499), true),
+        (Possible, true, (1, 0), true),
+        (Possible, true, (i64::MAX, 0), false),
+        // There is nothing but the times to go by.
+        (Unknown, false, (999, 0), true),
+    ] {
+        let row = format!("{writers:?}, protected: {protected}, changed: {changed:?}");
+        assert_eq!(is_traced(writers, protected, changed, stamp), expected, "{row}");
+    }
+}
+
+/// A read lease tells it, of whatever opened the file, and of nobody else.
+#[test]
+fn who_has_a_file_open_for_writing_is_a_possible_writer() {
+    let (dir, file) = a_store(b"content");
+    let meta = Meta::of(&fs::fstat(&file).unwrap());
+    let mut intake = Intake::new();
+    let nobody = match sys::writers_are_known(&file).unwrap() {
+        true => Writers::None,
+        false => Writers::Unknown,
+    };
+    let some = if nobody == Writers::None { Writers::Possible } else { Writers::Unknown };
+    assert_eq!(intake.writers(&file, meta.dev), nobody);
+    let reader = File::open(dir.path().join("file")).unwrap();
+    assert_eq!(intake.writers(&file, meta.dev), nobody, "beside a reader");
+    let write = writer(&dir);
+    assert_eq!(intake.writers(&file, meta.dev), some, "beside a writer");
+    drop(write);
+    assert_eq!(intake.writers(&file, meta.dev), nobody, "after the writer");
+    drop(reader);
+}
+
+#[test]
 fn a_file_that_changes_as_it_is_taken_in_is_stored_as_it_was_at_one_moment() {
     use std::os::unix::fs::FileExt as _;
     // Two pieces are read of it; it changes before the look (0), before the first (1), between them (2).
@@ -81,11 +134,12 @@ fn a_file_that_changes_as_it_is_taken_in_is_stored_as_it_was_at_one_moment() {
     {
         for longer in [false, true] {
             let row = format!("stamp {stamp}, changed at {when}, longer: {longer}");
-            let (dir, file, write) = a_store(&content);
+            let (dir, file) = a_store(&content);
             let blobs = Blobs::open(dir.path()).unwrap();
             let meta = Meta::of(&fs::fstat(&file).unwrap());
             let change = || {
                 wait_for_the_clock(&meta);
+                let write = writer(&dir);
                 write.write_all_at(&[8], 10).unwrap();
                 if longer {
                     write.write_all_at(&[9; 10], content.len() as u64).unwrap();
@@ -103,21 +157,26 @@ fn a_file_that_changes_as_it_is_taken_in_is_stored_as_it_was_at_one_moment() {
                 change();
             }
             let taken = blobs.take_in(&mut Intake::new(), &file, meta, (stamp, 0), &stop).unwrap();
-            let Taken::Stored { blob, meta, .. } = taken else { panic!("{row}: {taken:?}") };
+            let Taken::Stored { blob, meta, traced, .. } = taken else {
+                panic!("{row}: {taken:?}")
+            };
             let stored = std::fs::read(blobs.mirror_path(blob)).unwrap();
             assert!(BlobId::of(&stored) == blob, "{row}: something else has its name");
             assert_eq!(stored.len() as u64, meta.size, "{row}");
             // What the index will know it by.
             let changed = Meta::of(&fs::fstat(&file).unwrap()).changed;
             let now = std::fs::read(dir.path().join("file")).unwrap();
-            assert!(stored == now || meta.changed != changed, "{row}: taken for what it is now");
+            assert!(
+                stored == now || !traced || meta.changed != changed,
+                "{row}: taken for what it is now"
+            );
         }
     }
 }
 
 #[test]
 fn after_the_wait_for_the_clock_a_tick_has_passed() {
-    let (_dir, file, _) = a_store(b"");
+    let (_dir, file) = a_store(b"");
     let meta = Meta::of(&fs::fstat(&file).unwrap());
     wait_for_the_clock(&meta);
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
@@ -174,7 +233,7 @@ fn what_is_at_a_name_is_served_only_if_it_is_the_content_of_that_name() {
 fn what_is_damaged_at_the_name_of_a_content_is_replaced_as_that_is_taken_in() {
     for (row, there) in [("of its size", &b"CONTENT"[..]), ("cut short", b"cont"), ("empty", b"")] {
         for stamp in [i64::MIN, i64::MAX] {
-            let (dir, file, _) = a_store(b"content");
+            let (dir, file) = a_store(b"content");
             let blobs = Blobs::open(dir.path()).unwrap();
             let id = BlobId::of(b"content");
             drop(blobs.put(id, |file| io::Write::write_all(file, there)).unwrap());
@@ -205,10 +264,10 @@ fn a_file_is_unchanged_only_if_its_size_and_both_its_times_are() {
         }),
     ];
     for (row, expected, change) in rows {
-        let (_dir, file, write) = a_store(b"content");
+        let (dir, file) = a_store(b"content");
         let meta = Meta::of(&fs::fstat(&file).unwrap());
         wait_for_the_clock(&meta);
-        change(&write, &meta);
+        change(&writer(&dir), &meta);
         assert_eq!(unchanged(&file, &meta).unwrap(), expected, "{row}");
     }
 }

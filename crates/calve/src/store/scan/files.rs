@@ -9,13 +9,14 @@ use std::sync::atomic::Ordering;
 use rustix::fs::{self, AtFlags, FileType, Mode};
 use rustix::io::Errno;
 
-use super::super::blobs::Taken;
+use super::super::blobs::{Taken, Writers, is_traced};
 use super::super::object::{Attributes, Entry, Kind};
 use super::super::pool::{self, Queue};
 use super::{Inode, OpenDir, Scanner, Task, Wanted, What, Worker, mtime_of};
 use crate::error::{Context as _, Error};
 use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::meta::{Attrs, Meta};
+use crate::reflink::sys;
 use crate::report::{SkipReason, Skipped};
 
 impl Scanner<'_> {
@@ -92,31 +93,38 @@ impl Scanner<'_> {
             return Ok(Err(SkipReason::Vanished));
         }
         let name = wanted.name.to_bytes();
-        let (kind, meta, attributes) = match self.request.intake {
+        let stamp = (self.request.stamp.0, i64::from(self.request.stamp.1));
+        let (kind, meta, attributes, traced) = match self.request.intake {
             Some(_) => {
                 let blobs = self.request.blobs;
-                let stamp = (self.request.stamp.0, i64::from(self.request.stamp.1));
                 match blobs.take_in(&mut worker.intake, &file, meta, stamp, stop)? {
-                    Taken::Stored { blob, size, meta } => {
-                        (Kind::File { size, link: 0, blob }, meta, attributes(&file)?)
+                    Taken::Stored { blob, size, meta, traced } => {
+                        (Kind::File { size, link: 0, blob }, meta, attributes(&file)?, traced)
                     }
                     Taken::Changing => return Ok(Err(SkipReason::Changing)),
                 }
             }
             None => {
+                // Only what the index may come to vouch for, in this boot, has to be asked about.
+                let traced = wanted.known.is_some() && {
+                    let writers = worker.intake.writers(&file, meta.dev);
+                    let protected = writers == Writers::Possible && sys::write_back(&file);
+                    is_traced(writers, protected, meta.changed, stamp)
+                };
                 let (blob, size) = worker.intake.hash(&file, meta.size, stop)?;
-                (Kind::File { size, link: 0, blob }, meta, None)
+                (Kind::File { size, link: 0, blob }, meta, None, traced)
             }
         };
+        let inode = if traced { Inode::of(&meta) } else { Inode::untraced(&meta) };
         self.request.progress.files.fetch_add(1, Ordering::Relaxed);
         self.request.progress.bytes.fetch_add(meta.size, Ordering::Relaxed);
         if let (Some((slot, known)), Kind::File { blob, .. }) = (wanted.known, &kind)
             && known == *blob
         {
-            return Ok(Ok(What::Same(slot, Inode::of(&meta))));
+            return Ok(Ok(What::Same(slot, inode)));
         }
         let entry = entry_of(name, &meta, attributes, kind);
-        Ok(Ok(What::Other(Box::new(entry), Inode::of(&meta))))
+        Ok(Ok(What::Other(Box::new(entry), inode)))
     }
 }
 
