@@ -10,7 +10,8 @@
 //! What is compared may be changed by others meanwhile. So a difference counts only where the source shows no change: before and
 //! after it has the same size and times, by the same descriptor, and its last change is longer ago than a tick of the clock, in
 //! which a second one would leave no mark (for this a clone waits). A store through a mapping is no exception: to clone, and to
-//! snapshot, is to write back, after which the first store to each page sets the times again. What cannot be opened again for reading
+//! snapshot, is to write back, after which the first store to each page sets the times again. A mirror is hashed as soon as it
+//! is sealed. What cannot be opened again for reading
 //! without a trace, since reading sets access times, which break the seal of a template, is not judged.
 
 use std::collections::BTreeMap;

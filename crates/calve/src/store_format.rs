@@ -104,12 +104,13 @@
 //!
 //! # Indexes
 //! ```text
-//! magic "CALVEIDX" | version u32 = 2 | snapshot id:32 | boot:16 | stamp: i64 seconds, u32 nanoseconds | count u32
+//! magic "CALVEIDX" | version u32 = 3 | snapshot id:32 | boot:16 | stamp: i64 seconds, u32 nanoseconds | count u32
 //!   | zstd(records) | BLAKE3 of all before it:32
 //! record = zigzag(inode - last inode) zigzag(seconds - last seconds) varint(nanoseconds)      of the change time
 //! ```
 //! One record for each entry of the snapshot: the root, then, directory by directory, breadth first, the entries of each by name. What changed at
-//! the stamp or later is not trusted. `boot`, which version 1 does not have, is the start of the BLAKE3 of what the kernel calls its boot (`boot_id`), or zeros: in another one, a
+//! the stamp or later is not trusted; a file that could change without a trace has the latest time there is (2⁶³ − 1 seconds). Version 2 did not know of
+//! such files, and version 1 has no `boot`; both are read as of no known boot. `boot` is the start of the BLAKE3 of what the kernel calls its boot (`boot_id`), or zeros: in another one, a
 //! regular file is trusted only where the filesystem keeps times and content together in a crash. An index that cannot be read, or is of another snapshot, is as good as none: what it would have
 //! vouched for is read.
 //!
