@@ -252,7 +252,7 @@ fn hashes_otherwise(file: &OwnedFd, meta: &Meta, id: BlobId) -> bool {
 pub(crate) fn template(store: &Store, id: SnapshotId, object: &SnapshotObject, root: &OwnedFd) {
     let path = path_of(root);
     let compare = || -> Result<bool, crate::Error> {
-        let manifest = store.db().manifest(id, object)?;
+        let manifest = store.catalog().manifest(id, object)?;
         let found = scan::scan(&Request {
             path: Path::new(&path),
             root,

@@ -11,7 +11,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Component, Path};
 use std::sync::{Mutex, OnceLock};
 
-use crate::store::db::Db;
+use crate::store::catalog::Catalog;
 use crate::store::delta::{self, Counts};
 use crate::store::id::{BlobId, DirectoryId, SnapshotId, from_hex};
 use crate::store::index::{self, Index};
@@ -91,7 +91,7 @@ const MOST_ENTRIES: u64 = 600;
 /// Snapshots of directories that may be each in many others, read from a database. The input is the encodings, in parts,
 /// the first of a snapshot. A hash cannot be guessed, so a directory's id is the number of one that came before.
 pub fn manifest(data: &[u8]) {
-    static DB: OnceLock<Mutex<Db>> = OnceLock::new();
+    static DB: OnceLock<Mutex<Catalog>> = OnceLock::new();
     let mut input = Input(data);
     let Ok(mut snapshot) = SnapshotObject::decode(input.part()) else { return };
     snapshot.entries %= MOST_ENTRIES;
@@ -114,19 +114,10 @@ pub fn manifest(data: &[u8]) {
         };
         known.push((DirectoryId::of(&encoding), encoding));
     }
-    let db = DB.get_or_init(|| Mutex::new(Db::create(Path::new(":memory:")).expect("a database")));
+    let db =
+        DB.get_or_init(|| Mutex::new(Catalog::create(Path::new(":memory:")).expect("a database")));
     let db = crate::store::pool::lock(db);
-    db.write("fill", |tx| {
-        tx.execute("DELETE FROM directories", [])?;
-        for (id, encoding) in &known {
-            tx.execute(
-                "INSERT OR REPLACE INTO directories VALUES (?1, ?2)",
-                rusqlite::params![id.as_bytes(), encoding],
-            )?;
-        }
-        Ok(())
-    })
-    .expect("a database in memory");
+    db.set_directories(&known).expect("a database in memory");
     let read: Vec<Manifest> = known
         .iter()
         .rev()

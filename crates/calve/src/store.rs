@@ -2,7 +2,7 @@
 //!
 //! A [`Store`] keeps what a project's tree was at some moment, each content once, as files that worktrees can be cloned from.
 //!
-//! [`scan`] reads a tree and [`blobs`] takes its files in; [`object`] and [`manifest`] are what a snapshot is, [`db`] where it is
+//! [`scan`] reads a tree and [`blobs`] takes its files in; [`object`] and [`manifest`] are what a snapshot is, [`catalog`] where it is
 //! kept; [`materialize`] makes trees of it; [`pack`] is for what is cold, [`locks`] for many at once; [`format`] describes it all.
 
 use std::collections::HashMap;
@@ -26,7 +26,7 @@ use crate::tree::op::default_jobs;
 use crate::tree::staging::{Stage, StagedFile, write_whole};
 
 pub(crate) mod blobs;
-pub(crate) mod db;
+pub(crate) mod catalog;
 pub(crate) mod delta;
 mod discover;
 pub(crate) mod format;
@@ -63,7 +63,7 @@ pub use discover::Place;
 pub(crate) use discover::Marker;
 
 use blobs::{Blobs, Intake};
-use db::{Db, State, WorktreeRow};
+use catalog::{Catalog, State, WorktreeRow};
 use layout::{Layout, OWN};
 use pack::Pack;
 use pool::lock;
@@ -129,7 +129,7 @@ pub struct Store(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     path: PathBuf,
-    db: Db,
+    catalog: Catalog,
     blobs: Blobs,
     packs: Mutex<HashMap<String, Arc<Pack>>>,
     read_only: bool,
@@ -202,7 +202,7 @@ impl Store {
             std::fs::write(layout.git_ignore(), "*\n")
         };
         fill().context("make store in", || &parent)?;
-        let db = Db::create(&layout.database())?;
+        let catalog = Catalog::create(&layout.database())?;
         let in_project = store.is_none();
         let row = WorktreeRow {
             name: PROJECT.to_owned(),
@@ -215,8 +215,8 @@ impl Store {
             maker: String::new(),
             created: now().0,
         };
-        db.write("make", |tx| db::put_worktree(tx, &row, true).map(drop))?;
-        drop(db);
+        catalog.add_project(&row)?;
+        drop(catalog);
         let name = std::ffi::CString::new(name.as_encoded_bytes())
             .map_err(|error| Error::io("make store", &path, io::Error::other(error)))?;
         match stage.publish(&name) {
@@ -238,15 +238,18 @@ impl Store {
     /// # Errors
     /// [`ErrorKind::StoreNotFound`], and [`ErrorKind::StoreIncompatible`] where it is of a later version. Nothing is changed.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
-        Self::open_by(path.as_ref(), Db::open)
+        Self::open_by(path.as_ref(), Catalog::open)
     }
 
     /// The same where there is hardly any room.
     fn open_in_reserve(path: &Path) -> Result<Self, Error> {
-        Self::open_by(path, Db::open_in_reserve)
+        Self::open_by(path, Catalog::open_in_reserve)
     }
 
-    fn open_by(given: &Path, open: impl Fn(&Path) -> Result<Db, Error>) -> Result<Self, Error> {
+    fn open_by(
+        given: &Path,
+        open: impl Fn(&Path) -> Result<Catalog, Error>,
+    ) -> Result<Self, Error> {
         let path = match std::fs::canonicalize(given) {
             Ok(path) => path,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -260,8 +263,8 @@ impl Store {
         let flags = AtFlags::EACCESS;
         let read_only = fs::accessat(fs::CWD, &path, Access::WRITE_OK, flags).is_err();
         let database = Layout(&path).database();
-        let opened = if read_only { Db::open_read_only(&database) } else { open(&database) };
-        let (db, full) = match opened {
+        let opened = if read_only { Catalog::open_read_only(&database) } else { open(&database) };
+        let (catalog, full) = match opened {
             Err(error) if error.kind() == ErrorKind::StorageFull => Self::open_full(&path, error)?,
             opened => (opened?, None),
         };
@@ -269,7 +272,8 @@ impl Store {
         let blobs = Blobs::open(&path).context("open store", || &path)?;
         let patience = Patience::new(Duration::from_millis(500));
         let packs = Mutex::default();
-        let store = Self(Arc::new(Inner { path, db, blobs, packs, read_only, full, patience }));
+        let store =
+            Self(Arc::new(Inner { path, catalog, blobs, packs, read_only, full, patience }));
         if !read_only {
             store.sweep_stage();
         }
@@ -297,7 +301,7 @@ impl Store {
     /// # Errors
     /// Those of every operation, see [`Store`]. Nothing is changed.
     pub fn project(&self) -> Result<PathBuf, Error> {
-        let row = self.db().worktree(PROJECT)?;
+        let row = self.catalog().worktree(PROJECT)?;
         Ok(match row {
             Some(row) if !row.path.is_empty() => path_from(&row.path),
             _ => self.0.path.parent().map_or_else(|| self.0.path.clone(), Path::to_owned),
@@ -309,8 +313,8 @@ impl Store {
         self.0.full.is_some()
     }
 
-    pub(crate) fn db(&self) -> &Db {
-        &self.0.db
+    pub(crate) fn catalog(&self) -> &Catalog {
+        &self.0.catalog
     }
 
     pub(crate) fn blobs(&self) -> &Blobs {
@@ -381,7 +385,7 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(error),
             Err(error) => return Err(error).context("read blob", path),
         };
-        let Some((pack, at)) = self.db().packed(id)? else {
+        let Some((pack, at)) = self.catalog().packed(id)? else {
             closed.context("read blob", path)?;
             // It may have been packed and dropped just before it was looked for, or put back after.
             if let Some(good) =

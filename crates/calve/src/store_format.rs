@@ -67,8 +67,9 @@
 //! bytes of the BLAKE3 of the path of the first of them, or 1 if that is 0. `parent` is 1 and followed by an id, or 0; the parent may be gone.
 //!
 //! # `index.db`
-//! `user_version` is 1; WAL mode, `synchronous=FULL`. Nothing in it is trusted: whoever reads an object
-//! compares its hash with its key.
+//! `user_version` is 1: the version of the tables. A calve that knows a later version brings the tables to it when it opens the store, in one
+//! transaction; one that knows only earlier versions refuses the store. WAL mode, `synchronous=FULL`. Nothing in it is trusted: whoever
+//! reads an object compares its hash with its key.
 //!
 //! | table         | columns                                                      | what                                              |
 //! |---------------|--------------------------------------------------------------|---------------------------------------------------|

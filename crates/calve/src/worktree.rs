@@ -17,10 +17,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use rusqlite::params;
-
 use crate::error::{Error, ErrorKind};
-use crate::store::db::{State, WorktreeRow};
+use crate::store::catalog::{State, WorktreeRow};
 use crate::store::delta::{self, Counts, Delta};
 use crate::store::id::SnapshotId;
 use crate::store::layout::{self, Layout};
@@ -135,7 +133,7 @@ impl Store {
     /// Those of every operation, see [`Store`]. Nothing is changed.
     pub fn worktrees(&self) -> Result<Vec<Worktree>, Error> {
         self.recover()?;
-        let rows = self.db().worktrees()?;
+        let rows = self.catalog().worktrees()?;
         for row in &rows {
             self.mend_marker(row);
         }
@@ -152,7 +150,7 @@ impl Store {
     /// [`ErrorKind::WorktreeNotFound`]. Nothing is changed.
     pub fn worktree(&self, name: &str) -> Result<Worktree, Error> {
         self.recover()?;
-        match self.db().worktree(name)?.filter(|row| row.name != PROJECT) {
+        match self.catalog().worktree(name)?.filter(|row| row.name != PROJECT) {
             Some(row) => {
                 self.mend_marker(&row);
                 Ok(Worktree { store: self.clone(), path: path_from(&row.path), row })
@@ -166,7 +164,7 @@ impl Store {
     /// # Errors
     /// Those of every operation, see [`Store`]. Nothing is changed.
     pub fn project_worktree(&self) -> Result<Worktree, Error> {
-        let row = self.db().worktree(PROJECT)?.ok_or_else(|| no_worktree(PROJECT))?;
+        let row = self.catalog().worktree(PROJECT)?.ok_or_else(|| no_worktree(PROJECT))?;
         Ok(Worktree { store: self.clone(), path: self.project()?, row })
     }
 
@@ -209,7 +207,7 @@ impl Store {
         if self.is_read_only() {
             return Ok(());
         }
-        for row in self.db().worktrees()? {
+        for row in self.catalog().worktrees()? {
             if row.state != State::Starting {
                 continue;
             }
@@ -229,15 +227,9 @@ impl Store {
                 .flatten()
                 .is_some_and(|marker| marker.token == row.token)
             {
-                // Unless somebody else did, and has gone on with it since.
-                self.db().write_soon("write", |tx| {
-                    tx.execute(
-                        "UPDATE worktrees SET state = ?1 WHERE token = ?2 AND state = ?3",
-                        params![State::Ready.as_number(), row.token, row.state.as_number()],
-                    )
-                })?;
+                self.catalog().finish_start(&row)?;
             } else {
-                self.db().write_soon("write", |tx| snapshot::forget(tx, &row.token))?;
+                self.catalog().forget_worktrees(std::slice::from_ref(&row))?;
                 let _ = std::fs::remove_file(self.layout().index(&row.token));
             }
         }
@@ -259,7 +251,7 @@ impl Place {
     pub fn worktree(&self) -> Result<Worktree, Error> {
         let Some(token) = &self.token else { return self.store.project_worktree() };
         self.store.recover()?;
-        let rows = self.store.db().worktrees()?;
+        let rows = self.store.catalog().worktrees()?;
         let Some(mut row) = rows.into_iter().find(|row| row.token == *token) else {
             let cause = io::Error::new(
                 io::ErrorKind::NotFound,
@@ -282,13 +274,7 @@ impl Place {
             }
             row.path = bytes_of(&self.root);
             if !self.store.is_read_only() {
-                // Only that: somebody may be about to take a snapshot of it.
-                self.store.db().write_soon("write", |tx| {
-                    tx.execute(
-                        "UPDATE worktrees SET path = ?1 WHERE token = ?2",
-                        params![row.path, row.token],
-                    )
-                })?;
+                self.store.catalog().set_path(&row)?;
             }
         }
         Ok(Worktree { store: self.store.clone(), row, path: self.root.clone() })
@@ -336,7 +322,7 @@ impl Worktree {
 
     /// The same worktree as the store knows it now: captured, switched or moved since it was looked up.
     fn now(&self) -> Result<Self, Error> {
-        let row = self.store.db().worktree(&self.row.name)?;
+        let row = self.store.catalog().worktree(&self.row.name)?;
         let Some(row) = row.filter(|row| row.token == self.row.token) else {
             return Err(no_worktree(&self.row.name));
         };

@@ -83,6 +83,25 @@ fn spells_a_path(line: &str) -> bool {
         || NAMES.iter().any(|name| joined(name))
 }
 
+/// Whether a line speaks to the database.
+fn speaks_sql(line: &str) -> bool {
+    ["rusqlite", "SELECT ", "INSERT ", "UPDATE ", "DELETE FROM"]
+        .iter()
+        .any(|part| line.contains(part))
+}
+
+#[test]
+fn one_module_speaks_to_the_database() {
+    assert_eq!(found(|name| name.starts_with("store/catalog"), speaks_sql), Vec::<String>::new());
+    for (line, expected) in [
+        ("use rusqlite::params;", true),
+        (r#"tx.execute("DELETE FROM names", [])"#, true),
+        ("self.catalog().names()?", false),
+    ] {
+        assert_eq!(speaks_sql(line), expected, "{line}");
+    }
+}
+
 #[test]
 fn one_file_names_the_paths_of_a_store() {
     // The folder's name is known to the linker, too, which leaves it out of a clone.

@@ -8,9 +8,10 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use calve::{ErrorKind, StartOptions, Store, StoreOptions};
@@ -74,6 +75,38 @@ fn a_store_of_the_first_version_is_whole_and_can_be_read_and_started_from() {
     assert_eq!((mode("old"), mode("new")), (0o755, 0o600));
     assert!(!at.join("new/src/numbers").try_exists().unwrap());
     assert_eq!(fs::read(at.join("new/src/deep/er/more")).unwrap(), b"more\n");
+}
+
+/// What is in a store's folder, its locks aside.
+fn files(store: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let (mut found, mut folders) = (BTreeMap::new(), vec![store.to_owned()]);
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() && path != store.join("locks") {
+                folders.push(path);
+            } else if path.is_file() {
+                found.insert(path.clone(), fs::read(path).unwrap());
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn a_store_whose_tables_are_of_a_later_version_is_refused_by_its_number_and_stays_as_it_is() {
+    let scratch = Scratch::new();
+    unpack(scratch.path());
+    let path = scratch.join(".calve");
+    let db = rusqlite::Connection::open(path.join("index.db")).unwrap();
+    db.execute_batch("ALTER TABLE worktrees ADD COLUMN later TEXT; PRAGMA user_version = 1000")
+        .unwrap();
+    drop(db);
+    let before = files(&path);
+    let error = Store::open(&path).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::StoreIncompatible);
+    assert!(error.to_string().contains("version 1000"), "{error}");
+    assert!(before == files(&path), "something was changed");
 }
 
 #[test]

@@ -61,7 +61,7 @@ fn lie(kind: &str, dir: &Path) {
             let store = project(dir);
             forge(&dir.join("file"));
             // As if the change had left no mark.
-            let row = store.db().worktree(PROJECT).unwrap().unwrap();
+            let row = store.catalog().worktree(PROJECT).unwrap().unwrap();
             let mut index = store.index(&row.token, row.snapshot.unwrap(), 2).unwrap();
             let meta = std::fs::metadata(dir.join("file")).unwrap();
             index.stats[1].changed = (meta.ctime(), u32::try_from(meta.ctime_nsec()).unwrap());

@@ -41,8 +41,6 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rusqlite::OptionalExtension as _;
-
 use super::blobs::path_of;
 use super::id::{BlobId, DirectoryId, SnapshotId};
 use super::pack::{Location, OVERHEAD_BYTES};
@@ -173,7 +171,7 @@ impl Store {
         self.must_have_roots()?;
         let expired = options.expire.map(|age| self.expirable(age)).transpose()?;
         let expired = expired.unwrap_or_default();
-        let snapshots = self.db().snapshot_ids()?;
+        let snapshots = self.catalog().snapshot_ids()?;
         let kept = snapshots.into_iter().filter(|id| !expired.contains(id));
         let mut mark = Mark::default();
         for id in kept {
@@ -193,9 +191,9 @@ impl Store {
 
     /// A template is no content: who misses one makes it again, so nothing is locked out.
     fn sweep_templates(&self) -> Result<u64, Error> {
-        let rows = self.db().worktrees()?;
+        let rows = self.catalog().worktrees()?;
         let used = rows.iter().flat_map(|row| [row.snapshot, row.target]).flatten();
-        let names = self.db().names()?;
+        let names = self.catalog().names()?;
         let wanted: HashSet<SnapshotId> = used.chain(names.iter().map(|(_, id)| *id)).collect();
         self.drop_templates(|id| wanted.contains(&id))
     }
@@ -203,18 +201,7 @@ impl Store {
     /// Fails where what has a name, or is under a worktree, is not there: then the database lost it, and its content may still be
     /// needed.
     fn must_have_roots(&self) -> Result<(), Error> {
-        // One statement, so one state of the database.
-        let lost: Option<String> = self.db().read("read", |db| {
-            db.query_row(
-                "SELECT name FROM (SELECT name, snapshot FROM names
-                    UNION ALL SELECT name, snapshot FROM worktrees)
-                    WHERE snapshot IS NOT NULL AND snapshot NOT IN (SELECT id FROM snapshots)",
-                [],
-                |row| row.get(0),
-            )
-            .optional()
-        })?;
-        let Some(name) = lost else { return Ok(()) };
+        let Some(name) = self.catalog().without_snapshot()? else { return Ok(()) };
         let what = format!("the snapshot that {name:?} stands for is missing");
         let cause = io::Error::new(io::ErrorKind::InvalidData, what);
         Err(Error::new(ErrorKind::Damaged, "read", self.layout().database(), cause))
@@ -223,7 +210,7 @@ impl Store {
     /// Snapshots that may be forgotten, as things stand.
     fn expirable(&self, age: Duration) -> Result<HashSet<SnapshotId>, Error> {
         let mut ids = HashSet::new();
-        for id in self.db().snapshot_ids()? {
+        for id in self.catalog().snapshot_ids()? {
             // One that cannot be read has no age.
             if let Ok(object) = self.object(id)
                 && older_than((object.created.0, object.created.1.into()), age) == Some(true)
@@ -231,8 +218,8 @@ impl Store {
                 ids.insert(id);
             }
         }
-        let names = self.db().names()?;
-        let rows = self.db().worktrees()?;
+        let names = self.catalog().names()?;
+        let rows = self.catalog().worktrees()?;
         let used = rows.iter().flat_map(|row| [row.snapshot, row.target]).flatten();
         for id in names.iter().map(|(_, id)| *id).chain(used) {
             ids.remove(&id);
@@ -258,18 +245,10 @@ impl Store {
                 }
             })
             .context("read", || self.layout().blobs())?;
-        let ids: Vec<Vec<u8>> = self.db().read("read", |db| {
-            db.prepare("SELECT CAST(id AS BLOB) FROM directories")?
-                .query_map([], |row| row.get(0))?
-                .collect()
-        })?;
-        dead.directories = ids
-            .into_iter()
-            .filter_map(|id| Some(DirectoryId::from_bytes(id.try_into().ok()?)))
-            .filter(|id| !reach.directories.contains(id))
-            .collect();
+        dead.directories = self.catalog().directory_ids()?;
+        dead.directories.retain(|id| !reach.directories.contains(id));
         dead.packed = self
-            .db()
+            .catalog()
             .all_packed()?
             .into_iter()
             .filter(|(id, ..)| !reach.blobs.contains_key(id))
@@ -281,7 +260,7 @@ impl Store {
     /// Packs of which more than half is dead, with what lives in them.
     fn mostly_dead(&self, reach: &Reach) -> Result<Vec<Held>, Error> {
         let mut packs: Vec<Held> = Vec::new();
-        for (id, pack, at) in self.db().all_packed()? {
+        for (id, pack, at) in self.catalog().all_packed()? {
             if packs.last().is_none_or(|(name, _)| *name != pack) {
                 packs.push((pack, Vec::new()));
             }
@@ -346,7 +325,7 @@ impl Store {
             if first {
                 report.snapshots.extend(self.forget_snapshots(expired)?);
             }
-            for id in self.db().snapshot_ids()? {
+            for id in self.catalog().snapshot_ids()? {
                 mark.add(self, id, common)?;
             }
             first = false;
@@ -364,46 +343,24 @@ impl Store {
 
     /// Forgets those of the snapshots that still nobody has a use for.
     fn forget_snapshots(&self, ids: &HashSet<SnapshotId>) -> Result<Vec<SnapshotId>, Error> {
-        let mut forgotten = self.db().write("write", |tx| {
-            let mut delete = tx.prepare(
-                "DELETE FROM snapshots WHERE id = ?1
-                    AND NOT EXISTS (SELECT 1 FROM names WHERE snapshot = ?1)
-                    AND NOT EXISTS (SELECT 1 FROM worktrees WHERE snapshot = ?1 OR target = ?1)",
-            )?;
-            let mut forgotten = Vec::new();
-            for id in ids {
-                if delete.execute([id.as_bytes()])? > 0 {
-                    forgotten.push(*id);
-                }
-            }
-            Ok(forgotten)
-        })?;
+        let mut forgotten = self.catalog().forget_snapshots(ids)?;
         forgotten.sort_unstable();
         Ok(forgotten)
     }
 
     fn remove_rows(&self, dead: &Dead, reach: &Reach, report: &mut GcReport) -> Result<(), Error> {
         let directories = dead.directories.iter().filter(|id| !reach.directories.contains(id));
+        let directories: Vec<DirectoryId> = directories.copied().collect();
         let packed = dead.packed.iter().filter(|(id, _)| !reach.blobs.contains_key(id));
-        let (directories, packed): (Vec<_>, Vec<_>) = (directories.collect(), packed.collect());
+        let (packed, places): (Vec<BlobId>, Vec<Location>) = packed.copied().unzip();
         if directories.is_empty() && packed.is_empty() {
             return Ok(());
         }
-        self.db().write("write", |tx| {
-            let mut delete = tx.prepare("DELETE FROM directories WHERE id = ?1")?;
-            for id in &directories {
-                delete.execute([id.as_bytes()])?;
-            }
-            let mut delete = tx.prepare("DELETE FROM packed WHERE blob = ?1")?;
-            for (id, _) in &packed {
-                delete.execute([id.as_bytes()])?;
-            }
-            Ok(())
-        })?;
+        self.catalog().forget_objects(&directories, &packed)?;
         report.directories += directories.len() as u64;
         report.packed_blobs += packed.len() as u64;
         report.packed_bytes =
-            packed.iter().fold(report.packed_bytes, |sum, (_, at)| at.stored.saturating_add(sum));
+            places.iter().fold(report.packed_bytes, |sum, at| at.stored.saturating_add(sum));
         Ok(())
     }
 
@@ -442,15 +399,7 @@ impl Store {
         grace: Duration,
         report: &mut GcReport,
     ) -> Result<(), Error> {
-        let empty: Vec<String> = self.db().write("write", |tx| {
-            let empty = "FROM packs WHERE id NOT IN (SELECT pack FROM packed)";
-            let names = tx
-                .prepare(&format!("SELECT name {empty}"))?
-                .query_map([], |row| row.get(0))?
-                .collect::<rusqlite::Result<Vec<String>>>()?;
-            tx.execute(&format!("DELETE {empty}"), [])?;
-            Ok(names)
-        })?;
+        let empty = self.catalog().forget_empty_packs()?;
         let unknown = self.unknown_packs(grace)?;
         let needless = unknown.into_iter().filter(|name| !self.is_needed(name, reach));
         let needless: HashSet<String> = empty.into_iter().chain(needless).collect();
@@ -465,9 +414,7 @@ impl Store {
     pub(crate) fn unknown_packs(&self, grace: Duration) -> Result<Vec<String>, Error> {
         let path = self.layout().packs();
         let files = entries(&path, grace).context("read", || &path)?;
-        let known: HashSet<String> = self.db().read("read", |db| {
-            db.prepare("SELECT name FROM packs")?.query_map([], |row| row.get(0))?.collect()
-        })?;
+        let known: HashSet<String> = self.catalog().pack_names()?.into_iter().collect();
         Ok(files
             .into_iter()
             .filter_map(|name| name.into_string().ok())
@@ -483,7 +430,7 @@ impl Store {
             reach.blobs.get(id).is_some_and(|size| {
                 // In doubt it is.
                 !self.blobs().is_sealed(*id, *size).unwrap_or(false)
-                    && !self.db().packed(*id).is_ok_and(|at| at.is_some())
+                    && !self.catalog().packed(*id).is_ok_and(|at| at.is_some())
             })
         })
     }
@@ -497,7 +444,7 @@ impl Store {
             // First the files, then the rows: each of these was there before its files.
             found.push(entries(path, grace).context("read", || path)?);
         }
-        let rows = self.db().worktrees()?;
+        let rows = self.catalog().worktrees()?;
         let tokens: HashSet<&str> = rows.iter().map(|row| row.token.as_str()).collect();
         let mut removed = 0;
         for (path, names) in folders.iter().zip(found) {

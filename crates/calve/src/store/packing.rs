@@ -19,7 +19,6 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use rusqlite::params;
 use rustix::fs::{self, Mode, OFlags};
 use rustix::io::Errno;
 
@@ -180,15 +179,19 @@ impl Store {
         let _guard = self.share()?;
         self.forget_packs();
         let cancel = &common.cancel;
-        let everything = Reach::of_readable(self, self.db().snapshot_ids()?, cancel)?;
+        let everything = Reach::of_readable(self, self.catalog().snapshot_ids()?, cancel)?;
         let mut hot = Reach::default();
         if !options.all {
-            let rows = self.db().worktrees()?;
+            let rows = self.catalog().worktrees()?;
             let roots = rows.iter().flat_map(|row| [row.snapshot, row.target]).flatten();
             hot = Reach::of_readable(self, roots, cancel)?;
         }
-        let mut packed: HashMap<BlobId, (String, Location)> =
-            self.db().all_packed()?.into_iter().map(|(id, pack, at)| (id, (pack, at))).collect();
+        let mut packed: HashMap<BlobId, (String, Location)> = self
+            .catalog()
+            .all_packed()?
+            .into_iter()
+            .map(|(id, pack, at)| (id, (pack, at)))
+            .collect();
         let mut cold = Vec::new();
         self.blobs()
             .for_each(|id, _| {
@@ -232,7 +235,7 @@ impl Store {
         let started = Instant::now();
         self.must_be_writable("warm")?;
         let snapshots: Vec<SnapshotId> = if snapshots.is_empty() {
-            self.db().worktree(PROJECT)?.and_then(|row| row.snapshot).into_iter().collect()
+            self.catalog().worktree(PROJECT)?.and_then(|row| row.snapshot).into_iter().collect()
         } else {
             snapshots.to_vec()
         };
@@ -334,12 +337,7 @@ impl Store {
         }
         let sync = || fs::fsync(fs::open(&packs, DIR_FLAGS, Mode::empty())?);
         sync().context("flush", || &packs)?;
-        let known = self.db().write("write", |tx| {
-            for (name, index) in &named {
-                put_pack(tx, name, index)?;
-            }
-            Ok(())
-        });
+        let known = self.catalog().add_packs(&named);
         // A disk that fails may have the rows all the same, and the next to open the database find them.
         if known.as_ref().is_err_and(|error| error.kind() != ErrorKind::Io) {
             for (name, _) in &named {
@@ -462,29 +460,6 @@ impl Store {
     pub(crate) fn forget_packs(&self) {
         lock(&self.0.packs).clear();
     }
-}
-
-/// Puts a pack and what it has into the database.
-pub(crate) fn put_pack(
-    tx: &rusqlite::Transaction<'_>,
-    name: &str,
-    index: &[(BlobId, Location)],
-) -> rusqlite::Result<()> {
-    tx.execute("INSERT OR IGNORE INTO packs (name) VALUES (?1)", [name])?;
-    let pack: i64 =
-        tx.query_row("SELECT id FROM packs WHERE name = ?1", [name], |row| row.get(0))?;
-    let mut insert =
-        tx.prepare_cached("INSERT OR REPLACE INTO packed VALUES (?1, ?2, ?3, ?4, ?5)")?;
-    for (id, at) in index {
-        insert.execute(params![
-            id.as_bytes(),
-            pack,
-            at.offset.cast_signed(),
-            at.stored.cast_signed(),
-            at.size.cast_signed()
-        ])?;
-    }
-    Ok(())
 }
 
 /// Whether a time of change is so recent that its maker may still be at it. In doubt it is.

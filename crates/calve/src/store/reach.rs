@@ -7,12 +7,9 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::PathBuf;
 
-use rusqlite::OptionalExtension as _;
-
-use super::db::Db;
 use super::id::{BlobId, DirectoryId, SnapshotId};
 use super::manifest::os;
-use super::object::{Entry, Kind, SnapshotObject, decode_directory};
+use super::object::{Entry, Kind, SnapshotObject};
 use super::{Store, pool};
 use crate::error::{Error, ErrorKind};
 use crate::report::Cancel;
@@ -32,20 +29,6 @@ pub(crate) struct Reach {
     pub(crate) directories: HashSet<DirectoryId>,
     /// Contents of which two entries tell different sizes.
     pub(crate) contradictions: Vec<BlobId>,
-}
-
-/// The entries of a directory, or why they cannot be had.
-pub(crate) fn directory(db: &Db, id: DirectoryId) -> Result<Result<Vec<Entry>, String>, Error> {
-    let encoding: Option<Vec<u8>> = db.read("read", |db| {
-        db.prepare_cached("SELECT CAST(encoding AS BLOB) FROM directories WHERE id = ?1")?
-            .query_row([id.as_bytes()], |row| row.get(0))
-            .optional()
-    })?;
-    let Some(encoding) = encoding else { return Ok(Err("it is missing".to_owned())) };
-    if DirectoryId::of(&encoding) != id {
-        return Ok(Err("it does not have its own hash".to_owned()));
-    }
-    Ok(decode_directory(&encoding).map_err(|error| error.to_string()))
 }
 
 fn root_of(object: &SnapshotObject) -> Option<DirectoryId> {
@@ -72,7 +55,7 @@ impl Reach {
             if cancel.is_cancelled() {
                 return Err(pool::cancelled("read", store.path()));
             }
-            let entries = match directory(store.db(), id)? {
+            let entries = match store.catalog().directory(id)? {
                 Ok(entries) => entries,
                 Err(why) => {
                     broken.push((id, why));
@@ -184,7 +167,7 @@ pub(crate) fn places(
         if wanted.contains(&Thing::Directory(id)) {
             waiting.push(id);
         }
-        for entry in directory(store.db(), id)?.unwrap_or_default() {
+        for entry in store.catalog().directory(id)?.unwrap_or_default() {
             if let Kind::Directory(child) = entry.kind {
                 parents.entry(child).or_default().push(id);
             }
@@ -214,7 +197,7 @@ pub(crate) fn places(
                 }
             };
             hit(Thing::Directory(id), path.clone());
-            for entry in directory(store.db(), id)?.unwrap_or_default() {
+            for entry in store.catalog().directory(id)?.unwrap_or_default() {
                 let path = path.join(os(&entry.name));
                 match entry.kind {
                     Kind::File { blob, .. } => hit(Thing::Blob(blob), path),

@@ -16,13 +16,12 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use rusqlite::params;
 use rustix::fs::{self, AtFlags, FileType, Mode};
 
 use super::blobs::{Intake, Taken, path_of};
 use super::id::{BlobId, SnapshotId};
 use super::pack::Location;
-use super::packing::{Cold, From, put_pack};
+use super::packing::{Cold, From};
 use super::reach::Reach;
 use super::snapshot::open_dir;
 use super::verify::{Bad, DamageKind, Eye, Mirror, VerifyReport};
@@ -115,10 +114,10 @@ impl Store {
             if has.is_empty() {
                 continue;
             }
-            self.db().write("write", |tx| put_pack(tx, &name, &has))?;
-            for (id, _) in has {
-                lost.remove(&id);
+            for (id, _) in &has {
+                lost.remove(id);
             }
+            self.catalog().add_packs(&[(name, has)])?;
         }
         Ok(())
     }
@@ -135,14 +134,11 @@ impl Store {
                     seals.push(id);
                 }
                 if let Some((_, Err(_))) = packed {
-                    self.db().write("write", |tx| {
-                        tx.execute("DELETE FROM packed WHERE blob = ?1", params![id.as_bytes()])
-                            .map(drop)
-                    })?;
+                    self.catalog().forget_packed(id)?;
                 }
             }
             (Mirror::Bad { .. }, Some((pack, Ok(())))) => {
-                let Some((_, at)) = self.db().packed(id)? else { return Ok(()) };
+                let Some((_, at)) = self.catalog().packed(id)? else { return Ok(()) };
                 let aside = self.set_aside(id)?;
                 let unpack = |file: &mut File| self.open_pack(&pack)?.read_into(id, at, file);
                 self.blobs().put(id, unpack).context("unpack", || self.blobs().mirror_path(id))?;
@@ -174,7 +170,7 @@ impl Store {
         let cancel = eye.cancel;
         let stop = || cancel.is_cancelled();
         let (seconds, nanoseconds) = self.clock()?;
-        for row in self.db().worktrees()? {
+        for row in self.catalog().worktrees()? {
             let root = if row.name == PROJECT { self.project()? } else { path_from(&row.path) };
             for (_, path) in places.iter().filter(|(snapshot, _)| row.snapshot == Some(*snapshot)) {
                 let take = |intake: &mut Intake| -> io::Result<bool> {
@@ -214,7 +210,7 @@ impl Store {
             return Ok(true);
         }
         let held: Vec<(BlobId, Location)> = self
-            .db()
+            .catalog()
             .all_packed()?
             .into_iter()
             .filter(|(_, pack, _)| pack == name)
@@ -225,17 +221,12 @@ impl Store {
             .map(|(id, at)| Cold { id, size: at.size, from: From::Pack(name.to_owned(), at) })
             .collect();
         self.write_packs(cold, common)?;
-        let gone = self.db().write("write", |tx| {
-            tx.execute(
-                "DELETE FROM packs WHERE name = ?1 AND id NOT IN (SELECT pack FROM packed)",
-                [name],
-            )
-        })?;
-        if gone > 0 && is_pack_name(name) {
+        let gone = self.catalog().forget_pack_if_empty(name)?;
+        if gone && is_pack_name(name) {
             self.forget_packs();
             self.remove_pack(name)?;
         }
-        Ok(gone > 0)
+        Ok(gone)
     }
 }
 

@@ -24,7 +24,7 @@ use std::time::Duration;
 use rustix::fs::{self, Mode, OFlags};
 
 use super::blobs::Noted;
-use super::db::Db;
+use super::catalog::Catalog;
 use super::layout::Layout;
 use super::pool::lock;
 use super::reach::Reach;
@@ -200,7 +200,7 @@ impl Store {
                 // It can only be read.
                 Self::open_in_reserve(self.path()).and_then(|again| work(&again))
             } else {
-                self.db().be_in_reserve();
+                self.catalog().be_in_reserve();
                 work(self)
             };
         }
@@ -216,7 +216,8 @@ impl Store {
         // The disk is as full as can be now, which the database would not survive everywhere.
         give_up(self.path());
         // As for the collector: whoever cannot read all of what is needed removes nothing.
-        let reach = self.db().snapshot_ids().and_then(|ids| Reach::of(self, ids, &options.cancel));
+        let reach =
+            self.catalog().snapshot_ids().and_then(|ids| Reach::of(self, ids, &options.cancel));
         if let Ok(reach) = reach {
             for id in lock(noted).iter().filter(|id| !reach.blobs.contains_key(id)) {
                 let _ = self.blobs().remove(*id);
@@ -237,20 +238,20 @@ impl Store {
     }
 
     /// Opens the database of a full store: to be read, or in the reserve where not even that can be.
-    pub(super) fn open_full(path: &Path, full: Error) -> Result<(Db, Option<i32>), Error> {
+    pub(super) fn open_full(path: &Path, full: Error) -> Result<(Catalog, Option<i32>), Error> {
         let database = Layout(path).database();
         let errno = full.io_error().raw_os_error().unwrap_or_default();
         for (tried, pause) in PAUSES_MS.into_iter().enumerate() {
-            if let Ok(db) = Db::open_read_only(&database) {
-                return Ok((db, Some(errno)));
+            if let Ok(catalog) = Catalog::open_read_only(&database) {
+                return Ok((catalog, Some(errno)));
             }
             // Its last writer is at work and holds all that it needs, or was killed.
             std::thread::sleep(Duration::from_millis(pause));
             if tried > 1 {
                 give_up(path);
                 settle(path);
-                if let Ok(db) = Db::open_in_reserve(&database) {
-                    return Ok((db, None));
+                if let Ok(catalog) = Catalog::open_in_reserve(&database) {
+                    return Ok((catalog, None));
                 }
             }
         }

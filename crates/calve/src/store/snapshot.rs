@@ -10,12 +10,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rusqlite::params;
 use rustix::fs::{self, Mode};
 
 use super::blobs::Noted;
-use super::db::WorktreeRow;
-use super::id::{self, SnapshotId};
+use super::catalog::{NewSnapshot, WorktreeRow};
+use super::id::SnapshotId;
 use super::index::{Boot, Index};
 use super::manifest::Manifest;
 use super::object::SnapshotObject;
@@ -116,7 +115,7 @@ impl Store {
         if let Some(name) = name {
             check_name(name)?;
         }
-        let row = self.db().worktree(PROJECT)?.ok_or_else(|| {
+        let row = self.catalog().worktree(PROJECT)?.ok_or_else(|| {
             let cause = io::Error::new(io::ErrorKind::InvalidData, "it does not know its project");
             Error::new(ErrorKind::Damaged, "open store", self.path(), cause)
         })?;
@@ -131,7 +130,7 @@ impl Store {
             None => None,
             Some(id) => {
                 let object = self.object(id)?;
-                let manifest = self.db().manifest(id, &object)?;
+                let manifest = self.catalog().manifest(id, &object)?;
                 Some((id, object, manifest))
             }
         };
@@ -153,7 +152,7 @@ impl Store {
     }
 
     pub(crate) fn object(&self, id: SnapshotId) -> Result<SnapshotObject, Error> {
-        self.db().snapshot(id)?.ok_or_else(|| not_found(&id.to_string()))
+        self.catalog().snapshot(id)?.ok_or_else(|| not_found(&id.to_string()))
     }
 
     /// Scans a tree; with `intake` its content is taken into the store, and what that made is noted there.
@@ -208,7 +207,7 @@ impl Store {
             }
         };
         add(self.path());
-        for row in self.db().worktrees()? {
+        for row in self.catalog().worktrees()? {
             let path = path_from(&row.path);
             if row.name != name && row.name != PROJECT && path.starts_with(root) {
                 add(&path);
@@ -271,7 +270,13 @@ impl Store {
                     bytes,
                 };
                 self.flush(&scan.unsealed)?;
-                (self.keep(known, &object, &scan.directories, name)?, true)
+                let id = self.catalog().add_snapshot(&NewSnapshot {
+                    object: &object,
+                    directories: &scan.directories,
+                    token: &known.row.token,
+                    name,
+                })?;
+                (id, true)
             }
         };
         if !new && let Some(name) = name {
@@ -307,51 +312,14 @@ impl Store {
         })
     }
 
-    /// Puts a snapshot into the database, as what the tree is based on from now on.
-    fn keep(
-        &self,
-        known: &Known,
-        object: &SnapshotObject,
-        directories: &[(id::DirectoryId, Vec<u8>)],
-        name: Option<&str>,
-    ) -> Result<SnapshotId, Error> {
-        let encoding = object.encode();
-        let id = SnapshotId::of(&encoding);
-        self.db().write("write", |tx| {
-            {
-                // One that was damaged is mended on the way.
-                let mut insert = tx.prepare(
-                    "INSERT INTO directories VALUES (?1, ?2) ON CONFLICT (id)
-                        DO UPDATE SET encoding = excluded.encoding WHERE encoding <> excluded.encoding",
-                )?;
-                for (id, encoding) in directories {
-                    insert.execute(params![id.as_bytes(), encoding])?;
-                }
-            }
-            tx.execute(
-                "INSERT OR IGNORE INTO snapshots (id, object) VALUES (?1, ?2)",
-                params![id.as_bytes(), encoding],
-            )?;
-            tx.execute(
-                "UPDATE worktrees SET snapshot = ?1 WHERE token = ?2",
-                params![id.as_bytes(), known.row.token],
-            )?;
-            if let Some(name) = name {
-                put_name(tx, name, id)?;
-            }
-            Ok(())
-        })?;
-        Ok(id)
-    }
-
     /// All snapshots, the newest first, and those that cannot be read.
     ///
     /// # Errors
     /// Those of every operation, see [`Store`]. Nothing is changed.
     pub fn log(&self) -> Result<Log, Error> {
-        let names = self.db().names()?;
+        let names = self.catalog().names()?;
         let mut log = Log { snapshots: Vec::new(), damage: Vec::new() };
-        for row in self.db().snapshots()? {
+        for row in self.catalog().snapshots()? {
             match row {
                 Ok((id, object)) => log.snapshots.push(told(id, object, &names)),
                 Err(why) => log.damage.push(self.damaged_snapshot(why)),
@@ -365,7 +333,7 @@ impl Store {
     /// # Errors
     /// [`ErrorKind::SnapshotNotFound`]. Nothing is changed.
     pub fn show(&self, id: SnapshotId) -> Result<Snapshot, Error> {
-        Ok(told(id, self.object(id)?, &self.db().names()?))
+        Ok(told(id, self.object(id)?, &self.catalog().names()?))
     }
 
     /// The snapshot that `text` means: a name, an id, or the start of an id (at least four digits) that only one has. A name comes
@@ -374,7 +342,7 @@ impl Store {
     /// # Errors
     /// [`ErrorKind::SnapshotNotFound`] and [`ErrorKind::SnapshotAmbiguous`].
     pub fn resolve(&self, text: &str) -> Result<SnapshotId, Error> {
-        if let Some((_, id)) = self.db().names()?.into_iter().find(|(name, _)| name == text) {
+        if let Some((_, id)) = self.catalog().names()?.into_iter().find(|(name, _)| name == text) {
             return Ok(id);
         }
         match self.ids_that_start_with(text)?.as_slice() {
@@ -399,7 +367,7 @@ impl Store {
             return Ok(Vec::new());
         }
         let digits = text.to_ascii_lowercase();
-        let mut ids = self.db().snapshot_ids()?;
+        let mut ids = self.catalog().snapshot_ids()?;
         ids.retain(|id| id.to_string().starts_with(&digits));
         Ok(ids)
     }
@@ -409,7 +377,7 @@ impl Store {
     /// # Errors
     /// Those of every operation, see [`Store`]. Nothing is changed.
     pub fn latest(&self) -> Result<Option<SnapshotId>, Error> {
-        Ok(self.db().worktree(PROJECT)?.and_then(|row| row.snapshot))
+        Ok(self.catalog().worktree(PROJECT)?.and_then(|row| row.snapshot))
     }
 
     /// Calls a snapshot `name` from now on; a name that another has is taken from it.
@@ -419,7 +387,7 @@ impl Store {
     pub fn set_name(&self, name: &str, id: SnapshotId) -> Result<(), Error> {
         self.must_be_writable("name a snapshot in")?;
         check_name(name)?;
-        let named = self.db().write("write", |tx| put_name(tx, name, id))?;
+        let named = self.catalog().set_name(name, id)?;
         if named { Ok(()) } else { Err(not_found(&id.to_string())) }
     }
 
@@ -429,18 +397,8 @@ impl Store {
     /// Those of every operation, see [`Store`]. The name stays.
     pub fn remove_name(&self, name: &str) -> Result<bool, Error> {
         self.must_be_writable("remove a name from")?;
-        self.db()
-            .write("write", |tx| Ok(tx.execute("DELETE FROM names WHERE name = ?1", [name])? > 0))
+        self.catalog().remove_name(name)
     }
-}
-
-/// Gives a name to a snapshot; whether there is such a one.
-fn put_name(tx: &rusqlite::Transaction<'_>, name: &str, id: SnapshotId) -> rusqlite::Result<bool> {
-    tx.execute(
-        "INSERT OR REPLACE INTO names SELECT ?1, id FROM snapshots WHERE id = ?2",
-        params![name, id.as_bytes()],
-    )
-    .map(|count| count > 0)
 }
 
 fn told(id: SnapshotId, object: SnapshotObject, names: &[(String, SnapshotId)]) -> Snapshot {
@@ -498,28 +456,6 @@ pub(crate) fn check_name(name: &str) -> Result<(), Error> {
     Err(Error::new(ErrorKind::InvalidName, "use the name", name, cause))
 }
 
-/// Where a worktree's row is no longer wanted.
-pub(crate) fn forget(tx: &rusqlite::Transaction<'_>, token: &str) -> rusqlite::Result<()> {
-    tx.execute("DELETE FROM worktrees WHERE token = ?1", [token]).map(drop)
-}
-
-/// Writes what a worktree is based on, and whether it is between that and another snapshot. `false` where it was dropped meanwhile,
-/// which it stays; where it is, and what it is called, is not touched.
-pub(crate) fn set_standing(store: &Store, row: &WorktreeRow) -> Result<bool, Error> {
-    store.db().write_soon("write", |tx| {
-        tx.execute(
-            "UPDATE worktrees SET snapshot = ?1, state = ?2, target = ?3 WHERE token = ?4",
-            params![
-                row.snapshot.map(|id| *id.as_bytes()),
-                row.state.as_number(),
-                row.target.map(|id| *id.as_bytes()),
-                row.token,
-            ],
-        )
-        .map(|count| count > 0)
-    })
-}
-
 /// Opens a directory for whoever makes something in it.
 pub(crate) fn open_dir(path: &Path) -> Result<std::os::fd::OwnedFd, Error> {
     fs::open(path, DIR_FLAGS, Mode::empty()).context("open", || path)
@@ -538,7 +474,7 @@ mod tests {
         let store = Store::init(project.path(), None).unwrap();
         let options = StoreOptions::new();
         store.snapshot(None, None, &options).unwrap();
-        let mut known = store.known(store.db().worktree(PROJECT).unwrap().unwrap()).unwrap();
+        let mut known = store.known(store.catalog().worktree(PROJECT).unwrap().unwrap()).unwrap();
         let token = known.row.token.clone();
         let (id, _, base) = known.base.as_ref().unwrap();
         let (id, count) = (*id, base.count);

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{PROJECT, Store};
+use super::Store;
 use crate::error::{Context as _, Error};
 
 /// What [`Store::stats`] counted.
@@ -50,23 +50,17 @@ impl Store {
     /// # Errors
     /// Those of every operation, see [`Store`]. Nothing is changed.
     pub fn stats(&self) -> Result<Stats, Error> {
-        let mut stats = self.db().read("read", |db| {
-            let count = |sql: &str| {
-                db.query_row(sql, [], |row| row.get::<_, i64>(0)).map(i64::unsigned_abs)
-            };
-            Ok(Stats {
-                snapshots: count("SELECT count(*) FROM snapshots")?,
-                names: count("SELECT count(*) FROM names")?,
-                worktrees: count(&format!(
-                    "SELECT count(*) FROM worktrees WHERE name <> '{PROJECT}'"
-                ))?,
-                directories: count("SELECT count(*) FROM directories")?,
-                packs: count("SELECT count(*) FROM packs")?,
-                ..Stats::default()
-            })
-        })?;
+        let counts = self.catalog().counts()?;
+        let mut stats = Stats {
+            snapshots: counts.snapshots,
+            names: counts.names,
+            worktrees: counts.worktrees,
+            directories: counts.directories,
+            packs: counts.packs,
+            ..Stats::default()
+        };
         let mut packed = HashSet::new();
-        for (id, _, at) in self.db().all_packed()? {
+        for (id, _, at) in self.catalog().all_packed()? {
             packed.insert(id);
             stats.packed_bytes = stats.packed_bytes.saturating_add(at.size);
         }

@@ -61,7 +61,7 @@ impl Store {
         else {
             return Ok(None);
         };
-        let manifest = self.db().manifest(id, object)?;
+        let manifest = self.catalog().manifest(id, object)?;
         let mut made = materialize(&Plan {
             store: self,
             manifest: &manifest,

@@ -301,7 +301,7 @@ impl Store {
     ) -> Result<(Vec<(SnapshotId, SnapshotObject)>, Reach, Vec<super::reach::Broken>), Error> {
         let mut reach = Reach::default();
         let (mut snapshots, mut broken) = (Vec::new(), Vec::new());
-        for row in self.db().snapshots()?.into_iter().rev() {
+        for row in self.catalog().snapshots()?.into_iter().rev() {
             report.snapshots += 1;
             match row {
                 Ok((id, object)) => {
@@ -330,7 +330,7 @@ impl Store {
     /// Reads all mirrors and all that is packed.
     fn read_all(&self, common: &StoreOptions) -> Result<Seen, Error> {
         let mut tasks: Vec<(u64, Task)> = self
-            .db()
+            .catalog()
             .all_packed()?
             .into_iter()
             .map(|(id, pack, at)| (at.size, Task::Packed(id, pack, at)))
@@ -459,7 +459,7 @@ impl Store {
             std::thread::sleep(LOOK);
             mirror = self.read_mirror(intake, id, &stop)?;
         }
-        let packed = self.db().packed(id)?.map(|(pack, at)| {
+        let packed = self.catalog().packed(id)?.map(|(pack, at)| {
             let read = self.read_packed(id, &pack, at);
             (pack, read)
         });
@@ -522,13 +522,8 @@ impl Store {
 
     /// Looks at the packs' own indexes; gives back the packs that have none.
     fn verify_pack_files(&self, report: &mut VerifyReport) -> Result<Vec<String>, Error> {
-        let names: Vec<String> = self.db().read("read", |db| {
-            db.prepare("SELECT name FROM packs ORDER BY name")?
-                .query_map([], |row| row.get(0))?
-                .collect()
-        })?;
         let mut damaged = Vec::new();
-        for name in names {
+        for name in self.catalog().pack_names()? {
             // What cannot be opened is told of by what it held.
             if let Err(error) = self.open_pack(&name).and_then(|pack| pack.index()) {
                 report.damage.push(Damage {
@@ -548,7 +543,7 @@ impl Store {
 
     fn verify_indexes(&self, report: &mut VerifyReport) -> Result<Vec<PathBuf>, Error> {
         let mut damaged = Vec::new();
-        for row in self.db().worktrees()? {
+        for row in self.catalog().worktrees()? {
             let path = self.index_path(&row.token);
             let reason =
                 match super::read_plain(fs::CWD, &path, super::index::most_bytes(u32::MAX / 64)) {

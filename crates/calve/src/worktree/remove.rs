@@ -10,7 +10,6 @@ use rustix::io::Errno;
 use super::Worktree;
 use crate::error::{Context as _, Error, ErrorKind};
 use crate::store::room;
-use crate::store::snapshot::forget;
 use crate::store::template::remove_tree;
 use crate::store::{PROJECT, Store, StoreOptions, parent_of, path_from};
 use crate::tree::staging::{self, stage_name};
@@ -141,7 +140,7 @@ impl Worktree {
         let root = std::fs::canonicalize(&self.path).context("open", || &self.path)?;
         let inside: Vec<PathBuf> = self
             .store
-            .db()
+            .catalog()
             .worktrees()?
             .iter()
             .filter(|row| row.token != self.row.token && row.name != PROJECT)
@@ -155,23 +154,13 @@ impl Worktree {
         Err(Error::new(ErrorKind::Overlap, "drop worktree", &self.path, cause).with_details(inside))
     }
 
-    /// Has the store forget it where `away`, which takes its folder away, gives something: in one step, for whoever starts or restores
-    /// it marks its row when the folder is there, and would else leave one that nobody knows.
+    /// Has the store forget it where `away`, which takes its folder away, gives something.
     fn forget<T>(
         &self,
         away: impl FnOnce() -> Result<Option<T>, Error>,
     ) -> Result<Option<T>, Error> {
-        let done = self.store.db().write_soon("write", |tx| {
-            let mut find = tx.prepare("SELECT 1 FROM worktrees WHERE token = ?1")?;
-            if !find.exists([&self.row.token])? {
-                return Ok(Err(super::no_worktree(&self.row.name)));
-            }
-            let done = away();
-            if let Ok(Some(_)) = done {
-                forget(tx, &self.row.token)?;
-            }
-            Ok(done)
-        })??;
+        let done = self.store.catalog().forget_worktree(&self.row.token, away)?;
+        let done = done.ok_or_else(|| super::no_worktree(&self.row.name))?;
         if done.is_none() {
             return Ok(None);
         }

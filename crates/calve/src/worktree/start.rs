@@ -8,7 +8,6 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::params;
 use rustix::fs;
 
 use super::Worktree;
@@ -17,13 +16,13 @@ use crate::reflink::ReflinkOutcome;
 use crate::reflink::meta::Meta;
 use crate::reflink::sys;
 use crate::report::{DestinationReport, Method};
-use crate::store::db::{self, State, WorktreeRow};
+use crate::store::catalog::{State, WorktreeRow};
 use crate::store::id::SnapshotId;
 use crate::store::index::{Boot, Index, Stat};
 use crate::store::materialize::{Plan, materialize, wanted};
 use crate::store::object::SnapshotObject;
 use crate::store::pool::cancelled;
-use crate::store::snapshot::{self, check_name};
+use crate::store::snapshot::check_name;
 use crate::store::{
     Marker, PROJECT, SnapshotReport, Store, StoreOptions, bytes_of, now, path_from, token,
 };
@@ -153,7 +152,7 @@ impl Store {
         }
         self.recover()?;
         // Before the work of a snapshot; who comes first is decided when the names are claimed.
-        for row in self.db().worktrees()? {
+        for row in self.catalog().worktrees()? {
             if seen.contains(row.name.as_str()) {
                 return Err(name_taken(&row.name, &row.path));
             }
@@ -240,20 +239,7 @@ impl Store {
 
     /// Writes the rows, if all names are free.
     fn claim(&self, rows: &[WorktreeRow]) -> Result<(), Error> {
-        let taken = self.db().write_soon("write", |tx| {
-            for row in rows {
-                let mut find = tx.prepare_cached("SELECT path FROM worktrees WHERE name = ?1")?;
-                let mut found = find.query([&row.name])?;
-                if let Some(other) = found.next()? {
-                    return Ok(Some((row.name.clone(), other.get::<_, Vec<u8>>(0)?)));
-                }
-            }
-            for row in rows {
-                db::put_worktree(tx, row, false)?;
-            }
-            Ok(None)
-        })?;
-        match taken {
+        match self.catalog().claim(rows)? {
             None => Ok(()),
             Some((name, path)) => Err(name_taken(&name, &path)),
         }
@@ -293,21 +279,7 @@ impl Store {
     /// Marks the rows of trees that are there, all or none. One that was dropped meanwhile stays dropped, and one that was found where
     /// it had been moved to stays there.
     fn mark_ready(&self, rows: &[WorktreeRow]) -> Result<(), Error> {
-        let gone = self.db().write_soon("write", |tx| {
-            let mut find = tx.prepare("SELECT 1 FROM worktrees WHERE token = ?1 AND path = ?2")?;
-            for row in rows {
-                if !find.exists(params![row.token, row.path])? {
-                    return Ok(Some(&row.name));
-                }
-            }
-            let mut mark =
-                tx.prepare("UPDATE worktrees SET state = ?1, target = NULL WHERE token = ?2")?;
-            for row in rows {
-                mark.execute(params![State::Ready.as_number(), row.token])?;
-            }
-            Ok(None)
-        })?;
-        let Some(name) = gone else { return Ok(()) };
+        let Some(name) = self.catalog().mark_ready(rows)? else { return Ok(()) };
         let cause = io::Error::new(
             io::ErrorKind::NotFound,
             "it was dropped, or found elsewhere, while it was being made",
@@ -324,7 +296,7 @@ impl Store {
         places: &[Place],
         options: &StoreOptions,
     ) -> Result<Staged, Error> {
-        let manifest = self.db().manifest(id, object)?;
+        let manifest = self.catalog().manifest(id, object)?;
         let mut stages = Vec::with_capacity(rows.len());
         let mut roots = Vec::with_capacity(rows.len());
         for (row, place) in rows.iter().zip(places) {
@@ -529,9 +501,7 @@ impl Drop for Claimed<'_> {
         if self.kept {
             return;
         }
-        let _ = self.store.db().write_soon("write", |tx| {
-            self.rows.iter().try_for_each(|row| snapshot::forget(tx, &row.token))
-        });
+        let _ = self.store.catalog().forget_worktrees(self.rows);
         for row in self.rows {
             let _ = std::fs::remove_file(self.store.layout().index(&row.token));
         }

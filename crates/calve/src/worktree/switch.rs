@@ -34,7 +34,7 @@ use super::at::{last, open_at, open_parent, remove_at};
 use crate::error::{Context as _, Error, ErrorKind};
 use crate::reflink::meta::{self, Attrs, Meta};
 use crate::report::Skipped;
-use crate::store::db::{State, WorktreeRow};
+use crate::store::catalog::{State, WorktreeRow};
 use crate::store::delta::At;
 use crate::store::id::{DirectoryId, SnapshotId};
 use crate::store::index::{Boot, Index, Stat};
@@ -42,7 +42,6 @@ use crate::store::manifest::{Builder, Manifest};
 use crate::store::materialize::{Plan, materialize, wanted};
 use crate::store::object::{Entry, Kind};
 use crate::store::scan::stat_of;
-use crate::store::snapshot;
 use crate::store::{StoreOptions, locks};
 use crate::tree::staging::{self, Stage};
 use plan::{Moves, Trees};
@@ -150,10 +149,10 @@ impl Worktree {
         let (mut scan, _) = self.store.scan(&known, None, options)?;
         let Some((_, _, base)) = &known.base else { return Err(super::no_worktree(self.name())) };
         let object = self.store.object(to)?;
-        let target = self.store.db().manifest(to, &object)?;
+        let target = self.store.catalog().manifest(to, &object)?;
         let interrupted = match (self.row.state, self.row.target) {
             (State::Switching, Some(id)) => {
-                Some(self.store.db().manifest(id, &self.store.object(id)?)?)
+                Some(self.store.catalog().manifest(id, &self.store.object(id)?)?)
             }
             _ => None,
         };
@@ -222,7 +221,7 @@ impl Worktree {
 
     /// Fails where it was dropped meanwhile.
     fn set_standing(&self, row: &WorktreeRow) -> Result<(), Error> {
-        let known = snapshot::set_standing(&self.store, row)?;
+        let known = self.store.catalog().set_standing(row)?;
         if known { Ok(()) } else { Err(super::no_worktree(self.name())) }
     }
 

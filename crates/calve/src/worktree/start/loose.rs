@@ -25,7 +25,7 @@ impl Store {
         for name in names {
             places.push(Place::new(folder.join(name))?);
         }
-        let manifest = self.db().manifest(id, object)?;
+        let manifest = self.catalog().manifest(id, object)?;
         let paths: Vec<PathBuf> = places.iter().map(|place| place.path.clone()).collect();
         let mut stages = Vec::with_capacity(places.len());
         let mut roots = Vec::with_capacity(places.len());

@@ -1,0 +1,93 @@
+//! Connections to the database, and what its errors mean.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags};
+
+use crate::error::{Error, ErrorKind};
+
+/// Nobody holds the write lock for long, but a slow disk under many writers may take its time.
+const BUSY: Duration = Duration::from_secs(300);
+
+pub(super) const OPEN: OpenFlags = OpenFlags::SQLITE_OPEN_READ_WRITE;
+
+/// How a connection is to a database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum With {
+    Others,
+    /// Nothing is shared, and no file mapped: <https://sqlite.org/wal.html#noshm>. With how long others are waited for.
+    Nobody(Duration),
+}
+
+pub(super) fn connect(path: &Path, flags: OpenFlags, with: With) -> Result<Connection, Error> {
+    let open = || {
+        let connection =
+            Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+        // A store may be someone else's: no function that its schema names is run.
+        connection.pragma_update(None, "trusted_schema", false)?;
+        if let With::Nobody(patience) = with {
+            connection.busy_timeout(patience)?;
+            // Before the first look into it.
+            connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+            connection.pragma_update(None, "journal_mode", "WAL")?;
+            connection.pragma_query_value(None, "user_version", |_| Ok(()))?;
+        }
+        connection.busy_timeout(BUSY)?;
+        // Asking for the mode it already has takes no lock.
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.set_prepared_statement_cache_capacity(32);
+        Ok(connection)
+    };
+    open().map_err(|error| failed("open", path, error))
+}
+
+/// Reads the database as it lies there.
+pub(super) fn connect_read_only(path: &Path) -> Result<Connection, Error> {
+    use std::os::unix::ffi::OsStrExt as _;
+    let mut wal = path.as_os_str().to_owned();
+    wal.push("-wal");
+    if std::fs::metadata(wal).is_ok_and(|meta| meta.len() > 0) {
+        let cause = std::io::Error::new(
+            std::io::ErrorKind::ReadOnlyFilesystem,
+            "its last writer was killed, and what it wrote cannot be taken over while the filesystem is read-only",
+        );
+        return Err(Error::new(ErrorKind::ReadOnly, "open", path, cause));
+    }
+    let mut uri = String::from("file:");
+    for &byte in path.as_os_str().as_bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
+            uri.push(char::from(byte));
+        } else {
+            uri.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    uri.push_str("?immutable=1");
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
+        | OpenFlags::SQLITE_OPEN_URI
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    Connection::open_with_flags(uri, flags).map_err(|error| failed("open", path, error))
+}
+
+/// An error of SQLite as one of ours.
+pub(super) fn failed(operation: &'static str, path: &Path, error: rusqlite::Error) -> Error {
+    use rusqlite::ErrorCode as Code;
+    let code = error.sqlite_error_code();
+    if let Some(Code::DiskFull | Code::CannotOpen | Code::SystemIoFailure) = code
+        && let Some(cause) = path.parent().and_then(super::super::room::why_full)
+    {
+        return Error::io(operation, path, cause);
+    }
+    let kind = match code {
+        None if matches!(error, rusqlite::Error::FromSqlConversionFailure(..)) => {
+            ErrorKind::Damaged
+        }
+        Some(Code::DatabaseBusy | Code::DatabaseLocked) => ErrorKind::Busy,
+        Some(Code::DiskFull) => ErrorKind::StorageFull,
+        Some(Code::ReadOnly) => ErrorKind::ReadOnly,
+        Some(Code::PermissionDenied) => ErrorKind::PermissionDenied,
+        Some(Code::DatabaseCorrupt | Code::NotADatabase) => ErrorKind::Damaged,
+        _ => ErrorKind::Io,
+    };
+    Error::new(kind, operation, path, std::io::Error::other(error))
+}

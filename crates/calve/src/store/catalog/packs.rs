@@ -1,0 +1,132 @@
+//! Packs, and what is in them.
+
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use super::super::id::{BlobId, DirectoryId};
+use super::super::pack::Location;
+use super::Catalog;
+use crate::error::Error;
+
+impl Catalog {
+    /// Where a blob lies in which pack.
+    pub(crate) fn packed(&self, blob: BlobId) -> Result<Option<(String, Location)>, Error> {
+        self.read(|db| {
+            db.prepare_cached(
+                "SELECT name, offset, stored, size FROM packed JOIN packs ON packs.id = pack WHERE blob = ?1",
+            )?
+            .query_row([blob.as_bytes()], |row| Ok((row.get(0)?, location(row, 1)?)))
+            .optional()
+        })
+    }
+
+    /// All that is packed: blob, pack, place.
+    pub(crate) fn all_packed(&self) -> Result<Vec<(BlobId, String, Location)>, Error> {
+        let rows: Vec<(Vec<u8>, String, Location)> = self.read(|db| {
+            db.prepare(
+                "SELECT blob, name, offset, stored, size FROM packed JOIN packs ON packs.id = pack ORDER BY pack, offset",
+            )?
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?, location(row, 2)?)))?
+            .collect()
+        })?;
+        Ok(rows
+            .into_iter()
+            .filter_map(|(id, pack, at)| Some((BlobId::from_bytes(id.try_into().ok()?), pack, at)))
+            .collect())
+    }
+
+    pub(crate) fn pack_names(&self) -> Result<Vec<String>, Error> {
+        self.read(|db| {
+            db.prepare("SELECT name FROM packs ORDER BY name")?
+                .query_map([], |row| row.get(0))?
+                .collect()
+        })
+    }
+
+    /// Puts packs, and what each of them has, into the database.
+    pub(crate) fn add_packs(
+        &self,
+        packs: &[(String, Vec<(BlobId, Location)>)],
+    ) -> Result<(), Error> {
+        self.write(|tx| {
+            for (name, index) in packs {
+                put_pack(tx, name, index)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// A content is no longer to be had from its pack.
+    pub(crate) fn forget_packed(&self, blob: BlobId) -> Result<(), Error> {
+        self.write(|tx| {
+            tx.execute("DELETE FROM packed WHERE blob = ?1", [blob.as_bytes()]).map(drop)
+        })
+    }
+
+    /// Forgets a pack if it has nothing any more; whether it was forgotten.
+    pub(crate) fn forget_pack_if_empty(&self, name: &str) -> Result<bool, Error> {
+        self.write(|tx| {
+            tx.execute(
+                "DELETE FROM packs WHERE name = ?1 AND id NOT IN (SELECT pack FROM packed)",
+                [name],
+            )
+            .map(|count| count > 0)
+        })
+    }
+
+    /// Forgets all packs that have nothing any more; their names.
+    pub(crate) fn forget_empty_packs(&self) -> Result<Vec<String>, Error> {
+        self.write(|tx| {
+            let empty = "FROM packs WHERE id NOT IN (SELECT pack FROM packed)";
+            let names = tx
+                .prepare(&format!("SELECT name {empty}"))?
+                .query_map([], |row| row.get(0))?
+                .collect::<rusqlite::Result<Vec<String>>>()?;
+            tx.execute(&format!("DELETE {empty}"), [])?;
+            Ok(names)
+        })
+    }
+
+    /// Forgets directories, and contents in packs.
+    pub(crate) fn forget_objects(
+        &self,
+        directories: &[DirectoryId],
+        packed: &[BlobId],
+    ) -> Result<(), Error> {
+        self.write(|tx| {
+            let mut delete = tx.prepare("DELETE FROM directories WHERE id = ?1")?;
+            for id in directories {
+                delete.execute([id.as_bytes()])?;
+            }
+            let mut delete = tx.prepare("DELETE FROM packed WHERE blob = ?1")?;
+            for id in packed {
+                delete.execute([id.as_bytes()])?;
+            }
+            Ok(())
+        })
+    }
+}
+
+fn put_pack(db: &Connection, name: &str, index: &[(BlobId, Location)]) -> rusqlite::Result<()> {
+    db.execute("INSERT OR IGNORE INTO packs (name) VALUES (?1)", [name])?;
+    let pack: i64 =
+        db.query_row("SELECT id FROM packs WHERE name = ?1", [name], |row| row.get(0))?;
+    let mut insert = db.prepare_cached(
+        "INSERT OR REPLACE INTO packed (blob, pack, offset, stored, size)
+            VALUES (?1, ?2, ?3, ?4, ?5)",
+    )?;
+    for (id, at) in index {
+        insert.execute(params![
+            id.as_bytes(),
+            pack,
+            at.offset.cast_signed(),
+            at.stored.cast_signed(),
+            at.size.cast_signed()
+        ])?;
+    }
+    Ok(())
+}
+
+fn location(row: &rusqlite::Row<'_>, first: usize) -> rusqlite::Result<Location> {
+    let number = |at: usize| row.get::<_, i64>(at).map(i64::cast_unsigned);
+    Ok(Location { offset: number(first)?, stored: number(first + 1)?, size: number(first + 2)? })
+}

@@ -1,0 +1,172 @@
+//! The tables, in each version that there was, and how a database comes from one version to the next.
+//!
+//! # Versions
+//! A database says in `user_version` which version its tables are of. One of an earlier version is migrated when it is opened, in one
+//! transaction: whoever is killed meanwhile leaves the old one, and of two who migrate at once the second finds it done. One of a later
+//! version is refused by that number. A database that cannot be written to is read as it is.
+//!
+//! # To the letter
+//! A store may be someone else's: what is called like a table of ours could be a view that never ends, or compute a column of any size,
+//! or change what is written. So the tables must be what SQLite keeps of those of their version, to the letter, before anything is asked
+//! of them, and before they are migrated. Other tables may be there; nobody asks for them.
+//!
+//! # A new version
+//! It has all tables as they are after its migration (for a column that was added: what `ALTER TABLE … ADD COLUMN` makes of the text,
+//! which a test compares), and the statements that bring the version before to it. New columns have a default or may be null, since
+//! an earlier calve that has the database open goes on writing rows. Queries name the columns that they write; what is read of
+//! a column that earlier versions do not have says what it is there.
+
+use rusqlite::Connection;
+
+use super::{Catalog, Use};
+use crate::error::{Error, ErrorKind};
+
+/// A version of the tables. The first is number 1.
+#[derive(Debug)]
+pub(super) struct Version {
+    /// Their names and what SQLite keeps of them.
+    pub(super) tables: &'static [(&'static str, &'static str)],
+    /// What makes the tables of the version before to these.
+    pub(super) migration: &'static str,
+}
+
+/// All versions. The module [`store_format`](crate::store_format) documents the last.
+pub(super) static VERSIONS: &[Version] = &[Version { tables: TABLES_1, migration: "" }];
+
+pub(super) const TABLES_1: &[(&str, &str)] = &[
+    (
+        "snapshots",
+        "CREATE TABLE snapshots (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        id BLOB NOT NULL UNIQUE,
+        object BLOB NOT NULL
+    )",
+    ),
+    (
+        "directories",
+        "CREATE TABLE directories (id BLOB PRIMARY KEY, encoding BLOB NOT NULL) WITHOUT ROWID",
+    ),
+    ("names", "CREATE TABLE names (name TEXT PRIMARY KEY, snapshot BLOB NOT NULL) WITHOUT ROWID"),
+    (
+        "worktrees",
+        "CREATE TABLE worktrees (
+        name TEXT PRIMARY KEY,
+        token TEXT NOT NULL UNIQUE,
+        path BLOB NOT NULL,
+        snapshot BLOB,
+        state INTEGER NOT NULL,
+        target BLOB,
+        maker TEXT NOT NULL,
+        created INTEGER NOT NULL
+    ) WITHOUT ROWID",
+    ),
+    (
+        "packs",
+        "CREATE TABLE packs (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE)",
+    ),
+    (
+        "packed",
+        "CREATE TABLE packed (
+        blob BLOB PRIMARY KEY,
+        pack INTEGER NOT NULL,
+        offset INTEGER NOT NULL,
+        stored INTEGER NOT NULL,
+        size INTEGER NOT NULL
+    ) WITHOUT ROWID",
+    ),
+];
+
+/// How a database stands to the versions that this calve knows.
+enum Known {
+    /// It has the tables of this version, the first being 0.
+    Version(usize),
+    /// It says that it is of another.
+    Unknown(i64),
+    /// It has not the tables of the version that it says.
+    Damaged(String),
+}
+
+fn known(db: &Connection, versions: &[Version]) -> rusqlite::Result<Known> {
+    let number: i64 = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let at = usize::try_from(number).ok().and_then(|number| number.checked_sub(1));
+    let Some((at, version)) = at.and_then(|at| Some((at, versions.get(at)?))) else {
+        return Ok(Known::Unknown(number));
+    };
+    let ours = |table: &str| {
+        versions
+            .iter()
+            .flat_map(|version| version.tables)
+            .any(|(name, _)| name.eq_ignore_ascii_case(table))
+    };
+    let mut statement =
+        db.prepare("SELECT type, tbl_name, sql FROM sqlite_schema WHERE sql IS NOT NULL")?;
+    let mut rows = statement.query([])?;
+    let mut found = 0;
+    while let Some(row) = rows.next()? {
+        let (kind, table, sql): (String, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        match kind.as_str() {
+            "table" | "index" if !ours(&table) => {}
+            "table" if version.tables.contains(&(table.as_str(), sql.as_str())) => found += 1,
+            kind => return Ok(Known::Damaged(format!("it has a {kind} that no store has"))),
+        }
+    }
+    if found == version.tables.len() {
+        return Ok(Known::Version(at));
+    }
+    Ok(Known::Damaged("it does not have all the tables of a store".to_owned()))
+}
+
+impl Catalog {
+    /// Makes the tables of a new store.
+    pub(super) fn make_tables(&self) -> Result<(), Error> {
+        self.transact("make", "FULL", |tx| {
+            let newest = self.versions.last().map_or(&[][..], |version| version.tables);
+            for (_, sql) in newest {
+                tx.execute_batch(sql)?;
+            }
+            set_version(tx, self.versions.len())
+        })
+    }
+
+    /// Refuses a database that this calve would misread, and brings one of an earlier version to this one, unless it is only to be read.
+    pub(super) fn check(&self, to: Use) -> Result<(), Error> {
+        let at = self.must_be_known(self.look("open", |db| known(db, self.versions))?)?;
+        if at + 1 == self.versions.len() || to == Use::Read {
+            return Ok(());
+        }
+        let migrated = self.transact("migrate", "FULL", |tx| {
+            // Somebody else may have done it meanwhile.
+            let known = known(tx, self.versions)?;
+            if let Known::Version(at) = known {
+                for version in &self.versions[at + 1..] {
+                    tx.execute_batch(version.migration)?;
+                }
+                set_version(tx, self.versions.len())?;
+            }
+            Ok(known)
+        });
+        match migrated {
+            // The file alone is closed to us, and can be read.
+            Err(error) if error.kind() == ErrorKind::ReadOnly => Ok(()),
+            migrated => self.must_be_known(migrated?).map(drop),
+        }
+    }
+
+    fn must_be_known(&self, known: Known) -> Result<usize, Error> {
+        match known {
+            Known::Version(at) => Ok(at),
+            Known::Damaged(why) => Err(self.damaged(why)),
+            Known::Unknown(number) => {
+                let cause = std::io::Error::other(format!(
+                    "its tables are of version {number}, and this calve knows version {}",
+                    self.versions.len()
+                ));
+                Err(Error::new(ErrorKind::StoreIncompatible, "open", &self.path, cause))
+            }
+        }
+    }
+}
+
+fn set_version(db: &Connection, number: usize) -> rusqlite::Result<()> {
+    db.pragma_update(None, "user_version", i64::try_from(number).unwrap_or(i64::MAX))
+}

@@ -1,0 +1,261 @@
+//! Snapshots, the directories that they are made of, and their names.
+
+use std::collections::HashSet;
+
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use super::super::id::{DirectoryId, SnapshotId};
+use super::super::manifest::{Builder, Manifest};
+use super::super::object::{Entry, Kind, SnapshotObject, decode_directory};
+use super::connect::failed;
+use super::{Catalog, Use, snapshot_id};
+use crate::error::Error;
+
+/// A snapshot, or why it cannot be read.
+pub(crate) type Row = Result<(SnapshotId, SnapshotObject), String>;
+
+/// A snapshot that is to be put into the database, with all that belongs to it.
+pub(crate) struct NewSnapshot<'a> {
+    pub(crate) object: &'a SnapshotObject,
+    /// The directories that it is made of and that the database may not have.
+    pub(crate) directories: &'a [(DirectoryId, Vec<u8>)],
+    /// The worktree that is based on it from now on.
+    pub(crate) token: &'a str,
+    pub(crate) name: Option<&'a str>,
+}
+
+impl Catalog {
+    pub(crate) fn snapshot(&self, id: SnapshotId) -> Result<Option<SnapshotObject>, Error> {
+        let object: Option<Vec<u8>> = self.read(|db| {
+            db.prepare_cached("SELECT CAST(object AS BLOB) FROM snapshots WHERE id = ?1")?
+                .query_row([id.as_bytes()], |row| row.get(0))
+                .optional()
+        })?;
+        object
+            .map(|object| decode_snapshot(id, &object))
+            .transpose()
+            .map_err(|why| self.damaged(format!("snapshot {id}: {why}")))
+    }
+
+    /// All snapshots, the newest first; of what cannot be read, why.
+    pub(crate) fn snapshots(&self) -> Result<Vec<Row>, Error> {
+        let rows: Vec<(Vec<u8>, Vec<u8>)> = self.read(|db| {
+            db.prepare(
+                "SELECT CAST(id AS BLOB), CAST(object AS BLOB) FROM snapshots ORDER BY seq DESC",
+            )?
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+            .collect()
+        })?;
+        let read = |(id, object): (Vec<u8>, Vec<u8>)| {
+            let id = snapshot_id(&id).ok_or("a snapshot's id is malformed")?;
+            let object = decode_snapshot(id, &object);
+            Ok((id, object.map_err(|why| format!("snapshot {id}: {why}"))?))
+        };
+        Ok(rows.into_iter().map(read).collect())
+    }
+
+    pub(crate) fn snapshot_ids(&self) -> Result<Vec<SnapshotId>, Error> {
+        let ids: Vec<Vec<u8>> = self.read(|db| {
+            db.prepare("SELECT id FROM snapshots ORDER BY seq DESC")?
+                .query_map([], |row| row.get(0))?
+                .collect()
+        })?;
+        Ok(ids.iter().filter_map(|id| snapshot_id(id)).collect())
+    }
+
+    pub(crate) fn names(&self) -> Result<Vec<(String, SnapshotId)>, Error> {
+        let rows: Vec<(String, Vec<u8>)> = self.read(|db| {
+            db.prepare("SELECT name, snapshot FROM names ORDER BY name")?
+                .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect()
+        })?;
+        Ok(rows.into_iter().filter_map(|(name, id)| Some((name, snapshot_id(&id)?))).collect())
+    }
+
+    /// The tree of a snapshot. Every object is checked against its hash on the way.
+    pub(crate) fn manifest(
+        &self,
+        id: SnapshotId,
+        object: &SnapshotObject,
+    ) -> Result<Manifest, Error> {
+        self.connected(Use::Read, |connection| self.manifest_by(connection, id, object))
+    }
+
+    fn manifest_by(
+        &self,
+        connection: &Connection,
+        id: SnapshotId,
+        object: &SnapshotObject,
+    ) -> Result<Manifest, Error> {
+        let mut builder = Builder::new(object.root.clone());
+        // One transaction: its lock is taken once, not for each directory.
+        let transaction = connection
+            .unchecked_transaction()
+            .map_err(|error| failed("read", &self.path, error))?;
+        let mut statement = transaction
+            .prepare_cached("SELECT encoding FROM directories WHERE id = ?1")
+            .map_err(|error| failed("read", &self.path, error))?;
+        let mut seen = 1_u64;
+        while let Some(entry) = builder.next() {
+            let Kind::Directory(directory) = entry.kind else {
+                return Err(self.damaged(format!("snapshot {id} has a root that is no directory")));
+            };
+            let entries = statement
+                .query_row([directory.as_bytes()], |row| {
+                    let encoding = row.get_ref(0)?.as_blob()?;
+                    if DirectoryId::of(encoding) != directory {
+                        return Ok(Err("it does not have its own hash".to_owned()));
+                    }
+                    Ok(decode_directory(encoding).map_err(|error| error.to_string()))
+                })
+                .optional()
+                .map_err(|error| failed("read", &self.path, error))?
+                .unwrap_or_else(|| Err("it is gone".to_owned()))
+                .map_err(|why| {
+                    self.damaged(format!("directory {directory} of snapshot {id}: {why}"))
+                })?;
+            // Two entries may name one directory, and so on below: a few bytes could unfold without end.
+            seen += entries.len() as u64;
+            if seen > object.entries || !builder.add(entries) {
+                return Err(self.damaged(format!(
+                    "snapshot {id} has more entries than the {} that it says",
+                    object.entries
+                )));
+            }
+        }
+        Ok(builder.finish())
+    }
+
+    /// The entries of a directory, or why they cannot be had.
+    pub(crate) fn directory(&self, id: DirectoryId) -> Result<Result<Vec<Entry>, String>, Error> {
+        let encoding: Option<Vec<u8>> = self.read(|db| {
+            db.prepare_cached("SELECT CAST(encoding AS BLOB) FROM directories WHERE id = ?1")?
+                .query_row([id.as_bytes()], |row| row.get(0))
+                .optional()
+        })?;
+        let Some(encoding) = encoding else { return Ok(Err("it is missing".to_owned())) };
+        if DirectoryId::of(&encoding) != id {
+            return Ok(Err("it does not have its own hash".to_owned()));
+        }
+        Ok(decode_directory(&encoding).map_err(|error| error.to_string()))
+    }
+
+    pub(crate) fn directory_ids(&self) -> Result<Vec<DirectoryId>, Error> {
+        let ids: Vec<Vec<u8>> = self.read(|db| {
+            db.prepare("SELECT CAST(id AS BLOB) FROM directories")?
+                .query_map([], |row| row.get(0))?
+                .collect()
+        })?;
+        let id = |id: Vec<u8>| Some(DirectoryId::from_bytes(id.try_into().ok()?));
+        Ok(ids.into_iter().filter_map(id).collect())
+    }
+
+    /// Has these directories and no others.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn set_directories(
+        &self,
+        directories: &[(DirectoryId, Vec<u8>)],
+    ) -> Result<(), Error> {
+        self.write(|tx| {
+            tx.execute("DELETE FROM directories", [])?;
+            let mut insert =
+                tx.prepare("INSERT OR REPLACE INTO directories (id, encoding) VALUES (?1, ?2)")?;
+            for (id, encoding) in directories {
+                insert.execute(params![id.as_bytes(), encoding])?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Something that has a name, or is a worktree, and whose snapshot is not there.
+    pub(crate) fn without_snapshot(&self) -> Result<Option<String>, Error> {
+        // One statement, so one state of the database.
+        self.read(|db| {
+            db.query_row(
+                "SELECT name FROM (SELECT name, snapshot FROM names
+                    UNION ALL SELECT name, snapshot FROM worktrees)
+                    WHERE snapshot IS NOT NULL AND snapshot NOT IN (SELECT id FROM snapshots)",
+                [],
+                |row| row.get(0),
+            )
+            .optional()
+        })
+    }
+
+    /// Puts a snapshot into the database; its id.
+    pub(crate) fn add_snapshot(&self, new: &NewSnapshot<'_>) -> Result<SnapshotId, Error> {
+        let encoding = new.object.encode();
+        let id = SnapshotId::of(&encoding);
+        self.write(|tx| {
+            {
+                // One that was damaged is mended on the way.
+                let mut insert = tx.prepare(
+                    "INSERT INTO directories (id, encoding) VALUES (?1, ?2) ON CONFLICT (id)
+                        DO UPDATE SET encoding = excluded.encoding WHERE encoding <> excluded.encoding",
+                )?;
+                for (id, encoding) in new.directories {
+                    insert.execute(params![id.as_bytes(), encoding])?;
+                }
+            }
+            tx.execute(
+                "INSERT OR IGNORE INTO snapshots (id, object) VALUES (?1, ?2)",
+                params![id.as_bytes(), encoding],
+            )?;
+            tx.execute(
+                "UPDATE worktrees SET snapshot = ?1 WHERE token = ?2",
+                params![id.as_bytes(), new.token],
+            )?;
+            if let Some(name) = new.name {
+                put_name(tx, name, id)?;
+            }
+            Ok(())
+        })?;
+        Ok(id)
+    }
+
+    /// Forgets those of the snapshots that nothing has a use for, as the database stands now. Which these were.
+    pub(crate) fn forget_snapshots(
+        &self,
+        ids: &HashSet<SnapshotId>,
+    ) -> Result<Vec<SnapshotId>, Error> {
+        self.write(|tx| {
+            let mut delete = tx.prepare(
+                "DELETE FROM snapshots WHERE id = ?1
+                    AND NOT EXISTS (SELECT 1 FROM names WHERE snapshot = ?1)
+                    AND NOT EXISTS (SELECT 1 FROM worktrees WHERE snapshot = ?1 OR target = ?1)",
+            )?;
+            let mut forgotten = Vec::new();
+            for id in ids {
+                if delete.execute([id.as_bytes()])? > 0 {
+                    forgotten.push(*id);
+                }
+            }
+            Ok(forgotten)
+        })
+    }
+
+    /// Gives a name to a snapshot; whether there is such a one.
+    pub(crate) fn set_name(&self, name: &str, id: SnapshotId) -> Result<bool, Error> {
+        self.write(|tx| put_name(tx, name, id))
+    }
+
+    /// Takes a name away; whether there was such a one.
+    pub(crate) fn remove_name(&self, name: &str) -> Result<bool, Error> {
+        self.write(|tx| Ok(tx.execute("DELETE FROM names WHERE name = ?1", [name])? > 0))
+    }
+}
+
+fn put_name(db: &Connection, name: &str, id: SnapshotId) -> rusqlite::Result<bool> {
+    db.execute(
+        "INSERT OR REPLACE INTO names (name, snapshot) SELECT ?1, id FROM snapshots WHERE id = ?2",
+        params![name, id.as_bytes()],
+    )
+    .map(|count| count > 0)
+}
+
+fn decode_snapshot(id: SnapshotId, object: &[u8]) -> Result<SnapshotObject, String> {
+    if SnapshotId::of(object) != id {
+        return Err("it does not have its own hash".to_owned());
+    }
+    SnapshotObject::decode(object).map_err(|error| error.to_string())
+}

@@ -1,0 +1,272 @@
+use std::path::PathBuf;
+
+use super::schema::TABLES_1;
+use super::*;
+
+/// A folder with what the database needs of a store.
+fn a_database() -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    for sub in ["locks", "stage"] {
+        std::fs::create_dir(dir.path().join(sub)).unwrap();
+    }
+    let path = dir.path().join("index.db");
+    Catalog::create(&path).unwrap();
+    (dir, path)
+}
+
+fn put(db: &Catalog, name: &str, beside: impl FnOnce()) {
+    db.write(|tx| {
+        beside();
+        tx.execute("INSERT INTO names VALUES (?1, zeroblob(32))", [name]).map(drop)
+    })
+    .unwrap();
+}
+
+/// Each of two kept the other from it until neither waited any longer, and then they shared it: a fifth of a second for every
+/// operation, and a file that is mapped.
+#[test]
+fn those_who_open_it_briefly_are_alone_one_after_the_other() {
+    let (dir, path) = a_database();
+    let shared = dir.path().join("index.db-shm");
+    let alone = || assert!(!shared.try_exists().unwrap(), "it is shared");
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let (path, alone) = (&path, &alone);
+            scope.spawn(move || {
+                let db = Catalog::open_briefly(path).unwrap();
+                for number in 0..25 {
+                    put(&db, &format!("{thread}-{number}"), alone);
+                    assert!(db.names().unwrap().len() > number);
+                }
+            });
+        }
+    });
+    assert_eq!(Catalog::open_briefly(&path).unwrap().names().unwrap().len(), 100);
+    alone();
+}
+
+#[test]
+fn whoever_opens_it_briefly_shares_it_with_those_who_keep_it_open_and_only_as_long() {
+    let (dir, path) = a_database();
+    let shared = dir.path().join("index.db-shm");
+    let brief = Catalog::open_briefly(&path).unwrap();
+    let kept = Catalog::of(Some(connect(&path, OPEN, With::Others).unwrap()), &path);
+    for number in 0..10 {
+        put(&kept, &format!("kept {number}"), || {});
+        put(&brief, &format!("brief {number}"), || assert!(shared.try_exists().unwrap()));
+        assert_eq!(kept.names().unwrap().len(), 2 * number + 2);
+        assert_eq!(brief.names().unwrap().len(), 2 * number + 2);
+    }
+    // Others are waited for once, not for each operation.
+    assert!(brief.others.load(Relaxed));
+    kept.be_brief();
+    put(&brief, "brief at last", || assert!(!shared.try_exists().unwrap()));
+    put(&kept, "kept at last", || assert!(!shared.try_exists().unwrap()));
+    assert_eq!(kept.names().unwrap().len(), 22);
+}
+
+/// The versions, and one more: a column that no calve has.
+static NEXT: &[Version] = &[
+    Version { tables: TABLES_1, migration: "" },
+    Version { tables: NEXT_TABLES, migration: "ALTER TABLE worktrees ADD COLUMN note TEXT" },
+];
+
+/// The same, by statements that never end.
+static ENDLESS: &[Version] = &[
+    Version { tables: TABLES_1, migration: "" },
+    Version {
+        tables: NEXT_TABLES,
+        migration: "ALTER TABLE worktrees ADD COLUMN note TEXT;
+            UPDATE worktrees SET note = (
+                WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT max(x) FROM n)",
+    },
+];
+
+const NEXT_TABLES: &[(&str, &str)] = &[
+    TABLES_1[0],
+    TABLES_1[1],
+    TABLES_1[2],
+    (
+        "worktrees",
+        "CREATE TABLE worktrees (
+        name TEXT PRIMARY KEY,
+        token TEXT NOT NULL UNIQUE,
+        path BLOB NOT NULL,
+        snapshot BLOB,
+        state INTEGER NOT NULL,
+        target BLOB,
+        maker TEXT NOT NULL,
+        created INTEGER NOT NULL
+    , note TEXT) WITHOUT ROWID",
+    ),
+    TABLES_1[4],
+    TABLES_1[5],
+];
+
+fn open_as(path: &Path, versions: &'static [Version]) -> Result<Catalog, Error> {
+    let mut catalog = Catalog::of(Some(connect(path, OPEN, With::Others)?), path);
+    catalog.versions = versions;
+    catalog.check(Use::Write)?;
+    Ok(catalog)
+}
+
+fn version(path: &Path) -> i64 {
+    let db = Connection::open(path).unwrap();
+    db.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap()
+}
+
+/// The store that the first version wrote: its folder and its database.
+fn first_store() -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let archive = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/store-1.tar.gz");
+    let tar = std::process::Command::new("tar")
+        .arg("-xzf")
+        .arg(archive)
+        .arg("-C")
+        .arg(dir.path())
+        .status();
+    assert!(tar.unwrap().success());
+    let path = dir.path().join(".calve/index.db");
+    (dir, path)
+}
+
+/// What is in a database, as far as it is told by every version.
+fn told(catalog: &Catalog) -> String {
+    let snapshots: Vec<_> = catalog.snapshots().unwrap();
+    let (names, worktrees) = (catalog.names().unwrap(), catalog.worktrees().unwrap());
+    let (packed, counts) = (catalog.all_packed().unwrap(), catalog.counts().unwrap());
+    format!("{snapshots:?} {names:?} {worktrees:?} {packed:?} {counts:?}")
+}
+
+fn schema(catalog: &Catalog) -> Vec<String> {
+    catalog
+        .read(|db| {
+            db.prepare("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name")?
+                .query_map([], |row| row.get(0))?
+                .collect()
+        })
+        .unwrap()
+}
+
+#[test]
+fn a_database_of_an_earlier_version_is_migrated_in_place_and_is_as_a_new_one() {
+    let (_dir, path) = first_store();
+    let before = told(&Catalog::open(&path).unwrap());
+    assert_eq!(version(&path), 1);
+    let migrated = open_as(&path, NEXT).unwrap();
+    assert_eq!((version(&path), told(&migrated)), (2, before));
+    migrated.write(|tx| tx.execute("UPDATE worktrees SET note = 'it has it'", [])).unwrap();
+    // And it takes what every version writes.
+    let mut row = migrated.worktrees().unwrap().remove(0);
+    (row.name, row.token) = ("another".to_owned(), "abc".to_owned());
+    assert_eq!(migrated.claim(std::slice::from_ref(&row)).unwrap(), None);
+    assert!(migrated.worktree("another").unwrap().is_some());
+
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("new.db");
+    let mut new = Catalog::of(
+        Some(connect(&path, OPEN | OpenFlags::SQLITE_OPEN_CREATE, With::Others).unwrap()),
+        &path,
+    );
+    new.versions = NEXT;
+    new.make_tables().unwrap();
+    assert_eq!(schema(&migrated), schema(&new));
+    assert_eq!(version(&path), 2);
+    drop(new);
+    open_as(&path, NEXT).unwrap();
+}
+
+#[test]
+fn a_database_of_a_later_version_is_refused_by_its_number_and_stays_as_it_is() {
+    let (_dir, path) = first_store();
+    drop(open_as(&path, NEXT).unwrap());
+    let before = std::fs::read(&path).unwrap();
+    for open in [Catalog::open, Catalog::open_briefly, Catalog::open_read_only] {
+        let error = open(&path).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::StoreIncompatible);
+        assert!(error.to_string().contains("version 2"), "{error}");
+    }
+    assert!(before == std::fs::read(&path).unwrap(), "it was written to");
+}
+
+#[test]
+fn a_database_of_an_earlier_version_that_cannot_be_written_to_is_read_as_it_is() {
+    let (_dir, path) = first_store();
+    let before = told(&Catalog::open(&path).unwrap());
+    let mut catalog = Catalog::of(Some(connect_read_only(&path).unwrap()), &path);
+    catalog.versions = NEXT;
+    catalog.check(Use::Read).unwrap();
+    assert_eq!((told(&catalog), version(&path)), (before, 1));
+}
+
+#[test]
+fn a_migration_that_is_killed_leaves_the_database_as_it_was() {
+    const DATABASE: &str = "CALVE_TEST_MIGRATE";
+    if let Some(path) = std::env::var_os(DATABASE) {
+        let _ = open_as(Path::new(&path), ENDLESS);
+        unreachable!("it ended");
+    }
+    let (_dir, path) = first_store();
+    let before = told(&Catalog::open(&path).unwrap());
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "store::catalog::tests::a_migration_that_is_killed_leaves_the_database_as_it_was",
+        ])
+        .env(DATABASE, &path)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let db = Connection::open(&path).unwrap();
+    db.busy_timeout(Duration::ZERO).unwrap();
+    // It has the write lock when it is at it.
+    let is_at_it = || db.execute_batch("BEGIN IMMEDIATE; ROLLBACK").is_err();
+    let started = std::time::Instant::now();
+    while !is_at_it() {
+        assert!(started.elapsed() < Duration::from_secs(30) && child.try_wait().unwrap().is_none());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(is_at_it(), "it ended");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    drop(db);
+    assert_eq!((version(&path), told(&Catalog::open(&path).unwrap())), (1, before.clone()));
+    let migrated = open_as(&path, NEXT).unwrap();
+    assert_eq!((version(&path), told(&migrated)), (2, before));
+}
+
+#[test]
+fn of_those_who_migrate_at_once_one_does_it() {
+    let (_dir, path) = first_store();
+    let start = std::sync::Barrier::new(4);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                start.wait();
+                open_as(&path, NEXT).unwrap();
+            });
+        }
+    });
+    assert_eq!(version(&path), 2);
+}
+
+/// Nothing of somebody else's making is run while it is migrated.
+#[test]
+fn a_database_whose_tables_are_not_those_of_its_version_is_not_migrated() {
+    for forged in [
+        "CREATE TRIGGER t AFTER UPDATE ON worktrees BEGIN DELETE FROM snapshots; END",
+        "CREATE VIEW v AS SELECT 1",
+        "CREATE INDEX i ON worktrees (path)",
+        "DROP TABLE names",
+        "ALTER TABLE worktrees ADD COLUMN note TEXT",
+        "ALTER TABLE names RENAME TO other; CREATE VIEW names AS SELECT * FROM other",
+    ] {
+        let (_dir, path) = first_store();
+        Connection::open(&path).unwrap().execute_batch(forged).unwrap();
+        let before = std::fs::read(&path).unwrap();
+        let error = open_as(&path, NEXT).unwrap_err();
+        assert_eq!((error.kind(), version(&path)), (ErrorKind::Damaged, 1), "{forged}");
+        assert!(before == std::fs::read(&path).unwrap(), "{forged}: it was written to");
+    }
+}
