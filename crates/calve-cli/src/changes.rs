@@ -14,6 +14,7 @@ use crate::failure::stored::{argument, worktree_failure};
 use crate::output::{BAD, CAUTION, GOOD, Output, PathFields, STRONG, encoded, encoded_bytes};
 use crate::progress::Total;
 use crate::session::{Session, short};
+use crate::snapshots::tell_skipped;
 use crate::table::{Cell, Column, Table};
 use crate::text::{self, count, counted, harmless};
 use crate::worktrees::{WorktreeFields, change_name, change_style};
@@ -26,6 +27,7 @@ pub(crate) fn diff(args: &DiffArgs, session: Session<'_>) -> Result<Exit, Failur
         .work(Total::Unknown, |options| worktree.diff_of(&scope, options))
         .map_err(failed)?;
     let output = session.output;
+    let exit = tell_skipped(&diff.skipped, session);
     if output.json {
         let mut patch = None;
         if args.patch {
@@ -40,7 +42,7 @@ pub(crate) fn diff(args: &DiffArgs, session: Session<'_>) -> Result<Exit, Failur
         write_patch(&diff, &worktree, args.patch, output)?;
     }
     output.summary(totals(&diff, &args.scope.limits()));
-    Ok(Exit::Done)
+    Ok(exit)
 }
 
 /// The patch as it is made, however large it is.
@@ -309,6 +311,7 @@ struct DiffDocument {
     worktree: WorktreeFields,
     snapshot: String,
     files: Vec<FileDocument>,
+    skipped: Vec<SkippedDocument>,
     #[serde(skip_serializing_if = "Option::is_none")]
     patch: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -329,6 +332,7 @@ impl DiffDocument {
             worktree: WorktreeFields::new(worktree),
             snapshot: diff.snapshot.to_string(),
             files: diff.files.iter().map(FileDocument::new).collect(),
+            skipped: diff.skipped.iter().map(SkippedDocument::new).collect(),
             patch,
             patch_encoding,
         }

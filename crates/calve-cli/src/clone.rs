@@ -138,6 +138,7 @@ pub(crate) fn finding(path: &Path, reason: &SkipReason) -> String {
         SkipReason::Socket | SkipReason::Device | SkipReason::Vanished | SkipReason::Changing => {
             format!("{}: left out: {reason}", shown(path))
         }
+        SkipReason::Restless if path.as_os_str().is_empty() => format!(".: {reason}"),
         _ => format!("{}: {reason}", shown(path)),
     }
 }
@@ -276,6 +277,7 @@ impl SkippedDocument {
             SkipReason::Device => ("device", None),
             SkipReason::Vanished => ("vanished", None),
             SkipReason::Changing => ("changing", None),
+            SkipReason::Restless => ("restless", None),
             SkipReason::Stage => ("stage", None),
             SkipReason::Exists => ("exists", None),
             SkipReason::Xattrs(names) => ("xattrs", Some(names.clone())),

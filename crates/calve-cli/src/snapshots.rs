@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use calve::{Log, Snapshot, SnapshotReport, Store, Worktree};
+use calve::{Log, Skipped, Snapshot, SnapshotReport, Store, Worktree};
 use serde::Serialize;
 
 use crate::args::{CaptureArgs, InitArgs, LogArgs, Naming, ShowArgs, SnapshotArgs, Telling};
@@ -59,7 +59,7 @@ fn take(worktree: &Worktree, telling: &Telling, session: Session<'_>) -> Result<
         })
         .map_err(|error| worktree_failure(&error, worktree))?;
     let output = session.output;
-    let exit = tell_skipped(&report, session);
+    let exit = tell_skipped(&report.skipped, session);
     if let Some(name) = &telling.name {
         session.warn_of_namesake(worktree.store(), name, report.id);
     }
@@ -78,10 +78,10 @@ fn take(worktree: &Worktree, telling: &Telling, session: Session<'_>) -> Result<
     Ok(exit)
 }
 
-/// What a snapshot is without; a finding.
-pub(crate) fn tell_skipped(report: &SnapshotReport, session: Session<'_>) -> Exit {
+/// What a snapshot or a comparison is without; a finding.
+pub(crate) fn tell_skipped(skipped: &[Skipped], session: Session<'_>) -> Exit {
     let lines: Vec<String> =
-        report.skipped.iter().map(|skipped| finding(&skipped.path, &skipped.reason)).collect();
+        skipped.iter().map(|skipped| finding(&skipped.path, &skipped.reason)).collect();
     session.output.warnings(&lines);
     if lines.is_empty() { Exit::Done } else { Exit::Findings }
 }

@@ -12,7 +12,7 @@ use clap::builder::styling::Style;
 use serde::Serialize;
 
 use crate::args::{DropArgs, ListArgs, PathArgs, RestoreArgs, StartArgs, StatusArgs};
-use crate::clone::{DestinationDocument, findings, why_not_shared};
+use crate::clone::{DestinationDocument, SkippedDocument, findings, why_not_shared};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::failure::stored::{missing, own, store_failure, worktree_failure};
@@ -56,7 +56,7 @@ pub(crate) fn start(
     let output = session.output;
     let mut exit = Exit::Done;
     if let Some(snapshot) = &report.taken {
-        exit = tell_skipped(snapshot, session);
+        exit = tell_skipped(&snapshot.skipped, session);
         output.summary(taken(snapshot, &project, store.path(), output));
     }
     let trees: Vec<DestinationReport> =
@@ -289,6 +289,7 @@ pub(crate) fn status(args: &StatusArgs, session: Session<'_>) -> Result<Exit, Fa
         .work(Total::Unknown, |options| worktree.status_of(&scope, options))
         .map_err(|error| worktree_failure(&error, &worktree))?;
     let output = session.output;
+    let exit = tell_skipped(&status.skipped, session);
     let changes = status.changes.len() as u64;
     let what = if changes == 0 { "clean".to_owned() } else { counted(changes, "change") };
     let (looked_at, took) = (entries(status.entries), text::duration(status.elapsed));
@@ -306,7 +307,7 @@ pub(crate) fn status(args: &StatusArgs, session: Session<'_>) -> Result<Exit, Fa
         }
         output.results(&lines)?;
     }
-    Ok(if changes == 0 { Exit::Done } else { Exit::Findings })
+    Ok(if changes == 0 { exit } else { Exit::Findings })
 }
 
 pub(crate) fn drop(args: &DropArgs, session: Session<'_>) -> Result<Exit, Failure> {
@@ -546,6 +547,7 @@ struct StatusDocument {
     clean: bool,
     changes: Vec<ChangeDocument>,
     entries: u64,
+    skipped: Vec<SkippedDocument>,
     elapsed_seconds: f64,
 }
 
@@ -557,6 +559,7 @@ impl StatusDocument {
             clean: status.changes.is_empty(),
             changes: status.changes.iter().map(ChangeDocument::new).collect(),
             entries: status.entries,
+            skipped: status.skipped.iter().map(SkippedDocument::new).collect(),
             elapsed_seconds: status.elapsed.as_secs_f64(),
         }
     }

@@ -190,6 +190,9 @@ pub enum SkipReason {
     Device,
     /// Gone, or turned into another kind of entry again and again, while it was being read.
     Vanished,
+    /// A directory whose names kept changing while they were listed, again and again. What was found of it is there; a name
+    /// that others replaced meanwhile may be missing. The path is the directory's, and empty for the root.
+    Restless,
     /// It was being written to each time it was read, and nothing of it was kept.
     Changing,
     /// It has the name of a stage, where calve builds trees, and nobody is at work there. It is never cloned: the next
@@ -209,6 +212,9 @@ impl std::fmt::Display for SkipReason {
             Self::Socket => f.write_str("socket"),
             Self::Device => f.write_str("device"),
             Self::Vanished => f.write_str("vanished while it was being cloned"),
+            Self::Restless => {
+                f.write_str("its names kept changing while they were listed; some may be missing")
+            }
             Self::Changing => f.write_str("kept changing while it was being read"),
             Self::Stage => f.write_str("named like a stage of calve's, which is never cloned"),
             Self::Exists => f.write_str("destination exists"),

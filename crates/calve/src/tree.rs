@@ -17,6 +17,8 @@ pub(crate) mod filter;
 #[cfg(unix)]
 mod links;
 #[cfg(unix)]
+pub(crate) mod listing;
+#[cfg(unix)]
 mod mounts;
 #[cfg(unix)]
 mod names;

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::error::{Error, ErrorKind};
+use crate::report::{SkipReason, Skipped};
 use crate::store::catalog::{State, WorktreeRow};
 use crate::store::delta::{self, Counts, Delta};
 use crate::store::id::SnapshotId;
@@ -122,6 +123,8 @@ pub struct Status {
     pub changes: Vec<Change>,
     /// Entries that were looked at.
     pub entries: u64,
+    /// Directories of which some entries may not have been looked at: [`SkipReason::Restless`].
+    pub skipped: Vec<Skipped>,
     /// Time from the call to its return.
     pub elapsed: Duration,
 }
@@ -435,7 +438,7 @@ impl Worktree {
         options: &StoreOptions,
     ) -> Result<Status, Error> {
         let mut judge = scope.at(&self.path)?;
-        let (base, now) = self.compare(options)?;
+        let (base, now, skipped) = self.compare(options)?;
         judge.must_lead_somewhere(&base, now.as_ref().unwrap_or(&base))?;
         let entries = now.as_ref().unwrap_or(&base).count.into();
         let changes = match &now {
@@ -445,7 +448,8 @@ impl Worktree {
             }
             None => Vec::new(),
         };
-        Ok(Status { snapshot: self.based_on()?, changes, entries, elapsed: started.elapsed() })
+        let snapshot = self.based_on()?;
+        Ok(Status { snapshot, changes, entries, skipped, elapsed: started.elapsed() })
     }
 
     fn based_on(&self) -> Result<SnapshotId, Error> {
@@ -455,14 +459,20 @@ impl Worktree {
         })
     }
 
-    /// The tree of the snapshot, and the tree as it is, where that differs in kind, content or mode.
-    fn compare(&self, options: &StoreOptions) -> Result<(Manifest, Option<Manifest>), Error> {
+    /// The tree of the snapshot; the tree as it is, where that differs in kind, content or mode; and directories that kept
+    /// changing.
+    fn compare(
+        &self,
+        options: &StoreOptions,
+    ) -> Result<(Manifest, Option<Manifest>, Vec<Skipped>), Error> {
         self.must_be_there()?;
         self.based_on()?;
         let known = self.known()?;
-        let (scan, _) = self.store.scan(&known, None, options)?;
+        let (mut scan, _) = self.store.scan(&known, None, options)?;
+        // A socket is in no snapshot, and what is gone shows as deleted.
+        scan.skipped.retain(|skipped| skipped.reason == SkipReason::Restless);
         match known.base {
-            Some((_, _, base)) => Ok((base, scan.manifest)),
+            Some((_, _, base)) => Ok((base, scan.manifest, scan.skipped)),
             None => Err(no_worktree(self.name())),
         }
     }

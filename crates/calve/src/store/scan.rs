@@ -32,7 +32,8 @@ use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::report::{Cancel, Progress, SkipReason, Skipped};
 use crate::tree::filter::IgnoreChain;
-use crate::tree::read::{Reader, read_rules};
+use crate::tree::listing::{self, Before, Names, Rest};
+use crate::tree::read::read_rules;
 use crate::tree::staging::PREFIX;
 
 mod assemble;
@@ -176,6 +177,7 @@ struct Wanted {
 struct Worker {
     intake: Intake,
     buffer: Vec<MaybeUninit<u8>>,
+    names: Names,
     scanned: Vec<(u32, Scanned)>,
     files: Vec<(u32, usize, What)>,
     skipped: Vec<Skipped>,
@@ -207,6 +209,7 @@ pub(crate) fn scan(request: &Request<'_>) -> Result<Scan, Error> {
         |_| Worker {
             intake: request.intake.map_or_else(Intake::new, Intake::noting),
             buffer: vec![MaybeUninit::uninit(); 64 * 1024],
+            names: Names::default(),
             scanned: Vec::new(),
             files: Vec::new(),
             skipped: Vec::new(),
@@ -244,6 +247,7 @@ impl Scanner<'_> {
             Some(parent) => parent.path_of(&name),
             None => PathBuf::new(),
         };
+        let since = listing::now();
         let opened = match &parent {
             None => fs::openat(request.root, c".", DIR_FLAGS, Mode::empty()),
             Some(parent) => {
@@ -271,8 +275,12 @@ impl Scanner<'_> {
             .own_entry(&fd, &name, &meta, known)
             .context("read attributes of", || self.full_path(&path_of()))?;
         let mut dir = OpenDir { fd, parent, name, base, chain: None };
-        let names =
-            self.list(worker, &dir.fd).context("read directory", || self.full_path(&dir.path()))?;
+        let (names, rest) = self
+            .list(worker, &dir.fd, Before::opened(since, &meta))
+            .context("read directory", || self.full_path(&dir.path()))?;
+        if rest == Rest::Restless {
+            worker.skipped.push(Skipped { path: dir.path(), reason: SkipReason::Restless });
+        }
         dir.chain = self.rules(&dir, &names)?;
         let dir = Arc::new(dir);
         let scanned = self.entries(worker, &dir, place, names, queue)?;
@@ -303,22 +311,19 @@ impl Scanner<'_> {
         &self,
         worker: &mut Worker,
         dir: &OwnedFd,
-    ) -> rustix::io::Result<Vec<(CString, FileType)>> {
+        before: Before,
+    ) -> rustix::io::Result<(Vec<(CString, FileType)>, Rest)> {
+        let rest = worker.names.list(dir, before, &mut worker.buffer)?;
         let mut names = Vec::new();
-        let mut reader = Reader::new(dir, &mut worker.buffer)?;
-        while let Some(entry) = reader.next() {
-            let (name, kind) = entry?;
+        for (name, kind) in worker.names.iter() {
             let bytes = name.to_bytes();
-            if matches!(bytes, b"." | b"..")
-                || bytes == OWN.as_bytes()
-                || bytes.starts_with(PREFIX.as_bytes())
-            {
+            if bytes == OWN.as_bytes() || bytes.starts_with(PREFIX.as_bytes()) {
                 continue;
             }
-            names.push((name, kind));
+            names.push((name.to_owned(), kind));
         }
         names.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-        Ok(names)
+        Ok((names, rest))
     }
 
     /// The rules that hold in a directory.

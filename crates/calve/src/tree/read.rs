@@ -1,8 +1,7 @@
-//! What an open directory has in it, and what its files of rules say: for the walk, and for the store's scan.
+//! What the files of rules in an open directory say: for the walk, and for the store's scan.
 
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 use std::io;
-use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 
 use rustix::fs::{self, FileType, Mode, OFlags};
@@ -10,40 +9,6 @@ use rustix::io::Errno;
 
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
-
-/// The entries of an open directory.
-#[cfg(any(target_os = "linux", target_os = "android"))]
-pub(crate) struct Reader<'a>(fs::RawDir<'a, &'a OwnedFd>);
-
-#[cfg(any(target_os = "linux", target_os = "android"))]
-impl<'a> Reader<'a> {
-    pub(crate) fn new(
-        dir: &'a OwnedFd,
-        buffer: &'a mut [MaybeUninit<u8>],
-    ) -> rustix::io::Result<Self> {
-        Ok(Self(fs::RawDir::new(dir, buffer)))
-    }
-
-    pub(crate) fn next(&mut self) -> Option<rustix::io::Result<(CString, FileType)>> {
-        let entry = self.0.next()?;
-        Some(entry.map(|entry| (entry.file_name().to_owned(), entry.file_type())))
-    }
-}
-
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub(crate) struct Reader(fs::Dir);
-
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-impl Reader {
-    pub(crate) fn new(dir: &OwnedFd, _: &mut [MaybeUninit<u8>]) -> rustix::io::Result<Self> {
-        fs::Dir::read_from(dir).map(Self)
-    }
-
-    pub(crate) fn next(&mut self) -> Option<rustix::io::Result<(CString, FileType)>> {
-        let entry = self.0.next()?;
-        Some(entry.map(|entry| (entry.file_name().to_owned(), entry.file_type())))
-    }
-}
 
 /// More is no file of rules. git reads a hundred times as much, but a pattern takes up to three hundred times its length when
 /// compiled, and a tree may be somebody else's.

@@ -29,9 +29,10 @@ use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::filter::{Decision, IgnoreChain};
+use super::listing::{self, Before, Names, Rest};
 use super::node::{DestState, Handles, Node, NodeParts, lock};
 use super::op::{Batch, Op, Queue, Task};
-use super::read::{Reader, read_rules};
+use super::read::read_rules;
 use super::staging::{self, PREFIX, Stage};
 use super::{Mode as LinkMode, OWN};
 use crate::error::{Context as _, Error, ErrorKind};
@@ -127,7 +128,9 @@ pub(super) struct Worker<'a, 'b> {
     pub(super) mode_is_exact: bool,
     pub(super) privileged: bool,
     pub(super) copier: Copier,
+    /// What the kernel lists a directory into, and what was listed.
     entries: Vec<MaybeUninit<u8>>,
+    names: Names,
     /// One for each destination; in a dry run, one.
     pub(super) tallies: Vec<DestinationReport>,
     /// Whether this thread has its directory in the destination's stage.
@@ -153,6 +156,7 @@ impl<'a, 'b> Worker<'a, 'b> {
                 op.options.mode == LinkMode::Copy || op.options.reflink == super::Reflink::Never,
             ),
             entries: vec![MaybeUninit::uninit(); 32 * 1024],
+            names: Names::default(),
             tallies: vec![DestinationReport::default(); op.dests.len().max(1)],
             stage_dirs: vec![false; op.dests.len()],
             staged: 0,
@@ -274,17 +278,18 @@ impl<'a, 'b> Worker<'a, 'b> {
 
     /// Opens a directory on all sides and handles what is in it.
     fn directory(&mut self, task: Task) -> Result<(), Error> {
-        let node = match task {
-            Task::Root(node) => Some(node),
+        let opened = match task {
+            Task::Root(node) => Some((node, None)),
             Task::Directory { parent, name, inside_excluded } => {
+                let since = listing::now();
                 let node = self.open_directory(&parent, name, inside_excluded)?;
                 if node.is_none() {
                     self.finish(parent)?;
                 }
-                node
+                node.map(|node| (node, Some(since)))
             }
         };
-        let Some(node) = node else { return Ok(()) };
+        let Some((node, since)) = opened else { return Ok(()) };
         let handles = node
             .handles(&self.op.dirs)
             .context("open directory", || self.op.source.join(node.path()))?;
@@ -293,7 +298,13 @@ impl<'a, 'b> Worker<'a, 'b> {
         {
             let _ = node.chain.set(chain);
         }
-        self.read_directory(&node, &handles)?;
+        let before = match since {
+            Some(since) => Before::opened(since, &node.meta),
+            // The root was opened a while ago, and a stage may have been made in it since.
+            None => Before::rewound(&handles.source)
+                .context("read directory", || self.op.source.join(node.path()))?,
+        };
+        self.read_directory(&node, &handles, before)?;
         drop(handles);
         self.finish(node)
     }
@@ -443,28 +454,33 @@ impl<'a, 'b> Worker<'a, 'b> {
         links && (self.op.source_absolute.ends_with(OWN) || inside())
     }
 
-    fn read_directory(&mut self, node: &Arc<Node>, handles: &Arc<Handles>) -> Result<(), Error> {
+    fn read_directory(
+        &mut self,
+        node: &Arc<Node>,
+        handles: &Arc<Handles>,
+        before: Before,
+    ) -> Result<(), Error> {
         let op = self.op;
-        let failed = |errno: Errno| Error::io("read directory", op.source.join(node.path()), errno);
         let filtered = !op.filter.keeps_everything() || op.filter.has_mutable();
         let base = filtered.then(|| node.path());
         let is_own = self.is_own(node);
         let mut batch = Vec::new();
-        let mut buffer = std::mem::take(&mut self.entries);
-        let mut reader = Reader::new(&handles.source, &mut buffer).map_err(failed)?;
-        while let Some(entry) = reader.next() {
+        let mut names = std::mem::take(&mut self.names);
+        let rest = names
+            .list(&handles.source, before, &mut self.entries)
+            .context("read directory", || op.source.join(node.path()))?;
+        if rest == Rest::Restless {
+            op.skip(None, node.path(), SkipReason::Restless);
+        }
+        for (name, mut kind) in names.iter() {
             op.check()?;
-            let (name, mut kind) = entry.map_err(failed)?;
             let bytes = name.to_bytes();
-            if matches!(bytes, b"." | b"..") {
-                continue;
-            }
             if kind == FileType::Unknown {
-                match fs::statat(&handles.source, &name, AtFlags::SYMLINK_NOFOLLOW) {
+                match fs::statat(&handles.source, name, AtFlags::SYMLINK_NOFOLLOW) {
                     Ok(stat) => kind = Meta::of(&stat).file_type(),
                     Err(Errno::NOENT) => continue,
                     Err(errno) => {
-                        return Err(Error::io("read", op.source_path(node, &name), errno));
+                        return Err(Error::io("read", op.source_path(node, name), errno));
                     }
                 }
             }
@@ -484,7 +500,7 @@ impl<'a, 'b> Worker<'a, 'b> {
             }
             if bytes.starts_with(PREFIX.as_bytes()) {
                 if !staging::is_at_work(bytes) {
-                    op.skip(None, node.path_of(&name), SkipReason::Stage);
+                    op.skip(None, node.path_of(name), SkipReason::Stage);
                 }
                 continue;
             }
@@ -492,7 +508,7 @@ impl<'a, 'b> Worker<'a, 'b> {
                 node.add_pending();
                 let task = Task::Directory {
                     parent: Arc::clone(node),
-                    name,
+                    name: name.to_owned(),
                     inside_excluded: decision == Decision::Enter,
                 };
                 let mut queue = lock(&op.queue);
@@ -505,7 +521,7 @@ impl<'a, 'b> Worker<'a, 'b> {
                 continue;
             }
             let mutable = is_own || path.as_ref().is_some_and(|path| op.filter.is_mutable(path));
-            if let Some(job) = self.entry(node, handles, name, kind, mutable)? {
+            if let Some(job) = self.entry(node, handles, name.to_owned(), kind, mutable)? {
                 batch.push(job);
                 if batch.len() >= BATCH_FILES.min((op.files_most / (1 + op.dests.len())).max(1)) {
                     self.hand_over(node, handles, std::mem::take(&mut batch))?;
@@ -513,7 +529,7 @@ impl<'a, 'b> Worker<'a, 'b> {
             }
         }
         self.hand_over(node, handles, batch)?;
-        self.entries = buffer;
+        self.names = names;
         Ok(())
     }
 

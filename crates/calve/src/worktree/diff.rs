@@ -21,6 +21,7 @@ use super::{ChangeKind, Scope, Worktree, at};
 use crate::error::{Context as _, Error};
 use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::meta::Meta;
+use crate::report::Skipped;
 use crate::store::blobs::Intake;
 use crate::store::delta::{At, Counts, Delta, compare};
 use crate::store::id::{BlobId, SnapshotId};
@@ -37,6 +38,8 @@ pub struct Diff {
     pub snapshot: SnapshotId,
     /// Every path that differs, sorted; one that was renamed stands under its new name.
     pub files: Vec<FileDiff>,
+    /// Directories of which some entries may not have been looked at: [`SkipReason::Restless`](crate::SkipReason::Restless).
+    pub skipped: Vec<Skipped>,
     sides: Vec<(Option<Entry>, Option<Entry>)>,
     store: Store,
     root: PathBuf,
@@ -80,7 +83,7 @@ impl Worktree {
 
     fn diff_now(&self, scope: &Scope, options: &StoreOptions) -> Result<Diff, Error> {
         let mut judge = scope.at(self.path())?;
-        let (base, now) = self.compare(options)?;
+        let (base, now, skipped) = self.compare(options)?;
         let now = now.as_ref().unwrap_or(&base);
         judge.must_lead_somewhere(&base, now)?;
         let deltas = judge.judged(&base, now, compare(&base, now, Counts::Content))?;
@@ -90,6 +93,7 @@ impl Worktree {
         let mut diff = Diff {
             snapshot: self.based_on()?,
             files: Vec::with_capacity(changes.len()),
+            skipped,
             sides: Vec::with_capacity(changes.len()),
             store: self.store().clone(),
             root: self.path().to_owned(),

@@ -74,8 +74,9 @@ impl Walk<'_> {
             Err(error) if imp::is_gone(&error) => return self.vanished(&path),
             Err(error) => return Err(Error::io("open directory", shown(), error)),
         };
-        let entries = match fs::read_dir(&from) {
-            Ok(entries) => entries,
+        // As a whole, since what is listed piece by piece may miss what others replace meanwhile.
+        let entries: Vec<_> = match fs::read_dir(&from) {
+            Ok(entries) => entries.collect(),
             Err(error) if imp::is_gone(&error) => return self.vanished(&path),
             Err(error) => return Err(Error::io("read directory", shown(), error)),
         };

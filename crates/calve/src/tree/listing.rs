@@ -1,0 +1,267 @@
+//! Lists the names in a directory: all of them before anything is done with the first, and none is missed although others
+//! change the directory meanwhile.
+//!
+//! # What a listing can miss
+//! POSIX leaves open whether a name that is added or removed during a listing is in it. A file that is replaced by rename is
+//! both, and must not be missed: its name is there all the time. btrfs misses it: it numbers names as they are added, fixes
+//! the last number that it lists when the directory is opened (or rewound), and a rename gives the name a new number. So a
+//! listing counts only if nothing changed from before the directory was opened until after its end. Else it is done again.
+//!
+//! # How a change is noticed
+//! Each change of a directory sets its ctime, under the lock that a listing takes, too. So the ctime before and after says
+//! whether there was a change between, unless both changes came in one tick of the clock that ctimes are from (10 ms at
+//! most). A directory that changed in this tick is therefore listed again when the tick has passed. One that rested for longer
+//! costs one fstat(2). On kernels since 6.13 a tick is as short as it must be, but nobody can ask whether that holds.
+//!
+//! A directory that changes during [`LISTINGS_MOST`] listings is [`Rest::Restless`]. The names of all listings are taken together then.
+
+use std::collections::HashSet;
+use std::ffi::CStr;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use rustix::fs::{self, FileType};
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::reflink::meta::Meta;
+
+/// How often a directory is listed that changes each time.
+const LISTINGS_MOST: usize = 10;
+
+/// How much memory a thread keeps for the next directory.
+const KEPT_BYTES: usize = 1 << 20;
+
+/// Seconds and nanoseconds.
+type Time = (i64, i64);
+
+/// The time that a change would get now, or one of the tick before.
+pub(crate) fn now() -> Time {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    let (clock, early) = (ClockId::RealtimeCoarse, 0);
+    // Elsewhere nobody says which clock that is.
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let (clock, early) = (ClockId::Realtime, 10_000_000);
+    let time = clock_gettime(clock);
+    #[cfg_attr(
+        target_pointer_width = "64",
+        expect(clippy::useless_conversion, reason = "elsewhere it is another type")
+    )]
+    let nanoseconds = i64::from(time.tv_nsec) - early;
+    match nanoseconds < 0 {
+        true => (time.tv_sec - 1, nanoseconds + 1_000_000_000),
+        false => (time.tv_sec, nanoseconds),
+    }
+}
+
+/// What a directory was before it was listed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Before {
+    times: Times,
+    /// Whether every change since it was opened or rewound gives it other times.
+    shows: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Times {
+    changed: Time,
+    modified: Time,
+}
+
+impl Times {
+    fn of(meta: &Meta) -> Self {
+        Self { changed: meta.changed, modified: meta.modified() }
+    }
+
+    fn now(dir: &OwnedFd) -> rustix::io::Result<Self> {
+        fs::fstat(dir).map(|stat| Self::of(&Meta::of(&stat)))
+    }
+}
+
+impl Before {
+    /// Of a directory that was opened after `since`, and then looked at.
+    pub(crate) fn opened(since: Time, meta: &Meta) -> Self {
+        let times = Times::of(meta);
+        Self { times, shows: would_show(times.changed, since) }
+    }
+
+    /// Of a directory that was opened some time ago: a listing begins anew now.
+    pub(crate) fn rewound(dir: &OwnedFd) -> rustix::io::Result<Self> {
+        Self::rewound_since(dir, now())
+    }
+
+    fn rewound_since(dir: &OwnedFd, since: Time) -> rustix::io::Result<Self> {
+        let times = Times::now(dir)?;
+        let before = Self { times, shows: would_show(times.changed, since) };
+        rewind(dir)?;
+        Ok(before)
+    }
+}
+
+/// Whether a directory changed while it was listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Rest {
+    /// The names are those that it had at one moment.
+    Rested,
+    /// It changed during each listing. A name that was there all the time may be missing.
+    Restless,
+}
+
+/// Names and kinds of entries, one behind the other, so that a directory of a million costs little more than its names.
+#[derive(Debug, Default)]
+pub(crate) struct Names {
+    /// Of each: its kind as one byte, its name, a zero byte.
+    bytes: Vec<u8>,
+}
+
+impl Names {
+    /// Lists a directory into this, in the place of what was in it; `.` and `..` are not among them.
+    pub(crate) fn list(
+        &mut self,
+        dir: &OwnedFd,
+        before: Before,
+        buffer: &mut [MaybeUninit<u8>],
+    ) -> rustix::io::Result<Rest> {
+        self.bytes.clear();
+        self.bytes.shrink_to(KEPT_BYTES);
+        let mut last = self.read(dir, buffer)?;
+        let mut after = Times::now(dir)?;
+        if before.shows && after == before.times {
+            return Ok(Rest::Rested);
+        }
+        for _ in 1..LISTINGS_MOST {
+            let since = wait_for_tick_after(after.changed);
+            let before = Before::rewound_since(dir, since)?;
+            let mut again = Self::default();
+            last = again.read(dir, buffer)?;
+            after = Times::now(dir)?;
+            if before.shows && after == before.times {
+                *self = again;
+                return Ok(Rest::Rested);
+            }
+            // The later kind is the truer one.
+            again.add_missing(self);
+            *self = again;
+        }
+        let _ = self.read_behind(last, dir, buffer);
+        Ok(Rest::Restless)
+    }
+
+    fn push(&mut self, kind: FileType, name: &CStr) {
+        // The kind is what is above the permissions, in four bits.
+        self.bytes.push(u8::try_from(kind.as_raw_mode() >> 12).unwrap_or(0));
+        self.bytes.extend_from_slice(name.to_bytes_with_nul());
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&CStr, FileType)> {
+        let mut rest = self.bytes.as_slice();
+        std::iter::from_fn(move || {
+            let (kind, tail) = rest.split_first()?;
+            let name = CStr::from_bytes_until_nul(tail).ok()?;
+            rest = &tail[name.to_bytes_with_nul().len()..];
+            Some((name, FileType::from_raw_mode(fs::RawMode::from(*kind) << 12)))
+        })
+    }
+
+    /// Adds the names of `other` that are not here; here, too, each is once.
+    fn add_missing(&mut self, other: &Self) {
+        let mut merged = Self::default();
+        let mut seen = HashSet::new();
+        for (name, kind) in self.iter().chain(other.iter()) {
+            if seen.insert(name) {
+                merged.push(kind, name);
+            }
+        }
+        drop(seen);
+        *self = merged;
+    }
+
+    /// Lists what there is from here, and returns where that ends.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    fn read(&mut self, dir: &OwnedFd, buffer: &mut [MaybeUninit<u8>]) -> rustix::io::Result<u64> {
+        let mut last = 0;
+        let mut entries = fs::RawDir::new(dir, buffer);
+        while let Some(entry) = entries.next() {
+            let entry = entry?;
+            last = entry.next_entry_cookie();
+            if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+                self.push(entry.file_type(), entry.file_name());
+            }
+        }
+        Ok(last)
+    }
+
+    /// Adds what was added to a restless directory behind the end of the last listing, which is where btrfs puts what is
+    /// renamed. That alone is listed so quickly that little can happen meanwhile.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    fn read_behind(
+        &mut self,
+        last: u64,
+        dir: &OwnedFd,
+        buffer: &mut [MaybeUninit<u8>],
+    ) -> rustix::io::Result<()> {
+        let mut behind = Self::default();
+        for _ in 0..LISTINGS_MOST {
+            rewind(dir)?;
+            fs::seek(dir, fs::SeekFrom::Start(last))?;
+            behind.read(dir, buffer)?;
+        }
+        self.add_missing(&behind);
+        Ok(())
+    }
+
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    #[expect(clippy::unnecessary_wraps, clippy::unused_self, reason = "as on Linux")]
+    fn read_behind(
+        &mut self,
+        _: u64,
+        _: &OwnedFd,
+        _: &mut [MaybeUninit<u8>],
+    ) -> rustix::io::Result<()> {
+        Ok(())
+    }
+
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    fn read(&mut self, dir: &OwnedFd, _: &mut [MaybeUninit<u8>]) -> rustix::io::Result<u64> {
+        for entry in fs::Dir::read_from(dir)? {
+            let entry = entry?;
+            if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+                self.push(entry.file_type(), entry.file_name());
+            }
+        }
+        Ok(0)
+    }
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn rewind(dir: &OwnedFd) -> rustix::io::Result<()> {
+    fs::seek(dir, fs::SeekFrom::Start(0)).map(|_| ())
+}
+
+/// Each listing opens the directory itself.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+#[expect(clippy::unnecessary_wraps, reason = "as elsewhere")]
+fn rewind(_: &OwnedFd) -> rustix::io::Result<()> {
+    Ok(())
+}
+
+/// Whether a change after `since` gives a directory, which was looked at after that, another ctime than `changed`.
+fn would_show(changed: Time, since: Time) -> bool {
+    /// A time that is so far ahead was given before the clock was set back, or by a server whose clock is ahead.
+    const AHEAD: i128 = 100_000_000;
+    let nanoseconds =
+        |(seconds, nanoseconds)| i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds);
+    changed < since || nanoseconds(changed) - nanoseconds(now()) > AHEAD
+}
+
+/// Waits until a change would get another time than `changed`, and returns the time by then.
+fn wait_for_tick_after(changed: Time) -> Time {
+    loop {
+        let since = now();
+        if would_show(changed, since) {
+            return since;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
