@@ -176,7 +176,7 @@ fn summary(all: &[Results]) -> String {
         median(&series.points.iter().find(|at| at.copies == 8)?.run_seconds)
     }
     let rows: [(&str, Cell); 12] = [
-        ("`calve clone` against `cp -a --reflink=always` (`never` where that cannot be)", |r| {
+        ("`calve clone` against `cp -a --reflink=always` (`never` without reflinks)", |r| {
             let (_, yard) = r.compare.as_ref()?.yardstick()?;
             times(Some(yard), tool(r, Tool::Calve))
         }),
@@ -188,19 +188,19 @@ fn summary(all: &[Results]) -> String {
         ("`calve clone -n 8` against eight of `cp -a --reflink=always`", |r| {
             times(eight(r, Tool::CpReflink), eight(r, Tool::CalveN))
         }),
-        ("`calve start -n 8` against the same", |r| {
+        ("`calve start -n 8` against eight of `cp -a --reflink=always`", |r| {
             times(eight(r, Tool::CpReflink), eight(r, Tool::CalveStart))
         }),
         ("`calve start` of a worktree against `git worktree add`", |r| {
             steps(r, self::steps::GIT_WORKTREE, self::steps::START_FIRST)
         }),
-        ("… of the next one of the same snapshot", |r| {
+        ("… of a second worktree of the same snapshot", |r| {
             steps(r, self::steps::GIT_WORKTREE, self::steps::START)
         }),
         ("`calve status` against `git status`, both clean", |r| {
             steps(r, self::steps::GIT_STATUS, self::steps::STATUS)
         }),
-        ("disk for a clone; for cp's", |r| {
+        ("disk of a clone; of a copy by cp", |r| {
             let cp = disk(r, Tool::CpReflink).or_else(|| disk(r, Tool::CpCopy))?;
             Some(format!("{}; {}", bytes(disk(r, Tool::Calve)?), bytes(cp)))
         }),
@@ -209,7 +209,7 @@ fn summary(all: &[Results]) -> String {
             let report = tools.iter().find(|report| report.tool == Tool::Calve)?;
             Some(bytes(report.peak_memory_bytes))
         }),
-        ("disk for the store; for a worktree", |r| {
+        ("disk of the store; of a worktree", |r| {
             let Day { store_disk_bytes, worktree_disk_bytes, .. } = r.worktrees.as_ref()?;
             Some(format!("{}; {}", bytes(*store_disk_bytes), bytes(*worktree_disk_bytes)))
         }),
@@ -334,7 +334,7 @@ fn worktrees(all: &[Results]) -> String {
         .map(|step| row(step, cells(&|day| day.seconds(step).map(seconds))))
         .collect();
     rows.push(row(
-        "the first snapshot, of what `b3sum` and a clone take",
+        "the first snapshot against `b3sum` and a clone together",
         cells(&|day| {
             let parts = day.seconds(steps::B3SUM)? + day.seconds(steps::CLONE)?;
             Some(format!("{:.2}", day.seconds(steps::INIT)? / parts))
