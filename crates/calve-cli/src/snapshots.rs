@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use calve::{Log, Skipped, Snapshot, SnapshotReport, Store, Worktree};
+use calve::{ErrorKind, Log, Skipped, Snapshot, SnapshotReport, Store, Worktree};
 use serde::Serialize;
 
 use crate::args::{CaptureArgs, InitArgs, LogArgs, Naming, ShowArgs, SnapshotArgs, Telling};
@@ -20,13 +20,26 @@ use crate::text::{self, count, counted, harmless, shown};
 
 pub(crate) fn init(args: &InitArgs, session: Session<'_>) -> Result<Exit, Failure> {
     let project = session.common.resolve(args.root.as_deref().unwrap_or(Path::new(".")));
-    let store = Store::init(&project, session.common.store().as_deref())
-        .map_err(|error| store_failure(&error))?;
+    let at = session.common.store();
+    let (store, what) = match Store::init(&project, at.as_deref()) {
+        Ok(store) => (store, "a store for"),
+        // Whoever runs it twice has nothing to do the second time.
+        Err(error) if error.kind() == ErrorKind::StoreExists => {
+            let there = at.unwrap_or_else(|| project.join(".calve"));
+            let store = Store::open(&there).map_err(|error| store_failure(&error))?;
+            let of = store.project().map_err(|error| store_failure(&error))?;
+            if std::fs::canonicalize(&project).ok() != Some(of) {
+                return Err(store_failure(&error));
+            }
+            (store, "nothing to do: there is a store for")
+        }
+        Err(error) => return Err(store_failure(&error)),
+    };
     let project = store.project().map_err(|error| store_failure(&error))?;
     let output = session.output;
     let named = store_flag(store.path(), store.path() == project.join(".calve"));
     output.summary(format_args!(
-        "a store for {}: 'calve{named} start NAME' makes a worktree",
+        "{what} {}: 'calve{named} start NAME' makes a worktree",
         shown(&project)
     ));
     if output.json {

@@ -104,7 +104,18 @@ fn way_out(
         }
         ErrorKind::StoreExists => {
             let named = store_flag(path, path.file_name().is_some_and(|name| name == ".calve"));
-            format!("it is ready to use: 'calve{named} start NAME' makes a worktree")
+            format!("it is another project's: give another --store; in that one 'calve{named} start NAME' makes a worktree")
+        }
+        // git leaves repositories inside of what it cleans, and ready trees hold the project's.
+        ErrorKind::DestinationExists
+            if operation == "make store" && path.join("templates").is_dir() =>
+        {
+            format!(
+                "it is the rest of a store that was deleted, by 'git clean' for instance: copies of the project in {}. \
+                 Take out of them what you need, then remove it (rm -rf {}); then again",
+                shell_word(&path.join("templates")),
+                shell_word(path)
+            )
         }
         ErrorKind::DestinationExists if operation == "make store" => {
             format!("if nothing in it is wanted, remove it (rm -r {}); then again", shell_word(path))

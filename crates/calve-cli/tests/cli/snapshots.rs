@@ -16,14 +16,40 @@ fn a_store_is_made_once_and_its_path_is_the_result() {
     assert_eq!(made.code, Some(0), "{made:?}");
     assert_eq!(made.stdout, format!("{}\n", root.join("p/.calve").display()));
     assert!(made.stderr.contains("'calve start NAME'"), "{made:?}");
-    let again = calve(&root, "init --json p");
-    assert_eq!(again.code, Some(1), "{again:?}");
-    assert_eq!(again.json()["error"]["kind"], "store_exists");
+    // The second time there is nothing to do, and it is the same store.
+    let format = fs::metadata(root.join("p/.calve/format")).unwrap().modified().unwrap();
+    for words in ["init --json p", "init --json p --store p/.calve"] {
+        let again = calve(&root, words);
+        assert_eq!(again.code, Some(0), "{again:?}");
+        assert_eq!(again.json()["store"], root.join("p/.calve").to_str().unwrap());
+        assert!(again.stderr.contains("nothing to do"), "{again:?}");
+    }
+    assert_eq!(fs::metadata(root.join("p/.calve/format")).unwrap().modified().unwrap(), format);
+    // Another project's store is not this one's.
+    let other = calve(&root, "init --json q --store p/.calve");
+    assert_eq!(other.code, Some(1), "{other:?}");
+    assert_eq!(other.json()["error"]["kind"], "store_exists");
+    assert!(other.stderr.contains("another project's"), "{other:?}");
     let document = calve(&root, "init --json q").json();
     assert_eq!(
         document,
         json!({ "store": root.join("q/.calve").to_str(), "project": root.join("q").to_str() })
     );
+}
+
+/// `git clean -fdx` leaves ready trees, in which repositories are, and takes the store that they belonged to.
+#[test]
+fn init_over_the_rest_that_git_clean_leaves_says_what_to_do() {
+    let scratch = scratch();
+    let rest = format!("p/.calve/templates/{}/.git/HEAD", "0123456789abcdef".repeat(4));
+    plant(scratch.path(), &[("p/a", "x"), (&rest, "x")]);
+    let project = scratch.path().join("p");
+    let run = calve(&project, "init");
+    assert_eq!(run.code, Some(1), "{run:?}");
+    assert!(run.stderr.contains("rest of a store") && run.stderr.contains("rm -rf"), "{run:?}");
+    assert!(scratch.path().join(&rest).is_file(), "what may be wanted is not removed unasked");
+    fs::remove_dir_all(project.join(".calve")).unwrap();
+    assert_eq!(calve(&project, "init").code, Some(0));
 }
 
 #[test]
