@@ -62,8 +62,8 @@ pub struct Probe {
 /// retried for a tenth of a second and then counts as [`Refused`](ReflinkOutcome::Refused).
 ///
 /// # Errors
-/// `dest` exists (it is left as it is), its folder does not, `source` is no regular file (symbolic links are not
-/// followed), or the operating system reports what another method would only mask: a failing or full disk.
+/// `dest` exists (it is left as it is), its folder does not, `source` is no regular file (a folder is
+/// [`io::ErrorKind::IsADirectory`], anything else [`io::ErrorKind::InvalidInput`]; symbolic links are not followed), or the operating system reports what another method would only mask: a failing or full disk.
 /// `dest` does not exist afterwards, unless it did before.
 ///
 /// # Platforms
@@ -79,7 +79,7 @@ pub fn try_reflink(source: impl AsRef<Path>, dest: impl AsRef<Path>) -> io::Resu
 /// times and attributes arrive the same by either way, as [`try_reflink`] says.
 ///
 /// # Errors
-/// As [`try_reflink`]; a source that is gone is [`io::ErrorKind::NotFound`]; a `dest` that is a directory is an error.
+/// As [`try_reflink`], a folder as the source included; a source that is gone is [`io::ErrorKind::NotFound`]; a `dest` that is a directory is an error.
 /// What was at `dest` is intact, and nothing else is left behind.
 pub fn clonefile_or_copy(source: impl AsRef<Path>, dest: impl AsRef<Path>) -> io::Result<bool> {
     imp::clonefile_or_copy(source.as_ref(), dest.as_ref())
