@@ -1,5 +1,6 @@
 //! The progress bar: shown on a terminal only, and only for work that lasts.
 
+use std::collections::VecDeque;
 use std::fs;
 use std::path::Path;
 use std::sync::OnceLock;
@@ -81,8 +82,10 @@ fn watch(watched: &Watched<'_>, ended: &Receiver<()>) {
                 let _ = thread::Builder::new().name("count".to_owned()).spawn_scoped(scope, count);
             }
         }
+        let mut pace = Pace::default();
         loop {
-            let now = Now::of(watched, counted.get().copied(), started.elapsed());
+            let mut now = Now::of(watched, counted.get().copied(), started.elapsed());
+            now.recent = pace.note(now.elapsed, now.files);
             bar.set_style(style(if now.total.is_some() { BAR } else { SPINNER }));
             // More than was expected is no more than all.
             bar.set_length(now.total.unwrap_or(0).max(now.files));
@@ -110,12 +113,33 @@ fn still_working(ended: &Receiver<()>, time: Duration) -> bool {
     ended.recv_timeout(time) == Err(RecvTimeoutError::Timeout)
 }
 
+/// How fast the work went lately.
+#[derive(Default)]
+struct Pace(VecDeque<(Duration, u64)>);
+
+impl Pace {
+    /// Notes how many files there are by now. The files of the last few seconds, and how long these were; `None` before there were any.
+    fn note(&mut self, elapsed: Duration, files: u64) -> Option<(u64, Duration)> {
+        const LEAST: Duration = Duration::from_secs(1);
+        const MOST: Duration = Duration::from_secs(5);
+        self.0.push_back((elapsed, files));
+        while self.0.get(1).is_some_and(|(then, _)| elapsed.saturating_sub(*then) >= MOST) {
+            self.0.pop_front();
+        }
+        let (then, before) = *self.0.front()?;
+        let time = elapsed.saturating_sub(then);
+        (time >= LEAST).then(|| (files.saturating_sub(before), time))
+    }
+}
+
 /// How far the work is.
 struct Now {
     files: u64,
     bytes: u64,
     total: Option<u64>,
     elapsed: Duration,
+    /// The files of the last few seconds, and how long these were.
+    recent: Option<(u64, Duration)>,
     noun: &'static str,
     publishing: bool,
     stopping: bool,
@@ -134,6 +158,7 @@ impl Now {
             bytes: progress.bytes(),
             total: counted.or(Some(progress.expected_files())).filter(|total| *total > 0),
             elapsed,
+            recent: None,
             noun,
             publishing: progress.is_publishing(),
             stopping: watched.cancel.is_cancelled(),
@@ -171,7 +196,14 @@ impl Now {
         let time = match self.total {
             _ if self.publishing => "publishing".to_owned(),
             Some(total) if self.files > 0 && self.files < total => {
-                format!("{} left", seconds(scaled(total - self.files, millis, self.files.into())))
+                // The work before the files (a snapshot, a ready tree) is slow, and one large file is, too: whichever of the two
+                // rates is higher is nearer to what is to come.
+                let at = |files: u64, millis| scaled(total - self.files, millis, files.into());
+                let left = self
+                    .recent
+                    .filter(|(files, _)| *files > 0)
+                    .map_or(u64::MAX, |(files, time)| at(files, time.as_millis()));
+                format!("{} left", seconds(left.min(at(self.files, millis))))
             }
             _ => seconds(u64::try_from(millis).unwrap_or(u64::MAX)),
         };
@@ -272,6 +304,7 @@ mod tests {
             bytes,
             total,
             elapsed: Duration::from_secs(10),
+            recent: None,
             noun: "files",
             publishing: false,
             stopping: false,
@@ -288,6 +321,23 @@ mod tests {
             (&now(0, 0, Some(10)), 80, "0/10 files, 10 s"),
             (&now(20, 1000, None), 80, "20 files, 1.0 kB, 2 files/s, 100 B/s, 10 s"),
             (&now(0, 0, None), 80, "working, 10 s"),
+            // What was slow before is over.
+            (
+                &Now { recent: Some((400, Duration::from_secs(4))), ..now(500, 0, Some(1000)) },
+                80,
+                "500/1,000 files, 50 files/s, 5 s left",
+            ),
+            // One large file says nothing of the small ones after it, and a moment without any nothing at all.
+            (
+                &Now { recent: Some((1, Duration::from_secs(5))), ..now(500, 0, Some(1000)) },
+                80,
+                "500/1,000 files, 50 files/s, 10 s left",
+            ),
+            (
+                &Now { recent: Some((0, Duration::from_secs(5))), ..now(500, 0, Some(1000)) },
+                80,
+                "500/1,000 files, 50 files/s, 10 s left",
+            ),
             (
                 &Now { publishing: true, ..now(1, 0, Some(2)) },
                 80,
@@ -297,6 +347,30 @@ mod tests {
         ] {
             assert_eq!(now.message(columns), expected);
         }
+    }
+
+    /// A minute without a file, then 1,000 of them a second: two seconds before the end twelve minutes were left.
+    #[test]
+    fn the_time_left_is_near_to_the_truth_where_the_work_began_slowly() {
+        let mut pace = Pace::default();
+        let mut recent = None;
+        let total = 10_000;
+        for tenth in 0..=640_u64 {
+            let files = tenth.saturating_sub(600) * 100;
+            recent = pace.note(Duration::from_millis(tenth * 100), files);
+            assert_eq!(recent.is_some(), tenth >= 10, "{tenth}");
+        }
+        let now = Now {
+            files: 4_000,
+            bytes: 0,
+            total: Some(total),
+            elapsed: Duration::from_secs(64),
+            recent,
+            noun: "files",
+            publishing: false,
+            stopping: false,
+        };
+        assert_eq!(now.message(80), "4,000/10,000 files, 62 files/s, 8 s left");
     }
 
     #[test]

@@ -46,6 +46,10 @@ pub(crate) fn start(
         let files = store.show(id).map_err(failed)?.files;
         total = Total::Files(files.saturating_mul(times + 1));
     }
+    if calve::filesystem_name(store.path()).as_deref() == Some("btrfs") {
+        // Snapshots of subvolumes take no time, however many files they have: only the library knows what will.
+        total = Total::Unknown;
+    }
     if let Some(at) = &args.at {
         options = options.at(session.common.resolve(at));
     }

@@ -726,3 +726,111 @@ fn no_store_is_made_in_a_worktree_or_in_a_store() {
     }
     assert_same(&before, &tree(one.path()), "the worktree");
 }
+
+/// git starts a worktree in an empty folder that exists; so do scripts that make the folder first.
+#[test]
+fn a_start_and_a_restore_in_an_empty_folder_take_its_place_and_one_that_is_not_empty_stays() {
+    let desk = Desk::small();
+    let wanted = tree(desk.worktree("first").path());
+    // On btrfs the first start is made of files, later ones of snapshots.
+    for round in 0..3 {
+        let names: Vec<String> = (0..2).map(|number| format!("w{round}-{number}")).collect();
+        fs::create_dir(desk.folder().join(&names[0])).unwrap();
+        let started = desk.store.start(&names, &StartOptions::new(), &options()).unwrap();
+        for started in &started.worktrees {
+            assert_same(&wanted, &tree(&started.report.path), &started.name);
+        }
+    }
+    let all = desk.store.worktrees().unwrap();
+    let one = all.into_iter().find(|worktree| worktree.name() == "w0-0").unwrap();
+    fs::remove_dir_all(one.path()).unwrap();
+    fs::create_dir(one.path()).unwrap();
+    assert_eq!(one.standing().unwrap(), Standing::Missing);
+    one.restore(&options()).unwrap();
+    assert_same(&wanted, &tree(one.path()), "restored");
+
+    // What cannot be replaced, and the empty folder that was to be, are as before.
+    let folder = desk.folder();
+    fs::create_dir(folder.join("empty")).unwrap();
+    fs::set_permissions(folder.join("empty"), std::os::unix::fs::PermissionsExt::from_mode(0o711))
+        .unwrap();
+    for kind in ["full", "file", "link", "link to an empty folder"] {
+        let place = folder.join("taken");
+        match kind {
+            "full" => put(&folder, "taken/mine", "mine"),
+            "file" => put(&folder, "taken", "mine"),
+            "link" => std::os::unix::fs::symlink("nowhere", &place).unwrap(),
+            _ => std::os::unix::fs::symlink("empty", &place).unwrap(),
+        }
+        let names = ["empty", "taken"];
+        fails(
+            desk.store.start(&names, &StartOptions::new(), &options()),
+            ErrorKind::DestinationExists,
+        );
+        assert!(is_there(&place), "{kind}");
+        assert_eq!(fs::read_dir(folder.join("empty")).unwrap().count(), 0, "{kind}");
+        let mode =
+            std::os::unix::fs::MetadataExt::mode(&fs::metadata(folder.join("empty")).unwrap());
+        assert_eq!(mode & 0o7777, 0o711, "{kind}");
+        sh(std::process::Command::new("rm").arg("-rf").arg(&place));
+    }
+    assert_sound(&desk.store);
+}
+
+/// Whoever puts a file into the empty folder meanwhile keeps it: either it is refused, or the file came too late for the old folder.
+#[test]
+fn a_file_that_is_put_into_the_empty_folder_during_a_start_is_never_lost() {
+    let desk = Desk::small();
+    let folder = desk.folder();
+    let snapshot = desk.worktree("first").snapshot().unwrap();
+    let (mut refused, mut started) = (0, 0);
+    for round in 0..40 {
+        let name = format!("w{round}");
+        let place = folder.join(&name);
+        fs::create_dir(&place).unwrap();
+        let held = fs::File::open(&place).unwrap();
+        let result = thread::scope(|scope| {
+            let intruder = scope.spawn(|| {
+                thread::sleep(Duration::from_millis(round % 10));
+                // Into the old folder, wherever that is by now.
+                rustix::fs::mknodat(
+                    &held,
+                    "mine",
+                    rustix::fs::FileType::RegularFile,
+                    rustix::fs::Mode::RUSR,
+                    0,
+                )
+                .is_ok()
+            });
+            let from = StartOptions::new().from(snapshot);
+            let result = desk.store.start(&[&name], &from, &options());
+            (intruder.join().unwrap(), result)
+        });
+        match result {
+            // The old folder is gone, and takes nothing.
+            (false, Ok(_)) => started += 1,
+            (true, Err(error)) => {
+                refused += 1;
+                assert_eq!(error.kind(), ErrorKind::DestinationExists, "{error}");
+                assert_eq!(names(&place), ["mine"]);
+            }
+            (made, result) => panic!("round {round}: {made}, {result:?}"),
+        }
+    }
+    assert!(refused + started == 40, "{refused} refused, {started} started");
+}
+
+#[test]
+fn how_many_files_there_will_be_is_known_before_the_first_and_all_of_them_arrive() {
+    let desk = Desk::small();
+    let snapshot = desk.worktree("first").snapshot().unwrap();
+    let files = desk.store.show(snapshot).unwrap().files;
+    for round in 0..3 {
+        let names: Vec<String> = (0..4).map(|number| format!("w{round}-{number}")).collect();
+        let progress = std::sync::Arc::new(calve::Progress::new());
+        let from = StartOptions::new().from(snapshot);
+        desk.store.start(&names, &from, &options().progress(&progress)).unwrap();
+        assert!(progress.expected_files() >= 4 * files, "{round}: {progress:?}");
+        assert!(progress.files() >= progress.expected_files(), "{round}: {progress:?}");
+    }
+}

@@ -13,10 +13,9 @@ fn each_refusal_has_its_kind_and_a_way_out_and_changes_nothing() {
     fs::remove_dir_all(beside.join("gone")).unwrap();
     fs::write(beside.join("w/new"), "x").unwrap();
     fs::write(beside.join("w/new\u{1b}[2J"), "x").unwrap();
-    fs::create_dir(beside.join("occupied")).unwrap();
+    fs::create_dir_all(beside.join("occupied/by")).unwrap();
     let id_as_name = format!("name first {}", "0123456789abcdeF".repeat(4));
     let rows = [
-        ("init", "store_exists", ".calve", "'calve start NAME'"),
         ("-C ../p.worktrees list", "store_not_found", "p.worktrees", "'calve init'"),
         ("--store none list", "store_not_found", "none", "PROJECT/.calve"),
         ("show none", "snapshot_not_found", "none", "'calve log'"),

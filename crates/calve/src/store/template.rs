@@ -10,6 +10,7 @@
 use std::ffi::CString;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
 
 use rustix::fs::{self, Mode, OFlags};
 
@@ -61,6 +62,7 @@ impl Store {
         else {
             return Ok(None);
         };
+        options.progress.expected.fetch_add(object.files, Ordering::Relaxed);
         let manifest = self.catalog().manifest(id, object)?;
         let mut made = materialize(&Plan {
             store: self,

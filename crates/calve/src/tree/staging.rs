@@ -272,6 +272,19 @@ impl Stage {
         Ok(())
     }
 
+    /// Renames the stage to `name`, where nothing or an empty directory is, which it replaces: rename(2) replaces no other. So
+    /// what somebody puts there meanwhile is an error, and stays.
+    pub(crate) fn publish_over_empty(&mut self, name: &CStr) -> io::Result<()> {
+        self.unmark()?;
+        match fs::renameat(&self.parent, &self.name, &self.parent, name) {
+            Ok(()) => {}
+            Err(Errno::NOTEMPTY | Errno::NOTDIR) => return Err(Errno::EXIST.into()),
+            Err(errno) => return Err(errno.into()),
+        }
+        self.armed = false;
+        Ok(())
+    }
+
     /// Renames the stage to `name` and whatever is there to the stage's name, in one step; then the stage is what was
     /// replaced, and goes with it.
     pub(crate) fn exchange(&mut self, name: &CStr) -> io::Result<()> {

@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rustix::fs;
@@ -13,7 +14,7 @@ use rustix::fs;
 use super::Worktree;
 use crate::error::{Context as _, Error, ErrorKind};
 use crate::reflink::ReflinkOutcome;
-use crate::reflink::meta::Meta;
+use crate::reflink::meta::{self, Meta};
 use crate::reflink::sys;
 use crate::report::{DestinationReport, Method};
 use crate::store::catalog::{State, WorktreeRow};
@@ -97,7 +98,7 @@ pub struct Started {
 impl Store {
     /// Starts a worktree for each of `names`.
     ///
-    /// All of them appear, or none. Each is whole when it appears: content, modes, times and attributes are those of the
+    /// All of them appear, or none, each where nothing is or an empty folder, which it replaces. Each is whole when it appears: content, modes, times and attributes are those of the
     /// snapshot, by reflink where the filesystem can, else by copy; the report says which. On btrfs, from the second start of a
     /// snapshot on, each is a snapshot of a subvolume that the first start made, in constant time.
     ///
@@ -264,7 +265,10 @@ impl Store {
         }
         let (mut stages, reports) = match self.by_template(id, object, rows, &places, options)? {
             Some(made) => made,
-            None => self.by_mirrors(id, object, rows, &places, options)?,
+            None => {
+                expect(object.files.saturating_mul(rows.len() as u64), options);
+                self.by_mirrors(id, object, rows, &places, options)?
+            }
         };
         publish_all(&mut stages, &places)?;
         let ready = self.mark_ready(rows);
@@ -351,6 +355,8 @@ impl Store {
         options: &StoreOptions,
     ) -> Result<Option<Staged>, Error> {
         let Some(template) = self.template(id, object, options)? else { return Ok(None) };
+        let files = object.files.saturating_mul(rows.len() as u64);
+        expect(files, options);
         let root = wanted(&object.root).timestamps();
         let mut stages = Vec::with_capacity(rows.len());
         let mut reports = Vec::with_capacity(rows.len());
@@ -392,6 +398,7 @@ impl Store {
                 ..DestinationReport::default()
             });
         }
+        options.progress.files.fetch_add(files, Ordering::Relaxed);
         Ok(Some((stages, reports)))
     }
 
@@ -404,7 +411,7 @@ impl Worktree {
     /// Makes the tree of a worktree that was deleted by hand again, as its snapshot has it.
     ///
     /// # Errors
-    /// [`ErrorKind::DestinationExists`] where something is at its path; [`ErrorKind::Busy`] where another process is making it;
+    /// [`ErrorKind::DestinationExists`] where something other than an empty folder is at its path; [`ErrorKind::Busy`] where another process is making it;
     /// [`ErrorKind::Damaged`] where content of its snapshot is lost. Nothing is left behind, and it is missing as before.
     pub fn restore(&self, options: &StoreOptions) -> Result<DestinationReport, Error> {
         self.store.must_be_writable("restore a worktree of")?;
@@ -424,6 +431,11 @@ impl Worktree {
         let mut reports = self.store.make(id, &object, &rows, options, claimed)?;
         Ok(reports.pop().unwrap_or_default())
     }
+}
+
+/// Says how many files there will be, before the first of them.
+fn expect(files: u64, options: &StoreOptions) {
+    options.progress.expected.fetch_add(files, Ordering::Relaxed);
 }
 
 /// The trees that were made, one for each worktree, and how.
@@ -449,13 +461,24 @@ pub(crate) struct Place {
     parent: PathBuf,
     dir: OwnedFd,
     name: CString,
+    /// The mode of the empty directory that is there, and is to be replaced.
+    empty: Option<fs::Mode>,
 }
 
 impl Place {
-    /// Nothing may be there yet.
+    /// Nothing may be there yet but an empty directory.
     fn new(path: PathBuf) -> Result<Self, Error> {
         let (parent, name) = crate::store::parent_of(&path)?;
-        if std::fs::symlink_metadata(&path).is_ok() {
+        let mut empty = None;
+        if let Ok(found) = std::fs::symlink_metadata(&path) {
+            let is_empty = |folder: &Path| {
+                std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none())
+            };
+            if found.is_dir() && is_empty(&path) {
+                empty = Some(meta::mode(found.mode() & 0o7777));
+            }
+        }
+        if empty.is_none() && std::fs::symlink_metadata(&path).is_ok() {
             let cause = io::Error::new(io::ErrorKind::AlreadyExists, "it exists");
             return Err(Error::new(ErrorKind::DestinationExists, "start worktree", path, cause));
         }
@@ -463,14 +486,18 @@ impl Place {
         staging::sweep(&dir);
         let name = CString::new(name.as_encoded_bytes())
             .map_err(|error| Error::io("start worktree", &path, io::Error::other(error)))?;
-        Ok(Self { path, parent, dir, name })
+        Ok(Self { path, parent, dir, name, empty })
     }
 }
 
 /// Gives all trees their names, or none.
 fn publish_all(stages: &mut [Stage], places: &[Place]) -> Result<(), Error> {
     for (done, place) in places.iter().enumerate() {
-        if let Err(error) = stages[done].publish(&place.name) {
+        let published = match place.empty {
+            Some(_) => stages[done].publish_over_empty(&place.name),
+            None => stages[done].publish(&place.name),
+        };
+        if let Err(error) = published {
             unpublish_all(&mut stages[..done], places);
             let exists = error.kind() == io::ErrorKind::AlreadyExists;
             return Err(if exists {
@@ -486,6 +513,10 @@ fn publish_all(stages: &mut [Stage], places: &[Place]) -> Result<(), Error> {
 fn unpublish_all(stages: &mut [Stage], places: &[Place]) {
     for (stage, place) in stages.iter_mut().zip(places) {
         stage.unpublish(&place.name);
+        if let Some(mode) = place.empty {
+            // Where a tree still stands this fails.
+            let _ = fs::mkdirat(&place.dir, &place.name, mode);
+        }
     }
 }
 

@@ -25,6 +25,7 @@ impl Store {
         for name in names {
             places.push(Place::new(folder.join(name))?);
         }
+        super::expect(object.files.saturating_mul(names.len() as u64), options);
         let manifest = self.catalog().manifest(id, object)?;
         let paths: Vec<PathBuf> = places.iter().map(|place| place.path.clone()).collect();
         let mut stages = Vec::with_capacity(places.len());
