@@ -112,6 +112,15 @@ fn tell(report: &Report, had: &[bool], args: &CloneArgs, output: Output) -> Resu
         );
     }
 
+    for destination in &report.destinations {
+        if destination.inside_source && !was_left(destination) {
+            let path = shown(&destination.path);
+            output.summary(format_args!(
+                "{path} lies inside the source: it is left out of the clone"
+            ));
+        }
+    }
+
     let told = if output.json {
         output.document(&Document::new(report))
     } else if args.dry_run {
@@ -185,6 +194,7 @@ pub(crate) struct DestinationDocument {
     path: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     path_encoding: Option<&'static str>,
+    inside_source: bool,
     method: &'static str,
     files: Option<u64>,
     directories: Option<u64>,
@@ -241,6 +251,7 @@ impl DestinationDocument {
         Self {
             path,
             path_encoding,
+            inside_source: destination.inside_source,
             method: destination.method.as_str(),
             files: counted(destination.files),
             directories: counted(destination.directories),

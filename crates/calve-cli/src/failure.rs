@@ -162,6 +162,16 @@ pub(crate) fn clone_failure(
         (ErrorKind::StorageFull, _) => {
             hint(kind, error.other_path().unwrap_or(error.path()), error.io_error())
         }
+        (ErrorKind::PermissionDenied, _) if error.other_path().is_none() => {
+            let hint = hint(kind, error.path(), error.io_error());
+            match error.path().strip_prefix(source) {
+                Ok(below) if below != Path::new("") => hint.map(|hint| {
+                    let pattern = shell_word(&Path::new("/").join(below));
+                    format!("--exclude {pattern} leaves it out; {hint}")
+                }),
+                _ => hint,
+            }
+        }
         _ => hint(kind, error.path(), error.io_error()),
     };
     told(error, hint)

@@ -25,6 +25,9 @@ pub struct Report {
 pub struct DestinationReport {
     /// The destination, as it was given.
     pub path: PathBuf,
+    /// Whether it lies inside the source (Unix, [`clone_tree`](crate::clone_tree)). No clone of the operation has it in itself then, nor any other destination
+    /// inside the source.
+    pub inside_source: bool,
     /// How the files arrived, taken together.
     pub method: Method,
     /// Regular files that arrived: `reflinked_files + copied_files + linked_files`.

@@ -189,6 +189,12 @@ fn way_out(
             "'calve drop NAME' and 'calve store gc --expire 30d' free space, also where there is none; {}",
             df(path.parent().unwrap_or(path), error)
         ),
+        // Of the tree: a file, or a folder of it.
+        ErrorKind::PermissionDenied if matches!(operation, "take in" | "open directory" | "read directory") => {
+            let name = path.file_name().map_or(path, Path::new);
+            let looks = super::hint(kind, path, error).unwrap_or_default();
+            format!("a line {} in .calveignore leaves it out; {looks}", shell_word(name))
+        }
         kind => return super::hint(kind, path, error),
     };
     Some(hint)

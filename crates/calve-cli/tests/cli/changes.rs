@@ -110,6 +110,7 @@ fn the_document_of_a_diff_is_as_documented() {
             file("dir/c", "renamed", Some("dir/b"), Some((0, 0)), (5, 5)),
             file("new", "added", None, None, (0, 8)),
         ],
+        "skipped": [],
     });
     assert_eq!(document, expected);
     let with_patch = calve(&project, "diff --json --patch w").json();

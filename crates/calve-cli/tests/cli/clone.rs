@@ -72,7 +72,7 @@ fn the_json_document_is_as_documented() {
     let copied = if method == "copy" { (2, 9) } else { (0, 0) };
     let destination = |path: &str| {
         json!({
-            "path": path, "method": method, "files": 2, "directories": 2, "symlinks": 0,
+            "path": path, "inside_source": false, "method": method, "files": 2, "directories": 2, "symlinks": 0,
             "reflinked_files": 2 - copied.0, "reflinked_bytes": 9 - copied.1,
             "copied_files": copied.0, "copied_bytes": copied.1, "linked_files": 0,
             "copied_because": { "disabled": 0, "filesystem": copied.0, "file": 0, "vanished": 0, "mutable": 0 },

@@ -144,6 +144,7 @@ fn status_has_a_line_a_change_and_three_for_its_exit_code() {
             change("a", "modified"), change("dir/empty", "added"), change("gone/c", "deleted"),
             change("link-to-be", "type"), change("mode", "mode"), change("new name", "added"),
         ],
+        "skipped": [],
     });
     assert_eq!(document, expected);
 }

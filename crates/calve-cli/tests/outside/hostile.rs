@@ -360,3 +360,79 @@ fn a_file_that_has_content_and_no_size_arrives_with_its_content_or_is_named() {
         }
     }
 }
+
+/// The command without the rights of root, where the tests have them.
+fn without_privileges(directory: &Path, words: &str) -> Run {
+    if !is_root() {
+        return calve(directory, words);
+    }
+    let mut command = program("setpriv", directory);
+    command.args(["--bounding-set", "-all", "--inh-caps", "-all", env!("CARGO_BIN_EXE_calve")]);
+    Run::of(command.args(words.split_whitespace()).output().unwrap(), String::new())
+}
+
+#[test]
+fn what_may_not_be_read_is_named_with_the_way_to_leave_it_out() {
+    use std::os::unix::fs::{PermissionsExt as _, chown};
+    if is_root() && std::process::Command::new("setpriv").arg("--version").output().is_err() {
+        not_run("what may not be read", "no setpriv");
+        return;
+    }
+    for (what, is_folder) in [("pgdata", true), ("key", false)] {
+        let scratch = scratch();
+        let app = scratch.path().join("app");
+        fs::create_dir(&app).unwrap();
+        fs::write(app.join("file"), "x").unwrap();
+        let closed = app.join(what);
+        if is_folder {
+            fs::create_dir(&closed).unwrap();
+        } else {
+            fs::write(&closed, "x").unwrap();
+        }
+        // Its owner's alone, as a database's folder is.
+        if is_root() {
+            fs::set_permissions(&closed, fs::Permissions::from_mode(0o700)).unwrap();
+            chown(&closed, Some(65534), Some(65534)).unwrap();
+        } else {
+            fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).unwrap();
+        }
+        let run = without_privileges(scratch.path(), "clone app copy");
+        assert_eq!(run.code, Some(1), "{what}: {run:?}");
+        assert!(run.stderr.contains(&format!("--exclude /{what} leaves it out")), "{run:?}");
+        let run = without_privileges(scratch.path(), &format!("clone --exclude /{what} app copy"));
+        assert_eq!(run.code, Some(0), "{what}: {run:?}");
+
+        assert_eq!(without_privileges(&app, "init -q").code, Some(0));
+        let run = without_privileges(&app, "snapshot");
+        assert_eq!(run.code, Some(1), "{what}: {run:?}");
+        assert!(run.stderr.contains(&format!("a line {what} in .calveignore")), "{run:?}");
+        fs::write(app.join(".calveignore"), format!("{what}\n")).unwrap();
+        let run = without_privileges(&app, "snapshot");
+        assert_eq!(run.code, Some(0), "{what}: {run:?}");
+        fs::set_permissions(&closed, fs::Permissions::from_mode(0o700)).unwrap();
+    }
+}
+
+#[test]
+fn a_clone_inside_its_source_says_that_it_is_left_out_and_a_stores_own_trash_is_no_finding() {
+    let scratch = scratch();
+    let app = scratch.path().join("app");
+    fs::create_dir_all(app.join("trees")).unwrap();
+    fs::write(app.join("file"), "x").unwrap();
+    assert_eq!(calve(&app, "init -q").code, Some(0));
+    assert_eq!(calve(&app, "snapshot -q").code, Some(0));
+    for folder in ["trash", "stage"] {
+        let stage = app.join(format!(".calve/{folder}/.calve-stage-0000000000000001-1-1-1"));
+        fs::create_dir_all(stage).unwrap();
+    }
+    let run = calve(scratch.path(), "clone app app/trees/one");
+    assert_eq!(run.code, Some(0), "{run:?}");
+    assert!(run.stderr.contains("app/trees/one lies inside the source: it is left out"), "{run:?}");
+    assert!(!app.join("trees/one/trees/one").try_exists().unwrap());
+    for (destination, expected) in [("app/trees/two", true), ("beside", false)] {
+        let run = calve(scratch.path(), &format!("clone --json app {destination}"));
+        assert_eq!(run.code, Some(0), "{run:?}");
+        assert_eq!(run.json()["destinations"][0]["inside_source"], expected, "{run:?}");
+        assert_eq!(run.stderr.contains("inside the source"), expected, "{run:?}");
+    }
+}

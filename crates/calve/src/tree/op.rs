@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 
-use super::CloneOptions;
 use super::filter::Filter;
 use super::links::Links;
 use super::node::{Handles, Node, OpenDirs, lock};
 use super::staging::Stage;
 use super::tally::Finding;
 use super::verdicts::Verdicts;
+use super::{CloneOptions, OWN};
 use crate::error::{Error, ErrorKind};
 use crate::reflink::Patience;
 use crate::report::{DestinationReport, SkipReason, Skipped};
@@ -55,6 +55,13 @@ pub(super) struct Op<'a> {
     pub(super) failure: Mutex<Option<Error>>,
     pub(super) skipped: Mutex<Vec<Finding>>,
     pub(super) tallies: Mutex<Vec<DestinationReport>>,
+}
+
+/// Whether it is what a store deletes, or has not finished. It means nothing in a clone, and misses nobody there.
+fn is_passing_in_a_store(path: &Path) -> bool {
+    let mut parts = path.iter().skip_while(|part| *part != OWN);
+    parts.next();
+    parts.next().is_some_and(|part| part == "trash" || part == "stage")
 }
 
 #[derive(Default)]
@@ -148,7 +155,11 @@ impl<'a> Op<'a> {
 
     /// Notes an entry that did not arrive whole, at one destination or at all of them.
     pub(super) fn skip(&self, dest: Option<usize>, path: PathBuf, reason: SkipReason) {
-        lock(&self.skipped).push((dest, Skipped { path, reason }));
+        let passing =
+            matches!(reason, SkipReason::Stage | SkipReason::Vanished | SkipReason::Restless);
+        if !(passing && is_passing_in_a_store(&path)) {
+            lock(&self.skipped).push((dest, Skipped { path, reason }));
+        }
     }
 
     pub(super) fn source_path(&self, node: &Node, name: &CStr) -> PathBuf {

@@ -74,6 +74,9 @@ pub(super) fn clone_tree(
     let targets = look_at(dests, &root, &meta, source, options.existing)?;
     let skips = |target: &Target| options.existing == Existing::Skip && target.existing.is_some();
     let mut reports = tally::reports(targets.iter().map(|target| (&*target.path, skips(target))));
+    for (target, report) in targets.iter().zip(&mut reports) {
+        report.inside_source = is_inside(&target.parent, meta.id());
+    }
     let finish = |destinations| {
         Ok(Report { source: source.to_owned(), destinations, elapsed: start.elapsed() })
     };

@@ -116,7 +116,8 @@ pub(super) fn write(
     findings: &[Finding],
     place: Option<usize>,
 ) {
-    *report = DestinationReport { path: std::mem::take(&mut report.path), ..counts };
+    let (path, inside_source) = (std::mem::take(&mut report.path), report.inside_source);
+    *report = DestinationReport { path, inside_source, ..counts };
     report.skipped = findings
         .iter()
         .filter(|(dest, _)| dest.is_none() || *dest == place)
