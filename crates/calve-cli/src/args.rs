@@ -224,7 +224,8 @@ pub(crate) enum Verb {
     /// List what was changed in a worktree since its snapshot
     ///
     /// One 'LETTER path' a line, sorted: A added, M modified, D deleted, T another kind of entry, X only the
-    /// mode. Exits with 0 where it is clean, and with 3 where it was changed.
+    /// mode, the owner, the group or extended attributes. A time is no change. Exits with 0 where it is
+    /// clean, and with 3 where it was changed.
     #[cfg(unix)]
     #[command(after_help = worktrees::STATUS_EXAMPLES)]
     Status(StatusArgs),

@@ -599,6 +599,7 @@ pub(crate) fn change_name(kind: ChangeKind) -> &'static str {
         ChangeKind::Deleted => "deleted",
         ChangeKind::Type => "type",
         ChangeKind::Mode => "mode",
+        ChangeKind::Metadata => "metadata",
         _ => "other",
     }
 }

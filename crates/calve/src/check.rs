@@ -32,6 +32,7 @@ use crate::store::Store;
 use crate::store::blobs::Intake;
 use crate::store::delta::{self, Counts};
 use crate::store::id::{BlobId, SnapshotId};
+use crate::store::metadata::Maker;
 use crate::store::object::SnapshotObject;
 use crate::store::scan::{self, Request};
 use crate::{Cancel, Progress};
@@ -261,13 +262,15 @@ pub(crate) fn template(store: &Store, id: SnapshotId, object: &SnapshotObject, r
             blobs: store.blobs(),
             intake: None,
             stamp: (i64::MIN, 0),
+            // Whoever made the template runs this, as a rule; it has no marker yet.
+            maker: Maker::this(),
             excluded: &std::collections::HashSet::new(),
             jobs: 1,
             cancel: &Cancel::default(),
             progress: &Progress::default(),
         })?;
         let found = found.manifest.as_ref().unwrap_or(&manifest);
-        Ok(delta::compare(&manifest, found, Counts::Content).is_empty())
+        Ok(delta::compare(&manifest, found, Counts::Changes).is_empty())
     };
     if compare().is_ok_and(|same| !same) {
         disagree(format_args!("{path:?} is not snapshot {id}, and its template is sealed"));

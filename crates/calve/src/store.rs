@@ -37,6 +37,7 @@ pub(crate) mod layout;
 pub(crate) mod locks;
 pub(crate) mod manifest;
 pub(crate) mod materialize;
+pub(crate) mod metadata;
 pub(crate) mod object;
 pub(crate) mod pack;
 pub(crate) mod packing;

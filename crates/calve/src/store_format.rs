@@ -128,6 +128,8 @@
 //! token TOKEN            hexadecimal digits, the same as in its row
 //! store PATH             the store's absolute path: bytes up to the last line's end
 //! ```
+//! `.calve/made-by` beside it, only where root did not make the worktree, is the owner and group of what its maker made: `UID GID`, and a newline.
+//!
 //! It is a worktree of the store that has its token in a row *and* is at PATH; or whose place that was, if nothing is there any more. So the worktrees of a
 //! project that was copied, store and all, stay the first one's.
 //!

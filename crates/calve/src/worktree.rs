@@ -89,14 +89,16 @@ pub struct Change {
 pub enum ChangeKind {
     /// It is not in the snapshot.
     Added,
-    /// Its content is another; perhaps its mode, too.
+    /// Its content is another; perhaps its mode, its owner and its attributes, too.
     Modified,
     /// It is gone.
     Deleted,
     /// It is another kind of entry.
     Type,
-    /// Only its mode is another.
+    /// Its content is the same and its mode is another; perhaps its owner and its attributes, too.
     Mode,
+    /// Only its owner, its group or its extended attributes (ACLs are among them) are another.
+    Metadata,
 }
 
 impl ChangeKind {
@@ -108,7 +110,7 @@ impl ChangeKind {
             Self::Modified => 'M',
             Self::Deleted => 'D',
             Self::Type => 'T',
-            Self::Mode => 'X',
+            Self::Mode | Self::Metadata => 'X',
         }
     }
 }
@@ -119,7 +121,7 @@ impl ChangeKind {
 pub struct Status {
     /// The snapshot it was compared with.
     pub snapshot: SnapshotId,
-    /// Every path that differs, sorted. A directory is named only where it is empty or its mode differs.
+    /// Every path that differs, sorted. A directory is named only where it is empty, or where its mode, owner or attributes differ.
     pub changes: Vec<Change>,
     /// Entries that were looked at.
     pub entries: u64,
@@ -410,7 +412,8 @@ impl Worktree {
         Err(Error::new(ErrorKind::WorktreeMissing, "open worktree", &self.path, cause))
     }
 
-    /// What of it differs from its snapshot, in kind, content or mode.
+    /// What of it differs from its snapshot, in kind, content, mode, owner or extended attributes. Times are no change, and what could
+    /// not be set when the worktree was made is none: a plain user cannot give files away.
     ///
     /// Costs one stat an entry and one listing a directory. Content is read only of files whose size is that of the snapshot
     /// and whose times or inode are not what the index says.
@@ -443,7 +446,7 @@ impl Worktree {
         let entries = now.as_ref().unwrap_or(&base).count.into();
         let changes = match &now {
             Some(now) => {
-                let deltas = delta::compare(&base, now, Counts::Content);
+                let deltas = delta::compare(&base, now, Counts::Changes);
                 changes(&base, now, &judge.judged(&base, now, deltas)?)
             }
             None => Vec::new(),
@@ -459,8 +462,7 @@ impl Worktree {
         })
     }
 
-    /// The tree of the snapshot; the tree as it is, where that differs in kind, content or mode; and directories that kept
-    /// changing.
+    /// The tree of the snapshot; the tree as it is, where that is not the same; and directories that kept changing.
     fn compare(
         &self,
         options: &StoreOptions,
@@ -523,6 +525,9 @@ fn changes(old: &Manifest, new: &Manifest, deltas: &[Delta]) -> Vec<Change> {
         (Some(a), Some(b)) => {
             let (a, b) = (old.at(a), new.at(b));
             Some(match (&a.kind, &b.kind) {
+                // Links have no mode of their own.
+                (Kind::Symlink(a), Kind::Symlink(b)) if a == b => ChangeKind::Metadata,
+                _ if a.same_content(b) && a.mode == b.mode => ChangeKind::Metadata,
                 _ if a.same_content(b) => ChangeKind::Mode,
                 (Kind::File { .. }, Kind::File { .. }) | (Kind::Symlink(_), Kind::Symlink(_)) => {
                     ChangeKind::Modified

@@ -8,7 +8,7 @@ mod common;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{lchown, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,9 +16,10 @@ use calve::{ErrorKind, GcOptions, PackOptions, SnapshotId, StartOptions, Worktre
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use common::bytes;
+use common::odd::set_xattr;
 use common::snapshot::{Entry, Kind, Snapshot, assert_same};
 use common::stores::{Desk, assert_sound, content, options, set_mode, status, tree};
+use common::{bytes, is_root};
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -46,6 +47,8 @@ enum How {
     Symlink,
     HardLink,
     Swap,
+    Attribute,
+    Own,
 }
 
 /// Few names, so that steps meet.
@@ -65,6 +68,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(How::Symlink),
         2 => Just(How::HardLink),
         2 => Just(How::Swap),
+        2 => Just(How::Attribute),
+        1 => Just(How::Own),
     ];
     let number = any::<usize>;
     let flag = any::<bool>;
@@ -116,6 +121,14 @@ fn edit(root: &Path, how: How, path: &str, other: &str, seed: u64) -> std::io::R
                 set_mode(&at, modes[usize::try_from(seed).unwrap()]);
             }
             Ok(())
+        }
+        // None of them is the first, so that an attribute goes, too.
+        How::Attribute if seed == 0 => Ok(rustix::fs::lremovexattr(&at, "user.calve")?),
+        How::Attribute => Ok(set_xattr(&at, "user.calve", &[u8::try_from(seed).unwrap()])?),
+        // A plain user's go to its own group, which is no change.
+        How::Own => {
+            let of = |seed: u64| is_root().then(|| u32::try_from(seed % 3).unwrap());
+            lchown(&at, of(seed), of(seed / 2))
         }
         How::Symlink => {
             remove(&at).or_else(|_| parents(&at))?;
@@ -191,7 +204,10 @@ fn changes(base: &Snapshot, now: &Snapshot) -> Vec<String> {
         {
             Some('M')
         }
-        (Some(old), Some(new)) => (old.mode != new.mode).then_some('X'),
+        (Some(old), Some(new)) => {
+            let metadata = |entry: &Entry| (entry.mode, entry.owner, entry.xattrs.clone());
+            (metadata(old) != metadata(new)).then_some('X')
+        }
         (None, None) => None,
     };
     let all = paths(&[base, now]);

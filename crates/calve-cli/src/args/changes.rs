@@ -24,7 +24,7 @@ pub(crate) const DIFF_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
       binary), path.
 
 What no patch of git's can hold is left out of it: empty folders, other mode
-bits, times, and what is in .git. The exit code is 0 whether there are changes
+bits, owners, attributes, times, and what is in .git. The exit code is 0 whether there are changes
 or not; 'calve status' tells by its own.";
 
 pub(crate) const SWITCH_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m

@@ -127,9 +127,9 @@ pub fn all() -> io::Result<Vec<Seed>> {
     let token = "0123456789abcdef".repeat(2);
     let marker = Marker { token, store: "/home/me/a project/.calve".into() };
     let record = Record {
-        from: id,
         deleted: vec!["a/b".into(), "c\nd".into()],
         modes: vec![("e".into(), 0o755)],
+        ..Record::new(id)
     };
     seeds.extend([
         ("texts", "format", format::NEW.as_bytes().to_vec()),

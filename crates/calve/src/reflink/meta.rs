@@ -287,6 +287,22 @@ impl Attrs {
         Ok((unlisted || !attrs.is_empty()).then(|| Box::new(Self { found: attrs, unlisted })))
     }
 
+    /// Takes away those attributes of an open file that `wanted` has not. What may not be taken away stays.
+    pub(crate) fn remove_others(file: impl AsFd, wanted: Option<&Self>) -> io::Result<()> {
+        let file = file.as_fd();
+        let Some(there) = Self::read(file)? else { return Ok(()) };
+        for (name, _) in &there.found {
+            if wanted.is_some_and(|wanted| wanted.found.iter().any(|(other, _)| other == name)) {
+                continue;
+            }
+            match xattr::fremovexattr(file, name) {
+                Ok(()) | Err(NO_SUCH_ATTR | Errno::NOTSUP | Errno::PERM | Errno::ACCESS) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(())
+    }
+
     /// Names and values, by name.
     pub(crate) fn to_sorted(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
         let pair = |(name, value): &(CString, Vec<u8>)| (name.to_bytes().to_vec(), value.clone());

@@ -20,9 +20,9 @@ pub(crate) struct Delta {
 /// What counts as a difference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Counts {
-    /// Kind, content and mode.
-    Content,
-    /// These, and owners, times, attributes and links.
+    /// Kind, content, mode, owner and attributes: what `status` calls a change.
+    Changes,
+    /// These, and times and links.
     Everything,
 }
 
@@ -96,17 +96,14 @@ fn directory_id(entry: &Entry) -> DirectoryId {
 
 fn same(a: Option<&Entry>, b: Option<&Entry>, counts: Counts) -> bool {
     let (Some(a), Some(b)) = (a, b) else { return false };
-    if !a.same_content(b) || (a.mode != b.mode && !matches!(a.kind, Kind::Symlink(_))) {
+    if !a.same_content(b) || !a.same_metadata(b) {
         return false;
     }
     let links = |entry: &Entry| match entry.kind {
         Kind::File { link, .. } => link,
         _ => 0,
     };
-    counts == Counts::Content
-        || ((a.uid, a.gid, a.mtime) == (b.uid, b.gid, b.mtime)
-            && a.attributes == b.attributes
-            && links(a) == links(b))
+    counts == Counts::Changes || (a.mtime == b.mtime && links(a) == links(b))
 }
 
 impl Manifest {

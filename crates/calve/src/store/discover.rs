@@ -19,7 +19,7 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{self, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::layout::{self, GIT_IGNORE, Layout, MARKER, OWN};
+use super::layout::{self, GIT_IGNORE, Layout, MADE_BY, MARKER, OWN};
 use super::{Store, bytes_of, path_from, read_plain};
 use crate::error::{Context as _, Error, ErrorKind};
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
@@ -195,7 +195,12 @@ impl Marker {
     pub(crate) fn write(&self, root: &OwnedFd) -> io::Result<()> {
         fs::mkdirat(root, OWN, Mode::from_raw_mode(0o755))?;
         let own = fs::openat(root, OWN, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())?;
-        for (name, text) in [(MARKER, self.encode()), (GIT_IGNORE, b"*\n".to_vec())] {
+        let mut files = vec![(MARKER, self.encode()), (GIT_IGNORE, b"*\n".to_vec())];
+        let stat = fs::fstat(&own)?;
+        if stat.st_uid != 0 {
+            files.push((MADE_BY, format!("{} {}\n", stat.st_uid, stat.st_gid).into_bytes()));
+        }
+        for (name, text) in files {
             let file = fs::openat(&own, name, NEW_FILE_FLAGS, Mode::from_raw_mode(0o644))?;
             io::Write::write_all(&mut std::fs::File::from(file), &text)?;
         }

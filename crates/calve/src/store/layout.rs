@@ -37,6 +37,8 @@ const DATABASE_LOG: &str = "index.db-wal";
 pub(crate) const GIT_IGNORE: &str = ".gitignore";
 /// In calve's own folder of a worktree: which worktree of which store it is.
 pub(crate) const MARKER: &str = "worktree";
+/// In calve's own folder of a worktree that root did not make: who did. See [`metadata`](super::metadata).
+pub(crate) const MADE_BY: &str = "made-by";
 /// In calve's own folder of a worktree, which for a project may be its store: what `undo` takes back.
 pub(crate) const UNDO: &str = "undo";
 /// The same for the system.

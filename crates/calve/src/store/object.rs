@@ -52,7 +52,15 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// Whether this is the same to `status`: content and mode, not owner, time and attributes.
+    /// Whether mode, owner and attributes are the same. Links have no mode of their own.
+    pub(crate) fn same_metadata(&self, other: &Self) -> bool {
+        let is_link = matches!(self.kind, Kind::Symlink(_));
+        (is_link || self.mode == other.mode)
+            && (self.uid, self.gid) == (other.uid, other.gid)
+            && self.attributes == other.attributes
+    }
+
+    /// Whether the kind and the content are the same.
     pub(crate) fn same_content(&self, other: &Self) -> bool {
         match (&self.kind, &other.kind) {
             (Kind::File { blob: a, size: x, .. }, Kind::File { blob: b, size: y, .. }) => {

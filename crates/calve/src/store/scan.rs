@@ -25,6 +25,7 @@ use super::id::{BlobId, DirectoryId};
 use super::index::{Boot, Index, Stat};
 use super::layout::OWN;
 use super::manifest::{Manifest, os};
+use super::metadata::Maker;
 use super::object::{Entry, Kind};
 use super::pool::{self, Queue, lock};
 use crate::error::{Context as _, Error};
@@ -41,7 +42,7 @@ mod files;
 mod trust;
 
 use assemble::Assembly;
-use files::{attributes, entry_of};
+pub(crate) use files::{attributes, entry_of};
 
 /// Rules for what a snapshot leaves out, in gitignore's syntax.
 const IGNORE_FILE: &CStr = c".calveignore";
@@ -66,6 +67,8 @@ pub(crate) struct Request<'a> {
     pub(crate) intake: Option<&'a Noted>,
     /// A time of this filesystem's clock from before the scan.
     pub(crate) stamp: (i64, u32),
+    /// Who made the tree: what could not be set in it is no difference.
+    pub(crate) maker: Maker,
     /// Directories that are no part of the tree although they are inside it: other worktrees.
     pub(crate) excluded: &'a HashSet<(u64, u64)>,
     pub(crate) jobs: usize,
@@ -76,7 +79,7 @@ pub(crate) struct Request<'a> {
 /// What a scan found.
 #[derive(Debug)]
 pub(crate) struct Scan {
-    /// `None`: what was found is the base, in kind, content and mode. Never where there is an intake.
+    /// `None`: what was found is the base, in all but the links. Never where there is an intake.
     pub(crate) manifest: Option<Manifest>,
     /// By the manifest's numbers; none where there is no manifest.
     pub(crate) stats: Vec<Stat>,
@@ -304,7 +307,11 @@ impl Scanner<'_> {
             }
         }
         let kind = Kind::Directory(DirectoryId::from_bytes([0; 32]));
-        Ok(entry_of(name.to_bytes(), meta, attributes(fd)?, kind))
+        let mut entry = entry_of(name.to_bytes(), meta, attributes(fd)?, kind);
+        if let Some((manifest, place)) = known {
+            self.settle(&mut entry, Some(manifest.entry_of(place)));
+        }
+        Ok(entry)
     }
 
     fn list(
@@ -547,8 +554,11 @@ impl Scanner<'_> {
                 let Some(directory) = directory else { return false };
                 let Some(place) = directory.base else { return false };
                 let known = |found: &Found| matches!(found.0, What::Same(..) | What::Directory(_));
+                let (own, was) = (&directory.own, base.entry_of(place));
                 base.directories[place as usize].entries.len() == directory.found.len()
-                    && directory.own.mode == base.entry_of(place).mode
+                    && own.same_metadata(was)
+                    // What is left out of snapshots changes mostly the root's time, which is no change.
+                    && (own.mtime == was.mtime || place == 0)
                     && directory.found.iter().all(known)
             })
     }

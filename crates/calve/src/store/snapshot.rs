@@ -17,6 +17,7 @@ use super::catalog::{NewSnapshot, WorktreeRow};
 use super::id::SnapshotId;
 use super::index::{Boot, Index};
 use super::manifest::Manifest;
+use super::metadata::Maker;
 use super::object::SnapshotObject;
 use super::scan::{self, Request, Scan};
 use super::verify::Damage;
@@ -180,6 +181,7 @@ impl Store {
             blobs: self.blobs(),
             intake,
             stamp,
+            maker: Maker::of(&root),
             excluded: &excluded,
             jobs: options.threads(),
             cancel: &options.cancel,

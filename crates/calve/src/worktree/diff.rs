@@ -86,7 +86,7 @@ impl Worktree {
         let (base, now, skipped) = self.compare(options)?;
         let now = now.as_ref().unwrap_or(&base);
         judge.must_lead_somewhere(&base, now)?;
-        let deltas = judge.judged(&base, now, compare(&base, now, Counts::Content))?;
+        let deltas = judge.judged(&base, now, compare(&base, now, Counts::Changes))?;
         let changes = super::changes(&base, now, &deltas);
         let by_path: HashMap<&Path, &Delta> =
             deltas.iter().map(|delta| (delta.path.as_path(), delta)).collect();
@@ -226,7 +226,9 @@ impl Diff {
 
     fn count_lines(&self, at: usize, reader: &mut Reader<'_>) -> Result<Option<(u64, u64)>, Error> {
         let (file, (old, new)) = (&self.files[at], &self.sides[at]);
-        if file.renamed_from.is_some() || file.kind == ChangeKind::Mode {
+        if file.renamed_from.is_some()
+            || matches!(file.kind, ChangeKind::Mode | ChangeKind::Metadata)
+        {
             return Ok(Some((0, 0)));
         }
         let is_other = |entry: &Option<Entry>| entry.as_ref().is_some_and(|entry| !has_text(entry));

@@ -20,7 +20,7 @@
 //! Every directory is opened step by step from the root, and no step follows a link, so a tree that is rearranged meanwhile leads
 //! nowhere else.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -40,6 +40,7 @@ use crate::store::id::{DirectoryId, SnapshotId};
 use crate::store::index::{Boot, Index, Stat};
 use crate::store::manifest::{Builder, Manifest};
 use crate::store::materialize::{Plan, materialize, wanted};
+use crate::store::metadata::Maker;
 use crate::store::object::{Entry, Kind};
 use crate::store::scan::stat_of;
 use crate::store::{StoreOptions, locks};
@@ -162,14 +163,22 @@ impl Worktree {
                 [Some(&target), interrupted.as_ref()].into_iter().flatten().collect();
             plan::learn(&root, now, &others).context("read", || &self.path)?;
         }
-        let trees = Trees {
+        let mut trees = Trees {
             base,
             now: scan.manifest.as_ref().unwrap_or(base),
             target: &target,
             interrupted: interrupted.as_ref(),
+            maker: Maker::of(&root),
+            in_place: HashSet::new(),
         };
+        if what == Changes::Reset {
+            trees.find_in_place(&root).context("read", || &self.path)?;
+        }
         let mut moves = trees.plan(what);
         trees.find_hidden(&root, &mut moves).context("read", || &self.path)?;
+        if what != Changes::Respect {
+            trees.find_linked(&root, &mut moves).context("read", || &self.path)?;
+        }
         if let Some((record, aside)) = undo {
             trees.guard_from_undo(record, aside, &mut moves);
         }
@@ -187,17 +196,26 @@ impl Worktree {
             skipped: Vec::new(),
             elapsed: Duration::ZERO,
         };
+        // Before the stage changes the root's time.
+        let metadata = match what {
+            Changes::Respect => Vec::new(),
+            _ => self.metadata_before(&root, &moves)?,
+        };
         // All that can fail for want of space or content comes before anything is changed.
         let staged = self.stage(&root, &target, &moves, options)?;
         report.skipped = staged.skipped.clone();
         let row = WorktreeRow { state: State::Switching, target: Some(to), ..self.row.clone() };
         // The same again, once it is done, moves nothing aside, and takes nothing from the undo of the first.
-        let nothing = interrupted.is_none() && from == to && moves.conflicts.is_empty();
+        let nothing = interrupted.is_none()
+            && from == to
+            && moves.conflicts.is_empty()
+            && !moves.mend.keys().any(|path| moves.by_hand.contains(path));
         let again = nothing && self.has_undo()?;
         let moves_aside = what != Changes::Respect && !again;
         if moves_aside {
             // Before the row is marked: from then on what was changed by hand cannot be told from what is half done.
-            self.note_undo(&root, &trees, &moves, from, interrupted.is_some())?;
+            let going_on = interrupted.is_some();
+            self.note_undo(&root, &trees, &moves, from, going_on, metadata)?;
         }
         self.set_standing(&row)?;
         if moves_aside {
@@ -399,6 +417,15 @@ impl Worktree {
             }
             report.changed += 1;
         }
+        // All of them first: some may be names of one file.
+        for path in moves.mend.keys() {
+            self.must_be_as_seen(root, trees, path)?;
+        }
+        for (path, at) in &moves.mend {
+            undo::set_in_place(root, path, trees.target.at(*at))
+                .context("set metadata of", || failed(path))?;
+            report.changed += 1;
+        }
         let created = meta::created_by_us(false);
         let give = |entry: &Entry, fd: &OwnedFd| -> io::Result<()> {
             let attrs = entry.attributes.as_ref().map(|pairs| Attrs::from_pairs(pairs));
@@ -414,13 +441,10 @@ impl Worktree {
                 && let Some(now) = trees.find(trees.now, path).map(|at| trees.now.at(at))
                 && now.is_directory()
             {
-                // It is here for its times, or for what is in it; its mode is not in the way.
-                entry.mode = now.mode;
+                // It is here for its times, or for what is in it; what was made of it by hand is not in the way.
+                entry = Entry { mtime: entry.mtime, ..now.clone() };
             }
-            let entry = &entry;
-            open_at(root, path)
-                .and_then(|dir| give(entry, &dir))
-                .context("set metadata of", || failed(path))?;
+            undo::set_in_place(root, path, &entry).context("set metadata of", || failed(path))?;
             report.changed += 1;
         }
         let removed = staged.stage.discard();
@@ -447,7 +471,7 @@ impl Worktree {
                 let path = path.join(crate::store::manifest::os(&entry.name));
                 let base_slot = base.and_then(|base| base.find(&entry.name));
                 let number = (directory.first + slot) as usize;
-                if moves.put.contains_key(&path) {
+                if moves.put.contains_key(&path) || moves.mend.contains_key(&path) {
                     touched.push((number, path.clone()));
                 } else if !moves.by_hand.contains(&path)
                     && let (Some(base), Some(slot), Some(old)) = (base, base_slot, old)

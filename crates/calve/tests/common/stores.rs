@@ -120,7 +120,7 @@ pub(crate) fn tree(root: &Path) -> Snapshot {
     found
 }
 
-/// What `status` compares: kind, content and mode.
+/// What `status` compares: kind, content, mode, owner and attributes.
 #[track_caller]
 pub(crate) fn content(root: &Path) -> Snapshot {
     content_of(&tree(root))
@@ -131,7 +131,6 @@ pub(crate) fn content_of(tree: &Snapshot) -> Snapshot {
     let mut found = tree.clone();
     for (path, entry) in &mut found {
         *entry = Entry {
-            owner: (0, 0),
             mtime: (0, 0),
             data: Vec::new(),
             first_name: path.clone(),

@@ -45,8 +45,22 @@ impl Scanner<'_> {
             return Ok(None);
         }
         let kind = target.map_or(Kind::Fifo, |target| Kind::Symlink(target.to_bytes().into()));
-        let entry = entry_of(name.to_bytes(), &meta, None, kind);
+        let mut entry = entry_of(name.to_bytes(), &meta, None, kind);
+        self.settle(&mut entry, self.known(dir, name));
         Ok(Some(What::Other(Box::new(entry), Inode::of(&meta))))
+    }
+
+    /// What the base has under this name.
+    fn known(&self, dir: &OpenDir, name: &CStr) -> Option<&Entry> {
+        let base = self.request.base?.directories.get(dir.base? as usize)?;
+        Some(&base.entries[base.find(name.to_bytes())? as usize])
+    }
+
+    /// What could not be set here is as the base has it, also in the snapshot that is taken of it.
+    pub(super) fn settle(&self, entry: &mut Entry, known: Option<&Entry>) {
+        if let Some(known) = known {
+            self.request.maker.settle(entry, known);
+        }
     }
 
     pub(super) fn files(
@@ -112,7 +126,7 @@ impl Scanner<'_> {
                     is_traced(writers, protected, meta.changed, stamp)
                 };
                 let (blob, size) = worker.intake.hash(&file, meta.size, stop)?;
-                (Kind::File { size, link: 0, blob }, meta, None, traced)
+                (Kind::File { size, link: 0, blob }, meta, attributes(&file)?, traced)
             }
         };
         let inode = if traced { Inode::of(&meta) } else { Inode::untraced(&meta) };
@@ -123,12 +137,13 @@ impl Scanner<'_> {
         {
             return Ok(Ok(What::Same(slot, inode)));
         }
-        let entry = entry_of(name, &meta, attributes, kind);
+        let mut entry = entry_of(name, &meta, attributes, kind);
+        self.settle(&mut entry, self.known(dir, &wanted.name));
         Ok(Ok(What::Other(Box::new(entry), inode)))
     }
 }
 
-pub(super) fn entry_of(
+pub(crate) fn entry_of(
     name: &[u8],
     meta: &Meta,
     attributes: Option<Box<Attributes>>,
@@ -145,7 +160,7 @@ pub(super) fn entry_of(
     }
 }
 
-pub(super) fn attributes(file: &OwnedFd) -> io::Result<Option<Box<Attributes>>> {
+pub(crate) fn attributes(file: &OwnedFd) -> io::Result<Option<Box<Attributes>>> {
     Ok(Attrs::read(file)?
         .map(|attrs| attrs.to_sorted())
         .filter(|list| !list.is_empty())

@@ -16,7 +16,8 @@ use crate::reflink::meta::Meta;
 use crate::reflink::sys;
 
 impl Scanner<'_> {
-    /// Whether what `meta` is of is the entry, for all that the index knows.
+    /// Whether what `meta` is of is the entry, for all that the index knows. Owner and mode are not compared: the change time tells of
+    /// each change of them, and some could not be set here ([`metadata`](super::super::metadata)).
     pub(super) fn trusted(&self, entry: &Entry, number: u32, meta: &Meta) -> bool {
         let Some(index) = self.request.index else { return false };
         let Some(known) = index.stats.get(number as usize) else { return false };
@@ -36,8 +37,6 @@ impl Scanner<'_> {
             && size_is
             && *known == stat_of(meta)
             && known.changed < index.stamp
-            && entry.mode == meta.permissions()
-            && (entry.uid, entry.gid) == (meta.uid, meta.gid)
             && mtime_of(meta) == entry.mtime
     }
 

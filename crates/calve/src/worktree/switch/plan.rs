@@ -1,6 +1,6 @@
 //! What a switch has to do: three trees are compared, nothing is changed.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
@@ -9,16 +9,17 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{self, AtFlags};
 use rustix::io::Errno;
 
-use super::super::at::{last, open_parent};
+use super::super::at::{is_gone, last, open_parent};
 use super::Changes;
 use super::undo::{Aside, Record};
 use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::store::blobs::Intake;
-use crate::store::delta::{At, Counts, compare};
+use crate::store::delta::{At, Counts, Delta, compare};
 use crate::store::manifest::Manifest;
+use crate::store::metadata::Maker;
 use crate::store::object::{Entry, Kind};
-use crate::store::scan::UNKNOWN;
+use crate::store::scan::{UNKNOWN, attributes};
 
 /// The snapshot it was, the tree it is, the snapshot it shall be.
 pub(super) struct Trees<'a> {
@@ -27,6 +28,10 @@ pub(super) struct Trees<'a> {
     pub(super) target: &'a Manifest,
     /// What an earlier switch was making of it, that was cut short.
     pub(super) interrupted: Option<&'a Manifest>,
+    /// Who made the tree: what could not be set in it is no difference.
+    pub(super) maker: Maker,
+    /// Files whose metadata can be set where they stand, see [`Trees::find_in_place`].
+    pub(super) in_place: HashSet<PathBuf>,
 }
 
 /// What is to be done; paths in their order, a directory before what is in it.
@@ -41,6 +46,26 @@ pub(super) struct Moves {
     pub(super) conflicts: BTreeSet<PathBuf>,
     /// What is in the way and was not seen by the scan, since it is ignored.
     pub(super) hidden: BTreeSet<PathBuf>,
+    /// What has the right content already, and is given the rest where it stands.
+    pub(super) mend: BTreeMap<PathBuf, At>,
+    /// Files that go and have another name, perhaps one that stays. They are moved aside, too: once they are back they are one file again.
+    pub(super) linked: BTreeSet<PathBuf>,
+}
+
+impl Moves {
+    /// What stays and may be given other metadata, or another time: an undo must know what it had.
+    pub(super) fn given_metadata(&self) -> BTreeSet<PathBuf> {
+        let moved = self.put.keys().chain(&self.remove).chain(&self.conflicts);
+        let above = moved.flat_map(|path| path.ancestors().skip(1));
+        let folders = above.chain(self.directories.keys().map(PathBuf::as_path));
+        let of_conflicts = self.conflicts.iter().filter(|path| !self.put.contains_key(*path));
+        folders
+            .chain(self.mend.keys().map(PathBuf::as_path))
+            .chain(of_conflicts.map(PathBuf::as_path))
+            .chain([Path::new("")])
+            .map(Path::to_owned)
+            .collect()
+    }
 }
 
 /// The entry at a path of a tree.
@@ -87,14 +112,34 @@ pub(super) fn learn(root: &OwnedFd, now: &mut Manifest, others: &[&Manifest]) ->
             continue;
         }
         let (hash, length) = intake.hash(&file, meta.size, &|| false)?;
+        let attributes = attributes(&file)?;
         let entry = &mut now.directories[place as usize].entries[slot as usize];
         if let Kind::File { size, blob, .. } = &mut entry.kind
             && *size == length
         {
             *blob = hash;
+            entry.attributes = attributes;
         }
     }
     Ok(())
+}
+
+fn link_of(entry: &Entry) -> u64 {
+    match entry.kind {
+        Kind::File { link, .. } => link,
+        _ => 0,
+    }
+}
+
+/// What is at a path, if anything is.
+fn look(root: &OwnedFd, path: &Path) -> io::Result<Option<Meta>> {
+    let stat = open_parent(root, path)
+        .and_then(|dir| Ok(fs::statat(dir, last(path)?, AtFlags::SYMLINK_NOFOLLOW)?));
+    match stat {
+        Ok(stat) => Ok(Some(Meta::of(&stat))),
+        Err(error) if is_gone(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 impl Trees<'_> {
@@ -102,14 +147,13 @@ impl Trees<'_> {
         find(of, path)
     }
 
-    /// Whether what is there is already what shall be there: content and mode.
+    /// Whether what is there is already what shall be there, in all that is a change.
     fn is_done(&self, now: Option<At>, target: Option<At>) -> bool {
         match (now, target) {
             (None, None) => true,
             (Some(now), Some(target)) => {
                 let (now, target) = (self.now.at(now), self.target.at(target));
-                now.same_content(target)
-                    && (now.mode == target.mode || matches!(now.kind, Kind::Symlink(_)))
+                now.same_content(target) && self.maker.gave(now, target)
             }
             _ => false,
         }
@@ -124,45 +168,50 @@ impl Trees<'_> {
             // It removes nothing that is the same in both.
             return was.zip(to_be).is_none_or(|(was, to_be)| {
                 !was.same_content(to_be)
-                    || (was.mode, was.mtime, was.uid, was.gid)
-                        != (to_be.mode, to_be.mtime, to_be.uid, to_be.gid)
+                    || !was.same_metadata(to_be)
+                    || (was.mtime, link_of(was)) != (to_be.mtime, link_of(to_be))
             });
         };
         if now.is_directory() {
             // Its mode may be any while it is worked in.
             return [was, to_be].into_iter().flatten().any(Entry::is_directory);
         }
-        to_be.is_some_and(|to_be| {
-            now.same_content(to_be)
-                && (now.mode == to_be.mode || matches!(now.kind, Kind::Symlink(_)))
-        })
+        to_be.is_some_and(|to_be| now.same_content(to_be) && self.maker.gave(now, to_be))
     }
 
     pub(super) fn plan(&self, what: Changes) -> Moves {
         let mut moves = Moves::default();
         let (explained, by_hand): (Vec<PathBuf>, Vec<PathBuf>) =
-            compare(self.base, self.now, Counts::Content)
+            compare(self.base, self.now, Counts::Changes)
                 .into_iter()
                 .map(|delta| delta.path)
                 .partition(|path| self.is_of_the_interrupted(path));
         moves.by_hand = by_hand.iter().cloned().collect();
-        // What must change, and whether its content or mode must.
+        // What must change, and whether that is more than its times and names.
         let mut wanted: BTreeMap<PathBuf, bool> = BTreeMap::new();
         for delta in compare(self.base, self.target, Counts::Everything) {
             let differs = match (delta.old, delta.new) {
                 (Some(old), Some(new)) => {
                     let (old, new) = (self.base.at(old), self.target.at(new));
-                    !old.same_content(new) || old.mode != new.mode
+                    !old.same_content(new) || !old.same_metadata(new)
                 }
                 _ => true,
             };
             wanted.insert(delta.path, differs);
         }
-        if what == Changes::Reset {
-            wanted.extend(by_hand.into_iter().map(|path| (path, true)));
-        }
         wanted.extend(explained.into_iter().map(|path| (path, true)));
+        if what == Changes::Reset {
+            for path in self.other_metadata().into_iter().chain(by_hand) {
+                match self.find(self.target, &path) {
+                    Some(at) if self.in_place.contains(&path) && !wanted.contains_key(&path) => {
+                        moves.mend.insert(path, at);
+                    }
+                    _ => drop(wanted.insert(path, true)),
+                }
+            }
+        }
         self.add_linked(&mut wanted);
+        moves.mend.retain(|path, _| !wanted.contains_key(path));
         for (path, differs) in &wanted {
             let (now, target) = (self.find(self.now, path), self.find(self.target, path));
             let changed = moves.by_hand.contains(path);
@@ -214,12 +263,73 @@ impl Trees<'_> {
         moves
     }
 
+    /// Where the content is the target's, and mode, owner, attributes, time or names are not.
+    fn other_metadata(&self) -> Vec<PathBuf> {
+        let is_other = |delta: &Delta| {
+            delta
+                .old
+                .zip(delta.new)
+                .is_some_and(|(now, target)| self.now.at(now).same_content(self.target.at(target)))
+        };
+        let deltas = compare(self.now, self.target, Counts::Everything);
+        deltas.into_iter().filter(is_other).map(|delta| delta.path).collect()
+    }
+
+    /// Finds what a reset can set right where it stands, so that it stays the file that somebody has open. Not where that would also change
+    /// another file's metadata: its names must be those that the target gives it, and no others.
+    pub(super) fn find_in_place(&mut self, root: &OwnedFd) -> io::Result<()> {
+        let me = rustix::process::geteuid();
+        let mut groups: HashMap<u64, Vec<PathBuf>> = HashMap::new();
+        let others = self.other_metadata();
+        let link_at =
+            |path: &Path| self.find(self.target, path).map_or(0, |at| link_of(self.target.at(at)));
+        if others.iter().any(|path| link_at(path) != 0) {
+            for (place, slot, entry) in self.target.entries().filter(|it| link_of(it.2) != 0) {
+                let path = self.target.path_of(place, slot);
+                groups.entry(link_of(entry)).or_default().push(path);
+            }
+        }
+        let mut in_place = HashSet::new();
+        for path in others {
+            let Some(meta) = look(root, &path)? else { continue };
+            if meta.file_type() == fs::FileType::Directory
+                || !(me.is_root() || meta.uid == me.as_raw())
+            {
+                continue;
+            }
+            let (mut names, mut is_one) = (1, true);
+            for other in groups.get(&link_at(&path)).into_iter().flatten() {
+                if *other != path {
+                    names += 1;
+                    is_one &= look(root, other)?.is_some_and(|other| other.id() == meta.id());
+                }
+            }
+            if is_one && meta.links == names {
+                in_place.insert(path);
+            }
+        }
+        self.in_place = in_place;
+        Ok(())
+    }
+
+    /// Finds what is replaced or removed and has another name.
+    pub(super) fn find_linked(&self, root: &OwnedFd, moves: &mut Moves) -> io::Result<()> {
+        for path in moves.put.keys().chain(&moves.remove) {
+            if moves.conflicts.contains(path) || self.find(self.now, path).is_none() {
+                continue;
+            }
+            if let Some(meta) = look(root, path)?
+                && meta.file_type() != fs::FileType::Directory
+                && meta.links > 1
+            {
+                moves.linked.insert(path.clone());
+            }
+        }
+        Ok(())
+    }
+
     /// All names of a file go together, since they must become one file.
     fn add_linked(&self, wanted: &mut BTreeMap<PathBuf, bool>) {
-        let link_of = |entry: &Entry| match entry.kind {
-            Kind::File { link, .. } => link,
-            _ => 0,
-        };
         let links: HashSet<u64> = wanted
             .keys()
             .filter_map(|path| self.find(self.target, path))
@@ -312,8 +422,17 @@ impl Trees<'_> {
 
     /// What was changed by hand since something was moved aside, where that is to come back, is in its way.
     pub(super) fn guard_from_undo(&self, record: &Record, aside: &Aside, moves: &mut Moves) {
+        let noted: HashMap<&Path, &Entry> =
+            record.metadata.iter().map(|(path, entry)| (path.as_path(), entry)).collect();
         for path in &moves.by_hand {
             let Some(now) = self.find(self.now, path).map(|at| self.now.at(at)) else { continue };
+            // Either may have what could not be set in the other.
+            let is_noted = |noted: &Entry| {
+                now.is_directory() && (self.maker.gave(now, noted) || self.maker.gave(noted, now))
+            };
+            if noted.get(path.as_path()).is_some_and(|noted| !is_noted(noted)) {
+                moves.conflicts.insert(path.clone());
+            }
             let replaced = path.ancestors().any(|above| aside.files.contains(above));
             let blocked = !now.is_directory() && aside.directories.contains(path);
             if replaced || blocked || record.deleted.contains(path) {

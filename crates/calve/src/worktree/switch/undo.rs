@@ -16,10 +16,13 @@ use super::super::at::{is_gone, last, make_parents, open_at, open_parent, remove
 use super::plan::{Moves, Trees};
 use super::{Changes, SwitchReport};
 use crate::error::{Context as _, Error, ErrorKind};
-use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
-use crate::reflink::meta::{self, Meta};
-use crate::store::id::SnapshotId;
+use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS, SOURCE_FLAGS};
+use crate::reflink::meta::{self, Attrs, Meta};
+use crate::store::id::{DirectoryId, SnapshotId};
 use crate::store::layout::{self, OWN, UNDO, UNDO_C, UNDO_FILES, UNDO_RECORD};
+use crate::store::materialize::wanted;
+use crate::store::object::{Entry, Kind, decode_directory, encode_directory};
+use crate::store::scan;
 use crate::store::{StoreOptions, bytes_of, id, listed, path_from, read_plain};
 use crate::tree::removal;
 use crate::tree::staging::{Stage, StagedFile, stage_name};
@@ -63,6 +66,12 @@ impl Worktree {
                     Ok(dir) => fs::fchmod(&dir, meta::mode(*mode))?,
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                     Err(error) => return Err(error),
+                }
+            }
+            for (path, entry) in record.metadata.iter().rev() {
+                match set_in_place(&root, path, entry) {
+                    Err(error) if !is_gone(&error) => return Err(error),
+                    _ => {}
                 }
             }
             Ok(back)
@@ -147,6 +156,24 @@ impl Worktree {
         }
     }
 
+    /// Mode, owner, attributes and time of what stays and may be given others.
+    pub(super) fn metadata_before(
+        &self,
+        root: &OwnedFd,
+        moves: &Moves,
+    ) -> Result<Vec<(PathBuf, Entry)>, Error> {
+        let mut metadata = Vec::new();
+        for path in moves.given_metadata() {
+            match look_at(root, &path) {
+                Ok(Some(entry)) => metadata.push((path, entry)),
+                Ok(None) => {}
+                Err(error) if is_gone(&error) => {}
+                Err(error) => return Err(error).context("read", || self.path.join(&path)),
+            }
+        }
+        Ok(metadata)
+    }
+
     /// Notes what undoing this switch takes, in place of what an earlier one noted and moved aside, which is given up only
     /// when all of this is written. `going_on`: one that was cut short noted something, and its record is added to.
     pub(super) fn note_undo(
@@ -156,6 +183,7 @@ impl Worktree {
         moves: &Moves,
         from: SnapshotId,
         going_on: bool,
+        metadata: Vec<(PathBuf, Entry)>,
     ) -> Result<(), Error> {
         let own = layout::own(&self.path);
         let undo = self.undo_path();
@@ -174,19 +202,21 @@ impl Worktree {
         };
         let known = if going_on { self.record()? } else { None };
         let fresh = known.is_none();
-        let mut record = known.unwrap_or(Record { from, deleted: Vec::new(), modes: Vec::new() });
+        let mut record = known.unwrap_or(Record::new(from));
         for path in &moves.conflicts {
-            match trees.find(trees.now, path) {
-                None if moves.hidden.contains(path) => {}
-                // Not by hand: the one that was cut short moved it aside.
-                None if !fresh && self.is_aside(path)? => {}
-                None => record.deleted.push(path.clone()),
-                Some(at) if trees.now.at(at).is_directory() => {
-                    record.modes.push((path.clone(), trees.now.at(at).mode));
-                }
-                Some(_) => {}
+            if trees.find(trees.now, path).is_none()
+                && !moves.hidden.contains(path)
+                // Else it was not by hand: the one that was cut short moved it aside.
+                && (fresh || !self.is_aside(path)?)
+            {
+                record.deleted.push(path.clone());
             }
         }
+        // What the one that was cut short noted is older.
+        let noted: BTreeSet<PathBuf> =
+            record.metadata.iter().map(|(path, _)| path.clone()).collect();
+        record.metadata.extend(metadata.into_iter().filter(|(path, _)| !noted.contains(path)));
+        record.metadata.sort_by(|a, b| a.0.cmp(&b.0));
         let encoded = record.encode();
         if !fresh {
             // Never half of it: it is all that is known of what the one that was cut short moved.
@@ -247,7 +277,7 @@ impl Worktree {
             .ok_or_else(|| Error::io("open", layout::own(&self.path), Errno::NOENT))?;
         let to = make_parents(&own, &Path::new(UNDO).join(UNDO_FILES).join("any"))
             .context("make folder", files)?;
-        for path in &moves.conflicts {
+        for path in moves.conflicts.iter().chain(&moves.linked) {
             let is_dir = match trees.find(trees.now, path) {
                 Some(at) => trees.now.at(at).is_directory(),
                 None if moves.hidden.contains(path) => false,
@@ -272,7 +302,10 @@ impl Worktree {
             };
             moved().context("move aside", || self.path.join(path))?;
         }
-        Ok(moves.conflicts.iter().cloned().collect())
+        let mended = moves.mend.keys().filter(|path| moves.by_hand.contains(*path));
+        let mut kept: Vec<PathBuf> = moves.conflicts.iter().chain(mended).cloned().collect();
+        kept.sort();
+        Ok(kept)
     }
 }
 
@@ -321,8 +354,11 @@ pub(crate) struct Record {
     pub(crate) from: SnapshotId,
     /// What had been deleted by hand.
     pub(crate) deleted: Vec<PathBuf>,
-    /// Modes that directories had been given by hand.
+    /// Modes that directories had been given by hand. Only in records of version 1.
     pub(crate) modes: Vec<(PathBuf, u32)>,
+    /// What was given other metadata, or another time, and stayed where it was: what it had before, by path. Only mode, owner,
+    /// time, attributes and the kind of these entries mean something.
+    pub(crate) metadata: Vec<(PathBuf, Entry)>,
 }
 
 /// What was moved aside, by the paths it had.
@@ -351,10 +387,80 @@ fn list(files: &OwnedFd) -> io::Result<Aside> {
     Ok(aside)
 }
 
+/// What [`Record::metadata`] holds of what is at `path`; `None` of what may not be opened, and of what no snapshot holds.
+fn look_at(root: &OwnedFd, path: &Path) -> io::Result<Option<Entry>> {
+    let (stat, attributes) = if path.as_os_str().is_empty() {
+        (fs::fstat(root)?, scan::attributes(root)?)
+    } else {
+        let (dir, name) = (open_parent(root, path)?, last(path)?);
+        let stat = fs::statat(&dir, &name, AtFlags::SYMLINK_NOFOLLOW)?;
+        let flags = match Meta::of(&stat).file_type() {
+            fs::FileType::RegularFile => Some(SOURCE_FLAGS),
+            fs::FileType::Directory => Some(DIR_FLAGS | OFlags::NOFOLLOW),
+            _ => None,
+        };
+        match flags.map(|flags| fs::openat(&dir, &name, flags, Mode::empty())).transpose() {
+            Ok(Some(file)) => (fs::fstat(&file)?, scan::attributes(&file)?),
+            Ok(None) => (stat, None),
+            Err(Errno::ACCESS | Errno::PERM) => return Ok(None),
+            Err(errno) => return Err(errno.into()),
+        }
+    };
+    let meta = Meta::of(&stat);
+    let kind = match meta.file_type() {
+        fs::FileType::RegularFile => Kind::File { size: 0, link: 0, blob: scan::UNKNOWN },
+        fs::FileType::Directory => Kind::Directory(DirectoryId::from_bytes([0; 32])),
+        fs::FileType::Symlink => Kind::Symlink(b"-"[..].into()),
+        fs::FileType::Fifo => Kind::Fifo,
+        _ => return Ok(None),
+    };
+    Ok(Some(scan::entry_of(b"-", &meta, attributes, kind)))
+}
+
+/// Gives what is at `path` the mode, owner, attributes and time of `entry`, as far as they can be set. What is there and is of another
+/// kind, or gone, is left alone.
+pub(super) fn set_in_place(root: &OwnedFd, path: &Path, entry: &Entry) -> io::Result<()> {
+    let created = meta::created_by_us(false);
+    let wanted = wanted(entry);
+    let give = |file: &OwnedFd| -> io::Result<()> {
+        let meta = Meta::of(&fs::fstat(file)?);
+        if meta.file_type() != wanted.file_type() {
+            return Ok(());
+        }
+        let attrs = entry.attributes.as_ref().map(|pairs| Attrs::from_pairs(pairs));
+        Attrs::remove_others(file, attrs.as_ref())?;
+        let created = meta::Created { owner: (meta.uid, meta.gid), ..created };
+        meta::apply(file, &wanted, attrs.as_ref(), created, None).map(drop)
+    };
+    if path.as_os_str().is_empty() {
+        return give(root);
+    }
+    let (dir, name) = (open_parent(root, path)?, last(path)?);
+    let flags = match entry.kind {
+        Kind::File { .. } => SOURCE_FLAGS,
+        Kind::Directory(_) => DIR_FLAGS | OFlags::NOFOLLOW,
+        Kind::Symlink(_) | Kind::Fifo => {
+            let meta = Meta::of(&fs::statat(&dir, &name, AtFlags::SYMLINK_NOFOLLOW)?);
+            if meta.file_type() != wanted.file_type() {
+                return Ok(());
+            }
+            let created = meta::Created { owner: (meta.uid, meta.gid), ..created };
+            let mode = matches!(entry.kind, Kind::Fifo).then(|| meta::mode(entry.mode));
+            return meta::apply_at(&dir, &name, &wanted, created, mode);
+        }
+    };
+    give(&fs::openat(&dir, &name, flags, Mode::empty())?)
+}
+
 impl Record {
-    /// Zero bytes end the parts: no path has one.
+    pub(crate) fn new(from: SnapshotId) -> Self {
+        Self { from, deleted: Vec::new(), modes: Vec::new(), metadata: Vec::new() }
+    }
+
+    /// Zero bytes end the parts: no path has one. Metadata is an entry of a directory object, in hexadecimal digits.
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut text = format!("calve undo 1\0{}\0", self.from).into_bytes();
+        let version = if self.metadata.is_empty() { 1 } else { 2 };
+        let mut text = format!("calve undo {version}\0{}\0", self.from).into_bytes();
         for path in &self.deleted {
             text.push(b'D');
             text.extend_from_slice(&bytes_of(path));
@@ -365,17 +471,25 @@ impl Record {
             text.extend_from_slice(&bytes_of(path));
             text.push(0);
         }
+        for (path, entry) in &self.metadata {
+            text.push(b'M');
+            for byte in encode_directory(std::slice::from_ref(entry)) {
+                text.extend_from_slice(format!("{byte:02x}").as_bytes());
+            }
+            text.push(b':');
+            text.extend_from_slice(&bytes_of(path));
+            text.push(0);
+        }
         text
     }
 
     pub(crate) fn decode(text: &[u8]) -> Option<Self> {
         let mut parts = text.strip_suffix(&[0])?.split(|byte| *byte == 0);
-        if parts.next()? != b"calve undo 1" {
+        if !matches!(parts.next()?, b"calve undo 1" | b"calve undo 2") {
             return None;
         }
         let from = id::from_hex(std::str::from_utf8(parts.next()?).ok()?)?;
-        let mut record =
-            Self { from: SnapshotId::from_bytes(from), deleted: Vec::new(), modes: Vec::new() };
+        let mut record = Self::new(SnapshotId::from_bytes(from));
         for part in parts {
             match part.split_first()? {
                 (b'D', path) => record.deleted.push(safe(path)?),
@@ -384,11 +498,28 @@ impl Record {
                     let mode = u32::from_str_radix(std::str::from_utf8(mode).ok()?, 8).ok()?;
                     record.modes.push((safe(path)?, mode & 0o7777));
                 }
+                (b'M', rest) => {
+                    let end = rest.iter().position(|byte| *byte == b':')?;
+                    let entry = bytes_from_hex(&rest[..end])?;
+                    let [entry] = <[Entry; 1]>::try_from(decode_directory(&entry).ok()?).ok()?;
+                    // The root has none.
+                    let path = match &rest[end + 1..] {
+                        [] => PathBuf::new(),
+                        path => safe(path)?,
+                    };
+                    record.metadata.push((path, entry));
+                }
                 _ => return None,
             }
         }
         Some(record)
     }
+}
+
+fn bytes_from_hex(digits: &[u8]) -> Option<Vec<u8>> {
+    let digits = std::str::from_utf8(digits).ok().filter(|digits| digits.is_ascii())?;
+    let pairs = (0..digits.len()).step_by(2).map(|at| digits.get(at..at + 2));
+    pairs.map(|pair| u8::from_str_radix(pair?, 16).ok()).collect()
 }
 
 /// A relative path without a step upwards.
@@ -448,19 +579,37 @@ mod tests {
 
     #[test]
     fn a_record_decodes_to_itself_and_never_to_a_path_outside() {
+        let entry = |kind| Entry {
+            name: b"-"[..].into(),
+            mode: 0o1751,
+            uid: 12,
+            gid: 34,
+            mtime: (-5, 7),
+            attributes: Some(Box::new(vec![(b"user.a".to_vec(), b"\0:1".to_vec())])),
+            kind,
+        };
+        let folder = Kind::Directory(DirectoryId::from_bytes([0; 32]));
         let record = Record {
             from: SnapshotId::from_bytes([9; 32]),
             deleted: vec!["a/b".into(), "c\nd".into()],
             modes: vec![("e".into(), 0o755)],
+            metadata: vec![(PathBuf::new(), entry(Kind::Fifo)), ("f:\n".into(), entry(folder))],
         };
         assert_eq!(Record::decode(&record.encode()), Some(record));
+        let plain =
+            Record { deleted: vec!["a".into()], ..Record::new(SnapshotId::from_bytes([9; 32])) };
+        assert!(plain.encode().starts_with(b"calve undo 1\0"), "what an older calve reads");
         for path in ["../x", "/x", "a/../../x", ""] {
             let record = Record {
-                from: SnapshotId::from_bytes([9; 32]),
                 deleted: vec![path.into()],
-                modes: Vec::new(),
+                ..Record::new(SnapshotId::from_bytes([9; 32]))
             };
             assert_eq!(Record::decode(&record.encode()), None, "{path:?}");
+            let record = Record {
+                metadata: vec![(path.into(), entry(Kind::Fifo))],
+                ..Record::new(SnapshotId::from_bytes([9; 32]))
+            };
+            assert_eq!(Record::decode(&record.encode()).is_some(), path.is_empty(), "{path:?}");
         }
     }
 }

@@ -1,0 +1,186 @@
+//! Whether an entry has the mode, the owner and the attributes that its snapshot gives it.
+//!
+//! # What could not be set is no change
+//! A plain user cannot give files away, and cannot set `trusted.` and `security.` attributes. What calve makes for that user
+//! lacks them, and nobody changed anything. Two things tell this from a change by hand:
+//!
+//! * An entry that the [index](super::index) vouches for is as calve made it: every change of an owner, a mode or an attribute
+//!   moves the change time. This holds whatever could not be set, and costs nothing.
+//! * An entry that the index does not vouch for, since it was touched, may have the owner that its maker gives to files. A worktree
+//!   that was not made by root says in `.calve/made-by` who that is. The owner of a file says less: `chown -R` changes all of them.
+//!
+//! So a worktree that root made must have the owners of the snapshot, and one that a plain user made may have that user's instead.
+//! Set-ID bits go with the owner. The files of a project were not made by calve; they must be what the snapshot says.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use rustix::fs::{self, Mode, OFlags};
+use rustix::process::{getegid, geteuid, getgroups};
+
+use super::layout::{MADE_BY, OWN};
+use super::object::{Attributes, Entry, Kind};
+use super::read_plain;
+use crate::reflink::imp::DIR_FLAGS;
+
+/// Two numbers.
+const MOST_BYTES: u64 = 64;
+
+/// Bits that mean "as the owner", or "as the group".
+const SET_ID: u32 = 0o6000;
+
+/// Who made a tree, and therefore what calve could not set in it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Maker {
+    /// The owner and group of what it made. `None` where it could set all owners, or made nothing.
+    owner: Option<(u32, u32)>,
+    /// Whether this process sees the attributes that only root may see.
+    sees_all: bool,
+}
+
+impl Maker {
+    /// One who could set everything.
+    pub(crate) fn privileged() -> Self {
+        Self { owner: None, sees_all: geteuid().is_root() }
+    }
+
+    /// This process.
+    #[cfg(calve_check)]
+    pub(crate) fn this() -> Self {
+        let owner = (!geteuid().is_root()).then(|| (geteuid().as_raw(), getegid().as_raw()));
+        Self { owner, ..Self::privileged() }
+    }
+
+    /// The maker of the tree at `root`.
+    pub(crate) fn of(root: &OwnedFd) -> Self {
+        let read = || {
+            let own = fs::openat(root, OWN, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty()).ok()?;
+            let text = read_plain(own, Path::new(MADE_BY), MOST_BYTES).ok()?;
+            let (uid, gid) = std::str::from_utf8(&text).ok()?.trim_end().split_once(' ')?;
+            Some((uid.parse().ok()?, gid.parse().ok()?))
+        };
+        Self { owner: read(), ..Self::privileged() }
+    }
+
+    /// Whether `now` has the mode, owner and attributes of `wanted`, as far as they could be set.
+    pub(crate) fn gave(&self, now: &Entry, wanted: &Entry) -> bool {
+        self.gave_owner(now, wanted) && gave_mode(now, wanted) && self.gave_attributes(now, wanted)
+    }
+
+    /// Gives `now` what `wanted` has and could not be set, so that only changes by hand are left as differences.
+    pub(crate) fn settle(&self, now: &mut Entry, wanted: &Entry) {
+        let owner = self.gave_owner(now, wanted);
+        if owner && gave_mode(now, wanted) {
+            now.mode = wanted.mode;
+        }
+        if owner {
+            (now.uid, now.gid) = (wanted.uid, wanted.gid);
+        }
+        if self.gave_attributes(now, wanted) {
+            now.attributes.clone_from(&wanted.attributes);
+        }
+    }
+
+    fn gave_owner(&self, now: &Entry, wanted: &Entry) -> bool {
+        if (now.uid, now.gid) == (wanted.uid, wanted.gid) {
+            return true;
+        }
+        let Some((uid, gid)) = self.owner else { return false };
+        if wanted.uid == uid {
+            // Its own file it can give to a group that it is in.
+            return now.uid == uid && now.gid == gid && !is_member(wanted.gid);
+        }
+        now.uid == uid && (now.gid == wanted.gid || now.gid == gid)
+    }
+
+    fn gave_attributes(&self, now: &Entry, wanted: &Entry) -> bool {
+        now.attributes == wanted.attributes || self.settable(now).eq(self.settable(wanted))
+    }
+
+    fn settable<'e>(&self, entry: &'e Entry) -> impl Iterator<Item = &'e (Vec<u8>, Vec<u8>)> {
+        let (all, sees_all) = (self.owner.is_none(), self.sees_all);
+        let list = entry.attributes.as_deref().map_or(&[][..], Attributes::as_slice);
+        list.iter().filter(move |(name, _)| {
+            (sees_all && all || !name.starts_with(b"trusted."))
+                && (all || !name.starts_with(b"security."))
+        })
+    }
+}
+
+fn gave_mode(now: &Entry, wanted: &Entry) -> bool {
+    let is_own = (now.uid, now.gid) == (wanted.uid, wanted.gid);
+    matches!(now.kind, Kind::Symlink(_))
+        || now.mode == wanted.mode
+        || (!is_own && now.mode == wanted.mode & !SET_ID)
+}
+
+fn is_member(gid: u32) -> bool {
+    getegid().as_raw() == gid
+        || getgroups().is_ok_and(|groups| groups.iter().any(|group| group.as_raw() == gid))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::id::BlobId;
+
+    fn entry(mode: u32, (uid, gid): (u32, u32), attributes: &[&str]) -> Entry {
+        let pair = |name: &&str| (name.as_bytes().to_vec(), b"1".to_vec());
+        let list: Attributes = attributes.iter().map(pair).collect();
+        Entry {
+            name: b"f"[..].into(),
+            mode,
+            uid,
+            gid,
+            mtime: (0, 0),
+            attributes: (!list.is_empty()).then(|| Box::new(list)),
+            kind: Kind::File { size: 0, link: 0, blob: BlobId::from_bytes([1; 32]) },
+        }
+    }
+
+    #[test]
+    fn what_its_maker_could_not_set_is_no_change_and_all_else_is() {
+        const ROOT: (u32, u32) = (0, 0);
+        const ME: (u32, u32) = (4_000_001, 4_000_001);
+        const OTHER: (u32, u32) = (4_000_002, 4_000_002);
+        type What<'a> = (u32, (u32, u32), &'a [&'a str]);
+        let plain = (0o644, ROOT, &[][..]);
+        // What the snapshot says, what is there; whether that is no change if root made the tree, and if a plain user did.
+        let rows: &[(&str, What<'_>, What<'_>, bool, bool)] = &[
+            ("the same", plain, plain, true, true),
+            ("another mode", plain, (0o755, ROOT, &[]), false, false),
+            ("the maker's", plain, (0o644, ME, &[]), false, true),
+            ("the maker's, of its group", plain, (0o644, (ME.0, 0), &[]), false, true),
+            ("somebody else's", plain, (0o644, OTHER, &[]), false, false),
+            ("of another group", plain, (0o644, (ME.0, OTHER.1), &[]), false, false),
+            ("no set-ID bit", (0o4755, ROOT, &[]), (0o755, ME, &[]), false, true),
+            ("a set-ID bit by hand", (0o755, ROOT, &[]), (0o4755, ME, &[]), false, false),
+            ("a set-ID bit taken by hand", (0o4755, ME, &[]), (0o755, ME, &[]), false, false),
+            ("root's, was the maker's", (0o644, ME, &[]), (0o644, ROOT, &[]), false, false),
+            ("an attribute", plain, (0o644, ROOT, &["user.a"]), false, false),
+            ("no attribute", (0o644, ROOT, &["user.a"]), plain, false, false),
+            ("no capability", (0o644, ROOT, &["security.capability"]), plain, false, true),
+            (
+                "no capability, and another attribute",
+                (0o644, ROOT, &["security.capability"]),
+                (0o644, ROOT, &["user.a"]),
+                false,
+                false,
+            ),
+            ("no trusted attribute", (0o644, ROOT, &["trusted.a"]), plain, false, true),
+        ];
+        for (row, wanted, now, by_root, by_me) in rows {
+            let (wanted, now) = (entry(wanted.0, wanted.1, wanted.2), entry(now.0, now.1, now.2));
+            for (owner, expected) in [(None, *by_root), (Some(ME), *by_me)] {
+                let maker = Maker { owner, sees_all: true };
+                assert_eq!(maker.gave(&now, &wanted), expected, "{row}, made by {owner:?}");
+                let mut settled = now.clone();
+                maker.settle(&mut settled, &wanted);
+                assert_eq!(settled == wanted, expected, "{row}, made by {owner:?}, settled");
+            }
+        }
+        let unseen = Maker { owner: None, sees_all: false };
+        let trusted = entry(0o644, ROOT, &["trusted.a"]);
+        assert!(unseen.gave(&entry(0o644, ROOT, &[]), &trusted), "a plain user sees none");
+    }
+}

@@ -1,0 +1,297 @@
+//! Promise: an owner, a group, an attribute and an ACL that is changed by hand is a change like any other; what could not be set when a
+//! worktree was made is none.
+
+#![cfg(target_os = "linux")]
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, chown, lchown};
+use std::path::{Path, PathBuf};
+
+use calve::{ChangeKind, ErrorKind, Store};
+
+use common::odd::{set_mtime, set_xattr, some_acl};
+use common::snapshot::assert_same;
+use common::stores::{
+    Desk, after_a_tick, assert_sound, content, fails, options, put, set_mode, small_project,
+    status, tree,
+};
+use common::{NOBODY, as_nobody, is_root, not_run, sh};
+
+/// Changes something; `false` where that cannot be done here.
+type Change = fn(&Path) -> bool;
+
+/// What was done to which path of [`with_attributes`].
+const CHANGES: &[(&str, &str, Change)] = &[
+    ("an attribute of a file", "README", |at| set_xattr(at, "user.mine", b"1").is_ok()),
+    ("another value", "src/lib.rs", |at| {
+        rustix::fs::lgetxattr(at, "user.kept", &mut [0_u8; 32]).is_ok()
+            && set_xattr(at, "user.kept", b"another").is_ok()
+    }),
+    ("an attribute less", "src/lib.rs", |at| rustix::fs::lremovexattr(at, "user.kept").is_ok()),
+    ("an attribute of a folder", "src", |at| set_xattr(at, "user.mine", b"1").is_ok()),
+    ("an attribute less of a folder", "docs", |at| {
+        rustix::fs::lremovexattr(at, "user.kept").is_ok()
+    }),
+    ("an ACL", "README", |at| {
+        set_mode(at, 0o775);
+        let set = set_xattr(at, "system.posix_acl_access", &some_acl()).is_ok();
+        set || {
+            set_mode(at, 0o644);
+            false
+        }
+    }),
+    ("a default ACL", "docs/guide", |at| {
+        set_xattr(at, "system.posix_acl_default", &some_acl()).is_ok()
+    }),
+    ("an owner", "README", |at| lchown(at, Some(12), Some(34)).is_ok()),
+    ("a group", "run.sh", |at| lchown(at, None, Some(34)).is_ok()),
+    ("the owner of a folder", "src", |at| lchown(at, Some(12), None).is_ok()),
+    ("the owner of a link", "readme-link", |at| lchown(at, Some(12), None).is_ok()),
+    ("a capability", "run.sh", |at| {
+        let mut capability = [0_u8; 20];
+        capability[..5].copy_from_slice(&[0, 0, 0, 2, 1]);
+        set_xattr(at, "security.capability", &capability).is_ok()
+    }),
+    ("a trusted attribute", "README", |at| set_xattr(at, "trusted.mine", b"1").is_ok()),
+];
+
+fn with_attributes(root: &Path) {
+    small_project(root);
+    for path in ["src/lib.rs", "docs"] {
+        let _ = set_xattr(&root.join(path), "user.kept", b"as it was");
+    }
+}
+
+#[test]
+fn owners_attributes_and_acls_are_changes_for_whoever_looks() {
+    const TEST: &str = "owners_attributes_and_acls_are_changes_for_whoever_looks";
+    for (row, path, change) in CHANGES {
+        let desk = Desk::new(with_attributes);
+        let first = desk.snapshot();
+        let second = desk.from("second", first);
+        // What the target has at this path is another thing; of a link, its target, and of a folder, its mode.
+        let there = second.path().join(path);
+        match fs::symlink_metadata(&there).unwrap() {
+            meta if meta.is_symlink() => {
+                fs::remove_file(&there).unwrap();
+                std::os::unix::fs::symlink("elsewhere", &there).unwrap();
+            }
+            meta if meta.is_dir() => set_mode(&there, 0o751),
+            _ => put(second.path(), path, "second\n"),
+        }
+        let second = second.capture(None, None, &options()).unwrap().id;
+
+        let one = desk.from("one", first);
+        let at = one.path().join(path);
+        assert_eq!(status(&one), [""; 0], "{row}: as it was started");
+        if !change(&at) {
+            not_run(TEST, row);
+            continue;
+        }
+        let found = one.status(&options()).unwrap().changes;
+        let found: Vec<_> = found.iter().map(|change| (&*change.path, change.kind)).collect();
+        let expected = if *row == "an ACL" { ChangeKind::Mode } else { ChangeKind::Metadata };
+        assert_eq!(found, [(Path::new(path), expected)], "{row}");
+        assert_eq!(status(&one), [format!("X {path}")], "{row}");
+        let diff = one.diff(&options()).unwrap();
+        let files: Vec<_> = diff.files.iter().map(|file| (&*file.path, file.kind)).collect();
+        assert_eq!(files, [(Path::new(path), expected)], "{row}");
+
+        let before = tree(one.path());
+        let refused = fails(one.clone().drop(false, &options()), ErrorKind::Changed);
+        assert!(refused.details().contains(&PathBuf::from(path)), "{row}: {refused:?}");
+        let refused = fails(one.switch(second, false, &options()), ErrorKind::Changed);
+        assert_eq!(refused.details(), [PathBuf::from(path)], "{row}");
+        assert_same(&before, &tree(one.path()), row);
+
+        let before = content(one.path());
+        one.switch(second, true, &options()).unwrap();
+        assert_eq!(status(&one), [""; 0], "{row}: after a forced switch");
+        assert_same(&content(&desk.folder().join("second")), &content(one.path()), row);
+        one.undo(&options()).unwrap();
+        assert_same(&before, &content(one.path()), &format!("{row}: after an undo"));
+        assert_eq!(status(&one), [format!("X {path}")], "{row}: after an undo");
+
+        one.reset(&options()).unwrap();
+        assert_eq!(status(&one), [""; 0], "{row}: after a reset");
+        assert_same(&content(&desk.project), &content(one.path()), &format!("{row}: reset"));
+        one.undo(&options()).unwrap();
+        assert_same(&before, &content(one.path()), &format!("{row}: after the undo of a reset"));
+
+        let taken = one.capture(None, None, &options()).unwrap();
+        assert!(taken.new, "{row}");
+        assert_eq!(status(&one), [""; 0], "{row}: captured");
+        let again = desk.from("again", taken.id);
+        assert_same(&tree(one.path()), &tree(again.path()), &format!("{row}: started again"));
+        assert!(!one.capture(None, None, &options()).unwrap().new, "{row}: again");
+        one.drop(false, &options()).unwrap().delete().unwrap();
+        assert_sound(&desk.store);
+    }
+}
+
+#[test]
+fn a_change_of_content_and_of_metadata_is_one_change() {
+    let desk = Desk::new(with_attributes);
+    let one = desk.worktree("one");
+    if set_xattr(&one.path().join("README"), "user.mine", b"1").is_err() {
+        return not_run("a_change_of_content_and_of_metadata_is_one_change", "no attributes here");
+    }
+    put(one.path(), "README", "another\n");
+    set_mode(&one.path().join("README"), 0o600);
+    assert_eq!(status(&one), ["M README"]);
+    // A time is no change.
+    set_mtime(&one.path().join("run.sh"), 1_000_000_000, 7);
+    set_mtime(&one.path().join("src"), 1_000_000_000, 7);
+    assert_eq!(status(&one), ["M README"]);
+}
+
+/// Who may not give files away has a worktree whose owners are not the snapshot's, and that is nobody's change.
+#[test]
+fn what_a_plain_user_could_not_set_is_no_change_and_what_was_done_since_is() {
+    const TEST: &str = "what_a_plain_user_could_not_set_is_no_change_and_what_was_done_since_is";
+    if !is_root() {
+        return not_run(TEST, "only root has files of two owners");
+    }
+    let desk = Desk::new(|root| {
+        with_attributes(root);
+        for (path, mode, owner) in [
+            ("run.sh", 0o6755, (0, 0)),
+            ("empty", 0o2775, (0, 0)),
+            ("docs/guide/first.md", 0o644, (12, 34)),
+            ("docs/guide", 0o755, (12, 34)),
+            ("target/debug/out.bin", 0o664, (NOBODY, 34)),
+            ("README", 0o644, (NOBODY, NOBODY)),
+        ] {
+            chown(root.join(path), Some(owner.0), Some(owner.1)).unwrap();
+            set_mode(&root.join(path), mode);
+        }
+        let _ = set_xattr(&root.join("src/main.rs"), "trusted.mine", b"1");
+        let _ = set_xattr(&root.join("src"), "trusted.mine", b"1");
+    });
+    desk.store.snapshot(Some("first"), None, &options()).unwrap();
+    let second = {
+        let other = desk.from("other", desk.snapshot());
+        put(other.path(), "docs/guide/first.md", "second\n");
+        set_mode(&other.path().join("empty"), 0o2750);
+        other.capture(None, None, &options()).unwrap().id
+    };
+    let (folder, path) = (desk.scratch.join("nobodys"), desk.store.path().to_owned());
+    fs::create_dir(&folder).unwrap();
+    chown(&folder, Some(NOBODY), Some(NOBODY)).unwrap();
+    sh(std::process::Command::new("chmod").args(["-R", "a+rwX"]).arg(&path));
+    sh(std::process::Command::new("chown").args(["-R", "65534:65534"]).arg(&path));
+    if as_nobody(|| fs::metadata(path.join("format"))).is_err() {
+        return not_run(TEST, "nobody may not look where the tests run");
+    }
+    let first = desk.store.project_worktree().unwrap().snapshot().unwrap();
+    as_nobody(|| {
+        let store = Store::open(&path).unwrap();
+        let start = calve::StartOptions::new().from(first).at(&folder);
+        store.start(&["one"], &start, &options()).unwrap();
+        let one = store.worktree("one").unwrap();
+        let is_mine = |path: &str| fs::metadata(one.path().join(path)).unwrap().uid() == NOBODY;
+        assert!(is_mine("docs/guide/first.md") && is_mine("run.sh"));
+        assert_eq!(status(&one), [""; 0], "fresh");
+        assert!(!one.capture(None, None, &options()).unwrap().new, "fresh");
+
+        // Every entry is looked at again.
+        after_a_tick();
+        for path in tree(one.path()).keys() {
+            set_mtime(&one.path().join(path), 1_600_000_000, 5);
+        }
+        assert_eq!(status(&one), [""; 0], "touched");
+        assert_eq!(one.diff(&options()).unwrap().files, [], "touched");
+        one.switch(second, false, &options()).unwrap();
+        assert_eq!(status(&one), [""; 0], "switched");
+        one.switch(first, false, &options()).unwrap();
+        assert_eq!(status(&one), [""; 0], "and back");
+        one.reset(&options()).unwrap();
+        assert_eq!(status(&one), [""; 0], "reset");
+
+        set_mode(&one.path().join("run.sh"), 0o700);
+        let mut expected = vec!["X run.sh"];
+        if set_xattr(&one.path().join("README"), "user.mine", b"1").is_ok() {
+            expected.insert(0, "X README");
+        }
+        assert_eq!(status(&one), expected, "changed by hand");
+        one.reset(&options()).unwrap();
+        assert_eq!(status(&one), [""; 0], "reset again");
+    });
+    // Root looks at what is not its own, and gives it away.
+    let one = desk.store.worktree("one").unwrap();
+    assert_eq!(status(&one), [""; 0], "to root");
+    chown(one.path().join("run.sh"), Some(12), None).unwrap();
+    assert_eq!(status(&one), ["X run.sh"], "given away");
+}
+
+#[test]
+fn a_reset_restores_times_modes_and_attributes_where_the_files_stand() {
+    let desk = Desk::new(|root| {
+        with_attributes(root);
+        fs::hard_link(root.join("run.sh"), root.join("run2.sh")).unwrap();
+        sh(std::process::Command::new("mkfifo").arg(root.join("fifo")));
+    });
+    let one = desk.worktree("one");
+    let of = |path: &str| fs::symlink_metadata(one.path().join(path)).unwrap();
+    let paths = ["README", "run.sh", "run2.sh", "readme-link", "src/lib.rs", "fifo"];
+    let inodes = paths.map(|path| of(path).ino());
+    // One of them has a name outside of the tree, which must stay as it is; on btrfs a worktree is a subvolume, which no name leaves.
+    let outside = one.path().join(".calve/outside");
+    fs::hard_link(one.path().join("src/main.rs"), &outside).unwrap();
+    after_a_tick();
+    for path in paths.iter().chain(&["src/main.rs", "src", "empty", "docs/guide"]) {
+        set_mtime(&one.path().join(path), 1_000_000_000, 7);
+    }
+    set_mode(&one.path().join("run.sh"), 0o700);
+    set_mode(&one.path().join("fifo"), 0o600);
+    let _ = set_xattr(&one.path().join("README"), "user.mine", b"1");
+    let _ = set_xattr(&one.path().join("src"), "user.mine", b"1");
+    let was = fs::metadata(&outside).unwrap();
+    let before = tree(one.path());
+    let report = one.reset(&options()).unwrap();
+    assert!(report.kept.contains(&PathBuf::from("run.sh")), "{report:?}");
+    assert_same(&tree(&desk.project), &tree(one.path()), "reset");
+    assert_eq!(inodes, paths.map(|path| of(path).ino()), "they are the files that they were");
+    let is = fs::metadata(&outside).unwrap();
+    assert_eq!((was.mtime(), was.ino()), (is.mtime(), is.ino()), "outside");
+    assert_eq!(status(&one), [""; 0]);
+    one.undo(&options()).unwrap();
+    assert_same(&before, &tree(one.path()), "after the undo of a reset");
+    assert_eq!(fs::metadata(&outside).unwrap().ino(), of("src/main.rs").ino(), "outside");
+}
+
+#[test]
+fn an_undo_restores_times_and_that_two_names_were_one_file() {
+    let desk = Desk::small();
+    let first = desk.snapshot();
+    let second = {
+        let other = desk.from("other", first);
+        put(other.path(), "src/lib.rs", "second\n");
+        put(other.path(), "docs/guide/first.md", "second\n");
+        fs::remove_file(other.path().join("docs/guide/second.md")).unwrap();
+        fs::remove_file(other.path().join("run.sh")).unwrap();
+        other.capture(None, None, &options()).unwrap().id
+    };
+    let one = desk.from("one", first);
+    let at = |path: &str| one.path().join(path);
+    put(one.path(), "src/new/file", "by hand\n");
+    put(one.path(), "docs/guide/first.md", "by hand\n");
+    fs::hard_link(at("src/lib.rs"), at("src/lib2.rs")).unwrap();
+    fs::hard_link(at("run.sh"), at("empty/run.sh")).unwrap();
+    for (seconds, path) in [(1, "src"), (2, "docs/guide"), (3, "docs"), (4, "empty"), (5, "")] {
+        set_mtime(&at(path), 1_000_000_000 + seconds, 7);
+    }
+    for what in ["a switch", "a reset"] {
+        let before = tree(one.path());
+        match what {
+            "a switch" => drop(one.switch(second, true, &options()).unwrap()),
+            _ => drop(one.reset(&options()).unwrap()),
+        }
+        one.undo(&options()).unwrap();
+        assert_same(&before, &tree(one.path()), what);
+    }
+    assert_eq!(fs::metadata(at("run.sh")).unwrap().nlink(), 2);
+    assert_sound(&desk.store);
+}
