@@ -441,3 +441,6 @@ impl Trees<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,149 @@
+//! A table: what was, what is and what shall be at a path, and what a plan makes of it.
+
+use super::*;
+use crate::store::id::{BlobId, DirectoryId};
+use crate::store::manifest::{Builder, os};
+
+/// An entry by a letter: `a`, `b` and `c` are files of these contents, `A` and `B` the same of another owner, `m` is `a` with another
+/// mode, `t` is `a` with another time; `d` is a folder, and `D` one of another owner.
+fn entry(name: &str, letter: char) -> Entry {
+    let content = match letter {
+        'm' | 't' => b'a',
+        _ => letter.to_ascii_lowercase() as u8,
+    };
+    Entry {
+        name: name.as_bytes().into(),
+        mode: if letter == 'm' { 0o755 } else { 0o644 },
+        uid: if letter.is_uppercase() { 12 } else { 0 },
+        gid: 0,
+        mtime: (i64::from(letter == 't'), 0),
+        attributes: None,
+        kind: match letter {
+            'd' | 'D' => Kind::Directory(DirectoryId::from_bytes([0; 32])),
+            _ => Kind::File { size: 1, link: 0, blob: BlobId::from_bytes([content; 32]) },
+        },
+    }
+}
+
+/// `d:d d/f:a` is a folder with a file in it.
+fn tree(text: &str) -> Manifest {
+    let all: BTreeMap<&Path, char> = text
+        .split_whitespace()
+        .filter_map(|part| part.split_once(':'))
+        .map(|(path, letter)| (Path::new(path), letter.chars().next().unwrap()))
+        .collect();
+    let mut builder = Builder::new(entry("", 'd'));
+    let mut folders = std::collections::VecDeque::from([PathBuf::new()]);
+    while let Some(folder) = folders.pop_front() {
+        let mut entries = Vec::new();
+        for (path, letter) in all.iter().filter(|(path, _)| path.parent() == Some(&folder)) {
+            entries.push(entry(path.file_name().unwrap().to_str().unwrap(), *letter));
+        }
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        let below = entries.iter().filter(|entry| entry.is_directory());
+        folders.extend(below.map(|entry| folder.join(os(&entry.name))));
+        assert!(builder.add(entries));
+    }
+    builder.finish()
+}
+
+/// What is removed (`-`), made or given metadata as a folder (`/`), put (`+`), mended where it stands (`~`), and in the way (`!`).
+fn shown(moves: &Moves) -> String {
+    let parts = [
+        ('-', moves.remove.iter().collect::<Vec<_>>()),
+        ('/', moves.directories.keys().collect()),
+        ('+', moves.put.keys().collect()),
+        ('~', moves.mend.keys().collect()),
+        ('!', moves.conflicts.iter().collect()),
+    ];
+    let parts = parts.iter().flat_map(|(sign, paths)| {
+        paths.iter().map(move |path| format!("{sign}{}", path.display()))
+    });
+    parts.collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn a_plan_puts_what_differs_and_names_what_was_changed_by_hand_and_is_in_the_way() {
+    use Changes::{MoveAside, Reset, Respect};
+    // What it was, is and shall be, what a switch that was cut short was making of it, and the plan.
+    let rows: &[(&str, &str, &str, Option<&str>, Changes, &str)] = &[
+        // Nothing by hand.
+        ("f:a", "f:a", "f:a", None, Respect, ""),
+        ("f:a", "f:a", "f:b", None, Respect, "+f"),
+        ("f:a", "f:a", "f:A", None, Respect, "+f"),
+        ("f:a", "f:a", "f:t", None, Respect, "+f"),
+        ("f:a", "f:a", "", None, Respect, "-f"),
+        ("", "", "f:a", None, Respect, "+f"),
+        ("d:d d/f:a", "d:d d/f:a", "d:d d/f:b", None, Respect, "/d +d/f"),
+        ("d:d", "d:d", "d:D", None, Respect, "/d"),
+        // Content by hand.
+        ("f:a", "f:b", "f:a", None, Respect, ""),
+        ("f:a", "f:b", "f:c", None, Respect, "+f !f"),
+        ("f:a", "f:b", "f:b", None, Respect, "+f"),
+        ("f:a", "f:b", "f:b", None, MoveAside, "+f !f"),
+        ("f:a", "f:b", "f:t", None, Respect, ""),
+        ("f:a", "f:b", "", None, Respect, "-f !f"),
+        ("f:a", "", "f:b", None, Respect, "+f !f"),
+        ("f:a", "", "f:a", None, Reset, "+f !f"),
+        ("f:a", "f:b", "f:a", None, Reset, "+f !f"),
+        ("", "f:b", "", None, Respect, ""),
+        ("", "f:b", "", None, Reset, "-f !f"),
+        ("", "f:b", "f:a", None, Respect, "+f !f"),
+        // An owner or a mode by hand.
+        ("f:a", "f:A", "f:a", None, Respect, ""),
+        ("f:a", "f:A", "f:b", None, Respect, "+f !f"),
+        ("f:a", "f:A", "f:A", None, Respect, "+f"),
+        ("f:a", "f:A", "f:m", None, MoveAside, "+f !f"),
+        ("f:a", "f:A", "f:t", None, Respect, ""),
+        ("f:a", "f:A", "", None, Respect, "-f !f"),
+        ("f:a", "f:A", "f:a", None, Reset, "~f"),
+        ("f:a", "f:m", "f:a", None, Reset, "~f"),
+        ("f:a", "f:B", "f:a", None, Reset, "+f !f"),
+        ("d:d", "d:D", "d:d", None, Respect, ""),
+        ("d:d", "d:D", "", None, Respect, "-d !d"),
+        ("d:d", "d:D", "d:d", None, Reset, "/d !d"),
+        // A time is no change, and a reset restores it.
+        ("f:a", "f:t", "f:b", None, Respect, "+f"),
+        ("f:a", "f:t", "f:a", None, Respect, ""),
+        ("f:a", "f:t", "f:a", None, Reset, "~f"),
+        // Folders that go, and what was added in them.
+        ("d:d d/f:a", "d:d d/f:a d/g:b", "", None, Respect, "-d -d/f"),
+        ("d:d d/f:a", "d:d d/f:a d/g:b", "d:a", None, Respect, "-d -d/f -d/g +d !d/g"),
+        ("d:a", "d:a", "d:d d/f:a", None, Respect, "-d /d +d/f"),
+        ("d:d d/f:a", "d:b", "d:d d/f:b", None, Respect, "-d /d +d/f !d !d/f"),
+        // Cut short: what it put or removed is its own work, and all else is by hand.
+        ("f:a", "f:b", "f:b", Some("f:b"), Respect, "+f"),
+        ("f:a", "f:b", "f:c", Some("f:b"), Respect, "+f"),
+        ("f:a", "f:b", "f:a", Some("f:b"), Reset, "+f"),
+        ("f:a", "", "f:b", Some("f:b"), Respect, "+f"),
+        ("f:a", "f:c", "f:b", Some("f:b"), Respect, "+f !f"),
+        ("f:a", "f:B", "f:b", Some("f:b"), Respect, "+f !f"),
+        ("f:a", "f:A", "f:A", Some("f:A"), Respect, "+f"),
+        ("f:a", "", "f:A", Some("f:A"), Respect, "+f"),
+        ("f:a", "", "f:a", Some("f:a"), Reset, "+f !f"),
+    ];
+    for (base, now, target, interrupted, what, expected) in rows {
+        let row = format!("{base:?}, {now:?}, {target:?}, {interrupted:?}");
+        let (base, now, target) = (tree(base), tree(now), tree(target));
+        let interrupted = interrupted.map(tree);
+        let in_place = now.entries().filter(|it| !it.2.is_directory());
+        let trees = Trees {
+            base: &base,
+            now: &now,
+            target: &target,
+            interrupted: interrupted.as_ref(),
+            maker: Maker::privileged(),
+            in_place: in_place.map(|(place, slot, _)| now.path_of(place, slot)).collect(),
+        };
+        let trees = Trees {
+            // As they are found: those whose content is the target's.
+            in_place: trees
+                .other_metadata()
+                .into_iter()
+                .filter(|path| trees.in_place.contains(path))
+                .collect(),
+            ..trees
+        };
+        assert_eq!(shown(&trees.plan(*what)), *expected, "{row}");
+    }
+}
