@@ -66,7 +66,9 @@ fn shown(moves: &Moves) -> String {
 fn a_plan_puts_what_differs_and_names_what_was_changed_by_hand_and_is_in_the_way() {
     use Changes::{MoveAside, Reset, Respect};
     // What it was, is and shall be, what a switch that was cut short was making of it, and the plan.
-    let rows: &[(&str, &str, &str, Option<&str>, Changes, &str)] = &[
+    type Row =
+        (&'static str, &'static str, &'static str, Option<&'static str>, Changes, &'static str);
+    let rows: &[Row] = &[
         // Nothing by hand.
         ("f:a", "f:a", "f:a", None, Respect, ""),
         ("f:a", "f:a", "f:b", None, Respect, "+f"),
