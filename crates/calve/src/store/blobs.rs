@@ -354,6 +354,15 @@ impl Blobs {
                 self.clone_then_hash(intake, file, &meta, stop)?
             };
             match done {
+                // No time shows the stores that may have come while it was copied (tmpfs). If the file still is what was
+                // copied, it was just that in between.
+                Attempt::Stored { blob, .. }
+                    if writers == Writers::Possible
+                        && !protected
+                        && intake.hash(file, meta.size, stop)?.0 != blob =>
+                {
+                    meta = Meta::of(&fs::fstat(file)?);
+                }
                 Attempt::Stored { blob, size, meta } => {
                     intake.counts.read_bytes += size;
                     let traced = is_traced(writers, protected, meta.changed, stamp);
