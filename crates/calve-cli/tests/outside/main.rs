@@ -21,6 +21,7 @@ mod races;
 mod store_verbs;
 mod tree;
 mod wheels;
+mod writers;
 
 use std::ffi::OsStr;
 use std::fs;
