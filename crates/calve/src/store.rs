@@ -23,7 +23,7 @@ use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::Meta;
 use crate::report::{Cancel, Progress};
 use crate::tree::op::default_jobs;
-use crate::tree::staging::{Stage, StagedFile, write_whole};
+use crate::tree::staging::{Stage, StagedFile};
 
 pub(crate) mod blobs;
 pub(crate) mod catalog;
@@ -43,6 +43,7 @@ pub(crate) mod pack;
 pub(crate) mod packing;
 pub(crate) mod pool;
 pub(crate) mod reach;
+pub(crate) mod registry;
 pub(crate) mod repair;
 pub(crate) mod room;
 pub(crate) mod scan;
@@ -50,6 +51,7 @@ pub(crate) mod snapshot;
 pub(crate) mod sparse;
 pub(crate) mod stats;
 pub(crate) mod template;
+pub(crate) mod trash;
 pub(crate) mod verify;
 
 pub use gc::{GcOptions, GcReport};
@@ -68,6 +70,7 @@ use catalog::{Catalog, State, WorktreeRow};
 use layout::{Layout, OWN};
 use pack::Pack;
 use pool::lock;
+use registry::Registry;
 
 /// The name of the row that stands for the project itself; no worktree can be called so.
 pub(crate) const PROJECT: &str = ".";
@@ -291,6 +294,12 @@ impl Store {
         Layout(&self.0.path)
     }
 
+    /// The state of its worktrees.
+    pub(crate) fn registry(&self) -> Registry<'_> {
+        let is_read_only = self.is_read_only();
+        Registry { layout: self.layout(), catalog: self.catalog(), is_read_only }
+    }
+
     /// Whether nothing can be added or changed.
     #[must_use]
     pub fn is_read_only(&self) -> bool {
@@ -303,10 +312,8 @@ impl Store {
     /// Those of every operation, see [`Store`]. Nothing is changed.
     pub fn project(&self) -> Result<PathBuf, Error> {
         let row = self.catalog().worktree(PROJECT)?;
-        Ok(match row {
-            Some(row) if !row.path.is_empty() => path_from(&row.path),
-            _ => self.0.path.parent().map_or_else(|| self.0.path.clone(), Path::to_owned),
-        })
+        let inside = || self.path().parent().unwrap_or(self.path()).to_owned();
+        Ok(row.map_or_else(inside, |row| self.registry().root_of(&row)))
     }
 
     /// Whether there is no room to write anything.
@@ -474,28 +481,6 @@ impl Store {
         if let Ok(dir) = fs::open(self.layout().stage(), DIR_FLAGS, Mode::empty()) {
             crate::tree::staging::sweep(&dir);
         }
-    }
-
-    fn index_path(&self, token: &str) -> PathBuf {
-        self.layout().index(token)
-    }
-
-    /// The index of a worktree, where there is one that is whole and of `snapshot`, which has `count` entries.
-    pub(crate) fn index(
-        &self,
-        token: &str,
-        snapshot: SnapshotId,
-        count: u32,
-    ) -> Option<index::Index> {
-        let most = index::most_bytes(count);
-        let bytes = read_plain(fs::CWD, &self.index_path(token), most).ok()?;
-        index::Index::decode(&bytes, count).ok().filter(|index| index.snapshot == snapshot)
-    }
-
-    pub(crate) fn write_index(&self, token: &str, index: &index::Index) -> Result<(), Error> {
-        let path = self.index_path(token);
-        let write = || write_whole(&self.layout().stage(), &path, &index.encode()?);
-        write().context("write index", || &path)
     }
 }
 

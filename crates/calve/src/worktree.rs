@@ -3,17 +3,11 @@
 //! A worktree is a tree of a snapshot somewhere on disk, with a marker inside (`.calve/worktree`: which store it is of, and its
 //! token), a row in the store and an index. The project itself is a worktree, too, that nobody started and nobody can drop.
 //!
-//! # Nothing half-made
-//! [`start`] writes the row first (so of two who want one name one is told), builds the tree under a stage's name, with marker and
-//! index, and renames it. A row whose maker died is finished by whoever comes next, if the tree got its name, and removed if not.
-//! A drop takes the folder away and the row in one transaction, so a start that finds its row gone takes its tree back.
-//!
 //! # Moved, copied, deleted by hand
 //! The token in the marker says which worktree a folder is, whatever its path. One that was moved is found again when a command is
 //! run in it; of a copy, the store knows the first; one that is gone is told of as missing, and can be restored or dropped.
 
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -22,12 +16,13 @@ use crate::report::{SkipReason, Skipped};
 use crate::store::catalog::{State, WorktreeRow};
 use crate::store::delta::{self, Counts, Delta};
 use crate::store::id::SnapshotId;
-use crate::store::layout::{self, Layout};
+use crate::store::layout;
 use crate::store::manifest::Manifest;
 use crate::store::object::Kind;
+use crate::store::registry::no_worktree;
 use crate::store::snapshot::{self, Known};
 use crate::store::{
-    Marker, PROJECT, Place, SnapshotReport, Store, StoreOptions, bytes_of, locks, now, path_from,
+    Marker, PROJECT, Place, SnapshotReport, Store, StoreOptions, bytes_of, path_from,
 };
 
 mod at;
@@ -44,9 +39,6 @@ pub use scope::Scope;
 pub use start::{StartOptions, StartReport, Started};
 pub use switch::SwitchReport;
 pub(crate) use switch::undo_goes_to;
-
-/// A start of whose maker nothing can be known is only taken for dead when it is as old as this.
-const STRANGER_SECONDS: i64 = 60;
 
 /// A worktree of a store; also the project itself.
 ///
@@ -137,10 +129,10 @@ impl Store {
     /// # Errors
     /// Those of every operation, see [`Store`]. Nothing is changed.
     pub fn worktrees(&self) -> Result<Vec<Worktree>, Error> {
-        self.recover()?;
+        self.registry().recover()?;
         let rows = self.catalog().worktrees()?;
         for row in &rows {
-            self.mend_marker(row);
+            self.registry().mend_marker(row);
         }
         Ok(rows
             .into_iter()
@@ -154,10 +146,10 @@ impl Store {
     /// # Errors
     /// [`ErrorKind::WorktreeNotFound`]. Nothing is changed.
     pub fn worktree(&self, name: &str) -> Result<Worktree, Error> {
-        self.recover()?;
+        self.registry().recover()?;
         match self.catalog().worktree(name)?.filter(|row| row.name != PROJECT) {
             Some(row) => {
-                self.mend_marker(&row);
+                self.registry().mend_marker(&row);
                 Ok(Worktree { store: self.clone(), path: path_from(&row.path), row })
             }
             None => Err(no_worktree(name)),
@@ -172,79 +164,6 @@ impl Store {
         let row = self.catalog().worktree(PROJECT)?.ok_or_else(|| no_worktree(PROJECT))?;
         Ok(Worktree { store: self.clone(), path: self.project()?, row })
     }
-
-    /// A worktree's marker says where the store is. One whose store was moved since, and is not at the old place any more, is told.
-    /// If that fails the worktree is found by its name, as before.
-    fn mend_marker(&self, row: &WorktreeRow) {
-        if self.is_read_only() || row.name == PROJECT {
-            return;
-        }
-        let own = layout::own(&path_from(&row.path));
-        let Ok(Some(marker)) = Marker::read(&own) else { return };
-        let moved = marker.store != self.path()
-            && std::fs::symlink_metadata(Layout(&marker.store).format())
-                .is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
-        if marker.token != row.token || !moved {
-            return;
-        }
-        let text = Marker { store: self.path().to_owned(), ..marker }.encode();
-        let _ = crate::tree::staging::write_whole(&own, &own.join(layout::MARKER), &text);
-    }
-
-    /// Whether a marker that bears the token of a worktree of this store means this store, and not the one that it is a copy of: a project that
-    /// is copied with its store takes along what the store knows, and the worktrees stay the first one's.
-    fn is_meant_by(&self, marker: &Marker) -> bool {
-        let id = |store: &Path| {
-            std::fs::symlink_metadata(Layout(store).format())
-                .map(|found| (found.dev(), found.ino()))
-        };
-        marker.store == self.path()
-            || match id(&marker.store) {
-                // By another way there, such as another mount.
-                Ok(there) => id(self.path()).is_ok_and(|here| here == there),
-                // It was moved since.
-                Err(error) => error.kind() == io::ErrorKind::NotFound,
-            }
-    }
-
-    /// Brings to an end what killed processes began.
-    pub(crate) fn recover(&self) -> Result<(), Error> {
-        if self.is_read_only() {
-            return Ok(());
-        }
-        for row in self.catalog().worktrees()? {
-            if row.state != State::Starting {
-                continue;
-            }
-            let is_dead = match crate::tree::staging::maker_lives(&row.maker) {
-                Some(lives) => !lives,
-                // Of another boot, or out of sight from here: who works holds the store's lock, but for a moment at each end.
-                None => {
-                    now().0.saturating_sub(row.created) > STRANGER_SECONDS
-                        && locks::is_idle(self.path())
-                }
-            };
-            if !is_dead {
-                continue;
-            }
-            if Marker::read(&layout::own(&path_from(&row.path)))
-                .ok()
-                .flatten()
-                .is_some_and(|marker| marker.token == row.token)
-            {
-                self.catalog().finish_start(&row)?;
-            } else {
-                self.catalog().forget_worktrees(std::slice::from_ref(&row))?;
-                let _ = std::fs::remove_file(self.layout().index(&row.token));
-            }
-        }
-        Ok(())
-    }
-}
-
-fn no_worktree(name: &str) -> Error {
-    let cause = io::Error::new(io::ErrorKind::NotFound, "no worktree has this name");
-    Error::new(ErrorKind::WorktreeNotFound, "find worktree", name, cause)
 }
 
 impl Place {
@@ -255,7 +174,7 @@ impl Place {
     /// worktree that still stands.
     pub fn worktree(&self) -> Result<Worktree, Error> {
         let Some(token) = &self.token else { return self.store.project_worktree() };
-        self.store.recover()?;
+        self.store.registry().recover()?;
         let rows = self.store.catalog().worktrees()?;
         let Some(mut row) = rows.into_iter().find(|row| row.token == *token) else {
             let cause = io::Error::new(
@@ -279,7 +198,7 @@ impl Place {
             }
             row.path = bytes_of(&self.root);
             if !self.store.is_read_only() {
-                self.store.catalog().set_path(&row)?;
+                self.store.registry().set_path(&row)?;
             }
         }
         Ok(Worktree { store: self.store.clone(), row, path: self.root.clone() })
@@ -389,7 +308,7 @@ impl Worktree {
     fn is_there(&self) -> Result<bool, Error> {
         match Marker::read(&layout::own(&self.path)) {
             Ok(marker) => Ok(marker.is_some_and(|marker| {
-                marker.token == self.row.token && self.store.is_meant_by(&marker)
+                marker.token == self.row.token && self.store.registry().is_meant_by(&marker)
             })),
             Err(error) if error.kind() == ErrorKind::Damaged => Ok(false),
             Err(error) => Err(error),

@@ -62,12 +62,12 @@ fn lie(kind: &str, dir: &Path) {
             forge(&dir.join("file"));
             // As if the change had left no mark.
             let row = store.catalog().worktree(PROJECT).unwrap().unwrap();
-            let mut index = store.index(&row.token, row.snapshot.unwrap(), 2).unwrap();
+            let mut index = store.registry().index(&row.token, row.snapshot.unwrap(), 2).unwrap();
             let meta = std::fs::metadata(dir.join("file")).unwrap();
             index.stats[1].changed = (meta.ctime(), u32::try_from(meta.ctime_nsec()).unwrap());
             index.stats[1].ino = meta.ino();
             index.stamp.0 += 10;
-            store.write_index(&row.token, &index).unwrap();
+            store.registry().write_index(&row.token, &index).unwrap();
             store.project_worktree().unwrap().status(&options).unwrap();
         }
         "subvolume" => {

@@ -35,10 +35,7 @@
 //! Others wait while the lock is held. So it is let go after some tenths of a second and taken again, beginning at step 2.
 
 use std::collections::HashSet;
-use std::ffi::{CString, OsString};
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::blobs::path_of;
@@ -46,8 +43,7 @@ use super::id::{BlobId, DirectoryId, SnapshotId};
 use super::pack::{Location, OVERHEAD_BYTES};
 use super::packing::{Cold, From, older_than};
 use super::reach::Reach;
-use super::snapshot::open_dir;
-use super::{Store, StoreOptions, locks, path_from, room};
+use super::{Store, StoreOptions, locks, room, trash};
 use crate::error::{Context as _, Error, ErrorKind};
 use crate::tree::removal;
 
@@ -166,8 +162,9 @@ impl Store {
     ) -> Result<(), Error> {
         self.must_be_writable("collect garbage in")?;
         self.sweep_stage();
-        report.leftovers += self.sweep_leftovers(options.grace)?;
-        self.recover()?;
+        report.leftovers += self.registry().sweep(options.grace)?;
+        report.leftovers += trash::sweep(self.layout(), options.grace)?;
+        self.registry().recover()?;
         self.must_have_roots()?;
         let expired = options.expire.map(|age| self.expirable(age)).transpose()?;
         let expired = expired.unwrap_or_default();
@@ -224,10 +221,9 @@ impl Store {
         for id in names.iter().map(|(_, id)| *id).chain(used) {
             ids.remove(&id);
         }
-        let project = self.project()?;
         for row in &rows {
             let is_project = row.path.is_empty();
-            let path = if is_project { project.clone() } else { path_from(&row.path) };
+            let path = self.registry().root_of(row);
             let store = is_project.then(|| self.path());
             if let Some(id) = crate::worktree::undo_goes_to(&path, store) {
                 ids.remove(&id);
@@ -413,7 +409,7 @@ impl Store {
     /// Files among the packs that the database does not speak of.
     pub(crate) fn unknown_packs(&self, grace: Duration) -> Result<Vec<String>, Error> {
         let path = self.layout().packs();
-        let files = entries(&path, grace).context("read", || &path)?;
+        let files = trash::entries(&path, grace).context("read", || &path)?;
         let known: HashSet<String> = self.catalog().pack_names()?.into_iter().collect();
         Ok(files
             .into_iter()
@@ -434,44 +430,6 @@ impl Store {
             })
         })
     }
-
-    /// What worktrees left that are gone, and what is in the trash. How many things.
-    fn sweep_leftovers(&self, grace: Duration) -> Result<u64, Error> {
-        let trash = self.layout().trash();
-        let folders = [self.layout().indexes(), self.layout().locks(), trash.clone()];
-        let mut found = Vec::new();
-        for path in &folders {
-            // First the files, then the rows: each of these was there before its files.
-            found.push(entries(path, grace).context("read", || path)?);
-        }
-        let rows = self.catalog().worktrees()?;
-        let tokens: HashSet<&str> = rows.iter().map(|row| row.token.as_str()).collect();
-        let mut removed = 0;
-        for (path, names) in folders.iter().zip(found) {
-            if names.is_empty() {
-                continue;
-            }
-            let dir = open_dir(path)?;
-            for name in names {
-                let of_nobody = match name.to_str() {
-                    // What is not called like a worktree's token is something else.
-                    Some(name) => is_token(name) && !tokens.contains(name),
-                    None => false,
-                };
-                if !of_nobody && *path != trash {
-                    continue;
-                }
-                let Ok(name) = CString::new(name.as_encoded_bytes()) else { continue };
-                // What cannot be removed now is tried again.
-                removed += u64::from(super::template::remove_tree(&dir, &name).is_ok());
-            }
-        }
-        Ok(removed)
-    }
-}
-
-fn is_token(name: &str) -> bool {
-    name.len() == 32 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// What is marked as living, and the snapshots that it was marked for.
@@ -489,21 +447,4 @@ impl Mark {
         }
         Ok(())
     }
-}
-
-/// The names in a folder of what last changed longer ago than `grace`; none where there is no such folder.
-fn entries(path: &Path, grace: Duration) -> io::Result<Vec<OsString>> {
-    let mut names = Vec::new();
-    for (name, _) in super::listed_at(path)? {
-        match std::fs::symlink_metadata(path.join(&name)) {
-            Ok(meta) => {
-                if older_than((meta.ctime(), meta.ctime_nsec()), grace) == Some(true) {
-                    names.push(name);
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(names)
 }

@@ -25,7 +25,7 @@ use super::packing::{Cold, From};
 use super::reach::Reach;
 use super::snapshot::open_dir;
 use super::verify::{Bad, DamageKind, Eye, Mirror, VerifyReport};
-use super::{PROJECT, Store, StoreOptions, is_pack_name, path_from};
+use super::{Store, StoreOptions, is_pack_name};
 use crate::error::{Context as _, Error};
 use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::meta::{self, Meta};
@@ -171,7 +171,7 @@ impl Store {
         let stop = || cancel.is_cancelled();
         let (seconds, nanoseconds) = self.clock()?;
         for row in self.catalog().worktrees()? {
-            let root = if row.name == PROJECT { self.project()? } else { path_from(&row.path) };
+            let root = self.registry().root_of(&row);
             for (_, path) in places.iter().filter(|(snapshot, _)| row.snapshot == Some(*snapshot)) {
                 let take = |intake: &mut Intake| -> io::Result<bool> {
                     // Wherever that leads: it is of use only if it has this very hash.

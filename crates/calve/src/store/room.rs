@@ -28,7 +28,7 @@ use super::catalog::Catalog;
 use super::layout::Layout;
 use super::pool::lock;
 use super::reach::Reach;
-use super::{Store, StoreOptions, listed_at, locks};
+use super::{Store, StoreOptions, listed_at, locks, trash};
 use crate::error::{Error, ErrorKind};
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
 use crate::reflink::sys::filesystem_name;
@@ -192,7 +192,7 @@ impl Store {
                 _ => break,
             }
             give_up(self.path());
-            let _ = self.delete_trash();
+            let _ = trash::empty(self.layout());
             // Some filesystems have what was freed only then, and others at the trash may not be done.
             let _ = flush_filesystem(self.blobs().dir());
             std::thread::sleep(Duration::from_millis(pause));

@@ -126,7 +126,7 @@ impl Store {
 
     /// What is known of a worktree, or of the project.
     pub(crate) fn known(&self, row: WorktreeRow) -> Result<Known, Error> {
-        let root = if row.name == PROJECT { self.project()? } else { path_from(&row.path) };
+        let root = self.registry().root_of(&row);
         let base = match row.snapshot {
             None => None,
             Some(id) => {
@@ -135,7 +135,9 @@ impl Store {
                 Some((id, object, manifest))
             }
         };
-        let index = base.as_ref().and_then(|(id, _, base)| self.index(&row.token, *id, base.count));
+        let index = base
+            .as_ref()
+            .and_then(|(id, _, base)| self.registry().index(&row.token, *id, base.count));
         Ok(Known { row, root, base, index })
     }
 
@@ -145,7 +147,7 @@ impl Store {
             Err(error)
                 if matches!(error.kind(), ErrorKind::Damaged | ErrorKind::SnapshotNotFound) =>
             {
-                let root = if row.name == PROJECT { self.project()? } else { path_from(&row.path) };
+                let root = self.registry().root_of(&row);
                 Ok(Known { row, root, base: None, index: None })
             }
             result => result,
@@ -192,10 +194,10 @@ impl Store {
             && !self.is_read_only()
             && let Some(count) = known.base.as_ref().map(|(_, _, base)| base.count)
             // Whoever has written one meanwhile knew more; or the worktree was dropped, and has none.
-            && self.index(&known.row.token, index.snapshot, count) == known.index
+            && self.registry().index(&known.row.token, index.snapshot, count) == known.index
         {
             // So that the next one reads nothing again. If this fails, it does.
-            let _ = self.write_index(&known.row.token, index);
+            let _ = self.registry().write_index(&known.row.token, index);
         }
         Ok((scan, stamp))
     }
@@ -296,7 +298,7 @@ impl Store {
             // What was read and is not new has not been flushed, and the index must not be on the disk before it. The snapshot is
             // there, whatever becomes of this: without it the next one reads more.
             let flushed = if new || scan.counts.read_files == 0 { Ok(()) } else { self.flush(&[]) };
-            let _ = flushed.and_then(|()| self.write_index(&known.row.token, &index));
+            let _ = flushed.and_then(|()| self.registry().write_index(&known.row.token, &index));
         }
         let counts = scan.counts;
         Ok(SnapshotReport {
@@ -484,12 +486,12 @@ mod tests {
         let begun = Index { boot: Boot([9; 16]), ..newer.clone() };
         known.index = Some(begun.clone());
         assert!(store.scan(&known, None, &options).unwrap().0.index.is_some());
-        assert_eq!(store.index(&token, id, count), Some(newer));
-        store.write_index(&token, &begun).unwrap();
+        assert_eq!(store.registry().index(&token, id, count), Some(newer));
+        store.registry().write_index(&token, &begun).unwrap();
         store.scan(&known, None, &options).unwrap();
-        assert_eq!(store.index(&token, id, count).unwrap().boot, Boot::this());
+        assert_eq!(store.registry().index(&token, id, count).unwrap().boot, Boot::this());
         std::fs::remove_file(store.path().join("indexes").join(&token)).unwrap();
         store.scan(&known, None, &options).unwrap();
-        assert_eq!(store.index(&token, id, count), None);
+        assert_eq!(store.registry().index(&token, id, count), None);
     }
 }

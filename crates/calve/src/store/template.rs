@@ -18,12 +18,12 @@ use super::id::SnapshotId;
 use super::index::{Boot, Index};
 use super::materialize::{Plan, materialize};
 use super::object::SnapshotObject;
+use super::trash::remove_tree;
 use super::{Store, StoreOptions, locks};
 use crate::error::{Context as _, Error};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::reflink::sys;
-use crate::tree::removal;
 use crate::tree::staging::{self, Stage, flush_filesystem, stage_name};
 
 impl Store {
@@ -172,20 +172,4 @@ fn settled(dir: &OwnedFd) -> io::Result<u64> {
         }
     }
     Err(io::Error::other("somebody writes to it again and again"))
-}
-
-/// Removes a tree, also one that is a subvolume: at once where that is allowed, else entry by entry.
-pub(crate) fn remove_tree(dir: &OwnedFd, name: &CString) -> io::Result<()> {
-    let flags = DIR_FLAGS | OFlags::NOFOLLOW;
-    if let Ok(tree) = fs::openat(dir, name, flags, Mode::empty())
-        && let Ok(stat) = fs::fstat(&tree)
-        && sys::is_subvolume(&tree, Meta::of(&stat).ino)
-    {
-        drop(tree);
-        // A subvolume with others inside, or no right to: the walk will do, or tell what is wrong.
-        if sys::delete_subvolume(dir, name).is_ok() {
-            return Ok(());
-        }
-    }
-    removal::remove(dir, name)
 }

@@ -544,7 +544,7 @@ impl Store {
     fn verify_indexes(&self, report: &mut VerifyReport) -> Result<Vec<PathBuf>, Error> {
         let mut damaged = Vec::new();
         for row in self.catalog().worktrees()? {
-            let path = self.index_path(&row.token);
+            let path = self.layout().index(&row.token);
             let reason =
                 match super::read_plain(fs::CWD, &path, super::index::most_bytes(u32::MAX / 64)) {
                     // What a crash leaves of one that was not written back: as good as none.

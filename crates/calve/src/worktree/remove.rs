@@ -9,9 +9,8 @@ use rustix::io::Errno;
 
 use super::Worktree;
 use crate::error::{Context as _, Error, ErrorKind};
-use crate::store::room;
-use crate::store::template::remove_tree;
-use crate::store::{PROJECT, Store, StoreOptions, parent_of, path_from};
+use crate::store::trash::remove_tree;
+use crate::store::{PROJECT, StoreOptions, parent_of, path_from};
 use crate::tree::staging::{self, stage_name};
 
 /// A worktree that was dropped: it has no name any more, and its files wait to be deleted.
@@ -72,7 +71,11 @@ impl Worktree {
         }
         if self.is_away(force)? {
             // Only the name goes; unless somebody is making it, and was faster.
-            return match self.forget(|| Ok(self.is_away(force)?.then_some(())))? {
+            return match self
+                .store
+                .registry()
+                .forget(&self.row, || Ok(self.is_away(force)?.then_some(())))?
+            {
                 Some(()) => Ok(Dropped { remains: None }),
                 None => self.now()?.drop_now(force, options),
             };
@@ -112,7 +115,7 @@ impl Worktree {
             moved_to = Some(if in_trash { &to } else { &from });
             Ok(Some(in_trash))
         };
-        let forgotten = self.forget(away);
+        let forgotten = self.store.registry().forget(&self.row, away);
         if forgotten.is_err()
             && let Some(dir) = moved_to
         {
@@ -153,58 +156,4 @@ impl Worktree {
         let cause = io::Error::other("other worktrees are inside of it");
         Err(Error::new(ErrorKind::Overlap, "drop worktree", &self.path, cause).with_details(inside))
     }
-
-    /// Has the store forget it where `away`, which takes its folder away, gives something.
-    fn forget<T>(
-        &self,
-        away: impl FnOnce() -> Result<Option<T>, Error>,
-    ) -> Result<Option<T>, Error> {
-        let done = self.store.catalog().forget_worktree(&self.row.token, away)?;
-        let done = done.ok_or_else(|| super::no_worktree(&self.row.name))?;
-        if done.is_none() {
-            return Ok(None);
-        }
-        let _ = std::fs::remove_file(self.store.layout().index(&self.row.token));
-        let _ = std::fs::remove_file(self.store.layout().lock(&self.row.token));
-        Ok(done)
-    }
-}
-
-impl Store {
-    /// Deletes what was dropped and not deleted yet.
-    ///
-    /// # Errors
-    /// The first that could not be deleted; the others were tried all the same.
-    pub fn empty_trash(&self) -> Result<(), Error> {
-        if !self.is_full() {
-            self.must_be_writable("empty the trash of")?;
-        }
-        self.delete_trash()?;
-        room::keep(self.path());
-        Ok(())
-    }
-
-    /// Deletes what is in the trash; how many things.
-    pub(crate) fn delete_trash(&self) -> Result<u64, Error> {
-        let path = self.layout().trash();
-        let dir = super::open_dir(&path)?;
-        let (mut deleted, mut failure) = (0, Ok(()));
-        for name in names(&dir).context("read directory", || &path)? {
-            let removed = remove_tree(&dir, &name).context("delete what was dropped in", || &path);
-            deleted += u64::from(removed.is_ok());
-            failure = failure.and(removed);
-        }
-        failure.map(|()| deleted)
-    }
-}
-
-fn names(dir: &std::os::fd::OwnedFd) -> io::Result<Vec<CString>> {
-    let mut names = Vec::new();
-    for entry in fs::Dir::read_from(dir)? {
-        let entry = entry?;
-        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
-            names.push(entry.file_name().to_owned());
-        }
-    }
-    Ok(names)
 }

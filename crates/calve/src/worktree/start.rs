@@ -23,10 +23,9 @@ use crate::store::index::{Boot, Index, Stat};
 use crate::store::materialize::{Plan, materialize, wanted};
 use crate::store::object::SnapshotObject;
 use crate::store::pool::cancelled;
+use crate::store::registry::{Claim, name_taken, no_worktree};
 use crate::store::snapshot::check_name;
-use crate::store::{
-    Marker, PROJECT, SnapshotReport, Store, StoreOptions, bytes_of, now, path_from, token,
-};
+use crate::store::{PROJECT, SnapshotReport, Store, StoreOptions, bytes_of, now, path_from, token};
 use crate::tree::staging::{self, Stage, stage_name};
 
 mod loose;
@@ -151,7 +150,7 @@ impl Store {
                 elapsed: started.elapsed(),
             });
         }
-        self.recover()?;
+        self.registry().recover()?;
         // Before the work of a snapshot; who comes first is decided when the names are claimed.
         for row in self.catalog().worktrees()? {
             if seen.contains(row.name.as_str()) {
@@ -165,7 +164,7 @@ impl Store {
         let id = match (options.from, &taken) {
             (Some(id), _) => id,
             (None, Some(taken)) => taken.id,
-            (None, None) => return Err(super::no_worktree(PROJECT)),
+            (None, None) => return Err(no_worktree(PROJECT)),
         };
         let object = self.object(id)?;
         let folder = self.folder(options.at.as_deref())?;
@@ -182,10 +181,9 @@ impl Store {
                 created: now().0,
             })
             .collect();
-        self.claim(&rows)?;
-        let claimed = Claimed { store: self, rows: &rows, kept: false };
-        let reports = self.make(id, &object, &rows, common, claimed)?;
-        let names = rows.iter().map(|row| row.name.clone());
+        let claim = self.registry().claim(rows)?;
+        let reports = self.make(id, &object, common, claim)?;
+        let names = names.iter().map(|name| name.as_ref().to_owned());
         Ok(StartReport {
             snapshot: id,
             taken,
@@ -238,27 +236,19 @@ impl Store {
         }
     }
 
-    /// Writes the rows, if all names are free.
-    fn claim(&self, rows: &[WorktreeRow]) -> Result<(), Error> {
-        match self.catalog().claim(rows)? {
-            None => Ok(()),
-            Some((name, path)) => Err(name_taken(&name, &path)),
-        }
-    }
-
     /// Makes the trees of rows that were claimed.
     fn make(
         &self,
         id: SnapshotId,
         object: &SnapshotObject,
-        rows: &[WorktreeRow],
         options: &StoreOptions,
-        mut claimed: Claimed<'_>,
+        mut claim: Claim<'_>,
     ) -> Result<Vec<DestinationReport>, Error> {
         // Until its rows are marked, too: whoever cannot see its maker would take that one for dead.
         let _guard = self.share()?;
         // From here on nobody collects what it needs: the rows speak of it. It may have been forgotten just before.
         self.object(id)?;
+        let rows = claim.rows();
         let mut places = Vec::with_capacity(rows.len());
         for row in rows {
             places.push(Place::new(path_from(&row.path))?);
@@ -271,24 +261,11 @@ impl Store {
             }
         };
         publish_all(&mut stages, &places)?;
-        let ready = self.mark_ready(rows);
-        if let Err(error) = ready {
+        if let Err(error) = claim.finish() {
             unpublish_all(&mut stages, &places);
             return Err(error);
         }
-        claimed.kept = true;
         Ok(reports)
-    }
-
-    /// Marks the rows of trees that are there, all or none. One that was dropped meanwhile stays dropped, and one that was found where
-    /// it had been moved to stays there.
-    fn mark_ready(&self, rows: &[WorktreeRow]) -> Result<(), Error> {
-        let Some(name) = self.catalog().mark_ready(rows)? else { return Ok(()) };
-        let cause = io::Error::new(
-            io::ErrorKind::NotFound,
-            "it was dropped, or found elsewhere, while it was being made",
-        );
-        Err(Error::new(ErrorKind::WorktreeNotFound, "start worktree", name, cause))
     }
 
     /// Clones every file from its mirror.
@@ -306,7 +283,7 @@ impl Store {
         for (row, place) in rows.iter().zip(places) {
             let dir = place.dir.try_clone().context("open", || &place.parent)?;
             let stage = Stage::empty(dir, &place.parent).context("stage", || &place.path)?;
-            self.marker(row).write(stage.dir()).context("mark", || &place.path)?;
+            self.registry().mark(row, stage.dir()).context("mark", || &place.path)?;
             roots.push(stage.dir().try_clone().context("stage", || &place.path)?);
             stages.push(stage);
         }
@@ -332,7 +309,7 @@ impl Store {
         }
         let (boot, stamp) = (Boot::this(), self.clock_past_all(stats.iter().flatten())?);
         for (row, stats) in rows.iter().zip(stats) {
-            self.write_index(&row.token, &Index { snapshot: id, boot, stamp, stats })?;
+            self.registry().write_index(&row.token, &Index { snapshot: id, boot, stamp, stats })?;
         }
         Ok((stages, reports))
     }
@@ -379,16 +356,10 @@ impl Store {
             #[cfg(calve_check)]
             crate::check::template(self, id, object, stage.dir());
             let finish = || -> io::Result<()> {
-                self.marker(row).write(stage.dir())?;
+                self.registry().mark(row, stage.dir())?;
                 // The marker is the one thing that was made in it.
                 fs::futimens(stage.dir(), &root)?;
-                let index = self.layout().index(&row.token);
-                let _ = std::fs::remove_file(&index);
-                // It is never written in place, only replaced. Without it the first look takes longer.
-                match std::fs::hard_link(self.layout().template_index(id), index) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-                    _ => Ok(()),
-                }
+                self.registry().link_index(&row.token, id)
             };
             finish().context("mark", || &place.path)?;
             stages.push(stage);
@@ -400,10 +371,6 @@ impl Store {
         }
         options.progress.files.fetch_add(files, Ordering::Relaxed);
         Ok(Some((stages, reports)))
-    }
-
-    fn marker(&self, row: &WorktreeRow) -> Marker {
-        Marker { token: row.token.clone(), store: self.path().to_owned() }
     }
 }
 
@@ -425,10 +392,8 @@ impl Worktree {
         let object = this.store.object(id)?;
         let (parent, _) = crate::store::parent_of(&this.path)?;
         std::fs::create_dir_all(&parent).context("make folder", || &parent)?;
-        let rows = [WorktreeRow { state: State::Ready, target: None, ..this.row }];
-        // Its row stays whatever happens.
-        let claimed = Claimed { store: &self.store, rows: &[], kept: true };
-        let mut reports = self.store.make(id, &object, &rows, options, claimed)?;
+        let claim = self.store.registry().claim_again(this.row);
+        let mut reports = self.store.make(id, &object, options, claim)?;
         Ok(reports.pop().unwrap_or_default())
     }
 }
@@ -445,14 +410,6 @@ type Staged = (Vec<Stage>, Vec<DestinationReport>);
 fn is_refused(error: &io::Error) -> bool {
     use io::ErrorKind::{AlreadyExists, NotADirectory, PermissionDenied, ReadOnlyFilesystem};
     matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem | AlreadyExists | NotADirectory)
-}
-
-fn name_taken(name: &str, path: &[u8]) -> Error {
-    let cause = io::Error::new(
-        io::ErrorKind::AlreadyExists,
-        "a worktree of this name exists, or is being started",
-    );
-    Error::new(ErrorKind::WorktreeExists, "start worktree", name, cause).with_other(path_from(path))
 }
 
 /// Where a worktree shall be.
@@ -516,25 +473,6 @@ fn unpublish_all(stages: &mut [Stage], places: &[Place]) {
         if let Some(mode) = place.empty {
             // Where a tree still stands this fails.
             let _ = fs::mkdirat(&place.dir, &place.name, mode);
-        }
-    }
-}
-
-/// Rows that go again unless they are kept.
-struct Claimed<'a> {
-    store: &'a Store,
-    rows: &'a [WorktreeRow],
-    kept: bool,
-}
-
-impl Drop for Claimed<'_> {
-    fn drop(&mut self) {
-        if self.kept {
-            return;
-        }
-        let _ = self.store.catalog().forget_worktrees(self.rows);
-        for row in self.rows {
-            let _ = std::fs::remove_file(self.store.layout().index(&row.token));
         }
     }
 }

@@ -42,6 +42,7 @@ use crate::store::manifest::{Builder, Manifest};
 use crate::store::materialize::{Plan, materialize, wanted};
 use crate::store::metadata::Maker;
 use crate::store::object::{Entry, Kind};
+use crate::store::registry::no_worktree;
 use crate::store::scan::stat_of;
 use crate::store::{StoreOptions, locks};
 use crate::tree::staging::{self, Stage};
@@ -124,7 +125,7 @@ impl Worktree {
     fn lock(&self) -> Result<locks::Guard, Error> {
         self.store.must_be_writable("switch a worktree of")?;
         self.must_keep_to_itself()?;
-        let alone = locks::alone(self.store.path(), &self.row.token)?.ok_or_else(|| {
+        let alone = self.store.registry().lock(&self.row)?.ok_or_else(|| {
             let cause = io::Error::new(io::ErrorKind::WouldBlock, "another process switches it");
             Error::new(ErrorKind::Busy, "switch worktree", &self.path, cause)
         })?;
@@ -148,7 +149,7 @@ impl Worktree {
         let _guard = self.store.share()?;
         let known = self.known()?;
         let (mut scan, _) = self.store.scan(&known, None, options)?;
-        let Some((_, _, base)) = &known.base else { return Err(super::no_worktree(self.name())) };
+        let Some((_, _, base)) = &known.base else { return Err(no_worktree(self.name())) };
         let object = self.store.object(to)?;
         let target = self.store.catalog().manifest(to, &object)?;
         let interrupted = match (self.row.state, self.row.target) {
@@ -217,30 +218,24 @@ impl Worktree {
             let going_on = interrupted.is_some();
             self.note_undo(&root, &trees, &moves, from, going_on, metadata)?;
         }
-        self.set_standing(&row)?;
+        self.store.registry().set_standing(&row)?;
         if moves_aside {
             report.kept = self.move_aside(&root, &trees, &moves)?;
         }
         let removed = self.apply(&root, &trees, &moves, staged, &mut report)?;
         let known = scan.index.as_ref().or(known.index.as_ref());
         let index = self.index_of(&root, &trees, &moves, to, known)?;
-        self.store.write_index(&self.row.token, &index)?;
+        self.store.registry().write_index(&self.row.token, &index)?;
         let row = WorktreeRow {
             state: State::Ready,
             target: None,
             snapshot: Some(to),
             ..self.row.clone()
         };
-        self.set_standing(&row)?;
+        self.store.registry().set_standing(&row)?;
         removed.context("remove what was staged, now that all is done, in", || &self.path)?;
         report.elapsed = started.elapsed();
         Ok(report)
-    }
-
-    /// Fails where it was dropped meanwhile.
-    fn set_standing(&self, row: &WorktreeRow) -> Result<(), Error> {
-        let known = self.store.catalog().set_standing(row)?;
-        if known { Ok(()) } else { Err(super::no_worktree(self.name())) }
     }
 
     /// Makes every file that is to be put, in a stage inside the worktree.

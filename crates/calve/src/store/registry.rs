@@ -1,0 +1,311 @@
+//! The owner of all state of worktrees: what one consists of is made here together, removed together, and recovered together.
+//!
+//! | what                                  | where                      | made by                      | removed by                  |
+//! |---------------------------------------|----------------------------|------------------------------|-----------------------------|
+//! | the row                               | the catalog                | [`Registry::claim`]          | [`Registry::forget`]        |
+//! | the marker, which repeats its token   | in the tree                | [`Registry::mark`]           | it goes with the tree       |
+//! | the index, or a link to a template's  | `indexes/TOKEN`            | [`Registry::write_index`], [`Registry::link_index`] | [`Registry::forget`] |
+//! | the lock of whoever switches it       | `locks/TOKEN`              | [`Registry::lock`]           | [`Registry::forget`]        |
+//! | what can be undone                    | in the tree, beside the marker | a switch                 | it goes with the tree       |
+//!
+//! # Nothing half-made
+//! The row comes first ([`Claim`]), so of two who want one name one is told; then the tree under a stage's name, with its marker and its index;
+//! then the tree gets its name, and the row is marked. A row whose maker died is finished by whoever comes next, if the tree got its name, and
+//! removed if not ([`Registry::recover`]). What is called by a token that no row has is of nobody, and [`Registry::sweep`] removes it.
+//!
+//! # Gone at once
+//! [`Registry::forget`] has the folder taken away and the row deleted in one transaction, so that a start which finds its row gone takes its
+//! tree back. The files that are called by the token follow; a crash leaves them to the sweep.
+
+use std::collections::HashSet;
+use std::ffi::CString;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs;
+
+use super::catalog::{Catalog, State, WorktreeRow};
+use super::id::SnapshotId;
+use super::index::{self, Index};
+use super::layout::{self, Layout};
+use super::{Marker, PROJECT, locks, now, path_from, read_plain, trash};
+use crate::error::{Context as _, Error, ErrorKind};
+use crate::tree::staging::{maker_lives, write_whole};
+
+/// A start of whose maker nothing can be known is only taken for dead when it is as old as this.
+const STRANGER_SECONDS: i64 = 60;
+
+/// The worktrees of a store, the project among them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Registry<'a> {
+    pub(super) layout: Layout<'a>,
+    pub(super) catalog: &'a Catalog,
+    pub(super) is_read_only: bool,
+}
+
+/// Worktrees that are being made. New ones go again, with what was made for them, unless they are [`finished`](Claim::finish).
+#[derive(Debug)]
+pub(crate) struct Claim<'a> {
+    registry: Registry<'a>,
+    rows: Vec<WorktreeRow>,
+    goes_again: bool,
+}
+
+impl<'a> Registry<'a> {
+    /// The root of a worktree, or of the project.
+    pub(crate) fn root_of(self, row: &WorktreeRow) -> PathBuf {
+        if row.name != PROJECT || !row.path.is_empty() {
+            return path_from(&row.path);
+        }
+        // A store inside its project, which both can be moved.
+        self.layout.0.parent().unwrap_or(self.layout.0).to_owned()
+    }
+
+    /// Writes the rows of new worktrees, if all names are free.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WorktreeExists`]. Nothing was written.
+    pub(crate) fn claim(self, rows: Vec<WorktreeRow>) -> Result<Claim<'a>, Error> {
+        match self.catalog.claim(&rows)? {
+            None => Ok(Claim { registry: self, rows, goes_again: true }),
+            Some((name, path)) => Err(name_taken(&name, &path)),
+        }
+    }
+
+    /// For the tree of a worktree whose row is there, and stays whatever happens.
+    pub(crate) fn claim_again(self, row: WorktreeRow) -> Claim<'a> {
+        let row = WorktreeRow { state: State::Ready, target: None, ..row };
+        Claim { registry: self, rows: vec![row], goes_again: false }
+    }
+
+    fn marker(self, row: &WorktreeRow) -> Marker {
+        Marker { token: row.token.clone(), store: self.layout.0.to_owned() }
+    }
+
+    /// Puts the marker into the tree of a worktree, which is being made.
+    pub(crate) fn mark(self, row: &WorktreeRow, root: &OwnedFd) -> io::Result<()> {
+        self.marker(row).write(root)
+    }
+
+    /// Whether the tree at the path of a row bears its token.
+    fn is_marked(self, row: &WorktreeRow) -> bool {
+        let marker = Marker::read(&layout::own(&path_from(&row.path)));
+        marker.ok().flatten().is_some_and(|marker| marker.token == row.token)
+    }
+
+    /// A worktree's marker says where the store is. One whose store was moved since, and is not at the old place any more, is told.
+    /// If that fails the worktree is found by its name, as before.
+    pub(crate) fn mend_marker(self, row: &WorktreeRow) {
+        if self.is_read_only || row.name == PROJECT {
+            return;
+        }
+        let own = layout::own(&path_from(&row.path));
+        let Ok(Some(marker)) = Marker::read(&own) else { return };
+        let moved = marker.store != self.layout.0
+            && std::fs::symlink_metadata(Layout(&marker.store).format())
+                .is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+        if marker.token != row.token || !moved {
+            return;
+        }
+        let _ = write_whole(&own, &own.join(layout::MARKER), &self.marker(row).encode());
+    }
+
+    /// Whether a marker that bears the token of a worktree of this store means this store, and not the one that it is a copy of: a project that
+    /// is copied with its store takes along what the store knows, and the worktrees stay the first one's.
+    pub(crate) fn is_meant_by(self, marker: &Marker) -> bool {
+        let id = |store: &Path| {
+            std::fs::symlink_metadata(Layout(store).format())
+                .map(|found| (found.dev(), found.ino()))
+        };
+        marker.store == self.layout.0
+            || match id(&marker.store) {
+                // By another way there, such as another mount.
+                Ok(there) => id(self.layout.0).is_ok_and(|here| here == there),
+                // It was moved since.
+                Err(error) => error.kind() == io::ErrorKind::NotFound,
+            }
+    }
+
+    /// The index of a worktree, where there is one that is whole and of `snapshot`, which has `count` entries.
+    pub(crate) fn index(self, token: &str, snapshot: SnapshotId, count: u32) -> Option<Index> {
+        let path = self.layout.index(token);
+        let bytes = read_plain(fs::CWD, &path, index::most_bytes(count)).ok()?;
+        Index::decode(&bytes, count).ok().filter(|index| index.snapshot == snapshot)
+    }
+
+    pub(crate) fn write_index(self, token: &str, index: &Index) -> Result<(), Error> {
+        let path = self.layout.index(token);
+        let write = || write_whole(&self.layout.stage(), &path, &index.encode()?);
+        write().context("write index", || &path)
+    }
+
+    /// Gives a worktree the index of the template that its tree is a snapshot of. Without it the first look takes longer.
+    pub(crate) fn link_index(self, token: &str, id: SnapshotId) -> io::Result<()> {
+        let index = self.layout.index(token);
+        let _ = std::fs::remove_file(&index);
+        // It is never written in place, only replaced.
+        match std::fs::hard_link(self.layout.template_index(id), index) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// The right to switch a worktree. `None`: somebody else has it.
+    pub(crate) fn lock(self, row: &WorktreeRow) -> Result<Option<locks::Guard>, Error> {
+        locks::alone(self.layout.0, &row.token)
+    }
+
+    /// Writes what a worktree is based on, and whether it is between that and another snapshot.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WorktreeNotFound`] where it was dropped meanwhile.
+    pub(crate) fn set_standing(self, row: &WorktreeRow) -> Result<(), Error> {
+        if self.catalog.set_standing(row)? { Ok(()) } else { Err(no_worktree(&row.name)) }
+    }
+
+    /// Writes where a worktree is, which was moved.
+    pub(crate) fn set_path(self, row: &WorktreeRow) -> Result<(), Error> {
+        self.catalog.set_path(row)
+    }
+
+    /// Forgets a worktree, and removes what is called by its token, where `away`, which takes its folder away, gives something.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WorktreeNotFound`] where somebody else dropped it; those of `away`.
+    pub(crate) fn forget<T>(
+        self,
+        row: &WorktreeRow,
+        away: impl FnOnce() -> Result<Option<T>, Error>,
+    ) -> Result<Option<T>, Error> {
+        let done = self.catalog.forget_worktree(&row.token, away)?;
+        let done = done.ok_or_else(|| no_worktree(&row.name))?;
+        if done.is_some() {
+            self.remove_files(&row.token);
+        }
+        Ok(done)
+    }
+
+    /// Forgets worktrees of which there is no tree.
+    fn forget_unmade(self, rows: &[WorktreeRow]) -> Result<(), Error> {
+        let forgotten = self.catalog.forget_worktrees(rows);
+        for row in rows {
+            self.remove_files(&row.token);
+        }
+        forgotten
+    }
+
+    fn remove_files(self, token: &str) {
+        let _ = std::fs::remove_file(self.layout.index(token));
+        let _ = std::fs::remove_file(self.layout.lock(token));
+    }
+
+    /// Brings to an end what killed processes began.
+    pub(crate) fn recover(self) -> Result<(), Error> {
+        if self.is_read_only {
+            return Ok(());
+        }
+        for row in self.catalog.worktrees()? {
+            if row.state != State::Starting || !self.is_given_up(&row) {
+                continue;
+            }
+            if self.is_marked(&row) {
+                self.catalog.finish_start(&row)?;
+            } else {
+                self.forget_unmade(std::slice::from_ref(&row))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the maker of a worktree is dead.
+    fn is_given_up(self, row: &WorktreeRow) -> bool {
+        match maker_lives(&row.maker) {
+            Some(lives) => !lives,
+            // Of another boot, or out of sight from here: who works holds the store's lock, but for a moment at each end.
+            None => {
+                now().0.saturating_sub(row.created) > STRANGER_SECONDS
+                    && locks::is_idle(self.layout.0)
+            }
+        }
+    }
+
+    /// Removes what worktrees left that are gone. How many things.
+    pub(crate) fn sweep(self, grace: Duration) -> Result<u64, Error> {
+        // First the files, then the rows: each of these was there before its files.
+        let mut found = Vec::new();
+        for path in [self.layout.indexes(), self.layout.locks()] {
+            let names = trash::entries(&path, grace).context("read", || &path)?;
+            found.push((path, names));
+        }
+        let rows = self.catalog.worktrees()?;
+        let tokens: HashSet<&str> = rows.iter().map(|row| row.token.as_str()).collect();
+        let mut removed = 0;
+        for (path, names) in found {
+            // What is not called like a worktree's token is something else.
+            let of_nobody = |name: &&str| is_token(name) && !tokens.contains(name);
+            let of_nobody: Vec<&str> =
+                names.iter().filter_map(|name| name.to_str()).filter(of_nobody).collect();
+            if of_nobody.is_empty() {
+                continue;
+            }
+            let dir = super::snapshot::open_dir(&path)?;
+            for name in of_nobody {
+                // What cannot be removed now is tried again.
+                let name = CString::new(name).unwrap_or_default();
+                removed += u64::from(trash::remove_tree(&dir, &name).is_ok());
+            }
+        }
+        Ok(removed)
+    }
+}
+
+impl Claim<'_> {
+    pub(crate) fn rows(&self) -> &[WorktreeRow] {
+        &self.rows
+    }
+
+    /// Marks the worktrees as ready, all or none: their trees are there. One that was dropped meanwhile stays dropped, and one that was
+    /// found where it had been moved to stays there.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WorktreeNotFound`] for such a one. None is marked.
+    pub(crate) fn finish(&mut self) -> Result<(), Error> {
+        let Some(name) = self.registry.catalog.mark_ready(&self.rows)? else {
+            self.goes_again = false;
+            return Ok(());
+        };
+        let cause = io::Error::new(
+            io::ErrorKind::NotFound,
+            "it was dropped, or found elsewhere, while it was being made",
+        );
+        Err(Error::new(ErrorKind::WorktreeNotFound, "start worktree", name, cause))
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        if self.goes_again {
+            let _ = self.registry.forget_unmade(&self.rows);
+        }
+    }
+}
+
+fn is_token(name: &str) -> bool {
+    name.len() == 32 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+pub(crate) fn no_worktree(name: &str) -> Error {
+    let cause = io::Error::new(io::ErrorKind::NotFound, "no worktree has this name");
+    Error::new(ErrorKind::WorktreeNotFound, "find worktree", name, cause)
+}
+
+pub(crate) fn name_taken(name: &str, path: &[u8]) -> Error {
+    let cause = io::Error::new(
+        io::ErrorKind::AlreadyExists,
+        "a worktree of this name exists, or is being started",
+    );
+    Error::new(ErrorKind::WorktreeExists, "start worktree", name, cause).with_other(path_from(path))
+}

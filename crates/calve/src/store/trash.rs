@@ -1,0 +1,98 @@
+//! What waits to be deleted: trees of worktrees that were dropped, templates and mirrors that were given up.
+//!
+//! What is in the trash is called as a stage is, so that nothing else has its name. Whoever put it there deletes it; what is left over, the next
+//! to free space does.
+
+use std::ffi::{CString, OsString};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::fs::{self, Mode, OFlags};
+
+use super::layout::Layout;
+use super::packing::older_than;
+use super::snapshot::open_dir;
+use super::{Store, listed, listed_at, room};
+use crate::error::{Context as _, Error};
+use crate::reflink::imp::DIR_FLAGS;
+use crate::reflink::meta::Meta;
+use crate::reflink::sys;
+use crate::tree::removal;
+
+impl Store {
+    /// Deletes what was dropped and not deleted yet.
+    ///
+    /// # Errors
+    /// The first that could not be deleted; the others were tried all the same.
+    pub fn empty_trash(&self) -> Result<(), Error> {
+        if !self.is_full() {
+            self.must_be_writable("empty the trash of")?;
+        }
+        empty(self.layout())?;
+        room::keep(self.path());
+        Ok(())
+    }
+}
+
+/// Deletes what is in the trash.
+pub(super) fn empty(layout: Layout<'_>) -> Result<(), Error> {
+    let path = layout.trash();
+    let dir = open_dir(&path)?;
+    let mut failure = Ok(());
+    for (name, _) in listed(&dir).context("read directory", || &path)? {
+        let removed = CString::new(name.as_encoded_bytes())
+            .map_err(io::Error::other)
+            .and_then(|name| remove_tree(&dir, &name));
+        failure = failure.and(removed.context("delete what was dropped in", || &path));
+    }
+    failure
+}
+
+/// Deletes what has been in the trash for longer than `grace`. How many things.
+pub(super) fn sweep(layout: Layout<'_>, grace: Duration) -> Result<u64, Error> {
+    let path = layout.trash();
+    let names = entries(&path, grace).context("read", || &path)?;
+    if names.is_empty() {
+        return Ok(0);
+    }
+    let dir = open_dir(&path)?;
+    let names = names.iter().filter_map(|name| CString::new(name.as_encoded_bytes()).ok());
+    // What cannot be removed now is tried again.
+    Ok(names.map(|name| u64::from(remove_tree(&dir, &name).is_ok())).sum())
+}
+
+/// The names in a folder of what last changed longer ago than `grace`; none where there is no such folder.
+pub(super) fn entries(path: &Path, grace: Duration) -> io::Result<Vec<OsString>> {
+    let mut names = Vec::new();
+    for (name, _) in listed_at(path)? {
+        match std::fs::symlink_metadata(path.join(&name)) {
+            Ok(meta) => {
+                if older_than((meta.ctime(), meta.ctime_nsec()), grace) == Some(true) {
+                    names.push(name);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(names)
+}
+
+/// Removes a tree, also one that is a subvolume: at once where that is allowed, else entry by entry.
+pub(crate) fn remove_tree(dir: &OwnedFd, name: &CString) -> io::Result<()> {
+    let flags = DIR_FLAGS | OFlags::NOFOLLOW;
+    if let Ok(tree) = fs::openat(dir, name, flags, Mode::empty())
+        && let Ok(stat) = fs::fstat(&tree)
+        && sys::is_subvolume(&tree, Meta::of(&stat).ino)
+    {
+        drop(tree);
+        // A subvolume with others inside, or no right to: the walk will do, or tell what is wrong.
+        if sys::delete_subvolume(dir, name).is_ok() {
+            return Ok(());
+        }
+    }
+    removal::remove(dir, name)
+}
