@@ -27,15 +27,15 @@ struct Arguments {
     #[arg(long, required = true)]
     source: Option<PathBuf>,
 
-    /// A directory on the filesystem to measure; it is made, and copies come and go in it.
+    /// A directory on the filesystem to measure. bench makes it, and makes and removes its copies there.
     #[arg(long, required_unless_present = "make_tree")]
     dest: Option<PathBuf>,
 
-    /// Makes SOURCE first, of N small files. Without --dest, this is all.
+    /// Makes SOURCE first, of N small files. Without --dest, bench does nothing else.
     #[arg(long, value_name = "N")]
     make_tree: Option<u64>,
 
-    /// What the tree is called in the results; its folder's name by default.
+    /// The tree's name in the results; its folder's name by default.
     #[arg(long)]
     name: Option<String>,
 
@@ -51,7 +51,7 @@ struct Arguments {
     #[arg(long)]
     calve: Option<PathBuf>,
 
-    /// Installs xcp with cargo, next to the build, where it is not on the PATH.
+    /// Installs xcp with cargo, next to the build, if it is not on the PATH.
     #[arg(long)]
     install: bool,
 
@@ -85,18 +85,18 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Draws what was measured, an SVG for each filesystem.
+    /// Draws the results: one SVG for each filesystem.
     Plot {
-        /// What --json wrote.
+        /// Files that --json wrote.
         #[arg(required = true)]
         files: Vec<PathBuf>,
-        /// The folder of the pictures.
+        /// The folder for the pictures.
         #[arg(long)]
         out: PathBuf,
     },
-    /// Prints what was measured as markdown.
+    /// Prints the results as markdown.
     Table {
-        /// What --json wrote.
+        /// Files that --json wrote.
         #[arg(required = true)]
         files: Vec<PathBuf>,
         /// Puts the tables into these pages instead, each between its `<!-- bench:NAME -->` and `<!-- /bench -->`.
@@ -119,7 +119,7 @@ fn choice(text: &str) -> Result<Choice, String> {
     Ok(Choice { tool, at_most: at_most.map_err(|error| format!("copies: {error}"))? })
 }
 
-/// What a comparison runs that nobody chose for.
+/// The tools of a comparison if `--only` names none.
 const COMPARED: [Tool; 6] =
     [Tool::Calve, Tool::CpReflink, Tool::CpCopy, Tool::Xcp, Tool::Rsync, Tool::CalveNever];
 
