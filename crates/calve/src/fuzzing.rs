@@ -116,7 +116,7 @@ pub fn manifest(data: &[u8]) {
     }
     let db =
         DB.get_or_init(|| Mutex::new(Catalog::create(Path::new(":memory:")).expect("a database")));
-    let db = crate::store::pool::lock(db);
+    let db = crate::tree::pool::lock(db);
     db.set_directories(&known).expect("a database in memory");
     let read: Vec<Manifest> = known
         .iter()

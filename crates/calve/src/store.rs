@@ -41,7 +41,6 @@ pub(crate) mod metadata;
 pub(crate) mod object;
 pub(crate) mod pack;
 pub(crate) mod packing;
-pub(crate) mod pool;
 pub(crate) mod reach;
 pub(crate) mod registry;
 pub(crate) mod repair;
@@ -65,11 +64,11 @@ pub use discover::Place;
 
 pub(crate) use discover::Marker;
 
+use crate::tree::pool::lock;
 use blobs::{Blobs, Intake};
 use catalog::{Catalog, State, WorktreeRow};
 use layout::{Layout, OWN};
 use pack::Pack;
-use pool::lock;
 use registry::Registry;
 
 /// The name of the row that stands for the project itself; no worktree can be called so.

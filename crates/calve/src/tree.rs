@@ -12,6 +12,8 @@ use crate::error::Error;
 use crate::report::{Cancel, Progress, Report};
 
 #[cfg(unix)]
+pub(crate) mod budget;
+#[cfg(unix)]
 mod file;
 pub(crate) mod filter;
 #[cfg(unix)]
@@ -26,6 +28,8 @@ mod names;
 pub(crate) mod node;
 #[cfg(unix)]
 pub(crate) mod op;
+#[cfg(unix)]
+pub(crate) mod pool;
 #[cfg(unix)]
 pub(crate) mod read;
 #[cfg(unix)]

@@ -8,6 +8,7 @@
 
 mod budget;
 mod calls;
+mod descriptors;
 mod died;
 mod disk;
 mod every;

@@ -140,7 +140,7 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
 pub fn database(data: &[u8]) {
     static PLACE: OnceLock<Mutex<Place>> = OnceLock::new();
     let place = PLACE.get_or_init(|| Mutex::new(Place::make().expect("a store to copy")));
-    let place = crate::store::pool::lock(place);
+    let place = crate::tree::pool::lock(place);
     let live = place.live();
     match fs::remove_dir_all(&live) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => panic!("{error}"),

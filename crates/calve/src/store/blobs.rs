@@ -45,11 +45,11 @@ use rustix::io::{Errno, pread, retry_on_intr};
 
 use super::id::BlobId;
 use super::layout::Layout;
-use super::pool::lock;
 use crate::reflink::copy::Copier;
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::Meta;
 use crate::reflink::{Patience, sys};
+use crate::tree::pool::lock;
 use crate::tree::staging::StagedFile;
 use crate::tree::verdicts::Verdicts;
 

@@ -15,9 +15,9 @@ use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
 use super::PROJECT;
 use super::id::SnapshotId;
-use super::pool::lock;
 use super::room::Room;
 use crate::error::{Error, ErrorKind};
+use crate::tree::pool::lock;
 
 mod connect;
 mod packs;

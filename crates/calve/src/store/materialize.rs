@@ -12,15 +12,14 @@
 //! A file is made in two halves: created, with its mirror open, and then filled by another thread, in small batches. Two threads
 //! that both create wait for each other inside the filesystem (docs/design/pipeline.md).
 //!
-//! Descriptors: a directory is open while anything below it is to be done, so the directories of one path for each thread, in
-//! each destination.
+//! Descriptors: as for the walk, [`Budget`] bounds the directories that are open, and the files between the halves.
 
 use std::collections::HashMap;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use rustix::fs::{self, AtFlags, Mode, OFlags};
@@ -31,7 +30,6 @@ use super::id::BlobId;
 use super::index::Stat;
 use super::manifest::{Manifest, os};
 use super::object::{Entry, Kind};
-use super::pool::{self, Halves, Queue, lock};
 use super::scan::stat_of;
 use crate::error::{Context as _, Error, ErrorKind};
 use crate::reflink::copy::Copier;
@@ -39,7 +37,9 @@ use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
 use crate::reflink::meta::{self, Attrs, Created, Meta};
 use crate::reflink::sys;
 use crate::report::{Cancel, DestinationReport, Method, Progress, SkipReason, Skipped};
-use crate::tree::op::descriptor_budget;
+use crate::tree::budget::Budget;
+use crate::tree::node::{self, Handles, OpenDirs};
+use crate::tree::pool::{self, Halves, Queue, lock};
 use crate::tree::special::make_fifo;
 use crate::tree::verdicts::Verdicts;
 
@@ -49,8 +49,7 @@ mod late;
 pub(crate) struct Plan<'a> {
     pub(crate) store: &'a Store,
     pub(crate) manifest: &'a Manifest,
-    /// The destinations' roots, open and empty; their paths for messages.
-    pub(crate) roots: &'a [OwnedFd],
+    /// The paths of the destinations, for messages.
     pub(crate) paths: &'a [PathBuf],
     pub(crate) jobs: usize,
     pub(crate) cancel: &'a Cancel,
@@ -66,24 +65,24 @@ pub(crate) struct Made {
     pub(crate) unsealed: Vec<BlobId>,
 }
 
-/// A directory that is being filled.
-struct OpenDir {
+/// A directory that is being filled, in each destination.
+type Node = node::Node<Directory>;
+
+#[derive(Debug)]
+struct Directory {
+    /// Its place in the manifest.
     place: u32,
-    parent: Option<Arc<OpenDir>>,
-    /// One for each destination.
-    fds: Vec<OwnedFd>,
-    /// Subdirectories that are not finished, and itself.
-    pending: AtomicUsize,
 }
 
 enum Task {
+    Root(Arc<Node>),
     Directory {
-        parent: Option<Arc<OpenDir>>,
+        parent: Arc<Node>,
         place: u32,
     },
     /// Files of a directory that were created.
     Fill {
-        dir: Arc<OpenDir>,
+        dir: Arc<Node>,
         files: Vec<NewFile>,
     },
 }
@@ -96,9 +95,6 @@ struct NewFile {
     fds: Vec<OwnedFd>,
 }
 
-/// Enough that taking the lock is nothing, few enough that both halves have work.
-const BATCH_FILES: usize = 8;
-
 struct Worker {
     intake: Intake,
     copier: Copier,
@@ -109,6 +105,9 @@ struct Worker {
 
 struct Maker<'a> {
     plan: &'a Plan<'a>,
+    budget: Budget,
+    dirs: OpenDirs<Directory>,
+    queue: Queue<'a, Task>,
     verdicts: Vec<Verdicts>,
     /// The first name of each file that has several: its directory and slot.
     firsts: HashMap<u64, (u32, u32)>,
@@ -121,44 +120,39 @@ struct Maker<'a> {
     clipped: AtomicBool,
 }
 
-/// Makes the plan's trees.
+/// Makes the plan's trees in `roots`, which are open and empty.
 ///
 /// # Errors
 /// The stages hold a part of the tree; they are the caller's to remove.
-pub(crate) fn materialize(plan: &Plan<'_>) -> Result<Made, Error> {
-    let maker = Maker::new(plan)?;
-    let halves = Halves {
-        first_most: plan.jobs.div_ceil(2),
-        held_most: descriptor_budget(plan.roots.len()) / 2,
-    };
+pub(crate) fn materialize(plan: &Plan<'_>, roots: Vec<OwnedFd>) -> Result<Made, Error> {
+    let maker = Maker::new(plan, &roots)?;
     let noted = Noted::default();
-    let workers = pool::run_in_halves(
-        plan.jobs,
-        halves,
-        plan.cancel,
-        ("make", plan.paths.first().map_or(Path::new(""), PathBuf::as_path)),
-        vec![Task::Directory { parent: None, place: 0 }],
-        |mode_is_exact| {
-            if !mode_is_exact {
-                maker.clipped.store(true, Ordering::Relaxed);
-            }
-            Worker {
-                intake: Intake::noting(&noted),
-                copier: Copier::new(false),
-                created: meta::created_by_us(mode_is_exact),
-                reports: vec![DestinationReport::default(); plan.roots.len()],
-                stats: vec![Vec::new(); plan.roots.len()],
-            }
-        },
-        |worker, task, queue| match task {
-            Task::Directory { parent, place } => maker.directory(worker, parent, place, queue),
-            Task::Fill { dir, files } => maker.fill(worker, &dir, files, queue),
-        },
-    )
-    .inspect_err(|error| plan.store.drop_unpacked(error, &noted))?;
+    let root = Node::root(Directory { place: 0 }, roots, &maker.dirs);
+    let roots = root.handles(&maker.dirs).context("make", || maker.path(0, 0))?;
+    let workers = maker
+        .queue
+        .run(
+            maker.budget.jobs,
+            ("make", plan.paths.first().map_or(Path::new(""), PathBuf::as_path)),
+            vec![Task::Root(root)],
+            |thread| {
+                if !thread.private_umask {
+                    maker.clipped.store(true, Ordering::Relaxed);
+                }
+                Worker {
+                    intake: Intake::noting(&noted),
+                    copier: Copier::new(false),
+                    created: meta::created_by_us(thread.private_umask),
+                    reports: vec![DestinationReport::default(); plan.paths.len()],
+                    stats: vec![Vec::new(); plan.paths.len()],
+                }
+            },
+            |worker, task| maker.work(worker, task),
+        )
+        .inspect_err(|error| plan.store.drop_unpacked(error, &noted))?;
     let mut made = Made {
-        reports: vec![DestinationReport::default(); plan.roots.len()],
-        stats: vec![vec![Stat::default(); plan.manifest.count as usize]; plan.roots.len()],
+        reports: vec![DestinationReport::default(); plan.paths.len()],
+        stats: vec![vec![Stat::default(); plan.manifest.count as usize]; plan.paths.len()],
         unsealed: Vec::new(),
     };
     for worker in workers {
@@ -172,7 +166,7 @@ pub(crate) fn materialize(plan: &Plan<'_>) -> Result<Made, Error> {
             }
         }
     }
-    maker.finish_late(&mut made)?;
+    maker.finish_late(&roots, &mut made)?;
     let skipped = maker.failures.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     for (dest, report) in made.reports.iter_mut().enumerate() {
         report.path.clone_from(&plan.paths[dest]);
@@ -213,7 +207,7 @@ fn attrs(entry: &Entry) -> Option<Attrs> {
 }
 
 impl<'a> Maker<'a> {
-    fn new(plan: &'a Plan<'a>) -> Result<Self, Error> {
+    fn new(plan: &'a Plan<'a>, roots: &[OwnedFd]) -> Result<Self, Error> {
         let mut firsts: HashMap<u64, (u32, u32)> = HashMap::new();
         let mut late = vec![false; plan.manifest.directories.len()];
         let mut linked = false;
@@ -233,14 +227,20 @@ impl<'a> Maker<'a> {
                 *late |= plan.manifest.entry_of(place).mode & 0o700 != 0o700;
             }
         }
-        let mut owners = Vec::with_capacity(plan.roots.len());
-        for (root, path) in plan.roots.iter().zip(plan.paths) {
+        let mut owners = Vec::with_capacity(roots.len());
+        for (root, path) in roots.iter().zip(plan.paths) {
             let stat = fs::fstat(root).context("read", || path)?;
             owners.push((stat.st_uid, stat.st_gid));
         }
+        let budget = Budget::new(roots.len(), 1 + roots.len(), plan.jobs)
+            .context("make", || plan.paths.first().cloned().unwrap_or_default())?;
+        let halves = Halves { first_most: budget.jobs.div_ceil(2), held_most: budget.files };
         Ok(Self {
-            verdicts: plan.roots.iter().map(|_| Verdicts::default()).collect(),
-            short_clones: plan.roots.iter().map(sys::clones_may_be_short).collect(),
+            budget,
+            dirs: OpenDirs::new(budget.dirs),
+            queue: Queue::new(halves, plan.cancel),
+            verdicts: roots.iter().map(|_| Verdicts::default()).collect(),
+            short_clones: roots.iter().map(sys::clones_may_be_short).collect(),
             firsts,
             late,
             owners,
@@ -254,121 +254,133 @@ impl<'a> Maker<'a> {
         self.plan.paths[dest].join(self.plan.manifest.path(place))
     }
 
-    fn directory(
-        &self,
-        worker: &mut Worker,
-        parent: Option<Arc<OpenDir>>,
-        place: u32,
-        queue: &Queue<'_, Task>,
-    ) -> Result<(), Error> {
-        let manifest = self.plan.manifest;
-        let own = manifest.entry_of(place);
-        let mut fds = Vec::with_capacity(self.plan.roots.len());
-        for dest in 0..self.plan.roots.len() {
-            let fd = match &parent {
-                None => self.plan.roots[dest].try_clone(),
-                Some(parent) => make_directory(&parent.fds[dest], own, worker.created),
-            };
-            fds.push(fd.context("make directory", || self.path(dest, place))?);
-            worker.reports[dest].directories += 1;
+    fn work(&self, worker: &mut Worker, task: Task) -> Result<(), Error> {
+        match task {
+            Task::Root(dir) => self.directory(worker, &dir),
+            Task::Directory { parent, place } => {
+                let dir = self.make_directory(worker, &parent, place)?;
+                self.directory(worker, &dir)
+            }
+            Task::Fill { dir, files } => self.fill(worker, &dir, files),
         }
-        let directory = &manifest.directories[place as usize];
-        let dir = Arc::new(OpenDir {
-            place,
-            parent,
-            fds,
-            pending: AtomicUsize::new(1 + directory.children.len()),
-        });
+    }
+
+    fn handles(&self, dir: &Arc<Node>) -> Result<Arc<Handles>, Error> {
+        dir.handles(&self.dirs).context("open directory", || self.path(0, dir.place))
+    }
+
+    fn make_directory(
+        &self,
+        worker: &Worker,
+        parent: &Arc<Node>,
+        place: u32,
+    ) -> Result<Arc<Node>, Error> {
+        let own = self.plan.manifest.entry_of(place);
+        let above = self.handles(parent)?;
+        let context = |dest| move || self.path(dest, place);
+        let name = CString::new(&*own.name).context("make directory", context(0))?;
+        let mut sides = Vec::with_capacity(above.sides.len());
+        for (dest, above) in above.sides.iter().enumerate() {
+            let made = make_directory(above, &name, own, worker.created);
+            sides.push(made.context("make directory", context(dest))?);
+        }
+        Ok(Node::below(parent, name, Directory { place }, sides, &self.dirs))
+    }
+
+    /// Makes what is in a directory.
+    fn directory(&self, worker: &mut Worker, dir: &Arc<Node>) -> Result<(), Error> {
+        let place = dir.place;
+        for report in &mut worker.reports {
+            report.directories += 1;
+        }
+        let directory = &self.plan.manifest.directories[place as usize];
+        let handles = self.handles(dir)?;
+        dir.add_pending(directory.children.len());
         // Last in, first out: in reverse, so that they are made in their order.
-        queue.extend(
-            directory.children.iter().rev().map(|(_, child)| Task::Directory {
-                parent: Some(Arc::clone(&dir)),
-                place: *child,
-            }),
+        self.queue.extend(
+            directory
+                .children
+                .iter()
+                .rev()
+                .map(|(_, child)| Task::Directory { parent: Arc::clone(dir), place: *child }),
         );
         let mut batch = Vec::new();
         for (slot, entry) in (0..).zip(&directory.entries) {
-            if queue.stopped() {
-                return Err(pool::cancelled("make", &self.plan.paths[0]));
-            }
+            self.check()?;
             match &entry.kind {
                 Kind::Directory(_) => {}
                 Kind::File { link, .. }
                     if *link != 0 && self.firsts.get(link) != Some(&(place, slot)) => {}
                 Kind::File { size, blob, .. } => {
-                    batch.push(self.create(worker, &dir, entry, slot, *size, *blob, queue)?);
-                    if batch.len() == BATCH_FILES {
-                        self.hand_over(worker, &dir, std::mem::take(&mut batch), queue)?;
+                    batch.push(self.create(worker, place, &handles, entry, slot, *size, *blob)?);
+                    if batch.len() == self.budget.batch {
+                        self.hand_over(worker, dir, std::mem::take(&mut batch))?;
                     }
                 }
                 Kind::Symlink(_) | Kind::Fifo => {
-                    self.special(worker, &dir, entry, directory.first + slot)?;
+                    self.special(worker, place, &handles, entry, directory.first + slot)?;
                 }
             }
         }
-        self.hand_over(worker, &dir, batch, queue)?;
-        self.one_done(worker, &dir)
+        self.hand_over(worker, dir, batch)?;
+        drop(handles);
+        self.one_done(worker, dir)
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        match self.queue.stopped() {
+            true => Err(pool::cancelled("make", &self.plan.paths[0])),
+            false => Ok(()),
+        }
     }
 
     /// Gives files that were created to whoever fills them, or fills them here where nobody keeps up.
     fn hand_over(
         &self,
         worker: &mut Worker,
-        dir: &Arc<OpenDir>,
+        dir: &Arc<Node>,
         files: Vec<NewFile>,
-        queue: &Queue<'_, Task>,
     ) -> Result<(), Error> {
         if files.is_empty() {
             return Ok(());
         }
-        let descriptors = files.len() * (1 + self.plan.roots.len());
-        dir.pending.fetch_add(1, Ordering::Relaxed);
-        match queue.hand_over(Task::Fill { dir: Arc::clone(dir), files }, descriptors) {
-            Some(Task::Fill { files, .. }) => self.fill(worker, dir, files, queue),
-            _ => Ok(()),
+        let descriptors = files.len() * (1 + self.plan.paths.len());
+        dir.add_pending(1);
+        match self.queue.hand_over(Task::Fill { dir: Arc::clone(dir), files }, descriptors) {
+            Some(task) => self.work(worker, task),
+            None => Ok(()),
         }
     }
 
-    fn fill(
-        &self,
-        worker: &mut Worker,
-        dir: &Arc<OpenDir>,
-        files: Vec<NewFile>,
-        queue: &Queue<'_, Task>,
-    ) -> Result<(), Error> {
+    fn fill(&self, worker: &mut Worker, dir: &Arc<Node>, files: Vec<NewFile>) -> Result<(), Error> {
         let directory = &self.plan.manifest.directories[dir.place as usize];
         for file in files {
-            if queue.stopped() {
-                return Err(pool::cancelled("make", &self.plan.paths[0]));
-            }
+            self.check()?;
             let entry = &directory.entries[file.slot as usize];
             let number = directory.first + file.slot;
             for (dest, new) in file.fds.into_iter().enumerate() {
-                self.fill_at(worker, dir, entry, number, file.source.as_ref(), new, dest, queue)
+                self.fill_at(worker, dir.place, entry, number, file.source.as_ref(), new, dest)
                     .context("make", || self.path(dest, dir.place).join(os(&entry.name)))?;
             }
         }
         self.one_done(worker, dir)
     }
 
-    /// One thing less to do below `dir`; finishes it, and those above it, where that was the last.
-    fn one_done(&self, worker: &mut Worker, dir: &Arc<OpenDir>) -> Result<(), Error> {
-        let mut dir = Some(dir);
-        while let Some(this) = dir {
-            if this.pending.fetch_sub(1, Ordering::AcqRel) > 1 {
+    /// One thing less to do below `dir`.
+    fn one_done(&self, worker: &mut Worker, dir: &Arc<Node>) -> Result<(), Error> {
+        dir.one_done(&self.dirs, |dir| {
+            if self.late[dir.place as usize] {
                 return Ok(());
             }
-            if !self.late[this.place as usize] {
-                for dest in 0..self.plan.roots.len() {
-                    let (number, stat) = self
-                        .finish(&this.fds[dest], this.place, dest, worker.created)
-                        .context("set metadata of", || self.path(dest, this.place))?;
-                    worker.stats[dest].push((number, stat));
-                }
+            let handles = self.handles(dir)?;
+            for (dest, fd) in handles.sides.iter().enumerate() {
+                let (number, stat) = self
+                    .finish(fd, dir.place, dest, worker.created)
+                    .context("set metadata of", || self.path(dest, dir.place))?;
+                worker.stats[dest].push((number, stat));
             }
-            dir = this.parent.as_ref();
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     /// Gives a directory its metadata.
@@ -402,29 +414,29 @@ impl<'a> Maker<'a> {
     fn create(
         &self,
         worker: &mut Worker,
-        dir: &OpenDir,
+        place: u32,
+        handles: &Handles,
         entry: &Entry,
         slot: u32,
         size: u64,
         blob: BlobId,
-        queue: &Queue<'_, Task>,
     ) -> Result<NewFile, Error> {
-        let stop = || queue.stopped();
+        let stop = || self.queue.stopped();
         let source = if size == 0 {
             None
         } else {
             let found = self.plan.store.content(&mut worker.intake, blob, size, &stop);
             Some(found.map_err(|error| {
-                error.with_other(self.plan.manifest.path(dir.place).join(os(&entry.name)))
+                error.with_other(self.plan.manifest.path(place).join(os(&entry.name)))
             })?)
         };
         let mode = meta::create_mode(&wanted(entry));
-        let mut fds = Vec::with_capacity(self.plan.roots.len());
-        for dest in 0..self.plan.roots.len() {
+        let mut fds = Vec::with_capacity(handles.sides.len());
+        for (dest, dir) in handles.sides.iter().enumerate() {
             let made = CString::new(&*entry.name)
                 .map_err(io::Error::from)
-                .and_then(|name| Ok(fs::openat(&dir.fds[dest], &name, NEW_FILE_FLAGS, mode)?));
-            fds.push(made.context("make", || self.path(dest, dir.place).join(os(&entry.name)))?);
+                .and_then(|name| Ok(fs::openat(dir, &name, NEW_FILE_FLAGS, mode)?));
+            fds.push(made.context("make", || self.path(dest, place).join(os(&entry.name)))?);
         }
         Ok(NewFile { slot, source, fds })
     }
@@ -433,13 +445,12 @@ impl<'a> Maker<'a> {
     fn fill_at(
         &self,
         worker: &mut Worker,
-        dir: &OpenDir,
+        place: u32,
         entry: &Entry,
         number: u32,
         source: Option<&(OwnedFd, Meta)>,
         new: OwnedFd,
         dest: usize,
-        queue: &Queue<'_, Task>,
     ) -> io::Result<()> {
         let wanted = wanted(entry);
         let mode = meta::create_mode(&wanted);
@@ -453,7 +464,7 @@ impl<'a> Maker<'a> {
         if let Some((source, from)) = source {
             cloned = self.clone_into(source, from, &new, size, dest)?;
             if !cloned {
-                worker.copier.copy(source, &new, size, from.blocks, || queue.stopped())?;
+                worker.copier.copy(source, &new, size, from.blocks, || self.queue.stopped())?;
             }
         }
         if cloned {
@@ -476,7 +487,7 @@ impl<'a> Maker<'a> {
         let mode_is_exact = worker.created.mode_is_exact && !self.clipped.load(Ordering::Relaxed);
         let created = Created { owner: self.owners[dest], mode_is_exact, ..worker.created };
         let refused = meta::apply(&new, &wanted, attrs(entry).as_ref(), created, Some(mode))?;
-        self.note(refused, || self.plan.manifest.path(dir.place).join(os(&entry.name)));
+        self.note(refused, || self.plan.manifest.path(place).join(os(&entry.name)));
         worker.stats[dest].push((number, stat_of(&Meta::of(&fs::fstat(&new)?))));
         self.plan.progress.files.fetch_add(1, Ordering::Relaxed);
         self.plan.progress.bytes.fetch_add(size, Ordering::Relaxed);
@@ -506,12 +517,12 @@ impl<'a> Maker<'a> {
     fn special(
         &self,
         worker: &mut Worker,
-        dir: &OpenDir,
+        place: u32,
+        handles: &Handles,
         entry: &Entry,
         number: u32,
     ) -> Result<(), Error> {
-        for dest in 0..self.plan.roots.len() {
-            let fd = &dir.fds[dest];
+        for (dest, fd) in handles.sides.iter().enumerate() {
             let make = || -> io::Result<Stat> {
                 let name = CString::new(&*entry.name)?;
                 let wanted = wanted(entry);
@@ -530,8 +541,7 @@ impl<'a> Maker<'a> {
                 meta::apply_at(fd, &name, &wanted, created, made_with)?;
                 Ok(stat_of(&Meta::of(&fs::statat(fd, &name, AtFlags::SYMLINK_NOFOLLOW)?)))
             };
-            let stat =
-                make().context("make", || self.path(dest, dir.place).join(os(&entry.name)))?;
+            let stat = make().context("make", || self.path(dest, place).join(os(&entry.name)))?;
             worker.stats[dest].push((number, stat));
             let report = &mut worker.reports[dest];
             match entry.kind {
@@ -544,12 +554,16 @@ impl<'a> Maker<'a> {
     }
 }
 
-fn make_directory(parent: &OwnedFd, entry: &Entry, created: Created) -> io::Result<OwnedFd> {
-    let name = CString::new(&*entry.name)?;
+fn make_directory(
+    parent: &OwnedFd,
+    name: &CStr,
+    entry: &Entry,
+    created: Created,
+) -> io::Result<OwnedFd> {
     // Ours to fill, whatever it will be.
     let mode = meta::mode((entry.mode & 0o777) | 0o700);
-    fs::mkdirat(parent, &name, mode)?;
-    let fd = fs::openat(parent, &name, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())?;
+    fs::mkdirat(parent, name, mode)?;
+    let fd = fs::openat(parent, name, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())?;
     if !created.mode_is_exact {
         fs::fchmod(&fd, mode)?;
     }

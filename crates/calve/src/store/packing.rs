@@ -25,11 +25,11 @@ use rustix::io::Errno;
 use super::blobs::{Intake, Mirror, Noted};
 use super::id::{BlobId, SnapshotId};
 use super::pack::{Location, PackWriter};
-use super::pool::{self, lock};
 use super::reach::Reach;
 use super::{PROJECT, Store, StoreOptions, token};
 use crate::error::{Context as _, Error, ErrorKind};
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
+use crate::tree::pool::{self, lock};
 use crate::tree::staging::StagedFile;
 
 /// zstd's. The sources of Linux 6.1 (78,174 contents, 1,297 MB) are 254 MB at this level for 5 s of CPU time, 240 MB at 5 for 12 s, and

@@ -7,12 +7,13 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::PathBuf;
 
+use super::Store;
 use super::id::{BlobId, DirectoryId, SnapshotId};
 use super::manifest::os;
 use super::object::{Entry, Kind, SnapshotObject};
-use super::{Store, pool};
 use crate::error::{Error, ErrorKind};
 use crate::report::Cancel;
+use crate::tree::pool;
 
 /// Paths that are told of one verification at most: two directories may share what is below them, so a few bytes can unfold without
 /// end.

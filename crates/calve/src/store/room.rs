@@ -26,12 +26,12 @@ use rustix::fs::{self, Mode, OFlags};
 use super::blobs::Noted;
 use super::catalog::Catalog;
 use super::layout::Layout;
-use super::pool::lock;
 use super::reach::Reach;
 use super::{Store, StoreOptions, listed_at, locks, trash};
 use crate::error::{Error, ErrorKind};
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
 use crate::reflink::sys::filesystem_name;
+use crate::tree::pool::lock;
 use crate::tree::staging::{StagedFile, flush_filesystem, stage_name};
 
 /// What is held in reserve: the database's files take some 40 KB to begin with, and forgetting thousands of snapshots less than this.

@@ -27,13 +27,15 @@ use super::layout::OWN;
 use super::manifest::{Manifest, os};
 use super::metadata::Maker;
 use super::object::{Entry, Kind};
-use super::pool::{self, Queue, lock};
 use crate::error::{Context as _, Error};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::report::{Cancel, Progress, SkipReason, Skipped};
+use crate::tree::budget::Budget;
 use crate::tree::filter::IgnoreChain;
 use crate::tree::listing::{self, Before, Names, Rest};
+use crate::tree::node::{self, Handles, OpenDirs};
+use crate::tree::pool::{self, Queue, lock};
 use crate::tree::read::read_rules;
 use crate::tree::staging::PREFIX;
 
@@ -49,6 +51,9 @@ const IGNORE_FILE: &CStr = c".calveignore";
 
 /// How many files make a task.
 const BATCH_FILES: usize = 64;
+
+/// A file that is taken in, the mirror that is made of it, and the one that another process makes.
+const FILE_DESCRIPTORS: usize = 3;
 
 /// The content of a file that nobody asked for.
 pub(crate) const UNKNOWN: BlobId = BlobId::from_bytes([0; 32]);
@@ -138,34 +143,19 @@ struct Scanned {
     found: Vec<Found>,
 }
 
-/// An open directory, and where it is.
-struct OpenDir {
-    fd: OwnedFd,
-    parent: Option<Arc<OpenDir>>,
-    name: CString,
+/// A directory that is being read.
+type Node = node::Node<Directory>;
+
+#[derive(Debug)]
+struct Directory {
+    /// Its place in the base.
     base: Option<u32>,
     chain: Option<Arc<IgnoreChain>>,
 }
 
-impl OpenDir {
-    fn path(&self) -> PathBuf {
-        let mut names = Vec::new();
-        let mut dir = Some(self);
-        while let Some(this) = dir {
-            names.push(&this.name);
-            dir = this.parent.as_deref();
-        }
-        names.iter().rev().map(|name| os(name.to_bytes())).collect()
-    }
-
-    fn path_of(&self, name: &CStr) -> PathBuf {
-        self.path().join(os(name.to_bytes()))
-    }
-}
-
 enum Task {
-    Directory { parent: Option<Arc<OpenDir>>, name: CString, place: u32, base: Option<u32> },
-    Files { dir: Arc<OpenDir>, place: u32, files: Vec<Wanted> },
+    Directory { parent: Option<Arc<Node>>, name: CString, place: u32, base: Option<u32> },
+    Files { dir: Arc<Node>, place: u32, files: Vec<Wanted> },
 }
 
 /// A file that must be opened.
@@ -189,6 +179,7 @@ struct Worker {
 struct Scanner<'a> {
     request: &'a Request<'a>,
     boot: Boot,
+    dirs: OpenDirs<Directory>,
     places: AtomicU32,
     /// Directories that turned out to be no part of the tree, or gone.
     gone: Mutex<HashSet<u32>>,
@@ -197,7 +188,9 @@ struct Scanner<'a> {
 /// Scans a tree.
 pub(crate) fn scan(request: &Request<'_>) -> Result<Scan, Error> {
     let (boot, places, gone) = (Boot::this(), AtomicU32::new(1), Mutex::default());
-    let scanner = Scanner { request, boot, places, gone };
+    let budget = Budget::new(1, FILE_DESCRIPTORS, request.jobs).context("read", || request.path)?;
+    let dirs = OpenDirs::new(budget.dirs);
+    let scanner = Scanner { request, boot, dirs, places, gone };
     let base = request.base.map(|_| 0);
     let first = Task::Directory { parent: None, name: CString::default(), place: 0, base };
     if let Some(base) = request.base {
@@ -205,7 +198,7 @@ pub(crate) fn scan(request: &Request<'_>) -> Result<Scan, Error> {
         request.progress.expected.fetch_add(files, Ordering::Relaxed);
     }
     let workers = pool::run(
-        request.jobs,
+        budget.jobs,
         request.cancel,
         ("read", request.path),
         vec![first],
@@ -224,11 +217,21 @@ pub(crate) fn scan(request: &Request<'_>) -> Result<Scan, Error> {
 
 impl Scanner<'_> {
     fn work(&self, worker: &mut Worker, task: Task, queue: &Queue<'_, Task>) -> Result<(), Error> {
-        match task {
+        let dir = match task {
             Task::Directory { parent, name, place, base } => {
-                self.directory(worker, parent, name, place, base, queue)
+                match self.directory(worker, parent.as_ref(), name, place, base, queue)? {
+                    Some(dir) => Some(dir),
+                    None => parent,
+                }
             }
-            Task::Files { dir, place, files } => self.files(worker, &dir, place, files, queue),
+            Task::Files { dir, place, files } => {
+                self.files(worker, &dir, place, files, queue)?;
+                Some(dir)
+            }
+        };
+        match dir {
+            Some(dir) => dir.one_done(&self.dirs, |_| Ok(())),
+            None => Ok(()),
         }
     }
 
@@ -236,25 +239,28 @@ impl Scanner<'_> {
         self.request.path.join(path)
     }
 
+    fn handles(&self, dir: &Arc<Node>) -> Result<Arc<Handles>, Error> {
+        dir.handles(&self.dirs).context("open directory", || self.full_path(&dir.path()))
+    }
+
+    /// Reads a directory; `None` where it is gone or no part of the tree.
     fn directory(
         &self,
         worker: &mut Worker,
-        parent: Option<Arc<OpenDir>>,
+        parent: Option<&Arc<Node>>,
         name: CString,
         place: u32,
         base: Option<u32>,
         queue: &Queue<'_, Task>,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<Arc<Node>>, Error> {
         let request = self.request;
-        let path_of = || match &parent {
-            Some(parent) => parent.path_of(&name),
-            None => PathBuf::new(),
-        };
+        let path_of = || parent.map_or_else(PathBuf::new, |parent| parent.path_of(&name));
         let since = listing::now();
-        let opened = match &parent {
+        let opened = match parent {
             None => fs::openat(request.root, c".", DIR_FLAGS, Mode::empty()),
             Some(parent) => {
-                fs::openat(&parent.fd, &name, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())
+                let above = self.handles(parent)?;
+                fs::openat(&above.sides[0], &name, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())
             }
         };
         let fd = match opened {
@@ -262,7 +268,7 @@ impl Scanner<'_> {
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) if parent.is_some() => {
                 worker.skipped.push(Skipped { path: path_of(), reason: SkipReason::Vanished });
                 lock(&self.gone).insert(place);
-                return Ok(());
+                return Ok(None);
             }
             Err(errno) => {
                 return Err(Error::io("open directory", self.full_path(&path_of()), errno));
@@ -271,25 +277,28 @@ impl Scanner<'_> {
         let meta = Meta::of(&fs::fstat(&fd).context("read", || self.full_path(&path_of()))?);
         if parent.is_some() && request.excluded.contains(&meta.id()) {
             lock(&self.gone).insert(place);
-            return Ok(());
+            return Ok(None);
         }
         let known = base.and_then(|base| Some((request.base?, base)));
         let own = self
             .own_entry(&fd, &name, &meta, known)
             .context("read attributes of", || self.full_path(&path_of()))?;
-        let mut dir = OpenDir { fd, parent, name, base, chain: None };
         let (names, rest) = self
-            .list(worker, &dir.fd, Before::opened(since, &meta))
-            .context("read directory", || self.full_path(&dir.path()))?;
+            .list(worker, &fd, Before::opened(since, &meta))
+            .context("read directory", || self.full_path(&path_of()))?;
         if rest == Rest::Restless {
-            worker.skipped.push(Skipped { path: dir.path(), reason: SkipReason::Restless });
+            worker.skipped.push(Skipped { path: path_of(), reason: SkipReason::Restless });
         }
-        dir.chain = self.rules(&dir, &names)?;
-        let dir = Arc::new(dir);
-        let scanned = self.entries(worker, &dir, place, names, queue)?;
-        let found = Scanned { own, inode: Inode::of(&meta), base, found: scanned };
+        let above = parent.and_then(|parent| parent.chain.clone());
+        let data = Directory { base, chain: self.rules(above, &fd, &names, path_of)? };
+        let dir = match parent {
+            Some(parent) => Node::below(parent, name, data, vec![fd], &self.dirs),
+            None => Node::root(data, vec![fd], &self.dirs),
+        };
+        let found = self.entries(worker, &dir, place, names, queue)?;
+        let found = Scanned { own, inode: Inode::of(&meta), base, found };
         worker.scanned.push((place, found));
-        Ok(())
+        Ok(Some(dir))
     }
 
     /// The entry of a directory that is open.
@@ -333,18 +342,19 @@ impl Scanner<'_> {
         Ok((names, rest))
     }
 
-    /// The rules that hold in a directory.
+    /// The rules that hold in a directory, on top of those above.
     fn rules(
         &self,
-        dir: &OpenDir,
+        above: Option<Arc<IgnoreChain>>,
+        dir: &OwnedFd,
         names: &[(CString, FileType)],
+        path: impl FnOnce() -> PathBuf,
     ) -> Result<Option<Arc<IgnoreChain>>, Error> {
-        let above = dir.parent.as_ref().and_then(|parent| parent.chain.clone());
         if names.binary_search_by(|(name, _)| name.as_c_str().cmp(IGNORE_FILE)).is_err() {
             return Ok(above);
         }
-        let path = dir.path();
-        let text = read_rules(&dir.fd, &[IGNORE_FILE])
+        let path = path();
+        let text = read_rules(dir, &[IGNORE_FILE])
             .context("read", || self.full_path(&path).join(os(IGNORE_FILE.to_bytes())))?;
         Ok(match text {
             Some(text) => Some(IgnoreChain::push(above, &path, &text)),
@@ -355,11 +365,13 @@ impl Scanner<'_> {
     fn entries(
         &self,
         worker: &mut Worker,
-        dir: &Arc<OpenDir>,
+        dir: &Arc<Node>,
         place: u32,
         names: Vec<(CString, FileType)>,
         queue: &Queue<'_, Task>,
     ) -> Result<Vec<Found>, Error> {
+        let handles = self.handles(dir)?;
+        let fd = &handles.sides[0];
         let base = dir.base.and_then(|place| self.request.base?.directories.get(place as usize));
         let mut found: Vec<Found> = Vec::with_capacity(names.len());
         let mut files: Vec<Wanted> = Vec::new();
@@ -387,7 +399,7 @@ impl Scanner<'_> {
             // A new regular file is opened in any case, and then stat'ed by descriptor.
             let mut meta = None;
             if kind == FileType::Unknown || (kind != FileType::Directory && slot.is_some()) {
-                match fs::statat(&dir.fd, &name, AtFlags::SYMLINK_NOFOLLOW) {
+                match fs::statat(fd, &name, AtFlags::SYMLINK_NOFOLLOW) {
                     Ok(stat) => {
                         let stat = Meta::of(&stat);
                         kind = stat.file_type();
@@ -415,11 +427,11 @@ impl Scanner<'_> {
                 is_it.then_some((meta, entry, slot))
             });
             if let Some((meta, entry, slot)) = trusted
-                && self.times_tell_all(entry, &dir.fd, &name, meta)
+                && self.times_tell_all(entry, fd, &name, meta)
             {
                 #[cfg(calve_check)]
                 if let Kind::File { blob, .. } = entry.kind {
-                    crate::check::known_file(&dir.fd, &name, meta, blob);
+                    crate::check::known_file(fd, &name, meta, blob);
                 }
                 what = What::Same(slot, Inode::of(meta));
             } else {
@@ -440,8 +452,7 @@ impl Scanner<'_> {
                         if self.request.intake.is_none() {
                             let meta = match meta {
                                 Some(meta) => meta,
-                                None => match fs::statat(&dir.fd, &name, AtFlags::SYMLINK_NOFOLLOW)
-                                {
+                                None => match fs::statat(fd, &name, AtFlags::SYMLINK_NOFOLLOW) {
                                     Ok(stat) => Meta::of(&stat),
                                     Err(Errno::NOENT) => {
                                         vanished(worker);
@@ -467,17 +478,19 @@ impl Scanner<'_> {
                             files.push(Wanted { name: name.clone(), at: found.len(), known });
                         }
                     }
-                    FileType::Symlink | FileType::Fifo => match self.special(dir, &name, kind) {
-                        Ok(Some(other)) => what = other,
-                        Ok(None) => {
-                            vanished(worker);
-                            continue;
+                    FileType::Symlink | FileType::Fifo => {
+                        match self.special(dir, fd, &name, kind) {
+                            Ok(Some(other)) => what = other,
+                            Ok(None) => {
+                                vanished(worker);
+                                continue;
+                            }
+                            Err(error) => {
+                                let path = self.full_path(&dir.path_of(&name));
+                                return Err(Error::io("read", path, error));
+                            }
                         }
-                        Err(error) => {
-                            let path = self.full_path(&dir.path_of(&name));
-                            return Err(Error::io("read", path, error));
-                        }
-                    },
+                    }
                     FileType::Socket
                     | FileType::BlockDevice
                     | FileType::CharacterDevice
@@ -497,6 +510,7 @@ impl Scanner<'_> {
         // What must be opened is counted when it was read.
         let known = found.iter().filter(|it| matches!(it.0, What::Same(..) | What::Other(..)));
         self.request.progress.files.fetch_add(known.count() as u64, Ordering::Relaxed);
+        dir.add_pending(directories.len());
         // The directories first, so that the files, which are done next, find them waiting for the others.
         queue.extend(directories.into_iter().map(|(name, place, base)| Task::Directory {
             parent: Some(Arc::clone(dir)),
@@ -506,6 +520,7 @@ impl Scanner<'_> {
         }));
         while files.len() > BATCH_FILES {
             let batch = files.split_off(files.len() - BATCH_FILES);
+            dir.add_pending(1);
             queue.push(Task::Files { dir: Arc::clone(dir), place, files: batch });
         }
         if !files.is_empty() {

@@ -252,7 +252,7 @@ impl Store {
         }
         let (scan, stamp) = self.scan(known, Some(noted), options)?;
         let Some(manifest) = &scan.manifest else {
-            return Err(super::pool::cancelled("take a snapshot of", &known.root));
+            return Err(crate::tree::pool::cancelled("take a snapshot of", &known.root));
         };
         let (files, bytes) = manifest.files();
         let parent = known.row.snapshot;

@@ -64,15 +64,16 @@ impl Store {
         };
         options.progress.expected.fetch_add(object.files, Ordering::Relaxed);
         let manifest = self.catalog().manifest(id, object)?;
-        let mut made = materialize(&Plan {
+        let root = stage.dir().try_clone().context("make template in", || &folder)?;
+        let plan = Plan {
             store: self,
             manifest: &manifest,
-            roots: &[stage.dir().try_clone().context("make template in", || &folder)?],
             paths: std::slice::from_ref(&folder),
             jobs: options.threads(),
             cancel: &options.cancel,
             progress: &options.progress,
-        })?;
+        };
+        let mut made = materialize(&plan, vec![root])?;
         if made.reports.iter().any(|report| !report.skipped.is_empty()) {
             // What arrived without a part of itself would be so in every tree that is made of it, and nobody would be told.
             return Ok(None);

@@ -22,11 +22,12 @@ use super::object::SnapshotObject;
 use super::pack::Location;
 use super::packing::older_than;
 use super::reach::{Reach, Thing, places};
-use super::{Store, StoreOptions, locks, pool};
+use super::{Store, StoreOptions, locks};
 use crate::error::{Context as _, Error, ErrorKind};
 use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::report::Cancel;
+use crate::tree::pool;
 
 /// How long it is tried to have the store alone.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -14,7 +14,8 @@ use rustix::fs::{self, AtFlags, FileType, Mode};
 use rustix::io::Errno;
 
 use super::links::Seen;
-use super::node::{Handles, Node};
+use super::node::Handles;
+use super::op::Node;
 use super::staging::{self, stage_name};
 use super::tally::Because;
 use super::walk::{Worker, two_names};
@@ -87,7 +88,7 @@ impl std::ops::Deref for Temporary {
 impl Drop for Temporary {
     fn drop(&mut self) {
         if let Some((handles, dest)) = &self.astray {
-            let _ = fs::unlinkat(&handles.dests[*dest], &self.name, AtFlags::empty());
+            let _ = fs::unlinkat(&handles.dests()[*dest], &self.name, AtFlags::empty());
         }
     }
 }
@@ -151,7 +152,7 @@ impl Worker<'_, '_> {
             if !changed {
                 return Ok(None);
             }
-            match fs::statat(&handles.source, &name, AtFlags::SYMLINK_NOFOLLOW) {
+            match fs::statat(handles.source(), &name, AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(stat) => kind = Meta::of(&stat).file_type(),
                 Err(Errno::NOENT) => break,
                 Err(errno) => {
@@ -177,7 +178,7 @@ impl Worker<'_, '_> {
         }
         let path = || op.source_path(node, name);
         let opened = loop {
-            match fs::openat(&handles.source, name, SOURCE_FLAGS, Mode::empty()) {
+            match fs::openat(handles.source(), name, SOURCE_FLAGS, Mode::empty()) {
                 Err(Errno::AGAIN) if self.waits_for_lease()? => {}
                 opened => break opened,
             }
@@ -225,7 +226,7 @@ impl Worker<'_, '_> {
                 return Ok((Some(job), Vec::new()));
             }
             self.fill_files(node, handles, std::slice::from_mut(&mut job))?;
-            let ids = handles.dests.iter().enumerate().map(|(index, dir)| {
+            let ids = handles.dests().iter().enumerate().map(|(index, dir)| {
                 if job.outs[index].kept {
                     return Ok(None);
                 }
@@ -338,7 +339,7 @@ impl Worker<'_, '_> {
         if self.op.options.existing != Existing::Keep || node.dests[dest].folds {
             return Ok(false);
         }
-        match fs::statat(&handles.dests[dest], name, AtFlags::SYMLINK_NOFOLLOW) {
+        match fs::statat(&handles.dests()[dest], name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(_) => {
                 self.count_existing(dest, node, name);
                 Ok(true)
@@ -437,7 +438,7 @@ impl Worker<'_, '_> {
     ) -> BorrowedFd<'h> {
         match (temporary, &self.op.dests[dest].merge_stage) {
             (Some(temporary), Some(stage)) if !temporary.is_astray() => stage.dir().as_fd(),
-            _ => handles.dests[dest].as_fd(),
+            _ => handles.dests()[dest].as_fd(),
         }
     }
 
@@ -464,7 +465,7 @@ impl Worker<'_, '_> {
         let op = self.op;
         let keeps = op.options.existing == Existing::Keep;
         let dir = self.place(dest, handles, Some(&temporary));
-        let into = &handles.dests[dest];
+        let into = &handles.dests()[dest];
         let rename = || {
             if keeps {
                 return staging::rename_new_or_link(dir, &temporary, into, name).map(|()| false);

@@ -9,7 +9,8 @@ use std::collections::hash_map::Entry;
 use std::ffi::{CStr, CString};
 use std::sync::{Arc, Mutex};
 
-use super::node::{Node, lock};
+use super::op::Node;
+use super::pool::lock;
 use crate::error::Error;
 use crate::reflink::meta::Meta;
 

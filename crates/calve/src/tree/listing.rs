@@ -33,7 +33,7 @@ const LISTINGS_MOST: usize = 10;
 const KEPT_BYTES: usize = 1 << 20;
 
 /// Seconds and nanoseconds.
-type Time = (i64, i64);
+pub(crate) type Time = (i64, i64);
 
 /// The time that a change would get now, or one of the tick before.
 pub(crate) fn now() -> Time {

@@ -14,7 +14,7 @@ use std::sync::Mutex;
 
 use rustix::fs::{self, AtFlags, FileType, Mode};
 
-use super::node::lock;
+use super::pool::lock;
 use crate::reflink::meta::Meta;
 
 /// Whether names may be folded in `dir`, which is ours. In doubt they may.

@@ -1,21 +1,26 @@
 //! What the threads of one operation share.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 use std::ffi::{CStr, CString};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use super::filter::Filter;
+use super::budget::Budget;
+use super::filter::{Filter, IgnoreChain};
 use super::links::Links;
-use super::node::{Handles, Node, OpenDirs, lock};
+use super::names::Placed;
+use super::node::{Handles, OpenDirs};
+use super::pool::{self, Halves, Queue, lock};
 use super::staging::Stage;
 use super::tally::Finding;
 use super::verdicts::Verdicts;
 use super::{CloneOptions, OWN};
 use crate::error::{Error, ErrorKind};
 use crate::reflink::Patience;
+use crate::reflink::meta::{Attrs, Meta};
 use crate::report::{DestinationReport, SkipReason, Skipped};
 
 /// One destination of the walk.
@@ -43,16 +48,13 @@ pub(super) struct Op<'a> {
     pub(super) dests: Vec<Dest>,
     /// Directories that are no part of the source although they are inside it: the destinations.
     pub(super) excluded: HashSet<(u64, u64)>,
-    pub(super) dirs: OpenDirs,
+    pub(super) dirs: OpenDirs<Directory>,
     pub(super) links: Links,
     pub(super) patience: Patience,
-    pub(super) files_most: usize,
-    pub(super) queue: Mutex<Queue>,
-    pub(super) wake: Condvar,
+    pub(super) budget: Budget,
+    pub(super) queue: Queue<'a, Task>,
     /// Some thread could not have a umask of its own; another may fill what it made.
     pub(super) clipped: AtomicBool,
-    pub(super) stop: AtomicBool,
-    pub(super) failure: Mutex<Option<Error>>,
     pub(super) skipped: Mutex<Vec<Finding>>,
     pub(super) tallies: Mutex<Vec<DestinationReport>>,
 }
@@ -64,19 +66,50 @@ fn is_passing_in_a_store(path: &Path) -> bool {
     parts.next().is_some_and(|part| part == "trash" || part == "stage")
 }
 
-#[derive(Default)]
-pub(super) struct Queue {
-    pub(super) dirs: Vec<Task>,
-    pub(super) batches: VecDeque<Batch>,
-    /// Descriptors of files that were created and not filled.
-    pub(super) files: usize,
-    pub(super) creators: usize,
-    pub(super) live: usize,
+/// A directory of the walk.
+pub(super) type Node = super::node::Node<Directory>;
+
+/// What is known of a directory on the source's side and on every destination's.
+#[derive(Debug)]
+pub(super) struct Directory {
+    pub(super) meta: Meta,
+    pub(super) attrs: Option<Box<Attrs>>,
+    /// The ignore files that hold for its entries, once they are read.
+    pub(super) chain: OnceLock<Arc<IgnoreChain>>,
+    /// Only entered for the sake of what is included below.
+    pub(super) inside_excluded: bool,
+    pub(super) dests: Vec<DestState>,
+    /// What was put where two names may be one.
+    pub(super) placed: Placed,
+}
+
+/// What is known of a directory of a destination.
+#[derive(Debug)]
+pub(super) struct DestState {
+    /// This operation made it, so its mode and times are the source's in the end.
+    pub(super) made: bool,
+    /// In a merge: nothing can be renamed into it from the stage, so files are staged in the directory itself. So it is on another
+    /// device; on another mount of the same, or where it has another project's quota (XFS, ext4), that is found out by trying.
+    pub(super) stage_here: AtomicBool,
+    /// In a merge: two names may be one in it.
+    pub(super) folds: bool,
+}
+
+/// The sides of a directory of the walk: the source's, then the destinations'.
+impl Handles {
+    pub(super) fn source(&self) -> &OwnedFd {
+        &self.sides[0]
+    }
+
+    pub(super) fn dests(&self) -> &[OwnedFd] {
+        &self.sides[1..]
+    }
 }
 
 pub(super) enum Task {
     Root(Arc<Node>),
     Directory { parent: Arc<Node>, name: CString, inside_excluded: bool },
+    Fill(Batch),
 }
 
 /// Files of one directory that are created and wait to be filled.
@@ -96,25 +129,23 @@ impl<'a> Op<'a> {
         dests: Vec<Dest>,
         excluded: HashSet<(u64, u64)>,
         patience: Patience,
-        descriptors: usize,
+        budget: Budget,
     ) -> Self {
+        let halves = Halves { first_most: (budget.jobs / 2).max(1), held_most: budget.files };
         Self {
             options,
             filter,
             source,
             source_absolute,
             excluded,
-            dirs: OpenDirs::new((descriptors / 2 / (1 + dests.len())).max(2)),
+            dirs: OpenDirs::new(budget.dirs),
             links: Links::new(),
             patience,
-            files_most: (descriptors / 2).max(1),
+            budget,
             tallies: Mutex::new(vec![DestinationReport::default(); dests.len().max(1)]),
             dests,
-            queue: Mutex::default(),
-            wake: Condvar::new(),
+            queue: Queue::new(halves, &options.cancel),
             clipped: AtomicBool::new(false),
-            stop: AtomicBool::new(false),
-            failure: Mutex::default(),
             skipped: Mutex::default(),
         }
     }
@@ -128,20 +159,8 @@ impl<'a> Op<'a> {
         )
     }
 
-    /// The first error is the one that is told; it stops everybody.
-    pub(super) fn fail(&self, error: Error) {
-        lock(&self.failure).get_or_insert(error);
-        self.halt();
-    }
-
-    pub(super) fn halt(&self) {
-        self.stop.store(true, Ordering::Relaxed);
-        let _queue = lock(&self.queue);
-        self.wake.notify_all();
-    }
-
     pub(super) fn stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed) || self.options.cancel.is_cancelled()
+        self.queue.stopped()
     }
 
     pub(super) fn check(&self) -> Result<(), Error> {
@@ -149,8 +168,7 @@ impl<'a> Op<'a> {
     }
 
     pub(super) fn cancelled(&self) -> Error {
-        let cause = io::Error::new(io::ErrorKind::Interrupted, "cancelled");
-        Error::new(ErrorKind::Cancelled, "clone", self.source, cause)
+        pool::cancelled("clone", self.source)
     }
 
     /// Notes an entry that did not arrive whole, at one destination or at all of them.
@@ -188,17 +206,4 @@ pub(super) type Findings = (Vec<Dest>, Vec<DestinationReport>, Vec<Finding>);
 /// How many threads work, unless the caller says.
 pub(crate) fn default_jobs() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from).min(8)
-}
-
-/// How many descriptors each destination holds from beginning to end: its folder and its stage, twice.
-const HELD_BY_DESTINATION: u64 = 4;
-
-/// How many descriptors the walk may keep open, for directories and for files between creating and filling, and never so
-/// many that one of these is kept for long. A third of what the process may open: what waits to be filled keeps its
-/// directory, and each thread has a directory and some files in its hands.
-pub(crate) fn descriptor_budget(dests: usize) -> usize {
-    let limit =
-        rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(4096);
-    let held = HELD_BY_DESTINATION.saturating_mul(dests as u64);
-    usize::try_from(limit.saturating_sub(held) / 3).unwrap_or(4096).clamp(16, 2048)
 }

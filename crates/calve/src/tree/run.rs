@@ -16,9 +16,9 @@ use std::time::{Duration, Instant};
 use rustix::fs::{self, AtFlags, Mode as Permissions, OFlags};
 use rustix::io::Errno;
 
+use super::budget::Budget;
 use super::filter::Filter;
-use super::node::DestState;
-use super::op::{self, Dest, Op};
+use super::op::{self, Dest, DestState, Op};
 use super::removal;
 use super::staging::{self, Stage};
 use super::tally::Finding;
@@ -267,8 +267,8 @@ fn walk_and_publish(
         roots.push(dir);
         states.push(DestState { made: new, stage_here: false.into(), folds });
     }
-    let op = new_op(source, absolute, filter, options, dests, excluded);
-    let result = op.run(meta, root, roots, states, jobs(options));
+    let op = new_op(source, absolute, filter, options, dests, excluded)?;
+    let result = op.run(meta, root, roots, states);
     let (dests, tallies, skipped) = op.into_findings();
     if let Err(error) = result {
         // The stages go with `dests` and `stages`; what was merged stays, as a merge is atomic for each file.
@@ -308,14 +308,12 @@ fn new_op<'a>(
     options: &'a CloneOptions,
     dests: Vec<Dest>,
     excluded: HashSet<(u64, u64)>,
-) -> Op<'a> {
+) -> Result<Op<'a>, Error> {
     let patience = if options.reflink == Reflink::Always { PATIENCE_ALWAYS } else { PATIENCE_AUTO };
-    let budget = op::descriptor_budget(dests.len());
-    Op::new(options, filter, source, absolute, dests, excluded, Patience::new(patience), budget)
-}
-
-fn jobs(options: &CloneOptions) -> usize {
-    options.jobs.map_or_else(op::default_jobs, usize::from)
+    let (sides, jobs) = (1 + dests.len(), options.jobs.map_or_else(op::default_jobs, usize::from));
+    let budget = Budget::new(sides, sides, jobs).context("clone", || source)?;
+    let patience = Patience::new(patience);
+    Ok(Op::new(options, filter, source, absolute, dests, excluded, patience, budget))
 }
 
 /// A walk without a destination.
@@ -330,8 +328,8 @@ fn count(
 ) -> Result<(DestinationReport, Vec<Finding>), Error> {
     let excluded =
         targets.iter().filter_map(|target| target.existing.map(|meta| meta.id())).collect();
-    let op = new_op(source, absolute, filter, options, Vec::new(), excluded);
-    op.run(meta, root, Vec::new(), Vec::new(), jobs(options))?;
+    let op = new_op(source, absolute, filter, options, Vec::new(), excluded)?;
+    op.run(meta, root, Vec::new(), Vec::new())?;
     let (_, tallies, skipped) = op.into_findings();
     let mut counts = tallies.into_iter().next().unwrap_or_default();
     counts.directories += 1;

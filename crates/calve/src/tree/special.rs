@@ -11,7 +11,8 @@ use rustix::io::Errno;
 
 use super::file::{Settled, Unlinked};
 use super::links::{First, Seen};
-use super::node::{Handles, Node};
+use super::node::Handles;
+use super::op::Node;
 use super::tally::Because;
 use super::walk::{Worker, two_names};
 use super::{Existing, Mode as LinkMode};
@@ -33,7 +34,7 @@ impl Worker<'_, '_> {
         make: impl Fn(BorrowedFd<'_>, &CStr) -> rustix::io::Result<()>,
     ) -> Result<rustix::io::Result<Settled>, Error> {
         if !node.dests[dest].folds {
-            match make(handles.dests[dest].as_fd(), name) {
+            match make(handles.dests()[dest].as_fd(), name) {
                 Err(Errno::EXIST) if self.op.options.existing == Existing::Keep => {
                     self.count_existing(dest, node, name);
                     return Ok(Ok(Settled::Kept));
@@ -76,7 +77,7 @@ impl Worker<'_, '_> {
         }
         let Ok(from) = first.dir.handles(&op.dirs) else { return Ok(None) };
         if op.dests[dest].merge_stage.is_some() {
-            let same = fs::statat(&from.dests[dest], &first.name, AtFlags::SYMLINK_NOFOLLOW)
+            let same = fs::statat(&from.dests()[dest], &first.name, AtFlags::SYMLINK_NOFOLLOW)
                 .is_ok_and(|stat| first.ids.get(dest) == Some(&Some(Meta::of(&stat).id())));
             // It is still staged, or another merge replaced it, or it was kept and is another file.
             if !same {
@@ -84,7 +85,7 @@ impl Worker<'_, '_> {
             }
         }
         let made = self.make(dest, node, handles, name, |dir, name| {
-            fs::linkat(&from.dests[dest], &first.name, dir, name, AtFlags::empty())
+            fs::linkat(&from.dests()[dest], &first.name, dir, name, AtFlags::empty())
         })?;
         match made {
             Ok(settled) => Ok(Some(settled)),
@@ -114,7 +115,7 @@ impl Worker<'_, '_> {
             }
             let made = self.make(dest, node, handles, name, |dir, place| match &target {
                 Some(target) => fs::symlinkat(target, dir, place),
-                None => fs::linkat(&handles.source, name, dir, place, AtFlags::empty()),
+                None => fs::linkat(handles.source(), name, dir, place, AtFlags::empty()),
             })?;
             let errno = match made {
                 Ok(Settled::Kept) => {
@@ -147,7 +148,7 @@ impl Worker<'_, '_> {
                 // Of a file that belongs to another user it is about that file (protected_hardlinks, proc_sys_fs(5)), however
                 // many of them there are.
                 let counts = errno == Errno::ACCESS
-                    || errno == Errno::PERM && is_own_file(&handles.source, name);
+                    || errno == Errno::PERM && is_own_file(handles.source(), name);
                 at.link_verdicts.refused(dev, classify(&error), counts);
             }
         }
@@ -163,7 +164,7 @@ impl Worker<'_, '_> {
     ) -> Result<bool, Error> {
         let op = self.op;
         let path = || op.source_path(node, name);
-        let target = match fs::readlinkat(&handles.source, name, Vec::new()) {
+        let target = match fs::readlinkat(handles.source(), name, Vec::new()) {
             Ok(target) => target,
             Err(Errno::NOENT | Errno::INVAL) => return Ok(true),
             Err(errno) => return Err(Error::io("read link", path(), errno)),
@@ -188,7 +189,7 @@ impl Worker<'_, '_> {
             return Ok(true);
         };
         let meta = meta
-            .leaving_acl_at(&handles.source, name)
+            .leaving_acl_at(handles.source(), name)
             .context("read attributes of", || self.op.source_path(node, name))?;
         let mode = meta::mode(meta.permissions());
         self.special(node, handles, name, &meta, Some(mode), |dir, name| {
@@ -204,7 +205,7 @@ impl Worker<'_, '_> {
         name: &CStr,
         kind: FileType,
     ) -> Result<Option<Meta>, Error> {
-        match fs::statat(&handles.source, name, AtFlags::SYMLINK_NOFOLLOW) {
+        match fs::statat(handles.source(), name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Ok(Some(Meta::of(&stat)).filter(|meta| meta.file_type() == kind)),
             Err(Errno::NOENT) => Ok(None),
             Err(errno) => Err(Error::io("read", self.op.source_path(node, name), errno)),
@@ -242,7 +243,7 @@ impl Worker<'_, '_> {
                         ids.push(None);
                         continue;
                     }
-                    let stat = fs::statat(&handles.dests[dest], name, AtFlags::SYMLINK_NOFOLLOW)
+                    let stat = fs::statat(&handles.dests()[dest], name, AtFlags::SYMLINK_NOFOLLOW)
                         .context("read", || op.dest_path(dest, node, name))?;
                     ids.push(Some(Meta::of(&stat).id()));
                 }

@@ -26,7 +26,7 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rustix::fs::{self, AtFlags, Dir, FlockOperation, Mode, OFlags, Stat};
@@ -158,7 +158,7 @@ pub(super) fn is_at_work(name: &[u8]) -> bool {
 /// A tree under construction. Removed when dropped, unless it was published.
 #[derive(Debug)]
 pub(crate) struct Stage {
-    parent: OwnedFd,
+    parent: Arc<OwnedFd>,
     parent_path: PathBuf,
     name: CString,
     /// The stage's own directory, locked.
@@ -174,10 +174,11 @@ impl Stage {
     /// Makes a stage in `parent` with `make`, which is given the parent and the name, opens and locks it. It is
     /// private until its mode is set: nobody else sees files whose final mode or ACL is not there yet.
     pub(crate) fn new(
-        parent: OwnedFd,
+        parent: impl Into<Arc<OwnedFd>>,
         parent_path: &Path,
         mut make: impl FnMut(&OwnedFd, &CStr) -> io::Result<()>,
     ) -> io::Result<Self> {
+        let parent = parent.into();
         loop {
             let name = CString::new(stage_name())?;
             match make(&parent, &name) {
@@ -214,7 +215,7 @@ impl Stage {
     }
 
     /// An empty stage, which bears the mark: no set-group-ID and no ACL that it would pass on to what is made in it.
-    pub(crate) fn empty(parent: OwnedFd, parent_path: &Path) -> io::Result<Self> {
+    pub(crate) fn empty(parent: impl Into<Arc<OwnedFd>>, parent_path: &Path) -> io::Result<Self> {
         let mut stage = Self::new(parent, parent_path, |parent, name| {
             Ok(fs::mkdirat(parent, name, Mode::RWXU)?)
         })?;

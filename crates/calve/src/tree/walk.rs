@@ -1,20 +1,10 @@
 //! The walk: one queue, a few threads, every entry opened once for all destinations.
 //!
-//! # Why it is a pipeline
-//! Making a file takes the filesystem's allocation locks (on XFS the inode btree of an allocation group, on btrfs the
-//! leaf that new inodes go to), and two threads that make files at once mostly wait for each other. Cloning into a file
-//! takes others. So the work on a file is cut in two: *creating* (open and stat the source, make the destinations) and *filling*
-//! (clone or copy, set the metadata, close). At most half of the threads create; what they made goes to the others in small
-//! batches. A creator whose batches are not taken fills them itself, so any number of threads gets the work done, one
-//! included. Measured on two processors: docs/design/pipeline.md.
-//!
-//! # Why it ends, and when a directory is finished
-//! Each node counts what must still happen below it: its own reading, each child directory, each batch. Whoever takes the
-//! count to zero sets the directory's mode and times and goes on to its parent. `live` counts tasks that are queued or being
-//! worked on; only a running task adds tasks, so at zero there is nothing left and all threads go home.
+//! A task is a directory: its entries are read, its files are created everywhere, and go in small batches to be filled
+//! ([`pool`](super::pool) argues why). A directory gets its mode and times when everything below it is done ([`node`](super::node)).
 //!
 //! # Bounds
-//! Descriptors: `OpenDirs` bounds the directories, `files_most` the files between creating and filling. Directories
+//! Descriptors: [`Budget`](super::budget::Budget) says how many, for directories and for files between creating and filling. Directories
 //! are taken last in, first out, so the queue holds the siblings along one path for each thread, not a level of the tree.
 
 use std::ffi::{CStr, CString};
@@ -23,15 +13,17 @@ use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::filter::{Decision, IgnoreChain};
 use super::listing::{self, Before, Names, Rest};
-use super::node::{DestState, Handles, Node, NodeParts, lock};
-use super::op::{Batch, Op, Queue, Task};
+use super::names::Placed;
+use super::node::Handles;
+use super::op::{Batch, DestState, Directory, Node, Op, Task};
+use super::pool::{Thread, lock};
 use super::read::read_rules;
 use super::staging::{self, PREFIX, Stage};
 use super::{Mode as LinkMode, OWN};
@@ -42,10 +34,6 @@ use crate::reflink::meta::{self, Attrs, Created, Meta};
 use crate::reflink::sys;
 use crate::report::{DestinationReport, SkipReason};
 
-/// How many files go from creating to filling at once: enough that taking the lock is nothing, few enough that both
-/// sides have work.
-const BATCH_FILES: usize = 8;
-
 impl Op<'_> {
     /// Walks from the root, which is given open on both sides.
     pub(super) fn run(
@@ -54,50 +42,31 @@ impl Op<'_> {
         source: OwnedFd,
         roots: Vec<OwnedFd>,
         states: Vec<DestState>,
-        jobs: usize,
     ) -> Result<(), Error> {
         let (meta, attrs) =
             self.attributes(&source, meta).context("read attributes of", || self.source)?;
-        let made = states.iter().filter(|state| state.made).count();
-        let parts = NodeParts {
-            parent: None,
-            name: CString::default(),
-            meta,
-            attrs,
-            inside_excluded: false,
-            dests: states,
-        };
-        let root = Node::new(parts, source, roots, &self.dirs);
-        if made > 0 {
-            for (tally, state) in lock(&self.tallies).iter_mut().zip(&root.dests) {
+        if states.iter().any(|state| state.made) {
+            for (tally, state) in lock(&self.tallies).iter_mut().zip(&states) {
                 tally.directories += u64::from(state.made);
             }
         }
-        {
-            let mut queue = lock(&self.queue);
-            queue.dirs.push(Task::Root(root));
-            queue.live = 1;
-        }
-        std::thread::scope(|scope| {
-            for index in 0..jobs {
-                let work = move || {
-                    // A panic in one thread must not leave the others waiting for it.
-                    let _guard = StopOnPanic(self);
-                    Worker::new(self, index, jobs).work();
-                };
-                if let Err(error) = std::thread::Builder::new().spawn_scoped(scope, work) {
-                    // The limit of processes: as many as there are will do, but none will not.
-                    if index == 0 {
-                        self.fail(Error::io("start a thread for", self.source, error));
-                    }
-                    break;
-                }
+        let data = directory(meta, attrs, false, states);
+        let sides = std::iter::once(source).chain(roots).collect();
+        let root = Node::root(data, sides, &self.dirs);
+        let workers = self.queue.run(
+            self.budget.jobs,
+            ("clone", self.source),
+            vec![Task::Root(root)],
+            |thread| Worker::new(self, thread),
+            Worker::work,
+        )?;
+        let mut tallies = lock(&self.tallies);
+        for worker in workers {
+            for (sum, own) in tallies.iter_mut().zip(&worker.tallies) {
+                super::tally::add(sum, own);
             }
-        });
-        match lock(&self.failure).take() {
-            Some(error) => Err(error),
-            None => Ok(()),
         }
+        Ok(())
     }
 
     /// The attributes of a directory, and its metadata if they stay behind.
@@ -110,21 +79,10 @@ impl Op<'_> {
     }
 }
 
-struct StopOnPanic<'a, 'b>(&'a Op<'b>);
-
-impl Drop for StopOnPanic<'_, '_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.halt();
-        }
-    }
-}
-
 /// One thread.
 pub(super) struct Worker<'a, 'b> {
     pub(super) op: &'a Op<'b>,
     pub(super) index: usize,
-    creators_most: usize,
     pub(super) mode_is_exact: bool,
     pub(super) privileged: bool,
     pub(super) copier: Copier,
@@ -141,15 +99,14 @@ pub(super) struct Worker<'a, 'b> {
 }
 
 impl<'a, 'b> Worker<'a, 'b> {
-    fn new(op: &'a Op<'b>, index: usize, jobs: usize) -> Self {
-        let created = meta::created_by_us(sys::private_umask());
+    fn new(op: &'a Op<'b>, thread: Thread) -> Self {
+        let created = meta::created_by_us(thread.private_umask);
         if !created.mode_is_exact {
             op.clipped.store(true, Ordering::Relaxed);
         }
         Self {
             op,
-            index,
-            creators_most: (jobs / 2).max(1),
+            index: thread.index,
             mode_is_exact: created.mode_is_exact,
             privileged: created.privileged,
             copier: Copier::new(
@@ -164,54 +121,18 @@ impl<'a, 'b> Worker<'a, 'b> {
         }
     }
 
-    fn work(&mut self) {
-        let op = self.op;
-        let mut queue = lock(&op.queue);
-        loop {
-            if op.stop.load(Ordering::Relaxed) || queue.live == 0 {
-                break;
+    fn work(&mut self, task: Task) -> Result<(), Error> {
+        match task {
+            Task::Root(node) => self.directory(&node, None),
+            Task::Directory { parent, name, inside_excluded } => {
+                let since = listing::now();
+                match self.open_directory(&parent, name, inside_excluded)? {
+                    Some(node) => self.directory(&node, Some(since)),
+                    None => self.finish(&parent),
+                }
             }
-            let may_create = queue.files < op.files_most
-                && (queue.creators < self.creators_most || queue.batches.is_empty());
-            if may_create && let Some(task) = queue.dirs.pop() {
-                queue.creators += 1;
-                drop(queue);
-                let result = self.directory(task);
-                queue = self.done(result);
-                queue.creators -= 1;
-            } else if let Some(batch) = queue.batches.pop_front() {
-                drop(queue);
-                let descriptors = self.weight(&batch);
-                let result = self.fill(batch);
-                queue = self.done(result);
-                queue.files -= descriptors;
-            } else {
-                queue = op.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
-                continue;
-            }
-            queue.live -= 1;
-            if queue.live == 0 {
-                op.wake.notify_all();
-            } else if !queue.dirs.is_empty() || !queue.batches.is_empty() {
-                op.wake.notify_one();
-            }
+            Task::Fill(batch) => self.fill(batch),
         }
-        drop(queue);
-        let mut tallies = lock(&op.tallies);
-        for (sum, own) in tallies.iter_mut().zip(&self.tallies) {
-            super::tally::add(sum, own);
-        }
-    }
-
-    fn done(&self, result: Result<(), Error>) -> std::sync::MutexGuard<'a, Queue> {
-        if let Err(error) = result {
-            self.op.fail(error);
-        }
-        lock(&self.op.queue)
-    }
-
-    fn weight(&self, batch: &Batch) -> usize {
-        batch.jobs.len() * (1 + self.op.dests.len())
     }
 
     /// Fills a batch and lets go of its directory.
@@ -219,29 +140,24 @@ impl<'a, 'b> Worker<'a, 'b> {
         let Batch { node, handles, mut jobs } = batch;
         self.fill_files(&node, &handles, &mut jobs)?;
         drop((jobs, handles));
-        self.finish(node)
+        self.finish(&node)
     }
 
-    /// One thing less to wait for below `node`; finishes it, and those above it, when that was the last.
-    fn finish(&self, node: Arc<Node>) -> Result<(), Error> {
-        let mut next = Some(node);
-        while let Some(node) = next {
-            if !node.one_done() {
-                break;
-            }
+    /// One thing less to wait for below `node`.
+    fn finish(&self, node: &Arc<Node>) -> Result<(), Error> {
+        node.one_done(&self.op.dirs, |node| {
             if node.dests.iter().any(|dest| dest.made) {
-                self.set_directory_metadata(&node)?;
+                self.set_directory_metadata(node)?;
             }
-            next = node.close_into_parent(&self.op.dirs);
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     fn set_directory_metadata(&self, node: &Arc<Node>) -> Result<(), Error> {
         let op = self.op;
         let dest_path = |dest: usize| op.dests[dest].path.join(node.path());
         let handles = node.handles(&op.dirs).context("open directory", || dest_path(0))?;
-        for (index, (fd, state)) in handles.dests.iter().zip(&node.dests).enumerate() {
+        for (index, (fd, state)) in handles.dests().iter().zip(&node.dests).enumerate() {
             if !state.made {
                 continue;
             }
@@ -276,35 +192,23 @@ impl<'a, 'b> Worker<'a, 'b> {
         Ok(Created { owner, mode_is_exact, privileged: self.privileged })
     }
 
-    /// Opens a directory on all sides and handles what is in it.
-    fn directory(&mut self, task: Task) -> Result<(), Error> {
-        let opened = match task {
-            Task::Root(node) => Some((node, None)),
-            Task::Directory { parent, name, inside_excluded } => {
-                let since = listing::now();
-                let node = self.open_directory(&parent, name, inside_excluded)?;
-                if node.is_none() {
-                    self.finish(parent)?;
-                }
-                node.map(|node| (node, Some(since)))
-            }
-        };
-        let Some((node, since)) = opened else { return Ok(()) };
+    /// Handles what is in a directory, which was opened after `since`.
+    fn directory(&mut self, node: &Arc<Node>, since: Option<listing::Time>) -> Result<(), Error> {
         let handles = node
             .handles(&self.op.dirs)
             .context("open directory", || self.op.source.join(node.path()))?;
         if self.op.filter.reads_ignore_files()
-            && let Some(chain) = self.read_ignore_files(&node, &handles)?
+            && let Some(chain) = self.read_ignore_files(node, &handles)?
         {
             let _ = node.chain.set(chain);
         }
         let before = match since {
             Some(since) => Before::opened(since, &node.meta),
             // The root was opened a while ago, and a stage may have been made in it since.
-            None => Before::rewound(&handles.source)
+            None => Before::rewound(handles.source())
                 .context("read directory", || self.op.source.join(node.path()))?,
         };
-        self.read_directory(&node, &handles, before)?;
+        self.read_directory(node, &handles, before)?;
         drop(handles);
         self.finish(node)
     }
@@ -321,7 +225,7 @@ impl<'a, 'b> Worker<'a, 'b> {
         let from =
             parent.handles(&op.dirs).context("open directory", || op.source.join(parent.path()))?;
         let source =
-            match fs::openat(&from.source, &name, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty()) {
+            match fs::openat(from.source(), &name, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty()) {
                 Ok(source) => source,
                 // Gone, or no directory any more.
                 Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
@@ -336,26 +240,20 @@ impl<'a, 'b> Worker<'a, 'b> {
         }
         let (meta, attrs) =
             op.attributes(&source, meta).context("read attributes of", source_path)?;
-        let mut fds = Vec::with_capacity(op.dests.len());
+        let mut sides = Vec::with_capacity(1 + op.dests.len());
+        sides.push(source);
         let mut states = Vec::with_capacity(op.dests.len());
         if op.dests.is_empty() {
             self.tallies[0].directories += 1;
         }
-        for (index, dir) in from.dests.iter().enumerate() {
+        for (index, dir) in from.dests().iter().enumerate() {
             let (fd, state) = self.make_directory(index, dir, parent, &name, &meta)?;
             self.tallies[index].directories += u64::from(state.made);
-            fds.push(fd);
+            sides.push(fd);
             states.push(state);
         }
-        let parts = NodeParts {
-            parent: Some(Arc::clone(parent)),
-            name,
-            meta,
-            attrs,
-            inside_excluded,
-            dests: states,
-        };
-        Ok(Some(Node::new(parts, source, fds, &op.dirs)))
+        let data = directory(meta, attrs, inside_excluded, states);
+        Ok(Some(Node::below(parent, name, data, sides, &op.dirs)))
     }
 
     fn make_directory(
@@ -435,7 +333,7 @@ impl<'a, 'b> Worker<'a, 'b> {
             &[&[c".gitignore"]]
         };
         for names in files {
-            let text = read_rules(&handles.source, names).context("read", || {
+            let text = read_rules(handles.source(), names).context("read", || {
                 use std::os::unix::ffi::OsStrExt;
                 let name = |name: &&CStr| std::ffi::OsStr::from_bytes(name.to_bytes()).to_owned();
                 self.op.source.join(&path).join(names.iter().map(name).collect::<PathBuf>())
@@ -467,7 +365,7 @@ impl<'a, 'b> Worker<'a, 'b> {
         let mut batch = Vec::new();
         let mut names = std::mem::take(&mut self.names);
         let rest = names
-            .list(&handles.source, before, &mut self.entries)
+            .list(handles.source(), before, &mut self.entries)
             .context("read directory", || op.source.join(node.path()))?;
         if rest == Rest::Restless {
             op.skip(None, node.path(), SkipReason::Restless);
@@ -476,7 +374,7 @@ impl<'a, 'b> Worker<'a, 'b> {
             op.check()?;
             let bytes = name.to_bytes();
             if kind == FileType::Unknown {
-                match fs::statat(&handles.source, name, AtFlags::SYMLINK_NOFOLLOW) {
+                match fs::statat(handles.source(), name, AtFlags::SYMLINK_NOFOLLOW) {
                     Ok(stat) => kind = Meta::of(&stat).file_type(),
                     Err(Errno::NOENT) => continue,
                     Err(errno) => {
@@ -505,25 +403,18 @@ impl<'a, 'b> Worker<'a, 'b> {
                 continue;
             }
             if is_dir {
-                node.add_pending();
-                let task = Task::Directory {
+                node.add_pending(1);
+                op.queue.push(Task::Directory {
                     parent: Arc::clone(node),
                     name: name.to_owned(),
                     inside_excluded: decision == Decision::Enter,
-                };
-                let mut queue = lock(&op.queue);
-                queue.dirs.push(task);
-                queue.live += 1;
-                // Those who wait can create only if there are too few creators.
-                if queue.creators < self.creators_most {
-                    op.wake.notify_one();
-                }
+                });
                 continue;
             }
             let mutable = is_own || path.as_ref().is_some_and(|path| op.filter.is_mutable(path));
             if let Some(job) = self.entry(node, handles, name.to_owned(), kind, mutable)? {
                 batch.push(job);
-                if batch.len() >= BATCH_FILES.min((op.files_most / (1 + op.dests.len())).max(1)) {
+                if batch.len() == op.budget.batch {
                     self.hand_over(node, handles, std::mem::take(&mut batch))?;
                 }
             }
@@ -544,21 +435,24 @@ impl<'a, 'b> Worker<'a, 'b> {
             return Ok(());
         }
         self.create_batch(node, handles, &mut jobs)?;
+        let descriptors = jobs.len() * (1 + self.op.dests.len());
         let batch = Batch { node: Arc::clone(node), handles: Arc::clone(handles), jobs };
-        node.add_pending();
-        let descriptors = self.weight(&batch);
-        {
-            let mut queue = lock(&self.op.queue);
-            if queue.files + descriptors <= self.op.files_most {
-                queue.files += descriptors;
-                queue.live += 1;
-                queue.batches.push_back(batch);
-                self.op.wake.notify_one();
-                return Ok(());
-            }
+        node.add_pending(1);
+        match self.op.queue.hand_over(Task::Fill(batch), descriptors) {
+            Some(task) => self.work(task),
+            None => Ok(()),
         }
-        self.fill(batch)
     }
+}
+
+fn directory(
+    meta: Meta,
+    attrs: Option<Box<Attrs>>,
+    inside_excluded: bool,
+    dests: Vec<DestState>,
+) -> Directory {
+    let (chain, placed) = (OnceLock::new(), Placed::default());
+    Directory { meta, attrs, chain, inside_excluded, dests, placed }
 }
 
 /// The mode a directory is made with: its own, but ours to fill.

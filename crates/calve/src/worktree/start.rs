@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -20,18 +21,23 @@ use crate::report::{DestinationReport, Method};
 use crate::store::catalog::{State, WorktreeRow};
 use crate::store::id::SnapshotId;
 use crate::store::index::{Boot, Index, Stat};
-use crate::store::materialize::{Plan, materialize, wanted};
+use crate::store::manifest::Manifest;
+use crate::store::materialize::{Made, Plan, materialize, wanted};
 use crate::store::object::SnapshotObject;
-use crate::store::pool::cancelled;
 use crate::store::registry::{Claim, name_taken, no_worktree};
 use crate::store::snapshot::check_name;
 use crate::store::{PROJECT, SnapshotReport, Store, StoreOptions, bytes_of, now, path_from, token};
+use crate::tree::budget::{Budget, must_be_free};
+use crate::tree::pool::cancelled;
 use crate::tree::staging::{self, Stage, stage_name};
 
 mod loose;
 
-/// How many trees are made in one pass, since each takes descriptors.
-const PASS: usize = 32;
+/// How many trees are made in one pass, since each takes descriptors; fewer where not so many files may be open.
+const PASS_MOST: usize = 32;
+
+/// What is opened beside the stages: locks, the database of a new snapshot, and what one tree takes at least.
+const OPEN_BESIDE: usize = 16;
 
 /// What worktrees are started from, and where; built by value.
 #[derive(Debug, Clone, Default)]
@@ -130,6 +136,8 @@ impl Store {
                 return Err(Error::new(ErrorKind::InvalidName, "use the name", name, cause));
             }
         }
+        must_be_free(names.len() + OPEN_BESIDE)
+            .context("start so many worktrees of", || self.path())?;
         let told = |(name, report): (String, DestinationReport), object: &SnapshotObject| Started {
             name,
             report,
@@ -249,10 +257,7 @@ impl Store {
         // From here on nobody collects what it needs: the rows speak of it. It may have been forgotten just before.
         self.object(id)?;
         let rows = claim.rows();
-        let mut places = Vec::with_capacity(rows.len());
-        for row in rows {
-            places.push(Place::new(path_from(&row.path))?);
-        }
+        let places = places(rows.iter().map(|row| path_from(&row.path)))?;
         let (mut stages, reports) = match self.by_template(id, object, rows, &places, options)? {
             Some(made) => made,
             None => {
@@ -279,39 +284,53 @@ impl Store {
     ) -> Result<Staged, Error> {
         let manifest = self.catalog().manifest(id, object)?;
         let mut stages = Vec::with_capacity(rows.len());
-        let mut roots = Vec::with_capacity(rows.len());
         for (row, place) in rows.iter().zip(places) {
-            let dir = place.dir.try_clone().context("open", || &place.parent)?;
-            let stage = Stage::empty(dir, &place.parent).context("stage", || &place.path)?;
+            let stage = place.stage()?;
             self.registry().mark(row, stage.dir()).context("mark", || &place.path)?;
-            roots.push(stage.dir().try_clone().context("stage", || &place.path)?);
             stages.push(stage);
         }
-        let paths: Vec<PathBuf> = places.iter().map(|place| place.path.clone()).collect();
-        let (mut reports, mut unsealed, mut stats) = (Vec::new(), Vec::new(), Vec::new());
-        for (roots, paths) in roots.chunks(PASS).zip(paths.chunks(PASS)) {
-            let made = materialize(&Plan {
+        let made = self.fill(&manifest, &stages, places, options)?;
+        // The index says of each file what it holds, which must not be on the disk before that is: what was copied is flushed.
+        if !made.unsealed.is_empty() || made.reports.iter().any(|report| report.copied_files > 0) {
+            self.flush(&made.unsealed)?;
+        }
+        let (boot, stamp) = (Boot::this(), self.clock_past_all(made.stats.iter().flatten())?);
+        for (row, stats) in rows.iter().zip(made.stats) {
+            self.registry().write_index(&row.token, &Index { snapshot: id, boot, stamp, stats })?;
+        }
+        Ok((stages, made.reports))
+    }
+
+    /// Makes a snapshot's tree in each of `stages`, in passes of as many as may be open at once.
+    fn fill(
+        &self,
+        manifest: &Manifest,
+        stages: &[Stage],
+        places: &[Place],
+        options: &StoreOptions,
+    ) -> Result<Made, Error> {
+        let pass = Budget::destinations(options.threads(), PASS_MOST);
+        let mut all = Made { reports: Vec::new(), stats: Vec::new(), unsealed: Vec::new() };
+        for (stages, places) in stages.chunks(pass).zip(places.chunks(pass)) {
+            let paths: Vec<PathBuf> = places.iter().map(|place| place.path.clone()).collect();
+            let mut roots = Vec::with_capacity(stages.len());
+            for (stage, path) in stages.iter().zip(&paths) {
+                roots.push(stage.dir().try_clone().context("stage", || path)?);
+            }
+            let plan = Plan {
                 store: self,
-                manifest: &manifest,
-                roots,
-                paths,
+                manifest,
+                paths: &paths,
                 jobs: options.threads(),
                 cancel: &options.cancel,
                 progress: &options.progress,
-            })?;
-            reports.extend(made.reports);
-            unsealed.extend(made.unsealed);
-            stats.extend(made.stats);
+            };
+            let made = materialize(&plan, roots)?;
+            all.reports.extend(made.reports);
+            all.unsealed.extend(made.unsealed);
+            all.stats.extend(made.stats);
         }
-        // The index says of each file what it holds, which must not be on the disk before that is: what was copied is flushed.
-        if !unsealed.is_empty() || reports.iter().any(|report| report.copied_files > 0) {
-            self.flush(&unsealed)?;
-        }
-        let (boot, stamp) = (Boot::this(), self.clock_past_all(stats.iter().flatten())?);
-        for (row, stats) in rows.iter().zip(stats) {
-            self.registry().write_index(&row.token, &Index { snapshot: id, boot, stamp, stats })?;
-        }
-        Ok((stages, reports))
+        Ok(all)
     }
 
     /// A time of the clock that is later than every change in `stats`, so that they can be trusted.
@@ -341,9 +360,9 @@ impl Store {
             if options.cancel.is_cancelled() {
                 return Err(cancelled("start worktree", &place.path));
             }
-            let dir = place.dir.try_clone().context("open", || &place.parent)?;
-            let stage =
-                Stage::new(dir, &place.parent, |dir, name| sys::snapshot(&template, dir, name));
+            let stage = Stage::new(Arc::clone(&place.dir), &place.parent, |dir, name| {
+                sys::snapshot(&template, dir, name)
+            });
             // Another filesystem, or no right to: the mirrors will do.
             let Ok(stage) = stage else { return Ok(None) };
             // Somebody may have begun to remove it, or to write to it, since its seal was looked at.
@@ -416,15 +435,24 @@ fn is_refused(error: &io::Error) -> bool {
 pub(crate) struct Place {
     path: PathBuf,
     parent: PathBuf,
-    dir: OwnedFd,
+    /// One descriptor for all places in a folder.
+    dir: Arc<OwnedFd>,
     name: CString,
     /// The mode of the empty directory that is there, and is to be replaced.
     empty: Option<fs::Mode>,
 }
 
 impl Place {
-    /// Nothing may be there yet but an empty directory.
-    fn new(path: PathBuf) -> Result<Self, Error> {
+    /// An empty stage beside it.
+    fn stage(&self) -> Result<Stage, Error> {
+        Stage::empty(Arc::clone(&self.dir), &self.parent).context("stage", || &self.path)
+    }
+}
+
+/// Opens the folders of places. Nothing may be at any of these yet but an empty directory.
+fn places(paths: impl Iterator<Item = PathBuf>) -> Result<Vec<Place>, Error> {
+    let mut places: Vec<Place> = Vec::new();
+    for path in paths {
         let (parent, name) = crate::store::parent_of(&path)?;
         let mut empty = None;
         if let Ok(found) = std::fs::symlink_metadata(&path) {
@@ -439,12 +467,19 @@ impl Place {
             let cause = io::Error::new(io::ErrorKind::AlreadyExists, "it exists");
             return Err(Error::new(ErrorKind::DestinationExists, "start worktree", path, cause));
         }
-        let dir = super::open_dir(&parent)?;
-        staging::sweep(&dir);
+        let dir = match places.last() {
+            Some(last) if last.parent == parent => Arc::clone(&last.dir),
+            _ => {
+                let dir = super::open_dir(&parent)?;
+                staging::sweep(&dir);
+                Arc::new(dir)
+            }
+        };
         let name = CString::new(name.as_encoded_bytes())
             .map_err(|error| Error::io("start worktree", &path, io::Error::other(error)))?;
-        Ok(Self { path, parent, dir, name, empty })
+        places.push(Place { path, parent, dir, name, empty });
     }
+    Ok(places)
 }
 
 /// Gives all trees their names, or none.

@@ -285,16 +285,16 @@ impl Worktree {
             let staged = staged.to_str();
             places.iter().find(|(_, place)| Some(place.as_str()) == staged).map(|(path, _)| path)
         };
-        let made = materialize(&Plan {
+        let root = stage.dir().try_clone().context("stage in", || &self.path)?;
+        let plan = Plan {
             store: &self.store,
             manifest: &manifest,
-            roots: &[stage.dir().try_clone().context("stage in", || &self.path)?],
             paths: std::slice::from_ref(&self.path),
             jobs: options.threads(),
             cancel: &options.cancel,
             progress: &options.progress,
-        })
-        .map_err(|error| {
+        };
+        let made = materialize(&plan, vec![root]).map_err(|error| {
             let Ok(staged) = error.path().strip_prefix(&self.path) else { return error };
             let path = told(staged).map_or(self.path.clone(), |path| self.path.join(path));
             error.with_path(path)

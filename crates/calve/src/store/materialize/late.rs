@@ -15,14 +15,14 @@ use super::{Made, Maker};
 use crate::error::{Context as _, Error};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::{self, Meta};
+use crate::tree::node::Handles;
 
 impl Maker<'_> {
     /// The further names of files, then the directories that waited for them.
-    pub(super) fn finish_late(&self, made: &mut Made) -> Result<(), Error> {
+    pub(super) fn finish_late(&self, roots: &Handles, made: &mut Made) -> Result<(), Error> {
         let manifest = self.plan.manifest;
         let created = meta::created_by_us(false);
-        for dest in 0..self.plan.roots.len() {
-            let root = &self.plan.roots[dest];
+        for (dest, root) in roots.sides.iter().enumerate() {
             let mut first_dir: Option<(u32, OwnedFd)> = None;
             let mut here: Option<(u32, OwnedFd)> = None;
             let mut groups: Vec<(u32, (u32, u32))> = Vec::new();

@@ -7,9 +7,9 @@ use super::super::id::DirectoryId;
 use super::super::index::Stat;
 use super::super::manifest::{Builder, Manifest};
 use super::super::object::{Entry, Kind, encode_directory};
-use super::super::pool;
 use super::{Inode, Request, Scanned, What};
 use crate::error::Error;
+use crate::tree::pool;
 
 pub(super) type Assembled = (Manifest, Vec<Stat>, Vec<(DirectoryId, Vec<u8>)>);
 

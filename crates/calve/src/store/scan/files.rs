@@ -11,24 +11,25 @@ use rustix::io::Errno;
 
 use super::super::blobs::{Taken, Writers, is_traced};
 use super::super::object::{Attributes, Entry, Kind};
-use super::super::pool::{self, Queue};
-use super::{Inode, OpenDir, Scanner, Task, Wanted, What, Worker, mtime_of};
+use super::{Inode, Node, Scanner, Task, Wanted, What, Worker, mtime_of};
 use crate::error::{Context as _, Error};
 use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::meta::{Attrs, Meta};
 use crate::reflink::sys;
 use crate::report::{SkipReason, Skipped};
+use crate::tree::pool::{self, Queue};
 
 impl Scanner<'_> {
     /// A symbolic link or a FIFO; `None` where it is gone.
     pub(super) fn special(
         &self,
-        dir: &OpenDir,
+        dir: &Node,
+        fd: &OwnedFd,
         name: &CStr,
         kind: FileType,
     ) -> io::Result<Option<What>> {
         let target = if kind == FileType::Symlink {
-            match fs::readlinkat(&dir.fd, name, Vec::new()) {
+            match fs::readlinkat(fd, name, Vec::new()) {
                 Ok(target) => Some(target),
                 Err(Errno::NOENT | Errno::INVAL) => return Ok(None),
                 Err(errno) => return Err(errno.into()),
@@ -36,7 +37,7 @@ impl Scanner<'_> {
         } else {
             None
         };
-        let meta = match fs::statat(&dir.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+        let meta = match fs::statat(fd, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Meta::of(&stat),
             Err(Errno::NOENT) => return Ok(None),
             Err(errno) => return Err(errno.into()),
@@ -51,7 +52,7 @@ impl Scanner<'_> {
     }
 
     /// What the base has under this name.
-    fn known(&self, dir: &OpenDir, name: &CStr) -> Option<&Entry> {
+    fn known(&self, dir: &Node, name: &CStr) -> Option<&Entry> {
         let base = self.request.base?.directories.get(dir.base? as usize)?;
         Some(&base.entries[base.find(name.to_bytes())? as usize])
     }
@@ -66,18 +67,19 @@ impl Scanner<'_> {
     pub(super) fn files(
         &self,
         worker: &mut Worker,
-        dir: &Arc<OpenDir>,
+        dir: &Arc<Node>,
         place: u32,
         files: Vec<Wanted>,
         queue: &Queue<'_, Task>,
     ) -> Result<(), Error> {
         let stop = || queue.stopped();
+        let handles = self.handles(dir)?;
         for wanted in files {
             if stop() {
                 return Err(pool::cancelled("read", self.request.path));
             }
             let what = self
-                .file(worker, dir, &wanted, &stop)
+                .file(worker, dir, &handles.sides[0], &wanted, &stop)
                 .context("take in", || self.full_path(&dir.path_of(&wanted.name)))?;
             match what {
                 Ok(what) => worker.files.push((place, wanted.at, what)),
@@ -93,11 +95,12 @@ impl Scanner<'_> {
     fn file(
         &self,
         worker: &mut Worker,
-        dir: &OpenDir,
+        dir: &Node,
+        fd: &OwnedFd,
         wanted: &Wanted,
         stop: &dyn Fn() -> bool,
     ) -> io::Result<Result<What, SkipReason>> {
-        let file = match fs::openat(&dir.fd, &wanted.name, SOURCE_FLAGS, Mode::empty()) {
+        let file = match fs::openat(fd, &wanted.name, SOURCE_FLAGS, Mode::empty()) {
             Ok(file) => file,
             Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => return Ok(Err(SkipReason::Vanished)),
             Err(errno) => return Err(errno.into()),

@@ -4,22 +4,29 @@
 //! of a tree. `live` counts tasks that are queued or being worked on; only a running task adds tasks, so at zero nothing is
 //! left and all threads go home. The first error is the one that is told, and stops everybody.
 //!
-//! Work that makes files is cut in two, as in the tree layer (docs/design/pipeline.md): only so many threads take tasks at once,
-//! and the second halves go to the others, first in, first out, as long as what they hold open is bounded. A second half that
-//! nobody has room for is done by who made it, so any number of threads gets the work done.
+//! # Work in two halves
+//! Making a file takes the filesystem's allocation locks (on XFS the inode btree of an allocation group, on btrfs the leaf that new
+//! inodes go to), and two threads that make files at once mostly wait for each other. Cloning into a file takes others. So work that
+//! makes files is cut in two: a task creates, and its second halves fill. Only so many threads take tasks while there are second
+//! halves. These go to the other threads, first in, first out, and the files that they hold open are bounded. A thread that finds no
+//! room for a second half does it itself, so any number of threads gets the work done. Measured: docs/design/pipeline.md.
 
 use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
 
 use crate::error::{Error, ErrorKind};
 use crate::reflink::sys;
 use crate::report::Cancel;
-pub(crate) use crate::tree::node::lock;
+
+/// Locks, whether or not a thread panicked while it held the lock: the data is only ever replaced whole.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// The tasks that wait, and how many there are in all.
 struct Waiting<T> {
@@ -30,7 +37,17 @@ struct Waiting<T> {
     held: usize,
     /// Threads that work on a task, not on a second half.
     first: usize,
+    /// Threads that wait for something to do.
+    idle: usize,
     live: usize,
+}
+
+/// A thread, as its worker is told of it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Thread {
+    pub(crate) index: usize,
+    /// It has a umask of its own, 0.
+    pub(crate) private_umask: bool,
 }
 
 /// How work in two halves is bounded.
@@ -58,7 +75,26 @@ pub(crate) fn cancelled(operation: &'static str, path: &Path) -> Error {
     Error::new(ErrorKind::Cancelled, operation, path, cause)
 }
 
-impl<T> Queue<'_, T> {
+impl<'a, T> Queue<'a, T> {
+    pub(crate) fn new(halves: Halves, cancel: &'a Cancel) -> Self {
+        let waiting = Waiting {
+            tasks: Vec::new(),
+            halves: VecDeque::new(),
+            held: 0,
+            first: 0,
+            idle: 0,
+            live: 0,
+        };
+        Self {
+            waiting: Mutex::new(waiting),
+            wake: Condvar::new(),
+            stop: AtomicBool::new(false),
+            failure: Mutex::default(),
+            cancel,
+            halves,
+        }
+    }
+
     /// Adds a task. Only a running task may.
     pub(crate) fn push(&self, task: T) {
         self.extend([task]);
@@ -70,8 +106,10 @@ impl<T> Queue<'_, T> {
         waiting.tasks.extend(tasks);
         let more = waiting.tasks.len() - before;
         waiting.live += more;
+        let idle = waiting.idle;
         drop(waiting);
-        match more {
+        // Waking is a system call, also where nobody waits.
+        match more.min(idle) {
             0 => {}
             1 => self.wake.notify_one(),
             _ => self.wake.notify_all(),
@@ -87,14 +125,23 @@ impl<T> Queue<'_, T> {
         waiting.held += descriptors;
         waiting.live += 1;
         waiting.halves.push_back((half, descriptors));
+        let idle = waiting.idle;
         drop(waiting);
-        self.wake.notify_one();
+        if idle > 0 {
+            self.wake.notify_one();
+        }
         None
     }
 
     /// Whether nobody needs the result any more.
     pub(crate) fn stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed) || self.cancel.is_cancelled()
+    }
+
+    /// The first error is the one that is told; it stops everybody.
+    fn fail(&self, error: Error) {
+        lock(&self.failure).get_or_insert(error);
+        self.halt();
     }
 
     fn halt(&self) {
@@ -119,7 +166,9 @@ impl<T> Queue<'_, T> {
             if let Some((half, descriptors)) = waiting.halves.pop_front() {
                 return Some((half, Some(descriptors)));
             }
+            waiting.idle += 1;
             waiting = self.wake.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+            waiting.idle -= 1;
         }
     }
 
@@ -146,8 +195,8 @@ impl<T> Drop for HaltOnPanic<'_, '_, T> {
     }
 }
 
-/// Works on `tasks`, and on what comes up meanwhile, with `jobs` threads. Each has a worker of its own, made by `start`,
-/// which is told whether the thread has a umask of its own, 0; the workers are given back.
+/// Works on `tasks`, and on what comes up meanwhile, with `jobs` threads. Each has a worker of its own, made by `start`; the
+/// workers are given back.
 ///
 /// # Errors
 /// The first error of a task; or that it was cancelled, told as `operation` on `path`.
@@ -156,73 +205,61 @@ pub(crate) fn run<T: Send, W: Send>(
     cancel: &Cancel,
     what: (&'static str, &Path),
     tasks: Vec<T>,
-    start: impl Fn(bool) -> W + Sync,
+    start: impl Fn(Thread) -> W + Sync,
     work: impl Fn(&mut W, T, &Queue<'_, T>) -> Result<(), Error> + Sync,
 ) -> Result<Vec<W>, Error> {
-    let halves = Halves { first_most: jobs.max(1), held_most: 0 };
-    run_in_halves(jobs, halves, cancel, what, tasks, start, work)
+    let queue = Queue::new(Halves { first_most: jobs.max(1), held_most: 0 }, cancel);
+    queue.run(jobs, what, tasks, start, |worker, task| work(worker, task, &queue))
 }
 
-/// The same, for work in two halves.
-///
-/// # Errors
-/// As for [`run`].
-pub(crate) fn run_in_halves<T: Send, W: Send>(
-    jobs: usize,
-    halves: Halves,
-    cancel: &Cancel,
-    (operation, path): (&'static str, &Path),
-    tasks: Vec<T>,
-    start: impl Fn(bool) -> W + Sync,
-    work: impl Fn(&mut W, T, &Queue<'_, T>) -> Result<(), Error> + Sync,
-) -> Result<Vec<W>, Error> {
-    let live = tasks.len();
-    let queue = Queue {
-        waiting: Mutex::new(Waiting { tasks, halves: VecDeque::new(), held: 0, first: 0, live }),
-        wake: Condvar::new(),
-        stop: AtomicBool::new(false),
-        failure: Mutex::default(),
-        cancel,
-        halves,
-    };
-    let workers = Mutex::new(Vec::with_capacity(jobs));
-    std::thread::scope(|scope| {
-        for index in 0..jobs.max(1) {
-            let (queue, workers, start, work) = (&queue, &workers, &start, &work);
-            let thread = move || {
-                let _guard = HaltOnPanic(queue);
-                let mut worker = start(sys::private_umask());
-                while let Some((task, descriptors)) = queue.next() {
-                    if let Err(error) = work(&mut worker, task, queue) {
-                        lock(&queue.failure).get_or_insert(error);
-                        queue.halt();
-                        break;
+impl<T: Send> Queue<'_, T> {
+    /// The same, for work in two halves.
+    ///
+    /// # Errors
+    /// As for [`run`].
+    pub(crate) fn run<W: Send>(
+        &self,
+        jobs: usize,
+        (operation, path): (&'static str, &Path),
+        tasks: Vec<T>,
+        start: impl Fn(Thread) -> W + Sync,
+        work: impl Fn(&mut W, T) -> Result<(), Error> + Sync,
+    ) -> Result<Vec<W>, Error> {
+        self.extend(tasks);
+        let workers = Mutex::new(Vec::with_capacity(jobs));
+        std::thread::scope(|scope| {
+            for index in 0..jobs.max(1) {
+                let (workers, start, work) = (&workers, &start, &work);
+                let thread = move || {
+                    // A panic in one thread must not leave the others waiting for it.
+                    let _guard = HaltOnPanic(self);
+                    let mut worker = start(Thread { index, private_umask: sys::private_umask() });
+                    while let Some((task, descriptors)) = self.next() {
+                        if let Err(error) = work(&mut worker, task) {
+                            self.fail(error);
+                            break;
+                        }
+                        self.done(descriptors);
                     }
-                    queue.done(descriptors);
+                    lock(workers).push(worker);
+                };
+                if let Err(error) = std::thread::Builder::new().spawn_scoped(scope, thread) {
+                    // The limit of processes: as many as there are will do, but none will not.
+                    if index == 0 {
+                        self.fail(Error::io("start a thread for", path, error));
+                    }
+                    break;
                 }
-                lock(workers).push(worker);
-            };
-            if let Err(error) = std::thread::Builder::new().spawn_scoped(scope, thread) {
-                // The limit of processes: as many as there are will do, but none will not.
-                if index == 0 {
-                    lock(&queue.failure).get_or_insert(Error::io(
-                        "start a thread for",
-                        path,
-                        error,
-                    ));
-                    queue.halt();
-                }
-                break;
             }
+        });
+        if let Some(error) = lock(&self.failure).take() {
+            // A copy that was stopped half way says so as the system would.
+            let stopped = error.io_error().raw_os_error() == Some(Errno::CANCELED.raw_os_error());
+            return Err(if stopped { cancelled(operation, path) } else { error });
         }
-    });
-    if let Some(error) = lock(&queue.failure).take() {
-        // A copy that was stopped half way says so as the system would.
-        let stopped = error.io_error().raw_os_error() == Some(Errno::CANCELED.raw_os_error());
-        return Err(if stopped { cancelled(operation, path) } else { error });
+        if self.cancel.is_cancelled() {
+            return Err(cancelled(operation, path));
+        }
+        Ok(workers.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
-    if cancel.is_cancelled() {
-        return Err(cancelled(operation, path));
-    }
-    Ok(workers.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
