@@ -47,7 +47,8 @@ fn a_worktree_of_the_odd_tree_is_the_odd_tree() {
     let desk = odd_desk();
     let taken = desk.store.snapshot(Some("odd"), None, &options()).unwrap();
     assert_eq!(skipped(&taken), [(Path::new("special/socket"), &SkipReason::Socket)]);
-    if expects_reflink(&desk.project) {
+    // A probe in the project itself would change the time of its folder.
+    if expects_reflink(desk.project.parent().unwrap()) {
         assert_eq!(taken.copied_files, 0, "{taken:?}");
         assert!(taken.cloned_files > 50, "{taken:?}");
     } else {
