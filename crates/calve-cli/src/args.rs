@@ -32,34 +32,36 @@ pub(crate) use store::{GcArgs, StoreVerb};
 #[cfg(unix)]
 pub(crate) use worktrees::{DropArgs, ListArgs, RestoreArgs, StartArgs, StatusArgs};
 
-const ABOUT: &str = "Isolated copies of directory trees by reflink, at about one copy's disk";
+const ABOUT: &str =
+    "Isolated copies of directory trees, by reflink: many take the disk space of about one";
 
 pub(crate) const EXIT_CODES: &str = "\u{1b}[1;4mExit codes:\u{1b}[0m
   0        done
-  1        failed, nothing left behind
-  2        the command line was not understood
-  3        done, with findings: entries left out, changes, damage, paths that
-           cannot reflink
-  128 + N  stopped by signal N, nothing left behind";
+  1        failed; calve leaves nothing half-made behind
+  2        the command line was not understood; nothing was done
+  3        done, with findings: entries that were left out, changes, damage, or
+           paths that cannot reflink
+  128 + N  stopped by signal N; calve leaves nothing half-made behind";
 
 pub(crate) const ENVIRONMENT: &str = "\u{1b}[1;4mEnvironment:\u{1b}[0m
-  CALVE_STORE     the store's own folder, where --store is not given
-  NO_COLOR        no colors, if it is not empty
-  CLICOLOR_FORCE  colors without a terminal, too, if it is not empty;
+  CALVE_STORE     the store's own folder; --store overrides it
+  NO_COLOR        if it is not empty: no colors
+  CLICOLOR_FORCE  if it is not empty: colors even without a terminal;
                   --color overrides both";
 
 pub(crate) const FILES: &str = "\u{1b}[1;4mFiles:\u{1b}[0m
-  .calve                    in a project: its store; in a worktree: which it is
-  .calveignore              in any folder: what no snapshot takes, in
-                            gitignore's form
-  ../PROJECT.worktrees      where worktrees stand, if nothing else is said";
+  .calve                    in a project: its store; in a worktree: the file that
+                            says which worktree it is
+  .calveignore              in any folder: what snapshots leave out, in the
+                            format of .gitignore
+  ../PROJECT.worktrees      where new worktrees go, without --at";
 
 #[cfg(unix)]
 const EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
-  calve init                         once in a project: makes a store
-  calve start fix-1 fix-2            two worktrees, uncommitted work included
-  calve status fix-1                 what was changed there
-  calve drop fix-2                   away with it
+  calve init                         once in a project: makes its store
+  calve start fix-1 fix-2            two worktrees, with uncommitted work
+  calve status fix-1                 lists what changed in fix-1
+  calve drop fix-2                   removes fix-2
   calve clone repo repo-fix          one isolated copy of repo, without a store
   calve clone -n 8 repo agents/repo  agents/repo-1 … agents/repo-8, in one walk
   calve doctor repo /mnt/agents      can repo be reflinked to /mnt/agents?
@@ -68,20 +70,20 @@ See 'calve help <COMMAND>' for the flags and examples of one command.";
 
 #[cfg(not(unix))]
 const EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
-  calve clone repo repo-fix          one isolated copy, uncommitted work included
+  calve clone repo repo-fix          one isolated copy, with uncommitted work
   calve clone -n 8 repo agents/repo  agents/repo-1 … agents/repo-8, in one walk
   calve doctor repo /mnt/agents      can repo be reflinked to /mnt/agents?
 
 See 'calve help <COMMAND>' for the flags and examples of one command.";
 
 const DOCTOR_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
-  calve doctor                  within the current directory
+  calve doctor                  within the current folder
   calve doctor repo             within repo
   calve doctor repo /mnt/a /b   from repo to /mnt/a, and from repo to /b
 
-A path that does not exist yet stands for the nearest directory above it. The
-probe writes one small file of an unpredictable name and removes it. Exits with
-3 when some pair cannot reflink.";
+If a path does not exist yet, doctor tests the nearest folder above it. The test
+writes one small file with a random name, and removes it. Exits with 3 if any
+pair cannot reflink.";
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -110,15 +112,15 @@ pub(crate) struct Common {
     #[arg(long, global = true)]
     pub(crate) json: bool,
 
-    /// No progress and no summary; results, warnings and errors stay
+    /// Print no progress and no summary; results, warnings and errors stay
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub(crate) quiet: bool,
 
-    /// Exact numbers, each destination, every entry left out
+    /// Print exact numbers, each destination, and every entry that was left out
     #[arg(short, long, global = true)]
     pub(crate) verbose: bool,
 
-    /// auto (on a terminal, unless NO_COLOR is set), always or never
+    /// Use colors: auto (on a terminal, unless NO_COLOR is set), always or never
     #[arg(
         long,
         global = true,
@@ -129,15 +131,15 @@ pub(crate) struct Common {
     )]
     pub(crate) color: ColorChoice,
 
-    /// How many threads work [default: one a processor, at most 8]
+    /// Use N threads [default: one per processor, at most 8]
     #[arg(short, long, global = true, value_name = "N", value_parser = parse_jobs)]
     pub(crate) jobs: Option<NonZeroUsize>,
 
-    /// Take relative paths from DIR
+    /// Start relative paths at DIR [default: the current folder]
     #[arg(short = 'C', global = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) directory: Option<PathBuf>,
 
-    /// The store's own folder [default: CALVE_STORE, else the current folder's]
+    /// Use the store in DIR [default: CALVE_STORE, else the current folder's store]
     #[cfg(unix)]
     #[arg(long, global = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) store: Option<PathBuf>,
@@ -168,49 +170,50 @@ impl Common {
 pub(crate) enum Verb {
     /// Clone a directory tree to one or more destinations
     ///
-    /// Files share their blocks with SRC where the filesystem can reflink, and are copied where it cannot;
-    /// the summary says which. A destination appears whole or not at all.
+    /// Files share their blocks with SRC if the filesystem can reflink; otherwise calve copies them. The
+    /// summary says which. A destination appears whole or not at all.
     #[command(after_help = clone::CLONE_EXAMPLES)]
     Clone(CloneArgs),
 
-    /// Tell whether paths can share blocks by reflink, and if not, why and what to do
+    /// Test whether paths can share blocks by reflink; if not, say why and what to do
     ///
-    /// With one path: within it. With more: from the first to each of the others. With none: within the
-    /// current directory.
+    /// With one path, doctor tests within it; with more, from the first to each of the others; without a
+    /// path, within the current folder.
     #[command(after_help = DOCTOR_EXAMPLES)]
     Doctor(DoctorArgs),
 
     /// Make a store for a project's snapshots
     ///
-    /// The store is the folder .calve in the project's root, or the folder that --store names. It holds each
-    /// file's content once, shared with the project where the filesystem can reflink.
+    /// The store is the folder .calve in the project's root, or the folder that --store names. It holds the
+    /// content of each file once, and shares it with the project if the filesystem can reflink.
     #[cfg(unix)]
     #[command(after_help = snapshots::INIT_EXAMPLES)]
     Init(InitArgs),
 
-    /// Take a snapshot of the project as it stands, and print its id
+    /// Take a snapshot of the project as it is now, and print its id
     ///
-    /// Everything is in it but .calve and what .calveignore files (of gitignore's form) leave out. Only what
-    /// changed since the last one is read. Inside a worktree it is the worktree's, as 'calve capture' takes it.
+    /// The snapshot holds everything except .calve and what .calveignore files name. calve reads only what
+    /// changed since the last snapshot. Inside a worktree, it takes a snapshot of the worktree, like 'calve
+    /// capture'.
     #[cfg(unix)]
     #[command(after_help = snapshots::SNAPSHOT_EXAMPLES)]
     Snapshot(SnapshotArgs),
 
     /// Start worktrees, and print their paths
     ///
-    /// Of the project as it stands, which is taken a snapshot of first, or of the snapshot that --from names.
-    /// All of them appear, whole, or none.
+    /// Each worktree is a copy of the project as it is now, of which calve takes a snapshot first, or of the
+    /// snapshot that --from names. Either all worktrees appear, whole, or none.
     #[cfg(unix)]
     #[command(after_help = worktrees::START_EXAMPLES,
         override_usage = "calve start [OPTIONS] <NAME>...\n       calve start [OPTIONS] -n <N> [--prefix <P>]")]
     Start(StartArgs),
 
-    /// List the worktrees: name, snapshot, standing, path
+    /// List the worktrees: name, base snapshot, state, path
     #[cfg(unix)]
     #[command(after_help = worktrees::LIST_EXAMPLES)]
     List(ListArgs),
 
-    /// Print where a worktree is
+    /// Print the path of a worktree
     #[cfg(unix)]
     #[command(after_help = shells::PATH_EXAMPLES,
         override_usage = "calve path [OPTIONS] [WORKTREE]\n       calve path [OPTIONS] --project")]
@@ -221,86 +224,90 @@ pub(crate) enum Verb {
     #[command(after_help = shells::CD_EXAMPLES)]
     Cd(CdArgs),
 
-    /// List what was changed in a worktree since its snapshot
+    /// List what changed in a worktree since its base snapshot
     ///
-    /// One 'LETTER path' a line, sorted: A added, M modified, D deleted, T another kind of entry, X only the
-    /// mode, the owner, the group or extended attributes. A time is no change. Exits with 0 where it is
-    /// clean, and with 3 where it was changed.
+    /// Prints one 'LETTER path' per line, sorted: A added, M modified, D deleted, T another kind of entry, X
+    /// only the mode, the owner, the group or extended attributes. A new time is no change. Exits with 0 if
+    /// the worktree is clean, and with 3 if it has changes.
     #[cfg(unix)]
     #[command(after_help = worktrees::STATUS_EXAMPLES)]
     Status(StatusArgs),
 
-    /// Tell what was changed in a worktree since its snapshot, as a patch
+    /// Print what changed in a worktree since its base snapshot, as a patch
     #[cfg(unix)]
     #[command(after_help = changes::DIFF_EXAMPLES)]
     Diff(DiffArgs),
 
-    /// Take a snapshot of a worktree as it stands, and print its id
+    /// Take a snapshot of a worktree as it is now, and print its id
     ///
-    /// It is the worktree's base from then on, and the one before is its parent. Only what changed is read.
+    /// It becomes the worktree's base snapshot; the old base snapshot is its parent. calve reads only what
+    /// changed.
     #[cfg(unix)]
     #[command(after_help = snapshots::CAPTURE_EXAMPLES)]
     Capture(CaptureArgs),
 
-    /// Make a worktree a tree of another snapshot, touching only what differs
+    /// Make a worktree match another snapshot, touching only what differs
     ///
-    /// WORKTREE is a name or a path [default: the one that the current folder is in], SNAPSHOT a name, an id or
-    /// the start of one. Where that would touch what was changed by hand nothing is done, unless forced; what a
-    /// forced switch replaces is kept until the next one, and --undo brings it back.
+    /// WORKTREE is a name or a path [default: the one that contains the current folder]. SNAPSHOT is a name, an
+    /// id, or the start of an id. If local changes are in the way, calve changes nothing, unless you give
+    /// --force. It keeps what a forced switch overwrites until the next one: --undo brings it back.
     #[cfg(unix)]
     #[command(after_help = changes::SWITCH_EXAMPLES,
         override_usage = "calve switch [OPTIONS] [WORKTREE] <SNAPSHOT>\n       calve switch [OPTIONS] [WORKTREE] --undo")]
     Switch(SwitchArgs),
 
-    /// Make a worktree what its snapshot is
+    /// Make a worktree match its base snapshot again
     ///
-    /// What was changed, added or deleted by hand is moved aside, and 'calve switch --undo' brings it back.
+    /// Like 'calve switch' to the base snapshot, but overwrites local changes. calve keeps them: 'calve switch
+    /// --undo' brings them back.
     #[cfg(unix)]
     #[command(after_help = changes::RESET_EXAMPLES)]
     Reset(ResetArgs),
 
-    /// Do away with worktrees: at once; their files are deleted in the background
+    /// Remove worktrees
     ///
-    /// Where one of them was changed since its snapshot nothing is dropped, unless forced. Nothing beyond a
-    /// mount or a link is ever deleted.
+    /// A worktree disappears at once; its files are deleted in the background. If one of the worktrees has
+    /// changes, calve removes none of them, unless you give --force. calve never deletes anything behind a
+    /// mount or a symbolic link.
     #[cfg(unix)]
     #[command(after_help = worktrees::DROP_EXAMPLES)]
     Drop(DropArgs),
 
-    /// Make a worktree that was deleted by hand again, from its snapshot
+    /// Make the folder of a worktree again, from its base snapshot, after it was deleted by hand
     #[cfg(unix)]
     #[command(after_help = worktrees::RESTORE_EXAMPLES)]
     Restore(RestoreArgs),
 
-    /// List the snapshots, the newest first
+    /// List the snapshots, newest first
     ///
-    /// One a line: id, time (UTC), size, names in brackets, message.
+    /// Prints one per line: id, time (UTC), size, names in brackets, message.
     #[cfg(unix)]
     #[command(after_help = snapshots::LOG_EXAMPLES)]
     Log(LogArgs),
 
-    /// Tell about one snapshot
+    /// Print what is known about one snapshot
     #[cfg(unix)]
     #[command(after_help = snapshots::SHOW_EXAMPLES)]
     Show(ShowArgs),
 
     /// Name a snapshot, or list or delete names
     ///
-    /// A name stands wherever a snapshot's id does, and comes before what it may be the start of. One that
-    /// another snapshot has is taken from it.
+    /// Every command that takes the id of a snapshot takes its name, too. A name counts before an id that starts
+    /// the same. If another snapshot has the name, calve moves it to this one.
     #[cfg(unix)]
     #[command(after_help = snapshots::NAME_EXAMPLES,
         override_usage = "calve name [OPTIONS] [<SNAPSHOT> <NAME>]\n       calve name [OPTIONS] --delete <NAME>")]
     Name(NameArgs),
 
-    /// Look after the store
+    /// Check, repair, clean, compress or measure the store
     #[cfg(unix)]
     #[command(subcommand, arg_required_else_help = true, after_help = store::EXAMPLES)]
     Store(StoreVerb),
 
-    /// Print what makes 'calve cd' and completion work in a shell
+    /// Print shell code that makes 'calve cd' and completion work
     ///
-    /// A function that is called calve, too, and passes on to the command everything but 'cd'.
+    /// The code defines a function named calve. The function handles 'cd', and passes everything else to the
+    /// command.
     #[cfg(unix)]
     #[command(after_help = shells::SHELL_INIT_EXAMPLES)]
     ShellInit {
@@ -310,7 +317,7 @@ pub(crate) enum Verb {
 
     /// Print a completion script for a shell
     ///
-    /// It completes commands and flags, and the names of worktrees and snapshots, by asking calve for them.
+    /// The script completes commands, flags, and the names of worktrees and snapshots. It asks calve for them.
     #[command(after_help = shells::COMPLETIONS_EXAMPLES)]
     Completions {
         /// The shell
@@ -320,11 +327,11 @@ pub(crate) enum Verb {
     /// Print a manual page, or write all of them
     #[command(after_help = shells::MAN_EXAMPLES)]
     Man {
-        /// Whose page is printed [default: that of calve itself]
+        /// Print the page of this command [default: calve itself]
         #[arg(conflicts_with = "dir")]
         command: Vec<String>,
 
-        /// Write all pages into DIR, which is made where it is missing, and print their paths
+        /// Write all pages into DIR, and print their paths; DIR is made if it is missing
         #[arg(short, long, value_name = "DIR", value_hint = ValueHint::DirPath)]
         dir: Option<PathBuf>,
     },
@@ -333,7 +340,7 @@ pub(crate) enum Verb {
 /// The arguments of `calve doctor`.
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
-    /// One path, or a source and destinations [default: the current directory]
+    /// One path, or a source and destinations [default: the current folder]
     #[arg(value_name = "PATH", value_hint = ValueHint::AnyPath)]
     pub(crate) paths: Vec<PathBuf>,
 }

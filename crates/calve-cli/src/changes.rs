@@ -143,7 +143,7 @@ impl<W: Write> Shown<W> {
             }
             if !self.in_hunk && line == b"GIT binary patch" {
                 self.in_binary = true;
-                line = b"Binary files differ; --patch has their bytes".to_vec();
+                line = b"Binary files differ; --patch prints their content".to_vec();
             }
         }
         self.in_hunk =
@@ -237,9 +237,9 @@ fn undo_failure(error: &calve::Error, worktree: &Worktree) -> Failure {
     let failure = worktree_failure(error, worktree);
     let hint = match error.kind() {
         // Force would have to choose which of the two states by hand is lost.
-        calve::ErrorKind::Changed => "'calve capture' keeps the changes in a snapshot first".to_owned(),
+        calve::ErrorKind::Changed => "run 'calve capture' first: it keeps the changes in a snapshot".to_owned(),
         calve::ErrorKind::SnapshotNotFound => {
-            "only a forced switch or a reset that moved something aside can be taken back, and only once"
+            "--undo undoes the last forced switch or reset, if that overwrote local changes, and only once"
                 .to_owned()
         }
         _ => return failure,

@@ -108,16 +108,14 @@ fn tell(report: &Report, had: &[bool], args: &CloneArgs, output: Output) -> Resu
     let mut arrived = report.destinations.iter().zip(had).filter(|(_, had)| !**had);
     if has_store(&report.source) && arrived.any(|(destination, _)| has_store(&destination.path)) {
         output.summary(
-            "the store of its snapshots, .calve, came along; --exclude .calve leaves it out",
+            "the clone also has the project's store, .calve; --exclude .calve leaves it out",
         );
     }
 
     for destination in &report.destinations {
         if destination.inside_source && !was_left(destination) {
             let path = shown(&destination.path);
-            output.summary(format_args!(
-                "{path} lies inside the source: it is left out of the clone"
-            ));
+            output.summary(format_args!("{path} is inside the source: the clone leaves it out"));
         }
     }
 

@@ -109,7 +109,8 @@ impl<'a> Verdict<'a> {
                 "  ",
             );
         }
-        let why = self.probe.error.as_ref().map_or_else(|| "no reason was given".to_owned(), cause);
+        let why =
+            self.probe.error.as_ref().map_or_else(|| "the system gave no reason".to_owned(), cause);
         let verdict = format!("{paths}: {BAD}no reflink{BAD:#} ({filesystems}{stood_for}): {why}");
         let mut text = line(verdict, "  ");
         if let Some(fix) = &self.fix {

@@ -62,7 +62,7 @@ impl Failure {
         if let more @ 1.. = trees.len().saturating_sub(NAMED) {
             paths.push(format!("{} more", crate::text::count(more as u64)));
         }
-        let made = if trees.len() == 1 { "is made and stays" } else { "are made and stay" };
+        let made = if trees.len() == 1 { "was made and stays" } else { "were made and stay" };
         Self { hint: Some(format!("{what} {made}: {}", paths.join(", "))), ..self }
     }
 
@@ -104,8 +104,11 @@ impl Failure {
         match error.kind() {
             io::ErrorKind::NotFound => {
                 let (folder, _) = as_far_as_there(path);
-                let hint = format!("nothing can be made in {}", shell_word(folder));
-                Self { kind: kind_name(ErrorKind::Io), hint: Some(hint), ..failure }
+                Self {
+                    kind: kind_name(ErrorKind::Io),
+                    hint: Some(refuses_files(folder)),
+                    ..failure
+                }
             }
             _ => failure,
         }
@@ -148,13 +151,18 @@ pub(crate) fn clone_failure(
         (ErrorKind::ReflinkRefused, [first, ..]) => {
             let (source, first) = (shell_word(source), shell_word(first));
             Some(format!(
-                "'calve doctor {source} {first}' tells why; --reflink auto copies where it must"
+                "'calve doctor {source} {first}' says why; --reflink auto copies what cannot be reflinked"
             ))
         }
+        (ErrorKind::SourceNotADirectory, [first, ..]) => Some(format!(
+            "calve clones directory trees; for one file, run: cp --reflink=auto {} {}",
+            shell_word(source),
+            shell_word(first)
+        )),
         // A merge follows a link in the place of its destination.
         (ErrorKind::Conflict, _) if error.other_path().is_none() && error.path().is_symlink() => {
             Some(format!(
-                "make the folder that the link points to, or remove the link; 'readlink {}' tells where it leads",
+                "make the folder that the link points to, or remove the link; 'readlink {}' prints where it points",
                 shell_word(error.path())
             ))
         }
@@ -167,7 +175,7 @@ pub(crate) fn clone_failure(
             match error.path().strip_prefix(source) {
                 Ok(below) if below != Path::new("") => hint.map(|hint| {
                     let pattern = shell_word(&Path::new("/").join(below));
-                    format!("--exclude {pattern} leaves it out; {hint}")
+                    format!("to leave it out: --exclude {pattern}; or {hint}")
                 }),
                 _ => hint,
             }
@@ -240,47 +248,53 @@ fn hint(kind: ErrorKind, path: &Path, error: &io::Error) -> Option<String> {
         ErrorKind::SourceNotFound => not_there(path),
         ErrorKind::Io if error.kind() == io::ErrorKind::NotFound => not_there(path),
         ErrorKind::SourceNotADirectory => {
-            "calve clones directory trees; for one file: cp --reflink=auto SRC DST".to_owned()
+            "calve clones directory trees; for one file, run: cp --reflink=auto SRC DST".to_owned()
         }
         ErrorKind::DestinationExists => {
-            "--existing skip leaves it as it is, --existing replace replaces the whole tree, \
-             --existing merge merges into it, --existing keep adds only what is missing; \
-             --existing fail is the default"
+            "say what to do with it: --existing skip leaves it as it is, --existing replace replaces \
+             the whole tree, --existing merge merges into it, --existing keep adds only what is missing"
                 .to_owned()
         }
-        ErrorKind::ParentNotFound => format!("mkdir -p {}", shell_word(path)),
+        ErrorKind::ParentNotFound => format!("make that folder first: mkdir -p {}", shell_word(path)),
         ErrorKind::Overlap => {
-            "every destination must be a path of its own that does not hold the source".to_owned()
+            "give each destination a path of its own; the source must not be in it".to_owned()
         }
         ErrorKind::Conflict => {
-            "a merge puts files over files and directories over directories; remove \
-             that entry, leave it out with --exclude, or use --existing replace"
+            "a merge replaces files by files and folders by folders only: remove that entry at the \
+             destination, leave it out with --exclude, or use --existing replace"
                 .to_owned()
         }
         ErrorKind::InvalidPattern => {
-            "patterns follow gitignore: '*.o', '/target/', 'docs/**'; quote them for the shell"
+            "write patterns as in .gitignore, such as '*.o', '/target/' or 'docs/**', and quote them \
+             for the shell"
                 .to_owned()
         }
         ErrorKind::StorageFull => {
             format!(
-                "free some space ({}); 'calve doctor {}' tells whether files could share theirs",
+                "free some space ({}); 'calve doctor {}' says whether files can share blocks there, \
+                 which takes no space",
                 df(parent, error),
                 shell_word(parent)
             )
         }
         ErrorKind::PermissionDenied => {
-            format!("ls -ld {} {}", shell_word(parent), shell_word(path))
+            format!(
+                "change the owner or the mode, or run calve as a user who has access; to see who has: \
+                 ls -ld {} {}",
+                shell_word(parent),
+                shell_word(path)
+            )
         }
         _ => return io_hint(error).map(str::to_owned),
     };
     Some(hint)
 }
 
-/// What shows of what there is too little at `path`: blocks, inodes, or what a quota leaves of them.
+/// The command that shows what is used up at `path`: blocks, inodes, or what a quota leaves of them.
 fn df(path: &Path, error: &io::Error) -> String {
     let flag = if has_no_inodes(path) { "-hi" } else { "-h" };
     let quota = match error.kind() {
-        io::ErrorKind::QuotaExceeded => "; quota -s, or btrfs qgroup show, for what a quota leaves",
+        io::ErrorKind::QuotaExceeded => "; quota -s or btrfs qgroup show for what a quota leaves",
         _ => "",
     };
     format!("df {flag} {}{quota}", shell_word(path))
@@ -316,7 +330,12 @@ fn as_far_as_there(path: &Path) -> (&Path, Option<&OsStr>) {
 }
 
 const CURRENT_IS_GONE: &str =
-    "the current folder is gone: 'cd' to one that is there, or give one with -C";
+    "the current folder was deleted: 'cd' to another one, or name one with -C";
+
+/// The way out where the system takes no new file, as in /proc.
+fn refuses_files(folder: &Path) -> String {
+    format!("choose another folder: {} takes no new files", shell_word(folder))
+}
 
 /// Where the way to `path` ends.
 fn not_there(path: &Path) -> String {
@@ -324,40 +343,46 @@ fn not_there(path: &Path) -> String {
         return CURRENT_IS_GONE.to_owned();
     }
     if path.is_dir() {
-        return format!("nothing can be made in {}", shell_word(path));
+        return refuses_files(path);
     }
     let (folder, name) = as_far_as_there(path);
     let start = match path.is_relative() {
-        true => "; -C DIR says where relative paths start",
+        true => " (-C DIR starts relative paths elsewhere)",
         false => "",
     };
     let name = name.map(Path::new).unwrap_or(path);
     if folder.join(name).is_symlink() {
-        return format!("{} is a link to what is not there", shell_word(&folder.join(name)));
+        let link = shell_word(&folder.join(name));
+        return format!("{link} is a symbolic link, and what it points to does not exist");
     }
     let folder = match folder == Path::new(".") {
         true => "the current folder".to_owned(),
         false => shell_word(folder),
     };
-    format!("there is no {} in {folder}{start}", shell_word(name))
+    format!("check the path: there is no {} in {folder}{start}", shell_word(name))
 }
 
 fn io_hint(error: &io::Error) -> Option<&'static str> {
     match error.kind() {
-        io::ErrorKind::ReadOnlyFilesystem => Some("that filesystem is mounted read-only"),
-        io::ErrorKind::FileTooLarge => {
-            Some("a file is larger than the limit (ulimit -f) or than the filesystem allows")
+        io::ErrorKind::ReadOnlyFilesystem => {
+            Some("the filesystem is mounted read-only: choose another one, or remount it")
         }
-        io::ErrorKind::InvalidFilename => {
-            Some("a name is longer, or of other characters, than that filesystem allows")
-        }
+        io::ErrorKind::FileTooLarge => Some(
+            "a file is larger than the filesystem or the limit allows: raise the limit (ulimit -f), \
+                 or choose another filesystem",
+        ),
+        io::ErrorKind::InvalidFilename => Some(
+            "the filesystem does not allow this name: shorten it, or replace its unusual characters",
+        ),
         _ => match error.raw_os_error().and_then(crate::text::errno_name) {
-            Some("EMFILE") => Some("too many open files: raise the limit (ulimit -n), or lower -j"),
-            Some("ENFILE") => {
-                Some("the whole system has too many open files; lower -j, or try again later")
+            Some("EMFILE") => {
+                Some("raise the open file limit (ulimit -n), or use fewer threads (-j 1)")
             }
+            Some("ENFILE") => Some(
+                "the whole system has too many open files: use fewer threads (-j 1), or try again later",
+            ),
             Some("EIO") => {
-                Some("the disk or its driver failed (see dmesg); calve does not work around that")
+                Some("the disk or its driver failed: see 'dmesg', and save what you can still read")
             }
             _ => None,
         },
@@ -372,15 +397,15 @@ mod tests {
     fn every_kind_but_plain_io_has_a_way_out() {
         let other = io::Error::other("cause");
         for (kind, expected) in [
-            (ErrorKind::SourceNotFound, Some("there is no 'a b' in /")),
+            (ErrorKind::SourceNotFound, Some("check the path: there is no 'a b' in /")),
             (ErrorKind::SourceNotADirectory, Some("cp --reflink")),
             (ErrorKind::DestinationExists, Some("--existing merge")),
             (ErrorKind::ParentNotFound, Some("mkdir -p '/a b/c'")),
-            (ErrorKind::Overlap, Some("path of its own")),
+            (ErrorKind::Overlap, Some("path of its own; the source must not be in it")),
             (ErrorKind::Conflict, Some("--exclude")),
             (ErrorKind::InvalidPattern, Some("gitignore")),
             (ErrorKind::StorageFull, Some("df -h '/a b'")),
-            (ErrorKind::PermissionDenied, Some("ls -ld '/a b' '/a b/c'")),
+            (ErrorKind::PermissionDenied, Some("who has: ls -ld '/a b' '/a b/c'")),
             (ErrorKind::Io, None),
         ] {
             let got = hint(kind, Path::new("/a b/c"), &other);
@@ -398,13 +423,15 @@ mod tests {
         std::os::unix::fs::symlink("nowhere", root.path().join("link")).unwrap();
         let folder = shell_word(root.path());
         #[cfg(unix)]
-        let link = format!("{folder}/link is a link to what is not there");
+        let link =
+            format!("{folder}/link is a symbolic link, and what it points to does not exist");
+        let none = format!("check the path: there is no none in {folder}");
         for (path, expected) in [
-            (root.path().join("none"), format!("there is no none in {folder}")),
-            (root.path().join("none/below/it"), format!("there is no none in {folder}")),
+            (root.path().join("none"), none.clone()),
+            (root.path().join("none/below/it"), none),
             (
                 "none/below".into(),
-                "there is no none in the current folder; -C DIR says where relative paths start"
+                "check the path: there is no none in the current folder (-C DIR starts relative paths elsewhere)"
                     .to_owned(),
             ),
             #[cfg(unix)]

@@ -1,4 +1,4 @@
-//! What is known about filesystems by name: which can share extents, and what to do where one does not.
+//! What is known about filesystems by name: which can share blocks, and what to do where one does not.
 
 use calve::ReflinkOutcome;
 
@@ -9,7 +9,7 @@ const ELSEWHERE: &str = "put the tree on a Dev Drive or another ReFS volume";
 #[cfg(not(any(target_os = "macos", target_os = "ios", windows)))]
 const ELSEWHERE: &str = "put the tree on XFS (mkfs.xfs, reflink=1 is the default) or btrfs";
 
-/// Filesystems that never share extents between files, however they are set up.
+/// Filesystems that never share blocks between files, however they are set up.
 fn is_incapable(name: &str) -> bool {
     let never = [
         "tmpfs", "ramfs", "f2fs", "vfat", "msdos", "exfat", "ntfs", "ntfs3", "hfs", "hfsplus",
@@ -20,15 +20,15 @@ fn is_incapable(name: &str) -> bool {
         || ["ext2", "ext3", "ext4"].iter().any(|ext| name.starts_with(ext))
 }
 
-/// Why a pair of filesystems does not share: `ext4 cannot share extents`.
+/// Why a pair of filesystems does not share: `ext4 cannot share blocks`.
 pub(crate) fn why_not(source: Option<&str>, dest: Option<&str>) -> Option<String> {
     let (source, dest) = (source?, dest?);
     Some(match (is_incapable(source), is_incapable(dest)) {
-        (true, _) => format!("{source} cannot share extents"),
-        (_, true) => format!("{dest} cannot share extents"),
+        (true, _) => format!("{source} cannot share blocks"),
+        (_, true) => format!("{dest} cannot share blocks"),
         // Two filesystems of one name, or one that could but does not: the name alone is not the reason.
-        _ if source == dest => format!("extents cannot be shared here (both sides are {source})"),
-        _ => format!("extents cannot be shared between {source} and {dest}"),
+        _ if source == dest => format!("blocks cannot be shared here (both sides are {source})"),
+        _ => format!("blocks cannot be shared between {source} and {dest}"),
     })
 }
 
@@ -47,12 +47,12 @@ pub(crate) fn fix(
     let no_sharing = [source, dest].into_iter().find(|name| is_incapable(name));
     let fix = if let Some(name) = no_sharing {
         let both = if source == dest { "" } else { ", source and destination on the same one" };
-        format!("{name} cannot share extents: {ELSEWHERE}{both}")
+        format!("{name} cannot share blocks: {ELSEWHERE}{both}")
     } else if outcome == ReflinkOutcome::SourceVanished {
         "the source went away during the probe: try again".to_owned()
     } else if matches!(errno, Some("EPERM" | "EACCES")) {
-        "a sandbox forbids it (seccomp, a user namespace or an idmapped mount): run outside of it, or let it \
-         allow the FICLONE ioctl"
+        "a sandbox forbids it (seccomp, a user namespace or an idmapped mount): run calve outside the sandbox, or \
+         allow the FICLONE ioctl in it"
             .to_owned()
     } else if errno == Some("EXDEV") && source.starts_with("zfs") && dest.starts_with("zfs") {
         "these are two ZFS datasets: put source and destination on the same one".to_owned()
@@ -60,28 +60,30 @@ pub(crate) fn fix(
         "these are two filesystems, or two mounts that do not share: put source and destination on the same one"
             .to_owned()
     } else if errno == Some("EAGAIN") {
-        "the filesystem was busy (ZFS: the source is not on disk yet): try again in a few seconds"
+        "the filesystem was busy (on ZFS, the source is not on disk yet): try again in a few seconds"
             .to_owned()
     } else if errno == Some("EINVAL") {
-        "this directory makes files that do not take part in copy-on-write (lsattr -d shows C): chattr -C on a \
-         new directory"
+        "new files in this folder are not copy-on-write ('lsattr -d' shows C): make a new folder, and run \
+         'chattr -C' on it"
             .to_owned()
     } else if either("overlay") {
         format!(
-            "overlayfs shares only where its upper directory's filesystem can: use a volume, and {ELSEWHERE}"
+            "overlayfs can share blocks only if the filesystem of its upper directory can: use a volume, and {ELSEWHERE}"
         )
     } else if either("zfs") {
-        "turn block cloning on: the pool feature block_cloning, and the module parameter zfs_bclone_enabled=1"
+        "turn on block cloning: the pool feature block_cloning and the module parameter zfs_bclone_enabled=1"
             .to_owned()
     } else if either("nfs") {
-        "NFS shares from version 4.2 on (mount -o vers=4.2), where the server's filesystem can"
+        "NFS can share blocks from version 4.2 on, if the server's filesystem can: mount with -o vers=4.2"
             .to_owned()
     } else if either("cifs") || either("smb") {
-        "SMB shares where the server does (Samba: vfs_btrfs; Windows: ReFS)".to_owned()
+        "SMB can share blocks only if the server can: use Samba with vfs_btrfs, or Windows with ReFS".to_owned()
     } else if either("fuse") || either("9p") || either("virtiofs") {
-        format!("a filesystem in user space or shared by a host passes no clone on: {ELSEWHERE}")
+        format!(
+            "a filesystem in user space, or shared by a host, does not pass clones on: {ELSEWHERE}"
+        )
     } else if either("xfs") {
-        "this XFS was made without reflink=1 (see xfs_info), which cannot be turned on later: make it anew \
+        "this XFS was made without reflink=1 (see xfs_info), which cannot be turned on later: make a new filesystem \
          (mkfs.xfs, reflink=1 is the default)"
             .to_owned()
     } else {
@@ -97,10 +99,10 @@ mod tests {
     #[test]
     fn the_reason_blames_a_filesystem_only_where_it_never_can() {
         for (source, dest, expected) in [
-            (Some("ext4"), Some("ext4"), Some("ext4 cannot share extents")),
-            (Some("xfs"), Some("tmpfs"), Some("tmpfs cannot share extents")),
-            (Some("xfs"), Some("xfs"), Some("extents cannot be shared here (both sides are xfs)")),
-            (Some("xfs"), Some("btrfs"), Some("extents cannot be shared between xfs and btrfs")),
+            (Some("ext4"), Some("ext4"), Some("ext4 cannot share blocks")),
+            (Some("xfs"), Some("tmpfs"), Some("tmpfs cannot share blocks")),
+            (Some("xfs"), Some("xfs"), Some("blocks cannot be shared here (both sides are xfs)")),
+            (Some("xfs"), Some("btrfs"), Some("blocks cannot be shared between xfs and btrfs")),
             (None, Some("xfs"), None),
         ] {
             assert_eq!(why_not(source, dest).as_deref(), expected);
@@ -117,7 +119,7 @@ mod tests {
                 Some("EOPNOTSUPP"),
                 "ext4",
                 "ext4",
-                Some("ext4 cannot share extents: put"),
+                Some("ext4 cannot share blocks: put"),
             ),
             (
                 Unsupported,
@@ -126,7 +128,7 @@ mod tests {
                 "ext2/ext3/ext4",
                 Some("cannot share"),
             ),
-            (Unsupported, Some("EXDEV"), "xfs", "tmpfs", Some("tmpfs cannot share extents: put")),
+            (Unsupported, Some("EXDEV"), "xfs", "tmpfs", Some("tmpfs cannot share blocks: put")),
             (Unsupported, Some("EXDEV"), "xfs", "btrfs", Some("two filesystems")),
             (Unsupported, Some("EXDEV"), "zfs", "zfs", Some("two ZFS datasets")),
             (Unsupported, Some("EOPNOTSUPP"), "xfs", "xfs", Some("xfs_info")),

@@ -68,8 +68,8 @@ impl Session<'_> {
         let ids = store.ids_that_start_with(name).unwrap_or_default();
         if let Some(other) = ids.into_iter().find(|id| *id != of) {
             self.output.warning(format_args!(
-                "{name} is the name of snapshot {}, and the start of the id {}: it means the first; for the other give \
-                 more digits",
+                "{name} is the name of snapshot {}, and the start of the id {}: calve takes the name; to mean the \
+                 id, give more digits",
                 short(of),
                 short(other)
             ));
@@ -153,7 +153,7 @@ impl Session<'_> {
             Err(failure) if failure.kind == "source_not_found" => {
                 return self.missing(&absolute(path)?).map(|worktree| {
                     worktree
-                        .ok_or_else(|| no_worktree(path, "there is nothing, nor was a worktree"))
+                        .ok_or_else(|| no_worktree(path, "nothing is there, and no worktree was"))
                 })?;
             }
             root => root?,
@@ -190,8 +190,11 @@ impl Session<'_> {
                 Err(store_failure(&error))
             }
             Ok(place) if is_given(&place.store) => Err(Failure {
-                hint: Some(format!("its root is {}", crate::text::shell_word(&place.root))),
-                ..no_worktree(path, "it is a folder inside of one, and not its root")
+                hint: Some(format!(
+                    "name its root instead: {}",
+                    crate::text::shell_word(&place.root)
+                )),
+                ..no_worktree(path, "it is a folder inside a worktree or project, and not its root")
             }),
             _ => Err(no_worktree(path, "it is neither a worktree nor a project")),
         }
@@ -216,10 +219,10 @@ fn name(word: &Path) -> Option<&str> {
 fn not_of_it(current: &Path) -> Failure {
     Failure {
         hint: Some(
-            "name a worktree ('calve list' lists them), or leave --store and CALVE_STORE out"
+            "name a worktree ('calve list' lists them), or use neither --store nor CALVE_STORE"
                 .to_owned(),
         ),
-        ..no_worktree(current, "this folder is not of that store")
+        ..no_worktree(current, "this folder does not belong to that store")
     }
 }
 

@@ -140,7 +140,7 @@ pub(crate) fn cd(args: &CdArgs) -> Failure {
         Some("fish") => {
             "put this line in ~/.config/fish/config.fish: calve shell-init fish | source"
         }
-        _ => "'calve help shell-init' tells how to get it",
+        _ => "'calve help shell-init' says how to get it",
     };
     let name = args.worktree.as_deref().map(crate::text::shell_word);
     let path = name.unwrap_or_else(|| "--project".to_owned());
@@ -151,7 +151,7 @@ pub(crate) fn cd(args: &CdArgs) -> Failure {
         details: Box::default(),
         kind: "needs_shell",
         cause:
-            "a command cannot change the folder of its shell; a function of 'calve shell-init' can"
+            "a command cannot change the folder of its shell; the function of 'calve shell-init' can"
                 .into(),
         hint: Some(format!("{line}; or, here and now: cd \"$(calve path {path})\"")),
     }

@@ -22,7 +22,7 @@ pub(crate) fn init(args: &InitArgs, session: Session<'_>) -> Result<Exit, Failur
     let project = session.common.resolve(args.root.as_deref().unwrap_or(Path::new(".")));
     let at = session.common.store();
     let (store, what) = match Store::init(&project, at.as_deref()) {
-        Ok(store) => (store, "a store for"),
+        Ok(store) => (store, "made a store for"),
         // Whoever runs it twice has nothing to do the second time.
         Err(error) if error.kind() == ErrorKind::StoreExists => {
             let there = at.unwrap_or_else(|| project.join(".calve"));
@@ -31,7 +31,7 @@ pub(crate) fn init(args: &InitArgs, session: Session<'_>) -> Result<Exit, Failur
             if std::fs::canonicalize(&project).ok() != Some(of) {
                 return Err(store_failure(&error));
             }
-            (store, "nothing to do: there is a store for")
+            (store, "nothing to do: there is already a store for")
         }
         Err(error) => return Err(store_failure(&error)),
     };
@@ -83,9 +83,10 @@ fn take(worktree: &Worktree, telling: &Telling, session: Session<'_>) -> Result<
         output.results(format!("{}\n", report.id).as_bytes())
     };
     told.map_err(|failure| match failure.kind {
-        OUTPUT => {
-            Failure { hint: Some(format!("the snapshot is taken: {}", report.id)), ..failure }
-        }
+        OUTPUT => Failure {
+            hint: Some(format!("the snapshot was taken and stays: {}", report.id)),
+            ..failure
+        },
         _ => failure,
     })?;
     Ok(exit)
@@ -124,7 +125,7 @@ pub(crate) fn taken(report: &SnapshotReport, tree: &Path, store: &Path, output: 
     if report.copied_files > report.cloned_files
         && let Some(why) = filesystems::why_not(name(tree).as_deref(), name(store).as_deref())
     {
-        line.push_str(&format!(": {why}; 'calve doctor' tells how to change that"));
+        line.push_str(&format!(": {why}; 'calve doctor' says how to change that"));
     }
     line
 }
@@ -192,7 +193,7 @@ pub(crate) fn show(args: &ShowArgs, session: Session<'_>) -> Result<Exit, Failur
                     worktree.path(),
                     calve::ErrorKind::SnapshotNotFound,
                     "it has no snapshot yet",
-                    "'calve snapshot' takes its first one",
+                    "'calve snapshot' takes the first one",
                 )
             })?;
             (worktree.store().clone(), id)
@@ -244,7 +245,11 @@ pub(crate) fn name(naming: Naming<'_>, session: Session<'_>) -> Result<Exit, Fai
             let id = session.resolve(&store, snapshot)?;
             store.set_name(name, id).map_err(failed)?;
             session.warn_of_namesake(&store, name, id);
-            output.summary(format_args!("{} is snapshot {}", harmless(name), short(id)));
+            output.summary(format_args!(
+                "{} is now the name of snapshot {}",
+                harmless(name),
+                short(id)
+            ));
             if output.json {
                 output.document(&NameDocument { name, snapshot: Some(id.to_string()) })?;
             }
@@ -259,7 +264,7 @@ pub(crate) fn name(naming: Naming<'_>, session: Session<'_>) -> Result<Exit, Fai
                     "'calve name' lists the names",
                 ));
             }
-            output.summary(format_args!("{} is no snapshot's name any more", harmless(name)));
+            output.summary(format_args!("deleted the name {}; its snapshot stays", harmless(name)));
             if output.json {
                 output.document(&NameDocument { name, snapshot: None })?;
             }

@@ -36,9 +36,11 @@ fn verify(store: &Store, repair: bool, session: Session<'_>) -> Result<Exit, Fai
         .map_err(|error| store_failure(&error))?;
     let output = session.output;
     if report.busy {
-        output.warning("others were at the store all the time: nothing was mended; try again");
+        output.warning(
+            "other processes used the store all the time, so calve mended nothing: try again later",
+        );
     }
-    let mut line = format!("{} looked at", counted(report.snapshots, "snapshot"));
+    let mut line = format!("checked {}", counted(report.snapshots, "snapshot"));
     let read = listing(
         [
             (report.mirrors, "mirror", Some(report.mirror_bytes)),
@@ -68,8 +70,8 @@ fn verify(store: &Store, repair: bool, session: Session<'_>) -> Result<Exit, Fai
         output.results(&lines)?;
         if lost > 0 {
             output.say(
-                "what is lost is healed by the next snapshot that finds the same content; 'calve log' lists what \
-                 could be started from instead",
+                "the next snapshot that finds the same content mends what is lost; 'calve log' lists other snapshots \
+                 to start from",
             );
         } else if !repair && !report.damage.is_empty() {
             output.say("'calve store verify --repair' mends it");
@@ -126,7 +128,7 @@ fn gc(store: &Store, args: &GcArgs, session: Session<'_>) -> Result<Exit, Failur
         .map_err(|error| store_failure(&error))?;
     let output = session.output;
     if report.busy {
-        output.warning("others were at the store all the time: not all of it was done; try again");
+        output.warning("other processes used the store all the time, so calve did not remove everything: try again later");
     }
     if output.verbose {
         for id in &report.snapshots {
@@ -165,7 +167,9 @@ fn pack(store: &Store, all: bool, session: Session<'_>) -> Result<Exit, Failure>
         .damaged
         .iter()
         .map(|blob| {
-            format!("{blob}: not packed, since it is damaged; 'calve store verify' tells more")
+            format!(
+                "{blob}: not packed, since it is damaged; 'calve store verify' lists the damage"
+            )
         })
         .collect();
     output.warnings(&damaged);
@@ -178,7 +182,7 @@ fn pack(store: &Store, all: bool, session: Session<'_>) -> Result<Exit, Failure>
     if report.dropped_mirrors > 0 {
         let mirrors = counted(report.dropped_mirrors, "mirror");
         let size = output.size(report.dropped_bytes);
-        parts.push(format!("{mirrors} removed ({size}, less what trees share with them)"));
+        parts.push(format!("{mirrors} removed ({size}, minus what trees share with them)"));
     }
     if parts.is_empty() {
         parts.push("nothing to pack".to_owned());
@@ -233,7 +237,7 @@ fn stats(store: &Store, session: Session<'_>) -> Result<Exit, Failure> {
         (
             "mirrors",
             format!(
-                "{} as files to clone from, shared where possible",
+                "{} as files to clone, which share blocks if possible",
                 of_them(stats.mirrors, stats.mirror_bytes)
             ),
         ),

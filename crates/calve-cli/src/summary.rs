@@ -12,7 +12,7 @@ pub(crate) struct Summary<'a> {
     pub(crate) elapsed: Duration,
     pub(crate) dry_run: bool,
     pub(crate) verbose: bool,
-    /// Why the filesystem was a reason for copies: `ext4 cannot share extents`.
+    /// Why the filesystem was a reason for copies: `ext4 cannot share blocks`.
     pub(crate) filesystem: Option<String>,
 }
 
@@ -123,19 +123,19 @@ impl Summary<'_> {
         // The reason why a file is no link is also the reason why it was copied, where it was.
         let told = unlinked.total() > 0;
         if unlinked.file > 0 {
-            reasons.push(format!("{} refused as links one by one", count(unlinked.file)));
+            reasons.push(format!("{} could not be linked", count(unlinked.file)));
         }
         if unlinked.filesystem > 0 && because.filesystem == 0 {
-            reasons.push(format!("the filesystem refused {} as links", count(unlinked.filesystem)));
+            reasons.push(format!("the filesystem cannot link {}", count(unlinked.filesystem)));
         }
         if because.filesystem > 0 {
-            let why = self.filesystem.as_deref().unwrap_or("the filesystem cannot share extents");
-            reasons.push(format!("{why}; 'calve doctor' tells how to change that"));
+            let why = self.filesystem.as_deref().unwrap_or("the filesystem cannot share blocks");
+            reasons.push(format!("{why}; 'calve doctor' says how to change that"));
         }
         for (files, reason) in [
-            (if told { 0 } else { because.file }, "refused one by one"),
-            (because.vanished, "unpacked, with no file to clone from"),
-            (because.mutable, "copied to be mutable"),
+            (if told { 0 } else { because.file }, "could not be reflinked"),
+            (because.vanished, "unpacked, since there was no file to clone"),
+            (because.mutable, "copied for --mutable"),
         ] {
             if files > 0 {
                 reasons.push(format!("{} {reason}", count(files)));
@@ -241,7 +241,7 @@ mod tests {
     }
 
     fn line(destinations: &[DestinationReport]) -> String {
-        let filesystem = Some("ext4 cannot share extents".to_owned());
+        let filesystem = Some("ext4 cannot share blocks".to_owned());
         let elapsed = Duration::from_millis(14_200);
         Summary { destinations, elapsed, dry_run: false, verbose: false, filesystem }.line()
     }
@@ -263,7 +263,7 @@ mod tests {
             ),
             (
                 vec![copied(|because, files| because.filesystem = files)],
-                "1 tree, 12 files: 12 copied (1.3 GB), 14.2 s: ext4 cannot share extents; 'calve doctor' tells \
+                "1 tree, 12 files: 12 copied (1.3 GB), 14.2 s: ext4 cannot share blocks; 'calve doctor' says \
                  how to change that",
             ),
             (
@@ -272,12 +272,12 @@ mod tests {
             ),
             (
                 vec![copied(|because, files| because.mutable = files)],
-                "1 tree, 12 files: 12 copied (1.3 GB), 14.2 s: 12 copied to be mutable",
+                "1 tree, 12 files: 12 copied (1.3 GB), 14.2 s: 12 copied for --mutable",
             ),
             (
                 vec![mixed],
-                "1 tree, 2,004 files: 2,000 reflinked (5.0 kB), 3 linked, 1 copied (7 B), 14.2 s: 1 refused one \
-                 by one",
+                "1 tree, 2,004 files: 2,000 reflinked (5.0 kB), 3 linked, 1 copied (7 B), 14.2 s: 1 could not \
+                 be reflinked",
             ),
             (
                 vec![report(Method::Mixed, |report| {
@@ -287,7 +287,7 @@ mod tests {
                     report.unlinked_because.file = 2;
                     report.replaced_entries = 4;
                 })],
-                "1 tree, 5 files: 2 reflinked (5.0 kB), 3 linked, 0 B copied, 14.2 s: 2 refused as links one by one; \
+                "1 tree, 5 files: 2 reflinked (5.0 kB), 3 linked, 0 B copied, 14.2 s: 2 could not be linked; \
                  4 replaced",
             ),
             (

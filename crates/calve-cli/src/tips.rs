@@ -8,17 +8,17 @@ use crate::args;
 
 /// Commands, and what does that.
 const COMMANDS: [(&[&str], &str); 15] = [
-    (&["gc", "prune", "clean", "cleanup"], "'calve store gc' removes what nothing needs any more"),
-    (&["stats", "du", "df", "info"], "'calve store stats' tells what the store holds"),
-    (&["pack", "compress"], "'calve store pack' compresses what is cold"),
-    (&["verify", "check", "fsck"], "'calve store verify' names what is damaged"),
-    (&["repair"], "'calve store verify --repair' mends what is damaged"),
-    (&["warm", "unpack"], "'calve store warm' unpacks ahead what worktrees are made from"),
-    (&["remove", "rm", "delete", "del"], "'calve drop NAME' does away with a worktree"),
-    (&["undo", "revert"], "'calve switch --undo' takes a reset, or a forced switch, back"),
+    (&["gc", "prune", "clean", "cleanup"], "'calve store gc' removes what nothing needs"),
+    (&["stats", "du", "df", "info"], "'calve store stats' prints what the store holds"),
+    (&["pack", "compress"], "'calve store pack' compresses content that is not in use"),
+    (&["verify", "check", "fsck"], "'calve store verify' lists damaged content"),
+    (&["repair"], "'calve store verify --repair' mends damaged content"),
+    (&["warm", "unpack"], "'calve store warm' unpacks snapshots ahead of time"),
+    (&["remove", "rm", "delete", "del"], "'calve drop NAME' removes a worktree"),
+    (&["undo", "revert"], "'calve switch --undo' undoes a reset or a forced switch"),
     (&["new", "create", "add", "worktree"], "'calve start NAME' makes a worktree"),
     (&["ls", "worktrees"], "'calve list' lists the worktrees"),
-    (&["checkout"], "'calve switch [WORKTREE] SNAPSHOT' makes a worktree another snapshot's"),
+    (&["checkout"], "'calve switch [WORKTREE] SNAPSHOT' makes a worktree match a snapshot"),
     (&["commit", "save"], "'calve capture [WORKTREE]' takes a snapshot of a worktree"),
     (&["tag", "branch"], "'calve name SNAPSHOT NAME' gives a snapshot a name"),
     (&["snapshots", "history"], "'calve log' lists the snapshots"),
@@ -27,11 +27,11 @@ const COMMANDS: [(&[&str], &str); 15] = [
 
 /// The same, after `calve store`.
 const OF_STORE: [(&[&str], &str); 5] = [
-    (&["prune", "clean", "cleanup"], "'calve store gc' removes what nothing needs any more"),
-    (&["du", "df", "info", "size", "list"], "'calve store stats' tells what the store holds"),
-    (&["check", "fsck"], "'calve store verify' names what is damaged"),
-    (&["repair"], "'calve store verify --repair' mends what is damaged"),
-    (&["unpack"], "'calve store warm' unpacks ahead what worktrees are made from"),
+    (&["prune", "clean", "cleanup"], "'calve store gc' removes what nothing needs"),
+    (&["du", "df", "info", "size", "list"], "'calve store stats' prints what the store holds"),
+    (&["check", "fsck"], "'calve store verify' lists damaged content"),
+    (&["repair"], "'calve store verify --repair' mends damaged content"),
+    (&["unpack"], "'calve store warm' unpacks snapshots ahead of time"),
 ];
 
 /// Flags of a command, and what to say instead.
@@ -39,19 +39,19 @@ const FLAGS: [(&str, &[&str], &str); 4] = [
     (
         "reset",
         &["--force", "-f", "--hard"],
-        "a reset needs no force: 'calve switch --undo' brings back what it moves aside",
+        "a reset needs no force: it keeps local changes, and 'calve switch --undo' brings them back",
     ),
     (
         "clone",
         &["--force", "-f"],
-        "--existing replace replaces what is there, --existing merge adds",
+        "--existing replace replaces the destination, --existing merge merges into it",
     ),
     (
         "clone",
         &["--recursive", "-r", "-R", "--archive", "-a", "--preserve", "-p"],
-        "no flag is needed: trees are cloned whole, with modes, times, links and attributes",
+        "no flag is needed: calve clones whole trees, with modes, times, links and attributes",
     ),
-    ("diff", &["--binary"], "--patch gives all of it, whether on a terminal or not"),
+    ("diff", &["--binary"], "--patch prints binary files whole, even on a terminal"),
 ];
 
 /// Puts the tip for what was tried into the error, in place of what merely looks alike; the tip.

@@ -73,7 +73,7 @@ pub(crate) fn start(
     }
     if !report.registered {
         output.warning(
-            "the store cannot be written to, and does not know of them: they are folders like any other",
+            "calve cannot write to the store, so it does not know these trees: they are plain folders",
         );
         exit = Exit::Findings;
     }
@@ -95,7 +95,7 @@ fn start_failure(error: &calve::Error) -> Failure {
         (ErrorKind::InvalidName, Some(folder), Some(name)) if folder != Path::new("") => {
             let (folder, name) = (shell_word(folder), shell_word(Path::new(name)));
             let hint = format!(
-                "NAME is no path; in a folder of your choice: 'calve start --at {folder} {name}'"
+                "NAME cannot be a path; 'calve start --at {folder} {name}' puts the worktree into that folder"
             );
             Failure { hint: Some(hint), ..failure }
         }
@@ -133,7 +133,7 @@ pub(crate) fn restore(args: &RestoreArgs, session: Session<'_>) -> Result<Exit, 
             worktree.path(),
             ErrorKind::InvalidName,
             "it is the project itself",
-            "'calve reset' makes it what its snapshot was",
+            "'calve reset' makes the project match its base snapshot",
         ));
     }
     let started = Instant::now();
@@ -165,10 +165,10 @@ fn restore_failure(error: &calve::Error, worktree: &Worktree) -> Failure {
     let name = shell_word(Path::new(worktree.name()));
     let hint = match worktree.standing() {
         Ok(Standing::Missing) => format!(
-            "what is there is not this worktree (another project's, it may be): move it away, or \
-             'calve drop --force {name}' forgets the worktree, and leaves what is there"
+            "the folder there is not this worktree (it may be another project's): move it away and try again, or run \
+             'calve drop --force {name}', which forgets the worktree and leaves that folder"
         ),
-        _ => format!("'calve reset {name}' makes it what its snapshot is"),
+        _ => format!("'calve reset {name}' makes it match its base snapshot"),
     };
     Failure { hint: Some(hint), ..failure }
 }
@@ -365,8 +365,10 @@ pub(crate) fn drop(args: &DropArgs, session: Session<'_>) -> Result<Exit, Failur
     }
     output.summary(format_args!("dropped {}", listed(&names)));
     if let Some(project) = stood_in {
-        output
-            .summary(format_args!("the current folder went with it: cd {}", shell_word(&project)));
+        output.summary(format_args!(
+            "the current folder was dropped, too: cd {}",
+            shell_word(&project)
+        ));
     }
     if output.json {
         output.document(&DropDocument { dropped: documents })?;
@@ -386,7 +388,7 @@ fn droppable(args: &DropArgs, session: Session<'_>) -> Result<Vec<Worktree>, Fai
                 worktree.path(),
                 ErrorKind::InvalidName,
                 "it is the project itself",
-                format!("to do away with its snapshots, remove {store}"),
+                format!("to delete all its snapshots, run: rm -r {store}"),
             ));
         }
         if worktrees.iter().all(|other| other.path() != worktree.path()) {
@@ -433,8 +435,8 @@ fn holding(worktree: &Worktree, inside: Vec<PathBuf>) -> Failure {
             "drop worktree",
             worktree.path(),
             ErrorKind::Overlap,
-            "other worktrees are inside of it",
-            "drop those inside of it, too, or first: 'calve list' tells where each is",
+            "other worktrees are inside it",
+            "drop the worktrees inside it, too, or first; 'calve list' prints their paths",
         )
     }
 }
@@ -448,9 +450,9 @@ fn changed(worktree: &Worktree, status: Status) -> Failure {
             "drop worktree",
             worktree.path(),
             ErrorKind::Changed,
-            "it was changed since its snapshot",
+            "it has changes since its base snapshot",
             format!(
-                "'calve capture {name}' keeps the changes in a snapshot; 'calve drop --force {name}' drops them"
+                "'calve capture {name}' keeps the changes in a snapshot; 'calve drop --force {name}' deletes them"
             ),
         )
     }

@@ -164,6 +164,7 @@ impl Error {
         match self.0.operation {
             "clone" | "reflink" | "copy" | "link" | "merge file" | "merge directory" => "to",
             "start worktree" | "find the store of worktree" => "at",
+            "use worktree" => "in place of",
             "compare" => "in",
             _ => "and",
         }

@@ -167,7 +167,7 @@ impl Store {
             return Err(inside("it is a part of a store"));
         }
         if store.is_none() && Marker::read(&path)?.is_some() {
-            return Err(inside("it is a worktree, whose store is elsewhere"));
+            return Err(inside("it is a worktree, and its store is elsewhere"));
         }
         let (parent, name) = parent_of(&path)?;
         let dir = fs::open(&parent, DIR_FLAGS, Mode::empty()).context("open", || &parent)?;
@@ -183,7 +183,7 @@ impl Store {
             Err(_) => {
                 let cause = io::Error::new(
                     io::ErrorKind::AlreadyExists,
-                    "something is there that is no store: it has no file 'format'",
+                    "something that is not a store is there: it has no file 'format'",
                 );
                 return Err(Error::new(ErrorKind::DestinationExists, "make store", path, cause));
             }
@@ -345,7 +345,7 @@ impl Store {
         if let Some(errno) = self.0.full {
             return Err(Error::io(operation, self.path(), io::Error::from_raw_os_error(errno)));
         }
-        let cause = io::Error::new(io::ErrorKind::ReadOnlyFilesystem, "it cannot be written to");
+        let cause = io::Error::new(io::ErrorKind::ReadOnlyFilesystem, "calve cannot write to it");
         Err(Error::new(ErrorKind::ReadOnly, operation, self.path(), cause))
     }
 

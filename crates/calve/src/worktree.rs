@@ -179,7 +179,7 @@ impl Place {
         let Some(mut row) = rows.into_iter().find(|row| row.token == *token) else {
             let cause = io::Error::new(
                 io::ErrorKind::NotFound,
-                "its store does not know it any more; it is a folder like any other",
+                "its store does not know this worktree any more; it is now a plain folder",
             );
             return Err(Error::new(
                 ErrorKind::WorktreeNotFound,
@@ -192,7 +192,7 @@ impl Place {
         if path != self.root {
             let there = Marker::read(&layout::own(&path)).ok().flatten();
             if there.is_some_and(|marker| marker.token == *token) {
-                let cause = io::Error::other("it is a copy of a worktree that stands elsewhere");
+                let cause = io::Error::other("this folder is a copy of that worktree");
                 return Err(Error::new(ErrorKind::Overlap, "use worktree", &self.root, cause)
                     .with_other(path));
             }
@@ -321,11 +321,11 @@ impl Worktree {
             return Ok(());
         }
         let why = match Marker::read(&layout::own(&self.path)) {
-            _ if std::fs::symlink_metadata(&self.path).is_err() => "it is gone",
+            _ if std::fs::symlink_metadata(&self.path).is_err() => "its folder is gone",
             Ok(Some(marker)) if marker.token == self.row.token => {
-                "it belongs to the store that this one is a copy of"
+                "it belongs to the store of which this one is a copy"
             }
-            _ => "what is there is not this worktree",
+            _ => "another folder is in its place",
         };
         let cause = io::Error::new(io::ErrorKind::NotFound, why);
         Err(Error::new(ErrorKind::WorktreeMissing, "open worktree", &self.path, cause))

@@ -11,51 +11,52 @@ use crate::text::shown;
 
 pub(crate) const DIFF_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve diff fix-1
-      As a patch; binary files, links and the right to execute are in it. On a
-      terminal binary files are only named.
+      A patch, with binary files, links and the execute permission. On a
+      terminal, the patch only names binary files.
   calve diff fix-1 | git apply
-      The same changes here.
+      Makes the same changes here.
   calve diff --gitignore fix-1 | git apply
-      Without what a build made there.
+      The same, without build output and other files that git ignores.
   calve diff fix-1 -- src docs
-      Only what is below these.
+      Only what is below src and docs.
   calve diff --stat fix-1
-      A line a file: LETTER, lines added and removed (or sizes, where it is
-      binary), path.
+      One line per file: LETTER, lines added and removed (for a binary file its
+      sizes), path.
 
-What no patch of git's can hold is left out of it: empty folders, other mode
-bits, owners, attributes, times, and what is in .git. The exit code is 0 whether there are changes
-or not; 'calve status' tells by its own.";
+The patch leaves out what git patches cannot hold: empty folders, other mode
+bits, owners, attributes, times, and the content of .git. The exit code does not
+say whether there are changes; that of 'calve status' does.";
 
 pub(crate) const SWITCH_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve switch fix-1 ready
-      What is the same in both snapshots is not touched.
+      Touches only what differs between the two snapshots.
   calve switch ready
-      The worktree, or the project, that the current folder is in.
+      Switches the worktree, or the project, that contains the current folder.
   calve switch --force fix-1 ready && calve switch fix-1 --undo
-      There and back again, with all that was changed by hand.
+      There and back again, with all local changes.
 
-What was changed by hand and is not in the way stays as it is.";
+Local changes that are not in the way stay as they are.";
 
 pub(crate) const RESET_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve reset fix-1
+      Makes fix-1 match its base snapshot again.
   calve switch fix-1 --undo
-      Brings everything back that was changed, added or deleted.";
+      Brings back everything that was changed, added or deleted.";
 
 /// The arguments of `calve diff`.
 #[derive(Debug, Args)]
 pub(crate) struct DiffArgs {
-    /// Its name or path [default: the one that the current folder is in]
+    /// Its name or path [default: the one that contains the current folder]
     #[arg(value_name = "WORKTREE", value_hint = ValueHint::DirPath,
         add = ArgValueCompleter::new(candidates::worktrees))]
     pub(crate) worktree: Option<PathBuf>,
 
-    /// A line a file
+    /// Print one line per file instead of the patch
     #[arg(long)]
     pub(crate) stat: bool,
 
-    /// The patch (the default), on a terminal with the bytes of binary files, too; with --json, in
-    /// the document
+    /// Print the patch (the default), with the content of binary files even on a terminal; with --json,
+    /// put it into the document
     #[arg(long, conflicts_with = "stat")]
     pub(crate) patch: bool,
 
@@ -70,7 +71,7 @@ pub(crate) struct ScopeArgs {
     #[arg(long)]
     gitignore: bool,
 
-    /// Only these and what is below them; from the worktree's root, as they are printed
+    /// Only these paths and what is below them; they start at the worktree's root, as calve prints them
     #[arg(last = true, value_name = "PATH", value_hint = ValueHint::AnyPath)]
     paths: Vec<PathBuf>,
 }
@@ -95,16 +96,16 @@ impl ScopeArgs {
 /// The arguments of `calve switch`.
 #[derive(Debug, Args)]
 pub(crate) struct SwitchArgs {
-    /// The worktree [default: the one that the current folder is in], and the snapshot
+    /// The worktree [default: the one that contains the current folder], and the snapshot
     #[arg(value_name = "[WORKTREE] SNAPSHOT", num_args = 0..=2, hide = true,
         add = ArgValueCompleter::new(candidates::switchable))]
     words: Vec<PathBuf>,
 
-    /// Move what was changed by hand, and is in the way, aside
+    /// Overwrite local changes that are in the way; --undo brings them back
     #[arg(short, long, conflicts_with = "undo")]
     force: bool,
 
-    /// Take the last forced switch, or the last reset, back
+    /// Undo the last forced switch, or the last reset
     #[arg(long)]
     undo: bool,
 }
@@ -124,7 +125,7 @@ impl SwitchArgs {
             (true, [worktree]) => Ok(Switching::Undo { worktree: Some(worktree) }),
             (true, _) => Err(usage_error(
                 "switch",
-                "--undo goes back to the snapshot before; no other can be named",
+                "--undo goes back to the snapshot before; it takes no SNAPSHOT",
             )),
             (false, [snapshot]) => {
                 Ok(Switching::To { worktree: None, snapshot, force: self.force })
@@ -132,7 +133,7 @@ impl SwitchArgs {
             (false, [worktree, snapshot]) => {
                 Ok(Switching::To { worktree: Some(worktree), snapshot, force: self.force })
             }
-            (false, _) => Err(usage_error("switch", "to which snapshot?")),
+            (false, _) => Err(usage_error("switch", "SNAPSHOT is missing: to which one?")),
         }
     }
 }
@@ -140,7 +141,7 @@ impl SwitchArgs {
 /// The arguments of `calve reset`.
 #[derive(Debug, Args)]
 pub(crate) struct ResetArgs {
-    /// Its name or path [default: the one that the current folder is in]
+    /// Its name or path [default: the one that contains the current folder]
     #[arg(value_name = "WORKTREE", value_hint = ValueHint::DirPath,
         add = ArgValueCompleter::new(candidates::worktrees))]
     pub(crate) worktree: Option<PathBuf>,

@@ -14,16 +14,17 @@ pub(crate) const CLONE_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve clone -n 8 repo agents/repo
       Eight of them, agents/repo-1 … agents/repo-8, in one walk over repo.
   calve clone --reflink always repo /mnt/xfs/repo
-      Fail before anything appears, rather than copy a byte.
+      Fails instead of copying; then nothing appears.
   calve clone --existing replace --exclude '*.log' --exclude /target/ repo fix
-      Replace fix atomically; leave out logs and the target directory.
+      Replaces fix atomically, without logs and the target folder.
   calve clone --mode hardlink --mutable '*.json' cache node_modules
-      Hard links to a cache, and real copies of what will be edited.
+      Hard links to the cache, but real copies of the JSON files, to edit them.
   cd \"$(calve clone -q repo repo-fix)\"
-      Standard output carries the destinations, one a line, and nothing else.
+      Standard output has only the destinations, one per line.
 
-Patterns follow gitignore: without a slash they match a name at any depth, with
-one a path from SRC; a slash at the end matches directories only. Quote them.";
+Patterns follow gitignore. A pattern without a slash matches a name at any
+depth; a pattern with a slash matches a path from SRC; a slash at the end
+matches only folders. Quote patterns, or the shell expands them.";
 
 /// The arguments of `calve clone`.
 #[derive(Debug, Args)]
@@ -32,7 +33,7 @@ pub(crate) struct CloneArgs {
     #[arg(value_name = "SRC", value_hint = ValueHint::DirPath)]
     pub(crate) source: PathBuf,
 
-    /// Where the clones shall stand; the directory above each must exist
+    /// The clones to make; the folder above each of them must exist
     #[arg(value_name = "DST", required = true, value_hint = ValueHint::DirPath)]
     pub(crate) destinations: Vec<PathBuf>,
 
@@ -41,19 +42,19 @@ pub(crate) struct CloneArgs {
         value_parser = RangedU64ValueParser::<u32>::new().range(1..=MAX_COUNT))]
     pub(crate) count: Option<u32>,
 
-    /// Whether blocks are shared
+    /// Whether to share blocks with SRC
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub(crate) reflink: Reflink,
 
-    /// How files arrive
+    /// How to make the files
     #[arg(long, default_value = "clone")]
     pub(crate) mode: Mode,
 
-    /// In the link modes, clone or copy what matches, since it will be written to
+    /// In the link modes, clone or copy the files that match, so that you can write to them
     #[arg(long, value_name = "GLOB", action = ArgAction::Append)]
     pub(crate) mutable: Vec<String>,
 
-    /// What to do where a destination exists
+    /// What to do if a destination exists
     #[arg(long, value_name = "WHAT", default_value = "fail")]
     pub(crate) existing: Existing,
 
@@ -61,15 +62,15 @@ pub(crate) struct CloneArgs {
     #[arg(long, value_name = "GLOB", action = ArgAction::Append)]
     pub(crate) exclude: Vec<String>,
 
-    /// Keep what matches, although it would be left out
+    /// Keep what matches, even if it would be left out
     #[arg(long, value_name = "GLOB", action = ArgAction::Append)]
     pub(crate) include: Vec<String>,
 
-    /// Leave out what SRC's own .gitignore files leave out
+    /// Leave out what the .gitignore files in SRC name
     #[arg(long)]
     pub(crate) gitignore: bool,
 
-    /// Leave extended attributes and ACLs behind
+    /// Do not copy extended attributes and ACLs
     #[arg(long)]
     pub(crate) no_xattrs: bool,
 
@@ -77,7 +78,7 @@ pub(crate) struct CloneArgs {
     #[arg(long)]
     pub(crate) durable: bool,
 
-    /// Change nothing; say what would be done
+    /// Change nothing; print what would be done
     #[arg(long)]
     pub(crate) dry_run: bool,
 }
@@ -92,7 +93,7 @@ impl CloneArgs {
     pub(crate) fn destinations(&self) -> Result<Vec<PathBuf>, clap::Error> {
         let Some(count) = self.count else { return Ok(self.destinations.clone()) };
         let [stem] = self.destinations.as_slice() else {
-            return Err(usage_error("clone", "-n takes one DST, and names DST-1 … DST-N after it"));
+            return Err(usage_error("clone", "-n takes one DST, and makes DST-1 … DST-N"));
         };
         let Some(name) = stem.file_name() else {
             return Err(usage_error(

@@ -14,7 +14,7 @@ use crate::candidates;
 #[cfg(unix)]
 pub(crate) const PATH_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   cd \"$(calve path fix-1)\"
-  calve path             the root of the worktree that the current folder is in
+  calve path             the root of the worktree that contains this folder
   calve path --project   the root of the project";
 
 #[cfg(unix)]
@@ -23,9 +23,9 @@ pub(crate) const CD_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve cd         to the project
   cd -             back to where you were
 
-No command can change the folder of the shell that it is run by, so this is a
-function's work; 'calve help shell-init' tells how to get it. Without it, or in
-a script: cd \"$(calve path fix-1)\"";
+A command cannot change the folder of your shell; a shell function can. 'calve
+help shell-init' says how to get it. Without the function, or in a script, use
+cd \"$(calve path fix-1)\"";
 
 #[cfg(unix)]
 pub(crate) const SHELL_INIT_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
@@ -36,8 +36,9 @@ pub(crate) const SHELL_INIT_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve shell-init fish | source
       In ~/.config/fish/config.fish.
 
-From then on 'calve cd NAME' goes to a worktree, and completion knows the names
-of worktrees and snapshots. 'calve completions' has the completion alone.";
+After that, 'calve cd NAME' goes to a worktree, and the shell completes the
+names of worktrees and snapshots. 'calve completions' prints only the part for
+completion.";
 
 pub(crate) const COMPLETIONS_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve completions bash > ~/.local/share/bash-completion/completions/calve
@@ -47,18 +48,18 @@ pub(crate) const COMPLETIONS_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
 pub(crate) const MAN_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve man start | man -l -
   calve man --dir ~/.local/share/man/man1
-      From then on: man calve, man calve-clone, man calve-store-gc …";
+      After that: man calve, man calve-clone, man calve-store-gc …";
 
 /// The arguments of `calve path`.
 #[cfg(unix)]
 #[derive(Debug, Args)]
 pub(crate) struct PathArgs {
-    /// Its name or path [default: the one that the current folder is in]
+    /// Its name or path [default: the one that contains the current folder]
     #[arg(value_name = "WORKTREE", value_hint = ValueHint::DirPath,
         add = ArgValueCompleter::new(candidates::worktrees))]
     pub(crate) worktree: Option<PathBuf>,
 
-    /// The project that they are worktrees of
+    /// Print the root of the project instead
     #[arg(short, long, conflicts_with = "worktree")]
     pub(crate) project: bool,
 }
@@ -67,7 +68,7 @@ pub(crate) struct PathArgs {
 #[cfg(unix)]
 #[derive(Debug, Args)]
 pub(crate) struct CdArgs {
-    /// Its name or path [default: the project]
+    /// Name or path of a worktree [default: the project]
     #[arg(value_name = "WORKTREE", value_hint = ValueHint::DirPath,
         add = ArgValueCompleter::new(candidates::worktrees))]
     pub(crate) worktree: Option<PathBuf>,

@@ -11,43 +11,44 @@ use crate::candidates;
 
 pub(crate) const INIT_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve init
-      A store for the project in the current folder, in .calve there.
+      Makes a store for the project in the current folder, in .calve there.
   calve init --store /mnt/xfs/stores/repo repo
-      Elsewhere; every later command then needs the same --store, or CALVE_STORE.
+      Makes it elsewhere. Every later command in the project needs the same
+      --store, or CALVE_STORE.
 
-A project is found again from any folder inside of it, and from inside its
-worktrees.";
+Later commands find the store from any folder inside the project, and from
+inside its worktrees.";
 
 pub(crate) const SNAPSHOT_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve snapshot -m 'dependencies installed' --name ready
   before=$(calve snapshot -q)
-      Standard output carries the id, and nothing else.
+      Standard output has only the id.
   calve start --from ready fix-1
-      A worktree of it, whatever the project holds by then.
+      Starts a worktree from it, whatever the project holds by then.
 
-Where nothing changed and there is no message, the last snapshot's id is printed
-again. Exits with 3 when entries were left out (sockets, devices, files that
-never held still); warnings name them.";
+If nothing changed and you give no message, calve prints the id of the last
+snapshot again. Exits with 3 if entries were left out (sockets, devices, files
+that kept changing); warnings name them.";
 
 pub(crate) const CAPTURE_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve capture fix-1 -m 'tests pass' --name fixed
   calve capture
-      Of the worktree that the current folder is in.";
+      Captures the worktree that contains the current folder.";
 
 pub(crate) const LOG_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve log -n 5
-  calve log -v          whole ids
-  calve log --json      everything that is known of each";
+  calve log -v          with whole ids
+  calve log --json      with everything that is known about each";
 
 pub(crate) const SHOW_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
-  calve show            what the current folder's worktree is based on
+  calve show            the base snapshot of the current folder's worktree
   calve show ready      by name
-  calve show 3f9a       by the start of its id, four digits at least";
+  calve show 3f9a       by the start of its id, at least four digits";
 
 pub(crate) const NAME_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
-  calve name 3f9a ready      call it ready
-  calve name                 list the names, each with its snapshot
-  calve name --delete ready  take the name away; the snapshot stays";
+  calve name 3f9a ready      names the snapshot 3f9a… ready
+  calve name                 lists the names, each with its snapshot
+  calve name --delete ready  deletes the name; the snapshot stays";
 
 /// The arguments of `calve init`.
 #[derive(Debug, Args)]
@@ -60,11 +61,11 @@ pub(crate) struct InitArgs {
 /// What a new snapshot is told by.
 #[derive(Debug, Args)]
 pub(crate) struct Telling {
-    /// Why it is taken; with a message there is a new snapshot even where nothing changed
+    /// Say why you take it; with a message, calve makes a new snapshot even if nothing changed
     #[arg(short, long, value_name = "MSG")]
     pub(crate) message: Option<String>,
 
-    /// Call it NAME, too
+    /// Also give it this name
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<String>,
 }
@@ -72,7 +73,7 @@ pub(crate) struct Telling {
 /// The arguments of `calve snapshot`.
 #[derive(Debug, Args)]
 pub(crate) struct SnapshotArgs {
-    /// The root of the project, or of a worktree [default: the one that the current folder is in]
+    /// The root of the project, or of a worktree [default: the one that contains the current folder]
     #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) root: Option<PathBuf>,
 
@@ -83,7 +84,7 @@ pub(crate) struct SnapshotArgs {
 /// The arguments of `calve capture`.
 #[derive(Debug, Args)]
 pub(crate) struct CaptureArgs {
-    /// Its name or path [default: the one that the current folder is in]
+    /// Its name or path [default: the one that contains the current folder]
     #[arg(value_name = "WORKTREE", value_hint = ValueHint::DirPath,
         add = ArgValueCompleter::new(candidates::worktrees))]
     pub(crate) worktree: Option<PathBuf>,
@@ -95,7 +96,7 @@ pub(crate) struct CaptureArgs {
 /// The arguments of `calve log`.
 #[derive(Debug, Args)]
 pub(crate) struct LogArgs {
-    /// The newest N only
+    /// List only the newest N
     #[arg(short = 'n', long, value_name = "N")]
     pub(crate) count: Option<usize>,
 }
@@ -103,8 +104,8 @@ pub(crate) struct LogArgs {
 /// The arguments of `calve show`.
 #[derive(Debug, Args)]
 pub(crate) struct ShowArgs {
-    /// Its name, id, or the start of its id [default: the current folder's worktree's, or the
-    /// project's]
+    /// Its name, its id, or the start of its id [default: the base snapshot of the worktree, or project,
+    /// that contains the current folder]
     #[arg(value_name = "SNAPSHOT", value_parser = NonEmptyStringValueParser::new(),
         add = ArgValueCompleter::new(candidates::snapshots))]
     pub(crate) snapshot: Option<String>,
@@ -113,16 +114,16 @@ pub(crate) struct ShowArgs {
 /// The arguments of `calve name`.
 #[derive(Debug, Args)]
 pub(crate) struct NameArgs {
-    /// The snapshot: a name it has already, its id, or the start of its id
+    /// The snapshot: its id, the start of its id, or a name that it has
     #[arg(value_name = "SNAPSHOT", value_parser = NonEmptyStringValueParser::new(),
         add = ArgValueCompleter::new(candidates::snapshots))]
     pub(crate) snapshot: Option<String>,
 
-    /// What it shall be called
+    /// The name to give it
     #[arg(value_name = "NAME")]
     pub(crate) name: Option<String>,
 
-    /// Take this name away
+    /// Delete this name
     #[arg(short, long, value_name = "NAME", conflicts_with_all = ["snapshot", "name"],
         add = ArgValueCompleter::new(candidates::names))]
     pub(crate) delete: Option<String>,
@@ -144,7 +145,7 @@ impl NameArgs {
             (None, Some(snapshot), Some(name)) => Ok(Naming::Set { snapshot, name }),
             (None, None, _) => Ok(Naming::List),
             (None, Some(_), None) => {
-                Err(usage_error("name", "what shall it be called? SNAPSHOT comes before NAME"))
+                Err(usage_error("name", "NAME is missing; SNAPSHOT comes before NAME"))
             }
         }
     }

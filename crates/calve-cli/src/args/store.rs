@@ -10,41 +10,44 @@ use crate::candidates;
 
 pub(crate) const EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve store stats
-      What it holds, and how much that takes.
+      Prints what the store holds, and how much space that takes.
   calve store verify --repair
-      After a crash, or a failing disk.
+      Checks and repairs the store, after a crash or a disk failure.
   calve store pack && calve store gc --expire 30d
-      Once a week: compress what is cold, forget what is old and has no name.
+      Once a week: compresses content that is not in use, and forgets old
+      snapshots without a name.
   calve store warm ready
-      So that the next 'calve start --from ready' has nothing to unpack.";
+      Unpacks a snapshot now, so that 'calve start --from ready' is fast later.";
 
 const VERIFY_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve store verify
+      Reads everything, and changes nothing.
   calve store verify --repair
-      What is bad is made again from where it is good. What is good nowhere is
-      set aside, and the same file, as soon as a snapshot finds it again, heals
-      it.";
+      Mends damaged content from a good copy. Content without a good copy is set
+      aside; the next snapshot that finds the same content mends it.";
 
 const GC_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve store gc
-      What no snapshot reaches any more, and what killed processes left.
+      Removes what no snapshot needs, and what killed processes left behind.
   calve store gc --expire 30d
-      Forget snapshots older than that, too; not those that have a name, nor
-      those that a worktree or the project is based on.
+      Also forgets snapshots older than that, except those that have a name or
+      are the base snapshot of a worktree or the project.
 
-TIME is a number with s, m, h or d after it; seconds, where there is none.";
+TIME is a number and a unit: s, m, h or d. Without a unit it means seconds.";
 
 const PACK_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve store pack
-      What neither the project's latest snapshot nor one of a worktree needs.
+      Compresses content that neither the project's latest snapshot nor the base
+      snapshot of a worktree needs.
   calve store pack --all
-      Everything; the next start unpacks what it needs.";
+      Compresses all content; the next start unpacks what it needs.";
 
 const WARM_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve store warm
   calve store warm ready 3f9a
 
-On btrfs a warm snapshot is a subvolume, too, and starts in constant time.";
+On btrfs, warm also makes a subvolume of the snapshot. A worktree of it then
+starts in constant time.";
 
 const STATS_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve store stats
@@ -54,9 +57,9 @@ const STATS_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
 /// The commands of `calve store`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum StoreVerb {
-    /// Read everything, and name what is damaged or missing and the paths that it stands for
+    /// Read everything, and list damaged or missing content and the paths that need it
     ///
-    /// Exits with 3 where there was damage, mended or not.
+    /// Exits with 3 if there was damage, mended or not.
     #[command(after_help = VERIFY_EXAMPLES)]
     Verify {
         /// Mend what can be mended
@@ -64,32 +67,33 @@ pub(crate) enum StoreVerb {
         repair: bool,
     },
 
-    /// Remove what no snapshot, name or worktree reaches
+    /// Remove what no snapshot, name or worktree needs
     ///
-    /// Others may be at the store meanwhile. Exits with 3 where they left it no moment alone.
+    /// Other processes may use the store meanwhile; gc needs it alone only for a moment. Exits with 3 if they
+    /// never left it alone.
     #[command(after_help = GC_EXAMPLES)]
     Gc(GcArgs),
 
-    /// Compress what is cold
+    /// Compress content that is not in use
     ///
-    /// It is unpacked again by whoever needs it.
+    /// A command that needs the content unpacks it again.
     #[command(after_help = PACK_EXAMPLES)]
     Pack {
-        /// What is not cold, too
+        /// Also compress content that is in use
         #[arg(long)]
         all: bool,
     },
 
-    /// Unpack ahead what worktrees of these snapshots are made from
+    /// Unpack snapshots ahead, so that their worktrees start fast
     #[command(after_help = WARM_EXAMPLES)]
     Warm {
-        /// Names, ids, or starts of ids [default: the project's latest]
+        /// Names, ids, or starts of ids [default: the project's latest snapshot]
         #[arg(value_name = "SNAPSHOT", value_parser = NonEmptyStringValueParser::new(),
             add = ArgValueCompleter::new(candidates::snapshots))]
         snapshots: Vec<String>,
     },
 
-    /// Tell what the store holds
+    /// Print what the store holds
     #[command(after_help = STATS_EXAMPLES)]
     Stats,
 
@@ -101,15 +105,15 @@ pub(crate) enum StoreVerb {
 /// The arguments of `calve store gc`.
 #[derive(Debug, Args)]
 pub(crate) struct GcArgs {
-    /// Leave what changed within this time [default: 10m]
+    /// Keep what changed within this time [default: 10m]
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     pub(crate) grace: Option<Duration>,
 
-    /// Forget snapshots that are older than this, first
+    /// First forget snapshots that are older than this
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     pub(crate) expire: Option<Duration>,
 
-    /// Try for so long to have the store for a moment alone [default: 30s]
+    /// Wait at most this long for a moment alone with the store [default: 30s]
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     pub(crate) patience: Option<Duration>,
 }

@@ -12,56 +12,56 @@ use crate::candidates;
 
 pub(crate) const START_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve start fix-1 fix-2
-      Two worktrees of the project as it stands, dependencies and uncommitted
-      work included.
+      Two worktrees of the project as it is now, with dependencies and
+      uncommitted work.
   calve start -n 8 --prefix agent
-      Eight, agent-1 … agent-8.
+      Eight worktrees, agent-1 … agent-8.
   calve start --from ready --at /mnt/xfs/jobs job-7
-      /mnt/xfs/jobs/job-7, of the snapshot that is called ready.
+      /mnt/xfs/jobs/job-7, from the snapshot with the name ready.
   cd \"$(calve start -q fix-3)\"
-      Standard output carries the paths, one a line, and nothing else.
+      Standard output has only the paths, one per line.
 
-They stand in ../PROJECT.worktrees, or in .calve/worktrees where the folder
-above the project is another filesystem or closed to you. Exits with 3 when
+New worktrees go into ../PROJECT.worktrees. If that would be another filesystem,
+or you may not write there, they go into .calve/worktrees. Exits with 3 if
 entries were left out; warnings name them.";
 
 pub(crate) const LIST_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve list
-      Name, snapshot, standing, path. Standing is ready, starting, switching
-      (cut short, or under way), missing, or unknown where it cannot be
-      looked at.
+      Prints name, base snapshot, state and path. The state is ready, starting,
+      switching (under way, or cut short), missing, or unknown (calve cannot
+      look at the folder).
   calve list --status
-      Looks into each as well: one more column, clean or changed.
+      Also compares each worktree with its base snapshot: clean or changed.
 
-On a terminal that is too narrow names and paths are cut; -v shows them whole.";
+On a narrow terminal calve cuts names and paths; -v prints them whole.";
 
 pub(crate) const STATUS_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve status
-      Of the worktree, or the project, that the current folder is in.
+      For the worktree, or the project, that contains the current folder.
   calve status fix-1
   calve status ../repo.worktrees/fix-1
   calve status --gitignore fix-1 -- src
-      Below src, without what git ignores.
+      Only below src, and without what git ignores.
   calve status -q fix-1 >/dev/null || echo changed
 
-Equal is what has the same content and mode; times do not count. Names are
-printed as they are; for names with line breaks in them there is --json.";
+A file with the same content and mode is unchanged; times do not count. calve
+prints names as they are; for names with line breaks, use --json.";
 
 pub(crate) const DROP_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve drop fix-1 fix-2
   calve capture fix-3 --name fix-3 && calve drop fix-3
-      Its changes are kept as a snapshot, from which 'calve start --from fix-3'
-      makes it again.
+      Keeps the changes as a snapshot; 'calve start --from fix-3 again' starts a
+      worktree from it.
   calve drop --force fix-4
-      Changed or not.";
+      Removes fix-4 even if it has changes.";
 
 pub(crate) const RESTORE_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   rm -rf ../repo.worktrees/fix-1
   calve restore fix-1
 
-What was changed there since its snapshot is lost with the files. A worktree
-that was moved needs no restoring: it is known again as soon as calve is run
-inside of it.";
+Changes since the base snapshot are lost with the files. A worktree that was
+only moved needs no restore: run a command such as 'calve status' inside it, and
+calve knows its new path.";
 
 /// What worktrees are called where nothing is said about that.
 const PREFIX: &str = "worktree";
@@ -69,7 +69,7 @@ const PREFIX: &str = "worktree";
 /// The arguments of `calve start`.
 #[derive(Debug, Args)]
 pub(crate) struct StartArgs {
-    /// What the worktrees shall be called; their folders are called the same
+    /// Names of the worktrees; their folders get the same names
     #[arg(value_name = "NAME", required_unless_present = "count", conflicts_with = "count",
         value_parser = NonEmptyStringValueParser::new())]
     names: Vec<String>,
@@ -84,12 +84,12 @@ pub(crate) struct StartArgs {
         value_parser = NonEmptyStringValueParser::new())]
     prefix: String,
 
-    /// Start them from this snapshot (name, id, or 4 digits and more of one), and not from the project
+    /// Start from this snapshot (a name, an id, or at least 4 digits of one), not from the project
     #[arg(long, value_name = "SNAPSHOT", value_parser = NonEmptyStringValueParser::new(),
         add = ArgValueCompleter::new(candidates::snapshots))]
     pub(crate) from: Option<String>,
 
-    /// In this folder, which is made where it is missing
+    /// Put the worktrees into DIR, which is made if it is missing
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) at: Option<PathBuf>,
 }
@@ -112,7 +112,7 @@ impl StartArgs {
 /// The arguments of `calve list`.
 #[derive(Debug, Args)]
 pub(crate) struct ListArgs {
-    /// Tell also which were changed since their snapshots
+    /// Also say which worktrees have changes
     #[arg(long)]
     pub(crate) status: bool,
 }
@@ -120,7 +120,7 @@ pub(crate) struct ListArgs {
 /// The arguments of `calve status`.
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
-    /// Its name or path [default: the one that the current folder is in]
+    /// Its name or path [default: the one that contains the current folder]
     #[arg(value_name = "WORKTREE", value_hint = ValueHint::DirPath,
         add = ArgValueCompleter::new(candidates::worktrees))]
     pub(crate) worktree: Option<PathBuf>,
@@ -132,12 +132,12 @@ pub(crate) struct StatusArgs {
 /// The arguments of `calve drop`.
 #[derive(Debug, Args)]
 pub(crate) struct DropArgs {
-    /// Their names or paths
+    /// Names or paths of the worktrees
     #[arg(value_name = "NAME", required = true, value_hint = ValueHint::DirPath,
         add = ArgValueCompleter::new(candidates::worktrees))]
     pub(crate) worktrees: Vec<PathBuf>,
 
-    /// Changed or not
+    /// Remove worktrees even if they have changes
     #[arg(short, long)]
     pub(crate) force: bool,
 }
@@ -145,7 +145,7 @@ pub(crate) struct DropArgs {
 /// The arguments of `calve restore`.
 #[derive(Debug, Args)]
 pub(crate) struct RestoreArgs {
-    /// Its name, or the path it had
+    /// Its name, or the path that it had
     #[arg(value_name = "NAME", value_hint = ValueHint::AnyPath,
         add = ArgValueCompleter::new(candidates::worktrees))]
     pub(crate) worktree: PathBuf,

@@ -32,8 +32,9 @@ pub(crate) fn no_worktree(path: &Path, cause: &str) -> Failure {
 /// A worktree whose folder is gone.
 pub(crate) fn missing(worktree: &Worktree) -> Failure {
     let (kind, gone) = (ErrorKind::WorktreeMissing, io::Error::from(io::ErrorKind::NotFound));
-    let hint = way_out(kind, "open worktree", worktree.path(), &gone, &argument(worktree));
-    own("open worktree", worktree.path(), kind, "it is gone", hint.unwrap_or_default())
+    let name = argument(worktree);
+    let hint = way_out(kind, "open worktree", (worktree.path(), None), &gone, &name);
+    own("open worktree", worktree.path(), kind, "its folder is gone", hint.unwrap_or_default())
 }
 
 /// What the command itself does not do.
@@ -70,13 +71,14 @@ pub(crate) fn argument(worktree: &Worktree) -> String {
 
 fn hint(error: &calve::Error, worktree: Option<&Worktree>) -> Option<String> {
     let name = worktree.map(argument).unwrap_or_default();
-    way_out(error.kind(), error.operation(), error.path(), error.io_error(), &name)
+    let paths = (error.path(), error.other_path());
+    way_out(error.kind(), error.operation(), paths, error.io_error(), &name)
 }
 
 fn way_out(
     kind: ErrorKind,
     operation: &str,
-    path: &Path,
+    (path, other): (&Path, Option<&Path>),
     error: &io::Error,
     name: &str,
 ) -> Option<String> {
@@ -89,111 +91,113 @@ fn way_out(
             "paths after -- start at the worktree's root, as 'calve status' prints them".to_owned()
         }
         ErrorKind::StoreNotFound if operation == "find the store of" => {
-            "'calve init' in the project's root makes one; --store DIR or CALVE_STORE names one that is elsewhere"
+            "run 'calve init' in the project's root to make a store; if it is elsewhere, name it with \
+             --store DIR or CALVE_STORE"
                 .to_owned()
         }
         ErrorKind::StoreNotFound if operation == "find the store of worktree" => {
-            "where its project was moved, 'calve list' in there is enough, and it is known again; where that was \
-             deleted, this is a folder like any other"
+            "if the project was moved, run 'calve list' in there, and calve finds the store again; if the project \
+             was deleted, this is now a plain folder"
                 .to_owned()
         }
         ErrorKind::StoreNotFound => {
-            "--store and CALVE_STORE take the store's own folder, PROJECT/.calve for instance; \
-             'calve init' makes one"
+            "name the store's own folder with --store or CALVE_STORE, such as PROJECT/.calve; \
+             'calve init' makes a store"
                 .to_owned()
         }
         ErrorKind::StoreExists => {
             let named = store_flag(path, path.file_name().is_some_and(|name| name == ".calve"));
-            format!("it is another project's: give another --store; in that one 'calve{named} start NAME' makes a worktree")
+            format!("it belongs to another project: choose another --store; 'calve{named} start NAME' makes a worktree of that project")
         }
         // git leaves repositories inside of what it cleans, and ready trees hold the project's.
         ErrorKind::DestinationExists
             if operation == "make store" && path.join("templates").is_dir() =>
         {
             format!(
-                "it is the rest of a store that was deleted, by 'git clean' for instance: copies of the project in {}. \
-                 Take out of them what you need, then remove it (rm -rf {}); then again",
+                "'git clean', for example, deleted most of this store, but left copies of the project in {}: save what you \
+                 need of them, then remove the rest and try again: rm -rf {}",
                 shell_word(&path.join("templates")),
                 shell_word(path)
             )
         }
         ErrorKind::DestinationExists if operation == "make store" => {
-            format!("if nothing in it is wanted, remove it (rm -r {}); then again", shell_word(path))
+            format!("if you need nothing in it, remove it and try again: rm -r {}", shell_word(path))
         }
         ErrorKind::StoreIncompatible => {
-            "use the version of calve that wrote it last, or a later one".to_owned()
+            "use the version of calve that wrote to the store last, or a later one".to_owned()
         }
         ErrorKind::StoreUntrusted => format!(
-            "if you trust it, name it: --store {}; else leave the folder, or delete it",
+            "if you trust it, name it: --store {}; if not, leave this folder, or delete the store",
             shell_word(path)
         ),
         ErrorKind::Damaged => {
-            "'calve store verify --repair' names all that is damaged, and mends what it can".to_owned()
+            "'calve store verify --repair' lists all damage, and mends what it can".to_owned()
         }
         ErrorKind::ReadOnly if operation.starts_with("start") => {
-            "with --from SNAPSHOT and --at DIR trees can be started all the same; the store will not know them"
+            "with --from SNAPSHOT and --at DIR calve can still make the trees, but the store will not know them"
                 .to_owned()
         }
         ErrorKind::ReadOnly => format!(
-            "what only reads still works; to change something, make {} writable",
+            "commands that only read still work; to change something, make {} writable",
             shell_word(path)
         ),
-        ErrorKind::Busy => "try again when the other calve is done".to_owned(),
+        ErrorKind::Busy => "try again when the other process has finished".to_owned(),
         ErrorKind::SnapshotNotFound if operation == "compare" => {
-            "'calve snapshot' takes its first one".to_owned()
+            "'calve snapshot' takes the first one".to_owned()
         }
         ErrorKind::SnapshotNotFound => "'calve log' lists the snapshots".to_owned(),
         ErrorKind::SnapshotAmbiguous => {
-            "give more digits of it; 'calve log -v' has whole ids".to_owned()
+            "give more digits of the id; 'calve log -v' prints whole ids".to_owned()
         }
         ErrorKind::WorktreeNotFound => "'calve list' lists the worktrees".to_owned(),
         ErrorKind::WorktreeExists => format!(
-            "choose another name, or 'calve drop {}' first",
+            "choose another name, or run 'calve drop {}' first",
             shell_word(path)
         ),
         ErrorKind::WorktreeMissing if path.is_dir() => format!(
-            "if it is the worktree, but without its folder .calve ('git clean -x' removes it): move it away, \
-             'calve restore{name}', and copy what was changed into it; 'calve drop --force{name}' forgets it and leaves the folder"
+            "if only its folder .calve is missing ('git clean -x' deletes that), move the folder away, run \
+             'calve restore{name}', and copy your changes back; 'calve drop --force{name}' forgets the worktree \
+             and leaves the folder"
         ),
         ErrorKind::WorktreeMissing => format!(
-            "'calve restore{name}' makes it again from its snapshot, 'calve drop --force{name}' forgets it; if it was \
-             moved, run calve once inside of it"
+            "'calve restore{name}' makes it again from its base snapshot, 'calve drop --force{name}' forgets it; if \
+             you moved it, run 'calve status' once inside it"
         ),
         ErrorKind::Changed if operation.starts_with("drop") => format!(
-            "'calve capture{name}' keeps the changes in a snapshot; 'calve drop --force{name}' drops them"
+            "'calve capture{name}' keeps the changes in a snapshot; 'calve drop --force{name}' deletes them"
         ),
         ErrorKind::Changed => format!(
-            "'calve capture{name}' keeps the changes in a snapshot; --force replaces them, and \
+            "'calve capture{name}' keeps the changes in a snapshot; --force overwrites them, and \
              'calve switch{name} --undo' brings them back"
         ),
         ErrorKind::InvalidName => {
-            "a name has at most 200 bytes, no slash, space or control character, starts with neither dash nor \
-             dot, is no whole id, and is given once"
+            "choose a name of at most 200 bytes with no slash, space or control character; it must not start with \
+             a dash or a dot, look like a whole id, or be given twice"
                 .to_owned()
         }
         ErrorKind::Overlap if operation.starts_with("drop") => {
-            "drop those inside of it first: 'calve list' tells where each is".to_owned()
+            "drop the worktrees inside it first; 'calve list' prints their paths".to_owned()
         }
         ErrorKind::Overlap if operation.starts_with("make store") => {
-            "'calve status' and the other commands work there as they are".to_owned()
+            "it needs no store of its own: 'calve status' and the other commands work there".to_owned()
         }
-        ErrorKind::Overlap => {
-            "a copy made by hand is no worktree of its own: 'calve start NAME' makes one; without its folder \
-             .calve it is a folder like any other"
-                .to_owned()
-        }
+        ErrorKind::Overlap => format!(
+            "work in {}, or delete {} to make this a plain folder; 'calve start NAME' makes another worktree",
+            shell_word(other.unwrap_or(Path::new("the worktree"))),
+            shell_word(&path.join(".calve"))
+        ),
         ErrorKind::DestinationExists => {
-            "move it away, or choose another name, or another folder with --at".to_owned()
+            "move it away, choose another name, or choose another folder with --at".to_owned()
         }
         ErrorKind::StorageFull => format!(
-            "'calve drop NAME' and 'calve store gc --expire 30d' free space, also where there is none; {}",
+            "free some space ({}); 'calve drop NAME' and 'calve store gc --expire 30d' work on a full disk, too",
             df(path.parent().unwrap_or(path), error)
         ),
         // Of the tree: a file, or a folder of it.
         ErrorKind::PermissionDenied if matches!(operation, "take in" | "open directory" | "read directory") => {
             let name = path.file_name().map_or(path, Path::new);
             let looks = super::hint(kind, path, error).unwrap_or_default();
-            format!("a line {} in .calveignore leaves it out; {looks}", shell_word(name))
+            format!("to leave it out, add a line {} to .calveignore; or {looks}", shell_word(name))
         }
         kind => return super::hint(kind, path, error),
     };
@@ -229,7 +233,11 @@ mod tests {
             (ErrorKind::Changed, "switch worktree", "'calve capture w'"),
             (ErrorKind::Changed, "switch worktree", "'calve switch w --undo'"),
             (ErrorKind::InvalidName, "use the name", "no slash"),
-            (ErrorKind::Overlap, "use worktree", "calve start"),
+            (
+                ErrorKind::Overlap,
+                "use worktree",
+                "work in '/the worktree', or delete '/a b/c/.calve'",
+            ),
             (ErrorKind::Overlap, "drop worktree", "calve list"),
             (ErrorKind::Overlap, "make store for", "calve status"),
             (ErrorKind::DestinationExists, "start worktree", "--at"),
@@ -240,7 +248,8 @@ mod tests {
             (ErrorKind::PermissionDenied, "open", "ls -ld"),
         ] {
             let error = io::Error::other("cause");
-            let got = way_out(kind, operation, Path::new("/a b/c"), &error, " w");
+            let paths = (Path::new("/a b/c"), Some(Path::new("/the worktree")));
+            let got = way_out(kind, operation, paths, &error, " w");
             assert!(got.as_ref().is_some_and(|got| got.contains(expected)), "{kind:?}: {got:?}");
         }
     }
@@ -248,7 +257,7 @@ mod tests {
     #[test]
     fn a_current_folder_that_is_gone_has_a_way_out() {
         let gone = io::Error::from(io::ErrorKind::NotFound);
-        let got = way_out(ErrorKind::Io, "open", Path::new("."), &gone, "");
+        let got = way_out(ErrorKind::Io, "open", (Path::new("."), None), &gone, "");
         assert!(got.is_some_and(|got| got.contains("'cd'")));
     }
 }

@@ -163,8 +163,11 @@ fn a_switch_touches_what_differs_and_refuses_what_was_changed() {
     assert_eq!(read(&root.join("other")), None);
     let nothing = calve(&project, "switch w --undo");
     assert_eq!(nothing.code, Some(1));
-    assert!(nothing.stderr.contains("nothing to take back"), "{nothing:?}");
-    assert!(nothing.stderr.contains("hint: only a forced switch or a reset"), "{nothing:?}");
+    assert!(nothing.stderr.contains("there is nothing to undo"), "{nothing:?}");
+    assert!(
+        nothing.stderr.contains("hint: --undo undoes the last forced switch or reset"),
+        "{nothing:?}"
+    );
 }
 
 #[test]

@@ -25,7 +25,7 @@ fn the_clone_has_the_content_and_a_write_to_it_stays_there() {
         Some("reflink") => assert!(run.stderr.contains("all reflinked, 0 B copied"), "{run:?}"),
         Some("copy") => {
             assert!(run.stderr.contains("2 copied (9 B)"), "{run:?}");
-            assert!(run.stderr.contains("'calve doctor' tells how to change that"), "{run:?}");
+            assert!(run.stderr.contains("'calve doctor' says how to change that"), "{run:?}");
         }
         _ => {}
     }
@@ -310,6 +310,10 @@ fn a_store_that_came_along_is_told_of_and_one_that_was_there_is_not() {
     ] {
         let run = calve(scratch.path(), words);
         assert_eq!(run.code, Some(0), "{words}: {run:?}");
-        assert_eq!(run.stderr.contains("came along"), arrives, "{words}: {run:?}");
+        assert_eq!(
+            run.stderr.contains("the clone also has the project's store"),
+            arrives,
+            "{words}: {run:?}"
+        );
     }
 }

@@ -147,5 +147,6 @@ fn a_source_that_may_not_be_read_is_a_permission_error() {
     fs::set_permissions(&closed, fs::Permissions::from_mode(0o755)).unwrap();
     assert_eq!(run.code, Some(1), "{run:?}");
     assert_eq!(run.json()["error"]["kind"], "permission_denied");
-    assert!(run.stderr.contains("hint: ls -ld "), "{run:?}");
+    assert!(run.stderr.contains("or run calve as a user who has access"), "{run:?}");
+    assert!(run.stderr.contains(": ls -ld src "), "{run:?}");
 }

@@ -150,8 +150,10 @@ fn a_copy_made_by_hand_is_told_from_the_worktree() {
     }
     let run = calve(&copy, "status");
     assert_eq!(run.code, Some(1), "{run:?}");
-    assert!(run.stderr.contains("it is a copy of a worktree"), "{run:?}");
-    assert!(run.stderr.contains("hint: a copy made by hand"), "{run:?}");
+    assert!(run.stderr.contains("this folder is a copy of that worktree"), "{run:?}");
+    let way_out =
+        format!("hint: work in {}, or delete {}/.calve to make this", w.display(), copy.display());
+    assert!(run.stderr.contains(&way_out), "{run:?}");
     assert_eq!(meant(&project, "status w", None), "w");
 }
 

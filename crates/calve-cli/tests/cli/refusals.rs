@@ -19,17 +19,22 @@ fn each_refusal_has_its_kind_and_a_way_out_and_changes_nothing() {
         ("-C ../p.worktrees list", "store_not_found", "p.worktrees", "'calve init'"),
         ("--store none list", "store_not_found", "none", "PROJECT/.calve"),
         ("show none", "snapshot_not_found", "none", "'calve log'"),
-        ("show abc", "snapshot_not_found", "four digits are the least", "'calve log'"),
+        (
+            "show abc",
+            "snapshot_not_found",
+            "a snapshot id needs at least four digits",
+            "'calve log'",
+        ),
         ("start x --from none", "snapshot_not_found", "none", "'calve log'"),
         ("name none x", "snapshot_not_found", "none", "'calve log'"),
         ("name --delete none", "snapshot_not_found", "none", "'calve name'"),
         ("switch w none", "snapshot_not_found", "none", "'calve log'"),
-        ("switch w --undo", "snapshot_not_found", "nothing to take back", "forced switch"),
+        ("switch w --undo", "snapshot_not_found", "nothing to undo", "the last forced switch"),
         ("store warm none", "snapshot_not_found", "none", "'calve log'"),
         ("status none", "worktree_not_found", "none", "'calve list'"),
         ("drop none", "worktree_not_found", "none", "'calve list'"),
         ("restore none", "worktree_not_found", "none", "'calve list'"),
-        ("status dir", "worktree_not_found", "not its root", "its root is"),
+        ("status dir", "worktree_not_found", "not its root", "name its root instead: "),
         ("start w", "worktree_exists", "w at ", "'calve drop w'"),
         ("start occupied", "destination_exists", "occupied", "--at"),
         ("status gone", "worktree_missing", "gone", "'calve restore gone'"),
@@ -44,7 +49,7 @@ fn each_refusal_has_its_kind_and_a_way_out_and_changes_nothing() {
         ("start a/b", "invalid_name", "a/b: it has a slash", "'calve start --at a b'"),
         ("start ../b", "invalid_name", "../b: it has a slash", "'calve start --at .. b'"),
         ("start ..", "invalid_name", "starts with", "no slash"),
-        ("start x x", "invalid_name", "x", "given once"),
+        ("start x x", "invalid_name", "x", "given twice"),
         ("name first a/b", "invalid_name", "a/b", "no slash"),
         (&id_as_name, "invalid_name", "looks like", "no slash"),
         ("snapshot --name a/b", "invalid_name", "a/b", "no slash"),
@@ -79,7 +84,7 @@ fn a_project_without_a_snapshot_says_how_to_take_one() {
         let run = calve(&project, words);
         assert_eq!(run.code, Some(1), "{words}: {run:?}");
         assert!(
-            run.stderr.contains("hint: 'calve snapshot' takes its first one"),
+            run.stderr.contains("hint: 'calve snapshot' takes the first one"),
             "{words}: {run:?}"
         );
     }
@@ -134,7 +139,7 @@ fn words_that_say_nothing_are_usage_errors() {
         ("start --prefix p x", "--prefix needs -n"),
         ("drop", "<NAME>"),
         ("restore", "<NAME>"),
-        ("switch", "to which snapshot?"),
+        ("switch", "SNAPSHOT is missing: to which one?"),
         ("switch a b c", "unexpected"),
         ("switch a b --undo", "--undo goes back"),
         ("switch --undo --force", "cannot be used with"),

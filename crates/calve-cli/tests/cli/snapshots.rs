@@ -29,7 +29,10 @@ fn a_store_is_made_once_and_its_path_is_the_result() {
     let other = calve(&root, "init --json q --store p/.calve");
     assert_eq!(other.code, Some(1), "{other:?}");
     assert_eq!(other.json()["error"]["kind"], "store_exists");
-    assert!(other.stderr.contains("another project's"), "{other:?}");
+    assert!(
+        other.stderr.contains("it belongs to another project: choose another --store"),
+        "{other:?}"
+    );
     let document = calve(&root, "init --json q").json();
     assert_eq!(
         document,
@@ -46,7 +49,8 @@ fn init_over_the_rest_that_git_clean_leaves_says_what_to_do() {
     let project = scratch.path().join("p");
     let run = calve(&project, "init");
     assert_eq!(run.code, Some(1), "{run:?}");
-    assert!(run.stderr.contains("rest of a store") && run.stderr.contains("rm -rf"), "{run:?}");
+    assert!(run.stderr.contains("'git clean', for example, deleted most of this store"), "{run:?}");
+    assert!(run.stderr.contains("remove the rest and try again: rm -rf"), "{run:?}");
     assert!(scratch.path().join(&rest).is_file(), "what may be wanted is not removed unasked");
     fs::remove_dir_all(project.join(".calve")).unwrap();
     assert_eq!(calve(&project, "init").code, Some(0));
@@ -65,7 +69,7 @@ fn a_snapshot_prints_its_id_alone_and_the_summary_says_what_was_read() {
         Some("reflink") => assert!(first.stderr.contains("2 new contents reflinked"), "{first:?}"),
         Some("copy") => {
             assert!(first.stderr.contains("2 new contents copied (11 B)"), "{first:?}");
-            assert!(first.stderr.contains("'calve doctor' tells how to change that"), "{first:?}");
+            assert!(first.stderr.contains("'calve doctor' says how to change that"), "{first:?}");
         }
         _ => {}
     }

@@ -61,9 +61,9 @@ fn what_was_made_is_told_where_standard_output_cannot_be_written_to() {
     for (words, part) in [
         ("start one two", "p.worktrees/one, "),
         ("start --json three", "p.worktrees/three\n"),
-        ("snapshot", "the snapshot is taken: "),
-        ("clone p c -C ..", "the tree is made and stays: ../c\n"),
-        ("clone p c-2 c-3 --json -C ..", "the trees are made and stay: ../c-2, ../c-3\n"),
+        ("snapshot", "the snapshot was taken and stays: "),
+        ("clone p c -C ..", "the tree was made and stays: ../c\n"),
+        ("clone p c-2 c-3 --json -C ..", "the trees were made and stay: ../c-2, ../c-3\n"),
     ] {
         let mut command = command(&project, words.split_whitespace());
         command.stdout(full()).stderr(Stdio::piped());

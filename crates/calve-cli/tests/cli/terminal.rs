@@ -263,7 +263,7 @@ fn binary_files_are_only_named_on_a_terminal_unless_the_whole_patch_is_asked_for
     fs::write(root.join("c"), "text\n").unwrap();
     let text = plain(&on_terminal(&project, "diff w", 80).1);
     assert!(
-        text.contains("\nBinary files differ; --patch has their bytes\ndiff --git a/c b/c\n"),
+        text.contains("\nBinary files differ; --patch prints their content\ndiff --git a/c b/c\n"),
         "{text}"
     );
     assert!(

@@ -94,7 +94,7 @@ fn the_words_for_people_are_on_the_right_streams() {
         assert!(stats.stdout.contains(part), "no {part:?} in {}", stats.stdout);
     }
     for (words, part) in [
-        ("store verify", "1 snapshot looked at, with 2 mirrors (11 B)"),
+        ("store verify", "checked 1 snapshot, with 2 mirrors (11 B)"),
         ("store verify", ": no damage, "),
         ("store pack --all", "2 contents compressed (11 B to "),
         ("store warm", "1 snapshot warm, 2 mirrors made (11 B)"),

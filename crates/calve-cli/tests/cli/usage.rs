@@ -51,7 +51,7 @@ fn a_usage_error_is_a_json_document_too_where_json_was_asked_for() {
     let scratch = with_source();
     for (words, cause) in [
         ("clone --json src", "the following required arguments were not provided: <DST>..."),
-        ("--json clone -n 2 src a b", "-n takes one DST, and names DST-1 … DST-N after it"),
+        ("--json clone -n 2 src a b", "-n takes one DST, and makes DST-1 … DST-N"),
     ] {
         let run = calve(scratch.path(), words);
         assert_eq!(run.code, Some(2), "{run:?}");

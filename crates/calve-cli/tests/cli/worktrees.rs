@@ -41,7 +41,7 @@ fn worktrees_start_beside_the_project_and_their_paths_are_the_result() {
         }
         Some("copy") => {
             assert!(lines[1].contains("4 copied (22 B)"), "{run:?}");
-            assert!(lines[1].contains("'calve doctor' tells how to change that"), "{run:?}");
+            assert!(lines[1].contains("'calve doctor' says how to change that"), "{run:?}");
         }
         _ => {}
     }
@@ -303,8 +303,10 @@ fn whoever_stands_in_what_is_dropped_is_told_where_to_go() {
     done(&project, "start one two");
     let root = worktrees_of(&project).join("one");
     let told = calve(&root.join("dir"), "drop two one");
-    let expected =
-        format!("dropped two, one\nthe current folder went with it: cd {}\n", project.display());
+    let expected = format!(
+        "dropped two, one\nthe current folder was dropped, too: cd {}\n",
+        project.display()
+    );
     assert_eq!((told.code, told.stderr), (Some(0), expected));
     until_deleted(&project.join(".calve"));
 }

@@ -398,14 +398,14 @@ fn what_may_not_be_read_is_named_with_the_way_to_leave_it_out() {
         }
         let run = without_privileges(scratch.path(), "clone app copy");
         assert_eq!(run.code, Some(1), "{what}: {run:?}");
-        assert!(run.stderr.contains(&format!("--exclude /{what} leaves it out")), "{run:?}");
+        assert!(run.stderr.contains(&format!("to leave it out: --exclude /{what}; ")), "{run:?}");
         let run = without_privileges(scratch.path(), &format!("clone --exclude /{what} app copy"));
         assert_eq!(run.code, Some(0), "{what}: {run:?}");
 
         assert_eq!(without_privileges(&app, "init -q").code, Some(0));
         let run = without_privileges(&app, "snapshot");
         assert_eq!(run.code, Some(1), "{what}: {run:?}");
-        assert!(run.stderr.contains(&format!("a line {what} in .calveignore")), "{run:?}");
+        assert!(run.stderr.contains(&format!("add a line {what} to .calveignore; ")), "{run:?}");
         fs::write(app.join(".calveignore"), format!("{what}\n")).unwrap();
         let run = without_privileges(&app, "snapshot");
         assert_eq!(run.code, Some(0), "{what}: {run:?}");
@@ -427,7 +427,10 @@ fn a_clone_inside_its_source_says_that_it_is_left_out_and_a_stores_own_trash_is_
     }
     let run = calve(scratch.path(), "clone app app/trees/one");
     assert_eq!(run.code, Some(0), "{run:?}");
-    assert!(run.stderr.contains("app/trees/one lies inside the source: it is left out"), "{run:?}");
+    assert!(
+        run.stderr.contains("app/trees/one is inside the source: the clone leaves it out"),
+        "{run:?}"
+    );
     assert!(!app.join("trees/one/trees/one").try_exists().unwrap());
     for (destination, expected) in [("app/trees/two", true), ("beside", false)] {
         let run = calve(scratch.path(), &format!("clone --json app {destination}"));

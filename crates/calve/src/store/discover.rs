@@ -74,7 +74,7 @@ impl Store {
                     && !path.components().any(|part| part == Component::ParentDir)
             };
             if !inside(&project) {
-                let cause = io::Error::other("it says that it is of another folder");
+                let cause = io::Error::other("it says that it belongs to another project");
                 return Err(Error::new(
                     ErrorKind::StoreUntrusted,
                     "use the store",
@@ -116,7 +116,7 @@ fn find(folder: &Path) -> Result<Found, Error> {
     }
     let cause = io::Error::new(
         io::ErrorKind::NotFound,
-        "neither it nor any folder above has a store or is a worktree",
+        "neither this folder nor any folder above it is a worktree or has a store",
     );
     Err(Error::new(ErrorKind::StoreNotFound, "find the store of", start, cause))
 }
@@ -129,7 +129,7 @@ fn must_be_ours(store: &Path) -> Result<(), Error> {
     }
     let cause = io::Error::new(
         io::ErrorKind::PermissionDenied,
-        format!("it belongs to another user (uid {}), and was only found here", stat.st_uid),
+        format!("it belongs to another user (uid {}), and you did not name it", stat.st_uid),
     );
     Err(Error::new(ErrorKind::StoreUntrusted, "use the store", store, cause))
 }

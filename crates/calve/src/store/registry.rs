@@ -279,7 +279,7 @@ impl Claim<'_> {
         };
         let cause = io::Error::new(
             io::ErrorKind::NotFound,
-            "it was dropped, or found elsewhere, while it was being made",
+            "another process dropped or moved it while it was being made",
         );
         Err(Error::new(ErrorKind::WorktreeNotFound, "start worktree", name, cause))
     }
@@ -305,7 +305,7 @@ pub(crate) fn no_worktree(name: &str) -> Error {
 pub(crate) fn name_taken(name: &str, path: &[u8]) -> Error {
     let cause = io::Error::new(
         io::ErrorKind::AlreadyExists,
-        "a worktree of this name exists, or is being started",
+        "a worktree with this name exists, or is being started",
     );
     Error::new(ErrorKind::WorktreeExists, "start worktree", name, cause).with_other(path_from(path))
 }

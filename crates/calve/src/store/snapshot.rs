@@ -355,7 +355,7 @@ impl Store {
             [_, _, ..] => {
                 let cause = io::Error::new(
                     io::ErrorKind::InvalidInput,
-                    "the ids of several snapshots start like this",
+                    "the ids of several snapshots start with it",
                 );
                 Err(Error::new(ErrorKind::SnapshotAmbiguous, "find snapshot", text, cause))
             }
@@ -433,7 +433,7 @@ fn is_hex(text: &str) -> bool {
 
 fn not_found(text: &str) -> Error {
     let why = if text.len() < LEAST_DIGITS && is_hex(text) {
-        "no snapshot has this name, and of an id four digits are the least"
+        "no snapshot has this name, and a snapshot id needs at least four digits"
     } else {
         "no snapshot has this name or id"
     };
@@ -452,7 +452,7 @@ pub(crate) fn check_name(name: &str) -> Result<(), Error> {
     } else if name.starts_with(['-', '.']) {
         "it starts with a dash or a dot"
     } else if name.len() == 64 && is_hex(name) {
-        "it is what an id looks like"
+        "it looks like an id"
     } else {
         return Ok(());
     };

@@ -86,7 +86,7 @@ impl Worktree {
             let status = self.status(options)?;
             if !status.changes.is_empty() {
                 let paths = status.changes.into_iter().map(|change| change.path).collect();
-                let cause = io::Error::other("it was changed since its snapshot");
+                let cause = io::Error::other("it has changes since its base snapshot");
                 return Err(Error::new(ErrorKind::Changed, "drop worktree", &self.path, cause)
                     .with_details(paths));
             }
@@ -153,7 +153,7 @@ impl Worktree {
         if inside.is_empty() {
             return Ok(());
         }
-        let cause = io::Error::other("other worktrees are inside of it");
+        let cause = io::Error::other("other worktrees are inside it");
         Err(Error::new(ErrorKind::Overlap, "drop worktree", &self.path, cause).with_details(inside))
     }
 }

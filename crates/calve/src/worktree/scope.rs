@@ -53,8 +53,10 @@ impl Scope {
     pub(super) fn at(&self, root: &Path) -> Result<Judge, Error> {
         let below = |path: &PathBuf| {
             inside(path.strip_prefix(root).unwrap_or(path)).ok_or_else(|| {
-                let cause =
-                    io::Error::new(io::ErrorKind::InvalidInput, "it is not in this worktree");
+                let cause = io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    "this path leads out of the worktree",
+                );
                 Error::new(ErrorKind::SourceNotFound, "compare", path, cause).with_other(root)
             })
         };
@@ -108,7 +110,7 @@ impl Judge {
             Some(path) => {
                 let cause = io::Error::new(
                     io::ErrorKind::NotFound,
-                    "neither the snapshot nor the worktree has it",
+                    "neither the worktree nor its base snapshot has this path",
                 );
                 Err(Error::new(ErrorKind::SourceNotFound, "compare", path, cause)
                     .with_other(&self.root))

@@ -132,7 +132,7 @@ impl Store {
         for name in names.iter().map(AsRef::as_ref) {
             check_name(name)?;
             if name == PROJECT || !seen.insert(name) {
-                let cause = io::Error::new(io::ErrorKind::InvalidInput, "it is given twice");
+                let cause = io::Error::new(io::ErrorKind::InvalidInput, "it was given twice");
                 return Err(Error::new(ErrorKind::InvalidName, "use the name", name, cause));
             }
         }
@@ -464,7 +464,8 @@ fn places(paths: impl Iterator<Item = PathBuf>) -> Result<Vec<Place>, Error> {
             }
         }
         if empty.is_none() && std::fs::symlink_metadata(&path).is_ok() {
-            let cause = io::Error::new(io::ErrorKind::AlreadyExists, "it exists");
+            let cause =
+                io::Error::new(io::ErrorKind::AlreadyExists, "something exists there already");
             return Err(Error::new(ErrorKind::DestinationExists, "start worktree", path, cause));
         }
         let dir = match places.last() {

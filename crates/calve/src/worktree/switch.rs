@@ -126,7 +126,8 @@ impl Worktree {
         self.store.must_be_writable("switch a worktree of")?;
         self.must_keep_to_itself()?;
         let alone = self.store.registry().lock(&self.row)?.ok_or_else(|| {
-            let cause = io::Error::new(io::ErrorKind::WouldBlock, "another process switches it");
+            let cause =
+                io::Error::new(io::ErrorKind::WouldBlock, "another process is switching it");
             Error::new(ErrorKind::Busy, "switch worktree", &self.path, cause)
         })?;
         // What was killed while it gave up what could be undone left that here, also where nothing else is left to do.
@@ -184,7 +185,7 @@ impl Worktree {
             trees.guard_from_undo(record, aside, &mut moves);
         }
         if what == Changes::Respect && !moves.conflicts.is_empty() {
-            let cause = io::Error::other("what was changed by hand is in the way");
+            let cause = io::Error::other("local changes are in the way");
             return Err(Error::new(ErrorKind::Changed, "switch worktree", &self.path, cause)
                 .with_details(moves.conflicts.into_iter().collect()));
         }

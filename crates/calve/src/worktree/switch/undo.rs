@@ -41,7 +41,7 @@ impl Worktree {
     fn undo_alone(&self, options: &StoreOptions) -> Result<SwitchReport, Error> {
         self.must_be_there()?;
         let Some(record) = self.record()? else {
-            let cause = io::Error::new(io::ErrorKind::NotFound, "there is nothing to take back");
+            let cause = io::Error::new(io::ErrorKind::NotFound, "there is nothing to undo");
             return Err(Error::new(ErrorKind::SnapshotNotFound, "undo", &self.path, cause));
         };
         let files = self.aside_files()?;
@@ -86,7 +86,10 @@ impl Worktree {
         let Some(undo) = self.open_undo()? else { return Ok(None) };
         match read_plain(undo, Path::new(UNDO_RECORD), RECORD_MOST_BYTES) {
             Ok(text) => Record::decode(&text).map(Some).ok_or_else(|| {
-                let cause = io::Error::new(io::ErrorKind::InvalidData, "its record is damaged");
+                let cause = io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "the record of the last switch is damaged",
+                );
                 Error::new(ErrorKind::Damaged, "undo", self.undo_path(), cause)
             }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -111,8 +114,9 @@ impl Worktree {
         for path in [&own, &undo, &undo.join(UNDO_FILES)] {
             let is_link = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_symlink());
             if is_link && !(path == &own && is_store) {
-                let cause =
-                    io::Error::other("it is a link, and what is moved aside must stay here");
+                let cause = io::Error::other(
+                    "it is a symbolic link; calve moves files aside only within the worktree",
+                );
                 return Err(Error::new(ErrorKind::Damaged, "switch worktree", path, cause));
             }
         }
