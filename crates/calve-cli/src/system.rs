@@ -71,8 +71,8 @@ fn ignored() -> u64 {
     0
 }
 
-/// Raises the soft limit of open files: a wide tree cloned to many destinations keeps a directory open for
-/// each. A limit that cannot be raised is no error; the library stays within what there is.
+/// Raises the open file limit (the soft one): each thread keeps the directories open that it works in, one in each
+/// destination. If the limit cannot be raised, the library opens directories again more often, which only costs time.
 #[cfg(unix)]
 pub(crate) fn raise_open_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};

@@ -50,10 +50,10 @@
 //! `examples/site_packages.rs` is a program of this kind, and the [guide for linkers] says when to use which mode.
 //!
 //! # Snapshots and worktrees
-//! On Unix a *store* keeps *snapshots* of a project, each content once, and makes *worktrees* of them: trees that it can tell the
+//! On Unix, with the feature `store`, a *store* keeps *snapshots* of a project, each content once, and makes *worktrees* of them: trees that it can tell the
 //! changes of, take back as snapshots, and move from one snapshot to another.
 //! ```
-//! # #[cfg(unix)] {
+//! # #[cfg(all(unix, feature = "store"))] {
 //! use calve::{StartOptions, Store, StoreOptions};
 //!
 //! # let desk = tempfile::tempdir()?;
@@ -142,11 +142,27 @@
 //! have one without repartitioning, is in the [guide to filesystems].
 //!
 //! # Features
-//! There are none. The library prints nothing and reads no environment.
+//! * `store` (default): snapshots and worktrees. It needs a C compiler, for SQLite and zstd.
+//!
+//! Without it the crate is the linker alone: [`clone_tree`], [`clonefile_or_copy`] and the other functions for one file. It
+//! then needs no C compiler, and depends on 17 crates on Linux:
+//! ```toml
+//! calve = { version = "0.1", default-features = false }
+//! ```
+//! No feature changes what a function does. The library prints nothing and reads no environment.
 //!
 //! [guide for linkers]: https://github.com/calve-rs/calve/blob/main/docs/linker.md
 //! [guide of stores]: https://github.com/calve-rs/calve/blob/main/docs/store.md
 //! [guide to filesystems]: https://github.com/calve-rs/calve/blob/main/docs/filesystems.md
+
+// Without the store, what only the store calls is unused. The whole library is checked for dead code with it.
+#![cfg_attr(
+    all(unix, not(feature = "store")),
+    expect(dead_code, unused_imports, reason = "the store uses it")
+)]
+
+#[cfg(all(calve_check, not(feature = "store")))]
+compile_error!("the checking build compares with the store: it needs the feature `store`");
 
 #[cfg(calve_check)]
 mod check;
@@ -164,23 +180,23 @@ pub use report::{
     Cancel, CopiedBecause, DestinationReport, Method, Progress, Report, SkipReason, Skipped,
     UnlinkedBecause,
 };
-#[cfg(unix)]
+#[cfg(all(unix, feature = "store"))]
 pub use store::{
     BlobId, Damage, DamageKind, GcOptions, GcReport, Log, PackOptions, PackReport, Place, Snapshot,
     SnapshotId, SnapshotReport, Stats, Store, StoreOptions, VerifyReport, WarmReport,
 };
 pub use tree::{CloneOptions, Existing, Mode, Reflink, clone_tree};
-#[cfg(unix)]
+#[cfg(all(unix, feature = "store"))]
 pub use worktree::{
     Change, ChangeKind, Diff, Dropped, FileDiff, Scope, Standing, StartOptions, StartReport,
     Started, Status, SwitchReport, Worktree,
 };
-#[cfg(all(unix, any(test, fuzzing)))]
+#[cfg(all(unix, feature = "store", any(test, fuzzing)))]
 #[doc(hidden)]
 pub mod fuzzing;
-#[cfg(unix)]
+#[cfg(all(unix, feature = "store"))]
 mod store;
-#[cfg(doc)]
+#[cfg(all(doc, feature = "store"))]
 pub mod store_format;
-#[cfg(unix)]
+#[cfg(all(unix, feature = "store"))]
 mod worktree;

@@ -116,9 +116,14 @@
 //! vouched for is read.
 //!
 //! # Templates
-//! `templates/ID.seal` is the number of the transaction in which the subvolume was last changed (btrfs' `ctransid`), in decimal digits and a newline,
-//! from when the tree was complete and flushed; where it is another by now somebody wrote to the tree, and it is no good. `templates/ID.index` is the index of every tree that is a
-//! snapshot of it: inode numbers and times are the same. The seal is written last. A template is no content: it can always be removed.
+//! `templates/ID` is a subvolume with the tree of snapshot ID. `templates/ID.index` is the index of every tree that is a
+//! snapshot of this subvolume: inode numbers and times are the same.
+//!
+//! `templates/ID.seal` is one line of text: the number of the transaction in which the subvolume was last changed (btrfs'
+//! `ctransid`, decimal), a space, the kernel's `boot_id` at that time, and a newline. It is written last, when the tree is
+//! complete and flushed. A template serves only while both are what the kernel says now. Another number means that
+//! somebody wrote to the tree. In another boot the number proves nothing, because btrfs replays its log after a crash
+//! without counting. A template is no content: it can always be removed.
 //!
 //! # The marker of a worktree
 //! `.calve/worktree` inside it:

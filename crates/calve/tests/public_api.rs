@@ -8,7 +8,7 @@ use calve::*;
 /// Sent to other threads, shared with them, printed.
 fn is_a_good_citizen<T: Send + Sync + Unpin + std::fmt::Debug + 'static>() {}
 fn is_a_value<T: Clone + Send + Sync + Unpin + std::fmt::Debug + 'static>() {}
-#[cfg(unix)]
+#[cfg(all(unix, feature = "store"))]
 fn is_an_id<T: Copy + Ord + std::hash::Hash + std::fmt::Display + std::str::FromStr>() {}
 
 #[test]
@@ -25,7 +25,7 @@ fn everything_public_can_be_sent_shared_and_printed() {
     is_a_value::<ReflinkOutcome>();
 }
 
-#[cfg(unix)]
+#[cfg(all(unix, feature = "store"))]
 #[test]
 fn stores_and_worktrees_can_be_sent_shared_and_printed() {
     is_a_value::<Store>();
@@ -51,7 +51,7 @@ fn stores_and_worktrees_can_be_sent_shared_and_printed() {
     is_an_id::<BlobId>();
 }
 
-#[cfg(unix)]
+#[cfg(all(unix, feature = "store"))]
 #[test]
 fn an_id_is_read_as_it_is_printed_and_nothing_else_is() {
     let id = SnapshotId::from_bytes(std::array::from_fn(|at| u8::try_from(at * 8).unwrap()));

@@ -1,4 +1,4 @@
-//! The clone calls of each platform. With `extents` these are the only files that hold `unsafe`.
+//! The clone calls of each platform, and the other system calls that need `unsafe`: no other file holds any.
 //!
 //! | feature | since | used for | where it is missing |
 //! |---|---|---|---|

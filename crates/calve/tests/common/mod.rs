@@ -2,10 +2,11 @@
 
 #![allow(clippy::allow_attributes, dead_code, reason = "each test crate uses a part of this")]
 
+#[cfg(feature = "store")]
 pub(crate) mod maintained;
 pub(crate) mod odd;
 pub(crate) mod snapshot;
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", feature = "store"))]
 pub(crate) mod stores;
 
 use std::fs;
