@@ -84,7 +84,6 @@ fn what_cannot_be_is_refused_before_anything_is_made() {
         ("source", &["new", "file"], &[Fail], E::DestinationExists),
         ("source/d0", &["source"], &[Fail], E::DestinationExists),
         ("source", &["file"], &[Merge], E::Conflict),
-        ("source", &["link"], &[Merge], E::Conflict),
         ("source", &["dangling"], &[Merge], E::Conflict),
         ("source", &["new", "file"], &[Merge], E::Conflict),
     ];
