@@ -1,15 +1,18 @@
 //! The command line: what can be said, and its help.
 
 use std::ffi::OsString;
-use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::error::ErrorKind;
 use clap::{Args, ColorChoice, CommandFactory, Parser, Subcommand, ValueEnum, ValueHint};
 
+use self::misuse::Misuse;
+use crate::common::Common;
+
 #[cfg(unix)]
 mod changes;
 mod clone;
+mod misuse;
 mod shells;
 #[cfg(unix)]
 mod snapshots;
@@ -102,67 +105,6 @@ pub(crate) struct Cli {
     pub(crate) common: Common,
     #[command(subcommand)]
     pub(crate) verb: Verb,
-}
-
-/// The flags of every command.
-#[derive(Debug, Default, Args)]
-#[command(next_help_heading = "Common options")]
-pub(crate) struct Common {
-    /// Print one JSON document on standard output (docs/json.md)
-    #[arg(long, global = true)]
-    pub(crate) json: bool,
-
-    /// Print no progress and no summary; results, warnings and errors stay
-    #[arg(short, long, global = true, conflicts_with = "verbose")]
-    pub(crate) quiet: bool,
-
-    /// Print exact numbers, each destination, and every entry that was left out
-    #[arg(short, long, global = true)]
-    pub(crate) verbose: bool,
-
-    /// Use colors: auto (on a terminal, unless NO_COLOR is set), always or never
-    #[arg(
-        long,
-        global = true,
-        value_name = "WHEN",
-        default_value = "auto",
-        hide_possible_values = true,
-        hide_default_value = true
-    )]
-    pub(crate) color: ColorChoice,
-
-    /// Use N threads [default: one per processor, at most 8]
-    #[arg(short, long, global = true, value_name = "N", value_parser = parse_jobs)]
-    pub(crate) jobs: Option<NonZeroUsize>,
-
-    /// Start relative paths at DIR [default: the current folder]
-    #[arg(short = 'C', global = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
-    pub(crate) directory: Option<PathBuf>,
-
-    /// Use the store in DIR [default: CALVE_STORE, else the current folder's store]
-    #[cfg(unix)]
-    #[arg(long, global = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
-    pub(crate) store: Option<PathBuf>,
-}
-
-impl Common {
-    /// `path`, taken from the directory that `-C` names. The process itself stays where it is, so that the
-    /// paths it prints are right for whoever started it.
-    pub(crate) fn resolve(&self, path: &Path) -> PathBuf {
-        match &self.directory {
-            Some(base) if path == Path::new(".") => base.clone(),
-            Some(base) => base.join(path),
-            None => path.to_owned(),
-        }
-    }
-
-    /// The store that `--store` names, or else the environment; an empty variable is as good as none.
-    #[cfg(unix)]
-    pub(crate) fn store(&self) -> Option<PathBuf> {
-        let from_environment =
-            || std::env::var_os("CALVE_STORE").filter(|path| !path.is_empty()).map(PathBuf::from);
-        self.store.clone().or_else(from_environment).map(|path| self.resolve(&path))
-    }
 }
 
 /// The commands.
@@ -345,19 +287,6 @@ pub(crate) struct DoctorArgs {
     pub(crate) paths: Vec<PathBuf>,
 }
 
-/// More clones than this in one call are a slip of the finger, and their list alone would fill the memory.
-pub(crate) const MAX_COUNT: u64 = 65_535;
-
-/// More threads than this gain nothing and may not be had.
-const MAX_JOBS: usize = 256;
-
-fn parse_jobs(value: &str) -> Result<NonZeroUsize, String> {
-    match value.parse::<NonZeroUsize>() {
-        Ok(jobs) if jobs.get() <= MAX_JOBS => Ok(jobs),
-        _ => Err(format!("not a number from 1 to {MAX_JOBS}")),
-    }
-}
-
 /// A usage error that clap cannot find on its own, in clap's own form.
 pub(crate) fn usage_error(verb: &str, message: &str) -> clap::Error {
     let mut command = Cli::command();
@@ -365,6 +294,12 @@ pub(crate) fn usage_error(verb: &str, message: &str) -> clap::Error {
     match command.find_subcommand_mut(verb) {
         Some(command) => command.error(ErrorKind::ArgumentConflict, message),
         None => command.error(ErrorKind::ArgumentConflict, message),
+    }
+}
+
+impl From<Misuse> for clap::Error {
+    fn from(misuse: Misuse) -> Self {
+        usage_error(misuse.verb, misuse.message)
     }
 }
 
@@ -423,26 +358,6 @@ mod tests {
         let common: Vec<_> = command.get_arguments().map(|it| it.get_id().clone()).collect();
         assert!(common.len() > 5);
         check(&command, &common);
-    }
-
-    #[test]
-    fn relative_paths_are_taken_from_the_directory_and_absolute_ones_are_not() {
-        for (directory, path, expected) in [
-            (None, "a", "a"),
-            (Some("d"), "a", "d/a"),
-            (Some("d"), "/a", "/a"),
-            (Some("d"), ".", "d"),
-            (Some("/d"), "../a", "/d/../a"),
-        ] {
-            let mut words = vec!["calve", "doctor"];
-            words.extend(directory.iter().flat_map(|directory| ["-C", directory]));
-            let common = Cli::try_parse_from(words).unwrap().common;
-            assert_eq!(
-                common.resolve(Path::new(path)),
-                Path::new(expected),
-                "{directory:?} {path}"
-            );
-        }
     }
 
     #[test]

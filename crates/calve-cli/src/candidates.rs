@@ -8,9 +8,8 @@ use std::path::{Path, PathBuf};
 use calve::{Snapshot, Store};
 use clap_complete::engine::{CompletionCandidate, PathCompleter, ValueCompleter as _};
 
-use crate::args::Common;
-use crate::session::short;
-use crate::text::{harmless, shown};
+use crate::common::Common;
+use crate::text::{harmless, short, shown};
 
 /// As many snapshots without a name are offered, the newest.
 const UNNAMED: usize = 50;

@@ -13,10 +13,10 @@ use crate::failure::Failure;
 use crate::failure::stored::{argument, worktree_failure};
 use crate::output::{BAD, CAUTION, GOOD, Output, PathFields, STRONG, encoded, encoded_bytes};
 use crate::progress::Total;
-use crate::session::{Session, short};
+use crate::session::Session;
 use crate::snapshots::tell_skipped;
 use crate::table::{Cell, Column, Table};
-use crate::text::{self, count, counted, harmless};
+use crate::text::{self, count, counted, harmless, short};
 use crate::worktrees::{WorktreeFields, change_name, change_style};
 
 pub(crate) fn diff(args: &DiffArgs, session: Session<'_>) -> Result<Exit, Failure> {

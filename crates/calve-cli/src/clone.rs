@@ -7,8 +7,9 @@ use std::sync::Arc;
 use calve::{CloneOptions, DestinationReport, Method, Progress, Report, SkipReason, Skipped};
 use serde::Serialize;
 
-use crate::args::{CloneArgs, Common};
+use crate::args::CloneArgs;
 use crate::choices::Existing;
+use crate::common::Common;
 use crate::exit::Exit;
 use crate::failure::{Failure, clone_failure};
 use crate::filesystems;

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use calve::{Probe, ReflinkOutcome};
 use serde::Serialize;
 
-use crate::args::{Common, DoctorArgs};
+use crate::args::DoctorArgs;
+use crate::common::Common;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::filesystems::fix;

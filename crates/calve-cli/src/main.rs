@@ -1,6 +1,6 @@
 //! The calve command: isolated copies of directory trees through the filesystem's reflinks.
 //!
-//! Thin: the work is the `calve` library's; here are the command line ([`args`]), what its words mean ([`session`]),
+//! Thin: the work is the `calve` library's; here are the command line ([`args`], [`common`]), what its words mean ([`session`]),
 //! the two output streams ([`output`], [`table`], [`progress`]), the words ([`text`], [`summary`], [`failure`], [`tips`], [`filesystems`]) and the exit codes ([`exit`]).
 
 mod args;
@@ -10,6 +10,7 @@ mod candidates;
 mod changes;
 mod choices;
 mod clone;
+mod common;
 mod doctor;
 mod exit;
 mod failure;

@@ -11,12 +11,13 @@ use std::sync::Arc;
 
 use calve::{ErrorKind, Progress, SnapshotId, Store, StoreOptions, Worktree};
 
-use crate::args::Common;
+use crate::common::Common;
 use crate::failure::Failure;
 use crate::failure::stored::{no_worktree, store_failure};
 use crate::output::Output;
 use crate::progress::{self, Total, Watched};
 use crate::system::Signals;
+use crate::text::short;
 
 /// One run of a verb.
 #[derive(Clone, Copy)]
@@ -24,16 +25,6 @@ pub(crate) struct Session<'a> {
     pub(crate) common: &'a Common,
     pub(crate) output: Output,
     pub(crate) signals: &'a Signals,
-}
-
-/// The digits of an id that people get to see.
-const SHORT: usize = 12;
-
-/// An id for people.
-pub(crate) fn short(id: SnapshotId) -> String {
-    let mut digits = id.to_string();
-    digits.truncate(SHORT);
-    digits
 }
 
 impl Session<'_> {

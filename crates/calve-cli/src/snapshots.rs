@@ -13,10 +13,10 @@ use crate::failure::{Failure, OUTPUT};
 use crate::filesystems;
 use crate::output::{Output, encoded};
 use crate::progress::Total;
-use crate::session::{Session, short};
+use crate::session::Session;
 use crate::store::DamageDocument;
 use crate::table::{Cell, Column, Table};
-use crate::text::{self, count, counted, harmless, shown};
+use crate::text::{self, count, counted, harmless, short, shown};
 
 pub(crate) fn init(args: &InitArgs, session: Session<'_>) -> Result<Exit, Failure> {
     let project = session.common.resolve(args.root.as_deref().unwrap_or(Path::new(".")));

@@ -13,9 +13,9 @@ use crate::failure::Failure;
 use crate::failure::stored::store_failure;
 use crate::output::{Output, PathFields};
 use crate::progress::Total;
-use crate::session::{Session, short};
+use crate::session::Session;
 use crate::table::{Cell, Column, Table};
-use crate::text::{self, count, counted, harmless};
+use crate::text::{self, count, counted, harmless, short};
 use crate::trash;
 
 pub(crate) fn run(verb: &StoreVerb, session: Session<'_>) -> Result<Exit, Failure> {

@@ -7,6 +7,8 @@ use std::time::Duration;
 #[cfg(unix)]
 use std::time::SystemTime;
 
+#[cfg(unix)]
+use calve::SnapshotId;
 use indicatif::HumanCount;
 use unicode_width::UnicodeWidthStr;
 
@@ -53,6 +55,14 @@ pub(crate) fn duration(time: Duration) -> String {
         59_950..3_600_000 => format!("{} min {} s", seconds / 60, seconds % 60),
         _ => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
     }
+}
+
+/// An id for people: so many of its digits.
+#[cfg(unix)]
+pub(crate) fn short(id: SnapshotId) -> String {
+    let mut digits = id.to_string();
+    digits.truncate(12);
+    digits
 }
 
 /// `2026-11-21T04:33:10Z`.

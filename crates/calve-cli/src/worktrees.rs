@@ -18,11 +18,11 @@ use crate::failure::Failure;
 use crate::failure::stored::{missing, own, store_failure, worktree_failure};
 use crate::output::{BAD, CAUTION, GOOD, PathFields};
 use crate::progress::Total;
-use crate::session::{Session, short};
+use crate::session::Session;
 use crate::snapshots::{SnapshotDocument, entries, taken, tell_skipped};
 use crate::summary::Summary;
 use crate::table::{Cell, Column, Table};
-use crate::text::{self, counted, harmless, shell_word};
+use crate::text::{self, counted, harmless, shell_word, short};
 use crate::trash;
 
 pub(crate) fn start(

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueHint};
 use clap_complete::engine::ArgValueCompleter;
 
-use super::usage_error;
+use super::misuse::Misuse;
 use crate::candidates;
 use crate::text::shown;
 
@@ -119,11 +119,11 @@ pub(crate) enum Switching<'a> {
 
 impl SwitchArgs {
     /// What is to be done: with one word it is the snapshot, and with `--undo` the worktree.
-    pub(crate) fn switching(&self) -> Result<Switching<'_>, clap::Error> {
+    pub(crate) fn switching(&self) -> Result<Switching<'_>, Misuse> {
         match (self.undo, self.words.as_slice()) {
             (true, []) => Ok(Switching::Undo { worktree: None }),
             (true, [worktree]) => Ok(Switching::Undo { worktree: Some(worktree) }),
-            (true, _) => Err(usage_error(
+            (true, _) => Err(Misuse::new(
                 "switch",
                 "--undo goes back to the snapshot before; it takes no SNAPSHOT",
             )),
@@ -133,7 +133,7 @@ impl SwitchArgs {
             (false, [worktree, snapshot]) => {
                 Ok(Switching::To { worktree: Some(worktree), snapshot, force: self.force })
             }
-            (false, _) => Err(usage_error("switch", "SNAPSHOT is missing: to which one?")),
+            (false, _) => Err(Misuse::new("switch", "SNAPSHOT is missing: to which one?")),
         }
     }
 }

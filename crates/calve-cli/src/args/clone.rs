@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::builder::RangedU64ValueParser;
 use clap::{ArgAction, Args, ValueHint};
 
-use super::{MAX_COUNT, usage_error};
+use super::misuse::{MAX_COUNT, Misuse};
 use crate::choices::{Existing, Mode, Reflink};
 
 pub(crate) const CLONE_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
@@ -90,13 +90,13 @@ impl CloneArgs {
     }
 
     /// The destinations, counted out where `-n` was given.
-    pub(crate) fn destinations(&self) -> Result<Vec<PathBuf>, clap::Error> {
+    pub(crate) fn destinations(&self) -> Result<Vec<PathBuf>, Misuse> {
         let Some(count) = self.count else { return Ok(self.destinations.clone()) };
         let [stem] = self.destinations.as_slice() else {
-            return Err(usage_error("clone", "-n takes one DST, and makes DST-1 … DST-N"));
+            return Err(Misuse::new("clone", "-n takes one DST, and makes DST-1 … DST-N"));
         };
         let Some(name) = stem.file_name() else {
-            return Err(usage_error(
+            return Err(Misuse::new(
                 "clone",
                 "-n needs a DST that ends in a name, such as copies/repo",
             ));
@@ -112,15 +112,14 @@ impl CloneArgs {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser as _;
+    use clap::{Args as _, Command, FromArgMatches as _};
 
-    use super::super::{Cli, Verb};
     use super::*;
 
     fn clone_args(words: &[&str]) -> CloneArgs {
-        let cli = Cli::try_parse_from(["calve", "clone"].iter().chain(words)).unwrap();
-        let Verb::Clone(args) = cli.verb else { panic!("not a clone: {words:?}") };
-        args
+        let command = CloneArgs::augment_args(Command::new("clone"));
+        let matches = command.get_matches_from(std::iter::once(&"clone").chain(words));
+        CloneArgs::from_arg_matches(&matches).unwrap()
     }
 
     #[test]

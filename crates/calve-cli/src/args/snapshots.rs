@@ -6,7 +6,7 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueHint};
 use clap_complete::engine::ArgValueCompleter;
 
-use super::usage_error;
+use super::misuse::Misuse;
 use crate::candidates;
 
 pub(crate) const INIT_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
@@ -139,13 +139,13 @@ pub(crate) enum Naming<'a> {
 
 impl NameArgs {
     /// What is to be done; a snapshot without a name for it says nothing.
-    pub(crate) fn naming(&self) -> Result<Naming<'_>, clap::Error> {
+    pub(crate) fn naming(&self) -> Result<Naming<'_>, Misuse> {
         match (self.delete.as_deref(), self.snapshot.as_deref(), self.name.as_deref()) {
             (Some(name), ..) => Ok(Naming::Delete(name)),
             (None, Some(snapshot), Some(name)) => Ok(Naming::Set { snapshot, name }),
             (None, None, _) => Ok(Naming::List),
             (None, Some(_), None) => {
-                Err(usage_error("name", "NAME is missing; SNAPSHOT comes before NAME"))
+                Err(Misuse::new("name", "NAME is missing; SNAPSHOT comes before NAME"))
             }
         }
     }

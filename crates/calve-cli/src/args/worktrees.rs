@@ -7,7 +7,7 @@ use clap::{Args, ValueHint};
 use clap_complete::engine::ArgValueCompleter;
 
 use super::changes::ScopeArgs;
-use super::{MAX_COUNT, usage_error};
+use super::misuse::{MAX_COUNT, Misuse};
 use crate::candidates;
 
 pub(crate) const START_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
@@ -96,13 +96,13 @@ pub(crate) struct StartArgs {
 
 impl StartArgs {
     /// The names, counted out where `-n` was given.
-    pub(crate) fn names(&self) -> Result<Vec<String>, clap::Error> {
+    pub(crate) fn names(&self) -> Result<Vec<String>, Misuse> {
         match self.count {
             Some(count) => {
                 Ok((1..=count).map(|number| format!("{}-{number}", self.prefix)).collect())
             }
             None if self.prefix != PREFIX => {
-                Err(usage_error("start", "--prefix needs -n, which numbers the names"))
+                Err(Misuse::new("start", "--prefix needs -n, which numbers the names"))
             }
             None => Ok(self.names.clone()),
         }

@@ -5,6 +5,7 @@ mod changes;
 mod clone;
 mod doctor;
 mod errors;
+mod imports;
 #[cfg(unix)]
 mod places;
 #[cfg(unix)]
