@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use calve::{ErrorKind, Progress, SnapshotId, Store, StoreOptions, Worktree};
+use calve::{ErrorKind, Place, Progress, SnapshotId, Store, StoreOptions, Worktree};
 
 use crate::common::Common;
 use crate::failure::Failure;
@@ -73,11 +73,23 @@ impl Session<'_> {
 
     /// The store.
     pub(crate) fn store(&self) -> Result<Store, Failure> {
-        match self.common.store() {
-            Some(path) => Store::open(path),
-            None => Store::discover(self.current()).map(|place| place.store),
+        let place = match self.common.store() {
+            Some(path) => {
+                let store = Store::open(path).map_err(|error| store_failure(&error))?;
+                self.know_again(&store);
+                return Ok(store);
+            }
+            None => Store::discover(self.current()).map_err(|error| store_failure(&error))?,
+        };
+        know_again(&place);
+        Ok(place.store)
+    }
+
+    /// A worktree that was moved is known by its new path as soon as a command runs in it, whatever the command is about.
+    fn know_again(&self, store: &Store) {
+        if let Ok(place) = store.find(self.current()) {
+            know_again(&place);
         }
-        .map_err(|error| store_failure(&error))
     }
 
     /// The worktree, or the project, that the current folder is in.
@@ -160,6 +172,7 @@ impl Session<'_> {
         };
         match &found {
             Ok(place) if place.root == root && is_given(&place.store) => {
+                self.know_again(&place.store);
                 return place.worktree().map_err(|error| store_failure(&error));
             }
             _ => {}
@@ -195,6 +208,13 @@ impl Session<'_> {
     fn missing(&self, path: &Path) -> Result<Option<Worktree>, Failure> {
         let worktrees = self.store()?.worktrees().map_err(|error| store_failure(&error))?;
         Ok(worktrees.into_iter().find(|worktree| worktree.path() == path))
+    }
+}
+
+/// That it is a copy, or that its store forgot it, is said where the command is about it.
+fn know_again(place: &Place) {
+    if place.is_worktree() {
+        let _ = place.worktree();
     }
 }
 

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use calve::{
-    Change, ChangeKind, DestinationReport, ErrorKind, Standing, StartOptions, StartReport, Status,
-    Worktree,
+    Change, ChangeKind, DestinationReport, Dropped, ErrorKind, Standing, StartOptions, StartReport,
+    Status, Worktree,
 };
 use clap::builder::styling::Style;
 use serde::Serialize;
@@ -22,7 +22,7 @@ use crate::session::Session;
 use crate::snapshots::{SnapshotDocument, entries, taken, tell_skipped};
 use crate::summary::Summary;
 use crate::table::{Cell, Column, Table};
-use crate::text::{self, counted, harmless, shell_word, short};
+use crate::text::{self, counted, harmless, shell_word, short, shown};
 use crate::trash;
 
 pub(crate) fn start(
@@ -323,19 +323,23 @@ pub(crate) fn drop(args: &DropArgs, session: Session<'_>) -> Result<Exit, Failur
     })?;
     let mut documents = Vec::new();
     let mut remains = Vec::new();
+    let mut missing: Vec<Worktree> = Vec::new();
     let mut stores: Vec<calve::Store> = Vec::new();
     let mut failure = None;
     let mut names: Vec<String> =
         worktrees.iter().map(|worktree| worktree.name().to_owned()).collect();
     let mut stood_in = None;
     for worktree in worktrees {
-        let document = DroppedDocument {
-            name: worktree.name().to_owned(),
-            path: PathFields::new(worktree.path()),
-        };
         let (again, store) = (worktree.clone(), worktree.store().clone());
         match session.work(Total::Unknown, |options| worktree.drop(args.force, options)) {
-            Ok(dropped) => remains.push(dropped),
+            Ok(dropped) => {
+                documents.push(DroppedDocument::new(&again, &dropped));
+                if dropped.was_missing() {
+                    missing.push(again.clone());
+                } else {
+                    remains.push(dropped);
+                }
+            }
             Err(error) => {
                 failure = Some(worktree_failure(&error, &again));
                 break;
@@ -344,7 +348,6 @@ pub(crate) fn drop(args: &DropArgs, session: Session<'_>) -> Result<Exit, Failur
         if current.as_ref().is_ok_and(|current| current.starts_with(again.path())) {
             stood_in = store.project().ok();
         }
-        documents.push(document);
         if stores.iter().all(|other| other.path() != store.path()) {
             stores.push(store);
         }
@@ -363,7 +366,13 @@ pub(crate) fn drop(args: &DropArgs, session: Session<'_>) -> Result<Exit, Failur
             }
         });
     }
-    output.summary(format_args!("dropped {}", listed(&names)));
+    names.retain(|name| missing.iter().all(|worktree| worktree.name() != name));
+    if !names.is_empty() {
+        output.summary(format_args!("dropped {}", listed(&names)));
+    }
+    for worktree in &missing {
+        output.summary(forgot(worktree));
+    }
     if let Some(project) = stood_in {
         output.summary(format_args!(
             "the current folder was dropped, too: cd {}",
@@ -374,6 +383,15 @@ pub(crate) fn drop(args: &DropArgs, session: Session<'_>) -> Result<Exit, Failur
         output.document(&DropDocument { dropped: documents })?;
     }
     Ok(Exit::Done)
+}
+
+/// What was not deleted with a worktree that was missing.
+fn forgot(worktree: &Worktree) -> String {
+    let (name, path) = (harmless(worktree.name()), shown(worktree.path()));
+    match worktree.path().symlink_metadata() {
+        Ok(_) => format!("forgot {name}: what is at {path} is not this worktree, and stays"),
+        Err(_) => format!("forgot {name}: nothing is at {path}, so calve deleted no files"),
+    }
 }
 
 /// What is to be dropped, each once, where all of it can be; those inside of others come before them.
@@ -616,4 +634,15 @@ struct DroppedDocument {
     name: String,
     #[serde(flatten)]
     path: PathFields,
+    missing: bool,
+}
+
+impl DroppedDocument {
+    fn new(worktree: &Worktree, dropped: &Dropped) -> Self {
+        Self {
+            name: worktree.name().to_owned(),
+            path: PathFields::new(worktree.path()),
+            missing: dropped.was_missing(),
+        }
+    }
 }

@@ -167,6 +167,12 @@ impl Store {
 }
 
 impl Place {
+    /// Whether the folder is in a worktree; if not, it is in the project.
+    #[must_use]
+    pub fn is_worktree(&self) -> bool {
+        self.token.is_some()
+    }
+
     /// The worktree that the folder is in, or the project. One that was moved is known by its new path from now on.
     ///
     /// # Errors

@@ -136,6 +136,48 @@ fn a_worktree_that_was_moved_is_found_again_from_inside() {
     assert!(done(&project, "list").ends_with(moved.to_str().unwrap()));
 }
 
+/// Commands that are about the store, or about another worktree, left it missing.
+#[test]
+fn a_worktree_that_was_moved_is_known_again_by_any_command_run_in_it() {
+    let (_scratch, project) = with_project();
+    done(&project, "start w other");
+    let other = worktrees_of(&project).join("other");
+    let mut at = worktrees_of(&project).join("w");
+    for (number, words) in [
+        "list",
+        "log",
+        "name",
+        "show",
+        "store stats",
+        "store gc",
+        "start new",
+        "path other",
+        "path --project",
+        "status",
+        "status w",
+        "status PROJECT",
+        "status OTHER",
+        "list --store STORE",
+        "status other --store STORE",
+        "status OTHER --store STORE",
+        "drop new",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let moved = project.with_file_name(format!("moved-{number}"));
+        fs::rename(&at, &moved).unwrap();
+        assert_eq!(meant(&project, "status w", None), "worktree_missing", "{words}");
+        let words = words
+            .replace("STORE", project.join(".calve").to_str().unwrap())
+            .replace("PROJECT", project.to_str().unwrap())
+            .replace("OTHER", other.to_str().unwrap());
+        done(&moved.join("dir"), &words);
+        assert_eq!(done(&project, "path w"), moved.to_str().unwrap(), "{words}");
+        at = moved;
+    }
+}
+
 #[test]
 fn a_copy_made_by_hand_is_told_from_the_worktree() {
     let (_scratch, project) = with_project();

@@ -231,7 +231,7 @@ fn a_drop_returns_at_once_and_the_files_go_behind_it() {
     assert_eq!((run.code, run.stdout.as_str()), (Some(0), ""), "{run:?}");
     assert_eq!(run.stderr, "dropped one, two\n");
     let document = calve(&project, "drop --json three").json();
-    let three = json!({ "name": "three", "path": beside.join("three").to_str() });
+    let three = json!({ "name": "three", "path": beside.join("three").to_str(), "missing": false });
     assert_eq!(document, json!({ "dropped": [three] }));
     assert_eq!(fs::read_dir(&beside).unwrap().count(), 0);
     assert_eq!(done(&project, "list"), "");
@@ -255,7 +255,10 @@ fn of_several_none_is_dropped_where_one_was_changed() {
     }
     assert_eq!(
         calve(&project, "drop --force one two three three").stderr,
-        "dropped one, two, three\n"
+        format!(
+            "dropped one, two\nforgot three: nothing is at {}, so calve deleted no files\n",
+            beside.join("three").display()
+        )
     );
     assert_eq!(done(&project, "list"), "");
     until_deleted(&project.join(".calve"));
@@ -353,11 +356,35 @@ fn what_was_deleted_by_hand_is_restored_or_dropped() {
     let others = calve(&copy, "restore one").stderr;
     assert!(others.contains("another project's") && !others.contains("reset"), "{others}");
     // By the path it had, as well.
-    assert_eq!(done(&project, "drop ../p.worktrees/two"), "");
+    let two = beside.join("two");
+    let forgot = calve(&project, "drop ../p.worktrees/two");
+    let expected =
+        format!("forgot two: nothing is at {}, so calve deleted no files", two.display());
+    assert_eq!((forgot.code, forgot.stderr.trim_end()), (Some(0), expected.as_str()));
     assert_eq!(done(&project, "list").lines().count(), 1);
     fs::remove_dir_all(&one).unwrap();
     let document = calve(&project, &format!("restore --json {}", one.display())).json();
     assert_eq!((&document["name"], &document["path"]), (&json!("one"), &json!(one.to_str())));
+}
+
+#[test]
+fn a_drop_of_what_is_missing_says_that_it_deleted_nothing_and_what_stays() {
+    let (_scratch, project) = with_project();
+    done(&project, "start one two");
+    let one = worktrees_of(&project).join("one");
+    for name in ["one", "two"] {
+        fs::remove_dir_all(worktrees_of(&project).join(name)).unwrap();
+    }
+    plant(&one, &[("mine", "x")]);
+    let refused = calve(&project, "drop one");
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    let forgot = calve(&project, "drop --force one");
+    let expected =
+        format!("forgot one: what is at {} is not this worktree, and stays\n", one.display());
+    assert_eq!((forgot.code, forgot.stderr), (Some(0), expected));
+    assert_eq!(read(&one.join("mine")), "x");
+    let document = calve(&project, "drop --json two").json();
+    assert_eq!(document["dropped"][0]["missing"], json!(true), "{document}");
 }
 
 /// A database that is another store's, too, would be the end of both.

@@ -37,6 +37,13 @@ impl Dropped {
         self.remains.as_ref().is_none_or(|remains| remains.in_trash)
     }
 
+    /// Whether there was no folder to drop: only the name is gone. If something stands at the worktree's path, it is not the
+    /// worktree, and stays.
+    #[must_use]
+    pub fn was_missing(&self) -> bool {
+        self.remains.is_none()
+    }
+
     /// Deletes its files: never across a mount, never through a link.
     ///
     /// # Errors
