@@ -13,16 +13,17 @@ use std::sync::{Mutex, OnceLock};
 
 use crate::store::catalog::Catalog;
 use crate::store::delta::{self, Counts};
+use crate::store::files::unlinked_file;
 use crate::store::id::{BlobId, DirectoryId, SnapshotId, from_hex};
 use crate::store::index::{self, Index};
 use crate::store::manifest::{Manifest, os};
 use crate::store::object::{self, Kind, SnapshotObject, decode_directory, encode_directory};
 use crate::store::pack::{Location, Pack};
-use crate::store::{Marker, format, path_from, unlinked_file};
+use crate::store::undo::Record;
+use crate::store::{Marker, format, path_from};
 use crate::tree::CloneOptions;
 use crate::tree::filter::{Decision, Filter, IgnoreChain};
 use crate::worktree::patch::{self, Change, Side, lines};
-use crate::worktree::switch::undo::Record;
 
 mod database;
 pub mod seeds;

@@ -6,20 +6,18 @@
 //! kept; [`materialize`] makes trees of it; [`pack`] is for what is cold, [`locks`] for many at once; [`format`] describes it all.
 
 use std::collections::HashMap;
-use std::ffi::OsString;
 use std::io;
 use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use rustix::fs::{self, Access, AtFlags, Mode};
 use rustix::io::Errno;
 
 use crate::error::{Context as _, Error, ErrorKind};
 use crate::reflink::Patience;
-use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS, SOURCE_FLAGS};
+use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
 use crate::reflink::meta::Meta;
 use crate::report::{Cancel, Progress};
 use crate::tree::op::default_jobs;
@@ -27,15 +25,20 @@ use crate::tree::staging::{Stage, StagedFile};
 
 pub(crate) mod blobs;
 pub(crate) mod catalog;
+pub(crate) mod clock;
+mod contents;
 pub(crate) mod delta;
 mod discover;
+pub(crate) mod files;
 pub(crate) mod format;
+mod freeing;
 pub(crate) mod gc;
 pub(crate) mod id;
 pub(crate) mod index;
 pub(crate) mod layout;
 pub(crate) mod locks;
 pub(crate) mod manifest;
+pub(crate) mod marker;
 pub(crate) mod materialize;
 pub(crate) mod metadata;
 pub(crate) mod object;
@@ -51,6 +54,7 @@ pub(crate) mod sparse;
 pub(crate) mod stats;
 pub(crate) mod template;
 pub(crate) mod trash;
+pub(crate) mod undo;
 pub(crate) mod verify;
 
 pub use gc::{GcOptions, GcReport};
@@ -62,17 +66,18 @@ pub use verify::{Damage, DamageKind, VerifyReport};
 
 pub use discover::Place;
 
-pub(crate) use discover::Marker;
+pub(crate) use catalog::PROJECT;
+pub(crate) use clock::now;
+pub(crate) use files::{bytes_of, listed, parent_of, path_from, read_plain};
+pub(crate) use id::token;
+pub(crate) use layout::is_pack_name;
+pub(crate) use marker::Marker;
 
-use crate::tree::pool::lock;
-use blobs::{Blobs, Intake};
+use blobs::Blobs;
 use catalog::{Catalog, State, WorktreeRow};
 use layout::{Layout, OWN};
 use pack::Pack;
 use registry::Registry;
-
-/// The name of the row that stands for the project itself; no worktree can be called so.
-pub(crate) const PROJECT: &str = ".";
 
 /// How often the clock is asked whether it has moved past the last change, once a millisecond.
 const CLOCK_TRIES: u32 = 50;
@@ -332,6 +337,11 @@ impl Store {
         &self.0.patience
     }
 
+    /// Packs that are open.
+    fn packs(&self) -> &Mutex<HashMap<String, Arc<Pack>>> {
+        &self.0.packs
+    }
+
     /// The right to read and add content, for as long as it is held. Nothing where nobody can remove any.
     pub(crate) fn share(&self) -> Result<Option<locks::Guard>, Error> {
         if self.0.read_only { Ok(None) } else { locks::share(&self.0.path).map(Some) }
@@ -373,99 +383,6 @@ impl Store {
         Ok(now)
     }
 
-    /// The content of a blob of `size` bytes, to clone or to read from: its mirror, or one that is made of its pack now.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Damaged`] where neither is good, with the mirror's path.
-    pub(crate) fn content(
-        &self,
-        intake: &mut Intake,
-        id: BlobId,
-        size: u64,
-        stop: &dyn Fn() -> bool,
-    ) -> Result<(OwnedFd, Meta), Error> {
-        let path = || self.blobs().mirror_path(id);
-        // One that may not be read is as good as none, where there is a pack.
-        let closed = match self.blobs().good(intake, id, size, stop) {
-            Ok(Some(good)) => return Ok(good),
-            Ok(None) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(error),
-            Err(error) => return Err(error).context("read blob", path),
-        };
-        let Some((pack, at)) = self.catalog().packed(id)? else {
-            closed.context("read blob", path)?;
-            // It may have been packed and dropped just before it was looked for, or put back after.
-            if let Some(good) =
-                self.blobs().good(intake, id, size, stop).context("read blob", path)?
-            {
-                return Ok(good);
-            }
-            let there = std::fs::symlink_metadata(path()).is_ok();
-            return Err(materialize::lost(
-                path(),
-                if there {
-                    "its content is not what it was when it was stored, and no pack has it"
-                } else {
-                    "it is gone, and no pack has it"
-                },
-            ));
-        };
-        let unpack = |file: &mut std::fs::File| self.open_pack(&pack)?.read_into(id, at, file);
-        let file = if self.0.read_only {
-            unlinked_file().and_then(|mut file| unpack(&mut file).map(|()| OwnedFd::from(file)))
-        } else {
-            let put = self.blobs().put(id, unpack);
-            if put.is_ok() {
-                intake.unsealed.push(id);
-                intake.note(id);
-            }
-            put
-        };
-        let file = file.map_err(|error| {
-            let path = self.pack_path(&pack);
-            // Gone, or something else in its place, is damage, too.
-            if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::NotFound)
-                || Errno::from_io_error(&error) == Some(Errno::LOOP)
-            {
-                return Error::new(ErrorKind::Damaged, "unpack", path, error);
-            }
-            Error::io("unpack", path, error)
-        })?;
-        let meta = Meta::of(&fs::fstat(&file).context("read blob", path)?);
-        Ok((file, meta))
-    }
-
-    pub(crate) fn pack_path(&self, name: &str) -> PathBuf {
-        self.layout().pack(name)
-    }
-
-    /// An open pack.
-    pub(crate) fn open_pack(&self, name: &str) -> io::Result<Arc<Pack>> {
-        if let Some(pack) = lock(&self.0.packs).get(name) {
-            return Ok(Arc::clone(pack));
-        }
-        if !is_pack_name(name) {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "a pack's name cannot be"));
-        }
-        let file = fs::open(self.pack_path(name), SOURCE_FLAGS, Mode::empty())?;
-        let pack = Arc::new(Pack::open(file.into())?);
-        lock(&self.0.packs).insert(name.to_owned(), Arc::clone(&pack));
-        Ok(pack)
-    }
-
-    /// Removes the file of a pack; whether there was one.
-    pub(crate) fn remove_pack(&self, name: &str) -> Result<bool, Error> {
-        if !is_pack_name(name) {
-            return Ok(false);
-        }
-        let path = self.pack_path(name);
-        match std::fs::remove_file(&path) {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(error).context("remove", || path),
-        }
-    }
-
     /// Puts everything that was added on the disk, then vouches for what was copied.
     pub(crate) fn flush(&self, unsealed: &[BlobId]) -> Result<(), Error> {
         // Later than every mirror that was made until here.
@@ -481,107 +398,4 @@ impl Store {
             crate::tree::staging::sweep(&dir);
         }
     }
-}
-
-/// The content of a regular file of at most `most` bytes. No link is followed and no pipe waited for: a store, and what is calve's in
-/// a worktree, may be of somebody else's making.
-pub(crate) fn read_plain(dir: impl AsFd, path: &Path, most: u64) -> io::Result<Vec<u8>> {
-    let file = fs::openat(dir, path, SOURCE_FLAGS, Mode::empty())?;
-    let meta = Meta::of(&fs::fstat(&file)?);
-    let not = |why: &str| Err(io::Error::new(io::ErrorKind::InvalidData, why.to_owned()));
-    if meta.file_type() != fs::FileType::RegularFile {
-        return not("it is no regular file");
-    }
-    if meta.size > most {
-        return not("it is larger than it can be");
-    }
-    let mut content = Vec::new();
-    io::Read::read_to_end(&mut io::Read::take(std::fs::File::from(file), most), &mut content)?;
-    Ok(content)
-}
-
-/// What is in a directory, and of which kind. Not by the standard library, which ends the process where a directory's descriptor
-/// cannot be closed.
-pub(crate) fn listed(dir: impl AsFd) -> io::Result<Vec<(OsString, fs::FileType)>> {
-    use std::os::unix::ffi::OsStringExt as _;
-    let mut found = Vec::new();
-    for entry in fs::Dir::read_from(&dir)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        if matches!(name.to_bytes(), b"." | b"..") {
-            continue;
-        }
-        let kind = match entry.file_type() {
-            fs::FileType::Unknown => {
-                Meta::of(&fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW)?).file_type()
-            }
-            kind => kind,
-        };
-        found.push((OsString::from_vec(name.to_bytes().to_vec()), kind));
-    }
-    Ok(found)
-}
-
-/// The same, of the folder at a path; none where there is none.
-pub(crate) fn listed_at(path: &Path) -> io::Result<Vec<(OsString, fs::FileType)>> {
-    match fs::open(path, DIR_FLAGS, Mode::empty()) {
-        Ok(dir) => listed(dir),
-        Err(Errno::NOENT) => Ok(Vec::new()),
-        Err(errno) => Err(errno.into()),
-    }
-}
-
-/// Whether a pack can be called so. Names are from the database, which may be someone else's, and must lead nowhere else.
-pub(crate) fn is_pack_name(name: &str) -> bool {
-    !name.is_empty() && !name.contains(['/', '\0']) && !name.starts_with('.')
-}
-
-/// A file that nobody else sees and that is gone when it is closed.
-pub(crate) fn unlinked_file() -> io::Result<std::fs::File> {
-    #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
-    let file = fs::memfd_create("calve", fs::MemfdFlags::CLOEXEC)?;
-    #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
-    let file = {
-        let path = Path::new("/tmp").join(crate::tree::staging::stage_name());
-        let mode = Mode::from_raw_mode(0o600);
-        let file = fs::open(&path, (NEW_FILE_FLAGS - fs::OFlags::WRONLY) | fs::OFlags::RDWR, mode)?;
-        fs::unlink(&path)?;
-        file
-    };
-    Ok(file.into())
-}
-
-/// A folder and the name in it.
-pub(crate) fn parent_of(path: &Path) -> Result<(PathBuf, std::ffi::OsString), Error> {
-    let name = path.file_name().ok_or_else(|| {
-        let cause = io::Error::new(io::ErrorKind::InvalidInput, "it does not end in a name");
-        Error::new(ErrorKind::InvalidName, "use", path, cause)
-    })?;
-    let parent = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-        _ => PathBuf::from("."),
-    };
-    Ok((parent, name.to_owned()))
-}
-
-pub(crate) fn bytes_of(path: &Path) -> Vec<u8> {
-    use std::os::unix::ffi::OsStrExt as _;
-    path.as_os_str().as_bytes().to_vec()
-}
-
-pub(crate) fn path_from(bytes: &[u8]) -> PathBuf {
-    manifest::os(bytes).into()
-}
-
-/// Seconds since 1970, and nanoseconds.
-pub(crate) fn now() -> (i64, u32) {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    (i64::try_from(now.as_secs()).unwrap_or(i64::MAX), now.subsec_nanos())
-}
-
-/// A name that nothing else has.
-pub(crate) fn token() -> String {
-    use std::hash::{BuildHasher as _, Hasher as _, RandomState};
-    let number = || RandomState::new().build_hasher().finish();
-    format!("{:016x}{:016x}", number(), number())
 }

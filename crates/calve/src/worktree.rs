@@ -15,6 +15,7 @@ use crate::error::{Error, ErrorKind};
 use crate::report::{SkipReason, Skipped};
 use crate::store::catalog::{State, WorktreeRow};
 use crate::store::delta::{self, Counts, Delta};
+use crate::store::files::open_dir;
 use crate::store::id::SnapshotId;
 use crate::store::layout;
 use crate::store::manifest::Manifest;
@@ -38,7 +39,6 @@ pub use remove::Dropped;
 pub use scope::Scope;
 pub use start::{StartOptions, StartReport, Started};
 pub use switch::SwitchReport;
-pub(crate) use switch::undo_goes_to;
 
 /// A worktree of a store; also the project itself.
 ///
@@ -466,5 +466,3 @@ fn changes(old: &Manifest, new: &Manifest, deltas: &[Delta]) -> Vec<Change> {
         .filter_map(|delta| Some(Change { path: delta.path.clone(), kind: kind(delta)? }))
         .collect()
 }
-
-use snapshot::open_dir;

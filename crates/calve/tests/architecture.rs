@@ -83,6 +83,195 @@ fn spells_a_path(line: &str) -> bool {
         || NAMES.iter().any(|name| joined(name))
 }
 
+/// The layers of the library, the lowest first. What is in none of them (errors, reports, the checking build) is for all.
+const LAYERS: [&str; 4] = ["reflink", "tree", "store", "worktree"];
+
+/// The files of the store, the innermost first: each may import those before it. `store` is `store.rs`, which has the open store; those
+/// behind it work with that.
+const STORE: [&str; 34] = [
+    "clock",
+    "id",
+    "layout",
+    "object",
+    "manifest",
+    "delta",
+    "sparse",
+    "pack",
+    "index",
+    "files",
+    "metadata",
+    "marker",
+    "undo",
+    "format",
+    "locks",
+    "trash",
+    "room",
+    "catalog",
+    "registry",
+    "blobs",
+    "scan",
+    "store",
+    "contents",
+    "discover",
+    "materialize",
+    "template",
+    "reach",
+    "freeing",
+    "packing",
+    "stats",
+    "verify",
+    "repair",
+    "snapshot",
+    "gc",
+];
+
+/// The names that follow `start` in a text: of `super::{a, b::c}` after `super::`, `a` and `b`.
+fn imported(text: &str, start: &str) -> Vec<String> {
+    let is_name = |char: char| char.is_alphanumeric() || char == '_';
+    let mut names = Vec::new();
+    for (at, _) in text.match_indices(start) {
+        if text[..at].ends_with(|before| is_name(before) || before == ':') {
+            continue;
+        }
+        let rest = &text[at + start.len()..];
+        let Some(list) = rest.strip_prefix('{') else {
+            names.push(rest.chars().take_while(|char| is_name(*char)).collect());
+            continue;
+        };
+        let (mut depth, mut name) = (0, String::new());
+        for char in list.chars() {
+            match char {
+                '{' => depth += 1,
+                '}' if depth == 0 => break,
+                '}' => depth -= 1,
+                ',' if depth == 0 => names.push(std::mem::take(&mut name)),
+                _ if depth == 0 => name.push(char),
+                _ => {}
+            }
+        }
+        names.push(name);
+    }
+    let first = |name: String| name.trim().split("::").next().unwrap_or_default().to_owned();
+    names.into_iter().map(first).filter(|name| !name.is_empty() && name != "super").collect()
+}
+
+fn text(source: &Source) -> String {
+    let lines: Vec<&str> = source.lines.iter().map(|(_, line)| line.as_str()).collect();
+    lines.join("\n")
+}
+
+/// The layer that a file is of, and its number.
+fn layer_of(file: &str) -> Option<usize> {
+    let top = file.split('/').next().unwrap_or(file);
+    LAYERS.iter().position(|layer| top.trim_end_matches(".rs") == *layer)
+}
+
+/// What a file imports from a layer above its own.
+fn upward(file: &str, text: &str) -> Vec<String> {
+    let Some(own) = layer_of(file) else { return Vec::new() };
+    let above = |name: &String| LAYERS.iter().position(|layer| layer == name) > Some(own);
+    let names = imported(text, "crate::").into_iter().filter(above);
+    names.map(|name| format!("{file} imports {name}")).collect()
+}
+
+/// What a file of the store imports that is not before it.
+fn outward(file: &str, text: &str) -> Vec<String> {
+    let rank = |unit: &str| STORE.iter().position(|name| *name == unit);
+    let parts: Vec<&str> = file.trim_end_matches(".rs").split('/').collect();
+    let unit = match parts.as_slice() {
+        ["store"] => "store",
+        ["store", unit, ..] => unit,
+        _ => return Vec::new(),
+    };
+    let Some(own) = rank(unit) else { return vec![format!("{file} has no place in the list")] };
+    let names = if unit == "store" {
+        // What it hands on to others is not what it imports.
+        let text: String = text
+            .split_inclusive(';')
+            .filter(|one| !one.contains("pub") || !one.contains(" use "))
+            .collect();
+        STORE
+            .iter()
+            .filter(|name| !imported(&text, &format!("{name}::")).is_empty())
+            .map(|name| (*name).to_owned())
+            .collect()
+    } else {
+        let mut names = imported(text, &"super::".repeat(parts.len() - 1));
+        names.extend(imported(text, "crate::store::"));
+        names
+    };
+    let wrong = |name: String| {
+        // An item that `store.rs` has or hands on.
+        let name = if rank(&name).is_some() { name } else { "store".to_owned() };
+        (rank(&name) > Some(own)).then(|| format!("{file} imports {name}"))
+    };
+    names.into_iter().filter_map(wrong).collect()
+}
+
+#[test]
+fn imports_go_down_only() {
+    let sources = sources();
+    let each = |look: fn(&str, &str) -> Vec<String>| -> Vec<String> {
+        sources.iter().flat_map(|source| look(&source.name, &text(source))).collect()
+    };
+    assert_eq!(each(upward), Vec::<String>::new());
+    assert_eq!(each(outward), Vec::<String>::new());
+}
+
+/// That the test above is one.
+#[test]
+fn an_import_that_goes_up_is_found() {
+    for (file, line, expected) in [
+        ("reflink/unix.rs", "use crate::tree::OWN;", Some("reflink/unix.rs imports tree")),
+        (
+            "tree/walk.rs",
+            "use crate::{error::Error, store::Store};",
+            Some("tree/walk.rs imports store"),
+        ),
+        (
+            "store/gc.rs",
+            "if crate::worktree::undo_goes_to(path) {",
+            Some("store/gc.rs imports worktree"),
+        ),
+        (
+            "store.rs",
+            "use crate::{\n    tree::OWN,\n    worktree::{Worktree, at},\n};",
+            Some("store.rs imports worktree"),
+        ),
+        ("worktree/start.rs", "use crate::store::Store;", None),
+        ("store/gc.rs", "use crate::tree::removal;", None),
+        ("report.rs", "use crate::tree::tally;", None),
+    ] {
+        assert_eq!(upward(file, line), expected.into_iter().collect::<Vec<_>>(), "{file}: {line}");
+    }
+    for (file, line, expected) in [
+        ("store/room.rs", "use super::reach::Reach;", Some("store/room.rs imports reach")),
+        (
+            "store/room.rs",
+            "use super::{locks, catalog::Catalog};",
+            Some("store/room.rs imports catalog"),
+        ),
+        ("store/catalog.rs", "use super::Store;", Some("store/catalog.rs imports store")),
+        (
+            "store/catalog/packs.rs",
+            "use super::super::gc::Mark;",
+            Some("store/catalog/packs.rs imports gc"),
+        ),
+        (
+            "store/blobs.rs",
+            "let store: &crate::store::Store;",
+            Some("store/blobs.rs imports store"),
+        ),
+        ("store.rs", "return Err(materialize::lost(path));", Some("store.rs imports materialize")),
+        ("store.rs", "pub use gc::{GcOptions, GcReport};", None),
+        ("store/catalog/packs.rs", "use super::connect::failed;", None),
+        ("store/gc.rs", "use super::{Store, StoreOptions, locks};", None),
+        ("store/new.rs", "", Some("store/new.rs has no place in the list")),
+    ] {
+        assert_eq!(outward(file, line), expected.into_iter().collect::<Vec<_>>(), "{file}: {line}");
+    }
+}
+
 /// Whether a line speaks to the database.
 fn speaks_sql(line: &str) -> bool {
     ["rusqlite", "SELECT ", "INSERT ", "UPDATE ", "DELETE FROM"]

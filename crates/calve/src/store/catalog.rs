@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
-use super::PROJECT;
 use super::id::SnapshotId;
 use super::room::Room;
 use crate::error::{Error, ErrorKind};
@@ -26,7 +25,7 @@ mod snapshots;
 mod worktrees;
 
 pub(crate) use snapshots::NewSnapshot;
-pub(crate) use worktrees::{State, WorktreeRow};
+pub(crate) use worktrees::{PROJECT, State, WorktreeRow};
 
 use connect::{OPEN, With, connect, connect_read_only, failed};
 use schema::{VERSIONS, Version};

@@ -12,6 +12,7 @@ use std::path::Path;
 
 use rustix::fs::{self, Mode, OFlags};
 
+use super::files::listed_at;
 use super::layout::{self, Layout};
 use crate::error::{Context as _, Error, ErrorKind};
 
@@ -71,7 +72,7 @@ pub(crate) fn must_be_in_one_place(store: &Path) -> Result<(), Error> {
     }
     // Mirrors are reached through these, by names that go through two folders at once.
     let blobs = Layout(store).blobs();
-    for (name, kind) in super::listed_at(&blobs).unwrap_or_default() {
+    for (name, kind) in listed_at(&blobs).unwrap_or_default() {
         if kind == rustix::fs::FileType::Symlink {
             return refuse(blobs.join(name), LINK);
         }

@@ -39,9 +39,10 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use super::blobs::path_of;
+use super::clock::older_than;
 use super::id::{BlobId, DirectoryId, SnapshotId};
 use super::pack::{Location, OVERHEAD_BYTES};
-use super::packing::{Cold, From, older_than};
+use super::packing::{Cold, From};
 use super::reach::Reach;
 use super::{Store, StoreOptions, locks, room, trash};
 use crate::error::{Context as _, Error, ErrorKind};
@@ -222,10 +223,7 @@ impl Store {
             ids.remove(&id);
         }
         for row in &rows {
-            let is_project = row.path.is_empty();
-            let path = self.registry().root_of(row);
-            let store = is_project.then(|| self.path());
-            if let Some(id) = crate::worktree::undo_goes_to(&path, store) {
+            if let Some(id) = self.registry().undo_goes_to(row) {
                 ids.remove(&id);
             }
         }
@@ -267,7 +265,7 @@ impl Store {
             }
         }
         packs.retain(|(name, live)| {
-            let length = std::fs::metadata(self.pack_path(name)).map_or(0, |meta| meta.len());
+            let length = std::fs::metadata(self.layout().pack(name)).map_or(0, |meta| meta.len());
             // With what a pack of these alone would take beside them, or one of tiny contents would never be dense.
             let (each, fixed) = OVERHEAD_BYTES;
             // What the rows say may be any number.

@@ -106,3 +106,10 @@ pub(crate) fn from_hex(hex: &str) -> Option<[u8; ID_BYTES]> {
     }
     Some(bytes)
 }
+
+/// A name that nothing else has.
+pub(crate) fn token() -> String {
+    use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+    let number = || RandomState::new().build_hasher().finish();
+    format!("{:016x}{:016x}", number(), number())
+}

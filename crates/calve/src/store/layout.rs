@@ -162,3 +162,8 @@ impl Layout<'_> {
         self.0.join(GIT_IGNORE)
     }
 }
+
+/// Whether a pack can be called so. Names are from the database, which may be someone else's, and must lead nowhere else.
+pub(crate) fn is_pack_name(name: &str) -> bool {
+    !name.is_empty() && !name.contains(['/', '\0']) && !name.starts_with('.')
+}

@@ -31,7 +31,7 @@ use super::index::Stat;
 use super::manifest::{Manifest, os};
 use super::object::{Entry, Kind};
 use super::scan::stat_of;
-use crate::error::{Context as _, Error, ErrorKind};
+use crate::error::{Context as _, Error};
 use crate::reflink::copy::Copier;
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
 use crate::reflink::meta::{self, Attrs, Created, Meta};
@@ -568,14 +568,4 @@ fn make_directory(
         fs::fchmod(&fd, mode)?;
     }
     Ok(fd)
-}
-
-/// Content that no mirror and no pack has.
-pub(crate) fn lost(path: PathBuf, why: &str) -> Error {
-    Error::new(
-        ErrorKind::Damaged,
-        "read blob",
-        path,
-        io::Error::new(io::ErrorKind::InvalidData, why.to_owned()),
-    )
 }

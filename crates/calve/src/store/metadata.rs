@@ -18,9 +18,9 @@ use std::path::Path;
 use rustix::fs::{self, Mode, OFlags};
 use rustix::process::{getegid, geteuid, getgroups};
 
+use super::files::read_plain;
 use super::layout::{MADE_BY, OWN};
 use super::object::{Attributes, Entry, Kind};
-use super::read_plain;
 use crate::reflink::imp::DIR_FLAGS;
 
 /// Two numbers.

@@ -23,13 +23,15 @@ use rustix::fs::{self, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::blobs::{Intake, Mirror, Noted};
+use super::clock::older_than;
+use super::id::token;
 use super::id::{BlobId, SnapshotId};
 use super::pack::{Location, PackWriter};
 use super::reach::Reach;
-use super::{PROJECT, Store, StoreOptions, token};
+use super::{PROJECT, Store, StoreOptions};
 use crate::error::{Context as _, Error, ErrorKind};
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
-use crate::tree::pool::{self, lock};
+use crate::tree::pool;
 use crate::tree::staging::StagedFile;
 
 /// zstd's. The sources of Linux 6.1 (78,174 contents, 1,297 MB) are 254 MB at this level for 5 s of CPU time, 240 MB at 5 for 12 s, and
@@ -414,7 +416,7 @@ impl Store {
                     self.append(packer, id, at.size, &mut Stoppable(file, stop))?;
                     Ok(true)
                 };
-                if !again().context("pack again", || self.pack_path(pack))? {
+                if !again().context("pack again", || self.layout().pack(pack))? {
                     packer.damaged.push(id);
                 }
                 Ok(())
@@ -455,24 +457,11 @@ impl Store {
         let file: OwnedFd = fs::open(&staged.path, flags, Mode::RUSR | Mode::WUSR)?;
         Ok(file.into())
     }
-
-    /// Closes packs, so that what is read next is what is there now.
-    pub(crate) fn forget_packs(&self) {
-        lock(&self.0.packs).clear();
-    }
 }
 
 /// Whether a time of change is so recent that its maker may still be at it. In doubt it is.
 fn is_young(changed: (i64, i64)) -> bool {
     older_than(changed, YOUNG).is_none_or(|older| !older)
-}
-
-/// Whether a time is longer ago than `age`; `None` where it is in the future.
-pub(crate) fn older_than((seconds, nanoseconds): (i64, i64), age: Duration) -> Option<bool> {
-    let (now, now_nanoseconds) = super::now();
-    let passed = i128::from(now) * 1_000_000_000 + i128::from(now_nanoseconds)
-        - (i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds));
-    u128::try_from(passed).ok().map(|passed| passed >= age.as_nanos())
 }
 
 #[cfg(test)]

@@ -27,11 +27,15 @@ use std::time::Duration;
 
 use rustix::fs;
 
-use super::catalog::{Catalog, State, WorktreeRow};
+use super::catalog::{Catalog, PROJECT, State, WorktreeRow};
+use super::clock::now;
+use super::files::{open_dir, path_from, read_plain};
 use super::id::SnapshotId;
 use super::index::{self, Index};
 use super::layout::{self, Layout};
-use super::{Marker, PROJECT, locks, now, path_from, read_plain, trash};
+use super::locks;
+use super::marker::Marker;
+use super::{trash, undo};
 use crate::error::{Context as _, Error, ErrorKind};
 use crate::tree::staging::{maker_lives, write_whole};
 
@@ -153,6 +157,12 @@ impl<'a> Registry<'a> {
         }
     }
 
+    /// The snapshot that an undo of a worktree would go back to.
+    pub(crate) fn undo_goes_to(self, row: &WorktreeRow) -> Option<SnapshotId> {
+        let store = (row.name == PROJECT && row.path.is_empty()).then_some(self.layout.0);
+        undo::goes_to(&self.root_of(row), store)
+    }
+
     /// The right to switch a worktree. `None`: somebody else has it.
     pub(crate) fn lock(self, row: &WorktreeRow) -> Result<Option<locks::Guard>, Error> {
         locks::alone(self.layout.0, &row.token)
@@ -251,7 +261,7 @@ impl<'a> Registry<'a> {
             if of_nobody.is_empty() {
                 continue;
             }
-            let dir = super::snapshot::open_dir(&path)?;
+            let dir = open_dir(&path)?;
             for name in of_nobody {
                 // What cannot be removed now is tried again.
                 let name = CString::new(name).unwrap_or_default();

@@ -19,11 +19,11 @@ use std::time::Duration;
 use rustix::fs::{self, AtFlags, FileType, Mode};
 
 use super::blobs::{Intake, Taken, path_of};
+use super::files::open_dir;
 use super::id::{BlobId, SnapshotId};
 use super::pack::Location;
 use super::packing::{Cold, From};
 use super::reach::Reach;
-use super::snapshot::open_dir;
 use super::verify::{Bad, DamageKind, Eye, Mirror, VerifyReport};
 use super::{Store, StoreOptions, is_pack_name};
 use crate::error::{Context as _, Error};
@@ -69,7 +69,7 @@ impl Store {
         let mut mended = HashSet::new();
         for name in packs {
             if self.mend_pack(name, common)? {
-                mended.insert(self.pack_path(name));
+                mended.insert(self.layout().pack(name));
             }
         }
         for damage in &mut report.damage {

@@ -19,19 +19,14 @@ use std::ffi::OsString;
 use std::io;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use rustix::fs::{self, Mode, OFlags};
 
-use super::blobs::Noted;
-use super::catalog::Catalog;
+use super::files::listed_at;
 use super::layout::Layout;
-use super::reach::Reach;
-use super::{Store, StoreOptions, listed_at, locks, trash};
-use crate::error::{Error, ErrorKind};
+use super::locks;
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
 use crate::reflink::sys::filesystem_name;
-use crate::tree::pool::lock;
 use crate::tree::staging::{StagedFile, flush_filesystem, stage_name};
 
 /// What is held in reserve: the database's files take some 40 KB to begin with, and forgetting thousands of snapshots less than this.
@@ -42,9 +37,6 @@ const RESERVE_FILES: u32 = 7;
 
 /// What the reserve leaves on btrfs: others may be about to open the database.
 const SPARE_BYTES: u64 = 256 << 10;
-
-/// How long it is waited for what was freed. Who empties the trash meanwhile has some of btrfs' quota set aside.
-const PAUSES_MS: [u64; 6] = [0, 50, 200, 500, 1000, 2000];
 
 /// What a database needs to be opened, with something to spare.
 const LEAST_BYTES: usize = 64 << 10;
@@ -163,7 +155,7 @@ fn keep_bytes(store: &Path) {
 }
 
 /// Gives the reserve up; whether there was one.
-fn give_up(store: &Path) -> bool {
+pub(super) fn give_up(store: &Path) -> bool {
     let path = Layout(store).reserve();
     // What is removed may be freed later; what is cut off is free now.
     if let Ok(file) =
@@ -176,85 +168,4 @@ fn give_up(store: &Path) -> bool {
         given |= std::fs::remove_file(path).is_ok();
     }
     given
-}
-
-impl Store {
-    /// Does what frees space. Where there is none to do it in, it is done once more, in what was held in reserve and what the
-    /// trash took.
-    pub(crate) fn freeing<T>(
-        &self,
-        mut work: impl FnMut(&Self) -> Result<T, Error>,
-    ) -> Result<T, Error> {
-        let mut result = work(self);
-        for pause in PAUSES_MS {
-            match &result {
-                Err(error) if error.kind() == ErrorKind::StorageFull => {}
-                _ => break,
-            }
-            give_up(self.path());
-            let _ = trash::empty(self.layout());
-            // Some filesystems have what was freed only then, and others at the trash may not be done.
-            let _ = flush_filesystem(self.blobs().dir());
-            std::thread::sleep(Duration::from_millis(pause));
-            result = if self.is_full() {
-                // It can only be read.
-                Self::open_in_reserve(self.path()).and_then(|again| work(&again))
-            } else {
-                self.catalog().be_in_reserve();
-                work(self)
-            };
-        }
-        result
-    }
-
-    /// Removes the mirrors that a snapshot made which failed for want of room, where no other needs them and nobody is at the store.
-    /// What stays is garbage, for [`Store::gc`].
-    pub(super) fn give_back(&self, noted: &Noted, options: &StoreOptions) {
-        let Ok(Some(_alone)) = locks::exclude(self.path(), Duration::ZERO, &options.cancel) else {
-            return;
-        };
-        // The disk is as full as can be now, which the database would not survive everywhere.
-        give_up(self.path());
-        // As for the collector: whoever cannot read all of what is needed removes nothing.
-        let reach =
-            self.catalog().snapshot_ids().and_then(|ids| Reach::of(self, ids, &options.cancel));
-        if let Ok(reach) = reach {
-            for id in lock(noted).iter().filter(|id| !reach.blobs.contains_key(id)) {
-                let _ = self.blobs().remove(*id);
-            }
-        }
-        keep(self.path());
-    }
-
-    /// Removes the mirrors that were made of packs for something that failed for want of room, as packing would. The store has been
-    /// locked since they were made, shared at least.
-    pub(super) fn drop_unpacked(&self, error: &Error, noted: &Noted) {
-        if error.kind() != ErrorKind::StorageFull {
-            return;
-        }
-        for id in lock(noted).iter() {
-            let _ = self.blobs().remove(*id);
-        }
-    }
-
-    /// Opens the database of a full store: to be read, or in the reserve where not even that can be.
-    pub(super) fn open_full(path: &Path, full: Error) -> Result<(Catalog, Option<i32>), Error> {
-        let database = Layout(path).database();
-        let errno = full.io_error().raw_os_error().unwrap_or_default();
-        for (tried, pause) in PAUSES_MS.into_iter().enumerate() {
-            if let Ok(catalog) = Catalog::open_read_only(&database) {
-                return Ok((catalog, Some(errno)));
-            }
-            // Its last writer is at work and holds all that it needs, or was killed.
-            std::thread::sleep(Duration::from_millis(pause));
-            if tried > 1 {
-                give_up(path);
-                settle(path);
-                if let Ok(catalog) = Catalog::open_in_reserve(&database) {
-                    return Ok((catalog, None));
-                }
-            }
-        }
-        Err(full)
-    }
 }

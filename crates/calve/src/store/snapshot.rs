@@ -22,7 +22,7 @@ use super::object::SnapshotObject;
 use super::scan::{self, Request, Scan};
 use super::verify::Damage;
 use super::{PROJECT, Store, StoreOptions, path_from};
-use crate::error::{Context as _, Error, ErrorKind};
+use crate::error::{Error, ErrorKind};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::report::Skipped;
@@ -458,11 +458,6 @@ pub(crate) fn check_name(name: &str) -> Result<(), Error> {
     };
     let cause = io::Error::new(io::ErrorKind::InvalidInput, why);
     Err(Error::new(ErrorKind::InvalidName, "use the name", name, cause))
-}
-
-/// Opens a directory for whoever makes something in it.
-pub(crate) fn open_dir(path: &Path) -> Result<std::os::fd::OwnedFd, Error> {
-    fs::open(path, DIR_FLAGS, Mode::empty()).context("open", || path)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::Store;
+use super::files::listed_at;
 use crate::error::{Context as _, Error};
 
 /// What [`Store::stats`] counted.
@@ -90,7 +91,7 @@ impl Store {
 /// How many entries a folder has, and their sizes.
 fn sizes(path: &Path) -> io::Result<(u64, u64)> {
     let (mut count, mut bytes) = (0, 0_u64);
-    for (name, _) in super::listed_at(path)? {
+    for (name, _) in listed_at(path)? {
         match std::fs::symlink_metadata(path.join(name)) {
             Ok(meta) => {
                 count += 1;

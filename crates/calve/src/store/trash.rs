@@ -12,30 +12,14 @@ use std::time::Duration;
 
 use rustix::fs::{self, Mode, OFlags};
 
+use super::clock::older_than;
+use super::files::{listed, listed_at, open_dir};
 use super::layout::Layout;
-use super::packing::older_than;
-use super::snapshot::open_dir;
-use super::{Store, listed, listed_at, room};
 use crate::error::{Context as _, Error};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::reflink::sys;
 use crate::tree::removal;
-
-impl Store {
-    /// Deletes what was dropped and not deleted yet.
-    ///
-    /// # Errors
-    /// The first that could not be deleted; the others were tried all the same.
-    pub fn empty_trash(&self) -> Result<(), Error> {
-        if !self.is_full() {
-            self.must_be_writable("empty the trash of")?;
-        }
-        empty(self.layout())?;
-        room::keep(self.path());
-        Ok(())
-    }
-}
 
 /// Deletes what is in the trash.
 pub(super) fn empty(layout: Layout<'_>) -> Result<(), Error> {

@@ -17,10 +17,10 @@ use rustix::fs::{self, FileType, Mode};
 use rustix::io::Errno;
 
 use super::blobs::{Intake, path_of, seal_of};
+use super::clock::older_than;
 use super::id::{BlobId, SnapshotId};
 use super::object::SnapshotObject;
 use super::pack::Location;
-use super::packing::older_than;
 use super::reach::{Reach, Thing, places};
 use super::{Store, StoreOptions, locks};
 use crate::error::{Context as _, Error, ErrorKind};
@@ -500,7 +500,7 @@ impl Store {
             found.push(damage(DamageKind::Mirror, self.blobs().mirror_path(id), why));
         }
         if let Some((pack, Err(why))) = standing.packed {
-            found.push(damage(DamageKind::Packed, self.pack_path(&pack), why));
+            found.push(damage(DamageKind::Packed, self.layout().pack(&pack), why));
         }
         if found.is_empty() && lost {
             let why = "it is gone, and no pack has it".to_owned();
@@ -530,7 +530,7 @@ impl Store {
                 report.damage.push(Damage {
                     kind: DamageKind::Pack,
                     blob: None,
-                    path: self.pack_path(&name),
+                    path: self.layout().pack(&name),
                     reason: error.to_string(),
                     places: Vec::new(),
                     lost: false,

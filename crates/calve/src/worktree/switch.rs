@@ -44,11 +44,11 @@ use crate::store::metadata::Maker;
 use crate::store::object::{Entry, Kind};
 use crate::store::registry::no_worktree;
 use crate::store::scan::stat_of;
+use crate::store::undo::Record;
 use crate::store::{StoreOptions, locks};
 use crate::tree::staging::{self, Stage};
 use plan::{Moves, Trees};
-pub(crate) use undo::undo_goes_to;
-use undo::{Aside, Record};
+use undo::Aside;
 
 mod plan;
 pub(crate) mod undo;

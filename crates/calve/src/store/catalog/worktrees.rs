@@ -6,6 +6,9 @@ use super::super::id::SnapshotId;
 use super::{Catalog, snapshot_id};
 use crate::error::Error;
 
+/// The name of the row that stands for the project itself; no worktree can be called so.
+pub(crate) const PROJECT: &str = ".";
+
 /// How a worktree stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {

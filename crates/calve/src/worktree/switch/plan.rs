@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use super::super::at::{is_gone, last, open_parent};
 use super::Changes;
-use super::undo::{Aside, Record};
+use super::undo::Aside;
 use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::store::blobs::Intake;
@@ -20,6 +20,7 @@ use crate::store::manifest::Manifest;
 use crate::store::metadata::Maker;
 use crate::store::object::{Entry, Kind};
 use crate::store::scan::{UNKNOWN, attributes};
+use crate::store::undo::Record;
 
 /// The snapshot it was, the tree it is, the snapshot it shall be.
 pub(super) struct Trees<'a> {

@@ -1,0 +1,123 @@
+//! The content of a blob, wherever it is: in its mirror, or in a pack.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rustix::fs::{self, Mode};
+use rustix::io::Errno;
+
+use super::Store;
+use super::blobs::Intake;
+use super::files::unlinked_file;
+use super::id::BlobId;
+use super::layout::is_pack_name;
+use super::pack::Pack;
+use crate::error::{Context as _, Error, ErrorKind};
+use crate::reflink::imp::SOURCE_FLAGS;
+use crate::reflink::meta::Meta;
+use crate::tree::pool::lock;
+
+impl Store {
+    /// The content of a blob of `size` bytes, to clone or to read from: its mirror, or one that is made of its pack now.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Damaged`] where neither is good, with the mirror's path.
+    pub(crate) fn content(
+        &self,
+        intake: &mut Intake,
+        id: BlobId,
+        size: u64,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<(OwnedFd, Meta), Error> {
+        let path = || self.blobs().mirror_path(id);
+        // One that may not be read is as good as none, where there is a pack.
+        let closed = match self.blobs().good(intake, id, size, stop) {
+            Ok(Some(good)) => return Ok(good),
+            Ok(None) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(error),
+            Err(error) => return Err(error).context("read blob", path),
+        };
+        let Some((pack, at)) = self.catalog().packed(id)? else {
+            closed.context("read blob", path)?;
+            // It may have been packed and dropped just before it was looked for, or put back after.
+            if let Some(good) =
+                self.blobs().good(intake, id, size, stop).context("read blob", path)?
+            {
+                return Ok(good);
+            }
+            let there = std::fs::symlink_metadata(path()).is_ok();
+            return Err(lost(
+                path(),
+                if there {
+                    "its content is not what it was when it was stored, and no pack has it"
+                } else {
+                    "it is gone, and no pack has it"
+                },
+            ));
+        };
+        let unpack = |file: &mut File| self.open_pack(&pack)?.read_into(id, at, file);
+        let file = if self.is_read_only() {
+            unlinked_file().and_then(|mut file| unpack(&mut file).map(|()| OwnedFd::from(file)))
+        } else {
+            let put = self.blobs().put(id, unpack);
+            if put.is_ok() {
+                intake.unsealed.push(id);
+                intake.note(id);
+            }
+            put
+        };
+        let file = file.map_err(|error| {
+            let path = self.layout().pack(&pack);
+            // Gone, or something else in its place, is damage, too.
+            if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::NotFound)
+                || Errno::from_io_error(&error) == Some(Errno::LOOP)
+            {
+                return Error::new(ErrorKind::Damaged, "unpack", path, error);
+            }
+            Error::io("unpack", path, error)
+        })?;
+        let meta = Meta::of(&fs::fstat(&file).context("read blob", path)?);
+        Ok((file, meta))
+    }
+
+    /// An open pack.
+    pub(crate) fn open_pack(&self, name: &str) -> io::Result<Arc<Pack>> {
+        if let Some(pack) = lock(self.packs()).get(name) {
+            return Ok(Arc::clone(pack));
+        }
+        if !is_pack_name(name) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a pack's name cannot be"));
+        }
+        let file = fs::open(self.layout().pack(name), SOURCE_FLAGS, Mode::empty())?;
+        let pack = Arc::new(Pack::open(file.into())?);
+        lock(self.packs()).insert(name.to_owned(), Arc::clone(&pack));
+        Ok(pack)
+    }
+
+    /// Removes the file of a pack; whether there was one.
+    pub(crate) fn remove_pack(&self, name: &str) -> Result<bool, Error> {
+        if !is_pack_name(name) {
+            return Ok(false);
+        }
+        let path = self.layout().pack(name);
+        match std::fs::remove_file(&path) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error).context("remove", || path),
+        }
+    }
+
+    /// Closes packs, so that what is read next is what is there now.
+    pub(crate) fn forget_packs(&self) {
+        lock(self.packs()).clear();
+    }
+}
+
+/// Content that no mirror and no pack has.
+fn lost(path: PathBuf, why: &str) -> Error {
+    let cause = io::Error::new(io::ErrorKind::InvalidData, why.to_owned());
+    Error::new(ErrorKind::Damaged, "read blob", path, cause)
+}

@@ -1,0 +1,104 @@
+//! Files and folders that may be somebody else's, and their paths as bytes.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{self, AtFlags, Mode};
+use rustix::io::Errno;
+
+use super::manifest::os;
+use crate::error::{Context as _, Error, ErrorKind};
+use crate::reflink::imp::{DIR_FLAGS, SOURCE_FLAGS};
+use crate::reflink::meta::Meta;
+
+/// The content of a regular file of at most `most` bytes. No link is followed and no pipe waited for: a store, and what is calve's in
+/// a worktree, may be of somebody else's making.
+pub(crate) fn read_plain(dir: impl AsFd, path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    let file = fs::openat(dir, path, SOURCE_FLAGS, Mode::empty())?;
+    let meta = Meta::of(&fs::fstat(&file)?);
+    let not = |why: &str| Err(io::Error::new(io::ErrorKind::InvalidData, why.to_owned()));
+    if meta.file_type() != fs::FileType::RegularFile {
+        return not("it is no regular file");
+    }
+    if meta.size > most {
+        return not("it is larger than it can be");
+    }
+    let mut content = Vec::new();
+    io::Read::read_to_end(&mut io::Read::take(std::fs::File::from(file), most), &mut content)?;
+    Ok(content)
+}
+
+/// What is in a directory, and of which kind. Not by the standard library, which ends the process where a directory's descriptor
+/// cannot be closed.
+pub(crate) fn listed(dir: impl AsFd) -> io::Result<Vec<(OsString, fs::FileType)>> {
+    use std::os::unix::ffi::OsStringExt as _;
+    let mut found = Vec::new();
+    for entry in fs::Dir::read_from(&dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        let kind = match entry.file_type() {
+            fs::FileType::Unknown => {
+                Meta::of(&fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW)?).file_type()
+            }
+            kind => kind,
+        };
+        found.push((OsString::from_vec(name.to_bytes().to_vec()), kind));
+    }
+    Ok(found)
+}
+
+/// The same, of the folder at a path; none where there is none.
+pub(crate) fn listed_at(path: &Path) -> io::Result<Vec<(OsString, fs::FileType)>> {
+    match fs::open(path, DIR_FLAGS, Mode::empty()) {
+        Ok(dir) => listed(dir),
+        Err(Errno::NOENT) => Ok(Vec::new()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// A file that nobody else sees and that is gone when it is closed.
+pub(crate) fn unlinked_file() -> io::Result<std::fs::File> {
+    #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
+    let file = fs::memfd_create("calve", fs::MemfdFlags::CLOEXEC)?;
+    #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
+    let file = {
+        let path = Path::new("/tmp").join(crate::tree::staging::stage_name());
+        let mode = Mode::from_raw_mode(0o600);
+        let file = fs::open(&path, (NEW_FILE_FLAGS - fs::OFlags::WRONLY) | fs::OFlags::RDWR, mode)?;
+        fs::unlink(&path)?;
+        file
+    };
+    Ok(file.into())
+}
+
+/// A folder and the name in it.
+pub(crate) fn parent_of(path: &Path) -> Result<(PathBuf, OsString), Error> {
+    let name = path.file_name().ok_or_else(|| {
+        let cause = io::Error::new(io::ErrorKind::InvalidInput, "it does not end in a name");
+        Error::new(ErrorKind::InvalidName, "use", path, cause)
+    })?;
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    Ok((parent, name.to_owned()))
+}
+
+pub(crate) fn bytes_of(path: &Path) -> Vec<u8> {
+    use std::os::unix::ffi::OsStrExt as _;
+    path.as_os_str().as_bytes().to_vec()
+}
+
+pub(crate) fn path_from(bytes: &[u8]) -> PathBuf {
+    os(bytes).into()
+}
+
+/// Opens a directory for whoever makes something in it.
+pub(crate) fn open_dir(path: &Path) -> Result<OwnedFd, Error> {
+    fs::open(path, DIR_FLAGS, Mode::empty()).context("open", || path)
+}

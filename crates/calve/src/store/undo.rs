@@ -1,0 +1,175 @@
+//! What a switch notes so that it can be undone: `undo/record` in calve's own folder of a worktree.
+//!
+//! Beside it are the files that were moved aside. Writing it, and bringing back what it speaks of, is for [`switch`](crate::Worktree::switch)
+//! and [`undo`](crate::Worktree::undo); here is what it looks like, and which snapshot it needs.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{self, Mode, OFlags};
+
+use super::files::{bytes_of, path_from, read_plain};
+use super::id::{self, SnapshotId};
+use super::layout::{self, UNDO, UNDO_RECORD};
+use super::object::{Entry, decode_directory, encode_directory};
+use crate::reflink::imp::DIR_FLAGS;
+
+/// Tens of millions of paths.
+const RECORD_MOST_BYTES: u64 = 1 << 30;
+
+/// What `undo` must know, beside the files that were moved aside.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Record {
+    pub(crate) from: SnapshotId,
+    /// What had been deleted by hand.
+    pub(crate) deleted: Vec<PathBuf>,
+    /// Modes that directories had been given by hand. Only in records of version 1.
+    pub(crate) modes: Vec<(PathBuf, u32)>,
+    /// What was given other metadata, or another time, and stayed where it was: what it had before, by path. Only mode, owner,
+    /// time, attributes and the kind of these entries mean something.
+    pub(crate) metadata: Vec<(PathBuf, Entry)>,
+}
+
+/// The snapshot that an undo of the worktree at `path` would go back to; for a project, with its store.
+pub(crate) fn goes_to(path: &Path, store: Option<&Path>) -> Option<SnapshotId> {
+    let own = open_own(path, store).ok()?;
+    let undo = fs::openat(own, UNDO, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty()).ok()?;
+    Some(Record::read(&undo).ok()??.from)
+}
+
+/// calve's own folder in the tree at `path`, not followed: only a project's may be a link, and only to its store.
+pub(crate) fn open_own(path: &Path, store: Option<&Path>) -> io::Result<OwnedFd> {
+    let own = layout::own(path);
+    if let Some(store) = store
+        && std::fs::canonicalize(&own).is_ok_and(|own| own == store)
+    {
+        return Ok(fs::open(store, DIR_FLAGS, Mode::empty())?);
+    }
+    Ok(fs::open(&own, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())?)
+}
+
+impl Record {
+    pub(crate) fn new(from: SnapshotId) -> Self {
+        Self { from, deleted: Vec::new(), modes: Vec::new(), metadata: Vec::new() }
+    }
+
+    /// The record in a folder of what can be undone; nothing where it is no record.
+    pub(crate) fn read(undo: &OwnedFd) -> io::Result<Option<Self>> {
+        Ok(Self::decode(&read_plain(undo, Path::new(UNDO_RECORD), RECORD_MOST_BYTES)?))
+    }
+
+    /// Zero bytes end the parts: no path has one. Metadata is an entry of a directory object, in hexadecimal digits.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let version = if self.metadata.is_empty() { 1 } else { 2 };
+        let mut text = format!("calve undo {version}\0{}\0", self.from).into_bytes();
+        for path in &self.deleted {
+            text.push(b'D');
+            text.extend_from_slice(&bytes_of(path));
+            text.push(0);
+        }
+        for (path, mode) in &self.modes {
+            text.extend_from_slice(format!("X{mode:04o}").as_bytes());
+            text.extend_from_slice(&bytes_of(path));
+            text.push(0);
+        }
+        for (path, entry) in &self.metadata {
+            text.push(b'M');
+            for byte in encode_directory(std::slice::from_ref(entry)) {
+                text.extend_from_slice(format!("{byte:02x}").as_bytes());
+            }
+            text.push(b':');
+            text.extend_from_slice(&bytes_of(path));
+            text.push(0);
+        }
+        text
+    }
+
+    pub(crate) fn decode(text: &[u8]) -> Option<Self> {
+        let mut parts = text.strip_suffix(&[0])?.split(|byte| *byte == 0);
+        if !matches!(parts.next()?, b"calve undo 1" | b"calve undo 2") {
+            return None;
+        }
+        let from = id::from_hex(std::str::from_utf8(parts.next()?).ok()?)?;
+        let mut record = Self::new(SnapshotId::from_bytes(from));
+        for part in parts {
+            match part.split_first()? {
+                (b'D', path) => record.deleted.push(safe(path)?),
+                (b'X', rest) => {
+                    let (mode, path) = rest.split_at_checked(4)?;
+                    let mode = u32::from_str_radix(std::str::from_utf8(mode).ok()?, 8).ok()?;
+                    record.modes.push((safe(path)?, mode & 0o7777));
+                }
+                (b'M', rest) => {
+                    let end = rest.iter().position(|byte| *byte == b':')?;
+                    let entry = bytes_from_hex(&rest[..end])?;
+                    let [entry] = <[Entry; 1]>::try_from(decode_directory(&entry).ok()?).ok()?;
+                    // The root has none.
+                    let path = match &rest[end + 1..] {
+                        [] => PathBuf::new(),
+                        path => safe(path)?,
+                    };
+                    record.metadata.push((path, entry));
+                }
+                _ => return None,
+            }
+        }
+        Some(record)
+    }
+}
+
+fn bytes_from_hex(digits: &[u8]) -> Option<Vec<u8>> {
+    let digits = std::str::from_utf8(digits).ok().filter(|digits| digits.is_ascii())?;
+    let pairs = (0..digits.len()).step_by(2).map(|at| digits.get(at..at + 2));
+    pairs.map(|pair| u8::from_str_radix(pair?, 16).ok()).collect()
+}
+
+/// A relative path without a step upwards.
+fn safe(path: &[u8]) -> Option<PathBuf> {
+    let path = path_from(path);
+    let plain = path.components().all(|part| matches!(part, std::path::Component::Normal(_)));
+    (plain && path.components().next().is_some()).then_some(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::id::DirectoryId;
+    use super::super::object::Kind;
+    use super::*;
+
+    #[test]
+    fn a_record_decodes_to_itself_and_never_to_a_path_outside() {
+        let entry = |kind| Entry {
+            name: b"-"[..].into(),
+            mode: 0o1751,
+            uid: 12,
+            gid: 34,
+            mtime: (-5, 7),
+            attributes: Some(Box::new(vec![(b"user.a".to_vec(), b"\0:1".to_vec())])),
+            kind,
+        };
+        let folder = Kind::Directory(DirectoryId::from_bytes([0; 32]));
+        let record = Record {
+            from: SnapshotId::from_bytes([9; 32]),
+            deleted: vec!["a/b".into(), "c\nd".into()],
+            modes: vec![("e".into(), 0o755)],
+            metadata: vec![(PathBuf::new(), entry(Kind::Fifo)), ("f:\n".into(), entry(folder))],
+        };
+        assert_eq!(Record::decode(&record.encode()), Some(record));
+        let plain =
+            Record { deleted: vec!["a".into()], ..Record::new(SnapshotId::from_bytes([9; 32])) };
+        assert!(plain.encode().starts_with(b"calve undo 1\0"), "what an older calve reads");
+        for path in ["../x", "/x", "a/../../x", ""] {
+            let record = Record {
+                deleted: vec![path.into()],
+                ..Record::new(SnapshotId::from_bytes([9; 32]))
+            };
+            assert_eq!(Record::decode(&record.encode()), None, "{path:?}");
+            let record = Record {
+                metadata: vec![(path.into(), entry(Kind::Fifo))],
+                ..Record::new(SnapshotId::from_bytes([9; 32]))
+            };
+            assert_eq!(Record::decode(&record.encode()).is_some(), path.is_empty(), "{path:?}");
+        }
+    }
+}
