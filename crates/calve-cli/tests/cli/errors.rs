@@ -133,17 +133,32 @@ fn a_refused_reflink_sends_to_the_doctor_and_appears_nowhere() {
 #[cfg(unix)]
 #[test]
 fn a_source_that_may_not_be_read_is_a_permission_error() {
-    use std::os::unix::fs::PermissionsExt;
-    if rustix::process::geteuid().is_root() {
-        return crate::not_run(
-            "a_source_that_may_not_be_read_is_a_permission_error",
-            "root may read everything",
-        );
-    }
+    use std::os::unix::fs::{PermissionsExt, chown};
+    use std::process::{Command, Stdio};
     let scratch = with_source();
     let closed = scratch.path().join("src/dir");
-    fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).unwrap();
-    let run = calve(scratch.path(), "clone --json src dst");
+    let is_root = rustix::process::geteuid().is_root();
+    let mode = if is_root { 0o700 } else { 0o000 };
+    fs::set_permissions(&closed, fs::Permissions::from_mode(mode)).unwrap();
+    let mut command = crate::command(scratch.path(), ["clone", "--json", "src", "dst"]);
+    if is_root {
+        // Root without its privileges is still the owner of its own files: the folder is another user's.
+        chown(&closed, Some(65534), Some(65534)).unwrap();
+        let mut without = Command::new("setpriv");
+        without.args(["--bounding-set", "-all", "--inh-caps", "-all", env!("CARGO_BIN_EXE_calve")]);
+        without.args(command.get_args()).current_dir(scratch.path()).stdin(Stdio::null());
+        for (variable, _) in command.get_envs() {
+            without.env_remove(variable);
+        }
+        if without.output().is_err() {
+            return crate::not_run(
+                "a_source_that_may_not_be_read_is_a_permission_error",
+                "root may read everything, and there is no setpriv",
+            );
+        }
+        command = without;
+    }
+    let run = crate::run(command);
     fs::set_permissions(&closed, fs::Permissions::from_mode(0o755)).unwrap();
     assert_eq!(run.code, Some(1), "{run:?}");
     assert_eq!(run.json()["error"]["kind"], "permission_denied");
