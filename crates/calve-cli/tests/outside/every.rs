@@ -25,7 +25,7 @@ use crate::{
 const SEED: u64 = 0x0ca1_7e5e_ed00_0002;
 
 /// How many faults of each command are tried where `CALVE_FAULTS` does not say.
-const SAMPLE: usize = 16;
+const SAMPLE: usize = 8;
 
 /// After so many the world is made anew: its snapshots and packs would be ever more.
 const WORN_OUT: usize = 40;
