@@ -65,24 +65,11 @@ pub(crate) fn short(id: SnapshotId) -> String {
     digits
 }
 
-/// `2026-11-21T04:33:10Z`.
+/// `2026-11-21T04:33:10Z`. Formatting fails before 1970 and after 9999, and a store can say anything.
 #[cfg(unix)]
 pub(crate) fn utc(time: SystemTime) -> String {
-    let seconds = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-    let (days, second) = (seconds / 86_400, seconds % 86_400);
-    // Years that begin in March end with the day that not all of them have. (Hinnant, "chrono-compatible
-    // low-level date algorithms".)
-    let day_of_era = (days + 719_468) % 146_097;
-    let era = (days + 719_468) / 146_097;
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+    let last = SystemTime::UNIX_EPOCH + Duration::from_secs(253_402_300_799);
+    humantime::format_rfc3339_seconds(time.clamp(SystemTime::UNIX_EPOCH, last)).to_string()
 }
 
 /// A path for a message: plain where it is harmless, else quoted and escaped, so that a hostile name cannot
@@ -317,6 +304,9 @@ mod tests {
             (951_868_800, "2000-03-01T00:00:00Z"),
             (1_767_225_599, "2025-12-31T23:59:59Z"),
             (4_107_542_400, "2100-03-01T00:00:00Z"),
+            (253_402_300_799, "9999-12-31T23:59:59Z"),
+            (253_402_300_800, "9999-12-31T23:59:59Z"),
+            (9_223_372_036_854_775_807, "9999-12-31T23:59:59Z"),
         ] {
             assert_eq!(utc(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)), expected);
         }
