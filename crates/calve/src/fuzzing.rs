@@ -278,7 +278,9 @@ fn read_index(bytes: &[u8]) {
 pub fn texts(data: &[u8]) {
     if format::parse(data).is_ok() {
         let text = std::str::from_utf8(data).expect("format is text");
-        assert!(text.lines().skip(1).all(|line| line.starts_with("compatible ")));
+        assert!(text.lines().skip(1).all(|line| {
+            line.starts_with("compatible ") || line == "incompatible linked-special"
+        }));
     }
     if let Some(marker) = Marker::decode(data) {
         assert_eq!(marker.encode(), data);

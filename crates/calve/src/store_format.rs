@@ -15,7 +15,7 @@
 //!                      empty, for where no further file can be made (not on btrfs, which has no such limit)
 //!   stage/             files and packs on their way; whatever is here is nobody's once its maker is dead
 //!   trash/             what waits to be deleted
-//!   locks/             empty files for flock(2): gate, content, templates, database, and one for each worktree, called by its token
+//!   locks/             empty files for flock(2): gate, content, templates, database, format, and one for each worktree, called by its token
 //!   .gitignore         *
 //! ```
 //! A project with its store inside can be moved or copied as one: nothing in it says where it is.
@@ -26,8 +26,12 @@
 //! incompatible NAME      whoever does not know NAME must not open the store
 //! compatible NAME        whoever does not know NAME may
 //! ```
-//! Text; the first line first, the others in any order and number. Anything else is refused. This version writes no features and
-//! knows none.
+//! Text; the first line first, the others in any order and number. Anything else is refused. A new store has no features. This version
+//! knows one, which a store gets with the first snapshot that needs it, and keeps:
+//!
+//! | feature                       | means                                                                     |
+//! |-------------------------------|---------------------------------------------------------------------------|
+//! | `incompatible linked-special` | symbolic links and FIFOs may have link groups: the bit 0x20 of their kind |
 //!
 //! # Numbers, ids and names
 //! An *id* is 32 bytes, 64 lower-case hexadecimal digits where it is text. A content's is the plain BLAKE3 of its bytes, as `b3sum`
@@ -52,18 +56,19 @@
 //! ```text
 //! directory  = varint(number of entries) entry*                 entries by name, strictly ascending, bytewise
 //! entry      = kind:1 varint(length of name) name meta body
-//! kind       = 1 file | 2 directory | 3 symbolic link | 4 FIFO, + 0x10 where there are attributes
+//! kind       = 1 file | 2 directory | 3 symbolic link | 4 FIFO, + 0x10 where there are attributes,
+//!              + 0x20 where a symbolic link or a FIFO has a link group
 //! meta       = varint(mode & 07777) varint(uid) varint(gid) zigzag(mtime's seconds) varint(its nanoseconds) [attributes]
 //! attributes = varint(number) (varint(length) name varint(length) value)*      by name, strictly ascending
 //! body       = file: varint(size) varint(link group, 0: none) id:32
 //!            | directory: id:32
-//!            | symbolic link: varint(length) target
-//!            | FIFO: nothing
+//!            | symbolic link: [varint(link group)] varint(length) target
+//!            | FIFO: [varint(link group)]
 //! snapshot   = entry (the root, a directory with an empty name) parent:1 [id:32] zigzag(created, seconds)
 //!              varint(nanoseconds) varint(length) message varint(entries) varint(files) varint(bytes)
 //! ```
 //! One value has one encoding, and whatever is not the encoding of something is refused: names that are empty, `.`, `..`, longer than 1,024
-//! bytes, or have a slash or a zero byte in them, among it. A *link group* is a number that all names of one file share: the first eight
+//! bytes, or have a slash or a zero byte in them, among it. A *link group* is a number that all names of one entry share: the first eight
 //! bytes of the BLAKE3 of the path of the first of them, or 1 if that is 0. `parent` is 1 and followed by an id, or 0; the parent may be gone.
 //!
 //! # `index.db`
@@ -140,4 +145,4 @@
 //!
 //! # Locks
 //! Who reads or adds content holds `locks/content` shared, after passing `locks/gate` (taken shared, and let go at once). Who removes
-//! content holds `locks/content` exclusively. Where btrfs has little room, whoever opens the database holds `locks/database`. All are flock(2), so they end with their process.
+//! content holds `locks/content` exclusively. Where btrfs has little room, whoever opens the database holds `locks/database`. Who adds a feature to `format` holds `locks/format`. All are flock(2), so they end with their process.

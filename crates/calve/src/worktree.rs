@@ -451,12 +451,13 @@ fn changes(old: &Manifest, new: &Manifest, deltas: &[Delta]) -> Vec<Change> {
             let (a, b) = (old.at(a), new.at(b));
             Some(match (&a.kind, &b.kind) {
                 // Links have no mode of their own.
-                (Kind::Symlink(a), Kind::Symlink(b)) if a == b => ChangeKind::Metadata,
+                (Kind::Symlink { target: a, .. }, Kind::Symlink { target: b, .. }) if a == b => {
+                    ChangeKind::Metadata
+                }
                 _ if a.same_content(b) && a.mode == b.mode => ChangeKind::Metadata,
                 _ if a.same_content(b) => ChangeKind::Mode,
-                (Kind::File { .. }, Kind::File { .. }) | (Kind::Symlink(_), Kind::Symlink(_)) => {
-                    ChangeKind::Modified
-                }
+                (Kind::File { .. }, Kind::File { .. })
+                | (Kind::Symlink { .. }, Kind::Symlink { .. }) => ChangeKind::Modified,
                 _ => ChangeKind::Type,
             })
         }

@@ -8,7 +8,7 @@
 
 mod common;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -120,4 +120,65 @@ fn a_store_that_needs_what_this_version_does_not_have_is_refused_by_the_name_of_
     assert!(error.to_string().contains("quantum-blobs"), "{error}");
     fs::write(path.join("format"), "calve store 1\ncompatible sparkle\n").unwrap();
     Store::open(&path).unwrap();
+}
+
+fn directories(store: &Path) -> BTreeSet<Vec<u8>> {
+    let db = rusqlite::Connection::open(store.join("index.db")).unwrap();
+    let mut rows = db.prepare("SELECT id FROM directories").unwrap();
+    rows.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
+}
+
+/// Later versions encode what the first one could encode in the same way, and so it has the same ids.
+#[test]
+fn a_tree_of_the_first_version_has_the_ids_that_it_had() {
+    const TEST: &str = "a_tree_of_the_first_version_has_the_ids_that_it_had";
+    if !common::is_root() {
+        return common::not_run(TEST, "only root can give the files their owners");
+    }
+    let scratch = Scratch::new();
+    unpack(scratch.path());
+    let old = Store::open(scratch.join(".calve")).unwrap();
+    let (options, at) = (StoreOptions::new(), scratch.join("trees"));
+    let first = old.resolve("first").unwrap();
+    old.start(&["tree"], &StartOptions::new().from(first).at(&at), &options).unwrap();
+    let tree = scratch.join("tree");
+    fs::rename(at.join("tree"), &tree).unwrap();
+    fs::remove_dir_all(tree.join(".calve")).unwrap();
+    let new = Store::init(&tree, None).unwrap();
+    new.snapshot(None, None, &options).unwrap();
+    let (old, new) = (directories(old.path()), directories(new.path()));
+    assert!(new.len() > 1 && new.is_subset(&old), "{} of {}", new.len(), old.len());
+}
+
+/// Earlier versions took a link group of a symbolic link for damage. They refuse the store by the name of the feature, and only
+/// where there is one.
+#[test]
+fn a_store_names_a_feature_from_the_first_snapshot_on_that_needs_it() {
+    let scratch = Scratch::new();
+    let project = scratch.join("project");
+    fs::create_dir(&project).unwrap();
+    std::os::unix::fs::symlink("x", project.join("a")).unwrap();
+    fs::write(project.join("file"), "1").unwrap();
+    fs::hard_link(project.join("file"), project.join("file-too")).unwrap();
+    let (store, options) = (Store::init(&project, None).unwrap(), StoreOptions::new());
+    let path = project.join(".calve");
+    let format = || fs::read_to_string(path.join("format")).unwrap();
+    let old = store.snapshot(None, None, &options).unwrap().id;
+    assert_eq!(format(), "calve store 1\n");
+    fs::hard_link(project.join("a"), project.join("b")).unwrap();
+    let new = store.snapshot(None, None, &options).unwrap();
+    assert!(new.new);
+    assert_eq!(format(), "calve store 1\nincompatible linked-special\n");
+    // It is kept: other snapshots of the store may need it.
+    fs::remove_file(project.join("b")).unwrap();
+    assert_ne!(store.snapshot(None, None, &options).unwrap().id, new.id);
+    assert_eq!(format(), "calve store 1\nincompatible linked-special\n");
+    let store = Store::open(&path).unwrap();
+    for (name, id, links) in [("one", new.id, 2), ("two", old, 1)] {
+        let start = StartOptions::new().from(id);
+        store.start(&[name], &start, &options).unwrap();
+        let link = store.worktree(name).unwrap().path().join("a");
+        assert_eq!(fs::symlink_metadata(link).unwrap().nlink(), links, "{name}");
+    }
+    assert!(store.verify(false, &options).unwrap().damage.is_empty());
 }

@@ -295,3 +295,52 @@ fn an_undo_restores_times_and_that_two_names_were_one_file() {
     assert_eq!(fs::metadata(at("run.sh")).unwrap().nlink(), 2);
     assert_sound(&desk.store);
 }
+
+#[test]
+fn links_and_fifos_of_several_names_keep_them_through_a_switch_a_reset_and_an_undo() {
+    let fifo = |path: PathBuf| drop(sh(std::process::Command::new("mkfifo").arg(path)));
+    let desk = Desk::new(|root| {
+        small_project(root);
+        fifo(root.join("fifo"));
+        for (name, other) in [("readme-link", "docs/link"), ("fifo", "src/fifo")] {
+            fs::hard_link(root.join(name), root.join(other)).unwrap();
+        }
+    });
+    let first = desk.snapshot();
+    let other = desk.from("other", first);
+    assert_same(&tree(&desk.project), &tree(other.path()), "started");
+    let at = |path: &str| other.path().join(path);
+    for path in ["readme-link", "src/fifo"] {
+        fs::remove_file(at(path)).unwrap();
+    }
+    std::os::unix::fs::symlink("run.sh", at("readme-link")).unwrap();
+    fs::hard_link(at("readme-link"), at("src/link")).unwrap();
+    fs::hard_link(at("fifo"), at("empty/fifo")).unwrap();
+    let second = other.capture(None, None, &options()).unwrap().id;
+    assert!(!other.capture(None, None, &options()).unwrap().new, "nothing is new");
+
+    let one = desk.from("one", first);
+    one.switch(second, false, &options()).unwrap();
+    assert_same(&tree(other.path()), &tree(one.path()), "switched");
+    assert_eq!(status(&one), [""; 0], "switched");
+    one.switch(first, false, &options()).unwrap();
+    assert_same(&tree(&desk.project), &tree(one.path()), "and back");
+    // One of them becomes another entry of the same content.
+    fs::remove_file(one.path().join("docs/link")).unwrap();
+    std::os::unix::fs::symlink("README", one.path().join("docs/link")).unwrap();
+    one.reset(&options()).unwrap();
+    assert_same(&tree(&desk.project), &tree(one.path()), "reset after one was replaced");
+    // One gets another name, the other another time.
+    fs::hard_link(one.path().join("docs/link"), one.path().join("empty/link")).unwrap();
+    set_mtime(&one.path().join("fifo"), 1_000_000_000, 7);
+    let before = tree(one.path());
+    one.reset(&options()).unwrap();
+    assert_same(&tree(&desk.project), &tree(one.path()), "reset");
+    one.undo(&options()).unwrap();
+    assert_same(&before, &tree(one.path()), "after the undo of a reset");
+    one.switch(second, true, &options()).unwrap();
+    assert_same(&tree(other.path()), &tree(one.path()), "forced");
+    one.undo(&options()).unwrap();
+    assert_same(&before, &tree(one.path()), "after the undo of a forced switch");
+    assert_sound(&desk.store);
+}

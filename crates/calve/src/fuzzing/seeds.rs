@@ -34,11 +34,15 @@ fn directory(name: &str, number: u8) -> Entry {
     entry(name, Kind::Directory(DirectoryId::from_bytes([number; 32])))
 }
 
+fn symlink(link: u64) -> Kind {
+    Kind::Symlink { target: (*b"../elsewhere").into(), link }
+}
+
 fn small() -> Vec<u8> {
     let attributes = vec![(b"user.a".to_vec(), b"1".to_vec()), (b"user.b".to_vec(), Vec::new())];
     let program = Entry { mode: 0o755, attributes: Some(attributes.into()), ..file("run", 0, 0) };
-    let old = Entry { mtime: (-1, 0), mode: 0o4711, ..entry("pipe", Kind::Fifo) };
-    let link = entry("link", Kind::Symlink((*b"../elsewhere").into()));
+    let old = Entry { mtime: (-1, 0), mode: 0o4711, ..entry("pipe", Kind::Fifo { link: 0 }) };
+    let link = entry("link", symlink(0));
     encode_directory(&[file("a", 1 << 40, 1), link, old, program, file("z", 5, 1)])
 }
 
@@ -79,9 +83,15 @@ pub fn all() -> io::Result<Vec<Seed>> {
     let id = SnapshotId::from_bytes([9; 32]);
     let small = small();
     let some = snapshot(DirectoryId::of(&small), Some(id)).encode();
+    let linked = [
+        entry("link", symlink(7)),
+        entry("link-too", symlink(7)),
+        entry("pipe", Kind::Fifo { link: 300 }),
+    ];
     let mut seeds: Vec<Seed> = vec![
         ("objects", "directory", small.clone()),
         ("objects", "empty", encode_directory(&[])),
+        ("objects", "linked", encode_directory(&linked)),
         ("objects", "snapshot", some.clone()),
         ("objects", "first-snapshot", snapshot(DirectoryId::of(&small), None).encode()),
     ];
@@ -134,7 +144,11 @@ pub fn all() -> io::Result<Vec<Seed>> {
     };
     seeds.extend([
         ("texts", "format", format::NEW.as_bytes().to_vec()),
-        ("texts", "features", b"calve store 1\ncompatible a\nincompatible b\n".to_vec()),
+        (
+            "texts",
+            "features",
+            b"calve store 1\ncompatible a\nincompatible linked-special\nincompatible b\n".to_vec(),
+        ),
         ("texts", "marker", marker.encode()),
         ("texts", "undo", record.encode()),
         ("texts", "maker", crate::tree::staging::stage_name().into_bytes()),

@@ -99,11 +99,7 @@ fn same(a: Option<&Entry>, b: Option<&Entry>, counts: Counts) -> bool {
     if !a.same_content(b) || !a.same_metadata(b) {
         return false;
     }
-    let links = |entry: &Entry| match entry.kind {
-        Kind::File { link, .. } => link,
-        _ => 0,
-    };
-    counts == Counts::Changes || (a.mtime == b.mtime && links(a) == links(b))
+    counts == Counts::Changes || (a.mtime == b.mtime && a.link() == b.link())
 }
 
 impl Manifest {

@@ -5,27 +5,76 @@
 //! incompatible NAME      whoever does not know NAME must not open the store
 //! compatible NAME        whoever does not know NAME may
 //! ```
-//! Lines in any order after the first. This version writes no flags, and knows none.
+//! Lines in any order after the first. A new store has no flags. One that this version knows is added when a snapshot first needs
+//! it: so earlier versions read every store that they can, and refuse the others by the flag's name.
 
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use rustix::fs::{self, Mode, OFlags};
 
 use super::files::listed_at;
 use super::layout::{self, Layout};
+use super::locks;
 use crate::error::{Context as _, Error, ErrorKind};
+use crate::tree::staging::StagedFile;
 
 const FIRST_LINE: &str = "calve store 1";
 
 /// What a new store says of itself.
 pub(crate) const NEW: &str = "calve store 1\n";
 
+/// Symbolic links and FIFOs may have link groups.
+pub(crate) const LINKED_SPECIAL: &str = "linked-special";
+
+/// The incompatible flags that this version knows.
+const KNOWN: [&str; 1] = [LINKED_SPECIAL];
+
 /// No version of this file will be longer.
 const MOST_BYTES: u64 = 64 * 1024;
 
 /// Refuses a store that this version would misread.
 pub(crate) fn check(store: &Path) -> Result<(), Error> {
+    read(store).map(drop)
+}
+
+/// Makes the store say that it needs the feature `name`, on the disk, before anything in it does.
+pub(crate) fn require(store: &Path, name: &str) -> Result<(), Error> {
+    let line = format!("incompatible {name}");
+    let has_it = |text: &[u8]| text.split(|byte| *byte == b'\n').any(|it| it == line.as_bytes());
+    if has_it(&read(store)?) {
+        return Ok(());
+    }
+    // Two that add one each must not lose the other's.
+    let _alone = locks::one_at_the_format(store)?;
+    let mut text = read(store)?;
+    if has_it(&text) {
+        return Ok(());
+    }
+    if text.last() != Some(&b'\n') {
+        text.push(b'\n');
+    }
+    text.extend_from_slice(line.as_bytes());
+    text.push(b'\n');
+    let path = Layout(store).format();
+    let write = || -> io::Result<()> {
+        let mut staged = StagedFile::in_folder(&Layout(store).stage());
+        let mut file = std::fs::File::create_new(&staged.path)?;
+        io::Write::write_all(&mut file, &text)?;
+        // Whoever could read the store still can.
+        let old = std::fs::metadata(&path)?;
+        let _ = std::os::unix::fs::fchown(&file, Some(old.uid()), Some(old.gid()));
+        file.set_permissions(old.permissions())?;
+        file.sync_all()?;
+        staged.place(fs::CWD, &path)?;
+        std::fs::File::open(store)?.sync_all()
+    };
+    write().context("write", || &path)
+}
+
+/// The file as it is, if this version knows all that it says.
+fn read(store: &Path) -> Result<Vec<u8>, Error> {
     let path = Layout(store).format();
     let read = || -> io::Result<Vec<u8>> {
         let mut text = Vec::new();
@@ -45,7 +94,8 @@ pub(crate) fn check(store: &Path) -> Result<(), Error> {
     };
     parse(&text).map_err(|why| {
         Error::new(ErrorKind::StoreIncompatible, "open store", store, io::Error::other(why))
-    })
+    })?;
+    Ok(text)
 }
 
 /// Refuses a store of which a part leads elsewhere, or is not what it is called: what is there is not calve's to write or to remove.
@@ -100,6 +150,7 @@ pub(crate) fn parse(text: &[u8]) -> Result<(), String> {
     for line in lines {
         match line.split_once(' ') {
             Some(("compatible", _)) => {}
+            Some(("incompatible", name)) if KNOWN.contains(&name) => {}
             Some(("incompatible", name)) => {
                 let name: String = name.chars().take(80).collect();
                 return Err(format!(
@@ -115,7 +166,7 @@ pub(crate) fn parse(text: &[u8]) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::super::layout::{ALL_FOLDERS, FILES};
-    use super::{check, must_be_in_one_place, parse};
+    use super::{LINKED_SPECIAL, check, must_be_in_one_place, parse, require};
 
     #[test]
     fn a_store_with_an_unknown_incompatible_flag_is_refused_by_its_name() {
@@ -124,6 +175,8 @@ mod tests {
             ("calve store 1", None),
             ("calve store 1\ncompatible sparkle\n", None),
             ("calve store 1\nincompatible sha4\n", Some("\"sha4\"")),
+            ("calve store 1\nincompatible linked-special\ncompatible a\n", None),
+            ("calve store 1\nincompatible linked-special 2\n", Some("\"linked-special 2\"")),
             ("calve store 1\ncompatible a\nincompatible b\n", Some("\"b\"")),
             ("calve store 2\n", Some("\"2\"")),
             ("calve store 1\nmystery\n", Some("does not know")),
@@ -137,6 +190,35 @@ mod tests {
             }
         }
         assert!(parse(b"\xff").is_err());
+    }
+
+    #[test]
+    fn a_feature_is_added_once_and_what_was_there_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        for folder in ["stage", "locks"] {
+            std::fs::create_dir(dir.path().join(folder)).unwrap();
+        }
+        for (before, after) in [
+            ("calve store 1\n", Ok("calve store 1\nincompatible linked-special\n")),
+            (
+                "calve store 1\ncompatible a",
+                Ok("calve store 1\ncompatible a\nincompatible linked-special\n"),
+            ),
+            ("calve store 1\nincompatible later\n", Err("\"later\"")),
+        ] {
+            std::fs::write(dir.path().join("format"), before).unwrap();
+            for _ in 0..2 {
+                match (require(dir.path(), LINKED_SPECIAL), after) {
+                    (Ok(()), Ok(after)) => {
+                        let now = std::fs::read_to_string(dir.path().join("format")).unwrap();
+                        assert_eq!(now, after);
+                    }
+                    (Err(error), Err(part)) => assert!(error.to_string().contains(part)),
+                    (result, after) => panic!("{before:?}: {result:?}, not {after:?}"),
+                }
+            }
+            assert!(std::fs::read_dir(dir.path().join("stage")).unwrap().next().is_none());
+        }
     }
 
     /// It was read as far as 64 KiB, and what came behind was taken for not there.

@@ -56,6 +56,7 @@ pub(crate) mod lock {
     pub(crate) const CONTENT: &str = "content";
     pub(crate) const TEMPLATES: &str = "templates";
     pub(crate) const DATABASE: &str = "database";
+    pub(crate) const FORMAT: &str = "format";
 }
 
 /// calve's own folder of the tree at `root`.

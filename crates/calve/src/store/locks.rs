@@ -109,6 +109,16 @@ pub(crate) fn one_at_the_database(store: &Path) -> Option<Guard> {
     Some(Guard { _file: file })
 }
 
+/// To change what the store says of its format.
+pub(crate) fn one_at_the_format(store: &Path) -> Result<Guard, Error> {
+    let lock = || -> io::Result<Guard> {
+        let file = open(store, lock::FORMAT)?;
+        wait(&file, FlockOperation::LockExclusive)?;
+        Ok(Guard { _file: file })
+    };
+    lock().context("lock", || store)
+}
+
 /// Whether nobody reads or adds content, in whichever process, at this moment.
 pub(crate) fn is_idle(store: &Path) -> bool {
     open(store, lock::CONTENT)

@@ -191,8 +191,8 @@ pub(crate) fn wanted(entry: &Entry) -> Meta {
     let kind = match entry.kind {
         Kind::File { .. } => fs::FileType::RegularFile,
         Kind::Directory(_) => fs::FileType::Directory,
-        Kind::Symlink(_) => fs::FileType::Symlink,
-        Kind::Fifo => fs::FileType::Fifo,
+        Kind::Symlink { .. } => fs::FileType::Symlink,
+        Kind::Fifo { .. } => fs::FileType::Fifo,
     };
     #[cfg_attr(
         any(target_os = "linux", target_os = "android"),
@@ -212,10 +212,8 @@ impl<'a> Maker<'a> {
         let mut late = vec![false; plan.manifest.directories.len()];
         let mut linked = false;
         for (place, slot, entry) in plan.manifest.entries() {
-            if let Kind::File { link, .. } = entry.kind
-                && link != 0
-            {
-                let first = *firsts.entry(link).or_insert((place, slot));
+            if entry.link() != 0 {
+                let first = *firsts.entry(entry.link()).or_insert((place, slot));
                 if first != (place, slot) {
                     linked = true;
                     late[place as usize] = true;
@@ -309,15 +307,15 @@ impl<'a> Maker<'a> {
             self.check()?;
             match &entry.kind {
                 Kind::Directory(_) => {}
-                Kind::File { link, .. }
-                    if *link != 0 && self.firsts.get(link) != Some(&(place, slot)) => {}
+                _ if entry.link() != 0
+                    && self.firsts.get(&entry.link()) != Some(&(place, slot)) => {}
                 Kind::File { size, blob, .. } => {
                     batch.push(self.create(worker, place, &handles, entry, slot, *size, *blob)?);
                     if batch.len() == self.budget.batch {
                         self.hand_over(worker, dir, std::mem::take(&mut batch))?;
                     }
                 }
-                Kind::Symlink(_) | Kind::Fifo => {
+                Kind::Symlink { .. } | Kind::Fifo { .. } => {
                     self.special(worker, place, &handles, entry, directory.first + slot)?;
                 }
             }
@@ -527,7 +525,7 @@ impl<'a> Maker<'a> {
                 let name = CString::new(&*entry.name)?;
                 let wanted = wanted(entry);
                 let made_with = match &entry.kind {
-                    Kind::Symlink(target) => {
+                    Kind::Symlink { target, .. } => {
                         fs::symlinkat(CString::new(&**target)?, fd, &name)?;
                         None
                     }
@@ -545,7 +543,7 @@ impl<'a> Maker<'a> {
             worker.stats[dest].push((number, stat));
             let report = &mut worker.reports[dest];
             match entry.kind {
-                Kind::Symlink(_) => report.symlinks += 1,
+                Kind::Symlink { .. } => report.symlinks += 1,
                 _ => report.fifos += 1,
             }
             self.plan.progress.files.fetch_add(1, Ordering::Relaxed);

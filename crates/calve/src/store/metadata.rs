@@ -109,7 +109,7 @@ impl Maker {
 
 fn gave_mode(now: &Entry, wanted: &Entry) -> bool {
     let is_own = (now.uid, now.gid) == (wanted.uid, wanted.gid);
-    matches!(now.kind, Kind::Symlink(_))
+    matches!(now.kind, Kind::Symlink { .. })
         || now.mode == wanted.mode
         || (!is_own && now.mode == wanted.mode & !SET_ID)
 }

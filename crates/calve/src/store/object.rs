@@ -6,20 +6,22 @@
 //! ```text
 //! directory  = varint(number of entries) entry*                 entries by name, strictly ascending, bytewise
 //! entry      = kind:1 varint(length of name) name meta body
-//! kind       = 1 file | 2 directory | 3 symbolic link | 4 FIFO, + 0x10 where there are attributes
+//! kind       = 1 file | 2 directory | 3 symbolic link | 4 FIFO, + 0x10 where there are attributes,
+//!              + 0x20 where a symbolic link or a FIFO has a link group
 //! meta       = varint(mode & 07777) varint(uid) varint(gid) zigzag(mtime's seconds) varint(its nanoseconds) [attributes]
 //! attributes = varint(number) (varint(length) name varint(length) value)*      by name, strictly ascending
 //! body       = file: varint(size) varint(link group, 0: none) id:32
 //!            | directory: id:32
-//!            | symbolic link: varint(length) target
-//!            | FIFO: nothing
+//!            | symbolic link: [varint(link group)] varint(length) target
+//!            | FIFO: [varint(link group)]
 //! snapshot   = entry (the root, a directory with an empty name) parent:1 [id:32] zigzag(created, seconds)
 //!              varint(nanoseconds) varint(length) message varint(entries) varint(files) varint(bytes)
 //! varint     = LEB128, the shortest form;  zigzag = varint of (n << 1) ^ (n >> 63)
 //! ```
 //!
-//! A *link group* is a number that all names of one file share: the first eight bytes of the BLAKE3 of the first of these
-//! names' path, so that it is the same wherever and whenever the same tree is read.
+//! A *link group* is a number that all names of one entry share: the first eight bytes of the BLAKE3 of the first of these
+//! names' path, so that it is the same wherever and whenever the same tree is read. Of symbolic links and FIFOs it is written only if it is not 0; a store with such an entry names a
+//! feature in its [`format`](super::format), since earlier versions knew link groups of files alone.
 
 use std::fmt;
 
@@ -30,8 +32,8 @@ use super::id::{BlobId, DirectoryId, ID_BYTES, SnapshotId};
 pub(crate) enum Kind {
     File { size: u64, link: u64, blob: BlobId },
     Directory(DirectoryId),
-    Symlink(Box<[u8]>),
-    Fifo,
+    Symlink { target: Box<[u8]>, link: u64 },
+    Fifo { link: u64 },
 }
 
 /// Extended attributes, names (without a terminator) and values, sorted by name.
@@ -54,7 +56,7 @@ pub(crate) struct Entry {
 impl Entry {
     /// Whether mode, owner and attributes are the same. Links have no mode of their own.
     pub(crate) fn same_metadata(&self, other: &Self) -> bool {
-        let is_link = matches!(self.kind, Kind::Symlink(_));
+        let is_link = matches!(self.kind, Kind::Symlink { .. });
         (is_link || self.mode == other.mode)
             && (self.uid, self.gid) == (other.uid, other.gid)
             && self.attributes == other.attributes
@@ -66,14 +68,38 @@ impl Entry {
             (Kind::File { blob: a, size: x, .. }, Kind::File { blob: b, size: y, .. }) => {
                 a == b && x == y
             }
-            (Kind::Directory(_), Kind::Directory(_)) | (Kind::Fifo, Kind::Fifo) => true,
-            (Kind::Symlink(a), Kind::Symlink(b)) => a == b,
+            (Kind::Directory(_), Kind::Directory(_)) | (Kind::Fifo { .. }, Kind::Fifo { .. }) => {
+                true
+            }
+            (Kind::Symlink { target: a, .. }, Kind::Symlink { target: b, .. }) => a == b,
             _ => false,
         }
     }
 
     pub(crate) fn is_directory(&self) -> bool {
         matches!(self.kind, Kind::Directory(_))
+    }
+
+    /// Its link group; 0 where it has only one name. Directories never have more.
+    pub(crate) fn link(&self) -> u64 {
+        match self.kind {
+            Kind::File { link, .. } | Kind::Symlink { link, .. } | Kind::Fifo { link } => link,
+            Kind::Directory(_) => 0,
+        }
+    }
+
+    pub(crate) fn set_link(&mut self, group: u64) {
+        match &mut self.kind {
+            Kind::File { link, .. } | Kind::Symlink { link, .. } | Kind::Fifo { link } => {
+                *link = group;
+            }
+            Kind::Directory(_) => {}
+        }
+    }
+
+    /// Whether it is a symbolic link or a FIFO that has several names.
+    pub(crate) fn is_linked_special(&self) -> bool {
+        matches!(self.kind, Kind::Symlink { link: 1.., .. } | Kind::Fifo { link: 1.. })
     }
 }
 
@@ -110,6 +136,10 @@ impl From<Malformed> for std::io::Error {
 }
 
 const ATTRIBUTES: u8 = 0x10;
+/// On a symbolic link or a FIFO.
+const LINKED: u8 = 0x20;
+const LINKED_SYMLINK: u8 = 3 | LINKED;
+const LINKED_FIFO: u8 = 4 | LINKED;
 
 /// No file system has longer names; it bounds what a hostile object makes us keep.
 const NAME_MOST_BYTES: usize = 1024;
@@ -204,10 +234,12 @@ fn put_entry(out: &mut Vec<u8>, entry: &Entry) {
     let kind = match entry.kind {
         Kind::File { .. } => 1,
         Kind::Directory(_) => 2,
-        Kind::Symlink(_) => 3,
-        Kind::Fifo => 4,
+        Kind::Symlink { .. } => 3,
+        Kind::Fifo { .. } => 4,
     };
-    out.push(kind | if entry.attributes.is_some() { ATTRIBUTES } else { 0 });
+    let linked = entry.is_linked_special();
+    let attributes = if entry.attributes.is_some() { ATTRIBUTES } else { 0 };
+    out.push(kind | attributes | if linked { LINKED } else { 0 });
     put_bytes(out, &entry.name);
     put_varint(out, entry.mode.into());
     put_varint(out, entry.uid.into());
@@ -221,6 +253,9 @@ fn put_entry(out: &mut Vec<u8>, entry: &Entry) {
             put_bytes(out, value);
         }
     }
+    if linked {
+        put_varint(out, entry.link());
+    }
     match &entry.kind {
         Kind::File { size, link, blob } => {
             put_varint(out, *size);
@@ -228,8 +263,8 @@ fn put_entry(out: &mut Vec<u8>, entry: &Entry) {
             out.extend_from_slice(blob.as_bytes());
         }
         Kind::Directory(id) => out.extend_from_slice(id.as_bytes()),
-        Kind::Symlink(target) => put_bytes(out, target),
-        Kind::Fifo => {}
+        Kind::Symlink { target, .. } => put_bytes(out, target),
+        Kind::Fifo { .. } => {}
     }
 }
 
@@ -246,6 +281,13 @@ fn read_entry(reader: &mut Reader<'_>) -> Result<Entry, Malformed> {
     let (uid, gid) = (reader.u32()?, reader.u32()?);
     let mtime = reader.time()?;
     let attributes = if kind & ATTRIBUTES != 0 { Some(read_attributes(reader)?) } else { None };
+    let link = match kind & LINKED {
+        0 => 0,
+        _ => match reader.varint()? {
+            0 => return Err(Malformed("a link group is announced and there is none")),
+            link => link,
+        },
+    };
     let kind = match kind & !ATTRIBUTES {
         1 => {
             let (size, link) = (reader.varint()?, reader.varint()?);
@@ -255,14 +297,14 @@ fn read_entry(reader: &mut Reader<'_>) -> Result<Entry, Malformed> {
             Kind::File { size, link, blob: BlobId::from_bytes(reader.id()?) }
         }
         2 => Kind::Directory(DirectoryId::from_bytes(reader.id()?)),
-        3 => {
+        3 | LINKED_SYMLINK => {
             let target = reader.bytes()?;
             if target.is_empty() || target.contains(&0) {
                 return Err(Malformed("a link's target cannot be"));
             }
-            Kind::Symlink(target.into())
+            Kind::Symlink { target: target.into(), link }
         }
-        4 => Kind::Fifo,
+        4 | LINKED_FIFO => Kind::Fifo { link },
         _ => return Err(Malformed("an entry is of an unknown kind")),
     };
     Ok(Entry { name: name.into(), mode, uid, gid, mtime, attributes, kind })
@@ -368,15 +410,19 @@ mod tests {
 
     use super::*;
 
+    fn some_link() -> impl Strategy<Value = u64> {
+        prop_oneof![Just(0), any::<u64>()]
+    }
+
     fn any_entry() -> impl Strategy<Value = Entry> {
         let kind = prop_oneof![
             (0..=i64::MAX.unsigned_abs(), any::<u64>(), any::<[u8; 32]>()).prop_map(
                 |(size, link, blob)| Kind::File { size, link, blob: BlobId::from_bytes(blob) }
             ),
             any::<[u8; 32]>().prop_map(|id| Kind::Directory(DirectoryId::from_bytes(id))),
-            proptest::collection::vec(1..=255_u8, 1..20)
-                .prop_map(|target| Kind::Symlink(target.into())),
-            Just(Kind::Fifo),
+            (proptest::collection::vec(1..=255_u8, 1..20), some_link())
+                .prop_map(|(target, link)| Kind::Symlink { target: target.into(), link }),
+            some_link().prop_map(|link| Kind::Fifo { link }),
         ];
         let attributes = proptest::collection::btree_map(
             proptest::collection::vec(1..=255_u8, 1..9),
@@ -448,9 +494,56 @@ mod tests {
                 gid: 0,
                 mtime: (0, 0),
                 attributes: None,
-                kind: Kind::Fifo,
+                kind: Kind::Fifo { link: 0 },
             };
             assert!(decode_directory(&encode_directory(&[entry])).is_err(), "{name:?}");
+        }
+    }
+
+    /// What an earlier version wrote has the bytes and the ids that it had; what it could not write has a bit of its own.
+    #[test]
+    fn a_link_group_of_a_symbolic_link_or_a_fifo_takes_room_only_where_there_is_one() {
+        let of = |kind: Kind| Entry {
+            name: b"n"[..].into(),
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            mtime: (0, 0),
+            attributes: None,
+            kind,
+        };
+        let target = || b"t"[..].into();
+        for (row, kind, expected) in [
+            (
+                "link",
+                Kind::Symlink { target: target(), link: 0 },
+                &b"\x01\x03\x01n\xa4\x03\0\0\0\0\x01t"[..],
+            ),
+            ("FIFO", Kind::Fifo { link: 0 }, b"\x01\x04\x01n\xa4\x03\0\0\0\0"),
+            (
+                "linked",
+                Kind::Symlink { target: target(), link: 5 },
+                b"\x01\x23\x01n\xa4\x03\0\0\0\0\x05\x01t",
+            ),
+            ("linked FIFO", Kind::Fifo { link: 5 }, b"\x01\x24\x01n\xa4\x03\0\0\0\0\x05"),
+        ] {
+            let entry = of(kind);
+            let encoded = encode_directory(std::slice::from_ref(&entry));
+            assert_eq!(encoded, expected, "{row}");
+            assert_eq!(decode_directory(&encoded).unwrap(), [entry], "{row}");
+        }
+        for (row, refused) in [
+            ("a link group of nothing", &b"\x01\x24\x01n\xa4\x03\0\0\0\0\0"[..]),
+            (
+                "a file with the bit",
+                &[&b"\x01\x21\x01n\xa4\x03\0\0\0\0\x05\0\0"[..], &[7; 32]].concat(),
+            ),
+            (
+                "a folder with the bit",
+                &[&b"\x01\x22\x01n\xa4\x03\0\0\0\0\x05"[..], &[7; 32]].concat(),
+            ),
+        ] {
+            assert!(decode_directory(refused).is_err(), "{row}");
         }
     }
 }

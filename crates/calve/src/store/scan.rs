@@ -283,9 +283,15 @@ impl Scanner<'_> {
         let own = self
             .own_entry(&fd, &name, &meta, known)
             .context("read attributes of", || self.full_path(&path_of()))?;
-        let (names, rest) = self
-            .list(worker, &fd, Before::opened(since, &meta))
-            .context("read directory", || self.full_path(&path_of()))?;
+        let (names, rest) = match self.list(worker, &fd, Before::opened(since, &meta)) {
+            // It was removed since it was opened.
+            Err(Errno::NOENT) if parent.is_some() => {
+                worker.skipped.push(Skipped { path: path_of(), reason: SkipReason::Vanished });
+                lock(&self.gone).insert(place);
+                return Ok(None);
+            }
+            listed => listed.context("read directory", || self.full_path(&path_of()))?,
+        };
         if rest == Rest::Restless {
             worker.skipped.push(Skipped { path: path_of(), reason: SkipReason::Restless });
         }

@@ -14,6 +14,7 @@ use rustix::fs::{self, Mode};
 
 use super::blobs::Noted;
 use super::catalog::{NewSnapshot, WorktreeRow};
+use super::format;
 use super::id::SnapshotId;
 use super::index::{Boot, Index};
 use super::manifest::Manifest;
@@ -274,6 +275,9 @@ impl Store {
                     bytes,
                 };
                 self.flush(&scan.unsealed)?;
+                if manifest.entries().any(|(_, _, entry)| entry.is_linked_special()) {
+                    format::require(self.path(), format::LINKED_SPECIAL)?;
+                }
                 let id = self.catalog().add_snapshot(&NewSnapshot {
                     object: &object,
                     directories: &scan.directories,

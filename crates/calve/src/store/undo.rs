@@ -153,7 +153,10 @@ mod tests {
             from: SnapshotId::from_bytes([9; 32]),
             deleted: vec!["a/b".into(), "c\nd".into()],
             modes: vec![("e".into(), 0o755)],
-            metadata: vec![(PathBuf::new(), entry(Kind::Fifo)), ("f:\n".into(), entry(folder))],
+            metadata: vec![
+                (PathBuf::new(), entry(Kind::Fifo { link: 0 })),
+                ("f:\n".into(), entry(folder)),
+            ],
         };
         assert_eq!(Record::decode(&record.encode()), Some(record));
         let plain =
@@ -166,7 +169,7 @@ mod tests {
             };
             assert_eq!(Record::decode(&record.encode()), None, "{path:?}");
             let record = Record {
-                metadata: vec![(path.into(), entry(Kind::Fifo))],
+                metadata: vec![(path.into(), entry(Kind::Fifo { link: 0 }))],
                 ..Record::new(SnapshotId::from_bytes([9; 32]))
             };
             assert_eq!(Record::decode(&record.encode()).is_some(), path.is_empty(), "{path:?}");

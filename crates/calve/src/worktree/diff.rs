@@ -254,12 +254,12 @@ pub(super) fn is_gits_own(path: &Path) -> bool {
 
 /// Whether a patch can hold it.
 fn has_text(entry: &Entry) -> bool {
-    matches!(entry.kind, Kind::File { .. } | Kind::Symlink(_))
+    matches!(entry.kind, Kind::File { .. } | Kind::Symlink { .. })
 }
 
 fn mode_of(entry: &Entry) -> u32 {
     match entry.kind {
-        Kind::Symlink(_) => 0o120_000,
+        Kind::Symlink { .. } => 0o120_000,
         _ => 0o100_000 | entry.mode,
     }
 }
@@ -280,7 +280,7 @@ impl<'a> Reader<'a> {
     /// What an entry of the snapshot held.
     fn before(&mut self, path: &Path, entry: &Entry) -> Result<Vec<u8>, Error> {
         match &entry.kind {
-            Kind::Symlink(target) => Ok(target.to_vec()),
+            Kind::Symlink { target, .. } => Ok(target.to_vec()),
             Kind::File { size: 1.., blob, .. } => {
                 let size = match entry.kind {
                     Kind::File { size, .. } => size,
@@ -302,7 +302,7 @@ impl<'a> Reader<'a> {
     /// What is there now; nothing where it is gone by now.
     fn now(&mut self, path: &Path, entry: &Entry) -> Result<Vec<u8>, Error> {
         match &entry.kind {
-            Kind::Symlink(target) => Ok(target.to_vec()),
+            Kind::Symlink { target, .. } => Ok(target.to_vec()),
             Kind::File { .. } => match self.open(path).context("read", || self.path.join(path))? {
                 Some((file, _)) => read_all(file).context("read", || self.path.join(path)),
                 None => Ok(Vec::new()),

@@ -332,8 +332,8 @@ impl Worktree {
         let seen = trees.find(trees.now, path).map(|at| trees.now.at(at)).is_some_and(|entry| {
             let size_is = match &entry.kind {
                 Kind::File { size, .. } => *size == meta.size,
-                Kind::Symlink(target) => target.len() as u64 == meta.size,
-                Kind::Fifo => true,
+                Kind::Symlink { target, .. } => target.len() as u64 == meta.size,
+                Kind::Fifo { .. } => true,
                 Kind::Directory(_) => false,
             };
             size_is && (entry.mtime.0, i64::from(entry.mtime.1)) == meta.modified()

@@ -97,6 +97,13 @@ pub(crate) fn build(root: &Path) {
         fs::hard_link(here.join(name), below.join(name)).unwrap();
         fs::hard_link(here.join(name), here.join(format!("{name}-too"))).unwrap();
     }
+    symlink("a", here.join("link")).unwrap();
+    rustix::fs::mknodat(CWD, here.join("pipe"), FileType::Fifo, Mode::RWXU, 0).unwrap();
+    chmod(&here.join("pipe"), 0o640);
+    for name in ["link", "pipe"] {
+        fs::hard_link(here.join(name), there.join(name)).unwrap();
+        fs::hard_link(here.join(name), below.join(name)).unwrap();
+    }
     // A name of it is outside the tree.
     let outside = root.with_extension("outside");
     file(&outside, 8, 0o644, 4096);

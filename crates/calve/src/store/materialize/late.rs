@@ -27,7 +27,7 @@ impl Maker<'_> {
             let mut here: Option<(u32, OwnedFd)> = None;
             let mut groups: Vec<(u32, (u32, u32))> = Vec::new();
             for (place, slot, entry) in manifest.entries() {
-                let Kind::File { link, .. } = entry.kind else { continue };
+                let link = entry.link();
                 let Some(&first) = self.firsts.get(&link).filter(|_| link != 0) else { continue };
                 let number = manifest.directories[place as usize].first + slot;
                 groups.push((number, first));
@@ -44,8 +44,14 @@ impl Maker<'_> {
                 };
                 link_it().context("link", path)?;
                 let report = &mut made.reports[dest];
-                report.files += 1;
-                report.linked_files += 1;
+                match entry.kind {
+                    Kind::Symlink { .. } => report.symlinks += 1,
+                    Kind::Fifo { .. } => report.fifos += 1,
+                    _ => {
+                        report.files += 1;
+                        report.linked_files += 1;
+                    }
+                }
             }
             // Each further name changed the inode.
             for (number, (place, slot)) in groups {

@@ -105,38 +105,37 @@ impl Assembly<'_> {
     }
 }
 
-/// Marks the names of one file, where the tree has more than one of them. It may have changed between the looks at two of its names;
+/// Marks the names of one file, symbolic link or FIFO, where the tree has more than one of them. It may have changed between the looks at two of its names;
 /// but it is one file, and what was seen last holds under every name.
 fn link_groups(manifest: &mut Manifest, inodes: &[Inode], stats: &mut [Stat]) {
-    let mut groups: HashMap<(u64, u64), Vec<(u32, u32)>> = HashMap::new();
+    // By the kind, too: another entry may have got its inode number between two looks.
+    let mut groups: HashMap<_, Vec<(u32, u32)>> = HashMap::new();
     let mut single = Vec::new();
     let number_of = |manifest: &Manifest, (place, slot): (u32, u32)| {
         (manifest.directories[place as usize].first + slot) as usize
     };
     for (place, slot, entry) in manifest.entries() {
-        let Kind::File { link, .. } = entry.kind else { continue };
+        if entry.is_directory() {
+            continue;
+        }
         let inode = inodes[number_of(manifest, (place, slot))];
         // Its number of names, too, may have changed between two looks.
         if inode.links > 1 {
-            groups.entry((inode.dev, inode.stat.ino)).or_default().push((place, slot));
-        } else if link != 0 {
+            let inode = (inode.dev, inode.stat.ino, std::mem::discriminant(&entry.kind));
+            groups.entry(inode).or_default().push((place, slot));
+        } else if entry.link() != 0 {
             single.push((place, slot));
         }
     }
     for (place, slot) in single {
-        let entry = &mut manifest.directories[place as usize].entries[slot as usize];
-        if let Kind::File { link, .. } = &mut entry.kind {
-            *link = 0;
-        }
+        manifest.directories[place as usize].entries[slot as usize].set_link(0);
     }
     for names in groups.into_values() {
         let last = names.iter().max_by_key(|at| inodes[number_of(manifest, **at)].stat.changed);
         let Some(&last) = last else { continue };
         let stat = inodes[number_of(manifest, last)].stat;
         let mut seen = manifest.at(last).clone();
-        if let Kind::File { link, .. } = &mut seen.kind {
-            *link = if names.len() > 1 { group_of(manifest, &names) } else { 0 };
-        }
+        seen.set_link(if names.len() > 1 { group_of(manifest, &names) } else { 0 });
         for at in names {
             stats[number_of(manifest, at)] = stat;
             let entry = &mut manifest.directories[at.0 as usize].entries[at.1 as usize];

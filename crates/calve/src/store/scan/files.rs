@@ -45,7 +45,10 @@ impl Scanner<'_> {
         if meta.file_type() != kind {
             return Ok(None);
         }
-        let kind = target.map_or(Kind::Fifo, |target| Kind::Symlink(target.to_bytes().into()));
+        let kind = target.map_or(Kind::Fifo { link: 0 }, |target| Kind::Symlink {
+            target: target.to_bytes().into(),
+            link: 0,
+        });
         let mut entry = entry_of(name.to_bytes(), &meta, None, kind);
         self.settle(&mut entry, self.known(dir, name));
         Ok(Some(What::Other(Box::new(entry), Inode::of(&meta))))

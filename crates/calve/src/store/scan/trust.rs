@@ -23,15 +23,15 @@ impl Scanner<'_> {
         let Some(known) = index.stats.get(number as usize) else { return false };
         let size_is = match &entry.kind {
             Kind::File { size, .. } => *size == meta.size,
-            Kind::Symlink(target) => target.len() as u64 == meta.size,
-            Kind::Directory(_) | Kind::Fifo => true,
+            Kind::Symlink { target, .. } => target.len() as u64 == meta.size,
+            Kind::Directory(_) | Kind::Fifo { .. } => true,
         };
         let kind_is = matches!(
             (&entry.kind, meta.file_type()),
             (Kind::File { .. }, FileType::RegularFile)
-                | (Kind::Symlink(_), FileType::Symlink)
+                | (Kind::Symlink { .. }, FileType::Symlink)
                 | (Kind::Directory(_), FileType::Directory)
-                | (Kind::Fifo, FileType::Fifo)
+                | (Kind::Fifo { .. }, FileType::Fifo)
         );
         kind_is
             && size_is

@@ -125,13 +125,6 @@ pub(super) fn learn(root: &OwnedFd, now: &mut Manifest, others: &[&Manifest]) ->
     Ok(())
 }
 
-fn link_of(entry: &Entry) -> u64 {
-    match entry.kind {
-        Kind::File { link, .. } => link,
-        _ => 0,
-    }
-}
-
 /// What is at a path, if anything is.
 fn look(root: &OwnedFd, path: &Path) -> io::Result<Option<Meta>> {
     let stat = open_parent(root, path)
@@ -170,7 +163,7 @@ impl Trees<'_> {
             return was.zip(to_be).is_none_or(|(was, to_be)| {
                 !was.same_content(to_be)
                     || !was.same_metadata(to_be)
-                    || (was.mtime, link_of(was)) != (to_be.mtime, link_of(to_be))
+                    || (was.mtime, was.link()) != (to_be.mtime, to_be.link())
             });
         };
         if now.is_directory() {
@@ -283,11 +276,11 @@ impl Trees<'_> {
         let mut groups: HashMap<u64, Vec<PathBuf>> = HashMap::new();
         let others = self.other_metadata();
         let link_at =
-            |path: &Path| self.find(self.target, path).map_or(0, |at| link_of(self.target.at(at)));
+            |path: &Path| self.find(self.target, path).map_or(0, |at| self.target.at(at).link());
         if others.iter().any(|path| link_at(path) != 0) {
-            for (place, slot, entry) in self.target.entries().filter(|it| link_of(it.2) != 0) {
+            for (place, slot, entry) in self.target.entries().filter(|it| it.2.link() != 0) {
                 let path = self.target.path_of(place, slot);
-                groups.entry(link_of(entry)).or_default().push(path);
+                groups.entry(entry.link()).or_default().push(path);
             }
         }
         let mut in_place = HashSet::new();
@@ -334,14 +327,14 @@ impl Trees<'_> {
         let links: HashSet<u64> = wanted
             .keys()
             .filter_map(|path| self.find(self.target, path))
-            .map(|at| link_of(self.target.at(at)))
+            .map(|at| self.target.at(at).link())
             .filter(|link| *link != 0)
             .collect();
         if links.is_empty() {
             return;
         }
         for (place, slot, entry) in self.target.entries() {
-            if links.contains(&link_of(entry)) {
+            if links.contains(&entry.link()) {
                 wanted.entry(self.target.path_of(place, slot)).or_insert(true);
             }
         }

@@ -381,8 +381,8 @@ fn look_at(root: &OwnedFd, path: &Path) -> io::Result<Option<Entry>> {
     let kind = match meta.file_type() {
         fs::FileType::RegularFile => Kind::File { size: 0, link: 0, blob: scan::UNKNOWN },
         fs::FileType::Directory => Kind::Directory(DirectoryId::from_bytes([0; 32])),
-        fs::FileType::Symlink => Kind::Symlink(b"-"[..].into()),
-        fs::FileType::Fifo => Kind::Fifo,
+        fs::FileType::Symlink => Kind::Symlink { target: b"-"[..].into(), link: 0 },
+        fs::FileType::Fifo => Kind::Fifo { link: 0 },
         _ => return Ok(None),
     };
     Ok(Some(scan::entry_of(b"-", &meta, attributes, kind)))
@@ -410,13 +410,13 @@ pub(super) fn set_in_place(root: &OwnedFd, path: &Path, entry: &Entry) -> io::Re
     let flags = match entry.kind {
         Kind::File { .. } => SOURCE_FLAGS,
         Kind::Directory(_) => DIR_FLAGS | OFlags::NOFOLLOW,
-        Kind::Symlink(_) | Kind::Fifo => {
+        Kind::Symlink { .. } | Kind::Fifo { .. } => {
             let meta = Meta::of(&fs::statat(&dir, &name, AtFlags::SYMLINK_NOFOLLOW)?);
             if meta.file_type() != wanted.file_type() {
                 return Ok(());
             }
             let created = meta::Created { owner: (meta.uid, meta.gid), ..created };
-            let mode = matches!(entry.kind, Kind::Fifo).then(|| meta::mode(entry.mode));
+            let mode = matches!(entry.kind, Kind::Fifo { .. }).then(|| meta::mode(entry.mode));
             return meta::apply_at(&dir, &name, &wanted, created, mode);
         }
     };
