@@ -439,7 +439,7 @@ fn droppable(args: &DropArgs, session: Session<'_>) -> Result<Vec<Worktree>, Fai
         let status = session
             .work(Total::Unknown, |options| worktree.status(options))
             .map_err(|error| worktree_failure(&error, worktree))?;
-        if !status.changes.is_empty() {
+        if !status.changes.is_empty() || !status.skipped.is_empty() {
             return Err(changed(worktree, status));
         }
     }
@@ -461,14 +461,22 @@ fn holding(worktree: &Worktree, inside: Vec<PathBuf>) -> Failure {
 
 fn changed(worktree: &Worktree, status: Status) -> Failure {
     let name = shell_word(Path::new(worktree.name()));
-    let details: Vec<PathBuf> = status.changes.into_iter().map(|change| change.path).collect();
+    let why = if status.changes.is_empty() {
+        "names in it kept changing while calve listed them"
+    } else {
+        "it has changes since its base snapshot"
+    };
+    let root = |path: PathBuf| if path.as_os_str().is_empty() { PathBuf::from(".") } else { path };
+    let changes = status.changes.into_iter().map(|change| change.path);
+    let restless = status.skipped.into_iter().map(|skipped| root(skipped.path));
+    let details: Vec<PathBuf> = changes.chain(restless).collect();
     Failure {
         details: details.into(),
         ..own(
             "drop worktree",
             worktree.path(),
             ErrorKind::Changed,
-            "it has changes since its base snapshot",
+            why,
             format!(
                 "'calve capture {name}' keeps the changes in a snapshot; 'calve drop --force {name}' deletes them"
             ),

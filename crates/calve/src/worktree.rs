@@ -69,7 +69,7 @@ pub enum Standing {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub struct Change {
-    /// From the worktree's root.
+    /// From the worktree's root; that of the root itself is `.`.
     pub path: PathBuf,
     /// What is different.
     pub kind: ChangeKind,
@@ -431,6 +431,11 @@ impl Worktree {
     }
 }
 
+/// How a path is told of: the root's is a dot.
+fn shown(path: &Path) -> PathBuf {
+    if path.as_os_str().is_empty() { PathBuf::from(".") } else { path.to_owned() }
+}
+
 /// Differences as they are shown: a directory only for its own sake.
 fn changes(old: &Manifest, new: &Manifest, deltas: &[Delta]) -> Vec<Change> {
     let is_empty = |of: &Manifest, (place, slot): delta::At| {
@@ -464,6 +469,6 @@ fn changes(old: &Manifest, new: &Manifest, deltas: &[Delta]) -> Vec<Change> {
     };
     deltas
         .iter()
-        .filter_map(|delta| Some(Change { path: delta.path.clone(), kind: kind(delta)? }))
+        .filter_map(|delta| Some(Change { path: shown(&delta.path), kind: kind(delta)? }))
         .collect()
 }

@@ -339,8 +339,122 @@ fn links_and_fifos_of_several_names_keep_them_through_a_switch_a_reset_and_an_un
     one.undo(&options()).unwrap();
     assert_same(&before, &tree(one.path()), "after the undo of a reset");
     one.switch(second, true, &options()).unwrap();
-    assert_same(&tree(other.path()), &tree(one.path()), "forced");
     one.undo(&options()).unwrap();
     assert_same(&before, &tree(one.path()), "after the undo of a forced switch");
     assert_sound(&desk.store);
+}
+
+#[test]
+fn what_is_changed_of_the_root_folder_itself_is_a_change_called_dot() {
+    const TEST: &str = "what_is_changed_of_the_root_folder_itself_is_a_change_called_dot";
+    let changes: &[(&str, ChangeKind, Change)] = &[
+        ("a mode", ChangeKind::Mode, |at| {
+            set_mode(at, 0o751);
+            true
+        }),
+        ("an attribute", ChangeKind::Metadata, |at| set_xattr(at, "user.mine", b"1").is_ok()),
+        ("an owner", ChangeKind::Metadata, |at| lchown(at, Some(12), Some(34)).is_ok()),
+    ];
+    for (row, kind, change) in changes {
+        let desk = Desk::small();
+        let first = desk.snapshot();
+        assert_eq!(status(&desk.store.project_worktree().unwrap()), [""; 0], "{row}: the project");
+        fs::create_dir_all(desk.folder().join("second")).unwrap();
+        set_mode(&desk.folder().join("second"), 0o700);
+        let second = desk.from("second", first);
+        assert_eq!(status(&second), [""; 0], "{row}: in a folder that was there");
+        set_mode(second.path(), 0o711);
+        let second = second.capture(None, None, &options()).unwrap().id;
+        let third = desk.from("third", first);
+        put(third.path(), "README", "third\n");
+        let third = third.capture(None, None, &options()).unwrap().id;
+
+        let one = desk.from("one", first);
+        assert_eq!(status(&one), [""; 0], "{row}: as it was started");
+        if !change(one.path()) {
+            not_run(TEST, row);
+            continue;
+        }
+        let found = one.status(&options()).unwrap().changes;
+        let found: Vec<_> = found.iter().map(|change| (&*change.path, change.kind)).collect();
+        assert_eq!(found, [(Path::new("."), *kind)], "{row}");
+        let diff = one.diff(&options()).unwrap();
+        let files: Vec<_> = diff.files.iter().map(|file| (&*file.path, file.kind)).collect();
+        assert_eq!(files, [(Path::new("."), *kind)], "{row}");
+        let mut patch = Vec::new();
+        diff.patch(&mut patch).unwrap();
+        assert_eq!(patch, b"", "{row}: git knows no such thing");
+        let below = one.status_of(&calve::Scope::new().path("src"), &options()).unwrap();
+        assert_eq!(below.changes, [], "{row}: of a part");
+
+        let before = tree(one.path());
+        let refused = fails(one.clone().drop(false, &options()), ErrorKind::Changed);
+        assert_eq!(refused.details(), [PathBuf::from(".")], "{row}");
+        let refused = fails(one.switch(second, false, &options()), ErrorKind::Changed);
+        assert_eq!(refused.details(), [PathBuf::from(".")], "{row}");
+        assert_same(&before, &tree(one.path()), row);
+
+        // Where the snapshots agree on it, it is in nobody's way, and stays.
+        one.switch(third, false, &options()).unwrap();
+        assert_eq!(status(&one), ["X ."], "{row}: to what agrees");
+        one.switch(first, false, &options()).unwrap();
+        assert_same(&before, &tree(one.path()), &format!("{row}: and back"));
+
+        let report = one.switch(second, true, &options()).unwrap();
+        assert_eq!(report.kept, [PathBuf::from(".")], "{row}");
+        assert_eq!(status(&one), [""; 0], "{row}: forced");
+        assert_same(
+            &content(&desk.folder().join("second")),
+            &content(one.path()),
+            &format!("{row}: forced"),
+        );
+        one.undo(&options()).unwrap();
+        assert_same(&before, &tree(one.path()), &format!("{row}: after an undo"));
+        assert_eq!(status(&one), ["X ."], "{row}: after an undo");
+
+        let report = one.reset(&options()).unwrap();
+        assert_eq!(report.kept, [PathBuf::from(".")], "{row}");
+        assert_same(&tree(&desk.project), &tree(one.path()), &format!("{row}: reset"));
+        assert_eq!(status(&one), [""; 0], "{row}: reset");
+        one.undo(&options()).unwrap();
+        assert_same(&before, &tree(one.path()), &format!("{row}: after the undo of a reset"));
+
+        assert!(one.capture(None, None, &options()).unwrap().new, "{row}");
+        assert_eq!(status(&one), [""; 0], "{row}: captured");
+        assert!(!one.capture(None, None, &options()).unwrap().new, "{row}: again");
+        one.drop(false, &options()).unwrap().delete().unwrap();
+    }
+}
+
+/// The index took the entry for what the switch had put there, and vouched for the mode that somebody had given it since.
+#[test]
+fn what_is_changed_of_a_file_between_its_rename_and_the_end_of_a_switch_is_a_change() {
+    let name = |number: u32| format!("f{number:04}");
+    let desk = Desk::new(|root| {
+        fs::create_dir(root).unwrap();
+        for number in 0..2000 {
+            put(root, &name(number), "one\n");
+        }
+    });
+    let first = desk.snapshot();
+    let other = desk.from("other", first);
+    for number in 0..2000 {
+        put(other.path(), &name(number), "two\n");
+    }
+    let second = other.capture(None, None, &options()).unwrap().id;
+    let one = desk.from("one", first);
+    let early = one.path().join(name(0));
+    let inode = fs::metadata(&early).unwrap().ino();
+    std::thread::scope(|scope| {
+        let switching = scope.spawn(|| one.switch(second, false, &options()).unwrap());
+        while fs::metadata(&early).unwrap().ino() == inode {
+            std::hint::spin_loop();
+        }
+        set_mode(&early, 0o600);
+        assert!(!switching.is_finished(), "it was over before the mode was changed");
+        switching.join().unwrap();
+    });
+    assert_eq!(status(&one), ["X f0000"]);
+    // What nobody touched is vouched for, and not read again.
+    assert_eq!(one.capture(None, None, &options()).unwrap().read_files, 1);
 }

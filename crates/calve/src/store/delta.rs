@@ -9,7 +9,10 @@ use super::object::{Entry, Kind};
 /// Where an entry is: its directory and slot.
 pub(crate) type At = (u32, u32);
 
-/// A path at which two trees differ.
+/// Where the root is, which is in no directory.
+pub(crate) const ROOT: At = (u32::MAX, u32::MAX);
+
+/// A path at which two trees differ; that of the root is empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Delta {
     pub(crate) path: PathBuf,
@@ -28,10 +31,13 @@ pub(crate) enum Counts {
 
 const NOBODY: DirectoryId = DirectoryId::from_bytes([0; 32]);
 
-/// Every path at which the trees differ, directories included, a directory before what is in it. The roots themselves are not
-/// compared.
+/// Every path at which the trees differ, directories included, a directory before what is in it. The time of the root is not
+/// compared: whatever is made in it and is no part of the tree changes that.
 pub(crate) fn compare(old: &Manifest, new: &Manifest, counts: Counts) -> Vec<Delta> {
     let mut deltas = Vec::new();
+    if !old.root.same_metadata(&new.root) {
+        deltas.push(Delta { path: PathBuf::new(), old: Some(ROOT), new: Some(ROOT) });
+    }
     let mut pairs = vec![(PathBuf::new(), Some(0_u32), Some(0_u32))];
     if directory_id(&old.root) == directory_id(&new.root) && directory_id(&old.root) != NOBODY {
         pairs.clear();
@@ -105,6 +111,9 @@ fn same(a: Option<&Entry>, b: Option<&Entry>, counts: Counts) -> bool {
 impl Manifest {
     /// The entry at a place.
     pub(crate) fn at(&self, (place, slot): At) -> &Entry {
+        if (place, slot) == ROOT {
+            return &self.root;
+        }
         &self.directories[place as usize].entries[slot as usize]
     }
 }

@@ -49,7 +49,7 @@ pub struct Diff {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FileDiff {
-    /// From the worktree's root.
+    /// From the worktree's root; that of the root itself is `.`.
     pub path: PathBuf,
     /// In which way it differs. One that was renamed counts as added.
     pub kind: ChangeKind,
@@ -88,8 +88,8 @@ impl Worktree {
         judge.must_lead_somewhere(&base, now)?;
         let deltas = judge.judged(&base, now, compare(&base, now, Counts::Changes))?;
         let changes = super::changes(&base, now, &deltas);
-        let by_path: HashMap<&Path, &Delta> =
-            deltas.iter().map(|delta| (delta.path.as_path(), delta)).collect();
+        let by_path: HashMap<PathBuf, &Delta> =
+            deltas.iter().map(|delta| (super::shown(&delta.path), delta)).collect();
         let mut diff = Diff {
             snapshot: self.based_on()?,
             files: Vec::with_capacity(changes.len()),
@@ -103,7 +103,7 @@ impl Worktree {
             _ => 0,
         };
         for change in changes {
-            let Some(delta) = by_path.get(change.path.as_path()) else { continue };
+            let Some(delta) = by_path.get(&change.path) else { continue };
             let side = |of: &Manifest, at: Option<At>| at.map(|at| of.at(at).clone());
             let (old, new) = (side(&base, delta.old), side(now, delta.new));
             diff.files.push(FileDiff {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use rustix::fs;
 use rustix::io::Errno;
 
-use super::Worktree;
+use super::{Worktree, shown};
 use crate::error::{Context as _, Error, ErrorKind};
 use crate::store::trash::remove_tree;
 use crate::store::{PROJECT, StoreOptions, parent_of, path_from};
@@ -91,9 +91,19 @@ impl Worktree {
         self.must_hold_no_other()?;
         if !force {
             let status = self.status(options)?;
-            if !status.changes.is_empty() {
-                let paths = status.changes.into_iter().map(|change| change.path).collect();
-                let cause = io::Error::other("it has changes since its base snapshot");
+            let why = match (status.changes.is_empty(), status.skipped.is_empty()) {
+                (true, true) => None,
+                (false, _) => Some("it has changes since its base snapshot"),
+                // Another process works in it, and calve may not have seen all that it made.
+                (true, false) => Some("names in it kept changing while calve listed them"),
+            };
+            if let Some(why) = why {
+                let changed = status.changes.into_iter().map(|change| change.path);
+                let restless = status.skipped.iter().map(|skipped| shown(&skipped.path));
+                let mut paths: Vec<PathBuf> = changed.chain(restless).collect();
+                paths.sort();
+                paths.dedup();
+                let cause = io::Error::other(why);
                 return Err(Error::new(ErrorKind::Changed, "drop worktree", &self.path, cause)
                     .with_details(paths));
             }

@@ -29,17 +29,17 @@ use std::time::Duration;
 use rustix::fs::{self, AtFlags};
 use rustix::io::Errno;
 
-use super::Worktree;
 use super::at::{last, open_at, open_parent, remove_at};
+use super::{Worktree, shown};
 use crate::error::{Context as _, Error, ErrorKind};
-use crate::reflink::meta::{self, Attrs, Meta};
-use crate::report::Skipped;
+use crate::reflink::meta::{self, Meta};
+use crate::report::{SkipReason, Skipped};
 use crate::store::catalog::{State, WorktreeRow};
 use crate::store::delta::At;
 use crate::store::id::{DirectoryId, SnapshotId};
 use crate::store::index::{Boot, Index, Stat};
 use crate::store::manifest::{Builder, Manifest};
-use crate::store::materialize::{Plan, materialize, wanted};
+use crate::store::materialize::{Plan, materialize};
 use crate::store::metadata::Maker;
 use crate::store::object::{Entry, Kind};
 use crate::store::registry::no_worktree;
@@ -70,7 +70,8 @@ pub struct SwitchReport {
     pub removed: u64,
     /// What was changed by hand and was in the way, from the worktree's root: [`Worktree::undo`] brings it back.
     pub kept: Vec<PathBuf>,
-    /// What arrived without a part of itself.
+    /// What arrived without a part of itself; and folders whose names kept changing while they were listed
+    /// ([`SkipReason::Restless`]), in which changes by hand may not have been seen.
     pub skipped: Vec<Skipped>,
     /// Time from the call to its return.
     pub elapsed: Duration,
@@ -187,7 +188,7 @@ impl Worktree {
         if what == Changes::Respect && !moves.conflicts.is_empty() {
             let cause = io::Error::other("local changes are in the way");
             return Err(Error::new(ErrorKind::Changed, "switch worktree", &self.path, cause)
-                .with_details(moves.conflicts.into_iter().collect()));
+                .with_details(moves.conflicts.iter().map(|path| shown(path)).collect()));
         }
         let mut report = SwitchReport {
             from,
@@ -205,7 +206,9 @@ impl Worktree {
         };
         // All that can fail for want of space or content comes before anything is changed.
         let staged = self.stage(&root, &target, &moves, options)?;
-        report.skipped = staged.skipped.clone();
+        // A name that was missed was not there for the plan; what it must not lose is guarded all the same.
+        let restless = scan.skipped.iter().filter(|it| it.reason == SkipReason::Restless);
+        report.skipped = restless.chain(&staged.skipped).cloned().collect();
         let row = WorktreeRow { state: State::Switching, target: Some(to), ..self.row.clone() };
         // The same again, once it is done, moves nothing aside, and takes nothing from the undo of the first.
         let nothing = interrupted.is_none()
@@ -223,9 +226,9 @@ impl Worktree {
         if moves_aside {
             report.kept = self.move_aside(&root, &trees, &moves)?;
         }
-        let removed = self.apply(&root, &trees, &moves, staged, &mut report)?;
+        let Applied { removed, given } = self.apply(&root, &trees, &moves, staged, &mut report)?;
         let known = scan.index.as_ref().or(known.index.as_ref());
-        let index = self.index_of(&root, &trees, &moves, to, known)?;
+        let index = self.index_of(&root, &trees, &moves, (to, &given), known)?;
         self.store.registry().write_index(&self.row.token, &index)?;
         let row = WorktreeRow {
             state: State::Ready,
@@ -349,7 +352,7 @@ impl Worktree {
             .with_details(vec![path.to_owned()])
     }
 
-    /// Changes what is to be changed. What is given back is only whether the stage could be removed: all else is done.
+    /// Changes what is to be changed.
     fn apply(
         &self,
         root: &OwnedFd,
@@ -357,7 +360,7 @@ impl Worktree {
         moves: &Moves,
         staged: Staged,
         report: &mut SwitchReport,
-    ) -> Result<io::Result<()>, Error> {
+    ) -> Result<Applied, Error> {
         let failed = |path: &Path| self.path.join(path);
         // The deepest first.
         for path in moves.remove.iter().rev() {
@@ -386,12 +389,16 @@ impl Worktree {
             };
             make().context("make directory", || failed(path))?;
         }
+        let mut given = HashMap::new();
         for path in moves.put.keys() {
             let Some(place) = staged.places.get(path) else { continue };
             self.must_be_as_seen(root, trees, path)?;
-            let put = || -> io::Result<bool> {
+            let mut put = || -> io::Result<bool> {
                 let dir = open_parent(root, path)?;
                 let name = last(path)?;
+                if let Some(entry) = undo::look_at(staged.stage.dir(), Path::new(place))? {
+                    given.insert(path.clone(), entry);
+                }
                 match fs::renameat(staged.stage.dir(), place.as_str(), &dir, &name) {
                     Ok(()) => return Ok(true),
                     Err(Errno::ISDIR) => {}
@@ -418,17 +425,11 @@ impl Worktree {
             self.must_be_as_seen(root, trees, path)?;
         }
         for (path, at) in &moves.mend {
+            given.insert(path.clone(), trees.target.at(*at).clone());
             undo::set_in_place(root, path, trees.target.at(*at))
                 .context("set metadata of", || failed(path))?;
             report.changed += 1;
         }
-        let created = meta::created_by_us(false);
-        let give = |entry: &Entry, fd: &OwnedFd| -> io::Result<()> {
-            let attrs = entry.attributes.as_ref().map(|pairs| Attrs::from_pairs(pairs));
-            let stat = fs::fstat(fd)?;
-            let created = meta::Created { owner: (stat.st_uid, stat.st_gid), ..created };
-            meta::apply(fd, &wanted(entry), attrs.as_ref(), created, None).map(drop)
-        };
         // Children before their parents, whose times would change again.
         for (path, at) in moves.directories.iter().rev() {
             let mut entry = trees.target.at(*at).clone();
@@ -444,8 +445,16 @@ impl Worktree {
             report.changed += 1;
         }
         let removed = staged.stage.discard();
-        give(&trees.target.root, root).context("set metadata of", || &self.path)?;
-        Ok(removed)
+        let (path, mut entry) = (Path::new(""), trees.target.root.clone());
+        if moves.by_hand.contains(path) && !moves.conflicts.contains(path) {
+            // The snapshots agree on it, or it is as it shall be.
+            entry = Entry { mtime: entry.mtime, ..trees.now.root.clone() };
+        }
+        if !entry.same_metadata(&trees.now.root) {
+            report.changed += 1;
+        }
+        undo::set_in_place(root, path, &entry).context("set metadata of", || &self.path)?;
+        Ok(Applied { removed, given })
     }
 
     /// The index of the target: what was not touched keeps what is known of it.
@@ -454,7 +463,7 @@ impl Worktree {
         root: &OwnedFd,
         trees: &Trees<'_>,
         moves: &Moves,
-        to: SnapshotId,
+        (to, given): (SnapshotId, &HashMap<PathBuf, Entry>),
         old: Option<&Index>,
     ) -> Result<Index, Error> {
         let mut stats = vec![Stat::default(); trees.target.count as usize];
@@ -483,16 +492,43 @@ impl Worktree {
                 }
             }
         }
-        for (number, path) in touched {
-            let stat = || -> io::Result<Stat> {
-                let dir = open_parent(root, &path)?;
-                Ok(stat_of(&Meta::of(&fs::statat(&dir, &last(&path)?, AtFlags::SYMLINK_NOFOLLOW)?)))
-            };
-            // Changed again by now: then it is looked at the next time.
-            stats[number] = stat().unwrap_or_default();
+        let stat = |path: &Path| -> io::Result<Stat> {
+            let dir = open_parent(root, path)?;
+            Ok(stat_of(&Meta::of(&fs::statat(&dir, &last(path)?, AtFlags::SYMLINK_NOFOLLOW)?)))
+        };
+        for (number, path) in &touched {
+            stats[*number] = stat(path).unwrap_or_default();
         }
         let stamp = self.store.clock_past_all(stats.iter())?;
+        // The index vouches for owner, mode and attributes, too. So the next scan looks at an entry that is not what the switch
+        // put there. A change from now on gets a later change time than the one that was noted.
+        for (number, path) in touched {
+            let entry = undo::look_at(root, &path).ok().flatten();
+            let is_it = given.get(&path).zip(entry).is_some_and(|(given, entry)| {
+                given.same_metadata(&entry)
+                    && given.mtime == entry.mtime
+                    && same_size(given, &entry)
+            });
+            if !is_it || stat(&path).ok() != Some(stats[number]) {
+                stats[number] = Stat::default();
+            }
+        }
         Ok(Index { snapshot: to, boot: Boot::this(), stamp, stats })
+    }
+}
+
+/// What a switch did.
+struct Applied {
+    /// Whether the stage could be removed: all else is done.
+    removed: io::Result<()>,
+    /// What it put, and what it mended: the metadata and the size that it gave them.
+    given: HashMap<PathBuf, Entry>,
+}
+
+fn same_size(a: &Entry, b: &Entry) -> bool {
+    match (&a.kind, &b.kind) {
+        (Kind::File { size: a, .. }, Kind::File { size: b, .. }) => a == b,
+        (a, b) => std::mem::discriminant(a) == std::mem::discriminant(b),
     }
 }
 

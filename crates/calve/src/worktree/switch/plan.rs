@@ -15,7 +15,7 @@ use super::undo::Aside;
 use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::store::blobs::Intake;
-use crate::store::delta::{At, Counts, Delta, compare};
+use crate::store::delta::{At, Counts, Delta, ROOT, compare};
 use crate::store::manifest::Manifest;
 use crate::store::metadata::Maker;
 use crate::store::object::{Entry, Kind};
@@ -69,8 +69,11 @@ impl Moves {
     }
 }
 
-/// The entry at a path of a tree.
+/// The entry at a path of a tree; the root's is empty.
 fn find(of: &Manifest, path: &Path) -> Option<At> {
+    if path.as_os_str().is_empty() {
+        return Some(ROOT);
+    }
     let mut place = 0_u32;
     let mut names = path.iter().peekable();
     while let Some(name) = names.next() {
@@ -166,7 +169,7 @@ impl Trees<'_> {
                     || (was.mtime, was.link()) != (to_be.mtime, to_be.link())
             });
         };
-        if now.is_directory() {
+        if now.is_directory() && !path.as_os_str().is_empty() {
             // Its mode may be any while it is worked in.
             return [was, to_be].into_iter().flatten().any(Entry::is_directory);
         }
@@ -183,7 +186,13 @@ impl Trees<'_> {
         moves.by_hand = by_hand.iter().cloned().collect();
         // What must change, and whether that is more than its times and names.
         let mut wanted: BTreeMap<PathBuf, bool> = BTreeMap::new();
+        let mut root_differs = false;
         for delta in compare(self.base, self.target, Counts::Everything) {
+            if delta.path.as_os_str().is_empty() {
+                // It is neither put nor removed, and is given what it shall have in any case.
+                root_differs = true;
+                continue;
+            }
             let differs = match (delta.old, delta.new) {
                 (Some(old), Some(new)) => {
                     let (old, new) = (self.base.at(old), self.target.at(new));
@@ -193,9 +202,18 @@ impl Trees<'_> {
             };
             wanted.insert(delta.path, differs);
         }
-        wanted.extend(explained.into_iter().map(|path| (path, true)));
+        let is_below = |path: &PathBuf| !path.as_os_str().is_empty();
+        let explained = explained.into_iter().filter(is_below);
+        wanted.extend(explained.map(|path| (path, true)));
+        let root = Path::new("");
+        if moves.by_hand.contains(root)
+            && (root_differs || what == Changes::Reset)
+            && (what == Changes::MoveAside || !self.is_done(Some(ROOT), Some(ROOT)))
+        {
+            moves.conflicts.insert(root.to_owned());
+        }
         if what == Changes::Reset {
-            for path in self.other_metadata().into_iter().chain(by_hand) {
+            for path in self.other_metadata().into_iter().chain(by_hand).filter(is_below) {
                 match self.find(self.target, &path) {
                     Some(at) if self.in_place.contains(&path) && !wanted.contains_key(&path) => {
                         moves.mend.insert(path, at);

@@ -27,7 +27,7 @@ use crate::store::undo::{Record, open_own};
 use crate::store::{StoreOptions, listed};
 use crate::tree::removal;
 use crate::tree::staging::{Stage, StagedFile, stage_name};
-use crate::worktree::{Worktree, open_dir};
+use crate::worktree::{Worktree, open_dir, shown};
 
 impl Worktree {
     /// Takes the last forced switch, or the last reset, back: the snapshot it was based on then, and what was moved aside.
@@ -283,6 +283,10 @@ impl Worktree {
         let to = make_parents(&own, &Path::new(UNDO).join(UNDO_FILES).join("any"))
             .context("make folder", files)?;
         for path in moves.conflicts.iter().chain(&moves.linked) {
+            if path.as_os_str().is_empty() {
+                // The root stays; what it had is noted.
+                continue;
+            }
             let is_dir = match trees.find(trees.now, path) {
                 Some(at) => trees.now.at(at).is_directory(),
                 None if moves.hidden.contains(path) => false,
@@ -308,7 +312,8 @@ impl Worktree {
             moved().context("move aside", || self.path.join(path))?;
         }
         let mended = moves.mend.keys().filter(|path| moves.by_hand.contains(*path));
-        let mut kept: Vec<PathBuf> = moves.conflicts.iter().chain(mended).cloned().collect();
+        let mut kept: Vec<PathBuf> =
+            moves.conflicts.iter().chain(mended).map(|path| shown(path)).collect();
         kept.sort();
         Ok(kept)
     }
@@ -359,7 +364,7 @@ fn list(files: &OwnedFd) -> io::Result<Aside> {
 }
 
 /// What [`Record::metadata`] holds of what is at `path`; `None` of what may not be opened, and of what no snapshot holds.
-fn look_at(root: &OwnedFd, path: &Path) -> io::Result<Option<Entry>> {
+pub(super) fn look_at(root: &OwnedFd, path: &Path) -> io::Result<Option<Entry>> {
     let (stat, attributes) = if path.as_os_str().is_empty() {
         (fs::fstat(root)?, scan::attributes(root)?)
     } else {
@@ -379,7 +384,7 @@ fn look_at(root: &OwnedFd, path: &Path) -> io::Result<Option<Entry>> {
     };
     let meta = Meta::of(&stat);
     let kind = match meta.file_type() {
-        fs::FileType::RegularFile => Kind::File { size: 0, link: 0, blob: scan::UNKNOWN },
+        fs::FileType::RegularFile => Kind::File { size: meta.size, link: 0, blob: scan::UNKNOWN },
         fs::FileType::Directory => Kind::Directory(DirectoryId::from_bytes([0; 32])),
         fs::FileType::Symlink => Kind::Symlink { target: b"-"[..].into(), link: 0 },
         fs::FileType::Fifo => Kind::Fifo { link: 0 },
