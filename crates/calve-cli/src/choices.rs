@@ -41,6 +41,15 @@ pub(crate) enum Existing {
     Keep,
 }
 
+/// See [`calve::GitIndex`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum GitIndex {
+    /// Record the clone's files, so that git need not read them
+    Ready,
+    /// Copy them byte for byte; the first git status reads every file
+    Exact,
+}
+
 impl From<Reflink> for calve::Reflink {
     fn from(reflink: Reflink) -> Self {
         match reflink {
@@ -70,6 +79,15 @@ impl From<Existing> for calve::Existing {
             Existing::Replace => Self::Replace,
             Existing::Merge => Self::Merge,
             Existing::Keep => Self::Keep,
+        }
+    }
+}
+
+impl From<GitIndex> for calve::GitIndex {
+    fn from(git_index: GitIndex) -> Self {
+        match git_index {
+            GitIndex::Ready => Self::Ready,
+            GitIndex::Exact => Self::Exact,
         }
     }
 }

@@ -70,6 +70,7 @@ fn options(args: &CloneArgs, common: &Common) -> CloneOptions {
         .existing(args.existing.into())
         .gitignore(args.gitignore)
         .xattrs(!args.no_xattrs)
+        .git_index(args.git_index.into())
         .durable(args.durable)
         .dry_run(args.dry_run);
     for glob in &args.exclude {
@@ -209,6 +210,7 @@ pub(crate) struct DestinationDocument {
     replaced: Vec<PathDocument>,
     kept_entries: Option<u64>,
     kept: Vec<PathDocument>,
+    ready_index_entries: Option<u64>,
     skipped: Vec<SkippedDocument>,
 }
 
@@ -267,6 +269,7 @@ impl DestinationDocument {
             replaced: destination.replaced.iter().map(|path| PathDocument::new(path)).collect(),
             kept_entries: counted(destination.kept_entries),
             kept: destination.kept.iter().map(|path| PathDocument::new(path)).collect(),
+            ready_index_entries: counted(destination.ready_index_entries),
             skipped: destination.skipped.iter().map(SkippedDocument::new).collect(),
         }
     }

@@ -47,6 +47,12 @@ impl Summary<'_> {
                 let listed = |what, path| format!("{what}: {}", shown(path));
                 lines.extend(destination.replaced.iter().map(|path| listed("replaced", path)));
                 lines.extend(destination.kept.iter().map(|path| listed("kept", path)));
+                let ready = destination.ready_index_entries;
+                if ready > 0 {
+                    let name = shown(&destination.path);
+                    let entries = counted(ready, "entry").replace("entrys", "entries");
+                    lines.push(format!("{name}: git's index: {entries} ready for git status"));
+                }
             }
         }
         lines.push(self.line());

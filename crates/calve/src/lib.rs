@@ -145,7 +145,7 @@
 //! * `store` (default): snapshots and worktrees. It needs a C compiler, for SQLite and zstd.
 //!
 //! Without it the crate is the linker alone: [`clone_tree`], [`clonefile_or_copy`] and the other functions for one file. It
-//! then needs no C compiler, and depends on 17 crates on Linux:
+//! then needs no C compiler, and depends on 18 crates on Linux:
 //! ```toml
 //! calve = { version = "0.1", default-features = false }
 //! ```
@@ -185,7 +185,7 @@ pub use store::{
     BlobId, Damage, DamageKind, GcOptions, GcReport, Log, PackOptions, PackReport, Place, Snapshot,
     SnapshotId, SnapshotReport, Stats, Store, StoreOptions, VerifyReport, WarmReport,
 };
-pub use tree::{CloneOptions, Existing, Mode, Reflink, clone_tree};
+pub use tree::{CloneOptions, Existing, GitIndex, Mode, Reflink, clone_tree};
 #[cfg(all(unix, feature = "store"))]
 pub use worktree::{
     Change, ChangeKind, Diff, Dropped, FileDiff, Scope, Standing, StartOptions, StartReport,

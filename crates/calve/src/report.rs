@@ -64,6 +64,9 @@ pub struct DestinationReport {
     pub kept_entries: u64,
     /// The same by path, relative to the source; only with [`list_existing`](crate::CloneOptions::list_existing).
     pub kept: Vec<PathBuf>,
+    /// Entries of git indexes that record the clone's files now, so that git need not read these
+    /// ([`GitIndex::Ready`](crate::GitIndex::Ready)).
+    pub ready_index_entries: u64,
     /// What did not arrive, or did not arrive whole.
     pub skipped: Vec<Skipped>,
 }

@@ -2,7 +2,7 @@
 //!
 //! [`run`] goes from the arguments to the report; [`walk`] is the engine, [`node`] its directories, [`file`] its files,
 //! [`links`] the hard links among them; [`staging`] makes trees whole or absent, [`removal`] removes them; [`filter`] decides what is cloned and
-//! [`verdicts`] remembers what a filesystem refused.
+//! [`verdicts`] remembers what a filesystem refused; [`git_index`] readies a clone for git.
 
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -16,6 +16,8 @@ pub(crate) mod budget;
 #[cfg(unix)]
 mod file;
 pub(crate) mod filter;
+#[cfg(unix)]
+mod git_index;
 #[cfg(unix)]
 mod links;
 #[cfg(unix)]
@@ -117,6 +119,21 @@ impl Existing {
     }
 }
 
+/// What calve does with the indexes of git repositories in a clone: the file `index` in each directory `.git`, and those of submodules.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum GitIndex {
+    /// It copies them byte for byte. They record the inode numbers and times of the source's files, so the first
+    /// `git status` in the clone reads every file.
+    #[default]
+    Exact,
+    /// It makes each entry of an unchanged file record the clone's file. git then reads only files that it would read in the source,
+    /// and its answers are the same. calve does so on Unix, in [`Mode::Clone`] and [`Mode::Copy`]; a tree that arrives as a
+    /// snapshot does not need it, and a split index stays as it is. The report counts the entries
+    /// ([`ready_index_entries`](crate::DestinationReport::ready_index_entries)).
+    Ready,
+}
+
 /// How [`clone_tree`] works; built by value.
 #[derive(Debug, Clone)]
 pub struct CloneOptions {
@@ -128,6 +145,8 @@ pub struct CloneOptions {
     pub(crate) mutable: Vec<String>,
     pub(crate) gitignore: bool,
     pub(crate) xattrs: bool,
+    #[cfg_attr(not(unix), expect(dead_code, reason = "it is not done there"))]
+    pub(crate) git_index: GitIndex,
     pub(crate) durable: bool,
     pub(crate) dry_run: bool,
     pub(crate) list_existing: bool,
@@ -155,6 +174,7 @@ impl CloneOptions {
             mutable: Vec::new(),
             gitignore: false,
             xattrs: true,
+            git_index: GitIndex::default(),
             durable: false,
             dry_run: false,
             list_existing: false,
@@ -222,6 +242,14 @@ impl CloneOptions {
     #[must_use]
     pub fn xattrs(mut self, yes: bool) -> Self {
         self.xattrs = yes;
+        self
+    }
+
+    /// What calve does with the indexes of git repositories. By default they arrive unchanged: a clone has the source's bytes, unless
+    /// the caller says otherwise. The command `calve clone` does say otherwise.
+    #[must_use]
+    pub fn git_index(mut self, git_index: GitIndex) -> Self {
+        self.git_index = git_index;
         self
     }
 

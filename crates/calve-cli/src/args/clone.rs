@@ -6,7 +6,7 @@ use clap::builder::RangedU64ValueParser;
 use clap::{ArgAction, Args, ValueHint};
 
 use super::misuse::{MAX_COUNT, Misuse};
-use crate::choices::{Existing, Mode, Reflink};
+use crate::choices::{Existing, GitIndex, Mode, Reflink};
 
 pub(crate) const CLONE_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve clone repo repo-fix
@@ -73,6 +73,10 @@ pub(crate) struct CloneArgs {
     /// Do not copy extended attributes and ACLs
     #[arg(long)]
     pub(crate) no_xattrs: bool,
+
+    /// What to do with git's indexes in the clone
+    #[arg(long, value_name = "HOW", default_value = "ready")]
+    pub(crate) git_index: GitIndex,
 
     /// Flush everything to the disk before a destination appears
     #[arg(long)]

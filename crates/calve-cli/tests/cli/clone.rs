@@ -78,6 +78,7 @@ fn the_json_document_is_as_documented() {
             "copied_because": { "disabled": 0, "filesystem": copied.0, "file": 0, "vanished": 0, "mutable": 0 },
             "unlinked_because": { "filesystem": 0, "file": 0, "mutable": 0 },
             "replaced_entries": 0, "replaced": [], "kept_entries": 0, "kept": [],
+            "ready_index_entries": 0,
             "skipped": [],
         })
     };

@@ -57,6 +57,8 @@ pub(super) struct Op<'a> {
     pub(super) clipped: AtomicBool,
     pub(super) skipped: Mutex<Vec<Finding>>,
     pub(super) tallies: Mutex<Vec<DestinationReport>>,
+    /// The directories that have a directory `.git`, as paths from the root.
+    pub(super) repositories: Mutex<Vec<PathBuf>>,
 }
 
 /// Whether it is what a store deletes, or has not finished. It means nothing in a clone, and misses nobody there.
@@ -147,6 +149,7 @@ impl<'a> Op<'a> {
             queue: Queue::new(halves, &options.cancel),
             clipped: AtomicBool::new(false),
             skipped: Mutex::default(),
+            repositories: Mutex::default(),
         }
     }
 

@@ -18,13 +18,17 @@ use rustix::io::Errno;
 
 use super::budget::Budget;
 use super::filter::Filter;
+use super::node::Handles;
 use super::op::{self, Dest, DestState, Op};
+use super::pool::lock;
 use super::removal;
 use super::staging::{self, Stage};
 use super::tally::Finding;
 use super::targets::{Target, is_inside, look_at};
 use super::verdicts::Verdicts;
-use super::{CloneOptions, Existing, Mode, Reflink, mounts, names, tally};
+use super::{
+    CloneOptions, Existing, GitIndex, Mode, Reflink, git_index, listing, mounts, names, tally,
+};
 use crate::error::{Context as _, Error, ErrorKind};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
@@ -268,13 +272,18 @@ fn walk_and_publish(
         states.push(DestState { made: new, stage_here: false.into(), folds });
     }
     let op = new_op(source, absolute, filter, options, dests, excluded)?;
-    let result = op.run(meta, root, roots, states);
+    let before_walk = listing::now();
+    let result =
+        op.run(meta, root, roots, states).map(|roots| ready_for_git(&op, &roots, before_walk));
     let (dests, tallies, skipped) = op.into_findings();
-    if let Err(error) = result {
-        // The stages go with `dests` and `stages`; what was merged stays, as a merge is atomic for each file.
-        drop(dests);
-        return Err(error);
-    }
+    let ready_entries = match result {
+        Ok(ready_entries) => ready_entries,
+        Err(error) => {
+            // The stages go with `dests` and `stages`; what was merged stays, as a merge is atomic for each file.
+            drop(dests);
+            return Err(error);
+        }
+    };
     options.progress.publishing.store(true, Ordering::Relaxed);
     for (dest, index) in dests.into_iter().zip(&indices) {
         if let Some(stage) = dest.merge_stage {
@@ -297,8 +306,32 @@ fn walk_and_publish(
         let report = &mut reports[*index];
         tally::write(report, tally, &skipped, Some(place));
         report.method = tally::method(options.mode, report);
+        report.ready_index_entries = ready_entries.get(place).copied().unwrap_or(0);
     }
     Ok(())
+}
+
+/// Rewrites the git indexes of each destination, if the caller wants that, and counts the entries. In the link modes
+/// the index is the source's own.
+fn ready_for_git(op: &Op, roots: &Handles, before_walk: (i64, i64)) -> Vec<u64> {
+    if op.options.git_index == GitIndex::Exact
+        || matches!(op.options.mode, Mode::Hardlink | Mode::Symlink)
+    {
+        return Vec::new();
+    }
+    let directories = lock(&op.repositories);
+    let ready = |(clone, dest): (&OwnedFd, &Dest)| {
+        let trees = git_index::Trees {
+            source: roots.source(),
+            clone,
+            stage: dest.merge_stage.as_ref().map(Stage::dir),
+            before_walk,
+            jobs: op.budget.jobs,
+            stopped: &|| op.stopped(),
+        };
+        git_index::make_ready(&trees, &directories)
+    };
+    roots.dests().iter().zip(&op.dests).map(ready).collect()
 }
 
 fn new_op<'a>(

@@ -35,14 +35,14 @@ use crate::reflink::sys;
 use crate::report::{DestinationReport, SkipReason};
 
 impl Op<'_> {
-    /// Walks from the root, which is given open on both sides.
+    /// Walks from the root, which is given open on both sides, and is handed back so.
     pub(super) fn run(
         &self,
         meta: Meta,
         source: OwnedFd,
         roots: Vec<OwnedFd>,
         states: Vec<DestState>,
-    ) -> Result<(), Error> {
+    ) -> Result<Arc<Handles>, Error> {
         let (meta, attrs) =
             self.attributes(&source, meta).context("read attributes of", || self.source)?;
         if states.iter().any(|state| state.made) {
@@ -53,6 +53,7 @@ impl Op<'_> {
         let data = directory(meta, attrs, false, states);
         let sides = std::iter::once(source).chain(roots).collect();
         let root = Node::root(data, sides, &self.dirs);
+        let roots = root.handles(&self.dirs).context("open", || self.source)?;
         let workers = self.queue.run(
             self.budget.jobs,
             ("clone", self.source),
@@ -66,7 +67,7 @@ impl Op<'_> {
                 super::tally::add(sum, own);
             }
         }
-        Ok(())
+        Ok(roots)
     }
 
     /// The attributes of a directory, and its metadata if they stay behind.
@@ -251,6 +252,9 @@ impl<'a, 'b> Worker<'a, 'b> {
             self.tallies[index].directories += u64::from(state.made);
             sides.push(fd);
             states.push(state);
+        }
+        if name.as_c_str() == c".git" {
+            lock(&op.repositories).push(parent.path());
         }
         let data = directory(meta, attrs, inside_excluded, states);
         Ok(Some(Node::below(parent, name, data, sides, &op.dirs)))

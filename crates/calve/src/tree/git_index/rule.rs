@@ -1,0 +1,124 @@
+//! Decides which entry of a cloned index may record its clone's stat. A wrong decision would make git call a changed file clean.
+//!
+//! git takes a file for unchanged, without reading it, if the entry records its stat as it is. So an entry may record the stat of
+//! a clone only if the clone has the content that the entry names. That is so if all of this holds:
+//!
+//! 1. **The entry was clean in the source and not racy.** It records the source's stat as it is *after* the clone was made, and it
+//!    records times before the index was written. Then git itself would not read the source's file.
+//! 2. **Nothing happened to the source's file since before the walk began.** Its change time is of an earlier tick of the clock. So what
+//!    the walk read is what the index means, and was not torn.
+//! 3. **The clone was made by this walk**, and is the source's twin: it changed after the walk began, and its type, mode, size and
+//!    modification time are the source's. In a merge, a file that was kept or left out is not. As such a file may have changed just
+//!    before, a merge readies no file of its own first tick either.
+//!
+//! calve looks at the source after the walk. No program can set a change time, and each change moves it. So a file that has the recorded
+//! change time now has had it ever since git looked. If the clock is set back, a later change gets an earlier time.
+//! That is not the recorded time either, except by a coincidence of nanoseconds. If the clock is set back during the walk, the clone
+//! seems older than the walk, and the third condition fails.
+//!
+//! Some programs record no nanoseconds. calve then compares seconds, and an entry is racy for the whole second. It does not
+//! compare devices, because git does not: they change with each mount.
+//!
+//! What remains is git's own weakness. If git calls a changed file of the source clean, it may do so in the clone: the file changed twice
+//! in one tick of the clock, git looked in between, and the size stayed the same. And as most builds of git compare seconds, git does not
+//! see an edit in the clone that keeps the size, restores the modification time, and happens in the second in which the clone was made. The same
+//! holds for each file in the second in which git itself refreshes an index.
+
+use rustix::fs::FileType;
+
+use super::format::Recorded;
+use crate::reflink::meta::Meta;
+
+/// Seconds and nanoseconds.
+pub(super) type Time = (i64, i64);
+
+const GIT_TYPE: u32 = 0o170_000;
+const GIT_FILE: u32 = 0o100_000;
+const GIT_LINK: u32 = 0o120_000;
+const OWNER_RUNS: u32 = 0o100;
+
+/// When things happened.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Moments {
+    /// The index was written, as the file in the source says.
+    pub(super) index_written: Time,
+    /// The walk had not begun.
+    pub(super) before_walk: Time,
+    /// A file of the clone that changed then, or later, was made by the walk.
+    pub(super) cloned_since: Time,
+}
+
+/// What the entry shall record now; `None` where it stays as it is.
+pub(super) fn rewritten(
+    recorded: Recorded,
+    source: &Meta,
+    clone: &Meta,
+    moments: Moments,
+) -> Option<Recorded> {
+    let clean = is_of_that_kind(recorded.mode, source) && is_stat_of(recorded, source);
+    let rested = !is_racy(recorded, source, moments.index_written)
+        && source.changed < moments.before_walk
+        && source.modified() < moments.before_walk;
+    let twin = clone.changed >= moments.cloned_since
+        && clone.mode == source.mode
+        && clone.size == source.size
+        && clone.modified() == source.modified();
+    (clean && rested && twin).then(|| Recorded {
+        changed: cut_time(clone.changed),
+        modified: cut_time(clone.modified()),
+        dev: cut(clone.dev),
+        ino: cut(clone.ino),
+        mode: recorded.mode,
+        uid: clone.uid,
+        gid: clone.gid,
+        size: recorded.size,
+    })
+}
+
+/// Whether the file is what the entry's mode says: a link, or a regular file that may be run, or may not.
+fn is_of_that_kind(mode: u32, file: &Meta) -> bool {
+    match mode & GIT_TYPE {
+        GIT_FILE => {
+            file.file_type() == FileType::RegularFile && (mode ^ file.mode) & OWNER_RUNS == 0
+        }
+        GIT_LINK => file.file_type() == FileType::Symlink,
+        // A submodule, or a directory of a sparse index.
+        _ => false,
+    }
+}
+
+fn is_stat_of(recorded: Recorded, file: &Meta) -> bool {
+    let (changed, modified) = (cut_time(file.changed), cut_time(file.modified()));
+    let same_times = match in_seconds(recorded) {
+        true => recorded.changed.0 == changed.0 && recorded.modified.0 == modified.0,
+        false => recorded.changed == changed && recorded.modified == modified,
+    };
+    same_times
+        && recorded.ino == cut(file.ino)
+        && recorded.uid == file.uid
+        && recorded.gid == file.gid
+        && recorded.size == cut(file.size)
+}
+
+/// Whether the file may have changed after git looked without another time. `file` has the recorded times.
+fn is_racy(recorded: Recorded, file: &Meta, index_written: Time) -> bool {
+    let last = file.changed.max(file.modified());
+    match in_seconds(recorded) {
+        true => last.0 >= index_written.0,
+        false => last >= index_written,
+    }
+}
+
+/// Whether it was recorded by a program that leaves out nanoseconds.
+fn in_seconds(recorded: Recorded) -> bool {
+    recorded.changed.1 == 0 && recorded.modified.1 == 0
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "an index has 32 bits for each number")]
+fn cut(number: u64) -> u32 {
+    number as u32
+}
+
+fn cut_time((seconds, nanoseconds): Time) -> (u32, u32) {
+    (cut(seconds.cast_unsigned()), cut(nanoseconds.cast_unsigned()))
+}
