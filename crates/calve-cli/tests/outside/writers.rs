@@ -12,6 +12,8 @@
 //!
 //! `CALVE_WRITER_SECONDS` says for how long each kind of writer writes, `CALVE_WRITERS` which kinds do.
 
+mod databases;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -610,8 +612,8 @@ struct Call {
     line: String,
 }
 
-/// The calls that concern `data/f`, or that flush, once it was opened.
-fn calls_of(log: &str) -> Vec<Call> {
+/// The calls that concern a file with `of` in its path, or that flush, once it was opened.
+fn calls_of(log: &str, of: &str) -> Vec<Call> {
     let mut counts = BTreeMap::<(&str, &str), usize>::new();
     let mut nths = BTreeMap::<(&str, usize), usize>::new();
     let mut calls = Vec::new();
@@ -622,7 +624,7 @@ fn calls_of(log: &str) -> Vec<Call> {
         *nth += 1;
         let before = nths.entry((name, *nth)).or_default();
         // strace does not say what is cloned; and of calls that flush, the first of each kind will do.
-        let concerns = line.contains("data/f>") && !line.contains("F_GETFD")
+        let concerns = line.contains(of) && !line.contains("F_GETFD")
             || line.contains("FICLONE")
             || matches!(name, "syncfs" | "fsync" | "fdatasync")
                 && !calls.is_empty()
@@ -757,7 +759,7 @@ fn whichever_call_of_a_snapshot_a_write_comes_in_every_blob_is_its_hash_and_the_
         }
         let run = straced(&project, &["-y", "-e", &format!("trace={CALLS}")], "snapshot -q -j1");
         assert_eq!(run.code, Some(0), "{run:?}");
-        let calls = calls_of(&run.log);
+        let calls = calls_of(&run.log, "data/f>");
         assert!(calls.len() > 3, "{}", run.log);
         rows.extend(calls.into_iter().map(|call| (kind, call)));
     }
@@ -783,95 +785,4 @@ fn whichever_call_of_a_snapshot_a_write_comes_in_every_blob_is_its_hash_and_the_
         }
     }
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), rows.len(), wrong.join("\n"));
-}
-
-/// The Python that has a module, or nothing.
-fn python_with(module: &str) -> Option<&'static str> {
-    ["python3", "/usr/bin/python3"].into_iter().find(|python| {
-        let mut command = Command::new(python);
-        command.args(["-c", &format!("import {module}")]).stderr(Stdio::null());
-        command.status().is_ok_and(|status| status.success())
-    })
-}
-
-/// What came of the snapshots of a database.
-#[derive(Debug, Default)]
-struct Snapshots {
-    taken: u64,
-    whole: u64,
-    left_out: u64,
-    /// What the check says of the others.
-    torn: Vec<String>,
-    /// How many transactions there were.
-    transactions: u64,
-}
-
-/// Takes a snapshot every second, at least, of a folder in which a database is written to, and checks what each has of it.
-fn snapshots_of(python: &str, database: &str, lasting: Duration, every: Duration) -> Snapshots {
-    let scratch = scratch();
-    let script = scratch.path().join("databases.py");
-    fs::write(&script, include_str!("databases.py")).unwrap();
-    let project = scratch.path().join("app");
-    fs::create_dir_all(project.join("data")).unwrap();
-    assert_eq!(ends(&project, "init -q").code, Some(0));
-    let mut writer = Command::new(python);
-    writer.arg(&script).args(["write", database]).arg(project.join("data"));
-    let mut writer = writer.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    let mut answers = BufReader::new(writer.stdout.take().unwrap()).lines();
-    assert_eq!(answers.next().unwrap().unwrap(), "ok");
-    let mut found = Snapshots::default();
-    let until = Instant::now() + lasting;
-    while found.taken == 0 || Instant::now() < until {
-        let next = Instant::now() + every;
-        let run = ends(&project, "snapshot -q");
-        found.taken += 1;
-        let snapshot = run.stdout.trim_end();
-        if run.code == Some(3) && run.stderr.contains("data/db") {
-            found.left_out += 1;
-        } else {
-            assert_eq!(run.code, Some(0), "{run:?}");
-            let run = ends(&project, &format!("start -q --from {snapshot} t"));
-            assert_eq!(run.code, Some(0), "{run:?}");
-            let mut check = Command::new(python);
-            check.arg(&script).args(["check", database]);
-            let output = check.arg(Path::new(run.stdout.trim_end()).join("data")).output().unwrap();
-            if output.status.success() {
-                found.whole += 1;
-            } else {
-                let why = String::from_utf8_lossy(&output.stderr).into_owned();
-                let last = why.trim_end().lines().last().unwrap_or_default().to_owned();
-                found.torn.push(format!("{}: {last}", found.taken));
-            }
-            assert_eq!(ends(&project, "drop -q --force t").code, Some(0));
-        }
-        thread::sleep(next.saturating_duration_since(Instant::now()));
-    }
-    drop(writer.stdin.take());
-    found.transactions = answers.next().unwrap().unwrap().parse().unwrap();
-    assert!(writer.wait().unwrap().success());
-    let run = ends(&project, "store verify -q");
-    assert_eq!(run.code, Some(0), "{run:?}");
-    found
-}
-
-/// A database in one file, which is stored to through a mapping: what a snapshot has of it was there at one moment, or it is said
-/// that the file was left out.
-#[test]
-fn of_a_database_that_is_written_to_meanwhile_a_snapshot_has_one_moment_or_says_that_it_is_left_out()
- {
-    let seconds = seconds_of_writing();
-    for database in ["lmdb", "lmdb-async", "sqlite"].into_iter().filter(|name| is_asked_for(name)) {
-        let module = if database == "sqlite" { "sqlite3" } else { "lmdb" };
-        let Some(python) = python_with(module) else {
-            not_run(&format!("writers: {database}"), &format!("no Python has the module {module}"));
-            continue;
-        };
-        let every = Duration::from_secs(1).min(seconds / 4);
-        let found = snapshots_of(python, database, seconds, every);
-        println!("{} {database}: {found:?}", filesystem());
-        // The write-ahead log of SQLite is a file of its own, and that the two are of one moment is not promised.
-        if database != "sqlite" {
-            assert!(found.torn.is_empty(), "{database}: {found:?}");
-        }
-    }
 }

@@ -97,8 +97,8 @@ pub(crate) enum Mirror {
 pub(crate) enum Taken {
     /// It is stored: what it was when it was taken in, and how many bytes it had. Where a file has no size (procfs) these are not
     /// what its metadata says.
-    /// `traced`: every change since would show in the file's times, so the index may vouch for it.
-    Stored { blob: BlobId, size: u64, meta: Meta, traced: bool },
+    /// `writers`: who could write to it. `traced`: every change since would show in the file's times, so the index may vouch for it.
+    Stored { blob: BlobId, size: u64, meta: Meta, traced: bool, writers: Writers },
     /// It changed each time while it was read, and nothing was stored.
     Changing,
 }
@@ -366,7 +366,7 @@ impl Blobs {
                 Attempt::Stored { blob, size, meta } => {
                     intake.counts.read_bytes += size;
                     let traced = is_traced(writers, protected, meta.changed, stamp);
-                    return Ok(Taken::Stored { blob, size, meta, traced });
+                    return Ok(Taken::Stored { blob, size, meta, traced, writers });
                 }
                 Attempt::Changed => meta = Meta::of(&fs::fstat(file)?),
             }

@@ -40,6 +40,7 @@ use crate::tree::read::read_rules;
 use crate::tree::staging::PREFIX;
 
 mod assemble;
+mod databases;
 mod files;
 mod trust;
 
@@ -174,6 +175,7 @@ struct Worker {
     scanned: Vec<(u32, Scanned)>,
     files: Vec<(u32, usize, What)>,
     skipped: Vec<Skipped>,
+    databases: Vec<databases::Candidate>,
 }
 
 struct Scanner<'a> {
@@ -209,6 +211,7 @@ pub(crate) fn scan(request: &Request<'_>) -> Result<Scan, Error> {
             scanned: Vec::new(),
             files: Vec::new(),
             skipped: Vec::new(),
+            databases: Vec::new(),
         },
         |worker, task, queue| scanner.work(worker, task, queue),
     )?;
@@ -301,6 +304,7 @@ impl Scanner<'_> {
             Some(parent) => Node::below(parent, name, data, vec![fd], &self.dirs),
             None => Node::root(data, vec![fd], &self.dirs),
         };
+        self.note_databases(worker, &dir, place, &names);
         let found = self.entries(worker, &dir, place, names, queue)?;
         let found = Scanned { own, inode: Inode::of(&meta), base, found };
         worker.scanned.push((place, found));
@@ -541,12 +545,13 @@ impl Scanner<'_> {
         let mut scanned: Vec<Option<Scanned>> = Vec::with_capacity(places);
         scanned.resize_with(places, || None);
         let (mut counts, mut unsealed, mut skipped) = (Counts::default(), Vec::new(), Vec::new());
-        let mut files = Vec::new();
+        let (mut files, mut databases) = (Vec::new(), Vec::new());
         for worker in workers {
             for (place, directory) in worker.scanned {
                 scanned[place as usize] = Some(directory);
             }
             files.extend(worker.files);
+            databases.extend(worker.databases);
             skipped.extend(worker.skipped);
             unsealed.extend(worker.intake.unsealed);
             counts.add(&worker.intake.counts);
@@ -555,6 +560,10 @@ impl Scanner<'_> {
             if let Some(directory) = &mut scanned[place as usize] {
                 directory.found[at].0 = what;
             }
+        }
+        if let Some(intake) = self.databases(databases, &mut scanned, &mut skipped)? {
+            unsealed.extend(intake.unsealed);
+            counts.add(&intake.counts);
         }
         skipped.sort_by(|a, b| a.path.cmp(&b.path));
         let index = self.what_holds(&scanned);

@@ -246,8 +246,8 @@ fn rewind(_: &OwnedFd) -> rustix::io::Result<()> {
     Ok(())
 }
 
-/// Whether a change after `since` gives a directory, which was looked at after that, another ctime than `changed`.
-fn would_show(changed: Time, since: Time) -> bool {
+/// Whether a change after `since` gives a directory or a file, which was looked at after that, another ctime than `changed`.
+pub(crate) fn would_show(changed: Time, since: Time) -> bool {
     /// A time that is so far ahead was given before the clock was set back, or by a server whose clock is ahead.
     const AHEAD: i128 = 100_000_000;
     let nanoseconds =

@@ -9,8 +9,9 @@ use std::sync::atomic::Ordering;
 use rustix::fs::{self, AtFlags, FileType, Mode};
 use rustix::io::Errno;
 
-use super::super::blobs::{Taken, Writers, is_traced};
+use super::super::blobs::{Intake, Taken, Writers, is_traced};
 use super::super::object::{Attributes, Entry, Kind};
+use super::databases::may_be_database;
 use super::{Inode, Node, Scanner, Task, Wanted, What, Worker, mtime_of};
 use crate::error::{Context as _, Error};
 use crate::reflink::imp::SOURCE_FLAGS;
@@ -82,7 +83,7 @@ impl Scanner<'_> {
                 return Err(pool::cancelled("read", self.request.path));
             }
             let what = self
-                .file(worker, dir, &handles.sides[0], &wanted, &stop)
+                .file(worker, (dir, place), &handles.sides[0], &wanted, &stop)
                 .context("take in", || self.full_path(&dir.path_of(&wanted.name)))?;
             match what {
                 Ok(what) => worker.files.push((place, wanted.at, what)),
@@ -98,7 +99,7 @@ impl Scanner<'_> {
     fn file(
         &self,
         worker: &mut Worker,
-        dir: &Node,
+        (dir, place): (&Arc<Node>, u32),
         fd: &OwnedFd,
         wanted: &Wanted,
         stop: &dyn Fn() -> bool,
@@ -112,40 +113,64 @@ impl Scanner<'_> {
         if meta.file_type() != FileType::RegularFile {
             return Ok(Err(SkipReason::Vanished));
         }
+        let (what, writers) = self.content(&mut worker.intake, dir, &file, meta, wanted, stop)?;
+        if self.request.intake.is_some() && writers != Writers::None && may_be_database(&file)? {
+            self.note_database(worker, dir, place, &wanted.name);
+        }
+        if what.is_ok() {
+            self.request.progress.files.fetch_add(1, Ordering::Relaxed);
+            self.request.progress.bytes.fetch_add(meta.size, Ordering::Relaxed);
+        }
+        Ok(what)
+    }
+
+    /// An open regular file, and who could write to it.
+    pub(super) fn content(
+        &self,
+        intake: &mut Intake,
+        dir: &Node,
+        file: &OwnedFd,
+        meta: Meta,
+        wanted: &Wanted,
+        stop: &dyn Fn() -> bool,
+    ) -> io::Result<(Result<What, SkipReason>, Writers)> {
         let name = wanted.name.to_bytes();
         let stamp = (self.request.stamp.0, i64::from(self.request.stamp.1));
-        let (kind, meta, attributes, traced) = match self.request.intake {
+        let (kind, meta, attributes, traced, writers) = match self.request.intake {
             Some(_) => {
                 let blobs = self.request.blobs;
-                match blobs.take_in(&mut worker.intake, &file, meta, stamp, stop)? {
-                    Taken::Stored { blob, size, meta, traced } => {
-                        (Kind::File { size, link: 0, blob }, meta, attributes(&file)?, traced)
+                match blobs.take_in(intake, file, meta, stamp, stop)? {
+                    Taken::Stored { blob, size, meta, traced, writers } => {
+                        let kind = Kind::File { size, link: 0, blob };
+                        (kind, meta, attributes(file)?, traced, writers)
                     }
-                    Taken::Changing => return Ok(Err(SkipReason::Changing)),
+                    Taken::Changing => {
+                        return Ok((Err(SkipReason::Changing), Writers::Possible));
+                    }
                 }
             }
             None => {
                 // Only what the index may come to vouch for, in this boot, has to be asked about.
+                let mut writers = Writers::Unknown;
                 let traced = wanted.known.is_some() && {
-                    let writers = worker.intake.writers(&file, meta.dev);
-                    let protected = writers == Writers::Possible && sys::write_back(&file);
+                    writers = intake.writers(file, meta.dev);
+                    let protected = writers == Writers::Possible && sys::write_back(file);
                     is_traced(writers, protected, meta.changed, stamp)
                 };
-                let (blob, size) = worker.intake.hash(&file, meta.size, stop)?;
-                (Kind::File { size, link: 0, blob }, meta, attributes(&file)?, traced)
+                let (blob, size) = intake.hash(file, meta.size, stop)?;
+                let kind = Kind::File { size, link: 0, blob };
+                (kind, meta, attributes(file)?, traced, writers)
             }
         };
         let inode = if traced { Inode::of(&meta) } else { Inode::untraced(&meta) };
-        self.request.progress.files.fetch_add(1, Ordering::Relaxed);
-        self.request.progress.bytes.fetch_add(meta.size, Ordering::Relaxed);
         if let (Some((slot, known)), Kind::File { blob, .. }) = (wanted.known, &kind)
             && known == *blob
         {
-            return Ok(Ok(What::Same(slot, inode)));
+            return Ok((Ok(What::Same(slot, inode)), writers));
         }
         let mut entry = entry_of(name, &meta, attributes, kind);
         self.settle(&mut entry, self.known(dir, &wanted.name));
-        Ok(Ok(What::Other(Box::new(entry), inode)))
+        Ok((Ok(What::Other(Box::new(entry), inode)), writers))
     }
 }
 

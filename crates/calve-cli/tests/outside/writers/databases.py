@@ -1,6 +1,6 @@
-"""Writes to a database until its standard input ends, or checks what a snapshot has of one.
+"""Writes to a database until its standard input ends, or at each line of it, or checks what a snapshot has of one.
 
-    databases.py write|check lmdb|lmdb-async|sqlite FOLDER
+    databases.py write|step|check lmdb|lmdb-async|sqlite-wal|sqlite-delete|sqlite-truncate|sqlite-persist FOLDER
 
 Transaction N writes N into the keys of block N mod 25, and N itself beside them. So all of the content follows from N,
 and what is not of one transaction shows. `check` prints N; it ends with 1 where anything else is there.
@@ -8,6 +8,7 @@ Exits with 77 where there is no such database here.
 """
 
 import os
+import random
 import sys
 import threading
 
@@ -45,20 +46,37 @@ class Lmdb:
 
 
 class Sqlite:
-    def __init__(self, folder, writes):
+    def __init__(self, folder, writes, mode):
         import sqlite3
 
         self.db = sqlite3.connect(os.path.join(folder, "db"), isolation_level=None)
+        self.mode = mode
         if writes:
-            assert self.db.execute("PRAGMA journal_mode=WAL").fetchone() == ("wal",)
-            self.db.execute("PRAGMA synchronous=NORMAL")
+            assert self.db.execute(f"PRAGMA journal_mode={mode}").fetchone() == (mode,)
+            if mode == "wal":
+                self.db.execute("PRAGMA synchronous=NORMAL")
             self.db.execute("CREATE TABLE t (k TEXT PRIMARY KEY, n INTEGER, pad TEXT)")
 
-    def write(self, number, block):
+    def put(self, number, block):
         rows = [(name, number, PAD) for name in names(block)] + [("last", number, "")]
         self.db.execute("BEGIN IMMEDIATE")
         self.db.executemany("INSERT OR REPLACE INTO t VALUES (?, ?, ?)", rows)
+
+    def write(self, number, block):
+        self.put(number, block)
         self.db.execute("COMMIT")
+
+    def step(self, number, block):
+        """Does in a moment what tears a copy whose files are of before and of after it."""
+        if self.mode == "wal":
+            self.db.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
+            self.write(number, block)
+        else:
+            # Transactions stay open, with most of their pages in the file already.
+            if self.db.in_transaction:
+                self.db.execute("COMMIT")
+            self.db.execute("PRAGMA cache_size=1")
+            self.put(number, block)
 
     def content(self):
         found = self.db.execute("PRAGMA integrity_check").fetchall()
@@ -67,18 +85,27 @@ class Sqlite:
 
 
 def main(verb, kind, folder):
+    kind, _, mode = kind.partition("-")
     try:
-        database = Sqlite(folder, verb == "write") if kind == "sqlite" else Lmdb(folder, verb == "write", kind == "lmdb-async")
+        database = Sqlite(folder, verb != "check", mode) if kind == "sqlite" else Lmdb(folder, verb != "check", mode == "async")
     except ImportError as error:
         print(error, file=sys.stderr)
         return 77
-    if verb == "write":
+    if verb != "check":
         for number in range(1, BLOCKS + 1):
             database.write(number, number % BLOCKS)
         print("ok", flush=True)
+    if verb == "step":
+        for number, _ in enumerate(sys.stdin, number + 1):
+            database.step(number, number % BLOCKS)
+            print("ok", flush=True)
+        return 0
+    if verb == "write":
+        # A database with a rollback journal changes in each transaction, and has to rest at times.
+        pause = (lambda: random.choice([0.001, 0.1])) if kind == "sqlite" and mode != "wal" else (lambda: 0.001)
         ends = threading.Event()
         threading.Thread(target=lambda: (sys.stdin.read(), ends.set()), daemon=True).start()
-        while not ends.wait(0.001):
+        while not ends.wait(pause()):
             number += 1
             database.write(number, number % BLOCKS)
         print(number)

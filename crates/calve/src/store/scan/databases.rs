@@ -1,0 +1,400 @@
+//! Takes in the files of a SQLite database together, so that a snapshot has all of them as they were at one moment.
+//!
+//! A SQLite database is a file and its write-ahead log (`NAME-wal`) or its rollback journal (`NAME-journal`). Each of them alone
+//! can be taken in at one moment, but two moments do not make a database: a checkpoint between them moves content from the log to
+//! the database, and a log that was begun anew does not have it any more.
+//!
+//! The rule, argued in `docs/design/seals.md`: look at the database, take in it and its companions, look at the database again.
+//! If it did not change, it was the same at the moment at which the last companion was taken in. So the files are what
+//! a kill of all its users at that moment leaves, and that is what SQLite recovers from. If the database did change,
+//! calve tries again for a while, and then leaves out all of its files.
+//!
+//! Only databases that somebody has open for writing matter, and those that have a companion: they may be in use, or have been a
+//! moment ago. The pass follows the scan and has one thread, since such databases are few.
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
+use rustix::io::{Errno, pread, retry_on_intr};
+
+use super::super::blobs::Intake;
+use super::super::manifest::os;
+use super::{Found, Node, Scanned, Scanner, Wanted, What, Worker, stat_of};
+use crate::error::{Context as _, Error};
+use crate::reflink::imp::{DIR_FLAGS, SOURCE_FLAGS};
+use crate::reflink::meta::Meta;
+use crate::report::{SkipReason, Skipped};
+use crate::tree::listing;
+use crate::tree::pool;
+
+/// What every SQLite database begins with.
+const MAGIC: &[u8] = b"SQLite format 3\0";
+
+/// What is appended to a database's name. The shared memory (`-shm`) is not among them: SQLite makes it anew from the log when
+/// the first process opens the database.
+const JOURNAL: &[u8] = b"-journal";
+const WAL: &[u8] = b"-wal";
+
+/// For how long calve tries to find a database at rest, and all of them.
+const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE_WITH_ALL: Duration = Duration::from_secs(10);
+
+/// Between two attempts: a checkpoint or a transaction is short.
+const PAUSE: Duration = Duration::from_millis(3);
+
+/// A file that may be a database in use.
+pub(super) struct Candidate {
+    place: u32,
+    dir: Arc<Node>,
+    name: CString,
+}
+
+/// What a database has under one of its names.
+enum Part {
+    Absent,
+    /// What the scan found.
+    AsFound,
+    New(What),
+}
+
+type Parts = Vec<(CString, Part)>;
+
+enum Attempt {
+    /// All parts are of one moment.
+    Whole(Parts),
+    /// It changed meanwhile.
+    Changed,
+    Vanished,
+    NoDatabase,
+}
+
+/// A file that was opened by its name, as it was then.
+struct Look {
+    name: CString,
+    file: Option<(OwnedFd, Meta)>,
+    /// Whether every change since then gives the file other times.
+    shows: bool,
+}
+
+impl Look {
+    fn at(dir: &OwnedFd, name: &CStr) -> io::Result<Self> {
+        let since = listing::now();
+        let name = name.to_owned();
+        let file = match fs::openat(dir, &name, SOURCE_FLAGS, Mode::empty()) {
+            Ok(file) => file,
+            Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => {
+                return Ok(Self { name, file: None, shows: true });
+            }
+            Err(errno) => return Err(errno.into()),
+        };
+        let meta = Meta::of(&fs::fstat(&file)?);
+        if meta.file_type() != FileType::RegularFile {
+            return Ok(Self { name, file: None, shows: true });
+        }
+        let shows = listing::would_show(meta.changed, since);
+        Ok(Self { name, file: Some((file, meta)), shows })
+    }
+
+    /// Whether the same file is under the name, and did not change.
+    fn is_same(&self, dir: &OwnedFd) -> io::Result<bool> {
+        let now = match fs::statat(dir, &self.name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => {
+                Some(Meta::of(&stat)).filter(|meta| meta.file_type() == FileType::RegularFile)
+            }
+            Err(Errno::NOENT) => None,
+            Err(errno) => return Err(errno.into()),
+        };
+        Ok(match (&self.file, now) {
+            (Some((_, was)), Some(now)) => {
+                self.shows
+                    && was.id() == now.id()
+                    && was.size == now.size
+                    && was.modified() == now.modified()
+                    && was.changed == now.changed
+            }
+            (was, now) => was.is_none() && now.is_none(),
+        })
+    }
+}
+
+/// Whether a file that somebody may be writing to is a database, or may become one.
+pub(super) fn may_be_database(file: &OwnedFd) -> io::Result<bool> {
+    let mut head = [0; MAGIC.len()];
+    let count = retry_on_intr(|| pread(file, &mut head, 0))?;
+    Ok(count == 0 || head == *MAGIC)
+}
+
+fn with(name: &CStr, suffix: &[u8]) -> CString {
+    // Neither has a zero byte.
+    CString::new([name.to_bytes(), suffix].concat()).unwrap_or_default()
+}
+
+impl Scanner<'_> {
+    /// Notes the files of a directory that have a companion; `names` are sorted.
+    pub(super) fn note_databases(
+        &self,
+        worker: &mut Worker,
+        dir: &Arc<Node>,
+        place: u32,
+        names: &[(CString, FileType)],
+    ) {
+        if self.request.intake.is_none() {
+            return;
+        }
+        for (name, _) in names {
+            let bytes = name.to_bytes();
+            let Some(of) = bytes.strip_suffix(WAL).or_else(|| bytes.strip_suffix(JOURNAL)) else {
+                continue;
+            };
+            let at = names.binary_search_by(|(name, _)| name.to_bytes().cmp(of));
+            if let Ok(at) = at
+                && matches!(names[at].1, FileType::RegularFile | FileType::Unknown)
+            {
+                self.note_database(worker, dir, place, &names[at].0);
+            }
+        }
+    }
+
+    pub(super) fn note_database(
+        &self,
+        worker: &mut Worker,
+        dir: &Arc<Node>,
+        place: u32,
+        name: &CStr,
+    ) {
+        if self.request.intake.is_some() {
+            let name = name.to_owned();
+            worker.databases.push(Candidate { place, dir: Arc::clone(dir), name });
+        }
+    }
+
+    /// Takes in the databases among the candidates once more, each as a whole, in the place of what was found of them.
+    pub(super) fn databases(
+        &self,
+        mut candidates: Vec<Candidate>,
+        scanned: &mut [Option<Scanned>],
+        skipped: &mut Vec<Skipped>,
+    ) -> Result<Option<Intake>, Error> {
+        let Some(noted) = self.request.intake.filter(|_| !candidates.is_empty()) else {
+            return Ok(None);
+        };
+        let mut intake = Intake::noting(noted);
+        candidates.sort_by(|a, b| (a.place, &a.name).cmp(&(b.place, &b.name)));
+        candidates.dedup_by(|a, b| (a.place, &a.name) == (b.place, &b.name));
+        let until = Instant::now() + PATIENCE_WITH_ALL;
+        for candidate in &candidates {
+            let path = candidate.dir.path();
+            let Some(parts) = self.names_of(candidate, &path) else { continue };
+            let until = until.min(Instant::now() + PATIENCE);
+            let outcome = self.database(&mut intake, candidate, &path, &parts, scanned, until)?;
+            let mut settle = |name: &CStr, what, reason| {
+                let path = path.join(os(name.to_bytes()));
+                skipped.retain(|skipped| {
+                    skipped.path != path
+                        || !matches!(skipped.reason, SkipReason::Changing | SkipReason::Vanished)
+                });
+                let had = self.replace(scanned, candidate.place, name, what);
+                if let Some(reason) = reason
+                    && (had || name == candidate.name.as_c_str())
+                {
+                    skipped.push(Skipped { path, reason });
+                }
+            };
+            match outcome {
+                Attempt::Whole(parts) => {
+                    for (name, part) in parts {
+                        match part {
+                            Part::AsFound => {}
+                            Part::Absent => settle(&name, None, None),
+                            Part::New(what) => settle(&name, Some(what), None),
+                        }
+                    }
+                }
+                Attempt::Changed => {
+                    for name in &parts {
+                        settle(name, None, Some(SkipReason::Changing));
+                    }
+                }
+                Attempt::Vanished => {
+                    settle(&candidate.name, None, Some(SkipReason::Vanished));
+                }
+                Attempt::NoDatabase => {}
+            }
+        }
+        Ok(Some(intake))
+    }
+
+    /// The names of a database's files, without those that the snapshot leaves out; none if it leaves out the database.
+    fn names_of(&self, candidate: &Candidate, path: &Path) -> Option<Vec<CString>> {
+        let is_in = |name: &CStr| {
+            let chain = candidate.dir.chain.as_ref();
+            !chain.is_some_and(|chain| chain.excludes(&path.join(os(name.to_bytes())), false))
+        };
+        is_in(&candidate.name).then(|| {
+            let name = &candidate.name;
+            let mut names = vec![name.clone(), with(name, JOURNAL), with(name, WAL)];
+            names.retain(|name| is_in(name));
+            names
+        })
+    }
+
+    fn database(
+        &self,
+        intake: &mut Intake,
+        candidate: &Candidate,
+        path: &Path,
+        names: &[CString],
+        scanned: &[Option<Scanned>],
+        until: Instant,
+    ) -> Result<Attempt, Error> {
+        loop {
+            if self.request.cancel.is_cancelled() {
+                return Err(pool::cancelled("read", self.request.path));
+            }
+            let attempt = self
+                .attempt(intake, candidate, path, names, scanned)
+                .context("take in", || self.full_path(&candidate.dir.path_of(&candidate.name)))?;
+            if !matches!(attempt, Attempt::Changed) || Instant::now() >= until {
+                return Ok(attempt);
+            }
+            thread::sleep(PAUSE);
+        }
+    }
+
+    fn attempt(
+        &self,
+        intake: &mut Intake,
+        candidate: &Candidate,
+        path: &Path,
+        names: &[CString],
+        scanned: &[Option<Scanned>],
+    ) -> io::Result<Attempt> {
+        let Some(directory) = &scanned[candidate.place as usize] else {
+            return Ok(Attempt::NoDatabase);
+        };
+        let mut dir = fs::openat(self.request.root, c".", DIR_FLAGS, Mode::empty())?;
+        for name in path {
+            match fs::openat(&dir, name, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty()) {
+                Ok(below) => dir = below,
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(Attempt::Vanished),
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        if Meta::of(&fs::fstat(&dir)?).id() != (directory.inode.dev, directory.inode.stat.ino) {
+            return Ok(Attempt::Vanished);
+        }
+        let mut looks = Vec::with_capacity(names.len());
+        for name in names {
+            looks.push(Look::at(&dir, name)?);
+        }
+        let Some((file, _)) = &looks[0].file else { return Ok(Attempt::Vanished) };
+        let mut head = [0; MAGIC.len()];
+        let count = retry_on_intr(|| pread(file, &mut head, 0))?;
+        // The first transaction of an empty database has a journal.
+        let is_new = count == 0 && looks[1..].iter().any(|look| look.file.is_some());
+        if !is_new && head != *MAGIC {
+            return Ok(Attempt::NoDatabase);
+        }
+        // All but the last have to rest until that is taken in. A log that is there is the last; else it is the journal.
+        if looks.last().is_some_and(|look| look.file.is_none()) {
+            looks[1..].reverse();
+        }
+        let (last, others) = looks.split_last().unwrap_or((&looks[0], &looks));
+        // Of a database without companions nothing else is the last.
+        let others = if others.is_empty() { &looks[..] } else { others };
+        if !others.iter().all(|look| look.shows) {
+            return Ok(Attempt::Changed);
+        }
+        let mut parts = Parts::new();
+        for look in others.iter().chain((looks.len() > 1).then_some(last)) {
+            let Some((file, meta)) = &look.file else {
+                parts.push((look.name.clone(), Part::Absent));
+                continue;
+            };
+            let found = self.position(scanned, candidate.place, &look.name);
+            let found = found.ok().map(|at| &directory.found[at]);
+            if found.is_some_and(|found| self.holds(found, meta)) {
+                parts.push((look.name.clone(), Part::AsFound));
+                continue;
+            }
+            let stop = || self.request.cancel.is_cancelled();
+            let wanted = Wanted { name: look.name.clone(), at: 0, known: None };
+            match self.content(intake, &candidate.dir, file, *meta, &wanted, &stop)?.0 {
+                Ok(what) => parts.push((look.name.clone(), Part::New(what))),
+                Err(_) => return Ok(Attempt::Changed),
+            }
+        }
+        for look in others {
+            if !look.is_same(&dir)? {
+                return Ok(Attempt::Changed);
+            }
+        }
+        Ok(Attempt::Whole(parts))
+    }
+
+    /// Whether what was found still is the content of a file: every change since would show.
+    fn holds(&self, found: &Found, meta: &Meta) -> bool {
+        let stamp = (self.request.stamp.0, i64::from(self.request.stamp.1));
+        let (What::Same(_, inode) | What::Other(_, inode)) = &found.0 else { return false };
+        inode.stat == stat_of(meta) && inode.dev == meta.dev && meta.changed < stamp
+    }
+
+    fn name_of<'a>(
+        &'a self,
+        scanned: &'a [Option<Scanned>],
+        directory: &Scanned,
+        found: &'a Found,
+    ) -> Option<&'a [u8]> {
+        match &found.0 {
+            What::Same(slot, _) => {
+                let base = self.request.base?.directories.get(directory.base? as usize)?;
+                Some(&base.entries.get(*slot as usize)?.name)
+            }
+            What::Other(entry, _) => Some(&entry.name),
+            What::Directory(place) => Some(&scanned[*place as usize].as_ref()?.own.name),
+            What::Pending => None,
+        }
+    }
+
+    /// Where an entry is among those that were found in its directory, or where it belongs.
+    fn position(
+        &self,
+        scanned: &[Option<Scanned>],
+        place: u32,
+        name: &CStr,
+    ) -> Result<usize, usize> {
+        let Some(directory) = &scanned[place as usize] else { return Err(0) };
+        for (at, found) in directory.found.iter().enumerate() {
+            match self.name_of(scanned, directory, found).map(|is| is.cmp(name.to_bytes())) {
+                Some(std::cmp::Ordering::Equal) => return Ok(at),
+                Some(std::cmp::Ordering::Greater) => return Err(at),
+                Some(std::cmp::Ordering::Less) | None => {}
+            }
+        }
+        Err(directory.found.len())
+    }
+
+    /// Replaces what was found under a name; whether there was anything.
+    fn replace(
+        &self,
+        scanned: &mut [Option<Scanned>],
+        place: u32,
+        name: &CStr,
+        what: Option<What>,
+    ) -> bool {
+        let position = self.position(scanned, place, name);
+        let Some(directory) = &mut scanned[place as usize] else { return false };
+        match (position, what) {
+            (Ok(at), what) => directory.found[at].0 = what.unwrap_or(What::Pending),
+            (Err(at), Some(what)) => directory.found.insert(at, Found(what)),
+            (Err(_), None) => return false,
+        }
+        true
+    }
+}
