@@ -229,7 +229,12 @@ fn whichever_call_of_a_snapshot_a_transaction_comes_in_the_files_of_a_database_f
                 wrong.push(format!("{database} in {}: {why}", call.line));
             }
         }
-        println!("{} {database}, journal {journal}: {} calls", filesystem(), calls.len());
+        println!(
+            "{} {database}, journal {journal}: {} calls, {} torn so far",
+            filesystem(),
+            calls.len(),
+            wrong.len()
+        );
     }
     assert!(wrong.is_empty(), "{} are torn:\n{}", wrong.len(), wrong.join("\n"));
 }
