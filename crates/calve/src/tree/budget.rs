@@ -6,7 +6,10 @@
 
 use std::io;
 
+use rustix::fs::{self, Mode};
 use rustix::process::{Resource, getrlimit};
+
+use crate::reflink::imp::DIR_FLAGS;
 
 /// For what is opened for a moment: a blob and its mirror, a pack, the journal of a database.
 const RESERVE: usize = 12;
@@ -103,7 +106,13 @@ fn open() -> usize {
     } else {
         "/dev/fd"
     };
-    std::fs::read_dir(folder).map_or(GUESS, Iterator::count)
+    // Not by the standard library's iterator, which panics where the directory cannot be closed.
+    let count = || -> rustix::io::Result<usize> {
+        let dir = fs::open(folder, DIR_FLAGS, Mode::empty())?;
+        // Two names are its own and its parent's.
+        Ok(fs::Dir::read_from(&dir)?.count().saturating_sub(2))
+    };
+    count().unwrap_or(GUESS)
 }
 
 #[cfg(test)]

@@ -438,9 +438,12 @@ impl Trees<'_> {
             record.metadata.iter().map(|(path, entry)| (path.as_path(), entry)).collect();
         for path in &moves.by_hand {
             let Some(now) = self.find(self.now, path).map(|at| self.now.at(at)) else { continue };
+            // An undo that was cut short has brought it back already, if nothing but its metadata was changed.
+            let same_content = now.is_directory()
+                || self.find(self.base, path).is_some_and(|at| self.base.at(at).same_content(now));
             // Either may have what could not be set in the other.
             let is_noted = |noted: &Entry| {
-                now.is_directory() && (self.maker.gave(now, noted) || self.maker.gave(noted, now))
+                same_content && (self.maker.gave(now, noted) || self.maker.gave(noted, now))
             };
             if noted.get(path.as_path()).is_some_and(|noted| !is_noted(noted)) {
                 moves.conflicts.insert(path.clone());

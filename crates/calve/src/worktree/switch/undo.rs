@@ -170,6 +170,10 @@ impl Worktree {
         let mut metadata = Vec::new();
         for path in moves.given_metadata() {
             match look_at(root, &path) {
+                // What is moved aside keeps what it has.
+                Ok(Some(entry))
+                    if !entry.is_directory()
+                        && (moves.conflicts.contains(&path) || moves.linked.contains(&path)) => {}
                 Ok(Some(entry)) => metadata.push((path, entry)),
                 Ok(None) => {}
                 Err(error) if is_gone(&error) => {}
