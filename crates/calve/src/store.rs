@@ -16,7 +16,6 @@ use rustix::fs::{self, Access, AtFlags, Mode};
 use rustix::io::Errno;
 
 use crate::error::{Context as _, Error, ErrorKind};
-use crate::reflink::Patience;
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
 use crate::reflink::meta::Meta;
 use crate::report::{Cancel, Progress};
@@ -143,7 +142,6 @@ struct Inner {
     read_only: bool,
     /// There is no room to write anything: the errno that said so.
     full: Option<i32>,
-    patience: Patience,
 }
 
 impl Store {
@@ -278,10 +276,8 @@ impl Store {
         };
         let read_only = read_only || full.is_some();
         let blobs = Blobs::open(&path).context("open store", || &path)?;
-        let patience = Patience::new(Duration::from_millis(500));
         let packs = Mutex::default();
-        let store =
-            Self(Arc::new(Inner { path, catalog, blobs, packs, read_only, full, patience }));
+        let store = Self(Arc::new(Inner { path, catalog, blobs, packs, read_only, full }));
         if !read_only {
             store.sweep_stage();
         }
@@ -331,10 +327,6 @@ impl Store {
 
     pub(crate) fn blobs(&self) -> &Blobs {
         &self.0.blobs
-    }
-
-    pub(crate) fn patience(&self) -> &Patience {
-        &self.0.patience
     }
 
     /// Packs that are open.

@@ -42,6 +42,8 @@ mod run;
 #[path = "tree/portable.rs"]
 mod run;
 #[cfg(unix)]
+pub(crate) mod sharing;
+#[cfg(unix)]
 pub(crate) mod special;
 #[cfg(unix)]
 pub(crate) mod staging;

@@ -99,6 +99,11 @@ impl Meta {
         self.mode & 0o7777
     }
 
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    pub(crate) fn with_mode(self, mode: u32) -> Self {
+        Self { mode, ..self }
+    }
+
     /// The same for an entry whose ACL stays behind.
     fn without_acl(self, acl: &[u8]) -> Self {
         match group_rights(acl) {
@@ -487,6 +492,19 @@ pub(crate) fn strip_inherited_acls(dir: impl AsFd) -> io::Result<()> {
     for name in [ACL_DEFAULT, ACL_ACCESS] {
         match xattr::fremovexattr(dir, name) {
             Ok(()) | Err(NO_SUCH_ATTR | Errno::NOTSUP | Errno::NOSYS | Errno::INVAL) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Takes from an open file of ours the attributes that a clone brought.
+pub(crate) fn strip_attributes(file: impl AsFd) -> io::Result<()> {
+    let file = file.as_fd();
+    let Some(attrs) = Attrs::read(file)? else { return Ok(()) };
+    for (name, _) in &attrs.found {
+        match xattr::fremovexattr(file, name) {
+            Ok(()) | Err(NO_SUCH_ATTR | Errno::NOTSUP | Errno::PERM | Errno::ACCESS) => {}
             Err(errno) => return Err(errno.into()),
         }
     }

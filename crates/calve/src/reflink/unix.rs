@@ -102,7 +102,7 @@ fn clone_to<'a>(
 ) -> io::Result<(NewFile<'a>, ReflinkOutcome, Option<OwnedFd>)> {
     if sys::CLONE_MAKES_THE_FILE {
         let (outcome, _) = super::outcome(
-            Patience::new(FILE_PATIENCE).retry(|| clone_at(&source.fd, dir, &name)),
+            Patience::new(FILE_PATIENCE).retry(|| sys::clone_at(&source.fd, dir, &name)),
         )?;
         if outcome == ReflinkOutcome::Cloned {
             // The clone brought its metadata, but for the set-ID bits, which take no descriptor to restore.
@@ -122,16 +122,6 @@ fn clone_to<'a>(
         return Ok((file, outcome, None));
     }
     Ok((file, outcome, Some(fd)))
-}
-
-#[cfg(target_vendor = "apple")]
-fn clone_at(source: &OwnedFd, dir: BorrowedFd<'_>, name: &CString) -> io::Result<()> {
-    sys::clone_at(source.as_fd(), dir, name)
-}
-
-#[cfg(not(target_vendor = "apple"))]
-fn clone_at(_: &OwnedFd, _: BorrowedFd<'_>, _: &CString) -> io::Result<()> {
-    Err(io::ErrorKind::Unsupported.into())
 }
 
 fn finish(source: &Source, dest: impl AsFd) -> io::Result<()> {
@@ -196,7 +186,7 @@ pub(crate) fn probe(source: &Path, dest: &Path) -> io::Result<(ReflinkOutcome, O
     let name = CString::new(temporary_name())?;
     let file = NewFile { dir: dest.as_fd(), name, kept: false };
     let result = if sys::CLONE_MAKES_THE_FILE {
-        clone_at(&fd, dest.as_fd(), &file.name)
+        sys::clone_at(&fd, &dest, &file.name)
     } else {
         let new = fs::openat(&dest, &file.name, NEW_FILE_FLAGS, Mode::RUSR | Mode::WUSR)?;
         sys::clone_file(&fd, &new)

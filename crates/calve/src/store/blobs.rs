@@ -35,7 +35,8 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -47,17 +48,20 @@ use super::id::BlobId;
 use super::layout::Layout;
 use crate::reflink::copy::Copier;
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS, SOURCE_FLAGS};
-use crate::reflink::meta::Meta;
+use crate::reflink::meta::{self, Meta};
 use crate::reflink::{Patience, sys};
 use crate::tree::pool::lock;
+use crate::tree::sharing::{NewFile, PATIENCE, Sharing, Tried};
 use crate::tree::staging::StagedFile;
-use crate::tree::verdicts::Verdicts;
 
 /// How often a file is read that changes meanwhile.
 const TRIES: u32 = 5;
 
 /// Longer than a tick of any kernel's clock.
 const TICK: Duration = Duration::from_millis(11);
+
+/// Of a mirror: nobody writes to it.
+const MODE: Mode = Mode::RUSR.union(Mode::RGRP).union(Mode::ROTH);
 
 const BUFFER_BYTES: usize = 256 * 1024;
 
@@ -168,8 +172,32 @@ pub(crate) struct Intake {
     tells: Option<(u64, bool)>,
 }
 
-/// Mirrors that an operation made, of all its threads, in case that it fails.
-pub(crate) type Noted = Arc<Mutex<Vec<BlobId>>>;
+/// What the threads of one operation share that take content in. Nothing that one operation learns changes the next.
+#[derive(Debug, Clone)]
+pub(crate) struct Noted(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    /// Mirrors that were made, in case that the operation fails.
+    made: Mutex<Vec<BlobId>>,
+    /// What the store's filesystem said to clones from each device.
+    sharing: Sharing,
+    patience: Patience,
+}
+
+impl Default for Noted {
+    fn default() -> Self {
+        let (made, sharing) = (Mutex::default(), Sharing::default());
+        Self(Arc::new(Shared { made, sharing, patience: Patience::new(PATIENCE) }))
+    }
+}
+
+impl Noted {
+    /// The mirrors that were made until now.
+    pub(crate) fn made(&self) -> Vec<BlobId> {
+        lock(&self.0.made).clone()
+    }
+}
 
 impl Intake {
     pub(crate) fn new() -> Self {
@@ -183,7 +211,7 @@ impl Intake {
             copier: Copier::new(false),
             counts: Counts::default(),
             unsealed: Vec::new(),
-            noted: Arc::clone(noted),
+            noted: noted.clone(),
             tells: None,
         }
     }
@@ -206,7 +234,7 @@ impl Intake {
     }
 
     pub(crate) fn note(&self, id: BlobId) {
-        lock(&self.noted).push(id);
+        lock(&self.noted.0.made).push(id);
     }
 
     /// The hash of an open file, and how many bytes it had.
@@ -243,9 +271,6 @@ pub(crate) struct Blobs {
     path: PathBuf,
     /// `stage/`: files on their way here.
     stage: OwnedFd,
-    /// What this filesystem said to clones from each device.
-    verdicts: Verdicts,
-    patience: Patience,
 }
 
 impl Blobs {
@@ -256,8 +281,6 @@ impl Blobs {
             dir: fs::open(&path, flags, Mode::empty())?,
             stage: fs::open(Layout(store).stage(), flags, Mode::empty())?,
             path,
-            verdicts: Verdicts::default(),
-            patience: Patience::new(Duration::from_millis(500)),
         })
     }
 
@@ -342,7 +365,7 @@ impl Blobs {
     ) -> io::Result<Taken> {
         for attempt in 0..TRIES {
             intake.counts.read_files += u64::from(attempt == 0);
-            let clones = !self.verdicts.known(meta.dev).refused;
+            let clones = !intake.noted.0.sharing.known(meta.dev).refused;
             let writers = intake.writers(file, meta.dev);
             let mut protected = false;
             let done = if clones && meta.changed < stamp && writers == Writers::None {
@@ -374,10 +397,45 @@ impl Blobs {
         Ok(Taken::Changing)
     }
 
-    /// Whether a file of the device `dev` was cloned into a new one, which is empty if not.
-    fn clone_into(&self, file: &OwnedFd, new: &OwnedFd, dev: u64) -> io::Result<bool> {
-        let cloned = self.patience.retry(|| sys::clone_file(file, new));
-        Ok(self.verdicts.judge(dev, cloned)?.is_none())
+    /// Whether a file was cloned into `new`, which is empty, or not there, if not.
+    fn clone_into(
+        intake: &Intake,
+        file: &OwnedFd,
+        meta: &Meta,
+        new: NewFile<'_>,
+        stop: &dyn Fn() -> bool,
+    ) -> io::Result<bool> {
+        let Shared { sharing, patience, .. } = &*intake.noted.0;
+        Ok(matches!(sharing.try_clone(file, meta, new, patience, stop)?, Tried::Cloned))
+    }
+
+    /// A private file, which a clone was made in or not.
+    fn stage_clone(
+        &self,
+        intake: &Intake,
+        staged: &StagedFile<'_>,
+        file: &OwnedFd,
+        meta: &Meta,
+        stop: &dyn Fn() -> bool,
+    ) -> io::Result<(OwnedFd, bool)> {
+        let name = CString::new(staged.path.as_os_str().as_bytes())?;
+        let clones = meta.size > 0 && !intake.noted.0.sharing.known(meta.dev).refused;
+        let mut new = NewFile { dir: self.stage.as_fd(), name: &name, open: None };
+        if clones && sys::CLONE_MAKES_THE_FILE && Self::clone_into(intake, file, meta, new, stop)? {
+            let made = new.reopen()?;
+            // The clone brought what a mirror does not have; only who may write to it may take that away.
+            fs::fchmod(&made, Mode::RUSR | Mode::WUSR)?;
+            meta::strip_attributes(&made)?;
+            fs::fchmod(&made, MODE)?;
+            return Ok((made, true));
+        }
+        let flags = NEW_FILE_FLAGS.difference(OFlags::WRONLY).union(OFlags::RDWR);
+        let made = fs::openat(&self.stage, &name, flags, MODE)?;
+        new.open = Some(&made);
+        let cloned = clones
+            && !sys::CLONE_MAKES_THE_FILE
+            && Self::clone_into(intake, file, meta, new, stop)?;
+        Ok((made, cloned))
     }
 
     /// Of a file that nobody has open for writing.
@@ -407,6 +465,13 @@ impl Blobs {
             // There is nothing to keep.
             return stored();
         }
+        if sys::CLONE_MAKES_THE_FILE {
+            // Under its final name such a clone would have the times that its source says; in the stage nobody looks for it.
+            return match self.is_sealed(blob, meta.size)? {
+                true => stored(),
+                false => self.clone_then_hash(intake, file, meta, stop),
+            };
+        }
         let path = path_of(blob);
         let new = match self.create(&path) {
             Ok(new) => new,
@@ -421,7 +486,8 @@ impl Blobs {
             Err(errno) => return Err(errno.into()),
         };
         intake.note(blob);
-        if !self.clone_into(file, &new, meta.dev)? {
+        let place = NewFile { dir: self.dir.as_fd(), name: &path, open: Some(&new) };
+        if !Self::clone_into(intake, file, meta, place, stop)? {
             return self.clone_then_hash(intake, file, meta, stop);
         }
         if !unchanged(file, meta)? {
@@ -448,11 +514,7 @@ impl Blobs {
         stop: &dyn Fn() -> bool,
     ) -> io::Result<Attempt> {
         let mut staged = StagedFile::new(&self.stage);
-        let flags = NEW_FILE_FLAGS.difference(OFlags::WRONLY).union(OFlags::RDWR);
-        let new = fs::openat(&self.stage, &staged.path, flags, Mode::from_raw_mode(0o444))?;
-        let cloned = !self.verdicts.known(meta.dev).refused
-            && meta.size > 0
-            && self.clone_into(file, &new, meta.dev)?;
+        let (new, cloned) = self.stage_clone(intake, &staged, file, meta, stop)?;
         let meta = if cloned {
             Meta::of(&fs::fstat(file)?)
         } else {
@@ -494,7 +556,7 @@ impl Blobs {
     ) -> io::Result<OwnedFd> {
         let mut staged = StagedFile::new(&self.stage);
         let flags = NEW_FILE_FLAGS.difference(OFlags::WRONLY).union(OFlags::RDWR);
-        let new = fs::openat(&self.stage, &staged.path, flags, Mode::from_raw_mode(0o444))?;
+        let new = fs::openat(&self.stage, &staged.path, flags, MODE)?;
         let mut file = File::from(new);
         write(&mut file)?;
         self.place(&mut staged, id)?;
@@ -513,7 +575,7 @@ impl Blobs {
     }
 
     fn create(&self, path: &CString) -> rustix::io::Result<OwnedFd> {
-        let create = || fs::openat(&self.dir, path, NEW_FILE_FLAGS, Mode::from_raw_mode(0o444));
+        let create = || fs::openat(&self.dir, path, NEW_FILE_FLAGS, MODE);
         match create() {
             Err(Errno::NOENT) => {
                 self.make_fan(path)?;

@@ -12,7 +12,6 @@ use super::reach::Reach;
 use super::room::{give_up, keep, settle};
 use super::{Store, StoreOptions, locks, trash};
 use crate::error::{Error, ErrorKind};
-use crate::tree::pool::lock;
 use crate::tree::staging::flush_filesystem;
 
 /// How long it is waited for what was freed. Who empties the trash meanwhile has some of btrfs' quota set aside.
@@ -59,7 +58,7 @@ impl Store {
         let reach =
             self.catalog().snapshot_ids().and_then(|ids| Reach::of(self, ids, &options.cancel));
         if let Ok(reach) = reach {
-            for id in lock(noted).iter().filter(|id| !reach.blobs.contains_key(id)) {
+            for id in noted.made().iter().filter(|id| !reach.blobs.contains_key(id)) {
                 let _ = self.blobs().remove(*id);
             }
         }
@@ -72,7 +71,7 @@ impl Store {
         if error.kind() != ErrorKind::StorageFull {
             return;
         }
-        for id in lock(noted).iter() {
+        for id in noted.made().iter() {
             let _ = self.blobs().remove(*id);
         }
     }

@@ -35,13 +35,14 @@ use crate::error::{Context as _, Error};
 use crate::reflink::copy::Copier;
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
 use crate::reflink::meta::{self, Attrs, Created, Meta};
-use crate::reflink::sys;
+use crate::reflink::{Patience, sys};
 use crate::report::{Cancel, DestinationReport, Method, Progress, SkipReason, Skipped};
 use crate::tree::budget::Budget;
 use crate::tree::node::{self, Handles, OpenDirs};
 use crate::tree::pool::{self, Halves, Queue, lock};
+use crate::tree::sharing::{NewFile, PATIENCE, Sharing, Tried};
 use crate::tree::special::make_fifo;
-use crate::tree::verdicts::Verdicts;
+use crate::tree::tally::{self, Because};
 
 mod late;
 
@@ -83,16 +84,17 @@ enum Task {
     /// Files of a directory that were created.
     Fill {
         dir: Arc<Node>,
-        files: Vec<NewFile>,
+        files: Vec<EmptyFile>,
     },
 }
 
 /// A file that was created everywhere and is empty.
-struct NewFile {
+struct EmptyFile {
     slot: u32,
+    name: CString,
     source: Option<(OwnedFd, Meta)>,
-    /// One for each destination.
-    fds: Vec<OwnedFd>,
+    /// One for each destination; none where cloning makes the file.
+    fds: Vec<Option<OwnedFd>>,
 }
 
 struct Worker {
@@ -108,12 +110,12 @@ struct Maker<'a> {
     budget: Budget,
     dirs: OpenDirs<Directory>,
     queue: Queue<'a, Task>,
-    verdicts: Vec<Verdicts>,
+    sharing: Vec<Sharing>,
+    patience: Patience,
     /// The first name of each file that has several: its directory and slot.
     firsts: HashMap<u64, (u32, u32)>,
     /// Directories that are finished last.
     late: Vec<bool>,
-    short_clones: Vec<bool>,
     owners: Vec<(u32, u32)>,
     failures: Mutex<Vec<Skipped>>,
     /// Some thread could not have a umask of its own; another may fill what it made.
@@ -237,8 +239,8 @@ impl<'a> Maker<'a> {
             budget,
             dirs: OpenDirs::new(budget.dirs),
             queue: Queue::new(halves, plan.cancel),
-            verdicts: roots.iter().map(|_| Verdicts::default()).collect(),
-            short_clones: roots.iter().map(sys::clones_may_be_short).collect(),
+            sharing: roots.iter().map(|_| Sharing::default()).collect(),
+            patience: Patience::new(PATIENCE),
             firsts,
             late,
             owners,
@@ -337,7 +339,7 @@ impl<'a> Maker<'a> {
         &self,
         worker: &mut Worker,
         dir: &Arc<Node>,
-        files: Vec<NewFile>,
+        files: Vec<EmptyFile>,
     ) -> Result<(), Error> {
         if files.is_empty() {
             return Ok(());
@@ -350,17 +352,24 @@ impl<'a> Maker<'a> {
         }
     }
 
-    fn fill(&self, worker: &mut Worker, dir: &Arc<Node>, files: Vec<NewFile>) -> Result<(), Error> {
+    fn fill(
+        &self,
+        worker: &mut Worker,
+        dir: &Arc<Node>,
+        files: Vec<EmptyFile>,
+    ) -> Result<(), Error> {
         let directory = &self.plan.manifest.directories[dir.place as usize];
-        for file in files {
+        let handles = self.handles(dir)?;
+        for mut file in files {
             self.check()?;
             let entry = &directory.entries[file.slot as usize];
-            let number = directory.first + file.slot;
-            for (dest, new) in file.fds.into_iter().enumerate() {
-                self.fill_at(worker, dir.place, entry, number, file.source.as_ref(), new, dest)
+            for (dest, side) in handles.sides.iter().enumerate() {
+                let new = file.fds[dest].take();
+                self.fill_at(worker, dir.place, side, entry, &file, new, dest)
                     .context("make", || self.path(dest, dir.place).join(os(&entry.name)))?;
             }
         }
+        drop(handles);
         self.one_done(worker, dir)
     }
 
@@ -418,7 +427,7 @@ impl<'a> Maker<'a> {
         slot: u32,
         size: u64,
         blob: BlobId,
-    ) -> Result<NewFile, Error> {
+    ) -> Result<EmptyFile, Error> {
         let stop = || self.queue.stopped();
         let source = if size == 0 {
             None
@@ -429,14 +438,19 @@ impl<'a> Maker<'a> {
             })?)
         };
         let mode = meta::create_mode(&wanted(entry));
+        let path = |dest| self.path(dest, place).join(os(&entry.name));
+        let name = CString::new(&*entry.name).context("make", || path(0))?;
         let mut fds = Vec::with_capacity(handles.sides.len());
         for (dest, dir) in handles.sides.iter().enumerate() {
-            let made = CString::new(&*entry.name)
-                .map_err(io::Error::from)
-                .and_then(|name| Ok(fs::openat(dir, &name, NEW_FILE_FLAGS, mode)?));
-            fds.push(made.context("make", || self.path(dest, place).join(os(&entry.name)))?);
+            fds.push(match sys::CLONE_MAKES_THE_FILE && source.is_some() {
+                true => None,
+                false => {
+                    let made = fs::openat(dir, &name, NEW_FILE_FLAGS, mode);
+                    Some(made.context("make", || path(dest))?)
+                }
+            });
         }
-        Ok(NewFile { slot, source, fds })
+        Ok(EmptyFile { slot, name, source, fds })
     }
 
     #[expect(clippy::too_many_arguments, reason = "what an entry is made of")]
@@ -444,10 +458,10 @@ impl<'a> Maker<'a> {
         &self,
         worker: &mut Worker,
         place: u32,
+        dir: &OwnedFd,
         entry: &Entry,
-        number: u32,
-        source: Option<&(OwnedFd, Meta)>,
-        new: OwnedFd,
+        file: &EmptyFile,
+        open: Option<OwnedFd>,
         dest: usize,
     ) -> io::Result<()> {
         let wanted = wanted(entry);
@@ -456,60 +470,69 @@ impl<'a> Maker<'a> {
             Kind::File { size, .. } => size,
             _ => 0,
         };
-        let report = &mut worker.reports[dest];
-        report.files += 1;
-        let mut cloned = true;
-        if let Some((source, from)) = source {
-            cloned = self.clone_into(source, from, &new, size, dest)?;
-            if !cloned {
-                worker.copier.copy(source, &new, size, from.blocks, || self.queue.stopped())?;
+        let new = NewFile { dir: dir.as_fd(), name: &file.name, open: open.as_ref() };
+        let tried = match &file.source {
+            Some((source, from)) => self.try_clone(source, from, new, dest)?,
+            None => Tried::Cloned,
+        };
+        let mut mode_is_exact =
+            worker.created.mode_is_exact && !self.clipped.load(Ordering::Relaxed);
+        let mut owner = self.owners[dest];
+        let copied = match tried {
+            Tried::Cloned => None,
+            Tried::No(because, _) => Some(because),
+        };
+        let fd = match open {
+            Some(open) => open,
+            None if copied.is_some() => fs::openat(dir, &file.name, NEW_FILE_FLAGS, mode)?,
+            None => {
+                // It has the mode of its mirror, and its owner.
+                let made = new.reopen()?;
+                let stat = fs::fstat(&made)?;
+                owner = (stat.st_uid, stat.st_gid);
+                fs::fchmod(&made, mode)?;
+                mode_is_exact = true;
+                made
             }
+        };
+        if copied.is_some()
+            && let Some((source, from)) = &file.source
+        {
+            worker.copier.copy(source, &fd, size, from.blocks, || self.queue.stopped())?;
         }
-        if cloned {
-            report.reflinked_files += 1;
-            report.reflinked_bytes += size;
-        } else {
-            report.copied_files += 1;
-            report.copied_bytes += size;
-            let (dev, links) = source.map_or((0, 1), |(_, meta)| (meta.dev, meta.links));
-            let because = &mut report.copied_because;
-            // What has no name is unpacked for the moment: a store that cannot be written to takes no mirror.
-            *if self.plan.store.is_read_only() && links == 0 {
-                &mut because.vanished
-            } else if self.verdicts[dest].known(dev).refused {
-                &mut because.filesystem
-            } else {
-                &mut because.file
-            } += 1;
-        }
-        let mode_is_exact = worker.created.mode_is_exact && !self.clipped.load(Ordering::Relaxed);
-        let created = Created { owner: self.owners[dest], mode_is_exact, ..worker.created };
-        let refused = meta::apply(&new, &wanted, attrs(entry).as_ref(), created, Some(mode))?;
+        tally::count(&mut worker.reports[dest], copied, size);
+        let created = Created { owner, mode_is_exact, ..worker.created };
+        let refused = meta::apply(&fd, &wanted, attrs(entry).as_ref(), created, Some(mode))?;
         self.note(refused, || self.plan.manifest.path(place).join(os(&entry.name)));
-        worker.stats[dest].push((number, stat_of(&Meta::of(&fs::fstat(&new)?))));
+        let number = self.plan.manifest.directories[place as usize].first + file.slot;
+        worker.stats[dest].push((number, stat_of(&Meta::of(&fs::fstat(&fd)?))));
         self.plan.progress.files.fetch_add(1, Ordering::Relaxed);
         self.plan.progress.bytes.fetch_add(size, Ordering::Relaxed);
-        if cloned { Ok(()) } else { sys::close_written(new) }
+        if copied.is_none() { Ok(()) } else { sys::close_written(fd) }
     }
 
-    /// Whether the content was cloned; if not, `new` is empty.
-    fn clone_into(
+    fn try_clone(
         &self,
         source: &OwnedFd,
         from: &Meta,
-        new: &OwnedFd,
-        size: u64,
+        new: NewFile<'_>,
         dest: usize,
-    ) -> io::Result<bool> {
-        let verdicts = &self.verdicts[dest];
-        if verdicts.known(from.dev).refused {
-            return Ok(false);
-        }
-        let cloned = self.plan.store.patience().retry(|| {
-            sys::clone_file(source, new)?;
-            meta::check_length(new, size, self.short_clones[dest])
-        });
-        Ok(verdicts.judge(from.dev, cloned)?.is_none())
+    ) -> io::Result<Tried> {
+        let sharing = &self.sharing[dest];
+        let tried = match sharing.known(from.dev).refused {
+            true => Tried::No(Because::Filesystem, None),
+            false => {
+                let stopped = || self.queue.stopped();
+                sharing.try_clone(source, from, new, &self.patience, stopped)?
+            }
+        };
+        Ok(match tried {
+            // What has no name is unpacked for the moment: a store that cannot be written to takes no mirror.
+            Tried::No(_, error) if self.plan.store.is_read_only() && from.links == 0 => {
+                Tried::No(Because::Vanished, error)
+            }
+            tried => tried,
+        })
     }
 
     fn special(

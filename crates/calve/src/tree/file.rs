@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use super::links::Seen;
 use super::node::Handles;
 use super::op::Node;
+use super::sharing::{NewFile, Tried};
 use super::staging::{self, stage_name};
 use super::tally::Because;
 use super::walk::{Worker, two_names};
@@ -24,7 +25,6 @@ use crate::error::{Context as _, Error, ErrorKind};
 use crate::reflink::imp::{NEW_FILE_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::{self, Attrs, Meta};
 use crate::reflink::sys;
-use crate::reflink::verdict::Verdict;
 use crate::report::SkipReason;
 
 /// How long leases on files of the source are waited for: `/proc/sys/fs/lease-break-time` is 45 s by default.
@@ -571,14 +571,14 @@ impl Worker<'_, '_> {
         let path = || op.dest_path(dest, node, &job.name);
         let fd = match out.fd.take() {
             Some(fd) => fd,
-            None => {
-                let dir = self.place(dest, handles, out.temporary.as_ref());
-                let name = out.temporary.as_deref().unwrap_or(&job.name);
-                fs::openat(dir, name, SOURCE_FLAGS, Mode::empty()).context("open", path)?
-            }
+            None => self.new_at(dest, handles, &job.name, &out).reopen().context("open", path)?,
         };
         let astray = out.temporary.as_ref().is_some_and(Temporary::is_astray);
-        let created = self.created(dest, &fd, !astray).context("read", path)?;
+        let created =
+            self.created(dest, &fd, !astray && !cloned_with_metadata).context("read", path)?;
+        if cloned_with_metadata && !op.options.xattrs {
+            meta::strip_attributes(&fd).context("set metadata of", path)?;
+        }
         let attrs = attrs.filter(|_| !cloned_with_metadata);
         let made_with = (!cloned_with_metadata).then(|| meta::create_mode(&job.meta));
         let refused = meta::apply(&fd, &job.meta, attrs, created, made_with)
@@ -624,7 +624,7 @@ impl Worker<'_, '_> {
                 .with_other(op.dest_path(dest, node, &job.name))
         };
         let because = match self.try_clone(dest, handles, job, out).map_err(failed)? {
-            Tried::Cloned { with_metadata } => return Ok((None, with_metadata)),
+            Tried::Cloned => return Ok((None, out.fd.is_none())),
             Tried::No(because, refusal) => {
                 if op.options.reflink == Reflink::Always {
                     let error = refusal.unwrap_or_else(|| io::ErrorKind::Unsupported.into());
@@ -650,62 +650,29 @@ impl Worker<'_, '_> {
         Ok((Some(out.because.unwrap_or(because)), false))
     }
 
-    fn try_clone(
-        &mut self,
-        dest: usize,
-        handles: &Handles,
-        job: &Job,
-        out: &Out,
-    ) -> io::Result<Tried> {
+    fn try_clone(&self, dest: usize, handles: &Handles, job: &Job, out: &Out) -> io::Result<Tried> {
         let op = self.op;
         if op.options.mode == LinkMode::Copy || op.options.reflink == Reflink::Never {
             return Ok(Tried::No(Because::Disabled, None));
         }
-        let (verdicts, dev) = (&op.dests[dest].verdicts, job.meta.dev);
-        let known = verdicts.known(dev);
+        let sharing = &op.dests[dest].sharing;
         // Where that is the end of it, it is to be said with this file's errno.
-        if known.refused && op.options.reflink != Reflink::Always {
+        if sharing.known(job.meta.dev).refused && op.options.reflink != Reflink::Always {
             return Ok(Tried::No(Because::Filesystem, None));
         }
-        // Nothing to share; but where nothing is known yet, the question is free.
-        if job.meta.size == 0 && known.works && out.fd.is_some() {
-            return Ok(Tried::Cloned { with_metadata: false });
-        }
-        // Nobody who wants to stop waits for patience to end.
-        let go_on = || if op.stopped() { Err(io::Error::from(Errno::CANCELED)) } else { Ok(()) };
-        let cloned = match &out.fd {
-            Some(fd) => op.patience.retry(|| {
-                go_on()?;
-                sys::clone_file(&job.source, fd)?;
-                meta::check_length(fd, job.meta.size, op.dests[dest].short_clones)
-            }),
-            None => {
-                let dir = self.place(dest, handles, out.temporary.as_ref());
-                let name = out.temporary.as_deref().unwrap_or(&job.name);
-                op.patience.retry(|| go_on().and_then(|()| clone_at(&job.source, dir, name)))
-            }
-        };
-        Ok(match verdicts.judge(dev, cloned)? {
-            None => Tried::Cloned { with_metadata: out.fd.is_none() },
-            Some((Verdict::Filesystem, error)) => Tried::No(Because::Filesystem, Some(error)),
-            Some((_, error)) => Tried::No(Because::File, Some(error)),
-        })
+        let new = self.new_at(dest, handles, &job.name, out);
+        sharing.try_clone(&job.source, &job.meta, new, &op.patience, || op.stopped())
     }
-}
 
-/// What became of an attempt to clone.
-enum Tried {
-    Cloned { with_metadata: bool },
-    No(Because, Option<io::Error>),
-}
-
-#[cfg(target_vendor = "apple")]
-fn clone_at(source: &OwnedFd, dir: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
-    sys::clone_at(source.as_fd(), dir, name)
-}
-
-/// Elsewhere a file is made before it is cloned into.
-#[cfg(not(target_vendor = "apple"))]
-fn clone_at(_: &OwnedFd, _: BorrowedFd<'_>, _: &CStr) -> io::Result<()> {
-    Err(io::ErrorKind::Unsupported.into())
+    /// The file on its way to `name`.
+    fn new_at<'h>(
+        &'h self,
+        dest: usize,
+        handles: &'h Handles,
+        name: &'h CStr,
+        out: &'h Out,
+    ) -> NewFile<'h> {
+        let dir = self.place(dest, handles, out.temporary.as_ref());
+        NewFile { dir, name: out.temporary.as_deref().unwrap_or(name), open: out.fd.as_ref() }
+    }
 }

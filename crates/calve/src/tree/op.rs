@@ -14,6 +14,7 @@ use super::links::Links;
 use super::names::Placed;
 use super::node::{Handles, OpenDirs};
 use super::pool::{self, Halves, Queue, lock};
+use super::sharing::Sharing;
 use super::staging::Stage;
 use super::tally::Finding;
 use super::verdicts::Verdicts;
@@ -31,9 +32,8 @@ pub(super) struct Dest {
     /// In a merge: where files are staged before they are renamed to their places.
     pub(super) merge_stage: Option<Stage>,
     /// What it said to clones, and to hard links.
-    pub(super) verdicts: Verdicts,
+    pub(super) sharing: Sharing,
     pub(super) link_verdicts: Verdicts,
-    pub(super) short_clones: bool,
     /// Owner and group of what this process makes there; a mount may have its own mind about both.
     pub(super) owner: OnceLock<(u32, u32)>,
 }

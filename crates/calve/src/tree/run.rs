@@ -22,6 +22,7 @@ use super::node::Handles;
 use super::op::{self, Dest, DestState, Op};
 use super::pool::lock;
 use super::removal;
+use super::sharing::{PATIENCE, Sharing};
 use super::staging::{self, Stage};
 use super::tally::Finding;
 use super::targets::{Target, is_inside, look_at};
@@ -35,10 +36,8 @@ use crate::reflink::meta::Meta;
 use crate::reflink::{Patience, sys};
 use crate::report::{DestinationReport, Method, Report};
 
-/// How long transient refusals are waited for in one operation: a ZFS transaction group takes 5 s to close. Where a copy
-/// will do nobody waits that long.
+/// How long transient refusals are waited for where a copy will not do: a ZFS transaction group takes 5 s to close.
 const PATIENCE_ALWAYS: Duration = Duration::from_secs(10);
-const PATIENCE_AUTO: Duration = Duration::from_millis(500);
 
 /// What was made for a destination.
 enum Made {
@@ -263,9 +262,8 @@ fn walk_and_publish(
         dests.push(Dest {
             path: path(),
             merge_stage,
-            verdicts: Verdicts::default(),
+            sharing: Sharing::default(),
             link_verdicts: Verdicts::default(),
-            short_clones: sys::clones_may_be_short(&dir),
             owner: OnceLock::new(),
         });
         roots.push(dir);
@@ -342,7 +340,7 @@ fn new_op<'a>(
     dests: Vec<Dest>,
     excluded: HashSet<(u64, u64)>,
 ) -> Result<Op<'a>, Error> {
-    let patience = if options.reflink == Reflink::Always { PATIENCE_ALWAYS } else { PATIENCE_AUTO };
+    let patience = if options.reflink == Reflink::Always { PATIENCE_ALWAYS } else { PATIENCE };
     let (sides, jobs) = (1 + dests.len(), options.jobs.map_or_else(op::default_jobs, usize::from));
     let budget = Budget::new(sides, sides, jobs).context("clone", || source)?;
     let patience = Patience::new(patience);

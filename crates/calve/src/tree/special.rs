@@ -18,7 +18,6 @@ use super::walk::{Worker, two_names};
 use super::{Existing, Mode as LinkMode};
 use crate::error::{Context as _, Error};
 use crate::reflink::meta::{self, Meta};
-use crate::reflink::sys;
 use crate::reflink::verdict::{Verdict, classify};
 use crate::report::SkipReason;
 
@@ -70,10 +69,6 @@ impl Worker<'_, '_> {
         // Before it is told that a link is broken.
         if self.is_kept(dest, node, handles, name)? {
             return Ok(Some(Settled::Kept));
-        }
-        if sys::CLONE_MAKES_THE_FILE {
-            // The first may not stand there yet.
-            return Ok(None);
         }
         let Ok(from) = first.dir.handles(&op.dirs) else { return Ok(None) };
         if op.dests[dest].merge_stage.is_some() {
@@ -326,5 +321,5 @@ pub(crate) fn make_fifo(dir: BorrowedFd<'_>, name: &CStr, mode: Mode) -> rustix:
 
 #[cfg(target_vendor = "apple")]
 pub(crate) fn make_fifo(dir: BorrowedFd<'_>, name: &CStr, mode: Mode) -> rustix::io::Result<()> {
-    sys::make_fifo(dir, name, mode)
+    crate::reflink::sys::make_fifo(dir, name, mode)
 }

@@ -35,11 +35,14 @@ pub(crate) fn add(sum: &mut DestinationReport, own: &DestinationReport) {
 
 /// Why a file is copied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Because {
+pub(crate) enum Because {
     Disabled,
     Filesystem,
     File,
     Mutable,
+    /// Its source has no name any more.
+    #[cfg(unix)]
+    Vanished,
 }
 
 /// Counts a file that was to be a link and is none.
@@ -51,6 +54,8 @@ pub(super) fn count_unlinked(tally: &mut DestinationReport, because: Because) {
         Because::Mutable => reasons.mutable += 1,
         // No link is refused since the caller asked for copies.
         Because::Disabled => {}
+        #[cfg(unix)]
+        Because::Vanished => {}
     }
 }
 
@@ -70,7 +75,7 @@ pub(super) fn count_existing(
 }
 
 /// Counts a file of this size that was cloned, or copied for a reason.
-pub(super) fn count(tally: &mut DestinationReport, copied: Option<Because>, size: u64) {
+pub(crate) fn count(tally: &mut DestinationReport, copied: Option<Because>, size: u64) {
     tally.files += 1;
     let Some(because) = copied else {
         tally.reflinked_files += 1;
@@ -85,6 +90,8 @@ pub(super) fn count(tally: &mut DestinationReport, copied: Option<Because>, size
         Because::Filesystem => &mut reasons.filesystem,
         Because::File => &mut reasons.file,
         Because::Mutable => &mut reasons.mutable,
+        #[cfg(unix)]
+        Because::Vanished => &mut reasons.vanished,
     } += 1;
 }
 

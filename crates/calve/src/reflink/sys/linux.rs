@@ -8,14 +8,16 @@ use std::mem;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{self, IFlags};
+use rustix::fs::{self, AtFlags, IFlags, Mode};
 use rustix::io::Errno;
 use rustix::ioctl::{self, Opcode};
 
+use super::super::imp::NEW_FILE_FLAGS;
+use super::super::meta::{self, Attrs, Created, Meta};
 use super::super::verdict::Verdict;
 
-/// Cloning fills a file that the caller made.
-pub(crate) const CLONE_MAKES_THE_FILE: bool = false;
+/// Cloning fills a file that the caller made; but in the build that tests the other way (`scripts/test --clone-at`).
+pub(crate) const CLONE_MAKES_THE_FILE: bool = cfg!(calve_clone_at);
 
 /// errno → verdict, for the clone ioctls, for `link(2)` and for snapshots.
 ///
@@ -61,6 +63,23 @@ pub(crate) fn clone_file(source: impl AsFd, dest: impl AsFd) -> io::Result<()> {
     #[cfg(calve_check)]
     looked_at.is_in(dest);
     Ok(())
+}
+
+/// Clones the open file `source` to the new file `name` in `dir`, with its metadata, all or nothing: what macOS has in the place of
+/// [`clone_file`], made of that. Only the build with [`CLONE_MAKES_THE_FILE`] clones so.
+pub(crate) fn clone_at(source: impl AsFd, dir: impl AsFd, name: &CStr) -> io::Result<()> {
+    let (source, dir) = (source.as_fd(), dir.as_fd());
+    let new = fs::openat(dir, name, NEW_FILE_FLAGS, Mode::RUSR | Mode::WUSR)?;
+    let fill = || -> io::Result<()> {
+        clone_file(source, &new)?;
+        let (from, made) = (Meta::of(&fs::fstat(source)?), Meta::of(&fs::fstat(&new)?));
+        let created = Created { owner: (made.uid, made.gid), ..meta::created_by_us(false) };
+        let wanted = from.with_mode(from.mode & !0o6000);
+        meta::apply(&new, &wanted, Attrs::read(source)?.as_deref(), created, None).map(drop)
+    };
+    fill().inspect_err(|_| {
+        let _ = fs::unlinkat(dir, name, AtFlags::empty());
+    })
 }
 
 /// Whether the NOCOW flags differed and are now the same.

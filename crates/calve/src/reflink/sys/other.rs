@@ -1,5 +1,6 @@
 //! The other Unixes: nothing is cloned here, so everything says `EOPNOTSUPP` and the caller copies.
 
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -29,6 +30,11 @@ pub(crate) const TABLE: &[(i32, Verdict)] = &[
     (libc::EDQUOT, Verdict::Fatal),
     (libc::EROFS, Verdict::Fatal),
 ];
+
+/// Not possible here.
+pub(crate) fn clone_at(_source: impl AsFd, _dir: impl AsFd, _name: &CStr) -> io::Result<()> {
+    Err(Errno::OPNOTSUPP.into())
+}
 
 /// Not possible here.
 pub(crate) fn clone_file(_source: impl AsFd, _dest: impl AsFd) -> io::Result<()> {
