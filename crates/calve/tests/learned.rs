@@ -50,11 +50,11 @@ fn twice(dir: &Path) {
     };
     write_files(&project, 0);
     fs::write(dir.join("ready"), "").unwrap();
-    wait_for(|| dir.join("refused").exists());
+    wait_for(|| dir.join("refused").try_exists().unwrap());
     let first = store.snapshot(None, None, &options).unwrap();
     let tree = start("first", &first);
     fs::write(dir.join("done"), "").unwrap();
-    wait_for(|| dir.join("allowed").exists());
+    wait_for(|| dir.join("allowed").try_exists().unwrap());
     assert_eq!((first.cloned_files, first.copied_files), (0, FILES), "nothing was refused");
     assert_eq!(tree.0, 0, "nothing was refused: {tree:?}");
     write_files(&project, 1);
@@ -82,7 +82,7 @@ fn an_open_store_shares_blocks_again_when_nothing_is_refused_any_more() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    wait_for(|| scratch.join("ready").exists() || child.try_wait().unwrap().is_some());
+    wait_for(|| scratch.join("ready").try_exists().unwrap() || child.try_wait().unwrap().is_some());
     let pid = child.id().to_string();
     let mut strace = Command::new("strace")
         .args([
@@ -109,7 +109,7 @@ fn an_open_store_shares_blocks_again_when_nothing_is_refused_any_more() {
     };
     wait_for(|| is_traced() || strace.try_wait().unwrap().is_some());
     fs::write(scratch.join("refused"), "").unwrap();
-    wait_for(|| scratch.join("done").exists() || child.try_wait().unwrap().is_some());
+    wait_for(|| scratch.join("done").try_exists().unwrap() || child.try_wait().unwrap().is_some());
     // It lets go of whom it traces.
     common::sh(Command::new("kill").args(["-TERM", &strace.id().to_string()]));
     strace.wait().unwrap();
