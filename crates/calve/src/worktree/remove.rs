@@ -29,7 +29,7 @@ struct Remains {
 }
 
 impl Dropped {
-    /// Whether its files wait in the store's trash, where [`Store::empty_trash`] finds them. What cannot be renamed to there, since it is on
+    /// Whether its files wait in the store's trash, where [`Store::empty_trash`](crate::Store::empty_trash) finds them. What cannot be renamed to there, since it is on
     /// another filesystem or has another project's quota (XFS, ext4), waits where it was for [`Dropped::delete`], or for whoever starts a
     /// worktree beside it next.
     #[must_use]
@@ -57,7 +57,7 @@ impl Dropped {
 
 impl Worktree {
     /// Drops it: its folder and its name are gone when this returns. Deleting the files, which takes time, is left to
-    /// [`Dropped::delete`] or [`Store::empty_trash`]. It works on a full disk, too.
+    /// [`Dropped::delete`] or [`Store::empty_trash`](crate::Store::empty_trash). It works on a full disk, too.
     ///
     /// # Errors
     /// [`ErrorKind::Changed`] where it was changed and not `force`: nothing was done, and [`Error::details`] has the paths.
