@@ -484,3 +484,44 @@ fn a_folder_that_changes_while_it_is_listed_is_listed_again_and_one_that_never_r
         saving.join().unwrap();
     });
 }
+
+/// Whoever replaces files in it works there, and a change may be among the names that no listing had.
+#[test]
+fn a_worktree_that_never_rests_is_not_dropped_and_a_switch_names_its_folder() {
+    if !can_strace("worktrees in which files are replaced during a listing") {
+        return;
+    }
+    let scratch = scratch();
+    let directory = scratch.path();
+    let project = directory.join("app");
+    tree_with_a_file_to_replace(&project);
+    let started = ends(&project, "start -q w");
+    let worktree = PathBuf::from(started.stdout.trim_end());
+    let listed = worktree.join("sub");
+    let stop = &AtomicBool::new(false);
+    thread::scope(|scope| {
+        let (file, aside) = (listed.join("config"), directory.join("aside"));
+        let saving = scope.spawn(move || save(&file, &aside, Duration::from_millis(40), stop));
+        let looked = thread::Builder::new().spawn_scoped(scope, || {
+            let options = [
+                "-P",
+                listed.to_str().unwrap(),
+                "-e",
+                "trace=getdents64",
+                "-e",
+                "inject=getdents64:delay_exit=30000",
+            ];
+            for (words, code) in [("-C app drop w -q", 1), ("-C app switch w first -q -j1", 3)] {
+                let run = straced(directory, &options, words);
+                assert_eq!(run.code, Some(code), "{words}: {run:?}");
+                assert!(run.stderr.contains("sub"), "{words}: {run:?}");
+                assert!(listed.join("config").try_exists().unwrap(), "{words}: {run:?}");
+            }
+        });
+        let looked = looked.unwrap().join();
+        stop.store(true, Ordering::Relaxed);
+        looked.unwrap();
+        saving.join().unwrap();
+    });
+    assert_eq!(ends(&project, "drop -q w").code, Some(0), "at rest again");
+}
