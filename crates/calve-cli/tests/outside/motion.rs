@@ -525,3 +525,47 @@ fn a_worktree_that_never_rests_is_not_dropped_and_a_switch_names_its_folder() {
     });
     assert_eq!(ends(&project, "drop -q w").code, Some(0), "at rest again");
 }
+
+/// It failed: a folder that was removed between being opened and being listed has no listing, which is an error (ENOENT).
+#[test]
+fn a_folder_that_is_removed_before_it_is_listed_is_reported_as_gone_and_the_rest_arrives() {
+    if !can_strace("folders that are removed before they are listed") {
+        return;
+    }
+    let scratch = scratch();
+    let directory = scratch.path();
+    let sub = directory.join("app/sub");
+    fs::create_dir_all(&sub).unwrap();
+    fs::write(directory.join("app/file"), "content").unwrap();
+    let listed = sub.to_str().unwrap();
+    let options = [
+        "-P",
+        listed,
+        "-e",
+        "trace=getdents64",
+        "-e",
+        "inject=getdents64:delay_enter=1000000:when=1",
+    ];
+    let staged = || {
+        let stages = fs::read_dir(directory).unwrap().flatten();
+        stages.into_iter().any(|stage| {
+            stage.file_name().to_string_lossy().starts_with(".calve-stage-")
+                && stage.path().join("sub").is_dir()
+        })
+    };
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let started = Instant::now();
+            // It is open when it is made at the destination.
+            while !staged() && started.elapsed() < Duration::from_secs(60) {
+                thread::sleep(Duration::from_millis(5));
+            }
+            fs::remove_dir(&sub).unwrap();
+        });
+        let run = straced(directory, &options, "clone --json -j1 app clone");
+        assert_eq!(run.code, Some(3), "{run:?}");
+        let skipped = &run.json()["destinations"][0]["skipped"];
+        assert_eq!(skipped, &serde_json::json!([{ "path": "sub", "reason": "vanished" }]));
+        assert_eq!(fs::read_to_string(directory.join("clone/file")).unwrap(), "content");
+    });
+}

@@ -368,9 +368,15 @@ impl<'a, 'b> Worker<'a, 'b> {
         let is_own = self.is_own(node);
         let mut batch = Vec::new();
         let mut names = std::mem::take(&mut self.names);
-        let rest = names
-            .list(handles.source(), before, &mut self.entries)
-            .context("read directory", || op.source.join(node.path()))?;
+        let rest = match names.list(handles.source(), before, &mut self.entries) {
+            // It was removed since it was opened. Each destination has it, empty, as it was at the end.
+            Err(Errno::NOENT) if node.parent.is_some() => {
+                op.skip(None, node.path(), SkipReason::Vanished);
+                self.names = names;
+                return Ok(());
+            }
+            listed => listed.context("read directory", || op.source.join(node.path()))?,
+        };
         if rest == Rest::Restless {
             op.skip(None, node.path(), SkipReason::Restless);
         }
