@@ -181,9 +181,11 @@ fn the_kernel_sees_git_open_no_tracked_file() {
     if !has_command("strace") {
         return not_run(test, "there is no strace");
     }
-    // git compares seconds, and reads a file of the second in which the index was written.
-    let text =
-        format!("{PROJECT}\ntouch -d 2020-01-01 run.sh $(git ls-files '?' 'src/*'); git status");
+    // git compares seconds, and reads a file of the second in which the index was written. calve takes for racy what changed in the
+    // tick in which it was.
+    let text = format!(
+        "{PROJECT}\ntouch -d 2020-01-01 run.sh $(git ls-files '?' 'src/*'); tick; git status"
+    );
     let Some(desk) = Desk::with(test, "", &text) else { return };
     tick();
     let opened = |clone: &Path| {
