@@ -373,7 +373,8 @@ fn a_snapshot_of_a_tree_in_motion_tears_no_file() {
         stop.store(true, Ordering::Relaxed);
         churning.join().unwrap();
     });
-    let expected = ["Changing", "Vanished"];
+    // A folder that names come into and go from all the time may never be listed whole.
+    let expected = ["Changing", "Restless", "Vanished"];
     assert!(reasons.keys().all(|reason| expected.contains(&reason.as_str())), "{reasons:?}");
     assert_sound(&desk.store);
     // When all is quiet, the snapshot is the tree again.
