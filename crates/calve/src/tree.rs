@@ -147,7 +147,6 @@ pub struct CloneOptions {
     pub(crate) mutable: Vec<String>,
     pub(crate) gitignore: bool,
     pub(crate) xattrs: bool,
-    #[cfg_attr(not(unix), expect(dead_code, reason = "it is not done there"))]
     pub(crate) git_index: GitIndex,
     pub(crate) durable: bool,
     pub(crate) dry_run: bool,

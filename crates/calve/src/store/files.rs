@@ -67,9 +67,11 @@ pub(crate) fn unlinked_file() -> io::Result<std::fs::File> {
     let file = fs::memfd_create("calve", fs::MemfdFlags::CLOEXEC)?;
     #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
     let file = {
+        use crate::reflink::imp::NEW_FILE_FLAGS;
         let path = Path::new("/tmp").join(crate::tree::staging::stage_name());
         let mode = Mode::from_raw_mode(0o600);
-        let file = fs::open(&path, (NEW_FILE_FLAGS - fs::OFlags::WRONLY) | fs::OFlags::RDWR, mode)?;
+        let flags = NEW_FILE_FLAGS.difference(fs::OFlags::WRONLY).union(fs::OFlags::RDWR);
+        let file = fs::open(&path, flags, mode)?;
         fs::unlink(&path)?;
         file
     };

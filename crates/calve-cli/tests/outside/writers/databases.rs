@@ -189,7 +189,10 @@ fn whichever_call_of_a_snapshot_a_transaction_comes_in_the_files_of_a_database_f
     if !can_strace(test) {
         return;
     }
-    let mut wrong = Vec::new();
+    let python = match python_for("sqlite-wal") {
+        Ok(python) => python,
+        Err(why) => return not_run(test, &why),
+    };
     // Whether there is a journal before the snapshot begins. A write-ahead log is always there.
     let rows = [
         ("sqlite-wal", true),
@@ -197,44 +200,50 @@ fn whichever_call_of_a_snapshot_a_transaction_comes_in_the_files_of_a_database_f
         ("sqlite-delete", false),
         ("sqlite-persist", true),
     ];
-    for (database, journal) in rows {
-        let python = match python_for(database) {
-            Ok(python) => python,
-            Err(why) => return not_run(test, &why),
-        };
-        let project = || {
-            let mut project = Project::new(python, database, "step");
-            for between in ["db-a", "db-k", "db-z"] {
-                fs::write(project.root.join("data").join(between), between).unwrap();
-            }
-            if journal {
-                project.step();
-            }
-            // So that the times show the next transaction.
-            thread::sleep(Duration::from_millis(60));
-            project
-        };
-        let calls = {
-            let project = project();
-            let options = ["-y", "-e", &format!("trace={CALLS}")];
-            let run = straced(&project.root, &options, "snapshot -q -j1");
-            assert_eq!(run.code, Some(0), "{run:?}");
-            calls_of(&run.log, "data/db")
-        };
-        assert!(calls.len() > 3, "{calls:?}");
-        for call in &calls {
-            let mut project = project();
-            let run = delayed(&project.root.clone(), call, || project.step());
-            if let Found::Torn(why) = project.check(&run) {
-                wrong.push(format!("{database} in {}: {why}", call.line));
-            }
-        }
-        println!(
-            "{} {database}, journal {journal}: {} calls, {} torn so far",
-            filesystem(),
-            calls.len(),
-            wrong.len()
-        );
-    }
+    // Most of the time goes into delays, so the rows are tried at once.
+    let wrong: Vec<String> = thread::scope(|scope| {
+        let torn =
+            |(database, journal)| scope.spawn(move || torn_in_a_call(python, database, journal));
+        rows.map(torn).into_iter().flat_map(|row| row.join().unwrap()).collect()
+    });
     assert!(wrong.is_empty(), "{} are torn:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// Takes snapshots of a database, with a transaction in another call of each; in which of them it is torn, and how.
+fn torn_in_a_call(python: &'static str, database: &'static str, journal: bool) -> Vec<String> {
+    let project = || {
+        let mut project = Project::new(python, database, "step");
+        for between in ["db-a", "db-k", "db-z"] {
+            fs::write(project.root.join("data").join(between), between).unwrap();
+        }
+        if journal {
+            project.step();
+        }
+        // So that the times show the next transaction.
+        thread::sleep(Duration::from_millis(60));
+        project
+    };
+    let calls = {
+        let project = project();
+        let options = ["-y", "-e", &format!("trace={CALLS}")];
+        let run = straced(&project.root, &options, "snapshot -q -j1");
+        assert_eq!(run.code, Some(0), "{run:?}");
+        calls_of(&run.log, "data/db")
+    };
+    assert!(calls.len() > 3, "{calls:?}");
+    let mut wrong = Vec::new();
+    for call in &calls {
+        let mut project = project();
+        let run = delayed(&project.root.clone(), call, || project.step());
+        if let Found::Torn(why) = project.check(&run) {
+            wrong.push(format!("{database} in {}: {why}", call.line));
+        }
+    }
+    println!(
+        "{} {database}, journal {journal}: {} calls, {} torn",
+        filesystem(),
+        calls.len(),
+        wrong.len()
+    );
+    wrong
 }
