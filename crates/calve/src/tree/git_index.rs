@@ -59,14 +59,11 @@ pub(crate) struct Trees<'a> {
 }
 
 impl Trees<'_> {
-    /// When files of the clone changed that the walk made. A stage has no others; what was there before a merge may have changed
-    /// in the tick in which the walk began, and elsewhere than on Linux that tick is not known so well.
+    /// When files of the clone changed that the walk made. A stage has no others. A file that was there before a merge may have
+    /// changed in the tick of the clock in which the walk began, and since Linux 6.13 its change time can be later than the start
+    /// of that tick, which is all that the clock tells. No tick is longer than 10 ms.
     fn cloned_since(&self) -> Time {
-        let nanoseconds = match self.stage {
-            None => 0,
-            Some(_) if cfg!(any(target_os = "linux", target_os = "android")) => 1,
-            Some(_) => 20_000_000,
-        };
+        let nanoseconds = if self.stage.is_some() { 20_000_000 } else { 0 };
         let (seconds, sum) = (self.before_walk.0, self.before_walk.1 + nanoseconds);
         (seconds + sum / 1_000_000_000, sum % 1_000_000_000)
     }
