@@ -500,7 +500,8 @@ fn a_worktree_that_never_rests_is_not_dropped_and_a_switch_names_its_folder() {
     let listed = worktree.join("sub");
     let stop = &AtomicBool::new(false);
     thread::scope(|scope| {
-        let (file, aside) = (listed.join("config"), directory.join("aside"));
+        // A worktree may be a subvolume, into which nothing can be renamed from elsewhere; its marker's folder is no part of the tree.
+        let (file, aside) = (listed.join("config"), worktree.join(".calve/aside"));
         let saving = scope.spawn(move || save(&file, &aside, Duration::from_millis(40), stop));
         let looked = thread::Builder::new().spawn_scoped(scope, || {
             let options = [
