@@ -440,8 +440,8 @@ fn what_a_merge_or_a_filter_kept_away_is_read_by_git() {
         let left = names_of_stages(&clone);
         assert!(left.is_empty(), "{what}: {left:?}");
     }
-    // Many files take longer than a tick.
-    let many = format!("for name in $(seq 1500); do echo $name > n$name; done\n{PROJECT}");
+    // Many files take longer than the 20 ms that a merge leaves out.
+    let many = format!("for name in $(seq 6000); do echo $name > n$name; done\n{PROJECT}");
     let Some(desk) = Desk::with(test, "", &many) else { return };
     let (clone, _) = desk.clone("clone", &ready());
     let (_, report) = desk.clone("clone", &ready().existing(Existing::Merge));
