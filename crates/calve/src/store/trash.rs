@@ -35,7 +35,7 @@ pub(super) fn empty(layout: Layout<'_>) -> Result<(), Error> {
     failure
 }
 
-/// Deletes what has been in the trash for longer than `grace`. How many things.
+/// Deletes entries that have been in the trash for longer than `grace`, and returns their number.
 pub(super) fn sweep(layout: Layout<'_>, grace: Duration) -> Result<u64, Error> {
     let path = layout.trash();
     let names = entries(&path, grace).context("read", || &path)?;

@@ -349,7 +349,7 @@ impl Worker<'_, '_> {
         }
     }
 
-    /// Counts what was replaced, or what was kept.
+    /// Counts an entry that the merge replaced, or kept.
     pub(super) fn count_existing(&mut self, dest: usize, node: &Node, name: &CStr) {
         let options = self.op.options;
         let path = || node.path_of(name);

@@ -192,8 +192,8 @@ impl Names {
         Ok(last)
     }
 
-    /// Adds what was added to a restless directory behind the end of the last listing, which is where btrfs puts what is
-    /// renamed. That alone is listed so quickly that little can happen meanwhile.
+    /// Adds the names behind the end of the last listing of a restless directory: btrfs puts renamed
+    /// entries there. Only that part is listed, so quickly that little can change meanwhile.
     #[cfg(any(target_os = "linux", target_os = "android"))]
     fn read_behind(
         &mut self,

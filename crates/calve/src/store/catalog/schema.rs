@@ -2,7 +2,7 @@
 //!
 //! # Versions
 //! A database says in `user_version` which version its tables are of. One of an earlier version is migrated when it is opened, in one
-//! transaction: whoever is killed meanwhile leaves the old one, and of two who migrate at once the second finds it done. One of a later
+//! transaction: a killed process leaves the old version, and of two that migrate at once the second finds it done. One of a later
 //! version is refused by that number. A database that cannot be written to is read as it is.
 //!
 //! # To the letter

@@ -309,7 +309,7 @@ impl Walk<'_> {
         kept
     }
 
-    /// Counts what was replaced, or what was kept.
+    /// Counts an entry that the merge replaced, or kept.
     fn count_existing(&self, dest: &Dest<'_>, path: &Path) {
         let Self { options, .. } = self;
         let path = || path.to_owned();

@@ -170,7 +170,7 @@ impl Worktree {
         let mut metadata = Vec::new();
         for path in moves.given_metadata() {
             match look_at(root, &path) {
-                // What is moved aside keeps what it has.
+                // A file that is moved aside keeps its metadata.
                 Ok(Some(entry))
                     if !entry.is_directory()
                         && (moves.conflicts.contains(&path) || moves.linked.contains(&path)) => {}
