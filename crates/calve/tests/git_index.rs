@@ -434,19 +434,11 @@ fn what_a_merge_or_a_filter_kept_away_is_read_by_git() {
         set_mtime(&clone.join("a"), modified.mtime(), modified.mtime_nsec());
         tick();
         let (_, report) = desk.clone("clone", &options);
-        // What arrives in the first tick of a merge is not ready.
-        assert!(report.ready_index_entries <= expected, "{what}: {report:?}");
+        assert_eq!(report.ready_index_entries, expected, "{what}: {report:?}");
         assert_eq!(status(&clone), truth(&clone), "{what}");
         let left = names_of_stages(&clone);
         assert!(left.is_empty(), "{what}: {left:?}");
     }
-    // Many files take longer than the 20 ms that a merge leaves out.
-    let many = format!("for name in $(seq 6000); do echo $name > n$name; done\n{PROJECT}");
-    let Some(desk) = Desk::with(test, "", &many) else { return };
-    let (clone, _) = desk.clone("clone", &ready());
-    let (_, report) = desk.clone("clone", &ready().existing(Existing::Merge));
-    assert!(report.ready_index_entries > 0, "{report:?}");
-    assert_eq!(status(&clone), truth(&clone));
     // The index comes, and none of its files is replaced.
     let Some(desk) = Desk::with(test, "", PROJECT) else { return };
     let (clone, _) = desk.clone("clone", &ready());

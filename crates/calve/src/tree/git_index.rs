@@ -22,11 +22,13 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Timespec, Timestamps};
 
 use self::format::{Chunk, Layout};
 use self::rule::{Moments, Time};
+use super::listing;
 use super::pool::lock;
 use super::staging;
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS, SOURCE_FLAGS};
@@ -59,13 +61,36 @@ pub(crate) struct Trees<'a> {
 }
 
 impl Trees<'_> {
-    /// When files of the clone changed that the walk made. A stage has no others. A file that was there before a merge may have
-    /// changed in the tick of the clock in which the walk began, and since Linux 6.13 its change time can be later than the start
-    /// of that tick, which is all that the clock tells. No tick is longer than 10 ms.
+    /// When files of the clone changed that the walk made. A stage has no others.
     fn cloned_since(&self) -> Time {
-        let nanoseconds = if self.stage.is_some() { 20_000_000 } else { 0 };
-        let (seconds, sum) = (self.before_walk.0, self.before_walk.1 + nanoseconds);
-        (seconds + sum / 1_000_000_000, sum % 1_000_000_000)
+        match self.stage {
+            Some(_) => merged_since(self.before_walk),
+            None => self.before_walk,
+        }
+    }
+}
+
+/// From when on a file that changed is known to be of a merge. A file that was there before may have changed in the tick of the clock
+/// in which the walk began, and since Linux 6.13 its change time can be later than the start of that tick, which is all that the
+/// clock tells. No tick is longer than 10 ms.
+fn merged_since(before_walk: Time) -> Time {
+    let (seconds, sum) = (before_walk.0, before_walk.1 + 20_000_000);
+    (seconds + sum / 1_000_000_000, sum % 1_000_000_000)
+}
+
+/// Waits until what a merge makes is known to be of it (20 to 30 ms), if the source has an index of git. Without this, the first
+/// files would not be ready, and often the index itself is among them.
+pub(crate) fn wait_before_merge(source: &OwnedFd, before_walk: Time) {
+    let index = Path::new(".git/index");
+    if fs::statat(source, index, AtFlags::SYMLINK_NOFOLLOW).is_err() {
+        return;
+    }
+    // Somebody may set the clock back meanwhile.
+    for _ in 0..20 {
+        if listing::now() >= merged_since(before_walk) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

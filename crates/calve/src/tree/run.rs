@@ -271,6 +271,9 @@ fn walk_and_publish(
     }
     let op = new_op(source, absolute, filter, options, dests, excluded)?;
     let before_walk = listing::now();
+    if readies_indexes(options) && op.dests.iter().any(|dest| dest.merge_stage.is_some()) {
+        git_index::wait_before_merge(&root, before_walk);
+    }
     let result =
         op.run(meta, root, roots, states).map(|roots| ready_for_git(&op, &roots, before_walk));
     let (dests, tallies, skipped) = op.into_findings();
@@ -309,12 +312,14 @@ fn walk_and_publish(
     Ok(())
 }
 
-/// Rewrites the git indexes of each destination, if the caller wants that, and counts the entries. In the link modes
-/// the index is the source's own.
+/// Whether the caller wants ready indexes. In the link modes the index is the source's own.
+fn readies_indexes(options: &CloneOptions) -> bool {
+    options.git_index == GitIndex::Ready && !matches!(options.mode, Mode::Hardlink | Mode::Symlink)
+}
+
+/// Rewrites the git indexes of each destination, if the caller wants that, and counts the entries.
 fn ready_for_git(op: &Op, roots: &Handles, before_walk: (i64, i64)) -> Vec<u64> {
-    if op.options.git_index == GitIndex::Exact
-        || matches!(op.options.mode, Mode::Hardlink | Mode::Symlink)
-    {
+    if !readies_indexes(op.options) {
         return Vec::new();
     }
     let directories = lock(&op.repositories);

@@ -9,7 +9,7 @@
 //!    the walk read is what the index means, and was not torn.
 //! 3. **The clone was made by this walk**, and is the source's twin: it changed after the walk began, and its type, mode, size and
 //!    modification time are the source's. In a merge, a file that was kept or left out is not. As such a file may have changed just
-//!    before, a merge readies no file of its own first tick either.
+//!    before, a merge readies no file of its own first two ticks either, and waits them out first.
 //!
 //! calve looks at the source after the walk. No program can set a change time, and each change moves it. So a file that has the recorded
 //! change time now has had it ever since git looked. If the clock is set back, a later change gets an earlier time.
