@@ -2,7 +2,7 @@
 
 use std::io::{self, BufWriter, IsTerminal as _, Write};
 
-use calve::{Diff, FileDiff, SwitchReport, Worktree};
+use calve::{Diff, FileDiff, SwitchOptions, SwitchReport, Worktree};
 use clap::builder::styling::{Effects, Style};
 use serde::Serialize;
 
@@ -219,7 +219,9 @@ pub(crate) fn switch(switching: Switching<'_>, session: Session<'_>) -> Result<E
             let worktree = session.worktree(worktree)?;
             let id = session.resolve(worktree.store(), &snapshot.to_string_lossy())?;
             let report = session
-                .work(Total::Unknown, |options| worktree.switch(id, force, options))
+                .work(Total::Unknown, |options| {
+                    worktree.switch(id, &SwitchOptions::new().force(force), options)
+                })
                 .map_err(|error| worktree_failure(&error, &worktree))?;
             tell(&worktree, &report, "moved aside", session)
         }

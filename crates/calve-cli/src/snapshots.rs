@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use calve::{ErrorKind, Log, Skipped, Snapshot, SnapshotReport, Store, Worktree};
+use calve::{ErrorKind, Log, Skipped, Snapshot, SnapshotOptions, SnapshotReport, Store, Worktree};
 use serde::Serialize;
 
 use crate::args::{CaptureArgs, InitArgs, LogArgs, Naming, ShowArgs, SnapshotArgs, Telling};
@@ -21,7 +21,11 @@ use crate::text::{self, count, counted, harmless, short, shown};
 pub(crate) fn init(args: &InitArgs, session: Session<'_>) -> Result<Exit, Failure> {
     let project = session.common.resolve(args.root.as_deref().unwrap_or(Path::new(".")));
     let at = session.common.store();
-    let (store, what) = match Store::init(&project, at.as_deref()) {
+    let made = match &at {
+        Some(at) => Store::init_at(&project, at),
+        None => Store::init(&project),
+    };
+    let (store, what) = match made {
         Ok(store) => (store, "made a store for"),
         // Whoever runs it twice has nothing to do the second time.
         Err(error) if error.kind() == ErrorKind::StoreExists => {
@@ -66,10 +70,15 @@ fn take(worktree: &Worktree, telling: &Telling, session: Session<'_>) -> Result<
         Some(_) => Total::Unknown,
         None => Total::Tree { root: worktree.path(), times: 1, own: true },
     };
+    let mut taking = SnapshotOptions::new();
+    if let Some(message) = &telling.message {
+        taking = taking.message(message);
+    }
+    if let Some(name) = &telling.name {
+        taking = taking.name(name);
+    }
     let report = session
-        .work(total, |options| {
-            worktree.capture(telling.message.as_deref(), telling.name.as_deref(), options)
-        })
+        .work(total, |options| worktree.capture(&taking, options))
         .map_err(|error| worktree_failure(&error, worktree))?;
     let output = session.output;
     let exit = tell_skipped(&report.skipped, session);

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use calve::{
-    Damage, GcOptions, GcReport, PackOptions, PackReport, Stats, Store, VerifyReport, WarmReport,
+    Damage, GcOptions, GcReport, PackOptions, PackReport, Stats, Store, VerifyOptions,
+    VerifyReport, WarmReport,
 };
 use serde::Serialize;
 
@@ -32,7 +33,9 @@ pub(crate) fn run(verb: &StoreVerb, session: Session<'_>) -> Result<Exit, Failur
 
 fn verify(store: &Store, repair: bool, session: Session<'_>) -> Result<Exit, Failure> {
     let report = session
-        .work(Total::Contents, |options| store.verify(repair, options))
+        .work(Total::Contents, |options| {
+            store.verify(&VerifyOptions::new().repair(repair), options)
+        })
         .map_err(|error| store_failure(&error))?;
     let output = session.output;
     if report.busy {

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use calve::{
-    Change, ChangeKind, DestinationReport, Dropped, ErrorKind, Standing, StartOptions, StartReport,
-    Status, Worktree,
+    Change, ChangeKind, DestinationReport, DropOptions, Dropped, ErrorKind, Standing, StartOptions,
+    StartReport, Status, Worktree,
 };
 use clap::builder::styling::Style;
 use serde::Serialize;
@@ -331,7 +331,9 @@ pub(crate) fn drop(args: &DropArgs, session: Session<'_>) -> Result<Exit, Failur
     let mut stood_in = None;
     for worktree in worktrees {
         let (again, store) = (worktree.clone(), worktree.store().clone());
-        match session.work(Total::Unknown, |options| worktree.drop(args.force, options)) {
+        match session.work(Total::Unknown, |options| {
+            worktree.drop(&DropOptions::new().force(args.force), options)
+        }) {
             Ok(dropped) => {
                 documents.push(DroppedDocument::new(&again, &dropped));
                 if dropped.was_missing() {

@@ -18,12 +18,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// Those of the store. What was captured stays, and so does the worktree it stopped at.
 #[cfg(unix)]
 pub fn run(project: &std::path::Path, jobs: &[String]) -> Result<(), Box<dyn std::error::Error>> {
-    use calve::{ErrorKind, StartOptions, Store, StoreOptions};
+    use calve::{DropOptions, ErrorKind, SnapshotOptions, StartOptions, Store, StoreOptions};
 
     let options = StoreOptions::new();
 
     // The first to come makes the store; of two at once, one makes it and the other opens it.
-    let store = match Store::init(project, None) {
+    let store = match Store::init(project) {
         Ok(store) => store,
         Err(error) if error.kind() == ErrorKind::StoreExists => {
             Store::open(project.join(".calve"))?
@@ -33,7 +33,7 @@ pub fn run(project: &std::path::Path, jobs: &[String]) -> Result<(), Box<dyn std
 
     // Everything the project holds now, uncommitted work and dependencies included. Only what changed since the last
     // snapshot is read.
-    let snapshot = store.snapshot(None, None, &options)?;
+    let snapshot = store.snapshot(&SnapshotOptions::new(), &options)?;
     println!(
         "snapshot {}: {} files, {} read in {:.2?}",
         snapshot.id, snapshot.files, snapshot.read_files, snapshot.elapsed
@@ -62,11 +62,12 @@ pub fn run(project: &std::path::Path, jobs: &[String]) -> Result<(), Box<dyn std
 
         let status = worktree.status(&options)?;
         println!("{job}: {} changes, seen in {:.2?}", status.changes.len(), status.elapsed);
-        let captured = worktree.capture(Some(&format!("result of {job}")), None, &options)?;
+        let captured = worktree
+            .capture(&SnapshotOptions::new().message(format!("result of {job}")), &options)?;
         println!("{job}: captured as {} in {:.2?}", captured.id, captured.elapsed);
 
         // Nothing is lost any more, so it is not asked whether it was changed. Its name is free at once.
-        store.worktree(job)?.drop(false, &options)?.delete()?;
+        store.worktree(job)?.drop(&DropOptions::new(), &options)?.delete()?;
     }
     Ok(())
 }

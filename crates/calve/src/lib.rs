@@ -54,15 +54,17 @@
 //! changes of, take back as snapshots, and move from one snapshot to another.
 //! ```
 //! # #[cfg(all(unix, feature = "store"))] {
-//! use calve::{StartOptions, Store, StoreOptions};
+//! use calve::{DropOptions, SnapshotOptions, StartOptions, Store};
+//! use calve::{StoreOptions, SwitchOptions};
 //!
 //! # let desk = tempfile::tempdir()?;
 //! # std::env::set_current_dir(&desk)?;
 //! # std::fs::create_dir("project")?;
 //! # std::fs::write("project/main.rs", "fn main() {}")?;
 //! let options = StoreOptions::new();
-//! let store = Store::init("project", None)?; // the next time: Store::open("project/.calve")
-//! let ready = store.snapshot(Some("dependencies installed"), Some("ready"), &options)?;
+//! let store = Store::init("project")?; // the next time: Store::open("project/.calve")
+//! let named = SnapshotOptions::new().message("dependencies installed").name("ready");
+//! let ready = store.snapshot(&named, &options)?;
 //!
 //! // All of them, or none.
 //! let start = store.start(&["agent-1", "agent-2"], &StartOptions::new().from(ready.id), &options)?;
@@ -77,11 +79,12 @@
 //!     println!("{} {}", change.kind.letter(), change.path.display());
 //! }
 //! worktree.diff(&options)?.patch(&mut std::io::stdout())?; // for `git apply`
-//! let done = worktree.capture(Some("tests pass"), None, &options)?;
+//! let done = worktree.capture(&SnapshotOptions::new().message("tests pass"), &options)?;
 //! # assert!(done.new);
-//! store.worktree("agent-2")?.switch(done.id, false, &options)?;
+//! store.worktree("agent-2")?.switch(done.id, &SwitchOptions::new(), &options)?;
 //!
-//! worktree.drop(false, &options)?.delete()?; // refused where it was changed; its name is free at once
+//! // Fails if the worktree has local changes. Its name is free at once.
+//! worktree.drop(&DropOptions::new(), &options)?.delete()?;
 //! # }
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
@@ -113,7 +116,7 @@
 //! in the same folder or store sweeps.
 //!
 //! # Options
-//! [`CloneOptions`], `StoreOptions`, `StartOptions`, `GcOptions` and `PackOptions` are built by value, each with a `new` that is the usual case.
+//! [`CloneOptions`], `StoreOptions`, `StartOptions` and the others are built by value. Each has a `new` that is the usual case.
 //! Threads, cancellation and progress are called `jobs`, `cancel` and `progress`; for all that is done with a store they are in
 //! `StoreOptions`, the last argument. Everything is `Send` and `Sync`; a `Store` is cheap to clone, and its clones are the same open
 //! store.
@@ -183,13 +186,14 @@ pub use report::{
 #[cfg(all(unix, feature = "store"))]
 pub use store::{
     BlobId, Damage, DamageKind, GcOptions, GcReport, Log, PackOptions, PackReport, Place, Snapshot,
-    SnapshotId, SnapshotReport, Stats, Store, StoreOptions, VerifyReport, WarmReport,
+    SnapshotId, SnapshotOptions, SnapshotReport, Stats, Store, StoreOptions, VerifyOptions,
+    VerifyReport, WarmReport,
 };
 pub use tree::{CloneOptions, Existing, GitIndex, Mode, Reflink, clone_tree};
 #[cfg(all(unix, feature = "store"))]
 pub use worktree::{
-    Change, ChangeKind, Diff, Dropped, FileDiff, Scope, Standing, StartOptions, StartReport,
-    Started, Status, SwitchReport, Worktree,
+    Change, ChangeKind, Diff, DropOptions, Dropped, FileDiff, Scope, Standing, StartOptions,
+    StartReport, Started, Status, SwitchOptions, SwitchReport, Worktree,
 };
 #[cfg(all(unix, feature = "store", any(test, fuzzing)))]
 #[doc(hidden)]

@@ -59,9 +59,9 @@ pub(crate) mod verify;
 pub use gc::{GcOptions, GcReport};
 pub use id::{BlobId, SnapshotId};
 pub use packing::{PackOptions, PackReport, WarmReport};
-pub use snapshot::{Log, Snapshot, SnapshotReport};
+pub use snapshot::{Log, Snapshot, SnapshotOptions, SnapshotReport};
 pub use stats::Stats;
-pub use verify::{Damage, DamageKind, VerifyReport};
+pub use verify::{Damage, DamageKind, VerifyOptions, VerifyReport};
 
 pub use discover::Place;
 
@@ -145,14 +145,26 @@ struct Inner {
 }
 
 impl Store {
-    /// Makes a store for the project at `project`: in its folder `.calve`, or at `store` where that is given, which should be on the
-    /// same filesystem, or nothing can be shared.
+    /// Makes a store for the project at `project`, in its folder `.calve`.
     ///
     /// # Errors
-    /// [`ErrorKind::StoreExists`] where there is one, and [`ErrorKind::DestinationExists`] where something else is in its place, other than an
-    /// empty folder; [`ErrorKind::Overlap`] where the project is a worktree, or a part of a store. Whenever it fails nothing is left behind.
-    pub fn init(project: impl AsRef<Path>, store: Option<&Path>) -> Result<Self, Error> {
-        let project = project.as_ref();
+    /// [`ErrorKind::StoreExists`] if there is a store already. [`ErrorKind::DestinationExists`] if something else is in its place; an
+    /// empty folder is no obstacle. [`ErrorKind::Overlap`] if the project is a worktree or a part of a store. If it fails, it leaves
+    /// nothing behind.
+    pub fn init(project: impl AsRef<Path>) -> Result<Self, Error> {
+        Self::init_with(project.as_ref(), None)
+    }
+
+    /// Makes a store for the project at `project` in the folder `store`, which may be elsewhere. Keep it on the project's filesystem:
+    /// files on two filesystems cannot share blocks.
+    ///
+    /// # Errors
+    /// As for [`Store::init`].
+    pub fn init_at(project: impl AsRef<Path>, store: impl AsRef<Path>) -> Result<Self, Error> {
+        Self::init_with(project.as_ref(), Some(store.as_ref()))
+    }
+
+    fn init_with(project: &Path, store: Option<&Path>) -> Result<Self, Error> {
         let project = std::fs::canonicalize(project).context("open project", || project)?;
         if !project.is_dir() {
             return Err(Error::io("open project", project, Errno::NOTDIR));

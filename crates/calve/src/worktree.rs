@@ -21,9 +21,10 @@ use crate::store::layout;
 use crate::store::manifest::Manifest;
 use crate::store::object::Kind;
 use crate::store::registry::no_worktree;
-use crate::store::snapshot::{self, Known};
+use crate::store::snapshot::Known;
 use crate::store::{
-    Marker, PROJECT, Place, SnapshotReport, Store, StoreOptions, bytes_of, path_from,
+    Marker, PROJECT, Place, SnapshotOptions, SnapshotReport, Store, StoreOptions, bytes_of,
+    path_from,
 };
 
 mod at;
@@ -35,10 +36,10 @@ mod start;
 pub(crate) mod switch;
 
 pub use diff::{Diff, FileDiff};
-pub use remove::Dropped;
+pub use remove::{DropOptions, Dropped};
 pub use scope::Scope;
 pub use start::{StartOptions, StartReport, Started};
-pub use switch::SwitchReport;
+pub use switch::{SwitchOptions, SwitchReport};
 
 /// A worktree of a store; also the project itself.
 ///
@@ -416,17 +417,14 @@ impl Worktree {
     /// was made, as for [`Store::snapshot`].
     pub fn capture(
         &self,
-        message: Option<&str>,
-        name: Option<&str>,
+        taking: &SnapshotOptions,
         options: &StoreOptions,
     ) -> Result<SnapshotReport, Error> {
         self.store.must_be_writable("take a snapshot with")?;
-        if let Some(name) = name {
-            snapshot::check_name(name)?;
-        }
+        taking.check()?;
         self.as_now(|this| {
             this.must_be_there()?;
-            this.store.record(&this.known()?, message, name, options)
+            this.store.record(&this.known()?, taking, options)
         })
     }
 }

@@ -7,7 +7,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
 use std::path::{Path, PathBuf};
 
-use calve::{ChangeKind, StartOptions, Worktree};
+use calve::{ChangeKind, DropOptions, SnapshotOptions, StartOptions, SwitchOptions, Worktree};
 use common::maintained::{Project, common};
 use common::{NOBODY, as_nobody, is_root, not_run, sh};
 
@@ -66,12 +66,12 @@ fn what_is_unchanged_is_unchanged_after_a_boot_and_is_looked_at_once() {
         ("status", |it| assert_eq!(it.status(&common()).unwrap().changes, [])),
         ("diff", |it| assert_eq!(it.diff(&common()).unwrap().files.len(), 0)),
         ("capture", |it| {
-            let taken = it.capture(None, None, &common()).unwrap();
+            let taken = it.capture(&SnapshotOptions::new(), &common()).unwrap();
             assert_eq!((taken.new, taken.id), (false, it.snapshot().unwrap()), "{taken:?}");
         }),
         ("switch", |it| {
             let to = it.snapshot().unwrap();
-            assert_eq!(it.switch(to, false, &common()).unwrap().removed, 0);
+            assert_eq!(it.switch(to, &SwitchOptions::new(), &common()).unwrap().removed, 0);
         }),
         ("reset", |it| assert_eq!(it.reset(&common()).unwrap().kept, Vec::<PathBuf>::new())),
     ];
@@ -93,7 +93,7 @@ fn what_is_unchanged_is_unchanged_after_a_boot_and_is_looked_at_once() {
         }
         assert_eq!(before, inodes(), "{row}: an index is written again");
         for worktree in worktrees() {
-            let taken = worktree.capture(None, None, &common()).unwrap();
+            let taken = worktree.capture(&SnapshotOptions::new(), &common()).unwrap();
             assert_eq!(taken.read_files, 0, "{row}: it is read again");
         }
     }
@@ -113,7 +113,7 @@ fn what_is_unchanged_is_unchanged_after_a_boot_and_is_looked_at_once() {
         assert_eq!(found, wanted, "{look}");
     }
     start_again(&project);
-    worktree.drop(true, &common()).unwrap().delete().unwrap();
+    worktree.drop(&DropOptions::new().force(true), &common()).unwrap().delete().unwrap();
 }
 
 #[test]
@@ -139,10 +139,10 @@ fn a_file_that_may_not_be_read_is_in_nobodys_way_after_a_boot() {
     for folder in [project.scratch.path(), &project.scratch.join("at")] {
         chown(folder, Some(NOBODY), None).unwrap();
     }
-    project.store.worktree("w").unwrap().capture(None, None, &common()).unwrap();
+    project.store.worktree("w").unwrap().capture(&SnapshotOptions::new(), &common()).unwrap();
     sh(std::process::Command::new("chown").arg("-R").arg(NOBODY.to_string()).arg(&store));
     std::thread::sleep(std::time::Duration::from_millis(20));
-    project.store.worktree("w").unwrap().capture(None, None, &common()).unwrap();
+    project.store.worktree("w").unwrap().capture(&SnapshotOptions::new(), &common()).unwrap();
     sh(std::process::Command::new("chown").arg("-R").arg(NOBODY.to_string()).arg(&store));
     if as_nobody(|| fs::metadata(store.join("format"))).is_err() {
         return not_run(TEST, "nobody may not look where the tests run");
@@ -151,7 +151,7 @@ fn a_file_that_may_not_be_read_is_in_nobodys_way_after_a_boot() {
         let store = calve::Store::open(&store).unwrap();
         let worktree = store.worktree("w").unwrap();
         assert_eq!(worktree.status(&common()).unwrap().changes, []);
-        assert!(!worktree.capture(None, None, &common()).unwrap().new);
+        assert!(!worktree.capture(&SnapshotOptions::new(), &common()).unwrap().new);
     };
     as_nobody(look);
     start_again(&project);
@@ -160,6 +160,12 @@ fn a_file_that_may_not_be_read_is_in_nobodys_way_after_a_boot() {
     start_again(&project);
     as_nobody(|| {
         let store = calve::Store::open(&store).unwrap();
-        store.worktree("w").unwrap().drop(false, &common()).unwrap().delete().unwrap();
+        store
+            .worktree("w")
+            .unwrap()
+            .drop(&DropOptions::new(), &common())
+            .unwrap()
+            .delete()
+            .unwrap();
     });
 }

@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use calve::{SnapshotReport, StartOptions, Store, StoreOptions};
+use calve::{SnapshotOptions, SnapshotReport, StartOptions, Store, StoreOptions};
 
 use common::{Scratch, assert_child_done, child, expects_reflink, has_command, not_run};
 
@@ -41,7 +41,7 @@ fn write_files(project: &Path, generation: u64) {
 fn twice(dir: &Path) {
     let project = dir.join("project");
     fs::create_dir(&project).unwrap();
-    let store = Store::init(&project, None).unwrap();
+    let store = Store::init(&project).unwrap();
     let options = StoreOptions::new();
     let start = |name: &str, from: &SnapshotReport| {
         let at = StartOptions::new().from(from.id).at(dir.join("trees"));
@@ -51,14 +51,14 @@ fn twice(dir: &Path) {
     write_files(&project, 0);
     fs::write(dir.join("ready"), "").unwrap();
     wait_for(|| dir.join("refused").try_exists().unwrap());
-    let first = store.snapshot(None, None, &options).unwrap();
+    let first = store.snapshot(&SnapshotOptions::new(), &options).unwrap();
     let tree = start("first", &first);
     fs::write(dir.join("done"), "").unwrap();
     wait_for(|| dir.join("allowed").try_exists().unwrap());
     assert_eq!((first.cloned_files, first.copied_files), (0, FILES), "nothing was refused");
     assert_eq!(tree.0, 0, "nothing was refused: {tree:?}");
     write_files(&project, 1);
-    let second = store.snapshot(None, None, &options).unwrap();
+    let second = store.snapshot(&SnapshotOptions::new(), &options).unwrap();
     assert_eq!((second.cloned_files, second.copied_files), (FILES, 0));
     let tree = start("second", &second);
     assert_eq!(tree.1, 0, "{tree:?}");

@@ -37,6 +37,10 @@ fn stores_and_worktrees_can_be_sent_shared_and_printed() {
     is_a_value::<StartOptions>();
     is_a_value::<GcOptions>();
     is_a_value::<PackOptions>();
+    is_a_value::<SnapshotOptions>();
+    is_a_value::<SwitchOptions>();
+    is_a_value::<DropOptions>();
+    is_a_value::<VerifyOptions>();
     is_a_value::<Snapshot>();
     is_a_value::<SnapshotReport>();
     is_a_value::<StartReport>();

@@ -13,7 +13,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use calve::{DestinationReport, PackOptions, SkipReason, SnapshotReport, Store};
+use calve::{
+    DestinationReport, PackOptions, SkipReason, SnapshotOptions, SnapshotReport, Store,
+    VerifyOptions,
+};
 
 use common::snapshot::{Kind, Snapshot, assert_same, only};
 use common::stores::{
@@ -45,7 +48,7 @@ fn start(desk: &Desk, name: &str) -> (PathBuf, DestinationReport) {
 #[test]
 fn a_worktree_of_the_odd_tree_is_the_odd_tree() {
     let desk = odd_desk();
-    let taken = desk.store.snapshot(Some("odd"), None, &options()).unwrap();
+    let taken = desk.store.snapshot(&SnapshotOptions::new().message("odd"), &options()).unwrap();
     assert_eq!(skipped(&taken), [(Path::new("special/socket"), &SkipReason::Socket)]);
     // A probe in the project itself would change the time of its folder.
     if expects_reflink(desk.project.parent().unwrap()) {
@@ -97,7 +100,7 @@ fn a_worktree_of_a_second_snapshot_is_the_changed_tree() {
     set_mode(&desk.project.join("folders/0775"), 0o705);
     fs::remove_file(desk.project.join("hard/a-too")).unwrap();
     after_a_tick();
-    let second = desk.store.snapshot(None, None, &options()).unwrap();
+    let second = desk.store.snapshot(&SnapshotOptions::new(), &options()).unwrap();
     assert!(second.new);
     // The file that lost a name has another change time, so it is looked at again under each of those that are left.
     assert_eq!(second.read_files, 1 + 3, "{second:?}");
@@ -183,11 +186,11 @@ fn equal_files_are_stored_once() {
             put(root, &format!("d{number}/empty"), "");
         }
     });
-    let taken = desk.store.snapshot(None, None, &options()).unwrap();
+    let taken = desk.store.snapshot(&SnapshotOptions::new(), &options()).unwrap();
     assert_eq!((taken.files, taken.read_files), (60, 60));
     assert_eq!(assert_sound(&desk.store).mirrors, 21, "an empty file needs none");
     put(&desk.project, "again", bytes(1, 10_000));
-    let second = desk.store.snapshot(None, None, &options()).unwrap();
+    let second = desk.store.snapshot(&SnapshotOptions::new(), &options()).unwrap();
     assert_eq!((second.cloned_files, second.copied_files), (0, 0), "{second:?}");
     assert_eq!(assert_sound(&desk.store).mirrors, 21);
 }
@@ -196,11 +199,11 @@ fn equal_files_are_stored_once() {
 fn a_second_snapshot_reads_only_what_changed_and_an_unchanged_tree_is_the_same_snapshot() {
     let desk = odd_desk();
     after_a_tick();
-    let first = desk.store.snapshot(None, None, &options()).unwrap();
+    let first = desk.store.snapshot(&SnapshotOptions::new(), &options()).unwrap();
     assert!(first.new && first.read_files > 50);
     let again = |what: &str, expected: (bool, u64)| {
         let store = Store::open(desk.store.path()).unwrap();
-        let found = store.snapshot(None, None, &options()).unwrap();
+        let found = store.snapshot(&SnapshotOptions::new(), &options()).unwrap();
         assert_eq!((found.new, found.read_files), expected, "{what}: {found:?}");
         found.id
     };
@@ -219,7 +222,7 @@ fn a_second_snapshot_reads_only_what_changed_and_an_unchanged_tree_is_the_same_s
     fs::remove_file(desk.project.join("links/new")).unwrap();
     let fourth = again("one file removed", (true, 0));
     assert_ne!(third, fourth, "the folder has another time, and the parent is another");
-    let told = desk.store.snapshot(Some("told"), None, &options()).unwrap();
+    let told = desk.store.snapshot(&SnapshotOptions::new().message("told"), &options()).unwrap();
     assert!(told.new, "a message is worth a snapshot");
     assert_eq!(desk.store.show(told.id).unwrap().parent, Some(fourth));
 }
@@ -229,7 +232,7 @@ fn what_is_stored_is_vouched_for_whoever_opens_the_store_next() {
     let desk = odd_desk();
     desk.snapshot();
     let store = Store::open(desk.store.path()).unwrap();
-    let found = store.verify(false, &options()).unwrap();
+    let found = store.verify(&VerifyOptions::new(), &options()).unwrap();
     assert!(found.mirrors > 50 && found.unsealed_mirrors == 0, "{found:?}");
     // Nothing would have to be made, or hashed, before it could be started from.
     let warm = store.warm(&[], &options()).unwrap();
@@ -341,7 +344,7 @@ fn a_snapshot_of_a_tree_in_motion_tears_no_file() {
     thread::scope(|scope| {
         let churning = scope.spawn(|| churn(&desk.project, &all, &stop));
         for round in 0..12 {
-            let taken = desk.store.snapshot(None, None, &options());
+            let taken = desk.store.snapshot(&SnapshotOptions::new(), &options());
             let Ok(taken) = taken else {
                 stop.store(true, Ordering::Relaxed);
                 panic!("{round}: {taken:?}");
@@ -378,7 +381,7 @@ fn a_snapshot_of_a_tree_in_motion_tears_no_file() {
     assert!(reasons.keys().all(|reason| expected.contains(&reason.as_str())), "{reasons:?}");
     assert_sound(&desk.store);
     // When all is quiet, the snapshot is the tree again.
-    let taken = desk.store.snapshot(None, None, &options()).unwrap();
+    let taken = desk.store.snapshot(&SnapshotOptions::new(), &options()).unwrap();
     assert_eq!(skipped(&taken), []);
     let (path, _) = start(&desk, "quiet");
     assert_same(&tree(&desk.project), &tree(&path), "after the motion");

@@ -14,7 +14,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use calve::{ErrorKind, StartOptions, Store, StoreOptions};
+use calve::{ErrorKind, SnapshotOptions, StartOptions, Store, StoreOptions, VerifyOptions};
 
 use common::Scratch;
 
@@ -36,7 +36,7 @@ fn a_store_of_the_first_version_is_whole_and_can_be_read_and_started_from() {
     let store = Store::open(project.join(".calve")).unwrap();
     let options = StoreOptions::new();
 
-    let verified = store.verify(false, &options).unwrap();
+    let verified = store.verify(&VerifyOptions::new(), &options).unwrap();
     assert!(verified.damage.is_empty(), "{verified:?}");
     let told: Vec<_> = store
         .log()
@@ -144,8 +144,8 @@ fn a_tree_of_the_first_version_has_the_ids_that_it_had() {
     let tree = scratch.join("tree");
     fs::rename(at.join("tree"), &tree).unwrap();
     fs::remove_dir_all(tree.join(".calve")).unwrap();
-    let new = Store::init(&tree, None).unwrap();
-    new.snapshot(None, None, &options).unwrap();
+    let new = Store::init(&tree).unwrap();
+    new.snapshot(&SnapshotOptions::new(), &options).unwrap();
     let (old, new) = (directories(old.path()), directories(new.path()));
     assert!(new.len() > 1 && new.is_subset(&old), "{} of {}", new.len(), old.len());
 }
@@ -160,18 +160,18 @@ fn a_store_names_a_feature_from_the_first_snapshot_on_that_needs_it() {
     std::os::unix::fs::symlink("x", project.join("a")).unwrap();
     fs::write(project.join("file"), "1").unwrap();
     fs::hard_link(project.join("file"), project.join("file-too")).unwrap();
-    let (store, options) = (Store::init(&project, None).unwrap(), StoreOptions::new());
+    let (store, options) = (Store::init(&project).unwrap(), StoreOptions::new());
     let path = project.join(".calve");
     let format = || fs::read_to_string(path.join("format")).unwrap();
-    let old = store.snapshot(None, None, &options).unwrap().id;
+    let old = store.snapshot(&SnapshotOptions::new(), &options).unwrap().id;
     assert_eq!(format(), "calve store 1\n");
     fs::hard_link(project.join("a"), project.join("b")).unwrap();
-    let new = store.snapshot(None, None, &options).unwrap();
+    let new = store.snapshot(&SnapshotOptions::new(), &options).unwrap();
     assert!(new.new);
     assert_eq!(format(), "calve store 1\nincompatible linked-special\n");
     // It is kept: other snapshots of the store may need it.
     fs::remove_file(project.join("b")).unwrap();
-    assert_ne!(store.snapshot(None, None, &options).unwrap().id, new.id);
+    assert_ne!(store.snapshot(&SnapshotOptions::new(), &options).unwrap().id, new.id);
     assert_eq!(format(), "calve store 1\nincompatible linked-special\n");
     let store = Store::open(&path).unwrap();
     for (name, id, links) in [("one", new.id, 2), ("two", old, 1)] {
@@ -180,5 +180,5 @@ fn a_store_names_a_feature_from_the_first_snapshot_on_that_needs_it() {
         let link = store.worktree(name).unwrap().path().join("a");
         assert_eq!(fs::symlink_metadata(link).unwrap().nlink(), links, "{name}");
     }
-    assert!(store.verify(false, &options).unwrap().damage.is_empty());
+    assert!(store.verify(&VerifyOptions::new(), &options).unwrap().damage.is_empty());
 }

@@ -7,7 +7,10 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::PathBuf;
 
-use calve::{DamageKind, ErrorKind, PackOptions, SnapshotId, Store, VerifyReport};
+use calve::{
+    DamageKind, DropOptions, ErrorKind, PackOptions, SnapshotId, SnapshotOptions, Store,
+    VerifyOptions, VerifyReport,
+};
 use common::maintained::{Project, at_once, common, few, tree};
 use common::names;
 use common::snapshot::{Snapshot, assert_same};
@@ -235,7 +238,7 @@ fn check_row(row: &Row, kept: bool) {
         told.dedup();
         told
     };
-    let report = store.verify(false, &common()).unwrap();
+    let report = store.verify(&VerifyOptions::new(), &common()).unwrap();
     assert_eq!(told(&report), found, "{text}: {:#?}", report.damage);
     for damage in &report.damage {
         assert!(!damage.repaired, "{text}");
@@ -248,14 +251,14 @@ fn check_row(row: &Row, kept: bool) {
         assert!(damage.path.starts_with(store.path()), "{text}: {damage:?}");
     }
 
-    let report = store.verify(true, &common()).unwrap();
+    let report = store.verify(&VerifyOptions::new().repair(true), &common()).unwrap();
     assert!(!report.busy, "{text}");
     assert_eq!(told(&report), found, "{text}: mending finds the same");
     for damage in &report.damage {
         assert_eq!(damage.repaired, mended, "{text}: {damage:?}");
     }
     let again = Store::open(made.0.store.path()).unwrap();
-    let report = again.verify(false, &common()).unwrap();
+    let report = again.verify(&VerifyOptions::new(), &common()).unwrap();
     assert_eq!(report.damage.is_empty(), mended, "{text}: {:#?}", report.damage);
     assert_eq!(report.unsealed_mirrors, 0, "{text}");
     check_start(&made, &again, then, &format!("{text}, mended"));
@@ -302,7 +305,8 @@ fn a_project_with_a_damaged_snapshot_can_take_the_next_and_heals_what_it_stores_
             damage(&project, id, place, action);
             let error = project.store.gc(&at_once(), &common());
             assert_eq!(error.unwrap_err().kind(), ErrorKind::Damaged, "{text}");
-            let next = project.store.snapshot(Some("next"), None, &common()).unwrap();
+            let next =
+                project.store.snapshot(&SnapshotOptions::new().message("next"), &common()).unwrap();
             assert_eq!(project.store.show(next.id).unwrap().parent, Some(id), "{text}");
             assert_same(&expected, &project.start(next.id).unwrap(), &text);
             if place == Place::Directory {
@@ -326,7 +330,7 @@ fn a_pack_that_the_database_forgot_is_taken_over_where_it_has_what_is_lost() {
     assert!(report.damage.iter().all(|damage| damage.kind == DamageKind::Missing && damage.lost));
     // A collection leaves it alone.
     assert_eq!(project.gc().packs, 0);
-    let report = project.store.verify(true, &common()).unwrap();
+    let report = project.store.verify(&VerifyOptions::new().repair(true), &common()).unwrap();
     assert!(report.damage.iter().all(|damage| damage.repaired), "{report:#?}");
     project.assert_sound();
     assert_same(&expected, &project.start(id).unwrap(), "taken over");
@@ -349,7 +353,7 @@ fn a_token_in_the_database_leads_nowhere() {
         for error in [
             project.store.worktree("w").map(drop),
             project.store.worktrees().map(drop),
-            worktree.clone().drop(true, &common()).map(drop),
+            worktree.clone().drop(&DropOptions::new().force(true), &common()).map(drop),
         ] {
             assert_eq!(error.unwrap_err().kind(), ErrorKind::Damaged, "{token:?}");
         }

@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use calve::{PackOptions, SnapshotId, StartOptions, Store};
+use calve::{
+    DropOptions, PackOptions, SnapshotId, SnapshotOptions, StartOptions, Store, VerifyOptions,
+};
 use common::maintained::{Project, at_once, common, few};
 use common::snapshot::{assert_same, snapshot};
 use common::{child, child_done, within};
@@ -438,7 +440,7 @@ fn use_it(store: &Store, project: &Path, ids: &[SnapshotId]) -> Result<(), calve
     tried(store.stats().map(drop));
     tried(store.worktrees().map(drop));
     tried(store.resolve("abcd").map(drop));
-    tried(store.verify(false, &common()).map(drop));
+    tried(store.verify(&VerifyOptions::new(), &common()).map(drop));
     tried(store.project_worktree().and_then(|tree| tree.status(&common())).map(drop));
     for (at, id) in ids.iter().enumerate() {
         tried(store.show(*id).map(drop));
@@ -452,15 +454,17 @@ fn use_it(store: &Store, project: &Path, ids: &[SnapshotId]) -> Result<(), calve
     for tree in store.worktrees().unwrap_or_default() {
         tried(tree.status(&common()).map(drop));
         tried(tree.reset(&common()).map(drop));
-        tried(tree.drop(true, &common()).and_then(calve::Dropped::delete));
+        tried(
+            tree.drop(&DropOptions::new().force(true), &common()).and_then(calve::Dropped::delete),
+        );
     }
-    tried(store.snapshot(None, None, &common()).map(drop));
+    tried(store.snapshot(&SnapshotOptions::new(), &common()).map(drop));
     tried(store.pack(&PackOptions::new().all(true), &common()).map(drop));
     tried(store.gc(&at_once().expire(Some(Duration::ZERO)), &common()).map(drop));
-    tried(store.verify(true, &common()).map(drop));
+    tried(store.verify(&VerifyOptions::new().repair(true), &common()).map(drop));
     tried(store.empty_trash());
     tried(store.gc(&at_once(), &common()).map(drop));
-    tried(store.verify(false, &common()).map(drop));
+    tried(store.verify(&VerifyOptions::new(), &common()).map(drop));
     last
 }
 

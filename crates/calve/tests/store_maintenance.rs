@@ -10,7 +10,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use calve::{ErrorKind, GcOptions, PackOptions, SnapshotId, StartOptions, Store};
+use calve::{
+    DropOptions, ErrorKind, GcOptions, PackOptions, SnapshotId, SnapshotOptions, StartOptions,
+    Store, VerifyOptions,
+};
 use common::maintained::{Project, at_once, common, few, tree};
 use common::snapshot::{Snapshot, assert_same};
 use common::{Scratch, bytes, filesystem, names, not_run, odd, plain_tree};
@@ -48,7 +51,8 @@ fn what_was_packed_starts_the_same_tree_and_its_mirrors_are_made_again() {
     assert_same(&expected, &project.start(id).unwrap(), "packed again");
 
     // And a snapshot of the same tree takes in nothing twice.
-    let again = project.store.snapshot(Some("again"), None, &common()).unwrap();
+    let again =
+        project.store.snapshot(&SnapshotOptions::new().message("again"), &common()).unwrap();
     assert_eq!(again.read_files, 0, "{again:?}");
     assert_same(&expected, &project.start(again.id).unwrap(), "again");
     assert!(names(&project.file("stage")).is_empty());
@@ -77,7 +81,14 @@ fn only_what_is_cold_is_packed_and_warm_makes_its_mirrors_again() {
     project.store.start(&["kept"], &StartOptions::new().from(first).at(&at), &common()).unwrap();
     let report = project.store.pack(&PackOptions::new(), &common()).unwrap();
     assert_eq!((report.packed_blobs, report.dropped_mirrors), (0, 0), "{report:?}");
-    project.store.worktree("kept").unwrap().drop(false, &common()).unwrap().delete().unwrap();
+    project
+        .store
+        .worktree("kept")
+        .unwrap()
+        .drop(&DropOptions::new(), &common())
+        .unwrap()
+        .delete()
+        .unwrap();
     let report = project.store.pack(&PackOptions::new(), &common()).unwrap();
     assert_eq!((report.packed_blobs, report.dropped_mirrors), (0, 1), "{report:?}");
 
@@ -144,7 +155,8 @@ fn collecting_removes_what_nothing_reaches_and_keeps_the_rest() {
         let first = project.snapshot();
         fs::remove_dir_all(project.path.join("d0")).unwrap();
         fs::write(project.path.join("named"), "named").unwrap();
-        let named = project.store.snapshot(None, Some("kept"), &common()).unwrap().id;
+        let named =
+            project.store.snapshot(&SnapshotOptions::new().name("kept"), &common()).unwrap().id;
         let named_tree = tree(&project.path);
         fs::write(project.path.join("named"), "based on").unwrap();
         let based = project.snapshot();
@@ -197,7 +209,14 @@ fn collecting_removes_what_nothing_reaches_and_keeps_the_rest() {
         assert_eq!(project.start(first).unwrap_err().kind(), ErrorKind::SnapshotNotFound);
 
         // The worktree lost its ground when it is dropped, the name when it is removed.
-        project.store.worktree("based").unwrap().drop(false, &common()).unwrap().delete().unwrap();
+        project
+            .store
+            .worktree("based")
+            .unwrap()
+            .drop(&DropOptions::new(), &common())
+            .unwrap()
+            .delete()
+            .unwrap();
         project.store.remove_name("kept").unwrap();
         let report = project.store.gc(&at_once().expire(Some(Duration::ZERO)), &common()).unwrap();
         assert_eq!(report.snapshots.len(), 2, "{report:?}");
@@ -412,8 +431,11 @@ fn whatever_is_done_in_whatever_order_each_snapshot_starts_as_it_was() {
                         fs::write(path, bytes(random(12), length)).unwrap();
                     }
                 }
-                let name = (random(2) == 0).then(|| format!("n{step}"));
-                let taken = project.store.snapshot(None, name.as_deref(), &common()).unwrap();
+                let mut taking = SnapshotOptions::new();
+                if random(2) == 0 {
+                    taking = taking.name(format!("n{step}"));
+                }
+                let taken = project.store.snapshot(&taking, &common()).unwrap();
                 known.push((taken.id, tree(&project.path)));
             }
             3 => drop(project.pack_all()),
@@ -467,7 +489,7 @@ fn a_ready_tree_goes_when_no_worktree_and_no_name_is_of_its_snapshot() {
         let test = "a_ready_tree_goes_when_no_worktree_and_no_name_is_of_its_snapshot";
         return not_run(test, "subvolumes are btrfs' own");
     }
-    let first = project.store.snapshot(None, Some("kept"), &common()).unwrap().id;
+    let first = project.store.snapshot(&SnapshotOptions::new().name("kept"), &common()).unwrap().id;
     fs::write(project.path.join("d0/f0"), "second").unwrap();
     let second = project.snapshot();
     for id in [first, second] {
@@ -497,8 +519,8 @@ fn what_was_undone_in_the_project_is_in_no_collections_way() {
     let project = scratch.join("app");
     fs::create_dir(&project).unwrap();
     fs::write(project.join("file"), "one").unwrap();
-    let store = Store::init(&project, None).unwrap();
-    store.snapshot(None, None, &common()).unwrap();
+    let store = Store::init(&project).unwrap();
+    store.snapshot(&SnapshotOptions::new(), &common()).unwrap();
     for round in 0..2 {
         fs::write(project.join("file"), "by hand").unwrap();
         let worktree = store.project_worktree().unwrap();
@@ -507,7 +529,10 @@ fn what_was_undone_in_the_project_is_in_no_collections_way() {
         worktree.undo(&common()).unwrap();
         assert_eq!(fs::read(project.join("file")).unwrap(), b"by hand", "{round}");
         store.gc(&GcOptions::new().grace(Duration::ZERO), &common()).unwrap();
-        assert!(store.verify(false, &common()).unwrap().damage.is_empty(), "{round}");
+        assert!(
+            store.verify(&VerifyOptions::new(), &common()).unwrap().damage.is_empty(),
+            "{round}"
+        );
     }
 }
 
@@ -524,7 +549,7 @@ fn a_store_is_made_in_an_empty_folder_and_over_nothing_else() {
         if let Some(inside) = inside {
             fs::write(project.join(".calve").join(inside), "mine").unwrap();
         }
-        let made = Store::init(&project, None);
+        let made = Store::init(&project);
         assert_eq!(made.as_ref().err().map(calve::Error::kind), kind, "{row}");
         if let Some(inside) = inside {
             assert_eq!(fs::read(project.join(".calve").join(inside)).unwrap(), b"mine", "{row}");

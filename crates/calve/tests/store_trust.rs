@@ -31,7 +31,7 @@ fn a_store_of_another_user_is_refused_where_it_was_found_and_opened_where_it_is_
         let path = scratch.join("project");
         few(&path);
         let store = {
-            let store = Store::init(&path, None).unwrap();
+            let store = Store::init(&path).unwrap();
             let options = StartOptions::new().at(scratch.join("at"));
             store.start(&["w"], &options, &common()).unwrap();
             store.path().to_owned()

@@ -9,7 +9,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt as _, chown, lchown};
 use std::path::{Path, PathBuf};
 
-use calve::{ChangeKind, ErrorKind, Store};
+use calve::{ChangeKind, DropOptions, ErrorKind, SnapshotOptions, Store, SwitchOptions};
 
 use common::odd::{set_mtime, set_xattr, some_acl};
 use common::snapshot::assert_same;
@@ -81,7 +81,7 @@ fn owners_attributes_and_acls_are_changes_for_whoever_looks() {
             meta if meta.is_dir() => set_mode(&there, 0o751),
             _ => put(second.path(), path, "second\n"),
         }
-        let second = second.capture(None, None, &options()).unwrap().id;
+        let second = second.capture(&SnapshotOptions::new(), &options()).unwrap().id;
 
         let one = desk.from("one", first);
         let at = one.path().join(path);
@@ -100,14 +100,15 @@ fn owners_attributes_and_acls_are_changes_for_whoever_looks() {
         assert_eq!(files, [(Path::new(path), expected)], "{row}");
 
         let before = tree(one.path());
-        let refused = fails(one.clone().drop(false, &options()), ErrorKind::Changed);
+        let refused = fails(one.clone().drop(&DropOptions::new(), &options()), ErrorKind::Changed);
         assert!(refused.details().contains(&PathBuf::from(path)), "{row}: {refused:?}");
-        let refused = fails(one.switch(second, false, &options()), ErrorKind::Changed);
+        let refused =
+            fails(one.switch(second, &SwitchOptions::new(), &options()), ErrorKind::Changed);
         assert_eq!(refused.details(), [PathBuf::from(path)], "{row}");
         assert_same(&before, &tree(one.path()), row);
 
         let before = content(one.path());
-        one.switch(second, true, &options()).unwrap();
+        one.switch(second, &SwitchOptions::new().force(true), &options()).unwrap();
         assert_eq!(status(&one), [""; 0], "{row}: after a forced switch");
         assert_same(&content(&desk.folder().join("second")), &content(one.path()), row);
         one.undo(&options()).unwrap();
@@ -120,13 +121,13 @@ fn owners_attributes_and_acls_are_changes_for_whoever_looks() {
         one.undo(&options()).unwrap();
         assert_same(&before, &content(one.path()), &format!("{row}: after the undo of a reset"));
 
-        let taken = one.capture(None, None, &options()).unwrap();
+        let taken = one.capture(&SnapshotOptions::new(), &options()).unwrap();
         assert!(taken.new, "{row}");
         assert_eq!(status(&one), [""; 0], "{row}: captured");
         let again = desk.from("again", taken.id);
         assert_same(&tree(one.path()), &tree(again.path()), &format!("{row}: started again"));
-        assert!(!one.capture(None, None, &options()).unwrap().new, "{row}: again");
-        one.drop(false, &options()).unwrap().delete().unwrap();
+        assert!(!one.capture(&SnapshotOptions::new(), &options()).unwrap().new, "{row}: again");
+        one.drop(&DropOptions::new(), &options()).unwrap().delete().unwrap();
         assert_sound(&desk.store);
     }
 }
@@ -170,12 +171,12 @@ fn what_a_plain_user_could_not_set_is_no_change_and_what_was_done_since_is() {
         let _ = set_xattr(&root.join("src/main.rs"), "trusted.mine", b"1");
         let _ = set_xattr(&root.join("src"), "trusted.mine", b"1");
     });
-    desk.store.snapshot(Some("first"), None, &options()).unwrap();
+    desk.store.snapshot(&SnapshotOptions::new().message("first"), &options()).unwrap();
     let second = {
         let other = desk.from("other", desk.snapshot());
         put(other.path(), "docs/guide/first.md", "second\n");
         set_mode(&other.path().join("empty"), 0o2750);
-        other.capture(None, None, &options()).unwrap().id
+        other.capture(&SnapshotOptions::new(), &options()).unwrap().id
     };
     let (folder, path) = (desk.scratch.join("nobodys"), desk.store.path().to_owned());
     fs::create_dir(&folder).unwrap();
@@ -194,7 +195,7 @@ fn what_a_plain_user_could_not_set_is_no_change_and_what_was_done_since_is() {
         let is_mine = |path: &str| fs::metadata(one.path().join(path)).unwrap().uid() == NOBODY;
         assert!(is_mine("docs/guide/first.md") && is_mine("run.sh"));
         assert_eq!(status(&one), [""; 0], "fresh");
-        assert!(!one.capture(None, None, &options()).unwrap().new, "fresh");
+        assert!(!one.capture(&SnapshotOptions::new(), &options()).unwrap().new, "fresh");
 
         // Every entry is looked at again.
         after_a_tick();
@@ -203,9 +204,9 @@ fn what_a_plain_user_could_not_set_is_no_change_and_what_was_done_since_is() {
         }
         assert_eq!(status(&one), [""; 0], "touched");
         assert_eq!(one.diff(&options()).unwrap().files, [], "touched");
-        one.switch(second, false, &options()).unwrap();
+        one.switch(second, &SwitchOptions::new(), &options()).unwrap();
         assert_eq!(status(&one), [""; 0], "switched");
-        one.switch(first, false, &options()).unwrap();
+        one.switch(first, &SwitchOptions::new(), &options()).unwrap();
         assert_eq!(status(&one), [""; 0], "and back");
         one.reset(&options()).unwrap();
         assert_eq!(status(&one), [""; 0], "reset");
@@ -272,7 +273,7 @@ fn an_undo_restores_times_and_that_two_names_were_one_file() {
         put(other.path(), "docs/guide/first.md", "second\n");
         fs::remove_file(other.path().join("docs/guide/second.md")).unwrap();
         fs::remove_file(other.path().join("run.sh")).unwrap();
-        other.capture(None, None, &options()).unwrap().id
+        other.capture(&SnapshotOptions::new(), &options()).unwrap().id
     };
     let one = desk.from("one", first);
     let at = |path: &str| one.path().join(path);
@@ -286,7 +287,9 @@ fn an_undo_restores_times_and_that_two_names_were_one_file() {
     for what in ["a switch", "a reset"] {
         let before = tree(one.path());
         match what {
-            "a switch" => drop(one.switch(second, true, &options()).unwrap()),
+            "a switch" => {
+                drop(one.switch(second, &SwitchOptions::new().force(true), &options()).unwrap());
+            }
             _ => drop(one.reset(&options()).unwrap()),
         }
         one.undo(&options()).unwrap();
@@ -316,14 +319,14 @@ fn links_and_fifos_of_several_names_keep_them_through_a_switch_a_reset_and_an_un
     std::os::unix::fs::symlink("run.sh", at("readme-link")).unwrap();
     fs::hard_link(at("readme-link"), at("src/link")).unwrap();
     fs::hard_link(at("fifo"), at("empty/fifo")).unwrap();
-    let second = other.capture(None, None, &options()).unwrap().id;
-    assert!(!other.capture(None, None, &options()).unwrap().new, "nothing is new");
+    let second = other.capture(&SnapshotOptions::new(), &options()).unwrap().id;
+    assert!(!other.capture(&SnapshotOptions::new(), &options()).unwrap().new, "nothing is new");
 
     let one = desk.from("one", first);
-    one.switch(second, false, &options()).unwrap();
+    one.switch(second, &SwitchOptions::new(), &options()).unwrap();
     assert_same(&tree(other.path()), &tree(one.path()), "switched");
     assert_eq!(status(&one), [""; 0], "switched");
-    one.switch(first, false, &options()).unwrap();
+    one.switch(first, &SwitchOptions::new(), &options()).unwrap();
     assert_same(&tree(&desk.project), &tree(one.path()), "and back");
     // One of them becomes another entry of the same content.
     fs::remove_file(one.path().join("docs/link")).unwrap();
@@ -338,7 +341,7 @@ fn links_and_fifos_of_several_names_keep_them_through_a_switch_a_reset_and_an_un
     assert_same(&tree(&desk.project), &tree(one.path()), "reset");
     one.undo(&options()).unwrap();
     assert_same(&before, &tree(one.path()), "after the undo of a reset");
-    one.switch(second, true, &options()).unwrap();
+    one.switch(second, &SwitchOptions::new().force(true), &options()).unwrap();
     one.undo(&options()).unwrap();
     assert_same(&before, &tree(one.path()), "after the undo of a forced switch");
     assert_sound(&desk.store);
@@ -364,10 +367,10 @@ fn what_is_changed_of_the_root_folder_itself_is_a_change_called_dot() {
         let second = desk.from("second", first);
         assert_eq!(status(&second), [""; 0], "{row}: in a folder that was there");
         set_mode(second.path(), 0o711);
-        let second = second.capture(None, None, &options()).unwrap().id;
+        let second = second.capture(&SnapshotOptions::new(), &options()).unwrap().id;
         let third = desk.from("third", first);
         put(third.path(), "README", "third\n");
-        let third = third.capture(None, None, &options()).unwrap().id;
+        let third = third.capture(&SnapshotOptions::new(), &options()).unwrap().id;
 
         let one = desk.from("one", first);
         assert_eq!(status(&one), [""; 0], "{row}: as it was started");
@@ -388,19 +391,20 @@ fn what_is_changed_of_the_root_folder_itself_is_a_change_called_dot() {
         assert_eq!(below.changes, [], "{row}: of a part");
 
         let before = tree(one.path());
-        let refused = fails(one.clone().drop(false, &options()), ErrorKind::Changed);
+        let refused = fails(one.clone().drop(&DropOptions::new(), &options()), ErrorKind::Changed);
         assert_eq!(refused.details(), [PathBuf::from(".")], "{row}");
-        let refused = fails(one.switch(second, false, &options()), ErrorKind::Changed);
+        let refused =
+            fails(one.switch(second, &SwitchOptions::new(), &options()), ErrorKind::Changed);
         assert_eq!(refused.details(), [PathBuf::from(".")], "{row}");
         assert_same(&before, &tree(one.path()), row);
 
         // Where the snapshots agree on it, it is in nobody's way, and stays.
-        one.switch(third, false, &options()).unwrap();
+        one.switch(third, &SwitchOptions::new(), &options()).unwrap();
         assert_eq!(status(&one), ["X ."], "{row}: to what agrees");
-        one.switch(first, false, &options()).unwrap();
+        one.switch(first, &SwitchOptions::new(), &options()).unwrap();
         assert_same(&before, &tree(one.path()), &format!("{row}: and back"));
 
-        let report = one.switch(second, true, &options()).unwrap();
+        let report = one.switch(second, &SwitchOptions::new().force(true), &options()).unwrap();
         assert_eq!(report.kept, [PathBuf::from(".")], "{row}");
         assert_eq!(status(&one), [""; 0], "{row}: forced");
         assert_same(
@@ -419,10 +423,10 @@ fn what_is_changed_of_the_root_folder_itself_is_a_change_called_dot() {
         one.undo(&options()).unwrap();
         assert_same(&before, &tree(one.path()), &format!("{row}: after the undo of a reset"));
 
-        assert!(one.capture(None, None, &options()).unwrap().new, "{row}");
+        assert!(one.capture(&SnapshotOptions::new(), &options()).unwrap().new, "{row}");
         assert_eq!(status(&one), [""; 0], "{row}: captured");
-        assert!(!one.capture(None, None, &options()).unwrap().new, "{row}: again");
-        one.drop(false, &options()).unwrap().delete().unwrap();
+        assert!(!one.capture(&SnapshotOptions::new(), &options()).unwrap().new, "{row}: again");
+        one.drop(&DropOptions::new(), &options()).unwrap().delete().unwrap();
     }
 }
 
@@ -441,12 +445,13 @@ fn what_is_changed_of_a_file_between_its_rename_and_the_end_of_a_switch_is_a_cha
     for number in 0..2000 {
         put(other.path(), &name(number), "two\n");
     }
-    let second = other.capture(None, None, &options()).unwrap().id;
+    let second = other.capture(&SnapshotOptions::new(), &options()).unwrap().id;
     let one = desk.from("one", first);
     let early = one.path().join(name(0));
     let inode = fs::metadata(&early).unwrap().ino();
     std::thread::scope(|scope| {
-        let switching = scope.spawn(|| one.switch(second, false, &options()).unwrap());
+        let switching =
+            scope.spawn(|| one.switch(second, &SwitchOptions::new(), &options()).unwrap());
         while fs::metadata(&early).unwrap().ino() == inode {
             std::hint::spin_loop();
         }
@@ -456,5 +461,5 @@ fn what_is_changed_of_a_file_between_its_rename_and_the_end_of_a_switch_is_a_cha
     });
     assert_eq!(status(&one), ["X f0000"]);
     // What nobody touched is vouched for, and not read again.
-    assert_eq!(one.capture(None, None, &options()).unwrap().read_files, 1);
+    assert_eq!(one.capture(&SnapshotOptions::new(), &options()).unwrap().read_files, 1);
 }

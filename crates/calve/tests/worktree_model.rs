@@ -12,7 +12,10 @@ use std::os::unix::fs::{lchown, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use calve::{ErrorKind, GcOptions, PackOptions, SnapshotId, StartOptions, Worktree};
+use calve::{
+    DropOptions, ErrorKind, GcOptions, PackOptions, SnapshotId, SnapshotOptions, StartOptions,
+    SwitchOptions, Worktree,
+};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
@@ -247,7 +250,7 @@ impl Model {
 
     fn capture(&mut self, of: usize) {
         let known = &mut self.trees[of];
-        let report = known.worktree.capture(None, None, &options()).unwrap();
+        let report = known.worktree.capture(&SnapshotOptions::new(), &options()).unwrap();
         assert_eq!(report.skipped, []);
         let whole = whole(known.worktree.path());
         match self.kept.iter().position(|kept| kept.id == report.id) {
@@ -269,7 +272,8 @@ impl Model {
         let known = &mut self.trees[of];
         let (base, target) = (&self.kept[known.base].content, &self.kept[to].content);
         let before = known.now.clone();
-        let result = known.worktree.switch(self.kept[to].id, force, &options());
+        let result =
+            known.worktree.switch(self.kept[to].id, &SwitchOptions::new().force(force), &options());
         let after = content(known.worktree.path());
         let all = paths(&[base, target, &before, &after]);
         let by_hand = |path: &Path| before.get(path) != base.get(path);
@@ -360,7 +364,7 @@ impl Model {
     fn drop_one(&mut self, of: usize, force: bool) {
         let known = &self.trees[of];
         let changes = changes(&self.kept[known.base].content, &known.now);
-        let result = known.worktree.clone().drop(force, &options());
+        let result = known.worktree.clone().drop(&DropOptions::new().force(force), &options());
         match result {
             Ok(dropped) => {
                 assert!(force || changes.is_empty());

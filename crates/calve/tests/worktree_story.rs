@@ -11,7 +11,10 @@ use std::os::unix::fs::{FileExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use calve::{ChangeKind, ErrorKind, Standing, StartOptions, Store, Worktree};
+use calve::{
+    ChangeKind, DropOptions, ErrorKind, SnapshotOptions, Standing, StartOptions, Store,
+    SwitchOptions, Worktree,
+};
 
 use common::snapshot::assert_same;
 use common::stores::{
@@ -55,8 +58,8 @@ fn worktrees_are_made_in_the_store_where_something_else_stands_beside_the_projec
     let scratch = Scratch::new();
     let project = scratch.join("p".repeat(250));
     small_project(&project);
-    let store = Store::init(&project, None).unwrap();
-    store.snapshot(None, None, &options()).unwrap();
+    let store = Store::init(&project).unwrap();
+    store.snapshot(&SnapshotOptions::new(), &options()).unwrap();
     let error = store.start(&["one"], &StartOptions::new(), &options()).unwrap_err();
     assert_eq!(error.path().parent(), project.parent(), "{error}");
     assert!(store.worktrees().unwrap().is_empty());
@@ -272,7 +275,7 @@ fn git_applies_the_patch_of_a_worktree_to_another_and_both_are_the_same() {
         .args(["apply", "--whitespace=nowarn", "../../patch"]));
     assert_same(&content(one.path()), &content(two.path()), "after git apply");
     // What the patch made of the one is what a capture keeps of the other.
-    let captured = one.capture(Some("much"), None, &options()).unwrap();
+    let captured = one.capture(&SnapshotOptions::new().message("much"), &options()).unwrap();
     let three = desk.from("three", captured.id);
     assert_same(&content(three.path()), &content(two.path()), "after a capture");
     assert_same(&tree(one.path()), &tree(three.path()), "the captured tree");
@@ -288,15 +291,17 @@ fn a_capture_has_what_was_captured_before_as_its_parent_and_can_be_found_again()
     put(worktree.path(), "README", "second\n");
     // What changed in the very tick of the capture would be read once more by the next.
     after_a_tick();
-    let second = worktree.capture(Some("the second"), Some("best"), &options()).unwrap();
+    let second = worktree
+        .capture(&SnapshotOptions::new().message("the second").name("best"), &options())
+        .unwrap();
     assert!(second.new);
     assert_eq!(second.read_files, 1, "only what changed is read: {second:?}");
     assert_eq!(status(&worktree), [""; 0], "what was captured is what it is based on");
     put(worktree.path(), "src/new.rs", "third\n");
     after_a_tick();
-    let third = worktree.capture(None, None, &options()).unwrap();
+    let third = worktree.capture(&SnapshotOptions::new(), &options()).unwrap();
     assert_eq!(third.read_files, 1, "{third:?}");
-    let again = worktree.capture(None, None, &options()).unwrap();
+    let again = worktree.capture(&SnapshotOptions::new(), &options()).unwrap();
     assert_eq!((again.id, again.new, again.read_files), (third.id, false, 0));
 
     let log = desk.store.log().unwrap().snapshots;
@@ -334,7 +339,7 @@ fn a_capture_of_the_project_and_one_of_a_worktree_stand_side_by_side() {
     put(&desk.project, "README", "in the project\n");
     put(worktree.path(), "README", "in the worktree\n");
     let project = desk.snapshot();
-    let own = worktree.capture(None, None, &options()).unwrap().id;
+    let own = worktree.capture(&SnapshotOptions::new(), &options()).unwrap().id;
     for id in [project, own] {
         assert_eq!(desk.store.show(id).unwrap().parent, Some(first));
     }
@@ -359,28 +364,28 @@ fn a_switch_touches_only_what_differs() {
     put(worktree.path(), "docs/guide", "a file now\n");
     put(worktree.path(), "new/deep/file", "new\n");
     set_mode(&worktree.path().join("run.sh"), 0o700);
-    let second = worktree.capture(None, None, &options()).unwrap().id;
+    let second = worktree.capture(&SnapshotOptions::new(), &options()).unwrap().id;
     let after = tree(worktree.path());
 
     let untouched = ["src/main.rs", "src/lib.rs", "target/debug/out.bin", "readme-link", "src"];
     let stamps = || untouched.map(|path| stamp(&worktree.path().join(path)));
     let then = stamps();
-    let there = worktree.switch(first, false, &options()).unwrap();
+    let there = worktree.switch(first, &SwitchOptions::new(), &options()).unwrap();
     assert_eq!((there.from, there.to, there.kept.len()), (second, first, 0));
     // README, run.sh, two guides and their two folders; of what goes, `new` is three entries.
     assert_eq!((there.changed, there.removed), (6, 4), "{there:?}");
     assert_same(&before, &tree(worktree.path()), "switched to the first");
     assert_eq!(status(&worktree), [""; 0]);
-    let back = worktree.switch(second, false, &options()).unwrap();
+    let back = worktree.switch(second, &SwitchOptions::new(), &options()).unwrap();
     assert_eq!((back.from, back.to), (first, second));
     assert_eq!((back.changed, back.removed), (7, 3), "{back:?}");
     assert_same(&after, &tree(worktree.path()), "switched to the second");
     assert_eq!(status(&worktree), [""; 0]);
     assert_eq!(then, stamps(), "inodes and times of {untouched:?}");
-    let nowhere = worktree.switch(second, false, &options()).unwrap();
+    let nowhere = worktree.switch(second, &SwitchOptions::new(), &options()).unwrap();
     assert_eq!((nowhere.changed, nowhere.removed), (0, 0), "{nowhere:?}");
     // What was not touched is known as before, and what was put, too.
-    assert_eq!(worktree.capture(None, None, &options()).unwrap().read_files, 0);
+    assert_eq!(worktree.capture(&SnapshotOptions::new(), &options()).unwrap().read_files, 0);
 }
 
 /// A worktree on a first snapshot, and a second that changes much of it.
@@ -399,7 +404,7 @@ fn two_snapshots(desk: &Desk) -> (Worktree, calve::SnapshotId, calve::SnapshotId
     symlink("src", root.join("readme-link")).unwrap();
     fs::remove_dir(root.join("empty")).unwrap();
     put(root, "added", "second\n");
-    let second = other.capture(None, None, &options()).unwrap().id;
+    let second = other.capture(&SnapshotOptions::new(), &options()).unwrap().id;
     (desk.from("one", first), first, second)
 }
 
@@ -440,7 +445,7 @@ fn a_switch_that_is_in_the_way_of_changes_refuses_and_lists_them() {
     let (one, first, second) = two_snapshots(&desk);
     let listed = in_the_way(one.path());
     let (before, changes) = (tree(one.path()), status(&one));
-    let error = fails(one.switch(second, false, &options()), ErrorKind::Changed);
+    let error = fails(one.switch(second, &SwitchOptions::new(), &options()), ErrorKind::Changed);
     assert_eq!(error.details(), listed.iter().map(PathBuf::from).collect::<Vec<_>>());
     assert_same(&before, &tree(one.path()), "after the refusal");
     assert_eq!(status(&one), changes);
@@ -454,7 +459,7 @@ fn a_forced_switch_is_undone_to_the_byte() {
     let (one, first, second) = two_snapshots(&desk);
     in_the_way(one.path());
     let (before, changes) = (content(one.path()), status(&one));
-    let report = one.switch(second, true, &options()).unwrap();
+    let report = one.switch(second, &SwitchOptions::new().force(true), &options()).unwrap();
     assert!(!report.kept.is_empty());
     assert_eq!(
         status(&one),
@@ -556,11 +561,11 @@ fn a_drop_refuses_what_was_changed_and_forced_takes_it_away_at_once() {
     put(one.path(), "README", "work\n");
     let path = one.path().to_owned();
     let before = tree(&path);
-    let error = fails(one.clone().drop(false, &options()), ErrorKind::Changed);
+    let error = fails(one.clone().drop(&DropOptions::new(), &options()), ErrorKind::Changed);
     assert_eq!(error.details(), [PathBuf::from("README"), PathBuf::from("src/new.rs")]);
     assert_same(&before, &tree(&path), "after the refusal");
 
-    let dropped = one.drop(true, &options()).unwrap();
+    let dropped = one.drop(&DropOptions::new().force(true), &options()).unwrap();
     assert!(!is_there(&path));
     fails(desk.store.worktree("one"), ErrorKind::WorktreeNotFound);
     // Its name is free before its files are deleted.
@@ -569,7 +574,7 @@ fn a_drop_refuses_what_was_changed_and_forced_takes_it_away_at_once() {
     dropped.delete().unwrap();
     assert_eq!(names(&desk.store.path().join("trash")), [""; 0]);
     // One that nobody deleted is found by whoever empties the trash.
-    let _left = again.drop(false, &options()).unwrap();
+    let _left = again.drop(&DropOptions::new(), &options()).unwrap();
     assert_eq!(names(&desk.store.path().join("trash")).len(), 1);
     desk.store.empty_trash().unwrap();
     assert_eq!(names(&desk.store.path().join("trash")), [""; 0]);
@@ -582,8 +587,8 @@ fn a_captured_change_outlives_its_worktree() {
     let desk = Desk::small();
     let one = desk.worktree("one");
     put(one.path(), "src/new.rs", "work\n");
-    let kept = one.capture(Some("work"), None, &options()).unwrap().id;
-    one.drop(false, &options()).unwrap().delete().unwrap();
+    let kept = one.capture(&SnapshotOptions::new().message("work"), &options()).unwrap().id;
+    one.drop(&DropOptions::new(), &options()).unwrap().delete().unwrap();
     let two = desk.from("two", kept);
     assert_eq!(fs::read(two.path().join("src/new.rs")).unwrap(), b"work\n");
     assert_sound(&desk.store);

@@ -8,7 +8,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use calve::{ErrorKind, SnapshotId};
+use calve::{ErrorKind, SnapshotId, SnapshotOptions, SwitchOptions};
 
 use common::not_run;
 use common::odd::{set_mtime, set_xattr};
@@ -21,7 +21,7 @@ use common::stores::{
 fn changed(desk: &Desk, name: &str, change: impl FnOnce(&Path)) -> SnapshotId {
     let worktree = desk.from(name, desk.snapshot());
     change(worktree.path());
-    worktree.capture(None, None, &options()).unwrap().id
+    worktree.capture(&SnapshotOptions::new(), &options()).unwrap().id
 }
 
 #[test]
@@ -36,7 +36,7 @@ fn each_forced_switch_and_each_reset_moves_aside_what_is_in_its_way_and_is_undon
         let third = changed(&desk, "third", |root| put(root, "README", "third\n"));
         let one = desk.worktree("one");
         let go = |to: SnapshotId| match forced {
-            true => one.switch(to, true, &options()).unwrap().kept,
+            true => one.switch(to, &SwitchOptions::new().force(true), &options()).unwrap().kept,
             false => one.reset(&options()).unwrap().kept,
         };
         put(one.path(), "README", "by hand\n");
@@ -69,9 +69,9 @@ fn what_stands_in_the_place_of_a_folder_gives_way_to_what_the_snapshot_has_in_it
             _ => {}
         }
         let before = content(one.path());
-        fails(one.switch(second, false, &options()), ErrorKind::Changed);
+        fails(one.switch(second, &SwitchOptions::new(), &options()), ErrorKind::Changed);
         assert_same(&before, &content(one.path()), row);
-        one.switch(second, true, &options()).unwrap();
+        one.switch(second, &SwitchOptions::new().force(true), &options()).unwrap();
         let file = Path::new("docs/guide/second.md");
         assert_eq!(content(one.path()).get(file), wanted.get(file), "{row}");
         one.undo(&options()).unwrap();
@@ -108,7 +108,7 @@ fn what_was_changed_by_hand_stays_where_the_snapshots_agree_on_all_but_its_times
     put(one.path(), "README", "by hand\n");
     // And what was made by hand as the other has it is in nobody's way.
     put(one.path(), "run.sh", "second\n");
-    one.switch(second, false, &options()).unwrap();
+    one.switch(second, &SwitchOptions::new(), &options()).unwrap();
     assert_eq!(status(&one), ["M README"]);
     assert_eq!(fs::read_to_string(one.path().join("README")).unwrap(), "by hand\n");
     assert_eq!(fs::read_to_string(one.path().join("run.sh")).unwrap(), "second\n");
@@ -148,9 +148,9 @@ fn a_switch_brings_also_what_differs_in_nothing_but_times_attributes_or_names() 
         });
         assert_ne!(first, second, "{row}");
         let one = desk.from("one", first);
-        one.switch(second, false, &options()).unwrap();
+        one.switch(second, &SwitchOptions::new(), &options()).unwrap();
         assert_same(&tree(&desk.folder().join("second")), &tree(one.path()), row);
-        one.switch(first, false, &options()).unwrap();
+        one.switch(first, &SwitchOptions::new(), &options()).unwrap();
         assert_same(&tree(&desk.project), &tree(one.path()), row);
     }
 }

@@ -15,7 +15,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use calve::{Cancel, ErrorKind, PackOptions, Standing, StartOptions, Store};
+use calve::{
+    Cancel, DropOptions, ErrorKind, PackOptions, SnapshotOptions, Standing, StartOptions, Store,
+    SwitchOptions, VerifyOptions,
+};
 use rustix::fs::IFlags;
 
 use common::snapshot::assert_same;
@@ -33,14 +36,14 @@ fn a_worktree_that_was_deleted_by_hand_is_missing_and_can_be_restored() {
     fs::remove_dir_all(one.path()).unwrap();
     assert_eq!(one.standing().unwrap(), Standing::Missing);
     fails(one.status(&options()), ErrorKind::WorktreeMissing);
-    fails(one.capture(None, None, &options()), ErrorKind::WorktreeMissing);
+    fails(one.capture(&SnapshotOptions::new(), &options()), ErrorKind::WorktreeMissing);
     fails(one.reset(&options()), ErrorKind::WorktreeMissing);
     fails(desk.store.start(&["one"], &StartOptions::new(), &options()), ErrorKind::WorktreeExists);
     // Something else at its place is neither it nor in calve's way to refuse.
     put(&desk.folder(), "one/other", "mine");
     assert_eq!(one.standing().unwrap(), Standing::Missing);
     fails(one.restore(&options()), ErrorKind::DestinationExists);
-    fails(one.clone().drop(false, &options()), ErrorKind::WorktreeMissing);
+    fails(one.clone().drop(&DropOptions::new(), &options()), ErrorKind::WorktreeMissing);
     assert_eq!(names(one.path()), ["other"]);
     fs::remove_dir_all(one.path()).unwrap();
 
@@ -51,7 +54,7 @@ fn a_worktree_that_was_deleted_by_hand_is_missing_and_can_be_restored() {
     assert_eq!(status(&one), [""; 0]);
     // One that is missing can be dropped, too.
     fs::remove_dir_all(one.path()).unwrap();
-    one.drop(false, &options()).unwrap().delete().unwrap();
+    one.drop(&DropOptions::new(), &options()).unwrap().delete().unwrap();
     assert_eq!(status(&desk.worktree("one")), [""; 0]);
 }
 
@@ -69,7 +72,9 @@ fn what_is_dropped_while_it_is_made_is_there_and_known_or_neither() {
                 scope.spawn(move || {
                     let store = open();
                     while !made.load(Ordering::Relaxed) {
-                        let dropped = store.worktree("w").and_then(|w| w.drop(force, &options()));
+                        let dropped = store
+                            .worktree("w")
+                            .and_then(|w| w.drop(&DropOptions::new().force(force), &options()));
                         if let Err(error) = dropped {
                             let kinds = [ErrorKind::WorktreeNotFound, ErrorKind::WorktreeMissing];
                             assert!(kinds.contains(&error.kind()), "{round}: {error}");
@@ -92,7 +97,9 @@ fn what_is_dropped_while_it_is_made_is_there_and_known_or_neither() {
         });
         let path = desk.folder().join("w");
         match desk.store.worktree("w") {
-            Ok(known) => known.drop(true, &options()).unwrap().delete().unwrap(),
+            Ok(known) => {
+                known.drop(&DropOptions::new().force(true), &options()).unwrap().delete().unwrap();
+            }
             Err(error) => assert_eq!(error.kind(), ErrorKind::WorktreeNotFound, "{round}"),
         }
         assert!(!is_there(&path), "{round}: a folder that nobody knows");
@@ -124,7 +131,7 @@ fn a_worktree_that_was_moved_is_found_again_and_a_copy_of_one_is_refused() {
     assert_eq!((error.path(), error.other_path()), (copy.as_path(), Some(moved.as_path())));
     assert_eq!(desk.store.worktree("one").unwrap().path(), moved);
     // And one that the store has forgotten is no worktree.
-    found.drop(true, &options()).unwrap().delete().unwrap();
+    found.drop(&DropOptions::new().force(true), &options()).unwrap().delete().unwrap();
     fails(Store::discover(&copy).unwrap().worktree(), ErrorKind::WorktreeNotFound);
     fails(one.status(&options()), ErrorKind::WorktreeNotFound);
 }
@@ -138,7 +145,7 @@ fn a_project_that_was_moved_takes_its_store_along() {
     fs::rename(&desk.project, &moved).unwrap();
     let store = Store::discover(&moved).unwrap().store;
     assert_eq!(store.project().unwrap(), moved);
-    assert_eq!(store.snapshot(None, None, &options()).unwrap().id, snapshot);
+    assert_eq!(store.snapshot(&SnapshotOptions::new(), &options()).unwrap().id, snapshot);
     // The worktree's marker still says where the store was, until the store sees the worktree.
     fails(Store::discover(one.path()), ErrorKind::StoreNotFound);
     assert_eq!(status(&store.worktree("one").unwrap()), [""; 0]);
@@ -164,17 +171,17 @@ fn a_copy_of_a_project_leaves_the_worktrees_of_the_first_alone() {
     let latest = other.latest().unwrap().unwrap();
     for (what, result) in [
         ("status", same.status(&options).map(drop)),
-        ("capture", same.capture(None, None, &options).map(drop)),
-        ("switch", same.switch(latest, true, &options).map(drop)),
+        ("capture", same.capture(&SnapshotOptions::new(), &options).map(drop)),
+        ("switch", same.switch(latest, &SwitchOptions::new().force(true), &options).map(drop)),
         ("reset", same.reset(&options).map(drop)),
-        ("drop", same.clone().drop(false, &options).map(drop)),
+        ("drop", same.clone().drop(&DropOptions::new(), &options).map(drop)),
     ] {
         let error = result.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::WorktreeMissing, "{what}: {error}");
     }
     fails(same.restore(&options), ErrorKind::DestinationExists);
     // The name can go, and nothing else does.
-    same.drop(true, &options).unwrap().delete().unwrap();
+    same.drop(&DropOptions::new().force(true), &options).unwrap().delete().unwrap();
     assert!(other.worktrees().unwrap().is_empty());
     assert_eq!(one.standing().unwrap(), Standing::Ready);
     assert_eq!(status(&one), [""; 0]);
@@ -222,7 +229,7 @@ fn of_two_who_make_a_store_at_once_one_does() {
         let results: Vec<_> = thread::scope(|scope| {
             let init = || {
                 barrier.wait();
-                Store::init(scratch.join("project"), None)
+                Store::init(scratch.join("project"))
             };
             let threads: Vec<_> = (0..4).map(|_| scope.spawn(init)).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
@@ -253,13 +260,13 @@ fn an_edit_in_the_same_tick_as_a_start_or_a_capture_is_seen() {
         let one = desk.from(&format!("w{round}"), first);
         edit(&one.path().join("file"), round);
         assert_eq!(status(&one), ["M file"], "after a start, round {round}");
-        one.drop(true, &options()).unwrap().delete().unwrap();
+        one.drop(&DropOptions::new().force(true), &options()).unwrap().delete().unwrap();
     }
     let one = desk.from("one", first);
     let file = one.path().join("file");
     for round in 0..200 {
         edit(&file, round * 2);
-        one.capture(None, None, &options()).unwrap();
+        one.capture(&SnapshotOptions::new(), &options()).unwrap();
         edit(&file, round * 2 + 1);
         assert_eq!(status(&one), ["M file"], "after a capture, round {round}");
         if round % 4 == 0 {
@@ -276,10 +283,10 @@ fn an_edit_in_the_same_tick_as_a_start_or_a_capture_is_seen() {
             }
         });
         while !editing.is_finished() {
-            one.capture(None, None, &options()).unwrap();
+            one.capture(&SnapshotOptions::new(), &options()).unwrap();
         }
     });
-    let last = one.capture(None, None, &options()).unwrap().id;
+    let last = one.capture(&SnapshotOptions::new(), &options()).unwrap().id;
     let two = desk.from("two", last);
     assert_eq!(fs::read(two.path().join("file")).unwrap(), fs::read(&file).unwrap());
     assert_sound(&desk.store);
@@ -338,7 +345,13 @@ fn where_something_appears_in_the_course_of_a_start_none_of_its_worktrees_does()
             return;
         }
         for name in all {
-            desk.store.worktree(&name).unwrap().drop(true, &options()).unwrap().delete().unwrap();
+            desk.store
+                .worktree(&name)
+                .unwrap()
+                .drop(&DropOptions::new().force(true), &options())
+                .unwrap()
+                .delete()
+                .unwrap();
         }
         assert_eq!(names(&folder), [""; 0]);
     }
@@ -353,7 +366,7 @@ fn a_cancelled_start_or_snapshot_leaves_nothing() {
     let cancel = Cancel::new();
     cancel.cancel();
     let cancelled = options().cancel(&cancel);
-    fails(desk.store.snapshot(None, None, &cancelled), ErrorKind::Cancelled);
+    fails(desk.store.snapshot(&SnapshotOptions::new(), &cancelled), ErrorKind::Cancelled);
     assert_eq!(desk.store.log().unwrap().snapshots.len(), 0);
     let snapshot = desk.snapshot();
     let from = StartOptions::new().from(snapshot);
@@ -373,7 +386,7 @@ fn a_cancelled_start_or_snapshot_leaves_nothing() {
             Ok(_) => {
                 let one = desk.store.worktree("one").unwrap();
                 assert_eq!(status(&one), [""; 0]);
-                one.drop(false, &options()).unwrap().delete().unwrap();
+                one.drop(&DropOptions::new(), &options()).unwrap().delete().unwrap();
             }
             Err(error) => assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}"),
         }
@@ -388,7 +401,7 @@ fn a_worktree_inside_another_tree_is_no_part_of_it_and_is_not_dropped_with_it() 
     let desk = Desk::small();
     let inside = StartOptions::new().at(desk.project.join("trees"));
     desk.store.start(&["one"], &inside, &options()).unwrap();
-    let again = desk.store.snapshot(None, None, &options()).unwrap();
+    let again = desk.store.snapshot(&SnapshotOptions::new(), &options()).unwrap();
     assert_eq!(again.files, 7, "the project has no more files than before");
     let one = desk.store.worktree("one").unwrap();
     let within = StartOptions::new().at(one.path().join("deep"));
@@ -396,11 +409,12 @@ fn a_worktree_inside_another_tree_is_no_part_of_it_and_is_not_dropped_with_it() 
     let two = desk.store.worktree("two").unwrap();
     put(two.path(), "README", "work\n");
     assert_eq!(status(&one), ["A deep"], "the folder, and nothing that is in it");
-    let error = fails(one.clone().drop(true, &options()), ErrorKind::Overlap);
+    let error =
+        fails(one.clone().drop(&DropOptions::new().force(true), &options()), ErrorKind::Overlap);
     assert_eq!(error.details(), [two.path().to_owned()]);
     assert_eq!(status(&two), ["M README"]);
-    two.drop(true, &options()).unwrap().delete().unwrap();
-    one.drop(true, &options()).unwrap().delete().unwrap();
+    two.drop(&DropOptions::new().force(true), &options()).unwrap().delete().unwrap();
+    one.drop(&DropOptions::new().force(true), &options()).unwrap().delete().unwrap();
 }
 
 #[test]
@@ -408,9 +422,9 @@ fn a_project_whose_store_is_elsewhere_is_captured_switched_and_reset_like_any_ot
     let scratch = Scratch::new();
     let project = scratch.join("project");
     small_project(&project);
-    let store = Store::init(&project, Some(&scratch.join("the-store"))).unwrap();
+    let store = Store::init_at(&project, scratch.join("the-store")).unwrap();
     assert_eq!(store.project().unwrap(), project);
-    store.snapshot(None, None, &options()).unwrap();
+    store.snapshot(&SnapshotOptions::new(), &options()).unwrap();
     let before = tree(&project);
     let own = store.project_worktree().unwrap();
     put(&project, "README", "changed\n");
@@ -429,15 +443,15 @@ fn an_ignored_file_is_in_the_way_of_a_switch_like_any_other() {
     let first = desk.snapshot();
     let one = desk.worktree("one");
     put(one.path(), ".calveignore", "README\n/docs\n");
-    let second = one.capture(None, None, &options()).unwrap().id;
+    let second = one.capture(&SnapshotOptions::new(), &options()).unwrap().id;
     put(one.path(), "README", "nobody else has this\n");
     put(one.path(), "docs/guide/first.md", "nor this\n");
     let before = tree(one.path());
-    let error = fails(one.switch(first, false, &options()), ErrorKind::Changed);
+    let error = fails(one.switch(first, &SwitchOptions::new(), &options()), ErrorKind::Changed);
     assert!(error.details().contains(&PathBuf::from("README")), "{error:?}");
     assert!(error.details().contains(&PathBuf::from("docs/guide/first.md")), "{error:?}");
     assert_same(&before, &tree(one.path()), "after the refusal");
-    one.switch(first, true, &options()).unwrap();
+    one.switch(first, &SwitchOptions::new().force(true), &options()).unwrap();
     assert_same(&content(&desk.project), &content(one.path()), "switched");
     one.undo(&options()).unwrap();
     assert_same(&content_of(&before), &content(one.path()), "after the undo");
@@ -468,13 +482,17 @@ fn a_forced_switch_or_a_reset_that_is_asked_for_twice_can_still_be_undone() {
         let first = desk.snapshot();
         let other = desk.from("other", first);
         put(other.path(), "README", "second\n");
-        let second = other.capture(None, None, &options()).unwrap().id;
+        let second = other.capture(&SnapshotOptions::new(), &options()).unwrap().id;
         let one = desk.from("one", first);
         put(one.path(), "README", "by hand\n");
         let before = content(one.path());
         for _ in 0..2 {
             match reset {
-                false => drop(one.switch(second, true, &options()).unwrap()),
+                false => {
+                    drop(
+                        one.switch(second, &SwitchOptions::new().force(true), &options()).unwrap(),
+                    );
+                }
                 true => drop(one.reset(&options()).unwrap()),
             }
         }
@@ -523,7 +541,7 @@ fn a_forced_switch_that_was_cut_short_is_brought_to_an_end_and_undone_with_nothi
             put(other.path(), "docs", "a file\n");
             fs::remove_file(other.path().join("src/main.rs")).unwrap();
             put(other.path(), "src/main.rs/now", "a folder\n");
-            let second = other.capture(None, None, &options()).unwrap().id;
+            let second = other.capture(&SnapshotOptions::new(), &options()).unwrap().id;
             let wanted = content(other.path());
 
             let one = desk.from("one", first);
@@ -537,14 +555,21 @@ fn a_forced_switch_that_was_cut_short_is_brought_to_an_end_and_undone_with_nothi
             let Some(flag) = Immutable::new(&one.path().join(stuck)) else {
                 return not_run(test, "no file can be made immutable here");
             };
-            let error = fails(one.switch(second, true, &options()), ErrorKind::PermissionDenied);
+            let error = fails(
+                one.switch(second, &SwitchOptions::new().force(true), &options()),
+                ErrorKind::PermissionDenied,
+            );
             assert!(error.path().starts_with(one.path()), "{row}: {error}");
             assert_eq!(one.standing().unwrap(), Standing::Switching, "{row}");
             drop(flag);
             match how {
-                "force" => drop(one.switch(second, true, &options()).unwrap()),
+                "force" => {
+                    drop(
+                        one.switch(second, &SwitchOptions::new().force(true), &options()).unwrap(),
+                    );
+                }
                 // What the one before did is not taken for changes by hand. What it did not come to still is.
-                "refuse" => match one.switch(second, false, &options()) {
+                "refuse" => match one.switch(second, &SwitchOptions::new(), &options()) {
                     Ok(_) => {}
                     Err(error) => {
                         assert_eq!(error.kind(), ErrorKind::Changed, "{row}");
@@ -552,7 +577,7 @@ fn a_forced_switch_that_was_cut_short_is_brought_to_an_end_and_undone_with_nothi
                         for path in error.details() {
                             assert!(by_hand.contains(&path.to_str().unwrap()), "{row}: {error:?}");
                         }
-                        one.switch(second, true, &options()).unwrap();
+                        one.switch(second, &SwitchOptions::new().force(true), &options()).unwrap();
                     }
                 },
                 _ => drop(one.reset(&options()).unwrap()),
@@ -584,16 +609,16 @@ fn a_folder_that_shall_be_closed_to_others_is_so_even_where_the_switch_is_cut_sh
     put(other.path(), "closed/key", "secret\n");
     set_mode(&other.path().join("closed"), 0o700);
     put(other.path(), "src/main.rs", "second\n");
-    let second = other.capture(None, None, &options()).unwrap().id;
+    let second = other.capture(&SnapshotOptions::new(), &options()).unwrap().id;
     let one = desk.from("one", first);
     let Some(flag) = Immutable::new(&one.path().join("src/main.rs")) else {
         return not_run(test, "no file can be made immutable here");
     };
-    fails(one.switch(second, false, &options()), ErrorKind::PermissionDenied);
+    fails(one.switch(second, &SwitchOptions::new(), &options()), ErrorKind::PermissionDenied);
     drop(flag);
     let mode = fs::metadata(one.path().join("closed")).unwrap().permissions().mode();
     assert_eq!(mode & 0o077, 0, "{mode:o}");
-    one.switch(second, false, &options()).unwrap();
+    one.switch(second, &SwitchOptions::new(), &options()).unwrap();
     assert_same(&tree(other.path()), &tree(one.path()), "brought to an end");
 }
 
@@ -633,7 +658,11 @@ fn a_store_that_is_read_only_can_be_read_and_started_from_and_refuses_the_rest()
     // Some content is in packs only, some in mirrors only.
     desk.store.pack(&PackOptions::new().all(true), &options()).unwrap();
     put(&desk.project, "late", "late\n");
-    let second = desk.store.snapshot(Some("late"), Some("best"), &options()).unwrap().id;
+    let second = desk
+        .store
+        .snapshot(&SnapshotOptions::new().message("late").name("best"), &options())
+        .unwrap()
+        .id;
     put(one.path(), "README", "changed\n");
     drop(one);
     let wanted = tree(&desk.project);
@@ -657,19 +686,19 @@ fn a_store_that_is_read_only_can_be_read_and_started_from_and_refuses_the_rest()
     assert_eq!(status(&one), ["M README"]);
     assert_eq!(one.diff(&options()).unwrap().files[0].lines, Some((1, 3)));
 
-    fails(store.snapshot(None, None, &options()), ErrorKind::ReadOnly);
-    fails(one.capture(None, None, &options()), ErrorKind::ReadOnly);
-    fails(one.switch(first, false, &options()), ErrorKind::ReadOnly);
+    fails(store.snapshot(&SnapshotOptions::new(), &options()), ErrorKind::ReadOnly);
+    fails(one.capture(&SnapshotOptions::new(), &options()), ErrorKind::ReadOnly);
+    fails(one.switch(first, &SwitchOptions::new(), &options()), ErrorKind::ReadOnly);
     fails(one.reset(&options()), ErrorKind::ReadOnly);
     fails(one.undo(&options()), ErrorKind::ReadOnly);
     fails(one.restore(&options()), ErrorKind::ReadOnly);
-    fails(one.clone().drop(true, &options()), ErrorKind::ReadOnly);
+    fails(one.clone().drop(&DropOptions::new().force(true), &options()), ErrorKind::ReadOnly);
     fails(store.set_name("x", first), ErrorKind::ReadOnly);
     fails(store.remove_name("best"), ErrorKind::ReadOnly);
     fails(store.pack(&PackOptions::new(), &options()), ErrorKind::ReadOnly);
     fails(store.warm(&[], &options()), ErrorKind::ReadOnly);
     fails(store.gc(&calve::GcOptions::new(), &options()), ErrorKind::ReadOnly);
-    fails(store.verify(true, &options()), ErrorKind::ReadOnly);
+    fails(store.verify(&VerifyOptions::new().repair(true), &options()), ErrorKind::ReadOnly);
     fails(store.empty_trash(), ErrorKind::ReadOnly);
     fails(store.start(&["two"], &StartOptions::new(), &options()), ErrorKind::ReadOnly);
     fails(
@@ -710,8 +739,14 @@ fn what_stands_in_a_worktrees_place_stays_when_the_worktree_is_forgotten() {
     let path = one.path().to_owned();
     fs::remove_dir_all(&path).unwrap();
     fs::write(&path, "mine").unwrap();
-    fails(one.drop(false, &options()).map(drop), ErrorKind::WorktreeMissing);
-    desk.store.worktree("one").unwrap().drop(true, &options()).unwrap().delete().unwrap();
+    fails(one.drop(&DropOptions::new(), &options()).map(drop), ErrorKind::WorktreeMissing);
+    desk.store
+        .worktree("one")
+        .unwrap()
+        .drop(&DropOptions::new().force(true), &options())
+        .unwrap()
+        .delete()
+        .unwrap();
     assert_eq!(fs::read(&path).unwrap(), b"mine");
     fails(desk.store.worktree("one").map(drop), ErrorKind::WorktreeNotFound);
 }
@@ -722,7 +757,7 @@ fn no_store_is_made_in_a_worktree_or_in_a_store() {
     let one = desk.worktree("one");
     let before = tree(one.path());
     for folder in [one.path(), desk.store.path(), &desk.store.path().join("blobs")] {
-        fails(Store::init(folder, None).map(drop), ErrorKind::Overlap);
+        fails(Store::init(folder).map(drop), ErrorKind::Overlap);
     }
     assert_same(&before, &tree(one.path()), "the worktree");
 }

@@ -4,9 +4,9 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::process::Command;
 
 use super::*;
-use crate::StoreOptions;
 use crate::store::PROJECT;
 use crate::store::blobs::path_of as mirror_of;
+use crate::{SnapshotOptions, StoreOptions};
 
 const CHILD: &str = "CALVE_CHECK_CHILD";
 
@@ -22,8 +22,8 @@ fn folder() -> tempfile::TempDir {
 fn project(dir: &Path) -> Store {
     std::fs::write(dir.join("file"), "what is in it").unwrap();
     std::thread::sleep(4 * TICK);
-    let store = Store::init(dir, None).unwrap();
-    store.snapshot(None, None, &StoreOptions::new()).unwrap();
+    let store = Store::init(dir).unwrap();
+    store.snapshot(&SnapshotOptions::new(), &StoreOptions::new()).unwrap();
     store
 }
 

@@ -16,7 +16,10 @@ use rusqlite::{Connection, params_from_iter};
 
 use super::Input;
 use crate::store::id::{DirectoryId, SnapshotId};
-use crate::{GcOptions, PackOptions, StartOptions, Store, StoreOptions, Worktree};
+use crate::{
+    DropOptions, GcOptions, PackOptions, SnapshotOptions, StartOptions, Store, StoreOptions,
+    SwitchOptions, VerifyOptions, Worktree,
+};
 
 const TABLES: [(&str, usize); 6] = [
     ("snapshots", 3),
@@ -76,16 +79,16 @@ impl Place {
         fs::hard_link(project.join("file"), project.join("sub/same"))?;
         symlink("sub/below", project.join("link"))?;
         let options = options();
-        let store = Store::init(&project, None).map_err(io::Error::from)?;
+        let store = Store::init(&project).map_err(io::Error::from)?;
         let fill = || -> Result<(), crate::Error> {
-            store.snapshot(Some("first"), Some("first"), &options)?;
+            store.snapshot(&SnapshotOptions::new().message("first").name("first"), &options)?;
             store.pack(&PackOptions::new().all(true), &options)?;
             Ok(())
         };
         fill().map_err(io::Error::from)?;
         fs::write(project.join("sub/new"), "new")?;
         let fill = || -> Result<(), crate::Error> {
-            store.snapshot(None, None, &options)?;
+            store.snapshot(&SnapshotOptions::new(), &options)?;
             let start = StartOptions::new().at(place.live().join("trees"));
             store.start(&["tree"], &start, &options).map(drop)
         };
@@ -267,16 +270,16 @@ fn work(place: &Place, operations: u8) {
         let _ = store.gc(&collect.expire(Some(Duration::ZERO)), &options);
     }
     if has(3) {
-        let _ = store.verify(true, &options);
+        let _ = store.verify(&VerifyOptions::new().repair(true), &options);
     }
     if has(4) {
-        let _ = store.verify(false, &options);
+        let _ = store.verify(&VerifyOptions::new(), &options);
         let ids: Vec<_> =
             store.log().unwrap_or_default().snapshots.iter().map(|one| one.id).collect();
         let _ = store.warm(&ids, &options);
     }
     if has(5) {
-        let _ = store.snapshot(None, Some("now"), &options);
+        let _ = store.snapshot(&SnapshotOptions::new().name("now"), &options);
         let from = store.resolve("first").map(|id| StartOptions::new().from(id));
         let start = from.unwrap_or_default().at(place.live().join("more"));
         let _ = store.start(&["one", "two"], &start, &options);
@@ -289,12 +292,12 @@ fn work(place: &Place, operations: u8) {
     for worktree in worktrees.iter().chain(&project).filter(inside) {
         if has(6) {
             for id in store.log().unwrap_or_default().snapshots.iter().map(|one| one.id) {
-                let _ = worktree.switch(id, true, &options);
+                let _ = worktree.switch(id, &SwitchOptions::new().force(true), &options);
             }
             let _ = (worktree.reset(&options), worktree.undo(&options));
         }
         if has(7)
-            && let Ok(dropped) = worktree.clone().drop(true, &options)
+            && let Ok(dropped) = worktree.clone().drop(&DropOptions::new().force(true), &options)
         {
             let _ = dropped.delete();
         }

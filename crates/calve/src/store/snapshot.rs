@@ -60,6 +60,40 @@ pub struct Log {
     pub damage: Vec<Damage>,
 }
 
+/// What a new snapshot is given, for [`Store::snapshot`] and [`Worktree::capture`](crate::Worktree::capture); built by value.
+#[derive(Debug, Clone, Default)]
+pub struct SnapshotOptions {
+    message: Option<String>,
+    name: Option<String>,
+}
+
+impl SnapshotOptions {
+    /// Neither message nor name.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Says why the snapshot is made. With a message a snapshot is made even if nothing has changed.
+    #[must_use]
+    pub fn message(mut self, message: impl Into<String>) -> Self {
+        self.message = Some(message.into());
+        self
+    }
+
+    /// Gives the snapshot a name; if another snapshot has that name, it moves to the new one.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Fails where the name is none that a snapshot can have.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        self.name.as_deref().map_or(Ok(()), check_name)
+    }
+}
+
 /// What [`Store::snapshot`] did.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -100,29 +134,26 @@ pub(crate) struct Known {
 impl Store {
     /// Takes a snapshot of the project as it stands: everything but `.calve` and what `.calveignore` files leave out.
     ///
-    /// Only what changed since the last one is read. Where nothing did, and there is no message, the last one is the result. What
-    /// changed is cloned into the store where the filesystem can, else copied; the report says which. With `name` the
-    /// snapshot is called so, too.
+    /// It reads only the files that changed since the last snapshot. If no file changed and `taking` has no message, the result is the
+    /// last snapshot. It clones the changed files into the store if the filesystem can, and otherwise copies them; the report says
+    /// which.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidName`]; those of every operation, see [`Store`]. No snapshot was made, and the name means what it meant. Content that was taken in until then stays until [`Store::gc`](crate::Store::gc); where it is
     /// the disk that is full it is removed, unless others are at the store.
     pub fn snapshot(
         &self,
-        message: Option<&str>,
-        name: Option<&str>,
+        taking: &SnapshotOptions,
         options: &StoreOptions,
     ) -> Result<SnapshotReport, Error> {
         self.must_be_writable("take a snapshot with")?;
-        if let Some(name) = name {
-            check_name(name)?;
-        }
+        taking.check()?;
         let row = self.catalog().worktree(PROJECT)?.ok_or_else(|| {
             let cause = io::Error::new(io::ErrorKind::InvalidData, "it does not know its project");
             Error::new(ErrorKind::Damaged, "open store", self.path(), cause)
         })?;
         let known = self.known_if_sound(row)?;
-        self.record(&known, message, name, options)
+        self.record(&known, taking, options)
     }
 
     /// What is known of a worktree, or of the project.
@@ -225,12 +256,11 @@ impl Store {
     pub(crate) fn record(
         &self,
         known: &Known,
-        message: Option<&str>,
-        name: Option<&str>,
+        taking: &SnapshotOptions,
         options: &StoreOptions,
     ) -> Result<SnapshotReport, Error> {
         let noted = Noted::default();
-        let recorded = self.record_noting(known, message, name, options, &noted);
+        let recorded = self.record_noting(known, taking, options, &noted);
         if recorded.as_ref().is_err_and(|error| error.kind() == ErrorKind::StorageFull) {
             self.give_back(&noted, options);
         }
@@ -240,12 +270,12 @@ impl Store {
     fn record_noting(
         &self,
         known: &Known,
-        message: Option<&str>,
-        name: Option<&str>,
+        taking: &SnapshotOptions,
         options: &StoreOptions,
         noted: &Noted,
     ) -> Result<SnapshotReport, Error> {
         let started = std::time::Instant::now();
+        let (message, name) = (taking.message.as_deref(), taking.name.as_deref());
         let _guard = self.share()?;
         if let Some((base, ..)) = &known.base {
             // It was read before the lock was had. Should it have been forgotten since, its content may be gone.
@@ -474,9 +504,9 @@ mod tests {
         let project = tempfile::tempdir().unwrap();
         std::fs::write(project.path().join("file"), "content").unwrap();
         std::thread::sleep(Duration::from_millis(20));
-        let store = Store::init(project.path(), None).unwrap();
+        let store = Store::init(project.path()).unwrap();
         let options = StoreOptions::new();
-        store.snapshot(None, None, &options).unwrap();
+        store.snapshot(&SnapshotOptions::new(), &options).unwrap();
         let mut known = store.known(store.catalog().worktree(PROJECT).unwrap().unwrap()).unwrap();
         let token = known.row.token.clone();
         let (id, _, base) = known.base.as_ref().unwrap();

@@ -101,6 +101,29 @@ pub struct Damage {
     pub repaired: bool,
 }
 
+/// What [`Store::verify`] does beside looking; built by value.
+#[derive(Debug, Clone, Default)]
+pub struct VerifyOptions {
+    repair: bool,
+}
+
+impl VerifyOptions {
+    /// It changes nothing.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whether damage is repaired where that is possible. A bad mirror is made again from a pack, or from a file of the project or of
+    /// a worktree that still has its content; otherwise it goes to the trash. A bad or misplaced entry of a pack is given up if there
+    /// is a good mirror. A pack that lost its index, or its place in the database, gets it back.
+    #[must_use]
+    pub fn repair(mut self, yes: bool) -> Self {
+        self.repair = yes;
+        self
+    }
+}
+
 /// What [`Store::verify`] found.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
@@ -192,17 +215,18 @@ impl Standing {
 }
 
 impl Store {
-    /// Reads everything and compares it with its hash; names what is damaged or missing and the paths that it stands for.
-    ///
-    /// With `repair`, what can be mended is: bad mirrors are made again from packs, or from where their content still stands in the project
-    /// or a worktree, or set aside into the trash; entries of packs that
-    /// are bad or misplaced are given up for good mirrors; packs that lost their index, or their place in the database,
-    /// get it back.
+    /// Reads everything, compares it with its hash, and lists damaged and missing content with the paths of the files that have it.
     ///
     /// # Errors
-    /// Damage is none; those of every operation, see [`Store`]. What was mended until the error stays mended.
-    pub fn verify(&self, repair: bool, common: &StoreOptions) -> Result<VerifyReport, Error> {
+    /// Damage is not an error. The errors are those of every operation, see [`Store`]. What was repaired before the error stays
+    /// repaired.
+    pub fn verify(
+        &self,
+        options: &VerifyOptions,
+        common: &StoreOptions,
+    ) -> Result<VerifyReport, Error> {
         let started = Instant::now();
+        let repair = options.repair;
         if repair {
             self.must_be_writable("repair")?;
         }

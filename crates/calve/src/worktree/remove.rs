@@ -13,6 +13,28 @@ use crate::store::trash::remove_tree;
 use crate::store::{PROJECT, StoreOptions, parent_of, path_from};
 use crate::tree::staging::{self, stage_name};
 
+/// How [`Worktree::drop`] treats local changes; built by value.
+#[derive(Debug, Clone, Default)]
+pub struct DropOptions {
+    force: bool,
+}
+
+impl DropOptions {
+    /// A local change is an error, and the worktree stays.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whether a worktree is dropped with its local changes, which are lost. If something else is at its path, the worktree loses
+    /// only its name, and the path stays as it is.
+    #[must_use]
+    pub fn force(mut self, yes: bool) -> Self {
+        self.force = yes;
+        self
+    }
+}
+
 /// A worktree that was dropped: it has no name any more, and its files wait to be deleted.
 #[derive(Debug)]
 #[must_use = "its files stay until `delete`"]
@@ -60,14 +82,14 @@ impl Worktree {
     /// [`Dropped::delete`] or [`Store::empty_trash`](crate::Store::empty_trash). It works on a full disk, too.
     ///
     /// # Errors
-    /// [`ErrorKind::Changed`] where it was changed and not `force`: nothing was done, and [`Error::details`] has the paths.
-    /// [`ErrorKind::Overlap`] where other worktrees are inside of it, whatever was forced.
-    /// [`ErrorKind::WorktreeMissing`] where something else is at its path; with `force` that stays, and the name goes.
-    pub fn drop(self, force: bool, options: &StoreOptions) -> Result<Dropped, Error> {
+    /// [`ErrorKind::Changed`] if it has local changes: nothing was done, and [`Error::details`] has the paths.
+    /// [`ErrorKind::WorktreeMissing`] if something else is at its path. [`DropOptions::force`] avoids both.
+    /// [`ErrorKind::Overlap`] if other worktrees are inside it, also with `force`.
+    pub fn drop(self, how: &DropOptions, options: &StoreOptions) -> Result<Dropped, Error> {
         self.store.freeing(|store| {
             store.must_be_writable("drop a worktree of")?;
             let this = Self { store: store.clone(), ..self.clone() };
-            this.now()?.drop_now(force, options)
+            this.now()?.drop_now(how.force, options)
         })
     }
 

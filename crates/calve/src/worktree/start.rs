@@ -26,7 +26,9 @@ use crate::store::materialize::{Made, Plan, materialize, wanted};
 use crate::store::object::SnapshotObject;
 use crate::store::registry::{Claim, name_taken, no_worktree};
 use crate::store::snapshot::check_name;
-use crate::store::{PROJECT, SnapshotReport, Store, StoreOptions, bytes_of, now, path_from, token};
+use crate::store::{
+    PROJECT, SnapshotOptions, SnapshotReport, Store, StoreOptions, bytes_of, now, path_from, token,
+};
 use crate::tree::budget::{Budget, must_be_free};
 use crate::tree::pool::cancelled;
 use crate::tree::staging::{self, Stage, stage_name};
@@ -167,7 +169,7 @@ impl Store {
         }
         let taken = match options.from {
             Some(_) => None,
-            None => Some(self.snapshot(None, None, common)?),
+            None => Some(self.snapshot(&SnapshotOptions::new(), common)?),
         };
         let id = match (options.from, &taken) {
             (Some(id), _) => id,

@@ -56,6 +56,27 @@ pub(crate) mod undo;
 /// How many files go to one directory of the stage, each of which one thread fills.
 const STAGED_TOGETHER: usize = 128;
 
+/// How [`Worktree::switch`] treats local changes; built by value.
+#[derive(Debug, Clone, Default)]
+pub struct SwitchOptions {
+    force: bool,
+}
+
+impl SwitchOptions {
+    /// A local change that is in the way is an error.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whether local changes that are in the way are moved aside. [`Worktree::undo`] brings them back.
+    #[must_use]
+    pub fn force(mut self, yes: bool) -> Self {
+        self.force = yes;
+        self
+    }
+}
+
 /// What [`Worktree::switch`], [`Worktree::reset`] or [`Worktree::undo`] did.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -92,17 +113,17 @@ impl Worktree {
     /// Makes it a tree of the snapshot `to`; only what differs between that and its own is touched.
     ///
     /// # Errors
-    /// [`ErrorKind::Changed`] where that would touch what was changed by hand and not `force`: nothing was done, and
-    /// [`Error::details`] has the paths. Later errors leave it between the two snapshots, each path whole:
+    /// [`ErrorKind::Changed`] where that would touch what was changed by hand and [`SwitchOptions::force`] is not set: nothing was
+    /// done, and [`Error::details`] has the paths. Later errors leave it between the two snapshots, each path whole:
     /// [`Standing::Switching`](crate::Standing::Switching); the same call goes on. Where only the removal of what was staged
     /// failed, the error says so, and all else is done.
     pub fn switch(
         &self,
         to: SnapshotId,
-        force: bool,
+        how: &SwitchOptions,
         options: &StoreOptions,
     ) -> Result<SwitchReport, Error> {
-        let what = if force { Changes::MoveAside } else { Changes::Respect };
+        let what = if how.force { Changes::MoveAside } else { Changes::Respect };
         self.alone(|this| this.transit(to, what, None, options))
     }
 

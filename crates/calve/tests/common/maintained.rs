@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use calve::{GcOptions, PackOptions, SnapshotId, StartOptions, Store, StoreOptions, VerifyReport};
+use calve::{
+    DropOptions, GcOptions, PackOptions, SnapshotId, SnapshotOptions, StartOptions, Store,
+    StoreOptions, VerifyOptions, VerifyReport,
+};
 
 use super::snapshot::{Kind, Snapshot, only, snapshot};
 use super::{Scratch, names, plain_tree};
@@ -48,12 +51,16 @@ impl Project {
         let path = scratch.join("project");
         make(&path);
         let store = apart.then(|| scratch.join("store"));
-        let store = Store::init(&path, store.as_deref()).unwrap();
+        let store = match store {
+            Some(store) => Store::init_at(&path, store),
+            None => Store::init(&path),
+        }
+        .unwrap();
         Self { scratch, path, store, started: 0.into() }
     }
 
     pub(crate) fn snapshot(&self) -> SnapshotId {
-        self.store.snapshot(None, None, &common()).unwrap().id
+        self.store.snapshot(&SnapshotOptions::new(), &common()).unwrap().id
     }
 
     /// Starts a worktree and looks at it.
@@ -71,7 +78,13 @@ impl Project {
         let options = StartOptions::new().from(from).at(&at);
         store.start(&[&name], &options, &common())?;
         let found = tree(&at.join(&name));
-        store.worktree(&name).unwrap().drop(true, &common()).unwrap().delete().unwrap();
+        store
+            .worktree(&name)
+            .unwrap()
+            .drop(&DropOptions::new().force(true), &common())
+            .unwrap()
+            .delete()
+            .unwrap();
         Ok(found)
     }
 
@@ -102,7 +115,7 @@ impl Project {
     }
 
     pub(crate) fn verify(&self) -> VerifyReport {
-        self.store.verify(false, &common()).unwrap()
+        self.store.verify(&VerifyOptions::new(), &common()).unwrap()
     }
 
     #[track_caller]

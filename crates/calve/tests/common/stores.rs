@@ -5,8 +5,8 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use calve::{
-    DestinationReport, Error, ErrorKind, Method, SnapshotId, StartOptions, StartReport, Store,
-    StoreOptions, VerifyReport, Worktree,
+    DestinationReport, Error, ErrorKind, Method, SnapshotId, SnapshotOptions, StartOptions,
+    StartReport, Store, StoreOptions, VerifyOptions, VerifyReport, Worktree,
 };
 
 use super::snapshot::{Entry, Kind, Snapshot, only, snapshot};
@@ -24,7 +24,7 @@ impl Desk {
         let scratch = Scratch::new();
         let project = scratch.join("project");
         fill(&project);
-        let store = Store::init(&project, None).unwrap();
+        let store = Store::init(&project).unwrap();
         Self { scratch, project, store }
     }
 
@@ -56,7 +56,7 @@ impl Desk {
     }
 
     pub(crate) fn snapshot(&self) -> SnapshotId {
-        self.store.snapshot(None, None, &StoreOptions::new()).unwrap().id
+        self.store.snapshot(&SnapshotOptions::new(), &StoreOptions::new()).unwrap().id
     }
 }
 
@@ -102,7 +102,7 @@ pub(crate) fn status(worktree: &Worktree) -> Vec<String> {
 /// Fails unless everything in the store is what its name says.
 #[track_caller]
 pub(crate) fn assert_sound(store: &Store) -> VerifyReport {
-    let report = store.verify(false, &options()).unwrap();
+    let report = store.verify(&VerifyOptions::new(), &options()).unwrap();
     assert!(report.damage.is_empty(), "{:#?}", report.damage);
     report
 }
