@@ -19,7 +19,7 @@ use crate::error::{Context as _, Error, ErrorKind};
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
 use crate::reflink::meta::Meta;
 use crate::report::{Cancel, Progress};
-use crate::tree::op::default_jobs;
+use crate::tree::running::Running;
 use crate::tree::staging::{Stage, StagedFile};
 
 pub(crate) mod blobs;
@@ -117,8 +117,9 @@ impl StoreOptions {
         self
     }
 
-    pub(crate) fn threads(&self) -> usize {
-        self.jobs.map_or_else(default_jobs, usize::from)
+    /// One operation that works so.
+    pub(crate) fn operation(&self) -> Running {
+        Running::new(self.jobs, &self.cancel, &self.progress)
     }
 }
 

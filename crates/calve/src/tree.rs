@@ -29,7 +29,7 @@ mod names;
 #[cfg(unix)]
 pub(crate) mod node;
 #[cfg(unix)]
-pub(crate) mod op;
+mod op;
 #[cfg(unix)]
 pub(crate) mod pool;
 #[cfg(unix)]
@@ -41,6 +41,8 @@ mod run;
 #[cfg(not(unix))]
 #[path = "tree/portable.rs"]
 mod run;
+#[cfg(unix)]
+pub(crate) mod running;
 #[cfg(unix)]
 pub(crate) mod sharing;
 #[cfg(unix)]

@@ -26,6 +26,7 @@ use crate::store::{
     Marker, PROJECT, Place, SnapshotOptions, SnapshotReport, Store, StoreOptions, bytes_of,
     path_from,
 };
+use crate::tree::running::Running;
 
 mod at;
 mod diff;
@@ -356,18 +357,22 @@ impl Worktree {
     /// As for [`Worktree::status`]; [`ErrorKind::SourceNotFound`] for a path that leads out of the worktree, and for one
     /// that neither it nor its snapshot has.
     pub fn status_of(&self, scope: &Scope, options: &StoreOptions) -> Result<Status, Error> {
+        self.status_in(scope, &options.operation())
+    }
+
+    fn status_in(&self, scope: &Scope, operation: &Running) -> Result<Status, Error> {
         let started = Instant::now();
-        self.as_now(|this| this.status_now(scope, started, options))
+        self.as_now(|this| this.status_now(scope, started, operation))
     }
 
     fn status_now(
         &self,
         scope: &Scope,
         started: Instant,
-        options: &StoreOptions,
+        operation: &Running,
     ) -> Result<Status, Error> {
         let mut judge = scope.at(&self.path)?;
-        let (base, now, skipped) = self.compare(options)?;
+        let (base, now, skipped) = self.compare(operation)?;
         judge.must_lead_somewhere(&base, now.as_ref().unwrap_or(&base))?;
         let entries = now.as_ref().unwrap_or(&base).count.into();
         let changes = match &now {
@@ -391,12 +396,12 @@ impl Worktree {
     /// The tree of the snapshot; the tree as it is, where that is not the same; and directories that kept changing.
     fn compare(
         &self,
-        options: &StoreOptions,
+        operation: &Running,
     ) -> Result<(Manifest, Option<Manifest>, Vec<Skipped>), Error> {
         self.must_be_there()?;
         self.based_on()?;
         let known = self.known()?;
-        let (mut scan, _) = self.store.scan(&known, None, options)?;
+        let (mut scan, _) = self.store.scan(&known, None, operation)?;
         // A socket is in no snapshot, and what is gone shows as deleted.
         scan.skipped.retain(|skipped| skipped.reason == SkipReason::Restless);
         match known.base {
@@ -424,7 +429,7 @@ impl Worktree {
         taking.check()?;
         self.as_now(|this| {
             this.must_be_there()?;
-            this.store.record(&this.known()?, taking, options)
+            this.store.record(&this.known()?, taking, &options.operation())
         })
     }
 }

@@ -51,7 +51,8 @@ use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::{self, Meta};
 use crate::reflink::{Patience, sys};
 use crate::tree::pool::lock;
-use crate::tree::sharing::{NewFile, PATIENCE, Sharing, Tried};
+use crate::tree::running::{PATIENCE, Running};
+use crate::tree::sharing::{NewFile, Sharing, Tried};
 use crate::tree::staging::StagedFile;
 
 /// How often a file is read that changes meanwhile.
@@ -182,17 +183,18 @@ struct Shared {
     made: Mutex<Vec<BlobId>>,
     /// What the store's filesystem said to clones from each device.
     sharing: Sharing,
-    patience: Patience,
-}
-
-impl Default for Noted {
-    fn default() -> Self {
-        let (made, sharing) = (Mutex::default(), Sharing::default());
-        Self(Arc::new(Shared { made, sharing, patience: Patience::new(PATIENCE) }))
-    }
+    patience: Arc<Patience>,
 }
 
 impl Noted {
+    pub(crate) fn of(operation: &Running) -> Self {
+        Self::new(Arc::clone(operation.patience()))
+    }
+
+    fn new(patience: Arc<Patience>) -> Self {
+        Self(Arc::new(Shared { made: Mutex::default(), sharing: Sharing::default(), patience }))
+    }
+
     /// The mirrors that were made until now.
     pub(crate) fn made(&self) -> Vec<BlobId> {
         lock(&self.0.made).clone()
@@ -201,7 +203,7 @@ impl Noted {
 
 impl Intake {
     pub(crate) fn new() -> Self {
-        Self::noting(&Noted::default())
+        Self::noting(&Noted::new(Arc::new(Patience::new(PATIENCE))))
     }
 
     /// Which mirrors it makes is noted.

@@ -10,8 +10,9 @@ use super::catalog::Catalog;
 use super::layout::Layout;
 use super::reach::Reach;
 use super::room::{give_up, keep, settle};
-use super::{Store, StoreOptions, locks, trash};
+use super::{Store, locks, trash};
 use crate::error::{Error, ErrorKind};
+use crate::tree::running::Running;
 use crate::tree::staging::flush_filesystem;
 
 /// How long it is waited for what was freed. Who empties the trash meanwhile has some of btrfs' quota set aside.
@@ -48,15 +49,14 @@ impl Store {
 
     /// Removes the mirrors that a snapshot made which failed for want of room, where no other needs them and nobody is at the store.
     /// What stays is garbage, for [`Store::gc`].
-    pub(super) fn give_back(&self, noted: &Noted, options: &StoreOptions) {
-        let Ok(Some(_alone)) = locks::exclude(self.path(), Duration::ZERO, &options.cancel) else {
+    pub(super) fn give_back(&self, noted: &Noted, operation: &Running) {
+        let Ok(Some(_alone)) = locks::exclude(self.path(), Duration::ZERO, operation) else {
             return;
         };
         // The disk is as full as can be now, which the database would not survive everywhere.
         give_up(self.path());
         // As for the collector: whoever cannot read all of what is needed removes nothing.
-        let reach =
-            self.catalog().snapshot_ids().and_then(|ids| Reach::of(self, ids, &options.cancel));
+        let reach = self.catalog().snapshot_ids().and_then(|ids| Reach::of(self, ids, operation));
         if let Ok(reach) = reach {
             for id in noted.made().iter().filter(|id| !reach.blobs.contains_key(id)) {
                 let _ = self.blobs().remove(*id);

@@ -47,6 +47,7 @@ use super::reach::Reach;
 use super::{Store, StoreOptions, locks, room, trash};
 use crate::error::{Context as _, Error, ErrorKind};
 use crate::tree::removal;
+use crate::tree::running::Running;
 
 const GRACE: Duration = Duration::from_secs(600);
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -149,7 +150,8 @@ impl Store {
     pub fn gc(&self, options: &GcOptions, common: &StoreOptions) -> Result<GcReport, Error> {
         let started = Instant::now();
         let mut report = GcReport::default();
-        self.freeing(|store| store.collect(options, common, &mut report))?;
+        let operation = common.operation();
+        self.freeing(|store| store.collect(options, &operation, &mut report))?;
         room::keep(self.path());
         report.elapsed = started.elapsed();
         Ok(report)
@@ -158,7 +160,7 @@ impl Store {
     fn collect(
         &self,
         options: &GcOptions,
-        common: &StoreOptions,
+        operation: &Running,
         report: &mut GcReport,
     ) -> Result<(), Error> {
         self.must_be_writable("collect garbage in")?;
@@ -173,16 +175,16 @@ impl Store {
         let kept = snapshots.into_iter().filter(|id| !expired.contains(id));
         let mut mark = Mark::default();
         for id in kept {
-            mark.add(self, id, common)?;
+            mark.add(self, id, operation)?;
         }
         let dead = self.dead(&mark.reach, options.grace)?;
         let packs = self.mostly_dead(&mark.reach)?;
-        match self.rewrite(&packs, common) {
+        match self.rewrite(&packs, operation) {
             // What is dead goes first, and they the next time.
             Err(error) if error.kind() == ErrorKind::StorageFull => {}
             rewritten => report.rewritten_packs += rewritten?,
         }
-        self.sweep(options, common, &expired, mark, dead, report)?;
+        self.sweep(options, operation, &expired, mark, dead, report)?;
         report.templates += self.sweep_templates()?;
         Ok(())
     }
@@ -278,7 +280,7 @@ impl Store {
     }
 
     /// Moves the living content of packs to a new one. How many packs hold nothing that is needed now.
-    fn rewrite(&self, packs: &[Held], common: &StoreOptions) -> Result<u64, Error> {
+    fn rewrite(&self, packs: &[Held], operation: &Running) -> Result<u64, Error> {
         if packs.is_empty() {
             return Ok(0);
         }
@@ -291,7 +293,7 @@ impl Store {
                 cold.push(Cold { id: *id, size: at.size, from });
             }
         }
-        let written = self.write_packs(cold, common)?;
+        let written = self.write_packs(cold, operation)?;
         // What could not be read stays where it is, and so does its pack.
         let stuck: HashSet<BlobId> = written.damaged.into_iter().collect();
         let moved = packs.iter().filter(|(_, live)| live.iter().all(|(id, _)| !stuck.contains(id)));
@@ -302,7 +304,7 @@ impl Store {
     fn sweep(
         &self,
         options: &GcOptions,
-        common: &StoreOptions,
+        operation: &Running,
         expired: &HashSet<SnapshotId>,
         mut mark: Mark,
         mut dead: Dead,
@@ -310,7 +312,7 @@ impl Store {
     ) -> Result<(), Error> {
         let mut first = true;
         loop {
-            let guard = locks::exclude(self.path(), options.patience, &common.cancel)?;
+            let guard = locks::exclude(self.path(), options.patience, operation)?;
             let Some(guard) = guard else {
                 report.busy = true;
                 return Ok(());
@@ -320,7 +322,7 @@ impl Store {
                 report.snapshots.extend(self.forget_snapshots(expired)?);
             }
             for id in self.catalog().snapshot_ids()? {
-                mark.add(self, id, common)?;
+                mark.add(self, id, operation)?;
             }
             first = false;
             let done = self.remove_mirrors(&mut dead.mirrors, &mark.reach, alone, report)?;
@@ -438,9 +440,9 @@ struct Mark {
 }
 
 impl Mark {
-    fn add(&mut self, store: &Store, id: SnapshotId, common: &StoreOptions) -> Result<(), Error> {
+    fn add(&mut self, store: &Store, id: SnapshotId, operation: &Running) -> Result<(), Error> {
         if !self.snapshots.contains(&id) {
-            self.reach.must_add(store, id, &common.cancel)?;
+            self.reach.must_add(store, id, operation)?;
             self.snapshots.insert(id);
         }
         Ok(())

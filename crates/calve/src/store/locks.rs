@@ -18,7 +18,7 @@ use rustix::io::Errno;
 
 use super::layout::{Layout, lock};
 use crate::error::{Context as _, Error};
-use crate::report::Cancel;
+use crate::tree::running::Running;
 
 /// How long the gate is closed at most while others are inside.
 const CLOSED: Duration = Duration::from_secs(2);
@@ -130,7 +130,7 @@ pub(crate) fn is_idle(store: &Path) -> bool {
 pub(crate) fn exclude(
     store: &Path,
     patience: Duration,
-    cancel: &Cancel,
+    operation: &Running,
 ) -> Result<Option<Guard>, Error> {
     let lock = || -> io::Result<Option<Guard>> {
         let started = Instant::now();
@@ -139,7 +139,7 @@ pub(crate) fn exclude(
         loop {
             wait(&gate, FlockOperation::LockExclusive)?;
             let closed = Instant::now();
-            while closed.elapsed() < CLOSED && !cancel.is_cancelled() {
+            while closed.elapsed() < CLOSED && !operation.is_cancelled() {
                 if try_now(&file, FlockOperation::NonBlockingLockExclusive)? {
                     // The gate opens as it is dropped; whoever comes now waits at the content.
                     return Ok(Some(Guard { _file: file }));
@@ -147,7 +147,7 @@ pub(crate) fn exclude(
                 std::thread::sleep(POLL);
             }
             flock(&gate, FlockOperation::Unlock)?;
-            if started.elapsed() >= patience || cancel.is_cancelled() {
+            if started.elapsed() >= patience || operation.is_cancelled() {
                 return Ok(None);
             }
             std::thread::sleep(OPEN);
@@ -166,9 +166,9 @@ mod tests {
         std::fs::create_dir(Layout(dir.path()).locks()).unwrap();
         let first = share(dir.path()).unwrap();
         let second = share(dir.path()).unwrap();
-        assert!(exclude(dir.path(), Duration::ZERO, &Cancel::new()).unwrap().is_none());
+        assert!(exclude(dir.path(), Duration::ZERO, &Running::default()).unwrap().is_none());
         drop((first, second));
-        assert!(exclude(dir.path(), Duration::ZERO, &Cancel::new()).unwrap().is_some());
+        assert!(exclude(dir.path(), Duration::ZERO, &Running::default()).unwrap().is_some());
         share(dir.path()).unwrap();
     }
 

@@ -35,12 +35,13 @@ use crate::error::{Context as _, Error};
 use crate::reflink::copy::Copier;
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
 use crate::reflink::meta::{self, Attrs, Created, Meta};
-use crate::reflink::{Patience, sys};
-use crate::report::{Cancel, DestinationReport, Method, Progress, SkipReason, Skipped};
+use crate::reflink::sys;
+use crate::report::{DestinationReport, Method, SkipReason, Skipped};
 use crate::tree::budget::Budget;
 use crate::tree::node::{self, Handles, OpenDirs};
 use crate::tree::pool::{self, Halves, Queue, lock};
-use crate::tree::sharing::{NewFile, PATIENCE, Sharing, Tried};
+use crate::tree::running::Running;
+use crate::tree::sharing::{NewFile, Sharing, Tried};
 use crate::tree::special::make_fifo;
 use crate::tree::tally::{self, Because};
 
@@ -52,9 +53,7 @@ pub(crate) struct Plan<'a> {
     pub(crate) manifest: &'a Manifest,
     /// The paths of the destinations, for messages.
     pub(crate) paths: &'a [PathBuf],
-    pub(crate) jobs: usize,
-    pub(crate) cancel: &'a Cancel,
-    pub(crate) progress: &'a Progress,
+    pub(crate) operation: &'a Running,
 }
 
 /// What was made: for each destination the counts, and what stands for each entry.
@@ -109,9 +108,8 @@ struct Maker<'a> {
     plan: &'a Plan<'a>,
     budget: Budget,
     dirs: OpenDirs<Directory>,
-    queue: Queue<'a, Task>,
+    queue: Queue<Task>,
     sharing: Vec<Sharing>,
-    patience: Patience,
     /// The first name of each file that has several: its directory and slot.
     firsts: HashMap<u64, (u32, u32)>,
     /// Directories that are finished last.
@@ -128,13 +126,12 @@ struct Maker<'a> {
 /// The stages hold a part of the tree; they are the caller's to remove.
 pub(crate) fn materialize(plan: &Plan<'_>, roots: Vec<OwnedFd>) -> Result<Made, Error> {
     let maker = Maker::new(plan, &roots)?;
-    let noted = Noted::default();
+    let noted = Noted::of(plan.operation);
     let root = Node::root(Directory { place: 0 }, roots, &maker.dirs);
     let roots = root.handles(&maker.dirs).context("make", || maker.path(0, 0))?;
     let workers = maker
         .queue
         .run(
-            maker.budget.jobs,
             ("make", plan.paths.first().map_or(Path::new(""), PathBuf::as_path)),
             vec![Task::Root(root)],
             |thread| {
@@ -232,15 +229,14 @@ impl<'a> Maker<'a> {
             let stat = fs::fstat(root).context("read", || path)?;
             owners.push((stat.st_uid, stat.st_gid));
         }
-        let budget = Budget::new(roots.len(), 1 + roots.len(), plan.jobs)
+        let budget = Budget::new(roots.len(), 1 + roots.len(), plan.operation.jobs())
             .context("make", || plan.paths.first().cloned().unwrap_or_default())?;
         let halves = Halves { first_most: budget.jobs.div_ceil(2), held_most: budget.files };
         Ok(Self {
             budget,
             dirs: OpenDirs::new(budget.dirs),
-            queue: Queue::new(halves, plan.cancel),
+            queue: Queue::new(halves, &plan.operation.with_jobs(budget.jobs)),
             sharing: roots.iter().map(|_| Sharing::default()).collect(),
-            patience: Patience::new(PATIENCE),
             firsts,
             late,
             owners,
@@ -506,8 +502,7 @@ impl<'a> Maker<'a> {
         self.note(refused, || self.plan.manifest.path(place).join(os(&entry.name)));
         let number = self.plan.manifest.directories[place as usize].first + file.slot;
         worker.stats[dest].push((number, stat_of(&Meta::of(&fs::fstat(&fd)?))));
-        self.plan.progress.files.fetch_add(1, Ordering::Relaxed);
-        self.plan.progress.bytes.fetch_add(size, Ordering::Relaxed);
+        self.plan.operation.file_done(size);
         if copied.is_none() { Ok(()) } else { sys::close_written(fd) }
     }
 
@@ -523,7 +518,7 @@ impl<'a> Maker<'a> {
             true => Tried::No(Because::Filesystem, None),
             false => {
                 let stopped = || self.queue.stopped();
-                sharing.try_clone(source, from, new, &self.patience, stopped)?
+                sharing.try_clone(source, from, new, self.plan.operation.patience(), stopped)?
             }
         };
         Ok(match tried {
@@ -569,7 +564,7 @@ impl<'a> Maker<'a> {
                 Kind::Symlink { .. } => report.symlinks += 1,
                 _ => report.fifos += 1,
             }
-            self.plan.progress.files.fetch_add(1, Ordering::Relaxed);
+            self.plan.operation.files_done(1);
         }
         Ok(())
     }

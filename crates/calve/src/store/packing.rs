@@ -16,7 +16,6 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read, Seek as _};
 use std::os::fd::OwnedFd;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{self, Mode, OFlags};
@@ -32,6 +31,7 @@ use super::{PROJECT, Store, StoreOptions};
 use crate::error::{Context as _, Error, ErrorKind};
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
 use crate::tree::pool;
+use crate::tree::running::Running;
 use crate::tree::staging::StagedFile;
 
 /// zstd's. The sources of Linux 6.1 (78,174 contents, 1,297 MB) are 254 MB at this level for 5 s of CPU time, 240 MB at 5 for 12 s, and
@@ -180,13 +180,13 @@ impl Store {
         self.must_be_writable("pack")?;
         let _guard = self.share()?;
         self.forget_packs();
-        let cancel = &common.cancel;
-        let everything = Reach::of_readable(self, self.catalog().snapshot_ids()?, cancel)?;
+        let operation = &common.operation();
+        let everything = Reach::of_readable(self, self.catalog().snapshot_ids()?, operation)?;
         let mut hot = Reach::default();
         if !options.all {
             let rows = self.catalog().worktrees()?;
             let roots = rows.iter().flat_map(|row| [row.snapshot, row.target]).flatten();
-            hot = Reach::of_readable(self, roots, cancel)?;
+            hot = Reach::of_readable(self, roots, operation)?;
         }
         let mut packed: HashMap<BlobId, (String, Location)> = self
             .catalog()
@@ -204,7 +204,7 @@ impl Store {
                 }
             })
             .context("read", || self.layout().blobs())?;
-        let written = self.write_packs(cold, common)?;
+        let written = self.write_packs(cold, operation)?;
         let mut report =
             PackReport { packs: written.packs, damaged: written.damaged, ..PackReport::default() };
         for (_, at) in &written.packed {
@@ -242,7 +242,8 @@ impl Store {
             snapshots.to_vec()
         };
         let guard = self.share()?;
-        let reach = Reach::of(self, snapshots.iter().copied(), &common.cancel)?;
+        let operation = &common.operation();
+        let reach = Reach::of(self, snapshots.iter().copied(), operation)?;
         let mut missing = Vec::new();
         for (&id, &size) in &reach.blobs {
             let path = || self.blobs().mirror_path(id);
@@ -256,20 +257,18 @@ impl Store {
             made_bytes: missing.iter().fold(0, |sum, (_, size)| size.saturating_add(sum)),
             ..WarmReport::default()
         };
-        common.progress.expected.fetch_add(missing.len() as u64, Ordering::Relaxed);
+        operation.expect(missing.len() as u64);
         // Last in, first out: the largest first, so that no thread is left with one at the end.
         missing.sort_unstable_by_key(|(_, size)| *size);
-        let noted = Noted::default();
+        let noted = Noted::of(operation);
         let workers = pool::run(
-            common.threads(),
-            &common.cancel,
+            operation,
             ("warm", self.path()),
             missing,
             |_| Intake::noting(&noted),
             |intake, (id, size), queue| {
                 self.content(intake, id, size, &|| queue.stopped())?;
-                common.progress.files.fetch_add(1, Ordering::Relaxed);
-                common.progress.bytes.fetch_add(size, Ordering::Relaxed);
+                operation.file_done(size);
                 Ok(())
             },
         )
@@ -281,7 +280,7 @@ impl Store {
         }
         for id in &snapshots {
             report.templates +=
-                u64::from(self.template(*id, &self.object(*id)?, common)?.is_some());
+                u64::from(self.template(*id, &self.object(*id)?, operation)?.is_some());
         }
         drop(guard);
         report.snapshots = snapshots;
@@ -294,21 +293,19 @@ impl Store {
     pub(crate) fn write_packs(
         &self,
         mut cold: Vec<Cold>,
-        common: &StoreOptions,
+        operation: &Running,
     ) -> Result<Written, Error> {
-        common.progress.expected.fetch_add(cold.len() as u64, Ordering::Relaxed);
+        operation.expect(cold.len() as u64);
         // Last in, first out: the largest first.
         cold.sort_by_key(|cold| cold.size);
         let workers = pool::run(
-            common.threads(),
-            &common.cancel,
+            operation,
             ("pack", self.path()),
             cold,
             |_| Packer::default(),
             |packer, cold, queue| {
                 let done = self.pack_one(packer, &cold, &|| queue.stopped());
-                common.progress.files.fetch_add(1, Ordering::Relaxed);
-                common.progress.bytes.fetch_add(cold.size, Ordering::Relaxed);
+                operation.file_done(cold.size);
                 done.map_err(|error| {
                     if queue.stopped() { pool::cancelled("pack", self.path()) } else { error }
                 })
@@ -328,7 +325,7 @@ impl Store {
         if done.is_empty() {
             return Ok(written);
         }
-        common.progress.publishing.store(true, Ordering::Relaxed);
+        operation.publishes();
         let packs = self.layout().packs();
         let mut named = Vec::with_capacity(done.len());
         for mut done in done {

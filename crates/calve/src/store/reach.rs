@@ -12,8 +12,8 @@ use super::id::{BlobId, DirectoryId, SnapshotId};
 use super::manifest::os;
 use super::object::{Entry, Kind, SnapshotObject};
 use crate::error::{Error, ErrorKind};
-use crate::report::Cancel;
 use crate::tree::pool;
+use crate::tree::running::Running;
 
 /// Paths that are told of one verification at most: two directories may share what is below them, so a few bytes can unfold without
 /// end.
@@ -45,7 +45,7 @@ impl Reach {
         &mut self,
         store: &Store,
         object: &SnapshotObject,
-        cancel: &Cancel,
+        operation: &Running,
     ) -> Result<Vec<Broken>, Error> {
         let mut broken = Vec::new();
         let mut waiting: Vec<DirectoryId> = root_of(object).into_iter().collect();
@@ -53,7 +53,7 @@ impl Reach {
             if !self.directories.insert(id) {
                 continue;
             }
-            if cancel.is_cancelled() {
+            if operation.is_cancelled() {
                 return Err(pool::cancelled("read", store.path()));
             }
             let entries = match store.catalog().directory(id)? {
@@ -84,10 +84,10 @@ impl Reach {
         &mut self,
         store: &Store,
         id: SnapshotId,
-        cancel: &Cancel,
+        operation: &Running,
     ) -> Result<(), Error> {
         let object = store.object(id)?;
-        match self.add(store, &object, cancel)?.first() {
+        match self.add(store, &object, operation)?.first() {
             None => Ok(()),
             Some((directory, why)) => {
                 let what = format!("directory {directory} of snapshot {id}: {why}");
@@ -104,11 +104,11 @@ impl Reach {
     pub(crate) fn of(
         store: &Store,
         snapshots: impl IntoIterator<Item = SnapshotId>,
-        cancel: &Cancel,
+        operation: &Running,
     ) -> Result<Self, Error> {
         let mut reach = Self::default();
         for id in snapshots {
-            reach.must_add(store, id, cancel)?;
+            reach.must_add(store, id, operation)?;
         }
         Ok(reach)
     }
@@ -117,12 +117,12 @@ impl Reach {
     pub(crate) fn of_readable(
         store: &Store,
         snapshots: impl IntoIterator<Item = SnapshotId>,
-        cancel: &Cancel,
+        operation: &Running,
     ) -> Result<Self, Error> {
         let mut reach = Self::default();
         for id in snapshots {
             match store.object(id) {
-                Ok(object) => reach.add(store, &object, cancel).map(drop)?,
+                Ok(object) => reach.add(store, &object, operation).map(drop)?,
                 Err(error)
                     if matches!(error.kind(), ErrorKind::Damaged | ErrorKind::SnapshotNotFound) => {
                 }

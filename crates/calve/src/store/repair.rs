@@ -18,18 +18,19 @@ use std::time::Duration;
 
 use rustix::fs::{self, AtFlags, FileType, Mode};
 
-use super::blobs::{Intake, Taken, path_of};
+use super::blobs::{Intake, Noted, Taken, path_of};
 use super::files::open_dir;
 use super::id::{BlobId, SnapshotId};
 use super::pack::Location;
 use super::packing::{Cold, From};
 use super::reach::Reach;
 use super::verify::{Bad, DamageKind, Eye, Mirror, VerifyReport};
-use super::{Store, StoreOptions, is_pack_name};
+use super::{Store, is_pack_name};
 use crate::error::{Context as _, Error};
 use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::meta::{self, Meta};
 use crate::tree::removal;
+use crate::tree::running::Running;
 use crate::tree::staging::stage_name;
 
 impl Store {
@@ -41,7 +42,7 @@ impl Store {
         damaged: &[BlobId],
         packs: &[String],
         unsealed: Vec<BlobId>,
-        common: &StoreOptions,
+        operation: &Running,
     ) -> Result<(), Error> {
         self.forget_packs();
         let folder = open_dir(&self.layout().packs())?;
@@ -50,7 +51,7 @@ impl Store {
             open_again(&folder, &name);
         }
         // Nobody else is at it: what is wrong stays so.
-        let mut eye = Eye { intake: Intake::new(), looks: 0, cancel: &common.cancel };
+        let mut eye = Eye { intake: Intake::noting(&Noted::of(operation)), looks: 0, operation };
         self.adopt_packs(&mut eye, reach, damaged)?;
         let mut seals = Vec::new();
         for &id in damaged.iter().chain(&unsealed) {
@@ -68,7 +69,7 @@ impl Store {
         }
         let mut mended = HashSet::new();
         for name in packs {
-            if self.mend_pack(name, common)? {
+            if self.mend_pack(name, operation)? {
                 mended.insert(self.layout().pack(name));
             }
         }
@@ -167,8 +168,8 @@ impl Store {
         if !self.look_at(eye, id)?.is_lost() {
             return Ok(());
         }
-        let cancel = eye.cancel;
-        let stop = || cancel.is_cancelled();
+        let operation = eye.operation;
+        let stop = || operation.is_cancelled();
         let (seconds, nanoseconds) = self.clock()?;
         for row in self.catalog().worktrees()? {
             let root = self.registry().root_of(&row);
@@ -205,7 +206,7 @@ impl Store {
     }
 
     /// Writes what can be read of a pack into another, and gives it up if that is all: whether it is.
-    fn mend_pack(&self, name: &str, common: &StoreOptions) -> Result<bool, Error> {
+    fn mend_pack(&self, name: &str, operation: &Running) -> Result<bool, Error> {
         if self.open_pack(name).and_then(|pack| pack.index()).is_ok() {
             return Ok(true);
         }
@@ -220,7 +221,7 @@ impl Store {
             .into_iter()
             .map(|(id, at)| Cold { id, size: at.size, from: From::Pack(name.to_owned(), at) })
             .collect();
-        self.write_packs(cold, common)?;
+        self.write_packs(cold, operation)?;
         let gone = self.catalog().forget_pack_if_empty(name)?;
         if gone && is_pack_name(name) {
             self.forget_packs();

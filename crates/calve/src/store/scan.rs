@@ -30,13 +30,14 @@ use super::object::{Entry, Kind};
 use crate::error::{Context as _, Error};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
-use crate::report::{Cancel, Progress, SkipReason, Skipped};
+use crate::report::{SkipReason, Skipped};
 use crate::tree::budget::Budget;
 use crate::tree::filter::IgnoreChain;
 use crate::tree::listing::{self, Before, Names, Rest};
 use crate::tree::node::{self, Handles, OpenDirs};
 use crate::tree::pool::{self, Queue, lock};
 use crate::tree::read::read_rules;
+use crate::tree::running::Running;
 use crate::tree::staging::PREFIX;
 
 mod assemble;
@@ -77,9 +78,7 @@ pub(crate) struct Request<'a> {
     pub(crate) maker: Maker,
     /// Directories that are no part of the tree although they are inside it: other worktrees.
     pub(crate) excluded: &'a HashSet<(u64, u64)>,
-    pub(crate) jobs: usize,
-    pub(crate) cancel: &'a Cancel,
-    pub(crate) progress: &'a Progress,
+    pub(crate) operation: &'a Running,
 }
 
 /// What a scan found.
@@ -190,18 +189,18 @@ struct Scanner<'a> {
 /// Scans a tree.
 pub(crate) fn scan(request: &Request<'_>) -> Result<Scan, Error> {
     let (boot, places, gone) = (Boot::this(), AtomicU32::new(1), Mutex::default());
-    let budget = Budget::new(1, FILE_DESCRIPTORS, request.jobs).context("read", || request.path)?;
+    let budget = Budget::new(1, FILE_DESCRIPTORS, request.operation.jobs())
+        .context("read", || request.path)?;
     let dirs = OpenDirs::new(budget.dirs);
     let scanner = Scanner { request, boot, dirs, places, gone };
     let base = request.base.map(|_| 0);
     let first = Task::Directory { parent: None, name: CString::default(), place: 0, base };
     if let Some(base) = request.base {
         let files = u64::from(base.count).saturating_sub(base.directories.len() as u64);
-        request.progress.expected.fetch_add(files, Ordering::Relaxed);
+        request.operation.expect(files);
     }
     let workers = pool::run(
-        budget.jobs,
-        request.cancel,
+        &request.operation.with_jobs(budget.jobs),
         ("read", request.path),
         vec![first],
         |_| Worker {
@@ -219,7 +218,7 @@ pub(crate) fn scan(request: &Request<'_>) -> Result<Scan, Error> {
 }
 
 impl Scanner<'_> {
-    fn work(&self, worker: &mut Worker, task: Task, queue: &Queue<'_, Task>) -> Result<(), Error> {
+    fn work(&self, worker: &mut Worker, task: Task, queue: &Queue<Task>) -> Result<(), Error> {
         let dir = match task {
             Task::Directory { parent, name, place, base } => {
                 match self.directory(worker, parent.as_ref(), name, place, base, queue)? {
@@ -254,7 +253,7 @@ impl Scanner<'_> {
         name: CString,
         place: u32,
         base: Option<u32>,
-        queue: &Queue<'_, Task>,
+        queue: &Queue<Task>,
     ) -> Result<Option<Arc<Node>>, Error> {
         let request = self.request;
         let path_of = || parent.map_or_else(PathBuf::new, |parent| parent.path_of(&name));
@@ -378,7 +377,7 @@ impl Scanner<'_> {
         dir: &Arc<Node>,
         place: u32,
         names: Vec<(CString, FileType)>,
-        queue: &Queue<'_, Task>,
+        queue: &Queue<Task>,
     ) -> Result<Vec<Found>, Error> {
         let handles = self.handles(dir)?;
         let fd = &handles.sides[0];
@@ -519,7 +518,7 @@ impl Scanner<'_> {
         }
         // What must be opened is counted when it was read.
         let known = found.iter().filter(|it| matches!(it.0, What::Same(..) | What::Other(..)));
-        self.request.progress.files.fetch_add(known.count() as u64, Ordering::Relaxed);
+        self.request.operation.files_done(known.count() as u64);
         dir.add_pending(directories.len());
         // The directories first, so that the files, which are done next, find them waiting for the others.
         queue.extend(directories.into_iter().map(|(name, place, base)| Task::Directory {

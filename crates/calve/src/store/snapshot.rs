@@ -27,6 +27,7 @@ use crate::error::{Error, ErrorKind};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::report::Skipped;
+use crate::tree::running::Running;
 
 /// A snapshot, as `log` and `show` tell of it.
 #[derive(Debug, Clone)]
@@ -146,6 +147,15 @@ impl Store {
         taking: &SnapshotOptions,
         options: &StoreOptions,
     ) -> Result<SnapshotReport, Error> {
+        self.snapshot_in(taking, &options.operation())
+    }
+
+    /// [`Store::snapshot`], as a part of `operation`.
+    pub(crate) fn snapshot_in(
+        &self,
+        taking: &SnapshotOptions,
+        operation: &Running,
+    ) -> Result<SnapshotReport, Error> {
         self.must_be_writable("take a snapshot with")?;
         taking.check()?;
         let row = self.catalog().worktree(PROJECT)?.ok_or_else(|| {
@@ -153,7 +163,7 @@ impl Store {
             Error::new(ErrorKind::Damaged, "open store", self.path(), cause)
         })?;
         let known = self.known_if_sound(row)?;
-        self.record(&known, taking, options)
+        self.record(&known, taking, operation)
     }
 
     /// What is known of a worktree, or of the project.
@@ -195,7 +205,7 @@ impl Store {
         &self,
         known: &Known,
         intake: Option<&Noted>,
-        options: &StoreOptions,
+        operation: &Running,
     ) -> Result<(Scan, (i64, u32)), Error> {
         let root = fs::open(&known.root, DIR_FLAGS, Mode::empty()).map_err(|errno| {
             let kind = match errno {
@@ -217,9 +227,7 @@ impl Store {
             stamp,
             maker: Maker::of(&root),
             excluded: &excluded,
-            jobs: options.threads(),
-            cancel: &options.cancel,
-            progress: &options.progress,
+            operation,
         };
         let scan = scan::scan(&request)?;
         if let Some(index) = &scan.index
@@ -257,12 +265,12 @@ impl Store {
         &self,
         known: &Known,
         taking: &SnapshotOptions,
-        options: &StoreOptions,
+        operation: &Running,
     ) -> Result<SnapshotReport, Error> {
-        let noted = Noted::default();
-        let recorded = self.record_noting(known, taking, options, &noted);
+        let noted = Noted::of(operation);
+        let recorded = self.record_noting(known, taking, operation, &noted);
         if recorded.as_ref().is_err_and(|error| error.kind() == ErrorKind::StorageFull) {
-            self.give_back(&noted, options);
+            self.give_back(&noted, operation);
         }
         recorded
     }
@@ -271,7 +279,7 @@ impl Store {
         &self,
         known: &Known,
         taking: &SnapshotOptions,
-        options: &StoreOptions,
+        operation: &Running,
         noted: &Noted,
     ) -> Result<SnapshotReport, Error> {
         let started = std::time::Instant::now();
@@ -281,7 +289,7 @@ impl Store {
             // It was read before the lock was had. Should it have been forgotten since, its content may be gone.
             self.object(*base)?;
         }
-        let (scan, stamp) = self.scan(known, Some(noted), options)?;
+        let (scan, stamp) = self.scan(known, Some(noted), operation)?;
         let Some(manifest) = &scan.manifest else {
             return Err(crate::tree::pool::cancelled("take a snapshot of", &known.root));
         };
@@ -514,13 +522,13 @@ mod tests {
         let newer = known.index.clone().unwrap();
         let begun = Index { boot: Boot([9; 16]), ..newer.clone() };
         known.index = Some(begun.clone());
-        assert!(store.scan(&known, None, &options).unwrap().0.index.is_some());
+        assert!(store.scan(&known, None, &options.operation()).unwrap().0.index.is_some());
         assert_eq!(store.registry().index(&token, id, count), Some(newer));
         store.registry().write_index(&token, &begun).unwrap();
-        store.scan(&known, None, &options).unwrap();
+        store.scan(&known, None, &options.operation()).unwrap();
         assert_eq!(store.registry().index(&token, id, count).unwrap().boot, Boot::this());
         std::fs::remove_file(store.path().join("indexes").join(&token)).unwrap();
-        store.scan(&known, None, &options).unwrap();
+        store.scan(&known, None, &options.operation()).unwrap();
         assert_eq!(store.registry().index(&token, id, count), None);
     }
 }

@@ -10,7 +10,6 @@
 use std::ffi::CString;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::Ordering;
 
 use rustix::fs::{self, Mode, OFlags};
 
@@ -19,11 +18,12 @@ use super::index::{Boot, Index};
 use super::materialize::{Plan, materialize};
 use super::object::SnapshotObject;
 use super::trash::remove_tree;
-use super::{Store, StoreOptions, locks};
+use super::{Store, locks};
 use crate::error::{Context as _, Error};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::reflink::sys;
+use crate::tree::running::Running;
 use crate::tree::staging::{self, Stage, flush_filesystem, stage_name};
 
 impl Store {
@@ -36,7 +36,7 @@ impl Store {
         &self,
         id: SnapshotId,
         object: &SnapshotObject,
-        options: &StoreOptions,
+        operation: &Running,
     ) -> Result<Option<OwnedFd>, Error> {
         if self.is_read_only() || sys::filesystem_name(self.path()).as_deref() != Some("btrfs") {
             return Ok(None);
@@ -62,16 +62,14 @@ impl Store {
         else {
             return Ok(None);
         };
-        options.progress.expected.fetch_add(object.files, Ordering::Relaxed);
+        operation.expect(object.files);
         let manifest = self.catalog().manifest(id, object)?;
         let root = stage.dir().try_clone().context("make template in", || &folder)?;
         let plan = Plan {
             store: self,
             manifest: &manifest,
             paths: std::slice::from_ref(&folder),
-            jobs: options.threads(),
-            cancel: &options.cancel,
-            progress: &options.progress,
+            operation,
         };
         let mut made = materialize(&plan, vec![root])?;
         if made.reports.iter().any(|report| !report.skipped.is_empty()) {

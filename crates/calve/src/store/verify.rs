@@ -10,7 +10,6 @@ use std::collections::HashSet;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{self, FileType, Mode};
@@ -26,8 +25,8 @@ use super::{Store, StoreOptions, locks};
 use crate::error::{Context as _, Error, ErrorKind};
 use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::meta::Meta;
-use crate::report::Cancel;
 use crate::tree::pool;
+use crate::tree::running::Running;
 
 /// How long it is tried to have the store alone.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -199,7 +198,7 @@ pub(super) struct Eye<'a> {
     pub(super) intake: Intake,
     /// How often it may still wait for somebody who is at it.
     pub(super) looks: u32,
-    pub(super) cancel: &'a Cancel,
+    pub(super) operation: &'a Running,
 }
 
 /// A blob, looked at closely.
@@ -231,7 +230,7 @@ impl Store {
             self.must_be_writable("repair")?;
         }
         let mut report = VerifyReport::default();
-        match self.verify_into(&mut report, repair, common) {
+        match self.verify_into(&mut report, repair, &common.operation()) {
             Err(error) if error.kind() == ErrorKind::Damaged => {
                 report.damage.push(Damage {
                     kind: DamageKind::Database,
@@ -254,12 +253,12 @@ impl Store {
         &self,
         report: &mut VerifyReport,
         repair: bool,
-        common: &StoreOptions,
+        operation: &Running,
     ) -> Result<(), Error> {
         let guard = self.share()?;
         self.forget_packs();
-        let (snapshots, reach, broken) = self.verify_objects(report, common)?;
-        let seen = self.read_all(common)?;
+        let (snapshots, reach, broken) = self.verify_objects(report, operation)?;
+        let seen = self.read_all(operation)?;
         report.mirrors = seen.mirrors;
         report.mirror_bytes = seen.mirror_bytes;
         report.packed_blobs = seen.packed_blobs;
@@ -287,7 +286,7 @@ impl Store {
                 repaired: false,
             });
         }
-        let mut eye = Eye { intake: Intake::new(), looks: LOOKS, cancel: &common.cancel };
+        let mut eye = Eye { intake: Intake::new(), looks: LOOKS, operation };
         let mut damaged = Vec::new();
         for id in suspects {
             let needed = reach.blobs.contains_key(&id);
@@ -310,11 +309,11 @@ impl Store {
         if !repair || much == 0 {
             return Ok(());
         }
-        let Some(_alone) = locks::exclude(self.path(), PATIENCE, &common.cancel)? else {
+        let Some(_alone) = locks::exclude(self.path(), PATIENCE, operation)? else {
             report.busy = true;
             return Ok(());
         };
-        self.repair(report, &reach, &damaged, &packs, seen.unsealed, common)
+        self.repair(report, &reach, &damaged, &packs, seen.unsealed, operation)
     }
 
     /// Looks at every snapshot and at what it is made of.
@@ -322,7 +321,7 @@ impl Store {
     fn verify_objects(
         &self,
         report: &mut VerifyReport,
-        common: &StoreOptions,
+        operation: &Running,
     ) -> Result<(Vec<(SnapshotId, SnapshotObject)>, Reach, Vec<super::reach::Broken>), Error> {
         let mut reach = Reach::default();
         let (mut snapshots, mut broken) = (Vec::new(), Vec::new());
@@ -330,7 +329,7 @@ impl Store {
             report.snapshots += 1;
             match row {
                 Ok((id, object)) => {
-                    broken.extend(reach.add(self, &object, &common.cancel)?);
+                    broken.extend(reach.add(self, &object, operation)?);
                     snapshots.push((id, object));
                 }
                 Err(why) => report.damage.push(self.damaged_snapshot(why)),
@@ -353,7 +352,7 @@ impl Store {
     }
 
     /// Reads all mirrors and all that is packed.
-    fn read_all(&self, common: &StoreOptions) -> Result<Seen, Error> {
+    fn read_all(&self, operation: &Running) -> Result<Seen, Error> {
         let mut tasks: Vec<(u64, Task)> = self
             .catalog()
             .all_packed()?
@@ -363,12 +362,11 @@ impl Store {
         self.blobs()
             .for_each(|id, meta| tasks.push((meta.size, Task::Mirror(id))))
             .context("read", || self.layout().blobs())?;
-        common.progress.expected.fetch_add(tasks.len() as u64, Ordering::Relaxed);
+        operation.expect(tasks.len() as u64);
         // Last in, first out: the largest first.
         tasks.sort_by_key(|(size, _)| *size);
         let workers = pool::run(
-            common.threads(),
-            &common.cancel,
+            operation,
             ("verify", self.path()),
             tasks,
             |_| Worker { intake: Intake::new(), seen: Seen::default() },
@@ -400,8 +398,7 @@ impl Store {
                         };
                     }
                 }
-                common.progress.files.fetch_add(1, Ordering::Relaxed);
-                common.progress.bytes.fetch_add(size, Ordering::Relaxed);
+                operation.file_done(size);
                 Ok(())
             },
         )?;
@@ -476,7 +473,7 @@ impl Store {
 
     /// How a blob stands now.
     pub(super) fn look_at(&self, eye: &mut Eye<'_>, id: BlobId) -> Result<Standing, Error> {
-        let stop = || eye.cancel.is_cancelled();
+        let stop = || eye.operation.is_cancelled();
         let intake = &mut eye.intake;
         let mut mirror = self.read_mirror(intake, id, &stop)?;
         while eye.looks > 0 && matches!(mirror, Mirror::Bad { how: Bad::Young, .. }) {

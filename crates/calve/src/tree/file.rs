@@ -194,7 +194,7 @@ impl Worker<'_, '_> {
         }
         if op.dests.is_empty() {
             self.tallies[0].files += 1;
-            op.options.progress.files.fetch_add(1, Ordering::Relaxed);
+            op.operation.files_done(1);
             return Ok(Created::Done);
         }
         if !op.options.xattrs {
@@ -245,7 +245,7 @@ impl Worker<'_, '_> {
         for dest in 0..op.dests.len() {
             match self.link_to_first(dest, &first, node, handles, name)? {
                 Some(Settled::Kept) => {
-                    op.options.progress.files.fetch_add(1, Ordering::Relaxed);
+                    op.operation.files_done(1);
                     job.outs.push(Out::KEPT);
                 }
                 Some(_) => {
@@ -275,7 +275,7 @@ impl Worker<'_, '_> {
     pub(super) fn count_link(&mut self, dest: usize) {
         self.tallies[dest].files += 1;
         self.tallies[dest].linked_files += 1;
-        self.op.options.progress.files.fetch_add(1, Ordering::Relaxed);
+        self.op.operation.files_done(1);
     }
 
     /// Makes the files of a batch that are not made yet: all of them at one destination, then at the next, since what
@@ -321,7 +321,7 @@ impl Worker<'_, '_> {
         because: Option<Because>,
     ) -> Result<Out, Error> {
         if self.is_kept(dest, node, handles, &job.name)? {
-            self.op.options.progress.files.fetch_add(1, Ordering::Relaxed);
+            self.op.operation.files_done(1);
             return Ok(Out::KEPT);
         }
         self.create_out(dest, node, handles, job, because)
@@ -550,8 +550,7 @@ impl Worker<'_, '_> {
                 if self.fill_file(dest, node, handles, job, attrs, out)? == Settled::Kept {
                     job.outs[dest] = Out::KEPT;
                 }
-                op.options.progress.files.fetch_add(1, Ordering::Relaxed);
-                op.options.progress.bytes.fetch_add(job.meta.size, Ordering::Relaxed);
+                op.operation.file_done(job.meta.size);
             }
         }
         Ok(())
@@ -661,7 +660,7 @@ impl Worker<'_, '_> {
             return Ok(Tried::No(Because::Filesystem, None));
         }
         let new = self.new_at(dest, handles, &job.name, out);
-        sharing.try_clone(&job.source, &job.meta, new, &op.patience, || op.stopped())
+        sharing.try_clone(&job.source, &job.meta, new, op.operation.patience(), || op.stopped())
     }
 
     /// The file on its way to `name`.

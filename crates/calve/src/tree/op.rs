@@ -14,13 +14,14 @@ use super::links::Links;
 use super::names::Placed;
 use super::node::{Handles, OpenDirs};
 use super::pool::{self, Halves, Queue, lock};
+use super::running::Running;
 use super::sharing::Sharing;
 use super::staging::Stage;
 use super::tally::Finding;
+use super::targets::Target;
 use super::verdicts::Verdicts;
-use super::{CloneOptions, OWN};
+use super::{CloneOptions, Existing, OWN};
 use crate::error::{Error, ErrorKind};
-use crate::reflink::Patience;
 use crate::reflink::meta::{Attrs, Meta};
 use crate::report::{DestinationReport, SkipReason, Skipped};
 
@@ -38,21 +39,39 @@ pub(super) struct Dest {
     pub(super) owner: OnceLock<(u32, u32)>,
 }
 
+/// What a call asks for, and what was found at both ends of it.
+pub(super) struct Call<'a> {
+    pub(super) source: &'a Path,
+    /// The same, absolute, for symbolic links to it.
+    pub(super) absolute: PathBuf,
+    pub(super) meta: Meta,
+    pub(super) filter: Filter,
+    pub(super) options: &'a CloneOptions,
+    pub(super) operation: Running,
+    pub(super) targets: Vec<Target>,
+}
+
+impl Call<'_> {
+    /// Whether a destination is to be left as it is.
+    pub(super) fn skips(&self, target: &Target) -> bool {
+        self.options.existing == Existing::Skip && target.existing.is_some()
+    }
+}
+
 /// What all threads share.
 pub(super) struct Op<'a> {
     pub(super) options: &'a CloneOptions,
-    pub(super) filter: Filter,
+    pub(super) filter: &'a Filter,
     pub(super) source: &'a Path,
-    /// The same, absolute, for symbolic links to it.
-    pub(super) source_absolute: PathBuf,
+    pub(super) source_absolute: &'a Path,
     pub(super) dests: Vec<Dest>,
     /// Directories that are no part of the source although they are inside it: the destinations.
     pub(super) excluded: HashSet<(u64, u64)>,
     pub(super) dirs: OpenDirs<Directory>,
     pub(super) links: Links,
-    pub(super) patience: Patience,
+    pub(super) operation: Running,
     pub(super) budget: Budget,
-    pub(super) queue: Queue<'a, Task>,
+    pub(super) queue: Queue<Task>,
     /// Some thread could not have a umask of its own; another may fill what it made.
     pub(super) clipped: AtomicBool,
     pub(super) skipped: Mutex<Vec<Finding>>,
@@ -122,31 +141,27 @@ pub(super) struct Batch {
 }
 
 impl<'a> Op<'a> {
-    #[expect(clippy::too_many_arguments, reason = "called once; these are its fields")]
     pub(super) fn new(
-        options: &'a CloneOptions,
-        filter: Filter,
-        source: &'a Path,
-        source_absolute: PathBuf,
+        call: &'a Call<'a>,
         dests: Vec<Dest>,
         excluded: HashSet<(u64, u64)>,
-        patience: Patience,
         budget: Budget,
     ) -> Self {
+        let operation = call.operation.with_jobs(budget.jobs);
         let halves = Halves { first_most: (budget.jobs / 2).max(1), held_most: budget.files };
         Self {
-            options,
-            filter,
-            source,
-            source_absolute,
+            options: call.options,
+            filter: &call.filter,
+            source: call.source,
+            source_absolute: &call.absolute,
             excluded,
             dirs: OpenDirs::new(budget.dirs),
             links: Links::new(),
-            patience,
             budget,
             tallies: Mutex::new(vec![DestinationReport::default(); dests.len().max(1)]),
             dests,
-            queue: Queue::new(halves, &options.cancel),
+            queue: Queue::new(halves, &operation),
+            operation,
             clipped: AtomicBool::new(false),
             skipped: Mutex::default(),
             repositories: Mutex::default(),
@@ -205,8 +220,3 @@ impl<'a> Op<'a> {
 /// What is left of an operation when it is over: the destinations, their counts, and what did not arrive whole, at one of
 /// them or at all.
 pub(super) type Findings = (Vec<Dest>, Vec<DestinationReport>, Vec<Finding>);
-
-/// How many threads work, unless the caller says.
-pub(crate) fn default_jobs() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from).min(8)
-}

@@ -19,9 +19,9 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
 
+use super::running::Running;
 use crate::error::{Error, ErrorKind};
 use crate::reflink::sys;
-use crate::report::Cancel;
 
 /// Locks, whether or not a thread panicked while it held the lock: the data is only ever replaced whole.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -60,12 +60,12 @@ pub(crate) struct Halves {
 }
 
 /// What the threads of one run share.
-pub(crate) struct Queue<'a, T> {
+pub(crate) struct Queue<T> {
     waiting: Mutex<Waiting<T>>,
     wake: Condvar,
     stop: AtomicBool,
     failure: Mutex<Option<Error>>,
-    cancel: &'a Cancel,
+    operation: Running,
     halves: Halves,
 }
 
@@ -75,8 +75,9 @@ pub(crate) fn cancelled(operation: &'static str, path: &Path) -> Error {
     Error::new(ErrorKind::Cancelled, operation, path, cause)
 }
 
-impl<'a, T> Queue<'a, T> {
-    pub(crate) fn new(halves: Halves, cancel: &'a Cancel) -> Self {
+impl<T> Queue<T> {
+    /// For the threads that `operation` may have.
+    pub(crate) fn new(halves: Halves, operation: &Running) -> Self {
         let waiting = Waiting {
             tasks: Vec::new(),
             halves: VecDeque::new(),
@@ -90,7 +91,7 @@ impl<'a, T> Queue<'a, T> {
             wake: Condvar::new(),
             stop: AtomicBool::new(false),
             failure: Mutex::default(),
-            cancel,
+            operation: operation.clone(),
             halves,
         }
     }
@@ -135,7 +136,7 @@ impl<'a, T> Queue<'a, T> {
 
     /// Whether nobody needs the result any more.
     pub(crate) fn stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed) || self.cancel.is_cancelled()
+        self.stop.load(Ordering::Relaxed) || self.operation.is_cancelled()
     }
 
     /// The first error is the one that is told; it stops everybody.
@@ -185,9 +186,9 @@ impl<'a, T> Queue<'a, T> {
     }
 }
 
-struct HaltOnPanic<'a, 'b, T>(&'a Queue<'b, T>);
+struct HaltOnPanic<'a, T>(&'a Queue<T>);
 
-impl<T> Drop for HaltOnPanic<'_, '_, T> {
+impl<T> Drop for HaltOnPanic<'_, T> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.0.halt();
@@ -195,40 +196,39 @@ impl<T> Drop for HaltOnPanic<'_, '_, T> {
     }
 }
 
-/// Works on `tasks`, and on what comes up meanwhile, with `jobs` threads. Each has a worker of its own, made by `start`; the
-/// workers are given back.
+/// Works on `tasks`, and on what comes up meanwhile, with the operation's threads. Each has a worker of its own, made by
+/// `start`; the workers are given back.
 ///
 /// # Errors
 /// The first error of a task; or that it was cancelled, told as `operation` on `path`.
 pub(crate) fn run<T: Send, W: Send>(
-    jobs: usize,
-    cancel: &Cancel,
+    operation: &Running,
     what: (&'static str, &Path),
     tasks: Vec<T>,
     start: impl Fn(Thread) -> W + Sync,
-    work: impl Fn(&mut W, T, &Queue<'_, T>) -> Result<(), Error> + Sync,
+    work: impl Fn(&mut W, T, &Queue<T>) -> Result<(), Error> + Sync,
 ) -> Result<Vec<W>, Error> {
-    let queue = Queue::new(Halves { first_most: jobs.max(1), held_most: 0 }, cancel);
-    queue.run(jobs, what, tasks, start, |worker, task| work(worker, task, &queue))
+    let queue = Queue::new(Halves { first_most: operation.jobs(), held_most: 0 }, operation);
+    queue.run(what, tasks, start, |worker, task| work(worker, task, &queue))
 }
 
-impl<T: Send> Queue<'_, T> {
+impl<T: Send> Queue<T> {
     /// The same, for work in two halves.
     ///
     /// # Errors
     /// As for [`run`].
     pub(crate) fn run<W: Send>(
         &self,
-        jobs: usize,
         (operation, path): (&'static str, &Path),
         tasks: Vec<T>,
         start: impl Fn(Thread) -> W + Sync,
         work: impl Fn(&mut W, T) -> Result<(), Error> + Sync,
     ) -> Result<Vec<W>, Error> {
         self.extend(tasks);
+        let jobs = self.operation.jobs();
         let workers = Mutex::new(Vec::with_capacity(jobs));
         std::thread::scope(|scope| {
-            for index in 0..jobs.max(1) {
+            for index in 0..jobs {
                 let (workers, start, work) = (&workers, &start, &work);
                 let thread = move || {
                     // A panic in one thread must not leave the others waiting for it.
@@ -257,7 +257,7 @@ impl<T: Send> Queue<'_, T> {
             let stopped = error.io_error().raw_os_error() == Some(Errno::CANCELED.raw_os_error());
             return Err(if stopped { cancelled(operation, path) } else { error });
         }
-        if self.cancel.is_cancelled() {
+        if self.operation.is_cancelled() {
             return Err(cancelled(operation, path));
         }
         Ok(workers.into_inner().unwrap_or_else(PoisonError::into_inner))

@@ -8,9 +8,8 @@ use std::collections::HashSet;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::OnceLock;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{self, AtFlags, Mode as Permissions, OFlags};
@@ -19,10 +18,11 @@ use rustix::io::Errno;
 use super::budget::Budget;
 use super::filter::Filter;
 use super::node::Handles;
-use super::op::{self, Dest, DestState, Op};
+use super::op::{Call, Dest, DestState, Op};
 use super::pool::lock;
 use super::removal;
-use super::sharing::{PATIENCE, Sharing};
+use super::running::Running;
+use super::sharing::Sharing;
 use super::staging::{self, Stage};
 use super::tally::Finding;
 use super::targets::{Target, is_inside, look_at};
@@ -33,7 +33,7 @@ use super::{
 use crate::error::{Context as _, Error, ErrorKind};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
-use crate::reflink::{Patience, sys};
+use crate::reflink::sys;
 use crate::report::{DestinationReport, Method, Report};
 
 /// How long transient refusals are waited for where a copy will not do: a ZFS transaction group takes 5 s to close.
@@ -70,15 +70,21 @@ pub(super) fn clone_tree(
     options: &CloneOptions,
 ) -> Result<Report, Error> {
     let start = Instant::now();
+    let operation = Running::new(options.jobs, &options.cancel, &options.progress);
+    let operation = match options.reflink {
+        Reflink::Always => operation.with_patience(PATIENCE_ALWAYS),
+        _ => operation,
+    };
     let filter = Filter::new(options)?;
     let root = open_source(source)?;
     let meta = Meta::of(&fs::fstat(&root).context("read", || source)?);
     let absolute = std::fs::canonicalize(source).context("resolve", || source)?;
     let targets = look_at(dests, &root, &meta, source, options.existing)?;
-    let skips = |target: &Target| options.existing == Existing::Skip && target.existing.is_some();
+    let call = Call { source, absolute, meta, filter, options, operation, targets };
+    let (targets, skips) = (&call.targets, |target: &Target| call.skips(target));
     let mut reports = tally::reports(targets.iter().map(|target| (&*target.path, skips(target))));
     for (target, report) in targets.iter().zip(&mut reports) {
-        report.inside_source = is_inside(&target.parent, meta.id());
+        report.inside_source = is_inside(&target.parent, call.meta.id());
     }
     let finish = |destinations| {
         Ok(Report { source: source.to_owned(), destinations, elapsed: start.elapsed() })
@@ -87,7 +93,7 @@ pub(super) fn clone_tree(
         return finish(reports);
     }
     if options.dry_run {
-        let (counts, found) = count(source, absolute, root, meta, filter, options, &targets)?;
+        let (counts, found) = count(&call, root)?;
         for (target, report) in targets.iter().zip(&mut reports) {
             if !skips(target) {
                 tally::write(report, counts.clone(), &found, None);
@@ -95,11 +101,11 @@ pub(super) fn clone_tree(
         }
         return finish(reports);
     }
-    for target in &targets {
+    for target in targets {
         staging::sweep(&target.parent);
     }
-    if let Some(stages) = snapshots(&root, &meta, &absolute, &filter, options, &targets)? {
-        publish(&targets, stages, options)?;
+    if let Some(stages) = snapshots(&call, &root)? {
+        publish(&call, stages)?;
         for (target, report) in targets.iter().zip(&mut reports) {
             if !skips(target) {
                 report.method = Method::Snapshot;
@@ -107,8 +113,8 @@ pub(super) fn clone_tree(
         }
         return finish(reports);
     }
-    let made = prepare(&targets, options)?;
-    walk_and_publish(source, absolute, root, meta, filter, options, &targets, made, &mut reports)?;
+    let made = prepare(&call)?;
+    walk_and_publish(&call, root, made, &mut reports)?;
     finish(reports)
 }
 
@@ -124,14 +130,8 @@ fn open_source(source: &Path) -> Result<OwnedFd, Error> {
 }
 
 /// Makes a snapshot of the subvolume for every destination, where the result would be that of the walk. `None`: walk.
-fn snapshots(
-    root: &OwnedFd,
-    meta: &Meta,
-    absolute: &Path,
-    filter: &Filter,
-    options: &CloneOptions,
-    targets: &[Target],
-) -> Result<Option<Vec<Option<Stage>>>, Error> {
+fn snapshots(call: &Call<'_>, root: &OwnedFd) -> Result<Option<Vec<Option<Stage>>>, Error> {
+    let Call { absolute, meta, filter, options, targets, .. } = call;
     let plain = options.mode == Mode::Clone
         && options.reflink != Reflink::Never
         && !options.existing.merges()
@@ -150,10 +150,10 @@ fn snapshots(
     }
     let mut stages = Vec::with_capacity(targets.len());
     for target in targets {
-        if options.cancel.is_cancelled() {
+        if call.operation.is_cancelled() {
             return Ok(None);
         }
-        if options.existing == Existing::Skip && target.existing.is_some() {
+        if call.skips(target) {
             stages.push(None);
             continue;
         }
@@ -171,11 +171,12 @@ fn snapshots(
 }
 
 /// Makes a stage for every destination, or opens what is merged into.
-fn prepare(targets: &[Target], options: &CloneOptions) -> Result<Vec<Made>, Error> {
+fn prepare(call: &Call<'_>) -> Result<Vec<Made>, Error> {
+    let (targets, options) = (&call.targets, call.options);
     let mut made: Vec<Made> = Vec::with_capacity(targets.len());
     for target in targets {
         let path = || &target.path;
-        if options.existing == Existing::Skip && target.existing.is_some() {
+        if call.skips(target) {
             made.push(Made::Skipped);
         } else if let Some(root) = &target.followed {
             let root = root.try_clone().context("open directory", path)?;
@@ -214,18 +215,13 @@ fn prepare(targets: &[Target], options: &CloneOptions) -> Result<Vec<Made>, Erro
     Ok(made)
 }
 
-#[expect(clippy::too_many_arguments, reason = "the second half of one function")]
 fn walk_and_publish(
-    source: &Path,
-    absolute: PathBuf,
+    call: &Call<'_>,
     root: OwnedFd,
-    meta: Meta,
-    filter: Filter,
-    options: &CloneOptions,
-    targets: &[Target],
     made: Vec<Made>,
     reports: &mut [DestinationReport],
 ) -> Result<(), Error> {
+    let Call { source, meta, options, targets, .. } = call;
     let mut excluded: HashSet<_> =
         targets.iter().filter_map(|target| target.existing.map(|meta| meta.id())).collect();
     // Before the stages inside them, so that they go after those.
@@ -269,13 +265,13 @@ fn walk_and_publish(
         roots.push(dir);
         states.push(DestState { made: new, stage_here: false.into(), folds });
     }
-    let op = new_op(source, absolute, filter, options, dests, excluded)?;
+    let op = new_op(call, dests, excluded)?;
     let before_walk = listing::now();
     if readies_indexes(options) && op.dests.iter().any(|dest| dest.merge_stage.is_some()) {
         git_index::wait_before_merge(&root, before_walk);
     }
     let result =
-        op.run(meta, root, roots, states).map(|roots| ready_for_git(&op, &roots, before_walk));
+        op.run(*meta, root, roots, states).map(|roots| ready_for_git(&op, &roots, before_walk));
     let (dests, tallies, skipped) = op.into_findings();
     let ready_entries = match result {
         Ok(ready_entries) => ready_entries,
@@ -285,7 +281,7 @@ fn walk_and_publish(
             return Err(error);
         }
     };
-    options.progress.publishing.store(true, Ordering::Relaxed);
+    call.operation.publishes();
     for (dest, index) in dests.into_iter().zip(&indices) {
         if let Some(stage) = dest.merge_stage {
             if options.durable {
@@ -302,7 +298,7 @@ fn walk_and_publish(
             .context("set metadata of", || source)?;
     }
     stages.iter_mut().flatten().for_each(Stage::has_its_mode);
-    publish(targets, stages, options)?;
+    publish(call, stages)?;
     for (place, (index, tally)) in indices.iter().zip(tallies).enumerate() {
         let report = &mut reports[*index];
         tally::write(report, tally, &skipped, Some(place));
@@ -338,34 +334,21 @@ fn ready_for_git(op: &Op, roots: &Handles, before_walk: (i64, i64)) -> Vec<u64> 
 }
 
 fn new_op<'a>(
-    source: &'a Path,
-    absolute: PathBuf,
-    filter: Filter,
-    options: &'a CloneOptions,
+    call: &'a Call<'a>,
     dests: Vec<Dest>,
     excluded: HashSet<(u64, u64)>,
 ) -> Result<Op<'a>, Error> {
-    let patience = if options.reflink == Reflink::Always { PATIENCE_ALWAYS } else { PATIENCE };
-    let (sides, jobs) = (1 + dests.len(), options.jobs.map_or_else(op::default_jobs, usize::from));
-    let budget = Budget::new(sides, sides, jobs).context("clone", || source)?;
-    let patience = Patience::new(patience);
-    Ok(Op::new(options, filter, source, absolute, dests, excluded, patience, budget))
+    let sides = 1 + dests.len();
+    let budget = Budget::new(sides, sides, call.operation.jobs());
+    Ok(Op::new(call, dests, excluded, budget.context("clone", || call.source)?))
 }
 
 /// A walk without a destination.
-fn count(
-    source: &Path,
-    absolute: PathBuf,
-    root: OwnedFd,
-    meta: Meta,
-    filter: Filter,
-    options: &CloneOptions,
-    targets: &[Target],
-) -> Result<(DestinationReport, Vec<Finding>), Error> {
+fn count(call: &Call<'_>, root: OwnedFd) -> Result<(DestinationReport, Vec<Finding>), Error> {
     let excluded =
-        targets.iter().filter_map(|target| target.existing.map(|meta| meta.id())).collect();
-    let op = new_op(source, absolute, filter, options, Vec::new(), excluded)?;
-    op.run(meta, root, Vec::new(), Vec::new())?;
+        call.targets.iter().filter_map(|target| target.existing.map(|meta| meta.id())).collect();
+    let op = new_op(call, Vec::new(), excluded)?;
+    op.run(call.meta, root, Vec::new(), Vec::new())?;
     let (_, tallies, skipped) = op.into_findings();
     let mut counts = tallies.into_iter().next().unwrap_or_default();
     counts.directories += 1;
@@ -373,11 +356,8 @@ fn count(
 }
 
 /// Renames every stage to its place, or none.
-fn publish(
-    targets: &[Target],
-    stages: Vec<Option<Stage>>,
-    options: &CloneOptions,
-) -> Result<(), Error> {
+fn publish(call: &Call<'_>, stages: Vec<Option<Stage>>) -> Result<(), Error> {
+    let (targets, options) = (&call.targets, call.options);
     let mut stages: Vec<_> =
         targets.iter().zip(stages).filter_map(|(target, stage)| Some((target, stage?))).collect();
     if options.durable {

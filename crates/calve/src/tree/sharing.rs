@@ -4,7 +4,6 @@ use std::ffi::CStr;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
-use std::time::Duration;
 
 use rustix::fs::{self, Mode};
 use rustix::io::Errno;
@@ -15,10 +14,6 @@ use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::meta::{self, Meta};
 use crate::reflink::verdict::Verdict;
 use crate::reflink::{Patience, sys};
-
-/// How long transient refusals are waited for in one operation, where a copy will do: a ZFS transaction group takes 5 s to close, and
-/// nobody waits that long.
-pub(crate) const PATIENCE: Duration = Duration::from_millis(500);
 
 /// What was learned of clones into a place.
 #[derive(Debug, Default)]

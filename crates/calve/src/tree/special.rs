@@ -4,7 +4,6 @@ use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use rustix::fs::{self, AtFlags, FileType, Mode};
 use rustix::io::Errno;
@@ -114,7 +113,7 @@ impl Worker<'_, '_> {
             })?;
             let errno = match made {
                 Ok(Settled::Kept) => {
-                    op.options.progress.files.fetch_add(1, Ordering::Relaxed);
+                    op.operation.files_done(1);
                     unlinked.push(None);
                     continue;
                 }
@@ -257,7 +256,7 @@ impl Worker<'_, '_> {
                 }
             }
         }
-        op.options.progress.files.fetch_add(dests.len() as u64, Ordering::Relaxed);
+        op.operation.files_done(dests.len() as u64);
         Ok(())
     }
 

@@ -55,7 +55,6 @@ impl Op<'_> {
         let root = Node::root(data, sides, &self.dirs);
         let roots = root.handles(&self.dirs).context("open", || self.source)?;
         let workers = self.queue.run(
-            self.budget.jobs,
             ("clone", self.source),
             vec![Task::Root(root)],
             |thread| Worker::new(self, thread),

@@ -29,6 +29,7 @@ use crate::store::manifest::Manifest;
 use crate::store::object::{Entry, Kind};
 use crate::store::scan::UNKNOWN;
 use crate::store::{Store, StoreOptions};
+use crate::tree::running::Running;
 
 /// The differences of a worktree from its snapshot.
 #[derive(Debug, Clone)]
@@ -78,12 +79,12 @@ impl Worktree {
     /// As for [`Worktree::diff`]; [`ErrorKind::SourceNotFound`](crate::ErrorKind::SourceNotFound) for a path that leads out of
     /// the worktree, and for one that neither it nor its snapshot has.
     pub fn diff_of(&self, scope: &Scope, options: &StoreOptions) -> Result<Diff, Error> {
-        self.as_now(|this| this.diff_now(scope, options))
+        self.as_now(|this| this.diff_now(scope, &options.operation()))
     }
 
-    fn diff_now(&self, scope: &Scope, options: &StoreOptions) -> Result<Diff, Error> {
+    fn diff_now(&self, scope: &Scope, operation: &Running) -> Result<Diff, Error> {
         let mut judge = scope.at(self.path())?;
-        let (base, now, skipped) = self.compare(options)?;
+        let (base, now, skipped) = self.compare(operation)?;
         let now = now.as_ref().unwrap_or(&base);
         judge.must_lead_somewhere(&base, now)?;
         let deltas = judge.judged(&base, now, compare(&base, now, Counts::Changes))?;

@@ -7,10 +7,12 @@ use std::path::PathBuf;
 use rustix::fs;
 use rustix::io::Errno;
 
+use super::scope::Scope;
 use super::{Worktree, shown};
 use crate::error::{Context as _, Error, ErrorKind};
 use crate::store::trash::remove_tree;
 use crate::store::{PROJECT, StoreOptions, parent_of, path_from};
+use crate::tree::running::Running;
 use crate::tree::staging::{self, stage_name};
 
 /// How [`Worktree::drop`] treats local changes; built by value.
@@ -89,11 +91,11 @@ impl Worktree {
         self.store.freeing(|store| {
             store.must_be_writable("drop a worktree of")?;
             let this = Self { store: store.clone(), ..self.clone() };
-            this.now()?.drop_now(how.force, options)
+            this.now()?.drop_now(how.force, &options.operation())
         })
     }
 
-    fn drop_now(&self, force: bool, options: &StoreOptions) -> Result<Dropped, Error> {
+    fn drop_now(&self, force: bool, operation: &Running) -> Result<Dropped, Error> {
         if self.is_project() {
             let cause = io::Error::new(io::ErrorKind::InvalidInput, "it is the project itself");
             return Err(Error::new(ErrorKind::InvalidName, "drop", &self.path, cause));
@@ -106,13 +108,13 @@ impl Worktree {
                 .forget(&self.row, || Ok(self.is_away(force)?.then_some(())))?
             {
                 Some(()) => Ok(Dropped { remains: None }),
-                None => self.now()?.drop_now(force, options),
+                None => self.now()?.drop_now(force, operation),
             };
         }
         self.must_be_there()?;
         self.must_hold_no_other()?;
         if !force {
-            let status = self.status(options)?;
+            let status = self.status_in(&Scope::new(), operation)?;
             let why = match (status.changes.is_empty(), status.skipped.is_empty()) {
                 (true, true) => None,
                 (false, _) => Some("it has changes since its base snapshot"),

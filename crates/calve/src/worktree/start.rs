@@ -7,7 +7,6 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rustix::fs;
@@ -31,6 +30,7 @@ use crate::store::{
 };
 use crate::tree::budget::{Budget, must_be_free};
 use crate::tree::pool::cancelled;
+use crate::tree::running::Running;
 use crate::tree::staging::{self, Stage, stage_name};
 
 mod loose;
@@ -123,6 +123,7 @@ impl Store {
         common: &StoreOptions,
     ) -> Result<StartReport, Error> {
         let started = std::time::Instant::now();
+        let operation = common.operation();
         let loose = match (self.is_read_only() && !self.is_full(), options.from, &options.at) {
             (true, Some(id), Some(folder)) => Some((id, folder)),
             _ => None,
@@ -150,7 +151,7 @@ impl Store {
             let object = self.object(id)?;
             let folder = self.folder(Some(folder))?;
             let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
-            let reports = self.make_loose(id, &object, &names, &folder, common)?;
+            let reports = self.make_loose(id, &object, &names, &folder, &operation)?;
             let names = names.into_iter().map(str::to_owned);
             return Ok(StartReport {
                 snapshot: id,
@@ -169,7 +170,7 @@ impl Store {
         }
         let taken = match options.from {
             Some(_) => None,
-            None => Some(self.snapshot(&SnapshotOptions::new(), common)?),
+            None => Some(self.snapshot_in(&SnapshotOptions::new(), &operation)?),
         };
         let id = match (options.from, &taken) {
             (Some(id), _) => id,
@@ -192,7 +193,7 @@ impl Store {
             })
             .collect();
         let claim = self.registry().claim(rows)?;
-        let reports = self.make(id, &object, common, claim)?;
+        let reports = self.make(id, &object, &operation, claim)?;
         let names = names.iter().map(|name| name.as_ref().to_owned());
         Ok(StartReport {
             snapshot: id,
@@ -251,7 +252,7 @@ impl Store {
         &self,
         id: SnapshotId,
         object: &SnapshotObject,
-        options: &StoreOptions,
+        operation: &Running,
         mut claim: Claim<'_>,
     ) -> Result<Vec<DestinationReport>, Error> {
         // Until its rows are marked, too: whoever cannot see its maker would take that one for dead.
@@ -260,11 +261,11 @@ impl Store {
         self.object(id)?;
         let rows = claim.rows();
         let places = places(rows.iter().map(|row| path_from(&row.path)))?;
-        let (mut stages, reports) = match self.by_template(id, object, rows, &places, options)? {
+        let (mut stages, reports) = match self.by_template(id, object, rows, &places, operation)? {
             Some(made) => made,
             None => {
-                expect(object.files.saturating_mul(rows.len() as u64), options);
-                self.by_mirrors(id, object, rows, &places, options)?
+                operation.expect(object.files.saturating_mul(rows.len() as u64));
+                self.by_mirrors(id, object, rows, &places, operation)?
             }
         };
         publish_all(&mut stages, &places)?;
@@ -282,7 +283,7 @@ impl Store {
         object: &SnapshotObject,
         rows: &[WorktreeRow],
         places: &[Place],
-        options: &StoreOptions,
+        operation: &Running,
     ) -> Result<Staged, Error> {
         let manifest = self.catalog().manifest(id, object)?;
         let mut stages = Vec::with_capacity(rows.len());
@@ -291,7 +292,7 @@ impl Store {
             self.registry().mark(row, stage.dir()).context("mark", || &place.path)?;
             stages.push(stage);
         }
-        let made = self.fill(&manifest, &stages, places, options)?;
+        let made = self.fill(&manifest, &stages, places, operation)?;
         // The index says of each file what it holds, which must not be on the disk before that is: what was copied is flushed.
         if !made.unsealed.is_empty() || made.reports.iter().any(|report| report.copied_files > 0) {
             self.flush(&made.unsealed)?;
@@ -309,9 +310,9 @@ impl Store {
         manifest: &Manifest,
         stages: &[Stage],
         places: &[Place],
-        options: &StoreOptions,
+        operation: &Running,
     ) -> Result<Made, Error> {
-        let pass = Budget::destinations(options.threads(), PASS_MOST);
+        let pass = Budget::destinations(operation.jobs(), PASS_MOST);
         let mut all = Made { reports: Vec::new(), stats: Vec::new(), unsealed: Vec::new() };
         for (stages, places) in stages.chunks(pass).zip(places.chunks(pass)) {
             let paths: Vec<PathBuf> = places.iter().map(|place| place.path.clone()).collect();
@@ -319,14 +320,7 @@ impl Store {
             for (stage, path) in stages.iter().zip(&paths) {
                 roots.push(stage.dir().try_clone().context("stage", || path)?);
             }
-            let plan = Plan {
-                store: self,
-                manifest,
-                paths: &paths,
-                jobs: options.threads(),
-                cancel: &options.cancel,
-                progress: &options.progress,
-            };
+            let plan = Plan { store: self, manifest, paths: &paths, operation };
             let made = materialize(&plan, roots)?;
             all.reports.extend(made.reports);
             all.unsealed.extend(made.unsealed);
@@ -350,16 +344,16 @@ impl Store {
         object: &SnapshotObject,
         rows: &[WorktreeRow],
         places: &[Place],
-        options: &StoreOptions,
+        operation: &Running,
     ) -> Result<Option<Staged>, Error> {
-        let Some(template) = self.template(id, object, options)? else { return Ok(None) };
+        let Some(template) = self.template(id, object, operation)? else { return Ok(None) };
         let files = object.files.saturating_mul(rows.len() as u64);
-        expect(files, options);
+        operation.expect(files);
         let root = wanted(&object.root).timestamps();
         let mut stages = Vec::with_capacity(rows.len());
         let mut reports = Vec::with_capacity(rows.len());
         for (row, place) in rows.iter().zip(places) {
-            if options.cancel.is_cancelled() {
+            if operation.is_cancelled() {
                 return Err(cancelled("start worktree", &place.path));
             }
             let stage = Stage::new(Arc::clone(&place.dir), &place.parent, |dir, name| {
@@ -390,7 +384,7 @@ impl Store {
                 ..DestinationReport::default()
             });
         }
-        options.progress.files.fetch_add(files, Ordering::Relaxed);
+        operation.files_done(files);
         Ok(Some((stages, reports)))
     }
 }
@@ -414,14 +408,9 @@ impl Worktree {
         let (parent, _) = crate::store::parent_of(&this.path)?;
         std::fs::create_dir_all(&parent).context("make folder", || &parent)?;
         let claim = self.store.registry().claim_again(this.row);
-        let mut reports = self.store.make(id, &object, options, claim)?;
+        let mut reports = self.store.make(id, &object, &options.operation(), claim)?;
         Ok(reports.pop().unwrap_or_default())
     }
-}
-
-/// Says how many files there will be, before the first of them.
-fn expect(files: u64, options: &StoreOptions) {
-    options.progress.expected.fetch_add(files, Ordering::Relaxed);
 }
 
 /// The trees that were made, one for each worktree, and how.

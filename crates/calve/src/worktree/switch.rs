@@ -46,6 +46,7 @@ use crate::store::registry::no_worktree;
 use crate::store::scan::stat_of;
 use crate::store::undo::Record;
 use crate::store::{StoreOptions, locks};
+use crate::tree::running::Running;
 use crate::tree::staging::{self, Stage};
 use plan::{Moves, Trees};
 use undo::Aside;
@@ -124,7 +125,7 @@ impl Worktree {
         options: &StoreOptions,
     ) -> Result<SwitchReport, Error> {
         let what = if how.force { Changes::MoveAside } else { Changes::Respect };
-        self.alone(|this| this.transit(to, what, None, options))
+        self.alone(|this| this.transit(to, what, None, &options.operation()))
     }
 
     /// Makes it what its snapshot is. Everything that was changed, added or deleted by hand can be brought back by
@@ -133,7 +134,9 @@ impl Worktree {
     /// # Errors
     /// As for [`Worktree::switch`].
     pub fn reset(&self, options: &StoreOptions) -> Result<SwitchReport, Error> {
-        self.alone(|this| this.transit(this.based_on()?, Changes::Reset, None, options))
+        self.alone(|this| {
+            this.transit(this.based_on()?, Changes::Reset, None, &options.operation())
+        })
     }
 
     /// Does `work` with it as it is now, and keeps others from switching it at the same time.
@@ -164,14 +167,14 @@ impl Worktree {
         to: SnapshotId,
         what: Changes,
         undo: Option<(&Record, &Aside)>,
-        options: &StoreOptions,
+        operation: &Running,
     ) -> Result<SwitchReport, Error> {
         let started = std::time::Instant::now();
         self.must_be_there()?;
         let from = self.based_on()?;
         let _guard = self.store.share()?;
         let known = self.known()?;
-        let (mut scan, _) = self.store.scan(&known, None, options)?;
+        let (mut scan, _) = self.store.scan(&known, None, operation)?;
         let Some((_, _, base)) = &known.base else { return Err(no_worktree(self.name())) };
         let object = self.store.object(to)?;
         let target = self.store.catalog().manifest(to, &object)?;
@@ -226,7 +229,7 @@ impl Worktree {
             _ => self.metadata_before(&root, &moves)?,
         };
         // All that can fail for want of space or content comes before anything is changed.
-        let staged = self.stage(&root, &target, &moves, options)?;
+        let staged = self.stage(&root, &target, &moves, operation)?;
         // A name that was missed was not there for the plan; what it must not lose is guarded all the same.
         let restless = scan.skipped.iter().filter(|it| it.reason == SkipReason::Restless);
         report.skipped = restless.chain(&staged.skipped).cloned().collect();
@@ -269,7 +272,7 @@ impl Worktree {
         root: &OwnedFd,
         target: &Manifest,
         moves: &Moves,
-        options: &StoreOptions,
+        operation: &Running,
     ) -> Result<Staged, Error> {
         staging::sweep(root);
         let dir = root.try_clone().context("open", || &self.path)?;
@@ -315,9 +318,7 @@ impl Worktree {
             store: &self.store,
             manifest: &manifest,
             paths: std::slice::from_ref(&self.path),
-            jobs: options.threads(),
-            cancel: &options.cancel,
-            progress: &options.progress,
+            operation,
         };
         let made = materialize(&plan, vec![root]).map_err(|error| {
             let Ok(staged) = error.path().strip_prefix(&self.path) else { return error };

@@ -254,7 +254,7 @@ impl Scanner<'_> {
         until: Instant,
     ) -> Result<Attempt, Error> {
         loop {
-            if self.request.cancel.is_cancelled() {
+            if self.request.operation.is_cancelled() {
                 return Err(pool::cancelled("read", self.request.path));
             }
             let attempt = self
@@ -323,7 +323,7 @@ impl Scanner<'_> {
                 parts.push((look.name.clone(), Part::AsFound));
                 continue;
             }
-            let stop = || self.request.cancel.is_cancelled();
+            let stop = || self.request.operation.is_cancelled();
             let wanted = Wanted { name: look.name.clone(), at: 0, known: None };
             match self.content(intake, &candidate.dir, file, *meta, &wanted, &stop)?.0 {
                 Ok(what) => parts.push((look.name.clone(), Part::New(what))),

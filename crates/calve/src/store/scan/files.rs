@@ -4,7 +4,6 @@ use std::ffi::CStr;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use rustix::fs::{self, AtFlags, FileType, Mode};
 use rustix::io::Errno;
@@ -74,7 +73,7 @@ impl Scanner<'_> {
         dir: &Arc<Node>,
         place: u32,
         files: Vec<Wanted>,
-        queue: &Queue<'_, Task>,
+        queue: &Queue<Task>,
     ) -> Result<(), Error> {
         let stop = || queue.stopped();
         let handles = self.handles(dir)?;
@@ -118,8 +117,7 @@ impl Scanner<'_> {
             self.note_database(worker, dir, place, &wanted.name);
         }
         if what.is_ok() {
-            self.request.progress.files.fetch_add(1, Ordering::Relaxed);
-            self.request.progress.bytes.fetch_add(meta.size, Ordering::Relaxed);
+            self.request.operation.file_done(meta.size);
         }
         Ok(what)
     }

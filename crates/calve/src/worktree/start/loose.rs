@@ -5,9 +5,10 @@ use std::path::Path;
 use super::{places, publish_all};
 use crate::error::Error;
 use crate::report::DestinationReport;
+use crate::store::Store;
 use crate::store::id::SnapshotId;
 use crate::store::object::SnapshotObject;
-use crate::store::{Store, StoreOptions};
+use crate::tree::running::Running;
 
 impl Store {
     /// Makes trees of a snapshot in `folder`, without marker, row and index.
@@ -17,16 +18,16 @@ impl Store {
         object: &SnapshotObject,
         names: &[&str],
         folder: &Path,
-        options: &StoreOptions,
+        operation: &Running,
     ) -> Result<Vec<DestinationReport>, Error> {
         let places = places(names.iter().map(|name| folder.join(name)))?;
-        super::expect(object.files.saturating_mul(names.len() as u64), options);
+        operation.expect(object.files.saturating_mul(names.len() as u64));
         let manifest = self.catalog().manifest(id, object)?;
         let mut stages = Vec::with_capacity(places.len());
         for place in &places {
             stages.push(place.stage()?);
         }
-        let made = self.fill(&manifest, &stages, &places, options)?;
+        let made = self.fill(&manifest, &stages, &places, operation)?;
         publish_all(&mut stages, &places)?;
         Ok(made.reports)
     }

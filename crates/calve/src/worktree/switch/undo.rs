@@ -26,6 +26,7 @@ use crate::store::scan;
 use crate::store::undo::{Record, open_own};
 use crate::store::{StoreOptions, listed};
 use crate::tree::removal;
+use crate::tree::running::Running;
 use crate::tree::staging::{Stage, StagedFile, stage_name};
 use crate::worktree::{Worktree, open_dir, shown};
 
@@ -36,10 +37,10 @@ impl Worktree {
     /// [`ErrorKind::Changed`] where it was changed by hand since, as for [`Worktree::switch`];
     /// [`ErrorKind::SnapshotNotFound`] where there is nothing to take back.
     pub fn undo(&self, options: &StoreOptions) -> Result<SwitchReport, Error> {
-        self.alone(|this| this.undo_alone(options))
+        self.alone(|this| this.undo_alone(&options.operation()))
     }
 
-    fn undo_alone(&self, options: &StoreOptions) -> Result<SwitchReport, Error> {
+    fn undo_alone(&self, operation: &Running) -> Result<SwitchReport, Error> {
         self.must_be_there()?;
         let Some(record) = self.record()? else {
             let cause = io::Error::new(io::ErrorKind::NotFound, "there is nothing to undo");
@@ -51,7 +52,7 @@ impl Worktree {
             None => Aside::default(),
         };
         let (respect, noted) = (Changes::Respect, Some((&record, &aside)));
-        let mut report = self.transit(record.from, respect, noted, options)?;
+        let mut report = self.transit(record.from, respect, noted, operation)?;
         let root = open_dir(&self.path)?;
         let back = || -> io::Result<Vec<PathBuf>> {
             let mut back = Vec::new();
