@@ -15,6 +15,7 @@
 //! Entries are rewritten after everything below the root has arrived, because a further hard link changes an inode's change time, and
 //! before the tree is published. The new index is newer than each file it vouches for: all of them rested before the walk began.
 
+use std::collections::VecDeque;
 use std::ffi::{CStr, CString, OsStr};
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::OwnedFd;
@@ -202,18 +203,28 @@ fn rewrite_chunk(chunk: &Chunk, bytes: &mut [u8], pair: &mut Pair<'_>, moments: 
     count
 }
 
-/// The same directory of both trees, which stays open for the next path in it.
+/// The same directory of both trees, and some of those above it, which stay open: the next path is often in a neighbour.
 struct Pair<'a> {
     roots: [&'a OwnedFd; 2],
-    /// The path of the directory, and what was found there.
+    /// The path of the innermost directory.
     path: Vec<u8>,
-    open: Option<[OwnedFd; 2]>,
+    open: VecDeque<Level>,
 }
+
+struct Level {
+    /// How much of the path leads here.
+    length: usize,
+    /// `None` if it is not a directory in both trees. Then nothing below it is either.
+    dirs: Option<[OwnedFd; 2]>,
+}
+
+/// How many levels stay open, innermost first: paths come sorted, so the next directory is seldom further up. Each thread has two
+/// descriptors for a level.
+const LEVELS_MOST: usize = 4;
 
 impl<'a> Pair<'a> {
     fn new(roots: [&'a OwnedFd; 2]) -> Self {
-        let path = b"/".to_vec(); // No directory is called so.
-        Self { roots, path, open: None }
+        Self { roots, path: Vec::new(), open: VecDeque::new() }
     }
 
     /// What is at this path in both trees, and no link on the way to it.
@@ -222,20 +233,51 @@ impl<'a> Pair<'a> {
             Some(at) => (&path[..at], &path[at + 1..]),
             None => (&b""[..], path),
         };
-        if self.path != directory {
-            self.path.clear();
-            self.path.extend_from_slice(directory);
-            let directory = Path::new(OsStr::from_bytes(directory));
-            let [source, clone] = self.roots.map(|root| open_below(root, directory));
-            self.open = source.zip(clone).map(Into::into);
-        }
         if matches!(name, b"" | b"." | b"..") {
             return None;
         }
-        let [source, clone] = self.open.as_ref()?;
         let name = CString::new(name).ok()?;
+        if self.path != directory {
+            self.go_to(directory);
+        }
         let stat = |dir| Some(Meta::of(&fs::statat(dir, &name, AtFlags::SYMLINK_NOFOLLOW).ok()?));
+        let [source, clone] = self.dirs()?;
         Some([stat(source)?, stat(clone)?])
+    }
+
+    /// The innermost directory of both trees.
+    fn dirs(&self) -> Option<[&OwnedFd; 2]> {
+        match self.open.back() {
+            Some(level) => level.dirs.as_ref().map(|[source, clone]| [source, clone]),
+            None => Some(self.roots),
+        }
+    }
+
+    fn go_to(&mut self, directory: &[u8]) {
+        let is_above = |path: &[u8]| {
+            directory.strip_prefix(path).is_some_and(|rest| matches!(rest, [] | [b'/', ..]))
+        };
+        while self.open.back().is_some_and(|level| !is_above(&self.path[..level.length])) {
+            self.open.pop_back();
+        }
+        self.path.clear();
+        self.path.extend_from_slice(directory);
+        // Where the levels above were closed, this begins at the roots.
+        let mut at = self.open.back().map_or(0, |level| level.length + 1);
+        while at < directory.len() {
+            let length = directory[at..].iter().position(|byte| *byte == b'/');
+            let length = length.map_or(directory.len(), |length| at + length);
+            let name = Path::new(OsStr::from_bytes(&directory[at..length]));
+            let dirs = self.dirs().and_then(|dirs| {
+                let [source, clone] = dirs.map(|dir| open_below(dir, name));
+                source.zip(clone).map(Into::into)
+            });
+            if self.open.len() == LEVELS_MOST {
+                self.open.pop_front();
+            }
+            self.open.push_back(Level { length, dirs });
+            at = length + 1;
+        }
     }
 }
 
