@@ -19,7 +19,7 @@ pub(crate) mod filter;
 #[cfg(unix)]
 mod git_index;
 #[cfg(unix)]
-mod links;
+pub(crate) mod links;
 #[cfg(unix)]
 pub(crate) mod listing;
 #[cfg(unix)]

@@ -494,6 +494,52 @@ fn hard_links_of_every_kind_of_entry_arrive_as_hard_links() {
     }
 }
 
+/// Its mode comes after the links: nobody but root could reach a name in it then.
+#[cfg(target_os = "linux")]
+#[test]
+fn names_in_folders_that_shut_out_their_owner_arrive_as_hard_links() {
+    if !is_root() {
+        return not_run("names_in_folders_that_shut_out_their_owner", "only root becomes nobody");
+    }
+    let scratch = Scratch::new();
+    let (source, own) = (scratch.join("source"), scratch.join("own"));
+    let folders = ["one", "two", "two/deep", "open"];
+    for folder in folders {
+        fs::create_dir_all(source.join(folder)).unwrap();
+    }
+    file(&source.join("one/first"), 1, 0o644, 10);
+    symlink("target", source.join("one/link")).unwrap();
+    for folder in &folders[1..] {
+        for name in ["first", "link"] {
+            let there = source.join(folder).join(name);
+            fs::hard_link(source.join("one").join(name), there).unwrap();
+        }
+    }
+    // Everybody else may look.
+    for folder in &folders[..3] {
+        chmod(&source.join(folder), 0o077);
+    }
+    fs::create_dir(&own).unwrap();
+    std::os::unix::fs::chown(&own, Some(NOBODY), Some(NOBODY)).unwrap();
+    if as_nobody(|| fs::metadata(&own)).is_err() {
+        return not_run("names_in_folders_that_shut_out_their_owner", "nobody may not look there");
+    }
+    for threads in [1, 2, 4] {
+        let dest = own.join(format!("{threads}"));
+        let options = jobs(CloneOptions::new(), threads);
+        let report = as_nobody(|| clone_tree(&source, &[&dest], &options)).unwrap();
+        assert_eq!(report.destinations[0].skipped, [], "{threads} threads");
+        assert_eq!(fs::metadata(dest.join("two")).unwrap().mode() & 0o7777, 0o077);
+        for name in ["first", "link"] {
+            let first = fs::symlink_metadata(dest.join("one").join(name)).unwrap();
+            for folder in folders {
+                let other = fs::symlink_metadata(dest.join(folder).join(name)).unwrap();
+                assert_eq!((other.ino(), other.nlink()), (first.ino(), 4), "{folder}/{name}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_durable_clone_is_the_same_clone() {
     let scratch = Scratch::new();

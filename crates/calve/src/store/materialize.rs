@@ -5,16 +5,14 @@
 //! nobody else uses, relative to directory descriptors.
 //!
 //! A directory is finished (mode, attributes, times) when nothing more will be made below it: each counts its subdirectories and
-//! itself, and whoever takes the count to zero finishes it and goes on to its parent. Further names of a file (hard links)
-//! come after all that, when the first name stands; the directories they are in, and, since a link must be able to get there, those
-//! whose mode locks out even their owner, are finished last.
+//! itself, and whoever takes the count to zero finishes it and goes on to its parent. Further names of a file come after all that
+//! ([`links`](crate::tree::links)).
 //!
 //! A file is made in two halves: created, with its mirror open, and then filled by another thread, in small batches. Two threads
 //! that both create wait for each other inside the filesystem (docs/design/pipeline.md).
 //!
 //! Descriptors: as for the walk, [`Budget`] bounds the directories that are open, and the files between the halves.
 
-use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -22,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use rustix::fs::{self, AtFlags, Mode, OFlags};
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
 
 use super::Store;
 use super::blobs::{Intake, Noted};
@@ -38,14 +36,13 @@ use crate::reflink::meta::{self, Attrs, Created, Meta};
 use crate::reflink::sys;
 use crate::report::{DestinationReport, Method, SkipReason, Skipped};
 use crate::tree::budget::Budget;
+use crate::tree::links::{Further, Links, Name, Seen};
 use crate::tree::node::{self, Handles, OpenDirs};
-use crate::tree::pool::{self, Halves, Queue, lock};
+use crate::tree::pool::{self, Halves, Queue, Thread, lock};
 use crate::tree::running::Running;
 use crate::tree::sharing::{NewFile, Sharing, Tried};
 use crate::tree::special::make_fifo;
 use crate::tree::tally::{self, Because};
-
-mod late;
 
 /// What shall be made, and how.
 pub(crate) struct Plan<'a> {
@@ -85,6 +82,10 @@ enum Task {
         dir: Arc<Node>,
         files: Vec<EmptyFile>,
     },
+    /// Further names of files whose first names stand.
+    Link(Arc<Further<Directory>>),
+    /// What waited for links, when all of them are made.
+    Linked(Arc<Further<Directory>>),
 }
 
 /// A file that was created everywhere and is empty.
@@ -110,10 +111,7 @@ struct Maker<'a> {
     dirs: OpenDirs<Directory>,
     queue: Queue<Task>,
     sharing: Vec<Sharing>,
-    /// The first name of each file that has several: its directory and slot.
-    firsts: HashMap<u64, (u32, u32)>,
-    /// Directories that are finished last.
-    late: Vec<bool>,
+    links: Links<Directory>,
     owners: Vec<(u32, u32)>,
     failures: Mutex<Vec<Skipped>>,
     /// Some thread could not have a umask of its own; another may fill what it made.
@@ -128,27 +126,34 @@ pub(crate) fn materialize(plan: &Plan<'_>, roots: Vec<OwnedFd>) -> Result<Made, 
     let maker = Maker::new(plan, &roots)?;
     let noted = Noted::of(plan.operation);
     let root = Node::root(Directory { place: 0 }, roots, &maker.dirs);
-    let roots = root.handles(&maker.dirs).context("make", || maker.path(0, 0))?;
-    let workers = maker
-        .queue
-        .run(
-            ("make", plan.paths.first().map_or(Path::new(""), PathBuf::as_path)),
-            vec![Task::Root(root)],
-            |thread| {
-                if !thread.private_umask {
-                    maker.clipped.store(true, Ordering::Relaxed);
-                }
-                Worker {
-                    intake: Intake::noting(&noted),
-                    copier: Copier::new(false),
-                    created: meta::created_by_us(thread.private_umask),
-                    reports: vec![DestinationReport::default(); plan.paths.len()],
-                    stats: vec![Vec::new(); plan.paths.len()],
-                }
-            },
-            |worker, task| maker.work(worker, task),
-        )
-        .inspect_err(|error| plan.store.drop_unpacked(error, &noted))?;
+    let start = |thread: Thread| {
+        if !thread.private_umask {
+            maker.clipped.store(true, Ordering::Relaxed);
+        }
+        Worker {
+            intake: Intake::noting(&noted),
+            copier: Copier::new(false),
+            created: meta::created_by_us(thread.private_umask),
+            reports: vec![DestinationReport::default(); plan.paths.len()],
+            stats: vec![Vec::new(); plan.paths.len()],
+        }
+    };
+    let run = |tasks: Vec<Task>| match tasks.is_empty() {
+        true => Ok(Vec::new()),
+        false => {
+            let what = ("make", plan.paths.first().map_or(Path::new(""), PathBuf::as_path));
+            maker.queue.run(what, tasks, start, |worker, task| maker.work(worker, task))
+        }
+    };
+    let rounds = || {
+        let mut workers = run(vec![Task::Root(root)])?;
+        let waiting: Vec<_> = maker.links.take().into_iter().map(Arc::new).collect();
+        let linking = waiting.iter().filter(|further| !further.names.is_empty());
+        workers.extend(run(linking.map(|further| Task::Link(Arc::clone(further))).collect())?);
+        workers.extend(run(waiting.into_iter().map(Task::Linked).collect())?);
+        Ok(workers)
+    };
+    let workers = rounds().inspect_err(|error| plan.store.drop_unpacked(error, &noted))?;
     let mut made = Made {
         reports: vec![DestinationReport::default(); plan.paths.len()],
         stats: vec![vec![Stat::default(); plan.manifest.count as usize]; plan.paths.len()],
@@ -165,7 +170,6 @@ pub(crate) fn materialize(plan: &Plan<'_>, roots: Vec<OwnedFd>) -> Result<Made, 
             }
         }
     }
-    maker.finish_late(&roots, &mut made)?;
     let skipped = maker.failures.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     for (dest, report) in made.reports.iter_mut().enumerate() {
         report.path.clone_from(&plan.paths[dest]);
@@ -207,23 +211,6 @@ fn attrs(entry: &Entry) -> Option<Attrs> {
 
 impl<'a> Maker<'a> {
     fn new(plan: &'a Plan<'a>, roots: &[OwnedFd]) -> Result<Self, Error> {
-        let mut firsts: HashMap<u64, (u32, u32)> = HashMap::new();
-        let mut late = vec![false; plan.manifest.directories.len()];
-        let mut linked = false;
-        for (place, slot, entry) in plan.manifest.entries() {
-            if entry.link() != 0 {
-                let first = *firsts.entry(entry.link()).or_insert((place, slot));
-                if first != (place, slot) {
-                    linked = true;
-                    late[place as usize] = true;
-                }
-            }
-        }
-        if linked {
-            for (place, late) in (0..).zip(&mut late) {
-                *late |= plan.manifest.entry_of(place).mode & 0o700 != 0o700;
-            }
-        }
         let mut owners = Vec::with_capacity(roots.len());
         for (root, path) in roots.iter().zip(plan.paths) {
             let stat = fs::fstat(root).context("read", || path)?;
@@ -237,8 +224,7 @@ impl<'a> Maker<'a> {
             dirs: OpenDirs::new(budget.dirs),
             queue: Queue::new(halves, &plan.operation.with_jobs(budget.jobs)),
             sharing: roots.iter().map(|_| Sharing::default()).collect(),
-            firsts,
-            late,
+            links: Links::new(),
             owners,
             failures: Mutex::default(),
             clipped: AtomicBool::new(false),
@@ -258,6 +244,8 @@ impl<'a> Maker<'a> {
                 self.directory(worker, &dir)
             }
             Task::Fill { dir, files } => self.fill(worker, &dir, files),
+            Task::Link(further) => self.link(worker, &further),
+            Task::Linked(further) => self.linked(worker, &further),
         }
     }
 
@@ -280,7 +268,9 @@ impl<'a> Maker<'a> {
             let made = make_directory(above, &name, own, worker.created);
             sides.push(made.context("make directory", context(dest))?);
         }
-        Ok(Node::below(parent, name, Directory { place }, sides, &self.dirs))
+        let dir = Node::below(parent, name, Directory { place }, sides, &self.dirs);
+        self.links.hold_if_shut(&dir, own.mode);
+        Ok(dir)
     }
 
     /// Makes what is in a directory.
@@ -300,13 +290,18 @@ impl<'a> Maker<'a> {
                 .rev()
                 .map(|(_, child)| Task::Directory { parent: Arc::clone(dir), place: *child }),
         );
-        let mut batch = Vec::new();
+        let (mut batch, mut further) = (Vec::new(), Vec::new());
         for (slot, entry) in (0..).zip(&directory.entries) {
             self.check()?;
+            if entry.link() != 0
+                && let Some(name) =
+                    self.further_name(dir, &handles, entry, directory.first + slot)?
+            {
+                further.push(name);
+                continue;
+            }
             match &entry.kind {
                 Kind::Directory(_) => {}
-                _ if entry.link() != 0
-                    && self.firsts.get(&entry.link()) != Some(&(place, slot)) => {}
                 Kind::File { size, blob, .. } => {
                     batch.push(self.create(worker, place, &handles, entry, slot, *size, *blob)?);
                     if batch.len() == self.budget.batch {
@@ -319,8 +314,78 @@ impl<'a> Maker<'a> {
             }
         }
         self.hand_over(worker, dir, batch)?;
+        self.links.link_later(dir, further);
         drop(handles);
         self.one_done(worker, dir)
+    }
+
+    /// A name that is linked later; `None` where it is the first of its file.
+    fn further_name(
+        &self,
+        dir: &Arc<Node>,
+        handles: &Handles,
+        entry: &Entry,
+        number: u32,
+    ) -> Result<Option<Name<Directory>>, Error> {
+        let path = || self.path(0, dir.place).join(os(&entry.name));
+        dir.remember(handles).context("make", path)?;
+        let name = CString::new(&*entry.name).context("make", path)?;
+        // How many names there are, it does not say.
+        Ok(match self.links.see((0, entry.link()), u64::MAX, dir, &name, number) {
+            Seen::First(_) => None,
+            Seen::Before(first) => {
+                let kind = wanted(entry).file_type();
+                Some(Name { name, kind, number, first, unlinked: None })
+            }
+        })
+    }
+
+    /// Links further names of files whose first names stand.
+    fn link(&self, worker: &mut Worker, further: &Further<Directory>) -> Result<(), Error> {
+        let handles = self.handles(&further.dir)?;
+        for name in &further.names {
+            self.check()?;
+            let from = self.handles(&name.first.dir)?;
+            let sides = from.sides.iter().zip(&handles.sides);
+            for (dest, ((from, to), report)) in sides.zip(&mut worker.reports).enumerate() {
+                fs::linkat(from, &name.first.name, to, &name.name, AtFlags::empty())
+                    .context("link", || self.name_path(dest, further, name))?;
+                match name.kind {
+                    FileType::Symlink => report.symlinks += 1,
+                    FileType::Fifo => report.fifos += 1,
+                    _ => {
+                        report.files += 1;
+                        report.linked_files += 1;
+                    }
+                }
+                self.plan.operation.files_done(1);
+            }
+        }
+        Ok(())
+    }
+
+    /// All links are made: each of them changed its inode, which stands for the first name, too.
+    fn linked(&self, worker: &mut Worker, further: &Further<Directory>) -> Result<(), Error> {
+        let handles = self.handles(&further.dir)?;
+        for name in &further.names {
+            for (dest, dir) in handles.sides.iter().enumerate() {
+                let stat = fs::statat(dir, &name.name, AtFlags::SYMLINK_NOFOLLOW)
+                    .context("read", || self.name_path(dest, further, name))?;
+                let stat = stat_of(&Meta::of(&stat));
+                worker.stats[dest].extend([(name.number, stat), (name.first.number, stat)]);
+            }
+        }
+        drop(handles);
+        self.one_done(worker, &further.dir)
+    }
+
+    fn name_path(
+        &self,
+        dest: usize,
+        further: &Further<Directory>,
+        name: &Name<Directory>,
+    ) -> PathBuf {
+        self.path(dest, further.dir.place).join(os(name.name.to_bytes()))
     }
 
     fn check(&self) -> Result<(), Error> {
@@ -372,9 +437,6 @@ impl<'a> Maker<'a> {
     /// One thing less to do below `dir`.
     fn one_done(&self, worker: &mut Worker, dir: &Arc<Node>) -> Result<(), Error> {
         dir.one_done(&self.dirs, |dir| {
-            if self.late[dir.place as usize] {
-                return Ok(());
-            }
             let handles = self.handles(dir)?;
             for (dest, fd) in handles.sides.iter().enumerate() {
                 let (number, stat) = self

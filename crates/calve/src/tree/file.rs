@@ -13,9 +13,9 @@ use std::time::Duration;
 use rustix::fs::{self, AtFlags, FileType, Mode};
 use rustix::io::Errno;
 
-use super::links::Seen;
+use super::links::{Name, Seen};
 use super::node::Handles;
-use super::op::Node;
+use super::op::{Directory, First, Node};
 use super::sharing::{NewFile, Tried};
 use super::staging::{self, stage_name};
 use super::tally::Because;
@@ -36,6 +36,8 @@ pub(super) struct Job {
     name: CString,
     source: OwnedFd,
     meta: Meta,
+    /// It is the first name of a file that has several.
+    first: Option<Arc<First>>,
     outs: Vec<Out>,
 }
 
@@ -49,8 +51,6 @@ struct Out {
     because: Option<Because>,
     /// Nothing is left to do.
     done: bool,
-    /// What was there was kept.
-    kept: bool,
 }
 
 /// What became of an entry that was renamed to its place.
@@ -94,8 +94,7 @@ impl Drop for Temporary {
 }
 
 impl Out {
-    const DONE: Self = Self { fd: None, temporary: None, because: None, done: true, kept: false };
-    const KEPT: Self = Self { kept: true, ..Self::DONE };
+    const DONE: Self = Self { fd: None, temporary: None, because: None, done: true };
 }
 
 /// What became of a regular file that was to be made.
@@ -137,8 +136,7 @@ impl Worker<'_, '_> {
                         Created::Changed => true,
                     }
                 }
-                FileType::Symlink => self.symlink(node, handles, &name)?,
-                FileType::Fifo => self.fifo(node, handles, &name)?,
+                FileType::Symlink | FileType::Fifo => self.special(node, handles, &name, kind)?,
                 FileType::Socket => {
                     self.op.skip(None, node.path_of(&name), SkipReason::Socket);
                     false
@@ -176,6 +174,45 @@ impl Worker<'_, '_> {
         if unlinked.is_some_and(|unlinked| unlinked.iter().all(Option::is_none)) {
             return Ok(Created::Done);
         }
+        let Some(mut job) = self.open_file(node, handles, name)? else {
+            return Ok(Created::Changed);
+        };
+        if op.dests.is_empty() {
+            self.tallies[0].files += 1;
+            op.operation.files_done(1);
+            return Ok(Created::Done);
+        }
+        // A link to the source somewhere, or a file that must be on its own: its other names are not linked to it.
+        let apart = unlinked.is_some_and(|unlinked| {
+            unlinked.iter().any(|because| matches!(because, None | Some(Because::Mutable)))
+        });
+        if job.meta.links > 1 && !apart {
+            node.remember(handles).context("read directory", || op.source_path(node, name))?;
+            match op.links.see(job.meta.id(), job.meta.links, node, name, 0) {
+                Seen::First(first) => job.first = Some(first),
+                Seen::Before(first) => {
+                    let (name, unlinked) = (name.to_owned(), unlinked.map(<[_]>::to_vec));
+                    let kind = FileType::RegularFile;
+                    self.further.push(Name { name, kind, number: 0, first, unlinked });
+                    return Ok(Created::Done);
+                }
+            }
+        }
+        if unlinked.is_some() {
+            job.outs = self.create_outs(node, handles, &job, unlinked)?;
+        }
+        // Otherwise it is created with the rest of its batch, by `create_batch`.
+        Ok(Created::Job(job))
+    }
+
+    /// Opens a regular file of the source; `None` where it is gone, or none any more.
+    fn open_file(
+        &mut self,
+        node: &Arc<Node>,
+        handles: &Handles,
+        name: &CStr,
+    ) -> Result<Option<Job>, Error> {
+        let op = self.op;
         let path = || op.source_path(node, name);
         let opened = loop {
             match fs::openat(handles.source(), name, SOURCE_FLAGS, Mode::empty()) {
@@ -185,82 +222,41 @@ impl Worker<'_, '_> {
         };
         let source = match opened {
             Ok(source) => source,
-            Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => return Ok(Created::Changed),
+            Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => return Ok(None),
             Err(errno) => return Err(Error::io("open", path(), errno)),
         };
         let mut meta = Meta::of(&fs::fstat(&source).context("read", path)?);
         if meta.file_type() != FileType::RegularFile {
-            return Ok(Created::Changed);
+            return Ok(None);
         }
-        if op.dests.is_empty() {
-            self.tallies[0].files += 1;
-            op.operation.files_done(1);
-            return Ok(Created::Done);
-        }
-        if !op.options.xattrs {
+        if !op.options.xattrs && !op.dests.is_empty() {
             meta = meta.leaving_acl(&source).context("read attributes of", path)?;
         }
-        let mut job = Job { name: name.to_owned(), source, meta, outs: Vec::new() };
-        // A link to the source somewhere, or a file that must be on its own: its other names are not linked to it.
-        let apart = unlinked.is_some_and(|unlinked| {
-            unlinked.iter().any(|because| matches!(because, None | Some(Because::Mutable)))
-        });
-        if apart || meta.links <= 1 && unlinked.is_some() {
-            job.outs = self.create_outs(node, handles, &job, unlinked)?;
-            return Ok(Created::Job(job));
-        }
-        if meta.links <= 1 {
-            // With the rest of its batch, by `create_batch`.
-            return Ok(Created::Job(job));
-        }
-        // Another name of this inode can be linked to what stands at its place: where a file is staged, or made by the
-        // clone itself, that is only when it is filled.
-        let at_once =
-            sys::CLONE_MAKES_THE_FILE || op.dests.iter().any(|dest| dest.merge_stage.is_some());
-        node.remember(handles).context("read directory", path)?;
-        let mut waiting = Some(job);
-        let seen = op.links.first_or(&meta, node, name, || {
-            let Some(mut job) = waiting.take() else { return Ok((None, Vec::new())) };
-            job.outs = self.create_outs(node, handles, &job, unlinked)?;
-            if !at_once {
-                return Ok((Some(job), Vec::new()));
-            }
-            self.fill_files(node, handles, std::slice::from_mut(&mut job))?;
-            let ids = handles.dests().iter().enumerate().map(|(index, dir)| {
-                if job.outs[index].kept {
-                    return Ok(None);
-                }
-                let stat = fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW);
-                stat.map(|stat| Some(Meta::of(&stat).id()))
-                    .context("read", || op.dest_path(index, node, name))
-            });
-            Ok((None, ids.collect::<Result<_, _>>()?))
-        })?;
-        let first = match seen {
-            Seen::Never(Some(job)) => return Ok(Created::Job(job)),
-            Seen::Never(None) => return Ok(Created::Done),
-            Seen::Before(first) => first,
+        Ok(Some(Job { name: name.to_owned(), source, meta, first: None, outs: Vec::new() }))
+    }
+
+    /// Makes a further name of a file a file of its own, at the destinations where it cannot be linked.
+    pub(super) fn file_apart(
+        &mut self,
+        node: &Arc<Node>,
+        handles: &Arc<Handles>,
+        name: &Name<Directory>,
+        broken: &[usize],
+    ) -> Result<(), Error> {
+        let Some(mut job) = self.open_file(node, handles, &name.name)? else {
+            self.op.skip(None, node.path_of(&name.name), SkipReason::Vanished);
+            return Ok(());
         };
-        let Some(mut job) = waiting else { return Ok(Created::Done) };
-        for dest in 0..op.dests.len() {
-            match self.link_to_first(dest, &first, node, handles, name)? {
-                Some(Settled::Kept) => {
-                    op.operation.files_done(1);
-                    job.outs.push(Out::KEPT);
-                }
-                Some(_) => {
-                    self.count_link(dest);
-                    job.outs.push(Out::DONE);
-                }
-                None => {
-                    op.skip(Some(dest), node.path_of(name), SkipReason::HardlinkBroken);
-                    let because = unlinked.and_then(|unlinked| unlinked[dest]);
-                    let out = self.begin_out(dest, node, handles, &job, because)?;
-                    job.outs.push(out);
-                }
-            }
+        for dest in 0..self.op.dests.len() {
+            job.outs.push(if broken.contains(&dest) {
+                self.op.skip(Some(dest), node.path_of(&name.name), SkipReason::HardlinkBroken);
+                let because = name.unlinked.as_ref().and_then(|unlinked| unlinked[dest]);
+                self.begin_out(dest, node, handles, &job, because)?
+            } else {
+                Out::DONE
+            });
         }
-        Ok(if job.outs.iter().all(|out| out.done) { Created::Done } else { Created::Job(job) })
+        self.fill_files(node, handles, std::slice::from_mut(&mut job))
     }
 
     /// Waits a moment for a process that has a lease on a file (Samba and NFS servers take them) to let go of it, which it
@@ -322,7 +318,7 @@ impl Worker<'_, '_> {
     ) -> Result<Out, Error> {
         if self.is_kept(dest, node, handles, &job.name)? {
             self.op.operation.files_done(1);
-            return Ok(Out::KEPT);
+            return Ok(Out::DONE);
         }
         self.create_out(dest, node, handles, job, because)
     }
@@ -370,7 +366,7 @@ impl Worker<'_, '_> {
         because: Option<Because>,
     ) -> Result<Out, Error> {
         let temporary = self.temporary(dest, node, handles)?;
-        let mut out = Out { fd: None, temporary, because, done: false, kept: false };
+        let mut out = Out { fd: None, temporary, because, done: false };
         if !sys::CLONE_MAKES_THE_FILE {
             out.fd = Some(self.new_file(dest, node, handles, job, &out)?);
         }
@@ -547,9 +543,7 @@ impl Worker<'_, '_> {
                 }
                 let out = std::mem::replace(&mut job.outs[dest], Out::DONE);
                 let attrs = attrs.get(index).and_then(Option::as_deref);
-                if self.fill_file(dest, node, handles, job, attrs, out)? == Settled::Kept {
-                    job.outs[dest] = Out::KEPT;
-                }
+                self.fill_file(dest, node, handles, job, attrs, out)?;
                 op.operation.file_done(job.meta.size);
             }
         }
@@ -582,11 +576,21 @@ impl Worker<'_, '_> {
         let made_with = (!cloned_with_metadata).then(|| meta::create_mode(&job.meta));
         let refused = meta::apply(&fd, &job.meta, attrs, created, made_with)
             .context("set metadata of", path)?;
+        // In a merge others may put something at its place before its further names are linked to it.
+        let first = job.first.as_ref().filter(|_| op.dests[dest].merge_stage.is_some());
+        let put = match first {
+            Some(first) => Some((first, Meta::of(&fs::fstat(&fd).context("read", path)?))),
+            None => None,
+        };
         if copied.is_some() {
             sys::close_written(fd).context("close", path)?;
         }
         match self.settle(dest, node, handles, &job.name, out.temporary.take())? {
-            Settled::Placed => {}
+            Settled::Placed => {
+                if let Some((first, meta)) = put {
+                    first.was_put(dest, op.dests.len(), &meta);
+                }
+            }
             Settled::Kept => return Ok(Settled::Kept),
             Settled::Unreachable => {
                 let out = self.create_out(dest, node, handles, job, out.because)?;

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::budget::Budget;
 use super::filter::{Filter, IgnoreChain};
-use super::links::Links;
+use super::links::{Further, Links};
 use super::names::Placed;
 use super::node::{Handles, OpenDirs};
 use super::pool::{self, Halves, Queue, lock};
@@ -68,7 +68,7 @@ pub(super) struct Op<'a> {
     /// Directories that are no part of the source although they are inside it: the destinations.
     pub(super) excluded: HashSet<(u64, u64)>,
     pub(super) dirs: OpenDirs<Directory>,
-    pub(super) links: Links,
+    pub(super) links: Links<Directory>,
     pub(super) operation: Running,
     pub(super) budget: Budget,
     pub(super) queue: Queue<Task>,
@@ -89,6 +89,9 @@ fn is_passing_in_a_store(path: &Path) -> bool {
 
 /// A directory of the walk.
 pub(super) type Node = super::node::Node<Directory>;
+
+/// The first name of a file that has several.
+pub(super) type First = super::links::First<Directory>;
 
 /// What is known of a directory on the source's side and on every destination's.
 #[derive(Debug)]
@@ -129,8 +132,16 @@ impl Handles {
 
 pub(super) enum Task {
     Root(Arc<Node>),
-    Directory { parent: Arc<Node>, name: CString, inside_excluded: bool },
+    Directory {
+        parent: Arc<Node>,
+        name: CString,
+        inside_excluded: bool,
+    },
     Fill(Batch),
+    /// Further names of files whose first names stand.
+    Link(Arc<Further<Directory>>),
+    /// What waited for links, when all of them are made.
+    Linked(Arc<Further<Directory>>),
 }
 
 /// Files of one directory that are created and wait to be filled.

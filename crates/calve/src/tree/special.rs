@@ -1,6 +1,6 @@
 //! Entries that need no filling: links to the source and within the tree, symbolic links, FIFOs.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -9,9 +9,9 @@ use rustix::fs::{self, AtFlags, FileType, Mode};
 use rustix::io::Errno;
 
 use super::file::{Settled, Unlinked};
-use super::links::{First, Seen};
+use super::links::{Further, Name, Seen};
 use super::node::Handles;
-use super::op::Node;
+use super::op::{Directory, First, Node};
 use super::tally::Because;
 use super::walk::{Worker, two_names};
 use super::{Existing, Mode as LinkMode};
@@ -72,8 +72,8 @@ impl Worker<'_, '_> {
         let Ok(from) = first.dir.handles(&op.dirs) else { return Ok(None) };
         if op.dests[dest].merge_stage.is_some() {
             let same = fs::statat(&from.dests()[dest], &first.name, AtFlags::SYMLINK_NOFOLLOW)
-                .is_ok_and(|stat| first.ids.get(dest) == Some(&Some(Meta::of(&stat).id())));
-            // It is still staged, or another merge replaced it, or it was kept and is another file.
+                .is_ok_and(|stat| first.is(dest, &Meta::of(&stat)));
+            // Another merge replaced it, or it was kept and is another file.
             if !same {
                 return Ok(None);
             }
@@ -149,161 +149,196 @@ impl Worker<'_, '_> {
         Ok(unlinked)
     }
 
-    /// Recreates a symbolic link; `true` where it is none any more.
-    pub(super) fn symlink(
+    /// The further names in a directory of files whose first names stand.
+    pub(super) fn link_further(&mut self, further: &Further<Directory>) -> Result<(), Error> {
+        let (op, node) = (self.op, &further.dir);
+        let handles =
+            node.handles(&op.dirs).context("open directory", || op.source.join(node.path()))?;
+        for name in &further.names {
+            let mut broken = Vec::new();
+            for dest in 0..op.dests.len() {
+                op.check()?;
+                match self.link_to_first(dest, &name.first, node, &handles, &name.name)? {
+                    Some(Settled::Kept) => op.operation.files_done(1),
+                    Some(_) if name.kind == FileType::RegularFile => self.count_link(dest),
+                    Some(_) => self.count_special(dest, name.kind),
+                    None => broken.push(dest),
+                }
+            }
+            match name.kind {
+                _ if broken.is_empty() => {}
+                FileType::RegularFile => self.file_apart(node, &handles, name, &broken)?,
+                _ => self.special_apart(node, &handles, name, &broken)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a further name of an entry without content an entry of its own, at the destinations where it cannot be linked.
+    fn special_apart(
         &mut self,
         node: &Arc<Node>,
         handles: &Arc<Handles>,
-        name: &CStr,
-    ) -> Result<bool, Error> {
-        let op = self.op;
-        let path = || op.source_path(node, name);
-        let target = match fs::readlinkat(handles.source(), name, Vec::new()) {
-            Ok(target) => target,
-            Err(Errno::NOENT | Errno::INVAL) => return Ok(true),
-            Err(errno) => return Err(Error::io("read link", path(), errno)),
+        name: &Name<Directory>,
+        broken: &[usize],
+    ) -> Result<(), Error> {
+        let Some(special) = self.look_at_special(node, handles, &name.name, name.kind)? else {
+            self.op.skip(None, node.path_of(&name.name), SkipReason::Vanished);
+            return Ok(());
         };
-        let Some(meta) = self.stat_again(node, handles, name, FileType::Symlink)? else {
-            return Ok(true);
-        };
-        self.special(node, handles, name, &meta, None, |dir, name| {
-            fs::symlinkat(&target, dir, name)
-        })?;
-        Ok(false)
+        for dest in broken {
+            self.op.skip(Some(*dest), node.path_of(&name.name), SkipReason::HardlinkBroken);
+            self.special_at(*dest, node, handles, &name.name, &special)?;
+        }
+        Ok(())
     }
 
-    /// Recreates a FIFO; `true` where it is none any more.
-    pub(super) fn fifo(
-        &mut self,
-        node: &Arc<Node>,
-        handles: &Arc<Handles>,
-        name: &CStr,
-    ) -> Result<bool, Error> {
-        let Some(meta) = self.stat_again(node, handles, name, FileType::Fifo)? else {
-            return Ok(true);
-        };
-        let meta = meta
-            .leaving_acl_at(handles.source(), name)
-            .context("read attributes of", || self.op.source_path(node, name))?;
-        let mode = meta::mode(meta.permissions());
-        self.special(node, handles, name, &meta, Some(mode), |dir, name| {
-            make_fifo(dir, name, mode)
-        })?;
-        Ok(false)
-    }
-
-    fn stat_again(
+    /// What a symbolic link or a FIFO of the source is; `None` where it is none any more.
+    fn look_at_special(
         &self,
         node: &Node,
         handles: &Handles,
         name: &CStr,
         kind: FileType,
-    ) -> Result<Option<Meta>, Error> {
-        match fs::statat(handles.source(), name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => Ok(Some(Meta::of(&stat)).filter(|meta| meta.file_type() == kind)),
-            Err(Errno::NOENT) => Ok(None),
-            Err(errno) => Err(Error::io("read", self.op.source_path(node, name), errno)),
+    ) -> Result<Option<Special>, Error> {
+        let path = || self.op.source_path(node, name);
+        let target = match kind {
+            FileType::Symlink => match fs::readlinkat(handles.source(), name, Vec::new()) {
+                Ok(target) => Some(target),
+                Err(Errno::NOENT | Errno::INVAL) => return Ok(None),
+                Err(errno) => return Err(Error::io("read link", path(), errno)),
+            },
+            _ => None,
+        };
+        let meta = match fs::statat(handles.source(), name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Meta::of(&stat),
+            Err(Errno::NOENT) => return Ok(None),
+            Err(errno) => return Err(Error::io("read", path(), errno)),
+        };
+        if meta.file_type() != kind {
+            return Ok(None);
         }
+        let meta = match target {
+            Some(_) => meta,
+            None => {
+                meta.leaving_acl_at(handles.source(), name).context("read attributes of", path)?
+            }
+        };
+        Ok(Some(Special { meta, target, first: None }))
     }
 
-    /// Makes an entry without content, with its metadata, at every destination; or a hard link to it, where it is a further
-    /// name.
-    fn special(
+    /// Recreates a symbolic link or a FIFO, with its metadata, at every destination; `true` where it is none any more.
+    pub(super) fn special(
         &mut self,
         node: &Arc<Node>,
         handles: &Arc<Handles>,
         name: &CStr,
-        meta: &Meta,
-        mode: Option<Mode>,
-        make: impl Fn(BorrowedFd<'_>, &CStr) -> rustix::io::Result<()>,
-    ) -> Result<(), Error> {
+        kind: FileType,
+    ) -> Result<bool, Error> {
         let op = self.op;
-        let dests = 0..op.dests.len();
+        let Some(mut special) = self.look_at_special(node, handles, name, kind)? else {
+            return Ok(true);
+        };
         if op.dests.is_empty() {
-            self.count_special(0, meta);
+            self.tally_special(0, kind);
+            return Ok(false);
         }
-        if meta.links <= 1 || op.dests.is_empty() {
-            for dest in dests.clone() {
-                self.special_at(dest, node, handles, name, meta, mode, &make)?;
-            }
-        } else {
+        let meta = special.meta;
+        if meta.links > 1 {
             node.remember(handles).context("read directory", || op.source_path(node, name))?;
-            let seen = op.links.first_or(meta, node, name, || {
-                let mut ids = Vec::new();
-                for dest in dests.clone() {
-                    if self.special_at(dest, node, handles, name, meta, mode, &make)?
-                        == Settled::Kept
-                    {
-                        ids.push(None);
-                        continue;
-                    }
-                    let stat = fs::statat(&handles.dests()[dest], name, AtFlags::SYMLINK_NOFOLLOW)
-                        .context("read", || op.dest_path(dest, node, name))?;
-                    ids.push(Some(Meta::of(&stat).id()));
-                }
-                Ok(((), ids))
-            })?;
-            if let Seen::Before(first) = seen {
-                for dest in dests.clone() {
-                    match self.link_to_first(dest, &first, node, handles, name)? {
-                        Some(Settled::Kept) => {}
-                        Some(_) => self.count_special(dest, meta),
-                        None => {
-                            op.skip(Some(dest), node.path_of(name), SkipReason::HardlinkBroken);
-                            self.special_at(dest, node, handles, name, meta, mode, &make)?;
-                        }
-                    }
+            match op.links.see(meta.id(), meta.links, node, name, 0) {
+                Seen::First(first) => special.first = Some(first),
+                Seen::Before(first) => {
+                    let name = name.to_owned();
+                    self.further.push(Name { name, kind, number: 0, first, unlinked: None });
+                    return Ok(false);
                 }
             }
         }
-        op.operation.files_done(dests.len() as u64);
-        Ok(())
+        for dest in 0..op.dests.len() {
+            self.special_at(dest, node, handles, name, &special)?;
+        }
+        Ok(false)
     }
 
     /// At one destination. In a merge it is staged: its metadata is set by name, and a name in the destination may be
     /// anybody's a moment later.
-    #[expect(clippy::too_many_arguments, reason = "the inner half of one function")]
     fn special_at(
         &mut self,
         dest: usize,
         node: &Arc<Node>,
         handles: &Arc<Handles>,
         name: &CStr,
-        meta: &Meta,
-        mode: Option<Mode>,
-        make: impl Fn(BorrowedFd<'_>, &CStr) -> rustix::io::Result<()>,
-    ) -> Result<Settled, Error> {
+        special: &Special,
+    ) -> Result<(), Error> {
         let op = self.op;
         if self.is_kept(dest, node, handles, name)? {
-            return Ok(Settled::Kept);
+            op.operation.files_done(1);
+            return Ok(());
         }
         let path = || op.dest_path(dest, node, name);
         let created = meta::created_by_us(self.mode_is_exact);
+        let mode = special.target.is_none().then(|| meta::mode(special.meta.permissions()));
         loop {
             let temporary = self.temporary(dest, node, handles)?;
             let dir = self.place(dest, handles, temporary.as_ref());
             let place = temporary.as_deref().unwrap_or(name);
-            make(dir, place).map_err(|errno| match errno {
+            special.make(dir, place).map_err(|errno| match errno {
                 Errno::EXIST => two_names(path()),
                 errno => Error::io("make", path(), errno),
             })?;
-            meta::apply_at(dir, place, meta, created, mode).context("set metadata of", path)?;
-            let settled = self.settle(dest, node, handles, name, temporary)?;
-            match settled {
-                Settled::Placed => self.count_special(dest, meta),
-                Settled::Kept => {}
+            meta::apply_at(dir, place, &special.meta, created, mode)
+                .context("set metadata of", path)?;
+            let put = match special.first.as_ref().filter(|_| temporary.is_some()) {
+                Some(first) => {
+                    let stat = fs::statat(dir, place, AtFlags::SYMLINK_NOFOLLOW);
+                    Some((first, Meta::of(&stat.context("read", path)?)))
+                }
+                None => None,
+            };
+            match self.settle(dest, node, handles, name, temporary)? {
+                Settled::Placed => {
+                    if let Some((first, meta)) = put {
+                        first.was_put(dest, op.dests.len(), &meta);
+                    }
+                    self.count_special(dest, special.meta.file_type());
+                }
+                Settled::Kept => op.operation.files_done(1),
                 Settled::Unreachable => continue,
             }
-            return Ok(settled);
+            return Ok(());
         }
     }
 
-    fn count_special(&mut self, dest: usize, meta: &Meta) {
+    fn count_special(&mut self, dest: usize, kind: FileType) {
+        self.tally_special(dest, kind);
+        self.op.operation.files_done(1);
+    }
+
+    fn tally_special(&mut self, dest: usize, kind: FileType) {
         let tally = &mut self.tallies[dest];
-        *match meta.file_type() {
+        *match kind {
             FileType::Symlink => &mut tally.symlinks,
             _ => &mut tally.fifos,
         } += 1;
+    }
+}
+
+/// A symbolic link or a FIFO of the source.
+struct Special {
+    meta: Meta,
+    /// Where the link points to; `None` for a FIFO.
+    target: Option<CString>,
+    /// It is the first name of one that has several.
+    first: Option<Arc<First>>,
+}
+
+impl Special {
+    fn make(&self, dir: BorrowedFd<'_>, name: &CStr) -> rustix::io::Result<()> {
+        match &self.target {
+            Some(target) => fs::symlinkat(target, dir, name),
+            None => make_fifo(dir, name, meta::mode(self.meta.permissions())),
+        }
     }
 }
 

@@ -19,6 +19,7 @@ use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::filter::{Decision, IgnoreChain};
+use super::links::Name;
 use super::listing::{self, Before, Names, Rest};
 use super::names::Placed;
 use super::node::Handles;
@@ -54,19 +55,31 @@ impl Op<'_> {
         let sides = std::iter::once(source).chain(roots).collect();
         let root = Node::root(data, sides, &self.dirs);
         let roots = root.handles(&self.dirs).context("open", || self.source)?;
-        let workers = self.queue.run(
-            ("clone", self.source),
-            vec![Task::Root(root)],
-            |thread| Worker::new(self, thread),
-            Worker::work,
-        )?;
+        self.run_tasks(0, vec![Task::Root(root)])?;
+        let waiting: Vec<_> = self.links.take().into_iter().map(Arc::new).collect();
+        let linking = waiting.iter().filter(|further| !further.names.is_empty());
+        self.run_tasks(1, linking.map(|further| Task::Link(Arc::clone(further))).collect())?;
+        self.run_tasks(2, waiting.into_iter().map(Task::Linked).collect())?;
+        Ok(roots)
+    }
+
+    /// Does tasks, and what comes up meanwhile, as one of several rounds.
+    fn run_tasks(&self, round: usize, tasks: Vec<Task>) -> Result<(), Error> {
+        if tasks.is_empty() {
+            return Ok(());
+        }
+        let start = |thread: Thread| {
+            let index = round * self.budget.jobs + thread.index;
+            Worker::new(self, Thread { index, ..thread })
+        };
+        let workers = self.queue.run(("clone", self.source), tasks, start, Worker::work)?;
         let mut tallies = lock(&self.tallies);
         for worker in workers {
             for (sum, own) in tallies.iter_mut().zip(&worker.tallies) {
                 super::tally::add(sum, own);
             }
         }
-        Ok(roots)
+        Ok(())
     }
 
     /// The attributes of a directory, and its metadata if they stay behind.
@@ -94,6 +107,8 @@ pub(super) struct Worker<'a, 'b> {
     /// Whether this thread has its directory in the destination's stage.
     pub(super) stage_dirs: Vec<bool>,
     pub(super) staged: u64,
+    /// Names in the directory that is being read which are linked later.
+    pub(super) further: Vec<Name<Directory>>,
     /// How often this thread waited for a lease.
     pub(super) lease_pauses: u32,
 }
@@ -117,6 +132,7 @@ impl<'a, 'b> Worker<'a, 'b> {
             tallies: vec![DestinationReport::default(); op.dests.len().max(1)],
             stage_dirs: vec![false; op.dests.len()],
             staged: 0,
+            further: Vec::new(),
             lease_pauses: 0,
         }
     }
@@ -132,6 +148,8 @@ impl<'a, 'b> Worker<'a, 'b> {
                 }
             }
             Task::Fill(batch) => self.fill(batch),
+            Task::Link(further) => self.link_further(&further),
+            Task::Linked(further) => self.finish(&further.dir),
         }
     }
 
@@ -255,8 +273,13 @@ impl<'a, 'b> Worker<'a, 'b> {
         if name.as_c_str() == c".git" {
             lock(&op.repositories).push(parent.path());
         }
+        let made = states.iter().any(|state| state.made);
         let data = directory(meta, attrs, inside_excluded, states);
-        Ok(Some(Node::below(parent, name, data, sides, &op.dirs)))
+        let node = Node::below(parent, name, data, sides, &op.dirs);
+        if made {
+            op.links.hold_if_shut(&node, meta.mode);
+        }
+        Ok(Some(node))
     }
 
     fn make_directory(
@@ -429,6 +452,7 @@ impl<'a, 'b> Worker<'a, 'b> {
             }
         }
         self.hand_over(node, handles, batch)?;
+        op.links.link_later(node, std::mem::take(&mut self.further));
         self.names = names;
         Ok(())
     }
