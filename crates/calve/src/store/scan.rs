@@ -27,7 +27,7 @@ use super::layout::OWN;
 use super::manifest::{Manifest, os};
 use super::metadata::Maker;
 use super::object::{Entry, Kind};
-use crate::error::{Context as _, Error};
+use crate::error::{Context as _, Error, Operation};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::report::{SkipReason, Skipped};
@@ -190,7 +190,7 @@ struct Scanner<'a> {
 pub(crate) fn scan(request: &Request<'_>) -> Result<Scan, Error> {
     let (boot, places, gone) = (Boot::this(), AtomicU32::new(1), Mutex::default());
     let budget = Budget::new(1, FILE_DESCRIPTORS, request.operation.jobs())
-        .context("read", || request.path)?;
+        .context(Operation::Read, || request.path)?;
     let dirs = OpenDirs::new(budget.dirs);
     let scanner = Scanner { request, boot, dirs, places, gone };
     let base = request.base.map(|_| 0);
@@ -201,7 +201,7 @@ pub(crate) fn scan(request: &Request<'_>) -> Result<Scan, Error> {
     }
     let workers = pool::run(
         &request.operation.with_jobs(budget.jobs),
-        ("read", request.path),
+        (Operation::Read, request.path),
         vec![first],
         |_| Worker {
             intake: request.intake.map_or_else(Intake::new, Intake::noting),
@@ -242,7 +242,7 @@ impl Scanner<'_> {
     }
 
     fn handles(&self, dir: &Arc<Node>) -> Result<Arc<Handles>, Error> {
-        dir.handles(&self.dirs).context("open directory", || self.full_path(&dir.path()))
+        dir.handles(&self.dirs).context(Operation::OpenDirectory, || self.full_path(&dir.path()))
     }
 
     /// Reads a directory; `None` where it is gone or no part of the tree.
@@ -273,10 +273,11 @@ impl Scanner<'_> {
                 return Ok(None);
             }
             Err(errno) => {
-                return Err(Error::io("open directory", self.full_path(&path_of()), errno));
+                return Err(Error::io(Operation::OpenDirectory, self.full_path(&path_of()), errno));
             }
         };
-        let meta = Meta::of(&fs::fstat(&fd).context("read", || self.full_path(&path_of()))?);
+        let meta =
+            Meta::of(&fs::fstat(&fd).context(Operation::Read, || self.full_path(&path_of()))?);
         if parent.is_some() && request.excluded.contains(&meta.id()) {
             lock(&self.gone).insert(place);
             return Ok(None);
@@ -284,7 +285,7 @@ impl Scanner<'_> {
         let known = base.and_then(|base| Some((request.base?, base)));
         let own = self
             .own_entry(&fd, &name, &meta, known)
-            .context("read attributes of", || self.full_path(&path_of()))?;
+            .context(Operation::ReadAttributes, || self.full_path(&path_of()))?;
         let (names, rest) = match self.list(worker, &fd, Before::opened(since, &meta)) {
             // It was removed since it was opened.
             Err(Errno::NOENT) if parent.is_some() => {
@@ -292,7 +293,7 @@ impl Scanner<'_> {
                 lock(&self.gone).insert(place);
                 return Ok(None);
             }
-            listed => listed.context("read directory", || self.full_path(&path_of()))?,
+            listed => listed.context(Operation::ReadDirectory, || self.full_path(&path_of()))?,
         };
         if rest == Rest::Restless {
             worker.skipped.push(Skipped { path: path_of(), reason: SkipReason::Restless });
@@ -364,7 +365,7 @@ impl Scanner<'_> {
         }
         let path = path();
         let text = read_rules(dir, &[IGNORE_FILE])
-            .context("read", || self.full_path(&path).join(os(IGNORE_FILE.to_bytes())))?;
+            .context(Operation::Read, || self.full_path(&path).join(os(IGNORE_FILE.to_bytes())))?;
         Ok(match text {
             Some(text) => Some(IgnoreChain::push(above, &path, &text)),
             None => above,
@@ -389,7 +390,7 @@ impl Scanner<'_> {
         let base_path = dir.chain.is_some().then(|| dir.path());
         for (name, mut kind) in names {
             if queue.stopped() {
-                return Err(pool::cancelled("read", self.request.path));
+                return Err(pool::cancelled(Operation::Read, self.request.path));
             }
             let vanished = |worker: &mut Worker| {
                 worker
@@ -419,7 +420,11 @@ impl Scanner<'_> {
                         continue;
                     }
                     Err(errno) => {
-                        return Err(Error::io("read", self.full_path(&dir.path_of(&name)), errno));
+                        return Err(Error::io(
+                            Operation::Read,
+                            self.full_path(&dir.path_of(&name)),
+                            errno,
+                        ));
                     }
                 }
             }
@@ -469,7 +474,7 @@ impl Scanner<'_> {
                                     }
                                     Err(errno) => {
                                         let path = self.full_path(&dir.path_of(&name));
-                                        return Err(Error::io("read", path, errno));
+                                        return Err(Error::io(Operation::Read, path, errno));
                                     }
                                 },
                             };
@@ -496,7 +501,7 @@ impl Scanner<'_> {
                             }
                             Err(error) => {
                                 let path = self.full_path(&dir.path_of(&name));
-                                return Err(Error::io("read", path, error));
+                                return Err(Error::io(Operation::Read, path, error));
                             }
                         }
                     }
