@@ -7,15 +7,16 @@ mod common;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use calve::{ErrorKind, SnapshotId, SnapshotOptions, SwitchOptions};
 
-use common::not_run;
 use common::odd::{set_mtime, set_xattr};
 use common::snapshot::assert_same;
 use common::stores::{
-    Desk, assert_sound, content, fails, options, put, small_project, status, tree,
+    Desk, after_a_tick, assert_sound, content, fails, options, put, small_project, status, tree,
 };
+use common::{has_command, not_run, sh};
 
 /// What a worktree holds after `change` of the first snapshot, as a snapshot.
 fn changed(desk: &Desk, name: &str, change: impl FnOnce(&Path)) -> SnapshotId {
@@ -152,5 +153,148 @@ fn a_switch_brings_also_what_differs_in_nothing_but_times_attributes_or_names() 
         assert_same(&tree(&desk.folder().join("second")), &tree(one.path()), row);
         one.switch(first, &SwitchOptions::new(), &options()).unwrap();
         assert_same(&tree(&desk.project), &tree(one.path()), row);
+    }
+}
+
+/// A program that says a word, and a part of it that no snapshot changes.
+struct Built {
+    command: &'static str,
+    word: (&'static str, fn(&str) -> String),
+    files: &'static [(&'static str, &'static str)],
+    /// What a build prints of the part that stays.
+    unchanged: &'static str,
+    program: &'static str,
+}
+
+const BUILDS: [Built; 2] = [
+    Built {
+        command: "make",
+        word: ("word", |word| format!("echo {word}\n")),
+        files: &[
+            ("same", "same\n"),
+            (
+                "Makefile",
+                "all: out/program out/same\n\
+                out/program: word\n\tmkdir -p out; cp word out/program; chmod +x out/program\n\
+                out/same: same\n\tmkdir -p out; cp same out/same\n",
+            ),
+        ],
+        unchanged: "cp same",
+        program: "out/program",
+    },
+    Built {
+        command: "cargo",
+        word: ("src/main.rs", |word| {
+            format!("fn main() {{ println!(\"{word}{{}}\", same::S) }}\n")
+        }),
+        files: &[
+            (
+                "Cargo.toml",
+                "[package]\nname = \"app\"\nedition = \"2021\"\n[workspace]\n\
+                [dependencies]\nsame = { path = \"same\" }\n",
+            ),
+            ("same/Cargo.toml", "[package]\nname = \"same\"\nedition = \"2021\"\n"),
+            ("same/src/lib.rs", "pub const S: &str = \"\";\n"),
+        ],
+        unchanged: "Compiling same",
+        program: "target/debug/app",
+    },
+];
+
+impl Built {
+    /// Builds; what the build printed, and what the program says.
+    fn build(&self, tree: &Path) -> (String, String) {
+        after_a_tick();
+        let mut command = Command::new("sh");
+        command.current_dir(tree).env("CARGO_NET_OFFLINE", "true");
+        for variable in ["CARGO_TARGET_DIR", "CARGO_BUILD_TARGET", "RUSTC_WORKSPACE_WRAPPER"] {
+            command.env_remove(variable);
+        }
+        let build = if self.command == "cargo" { "cargo build" } else { "make" };
+        let printed = sh(command.args(["-c", &format!("{build} 2>&1")]));
+        let said = sh(Command::new("sh").arg("-c").arg(tree.join(self.program)));
+        after_a_tick();
+        (printed, said.trim().to_owned())
+    }
+
+    fn write(&self, tree: &Path, word: &str) {
+        put(tree, self.word.0, (self.word.1)(word));
+    }
+}
+
+#[test]
+fn no_build_takes_an_old_program_for_the_new_one_and_none_makes_again_what_is_the_same() {
+    let test =
+        "no_build_takes_an_old_program_for_the_new_one_and_none_makes_again_what_is_the_same";
+    for built in &BUILDS {
+        if !has_command(built.command) {
+            not_run(test, &format!("there is no {}", built.command));
+            continue;
+        }
+        for output in ["left out", "added by hand", "in the snapshots"] {
+            let row = format!("{}, output {output}", built.command);
+            let desk = Desk::new(|project| {
+                for (path, content) in built.files {
+                    put(project, path, content);
+                }
+                built.write(project, "one");
+                if built.command == "cargo" {
+                    let lock = "cargo generate-lockfile --offline 2>&1";
+                    sh(Command::new("sh").current_dir(project).args(["-c", lock]));
+                }
+                if output == "left out" {
+                    put(project, ".calveignore", "/out\n/target\n");
+                }
+            });
+            let capture =
+                |it: &calve::Worktree| it.capture(&SnapshotOptions::new(), &options()).unwrap().id;
+            let it = desk.worktree("it");
+            let says = |word: &str| {
+                let (printed, said) = built.build(it.path());
+                assert_eq!(said, word, "{row}: {printed}");
+                assert!(!printed.contains(built.unchanged), "{row}: {printed}");
+                printed
+            };
+            let in_snapshots = output == "in the snapshots";
+            if in_snapshots {
+                built.build(it.path());
+            }
+            let one = capture(&it);
+            built.write(it.path(), "two");
+            if in_snapshots {
+                built.build(it.path());
+            }
+            let two = capture(&it);
+            // The first build makes everything.
+            if !in_snapshots {
+                built.build(it.path());
+            }
+            says("two");
+            let go = |to| drop(it.switch(to, &SwitchOptions::new(), &options()).unwrap());
+            go(one);
+            let again = says("one");
+            if in_snapshots {
+                // All of it went back together: nothing is to be done.
+                assert!(!again.contains("Compiling") && !again.contains("cp "), "{row}: {again}");
+            }
+            let changes = status(&it);
+            let added_only = changes.iter().all(|line| line.starts_with("A "));
+            assert!(in_snapshots || added_only, "{row}: {changes:?}");
+            go(two);
+            says("two");
+            if output != "left out" {
+                continue;
+            }
+            built.write(it.path(), "three");
+            says("three");
+            it.reset(&options()).unwrap();
+            says("two");
+            it.undo(&options()).unwrap();
+            says("three");
+            it.switch(one, &SwitchOptions::new().force(true), &options()).unwrap();
+            says("one");
+            it.undo(&options()).unwrap();
+            says("three");
+        }
     }
 }

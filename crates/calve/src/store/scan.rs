@@ -14,7 +14,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
@@ -27,7 +27,7 @@ use super::layout::OWN;
 use super::manifest::{Manifest, os};
 use super::metadata::Maker;
 use super::object::{Entry, Kind};
-use crate::error::{Context as _, Error, Operation};
+use crate::error::{Context as _, Error};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::report::{SkipReason, Skipped};
@@ -96,6 +96,8 @@ pub(crate) struct Scan {
     pub(crate) counts: Counts,
     /// Blobs to be sealed after a flush.
     pub(crate) unsealed: Vec<BlobId>,
+    /// Whether rules of the tree left anything out.
+    pub(crate) left_out: bool,
 }
 
 /// An entry that was found; they are in the order of their names.
@@ -184,15 +186,17 @@ struct Scanner<'a> {
     places: AtomicU32,
     /// Directories that turned out to be no part of the tree, or gone.
     gone: Mutex<HashSet<u32>>,
+    left_out: AtomicBool,
 }
 
 /// Scans a tree.
 pub(crate) fn scan(request: &Request<'_>) -> Result<Scan, Error> {
     let (boot, places, gone) = (Boot::this(), AtomicU32::new(1), Mutex::default());
     let budget = Budget::new(1, FILE_DESCRIPTORS, request.operation.jobs())
-        .context(Operation::Read, || request.path)?;
+        .context("read", || request.path)?;
     let dirs = OpenDirs::new(budget.dirs);
-    let scanner = Scanner { request, boot, dirs, places, gone };
+    let left_out = AtomicBool::new(false);
+    let scanner = Scanner { request, boot, dirs, places, gone, left_out };
     let base = request.base.map(|_| 0);
     let first = Task::Directory { parent: None, name: CString::default(), place: 0, base };
     if let Some(base) = request.base {
@@ -201,7 +205,7 @@ pub(crate) fn scan(request: &Request<'_>) -> Result<Scan, Error> {
     }
     let workers = pool::run(
         &request.operation.with_jobs(budget.jobs),
-        (Operation::Read, request.path),
+        ("read", request.path),
         vec![first],
         |_| Worker {
             intake: request.intake.map_or_else(Intake::new, Intake::noting),
@@ -242,7 +246,7 @@ impl Scanner<'_> {
     }
 
     fn handles(&self, dir: &Arc<Node>) -> Result<Arc<Handles>, Error> {
-        dir.handles(&self.dirs).context(Operation::OpenDirectory, || self.full_path(&dir.path()))
+        dir.handles(&self.dirs).context("open directory", || self.full_path(&dir.path()))
     }
 
     /// Reads a directory; `None` where it is gone or no part of the tree.
@@ -273,11 +277,10 @@ impl Scanner<'_> {
                 return Ok(None);
             }
             Err(errno) => {
-                return Err(Error::io(Operation::OpenDirectory, self.full_path(&path_of()), errno));
+                return Err(Error::io("open directory", self.full_path(&path_of()), errno));
             }
         };
-        let meta =
-            Meta::of(&fs::fstat(&fd).context(Operation::Read, || self.full_path(&path_of()))?);
+        let meta = Meta::of(&fs::fstat(&fd).context("read", || self.full_path(&path_of()))?);
         if parent.is_some() && request.excluded.contains(&meta.id()) {
             lock(&self.gone).insert(place);
             return Ok(None);
@@ -285,7 +288,7 @@ impl Scanner<'_> {
         let known = base.and_then(|base| Some((request.base?, base)));
         let own = self
             .own_entry(&fd, &name, &meta, known)
-            .context(Operation::ReadAttributes, || self.full_path(&path_of()))?;
+            .context("read attributes of", || self.full_path(&path_of()))?;
         let (names, rest) = match self.list(worker, &fd, Before::opened(since, &meta)) {
             // It was removed since it was opened.
             Err(Errno::NOENT) if parent.is_some() => {
@@ -293,7 +296,7 @@ impl Scanner<'_> {
                 lock(&self.gone).insert(place);
                 return Ok(None);
             }
-            listed => listed.context(Operation::ReadDirectory, || self.full_path(&path_of()))?,
+            listed => listed.context("read directory", || self.full_path(&path_of()))?,
         };
         if rest == Rest::Restless {
             worker.skipped.push(Skipped { path: path_of(), reason: SkipReason::Restless });
@@ -365,7 +368,7 @@ impl Scanner<'_> {
         }
         let path = path();
         let text = read_rules(dir, &[IGNORE_FILE])
-            .context(Operation::Read, || self.full_path(&path).join(os(IGNORE_FILE.to_bytes())))?;
+            .context("read", || self.full_path(&path).join(os(IGNORE_FILE.to_bytes())))?;
         Ok(match text {
             Some(text) => Some(IgnoreChain::push(above, &path, &text)),
             None => above,
@@ -390,7 +393,7 @@ impl Scanner<'_> {
         let base_path = dir.chain.is_some().then(|| dir.path());
         for (name, mut kind) in names {
             if queue.stopped() {
-                return Err(pool::cancelled(Operation::Read, self.request.path));
+                return Err(pool::cancelled("read", self.request.path));
             }
             let vanished = |worker: &mut Worker| {
                 worker
@@ -420,11 +423,7 @@ impl Scanner<'_> {
                         continue;
                     }
                     Err(errno) => {
-                        return Err(Error::io(
-                            Operation::Read,
-                            self.full_path(&dir.path_of(&name)),
-                            errno,
-                        ));
+                        return Err(Error::io("read", self.full_path(&dir.path_of(&name)), errno));
                     }
                 }
             }
@@ -432,6 +431,7 @@ impl Scanner<'_> {
             if let (Some(chain), Some(path)) = (&dir.chain, &base_path)
                 && chain.excludes(&path.join(os(name.to_bytes())), is_dir)
             {
+                self.left_out.store(true, Ordering::Relaxed);
                 continue;
             }
             let mut what = What::Pending;
@@ -474,7 +474,7 @@ impl Scanner<'_> {
                                     }
                                     Err(errno) => {
                                         let path = self.full_path(&dir.path_of(&name));
-                                        return Err(Error::io(Operation::Read, path, errno));
+                                        return Err(Error::io("read", path, errno));
                                     }
                                 },
                             };
@@ -501,7 +501,7 @@ impl Scanner<'_> {
                             }
                             Err(error) => {
                                 let path = self.full_path(&dir.path_of(&name));
-                                return Err(Error::io(Operation::Read, path, error));
+                                return Err(Error::io("read", path, error));
                             }
                         }
                     }
@@ -570,14 +570,25 @@ impl Scanner<'_> {
             counts.add(&intake.counts);
         }
         skipped.sort_by(|a, b| a.path.cmp(&b.path));
+        let left_out = self.left_out.load(Ordering::Relaxed);
         let index = self.what_holds(&scanned);
         if self.request.intake.is_none() && self.is_the_base(&scanned) {
             let (manifest, stats, directories) = (None, Vec::new(), Vec::new());
-            return Ok(Scan { manifest, stats, index, directories, skipped, counts, unsealed });
+            return Ok(Scan {
+                manifest,
+                stats,
+                index,
+                directories,
+                skipped,
+                counts,
+                unsealed,
+                left_out,
+            });
         }
         let assembled = Assembly { request: self.request, scanned }.run()?;
         let (manifest, stats, directories) = assembled;
-        Ok(Scan { manifest: Some(manifest), stats, index, directories, skipped, counts, unsealed })
+        let manifest = Some(manifest);
+        Ok(Scan { manifest, stats, index, directories, skipped, counts, unsealed, left_out })
     }
 
     /// Whether each directory of the base was found, and in each just what the base has.

@@ -16,6 +16,11 @@
 //! Where a file shall be put and the scan saw nothing, there may be one all the same, which a rule in `.calveignore` hides. It counts as
 //! a change that is in the way: nobody else may have its content.
 //!
+//! # Times
+//! Files get the times that the snapshot says. But if something stays that no snapshot has, which `.calveignore` leaves out or
+//! which was added by hand, it may be build output, made of other content. Then each file that gets another content gets a new
+//! time, too, or the next build would take it for one that it has seen.
+//!
 //! # Contained
 //! Every directory is opened step by step from the root, and no step follows a link, so a tree that is rearranged meanwhile leads
 //! nowhere else.
@@ -31,7 +36,7 @@ use rustix::io::Errno;
 
 use super::at::{last, open_at, open_parent, remove_at};
 use super::{Worktree, shown};
-use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::error::{Context as _, Error, ErrorKind};
 use crate::reflink::meta::{self, Meta};
 use crate::report::{SkipReason, Skipped};
 use crate::store::catalog::{State, WorktreeRow};
@@ -44,12 +49,11 @@ use crate::store::metadata::Maker;
 use crate::store::object::{Entry, Kind};
 use crate::store::registry::no_worktree;
 use crate::store::scan::stat_of;
-use crate::store::undo::Record;
-use crate::store::{StoreOptions, locks};
+use crate::store::{StoreOptions, locks, now};
 use crate::tree::running::Running;
 use crate::tree::staging::{self, Stage};
-use plan::{Moves, Trees};
-use undo::Aside;
+use plan::{Moves, Times, Trees};
+use undo::Undo;
 
 mod plan;
 pub(crate) mod undo;
@@ -113,6 +117,10 @@ enum Changes {
 impl Worktree {
     /// Makes it a tree of the snapshot `to`; only what differs between that and its own is touched.
     ///
+    /// Files get the times that the snapshot says. If the tree holds files that no snapshot has, because `.calveignore` leaves them
+    /// out or they were added by hand, they may be build output. Then files that get another content get the time of the call,
+    /// so that the next build sees that they changed.
+    ///
     /// # Errors
     /// [`ErrorKind::Changed`] where that would touch what was changed by hand and [`SwitchOptions::force`] is not set: nothing was
     /// done, and [`Error::details`] has the paths. Later errors leave it between the two snapshots, each path whole:
@@ -125,17 +133,19 @@ impl Worktree {
         options: &StoreOptions,
     ) -> Result<SwitchReport, Error> {
         let what = if how.force { Changes::MoveAside } else { Changes::Respect };
-        self.alone(|this| this.transit(to, what, None, &options.operation()))
+        self.alone(|this| Ok(this.transit(to, what, None, &options.operation())?.0))
     }
 
-    /// Makes it what its snapshot is. Everything that was changed, added or deleted by hand can be brought back by
+    /// Makes it what its snapshot is, also in its files' times, unless its rules leave anything out: see [`Worktree::switch`].
+    /// Everything that was changed, added or deleted by hand can be brought back by
     /// [`Worktree::undo`], until the next forced switch or reset.
     ///
     /// # Errors
     /// As for [`Worktree::switch`].
     pub fn reset(&self, options: &StoreOptions) -> Result<SwitchReport, Error> {
         self.alone(|this| {
-            this.transit(this.based_on()?, Changes::Reset, None, &options.operation())
+            let to = this.based_on()?;
+            Ok(this.transit(to, Changes::Reset, None, &options.operation())?.0)
         })
     }
 
@@ -148,12 +158,12 @@ impl Worktree {
     }
 
     fn lock(&self) -> Result<locks::Guard, Error> {
-        self.store.must_be_writable(Operation::SwitchWorktreeOf)?;
+        self.store.must_be_writable("switch a worktree of")?;
         self.must_keep_to_itself()?;
         let alone = self.store.registry().lock(&self.row)?.ok_or_else(|| {
             let cause =
                 io::Error::new(io::ErrorKind::WouldBlock, "another process is switching it");
-            Error::new(ErrorKind::Busy, Operation::SwitchWorktree, &self.path, cause)
+            Error::new(ErrorKind::Busy, "switch worktree", &self.path, cause)
         })?;
         // What was killed while it gave up what could be undone left that here, also where nothing else is left to do.
         if let Some(own) = self.open_own()? {
@@ -166,9 +176,9 @@ impl Worktree {
         &self,
         to: SnapshotId,
         what: Changes,
-        undo: Option<(&Record, &Aside)>,
+        undo: Option<&Undo>,
         operation: &Running,
-    ) -> Result<SwitchReport, Error> {
+    ) -> Result<(SwitchReport, Times), Error> {
         let started = std::time::Instant::now();
         self.must_be_there()?;
         let from = self.based_on()?;
@@ -188,7 +198,7 @@ impl Worktree {
         if let Some(now) = &mut scan.manifest {
             let others: Vec<&Manifest> =
                 [Some(&target), interrupted.as_ref()].into_iter().flatten().collect();
-            plan::learn(&root, now, &others).context(Operation::Read, || &self.path)?;
+            plan::learn(&root, now, &others).context("read", || &self.path)?;
         }
         let mut trees = Trees {
             base,
@@ -199,25 +209,21 @@ impl Worktree {
             in_place: HashSet::new(),
         };
         if what == Changes::Reset {
-            trees.find_in_place(&root).context(Operation::Read, || &self.path)?;
+            trees.find_in_place(&root).context("read", || &self.path)?;
         }
         let mut moves = trees.plan(what);
-        trees.find_hidden(&root, &mut moves).context(Operation::Read, || &self.path)?;
+        trees.decide_times(&mut moves, scan.left_out, undo.map(|undo| undo.noted), now());
+        trees.find_hidden(&root, &mut moves).context("read", || &self.path)?;
         if what != Changes::Respect {
-            trees.find_linked(&root, &mut moves).context(Operation::Read, || &self.path)?;
+            trees.find_linked(&root, &mut moves).context("read", || &self.path)?;
         }
-        if let Some((record, aside)) = undo {
-            trees.guard_from_undo(record, aside, &mut moves);
+        if let Some(undo) = undo {
+            trees.guard_from_undo(undo, &mut moves);
         }
         if what == Changes::Respect && !moves.conflicts.is_empty() {
             let cause = io::Error::other("local changes are in the way");
-            return Err(Error::new(
-                ErrorKind::Changed,
-                Operation::SwitchWorktree,
-                &self.path,
-                cause,
-            )
-            .with_details(moves.conflicts.iter().map(|path| shown(path)).collect()));
+            return Err(Error::new(ErrorKind::Changed, "switch worktree", &self.path, cause)
+                .with_details(moves.conflicts.iter().map(|path| shown(path)).collect()));
         }
         let mut report = SwitchReport {
             from,
@@ -234,7 +240,7 @@ impl Worktree {
             _ => self.metadata_before(&root, &moves)?,
         };
         // All that can fail for want of space or content comes before anything is changed.
-        let staged = self.stage(&root, &target, &moves, operation)?;
+        let staged = self.stage(&root, &trees, &moves, operation)?;
         // A name that was missed was not there for the plan; what it must not lose is guarded all the same.
         let restless = scan.skipped.iter().filter(|it| it.reason == SkipReason::Restless);
         report.skipped = restless.chain(&staged.skipped).cloned().collect();
@@ -266,28 +272,28 @@ impl Worktree {
             ..self.row.clone()
         };
         self.store.registry().set_standing(&row)?;
-        removed.context(Operation::RemoveLeftovers, || &self.path)?;
+        removed.context("remove what was staged, now that all is done, in", || &self.path)?;
         report.elapsed = started.elapsed();
-        Ok(report)
+        Ok((report, moves.times))
     }
 
     /// Makes every file that is to be put, in a stage inside the worktree.
     fn stage(
         &self,
         root: &OwnedFd,
-        target: &Manifest,
+        trees: &Trees<'_>,
         moves: &Moves,
         operation: &Running,
     ) -> Result<Staged, Error> {
         staging::sweep(root);
-        let dir = root.try_clone().context(Operation::Open, || &self.path)?;
-        let stage = Stage::empty(dir, &self.path).context(Operation::StageIn, || &self.path)?;
+        let dir = root.try_clone().context("open", || &self.path)?;
+        let stage = Stage::empty(dir, &self.path).context("stage in", || &self.path)?;
         let nobody = DirectoryId::from_bytes([0; 32]);
         let folder = |name: String| Entry {
             name: name.into_bytes().into(),
             mode: 0o700,
-            uid: target.root.uid,
-            gid: target.root.gid,
+            uid: trees.target.root.uid,
+            gid: trees.target.root.gid,
             mtime: (0, 0),
             attributes: None,
             kind: Kind::Directory(nobody),
@@ -305,16 +311,15 @@ impl Worktree {
             for (at, (path, entry)) in chunk.iter().enumerate() {
                 let name = format!("{at:08}");
                 places.insert((*path).clone(), format!("{number:08}/{name}"));
-                entries.push(Entry { name: name.into_bytes().into(), ..target.at(*entry).clone() });
+                entries.push(Entry {
+                    name: name.into_bytes().into(),
+                    ..trees.given(moves, path, *entry)
+                });
             }
             fits &= builder.add(entries);
         }
         if !fits {
-            return Err(Error::io(
-                Operation::Switch,
-                &self.path,
-                io::Error::other("too many files"),
-            ));
+            return Err(Error::io("switch", &self.path, io::Error::other("too many files")));
         }
         let manifest = builder.finish();
         // What is told is told of the paths that the files shall have.
@@ -322,7 +327,7 @@ impl Worktree {
             let staged = staged.to_str();
             places.iter().find(|(_, place)| Some(place.as_str()) == staged).map(|(path, _)| path)
         };
-        let root = stage.dir().try_clone().context(Operation::StageIn, || &self.path)?;
+        let root = stage.dir().try_clone().context("stage in", || &self.path)?;
         let plan = Plan {
             store: &self.store,
             manifest: &manifest,
@@ -379,7 +384,7 @@ impl Worktree {
     }
 
     fn in_the_way(&self, path: &Path, why: &'static str) -> Error {
-        Error::new(ErrorKind::Changed, Operation::SwitchWorktree, &self.path, io::Error::other(why))
+        Error::new(ErrorKind::Changed, "switch worktree", &self.path, io::Error::other(why))
             .with_details(vec![path.to_owned()])
     }
 
@@ -396,7 +401,7 @@ impl Worktree {
         // The deepest first.
         for path in moves.remove.iter().rev() {
             self.must_be_as_seen(root, trees, path)?;
-            if remove_at(root, path).context(Operation::Remove, || failed(path))? {
+            if remove_at(root, path).context("remove", || failed(path))? {
                 report.removed += 1;
             }
         }
@@ -418,7 +423,7 @@ impl Worktree {
                     Err(errno) => Err(errno.into()),
                 }
             };
-            make().context(Operation::MakeDirectory, || failed(path))?;
+            make().context("make directory", || failed(path))?;
         }
         let mut given = HashMap::new();
         for path in moves.put.keys() {
@@ -443,7 +448,7 @@ impl Worktree {
                 }
                 Ok(fs::renameat(staged.stage.dir(), place.as_str(), &dir, &name).map(|()| true)?)
             };
-            if !put().context(Operation::Put, || failed(path))? {
+            if !put().context("put", || failed(path))? {
                 return Err(self.in_the_way(
                     path,
                     "the folder holds what no snapshot has, and a file shall be in its place",
@@ -456,9 +461,9 @@ impl Worktree {
             self.must_be_as_seen(root, trees, path)?;
         }
         for (path, at) in &moves.mend {
-            given.insert(path.clone(), trees.target.at(*at).clone());
-            undo::set_in_place(root, path, trees.target.at(*at))
-                .context(Operation::SetMetadata, || failed(path))?;
+            let entry = trees.given(moves, path, *at);
+            undo::set_in_place(root, path, &entry).context("set metadata of", || failed(path))?;
+            given.insert(path.clone(), entry);
             report.changed += 1;
         }
         // Children before their parents, whose times would change again.
@@ -472,8 +477,7 @@ impl Worktree {
                 // It is here for its times, or for what is in it; what was made of it by hand is not in the way.
                 entry = Entry { mtime: entry.mtime, ..now.clone() };
             }
-            undo::set_in_place(root, path, &entry)
-                .context(Operation::SetMetadata, || failed(path))?;
+            undo::set_in_place(root, path, &entry).context("set metadata of", || failed(path))?;
             report.changed += 1;
         }
         let removed = staged.stage.discard();
@@ -485,7 +489,7 @@ impl Worktree {
         if !entry.same_metadata(&trees.now.root) {
             report.changed += 1;
         }
-        undo::set_in_place(root, path, &entry).context(Operation::SetMetadata, || &self.path)?;
+        undo::set_in_place(root, path, &entry).context("set metadata of", || &self.path)?;
         Ok(Applied { removed, given })
     }
 

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use super::super::at::{is_gone, last, open_parent};
 use super::Changes;
-use super::undo::Aside;
+use super::undo::Undo;
 use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::store::blobs::Intake;
@@ -20,7 +20,6 @@ use crate::store::manifest::Manifest;
 use crate::store::metadata::Maker;
 use crate::store::object::{Entry, Kind};
 use crate::store::scan::{UNKNOWN, attributes};
-use crate::store::undo::Record;
 
 /// The snapshot it was, the tree it is, the snapshot it shall be.
 pub(super) struct Trees<'a> {
@@ -51,6 +50,7 @@ pub(super) struct Moves {
     pub(super) mend: BTreeMap<PathBuf, At>,
     /// Files that go and have another name, perhaps one that stays. They are moved aside, too: once they are back they are one file again.
     pub(super) linked: BTreeSet<PathBuf>,
+    pub(super) times: Times,
 }
 
 impl Moves {
@@ -66,6 +66,28 @@ impl Moves {
             .chain([Path::new("")])
             .map(Path::to_owned)
             .collect()
+    }
+}
+
+/// Which times files get that get another content.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Times {
+    /// Those that the snapshot says. The whole tree goes back, so sources and what was built from them are of one moment.
+    #[default]
+    OfSnapshot,
+    /// This time, which is now. A build compares times: it would take an old source with an old time for one that it has seen.
+    New((i64, u32)),
+}
+
+impl Times {
+    /// The time of an entry that is put where `now` is.
+    pub(super) fn of(self, entry: &Entry, now: Option<&Entry>) -> (i64, u32) {
+        match (self, now) {
+            (Self::OfSnapshot, _) => entry.mtime,
+            // Whoever has seen it need not see it again.
+            (Self::New(_), Some(now)) if now.same_content(entry) => now.mtime,
+            (Self::New(time), _) => time,
+        }
     }
 }
 
@@ -275,6 +297,45 @@ impl Trees<'_> {
         moves
     }
 
+    /// Decides which times files get: new ones if anything stays in the tree that no snapshot has, because that may be built from other
+    /// content. `left_out`: rules of the tree hide something. `undone`: the time of the switch that is taken back; what was built before
+    /// it was built from what comes back.
+    pub(super) fn decide_times(
+        &self,
+        moves: &mut Moves,
+        left_out: bool,
+        undone: Option<(i64, u32)>,
+        now: (i64, u32),
+    ) {
+        let is_added_and_stays = |path: &PathBuf| {
+            let may_be_built = |at| {
+                let entry = self.now.at(at);
+                !entry.is_directory() && undone.is_none_or(|undone| entry.mtime >= undone)
+            };
+            !moves.conflicts.contains(path)
+                && !moves.put.contains_key(path)
+                && !moves.remove.contains(path)
+                && self.find(self.base, path).is_none()
+                && self.find(self.now, path).is_some_and(may_be_built)
+        };
+        if !left_out && !moves.by_hand.iter().any(is_added_and_stays) {
+            return;
+        }
+        moves.times = Times::New(now);
+        // What has the right content keeps its time.
+        moves.mend.retain(|path, at| {
+            let now = self.find(self.now, path).map(|at| self.now.at(at));
+            now.is_none_or(|now| !now.same_metadata(self.target.at(*at)))
+        });
+    }
+
+    /// What is put at a path, or mended there.
+    pub(super) fn given(&self, moves: &Moves, path: &Path, at: At) -> Entry {
+        let entry = self.target.at(at);
+        let now = self.find(self.now, path).map(|at| self.now.at(at));
+        Entry { mtime: moves.times.of(entry, now), ..entry.clone() }
+    }
+
     /// Where the content is the target's, and mode, owner, attributes, time or names are not.
     fn other_metadata(&self) -> Vec<PathBuf> {
         let is_other = |delta: &Delta| {
@@ -433,7 +494,8 @@ impl Trees<'_> {
     }
 
     /// What was changed by hand since something was moved aside, where that is to come back, is in its way.
-    pub(super) fn guard_from_undo(&self, record: &Record, aside: &Aside, moves: &mut Moves) {
+    pub(super) fn guard_from_undo(&self, undo: &Undo, moves: &mut Moves) {
+        let Undo { record, aside, .. } = undo;
         let noted: HashMap<&Path, &Entry> =
             record.metadata.iter().map(|(path, entry)| (path.as_path(), entry)).collect();
         for path in &moves.by_hand {

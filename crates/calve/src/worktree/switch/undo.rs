@@ -9,13 +9,13 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{self, AtFlags, Mode, OFlags};
+use rustix::fs::{self, AtFlags, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use super::super::at::{is_gone, last, make_parents, open_at, open_parent, remove_at};
-use super::plan::{Moves, Trees};
+use super::plan::{Moves, Times, Trees};
 use super::{Changes, SwitchReport};
-use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::error::{Context as _, Error, ErrorKind};
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::{self, Attrs, Meta};
 use crate::store::id::{DirectoryId, SnapshotId};
@@ -42,27 +42,24 @@ impl Worktree {
 
     fn undo_alone(&self, operation: &Running) -> Result<SwitchReport, Error> {
         self.must_be_there()?;
-        let Some(record) = self.record()? else {
+        let Some((record, noted)) = self.record()? else {
             let cause = io::Error::new(io::ErrorKind::NotFound, "there is nothing to undo");
-            return Err(Error::new(
-                ErrorKind::SnapshotNotFound,
-                Operation::Undo,
-                &self.path,
-                cause,
-            ));
+            return Err(Error::new(ErrorKind::SnapshotNotFound, "undo", &self.path, cause));
         };
         let files = self.aside_files()?;
         let aside = match &files {
-            Some(files) => list(files).context(Operation::Read, || self.undo_path())?,
+            Some(files) => list(files).context("read", || self.undo_path())?,
             None => Aside::default(),
         };
-        let (respect, noted) = (Changes::Respect, Some((&record, &aside)));
-        let mut report = self.transit(record.from, respect, noted, operation)?;
+        let undo = Undo { record, noted, aside };
+        let record = &undo.record;
+        let (mut report, times) =
+            self.transit(record.from, Changes::Respect, Some(&undo), operation)?;
         let root = open_dir(&self.path)?;
         let back = || -> io::Result<Vec<PathBuf>> {
             let mut back = Vec::new();
             if let Some(files) = &files {
-                put_back(&root, files, &mut back)?;
+                put_back(&root, files, times, &mut back)?;
             }
             for path in record.deleted.iter().rev() {
                 remove_at(&root, path)?;
@@ -83,26 +80,30 @@ impl Worktree {
             }
             Ok(back)
         };
-        report.kept = back().context(Operation::BringBack, || &self.path)?;
+        report.kept = back().context("bring back what was moved aside in", || &self.path)?;
         self.discard_undo()?;
         Ok(report)
     }
 
-    /// What the last forced switch, or the last reset, noted.
-    fn record(&self) -> Result<Option<Record>, Error> {
+    /// What the last forced switch, or the last reset, noted, and when.
+    fn record(&self) -> Result<Option<Noted>, Error> {
         let Some(undo) = self.open_undo()? else { return Ok(None) };
-        match Record::read(&undo) {
+        let read = || -> io::Result<_> {
+            let record = Record::read(&undo)?;
+            let stat = fs::statat(&undo, UNDO_RECORD, AtFlags::SYMLINK_NOFOLLOW)?;
+            let (seconds, nanoseconds) = Meta::of(&stat).modified();
+            Ok(record.map(|it| (it, (seconds, u32::try_from(nanoseconds).unwrap_or(0)))))
+        };
+        match read() {
             Ok(record) => record.map(Some).ok_or_else(|| {
                 let cause = io::Error::new(
                     io::ErrorKind::InvalidData,
                     "the record of the last switch is damaged",
                 );
-                Error::new(ErrorKind::Damaged, Operation::Undo, self.undo_path(), cause)
+                Error::new(ErrorKind::Damaged, "undo", self.undo_path(), cause)
             }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => {
-                Err(error).context(Operation::Read, || self.undo_path().join(UNDO_RECORD))
-            }
+            Err(error) => Err(error).context("read", || self.undo_path().join(UNDO_RECORD)),
         }
     }
 
@@ -126,7 +127,7 @@ impl Worktree {
                 let cause = io::Error::other(
                     "it is a symbolic link; calve moves files aside only within the worktree",
                 );
-                return Err(Error::new(ErrorKind::Damaged, Operation::SwitchWorktree, path, cause));
+                return Err(Error::new(ErrorKind::Damaged, "switch worktree", path, cause));
             }
         }
         Ok(())
@@ -140,19 +141,19 @@ impl Worktree {
     /// calve's own folder in this tree, where there is one.
     pub(super) fn open_own(&self) -> Result<Option<OwnedFd>, Error> {
         found(open_own(&self.path, self.is_project().then(|| self.store.path())))
-            .context(Operation::Open, || layout::own(&self.path))
+            .context("open", || layout::own(&self.path))
     }
 
     fn open_undo(&self) -> Result<Option<OwnedFd>, Error> {
         let Some(own) = self.open_own()? else { return Ok(None) };
-        found(open_at(&own, Path::new(UNDO))).context(Operation::Open, || self.undo_path())
+        found(open_at(&own, Path::new(UNDO))).context("open", || self.undo_path())
     }
 
     /// The folder of the files that were moved aside.
     fn aside_files(&self) -> Result<Option<OwnedFd>, Error> {
         let Some(undo) = self.open_undo()? else { return Ok(None) };
         found(open_at(&undo, Path::new(UNDO_FILES)))
-            .context(Operation::Open, || self.undo_path().join(UNDO_FILES))
+            .context("open", || self.undo_path().join(UNDO_FILES))
     }
 
     /// What an earlier switch moved aside is not wanted any more.
@@ -161,9 +162,9 @@ impl Worktree {
             // A project whose store is elsewhere.
             return Ok(());
         };
-        match undo_aside(&dir).context(Operation::Remove, || self.undo_path())? {
+        match undo_aside(&dir).context("remove", || self.undo_path())? {
             Some(aside) => {
-                removal::remove(&dir, &aside).context(Operation::Remove, || layout::own(&self.path))
+                removal::remove(&dir, &aside).context("remove", || layout::own(&self.path))
             }
             None => Ok(()),
         }
@@ -185,7 +186,7 @@ impl Worktree {
                 Ok(Some(entry)) => metadata.push((path, entry)),
                 Ok(None) => {}
                 Err(error) if is_gone(&error) => {}
-                Err(error) => return Err(error).context(Operation::Read, || self.path.join(&path)),
+                Err(error) => return Err(error).context("read", || self.path.join(&path)),
             }
         }
         Ok(metadata)
@@ -213,13 +214,13 @@ impl Worktree {
                     OWN,
                     Mode::RWXU | Mode::RGRP | Mode::XGRP | Mode::ROTH | Mode::XOTH,
                 )
-                .context(Operation::MakeFolder, || &own)?;
-                open_at(root, Path::new(OWN)).context(Operation::Open, || &own)?
+                .context("make folder", || &own)?;
+                open_at(root, Path::new(OWN)).context("open", || &own)?
             }
         };
         let known = if going_on { self.record()? } else { None };
         let fresh = known.is_none();
-        let mut record = known.unwrap_or(Record::new(from));
+        let mut record = known.map_or_else(|| Record::new(from), |(record, _)| record);
         for path in &moves.conflicts {
             if trees.find(trees.now, path).is_none()
                 && !moves.hidden.contains(path)
@@ -243,23 +244,23 @@ impl Worktree {
                 io::Write::write_all(&mut std::fs::File::from(file), &encoded)?;
                 Ok(staged.place(open_at(&dir, Path::new(UNDO))?, layout::UNDO_RECORD_C)?)
             };
-            return write().context(Operation::Write, || undo.join(UNDO_RECORD));
+            return write().context("write", || undo.join(UNDO_RECORD));
         }
-        let parent = dir.try_clone().context(Operation::Open, || &own)?;
-        let mut stage = Stage::empty(parent, &own).context(Operation::StageIn, || &own)?;
+        let parent = dir.try_clone().context("open", || &own)?;
+        let mut stage = Stage::empty(parent, &own).context("stage in", || &own)?;
         let fill = || -> io::Result<()> {
             fs::mkdirat(stage.dir(), UNDO_FILES, Mode::RWXU)?;
             let mode = Mode::RUSR | Mode::WUSR;
             let file = fs::openat(stage.dir(), UNDO_RECORD, NEW_FILE_FLAGS, mode)?;
             io::Write::write_all(&mut std::fs::File::from(file), &encoded)
         };
-        fill().context(Operation::Write, || undo.join(UNDO_RECORD))?;
-        let earlier = undo_aside(&dir).context(Operation::Remove, || &undo)?;
+        fill().context("write", || undo.join(UNDO_RECORD))?;
+        let earlier = undo_aside(&dir).context("remove", || &undo)?;
         if let Err(error) = stage.publish(UNDO_C) {
             if let Some(earlier) = earlier {
                 let _ = fs::renameat(&dir, &earlier, &dir, UNDO_C);
             }
-            return Err(error).context(Operation::Write, || &undo);
+            return Err(error).context("write", || &undo);
         }
         // From here on it is a leftover, which whoever comes next sweeps where this cannot.
         if let Some(earlier) = earlier {
@@ -277,9 +278,7 @@ impl Worktree {
         };
         match look() {
             Err(error) if is_gone(&error) => Ok(false),
-            result => {
-                result.context(Operation::Read, || self.undo_path().join(UNDO_FILES).join(path))
-            }
+            result => result.context("read", || self.undo_path().join(UNDO_FILES).join(path)),
         }
     }
 
@@ -293,9 +292,9 @@ impl Worktree {
         let files = || self.undo_path().join(UNDO_FILES);
         let own = self
             .open_own()?
-            .ok_or_else(|| Error::io(Operation::Open, layout::own(&self.path), Errno::NOENT))?;
+            .ok_or_else(|| Error::io("open", layout::own(&self.path), Errno::NOENT))?;
         let to = make_parents(&own, &Path::new(UNDO).join(UNDO_FILES).join("any"))
-            .context(Operation::MakeFolder, files)?;
+            .context("make folder", files)?;
         for path in moves.conflicts.iter().chain(&moves.linked) {
             if path.as_os_str().is_empty() {
                 // The root stays; what it had is noted.
@@ -323,7 +322,7 @@ impl Worktree {
                     Err(errno) => Err(errno.into()),
                 }
             };
-            moved().context(Operation::MoveAside, || self.path.join(path))?;
+            moved().context("move aside", || self.path.join(path))?;
         }
         let mended = moves.mend.keys().filter(|path| moves.by_hand.contains(*path));
         let mut kept: Vec<PathBuf> =
@@ -349,6 +348,18 @@ fn found(opened: io::Result<OwnedFd>) -> io::Result<Option<OwnedFd>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// A record, and its time.
+type Noted = (Record, (i64, u32));
+
+/// A switch that is taken back.
+#[derive(Debug)]
+pub(super) struct Undo {
+    pub(super) record: Record,
+    /// When it was made: the time of the record.
+    pub(super) noted: (i64, u32),
+    pub(super) aside: Aside,
 }
 
 /// What was moved aside, by the paths it had.
@@ -443,7 +454,12 @@ pub(super) fn set_in_place(root: &OwnedFd, path: &Path, entry: &Entry) -> io::Re
 }
 
 /// Moves everything in `from` to where it was.
-fn put_back(root: &OwnedFd, from: &OwnedFd, back: &mut Vec<PathBuf>) -> io::Result<()> {
+fn put_back(
+    root: &OwnedFd,
+    from: &OwnedFd,
+    times: Times,
+    back: &mut Vec<PathBuf>,
+) -> io::Result<()> {
     let mut stack = vec![PathBuf::new()];
     while let Some(below) = stack.pop() {
         let Some(source) = found(open_at(from, &below))? else { continue };
@@ -469,6 +485,12 @@ fn put_back(root: &OwnedFd, from: &OwnedFd, back: &mut Vec<PathBuf>) -> io::Resu
                 }
                 stack.push(path);
                 continue;
+            }
+            if times != Times::OfSnapshot && kind == fs::FileType::RegularFile {
+                let time = Timespec { tv_sec: 0, tv_nsec: fs::UTIME_NOW };
+                let now = Timestamps { last_access: time, last_modification: time };
+                // It comes back in any case, also if it is somebody else's.
+                let _ = fs::utimensat(&source, &name, &now, AtFlags::SYMLINK_NOFOLLOW);
             }
             match fs::renameat(&source, &name, &dir, &name) {
                 Ok(()) => {}

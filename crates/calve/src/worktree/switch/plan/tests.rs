@@ -149,3 +149,63 @@ fn a_plan_puts_what_differs_and_names_what_was_changed_by_hand_and_is_in_the_way
         assert_eq!(shown(&trees.plan(*what)), *expected, "{row}");
     }
 }
+
+#[test]
+fn what_gets_another_content_gets_a_new_time_if_the_tree_holds_what_no_snapshot_has() {
+    use Changes::{Reset, Respect};
+    const NEW: i64 = 9;
+    // What it was, is and shall be, whether rules leave anything out, when the switch was that is taken back,
+    // and the times of what is put (`+`) or mended (`~`).
+    type Undone = Option<(i64, u32)>;
+    type Row = (&'static str, &'static str, &'static str, bool, Undone, Changes, &'static str);
+    let rows: &[Row] = &[
+        ("f:a", "f:a", "f:b", false, None, Respect, "+f:0"),
+        ("f:a", "f:a", "f:b", true, None, Respect, "+f:9"),
+        // Its content stays, and so does its time.
+        ("f:a", "f:a", "f:A", true, None, Respect, "+f:0"),
+        ("f:a", "f:t", "f:A", true, None, Respect, "+f:1"),
+        ("f:a", "f:t", "f:A", false, None, Respect, "+f:0"),
+        // What was added by hand and stays may be built from `f`; what was changed or deleted is not.
+        ("f:a", "f:a o:c", "f:b", false, None, Respect, "+f:9"),
+        ("f:a", "f:a d:d d/o:c", "f:b", false, None, Respect, "+f:9"),
+        ("f:a", "f:a d:d", "f:b", false, None, Respect, "+f:0"),
+        ("f:a g:a", "f:a g:c", "f:b g:a", false, None, Respect, "+f:0"),
+        ("f:a g:a", "f:a", "f:b g:a", false, None, Respect, "+f:0"),
+        // It was built before the switch that is taken back, or since.
+        ("f:b", "f:b o:c", "f:a", false, Some((1, 0)), Respect, "+f:0"),
+        ("f:b", "f:b o:t", "f:a", false, Some((1, 0)), Respect, "+f:9"),
+        ("f:b", "f:b", "f:a", true, Some((1, 0)), Respect, "+f:9"),
+        // It does not stay.
+        ("f:a", "f:a o:c", "f:b", false, None, Reset, "+f:0"),
+        ("f:a", "f:a o:c", "f:b o:b", false, None, Respect, "+f:0 +o:0"),
+        ("f:a", "f:b o:c", "f:a", false, None, Reset, "+f:0"),
+        ("f:a", "f:b", "f:a", true, None, Reset, "+f:9"),
+        // A time is set where nothing else is wrong, unless somebody may have seen it.
+        ("f:a", "f:t", "f:a", false, None, Reset, "~f:0"),
+        ("f:a", "f:t", "f:a", true, None, Reset, ""),
+        ("f:a", "f:m", "f:a", true, None, Reset, "~f:0"),
+    ];
+    for (base, now, target, left_out, undone, what, expected) in rows {
+        let row = format!("{base:?}, {now:?}, {target:?}, {left_out}, {undone:?}");
+        let (base, now, target) = (tree(base), tree(now), tree(target));
+        let mut trees = Trees {
+            base: &base,
+            now: &now,
+            target: &target,
+            interrupted: None,
+            maker: Maker::privileged(),
+            in_place: HashSet::new(),
+        };
+        trees.in_place = trees.other_metadata().into_iter().collect();
+        let mut moves = trees.plan(*what);
+        trees.decide_times(&mut moves, *left_out, *undone, (NEW, 0));
+        let given = |sign: char, of: &BTreeMap<PathBuf, At>| -> Vec<String> {
+            let time = |path, at| trees.given(&moves, path, at).mtime.0;
+            of.iter()
+                .map(|(path, at)| format!("{sign}{}:{}", path.display(), time(path, *at)))
+                .collect()
+        };
+        let found = [given('+', &moves.put), given('~', &moves.mend)].concat().join(" ");
+        assert_eq!(found, *expected, "{row}");
+    }
+}
