@@ -15,36 +15,62 @@ pub(crate) mod stored;
 /// An operation that was not done, ready to be told to people and programs.
 #[derive(Debug)]
 pub(crate) struct Failure {
-    pub(crate) operation: Box<str>,
+    pub(crate) operation: &'static str,
     pub(crate) paths: Box<[PathBuf]>,
     /// The word between them.
     pub(crate) joint: &'static str,
     /// What is in the way, where there may be much of it.
     pub(crate) details: Box<[PathBuf]>,
-    /// The name that the JSON output uses.
-    pub(crate) kind: &'static str,
+    pub(crate) kind: Kind,
     pub(crate) cause: Box<str>,
     pub(crate) hint: Option<String>,
 }
 
-/// The kind of a failure to write to standard output, after which nothing more is written there.
-pub(crate) const OUTPUT: &str = "output";
-/// The same, where whoever read it has gone: there is nobody to tell.
-pub(crate) const BROKEN_PIPE: &str = "broken_pipe";
-/// The kind of a command line that was not understood.
-pub(crate) const USAGE: &str = "usage";
-/// The kind of an operation that a signal stopped.
-pub(crate) const CANCELLED: &str = "cancelled";
+/// Why it was not done, for programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// One of the library's.
+    Library(ErrorKind),
+    /// Standard output could not be written to. Nothing more is written there.
+    Output,
+    /// The process that read standard output has gone: there is nobody to tell.
+    BrokenPipe,
+    /// The command line was not understood.
+    Usage,
+    /// `calve cd` was run without the function of `calve shell-init`.
+    #[cfg_attr(not(unix), expect(dead_code, reason = "only stores have worktrees to go to"))]
+    NeedsShell,
+}
+
+impl Kind {
+    /// A signal stopped it.
+    pub(crate) const CANCELLED: Self = Self::Library(ErrorKind::Cancelled);
+
+    /// The name that the JSON output uses.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Library(kind) => kind.as_str(),
+            Self::Output => "output",
+            Self::BrokenPipe => "broken_pipe",
+            Self::Usage => "usage",
+            Self::NeedsShell => "needs_shell",
+        }
+    }
+}
 
 impl Failure {
     /// Standard output could not be written to.
     pub(crate) fn output(error: &io::Error) -> Self {
         Self {
-            operation: "write standard output".into(),
+            operation: "write standard output",
             paths: Box::default(),
             joint: "and",
             details: Box::default(),
-            kind: if error.kind() == io::ErrorKind::BrokenPipe { BROKEN_PIPE } else { OUTPUT },
+            kind: if error.kind() == io::ErrorKind::BrokenPipe {
+                Kind::BrokenPipe
+            } else {
+                Kind::Output
+            },
             cause: cause(error).into(),
             hint: None,
         }
@@ -54,7 +80,7 @@ impl Failure {
     pub(crate) fn but_stands(self, what: &str, trees: &[DestinationReport]) -> Self {
         /// A line can tell of so many.
         const NAMED: usize = 8;
-        if self.kind != OUTPUT {
+        if self.kind != Kind::Output {
             return self;
         }
         let mut paths: Vec<String> =
@@ -67,20 +93,20 @@ impl Failure {
     }
 
     /// A signal came.
-    pub(crate) fn cancelled(operation: &str, paths: Vec<PathBuf>) -> Self {
+    pub(crate) fn cancelled(operation: &'static str, paths: Vec<PathBuf>) -> Self {
         Self {
-            operation: operation.into(),
+            operation,
             paths: paths.into(),
             joint: "and",
             details: Box::default(),
-            kind: CANCELLED,
+            kind: Kind::CANCELLED,
             cause: "cancelled".into(),
             hint: None,
         }
     }
 
     /// The operating system said no to a call of the command's own.
-    pub(crate) fn io(operation: &str, paths: Vec<PathBuf>, error: &io::Error) -> Self {
+    pub(crate) fn io(operation: &'static str, paths: Vec<PathBuf>, error: &io::Error) -> Self {
         let kind = match error.kind() {
             io::ErrorKind::NotFound => ErrorKind::SourceNotFound,
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::StorageFull,
@@ -88,8 +114,8 @@ impl Failure {
             _ => ErrorKind::Io,
         };
         Self {
-            operation: operation.into(),
-            kind: kind_name(kind),
+            operation,
+            kind: Kind::Library(kind),
             cause: cause(error).into(),
             hint: paths.first().and_then(|path| hint(kind, path, error)),
             paths: paths.into(),
@@ -99,13 +125,13 @@ impl Failure {
     }
 
     /// The same, of something that was to be made or changed.
-    pub(crate) fn writing(operation: &str, path: &Path, error: &io::Error) -> Self {
+    pub(crate) fn writing(operation: &'static str, path: &Path, error: &io::Error) -> Self {
         let failure = Self::io(operation, vec![path.to_owned()], error);
         match error.kind() {
             io::ErrorKind::NotFound => {
                 let (folder, _) = as_far_as_there(path);
                 Self {
-                    kind: kind_name(ErrorKind::Io),
+                    kind: Kind::Library(ErrorKind::Io),
                     hint: Some(refuses_files(folder)),
                     ..failure
                 }
@@ -126,12 +152,12 @@ impl Failure {
 
     /// How the command ends with it.
     pub(crate) fn exit(&self) -> Exit {
-        if self.kind == USAGE { Exit::Usage } else { Exit::Failed }
+        if self.kind == Kind::Usage { Exit::Usage } else { Exit::Failed }
     }
 
     /// `<operation> <paths>: <cause>`, on one line, whatever the names are.
     pub(crate) fn message(&self) -> String {
-        let mut message = self.operation.to_string();
+        let mut message = self.operation.to_owned();
         for (index, path) in self.paths.iter().enumerate() {
             let joint = if index == 0 { String::new() } else { format!(" {}", self.joint) };
             message.push_str(&format!("{joint} {}", shown(path)));
@@ -193,48 +219,16 @@ fn told(error: &calve::Error, hint: Option<String>) -> Failure {
         .map(Path::to_owned)
         .collect();
     if error.kind() == ErrorKind::Cancelled {
-        return Failure::cancelled(error.operation(), paths);
+        return Failure::cancelled(error.operation().as_str(), paths);
     }
     Failure {
-        operation: error.operation().into(),
+        operation: error.operation().as_str(),
         paths: paths.into(),
         joint: error.joint(),
         details: error.details().into(),
-        kind: kind_name(error.kind()),
+        kind: Kind::Library(error.kind()),
         cause: cause(error.io_error()).into(),
         hint,
-    }
-}
-
-/// The name that the JSON output uses.
-fn kind_name(kind: ErrorKind) -> &'static str {
-    match kind {
-        ErrorKind::SourceNotFound => "source_not_found",
-        ErrorKind::SourceNotADirectory => "source_not_a_directory",
-        ErrorKind::DestinationExists => "destination_exists",
-        ErrorKind::ParentNotFound => "parent_not_found",
-        ErrorKind::Overlap => "overlap",
-        ErrorKind::Conflict => "conflict",
-        ErrorKind::ReflinkRefused => "reflink_refused",
-        ErrorKind::StoreNotFound => "store_not_found",
-        ErrorKind::StoreExists => "store_exists",
-        ErrorKind::StoreIncompatible => "store_incompatible",
-        ErrorKind::StoreUntrusted => "store_untrusted",
-        ErrorKind::Damaged => "damaged",
-        ErrorKind::ReadOnly => "read_only",
-        ErrorKind::Busy => "busy",
-        ErrorKind::SnapshotNotFound => "snapshot_not_found",
-        ErrorKind::SnapshotAmbiguous => "snapshot_ambiguous",
-        ErrorKind::WorktreeNotFound => "worktree_not_found",
-        ErrorKind::WorktreeExists => "worktree_exists",
-        ErrorKind::WorktreeMissing => "worktree_missing",
-        ErrorKind::Changed => "changed",
-        ErrorKind::InvalidName => "invalid_name",
-        ErrorKind::Cancelled => CANCELLED,
-        ErrorKind::InvalidPattern => "invalid_pattern",
-        ErrorKind::StorageFull => "storage_full",
-        ErrorKind::PermissionDenied => "permission_denied",
-        _ => "io",
     }
 }
 

@@ -51,7 +51,7 @@ use clap::Parser;
 
 use crate::args::{Cli, Verb};
 use crate::exit::Exit;
-use crate::failure::{CANCELLED, Failure, USAGE};
+use crate::failure::{Failure, Kind};
 use crate::output::Output;
 use crate::system::Signals;
 
@@ -134,7 +134,7 @@ fn run(cli: Cli) -> Result<Exit, clap::Error> {
     };
     Ok(done.unwrap_or_else(|failure| {
         output.failure(&failure);
-        if failure.kind == CANCELLED { signals.exit() } else { failure.exit() }
+        if failure.kind == Kind::CANCELLED { signals.exit() } else { failure.exit() }
     }))
 }
 
@@ -163,11 +163,11 @@ fn not_run(mut error: clap::Error, args: &[OsString]) -> Exit {
         output.say(styled.trim_end());
     }
     output.failure_document(&Failure {
-        operation: "parse the command line".into(),
+        operation: "parse the command line",
         paths: Box::default(),
         joint: "and",
         details: Box::default(),
-        kind: USAGE,
+        kind: Kind::Usage,
         cause: first_paragraph(&plain).into(),
         hint: Some(tip.unwrap_or("calve --help").to_owned()),
     });

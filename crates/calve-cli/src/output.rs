@@ -8,7 +8,7 @@ use anstream::AutoStream;
 use clap::builder::styling::{AnsiColor, Style};
 use serde::Serialize;
 
-use crate::failure::{BROKEN_PIPE, Failure, OUTPUT};
+use crate::failure::{Failure, Kind};
 #[cfg(unix)]
 use crate::table::Table;
 use crate::text::{count, fitted, harmless, shown};
@@ -101,7 +101,7 @@ impl Output {
 
     /// Tells a failure to people, and with `--json` to programs as well.
     pub(crate) fn failure(self, failure: &Failure) {
-        if failure.kind == BROKEN_PIPE {
+        if failure.kind == Kind::BrokenPipe {
             return;
         }
         self.say(format_args!("{BAD}error:{BAD:#} {}", failure.message()));
@@ -120,16 +120,16 @@ impl Output {
 
     /// The JSON document of a failure, if one is asked for and standard output can still be written to.
     pub(crate) fn failure_document(self, failure: &Failure) {
-        if self.json && ![OUTPUT, BROKEN_PIPE].contains(&failure.kind) {
+        if self.json && !matches!(failure.kind, Kind::Output | Kind::BrokenPipe) {
             let (paths, paths_encoding) = encoded_all(&failure.paths);
             let (details, details_encoding) = encoded_all(&failure.details);
             let error = ErrorFields {
-                operation: &failure.operation,
+                operation: failure.operation,
                 paths,
                 paths_encoding,
                 details: (!details.is_empty()).then_some(details),
                 details_encoding,
-                kind: failure.kind,
+                kind: failure.kind.as_str(),
                 cause: &failure.cause,
                 hint: failure.hint.as_deref(),
             };
@@ -210,7 +210,7 @@ struct ErrorDocument<'a> {
 
 #[derive(Serialize)]
 struct ErrorFields<'a> {
-    operation: &'a str,
+    operation: &'static str,
     paths: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     paths_encoding: Option<&'static str>,

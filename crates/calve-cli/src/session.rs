@@ -12,8 +12,8 @@ use std::sync::Arc;
 use calve::{ErrorKind, Place, Progress, SnapshotId, Store, StoreOptions, Worktree};
 
 use crate::common::Common;
-use crate::failure::Failure;
 use crate::failure::stored::{no_worktree, store_failure};
+use crate::failure::{Failure, Kind};
 use crate::output::Output;
 use crate::progress::{self, Total, Watched};
 use crate::system::Signals;
@@ -153,7 +153,7 @@ impl Session<'_> {
     fn at(&self, path: &Path) -> Result<Worktree, Failure> {
         let root = match canonical(path) {
             // One that was deleted by hand still has its place.
-            Err(failure) if failure.kind == "source_not_found" => {
+            Err(failure) if failure.kind == Kind::Library(ErrorKind::SourceNotFound) => {
                 return self.missing(&absolute(path)?).map(|worktree| {
                     worktree
                         .ok_or_else(|| no_worktree(path, "nothing is there, and no worktree was"))

@@ -13,6 +13,8 @@ use crate::args::Cli;
 use crate::args::{CdArgs, InitShell};
 use crate::exit::Exit;
 use crate::failure::Failure;
+#[cfg(unix)]
+use crate::failure::Kind;
 use crate::output::Output;
 
 /// Set by the completion scripts to the name of the shell.
@@ -145,11 +147,11 @@ pub(crate) fn cd(args: &CdArgs) -> Failure {
     let name = args.worktree.as_deref().map(crate::text::shell_word);
     let path = name.unwrap_or_else(|| "--project".to_owned());
     Failure {
-        operation: "cd".into(),
+        operation: "cd",
         paths: args.worktree.iter().cloned().collect(),
         joint: "and",
         details: Box::default(),
-        kind: "needs_shell",
+        kind: Kind::NeedsShell,
         cause:
             "a command cannot change the folder of its shell; the function of 'calve shell-init' can"
                 .into(),

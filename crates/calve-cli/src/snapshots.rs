@@ -9,7 +9,7 @@ use crate::args::{CaptureArgs, InitArgs, LogArgs, Naming, ShowArgs, SnapshotArgs
 use crate::clone::{SkippedDocument, finding};
 use crate::exit::Exit;
 use crate::failure::stored::{own, store_failure, store_flag, worktree_failure};
-use crate::failure::{Failure, OUTPUT};
+use crate::failure::{Failure, Kind};
 use crate::filesystems;
 use crate::output::{Output, encoded};
 use crate::progress::Total;
@@ -92,7 +92,7 @@ fn take(worktree: &Worktree, telling: &Telling, session: Session<'_>) -> Result<
         output.results(format!("{}\n", report.id).as_bytes())
     };
     told.map_err(|failure| match failure.kind {
-        OUTPUT => Failure {
+        Kind::Output => Failure {
             hint: Some(format!("the snapshot was taken and stays: {}", report.id)),
             ..failure
         },
@@ -191,7 +191,7 @@ pub(crate) fn show(args: &ShowArgs, session: Session<'_>) -> Result<Exit, Failur
         None => {
             let worktree = match session.here() {
                 // With a store that was named, one need not be anywhere.
-                Err(failure) if failure.kind == "worktree_not_found" => {
+                Err(failure) if failure.kind == Kind::Library(ErrorKind::WorktreeNotFound) => {
                     session.store()?.project_worktree().map_err(|error| store_failure(&error))?
                 }
                 here => here?,

@@ -8,6 +8,10 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+pub use operation::Operation;
+
+mod operation;
+
 /// What went wrong, as far as a caller can act on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -66,12 +70,47 @@ pub enum ErrorKind {
     Io,
 }
 
+impl ErrorKind {
+    /// Its name, as the JSON of the command has it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::SourceNotFound => "source_not_found",
+            Self::SourceNotADirectory => "source_not_a_directory",
+            Self::DestinationExists => "destination_exists",
+            Self::ParentNotFound => "parent_not_found",
+            Self::Overlap => "overlap",
+            Self::Conflict => "conflict",
+            Self::ReflinkRefused => "reflink_refused",
+            Self::StoreNotFound => "store_not_found",
+            Self::StoreExists => "store_exists",
+            Self::StoreIncompatible => "store_incompatible",
+            Self::StoreUntrusted => "store_untrusted",
+            Self::Damaged => "damaged",
+            Self::ReadOnly => "read_only",
+            Self::Busy => "busy",
+            Self::SnapshotNotFound => "snapshot_not_found",
+            Self::SnapshotAmbiguous => "snapshot_ambiguous",
+            Self::WorktreeNotFound => "worktree_not_found",
+            Self::WorktreeExists => "worktree_exists",
+            Self::WorktreeMissing => "worktree_missing",
+            Self::Changed => "changed",
+            Self::InvalidName => "invalid_name",
+            Self::Cancelled => "cancelled",
+            Self::InvalidPattern => "invalid_pattern",
+            Self::StorageFull => "storage_full",
+            Self::PermissionDenied => "permission_denied",
+            Self::Io => "io",
+        }
+    }
+}
+
 /// An operation that was not done: what it was, on which paths, and the cause.
 pub struct Error(Box<Inner>);
 
 struct Inner {
     kind: ErrorKind,
-    operation: &'static str,
+    operation: Operation,
     path: PathBuf,
     other: Option<PathBuf>,
     details: Vec<PathBuf>,
@@ -81,7 +120,7 @@ struct Inner {
 impl Error {
     pub(crate) fn new(
         kind: ErrorKind,
-        operation: &'static str,
+        operation: Operation,
         path: impl Into<PathBuf>,
         source: impl Into<io::Error>,
     ) -> Self {
@@ -97,7 +136,7 @@ impl Error {
 
     /// An error of the operating system, its kind read from the errno.
     pub(crate) fn io(
-        operation: &'static str,
+        operation: Operation,
         path: impl Into<PathBuf>,
         source: impl Into<io::Error>,
     ) -> Self {
@@ -112,7 +151,7 @@ impl Error {
 
     /// The same, of the fallback.
     pub(crate) fn into_copy(mut self) -> Self {
-        self.0.operation = "copy";
+        self.0.operation = Operation::Copy;
         self
     }
 
@@ -140,9 +179,9 @@ impl Error {
         self.0.kind
     }
 
-    /// What was being done, as a verb: `clone`, `read directory`, …
+    /// What was being done.
     #[must_use]
-    pub fn operation(&self) -> &str {
+    pub fn operation(&self) -> Operation {
         self.0.operation
     }
 
@@ -162,10 +201,15 @@ impl Error {
     #[must_use]
     pub fn joint(&self) -> &'static str {
         match self.0.operation {
-            "clone" | "reflink" | "copy" | "link" | "merge file" | "merge directory" => "to",
-            "start worktree" | "find the store of worktree" => "at",
-            "use worktree" => "in place of",
-            "compare" => "in",
+            Operation::Clone
+            | Operation::Reflink
+            | Operation::Copy
+            | Operation::Link
+            | Operation::MergeFile
+            | Operation::MergeDirectory => "to",
+            Operation::StartWorktree | Operation::FindStoreOfWorktree => "at",
+            Operation::UseWorktree => "in place of",
+            Operation::Compare => "in",
             _ => "and",
         }
     }
@@ -194,7 +238,7 @@ fn shown(path: &Path) -> String {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Inner { operation, path, other, source, .. } = &*self.0;
-        write!(f, "{operation} {}", shown(path))?;
+        write!(f, "{} {}", operation.as_str(), shown(path))?;
         if let Some(other) = other {
             write!(f, " {} {}", self.joint(), shown(other))?;
         }
@@ -232,7 +276,7 @@ impl From<Error> for io::Error {
 pub(crate) trait Context<T> {
     fn context<P: Into<PathBuf>>(
         self,
-        operation: &'static str,
+        operation: Operation,
         path: impl FnOnce() -> P,
     ) -> Result<T, Error>;
 }
@@ -240,7 +284,7 @@ pub(crate) trait Context<T> {
 impl<T, E: Into<io::Error>> Context<T> for Result<T, E> {
     fn context<P: Into<PathBuf>>(
         self,
-        operation: &'static str,
+        operation: Operation,
         path: impl FnOnce() -> P,
     ) -> Result<T, Error> {
         self.map_err(|source| Error::io(operation, path(), source))
@@ -255,13 +299,13 @@ mod tests {
     fn a_message_names_operation_paths_and_cause_and_escapes_control_characters() {
         let cause = || io::Error::other("cause");
         for (error, expected) in [
-            (Error::io("open", "/a b", cause()), "open /a b: cause"),
+            (Error::io(Operation::Open, "/a b", cause()), "open /a b: cause"),
             (
-                Error::io("clone", "/a", cause()).with_other("/b\u{1b}[2J"),
+                Error::io(Operation::Clone, "/a", cause()).with_other("/b\u{1b}[2J"),
                 r#"clone /a to "/b\u{1b}[2J": cause"#,
             ),
-            (Error::io("merge", "/a", cause()).with_other("/A"), "merge /a and /A: cause"),
-            (Error::io("open", "a\nb", cause()), r#"open "a\nb": cause"#),
+            (Error::io(Operation::Merge, "/a", cause()).with_other("/A"), "merge /a and /A: cause"),
+            (Error::io(Operation::Open, "a\nb", cause()), r#"open "a\nb": cause"#),
         ] {
             assert_eq!(error.to_string(), expected);
         }

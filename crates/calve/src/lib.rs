@@ -174,7 +174,7 @@ mod reflink;
 mod report;
 mod tree;
 
-pub use error::{Error, ErrorKind};
+pub use error::{Error, ErrorKind, Operation};
 pub use reflink::{
     Probe, ReflinkOutcome, clone_range, clonefile_or_copy, filesystem_name,
     filesystem_supports_reflink, probe, probe_between, reflink_file, try_reflink,

@@ -15,7 +15,7 @@ use std::time::Duration;
 use rustix::fs::{self, Access, AtFlags, Mode};
 use rustix::io::Errno;
 
-use crate::error::{Context as _, Error, ErrorKind};
+use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
 use crate::reflink::meta::Meta;
 use crate::report::{Cancel, Progress};
@@ -166,14 +166,14 @@ impl Store {
     }
 
     fn init_with(project: &Path, store: Option<&Path>) -> Result<Self, Error> {
-        let project = std::fs::canonicalize(project).context("open project", || project)?;
+        let project = std::fs::canonicalize(project).context(Operation::OpenProject, || project)?;
         if !project.is_dir() {
-            return Err(Error::io("open project", project, Errno::NOTDIR));
+            return Err(Error::io(Operation::OpenProject, project, Errno::NOTDIR));
         }
         let path = store.map_or_else(|| layout::own(&project), Path::to_owned);
         let inside = |why: &str| {
             let cause = io::Error::new(io::ErrorKind::InvalidInput, why.to_owned());
-            Error::new(ErrorKind::Overlap, "make store for", &project, cause)
+            Error::new(ErrorKind::Overlap, Operation::MakeStoreFor, &project, cause)
         };
         let is_store = |folder: &Path| {
             folder.file_name().is_some_and(|name| name == OWN) && Layout(folder).has_store()
@@ -186,7 +186,8 @@ impl Store {
             return Err(inside("it is a worktree, and its store is elsewhere"));
         }
         let (parent, name) = parent_of(&path)?;
-        let dir = fs::open(&parent, DIR_FLAGS, Mode::empty()).context("open", || &parent)?;
+        let dir =
+            fs::open(&parent, DIR_FLAGS, Mode::empty()).context(Operation::Open, || &parent)?;
         // Before a stage is made, which would be a change of the project. An empty folder is as good as none.
         // Only of what is there: a filesystem that is read-only refuses to remove what is not.
         let removed = std::fs::symlink_metadata(&path).and_then(|_| std::fs::remove_dir(&path));
@@ -194,18 +195,28 @@ impl Store {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(_) if Layout(&path).has_store() => {
-                return Err(Error::new(ErrorKind::StoreExists, "make store", path, Errno::EXIST));
+                return Err(Error::new(
+                    ErrorKind::StoreExists,
+                    Operation::MakeStore,
+                    path,
+                    Errno::EXIST,
+                ));
             }
             Err(_) => {
                 let cause = io::Error::new(
                     io::ErrorKind::AlreadyExists,
                     "something that is not a store is there: it has no file 'format'",
                 );
-                return Err(Error::new(ErrorKind::DestinationExists, "make store", path, cause));
+                return Err(Error::new(
+                    ErrorKind::DestinationExists,
+                    Operation::MakeStore,
+                    path,
+                    cause,
+                ));
             }
         }
         crate::tree::staging::sweep(&dir);
-        let mut stage = Stage::empty(dir, &parent).context("make store in", || &parent)?;
+        let mut stage = Stage::empty(dir, &parent).context(Operation::MakeStoreIn, || &parent)?;
         let inside = stage.path();
         let layout = Layout(&inside);
         let fill = || -> io::Result<()> {
@@ -220,7 +231,7 @@ impl Store {
             // A repository around the project need not know.
             std::fs::write(layout.git_ignore(), "*\n")
         };
-        fill().context("make store in", || &parent)?;
+        fill().context(Operation::MakeStoreIn, || &parent)?;
         let catalog = Catalog::create(&layout.database())?;
         let in_project = store.is_none();
         let row = WorktreeRow {
@@ -237,15 +248,15 @@ impl Store {
         catalog.add_project(&row)?;
         drop(catalog);
         let name = std::ffi::CString::new(name.as_encoded_bytes())
-            .map_err(|error| Error::io("make store", &path, io::Error::other(error)))?;
+            .map_err(|error| Error::io(Operation::MakeStore, &path, io::Error::other(error)))?;
         match stage.publish(&name) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                return Err(Error::new(ErrorKind::StoreExists, "make store", path, error));
+                return Err(Error::new(ErrorKind::StoreExists, Operation::MakeStore, path, error));
             }
-            Err(error) => return Err(error).context("make store", || &path),
+            Err(error) => return Err(error).context(Operation::MakeStore, || &path),
         }
-        stage.sync_parent().context("flush", || &parent)?;
+        stage.sync_parent().context(Operation::Flush, || &parent)?;
         Self::open(&path)
     }
 
@@ -272,9 +283,14 @@ impl Store {
         let path = match std::fs::canonicalize(given) {
             Ok(path) => path,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(Error::new(ErrorKind::StoreNotFound, "open store", given, error));
+                return Err(Error::new(
+                    ErrorKind::StoreNotFound,
+                    Operation::OpenStore,
+                    given,
+                    error,
+                ));
             }
-            Err(error) => return Err(error).context("open store", || given),
+            Err(error) => return Err(error).context(Operation::OpenStore, || given),
         };
         // What is opened next is what it is called.
         format::must_be_in_one_place(&path)?;
@@ -288,7 +304,7 @@ impl Store {
             opened => (opened?, None),
         };
         let read_only = read_only || full.is_some();
-        let blobs = Blobs::open(&path).context("open store", || &path)?;
+        let blobs = Blobs::open(&path).context(Operation::OpenStore, || &path)?;
         let packs = Mutex::default();
         let store = Self(Arc::new(Inner { path, catalog, blobs, packs, read_only, full }));
         if !read_only {
@@ -353,7 +369,7 @@ impl Store {
     }
 
     /// Fails where the store cannot be written to.
-    pub(crate) fn must_be_writable(&self, operation: &'static str) -> Result<(), Error> {
+    pub(crate) fn must_be_writable(&self, operation: Operation) -> Result<(), Error> {
         if !self.0.read_only {
             return Ok(());
         }
@@ -372,7 +388,7 @@ impl Store {
             let file = fs::openat(&dir, &staged.path, NEW_FILE_FLAGS, Mode::RUSR | Mode::WUSR)?;
             Ok(scan::stat_of(&Meta::of(&fs::fstat(&file)?)).changed)
         };
-        take().context("use", || &self.0.path)
+        take().context(Operation::Use, || &self.0.path)
     }
 
     /// The same, later than `last`.
@@ -393,8 +409,8 @@ impl Store {
         // Later than every mirror that was made until here.
         let now = if unsealed.is_empty() { (0, 0) } else { self.clock_past(self.clock()?)? };
         crate::tree::staging::flush_filesystem(self.blobs().dir())
-            .context("flush", || &self.0.path)?;
-        self.blobs().seal(unsealed, now).context("seal", || &self.0.path)
+            .context(Operation::Flush, || &self.0.path)?;
+        self.blobs().seal(unsealed, now).context(Operation::Seal, || &self.0.path)
     }
 
     /// Removes what killed processes left in `stage`.

@@ -11,7 +11,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Operation};
 use crate::report::{SkipReason, Skipped};
 use crate::store::catalog::{State, WorktreeRow};
 use crate::store::delta::{self, Counts, Delta};
@@ -191,7 +191,7 @@ impl Place {
             );
             return Err(Error::new(
                 ErrorKind::WorktreeNotFound,
-                "find worktree",
+                Operation::FindWorktree,
                 &self.root,
                 cause,
             ));
@@ -201,8 +201,13 @@ impl Place {
             let there = Marker::read(&layout::own(&path)).ok().flatten();
             if there.is_some_and(|marker| marker.token == *token) {
                 let cause = io::Error::other("this folder is a copy of that worktree");
-                return Err(Error::new(ErrorKind::Overlap, "use worktree", &self.root, cause)
-                    .with_other(path));
+                return Err(Error::new(
+                    ErrorKind::Overlap,
+                    Operation::UseWorktree,
+                    &self.root,
+                    cause,
+                )
+                .with_other(path));
             }
             row.path = bytes_of(&self.root);
             if !self.store.is_read_only() {
@@ -336,7 +341,7 @@ impl Worktree {
             _ => "another folder is in its place",
         };
         let cause = io::Error::new(io::ErrorKind::NotFound, why);
-        Err(Error::new(ErrorKind::WorktreeMissing, "open worktree", &self.path, cause))
+        Err(Error::new(ErrorKind::WorktreeMissing, Operation::OpenWorktree, &self.path, cause))
     }
 
     /// What of it differs from its snapshot, in kind, content, mode, owner or extended attributes. Times are no change, and what could
@@ -389,7 +394,7 @@ impl Worktree {
     fn based_on(&self) -> Result<SnapshotId, Error> {
         self.row.snapshot.ok_or_else(|| {
             let cause = io::Error::new(io::ErrorKind::NotFound, "it has no snapshot yet");
-            Error::new(ErrorKind::SnapshotNotFound, "compare", &self.path, cause)
+            Error::new(ErrorKind::SnapshotNotFound, Operation::Compare, &self.path, cause)
         })
     }
 
@@ -425,7 +430,7 @@ impl Worktree {
         taking: &SnapshotOptions,
         options: &StoreOptions,
     ) -> Result<SnapshotReport, Error> {
-        self.store.must_be_writable("take a snapshot with")?;
+        self.store.must_be_writable(Operation::TakeSnapshotWith)?;
         taking.check()?;
         self.as_now(|this| {
             this.must_be_there()?;

@@ -94,10 +94,7 @@ fn what_cannot_be_is_refused_before_anything_is_made() {
                 let dests: Vec<&str> = dests.to_vec();
                 let error = fails(&scratch, source, &dests, &options);
                 assert_eq!(error.kind(), *kind, "{source} to {dests:?}, {existing:?}: {error}");
-                assert!(
-                    !error.path().as_os_str().is_empty() && !error.operation().is_empty(),
-                    "{error:?}"
-                );
+                assert!(!error.path().as_os_str().is_empty(), "{error:?}");
             }
         }
     }

@@ -3,9 +3,9 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use calve::{ErrorKind, Worktree};
+use calve::{ErrorKind, Operation, Worktree};
 
-use super::{CURRENT_IS_GONE, Failure, df, kind_name, told};
+use super::{CURRENT_IS_GONE, Failure, Kind, df, told};
 use crate::text::shell_word;
 
 /// What the library could not do with a store.
@@ -21,7 +21,7 @@ pub(crate) fn worktree_failure(error: &calve::Error, worktree: &Worktree) -> Fai
 /// A worktree that the command itself looked for.
 pub(crate) fn no_worktree(path: &Path, cause: &str) -> Failure {
     own(
-        "find worktree",
+        Operation::FindWorktree.as_str(),
         path,
         ErrorKind::WorktreeNotFound,
         cause,
@@ -33,24 +33,25 @@ pub(crate) fn no_worktree(path: &Path, cause: &str) -> Failure {
 pub(crate) fn missing(worktree: &Worktree) -> Failure {
     let (kind, gone) = (ErrorKind::WorktreeMissing, io::Error::from(io::ErrorKind::NotFound));
     let name = argument(worktree);
-    let hint = way_out(kind, "open worktree", (worktree.path(), None), &gone, &name);
-    own("open worktree", worktree.path(), kind, "its folder is gone", hint.unwrap_or_default())
+    let hint = way_out(kind, Operation::OpenWorktree, (worktree.path(), None), &gone, &name);
+    let operation = Operation::OpenWorktree.as_str();
+    own(operation, worktree.path(), kind, "its folder is gone", hint.unwrap_or_default())
 }
 
 /// What the command itself does not do.
 pub(crate) fn own(
-    operation: &str,
+    operation: &'static str,
     path: &Path,
     kind: ErrorKind,
     cause: &str,
     hint: impl Into<String>,
 ) -> Failure {
     Failure {
-        operation: operation.into(),
+        operation,
         paths: [PathBuf::from(path)].into(),
         joint: "and",
         details: Box::default(),
-        kind: kind_name(kind),
+        kind: Kind::Library(kind),
         cause: cause.into(),
         hint: Some(hint.into()),
     }
@@ -77,7 +78,7 @@ fn hint(error: &calve::Error, worktree: Option<&Worktree>) -> Option<String> {
 
 fn way_out(
     kind: ErrorKind,
-    operation: &str,
+    operation: Operation,
     (path, other): (&Path, Option<&Path>),
     error: &io::Error,
     name: &str,
@@ -87,15 +88,15 @@ fn way_out(
         _ if path == Path::new(".") && error.kind() == io::ErrorKind::NotFound => {
             CURRENT_IS_GONE.to_owned()
         }
-        ErrorKind::SourceNotFound if operation == "compare" => {
+        ErrorKind::SourceNotFound if operation == Operation::Compare => {
             "paths after -- start at the worktree's root, as 'calve status' prints them".to_owned()
         }
-        ErrorKind::StoreNotFound if operation == "find the store of" => {
+        ErrorKind::StoreNotFound if operation == Operation::FindStore => {
             "run 'calve init' in the project's root to make a store; if it is elsewhere, name it with \
              --store DIR or CALVE_STORE"
                 .to_owned()
         }
-        ErrorKind::StoreNotFound if operation == "find the store of worktree" => {
+        ErrorKind::StoreNotFound if operation == Operation::FindStoreOfWorktree => {
             "if the project was moved, run 'calve list' in there, and calve finds the store again; if the project \
              was deleted, this is now a plain folder"
                 .to_owned()
@@ -111,7 +112,7 @@ fn way_out(
         }
         // git leaves repositories inside of what it cleans, and ready trees hold the project's.
         ErrorKind::DestinationExists
-            if operation == "make store" && path.join("templates").is_dir() =>
+            if operation == Operation::MakeStore && path.join("templates").is_dir() =>
         {
             format!(
                 "'git clean', for example, deleted most of this store, but left copies of the project in {}: save what you \
@@ -120,7 +121,7 @@ fn way_out(
                 shell_word(path)
             )
         }
-        ErrorKind::DestinationExists if operation == "make store" => {
+        ErrorKind::DestinationExists if operation == Operation::MakeStore => {
             format!("if you need nothing in it, remove it and try again: rm -r {}", shell_word(path))
         }
         ErrorKind::StoreIncompatible => {
@@ -133,7 +134,7 @@ fn way_out(
         ErrorKind::Damaged => {
             "'calve store verify --repair' lists all damage, and mends what it can".to_owned()
         }
-        ErrorKind::ReadOnly if operation.starts_with("start") => {
+        ErrorKind::ReadOnly if operation == Operation::StartWorktreeOf => {
             "with --from SNAPSHOT and --at DIR calve can still make the trees, but the store will not know them"
                 .to_owned()
         }
@@ -142,7 +143,7 @@ fn way_out(
             shell_word(path)
         ),
         ErrorKind::Busy => "try again when the other process has finished".to_owned(),
-        ErrorKind::SnapshotNotFound if operation == "compare" => {
+        ErrorKind::SnapshotNotFound if operation == Operation::Compare => {
             "'calve snapshot' takes the first one".to_owned()
         }
         ErrorKind::SnapshotNotFound => "'calve log' lists the snapshots".to_owned(),
@@ -163,7 +164,7 @@ fn way_out(
             "'calve restore{name}' makes it again from its base snapshot, 'calve drop --force{name}' forgets it; if \
              you moved it, run 'calve status' once inside it"
         ),
-        ErrorKind::Changed if operation.starts_with("drop") => format!(
+        ErrorKind::Changed if operation == Operation::DropWorktree => format!(
             "'calve capture{name}' keeps the changes in a snapshot; 'calve drop --force{name}' deletes them"
         ),
         ErrorKind::Changed => format!(
@@ -175,10 +176,10 @@ fn way_out(
              a dash or a dot, look like a whole id, or be given twice"
                 .to_owned()
         }
-        ErrorKind::Overlap if operation.starts_with("drop") => {
+        ErrorKind::Overlap if operation == Operation::DropWorktree => {
             "drop the worktrees inside it first; 'calve list' prints their paths".to_owned()
         }
-        ErrorKind::Overlap if operation.starts_with("make store") => {
+        ErrorKind::Overlap if operation == Operation::MakeStoreFor => {
             "it needs no store of its own: 'calve status' and the other commands work there".to_owned()
         }
         ErrorKind::Overlap => format!(
@@ -194,7 +195,7 @@ fn way_out(
             df(path.parent().unwrap_or(path), error)
         ),
         // Of the tree: a file, or a folder of it.
-        ErrorKind::PermissionDenied if matches!(operation, "take in" | "open directory" | "read directory") => {
+        ErrorKind::PermissionDenied if matches!(operation, Operation::TakeIn | Operation::OpenDirectory | Operation::ReadDirectory) => {
             let name = path.file_name().map_or(path, Path::new);
             let looks = super::hint(kind, path, error).unwrap_or_default();
             format!("to leave it out, add a line {} to .calveignore; or {looks}", shell_word(name))
@@ -211,41 +212,41 @@ mod tests {
     #[test]
     fn every_kind_that_a_store_knows_has_a_way_out() {
         for (kind, operation, expected) in [
-            (ErrorKind::SourceNotFound, "compare", "root"),
-            (ErrorKind::StoreNotFound, "find the store of", "calve init"),
-            (ErrorKind::StoreNotFound, "open store", "--store"),
-            (ErrorKind::StoreExists, "make store", "'calve --store '/a b/c' start NAME'"),
-            (ErrorKind::DestinationExists, "make store", "rm -r '/a b/c'"),
-            (ErrorKind::StoreIncompatible, "open store", "version"),
-            (ErrorKind::StoreUntrusted, "use the store", "--store '/a b/c'"),
-            (ErrorKind::Damaged, "read blob", "calve store verify --repair"),
-            (ErrorKind::ReadOnly, "start a worktree of", "--at DIR"),
-            (ErrorKind::ReadOnly, "drop a worktree of", "make '/a b/c' writable"),
-            (ErrorKind::Busy, "write", "try again"),
-            (ErrorKind::SnapshotNotFound, "find snapshot", "calve log"),
-            (ErrorKind::SnapshotNotFound, "compare", "calve snapshot"),
-            (ErrorKind::SnapshotAmbiguous, "find snapshot", "calve log -v"),
-            (ErrorKind::WorktreeNotFound, "find worktree", "calve list"),
-            (ErrorKind::WorktreeExists, "start worktree", "calve drop"),
-            (ErrorKind::WorktreeMissing, "open worktree", "'calve restore w'"),
-            (ErrorKind::WorktreeMissing, "open worktree", "'calve drop --force w'"),
-            (ErrorKind::Changed, "drop worktree", "'calve drop --force w'"),
-            (ErrorKind::Changed, "switch worktree", "'calve capture w'"),
-            (ErrorKind::Changed, "switch worktree", "'calve switch w --undo'"),
-            (ErrorKind::InvalidName, "use the name", "no slash"),
+            (ErrorKind::SourceNotFound, Operation::Compare, "root"),
+            (ErrorKind::StoreNotFound, Operation::FindStore, "calve init"),
+            (ErrorKind::StoreNotFound, Operation::OpenStore, "--store"),
+            (ErrorKind::StoreExists, Operation::MakeStore, "'calve --store '/a b/c' start NAME'"),
+            (ErrorKind::DestinationExists, Operation::MakeStore, "rm -r '/a b/c'"),
+            (ErrorKind::StoreIncompatible, Operation::OpenStore, "version"),
+            (ErrorKind::StoreUntrusted, Operation::UseStore, "--store '/a b/c'"),
+            (ErrorKind::Damaged, Operation::ReadBlob, "calve store verify --repair"),
+            (ErrorKind::ReadOnly, Operation::StartWorktreeOf, "--at DIR"),
+            (ErrorKind::ReadOnly, Operation::DropWorktreeOf, "make '/a b/c' writable"),
+            (ErrorKind::Busy, Operation::Write, "try again"),
+            (ErrorKind::SnapshotNotFound, Operation::FindSnapshot, "calve log"),
+            (ErrorKind::SnapshotNotFound, Operation::Compare, "calve snapshot"),
+            (ErrorKind::SnapshotAmbiguous, Operation::FindSnapshot, "calve log -v"),
+            (ErrorKind::WorktreeNotFound, Operation::FindWorktree, "calve list"),
+            (ErrorKind::WorktreeExists, Operation::StartWorktree, "calve drop"),
+            (ErrorKind::WorktreeMissing, Operation::OpenWorktree, "'calve restore w'"),
+            (ErrorKind::WorktreeMissing, Operation::OpenWorktree, "'calve drop --force w'"),
+            (ErrorKind::Changed, Operation::DropWorktree, "'calve drop --force w'"),
+            (ErrorKind::Changed, Operation::SwitchWorktree, "'calve capture w'"),
+            (ErrorKind::Changed, Operation::SwitchWorktree, "'calve switch w --undo'"),
+            (ErrorKind::InvalidName, Operation::UseName, "no slash"),
             (
                 ErrorKind::Overlap,
-                "use worktree",
+                Operation::UseWorktree,
                 "work in '/the worktree', or delete '/a b/c/.calve'",
             ),
-            (ErrorKind::Overlap, "drop worktree", "calve list"),
-            (ErrorKind::Overlap, "make store for", "calve status"),
-            (ErrorKind::DestinationExists, "start worktree", "--at"),
-            (ErrorKind::StoreNotFound, "find the store of worktree", "'calve list'"),
-            (ErrorKind::ParentNotFound, "open", "mkdir -p"),
-            (ErrorKind::StorageFull, "write", "df -h '/a b'"),
-            (ErrorKind::StorageFull, "write", "calve drop"),
-            (ErrorKind::PermissionDenied, "open", "ls -ld"),
+            (ErrorKind::Overlap, Operation::DropWorktree, "calve list"),
+            (ErrorKind::Overlap, Operation::MakeStoreFor, "calve status"),
+            (ErrorKind::DestinationExists, Operation::StartWorktree, "--at"),
+            (ErrorKind::StoreNotFound, Operation::FindStoreOfWorktree, "'calve list'"),
+            (ErrorKind::ParentNotFound, Operation::Open, "mkdir -p"),
+            (ErrorKind::StorageFull, Operation::Write, "df -h '/a b'"),
+            (ErrorKind::StorageFull, Operation::Write, "calve drop"),
+            (ErrorKind::PermissionDenied, Operation::Open, "ls -ld"),
         ] {
             let error = io::Error::other("cause");
             let paths = (Path::new("/a b/c"), Some(Path::new("/the worktree")));
@@ -257,7 +258,7 @@ mod tests {
     #[test]
     fn a_current_folder_that_is_gone_has_a_way_out() {
         let gone = io::Error::from(io::ErrorKind::NotFound);
-        let got = way_out(ErrorKind::Io, "open", (Path::new("."), None), &gone, "");
+        let got = way_out(ErrorKind::Io, Operation::Open, (Path::new("."), None), &gone, "");
         assert!(got.is_some_and(|got| got.contains("'cd'")));
     }
 }

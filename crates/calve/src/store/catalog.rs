@@ -15,7 +15,7 @@ use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
 use super::id::SnapshotId;
 use super::room::Room;
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Operation};
 use crate::tree::pool::lock;
 
 mod connect;
@@ -68,7 +68,7 @@ impl Catalog {
 
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
         match super::room::left(path.parent().unwrap_or(path)) {
-            Room::Full(cause) => return Err(Error::io("open", path, cause)),
+            Room::Full(cause) => return Err(Error::io(Operation::Open, path, cause)),
             Room::Little => return Self::open_briefly(path),
             Room::Enough => {}
         }
@@ -115,12 +115,12 @@ impl Catalog {
     }
 
     fn read<T>(&self, query: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, Error> {
-        self.look("read", query)
+        self.look(Operation::Read, query)
     }
 
     fn look<T>(
         &self,
-        operation: &'static str,
+        operation: Operation,
         query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, Error> {
         self.connected(Use::Read, |connection| {
@@ -133,7 +133,7 @@ impl Catalog {
         &self,
         change: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
     ) -> Result<T, Error> {
-        self.transact("write", "FULL", change)
+        self.transact(Operation::Write, "FULL", change)
     }
 
     /// The same, but a crash of the machine may take it back.
@@ -141,12 +141,12 @@ impl Catalog {
         &self,
         change: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
     ) -> Result<T, Error> {
-        self.transact("write", "NORMAL", change)
+        self.transact(Operation::Write, "NORMAL", change)
     }
 
     fn transact<T>(
         &self,
-        operation: &'static str,
+        operation: Operation,
         synchronous: &str,
         change: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
     ) -> Result<T, Error> {
@@ -226,7 +226,7 @@ impl Catalog {
 
     fn damaged(&self, what: String) -> Error {
         let cause = std::io::Error::new(std::io::ErrorKind::InvalidData, what);
-        Error::new(ErrorKind::Damaged, "read", &self.path, cause)
+        Error::new(ErrorKind::Damaged, Operation::Read, &self.path, cause)
     }
 }
 

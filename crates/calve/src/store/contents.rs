@@ -15,7 +15,7 @@ use super::files::unlinked_file;
 use super::id::BlobId;
 use super::layout::is_pack_name;
 use super::pack::Pack;
-use crate::error::{Context as _, Error, ErrorKind};
+use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::tree::pool::lock;
@@ -38,13 +38,13 @@ impl Store {
             Ok(Some(good)) => return Ok(good),
             Ok(None) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(error),
-            Err(error) => return Err(error).context("read blob", path),
+            Err(error) => return Err(error).context(Operation::ReadBlob, path),
         };
         let Some((pack, at)) = self.catalog().packed(id)? else {
-            closed.context("read blob", path)?;
+            closed.context(Operation::ReadBlob, path)?;
             // It may have been packed and dropped just before it was looked for, or put back after.
             if let Some(good) =
-                self.blobs().good(intake, id, size, stop).context("read blob", path)?
+                self.blobs().good(intake, id, size, stop).context(Operation::ReadBlob, path)?
             {
                 return Ok(good);
             }
@@ -75,11 +75,11 @@ impl Store {
             if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::NotFound)
                 || Errno::from_io_error(&error) == Some(Errno::LOOP)
             {
-                return Error::new(ErrorKind::Damaged, "unpack", path, error);
+                return Error::new(ErrorKind::Damaged, Operation::Unpack, path, error);
             }
-            Error::io("unpack", path, error)
+            Error::io(Operation::Unpack, path, error)
         })?;
-        let meta = Meta::of(&fs::fstat(&file).context("read blob", path)?);
+        let meta = Meta::of(&fs::fstat(&file).context(Operation::ReadBlob, path)?);
         Ok((file, meta))
     }
 
@@ -106,7 +106,7 @@ impl Store {
         match std::fs::remove_file(&path) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(error).context("remove", || path),
+            Err(error) => Err(error).context(Operation::Remove, || path),
         }
     }
 
@@ -119,5 +119,5 @@ impl Store {
 /// Content that no mirror and no pack has.
 fn lost(path: PathBuf, why: &str) -> Error {
     let cause = io::Error::new(io::ErrorKind::InvalidData, why.to_owned());
-    Error::new(ErrorKind::Damaged, "read blob", path, cause)
+    Error::new(ErrorKind::Damaged, Operation::ReadBlob, path, cause)
 }

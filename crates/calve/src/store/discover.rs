@@ -20,7 +20,7 @@ use rustix::fs;
 use super::Store;
 use super::layout::{self, Layout};
 use super::marker::Marker;
-use crate::error::{Context as _, Error, ErrorKind};
+use crate::error::{Context as _, Error, ErrorKind, Operation};
 
 /// Where a folder belongs, see [`Store::discover`].
 #[derive(Debug, Clone)]
@@ -56,7 +56,7 @@ impl Store {
                 // Nobody named it: what was named, or stood in, is the worktree.
                 (Some(_), ErrorKind::StoreNotFound) => {
                     let gone = io::Error::new(io::ErrorKind::NotFound, "no store is there");
-                    let operation = "find the store of worktree";
+                    let operation = Operation::FindStoreOfWorktree;
                     Error::new(error.kind(), operation, &found.root, gone).with_other(&found.store)
                 }
                 _ => error,
@@ -72,7 +72,7 @@ impl Store {
                 let cause = io::Error::other("it says that it belongs to another project");
                 return Err(Error::new(
                     ErrorKind::StoreUntrusted,
-                    "use the store",
+                    Operation::UseStore,
                     found.store,
                     cause,
                 )
@@ -99,7 +99,7 @@ impl Store {
 }
 
 fn find(folder: &Path) -> Result<Found, Error> {
-    let start = std::fs::canonicalize(folder).context("open", || folder)?;
+    let start = std::fs::canonicalize(folder).context(Operation::Open, || folder)?;
     for root in start.ancestors() {
         let own = layout::own(root);
         if let Some(Marker { token, store }) = Marker::read(&own)? {
@@ -113,7 +113,7 @@ fn find(folder: &Path) -> Result<Found, Error> {
         io::ErrorKind::NotFound,
         "neither this folder nor any folder above it is a worktree or has a store",
     );
-    Err(Error::new(ErrorKind::StoreNotFound, "find the store of", start, cause))
+    Err(Error::new(ErrorKind::StoreNotFound, Operation::FindStore, start, cause))
 }
 
 /// Refuses a store of which the folder belongs to another user. One that is not there is for whoever opens it to tell of.
@@ -126,7 +126,7 @@ fn must_be_ours(store: &Path) -> Result<(), Error> {
         io::ErrorKind::PermissionDenied,
         format!("it belongs to another user (uid {}), and you did not name it", stat.st_uid),
     );
-    Err(Error::new(ErrorKind::StoreUntrusted, "use the store", store, cause))
+    Err(Error::new(ErrorKind::StoreUntrusted, Operation::UseStore, store, cause))
 }
 
 fn may_be_used(owner: u32, user: u32) -> bool {

@@ -9,7 +9,7 @@ use rustix::fs::{self, AtFlags, Mode};
 use rustix::io::Errno;
 
 use super::manifest::os;
-use crate::error::{Context as _, Error, ErrorKind};
+use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::{DIR_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::Meta;
 
@@ -82,7 +82,7 @@ pub(crate) fn unlinked_file() -> io::Result<std::fs::File> {
 pub(crate) fn parent_of(path: &Path) -> Result<(PathBuf, OsString), Error> {
     let name = path.file_name().ok_or_else(|| {
         let cause = io::Error::new(io::ErrorKind::InvalidInput, "it does not end in a name");
-        Error::new(ErrorKind::InvalidName, "use", path, cause)
+        Error::new(ErrorKind::InvalidName, Operation::Use, path, cause)
     })?;
     let parent = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
@@ -102,5 +102,5 @@ pub(crate) fn path_from(bytes: &[u8]) -> PathBuf {
 
 /// Opens a directory for whoever makes something in it.
 pub(crate) fn open_dir(path: &Path) -> Result<OwnedFd, Error> {
-    fs::open(path, DIR_FLAGS, Mode::empty()).context("open", || path)
+    fs::open(path, DIR_FLAGS, Mode::empty()).context(Operation::Open, || path)
 }

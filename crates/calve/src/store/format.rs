@@ -17,7 +17,7 @@ use rustix::fs::{self, Mode, OFlags};
 use super::files::listed_at;
 use super::layout::{self, Layout};
 use super::locks;
-use crate::error::{Context as _, Error, ErrorKind};
+use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::tree::staging::StagedFile;
 
 const FIRST_LINE: &str = "calve store 1";
@@ -70,7 +70,7 @@ pub(crate) fn require(store: &Path, name: &str) -> Result<(), Error> {
         staged.place(fs::CWD, &path)?;
         std::fs::File::open(store)?.sync_all()
     };
-    write().context("write", || &path)
+    write().context(Operation::Write, || &path)
 }
 
 /// The file as it is, if this version knows all that it says.
@@ -88,12 +88,12 @@ fn read(store: &Path) -> Result<Vec<u8>, Error> {
     let text = match read() {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(Error::new(ErrorKind::StoreNotFound, "open store", store, error));
+            return Err(Error::new(ErrorKind::StoreNotFound, Operation::OpenStore, store, error));
         }
-        Err(error) => return Err(error).context("read", || &path),
+        Err(error) => return Err(error).context(Operation::Read, || &path),
     };
     parse(&text).map_err(|why| {
-        Error::new(ErrorKind::StoreIncompatible, "open store", store, io::Error::other(why))
+        Error::new(ErrorKind::StoreIncompatible, Operation::OpenStore, store, io::Error::other(why))
     })?;
     Ok(text)
 }
@@ -101,7 +101,12 @@ fn read(store: &Path) -> Result<Vec<u8>, Error> {
 /// Refuses a store of which a part leads elsewhere, or is not what it is called: what is there is not calve's to write or to remove.
 pub(crate) fn must_be_in_one_place(store: &Path) -> Result<(), Error> {
     let refuse = |path: std::path::PathBuf, why: &str| {
-        Err(Error::new(ErrorKind::Damaged, "open store", path, io::Error::other(why.to_owned())))
+        Err(Error::new(
+            ErrorKind::Damaged,
+            Operation::OpenStore,
+            path,
+            io::Error::other(why.to_owned()),
+        ))
     };
     let kind = |path: &Path| std::fs::symlink_metadata(path).ok().map(|meta| meta.file_type());
     for name in layout::ALL_FOLDERS {

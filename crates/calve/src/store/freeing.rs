@@ -11,7 +11,7 @@ use super::layout::Layout;
 use super::reach::Reach;
 use super::room::{give_up, keep, settle};
 use super::{Store, locks, trash};
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Operation};
 use crate::tree::running::Running;
 use crate::tree::staging::flush_filesystem;
 
@@ -103,7 +103,7 @@ impl Store {
     /// The first that could not be deleted; the others were tried all the same.
     pub fn empty_trash(&self) -> Result<(), Error> {
         if !self.is_full() {
-            self.must_be_writable("empty the trash of")?;
+            self.must_be_writable(Operation::EmptyTrash)?;
         }
         trash::empty(self.layout())?;
         keep(self.path());

@@ -45,7 +45,7 @@ use super::pack::{Location, OVERHEAD_BYTES};
 use super::packing::{Cold, From};
 use super::reach::Reach;
 use super::{Store, StoreOptions, locks, room, trash};
-use crate::error::{Context as _, Error, ErrorKind};
+use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::tree::removal;
 use crate::tree::running::Running;
 
@@ -163,7 +163,7 @@ impl Store {
         operation: &Running,
         report: &mut GcReport,
     ) -> Result<(), Error> {
-        self.must_be_writable("collect garbage in")?;
+        self.must_be_writable(Operation::CollectGarbage)?;
         self.sweep_stage();
         report.leftovers += self.registry().sweep(options.grace)?;
         report.leftovers += trash::sweep(self.layout(), options.grace)?;
@@ -204,7 +204,7 @@ impl Store {
         let Some(name) = self.catalog().without_snapshot()? else { return Ok(()) };
         let what = format!("the snapshot that {name:?} stands for is missing");
         let cause = io::Error::new(io::ErrorKind::InvalidData, what);
-        Err(Error::new(ErrorKind::Damaged, "read", self.layout().database(), cause))
+        Err(Error::new(ErrorKind::Damaged, Operation::Read, self.layout().database(), cause))
     }
 
     /// Snapshots that may be forgotten, as things stand.
@@ -240,7 +240,7 @@ impl Store {
                     dead.mirrors.push((id, meta.size));
                 }
             })
-            .context("read", || self.layout().blobs())?;
+            .context(Operation::Read, || self.layout().blobs())?;
         dead.directories = self.catalog().directory_ids()?;
         dead.directories.retain(|id| !reach.directories.contains(id));
         dead.packed = self
@@ -378,7 +378,7 @@ impl Store {
                 .remove(id)
                 // No mirror of ours: something else has its name.
                 .or_else(|_| removal::remove(self.blobs().dir(), &name));
-            removed.context("remove", || self.blobs().mirror_path(id))?;
+            removed.context(Operation::Remove, || self.blobs().mirror_path(id))?;
             report.mirrors += 1;
             report.mirror_bytes += size;
             if report.mirrors.is_multiple_of(64) && alone.elapsed() >= EXCLUSIVE {
@@ -409,7 +409,7 @@ impl Store {
     /// Files among the packs that the database does not speak of.
     pub(crate) fn unknown_packs(&self, grace: Duration) -> Result<Vec<String>, Error> {
         let path = self.layout().packs();
-        let files = trash::entries(&path, grace).context("read", || &path)?;
+        let files = trash::entries(&path, grace).context(Operation::Read, || &path)?;
         let known: HashSet<String> = self.catalog().pack_names()?.into_iter().collect();
         Ok(files
             .into_iter()

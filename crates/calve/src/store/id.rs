@@ -7,7 +7,7 @@ use std::fmt;
 use std::io;
 use std::str::FromStr;
 
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Operation};
 
 /// The length of every id, in bytes.
 pub(crate) const ID_BYTES: usize = 32;
@@ -53,7 +53,7 @@ macro_rules! id {
                 from_hex(hex).map(Self).ok_or_else(|| {
                     let cause =
                         io::Error::new(io::ErrorKind::InvalidInput, "it is not 64 hexadecimal digits");
-                    Error::new(ErrorKind::InvalidName, "read the id", hex, cause)
+                    Error::new(ErrorKind::InvalidName, Operation::ReadId, hex, cause)
                 })
             }
         }

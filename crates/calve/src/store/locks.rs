@@ -17,7 +17,7 @@ use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 
 use super::layout::{Layout, lock};
-use crate::error::{Context as _, Error};
+use crate::error::{Context as _, Error, Operation};
 use crate::tree::running::Running;
 
 /// How long the gate is closed at most while others are inside.
@@ -72,7 +72,7 @@ pub(crate) fn share(store: &Path) -> Result<Guard, Error> {
         wait(&file, FlockOperation::LockShared)?;
         Ok(Guard { _file: file })
     };
-    lock().context("lock", || store)
+    lock().context(Operation::Lock, || store)
 }
 
 /// To have a worktree for oneself. `None`: somebody else has it, and not just for a moment (a child that another thread forks holds
@@ -89,7 +89,7 @@ pub(crate) fn alone(store: &Path, token: &str) -> Result<Option<Guard>, Error> {
         }
         Ok(Some(Guard { _file: file }))
     };
-    lock().context("lock", || store)
+    lock().context(Operation::Lock, || store)
 }
 
 /// To make a template, which others then find made. Waits for as long as another makes one.
@@ -99,7 +99,7 @@ pub(crate) fn one_by_one(store: &Path) -> Result<Guard, Error> {
         wait(&file, FlockOperation::LockExclusive)?;
         Ok(Guard { _file: file })
     };
-    lock().context("lock", || store)
+    lock().context(Operation::Lock, || store)
 }
 
 /// To open the database alone. Nothing where there is no room for the lock; then it is not, and others may be at the same.
@@ -116,7 +116,7 @@ pub(crate) fn one_at_the_format(store: &Path) -> Result<Guard, Error> {
         wait(&file, FlockOperation::LockExclusive)?;
         Ok(Guard { _file: file })
     };
-    lock().context("lock", || store)
+    lock().context(Operation::Lock, || store)
 }
 
 /// Whether nobody reads or adds content, in whichever process, at this moment.
@@ -153,7 +153,7 @@ pub(crate) fn exclude(
             std::thread::sleep(OPEN);
         }
     };
-    lock().context("lock", || store)
+    lock().context(Operation::Lock, || store)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use super::files::{bytes_of, path_from, read_plain};
 use super::layout::{GIT_IGNORE, MADE_BY, MARKER, OWN};
-use crate::error::{Context as _, Error, ErrorKind};
+use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
 
 /// A path is shorter than that, on every system.
@@ -49,7 +49,7 @@ impl Marker {
             let dir = fs::open(own, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())?;
             read_plain(dir, Path::new(MARKER), MOST_BYTES)
         };
-        let damaged = |why| Error::new(ErrorKind::Damaged, "read", own.join(MARKER), why);
+        let damaged = |why| Error::new(ErrorKind::Damaged, Operation::Read, own.join(MARKER), why);
         match read() {
             Ok(text) => Self::decode(&text).map(Some).ok_or_else(|| {
                 let why = "it is no worktree's marker";
@@ -64,7 +64,7 @@ impl Marker {
             {
                 Ok(None)
             }
-            Err(error) => Err(error).context("read", || own.join(MARKER)),
+            Err(error) => Err(error).context(Operation::Read, || own.join(MARKER)),
         }
     }
 

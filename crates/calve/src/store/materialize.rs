@@ -29,7 +29,7 @@ use super::index::Stat;
 use super::manifest::{Manifest, os};
 use super::object::{Entry, Kind};
 use super::scan::stat_of;
-use crate::error::{Context as _, Error};
+use crate::error::{Context as _, Error, Operation};
 use crate::reflink::copy::Copier;
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
 use crate::reflink::meta::{self, Attrs, Created, Meta};
@@ -141,7 +141,8 @@ pub(crate) fn materialize(plan: &Plan<'_>, roots: Vec<OwnedFd>) -> Result<Made, 
     let run = |tasks: Vec<Task>| match tasks.is_empty() {
         true => Ok(Vec::new()),
         false => {
-            let what = ("make", plan.paths.first().map_or(Path::new(""), PathBuf::as_path));
+            let what =
+                (Operation::Make, plan.paths.first().map_or(Path::new(""), PathBuf::as_path));
             maker.queue.run(what, tasks, start, |worker, task| maker.work(worker, task))
         }
     };
@@ -213,11 +214,11 @@ impl<'a> Maker<'a> {
     fn new(plan: &'a Plan<'a>, roots: &[OwnedFd]) -> Result<Self, Error> {
         let mut owners = Vec::with_capacity(roots.len());
         for (root, path) in roots.iter().zip(plan.paths) {
-            let stat = fs::fstat(root).context("read", || path)?;
+            let stat = fs::fstat(root).context(Operation::Read, || path)?;
             owners.push((stat.st_uid, stat.st_gid));
         }
         let budget = Budget::new(roots.len(), 1 + roots.len(), plan.operation.jobs())
-            .context("make", || plan.paths.first().cloned().unwrap_or_default())?;
+            .context(Operation::Make, || plan.paths.first().cloned().unwrap_or_default())?;
         let halves = Halves { first_most: budget.jobs.div_ceil(2), held_most: budget.files };
         Ok(Self {
             budget,
@@ -250,7 +251,7 @@ impl<'a> Maker<'a> {
     }
 
     fn handles(&self, dir: &Arc<Node>) -> Result<Arc<Handles>, Error> {
-        dir.handles(&self.dirs).context("open directory", || self.path(0, dir.place))
+        dir.handles(&self.dirs).context(Operation::OpenDirectory, || self.path(0, dir.place))
     }
 
     fn make_directory(
@@ -262,11 +263,11 @@ impl<'a> Maker<'a> {
         let own = self.plan.manifest.entry_of(place);
         let above = self.handles(parent)?;
         let context = |dest| move || self.path(dest, place);
-        let name = CString::new(&*own.name).context("make directory", context(0))?;
+        let name = CString::new(&*own.name).context(Operation::MakeDirectory, context(0))?;
         let mut sides = Vec::with_capacity(above.sides.len());
         for (dest, above) in above.sides.iter().enumerate() {
             let made = make_directory(above, &name, own, worker.created);
-            sides.push(made.context("make directory", context(dest))?);
+            sides.push(made.context(Operation::MakeDirectory, context(dest))?);
         }
         let dir = Node::below(parent, name, Directory { place }, sides, &self.dirs);
         self.links.hold_if_shut(&dir, own.mode);
@@ -328,8 +329,8 @@ impl<'a> Maker<'a> {
         number: u32,
     ) -> Result<Option<Name<Directory>>, Error> {
         let path = || self.path(0, dir.place).join(os(&entry.name));
-        dir.remember(handles).context("make", path)?;
-        let name = CString::new(&*entry.name).context("make", path)?;
+        dir.remember(handles).context(Operation::Make, path)?;
+        let name = CString::new(&*entry.name).context(Operation::Make, path)?;
         // How many names there are, it does not say.
         Ok(match self.links.see((0, entry.link()), u64::MAX, dir, &name, number) {
             Seen::First(_) => None,
@@ -349,7 +350,7 @@ impl<'a> Maker<'a> {
             let sides = from.sides.iter().zip(&handles.sides);
             for (dest, ((from, to), report)) in sides.zip(&mut worker.reports).enumerate() {
                 fs::linkat(from, &name.first.name, to, &name.name, AtFlags::empty())
-                    .context("link", || self.name_path(dest, further, name))?;
+                    .context(Operation::Link, || self.name_path(dest, further, name))?;
                 match name.kind {
                     FileType::Symlink => report.symlinks += 1,
                     FileType::Fifo => report.fifos += 1,
@@ -370,7 +371,7 @@ impl<'a> Maker<'a> {
         for name in &further.names {
             for (dest, dir) in handles.sides.iter().enumerate() {
                 let stat = fs::statat(dir, &name.name, AtFlags::SYMLINK_NOFOLLOW)
-                    .context("read", || self.name_path(dest, further, name))?;
+                    .context(Operation::Read, || self.name_path(dest, further, name))?;
                 let stat = stat_of(&Meta::of(&stat));
                 worker.stats[dest].extend([(name.number, stat), (name.first.number, stat)]);
             }
@@ -390,7 +391,7 @@ impl<'a> Maker<'a> {
 
     fn check(&self) -> Result<(), Error> {
         match self.queue.stopped() {
-            true => Err(pool::cancelled("make", &self.plan.paths[0])),
+            true => Err(pool::cancelled(Operation::Make, &self.plan.paths[0])),
             false => Ok(()),
         }
     }
@@ -427,7 +428,9 @@ impl<'a> Maker<'a> {
             for (dest, side) in handles.sides.iter().enumerate() {
                 let new = file.fds[dest].take();
                 self.fill_at(worker, dir.place, side, entry, &file, new, dest)
-                    .context("make", || self.path(dest, dir.place).join(os(&entry.name)))?;
+                    .context(Operation::Make, || {
+                        self.path(dest, dir.place).join(os(&entry.name))
+                    })?;
             }
         }
         drop(handles);
@@ -441,7 +444,7 @@ impl<'a> Maker<'a> {
             for (dest, fd) in handles.sides.iter().enumerate() {
                 let (number, stat) = self
                     .finish(fd, dir.place, dest, worker.created)
-                    .context("set metadata of", || self.path(dest, dir.place))?;
+                    .context(Operation::SetMetadata, || self.path(dest, dir.place))?;
                 worker.stats[dest].push((number, stat));
             }
             Ok(())
@@ -497,14 +500,14 @@ impl<'a> Maker<'a> {
         };
         let mode = meta::create_mode(&wanted(entry));
         let path = |dest| self.path(dest, place).join(os(&entry.name));
-        let name = CString::new(&*entry.name).context("make", || path(0))?;
+        let name = CString::new(&*entry.name).context(Operation::Make, || path(0))?;
         let mut fds = Vec::with_capacity(handles.sides.len());
         for (dest, dir) in handles.sides.iter().enumerate() {
             fds.push(match sys::CLONE_MAKES_THE_FILE && source.is_some() {
                 true => None,
                 false => {
                     let made = fs::openat(dir, &name, NEW_FILE_FLAGS, mode);
-                    Some(made.context("make", || path(dest))?)
+                    Some(made.context(Operation::Make, || path(dest))?)
                 }
             });
         }
@@ -619,7 +622,8 @@ impl<'a> Maker<'a> {
                 meta::apply_at(fd, &name, &wanted, created, made_with)?;
                 Ok(stat_of(&Meta::of(&fs::statat(fd, &name, AtFlags::SYMLINK_NOFOLLOW)?)))
             };
-            let stat = make().context("make", || self.path(dest, place).join(os(&entry.name)))?;
+            let stat =
+                make().context(Operation::Make, || self.path(dest, place).join(os(&entry.name)))?;
             worker.stats[dest].push((number, stat));
             let report = &mut worker.reports[dest];
             match entry.kind {

@@ -28,7 +28,7 @@ use super::id::{BlobId, SnapshotId};
 use super::pack::{Location, PackWriter};
 use super::reach::Reach;
 use super::{PROJECT, Store, StoreOptions};
-use crate::error::{Context as _, Error, ErrorKind};
+use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
 use crate::tree::pool;
 use crate::tree::running::Running;
@@ -177,7 +177,7 @@ impl Store {
     /// Those of every operation, see [`Store`]. Nothing was dropped, unless it is the dropping that failed: then some mirrors stay beside their packs.
     pub fn pack(&self, options: &PackOptions, common: &StoreOptions) -> Result<PackReport, Error> {
         let started = Instant::now();
-        self.must_be_writable("pack")?;
+        self.must_be_writable(Operation::Pack)?;
         let _guard = self.share()?;
         self.forget_packs();
         let operation = &common.operation();
@@ -203,7 +203,7 @@ impl Store {
                     cold.push(Cold { id, size, from: From::Mirror(packed.remove(&id)) });
                 }
             })
-            .context("read", || self.layout().blobs())?;
+            .context(Operation::Read, || self.layout().blobs())?;
         let written = self.write_packs(cold, operation)?;
         let mut report =
             PackReport { packs: written.packs, damaged: written.damaged, ..PackReport::default() };
@@ -214,7 +214,7 @@ impl Store {
         }
         let packed = written.packed.iter().map(|(id, at)| (*id, at.size));
         for (id, size) in packed.chain(written.had) {
-            self.blobs().remove(id).context("drop", || self.blobs().mirror_path(id))?;
+            self.blobs().remove(id).context(Operation::Drop, || self.blobs().mirror_path(id))?;
             report.dropped_mirrors += 1;
             report.dropped_bytes += size;
         }
@@ -235,7 +235,7 @@ impl Store {
         common: &StoreOptions,
     ) -> Result<WarmReport, Error> {
         let started = Instant::now();
-        self.must_be_writable("warm")?;
+        self.must_be_writable(Operation::Warm)?;
         let snapshots: Vec<SnapshotId> = if snapshots.is_empty() {
             self.catalog().worktree(PROJECT)?.and_then(|row| row.snapshot).into_iter().collect()
         } else {
@@ -247,7 +247,7 @@ impl Store {
         let mut missing = Vec::new();
         for (&id, &size) in &reach.blobs {
             let path = || self.blobs().mirror_path(id);
-            if !self.blobs().is_sealed(id, size).context("read blob", path)? {
+            if !self.blobs().is_sealed(id, size).context(Operation::ReadBlob, path)? {
                 missing.push((id, size));
             }
         }
@@ -263,7 +263,7 @@ impl Store {
         let noted = Noted::of(operation);
         let workers = pool::run(
             operation,
-            ("warm", self.path()),
+            (Operation::Warm, self.path()),
             missing,
             |_| Intake::noting(&noted),
             |intake, (id, size), queue| {
@@ -300,14 +300,18 @@ impl Store {
         cold.sort_by_key(|cold| cold.size);
         let workers = pool::run(
             operation,
-            ("pack", self.path()),
+            (Operation::Pack, self.path()),
             cold,
             |_| Packer::default(),
             |packer, cold, queue| {
                 let done = self.pack_one(packer, &cold, &|| queue.stopped());
                 operation.file_done(cold.size);
                 done.map_err(|error| {
-                    if queue.stopped() { pool::cancelled("pack", self.path()) } else { error }
+                    if queue.stopped() {
+                        pool::cancelled(Operation::Pack, self.path())
+                    } else {
+                        error
+                    }
                 })
             },
         )?;
@@ -318,7 +322,7 @@ impl Store {
             written.damaged.extend(worker.damaged);
             done.extend(worker.done);
             if let Some(open) = worker.open {
-                done.push(open.finish().context("write pack in", || self.path())?);
+                done.push(open.finish().context(Operation::WritePackIn, || self.path())?);
             }
         }
         done.retain(|done| !done.index.is_empty());
@@ -331,11 +335,11 @@ impl Store {
         for mut done in done {
             let name = format!("{}.pack", token());
             let path = packs.join(&name);
-            done.staged.place(fs::CWD, &path).context("write pack", || &path)?;
+            done.staged.place(fs::CWD, &path).context(Operation::WritePack, || &path)?;
             named.push((name, std::mem::take(&mut done.index)));
         }
         let sync = || fs::fsync(fs::open(&packs, DIR_FLAGS, Mode::empty())?);
-        sync().context("flush", || &packs)?;
+        sync().context(Operation::Flush, || &packs)?;
         let known = self.catalog().add_packs(&named);
         // A disk that fails may have the rows all the same, and the next to open the database find them.
         if known.as_ref().is_err_and(|error| error.kind() != ErrorKind::Io) {
@@ -368,7 +372,8 @@ impl Store {
                     }
                     // A good mirror and a bad entry: it is packed once more.
                 }
-                let found = self.blobs().look(id, cold.size).context("read blob", mirror)?;
+                let found =
+                    self.blobs().look(id, cold.size).context(Operation::ReadBlob, mirror)?;
                 let (file, young) = match found {
                     Mirror::Sealed(file, _) => (file, false),
                     Mirror::Unsealed(file, meta) => (file, is_young(meta.changed)),
@@ -383,7 +388,7 @@ impl Store {
                         }
                         Ok(())
                     }
-                    Err(error) => Err(error).context("pack", mirror),
+                    Err(error) => Err(error).context(Operation::Pack, mirror),
                 }
             }
             From::Pack(pack, at) => {
@@ -413,7 +418,7 @@ impl Store {
                     self.append(packer, id, at.size, &mut Stoppable(file, stop))?;
                     Ok(true)
                 };
-                if !again().context("pack again", || self.layout().pack(pack))? {
+                if !again().context(Operation::PackAgain, || self.layout().pack(pack))? {
                     packer.damaged.push(id);
                 }
                 Ok(())

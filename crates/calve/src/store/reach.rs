@@ -11,7 +11,7 @@ use super::Store;
 use super::id::{BlobId, DirectoryId, SnapshotId};
 use super::manifest::os;
 use super::object::{Entry, Kind, SnapshotObject};
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Operation};
 use crate::tree::pool;
 use crate::tree::running::Running;
 
@@ -54,7 +54,7 @@ impl Reach {
                 continue;
             }
             if operation.is_cancelled() {
-                return Err(pool::cancelled("read", store.path()));
+                return Err(pool::cancelled(Operation::Read, store.path()));
             }
             let entries = match store.catalog().directory(id)? {
                 Ok(entries) => entries,
@@ -92,7 +92,12 @@ impl Reach {
             Some((directory, why)) => {
                 let what = format!("directory {directory} of snapshot {id}: {why}");
                 let cause = io::Error::new(io::ErrorKind::InvalidData, what);
-                Err(Error::new(ErrorKind::Damaged, "read", store.layout().database(), cause))
+                Err(Error::new(
+                    ErrorKind::Damaged,
+                    Operation::Read,
+                    store.layout().database(),
+                    cause,
+                ))
             }
         }
     }

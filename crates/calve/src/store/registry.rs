@@ -36,7 +36,7 @@ use super::layout::{self, Layout};
 use super::locks;
 use super::marker::Marker;
 use super::{trash, undo};
-use crate::error::{Context as _, Error, ErrorKind};
+use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::tree::staging::{maker_lives, write_whole};
 
 /// A start of whose maker nothing can be known is only taken for dead when it is as old as this.
@@ -143,7 +143,7 @@ impl<'a> Registry<'a> {
     pub(crate) fn write_index(self, token: &str, index: &Index) -> Result<(), Error> {
         let path = self.layout.index(token);
         let write = || write_whole(&self.layout.stage(), &path, &index.encode()?);
-        write().context("write index", || &path)
+        write().context(Operation::WriteIndex, || &path)
     }
 
     /// Gives a worktree the index of the template that its tree is a snapshot of. Without it the first look takes longer.
@@ -247,7 +247,7 @@ impl<'a> Registry<'a> {
         // First the files, then the rows: each of these was there before its files.
         let mut found = Vec::new();
         for path in [self.layout.indexes(), self.layout.locks()] {
-            let names = trash::entries(&path, grace).context("read", || &path)?;
+            let names = trash::entries(&path, grace).context(Operation::Read, || &path)?;
             found.push((path, names));
         }
         let rows = self.catalog.worktrees()?;
@@ -291,7 +291,7 @@ impl Claim<'_> {
             io::ErrorKind::NotFound,
             "another process dropped or moved it while it was being made",
         );
-        Err(Error::new(ErrorKind::WorktreeNotFound, "start worktree", name, cause))
+        Err(Error::new(ErrorKind::WorktreeNotFound, Operation::StartWorktree, name, cause))
     }
 }
 
@@ -309,7 +309,7 @@ fn is_token(name: &str) -> bool {
 
 pub(crate) fn no_worktree(name: &str) -> Error {
     let cause = io::Error::new(io::ErrorKind::NotFound, "no worktree has this name");
-    Error::new(ErrorKind::WorktreeNotFound, "find worktree", name, cause)
+    Error::new(ErrorKind::WorktreeNotFound, Operation::FindWorktree, name, cause)
 }
 
 pub(crate) fn name_taken(name: &str, path: &[u8]) -> Error {
@@ -317,5 +317,6 @@ pub(crate) fn name_taken(name: &str, path: &[u8]) -> Error {
         io::ErrorKind::AlreadyExists,
         "a worktree with this name exists, or is being started",
     );
-    Error::new(ErrorKind::WorktreeExists, "start worktree", name, cause).with_other(path_from(path))
+    Error::new(ErrorKind::WorktreeExists, Operation::StartWorktree, name, cause)
+        .with_other(path_from(path))
 }

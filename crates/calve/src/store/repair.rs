@@ -26,7 +26,7 @@ use super::packing::{Cold, From};
 use super::reach::Reach;
 use super::verify::{Bad, DamageKind, Eye, Mirror, VerifyReport};
 use super::{Store, is_pack_name};
-use crate::error::{Context as _, Error};
+use crate::error::{Context as _, Error, Operation};
 use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::meta::{self, Meta};
 use crate::tree::removal;
@@ -142,7 +142,9 @@ impl Store {
                 let Some((_, at)) = self.catalog().packed(id)? else { return Ok(()) };
                 let aside = self.set_aside(id)?;
                 let unpack = |file: &mut File| self.open_pack(&pack)?.read_into(id, at, file);
-                self.blobs().put(id, unpack).context("unpack", || self.blobs().mirror_path(id))?;
+                self.blobs()
+                    .put(id, unpack)
+                    .context(Operation::Unpack, || self.blobs().mirror_path(id))?;
                 seals.push(id);
                 // What was there is of no use to anybody.
                 let trash = open_dir(&self.layout().trash())?;
@@ -200,8 +202,9 @@ impl Store {
         let path = || self.blobs().mirror_path(id);
         let trash = open_dir(&self.layout().trash())?;
         let name = CString::new(stage_name())
-            .map_err(|error| Error::io("set aside", path(), io::Error::other(error)))?;
-        fs::renameat(self.blobs().dir(), path_of(id), &trash, &name).context("set aside", path)?;
+            .map_err(|error| Error::io(Operation::SetAside, path(), io::Error::other(error)))?;
+        fs::renameat(self.blobs().dir(), path_of(id), &trash, &name)
+            .context(Operation::SetAside, path)?;
         Ok(name)
     }
 

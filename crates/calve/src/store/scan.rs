@@ -27,7 +27,7 @@ use super::layout::OWN;
 use super::manifest::{Manifest, os};
 use super::metadata::Maker;
 use super::object::{Entry, Kind};
-use crate::error::{Context as _, Error};
+use crate::error::{Context as _, Error, Operation};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::report::{SkipReason, Skipped};
@@ -193,7 +193,7 @@ struct Scanner<'a> {
 pub(crate) fn scan(request: &Request<'_>) -> Result<Scan, Error> {
     let (boot, places, gone) = (Boot::this(), AtomicU32::new(1), Mutex::default());
     let budget = Budget::new(1, FILE_DESCRIPTORS, request.operation.jobs())
-        .context("read", || request.path)?;
+        .context(Operation::Read, || request.path)?;
     let dirs = OpenDirs::new(budget.dirs);
     let left_out = AtomicBool::new(false);
     let scanner = Scanner { request, boot, dirs, places, gone, left_out };
@@ -205,7 +205,7 @@ pub(crate) fn scan(request: &Request<'_>) -> Result<Scan, Error> {
     }
     let workers = pool::run(
         &request.operation.with_jobs(budget.jobs),
-        ("read", request.path),
+        (Operation::Read, request.path),
         vec![first],
         |_| Worker {
             intake: request.intake.map_or_else(Intake::new, Intake::noting),
@@ -246,7 +246,7 @@ impl Scanner<'_> {
     }
 
     fn handles(&self, dir: &Arc<Node>) -> Result<Arc<Handles>, Error> {
-        dir.handles(&self.dirs).context("open directory", || self.full_path(&dir.path()))
+        dir.handles(&self.dirs).context(Operation::OpenDirectory, || self.full_path(&dir.path()))
     }
 
     /// Reads a directory; `None` where it is gone or no part of the tree.
@@ -277,10 +277,11 @@ impl Scanner<'_> {
                 return Ok(None);
             }
             Err(errno) => {
-                return Err(Error::io("open directory", self.full_path(&path_of()), errno));
+                return Err(Error::io(Operation::OpenDirectory, self.full_path(&path_of()), errno));
             }
         };
-        let meta = Meta::of(&fs::fstat(&fd).context("read", || self.full_path(&path_of()))?);
+        let meta =
+            Meta::of(&fs::fstat(&fd).context(Operation::Read, || self.full_path(&path_of()))?);
         if parent.is_some() && request.excluded.contains(&meta.id()) {
             lock(&self.gone).insert(place);
             return Ok(None);
@@ -288,7 +289,7 @@ impl Scanner<'_> {
         let known = base.and_then(|base| Some((request.base?, base)));
         let own = self
             .own_entry(&fd, &name, &meta, known)
-            .context("read attributes of", || self.full_path(&path_of()))?;
+            .context(Operation::ReadAttributes, || self.full_path(&path_of()))?;
         let (names, rest) = match self.list(worker, &fd, Before::opened(since, &meta)) {
             // It was removed since it was opened.
             Err(Errno::NOENT) if parent.is_some() => {
@@ -296,7 +297,7 @@ impl Scanner<'_> {
                 lock(&self.gone).insert(place);
                 return Ok(None);
             }
-            listed => listed.context("read directory", || self.full_path(&path_of()))?,
+            listed => listed.context(Operation::ReadDirectory, || self.full_path(&path_of()))?,
         };
         if rest == Rest::Restless {
             worker.skipped.push(Skipped { path: path_of(), reason: SkipReason::Restless });
@@ -368,7 +369,7 @@ impl Scanner<'_> {
         }
         let path = path();
         let text = read_rules(dir, &[IGNORE_FILE])
-            .context("read", || self.full_path(&path).join(os(IGNORE_FILE.to_bytes())))?;
+            .context(Operation::Read, || self.full_path(&path).join(os(IGNORE_FILE.to_bytes())))?;
         Ok(match text {
             Some(text) => Some(IgnoreChain::push(above, &path, &text)),
             None => above,
@@ -393,7 +394,7 @@ impl Scanner<'_> {
         let base_path = dir.chain.is_some().then(|| dir.path());
         for (name, mut kind) in names {
             if queue.stopped() {
-                return Err(pool::cancelled("read", self.request.path));
+                return Err(pool::cancelled(Operation::Read, self.request.path));
             }
             let vanished = |worker: &mut Worker| {
                 worker
@@ -423,7 +424,11 @@ impl Scanner<'_> {
                         continue;
                     }
                     Err(errno) => {
-                        return Err(Error::io("read", self.full_path(&dir.path_of(&name)), errno));
+                        return Err(Error::io(
+                            Operation::Read,
+                            self.full_path(&dir.path_of(&name)),
+                            errno,
+                        ));
                     }
                 }
             }
@@ -474,7 +479,7 @@ impl Scanner<'_> {
                                     }
                                     Err(errno) => {
                                         let path = self.full_path(&dir.path_of(&name));
-                                        return Err(Error::io("read", path, errno));
+                                        return Err(Error::io(Operation::Read, path, errno));
                                     }
                                 },
                             };
@@ -501,7 +506,7 @@ impl Scanner<'_> {
                             }
                             Err(error) => {
                                 let path = self.full_path(&dir.path_of(&name));
-                                return Err(Error::io("read", path, error));
+                                return Err(Error::io(Operation::Read, path, error));
                             }
                         }
                     }

@@ -23,7 +23,7 @@ use super::object::SnapshotObject;
 use super::scan::{self, Request, Scan};
 use super::verify::Damage;
 use super::{PROJECT, Store, StoreOptions, path_from};
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Operation};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::report::Skipped;
@@ -156,11 +156,11 @@ impl Store {
         taking: &SnapshotOptions,
         operation: &Running,
     ) -> Result<SnapshotReport, Error> {
-        self.must_be_writable("take a snapshot with")?;
+        self.must_be_writable(Operation::TakeSnapshotWith)?;
         taking.check()?;
         let row = self.catalog().worktree(PROJECT)?.ok_or_else(|| {
             let cause = io::Error::new(io::ErrorKind::InvalidData, "it does not know its project");
-            Error::new(ErrorKind::Damaged, "open store", self.path(), cause)
+            Error::new(ErrorKind::Damaged, Operation::OpenStore, self.path(), cause)
         })?;
         let known = self.known_if_sound(row)?;
         self.record(&known, taking, operation)
@@ -210,9 +210,9 @@ impl Store {
         let root = fs::open(&known.root, DIR_FLAGS, Mode::empty()).map_err(|errno| {
             let kind = match errno {
                 rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR => ErrorKind::WorktreeMissing,
-                _ => return Error::io("open", &known.root, errno),
+                _ => return Error::io(Operation::Open, &known.root, errno),
             };
-            Error::new(kind, "open worktree", &known.root, errno)
+            Error::new(kind, Operation::OpenWorktree, &known.root, errno)
         })?;
         // Read-only stores have no clock, and need none: nothing is taken in.
         let stamp = if self.is_read_only() { (i64::MIN, 0) } else { self.clock()? };
@@ -291,7 +291,7 @@ impl Store {
         }
         let (scan, stamp) = self.scan(known, Some(noted), operation)?;
         let Some(manifest) = &scan.manifest else {
-            return Err(crate::tree::pool::cancelled("take a snapshot of", &known.root));
+            return Err(crate::tree::pool::cancelled(Operation::TakeSnapshot, &known.root));
         };
         let (files, bytes) = manifest.files();
         let parent = known.row.snapshot;
@@ -399,7 +399,7 @@ impl Store {
                     io::ErrorKind::InvalidInput,
                     "the ids of several snapshots start with it",
                 );
-                Err(Error::new(ErrorKind::SnapshotAmbiguous, "find snapshot", text, cause))
+                Err(Error::new(ErrorKind::SnapshotAmbiguous, Operation::FindSnapshot, text, cause))
             }
         }
     }
@@ -431,7 +431,7 @@ impl Store {
     /// # Errors
     /// [`ErrorKind::InvalidName`], [`ErrorKind::SnapshotNotFound`]. Nothing is changed.
     pub fn set_name(&self, name: &str, id: SnapshotId) -> Result<(), Error> {
-        self.must_be_writable("name a snapshot in")?;
+        self.must_be_writable(Operation::NameSnapshot)?;
         check_name(name)?;
         let named = self.catalog().set_name(name, id)?;
         if named { Ok(()) } else { Err(not_found(&id.to_string())) }
@@ -442,7 +442,7 @@ impl Store {
     /// # Errors
     /// Those of every operation, see [`Store`]. The name stays.
     pub fn remove_name(&self, name: &str) -> Result<bool, Error> {
-        self.must_be_writable("remove a name from")?;
+        self.must_be_writable(Operation::RemoveName)?;
         self.catalog().remove_name(name)
     }
 }
@@ -480,7 +480,7 @@ fn not_found(text: &str) -> Error {
         "no snapshot has this name or id"
     };
     let cause = io::Error::new(io::ErrorKind::NotFound, why);
-    Error::new(ErrorKind::SnapshotNotFound, "find snapshot", text, cause)
+    Error::new(ErrorKind::SnapshotNotFound, Operation::FindSnapshot, text, cause)
 }
 
 /// A name for a snapshot: what can be typed, printed, and not be taken for an id or a flag.
@@ -499,7 +499,7 @@ pub(crate) fn check_name(name: &str) -> Result<(), Error> {
         return Ok(());
     };
     let cause = io::Error::new(io::ErrorKind::InvalidInput, why);
-    Err(Error::new(ErrorKind::InvalidName, "use the name", name, cause))
+    Err(Error::new(ErrorKind::InvalidName, Operation::UseName, name, cause))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::Store;
 use super::files::listed_at;
-use crate::error::{Context as _, Error};
+use crate::error::{Context as _, Error, Operation};
 
 /// What [`Store::stats`] counted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -76,11 +76,11 @@ impl Store {
                     stats.blob_bytes = stats.blob_bytes.saturating_add(meta.size);
                 }
             })
-            .context("read", || self.layout().blobs())?;
+            .context(Operation::Read, || self.layout().blobs())?;
         for path in [self.layout().database(), self.layout().database_log()] {
             stats.database_bytes += std::fs::metadata(path).map_or(0, |meta| meta.len());
         }
-        let folder = |path: PathBuf| sizes(&path).context("read", || path);
+        let folder = |path: PathBuf| sizes(&path).context(Operation::Read, || path);
         (_, stats.pack_bytes) = folder(self.layout().packs())?;
         (_, stats.index_bytes) = folder(self.layout().indexes())?;
         (stats.trash_entries, _) = folder(self.layout().trash())?;

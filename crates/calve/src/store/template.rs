@@ -19,7 +19,7 @@ use super::materialize::{Plan, materialize};
 use super::object::SnapshotObject;
 use super::trash::remove_tree;
 use super::{Store, locks};
-use crate::error::{Context as _, Error};
+use crate::error::{Context as _, Error, Operation};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::reflink::sys;
@@ -51,12 +51,14 @@ impl Store {
         // Replaying a log after a crash brings changes back without their number: a seal is good for one boot.
         let Some(boot) = staging::boot() else { return Ok(None) };
         let folder = self.layout().templates();
-        let dir = fs::open(&folder, DIR_FLAGS, Mode::empty()).context("open", || &folder)?;
+        let dir =
+            fs::open(&folder, DIR_FLAGS, Mode::empty()).context(Operation::Open, || &folder)?;
         staging::sweep(&dir);
-        let name = CString::new(id.to_string())
-            .map_err(|error| Error::io("make template", &folder, io::Error::other(error)))?;
+        let name = CString::new(id.to_string()).map_err(|error| {
+            Error::io(Operation::MakeTemplate, &folder, io::Error::other(error))
+        })?;
         self.discard_template(&dir, id);
-        let parent = dir.try_clone().context("open", || &folder)?;
+        let parent = dir.try_clone().context(Operation::Open, || &folder)?;
         let Ok(mut stage) =
             Stage::new(parent, &folder, |dir, name| sys::create_subvolume(dir, name))
         else {
@@ -64,7 +66,7 @@ impl Store {
         };
         operation.expect(object.files);
         let manifest = self.catalog().manifest(id, object)?;
-        let root = stage.dir().try_clone().context("make template in", || &folder)?;
+        let root = stage.dir().try_clone().context(Operation::MakeTemplateIn, || &folder)?;
         let plan = Plan {
             store: self,
             manifest: &manifest,
@@ -93,7 +95,7 @@ impl Store {
             }
             Ok(())
         };
-        publish(&mut stage).context("make template in", || &folder)?;
+        publish(&mut stage).context(Operation::MakeTemplateIn, || &folder)?;
         Ok(self.sealed_template(id))
     }
 
@@ -133,10 +135,11 @@ impl Store {
     pub(crate) fn drop_templates(&self, keep: impl Fn(SnapshotId) -> bool) -> Result<u64, Error> {
         let _lock = locks::one_by_one(self.path())?;
         let folder = self.layout().templates();
-        let dir = fs::open(&folder, DIR_FLAGS, Mode::empty()).context("open", || &folder)?;
+        let dir =
+            fs::open(&folder, DIR_FLAGS, Mode::empty()).context(Operation::Open, || &folder)?;
         staging::sweep(&dir);
         let mut dropped = 0;
-        for (name, _) in super::listed(&dir).context("read directory", || &folder)? {
+        for (name, _) in super::listed(&dir).context(Operation::ReadDirectory, || &folder)? {
             let Some(text) = name.to_str() else { continue };
             let (stem, extension) = text.split_once('.').unwrap_or((text, ""));
             let Some(id) = super::id::from_hex(stem).map(SnapshotId::from_bytes) else { continue };

@@ -15,7 +15,7 @@ use rustix::fs::{self, Mode, OFlags};
 use super::clock::older_than;
 use super::files::{listed, listed_at, open_dir};
 use super::layout::Layout;
-use crate::error::{Context as _, Error};
+use crate::error::{Context as _, Error, Operation};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::reflink::sys;
@@ -26,11 +26,11 @@ pub(super) fn empty(layout: Layout<'_>) -> Result<(), Error> {
     let path = layout.trash();
     let dir = open_dir(&path)?;
     let mut failure = Ok(());
-    for (name, _) in listed(&dir).context("read directory", || &path)? {
+    for (name, _) in listed(&dir).context(Operation::ReadDirectory, || &path)? {
         let removed = CString::new(name.as_encoded_bytes())
             .map_err(io::Error::other)
             .and_then(|name| remove_tree(&dir, &name));
-        failure = failure.and(removed.context("delete what was dropped in", || &path));
+        failure = failure.and(removed.context(Operation::DeleteDropped, || &path));
     }
     failure
 }
@@ -38,7 +38,7 @@ pub(super) fn empty(layout: Layout<'_>) -> Result<(), Error> {
 /// Deletes entries that have been in the trash for longer than `grace`, and returns their number.
 pub(super) fn sweep(layout: Layout<'_>, grace: Duration) -> Result<u64, Error> {
     let path = layout.trash();
-    let names = entries(&path, grace).context("read", || &path)?;
+    let names = entries(&path, grace).context(Operation::Read, || &path)?;
     if names.is_empty() {
         return Ok(0);
     }

@@ -22,7 +22,7 @@ use super::object::SnapshotObject;
 use super::pack::Location;
 use super::reach::{Reach, Thing, places};
 use super::{Store, StoreOptions, locks};
-use crate::error::{Context as _, Error, ErrorKind};
+use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::tree::pool;
@@ -227,7 +227,7 @@ impl Store {
         let started = Instant::now();
         let repair = options.repair;
         if repair {
-            self.must_be_writable("repair")?;
+            self.must_be_writable(Operation::Repair)?;
         }
         let mut report = VerifyReport::default();
         match self.verify_into(&mut report, repair, &common.operation()) {
@@ -361,13 +361,13 @@ impl Store {
             .collect();
         self.blobs()
             .for_each(|id, meta| tasks.push((meta.size, Task::Mirror(id))))
-            .context("read", || self.layout().blobs())?;
+            .context(Operation::Read, || self.layout().blobs())?;
         operation.expect(tasks.len() as u64);
         // Last in, first out: the largest first.
         tasks.sort_by_key(|(size, _)| *size);
         let workers = pool::run(
             operation,
-            ("verify", self.path()),
+            (Operation::Verify, self.path()),
             tasks,
             |_| Worker { intake: Intake::new(), seen: Seen::default() },
             |Worker { intake, seen }, (size, task), queue| {
@@ -435,11 +435,16 @@ impl Store {
                     return bad(&io::Error::from(errno).to_string(), Bad::Unreadable);
                 }
                 Err(errno) => {
-                    return Err(Error::io("read blob", self.blobs().mirror_path(id), errno));
+                    return Err(Error::io(
+                        Operation::ReadBlob,
+                        self.blobs().mirror_path(id),
+                        errno,
+                    ));
                 }
             };
         let look = |file: &OwnedFd| -> Result<Meta, Error> {
-            let stat = fs::fstat(file).context("read blob", || self.blobs().mirror_path(id))?;
+            let stat =
+                fs::fstat(file).context(Operation::ReadBlob, || self.blobs().mirror_path(id))?;
             Ok(Meta::of(&stat))
         };
         let meta = look(&file)?;
@@ -460,7 +465,7 @@ impl Store {
                 Ok(Mirror::Good { sealed, size })
             }
             Ok(_) => bad("its content is not what it was when it was stored", worthless),
-            Err(_) if stop() => Err(pool::cancelled("verify", self.path())),
+            Err(_) if stop() => Err(pool::cancelled(Operation::Verify, self.path())),
             Err(error) => bad(&error.to_string(), Bad::Unreadable),
         }
     }

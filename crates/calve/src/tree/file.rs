@@ -21,7 +21,7 @@ use super::staging::{self, stage_name};
 use super::tally::Because;
 use super::walk::{Worker, two_names};
 use super::{Existing, Mode as LinkMode, Reflink, tally};
-use crate::error::{Context as _, Error, ErrorKind};
+use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::{NEW_FILE_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::{self, Attrs, Meta};
 use crate::reflink::sys;
@@ -154,7 +154,11 @@ impl Worker<'_, '_> {
                 Ok(stat) => kind = Meta::of(&stat).file_type(),
                 Err(Errno::NOENT) => break,
                 Err(errno) => {
-                    return Err(Error::io("read", self.op.source_path(node, &name), errno));
+                    return Err(Error::io(
+                        Operation::Read,
+                        self.op.source_path(node, &name),
+                        errno,
+                    ));
                 }
             }
         }
@@ -187,7 +191,8 @@ impl Worker<'_, '_> {
             unlinked.iter().any(|because| matches!(because, None | Some(Because::Mutable)))
         });
         if job.meta.links > 1 && !apart {
-            node.remember(handles).context("read directory", || op.source_path(node, name))?;
+            node.remember(handles)
+                .context(Operation::ReadDirectory, || op.source_path(node, name))?;
             match op.links.see(job.meta.id(), job.meta.links, node, name, 0) {
                 Seen::First(first) => job.first = Some(first),
                 Seen::Before(first) => {
@@ -223,14 +228,14 @@ impl Worker<'_, '_> {
         let source = match opened {
             Ok(source) => source,
             Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => return Ok(None),
-            Err(errno) => return Err(Error::io("open", path(), errno)),
+            Err(errno) => return Err(Error::io(Operation::Open, path(), errno)),
         };
-        let mut meta = Meta::of(&fs::fstat(&source).context("read", path)?);
+        let mut meta = Meta::of(&fs::fstat(&source).context(Operation::Read, path)?);
         if meta.file_type() != FileType::RegularFile {
             return Ok(None);
         }
         if !op.options.xattrs && !op.dests.is_empty() {
-            meta = meta.leaving_acl(&source).context("read attributes of", path)?;
+            meta = meta.leaving_acl(&source).context(Operation::ReadAttributes, path)?;
         }
         Ok(Some(Job { name: name.to_owned(), source, meta, first: None, outs: Vec::new() }))
     }
@@ -341,7 +346,9 @@ impl Worker<'_, '_> {
                 Ok(true)
             }
             Err(Errno::NOENT) => Ok(false),
-            Err(errno) => Err(Error::io("read", self.op.dest_path(dest, node, name), errno)),
+            Err(errno) => {
+                Err(Error::io(Operation::Read, self.op.dest_path(dest, node, name), errno))
+            }
         }
     }
 
@@ -387,12 +394,16 @@ impl Worker<'_, '_> {
         let name = out.temporary.as_deref().unwrap_or(&job.name);
         let path = || op.dest_path(dest, node, &job.name);
         let fd = fs::openat(dir, name, NEW_FILE_FLAGS, mode).map_err(|errno| {
-            if errno == Errno::EXIST { two_names(path()) } else { Error::io("make", path(), errno) }
+            if errno == Errno::EXIST {
+                two_names(path())
+            } else {
+                Error::io(Operation::Make, path(), errno)
+            }
         })?;
         if out.temporary.as_ref().is_some_and(Temporary::is_astray) {
             // It is no stage of ours and may have passed an ACL on, which also takes the place of the umask.
-            meta::strip_inherited_acls(&fd).context("set metadata of", path)?;
-            fs::fchmod(&fd, mode).context("set metadata of", path)?;
+            meta::strip_inherited_acls(&fd).context(Operation::SetMetadata, path)?;
+            fs::fchmod(&fd, mode).context(Operation::SetMetadata, path)?;
         }
         Ok(fd)
     }
@@ -421,7 +432,8 @@ impl Worker<'_, '_> {
             }
             format!("w{thread}/{number}")
         };
-        let name = CString::new(name).context("stage", || self.op.dests[dest].path.clone())?;
+        let name =
+            CString::new(name).context(Operation::Stage, || self.op.dests[dest].path.clone())?;
         Ok(Some(Temporary { name, astray }))
     }
 
@@ -442,7 +454,7 @@ impl Worker<'_, '_> {
         if let Some(stage) = &self.op.dests[dest].merge_stage {
             let name = format!("w{}", self.index);
             fs::mkdirat(stage.dir(), name, Mode::RWXU)
-                .context("stage in", || self.op.dests[dest].path.clone())?;
+                .context(Operation::StageIn, || self.op.dests[dest].path.clone())?;
         }
         self.stage_dirs[dest] = true;
         Ok(())
@@ -503,7 +515,7 @@ impl Worker<'_, '_> {
         let replaced = result.map_err(|errno| match errno {
             Errno::ISDIR | Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR => Error::new(
                 ErrorKind::Conflict,
-                "merge file",
+                Operation::MergeFile,
                 op.source_path(node, name),
                 io::Error::new(
                     io::ErrorKind::IsADirectory,
@@ -511,7 +523,7 @@ impl Worker<'_, '_> {
                 ),
             )
             .with_other(op.dest_path(dest, node, name)),
-            errno => Error::io("rename into place", op.dest_path(dest, node, name), errno),
+            errno => Error::io(Operation::RenameIntoPlace, op.dest_path(dest, node, name), errno),
         })?;
         if replaced {
             self.count_existing(dest, node, name);
@@ -532,7 +544,7 @@ impl Worker<'_, '_> {
         for job in jobs.iter().take_while(|_| op.options.xattrs) {
             attrs.push(
                 Attrs::read(&job.source)
-                    .context("read attributes of", || op.source_path(node, &job.name))?,
+                    .context(Operation::ReadAttributes, || op.source_path(node, &job.name))?,
             );
         }
         for dest in 0..op.dests.len() {
@@ -564,26 +576,30 @@ impl Worker<'_, '_> {
         let path = || op.dest_path(dest, node, &job.name);
         let fd = match out.fd.take() {
             Some(fd) => fd,
-            None => self.new_at(dest, handles, &job.name, &out).reopen().context("open", path)?,
+            None => self
+                .new_at(dest, handles, &job.name, &out)
+                .reopen()
+                .context(Operation::Open, path)?,
         };
         let astray = out.temporary.as_ref().is_some_and(Temporary::is_astray);
-        let created =
-            self.created(dest, &fd, !astray && !cloned_with_metadata).context("read", path)?;
+        let created = self
+            .created(dest, &fd, !astray && !cloned_with_metadata)
+            .context(Operation::Read, path)?;
         if cloned_with_metadata && !op.options.xattrs {
-            meta::strip_attributes(&fd).context("set metadata of", path)?;
+            meta::strip_attributes(&fd).context(Operation::SetMetadata, path)?;
         }
         let attrs = attrs.filter(|_| !cloned_with_metadata);
         let made_with = (!cloned_with_metadata).then(|| meta::create_mode(&job.meta));
         let refused = meta::apply(&fd, &job.meta, attrs, created, made_with)
-            .context("set metadata of", path)?;
+            .context(Operation::SetMetadata, path)?;
         // In a merge others may put something at its place before its further names are linked to it.
         let first = job.first.as_ref().filter(|_| op.dests[dest].merge_stage.is_some());
         let put = match first {
-            Some(first) => Some((first, Meta::of(&fs::fstat(&fd).context("read", path)?))),
+            Some(first) => Some((first, Meta::of(&fs::fstat(&fd).context(Operation::Read, path)?))),
             None => None,
         };
         if copied.is_some() {
-            sys::close_written(fd).context("close", path)?;
+            sys::close_written(fd).context(Operation::Close, path)?;
         }
         match self.settle(dest, node, handles, &job.name, out.temporary.take())? {
             Settled::Placed => {
@@ -623,7 +639,7 @@ impl Worker<'_, '_> {
                 // Stopped between two calls; whoever stopped us has the reason.
                 return op.cancelled();
             }
-            Error::io("clone", op.source_path(node, &job.name), error)
+            Error::io(Operation::Clone, op.source_path(node, &job.name), error)
                 .with_other(op.dest_path(dest, node, &job.name))
         };
         let because = match self.try_clone(dest, handles, job, out).map_err(failed)? {
@@ -632,8 +648,13 @@ impl Worker<'_, '_> {
                 if op.options.reflink == Reflink::Always {
                     let error = refusal.unwrap_or_else(|| io::ErrorKind::Unsupported.into());
                     let path = op.source_path(node, &job.name);
-                    return Err(Error::new(ErrorKind::ReflinkRefused, "reflink", path, error)
-                        .with_other(op.dest_path(dest, node, &job.name)));
+                    return Err(Error::new(
+                        ErrorKind::ReflinkRefused,
+                        Operation::Reflink,
+                        path,
+                        error,
+                    )
+                    .with_other(op.dest_path(dest, node, &job.name)));
                 }
                 because
             }

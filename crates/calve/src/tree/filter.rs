@@ -10,7 +10,7 @@ use std::sync::Arc;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 
 use super::CloneOptions;
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Operation};
 
 /// The compiled patterns of one operation.
 #[derive(Debug)]
@@ -339,7 +339,7 @@ fn compile(patterns: &[String]) -> Result<Gitignore, Error> {
         let bad = |cause: String| {
             Error::new(
                 ErrorKind::InvalidPattern,
-                "read pattern",
+                Operation::ReadPattern,
                 pattern,
                 io::Error::new(io::ErrorKind::InvalidInput, cause),
             )
@@ -357,7 +357,7 @@ fn compile(patterns: &[String]) -> Result<Gitignore, Error> {
     builder.build().map_err(|error| {
         Error::new(
             ErrorKind::InvalidPattern,
-            "read patterns",
+            Operation::ReadPatterns,
             "",
             io::Error::other(error.to_string()),
         )

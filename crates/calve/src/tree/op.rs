@@ -21,7 +21,7 @@ use super::tally::Finding;
 use super::targets::Target;
 use super::verdicts::Verdicts;
 use super::{CloneOptions, Existing, OWN};
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Operation};
 use crate::reflink::meta::{Attrs, Meta};
 use crate::report::{DestinationReport, SkipReason, Skipped};
 
@@ -197,7 +197,7 @@ impl<'a> Op<'a> {
     }
 
     pub(super) fn cancelled(&self) -> Error {
-        pool::cancelled("clone", self.source)
+        pool::cancelled(Operation::Clone, self.source)
     }
 
     /// Notes an entry that did not arrive whole, at one destination or at all of them.
@@ -219,7 +219,7 @@ impl<'a> Op<'a> {
             io::ErrorKind::AlreadyExists,
             "the destination takes their names for one (it ignores case, or how letters are composed)",
         );
-        Error::new(ErrorKind::Conflict, "merge", self.source_path(node, first), cause)
+        Error::new(ErrorKind::Conflict, Operation::Merge, self.source_path(node, first), cause)
             .with_other(self.source_path(node, name))
     }
 

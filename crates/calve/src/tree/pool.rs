@@ -20,7 +20,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use rustix::io::Errno;
 
 use super::running::Running;
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Operation};
 use crate::reflink::sys;
 
 /// Locks, whether or not a thread panicked while it held the lock: the data is only ever replaced whole.
@@ -70,7 +70,7 @@ pub(crate) struct Queue<T> {
 }
 
 /// An operation that was stopped by its token.
-pub(crate) fn cancelled(operation: &'static str, path: &Path) -> Error {
+pub(crate) fn cancelled(operation: Operation, path: &Path) -> Error {
     let cause = io::Error::new(io::ErrorKind::Interrupted, "cancelled");
     Error::new(ErrorKind::Cancelled, operation, path, cause)
 }
@@ -203,7 +203,7 @@ impl<T> Drop for HaltOnPanic<'_, T> {
 /// The first error of a task; or that it was cancelled, told as `operation` on `path`.
 pub(crate) fn run<T: Send, W: Send>(
     operation: &Running,
-    what: (&'static str, &Path),
+    what: (Operation, &Path),
     tasks: Vec<T>,
     start: impl Fn(Thread) -> W + Sync,
     work: impl Fn(&mut W, T, &Queue<T>) -> Result<(), Error> + Sync,
@@ -219,7 +219,7 @@ impl<T: Send> Queue<T> {
     /// As for [`run`].
     pub(crate) fn run<W: Send>(
         &self,
-        (operation, path): (&'static str, &Path),
+        (operation, path): (Operation, &Path),
         tasks: Vec<T>,
         start: impl Fn(Thread) -> W + Sync,
         work: impl Fn(&mut W, T) -> Result<(), Error> + Sync,
@@ -246,7 +246,7 @@ impl<T: Send> Queue<T> {
                 if let Err(error) = std::thread::Builder::new().spawn_scoped(scope, thread) {
                     // The limit of processes: as many as there are will do, but none will not.
                     if index == 0 {
-                        self.fail(Error::io("start a thread for", path, error));
+                        self.fail(Error::io(Operation::StartThread, path, error));
                     }
                     break;
                 }

@@ -21,7 +21,7 @@ use windows_sys::Win32::Storage::FileSystem::{
 use super::filter::Filter;
 use super::verdicts::Verdicts;
 use super::{CloneOptions, Existing, tally};
-use crate::error::{Context as _, Error, ErrorKind};
+use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::Patience;
 use crate::reflink::imp;
 use crate::reflink::sys::{self, FileId, Identity};
@@ -56,7 +56,7 @@ impl Target {
         }
         let conflict = |kind: io::ErrorKind, why: &str| {
             let cause = io::Error::new(kind, why.to_owned());
-            Error::new(ErrorKind::Conflict, "clone to", &self.given, cause)
+            Error::new(ErrorKind::Conflict, Operation::CloneTo, &self.given, cause)
         };
         let place = match fs::canonicalize(&self.place) {
             Ok(place) => place,
@@ -66,16 +66,16 @@ impl Target {
                     "the destination is a symbolic link to what is not there",
                 ));
             }
-            Err(error) => return Err(Error::io("open", &self.given, error)),
+            Err(error) => return Err(Error::io(Operation::Open, &self.given, error)),
         };
-        let meta = fs::symlink_metadata(&place).context("read", || &self.given)?;
+        let meta = fs::symlink_metadata(&place).context(Operation::Read, || &self.given)?;
         if !meta.is_dir() {
             return Err(conflict(
                 io::ErrorKind::NotADirectory,
                 "the destination is a symbolic link to no directory",
             ));
         }
-        let id = identity_of(&place).context("read", || &self.given)?.id;
+        let id = identity_of(&place).context(Operation::Read, || &self.given)?.id;
         (self.existing, self.place) = (Some((meta, id)), place);
         Ok(())
     }
@@ -131,15 +131,15 @@ pub(super) fn clone_tree(
     let start = Instant::now();
     let filter = Filter::new(options)?;
     let meta = fs::metadata(source).map_err(|error| match imp::is_gone(&error) {
-        true => Error::new(ErrorKind::SourceNotFound, "open", source, error),
-        false => Error::io("open", source, error),
+        true => Error::new(ErrorKind::SourceNotFound, Operation::Open, source, error),
+        false => Error::io(Operation::Open, source, error),
     })?;
     if !meta.is_dir() {
         let cause = io::ErrorKind::NotADirectory;
-        return Err(Error::new(ErrorKind::SourceNotADirectory, "open", source, cause));
+        return Err(Error::new(ErrorKind::SourceNotADirectory, Operation::Open, source, cause));
     }
-    let root = fs::canonicalize(source).context("resolve", || source)?;
-    let absolute = std::path::absolute(source).context("resolve", || source)?;
+    let root = fs::canonicalize(source).context(Operation::Resolve, || source)?;
+    let absolute = std::path::absolute(source).context(Operation::Resolve, || source)?;
     let targets = look_at(dests, &root, source, options)?;
     let skips = |target: &Target| options.existing == Existing::Skip && target.existing.is_some();
     let mut reports = tally::reports(targets.iter().map(|target| (&*target.given, skips(target))));
@@ -183,8 +183,9 @@ fn look_at(
     source: &Path,
     options: &CloneOptions,
 ) -> Result<Vec<Target>, Error> {
-    let identify =
-        |path: &Path| identity_of(path).map(|found| found.id).context("read", || path.to_owned());
+    let identify = |path: &Path| {
+        identity_of(path).map(|found| found.id).context(Operation::Read, || path.to_owned())
+    };
     let own = identify(root)?;
     let mut seen = HashSet::new();
     let mut merged = HashSet::new();
@@ -196,7 +197,7 @@ fn look_at(
         }
         let overlap = |what: &str| {
             let cause = io::Error::new(io::ErrorKind::InvalidInput, what.to_owned());
-            Error::new(ErrorKind::Overlap, "clone", source, cause).with_other(*dest)
+            Error::new(ErrorKind::Overlap, Operation::Clone, source, cause).with_other(*dest)
         };
         // Two names that differ in case are one.
         let name = target.place.file_name().map(|name| name.to_string_lossy().to_lowercase());
@@ -212,7 +213,12 @@ fn look_at(
                 return Err(overlap("source and destination are the same"));
             }
             let refuse = |kind, error: io::ErrorKind, what: &str| {
-                Err(Error::new(kind, "clone to", *dest, io::Error::new(error, what.to_owned())))
+                Err(Error::new(
+                    kind,
+                    Operation::CloneTo,
+                    *dest,
+                    io::Error::new(error, what.to_owned()),
+                ))
             };
             match options.existing {
                 Existing::Fail => {
@@ -243,7 +249,7 @@ fn look_at(
         if let Some(inner) = targets.iter().find(|inner| is_inside(&inner.parent, *id)) {
             let cause =
                 io::Error::new(io::ErrorKind::InvalidInput, "one destination is inside the other");
-            return Err(Error::new(ErrorKind::Overlap, "clone to", &inner.given, cause)
+            return Err(Error::new(ErrorKind::Overlap, Operation::CloneTo, &inner.given, cause)
                 .with_other(&outer.given));
         }
     }
@@ -253,18 +259,18 @@ fn look_at(
 fn find_target(dest: &Path, sweep: bool) -> Result<Target, Error> {
     if dest.as_os_str().is_empty() {
         let cause = io::Error::new(io::ErrorKind::InvalidInput, "the destination is empty");
-        return Err(Error::new(ErrorKind::Io, "clone to", dest, cause));
+        return Err(Error::new(ErrorKind::Io, Operation::CloneTo, dest, cause));
     }
     // By Windows' own rules, `.`, `a\..` and dots at a name's end included: verbatim they would be names.
-    let resolved = std::path::absolute(dest).context("resolve", || dest)?;
+    let resolved = std::path::absolute(dest).context(Operation::Resolve, || dest)?;
     let Some(name) = resolved.file_name() else {
         let cause = io::Error::new(io::ErrorKind::InvalidInput, "the root cannot be a destination");
-        return Err(Error::new(ErrorKind::Overlap, "clone to", dest, cause));
+        return Err(Error::new(ErrorKind::Overlap, Operation::CloneTo, dest, cause));
     };
     let parent = resolved.parent().unwrap_or(Path::new("."));
     let no_parent = |error: io::Error| match imp::is_gone(&error) {
-        true => Error::new(ErrorKind::ParentNotFound, "open", parent, error),
-        false => Error::io("open", parent, error),
+        true => Error::new(ErrorKind::ParentNotFound, Operation::Open, parent, error),
+        false => Error::io(Operation::Open, parent, error),
     };
     let parent = fs::canonicalize(parent).map_err(no_parent)?;
     if !fs::metadata(&parent).map_err(no_parent)?.is_dir() {
@@ -276,9 +282,9 @@ fn find_target(dest: &Path, sweep: bool) -> Result<Target, Error> {
     }
     let place = parent.join(name);
     let existing = match fs::symlink_metadata(&place) {
-        Ok(meta) => Some((meta, identity_of(&place).context("read", || dest)?.id)),
+        Ok(meta) => Some((meta, identity_of(&place).context(Operation::Read, || dest)?.id)),
         Err(error) if imp::is_gone(&error) => None,
-        Err(error) => return Err(Error::io("read", dest, error)),
+        Err(error) => return Err(Error::io(Operation::Read, dest, error)),
     };
     Ok(Target { given: dest.to_owned(), parent, place, existing })
 }
@@ -314,7 +320,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 fn two_names(path: PathBuf) -> Error {
     Error::new(
         ErrorKind::Conflict,
-        "make",
+        Operation::Make,
         path,
         io::Error::new(
             io::ErrorKind::AlreadyExists,
@@ -347,19 +353,19 @@ impl<'a> Walk<'a> {
                 && match fs::create_dir(&target.place) {
                     Ok(()) => true,
                     Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
-                    Err(error) => return Err(Error::io("make directory", given(), error)),
+                    Err(error) => return Err(Error::io(Operation::MakeDirectory, given(), error)),
                 };
             let parent = if merging { &target.place } else { &target.parent };
             if merging && !made {
                 stage::sweep(parent);
             }
-            let stage = Stage::new(parent).context("stage", given)?;
+            let stage = Stage::new(parent).context(Operation::Stage, given)?;
             let root = if merging { target.place.clone() } else { stage.tree() };
             if !merging {
-                fs::create_dir(&root).context("stage", given)?;
+                fs::create_dir(&root).context(Operation::Stage, given)?;
             }
             let not_the_sources = if merging { &root } else { stage.path() };
-            self.excluded.insert(identity_of(not_the_sources).context("read", given)?.id);
+            self.excluded.insert(identity_of(not_the_sources).context(Operation::Read, given)?.id);
             self.dests.push(Dest {
                 target,
                 index,
@@ -417,7 +423,7 @@ impl<'a> Walk<'a> {
 
     fn cancelled(&self) -> Error {
         let cause = io::Error::new(io::ErrorKind::Interrupted, "cancelled");
-        Error::new(ErrorKind::Cancelled, "clone", self.source, cause)
+        Error::new(ErrorKind::Cancelled, Operation::Clone, self.source, cause)
     }
 
     /// The entry's path in the source as it was given, for messages.
@@ -441,15 +447,15 @@ fn publish(mut dests: Vec<Dest<'_>>, options: &CloneOptions, meta: &Metadata) ->
     }
     for dest in dests {
         let what = match options.existing {
-            Existing::Merge | Existing::Keep => "remove the stage in",
-            _ => "remove what was replaced, now",
+            Existing::Merge | Existing::Keep => Operation::RemoveStage,
+            _ => Operation::RemoveReplaced,
         };
         let left = dest.stage.path().to_owned();
         dest.stage.discard().context(what, || left)?;
         if dest.made {
             // The stage that was in it went just now.
             imp::finish_directory(&dest.root, meta)
-                .context("set metadata of", || &dest.target.given)?;
+                .context(Operation::SetMetadata, || &dest.target.given)?;
         }
     }
     Ok(())
@@ -463,7 +469,7 @@ fn publish_one(target: &Target, stage: &mut Stage, existing: Existing) -> Result
         match stage.publish(&target.place) {
             Ok(()) => return Ok(()),
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(Error::io("publish", &target.given, error));
+                return Err(Error::io(Operation::Publish, &target.given, error));
             }
             Err(_) if existing != Existing::Replace => break,
             Err(_) => {}
@@ -471,9 +477,9 @@ fn publish_one(target: &Target, stage: &mut Stage, existing: Existing) -> Result
         match stage.put_aside(&target.place, name) {
             Ok(()) => {}
             Err(error) if imp::is_gone(&error) => {}
-            Err(error) => return Err(Error::io("replace", &target.given, error)),
+            Err(error) => return Err(Error::io(Operation::Replace, &target.given, error)),
         }
     }
     let cause = io::Error::new(io::ErrorKind::AlreadyExists, "the destination appeared meanwhile");
-    Err(Error::new(ErrorKind::DestinationExists, "clone to", &target.given, cause))
+    Err(Error::new(ErrorKind::DestinationExists, Operation::CloneTo, &target.given, cause))
 }

@@ -30,7 +30,7 @@ use super::verdicts::Verdicts;
 use super::{
     CloneOptions, Existing, GitIndex, Mode, Reflink, git_index, listing, mounts, names, tally,
 };
-use crate::error::{Context as _, Error, ErrorKind};
+use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::reflink::sys;
@@ -77,8 +77,8 @@ pub(super) fn clone_tree(
     };
     let filter = Filter::new(options)?;
     let root = open_source(source)?;
-    let meta = Meta::of(&fs::fstat(&root).context("read", || source)?);
-    let absolute = std::fs::canonicalize(source).context("resolve", || source)?;
+    let meta = Meta::of(&fs::fstat(&root).context(Operation::Read, || source)?);
+    let absolute = std::fs::canonicalize(source).context(Operation::Resolve, || source)?;
     let targets = look_at(dests, &root, &meta, source, options.existing)?;
     let call = Call { source, absolute, meta, filter, options, operation, targets };
     let (targets, skips) = (&call.targets, |target: &Target| call.skips(target));
@@ -123,9 +123,9 @@ fn open_source(source: &Path) -> Result<OwnedFd, Error> {
         let kind = match errno {
             Errno::NOENT => ErrorKind::SourceNotFound,
             Errno::NOTDIR => ErrorKind::SourceNotADirectory,
-            _ => return Error::io("open", source, errno),
+            _ => return Error::io(Operation::Open, source, errno),
         };
-        Error::new(kind, "open", source, errno)
+        Error::new(kind, Operation::Open, source, errno)
     })
 }
 
@@ -157,7 +157,7 @@ fn snapshots(call: &Call<'_>, root: &OwnedFd) -> Result<Option<Vec<Option<Stage>
             stages.push(None);
             continue;
         }
-        let parent = target.parent.try_clone().context("open", || &target.parent_path)?;
+        let parent = target.parent.try_clone().context(Operation::Open, || &target.parent_path)?;
         let stage = Stage::new(parent, &target.parent_path, |parent, name| {
             sys::snapshot(root, parent, name)
         });
@@ -179,15 +179,16 @@ fn prepare(call: &Call<'_>) -> Result<Vec<Made>, Error> {
         if call.skips(target) {
             made.push(Made::Skipped);
         } else if let Some(root) = &target.followed {
-            let root = root.try_clone().context("open directory", path)?;
+            let root = root.try_clone().context(Operation::OpenDirectory, path)?;
             staging::sweep(&root);
             made.push(Made::Merging { root, new: None });
         } else if options.existing.merges() {
-            let parent = target.parent.try_clone().context("open", || &target.parent_path)?;
+            let parent =
+                target.parent.try_clone().context(Operation::Open, || &target.parent_path)?;
             let new = match fs::mkdirat(&parent, &target.name, Permissions::RWXU) {
                 Ok(()) => Some(NewRoot { parent, name: target.name.clone(), kept: false }),
                 Err(Errno::EXIST) => None,
-                Err(errno) => return Err(Error::io("make directory", path(), errno)),
+                Err(errno) => return Err(Error::io(Operation::MakeDirectory, path(), errno)),
             };
             let root = if new.is_some() {
                 removal::open_ours(&target.parent, &target.name)
@@ -196,19 +197,20 @@ fn prepare(call: &Call<'_>) -> Result<Vec<Made>, Error> {
                 fs::openat(&target.parent, &target.name, flags, Permissions::empty())
                     .map_err(io::Error::from)
             };
-            let root = root.context("open directory", path)?;
+            let root = root.context(Operation::OpenDirectory, path)?;
             if new.is_some() {
                 crate::reflink::meta::strip_inherited_acls(&root)
-                    .context("set metadata of", path)?;
-                fs::fchmod(&root, Permissions::RWXU).context("set metadata of", path)?;
+                    .context(Operation::SetMetadata, path)?;
+                fs::fchmod(&root, Permissions::RWXU).context(Operation::SetMetadata, path)?;
             } else {
                 staging::sweep(&root);
             }
             made.push(Made::Merging { root, new });
         } else {
-            let parent = target.parent.try_clone().context("open", || &target.parent_path)?;
+            let parent =
+                target.parent.try_clone().context(Operation::Open, || &target.parent_path)?;
             made.push(Made::Staged(
-                Stage::empty(parent, &target.parent_path).context("stage", path)?,
+                Stage::empty(parent, &target.parent_path).context(Operation::Stage, path)?,
             ));
         }
     }
@@ -238,15 +240,15 @@ fn walk_and_publish(
                 continue;
             }
             Made::Staged(stage) => {
-                excluded.insert(stage.id().context("stage", path)?);
-                let dir = stage.dir().try_clone().context("stage", path)?;
+                excluded.insert(stage.id().context(Operation::Stage, path)?);
+                let dir = stage.dir().try_clone().context(Operation::Stage, path)?;
                 stages.push(Some(stage));
                 (dir, true, None)
             }
             Made::Merging { root, new } => {
-                excluded.insert(Meta::of(&fs::fstat(&root).context("read", path)?).id());
-                let inside = root.try_clone().context("stage", path)?;
-                let stage = Stage::empty(inside, &target.path).context("stage in", path)?;
+                excluded.insert(Meta::of(&fs::fstat(&root).context(Operation::Read, path)?).id());
+                let inside = root.try_clone().context(Operation::Stage, path)?;
+                let stage = Stage::empty(inside, &target.path).context(Operation::StageIn, path)?;
                 stages.push(None);
                 let made = new.is_some();
                 new_roots.extend(new);
@@ -286,16 +288,16 @@ fn walk_and_publish(
         if let Some(stage) = dest.merge_stage {
             if options.durable {
                 staging::flush_filesystem(stage.dir())
-                    .context("flush", || &targets[*index].path)?;
+                    .context(Operation::Flush, || &targets[*index].path)?;
             }
-            stage.discard().context("remove the stage in", || &targets[*index].path)?;
+            stage.discard().context(Operation::RemoveStage, || &targets[*index].path)?;
         }
     }
     for root in &mut new_roots {
         root.kept = true;
         // The stage inside it touched it last.
         fs::utimensat(&root.parent, &root.name, &meta.timestamps(), AtFlags::SYMLINK_NOFOLLOW)
-            .context("set metadata of", || source)?;
+            .context(Operation::SetMetadata, || source)?;
     }
     stages.iter_mut().flatten().for_each(Stage::has_its_mode);
     publish(call, stages)?;
@@ -340,7 +342,7 @@ fn new_op<'a>(
 ) -> Result<Op<'a>, Error> {
     let sides = 1 + dests.len();
     let budget = Budget::new(sides, sides, call.operation.jobs());
-    Ok(Op::new(call, dests, excluded, budget.context("clone", || call.source)?))
+    Ok(Op::new(call, dests, excluded, budget.context(Operation::Clone, || call.source)?))
 }
 
 /// A walk without a destination.
@@ -362,7 +364,7 @@ fn publish(call: &Call<'_>, stages: Vec<Option<Stage>>) -> Result<(), Error> {
         targets.iter().zip(stages).filter_map(|(target, stage)| Some((target, stage?))).collect();
     if options.durable {
         for (target, stage) in &stages {
-            staging::flush_filesystem(stage.dir()).context("flush", || &target.path)?;
+            staging::flush_filesystem(stage.dir()).context(Operation::Flush, || &target.path)?;
         }
     }
     let mut replaced = vec![false; stages.len()];
@@ -374,7 +376,7 @@ fn publish(call: &Call<'_>, stages: Vec<Option<Stage>>) -> Result<(), Error> {
         }
         if options.durable {
             for (target, stage) in &stages {
-                stage.sync_parent().context("flush", || &target.parent_path)?;
+                stage.sync_parent().context(Operation::Flush, || &target.parent_path)?;
             }
         }
         Ok(())
@@ -392,7 +394,7 @@ fn publish(call: &Call<'_>, stages: Vec<Option<Stage>>) -> Result<(), Error> {
     for ((_, stage), replaced) in stages.into_iter().zip(replaced) {
         if replaced {
             let left = stage.path();
-            stage.discard().context("remove what was replaced, now", || left)?;
+            stage.discard().context(Operation::RemoveReplaced, || left)?;
         }
     }
     Ok(())
@@ -405,7 +407,7 @@ fn publish_one(target: &Target, stage: &mut Stage, existing: Existing) -> Result
         match stage.publish(&target.name) {
             Ok(()) => return Ok(false),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(Error::io("publish", &target.path, error)),
+            Err(error) => return Err(Error::io(Operation::Publish, &target.path, error)),
         }
         if existing != Existing::Replace {
             break;
@@ -413,9 +415,9 @@ fn publish_one(target: &Target, stage: &mut Stage, existing: Existing) -> Result
         match stage.exchange(&target.name) {
             Ok(()) => return Ok(true),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(Error::io("publish", &target.path, error)),
+            Err(error) => return Err(Error::io(Operation::Publish, &target.path, error)),
         }
     }
     let cause = io::Error::new(io::ErrorKind::AlreadyExists, "the destination appeared meanwhile");
-    Err(Error::new(ErrorKind::DestinationExists, "clone to", &target.path, cause))
+    Err(Error::new(ErrorKind::DestinationExists, Operation::CloneTo, &target.path, cause))
 }

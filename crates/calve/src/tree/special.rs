@@ -15,7 +15,7 @@ use super::op::{Directory, First, Node};
 use super::tally::Because;
 use super::walk::{Worker, two_names};
 use super::{Existing, Mode as LinkMode};
-use crate::error::{Context as _, Error};
+use crate::error::{Context as _, Error, Operation};
 use crate::reflink::meta::{self, Meta};
 use crate::reflink::verdict::{Verdict, classify};
 use crate::report::SkipReason;
@@ -84,7 +84,7 @@ impl Worker<'_, '_> {
         match made {
             Ok(settled) => Ok(Some(settled)),
             Err(errno @ (Errno::IO | Errno::NOSPC | Errno::DQUOT | Errno::NOMEM)) => {
-                Err(Error::io("link", op.dest_path(dest, node, name), errno))
+                Err(Error::io(Operation::Link, op.dest_path(dest, node, name), errno))
             }
             Err(_) => Ok(None),
         }
@@ -134,7 +134,7 @@ impl Worker<'_, '_> {
                 Verdict::Filesystem if hard => Because::Filesystem,
                 Verdict::File if hard => Because::File,
                 _ => {
-                    return Err(Error::io("link", op.source_path(node, name), error)
+                    return Err(Error::io(Operation::Link, op.source_path(node, name), error)
                         .with_other(op.dest_path(dest, node, name)));
                 }
             }));
@@ -152,8 +152,9 @@ impl Worker<'_, '_> {
     /// The further names in a directory of files whose first names stand.
     pub(super) fn link_further(&mut self, further: &Further<Directory>) -> Result<(), Error> {
         let (op, node) = (self.op, &further.dir);
-        let handles =
-            node.handles(&op.dirs).context("open directory", || op.source.join(node.path()))?;
+        let handles = node
+            .handles(&op.dirs)
+            .context(Operation::OpenDirectory, || op.source.join(node.path()))?;
         for name in &further.names {
             let mut broken = Vec::new();
             for dest in 0..op.dests.len() {
@@ -206,23 +207,23 @@ impl Worker<'_, '_> {
             FileType::Symlink => match fs::readlinkat(handles.source(), name, Vec::new()) {
                 Ok(target) => Some(target),
                 Err(Errno::NOENT | Errno::INVAL) => return Ok(None),
-                Err(errno) => return Err(Error::io("read link", path(), errno)),
+                Err(errno) => return Err(Error::io(Operation::ReadLink, path(), errno)),
             },
             _ => None,
         };
         let meta = match fs::statat(handles.source(), name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Meta::of(&stat),
             Err(Errno::NOENT) => return Ok(None),
-            Err(errno) => return Err(Error::io("read", path(), errno)),
+            Err(errno) => return Err(Error::io(Operation::Read, path(), errno)),
         };
         if meta.file_type() != kind {
             return Ok(None);
         }
         let meta = match target {
             Some(_) => meta,
-            None => {
-                meta.leaving_acl_at(handles.source(), name).context("read attributes of", path)?
-            }
+            None => meta
+                .leaving_acl_at(handles.source(), name)
+                .context(Operation::ReadAttributes, path)?,
         };
         Ok(Some(Special { meta, target, first: None }))
     }
@@ -245,7 +246,8 @@ impl Worker<'_, '_> {
         }
         let meta = special.meta;
         if meta.links > 1 {
-            node.remember(handles).context("read directory", || op.source_path(node, name))?;
+            node.remember(handles)
+                .context(Operation::ReadDirectory, || op.source_path(node, name))?;
             match op.links.see(meta.id(), meta.links, node, name, 0) {
                 Seen::First(first) => special.first = Some(first),
                 Seen::Before(first) => {
@@ -285,14 +287,14 @@ impl Worker<'_, '_> {
             let place = temporary.as_deref().unwrap_or(name);
             special.make(dir, place).map_err(|errno| match errno {
                 Errno::EXIST => two_names(path()),
-                errno => Error::io("make", path(), errno),
+                errno => Error::io(Operation::Make, path(), errno),
             })?;
             meta::apply_at(dir, place, &special.meta, created, mode)
-                .context("set metadata of", path)?;
+                .context(Operation::SetMetadata, path)?;
             let put = match special.first.as_ref().filter(|_| temporary.is_some()) {
                 Some(first) => {
                     let stat = fs::statat(dir, place, AtFlags::SYMLINK_NOFOLLOW);
-                    Some((first, Meta::of(&stat.context("read", path)?)))
+                    Some((first, Meta::of(&stat.context(Operation::Read, path)?)))
                 }
                 None => None,
             };

@@ -11,7 +11,7 @@ use rustix::fs::{self, AtFlags, FileType, Mode as Permissions};
 use rustix::io::Errno;
 
 use super::{Existing, mounts};
-use crate::error::{Context as _, Error, ErrorKind};
+use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
 
@@ -35,7 +35,7 @@ impl Target {
         let failed = |errno: Errno, why: &str| {
             let kind = io::Error::from(errno).kind();
             let cause = io::Error::new(kind, why.to_owned());
-            Error::new(ErrorKind::Conflict, "clone to", &self.path, cause)
+            Error::new(ErrorKind::Conflict, Operation::CloneTo, &self.path, cause)
         };
         let root = match fs::openat(&self.parent, &self.name, DIR_FLAGS, Permissions::empty()) {
             Ok(root) => root,
@@ -54,9 +54,9 @@ impl Target {
                     "the destination is a symbolic link that leads to itself",
                 ));
             }
-            Err(errno) => return Err(Error::io("open directory", &self.path, errno)),
+            Err(errno) => return Err(Error::io(Operation::OpenDirectory, &self.path, errno)),
         };
-        let found = Meta::of(&fs::fstat(&root).context("read", || &self.path)?);
+        let found = Meta::of(&fs::fstat(&root).context(Operation::Read, || &self.path)?);
         (self.existing, self.followed) = (Some(found), Some(root));
         Ok(())
     }
@@ -89,9 +89,10 @@ pub(super) fn look_at(
         }
         let overlap = |what: &str| {
             let cause = io::Error::new(io::ErrorKind::InvalidInput, what.to_owned());
-            Error::new(ErrorKind::Overlap, "clone", source, cause).with_other(&target.path)
+            Error::new(ErrorKind::Overlap, Operation::Clone, source, cause).with_other(&target.path)
         };
-        let parent = Meta::of(&fs::fstat(&target.parent).context("read", || &target.parent_path)?);
+        let parent =
+            Meta::of(&fs::fstat(&target.parent).context(Operation::Read, || &target.parent_path)?);
         if !seen.insert((parent.id(), target.name.clone())) {
             return Err(overlap("the same destination is given twice"));
         }
@@ -106,7 +107,7 @@ pub(super) fn look_at(
             let refuse = |kind, error: io::ErrorKind, what: &str| {
                 Err(Error::new(
                     kind,
-                    "clone to",
+                    Operation::CloneTo,
                     &target.path,
                     io::Error::new(error, what.to_owned()),
                 ))
@@ -146,7 +147,7 @@ fn no_other_inside(targets: &[Target]) -> Result<(), Error> {
         if let Some(inner) = targets.iter().find(|inner| outer.holds(&inner.parent)) {
             let cause =
                 io::Error::new(io::ErrorKind::InvalidInput, "one destination is inside the other");
-            return Err(Error::new(ErrorKind::Overlap, "clone to", &inner.path, cause)
+            return Err(Error::new(ErrorKind::Overlap, Operation::CloneTo, &inner.path, cause)
                 .with_other(&outer.path));
         }
     }
@@ -159,16 +160,16 @@ fn open_target(dest: &Path) -> Result<Target, Error> {
         Some(_) => dest.to_owned(),
         None if dest.as_os_str().is_empty() => {
             let cause = io::Error::new(io::ErrorKind::InvalidInput, "the destination is empty");
-            return Err(Error::new(ErrorKind::Io, "clone to", dest, cause));
+            return Err(Error::new(ErrorKind::Io, Operation::CloneTo, dest, cause));
         }
-        None => std::fs::canonicalize(dest).context("resolve", || dest)?,
+        None => std::fs::canonicalize(dest).context(Operation::Resolve, || dest)?,
     };
     let bad_name = || {
         let cause = io::Error::new(io::ErrorKind::InvalidInput, "the root cannot be a destination");
-        Error::new(ErrorKind::Overlap, "clone to", dest, cause)
+        Error::new(ErrorKind::Overlap, Operation::CloneTo, dest, cause)
     };
     let name = resolved.file_name().ok_or_else(bad_name)?;
-    let name = CString::new(name.as_bytes()).context("clone to", || dest)?;
+    let name = CString::new(name.as_bytes()).context(Operation::CloneTo, || dest)?;
     let parent_path = match resolved.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
         _ => PathBuf::from("."),
@@ -176,14 +177,14 @@ fn open_target(dest: &Path) -> Result<Target, Error> {
     let parent = fs::open(&parent_path, DIR_FLAGS, Permissions::empty()).map_err(|errno| {
         let kind = match errno {
             Errno::NOENT | Errno::NOTDIR => ErrorKind::ParentNotFound,
-            _ => return Error::io("open", &parent_path, errno),
+            _ => return Error::io(Operation::Open, &parent_path, errno),
         };
-        Error::new(kind, "open", &parent_path, errno)
+        Error::new(kind, Operation::Open, &parent_path, errno)
     })?;
     let existing = match fs::statat(&parent, &name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => Some(Meta::of(&stat)),
         Err(Errno::NOENT) => None,
-        Err(errno) => return Err(Error::io("read", dest, errno)),
+        Err(errno) => return Err(Error::io(Operation::Read, dest, errno)),
     };
     Ok(Target { path: dest.to_owned(), parent, parent_path, name, existing, followed: None })
 }

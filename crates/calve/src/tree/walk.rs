@@ -28,7 +28,7 @@ use super::pool::{Thread, lock};
 use super::read::read_rules;
 use super::staging::{self, PREFIX, Stage};
 use super::{Mode as LinkMode, OWN};
-use crate::error::{Context as _, Error, ErrorKind};
+use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::copy::Copier;
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::{self, Attrs, Created, Meta};
@@ -45,7 +45,7 @@ impl Op<'_> {
         states: Vec<DestState>,
     ) -> Result<Arc<Handles>, Error> {
         let (meta, attrs) =
-            self.attributes(&source, meta).context("read attributes of", || self.source)?;
+            self.attributes(&source, meta).context(Operation::ReadAttributes, || self.source)?;
         if states.iter().any(|state| state.made) {
             for (tally, state) in lock(&self.tallies).iter_mut().zip(&states) {
                 tally.directories += u64::from(state.made);
@@ -54,7 +54,7 @@ impl Op<'_> {
         let data = directory(meta, attrs, false, states);
         let sides = std::iter::once(source).chain(roots).collect();
         let root = Node::root(data, sides, &self.dirs);
-        let roots = root.handles(&self.dirs).context("open", || self.source)?;
+        let roots = root.handles(&self.dirs).context(Operation::Open, || self.source)?;
         self.run_tasks(0, vec![Task::Root(root)])?;
         let waiting: Vec<_> = self.links.take().into_iter().map(Arc::new).collect();
         let linking = waiting.iter().filter(|further| !further.names.is_empty());
@@ -72,7 +72,8 @@ impl Op<'_> {
             let index = round * self.budget.jobs + thread.index;
             Worker::new(self, Thread { index, ..thread })
         };
-        let workers = self.queue.run(("clone", self.source), tasks, start, Worker::work)?;
+        let workers =
+            self.queue.run((Operation::Clone, self.source), tasks, start, Worker::work)?;
         let mut tallies = lock(&self.tallies);
         for worker in workers {
             for (sum, own) in tallies.iter_mut().zip(&worker.tallies) {
@@ -174,7 +175,7 @@ impl<'a, 'b> Worker<'a, 'b> {
     fn set_directory_metadata(&self, node: &Arc<Node>) -> Result<(), Error> {
         let op = self.op;
         let dest_path = |dest: usize| op.dests[dest].path.join(node.path());
-        let handles = node.handles(&op.dirs).context("open directory", || dest_path(0))?;
+        let handles = node.handles(&op.dirs).context(Operation::OpenDirectory, || dest_path(0))?;
         for (index, (fd, state)) in handles.dests().iter().zip(&node.dests).enumerate() {
             if !state.made {
                 continue;
@@ -182,10 +183,11 @@ impl<'a, 'b> Worker<'a, 'b> {
             let context = || dest_path(index);
             // Not so of the root, which the stage made, nor in a merge, where a directory may have inherited its group.
             let as_made = op.dests[index].merge_stage.is_none() && node.parent.is_some();
-            let created = self.created(index, fd, as_made).context("read directory", context)?;
+            let created =
+                self.created(index, fd, as_made).context(Operation::ReadDirectory, context)?;
             let made_with = as_made.then(|| directory_mode(&node.meta));
             let refused = meta::apply(fd, &node.meta, node.attrs.as_deref(), created, made_with)
-                .context("set metadata of", context)?;
+                .context(Operation::SetMetadata, context)?;
             if !refused.is_empty() {
                 op.skip(Some(index), node.path(), SkipReason::Xattrs(refused.join(", ")));
             }
@@ -214,7 +216,7 @@ impl<'a, 'b> Worker<'a, 'b> {
     fn directory(&mut self, node: &Arc<Node>, since: Option<listing::Time>) -> Result<(), Error> {
         let handles = node
             .handles(&self.op.dirs)
-            .context("open directory", || self.op.source.join(node.path()))?;
+            .context(Operation::OpenDirectory, || self.op.source.join(node.path()))?;
         if self.op.filter.reads_ignore_files()
             && let Some(chain) = self.read_ignore_files(node, &handles)?
         {
@@ -224,7 +226,7 @@ impl<'a, 'b> Worker<'a, 'b> {
             Some(since) => Before::opened(since, &node.meta),
             // The root was opened a while ago, and a stage may have been made in it since.
             None => Before::rewound(handles.source())
-                .context("read directory", || self.op.source.join(node.path()))?,
+                .context(Operation::ReadDirectory, || self.op.source.join(node.path()))?,
         };
         self.read_directory(node, &handles, before)?;
         drop(handles);
@@ -240,8 +242,9 @@ impl<'a, 'b> Worker<'a, 'b> {
     ) -> Result<Option<Arc<Node>>, Error> {
         let op = self.op;
         let source_path = || op.source_path(parent, &name);
-        let from =
-            parent.handles(&op.dirs).context("open directory", || op.source.join(parent.path()))?;
+        let from = parent
+            .handles(&op.dirs)
+            .context(Operation::OpenDirectory, || op.source.join(parent.path()))?;
         let source =
             match fs::openat(from.source(), &name, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty()) {
                 Ok(source) => source,
@@ -250,14 +253,16 @@ impl<'a, 'b> Worker<'a, 'b> {
                     op.skip(None, parent.path_of(&name), SkipReason::Vanished);
                     return Ok(None);
                 }
-                Err(errno) => return Err(Error::io("open directory", source_path(), errno)),
+                Err(errno) => {
+                    return Err(Error::io(Operation::OpenDirectory, source_path(), errno));
+                }
             };
-        let meta = Meta::of(&fs::fstat(&source).context("read", source_path)?);
+        let meta = Meta::of(&fs::fstat(&source).context(Operation::Read, source_path)?);
         if op.excluded.contains(&meta.id()) {
             return Ok(None);
         }
         let (meta, attrs) =
-            op.attributes(&source, meta).context("read attributes of", source_path)?;
+            op.attributes(&source, meta).context(Operation::ReadAttributes, source_path)?;
         let mut sides = Vec::with_capacity(1 + op.dests.len());
         sides.push(source);
         let mut states = Vec::with_capacity(op.dests.len());
@@ -306,14 +311,14 @@ impl<'a, 'b> Worker<'a, 'b> {
             Ok(made) => made,
             Err(Errno::EXIST) if merging => false,
             Err(Errno::EXIST) => return Err(two_names(path())),
-            Err(errno) => return Err(Error::io("make directory", path(), errno)),
+            Err(errno) => return Err(Error::io(Operation::MakeDirectory, path(), errno)),
         };
         let fd = match fs::openat(dir, name, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty()) {
             Ok(fd) => fd,
             Err(Errno::NOTDIR | Errno::LOOP) if merging => {
                 return Err(Error::new(
                     ErrorKind::Conflict,
-                    "merge directory",
+                    Operation::MergeDirectory,
                     op.source_path(parent, name),
                     io::Error::new(
                         io::ErrorKind::NotADirectory,
@@ -322,18 +327,18 @@ impl<'a, 'b> Worker<'a, 'b> {
                 )
                 .with_other(path()));
             }
-            Err(errno) => return Err(Error::io("open directory", path(), errno)),
+            Err(errno) => return Err(Error::io(Operation::OpenDirectory, path(), errno)),
         };
         let (mut stage_here, mut folds) = (false, false);
         if merging {
             if made && !parent.dests[dest].made {
-                meta::strip_inherited_acls(&fd).context("set metadata of", path)?;
+                meta::strip_inherited_acls(&fd).context(Operation::SetMetadata, path)?;
             }
             let root = op.dests[dest].merge_stage.as_ref().map(Stage::id).transpose();
-            let own = fs::fstat(&fd).context("read", path)?;
+            let own = fs::fstat(&fd).context(Operation::Read, path)?;
             let elsewhere = |(dev, _)| dev != Meta::of(&own).dev;
             // A new directory is as the one it is in.
-            stage_here = root.context("read", path)?.is_some_and(elsewhere)
+            stage_here = root.context(Operation::Read, path)?.is_some_and(elsewhere)
                 || made && parent.dests[dest].stage_here.load(Ordering::Relaxed);
             if stage_here && !made {
                 // What a killed process left of files that were on their way.
@@ -359,7 +364,7 @@ impl<'a, 'b> Worker<'a, 'b> {
             &[&[c".gitignore"]]
         };
         for names in files {
-            let text = read_rules(handles.source(), names).context("read", || {
+            let text = read_rules(handles.source(), names).context(Operation::Read, || {
                 use std::os::unix::ffi::OsStrExt;
                 let name = |name: &&CStr| std::ffi::OsStr::from_bytes(name.to_bytes()).to_owned();
                 self.op.source.join(&path).join(names.iter().map(name).collect::<PathBuf>())
@@ -397,7 +402,7 @@ impl<'a, 'b> Worker<'a, 'b> {
                 self.names = names;
                 return Ok(());
             }
-            listed => listed.context("read directory", || op.source.join(node.path()))?,
+            listed => listed.context(Operation::ReadDirectory, || op.source.join(node.path()))?,
         };
         if rest == Rest::Restless {
             op.skip(None, node.path(), SkipReason::Restless);
@@ -410,7 +415,7 @@ impl<'a, 'b> Worker<'a, 'b> {
                     Ok(stat) => kind = Meta::of(&stat).file_type(),
                     Err(Errno::NOENT) => continue,
                     Err(errno) => {
-                        return Err(Error::io("read", op.source_path(node, name), errno));
+                        return Err(Error::io(Operation::Read, op.source_path(node, name), errno));
                     }
                 }
             }
@@ -497,7 +502,7 @@ fn directory_mode(meta: &Meta) -> Mode {
 pub(super) fn two_names(path: PathBuf) -> Error {
     Error::new(
         ErrorKind::Conflict,
-        "make",
+        Operation::Make,
         path,
         io::Error::new(
             io::ErrorKind::AlreadyExists,

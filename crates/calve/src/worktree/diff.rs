@@ -18,7 +18,7 @@ use rustix::fs;
 
 use super::patch::{self, Change as Text, Side};
 use super::{ChangeKind, Scope, Worktree, at};
-use crate::error::{Context as _, Error};
+use crate::error::{Context as _, Error, Operation};
 use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::report::Skipped;
@@ -141,7 +141,7 @@ impl Diff {
             }
             text.clear();
             self.write_one(&mut text, file, old.as_ref(), new.as_ref(), &mut reader)?;
-            out.write_all(&text).context("write the patch of", || &self.root)?;
+            out.write_all(&text).context(Operation::WritePatch, || &self.root)?;
         }
         Ok(())
     }
@@ -293,8 +293,8 @@ impl<'a> Reader<'a> {
                     .map_err(|error| error.with_other(path))?;
                 // A mirror that was just made of its pack was written through this very descriptor.
                 rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(0))
-                    .context("read", || self.path.join(path))?;
-                read_all(file).context("read", || self.path.join(path))
+                    .context(Operation::Read, || self.path.join(path))?;
+                read_all(file).context(Operation::Read, || self.path.join(path))
             }
             _ => Ok(Vec::new()),
         }
@@ -304,8 +304,11 @@ impl<'a> Reader<'a> {
     fn now(&mut self, path: &Path, entry: &Entry) -> Result<Vec<u8>, Error> {
         match &entry.kind {
             Kind::Symlink { target, .. } => Ok(target.to_vec()),
-            Kind::File { .. } => match self.open(path).context("read", || self.path.join(path))? {
-                Some((file, _)) => read_all(file).context("read", || self.path.join(path)),
+            Kind::File { .. } => match self
+                .open(path)
+                .context(Operation::Read, || self.path.join(path))?
+            {
+                Some((file, _)) => read_all(file).context(Operation::Read, || self.path.join(path)),
                 None => Ok(Vec::new()),
             },
             _ => Ok(Vec::new()),
@@ -317,7 +320,7 @@ impl<'a> Reader<'a> {
             let Some((file, meta)) = this.open(path)? else { return Ok(None) };
             Ok(Some(this.intake.hash(&file, meta.size, &|| false)?.0))
         };
-        hash(self).context("read", || self.path.join(path))
+        hash(self).context(Operation::Read, || self.path.join(path))
     }
 
     fn open(&self, path: &Path) -> io::Result<Option<(OwnedFd, Meta)>> {

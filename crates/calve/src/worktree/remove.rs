@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use super::scope::Scope;
 use super::{Worktree, shown};
-use crate::error::{Context as _, Error, ErrorKind};
+use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::store::trash::remove_tree;
 use crate::store::{PROJECT, StoreOptions, parent_of, path_from};
 use crate::tree::running::Running;
@@ -75,7 +75,7 @@ impl Dropped {
     pub fn delete(self) -> Result<(), Error> {
         let Some(Remains { folder, name, .. }) = self.remains else { return Ok(()) };
         let dir = super::open_dir(&folder)?;
-        remove_tree(&dir, &name).context("delete what was dropped in", || folder)
+        remove_tree(&dir, &name).context(Operation::DeleteDropped, || folder)
     }
 }
 
@@ -89,7 +89,7 @@ impl Worktree {
     /// [`ErrorKind::Overlap`] if other worktrees are inside it, also with `force`.
     pub fn drop(self, how: &DropOptions, options: &StoreOptions) -> Result<Dropped, Error> {
         self.store.freeing(|store| {
-            store.must_be_writable("drop a worktree of")?;
+            store.must_be_writable(Operation::DropWorktreeOf)?;
             let this = Self { store: store.clone(), ..self.clone() };
             this.now()?.drop_now(how.force, &options.operation())
         })
@@ -98,7 +98,7 @@ impl Worktree {
     fn drop_now(&self, force: bool, operation: &Running) -> Result<Dropped, Error> {
         if self.is_project() {
             let cause = io::Error::new(io::ErrorKind::InvalidInput, "it is the project itself");
-            return Err(Error::new(ErrorKind::InvalidName, "drop", &self.path, cause));
+            return Err(Error::new(ErrorKind::InvalidName, Operation::Drop, &self.path, cause));
         }
         if self.is_away(force)? {
             // Only the name goes; unless somebody is making it, and was faster.
@@ -128,18 +128,25 @@ impl Worktree {
                 paths.sort();
                 paths.dedup();
                 let cause = io::Error::other(why);
-                return Err(Error::new(ErrorKind::Changed, "drop worktree", &self.path, cause)
-                    .with_details(paths));
+                return Err(Error::new(
+                    ErrorKind::Changed,
+                    Operation::DropWorktree,
+                    &self.path,
+                    cause,
+                )
+                .with_details(paths));
             }
         }
         let (parent, name) = parent_of(&self.path)?;
         let from = super::open_dir(&parent)?;
-        let name = CString::new(name.as_encoded_bytes())
-            .map_err(|error| Error::io("drop worktree", &self.path, io::Error::other(error)))?;
+        let name = CString::new(name.as_encoded_bytes()).map_err(|error| {
+            Error::io(Operation::DropWorktree, &self.path, io::Error::other(error))
+        })?;
         let trash = self.store.layout().trash();
         let to = super::open_dir(&trash)?;
-        let aside = CString::new(stage_name())
-            .map_err(|error| Error::io("drop worktree", &self.path, io::Error::other(error)))?;
+        let aside = CString::new(stage_name()).map_err(|error| {
+            Error::io(Operation::DropWorktree, &self.path, io::Error::other(error))
+        })?;
         // Where it was moved to, the trash or aside where it was.
         let mut moved_to = None;
         let away = || {
@@ -148,10 +155,10 @@ impl Worktree {
                 // Another filesystem, or another project's quota: under a name that is swept from there.
                 Err(Errno::XDEV) => {
                     fs::renameat(&from, &name, &from, &aside)
-                        .context("drop worktree", || &self.path)?;
+                        .context(Operation::DropWorktree, || &self.path)?;
                     false
                 }
-                Err(errno) => return Err(Error::io("drop worktree", &self.path, errno)),
+                Err(errno) => return Err(Error::io(Operation::DropWorktree, &self.path, errno)),
             };
             moved_to = Some(if in_trash { &to } else { &from });
             Ok(Some(in_trash))
@@ -181,7 +188,7 @@ impl Worktree {
 
     /// Other worktrees inside would go with it, and nobody has looked at what was changed in them.
     fn must_hold_no_other(&self) -> Result<(), Error> {
-        let root = std::fs::canonicalize(&self.path).context("open", || &self.path)?;
+        let root = std::fs::canonicalize(&self.path).context(Operation::Open, || &self.path)?;
         let inside: Vec<PathBuf> = self
             .store
             .catalog()
@@ -195,6 +202,7 @@ impl Worktree {
             return Ok(());
         }
         let cause = io::Error::other("other worktrees are inside it");
-        Err(Error::new(ErrorKind::Overlap, "drop worktree", &self.path, cause).with_details(inside))
+        Err(Error::new(ErrorKind::Overlap, Operation::DropWorktree, &self.path, cause)
+            .with_details(inside))
     }
 }

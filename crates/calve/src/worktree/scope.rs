@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::at::{is_gone, open_at};
 use super::diff::is_gits_own;
-use crate::error::{Context as _, Error, ErrorKind};
+use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::store::delta::Delta;
 use crate::store::manifest::Manifest;
 use crate::store::object::Entry;
@@ -57,7 +57,8 @@ impl Scope {
                     io::ErrorKind::InvalidInput,
                     "this path leads out of the worktree",
                 );
-                Error::new(ErrorKind::SourceNotFound, "compare", path, cause).with_other(root)
+                Error::new(ErrorKind::SourceNotFound, Operation::Compare, path, cause)
+                    .with_other(root)
             })
         };
         Ok(Judge {
@@ -112,7 +113,7 @@ impl Judge {
                     io::ErrorKind::NotFound,
                     "neither the worktree nor its base snapshot has this path",
                 );
-                Err(Error::new(ErrorKind::SourceNotFound, "compare", path, cause)
+                Err(Error::new(ErrorKind::SourceNotFound, Operation::Compare, path, cause)
                     .with_other(&self.root))
             }
         }
@@ -182,13 +183,15 @@ impl Judge {
             Ok(dir) => dir,
             // It was deleted, or is something else by now.
             Err(error) if is_gone(&error) => return Ok(chain),
-            Err(error) => return Err(error).context("open directory", || self.root.join(folder)),
+            Err(error) => {
+                return Err(error).context(Operation::OpenDirectory, || self.root.join(folder));
+            }
         };
         let in_root: [&[&std::ffi::CStr]; 2] = [&[c".git", c"info", c"exclude"], &[c".gitignore"]];
         let files = if folder == Path::new("") { &in_root[..] } else { &in_root[1..] };
         for names in files {
             let text = read_rules(&dir, names)
-                .context("read the ignore file of", || self.root.join(folder))?;
+                .context(Operation::ReadIgnoreFile, || self.root.join(folder))?;
             if let Some(text) = text {
                 chain = Some(IgnoreChain::push(chain, folder, &text));
             }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use rustix::fs;
 
 use super::Worktree;
-use crate::error::{Context as _, Error, ErrorKind};
+use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::ReflinkOutcome;
 use crate::reflink::meta::{self, Meta};
 use crate::reflink::sys;
@@ -129,18 +129,18 @@ impl Store {
             _ => None,
         };
         if loose.is_none() {
-            self.must_be_writable("start a worktree of")?;
+            self.must_be_writable(Operation::StartWorktreeOf)?;
         }
         let mut seen = HashSet::new();
         for name in names.iter().map(AsRef::as_ref) {
             check_name(name)?;
             if name == PROJECT || !seen.insert(name) {
                 let cause = io::Error::new(io::ErrorKind::InvalidInput, "it was given twice");
-                return Err(Error::new(ErrorKind::InvalidName, "use the name", name, cause));
+                return Err(Error::new(ErrorKind::InvalidName, Operation::UseName, name, cause));
             }
         }
         must_be_free(names.len() + OPEN_BESIDE)
-            .context("start so many worktrees of", || self.path())?;
+            .context(Operation::StartManyWorktrees, || self.path())?;
         let told = |(name, report): (String, DestinationReport), object: &SnapshotObject| Started {
             name,
             report,
@@ -207,8 +207,8 @@ impl Store {
     /// The folder in which worktrees are made; it exists afterwards.
     fn folder(&self, at: Option<&Path>) -> Result<PathBuf, Error> {
         if let Some(at) = at {
-            std::fs::create_dir_all(at).context("make folder", || at)?;
-            return std::fs::canonicalize(at).context("open", || at);
+            std::fs::create_dir_all(at).context(Operation::MakeFolder, || at)?;
+            return std::fs::canonicalize(at).context(Operation::Open, || at);
         }
         let project = self.project()?;
         let beside = project.parent().zip(project.file_name()).map(|(parent, name)| {
@@ -222,17 +222,17 @@ impl Store {
             match std::fs::create_dir_all(&beside) {
                 Ok(()) => return Ok(beside),
                 Err(error) if is_refused(&error) => {}
-                Err(error) => return Err(error).context("make folder", || &beside),
+                Err(error) => return Err(error).context(Operation::MakeFolder, || &beside),
             }
         }
         let inside = self.layout().worktrees();
-        std::fs::create_dir_all(&inside).context("make folder", || &inside)?;
+        std::fs::create_dir_all(&inside).context(Operation::MakeFolder, || &inside)?;
         Ok(inside)
     }
 
     /// Whether trees in `folder` can share what the store has, as far as that depends on where they are.
     fn shares_with(&self, folder: &Path) -> Result<bool, Error> {
-        let ours = std::fs::metadata(self.path()).context("read", || self.path())?;
+        let ours = std::fs::metadata(self.path()).context(Operation::Read, || self.path())?;
         let look = || -> io::Result<bool> {
             // btrfs has a device number for each subvolume, and clones across them.
             if ours.dev() == std::fs::metadata(folder)?.dev() {
@@ -243,7 +243,7 @@ impl Store {
         };
         match look() {
             Err(error) if is_refused(&error) => Ok(false),
-            result => result.context("look at", || folder),
+            result => result.context(Operation::LookAt, || folder),
         }
     }
 
@@ -289,7 +289,7 @@ impl Store {
         let mut stages = Vec::with_capacity(rows.len());
         for (row, place) in rows.iter().zip(places) {
             let stage = place.stage()?;
-            self.registry().mark(row, stage.dir()).context("mark", || &place.path)?;
+            self.registry().mark(row, stage.dir()).context(Operation::Mark, || &place.path)?;
             stages.push(stage);
         }
         let made = self.fill(&manifest, &stages, places, operation)?;
@@ -318,7 +318,7 @@ impl Store {
             let paths: Vec<PathBuf> = places.iter().map(|place| place.path.clone()).collect();
             let mut roots = Vec::with_capacity(stages.len());
             for (stage, path) in stages.iter().zip(&paths) {
-                roots.push(stage.dir().try_clone().context("stage", || path)?);
+                roots.push(stage.dir().try_clone().context(Operation::Stage, || path)?);
             }
             let plan = Plan { store: self, manifest, paths: &paths, operation };
             let made = materialize(&plan, roots)?;
@@ -354,7 +354,7 @@ impl Store {
         let mut reports = Vec::with_capacity(rows.len());
         for (row, place) in rows.iter().zip(places) {
             if operation.is_cancelled() {
-                return Err(cancelled("start worktree", &place.path));
+                return Err(cancelled(Operation::StartWorktree, &place.path));
             }
             let stage = Stage::new(Arc::clone(&place.dir), &place.parent, |dir, name| {
                 sys::snapshot(&template, dir, name)
@@ -376,7 +376,7 @@ impl Store {
                 fs::futimens(stage.dir(), &root)?;
                 self.registry().link_index(&row.token, id)
             };
-            finish().context("mark", || &place.path)?;
+            finish().context(Operation::Mark, || &place.path)?;
             stages.push(stage);
             reports.push(DestinationReport {
                 path: place.path.clone(),
@@ -396,17 +396,17 @@ impl Worktree {
     /// [`ErrorKind::DestinationExists`] where something other than an empty folder is at its path; [`ErrorKind::Busy`] where another process is making it;
     /// [`ErrorKind::Damaged`] where content of its snapshot is lost. Nothing is left behind, and it is missing as before.
     pub fn restore(&self, options: &StoreOptions) -> Result<DestinationReport, Error> {
-        self.store.must_be_writable("restore a worktree of")?;
+        self.store.must_be_writable(Operation::RestoreWorktreeOf)?;
         let this = self.now()?;
         if this.row.state == State::Starting {
             // Whoever is second there gives the row up.
             let cause = io::Error::new(io::ErrorKind::WouldBlock, "another process is making it");
-            return Err(Error::new(ErrorKind::Busy, "restore worktree", &this.path, cause));
+            return Err(Error::new(ErrorKind::Busy, Operation::RestoreWorktree, &this.path, cause));
         }
         let id = this.based_on()?;
         let object = this.store.object(id)?;
         let (parent, _) = crate::store::parent_of(&this.path)?;
-        std::fs::create_dir_all(&parent).context("make folder", || &parent)?;
+        std::fs::create_dir_all(&parent).context(Operation::MakeFolder, || &parent)?;
         let claim = self.store.registry().claim_again(this.row);
         let mut reports = self.store.make(id, &object, &options.operation(), claim)?;
         Ok(reports.pop().unwrap_or_default())
@@ -436,7 +436,7 @@ pub(crate) struct Place {
 impl Place {
     /// An empty stage beside it.
     fn stage(&self) -> Result<Stage, Error> {
-        Stage::empty(Arc::clone(&self.dir), &self.parent).context("stage", || &self.path)
+        Stage::empty(Arc::clone(&self.dir), &self.parent).context(Operation::Stage, || &self.path)
     }
 }
 
@@ -457,7 +457,12 @@ fn places(paths: impl Iterator<Item = PathBuf>) -> Result<Vec<Place>, Error> {
         if empty.is_none() && std::fs::symlink_metadata(&path).is_ok() {
             let cause =
                 io::Error::new(io::ErrorKind::AlreadyExists, "something exists there already");
-            return Err(Error::new(ErrorKind::DestinationExists, "start worktree", path, cause));
+            return Err(Error::new(
+                ErrorKind::DestinationExists,
+                Operation::StartWorktree,
+                path,
+                cause,
+            ));
         }
         let dir = match places.last() {
             Some(last) if last.parent == parent => Arc::clone(&last.dir),
@@ -468,7 +473,7 @@ fn places(paths: impl Iterator<Item = PathBuf>) -> Result<Vec<Place>, Error> {
             }
         };
         let name = CString::new(name.as_encoded_bytes())
-            .map_err(|error| Error::io("start worktree", &path, io::Error::other(error)))?;
+            .map_err(|error| Error::io(Operation::StartWorktree, &path, io::Error::other(error)))?;
         places.push(Place { path, parent, dir, name, empty });
     }
     Ok(places)
@@ -485,9 +490,14 @@ fn publish_all(stages: &mut [Stage], places: &[Place]) -> Result<(), Error> {
             unpublish_all(&mut stages[..done], places);
             let exists = error.kind() == io::ErrorKind::AlreadyExists;
             return Err(if exists {
-                Error::new(ErrorKind::DestinationExists, "start worktree", &place.path, error)
+                Error::new(
+                    ErrorKind::DestinationExists,
+                    Operation::StartWorktree,
+                    &place.path,
+                    error,
+                )
             } else {
-                Error::io("start worktree", &place.path, error)
+                Error::io(Operation::StartWorktree, &place.path, error)
             });
         }
     }

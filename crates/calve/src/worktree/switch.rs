@@ -36,7 +36,7 @@ use rustix::io::Errno;
 
 use super::at::{last, open_at, open_parent, remove_at};
 use super::{Worktree, shown};
-use crate::error::{Context as _, Error, ErrorKind};
+use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::meta::{self, Meta};
 use crate::report::{SkipReason, Skipped};
 use crate::store::catalog::{State, WorktreeRow};
@@ -158,12 +158,12 @@ impl Worktree {
     }
 
     fn lock(&self) -> Result<locks::Guard, Error> {
-        self.store.must_be_writable("switch a worktree of")?;
+        self.store.must_be_writable(Operation::SwitchWorktreeOf)?;
         self.must_keep_to_itself()?;
         let alone = self.store.registry().lock(&self.row)?.ok_or_else(|| {
             let cause =
                 io::Error::new(io::ErrorKind::WouldBlock, "another process is switching it");
-            Error::new(ErrorKind::Busy, "switch worktree", &self.path, cause)
+            Error::new(ErrorKind::Busy, Operation::SwitchWorktree, &self.path, cause)
         })?;
         // What was killed while it gave up what could be undone left that here, also where nothing else is left to do.
         if let Some(own) = self.open_own()? {
@@ -198,7 +198,7 @@ impl Worktree {
         if let Some(now) = &mut scan.manifest {
             let others: Vec<&Manifest> =
                 [Some(&target), interrupted.as_ref()].into_iter().flatten().collect();
-            plan::learn(&root, now, &others).context("read", || &self.path)?;
+            plan::learn(&root, now, &others).context(Operation::Read, || &self.path)?;
         }
         let mut trees = Trees {
             base,
@@ -209,21 +209,26 @@ impl Worktree {
             in_place: HashSet::new(),
         };
         if what == Changes::Reset {
-            trees.find_in_place(&root).context("read", || &self.path)?;
+            trees.find_in_place(&root).context(Operation::Read, || &self.path)?;
         }
         let mut moves = trees.plan(what);
         trees.decide_times(&mut moves, scan.left_out, undo.map(|undo| undo.noted), now());
-        trees.find_hidden(&root, &mut moves).context("read", || &self.path)?;
+        trees.find_hidden(&root, &mut moves).context(Operation::Read, || &self.path)?;
         if what != Changes::Respect {
-            trees.find_linked(&root, &mut moves).context("read", || &self.path)?;
+            trees.find_linked(&root, &mut moves).context(Operation::Read, || &self.path)?;
         }
         if let Some(undo) = undo {
             trees.guard_from_undo(undo, &mut moves);
         }
         if what == Changes::Respect && !moves.conflicts.is_empty() {
             let cause = io::Error::other("local changes are in the way");
-            return Err(Error::new(ErrorKind::Changed, "switch worktree", &self.path, cause)
-                .with_details(moves.conflicts.iter().map(|path| shown(path)).collect()));
+            return Err(Error::new(
+                ErrorKind::Changed,
+                Operation::SwitchWorktree,
+                &self.path,
+                cause,
+            )
+            .with_details(moves.conflicts.iter().map(|path| shown(path)).collect()));
         }
         let mut report = SwitchReport {
             from,
@@ -272,7 +277,7 @@ impl Worktree {
             ..self.row.clone()
         };
         self.store.registry().set_standing(&row)?;
-        removed.context("remove what was staged, now that all is done, in", || &self.path)?;
+        removed.context(Operation::RemoveLeftovers, || &self.path)?;
         report.elapsed = started.elapsed();
         Ok((report, moves.times))
     }
@@ -286,8 +291,8 @@ impl Worktree {
         operation: &Running,
     ) -> Result<Staged, Error> {
         staging::sweep(root);
-        let dir = root.try_clone().context("open", || &self.path)?;
-        let stage = Stage::empty(dir, &self.path).context("stage in", || &self.path)?;
+        let dir = root.try_clone().context(Operation::Open, || &self.path)?;
+        let stage = Stage::empty(dir, &self.path).context(Operation::StageIn, || &self.path)?;
         let nobody = DirectoryId::from_bytes([0; 32]);
         let folder = |name: String| Entry {
             name: name.into_bytes().into(),
@@ -319,7 +324,11 @@ impl Worktree {
             fits &= builder.add(entries);
         }
         if !fits {
-            return Err(Error::io("switch", &self.path, io::Error::other("too many files")));
+            return Err(Error::io(
+                Operation::Switch,
+                &self.path,
+                io::Error::other("too many files"),
+            ));
         }
         let manifest = builder.finish();
         // What is told is told of the paths that the files shall have.
@@ -327,7 +336,7 @@ impl Worktree {
             let staged = staged.to_str();
             places.iter().find(|(_, place)| Some(place.as_str()) == staged).map(|(path, _)| path)
         };
-        let root = stage.dir().try_clone().context("stage in", || &self.path)?;
+        let root = stage.dir().try_clone().context(Operation::StageIn, || &self.path)?;
         let plan = Plan {
             store: &self.store,
             manifest: &manifest,
@@ -384,7 +393,7 @@ impl Worktree {
     }
 
     fn in_the_way(&self, path: &Path, why: &'static str) -> Error {
-        Error::new(ErrorKind::Changed, "switch worktree", &self.path, io::Error::other(why))
+        Error::new(ErrorKind::Changed, Operation::SwitchWorktree, &self.path, io::Error::other(why))
             .with_details(vec![path.to_owned()])
     }
 
@@ -401,7 +410,7 @@ impl Worktree {
         // The deepest first.
         for path in moves.remove.iter().rev() {
             self.must_be_as_seen(root, trees, path)?;
-            if remove_at(root, path).context("remove", || failed(path))? {
+            if remove_at(root, path).context(Operation::Remove, || failed(path))? {
                 report.removed += 1;
             }
         }
@@ -423,7 +432,7 @@ impl Worktree {
                     Err(errno) => Err(errno.into()),
                 }
             };
-            make().context("make directory", || failed(path))?;
+            make().context(Operation::MakeDirectory, || failed(path))?;
         }
         let mut given = HashMap::new();
         for path in moves.put.keys() {
@@ -448,7 +457,7 @@ impl Worktree {
                 }
                 Ok(fs::renameat(staged.stage.dir(), place.as_str(), &dir, &name).map(|()| true)?)
             };
-            if !put().context("put", || failed(path))? {
+            if !put().context(Operation::Put, || failed(path))? {
                 return Err(self.in_the_way(
                     path,
                     "the folder holds what no snapshot has, and a file shall be in its place",
@@ -462,7 +471,8 @@ impl Worktree {
         }
         for (path, at) in &moves.mend {
             let entry = trees.given(moves, path, *at);
-            undo::set_in_place(root, path, &entry).context("set metadata of", || failed(path))?;
+            undo::set_in_place(root, path, &entry)
+                .context(Operation::SetMetadata, || failed(path))?;
             given.insert(path.clone(), entry);
             report.changed += 1;
         }
@@ -477,7 +487,8 @@ impl Worktree {
                 // It is here for its times, or for what is in it; what was made of it by hand is not in the way.
                 entry = Entry { mtime: entry.mtime, ..now.clone() };
             }
-            undo::set_in_place(root, path, &entry).context("set metadata of", || failed(path))?;
+            undo::set_in_place(root, path, &entry)
+                .context(Operation::SetMetadata, || failed(path))?;
             report.changed += 1;
         }
         let removed = staged.stage.discard();
@@ -489,7 +500,7 @@ impl Worktree {
         if !entry.same_metadata(&trees.now.root) {
             report.changed += 1;
         }
-        undo::set_in_place(root, path, &entry).context("set metadata of", || &self.path)?;
+        undo::set_in_place(root, path, &entry).context(Operation::SetMetadata, || &self.path)?;
         Ok(Applied { removed, given })
     }
 

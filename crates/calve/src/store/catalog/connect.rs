@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Operation};
 
 /// Nobody holds the write lock for long, but a slow disk under many writers may take its time.
 const BUSY: Duration = Duration::from_secs(300);
@@ -39,7 +39,7 @@ pub(super) fn connect(path: &Path, flags: OpenFlags, with: With) -> Result<Conne
         connection.set_prepared_statement_cache_capacity(32);
         Ok(connection)
     };
-    open().map_err(|error| failed("open", path, error))
+    open().map_err(|error| failed(Operation::Open, path, error))
 }
 
 /// Reads the database as it lies there.
@@ -52,7 +52,7 @@ pub(super) fn connect_read_only(path: &Path) -> Result<Connection, Error> {
             std::io::ErrorKind::ReadOnlyFilesystem,
             "its last writer was killed, and what it wrote cannot be taken over while the filesystem is read-only",
         );
-        return Err(Error::new(ErrorKind::ReadOnly, "open", path, cause));
+        return Err(Error::new(ErrorKind::ReadOnly, Operation::Open, path, cause));
     }
     let mut uri = String::from("file:");
     for &byte in path.as_os_str().as_bytes() {
@@ -66,11 +66,11 @@ pub(super) fn connect_read_only(path: &Path) -> Result<Connection, Error> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
         | OpenFlags::SQLITE_OPEN_URI
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    Connection::open_with_flags(uri, flags).map_err(|error| failed("open", path, error))
+    Connection::open_with_flags(uri, flags).map_err(|error| failed(Operation::Open, path, error))
 }
 
 /// An error of SQLite as one of ours.
-pub(super) fn failed(operation: &'static str, path: &Path, error: rusqlite::Error) -> Error {
+pub(super) fn failed(operation: Operation, path: &Path, error: rusqlite::Error) -> Error {
     use rusqlite::ErrorCode as Code;
     let code = error.sqlite_error_code();
     if let Some(Code::DiskFull | Code::CannotOpen | Code::SystemIoFailure) = code

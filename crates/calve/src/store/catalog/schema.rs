@@ -19,7 +19,7 @@
 use rusqlite::Connection;
 
 use super::{Catalog, Use};
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Operation};
 
 /// A version of the tables. The first is number 1.
 #[derive(Debug)]
@@ -119,7 +119,7 @@ fn known(db: &Connection, versions: &[Version]) -> rusqlite::Result<Known> {
 impl Catalog {
     /// Makes the tables of a new store.
     pub(super) fn make_tables(&self) -> Result<(), Error> {
-        self.transact("make", "FULL", |tx| {
+        self.transact(Operation::Make, "FULL", |tx| {
             let newest = self.versions.last().map_or(&[][..], |version| version.tables);
             for (_, sql) in newest {
                 tx.execute_batch(sql)?;
@@ -130,11 +130,11 @@ impl Catalog {
 
     /// Refuses a database that this calve would misread, and brings one of an earlier version to this one, unless it is only to be read.
     pub(super) fn check(&self, to: Use) -> Result<(), Error> {
-        let at = self.must_be_known(self.look("open", |db| known(db, self.versions))?)?;
+        let at = self.must_be_known(self.look(Operation::Open, |db| known(db, self.versions))?)?;
         if at + 1 == self.versions.len() || to == Use::Read {
             return Ok(());
         }
-        let migrated = self.transact("migrate", "FULL", |tx| {
+        let migrated = self.transact(Operation::Migrate, "FULL", |tx| {
             // Somebody else may have done it meanwhile.
             let known = known(tx, self.versions)?;
             if let Known::Version(at) = known {
@@ -161,7 +161,7 @@ impl Catalog {
                     "its tables are of version {number}, and this calve knows version {}",
                     self.versions.len()
                 ));
-                Err(Error::new(ErrorKind::StoreIncompatible, "open", &self.path, cause))
+                Err(Error::new(ErrorKind::StoreIncompatible, Operation::Open, &self.path, cause))
             }
         }
     }

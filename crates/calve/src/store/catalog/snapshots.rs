@@ -9,7 +9,7 @@ use super::super::manifest::{Builder, Manifest};
 use super::super::object::{Entry, Kind, SnapshotObject, decode_directory};
 use super::connect::failed;
 use super::{Catalog, Use, snapshot_id};
-use crate::error::Error;
+use crate::error::{Error, Operation};
 
 /// A snapshot, or why it cannot be read.
 pub(crate) type Row = Result<(SnapshotId, SnapshotObject), String>;
@@ -91,10 +91,10 @@ impl Catalog {
         // One transaction: its lock is taken once, not for each directory.
         let transaction = connection
             .unchecked_transaction()
-            .map_err(|error| failed("read", &self.path, error))?;
+            .map_err(|error| failed(Operation::Read, &self.path, error))?;
         let mut statement = transaction
             .prepare_cached("SELECT encoding FROM directories WHERE id = ?1")
-            .map_err(|error| failed("read", &self.path, error))?;
+            .map_err(|error| failed(Operation::Read, &self.path, error))?;
         let mut seen = 1_u64;
         while let Some(entry) = builder.next() {
             let Kind::Directory(directory) = entry.kind else {
@@ -109,7 +109,7 @@ impl Catalog {
                     Ok(decode_directory(encoding).map_err(|error| error.to_string()))
                 })
                 .optional()
-                .map_err(|error| failed("read", &self.path, error))?
+                .map_err(|error| failed(Operation::Read, &self.path, error))?
                 .unwrap_or_else(|| Err("it is gone".to_owned()))
                 .map_err(|why| {
                     self.damaged(format!("directory {directory} of snapshot {id}: {why}"))

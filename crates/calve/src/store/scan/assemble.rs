@@ -8,7 +8,7 @@ use super::super::index::Stat;
 use super::super::manifest::{Builder, Manifest};
 use super::super::object::{Entry, Kind, encode_directory};
 use super::{Inode, Request, Scanned, What};
-use crate::error::Error;
+use crate::error::{Error, Operation};
 use crate::tree::pool;
 
 pub(super) type Assembled = (Manifest, Vec<Stat>, Vec<(DirectoryId, Vec<u8>)>);
@@ -22,14 +22,14 @@ impl Assembly<'_> {
     pub(super) fn run(mut self) -> Result<Assembled, Error> {
         let too_many = || {
             Error::io(
-                "read",
+                Operation::Read,
                 self.request.path,
                 io::Error::other("more than 4,294,967,295 entries"),
             )
         };
         let root = self.scanned.first_mut().and_then(Option::take);
         let Some(root) = root else {
-            return Err(pool::cancelled("read", self.request.path));
+            return Err(pool::cancelled(Operation::Read, self.request.path));
         };
         let mut stats = vec![root.inode.stat];
         let mut inodes = vec![root.inode];

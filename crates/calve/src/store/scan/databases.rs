@@ -26,7 +26,7 @@ use rustix::io::{Errno, pread, retry_on_intr};
 use super::super::blobs::Intake;
 use super::super::manifest::os;
 use super::{Found, Node, Scanned, Scanner, Wanted, What, Worker, stat_of};
-use crate::error::{Context as _, Error};
+use crate::error::{Context as _, Error, Operation};
 use crate::reflink::imp::{DIR_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::Meta;
 use crate::report::{SkipReason, Skipped};
@@ -255,11 +255,13 @@ impl Scanner<'_> {
     ) -> Result<Attempt, Error> {
         loop {
             if self.request.operation.is_cancelled() {
-                return Err(pool::cancelled("read", self.request.path));
+                return Err(pool::cancelled(Operation::Read, self.request.path));
             }
             let attempt = self
                 .attempt(intake, candidate, path, names, scanned)
-                .context("take in", || self.full_path(&candidate.dir.path_of(&candidate.name)))?;
+                .context(Operation::TakeIn, || {
+                    self.full_path(&candidate.dir.path_of(&candidate.name))
+                })?;
             if !matches!(attempt, Attempt::Changed) || Instant::now() >= until {
                 return Ok(attempt);
             }

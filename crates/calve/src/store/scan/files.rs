@@ -12,7 +12,7 @@ use super::super::blobs::{Intake, Taken, Writers, is_traced};
 use super::super::object::{Attributes, Entry, Kind};
 use super::databases::may_be_database;
 use super::{Inode, Node, Scanner, Task, Wanted, What, Worker, mtime_of};
-use crate::error::{Context as _, Error};
+use crate::error::{Context as _, Error, Operation};
 use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::meta::{Attrs, Meta};
 use crate::reflink::sys;
@@ -79,11 +79,11 @@ impl Scanner<'_> {
         let handles = self.handles(dir)?;
         for wanted in files {
             if stop() {
-                return Err(pool::cancelled("read", self.request.path));
+                return Err(pool::cancelled(Operation::Read, self.request.path));
             }
             let what = self
                 .file(worker, (dir, place), &handles.sides[0], &wanted, &stop)
-                .context("take in", || self.full_path(&dir.path_of(&wanted.name)))?;
+                .context(Operation::TakeIn, || self.full_path(&dir.path_of(&wanted.name)))?;
             match what {
                 Ok(what) => worker.files.push((place, wanted.at, what)),
                 Err(reason) => {

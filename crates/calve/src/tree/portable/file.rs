@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use super::super::tally::{self, Because};
 use super::super::{Existing, Mode, Reflink};
 use super::{Dest, Walk, lock, two_names};
-use crate::error::{Context as _, Error, ErrorKind};
+use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::{self, Source};
 use crate::reflink::sys;
 use crate::reflink::verdict::{Verdict, classify};
@@ -39,17 +39,18 @@ impl Walk<'_> {
             }
         }
         let shown = || self.shown(path);
-        let (source, meta) = match imp::open_source(&self.root.join(path)).context("open", shown)? {
-            Source::File(file, meta) => (file, meta),
-            Source::Special => {
-                self.skip(None, path, SkipReason::Device);
-                return Ok(());
-            }
-            Source::Directory | Source::Link | Source::Vanished => {
-                self.skip(None, path, SkipReason::Vanished);
-                return Ok(());
-            }
-        };
+        let (source, meta) =
+            match imp::open_source(&self.root.join(path)).context(Operation::Open, shown)? {
+                Source::File(file, meta) => (file, meta),
+                Source::Special => {
+                    self.skip(None, path, SkipReason::Device);
+                    return Ok(());
+                }
+                Source::Directory | Source::Link | Source::Vanished => {
+                    self.skip(None, path, SkipReason::Vanished);
+                    return Ok(());
+                }
+            };
         if linking {
             for (index, because) in unlinked.into_iter().enumerate() {
                 if because.is_some() {
@@ -58,7 +59,7 @@ impl Walk<'_> {
             }
             return Ok(());
         }
-        let identity = sys::identity(&source).context("read", shown)?;
+        let identity = sys::identity(&source).context(Operation::Read, shown)?;
         if identity.links < 2 {
             for index in 0..self.dests.len() {
                 self.fill(index, path, &source, &meta, None, false)?;
@@ -101,7 +102,7 @@ impl Walk<'_> {
                 return Err(two_names(dest.place(path)));
             }
             Err(error) if error.kind() == io::ErrorKind::StorageFull => {
-                return Err(Error::io("link", dest.place(path), error));
+                return Err(Error::io(Operation::Link, dest.place(path), error));
             }
             Err(_) => return Ok(false),
         }
@@ -145,7 +146,9 @@ impl Walk<'_> {
         }
         let verdict = classify(&error);
         if !hard || matches!(verdict, Verdict::Fatal | Verdict::Retry) {
-            return Err(Error::io("link", self.shown(path), error).with_other(dest.place(path)));
+            return Err(
+                Error::io(Operation::Link, self.shown(path), error).with_other(dest.place(path))
+            );
         }
         let counts = error.kind() == io::ErrorKind::PermissionDenied;
         dest.link_verdicts.refused(SOURCE_VOLUME, verdict, counts);
@@ -171,13 +174,13 @@ impl Walk<'_> {
         let birthplace = dest.birthplace(path);
         let mut file = imp::new_file(&birthplace).map_err(|error| match error.kind() {
             io::ErrorKind::AlreadyExists => two_names(shown()),
-            _ => Error::io("make", shown(), error),
+            _ => Error::io(Operation::Make, shown(), error),
         })?;
         let copied = self.content(dest, path, source, meta, &mut file)?;
         if self.options.durable {
-            file.sync_all().context("flush", shown)?;
+            file.sync_all().context(Operation::Flush, shown)?;
         }
-        imp::finish(file, &birthplace, meta).context("set metadata of", shown)?;
+        imp::finish(file, &birthplace, meta).context(Operation::SetMetadata, shown)?;
         let mut from = Some(birthplace.clone());
         if kept && dest.merging {
             // What stands at its place may be somebody else's a moment later.
@@ -208,15 +211,16 @@ impl Walk<'_> {
         meta: &Metadata,
         file: &mut File,
     ) -> Result<Option<Because>, Error> {
-        let failed =
-            |error| Error::io("clone", self.shown(path), error).with_other(dest.place(path));
+        let failed = |error| {
+            Error::io(Operation::Clone, self.shown(path), error).with_other(dest.place(path))
+        };
         let because = match self.try_clone(dest, source, meta, file).map_err(failed)? {
             Ok(()) => return Ok(None),
             Err((_, error)) if self.options.reflink == Reflink::Always => {
                 let error = error.unwrap_or_else(|| io::ErrorKind::Unsupported.into());
                 return Err(Error::new(
                     ErrorKind::ReflinkRefused,
-                    "reflink",
+                    Operation::Reflink,
                     self.shown(path),
                     error,
                 )
@@ -273,7 +277,7 @@ impl Walk<'_> {
                 self.skip(None, path, SkipReason::Vanished);
                 return Ok(());
             }
-            Err(error) => return Err(Error::io("read link", self.shown(path), error)),
+            Err(error) => return Err(Error::io(Operation::ReadLink, self.shown(path), error)),
         };
         if self.dests.is_empty() {
             lock(&self.dry).symlinks += 1;
@@ -289,7 +293,7 @@ impl Walk<'_> {
             };
             made.map_err(|error| match error.kind() {
                 io::ErrorKind::AlreadyExists => two_names(dest.place(path)),
-                _ => Error::io("make symbolic link", dest.place(path), error),
+                _ => Error::io(Operation::MakeSymbolicLink, dest.place(path), error),
             })?;
             if self.settle(dest, &birthplace, path)? {
                 lock(&dest.tally).symlinks += 1;
@@ -337,17 +341,17 @@ impl Walk<'_> {
                     self.count_existing(dest, path);
                     Ok(false)
                 }
-                Err(error) => Err(Error::io("rename into place", dest.place(path), error)),
+                Err(error) => Err(Error::io(Operation::RenameIntoPlace, dest.place(path), error)),
             };
         }
         let replaces = fs::symlink_metadata(&place).is_ok();
         imp::replace(birthplace, &place).map_err(|error| {
             if error.kind() != io::ErrorKind::IsADirectory {
-                return Error::io("rename into place", dest.place(path), error);
+                return Error::io(Operation::RenameIntoPlace, dest.place(path), error);
             }
             let cause =
                 io::Error::new(error.kind(), "the destination has a directory of that name");
-            Error::new(ErrorKind::Conflict, "merge file", self.shown(path), cause)
+            Error::new(ErrorKind::Conflict, Operation::MergeFile, self.shown(path), cause)
                 .with_other(dest.place(path))
         })?;
         if replaces {

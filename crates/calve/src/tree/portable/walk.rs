@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::super::filter::{Decision, IgnoreChain};
 use super::stage::{PREFIX, is_at_work};
 use super::{Dest, Walk, below, lock, open_to_ask, two_names};
-use crate::error::{Context as _, Error, ErrorKind};
+use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::{self, Source};
 use crate::reflink::sys;
 use crate::report::SkipReason;
@@ -48,7 +48,7 @@ impl Walk<'_> {
         for directory in finished.iter().rev() {
             for (dest, _) in self.dests.iter().zip(&directory.made).filter(|(_, made)| **made) {
                 imp::finish_directory(&below(&dest.root, &directory.path), &directory.meta)
-                    .context("set metadata of", || dest.place(&directory.path))?;
+                    .context(Operation::SetMetadata, || dest.place(&directory.path))?;
             }
         }
         Ok(())
@@ -72,13 +72,13 @@ impl Walk<'_> {
             Ok((meta, _)) if meta.is_dir() => meta,
             Ok(_) => return self.vanished(&path),
             Err(error) if imp::is_gone(&error) => return self.vanished(&path),
-            Err(error) => return Err(Error::io("open directory", shown(), error)),
+            Err(error) => return Err(Error::io(Operation::OpenDirectory, shown(), error)),
         };
         // As a whole, since what is listed piece by piece may miss what others replace meanwhile.
         let entries: Vec<_> = match fs::read_dir(&from) {
             Ok(entries) => entries.collect(),
             Err(error) if imp::is_gone(&error) => return self.vanished(&path),
-            Err(error) => return Err(Error::io("read directory", shown(), error)),
+            Err(error) => return Err(Error::io(Operation::ReadDirectory, shown(), error)),
         };
         let mut made = Vec::with_capacity(self.dests.len());
         for dest in &self.dests {
@@ -101,9 +101,9 @@ impl Walk<'_> {
         let mut names = HashMap::new();
         for entry in entries {
             self.check()?;
-            let entry = entry.context("read directory", shown)?;
+            let entry = entry.context(Operation::ReadDirectory, shown)?;
             let name = entry.file_name();
-            let kind = entry.file_type().context("read directory", shown)?;
+            let kind = entry.file_type().context(Operation::ReadDirectory, shown)?;
             let path = path.join(&name);
             let decision = match self.filter.keeps_everything() {
                 true => Decision::Keep,
@@ -127,8 +127,13 @@ impl Walk<'_> {
                     io::ErrorKind::AlreadyExists,
                     "the destination takes their names for one (it ignores case)",
                 );
-                return Err(Error::new(ErrorKind::Conflict, "merge", self.shown(&first), cause)
-                    .with_other(self.shown(&path)));
+                return Err(Error::new(
+                    ErrorKind::Conflict,
+                    Operation::Merge,
+                    self.shown(&first),
+                    cause,
+                )
+                .with_other(self.shown(&path)));
             }
             if kind.is_dir() {
                 let inside_excluded = decision == Decision::Enter;
@@ -154,19 +159,19 @@ impl Walk<'_> {
         match fs::create_dir(&place) {
             Ok(()) => return Ok(true),
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(Error::io("make directory", dest.place(path), error));
+                return Err(Error::io(Operation::MakeDirectory, dest.place(path), error));
             }
             Err(_) if !dest.merging => return Err(two_names(dest.place(path))),
             Err(_) => {}
         }
-        if fs::symlink_metadata(&place).context("read", || dest.place(path))?.is_dir() {
+        if fs::symlink_metadata(&place).context(Operation::Read, || dest.place(path))?.is_dir() {
             return Ok(false);
         }
         let cause = io::Error::new(
             io::ErrorKind::NotADirectory,
             "the destination has something else of that name",
         );
-        Err(Error::new(ErrorKind::Conflict, "merge directory", self.shown(path), cause)
+        Err(Error::new(ErrorKind::Conflict, Operation::MergeDirectory, self.shown(path), cause)
             .with_other(dest.place(path)))
     }
 
@@ -184,10 +189,10 @@ impl Walk<'_> {
             let name = path.join(name);
             let shown = || self.shown(&name);
             if let Source::File(mut file, _) =
-                imp::open_source(&self.root.join(&name)).context("open", shown)?
+                imp::open_source(&self.root.join(&name)).context(Operation::Open, shown)?
             {
                 let mut text = Vec::new();
-                file.read_to_end(&mut text).context("read", shown)?;
+                file.read_to_end(&mut text).context(Operation::Read, shown)?;
                 chain = Some(IgnoreChain::push(chain, path, &text));
             }
         }

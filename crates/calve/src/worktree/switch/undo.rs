@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use super::super::at::{is_gone, last, make_parents, open_at, open_parent, remove_at};
 use super::plan::{Moves, Times, Trees};
 use super::{Changes, SwitchReport};
-use crate::error::{Context as _, Error, ErrorKind};
+use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::{self, Attrs, Meta};
 use crate::store::id::{DirectoryId, SnapshotId};
@@ -44,11 +44,16 @@ impl Worktree {
         self.must_be_there()?;
         let Some((record, noted)) = self.record()? else {
             let cause = io::Error::new(io::ErrorKind::NotFound, "there is nothing to undo");
-            return Err(Error::new(ErrorKind::SnapshotNotFound, "undo", &self.path, cause));
+            return Err(Error::new(
+                ErrorKind::SnapshotNotFound,
+                Operation::Undo,
+                &self.path,
+                cause,
+            ));
         };
         let files = self.aside_files()?;
         let aside = match &files {
-            Some(files) => list(files).context("read", || self.undo_path())?,
+            Some(files) => list(files).context(Operation::Read, || self.undo_path())?,
             None => Aside::default(),
         };
         let undo = Undo { record, noted, aside };
@@ -80,7 +85,7 @@ impl Worktree {
             }
             Ok(back)
         };
-        report.kept = back().context("bring back what was moved aside in", || &self.path)?;
+        report.kept = back().context(Operation::BringBack, || &self.path)?;
         self.discard_undo()?;
         Ok(report)
     }
@@ -100,10 +105,12 @@ impl Worktree {
                     io::ErrorKind::InvalidData,
                     "the record of the last switch is damaged",
                 );
-                Error::new(ErrorKind::Damaged, "undo", self.undo_path(), cause)
+                Error::new(ErrorKind::Damaged, Operation::Undo, self.undo_path(), cause)
             }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error).context("read", || self.undo_path().join(UNDO_RECORD)),
+            Err(error) => {
+                Err(error).context(Operation::Read, || self.undo_path().join(UNDO_RECORD))
+            }
         }
     }
 
@@ -127,7 +134,7 @@ impl Worktree {
                 let cause = io::Error::other(
                     "it is a symbolic link; calve moves files aside only within the worktree",
                 );
-                return Err(Error::new(ErrorKind::Damaged, "switch worktree", path, cause));
+                return Err(Error::new(ErrorKind::Damaged, Operation::SwitchWorktree, path, cause));
             }
         }
         Ok(())
@@ -141,19 +148,19 @@ impl Worktree {
     /// calve's own folder in this tree, where there is one.
     pub(super) fn open_own(&self) -> Result<Option<OwnedFd>, Error> {
         found(open_own(&self.path, self.is_project().then(|| self.store.path())))
-            .context("open", || layout::own(&self.path))
+            .context(Operation::Open, || layout::own(&self.path))
     }
 
     fn open_undo(&self) -> Result<Option<OwnedFd>, Error> {
         let Some(own) = self.open_own()? else { return Ok(None) };
-        found(open_at(&own, Path::new(UNDO))).context("open", || self.undo_path())
+        found(open_at(&own, Path::new(UNDO))).context(Operation::Open, || self.undo_path())
     }
 
     /// The folder of the files that were moved aside.
     fn aside_files(&self) -> Result<Option<OwnedFd>, Error> {
         let Some(undo) = self.open_undo()? else { return Ok(None) };
         found(open_at(&undo, Path::new(UNDO_FILES)))
-            .context("open", || self.undo_path().join(UNDO_FILES))
+            .context(Operation::Open, || self.undo_path().join(UNDO_FILES))
     }
 
     /// What an earlier switch moved aside is not wanted any more.
@@ -162,9 +169,9 @@ impl Worktree {
             // A project whose store is elsewhere.
             return Ok(());
         };
-        match undo_aside(&dir).context("remove", || self.undo_path())? {
+        match undo_aside(&dir).context(Operation::Remove, || self.undo_path())? {
             Some(aside) => {
-                removal::remove(&dir, &aside).context("remove", || layout::own(&self.path))
+                removal::remove(&dir, &aside).context(Operation::Remove, || layout::own(&self.path))
             }
             None => Ok(()),
         }
@@ -186,7 +193,7 @@ impl Worktree {
                 Ok(Some(entry)) => metadata.push((path, entry)),
                 Ok(None) => {}
                 Err(error) if is_gone(&error) => {}
-                Err(error) => return Err(error).context("read", || self.path.join(&path)),
+                Err(error) => return Err(error).context(Operation::Read, || self.path.join(&path)),
             }
         }
         Ok(metadata)
@@ -214,8 +221,8 @@ impl Worktree {
                     OWN,
                     Mode::RWXU | Mode::RGRP | Mode::XGRP | Mode::ROTH | Mode::XOTH,
                 )
-                .context("make folder", || &own)?;
-                open_at(root, Path::new(OWN)).context("open", || &own)?
+                .context(Operation::MakeFolder, || &own)?;
+                open_at(root, Path::new(OWN)).context(Operation::Open, || &own)?
             }
         };
         let known = if going_on { self.record()? } else { None };
@@ -244,23 +251,23 @@ impl Worktree {
                 io::Write::write_all(&mut std::fs::File::from(file), &encoded)?;
                 Ok(staged.place(open_at(&dir, Path::new(UNDO))?, layout::UNDO_RECORD_C)?)
             };
-            return write().context("write", || undo.join(UNDO_RECORD));
+            return write().context(Operation::Write, || undo.join(UNDO_RECORD));
         }
-        let parent = dir.try_clone().context("open", || &own)?;
-        let mut stage = Stage::empty(parent, &own).context("stage in", || &own)?;
+        let parent = dir.try_clone().context(Operation::Open, || &own)?;
+        let mut stage = Stage::empty(parent, &own).context(Operation::StageIn, || &own)?;
         let fill = || -> io::Result<()> {
             fs::mkdirat(stage.dir(), UNDO_FILES, Mode::RWXU)?;
             let mode = Mode::RUSR | Mode::WUSR;
             let file = fs::openat(stage.dir(), UNDO_RECORD, NEW_FILE_FLAGS, mode)?;
             io::Write::write_all(&mut std::fs::File::from(file), &encoded)
         };
-        fill().context("write", || undo.join(UNDO_RECORD))?;
-        let earlier = undo_aside(&dir).context("remove", || &undo)?;
+        fill().context(Operation::Write, || undo.join(UNDO_RECORD))?;
+        let earlier = undo_aside(&dir).context(Operation::Remove, || &undo)?;
         if let Err(error) = stage.publish(UNDO_C) {
             if let Some(earlier) = earlier {
                 let _ = fs::renameat(&dir, &earlier, &dir, UNDO_C);
             }
-            return Err(error).context("write", || &undo);
+            return Err(error).context(Operation::Write, || &undo);
         }
         // From here on it is a leftover, which whoever comes next sweeps where this cannot.
         if let Some(earlier) = earlier {
@@ -278,7 +285,9 @@ impl Worktree {
         };
         match look() {
             Err(error) if is_gone(&error) => Ok(false),
-            result => result.context("read", || self.undo_path().join(UNDO_FILES).join(path)),
+            result => {
+                result.context(Operation::Read, || self.undo_path().join(UNDO_FILES).join(path))
+            }
         }
     }
 
@@ -292,9 +301,9 @@ impl Worktree {
         let files = || self.undo_path().join(UNDO_FILES);
         let own = self
             .open_own()?
-            .ok_or_else(|| Error::io("open", layout::own(&self.path), Errno::NOENT))?;
+            .ok_or_else(|| Error::io(Operation::Open, layout::own(&self.path), Errno::NOENT))?;
         let to = make_parents(&own, &Path::new(UNDO).join(UNDO_FILES).join("any"))
-            .context("make folder", files)?;
+            .context(Operation::MakeFolder, files)?;
         for path in moves.conflicts.iter().chain(&moves.linked) {
             if path.as_os_str().is_empty() {
                 // The root stays; what it had is noted.
@@ -322,7 +331,7 @@ impl Worktree {
                     Err(errno) => Err(errno.into()),
                 }
             };
-            moved().context("move aside", || self.path.join(path))?;
+            moved().context(Operation::MoveAside, || self.path.join(path))?;
         }
         let mended = moves.mend.keys().filter(|path| moves.by_hand.contains(*path));
         let mut kept: Vec<PathBuf> =

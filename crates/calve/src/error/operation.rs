@@ -1,0 +1,138 @@
+//! The operations that an error can name.
+
+/// Declares the enum and the names from one table.
+macro_rules! operations {
+    ($($variant:ident = $text:literal,)*) => {
+        /// What calve was doing when it failed.
+        ///
+        /// The text of an [`Error`](crate::Error) starts with the operation's name; the paths follow. After a name that ends
+        /// with `of`, `in`, `from` or `with`, the path is what the operation works on, mostly the store.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum Operation {
+            $(#[doc = concat!("`", $text, "`")] $variant,)*
+        }
+
+        impl Operation {
+            /// Its name, as messages and JSON have it: `clone to`, `read directory`, …
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $text,)*
+                }
+            }
+
+            #[cfg(test)]
+            const ALL: &[Self] = &[$(Self::$variant,)*];
+        }
+    };
+}
+
+operations! {
+    BringBack = "bring back what was moved aside in",
+    Clone = "clone",
+    CloneTo = "clone to",
+    Close = "close",
+    CollectGarbage = "collect garbage in",
+    Compare = "compare",
+    Copy = "copy",
+    DeleteDropped = "delete what was dropped in",
+    Drop = "drop",
+    DropWorktree = "drop worktree",
+    DropWorktreeOf = "drop a worktree of",
+    EmptyTrash = "empty the trash of",
+    FindSnapshot = "find snapshot",
+    FindStore = "find the store of",
+    FindStoreOfWorktree = "find the store of worktree",
+    FindWorktree = "find worktree",
+    Flush = "flush",
+    Link = "link",
+    Lock = "lock",
+    LookAt = "look at",
+    Make = "make",
+    MakeDirectory = "make directory",
+    MakeFolder = "make folder",
+    MakeStore = "make store",
+    MakeStoreFor = "make store for",
+    MakeStoreIn = "make store in",
+    MakeSymbolicLink = "make symbolic link",
+    MakeTemplate = "make template",
+    MakeTemplateIn = "make template in",
+    Mark = "mark",
+    Merge = "merge",
+    MergeDirectory = "merge directory",
+    MergeFile = "merge file",
+    Migrate = "migrate",
+    MoveAside = "move aside",
+    NameSnapshot = "name a snapshot in",
+    Open = "open",
+    OpenDirectory = "open directory",
+    OpenProject = "open project",
+    OpenStore = "open store",
+    OpenWorktree = "open worktree",
+    Pack = "pack",
+    PackAgain = "pack again",
+    Publish = "publish",
+    Put = "put",
+    Read = "read",
+    ReadAttributes = "read attributes of",
+    ReadBlob = "read blob",
+    ReadDirectory = "read directory",
+    ReadId = "read the id",
+    ReadIgnoreFile = "read the ignore file of",
+    ReadLink = "read link",
+    ReadPattern = "read pattern",
+    ReadPatterns = "read patterns",
+    Reflink = "reflink",
+    Remove = "remove",
+    RemoveLeftovers = "remove what was staged, now that all is done, in",
+    RemoveName = "remove a name from",
+    RemoveReplaced = "remove what was replaced, now",
+    RemoveStage = "remove the stage in",
+    RenameIntoPlace = "rename into place",
+    Repair = "repair",
+    Replace = "replace",
+    Resolve = "resolve",
+    RestoreWorktree = "restore worktree",
+    RestoreWorktreeOf = "restore a worktree of",
+    Seal = "seal",
+    SetAside = "set aside",
+    SetMetadata = "set metadata of",
+    Stage = "stage",
+    StageIn = "stage in",
+    StartManyWorktrees = "start so many worktrees of",
+    StartThread = "start a thread for",
+    StartWorktree = "start worktree",
+    StartWorktreeOf = "start a worktree of",
+    Switch = "switch",
+    SwitchWorktree = "switch worktree",
+    SwitchWorktreeOf = "switch a worktree of",
+    TakeIn = "take in",
+    TakeSnapshot = "take a snapshot of",
+    TakeSnapshotWith = "take a snapshot with",
+    Undo = "undo",
+    Unpack = "unpack",
+    Use = "use",
+    UseName = "use the name",
+    UseStore = "use the store",
+    UseWorktree = "use worktree",
+    Verify = "verify",
+    Warm = "warm",
+    Write = "write",
+    WriteIndex = "write index",
+    WritePack = "write pack",
+    WritePackIn = "write pack in",
+    WritePatch = "write the patch of",
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_operation_has_a_name_of_its_own() {
+        let names: std::collections::HashSet<_> =
+            Operation::ALL.iter().map(|operation| operation.as_str()).collect();
+        assert_eq!(names.len(), Operation::ALL.len());
+    }
+}
