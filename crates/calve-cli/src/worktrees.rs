@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use calve::{
-    Change, ChangeKind, DestinationReport, DropOptions, Dropped, ErrorKind, Standing, StartOptions,
-    StartReport, Status, Worktree,
+    Change, ChangeKind, DestinationReport, DropOptions, Dropped, ErrorKind, StartOptions,
+    StartReport, Status, Worktree, WorktreeState,
 };
 use clap::builder::styling::Style;
 use serde::Serialize;
@@ -163,8 +163,8 @@ fn restore_failure(error: &calve::Error, worktree: &Worktree) -> Failure {
         return failure;
     }
     let name = shell_word(Path::new(worktree.name()));
-    let hint = match worktree.standing() {
-        Ok(Standing::Missing) => format!(
+    let hint = match worktree.state() {
+        Ok(WorktreeState::Missing) => format!(
             "the folder there is not this worktree (it may be another project's): move it away and try again, or run \
              'calve drop --force {name}', which forgets the worktree and leaves that folder"
         ),
@@ -179,8 +179,8 @@ pub(crate) fn path(args: &PathArgs, session: Session<'_>) -> Result<Exit, Failur
         true => session.store()?.project_worktree().map_err(failed)?,
         false => session.worktree(args.worktree.as_deref())?,
     };
-    let standing = worktree.standing().map_err(|error| worktree_failure(&error, &worktree))?;
-    if standing == Standing::Missing {
+    let state = worktree.state().map_err(|error| worktree_failure(&error, &worktree))?;
+    if state == WorktreeState::Missing {
         return Err(missing(&worktree));
     }
     let output = session.output;
@@ -196,19 +196,19 @@ pub(crate) fn path(args: &PathArgs, session: Session<'_>) -> Result<Exit, Failur
 struct Listed {
     worktree: Worktree,
     /// `None` where its folder could not be looked at.
-    standing: Option<Standing>,
+    state: Option<WorktreeState>,
     /// How many changes there are, where that was asked for and could be found out.
     changes: Option<u64>,
 }
 
 impl Listed {
     fn look(&mut self, status: bool, session: Session<'_>) -> Result<(), calve::Error> {
-        self.standing = Some(self.worktree.standing()?);
-        if status && matches!(self.standing, Some(Standing::Ready | Standing::Switching)) {
+        self.state = Some(self.worktree.state()?);
+        if status && matches!(self.state, Some(WorktreeState::Ready | WorktreeState::Switching)) {
             let status = session.work(Total::Unknown, |options| self.worktree.status(options));
             // Whoever drops it takes the folder away and forgets it, then deletes what is in the folder.
-            self.standing = Some(self.worktree.standing()?);
-            if self.standing != Some(Standing::Missing) {
+            self.state = Some(self.worktree.state()?);
+            if self.state != Some(WorktreeState::Missing) {
                 self.changes = Some(status?.changes.len() as u64);
             }
         }
@@ -222,7 +222,7 @@ pub(crate) fn list(args: &ListArgs, session: Session<'_>) -> Result<Exit, Failur
     let mut exit = Exit::Done;
     let mut rows = Vec::new();
     for worktree in worktrees {
-        let mut listed = Listed { worktree, standing: None, changes: None };
+        let mut listed = Listed { worktree, state: None, changes: None };
         match listed.look(args.status, session) {
             Err(error) if error.kind() == ErrorKind::Cancelled => {
                 return Err(worktree_failure(&error, &listed.worktree));
@@ -251,15 +251,15 @@ pub(crate) fn list(args: &ListArgs, session: Session<'_>) -> Result<Exit, Failur
     let mut table = Table::new(columns);
     for row in &rows {
         let id = row.worktree.snapshot().map_or_else(|| "-".to_owned(), short);
-        let style = match row.standing {
-            Some(Standing::Ready) => Style::new(),
-            Some(Standing::Starting | Standing::Switching) => CAUTION,
+        let style = match row.state {
+            Some(WorktreeState::Ready) => Style::new(),
+            Some(WorktreeState::Starting | WorktreeState::Switching) => CAUTION,
             _ => BAD,
         };
         let mut cells = vec![
             harmless(row.worktree.name()).into_owned().into(),
             id.into(),
-            Cell::from(standing_name(row.standing)).styled(style),
+            Cell::from(state_name(row.state)).styled(style),
         ];
         cells.extend(args.status.then(|| match row.changes {
             Some(0) => Cell::from("clean"),
@@ -276,12 +276,12 @@ pub(crate) fn list(args: &ListArgs, session: Session<'_>) -> Result<Exit, Failur
     Ok(exit)
 }
 
-fn standing_name(standing: Option<Standing>) -> &'static str {
-    match standing {
-        Some(Standing::Ready) => "ready",
-        Some(Standing::Starting) => "starting",
-        Some(Standing::Switching) => "switching",
-        Some(Standing::Missing) => "missing",
+fn state_name(state: Option<WorktreeState>) -> &'static str {
+    match state {
+        Some(WorktreeState::Ready) => "ready",
+        Some(WorktreeState::Starting) => "starting",
+        Some(WorktreeState::Switching) => "switching",
+        Some(WorktreeState::Missing) => "missing",
         _ => "unknown",
     }
 }
@@ -421,8 +421,8 @@ fn droppable(args: &DropArgs, session: Session<'_>) -> Result<Vec<Worktree>, Fai
     }
     worktrees.sort_by_key(|worktree| Reverse(worktree.path().components().count()));
     for worktree in &worktrees {
-        let standing = worktree.standing().map_err(|error| worktree_failure(&error, worktree))?;
-        if standing == Standing::Missing {
+        let state = worktree.state().map_err(|error| worktree_failure(&error, worktree))?;
+        if state == WorktreeState::Missing {
             continue;
         }
         let others = worktree.store().worktrees().map_err(|error| store_failure(&error))?;
@@ -539,7 +539,7 @@ struct ListedDocument {
     #[serde(flatten)]
     path: PathFields,
     snapshot: Option<String>,
-    standing: &'static str,
+    state: &'static str,
     changes: Option<u64>,
     created: String,
 }
@@ -550,7 +550,7 @@ impl ListedDocument {
             name: row.worktree.name().to_owned(),
             path: PathFields::new(row.worktree.path()),
             snapshot: row.worktree.snapshot().map(|id| id.to_string()),
-            standing: standing_name(row.standing),
+            state: state_name(row.state),
             changes: row.changes,
             created: text::utc(row.worktree.created()),
         }

@@ -192,8 +192,8 @@ pub use store::{
 pub use tree::{CloneOptions, Existing, GitIndex, Mode, Reflink, clone_tree};
 #[cfg(all(unix, feature = "store"))]
 pub use worktree::{
-    Change, ChangeKind, Diff, DropOptions, Dropped, FileDiff, Scope, Standing, StartOptions,
-    StartReport, Started, Status, SwitchOptions, SwitchReport, Worktree,
+    Change, ChangeKind, Diff, DropOptions, Dropped, FileDiff, Scope, StartOptions, StartReport,
+    Started, Status, SwitchOptions, SwitchReport, Worktree, WorktreeState,
 };
 #[cfg(all(unix, feature = "store", any(test, fuzzing)))]
 #[doc(hidden)]

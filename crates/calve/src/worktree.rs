@@ -53,17 +53,17 @@ pub struct Worktree {
     path: PathBuf,
 }
 
-/// Whether the folder of a worktree is where it should be.
+/// Whether a worktree's folder is there, and whether calve works on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Standing {
-    /// It is there.
+pub enum WorktreeState {
+    /// The folder is there.
     Ready,
-    /// Another process is making it.
+    /// Another process makes the folder.
     Starting,
-    /// A switch of it was cut short, or is under way; the same switch, or a reset, brings it to an end.
+    /// A switch runs, or was cut short. The same switch, or a reset, completes it.
     Switching,
-    /// Nothing is at its path, or something else.
+    /// The worktree's path has nothing, or something else.
     Missing,
 }
 
@@ -296,25 +296,25 @@ impl Worktree {
         })
     }
 
-    /// Whether it is there.
+    /// Its state now.
     ///
     /// # Errors
-    /// [`ErrorKind::WorktreeNotFound`] where it was dropped meanwhile; or its folder could not be looked at.
-    pub fn standing(&self) -> Result<Standing, Error> {
-        self.now()?.stands()
+    /// [`ErrorKind::WorktreeNotFound`] if it was dropped meanwhile; or its folder could not be read.
+    pub fn state(&self) -> Result<WorktreeState, Error> {
+        self.now()?.state_now()
     }
 
-    fn stands(&self) -> Result<Standing, Error> {
+    fn state_now(&self) -> Result<WorktreeState, Error> {
         if !self.is_project() && !self.is_there()? {
             return Ok(match self.row.state {
-                State::Starting => Standing::Starting,
-                _ => Standing::Missing,
+                State::Starting => WorktreeState::Starting,
+                _ => WorktreeState::Missing,
             });
         }
         Ok(match self.row.state {
-            State::Starting => Standing::Starting,
-            State::Ready => Standing::Ready,
-            State::Switching => Standing::Switching,
+            State::Starting => WorktreeState::Starting,
+            State::Ready => WorktreeState::Ready,
+            State::Switching => WorktreeState::Switching,
         })
     }
 

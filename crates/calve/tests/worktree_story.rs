@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use calve::{
-    ChangeKind, DropOptions, ErrorKind, SnapshotOptions, Standing, StartOptions, Store,
-    SwitchOptions, Worktree,
+    ChangeKind, DropOptions, ErrorKind, SnapshotOptions, StartOptions, Store, SwitchOptions,
+    Worktree, WorktreeState,
 };
 
 use common::snapshot::assert_same;
@@ -450,7 +450,7 @@ fn a_switch_that_is_in_the_way_of_changes_refuses_and_lists_them() {
     assert_same(&before, &tree(one.path()), "after the refusal");
     assert_eq!(status(&one), changes);
     let one = desk.store.worktree("one").unwrap();
-    assert_eq!((one.snapshot(), one.standing().unwrap()), (Some(first), Standing::Ready));
+    assert_eq!((one.snapshot(), one.state().unwrap()), (Some(first), WorktreeState::Ready));
 }
 
 #[test]

@@ -16,8 +16,8 @@ use std::thread;
 use std::time::Duration;
 
 use calve::{
-    Cancel, DropOptions, ErrorKind, PackOptions, SnapshotOptions, Standing, StartOptions, Store,
-    SwitchOptions, VerifyOptions,
+    Cancel, DropOptions, ErrorKind, PackOptions, SnapshotOptions, StartOptions, Store,
+    SwitchOptions, VerifyOptions, WorktreeState,
 };
 use rustix::fs::IFlags;
 
@@ -34,14 +34,14 @@ fn a_worktree_that_was_deleted_by_hand_is_missing_and_can_be_restored() {
     let one = desk.worktree("one");
     let before = tree(one.path());
     fs::remove_dir_all(one.path()).unwrap();
-    assert_eq!(one.standing().unwrap(), Standing::Missing);
+    assert_eq!(one.state().unwrap(), WorktreeState::Missing);
     fails(one.status(&options()), ErrorKind::WorktreeMissing);
     fails(one.capture(&SnapshotOptions::new(), &options()), ErrorKind::WorktreeMissing);
     fails(one.reset(&options()), ErrorKind::WorktreeMissing);
     fails(desk.store.start(&["one"], &StartOptions::new(), &options()), ErrorKind::WorktreeExists);
     // Something else at its place is neither it nor in calve's way to refuse.
     put(&desk.folder(), "one/other", "mine");
-    assert_eq!(one.standing().unwrap(), Standing::Missing);
+    assert_eq!(one.state().unwrap(), WorktreeState::Missing);
     fails(one.restore(&options()), ErrorKind::DestinationExists);
     fails(one.clone().drop(&DropOptions::new(), &options()), ErrorKind::WorktreeMissing);
     assert_eq!(names(one.path()), ["other"]);
@@ -50,7 +50,7 @@ fn a_worktree_that_was_deleted_by_hand_is_missing_and_can_be_restored() {
     let report = one.restore(&options()).unwrap();
     assert_arrived(&report);
     assert_same(&before, &tree(one.path()), "restored");
-    assert_eq!(one.standing().unwrap(), Standing::Ready);
+    assert_eq!(one.state().unwrap(), WorktreeState::Ready);
     assert_eq!(status(&one), [""; 0]);
     // One that is missing can be dropped, too.
     fs::remove_dir_all(one.path()).unwrap();
@@ -115,7 +115,7 @@ fn a_worktree_that_was_moved_is_found_again_and_a_copy_of_one_is_refused() {
     put(one.path(), "README", "changed\n");
     let moved = desk.scratch.join("elsewhere");
     fs::rename(one.path(), &moved).unwrap();
-    assert_eq!(one.standing().unwrap(), Standing::Missing);
+    assert_eq!(one.state().unwrap(), WorktreeState::Missing);
     let place = Store::discover(moved.join("src")).unwrap();
     assert_eq!(place.root, moved);
     let found = place.worktree().unwrap();
@@ -166,7 +166,7 @@ fn a_copy_of_a_project_leaves_the_worktrees_of_the_first_alone() {
     assert_ne!(other.path(), desk.store.path());
     assert_eq!(other.project().unwrap(), copy);
     let same = other.worktree("one").unwrap();
-    assert_eq!((same.path(), same.standing().unwrap()), (one.path(), Standing::Missing));
+    assert_eq!((same.path(), same.state().unwrap()), (one.path(), WorktreeState::Missing));
     let options = options();
     let latest = other.latest().unwrap().unwrap();
     for (what, result) in [
@@ -183,13 +183,13 @@ fn a_copy_of_a_project_leaves_the_worktrees_of_the_first_alone() {
     // The name can go, and nothing else does.
     same.drop(&DropOptions::new().force(true), &options).unwrap().delete().unwrap();
     assert!(other.worktrees().unwrap().is_empty());
-    assert_eq!(one.standing().unwrap(), Standing::Ready);
+    assert_eq!(one.state().unwrap(), WorktreeState::Ready);
     assert_eq!(status(&one), [""; 0]);
     assert_eq!(Store::discover(one.path()).unwrap().store.path(), desk.store.path());
     // It has worktrees of its own.
     let elsewhere = StartOptions::new().at(desk.scratch.join("others"));
     other.start(&["one"], &elsewhere, &options).unwrap();
-    assert_eq!(other.worktree("one").unwrap().standing().unwrap(), Standing::Ready);
+    assert_eq!(other.worktree("one").unwrap().state().unwrap(), WorktreeState::Ready);
     assert_eq!(desk.store.worktree("one").unwrap().path(), one.path());
 }
 
@@ -560,7 +560,7 @@ fn a_forced_switch_that_was_cut_short_is_brought_to_an_end_and_undone_with_nothi
                 ErrorKind::PermissionDenied,
             );
             assert!(error.path().starts_with(one.path()), "{row}: {error}");
-            assert_eq!(one.standing().unwrap(), Standing::Switching, "{row}");
+            assert_eq!(one.state().unwrap(), WorktreeState::Switching, "{row}");
             drop(flag);
             match how {
                 "force" => {
@@ -582,7 +582,7 @@ fn a_forced_switch_that_was_cut_short_is_brought_to_an_end_and_undone_with_nothi
                 },
                 _ => drop(one.reset(&options()).unwrap()),
             }
-            assert_eq!(one.standing().unwrap(), Standing::Ready, "{row}");
+            assert_eq!(one.state().unwrap(), WorktreeState::Ready, "{row}");
             if how == "reset" {
                 assert_same(&content(&desk.project), &content(one.path()), &row);
             } else {
@@ -682,7 +682,7 @@ fn a_store_that_is_read_only_can_be_read_and_started_from_and_refuses_the_rest()
     let found = assert_sound(&store);
     assert!(found.packed_blobs > 0 && found.mirrors > 0, "{found:?}");
     let one = store.worktree("one").unwrap();
-    assert_eq!(one.standing().unwrap(), Standing::Ready);
+    assert_eq!(one.state().unwrap(), WorktreeState::Ready);
     assert_eq!(status(&one), ["M README"]);
     assert_eq!(one.diff(&options()).unwrap().files[0].lines, Some((1, 3)));
 
@@ -780,7 +780,7 @@ fn a_start_and_a_restore_in_an_empty_folder_take_its_place_and_one_that_is_not_e
     let one = all.into_iter().find(|worktree| worktree.name() == "w0-0").unwrap();
     fs::remove_dir_all(one.path()).unwrap();
     fs::create_dir(one.path()).unwrap();
-    assert_eq!(one.standing().unwrap(), Standing::Missing);
+    assert_eq!(one.state().unwrap(), WorktreeState::Missing);
     one.restore(&options()).unwrap();
     assert_same(&wanted, &tree(one.path()), "restored");
 

@@ -184,7 +184,7 @@ fn a_capture_is_the_base_from_then_on() {
 }
 
 #[test]
-fn list_has_a_row_a_worktree_with_its_standing() {
+fn list_has_a_row_a_worktree_with_its_state() {
     let (_scratch, project) = with_project();
     assert_eq!(done(&project, "list"), "");
     let id = done(&project, "snapshot");
@@ -210,10 +210,10 @@ fn list_has_a_row_a_worktree_with_its_standing() {
     for row in &mut rows {
         assert!(row.as_object_mut().unwrap().remove("created").unwrap().is_string());
     }
-    let row = |name: &str, standing: &str, changes: Option<u64>| {
+    let row = |name: &str, state: &str, changes: Option<u64>| {
         json!({
             "name": name, "path": beside.join(name).to_str(), "snapshot": id,
-            "standing": standing, "changes": changes,
+            "state": state, "changes": changes,
         })
     };
     let expected =
@@ -401,15 +401,13 @@ fn a_project_that_is_cloned_as_links_has_a_store_of_its_own() {
         assert_eq!(run.code, Some(0), "{mode}: {run:?}");
         assert_eq!(run.json()["destinations"][0]["linked_files"], 1, "{mode}: {run:?}");
         fs::write(copy.join("new"), "two").unwrap();
-        let standing = |place: &Path| {
-            calve(place, "list --json").json()["worktrees"][0]["standing"]
-                .as_str()
-                .map(str::to_owned)
+        let state = |place: &Path| {
+            calve(place, "list --json").json()["worktrees"][0]["state"].as_str().map(str::to_owned)
         };
-        assert_eq!(standing(&copy).as_deref(), Some("missing"), "{mode}");
+        assert_eq!(state(&copy).as_deref(), Some("missing"), "{mode}");
         done(&copy, "drop -q --force w");
         done(&copy, "snapshot -q --name of-the-copy");
-        assert_eq!(standing(&project).as_deref(), Some("ready"), "{mode}");
+        assert_eq!(state(&project).as_deref(), Some("ready"), "{mode}");
         done(&project, "status w");
         done(&project, "store verify");
         assert_eq!(calve(&project, "show of-the-copy").code, Some(1), "{mode}");

@@ -246,7 +246,7 @@ impl World {
         let json = |words: &str| self.done(words).json();
         let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
         let row = |row: &serde_json::Value| {
-            (text(&row["name"]), (text(&row["snapshot"]), text(&row["standing"])))
+            (text(&row["name"]), (text(&row["snapshot"]), text(&row["state"])))
         };
         let snapshot = |row: &serde_json::Value| (text(&row["snapshot"]), row["names"].to_string());
         let list = |value: &serde_json::Value| value.as_array().cloned().unwrap_or_default();

@@ -255,7 +255,7 @@ fn work(place: &Place, operations: u8) {
     let worktrees = store.worktrees().unwrap_or_default();
     let project = store.project_worktree();
     for worktree in worktrees.iter().chain(&project) {
-        let _ = (worktree.standing(), worktree.created(), worktree.status(&options));
+        let _ = (worktree.state(), worktree.created(), worktree.status(&options));
         if has(0)
             && let Ok(diff) = worktree.diff(&options)
         {

@@ -172,8 +172,8 @@ impl<'a> Registry<'a> {
     ///
     /// # Errors
     /// [`ErrorKind::WorktreeNotFound`] where it was dropped meanwhile.
-    pub(crate) fn set_standing(self, row: &WorktreeRow) -> Result<(), Error> {
-        if self.catalog.set_standing(row)? { Ok(()) } else { Err(no_worktree(&row.name)) }
+    pub(crate) fn set_state(self, row: &WorktreeRow) -> Result<(), Error> {
+        if self.catalog.set_state(row)? { Ok(()) } else { Err(no_worktree(&row.name)) }
     }
 
     /// Writes where a worktree is, which was moved.

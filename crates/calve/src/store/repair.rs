@@ -124,12 +124,12 @@ impl Store {
     }
 
     fn mend(&self, eye: &mut Eye<'_>, id: BlobId, seals: &mut Vec<BlobId>) -> Result<(), Error> {
-        let mut standing = self.look_at(eye, id)?;
-        if matches!(standing.mirror, Mirror::Bad { how: Bad::Closed, .. }) {
+        let mut state = self.look_at(eye, id)?;
+        if matches!(state.mirror, Mirror::Bad { how: Bad::Closed, .. }) {
             open_again(self.blobs().dir(), &path_of(id));
-            standing = self.look_at(eye, id)?;
+            state = self.look_at(eye, id)?;
         }
-        match (standing.mirror, standing.packed) {
+        match (state.mirror, state.packed) {
             (Mirror::Good { sealed, .. }, packed) => {
                 if !sealed {
                     seals.push(id);

@@ -202,12 +202,12 @@ pub(super) struct Eye<'a> {
 }
 
 /// A blob, looked at closely.
-pub(super) struct Standing {
+pub(super) struct BlobState {
     pub(super) mirror: Mirror,
     pub(super) packed: Option<(String, Result<(), String>)>,
 }
 
-impl Standing {
+impl BlobState {
     pub(super) fn is_lost(&self) -> bool {
         !matches!(self.mirror, Mirror::Good { .. }) && !matches!(self.packed, Some((_, Ok(()))))
     }
@@ -477,7 +477,7 @@ impl Store {
     }
 
     /// How a blob stands now.
-    pub(super) fn look_at(&self, eye: &mut Eye<'_>, id: BlobId) -> Result<Standing, Error> {
+    pub(super) fn look_at(&self, eye: &mut Eye<'_>, id: BlobId) -> Result<BlobState, Error> {
         let stop = || eye.operation.is_cancelled();
         let intake = &mut eye.intake;
         let mut mirror = self.read_mirror(intake, id, &stop)?;
@@ -494,7 +494,7 @@ impl Store {
             // It may have come a moment ago.
             mirror = self.read_mirror(intake, id, &stop)?;
         }
-        Ok(Standing { mirror, packed })
+        Ok(BlobState { mirror, packed })
     }
 
     /// What is wrong with a blob.
@@ -504,8 +504,8 @@ impl Store {
         id: BlobId,
         needed: bool,
     ) -> Result<Vec<Damage>, Error> {
-        let standing = self.look_at(eye, id)?;
-        let lost = needed && standing.is_lost();
+        let state = self.look_at(eye, id)?;
+        let lost = needed && state.is_lost();
         let damage = |kind, path, reason: String| Damage {
             kind,
             blob: Some(id),
@@ -516,16 +516,16 @@ impl Store {
             repaired: false,
         };
         let mut found = Vec::new();
-        let is_packed = matches!(standing.packed, Some((_, Ok(()))));
-        if let Mirror::Bad { why, how } = standing.mirror
+        let is_packed = matches!(state.packed, Some((_, Ok(()))));
+        if let Mirror::Bad { why, how } = state.mirror
             // What nobody needs, and nobody vouched for, was begun and given up, or is just being made.
-            && (needed || standing.packed.is_some() || !matches!(how, Bad::Empty | Bad::Young))
+            && (needed || state.packed.is_some() || !matches!(how, Bad::Empty | Bad::Young))
             // What a crash leaves of one that was unpacked and not written back: as good as none.
             && !(is_packed && matches!(how, Bad::Empty))
         {
             found.push(damage(DamageKind::Mirror, self.blobs().mirror_path(id), why));
         }
-        if let Some((pack, Err(why))) = standing.packed {
+        if let Some((pack, Err(why))) = state.packed {
             found.push(damage(DamageKind::Packed, self.layout().pack(&pack), why));
         }
         if found.is_empty() && lost {

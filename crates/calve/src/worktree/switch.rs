@@ -124,7 +124,7 @@ impl Worktree {
     /// # Errors
     /// [`ErrorKind::Changed`] where that would touch what was changed by hand and [`SwitchOptions::force`] is not set: nothing was
     /// done, and [`Error::details`] has the paths. Later errors leave it between the two snapshots, each path whole:
-    /// [`Standing::Switching`](crate::Standing::Switching); the same call goes on. Where only the removal of what was staged
+    /// [`WorktreeState::Switching`](crate::WorktreeState::Switching); the same call goes on. Where only the removal of what was staged
     /// failed, the error says so, and all else is done.
     pub fn switch(
         &self,
@@ -262,7 +262,7 @@ impl Worktree {
             let going_on = interrupted.is_some();
             self.note_undo(&root, &trees, &moves, from, going_on, metadata)?;
         }
-        self.store.registry().set_standing(&row)?;
+        self.store.registry().set_state(&row)?;
         if moves_aside {
             report.kept = self.move_aside(&root, &trees, &moves)?;
         }
@@ -276,7 +276,7 @@ impl Worktree {
             snapshot: Some(to),
             ..self.row.clone()
         };
-        self.store.registry().set_standing(&row)?;
+        self.store.registry().set_state(&row)?;
         removed.context(Operation::RemoveLeftovers, || &self.path)?;
         report.elapsed = started.elapsed();
         Ok((report, moves.times))

@@ -112,7 +112,7 @@ impl World {
         let mut listed = BTreeMap::new();
         for entry in json["worktrees"].as_array().unwrap() {
             let text = |field: &str| entry[field].as_str().unwrap().to_owned();
-            listed.insert(text("name"), (text("standing"), text("snapshot")));
+            listed.insert(text("name"), (text("state"), text("snapshot")));
         }
         for (name, tried) in std::mem::take(&mut self.worktrees) {
             let root = self.folder().join(&name);
@@ -142,12 +142,12 @@ impl World {
                 fs::remove_dir_all(&root).unwrap();
             }
         }
-        for (name, (standing, id)) in listed {
+        for (name, (state, id)) in listed {
             let root = self.folder().join(&name);
-            if standing == "starting" && !root.try_exists().unwrap() {
+            if state == "starting" && !root.try_exists().unwrap() {
                 continue;
             }
-            if standing == "missing" {
+            if state == "missing" {
                 self.must(&format!("drop --force {name}"));
                 if root.is_dir() {
                     fs::remove_dir_all(&root).unwrap();
@@ -173,7 +173,7 @@ impl World {
             self.must(&format!("reset {name}"));
             let differ = differences(&tree_of(&root).unwrap(), &wanted);
             if !differ.is_empty() {
-                self.fail(format!("{name}, {standing}, was reset and differs: {differ:?}"));
+                self.fail(format!("{name}, {state}, was reset and differs: {differ:?}"));
             }
             self.must(&format!("status {name}"));
             let tried = Tried { snapshot: id, settled: true, fresh: false };

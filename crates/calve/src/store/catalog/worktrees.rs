@@ -123,7 +123,7 @@ impl Catalog {
 
     /// Writes what a worktree is based on, and whether it is between that and another snapshot. `false` where it was dropped meanwhile,
     /// which it stays; where it is, and what it is called, is not touched.
-    pub(crate) fn set_standing(&self, row: &WorktreeRow) -> Result<bool, Error> {
+    pub(crate) fn set_state(&self, row: &WorktreeRow) -> Result<bool, Error> {
         self.write_soon(|tx| {
             tx.execute(
                 "UPDATE worktrees SET snapshot = ?1, state = ?2, target = ?3 WHERE token = ?4",
