@@ -16,6 +16,22 @@
 //! | `fclonefileat`, `CLONE_NOFOLLOW` | macOS 10.12 (APFS) | every clone | copy |
 //! | `FSCTL_DUPLICATE_EXTENTS_TO_FILE` | Windows Server 2016 (ReFS) | every clone | copy |
 
+/// Where a filesystem puts an overwrite of a file's blocks.
+#[cfg(unix)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(
+    not(any(target_os = "linux", target_os = "android")),
+    expect(dead_code, reason = "elsewhere nothing is known")
+)]
+pub(crate) enum Overwrites {
+    /// Into new blocks.
+    NewBlocks,
+    /// Into new blocks for those that another file has, too; in place for the others.
+    NewBlocksWhereShared,
+    /// In place, or nothing is known.
+    MaybeInPlace,
+}
+
 #[cfg(unix)]
 mod unix;
 #[cfg(unix)]

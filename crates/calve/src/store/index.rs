@@ -20,9 +20,9 @@
 //! Times tell of every write only as long as the machine runs. A filesystem that writes in place may have an overwritten block on
 //! the disk before the inode's new times, which are in its log; when the power fails in between, the file has new content and old
 //! times. (XFS and ext4 do it: write, flush that block with `sync_file_range(2)`, shut down.) So an index says in which *boot* it
-//! was made. In any other, a regular file is trusted only if no overwrite of it could have come apart so
-//! ([`sys::overwrites_keep_their_times`](crate::reflink::sys::overwrites_keep_their_times)), or if it may not be read, and is read once more if not. Where
-//! a system does not name its boots that is not done; nor where a filesystem dies and is mounted again in the same one.
+//! was made. In any other, calve trusts a regular file only if no overwrite of it could have come apart so
+//! (`old_times_mean_old_content` in [`scan`](super::scan)), or if calve may not read it. It reads any other file once more. It does not
+//! do so on a system that does not name its boots, nor after a filesystem died and was mounted again in the same boot.
 //!
 //! # Format
 //! ```text

@@ -5,7 +5,7 @@
 use std::ffi::CStr;
 use std::io;
 use std::mem;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 
 use rustix::fs::{self, AtFlags, IFlags, Mode};
@@ -15,6 +15,7 @@ use rustix::ioctl::{self, Opcode};
 use super::super::imp::NEW_FILE_FLAGS;
 use super::super::meta::{self, Attrs, Created, Meta};
 use super::super::verdict::Verdict;
+use super::Overwrites;
 
 /// Cloning fills a file that the caller made; but in the build that tests the other way (`scripts/test --clone-at`).
 pub(crate) const CLONE_MAKES_THE_FILE: bool = cfg!(calve_clone_at);
@@ -209,30 +210,15 @@ struct FiemapExtent {
 /// `struct fiemap` without extents, which is what the number of the call is made of.
 const FIEMAP: Opcode = ioctl::opcode::read_write::<[u64; 4]>(b'f', 11);
 
-/// Whether whoever finds `file` with old times after a crash can be sure that it has its old content, too; `original` is a file that has
-/// that content, was made as a clone, and is never written to.
-///
-/// It can where no block is written in place, since new blocks are put in the file by the filesystem's log, after the new times: on btrfs
-/// but for files that are NOCOW, and on XFS in what was shared or unwritten (`xfs_reflink_end_cow` and `xfs_iomap_write_unwritten`, fs/xfs).
-/// That something is shared now says little, as others may have cloned the file since the crash; that it is shared with the original is enough.
-/// Of other filesystems nothing is known, or they do write in place.
-pub(crate) fn overwrites_keep_their_times(
-    file: impl AsFd,
-    original: impl FnOnce() -> io::Result<Option<OwnedFd>>,
-) -> io::Result<bool> {
-    match u32::try_from(fs::fstatfs(&file)?.f_type) {
-        Ok(BTRFS) => Ok(!fs::ioctl_getflags(file)?.contains(IFlags::NOCOW)),
-        Ok(XFS) => {
-            let Some(blocks) = shared_blocks(file)? else { return Ok(false) };
-            // Holes, or nothing that was ever written.
-            if blocks.is_empty() {
-                return Ok(true);
-            }
-            let Some(original) = original()? else { return Ok(false) };
-            Ok(shared_blocks(original)? == Some(blocks))
-        }
-        _ => Ok(false),
-    }
+/// Where the filesystem puts an overwrite of `file`. btrfs uses new blocks unless the file is NOCOW. XFS uses new blocks for blocks that
+/// are shared or unwritten, and its log puts them into the file after the new times (`xfs_reflink_end_cow` and
+/// `xfs_iomap_write_unwritten`, fs/xfs). Any other filesystem writes in place, or calve does not know.
+pub(crate) fn overwrites(file: impl AsFd) -> io::Result<Overwrites> {
+    Ok(match u32::try_from(fs::fstatfs(&file)?.f_type) {
+        Ok(BTRFS) if !fs::ioctl_getflags(file)?.contains(IFlags::NOCOW) => Overwrites::NewBlocks,
+        Ok(XFS) => Overwrites::NewBlocksWhereShared,
+        _ => Overwrites::MaybeInPlace,
+    })
 }
 
 /// Whether it is known, on the filesystem of `file`, who could write to one of its files.
@@ -281,8 +267,9 @@ pub(crate) fn write_back(file: impl AsFd) -> bool {
     unsafe { libc::sync_file_range(file.as_fd().as_raw_fd(), 0, 0, flags) == 0 }
 }
 
-/// Where a file has its content, as `(offset, place, length)` in bytes; nothing where it shares not all of it, or has it in too many pieces.
-fn shared_blocks(file: impl AsFd) -> io::Result<Option<Vec<(u64, u64, u64)>>> {
+/// Where a file has its content, as `(offset, place, length)` in bytes: no piece if it has nothing but holes. `None` if a part of it is
+/// not shared, or it is in too many pieces.
+pub(crate) fn shared_blocks(file: impl AsFd) -> io::Result<Option<Vec<(u64, u64, u64)>>> {
     const LAST: u32 = 1;
     const UNWRITTEN: u32 = 0x800;
     const SHARED: u32 = 0x2000;

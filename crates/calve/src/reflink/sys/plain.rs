@@ -2,9 +2,11 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 
 use rustix::io::Errno;
+
+use super::Overwrites;
 
 /// The file mode creation mask belongs to the whole process.
 pub(crate) fn private_umask() -> bool {
@@ -17,11 +19,13 @@ pub(crate) fn clones_may_be_short(_dir: impl AsFd) -> bool {
 }
 
 /// Nothing is known of this system's filesystems.
-pub(crate) fn overwrites_keep_their_times(
-    _file: impl AsFd,
-    _original: impl FnOnce() -> io::Result<Option<OwnedFd>>,
-) -> io::Result<bool> {
-    Ok(false)
+pub(crate) fn overwrites(_file: impl AsFd) -> io::Result<Overwrites> {
+    Ok(Overwrites::MaybeInPlace)
+}
+
+/// See [`overwrites`].
+pub(crate) fn shared_blocks(_file: impl AsFd) -> io::Result<Option<Vec<(u64, u64, u64)>>> {
+    Ok(None)
 }
 
 /// Nor of who has a file open.

@@ -13,7 +13,7 @@ use super::super::object::{Entry, Kind};
 use super::{Inode, Scanned, Scanner, What, mtime_of, stat_of};
 use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::meta::Meta;
-use crate::reflink::sys;
+use crate::reflink::sys::{self, Overwrites};
 
 impl Scanner<'_> {
     /// Whether what `meta` is of is the entry, for all that the index knows. Owner and mode are not compared: the change time tells of
@@ -40,7 +40,7 @@ impl Scanner<'_> {
             && mtime_of(meta) == entry.mtime
     }
 
-    /// Whether the times of a file that is trusted tell of every write to it. See [the rule of the boot](super::index).
+    /// Whether the times of a file that is trusted tell of every write to it. See [the rule of the boot](super::super::index).
     pub(super) fn times_tell_all(
         &self,
         entry: &Entry,
@@ -60,7 +60,7 @@ impl Scanner<'_> {
         };
         let look = |file: OwnedFd| -> io::Result<bool> {
             let is_it = stat_of(&Meta::of(&fs::fstat(&file)?)) == stat_of(meta);
-            Ok(is_it && sys::overwrites_keep_their_times(&file, mirror)?)
+            Ok(is_it && old_times_mean_old_content(&file, mirror)?)
         };
         match fs::openat(dir, name, SOURCE_FLAGS, Mode::empty()) {
             // Whatever is in the way of that is in the way of reading it, too.
@@ -95,5 +95,30 @@ impl Scanner<'_> {
             }
         }
         Some(Index { boot: self.boot, stats, ..index.clone() })
+    }
+}
+
+/// Whether a file that has its old times after a crash has its old content, too. `original` opens a clone of that content that nobody
+/// ever writes to.
+///
+/// It has if no overwrite goes in place: the filesystem's log puts new blocks into the file after the new times. On XFS that is so for
+/// shared blocks. That they are shared now proves little, since a process may have cloned the file after the crash; that the
+/// original has the same blocks proves it.
+fn old_times_mean_old_content(
+    file: &OwnedFd,
+    original: impl FnOnce() -> io::Result<Option<OwnedFd>>,
+) -> io::Result<bool> {
+    match sys::overwrites(file)? {
+        Overwrites::NewBlocks => Ok(true),
+        Overwrites::NewBlocksWhereShared => {
+            let Some(blocks) = sys::shared_blocks(file)? else { return Ok(false) };
+            // Holes, or nothing that was ever written.
+            if blocks.is_empty() {
+                return Ok(true);
+            }
+            let Some(original) = original()? else { return Ok(false) };
+            Ok(sys::shared_blocks(original)? == Some(blocks))
+        }
+        Overwrites::MaybeInPlace => Ok(false),
     }
 }
