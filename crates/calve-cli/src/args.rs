@@ -12,6 +12,8 @@ use crate::common::Common;
 #[cfg(unix)]
 mod changes;
 mod clone;
+#[cfg(unix)]
+mod hooks;
 mod misuse;
 mod shells;
 #[cfg(unix)]
@@ -24,6 +26,8 @@ mod worktrees;
 #[cfg(unix)]
 pub(crate) use changes::{DiffArgs, ResetArgs, SwitchArgs, Switching};
 pub(crate) use clone::CloneArgs;
+#[cfg(unix)]
+pub(crate) use hooks::{ClaudeHook, HookVerb};
 #[cfg(unix)]
 pub(crate) use shells::{CdArgs, InitShell, PathArgs};
 #[cfg(unix)]
@@ -245,6 +249,11 @@ pub(crate) enum Verb {
     #[cfg(unix)]
     #[command(subcommand, arg_required_else_help = true, after_help = store::EXAMPLES)]
     Store(StoreVerb),
+
+    /// Make and remove worktrees for an agent's tool, as its hooks
+    #[cfg(unix)]
+    #[command(subcommand, arg_required_else_help = true, after_help = hooks::EXAMPLES)]
+    Hook(HookVerb),
 
     /// Print shell code that makes 'calve cd' and completion work
     ///

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ColorChoice, ValueHint};
 
 /// The flags of every command.
-#[derive(Debug, Default, Args)]
+#[derive(Debug, Default, Clone, Args)]
 #[command(next_help_heading = "Common options")]
 pub(crate) struct Common {
     /// Print one JSON document on standard output (docs/json.md)

@@ -15,6 +15,8 @@ mod doctor;
 mod exit;
 mod failure;
 mod filesystems;
+#[cfg(unix)]
+mod hook;
 mod manual;
 mod output;
 mod progress;
@@ -122,6 +124,8 @@ fn run(cli: Cli) -> Result<Exit, clap::Error> {
         Verb::Name(args) => snapshots::name(args.naming()?, session),
         #[cfg(unix)]
         Verb::Store(verb) => store::run(verb, session),
+        #[cfg(unix)]
+        Verb::Hook(verb) => hook::run(verb, session),
         #[cfg(unix)]
         Verb::Path(args) => worktrees::path(args, session),
         #[cfg(unix)]

@@ -67,7 +67,7 @@ calve knows its new path.";
 const PREFIX: &str = "worktree";
 
 /// The arguments of `calve start`.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(crate) struct StartArgs {
     /// Names of the worktrees; their folders get the same names
     #[arg(value_name = "NAME", required_unless_present = "count", conflicts_with = "count",

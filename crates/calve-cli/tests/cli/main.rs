@@ -5,6 +5,8 @@ mod changes;
 mod clone;
 mod doctor;
 mod errors;
+#[cfg(unix)]
+mod hooks;
 mod imports;
 #[cfg(unix)]
 mod places;

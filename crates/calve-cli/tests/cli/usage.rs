@@ -103,13 +103,22 @@ fn help_and_version_are_results() {
 fn every_command_has_its_help_with_examples_in_eighty_columns() {
     let scratch = with_source();
     let verbs = "clone doctor init snapshot start list path cd status diff capture switch reset drop restore log show name \
-                 store shell-init completions man";
+                 store hook shell-init completions man";
     let overview = calve(scratch.path(), "--help").stdout;
     for verb in verbs.split_whitespace() {
         assert!(overview.contains(&format!("\n  {verb}")), "{verb}: {overview}");
     }
-    let of_store = ["store verify", "store gc", "store pack", "store warm", "store stats"];
-    for verb in verbs.split_whitespace().chain(of_store) {
+    let inner = [
+        "store verify",
+        "store gc",
+        "store pack",
+        "store warm",
+        "store stats",
+        "hook claude",
+        "hook claude create",
+        "hook claude remove",
+    ];
+    for verb in verbs.split_whitespace().chain(inner) {
         for flag in ["-h", "--help"] {
             let run = calve(scratch.path(), &format!("{verb} {flag}"));
             assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""), "{verb} {flag}");
@@ -146,12 +155,14 @@ fn every_command_has_its_manual_page() {
     let scratch = with_source();
     let run = calve(scratch.path(), "man -q --dir made/man1");
     assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""), "{run:?}");
-    let mut expected = vec!["made/man1/calve.1".to_owned()];
-    for verb in listed(scratch.path(), "").iter().filter(|verb| *verb != "help") {
-        expected.push(format!("made/man1/calve-{verb}.1"));
-        for inner in listed(scratch.path(), verb).iter().filter(|inner| *inner != "help") {
-            expected.push(format!("made/man1/calve-{verb}-{inner}.1"));
-        }
+    let mut expected = Vec::new();
+    let mut commands = vec![String::new()];
+    while let Some(words) = commands.pop() {
+        expected.push(format!("made/man1/calve{}.1", words.replace(' ', "-")));
+        let inner = listed(scratch.path(), &words);
+        // Each is followed by what is below it.
+        let inner = inner.iter().rev().filter(|inner| *inner != "help");
+        commands.extend(inner.map(|inner| format!("{words} {inner}")));
     }
     assert_eq!(run.stdout.lines().collect::<Vec<_>>(), expected);
     assert_eq!(

@@ -1,0 +1,153 @@
+//! What agents' tools run if they want a worktree, or want it gone.
+//!
+//! Claude Code writes one JSON document to the standard input of its hooks. `WorktreeCreate` takes the last line of the standard output
+//! as the path of the worktree, and any exit code but 0 as a failure. `WorktreeRemove` may be run twice, from any folder.
+
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use calve::{ErrorKind, WorktreeState};
+use serde::Deserialize;
+
+use crate::args::{DropArgs, HookVerb, StartArgs};
+use crate::common::Common;
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::failure::stored::{store_failure, worktree_failure};
+use crate::session::Session;
+use crate::worktrees;
+
+/// More than this is no message of a hook.
+const MOST_BYTES: u64 = 1024 * 1024;
+
+/// What a hook is told. The names of the fields changed over time; all of them are known, and what else there is does not matter.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Message {
+    name: Option<String>,
+    worktree_name: Option<String>,
+    worktree_path: Option<PathBuf>,
+    cwd: Option<PathBuf>,
+}
+
+impl Message {
+    /// Reads one document, and does not wait for the end of the input: not every tool closes it.
+    fn read(input: impl Read) -> Result<Self, Failure> {
+        let documents = serde_json::Deserializer::from_reader(input.take(MOST_BYTES));
+        let message = match documents.into_iter().next() {
+            Some(Ok(message)) => Ok(message),
+            Some(Err(error)) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
+            None => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "there is none")),
+        };
+        message.map_err(|error| Failure {
+            hint: Some(
+                "this command is for the settings of an agent's tool; you start a worktree with 'calve start NAME'"
+                    .to_owned(),
+            ),
+            ..Failure::io("read the JSON document on standard input", Vec::new(), &error)
+        })
+    }
+
+    /// The name that a new worktree shall have: its folder's, so a slash is a dash.
+    fn wanted(&self) -> Option<String> {
+        let of_path = || self.worktree_path.as_deref()?.file_name()?.to_str().map(str::to_owned);
+        let given = self.name.clone().or_else(|| self.worktree_name.clone()).or_else(of_path)?;
+        let plain =
+            given.replace(|character: char| character == '/' || character.is_control(), "-");
+        let name = plain.trim_matches(|character| matches!(character, '-' | '.' | ' '));
+        (!name.is_empty()).then(|| name.to_owned())
+    }
+}
+
+pub(crate) fn run(verb: &HookVerb, session: Session<'_>) -> Result<Exit, Failure> {
+    let HookVerb::Claude(verb) = verb;
+    let message = Message::read(io::stdin().lock())?;
+    let common = Common {
+        // The output is the tool's.
+        json: false,
+        directory: message.cwd.clone().or_else(|| session.common.directory.clone()),
+        ..session.common.clone()
+    };
+    let mut output = session.output;
+    output.json = false;
+    let session = Session { common: &common, output, ..session };
+    match verb {
+        crate::args::ClaudeHook::Create => create(&message, session),
+        crate::args::ClaudeHook::Remove { force } => remove(&message, *force, session),
+    }
+}
+
+fn create(message: &Message, session: Session<'_>) -> Result<Exit, Failure> {
+    let Some(name) = message.wanted() else {
+        return Err(incomplete("'name'"));
+    };
+    let store = session.store()?;
+    // Whoever asks again is given what is there.
+    match store.worktree(&name) {
+        Ok(worktree) => {
+            let state = worktree.state().map_err(|error| worktree_failure(&error, &worktree))?;
+            if state == WorktreeState::Ready {
+                session.output.results(&session.output.path_lines([worktree.path()]))?;
+                return Ok(Exit::Done);
+            }
+        }
+        Err(error) if error.kind() == ErrorKind::WorktreeNotFound => {}
+        Err(error) => return Err(store_failure(&error)),
+    }
+    // What was left out was said; the worktree is there all the same.
+    worktrees::start(&StartArgs::default(), &[name], session).map(|_| Exit::Done)
+}
+
+fn remove(message: &Message, force: bool, session: Session<'_>) -> Result<Exit, Failure> {
+    let Some(path) = &message.worktree_path else {
+        return Err(incomplete("'worktree_path'"));
+    };
+    let is_gone = |path: &Path| {
+        std::fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+    };
+    let was_gone = is_gone(path);
+    let args = DropArgs { worktrees: vec![path.clone()], force };
+    match worktrees::drop(&args, session) {
+        // Nobody knows it any more, or somebody else was faster.
+        Err(_) if was_gone || is_gone(path) => Ok(Exit::Done),
+        done => done,
+    }
+}
+
+fn incomplete(field: &str) -> Failure {
+    let cause = io::Error::new(io::ErrorKind::InvalidData, format!("it has no {field}"));
+    Failure::io("read the JSON document on standard input", Vec::new(), &cause)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_is_that_of_any_generation_of_the_message() {
+        for (message, expected) in [
+            (r#"{"name":"sad-tharp"}"#, Some("sad-tharp")),
+            (r#"{"worktree_name":"feat-auth","base_path":"/p/.worktrees"}"#, Some("feat-auth")),
+            (r#"{"worktree_path":"/p/.claude/worktrees/agent-7"}"#, Some("agent-7")),
+            (r#"{"name":"one","worktree_path":"/p/two"}"#, Some("one")),
+            (r#"{"name":"feat/04-config"}"#, Some("feat-04-config")),
+            (r#"{"name":"../../etc"}"#, Some("etc")),
+            (r#"{"name":"-n"}"#, Some("n")),
+            (r#"{"name":"a\u0000b\nc"}"#, Some("a-b-c")),
+            (r#"{"name":"/"}"#, None),
+            (r#"{"name":""}"#, None),
+            (r#"{"cwd":"/p"}"#, None),
+        ] {
+            let wanted = Message::read(message.as_bytes()).unwrap().wanted();
+            assert_eq!(wanted.as_deref(), expected, "{message}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_document_is_an_error_and_what_follows_one_is_not_read() {
+        assert!(Message::read(&b"{\"name\":\"a\"} and more"[..]).is_ok());
+        for message in ["", "{", "\"name\"", "{\"name\":7}", "name"] {
+            assert!(Message::read(message.as_bytes()).is_err(), "{message}");
+        }
+    }
+}

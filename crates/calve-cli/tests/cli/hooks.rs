@@ -1,0 +1,109 @@
+//! `hook`: what an agent's tool says and is given.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+
+use crate::{Run, command, done, with_project, worktrees_of};
+
+/// Runs a hook as Claude Code does: one document on standard input.
+fn hook(directory: &Path, words: &str, message: &Value) -> Run {
+    let mut command = command(directory, words.split_whitespace());
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(message.to_string().as_bytes()).unwrap();
+    child.wait_with_output().unwrap().into()
+}
+
+#[test]
+fn each_generation_of_the_message_makes_a_worktree_and_its_path_is_the_last_line() {
+    let (scratch, project) = with_project();
+    let beside = worktrees_of(&project);
+    for (message, name) in [
+        (json!({"name": "one"}), "one"),
+        (json!({"worktree_name": "two", "base_path": "/elsewhere", "source_ref": "main"}), "two"),
+        (json!({"worktree_path": "/elsewhere/three"}), "three"),
+        (json!({"name": "feat/four"}), "feat-four"),
+    ] {
+        let mut message = message;
+        message["cwd"] = json!(project);
+        message["session_id"] = json!("1");
+        message["hook_event_name"] = json!("WorktreeCreate");
+        // The hook's own folder does not matter, and asking again changes nothing.
+        for _ in 0..2 {
+            let run = hook(scratch.path(), "hook claude create", &message);
+            assert_eq!(run.code, Some(0), "{run:?}");
+            let path = beside.join(name);
+            assert_eq!(run.stdout.lines().last(), path.to_str(), "{run:?}");
+            assert_eq!(fs::read_to_string(path.join("dir/b")).unwrap(), "beta\n");
+        }
+    }
+}
+
+#[test]
+fn a_worktree_is_removed_from_any_folder_and_as_often_as_it_is_asked_for() {
+    let (scratch, project) = with_project();
+    let beside = worktrees_of(&project);
+    done(&project, "start one two three");
+    for (name, cwd) in [
+        ("one", project.clone()),
+        ("two", beside.join("two")),
+        ("three", scratch.path().to_owned()),
+    ] {
+        let path = beside.join(name);
+        let message =
+            json!({"worktree_path": path, "cwd": cwd, "hook_event_name": "WorktreeRemove"});
+        for _ in 0..2 {
+            let run = hook(scratch.path(), "hook claude remove", &message);
+            assert_eq!(run.code, Some(0), "{name}: {run:?}");
+            assert!(!path.try_exists().unwrap(), "{name}: {run:?}");
+        }
+    }
+    let unknown = json!({"worktree_path": scratch.path().join("no/such"), "cwd": project});
+    let run = hook(scratch.path(), "hook claude remove", &unknown);
+    assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn a_worktree_with_changes_stays_and_so_does_what_is_no_worktree() {
+    let (_scratch, project) = with_project();
+    done(&project, "start one");
+    let path = worktrees_of(&project).join("one");
+    fs::write(path.join("a"), "work\n").unwrap();
+    let message = json!({"worktree_path": path, "cwd": project});
+    let run = hook(&project, "hook claude remove", &message);
+    assert_eq!(run.code, Some(1), "{run:?}");
+    assert_eq!(fs::read_to_string(path.join("a")).unwrap(), "work\n");
+    let run = hook(&project, "hook claude remove --force", &message);
+    assert_eq!((run.code, path.try_exists().unwrap()), (Some(0), false), "{run:?}");
+    for other in [project.join("dir"), project.clone()] {
+        let run = hook(
+            &project,
+            "hook claude remove --force",
+            &json!({"worktree_path": other, "cwd": project}),
+        );
+        assert_eq!((run.code, other.try_exists().unwrap()), (Some(1), true), "{run:?}");
+    }
+}
+
+#[test]
+fn what_cannot_be_done_is_an_error_that_says_why_and_prints_no_path() {
+    let (scratch, project) = with_project();
+    for (directory, words, message, expected) in [
+        (&project, "create", json!({"cwd": project}), "it has no 'name'"),
+        (&project, "remove", json!({"cwd": project}), "it has no 'worktree_path'"),
+        (&project, "create", json!([]), "standard input"),
+        (&project, "create", json!({"name": "one", "cwd": scratch.path()}), "calve init"),
+    ] {
+        let run = hook(directory, &format!("hook claude {words}"), &message);
+        assert_eq!((run.code, run.stdout.as_str()), (Some(1), ""), "{run:?}");
+        assert!(run.stderr.contains(expected), "{expected}: {run:?}");
+    }
+}
