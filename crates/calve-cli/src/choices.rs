@@ -13,7 +13,7 @@ pub(crate) enum Reflink {
     Never,
 }
 
-/// See [`calve::Mode`].
+/// See [`calve::CloneMode`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Mode {
     /// As --reflink says; isolated from SRC
@@ -60,7 +60,7 @@ impl From<Reflink> for calve::Reflink {
     }
 }
 
-impl From<Mode> for calve::Mode {
+impl From<Mode> for calve::CloneMode {
     fn from(mode: Mode) -> Self {
         match mode {
             Mode::Clone => Self::Clone,

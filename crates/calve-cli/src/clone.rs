@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use calve::{CloneOptions, DestinationReport, Method, Progress, Report, SkipReason, Skipped};
+use calve::{CloneOptions, CloneReport, DestinationReport, Method, Progress, SkipReason, Skipped};
 use serde::Serialize;
 
 use crate::args::CloneArgs;
@@ -89,7 +89,12 @@ fn options(args: &CloneArgs, common: &Common) -> CloneOptions {
 }
 
 /// Results on standard output, then findings and the summary on standard error. `had` says which destinations had a store before.
-fn tell(report: &Report, had: &[bool], args: &CloneArgs, output: Output) -> Result<Exit, Failure> {
+fn tell(
+    report: &CloneReport,
+    had: &[bool],
+    args: &CloneArgs,
+    output: Output,
+) -> Result<Exit, Failure> {
     // A destination left as it was is no finding: `--existing skip` asked for just that.
     let asked =
         |reason: &SkipReason| args.existing == Existing::Skip && *reason == SkipReason::Exists;
@@ -233,7 +238,7 @@ pub(crate) struct SkippedDocument {
 }
 
 impl Document {
-    fn new(report: &Report) -> Self {
+    fn new(report: &CloneReport) -> Self {
         let (source, source_encoding) = encoded(&report.source);
         Self {
             source,

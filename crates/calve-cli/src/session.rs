@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use calve::{ErrorKind, Place, Progress, SnapshotId, Store, StoreOptions, Worktree};
+use calve::{Discovered, ErrorKind, Progress, SnapshotId, Store, StoreOptions, Worktree};
 
 use crate::common::Common;
 use crate::failure::stored::{no_worktree, store_failure};
@@ -212,7 +212,7 @@ impl Session<'_> {
 }
 
 /// That it is a copy, or that its store forgot it, is said where the command is about it.
-fn know_again(place: &Place) {
+fn know_again(place: &Discovered) {
     if place.is_worktree() {
         let _ = place.worktree();
     }

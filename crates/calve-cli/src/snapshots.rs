@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use calve::{ErrorKind, Log, Skipped, Snapshot, SnapshotOptions, SnapshotReport, Store, Worktree};
+use calve::{
+    ErrorKind, Skipped, Snapshot, SnapshotLog, SnapshotOptions, SnapshotReport, Store, Worktree,
+};
 use serde::Serialize;
 
 use crate::args::{CaptureArgs, InitArgs, LogArgs, Naming, ShowArgs, SnapshotArgs, Telling};
@@ -162,7 +164,7 @@ pub(crate) fn log(args: &LogArgs, session: Session<'_>) -> Result<Exit, Failure>
 }
 
 /// Snapshots that cannot be read; a finding, and no reason to keep quiet about the others.
-fn tell_damage(log: &Log, session: Session<'_>) -> Exit {
+fn tell_damage(log: &SnapshotLog, session: Session<'_>) -> Exit {
     let lines: Vec<String> =
         log.damage.iter().map(|damage| harmless(&damage.reason).into_owned()).collect();
     session.output.warnings(&lines);

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use calve::{
-    Damage, GcOptions, GcReport, PackOptions, PackReport, Stats, Store, VerifyOptions,
+    Damage, GcOptions, GcReport, PackOptions, PackReport, Store, StoreStats, VerifyOptions,
     VerifyReport, WarmReport,
 };
 use serde::Serialize;
@@ -441,7 +441,7 @@ struct StatsDocument {
 }
 
 impl StatsDocument {
-    fn new(store: &Path, stats: &Stats) -> Self {
+    fn new(store: &Path, stats: &StoreStats) -> Self {
         Self {
             path: PathFields::new(store),
             snapshots: stats.snapshots,

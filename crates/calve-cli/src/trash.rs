@@ -3,7 +3,7 @@
 use std::io;
 use std::process::{Command, Stdio};
 
-use calve::{Dropped, Store};
+use calve::{DroppedWorktree, Store};
 
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -12,7 +12,7 @@ use crate::output::Output;
 
 /// Has the trash of `stores` emptied by other processes; where none can be had, by this one. That something could not be
 /// deleted is told and fails nothing: it is dropped, and the next to empty the trash tries again.
-pub(crate) fn empty_behind(stores: &[Store], remains: Vec<Dropped>, output: Output) {
+pub(crate) fn empty_behind(stores: &[Store], remains: Vec<DroppedWorktree>, output: Output) {
     let detached = stores.iter().all(|store| detach(store).is_ok());
     for dropped in remains {
         if !(detached && dropped.is_in_trash())

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use calve::{
-    Change, ChangeKind, DestinationReport, DropOptions, Dropped, ErrorKind, StartOptions,
-    StartReport, Status, Worktree, WorktreeState,
+    Change, ChangeKind, DestinationReport, DropOptions, DroppedWorktree, ErrorKind, StartOptions,
+    StartReport, Worktree, WorktreeState, WorktreeStatus,
 };
 use clap::builder::styling::Style;
 use serde::Serialize;
@@ -461,7 +461,7 @@ fn holding(worktree: &Worktree, inside: Vec<PathBuf>) -> Failure {
     }
 }
 
-fn changed(worktree: &Worktree, status: Status) -> Failure {
+fn changed(worktree: &Worktree, status: WorktreeStatus) -> Failure {
     let name = shell_word(Path::new(worktree.name()));
     let why = if status.changes.is_empty() {
         "names in it kept changing while calve listed them"
@@ -586,7 +586,7 @@ struct StatusDocument {
 }
 
 impl StatusDocument {
-    fn new(worktree: &Worktree, status: &Status) -> Self {
+    fn new(worktree: &Worktree, status: &WorktreeStatus) -> Self {
         Self {
             worktree: WorktreeFields::new(worktree),
             snapshot: status.snapshot.to_string(),
@@ -648,7 +648,7 @@ struct DroppedDocument {
 }
 
 impl DroppedDocument {
-    fn new(worktree: &Worktree, dropped: &Dropped) -> Self {
+    fn new(worktree: &Worktree, dropped: &DroppedWorktree) -> Self {
         Self {
             name: worktree.name().to_owned(),
             path: PathFields::new(worktree.path()),

@@ -14,18 +14,18 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use calve::{Cancel, CloneOptions, DestinationReport, ErrorKind, Existing, Mode, clone_tree};
+use calve::{Cancel, CloneMode, CloneOptions, DestinationReport, ErrorKind, Existing, clone_tree};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let usage = "usage: site_packages CACHE SITE_PACKAGES [clone|copy|hardlink|symlink]";
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let (cache, site, mode) = match arguments.as_slice() {
-        [cache, site] => (cache, site, Mode::Clone),
+        [cache, site] => (cache, site, CloneMode::Clone),
         [cache, site, mode] => match mode.as_str() {
-            "clone" => (cache, site, Mode::Clone),
-            "copy" => (cache, site, Mode::Copy),
-            "hardlink" => (cache, site, Mode::Hardlink),
-            "symlink" => (cache, site, Mode::Symlink),
+            "clone" => (cache, site, CloneMode::Clone),
+            "copy" => (cache, site, CloneMode::Copy),
+            "hardlink" => (cache, site, CloneMode::Hardlink),
+            "symlink" => (cache, site, CloneMode::Symlink),
             _ => return Err(usage.into()),
         },
         _ => return Err(usage.into()),
@@ -45,7 +45,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 pub fn install(
     cache: &Path,
     site: &Path,
-    mode: Mode,
+    mode: CloneMode,
 ) -> Result<Vec<(PathBuf, DestinationReport)>, Box<dyn Error>> {
     let mut wheels = Vec::new();
     for entry in fs::read_dir(cache)? {

@@ -2,7 +2,7 @@
 //!
 //! An *error* means that the operation was not done; every function's `# Errors` section says what is
 //! left behind. How something was done (copied instead of cloned, and why) is not an error but an
-//! outcome, counted in the [`Report`](crate::Report).
+//! outcome, counted in the [`CloneReport`](crate::CloneReport).
 
 use std::fmt;
 use std::io;

@@ -27,12 +27,12 @@
 //! # assert_eq!(report.destinations[7].files, 1);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
-//! All eight appear, or none. Where the filesystem cannot share blocks the files are copied, and the [`Report`] says how many and why;
+//! All eight appear, or none. Where the filesystem cannot share blocks the files are copied, and the [`CloneReport`] says how many and why;
 //! [`Reflink::Always`] makes that an error.
 //!
 //! # A cache into an environment
 //! ```
-//! use calve::{CloneOptions, Existing, Mode, clone_tree};
+//! use calve::{CloneMode, CloneOptions, Existing, clone_tree};
 //!
 //! # let desk = tempfile::tempdir()?;
 //! # std::env::set_current_dir(&desk)?;
@@ -41,7 +41,7 @@
 //! # std::fs::write("cache/numpy-2.1/numpy/__init__.py", "")?;
 //! let options = CloneOptions::new()
 //!     .existing(Existing::Merge) // others may merge into it at the same time
-//!     .mode(Mode::Hardlink) // asked for by name; never a fallback
+//!     .mode(CloneMode::Hardlink) // asked for by name; never a fallback
 //!     .mutable("RECORD"); // will be written to, so it must not be a link
 //! let report = clone_tree("cache/numpy-2.1", &["venv/lib/python3.13/site-packages"], &options)?;
 //! # assert_eq!(report.destinations[0].linked_files, 1);
@@ -108,7 +108,7 @@
 //! * An [`Error`] means that it was not done. Each function's `# Errors` says what is left behind, which is nothing wherever that is
 //!   possible. [`Error::kind`] is for programs, its text for people: operation, paths and cause. It turns into a
 //!   [`std::io::Error`] by `?`, with the cause's kind.
-//! * How it was done is an outcome, and counted: see [`Report`], [`Method`] and [`CopiedBecause`].
+//! * How it was done is an outcome, and counted: see [`CloneReport`], [`Method`] and [`CopiedBecause`].
 //! * What was found on the way (an entry that was left out, a change, damage) is data that is returned, and for the caller to judge.
 //!
 //! Every call that takes options can be stopped: [`Cancel`] is a flag that another thread or a signal handler sets. It fails then with
@@ -124,7 +124,7 @@
 //! # Hazards
 //! * A clone costs no data blocks *now*. A later write to a shared block needs a new one, so trees can together be
 //!   written fuller than the disk is.
-//! * [`Mode::Hardlink`] and [`Mode::Symlink`] are not isolated: that is what they are.
+//! * [`CloneMode::Hardlink`] and [`CloneMode::Symlink`] are not isolated: that is what they are.
 //! * A process that forks while a file is open for writing makes a later `execve` of that file fail with `ETXTBSY` for as
 //!   long as the child holds the descriptor. Do not start programs from a tree while it is being cloned.
 //! * A tree with absolute paths to itself inside (Python environments, build caches) still means the first tree.
@@ -180,20 +180,21 @@ pub use reflink::{
     filesystem_supports_reflink, probe, probe_between, reflink_file, try_reflink,
 };
 pub use report::{
-    Cancel, CopiedBecause, DestinationReport, Method, Progress, Report, SkipReason, Skipped,
+    Cancel, CloneReport, CopiedBecause, DestinationReport, Method, Progress, SkipReason, Skipped,
     UnlinkedBecause,
 };
 #[cfg(all(unix, feature = "store"))]
 pub use store::{
-    BlobId, Damage, DamageKind, GcOptions, GcReport, Log, PackOptions, PackReport, Place, Snapshot,
-    SnapshotId, SnapshotOptions, SnapshotReport, Stats, Store, StoreOptions, VerifyOptions,
-    VerifyReport, WarmReport,
+    BlobId, Damage, DamageKind, Discovered, GcOptions, GcReport, PackOptions, PackReport, Snapshot,
+    SnapshotId, SnapshotLog, SnapshotOptions, SnapshotReport, Store, StoreOptions, StoreStats,
+    VerifyOptions, VerifyReport, WarmReport,
 };
-pub use tree::{CloneOptions, Existing, GitIndex, Mode, Reflink, clone_tree};
+pub use tree::{CloneMode, CloneOptions, Existing, GitIndex, Reflink, clone_tree};
 #[cfg(all(unix, feature = "store"))]
 pub use worktree::{
-    Change, ChangeKind, Diff, DropOptions, Dropped, FileDiff, Scope, StartOptions, StartReport,
-    Started, Status, SwitchOptions, SwitchReport, Worktree, WorktreeState,
+    Change, ChangeKind, ChangeScope, Diff, DropOptions, DroppedWorktree, FileDiff, StartOptions,
+    StartReport, StartedWorktree, SwitchOptions, SwitchReport, Worktree, WorktreeState,
+    WorktreeStatus,
 };
 #[cfg(all(unix, feature = "store", any(test, fuzzing)))]
 #[doc(hidden)]

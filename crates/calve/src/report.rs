@@ -8,7 +8,7 @@ use std::time::Duration;
 /// What [`clone_tree`](crate::clone_tree) did.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
-pub struct Report {
+pub struct CloneReport {
     /// The source, as it was given.
     pub source: PathBuf,
     /// One entry for each destination, in the order in which they were given.

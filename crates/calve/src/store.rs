@@ -59,11 +59,11 @@ pub(crate) mod verify;
 pub use gc::{GcOptions, GcReport};
 pub use id::{BlobId, SnapshotId};
 pub use packing::{PackOptions, PackReport, WarmReport};
-pub use snapshot::{Log, Snapshot, SnapshotOptions, SnapshotReport};
-pub use stats::Stats;
+pub use snapshot::{Snapshot, SnapshotLog, SnapshotOptions, SnapshotReport};
+pub use stats::StoreStats;
 pub use verify::{Damage, DamageKind, VerifyOptions, VerifyReport};
 
-pub use discover::Place;
+pub use discover::Discovered;
 
 pub(crate) use catalog::PROJECT;
 pub(crate) use clock::now;

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::Error;
-use crate::report::{Cancel, Progress, Report};
+use crate::report::{Cancel, CloneReport, Progress};
 
 #[cfg(unix)]
 pub(crate) mod budget;
@@ -63,7 +63,7 @@ pub(crate) const OWN: &str = ".calve";
 /// How a regular file arrives at the destination.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Mode {
+pub enum CloneMode {
     /// A reflink, as [`Reflink`] says; isolated from the source.
     #[default]
     Clone,
@@ -132,7 +132,7 @@ pub enum GitIndex {
     #[default]
     Exact,
     /// It makes each entry of an unchanged file record the clone's file. git then reads only files that it would read in the source,
-    /// and its answers are the same. calve does so on Unix, in [`Mode::Clone`] and [`Mode::Copy`]; a tree that arrives as a
+    /// and its answers are the same. calve does so on Unix, in [`CloneMode::Clone`] and [`CloneMode::Copy`]; a tree that arrives as a
     /// snapshot does not need it, and a split index stays as it is. The report counts the entries
     /// ([`ready_index_entries`](crate::DestinationReport::ready_index_entries)).
     Ready,
@@ -141,7 +141,7 @@ pub enum GitIndex {
 /// How [`clone_tree`] works; built by value.
 #[derive(Debug, Clone)]
 pub struct CloneOptions {
-    pub(crate) mode: Mode,
+    pub(crate) mode: CloneMode,
     pub(crate) reflink: Reflink,
     pub(crate) existing: Existing,
     pub(crate) exclude: Vec<String>,
@@ -169,7 +169,7 @@ impl CloneOptions {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            mode: Mode::default(),
+            mode: CloneMode::default(),
             reflink: Reflink::default(),
             existing: Existing::default(),
             exclude: Vec::new(),
@@ -189,12 +189,12 @@ impl CloneOptions {
 
     /// How a regular file arrives.
     #[must_use]
-    pub fn mode(mut self, mode: Mode) -> Self {
+    pub fn mode(mut self, mode: CloneMode) -> Self {
         self.mode = mode;
         self
     }
 
-    /// Whether blocks are shared, for the files that are cloned (all of them in [`Mode::Clone`], the
+    /// Whether blocks are shared, for the files that are cloned (all of them in [`CloneMode::Clone`], the
     /// mutable ones and those that could not be linked in the link modes).
     #[must_use]
     pub fn reflink(mut self, reflink: Reflink) -> Self {
@@ -333,7 +333,7 @@ pub fn clone_tree<S: AsRef<Path>, D: AsRef<Path>>(
     source: S,
     destinations: &[D],
     options: &CloneOptions,
-) -> Result<Report, Error> {
+) -> Result<CloneReport, Error> {
     let destinations: Vec<&Path> = destinations.iter().map(AsRef::as_ref).collect();
     run::clone_tree(source.as_ref(), &destinations, options)
 }

@@ -23,7 +23,7 @@ use crate::store::object::Kind;
 use crate::store::registry::no_worktree;
 use crate::store::snapshot::Known;
 use crate::store::{
-    Marker, PROJECT, Place, SnapshotOptions, SnapshotReport, Store, StoreOptions, bytes_of,
+    Discovered, Marker, PROJECT, SnapshotOptions, SnapshotReport, Store, StoreOptions, bytes_of,
     path_from,
 };
 use crate::tree::running::Running;
@@ -37,9 +37,9 @@ mod start;
 pub(crate) mod switch;
 
 pub use diff::{Diff, FileDiff};
-pub use remove::{DropOptions, Dropped};
-pub use scope::Scope;
-pub use start::{StartOptions, StartReport, Started};
+pub use remove::{DropOptions, DroppedWorktree};
+pub use scope::ChangeScope;
+pub use start::{StartOptions, StartReport, StartedWorktree};
 pub use switch::{SwitchOptions, SwitchReport};
 
 /// A worktree of a store; also the project itself.
@@ -112,7 +112,7 @@ impl ChangeKind {
 /// What [`Worktree::status`] found.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
-pub struct Status {
+pub struct WorktreeStatus {
     /// The snapshot it was compared with.
     pub snapshot: SnapshotId,
     /// Every path that differs, sorted. A directory is named only where it is empty, or where its mode, owner or attributes differ.
@@ -168,7 +168,7 @@ impl Store {
     }
 }
 
-impl Place {
+impl Discovered {
     /// Whether the folder is in a worktree; if not, it is in the project.
     #[must_use]
     pub fn is_worktree(&self) -> bool {
@@ -352,8 +352,8 @@ impl Worktree {
     ///
     /// # Errors
     /// [`ErrorKind::WorktreeMissing`]; [`ErrorKind::SnapshotNotFound`] for a project without a snapshot. Nothing is changed.
-    pub fn status(&self, options: &StoreOptions) -> Result<Status, Error> {
-        self.status_of(&Scope::new(), options)
+    pub fn status(&self, options: &StoreOptions) -> Result<WorktreeStatus, Error> {
+        self.status_of(&ChangeScope::new(), options)
     }
 
     /// The same of a part of it. All of it is looked at all the same.
@@ -361,21 +361,25 @@ impl Worktree {
     /// # Errors
     /// As for [`Worktree::status`]; [`ErrorKind::SourceNotFound`] for a path that leads out of the worktree, and for one
     /// that neither it nor its snapshot has.
-    pub fn status_of(&self, scope: &Scope, options: &StoreOptions) -> Result<Status, Error> {
+    pub fn status_of(
+        &self,
+        scope: &ChangeScope,
+        options: &StoreOptions,
+    ) -> Result<WorktreeStatus, Error> {
         self.status_in(scope, &options.operation())
     }
 
-    fn status_in(&self, scope: &Scope, operation: &Running) -> Result<Status, Error> {
+    fn status_in(&self, scope: &ChangeScope, operation: &Running) -> Result<WorktreeStatus, Error> {
         let started = Instant::now();
         self.as_now(|this| this.status_now(scope, started, operation))
     }
 
     fn status_now(
         &self,
-        scope: &Scope,
+        scope: &ChangeScope,
         started: Instant,
         operation: &Running,
-    ) -> Result<Status, Error> {
+    ) -> Result<WorktreeStatus, Error> {
         let mut judge = scope.at(&self.path)?;
         let (base, now, skipped) = self.compare(operation)?;
         judge.must_lead_somewhere(&base, now.as_ref().unwrap_or(&base))?;
@@ -388,7 +392,7 @@ impl Worktree {
             None => Vec::new(),
         };
         let snapshot = self.based_on()?;
-        Ok(Status { snapshot, changes, entries, skipped, elapsed: started.elapsed() })
+        Ok(WorktreeStatus { snapshot, changes, entries, skipped, elapsed: started.elapsed() })
     }
 
     fn based_on(&self) -> Result<SnapshotId, Error> {

@@ -14,7 +14,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use calve::{ErrorKind, Mode, Store};
+use calve::{CloneMode, ErrorKind, Store};
 use common::snapshot::{assert_same, snapshot};
 use common::{Scratch, expects_reflink, is_there, names};
 
@@ -39,7 +39,7 @@ fn cache(scratch: &Scratch) -> std::path::PathBuf {
 
 #[test]
 fn a_cache_of_wheels_becomes_site_packages_by_every_mode_and_stays_what_it_was() {
-    for mode in [Mode::Clone, Mode::Copy, Mode::Hardlink, Mode::Symlink] {
+    for mode in [CloneMode::Clone, CloneMode::Copy, CloneMode::Hardlink, CloneMode::Symlink] {
         let scratch = Scratch::new();
         let cache = cache(&scratch);
         let before = snapshot(&cache);
@@ -51,8 +51,9 @@ fn a_cache_of_wheels_becomes_site_packages_by_every_mode_and_stays_what_it_was()
             let count = |of: fn(&calve::DestinationReport) -> u64| {
                 done.iter().map(|(_, report)| of(report)).sum::<u64>()
             };
-            let linked = if matches!(mode, Mode::Hardlink | Mode::Symlink) { 12 } else { 0 };
-            let reflinks = expects_reflink(scratch.path()) && mode != Mode::Copy;
+            let linked =
+                if matches!(mode, CloneMode::Hardlink | CloneMode::Symlink) { 12 } else { 0 };
+            let reflinks = expects_reflink(scratch.path()) && mode != CloneMode::Copy;
             let shared = if reflinks { 23 - linked } else { 0 };
             assert_eq!(count(|report| report.files), 23, "{mode:?}");
             assert_eq!(count(|report| report.linked_files), linked, "{mode:?}");
@@ -74,7 +75,7 @@ fn a_cache_of_wheels_becomes_site_packages_by_every_mode_and_stays_what_it_was()
         let same = fs::metadata(cache.join("part7-1.0").join(module)).unwrap().ino();
         assert_eq!(
             inode(module) == same,
-            matches!(mode, Mode::Hardlink | Mode::Symlink),
+            matches!(mode, CloneMode::Hardlink | CloneMode::Symlink),
             "{mode:?}: links, where they were asked for by name, and only there"
         );
     }
@@ -87,7 +88,7 @@ fn a_wheel_with_a_folder_where_another_has_a_file_stops_the_others_and_is_named(
     put(&cache.join("zz-1.0/space"), "not a folder\n");
     let site = scratch.join("site-packages");
     fs::create_dir_all(site.join("space")).unwrap();
-    let error = site_packages::install(&cache, &site, Mode::Clone).unwrap_err();
+    let error = site_packages::install(&cache, &site, CloneMode::Clone).unwrap_err();
     let error = error.downcast::<calve::Error>().unwrap();
     assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
     let paths = [Some(error.path()), error.other_path()];

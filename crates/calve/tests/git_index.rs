@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use calve::{CloneOptions, DestinationReport, Existing, GitIndex, Mode, clone_tree};
+use calve::{CloneMode, CloneOptions, DestinationReport, Existing, GitIndex, clone_tree};
 use common::odd::{self, set_mtime};
 use common::snapshot::{assert_same, only, snapshot};
 use common::{Scratch, has_command, not_run, sh};
@@ -382,7 +382,7 @@ fn the_index_keeps_its_metadata_and_everything_else_is_exact() {
         not_run(test, "there are no attributes here");
     }
     tick();
-    for (name, mode) in [("clone", Mode::Clone), ("copy", Mode::Copy)] {
+    for (name, mode) in [("clone", CloneMode::Clone), ("copy", CloneMode::Copy)] {
         let (clone, report) = desk.clone(name, &ready().mode(mode));
         assert_eq!(report.ready_index_entries, 12, "{name}");
         let (from, mut to) = (snapshot(&desk.project), snapshot(&clone));
@@ -403,8 +403,8 @@ fn an_exact_clone_and_links_have_the_index_of_the_source() {
     for (name, options) in [
         ("the default", CloneOptions::new()),
         ("exact", CloneOptions::new().git_index(GitIndex::Exact)),
-        ("hardlink", ready().mode(Mode::Hardlink)),
-        ("symlink", ready().mode(Mode::Symlink)),
+        ("hardlink", ready().mode(CloneMode::Hardlink)),
+        ("symlink", ready().mode(CloneMode::Symlink)),
     ] {
         let (clone, report) = desk.clone(name, &options);
         assert_eq!(report.ready_index_entries, 0, "{name}");

@@ -9,7 +9,7 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 use std::process::Command;
 
-use calve::{CloneOptions, Mode, Reflink, clone_tree};
+use calve::{CloneMode, CloneOptions, Reflink, clone_tree};
 use common::odd;
 use common::snapshot::{Kind, Snapshot, assert_same, only, snapshot};
 use common::{Scratch, bytes, expects_reflink, has_command, jobs, not_run, sh};
@@ -30,9 +30,11 @@ fn a_write_to_one_tree_is_seen_in_no_other() {
     let scratch = Scratch::new();
     let source = scratch.join("source");
     let trees = ["source", "one", "two", "three"].map(|name| scratch.join(name));
-    for (mode, reflink) in
-        [(Mode::Clone, Reflink::Auto), (Mode::Clone, Reflink::Never), (Mode::Copy, Reflink::Auto)]
-    {
+    for (mode, reflink) in [
+        (CloneMode::Clone, Reflink::Auto),
+        (CloneMode::Clone, Reflink::Never),
+        (CloneMode::Copy, Reflink::Auto),
+    ] {
         fs::create_dir(&source).unwrap();
         let sizes = [0, 1, 100, 2048, 4096, 5000, 65536, 1 << 20];
         for (seed, size) in sizes.iter().enumerate() {
@@ -73,7 +75,7 @@ fn only_the_hard_link_mode_makes_hard_links_and_only_the_symlink_mode_symbolic_o
     // A symbolic link is shorter than that on some filesystems.
     sh(Command::new("rm").arg("-rf").arg(source.join("deep")));
     let before = snapshot(&source);
-    for mode in [Mode::Clone, Mode::Copy, Mode::Hardlink, Mode::Symlink] {
+    for mode in [CloneMode::Clone, CloneMode::Copy, CloneMode::Hardlink, CloneMode::Symlink] {
         for reflink in [Reflink::Auto, Reflink::Never] {
             let dest = scratch.join("dest");
             clone_tree(
@@ -86,9 +88,9 @@ fn only_the_hard_link_mode_makes_hard_links_and_only_the_symlink_mode_symbolic_o
             for (path, entry) in only(&before, |_, entry| entry.kind == Kind::File) {
                 let found = &after[&path];
                 let what = format!("{mode:?}, {path:?}");
-                assert_eq!(found.inode.is(entry.inode), mode == Mode::Hardlink, "{what}");
+                assert_eq!(found.inode.is(entry.inode), mode == CloneMode::Hardlink, "{what}");
                 match mode {
-                    Mode::Symlink => assert_eq!(found.target, source.join(&path), "{what}"),
+                    CloneMode::Symlink => assert_eq!(found.target, source.join(&path), "{what}"),
                     _ => assert_eq!(found.kind, Kind::File, "{what}"),
                 }
             }
@@ -119,16 +121,18 @@ fn blocks_are_shared_by_a_clone_until_they_are_written_and_never_by_a_copy() {
         return not_run(name, "tmpfs does not tell its extents");
     }
     let reflinks = expects_reflink(scratch.path());
-    for (mode, reflink) in
-        [(Mode::Clone, Reflink::Auto), (Mode::Clone, Reflink::Never), (Mode::Copy, Reflink::Auto)]
-    {
+    for (mode, reflink) in [
+        (CloneMode::Clone, Reflink::Auto),
+        (CloneMode::Clone, Reflink::Never),
+        (CloneMode::Copy, Reflink::Auto),
+    ] {
         let (source, dest) = (scratch.join("source"), scratch.join("dest"));
         fs::create_dir(&source).unwrap();
         for size in [8192, 65536, 131_072, 1_000_000] {
             odd::file(&source.join(format!("{size}")), 1, 0o644, size);
         }
         clone_tree(&source, &[&dest], &CloneOptions::new().mode(mode).reflink(reflink)).unwrap();
-        let shares = reflinks && (mode, reflink) == (Mode::Clone, Reflink::Auto);
+        let shares = reflinks && (mode, reflink) == (CloneMode::Clone, Reflink::Auto);
         for file in common::names(&source) {
             let (from, to) = (source.join(&file), dest.join(&file));
             let what = format!("{mode:?}, {reflink:?}, {file}");

@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use calve::{CloneOptions, Existing, Mode as Method, clone_tree};
+use calve::{CloneMode, CloneOptions, Existing, clone_tree};
 use common::odd::file;
 use common::snapshot::{assert_same, snapshot};
 use common::{Scratch, bytes, in_child, jobs, not_run, within};
@@ -93,9 +93,9 @@ fn a_tree_that_is_deeper_than_files_may_be_open_is_cloned_to_many_places() {
                     (0..dests).map(|index| scratch.join(format!("{index}"))).collect();
                 limit_descriptors(limit);
                 for (existing, mode) in [
-                    (Existing::Fail, Method::Clone),
-                    (Existing::Merge, Method::Hardlink),
-                    (Existing::Replace, Method::Clone),
+                    (Existing::Fail, CloneMode::Clone),
+                    (Existing::Merge, CloneMode::Hardlink),
+                    (Existing::Replace, CloneMode::Clone),
                 ] {
                     let options = jobs(CloneOptions::new().existing(existing).mode(mode), threads);
                     clone_tree(&source, &dests, &options).unwrap();

@@ -10,7 +10,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use calve::{CloneOptions, ErrorKind, Existing, Method, Mode, Reflink, clone_tree};
+use calve::{CloneMode, CloneOptions, ErrorKind, Existing, Method, Reflink, clone_tree};
 use common::odd::{self, chmod, file};
 use common::snapshot::{Kind, assert_same, only, snapshot};
 use common::{Scratch, bytes, child, filesystem, jobs, names, not_run, plain_tree, sh};
@@ -32,7 +32,7 @@ fn what_the_source_has_replaces_and_what_it_has_not_stays() {
     let scratch = Scratch::new();
     let (source, dest) = (scratch.join("source"), scratch.join("dest"));
     let unrelated = scratch.join("unrelated");
-    for mode in [Mode::Clone, Mode::Copy, Mode::Hardlink, Mode::Symlink] {
+    for mode in [CloneMode::Clone, CloneMode::Copy, CloneMode::Hardlink, CloneMode::Symlink] {
         for threads in [1, 2, 4] {
             let what = format!("{mode:?}, {threads} jobs");
             fs::create_dir_all(source.join("both/deep")).unwrap();
@@ -62,7 +62,7 @@ fn what_the_source_has_replaces_and_what_it_has_not_stays() {
             for (path, entry) in &from {
                 let found = &to[path];
                 match entry.kind {
-                    Kind::File if mode == Mode::Symlink => {
+                    Kind::File if mode == CloneMode::Symlink => {
                         assert_eq!(found.target, source.join(path), "{what}");
                     }
                     Kind::Directory if !path.starts_with("new") => {}
@@ -133,7 +133,7 @@ fn a_file_over_a_folder_and_a_folder_over_a_file_are_errors_that_name_both() {
         "link to a folder" => symlink(&outside, path).unwrap(),
         _ => drop(sh(Command::new("mkfifo").arg(path))),
     };
-    for mode in [Mode::Clone, Mode::Copy, Mode::Hardlink, Mode::Symlink] {
+    for mode in [CloneMode::Clone, CloneMode::Copy, CloneMode::Hardlink, CloneMode::Symlink] {
         for (new, old) in [
             ("file", "folder"),
             ("file", "full folder"),
@@ -198,12 +198,12 @@ fn where_another_filesystem_is_mounted_in_the_destination_files_arrive_whole_the
     chmod(&mounted, 0o2777);
     let _ = odd::set_default_acl(&mounted);
     let result = std::panic::catch_unwind(|| {
-        for mode in [Mode::Clone, Mode::Copy, Mode::Symlink] {
+        for mode in [CloneMode::Clone, CloneMode::Copy, CloneMode::Symlink] {
             for round in 0..2 {
                 clone_tree(&source, &[&dest], &jobs(merging().mode(mode), 2)).unwrap();
                 let (from, to) = (snapshot(&source), snapshot(&dest));
                 for (path, entry) in only(&from, |_, entry| entry.kind == Kind::File) {
-                    if mode == Mode::Symlink {
+                    if mode == CloneMode::Symlink {
                         assert_eq!(to[&path].target, source.join(&path));
                     } else {
                         assert_eq!(to[&path], entry, "{mode:?}, round {round}: {path:?}");
@@ -258,13 +258,13 @@ fn where_a_folder_of_the_destination_is_another_mount_of_its_filesystem_files_ar
         symlink("target", source.join(place).join("link")).unwrap();
     }
     let result = std::panic::catch_unwind(|| {
-        for mode in [Mode::Clone, Mode::Copy, Mode::Symlink, Mode::Clone] {
+        for mode in [CloneMode::Clone, CloneMode::Copy, CloneMode::Symlink, CloneMode::Clone] {
             for threads in [1, 4] {
                 clone_tree(&source, &[&dest], &jobs(merging().mode(mode), threads)).unwrap();
                 let (from, to) = (snapshot(&source), snapshot(&dest));
                 for (path, entry) in only(&from, |_, entry| entry.kind == Kind::File) {
                     match mode {
-                        Mode::Symlink => assert_eq!(to[&path].target, source.join(&path)),
+                        CloneMode::Symlink => assert_eq!(to[&path].target, source.join(&path)),
                         _ => assert_eq!(to[&path], entry, "{mode:?}, {threads}: {path:?}"),
                     }
                 }
@@ -292,7 +292,7 @@ fn who_reads_a_file_while_it_is_replaced_sees_all_of_the_old_or_all_of_the_new()
         }
     }
     let whole = [bytes(0, 50_000), bytes(1, 50_000)];
-    for mode in [Mode::Clone, Mode::Copy, Mode::Hardlink, Mode::Symlink] {
+    for mode in [CloneMode::Clone, CloneMode::Copy, CloneMode::Hardlink, CloneMode::Symlink] {
         clone_tree(scratch.join("a"), &[&dest], &merging().mode(mode)).unwrap();
         let over = AtomicBool::new(false);
         thread::scope(|scope| {
@@ -377,7 +377,7 @@ fn package_of(path: &Path) -> String {
 fn ten_threads_merge_ten_trees_into_one_and_nothing_is_torn_or_lost() {
     let scratch = Scratch::new();
     let packages = ten_packages(&scratch);
-    for mode in [Mode::Clone, Mode::Copy, Mode::Hardlink, Mode::Symlink] {
+    for mode in [CloneMode::Clone, CloneMode::Copy, CloneMode::Hardlink, CloneMode::Symlink] {
         for round in 0..3 {
             let dest = scratch.join("dest");
             let (dest, what) = (&dest, format!("{mode:?}, round {round}"));
@@ -445,7 +445,7 @@ fn one_merge_of_many_threads_gives_every_name_its_own_content() {
     }
     let expected = snapshot(&source);
     for threads in [2, 3, 8] {
-        for mode in [Mode::Clone, Mode::Copy, Mode::Hardlink] {
+        for mode in [CloneMode::Clone, CloneMode::Copy, CloneMode::Hardlink] {
             let dests = [scratch.join("one"), scratch.join("two")];
             clone_tree(&source, &dests, &jobs(merging().mode(mode), threads)).unwrap();
             for dest in &dests {
@@ -465,7 +465,9 @@ fn what_must_be_mutable_is_no_link() {
         file(&source.join(name), name.len() as u64, 0o644, 5000);
     }
     let reflinks = common::expects_reflink(scratch.path());
-    for (mode, method) in [(Mode::Hardlink, Method::Hardlink), (Mode::Symlink, Method::Symlink)] {
+    for (mode, method) in
+        [(CloneMode::Hardlink, Method::Hardlink), (CloneMode::Symlink, Method::Symlink)]
+    {
         for existing in [Existing::Fail, Existing::Merge, Existing::Replace] {
             let dest = scratch.join("dest");
             let options = CloneOptions::new().mode(mode).existing(existing);
@@ -526,7 +528,7 @@ fn where_the_links_run_out_that_one_file_is_copied() {
     assert!(fs::hard_link(source.join("common"), links.join("one-more")).is_err());
     let dests = [scratch.join("one"), scratch.join("two")];
     for existing in [Existing::Fail, Existing::Merge] {
-        let options = CloneOptions::new().mode(Mode::Hardlink).existing(existing);
+        let options = CloneOptions::new().mode(CloneMode::Hardlink).existing(existing);
         let report = clone_tree(&source, &dests, &options).unwrap();
         for (dest, found) in dests.iter().zip(&report.destinations) {
             assert_eq!((found.linked_files, found.copied_files), (1, 1), "{found:?}");
@@ -597,10 +599,10 @@ fn two_entries_that_the_destination_takes_for_one_are_an_error_that_names_both()
         }
         for (one, other) in rows {
             for (mode, threads, there) in [
-                (Mode::Clone, 1, false),
-                (Mode::Clone, 4, true),
-                (Mode::Copy, 4, false),
-                (Mode::Symlink, 2, true),
+                (CloneMode::Clone, 1, false),
+                (CloneMode::Clone, 4, true),
+                (CloneMode::Copy, 4, false),
+                (CloneMode::Symlink, 2, true),
             ] {
                 let what = format!("{kind}: {one} and {other}, {mode:?}, {there}");
                 fs::create_dir_all(source.join("deep")).unwrap();
@@ -668,7 +670,7 @@ fn a_destination_that_is_a_link_to_a_folder_is_merged_into_and_stays_a_link() {
         symlink(target, scratch.join("env").join(name)).unwrap();
     }
     for existing in [Existing::Merge, Existing::Keep] {
-        for mode in [Mode::Clone, Mode::Copy, Mode::Hardlink, Mode::Symlink] {
+        for mode in [CloneMode::Clone, CloneMode::Copy, CloneMode::Hardlink, CloneMode::Symlink] {
             for name in ["lib64", "chain", "absolute", "lib64/", "./lib64/"] {
                 let what = format!("{existing:?}, {mode:?}, {name}");
                 fs::write(lib.join("stays"), "stays").unwrap();
@@ -782,7 +784,7 @@ fn a_link_that_is_turned_round_during_the_merge_tears_nothing() {
 fn what_exists_is_kept_and_what_is_missing_arrives_and_both_are_counted() {
     let scratch = Scratch::new();
     let (source, dest) = (scratch.join("source"), scratch.join("dest"));
-    for mode in [Mode::Clone, Mode::Copy, Mode::Hardlink, Mode::Symlink] {
+    for mode in [CloneMode::Clone, CloneMode::Copy, CloneMode::Hardlink, CloneMode::Symlink] {
         for threads in [1, 4] {
             let what = format!("{mode:?}, {threads} jobs");
             fs::create_dir_all(source.join("both/deep")).unwrap();
@@ -823,7 +825,7 @@ fn what_exists_is_kept_and_what_is_missing_arrives_and_both_are_counted() {
             }
             for path in ["both/deep/c", "both/e", "h2", "h4"] {
                 match mode {
-                    Mode::Symlink => {
+                    CloneMode::Symlink => {
                         assert_eq!(after[Path::new(path)].target, source.join(path), "{what}");
                     }
                     _ => assert_eq!(
@@ -911,7 +913,7 @@ fn what_appears_meanwhile_is_kept_too() {
             symlink(format!("{seed}"), source.join(format!("l{name}"))).unwrap();
         }
     }
-    for mode in [Mode::Clone, Mode::Copy, Mode::Hardlink, Mode::Symlink] {
+    for mode in [CloneMode::Clone, CloneMode::Copy, CloneMode::Hardlink, CloneMode::Symlink] {
         for round in 0..5 {
             let what = format!("{mode:?}, round {round}");
             let dest = scratch.join("dest");
@@ -966,7 +968,7 @@ fn what_a_merge_replaces_is_counted_and_listed_where_that_is_wanted() {
     plain_tree(&source, 2, 2, 100);
     symlink("target", source.join("link")).unwrap();
     sh(Command::new("mkfifo").arg(source.join("fifo")));
-    for mode in [Mode::Clone, Mode::Copy, Mode::Hardlink, Mode::Symlink] {
+    for mode in [CloneMode::Clone, CloneMode::Copy, CloneMode::Hardlink, CloneMode::Symlink] {
         fs::create_dir_all(dest.join("d0")).unwrap();
         fs::write(dest.join("d0/f1"), "old").unwrap();
         fs::write(dest.join("link"), "old").unwrap();
@@ -979,7 +981,7 @@ fn what_a_merge_replaces_is_counted_and_listed_where_that_is_wanted() {
         let again = clone_tree(&source, &[&dest], &merging().mode(mode)).unwrap();
         let found = &again.destinations[0];
         // A link that is the source's file already is not replaced.
-        let expected = if mode == Mode::Hardlink { 2 } else { 6 };
+        let expected = if mode == CloneMode::Hardlink { 2 } else { 6 };
         assert_eq!((found.replaced_entries, found.replaced.len()), (expected, 0), "{mode:?}");
         fs::remove_dir_all(&dest).unwrap();
     }
@@ -1008,7 +1010,7 @@ fn files_that_may_not_be_linked_are_counted_wherever_they_end() {
     for reflink in [Reflink::Auto, Reflink::Never] {
         for existing in [Existing::Fail, Existing::Merge, Existing::Keep] {
             let options =
-                CloneOptions::new().mode(Mode::Hardlink).reflink(reflink).existing(existing);
+                CloneOptions::new().mode(CloneMode::Hardlink).reflink(reflink).existing(existing);
             let report = common::as_nobody(|| clone_tree(&source, &[&dest], &options)).unwrap();
             let found = &report.destinations[0];
             let what = format!("{reflink:?}, {existing:?}: {found:?}");

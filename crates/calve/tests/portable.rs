@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use calve::{
-    Cancel, CloneOptions, ErrorKind, Existing, Method, Mode, Reflink, SkipReason, clone_tree,
+    Cancel, CloneMode, CloneOptions, ErrorKind, Existing, Method, Reflink, SkipReason, clone_tree,
     clonefile_or_copy, try_reflink,
 };
 
@@ -120,10 +120,10 @@ fn with_source() -> tempfile::TempDir {
 #[test]
 fn a_tree_arrives_equal_at_every_destination_whichever_way_it_travels() {
     for (mode, reflink, existing) in [
-        (Mode::Clone, Reflink::Auto, Existing::Fail),
-        (Mode::Clone, Reflink::Auto, Existing::Merge),
-        (Mode::Clone, Reflink::Never, Existing::Fail),
-        (Mode::Copy, Reflink::Auto, Existing::Fail),
+        (CloneMode::Clone, Reflink::Auto, Existing::Fail),
+        (CloneMode::Clone, Reflink::Auto, Existing::Merge),
+        (CloneMode::Clone, Reflink::Never, Existing::Fail),
+        (CloneMode::Copy, Reflink::Auto, Existing::Fail),
     ] {
         let folder = with_source();
         let source = folder.path().join("source");
@@ -139,7 +139,7 @@ fn a_tree_arrives_equal_at_every_destination_whichever_way_it_travels() {
             assert_eq!(found.directories, expected.len() as u64 - files, "{found:?}");
             assert_eq!(found.reflinked_files + found.copied_files, files, "{found:?}");
             assert_eq!(found.copied_because.total(), found.copied_files, "{found:?}");
-            if (mode, reflink) != (Mode::Clone, Reflink::Auto) {
+            if (mode, reflink) != (CloneMode::Clone, Reflink::Auto) {
                 assert_eq!((found.method, found.copied_because.disabled), (Method::Copy, files));
             }
             assert_eq!(found.skipped, []);
@@ -283,7 +283,7 @@ fn a_dry_run_counts_and_changes_nothing() {
     let dry = clone_tree(&source, &[&dest], &CloneOptions::new().dry_run(true)).unwrap();
     assert_eq!(tree(folder.path()), before);
     let real = clone_tree(&source, &[&dest], &CloneOptions::new()).unwrap();
-    let counts = |report: &calve::Report| {
+    let counts = |report: &calve::CloneReport| {
         let found = &report.destinations[0];
         (found.files, found.directories, found.symlinks)
     };
@@ -316,7 +316,7 @@ fn in_hard_link_mode_files_are_the_sources_but_for_those_that_must_be_mutable() 
     let folder = with_source();
     let (source, dest) = (folder.path().join("source"), folder.path().join("dest"));
     let options =
-        CloneOptions::new().mode(Mode::Hardlink).mutable("many/").existing(Existing::Merge);
+        CloneOptions::new().mode(CloneMode::Hardlink).mutable("many/").existing(Existing::Merge);
     for round in ["new", "again"] {
         let report = clone_tree(&source, &[&dest], &options).unwrap();
         let found = &report.destinations[0];

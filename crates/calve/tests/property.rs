@@ -9,7 +9,7 @@ use std::os::unix::fs::{FileExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use calve::{CloneOptions, ErrorKind, Existing, Mode, Reflink, clone_tree};
+use calve::{CloneMode, CloneOptions, ErrorKind, Existing, Reflink, clone_tree};
 use common::odd::{chmod, set_mtime, set_xattr};
 use common::snapshot::{Entry, Kind, Snapshot, assert_same, snapshot};
 use common::{Scratch, bytes, expects_reflink, jobs, sh};
@@ -126,7 +126,7 @@ fn build(root: &Path, plans: &[Plan]) {
 
 #[derive(Debug, Clone)]
 struct Setting {
-    mode: Mode,
+    mode: CloneMode,
     reflink: Reflink,
     existing: Existing,
     jobs: usize,
@@ -149,11 +149,11 @@ impl Setting {
 fn setting() -> impl Strategy<Value = Setting> {
     (
         prop::sample::select(vec![
-            Mode::Clone,
-            Mode::Clone,
-            Mode::Copy,
-            Mode::Hardlink,
-            Mode::Symlink,
+            CloneMode::Clone,
+            CloneMode::Clone,
+            CloneMode::Copy,
+            CloneMode::Hardlink,
+            CloneMode::Symlink,
         ]),
         prop::sample::select(vec![Reflink::Auto, Reflink::Auto, Reflink::Never, Reflink::Always]),
         prop::sample::select(vec![
@@ -196,18 +196,18 @@ fn arrives(
         let is_mutable = setting.is_mutable(path);
         let linked = entry.kind == Kind::File && !is_mutable;
         let mut origin = (true, entry.first_name.clone());
-        if linked && setting.mode == Mode::Symlink {
+        if linked && setting.mode == CloneMode::Symlink {
             entry.kind = Kind::Symlink;
             entry.target = source.join(path);
             (entry.size, entry.content, entry.mode) = (0, 0, 0o777);
             entry.data.clear();
             entry.xattrs.clear();
             origin.1.clone_from(path);
-        } else if !(setting.xattrs || linked && setting.mode == Mode::Hardlink) {
+        } else if !(setting.xattrs || linked && setting.mode == CloneMode::Hardlink) {
             entry.xattrs.clear();
         }
         // What must be mutable is a file of its own, even among its own names.
-        if is_mutable && matches!(setting.mode, Mode::Hardlink | Mode::Symlink) {
+        if is_mutable && matches!(setting.mode, CloneMode::Hardlink | CloneMode::Symlink) {
             origin.1 = path.join("of its own");
         }
         model.insert(path.clone(), (entry, origin));
@@ -251,7 +251,7 @@ fn blurred(mut tree: Snapshot, setting: &Setting) -> Snapshot {
     for entry in tree.values_mut() {
         let merged_into =
             setting.existing == Existing::Merge && setting.there && entry.kind == Kind::Directory;
-        if merged_into || entry.kind == Kind::Symlink && setting.mode == Mode::Symlink {
+        if merged_into || entry.kind == Kind::Symlink && setting.mode == CloneMode::Symlink {
             entry.mtime = (0, 0);
             entry.owner = (0, 0);
         }
@@ -288,14 +288,14 @@ fn check(source_plan: &[Plan], dest_plan: &[Plan], setting: &Setting) {
 
     let model = arrives(&source, &before, setting);
     let has_files = before.iter().any(|(path, entry)| {
-        let linked = matches!(setting.mode, Mode::Hardlink | Mode::Symlink);
+        let linked = matches!(setting.mode, CloneMode::Hardlink | CloneMode::Symlink);
         let is_mutable = setting.is_mutable(path);
         entry.kind == Kind::File && (!linked || is_mutable)
     });
     let skipped = setting.there && setting.existing == Existing::Skip;
     let refused = setting.reflink == Reflink::Always
         && has_files
-        && (setting.mode == Mode::Copy || !expects_reflink(scratch.path()));
+        && (setting.mode == CloneMode::Copy || !expects_reflink(scratch.path()));
     let conflict = setting.there
         && setting.existing == Existing::Merge
         && old[0].as_ref().is_some_and(|old| merged(old, model.clone()).is_none());
@@ -334,7 +334,7 @@ fn check(source_plan: &[Plan], dest_plan: &[Plan], setting: &Setting) {
         };
         let after = snapshot(dest);
         assert_same(&blurred(expected, setting), &blurred(after.clone(), setting), "what arrived");
-        if setting.mode == Mode::Hardlink && !skipped {
+        if setting.mode == CloneMode::Hardlink && !skipped {
             for (path, entry) in &before {
                 let is_mutable = setting.is_mutable(path);
                 if entry.kind == Kind::File {

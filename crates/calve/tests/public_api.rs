@@ -18,7 +18,7 @@ fn everything_public_can_be_sent_shared_and_printed() {
     is_a_good_citizen::<Probe>();
     is_a_value::<CloneOptions>();
     is_a_value::<Cancel>();
-    is_a_value::<Report>();
+    is_a_value::<CloneReport>();
     is_a_value::<DestinationReport>();
     is_a_value::<Skipped>();
     is_a_value::<ErrorKind>();
@@ -30,9 +30,9 @@ fn everything_public_can_be_sent_shared_and_printed() {
 fn stores_and_worktrees_can_be_sent_shared_and_printed() {
     is_a_value::<Store>();
     is_a_value::<Worktree>();
-    is_a_value::<Place>();
+    is_a_value::<Discovered>();
     is_a_value::<Diff>();
-    is_a_good_citizen::<Dropped>();
+    is_a_good_citizen::<DroppedWorktree>();
     is_a_value::<StoreOptions>();
     is_a_value::<StartOptions>();
     is_a_value::<GcOptions>();
@@ -45,12 +45,12 @@ fn stores_and_worktrees_can_be_sent_shared_and_printed() {
     is_a_value::<SnapshotReport>();
     is_a_value::<StartReport>();
     is_a_value::<SwitchReport>();
-    is_a_value::<Status>();
+    is_a_value::<WorktreeStatus>();
     is_a_value::<VerifyReport>();
     is_a_value::<GcReport>();
     is_a_value::<PackReport>();
     is_a_value::<WarmReport>();
-    is_a_value::<Stats>();
+    is_a_value::<StoreStats>();
     is_an_id::<SnapshotId>();
     is_an_id::<BlobId>();
 }

@@ -412,7 +412,7 @@ fn a_file_beyond_the_limit_is_an_error_and_not_the_end_of_the_process() {
             assert_eq!(error.kind(), io::ErrorKind::FileTooLarge, "{large}: {error}");
             assert_eq!(scratch.names(), ["source"]);
         }
-        for mode in [calve::Mode::Clone, calve::Mode::Copy] {
+        for mode in [calve::CloneMode::Clone, calve::CloneMode::Copy] {
             for existing in [calve::Existing::Fail, calve::Existing::Merge] {
                 let options = CloneOptions::new().mode(mode).existing(existing);
                 let error = clone_tree(&source, &[&dest], &options).unwrap_err();

@@ -9,21 +9,23 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use calve::{CloneOptions, Existing, Method, Mode, Reflink, Report, SkipReason, clone_tree};
+use calve::{
+    CloneMode, CloneOptions, CloneReport, Existing, Method, Reflink, SkipReason, clone_tree,
+};
 use common::odd::{self, chmod, file, set_mtime, set_xattr, stamp};
 use common::snapshot::{Kind, Snapshot, assert_same, only, snapshot};
 use common::{NOBODY, Scratch, as_nobody, expects_reflink, in_child, is_root, jobs, not_run, sh};
 
 /// Each way a tree may travel, and the method it must travel by.
-fn ways(reflinks: bool) -> Vec<(Mode, Reflink, Method)> {
+fn ways(reflinks: bool) -> Vec<(CloneMode, Reflink, Method)> {
     let best = if reflinks { Method::Reflink } else { Method::Copy };
     let mut ways = vec![
-        (Mode::Clone, Reflink::Auto, best),
-        (Mode::Clone, Reflink::Never, Method::Copy),
-        (Mode::Copy, Reflink::Auto, Method::Copy),
+        (CloneMode::Clone, Reflink::Auto, best),
+        (CloneMode::Clone, Reflink::Never, Method::Copy),
+        (CloneMode::Copy, Reflink::Auto, Method::Copy),
     ];
     if reflinks {
-        ways.push((Mode::Clone, Reflink::Always, Method::Reflink));
+        ways.push((CloneMode::Clone, Reflink::Always, Method::Reflink));
     }
     ways
 }
@@ -39,7 +41,7 @@ fn cp(from: &str, to: &str) -> Command {
     command
 }
 
-fn assert_counts(report: &Report, tree: &Snapshot, method: Method, what: &str) {
+fn assert_counts(report: &CloneReport, tree: &Snapshot, method: Method, what: &str) {
     let count = |kind| tree.values().filter(|entry| entry.kind == kind).count() as u64;
     let further_names = tree
         .iter()
@@ -248,7 +250,7 @@ fn a_tree_that_comes_from_another_filesystem_arrives_the_same_as_a_copy() {
     let source = elsewhere.join("source");
     odd::build(&source);
     // What cannot be linked to the source over there is a copy with all its names.
-    let modes = [(Mode::Clone, Method::Copy), (Mode::Hardlink, Method::Mixed)];
+    let modes = [(CloneMode::Clone, Method::Copy), (CloneMode::Hardlink, Method::Mixed)];
     for ((mode, method), threads) in modes.into_iter().flat_map(|mode| [(mode, 1), (mode, 4)]) {
         let dest = scratch.join("dest");
         let options = jobs(CloneOptions::new().mode(mode), threads);

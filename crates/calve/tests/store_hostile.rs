@@ -455,7 +455,8 @@ fn use_it(store: &Store, project: &Path, ids: &[SnapshotId]) -> Result<(), calve
         tried(tree.status(&common()).map(drop));
         tried(tree.reset(&common()).map(drop));
         tried(
-            tree.drop(&DropOptions::new().force(true), &common()).and_then(calve::Dropped::delete),
+            tree.drop(&DropOptions::new().force(true), &common())
+                .and_then(calve::DroppedWorktree::delete),
         );
     }
     tried(store.snapshot(&SnapshotOptions::new(), &common()).map(drop));

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use calve::{CloneOptions, Existing, Method, Mode, Reflink, clone_tree};
+use calve::{CloneMode, CloneOptions, Existing, Method, Reflink, clone_tree};
 use common::odd::{self, file};
 use common::snapshot::{Kind, assert_same, only, snapshot};
 use common::{Scratch, filesystem, has_command, not_run, sh};
@@ -90,7 +90,7 @@ fn where_the_snapshot_would_not_be_the_same_the_tree_is_walked() {
         ("replace", plain().existing(Existing::Replace), Method::Snapshot),
         ("durable", plain().durable(true), Method::Snapshot),
         ("never", plain().reflink(Reflink::Never), Method::Copy),
-        ("copy", plain().mode(Mode::Copy), Method::Copy),
+        ("copy", plain().mode(CloneMode::Copy), Method::Copy),
         ("excluded", plain().exclude("*.nothing"), Method::Reflink),
         ("ignored", plain().gitignore(true), Method::Reflink),
         ("no attributes", plain().xattrs(false), Method::Reflink),

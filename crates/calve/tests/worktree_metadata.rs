@@ -387,7 +387,7 @@ fn what_is_changed_of_the_root_folder_itself_is_a_change_called_dot() {
         let mut patch = Vec::new();
         diff.patch(&mut patch).unwrap();
         assert_eq!(patch, b"", "{row}: git knows no such thing");
-        let below = one.status_of(&calve::Scope::new().path("src"), &options()).unwrap();
+        let below = one.status_of(&calve::ChangeScope::new().path("src"), &options()).unwrap();
         assert_eq!(below.changes, [], "{row}: of a part");
 
         let before = tree(one.path());

@@ -78,8 +78,10 @@ pub(crate) struct ScopeArgs {
 
 impl ScopeArgs {
     /// The same for the library.
-    pub(crate) fn scope(&self) -> calve::Scope {
-        self.paths.iter().fold(calve::Scope::new().gitignore(self.gitignore), calve::Scope::path)
+    pub(crate) fn scope(&self) -> calve::ChangeScope {
+        self.paths
+            .iter()
+            .fold(calve::ChangeScope::new().gitignore(self.gitignore), calve::ChangeScope::path)
     }
 
     /// What a summary must not be silent about: that there may be changes which nobody looked for.

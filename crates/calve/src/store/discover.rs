@@ -25,7 +25,7 @@ use crate::error::{Context as _, Error, ErrorKind, Operation};
 /// Where a folder belongs, see [`Store::discover`].
 #[derive(Debug, Clone)]
 #[non_exhaustive]
-pub struct Place {
+pub struct Discovered {
     /// The store.
     pub store: Store,
     /// The root of the project or of the worktree that the folder is in.
@@ -48,7 +48,7 @@ impl Store {
     /// [`ErrorKind::StoreNotFound`] where no folder above is either, and where the store of a worktree is gone;
     /// [`ErrorKind::StoreUntrusted`] where it is another user's, or is of a project that is not in the folder that it is in (whoever
     /// wants that one opens it by its path); those of [`Store::open`]. Nothing is changed.
-    pub fn discover(folder: impl AsRef<Path>) -> Result<Place, Error> {
+    pub fn discover(folder: impl AsRef<Path>) -> Result<Discovered, Error> {
         let found = find(folder.as_ref())?;
         must_be_ours(&found.store)?;
         let store =
@@ -79,19 +79,19 @@ impl Store {
                 .with_other(project));
             }
         }
-        Ok(Place { store, root: found.root, token: found.token })
+        Ok(Discovered { store, root: found.root, token: found.token })
     }
 
     /// The same for whoever opened this store by its path, and so trusts it: nothing is asked where `folder` belongs to it.
     ///
     /// # Errors
     /// As for [`Store::discover`].
-    pub fn find(&self, folder: impl AsRef<Path>) -> Result<Place, Error> {
+    pub fn find(&self, folder: impl AsRef<Path>) -> Result<Discovered, Error> {
         let folder = folder.as_ref();
         let found = find(folder)?;
         match std::fs::canonicalize(&found.store) {
             Ok(path) if path == self.path() => {
-                Ok(Place { store: self.clone(), root: found.root, token: found.token })
+                Ok(Discovered { store: self.clone(), root: found.root, token: found.token })
             }
             _ => Self::discover(folder),
         }

@@ -54,7 +54,7 @@ pub struct Snapshot {
 /// What [`Store::log`] found.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
-pub struct Log {
+pub struct SnapshotLog {
     /// The snapshots, the newest first.
     pub snapshots: Vec<Snapshot>,
     /// Those that are damaged; the others are as good as ever.
@@ -362,9 +362,9 @@ impl Store {
     ///
     /// # Errors
     /// Those of every operation, see [`Store`]. Nothing is changed.
-    pub fn log(&self) -> Result<Log, Error> {
+    pub fn log(&self) -> Result<SnapshotLog, Error> {
         let names = self.catalog().names()?;
-        let mut log = Log { snapshots: Vec::new(), damage: Vec::new() };
+        let mut log = SnapshotLog { snapshots: Vec::new(), damage: Vec::new() };
         for row in self.catalog().snapshots()? {
             match row {
                 Ok((id, object)) => log.snapshots.push(told(id, object, &names)),

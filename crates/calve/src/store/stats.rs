@@ -11,7 +11,7 @@ use crate::error::{Context as _, Error, Operation};
 /// What [`Store::stats`] counted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Stats {
+pub struct StoreStats {
     /// Snapshots, and the names that were given to them.
     pub snapshots: u64,
     /// See `snapshots`.
@@ -50,15 +50,15 @@ impl Store {
     ///
     /// # Errors
     /// Those of every operation, see [`Store`]. Nothing is changed.
-    pub fn stats(&self) -> Result<Stats, Error> {
+    pub fn stats(&self) -> Result<StoreStats, Error> {
         let counts = self.catalog().counts()?;
-        let mut stats = Stats {
+        let mut stats = StoreStats {
             snapshots: counts.snapshots,
             names: counts.names,
             worktrees: counts.worktrees,
             directories: counts.directories,
             packs: counts.packs,
-            ..Stats::default()
+            ..StoreStats::default()
         };
         let mut packed = HashSet::new();
         for (id, _, at) in self.catalog().all_packed()? {

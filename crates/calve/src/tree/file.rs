@@ -20,7 +20,7 @@ use super::sharing::{NewFile, Tried};
 use super::staging::{self, stage_name};
 use super::tally::Because;
 use super::walk::{Worker, two_names};
-use super::{Existing, Mode as LinkMode, Reflink, tally};
+use super::{CloneMode, Existing, Reflink, tally};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::{NEW_FILE_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::{self, Attrs, Meta};
@@ -124,7 +124,7 @@ impl Worker<'_, '_> {
             let changed = match kind {
                 FileType::RegularFile => {
                     let linking = !self.op.dests.is_empty()
-                        && matches!(self.op.options.mode, LinkMode::Hardlink | LinkMode::Symlink);
+                        && matches!(self.op.options.mode, CloneMode::Hardlink | CloneMode::Symlink);
                     let unlinked = match linking {
                         true if mutable => Some(vec![Some(Because::Mutable); self.op.dests.len()]),
                         true => Some(self.link(node, handles, &name)?),
@@ -495,7 +495,7 @@ impl Worker<'_, '_> {
         let mut result = result.map_err(|first| op.one_place(node, &first, name))?;
         // A rename does nothing where both names are one inode already.
         if result == Ok(true)
-            && op.options.mode == LinkMode::Hardlink
+            && op.options.mode == CloneMode::Hardlink
             && fs::unlinkat(dir, &*temporary, AtFlags::empty()).is_ok()
         {
             result = Ok(false);
@@ -676,7 +676,7 @@ impl Worker<'_, '_> {
 
     fn try_clone(&self, dest: usize, handles: &Handles, job: &Job, out: &Out) -> io::Result<Tried> {
         let op = self.op;
-        if op.options.mode == LinkMode::Copy || op.options.reflink == Reflink::Never {
+        if op.options.mode == CloneMode::Copy || op.options.reflink == Reflink::Never {
             return Ok(Tried::No(Because::Disabled, None));
         }
         let sharing = &op.dests[dest].sharing;

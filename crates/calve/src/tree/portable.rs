@@ -25,7 +25,7 @@ use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::Patience;
 use crate::reflink::imp;
 use crate::reflink::sys::{self, FileId, Identity};
-use crate::report::{DestinationReport, Report, SkipReason, Skipped};
+use crate::report::{CloneReport, DestinationReport, SkipReason, Skipped};
 
 #[path = "portable/file.rs"]
 mod file;
@@ -127,7 +127,7 @@ pub(super) fn clone_tree(
     source: &Path,
     dests: &[&Path],
     options: &CloneOptions,
-) -> Result<Report, Error> {
+) -> Result<CloneReport, Error> {
     let start = Instant::now();
     let filter = Filter::new(options)?;
     let meta = fs::metadata(source).map_err(|error| match imp::is_gone(&error) {
@@ -173,7 +173,7 @@ pub(super) fn clone_tree(
         walk.report(&mut reports, |_| true);
         publish(walk.dests, options, &meta)?;
     }
-    Ok(Report { source: source.to_owned(), destinations: reports, elapsed: start.elapsed() })
+    Ok(CloneReport { source: source.to_owned(), destinations: reports, elapsed: start.elapsed() })
 }
 
 /// Finds the destinations' folders and refuses what cannot be, before anything is made.

@@ -28,13 +28,13 @@ use super::tally::Finding;
 use super::targets::{Target, is_inside, look_at};
 use super::verdicts::Verdicts;
 use super::{
-    CloneOptions, Existing, GitIndex, Mode, Reflink, git_index, listing, mounts, names, tally,
+    CloneMode, CloneOptions, Existing, GitIndex, Reflink, git_index, listing, mounts, names, tally,
 };
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::reflink::sys;
-use crate::report::{DestinationReport, Method, Report};
+use crate::report::{CloneReport, DestinationReport, Method};
 
 /// How long transient refusals are waited for where a copy will not do: a ZFS transaction group takes 5 s to close.
 const PATIENCE_ALWAYS: Duration = Duration::from_secs(10);
@@ -68,7 +68,7 @@ pub(super) fn clone_tree(
     source: &Path,
     dests: &[&Path],
     options: &CloneOptions,
-) -> Result<Report, Error> {
+) -> Result<CloneReport, Error> {
     let start = Instant::now();
     let operation = Running::new(options.jobs, &options.cancel, &options.progress);
     let operation = match options.reflink {
@@ -87,7 +87,7 @@ pub(super) fn clone_tree(
         report.inside_source = is_inside(&target.parent, call.meta.id());
     }
     let finish = |destinations| {
-        Ok(Report { source: source.to_owned(), destinations, elapsed: start.elapsed() })
+        Ok(CloneReport { source: source.to_owned(), destinations, elapsed: start.elapsed() })
     };
     if targets.iter().all(skips) && !options.dry_run {
         return finish(reports);
@@ -132,7 +132,7 @@ fn open_source(source: &Path) -> Result<OwnedFd, Error> {
 /// Makes a snapshot of the subvolume for every destination, where the result would be that of the walk. `None`: walk.
 fn snapshots(call: &Call<'_>, root: &OwnedFd) -> Result<Option<Vec<Option<Stage>>>, Error> {
     let Call { absolute, meta, filter, options, targets, .. } = call;
-    let plain = options.mode == Mode::Clone
+    let plain = options.mode == CloneMode::Clone
         && options.reflink != Reflink::Never
         && !options.existing.merges()
         && options.xattrs
@@ -312,7 +312,8 @@ fn walk_and_publish(
 
 /// Whether the caller wants ready indexes. In the link modes the index is the source's own.
 fn readies_indexes(options: &CloneOptions) -> bool {
-    options.git_index == GitIndex::Ready && !matches!(options.mode, Mode::Hardlink | Mode::Symlink)
+    options.git_index == GitIndex::Ready
+        && !matches!(options.mode, CloneMode::Hardlink | CloneMode::Symlink)
 }
 
 /// Rewrites the git indexes of each destination, if the caller wants that, and counts the entries.

@@ -14,7 +14,7 @@ use super::node::Handles;
 use super::op::{Directory, First, Node};
 use super::tally::Because;
 use super::walk::{Worker, two_names};
-use super::{Existing, Mode as LinkMode};
+use super::{CloneMode, Existing};
 use crate::error::{Context as _, Error, Operation};
 use crate::reflink::meta::{self, Meta};
 use crate::reflink::verdict::{Verdict, classify};
@@ -98,7 +98,7 @@ impl Worker<'_, '_> {
         name: &CStr,
     ) -> Result<Unlinked, Error> {
         let op = self.op;
-        let hard = op.options.mode == LinkMode::Hardlink;
+        let hard = op.options.mode == CloneMode::Hardlink;
         let target = (!hard).then(|| op.source_absolute.join(node.path_of(name)));
         let dev = node.meta.dev;
         let mut unlinked = Vec::with_capacity(op.dests.len());

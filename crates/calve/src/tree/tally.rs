@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Existing, Mode};
+use super::{CloneMode, Existing};
 use crate::report::{DestinationReport, Method, SkipReason, Skipped};
 
 /// Adds the counts of one thread; elsewhere there is one count for all of them.
@@ -136,11 +136,11 @@ pub(super) fn write(
 }
 
 /// How the files arrived, taken together. Further names of a file that arrived are no method of their own.
-pub(super) fn method(mode: Mode, report: &DestinationReport) -> Method {
+pub(super) fn method(mode: CloneMode, report: &DestinationReport) -> Method {
     let linked = match mode {
-        Mode::Hardlink => Some(Method::Hardlink),
-        Mode::Symlink => Some(Method::Symlink),
-        Mode::Clone | Mode::Copy => None,
+        CloneMode::Hardlink => Some(Method::Hardlink),
+        CloneMode::Symlink => Some(Method::Symlink),
+        CloneMode::Clone | CloneMode::Copy => None,
     };
     let mut methods = [
         (report.reflinked_files > 0).then_some(Method::Reflink),
@@ -163,13 +163,13 @@ mod tests {
     #[test]
     fn the_method_is_the_one_that_was_used_or_mixed() {
         for (mode, reflinked, copied, linked, expected) in [
-            (Mode::Clone, 0, 0, 0, Method::None),
-            (Mode::Clone, 2, 0, 1, Method::Reflink),
-            (Mode::Clone, 0, 2, 1, Method::Copy),
-            (Mode::Clone, 1, 1, 0, Method::Mixed),
-            (Mode::Hardlink, 0, 0, 3, Method::Hardlink),
-            (Mode::Hardlink, 1, 0, 3, Method::Mixed),
-            (Mode::Symlink, 0, 0, 3, Method::Symlink),
+            (CloneMode::Clone, 0, 0, 0, Method::None),
+            (CloneMode::Clone, 2, 0, 1, Method::Reflink),
+            (CloneMode::Clone, 0, 2, 1, Method::Copy),
+            (CloneMode::Clone, 1, 1, 0, Method::Mixed),
+            (CloneMode::Hardlink, 0, 0, 3, Method::Hardlink),
+            (CloneMode::Hardlink, 1, 0, 3, Method::Mixed),
+            (CloneMode::Symlink, 0, 0, 3, Method::Symlink),
         ] {
             let report = DestinationReport {
                 reflinked_files: reflinked,

@@ -27,7 +27,7 @@ use super::op::{Batch, DestState, Directory, Node, Op, Task};
 use super::pool::{Thread, lock};
 use super::read::read_rules;
 use super::staging::{self, PREFIX, Stage};
-use super::{Mode as LinkMode, OWN};
+use super::{CloneMode, OWN};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::copy::Copier;
 use crate::reflink::imp::DIR_FLAGS;
@@ -126,7 +126,7 @@ impl<'a, 'b> Worker<'a, 'b> {
             mode_is_exact: created.mode_is_exact,
             privileged: created.privileged,
             copier: Copier::new(
-                op.options.mode == LinkMode::Copy || op.options.reflink == super::Reflink::Never,
+                op.options.mode == CloneMode::Copy || op.options.reflink == super::Reflink::Never,
             ),
             entries: vec![MaybeUninit::uninit(); 32 * 1024],
             names: Names::default(),
@@ -378,7 +378,7 @@ impl<'a, 'b> Worker<'a, 'b> {
 
     /// Whether links to what is in the directory would make two stores of one, or a worktree's marker that of two.
     fn is_own(&self, node: &Node) -> bool {
-        let links = matches!(self.op.options.mode, LinkMode::Hardlink | LinkMode::Symlink);
+        let links = matches!(self.op.options.mode, CloneMode::Hardlink | CloneMode::Symlink);
         let inside = || node.path().iter().any(|part| part == OWN);
         links && (self.op.source_absolute.ends_with(OWN) || inside())
     }

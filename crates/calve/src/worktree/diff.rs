@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs;
 
 use super::patch::{self, Change as Text, Side};
-use super::{ChangeKind, Scope, Worktree, at};
+use super::{ChangeKind, ChangeScope, Worktree, at};
 use crate::error::{Context as _, Error, Operation};
 use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::meta::Meta;
@@ -70,7 +70,7 @@ impl Worktree {
     /// # Errors
     /// As for [`Worktree::status`], and [`ErrorKind::Damaged`](crate::ErrorKind::Damaged) where content of the snapshot is lost. Nothing is changed.
     pub fn diff(&self, options: &StoreOptions) -> Result<Diff, Error> {
-        self.diff_of(&Scope::new(), options)
+        self.diff_of(&ChangeScope::new(), options)
     }
 
     /// The same of a part of it. What was renamed into it, or out of it, shows as added, or deleted.
@@ -78,11 +78,11 @@ impl Worktree {
     /// # Errors
     /// As for [`Worktree::diff`]; [`ErrorKind::SourceNotFound`](crate::ErrorKind::SourceNotFound) for a path that leads out of
     /// the worktree, and for one that neither it nor its snapshot has.
-    pub fn diff_of(&self, scope: &Scope, options: &StoreOptions) -> Result<Diff, Error> {
+    pub fn diff_of(&self, scope: &ChangeScope, options: &StoreOptions) -> Result<Diff, Error> {
         self.as_now(|this| this.diff_now(scope, &options.operation()))
     }
 
-    fn diff_now(&self, scope: &Scope, operation: &Running) -> Result<Diff, Error> {
+    fn diff_now(&self, scope: &ChangeScope, operation: &Running) -> Result<Diff, Error> {
         let mut judge = scope.at(self.path())?;
         let (base, now, skipped) = self.compare(operation)?;
         let now = now.as_ref().unwrap_or(&base);

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use rustix::fs;
 use rustix::io::Errno;
 
-use super::scope::Scope;
+use super::scope::ChangeScope;
 use super::{Worktree, shown};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::store::trash::remove_tree;
@@ -40,7 +40,7 @@ impl DropOptions {
 /// A worktree that was dropped: it has no name any more, and its files wait to be deleted.
 #[derive(Debug)]
 #[must_use = "its files stay until `delete`"]
-pub struct Dropped {
+pub struct DroppedWorktree {
     /// Nothing where it was missing.
     remains: Option<Remains>,
 }
@@ -52,9 +52,9 @@ struct Remains {
     in_trash: bool,
 }
 
-impl Dropped {
+impl DroppedWorktree {
     /// Whether its files wait in the store's trash, where [`Store::empty_trash`](crate::Store::empty_trash) finds them. What cannot be renamed to there, since it is on
-    /// another filesystem or has another project's quota (XFS, ext4), waits where it was for [`Dropped::delete`], or for whoever starts a
+    /// another filesystem or has another project's quota (XFS, ext4), waits where it was for [`DroppedWorktree::delete`], or for whoever starts a
     /// worktree beside it next.
     #[must_use]
     pub fn is_in_trash(&self) -> bool {
@@ -71,7 +71,7 @@ impl Dropped {
     /// Deletes its files: never across a mount, never through a link.
     ///
     /// # Errors
-    /// What could not be deleted stays; who tries again is said at [`Dropped::is_in_trash`].
+    /// What could not be deleted stays; who tries again is said at [`DroppedWorktree::is_in_trash`].
     pub fn delete(self) -> Result<(), Error> {
         let Some(Remains { folder, name, .. }) = self.remains else { return Ok(()) };
         let dir = super::open_dir(&folder)?;
@@ -81,13 +81,13 @@ impl Dropped {
 
 impl Worktree {
     /// Drops it: its folder and its name are gone when this returns. Deleting the files, which takes time, is left to
-    /// [`Dropped::delete`] or [`Store::empty_trash`](crate::Store::empty_trash). It works on a full disk, too.
+    /// [`DroppedWorktree::delete`] or [`Store::empty_trash`](crate::Store::empty_trash). It works on a full disk, too.
     ///
     /// # Errors
     /// [`ErrorKind::Changed`] if it has local changes: nothing was done, and [`Error::details`] has the paths.
     /// [`ErrorKind::WorktreeMissing`] if something else is at its path. [`DropOptions::force`] avoids both.
     /// [`ErrorKind::Overlap`] if other worktrees are inside it, also with `force`.
-    pub fn drop(self, how: &DropOptions, options: &StoreOptions) -> Result<Dropped, Error> {
+    pub fn drop(self, how: &DropOptions, options: &StoreOptions) -> Result<DroppedWorktree, Error> {
         self.store.freeing(|store| {
             store.must_be_writable(Operation::DropWorktreeOf)?;
             let this = Self { store: store.clone(), ..self.clone() };
@@ -95,7 +95,7 @@ impl Worktree {
         })
     }
 
-    fn drop_now(&self, force: bool, operation: &Running) -> Result<Dropped, Error> {
+    fn drop_now(&self, force: bool, operation: &Running) -> Result<DroppedWorktree, Error> {
         if self.is_project() {
             let cause = io::Error::new(io::ErrorKind::InvalidInput, "it is the project itself");
             return Err(Error::new(ErrorKind::InvalidName, Operation::Drop, &self.path, cause));
@@ -107,14 +107,14 @@ impl Worktree {
                 .registry()
                 .forget(&self.row, || Ok(self.is_away(force)?.then_some(())))?
             {
-                Some(()) => Ok(Dropped { remains: None }),
+                Some(()) => Ok(DroppedWorktree { remains: None }),
                 None => self.now()?.drop_now(force, operation),
             };
         }
         self.must_be_there()?;
         self.must_hold_no_other()?;
         if !force {
-            let status = self.status_in(&Scope::new(), operation)?;
+            let status = self.status_in(&ChangeScope::new(), operation)?;
             let why = match (status.changes.is_empty(), status.skipped.is_empty()) {
                 (true, true) => None,
                 (false, _) => Some("it has changes since its base snapshot"),
@@ -170,13 +170,13 @@ impl Worktree {
             // It is not dropped then; where somebody emptied the trash meanwhile, it is missing.
             let _ = fs::renameat(dir, &aside, &from, &name);
         }
-        let Some(in_trash) = forgotten? else { return Ok(Dropped { remains: None }) };
+        let Some(in_trash) = forgotten? else { return Ok(DroppedWorktree { remains: None }) };
         if !in_trash {
             // So that whoever makes something there later knows that it may go.
             let _ = staging::mark(&from, &aside);
         }
         let folder = if in_trash { trash } else { parent };
-        Ok(Dropped { remains: Some(Remains { folder, name: aside, in_trash }) })
+        Ok(DroppedWorktree { remains: Some(Remains { folder, name: aside, in_trash }) })
     }
 
     /// Whether there is nothing of it at its path. With `force` also where something else is, which is not ours to touch.

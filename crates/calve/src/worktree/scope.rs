@@ -21,12 +21,12 @@ use crate::tree::read::read_rules;
 /// What [`Worktree::status_of`](super::Worktree::status_of) and [`Worktree::diff_of`](super::Worktree::diff_of) tell of;
 /// built by value. Everything, at first.
 #[derive(Debug, Clone, Default)]
-pub struct Scope {
+pub struct ChangeScope {
     gitignore: bool,
     paths: Vec<PathBuf>,
 }
 
-impl Scope {
+impl ChangeScope {
     /// Everything.
     #[must_use]
     pub fn new() -> Self {

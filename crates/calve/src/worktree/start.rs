@@ -83,7 +83,7 @@ pub struct StartReport {
     /// capture and switch.
     pub registered: bool,
     /// One entry for each name, in the order in which they were given.
-    pub worktrees: Vec<Started>,
+    pub worktrees: Vec<StartedWorktree>,
     /// Time from the call to its return.
     pub elapsed: Duration,
 }
@@ -91,7 +91,7 @@ pub struct StartReport {
 /// A worktree that was started.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
-pub struct Started {
+pub struct StartedWorktree {
     /// Its name.
     pub name: String,
     /// What was made, and how.
@@ -141,11 +141,8 @@ impl Store {
         }
         must_be_free(names.len() + OPEN_BESIDE)
             .context(Operation::StartManyWorktrees, || self.path())?;
-        let told = |(name, report): (String, DestinationReport), object: &SnapshotObject| Started {
-            name,
-            report,
-            bytes: object.bytes,
-            files: object.files,
+        let told = |(name, report): (String, DestinationReport), object: &SnapshotObject| {
+            StartedWorktree { name, report, bytes: object.bytes, files: object.files }
         };
         if let Some((id, folder)) = loose {
             let object = self.object(id)?;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::super::tally::{self, Because};
-use super::super::{Existing, Mode, Reflink};
+use super::super::{CloneMode, Existing, Reflink};
 use super::{Dest, Walk, lock, two_names};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::{self, Source};
@@ -27,7 +27,7 @@ impl Walk<'_> {
             self.options.progress.files.fetch_add(1, Ordering::Relaxed);
             return Ok(());
         }
-        let linking = matches!(self.options.mode, Mode::Hardlink | Mode::Symlink);
+        let linking = matches!(self.options.mode, CloneMode::Hardlink | CloneMode::Symlink);
         let mut unlinked = vec![None; self.dests.len()];
         if linking {
             let mutable = self.filter.has_mutable() && self.filter.is_mutable(path);
@@ -121,7 +121,7 @@ impl Walk<'_> {
 
     /// The link modes: `None` where it could be linked, else why not.
     fn link(&self, dest: &Dest<'_>, path: &Path) -> Result<Option<Because>, Error> {
-        let hard = self.options.mode == Mode::Hardlink;
+        let hard = self.options.mode == CloneMode::Hardlink;
         if hard && dest.link_verdicts.known(SOURCE_VOLUME).refused {
             return Ok(Some(Because::Filesystem));
         }
@@ -246,7 +246,7 @@ impl Walk<'_> {
         meta: &Metadata,
         file: &File,
     ) -> io::Result<Result<(), (Because, Option<io::Error>)>> {
-        if self.options.mode == Mode::Copy || self.options.reflink == Reflink::Never {
+        if self.options.mode == CloneMode::Copy || self.options.reflink == Reflink::Never {
             return Ok(Err((Because::Disabled, None)));
         }
         let known = dest.verdicts.known(SOURCE_VOLUME);
