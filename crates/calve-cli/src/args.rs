@@ -205,7 +205,7 @@ pub(crate) enum Verb {
     /// Make a worktree match its base snapshot again
     ///
     /// Like 'calve switch' to the base snapshot, but overwrites local changes. calve keeps them: 'calve switch
-    /// --undo' brings them back.
+    /// --undo' brings them back. Before it resets the project itself, calve asks for its name.
     #[cfg(unix)]
     #[command(after_help = changes::RESET_EXAMPLES)]
     Reset(ResetArgs),

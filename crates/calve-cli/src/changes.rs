@@ -1,8 +1,9 @@
 //! `calve diff`, `switch`, `reset`.
 
-use std::io::{self, BufWriter, IsTerminal as _, Write};
+use std::ffi::OsStr;
+use std::io::{self, BufRead as _, BufWriter, IsTerminal as _, Write};
 
-use calve::{Diff, FileDiff, SwitchOptions, SwitchReport, Worktree};
+use calve::{Diff, ErrorKind, FileDiff, SwitchOptions, SwitchReport, Worktree};
 use clap::builder::styling::{Effects, Style};
 use serde::Serialize;
 
@@ -10,13 +11,13 @@ use crate::args::{DiffArgs, ResetArgs, Switching};
 use crate::clone::{SkippedDocument, finding};
 use crate::exit::Exit;
 use crate::failure::Failure;
-use crate::failure::stored::{argument, worktree_failure};
+use crate::failure::stored::{argument, own, worktree_failure};
 use crate::output::{BAD, CAUTION, GOOD, Output, PathFields, STRONG, encoded, encoded_bytes};
 use crate::progress::Total;
 use crate::session::Session;
 use crate::snapshots::tell_skipped;
 use crate::table::{Cell, Column, Table};
-use crate::text::{self, count, counted, harmless, short};
+use crate::text::{self, count, counted, harmless, shell_word, short};
 use crate::worktrees::{WorktreeFields, change_name, change_style};
 
 pub(crate) fn diff(args: &DiffArgs, session: Session<'_>) -> Result<Exit, Failure> {
@@ -239,8 +240,8 @@ fn undo_failure(error: &calve::Error, worktree: &Worktree) -> Failure {
     let failure = worktree_failure(error, worktree);
     let hint = match error.kind() {
         // Force would have to choose which of the two states by hand is lost.
-        calve::ErrorKind::Changed => "run 'calve capture' first: it keeps the changes in a snapshot".to_owned(),
-        calve::ErrorKind::SnapshotNotFound => {
+        ErrorKind::Changed => "run 'calve capture' first: it keeps the changes in a snapshot".to_owned(),
+        ErrorKind::SnapshotNotFound => {
             "--undo undoes the last forced switch or reset, if that overwrote local changes, and only once"
                 .to_owned()
         }
@@ -249,8 +250,35 @@ fn undo_failure(error: &calve::Error, worktree: &Worktree) -> Failure {
     Failure { hint: Some(hint), ..failure }
 }
 
+/// Asks whether the project itself is to be reset: in one of its folders, who forgot to name a worktree does not mean it.
+fn confirm(project: &Worktree) -> Result<(), Failure> {
+    let path = project.path();
+    let name = path.file_name().unwrap_or(path.as_os_str());
+    let refused = |why: &str| {
+        let way_out = format!(
+            "'calve reset WORKTREE' resets a worktree; to reset the project, run: calve reset --force {}",
+            shell_word(path)
+        );
+        own("reset", path, ErrorKind::InvalidName, why, way_out)
+    };
+    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        return Err(refused("it is the project itself"));
+    }
+    let shown = harmless(&name.to_string_lossy()).into_owned();
+    eprint!("This resets the project itself. To go on, type its name, {shown}: ");
+    let mut answer = String::new();
+    let read = io::stdin().lock().read_line(&mut answer);
+    match read.is_ok() && OsStr::new(answer.trim_end_matches(['\r', '\n'])) == name {
+        true => Ok(()),
+        false => Err(refused("it is the project itself, and that is not its name")),
+    }
+}
+
 pub(crate) fn reset(args: &ResetArgs, session: Session<'_>) -> Result<Exit, Failure> {
     let worktree = session.worktree(args.worktree.as_deref())?;
+    if worktree.is_project() && !args.force {
+        confirm(&worktree)?;
+    }
     let report = session
         .work(Total::Unknown, |options| worktree.reset(options))
         .map_err(|error| worktree_failure(&error, &worktree))?;

@@ -38,8 +38,8 @@ const OF_STORE: [(&[&str], &str); 5] = [
 const FLAGS: [(&str, &[&str], &str); 4] = [
     (
         "reset",
-        &["--force", "-f", "--hard"],
-        "a reset needs no force: it keeps local changes, and 'calve switch --undo' brings them back",
+        &["--hard"],
+        "no flag is needed: a reset keeps local changes, and 'calve switch --undo' brings them back",
     ),
     (
         "clone",

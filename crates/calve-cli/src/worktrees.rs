@@ -133,7 +133,7 @@ pub(crate) fn restore(args: &RestoreArgs, session: Session<'_>) -> Result<Exit, 
             worktree.path(),
             ErrorKind::InvalidName,
             "it is the project itself",
-            "'calve reset' makes the project match its base snapshot",
+            "'calve reset --force' makes the project match its base snapshot",
         ));
     }
     let started = Instant::now();

@@ -143,6 +143,10 @@ impl SwitchArgs {
 /// The arguments of `calve reset`.
 #[derive(Debug, Args)]
 pub(crate) struct ResetArgs {
+    /// Reset the project itself without asking for its name
+    #[arg(short, long)]
+    pub(crate) force: bool,
+
     /// Its name or path [default: the one that contains the current folder]
     #[arg(value_name = "WORKTREE", value_hint = ValueHint::DirPath,
         add = ArgValueCompleter::new(candidates::worktrees))]

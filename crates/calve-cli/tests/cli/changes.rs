@@ -198,6 +198,29 @@ fn with_one_word_it_is_the_snapshot_and_the_current_folders_worktree() {
     assert_eq!(read(&project.join("a")).as_deref(), Some("two\n"));
 }
 
+/// Who forgets to name the worktree stands in the project, and does not mean that.
+#[test]
+fn the_project_itself_is_reset_by_force_alone_where_nobody_can_be_asked() {
+    let (_scratch, project) = with_project();
+    done(&project, "snapshot");
+    fs::create_dir_all(project.join("dir")).unwrap();
+    for words in ["reset", "-C dir reset", "reset .", "--json reset"] {
+        fs::write(project.join("a"), "edited").unwrap();
+        let run = calve(&project, words);
+        assert_eq!(run.code, Some(1), "{run:?}");
+        let hint = format!("to reset the project, run: calve reset --force {}", project.display());
+        assert!(
+            run.stderr.contains("it is the project itself") && run.stderr.contains(&hint),
+            "{run:?}"
+        );
+        assert_eq!(fs::read_to_string(project.join("a")).unwrap(), "edited");
+    }
+    done(&project, "reset --force");
+    assert_eq!(fs::read_to_string(project.join("a")).unwrap(), "alpha\n");
+    done(&project, "switch --undo");
+    assert_eq!(fs::read_to_string(project.join("a")).unwrap(), "edited");
+}
+
 #[test]
 fn a_reset_makes_it_what_its_snapshot_is_and_can_be_taken_back() {
     let (_scratch, project, root) = with_changes();

@@ -45,7 +45,7 @@ fn each_refusal_has_its_kind_and_a_way_out_and_changes_nothing() {
         ("drop w", "changed", "w", "'calve drop --force w'"),
         ("drop w gone", "changed", "w", "'calve drop --force w'"),
         ("drop .", "invalid_name", "the project itself", ".calve"),
-        ("restore .", "invalid_name", "the project itself", "'calve reset'"),
+        ("restore .", "invalid_name", "the project itself", "'calve reset --force'"),
         ("start a/b", "invalid_name", "a/b: it has a slash", "'calve start --at a b'"),
         ("start ../b", "invalid_name", "../b: it has a slash", "'calve start --at .. b'"),
         ("start ..", "invalid_name", "starts with", "no slash"),
@@ -80,7 +80,7 @@ fn each_refusal_has_its_kind_and_a_way_out_and_changes_nothing() {
 #[test]
 fn a_project_without_a_snapshot_says_how_to_take_one() {
     let (_scratch, project) = with_project();
-    for words in ["status", "diff", "reset", "show"] {
+    for words in ["status", "diff", "reset --force", "show"] {
         let run = calve(&project, words);
         assert_eq!(run.code, Some(1), "{words}: {run:?}");
         assert!(
@@ -115,7 +115,7 @@ fn a_word_that_calve_does_not_have_is_told_what_does_that() {
         ("rm w", "'calve drop NAME'"),
         ("undo", "'calve switch --undo'"),
         ("store prune", "'calve store gc'"),
-        ("reset --force w", "'calve switch --undo'"),
+        ("reset --hard w", "'calve switch --undo'"),
     ] {
         let run = calve(&project, words);
         assert_eq!((run.code, run.stdout.as_str()), (Some(2), ""), "{words}: {run:?}");

@@ -1,7 +1,7 @@
 //! What people see: on a terminal of a known width.
 
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{Read, Write as _};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -32,7 +32,7 @@ impl OnTerminal {
         let open = || -> OwnedFd {
             rustix::fs::open(&name, OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).unwrap()
         };
-        command.env("TERM", "xterm-256color").stdout(open()).stderr(open());
+        command.env("TERM", "xterm-256color").stdin(open()).stdout(open()).stderr(open());
         let child = command.spawn().unwrap();
         // The command holds the terminal's other end; with the last process that does, reading ends.
         drop(command);
@@ -368,4 +368,21 @@ fn a_bar_is_gone_when_a_signal_stopped_the_work() {
     assert!(plain(after).starts_with("error: clone "), "{after:?}");
     assert!(after.trim_end().ends_with(": cancelled"), "{after:?}");
     assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn whoever_resets_the_project_itself_types_its_name() {
+    let (_scratch, project) = with_project();
+    done(&project, "snapshot");
+    let name = project.file_name().unwrap().to_str().unwrap();
+    for (typed, expected) in [(name, Some(0)), ("", Some(1)), ("yes", Some(1))] {
+        fs::write(project.join("a"), "edited").unwrap();
+        let mut run = OnTerminal::start(command(&project, ["reset"]), 80);
+        run.until(&format!("type its name, {name}: "));
+        run.terminal.write_all(format!("{typed}\n").as_bytes()).unwrap();
+        let (code, text) = run.end();
+        assert_eq!(code, expected, "{typed:?}: {text}");
+        let now = fs::read_to_string(project.join("a")).unwrap();
+        assert_eq!(now == "edited", expected == Some(1), "{typed:?}: {text}");
+    }
 }
