@@ -138,7 +138,7 @@ pub(crate) enum Verb {
 
     /// Take a snapshot of the project as it is now, and print its id
     ///
-    /// The snapshot holds everything except .calve and what .calveignore files name. calve reads only what
+    /// The snapshot holds everything except .calve, the .git in the root, and what .calveignore files name. calve reads only what
     /// changed since the last snapshot. Inside a worktree, it takes a snapshot of the worktree, like 'calve
     /// capture'.
     #[cfg(unix)]
@@ -148,7 +148,8 @@ pub(crate) enum Verb {
     /// Start worktrees, and print their paths
     ///
     /// Each worktree is a copy of the project as it is now, of which calve takes a snapshot first, or of the
-    /// snapshot that --from names. Either all worktrees appear, whole, or none.
+    /// snapshot that --from names. Either all worktrees appear, whole, or none. Each gets a copy of the
+    /// project's git repository as it is now.
     #[cfg(unix)]
     #[command(after_help = worktrees::START_EXAMPLES,
         override_usage = "calve start [OPTIONS] <NAME>...\n       calve start [OPTIONS] -n <N> [--prefix <P>]")]

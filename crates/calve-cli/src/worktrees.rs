@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use calve::{
-    Change, ChangeKind, DestinationReport, DropOptions, DroppedWorktree, ErrorKind, StartOptions,
-    StartReport, Worktree, WorktreeState, WorktreeStatus,
+    Change, ChangeKind, DestinationReport, DropOptions, DroppedWorktree, ErrorKind, GitOutcome,
+    NoRepository, StartOptions, StartReport, StartedWorktree, Worktree, WorktreeState,
+    WorktreeStatus,
 };
 use clap::builder::styling::Style;
 use serde::Serialize;
@@ -33,7 +34,7 @@ pub(crate) fn start(
     let failed = |error: calve::Error| store_failure(&error);
     let store = session.store()?;
     let project = store.project().map_err(failed)?;
-    let mut options = StartOptions::new();
+    let mut options = StartOptions::new().git(args.git.mode());
     let times = names.len() as u64;
     let mut total = Total::Tree { root: &project, times: times + 1, own: true };
     if let Some(from) = &args.from {
@@ -69,6 +70,9 @@ pub(crate) fn start(
     let before = report.taken.as_ref().map_or(Duration::ZERO, |snapshot| snapshot.elapsed);
     let elapsed = report.elapsed.saturating_sub(before);
     if tell_trees(&trees, elapsed, &store, session) == Exit::Findings {
+        exit = Exit::Findings;
+    }
+    if tell_git(&report.worktrees, session) == Exit::Findings {
         exit = Exit::Findings;
     }
     if !report.registered {
@@ -125,6 +129,34 @@ fn tell_trees(
     if findings.is_empty() { Exit::Done } else { Exit::Findings }
 }
 
+/// What there is to say about the repositories of new worktrees.
+fn tell_git(worktrees: &[StartedWorktree], session: Session<'_>) -> Exit {
+    let output = session.output;
+    let why = worktrees.iter().find_map(|started| match &started.git {
+        GitOutcome::None(NoRepository::Linked) => Some(
+            "the project's .git is a file or a link that leads to a repository elsewhere, and a copy of it would \
+             change the project's index and branch",
+        ),
+        GitOutcome::None(NoRepository::WorksElsewhere) => {
+            Some("core.worktree in the project's .git/config names another folder")
+        }
+        _ => None,
+    });
+    if let Some(why) = why {
+        let what = if worktrees.len() == 1 { "the worktree has" } else { "the worktrees have" };
+        output.warning(format_args!("{what} no git repository: {why}"));
+    }
+    let copies = |started: &StartedWorktree| match &started.git {
+        GitOutcome::Copied(report) => Some((**report).clone()),
+        _ => None,
+    };
+    let copies: Vec<DestinationReport> = worktrees.iter().filter_map(copies).collect();
+    let findings: Vec<String> =
+        findings(&copies, |_| false).into_iter().map(|line| format!("in .git: {line}")).collect();
+    output.warnings(&findings);
+    if findings.is_empty() { Exit::Done } else { Exit::Findings }
+}
+
 pub(crate) fn restore(args: &RestoreArgs, session: Session<'_>) -> Result<Exit, Failure> {
     let worktree = session.worktree(Some(&args.worktree))?;
     if worktree.is_project() {
@@ -141,15 +173,17 @@ pub(crate) fn restore(args: &RestoreArgs, session: Session<'_>) -> Result<Exit, 
         Some(id) => worktree.store().show(id).map_err(|error| store_failure(&error))?.files,
         None => 0,
     };
-    let report = session
-        .work(Total::Files(files), |options| worktree.restore(options))
+    let restored = session
+        .work(Total::Files(files), |options| worktree.restore(args.git.mode(), options))
         .map_err(|error| restore_failure(&error, &worktree))?;
-    let trees = [report];
-    let exit = tell_trees(&trees, started.elapsed(), worktree.store(), session);
+    let trees = [restored.report.clone()];
+    let mut exit = tell_trees(&trees, started.elapsed(), worktree.store(), session);
+    if tell_git(std::slice::from_ref(&restored), session) == Exit::Findings {
+        exit = Exit::Findings;
+    }
     let output = session.output;
     let told = if output.json {
-        let tree = DestinationDocument::new(&trees[0]);
-        output.document(&StartedDocument { name: worktree.name(), tree })
+        output.document(&StartedDocument::new(&restored))
     } else {
         output.results(&output.path_lines([worktree.path()]))
     };
@@ -438,12 +472,9 @@ fn droppable(args: &DropArgs, session: Session<'_>) -> Result<Vec<Worktree>, Fai
         if args.force {
             continue;
         }
-        let status = session
-            .work(Total::Unknown, |options| worktree.status(options))
+        session
+            .work(Total::Unknown, |options| worktree.must_lose_nothing(options))
             .map_err(|error| worktree_failure(&error, worktree))?;
-        if !status.changes.is_empty() || !status.skipped.is_empty() {
-            return Err(changed(worktree, status));
-        }
     }
     Ok(worktrees)
 }
@@ -457,31 +488,6 @@ fn holding(worktree: &Worktree, inside: Vec<PathBuf>) -> Failure {
             ErrorKind::Overlap,
             "other worktrees are inside it",
             "drop the worktrees inside it, too, or first; 'calve list' prints their paths",
-        )
-    }
-}
-
-fn changed(worktree: &Worktree, status: WorktreeStatus) -> Failure {
-    let name = shell_word(Path::new(worktree.name()));
-    let why = if status.changes.is_empty() {
-        "names in it kept changing while calve listed them"
-    } else {
-        "it has changes since its base snapshot"
-    };
-    let root = |path: PathBuf| if path.as_os_str().is_empty() { PathBuf::from(".") } else { path };
-    let changes = status.changes.into_iter().map(|change| change.path);
-    let restless = status.skipped.into_iter().map(|skipped| root(skipped.path));
-    let details: Vec<PathBuf> = changes.chain(restless).collect();
-    Failure {
-        details: details.into(),
-        ..own(
-            "drop worktree",
-            worktree.path(),
-            ErrorKind::Changed,
-            why,
-            format!(
-                "'calve capture {name}' keeps the changes in a snapshot; 'calve drop --force {name}' deletes them"
-            ),
         )
     }
 }
@@ -504,6 +510,32 @@ struct StartedDocument<'a> {
     name: &'a str,
     #[serde(flatten)]
     tree: DestinationDocument,
+    git: &'static str,
+    no_git_because: Option<&'static str>,
+    repository: Option<DestinationDocument>,
+}
+
+impl<'a> StartedDocument<'a> {
+    fn new(started: &'a StartedWorktree) -> Self {
+        let (git, no_git_because, repository) = match &started.git {
+            GitOutcome::Copied(report) => ("copy", None, Some(DestinationDocument::new(report))),
+            GitOutcome::None(why) => ("none", Some(no_git_because(*why)), None),
+            _ => ("other", None, None),
+        };
+        let tree = DestinationDocument::new(&started.report);
+        Self { name: &started.name, tree, git, no_git_because, repository }
+    }
+}
+
+/// The name that the JSON output uses.
+fn no_git_because(why: NoRepository) -> &'static str {
+    match why {
+        NoRepository::NotWanted => "not_wanted",
+        NoRepository::NotThere => "not_there",
+        NoRepository::Linked => "linked",
+        NoRepository::WorksElsewhere => "works_elsewhere",
+        _ => "other",
+    }
 }
 
 impl<'a> StartDocument<'a> {
@@ -515,14 +547,7 @@ impl<'a> StartDocument<'a> {
             bytes: first.map_or(0, |started| started.bytes),
             taken: report.taken.as_ref().map(SnapshotDocument::new),
             registered: report.registered,
-            worktrees: report
-                .worktrees
-                .iter()
-                .map(|started| StartedDocument {
-                    name: &started.name,
-                    tree: DestinationDocument::new(&started.report),
-                })
-                .collect(),
+            worktrees: report.worktrees.iter().map(StartedDocument::new).collect(),
             elapsed_seconds: report.elapsed.as_secs_f64(),
         }
     }

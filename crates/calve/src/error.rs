@@ -56,6 +56,8 @@ pub enum ErrorKind {
     WorktreeMissing,
     /// The worktree was changed by hand, and what was asked for would lose that; see [`Error::details`].
     Changed,
+    /// The worktree's own repository has commits that the project's has not, and they would be lost.
+    CommitsOnlyHere,
     /// A name that nothing can be called.
     InvalidName,
     /// The [`Cancel`](crate::Cancel) token was set.
@@ -95,6 +97,7 @@ impl ErrorKind {
             Self::WorktreeExists => "worktree_exists",
             Self::WorktreeMissing => "worktree_missing",
             Self::Changed => "changed",
+            Self::CommitsOnlyHere => "commits_only_here",
             Self::InvalidName => "invalid_name",
             Self::Cancelled => "cancelled",
             Self::InvalidPattern => "invalid_pattern",

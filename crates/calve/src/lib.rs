@@ -192,9 +192,9 @@ pub use store::{
 pub use tree::{CloneMode, CloneOptions, Existing, GitIndex, Reflink, clone_tree};
 #[cfg(all(unix, feature = "store"))]
 pub use worktree::{
-    Change, ChangeKind, ChangeScope, Diff, DropOptions, DroppedWorktree, FileDiff, StartOptions,
-    StartReport, StartedWorktree, SwitchOptions, SwitchReport, Worktree, WorktreeState,
-    WorktreeStatus,
+    Change, ChangeKind, ChangeScope, Diff, DropOptions, DroppedWorktree, FileDiff, GitMode,
+    GitOutcome, NoRepository, StartOptions, StartReport, StartedWorktree, SwitchOptions,
+    SwitchReport, Worktree, WorktreeState, WorktreeStatus,
 };
 #[cfg(all(unix, feature = "store", any(test, fuzzing)))]
 #[doc(hidden)]

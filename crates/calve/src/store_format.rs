@@ -32,6 +32,10 @@
 //! | feature                       | means                                                                     |
 //! |-------------------------------|---------------------------------------------------------------------------|
 //! | `incompatible linked-special` | symbolic links and FIFOs may have link groups: the bit 0x20 of their kind |
+//! | `incompatible without-git`    | some snapshots do not have the `.git` that was in the root of the tree: it is not content, and no command touches it |
+//!
+//! Snapshots without such a `.git` came with that feature. Older ones may have it. calve leaves it out wherever it uses their trees; the
+//! indexes of such trees have a place for each entry all the same.
 //!
 //! # Numbers, ids and names
 //! An *id* is 32 bytes, 64 lower-case hexadecimal digits where it is text. A content's is the plain BLAKE3 of its bytes, as `b3sum`
@@ -125,7 +129,8 @@
 //! snapshot of this subvolume: inode numbers and times are the same.
 //!
 //! `templates/ID.seal` is one line of text: the number of the transaction in which the subvolume was last changed (btrfs'
-//! `ctransid`, decimal), a space, the kernel's `boot_id` at that time, and a newline. It is written last, when the tree is
+//! `ctransid`, decimal), a space, the kernel's `boot_id` at that time, ` without-git`, and a newline. (In a seal without that word, the tree
+//! may have the project's `.git`; it counts as broken.) It is written last, when the tree is
 //! complete and flushed. A template serves only while both are what the kernel says now. Another number means that
 //! somebody wrote to the tree. In another boot the number proves nothing, because btrfs replays its log after a crash
 //! without counting. A template is no content: it can always be removed.

@@ -17,7 +17,7 @@ pub(crate) mod budget;
 mod file;
 pub(crate) mod filter;
 #[cfg(unix)]
-mod git_index;
+pub(crate) mod git_index;
 #[cfg(unix)]
 pub(crate) mod links;
 #[cfg(unix)]

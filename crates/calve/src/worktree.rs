@@ -29,6 +29,7 @@ use crate::store::{
 use crate::tree::running::Running;
 
 mod at;
+mod commits;
 mod diff;
 pub(crate) mod patch;
 mod remove;
@@ -39,7 +40,7 @@ pub(crate) mod switch;
 pub use diff::{Diff, FileDiff};
 pub use remove::{DropOptions, DroppedWorktree};
 pub use scope::ChangeScope;
-pub use start::{StartOptions, StartReport, StartedWorktree};
+pub use start::{GitMode, GitOutcome, NoRepository, StartOptions, StartReport, StartedWorktree};
 pub use switch::{SwitchOptions, SwitchReport};
 
 /// A worktree of a store; also the project itself.

@@ -42,13 +42,13 @@ fn a_worktree_that_was_deleted_by_hand_is_missing_and_can_be_restored() {
     // Something else at its place is neither it nor in calve's way to refuse.
     put(&desk.folder(), "one/other", "mine");
     assert_eq!(one.state().unwrap(), WorktreeState::Missing);
-    fails(one.restore(&options()), ErrorKind::DestinationExists);
+    fails(one.restore(calve::GitMode::Copy, &options()), ErrorKind::DestinationExists);
     fails(one.clone().drop(&DropOptions::new(), &options()), ErrorKind::WorktreeMissing);
     assert_eq!(names(one.path()), ["other"]);
     fs::remove_dir_all(one.path()).unwrap();
 
-    let report = one.restore(&options()).unwrap();
-    assert_arrived(&report);
+    let report = one.restore(calve::GitMode::Copy, &options()).unwrap();
+    assert_arrived(&report.report);
     assert_same(&before, &tree(one.path()), "restored");
     assert_eq!(one.state().unwrap(), WorktreeState::Ready);
     assert_eq!(status(&one), [""; 0]);
@@ -85,7 +85,9 @@ fn what_is_dropped_while_it_is_made_is_there_and_known_or_neither() {
             let restorer = scope.spawn(|| {
                 let store = open();
                 while !made.load(Ordering::Relaxed) {
-                    let _ = store.worktree("w").and_then(|w| w.restore(&options()));
+                    let _ = store
+                        .worktree("w")
+                        .and_then(|w| w.restore(calve::GitMode::Copy, &options()));
                 }
             });
             let store = open();
@@ -179,7 +181,7 @@ fn a_copy_of_a_project_leaves_the_worktrees_of_the_first_alone() {
         let error = result.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::WorktreeMissing, "{what}: {error}");
     }
-    fails(same.restore(&options), ErrorKind::DestinationExists);
+    fails(same.restore(calve::GitMode::Copy, &options), ErrorKind::DestinationExists);
     // The name can go, and nothing else does.
     same.drop(&DropOptions::new().force(true), &options).unwrap().delete().unwrap();
     assert!(other.worktrees().unwrap().is_empty());
@@ -691,7 +693,7 @@ fn a_store_that_is_read_only_can_be_read_and_started_from_and_refuses_the_rest()
     fails(one.switch(first, &SwitchOptions::new(), &options()), ErrorKind::ReadOnly);
     fails(one.reset(&options()), ErrorKind::ReadOnly);
     fails(one.undo(&options()), ErrorKind::ReadOnly);
-    fails(one.restore(&options()), ErrorKind::ReadOnly);
+    fails(one.restore(calve::GitMode::Copy, &options()), ErrorKind::ReadOnly);
     fails(one.clone().drop(&DropOptions::new().force(true), &options()), ErrorKind::ReadOnly);
     fails(store.set_name("x", first), ErrorKind::ReadOnly);
     fails(store.remove_name("best"), ErrorKind::ReadOnly);
@@ -781,7 +783,7 @@ fn a_start_and_a_restore_in_an_empty_folder_take_its_place_and_one_that_is_not_e
     fs::remove_dir_all(one.path()).unwrap();
     fs::create_dir(one.path()).unwrap();
     assert_eq!(one.state().unwrap(), WorktreeState::Missing);
-    one.restore(&options()).unwrap();
+    one.restore(calve::GitMode::Copy, &options()).unwrap();
     assert_same(&wanted, &tree(one.path()), "restored");
 
     // What cannot be replaced, and the empty folder that was to be, are as before.

@@ -67,7 +67,7 @@ pub(crate) struct DiffArgs {
 /// What `status` and `diff` tell of.
 #[derive(Debug, Args)]
 pub(crate) struct ScopeArgs {
-    /// Leave out what .gitignore files name, and .git itself
+    /// Leave out what .gitignore files name, and nested .git folders
     #[arg(long)]
     gitignore: bool,
 

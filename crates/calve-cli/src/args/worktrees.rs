@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::builder::{NonEmptyStringValueParser, RangedU64ValueParser};
-use clap::{Args, ValueHint};
+use clap::{Args, ValueEnum, ValueHint};
 use clap_complete::engine::ArgValueCompleter;
 
 use super::changes::ScopeArgs;
@@ -59,7 +59,8 @@ pub(crate) const RESTORE_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   rm -rf ../repo.worktrees/fix-1
   calve restore fix-1
 
-Changes since the base snapshot are lost with the files. A worktree that was
+Changes since the base snapshot are lost with the files. So are commits in the
+worktree's own repository: it gets a new copy of the project's. A worktree that was
 only moved needs no restore: run a command such as 'calve status' inside it, and
 calve knows its new path.";
 
@@ -92,6 +93,36 @@ pub(crate) struct StartArgs {
     /// Put the worktrees into DIR, which is made if it is missing
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) at: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) git: GitArgs,
+}
+
+/// What worktrees get of the project's git repository.
+#[derive(Debug, Default, Args)]
+pub(crate) struct GitArgs {
+    /// What each worktree gets of the project's git repository
+    #[arg(long = "git", value_name = "WHAT", value_enum, default_value_t)]
+    mode: GitWord,
+}
+
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+enum GitWord {
+    /// A copy of it: branches, stashes, and what is staged
+    #[default]
+    Copy,
+    /// Nothing: files only
+    None,
+}
+
+impl GitArgs {
+    /// The same for the library.
+    pub(crate) fn mode(&self) -> calve::GitMode {
+        match self.mode {
+            GitWord::Copy => calve::GitMode::Copy,
+            GitWord::None => calve::GitMode::None,
+        }
+    }
 }
 
 impl StartArgs {
@@ -149,4 +180,7 @@ pub(crate) struct RestoreArgs {
     #[arg(value_name = "NAME", value_hint = ValueHint::AnyPath,
         add = ArgValueCompleter::new(candidates::worktrees))]
     pub(crate) worktree: PathBuf,
+
+    #[command(flatten)]
+    pub(crate) git: GitArgs,
 }

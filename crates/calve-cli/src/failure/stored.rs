@@ -167,6 +167,11 @@ fn way_out(
         ErrorKind::Changed if operation == Operation::DropWorktree => format!(
             "'calve capture{name}' keeps the changes in a snapshot; 'calve drop --force{name}' deletes them"
         ),
+        ErrorKind::CommitsOnlyHere => format!(
+            "'git fetch {} BRANCH:BRANCH', run in the project, brings a branch there; 'calve drop --force{name}' deletes \
+             the commits",
+            shell_word(path)
+        ),
         ErrorKind::Changed => format!(
             "'calve capture{name}' keeps the changes in a snapshot; --force overwrites them, and \
              'calve switch{name} --undo' brings them back"
@@ -231,6 +236,11 @@ mod tests {
             (ErrorKind::WorktreeMissing, Operation::OpenWorktree, "'calve restore w'"),
             (ErrorKind::WorktreeMissing, Operation::OpenWorktree, "'calve drop --force w'"),
             (ErrorKind::Changed, Operation::DropWorktree, "'calve drop --force w'"),
+            (
+                ErrorKind::CommitsOnlyHere,
+                Operation::DropWorktree,
+                "'git fetch '/a b/c' BRANCH:BRANCH'",
+            ),
             (ErrorKind::Changed, Operation::SwitchWorktree, "'calve capture w'"),
             (ErrorKind::Changed, Operation::SwitchWorktree, "'calve switch w --undo'"),
             (ErrorKind::InvalidName, Operation::UseName, "no slash"),

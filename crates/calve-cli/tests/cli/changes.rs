@@ -24,18 +24,25 @@ fn with_changes() -> (TempDir, PathBuf, PathBuf) {
     (scratch, project, root)
 }
 
-/// `git status` in a worktree writes its index anew, and git refuses every patch that names a path in `.git`.
+/// `git status` in a nested repository writes its index anew, and git refuses every patch that names a path in `.git`. That of the root
+/// is no content at all.
 #[test]
 fn a_patch_is_without_what_git_changed_for_itself() {
     let (_scratch, project) = with_project();
     fs::create_dir_all(project.join("sub/.git")).unwrap();
     fs::create_dir(project.join(".git")).unwrap();
-    for (name, content) in [(".git/index", "1"), ("sub/.git/gone", "gone"), ("plain", "plain")] {
+    for (name, content) in [
+        (".git/index", "1"),
+        ("sub/.git/index", "1"),
+        ("sub/.git/gone", "gone"),
+        ("plain", "plain"),
+    ] {
         fs::write(project.join(name), content).unwrap();
     }
     done(&project, "start w");
     let root = worktrees_of(&project).join("w");
     fs::write(root.join(".git/index"), "2").unwrap();
+    fs::write(root.join("sub/.git/index"), "2").unwrap();
     fs::rename(root.join("sub/.git/gone"), root.join("came")).unwrap();
     fs::rename(root.join("plain"), root.join(".git/went")).unwrap();
 
@@ -46,7 +53,8 @@ fn a_patch_is_without_what_git_changed_for_itself() {
     assert!(!patch.contains(".git/"), "{patch}");
     // They are told of all the same.
     let stat = done(&project, "diff --stat w");
-    assert!(stat.contains("M  +1 -1  .git/index"), "{stat}");
+    assert!(stat.contains("M  +1 -1  sub/.git/index"), "{stat}");
+    assert!(!stat.contains(" .git/"), "{stat}");
 }
 
 #[test]

@@ -62,12 +62,14 @@ fn lie(kind: &str, dir: &Path) {
             forge(&dir.join("file"));
             // As if the change had left no mark.
             let row = store.catalog().worktree(PROJECT).unwrap().unwrap();
-            let mut index = store.registry().index(&row.token, row.snapshot.unwrap(), 2).unwrap();
+            let known = store.known(row.clone()).unwrap();
+            let mut index = known.index.unwrap();
             let meta = std::fs::metadata(dir.join("file")).unwrap();
             index.stats[1].changed = (meta.ctime(), u32::try_from(meta.ctime_nsec()).unwrap());
             index.stats[1].ino = meta.ino();
             index.stamp.0 += 10;
-            store.registry().write_index(&row.token, &index).unwrap();
+            let (_, _, base) = known.base.as_ref().unwrap();
+            store.registry().write_index(&row.token, &index, base).unwrap();
             store.project_worktree().unwrap().status(&options).unwrap();
         }
         "subvolume" => {

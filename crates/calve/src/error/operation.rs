@@ -29,6 +29,7 @@ macro_rules! operations {
 }
 
 operations! {
+    AskGit = "ask git about",
     BringBack = "bring back what was moved aside in",
     Clone = "clone",
     CloneTo = "clone to",
@@ -36,6 +37,7 @@ operations! {
     CollectGarbage = "collect garbage in",
     Compare = "compare",
     Copy = "copy",
+    CopyRepository = "copy the repository",
     DeleteDropped = "delete what was dropped in",
     Drop = "drop",
     DropWorktree = "drop worktree",

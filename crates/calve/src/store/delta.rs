@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::id::DirectoryId;
-use super::manifest::{Manifest, os};
+use super::manifest::{Manifest, NO_ID, os};
 use super::object::{Entry, Kind};
 
 /// Where an entry is: its directory and slot.
@@ -29,8 +29,6 @@ pub(crate) enum Counts {
     Everything,
 }
 
-const NOBODY: DirectoryId = DirectoryId::from_bytes([0; 32]);
-
 /// Every path at which the trees differ, directories included, a directory before what is in it. The time of the root is not
 /// compared: whatever is made in it and is no part of the tree changes that.
 pub(crate) fn compare(old: &Manifest, new: &Manifest, counts: Counts) -> Vec<Delta> {
@@ -39,7 +37,7 @@ pub(crate) fn compare(old: &Manifest, new: &Manifest, counts: Counts) -> Vec<Del
         deltas.push(Delta { path: PathBuf::new(), old: Some(ROOT), new: Some(ROOT) });
     }
     let mut pairs = vec![(PathBuf::new(), Some(0_u32), Some(0_u32))];
-    if directory_id(&old.root) == directory_id(&new.root) && directory_id(&old.root) != NOBODY {
+    if directory_id(&old.root) == directory_id(&new.root) && directory_id(&old.root) != NO_ID {
         pairs.clear();
     }
     while let Some((path, old_place, new_place)) = pairs.pop() {
@@ -70,9 +68,7 @@ pub(crate) fn compare(old: &Manifest, new: &Manifest, counts: Counts) -> Vec<Del
             let below = |a: Option<&Entry>| a.is_some_and(Entry::is_directory);
             let same_directory = match (a, b) {
                 (Some(a), Some(b)) => {
-                    below(Some(a))
-                        && directory_id(a) == directory_id(b)
-                        && directory_id(a) != NOBODY
+                    below(Some(a)) && directory_id(a) == directory_id(b) && directory_id(a) != NO_ID
                 }
                 _ => false,
             };
@@ -96,7 +92,7 @@ pub(crate) fn compare(old: &Manifest, new: &Manifest, counts: Counts) -> Vec<Del
 fn directory_id(entry: &Entry) -> DirectoryId {
     match entry.kind {
         Kind::Directory(id) => id,
-        _ => NOBODY,
+        _ => NO_ID,
     }
 }
 

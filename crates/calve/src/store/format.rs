@@ -28,8 +28,11 @@ pub(crate) const NEW: &str = "calve store 1\n";
 /// Symbolic links and FIFOs may have link groups.
 pub(crate) const LINKED_SPECIAL: &str = "linked-special";
 
+/// Snapshots do not have the `.git` that is in the root of the project. For whoever does not know that, a reset takes it away.
+pub(crate) const WITHOUT_GIT: &str = "without-git";
+
 /// The incompatible flags that this version knows.
-const KNOWN: [&str; 1] = [LINKED_SPECIAL];
+const KNOWN: [&str; 2] = [LINKED_SPECIAL, WITHOUT_GIT];
 
 /// No version of this file will be longer.
 const MOST_BYTES: u64 = 64 * 1024;

@@ -37,6 +37,7 @@
 use std::io::{self, Read as _};
 
 use super::id::SnapshotId;
+use super::manifest::Manifest;
 use super::object::{Malformed, Reader, put_varint, put_zigzag};
 use crate::tree::staging::boot;
 
@@ -96,11 +97,21 @@ pub(crate) struct Index {
 const ANOTHER_NUMBER: Malformed = Malformed("the index has another number of entries");
 
 impl Index {
+    /// As it is stored. `manifest` is the tree of its snapshot.
+    pub(crate) fn encode_stored(&self, manifest: &Manifest) -> io::Result<Vec<u8>> {
+        self.encode_with(&manifest.stored(&self.stats))
+    }
+
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn encode(&self) -> io::Result<Vec<u8>> {
-        let count = u32::try_from(self.stats.len()).map_err(io::Error::other)?;
-        let mut records = Vec::with_capacity(self.stats.len() * 8);
+        self.encode_with(&self.stats)
+    }
+
+    fn encode_with(&self, stats: &[Stat]) -> io::Result<Vec<u8>> {
+        let count = u32::try_from(stats.len()).map_err(io::Error::other)?;
+        let mut records = Vec::with_capacity(stats.len() * 8);
         let mut last = Stat::default();
-        for stat in &self.stats {
+        for stat in stats {
             put_zigzag(&mut records, stat.ino.wrapping_sub(last.ino).cast_signed());
             put_zigzag(&mut records, stat.changed.0.wrapping_sub(last.changed.0));
             put_varint(&mut records, stat.changed.1.into());

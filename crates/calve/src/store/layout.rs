@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use super::id::SnapshotId;
 
 pub(crate) use crate::tree::OWN;
+use crate::tree::staging::PREFIX;
 
 /// The folders that a new store has.
 pub(crate) const FOLDERS: [&str; 7] = [BLOBS, PACKS, TEMPLATES, STAGE, TRASH, LOCKS, INDEXES];
@@ -57,6 +58,17 @@ pub(crate) mod lock {
     pub(crate) const TEMPLATES: &str = "templates";
     pub(crate) const DATABASE: &str = "database";
     pub(crate) const FORMAT: &str = "format";
+}
+
+/// A repository of git, if it is in the root of a tree: a folder, or a file that leads to one.
+pub(crate) const GIT: &str = ".git";
+
+/// Whether an entry of a tree is content, of which snapshots are made: not calve's own, in any folder, and not git's, in the root. A
+/// repository further down is content.
+pub(crate) fn is_content(name: &[u8], in_root: bool) -> bool {
+    let own = name == OWN.as_bytes() || name.starts_with(PREFIX.as_bytes());
+    let git = in_root && name == GIT.as_bytes();
+    !own && !git
 }
 
 /// calve's own folder of the tree at `root`.

@@ -2,9 +2,15 @@
 //!
 //! Directories are numbered breadth first and the entries of each by name, so the same snapshot has the same numbers wherever
 //! it is read: an [index](crate::worktree) is a list of facts in this order, without a name.
+//!
+//! Snapshots of the first version have the project's `.git`, which is not content any more. [`Builder::finish`] leaves it out, so that no
+//! other code meets it. The entries after it get lower numbers, and indexes keep the stored ones: see [`Manifest::stored`].
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
+use super::id::DirectoryId;
+use super::layout;
 use super::object::{Entry, Kind};
 
 /// The number of an entry; that of the root is 0.
@@ -30,6 +36,8 @@ pub(crate) struct Manifest {
     pub(crate) directories: Vec<Directory>,
     /// How many entries there are, the root included.
     pub(crate) count: Number,
+    /// The numbers that the entries have in the store, where those are others; and how many it has.
+    stored: Option<(Vec<Number>, Number)>,
 }
 
 impl Directory {
@@ -59,7 +67,7 @@ pub(crate) struct Builder {
 impl Builder {
     pub(crate) fn new(root: Entry) -> Self {
         Self {
-            manifest: Manifest { root, directories: Vec::new(), count: 1 },
+            manifest: Manifest { root, directories: Vec::new(), count: 1, stored: None },
             expected: std::collections::VecDeque::from([(0, 0)]),
         }
     }
@@ -105,11 +113,65 @@ impl Builder {
 
     pub(crate) fn finish(self) -> Manifest {
         debug_assert!(self.expected.is_empty());
-        self.manifest
+        self.manifest.content()
     }
 }
 
 impl Manifest {
+    /// The same without what is no content in the root.
+    fn content(self) -> Self {
+        let is_content = |entry: &Entry| layout::is_content(&entry.name, true);
+        let in_root = self.directories.first().map_or(&[][..], |root| &root.entries);
+        if in_root.iter().all(is_content) {
+            return self;
+        }
+        // The store has no directory with these entries, and so no id of one.
+        let root = Entry { kind: Kind::Directory(NO_ID), ..self.root };
+        let (mut builder, mut numbers) = (Builder::new(root), vec![0]);
+        let mut gone = vec![false; self.directories.len()];
+        for (place, directory) in self.directories.iter().enumerate() {
+            for (slot, child) in &directory.children {
+                gone[*child as usize] =
+                    gone[place] || place == 0 && !is_content(&directory.entries[*slot as usize]);
+            }
+        }
+        for (place, directory) in self.directories.into_iter().enumerate() {
+            if gone[place] {
+                continue;
+            }
+            let numbered = (directory.first..).zip(directory.entries);
+            let kept = numbered.filter(|(_, entry)| place > 0 || is_content(entry));
+            let (kept, entries): (Vec<_>, Vec<_>) = kept.unzip();
+            numbers.extend(kept);
+            // There are not more than before.
+            let _ = builder.add(entries);
+        }
+        Self { stored: Some((numbers, self.count)), ..builder.manifest }
+    }
+
+    /// How many entries the store has of it.
+    pub(crate) fn stored_count(&self) -> Number {
+        self.stored.as_ref().map_or(self.count, |(_, count)| *count)
+    }
+
+    /// Facts about its entries, in the order of the numbers that these have in the store. Nothing is known about the others.
+    pub(crate) fn stored<'f, F: Clone + Default>(&self, facts: &'f [F]) -> Cow<'f, [F]> {
+        let Some((numbers, count)) = &self.stored else { return Cow::Borrowed(facts) };
+        let mut stored = vec![F::default(); *count as usize];
+        for (number, fact) in numbers.iter().zip(facts) {
+            stored[*number as usize] = fact.clone();
+        }
+        Cow::Owned(stored)
+    }
+
+    /// Facts about its entries, of those that are [`stored`](Self::stored).
+    pub(crate) fn of_stored<F: Copy>(&self, stored: Vec<F>) -> Vec<F> {
+        match &self.stored {
+            None => stored,
+            Some((numbers, _)) => numbers.iter().map(|number| stored[*number as usize]).collect(),
+        }
+    }
+
     /// The path of a directory, from the root.
     pub(crate) fn path(&self, mut place: u32) -> PathBuf {
         let mut names = Vec::new();
@@ -124,6 +186,12 @@ impl Manifest {
     /// The path of an entry, from the root.
     pub(crate) fn path_of(&self, place: u32, slot: u32) -> PathBuf {
         self.path(place).join(os(self.name(place, slot)))
+    }
+
+    /// The place of the directory of this name in another.
+    pub(crate) fn child_of(&self, place: u32, name: &[u8]) -> Option<u32> {
+        let directory = self.directories.get(place as usize)?;
+        directory.child(directory.find(name)?)
     }
 
     /// Whether there is an entry at `path`, which has no dots in it.
@@ -177,6 +245,9 @@ impl Manifest {
         })
     }
 }
+
+/// The id of a directory that the store has not, or of which nobody knows whether it does.
+pub(crate) const NO_ID: DirectoryId = DirectoryId::from_bytes([0; 32]);
 
 /// A name as the system's type.
 pub(crate) fn os(name: &[u8]) -> &std::ffi::OsStr {

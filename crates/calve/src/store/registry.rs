@@ -34,6 +34,7 @@ use super::id::SnapshotId;
 use super::index::{self, Index};
 use super::layout::{self, Layout};
 use super::locks;
+use super::manifest::Manifest;
 use super::marker::Marker;
 use super::{trash, undo};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
@@ -133,16 +134,27 @@ impl<'a> Registry<'a> {
             }
     }
 
-    /// The index of a worktree, where there is one that is whole and of `snapshot`, which has `count` entries.
-    pub(crate) fn index(self, token: &str, snapshot: SnapshotId, count: u32) -> Option<Index> {
-        let path = self.layout.index(token);
+    /// The index of a worktree, where there is one that is whole and of `snapshot`, whose tree is `manifest`.
+    pub(crate) fn index(
+        self,
+        token: &str,
+        snapshot: SnapshotId,
+        manifest: &Manifest,
+    ) -> Option<Index> {
+        let (path, count) = (self.layout.index(token), manifest.stored_count());
         let bytes = read_plain(fs::CWD, &path, index::most_bytes(count)).ok()?;
-        Index::decode(&bytes, count).ok().filter(|index| index.snapshot == snapshot)
+        let index = Index::decode(&bytes, count).ok().filter(|index| index.snapshot == snapshot)?;
+        Some(Index { stats: manifest.of_stored(index.stats), ..index })
     }
 
-    pub(crate) fn write_index(self, token: &str, index: &Index) -> Result<(), Error> {
+    pub(crate) fn write_index(
+        self,
+        token: &str,
+        index: &Index,
+        manifest: &Manifest,
+    ) -> Result<(), Error> {
         let path = self.layout.index(token);
-        let write = || write_whole(&self.layout.stage(), &path, &index.encode()?);
+        let write = || write_whole(&self.layout.stage(), &path, &index.encode_stored(manifest)?);
         write().context(Operation::WriteIndex, || &path)
     }
 

@@ -23,8 +23,8 @@ use rustix::io::Errno;
 use super::blobs::{Blobs, Counts, Intake, Noted};
 use super::id::{BlobId, DirectoryId};
 use super::index::{Boot, Index, Stat};
-use super::layout::OWN;
-use super::manifest::{Manifest, os};
+use super::layout;
+use super::manifest::{Manifest, NO_ID, os};
 use super::metadata::Maker;
 use super::object::{Entry, Kind};
 use crate::error::{Context as _, Error, Operation};
@@ -38,7 +38,6 @@ use crate::tree::node::{self, Handles, OpenDirs};
 use crate::tree::pool::{self, Queue, lock};
 use crate::tree::read::read_rules;
 use crate::tree::running::Running;
-use crate::tree::staging::PREFIX;
 
 mod assemble;
 mod databases;
@@ -290,7 +289,8 @@ impl Scanner<'_> {
         let own = self
             .own_entry(&fd, &name, &meta, known)
             .context(Operation::ReadAttributes, || self.full_path(&path_of()))?;
-        let (names, rest) = match self.list(worker, &fd, Before::opened(since, &meta)) {
+        let before = Before::opened(since, &meta);
+        let (names, rest) = match self.list(worker, &fd, before, parent.is_none()) {
             // It was removed since it was opened.
             Err(Errno::NOENT) if parent.is_some() => {
                 worker.skipped.push(Skipped { path: path_of(), reason: SkipReason::Vanished });
@@ -329,7 +329,7 @@ impl Scanner<'_> {
                 return Ok(entry.clone());
             }
         }
-        let kind = Kind::Directory(DirectoryId::from_bytes([0; 32]));
+        let kind = Kind::Directory(NO_ID);
         let mut entry = entry_of(name.to_bytes(), meta, attributes(fd)?, kind);
         if let Some((manifest, place)) = known {
             self.settle(&mut entry, Some(manifest.entry_of(place)));
@@ -342,15 +342,14 @@ impl Scanner<'_> {
         worker: &mut Worker,
         dir: &OwnedFd,
         before: Before,
+        in_root: bool,
     ) -> rustix::io::Result<(Vec<(CString, FileType)>, Rest)> {
         let rest = worker.names.list(dir, before, &mut worker.buffer)?;
         let mut names = Vec::new();
         for (name, kind) in worker.names.iter() {
-            let bytes = name.to_bytes();
-            if bytes == OWN.as_bytes() || bytes.starts_with(PREFIX.as_bytes()) {
-                continue;
+            if layout::is_content(name.to_bytes(), in_root) {
+                names.push((name.to_owned(), kind));
             }
-            names.push((name.to_owned(), kind));
         }
         names.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         Ok((names, rest))

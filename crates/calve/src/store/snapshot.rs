@@ -17,6 +17,7 @@ use super::catalog::{NewSnapshot, WorktreeRow};
 use super::format;
 use super::id::SnapshotId;
 use super::index::{Boot, Index};
+use super::layout;
 use super::manifest::Manifest;
 use super::metadata::Maker;
 use super::object::SnapshotObject;
@@ -133,7 +134,8 @@ pub(crate) struct Known {
 }
 
 impl Store {
-    /// Takes a snapshot of the project as it stands: everything but `.calve` and what `.calveignore` files leave out.
+    /// Takes a snapshot of the project as it stands: everything but `.calve`, the `.git` in its root, and what `.calveignore` files leave
+    /// out.
     ///
     /// It reads only the files that changed since the last snapshot. If no file changed and `taking` has no message, the result is the
     /// last snapshot. It clones the changed files into the store if the filesystem can, and otherwise copies them; the report says
@@ -177,9 +179,8 @@ impl Store {
                 Some((id, object, manifest))
             }
         };
-        let index = base
-            .as_ref()
-            .and_then(|(id, _, base)| self.registry().index(&row.token, *id, base.count));
+        let index =
+            base.as_ref().and_then(|(id, _, base)| self.registry().index(&row.token, *id, base));
         Ok(Known { row, root, base, index })
     }
 
@@ -232,12 +233,12 @@ impl Store {
         let scan = scan::scan(&request)?;
         if let Some(index) = &scan.index
             && !self.is_read_only()
-            && let Some(count) = known.base.as_ref().map(|(_, _, base)| base.count)
+            && let Some((_, _, base)) = &known.base
             // Whoever has written one meanwhile knew more; or the worktree was dropped, and has none.
-            && self.registry().index(&known.row.token, index.snapshot, count) == known.index
+            && self.registry().index(&known.row.token, index.snapshot, base) == known.index
         {
             // So that the next one reads nothing again. If this fails, it does.
-            let _ = self.registry().write_index(&known.row.token, index);
+            let _ = self.registry().write_index(&known.row.token, index, base);
         }
         Ok((scan, stamp))
     }
@@ -316,6 +317,9 @@ impl Store {
                 if manifest.entries().any(|(_, _, entry)| entry.is_linked_special()) {
                     format::require(self.path(), format::LINKED_SPECIAL)?;
                 }
+                if std::fs::symlink_metadata(known.root.join(layout::GIT)).is_ok() {
+                    format::require(self.path(), format::WITHOUT_GIT)?;
+                }
                 let id = self.catalog().add_snapshot(&NewSnapshot {
                     object: &object,
                     directories: &scan.directories,
@@ -340,7 +344,8 @@ impl Store {
             // What was read and is not new has not been flushed, and the index must not be on the disk before it. The snapshot is
             // there, whatever becomes of this: without it the next one reads more.
             let flushed = if new || scan.counts.read_files == 0 { Ok(()) } else { self.flush(&[]) };
-            let _ = flushed.and_then(|()| self.registry().write_index(&known.row.token, &index));
+            let _ = flushed
+                .and_then(|()| self.registry().write_index(&known.row.token, &index, manifest));
         }
         let counts = scan.counts;
         Ok(SnapshotReport {
@@ -518,17 +523,17 @@ mod tests {
         let mut known = store.known(store.catalog().worktree(PROJECT).unwrap().unwrap()).unwrap();
         let token = known.row.token.clone();
         let (id, _, base) = known.base.as_ref().unwrap();
-        let (id, count) = (*id, base.count);
+        let id = *id;
         let newer = known.index.clone().unwrap();
         let begun = Index { boot: Boot([9; 16]), ..newer.clone() };
         known.index = Some(begun.clone());
         assert!(store.scan(&known, None, &options.operation()).unwrap().0.index.is_some());
-        assert_eq!(store.registry().index(&token, id, count), Some(newer));
-        store.registry().write_index(&token, &begun).unwrap();
+        assert_eq!(store.registry().index(&token, id, base), Some(newer));
+        store.registry().write_index(&token, &begun, base).unwrap();
         store.scan(&known, None, &options.operation()).unwrap();
-        assert_eq!(store.registry().index(&token, id, count).unwrap().boot, Boot::this());
+        assert_eq!(store.registry().index(&token, id, base).unwrap().boot, Boot::this());
         std::fs::remove_file(store.path().join("indexes").join(&token)).unwrap();
         store.scan(&known, None, &options.operation()).unwrap();
-        assert_eq!(store.registry().index(&token, id, count), None);
+        assert_eq!(store.registry().index(&token, id, base), None);
     }
 }

@@ -88,8 +88,8 @@ impl Store {
             stage.publish(&name)?;
             let seal = settled(stage.dir())?;
             for (path, content) in [
-                (self.layout().template_index(id), index.encode()?),
-                (self.layout().template_seal(id), format!("{seal} {boot}\n").into_bytes()),
+                (self.layout().template_index(id), index.encode_stored(&manifest)?),
+                (self.layout().template_seal(id), seal_text(seal, &boot)),
             ] {
                 staging::write_whole(&self.layout().stage(), &path, &content)?;
             }
@@ -108,9 +108,7 @@ impl Store {
         let seal = super::read_plain(fs::CWD, &seal, SEAL_MOST_BYTES).ok()?;
         let good = sys::is_subvolume(&template, meta.ino)
             && self.layout().template_index(id).is_file()
-            && seal
-                == format!("{} {}\n", sys::last_change(&template).ok()?, staging::boot()?)
-                    .into_bytes();
+            && seal == seal_text(sys::last_change(&template).ok()?, &staging::boot()?);
         good.then_some(template)
     }
 
@@ -155,6 +153,11 @@ impl Store {
         }
         Ok(dropped)
     }
+}
+
+/// What a seal says. Templates of the first version had the project's `.git`, and their seals no third word.
+fn seal_text(last_change: u64, boot: &str) -> Vec<u8> {
+    format!("{last_change} {boot} without-git\n").into_bytes()
 }
 
 /// Two numbers and a few characters.

@@ -51,22 +51,47 @@ const MODULES_DEEP: usize = 32;
 
 /// A tree and its clone, which nobody else changes yet.
 pub(crate) struct Trees<'a> {
-    pub(crate) source: &'a OwnedFd,
+    pub(crate) source: Source<'a>,
     pub(crate) clone: &'a OwnedFd,
     /// Where the new index is written before it is renamed to its place; beside it if `None`.
     pub(crate) stage: Option<&'a OwnedFd>,
-    /// A time of [`listing::now`](super::listing::now) before the walk began.
+    /// A time of [`listing::now`](super::listing::now) before the walk began, of the clone or of the snapshot.
     pub(crate) before_walk: Time,
     pub(crate) jobs: usize,
     pub(crate) stopped: &'a (dyn Fn() -> bool + Sync),
 }
 
+/// What tells which content a file of the source had when git looked at it.
+#[derive(Clone, Copy)]
+pub(crate) enum Source<'a> {
+    /// The source itself: the clone was made of it just now.
+    Tree(&'a OwnedFd),
+    /// Snapshots of it: the clone was made of one of them.
+    Snapshot(&'a dyn Vouches),
+}
+
+/// Says what files of the source were when they had the content that the clone has.
+pub(crate) trait Vouches: Sync {
+    /// The directory of this name in another.
+    fn folder(&self, above: Folder, name: &[u8]) -> Option<Folder>;
+    /// What the file of this name in a directory was.
+    fn file(&self, folder: Folder, name: &[u8]) -> Option<Meta>;
+}
+
+/// A directory of snapshots of the source and of the clone, by its place in each. That of the root is the default.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Folder {
+    pub(crate) source: u32,
+    pub(crate) clone: u32,
+}
+
 impl Trees<'_> {
-    /// When files of the clone changed that the walk made. A stage has no others.
+    /// When files of the clone changed that the walk made. A stage has no others, and those of a snapshot may be older than the stage.
     fn cloned_since(&self) -> Time {
-        match self.stage {
-            Some(_) => merged_since(self.before_walk),
-            None => self.before_walk,
+        match (self.source, self.stage) {
+            (Source::Snapshot(_), _) => (i64::MIN, 0),
+            (Source::Tree(_), Some(_)) => merged_since(self.before_walk),
+            (Source::Tree(_), None) => self.before_walk,
         }
     }
 }
@@ -129,14 +154,14 @@ fn make_one_ready(trees: &Trees<'_>, repository: &Repository) -> Option<u64> {
     }
     let mut bytes = read(&old, meta.size)?;
     let layout = Layout::of(&bytes)?;
-    let source = open_below(trees.source, &repository.tree)?;
+    let source = Directory::root(trees.source)?.below(&repository.tree)?;
     let clone = open_below(trees.clone, &repository.tree)?;
     let moments = Moments {
         index_written: meta.modified(),
         before_walk: trees.before_walk,
         cloned_since: trees.cloned_since(),
     };
-    let rewritten = rewrite(trees, &layout, &mut bytes, [&source, &clone], moments);
+    let rewritten = rewrite(trees, &layout, &mut bytes, (&source, &clone), moments);
     if rewritten == 0 || (trees.stopped)() {
         return None;
     }
@@ -150,7 +175,7 @@ fn rewrite(
     trees: &Trees<'_>,
     layout: &Layout,
     bytes: &mut [u8],
-    roots: [&OwnedFd; 2],
+    roots: (&Directory<'_>, &OwnedFd),
     moments: Moments,
 ) -> u64 {
     let mut parts: Vec<(&Chunk, &mut [u8])> = Vec::with_capacity(layout.chunks.len());
@@ -203,19 +228,56 @@ fn rewrite_chunk(chunk: &Chunk, bytes: &mut [u8], pair: &mut Pair<'_>, moments: 
     count
 }
 
-/// The same directory of both trees, and some of those above it, which stay open: the next path is often in a neighbour.
-struct Pair<'a> {
-    roots: [&'a OwnedFd; 2],
-    /// The path of the innermost directory.
-    path: Vec<u8>,
-    open: VecDeque<Level>,
+/// A directory of the source.
+enum Directory<'a> {
+    Open(OwnedFd),
+    Known(&'a dyn Vouches, Folder),
 }
 
-struct Level {
+impl<'a> Directory<'a> {
+    fn root(source: Source<'a>) -> Option<Self> {
+        match source {
+            Source::Tree(root) => root.try_clone().ok().map(Self::Open),
+            Source::Snapshot(vouches) => Some(Self::Known(vouches, Folder::default())),
+        }
+    }
+
+    fn below(&self, path: &Path) -> Option<Self> {
+        let (vouches, mut folder) = match self {
+            Self::Open(dir) => return open_below(dir, path).map(Self::Open),
+            Self::Known(vouches, folder) => (*vouches, *folder),
+        };
+        for name in path.iter() {
+            folder = vouches.folder(folder, name.as_bytes())?;
+        }
+        Some(Self::Known(vouches, folder))
+    }
+
+    fn stat(&self, name: &CStr) -> Option<Meta> {
+        match self {
+            Self::Open(dir) => stat(dir, name),
+            Self::Known(vouches, folder) => vouches.file(*folder, name.to_bytes()),
+        }
+    }
+}
+
+fn stat(dir: &OwnedFd, name: &CStr) -> Option<Meta> {
+    Some(Meta::of(&fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).ok()?))
+}
+
+/// The same directory of both trees, and some of those above it, which stay open: the next path is often in a neighbour.
+struct Pair<'a> {
+    roots: (&'a Directory<'a>, &'a OwnedFd),
+    /// The path of the innermost directory.
+    path: Vec<u8>,
+    open: VecDeque<Level<'a>>,
+}
+
+struct Level<'a> {
     /// How much of the path leads here.
     length: usize,
     /// `None` if it is not a directory in both trees. Then nothing below it is either.
-    dirs: Option<[OwnedFd; 2]>,
+    dirs: Option<(Directory<'a>, OwnedFd)>,
 }
 
 /// How many levels stay open, innermost first: paths come sorted, so the next directory is seldom further up. Each thread has two
@@ -223,7 +285,7 @@ struct Level {
 const LEVELS_MOST: usize = 4;
 
 impl<'a> Pair<'a> {
-    fn new(roots: [&'a OwnedFd; 2]) -> Self {
+    fn new(roots: (&'a Directory<'a>, &'a OwnedFd)) -> Self {
         Self { roots, path: Vec::new(), open: VecDeque::new() }
     }
 
@@ -240,15 +302,14 @@ impl<'a> Pair<'a> {
         if self.path != directory {
             self.go_to(directory);
         }
-        let stat = |dir| Some(Meta::of(&fs::statat(dir, &name, AtFlags::SYMLINK_NOFOLLOW).ok()?));
-        let [source, clone] = self.dirs()?;
-        Some([stat(source)?, stat(clone)?])
+        let (source, clone) = self.dirs()?;
+        Some([source.stat(&name)?, stat(clone, &name)?])
     }
 
     /// The innermost directory of both trees.
-    fn dirs(&self) -> Option<[&OwnedFd; 2]> {
+    fn dirs(&self) -> Option<(&Directory<'a>, &OwnedFd)> {
         match self.open.back() {
-            Some(level) => level.dirs.as_ref().map(|[source, clone]| [source, clone]),
+            Some(level) => level.dirs.as_ref().map(|(source, clone)| (source, clone)),
             None => Some(self.roots),
         }
     }
@@ -268,10 +329,9 @@ impl<'a> Pair<'a> {
             let length = directory[at..].iter().position(|byte| *byte == b'/');
             let length = length.map_or(directory.len(), |length| at + length);
             let name = Path::new(OsStr::from_bytes(&directory[at..length]));
-            let dirs = self.dirs().and_then(|dirs| {
-                let [source, clone] = dirs.map(|dir| open_below(dir, name));
-                source.zip(clone).map(Into::into)
-            });
+            let dirs = self
+                .dirs()
+                .and_then(|(source, clone)| source.below(name).zip(open_below(clone, name)));
             if self.open.len() == LEVELS_MOST {
                 self.open.pop_front();
             }
@@ -375,17 +435,27 @@ fn submodules(root: &OwnedFd, git: &Path) -> Vec<Repository> {
     found
 }
 
-/// Where the working tree of a submodule's repository is, which `git` is open as: its setting `core.worktree`, if that is a relative path
-/// and leads to somewhere in the tree.
+/// Where the working tree of a submodule's repository is, which `git` is open as.
 fn working_tree(dir: &OwnedFd, git: &Path) -> Option<PathBuf> {
-    let (file, meta) = open_regular(dir, c"config")?;
+    resolved(git, &set_working_tree(dir, c"config")?)
+}
+
+/// The setting `core.worktree` in a file of settings of a repository, if it has it.
+pub(crate) fn set_working_tree(git: &OwnedFd, file: &CStr) -> Option<PathBuf> {
+    let (file, meta) = open_regular(git, file)?;
     let text = read(&file, meta.size.min(CONFIG_MOST_BYTES))?;
     let value = text.split(|byte| *byte == b'\n').find_map(|line| {
-        let value = line.trim_ascii().strip_prefix(b"worktree")?.trim_ascii_start();
-        Some(value.strip_prefix(b"=")?.trim_ascii())
+        let (key, value) = line.trim_ascii().split_at_checked(b"worktree".len())?;
+        let is_it = key.eq_ignore_ascii_case(b"worktree");
+        is_it.then_some(value)?.trim_ascii_start().strip_prefix(b"=")
     })?;
+    Some(PathBuf::from(OsStr::from_bytes(value.trim_ascii())))
+}
+
+/// Where a relative path leads that begins in the repository `git`, if that is somewhere in the tree.
+pub(crate) fn resolved(git: &Path, value: &Path) -> Option<PathBuf> {
     let mut path = git.to_owned();
-    for part in Path::new(OsStr::from_bytes(value)).components() {
+    for part in value.components() {
         match part {
             Component::Normal(name) => path.push(name),
             Component::ParentDir => path.pop().then_some(())?,

@@ -324,7 +324,7 @@ fn ready_for_git(op: &Op, roots: &Handles, before_walk: (i64, i64)) -> Vec<u64> 
     let directories = lock(&op.repositories);
     let ready = |(clone, dest): (&OwnedFd, &Dest)| {
         let trees = git_index::Trees {
-            source: roots.source(),
+            source: git_index::Source::Tree(roots.source()),
             clone,
             stage: dest.merge_stage.as_ref().map(Stage::dir),
             before_walk,

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+#[cfg(feature = "store")]
+use super::CloneOptions;
 use crate::reflink::Patience;
 use crate::report::{Cancel, Progress};
 
@@ -65,6 +67,12 @@ impl Running {
     /// Whether the caller wants no result any more.
     pub(crate) fn is_cancelled(&self) -> bool {
         self.cancel.is_cancelled()
+    }
+
+    /// For a clone that is a part of it. Nobody counts its files.
+    #[cfg(feature = "store")]
+    pub(crate) fn clone_options(&self) -> CloneOptions {
+        CloneOptions { jobs: self.jobs, cancel: self.cancel.clone(), ..CloneOptions::new() }
     }
 
     /// How long it still waits for transient refusals.

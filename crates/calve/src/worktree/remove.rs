@@ -95,6 +95,32 @@ impl Worktree {
         })
     }
 
+    /// Whether [`Worktree::drop`] without `force` would find something that would be lost with it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Changed`], [`ErrorKind::CommitsOnlyHere`], as for [`Worktree::drop`]. Nothing is changed.
+    pub fn must_lose_nothing(&self, options: &StoreOptions) -> Result<(), Error> {
+        self.must_lose_nothing_in(&options.operation())
+    }
+
+    fn must_lose_nothing_in(&self, operation: &Running) -> Result<(), Error> {
+        let status = self.status_in(&ChangeScope::new(), operation)?;
+        let why = match (status.changes.is_empty(), status.skipped.is_empty()) {
+            (true, true) => return self.must_have_no_commits_alone(),
+            (false, _) => "it has changes since its base snapshot",
+            // Another process works in it, and calve may not have seen all that it made.
+            (true, false) => "names in it kept changing while calve listed them",
+        };
+        let changed = status.changes.into_iter().map(|change| change.path);
+        let restless = status.skipped.iter().map(|skipped| shown(&skipped.path));
+        let mut paths: Vec<PathBuf> = changed.chain(restless).collect();
+        paths.sort();
+        paths.dedup();
+        let cause = io::Error::other(why);
+        Err(Error::new(ErrorKind::Changed, Operation::DropWorktree, &self.path, cause)
+            .with_details(paths))
+    }
+
     fn drop_now(&self, force: bool, operation: &Running) -> Result<DroppedWorktree, Error> {
         if self.is_project() {
             let cause = io::Error::new(io::ErrorKind::InvalidInput, "it is the project itself");
@@ -114,28 +140,7 @@ impl Worktree {
         self.must_be_there()?;
         self.must_hold_no_other()?;
         if !force {
-            let status = self.status_in(&ChangeScope::new(), operation)?;
-            let why = match (status.changes.is_empty(), status.skipped.is_empty()) {
-                (true, true) => None,
-                (false, _) => Some("it has changes since its base snapshot"),
-                // Another process works in it, and calve may not have seen all that it made.
-                (true, false) => Some("names in it kept changing while calve listed them"),
-            };
-            if let Some(why) = why {
-                let changed = status.changes.into_iter().map(|change| change.path);
-                let restless = status.skipped.iter().map(|skipped| shown(&skipped.path));
-                let mut paths: Vec<PathBuf> = changed.chain(restless).collect();
-                paths.sort();
-                paths.dedup();
-                let cause = io::Error::other(why);
-                return Err(Error::new(
-                    ErrorKind::Changed,
-                    Operation::DropWorktree,
-                    &self.path,
-                    cause,
-                )
-                .with_details(paths));
-            }
+            self.must_lose_nothing_in(operation)?;
         }
         let (parent, name) = parent_of(&self.path)?;
         let from = super::open_dir(&parent)?;

@@ -21,7 +21,7 @@ use crate::store::catalog::{State, WorktreeRow};
 use crate::store::id::SnapshotId;
 use crate::store::index::{Boot, Index, Stat};
 use crate::store::manifest::Manifest;
-use crate::store::materialize::{Made, Plan, materialize, wanted};
+use crate::store::materialize::{Made, Plan, materialize};
 use crate::store::object::SnapshotObject;
 use crate::store::registry::{Claim, name_taken, no_worktree};
 use crate::store::snapshot::check_name;
@@ -33,7 +33,14 @@ use crate::tree::pool::cancelled;
 use crate::tree::running::Running;
 use crate::tree::staging::{self, Stage, stage_name};
 
+mod dress;
+mod git;
 mod loose;
+mod vouched;
+
+use dress::Dressing;
+use git::GitPlan;
+pub use git::{GitMode, GitOutcome, NoRepository};
 
 /// How many trees are made in one pass, since each takes descriptors; fewer where not so many files may be open.
 const PASS_MOST: usize = 32;
@@ -46,6 +53,7 @@ const OPEN_BESIDE: usize = 16;
 pub struct StartOptions {
     from: Option<SnapshotId>,
     at: Option<PathBuf>,
+    git: GitMode,
 }
 
 impl StartOptions {
@@ -59,6 +67,13 @@ impl StartOptions {
     #[must_use]
     pub fn from(mut self, snapshot: SnapshotId) -> Self {
         self.from = Some(snapshot);
+        self
+    }
+
+    /// With this of the project's git repository. If the project has one, each worktree gets a copy by default.
+    #[must_use]
+    pub fn git(mut self, git: GitMode) -> Self {
+        self.git = git;
         self
     }
 
@@ -100,6 +115,18 @@ pub struct StartedWorktree {
     pub bytes: u64,
     /// The number of its files; known also where nothing was counted.
     pub files: u64,
+    /// What it has of the project's git repository. That is no part of the counts above.
+    pub git: GitOutcome,
+}
+
+impl StartedWorktree {
+    fn new(
+        name: String,
+        object: &SnapshotObject,
+        (report, git): (DestinationReport, GitOutcome),
+    ) -> Self {
+        Self { name, report, bytes: object.bytes, files: object.files, git }
+    }
 }
 
 impl Store {
@@ -141,20 +168,21 @@ impl Store {
         }
         must_be_free(names.len() + OPEN_BESIDE)
             .context(Operation::StartManyWorktrees, || self.path())?;
-        let told = |(name, report): (String, DestinationReport), object: &SnapshotObject| {
-            StartedWorktree { name, report, bytes: object.bytes, files: object.files }
-        };
+        let git = GitPlan::of(options.git, self)?;
         if let Some((id, folder)) = loose {
             let object = self.object(id)?;
             let folder = self.folder(Some(folder))?;
             let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
-            let reports = self.make_loose(id, &object, &names, &folder, &operation)?;
+            let trees = self.make_loose(id, &object, git, &names, &folder, &operation)?;
             let names = names.into_iter().map(str::to_owned);
             return Ok(StartReport {
                 snapshot: id,
                 taken: None,
                 registered: false,
-                worktrees: names.zip(reports).map(|made| told(made, &object)).collect(),
+                worktrees: names
+                    .zip(trees)
+                    .map(|(name, tree)| StartedWorktree::new(name, &object, tree))
+                    .collect(),
                 elapsed: started.elapsed(),
             });
         }
@@ -190,13 +218,16 @@ impl Store {
             })
             .collect();
         let claim = self.registry().claim(rows)?;
-        let reports = self.make(id, &object, &operation, claim)?;
+        let trees = self.make(id, &object, git, &operation, claim)?;
         let names = names.iter().map(|name| name.as_ref().to_owned());
         Ok(StartReport {
             snapshot: id,
             taken,
             registered: true,
-            worktrees: names.zip(reports).map(|made| told(made, &object)).collect(),
+            worktrees: names
+                .zip(trees)
+                .map(|(name, tree)| StartedWorktree::new(name, &object, tree))
+                .collect(),
             elapsed: started.elapsed(),
         })
     }
@@ -249,9 +280,10 @@ impl Store {
         &self,
         id: SnapshotId,
         object: &SnapshotObject,
+        git: GitPlan,
         operation: &Running,
         mut claim: Claim<'_>,
-    ) -> Result<Vec<DestinationReport>, Error> {
+    ) -> Result<Vec<(DestinationReport, GitOutcome)>, Error> {
         // Until its rows are marked, too: whoever cannot see its maker would take that one for dead.
         let _guard = self.share()?;
         // From here on nobody collects what it needs: the rows speak of it. It may have been forgotten just before.
@@ -265,12 +297,14 @@ impl Store {
                 self.by_mirrors(id, object, rows, &places, operation)?
             }
         };
+        let dressing = Dressing { store: self, id, object, git, operation };
+        let outcomes = dressing.dress(Some(rows), &stages, &places)?;
         publish_all(&mut stages, &places)?;
         if let Err(error) = claim.finish() {
             unpublish_all(&mut stages, &places);
             return Err(error);
         }
-        Ok(reports)
+        Ok(reports.into_iter().zip(outcomes).collect())
     }
 
     /// Clones every file from its mirror.
@@ -283,12 +317,7 @@ impl Store {
         operation: &Running,
     ) -> Result<Staged, Error> {
         let manifest = self.catalog().manifest(id, object)?;
-        let mut stages = Vec::with_capacity(rows.len());
-        for (row, place) in rows.iter().zip(places) {
-            let stage = place.stage()?;
-            self.registry().mark(row, stage.dir()).context(Operation::Mark, || &place.path)?;
-            stages.push(stage);
-        }
+        let stages = places.iter().map(Place::stage).collect::<Result<Vec<_>, _>>()?;
         let made = self.fill(&manifest, &stages, places, operation)?;
         // The index says of each file what it holds, which must not be on the disk before that is: what was copied is flushed.
         if !made.unsealed.is_empty() || made.reports.iter().any(|report| report.copied_files > 0) {
@@ -296,7 +325,8 @@ impl Store {
         }
         let (boot, stamp) = (Boot::this(), self.clock_past_all(made.stats.iter().flatten())?);
         for (row, stats) in rows.iter().zip(made.stats) {
-            self.registry().write_index(&row.token, &Index { snapshot: id, boot, stamp, stats })?;
+            let index = Index { snapshot: id, boot, stamp, stats };
+            self.registry().write_index(&row.token, &index, &manifest)?;
         }
         Ok((stages, made.reports))
     }
@@ -346,7 +376,6 @@ impl Store {
         let Some(template) = self.template(id, object, operation)? else { return Ok(None) };
         let files = object.files.saturating_mul(rows.len() as u64);
         operation.expect(files);
-        let root = wanted(&object.root).timestamps();
         let mut stages = Vec::with_capacity(rows.len());
         let mut reports = Vec::with_capacity(rows.len());
         for (row, place) in rows.iter().zip(places) {
@@ -367,13 +396,7 @@ impl Store {
             }
             #[cfg(calve_check)]
             crate::check::template(self, id, object, stage.dir());
-            let finish = || -> io::Result<()> {
-                self.registry().mark(row, stage.dir())?;
-                // The marker is the one thing that was made in it.
-                fs::futimens(stage.dir(), &root)?;
-                self.registry().link_index(&row.token, id)
-            };
-            finish().context(Operation::Mark, || &place.path)?;
+            self.registry().link_index(&row.token, id).context(Operation::Mark, || &place.path)?;
             stages.push(stage);
             reports.push(DestinationReport {
                 path: place.path.clone(),
@@ -387,12 +410,13 @@ impl Store {
 }
 
 impl Worktree {
-    /// Makes the tree of a worktree that was deleted by hand again, as its snapshot has it.
+    /// Makes the tree of a worktree that was deleted by hand again, as its snapshot has it, and with `git` of the project's repository. Commits
+    /// that were made in the worktree's own repository do not come back: no snapshot has a repository.
     ///
     /// # Errors
     /// [`ErrorKind::DestinationExists`] where something other than an empty folder is at its path; [`ErrorKind::Busy`] where another process is making it;
     /// [`ErrorKind::Damaged`] where content of its snapshot is lost. Nothing is left behind, and it is missing as before.
-    pub fn restore(&self, options: &StoreOptions) -> Result<DestinationReport, Error> {
+    pub fn restore(&self, git: GitMode, options: &StoreOptions) -> Result<StartedWorktree, Error> {
         self.store.must_be_writable(Operation::RestoreWorktreeOf)?;
         let this = self.now()?;
         if this.row.state == State::Starting {
@@ -404,9 +428,11 @@ impl Worktree {
         let object = this.store.object(id)?;
         let (parent, _) = crate::store::parent_of(&this.path)?;
         std::fs::create_dir_all(&parent).context(Operation::MakeFolder, || &parent)?;
+        let (name, git) = (this.row.name.clone(), GitPlan::of(git, &self.store)?);
         let claim = self.store.registry().claim_again(this.row);
-        let mut reports = self.store.make(id, &object, &options.operation(), claim)?;
-        Ok(reports.pop().unwrap_or_default())
+        let mut trees = self.store.make(id, &object, git, &options.operation(), claim)?;
+        let tree = trees.pop().ok_or_else(|| no_worktree(&name))?;
+        Ok(StartedWorktree::new(name, &object, tree))
     }
 }
 

@@ -41,9 +41,9 @@ use crate::reflink::meta::{self, Meta};
 use crate::report::{SkipReason, Skipped};
 use crate::store::catalog::{State, WorktreeRow};
 use crate::store::delta::At;
-use crate::store::id::{DirectoryId, SnapshotId};
+use crate::store::id::SnapshotId;
 use crate::store::index::{Boot, Index, Stat};
-use crate::store::manifest::{Builder, Manifest};
+use crate::store::manifest::{Builder, Manifest, NO_ID};
 use crate::store::materialize::{Plan, materialize};
 use crate::store::metadata::Maker;
 use crate::store::object::{Entry, Kind};
@@ -269,7 +269,7 @@ impl Worktree {
         let Applied { removed, given } = self.apply(&root, &trees, &moves, staged, &mut report)?;
         let known = scan.index.as_ref().or(known.index.as_ref());
         let index = self.index_of(&root, &trees, &moves, (to, &given), known)?;
-        self.store.registry().write_index(&self.row.token, &index)?;
+        self.store.registry().write_index(&self.row.token, &index, &target)?;
         let row = WorktreeRow {
             state: State::Ready,
             target: None,
@@ -293,7 +293,6 @@ impl Worktree {
         staging::sweep(root);
         let dir = root.try_clone().context(Operation::Open, || &self.path)?;
         let stage = Stage::empty(dir, &self.path).context(Operation::StageIn, || &self.path)?;
-        let nobody = DirectoryId::from_bytes([0; 32]);
         let folder = |name: String| Entry {
             name: name.into_bytes().into(),
             mode: 0o700,
@@ -301,7 +300,7 @@ impl Worktree {
             gid: trees.target.root.gid,
             mtime: (0, 0),
             attributes: None,
-            kind: Kind::Directory(nobody),
+            kind: Kind::Directory(NO_ID),
         };
         let puts: Vec<(&PathBuf, At)> = moves.put.iter().map(|(path, at)| (path, *at)).collect();
         let mut builder = Builder::new(folder(String::new()));

@@ -2,6 +2,8 @@
 
 #![allow(clippy::allow_attributes, dead_code, reason = "each test crate uses a part of this")]
 
+#[cfg(target_os = "linux")]
+pub(crate) mod git;
 #[cfg(feature = "store")]
 pub(crate) mod maintained;
 pub(crate) mod odd;

@@ -5,7 +5,7 @@ use std::io;
 
 use super::super::id::DirectoryId;
 use super::super::index::Stat;
-use super::super::manifest::{Builder, Manifest};
+use super::super::manifest::{Builder, Manifest, NO_ID};
 use super::super::object::{Entry, Kind, encode_directory};
 use super::{Inode, Request, Scanned, What};
 use crate::error::{Error, Operation};
@@ -85,8 +85,8 @@ impl Assembly<'_> {
             // The children were named before; their entries say whether all is as it was.
             let known = base.filter(|(base, _)| base.entries == directory.entries);
             let id = match (known, self.request.intake) {
-                (Some((_, Entry { kind: Kind::Directory(id), .. })), _) => *id,
-                (_, None) => DirectoryId::from_bytes([0; 32]),
+                (Some((_, Entry { kind: Kind::Directory(id), .. })), _) if *id != NO_ID => *id,
+                (_, None) => NO_ID,
                 (_, Some(_)) => {
                     let encoding = encode_directory(&directory.entries);
                     let id = DirectoryId::of(&encoding);

@@ -11,6 +11,10 @@
 //!    modification time are the source's. In a merge, a file that was kept or left out is not. As such a file may have changed just
 //!    before, a merge readies no file of its own first two ticks either, and waits them out first.
 //!
+//! A tree that was made of a snapshot has no walk over a source. What the snapshot knows of the project's file then takes the place of the source's
+//! stat: its inode number and change time, and the moment when the snapshot began. If the entry records the same, both mean the same
+//! content, whatever the file is by now. Nobody else can have put a file into such a tree, and its files may be older than the start.
+//!
 //! calve looks at the source after the walk. No program can set a change time, and each change moves it. So a file that has the recorded
 //! change time now has had it ever since git looked. If the clock is set back, a later change gets an earlier time.
 //! That is not the recorded time either, except by a coincidence of nanoseconds. If the clock is set back during the walk, the clone

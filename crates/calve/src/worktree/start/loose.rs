@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use super::dress::Dressing;
+use super::git::{GitOutcome, GitPlan};
 use super::{places, publish_all};
 use crate::error::Error;
 use crate::report::DestinationReport;
@@ -16,10 +18,11 @@ impl Store {
         &self,
         id: SnapshotId,
         object: &SnapshotObject,
+        git: GitPlan,
         names: &[&str],
         folder: &Path,
         operation: &Running,
-    ) -> Result<Vec<DestinationReport>, Error> {
+    ) -> Result<Vec<(DestinationReport, GitOutcome)>, Error> {
         let places = places(names.iter().map(|name| folder.join(name)))?;
         operation.expect(object.files.saturating_mul(names.len() as u64));
         let manifest = self.catalog().manifest(id, object)?;
@@ -28,7 +31,9 @@ impl Store {
             stages.push(place.stage()?);
         }
         let made = self.fill(&manifest, &stages, &places, operation)?;
+        let dressing = Dressing { store: self, id, object, git, operation };
+        let outcomes = dressing.dress(None, &stages, &places)?;
         publish_all(&mut stages, &places)?;
-        Ok(made.reports)
+        Ok(made.reports.into_iter().zip(outcomes).collect())
     }
 }

@@ -18,8 +18,9 @@ use super::{Changes, SwitchReport};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::{self, Attrs, Meta};
-use crate::store::id::{DirectoryId, SnapshotId};
+use crate::store::id::SnapshotId;
 use crate::store::layout::{self, OWN, UNDO, UNDO_C, UNDO_FILES, UNDO_RECORD};
+use crate::store::manifest::NO_ID;
 use crate::store::materialize::wanted;
 use crate::store::object::{Entry, Kind};
 use crate::store::scan;
@@ -56,6 +57,7 @@ impl Worktree {
             Some(files) => list(files).context(Operation::Read, || self.undo_path())?,
             None => Aside::default(),
         };
+        self.must_not_be_gits(&record, &aside)?;
         let undo = Undo { record, noted, aside };
         let record = &undo.record;
         let (mut report, times) =
@@ -88,6 +90,19 @@ impl Worktree {
         report.kept = back().context(Operation::BringBack, || &self.path)?;
         self.discard_undo()?;
         Ok(report)
+    }
+
+    /// Refuses what the first version moved aside, of which a part may be git's: that version's snapshots had the `.git` in the root.
+    fn must_not_be_gits(&self, record: &Record, aside: &Aside) -> Result<(), Error> {
+        let noted = record.metadata.iter().map(|(path, _)| path).chain(&record.deleted);
+        if !noted.chain(&aside.files).any(|path| path.starts_with(layout::GIT)) {
+            return Ok(());
+        }
+        let cause = io::Error::other(
+            "an earlier calve noted it, and it would change the files of .git as well, which calve does not touch; \
+             what was moved aside is in .calve/undo/files",
+        );
+        Err(Error::new(ErrorKind::StoreIncompatible, Operation::Undo, &self.path, cause))
     }
 
     /// What the last forced switch, or the last reset, noted, and when.
@@ -419,7 +434,7 @@ pub(super) fn look_at(root: &OwnedFd, path: &Path) -> io::Result<Option<Entry>> 
     let meta = Meta::of(&stat);
     let kind = match meta.file_type() {
         fs::FileType::RegularFile => Kind::File { size: meta.size, link: 0, blob: scan::UNKNOWN },
-        fs::FileType::Directory => Kind::Directory(DirectoryId::from_bytes([0; 32])),
+        fs::FileType::Directory => Kind::Directory(NO_ID),
         fs::FileType::Symlink => Kind::Symlink { target: b"-"[..].into(), link: 0 },
         fs::FileType::Fifo => Kind::Fifo { link: 0 },
         _ => return Ok(None),

@@ -1,0 +1,207 @@
+//! Dresses a tree: what is done to it between made and published, in whichever way it was made.
+//!
+//! It gets its marker, and what it shall have of git. No snapshot has the `.git` in the root of the project, so a tree that was
+//! made of one has no repository yet.
+//!
+//! # A copy of the repository
+//! Others may work in the project's repository meanwhile. What refers to objects is copied before the objects, as git writes objects before
+//! what refers to them. A repack moves objects from one file to another; where the folder of packs changed, the objects are copied
+//! again. Locks belong to commands that run in the project, and `worktrees` registers trees whose `.git` files lead to the
+//! project: `git worktree remove` in the copy would delete one of those.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{self, AtFlags, Mode};
+
+use super::Place;
+use super::git::{GitOutcome, GitPlan};
+use super::vouched::Snapshots;
+use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::reflink::imp::DIR_FLAGS;
+use crate::reflink::meta::{self, Meta};
+use crate::report::DestinationReport;
+use crate::store::Store;
+use crate::store::catalog::WorktreeRow;
+use crate::store::id::SnapshotId;
+use crate::store::layout::GIT;
+use crate::store::materialize::wanted;
+use crate::store::object::SnapshotObject;
+use crate::tree::git_index::{self, Source, Trees};
+use crate::tree::removal;
+use crate::tree::running::Running;
+use crate::tree::staging::Stage;
+use crate::tree::{CloneOptions, clone_tree};
+
+/// What of a repository is not copied, beside its objects: see above. Sockets of git's own daemon are of one folder.
+const NOT_COPIED: [&str; 9] = [
+    "/objects",
+    "/worktrees",
+    "/*.lock",
+    "/refs/**/*.lock",
+    "/reftable/*.lock",
+    "/modules/**/index.lock",
+    "/gc.pid",
+    "/fsmonitor--daemon",
+    "/fsmonitor--daemon.ipc",
+];
+
+/// What of its objects is not copied: what is not whole yet.
+const OBJECTS_NOT_COPIED: [&str; 3] = ["*.lock", "tmp_*", "incoming-*"];
+
+/// How often the objects are copied before it is given up.
+const REPACKS_MOST: u32 = 5;
+
+/// Trees that are to be dressed, and what of.
+pub(super) struct Dressing<'a> {
+    pub(super) store: &'a Store,
+    pub(super) id: SnapshotId,
+    pub(super) object: &'a SnapshotObject,
+    pub(super) git: GitPlan,
+    pub(super) operation: &'a Running,
+}
+
+impl Dressing<'_> {
+    /// Dresses the tree in each of `stages`. `rows` are those of trees that the store knows.
+    pub(super) fn dress(
+        &self,
+        rows: Option<&[WorktreeRow]>,
+        stages: &[Stage],
+        places: &[Place],
+    ) -> Result<Vec<GitOutcome>, Error> {
+        let path = |at: usize| &places[at].path;
+        let mut modes = Vec::with_capacity(stages.len());
+        for (at, stage) in stages.iter().enumerate() {
+            let mode = open_up(stage).context(Operation::SetMetadata, || path(at))?;
+            modes.push(mode);
+            if let Some(rows) = rows {
+                let registry = self.store.registry();
+                registry.mark(&rows[at], stage.dir()).context(Operation::Mark, || path(at))?;
+            }
+        }
+        let outcomes = match &self.git {
+            GitPlan::Copy(repository) => {
+                let reports = self.copy(repository, stages, places)?;
+                reports.into_iter().map(|it| GitOutcome::Copied(Box::new(it))).collect()
+            }
+            GitPlan::None(why) => vec![GitOutcome::None(*why); stages.len()],
+        };
+        let times = wanted(&self.object.root).timestamps();
+        for (at, (stage, mode)) in stages.iter().zip(modes).enumerate() {
+            let close = || -> io::Result<()> {
+                if let Some(mode) = mode {
+                    fs::fchmod(stage.dir(), mode)?;
+                }
+                Ok(fs::futimens(stage.dir(), &times)?)
+            };
+            close().context(Operation::SetMetadata, || path(at))?;
+        }
+        Ok(outcomes)
+    }
+
+    /// Copies the repository into each stage, and readies its index.
+    fn copy(
+        &self,
+        repository: &Path,
+        stages: &[Stage],
+        places: &[Place],
+    ) -> Result<Vec<DestinationReport>, Error> {
+        let inside: Vec<PathBuf> = stages.iter().map(|stage| stage.path().join(GIT)).collect();
+        let store = self.store.path().strip_prefix(repository).ok();
+        let store = store.and_then(Path::to_str).map(|path| format!("/{}", literally(path)));
+        let clone = |part: &str, left_out: &[&str]| {
+            let options = self.operation.clone_options();
+            let left_out = left_out.iter().copied().chain(store.as_deref());
+            let options = left_out.fold(options, CloneOptions::exclude);
+            let into: Vec<PathBuf> = inside.iter().map(|git| git.join(part)).collect();
+            let cloned = clone_tree(repository.join(part), &into, &options);
+            cloned.map(|report| report.destinations)
+        };
+        let mut reports = clone("", &NOT_COPIED)?;
+        let packs = || changed(&repository.join("objects/pack"));
+        let mut tries = 0;
+        let objects = loop {
+            let before = packs();
+            if before.is_none() && changed(&repository.join("objects")).is_none() {
+                break Vec::new();
+            }
+            let cloned = clone("objects", &OBJECTS_NOT_COPIED)?;
+            if packs() == before {
+                break cloned;
+            }
+            tries += 1;
+            if tries == REPACKS_MOST {
+                let cause =
+                    io::Error::new(io::ErrorKind::WouldBlock, "git repacks it all the time");
+                return Err(Error::new(
+                    ErrorKind::Busy,
+                    Operation::CopyRepository,
+                    repository,
+                    cause,
+                ));
+            }
+            for git in &inside {
+                let again = || -> io::Result<()> {
+                    removal::remove(&fs::open(git, DIR_FLAGS, Mode::empty())?, c"objects")
+                };
+                again().context(Operation::RemoveStage, || git)?;
+            }
+        };
+        for (report, objects) in reports.iter_mut().zip(&objects) {
+            crate::tree::tally::add(report, objects);
+        }
+        self.ready(stages, &mut reports)?;
+        for (report, place) in reports.iter_mut().zip(places) {
+            report.path = place.path.join(GIT);
+        }
+        Ok(reports)
+    }
+
+    /// Makes git's indexes record the files of their tree.
+    fn ready(&self, stages: &[Stage], reports: &mut [DestinationReport]) -> Result<(), Error> {
+        let Some(snapshots) = Snapshots::of(self.store, self.id, self.object)? else {
+            return Ok(());
+        };
+        for (stage, report) in stages.iter().zip(reports) {
+            let trees = Trees {
+                source: Source::Snapshot(&snapshots),
+                clone: stage.dir(),
+                stage: None,
+                before_walk: snapshots.stamp(),
+                jobs: self.operation.jobs(),
+                stopped: &|| self.operation.is_cancelled(),
+            };
+            report.ready_index_entries = git_index::make_ready(&trees, &[PathBuf::new()]);
+        }
+        Ok(())
+    }
+}
+
+/// Lets us make something in a tree whose root is closed even to its owner: the mode that it is to have afterwards.
+fn open_up(stage: &Stage) -> io::Result<Option<Mode>> {
+    let mode = Meta::of(&fs::fstat(stage.dir())?).permissions();
+    if mode & 0o700 == 0o700 {
+        return Ok(None);
+    }
+    fs::fchmod(stage.dir(), meta::mode(mode | 0o700))?;
+    Ok(Some(meta::mode(mode)))
+}
+
+/// When a folder last changed, if there is one.
+fn changed(path: &Path) -> Option<(i64, i64)> {
+    let stat = fs::statat(fs::CWD, path, AtFlags::empty()).ok()?;
+    Some(Meta::of(&stat).changed)
+}
+
+/// A path as a pattern that means no other.
+fn literally(path: &str) -> String {
+    let special = |char: char| matches!(char, '*' | '?' | '[' | ']' | '\\' | '!' | '#' | ' ');
+    let mut pattern = String::with_capacity(path.len());
+    for char in path.chars() {
+        if special(char) {
+            pattern.push('\\');
+        }
+        pattern.push(char);
+    }
+    pattern
+}

@@ -1,0 +1,174 @@
+//! Which files of the project have the content of a worktree's file, as far as the store knows without a look at them.
+//!
+//! An index of git records the stat of a file whose content it names. The store's index of the project records inode number and change time
+//! of each file whose content it names. No program can set a change time. So if both record the same, both mean the same content,
+//! whatever became of the file since. If the worktree's snapshot has this content at the path, git's entry may record the worktree's file.
+//!
+//! The store's index has rules of its own (its *stamp*, its boot); see [`index`](crate::store::index).
+
+use crate::error::Error;
+use crate::reflink::meta::Meta;
+use crate::store::Store;
+use crate::store::catalog::PROJECT;
+use crate::store::id::SnapshotId;
+use crate::store::index::{Boot, Index, Stat};
+use crate::store::manifest::Manifest;
+use crate::store::materialize::wanted;
+use crate::store::object::{Entry, Kind, SnapshotObject};
+use crate::tree::git_index::{Folder, Vouches};
+
+/// The worktree's snapshot, and the one that the project was last seen as.
+pub(super) struct Snapshots {
+    /// `None` if it is the project's.
+    made: Option<Manifest>,
+    project: Manifest,
+    index: Index,
+}
+
+impl Snapshots {
+    /// `None` where nothing is known of the project's files.
+    pub(super) fn of(
+        store: &Store,
+        id: SnapshotId,
+        object: &SnapshotObject,
+    ) -> Result<Option<Self>, Error> {
+        let Some(row) = store.catalog().worktree(PROJECT)? else { return Ok(None) };
+        // Where its base is damaged, the trees are as good as ever.
+        let Ok(known) = store.known(row) else { return Ok(None) };
+        let (Some((project_id, _, project)), Some(index)) = (known.base, known.index) else {
+            return Ok(None);
+        };
+        if index.boot != Boot::this() {
+            return Ok(None);
+        }
+        let made = match project_id == id {
+            true => None,
+            false => Some(store.catalog().manifest(id, object)?),
+        };
+        Ok(Some(Self { made, project, index }))
+    }
+
+    /// A file of the project that changed then or later is not vouched for.
+    pub(super) fn stamp(&self) -> (i64, i64) {
+        (self.index.stamp.0, self.index.stamp.1.into())
+    }
+
+    fn made(&self) -> &Manifest {
+        self.made.as_ref().unwrap_or(&self.project)
+    }
+}
+
+impl Vouches for Snapshots {
+    fn folder(&self, above: Folder, name: &[u8]) -> Option<Folder> {
+        let source = self.project.child_of(above.source, name)?;
+        Some(Folder { source, clone: self.made().child_of(above.clone, name)? })
+    }
+
+    fn file(&self, folder: Folder, name: &[u8]) -> Option<Meta> {
+        let in_project = self.project.directories.get(folder.source as usize)?;
+        let in_made = self.made().directories.get(folder.clone as usize)?;
+        let (slot, made) = (in_project.find(name)?, in_made.find(name)?);
+        let stat = *self.index.stats.get((in_project.first + slot) as usize)?;
+        let (project, made) = (&in_project.entries[slot as usize], &in_made.entries[made as usize]);
+        vouched(made, project, stat, self.index.stamp)
+    }
+}
+
+/// What the project's file was when it had the content of `made`, the worktree's entry. `project` is the entry of the project's last
+/// snapshot, `stat` and `stamp` are of its index.
+fn vouched(made: &Entry, project: &Entry, stat: Stat, stamp: (i64, u32)) -> Option<Meta> {
+    let size = match &project.kind {
+        Kind::File { size, .. } => *size,
+        Kind::Symlink { target, .. } => target.len() as u64,
+        Kind::Directory(_) | Kind::Fifo { .. } => return None,
+    };
+    if !made.same_content(project) || stat.changed >= stamp {
+        return None;
+    }
+    let mut meta = wanted(project);
+    (meta.size, meta.ino) = (size, stat.ino);
+    meta.changed = (stat.changed.0, stat.changed.1.into());
+    Some(meta)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::id::BlobId;
+    use crate::store::manifest::NO_ID;
+
+    fn entry(kind: Kind) -> Entry {
+        Entry {
+            name: b"name"[..].into(),
+            mode: 0o644,
+            uid: 1,
+            gid: 2,
+            mtime: (50, 6),
+            attributes: None,
+            kind,
+        }
+    }
+
+    fn file(content: &[u8]) -> Entry {
+        entry(Kind::File { size: content.len() as u64, link: 0, blob: BlobId::of(content) })
+    }
+
+    fn link(target: &[u8]) -> Entry {
+        entry(Kind::Symlink { target: target.into(), link: 0 })
+    }
+
+    #[test]
+    fn a_file_is_vouched_for_if_it_had_the_content_when_it_had_that_change_time() {
+        let stat = |seconds| Stat { ino: 7, changed: (seconds, 8) };
+        let never = Stat { ino: 7, changed: (i64::MAX, 0) };
+        let other_mode = Entry { mode: 0o755, mtime: (1, 1), uid: 9, ..file(b"content") };
+        for (what, made, project, stat, expected) in [
+            ("the same", file(b"content"), file(b"content"), stat(60), true),
+            ("a link", link(b"to"), link(b"to"), stat(60), true),
+            ("empty", file(b""), file(b""), stat(60), true),
+            // What the worktree's file has of its own is looked at there.
+            ("other metadata", other_mode, file(b"content"), stat(60), true),
+            (
+                "another content of the same size",
+                file(b"CONTENT"),
+                file(b"content"),
+                stat(60),
+                false,
+            ),
+            ("another content", file(b"more content"), file(b"content"), stat(60), false),
+            ("a link elsewhere", link(b"no"), link(b"to"), stat(60), false),
+            ("a link that was a file", link(b"to"), file(b"to"), stat(60), false),
+            ("a file that was a link", file(b"to"), link(b"to"), stat(60), false),
+            (
+                "a folder",
+                entry(Kind::Directory(NO_ID)),
+                entry(Kind::Directory(NO_ID)),
+                stat(60),
+                false,
+            ),
+            (
+                "a FIFO",
+                entry(Kind::Fifo { link: 0 }),
+                entry(Kind::Fifo { link: 0 }),
+                stat(60),
+                false,
+            ),
+            (
+                "it changed when the snapshot began",
+                file(b"content"),
+                file(b"content"),
+                stat(100),
+                false,
+            ),
+            ("it changed after that", file(b"content"), file(b"content"), stat(101), false),
+            ("it may change without a trace", file(b"content"), file(b"content"), never, false),
+        ] {
+            let found = vouched(&made, &project, stat, (100, 8));
+            assert_eq!(found.is_some(), expected, "{what}");
+            if let Some(found) = found {
+                assert_eq!((found.ino, found.changed, found.modified()), (7, (60, 8), (50, 6)));
+                assert_eq!((found.uid, found.gid, found.permissions()), (1, 2, 0o644), "{what}");
+            }
+        }
+    }
+}
