@@ -5,11 +5,10 @@
 //! [`scan`] reads a tree and [`blobs`] takes its files in; [`object`] and [`manifest`] are what a snapshot is, [`catalog`] where it is
 //! kept; [`materialize`] makes trees of it; [`pack`] is for what is cold, [`locks`] for many at once; [`format`] describes it all.
 
-use std::collections::HashMap;
 use std::io;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::{self, Access, AtFlags, Mode};
@@ -74,8 +73,8 @@ pub(crate) use marker::Marker;
 
 use blobs::Blobs;
 use catalog::{Catalog, State, WorktreeRow};
+use contents::{Contents, OpenPacks};
 use layout::{Layout, OWN};
-use pack::Pack;
 use registry::Registry;
 
 /// How often the clock is asked whether it has moved past the last change, once a millisecond.
@@ -139,7 +138,7 @@ struct Inner {
     path: PathBuf,
     catalog: Catalog,
     blobs: Blobs,
-    packs: Mutex<HashMap<String, Arc<Pack>>>,
+    packs: OpenPacks,
     read_only: bool,
     /// There is no room to write anything: the errno that said so.
     full: Option<i32>,
@@ -305,7 +304,7 @@ impl Store {
         };
         let read_only = read_only || full.is_some();
         let blobs = Blobs::open(&path).context(Operation::OpenStore, || &path)?;
-        let packs = Mutex::default();
+        let packs = OpenPacks::default();
         let store = Self(Arc::new(Inner { path, catalog, blobs, packs, read_only, full }));
         if !read_only {
             store.sweep_stage();
@@ -358,9 +357,15 @@ impl Store {
         &self.0.blobs
     }
 
-    /// Packs that are open.
-    fn packs(&self) -> &Mutex<HashMap<String, Arc<Pack>>> {
-        &self.0.packs
+    /// The content of its blobs, from mirrors and packs.
+    pub(crate) fn contents(&self) -> Contents<'_> {
+        Contents {
+            layout: self.layout(),
+            catalog: self.catalog(),
+            blobs: self.blobs(),
+            packs: &self.0.packs,
+            is_read_only: self.is_read_only(),
+        }
     }
 
     /// The right to read and add content, for as long as it is held. Nothing where nobody can remove any.

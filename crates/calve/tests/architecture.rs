@@ -109,9 +109,9 @@ const STORE: [&str; 34] = [
     "catalog",
     "registry",
     "blobs",
+    "contents",
     "scan",
     "store",
-    "contents",
     "discover",
     "materialize",
     "template",
@@ -307,4 +307,33 @@ fn one_file_names_the_paths_of_a_store() {
     ] {
         assert_eq!(spells_a_path(line), expected, "{line}");
     }
+}
+
+/// Within the store's own layer. Each of these has public methods of the store, or goes on with one that another has. What needs less than the whole store is a type
+/// of its own, as `Contents` and `Registry` are.
+#[test]
+fn the_stores_own_methods_are_in_few_files() {
+    let has_methods =
+        |source: &&Source| source.lines.iter().any(|(_, line)| line == "impl Store {");
+    let sources = sources();
+    let mut files: Vec<&str> = sources
+        .iter()
+        .filter(has_methods)
+        .map(|source| source.name.as_str())
+        .filter(|name| name.starts_with("store"))
+        .collect();
+    files.sort_unstable();
+    let expected = [
+        "store.rs",
+        "store/discover.rs",
+        "store/freeing.rs",
+        "store/gc.rs",
+        "store/packing.rs",
+        "store/repair.rs",
+        "store/snapshot.rs",
+        "store/stats.rs",
+        "store/template.rs",
+        "store/verify.rs",
+    ];
+    assert_eq!(files, expected);
 }

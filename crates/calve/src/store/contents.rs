@@ -1,50 +1,64 @@
 //! The content of a blob, wherever it is: in its mirror, or in a pack.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use rustix::fs::{self, Mode};
 use rustix::io::Errno;
 
-use super::Store;
-use super::blobs::Intake;
+use super::blobs::{Blobs, Intake};
+use super::catalog::Catalog;
 use super::files::unlinked_file;
 use super::id::BlobId;
-use super::layout::is_pack_name;
+use super::layout::{Layout, is_pack_name};
 use super::pack::Pack;
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::tree::pool::lock;
 
-impl Store {
+/// Packs that are open, by their names.
+pub(super) type OpenPacks = Mutex<HashMap<String, Arc<Pack>>>;
+
+/// The contents of a store: the mirrors in `blobs`, and the packs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Contents<'a> {
+    pub(super) layout: Layout<'a>,
+    pub(super) catalog: &'a Catalog,
+    pub(super) blobs: &'a Blobs,
+    pub(super) packs: &'a OpenPacks,
+    pub(super) is_read_only: bool,
+}
+
+impl Contents<'_> {
     /// The content of a blob of `size` bytes, to clone or to read from: its mirror, or one that is made of its pack now.
     ///
     /// # Errors
     /// [`ErrorKind::Damaged`] where neither is good, with the mirror's path.
-    pub(crate) fn content(
-        &self,
+    pub(crate) fn get(
+        self,
         intake: &mut Intake,
         id: BlobId,
         size: u64,
         stop: &dyn Fn() -> bool,
     ) -> Result<(OwnedFd, Meta), Error> {
-        let path = || self.blobs().mirror_path(id);
+        let path = || self.blobs.mirror_path(id);
         // One that may not be read is as good as none, where there is a pack.
-        let closed = match self.blobs().good(intake, id, size, stop) {
+        let closed = match self.blobs.good(intake, id, size, stop) {
             Ok(Some(good)) => return Ok(good),
             Ok(None) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(error),
             Err(error) => return Err(error).context(Operation::ReadBlob, path),
         };
-        let Some((pack, at)) = self.catalog().packed(id)? else {
+        let Some((pack, at)) = self.catalog.packed(id)? else {
             closed.context(Operation::ReadBlob, path)?;
             // It may have been packed and dropped just before it was looked for, or put back after.
             if let Some(good) =
-                self.blobs().good(intake, id, size, stop).context(Operation::ReadBlob, path)?
+                self.blobs.good(intake, id, size, stop).context(Operation::ReadBlob, path)?
             {
                 return Ok(good);
             }
@@ -59,10 +73,10 @@ impl Store {
             ));
         };
         let unpack = |file: &mut File| self.open_pack(&pack)?.read_into(id, at, file);
-        let file = if self.is_read_only() {
+        let file = if self.is_read_only {
             unlinked_file().and_then(|mut file| unpack(&mut file).map(|()| OwnedFd::from(file)))
         } else {
-            let put = self.blobs().put(id, unpack);
+            let put = self.blobs.put(id, unpack);
             if put.is_ok() {
                 intake.unsealed.push(id);
                 intake.note(id);
@@ -70,7 +84,7 @@ impl Store {
             put
         };
         let file = file.map_err(|error| {
-            let path = self.layout().pack(&pack);
+            let path = self.layout.pack(&pack);
             // Gone, or something else in its place, is damage, too.
             if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::NotFound)
                 || Errno::from_io_error(&error) == Some(Errno::LOOP)
@@ -84,25 +98,25 @@ impl Store {
     }
 
     /// An open pack.
-    pub(crate) fn open_pack(&self, name: &str) -> io::Result<Arc<Pack>> {
-        if let Some(pack) = lock(self.packs()).get(name) {
+    pub(crate) fn open_pack(self, name: &str) -> io::Result<Arc<Pack>> {
+        if let Some(pack) = lock(self.packs).get(name) {
             return Ok(Arc::clone(pack));
         }
         if !is_pack_name(name) {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "a pack's name cannot be"));
         }
-        let file = fs::open(self.layout().pack(name), SOURCE_FLAGS, Mode::empty())?;
+        let file = fs::open(self.layout.pack(name), SOURCE_FLAGS, Mode::empty())?;
         let pack = Arc::new(Pack::open(file.into())?);
-        lock(self.packs()).insert(name.to_owned(), Arc::clone(&pack));
+        lock(self.packs).insert(name.to_owned(), Arc::clone(&pack));
         Ok(pack)
     }
 
     /// Removes the file of a pack; whether there was one.
-    pub(crate) fn remove_pack(&self, name: &str) -> Result<bool, Error> {
+    pub(crate) fn remove_pack(self, name: &str) -> Result<bool, Error> {
         if !is_pack_name(name) {
             return Ok(false);
         }
-        let path = self.layout().pack(name);
+        let path = self.layout.pack(name);
         match std::fs::remove_file(&path) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -110,9 +124,9 @@ impl Store {
         }
     }
 
-    /// Closes packs, so that what is read next is what is there now.
-    pub(crate) fn forget_packs(&self) {
-        lock(self.packs()).clear();
+    /// Closes all packs. The next read opens the files that are there then.
+    pub(crate) fn close_packs(self) {
+        lock(self.packs).clear();
     }
 }
 

@@ -285,7 +285,7 @@ impl Store {
             return Ok(0);
         }
         let _guard = self.share()?;
-        self.forget_packs();
+        self.contents().close_packs();
         let mut cold = Vec::new();
         for (name, live) in packs {
             for (id, at) in live {
@@ -399,9 +399,9 @@ impl Store {
         let unknown = self.unknown_packs(grace)?;
         let needless = unknown.into_iter().filter(|name| !self.is_needed(name, reach));
         let needless: HashSet<String> = empty.into_iter().chain(needless).collect();
-        self.forget_packs();
+        self.contents().close_packs();
         for name in needless {
-            report.packs += u64::from(self.remove_pack(&name)?);
+            report.packs += u64::from(self.contents().remove_pack(&name)?);
         }
         Ok(())
     }
@@ -420,7 +420,7 @@ impl Store {
 
     /// Whether a pack that the database does not speak of has what is nowhere else.
     fn is_needed(&self, name: &str, reach: &Reach) -> bool {
-        let Ok(pack) = self.open_pack(name) else { return false };
+        let Ok(pack) = self.contents().open_pack(name) else { return false };
         let Ok(index) = pack.index().or_else(|_| pack.scan()) else { return true };
         index.iter().any(|(id, _)| {
             reach.blobs.get(id).is_some_and(|size| {

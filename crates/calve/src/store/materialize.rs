@@ -493,7 +493,7 @@ impl<'a> Maker<'a> {
         let source = if size == 0 {
             None
         } else {
-            let found = self.plan.store.content(&mut worker.intake, blob, size, &stop);
+            let found = self.plan.store.contents().get(&mut worker.intake, blob, size, &stop);
             Some(found.map_err(|error| {
                 error.with_other(self.plan.manifest.path(place).join(os(&entry.name)))
             })?)

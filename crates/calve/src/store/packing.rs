@@ -179,7 +179,7 @@ impl Store {
         let started = Instant::now();
         self.must_be_writable(Operation::Pack)?;
         let _guard = self.share()?;
-        self.forget_packs();
+        self.contents().close_packs();
         let operation = &common.operation();
         let everything = Reach::of_readable(self, self.catalog().snapshot_ids()?, operation)?;
         let mut hot = Reach::default();
@@ -267,7 +267,7 @@ impl Store {
             missing,
             |_| Intake::noting(&noted),
             |intake, (id, size), queue| {
-                self.content(intake, id, size, &|| queue.stopped())?;
+                self.contents().get(intake, id, size, &|| queue.stopped())?;
                 operation.file_done(size);
                 Ok(())
             },
@@ -364,8 +364,10 @@ impl Store {
         match &cold.from {
             From::Mirror(packed) => {
                 if let Some((pack, at)) = packed {
-                    let read =
-                        self.open_pack(pack).and_then(|pack| pack.read(id, *at, &mut io::sink()));
+                    let read = self
+                        .contents()
+                        .open_pack(pack)
+                        .and_then(|pack| pack.read(id, *at, &mut io::sink()));
                     if read.is_ok() {
                         packer.had.push((id, cold.size));
                         return Ok(());
@@ -393,7 +395,7 @@ impl Store {
             }
             From::Pack(pack, at) => {
                 // Whatever is wrong with that pack: what cannot be had from it stays where it is.
-                let Ok(from) = self.open_pack(pack) else {
+                let Ok(from) = self.contents().open_pack(pack) else {
                     packer.damaged.push(id);
                     return Ok(());
                 };

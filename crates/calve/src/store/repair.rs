@@ -44,7 +44,7 @@ impl Store {
         unsealed: Vec<BlobId>,
         operation: &Running,
     ) -> Result<(), Error> {
-        self.forget_packs();
+        self.contents().close_packs();
         let folder = open_dir(&self.layout().packs())?;
         for name in packs.iter().filter(|name| is_pack_name(name)) {
             let name = CString::new(name.as_str()).unwrap_or_default();
@@ -104,7 +104,7 @@ impl Store {
             return Ok(());
         }
         for name in self.unknown_packs(Duration::ZERO)? {
-            let Ok(pack) = self.open_pack(&name) else { continue };
+            let Ok(pack) = self.contents().open_pack(&name) else { continue };
             let Ok(index) = pack.index().or_else(|_| pack.scan()) else { continue };
             let has: Vec<(BlobId, Location)> = index
                 .into_iter()
@@ -141,7 +141,8 @@ impl Store {
             (Mirror::Bad { .. }, Some((pack, Ok(())))) => {
                 let Some((_, at)) = self.catalog().packed(id)? else { return Ok(()) };
                 let aside = self.set_aside(id)?;
-                let unpack = |file: &mut File| self.open_pack(&pack)?.read_into(id, at, file);
+                let unpack =
+                    |file: &mut File| self.contents().open_pack(&pack)?.read_into(id, at, file);
                 self.blobs()
                     .put(id, unpack)
                     .context(Operation::Unpack, || self.blobs().mirror_path(id))?;
@@ -210,7 +211,7 @@ impl Store {
 
     /// Writes what can be read of a pack into another, and gives it up if that is all: whether it is.
     fn mend_pack(&self, name: &str, operation: &Running) -> Result<bool, Error> {
-        if self.open_pack(name).and_then(|pack| pack.index()).is_ok() {
+        if self.contents().open_pack(name).and_then(|pack| pack.index()).is_ok() {
             return Ok(true);
         }
         let held: Vec<(BlobId, Location)> = self
@@ -227,8 +228,8 @@ impl Store {
         self.write_packs(cold, operation)?;
         let gone = self.catalog().forget_pack_if_empty(name)?;
         if gone && is_pack_name(name) {
-            self.forget_packs();
-            self.remove_pack(name)?;
+            self.contents().close_packs();
+            self.contents().remove_pack(name)?;
         }
         Ok(gone)
     }

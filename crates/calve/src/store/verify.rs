@@ -256,7 +256,7 @@ impl Store {
         operation: &Running,
     ) -> Result<(), Error> {
         let guard = self.share()?;
-        self.forget_packs();
+        self.contents().close_packs();
         let (snapshots, reach, broken) = self.verify_objects(report, operation)?;
         let seen = self.read_all(operation)?;
         report.mirrors = seen.mirrors;
@@ -471,7 +471,8 @@ impl Store {
     }
 
     fn read_packed(&self, id: BlobId, pack: &str, at: Location) -> Result<(), String> {
-        self.open_pack(pack)
+        self.contents()
+            .open_pack(pack)
             .and_then(|pack| pack.read(id, at, &mut io::sink()))
             .map_err(|error| error.to_string())
     }
@@ -552,7 +553,7 @@ impl Store {
         let mut damaged = Vec::new();
         for name in self.catalog().pack_names()? {
             // What cannot be opened is told of by what it held.
-            if let Err(error) = self.open_pack(&name).and_then(|pack| pack.index()) {
+            if let Err(error) = self.contents().open_pack(&name).and_then(|pack| pack.index()) {
                 report.damage.push(Damage {
                     kind: DamageKind::Pack,
                     blob: None,

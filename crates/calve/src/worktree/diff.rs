@@ -289,7 +289,8 @@ impl<'a> Reader<'a> {
                 };
                 let (file, _) = self
                     .store
-                    .content(&mut self.intake, *blob, size, &|| false)
+                    .contents()
+                    .get(&mut self.intake, *blob, size, &|| false)
                     .map_err(|error| error.with_other(path))?;
                 // A mirror that was just made of its pack was written through this very descriptor.
                 rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(0))
