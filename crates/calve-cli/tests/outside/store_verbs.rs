@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tempfile::TempDir;
 
@@ -12,6 +12,7 @@ use crate::every::{Fault, Scene, is_stage_path};
 use crate::killed::is_stage;
 use crate::tree::{
     State, difference, many_files, one_of_everything, remove_tree, set_mtime, state,
+    without_new_times,
 };
 use crate::{Run, calve, names, scratch};
 
@@ -86,6 +87,8 @@ pub(super) struct World {
     before: Option<Seen>,
     /// What its subject is once it was done.
     expected: Option<State>,
+    /// When all was made.
+    began: SystemTime,
 }
 
 /// What there is.
@@ -158,10 +161,21 @@ impl World {
             snapshots: BTreeMap::new(),
             before: None,
             expected: None,
+            began: SystemTime::now() + Duration::from_secs(1),
         };
+        // Times are compared with that by seconds.
+        std::thread::sleep(Duration::from_secs(1));
         let seen = world.look();
         (world.rows, world.snapshots) = (seen.rows, seen.snapshots);
         world
+    }
+
+    /// A worktree. `mine/note` is no snapshot's and stays in it, so a switch gives new times to what gets another content.
+    fn state(&self, tree: &Path) -> State {
+        match self.verb {
+            Switch => without_new_times(state(tree), self.began),
+            _ => state(tree),
+        }
     }
 
     /// Where the commands are run: the project.
@@ -235,7 +249,7 @@ impl World {
             trees: ["a", "b", "c"]
                 .into_iter()
                 .filter(|name| self.tree(name).is_dir())
-                .map(|name| (name.to_owned(), state(&self.tree(name))))
+                .map(|name| (name.to_owned(), self.state(&self.tree(name))))
                 .collect(),
             rows: self.rows.clone(),
             snapshots: self.snapshots.clone(),
@@ -399,7 +413,7 @@ impl World {
         if run.code != Some(0) {
             return Some(format!("it cannot be undone: {run:?}"));
         }
-        let lost = lost(&before.trees["a"], &state(&self.tree("a")));
+        let lost = lost(&before.trees["a"], &self.state(&self.tree("a")));
         (!lost.is_empty()).then(|| format!("undone, it is not as it was: {lost}"))
     }
 
@@ -504,7 +518,7 @@ impl Scene for World {
 
     fn learn(&mut self) {
         let tree = self.tree(self.verb.subject());
-        self.expected = tree.is_dir().then(|| state(&tree));
+        self.expected = tree.is_dir().then(|| self.state(&tree));
     }
 
     fn judge(&mut self, fault: Fault<'_>, run: &Run) -> Vec<String> {

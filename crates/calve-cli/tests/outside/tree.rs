@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags};
 
@@ -23,6 +24,15 @@ pub(super) struct Entry {
 }
 
 pub(super) type State = BTreeMap<PathBuf, Entry>;
+
+/// The same, but all times since `began` count as one: the times of what was changed then.
+pub(super) fn without_new_times(mut state: State, began: SystemTime) -> State {
+    let began = began.duration_since(UNIX_EPOCH).unwrap().as_secs().cast_signed();
+    for entry in state.values_mut().filter(|entry| entry.modified.0 >= began) {
+        entry.modified = (i64::MAX, 0);
+    }
+    state
+}
 
 /// All of a tree, its root included (as the empty path), without what is calve's own.
 pub(super) fn state(root: &Path) -> State {
