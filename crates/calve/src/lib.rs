@@ -1,15 +1,19 @@
 //! Isolated, ready-to-work copies of a directory tree at about one copy's worth of disk.
 //!
 //! # Nouns
-//! * A *reflink* is a file that shares its extents with another until one of the two is written to; the write goes to
-//!   new blocks, so neither ever sees the other's. Making one takes no time and no data blocks.
-//! * A *tree* is a directory with all that is in it. A *clone* of a tree is a new tree whose files are reflinks of the
-//!   files of the first, or, where the filesystem cannot, copies of them.
-//! * A *stage* is a tree under construction. It has another name and becomes the destination by one rename.
-//! * A *snapshot* is a tree as it was at some moment, named by its content. A *worktree* is a tree that was made of one and is
-//!   known to the *store* that keeps it.
-//! * A *verdict* is what a refusal means: about the pair of filesystems (remembered), about the file (that one is
-//!   copied), about the moment (tried again), or none of these (the operation fails; nothing is masked).
+//! * A *reflink* is a file that shares its blocks with another file. A write to one of them goes to
+//!   new blocks, so neither file ever has the other's changes. Making a reflink takes almost no
+//!   time and no data blocks.
+//! * A *tree* is a directory with everything in it. A *clone* of a tree is a new tree whose files
+//!   are reflinks of the first tree's files. If the filesystem cannot share blocks, they are
+//!   copies.
+//! * A *stage* is a tree under construction. It has another name and becomes the destination by one
+//!   rename.
+//! * A *snapshot* is a tree as it was at some moment, named by its content. A *store* keeps
+//!   snapshots. A *worktree* is a tree that was made from a snapshot, and its store knows it.
+//! * A *verdict* is the meaning of a refusal to clone. It may concern the two filesystems (calve
+//!   remembers it), the file (calve copies that file) or the moment (calve tries again). After any
+//!   other refusal the operation fails.
 //!
 //! # One tree, eight times
 //! ```
@@ -27,8 +31,8 @@
 //! # assert_eq!(report.destinations[7].files, 1);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
-//! All eight appear, or none. Where the filesystem cannot share blocks the files are copied, and the [`CloneReport`] says how many and why;
-//! [`Reflink::Always`] makes that an error.
+//! All eight appear, or none. If the filesystem cannot share blocks, calve copies the files, and
+//! the [`CloneReport`] says how many and why. With [`Reflink::Always`] that is an error.
 //!
 //! # A cache into an environment
 //! ```
@@ -47,11 +51,13 @@
 //! # assert_eq!(report.destinations[0].linked_files, 1);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
-//! `examples/site_packages.rs` is a program of this kind, and the [guide for linkers] says when to use which mode.
+//! `examples/site_packages.rs` is a program of this kind, and the [guide for linkers] says when to
+//! use which mode.
 //!
 //! # Snapshots and worktrees
-//! On Unix, with the feature `store`, a *store* keeps *snapshots* of a project, each content once, and makes *worktrees* of them: trees that it can tell the
-//! changes of, take back as snapshots, and move from one snapshot to another.
+//! On Unix, with the feature `store`, a *store* keeps *snapshots* of a project, each content once,
+//! and makes *worktrees* of them. It lists the changes in a worktree, takes new snapshots of it, and
+//! switches it from one snapshot to another.
 //! ```
 //! # #[cfg(all(unix, feature = "store"))] {
 //! use calve::{DropOptions, SnapshotOptions, StartOptions, Store};
@@ -88,12 +94,13 @@
 //! # }
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
-//! `examples/worktrees.rs` is a program of this kind. How it is kept on disk is in the documentation's module `store_format`; what
-//! is durable when, and how to look after it, in the [guide of stores].
+//! `examples/worktrees.rs` is a program of this kind. The documentation's module `store_format`
+//! describes a store on the disk. The [guide of stores] says what is durable when, and how to
+//! maintain a store.
 //!
 //! # One file
-//! [`clonefile_or_copy`] replaces a file atomically by a reflink or a copy. [`try_reflink`] says which of four things
-//! happened, and leaves the fallback to the caller.
+//! [`clonefile_or_copy`] replaces a file atomically by a reflink or a copy. [`try_reflink`] says
+//! which of four things happened, and leaves the fallback to the caller.
 //! ```
 //! # let desk = tempfile::tempdir()?;
 //! # std::env::set_current_dir(&desk)?;
@@ -105,33 +112,41 @@
 //! ```
 //!
 //! # Errors, outcomes, findings
-//! * An [`Error`] means that it was not done. Each function's `# Errors` says what is left behind, which is nothing wherever that is
-//!   possible. [`Error::kind`] is for programs, its text for people: operation, paths and cause. It turns into a
-//!   [`std::io::Error`] by `?`, with the cause's kind.
-//! * How it was done is an outcome, and counted: see [`CloneReport`], [`Method`] and [`CopiedBecause`].
-//! * What was found on the way (an entry that was left out, a change, damage) is data that is returned, and for the caller to judge.
+//! * An [`Error`] means that the call did not do its work. Each function's `# Errors` says what it
+//!   leaves behind, which is nothing wherever possible. [`Error::kind`] and [`Error::operation`]
+//!   are for programs; the text, with operation, paths and cause, is for people. `?` turns an error
+//!   into a [`std::io::Error`] with the cause's kind.
+//! * An outcome says how the work was done, and is counted: see [`CloneReport`], [`Method`] and
+//!   [`CopiedBecause`].
+//! * A finding (an entry that was left out, a change, damage) is returned as data. The caller
+//!   judges it.
 //!
-//! Every call that takes options can be stopped: [`Cancel`] is a flag that another thread or a signal handler sets. It fails then with
-//! [`ErrorKind::Cancelled`], and leaves behind what any other error does. A process that is killed leaves stages, which the next call
-//! in the same folder or store sweeps.
+//! Every call that takes options can be stopped: [`Cancel`] is a flag that another thread or a
+//! signal handler sets. The call then fails with [`ErrorKind::Cancelled`], and leaves behind what
+//! it leaves after any other error. A killed process leaves stages. The next call in the same
+//! folder or store removes them.
 //!
 //! # Options
-//! [`CloneOptions`], `StoreOptions`, `StartOptions` and the others are built by value. Each has a `new` that is the usual case.
-//! Threads, cancellation and progress are called `jobs`, `cancel` and `progress`; for all that is done with a store they are in
-//! `StoreOptions`, the last argument. Everything is `Send` and `Sync`; a `Store` is cheap to clone, and its clones are the same open
-//! store.
+//! [`CloneOptions`], `StoreOptions`, `StartOptions` and the others are built by value. Each has a
+//! `new` that is the usual case. The methods `jobs`, `cancel` and `progress` set threads,
+//! cancellation and progress. For every call on a store they are in `StoreOptions`, the last
+//! argument. Everything is `Send` and `Sync`. A `Store` is cheap to clone, and its clones are the
+//! same open store.
 //!
 //! # Hazards
-//! * A clone costs no data blocks *now*. A later write to a shared block needs a new one, so trees can together be
-//!   written fuller than the disk is.
-//! * [`CloneMode::Hardlink`] and [`CloneMode::Symlink`] are not isolated: that is what they are.
-//! * A process that forks while a file is open for writing makes a later `execve` of that file fail with `ETXTBSY` for as
-//!   long as the child holds the descriptor. Do not start programs from a tree while it is being cloned.
-//! * A tree with absolute paths to itself inside (Python environments, build caches) still means the first tree.
-//! * A store is trusted: whoever may write to it decides what its worktrees hold, and where they are. Open none of somebody
-//!   else's.
-//! * The calls block, and start threads of their own that live no longer than the call. These threads have their own
-//!   umask; the process's is neither read nor changed.
+//! * A clone costs no data blocks *now*. A later write to a shared block needs a new one, so writes
+//!   to the trees can fill the disk.
+//! * [`CloneMode::Hardlink`] and [`CloneMode::Symlink`] do not isolate: a write in one tree shows
+//!   in the other.
+//! * If a process forks while a file is open for writing, `execve` of that file fails with
+//!   `ETXTBSY` for as long as the child holds the descriptor. Do not start programs from a tree
+//!   while calve makes it.
+//! * A tree may have absolute paths to itself inside (Python environments, build caches). In a
+//!   clone they still lead to the first tree.
+//! * calve trusts a store: a user who may write to it decides what its worktrees contain, and where
+//!   they are. Do not open a store of a user whom you do not trust.
+//! * The calls block. They start threads, which end with the call. These threads have their own
+//!   umask; calve neither reads nor changes the process's.
 //!
 //! # Platforms
 //! | | files | trees | stores, worktrees |
@@ -141,14 +156,16 @@
 //! | Windows: ReFS, Dev Drive | reflink | reflink; no owners, ACLs, alternate data streams | no |
 //! | any other filesystem, any other system | copy | copy | Unix: yes, with copies |
 //!
-//! What is asked of each system, since when it has it, and what is done without is a table in `reflink/sys.rs`. Which filesystem to take, and how to
-//! have one without repartitioning, is in the [guide to filesystems].
+//! A table in `reflink/sys.rs` lists the features that calve uses of each system, since when the
+//! system has them, and what calve does without. The [guide to filesystems] says which filesystem
+//! to choose, and how to get one without repartitioning.
 //!
 //! # Features
 //! * `store` (default): snapshots and worktrees. It needs a C compiler, for SQLite and zstd.
 //!
-//! Without it the crate is the linker alone: [`clone_tree`], [`clonefile_or_copy`] and the other functions for one file. It
-//! then needs no C compiler, and depends on 18 crates on Linux:
+//! Without this feature the crate is the linker alone: [`clone_tree`], [`clonefile_or_copy`] and
+//! the other functions for one file. Then it needs no C compiler, and depends on 18 crates on
+//! Linux:
 //! ```toml
 //! calve = { version = "0.1", default-features = false }
 //! ```
@@ -158,7 +175,7 @@
 //! [guide of stores]: https://github.com/calve-rs/calve/blob/main/docs/store.md
 //! [guide to filesystems]: https://github.com/calve-rs/calve/blob/main/docs/filesystems.md
 
-// Without the store, what only the store calls is unused. The whole library is checked for dead code with it.
+// Without the store, functions that only the store calls are unused. A build with it checks the whole library for dead code.
 #![cfg_attr(
     all(unix, not(feature = "store")),
     expect(dead_code, unused_imports, reason = "the store uses it")

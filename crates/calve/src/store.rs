@@ -1,9 +1,12 @@
-//! L3: snapshots by content.
+//! L3: the store, which keeps snapshots by their content.
 //!
-//! A [`Store`] keeps what a project's tree was at some moment, each content once, as files that worktrees can be cloned from.
+//! A [`Store`] keeps the trees of a project as they were at some moments. It keeps each content
+//! once, as a file that worktrees can be cloned from.
 //!
-//! [`scan`] reads a tree and [`blobs`] takes its files in; [`object`] and [`manifest`] are what a snapshot is, [`catalog`] where it is
-//! kept; [`materialize`] makes trees of it; [`pack`] is for what is cold, [`locks`] for many at once; [`format`] describes it all.
+//! [`scan`] reads a tree, and [`blobs`] takes its files in. [`object`] and [`manifest`] describe a
+//! snapshot, and [`catalog`] keeps it. [`materialize`] makes trees of it. [`pack`] compresses
+//! content that no worktree uses. [`locks`] keep processes apart. [`format`] says which versions of
+//! calve can use a store.
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -77,7 +80,7 @@ use contents::{Contents, OpenPacks};
 use layout::{Layout, OWN};
 use registry::Registry;
 
-/// How often the clock is asked whether it has moved past the last change, once a millisecond.
+/// How often calve asks, once a millisecond, whether the clock has moved past the last change.
 const CLOCK_TRIES: u32 = 50;
 
 /// How an operation on a store works; built by value.
@@ -124,12 +127,15 @@ impl StoreOptions {
 
 /// A store of snapshots. Cheap to clone: clones are the same open store.
 ///
-/// Any number of threads and processes may use one at once; only [`Store::gc`] and a mending [`Store::verify`] need moments alone.
+/// Any number of threads and processes may use one at once. Only [`Store::gc`] and a repairing
+/// [`Store::verify`] need the store for themselves, for moments.
 ///
-/// What every operation can fail with is not repeated at each: [`ErrorKind::Damaged`] where the database, or an object that is needed, cannot be
-/// read; [`ErrorKind::Busy`] where others keep the database locked; [`ErrorKind::ReadOnly`] for whatever writes;
-/// [`ErrorKind::PermissionDenied`], [`ErrorKind::StorageFull`] and [`ErrorKind::Io`]; [`ErrorKind::Cancelled`] where there are
-/// [`StoreOptions`]. An operation that only reads changes nothing, whatever happens to it.
+/// # Errors of every operation
+/// The methods do not repeat these: [`ErrorKind::Damaged`] if calve cannot read the database or a
+/// needed object; [`ErrorKind::Busy`] if other processes keep the database locked;
+/// [`ErrorKind::ReadOnly`] for every method that writes; [`ErrorKind::PermissionDenied`],
+/// [`ErrorKind::StorageFull`] and [`ErrorKind::Io`]; [`ErrorKind::Cancelled`] for every method with
+/// [`StoreOptions`]. A method that only reads changes nothing, even if it fails.
 #[derive(Debug, Clone)]
 pub struct Store(Arc<Inner>);
 
@@ -140,7 +146,7 @@ struct Inner {
     blobs: Blobs,
     packs: OpenPacks,
     read_only: bool,
-    /// There is no room to write anything: the errno that said so.
+    /// The errno that said that there is no room to write anything.
     full: Option<i32>,
 }
 
@@ -148,15 +154,15 @@ impl Store {
     /// Makes a store for the project at `project`, in its folder `.calve`.
     ///
     /// # Errors
-    /// [`ErrorKind::StoreExists`] if there is a store already. [`ErrorKind::DestinationExists`] if something else is in its place; an
-    /// empty folder is no obstacle. [`ErrorKind::Overlap`] if the project is a worktree or a part of a store. If it fails, it leaves
-    /// nothing behind.
+    /// [`ErrorKind::StoreExists`] if there is a store already. [`ErrorKind::DestinationExists`] if
+    /// something else is in its place; an empty folder is no obstacle. [`ErrorKind::Overlap`] if
+    /// the project is a worktree or a part of a store. If it fails, it leaves nothing behind.
     pub fn init(project: impl AsRef<Path>) -> Result<Self, Error> {
         Self::init_with(project.as_ref(), None)
     }
 
-    /// Makes a store for the project at `project` in the folder `store`, which may be elsewhere. Keep it on the project's filesystem:
-    /// files on two filesystems cannot share blocks.
+    /// Makes a store for the project at `project` in the folder `store`, which may be elsewhere.
+    /// Keep it on the project's filesystem: files on two filesystems cannot share blocks.
     ///
     /// # Errors
     /// As for [`Store::init`].
@@ -261,11 +267,13 @@ impl Store {
 
     /// Opens the store at `path`: the folder `.calve` itself, not the project.
     ///
-    /// A store that cannot be written to, since its filesystem is read-only or the right is missing, can be read and started from. One
-    /// whose disk is full can be read, and space can be freed in it: [`Store::gc`], [`Worktree::drop`](crate::Worktree::drop).
+    /// A store may be read-only, because of its filesystem or of a missing permission. Then calve
+    /// can read it and start trees from it. If the disk is full, calve can read the store and free
+    /// space in it: [`Store::gc`], [`Worktree::drop`](crate::Worktree::drop).
     ///
     /// # Errors
-    /// [`ErrorKind::StoreNotFound`], and [`ErrorKind::StoreIncompatible`] where it is of a later version. Nothing is changed.
+    /// [`ErrorKind::StoreNotFound`]; [`ErrorKind::StoreIncompatible`] if a later version of calve
+    /// wrote the store. Nothing is changed.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         Self::open_by(path.as_ref(), Catalog::open)
     }
@@ -368,7 +376,8 @@ impl Store {
         }
     }
 
-    /// The right to read and add content, for as long as it is held. Nothing where nobody can remove any.
+    /// The shared lock: while the caller holds it, no process removes content. `None` for a
+    /// read-only store, which has no locks.
     pub(crate) fn share(&self) -> Result<Option<locks::Guard>, Error> {
         if self.0.read_only { Ok(None) } else { locks::share(&self.0.path).map(Some) }
     }
@@ -385,7 +394,7 @@ impl Store {
         Err(Error::new(ErrorKind::ReadOnly, operation, self.path(), cause))
     }
 
-    /// What a time of this store's filesystem is now.
+    /// The time now, by the clock of this store's filesystem.
     pub(crate) fn clock(&self) -> Result<(i64, u32), Error> {
         let take = || -> io::Result<(i64, u32)> {
             let dir = fs::open(self.layout().stage(), DIR_FLAGS, Mode::empty())?;
@@ -409,7 +418,7 @@ impl Store {
         Ok(now)
     }
 
-    /// Puts everything that was added on the disk, then vouches for what was copied.
+    /// Flushes all new content to the disk, then seals the copied mirrors.
     pub(crate) fn flush(&self, unsealed: &[BlobId]) -> Result<(), Error> {
         // Later than every mirror that was made until here.
         let now = if unsealed.is_empty() { (0, 0) } else { self.clock_past(self.clock()?)? };

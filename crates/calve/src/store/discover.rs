@@ -1,16 +1,20 @@
-//! Which store a folder belongs to, and whether one that was only found may be used.
+//! Finds the store that a folder belongs to, and decides whether calve may use it.
 //!
 //! # Named and found
-//! Whoever names a store has chosen it ([`Store::open`]). One that is found by walking up from a folder may be anybody's who could write to
-//! a folder on the way, or who made the archive that the folder is from; and what it says is acted on. So one that was found is asked
-//! two things more, before anything is done with it:
+//! A user who names a store has chosen it ([`Store::open`]). A store that calve finds by walking up
+//! from a folder may belong to anybody who could write to a folder on the way, or who made the
+//! archive that the folder is from; and calve acts on what the store says. So calve asks two
+//! questions before it uses a store that it found:
 //!
-//! 1. *Whose it is*, before anything of it is opened. It belongs to whoever asks, or to root, who need not ask anybody. Who else may write
-//!    into its folder is the matter of that folder's mode, as everywhere.
-//! 2. *What it is of.* Its project is the folder that it was found in, or inside of it: what a folder brought along speaks of that folder alone.
-//!    (A worktree is believed where its marker has the store's token, which nobody else knows.)
+//! 1. *Who owns it?* calve asks that before it opens any file of the store. The owner must be the
+//!    user who runs calve, or root, who can change everything anyway. Which other users may write
+//!    into the store's folder is decided by that folder's mode, as everywhere.
+//! 2. *Which project does it name?* The project must be the folder that calve found the store in,
+//!    or be inside that folder. So a folder that was brought along speaks for itself alone. (A
+//!    worktree may be elsewhere: its marker has the store's token, which nobody else knows.)
 //!
-//! A marker leads to a store by its path, and that store is asked whose it is like any other.
+//! A marker leads to a store by its path. calve asks for the owner of that store like for any
+//! other.
 
 use std::io;
 use std::path::{Component, Path, PathBuf};
@@ -22,7 +26,7 @@ use super::layout::{self, Layout};
 use super::marker::Marker;
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 
-/// Where a folder belongs, see [`Store::discover`].
+/// The store that a folder belongs to, and the root that it is in; see [`Store::discover`].
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Discovered {
@@ -30,11 +34,11 @@ pub struct Discovered {
     pub store: Store,
     /// The root of the project or of the worktree that the folder is in.
     pub root: PathBuf,
-    /// What the marker in that root says, where it is a worktree.
+    /// The token in the root's marker, if the root is a worktree.
     pub(crate) token: Option<String>,
 }
 
-/// What was found at a folder, or above it, and was not opened yet.
+/// A store that was found at a folder or above it, and was not opened yet.
 struct Found {
     root: PathBuf,
     store: PathBuf,
@@ -42,12 +46,14 @@ struct Found {
 }
 
 impl Store {
-    /// Finds the store that `folder` belongs to: the project or the worktree that it is, or is inside of.
+    /// Finds the store that `folder` belongs to. The folder is a project or a worktree, or is
+    /// inside one.
     ///
     /// # Errors
-    /// [`ErrorKind::StoreNotFound`] where no folder above is either, and where the store of a worktree is gone;
-    /// [`ErrorKind::StoreUntrusted`] where it is another user's, or is of a project that is not in the folder that it is in (whoever
-    /// wants that one opens it by its path); those of [`Store::open`]. Nothing is changed.
+    /// [`ErrorKind::StoreNotFound`] if neither the folder nor a folder above is one, or if the
+    /// store of a worktree is gone. [`ErrorKind::StoreUntrusted`] if the store belongs to another
+    /// user, or names a project outside the folder that the store is in; [`Store::open`] opens such
+    /// a store by its path. The errors of [`Store::open`]. Nothing is changed.
     pub fn discover(folder: impl AsRef<Path>) -> Result<Discovered, Error> {
         let found = find(folder.as_ref())?;
         must_be_ours(&found.store)?;
@@ -82,7 +88,8 @@ impl Store {
         Ok(Discovered { store, root: found.root, token: found.token })
     }
 
-    /// The same for whoever opened this store by its path, and so trusts it: nothing is asked where `folder` belongs to it.
+    /// Like [`Store::discover`], for a caller that opened this store by its path and so trusts it.
+    /// If `folder` belongs to this store, calve asks no question.
     ///
     /// # Errors
     /// As for [`Store::discover`].
@@ -116,7 +123,8 @@ fn find(folder: &Path) -> Result<Found, Error> {
     Err(Error::new(ErrorKind::StoreNotFound, Operation::FindStore, start, cause))
 }
 
-/// Refuses a store of which the folder belongs to another user. One that is not there is for whoever opens it to tell of.
+/// Refuses a store whose folder belongs to another user. If the folder is gone, the caller's
+/// attempt to open it says so.
 fn must_be_ours(store: &Path) -> Result<(), Error> {
     let Ok(stat) = fs::stat(store) else { return Ok(()) };
     if may_be_used(stat.st_uid, rustix::process::geteuid().as_raw()) {

@@ -1,38 +1,50 @@
-//! Removing what nothing reaches.
+//! Collects garbage: removes content that no snapshot needs.
 //!
 //! # Why no content is lost that a snapshot needs
-//! Content is needed by the snapshots that the database has. So it must hold that, when a content is removed, no snapshot
-//! that has it is there, or is being made by somebody who counts on it.
+//! The snapshots in the database need their content. When calve removes a content, no snapshot may
+//! have it, and no process may be making a snapshot that has it.
 //!
-//! 1. *Who counts on content holds the shared lock* ([`locks`](super::locks)): whoever makes a snapshot takes it before looking at the
-//!    first file and keeps it until the snapshot is in the database; whoever makes trees, packs or warms, for as long as that takes. Content
-//!    is removed under the exclusive lock only. So at that moment nobody is at it: a snapshot is in the database, or was not begun.
-//! 2. *What is marked is enough.* The snapshots are marked without a lock, which takes long. Under the exclusive lock those that
-//!    came since are marked, too, and only then something is removed: what was found before and is in neither mark.
-//!    Snapshots are never changed, so the first mark does not age; and while the lock is held, none is added (by 1).
-//! 3. *A content found again.* Somebody takes a snapshot of a file whose content is in the store already, unreachable and old. If that
-//!    was before, the snapshot is in the second mark, and so is the content. If it comes after, the content is gone, and is taken in as
-//!    any new one. There is no in-between (by 1). The same goes for directories.
-//! 4. *Snapshots that are forgotten* ([`GcOptions::expire`]) are chosen anew inside the transaction that forgets them, under the
-//!    exclusive lock: one that was named, or that a worktree was started from, a moment before, stays, and is marked in the next step.
-//!    Somebody who read such a snapshot before the lock, and wants it after, finds it missing, or refuses its directories: an
-//!    error, and nothing is lost.
-//! 5. *A snapshot that cannot be read*, or that has a name or a worktree and is gone, may need anything. Then nothing is removed at all.
+//! 1. *A process that relies on content holds the shared lock* ([`locks`](super::locks)). A process
+//!    that takes a snapshot gets the lock before it looks at the first file, and keeps it until the
+//!    snapshot is in the database. A process that makes trees, packs or warms holds it all the
+//!    while. calve removes content under the exclusive lock only. So at that moment no process is
+//!    in between: a snapshot is in the database, or it was not begun.
+//! 2. *The marks cover all snapshots.* Marking takes long, so calve marks the snapshots without a
+//!    lock first. Under the exclusive lock it marks the snapshots that were added since. Only then
+//!    it removes content, and only content that it found before and that has neither mark.
+//!    Snapshots never change, so the first marks stay true. No snapshot is added under the lock (by
+//!    1).
+//! 3. *A content found again.* A process takes a snapshot of a file whose content is in the store,
+//!    unreachable and old. If it did so before the lock, the second mark has that snapshot and the
+//!    content. If it does so after, the content is gone, and the process stores it again. There is
+//!    nothing in between (by 1). The same holds for directories.
+//! 4. *Forgotten snapshots* ([`GcOptions::expire`]). calve chooses them again inside the
+//!    transaction that forgets them, under the exclusive lock. A snapshot that was named a moment
+//!    before, or that a worktree was started from, stays, and the next step marks it. A process
+//!    that read such a snapshot before the lock and wants it after gets an error, and nothing is
+//!    lost.
+//! 5. *A snapshot that cannot be read* may need anything. So may one that has a name or a worktree
+//!    and is gone. Then calve removes nothing at all.
 //!
 //! # A crash at any point
-//! First goes what refers, then what is referred to: snapshots, in a transaction of their own, on the disk before anything else happens;
-//! then mirrors, which makes room on a full disk for what comes next: the rows of directories, of packed content and of packs; then the
-//! files of packs. What a crash leaves is content that nobody needs, to be found by the next collection; a pack without a row is one
-//! of these.
-//! Packs that are mostly dead are rewritten beforehand, as [`packing`](super::packing) does it, and only then given up.
+//! References go before the things that they refer to. First calve forgets snapshots, in a
+//! transaction of their own, which is on the disk before anything else happens. Then it removes
+//! mirrors, which frees space on a full disk for the next steps: the rows of directories, of packed
+//! content and of packs. The files of packs go last. A crash leaves content that no snapshot needs,
+//! and the next collection finds it; a pack without a row is one example.
 //!
-//! # Who holds no lock
-//! A store that cannot be written to has no locks. Who reads such a store while its owner collects may miss content (an error
-//! that names it), and never gets another. As a second net, for filesystems whose locks are worth nothing between machines, nothing is
-//! removed that is younger than the grace period.
+//! calve rewrites packs with mostly dead content first, as [`packing`](super::packing) does, and
+//! only then gives them up.
+//!
+//! # Processes without a lock
+//! A read-only store has no locks. A process that reads such a store while its owner collects
+//! garbage may miss content. It then gets an error that names the content, and never other content.
+//! Locks may be worth nothing between machines; so, as a second safeguard, calve removes nothing
+//! that is younger than the grace period.
 //!
 //! # Short exclusion
-//! Others wait while the lock is held. So it is let go after some tenths of a second and taken again, beginning at step 2.
+//! Other processes wait while calve holds the lock. So it releases the lock after some tenths of a
+//! second, takes it again, and continues at step 2.
 
 use std::collections::HashSet;
 use std::io;
@@ -55,7 +67,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How long others are kept out at once.
 const EXCLUSIVE: Duration = Duration::from_millis(300);
 
-/// How collecting works; built by value.
+/// What [`Store::gc`] removes, and how long it tries; built by value.
 #[derive(Debug, Clone)]
 pub struct GcOptions {
     grace: Duration,
@@ -70,28 +82,29 @@ impl Default for GcOptions {
 }
 
 impl GcOptions {
-    /// What is younger than ten minutes stays; no snapshot is forgotten.
+    /// Keeps everything that is younger than ten minutes, and every snapshot.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// What changed more lately than this stays, whether somebody needs it or not.
+    /// Keeps content that changed within this time, needed or not.
     #[must_use]
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
         self
     }
 
-    /// For how long it is tried to have the store for a moment alone.
+    /// How long calve tries to get the store for itself.
     #[must_use]
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
     }
 
-    /// Whether snapshots older than this are forgotten, too, unless they have a name, are a worktree's base or target, or the project's latest.
-    /// What was made after a forgotten one still says so.
+    /// Forgets snapshots that are older than this. It keeps those that have a name, the base and
+    /// the target of each worktree, and the project's latest. A snapshot whose parent is forgotten
+    /// still names that parent.
     #[must_use]
     pub fn expire(mut self, age: Option<Duration>) -> Self {
         self.expire = age;
@@ -103,11 +116,12 @@ impl GcOptions {
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct GcReport {
-    /// Others were at the store all the time: what needs a moment alone was not done, or not all of it.
+    /// Other processes used the store all the time, so some or all of the removal was not done.
     pub busy: bool,
     /// Snapshots that were forgotten.
     pub snapshots: Vec<SnapshotId>,
-    /// Mirrors that were removed, and their sizes. What that frees may be less: they share blocks with the files they were cloned from.
+    /// Mirrors that were removed, and their sizes. This may free less space: a mirror shares blocks
+    /// with the file that it was cloned from.
     pub mirrors: u64,
     /// See `mirrors`.
     pub mirror_bytes: u64,
@@ -115,15 +129,16 @@ pub struct GcReport {
     pub packed_blobs: u64,
     /// See `packed_blobs`.
     pub packed_bytes: u64,
-    /// Packs that were removed; those whose living content was moved to a new one are among them.
+    /// Packs that were removed, including those that were rewritten.
     pub packs: u64,
-    /// Packs of which the living content was moved.
+    /// Packs whose needed content was moved to a new pack.
     pub rewritten_packs: u64,
     /// Directory objects that were removed.
     pub directories: u64,
-    /// Indexes and kept files of worktrees that are gone, and things in the trash.
+    /// Indexes and kept files of dropped worktrees, and entries of the trash.
     pub leftovers: u64,
-    /// Ready trees of snapshots that no worktree is of, which are not the project's latest and have no name.
+    /// Ready trees of snapshots that no worktree is based on, that have no name and are not the
+    /// project's latest.
     pub templates: u64,
     /// Time from the call to its return.
     pub elapsed: Duration,
@@ -141,12 +156,13 @@ struct Dead {
 type Held = (String, Vec<(BlobId, Location)>);
 
 impl Store {
-    /// Removes what no snapshot, name or worktree reaches; the module's documentation argues why nothing else. Others may be
-    /// at the store; each of them waits for some tenths of a second at most.
+    /// Removes content that no snapshot, name or worktree reaches, and nothing else. Other
+    /// processes may use the store meanwhile; each waits for some tenths of a second at most.
     ///
     /// # Errors
-    /// [`ErrorKind::Damaged`](crate::ErrorKind::Damaged) where a snapshot cannot be read, since it may need anything: no content
-    /// was removed. On any other, what was removed until then is gone, and nothing that is needed.
+    /// [`ErrorKind::Damaged`](crate::ErrorKind::Damaged) if calve cannot read a snapshot, which may
+    /// need anything: no content was removed. After any other error some content may be gone, but
+    /// none that is needed.
     pub fn gc(&self, options: &GcOptions, common: &StoreOptions) -> Result<GcReport, Error> {
         let started = Instant::now();
         let mut report = GcReport::default();
@@ -189,7 +205,8 @@ impl Store {
         Ok(())
     }
 
-    /// A template is no content: who misses one makes it again, so nothing is locked out.
+    /// A template is no content: a process that misses one makes it again. So this needs no
+    /// exclusive lock.
     fn sweep_templates(&self) -> Result<u64, Error> {
         let rows = self.catalog().worktrees()?;
         let used = rows.iter().flat_map(|row| [row.snapshot, row.target]).flatten();
@@ -198,8 +215,8 @@ impl Store {
         self.drop_templates(|id| wanted.contains(&id))
     }
 
-    /// Fails where what has a name, or is under a worktree, is not there: then the database lost it, and its content may still be
-    /// needed.
+    /// Fails if a snapshot that has a name or a worktree is gone: the database lost it, and its
+    /// content may still be needed.
     fn must_have_roots(&self) -> Result<(), Error> {
         let Some(name) = self.catalog().without_snapshot()? else { return Ok(()) };
         let what = format!("the snapshot that {name:?} stands for is missing");
@@ -207,7 +224,7 @@ impl Store {
         Err(Error::new(ErrorKind::Damaged, Operation::Read, self.layout().database(), cause))
     }
 
-    /// Snapshots that may be forgotten, as things stand.
+    /// Snapshots that may be forgotten now.
     fn expirable(&self, age: Duration) -> Result<HashSet<SnapshotId>, Error> {
         let mut ids = HashSet::new();
         for id in self.catalog().snapshot_ids()? {
@@ -253,7 +270,7 @@ impl Store {
         Ok(dead)
     }
 
-    /// Packs of which more than half is dead, with what lives in them.
+    /// Packs with more dead content than needed content, and their needed content.
     fn mostly_dead(&self, reach: &Reach) -> Result<Vec<Held>, Error> {
         let mut packs: Vec<Held> = Vec::new();
         for (id, pack, at) in self.catalog().all_packed()? {
@@ -279,7 +296,8 @@ impl Store {
         Ok(packs)
     }
 
-    /// Moves the living content of packs to a new one. How many packs hold nothing that is needed now.
+    /// Moves the needed content of packs to a new one. Returns how many packs have no needed
+    /// content now.
     fn rewrite(&self, packs: &[Held], operation: &Running) -> Result<u64, Error> {
         if packs.is_empty() {
             return Ok(0);
@@ -337,7 +355,7 @@ impl Store {
         }
     }
 
-    /// Forgets those of the snapshots that still nobody has a use for.
+    /// Forgets those of the snapshots that still have no name and no worktree.
     fn forget_snapshots(&self, ids: &HashSet<SnapshotId>) -> Result<Vec<SnapshotId>, Error> {
         let mut forgotten = self.catalog().forget_snapshots(ids)?;
         forgotten.sort_unstable();
@@ -388,7 +406,7 @@ impl Store {
         Ok(mirrors.is_empty())
     }
 
-    /// Removes packs that have nothing any more: their rows first.
+    /// Removes packs without needed content: first their rows, then their files.
     fn remove_packs(
         &self,
         reach: &Reach,
@@ -406,7 +424,7 @@ impl Store {
         Ok(())
     }
 
-    /// Files among the packs that the database does not speak of.
+    /// Files in the packs' folder that the database does not have.
     pub(crate) fn unknown_packs(&self, grace: Duration) -> Result<Vec<String>, Error> {
         let path = self.layout().packs();
         let files = trash::entries(&path, grace).context(Operation::Read, || &path)?;
@@ -418,7 +436,7 @@ impl Store {
             .collect())
     }
 
-    /// Whether a pack that the database does not speak of has what is nowhere else.
+    /// Whether a pack that the database does not have holds content that nothing else has.
     fn is_needed(&self, name: &str, reach: &Reach) -> bool {
         let Ok(pack) = self.contents().open_pack(name) else { return false };
         let Ok(index) = pack.index().or_else(|_| pack.scan()) else { return true };

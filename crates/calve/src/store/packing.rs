@@ -1,16 +1,18 @@
-//! Packing what is cold, and making what will be needed warm.
+//! Packs content that no worktree uses, and unpacks content before a start needs it.
 //!
 //! # What a pack may cost
-//! A blob's mirror is dropped only when its content is in a pack that is on the disk (flushed, its name, too) and the database,
-//! on the disk as well, says where. The content was compared with its hash while it was packed; a blob that was packed
-//! earlier is unpacked once to see that its entry is good. A crash at any point leaves the mirror, or both, or the pack.
+//! calve drops a blob's mirror only if a pack has the content and the database says where, and both
+//! are on the disk (the pack's name, too). calve compares the content with its hash while it packs
+//! it. If an older pack has the blob, calve unpacks it once to see that the entry is good. A crash
+//! at any point leaves the mirror, or the pack, or both.
 //!
-//! Whoever makes trees meanwhile finds the mirror or, a moment later, the pack; one that is open already stays readable. Two who
-//! pack at once may both write an entry of the same blob; the database knows one of them, and the other is dead weight that `gc`
-//! removes.
+//! A process that makes trees meanwhile finds the mirror or, a moment later, the pack; a mirror
+//! that it has open stays readable. If two processes pack at once, both may write an entry of the
+//! same blob. The database knows one of the two entries, and `gc` removes the other.
 //!
-//! The new pack gets its name before the database knows it, so that no row ever speaks of a pack that is not there. A crash in
-//! between leaves a pack that nobody knows: `gc` removes it, and `verify` can take it over where it has what is lost.
+//! A new pack gets its name before the database knows it, so no row ever names a pack that is not
+//! there. A crash in between leaves a pack without a row. `gc` removes it, and `verify` can take it
+//! over if it has content that is lost elsewhere.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -34,33 +36,35 @@ use crate::tree::pool;
 use crate::tree::running::Running;
 use crate::tree::staging::StagedFile;
 
-/// zstd's. The sources of Linux 6.1 (78,174 contents, 1,297 MB) are 254 MB at this level for 5 s of CPU time, 240 MB at 5 for 12 s, and
-/// 232 MB at 7 for 26 s.
+/// The level of zstd. The sources of Linux 6.1 (78,174 contents, 1,297 MB) are 254 MB at this level
+/// for 5 s of CPU time, 240 MB at 5 for 12 s, and 232 MB at 7 for 26 s.
 const LEVEL: i32 = 3;
 
-/// A pack that has this many bytes is finished and another begun, so that rewriting one is bounded.
+/// At this many bytes calve finishes a pack and begins another, so rewriting one takes a bounded
+/// time.
 const PACK_BYTES: u64 = 1 << 30;
 
-/// An unsealed mirror that changed this lately is somebody's who is still at it.
+/// If an unsealed mirror changed within this time, another process may still be writing it.
 const YOUNG: Duration = Duration::from_secs(60);
 
 /// Contents up to this size go from pack to pack through memory.
 const MEMORY_MOST_BYTES: u64 = 16 << 20;
 
-/// What is packed; built by value.
+/// What [`Store::pack`] packs; built by value.
 #[derive(Debug, Clone, Default)]
 pub struct PackOptions {
     all: bool,
 }
 
 impl PackOptions {
-    /// What is cold: what neither the project's latest snapshot nor one that a worktree is based on has.
+    /// Packs cold content: content that neither the project's latest snapshot nor the base of a
+    /// worktree has.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Whether everything is packed. The next start then makes the mirrors that it needs again.
+    /// Whether calve packs all content. The next start then makes the mirrors that it needs again.
     #[must_use]
     pub fn all(mut self, all: bool) -> Self {
         self.all = all;
@@ -78,13 +82,14 @@ pub struct PackReport {
     pub packed_blobs: u64,
     /// See `packed_blobs`.
     pub packed_bytes: u64,
-    /// What they take in the packs.
+    /// The bytes that these contents take in the packs.
     pub stored_bytes: u64,
-    /// Mirrors that were dropped, and their sizes: of what was packed now, and of what already was.
+    /// Mirrors that were dropped, and their sizes, of content that was packed now or before.
     pub dropped_mirrors: u64,
     /// See `dropped_mirrors`.
     pub dropped_bytes: u64,
-    /// Contents whose mirror is not what it should be. It was neither packed nor dropped; [`Store::verify`] tells more.
+    /// Contents with a damaged mirror, which was neither packed nor dropped. [`Store::verify`]
+    /// describes the damage.
     pub damaged: Vec<BlobId>,
     /// Time from the call to its return.
     pub elapsed: Duration,
@@ -94,15 +99,15 @@ pub struct PackReport {
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct WarmReport {
-    /// The snapshots that can now be started from without unpacking anything.
+    /// The snapshots that a start can now use without unpacking anything.
     pub snapshots: Vec<SnapshotId>,
-    /// Contents that they need.
+    /// Contents that these snapshots need.
     pub blobs: u64,
-    /// Mirrors that were made or found to be good again, and their sizes.
+    /// Mirrors that were made, or were found to be good, and their sizes.
     pub made_mirrors: u64,
     /// See `made_mirrors`.
     pub made_bytes: u64,
-    /// Snapshots of which a whole tree is ready, as a subvolume; on btrfs alone.
+    /// Snapshots with a ready subvolume of the whole tree; only on btrfs.
     pub templates: u64,
     /// Time from the call to its return.
     pub elapsed: Duration,
@@ -168,13 +173,15 @@ impl<R: Read> Read for Stoppable<'_, R> {
 }
 
 impl Store {
-    /// Compresses what is cold into packs and drops its mirrors, which take the space of the files they are clones of once these
-    /// change. Whatever is needed again is unpacked when it is.
+    /// Compresses cold content into packs and drops its mirrors. A mirror takes space of its own
+    /// once the file that it was cloned from changes. calve unpacks content again when it is
+    /// needed.
     ///
-    /// Others may start worktrees of the same snapshots meanwhile.
+    /// Other processes may start worktrees of the same snapshots meanwhile.
     ///
     /// # Errors
-    /// Those of every operation, see [`Store`]. Nothing was dropped, unless it is the dropping that failed: then some mirrors stay beside their packs.
+    /// Those of every operation, see [`Store`]. No mirror was dropped. If dropping itself failed,
+    /// some mirrors were dropped, and the others stay beside their packs.
     pub fn pack(&self, options: &PackOptions, common: &StoreOptions) -> Result<PackReport, Error> {
         let started = Instant::now();
         self.must_be_writable(Operation::Pack)?;
@@ -223,12 +230,12 @@ impl Store {
         Ok(report)
     }
 
-    /// Makes the mirrors of all that the snapshots need, so that starts from them have nothing to unpack. Without
-    /// snapshots, of the project's latest.
+    /// Makes the mirrors of all content that `snapshots` need, so that a start from them unpacks
+    /// nothing. If `snapshots` is empty, it takes the project's latest.
     ///
     /// # Errors
-    /// [`ErrorKind::Damaged`](crate::ErrorKind::Damaged) where content is lost. What was made stays, and is of use; but not where it is
-    /// the disk that is full.
+    /// [`ErrorKind::Damaged`](crate::ErrorKind::Damaged) if content is lost. The mirrors that were
+    /// made stay and are useful. If the disk is full, calve removes them.
     pub fn warm(
         &self,
         snapshots: &[SnapshotId],
@@ -288,8 +295,8 @@ impl Store {
         Ok(report)
     }
 
-    /// Puts what is `cold` into new packs, and where it is into the database. Mirrors and other packs are not touched.
-    /// Whoever calls holds the store's lock, shared or exclusively.
+    /// Puts `cold` into new packs, and its places into the database. It leaves mirrors and other
+    /// packs alone. The caller holds the store's lock, shared or exclusive.
     pub(crate) fn write_packs(
         &self,
         mut cold: Vec<Cold>,
