@@ -1,36 +1,45 @@
-//! Loose blobs: one file for each content, raw bytes, named by its hash. They are what worktrees are cloned from.
+//! Loose blobs: one file for each content, raw bytes, named by its hash. Worktrees are cloned from
+//! these files.
 //!
 //! # Seals
-//! A mirror (the loose file of a blob) is served only when it is known to be good, and knowing must be free. So once its
-//! content is verified, its modification time is set to one that is derived from its hash ([`seal_of`]), decades in the past. Any
-//! later write, truncation or store through a mapping sets the time anew and so breaks the seal by itself. Who serves a mirror
-//! looks at the `fstat` of the descriptor that it then clones.
+//! The loose file of a blob is its *mirror*. calve clones a mirror only if it knows that its
+//! content is good, and this must cost nothing. So once calve has verified the content, it sets the
+//! modification time to one that is derived from the hash ([`seal_of`]), decades in the past. Any
+//! later write, truncation or store through a mapping sets a new time and so breaks the seal by
+//! itself. Before calve clones a mirror, it checks the `fstat` of the descriptor that it clones.
 //!
-//! A seal must not outlive its content in a crash. Where the content came by reflink, it cannot: the clone call flushes the source
-//! first, and the new extents and the later change of the time are changes of metadata, which XFS' log, btrfs' transactions and
-//! APFS' checkpoints keep in order. Where bytes were copied, the blob stays unsealed until they were flushed: one `syncfs` for
-//! all of them, see [`Blobs::seal`].
+//! A seal must not outlive its content in a crash. If the content came by reflink, it cannot: the
+//! clone call flushes the source first. The new extents and the later change of the time are
+//! changes of metadata, which XFS' log, btrfs' transactions and APFS' checkpoints keep in order. If
+//! bytes were copied, the blob stays unsealed until they are flushed: one `syncfs` for all of them,
+//! see [`Blobs::seal`].
 //!
-//! What somebody does on purpose, setting a time back after a write, is not noticed before `store verify` reads everything.
+//! A user can set the time back after a write, on purpose. calve does not notice that before `store
+//! verify` reads everything.
 //!
 //! # How a blob arrives
-//! A clone is made under the final name, with `O_EXCL`, and sealed there; until it is, nobody trusts it. Whoever finds an unsealed
-//! file of the name reads it: the right content is sealed, anything else is replaced by a rename of one's own. Nobody removes it,
-//! since its maker may only be a moment away from sealing it (the exception holds the store's exclusive lock). What is
-//! renamed over it has the same content, so it makes no difference who comes last.
+//! calve makes a clone under the final name, with `O_EXCL`, and seals it there. Until then no
+//! process trusts it. A process that finds an unsealed file under the name reads it. If the content
+//! is right, it seals the file; otherwise it renames a file of its own over it. It never removes
+//! the file, since the file's maker may be about to seal it (the exception holds the store's
+//! exclusive lock). A file that is renamed over it has the same content, so it does not matter
+//! which process comes last.
 //!
-//! # Taking in what may be changing
-//! A write shows in a file's times, but a store through a mapping only does when the page faults. A page that is dirty already
-//! takes stores without a trace, and a long write sets the times when it begins. So times alone do not say that a file rested.
-//! There are two ways, argued in `docs/design/seals.md`:
+//! # Taking in files that may be changing
+//! A write shows in a file's times, but a store through a mapping shows only when the page faults.
+//! A page that is dirty already takes stores without a trace, and a long write sets the times when
+//! it begins. So times alone do not prove that a file rested. There are two ways, argued in
+//! `docs/design/seals.md`:
 //!
-//! * Nobody has the file open for writing ([`sys::nobody_writes`]), and its last change is older than the scan. Who writes to it
-//!   later has to open it first, and leaves a time that is younger than the scan. The file is hashed, cloned, and looked
-//!   at again: with the same size and times the hash is that of the clone.
-//! * Otherwise it is cloned first, into a file that nobody else has, and that one is hashed.
+//! * No process has the file open for writing ([`sys::nobody_writes`]), and its last change is
+//!   older than the scan. A process that writes to it later has to open it first, and leaves a time
+//!   that is younger than the scan. calve hashes the file, clones it, and checks it again: if size
+//!   and times are the same, the hash is that of the clone.
+//! * Otherwise calve clones the file first, into a file that no other process has, and hashes that
+//!   one.
 //!
-//! So what is stored under a hash has it, whatever happens to the source. Whether the index may vouch for the source is another
-//! question, which [`is_traced`] answers.
+//! So the content that is stored under a hash has that hash, whatever happens to the source.
+//! Whether the index may vouch for the source is another question, which [`is_traced`] answers.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -100,9 +109,9 @@ pub(crate) enum Mirror {
 /// What became of a file that was to be taken in.
 #[derive(Debug)]
 pub(crate) enum Taken {
-    /// It is stored: what it was when it was taken in, and how many bytes it had. Where a file has no size (procfs) these are not
-    /// what its metadata says.
-    /// `writers`: who could write to it. `traced`: every change since would show in the file's times, so the index may vouch for it.
+    /// It is stored: what it was when it was taken in, and how many bytes it had. Where a file has
+    /// no size (procfs) these are not what its metadata says. `writers`: who could write to it.
+    /// `traced`: every change since would show in the file's times, so the index may vouch for it.
     Stored { blob: BlobId, size: u64, meta: Meta, traced: bool, writers: Writers },
     /// It changed each time while it was read, and nothing was stored.
     Changing,
@@ -128,12 +137,13 @@ pub(crate) enum Writers {
 /// What has the times of a file set may take so long until it stores: a fault waits for the disk.
 const STORE_AFTER_TIMES_SECONDS: i64 = 10;
 
-/// Whether every change of a file, since its content was read, shows in its times; they were `changed` before that, and the
-/// scan began at `stamp`.
+/// Whether every change of a file, since its content was read, shows in its times; they were
+/// `changed` before that, and the scan began at `stamp`.
 ///
-/// That is so if nobody had it open for writing. If somebody had, the pages that were dirty must have been written back before the
-/// content was read (`protected`), as a clone does; and no store may be left whose fault had set the times before. Of
-/// filesystems that do not tell of writers, the times are believed.
+/// That is so if nobody had it open for writing. If somebody had, the pages that were dirty must
+/// have been written back before the content was read (`protected`), as a clone does; and no store
+/// may be left whose fault had set the times before. Of filesystems that do not tell of writers,
+/// the times are believed.
 pub(crate) fn is_traced(
     writers: Writers,
     protected: bool,
@@ -154,7 +164,8 @@ pub(crate) struct Counts {
     /// Files that were read.
     pub(crate) read_files: u64,
     pub(crate) read_bytes: u64,
-    /// Blobs that are new and share their blocks with their source, and those whose bytes were copied.
+    /// Blobs that are new and share their blocks with their source, and those whose bytes were
+    /// copied.
     pub(crate) cloned_files: u64,
     pub(crate) copied_files: u64,
     pub(crate) copied_bytes: u64,
@@ -173,7 +184,8 @@ pub(crate) struct Intake {
     tells: Option<(u64, bool)>,
 }
 
-/// What the threads of one operation share that take content in. Nothing that one operation learns changes the next.
+/// What the threads of one operation share that take content in. Nothing that one operation learns
+/// changes the next.
 #[derive(Debug, Clone)]
 pub(crate) struct Noted(Arc<Shared>);
 
@@ -355,8 +367,8 @@ impl Blobs {
         }
     }
 
-    /// Takes in an open file, whose last known state is `meta`. `stamp` is a time of this filesystem's clock: what changed
-    /// since may change again without another time.
+    /// Takes in an open file, whose last known state is `meta`. `stamp` is a time of this
+    /// filesystem's clock: what changed since may change again without another time.
     pub(crate) fn take_in(
         &self,
         intake: &mut Intake,
@@ -506,8 +518,9 @@ impl Blobs {
 
     /// Makes a private clone, or a copy, and stores it under the hash that it turns out to have.
     ///
-    /// A clone is the file as it was at one moment, so it does not matter that the file changes meanwhile: its times are looked at
-    /// afterwards, and are not older than its content. A copy takes its time, and counts only if the file rested.
+    /// A clone is the file as it was at one moment, so it does not matter that the file changes
+    /// meanwhile: its times are looked at afterwards, and are not older than its content. A copy
+    /// takes its time, and counts only if the file rested.
     fn clone_then_hash(
         &self,
         intake: &mut Intake,
@@ -549,8 +562,8 @@ impl Blobs {
         stored
     }
 
-    /// Stores what `write` writes, which must have the hash `id`; it is to be sealed when it is on the disk. The file is given
-    /// back, so that it can be cloned from at once.
+    /// Stores what `write` writes, which must have the hash `id`; it is to be sealed when it is on
+    /// the disk. The file is given back, so that it can be cloned from at once.
     pub(crate) fn put(
         &self,
         id: BlobId,
@@ -596,8 +609,9 @@ impl Blobs {
         }
     }
 
-    /// Seals mirrors whose content was verified before `flushed`, a time of this filesystem's clock at which a flush began that
-    /// is over. What has such a name since then is somebody else's, who flushes and seals it.
+    /// Seals mirrors whose content was verified before `flushed`, a time of this filesystem's clock
+    /// at which a flush began that is over. What has such a name since then is somebody else's, who
+    /// flushes and seals it.
     pub(crate) fn seal(&self, ids: &[BlobId], flushed: (i64, u32)) -> io::Result<()> {
         for id in ids {
             let file = match fs::openat(&self.dir, path_of(*id), SOURCE_FLAGS, Mode::empty()) {

@@ -1,6 +1,6 @@
-//! Work that frees space, and what becomes of work that found none.
+//! Runs work that frees space on a full disk, and cleans up after work that found no space.
 //!
-//! [`room`](super::room) has the reserve, and says why there is one.
+//! [`room`](super::room) keeps the reserve, and says why there is one.
 
 use std::path::Path;
 use std::time::Duration;
@@ -15,12 +15,13 @@ use crate::error::{Error, ErrorKind, Operation};
 use crate::tree::running::Running;
 use crate::tree::staging::flush_filesystem;
 
-/// How long it is waited for what was freed. Who empties the trash meanwhile has some of btrfs' quota set aside.
+/// How long it is waited for what was freed. Who empties the trash meanwhile has some of btrfs'
+/// quota set aside.
 const PAUSES_MS: [u64; 6] = [0, 50, 200, 500, 1000, 2000];
 
 impl Store {
-    /// Does what frees space. Where there is none to do it in, it is done once more, in what was held in reserve and what the
-    /// trash took.
+    /// Runs work that frees space. If there is no room for the work, it runs once more, in the room
+    /// of the reserve and of the emptied trash.
     pub(crate) fn freeing<T>(
         &self,
         mut work: impl FnMut(&Self) -> Result<T, Error>,
@@ -47,8 +48,9 @@ impl Store {
         result
     }
 
-    /// Removes the mirrors that a snapshot made which failed for want of room, where no other needs them and nobody is at the store.
-    /// What stays is garbage, for [`Store::gc`].
+    /// Removes the mirrors of a snapshot that failed for want of room, if no other snapshot needs
+    /// them and no other process uses the store. Mirrors that stay are garbage, which [`Store::gc`]
+    /// removes.
     pub(super) fn give_back(&self, noted: &Noted, operation: &Running) {
         let Ok(Some(_alone)) = locks::exclude(self.path(), Duration::ZERO, operation) else {
             return;
@@ -65,8 +67,9 @@ impl Store {
         keep(self.path());
     }
 
-    /// Removes the mirrors that were made of packs for something that failed for want of room, as packing would. The store has been
-    /// locked since they were made, shared at least.
+    /// Removes the mirrors that were unpacked for an operation that failed for want of room, as
+    /// packing would. The caller has held the store's lock, shared or exclusive, since they were
+    /// made.
     pub(super) fn drop_unpacked(&self, error: &Error, noted: &Noted) {
         if error.kind() != ErrorKind::StorageFull {
             return;
@@ -76,7 +79,8 @@ impl Store {
         }
     }
 
-    /// Opens the database of a full store: to be read, or in the reserve where not even that can be.
+    /// Opens the database of a full store to read it. If there is no room even for that, it uses
+    /// the reserve.
     pub(super) fn open_full(path: &Path, full: Error) -> Result<(Catalog, Option<i32>), Error> {
         let database = Layout(path).database();
         let errno = full.io_error().raw_os_error().unwrap_or_default();
@@ -97,10 +101,10 @@ impl Store {
         Err(full)
     }
 
-    /// Deletes what was dropped and not deleted yet.
+    /// Deletes the files of dropped worktrees that are not deleted yet.
     ///
     /// # Errors
-    /// The first that could not be deleted; the others were tried all the same.
+    /// The error of the first tree that could not be deleted. All others were tried.
     pub fn empty_trash(&self) -> Result<(), Error> {
         if !self.is_full() {
             self.must_be_writable(Operation::EmptyTrash)?;

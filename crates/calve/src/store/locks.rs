@@ -1,12 +1,15 @@
-//! Who may be at the store together: everybody, except while something is deleted for good.
+//! Locks: all processes may use the store together, except while one of them deletes content.
 //!
-//! Whoever reads or adds content holds a shared `flock(2)` on `locks/content` for as long as it works. `gc` and `verify --repair`,
-//! which remove content that nobody was seen to need, take it exclusively for the moment in which they do. A lock of this kind
-//! goes with its process, so that of a killed one never has to be broken.
+//! A process that reads or adds content holds a shared `flock(2)` on `locks/content` while it
+//! works. `gc` and `verify --repair` remove content that no process was seen to need. They take the
+//! lock exclusively for the moment of the removal. The system releases such a lock when its process
+//! ends, so nobody has to break the lock of a killed one.
 //!
-//! So that a steady coming and going does not keep them out for ever, they close `locks/gate` first: who comes to work goes
-//! through it, and waits while it is closed. It is closed for a short time only; if those who were inside are not out by then, it is
-//! opened again, and the deletion tried later or left for another day.
+//! Processes that come and go all the time would keep an exclusive lock out for ever. So the
+//! process that wants it closes `locks/gate` first. Every process that starts work passes the gate,
+//! and waits while it is closed. The gate is closed for a short time only. If the processes inside
+//! have not left by then, it is opened again, and the removal is tried later or left for another
+//! day.
 
 use std::fs::File;
 use std::io;
@@ -20,7 +23,7 @@ use super::layout::{Layout, lock};
 use crate::error::{Context as _, Error, Operation};
 use crate::tree::running::Running;
 
-/// How long the gate is closed at most while others are inside.
+/// How long the gate stays closed at most while other processes are inside.
 const CLOSED: Duration = Duration::from_secs(2);
 /// How long it stays open between two attempts.
 const OPEN: Duration = Duration::from_millis(200);
@@ -63,7 +66,7 @@ fn try_now(file: &File, operation: FlockOperation) -> io::Result<bool> {
     }
 }
 
-/// To read or to add content.
+/// Locks content to read it or to add some.
 pub(crate) fn share(store: &Path) -> Result<Guard, Error> {
     let lock = || -> io::Result<Guard> {
         let gate = open(store, lock::GATE)?;
@@ -75,8 +78,8 @@ pub(crate) fn share(store: &Path) -> Result<Guard, Error> {
     lock().context(Operation::Lock, || store)
 }
 
-/// To have a worktree for oneself. `None`: somebody else has it, and not just for a moment (a child that another thread forks holds
-/// all locks until it executes its program).
+/// Locks a worktree for this process alone. `None`: another process has it, and not just for a
+/// moment. (A child that another thread forks holds all locks until it executes its program.)
 pub(crate) fn alone(store: &Path, token: &str) -> Result<Option<Guard>, Error> {
     let lock = || -> io::Result<Option<Guard>> {
         let file = open(store, token)?;
@@ -92,7 +95,7 @@ pub(crate) fn alone(store: &Path, token: &str) -> Result<Option<Guard>, Error> {
     lock().context(Operation::Lock, || store)
 }
 
-/// To make a template, which others then find made. Waits for as long as another makes one.
+/// Locks the making of templates. It waits while another process makes one, which is then ready.
 pub(crate) fn one_by_one(store: &Path) -> Result<Guard, Error> {
     let lock = || -> io::Result<Guard> {
         let file = open(store, lock::TEMPLATES)?;
@@ -102,14 +105,15 @@ pub(crate) fn one_by_one(store: &Path) -> Result<Guard, Error> {
     lock().context(Operation::Lock, || store)
 }
 
-/// To open the database alone. Nothing where there is no room for the lock; then it is not, and others may be at the same.
+/// Locks the database, to open it alone. `None` if there is no room for the lock's file; then other
+/// processes may open the database, too.
 pub(crate) fn one_at_the_database(store: &Path) -> Option<Guard> {
     let file = open(store, lock::DATABASE).ok()?;
     wait(&file, FlockOperation::LockExclusive).ok()?;
     Some(Guard { _file: file })
 }
 
-/// To change what the store says of its format.
+/// Locks the file `format`, to change it.
 pub(crate) fn one_at_the_format(store: &Path) -> Result<Guard, Error> {
     let lock = || -> io::Result<Guard> {
         let file = open(store, lock::FORMAT)?;
@@ -119,14 +123,14 @@ pub(crate) fn one_at_the_format(store: &Path) -> Result<Guard, Error> {
     lock().context(Operation::Lock, || store)
 }
 
-/// Whether nobody reads or adds content, in whichever process, at this moment.
+/// Whether no process reads or adds content at this moment.
 pub(crate) fn is_idle(store: &Path) -> bool {
     open(store, lock::CONTENT)
         .and_then(|file| try_now(&file, FlockOperation::NonBlockingLockExclusive))
         .unwrap_or(false)
 }
 
-/// To remove content. `None`: others were at it for all of `patience`.
+/// Locks content to remove some. `None`: other processes used it for all of `patience`.
 pub(crate) fn exclude(
     store: &Path,
     patience: Duration,

@@ -1,7 +1,9 @@
-//! What snapshots reach: the blobs and directories that they are made of, each once, however many share it.
+//! The blobs and directories that snapshots need, each counted once, however many snapshots share
+//! it.
 //!
-//! Whoever removes content must know all of it, and refuses to go on where an object cannot be read ([`Reach::of`]); whoever only
-//! looks takes note of the damage and goes on ([`Reach::add`]).
+//! A caller that removes content must know everything that is needed, and stops if an object cannot
+//! be read ([`Reach::of`]). A caller that only looks records the damage and goes on
+//! ([`Reach::add`]).
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -15,20 +17,20 @@ use crate::error::{Error, ErrorKind, Operation};
 use crate::tree::pool;
 use crate::tree::running::Running;
 
-/// Paths that are told of one verification at most: two directories may share what is below them, so a few bytes can unfold without
-/// end.
+/// How many paths one verification lists at most. Two directories may share their content, so a few
+/// bytes can unfold without end.
 const MOST_PLACES: usize = 100_000;
 
 /// A directory that cannot be read, and why.
 pub(crate) type Broken = (DirectoryId, String);
 
-/// What some snapshots are made of.
+/// The content that some snapshots need.
 #[derive(Debug, Default)]
 pub(crate) struct Reach {
     /// Contents with their sizes. Empty files have none.
     pub(crate) blobs: HashMap<BlobId, u64>,
     pub(crate) directories: HashSet<DirectoryId>,
-    /// Contents of which two entries tell different sizes.
+    /// Contents to which two entries give different sizes.
     pub(crate) contradictions: Vec<BlobId>,
 }
 
@@ -40,7 +42,7 @@ fn root_of(object: &SnapshotObject) -> Option<DirectoryId> {
 }
 
 impl Reach {
-    /// Adds what a snapshot reaches and was not reached before; gives back what cannot be read of that.
+    /// Adds the content of a snapshot. Returns the new objects that cannot be read.
     pub(crate) fn add(
         &mut self,
         store: &Store,
@@ -79,7 +81,7 @@ impl Reach {
         Ok(broken)
     }
 
-    /// As [`add`](Self::add), for whoever must know all of it.
+    /// Like [`add`](Self::add), but an object that cannot be read is an error.
     pub(crate) fn must_add(
         &mut self,
         store: &Store,
@@ -102,10 +104,10 @@ impl Reach {
         }
     }
 
-    /// What the snapshots reach, all of it.
+    /// All content that the snapshots need.
     ///
     /// # Errors
-    /// [`ErrorKind::Damaged`] where an object cannot be read.
+    /// [`ErrorKind::Damaged`] if an object cannot be read.
     pub(crate) fn of(
         store: &Store,
         snapshots: impl IntoIterator<Item = SnapshotId>,
@@ -118,7 +120,7 @@ impl Reach {
         Ok(reach)
     }
 
-    /// What can be read of what they reach.
+    /// The content that the snapshots need, as far as its objects can be read.
     pub(crate) fn of_readable(
         store: &Store,
         snapshots: impl IntoIterator<Item = SnapshotId>,

@@ -1,19 +1,25 @@
 //! Room on a full disk.
 //!
 //! # The reserve
-//! Whoever looks for a way out of a full disk needs some room for that: SQLite makes two files beside the database before it reads a
-//! row, and forgetting what is dropped writes some pages. So the store holds some in reserve: a file that means nothing, for its blocks, and
-//! some that are empty, since a filesystem or a quota may have blocks left and no place for another file. What frees
-//! space ([`Worktree::drop`](crate::Worktree::drop), [`Store::gc`]) gives it up when there is no other, does its work, and puts it back
-//! when something was freed. Whoever only reads does without: it reads the database as it lies there, of which no writer is at work,
-//! since a writer's files are what there is no room for. Nobody else takes the reserve, or it would be gone when it is needed. One
-//! whose blocks a copy of the store shares (`cp --reflink`) frees nothing.
+//! To free space on a full disk calve needs some space: SQLite makes two files beside the database
+//! before it reads a row, and forgetting dropped worktrees writes some pages. So the store keeps a
+//! reserve. One file of it keeps blocks. The others are empty, since a filesystem or a quota may
+//! have blocks left but no room for another file.
+//!
+//! A command that frees space ([`Worktree::drop`](crate::Worktree::drop),
+//! [`Store::gc`](crate::Store::gc)) gives the reserve up if there is no other room, does its work,
+//! and makes the reserve again from the space that it freed. A command that only reads does
+//! without: it reads the database as it is. No writer can be at work then, since there is no room
+//! for a writer's files. No other command takes the reserve, or it would be gone when it is needed.
+//! If a copy of the store shares the reserve's blocks (`cp --reflink`), giving it up frees nothing.
 //!
 //! # Little room
-//! Those who share the database map a file of SQLite's. btrfs looks for room, and for what a quota leaves, whenever a page of it is
-//! first touched after it was written back, and has no other way to say that there is none than to end the process (`SIGBUS`;
-//! `btrfs_page_mkwrite` in fs/btrfs/file.c). So whoever finds little room there opens the database alone, which maps nothing, and
-//! only for as long as an operation on it takes, one after the other (`locks/database`). Who had room to begin with, and used it up, can still be ended: that is as if it were killed, which loses nothing.
+//! Processes that share the database map a file of SQLite's. When a process first touches a page of
+//! that file after btrfs wrote it back, btrfs looks for room on the disk and in the quota. If there
+//! is none, btrfs can only end the process (`SIGBUS`; `btrfs_page_mkwrite` in fs/btrfs/file.c). So
+//! if a command finds little room on btrfs, it opens the database alone, which maps nothing. It
+//! keeps the database for one operation at a time (`locks/database`). A command that began with
+//! room and used it up can still be ended. That is as if it were killed, and loses nothing.
 
 use std::ffi::OsString;
 use std::io;
@@ -29,22 +35,26 @@ use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
 use crate::reflink::sys::filesystem_name;
 use crate::tree::staging::{StagedFile, flush_filesystem, stage_name};
 
-/// What is held in reserve: the database's files take some 40 KB to begin with, and forgetting thousands of snapshots less than this.
+/// The size of the reserve. The database's files take some 40 KB at first, and forgetting thousands
+/// of snapshots takes less than this.
 const RESERVE_BYTES: u64 = 1 << 20;
 
-/// Files that are made while space is freed: two of the database's, an index on its way, three locks; and one to spare.
+/// Files that are made while space is freed: two of the database's, an index on its way, three
+/// locks; and one to spare.
 const RESERVE_FILES: u32 = 7;
 
-/// What the reserve leaves on btrfs: others may be about to open the database.
+/// The room that the reserve leaves on btrfs, since another process may be about to open the
+/// database.
 const SPARE_BYTES: u64 = 256 << 10;
 
-/// What a database needs to be opened, with something to spare.
+/// The room that opening a database needs, and some more.
 const LEAST_BYTES: usize = 64 << 10;
 
-/// Less than this is little.
+/// Less room than this is little.
 const LITTLE_BYTES: u64 = 64 << 20;
 
-/// Where a quota leaves less than this, that is little, too. What btrfs sets aside for changes of its own trees counts, and is some megabytes.
+/// If a quota leaves less than this, that is little room, too. It includes some megabytes that
+/// btrfs sets aside for changes of its own trees.
 const SCARCE_BYTES: usize = 4 << 20;
 
 /// How much room a store has for its database.
@@ -55,7 +65,7 @@ pub(crate) enum Room {
     Full(io::Error),
 }
 
-/// The places of files that are held in reserve.
+/// The paths of the reserve's files.
 fn reserved_files(store: &Path) -> impl Iterator<Item = PathBuf> {
     (1..=RESERVE_FILES).map(|number| Layout(store).reserved_file(number))
 }
@@ -65,12 +75,14 @@ fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-/// There a file that is mapped, and has all its blocks, may need more of them; and files can be made as long as there is room.
+/// There a file that is mapped, and has all its blocks, may need more of them; and files can be
+/// made as long as there is room.
 pub(crate) fn is_btrfs(path: &Path) -> bool {
     filesystem_name(path).as_deref() == Some("btrfs")
 }
 
-/// How much there is for the database of `store`, where that must be known beforehand.
+/// How much room there is for the database of `store`, if calve must know that before it opens the
+/// database.
 pub(crate) fn left(store: &Path) -> Room {
     if !is_btrfs(store) {
         return Room::Enough;
@@ -88,7 +100,8 @@ pub(crate) fn left(store: &Path) -> Room {
     refusal(store, LEAST_BYTES).map_or(Room::Little, Room::Full)
 }
 
-/// Whether some btrfs here counts what belongs to whom (since Linux 5.9 that can be seen). How much is left is not for everybody to read.
+/// Whether some btrfs here counts what belongs to whom (since Linux 5.9 that can be seen). How much
+/// is left is not for everybody to read.
 fn may_have_quotas() -> bool {
     let all = Path::new("/sys/fs/btrfs");
     let counts = |name: &OsString| all.join(name).join("qgroups").try_exists().unwrap_or(true);
@@ -96,14 +109,15 @@ fn may_have_quotas() -> bool {
         .map_or(true, |names| names.is_empty() || names.iter().any(|(name, _)| counts(name)))
 }
 
-/// Why the store had no room for its database, which failed; nothing where it seems to have some. SQLite keeps that to itself.
+/// Why the store had no room for its database, which failed; nothing where it seems to have some.
+/// SQLite keeps that to itself.
 pub(crate) fn why_full(store: &Path) -> Option<io::Error> {
     // What there was too little of may be back by now, in part.
     refusal(store, SCARCE_BYTES)
 }
 
-/// Why so much cannot be written; nothing where it can. It was not written back when it is removed again, so that it never took any
-/// room of the disk.
+/// Why so much cannot be written; nothing where it can. It was not written back when it is removed
+/// again, so that it never took any room of the disk.
 fn refusal(store: &Path, bytes: usize) -> Option<io::Error> {
     let dir = fs::open(Layout(store).stage(), DIR_FLAGS, Mode::empty()).ok()?;
     let staged = StagedFile::new(&dir);
@@ -114,12 +128,12 @@ fn refusal(store: &Path, bytes: usize) -> Option<io::Error> {
     write().err().filter(is_full)
 }
 
-/// Has the filesystem give back what it set aside for what is not on the disk yet.
+/// Makes the filesystem release the space that it set aside for data that is not on the disk yet.
 pub(crate) fn settle(store: &Path) {
     let _ = fs::open(store, DIR_FLAGS, Mode::empty()).and_then(flush_filesystem);
 }
 
-/// Puts something in reserve: as much as there is, where there is not enough.
+/// Makes the reserve. If there is not enough room, it is as large as the room that there is.
 pub(crate) fn keep(store: &Path) {
     keep_bytes(store);
     if is_btrfs(store) {
@@ -154,7 +168,7 @@ fn keep_bytes(store: &Path) {
     }
 }
 
-/// Gives the reserve up; whether there was one.
+/// Gives the reserve up. Returns whether there was one.
 pub(super) fn give_up(store: &Path) -> bool {
     let path = Layout(store).reserve();
     // What is removed may be freed later; what is cut off is free now.
