@@ -20,8 +20,8 @@ use crate::tree::staging::flush_filesystem;
 const PAUSES_MS: [u64; 6] = [0, 50, 200, 500, 1000, 2000];
 
 impl Store {
-    /// Runs work that frees space. If there is no room for the work, it runs once more, in the room
-    /// of the reserve and of the emptied trash.
+    /// Runs work that frees space. If there is no room for the work, it runs again, in the room of
+    /// the reserve and of the emptied trash.
     pub(crate) fn freeing<T>(
         &self,
         mut work: impl FnMut(&Self) -> Result<T, Error>,

@@ -1,12 +1,14 @@
-//! Mending what [`verify`](super::verify) found.
+//! Mends the damage that [`verify`](super::verify) found.
 //!
-//! All of it happens under the store's exclusive lock, and each blob is looked at once more before anything is done to it. Nothing is
-//! thrown away that may be the last of its kind, unless its hash says that it is worth nothing: a bad mirror goes to the
-//! trash; an entry of a pack that cannot be read loses its row only if there is a good mirror; the rows of a pack that is gone
-//! stay for the case that it is brought back.
+//! calve does this under the store's exclusive lock, and checks each blob once more before it
+//! changes anything. It keeps anything that may be the last copy, unless the hash proves that it is
+//! worthless. A bad mirror goes to the trash. An entry of a pack that calve cannot read loses its
+//! row only if there is a good mirror. The rows of a pack that is gone stay, since the pack may be
+//! brought back.
 //!
-//! What is lost is looked for where it was stored from: the project and the worktrees that are based on a snapshot that has it. Whatever is
-//! found at such a path is taken in only if it has the very hash.
+//! calve looks for a lost content at the paths that it was stored from: in the project, and in the
+//! worktrees that are based on a snapshot that has it. It takes a file in only if the file has the
+//! same hash.
 
 use std::collections::HashSet;
 use std::ffi::{CStr, CString};
@@ -161,7 +163,8 @@ impl Store {
         Ok(())
     }
 
-    /// Takes a content in again from the project or a worktree, where it still stands at a path that it was stored from.
+    /// Takes a content in again from the project or a worktree, where it still stands at a path
+    /// that it was stored from.
     fn bring_back(
         &self,
         eye: &mut Eye<'_>,
@@ -209,7 +212,8 @@ impl Store {
         Ok(name)
     }
 
-    /// Writes what can be read of a pack into another, and gives it up if that is all: whether it is.
+    /// Writes what can be read of a pack into another, and gives it up if that is all: whether it
+    /// is.
     fn mend_pack(&self, name: &str, operation: &Running) -> Result<bool, Error> {
         if self.contents().open_pack(name).and_then(|pack| pack.index()).is_ok() {
             return Ok(true);

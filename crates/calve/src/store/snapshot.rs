@@ -1,9 +1,10 @@
-//! Making snapshots, and finding them again.
+//! Takes snapshots, and finds them again.
 //!
 //! # What is durable when
-//! Content goes to the disk first (one flush of the filesystem for all of it), then what speaks of it, in one transaction. So a
-//! snapshot whose id was returned survives a crash, whole; one that was not is not there at all, and what it left among
-//! the blobs is collected as garbage. Then the index is written, which a crash may cost: the next snapshot reads more.
+//! Content goes to the disk first, by one flush of the filesystem for all of it. Then the rows that
+//! refer to it are written, in one transaction. So a snapshot whose id was returned survives a
+//! crash as a whole. Any other snapshot is not there at all, and its content among the blobs is
+//! garbage. Then calve writes the index. A crash may lose it, and the next snapshot reads more.
 
 use std::collections::HashSet;
 use std::io;
@@ -34,13 +35,13 @@ use crate::tree::running::Running;
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Snapshot {
-    /// What it is called for ever.
+    /// Its id, which never changes.
     pub id: SnapshotId,
-    /// What it was made after.
+    /// The snapshot that the tree was based on.
     pub parent: Option<SnapshotId>,
     /// When it was made.
     pub created: SystemTime,
-    /// Why, in its maker's words; may be empty.
+    /// The message of the user who made it; may be empty.
     pub message: String,
     /// The names it was given, sorted.
     pub names: Vec<String>,
@@ -58,11 +59,12 @@ pub struct Snapshot {
 pub struct SnapshotLog {
     /// The snapshots, the newest first.
     pub snapshots: Vec<Snapshot>,
-    /// Those that are damaged; the others are as good as ever.
+    /// The damaged snapshots. The others are good.
     pub damage: Vec<Damage>,
 }
 
-/// What a new snapshot is given, for [`Store::snapshot`] and [`Worktree::capture`](crate::Worktree::capture); built by value.
+/// What a new snapshot is given, for [`Store::snapshot`] and
+/// [`Worktree::capture`](crate::Worktree::capture); built by value.
 #[derive(Debug, Clone, Default)]
 pub struct SnapshotOptions {
     message: Option<String>,
@@ -76,7 +78,8 @@ impl SnapshotOptions {
         Self::default()
     }
 
-    /// Says why the snapshot is made. With a message a snapshot is made even if nothing has changed.
+    /// Says why the snapshot is made. With a message a snapshot is made even if nothing has
+    /// changed.
     #[must_use]
     pub fn message(mut self, message: impl Into<String>) -> Self {
         self.message = Some(message.into());
@@ -100,7 +103,7 @@ impl SnapshotOptions {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct SnapshotReport {
-    /// The snapshot: a new one, or, where nothing had changed, the one before.
+    /// The new snapshot, or the last one if nothing had changed.
     pub id: SnapshotId,
     /// Whether it is new.
     pub new: bool,
@@ -108,7 +111,7 @@ pub struct SnapshotReport {
     pub files: u64,
     /// See `files`.
     pub bytes: u64,
-    /// Files that were read, since nothing vouched for their content, and their sizes.
+    /// Files that were read, since the index did not vouch for their content, and their sizes.
     pub read_files: u64,
     /// See `read_files`.
     pub read_bytes: u64,
@@ -118,13 +121,13 @@ pub struct SnapshotReport {
     pub copied_files: u64,
     /// Sizes of the copied ones, in bytes.
     pub copied_bytes: u64,
-    /// What was left out, or kept only in part.
+    /// Entries that were left out, or kept only in part.
     pub skipped: Vec<Skipped>,
     /// Time from the call to its return.
     pub elapsed: Duration,
 }
 
-/// A tree beside the snapshot it was last known as.
+/// A tree, and the snapshot that it is based on.
 pub(crate) struct Known {
     pub(crate) row: WorktreeRow,
     pub(crate) root: PathBuf,
@@ -134,16 +137,18 @@ pub(crate) struct Known {
 }
 
 impl Store {
-    /// Takes a snapshot of the project as it stands: everything but `.calve`, the `.git` in its root, and what `.calveignore` files leave
-    /// out.
+    /// Takes a snapshot of the project as it stands: everything but `.calve`, the `.git` in its
+    /// root, and what `.calveignore` files leave out.
     ///
-    /// It reads only the files that changed since the last snapshot. If no file changed and `taking` has no message, the result is the
-    /// last snapshot. It clones the changed files into the store if the filesystem can, and otherwise copies them; the report says
-    /// which.
+    /// It reads only the files that changed since the last snapshot. If no file changed and
+    /// `taking` has no message, the result is the last snapshot. It clones the changed files into
+    /// the store if the filesystem can, and otherwise copies them; the report says which.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidName`]; those of every operation, see [`Store`]. No snapshot was made, and the name means what it meant. Content that was taken in until then stays until [`Store::gc`](crate::Store::gc); where it is
-    /// the disk that is full it is removed, unless others are at the store.
+    /// [`ErrorKind::InvalidName`]; those of every operation, see [`Store`]. No snapshot was made,
+    /// and the name means what it meant. Content that was taken in before the error stays until
+    /// [`Store::gc`](crate::Store::gc). If the disk is full, calve removes that content, unless
+    /// another process uses the store.
     pub fn snapshot(
         &self,
         taking: &SnapshotOptions,
@@ -184,7 +189,8 @@ impl Store {
         Ok(Known { row, root, base, index })
     }
 
-    /// The same for whoever can do without: where its base is damaged, everything is read anew, and what was damaged is stored again.
+    /// The same for whoever can do without: where its base is damaged, everything is read anew, and
+    /// what was damaged is stored again.
     pub(crate) fn known_if_sound(&self, row: WorktreeRow) -> Result<Known, Error> {
         match self.known(row.clone()) {
             Err(error)
@@ -201,7 +207,8 @@ impl Store {
         self.catalog().snapshot(id)?.ok_or_else(|| not_found(&id.to_string()))
     }
 
-    /// Scans a tree; with `intake` its content is taken into the store, and what that made is noted there.
+    /// Scans a tree; with `intake` its content is taken into the store, and what that made is noted
+    /// there.
     pub(crate) fn scan(
         &self,
         known: &Known,
@@ -387,8 +394,9 @@ impl Store {
         Ok(told(id, self.object(id)?, &self.catalog().names()?))
     }
 
-    /// The snapshot that `text` means: a name, an id, or the start of an id (at least four digits) that only one has. A name comes
-    /// before what it may be the start of, as with git; see [`Store::ids_that_start_with`].
+    /// The snapshot that `text` means: a name, an id, or the start of one snapshot's id (at least
+    /// four digits). If `text` is both a name and the start of an id, the name wins, as with git;
+    /// see [`Store::ids_that_start_with`].
     ///
     /// # Errors
     /// [`ErrorKind::SnapshotNotFound`] and [`ErrorKind::SnapshotAmbiguous`].
@@ -409,7 +417,8 @@ impl Store {
         }
     }
 
-    /// The snapshots whose ids start with `text`, which is four digits at least; whatever names there are.
+    /// The snapshots whose ids start with `text`, which has at least four digits. Names do not
+    /// count.
     ///
     /// # Errors
     /// Those of every operation, see [`Store`]. Nothing is changed.
@@ -423,7 +432,7 @@ impl Store {
         Ok(ids)
     }
 
-    /// The snapshot that the project was last seen as.
+    /// The snapshot that the project is based on.
     ///
     /// # Errors
     /// Those of every operation, see [`Store`]. Nothing is changed.
@@ -431,7 +440,7 @@ impl Store {
         Ok(self.catalog().worktree(PROJECT)?.and_then(|row| row.snapshot))
     }
 
-    /// Calls a snapshot `name` from now on; a name that another has is taken from it.
+    /// Gives a snapshot the name `name`. If another snapshot has that name, it loses it.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidName`], [`ErrorKind::SnapshotNotFound`]. Nothing is changed.
@@ -442,7 +451,7 @@ impl Store {
         if named { Ok(()) } else { Err(not_found(&id.to_string())) }
     }
 
-    /// Takes a name away; its snapshot stays. Whether there was such a name.
+    /// Removes a name; its snapshot stays. Returns whether there was such a name.
     ///
     /// # Errors
     /// Those of every operation, see [`Store`]. The name stays.
@@ -471,7 +480,7 @@ fn told(id: SnapshotId, object: SnapshotObject, names: &[(String, SnapshotId)]) 
     }
 }
 
-/// So many digits of an id are the least that stand for it.
+/// The start of an id needs at least this many digits.
 const LEAST_DIGITS: usize = 4;
 
 fn is_hex(text: &str) -> bool {
@@ -511,7 +520,8 @@ pub(crate) fn check_name(name: &str) -> Result<(), Error> {
 mod tests {
     use super::*;
 
-    /// Where it was, the newer one's snapshot was another by then, so it was none, and each look that followed read everything.
+    /// Where it was, the newer one's snapshot was another by then, so it was none, and each look
+    /// that followed read everything.
     #[test]
     fn the_first_look_of_a_boot_writes_over_no_index_but_the_one_that_it_began_with() {
         let project = tempfile::tempdir().unwrap();

@@ -1,11 +1,16 @@
-//! On btrfs: a tree of a snapshot, kept as a subvolume, of which every worktree is a subvolume snapshot in constant time.
+//! Templates, on btrfs: a snapshot's tree as a subvolume. Each worktree of it is a subvolume
+//! snapshot, made in constant time.
 //!
-//! `templates/ID` is the subvolume, `templates/ID.index` the index of its tree (inode numbers and times are the same in every snapshot
-//! of it), and `templates/ID.seal` the number by which it is known whether anybody wrote to it since (docs/design/templates.md).
-//! It is not read-only, which would stand in the way of whoever removes the project. One whose seal is broken is thrown away and made
-//! anew; it is never served.
+//! `templates/ID` is the subvolume, and `templates/ID.index` is the index of its tree: inode
+//! numbers and times are the same in every subvolume snapshot of it. `templates/ID.seal` has the
+//! number by which calve knows whether any process wrote to the subvolume since
+//! (docs/design/templates.md).
 //!
-//! A template is built under a stage's name, flushed, renamed to its own, and sealed. One is built at a time; who waited finds it built.
+//! A template is not read-only, since that would hinder a user who removes the project. If its seal
+//! is broken, calve does not use it; it removes the template and makes a new one.
+//!
+//! calve builds a template under a stage's name, flushes it, renames it to its own name, and seals
+//! it. One process builds at a time; a process that waited finds the template ready.
 
 use std::ffi::CString;
 use std::io;
@@ -27,8 +32,8 @@ use crate::tree::running::Running;
 use crate::tree::staging::{self, Stage, flush_filesystem, stage_name};
 
 impl Store {
-    /// The template of a snapshot, made now where there is none that is good; `None` where the filesystem has no subvolumes, or
-    /// does not let us make one.
+    /// The template of a snapshot, made now where there is none that is good; `None` where the
+    /// filesystem has no subvolumes, or does not let us make one.
     ///
     /// # Errors
     /// The template could not be filled; nothing is left of it.
@@ -155,7 +160,8 @@ impl Store {
     }
 }
 
-/// What a seal says. Templates of the first version had the project's `.git`, and their seals no third word.
+/// What a seal says. Templates of the first version had the project's `.git`, and their seals no
+/// third word.
 fn seal_text(last_change: u64, boot: &str) -> Vec<u8> {
     format!("{last_change} {boot} without-git\n").into_bytes()
 }
@@ -166,7 +172,8 @@ const SEAL_MOST_BYTES: u64 = 4096;
 /// How often the number of the last change is read before it is given up.
 const SETTLE_TRIES: u32 = 10;
 
-/// The last change of a subvolume, once its transaction is over: then any later one has another number.
+/// The last change of a subvolume, once its transaction is over: then any later one has another
+/// number.
 fn settled(dir: &OwnedFd) -> io::Result<u64> {
     flush_filesystem(dir)?;
     for _ in 0..SETTLE_TRIES {

@@ -1,10 +1,11 @@
-//! Reading everything, and mending what can be mended.
+//! Reads all content of a store and finds the damage.
 //!
-//! All mirrors and all packed contents are read and compared with their hashes, by several threads, under the shared lock, so while
-//! others work. What looks wrong is then looked at once more, one by one: since the first look it may have been packed, dropped or
-//! only just been finished by somebody. What is still wrong is the damage.
+//! Several threads read all mirrors and all packed contents and compare them with their hashes.
+//! They hold the shared lock, so other processes can use the store meanwhile. calve then checks
+//! each suspect once more, one by one: since the first check another process may have packed it,
+//! dropped it or only just finished it. What is still wrong is damage.
 //!
-//! Mending what was found is another matter: [`repair`](super::repair).
+//! [`repair`](super::repair) mends the damage.
 
 use std::collections::HashSet;
 use std::io;
@@ -28,7 +29,7 @@ use crate::reflink::meta::Meta;
 use crate::tree::pool;
 use crate::tree::running::Running;
 
-/// How long it is tried to have the store alone.
+/// How long calve tries to get the store for itself.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A mirror that somebody is making right now is looked at again this often, for this long each.
@@ -45,15 +46,15 @@ pub enum DamageKind {
     Snapshot,
     /// A directory's object.
     Directory,
-    /// A content that is needed has neither a mirror nor is it packed.
+    /// A needed content has no mirror and no pack.
     Missing,
-    /// A mirror has not the content that its name says.
+    /// A mirror does not have the content that its name says.
     Mirror,
-    /// A content in a pack cannot be had from there.
+    /// calve cannot read a content from its pack.
     Packed,
-    /// A pack as a file: its own index.
+    /// A pack's own index.
     Pack,
-    /// The index of a worktree. Nothing is lost by it but time.
+    /// The index of a worktree. Losing it costs only time.
     Index,
 }
 
@@ -80,21 +81,21 @@ impl std::fmt::Display for DamageKind {
     }
 }
 
-/// Something in the store that is not what it was when it was put there.
+/// Something in the store that has changed since it was stored.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Damage {
     /// What it is.
     pub kind: DamageKind,
-    /// The content that it is about, where it is about one.
+    /// The damaged content, if it is a content.
     pub blob: Option<BlobId>,
     /// The file in the store.
     pub path: PathBuf,
     /// What is wrong.
     pub reason: String,
-    /// What it stands for: snapshots and the paths in them.
+    /// The snapshots that need it, and its paths in them.
     pub places: Vec<(SnapshotId, PathBuf)>,
-    /// Whether what it stands for cannot be had from elsewhere.
+    /// Whether its content is lost: the store has no other copy of it.
     pub lost: bool,
     /// Whether it was mended.
     pub repaired: bool,
@@ -113,9 +114,10 @@ impl VerifyOptions {
         Self::default()
     }
 
-    /// Whether damage is repaired where that is possible. A bad mirror is made again from a pack, or from a file of the project or of
-    /// a worktree that still has its content; otherwise it goes to the trash. A bad or misplaced entry of a pack is given up if there
-    /// is a good mirror. A pack that lost its index, or its place in the database, gets it back.
+    /// Whether damage is repaired where that is possible. A bad mirror is made again from a pack,
+    /// or from a file of the project or of a worktree that still has its content; otherwise it goes
+    /// to the trash. A bad or misplaced entry of a pack is given up if there is a good mirror. A
+    /// pack that lost its index, or its place in the database, gets it back.
     #[must_use]
     pub fn repair(mut self, yes: bool) -> Self {
         self.repair = yes;
@@ -139,11 +141,11 @@ pub struct VerifyReport {
     pub packed_blobs: u64,
     /// See `packed_blobs`.
     pub packed_bytes: u64,
-    /// Good mirrors that nobody vouched for, and that are sealed again where it was asked to mend.
+    /// Good mirrors without a seal. A repair seals them again.
     pub unsealed_mirrors: u64,
     /// What is damaged, by kind and file.
     pub damage: Vec<Damage>,
-    /// It was asked to mend, and others were at the store all the time: nothing was mended.
+    /// A repair was asked for, but other processes used the store all the time: nothing was mended.
     pub busy: bool,
     /// Time from the call to its return.
     pub elapsed: Duration,
@@ -214,11 +216,12 @@ impl BlobState {
 }
 
 impl Store {
-    /// Reads everything, compares it with its hash, and lists damaged and missing content with the paths of the files that have it.
+    /// Reads everything, compares it with its hash, and lists damaged and missing content with the
+    /// paths of the files that have it.
     ///
     /// # Errors
-    /// Damage is not an error. The errors are those of every operation, see [`Store`]. What was repaired before the error stays
-    /// repaired.
+    /// Damage is not an error. The errors are those of every operation, see [`Store`]. What was
+    /// repaired before the error stays repaired.
     pub fn verify(
         &self,
         options: &VerifyOptions,
