@@ -381,7 +381,7 @@ impl Worktree {
         started: Instant,
         operation: &Running,
     ) -> Result<WorktreeStatus, Error> {
-        let mut judge = scope.at(&self.path)?;
+        let mut judge = scope.at(&self.path, self.store.project().ok().as_deref())?;
         let (base, now, skipped) = self.compare(operation)?;
         judge.must_lead_somewhere(&base, now.as_ref().unwrap_or(&base))?;
         let entries = now.as_ref().unwrap_or(&base).count.into();

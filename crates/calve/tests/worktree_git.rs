@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use calve::{
-    DropOptions, ErrorKind, GitMode, GitOutcome, NoRepository, SnapshotOptions, StartOptions,
-    StartedWorktree, Store, SwitchOptions,
+    ChangeScope, DropOptions, ErrorKind, GitMode, GitOutcome, NoRepository, SnapshotOptions,
+    StartOptions, StartedWorktree, Store, SwitchOptions,
 };
 use common::git::{Dice, FILES, PROJECT, edit, entries, git, not_ready, script, truth};
 use common::snapshot::{Snapshot, assert_same, only, snapshot};
@@ -391,6 +391,51 @@ fn submodules_of_a_worktree_are_ready_too() {
         assert_eq!((not_ready(&dir), git_status(&dir)), (String::new(), truth(&dir)), "{dir:?}");
     }
     assert_eq!(git_status(root), git_status(&desk.project));
+}
+
+/// As git does: a rule is about files that nobody added.
+#[test]
+fn a_file_that_git_tracks_is_shown_although_a_rule_names_it() {
+    let test = "a_file_that_git_tracks_is_shown_although_a_rule_names_it";
+    const LINKED: &str = "git -C ../../project worktree add -q --no-checkout \"$PWD/../linked\"; rm -rf .git; \
+        cp ../linked/.git .git; git reset -q";
+    let all = &["M a.log", "D target/kept", "M target/more"][..];
+    for (what, init, text, expected) in [
+        ("as git makes it", "", "", all),
+        ("version 4", "", "git update-index --index-version 4", all),
+        ("SHA-256", "--object-format=sha256", "", all),
+        ("a linked worktree", "", LINKED, all),
+        ("not tracked any more", "", "git rm -q --cached a.log target/more", &["D target/kept"]),
+        ("no index", "", "rm .git/index", &[]),
+        ("no repository", "", "rm -r .git", &[]),
+        ("a link to a repository", "", "mv .git ../elsewhere; ln -s ../elsewhere .git", &[]),
+        (
+            "a repository that is elsewhere",
+            "",
+            "mv .git ../elsewhere; echo \"gitdir: $PWD/../elsewhere\" > .git",
+            &[],
+        ),
+        ("split", "", "git update-index --split-index", &[]),
+    ] {
+        let ignored = "printf '*.log\\ntarget/\\n' > .gitignore; mkdir target; \
+            for name in a.log target/kept target/more b.log target/other; do echo one > $name; done; \
+            git add -f a.log target/kept target/more; git commit -qm ignored";
+        let Some(desk) = desk(test, init, &format!("{PROJECT}\n{ignored}")) else { return };
+        let w = desk.worktree("w");
+        script(w.path(), text);
+        script(
+            w.path(),
+            "for name in a.log target/more b.log target/other target/new new.log; do echo two > $name; done; \
+             rm target/kept",
+        );
+        let status = w.status_of(&ChangeScope::new().gitignore(true), &options()).unwrap();
+        let found: Vec<_> = status
+            .changes
+            .iter()
+            .map(|change| format!("{} {}", change.kind.letter(), change.path.display()))
+            .collect();
+        assert_eq!(found, expected, "{what}");
+    }
 }
 
 #[test]

@@ -62,6 +62,8 @@ pub(crate) mod lock {
 
 /// A repository of git, if it is in the root of a tree: a folder, or a file that leads to one.
 pub(crate) const GIT: &str = ".git";
+/// From the root, if that is a folder: what git knows of linked worktrees.
+pub(crate) const GIT_REGISTRATIONS: &str = ".git/worktrees";
 
 /// Whether an entry of a tree is content, of which snapshots are made: not calve's own, in any folder, and not git's, in the root. A
 /// repository further down is content.

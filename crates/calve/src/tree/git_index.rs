@@ -15,7 +15,7 @@
 //! Entries are rewritten after everything below the root has arrived, because a further hard link changes an inode's change time, and
 //! before the tree is published. The new index is newer than each file it vouches for: all of them rested before the walk began.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::ffi::{CStr, CString, OsStr};
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::OwnedFd;
@@ -118,6 +118,17 @@ pub(crate) fn wait_before_merge(source: &OwnedFd, before_walk: Time) {
         }
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// What git tracks: the paths in the index of the repository `git`. `None` if there is none, or none that calve understands.
+#[cfg(feature = "store")]
+pub(crate) fn tracked(git: &OwnedFd) -> Option<HashSet<Vec<u8>>> {
+    let (file, meta) = open_regular(git, c"index")?;
+    if meta.size > INDEX_MOST_BYTES {
+        return None;
+    }
+    let bytes = read(&file, meta.size)?;
+    Some(Layout::of(&bytes)?.paths(&bytes))
 }
 
 /// A working tree and the directory with its index, both from the root.

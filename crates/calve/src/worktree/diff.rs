@@ -83,7 +83,7 @@ impl Worktree {
     }
 
     fn diff_now(&self, scope: &ChangeScope, operation: &Running) -> Result<Diff, Error> {
-        let mut judge = scope.at(self.path())?;
+        let mut judge = scope.at(self.path(), self.store().project().ok().as_deref())?;
         let (base, now, skipped) = self.compare(operation)?;
         let now = now.as_ref().unwrap_or(&base);
         judge.must_lead_somewhere(&base, now)?;

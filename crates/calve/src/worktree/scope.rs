@@ -1,11 +1,16 @@
 //! Which differences are told of: those below some paths, and those that git would look at.
 //!
+//! A file that git tracks is told of, whatever a rule says, as git does.
+//!
 //! The ignore files are those of the worktree as it stands, as git takes them; what was deleted with its folder is judged by the
 //! folders above. They are read from what is opened step by step, following no link, like everything in a worktree.
 
-use std::collections::HashMap;
+use std::cell::OnceCell;
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,9 +18,12 @@ use super::at::{is_gone, open_at};
 use super::diff::is_gits_own;
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::store::delta::Delta;
+use crate::store::files::read_plain;
+use crate::store::layout::{GIT, GIT_REGISTRATIONS};
 use crate::store::manifest::Manifest;
 use crate::store::object::Entry;
 use crate::tree::filter::IgnoreChain;
+use crate::tree::git_index;
 use crate::tree::read::read_rules;
 
 /// What [`Worktree::status_of`](super::Worktree::status_of) and [`Worktree::diff_of`](super::Worktree::diff_of) tell of;
@@ -33,8 +41,9 @@ impl ChangeScope {
         Self::default()
     }
 
-    /// Leaves out what the worktree's `.gitignore` files (and `.git/info/exclude` of the root) name, whether or not git tracks
-    /// it, and what is in a folder called `.git`.
+    /// Leaves out what the worktree's `.gitignore` files (and `.git/info/exclude` of the root) name, unless git tracks it, and what is
+    /// in a folder called `.git`. The repository in the root says what git tracks. If calve does not understand its index (it may be
+    /// split), the ignore files decide alone.
     #[must_use]
     pub fn gitignore(mut self, yes: bool) -> Self {
         self.gitignore = yes;
@@ -49,8 +58,8 @@ impl ChangeScope {
         self
     }
 
-    /// Makes it ready for the worktree at `root`.
-    pub(super) fn at(&self, root: &Path) -> Result<Judge, Error> {
+    /// Makes it ready for the worktree at `root` of a project.
+    pub(super) fn at(&self, root: &Path, project: Option<&Path>) -> Result<Judge, Error> {
         let below = |path: &PathBuf| {
             inside(path.strip_prefix(root).unwrap_or(path)).ok_or_else(|| {
                 let cause = io::Error::new(
@@ -66,9 +75,14 @@ impl ChangeScope {
             paths: self.paths.iter().map(below).collect::<Result<_, _>>()?,
             opened: self.gitignore.then(|| super::open_dir(root)).transpose()?,
             folders: HashMap::new(),
+            registrations: project.map(|project| project.join(GIT_REGISTRATIONS)),
+            tracked: OnceCell::new(),
         })
     }
 }
+
+/// A file `.git` holds one path.
+const GIT_FILE_MOST_BYTES: u64 = 8 * 1024;
 
 /// A path without dots in it; `None` where it leads out.
 fn inside(path: &Path) -> Option<PathBuf> {
@@ -91,6 +105,10 @@ pub(super) struct Judge {
     /// The root, where ignore files have a say.
     opened: Option<OwnedFd>,
     folders: HashMap<PathBuf, Folder>,
+    /// Where git has the indexes of linked worktrees of the project.
+    registrations: Option<PathBuf>,
+    /// What git tracks, once that was asked.
+    tracked: OnceCell<HashSet<Vec<u8>>>,
 }
 
 #[derive(Clone)]
@@ -148,7 +166,30 @@ impl Judge {
             return Ok(false);
         }
         let folder = self.folder(path.parent().unwrap_or(Path::new("")))?;
-        Ok(!folder.ignores(path, is_dir))
+        Ok(!folder.ignores(path, is_dir) || !is_dir && self.is_tracked(path))
+    }
+
+    /// Whether git tracks the file at `path`.
+    fn is_tracked(&self, path: &Path) -> bool {
+        let read = || self.repository().and_then(|git| git_index::tracked(&git));
+        let tracked = self.tracked.get_or_init(|| read().unwrap_or_default());
+        tracked.contains(path.as_os_str().as_bytes())
+    }
+
+    /// The folder that has the index of the tree: `.git`, or the project's folder for this linked worktree. No other that a file may name.
+    fn repository(&self) -> Option<OwnedFd> {
+        let root = self.opened.as_ref()?;
+        if let Ok(dir) = open_at(root, Path::new(GIT)) {
+            return Some(dir);
+        }
+        let text = read_plain(root, Path::new(GIT), GIT_FILE_MOST_BYTES).ok()?;
+        let folder = Path::new(OsStr::from_bytes(text.strip_prefix(b"gitdir: ")?.trim_ascii_end()));
+        let (above, registrations) = (folder.parent()?, self.registrations.as_deref()?);
+        if above != registrations && std::fs::canonicalize(above).ok()? != registrations {
+            return None;
+        }
+        let dir = super::open_dir(above).ok()?;
+        open_at(&dir, Path::new(folder.file_name()?)).ok()
     }
 
     fn folder(&mut self, path: &Path) -> Result<Folder, Error> {

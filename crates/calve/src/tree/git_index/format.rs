@@ -10,6 +10,7 @@
 //! | flags | 2 bytes, and 2 more if the first bit but one is set (not in version 2) | the same |
 //! | path | as it is, then 1 to 8 zeros up to a multiple of 8 | how many bytes of the last path go, then what follows, then one zero |
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use sha1_smol::Sha1;
@@ -202,6 +203,18 @@ impl Layout {
             (Checksum::Sha256, 32, chunks)
         };
         Some(Self { checksum, id_bytes, chunks })
+    }
+
+    /// The paths of the entries, in `bytes`, of which this is the layout.
+    pub(super) fn paths(&self, bytes: &[u8]) -> HashSet<Vec<u8>> {
+        let mut paths = HashSet::new();
+        for chunk in &self.chunks {
+            let (mut cursor, bytes) = (chunk.cursor.clone(), &bytes[chunk.bytes.clone()]);
+            while cursor.next(bytes).is_some() {
+                paths.insert(cursor.path.clone());
+            }
+        }
+        paths
     }
 
     /// Makes the checksum good again.
