@@ -36,11 +36,12 @@ pub use database::database;
 pub type Target = fn(&[u8]);
 
 /// Every function that is fuzzed, by the name of its fuzzer.
-pub const TARGETS: [(&str, Target); 8] = [
+pub const TARGETS: [(&str, Target); 9] = [
     ("objects", objects),
     ("manifest", manifest),
     ("pack", pack),
     ("index", index),
+    ("git_index", git_index),
     ("texts", texts),
     ("database", database),
     ("patterns", patterns),
@@ -275,12 +276,21 @@ fn read_index(bytes: &[u8]) {
     }
 }
 
+/// git's index, also with a checksum made good: what is understood keeps its length, its paths and its ids when each entry records
+/// another file, and has a checksum of its kind.
+pub fn git_index(data: &[u8]) {
+    crate::tree::git_index::check_any(data);
+}
+
 /// The small files that are text: `format`, the marker of a worktree, the record of an undo, and names of stages and ids.
 pub fn texts(data: &[u8]) {
     if format::parse(data).is_ok() {
         let text = std::str::from_utf8(data).expect("format is text");
         assert!(text.lines().skip(1).all(|line| {
-            line.starts_with("compatible ") || line == "incompatible linked-special"
+            line.starts_with("compatible ")
+                || line.strip_prefix("incompatible ").is_some_and(|name| {
+                    [format::LINKED_SPECIAL, format::WITHOUT_GIT].contains(&name)
+                })
         }));
     }
     if let Some(marker) = Marker::decode(data) {

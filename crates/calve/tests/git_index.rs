@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use calve::{CloneMode, CloneOptions, DestinationReport, Existing, GitIndex, clone_tree};
 use common::git::{
-    Dice, FILES, PROJECT, edit, entries, git, not_ready, script, status, tick, truth,
+    Dice, FILES, PROJECT, edit, entries, git, not_ready, rounds, script, status, tick, truth,
 };
 use common::odd::{self, set_mtime};
 use common::snapshot::{assert_same, only, snapshot};
@@ -383,7 +383,7 @@ fn names_of_stages(clone: &Path) -> Vec<PathBuf> {
 #[test]
 fn after_any_edits_git_says_in_the_clone_what_it_would_if_it_read_everything() {
     let test = "after_any_edits_git_says_in_the_clone_what_it_would_if_it_read_everything";
-    for seed in 1..=24_u64 {
+    for seed in rounds(24) {
         let Some(desk) = Desk::with(test, "", PROJECT) else { return };
         let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let mut steps = Vec::new();

@@ -13,7 +13,7 @@ use calve::{
     ChangeScope, DropOptions, ErrorKind, GitMode, GitOutcome, NoRepository, SnapshotOptions,
     StartOptions, StartedWorktree, Store, SwitchOptions,
 };
-use common::git::{Dice, FILES, PROJECT, edit, entries, git, not_ready, script, truth};
+use common::git::{Dice, FILES, PROJECT, edit, entries, git, not_ready, rounds, script, truth};
 use common::snapshot::{Snapshot, assert_same, only, snapshot};
 use common::stores::{
     Desk, after_a_tick, assert_sound, content, fails, options, put, set_mode, status, tree,
@@ -206,7 +206,7 @@ fn git_reads_what_the_snapshot_does_not_vouch_for() {
 #[test]
 fn after_any_edits_git_says_in_a_worktree_what_it_would_if_it_read_everything() {
     let test = "after_any_edits_git_says_in_a_worktree_what_it_would_if_it_read_everything";
-    for seed in 1..=12_u64 {
+    for seed in rounds(12) {
         let Some(desk) = desk(test, "", PROJECT) else { return };
         let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let (mut steps, mut taken) = (Vec::new(), Vec::new());

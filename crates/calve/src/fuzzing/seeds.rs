@@ -135,6 +135,10 @@ pub fn all() -> io::Result<Vec<Seed>> {
         ("index", "records", records),
     ]);
 
+    for (name, bytes) in crate::tree::git_index::seeds() {
+        seeds.push(("git_index", name, bytes));
+    }
+
     let token = "0123456789abcdef".repeat(2);
     let marker = Marker { token, store: "/home/me/a project/.calve".into() };
     let record = Record {

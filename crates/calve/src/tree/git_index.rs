@@ -36,10 +36,15 @@ use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::{self, Attrs, Created, Meta};
 
 mod format;
+#[cfg(all(feature = "store", any(test, fuzzing)))]
+mod fuzzed;
 mod rule;
 mod sha256;
 #[cfg(test)]
 mod tests;
+
+#[cfg(all(feature = "store", any(test, fuzzing)))]
+pub(crate) use fuzzed::{check_any, seeds};
 
 /// More is read into memory for no index: these are some five million files.
 const INDEX_MOST_BYTES: u64 = 512 * 1024 * 1024;

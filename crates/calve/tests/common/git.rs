@@ -91,6 +91,11 @@ pub(crate) const PROJECT: &str = "
 /// The files of that project which [`edit`] edits.
 pub(crate) const FILES: [&str; 6] = ["a", "b", "src/a", "src/deep/a", "run.sh", "empty"];
 
+/// The seeds of so many rounds of random edits, or of as many as `CALVE_ROUNDS` says.
+pub(crate) fn rounds(few: u64) -> std::ops::RangeInclusive<u64> {
+    1..=std::env::var("CALVE_ROUNDS").map_or(few, |number| number.parse().unwrap())
+}
+
 /// Steps of a number that is as good as any.
 pub(crate) struct Dice(pub(crate) u64);
 

@@ -205,6 +205,12 @@ impl Layout {
         Some(Self { checksum, id_bytes, chunks })
     }
 
+    /// Whether there is one that says which of two meanings an index has.
+    #[cfg(all(feature = "store", any(test, fuzzing)))]
+    pub(super) fn has_checksum(&self) -> bool {
+        self.checksum != Checksum::None
+    }
+
     /// The paths of the entries, in `bytes`, of which this is the layout.
     pub(super) fn paths(&self, bytes: &[u8]) -> HashSet<Vec<u8>> {
         let mut paths = HashSet::new();

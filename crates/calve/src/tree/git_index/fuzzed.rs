@@ -1,0 +1,78 @@
+//! What the fuzzer of git's index asserts, and its seeds.
+
+use sha1_smol::Sha1;
+
+use super::format::{Layout, Recorded};
+use super::sha256::sha256;
+
+/// Looks at the bytes as they are, and with each kind of checksum after them.
+pub(crate) fn check_any(data: &[u8]) {
+    check(data);
+    check(&[data, &Sha1::from(data).digest().bytes()].concat());
+    check(&[data, &sha256(data)].concat());
+    check(&[data, &[0; 20]].concat());
+    check(&[data, &[0; 32]].concat());
+}
+
+fn check(bytes: &[u8]) {
+    let Some(layout) = Layout::of(bytes) else { return };
+    let paths = layout.paths(bytes);
+    let other = Recorded { ino: 0x1234_5678, size: 7, ..Recorded::default() };
+    let (mut written, mut entries) = (bytes.to_vec(), 0);
+    for chunk in &layout.chunks {
+        let (mut cursor, bytes) = (chunk.cursor.clone(), &mut written[chunk.bytes.clone()]);
+        while let Some(entry) = cursor.next(bytes) {
+            entry.record(bytes, other);
+            entries += 1;
+        }
+    }
+    layout.seal(&mut written);
+    assert_eq!(written.len(), bytes.len());
+    assert!(paths.len() <= entries);
+    if !layout.has_checksum() {
+        // Other stat fields may fit the other length of ids as well.
+        return;
+    }
+    let Some(again) = Layout::of(&written) else { panic!("it was understood before") };
+    assert_eq!(again.paths(&written), paths);
+    for chunk in &again.chunks {
+        let mut cursor = chunk.cursor.clone();
+        while let Some(entry) = cursor.next(&written[chunk.bytes.clone()]) {
+            assert_eq!(entry.recorded, other);
+        }
+    }
+}
+
+/// Real encodings, by name: of each version, without a checksum, and with an extension.
+pub(crate) fn seeds() -> Vec<(&'static str, Vec<u8>)> {
+    let index = |version: u32, id_bytes: usize, entries: &[(u16, &[u8], &str)]| {
+        let mut bytes = b"DIRC".to_vec();
+        bytes.extend(version.to_be_bytes());
+        bytes.extend(u32::try_from(entries.len()).unwrap_or(0).to_be_bytes());
+        for (flags, before_path, path) in entries {
+            let start = bytes.len();
+            bytes.extend((1..=10_u32).flat_map(u32::to_be_bytes));
+            bytes.extend(vec![0xab; id_bytes]);
+            bytes.extend(flags.to_be_bytes());
+            bytes.extend(*before_path);
+            bytes.extend(path.bytes());
+            bytes.push(0);
+            while version < 4 && !(bytes.len() - start).is_multiple_of(8) {
+                bytes.push(0);
+            }
+        }
+        bytes
+    };
+    let two = index(2, 20, &[(1, &[], "a"), (5, &[], "dir/b")]);
+    // The second entry has flags of its own; in the fourth version each path begins with how much of the last one goes.
+    let three = index(3, 20, &[(1, &[], "a"), (0x4005, &[0x20, 0], "dir/b")]);
+    let four = index(4, 32, &[(5, &[0], "dir/b"), (6, &[1], "cd")]);
+    let extended = [&two[..], b"TREE", &6_u32.to_be_bytes(), b"\x00-1 0\n"].concat();
+    vec![
+        ("version-2", [&two[..], &Sha1::from(&two).digest().bytes()].concat()),
+        ("version-3", three),
+        ("version-4", four),
+        ("extension", extended),
+        ("none", index(2, 20, &[])),
+    ]
+}
