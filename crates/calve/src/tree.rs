@@ -1,8 +1,9 @@
 //! L2: one tree to N destinations.
 //!
-//! [`run`] goes from the arguments to the report; [`walk`] is the engine, [`node`] its directories, [`file`] its files,
-//! [`links`] the hard links among them; [`staging`] makes trees whole or absent, [`removal`] removes them; [`filter`] decides what is cloned and
-//! [`verdicts`] remembers what a filesystem refused; [`git_index`] readies a clone for git.
+//! [`run`] goes from the arguments to the report. [`engine`] makes trees from a [`source`]: [`node`] has its directories, [`file`]
+//! its files, [`links`] the hard links among them. [`walk`] is a live directory as the source. [`staging`] makes trees whole or absent,
+//! [`removal`] removes them. [`filter`] decides what is cloned, and [`verdicts`] remembers what a filesystem refused. [`git_index`]
+//! readies a clone for git.
 
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -14,7 +15,9 @@ use crate::report::{Cancel, CloneReport, Progress};
 #[cfg(unix)]
 pub(crate) mod budget;
 #[cfg(unix)]
-mod file;
+pub(crate) mod engine;
+#[cfg(unix)]
+pub(crate) mod file;
 pub(crate) mod filter;
 #[cfg(unix)]
 pub(crate) mod git_index;
@@ -29,7 +32,7 @@ mod names;
 #[cfg(unix)]
 pub(crate) mod node;
 #[cfg(unix)]
-mod op;
+pub(crate) mod op;
 #[cfg(unix)]
 pub(crate) mod pool;
 #[cfg(unix)]
@@ -45,6 +48,8 @@ mod run;
 pub(crate) mod running;
 #[cfg(unix)]
 pub(crate) mod sharing;
+#[cfg(unix)]
+pub(crate) mod source;
 #[cfg(unix)]
 pub(crate) mod special;
 #[cfg(unix)]

@@ -193,7 +193,7 @@ pub(crate) fn scan(request: &Request<'_>) -> Result<Scan, Error> {
     let (boot, places, gone) = (Boot::this(), AtomicU32::new(1), Mutex::default());
     let budget = Budget::new(1, FILE_DESCRIPTORS, request.operation.jobs())
         .context(Operation::Read, || request.path)?;
-    let dirs = OpenDirs::new(budget.dirs);
+    let dirs = OpenDirs::new(budget.dirs, 0);
     let left_out = AtomicBool::new(false);
     let scanner = Scanner { request, boot, dirs, places, gone, left_out };
     let base = request.base.map(|_| 0);

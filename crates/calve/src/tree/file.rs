@@ -13,13 +13,15 @@ use std::time::Duration;
 use rustix::fs::{self, AtFlags, FileType, Mode};
 use rustix::io::Errno;
 
-use super::links::{Name, Seen};
+use super::engine::{Worker, two_names};
+use super::links::Name;
 use super::node::Handles;
-use super::op::{Directory, First, Node};
+use super::op::{Dir, First, Node};
 use super::sharing::{NewFile, Tried};
+use super::source::{Named, Source};
 use super::staging::{self, stage_name};
 use super::tally::Because;
-use super::walk::{Worker, two_names};
+use super::walk::Live;
 use super::{CloneMode, Existing, Reflink, tally};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::{NEW_FILE_FLAGS, SOURCE_FLAGS};
@@ -32,13 +34,42 @@ const LEASES_MOST: Duration = Duration::from_secs(60);
 const LEASE_PAUSE: Duration = Duration::from_millis(10);
 
 /// A file that was created everywhere and is still empty.
-pub(super) struct Job {
+pub(crate) struct Job<S: Source> {
     name: CString,
-    source: OwnedFd,
+    number: u32,
+    /// Its content, open; `None` where it is empty.
+    pub(super) source: Option<OwnedFd>,
+    from: Meta,
+    /// What its metadata shall be.
     meta: Meta,
     /// It is the first name of a file that has several.
-    first: Option<Arc<First>>,
+    first: Option<Arc<First<S>>>,
     outs: Vec<Out>,
+}
+
+impl<S: Source> Job<S> {
+    /// An entry with the content of an open file, and what that is; or without content.
+    pub(crate) fn new(entry: Named<'_>, content: Option<(OwnedFd, Meta)>, meta: Meta) -> Self {
+        let (source, from) = match content {
+            Some((source, from)) => (Some(source), from),
+            None => (None, meta),
+        };
+        let Named { name, number, .. } = entry;
+        Self { name: name.to_owned(), number, source, from, meta, first: None, outs: Vec::new() }
+    }
+
+    pub(crate) fn with_first(self, first: Option<Arc<First<S>>>) -> Self {
+        Self { first, ..self }
+    }
+
+    pub(crate) fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// How large it is.
+    fn size(&self) -> u64 {
+        self.source.as_ref().map_or(0, |_| self.from.size)
+    }
 }
 
 /// The file at one destination.
@@ -98,8 +129,9 @@ impl Out {
 }
 
 /// What became of a regular file that was to be made.
-enum Created {
-    Job(Job),
+#[expect(clippy::large_enum_variant, reason = "a box would be an allocation for each file")]
+enum Created<'a> {
+    Job(Job<Live<'a>>),
     /// It stands everywhere.
     Done,
     /// It is gone, or no regular file any more.
@@ -109,16 +141,16 @@ enum Created {
 /// For each destination: why the file is no link there; `None` where it is one.
 pub(super) type Unlinked = Vec<Option<Because>>;
 
-impl Worker<'_, '_> {
+impl<'l> Worker<'_, '_, Live<'l>> {
     /// Handles an entry that is no directory; a regular file that is to be cloned or copied comes back as a job.
     pub(super) fn entry(
         &mut self,
-        node: &Arc<Node>,
+        node: &Arc<Node<Live<'l>>>,
         handles: &Arc<Handles>,
         name: CString,
         mut kind: FileType,
         mutable: bool,
-    ) -> Result<Option<Job>, Error> {
+    ) -> Result<Option<Job<Live<'l>>>, Error> {
         // What is found may be another kind of entry by now. Twice is a coincidence, three times is a game.
         for _ in 0..3 {
             let changed = match kind {
@@ -136,7 +168,10 @@ impl Worker<'_, '_> {
                         Created::Changed => true,
                     }
                 }
-                FileType::Symlink | FileType::Fifo => self.special(node, handles, &name, kind)?,
+                FileType::Symlink | FileType::Fifo => {
+                    let entry = Named { name: &name, kind, number: 0 };
+                    self.special_entry(node, handles, entry)?
+                }
                 FileType::Socket => {
                     self.op.skip(None, node.path_of(&name), SkipReason::Socket);
                     false
@@ -169,11 +204,11 @@ impl Worker<'_, '_> {
     /// Opens the source and makes the destinations, but those where it is a link already.
     fn create(
         &mut self,
-        node: &Arc<Node>,
+        node: &Arc<Node<Live<'l>>>,
         handles: &Arc<Handles>,
         name: &CStr,
         unlinked: Option<&[Option<Because>]>,
-    ) -> Result<Created, Error> {
+    ) -> Result<Created<'l>, Error> {
         let op = self.op;
         if unlinked.is_some_and(|unlinked| unlinked.iter().all(Option::is_none)) {
             return Ok(Created::Done);
@@ -191,16 +226,11 @@ impl Worker<'_, '_> {
             unlinked.iter().any(|because| matches!(because, None | Some(Because::Mutable)))
         });
         if job.meta.links > 1 && !apart {
-            node.remember(handles)
-                .context(Operation::ReadDirectory, || op.source_path(node, name))?;
-            match op.links.see(job.meta.id(), job.meta.links, node, name, 0) {
-                Seen::First(first) => job.first = Some(first),
-                Seen::Before(first) => {
-                    let (name, unlinked) = (name.to_owned(), unlinked.map(<[_]>::to_vec));
-                    let kind = FileType::RegularFile;
-                    self.further.push(Name { name, kind, number: 0, first, unlinked });
-                    return Ok(Created::Done);
-                }
+            let entry = Named { name, kind: FileType::RegularFile, number: 0 };
+            let inode = (job.meta.id(), job.meta.links);
+            match self.first_name(node, handles, entry, inode, unlinked)? {
+                Some(first) => job = job.with_first(Some(first)),
+                None => return Ok(Created::Done),
             }
         }
         if unlinked.is_some() {
@@ -211,12 +241,12 @@ impl Worker<'_, '_> {
     }
 
     /// Opens a regular file of the source; `None` where it is gone, or none any more.
-    fn open_file(
+    pub(super) fn open_file(
         &mut self,
-        node: &Arc<Node>,
+        node: &Arc<Node<Live<'l>>>,
         handles: &Handles,
         name: &CStr,
-    ) -> Result<Option<Job>, Error> {
+    ) -> Result<Option<Job<Live<'l>>>, Error> {
         let op = self.op;
         let path = || op.source_path(node, name);
         let opened = loop {
@@ -237,18 +267,30 @@ impl Worker<'_, '_> {
         if !op.options.xattrs && !op.dests.is_empty() {
             meta = meta.leaving_acl(&source).context(Operation::ReadAttributes, path)?;
         }
-        Ok(Some(Job { name: name.to_owned(), source, meta, first: None, outs: Vec::new() }))
+        let entry = Named { name, kind: FileType::RegularFile, number: 0 };
+        Ok(Some(Job::new(entry, Some((source, meta)), meta)))
     }
 
+    /// Waits a moment for a process that has a lease on a file (Samba and NFS servers take them) to let go of it, which it
+    /// was just asked to; `false` where all of the waiting together took longer than the kernel lets anybody keep one.
+    fn waits_for_lease(&mut self) -> Result<bool, Error> {
+        self.op.check()?;
+        std::thread::sleep(LEASE_PAUSE);
+        self.own.lease_pauses += 1;
+        Ok(LEASE_PAUSE * self.own.lease_pauses < LEASES_MOST)
+    }
+}
+
+impl<S: Source> Worker<'_, '_, S> {
     /// Makes a further name of a file a file of its own, at the destinations where it cannot be linked.
     pub(super) fn file_apart(
         &mut self,
-        node: &Arc<Node>,
+        node: &Arc<Node<S>>,
         handles: &Arc<Handles>,
-        name: &Name<Directory>,
+        name: &Name<Dir<S>>,
         broken: &[usize],
     ) -> Result<(), Error> {
-        let Some(mut job) = self.open_file(node, handles, &name.name)? else {
+        let Some(mut job) = S::file(self, node, handles, name.named())? else {
             self.op.skip(None, node.path_of(&name.name), SkipReason::Vanished);
             return Ok(());
         };
@@ -264,15 +306,6 @@ impl Worker<'_, '_> {
         self.fill_files(node, handles, std::slice::from_mut(&mut job))
     }
 
-    /// Waits a moment for a process that has a lease on a file (Samba and NFS servers take them) to let go of it, which it
-    /// was just asked to; `false` where all of the waiting together took longer than the kernel lets anybody keep one.
-    fn waits_for_lease(&mut self) -> Result<bool, Error> {
-        self.op.check()?;
-        std::thread::sleep(LEASE_PAUSE);
-        self.lease_pauses += 1;
-        Ok(LEASE_PAUSE * self.lease_pauses < LEASES_MOST)
-    }
-
     pub(super) fn count_link(&mut self, dest: usize) {
         self.tallies[dest].files += 1;
         self.tallies[dest].linked_files += 1;
@@ -283,9 +316,9 @@ impl Worker<'_, '_> {
     /// the filesystem needs for one directory is still at hand then.
     pub(super) fn create_batch(
         &mut self,
-        node: &Arc<Node>,
+        node: &Arc<Node<S>>,
         handles: &Arc<Handles>,
-        jobs: &mut [Job],
+        jobs: &mut [Job<S>],
     ) -> Result<(), Error> {
         for dest in 0..self.op.dests.len() {
             for job in jobs.iter_mut().filter(|job| job.outs.len() == dest) {
@@ -299,9 +332,9 @@ impl Worker<'_, '_> {
 
     fn create_outs(
         &mut self,
-        node: &Arc<Node>,
+        node: &Arc<Node<S>>,
         handles: &Arc<Handles>,
-        job: &Job,
+        job: &Job<S>,
         unlinked: Option<&[Option<Because>]>,
     ) -> Result<Vec<Out>, Error> {
         (0..self.op.dests.len())
@@ -316,9 +349,9 @@ impl Worker<'_, '_> {
     fn begin_out(
         &mut self,
         dest: usize,
-        node: &Arc<Node>,
+        node: &Arc<Node<S>>,
         handles: &Arc<Handles>,
-        job: &Job,
+        job: &Job<S>,
         because: Option<Because>,
     ) -> Result<Out, Error> {
         if self.is_kept(dest, node, handles, &job.name)? {
@@ -332,7 +365,7 @@ impl Worker<'_, '_> {
     pub(super) fn is_kept(
         &mut self,
         dest: usize,
-        node: &Node,
+        node: &Node<S>,
         handles: &Handles,
         name: &CStr,
     ) -> Result<bool, Error> {
@@ -353,7 +386,7 @@ impl Worker<'_, '_> {
     }
 
     /// Counts an entry that the merge replaced, or kept.
-    pub(super) fn count_existing(&mut self, dest: usize, node: &Node, name: &CStr) {
+    pub(super) fn count_existing(&mut self, dest: usize, node: &Node<S>, name: &CStr) {
         let options = self.op.options;
         let path = || node.path_of(name);
         tally::count_existing(
@@ -367,14 +400,14 @@ impl Worker<'_, '_> {
     fn create_out(
         &mut self,
         dest: usize,
-        node: &Arc<Node>,
+        node: &Arc<Node<S>>,
         handles: &Arc<Handles>,
-        job: &Job,
+        job: &Job<S>,
         because: Option<Because>,
     ) -> Result<Out, Error> {
         let temporary = self.temporary(dest, node, handles)?;
         let mut out = Out { fd: None, temporary, because, done: false };
-        if !sys::CLONE_MAKES_THE_FILE {
+        if !sys::CLONE_MAKES_THE_FILE || job.source.is_none() {
             out.fd = Some(self.new_file(dest, node, handles, job, &out)?);
         }
         Ok(out)
@@ -383,9 +416,9 @@ impl Worker<'_, '_> {
     fn new_file(
         &mut self,
         dest: usize,
-        node: &Arc<Node>,
+        node: &Arc<Node<S>>,
         handles: &Handles,
-        job: &Job,
+        job: &Job<S>,
         out: &Out,
     ) -> Result<OwnedFd, Error> {
         let op = self.op;
@@ -412,7 +445,7 @@ impl Worker<'_, '_> {
     pub(super) fn temporary(
         &mut self,
         dest: usize,
-        node: &Node,
+        node: &Node<S>,
         handles: &Arc<Handles>,
     ) -> Result<Option<Temporary>, Error> {
         if self.op.dests[dest].merge_stage.is_none() {
@@ -464,7 +497,7 @@ impl Worker<'_, '_> {
     pub(super) fn settle(
         &mut self,
         dest: usize,
-        node: &Arc<Node>,
+        node: &Arc<Node<S>>,
         handles: &Handles,
         name: &CStr,
         temporary: Option<Temporary>,
@@ -534,16 +567,17 @@ impl Worker<'_, '_> {
     /// Gives created files their content and metadata, at one destination after the other.
     pub(super) fn fill_files(
         &mut self,
-        node: &Arc<Node>,
+        node: &Arc<Node<S>>,
         handles: &Arc<Handles>,
-        jobs: &mut [Job],
+        jobs: &mut [Job<S>],
     ) -> Result<(), Error> {
         let op = self.op;
         // Here and not when the files are created: filling is the shorter half of the work.
         let mut attrs = Vec::with_capacity(jobs.len());
         for job in jobs.iter().take_while(|_| op.options.xattrs) {
             attrs.push(
-                Attrs::read(&job.source)
+                op.from
+                    .attributes(node, job)
                     .context(Operation::ReadAttributes, || op.source_path(node, &job.name))?,
             );
         }
@@ -556,7 +590,7 @@ impl Worker<'_, '_> {
                 let out = std::mem::replace(&mut job.outs[dest], Out::DONE);
                 let attrs = attrs.get(index).and_then(Option::as_deref);
                 self.fill_file(dest, node, handles, job, attrs, out)?;
-                op.operation.file_done(job.meta.size);
+                op.operation.file_done(job.size());
             }
         }
         Ok(())
@@ -565,14 +599,14 @@ impl Worker<'_, '_> {
     fn fill_file(
         &mut self,
         dest: usize,
-        node: &Arc<Node>,
+        node: &Arc<Node<S>>,
         handles: &Arc<Handles>,
-        job: &Job,
+        job: &Job<S>,
         attrs: Option<&Attrs>,
         mut out: Out,
     ) -> Result<Settled, Error> {
         let op = self.op;
-        let (copied, cloned_with_metadata) = self.content(dest, node, handles, job, &mut out)?;
+        let (copied, made_by_clone) = self.content(dest, node, handles, job, &mut out)?;
         let path = || op.dest_path(dest, node, &job.name);
         let fd = match out.fd.take() {
             Some(fd) => fd,
@@ -582,29 +616,32 @@ impl Worker<'_, '_> {
                 .context(Operation::Open, path)?,
         };
         let astray = out.temporary.as_ref().is_some_and(Temporary::is_astray);
-        let created = self
-            .created(dest, &fd, !astray && !cloned_with_metadata)
-            .context(Operation::Read, path)?;
-        if cloned_with_metadata && !op.options.xattrs {
+        let created =
+            self.created(dest, &fd, !astray && !made_by_clone).context(Operation::Read, path)?;
+        let has_metadata = made_by_clone && S::CLONES_HAVE_METADATA;
+        if has_metadata && !op.options.xattrs {
             meta::strip_attributes(&fd).context(Operation::SetMetadata, path)?;
         }
-        let attrs = attrs.filter(|_| !cloned_with_metadata);
-        let made_with = (!cloned_with_metadata).then(|| meta::create_mode(&job.meta));
+        let attrs = attrs.filter(|_| !has_metadata);
+        let made_with = (!made_by_clone).then(|| meta::create_mode(&job.meta));
         let refused = meta::apply(&fd, &job.meta, attrs, created, made_with)
             .context(Operation::SetMetadata, path)?;
         // In a merge others may put something at its place before its further names are linked to it.
         let first = job.first.as_ref().filter(|_| op.dests[dest].merge_stage.is_some());
-        let put = match first {
-            Some(first) => Some((first, Meta::of(&fs::fstat(&fd).context(Operation::Read, path)?))),
-            None => None,
+        let found = match S::NOTES || first.is_some() {
+            true => Some(Meta::of(&fs::fstat(&fd).context(Operation::Read, path)?)),
+            false => None,
         };
         if copied.is_some() {
             sys::close_written(fd).context(Operation::Close, path)?;
         }
         match self.settle(dest, node, handles, &job.name, out.temporary.take())? {
             Settled::Placed => {
-                if let Some((first, meta)) = put {
-                    first.was_put(dest, op.dests.len(), &meta);
+                if let Some(found) = found {
+                    S::note(&mut self.own, dest, job.number, &found);
+                    if let Some(first) = first {
+                        first.was_put(dest, op.dests.len(), &found);
+                    }
                 }
             }
             Settled::Kept => return Ok(Settled::Kept),
@@ -617,7 +654,7 @@ impl Worker<'_, '_> {
             let reason = SkipReason::Xattrs(refused.join(", "));
             op.skip(Some(dest), node.path_of(&job.name), reason);
         }
-        tally::count(&mut self.tallies[dest], copied, job.meta.size);
+        tally::count(&mut self.tallies[dest], copied, job.size());
         if let Some(because) = out.because {
             tally::count_unlinked(&mut self.tallies[dest], because);
         }
@@ -628,21 +665,21 @@ impl Worker<'_, '_> {
     fn content(
         &mut self,
         dest: usize,
-        node: &Arc<Node>,
+        node: &Arc<Node<S>>,
         handles: &Handles,
-        job: &Job,
+        job: &Job<S>,
         out: &mut Out,
     ) -> Result<(Option<Because>, bool), Error> {
         let op = self.op;
+        let Some(source) = &job.source else { return Ok((None, false)) };
         let failed = |error: io::Error| {
             if op.stopped() {
                 // Stopped between two calls; whoever stopped us has the reason.
                 return op.cancelled();
             }
-            Error::io(Operation::Clone, op.source_path(node, &job.name), error)
-                .with_other(op.dest_path(dest, node, &job.name))
+            S::failed(op.source_path(node, &job.name), op.dest_path(dest, node, &job.name), error)
         };
-        let because = match self.try_clone(dest, handles, job, out).map_err(failed)? {
+        let because = match self.try_clone(dest, handles, (source, job), out).map_err(failed)? {
             Tried::Cloned => return Ok((None, out.fd.is_none())),
             Tried::No(because, refusal) => {
                 if op.options.reflink == Reflink::Always {
@@ -663,29 +700,34 @@ impl Worker<'_, '_> {
             out.fd = Some(self.new_file(dest, node, handles, job, out)?);
         }
         if let Some(fd) = &out.fd {
-            self.copier
-                .copy(&job.source, fd, job.meta.size, job.meta.blocks, || op.stopped())
-                .map_err(
-                    |error| {
-                        if op.stopped() { op.cancelled() } else { failed(error).into_copy() }
-                    },
-                )?;
+            self.copier.copy(source, fd, job.from.size, job.from.blocks, || op.stopped()).map_err(
+                |error| {
+                    if op.stopped() { op.cancelled() } else { failed(error).into_copy() }
+                },
+            )?;
         }
+        let because = op.from.refused(because, &job.from);
         Ok((Some(out.because.unwrap_or(because)), false))
     }
 
-    fn try_clone(&self, dest: usize, handles: &Handles, job: &Job, out: &Out) -> io::Result<Tried> {
+    fn try_clone(
+        &self,
+        dest: usize,
+        handles: &Handles,
+        (source, job): (&OwnedFd, &Job<S>),
+        out: &Out,
+    ) -> io::Result<Tried> {
         let op = self.op;
         if op.options.mode == CloneMode::Copy || op.options.reflink == Reflink::Never {
             return Ok(Tried::No(Because::Disabled, None));
         }
         let sharing = &op.dests[dest].sharing;
         // Where that is the end of it, it is to be said with this file's errno.
-        if sharing.known(job.meta.dev).refused && op.options.reflink != Reflink::Always {
+        if sharing.known(job.from.dev).refused && op.options.reflink != Reflink::Always {
             return Ok(Tried::No(Because::Filesystem, None));
         }
         let new = self.new_at(dest, handles, &job.name, out);
-        sharing.try_clone(&job.source, &job.meta, new, op.operation.patience(), || op.stopped())
+        sharing.try_clone(source, &job.from, new, op.operation.patience(), || op.stopped())
     }
 
     /// The file on its way to `name`.

@@ -16,6 +16,7 @@ use rustix::fs::FileType;
 
 use super::node::Node;
 use super::pool::lock;
+use super::source::Named;
 use super::tally::Because;
 use crate::reflink::meta::Meta;
 
@@ -68,6 +69,12 @@ pub(crate) struct Name<D> {
     pub(crate) first: Arc<First<D>>,
     /// In the link modes: why it is no link to the source, at each destination.
     pub(crate) unlinked: Option<Vec<Option<Because>>>,
+}
+
+impl<D> Name<D> {
+    pub(crate) fn named(&self) -> Named<'_> {
+        Named { name: &self.name, kind: self.kind, number: self.number }
+    }
 }
 
 /// Whether a name is the first of its file.

@@ -50,7 +50,20 @@ impl<D> Deref for Node<D> {
 #[derive(Debug)]
 pub(crate) struct Handles {
     pub(crate) sides: Vec<OwnedFd>,
+    /// So many of them, the first ones, are destinations.
+    dests: usize,
     open: Arc<AtomicUsize>,
+}
+
+impl Handles {
+    /// The source's side, where it has one.
+    pub(crate) fn source(&self) -> &OwnedFd {
+        &self.sides[self.dests]
+    }
+
+    pub(crate) fn dests(&self) -> &[OwnedFd] {
+        &self.sides[..self.dests]
+    }
 }
 
 impl Drop for Handles {
@@ -232,19 +245,21 @@ fn moved() -> io::Error {
 #[derive(Debug)]
 pub(crate) struct OpenDirs<D> {
     most: usize,
+    dests: usize,
     open: Arc<AtomicUsize>,
     order: Mutex<VecDeque<Weak<Node<D>>>>,
 }
 
 impl<D> OpenDirs<D> {
-    pub(crate) fn new(most: usize) -> Self {
-        Self { most, open: Arc::default(), order: Mutex::default() }
+    /// Of nodes with so many destinations.
+    pub(crate) fn new(most: usize, dests: usize) -> Self {
+        Self { most, dests, open: Arc::default(), order: Mutex::default() }
     }
 
     /// Notes the descriptors of `node` and closes others if they are too many. The root is never closed.
     fn adopt(&self, node: &Arc<Node<D>>, sides: Vec<OwnedFd>) -> Arc<Handles> {
         self.open.fetch_add(1, Ordering::Relaxed);
-        let handles = Arc::new(Handles { sides, open: Arc::clone(&self.open) });
+        let handles = Arc::new(Handles { sides, dests: self.dests, open: Arc::clone(&self.open) });
         *lock(&node.handles) = Some(Arc::clone(&handles));
         let mut order = lock(&self.order);
         if node.parent.is_some() {

@@ -1,33 +1,35 @@
 //! What the threads of one operation share.
 
-use std::collections::HashSet;
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use rustix::fs;
+
 use super::budget::Budget;
-use super::filter::{Filter, IgnoreChain};
+use super::filter::Filter;
 use super::links::{Further, Links};
 use super::names::Placed;
 use super::node::{Handles, OpenDirs};
 use super::pool::{self, Halves, Queue, lock};
 use super::running::Running;
 use super::sharing::Sharing;
+use super::source::Source;
 use super::staging::Stage;
 use super::tally::Finding;
 use super::targets::Target;
 use super::verdicts::Verdicts;
 use super::{CloneOptions, Existing, OWN};
-use crate::error::{Error, ErrorKind, Operation};
+use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::meta::{Attrs, Meta};
 use crate::report::{DestinationReport, SkipReason, Skipped};
 
 /// One destination of the walk.
 #[derive(Debug)]
-pub(super) struct Dest {
+pub(crate) struct Dest {
     /// As it was given, for messages.
     pub(super) path: PathBuf,
     /// In a merge: where files are staged before they are renamed to their places.
@@ -37,6 +39,19 @@ pub(super) struct Dest {
     pub(super) link_verdicts: Verdicts,
     /// Owner and group of what this process makes there; a mount may have its own mind about both.
     pub(super) owner: OnceLock<(u32, u32)>,
+}
+
+impl Dest {
+    pub(crate) fn new(path: PathBuf, merge_stage: Option<Stage>) -> Self {
+        let (sharing, link_verdicts) = (Sharing::default(), Verdicts::default());
+        Self { path, merge_stage, sharing, link_verdicts, owner: OnceLock::new() }
+    }
+
+    /// Where what this process makes has the owner and group that `root` has.
+    pub(crate) fn owned_as(self, root: &OwnedFd) -> rustix::io::Result<Self> {
+        let stat = fs::fstat(root)?;
+        Ok(Self { owner: OnceLock::from((stat.st_uid, stat.st_gid)), ..self })
+    }
 }
 
 /// What a call asks for, and what was found at both ends of it.
@@ -59,25 +74,21 @@ impl Call<'_> {
 }
 
 /// What all threads share.
-pub(super) struct Op<'a> {
+pub(crate) struct Op<'a, S: Source> {
+    pub(crate) from: S,
     pub(super) options: &'a CloneOptions,
-    pub(super) filter: &'a Filter,
+    /// The path of what is made, for messages.
     pub(super) source: &'a Path,
-    pub(super) source_absolute: &'a Path,
-    pub(super) dests: Vec<Dest>,
-    /// Directories that are no part of the source although they are inside it: the destinations.
-    pub(super) excluded: HashSet<(u64, u64)>,
-    pub(super) dirs: OpenDirs<Directory>,
-    pub(super) links: Links<Directory>,
+    pub(crate) dests: Vec<Dest>,
+    pub(super) dirs: OpenDirs<Dir<S>>,
+    pub(super) links: Links<Dir<S>>,
     pub(super) operation: Running,
-    pub(super) budget: Budget,
-    pub(super) queue: Queue<Task>,
+    pub(crate) budget: Budget,
+    pub(crate) queue: Queue<Task<S>>,
     /// Some thread could not have a umask of its own; another may fill what it made.
     pub(super) clipped: AtomicBool,
     pub(super) skipped: Mutex<Vec<Finding>>,
     pub(super) tallies: Mutex<Vec<DestinationReport>>,
-    /// The directories that have a directory `.git`, as paths from the root.
-    pub(super) repositories: Mutex<Vec<PathBuf>>,
 }
 
 /// Whether it is what a store deletes, or has not finished. It means nothing in a clone, and misses nobody there.
@@ -87,29 +98,28 @@ fn is_passing_in_a_store(path: &Path) -> bool {
     parts.next().is_some_and(|part| part == "trash" || part == "stage")
 }
 
-/// A directory of the walk.
-pub(super) type Node = super::node::Node<Directory>;
-
-/// The first name of a file that has several.
-pub(super) type First = super::links::First<Directory>;
-
-/// What is known of a directory on the source's side and on every destination's.
+/// What is known of a directory: what its source knows (`own`), and what it is on every destination.
 #[derive(Debug)]
-pub(super) struct Directory {
+pub(crate) struct Directory<O> {
     pub(super) meta: Meta,
     pub(super) attrs: Option<Box<Attrs>>,
-    /// The ignore files that hold for its entries, once they are read.
-    pub(super) chain: OnceLock<Arc<IgnoreChain>>,
-    /// Only entered for the sake of what is included below.
-    pub(super) inside_excluded: bool,
     pub(super) dests: Vec<DestState>,
     /// What was put where two names may be one.
     pub(super) placed: Placed,
+    pub(crate) own: O,
 }
+
+pub(crate) type Dir<S> = Directory<<S as Source>::Directory>;
+
+/// A directory that is being made.
+pub(crate) type Node<S> = super::node::Node<Dir<S>>;
+
+/// The first name of a file that has several.
+pub(crate) type First<S> = super::links::First<Dir<S>>;
 
 /// What is known of a directory of a destination.
 #[derive(Debug)]
-pub(super) struct DestState {
+pub(crate) struct DestState {
     /// This operation made it, so its mode and times are the source's in the end.
     pub(super) made: bool,
     /// In a merge: nothing can be renamed into it from the stage, so files are staged in the directory itself. So it is on another
@@ -119,54 +129,54 @@ pub(super) struct DestState {
     pub(super) folds: bool,
 }
 
-/// The sides of a directory of the walk: the source's, then the destinations'.
-impl Handles {
-    pub(super) fn source(&self) -> &OwnedFd {
-        &self.sides[0]
-    }
-
-    pub(super) fn dests(&self) -> &[OwnedFd] {
-        &self.sides[1..]
+impl DestState {
+    /// Of the root of a new tree.
+    pub(crate) fn new_root() -> Self {
+        Self { made: true, stage_here: false.into(), folds: false }
     }
 }
 
-pub(super) enum Task {
-    Root(Arc<Node>),
+pub(crate) enum Task<S: Source> {
+    Root(Arc<Node<S>>),
     Directory {
-        parent: Arc<Node>,
-        name: CString,
-        inside_excluded: bool,
+        parent: Arc<Node<S>>,
+        child: S::Child,
     },
-    Fill(Batch),
+    Fill(Batch<S>),
     /// Further names of files whose first names stand.
-    Link(Arc<Further<Directory>>),
+    Link(Arc<Further<Dir<S>>>),
     /// What waited for links, when all of them are made.
-    Linked(Arc<Further<Directory>>),
+    Linked(Arc<Further<Dir<S>>>),
 }
 
 /// Files of one directory that are created and wait to be filled.
-pub(super) struct Batch {
-    pub(super) node: Arc<Node>,
+pub(crate) struct Batch<S: Source> {
+    pub(super) node: Arc<Node<S>>,
     pub(super) handles: Arc<Handles>,
-    pub(super) jobs: Vec<super::file::Job>,
+    pub(super) jobs: Vec<super::file::Job<S>>,
 }
 
-impl<'a> Op<'a> {
-    pub(super) fn new(
-        call: &'a Call<'a>,
+impl<'a, S: Source> Op<'a, S> {
+    /// An operation that makes a tree `from` somewhere at `dests`; `source` is its path in messages.
+    ///
+    /// # Errors
+    /// The process may not open enough files.
+    pub(crate) fn new(
+        from: S,
+        source: &'a Path,
+        options: &'a CloneOptions,
+        operation: &Running,
         dests: Vec<Dest>,
-        excluded: HashSet<(u64, u64)>,
-        budget: Budget,
-    ) -> Self {
-        let operation = call.operation.with_jobs(budget.jobs);
+    ) -> Result<Self, Error> {
+        let budget = Budget::new(S::SIDES + dests.len(), 1 + dests.len(), operation.jobs());
+        let budget = budget.context(S::OPERATION, || source)?;
+        let operation = operation.with_jobs(budget.jobs);
         let halves = Halves { first_most: (budget.jobs / 2).max(1), held_most: budget.files };
-        Self {
-            options: call.options,
-            filter: &call.filter,
-            source: call.source,
-            source_absolute: &call.absolute,
-            excluded,
-            dirs: OpenDirs::new(budget.dirs),
+        Ok(Self {
+            from,
+            options,
+            source,
+            dirs: OpenDirs::new(budget.dirs, dests.len()),
             links: Links::new(),
             budget,
             tallies: Mutex::new(vec![DestinationReport::default(); dests.len().max(1)]),
@@ -175,11 +185,10 @@ impl<'a> Op<'a> {
             operation,
             clipped: AtomicBool::new(false),
             skipped: Mutex::default(),
-            repositories: Mutex::default(),
-        }
+        })
     }
 
-    pub(super) fn into_findings(self) -> Findings {
+    pub(crate) fn into_findings(self) -> Findings {
         let inner = PoisonError::into_inner;
         (
             self.dests,
@@ -188,16 +197,16 @@ impl<'a> Op<'a> {
         )
     }
 
-    pub(super) fn stopped(&self) -> bool {
+    pub(crate) fn stopped(&self) -> bool {
         self.queue.stopped()
     }
 
-    pub(super) fn check(&self) -> Result<(), Error> {
+    pub(crate) fn check(&self) -> Result<(), Error> {
         if self.stopped() { Err(self.cancelled()) } else { Ok(()) }
     }
 
     pub(super) fn cancelled(&self) -> Error {
-        pool::cancelled(Operation::Clone, self.source)
+        pool::cancelled(S::OPERATION, self.source)
     }
 
     /// Notes an entry that did not arrive whole, at one destination or at all of them.
@@ -209,12 +218,17 @@ impl<'a> Op<'a> {
         }
     }
 
-    pub(super) fn source_path(&self, node: &Node, name: &CStr) -> PathBuf {
+    /// The path of a directory, for messages.
+    pub(super) fn path(&self, node: &Node<S>) -> PathBuf {
+        self.source.join(node.path())
+    }
+
+    pub(super) fn source_path(&self, node: &Node<S>, name: &CStr) -> PathBuf {
         self.source.join(node.path_of(name))
     }
 
     /// Two entries of the source that the destination of a merge takes for one.
-    pub(super) fn one_place(&self, node: &Node, first: &CStr, name: &CStr) -> Error {
+    pub(super) fn one_place(&self, node: &Node<S>, first: &CStr, name: &CStr) -> Error {
         let cause = io::Error::new(
             io::ErrorKind::AlreadyExists,
             "the destination takes their names for one (it ignores case, or how letters are composed)",
@@ -223,11 +237,11 @@ impl<'a> Op<'a> {
             .with_other(self.source_path(node, name))
     }
 
-    pub(super) fn dest_path(&self, dest: usize, node: &Node, name: &CStr) -> PathBuf {
+    pub(super) fn dest_path(&self, dest: usize, node: &Node<S>, name: &CStr) -> PathBuf {
         self.dests[dest].path.join(node.path_of(name))
     }
 }
 
 /// What is left of an operation when it is over: the destinations, their counts, and what did not arrive whole, at one of
 /// them or at all.
-pub(super) type Findings = (Vec<Dest>, Vec<DestinationReport>, Vec<Finding>);
+pub(crate) type Findings = (Vec<Dest>, Vec<DestinationReport>, Vec<Finding>);

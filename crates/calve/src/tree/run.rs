@@ -9,24 +9,23 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{self, AtFlags, Mode as Permissions, OFlags};
 use rustix::io::Errno;
 
-use super::budget::Budget;
 use super::filter::Filter;
 use super::node::Handles;
 use super::op::{Call, Dest, DestState, Op};
 use super::pool::lock;
 use super::removal;
 use super::running::Running;
-use super::sharing::Sharing;
+use super::source::Opened;
 use super::staging::{self, Stage};
 use super::tally::Finding;
 use super::targets::{Target, is_inside, look_at};
-use super::verdicts::Verdicts;
+use super::walk::Live;
 use super::{
     CloneMode, CloneOptions, Existing, GitIndex, Reflink, git_index, listing, mounts, names, tally,
 };
@@ -257,13 +256,7 @@ fn walk_and_publish(
         };
         let folds = merge_stage.as_ref().is_some_and(|stage| names::may_be_one(stage.dir()));
         indices.push(index);
-        dests.push(Dest {
-            path: path(),
-            merge_stage,
-            sharing: Sharing::default(),
-            link_verdicts: Verdicts::default(),
-            owner: OnceLock::new(),
-        });
+        dests.push(Dest::new(path(), merge_stage));
         roots.push(dir);
         states.push(DestState { made: new, stage_here: false.into(), folds });
     }
@@ -273,7 +266,7 @@ fn walk_and_publish(
         git_index::wait_before_merge(&root, before_walk);
     }
     let result =
-        op.run(*meta, root, roots, states).map(|roots| ready_for_git(&op, &roots, before_walk));
+        start(&op, *meta, root, roots, states).map(|roots| ready_for_git(&op, &roots, before_walk));
     let (dests, tallies, skipped) = op.into_findings();
     let ready_entries = match result {
         Ok(ready_entries) => ready_entries,
@@ -317,11 +310,11 @@ fn readies_indexes(options: &CloneOptions) -> bool {
 }
 
 /// Rewrites the git indexes of each destination, if the caller wants that, and counts the entries.
-fn ready_for_git(op: &Op, roots: &Handles, before_walk: (i64, i64)) -> Vec<u64> {
+fn ready_for_git(op: &Op<'_, Live<'_>>, roots: &Handles, before_walk: (i64, i64)) -> Vec<u64> {
     if !readies_indexes(op.options) {
         return Vec::new();
     }
-    let directories = lock(&op.repositories);
+    let directories = lock(&op.from.repositories);
     let ready = |(clone, dest): (&OwnedFd, &Dest)| {
         let trees = git_index::Trees {
             source: git_index::Source::Tree(roots.source()),
@@ -340,10 +333,27 @@ fn new_op<'a>(
     call: &'a Call<'a>,
     dests: Vec<Dest>,
     excluded: HashSet<(u64, u64)>,
-) -> Result<Op<'a>, Error> {
-    let sides = 1 + dests.len();
-    let budget = Budget::new(sides, sides, call.operation.jobs());
-    Ok(Op::new(call, dests, excluded, budget.context(Operation::Clone, || call.source)?))
+) -> Result<Op<'a, Live<'a>>, Error> {
+    let live = Live {
+        filter: &call.filter,
+        absolute: &call.absolute,
+        excluded,
+        repositories: Mutex::default(),
+    };
+    Op::new(live, call.source, call.options, &call.operation, dests)
+}
+
+/// Walks from the root, which is given open on both sides, and is handed back so.
+fn start<'a>(
+    op: &Op<'a, Live<'a>>,
+    meta: Meta,
+    source: OwnedFd,
+    roots: Vec<OwnedFd>,
+    states: Vec<DestState>,
+) -> Result<Arc<Handles>, Error> {
+    let root = Opened::live(op, source, meta, None);
+    let root = root.context(Operation::ReadAttributes, || op.source)?;
+    Ok(op.run(root, roots, states)?.0)
 }
 
 /// A walk without a destination.
@@ -351,7 +361,7 @@ fn count(call: &Call<'_>, root: OwnedFd) -> Result<(DestinationReport, Vec<Findi
     let excluded =
         call.targets.iter().filter_map(|target| target.existing.map(|meta| meta.id())).collect();
     let op = new_op(call, Vec::new(), excluded)?;
-    op.run(call.meta, root, Vec::new(), Vec::new())?;
+    start(&op, call.meta, root, Vec::new(), Vec::new())?;
     let (_, tallies, skipped) = op.into_findings();
     let mut counts = tallies.into_iter().next().unwrap_or_default();
     counts.directories += 1;

@@ -8,25 +8,27 @@ use std::sync::Arc;
 use rustix::fs::{self, AtFlags, FileType, Mode};
 use rustix::io::Errno;
 
+use super::engine::{Worker, two_names};
 use super::file::{Settled, Unlinked};
-use super::links::{Further, Name, Seen};
+use super::links::{Further, Name};
 use super::node::Handles;
-use super::op::{Directory, First, Node};
+use super::op::{Dir, First, Node};
+use super::source::{Named, Source};
 use super::tally::Because;
-use super::walk::{Worker, two_names};
+use super::walk::Live;
 use super::{CloneMode, Existing};
 use crate::error::{Context as _, Error, Operation};
 use crate::reflink::meta::{self, Meta};
 use crate::reflink::verdict::{Verdict, classify};
 use crate::report::SkipReason;
 
-impl Worker<'_, '_> {
+impl<S: Source> Worker<'_, '_, S> {
     /// Makes an entry that needs no filling: at its place where that is free, else (in a merge) staged and renamed, unless what is
     /// there is kept; always that where two names may be one.
     fn make(
         &mut self,
         dest: usize,
-        node: &Arc<Node>,
+        node: &Arc<Node<S>>,
         handles: &Arc<Handles>,
         name: &CStr,
         make: impl Fn(BorrowedFd<'_>, &CStr) -> rustix::io::Result<()>,
@@ -59,8 +61,8 @@ impl Worker<'_, '_> {
     pub(super) fn link_to_first(
         &mut self,
         dest: usize,
-        first: &First,
-        node: &Arc<Node>,
+        first: &First<S>,
+        node: &Arc<Node<S>>,
         handles: &Arc<Handles>,
         name: &CStr,
     ) -> Result<Option<Settled>, Error> {
@@ -90,16 +92,150 @@ impl Worker<'_, '_> {
         }
     }
 
+    /// The further names in a directory of files whose first names stand.
+    pub(super) fn link_further(&mut self, further: &Further<Dir<S>>) -> Result<(), Error> {
+        let (op, node) = (self.op, &further.dir);
+        let handles = node.handles(&op.dirs).context(Operation::OpenDirectory, || op.path(node))?;
+        for name in &further.names {
+            let mut broken = Vec::new();
+            for dest in 0..op.dests.len() {
+                op.check()?;
+                match self.link_to_first(dest, &name.first, node, &handles, &name.name)? {
+                    Some(Settled::Kept) => op.operation.files_done(1),
+                    Some(_) if name.kind == FileType::RegularFile => self.count_link(dest),
+                    Some(_) => self.count_special(dest, name.kind),
+                    None => broken.push(dest),
+                }
+            }
+            match name.kind {
+                _ if broken.is_empty() => {}
+                FileType::RegularFile => self.file_apart(node, &handles, name, &broken)?,
+                _ => self.special_apart(node, &handles, name, &broken)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a further name of an entry without content an entry of its own, at the destinations where it cannot be linked.
+    fn special_apart(
+        &mut self,
+        node: &Arc<Node<S>>,
+        handles: &Arc<Handles>,
+        name: &Name<Dir<S>>,
+        broken: &[usize],
+    ) -> Result<(), Error> {
+        let Some(special) = S::special(self, node, handles, name.named())? else {
+            self.op.skip(None, node.path_of(&name.name), SkipReason::Vanished);
+            return Ok(());
+        };
+        for dest in broken {
+            self.op.skip(Some(*dest), node.path_of(&name.name), SkipReason::HardlinkBroken);
+            self.special_at(*dest, node, handles, &name.name, &special)?;
+        }
+        Ok(())
+    }
+
+    /// At one destination. In a merge it is staged: its metadata is set by name, and a name in the destination may be
+    /// anybody's a moment later.
+    pub(crate) fn special_at(
+        &mut self,
+        dest: usize,
+        node: &Arc<Node<S>>,
+        handles: &Arc<Handles>,
+        name: &CStr,
+        special: &Special<S>,
+    ) -> Result<(), Error> {
+        let op = self.op;
+        if self.is_kept(dest, node, handles, name)? {
+            op.operation.files_done(1);
+            return Ok(());
+        }
+        let path = || op.dest_path(dest, node, name);
+        let merging = op.dests[dest].merge_stage.is_some();
+        let mut created = meta::created_by_us(self.mode_is_exact);
+        if let Some(owner) = op.dests[dest].owner.get().filter(|_| !merging) {
+            created.owner = *owner;
+        }
+        let mode = special.target.is_none().then(|| meta::mode(special.meta.permissions()));
+        loop {
+            let temporary = self.temporary(dest, node, handles)?;
+            let dir = self.place(dest, handles, temporary.as_ref());
+            let place = temporary.as_deref().unwrap_or(name);
+            special.make(dir, place).map_err(|errno| match errno {
+                Errno::EXIST => two_names(path()),
+                errno => Error::io(Operation::Make, path(), errno),
+            })?;
+            meta::apply_at(dir, place, &special.meta, created, mode)
+                .context(Operation::SetMetadata, path)?;
+            let first = special.first.as_ref().filter(|_| temporary.is_some());
+            let found = match S::NOTES || first.is_some() {
+                true => {
+                    let stat = fs::statat(dir, place, AtFlags::SYMLINK_NOFOLLOW);
+                    Some(Meta::of(&stat.context(Operation::Read, path)?))
+                }
+                false => None,
+            };
+            match self.settle(dest, node, handles, name, temporary)? {
+                Settled::Placed => {
+                    if let Some(found) = found {
+                        S::note(&mut self.own, dest, special.number, &found);
+                        if let Some(first) = first {
+                            first.was_put(dest, op.dests.len(), &found);
+                        }
+                    }
+                    self.count_special(dest, special.meta.file_type());
+                }
+                Settled::Kept => op.operation.files_done(1),
+                Settled::Unreachable => continue,
+            }
+            return Ok(());
+        }
+    }
+
+    fn count_special(&mut self, dest: usize, kind: FileType) {
+        self.tally_special(dest, kind);
+        self.op.operation.files_done(1);
+    }
+
+    fn tally_special(&mut self, dest: usize, kind: FileType) {
+        let tally = &mut self.tallies[dest];
+        *match kind {
+            FileType::Symlink => &mut tally.symlinks,
+            _ => &mut tally.fifos,
+        } += 1;
+    }
+}
+
+/// A symbolic link or a FIFO.
+pub(crate) struct Special<S: Source> {
+    pub(crate) meta: Meta,
+    /// Where the link points to; `None` for a FIFO.
+    pub(crate) target: Option<CString>,
+    pub(crate) number: u32,
+    /// It is the first name of one that has several.
+    pub(crate) first: Option<Arc<First<S>>>,
+}
+
+impl<S: Source> Special<S> {
+    fn make(&self, dir: BorrowedFd<'_>, name: &CStr) -> rustix::io::Result<()> {
+        match &self.target {
+            Some(target) => fs::symlinkat(target, dir, name),
+            None => make_fifo(dir, name, meta::mode(self.meta.permissions())),
+        }
+    }
+}
+
+impl<'l> Worker<'_, '_, Live<'l>> {
     /// The link modes: links the file wherever it can be.
     pub(super) fn link(
         &mut self,
-        node: &Arc<Node>,
+        node: &Arc<Node<Live<'l>>>,
         handles: &Arc<Handles>,
         name: &CStr,
     ) -> Result<Unlinked, Error> {
         let op = self.op;
         let hard = op.options.mode == CloneMode::Hardlink;
-        let target = (!hard).then(|| op.source_absolute.join(node.path_of(name)));
+        let target = (!hard).then(|| op.from.absolute.join(node.path_of(name)));
         let dev = node.meta.dev;
         let mut unlinked = Vec::with_capacity(op.dests.len());
         for (dest, at) in op.dests.iter().enumerate() {
@@ -149,59 +285,13 @@ impl Worker<'_, '_> {
         Ok(unlinked)
     }
 
-    /// The further names in a directory of files whose first names stand.
-    pub(super) fn link_further(&mut self, further: &Further<Directory>) -> Result<(), Error> {
-        let (op, node) = (self.op, &further.dir);
-        let handles = node
-            .handles(&op.dirs)
-            .context(Operation::OpenDirectory, || op.source.join(node.path()))?;
-        for name in &further.names {
-            let mut broken = Vec::new();
-            for dest in 0..op.dests.len() {
-                op.check()?;
-                match self.link_to_first(dest, &name.first, node, &handles, &name.name)? {
-                    Some(Settled::Kept) => op.operation.files_done(1),
-                    Some(_) if name.kind == FileType::RegularFile => self.count_link(dest),
-                    Some(_) => self.count_special(dest, name.kind),
-                    None => broken.push(dest),
-                }
-            }
-            match name.kind {
-                _ if broken.is_empty() => {}
-                FileType::RegularFile => self.file_apart(node, &handles, name, &broken)?,
-                _ => self.special_apart(node, &handles, name, &broken)?,
-            }
-        }
-        Ok(())
-    }
-
-    /// Makes a further name of an entry without content an entry of its own, at the destinations where it cannot be linked.
-    fn special_apart(
-        &mut self,
-        node: &Arc<Node>,
-        handles: &Arc<Handles>,
-        name: &Name<Directory>,
-        broken: &[usize],
-    ) -> Result<(), Error> {
-        let Some(special) = self.look_at_special(node, handles, &name.name, name.kind)? else {
-            self.op.skip(None, node.path_of(&name.name), SkipReason::Vanished);
-            return Ok(());
-        };
-        for dest in broken {
-            self.op.skip(Some(*dest), node.path_of(&name.name), SkipReason::HardlinkBroken);
-            self.special_at(*dest, node, handles, &name.name, &special)?;
-        }
-        Ok(())
-    }
-
     /// What a symbolic link or a FIFO of the source is; `None` where it is none any more.
-    fn look_at_special(
+    pub(super) fn look_at_special(
         &self,
-        node: &Node,
+        node: &Node<Live<'l>>,
         handles: &Handles,
-        name: &CStr,
-        kind: FileType,
-    ) -> Result<Option<Special>, Error> {
+        Named { name, kind, number }: Named<'_>,
+    ) -> Result<Option<Special<Live<'l>>>, Error> {
         let path = || self.op.source_path(node, name);
         let target = match kind {
             FileType::Symlink => match fs::readlinkat(handles.source(), name, Vec::new()) {
@@ -225,122 +315,35 @@ impl Worker<'_, '_> {
                 .leaving_acl_at(handles.source(), name)
                 .context(Operation::ReadAttributes, path)?,
         };
-        Ok(Some(Special { meta, target, first: None }))
+        Ok(Some(Special { meta, target, number, first: None }))
     }
 
     /// Recreates a symbolic link or a FIFO, with its metadata, at every destination; `true` where it is none any more.
-    pub(super) fn special(
+    pub(super) fn special_entry(
         &mut self,
-        node: &Arc<Node>,
+        node: &Arc<Node<Live<'l>>>,
         handles: &Arc<Handles>,
-        name: &CStr,
-        kind: FileType,
+        entry: Named<'_>,
     ) -> Result<bool, Error> {
         let op = self.op;
-        let Some(mut special) = self.look_at_special(node, handles, name, kind)? else {
+        let Some(mut special) = self.look_at_special(node, handles, entry)? else {
             return Ok(true);
         };
         if op.dests.is_empty() {
-            self.tally_special(0, kind);
+            self.tally_special(0, entry.kind);
             return Ok(false);
         }
         let meta = special.meta;
         if meta.links > 1 {
-            node.remember(handles)
-                .context(Operation::ReadDirectory, || op.source_path(node, name))?;
-            match op.links.see(meta.id(), meta.links, node, name, 0) {
-                Seen::First(first) => special.first = Some(first),
-                Seen::Before(first) => {
-                    let name = name.to_owned();
-                    self.further.push(Name { name, kind, number: 0, first, unlinked: None });
-                    return Ok(false);
-                }
+            match self.first_name(node, handles, entry, (meta.id(), meta.links), None)? {
+                Some(first) => special.first = Some(first),
+                None => return Ok(false),
             }
         }
         for dest in 0..op.dests.len() {
-            self.special_at(dest, node, handles, name, &special)?;
+            self.special_at(dest, node, handles, entry.name, &special)?;
         }
         Ok(false)
-    }
-
-    /// At one destination. In a merge it is staged: its metadata is set by name, and a name in the destination may be
-    /// anybody's a moment later.
-    fn special_at(
-        &mut self,
-        dest: usize,
-        node: &Arc<Node>,
-        handles: &Arc<Handles>,
-        name: &CStr,
-        special: &Special,
-    ) -> Result<(), Error> {
-        let op = self.op;
-        if self.is_kept(dest, node, handles, name)? {
-            op.operation.files_done(1);
-            return Ok(());
-        }
-        let path = || op.dest_path(dest, node, name);
-        let created = meta::created_by_us(self.mode_is_exact);
-        let mode = special.target.is_none().then(|| meta::mode(special.meta.permissions()));
-        loop {
-            let temporary = self.temporary(dest, node, handles)?;
-            let dir = self.place(dest, handles, temporary.as_ref());
-            let place = temporary.as_deref().unwrap_or(name);
-            special.make(dir, place).map_err(|errno| match errno {
-                Errno::EXIST => two_names(path()),
-                errno => Error::io(Operation::Make, path(), errno),
-            })?;
-            meta::apply_at(dir, place, &special.meta, created, mode)
-                .context(Operation::SetMetadata, path)?;
-            let put = match special.first.as_ref().filter(|_| temporary.is_some()) {
-                Some(first) => {
-                    let stat = fs::statat(dir, place, AtFlags::SYMLINK_NOFOLLOW);
-                    Some((first, Meta::of(&stat.context(Operation::Read, path)?)))
-                }
-                None => None,
-            };
-            match self.settle(dest, node, handles, name, temporary)? {
-                Settled::Placed => {
-                    if let Some((first, meta)) = put {
-                        first.was_put(dest, op.dests.len(), &meta);
-                    }
-                    self.count_special(dest, special.meta.file_type());
-                }
-                Settled::Kept => op.operation.files_done(1),
-                Settled::Unreachable => continue,
-            }
-            return Ok(());
-        }
-    }
-
-    fn count_special(&mut self, dest: usize, kind: FileType) {
-        self.tally_special(dest, kind);
-        self.op.operation.files_done(1);
-    }
-
-    fn tally_special(&mut self, dest: usize, kind: FileType) {
-        let tally = &mut self.tallies[dest];
-        *match kind {
-            FileType::Symlink => &mut tally.symlinks,
-            _ => &mut tally.fifos,
-        } += 1;
-    }
-}
-
-/// A symbolic link or a FIFO of the source.
-struct Special {
-    meta: Meta,
-    /// Where the link points to; `None` for a FIFO.
-    target: Option<CString>,
-    /// It is the first name of one that has several.
-    first: Option<Arc<First>>,
-}
-
-impl Special {
-    fn make(&self, dir: BorrowedFd<'_>, name: &CStr) -> rustix::io::Result<()> {
-        match &self.target {
-            Some(target) => fs::symlinkat(target, dir, name),
-            None => make_fifo(dir, name, meta::mode(self.meta.permissions())),
-        }
     }
 }
 

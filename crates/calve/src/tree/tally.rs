@@ -113,11 +113,11 @@ pub(super) fn reports<'a>(
 }
 
 /// An entry that did not arrive whole, at one destination of the walk or at all of them.
-pub(super) type Finding = (Option<usize>, Skipped);
+pub(crate) type Finding = (Option<usize>, Skipped);
 
 /// Writes what was counted, and those `findings` that are about all destinations or about `place` of the walk, to the
 /// report of a destination.
-pub(super) fn write(
+pub(crate) fn write(
     report: &mut DestinationReport,
     counts: DestinationReport,
     findings: &[Finding],
@@ -136,7 +136,7 @@ pub(super) fn write(
 }
 
 /// How the files arrived, taken together. Further names of a file that arrived are no method of their own.
-pub(super) fn method(mode: CloneMode, report: &DestinationReport) -> Method {
+pub(crate) fn method(mode: CloneMode, report: &DestinationReport) -> Method {
     let linked = match mode {
         CloneMode::Hardlink => Some(Method::Hardlink),
         CloneMode::Symlink => Some(Method::Symlink),

@@ -76,7 +76,12 @@ pub(crate) fn clone_at(source: impl AsFd, dir: impl AsFd, name: &CStr) -> io::Re
         let (from, made) = (Meta::of(&fs::fstat(source)?), Meta::of(&fs::fstat(&new)?));
         let created = Created { owner: (made.uid, made.gid), ..meta::created_by_us(false) };
         let wanted = from.with_mode(from.mode & !0o6000);
-        meta::apply(&new, &wanted, Attrs::read(source)?.as_deref(), created, None).map(drop)
+        let attrs = Attrs::read(source)?;
+        match meta::apply(&new, &wanted, attrs.as_deref(), created, None)?.is_empty() {
+            true => Ok(()),
+            // No clone of macOS is without attributes of its source: then this one is refused.
+            false => Err(Errno::INVAL.into()),
+        }
     };
     fill().inspect_err(|_| {
         let _ = fs::unlinkat(dir, name, AtFlags::empty());

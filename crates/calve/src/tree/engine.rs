@@ -1,0 +1,385 @@
+//! The engine: one queue, a few threads, trees made at all destinations at once.
+//!
+//! A task is a directory: its [`Source`] hands over the entries, files are created everywhere, and go in small batches to be filled
+//! ([`pool`](super::pool) argues why). A directory gets its mode and times when everything below it is done ([`node`](super::node)).
+//! Further names of files come when all else stands ([`links`](super::links)).
+//!
+//! # Bounds
+//! Descriptors: [`Budget`](super::budget::Budget) says how many, for directories and for files between creating and filling. Directories
+//! are taken last in, first out, so the queue holds the siblings along one path for each thread, not a level of the tree.
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use rustix::fs::{self, AtFlags, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::CloneMode;
+use super::file::Job;
+use super::links::{Further, Name, Seen};
+use super::names::Placed;
+use super::node::Handles;
+use super::op::{Batch, DestState, Dir, Directory, First, Node, Op, Task};
+use super::pool::{Thread, lock};
+use super::source::{Named, Opened, Source};
+use super::staging::{self, Stage};
+use super::tally::Because;
+use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::reflink::copy::Copier;
+use crate::reflink::imp::DIR_FLAGS;
+use crate::reflink::meta::{self, Created, Meta};
+use crate::reflink::sys;
+use crate::report::{DestinationReport, SkipReason};
+
+impl<S: Source> Op<'_, S> {
+    /// Makes the tree, from the root, which is given open at every destination, and is handed back so; and what the threads kept.
+    pub(crate) fn run(
+        &self,
+        root: Opened<S>,
+        roots: Vec<OwnedFd>,
+        states: Vec<DestState>,
+    ) -> Result<(Arc<Handles>, Vec<S::Thread>), Error> {
+        for (tally, state) in lock(&self.tallies).iter_mut().zip(&states) {
+            tally.directories += u64::from(state.made);
+        }
+        let Opened { side, meta, attrs, own, .. } = root;
+        let data = Directory { meta, attrs, dests: states, placed: Placed::default(), own };
+        let sides = roots.into_iter().chain(side).collect();
+        let root = super::node::Node::root(data, sides, &self.dirs);
+        let roots = root.handles(&self.dirs).context(Operation::Open, || self.source)?;
+        let mut threads = self.round(0, vec![Task::Root(root)])?;
+        let waiting: Vec<_> = self.links.take().into_iter().map(Arc::new).collect();
+        let linking = waiting.iter().filter(|further| !further.names.is_empty());
+        threads.extend(self.round(1, linking.map(|it| Task::Link(Arc::clone(it))).collect())?);
+        threads.extend(self.round(2, waiting.into_iter().map(Task::Linked).collect())?);
+        Ok((roots, threads))
+    }
+
+    /// Does tasks, and what comes up meanwhile.
+    fn round(&self, round: usize, tasks: Vec<Task<S>>) -> Result<Vec<S::Thread>, Error> {
+        if tasks.is_empty() {
+            return Ok(Vec::new());
+        }
+        let start = |thread: Thread| {
+            let index = round * self.budget.jobs + thread.index;
+            Worker::new(self, Thread { index, ..thread })
+        };
+        let workers = self.queue.run((S::OPERATION, self.source), tasks, start, Worker::work)?;
+        let mut tallies = lock(&self.tallies);
+        let mut threads = Vec::with_capacity(workers.len());
+        for worker in workers {
+            for (sum, own) in tallies.iter_mut().zip(&worker.tallies) {
+                super::tally::add(sum, own);
+            }
+            threads.push(worker.own);
+        }
+        Ok(threads)
+    }
+}
+
+/// One thread.
+pub(crate) struct Worker<'a, 'b, S: Source> {
+    pub(crate) op: &'a Op<'b, S>,
+    pub(super) index: usize,
+    pub(super) mode_is_exact: bool,
+    pub(super) privileged: bool,
+    pub(super) copier: Copier,
+    /// What the source keeps here.
+    pub(crate) own: S::Thread,
+    /// One for each destination; in a dry run, one.
+    pub(super) tallies: Vec<DestinationReport>,
+    /// Whether this thread has its directory in the destination's stage.
+    pub(super) stage_dirs: Vec<bool>,
+    pub(super) staged: u64,
+    /// Names in the directory that is being read which are linked later.
+    pub(super) further: Vec<Name<Dir<S>>>,
+}
+
+impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
+    fn new(op: &'a Op<'b, S>, thread: Thread) -> Self {
+        let created = meta::created_by_us(thread.private_umask);
+        if !created.mode_is_exact {
+            op.clipped.store(true, Ordering::Relaxed);
+        }
+        Self {
+            op,
+            index: thread.index,
+            mode_is_exact: created.mode_is_exact,
+            privileged: created.privileged,
+            copier: Copier::new(
+                op.options.mode == CloneMode::Copy || op.options.reflink == super::Reflink::Never,
+            ),
+            own: op.from.thread(),
+            tallies: vec![DestinationReport::default(); op.dests.len().max(1)],
+            stage_dirs: vec![false; op.dests.len()],
+            staged: 0,
+            further: Vec::new(),
+        }
+    }
+
+    fn work(&mut self, task: Task<S>) -> Result<(), Error> {
+        match task {
+            Task::Root(node) => self.directory(&node),
+            Task::Directory { parent, child } => match self.open_directory(&parent, child)? {
+                Some(node) => self.directory(&node),
+                None => self.finish(&parent),
+            },
+            Task::Fill(batch) => self.fill(batch),
+            Task::Link(further) => self.link_further(&further),
+            Task::Linked(further) => self.linked(&further),
+        }
+    }
+
+    /// Fills a batch and lets go of its directory.
+    fn fill(&mut self, batch: Batch<S>) -> Result<(), Error> {
+        let Batch { node, handles, mut jobs } = batch;
+        self.fill_files(&node, &handles, &mut jobs)?;
+        drop((jobs, handles));
+        self.finish(&node)
+    }
+
+    /// One thing less to wait for below `node`.
+    fn finish(&mut self, node: &Arc<Node<S>>) -> Result<(), Error> {
+        let op = self.op;
+        node.one_done(&op.dirs, |node| {
+            if node.dests.iter().any(|dest| dest.made) {
+                self.set_directory_metadata(node)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// All links are made, and each of them changed its inode, also as it is under the first name.
+    fn linked(&mut self, further: &Further<Dir<S>>) -> Result<(), Error> {
+        let (op, node) = (self.op, &further.dir);
+        if S::NOTES && !further.names.is_empty() {
+            let handles =
+                node.handles(&op.dirs).context(Operation::OpenDirectory, || op.path(node))?;
+            for name in &further.names {
+                for (dest, dir) in handles.dests().iter().enumerate() {
+                    let stat = fs::statat(dir, &name.name, AtFlags::SYMLINK_NOFOLLOW)
+                        .context(Operation::Read, || op.dest_path(dest, node, &name.name))?;
+                    for number in [name.number, name.first.number] {
+                        S::note(&mut self.own, dest, number, &Meta::of(&stat));
+                    }
+                }
+            }
+        }
+        self.finish(node)
+    }
+
+    fn set_directory_metadata(&mut self, node: &Arc<Node<S>>) -> Result<(), Error> {
+        let op = self.op;
+        let dest_path = |dest: usize| op.dests[dest].path.join(node.path());
+        let handles = node.handles(&op.dirs).context(Operation::OpenDirectory, || dest_path(0))?;
+        for (index, (fd, state)) in handles.dests().iter().zip(&node.dests).enumerate() {
+            if !state.made {
+                continue;
+            }
+            let context = || dest_path(index);
+            // Not so of the root, which the stage made, nor in a merge, where a directory may have inherited its group.
+            let as_made = op.dests[index].merge_stage.is_none() && node.parent.is_some();
+            let created =
+                self.created(index, fd, as_made).context(Operation::ReadDirectory, context)?;
+            let made_with = as_made.then(|| directory_mode(&node.meta));
+            let refused = meta::apply(fd, &node.meta, node.attrs.as_deref(), created, made_with)
+                .context(Operation::SetMetadata, context)?;
+            if !refused.is_empty() {
+                op.skip(Some(index), node.path(), SkipReason::Xattrs(refused.join(", ")));
+            }
+            if S::NOTES {
+                let found = Meta::of(&fs::fstat(fd).context(Operation::Read, context)?);
+                S::note(&mut self.own, index, op.from.number(node), &found);
+            }
+        }
+        Ok(())
+    }
+
+    /// What a file or directory that this thread just made looks like. Asked of the first one at each destination,
+    /// or of this very one where directories pass on what is theirs.
+    pub(super) fn created(&self, dest: usize, fd: &OwnedFd, cached: bool) -> io::Result<Created> {
+        let ask = || fs::fstat(fd).map(|stat| (stat.st_uid, stat.st_gid));
+        let cell = &self.op.dests[dest].owner;
+        let owner = match cell.get() {
+            Some(owner) if cached => *owner,
+            _ => {
+                let owner = ask()?;
+                if cached { *cell.get_or_init(|| owner) } else { owner }
+            }
+        };
+        // Whoever made it wrote `clipped` before it took the queue's lock to hand it over.
+        let mode_is_exact = self.mode_is_exact && !self.op.clipped.load(Ordering::Relaxed);
+        Ok(Created { owner, mode_is_exact, privileged: self.privileged })
+    }
+
+    /// Handles what is in a directory.
+    fn directory(&mut self, node: &Arc<Node<S>>) -> Result<(), Error> {
+        let op = self.op;
+        let handles = node.handles(&op.dirs).context(Operation::OpenDirectory, || op.path(node))?;
+        S::read(self, node, &handles)?;
+        op.links.link_later(node, std::mem::take(&mut self.further));
+        drop(handles);
+        self.finish(node)
+    }
+
+    /// `None` where it is gone or is none of the source's.
+    fn open_directory(
+        &mut self,
+        parent: &Arc<Node<S>>,
+        child: S::Child,
+    ) -> Result<Option<Arc<Node<S>>>, Error> {
+        let op = self.op;
+        let above =
+            parent.handles(&op.dirs).context(Operation::OpenDirectory, || op.path(parent))?;
+        let Some(opened) = S::open(self, parent, &above, child)? else { return Ok(None) };
+        let Opened { name, side, meta, attrs, own } = opened;
+        let mut sides = Vec::with_capacity(S::SIDES + op.dests.len());
+        let mut states = Vec::with_capacity(op.dests.len());
+        if op.dests.is_empty() {
+            self.tallies[0].directories += 1;
+        }
+        for (index, dir) in above.dests().iter().enumerate() {
+            let (fd, state) = self.make_directory(index, dir, parent, &name, &meta)?;
+            self.tallies[index].directories += u64::from(state.made);
+            sides.push(fd);
+            states.push(state);
+        }
+        sides.extend(side);
+        let made = states.iter().any(|state| state.made);
+        let data = Directory { meta, attrs, dests: states, placed: Placed::default(), own };
+        let node = super::node::Node::below(parent, name, data, sides, &op.dirs);
+        if made {
+            op.links.hold_if_shut(&node, meta.mode);
+        }
+        Ok(Some(node))
+    }
+
+    fn make_directory(
+        &self,
+        dest: usize,
+        dir: &OwnedFd,
+        parent: &Arc<Node<S>>,
+        name: &CStr,
+        meta: &Meta,
+    ) -> Result<(OwnedFd, DestState), Error> {
+        let op = self.op;
+        let path = || op.dest_path(dest, parent, name);
+        let merging = op.dests[dest].merge_stage.is_some();
+        let mkdir = || fs::mkdirat(dir, name, directory_mode(meta));
+        let result = match parent.dests[dest].folds {
+            // It is put there even if it is there: a second one of that name would be merged into it.
+            true => parent.placed.put(dest, dir, name, || match mkdir() {
+                Err(Errno::EXIST) => Ok(false),
+                result => result.map(|()| true),
+            }),
+            false => Ok(mkdir().map(|()| true)),
+        };
+        let made = match result.map_err(|first| op.one_place(parent, &first, name))? {
+            Ok(made) => made,
+            Err(Errno::EXIST) if merging => false,
+            Err(Errno::EXIST) => return Err(two_names(path())),
+            Err(errno) => return Err(Error::io(Operation::MakeDirectory, path(), errno)),
+        };
+        let fd = match fs::openat(dir, name, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty()) {
+            Ok(fd) => fd,
+            Err(Errno::NOTDIR | Errno::LOOP) if merging => {
+                return Err(Error::new(
+                    ErrorKind::Conflict,
+                    Operation::MergeDirectory,
+                    op.source_path(parent, name),
+                    io::Error::new(
+                        io::ErrorKind::NotADirectory,
+                        "the destination has something else of that name",
+                    ),
+                )
+                .with_other(path()));
+            }
+            Err(errno) => return Err(Error::io(Operation::OpenDirectory, path(), errno)),
+        };
+        let (mut stage_here, mut folds) = (false, false);
+        if merging {
+            if made && !parent.dests[dest].made {
+                meta::strip_inherited_acls(&fd).context(Operation::SetMetadata, path)?;
+            }
+            let root = op.dests[dest].merge_stage.as_ref().map(Stage::id).transpose();
+            let own = fs::fstat(&fd).context(Operation::Read, path)?;
+            let elsewhere = |(dev, _)| dev != Meta::of(&own).dev;
+            // A new directory is as the one it is in.
+            stage_here = root.context(Operation::Read, path)?.is_some_and(elsewhere)
+                || made && parent.dests[dest].stage_here.load(Ordering::Relaxed);
+            if stage_here && !made {
+                // What a killed process left of files that were on their way.
+                staging::sweep(&fd);
+            }
+            // One that was there, or is on another filesystem, may be another kind than the one it is in.
+            folds = stage_here || parent.dests[dest].folds || !made && sys::ignores_case(&fd);
+        }
+        Ok((fd, DestState { made, stage_here: stage_here.into(), folds }))
+    }
+
+    /// The entry as the first name of a file that has so many names. `None`: it is a further name, and is linked later. In the link modes
+    /// `unlinked` says why it is no link to the source.
+    pub(crate) fn first_name(
+        &mut self,
+        node: &Arc<Node<S>>,
+        handles: &Handles,
+        entry: Named<'_>,
+        (inode, names): ((u64, u64), u64),
+        unlinked: Option<&[Option<Because>]>,
+    ) -> Result<Option<Arc<First<S>>>, Error> {
+        let op = self.op;
+        node.remember(handles)
+            .context(Operation::ReadDirectory, || op.source_path(node, entry.name))?;
+        match op.links.see(inode, names, node, entry.name, entry.number) {
+            Seen::First(first) => Ok(Some(first)),
+            Seen::Before(first) => {
+                let (name, unlinked) = (entry.name.to_owned(), unlinked.map(<[_]>::to_vec));
+                let Named { kind, number, .. } = entry;
+                self.further.push(Name { name, kind, number, first, unlinked });
+                Ok(None)
+            }
+        }
+    }
+
+    /// Gives files to whoever fills them, or fills them here where nobody keeps up.
+    pub(crate) fn hand_over(
+        &mut self,
+        node: &Arc<Node<S>>,
+        handles: &Arc<Handles>,
+        mut jobs: Vec<Job<S>>,
+    ) -> Result<(), Error> {
+        if jobs.is_empty() {
+            return Ok(());
+        }
+        self.create_batch(node, handles, &mut jobs)?;
+        let descriptors = jobs.len() * (1 + self.op.dests.len());
+        let batch = Batch { node: Arc::clone(node), handles: Arc::clone(handles), jobs };
+        node.add_pending(1);
+        match self.op.queue.hand_over(Task::Fill(batch), descriptors) {
+            Some(task) => self.work(task),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The mode a directory is made with: its own, but ours to fill.
+fn directory_mode(meta: &Meta) -> Mode {
+    meta::mode((meta.mode & 0o777) | 0o700)
+}
+
+/// Two names of the source that the destination takes for one.
+pub(super) fn two_names(path: PathBuf) -> Error {
+    Error::new(
+        ErrorKind::Conflict,
+        Operation::Make,
+        path,
+        io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            "another entry of the source has the same name there (does that filesystem ignore case?)",
+        ),
+    )
+}
