@@ -19,6 +19,7 @@ use std::ffi::{CStr, CString};
 use std::fmt::Arguments;
 use std::fs::File;
 use std::io;
+use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
@@ -26,6 +27,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, SeekFrom};
 
+use crate::StoreOptions;
 use crate::reflink::imp::{DIR_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::Meta;
 use crate::store::Store;
@@ -35,7 +37,6 @@ use crate::store::id::{BlobId, SnapshotId};
 use crate::store::metadata::Maker;
 use crate::store::object::SnapshotObject;
 use crate::store::scan::{self, Request};
-use crate::{Cancel, Progress};
 
 #[cfg(test)]
 mod tests;
@@ -265,9 +266,7 @@ pub(crate) fn template(store: &Store, id: SnapshotId, object: &SnapshotObject, r
             // Whoever made the template runs this, as a rule; it has no marker yet.
             maker: Maker::this(),
             excluded: &std::collections::HashSet::new(),
-            jobs: 1,
-            cancel: &Cancel::default(),
-            progress: &Progress::default(),
+            operation: &StoreOptions::new().jobs(NonZeroUsize::MIN).operation(),
         })?;
         let found = found.manifest.as_ref().unwrap_or(&manifest);
         Ok(delta::compare(&manifest, found, Counts::Changes).is_empty())
