@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use calve::{
     Change, ChangeKind, DestinationReport, DropOptions, DroppedWorktree, ErrorKind, GitOutcome,
-    NoRepository, StartOptions, StartReport, StartedWorktree, Worktree, WorktreeState,
+    GitStatus, NoRepository, StartOptions, StartReport, StartedWorktree, Worktree, WorktreeState,
     WorktreeStatus,
 };
 use clap::builder::styling::Style;
@@ -34,7 +34,7 @@ pub(crate) fn start(
     let failed = |error: calve::Error| store_failure(&error);
     let store = session.store()?;
     let project = store.project().map_err(failed)?;
-    let mut options = StartOptions::new().git(args.git.mode());
+    let mut options = StartOptions::new().git(args.git.mode()).branch(args.start_branch());
     let times = names.len() as u64;
     let mut total = Total::Tree { root: &project, times: times + 1, own: true };
     if let Some(from) = &args.from {
@@ -142,9 +142,22 @@ fn tell_git(worktrees: &[StartedWorktree], session: Session<'_>) -> Exit {
         }
         _ => None,
     });
-    if let Some(why) = why {
-        let what = if worktrees.len() == 1 { "the worktree has" } else { "the worktrees have" };
-        output.warning(format_args!("{what} no git repository: {why}"));
+    let not_linked = worktrees.iter().find_map(|started| started.not_linked.as_deref());
+    let one = worktrees.len() == 1;
+    match (why, not_linked) {
+        (Some(why), _) => {
+            let what = if one { "the worktree has" } else { "the worktrees have" };
+            output.warning(format_args!("{what} no git repository: {why}"));
+        }
+        (None, Some(why)) => {
+            let what = if one {
+                "the worktree has a copy of the git repository and is not linked to it"
+            } else {
+                "the worktrees have copies of the git repository and are not linked to it"
+            };
+            output.warning(format_args!("{what}: {}", harmless(why)));
+        }
+        (None, None) => {}
     }
     let copies = |started: &StartedWorktree| match &started.git {
         GitOutcome::Copied(report) => Some((**report).clone()),
@@ -233,6 +246,8 @@ struct Listed {
     state: Option<WorktreeState>,
     /// How many changes there are, where that was asked for and could be found out.
     changes: Option<u64>,
+    /// What git says, if it has a repository.
+    git: Option<GitStatus>,
 }
 
 impl Listed {
@@ -252,11 +267,12 @@ impl Listed {
 
 pub(crate) fn list(args: &ListArgs, session: Session<'_>) -> Result<Exit, Failure> {
     let output = session.output;
-    let worktrees = session.store()?.worktrees().map_err(|error| store_failure(&error))?;
+    let store = session.store()?;
+    let worktrees = store.worktrees().map_err(|error| store_failure(&error))?;
     let mut exit = Exit::Done;
     let mut rows = Vec::new();
     for worktree in worktrees {
-        let mut listed = Listed { worktree, state: None, changes: None };
+        let mut listed = Listed { worktree, state: None, changes: None, git: None };
         match listed.look(args.status, session) {
             Err(error) if error.kind() == ErrorKind::Cancelled => {
                 return Err(worktree_failure(&error, &listed.worktree));
@@ -274,6 +290,7 @@ pub(crate) fn list(args: &ListArgs, session: Session<'_>) -> Result<Exit, Failur
         }
         rows.push(listed);
     }
+    exit = ask_git(&store, &mut rows, session, exit);
     if output.json {
         let worktrees = rows.iter().map(ListedDocument::new).collect();
         output.document(&ListDocument { worktrees })?;
@@ -281,6 +298,8 @@ pub(crate) fn list(args: &ListArgs, session: Session<'_>) -> Result<Exit, Failur
     }
     let mut columns = vec![Column::Name, Column::Left, Column::Left];
     columns.extend(args.status.then_some(Column::Left));
+    let has_git = rows.iter().any(|row| row.git.is_some());
+    columns.extend(has_git.then_some([Column::Left; 2]).into_iter().flatten());
     columns.push(Column::Path);
     let mut table = Table::new(columns);
     for row in &rows {
@@ -300,6 +319,9 @@ pub(crate) fn list(args: &ListArgs, session: Session<'_>) -> Result<Exit, Failur
             Some(_) => Cell::from("changed").styled(CAUTION),
             None => Cell::from("-"),
         }));
+        if has_git {
+            cells.extend(git_cells(row.git.as_ref()));
+        }
         cells.push(output.path(row.worktree.path()).into());
         table.row(cells);
     }
@@ -308,6 +330,56 @@ pub(crate) fn list(args: &ListArgs, session: Session<'_>) -> Result<Exit, Failur
     }
     output.table(&table)?;
     Ok(exit)
+}
+
+/// Asks git about the worktrees that are there. One about which git says nothing does not hide the others.
+fn ask_git(
+    store: &calve::Store,
+    rows: &mut [Listed],
+    session: Session<'_>,
+    mut exit: Exit,
+) -> Exit {
+    let is_there = |row: &&mut Listed| {
+        matches!(row.state, Some(WorktreeState::Ready | WorktreeState::Switching))
+    };
+    let mut rows: Vec<&mut Listed> = rows.iter_mut().filter(is_there).collect();
+    let worktrees: Vec<Worktree> = rows.iter().map(|row| row.worktree.clone()).collect();
+    let told = session.work(Total::Unknown, |options| Ok(store.git_status(&worktrees, options)));
+    for (row, status) in rows.iter_mut().zip(told.unwrap_or_default()) {
+        match status {
+            Ok(status) => row.git = status,
+            Err(error) => {
+                let failure = worktree_failure(&error, &row.worktree);
+                let name = row.worktree.name();
+                session.output.warning(format_args!("{name}: {}", failure.message()));
+                exit = Exit::Findings;
+            }
+        }
+    }
+    exit
+}
+
+/// The branch, and what differs from the project and from the last commit.
+fn git_cells(git: Option<&GitStatus>) -> [Cell; 2] {
+    let Some(git) = git else { return ["-".into(), "-".into()] };
+    let branch = match (&git.branch, &git.commit) {
+        (Some(branch), _) => harmless(branch).into_owned(),
+        (None, Some(commit)) => format!("({})", commit.get(..10).unwrap_or(commit)),
+        (None, None) => "-".to_owned(),
+    };
+    let numbers = [
+        (git.ahead.unwrap_or(0), "ahead"),
+        (git.behind.unwrap_or(0), "behind"),
+        (git.changes, "changed"),
+    ];
+    let words: Vec<String> = numbers
+        .iter()
+        .filter(|(number, _)| *number > 0)
+        .map(|(number, word)| format!("{} {word}", text::count(*number)))
+        .collect();
+    let style = if git.changes > 0 { CAUTION } else { Style::new() };
+    let words = if words.is_empty() { "clean".to_owned() } else { words.join(", ") };
+    [branch.into(), Cell::from(words).styled(style)]
 }
 
 fn state_name(state: Option<WorktreeState>) -> &'static str {
@@ -355,6 +427,8 @@ pub(crate) fn drop(args: &DropArgs, session: Session<'_>) -> Result<Exit, Failur
         1 => failure,
         _ => failure.remarked("nothing was dropped"),
     })?;
+    let how = DropOptions::new().force(args.force).delete_branch(args.delete_branch);
+    let mut notes = Vec::new();
     let mut documents = Vec::new();
     let mut remains = Vec::new();
     let mut missing: Vec<Worktree> = Vec::new();
@@ -365,11 +439,10 @@ pub(crate) fn drop(args: &DropArgs, session: Session<'_>) -> Result<Exit, Failur
     let mut stood_in = None;
     for worktree in worktrees {
         let (again, store) = (worktree.clone(), worktree.store().clone());
-        match session.work(Total::Unknown, |options| {
-            worktree.drop(&DropOptions::new().force(args.force), options)
-        }) {
+        match session.work(Total::Unknown, |options| worktree.drop(&how, options)) {
             Ok(dropped) => {
                 documents.push(DroppedDocument::new(&again, &dropped));
+                notes.extend(dropped_notes(&again, &dropped));
                 if dropped.was_missing() {
                     missing.push(again.clone());
                 } else {
@@ -409,6 +482,9 @@ pub(crate) fn drop(args: &DropArgs, session: Session<'_>) -> Result<Exit, Failur
     for worktree in &missing {
         output.summary(forgot(worktree));
     }
+    for note in notes {
+        output.summary(note);
+    }
     if let Some(project) = stood_in {
         output.summary(format_args!(
             "the current folder was dropped, too: cd {}",
@@ -419,6 +495,21 @@ pub(crate) fn drop(args: &DropArgs, session: Session<'_>) -> Result<Exit, Failur
         output.document(&DropDocument { dropped: documents })?;
     }
     Ok(Exit::Done)
+}
+
+/// What became of its commits and of its branch.
+fn dropped_notes(worktree: &Worktree, dropped: &DroppedWorktree) -> Vec<String> {
+    let name = harmless(worktree.name());
+    let kept = dropped.kept().iter().map(|reference| {
+        format!(
+            "the commits of {name} are kept: 'git branch NEW {reference}' makes a branch of them"
+        )
+    });
+    let branch = dropped.deleted_branch().map(|branch| {
+        let branch = harmless(branch);
+        format!("deleted the branch {branch}")
+    });
+    kept.chain(branch).collect()
 }
 
 /// What was not deleted with a worktree that was missing.
@@ -512,18 +603,34 @@ struct StartedDocument<'a> {
     tree: DestinationDocument,
     git: &'static str,
     no_git_because: Option<&'static str>,
+    not_linked_because: Option<&'a str>,
+    branch: Option<&'a str>,
+    commit: Option<&'a str>,
     repository: Option<DestinationDocument>,
 }
 
 impl<'a> StartedDocument<'a> {
     fn new(started: &'a StartedWorktree) -> Self {
         let (git, no_git_because, repository) = match &started.git {
+            GitOutcome::Linked(_) => ("linked", None, None),
             GitOutcome::Copied(report) => ("copy", None, Some(DestinationDocument::new(report))),
             GitOutcome::None(why) => ("none", Some(no_git_because(*why)), None),
             _ => ("other", None, None),
         };
-        let tree = DestinationDocument::new(&started.report);
-        Self { name: &started.name, tree, git, no_git_because, repository }
+        let (branch, commit) = match &started.git {
+            GitOutcome::Linked(linked) => (linked.branch.as_deref(), Some(linked.commit.as_str())),
+            _ => (None, None),
+        };
+        Self {
+            name: &started.name,
+            tree: DestinationDocument::new(&started.report),
+            git,
+            no_git_because,
+            not_linked_because: started.not_linked.as_deref(),
+            branch,
+            commit,
+            repository,
+        }
     }
 }
 
@@ -567,6 +674,31 @@ struct ListedDocument {
     state: &'static str,
     changes: Option<u64>,
     created: String,
+    git: Option<GitDocument>,
+}
+
+/// What git says of a worktree.
+#[derive(Serialize)]
+struct GitDocument {
+    linked: bool,
+    branch: Option<String>,
+    commit: Option<String>,
+    ahead: Option<u64>,
+    behind: Option<u64>,
+    changes: u64,
+}
+
+impl GitDocument {
+    fn new(status: &GitStatus) -> Self {
+        Self {
+            linked: status.is_linked,
+            branch: status.branch.clone(),
+            commit: status.commit.clone(),
+            ahead: status.ahead,
+            behind: status.behind,
+            changes: status.changes,
+        }
+    }
 }
 
 impl ListedDocument {
@@ -578,6 +710,7 @@ impl ListedDocument {
             state: state_name(row.state),
             changes: row.changes,
             created: text::utc(row.worktree.created()),
+            git: row.git.as_ref().map(GitDocument::new),
         }
     }
 }
@@ -670,6 +803,8 @@ struct DroppedDocument {
     #[serde(flatten)]
     path: PathFields,
     missing: bool,
+    kept: Vec<String>,
+    deleted_branch: Option<String>,
 }
 
 impl DroppedDocument {
@@ -678,6 +813,8 @@ impl DroppedDocument {
             name: worktree.name().to_owned(),
             path: PathFields::new(worktree.path()),
             missing: dropped.was_missing(),
+            kept: dropped.kept().to_vec(),
+            deleted_branch: dropped.deleted_branch().map(str::to_owned),
         }
     }
 }

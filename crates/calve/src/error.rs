@@ -56,8 +56,12 @@ pub enum ErrorKind {
     WorktreeMissing,
     /// The worktree was changed by hand, and what was asked for would lose that; see [`Error::details`].
     Changed,
-    /// The worktree's own repository has commits that the project's has not, and they would be lost.
+    /// The worktree has commits that no branch, tag or other reference holds, and what was asked for would lose them; see [`Error::details`].
     CommitsOnlyHere,
+    /// The branch exists, or another working tree has it checked out.
+    BranchExists,
+    /// git is not installed, or did not do what calve asked of it; the message has its words.
+    Git,
     /// A name that nothing can be called.
     InvalidName,
     /// The [`Cancel`](crate::Cancel) token was set.
@@ -98,6 +102,8 @@ impl ErrorKind {
             Self::WorktreeMissing => "worktree_missing",
             Self::Changed => "changed",
             Self::CommitsOnlyHere => "commits_only_here",
+            Self::BranchExists => "branch_exists",
+            Self::Git => "git",
             Self::InvalidName => "invalid_name",
             Self::Cancelled => "cancelled",
             Self::InvalidPattern => "invalid_pattern",

@@ -34,6 +34,7 @@ pub(crate) mod files;
 pub(crate) mod format;
 mod freeing;
 pub(crate) mod gc;
+pub(crate) mod git;
 pub(crate) mod id;
 pub(crate) mod index;
 pub(crate) mod layout;
@@ -249,6 +250,7 @@ impl Store {
             target: None,
             maker: String::new(),
             created: now().0,
+            git: None,
         };
         catalog.add_project(&row)?;
         drop(catalog);

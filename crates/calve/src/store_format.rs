@@ -76,7 +76,7 @@
 //! bytes of the BLAKE3 of the path of the first of them, or 1 if that is 0. `parent` is 1 and followed by an id, or 0; the parent may be gone.
 //!
 //! # `index.db`
-//! `user_version` is 1: the version of the tables. A calve that knows a later version brings the tables to it when it opens the store, in one
+//! `user_version` is 2: the version of the tables. A calve that knows a later version brings the tables to it when it opens the store, in one
 //! transaction; one that knows only earlier versions refuses the store. WAL mode, `synchronous=FULL`. Nothing in it is trusted: whoever
 //! reads an object compares its hash with its key.
 //!
@@ -85,13 +85,14 @@
 //! | `snapshots`   | `seq`, `id`, `object`                                        | snapshots, numbered as they were made             |
 //! | `directories` | `id`, `encoding`                                             | directories, each once                            |
 //! | `names`       | `name`, `snapshot`                                           | what snapshots are called                         |
-//! | `worktrees`   | `name`, `token`, `path`, `snapshot`, `state`, `target`, `maker`, `created` | worktrees; the project's name is `.` |
+//! | `worktrees`   | `name`, `token`, `path`, `snapshot`, `state`, `target`, `maker`, `created`, `git` | worktrees; the project's name is `.` |
 //! | `packs`       | `id`, `name`                                                 | files in `packs/`                                 |
 //! | `packed`      | `blob`, `pack`, `offset`, `stored`, `size`                   | where a content is in which pack                  |
 //!
 //! A worktree's `path` is absolute, in bytes; the project's is empty if the store is inside it. `state` is 0 while it is being started,
 //! 1 when it stands, 2 while it is switched from `snapshot` to `target`. `maker` is the name of the stage of whoever starts it: boot,
-//! process and its start time, so that one that died is known. A row of `packed` may be missing although a pack has the content,
+//! process and its start time, so that one that died is known. `git` is null, or the text `linked COMMIT BRANCH` for a linked worktree of git: the
+//! commit that it was started at, and its branch, or nothing behind the second space. Version 1 did not have this column. A row of `packed` may be missing although a pack has the content,
 //! and never the other way round.
 //!
 //! # Packs

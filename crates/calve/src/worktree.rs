@@ -29,8 +29,8 @@ use crate::store::{
 use crate::tree::running::Running;
 
 mod at;
-mod commits;
 mod diff;
+mod git;
 pub(crate) mod patch;
 mod remove;
 mod scope;
@@ -38,9 +38,13 @@ mod start;
 pub(crate) mod switch;
 
 pub use diff::{Diff, FileDiff};
+pub use git::GitStatus;
 pub use remove::{DropOptions, DroppedWorktree};
 pub use scope::ChangeScope;
-pub use start::{GitMode, GitOutcome, NoRepository, StartOptions, StartReport, StartedWorktree};
+pub use start::{
+    GitMode, GitOutcome, LinkedWorktree, NoRepository, StartBranch, StartOptions, StartReport,
+    StartedWorktree,
+};
 pub use switch::{SwitchOptions, SwitchReport};
 
 /// A worktree of a store; also the project itself.

@@ -88,7 +88,7 @@ const LAYERS: [&str; 4] = ["reflink", "tree", "store", "worktree"];
 
 /// The files of the store, the innermost first: each may import those before it. `store` is `store.rs`, which has the open store; those
 /// behind it work with that.
-const STORE: [&str; 34] = [
+const STORE: [&str; 35] = [
     "clock",
     "id",
     "layout",
@@ -99,6 +99,7 @@ const STORE: [&str; 34] = [
     "pack",
     "index",
     "files",
+    "git",
     "metadata",
     "marker",
     "undo",

@@ -11,7 +11,7 @@ use std::process::Command;
 
 use calve::{
     ChangeScope, DropOptions, ErrorKind, GitMode, GitOutcome, NoRepository, SnapshotOptions,
-    StartOptions, StartedWorktree, Store, SwitchOptions,
+    StartOptions, StartedWorktree, Store, SwitchOptions, Worktree,
 };
 use common::git::{Dice, FILES, PROJECT, edit, entries, git, not_ready, rounds, script, truth};
 use common::snapshot::{Snapshot, assert_same, only, snapshot};
@@ -30,6 +30,16 @@ fn desk(test: &str, init: &str, text: &str) -> Option<Desk> {
         fs::create_dir(project).unwrap();
         script(project, &format!("git init -q -b main {init} .\n{text}"));
     }))
+}
+
+/// Worktrees with a repository of their own.
+fn copies() -> StartOptions {
+    StartOptions::new().git(GitMode::Copy)
+}
+
+fn copied(desk: &Desk, name: &str, how: StartOptions) -> Worktree {
+    start(desk, name, how);
+    desk.store.worktree(name).unwrap()
 }
 
 fn start(desk: &Desk, name: &str, how: StartOptions) -> StartedWorktree {
@@ -77,7 +87,7 @@ fn no_command_about_snapshots_shows_stores_or_touches_the_repository() {
         put(&desk.project, "nested/.git/HEAD", "nested");
         let first = desk.snapshot();
         let project = desk.store.project_worktree().unwrap();
-        let w = desk.from("w", first);
+        let w = copied(&desk, "w", copies().from(first));
         assert_eq!(status(&w), [""; 0], "{what}");
         assert!(is_there(&w.path().join("nested/.git/HEAD")), "{what}");
         let _ = fs::remove_dir_all(w.path().join(".git"));
@@ -134,7 +144,7 @@ fn git_reads_no_file_of_a_new_worktree_of_a_clean_project() {
         let known = entries(&desk.project);
         // The first makes the template on btrfs, the second is of it, and so are those of one start.
         for names in [&["one"][..], &["two"], &["three", "four"]] {
-            let report = desk.store.start(names, &StartOptions::new(), &options()).unwrap();
+            let report = desk.store.start(names, &copies(), &options()).unwrap();
             for started in &report.worktrees {
                 let root = &started.report.path;
                 assert_eq!(ready(started), known, "{what}, {}", started.name);
@@ -192,7 +202,7 @@ fn git_reads_what_the_snapshot_does_not_vouch_for() {
         let old = desk.snapshot();
         script(&desk.project, &format!("tick\n{after}"));
         for (name, from) in [("one", old), ("two", old)] {
-            let started = start(&desk, name, StartOptions::new().from(from));
+            let started = start(&desk, name, copies().from(from));
             let root = &started.report.path;
             assert_eq!(git_status(root), truth(root), "{what}");
             assert_eq!(ready(&started), expected, "{what}");
@@ -220,8 +230,8 @@ fn after_any_edits_git_says_in_a_worktree_what_it_would_if_it_read_everything() 
             steps.push(format!("{step} {name}"));
         }
         // From what was taken before, and from the project as it is, each twice: on btrfs the second one is of a template.
-        let mut of: Vec<_> = taken.iter().map(|id| StartOptions::new().from(*id)).collect();
-        of.push(StartOptions::new());
+        let mut of: Vec<_> = taken.iter().map(|id| copies().from(*id)).collect();
+        of.push(copies());
         for (number, how) in of.iter().chain(&of).enumerate() {
             let started = start(&desk, &format!("w{number}"), how.clone());
             let root = &started.report.path;
@@ -277,7 +287,7 @@ fn a_worktree_has_a_repository_of_its_own_or_none() {
     for (what, mode, text, expected) in rows {
         let Some(desk) = desk(test, "", &format!("{PROJECT}\n{text}")) else { return };
         let id = desk.snapshot();
-        let how = StartOptions::new().from(id).git(mode).at(desk.scratch.join("at"));
+        let how = copies().from(id).git(mode).at(desk.scratch.join("at"));
         let started = start(&desk, "w", how);
         let root = &started.report.path;
         assert!(expected(&started.git), "{what}: {:?}", started.git);
@@ -317,7 +327,7 @@ fn a_copy_has_no_lock_no_registration_and_no_store_of_the_project() {
     let Some(desk) = desk(test, "", &text) else { return };
     let at = desk.project.join(".git/calve[1]");
     let store = Store::init_at(&desk.project, &at).unwrap();
-    let how = StartOptions::new().at(desk.scratch.join("at"));
+    let how = copies().at(desk.scratch.join("at"));
     let root = store.start(&["w"], &how, &options()).unwrap().worktrees.remove(0).report.path;
     let left: Vec<String> = repository(&root)
         .into_keys()
@@ -352,7 +362,7 @@ fn a_copy_of_a_repository_in_motion_is_whole() {
         Command::new("bash").current_dir(&desk.project).args(["-c", &script]).spawn().unwrap();
     for number in 0..12 {
         let name = format!("w{number}");
-        match desk.store.start(&[&name], &StartOptions::new(), &options()) {
+        match desk.store.start(&[&name], &copies(), &options()) {
             Ok(report) => {
                 sh(git(&report.worktrees[0].report.path).args(["fsck", "--no-dangling"]));
             }
@@ -365,7 +375,7 @@ fn a_copy_of_a_repository_in_motion_is_whole() {
     }
     fs::write(&stop, "").unwrap();
     assert!(writer.wait().unwrap().success());
-    start(&desk, "last", StartOptions::new());
+    start(&desk, "last", copies());
 }
 
 #[test]
@@ -382,7 +392,7 @@ fn submodules_of_a_worktree_are_ready_too() {
         for dir in . sub deep/sub; do (cd $dir; git update-index --force-write-index); done
         tick",
     );
-    let started = start(&desk, "w", StartOptions::new());
+    let started = start(&desk, "w", copies());
     let root = &started.report.path;
     // Twelve, `.gitmodules`, and two of each submodule; what names a submodule is no file.
     assert_eq!(ready(&started), 17);
@@ -421,7 +431,7 @@ fn a_file_that_git_tracks_is_shown_although_a_rule_names_it() {
             for name in a.log target/kept target/more b.log target/other; do echo one > $name; done; \
             git add -f a.log target/kept target/more; git commit -qm ignored";
         let Some(desk) = desk(test, init, &format!("{PROJECT}\n{ignored}")) else { return };
-        let w = desk.worktree("w");
+        let w = copied(&desk, "w", copies());
         script(w.path(), text);
         script(
             w.path(),
@@ -457,7 +467,6 @@ fn a_worktree_with_commits_that_the_project_lacks_is_dropped_by_force_alone() {
         ),
         ("a tag", true, "git tag -a -m tagged tagged"),
         ("stashed", true, "echo more > a; git stash -q"),
-        ("no branch yet", false, "git checkout -q --orphan none"),
         ("packed", true, "git commit -q --allow-empty -m more; git gc -q"),
         (
             "brought home",
@@ -466,7 +475,7 @@ fn a_worktree_with_commits_that_the_project_lacks_is_dropped_by_force_alone() {
         ),
     ] {
         let Some(desk) = desk(test, "", PROJECT) else { return };
-        let w = desk.worktree("w");
+        let w = copied(&desk, "w", copies());
         script(w.path(), text);
         assert_eq!(status(&w), [""; 0], "{what}");
         let dropped = w.clone().drop(&DropOptions::new(), &options());
@@ -514,7 +523,7 @@ fn snapshots_that_have_a_repository_are_read_without_it() {
     assert_same(&before[1], &repository(w.path()), "the worktree's");
     // From the snapshot as it was stored, twice: on btrfs the second is of a template.
     for name in ["one", "two"] {
-        let how = StartOptions::new().from(store.resolve("newer").unwrap()).git(GitMode::None);
+        let how = copies().from(store.resolve("newer").unwrap()).git(GitMode::None);
         let started = store.start(&[name], &how, &options()).unwrap().worktrees.remove(0);
         assert!(!is_there(&started.report.path.join(".git")));
         assert!(is_there(&started.report.path.join("sub/.git/HEAD")));
@@ -550,7 +559,7 @@ fn what_an_earlier_version_moved_aside_of_a_repository_is_not_undone() {
 fn the_index_of_a_snapshot_that_has_a_repository_vouches_for_its_files() {
     let (_scratch, project) = of_the_first_version();
     let store = Store::open(project.join(".calve")).unwrap();
-    let how = StartOptions::new().from(store.resolve("newer").unwrap()).git(GitMode::None);
+    let how = copies().from(store.resolve("newer").unwrap()).git(GitMode::None);
     after_a_tick();
     store.start(&["one", "two"], &how, &options()).unwrap();
     for name in ["one", "two"] {

@@ -27,9 +27,11 @@ entries were left out; warnings name them.";
 
 pub(crate) const LIST_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve list
-      Prints name, base snapshot, state and path. The state is ready, starting,
-      switching (under way, or cut short), missing, or unknown (calve cannot
-      look at the folder).
+      Prints name, base snapshot, state, branch, what git says, and path. The
+      state is ready, starting, switching (under way, or cut short), missing, or
+      unknown (calve cannot look at the folder). git says how many commits the
+      worktree is ahead of the project and behind it, and how many paths have
+      changes that are not committed.
   calve list --status
       Also compares each worktree with its base snapshot: clean or changed.
 
@@ -53,16 +55,22 @@ pub(crate) const DROP_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
       Keeps the changes as a snapshot; 'calve start --from fix-3 again' starts a
       worktree from it.
   calve drop --force fix-4
-      Removes fix-4 even if it has changes.";
+      Removes fix-4 even if it has changes.
+  calve drop --delete-branch fix-5
+      Removes fix-5 and, if it is merged, its branch.
+
+A worktree with a git repository has changes if 'git status' lists something; files
+that git ignores are deleted with it. Its branch stays. Commits that no branch or
+tag of the project has become refs/calve/dropped/NAME there, with --force.";
 
 pub(crate) const RESTORE_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   rm -rf ../repo.worktrees/fix-1
   calve restore fix-1
 
-Changes since the base snapshot are lost with the files. So are commits in the
-worktree's own repository: it gets a new copy of the project's. A worktree that was
-only moved needs no restore: run a command such as 'calve status' inside it, and
-calve knows its new path.";
+Changes since the base snapshot are lost with the files. A linked worktree of git
+is at its branch again; commits in a repository of its own (--git copy) are lost.
+A worktree that was only moved needs no restore: run a command such as
+'calve status' inside it, and calve knows its new path.";
 
 /// What worktrees are called where nothing is said about that.
 const PREFIX: &str = "worktree";
@@ -96,20 +104,30 @@ pub(crate) struct StartArgs {
 
     #[command(flatten)]
     pub(crate) git: GitArgs,
+
+    /// Put a linked worktree on this branch, not on one of its name
+    #[arg(short, long, value_name = "BRANCH", conflicts_with_all = ["detach", "count"],
+        value_parser = NonEmptyStringValueParser::new())]
+    branch: Option<String>,
+
+    /// Put linked worktrees on no branch
+    #[arg(long)]
+    detach: bool,
 }
 
 /// What worktrees get of the project's git repository.
 #[derive(Debug, Default, Args)]
 pub(crate) struct GitArgs {
-    /// What each worktree gets of the project's git repository
-    #[arg(long = "git", value_name = "WHAT", value_enum, default_value_t)]
-    mode: GitWord,
+    /// What each worktree gets of the project's git repository [default: linked, or copy if that cannot be]
+    #[arg(long = "git", value_name = "WHAT", value_enum)]
+    mode: Option<GitWord>,
 }
 
-#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+#[derive(Debug, Clone, Copy, ValueEnum)]
 enum GitWord {
+    /// It is a linked worktree, as 'git worktree add' makes them
+    Linked,
     /// A copy of it: branches, stashes, and what is staged
-    #[default]
     Copy,
     /// Nothing: files only
     None,
@@ -119,15 +137,32 @@ impl GitArgs {
     /// The same for the library.
     pub(crate) fn mode(&self) -> calve::GitMode {
         match self.mode {
-            GitWord::Copy => calve::GitMode::Copy,
-            GitWord::None => calve::GitMode::None,
+            None => calve::GitMode::Best,
+            Some(GitWord::Linked) => calve::GitMode::Linked,
+            Some(GitWord::Copy) => calve::GitMode::Copy,
+            Some(GitWord::None) => calve::GitMode::None,
         }
     }
 }
 
 impl StartArgs {
+    /// What the HEAD of linked worktrees is.
+    pub(crate) fn start_branch(&self) -> calve::StartBranch {
+        match &self.branch {
+            Some(branch) => calve::StartBranch::Named(branch.clone()),
+            None if self.detach => calve::StartBranch::Detached,
+            None => calve::StartBranch::OfItsName,
+        }
+    }
+
     /// The names, counted out where `-n` was given.
     pub(crate) fn names(&self) -> Result<Vec<String>, Misuse> {
+        if self.branch.is_some() && self.names.len() > 1 {
+            return Err(Misuse::new(
+                "start",
+                "-b is for one worktree: git has a branch checked out in one",
+            ));
+        }
         match self.count {
             Some(count) => {
                 Ok((1..=count).map(|number| format!("{}-{number}", self.prefix)).collect())
@@ -168,9 +203,13 @@ pub(crate) struct DropArgs {
         add = ArgValueCompleter::new(candidates::worktrees))]
     pub(crate) worktrees: Vec<PathBuf>,
 
-    /// Remove worktrees even if they have changes
+    /// Remove worktrees even if they have changes, or commits that only they have
     #[arg(short, long)]
     pub(crate) force: bool,
+
+    /// Also delete their branches, if all commits are on others
+    #[arg(long)]
+    pub(crate) delete_branch: bool,
 }
 
 /// The arguments of `calve restore`.

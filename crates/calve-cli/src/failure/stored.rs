@@ -165,13 +165,29 @@ fn way_out(
              you moved it, run 'calve status' once inside it"
         ),
         ErrorKind::Changed if operation == Operation::DropWorktree => format!(
-            "'calve capture{name}' keeps the changes in a snapshot; 'calve drop --force{name}' deletes them"
+            "commit them, or keep them in a snapshot with 'calve capture{name}' and drop the worktree by force; 'calve drop \
+             --force{name}' deletes them"
         ),
         ErrorKind::CommitsOnlyHere => format!(
-            "'git fetch {} BRANCH:BRANCH', run in the project, brings a branch there; 'calve drop --force{name}' deletes \
-             the commits",
-            shell_word(path)
+            "'git switch -c BRANCH' in the worktree keeps them on a branch; 'calve drop --force{name}' keeps them as \
+             refs/calve/dropped/NAME in the project"
         ),
+        ErrorKind::BranchExists => {
+            let branch = shell_word(path);
+            format!(
+                "-b BRANCH names another branch, --detach makes none; if you need {branch} no more, 'git branch -d {branch}' \
+                 deletes it"
+            )
+        }
+        ErrorKind::Git if operation == Operation::DropWorktree => {
+            format!("'calve drop --force{name}' drops it all the same")
+        }
+        ErrorKind::Git => {
+            "--git copy gives each worktree a repository of its own, --git none only files".to_owned()
+        }
+        ErrorKind::InvalidName if operation == Operation::UseBranch => {
+            "-b BRANCH names another branch, one for each worktree; --detach makes none".to_owned()
+        }
         ErrorKind::Changed => format!(
             "'calve capture{name}' keeps the changes in a snapshot; --force overwrites them, and \
              'calve switch{name} --undo' brings them back"
@@ -236,11 +252,12 @@ mod tests {
             (ErrorKind::WorktreeMissing, Operation::OpenWorktree, "'calve restore w'"),
             (ErrorKind::WorktreeMissing, Operation::OpenWorktree, "'calve drop --force w'"),
             (ErrorKind::Changed, Operation::DropWorktree, "'calve drop --force w'"),
-            (
-                ErrorKind::CommitsOnlyHere,
-                Operation::DropWorktree,
-                "'git fetch '/a b/c' BRANCH:BRANCH'",
-            ),
+            (ErrorKind::CommitsOnlyHere, Operation::DropWorktree, "git switch -c BRANCH"),
+            (ErrorKind::CommitsOnlyHere, Operation::DropWorktree, "'calve drop --force w'"),
+            (ErrorKind::BranchExists, Operation::MakeBranch, "git branch -d '/a b/c'"),
+            (ErrorKind::Git, Operation::DropWorktree, "'calve drop --force w'"),
+            (ErrorKind::Git, Operation::LinkWorktrees, "--git copy"),
+            (ErrorKind::InvalidName, Operation::UseBranch, "--detach"),
             (ErrorKind::Changed, Operation::SwitchWorktree, "'calve capture w'"),
             (ErrorKind::Changed, Operation::SwitchWorktree, "'calve switch w --undo'"),
             (ErrorKind::InvalidName, Operation::UseName, "no slash"),

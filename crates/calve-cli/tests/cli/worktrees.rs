@@ -213,13 +213,80 @@ fn list_has_a_row_a_worktree_with_its_state() {
     let row = |name: &str, state: &str, changes: Option<u64>| {
         json!({
             "name": name, "path": beside.join(name).to_str(), "snapshot": id,
-            "state": state, "changes": changes,
+            "state": state, "changes": changes, "git": null,
         })
     };
     let expected =
         [row("b", "ready", Some(1)), row("c", "missing", None), row("long-name", "ready", Some(0))];
     assert_eq!(rows, expected);
     assert_eq!(calve(&project, "list --json").json()["worktrees"][0]["changes"], json!(null));
+}
+
+#[test]
+fn in_a_git_project_list_and_drop_say_what_git_says() {
+    let (_scratch, project) = with_project();
+    let git = |folder: &Path, words: &str| {
+        let run = Command::new("git")
+            .current_dir(folder)
+            .env("GIT_CONFIG_GLOBAL", "/dev/null")
+            .args(["-c", "user.name=n", "-c", "user.email=e"])
+            .args(words.split(' '))
+            .output()
+            .unwrap();
+        assert!(run.status.success(), "{words}: {run:?}");
+        String::from_utf8(run.stdout).unwrap().trim().to_owned()
+    };
+    for words in ["init -q -b main", "add -A", "commit -qm one"] {
+        git(&project, words);
+    }
+    let id = done(&project, "snapshot -q");
+    done(&project, "start -q ahead clean");
+    done(&project, "start -q -b fix/it named");
+    done(&project, "start -q --detach loose");
+    done(&project, "start -q --git none none");
+    let beside = worktrees_of(&project);
+    git(&beside.join("ahead"), "commit -q --allow-empty -m two");
+    git(&beside.join("loose"), "commit -q --allow-empty -m three");
+    fs::write(beside.join("named/new"), "").unwrap();
+    git(&project, "commit -q --allow-empty -m four");
+    let (short, path) = (&id[..12], beside.display());
+    let loose = git(&beside.join("loose"), "rev-parse HEAD");
+    let at = &loose[..10];
+    let expected = format!(
+        "ahead  {short}  ready  ahead         1 ahead, 1 behind    {path}/ahead\n\
+         clean  {short}  ready  clean         1 behind             {path}/clean\n\
+         loose  {short}  ready  ({at})  1 ahead, 1 behind    {path}/loose\n\
+         named  {short}  ready  fix/it        1 behind, 1 changed  {path}/named\n\
+         none   {short}  ready  -             -                    {path}/none"
+    );
+    assert_eq!(done(&project, "list"), expected);
+    let document = calve(&project, "list --json").json();
+    let named = json!({
+        "linked": true, "branch": "fix/it", "commit": git(&beside.join("named"), "rev-parse HEAD"),
+        "ahead": 0, "behind": 1, "changes": 1,
+    });
+    assert_eq!(document["worktrees"][3]["git"], named);
+    assert_eq!(document["worktrees"][4]["git"], json!(null));
+
+    for (name, kind, told, hint) in [
+        ("named", "changed", "\n  new\n", "commit"),
+        ("loose", "commits_only_here", "three\n", "'git switch -c BRANCH'"),
+        ("--delete-branch ahead", "commits_only_here", "two\n", "'calve drop --force"),
+    ] {
+        let refused = calve(&project, &format!("drop {name}"));
+        assert_eq!(refused.code, Some(1), "{refused:?}");
+        assert!(refused.stderr.contains(told) && refused.stderr.contains(hint), "{refused:?}");
+        let refused = calve(&project, &format!("drop --json {name}"));
+        assert_eq!(refused.json()["error"]["kind"], kind, "{refused:?}");
+    }
+    let run = calve(&project, "drop --force loose");
+    let expected = "dropped loose\nthe commits of loose are kept: 'git branch NEW refs/calve/dropped/loose' makes \
+        a branch of them\n";
+    assert_eq!((run.code, run.stderr.as_str()), (Some(0), expected));
+    assert_eq!(git(&project, "rev-parse refs/calve/dropped/loose"), loose);
+    let run = calve(&project, "drop --delete-branch clean");
+    assert_eq!(run.stderr, "dropped clean\ndeleted the branch clean\n");
+    assert_eq!(git(&project, "branch --format=%(refname:short)"), "ahead\nfix/it\nmain");
 }
 
 #[test]
@@ -231,7 +298,10 @@ fn a_drop_returns_at_once_and_the_files_go_behind_it() {
     assert_eq!((run.code, run.stdout.as_str()), (Some(0), ""), "{run:?}");
     assert_eq!(run.stderr, "dropped one, two\n");
     let document = calve(&project, "drop --json three").json();
-    let three = json!({ "name": "three", "path": beside.join("three").to_str(), "missing": false });
+    let three = json!({
+        "name": "three", "path": beside.join("three").to_str(), "missing": false, "kept": [],
+        "deleted_branch": null,
+    });
     assert_eq!(document, json!({ "dropped": [three] }));
     assert_eq!(fs::read_dir(&beside).unwrap().count(), 0);
     assert_eq!(done(&project, "list"), "");

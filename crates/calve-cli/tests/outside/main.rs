@@ -17,6 +17,7 @@ mod filesystems;
 mod full;
 mod hostile;
 mod killed;
+mod linked;
 mod motion;
 mod races;
 mod store_verbs;

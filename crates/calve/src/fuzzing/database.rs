@@ -25,7 +25,7 @@ const TABLES: [(&str, usize); 6] = [
     ("snapshots", 3),
     ("directories", 2),
     ("names", 2),
-    ("worktrees", 8),
+    ("worktrees", 9),
     ("packs", 2),
     ("packed", 5),
 ];

@@ -32,7 +32,14 @@ const POLL: Duration = Duration::from_millis(5);
 /// A lock that is held until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Guard {
-    _file: File,
+    file: File,
+}
+
+impl Guard {
+    /// Whoever inherits a copy of it holds the lock, too.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
 }
 
 fn open(store: &Path, name: &str) -> io::Result<File> {
@@ -73,7 +80,7 @@ pub(crate) fn share(store: &Path) -> Result<Guard, Error> {
         wait(&gate, FlockOperation::LockShared)?;
         let file = open(store, lock::CONTENT)?;
         wait(&file, FlockOperation::LockShared)?;
-        Ok(Guard { _file: file })
+        Ok(Guard { file })
     };
     lock().context(Operation::Lock, || store)
 }
@@ -90,7 +97,7 @@ pub(crate) fn alone(store: &Path, token: &str) -> Result<Option<Guard>, Error> {
             }
             std::thread::sleep(POLL);
         }
-        Ok(Some(Guard { _file: file }))
+        Ok(Some(Guard { file }))
     };
     lock().context(Operation::Lock, || store)
 }
@@ -100,7 +107,7 @@ pub(crate) fn one_by_one(store: &Path) -> Result<Guard, Error> {
     let lock = || -> io::Result<Guard> {
         let file = open(store, lock::TEMPLATES)?;
         wait(&file, FlockOperation::LockExclusive)?;
-        Ok(Guard { _file: file })
+        Ok(Guard { file })
     };
     lock().context(Operation::Lock, || store)
 }
@@ -110,7 +117,7 @@ pub(crate) fn one_by_one(store: &Path) -> Result<Guard, Error> {
 pub(crate) fn one_at_the_database(store: &Path) -> Option<Guard> {
     let file = open(store, lock::DATABASE).ok()?;
     wait(&file, FlockOperation::LockExclusive).ok()?;
-    Some(Guard { _file: file })
+    Some(Guard { file })
 }
 
 /// Locks the file `format`, to change it.
@@ -118,7 +125,7 @@ pub(crate) fn one_at_the_format(store: &Path) -> Result<Guard, Error> {
     let lock = || -> io::Result<Guard> {
         let file = open(store, lock::FORMAT)?;
         wait(&file, FlockOperation::LockExclusive)?;
-        Ok(Guard { _file: file })
+        Ok(Guard { file })
     };
     lock().context(Operation::Lock, || store)
 }
@@ -146,7 +153,7 @@ pub(crate) fn exclude(
             while closed.elapsed() < CLOSED && !operation.is_cancelled() {
                 if try_now(&file, FlockOperation::NonBlockingLockExclusive)? {
                     // The gate opens as it is dropped; whoever comes now waits at the content.
-                    return Ok(Some(Guard { _file: file }));
+                    return Ok(Some(Guard { file }));
                 }
                 std::thread::sleep(POLL);
             }

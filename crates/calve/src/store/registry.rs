@@ -7,11 +7,14 @@
 //! | the index, or a link to a template's  | `indexes/TOKEN`            | [`Registry::write_index`], [`Registry::link_index`] | [`Registry::forget`] |
 //! | the lock of whoever switches it       | `locks/TOKEN`              | [`Registry::lock`]           | [`Registry::forget`]        |
 //! | what can be undone                    | in the tree, beside the marker | a switch                 | it goes with the tree       |
+//! | the registration of a linked worktree | in git's repository        | [`Registry::register`]       | [`Registry::forget`]         |
+//! | its branch, where calve made it       | in git's repository        | [`Registry::register`]       | it stays; it goes with a start that failed |
 //!
 //! # Nothing half-made
 //! The row comes first ([`Claim`]), so of two who want one name one is told; then the tree under a stage's name, with its marker and its index;
 //! then the tree gets its name, and the row is marked. A row whose maker died is finished by whoever comes next, if the tree got its name, and
-//! removed if not ([`Registry::recover`]). What is called by a token that no row has is of nobody, and [`Registry::sweep`] removes it.
+//! removed if not ([`Registry::recover`]). What git was told to make is found by the row's token, and no row is taken for given up while a git
+//! that was started for it lives: it has the row's lock ([`git`]). What is called by a token that no row has is of nobody, and [`Registry::sweep`] removes it.
 //!
 //! # Gone at once
 //! [`Registry::forget`] has the folder taken away and the row deleted in one transaction, so that a start which finds its row gone takes its
@@ -27,9 +30,10 @@ use std::time::Duration;
 
 use rustix::fs;
 
-use super::catalog::{Catalog, PROJECT, State, WorktreeRow};
+use super::catalog::{Catalog, Linked, PROJECT, State, WorktreeRow};
 use super::clock::now;
 use super::files::{open_dir, path_from, read_plain};
+use super::git::{self, Onto, Registration, Repository};
 use super::id::SnapshotId;
 use super::index::{self, Index};
 use super::layout::{self, Layout};
@@ -57,6 +61,7 @@ pub(crate) struct Claim<'a> {
     registry: Registry<'a>,
     rows: Vec<WorktreeRow>,
     goes_again: bool,
+    is_finished: bool,
 }
 
 impl<'a> Registry<'a> {
@@ -75,7 +80,7 @@ impl<'a> Registry<'a> {
     /// [`ErrorKind::WorktreeExists`]. Nothing was written.
     pub(crate) fn claim(self, rows: Vec<WorktreeRow>) -> Result<Claim<'a>, Error> {
         match self.catalog.claim(&rows)? {
-            None => Ok(Claim { registry: self, rows, goes_again: true }),
+            None => Ok(Claim { registry: self, rows, goes_again: true, is_finished: false }),
             Some((name, path)) => Err(name_taken(&name, &path)),
         }
     }
@@ -83,7 +88,7 @@ impl<'a> Registry<'a> {
     /// For the tree of a worktree whose row is there, and stays whatever happens.
     pub(crate) fn claim_again(self, row: WorktreeRow) -> Claim<'a> {
         let row = WorktreeRow { state: State::Ready, target: None, ..row };
-        Claim { registry: self, rows: vec![row], goes_again: false }
+        Claim { registry: self, rows: vec![row], goes_again: false, is_finished: false }
     }
 
     fn marker(self, row: &WorktreeRow) -> Marker {
@@ -193,7 +198,8 @@ impl<'a> Registry<'a> {
         self.catalog.set_path(row)
     }
 
-    /// Forgets a worktree, and removes what is called by its token, where `away`, which takes its folder away, gives something.
+    /// Forgets a worktree, and removes what is called by its token and what git knows of it, where `away`, which takes its folder away, gives
+    /// something. Its branch stays.
     ///
     /// # Errors
     /// [`ErrorKind::WorktreeNotFound`] where somebody else dropped it; those of `away`.
@@ -202,16 +208,168 @@ impl<'a> Registry<'a> {
         row: &WorktreeRow,
         away: impl FnOnce() -> Result<Option<T>, Error>,
     ) -> Result<Option<T>, Error> {
-        let done = self.catalog.forget_worktree(&row.token, away)?;
-        let done = done.ok_or_else(|| no_worktree(&row.name))?;
-        if done.is_some() {
-            self.remove_files(&row.token);
+        let stage = self.layout.stage();
+        let registered = self.registered(row);
+        let mut aside = Vec::new();
+        let done = self.catalog.forget_worktree(&row.token, || {
+            let done = away()?;
+            if done.is_some() {
+                // One on another filesystem goes when the row is gone.
+                aside.extend(registered.iter().filter_map(|entry| entry.put_aside(&stage).ok()));
+            }
+            Ok(done)
+        });
+        if !matches!(done, Ok(Some(Some(_)))) {
+            for entry in aside {
+                let _ = entry.put_back();
+            }
+            return done?.ok_or_else(|| no_worktree(&row.name));
         }
-        Ok(done)
+        for entry in aside {
+            let _ = entry.remove();
+        }
+        for entry in registered {
+            let _ = entry.remove(&stage);
+        }
+        self.remove_files(&row.token);
+        done?.ok_or_else(|| no_worktree(&row.name))
+    }
+
+    /// The repository of the project, as its files say.
+    fn repository(self) -> Option<Repository> {
+        let project = self.catalog.worktree(PROJECT).ok().flatten()?;
+        git::read(&self.root_of(&project))
+    }
+
+    /// Where git is told to make a worktree, before its tree is there.
+    fn temporary(self, row: &WorktreeRow) -> PathBuf {
+        self.layout.stage().join(&row.maker)
+    }
+
+    /// Has git register a worktree as `linked` says. It is locked until [`Registry::stands`]. `makes_branch`: its branch is to be made.
+    ///
+    /// # Errors
+    /// What there is of it is removed with the row, or by the next [`Registry::recover`].
+    pub(crate) fn register(
+        self,
+        repository: &Repository,
+        row: &WorktreeRow,
+        linked: &Linked,
+        makes_branch: bool,
+    ) -> Result<Registration, Error> {
+        let failed = |error: io::Error| {
+            Error::new(ErrorKind::Git, Operation::RegisterWorktree, path_from(&row.path), error)
+        };
+        let lock = self.lock(row)?.ok_or_else(|| failed(io::ErrorKind::WouldBlock.into()))?;
+        let onto = match &linked.branch {
+            Some(branch) if makes_branch => {
+                repository
+                    .make_branch(branch, &linked.commit, &row.token, lock.file())
+                    .map_err(|failure| failed(failure.into()))?;
+                Onto::Branch(branch)
+            }
+            Some(branch) => Onto::Branch(branch),
+            None => Onto::Commit(&linked.commit),
+        };
+        let temporary = self.temporary(row);
+        std::fs::create_dir(&temporary).context(Operation::MakeFolder, || &temporary)?;
+        let made = repository.add(&temporary.join(&row.name), onto, &row.token, lock.file());
+        let _ = std::fs::remove_dir_all(&temporary);
+        let mut made = made.map_err(|failure| failed(failure.into()))?;
+        made.point_at(&path_from(&row.path)).map_err(failed)?;
+        Ok(made)
+    }
+
+    /// The registrations of a worktree that git was told to make, and may not be whole.
+    fn begun(self, repository: &Repository, row: &WorktreeRow) -> Vec<Registration> {
+        let temporary = self.temporary(row);
+        let mut found = Vec::new();
+        for entry in repository.registrations().unwrap_or_default() {
+            if entry.is_made_for(&row.token, &temporary) {
+                found.push(entry);
+            } else if entry.is_hardly_begun(&row.name) {
+                // It may be another git's that is at it.
+                entry.wait_for_next_step();
+                found.extend(
+                    Registration::read(entry.folder)
+                        .filter(|entry| entry.is_hardly_begun(&row.name)),
+                );
+            }
+        }
+        found
+    }
+
+    /// Takes back what git was told to make for a worktree whose tree will not stand. What cannot be removed stays.
+    fn take_back(self, row: &WorktreeRow) {
+        self.unregister_begun(row);
+        if let Some(Linked { commit, branch: Some(branch) }) = &row.git
+            && let Some(repository) = self.repository()
+        {
+            let _ = repository.take_back_branch(branch, commit, &row.token);
+        }
+    }
+
+    /// The same, but for its branch.
+    pub(crate) fn unregister_begun(self, row: &WorktreeRow) {
+        if row.git.is_none() {
+            return;
+        }
+        let Some(repository) = self.repository() else { return };
+        for entry in self.begun(&repository, row) {
+            let _ = entry.remove(&self.layout.stage());
+        }
+        let _ = std::fs::remove_dir_all(self.temporary(row));
+    }
+
+    /// The tree of a worktree has its name: git may do with it what it likes.
+    pub(crate) fn stands(self, row: &WorktreeRow) -> io::Result<()> {
+        if row.git.is_none() {
+            return Ok(());
+        }
+        let Some(repository) = self.repository() else { return Ok(()) };
+        for mut entry in repository.registrations()? {
+            if entry.is_made_for(&row.token, &self.temporary(row)) {
+                entry.unlock(&row.token)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The registrations of a worktree in the project's repository, whether its tree is there or not.
+    pub(crate) fn registered(self, row: &WorktreeRow) -> Vec<Registration> {
+        let Some(repository) = self.repository() else { return Vec::new() };
+        let root = path_from(&row.path);
+        let own = git::leads_to(&root).ok();
+        let is_ours = self.is_marked(row);
+        let is_of_row = |entry: &Registration| match &own {
+            // Its `.git` file says which, and the entry must agree: it may be a copy of another's.
+            Some(own) if is_ours => {
+                entry.folder == *own
+                    && (entry.is_of(&root) || entry.git_file.as_deref().is_none_or(is_gone))
+            }
+            // Another worktree of git is in its place.
+            Some(own) => entry.is_of(&root) && entry.folder != *own,
+            None => entry.is_of(&root),
+        };
+        let mut entries = repository.registrations().unwrap_or_default();
+        entries.retain(is_of_row);
+        entries
+    }
+
+    /// Removes what git knows of a worktree whose tree is not there.
+    pub(crate) fn unregister(self, row: &WorktreeRow) {
+        if row.git.is_some() {
+            for entry in self.registered(row) {
+                let _ = entry.remove(&self.layout.stage());
+            }
+        }
     }
 
     /// Forgets worktrees of which there is no tree.
     fn forget_unmade(self, rows: &[WorktreeRow]) -> Result<(), Error> {
+        for row in rows {
+            self.take_back(row);
+        }
         let forgotten = self.catalog.forget_worktrees(rows);
         for row in rows {
             self.remove_files(&row.token);
@@ -233,7 +391,13 @@ impl<'a> Registry<'a> {
             if row.state != State::Starting || !self.is_given_up(&row) {
                 continue;
             }
+            // A git that it started may still be at it.
+            let lock = if row.git.is_some() { self.lock(&row)? } else { None };
+            if row.git.is_some() && lock.is_none() {
+                continue;
+            }
             if self.is_marked(&row) {
+                self.stands(&row).context(Operation::Unlock, || path_from(&row.path))?;
                 self.catalog.finish_start(&row)?;
             } else {
                 self.forget_unmade(std::slice::from_ref(&row))?;
@@ -296,7 +460,7 @@ impl Claim<'_> {
     /// [`ErrorKind::WorktreeNotFound`] for such a one. None is marked.
     pub(crate) fn finish(&mut self) -> Result<(), Error> {
         let Some(name) = self.registry.catalog.mark_ready(&self.rows)? else {
-            self.goes_again = false;
+            (self.goes_again, self.is_finished) = (false, true);
             return Ok(());
         };
         let cause = io::Error::new(
@@ -311,8 +475,14 @@ impl Drop for Claim<'_> {
     fn drop(&mut self) {
         if self.goes_again {
             let _ = self.registry.forget_unmade(&self.rows);
+        } else if !self.is_finished {
+            self.rows.iter().for_each(|row| self.registry.unregister_begun(row));
         }
     }
+}
+
+fn is_gone(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
 fn is_token(name: &str) -> bool {

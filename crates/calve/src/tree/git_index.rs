@@ -157,21 +157,30 @@ pub(crate) fn make_ready(trees: &Trees<'_>, directories: &[PathBuf]) -> u64 {
     rewritten
 }
 
+/// The same for the index in the directory `git`, which is elsewhere, of the working tree that is the whole clone.
+pub(crate) fn make_ready_elsewhere(trees: &Trees<'_>, git: &OwnedFd) -> u64 {
+    make_ready_in(trees, git, Path::new("")).unwrap_or(0)
+}
+
 /// `None` where it stays as it was cloned.
 fn make_one_ready(trees: &Trees<'_>, repository: &Repository) -> Option<u64> {
     let git = open_below(trees.clone, &repository.git)?;
+    make_ready_in(trees, &git, &repository.tree)
+}
+
+fn make_ready_in(trees: &Trees<'_>, git: &OwnedFd, tree: &Path) -> Option<u64> {
     // Whoever holds the lock will rename another index to the place.
-    if fs::statat(&git, c"index.lock", AtFlags::SYMLINK_NOFOLLOW).is_ok() {
+    if fs::statat(git, c"index.lock", AtFlags::SYMLINK_NOFOLLOW).is_ok() {
         return None;
     }
-    let (old, meta) = open_regular(&git, c"index")?;
+    let (old, meta) = open_regular(git, c"index")?;
     if meta.links != 1 || meta.size > INDEX_MOST_BYTES || meta.changed < trees.cloned_since() {
         return None;
     }
     let mut bytes = read(&old, meta.size)?;
     let layout = Layout::of(&bytes)?;
-    let source = Directory::root(trees.source)?.below(&repository.tree)?;
-    let clone = open_below(trees.clone, &repository.tree)?;
+    let source = Directory::root(trees.source)?.below(tree)?;
+    let clone = open_below(trees.clone, tree)?;
     let moments = Moments {
         index_written: meta.modified(),
         before_walk: trees.before_walk,
@@ -182,7 +191,7 @@ fn make_one_ready(trees: &Trees<'_>, repository: &Repository) -> Option<u64> {
         return None;
     }
     layout.seal(&mut bytes);
-    replace(trees.stage, &git, &old, &meta, &bytes).ok()?;
+    replace(trees.stage, git, &old, &meta, &bytes).ok()?;
     Some(rewritten)
 }
 

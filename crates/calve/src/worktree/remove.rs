@@ -1,4 +1,7 @@
-//! Dropping worktrees: gone at once, deleted behind.
+//! Drops worktrees. A dropped worktree disappears at once; its files are deleted behind.
+//!
+//! What may not be lost, git decides where the worktree has a repository: work that is not committed, and commits that nothing else holds.
+//! Where it has none, or git is not installed, it is every difference from the base snapshot.
 
 use std::ffi::CString;
 use std::io;
@@ -7,9 +10,11 @@ use std::path::PathBuf;
 use rustix::fs;
 use rustix::io::Errno;
 
+use super::git::Loss;
 use super::scope::ChangeScope;
 use super::{Worktree, shown};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::store::git::Branch;
 use crate::store::trash::remove_tree;
 use crate::store::{PROJECT, StoreOptions, parent_of, path_from};
 use crate::tree::running::Running;
@@ -19,6 +24,7 @@ use crate::tree::staging::{self, stage_name};
 #[derive(Debug, Clone, Default)]
 pub struct DropOptions {
     force: bool,
+    delete_branch: bool,
 }
 
 impl DropOptions {
@@ -28,11 +34,20 @@ impl DropOptions {
         Self::default()
     }
 
-    /// Whether a worktree is dropped with its local changes, which are lost. If something else is at its path, the worktree loses
+    /// Whether a worktree is dropped with its local changes, which are lost. Commits that nothing else holds get a reference
+    /// `refs/calve/dropped/NAME` in the project's repository: see [`DroppedWorktree::kept`]. If something else is at its path, the worktree loses
     /// only its name, and the path stays as it is.
     #[must_use]
     pub fn force(mut self, yes: bool) -> Self {
         self.force = yes;
+        self
+    }
+
+    /// Whether the branch that a linked worktree is on is deleted with it, if another reference holds all its commits. Otherwise the
+    /// branch stays.
+    #[must_use]
+    pub fn delete_branch(mut self, yes: bool) -> Self {
+        self.delete_branch = yes;
         self
     }
 }
@@ -43,6 +58,8 @@ impl DropOptions {
 pub struct DroppedWorktree {
     /// Nothing where it was missing.
     remains: Option<Remains>,
+    kept: Vec<String>,
+    deleted_branch: Option<String>,
 }
 
 #[derive(Debug)]
@@ -53,6 +70,20 @@ struct Remains {
 }
 
 impl DroppedWorktree {
+    fn new(
+        remains: Option<Remains>,
+        kept: Vec<String>,
+        loss: Option<Loss>,
+        branch: Option<Branch>,
+    ) -> Self {
+        // git refuses to delete one that a worktree has checked out, so it goes last.
+        let deleted = |branch: Branch| {
+            let is_deleted = loss.is_some_and(|loss| loss.delete_branch(&branch));
+            is_deleted.then_some(branch.name)
+        };
+        Self { remains, kept, deleted_branch: branch.and_then(deleted) }
+    }
+
     /// Whether its files wait in the store's trash, where [`Store::empty_trash`](crate::Store::empty_trash) finds them. What cannot be renamed to there, since it is on
     /// another filesystem or has another project's quota (XFS, ext4), waits where it was for [`DroppedWorktree::delete`], or for whoever starts a
     /// worktree beside it next.
@@ -66,6 +97,19 @@ impl DroppedWorktree {
     #[must_use]
     pub fn was_missing(&self) -> bool {
         self.remains.is_none()
+    }
+
+    /// The references in the project's repository that now hold commits which only the worktree held. `git branch NEW REFERENCE` makes a branch
+    /// of one.
+    #[must_use]
+    pub fn kept(&self) -> &[String] {
+        &self.kept
+    }
+
+    /// The branch that was deleted with it.
+    #[must_use]
+    pub fn deleted_branch(&self) -> Option<&str> {
+        self.deleted_branch.as_deref()
     }
 
     /// Deletes its files: never across a mount, never through a link.
@@ -84,64 +128,61 @@ impl Worktree {
     /// [`DroppedWorktree::delete`] or [`Store::empty_trash`](crate::Store::empty_trash). It works on a full disk, too.
     ///
     /// # Errors
-    /// [`ErrorKind::Changed`] if it has local changes: nothing was done, and [`Error::details`] has the paths.
-    /// [`ErrorKind::WorktreeMissing`] if something else is at its path. [`DropOptions::force`] avoids both.
+    /// [`ErrorKind::Changed`] if it has local changes: what `git status` lists if it has a repository, else every difference from its base
+    /// snapshot. [`ErrorKind::CommitsOnlyHere`] if it has commits that no branch, tag or other reference of the project holds.
+    /// [`Error::details`] has the paths, or the commits. [`ErrorKind::Git`] if `git worktree lock` has locked it.
+    /// [`ErrorKind::WorktreeMissing`] if something else is at its path. [`DropOptions::force`] avoids all these. Nothing was done.
     /// [`ErrorKind::Overlap`] if other worktrees are inside it, also with `force`.
     pub fn drop(self, how: &DropOptions, options: &StoreOptions) -> Result<DroppedWorktree, Error> {
         self.store.freeing(|store| {
             store.must_be_writable(Operation::DropWorktreeOf)?;
             let this = Self { store: store.clone(), ..self.clone() };
-            this.now()?.drop_now(how.force, &options.operation())
+            this.now()?.drop_now(how, &options.operation())
         })
     }
 
-    /// Whether [`Worktree::drop`] without `force` would find something that would be lost with it.
+    /// Whether a drop without [`DropOptions::force`] would find something that is lost with it.
     ///
     /// # Errors
-    /// [`ErrorKind::Changed`], [`ErrorKind::CommitsOnlyHere`], as for [`Worktree::drop`]. Nothing is changed.
+    /// As for [`Worktree::drop`]: [`ErrorKind::Changed`], [`ErrorKind::CommitsOnlyHere`], [`ErrorKind::Git`]. Nothing is changed.
     pub fn must_lose_nothing(&self, options: &StoreOptions) -> Result<(), Error> {
-        self.must_lose_nothing_in(&options.operation())
+        self.now()?.must_be_no_loss(self.git_loss(true).as_ref(), &options.operation())
     }
 
-    fn must_lose_nothing_in(&self, operation: &Running) -> Result<(), Error> {
-        let status = self.status_in(&ChangeScope::new(), operation)?;
-        let why = match (status.changes.is_empty(), status.skipped.is_empty()) {
-            (true, true) => return self.must_have_no_commits_alone(),
-            (false, _) => "it has changes since its base snapshot",
-            // Another process works in it, and calve may not have seen all that it made.
-            (true, false) => "names in it kept changing while calve listed them",
-        };
-        let changed = status.changes.into_iter().map(|change| change.path);
-        let restless = status.skipped.iter().map(|skipped| shown(&skipped.path));
-        let mut paths: Vec<PathBuf> = changed.chain(restless).collect();
-        paths.sort();
-        paths.dedup();
-        let cause = io::Error::other(why);
-        Err(Error::new(ErrorKind::Changed, Operation::DropWorktree, &self.path, cause)
-            .with_details(paths))
+    fn must_be_no_loss(&self, loss: Option<&Loss>, operation: &Running) -> Result<(), Error> {
+        match loss {
+            Some(loss) => loss.must_be_nothing(self),
+            None => self.must_be_unchanged(operation),
+        }
     }
 
-    fn drop_now(&self, force: bool, operation: &Running) -> Result<DroppedWorktree, Error> {
+    fn drop_now(&self, how: &DropOptions, operation: &Running) -> Result<DroppedWorktree, Error> {
+        let force = how.force;
         if self.is_project() {
             let cause = io::Error::new(io::ErrorKind::InvalidInput, "it is the project itself");
             return Err(Error::new(ErrorKind::InvalidName, Operation::Drop, &self.path, cause));
         }
         if self.is_away(force)? {
+            let loss = self.git_loss(false);
+            // There is nothing to look at any more, and the commits can be kept.
+            let (kept, branch) = self.keep_what_git_has(loss.as_ref(), how)?;
             // Only the name goes; unless somebody is making it, and was faster.
-            return match self
+            let forgotten = self
                 .store
                 .registry()
-                .forget(&self.row, || Ok(self.is_away(force)?.then_some(())))?
-            {
-                Some(()) => Ok(DroppedWorktree { remains: None }),
-                None => self.now()?.drop_now(force, operation),
+                .forget(&self.row, || Ok(self.is_away(force)?.then_some(())))?;
+            return match forgotten {
+                Some(()) => Ok(DroppedWorktree::new(None, kept, loss, branch)),
+                None => self.now()?.drop_now(how, operation),
             };
         }
         self.must_be_there()?;
         self.must_hold_no_other()?;
+        let loss = self.git_loss(true);
         if !force {
-            self.must_lose_nothing_in(operation)?;
+            self.must_be_no_loss(loss.as_ref(), operation)?;
         }
+        let (kept, branch) = self.keep_what_git_has(loss.as_ref(), how)?;
         let (parent, name) = parent_of(&self.path)?;
         let from = super::open_dir(&parent)?;
         let name = CString::new(name.as_encoded_bytes()).map_err(|error| {
@@ -175,13 +216,45 @@ impl Worktree {
             // It is not dropped then; where somebody emptied the trash meanwhile, it is missing.
             let _ = fs::renameat(dir, &aside, &from, &name);
         }
-        let Some(in_trash) = forgotten? else { return Ok(DroppedWorktree { remains: None }) };
+        let Some(in_trash) = forgotten? else {
+            return Ok(DroppedWorktree::new(None, kept, loss, branch));
+        };
         if !in_trash {
             // So that whoever makes something there later knows that it may go.
             let _ = staging::mark(&from, &aside);
         }
         let folder = if in_trash { trash } else { parent };
-        Ok(DroppedWorktree { remains: Some(Remains { folder, name: aside, in_trash }) })
+        let remains = Remains { folder, name: aside, in_trash };
+        Ok(DroppedWorktree::new(Some(remains), kept, loss, branch))
+    }
+
+    /// Makes references for commits that would go with it, and decides whether its branch can go.
+    fn keep_what_git_has(
+        &self,
+        loss: Option<&Loss>,
+        how: &DropOptions,
+    ) -> Result<(Vec<String>, Option<Branch>), Error> {
+        let Some(loss) = loss else { return Ok((Vec::new(), None)) };
+        let branch = if how.delete_branch { loss.merged_branch(self)? } else { None };
+        Ok((loss.keep(self)?, branch))
+    }
+
+    fn must_be_unchanged(&self, operation: &Running) -> Result<(), Error> {
+        let status = self.status_in(&ChangeScope::new(), operation)?;
+        let why = match (status.changes.is_empty(), status.skipped.is_empty()) {
+            (true, true) => return Ok(()),
+            (false, _) => "it has changes since its base snapshot",
+            // Another process works in it, and calve may not have seen all that it made.
+            (true, false) => "names in it kept changing while calve listed them",
+        };
+        let changed = status.changes.into_iter().map(|change| change.path);
+        let restless = status.skipped.iter().map(|skipped| shown(&skipped.path));
+        let mut paths: Vec<PathBuf> = changed.chain(restless).collect();
+        paths.sort();
+        paths.dedup();
+        let cause = io::Error::other(why);
+        Err(Error::new(ErrorKind::Changed, Operation::DropWorktree, &self.path, cause)
+            .with_details(paths))
     }
 
     /// Whether there is nothing of it at its path. With `force` also where something else is, which is not ours to touch.

@@ -35,12 +35,14 @@ use crate::tree::staging::{self, Stage, stage_name};
 
 mod dress;
 mod git;
+mod links;
 mod loose;
 mod vouched;
 
 use dress::Dressing;
 use git::GitPlan;
-pub use git::{GitMode, GitOutcome, NoRepository};
+pub use git::{GitMode, GitOutcome, LinkedWorktree, NoRepository};
+pub use links::StartBranch;
 
 /// How many trees are made in one pass, since each takes descriptors; fewer where not so many files may be open.
 const PASS_MOST: usize = 32;
@@ -54,6 +56,7 @@ pub struct StartOptions {
     from: Option<SnapshotId>,
     at: Option<PathBuf>,
     git: GitMode,
+    branch: StartBranch,
 }
 
 impl StartOptions {
@@ -70,10 +73,18 @@ impl StartOptions {
         self
     }
 
-    /// With this of the project's git repository. If the project has one, each worktree gets a copy by default.
+    /// With this of the project's git repository. If the project has one, the worktrees are linked to it by default.
     #[must_use]
     pub fn git(mut self, git: GitMode) -> Self {
         self.git = git;
+        self
+    }
+
+    /// With this as the `HEAD` of linked worktrees. By default each has a branch of its name, made at the commit of the project's `HEAD`.
+    /// A branch that exists is taken if it is at that commit, and no other working tree has it checked out.
+    #[must_use]
+    pub fn branch(mut self, branch: StartBranch) -> Self {
+        self.branch = branch;
         self
     }
 
@@ -117,6 +128,8 @@ pub struct StartedWorktree {
     pub files: u64,
     /// What it has of the project's git repository. That is no part of the counts above.
     pub git: GitOutcome,
+    /// Why it is not a linked worktree, although [`GitMode::Best`] was asked for and the project has a repository.
+    pub not_linked: Option<String>,
 }
 
 impl StartedWorktree {
@@ -125,7 +138,8 @@ impl StartedWorktree {
         object: &SnapshotObject,
         (report, git): (DestinationReport, GitOutcome),
     ) -> Self {
-        Self { name, report, bytes: object.bytes, files: object.files, git }
+        let (bytes, files) = (object.bytes, object.files);
+        Self { name, report, bytes, files, git, not_linked: None }
     }
 }
 
@@ -168,8 +182,9 @@ impl Store {
         }
         must_be_free(names.len() + OPEN_BESIDE)
             .context(Operation::StartManyWorktrees, || self.path())?;
-        let git = GitPlan::of(options.git, self)?;
+        let given: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
         if let Some((id, folder)) = loose {
+            let git = GitPlan::of(options.git, self)?;
             let object = self.object(id)?;
             let folder = self.folder(Some(folder))?;
             let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
@@ -193,6 +208,7 @@ impl Store {
                 return Err(name_taken(&row.name, &row.path));
             }
         }
+        let (mut git, not_linked) = GitPlan::for_new(options.git, &options.branch, &given, self)?;
         let taken = match options.from {
             Some(_) => None,
             None => Some(self.snapshot_in(&SnapshotOptions::new(), &operation)?),
@@ -204,17 +220,27 @@ impl Store {
         };
         let object = self.object(id)?;
         let folder = self.folder(options.at.as_deref())?;
-        let rows: Vec<WorktreeRow> = names
+        let paths: Vec<PathBuf> = given.iter().map(|name| folder.join(name)).collect();
+        let mut links = Vec::new();
+        if let GitPlan::Link(planned) = &mut git {
+            planned.must_be_free(&paths)?;
+            planned.follow_head();
+            links = planned.links.iter().map(|link| link.linked.clone()).collect();
+        }
+        let rows: Vec<WorktreeRow> = given
             .iter()
-            .map(|name| WorktreeRow {
-                name: name.as_ref().to_owned(),
+            .zip(&paths)
+            .enumerate()
+            .map(|(at, (name, path))| WorktreeRow {
+                name: (*name).to_owned(),
                 token: token(),
-                path: bytes_of(&folder.join(name.as_ref())),
+                path: bytes_of(path),
                 snapshot: Some(id),
                 state: State::Starting,
                 target: None,
                 maker: stage_name(),
                 created: now().0,
+                git: links.get(at).cloned(),
             })
             .collect();
         let claim = self.registry().claim(rows)?;
@@ -226,7 +252,10 @@ impl Store {
             registered: true,
             worktrees: names
                 .zip(trees)
-                .map(|(name, tree)| StartedWorktree::new(name, &object, tree))
+                .map(|(name, tree)| StartedWorktree {
+                    not_linked: not_linked.clone(),
+                    ..StartedWorktree::new(name, &object, tree)
+                })
                 .collect(),
             elapsed: started.elapsed(),
         })
@@ -300,8 +329,14 @@ impl Store {
         let dressing = Dressing { store: self, id, object, git, operation };
         let outcomes = dressing.dress(Some(rows), &stages, &places)?;
         publish_all(&mut stages, &places)?;
-        if let Err(error) = claim.finish() {
+        // Before the rows say so: of a row that is not marked, whoever comes next does this, too.
+        let registry = self.registry();
+        let unlocked = claim.rows().iter().try_for_each(|row| {
+            registry.stands(row).context(Operation::Unlock, || path_from(&row.path))
+        });
+        if let Err(error) = unlocked.and_then(|()| claim.finish()) {
             unpublish_all(&mut stages, &places);
+            claim.rows().iter().for_each(|row| registry.unregister(row));
             return Err(error);
         }
         Ok(reports.into_iter().zip(outcomes).collect())
@@ -410,8 +445,10 @@ impl Store {
 }
 
 impl Worktree {
-    /// Makes the tree of a worktree that was deleted by hand again, as its snapshot has it, and with `git` of the project's repository. Commits
-    /// that were made in the worktree's own repository do not come back: no snapshot has a repository.
+    /// Makes the tree of a worktree that was deleted by hand again, as its snapshot has it, and with `git` of the project's repository. A linked
+    /// worktree is linked again by [`GitMode::Best`]: to the branch or the commit that it was at, if git still knows it, else to the branch that it was
+    /// started on, if no other working tree has that checked out, else to the commit that it was started at. Commits that were made in a
+    /// repository of its own do not come back: no snapshot has a repository.
     ///
     /// # Errors
     /// [`ErrorKind::DestinationExists`] where something other than an empty folder is at its path; [`ErrorKind::Busy`] where another process is making it;
@@ -428,7 +465,8 @@ impl Worktree {
         let object = this.store.object(id)?;
         let (parent, _) = crate::store::parent_of(&this.path)?;
         std::fs::create_dir_all(&parent).context(Operation::MakeFolder, || &parent)?;
-        let (name, git) = (this.row.name.clone(), GitPlan::of(git, &self.store)?);
+        let name = this.row.name.clone();
+        let git = GitPlan::for_again(git, &this.row, &self.store)?;
         let claim = self.store.registry().claim_again(this.row);
         let mut trees = self.store.make(id, &object, git, &options.operation(), claim)?;
         let tree = trees.pop().ok_or_else(|| no_worktree(&name))?;

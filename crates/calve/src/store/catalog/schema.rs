@@ -31,7 +31,10 @@ pub(super) struct Version {
 }
 
 /// All versions. The module [`store_format`](crate::store_format) documents the last.
-pub(super) static VERSIONS: &[Version] = &[Version { tables: TABLES_1, migration: "" }];
+pub(super) static VERSIONS: &[Version] = &[
+    Version { tables: TABLES_1, migration: "" },
+    Version { tables: TABLES_2, migration: "ALTER TABLE worktrees ADD COLUMN git TEXT" },
+];
 
 pub(super) const TABLES_1: &[(&str, &str)] = &[
     (
@@ -74,6 +77,28 @@ pub(super) const TABLES_1: &[(&str, &str)] = &[
         size INTEGER NOT NULL
     ) WITHOUT ROWID",
     ),
+];
+
+/// With what git knows of a worktree.
+pub(super) const TABLES_2: &[(&str, &str)] = &[
+    TABLES_1[0],
+    TABLES_1[1],
+    TABLES_1[2],
+    (
+        "worktrees",
+        "CREATE TABLE worktrees (
+        name TEXT PRIMARY KEY,
+        token TEXT NOT NULL UNIQUE,
+        path BLOB NOT NULL,
+        snapshot BLOB,
+        state INTEGER NOT NULL,
+        target BLOB,
+        maker TEXT NOT NULL,
+        created INTEGER NOT NULL
+    , git TEXT) WITHOUT ROWID",
+    ),
+    TABLES_1[4],
+    TABLES_1[5],
 ];
 
 /// How a database stands to the versions that this calve knows.

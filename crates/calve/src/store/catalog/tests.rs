@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use super::schema::TABLES_1;
+use super::schema::{TABLES_1, TABLES_2};
 use super::*;
 
 /// A folder with what the database needs of a store.
@@ -65,15 +65,21 @@ fn whoever_opens_it_briefly_shares_it_with_those_who_keep_it_open_and_only_as_lo
     assert_eq!(kept.names().unwrap().len(), 22);
 }
 
+const VERSIONS_1: Version = Version { tables: TABLES_1, migration: "" };
+const VERSIONS_2: Version =
+    Version { tables: TABLES_2, migration: "ALTER TABLE worktrees ADD COLUMN git TEXT" };
+
 /// The versions, and one more: a column that no calve has.
 static NEXT: &[Version] = &[
-    Version { tables: TABLES_1, migration: "" },
+    VERSIONS_1,
+    VERSIONS_2,
     Version { tables: NEXT_TABLES, migration: "ALTER TABLE worktrees ADD COLUMN note TEXT" },
 ];
 
 /// The same, by statements that never end.
 static ENDLESS: &[Version] = &[
-    Version { tables: TABLES_1, migration: "" },
+    VERSIONS_1,
+    VERSIONS_2,
     Version {
         tables: NEXT_TABLES,
         migration: "ALTER TABLE worktrees ADD COLUMN note TEXT;
@@ -97,7 +103,7 @@ const NEXT_TABLES: &[(&str, &str)] = &[
         target BLOB,
         maker TEXT NOT NULL,
         created INTEGER NOT NULL
-    , note TEXT) WITHOUT ROWID",
+    , git TEXT, note TEXT) WITHOUT ROWID",
     ),
     TABLES_1[4],
     TABLES_1[5],
@@ -151,10 +157,10 @@ fn schema(catalog: &Catalog) -> Vec<String> {
 #[test]
 fn a_database_of_an_earlier_version_is_migrated_in_place_and_is_as_a_new_one() {
     let (_dir, path) = first_store();
-    let before = told(&Catalog::open(&path).unwrap());
+    let before = told(&Catalog::open_read_only(&path).unwrap());
     assert_eq!(version(&path), 1);
     let migrated = open_as(&path, NEXT).unwrap();
-    assert_eq!((version(&path), told(&migrated)), (2, before));
+    assert_eq!((version(&path), told(&migrated)), (3, before));
     migrated.write(|tx| tx.execute("UPDATE worktrees SET note = 'it has it'", [])).unwrap();
     // And it takes what every version writes.
     let mut row = migrated.worktrees().unwrap().remove(0);
@@ -171,7 +177,7 @@ fn a_database_of_an_earlier_version_is_migrated_in_place_and_is_as_a_new_one() {
     new.versions = NEXT;
     new.make_tables().unwrap();
     assert_eq!(schema(&migrated), schema(&new));
-    assert_eq!(version(&path), 2);
+    assert_eq!(version(&path), 3);
     drop(new);
     open_as(&path, NEXT).unwrap();
 }
@@ -184,7 +190,7 @@ fn a_database_of_a_later_version_is_refused_by_its_number_and_stays_as_it_is() {
     for open in [Catalog::open, Catalog::open_briefly, Catalog::open_read_only] {
         let error = open(&path).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::StoreIncompatible);
-        assert!(error.to_string().contains("version 2"), "{error}");
+        assert!(error.to_string().contains("version 3"), "{error}");
     }
     assert!(before == std::fs::read(&path).unwrap(), "it was written to");
 }
@@ -192,7 +198,7 @@ fn a_database_of_a_later_version_is_refused_by_its_number_and_stays_as_it_is() {
 #[test]
 fn a_database_of_an_earlier_version_that_cannot_be_written_to_is_read_as_it_is() {
     let (_dir, path) = first_store();
-    let before = told(&Catalog::open(&path).unwrap());
+    let before = told(&Catalog::open_read_only(&path).unwrap());
     let mut catalog = Catalog::of(Some(connect_read_only(&path).unwrap()), &path);
     catalog.versions = NEXT;
     catalog.check(Use::Read).unwrap();
@@ -207,7 +213,7 @@ fn a_migration_that_is_killed_leaves_the_database_as_it_was() {
         unreachable!("it ended");
     }
     let (_dir, path) = first_store();
-    let before = told(&Catalog::open(&path).unwrap());
+    let before = told(&Catalog::open_read_only(&path).unwrap());
     let mut child = std::process::Command::new(std::env::current_exe().unwrap())
         .args([
             "--exact",
@@ -231,9 +237,12 @@ fn a_migration_that_is_killed_leaves_the_database_as_it_was() {
     child.kill().unwrap();
     child.wait().unwrap();
     drop(db);
-    assert_eq!((version(&path), told(&Catalog::open(&path).unwrap())), (1, before.clone()));
+    assert_eq!(
+        (version(&path), told(&Catalog::open_read_only(&path).unwrap())),
+        (1, before.clone())
+    );
     let migrated = open_as(&path, NEXT).unwrap();
-    assert_eq!((version(&path), told(&migrated)), (2, before));
+    assert_eq!((version(&path), told(&migrated)), (3, before));
 }
 
 #[test]
@@ -248,7 +257,7 @@ fn of_those_who_migrate_at_once_one_does_it() {
             });
         }
     });
-    assert_eq!(version(&path), 2);
+    assert_eq!(version(&path), 3);
 }
 
 /// Nothing of somebody else's making is run while it is migrated.
@@ -268,5 +277,43 @@ fn a_database_whose_tables_are_not_those_of_its_version_is_not_migrated() {
         let error = open_as(&path, NEXT).unwrap_err();
         assert_eq!((error.kind(), version(&path)), (ErrorKind::Damaged, 1), "{forged}");
         assert!(before == std::fs::read(&path).unwrap(), "{forged}: it was written to");
+    }
+}
+
+#[test]
+fn what_a_worktree_is_for_git_is_read_as_it_was_written_and_nothing_else_is() {
+    let (_dir, path) = a_database();
+    let db = Catalog::open(&path).unwrap();
+    let linked = |branch: Option<&str>| {
+        Some(Linked { commit: "1234abcd".to_owned(), branch: branch.map(str::to_owned) })
+    };
+    for (text, expected) in [
+        (Some("linked 1234abcd fix/a b"), linked(Some("fix/a b"))),
+        (Some("linked 1234abcd "), linked(None)),
+        (Some("linked 1234abcd"), None),
+        (Some("linked --all main"), None),
+        (Some("linked 1234abcd --all"), None),
+        (Some("linked 1234abcd a\nb"), None),
+        (Some("linked 1234abcd a/../../../b"), None),
+        (Some("linked 1234abcd /a"), None),
+        (Some("something else"), None),
+        (None, None),
+    ] {
+        let row = WorktreeRow {
+            name: "w".to_owned(),
+            token: "ab".to_owned(),
+            path: b"/w".to_vec(),
+            snapshot: None,
+            state: State::Ready,
+            target: None,
+            maker: String::new(),
+            created: 0,
+            git: expected.clone(),
+        };
+        db.forget_worktrees(std::slice::from_ref(&row)).unwrap();
+        db.claim(std::slice::from_ref(&row)).unwrap();
+        assert_eq!(db.worktree("w").unwrap().unwrap().git, expected);
+        db.write(|tx| tx.execute("UPDATE worktrees SET git = ?1", [text]).map(drop)).unwrap();
+        assert_eq!(db.worktree("w").unwrap().unwrap().git, expected, "{text:?}");
     }
 }

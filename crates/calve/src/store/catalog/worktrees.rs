@@ -34,6 +34,36 @@ pub(crate) struct WorktreeRow {
     pub(crate) maker: String,
     /// Seconds since 1970.
     pub(crate) created: i64,
+    /// What it is for git, if it is a linked worktree.
+    pub(crate) git: Option<Linked>,
+}
+
+/// The linked worktree of git that a worktree is, or is to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Linked {
+    /// What its `HEAD` was when it was started.
+    pub(crate) commit: String,
+    /// The branch that it was started on, without `refs/heads/`.
+    pub(crate) branch: Option<String>,
+}
+
+impl Linked {
+    fn encode(&self) -> String {
+        let branch = self.branch.as_deref().unwrap_or_default();
+        format!("linked {} {branch}", self.commit)
+    }
+
+    /// What is not understood is for git what calve does not care of.
+    fn decode(text: &str) -> Option<Self> {
+        let (commit, branch) = text.strip_prefix("linked ")?.split_once(' ')?;
+        let is_id = !commit.is_empty() && commit.bytes().all(|byte| byte.is_ascii_hexdigit());
+        // A store may be someone else's. git would take what begins with a dash for an option, and a lock has the branch in its path.
+        let is_name = branch.is_empty()
+            || branch.split('/').all(|part| !part.is_empty() && !part.starts_with(['-', '.']))
+                && !branch.contains(char::is_control);
+        let branch = (!branch.is_empty()).then(|| branch.to_owned());
+        (is_id && is_name).then(|| Self { commit: commit.to_owned(), branch })
+    }
 }
 
 impl State {
@@ -169,8 +199,8 @@ fn delete_worktree(db: &Connection, token: &str) -> rusqlite::Result<()> {
 
 fn put_worktree(db: &Connection, row: &WorktreeRow) -> rusqlite::Result<()> {
     db.execute(
-        "INSERT INTO worktrees (name, token, path, snapshot, state, target, maker, created)
-            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        "INSERT INTO worktrees (name, token, path, snapshot, state, target, maker, created, git)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
         params![
             row.name,
             row.token,
@@ -179,7 +209,8 @@ fn put_worktree(db: &Connection, row: &WorktreeRow) -> rusqlite::Result<()> {
             row.state.as_number(),
             row.target.map(|id| *id.as_bytes()),
             row.maker,
-            row.created
+            row.created,
+            row.git.as_ref().map(Linked::encode),
         ],
     )
     .map(drop)
@@ -211,5 +242,10 @@ fn worktree_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<WorktreeRow> {
         target: id("target")?,
         maker: row.get("maker")?,
         created: row.get("created")?,
+        // A store that cannot be written to may have the tables of the first version, which has no such column.
+        git: match row.get::<_, Option<String>>("git") {
+            Err(rusqlite::Error::InvalidColumnName(_)) => None,
+            text => text?.as_deref().and_then(Linked::decode),
+        },
     })
 }

@@ -11,23 +11,28 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{self, AtFlags, Mode};
 
 use super::Place;
-use super::git::{GitOutcome, GitPlan};
+use super::git::{GitOutcome, GitPlan, LinkedWorktree};
+use super::links::Links;
 use super::vouched::Snapshots;
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::{self, Meta};
 use crate::report::DestinationReport;
-use crate::store::Store;
-use crate::store::catalog::WorktreeRow;
+use crate::store::catalog::{Linked, State, WorktreeRow};
+use crate::store::git::Registration;
 use crate::store::id::SnapshotId;
 use crate::store::layout::GIT;
 use crate::store::materialize::wanted;
 use crate::store::object::SnapshotObject;
+use crate::store::{Store, path_from};
 use crate::tree::git_index::{self, Source, Trees};
+use crate::tree::pool::{cancelled, lock};
 use crate::tree::removal;
 use crate::tree::running::Running;
 use crate::tree::staging::Stage;
@@ -84,6 +89,10 @@ impl Dressing<'_> {
                 let reports = self.copy(repository, stages, places)?;
                 reports.into_iter().map(|it| GitOutcome::Copied(Box::new(it))).collect()
             }
+            GitPlan::Link(links) => {
+                let linked = self.link(links, rows.unwrap_or_default(), stages, places)?;
+                linked.into_iter().map(GitOutcome::Linked).collect()
+            }
             GitPlan::None(why) => vec![GitOutcome::None(*why); stages.len()],
         };
         let times = wanted(&self.object.root).timestamps();
@@ -97,6 +106,83 @@ impl Dressing<'_> {
             close().context(Operation::SetMetadata, || path(at))?;
         }
         Ok(outcomes)
+    }
+
+    /// Has git register each tree, and readies its index.
+    fn link(
+        &self,
+        links: &Links,
+        rows: &[WorktreeRow],
+        stages: &[Stage],
+        places: &[Place],
+    ) -> Result<Vec<LinkedWorktree>, Error> {
+        let registered = self.register(links, rows)?;
+        let snapshots = Snapshots::of(self.store, self.id, self.object)?;
+        let mut made = Vec::with_capacity(stages.len());
+        let trees = rows.iter().zip(&links.links).zip(stages).zip(places).zip(&registered);
+        for ((((row, link), stage), place), registration) in trees {
+            let lead = || -> io::Result<u64> {
+                Links::lead(registration, stage.dir())?;
+                if link.registered.is_some() {
+                    return Ok(0);
+                }
+                if row.state != State::Starting {
+                    links.read_index(registration)?;
+                    return Ok(0);
+                }
+                links.give_index(registration)?;
+                let Some(snapshots) = &snapshots else { return Ok(0) };
+                let git = fs::open(&registration.folder, DIR_FLAGS, Mode::empty())?;
+                let trees = self.trees(snapshots, stage);
+                Ok(git_index::make_ready_elsewhere(&trees, &git))
+            };
+            let ready_index_entries = lead().context(Operation::Link, || &place.path)?;
+            let Linked { commit, branch } = link.linked.clone();
+            made.push(LinkedWorktree { branch, commit, ready_index_entries });
+        }
+        Ok(made)
+    }
+
+    /// Several at once: most of the time a thread waits for git.
+    fn register(&self, links: &Links, rows: &[WorktreeRow]) -> Result<Vec<Registration>, Error> {
+        let next = AtomicUsize::new(0);
+        let results: Vec<_> = rows.iter().map(|_| Mutex::new(None)).collect();
+        let work = || {
+            loop {
+                let at = next.fetch_add(1, Ordering::Relaxed);
+                let (Some(row), Some(link)) = (rows.get(at), links.links.get(at)) else { return };
+                let made = match &link.registered {
+                    Some(registered) => Ok(registered.clone()),
+                    None if self.operation.is_cancelled() => {
+                        Err(cancelled(Operation::RegisterWorktree, &path_from(&row.path)))
+                    }
+                    None => {
+                        let registry = self.store.registry();
+                        registry.register(&links.repository, row, &link.linked, link.makes_branch)
+                    }
+                };
+                *lock(&results[at]) = Some(made);
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..self.operation.jobs().min(rows.len()) {
+                let _ = std::thread::Builder::new().spawn_scoped(scope, work);
+            }
+            work();
+        });
+        let inner = |result: Mutex<_>| result.into_inner().unwrap_or_else(PoisonError::into_inner);
+        results.into_iter().filter_map(inner).collect()
+    }
+
+    fn trees<'t>(&'t self, snapshots: &'t Snapshots, stage: &'t Stage) -> Trees<'t> {
+        Trees {
+            source: Source::Snapshot(snapshots),
+            clone: stage.dir(),
+            stage: None,
+            before_walk: snapshots.stamp(),
+            jobs: self.operation.jobs(),
+            stopped: &|| false,
+        }
     }
 
     /// Copies the repository into each stage, and readies its index.
@@ -163,14 +249,7 @@ impl Dressing<'_> {
             return Ok(());
         };
         for (stage, report) in stages.iter().zip(reports) {
-            let trees = Trees {
-                source: Source::Snapshot(&snapshots),
-                clone: stage.dir(),
-                stage: None,
-                before_walk: snapshots.stamp(),
-                jobs: self.operation.jobs(),
-                stopped: &|| self.operation.is_cancelled(),
-            };
+            let trees = self.trees(&snapshots, stage);
             report.ready_index_entries = git_index::make_ready(&trees, &[PathBuf::new()]);
         }
         Ok(())

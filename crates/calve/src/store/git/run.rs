@@ -1,0 +1,264 @@
+//! Runs the `git` program: without a terminal, in English, and with what it prints bounded.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+/// More of what git prints is not kept.
+const OUTPUT_MOST_BYTES: u64 = 4 * 1024 * 1024;
+/// More of its messages is not kept.
+const WORDS_MOST_BYTES: u64 = 16 * 1024;
+/// How often a command is tried again that met the lock of another git, and how long it waits each time.
+const LOCKED_TRIES: u32 = 100;
+const LOCKED_PAUSE: Duration = Duration::from_millis(50);
+
+/// What git takes from its environment about where a repository is: `git rev-parse --local-env-vars` lists these. Whoever runs calve in
+/// a hook of git, or in an alias, would else have another repository changed.
+const OF_ANOTHER_REPOSITORY: [&str; 13] = [
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+    "GIT_COMMON_DIR",
+    "GIT_CONFIG",
+    "GIT_DIR",
+    "GIT_GRAFT_FILE",
+    "GIT_IMPLICIT_WORK_TREE",
+    "GIT_INDEX_FILE",
+    "GIT_NAMESPACE",
+    "GIT_NO_REPLACE_OBJECTS",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_PREFIX",
+    "GIT_SHALLOW_FILE",
+    "GIT_WORK_TREE",
+];
+
+/// Why git did not do what it was asked.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// There is no `git` program.
+    NotInstalled,
+    /// It ran and said no, in these words.
+    Refused(String),
+    /// It could not be run.
+    NotRun(io::Error),
+}
+
+/// What git printed.
+#[derive(Debug)]
+pub(crate) struct Output {
+    pub(crate) bytes: Vec<u8>,
+    /// It printed more.
+    pub(crate) is_cut: bool,
+}
+
+/// One run of git.
+#[derive(Debug)]
+pub(crate) struct Git {
+    command: Command,
+}
+
+impl Failure {
+    fn says(&self, words: &str) -> bool {
+        matches!(self, Self::Refused(said) if said.contains(words))
+    }
+
+    /// Whether another git changes the same thing, and will be done soon.
+    fn is_for_a_moment(&self) -> bool {
+        self.says(".lock': File exists")
+            // Another git removed the last worktree, and the empty folder with it.
+            || self.says("could not create directory of") && self.says("No such file or directory")
+            // Another git has begun to add a worktree, or to remove one. One that looks at all of them dies of that.
+            || self.says("failed to read") && self.says("/commondir")
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NotInstalled => f.write_str("git is not installed, or not on the PATH"),
+            Self::Refused(words) => f.write_str(words),
+            Self::NotRun(error) => write!(f, "git could not be run: {error}"),
+        }
+    }
+}
+
+impl From<Failure> for io::Error {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::NotRun(error) => error,
+            failure => Self::other(failure.to_string()),
+        }
+    }
+}
+
+impl Git {
+    /// For the repository that `dir` is in.
+    pub(crate) fn new(dir: &Path) -> Self {
+        let mut command = Command::new("git");
+        command
+            .current_dir(dir)
+            .env("LC_ALL", "C")
+            .env("GIT_TERMINAL_PROMPT", "0")
+            // A look changes nothing, so it is in nobody's way.
+            .env("GIT_OPTIONAL_LOCKS", "0")
+            .stdin(Stdio::null());
+        for name in OF_ANOTHER_REPOSITORY {
+            command.env_remove(name);
+        }
+        // A hook of another program, and a process that stays: a look needs neither.
+        command.args(["-c", "core.fsmonitor=false"]);
+        Self { command }
+    }
+
+    pub(crate) fn args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
+        self.command.args(args);
+        self
+    }
+
+    pub(crate) fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.command.arg(arg);
+        self
+    }
+
+    /// It also sees the objects of another repository.
+    pub(crate) fn with_objects_of(mut self, objects: &Path) -> Self {
+        self.command.env("GIT_ALTERNATE_OBJECT_DIRECTORIES", objects);
+        self
+    }
+
+    /// It works with another index.
+    pub(crate) fn with_index(mut self, index: &Path) -> Self {
+        self.command.env("GIT_INDEX_FILE", index);
+        self
+    }
+
+    /// The child keeps a lock for as long as it lives, also where calve is killed: its standard input is the locked file, which is
+    /// empty. So nobody takes the change for given up while git is still at it.
+    ///
+    /// # Errors
+    /// There are no more descriptors.
+    pub(crate) fn holding(mut self, lock: &File) -> io::Result<Self> {
+        self.command.stdin(Stdio::from(lock.try_clone()?));
+        Ok(self)
+    }
+
+    /// Runs it, and waits. Where another git is in its way, it is tried again, for some seconds.
+    ///
+    /// # Errors
+    /// All of [`Failure`].
+    pub(crate) fn run(mut self) -> Result<Output, Failure> {
+        for _ in 0..LOCKED_TRIES {
+            match self.once() {
+                Err(failure) if failure.is_for_a_moment() => std::thread::sleep(LOCKED_PAUSE),
+                result => return result,
+            }
+        }
+        self.once()
+    }
+
+    fn once(&mut self) -> Result<Output, Failure> {
+        let spawned = self.command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let child = match spawned {
+            Ok(child) => child,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // Where the folder to run in is not there, it is the same error.
+                return Err(match self.command.get_current_dir().map(Path::is_dir) {
+                    Some(false) => Failure::NotRun(error),
+                    _ => Failure::NotInstalled,
+                });
+            }
+            Err(error) => return Err(Failure::NotRun(error)),
+        };
+        let (status, output, words) = collect(child).map_err(Failure::NotRun)?;
+        // One that printed more than is wanted ended as its output was closed.
+        if status.success() || output.is_cut {
+            return Ok(output);
+        }
+        let mut words = String::from_utf8_lossy(&words).trim().to_owned();
+        if words.is_empty() {
+            words = format!("git ended with {status}");
+        }
+        Err(Failure::Refused(words))
+    }
+}
+
+/// Waits for the end of a child, and keeps what it says up to the bounds.
+fn collect(mut child: Child) -> io::Result<(ExitStatus, Output, Vec<u8>)> {
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let (bytes, words) = std::thread::scope(|scope| {
+        let words = scope.spawn(|| {
+            let mut words = Vec::new();
+            if let Some(mut stderr) = stderr {
+                // What cannot be read is not told; git itself has gone on or ended.
+                let _ = stderr.by_ref().take(WORDS_MOST_BYTES).read_to_end(&mut words);
+                let _ = io::copy(&mut stderr, &mut io::sink());
+            }
+            words
+        });
+        let mut bytes = Vec::new();
+        let read = match stdout {
+            Some(stdout) => stdout.take(OUTPUT_MOST_BYTES + 1).read_to_end(&mut bytes),
+            None => Ok(0),
+        };
+        (read.map(|_| bytes), words.join().unwrap_or_default())
+    });
+    let status = child.wait()?;
+    let mut bytes = bytes?;
+    let is_cut = bytes.len() as u64 > OUTPUT_MOST_BYTES;
+    bytes.truncate(usize::try_from(OUTPUT_MOST_BYTES).unwrap_or(usize::MAX));
+    Ok((status, Output { bytes, is_cut }, words))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_lock_of_another_git_is_waited_for() {
+        for (words, expected) in [
+            (
+                "fatal: Unable to create '/p/.git/packed-refs.lock': File exists.\n\nAnother git process",
+                true,
+            ),
+            (
+                "fatal: cannot lock ref 'refs/heads/a': Unable to create '/p/.git/refs/heads/a.lock': File exists.",
+                true,
+            ),
+            (
+                "fatal: could not create directory of '.git/worktrees/a': No such file or directory",
+                true,
+            ),
+            ("fatal: failed to read .git/worktrees/a/commondir: Success", true),
+            ("fatal: cannot lock ref 'refs/heads/a': reference already exists", false),
+            ("fatal: could not create directory of '.git/worktrees/a': Permission denied", false),
+            ("fatal: '/p/w' already exists", false),
+        ] {
+            assert_eq!(Failure::Refused(words.to_owned()).is_for_a_moment(), expected, "{words}");
+        }
+        assert!(!Failure::NotInstalled.is_for_a_moment());
+    }
+
+    #[test]
+    fn more_than_is_kept_is_cut_and_said_to_be() {
+        let child = |script: &str| {
+            let mut command = Command::new("sh");
+            command.args(["-c", script]).stdout(Stdio::piped()).stderr(Stdio::piped());
+            collect(command.spawn().unwrap()).unwrap()
+        };
+        let (status, output, words) = child("echo out; yes no | head -c 1000000 >&2; exit 3");
+        assert_eq!(
+            (status.code(), output.bytes.as_slice(), output.is_cut),
+            (Some(3), &b"out\n"[..], false)
+        );
+        assert_eq!(words.len() as u64, WORDS_MOST_BYTES);
+        let (_, output, _) = child("yes");
+        assert_eq!((output.bytes.len() as u64, output.is_cut), (OUTPUT_MOST_BYTES, true));
+    }
+
+    #[test]
+    fn a_folder_that_is_not_there_is_not_taken_for_a_missing_git() {
+        let failure = Git::new(Path::new("/nowhere/at/all")).arg("version").run().unwrap_err();
+        assert!(matches!(failure, Failure::NotRun(_)), "{failure:?}");
+    }
+}

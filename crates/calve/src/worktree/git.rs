@@ -1,0 +1,288 @@
+//! What git says of worktrees: which branch they are on, what is uncommitted in them, and which commits would go with them.
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::Worktree;
+use crate::error::{Error, ErrorKind, Operation};
+use crate::store::git::{self, Branch, Commit, Failure, Registration, Repository, Work};
+use crate::store::{Store, StoreOptions};
+use crate::tree::pool::lock;
+
+/// So many of the commits that would be lost are named.
+const COMMITS_MOST: usize = 20;
+
+/// What git says of a worktree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct GitStatus {
+    /// Whether it is a linked worktree of the project's repository; if not, it has a repository of its own.
+    pub is_linked: bool,
+    /// The branch that it is on. `None` if its `HEAD` is detached.
+    pub branch: Option<String>,
+    /// The commit that it is at. `None` before the first.
+    pub commit: Option<String>,
+    /// How many commits lead to it and not to the project's `HEAD`. `None` if git cannot compare the two.
+    pub ahead: Option<u64>,
+    /// How many commits lead to the project's `HEAD` and not to it.
+    pub behind: Option<u64>,
+    /// How many paths are changed, staged, in conflict, or untracked and not ignored. git counts an untracked folder as one.
+    pub changes: u64,
+}
+
+/// The repository that a worktree has.
+pub(super) enum Own {
+    /// The project's, which knows it by these.
+    Linked(Vec<Registration>),
+    /// One of its own.
+    Copy,
+}
+
+/// What git would lose with a worktree.
+pub(super) struct Loss {
+    own: Own,
+    project: Option<Repository>,
+    /// What is uncommitted. `None` where the tree is gone.
+    pub(super) work: Option<Work>,
+    tips: Vec<String>,
+    /// Tags that are objects of their own, and that the project has not.
+    tags: Vec<Commit>,
+    /// These, and the commits that nothing else holds, the newest first, up to a number.
+    pub(super) commits: Vec<Commit>,
+}
+
+impl Store {
+    /// What git says of each of some worktrees, in their order. `None` for one that has no repository. Several are looked at at once. Nothing is
+    /// changed, git's indexes included.
+    pub fn git_status(
+        &self,
+        worktrees: &[Worktree],
+        options: &StoreOptions,
+    ) -> Vec<Result<Option<GitStatus>, Error>> {
+        let project = self.repository();
+        let head = project.as_ref().and_then(|project| project.head().ok()?.commit);
+        let results: Vec<_> = worktrees.iter().map(|_| Mutex::new(Ok(None))).collect();
+        let next = AtomicUsize::new(0);
+        let work = || {
+            while let Some((result, worktree)) = {
+                let at = next.fetch_add(1, Ordering::Relaxed);
+                results.get(at).zip(worktrees.get(at))
+            } {
+                if options.cancel.is_cancelled() {
+                    return;
+                }
+                *lock(result) = worktree.git_status_beside(project.as_ref(), head.as_deref());
+            }
+        };
+        std::thread::scope(|scope| {
+            // Half of the time a thread waits for a git that starts.
+            for _ in 1..(options.operation().jobs() * 2).min(worktrees.len()) {
+                let _ = std::thread::Builder::new().spawn_scoped(scope, work);
+            }
+            work();
+        });
+        let inner = |result: Mutex<_>| {
+            result.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)
+        };
+        results.into_iter().map(inner).collect()
+    }
+
+    /// The project's repository, if it has one.
+    fn repository(&self) -> Option<Repository> {
+        git::read(&self.project().ok()?)
+    }
+}
+
+impl Worktree {
+    fn git_failed(&self, failure: Failure) -> Error {
+        Error::new(ErrorKind::Git, Operation::AskGit, &self.path, failure)
+    }
+
+    fn git_status_beside(
+        &self,
+        project: Option<&Repository>,
+        head: Option<&str>,
+    ) -> Result<Option<GitStatus>, Error> {
+        let is_linked = match self.own_repository() {
+            None => return Ok(None),
+            Some(Own::Linked(_)) => true,
+            Some(Own::Copy) => false,
+        };
+        let work = git::work_in(&self.path).map_err(|failure| self.git_failed(failure))?;
+        let (branch, commit) = work.head.map_or((None, None), |head| (head.branch, head.commit));
+        let objects = (!is_linked).then(|| objects_of(&self.path));
+        let counts = match (project, head, commit.as_deref()) {
+            (Some(project), Some(head), Some(commit)) => {
+                project.ahead_and_behind(commit, head, objects.as_deref()).ok()
+            }
+            _ => None,
+        };
+        Ok(Some(GitStatus {
+            is_linked,
+            branch,
+            commit,
+            ahead: counts.map(|(ahead, _)| ahead),
+            behind: counts.map(|(_, behind)| behind),
+            changes: work.paths.len() as u64,
+        }))
+    }
+
+    /// The repository that it has; of a linked worktree also where its tree is gone.
+    fn own_repository(&self) -> Option<Own> {
+        let own = std::fs::symlink_metadata(git::git_of(&self.path));
+        if own.is_ok_and(|own| own.is_dir()) {
+            return Some(Own::Copy);
+        }
+        let registered = self.store.registry().registered(&self.row);
+        (!registered.is_empty()).then_some(Own::Linked(registered))
+    }
+
+    /// What git would lose with it. `None` where it has no repository, or git cannot be asked: then calve looks by itself.
+    pub(super) fn git_loss(&self, is_there: bool) -> Option<Loss> {
+        let project = self.store.repository();
+        let own = self.own_repository()?;
+        let ask = || -> Result<Loss, Failure> {
+            let work = if is_there { Some(git::work_in(&self.path)?) } else { None };
+            let (mut tips, mut objects) = (Vec::new(), None);
+            match (&own, &project) {
+                (Own::Linked(registered), Some(project)) => {
+                    for registration in registered {
+                        tips.extend(project.tips_of(registration)?);
+                    }
+                }
+                _ => {
+                    tips = git::tips_of_copy(&self.path)?;
+                    objects = Some(objects_of(&self.path));
+                }
+            }
+            let mut commits = match &project {
+                Some(project) => project.unheld(&tips, COMMITS_MOST, None, objects.as_deref())?,
+                None => tips.iter().map(|tip| Commit::unknown(tip)).collect(),
+            };
+            let mut tags = Vec::new();
+            if let (Own::Copy, Some(project)) = (&own, &project) {
+                let theirs = git::tags(&project.root)?;
+                tags = git::tags(&self.path)?;
+                tags.retain(|tag| theirs.iter().all(|their| their.id != tag.id));
+                commits.extend_from_slice(&tags);
+            }
+            Ok(Loss { work, tips, tags, commits, own: Own::Copy, project: None })
+        };
+        let loss = ask().ok()?;
+        Some(Loss { own, project, ..loss })
+    }
+}
+
+impl Loss {
+    /// Makes references in the project's repository for the commits that nothing else holds. Gives their names.
+    ///
+    /// # Errors
+    /// git could not do it. References may have been made.
+    pub(super) fn keep(&self, worktree: &Worktree) -> Result<Vec<String>, Error> {
+        let Some(project) = &self.project else { return Ok(Vec::new()) };
+        let (from, objects) = match self.own {
+            Own::Linked(_) => (None, None),
+            Own::Copy => (Some(worktree.path()), Some(objects_of(worktree.path()))),
+        };
+        let keep = || -> Result<Vec<String>, Failure> {
+            let mut kept = Vec::new();
+            for tip in &self.tips {
+                // One that a reference made here leads to is held by then.
+                let tips = std::slice::from_ref(tip);
+                let objects = objects.as_deref();
+                if !project.unheld(tips, 1, None, objects)?.is_empty() {
+                    kept.push(project.keep_dropped(worktree.name(), tip, from)?);
+                }
+            }
+            for tag in &self.tags {
+                kept.push(project.keep_dropped(worktree.name(), &tag.id, from)?);
+            }
+            Ok(kept)
+        };
+        if self.commits.is_empty() {
+            return Ok(Vec::new());
+        }
+        keep().map_err(|failure| worktree.git_failed(failure))
+    }
+
+    /// The branch that is to be deleted with it, and its commit. `None` where it is on none, or that is gone.
+    ///
+    /// # Errors
+    /// [`ErrorKind::CommitsOnlyHere`] if the branch has commits that nothing else holds.
+    pub(super) fn merged_branch(&self, worktree: &Worktree) -> Result<Option<Branch>, Error> {
+        let branch = match &self.work {
+            Some(work) => work.head.as_ref().and_then(|head| head.branch.clone()),
+            None => worktree.row.git.as_ref().and_then(|linked| linked.branch.clone()),
+        };
+        let (Some(branch), Some(project), Own::Linked(_)) = (branch, &self.project, &self.own)
+        else {
+            return Ok(None);
+        };
+        let failed = |failure| worktree.git_failed(failure);
+        let found = project.branches(&[&branch]).map_err(failed)?;
+        let Some(found) = found.into_iter().find(|found| found.name == branch) else {
+            return Ok(None);
+        };
+        let reference = git::branch_ref(&branch);
+        let tips = std::slice::from_ref(&found.commit);
+        let commits = project.unheld(tips, COMMITS_MOST, Some(&reference), None).map_err(failed)?;
+        if commits.is_empty() {
+            return Ok(Some(found));
+        }
+        Err(unheld(worktree, "its branch has commits that no other reference holds", &commits))
+    }
+
+    /// Deletes a branch of which [`Loss::merged_branch`] said that it can go. Whether it was there.
+    pub(super) fn delete_branch(&self, branch: &Branch) -> bool {
+        let project = self.project.as_ref();
+        project.is_some_and(|project| project.delete_branch(&branch.name, &branch.commit).is_ok())
+    }
+
+    /// Fails where a drop would lose something.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Changed`], [`ErrorKind::CommitsOnlyHere`]; [`ErrorKind::Git`] where somebody locked it.
+    pub(super) fn must_be_nothing(&self, worktree: &Worktree) -> Result<(), Error> {
+        let refused = |kind, why: String| {
+            Error::new(kind, Operation::DropWorktree, worktree.path(), std::io::Error::other(why))
+        };
+        if let Own::Linked(registered) = &self.own
+            && let Some(reason) = registered.iter().find_map(|entry| entry.locked.as_deref())
+        {
+            let reason = String::from_utf8_lossy(reason);
+            let why = match reason.trim() {
+                "" => "it is locked; 'git worktree unlock' unlocks it".to_owned(),
+                reason => format!("it is locked ({reason}); 'git worktree unlock' unlocks it"),
+            };
+            return Err(refused(ErrorKind::Git, why));
+        }
+        if let Some(work) = self.work.as_ref().filter(|work| !work.paths.is_empty()) {
+            let why = "it has work that is not committed".to_owned();
+            return Err(refused(ErrorKind::Changed, why).with_details(work.paths.clone()));
+        }
+        if self.commits.is_empty() {
+            return Ok(());
+        }
+        Err(unheld(
+            worktree,
+            "it has commits that no branch or other reference holds",
+            &self.commits,
+        ))
+    }
+}
+
+/// The error of a drop that would lose commits.
+fn unheld(worktree: &Worktree, why: &str, commits: &[Commit]) -> Error {
+    let cause = std::io::Error::other(why.to_owned());
+    let lines = commits.iter().map(|commit| {
+        let id = commit.id.get(..12).unwrap_or(&commit.id);
+        PathBuf::from(format!("{id} {}", commit.subject).trim_end())
+    });
+    Error::new(ErrorKind::CommitsOnlyHere, Operation::DropWorktree, worktree.path(), cause)
+        .with_details(lines.collect())
+}
+
+fn objects_of(root: &Path) -> PathBuf {
+    git::git_of(root).join("objects")
+}

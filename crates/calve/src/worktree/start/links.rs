@@ -1,0 +1,284 @@
+//! Which linked worktrees of git a start makes, and how they get what git must know of them.
+//!
+//! Everything that can be refused is refused before anything is made: the branches, their names, and a project that git does not work
+//! with. The registrations are made while the trees are staged ([`Registry::register`](crate::store::registry::Registry::register)).
+//!
+//! # The index
+//! The worktree's index is the project's at this moment, so what is staged, in conflict or only meant to be added is so there, too. It is made
+//! ready like that of a copy. A split index is in two files, which are copied both.
+
+use std::collections::HashSet;
+use std::io::{self, Write as _};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{self, Mode, Timestamps};
+
+use crate::error::{Error, ErrorKind, Operation};
+use crate::reflink::imp::{NEW_FILE_FLAGS, SOURCE_FLAGS};
+use crate::reflink::meta::Meta;
+use crate::store::catalog::Linked;
+use crate::store::files::{listed_at, read_plain};
+use crate::store::git::{self, Branch, Failure, Found, Head, Registration, Repository};
+
+/// What the `HEAD` of a new linked worktree is; built by value.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StartBranch {
+    /// A branch that is called like the worktree.
+    #[default]
+    OfItsName,
+    /// This branch.
+    Named(String),
+    /// The commit of the project's `HEAD`, and no branch.
+    Detached,
+}
+
+/// What a repository has beside its index that says what the index is about.
+const BESIDE_INDEX: [&str; 3] = ["MERGE_HEAD", "MERGE_MODE", "MERGE_MSG"];
+/// A file of git that is read whole is shorter. An index of five million files is.
+const MOST_BYTES: u64 = 512 * 1024 * 1024;
+
+/// The linked worktrees that are to be made.
+#[derive(Debug)]
+pub(super) struct Links {
+    pub(super) repository: Repository,
+    /// One for each worktree.
+    pub(super) links: Vec<Link>,
+}
+
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) linked: Linked,
+    /// Its branch is to be made.
+    pub(super) makes_branch: bool,
+    /// It is registered already: its tree was deleted by hand.
+    pub(super) registered: Option<Registration>,
+}
+
+/// Why a project's worktrees cannot be linked.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    /// It has no `.git`.
+    NotThere,
+    /// It has no commit yet.
+    Unborn,
+    /// It has submodules, whose repositories a linked worktree would not have.
+    Submodules,
+    /// git is not installed, or does not work with it.
+    Git(Failure),
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NotThere => f.write_str("it has no git repository"),
+            Self::Unborn => f.write_str("its repository has no commit yet"),
+            Self::Submodules => f.write_str("it has submodules"),
+            Self::Git(failure) => {
+                // The first line says what; what follows is git's advice.
+                let words = failure.to_string();
+                f.write_str(words.lines().next().unwrap_or_default())
+            }
+        }
+    }
+}
+
+impl Links {
+    /// The same linked worktree again, of which the tree is gone. Its branch may be gone too, or elsewhere.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Git`]
+    pub(super) fn again(
+        root: &Path,
+        linked: &Linked,
+        registered: Option<Registration>,
+    ) -> Result<Result<Self, Refusal>, Error> {
+        let repository = match git::find(root) {
+            Found::Nothing => return Ok(Err(Refusal::NotThere)),
+            Found::Unusable(failure) => return Ok(Err(Refusal::Git(failure))),
+            Found::Repository(repository) => repository,
+        };
+        let mut linked = linked.clone();
+        if registered.is_none()
+            && let Some(branch) = linked.branch.take()
+        {
+            let failed = |failure| Error::new(ErrorKind::Git, Operation::AskGit, root, failure);
+            let there = repository.branches(&[&branch]).map_err(failed)?;
+            let free = there.iter().any(|found| found.name == branch && found.tree.is_none());
+            linked.branch = free.then_some(branch);
+        }
+        Ok(Ok(Self { repository, links: vec![Link { linked, makes_branch: false, registered }] }))
+    }
+
+    /// The linked worktrees of the project at `root` that are called by `names`. The inner error says why it can have none.
+    ///
+    /// # Errors
+    /// [`ErrorKind::BranchExists`] and [`ErrorKind::InvalidName`] for a branch; [`ErrorKind::Git`] where git could not be asked.
+    pub(super) fn plan(
+        root: &Path,
+        names: &[&str],
+        onto: &StartBranch,
+    ) -> Result<Result<Self, Refusal>, Error> {
+        let repository = match git::find(root) {
+            Found::Nothing => return Ok(Err(Refusal::NotThere)),
+            Found::Unusable(failure) => return Ok(Err(Refusal::Git(failure))),
+            Found::Repository(repository) => repository,
+        };
+        let failed = |failure| Error::new(ErrorKind::Git, Operation::AskGit, root, failure);
+        let Head { commit: Some(commit), .. } = repository.head().map_err(failed)? else {
+            return Ok(Err(Refusal::Unborn));
+        };
+        if has_submodules(&repository) {
+            return Ok(Err(Refusal::Submodules));
+        }
+        let wanted: Vec<&str> = match onto {
+            StartBranch::OfItsName => names.to_vec(),
+            StartBranch::Named(branch) => vec![branch],
+            StartBranch::Detached => Vec::new(),
+        };
+        if matches!(onto, StartBranch::Named(_)) && names.len() != 1 {
+            let cause = io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "only one worktree can have a branch checked out",
+            );
+            return Err(Error::new(ErrorKind::InvalidName, Operation::UseBranch, wanted[0], cause));
+        }
+        for branch in &wanted {
+            if !git::can_be_a_branch(root, branch).map_err(failed)? {
+                let cause =
+                    io::Error::new(io::ErrorKind::InvalidInput, "git allows no such branch");
+                return Err(Error::new(
+                    ErrorKind::InvalidName,
+                    Operation::UseBranch,
+                    *branch,
+                    cause,
+                ));
+            }
+        }
+        let there = if wanted.is_empty() {
+            Vec::new()
+        } else {
+            repository.branches(&wanted).map_err(failed)?
+        };
+        let links = names.iter().enumerate().map(|(at, _)| {
+            let branch = wanted.get(at).copied();
+            let makes_branch = match branch {
+                Some(branch) => makes(branch, &commit, &there)?,
+                None => false,
+            };
+            let linked = Linked { commit: commit.clone(), branch: branch.map(str::to_owned) };
+            Ok(Link { linked, makes_branch, registered: None })
+        });
+        let links = links.collect::<Result<_, Error>>()?;
+        Ok(Ok(Self { repository, links }))
+    }
+
+    /// Has the worktrees begin at the project's commit of now: it may have moved while the trees were looked at.
+    pub(super) fn follow_head(&mut self) {
+        let Ok(Head { commit: Some(commit), .. }) = self.repository.head() else { return };
+        for link in &mut self.links {
+            // A branch that exists stays where it was found.
+            if link.makes_branch || link.linked.branch.is_none() {
+                link.linked.commit.clone_from(&commit);
+            }
+        }
+    }
+
+    /// Fails where git knows a worktree already at one of these paths, at which nothing is.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Git`], with the way out.
+    pub(super) fn must_be_free(&self, paths: &[PathBuf]) -> Result<(), Error> {
+        let entries = self.repository.registrations().unwrap_or_default();
+        let taken: HashSet<&Path> =
+            entries.iter().filter_map(|entry| entry.git_file.as_deref()).collect();
+        for path in paths {
+            if taken.contains(git::git_of(path).as_path()) {
+                let cause = io::Error::other(
+                    "git knows a worktree here whose folder is gone; 'git worktree prune' forgets it",
+                );
+                return Err(Error::new(ErrorKind::Git, Operation::StartWorktree, path, cause));
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts into the staged tree what leads git to its registration.
+    pub(super) fn lead(registration: &Registration, stage: &OwnedFd) -> io::Result<()> {
+        let mode = Mode::from_raw_mode(0o644);
+        let file = fs::openat(stage, ".git", NEW_FILE_FLAGS, mode)?;
+        std::fs::File::from(file).write_all(&registration.git_file_text())
+    }
+
+    /// Gives a registration the index of its commit: the project is elsewhere by now.
+    pub(super) fn read_index(&self, registration: &Registration) -> io::Result<()> {
+        Ok(self.repository.read_index(registration)?)
+    }
+
+    /// Gives a registration the project's index, with the time at which it was written, which says what it may be believed.
+    pub(super) fn give_index(&self, registration: &Registration) -> io::Result<()> {
+        let from = &self.repository.git_dir;
+        let mut names: Vec<_> = vec!["index".into()];
+        if std::fs::symlink_metadata(from.join(BESIDE_INDEX[0])).is_ok() {
+            names.extend(BESIDE_INDEX.map(Into::into));
+        }
+        let shared = listed_at(from)?.into_iter().map(|(name, _)| name);
+        names.extend(shared.filter(|name| name.as_encoded_bytes().starts_with(b"sharedindex.")));
+        for name in names {
+            match copy(&from.join(&name), &registration.folder.join(&name)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                result => result?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a branch must be made.
+fn makes(branch: &str, commit: &str, there: &[Branch]) -> Result<bool, Error> {
+    let below = format!("{branch}/");
+    let refused = |why: String| {
+        let cause = io::Error::new(io::ErrorKind::AlreadyExists, why);
+        Err(Error::new(ErrorKind::BranchExists, Operation::MakeBranch, branch, cause))
+    };
+    let short = |id: &str| id.get(..10).unwrap_or(id).to_owned();
+    for found in there {
+        if found.name.starts_with(&below) {
+            return refused(format!("git cannot have it beside the branch {}", found.name));
+        }
+        if found.name != branch {
+            continue;
+        }
+        return match &found.tree {
+            Some(tree) => refused("another working tree has it checked out".to_owned())
+                .map_err(|error: Error| error.with_other(tree)),
+            // As `git worktree add` does.
+            None if found.commit == commit => Ok(false),
+            None => {
+                let (theirs, ours) = (short(&found.commit), short(commit));
+                refused(format!("it exists, at {theirs}, and the project is at {ours}"))
+            }
+        };
+    }
+    Ok(true)
+}
+
+/// Whether repositories of submodules are in the project's.
+fn has_submodules(repository: &Repository) -> bool {
+    listed_at(&repository.git_dir.join("modules")).is_ok_and(|names| !names.is_empty())
+}
+
+/// Copies a file of git, with its times.
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    let source = fs::open(from, SOURCE_FLAGS, Mode::empty())?;
+    let meta = Meta::of(&fs::fstat(&source)?);
+    let bytes = read_plain(fs::CWD, from, MOST_BYTES)?;
+    // git made this one for the new worktree, which nobody knows yet.
+    let _ = std::fs::remove_file(to);
+    let file = fs::open(to, NEW_FILE_FLAGS, Mode::from_raw_mode(0o644))?;
+    let mut file = std::fs::File::from(file);
+    file.write_all(&bytes)?;
+    let Timestamps { last_access, last_modification } = meta.timestamps();
+    Ok(fs::futimens(&file, &Timestamps { last_access, last_modification })?)
+}

@@ -1,0 +1,527 @@
+//! Promise: in a git project a worktree is a linked worktree of git, whole or absent; `git status` in it says at once what it says in the project;
+//! and no command loses what somebody wrote or committed in it.
+
+#![cfg(all(target_os = "linux", feature = "store"))]
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use calve::{
+    DropOptions, ErrorKind, GitMode, GitOutcome, StartBranch, StartOptions, StartedWorktree, Store,
+    Worktree,
+};
+
+use common::git::{git, not_ready, script, status};
+use common::stores::{Desk, fails, options, put};
+use common::{is_there, names, sh};
+
+/// A project with a commit on `main`, and what a build leaves.
+const PROJECT: &str = "
+    git init -q -b main
+    mkdir -p src target
+    echo one >src/a; echo two >src/b; echo three >'with space'; : >empty; ln -s src/a link
+    echo /target >.gitignore; echo built >target/out
+    git add -A; git commit -qm one
+    tick
+";
+
+fn project() -> Desk {
+    prepared(PROJECT)
+}
+
+fn prepared(text: &str) -> Desk {
+    Desk::new(|root| {
+        fs::create_dir(root).unwrap();
+        script(root, text);
+    })
+}
+
+/// What git says of a tree, but for its branch.
+fn changes(root: &Path) -> Vec<String> {
+    status(root).lines().filter(|line| !line.starts_with("# branch")).map(str::to_owned).collect()
+}
+
+/// Everything that the project's repository knows of worktrees and references, and whether it is sound.
+fn known(desk: &Desk) -> String {
+    let ask = "git worktree list --porcelain; git for-each-ref; git worktree prune -n -v; git fsck --full --no-dangling 2>&1; \
+        ls -A .git/worktrees 2>/dev/null || true";
+    sh(std::process::Command::new("bash").current_dir(&desk.project).args(["-ec", ask]))
+}
+
+fn start(desk: &Desk, names: &[&str], how: &StartOptions) -> Vec<StartedWorktree> {
+    desk.store.start(names, how, &options()).unwrap().worktrees
+}
+
+fn branch(root: &Path) -> String {
+    sh(git(root).args(["rev-parse", "--abbrev-ref", "HEAD"])).trim_end().to_owned()
+}
+
+fn commit(root: &Path, file: &str) -> String {
+    put(root, file, file);
+    script(root, &format!("git add -A && git commit -qm {file}"));
+    sh(git(root).args(["rev-parse", "HEAD"])).trim_end().to_owned()
+}
+
+#[test]
+fn a_started_worktree_is_one_of_gits_and_says_what_the_project_says() {
+    let desk = prepared(&format!(
+        "{PROJECT}
+        echo staged >src/a; git add src/a
+        echo unstaged >src/b; rm empty; echo new >untracked; echo meant >meant; git add -N meant
+        tick"
+    ));
+    let made = start(&desk, &["fix-1"], &StartOptions::new());
+    let root = desk.folder().join("fix-1");
+    let GitOutcome::Linked(linked) = &made[0].git else { panic!("{:?}", made[0].git) };
+    assert_eq!((linked.branch.as_deref(), &made[0].not_linked), (Some("fix-1"), &None));
+    assert!(linked.ready_index_entries > 0);
+    assert_eq!(branch(&root), "fix-1");
+    assert_eq!(changes(&root), changes(&desk.project));
+    assert_eq!(changes(&root).len(), 5, "{:?}", changes(&root));
+    // git reads what it would read in the project, and nothing else.
+    assert_eq!(not_ready(&root), not_ready(&desk.project));
+    let list = sh(git(&desk.project).args(["worktree", "list", "--porcelain"]));
+    assert!(list.contains(&format!("worktree {}\n", root.display())), "{list}");
+    assert!(!list.contains("locked") && !list.contains("prunable"), "{list}");
+    // And what is done there is seen here.
+    script(&root, "git add -A && git commit -qm two");
+    script(&desk.project, "git reset -q --hard && git clean -qfd && git merge -q fix-1");
+    assert_eq!(fs::read_to_string(desk.project.join("untracked")).unwrap(), "new\n");
+    assert_eq!(fs::read_to_string(root.join("target/out")).unwrap(), "built\n");
+    assert_eq!(names(&desk.store.path().join("stage")), [""; 0]);
+}
+
+#[test]
+fn each_of_several_has_its_branch_and_all_appear_at_once() {
+    let desk = project();
+    let given: Vec<String> = (1..=16).map(|number| format!("w{number}")).collect();
+    let given: Vec<&str> = given.iter().map(String::as_str).collect();
+    let before = known(&desk);
+    for _ in 0..2 {
+        start(&desk, &given, &StartOptions::new());
+        for name in &given {
+            let root = desk.folder().join(name);
+            assert_eq!((branch(&root).as_str(), changes(&root)), (*name, vec![]));
+            let worktree = desk.store.worktree(name).unwrap();
+            let how = DropOptions::new().delete_branch(true);
+            let dropped = worktree.drop(&how, &options()).unwrap();
+            assert_eq!(dropped.deleted_branch(), Some(*name));
+            dropped.delete().unwrap();
+        }
+        assert_eq!(known(&desk), before);
+    }
+}
+
+#[test]
+fn sixteen_that_start_at_once_are_all_linked() {
+    let desk = project();
+    desk.snapshot();
+    std::thread::scope(|scope| {
+        for number in 0..16 {
+            let path = desk.store.path();
+            scope.spawn(move || {
+                let store = Store::open(path).unwrap();
+                let name = format!("w{number}");
+                store.start(&[&name], &StartOptions::new(), &options()).unwrap();
+            });
+        }
+    });
+    let list = sh(git(&desk.project).args(["worktree", "list", "--porcelain"]));
+    assert_eq!(list.matches("worktree ").count(), 17);
+    assert!(!list.contains("locked") && !list.contains("prunable"), "{list}");
+    for number in 0..16 {
+        let root = desk.folder().join(format!("w{number}"));
+        assert_eq!((branch(&root), changes(&root)), (format!("w{number}"), vec![]));
+    }
+}
+
+#[test]
+fn a_branch_is_made_taken_or_refused_before_anything_is_made() {
+    let desk = project();
+    script(
+        &desk.project,
+        "git branch here; git branch moved; git branch a/b
+        git worktree add -q -b used ../used
+        git -C ../used commit -q --allow-empty -m x; git branch -f moved used",
+    );
+    let onto = |branch: &str| StartOptions::new().branch(StartBranch::Named(branch.to_owned()));
+    let head = sh(git(&desk.project).args(["rev-parse", "HEAD"]));
+    let before = known(&desk);
+    let row = |how: StartOptions, name: &str, kind: ErrorKind, words: &str| {
+        let error = fails(desk.store.start(&[name], &how, &options()), kind);
+        assert!(error.to_string().contains(words), "{error}");
+        assert_eq!(known(&desk), before, "{error}");
+        assert!(!is_there(&desk.folder().join(name)), "{error}");
+        assert!(desk.store.worktrees().unwrap().is_empty(), "{error}");
+        assert_eq!(desk.store.log().unwrap().snapshots.len(), 0, "{error}");
+    };
+    let plain = StartOptions::new;
+    row(plain(), "used", ErrorKind::BranchExists, "has it checked out");
+    row(plain(), "main", ErrorKind::BranchExists, "has it checked out");
+    row(plain(), "moved", ErrorKind::BranchExists, &format!("the project is at {}", &head[..10]));
+    row(plain(), "a", ErrorKind::BranchExists, "a/b");
+    row(plain(), "a..b", ErrorKind::InvalidName, "git allows no such branch");
+    row(onto("used"), "w", ErrorKind::BranchExists, "has it checked out");
+    row(onto("-x"), "w", ErrorKind::InvalidName, "git allows no such branch");
+    let two = desk.store.start(&["v", "w"], &onto("x"), &options());
+    fails(two, ErrorKind::InvalidName);
+
+    for (name, how, expected) in [
+        ("here", plain(), "here"),
+        ("one", onto("feat/with-slash"), "feat/with-slash"),
+        ("two", plain().branch(StartBranch::Detached), "HEAD"),
+    ] {
+        start(&desk, &[name], &how);
+        assert_eq!(branch(&desk.folder().join(name)), expected);
+    }
+    // One that was there stays where the start fails later.
+    put(&desk.folder(), "late/in-the-way", "");
+    script(&desk.project, "git branch late");
+    fails(desk.store.start(&["late"], &plain(), &options()), ErrorKind::DestinationExists);
+    put(&desk.folder(), "later/in-the-way", "");
+    fails(desk.store.start(&["later"], &plain(), &options()), ErrorKind::DestinationExists);
+    let branches =
+        sh(git(&desk.project).args(["branch", "--list", "late*", "--format=%(refname)"]));
+    assert_eq!(branches, "refs/heads/late\n");
+}
+
+/// Where the project is something else for git than a plain repository: linked, or why not.
+#[test]
+fn every_kind_of_project_works_or_says_why_it_is_not_linked() {
+    for (what, text, expected) in [
+        ("no repository", "echo x >file", Ok("none")),
+        ("unborn", "git init -q -b main; echo x >file", Err("no commit yet")),
+        ("detached", "git switch -q --detach", Ok("linked")),
+        (
+            "a linked worktree",
+            "mv .git * .gitignore ../real 2>/dev/null || { mkdir ../real && mv .git * .gitignore ../real; }; git -C ../real worktree add -q -f -b side \"$PWD\"; fresh",
+            Ok("linked"),
+        ),
+        (
+            "of a bare repository",
+            "git clone -q --bare . ../bare.git && rm -r .git * .gitignore && git -C ../bare.git worktree add -q -f -b side \"$PWD\"; fresh",
+            Ok("linked"),
+        ),
+        (
+            "a submodule",
+            "git init -q -b main ../super && git -C ../super submodule --quiet add \"$PWD\" sub && rm -rf .git && cp ../super/sub/.git . && sed -i 's|\\.\\./\\.git|../super/.git|' .git && git -C ../super/sub config core.worktree \"$PWD\"; fresh",
+            Ok("linked"),
+        ),
+        (
+            "with submodules",
+            "git clone -q . ../other && git submodule --quiet add ../other sub && git commit -qm sub",
+            Err("it has submodules"),
+        ),
+        (
+            "SHA-256",
+            "rm -rf .git && git init -q -b main --object-format=sha256 && git add -A && git commit -qm one",
+            Ok("linked"),
+        ),
+        (
+            "reftable",
+            "rm -rf .git && git init -q -b main --ref-format=reftable && git add -A && git commit -qm one",
+            Ok("linked"),
+        ),
+        ("split index", "git update-index --split-index", Ok("linked")),
+        ("sparse", "git sparse-checkout set src", Ok("linked")),
+        ("index version 4", "git update-index --index-version 4", Ok("linked")),
+        ("untracked cache", "git update-index --untracked-cache; git status -s", Ok("linked")),
+        ("relative paths", "git config worktree.useRelativePaths true", Ok("linked")),
+        (
+            "in a merge",
+            "git switch -q -c o && echo 1 >src/a && git commit -qam 1 && git switch -q main && echo 2 >src/a && git commit -qam 2 && ! git merge -q o",
+            Ok("linked"),
+        ),
+        (
+            "in a rebase",
+            "git switch -q -c o && echo 1 >src/a && git commit -qam 1 && git switch -q main && echo 2 >src/a && git commit -qam 2 && ! git rebase -q o",
+            Ok("linked"),
+        ),
+        ("broken", "rm .git/HEAD", Err("not a git repository")),
+    ] {
+        let first = if matches!(what, "no repository" | "unborn") { "" } else { PROJECT };
+        // An index that was written in the tick in which its files changed vouches for none of them.
+        let fresh = "fresh() { tick; git read-tree HEAD; git update-index -q --refresh; }";
+        let desk = prepared(&format!("{fresh}\n{first}\n{text}\ntick"));
+        let made = start(&desk, &["w1", "w2"], &StartOptions::new());
+        for made in &made {
+            let root = desk.folder().join(&made.name);
+            let got = match &made.git {
+                GitOutcome::Linked(_) => "linked",
+                GitOutcome::Copied(_) => "copy",
+                _ => "none",
+            };
+            match (&expected, &made.not_linked) {
+                (Ok(expected), None) => assert_eq!(got, *expected, "{what}"),
+                (Err(words), Some(why)) => assert!(why.contains(words), "{what}: {why}"),
+                (_, why) => panic!("{what}: {got} {why:?}"),
+            }
+            if got == "linked" {
+                assert_eq!(changes(&root), changes(&desk.project), "{what}");
+                // Of a split index the entries are elsewhere, and of a conflict git reads the file.
+                let is_ready = !matches!(what, "split index" | "in a merge" | "in a rebase");
+                assert_eq!(not_ready(&root).is_empty(), is_ready, "{what}");
+                let extension = sh(git(&desk.project).args([
+                    "config",
+                    "--default",
+                    "",
+                    "extensions.relativeWorktrees",
+                ]));
+                assert_eq!(extension.trim(), "", "{what}");
+            }
+        }
+        if let Err(words) = expected {
+            let must = StartOptions::new().git(GitMode::Linked);
+            let error = fails(desk.store.start(&["w3"], &must, &options()), ErrorKind::Git);
+            assert!(error.to_string().contains(words), "{what}: {error}");
+        }
+        for name in ["w1", "w2"] {
+            let worktree = desk.store.worktree(name).unwrap();
+            worktree.drop(&DropOptions::new().force(true), &options()).unwrap().delete().unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_worktree_is_dropped_when_git_would_lose_nothing_and_its_branch_stays() {
+    let desk = project();
+    let rows: [(&str, &str, Option<ErrorKind>); 10] = [
+        ("clean", "true", None),
+        ("looked at", "git status", None),
+        ("ignored", "echo x >target/out; mkdir -p target/deep; echo x >target/deep/new", None),
+        ("committed", "echo x >src/a; git commit -qam x", None),
+        ("stashed", "echo x >src/a; git stash -q", None),
+        ("changed", "echo x >src/a", Some(ErrorKind::Changed)),
+        ("staged", "echo x >new; git add new", Some(ErrorKind::Changed)),
+        ("untracked", "echo x >new", Some(ErrorKind::Changed)),
+        (
+            "detached",
+            "git switch -q --detach; git commit -q --allow-empty -m x",
+            Some(ErrorKind::CommitsOnlyHere),
+        ),
+        ("locked", "git worktree lock --reason mine .", Some(ErrorKind::Git)),
+    ];
+    for (at, (what, text, refused)) in rows.into_iter().enumerate() {
+        let name = format!("w{at}");
+        let root = desk.worktree(&name).path().to_owned();
+        script(&root, text);
+        let before = known(&desk);
+        let worktree = desk.store.worktree(&name).unwrap();
+        let asked = worktree.must_lose_nothing(&options());
+        let dropped = worktree.clone().drop(&DropOptions::new(), &options());
+        match refused {
+            None => {
+                asked.unwrap();
+                dropped.unwrap().delete().unwrap();
+                assert!(!is_there(&root), "{what}");
+            }
+            Some(kind) => {
+                assert_eq!(asked.unwrap_err().kind(), kind, "{what}");
+                let error = fails(dropped, kind);
+                assert_eq!(error.details().is_empty(), kind == ErrorKind::Git, "{what}: {error:?}");
+                assert_eq!(known(&desk), before, "{what}");
+                assert!(is_there(&root), "{what}");
+                let forced = worktree.drop(&DropOptions::new().force(true), &options()).unwrap();
+                assert_eq!(forced.kept().len(), usize::from(what == "detached"), "{what}");
+                forced.delete().unwrap();
+            }
+        }
+        let after = known(&desk);
+        assert!(!after.contains(&root.display().to_string()), "{what}: {after}");
+        assert!(after.contains(&format!("refs/heads/{name}\n")), "{what}: {after}");
+    }
+}
+
+#[test]
+fn commits_that_nothing_else_holds_are_kept_by_a_forced_drop_there_or_not() {
+    let desk = project();
+    for (name, is_gone) in [("one", false), ("two", true)] {
+        let root = desk.worktree(name).path().to_owned();
+        script(&root, "git switch -q --detach");
+        let last = commit(&root, name);
+        script(&root, "git branch -D $(basename $PWD)");
+        if is_gone {
+            fs::remove_dir_all(&root).unwrap();
+        }
+        let worktree = desk.store.worktree(name).unwrap();
+        let how = DropOptions::new().force(!is_gone);
+        let dropped = worktree.drop(&how, &options()).unwrap();
+        let reference = format!("refs/calve/dropped/{name}");
+        assert_eq!((dropped.kept(), dropped.was_missing()), (&[reference.clone()][..], is_gone));
+        dropped.delete().unwrap();
+        let kept = sh(git(&desk.project).args(["rev-parse", &reference]));
+        assert_eq!(kept.trim_end(), last);
+    }
+    assert!(!known(&desk).contains("worktrees"));
+}
+
+#[test]
+fn commits_of_a_copy_are_kept_by_a_forced_drop() {
+    let desk = project();
+    let how = StartOptions::new().git(GitMode::Copy);
+    start(&desk, &["copy"], &how);
+    let root = desk.folder().join("copy");
+    let worktree = desk.store.worktree("copy").unwrap();
+    worktree.must_lose_nothing(&options()).unwrap();
+    let first = commit(&root, "on-main");
+    script(&root, "git switch -q -c side HEAD~1");
+    let second = commit(&root, "on-side");
+    script(&root, "git stash list; echo x >src/a; git stash -q");
+    let error =
+        fails(worktree.clone().drop(&DropOptions::new(), &options()), ErrorKind::CommitsOnlyHere);
+    let told = |line: &PathBuf| line.to_str().unwrap().ends_with(" on-main");
+    assert!(error.details().iter().any(told), "{error:?}");
+    // What is brought home is no reason any more.
+    script(&desk.project, &format!("git fetch -q {} side:side", root.display()));
+    let dropped = worktree.drop(&DropOptions::new().force(true), &options()).unwrap();
+    assert_eq!(dropped.kept().len(), 2, "{dropped:?}");
+    dropped.delete().unwrap();
+    script(&desk.project, &format!("git rev-list --glob=refs/calve/dropped/* | grep {first}"));
+    script(&desk.project, &format!("git rev-list --branches | grep {second}"));
+    script(&desk.project, "git fsck --full --strict");
+}
+
+#[test]
+fn a_branch_is_deleted_with_its_worktree_only_when_it_is_merged() {
+    let desk = project();
+    let root = desk.worktree("w").path().to_owned();
+    commit(&root, "new");
+    let how = DropOptions::new().delete_branch(true);
+    let drop = |how| desk.store.worktree("w").unwrap().drop(how, &options());
+    let forced = how.clone().force(true);
+    for how in [&how, &forced] {
+        fails(drop(how), ErrorKind::CommitsOnlyHere);
+        assert!(is_there(&root));
+    }
+    script(&desk.project, "git merge -q w");
+    let dropped = drop(&how).unwrap();
+    assert_eq!(dropped.deleted_branch(), Some("w"));
+    dropped.delete().unwrap();
+    assert_eq!(sh(git(&desk.project).args(["branch", "--list", "w"])), "");
+}
+
+/// Nothing that is gone already stands in the way.
+#[test]
+fn what_is_gone_is_dropped_and_restored() {
+    let desk = project();
+    let (repository, folder) = (&desk.project, desk.folder());
+    for (what, text) in [
+        ("the folder", "rm -r ../project.worktrees/w"),
+        ("all that git knows", "git worktree remove -f ../project.worktrees/w; git branch -D w"),
+        ("its registration", "rm -r ../project.worktrees/w; git worktree prune"),
+        ("its .git file", "rm ../project.worktrees/w/.git"),
+        ("the branch", "rm -r ../project.worktrees/w; git worktree prune; git branch -D w"),
+        ("the repository", "mv .git ../aside"),
+    ] {
+        let worktree = desk.worktree("w");
+        script(repository, text);
+        let dropped = worktree.drop(&DropOptions::new().force(true), &options());
+        dropped.unwrap_or_else(|error| panic!("{what}: {error}")).delete().unwrap();
+        script(
+            repository,
+            "if [ -d ../aside ]; then mv ../aside .git; git worktree prune; fi; git branch -D w || true",
+        );
+        assert!(!known(&desk).contains("project.worktrees"), "{what}: {}", known(&desk));
+        assert!(!is_there(&folder.join("w")), "{what}");
+    }
+    for (what, text, expected) in [
+        ("the folder", "rm -r ../project.worktrees/w", "w"),
+        ("its registration", "rm -r ../project.worktrees/w; git worktree prune", "w"),
+        ("the branch", "git worktree remove -f ../project.worktrees/w; git branch -D w", "HEAD"),
+    ] {
+        let worktree = desk.worktree("w");
+        script(repository, text);
+        let restored = worktree.restore(GitMode::default(), &options()).unwrap();
+        assert!(matches!(restored.git, GitOutcome::Linked(_)), "{what}: {restored:?}");
+        let root = folder.join("w");
+        assert_eq!((branch(&root).as_str(), changes(&root)), (expected, vec![]), "{what}");
+        assert!(!known(&desk).contains("locked"), "{what}");
+        worktree.drop(&DropOptions::new(), &options()).unwrap().delete().unwrap();
+        script(repository, "git branch -D w || true");
+    }
+}
+
+/// Another worktree of git that somebody made where calve's was is theirs.
+#[test]
+fn a_worktree_of_git_in_the_place_of_one_of_calves_stays_when_that_is_dropped() {
+    let desk = project();
+    let worktree = desk.worktree("w");
+    script(
+        &desk.project,
+        "git worktree remove -f ../project.worktrees/w && git worktree add -q -b mine ../project.worktrees/w",
+    );
+    fails(worktree.clone().drop(&DropOptions::new(), &options()), ErrorKind::WorktreeMissing);
+    worktree.drop(&DropOptions::new().force(true), &options()).unwrap().delete().unwrap();
+    let root = desk.folder().join("w");
+    assert_eq!((branch(&root).as_str(), changes(&root)), ("mine", vec![]));
+}
+
+#[test]
+fn a_worktree_that_git_knows_at_the_path_is_in_the_way_until_it_is_pruned() {
+    let desk = project();
+    script(
+        &desk.project,
+        "git worktree add -q -b mine ../project.worktrees/w && rm -r ../project.worktrees/w",
+    );
+    let error = fails(desk.store.start(&["w"], &StartOptions::new(), &options()), ErrorKind::Git);
+    assert!(error.to_string().contains("git worktree prune"), "{error}");
+    script(&desk.project, "git worktree prune");
+    start(&desk, &["w"], &StartOptions::new());
+}
+
+#[test]
+fn gits_own_commands_may_be_used_on_worktrees() {
+    let desk = project();
+    let worktree = desk.worktree("w");
+    let status_of = |worktree: &Worktree| {
+        let status = desk.store.git_status(std::slice::from_ref(worktree), &options());
+        status.into_iter().next().unwrap().unwrap().unwrap()
+    };
+    script(&desk.project, "git worktree move ../project.worktrees/w ../moved");
+    let moved = Store::discover(desk.scratch.join("moved")).unwrap().worktree().unwrap();
+    assert_eq!(status_of(&moved).branch.as_deref(), Some("w"));
+    fs::rename(moved.path(), desk.scratch.join("again")).unwrap();
+    script(&desk.project, "git worktree repair ../again");
+    let again = Store::discover(desk.scratch.join("again")).unwrap().worktree().unwrap();
+    assert_eq!(status_of(&again).branch.as_deref(), Some("w"));
+    script(&desk.project, "git worktree prune --expire now; git gc -q --prune=now");
+    // Moved without git's knowledge it is dropped all the same.
+    fs::rename(again.path(), desk.scratch.join("third")).unwrap();
+    let third = Store::discover(desk.scratch.join("third")).unwrap().worktree().unwrap();
+    third.drop(&DropOptions::new(), &options()).unwrap().delete().unwrap();
+    assert!(!known(&desk).contains("again"), "{}", known(&desk));
+    drop(worktree);
+}
+
+#[test]
+fn what_git_says_of_worktrees_is_told() {
+    let desk = project();
+    let [one, two, plain]: [PathBuf; 3] =
+        ["one", "two", "plain"].map(|name| desk.folder().join(name));
+    start(&desk, &["one"], &StartOptions::new());
+    start(&desk, &["two"], &StartOptions::new().git(GitMode::Copy));
+    start(&desk, &["plain"], &StartOptions::new().git(GitMode::None));
+    commit(&desk.project, "in-project");
+    commit(&one, "one");
+    commit(&two, "two");
+    let last = commit(&two, "three");
+    script(&two, "git switch -q --detach");
+    put(&one, "new/file", "x");
+    put(&one, "src/a", "x");
+    put(&plain, "src/a", "x");
+    let worktrees = ["one", "two", "plain"].map(|name| desk.store.worktree(name).unwrap());
+    let told: Vec<_> =
+        desk.store.git_status(&worktrees, &options()).into_iter().map(Result::unwrap).collect();
+    let of = |at: usize| {
+        told[at].as_ref().map(|status| {
+            let branch = status.branch.as_deref();
+            (status.is_linked, branch, status.ahead, status.behind, status.changes)
+        })
+    };
+    assert_eq!(of(0), Some((true, Some("one"), Some(1), Some(1), 2)));
+    assert_eq!(of(1), Some((false, None, Some(2), Some(1), 0)));
+    assert_eq!(told[1].as_ref().unwrap().commit.as_deref(), Some(last.as_str()));
+    assert_eq!(of(2), None);
+}
