@@ -387,15 +387,15 @@ const ROWS: &[Row] = &[
         for (at, path) in ["", "/", "..", "a\\0b", "/dev/zero", "/proc/self/mem"].iter().enumerate()
         {
             it.sql(&format!(
-                "INSERT INTO worktrees VALUES ('w{at}', 'ab{at}', CAST('{path}' AS BLOB), NULL, {at}, NULL, '', -1)"
+                "INSERT INTO worktrees (name, token, path, snapshot, state, target, maker, created) VALUES ('w{at}', 'ab{at}', CAST('{path}' AS BLOB), NULL, {at}, NULL, '', -1)"
             ));
         }
-        it.sql("INSERT INTO worktrees VALUES ('x', 'cd', x'2f00', x'00', 99, x'00', '/../..', 9223372036854775807)");
+        it.sql("INSERT INTO worktrees (name, token, path, snapshot, state, target, maker, created) VALUES ('x', 'cd', x'2f00', x'00', 99, x'00', '/../..', 9223372036854775807)");
     }),
     row!("a worktree is at another's folder", Yes, |it| {
         let path = it.outside.join("folder");
         it.sql(&format!(
-            "INSERT INTO worktrees SELECT 'w', 'ef', CAST('{}' AS BLOB), snapshot, 2, snapshot, '', 0 FROM worktrees",
+            "INSERT INTO worktrees (name, token, path, snapshot, state, target, maker, created) SELECT 'w', 'ef', CAST('{}' AS BLOB), snapshot, 2, snapshot, '', 0 FROM worktrees",
             path.display()
         ));
     }),

@@ -9,8 +9,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use calve::{
-    DropOptions, ErrorKind, GitMode, GitOutcome, StartBranch, StartOptions, StartedWorktree, Store,
-    Worktree,
+    DropOptions, ErrorKind, GitMode, GitOutcome, SnapshotOptions, StartBranch, StartOptions,
+    StartedWorktree, Store, Worktree,
 };
 
 use common::git::{git, not_ready, script, status};
@@ -331,6 +331,58 @@ fn a_worktree_is_dropped_when_git_would_lose_nothing_and_its_branch_stays() {
         let after = known(&desk);
         assert!(!after.contains(&root.display().to_string()), "{what}: {after}");
         assert!(after.contains(&format!("refs/heads/{name}\n")), "{what}: {after}");
+    }
+}
+
+#[test]
+fn uncommitted_work_that_the_base_snapshot_has_is_no_reason_to_keep_a_worktree() {
+    let desk = prepared(&format!(
+        "{PROJECT}
+        echo staged >src/a; git add src/a
+        echo unstaged >src/b; rm empty; mkdir new; echo new >new/file; ln -sf src/b link
+        tick"
+    ));
+    for (at, (what, text, is_captured, refused)) in [
+        ("untouched", "true", false, false),
+        ("looked at", "git status", false, false),
+        ("built", "echo x >target/out; echo x >target/more", false, false),
+        ("committed", "git add -A; git commit -qm x", false, false),
+        ("changed", "echo x >src/b", false, true),
+        ("put back", "git checkout -q HEAD -- src/a", false, false),
+        ("deleted", "rm src/b", false, true),
+        ("added below an untracked folder", "echo x >new/more", false, true),
+        ("captured", "echo x >src/b; echo x >more", true, false),
+        (
+            "staged and put back",
+            "cp src/b kept; echo x >src/b; git add src/b; mv kept src/b",
+            false,
+            true,
+        ),
+        (
+            "captured, but not what is staged",
+            "echo x >src/b; git add src/b; echo y >src/b",
+            true,
+            true,
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let worktree = desk.worktree(&format!("w{at}"));
+        script(worktree.path(), text);
+        if is_captured {
+            worktree.capture(&SnapshotOptions::new(), &options()).unwrap();
+        }
+        let worktree = desk.store.worktree(&format!("w{at}")).unwrap();
+        let dropped = worktree.clone().drop(&DropOptions::new(), &options());
+        match refused {
+            true => {
+                assert_eq!(dropped.unwrap_err().kind(), ErrorKind::Changed, "{what}");
+                let forced = worktree.drop(&DropOptions::new().force(true), &options());
+                forced.unwrap().delete().unwrap();
+            }
+            false => dropped.unwrap_or_else(|error| panic!("{what}: {error}")).delete().unwrap(),
+        }
     }
 }
 

@@ -249,7 +249,7 @@ import os, sqlite3, sys
 db = sqlite3.connect('.calve/index.db')
 path = os.path.abspath('../app.worktrees/w').encode()
 maker = '.calve-stage-00000000000000ff-1-1-0'
-db.execute(\"\"\"INSERT INTO worktrees SELECT 'w', 'ab12', ?, snapshot, 0, NULL, ?, strftime('%s') - ?
+db.execute(\"\"\"INSERT INTO worktrees (name, token, path, snapshot, state, target, maker, created) SELECT 'w', 'ab12', ?, snapshot, 0, NULL, ?, strftime('%s') - ?
     FROM worktrees WHERE name = '.'\"\"\", (path, maker, int(sys.argv[1])))
 db.commit()
 ";

@@ -134,6 +134,8 @@ pub(crate) struct Work {
     pub(crate) paths: Vec<PathBuf>,
     /// There are more.
     pub(crate) is_cut: bool,
+    /// The index has content of a path that neither its file nor `HEAD` has.
+    pub(crate) only_index_has_it: bool,
 }
 
 /// The file or folder at the root of a working tree that leads git to its repository.
@@ -297,6 +299,12 @@ fn parse_status(output: &[u8]) -> Work {
                 Some(b'u') => 10,
                 Some(b'?') => 1,
                 _ => continue,
+            };
+            // Two letters: how the index differs from HEAD, and the file from the index.
+            let differ = |at: usize| record.get(at).is_some_and(|letter| *letter != b'.');
+            work.only_index_has_it |= match record.first() {
+                Some(b'1') => differ(2) && differ(3),
+                other => other == Some(&b'u'),
             };
             let path = record.splitn(before + 1, |byte| *byte == b' ').nth(before);
             work.paths.extend(path.map(path_from));

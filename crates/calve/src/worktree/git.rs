@@ -239,11 +239,15 @@ impl Loss {
         project.is_some_and(|project| project.delete_branch(&branch.name, &branch.commit).is_ok())
     }
 
-    /// Fails where a drop would lose something.
+    /// Fails where a drop would lose something. Uncommitted work is not lost if `is_kept` says so.
     ///
     /// # Errors
-    /// [`ErrorKind::Changed`], [`ErrorKind::CommitsOnlyHere`]; [`ErrorKind::Git`] where somebody locked it.
-    pub(super) fn must_be_nothing(&self, worktree: &Worktree) -> Result<(), Error> {
+    /// [`ErrorKind::Changed`], [`ErrorKind::CommitsOnlyHere`]; [`ErrorKind::Git`] where somebody locked it; those of `is_kept`.
+    pub(super) fn must_be_nothing(
+        &self,
+        worktree: &Worktree,
+        is_kept: impl FnOnce(&Work) -> Result<bool, Error>,
+    ) -> Result<(), Error> {
         let refused = |kind, why: String| {
             Error::new(kind, Operation::DropWorktree, worktree.path(), std::io::Error::other(why))
         };
@@ -257,7 +261,9 @@ impl Loss {
             };
             return Err(refused(ErrorKind::Git, why));
         }
-        if let Some(work) = self.work.as_ref().filter(|work| !work.paths.is_empty()) {
+        if let Some(work) = self.work.as_ref().filter(|work| !work.paths.is_empty())
+            && !is_kept(work)?
+        {
             let why = "it has work that is not committed".to_owned();
             return Err(refused(ErrorKind::Changed, why).with_details(work.paths.clone()));
         }

@@ -1,11 +1,13 @@
 //! Drops worktrees. A dropped worktree disappears at once; its files are deleted behind.
 //!
-//! What may not be lost, git decides where the worktree has a repository: work that is not committed, and commits that nothing else holds.
+//! Where the worktree has a repository, git decides what may not be lost: commits that nothing else holds, and work that is neither
+//! committed nor in the base snapshot.
 //! Where it has none, or git is not installed, it is every difference from the base snapshot.
 
+use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs;
 use rustix::io::Errno;
@@ -14,7 +16,7 @@ use super::git::Loss;
 use super::scope::ChangeScope;
 use super::{Worktree, shown};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
-use crate::store::git::Branch;
+use crate::store::git::{Branch, Work};
 use crate::store::trash::remove_tree;
 use crate::store::{PROJECT, StoreOptions, parent_of, path_from};
 use crate::tree::running::Running;
@@ -128,8 +130,8 @@ impl Worktree {
     /// [`DroppedWorktree::delete`] or [`Store::empty_trash`](crate::Store::empty_trash). It works on a full disk, too.
     ///
     /// # Errors
-    /// [`ErrorKind::Changed`] if it has local changes: what `git status` lists if it has a repository, else every difference from its base
-    /// snapshot. [`ErrorKind::CommitsOnlyHere`] if it has commits that no branch, tag or other reference of the project holds.
+    /// [`ErrorKind::Changed`] if it has local changes: differences from its base snapshot, of which only those count that `git status`
+    /// lists too if it has a repository. [`ErrorKind::CommitsOnlyHere`] if it has commits that no branch, tag or other reference of the project holds.
     /// [`Error::details`] has the paths, or the commits. [`ErrorKind::Git`] if `git worktree lock` has locked it.
     /// [`ErrorKind::WorktreeMissing`] if something else is at its path. [`DropOptions::force`] avoids all these. Nothing was done.
     /// [`ErrorKind::Overlap`] if other worktrees are inside it, also with `force`.
@@ -151,7 +153,9 @@ impl Worktree {
 
     fn must_be_no_loss(&self, loss: Option<&Loss>, operation: &Running) -> Result<(), Error> {
         match loss {
-            Some(loss) => loss.must_be_nothing(self),
+            Some(loss) => {
+                loss.must_be_nothing(self, |work| self.is_in_the_base_snapshot(work, operation))
+            }
             None => self.must_be_unchanged(operation),
         }
     }
@@ -237,6 +241,21 @@ impl Worktree {
         let Some(loss) = loss else { return Ok((Vec::new(), None)) };
         let branch = if how.delete_branch { loss.merged_branch(self)? } else { None };
         Ok((loss.keep(self)?, branch))
+    }
+
+    /// Whether all that is not committed is in the base snapshot: it came with the project's, or was captured.
+    fn is_in_the_base_snapshot(&self, work: &Work, operation: &Running) -> Result<bool, Error> {
+        if work.is_cut || work.only_index_has_it {
+            return Ok(false);
+        }
+        let status = self.status_in(&ChangeScope::new(), operation)?;
+        let paths: BTreeSet<&Path> = work.paths.iter().map(PathBuf::as_path).collect();
+        let is_work = |changed: &Path| {
+            let mut below = paths.range(changed..);
+            changed.ancestors().any(|above| paths.contains(above))
+                || below.next().is_some_and(|path| path.starts_with(changed))
+        };
+        Ok(status.skipped.is_empty() && !status.changes.iter().any(|it| is_work(&it.path)))
     }
 
     fn must_be_unchanged(&self, operation: &Running) -> Result<(), Error> {

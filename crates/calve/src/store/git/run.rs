@@ -70,6 +70,7 @@ impl Failure {
             || self.says("could not create directory of") && self.says("No such file or directory")
             // Another git has begun to add a worktree, or to remove one. One that looks at all of them dies of that.
             || self.says("failed to read") && self.says("/commondir")
+            || self.says("Invalid path") && self.says("/worktrees/") && self.says("No such file or directory")
     }
 }
 
@@ -230,6 +231,8 @@ mod tests {
                 true,
             ),
             ("fatal: failed to read .git/worktrees/a/commondir: Success", true),
+            ("fatal: Invalid path '/p/.git/worktrees/a': No such file or directory", true),
+            ("fatal: Invalid path '/p/w': No such file or directory", false),
             ("fatal: cannot lock ref 'refs/heads/a': reference already exists", false),
             ("fatal: could not create directory of '.git/worktrees/a': Permission denied", false),
             ("fatal: '/p/w' already exists", false),
