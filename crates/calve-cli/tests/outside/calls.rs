@@ -204,16 +204,12 @@ const ROWS: &[Row] = &[
     (
         "renameat2",
         // Where nothing can be renamed from the stage, it is staged beside its place; and where no rename tells what is there, a look does.
-        &[
-            ("EIO", Fails),
-            ("ENOSPC", Fails),
-            ("EACCES", Fails),
-            ("EXDEV", Masked),
-            ("EINVAL", Masked),
-        ],
+        &[("EIO", Fails), ("ENOSPC", Fails), ("EACCES", Fails), ("EINVAL", Masked)],
         &[1, 5],
         &[Merge, MergeNew],
     ),
+    // Links are made by another thread, whose calls strace counts by themselves. It renames within a folder, where there is no EXDEV.
+    ("renameat2@f0", &[("EXDEV", Masked)], &[1], &[Merge, MergeNew]),
     (
         "renameat",
         &[("EIO", Fails), ("ENOSPC", Fails), ("EACCES", Fails), ("EXDEV", Masked)],
