@@ -1,13 +1,15 @@
-//! What was changed, file by file, and as a patch.
+//! Shows changes, file by file and as a patch.
 //!
-//! Content is read when it is asked for: the old from the store, the new from the worktree. A file that was changed between
-//! [`Worktree::diff`] and [`Diff::patch`] shows as it is by then.
+//! calve reads content only when it needs it: the old content from the store, the new content from
+//! the worktree. If a file changes between [`Worktree::diff`] and [`Diff::patch`], the patch has
+//! its later content.
 //!
-//! A file whose content appears under another name and is gone under its own was renamed. Only equal content counts, and each
-//! content is paired once. Nothing is paired that is git's own.
+//! A file is renamed if its content is gone under the old name and appears under a new one. Only
+//! equal content counts, and calve pairs each content once. It pairs no files of git's own.
 //!
-//! A project's `.git` is in its snapshots like anything else, and git changes files there when it is only asked for its status. `git
-//! apply` refuses a patch as a whole that names a path in a `.git`, so such changes are listed and are not in the patch.
+//! Folders called `.git` can be in snapshots, and git changes files in them even when it is only
+//! asked for its status. `git apply` refuses a whole patch if the patch names a path in a `.git`.
+//! So calve lists such changes and leaves them out of the patch.
 
 use std::collections::HashMap;
 use std::io::{self, Read as _, Write};
@@ -35,11 +37,12 @@ use crate::tree::running::Running;
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Diff {
-    /// The snapshot it was compared with.
+    /// The snapshot that the worktree was compared with.
     pub snapshot: SnapshotId,
-    /// Every path that differs, sorted; one that was renamed stands under its new name.
+    /// Every path that differs, sorted. A renamed file has its new name.
     pub files: Vec<FileDiff>,
-    /// Directories of which some entries may not have been looked at: [`SkipReason::Restless`](crate::SkipReason::Restless).
+    /// Directories in which calve may have missed some entries:
+    /// [`SkipReason::Restless`](crate::SkipReason::Restless).
     pub skipped: Vec<Skipped>,
     sides: Vec<(Option<Entry>, Option<Entry>)>,
     store: Store,
@@ -50,34 +53,39 @@ pub struct Diff {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FileDiff {
-    /// From the worktree's root; that of the root itself is `.`.
+    /// The path from the worktree's root. The root itself is `.`.
     pub path: PathBuf,
-    /// In which way it differs. One that was renamed counts as added.
+    /// In which way the path differs. A renamed file counts as added.
     pub kind: ChangeKind,
-    /// Where its content was before, with nothing of it left there.
+    /// The path that a renamed file had before. Nothing of that content is left there.
     pub renamed_from: Option<PathBuf>,
-    /// Lines that were added and removed; `None` where it is binary on either side, is no file, or could not be read.
+    /// How many lines were added and removed. `None` if the content is binary on either side, is no
+    /// file, or could not be read.
     pub lines: Option<(u64, u64)>,
-    /// Size before, in bytes; 0 where it was not there or is no file.
+    /// The size before, in bytes. 0 if there was no file.
     pub old_bytes: u64,
-    /// Size now.
+    /// The size now, in bytes. 0 if there is no file.
     pub new_bytes: u64,
 }
 
 impl Worktree {
-    /// What of it differs from its snapshot, with the lines that were added and removed.
+    /// Compares the worktree with its base snapshot, and counts the lines that were added and
+    /// removed.
     ///
     /// # Errors
-    /// As for [`Worktree::status`], and [`ErrorKind::Damaged`](crate::ErrorKind::Damaged) where content of the snapshot is lost. Nothing is changed.
+    /// The same as for [`Worktree::status`], and [`ErrorKind::Damaged`](crate::ErrorKind::Damaged)
+    /// if content of the snapshot is lost. Nothing is changed.
     pub fn diff(&self, options: &StoreOptions) -> Result<Diff, Error> {
         self.diff_of(&ChangeScope::new(), options)
     }
 
-    /// The same of a part of it. What was renamed into it, or out of it, shows as added, or deleted.
+    /// Like [`Worktree::diff`], but only for a part of the worktree. A file that was renamed into
+    /// that part shows as added, and a file that was renamed out of it shows as deleted.
     ///
     /// # Errors
-    /// As for [`Worktree::diff`]; [`ErrorKind::SourceNotFound`](crate::ErrorKind::SourceNotFound) for a path that leads out of
-    /// the worktree, and for one that neither it nor its snapshot has.
+    /// The same as for [`Worktree::diff`];
+    /// [`ErrorKind::SourceNotFound`](crate::ErrorKind::SourceNotFound) for a path that leads out of
+    /// the worktree, and for a path that neither the worktree nor its snapshot has.
     pub fn diff_of(&self, scope: &ChangeScope, options: &StoreOptions) -> Result<Diff, Error> {
         self.as_now(|this| this.diff_now(scope, &options.operation()))
     }
@@ -127,11 +135,12 @@ impl Worktree {
 }
 
 impl Diff {
-    /// Writes all of it as a patch that `git apply` takes. Empty directories, owners, times and attributes are not in it, nor
-    /// are FIFOs, nor what is in a folder called `.git`.
+    /// Writes all changes as a patch that `git apply` accepts. The patch has no empty directories,
+    /// owners, times and attributes, no FIFOs, and no entries of a folder called `.git`.
     ///
     /// # Errors
-    /// Content could not be read, or `out` took no more; what was written until then is a part of the patch.
+    /// Content could not be read, or `out` took no more. The bytes that were written until then are
+    /// a part of the patch.
     pub fn patch(&self, out: &mut dyn Write) -> Result<(), Error> {
         let mut reader = Reader::new(&self.store, &self.root)?;
         let mut text = Vec::new();
@@ -178,7 +187,7 @@ impl Diff {
         Ok(())
     }
 
-    /// Pairs what is gone with what is new of the same content.
+    /// Pairs deleted files with added files of the same content.
     fn pair_renames(&mut self, reader: &mut Reader<'_>) -> Result<(), Error> {
         let mut gone: HashMap<(BlobId, u64), Vec<usize>> = HashMap::new();
         for (at, (file, (old, _))) in self.files.iter().zip(&self.sides).enumerate().rev() {
@@ -248,12 +257,13 @@ impl Diff {
     }
 }
 
-/// Whether git would refuse a patch that names it. Like git, in whatever case: there are filesystems where that is the same.
+/// Whether git would refuse a patch that names this path. Like git, this ignores case, because some
+/// filesystems do.
 pub(super) fn is_gits_own(path: &Path) -> bool {
     path.iter().any(|name| name.eq_ignore_ascii_case(".git"))
 }
 
-/// Whether a patch can hold it.
+/// Whether a patch can hold the content of this entry.
 fn has_text(entry: &Entry) -> bool {
     matches!(entry.kind, Kind::File { .. } | Kind::Symlink { .. })
 }
@@ -265,7 +275,7 @@ fn mode_of(entry: &Entry) -> u32 {
     }
 }
 
-/// Reads both sides.
+/// Reads the old and the new content.
 struct Reader<'a> {
     store: &'a Store,
     path: &'a Path,
@@ -278,7 +288,7 @@ impl<'a> Reader<'a> {
         Ok(Self { store, path, root: super::open_dir(path)?, intake: Intake::new() })
     }
 
-    /// What an entry of the snapshot held.
+    /// The content that the entry had in the snapshot.
     fn before(&mut self, path: &Path, entry: &Entry) -> Result<Vec<u8>, Error> {
         match &entry.kind {
             Kind::Symlink { target, .. } => Ok(target.to_vec()),
@@ -292,7 +302,8 @@ impl<'a> Reader<'a> {
                     .contents()
                     .get(&mut self.intake, *blob, size, &|| false)
                     .map_err(|error| error.with_other(path))?;
-                // A mirror that was just made of its pack was written through this very descriptor.
+                // If the mirror was just made from its pack, it was written through this very
+                // descriptor.
                 rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(0))
                     .context(Operation::Read, || self.path.join(path))?;
                 read_all(file).context(Operation::Read, || self.path.join(path))
@@ -301,7 +312,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// What is there now; nothing where it is gone by now.
+    /// The content that the entry has now. Empty if the entry is gone by now.
     fn now(&mut self, path: &Path, entry: &Entry) -> Result<Vec<u8>, Error> {
         match &entry.kind {
             Kind::Symlink { target, .. } => Ok(target.to_vec()),

@@ -1,4 +1,5 @@
-//! What git says of worktrees: which branch they are on, what is uncommitted in them, and which commits would go with them.
+//! Asks git about worktrees: which branch they are on, which work in them is not committed, and
+//! which commits a drop would lose.
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -10,51 +11,56 @@ use crate::store::git::{self, Branch, Commit, Failure, Registration, Repository,
 use crate::store::{Store, StoreOptions};
 use crate::tree::pool::lock;
 
-/// So many of the commits that would be lost are named.
+/// The largest number of lost commits that an error names.
 const COMMITS_MOST: usize = 20;
 
 /// What git says of a worktree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct GitStatus {
-    /// Whether it is a linked worktree of the project's repository; if not, it has a repository of its own.
+    /// Whether the worktree is a linked worktree of the project's repository. If not, it has a
+    /// repository of its own.
     pub is_linked: bool,
-    /// The branch that it is on. `None` if its `HEAD` is detached.
+    /// The branch that the worktree is on. `None` if its `HEAD` is detached.
     pub branch: Option<String>,
-    /// The commit that it is at. `None` before the first.
+    /// The commit that the worktree is at. `None` if there is no commit yet.
     pub commit: Option<String>,
-    /// How many commits lead to it and not to the project's `HEAD`. `None` if git cannot compare the two.
+    /// How many commits the worktree's `HEAD` has and the project's `HEAD` does not have. `None` if
+    /// git cannot compare the two.
     pub ahead: Option<u64>,
-    /// How many commits lead to the project's `HEAD` and not to it.
+    /// How many commits the project's `HEAD` has and the worktree's `HEAD` does not have. `None` if
+    /// git cannot compare the two.
     pub behind: Option<u64>,
-    /// How many paths are changed, staged, in conflict, or untracked and not ignored. git counts an untracked folder as one.
+    /// How many paths are changed, staged, in conflict, or untracked and not ignored. git counts an
+    /// untracked folder as one.
     pub changes: u64,
 }
 
 /// The repository that a worktree has.
 pub(super) enum Own {
-    /// The project's, which knows it by these.
+    /// The project's repository, which has these registrations of the worktree.
     Linked(Vec<Registration>),
-    /// One of its own.
+    /// A repository of its own.
     Copy,
 }
 
-/// What git would lose with a worktree.
+/// What git would lose if the worktree were dropped.
 pub(super) struct Loss {
     own: Own,
     project: Option<Repository>,
-    /// What is uncommitted. `None` where the tree is gone.
+    /// The work that is not committed. `None` if the tree is gone.
     pub(super) work: Option<Work>,
     tips: Vec<String>,
-    /// Tags that are objects of their own, and that the project has not.
+    /// Annotated tags that the project does not have.
     tags: Vec<Commit>,
-    /// These, and the commits that nothing else holds, the newest first, up to a number.
+    /// The commits that nothing else holds, the newest first and at most [`COMMITS_MOST`], and then
+    /// `tags`.
     pub(super) commits: Vec<Commit>,
 }
 
 impl Store {
-    /// What git says of each of some worktrees, in their order. `None` for one that has no repository. Several are looked at at once. Nothing is
-    /// changed, git's indexes included.
+    /// What git says about each of `worktrees`, in their order. `None` for a worktree without a
+    /// repository. Several threads ask at once. git changes nothing, not even its indexes.
     pub fn git_status(
         &self,
         worktrees: &[Worktree],
@@ -76,7 +82,7 @@ impl Store {
             }
         };
         std::thread::scope(|scope| {
-            // Half of the time a thread waits for a git that starts.
+            // A thread spends half of its time waiting for git to start.
             for _ in 1..(options.operation().jobs() * 2).min(worktrees.len()) {
                 let _ = std::thread::Builder::new().spawn_scoped(scope, work);
             }
@@ -128,7 +134,7 @@ impl Worktree {
         }))
     }
 
-    /// The repository that it has; of a linked worktree also where its tree is gone.
+    /// The repository that the worktree has. A linked worktree has one even if its tree is gone.
     fn own_repository(&self) -> Option<Own> {
         let own = std::fs::symlink_metadata(git::git_of(&self.path));
         if own.is_ok_and(|own| own.is_dir()) {
@@ -138,7 +144,8 @@ impl Worktree {
         (!registered.is_empty()).then_some(Own::Linked(registered))
     }
 
-    /// What git would lose with it. `None` where it has no repository, or git cannot be asked: then calve looks by itself.
+    /// What git would lose with the worktree. `None` if the worktree has no repository, or git
+    /// cannot be asked. Then calve looks for changes itself.
     pub(super) fn git_loss(&self, is_there: bool) -> Option<Loss> {
         let project = self.store.repository();
         let own = self.own_repository()?;
@@ -175,10 +182,11 @@ impl Worktree {
 }
 
 impl Loss {
-    /// Makes references in the project's repository for the commits that nothing else holds. Gives their names.
+    /// Makes references in the project's repository for the commits that nothing else holds.
+    /// Returns the names of the references.
     ///
     /// # Errors
-    /// git could not do it. References may have been made.
+    /// [`ErrorKind::Git`]. Some references may have been made.
     pub(super) fn keep(&self, worktree: &Worktree) -> Result<Vec<String>, Error> {
         let Some(project) = &self.project else { return Ok(Vec::new()) };
         let (from, objects) = match self.own {
@@ -188,7 +196,7 @@ impl Loss {
         let keep = || -> Result<Vec<String>, Failure> {
             let mut kept = Vec::new();
             for tip in &self.tips {
-                // One that a reference made here leads to is held by then.
+                // A reference from an earlier round may hold this tip already.
                 let tips = std::slice::from_ref(tip);
                 let objects = objects.as_deref();
                 if !project.unheld(tips, 1, None, objects)?.is_empty() {
@@ -206,7 +214,8 @@ impl Loss {
         keep().map_err(|failure| worktree.git_failed(failure))
     }
 
-    /// The branch that is to be deleted with it, and its commit. `None` where it is on none, or that is gone.
+    /// The branch that is to be deleted with the worktree, and its commit. `None` if the worktree
+    /// is on no branch, or its branch is gone, or the worktree is not linked.
     ///
     /// # Errors
     /// [`ErrorKind::CommitsOnlyHere`] if the branch has commits that nothing else holds.
@@ -233,16 +242,17 @@ impl Loss {
         Err(unheld(worktree, "its branch has commits that no other reference holds", &commits))
     }
 
-    /// Deletes a branch of which [`Loss::merged_branch`] said that it can go. Whether it was there.
+    /// Deletes a branch that [`Loss::merged_branch`] returned. Returns whether git deleted it.
     pub(super) fn delete_branch(&self, branch: &Branch) -> bool {
         let project = self.project.as_ref();
         project.is_some_and(|project| project.delete_branch(&branch.name, &branch.commit).is_ok())
     }
 
-    /// Fails where a drop would lose something. Uncommitted work is not lost if `is_kept` says so.
+    /// Fails if a drop would lose something. Uncommitted work is not lost if `is_kept` says so.
     ///
     /// # Errors
-    /// [`ErrorKind::Changed`], [`ErrorKind::CommitsOnlyHere`]; [`ErrorKind::Git`] where somebody locked it; those of `is_kept`.
+    /// [`ErrorKind::Changed`], [`ErrorKind::CommitsOnlyHere`]; [`ErrorKind::Git`] if
+    /// `git worktree lock` has locked the worktree; the errors of `is_kept`.
     pub(super) fn must_be_nothing(
         &self,
         worktree: &Worktree,

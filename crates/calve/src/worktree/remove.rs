@@ -1,8 +1,8 @@
-//! Drops worktrees. A dropped worktree disappears at once; its files are deleted behind.
+//! Drops worktrees. A dropped worktree disappears at once; its files are deleted later.
 //!
-//! Where the worktree has a repository, git decides what may not be lost: commits that nothing else holds, and work that is neither
-//! committed nor in the base snapshot.
-//! Where it has none, or git is not installed, it is every difference from the base snapshot.
+//! A drop must not lose work. If the worktree has a repository, git says what would be lost: commits
+//! that nothing else holds, and work that is neither committed nor in the base snapshot. If it has
+//! none, or git is not installed, every difference from the base snapshot would be lost.
 
 use std::collections::BTreeSet;
 use std::ffi::CString;
@@ -36,17 +36,18 @@ impl DropOptions {
         Self::default()
     }
 
-    /// Whether a worktree is dropped with its local changes, which are lost. Commits that nothing else holds get a reference
-    /// `refs/calve/dropped/NAME` in the project's repository: see [`DroppedWorktree::kept`]. If something else is at its path, the worktree loses
-    /// only its name, and the path stays as it is.
+    /// Whether a worktree is dropped although it has local changes. The changes are lost. Commits
+    /// that nothing else holds get a reference `refs/calve/dropped/NAME` in the project's
+    /// repository: see [`DroppedWorktree::kept`]. If something else is at the worktree's path, the
+    /// worktree loses only its name, and the path stays as it is.
     #[must_use]
     pub fn force(mut self, yes: bool) -> Self {
         self.force = yes;
         self
     }
 
-    /// Whether the branch that a linked worktree is on is deleted with it, if another reference holds all its commits. Otherwise the
-    /// branch stays.
+    /// Whether the branch of a linked worktree is deleted with the worktree. If no other reference
+    /// holds all commits of the branch, the drop fails with [`ErrorKind::CommitsOnlyHere`].
     #[must_use]
     pub fn delete_branch(mut self, yes: bool) -> Self {
         self.delete_branch = yes;
@@ -54,11 +55,11 @@ impl DropOptions {
     }
 }
 
-/// A worktree that was dropped: it has no name any more, and its files wait to be deleted.
+/// A worktree that was dropped. It has no name any more, and its files wait to be deleted.
 #[derive(Debug)]
 #[must_use = "its files stay until `delete`"]
 pub struct DroppedWorktree {
-    /// Nothing where it was missing.
+    /// `None` if the worktree was missing.
     remains: Option<Remains>,
     kept: Vec<String>,
     deleted_branch: Option<String>,
@@ -78,7 +79,8 @@ impl DroppedWorktree {
         loss: Option<Loss>,
         branch: Option<Branch>,
     ) -> Self {
-        // git refuses to delete one that a worktree has checked out, so it goes last.
+        // git refuses to delete a branch that a worktree has checked out, so we delete the branch
+        // last.
         let deleted = |branch: Branch| {
             let is_deleted = loss.is_some_and(|loss| loss.delete_branch(&branch));
             is_deleted.then_some(branch.name)
@@ -86,38 +88,41 @@ impl DroppedWorktree {
         Self { remains, kept, deleted_branch: branch.and_then(deleted) }
     }
 
-    /// Whether its files wait in the store's trash, where [`Store::empty_trash`](crate::Store::empty_trash) finds them. What cannot be renamed to there, since it is on
-    /// another filesystem or has another project's quota (XFS, ext4), waits where it was for [`DroppedWorktree::delete`], or for whoever starts a
-    /// worktree beside it next.
+    /// Whether the files wait in the store's trash, where
+    /// [`Store::empty_trash`](crate::Store::empty_trash) finds them. Files on another filesystem,
+    /// or under another project's quota (XFS, ext4), cannot be renamed into the trash. They wait
+    /// beside the worktree's old path, for [`DroppedWorktree::delete`] or for the next start of a
+    /// worktree in the same folder.
     #[must_use]
     pub fn is_in_trash(&self) -> bool {
         self.remains.as_ref().is_none_or(|remains| remains.in_trash)
     }
 
-    /// Whether there was no folder to drop: only the name is gone. If something stands at the worktree's path, it is not the
-    /// worktree, and stays.
+    /// Whether there was no folder to drop. Then only the name is gone. If something is at the
+    /// worktree's path, it is not the worktree, and stays.
     #[must_use]
     pub fn was_missing(&self) -> bool {
         self.remains.is_none()
     }
 
-    /// The references in the project's repository that now hold commits which only the worktree held. `git branch NEW REFERENCE` makes a branch
-    /// of one.
+    /// The references in the project's repository that now hold commits which only the worktree
+    /// held. `git branch NEW REFERENCE` makes a branch from such a reference.
     #[must_use]
     pub fn kept(&self) -> &[String] {
         &self.kept
     }
 
-    /// The branch that was deleted with it.
+    /// The branch that was deleted with the worktree.
     #[must_use]
     pub fn deleted_branch(&self) -> Option<&str> {
         self.deleted_branch.as_deref()
     }
 
-    /// Deletes its files: never across a mount, never through a link.
+    /// Deletes the files. It never crosses a mount and never follows a link.
     ///
     /// # Errors
-    /// What could not be deleted stays; who tries again is said at [`DroppedWorktree::is_in_trash`].
+    /// Files that could not be deleted stay. [`DroppedWorktree::is_in_trash`] says what deletes
+    /// them later.
     pub fn delete(self) -> Result<(), Error> {
         let Some(Remains { folder, name, .. }) = self.remains else { return Ok(()) };
         let dir = super::open_dir(&folder)?;
@@ -126,15 +131,21 @@ impl DroppedWorktree {
 }
 
 impl Worktree {
-    /// Drops it: its folder and its name are gone when this returns. Deleting the files, which takes time, is left to
-    /// [`DroppedWorktree::delete`] or [`Store::empty_trash`](crate::Store::empty_trash). It works on a full disk, too.
+    /// Drops the worktree: its folder and its name are gone when this returns. Deleting the files
+    /// takes time, so it is left to [`DroppedWorktree::delete`] or
+    /// [`Store::empty_trash`](crate::Store::empty_trash). A drop works on a full disk, too.
     ///
     /// # Errors
-    /// [`ErrorKind::Changed`] if it has local changes: differences from its base snapshot, of which only those count that `git status`
-    /// lists too if it has a repository. [`ErrorKind::CommitsOnlyHere`] if it has commits that no branch, tag or other reference of the project holds.
-    /// [`Error::details`] has the paths, or the commits. [`ErrorKind::Git`] if `git worktree lock` has locked it.
-    /// [`ErrorKind::WorktreeMissing`] if something else is at its path. [`DropOptions::force`] avoids all these. Nothing was done.
-    /// [`ErrorKind::Overlap`] if other worktrees are inside it, also with `force`.
+    /// After any of these errors, nothing was done. [`DropOptions::force`] avoids all of them
+    /// except [`ErrorKind::Overlap`].
+    /// * [`ErrorKind::Changed`] if the worktree has local changes: differences from its base
+    ///   snapshot. If it has a repository, only those count that `git status` lists, too.
+    ///   [`Error::details`] has the paths.
+    /// * [`ErrorKind::CommitsOnlyHere`] if the worktree has commits that no branch, tag or other
+    ///   reference of the project holds. [`Error::details`] has the commits.
+    /// * [`ErrorKind::Git`] if `git worktree lock` has locked the worktree.
+    /// * [`ErrorKind::WorktreeMissing`] if something else is at its path.
+    /// * [`ErrorKind::Overlap`] if other worktrees are inside it.
     pub fn drop(self, how: &DropOptions, options: &StoreOptions) -> Result<DroppedWorktree, Error> {
         self.store.freeing(|store| {
             store.must_be_writable(Operation::DropWorktreeOf)?;
@@ -143,10 +154,11 @@ impl Worktree {
         })
     }
 
-    /// Whether a drop without [`DropOptions::force`] would find something that is lost with it.
+    /// Fails if a drop without [`DropOptions::force`] would lose work.
     ///
     /// # Errors
-    /// As for [`Worktree::drop`]: [`ErrorKind::Changed`], [`ErrorKind::CommitsOnlyHere`], [`ErrorKind::Git`]. Nothing is changed.
+    /// The same as for [`Worktree::drop`]: [`ErrorKind::Changed`], [`ErrorKind::CommitsOnlyHere`],
+    /// [`ErrorKind::Git`]. Nothing is changed.
     pub fn must_lose_nothing(&self, options: &StoreOptions) -> Result<(), Error> {
         self.now()?.must_be_no_loss(self.git_loss(true).as_ref(), &options.operation())
     }
@@ -168,9 +180,9 @@ impl Worktree {
         }
         if self.is_away(force)? {
             let loss = self.git_loss(false);
-            // There is nothing to look at any more, and the commits can be kept.
+            // There are no files to look at any more, and a reference can keep the commits.
             let (kept, branch) = self.keep_what_git_has(loss.as_ref(), how)?;
-            // Only the name goes; unless somebody is making it, and was faster.
+            // Only the name goes. But another process may have made the folder again meanwhile.
             let forgotten = self
                 .store
                 .registry()
@@ -197,12 +209,13 @@ impl Worktree {
         let aside = CString::new(stage_name()).map_err(|error| {
             Error::io(Operation::DropWorktree, &self.path, io::Error::other(error))
         })?;
-        // Where it was moved to, the trash or aside where it was.
+        // The folder to which the worktree was moved: the trash, or its old parent.
         let mut moved_to = None;
         let away = || {
             let in_trash = match fs::renameat(&from, &name, &to, &aside) {
                 Ok(()) => true,
-                // Another filesystem, or another project's quota: under a name that is swept from there.
+                // The trash is on another filesystem, or under another project's quota. So we give
+                // the worktree a stage's name beside its old path, where a sweep finds it.
                 Err(Errno::XDEV) => {
                     fs::renameat(&from, &name, &from, &aside)
                         .context(Operation::DropWorktree, || &self.path)?;
@@ -217,14 +230,16 @@ impl Worktree {
         if forgotten.is_err()
             && let Some(dir) = moved_to
         {
-            // It is not dropped then; where somebody emptied the trash meanwhile, it is missing.
+            // The worktree is not dropped then. If another process emptied the trash meanwhile, the
+            // worktree is missing.
             let _ = fs::renameat(dir, &aside, &from, &name);
         }
         let Some(in_trash) = forgotten? else {
             return Ok(DroppedWorktree::new(None, kept, loss, branch));
         };
         if !in_trash {
-            // So that whoever makes something there later knows that it may go.
+            // The mark tells the next process that makes a tree in this folder that it may delete
+            // the worktree.
             let _ = staging::mark(&from, &aside);
         }
         let folder = if in_trash { trash } else { parent };
@@ -232,7 +247,8 @@ impl Worktree {
         Ok(DroppedWorktree::new(Some(remains), kept, loss, branch))
     }
 
-    /// Makes references for commits that would go with it, and decides whether its branch can go.
+    /// Makes references for commits that the drop would lose, and decides whether the branch can be
+    /// deleted.
     fn keep_what_git_has(
         &self,
         loss: Option<&Loss>,
@@ -263,7 +279,8 @@ impl Worktree {
         let why = match (status.changes.is_empty(), status.skipped.is_empty()) {
             (true, true) => return Ok(()),
             (false, _) => "it has changes since its base snapshot",
-            // Another process works in it, and calve may not have seen all that it made.
+            // Another process works in the worktree, and calve may not have seen all files that it
+            // made.
             (true, false) => "names in it kept changing while calve listed them",
         };
         let changed = status.changes.into_iter().map(|change| change.path);
@@ -276,14 +293,16 @@ impl Worktree {
             .with_details(paths))
     }
 
-    /// Whether there is nothing of it at its path. With `force` also where something else is, which is not ours to touch.
+    /// Whether nothing is at the worktree's path. With `force`, also whether something else is
+    /// there, which we must not touch.
     fn is_away(&self, force: bool) -> Result<bool, Error> {
         let gone = std::fs::symlink_metadata(&self.path)
             .is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
         Ok(gone || force && !self.is_there()?)
     }
 
-    /// Other worktrees inside would go with it, and nobody has looked at what was changed in them.
+    /// Fails if other worktrees are inside. A drop would delete them too, and nobody checked them
+    /// for changes.
     fn must_hold_no_other(&self) -> Result<(), Error> {
         let root = std::fs::canonicalize(&self.path).context(Operation::Open, || &self.path)?;
         let inside: Vec<PathBuf> = self

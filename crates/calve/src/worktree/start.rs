@@ -1,4 +1,4 @@
-//! Starting worktrees: one snapshot, N trees.
+//! Starts worktrees: makes one or more trees of one snapshot.
 
 use std::collections::HashSet;
 use std::ffi::CString;
@@ -44,13 +44,15 @@ use git::GitPlan;
 pub use git::{GitMode, GitOutcome, LinkedWorktree, NoRepository};
 pub use links::StartBranch;
 
-/// How many trees are made in one pass, since each takes descriptors; fewer where not so many files may be open.
+/// How many trees are made in one pass, because each needs descriptors. A pass has fewer if the
+/// open file limit is low.
 const PASS_MOST: usize = 32;
 
-/// What is opened beside the stages: locks, the database of a new snapshot, and what one tree takes at least.
+/// How many files are open beside the stages: locks, the database of a new snapshot, and the least
+/// that one tree needs.
 const OPEN_BESIDE: usize = 16;
 
-/// What worktrees are started from, and where; built by value.
+/// From which snapshot worktrees are started, and in which folder; built by value.
 #[derive(Debug, Clone, Default)]
 pub struct StartOptions {
     from: Option<SnapshotId>,
@@ -60,36 +62,39 @@ pub struct StartOptions {
 }
 
 impl StartOptions {
-    /// From the project as it stands, beside it.
+    /// Starts from the project as it is now, in the default folder: see [`StartOptions::at`].
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// From this snapshot; the project is not looked at.
+    /// Starts from this snapshot. calve does not look at the project then.
     #[must_use]
     pub fn from(mut self, snapshot: SnapshotId) -> Self {
         self.from = Some(snapshot);
         self
     }
 
-    /// With this of the project's git repository. If the project has one, the worktrees are linked to it by default.
+    /// What the worktrees get of the project's git repository. By default they are linked to the
+    /// repository, if the project has one.
     #[must_use]
     pub fn git(mut self, git: GitMode) -> Self {
         self.git = git;
         self
     }
 
-    /// With this as the `HEAD` of linked worktrees. By default each has a branch of its name, made at the commit of the project's `HEAD`.
-    /// A branch that exists is taken if it is at that commit, and no other working tree has it checked out.
+    /// The `HEAD` of linked worktrees. By default each worktree has a branch of its own name, made
+    /// at the commit of the project's `HEAD`. An existing branch is used if it is at that commit
+    /// and no other working tree has it checked out.
     #[must_use]
     pub fn branch(mut self, branch: StartBranch) -> Self {
         self.branch = branch;
         self
     }
 
-    /// In this folder, each under its name. Otherwise in `PROJECT.worktrees` beside the project, or, where that would be on
-    /// another filesystem or may not be made, in `.calve/worktrees`.
+    /// Makes the worktrees in this folder, each under its name. The default is `PROJECT.worktrees`
+    /// beside the project. If that folder would be on another filesystem or may not be made, the
+    /// default is `.calve/worktrees`.
     #[must_use]
     pub fn at(mut self, folder: impl Into<PathBuf>) -> Self {
         self.at = Some(folder.into());
@@ -101,12 +106,12 @@ impl StartOptions {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct StartReport {
-    /// What the trees are of.
+    /// The snapshot that the worktrees were made from.
     pub snapshot: SnapshotId,
-    /// The snapshot that was taken first, where none was given.
+    /// The snapshot that was taken first, if none was given.
     pub taken: Option<SnapshotReport>,
-    /// Whether the store knows them. One that cannot be written to does not: they are folders like any other, without status,
-    /// capture and switch.
+    /// Whether the store knows the worktrees. A store that cannot be written to does not. Then they
+    /// are folders like any other, without status, capture and switch.
     pub registered: bool,
     /// One entry for each name, in the order in which they were given.
     pub worktrees: Vec<StartedWorktree>,
@@ -120,15 +125,17 @@ pub struct StartReport {
 pub struct StartedWorktree {
     /// Its name.
     pub name: String,
-    /// What was made, and how.
+    /// How the files were made, and how many.
     pub report: DestinationReport,
-    /// The size of all its files, in bytes; known also where nothing was counted.
+    /// The size of all its files, in bytes. It is known even if calve counted nothing.
     pub bytes: u64,
-    /// The number of its files; known also where nothing was counted.
+    /// The number of its files. It is known even if calve counted nothing.
     pub files: u64,
-    /// What it has of the project's git repository. That is no part of the counts above.
+    /// What the worktree has of the project's git repository. The counts above do not include the
+    /// repository.
     pub git: GitOutcome,
-    /// Why it is not a linked worktree, although [`GitMode::Best`] was asked for and the project has a repository.
+    /// Why the worktree is not a linked worktree, although [`GitMode::Best`] was asked for and the
+    /// project has a repository.
     pub not_linked: Option<String>,
 }
 
@@ -146,17 +153,21 @@ impl StartedWorktree {
 impl Store {
     /// Starts a worktree for each of `names`.
     ///
-    /// All of them appear, or none, each where nothing is or an empty folder, which it replaces. Each is whole when it appears: content, modes, times and attributes are those of the
-    /// snapshot, by reflink where the filesystem can, else by copy; the report says which. On btrfs, from the second start of a
-    /// snapshot on, each is a snapshot of a subvolume that the first start made, in constant time.
+    /// Either all worktrees appear, or none. At each path there must be nothing, or an empty
+    /// folder, which the worktree replaces. A worktree is complete when it appears: content, modes,
+    /// times and attributes are those of the snapshot. calve reflinks the files if the filesystem
+    /// can, and otherwise copies them; the report says which. On btrfs, the first start of a
+    /// snapshot makes a subvolume. From the second start on, each worktree is a snapshot of that
+    /// subvolume, which takes constant time.
     ///
-    /// From a store that cannot be written to, trees can be made of a snapshot that is given ([`StartOptions::from`]), in a folder
-    /// that is given ([`StartOptions::at`]). It cannot note them: see [`StartReport::registered`].
+    /// A store that cannot be written to can make trees too, of a given snapshot
+    /// ([`StartOptions::from`]) in a given folder ([`StartOptions::at`]). It cannot register them:
+    /// see [`StartReport::registered`].
     ///
     /// # Errors
-    /// [`ErrorKind::WorktreeExists`], [`ErrorKind::DestinationExists`], [`ErrorKind::InvalidName`], [`ErrorKind::ReadOnly`];
-    /// [`ErrorKind::Damaged`] where content of the snapshot is lost. No worktree was started, and nothing is left but the
-    /// snapshot, where one was taken.
+    /// [`ErrorKind::WorktreeExists`], [`ErrorKind::DestinationExists`], [`ErrorKind::InvalidName`],
+    /// [`ErrorKind::ReadOnly`]; [`ErrorKind::Damaged`] if content of the snapshot is lost. Then no
+    /// worktree was started, and nothing is left but the snapshot, if one was taken.
     pub fn start<N: AsRef<str>>(
         &self,
         names: &[N],
@@ -202,7 +213,8 @@ impl Store {
             });
         }
         self.registry().recover()?;
-        // Before the work of a snapshot; who comes first is decided when the names are claimed.
+        // We check the names before the work of a snapshot. If two processes start the same name,
+        // the claim below decides which one gets it.
         for row in self.catalog().worktrees()? {
             if seen.contains(row.name.as_str()) {
                 return Err(name_taken(&row.name, &row.path));
@@ -261,7 +273,7 @@ impl Store {
         })
     }
 
-    /// The folder in which worktrees are made; it exists afterwards.
+    /// Returns the folder in which worktrees are made, and makes it if it does not exist.
     fn folder(&self, at: Option<&Path>) -> Result<PathBuf, Error> {
         if let Some(at) = at {
             std::fs::create_dir_all(at).context(Operation::MakeFolder, || at)?;
@@ -287,11 +299,11 @@ impl Store {
         Ok(inside)
     }
 
-    /// Whether trees in `folder` can share what the store has, as far as that depends on where they are.
+    /// Whether trees in `folder` can share blocks with the store, as far as the place decides.
     fn shares_with(&self, folder: &Path) -> Result<bool, Error> {
         let ours = std::fs::metadata(self.path()).context(Operation::Read, || self.path())?;
         let look = || -> io::Result<bool> {
-            // btrfs has a device number for each subvolume, and clones across them.
+            // btrfs has a device number for each subvolume, and clones across subvolumes.
             if ours.dev() == std::fs::metadata(folder)?.dev() {
                 return Ok(true);
             }
@@ -304,7 +316,7 @@ impl Store {
         }
     }
 
-    /// Makes the trees of rows that were claimed.
+    /// Makes the trees of the claimed rows.
     fn make(
         &self,
         id: SnapshotId,
@@ -313,9 +325,11 @@ impl Store {
         operation: &Running,
         mut claim: Claim<'_>,
     ) -> Result<Vec<(DestinationReport, GitOutcome)>, Error> {
-        // Until its rows are marked, too: whoever cannot see its maker would take that one for dead.
+        // We hold the lock until the rows are marked, too: a process that cannot see the maker
+        // would take it for dead.
         let _guard = self.share()?;
-        // From here on nobody collects what it needs: the rows speak of it. It may have been forgotten just before.
+        // From here on garbage collection keeps what the rows need, because they name the snapshot.
+        // But the snapshot may have been forgotten just before.
         self.object(id)?;
         let rows = claim.rows();
         let places = places(rows.iter().map(|row| path_from(&row.path)))?;
@@ -329,7 +343,8 @@ impl Store {
         let dressing = Dressing { store: self, id, object, git, operation };
         let outcomes = dressing.dress(Some(rows), &stages, &places)?;
         publish_all(&mut stages, &places)?;
-        // Before the rows say so: of a row that is not marked, whoever comes next does this, too.
+        // We unlock before the rows are marked as ready. If the process dies in between, recovery
+        // finds the unmarked rows and unlocks their registrations, too.
         let registry = self.registry();
         let unlocked = claim.rows().iter().try_for_each(|row| {
             registry.stands(row).context(Operation::Unlock, || path_from(&row.path))
@@ -342,7 +357,7 @@ impl Store {
         Ok(reports.into_iter().zip(outcomes).collect())
     }
 
-    /// Clones every file from its mirror.
+    /// Makes the trees by cloning every file from its mirror.
     fn by_mirrors(
         &self,
         id: SnapshotId,
@@ -354,7 +369,8 @@ impl Store {
         let manifest = self.catalog().manifest(id, object)?;
         let stages = places.iter().map(Place::stage).collect::<Result<Vec<_>, _>>()?;
         let made = self.fill(&manifest, &stages, places, operation)?;
-        // The index says of each file what it holds, which must not be on the disk before that is: what was copied is flushed.
+        // The index names the content of each file, so the content must be on the disk first.
+        // Therefore we flush copied files.
         if !made.unsealed.is_empty() || made.reports.iter().any(|report| report.copied_files > 0) {
             self.flush(&made.unsealed)?;
         }
@@ -366,7 +382,8 @@ impl Store {
         Ok((stages, made.reports))
     }
 
-    /// Makes a snapshot's tree in each of `stages`, in passes of as many as may be open at once.
+    /// Makes the snapshot's tree in each of `stages`, in passes. A pass has as many trees as the
+    /// open file limit allows.
     fn fill(
         &self,
         manifest: &Manifest,
@@ -391,7 +408,8 @@ impl Store {
         Ok(all)
     }
 
-    /// A time of the clock that is later than every change in `stats`, so that they can be trusted.
+    /// Returns a time of the clock that is later than every change in `stats`, so that an index can
+    /// trust them.
     pub(crate) fn clock_past_all<'s>(
         &self,
         stats: impl Iterator<Item = &'s Stat>,
@@ -399,7 +417,8 @@ impl Store {
         self.clock_past(stats.map(|stat| stat.changed).max().unwrap_or_default())
     }
 
-    /// Takes a snapshot, for each worktree, of the subvolume that has the tree. `None`: there is none, or not for this place.
+    /// Makes each tree as a snapshot of the template, which is a subvolume with the tree. `None` if
+    /// there is no template, or if it cannot be used for one of the places.
     fn by_template(
         &self,
         id: SnapshotId,
@@ -420,9 +439,10 @@ impl Store {
             let stage = Stage::new(Arc::clone(&place.dir), &place.parent, |dir, name| {
                 sys::snapshot(&template, dir, name)
             });
-            // Another filesystem, or no right to: the mirrors will do.
+            // The place is on another filesystem, or we lack the right. We use the mirrors then.
             let Ok(stage) = stage else { return Ok(None) };
-            // Somebody may have begun to remove it, or to write to it, since its seal was looked at.
+            // Since we looked at the seal, another process may have begun to remove the template or
+            // to write to it.
             let still = self.sealed_template(id).and_then(|now| fs::fstat(now).ok());
             if still.map(|now| Meta::of(&now).id())
                 != fs::fstat(&template).ok().map(|was| Meta::of(&was).id())
@@ -445,19 +465,24 @@ impl Store {
 }
 
 impl Worktree {
-    /// Makes the tree of a worktree that was deleted by hand again, as its snapshot has it, and with `git` of the project's repository. A linked
-    /// worktree is linked again by [`GitMode::Best`]: to the branch or the commit that it was at, if git still knows it, else to the branch that it was
-    /// started on, if no other working tree has that checked out, else to the commit that it was started at. Commits that were made in a
-    /// repository of its own do not come back: no snapshot has a repository.
+    /// Makes the tree of a worktree that was deleted by hand again, from its base snapshot, and
+    /// with `git` of the project's repository.
+    ///
+    /// [`GitMode::Best`] links a linked worktree again. If git still knows the worktree, its `HEAD`
+    /// is at the same branch or commit as before. Otherwise it is on the branch that it was started
+    /// on, if no other working tree has that checked out; else it is at the commit that it was
+    /// started at. Commits that were made in a worktree's own repository do not come back: no
+    /// snapshot has a repository.
     ///
     /// # Errors
-    /// [`ErrorKind::DestinationExists`] where something other than an empty folder is at its path; [`ErrorKind::Busy`] where another process is making it;
-    /// [`ErrorKind::Damaged`] where content of its snapshot is lost. Nothing is left behind, and it is missing as before.
+    /// [`ErrorKind::DestinationExists`] if something other than an empty folder is at its path.
+    /// [`ErrorKind::Busy`] if another process is making it. [`ErrorKind::Damaged`] if content of
+    /// its snapshot is lost. Then nothing is left behind, and the worktree is missing as before.
     pub fn restore(&self, git: GitMode, options: &StoreOptions) -> Result<StartedWorktree, Error> {
         self.store.must_be_writable(Operation::RestoreWorktreeOf)?;
         let this = self.now()?;
         if this.row.state == State::Starting {
-            // Whoever is second there gives the row up.
+            // If two processes made the tree, the slower one would give the row up.
             let cause = io::Error::new(io::ErrorKind::WouldBlock, "another process is making it");
             return Err(Error::new(ErrorKind::Busy, Operation::RestoreWorktree, &this.path, cause));
         }
@@ -474,34 +499,36 @@ impl Worktree {
     }
 }
 
-/// The trees that were made, one for each worktree, and how.
+/// The trees that were made, one for each worktree, and the reports.
 type Staged = (Vec<Stage>, Vec<DestinationReport>);
 
-/// Whether a folder is not ours to make, or to make anything in. Any other error is no reason to go elsewhere.
+/// Whether we may not make this folder, or may not make anything in it. After any other error we do
+/// not try another folder.
 fn is_refused(error: &io::Error) -> bool {
     use io::ErrorKind::{AlreadyExists, NotADirectory, PermissionDenied, ReadOnlyFilesystem};
     matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem | AlreadyExists | NotADirectory)
 }
 
-/// Where a worktree shall be.
+/// The path at which a worktree is made.
 pub(crate) struct Place {
     path: PathBuf,
     parent: PathBuf,
-    /// One descriptor for all places in a folder.
+    /// All places in one folder share this descriptor.
     dir: Arc<OwnedFd>,
     name: CString,
-    /// The mode of the empty directory that is there, and is to be replaced.
+    /// The mode of the empty directory that is at the path and will be replaced.
     empty: Option<fs::Mode>,
 }
 
 impl Place {
-    /// An empty stage beside it.
+    /// Makes an empty stage beside the path.
     fn stage(&self) -> Result<Stage, Error> {
         Stage::empty(Arc::clone(&self.dir), &self.parent).context(Operation::Stage, || &self.path)
     }
 }
 
-/// Opens the folders of places. Nothing may be at any of these yet but an empty directory.
+/// Opens the parent folders of the paths. At each path there must be nothing, or an empty
+/// directory.
 fn places(paths: impl Iterator<Item = PathBuf>) -> Result<Vec<Place>, Error> {
     let mut places: Vec<Place> = Vec::new();
     for path in paths {
@@ -540,7 +567,7 @@ fn places(paths: impl Iterator<Item = PathBuf>) -> Result<Vec<Place>, Error> {
     Ok(places)
 }
 
-/// Gives all trees their names, or none.
+/// Renames all trees to their final names, or none.
 fn publish_all(stages: &mut [Stage], places: &[Place]) -> Result<(), Error> {
     for (done, place) in places.iter().enumerate() {
         let published = match place.empty {
@@ -569,7 +596,7 @@ fn unpublish_all(stages: &mut [Stage], places: &[Place]) {
     for (stage, place) in stages.iter_mut().zip(places) {
         stage.unpublish(&place.name);
         if let Some(mode) = place.empty {
-            // Where a tree still stands this fails.
+            // This fails if a tree is still there.
             let _ = fs::mkdirat(&place.dir, &place.name, mode);
         }
     }

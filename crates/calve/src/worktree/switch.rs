@@ -1,29 +1,35 @@
-//! Taking a worktree from one snapshot to another, touching only what differs.
+//! Takes a worktree from one snapshot to another and touches only the paths that differ.
 //!
-//! # What is touched
-//! The two snapshots are compared; paths at which they agree are left alone, whatever they hold by now. A path that must change and
-//! that was changed by hand is a *conflict*, unless it already holds what it shall. With conflicts nothing is done, or, with
-//! `force`, what is in the way is moved aside, into `.calve/undo` of the worktree, from where [`Worktree::undo`] brings it back.
-//! What was added by hand in a directory that goes stays, and the directory with it.
+//! # Which paths a switch touches
+//! calve compares the two snapshots. It leaves a path alone if the snapshots agree on it, whatever
+//! the path holds by now. A path that must change and that was changed by hand is a *conflict*,
+//! unless it already is as the target has it. If there are conflicts, calve changes nothing. With
+//! `force`, it moves the conflicting entries aside, into `.calve/undo` of the worktree, and
+//! [`Worktree::undo`] brings them back. If the target does not have a directory, files that were
+//! added to it by hand stay, and so does the directory.
 //!
-//! # Cut short
-//! All new files are made first, in a stage inside the worktree, so that a full disk or lost content is found before anything is
-//! changed. Then it is noted what undoing takes, the row is marked, and each path changes by one rename. If the process dies in between, the tree is partly the old
-//! and partly the new snapshot, and the mark says so. Whoever switches or resets it next takes what is as in either snapshot, or gone, for
-//! the work of the one who was cut short, and not for changes by hand; and keeps what that one had moved aside already.
+//! # A switch that is interrupted
+//! First calve makes all new files in a stage inside the worktree. So it finds a full disk or lost
+//! content before it changes anything. Then it writes down what an undo needs, marks the row of the
+//! worktree, and changes each path by one rename. If the process dies in between, the tree is
+//! partly the old and partly the new snapshot, and the mark says so. The next switch or reset of
+//! this worktree finds entries that are as in either snapshot, or gone. It takes them for the work
+//! of the interrupted switch, and not for changes by hand. It also keeps what the interrupted
+//! switch had moved aside.
 //!
-//! # Hidden
-//! Where a file shall be put and the scan saw nothing, there may be one all the same, which a rule in `.calveignore` hides. It counts as
-//! a change that is in the way: nobody else may have its content.
+//! # Hidden files
+//! The scan does not see a file that a rule in `.calveignore` hides. Such a file may be where the
+//! target has a file. It counts as a conflict: there may be no other copy of its content.
 //!
 //! # Times
-//! Files get the times that the snapshot says. But if something stays that no snapshot has, which `.calveignore` leaves out or
-//! which was added by hand, it may be build output, made of other content. Then each file that gets another content gets a new
-//! time, too, or the next build would take it for one that it has seen.
+//! Files get the times of the snapshot. But the tree may keep files that no snapshot has: files
+//! that `.calveignore` leaves out, or that were added by hand. They may be build output, made from
+//! other content. Then each file that gets another content also gets a new time. Otherwise the next
+//! build would take the file for one that it has seen.
 //!
-//! # Contained
-//! Every directory is opened step by step from the root, and no step follows a link, so a tree that is rearranged meanwhile leads
-//! nowhere else.
+//! # No step leaves the tree
+//! calve opens every directory step by step from the root, and no step follows a link. So a tree
+//! that another process rearranges meanwhile leads calve nowhere else.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -58,7 +64,7 @@ use undo::Undo;
 mod plan;
 pub(crate) mod undo;
 
-/// How many files go to one directory of the stage, each of which one thread fills.
+/// How many files go to one directory of the stage. One thread fills each directory.
 const STAGED_TOGETHER: usize = 128;
 
 /// How [`Worktree::switch`] treats local changes; built by value.
@@ -74,7 +80,8 @@ impl SwitchOptions {
         Self::default()
     }
 
-    /// Whether local changes that are in the way are moved aside. [`Worktree::undo`] brings them back.
+    /// Whether calve moves local changes aside if they are in the way. [`Worktree::undo`] brings
+    /// them back.
     #[must_use]
     pub fn force(mut self, yes: bool) -> Self {
         self.force = yes;
@@ -86,46 +93,53 @@ impl SwitchOptions {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct SwitchReport {
-    /// What the worktree was based on.
+    /// The snapshot that the worktree was based on before.
     pub from: SnapshotId,
-    /// What it is based on now.
+    /// The snapshot that the worktree is based on now.
     pub to: SnapshotId,
     /// Entries that were made, replaced or given other metadata.
     pub changed: u64,
     /// Entries that were removed.
     pub removed: u64,
-    /// What was changed by hand and was in the way, from the worktree's root: [`Worktree::undo`] brings it back.
+    /// Paths that were changed by hand and were in the way, from the worktree's root.
+    /// [`Worktree::undo`] brings them back. A report of [`Worktree::undo`] has the paths that it
+    /// brought back.
     pub kept: Vec<PathBuf>,
-    /// What arrived without a part of itself; and folders whose names kept changing while they were listed
-    /// ([`SkipReason::Restless`]), in which changes by hand may not have been seen.
+    /// Entries that arrived without a part of themselves. Also folders whose names kept changing
+    /// while calve listed them ([`SkipReason::Restless`]): calve may not have seen changes by hand
+    /// in them.
     pub skipped: Vec<Skipped>,
     /// Time from the call to its return.
     pub elapsed: Duration,
 }
 
-/// What shall become of what was changed by hand.
+/// How a switch treats changes by hand.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Changes {
-    /// It stays; where it is in the way, nothing is done.
+    /// They stay. If one is in the way, the switch does nothing.
     Respect,
-    /// It stays, but for what is in the way, which is moved aside.
+    /// They stay, but those in the way are moved aside.
     MoveAside,
-    /// All of it is moved aside.
+    /// All of them are moved aside.
     Reset,
 }
 
 impl Worktree {
-    /// Makes it a tree of the snapshot `to`; only what differs between that and its own is touched.
+    /// Makes the worktree a tree of the snapshot `to`. Touches only the paths at which `to` and the
+    /// worktree's base snapshot differ.
     ///
-    /// Files get the times that the snapshot says. If the tree holds files that no snapshot has, because `.calveignore` leaves them
-    /// out or they were added by hand, they may be build output. Then files that get another content get the time of the call,
-    /// so that the next build sees that they changed.
+    /// Files get the times of the snapshot. If the tree holds files that no snapshot has, because
+    /// `.calveignore` leaves them out or they were added by hand, they may be build output. Then
+    /// files that get another content get the time of the call, so that the next build sees that
+    /// they changed.
     ///
     /// # Errors
-    /// [`ErrorKind::Changed`] where that would touch what was changed by hand and [`SwitchOptions::force`] is not set: nothing was
-    /// done, and [`Error::details`] has the paths. Later errors leave it between the two snapshots, each path whole:
-    /// [`WorktreeState::Switching`](crate::WorktreeState::Switching); the same call goes on. Where only the removal of what was staged
-    /// failed, the error says so, and all else is done.
+    /// [`ErrorKind::Changed`] if the switch would touch paths that were changed by hand and
+    /// [`SwitchOptions::force`] is not set. Then nothing was done, and [`Error::details`] has the
+    /// paths. After later errors the worktree is between the two snapshots
+    /// ([`WorktreeState::Switching`](crate::WorktreeState::Switching)), but each path is whole; the
+    /// same call continues the switch. If only the removal of the stage failed, the error says so,
+    /// and everything else is done.
     pub fn switch(
         &self,
         to: SnapshotId,
@@ -136,12 +150,13 @@ impl Worktree {
         self.alone(|this| Ok(this.transit(to, what, None, &options.operation())?.0))
     }
 
-    /// Makes it what its snapshot is, also in its files' times, unless its rules leave anything out: see [`Worktree::switch`].
-    /// Everything that was changed, added or deleted by hand can be brought back by
-    /// [`Worktree::undo`], until the next forced switch or reset.
+    /// Makes the worktree equal to its base snapshot. Files also get the times of the snapshot,
+    /// unless `.calveignore` leaves anything out: see [`Worktree::switch`]. [`Worktree::undo`] can
+    /// bring back everything that was changed, added or deleted by hand, until the next forced
+    /// switch or reset.
     ///
     /// # Errors
-    /// As for [`Worktree::switch`].
+    /// The same as for [`Worktree::switch`].
     pub fn reset(&self, options: &StoreOptions) -> Result<SwitchReport, Error> {
         self.alone(|this| {
             let to = this.based_on()?;
@@ -149,7 +164,8 @@ impl Worktree {
         })
     }
 
-    /// Does `work` with it as it is now, and keeps others from switching it at the same time.
+    /// Calls `work` with the worktree as the store has it now. No other process can switch the
+    /// worktree meanwhile.
     fn alone<T>(&self, work: impl FnOnce(&Self) -> Result<T, Error>) -> Result<T, Error> {
         self.as_now(|this| {
             let _alone = this.lock()?;
@@ -165,7 +181,8 @@ impl Worktree {
                 io::Error::new(io::ErrorKind::WouldBlock, "another process is switching it");
             Error::new(ErrorKind::Busy, Operation::SwitchWorktree, &self.path, cause)
         })?;
-        // What was killed while it gave up what could be undone left that here, also where nothing else is left to do.
+        // A process that was killed while it discarded undo data left that data here. We sweep it
+        // now, because the command may have nothing else to do.
         if let Some(own) = self.open_own()? {
             staging::sweep(&own);
         }
@@ -239,18 +256,20 @@ impl Worktree {
             skipped: Vec::new(),
             elapsed: Duration::ZERO,
         };
-        // Before the stage changes the root's time.
+        // We read the metadata before the stage changes the root's time.
         let metadata = match what {
             Changes::Respect => Vec::new(),
             _ => self.metadata_before(&root, &moves)?,
         };
-        // All that can fail for want of space or content comes before anything is changed.
+        // Everything that can fail for lack of space or content happens before we change anything.
         let staged = self.stage(&root, &trees, &moves, operation)?;
-        // A name that was missed was not there for the plan; what it must not lose is guarded all the same.
+        // The plan does not have a name that the scan missed. The files that a switch must not lose
+        // are guarded nevertheless.
         let restless = scan.skipped.iter().filter(|it| it.reason == SkipReason::Restless);
         report.skipped = restless.chain(&staged.skipped).cloned().collect();
         let row = WorktreeRow { state: State::Switching, target: Some(to), ..self.row.clone() };
-        // The same again, once it is done, moves nothing aside, and takes nothing from the undo of the first.
+        // The same forced switch or reset may be called again when it is done. Then it moves
+        // nothing aside, and does not replace the undo data of the first call.
         let nothing = interrupted.is_none()
             && from == to
             && moves.conflicts.is_empty()
@@ -258,7 +277,8 @@ impl Worktree {
         let again = nothing && self.has_undo()?;
         let moves_aside = what != Changes::Respect && !again;
         if moves_aside {
-            // Before the row is marked: from then on what was changed by hand cannot be told from what is half done.
+            // We write this before we mark the row. After the mark, changes by hand cannot be told
+            // from a switch that is half done.
             let going_on = interrupted.is_some();
             self.note_undo(&root, &trees, &moves, from, going_on, metadata)?;
         }
@@ -282,7 +302,7 @@ impl Worktree {
         Ok((report, moves.times))
     }
 
-    /// Makes every file that is to be put, in a stage inside the worktree.
+    /// Makes all new files in a stage inside the worktree.
     fn stage(
         &self,
         root: &OwnedFd,
@@ -330,7 +350,7 @@ impl Worktree {
             ));
         }
         let manifest = builder.finish();
-        // What is told is told of the paths that the files shall have.
+        // Reports and errors name the paths that the files will have, not the paths in the stage.
         let told = |staged: &Path| {
             let staged = staged.to_str();
             places.iter().find(|(_, place)| Some(place.as_str()) == staged).map(|(path, _)| path)
@@ -347,13 +367,14 @@ impl Worktree {
             let path = told(staged).map_or(self.path.clone(), |path| self.path.join(path));
             error.with_path(path)
         })?;
-        // As for a tree that is started: what was copied is on the disk before it is in the index.
+        // The same as when a worktree is started: copied content is on the disk before the index
+        // names it.
         if !made.unsealed.is_empty() || made.reports.iter().any(|report| report.copied_files > 0) {
             self.store.flush(&made.unsealed)?;
         }
         let mut skipped: Vec<Skipped> =
             made.reports.into_iter().flat_map(|report| report.skipped).collect();
-        // The stage's own folders go with it, whatever they came without.
+        // The stage's own folders are deleted with the stage, so what they lack does not matter.
         skipped.retain_mut(|skipped| match told(&skipped.path) {
             Some(path) => {
                 skipped.path.clone_from(path);
@@ -364,8 +385,8 @@ impl Worktree {
         Ok(Staged { stage, places, skipped })
     }
 
-    /// Fails where something was made of a path since the tree was looked at: it would be lost. The same switch, asked for again,
-    /// sees it as changed by hand.
+    /// Fails if the entry at `path` changed since the scan, because the switch would lose that
+    /// change. The next call of the same switch sees it as a change by hand.
     fn must_be_as_seen(&self, root: &OwnedFd, trees: &Trees<'_>, path: &Path) -> Result<(), Error> {
         let look = || -> io::Result<Option<Meta>> {
             let dir = open_parent(root, path)?;
@@ -373,7 +394,8 @@ impl Worktree {
         };
         let meta = match look() {
             Ok(Some(meta)) if meta.file_type() != fs::FileType::Directory => meta,
-            // Nothing there; or a directory, of which only what is empty is ever removed.
+            // Nothing is there, or a directory is there, and the switch removes only empty
+            // directories.
             _ => return Ok(()),
         };
         let seen = trees.find(trees.now, path).map(|at| trees.now.at(at)).is_some_and(|entry| {
@@ -396,7 +418,7 @@ impl Worktree {
             .with_details(vec![path.to_owned()])
     }
 
-    /// Changes what is to be changed.
+    /// Removes, makes, puts and mends the paths of the plan.
     fn apply(
         &self,
         root: &OwnedFd,
@@ -406,7 +428,7 @@ impl Worktree {
         report: &mut SwitchReport,
     ) -> Result<Applied, Error> {
         let failed = |path: &Path| self.path.join(path);
-        // The deepest first.
+        // Entries in a directory go before the directory.
         for path in moves.remove.iter().rev() {
             self.must_be_as_seen(root, trees, path)?;
             if remove_at(root, path).context(Operation::Remove, || failed(path))? {
@@ -420,7 +442,7 @@ impl Worktree {
                 match fs::mkdirat(&dir, &last(path)?, meta::mode(entry.mode & 0o777 | 0o700)) {
                     Ok(()) => Ok(true),
                     Err(Errno::EXIST) => {
-                        // It must let its owner in for as long as it is worked in.
+                        // The owner must be able to enter the directory while we work in it.
                         let dir = open_at(root, path)?;
                         let mode = Meta::of(&fs::fstat(&dir)?).permissions();
                         if mode & 0o700 != 0o700 {
@@ -448,7 +470,8 @@ impl Worktree {
                     Err(Errno::ISDIR) => {}
                     Err(errno) => return Err(errno.into()),
                 }
-                // What was in it is gone by now, unless it is of nobody's snapshot.
+                // The entries of snapshots in this directory are gone by now. Other entries may be
+                // left.
                 match fs::unlinkat(&dir, &name, AtFlags::REMOVEDIR) {
                     Ok(()) => {}
                     Err(Errno::NOTEMPTY | Errno::EXIST) => return Ok(false),
@@ -464,7 +487,7 @@ impl Worktree {
             }
             report.changed += 1;
         }
-        // All of them first: some may be names of one file.
+        // We check all paths before we change the first: some may be names of one file.
         for path in moves.mend.keys() {
             self.must_be_as_seen(root, trees, path)?;
         }
@@ -475,7 +498,8 @@ impl Worktree {
             given.insert(path.clone(), entry);
             report.changed += 1;
         }
-        // Children before their parents, whose times would change again.
+        // Children come before their parents, because a change in a directory changes the
+        // directory's time.
         for (path, at) in moves.directories.iter().rev() {
             let mut entry = trees.target.at(*at).clone();
             if moves.by_hand.contains(path)
@@ -483,7 +507,8 @@ impl Worktree {
                 && let Some(now) = trees.find(trees.now, path).map(|at| trees.now.at(at))
                 && now.is_directory()
             {
-                // It is here for its times, or for what is in it; what was made of it by hand is not in the way.
+                // The plan has this directory for its times, or for an entry in it. So its
+                // metadata, which was changed by hand, is not in the way and stays.
                 entry = Entry { mtime: entry.mtime, ..now.clone() };
             }
             undo::set_in_place(root, path, &entry)
@@ -493,7 +518,7 @@ impl Worktree {
         let removed = staged.stage.discard();
         let (path, mut entry) = (Path::new(""), trees.target.root.clone());
         if moves.by_hand.contains(path) && !moves.conflicts.contains(path) {
-            // The snapshots agree on it, or it is as it shall be.
+            // The snapshots agree on the root, or the root already has the target's metadata.
             entry = Entry { mtime: entry.mtime, ..trees.now.root.clone() };
         }
         if !entry.same_metadata(&trees.now.root) {
@@ -503,7 +528,8 @@ impl Worktree {
         Ok(Applied { removed, given })
     }
 
-    /// The index of the target: what was not touched keeps what is known of it.
+    /// Makes the index of the target. Entries that the switch did not touch keep their stat from
+    /// the old index.
     fn index_of(
         &self,
         root: &OwnedFd,
@@ -546,8 +572,9 @@ impl Worktree {
             stats[*number] = stat(path).unwrap_or_default();
         }
         let stamp = self.store.clock_past_all(stats.iter())?;
-        // The index vouches for owner, mode and attributes, too. So the next scan looks at an entry that is not what the switch
-        // put there. A change from now on gets a later change time than the one that was noted.
+        // The index vouches for owner, mode and attributes, too. So an entry that is not what the
+        // switch put there gets no stat, and the next scan looks at it. A later change gets a later
+        // change time than the one in the index.
         for (number, path) in touched {
             let entry = undo::look_at(root, &path).ok().flatten();
             let is_it = given.get(&path).zip(entry).is_some_and(|(given, entry)| {
@@ -563,11 +590,11 @@ impl Worktree {
     }
 }
 
-/// What a switch did.
+/// What `apply` did.
 struct Applied {
-    /// Whether the stage could be removed: all else is done.
+    /// Whether the stage could be removed. Everything else is done.
     removed: io::Result<()>,
-    /// What it put, and what it mended: the metadata and the size that it gave them.
+    /// The metadata and the size that the switch gave to each entry that it put or mended.
     given: HashMap<PathBuf, Entry>,
 }
 
@@ -578,7 +605,7 @@ fn same_size(a: &Entry, b: &Entry) -> bool {
     }
 }
 
-/// New files, and where in the stage they are.
+/// New files, and their paths in the stage.
 struct Staged {
     stage: Stage,
     places: HashMap<PathBuf, String>,

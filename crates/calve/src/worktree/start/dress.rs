@@ -1,13 +1,16 @@
-//! Dresses a tree: what is done to it between made and published, in whichever way it was made.
+//! Dresses a tree: adds what a worktree needs beside the snapshot's files, after the tree is made
+//! and before it is published. It does not matter in which way the tree was made.
 //!
-//! It gets its marker, and what it shall have of git. No snapshot has the `.git` in the root of the project, so a tree that was
-//! made of one has no repository yet.
+//! A tree gets its marker, and its part of git. No snapshot has the `.git` in the root of the
+//! project, so a tree that was made from one has no repository yet.
 //!
 //! # A copy of the repository
-//! Others may work in the project's repository meanwhile. What refers to objects is copied before the objects, as git writes objects before
-//! what refers to them. A repack moves objects from one file to another; where the folder of packs changed, the objects are copied
-//! again. Locks belong to commands that run in the project, and `worktrees` registers trees whose `.git` files lead to the
-//! project: `git worktree remove` in the copy would delete one of those.
+//! Other processes may work in the project's repository meanwhile. calve copies the files that
+//! refer to objects before the objects, because git writes objects before the files that refer to
+//! them. A repack moves objects from one file to another: if the folder of packs changed, calve
+//! copies the objects again. calve does not copy locks, because they belong to commands that run in
+//! the project. It does not copy the folder `worktrees` either. That folder registers trees whose
+//! `.git` files lead to the project, so `git worktree remove` in the copy would delete one of them.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -38,7 +41,8 @@ use crate::tree::running::Running;
 use crate::tree::staging::Stage;
 use crate::tree::{CloneOptions, clone_tree};
 
-/// What of a repository is not copied, beside its objects: see above. Sockets of git's own daemon are of one folder.
+/// Patterns of the files that are not copied from a repository; its objects are copied separately.
+/// See above. The sockets of git's own daemon belong to one folder.
 const NOT_COPIED: [&str; 9] = [
     "/objects",
     "/worktrees",
@@ -51,13 +55,13 @@ const NOT_COPIED: [&str; 9] = [
     "/fsmonitor--daemon.ipc",
 ];
 
-/// What of its objects is not copied: what is not whole yet.
+/// Patterns of the files in `objects` that are not copied: those that are not complete yet.
 const OBJECTS_NOT_COPIED: [&str; 3] = ["*.lock", "tmp_*", "incoming-*"];
 
-/// How often the objects are copied before it is given up.
+/// How often calve copies the objects before it gives up.
 const REPACKS_MOST: u32 = 5;
 
-/// Trees that are to be dressed, and what of.
+/// What is needed to dress trees.
 pub(super) struct Dressing<'a> {
     pub(super) store: &'a Store,
     pub(super) id: SnapshotId,
@@ -67,7 +71,7 @@ pub(super) struct Dressing<'a> {
 }
 
 impl Dressing<'_> {
-    /// Dresses the tree in each of `stages`. `rows` are those of trees that the store knows.
+    /// Dresses the tree in each of `stages`. If the store knows the trees, `rows` are their rows.
     pub(super) fn dress(
         &self,
         rows: Option<&[WorktreeRow]>,
@@ -108,7 +112,7 @@ impl Dressing<'_> {
         Ok(outcomes)
     }
 
-    /// Has git register each tree, and readies its index.
+    /// Lets git register each tree, and makes its index ready.
     fn link(
         &self,
         links: &Links,
@@ -143,7 +147,7 @@ impl Dressing<'_> {
         Ok(made)
     }
 
-    /// Several at once: most of the time a thread waits for git.
+    /// Registers several trees at once, because a thread mostly waits for git.
     fn register(&self, links: &Links, rows: &[WorktreeRow]) -> Result<Vec<Registration>, Error> {
         let next = AtomicUsize::new(0);
         let results: Vec<_> = rows.iter().map(|_| Mutex::new(None)).collect();
@@ -185,7 +189,7 @@ impl Dressing<'_> {
         }
     }
 
-    /// Copies the repository into each stage, and readies its index.
+    /// Copies the repository into each stage, and makes its index ready.
     fn copy(
         &self,
         repository: &Path,
@@ -243,7 +247,7 @@ impl Dressing<'_> {
         Ok(reports)
     }
 
-    /// Makes git's indexes record the files of their tree.
+    /// Makes the indexes of git record the files of their tree.
     fn ready(&self, stages: &[Stage], reports: &mut [DestinationReport]) -> Result<(), Error> {
         let Some(snapshots) = Snapshots::of(self.store, self.id, self.object)? else {
             return Ok(());
@@ -256,7 +260,8 @@ impl Dressing<'_> {
     }
 }
 
-/// Lets us make something in a tree whose root is closed even to its owner: the mode that it is to have afterwards.
+/// Opens a tree whose root denies access even to its owner, so that we can make files in it.
+/// Returns the mode that the root must have afterwards.
 fn open_up(stage: &Stage) -> io::Result<Option<Mode>> {
     let mode = Meta::of(&fs::fstat(stage.dir())?).permissions();
     if mode & 0o700 == 0o700 {
@@ -272,7 +277,7 @@ fn changed(path: &Path) -> Option<(i64, i64)> {
     Some(Meta::of(&stat).changed)
 }
 
-/// A path as a pattern that means no other.
+/// Returns a pattern that matches only this path.
 fn literally(path: &str) -> String {
     let special = |char: char| matches!(char, '*' | '?' | '[' | ']' | '\\' | '!' | '#' | ' ');
     let mut pattern = String::with_capacity(path.len());

@@ -1,4 +1,4 @@
-//! What worktrees get of the project's git repository.
+//! Decides what worktrees get of the project's git repository.
 
 use std::path::{Path, PathBuf};
 
@@ -17,16 +17,21 @@ use crate::tree::git_index;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum GitMode {
-    /// [`GitMode::Linked`] if the project allows that, else [`GitMode::Copy`]: [`StartedWorktree::not_linked`](crate::StartedWorktree::not_linked) says why.
+    /// [`GitMode::Linked`] if the project allows linked worktrees, else [`GitMode::Copy`].
+    /// [`StartedWorktree::not_linked`](crate::StartedWorktree::not_linked) says why the worktree is
+    /// not linked.
     #[default]
     Best,
-    /// It is a linked worktree of the project's repository, as `git worktree add` makes them: branches, stashes, settings and hooks are
-    /// shared, and each branch can be in one of them.
+    /// The worktree is a linked worktree of the project's repository, like those that
+    /// `git worktree add` makes. Linked worktrees share branches, stashes, settings and hooks. Each
+    /// branch can be checked out in only one of them.
     Linked,
-    /// A repository of its own: a copy of the project's as it is now, with its branches, its stashes, and what is staged. It shares its blocks with the
-    /// project's if the filesystem can reflink. Any number of worktrees may be on one branch.
+    /// The worktree has a repository of its own: a copy of the project's repository as it is now,
+    /// with its branches, its stashes, and what is staged. The copy shares its blocks with the
+    /// project's repository if the filesystem can reflink. Any number of worktrees may be on one
+    /// branch.
     Copy,
-    /// Nothing: files only.
+    /// The worktree has files only, and no repository.
     None,
 }
 
@@ -34,11 +39,11 @@ pub enum GitMode {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum GitOutcome {
-    /// It is a linked worktree.
+    /// The worktree is a linked worktree.
     Linked(LinkedWorktree),
-    /// A copy of it; how it arrived.
+    /// The worktree has a copy of the repository. The report says how the copy arrived.
     Copied(Box<DestinationReport>),
-    /// Nothing.
+    /// The worktree has no repository.
     None(NoRepository),
 }
 
@@ -46,11 +51,11 @@ pub enum GitOutcome {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LinkedWorktree {
-    /// The branch that it is on. `None` if its `HEAD` is detached.
+    /// The branch that the worktree is on. `None` if its `HEAD` is detached.
     pub branch: Option<String>,
-    /// The commit that it is at.
+    /// The commit that the worktree is at.
     pub commit: String,
-    /// How many entries of its index record the worktree's files, so that git need not read them.
+    /// How many entries of the worktree's index record its files, so that git need not read them.
     pub ready_index_entries: u64,
 }
 
@@ -60,30 +65,33 @@ pub struct LinkedWorktree {
 pub enum NoRepository {
     /// [`GitMode::None`] was asked for.
     NotWanted,
-    /// The project has none.
+    /// The project has no repository.
     NotThere,
-    /// The project's `.git` is a file or a symbolic link: its repository is elsewhere (a linked worktree, a submodule). A copy of the file
-    /// would make git in the worktree work on the index and the branch of the project.
+    /// The project's `.git` is a file or a symbolic link: the repository is elsewhere, because the
+    /// project is a linked worktree or a submodule. A copy of the file would make git in the
+    /// worktree work on the index and the branch of the project.
     Linked,
-    /// The repository's setting `core.worktree` names another folder than the project. git in the worktree would work on that folder.
+    /// The repository's setting `core.worktree` names a folder other than the project. git in the
+    /// worktree would work on that folder.
     WorksElsewhere,
 }
 
-/// What is to be done.
+/// What a start does with the project's repository.
 #[derive(Debug)]
 pub(super) enum GitPlan {
-    /// Register these.
+    /// Register these linked worktrees.
     Link(Links),
-    /// Copy this folder.
+    /// Copy this repository.
     Copy(PathBuf),
     None(NoRepository),
 }
 
 impl GitPlan {
-    /// What can be done for new worktrees that the store knows, and why they are not linked although that would be best.
+    /// Plans for new worktrees that the store knows. If they are not linked although
+    /// [`GitMode::Best`] was asked for and the project has a repository, the text says why.
     ///
     /// # Errors
-    /// [`ErrorKind::Git`] if they must be linked and cannot be; those of [`Links::plan`].
+    /// [`ErrorKind::Git`] if the worktrees must be linked and cannot be; those of [`Links::plan`].
     pub(super) fn for_new(
         mode: GitMode,
         onto: &StartBranch,
@@ -105,10 +113,11 @@ impl GitPlan {
         }
     }
 
-    /// What can be done for a worktree whose tree is gone.
+    /// Plans for a worktree that gets its tree again.
     ///
     /// # Errors
-    /// [`ErrorKind::Git`] if it is a linked one, and git does not work with its repository.
+    /// [`ErrorKind::Git`] if the worktree is linked and git does not work with its repository, or
+    /// if it must be linked and was not started as a linked worktree.
     pub(super) fn for_again(
         mode: GitMode,
         row: &WorktreeRow,
@@ -125,7 +134,7 @@ impl GitPlan {
             };
         };
         let registry = store.registry();
-        // Of a restore that was killed.
+        // A restore that was killed may have left a registration.
         registry.unregister_begun(row);
         let registered = registry.registered(row).into_iter().next();
         let project = store.project()?;
@@ -136,7 +145,8 @@ impl GitPlan {
         })
     }
 
-    /// What can be done, of what is asked for.
+    /// Plans a copy of the repository, or nothing. The worktrees are not linked, whatever `mode`
+    /// asks for.
     pub(super) fn of(mode: GitMode, store: &Store) -> Result<Self, Error> {
         let repository = match mode {
             GitMode::None => return Ok(Self::None(NoRepository::NotWanted)),

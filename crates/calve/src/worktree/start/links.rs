@@ -1,11 +1,14 @@
-//! Which linked worktrees of git a start makes, and how they get what git must know of them.
+//! Plans the linked worktrees of git that a start makes, and gives each what git must know of it.
 //!
-//! Everything that can be refused is refused before anything is made: the branches, their names, and a project that git does not work
-//! with. The registrations are made while the trees are staged ([`Registry::register`](crate::store::registry::Registry::register)).
+//! calve checks everything that it can refuse before it makes anything: the branches, their names,
+//! and whether git works with the project. It makes the registrations while the trees are staged
+//! ([`Registry::register`](crate::store::registry::Registry::register)).
 //!
 //! # The index
-//! The worktree's index is the project's at this moment, so what is staged, in conflict or only meant to be added is so there, too. It is made
-//! ready like that of a copy. A split index is in two files, which are copied both.
+//! The worktree's index is a copy of the project's index at this moment. So entries that are
+//! staged, in conflict or only meant to be added are the same in the worktree. The index is made
+//! ready like that of a copied repository. A split index consists of two files, and calve copies
+//! both.
 
 use std::collections::HashSet;
 use std::io::{self, Write as _};
@@ -21,11 +24,11 @@ use crate::store::catalog::Linked;
 use crate::store::files::{listed_at, read_plain};
 use crate::store::git::{self, Branch, Failure, Found, Head, Registration, Repository};
 
-/// What the `HEAD` of a new linked worktree is; built by value.
+/// Which `HEAD` a new linked worktree has; built by value.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StartBranch {
-    /// A branch that is called like the worktree.
+    /// A branch with the worktree's name.
     #[default]
     OfItsName,
     /// This branch.
@@ -34,38 +37,38 @@ pub enum StartBranch {
     Detached,
 }
 
-/// What a repository has beside its index that says what the index is about.
+/// The files beside a repository's index that say what the index is about.
 const BESIDE_INDEX: [&str; 3] = ["MERGE_HEAD", "MERGE_MODE", "MERGE_MSG"];
-/// A file of git that is read whole is shorter. An index of five million files is.
+/// The largest file of git that is read whole. An index of five million files is smaller.
 const MOST_BYTES: u64 = 512 * 1024 * 1024;
 
 /// The linked worktrees that are to be made.
 #[derive(Debug)]
 pub(super) struct Links {
     pub(super) repository: Repository,
-    /// One for each worktree.
+    /// One link for each worktree.
     pub(super) links: Vec<Link>,
 }
 
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) linked: Linked,
-    /// Its branch is to be made.
+    /// Whether the branch must be made.
     pub(super) makes_branch: bool,
-    /// It is registered already: its tree was deleted by hand.
+    /// The registration, if the worktree has one already, because its tree was deleted by hand.
     pub(super) registered: Option<Registration>,
 }
 
 /// Why a project's worktrees cannot be linked.
 #[derive(Debug)]
 pub(super) enum Refusal {
-    /// It has no `.git`.
+    /// The project has no `.git`.
     NotThere,
-    /// It has no commit yet.
+    /// The repository has no commit yet.
     Unborn,
-    /// It has submodules, whose repositories a linked worktree would not have.
+    /// The project has submodules. A linked worktree would not have their repositories.
     Submodules,
-    /// git is not installed, or does not work with it.
+    /// git is not installed, or does not work with the repository.
     Git(Failure),
 }
 
@@ -76,7 +79,7 @@ impl std::fmt::Display for Refusal {
             Self::Unborn => f.write_str("its repository has no commit yet"),
             Self::Submodules => f.write_str("it has submodules"),
             Self::Git(failure) => {
-                // The first line says what; what follows is git's advice.
+                // The first line says what failed; the other lines are git's advice.
                 let words = failure.to_string();
                 f.write_str(words.lines().next().unwrap_or_default())
             }
@@ -85,10 +88,11 @@ impl std::fmt::Display for Refusal {
 }
 
 impl Links {
-    /// The same linked worktree again, of which the tree is gone. Its branch may be gone too, or elsewhere.
+    /// Plans a linked worktree again whose tree is gone. If its registration is gone, its branch
+    /// may be gone too, or checked out elsewhere. Then its `HEAD` is detached.
     ///
     /// # Errors
-    /// [`ErrorKind::Git`]
+    /// [`ErrorKind::Git`] if git could not be asked.
     pub(super) fn again(
         root: &Path,
         linked: &Linked,
@@ -111,10 +115,12 @@ impl Links {
         Ok(Ok(Self { repository, links: vec![Link { linked, makes_branch: false, registered }] }))
     }
 
-    /// The linked worktrees of the project at `root` that are called by `names`. The inner error says why it can have none.
+    /// Plans linked worktrees of the project at `root`, one for each of `names`. The inner error
+    /// says why the project can have none.
     ///
     /// # Errors
-    /// [`ErrorKind::BranchExists`] and [`ErrorKind::InvalidName`] for a branch; [`ErrorKind::Git`] where git could not be asked.
+    /// [`ErrorKind::BranchExists`] and [`ErrorKind::InvalidName`] for a branch; [`ErrorKind::Git`]
+    /// if git could not be asked.
     pub(super) fn plan(
         root: &Path,
         names: &[&str],
@@ -174,21 +180,22 @@ impl Links {
         Ok(Ok(Self { repository, links }))
     }
 
-    /// Has the worktrees begin at the project's commit of now: it may have moved while the trees were looked at.
+    /// Lets the worktrees begin at the commit of the project's `HEAD` now: the `HEAD` may have
+    /// moved while calve looked at the trees.
     pub(super) fn follow_head(&mut self) {
         let Ok(Head { commit: Some(commit), .. }) = self.repository.head() else { return };
         for link in &mut self.links {
-            // A branch that exists stays where it was found.
+            // A branch that exists stays at the commit where we found it.
             if link.makes_branch || link.linked.branch.is_none() {
                 link.linked.commit.clone_from(&commit);
             }
         }
     }
 
-    /// Fails where git knows a worktree already at one of these paths, at which nothing is.
+    /// Fails if git already knows a worktree at one of these paths, whose folder is gone.
     ///
     /// # Errors
-    /// [`ErrorKind::Git`], with the way out.
+    /// [`ErrorKind::Git`], with the command that helps.
     pub(super) fn must_be_free(&self, paths: &[PathBuf]) -> Result<(), Error> {
         let entries = self.repository.registrations().unwrap_or_default();
         let taken: HashSet<&Path> =
@@ -204,19 +211,21 @@ impl Links {
         Ok(())
     }
 
-    /// Puts into the staged tree what leads git to its registration.
+    /// Puts the file `.git`, which leads git to the registration, into the staged tree.
     pub(super) fn lead(registration: &Registration, stage: &OwnedFd) -> io::Result<()> {
         let mode = Mode::from_raw_mode(0o644);
         let file = fs::openat(stage, ".git", NEW_FILE_FLAGS, mode)?;
         std::fs::File::from(file).write_all(&registration.git_file_text())
     }
 
-    /// Gives a registration the index of its commit: the project is elsewhere by now.
+    /// Gives a registration the index of its commit. The project's index is of no use, because the
+    /// project may be at another commit by now.
     pub(super) fn read_index(&self, registration: &Registration) -> io::Result<()> {
         Ok(self.repository.read_index(registration)?)
     }
 
-    /// Gives a registration the project's index, with the time at which it was written, which says what it may be believed.
+    /// Gives a registration the project's index, with the same modification time. That time says
+    /// which entries of the index git may trust.
     pub(super) fn give_index(&self, registration: &Registration) -> io::Result<()> {
         let from = &self.repository.git_dir;
         let mut names: Vec<_> = vec!["index".into()];
@@ -235,7 +244,7 @@ impl Links {
     }
 }
 
-/// Whether a branch must be made.
+/// Whether a branch must be made, or exists and can be used.
 fn makes(branch: &str, commit: &str, there: &[Branch]) -> Result<bool, Error> {
     let below = format!("{branch}/");
     let refused = |why: String| {
@@ -253,7 +262,7 @@ fn makes(branch: &str, commit: &str, there: &[Branch]) -> Result<bool, Error> {
         return match &found.tree {
             Some(tree) => refused("another working tree has it checked out".to_owned())
                 .map_err(|error: Error| error.with_other(tree)),
-            // As `git worktree add` does.
+            // `git worktree add` uses such a branch, too.
             None if found.commit == commit => Ok(false),
             None => {
                 let (theirs, ours) = (short(&found.commit), short(commit));
@@ -264,7 +273,7 @@ fn makes(branch: &str, commit: &str, there: &[Branch]) -> Result<bool, Error> {
     Ok(true)
 }
 
-/// Whether repositories of submodules are in the project's.
+/// Whether the project's repository contains repositories of submodules.
 fn has_submodules(repository: &Repository) -> bool {
     listed_at(&repository.git_dir.join("modules")).is_ok_and(|names| !names.is_empty())
 }
@@ -274,7 +283,7 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
     let source = fs::open(from, SOURCE_FLAGS, Mode::empty())?;
     let meta = Meta::of(&fs::fstat(&source)?);
     let bytes = read_plain(fs::CWD, from, MOST_BYTES)?;
-    // git made this one for the new worktree, which nobody knows yet.
+    // git made this file for the new worktree, which no other process knows yet.
     let _ = std::fs::remove_file(to);
     let file = fs::open(to, NEW_FILE_FLAGS, Mode::from_raw_mode(0o644))?;
     let mut file = std::fs::File::from(file);

@@ -1,4 +1,5 @@
-//! Starting from a store that cannot be written to: it can note nothing, so what is made are folders like any other.
+//! Starts from a store that cannot be written to. Such a store cannot register worktrees, so the
+//! trees are folders like any other.
 
 use std::path::Path;
 

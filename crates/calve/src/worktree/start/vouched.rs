@@ -1,10 +1,14 @@
-//! Which files of the project have the content of a worktree's file, as far as the store knows without a look at them.
+//! Says which files of the project have the content of a worktree's file, as far as the store knows
+//! without looking at the files.
 //!
-//! An index of git records the stat of a file whose content it names. The store's index of the project records inode number and change time
-//! of each file whose content it names. No program can set a change time. So if both record the same, both mean the same content,
-//! whatever became of the file since. If the worktree's snapshot has this content at the path, git's entry may record the worktree's file.
+//! An index of git records the stat of each file whose content it names. The store's index of the
+//! project records inode number and change time of each file whose content it names. No program can
+//! set a change time. So if both indexes record the same values, both mean the same content,
+//! whatever happened to the file since. If the worktree's snapshot has this content at the path,
+//! git's entry may record the worktree's file.
 //!
-//! The store's index has rules of its own (its *stamp*, its boot); see [`index`](crate::store::index).
+//! The store's index has rules of its own (its *stamp*, its boot); see
+//! [`index`](crate::store::index).
 
 use crate::error::Error;
 use crate::reflink::meta::Meta;
@@ -17,23 +21,23 @@ use crate::store::materialize::wanted;
 use crate::store::object::{Entry, Kind, SnapshotObject};
 use crate::tree::git_index::{Folder, Vouches};
 
-/// The worktree's snapshot, and the one that the project was last seen as.
+/// The worktree's snapshot and the project's last snapshot.
 pub(super) struct Snapshots {
-    /// `None` if it is the project's.
+    /// The worktree's snapshot. `None` if it is the project's.
     made: Option<Manifest>,
     project: Manifest,
     index: Index,
 }
 
 impl Snapshots {
-    /// `None` where nothing is known of the project's files.
+    /// `None` if the store knows nothing about the project's files.
     pub(super) fn of(
         store: &Store,
         id: SnapshotId,
         object: &SnapshotObject,
     ) -> Result<Option<Self>, Error> {
         let Some(row) = store.catalog().worktree(PROJECT)? else { return Ok(None) };
-        // Where its base is damaged, the trees are as good as ever.
+        // If the project's base snapshot is damaged, the worktrees are as good as ever.
         let Ok(known) = store.known(row) else { return Ok(None) };
         let (Some((project_id, _, project)), Some(index)) = (known.base, known.index) else {
             return Ok(None);
@@ -48,7 +52,7 @@ impl Snapshots {
         Ok(Some(Self { made, project, index }))
     }
 
-    /// A file of the project that changed then or later is not vouched for.
+    /// A file of the project that changed at this time or later is not vouched for.
     pub(super) fn stamp(&self) -> (i64, i64) {
         (self.index.stamp.0, self.index.stamp.1.into())
     }
@@ -74,8 +78,9 @@ impl Vouches for Snapshots {
     }
 }
 
-/// What the project's file was when it had the content of `made`, the worktree's entry. `project` is the entry of the project's last
-/// snapshot, `stat` and `stamp` are of its index.
+/// The metadata that the project's file had when it had the content of `made`, the worktree's
+/// entry. `project` is the entry of the project's last snapshot; `stat` and `stamp` are from its
+/// index.
 fn vouched(made: &Entry, project: &Entry, stat: Stat, stamp: (i64, u32)) -> Option<Meta> {
     let size = match &project.kind {
         Kind::File { size, .. } => *size,
@@ -126,7 +131,7 @@ mod tests {
             ("the same", file(b"content"), file(b"content"), stat(60), true),
             ("a link", link(b"to"), link(b"to"), stat(60), true),
             ("empty", file(b""), file(b""), stat(60), true),
-            // What the worktree's file has of its own is looked at there.
+            // The metadata of the worktree's file is read from that file.
             ("other metadata", other_mode, file(b"content"), stat(60), true),
             (
                 "another content of the same size",

@@ -1,4 +1,4 @@
-//! What a switch has to do: three trees are compared, nothing is changed.
+//! Plans a switch: compares three trees and lists what must change. A plan changes nothing.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
@@ -21,40 +21,44 @@ use crate::store::metadata::Maker;
 use crate::store::object::{Entry, Kind};
 use crate::store::scan::{UNKNOWN, attributes};
 
-/// The snapshot it was, the tree it is, the snapshot it shall be.
+/// The trees that a plan compares: the base snapshot, the worktree as it is now, and the target
+/// snapshot.
 pub(super) struct Trees<'a> {
     pub(super) base: &'a Manifest,
     pub(super) now: &'a Manifest,
     pub(super) target: &'a Manifest,
-    /// What an earlier switch was making of it, that was cut short.
+    /// The target of an earlier switch that was interrupted.
     pub(super) interrupted: Option<&'a Manifest>,
-    /// Who made the tree: what could not be set in it is no difference.
+    /// The user who made the tree. Metadata that this user could not set counts as no difference.
     pub(super) maker: Maker,
-    /// Files whose metadata can be set where they stand, see [`Trees::find_in_place`].
+    /// Files whose metadata can be set without replacing the file, see [`Trees::find_in_place`].
     pub(super) in_place: HashSet<PathBuf>,
 }
 
-/// What is to be done; paths in their order, a directory before what is in it.
+/// What a switch must do. Paths are sorted, so a directory comes before its entries.
 #[derive(Default)]
 pub(super) struct Moves {
     pub(super) remove: BTreeSet<PathBuf>,
-    /// Directories that are to be there, with metadata that may not be theirs.
+    /// Directories that the target has. Their metadata may have to be set.
     pub(super) directories: BTreeMap<PathBuf, At>,
     pub(super) put: BTreeMap<PathBuf, At>,
-    /// What was changed by hand, and what of it is in the way.
+    /// Paths that were changed by hand. `conflicts` are those of them that are in the way.
     pub(super) by_hand: HashSet<PathBuf>,
     pub(super) conflicts: BTreeSet<PathBuf>,
-    /// What is in the way and was not seen by the scan, since it is ignored.
+    /// Paths that are in the way and that the scan did not see, because they are ignored.
     pub(super) hidden: BTreeSet<PathBuf>,
-    /// What has the right content already, and is given the rest where it stands.
+    /// Entries that already have the target's content. The switch sets their metadata and keeps the
+    /// entry.
     pub(super) mend: BTreeMap<PathBuf, At>,
-    /// Files that go and have another name, perhaps one that stays. They are moved aside, too: once they are back they are one file again.
+    /// Files that the switch replaces or removes and that have another name, perhaps one that
+    /// stays. They are moved aside, too. So after an undo the names are one file again.
     pub(super) linked: BTreeSet<PathBuf>,
     pub(super) times: Times,
 }
 
 impl Moves {
-    /// What stays and may be given other metadata, or another time: an undo must know what it had.
+    /// Entries that stay and may be given other metadata or another time. An undo must know what
+    /// they had.
     pub(super) fn given_metadata(&self) -> BTreeSet<PathBuf> {
         let moved = self.put.keys().chain(&self.remove).chain(&self.conflicts);
         let above = moved.flat_map(|path| path.ancestors().skip(1));
@@ -69,29 +73,31 @@ impl Moves {
     }
 }
 
-/// Which times files get that get another content.
+/// Which times the files get that get another content.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Times {
-    /// Those that the snapshot says. The whole tree goes back, so sources and what was built from them are of one moment.
+    /// The times of the snapshot. The whole tree goes back, so sources and build output are of the
+    /// same moment.
     #[default]
     OfSnapshot,
-    /// This time, which is now. A build compares times: it would take an old source with an old time for one that it has seen.
+    /// This time, which is now. A build compares times: it would take an old source with an old
+    /// time for one that it has seen.
     New((i64, u32)),
 }
 
 impl Times {
-    /// The time of an entry that is put where `now` is.
+    /// The time of `entry` if it is put where `now` is.
     pub(super) fn of(self, entry: &Entry, now: Option<&Entry>) -> (i64, u32) {
         match (self, now) {
             (Self::OfSnapshot, _) => entry.mtime,
-            // Whoever has seen it need not see it again.
+            // A build that has seen this content need not see it again.
             (Self::New(_), Some(now)) if now.same_content(entry) => now.mtime,
             (Self::New(time), _) => time,
         }
     }
 }
 
-/// The entry at a path of a tree; the root's is empty.
+/// The entry at a path of a tree. The root's path is empty.
 fn find(of: &Manifest, path: &Path) -> Option<At> {
     if path.as_os_str().is_empty() {
         return Some(ROOT);
@@ -109,7 +115,8 @@ fn find(of: &Manifest, path: &Path) -> Option<At> {
     None
 }
 
-/// Reads those files of `now` that could be what one of the `others` has there. The scan read only what could be as in the base.
+/// Hashes those files of `now` that may have the content that one of `others` has at that path. The
+/// scan hashed only files that may have the content of the base snapshot.
 pub(super) fn learn(root: &OwnedFd, now: &mut Manifest, others: &[&Manifest]) -> io::Result<()> {
     let size_of = |entry: &Entry| match entry.kind {
         Kind::File { size, .. } => Some(size),
@@ -130,7 +137,7 @@ pub(super) fn learn(root: &OwnedFd, now: &mut Manifest, others: &[&Manifest]) ->
         let Ok(file) = open_parent(root, &path)
             .and_then(|dir| Ok(fs::openat(&dir, &last(&path)?, SOURCE_FLAGS, fs::Mode::empty())?))
         else {
-            // It stays unknown, and so is nothing that may be replaced.
+            // The content stays unknown, so the switch will not replace the file.
             continue;
         };
         let meta = Meta::of(&fs::fstat(&file)?);
@@ -150,7 +157,7 @@ pub(super) fn learn(root: &OwnedFd, now: &mut Manifest, others: &[&Manifest]) ->
     Ok(())
 }
 
-/// What is at a path, if anything is.
+/// The metadata of the entry at a path, if there is one.
 fn look(root: &OwnedFd, path: &Path) -> io::Result<Option<Meta>> {
     let stat = open_parent(root, path)
         .and_then(|dir| Ok(fs::statat(dir, last(path)?, AtFlags::SYMLINK_NOFOLLOW)?));
@@ -166,7 +173,8 @@ impl Trees<'_> {
         find(of, path)
     }
 
-    /// Whether what is there is already what shall be there, in all that is a change.
+    /// Whether the entry `now` is already as the target has it, in everything that counts as a
+    /// change.
     fn is_done(&self, now: Option<At>, target: Option<At>) -> bool {
         match (now, target) {
             (None, None) => true,
@@ -178,13 +186,14 @@ impl Trees<'_> {
         }
     }
 
-    /// Whether what stands at a path is the work of a switch that was cut short: what that was to put there, or nothing.
+    /// Whether the interrupted switch left the path like this: with the entry that it was to put
+    /// there, or with nothing.
     fn is_of_the_interrupted(&self, path: &Path) -> bool {
         let Some(interrupted) = self.interrupted else { return false };
         let was = self.find(self.base, path).map(|at| self.base.at(at));
         let to_be = self.find(interrupted, path).map(|at| interrupted.at(at));
         let Some(now) = self.find(self.now, path).map(|at| self.now.at(at)) else {
-            // It removes nothing that is the same in both.
+            // The interrupted switch removes no entry that is the same in both snapshots.
             return was.zip(to_be).is_none_or(|(was, to_be)| {
                 !was.same_content(to_be)
                     || !was.same_metadata(to_be)
@@ -192,7 +201,7 @@ impl Trees<'_> {
             });
         };
         if now.is_directory() && !path.as_os_str().is_empty() {
-            // Its mode may be any while it is worked in.
+            // A directory may have any mode while a switch works in it.
             return [was, to_be].into_iter().flatten().any(Entry::is_directory);
         }
         to_be.is_some_and(|to_be| now.same_content(to_be) && self.maker.gave(now, to_be))
@@ -206,12 +215,12 @@ impl Trees<'_> {
                 .map(|delta| delta.path)
                 .partition(|path| self.is_of_the_interrupted(path));
         moves.by_hand = by_hand.iter().cloned().collect();
-        // What must change, and whether that is more than its times and names.
+        // The paths that must change, and whether more changes than their times and names.
         let mut wanted: BTreeMap<PathBuf, bool> = BTreeMap::new();
         let mut root_differs = false;
         for delta in compare(self.base, self.target, Counts::Everything) {
             if delta.path.as_os_str().is_empty() {
-                // It is neither put nor removed, and is given what it shall have in any case.
+                // The root is neither put nor removed, and always gets the target's metadata.
                 root_differs = true;
                 continue;
             }
@@ -250,10 +259,11 @@ impl Trees<'_> {
             let (now, target) = (self.find(self.now, path), self.find(self.target, path));
             let changed = moves.by_hand.contains(path);
             if changed && !differs {
-                // The snapshots agree; what was made of it by hand stays.
+                // The snapshots agree on this path, so changes by hand stay.
                 continue;
             }
-            // What is as it shall be is in nobody's way; but it was so before, and an undo must know.
+            // A path that already is as the target has it is not a conflict. But before the switch
+            // it was so, too, and with `MoveAside` the undo must know that.
             if changed && (what == Changes::MoveAside || !self.is_done(now, target)) {
                 moves.conflicts.insert(path.clone());
             }
@@ -280,7 +290,7 @@ impl Trees<'_> {
                 }
             }
         }
-        // Whatever is put, or removed, changes the times of its directory.
+        // A directory's times change when an entry in it is put or removed.
         let paths: Vec<PathBuf> = moves.put.keys().chain(&moves.remove).cloned().collect();
         for path in paths {
             for above in path.ancestors().skip(1) {
@@ -297,9 +307,12 @@ impl Trees<'_> {
         moves
     }
 
-    /// Decides which times files get: new ones if anything stays in the tree that no snapshot has, because that may be built from other
-    /// content. `left_out`: rules of the tree hide something. `undone`: the time of the switch that is taken back; what was built before
-    /// it was built from what comes back.
+    /// Decides which times files get. They get new times if files stay in the tree that no snapshot
+    /// has, because these may be built from other content.
+    ///
+    /// `left_out` says whether ignore rules hide anything in the tree. `undone` is the time of the
+    /// switch that an undo takes back: output that is older was built from the content that comes
+    /// back.
     pub(super) fn decide_times(
         &self,
         moves: &mut Moves,
@@ -322,21 +335,22 @@ impl Trees<'_> {
             return;
         }
         moves.times = Times::New(now);
-        // What has the right content keeps its time.
+        // A file that has the right content keeps its time.
         moves.mend.retain(|path, at| {
             let now = self.find(self.now, path).map(|at| self.now.at(at));
             now.is_none_or(|now| !now.same_metadata(self.target.at(*at)))
         });
     }
 
-    /// What is put at a path, or mended there.
+    /// The entry that the switch puts at a path, or mends there.
     pub(super) fn given(&self, moves: &Moves, path: &Path, at: At) -> Entry {
         let entry = self.target.at(at);
         let now = self.find(self.now, path).map(|at| self.now.at(at));
         Entry { mtime: moves.times.of(entry, now), ..entry.clone() }
     }
 
-    /// Where the content is the target's, and mode, owner, attributes, time or names are not.
+    /// Paths that have the target's content, but another mode, owner, time or names, or other
+    /// attributes.
     fn other_metadata(&self) -> Vec<PathBuf> {
         let is_other = |delta: &Delta| {
             delta
@@ -348,8 +362,9 @@ impl Trees<'_> {
         deltas.into_iter().filter(is_other).map(|delta| delta.path).collect()
     }
 
-    /// Finds what a reset can set right where it stands, so that it stays the file that somebody has open. Not where that would also change
-    /// another file's metadata: its names must be those that the target gives it, and no others.
+    /// Finds the files whose metadata a reset can set without replacing the file, so that programs
+    /// that have the file open keep it. A file does not qualify if this would also change another
+    /// file's metadata: the file must have exactly the names that the target gives it.
     pub(super) fn find_in_place(&mut self, root: &OwnedFd) -> io::Result<()> {
         let me = rustix::process::geteuid();
         let mut groups: HashMap<u64, Vec<PathBuf>> = HashMap::new();
@@ -385,7 +400,7 @@ impl Trees<'_> {
         Ok(())
     }
 
-    /// Finds what is replaced or removed and has another name.
+    /// Finds files that are replaced or removed and that have another name.
     pub(super) fn find_linked(&self, root: &OwnedFd, moves: &mut Moves) -> io::Result<()> {
         for path in moves.put.keys().chain(&moves.remove) {
             if moves.conflicts.contains(path) || self.find(self.now, path).is_none() {
@@ -401,7 +416,7 @@ impl Trees<'_> {
         Ok(())
     }
 
-    /// All names of a file go together, since they must become one file.
+    /// Adds all names of each hard-linked file, because they must become one file.
     fn add_linked(&self, wanted: &mut BTreeMap<PathBuf, bool>) {
         let links: HashSet<u64> = wanted
             .keys()
@@ -419,7 +434,7 @@ impl Trees<'_> {
         }
     }
 
-    /// Where something shall be, every folder above it must be one.
+    /// Makes sure that every folder above an entry of the target will be a directory.
     fn way_is_clear(&self, path: &Path, target: Option<At>, moves: &mut Moves) {
         if target.is_none() {
             return;
@@ -441,7 +456,8 @@ impl Trees<'_> {
         }
     }
 
-    /// A directory gives way to something else: what was added in it by hand is in the way.
+    /// Removes a directory that gives way to another kind of entry. Entries in it that were changed
+    /// by hand are conflicts.
     fn clear_directory(&self, path: &Path, now: At, moves: &mut Moves) {
         let Some(place) = self.now.directories[now.0 as usize].child(now.1) else { return };
         let mut below = vec![(place, path.to_owned())];
@@ -461,7 +477,7 @@ impl Trees<'_> {
         moves.remove.insert(path.to_owned());
     }
 
-    /// Finds what is in the way though the scan did not see it.
+    /// Finds entries that are in the way and that the scan did not see.
     pub(super) fn find_hidden(&self, root: &OwnedFd, moves: &mut Moves) -> io::Result<()> {
         let is_there = |path: &Path| -> io::Result<Option<bool>> {
             let dir = match open_parent(root, path) {
@@ -493,17 +509,19 @@ impl Trees<'_> {
         Ok(())
     }
 
-    /// What was changed by hand since something was moved aside, where that is to come back, is in its way.
+    /// Makes a path a conflict if an undo will bring its old entry back and it was changed by hand
+    /// since.
     pub(super) fn guard_from_undo(&self, undo: &Undo, moves: &mut Moves) {
         let Undo { record, aside, .. } = undo;
         let noted: HashMap<&Path, &Entry> =
             record.metadata.iter().map(|(path, entry)| (path.as_path(), entry)).collect();
         for path in &moves.by_hand {
             let Some(now) = self.find(self.now, path).map(|at| self.now.at(at)) else { continue };
-            // An undo that was cut short has brought it back already, if nothing but its metadata was changed.
+            // If the content is the base's and the metadata is as noted, an interrupted undo has
+            // already brought the metadata back.
             let same_content = now.is_directory()
                 || self.find(self.base, path).is_some_and(|at| self.base.at(at).same_content(now));
-            // Either may have what could not be set in the other.
+            // Either entry may have metadata that could not be set in the other.
             let is_noted = |noted: &Entry| {
                 same_content && (self.maker.gave(now, noted) || self.maker.gave(noted, now))
             };

@@ -1,7 +1,8 @@
-//! What is moved aside, and how it comes back.
+//! Moves files aside and brings them back.
 //!
-//! Whoever works in the tree may make a link of calve's own folder, or of what is in it, at any moment. So the folder is opened where
-//! it stands and not followed, and all else is relative to that descriptor.
+//! Another process that works in the tree may at any moment replace calve's own folder, or an entry
+//! in it, by a link. So calve opens the folder where it is, without following a link, and reaches
+//! everything else relative to that descriptor.
 
 use std::collections::BTreeSet;
 use std::ffi::CString;
@@ -32,11 +33,12 @@ use crate::tree::staging::{Stage, StagedFile, stage_name};
 use crate::worktree::{Worktree, open_dir, shown};
 
 impl Worktree {
-    /// Takes the last forced switch, or the last reset, back: the snapshot it was based on then, and what was moved aside.
+    /// Takes back the last forced switch, or the last reset. The worktree gets the snapshot that it
+    /// was based on then, and the entries that were moved aside come back.
     ///
     /// # Errors
-    /// [`ErrorKind::Changed`] where it was changed by hand since, as for [`Worktree::switch`];
-    /// [`ErrorKind::SnapshotNotFound`] where there is nothing to take back.
+    /// [`ErrorKind::Changed`] if entries in the way were changed by hand since, as for
+    /// [`Worktree::switch`]. [`ErrorKind::SnapshotNotFound`] if there is nothing to take back.
     pub fn undo(&self, options: &StoreOptions) -> Result<SwitchReport, Error> {
         self.alone(|this| this.undo_alone(&options.operation()))
     }
@@ -71,7 +73,8 @@ impl Worktree {
             for path in record.deleted.iter().rev() {
                 remove_at(&root, path)?;
             }
-            // What is in a folder comes before it, since the folder may be closed.
+            // The entries of a folder come before the folder, because its mode may deny access to
+            // them.
             for (path, mode) in record.modes.iter().rev() {
                 match open_at(&root, path) {
                     Ok(dir) => fs::fchmod(&dir, meta::mode(*mode))?,
@@ -92,7 +95,8 @@ impl Worktree {
         Ok(report)
     }
 
-    /// Refuses what the first version moved aside, of which a part may be git's: that version's snapshots had the `.git` in the root.
+    /// Refuses the undo data of the first version. A part of it may be git's own files: the
+    /// snapshots of that version had the `.git` in the root.
     fn must_not_be_gits(&self, record: &Record, aside: &Aside) -> Result<(), Error> {
         let noted = record.metadata.iter().map(|(path, _)| path).chain(&record.deleted);
         if !noted.chain(&aside.files).any(|path| path.starts_with(layout::GIT)) {
@@ -105,7 +109,7 @@ impl Worktree {
         Err(Error::new(ErrorKind::StoreIncompatible, Operation::Undo, &self.path, cause))
     }
 
-    /// What the last forced switch, or the last reset, noted, and when.
+    /// The record of the last forced switch or reset, and its time.
     fn record(&self) -> Result<Option<Noted>, Error> {
         let Some(undo) = self.open_undo()? else { return Ok(None) };
         let read = || -> io::Result<_> {
@@ -136,8 +140,9 @@ impl Worktree {
             .is_some_and(|undo| fs::statat(undo, UNDO_RECORD, AtFlags::SYMLINK_NOFOLLOW).is_ok()))
     }
 
-    /// Fails where what is moved aside would leave the tree: whoever works in it may have made links of calve's own folders. A project's may
-    /// be one, to its store.
+    /// Fails if files that are moved aside would leave the tree. Another process may have replaced
+    /// one of calve's own folders by a link. Only the project's own folder may be a link, to its
+    /// store.
     pub(super) fn must_keep_to_itself(&self) -> Result<(), Error> {
         let own = layout::own(&self.path);
         let is_store = self.is_project()
@@ -155,12 +160,12 @@ impl Worktree {
         Ok(())
     }
 
-    /// Where it is, for messages.
+    /// The path of the undo data, for messages.
     fn undo_path(&self) -> PathBuf {
         layout::own(&self.path).join(UNDO)
     }
 
-    /// calve's own folder in this tree, where there is one.
+    /// Opens calve's own folder in this tree, if there is one.
     pub(super) fn open_own(&self) -> Result<Option<OwnedFd>, Error> {
         found(open_own(&self.path, self.is_project().then(|| self.store.path())))
             .context(Operation::Open, || layout::own(&self.path))
@@ -171,17 +176,17 @@ impl Worktree {
         found(open_at(&own, Path::new(UNDO))).context(Operation::Open, || self.undo_path())
     }
 
-    /// The folder of the files that were moved aside.
+    /// Opens the folder of the files that were moved aside.
     fn aside_files(&self) -> Result<Option<OwnedFd>, Error> {
         let Some(undo) = self.open_undo()? else { return Ok(None) };
         found(open_at(&undo, Path::new(UNDO_FILES)))
             .context(Operation::Open, || self.undo_path().join(UNDO_FILES))
     }
 
-    /// What an earlier switch moved aside is not wanted any more.
+    /// Deletes the undo data of an earlier switch.
     pub(super) fn discard_undo(&self) -> Result<(), Error> {
         let Some(dir) = self.open_own()? else {
-            // A project whose store is elsewhere.
+            // This is a project whose store is elsewhere.
             return Ok(());
         };
         match undo_aside(&dir).context(Operation::Remove, || self.undo_path())? {
@@ -192,7 +197,7 @@ impl Worktree {
         }
     }
 
-    /// Mode, owner, attributes and time of what stays and may be given others.
+    /// Mode, owner, attributes and time of the entries that stay and may be given others.
     pub(super) fn metadata_before(
         &self,
         root: &OwnedFd,
@@ -214,8 +219,9 @@ impl Worktree {
         Ok(metadata)
     }
 
-    /// Notes what undoing this switch takes, in place of what an earlier one noted and moved aside, which is given up only
-    /// when all of this is written. `going_on`: one that was cut short noted something, and its record is added to.
+    /// Writes down what an undo of this switch needs. This replaces the undo data of an earlier
+    /// switch, which is given up only when the new data is written. `going_on`: this switch
+    /// continues one that was interrupted, and adds to the record of that one.
     pub(super) fn note_undo(
         &self,
         root: &OwnedFd,
@@ -229,7 +235,7 @@ impl Worktree {
         let undo = self.undo_path();
         let dir = match self.open_own()? {
             Some(dir) => dir,
-            // A project whose store is elsewhere has no such folder yet.
+            // A project whose store is elsewhere does not have this folder yet.
             None => {
                 fs::mkdirat(
                     root,
@@ -246,20 +252,22 @@ impl Worktree {
         for path in &moves.conflicts {
             if trees.find(trees.now, path).is_none()
                 && !moves.hidden.contains(path)
-                // Else it was not by hand: the one that was cut short moved it aside.
+                // If it is aside, the interrupted switch moved it there, and it was not deleted by
+                // hand.
                 && (fresh || !self.is_aside(path)?)
             {
                 record.deleted.push(path.clone());
             }
         }
-        // What the one that was cut short noted is older.
+        // The interrupted switch noted older metadata, which must stay.
         let noted: BTreeSet<PathBuf> =
             record.metadata.iter().map(|(path, _)| path.clone()).collect();
         record.metadata.extend(metadata.into_iter().filter(|(path, _)| !noted.contains(path)));
         record.metadata.sort_by(|a, b| a.0.cmp(&b.0));
         let encoded = record.encode();
         if !fresh {
-            // Never half of it: it is all that is known of what the one that was cut short moved.
+            // This record is all that is known of the files that the interrupted switch moved. So
+            // we replace it as a whole.
             let write = || -> io::Result<()> {
                 let mut staged = StagedFile::new(&dir);
                 let file = fs::openat(&dir, &staged.path, NEW_FILE_FLAGS, Mode::RUSR | Mode::WUSR)?;
@@ -284,14 +292,15 @@ impl Worktree {
             }
             return Err(error).context(Operation::Write, || &undo);
         }
-        // From here on it is a leftover, which whoever comes next sweeps where this cannot.
+        // From here on the earlier data is a leftover. If we cannot remove it, the next operation
+        // sweeps it.
         if let Some(earlier) = earlier {
             let _ = removal::remove(&dir, &earlier);
         }
         Ok(())
     }
 
-    /// Whether something was moved aside from this path.
+    /// Whether an entry was moved aside from this path.
     fn is_aside(&self, path: &Path) -> Result<bool, Error> {
         let Some(files) = self.aside_files()? else { return Ok(false) };
         let look = || -> io::Result<bool> {
@@ -306,7 +315,8 @@ impl Worktree {
         }
     }
 
-    /// Moves what was changed by hand and is in the way to where `undo` finds it. What that takes was noted before.
+    /// Moves the entries that were changed by hand and are in the way to the folder where `undo`
+    /// finds them. `note_undo` has noted them before.
     pub(super) fn move_aside(
         &self,
         root: &OwnedFd,
@@ -321,7 +331,7 @@ impl Worktree {
             .context(Operation::MakeFolder, files)?;
         for path in moves.conflicts.iter().chain(&moves.linked) {
             if path.as_os_str().is_empty() {
-                // The root stays; what it had is noted.
+                // The root stays. Its metadata is in the record.
                 continue;
             }
             let is_dir = match trees.find(trees.now, path) {
@@ -339,7 +349,8 @@ impl Worktree {
                     };
                 }
                 let dir = open_parent(root, path)?;
-                // A switch that was cut short may have moved something aside from here, too, and neither is ours to lose.
+                // An interrupted switch may have moved another entry aside from here. We must not
+                // lose either of them.
                 match fs::statat(&to, &name, AtFlags::SYMLINK_NOFOLLOW) {
                     Err(Errno::NOENT) => Ok(fs::renameat(&dir, &name, &to, &name)?),
                     Ok(_) => Err(Errno::EXIST.into()),
@@ -356,7 +367,7 @@ impl Worktree {
     }
 }
 
-/// Gives what can be undone the name of a leftover, if there is something: that name.
+/// Renames the undo data, if there is any, to the name of a leftover. Returns that name.
 fn undo_aside(own: &OwnedFd) -> io::Result<Option<CString>> {
     let aside = CString::new(stage_name())?;
     match fs::renameat(own, UNDO_C, own, &aside) {
@@ -374,23 +385,23 @@ fn found(opened: io::Result<OwnedFd>) -> io::Result<Option<OwnedFd>> {
     }
 }
 
-/// A record, and its time.
+/// A record and the time at which it was written.
 type Noted = (Record, (i64, u32));
 
-/// A switch that is taken back.
+/// The switch that an undo takes back.
 #[derive(Debug)]
 pub(super) struct Undo {
     pub(super) record: Record,
-    /// When it was made: the time of the record.
+    /// When the switch was made: the time of its record.
     pub(super) noted: (i64, u32),
     pub(super) aside: Aside,
 }
 
-/// What was moved aside, by the paths it had.
+/// The entries that were moved aside, by the paths that they had.
 #[derive(Debug, Default)]
 pub(super) struct Aside {
     pub(super) files: BTreeSet<PathBuf>,
-    /// Those that are, and those that only hold something that is.
+    /// Directories that were moved aside, and directories that only hold an entry that was.
     pub(super) directories: BTreeSet<PathBuf>,
 }
 
@@ -412,7 +423,8 @@ fn list(files: &OwnedFd) -> io::Result<Aside> {
     Ok(aside)
 }
 
-/// What [`Record::metadata`] holds of what is at `path`; `None` of what may not be opened, and of what no snapshot holds.
+/// The entry for [`Record::metadata`] of the file at `path`. `None` if it may not be opened, or is
+/// of a kind that no snapshot holds.
 pub(super) fn look_at(root: &OwnedFd, path: &Path) -> io::Result<Option<Entry>> {
     let (stat, attributes) = if path.as_os_str().is_empty() {
         (fs::fstat(root)?, scan::attributes(root)?)
@@ -442,8 +454,8 @@ pub(super) fn look_at(root: &OwnedFd, path: &Path) -> io::Result<Option<Entry>> 
     Ok(Some(scan::entry_of(b"-", &meta, attributes, kind)))
 }
 
-/// Gives what is at `path` the mode, owner, attributes and time of `entry`, as far as they can be set. What is there and is of another
-/// kind, or gone, is left alone.
+/// Gives the entry at `path` the mode, owner, attributes and time of `entry`, as far as they can be
+/// set. Changes nothing if the entry at `path` is gone or of another kind.
 pub(super) fn set_in_place(root: &OwnedFd, path: &Path, entry: &Entry) -> io::Result<()> {
     let created = meta::created_by_us(false);
     let wanted = wanted(entry);
@@ -477,7 +489,7 @@ pub(super) fn set_in_place(root: &OwnedFd, path: &Path, entry: &Entry) -> io::Re
     give(&fs::openat(&dir, &name, flags, Mode::empty())?)
 }
 
-/// Moves everything in `from` to where it was.
+/// Moves every entry in `from` back to the path that it had.
 fn put_back(
     root: &OwnedFd,
     from: &OwnedFd,
@@ -513,12 +525,12 @@ fn put_back(
             if times != Times::OfSnapshot && kind == fs::FileType::RegularFile {
                 let time = Timespec { tv_sec: 0, tv_nsec: fs::UTIME_NOW };
                 let now = Timestamps { last_access: time, last_modification: time };
-                // It comes back in any case, also if it is somebody else's.
+                // The file comes back even if its time cannot be set, because it is another user's.
                 let _ = fs::utimensat(&source, &name, &now, AtFlags::SYMLINK_NOFOLLOW);
             }
             match fs::renameat(&source, &name, &dir, &name) {
                 Ok(()) => {}
-                // What stands there now is of the snapshot.
+                // The directory that is there now is the snapshot's.
                 Err(Errno::ISDIR) => {
                     removal::remove(&dir, &name)?;
                     fs::renameat(&source, &name, &dir, &name)?;

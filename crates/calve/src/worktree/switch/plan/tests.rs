@@ -1,11 +1,12 @@
-//! A table: what was, what is and what shall be at a path, and what a plan makes of it.
+//! Tests of plans as tables: the base, the tree as it is, the target, and the plan.
 
 use super::*;
 use crate::store::id::{BlobId, DirectoryId};
 use crate::store::manifest::{Builder, os};
 
-/// An entry by a letter: `a`, `b` and `c` are files of these contents, `A` and `B` the same of another owner, `m` is `a` with another
-/// mode, `t` is `a` with another time; `d` is a folder, and `D` one of another owner.
+/// Makes an entry from a letter. `a`, `b` and `c` are files with these contents; `A` and `B` are
+/// the same files of another owner. `m` is `a` with another mode, and `t` is `a` with another time.
+/// `d` is a folder, and `D` is a folder of another owner.
 fn entry(name: &str, letter: char) -> Entry {
     let content = match letter {
         'm' | 't' => b'a',
@@ -25,7 +26,7 @@ fn entry(name: &str, letter: char) -> Entry {
     }
 }
 
-/// `d:d d/f:a` is a folder with a file in it.
+/// Makes a tree from a text: `d:d d/f:a` is a folder with a file in it.
 fn tree(text: &str) -> Manifest {
     let all: BTreeMap<&Path, char> = text
         .split_whitespace()
@@ -47,7 +48,8 @@ fn tree(text: &str) -> Manifest {
     builder.finish()
 }
 
-/// What is removed (`-`), made or given metadata as a folder (`/`), put (`+`), mended where it stands (`~`), and in the way (`!`).
+/// Shows a plan: entries that are removed (`-`), folders that are made or given metadata (`/`),
+/// entries that are put (`+`), entries that are mended (`~`), and conflicts (`!`).
 fn shown(moves: &Moves) -> String {
     let parts = [
         ('-', moves.remove.iter().collect::<Vec<_>>()),
@@ -65,11 +67,12 @@ fn shown(moves: &Moves) -> String {
 #[test]
 fn a_plan_puts_what_differs_and_names_what_was_changed_by_hand_and_is_in_the_way() {
     use Changes::{MoveAside, Reset, Respect};
-    // What it was, is and shall be, what a switch that was cut short was making of it, and the plan.
+    // The base, the tree as it is, the target, the target of an interrupted switch, how changes by
+    // hand are treated, and the plan.
     type Row =
         (&'static str, &'static str, &'static str, Option<&'static str>, Changes, &'static str);
     let rows: &[Row] = &[
-        // Nothing by hand.
+        // Nothing was changed by hand.
         ("f:a", "f:a", "f:a", None, Respect, ""),
         ("f:a", "f:a", "f:b", None, Respect, "+f"),
         ("f:a", "f:a", "f:A", None, Respect, "+f"),
@@ -78,7 +81,7 @@ fn a_plan_puts_what_differs_and_names_what_was_changed_by_hand_and_is_in_the_way
         ("", "", "f:a", None, Respect, "+f"),
         ("d:d d/f:a", "d:d d/f:a", "d:d d/f:b", None, Respect, "/d +d/f"),
         ("d:d", "d:d", "d:D", None, Respect, "/d"),
-        // Content by hand.
+        // Content was changed by hand.
         ("f:a", "f:b", "f:a", None, Respect, ""),
         ("f:a", "f:b", "f:c", None, Respect, "+f !f"),
         ("f:a", "f:b", "f:b", None, Respect, "+f"),
@@ -91,7 +94,7 @@ fn a_plan_puts_what_differs_and_names_what_was_changed_by_hand_and_is_in_the_way
         ("", "f:b", "", None, Respect, ""),
         ("", "f:b", "", None, Reset, "-f !f"),
         ("", "f:b", "f:a", None, Respect, "+f !f"),
-        // An owner or a mode by hand.
+        // An owner or a mode was changed by hand.
         ("f:a", "f:A", "f:a", None, Respect, ""),
         ("f:a", "f:A", "f:b", None, Respect, "+f !f"),
         ("f:a", "f:A", "f:A", None, Respect, "+f"),
@@ -108,12 +111,13 @@ fn a_plan_puts_what_differs_and_names_what_was_changed_by_hand_and_is_in_the_way
         ("f:a", "f:t", "f:b", None, Respect, "+f"),
         ("f:a", "f:t", "f:a", None, Respect, ""),
         ("f:a", "f:t", "f:a", None, Reset, "~f"),
-        // Folders that go, and what was added in them.
+        // Folders that go, and entries that were added to them.
         ("d:d d/f:a", "d:d d/f:a d/g:b", "", None, Respect, "-d -d/f"),
         ("d:d d/f:a", "d:d d/f:a d/g:b", "d:a", None, Respect, "-d -d/f -d/g +d !d/g"),
         ("d:a", "d:a", "d:d d/f:a", None, Respect, "-d /d +d/f"),
         ("d:d d/f:a", "d:b", "d:d d/f:b", None, Respect, "-d /d +d/f !d !d/f"),
-        // Cut short: what it put or removed is its own work, and all else is by hand.
+        // An interrupted switch: the entries that it put or removed are its work, and all other
+        // changes are by hand.
         ("f:a", "f:b", "f:b", Some("f:b"), Respect, "+f"),
         ("f:a", "f:b", "f:c", Some("f:b"), Respect, "+f"),
         ("f:a", "f:b", "f:a", Some("f:b"), Reset, "+f"),
@@ -138,7 +142,7 @@ fn a_plan_puts_what_differs_and_names_what_was_changed_by_hand_and_is_in_the_way
             in_place: in_place.map(|(place, slot, _)| now.path_of(place, slot)).collect(),
         };
         let trees = Trees {
-            // As they are found: those whose content is the target's.
+            // The same files that `find_in_place` would find: those that have the target's content.
             in_place: trees
                 .other_metadata()
                 .into_iter()
@@ -154,33 +158,35 @@ fn a_plan_puts_what_differs_and_names_what_was_changed_by_hand_and_is_in_the_way
 fn what_gets_another_content_gets_a_new_time_if_the_tree_holds_what_no_snapshot_has() {
     use Changes::{Reset, Respect};
     const NEW: i64 = 9;
-    // What it was, is and shall be, whether rules leave anything out, when the switch was that is taken back,
-    // and the times of what is put (`+`) or mended (`~`).
+    // The base, the tree as it is, the target, whether ignore rules leave anything out, the time of
+    // the switch that is taken back, how changes by hand are treated, and the times of the entries
+    // that are put (`+`) or mended (`~`).
     type Undone = Option<(i64, u32)>;
     type Row = (&'static str, &'static str, &'static str, bool, Undone, Changes, &'static str);
     let rows: &[Row] = &[
         ("f:a", "f:a", "f:b", false, None, Respect, "+f:0"),
         ("f:a", "f:a", "f:b", true, None, Respect, "+f:9"),
-        // Its content stays, and so does its time.
+        // The content of the file stays, and so does its time.
         ("f:a", "f:a", "f:A", true, None, Respect, "+f:0"),
         ("f:a", "f:t", "f:A", true, None, Respect, "+f:1"),
         ("f:a", "f:t", "f:A", false, None, Respect, "+f:0"),
-        // What was added by hand and stays may be built from `f`; what was changed or deleted is not.
+        // A file that was added by hand and stays may be built from `f`. A file that was changed or
+        // deleted is not.
         ("f:a", "f:a o:c", "f:b", false, None, Respect, "+f:9"),
         ("f:a", "f:a d:d d/o:c", "f:b", false, None, Respect, "+f:9"),
         ("f:a", "f:a d:d", "f:b", false, None, Respect, "+f:0"),
         ("f:a g:a", "f:a g:c", "f:b g:a", false, None, Respect, "+f:0"),
         ("f:a g:a", "f:a", "f:b g:a", false, None, Respect, "+f:0"),
-        // It was built before the switch that is taken back, or since.
+        // The added file was built before or after the switch that is taken back.
         ("f:b", "f:b o:c", "f:a", false, Some((1, 0)), Respect, "+f:0"),
         ("f:b", "f:b o:t", "f:a", false, Some((1, 0)), Respect, "+f:9"),
         ("f:b", "f:b", "f:a", true, Some((1, 0)), Respect, "+f:9"),
-        // It does not stay.
+        // The added file does not stay.
         ("f:a", "f:a o:c", "f:b", false, None, Reset, "+f:0"),
         ("f:a", "f:a o:c", "f:b o:b", false, None, Respect, "+f:0 +o:0"),
         ("f:a", "f:b o:c", "f:a", false, None, Reset, "+f:0"),
         ("f:a", "f:b", "f:a", true, None, Reset, "+f:9"),
-        // A time is set where nothing else is wrong, unless somebody may have seen it.
+        // A reset sets a time even if nothing else differs, unless a build may have seen it.
         ("f:a", "f:t", "f:a", false, None, Reset, "~f:0"),
         ("f:a", "f:t", "f:a", true, None, Reset, ""),
         ("f:a", "f:m", "f:a", true, None, Reset, "~f:0"),
