@@ -1,8 +1,8 @@
-//! One opaque error for the whole library.
+//! One opaque error type for the whole library.
 //!
-//! An *error* means that the operation was not done; every function's `# Errors` section says what is
-//! left behind. How something was done (copied instead of cloned, and why) is not an error but an
-//! outcome, counted in the [`CloneReport`](crate::CloneReport).
+//! An *error* means that the operation was not done. Every function's `# Errors` section says what
+//! is left behind. How an operation did its work (it copied instead of cloning, and why) is not an
+//! error but an outcome, which the [`CloneReport`](crate::CloneReport) counts.
 
 use std::fmt;
 use std::io;
@@ -22,62 +22,67 @@ pub enum ErrorKind {
     SourceNotADirectory,
     /// The destination exists, and [`Existing::Fail`](crate::Existing::Fail) was asked for.
     DestinationExists,
-    /// The folder that shall hold the destination does not exist.
+    /// The folder that is to hold the destination does not exist.
     ParentNotFound,
-    /// Source and destination are the same, the destination holds the source, or two destinations are one.
+    /// Source and destination are the same, the destination holds the source, or two destinations
+    /// are one. Or a worktree holds other worktrees, or a folder is a copy of a worktree.
     Overlap,
-    /// A merge met a file where the source has a directory, or the other way round.
+    /// A merge met a file where the source has a directory, or a directory where it has a file.
     Conflict,
     /// [`Reflink::Always`](crate::Reflink::Always) was asked for and a file could not be reflinked.
     ReflinkRefused,
-    /// There is no store there, or at no folder above.
+    /// There is no store at this path, or in any folder above.
     StoreNotFound,
-    /// A store exists there already.
+    /// A store already exists at this path.
     StoreExists,
-    /// The store is of a later version, or needs a feature that this version does not have.
+    /// A later version of calve made the store, or the store needs a feature that this version does
+    /// not have.
     StoreIncompatible,
-    /// A store that was found, and not named, is another user's, or is of a project that is elsewhere.
+    /// calve found a store that the caller did not name, and the store belongs to another user, or
+    /// to a project at another path.
     StoreUntrusted,
-    /// Something in the store is not what it was when it was put there.
+    /// Something in the store has changed since calve put it there.
     Damaged,
     /// The store cannot be written to.
     ReadOnly,
-    /// Somebody else is at it, and did not finish in time.
+    /// Another process is using it, and did not finish in time.
     Busy,
     /// No snapshot has this name or id.
     SnapshotNotFound,
-    /// More than one snapshot's id starts like this.
+    /// The ids of more than one snapshot start like this.
     SnapshotAmbiguous,
-    /// No worktree has this name, or is at this path.
+    /// No worktree has this name or is at this path.
     WorktreeNotFound,
-    /// A worktree of this name exists, or is being started.
+    /// A worktree with this name exists, or is being started.
     WorktreeExists,
     /// The worktree's folder is gone, or is not the one that was started.
     WorktreeMissing,
-    /// The worktree was changed by hand, and what was asked for would lose that; see [`Error::details`].
+    /// The worktree was changed by hand, and the operation would lose these changes; see
+    /// [`Error::details`].
     Changed,
-    /// The worktree has commits that no branch, tag or other reference holds, and what was asked for would lose them; see [`Error::details`].
+    /// The worktree has commits that no branch, tag or other reference holds, and the operation
+    /// would lose them; see [`Error::details`].
     CommitsOnlyHere,
     /// The branch exists, or another working tree has it checked out.
     BranchExists,
-    /// git is not installed, or did not do what calve asked of it; the message has its words.
+    /// git is not installed, or refused what calve asked for. The message has git's words.
     Git,
-    /// A name that nothing can be called.
+    /// The name is not allowed.
     InvalidName,
     /// The [`Cancel`](crate::Cancel) token was set.
     Cancelled,
-    /// A glob or an ignore file cannot be understood.
+    /// calve does not understand a glob or an ignore file.
     InvalidPattern,
     /// The disk, or the quota, is full.
     StorageFull,
-    /// The right to do it is missing.
+    /// The process lacks a permission.
     PermissionDenied,
     /// Any other error of the operating system; see [`Error::io_error`].
     Io,
 }
 
 impl ErrorKind {
-    /// Its name, as the JSON of the command has it.
+    /// The name of the kind in the JSON output of the command.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -114,7 +119,7 @@ impl ErrorKind {
     }
 }
 
-/// An operation that was not done: what it was, on which paths, and the cause.
+/// An operation that was not done: which operation, on which paths, and the cause.
 pub struct Error(Box<Inner>);
 
 struct Inner {
@@ -143,7 +148,7 @@ impl Error {
         }))
     }
 
-    /// An error of the operating system, its kind read from the errno.
+    /// An error of the operating system. Its kind follows from the errno.
     pub(crate) fn io(
         operation: Operation,
         path: impl Into<PathBuf>,
@@ -158,7 +163,7 @@ impl Error {
         Self::new(kind, operation, path, source)
     }
 
-    /// The same, of the fallback.
+    /// The same error, but of the copy that calve tried after a clone.
     pub(crate) fn into_copy(mut self) -> Self {
         self.0.operation = Operation::Copy;
         self
@@ -169,7 +174,7 @@ impl Error {
         self
     }
 
-    /// The same, of the path that a file is to have, where it was staged at another.
+    /// The same error, but with the path that a file is to have instead of its path in the stage.
     #[cfg(unix)]
     pub(crate) fn with_path(mut self, path: impl Into<PathBuf>) -> Self {
         self.0.path = path.into();
@@ -188,25 +193,26 @@ impl Error {
         self.0.kind
     }
 
-    /// What was being done.
+    /// The operation that failed.
     #[must_use]
     pub fn operation(&self) -> Operation {
         self.0.operation
     }
 
-    /// The path it failed on.
+    /// The path on which the operation failed.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.0.path
     }
 
-    /// The second path, where two took part (the source of a clone, the other side of a conflict).
+    /// The second path, if the operation has two: the source of a clone, or the other side of a
+    /// conflict.
     #[must_use]
     pub fn other_path(&self) -> Option<&Path> {
         self.0.other.as_deref()
     }
 
-    /// The word between its two paths in a message: `clone A to B`, `merge A and B`.
+    /// The word between the two paths in a message: `clone A to B`, `merge A and B`.
     #[must_use]
     pub fn joint(&self) -> &'static str {
         match self.0.operation {
@@ -223,24 +229,27 @@ impl Error {
         }
     }
 
-    /// All the paths that are in the way, where there may be many: those that were changed by hand.
+    /// Everything that is in the way, if there may be more than one: paths that were changed by
+    /// hand, commits that would be lost, or worktrees inside a worktree.
     #[must_use]
     pub fn details(&self) -> &[PathBuf] {
         &self.0.details
     }
 
-    /// The cause, as the operating system gave it.
+    /// The error of the operating system that was the cause.
     #[must_use]
     pub fn io_error(&self) -> &io::Error {
         &self.0.source
     }
 }
 
-/// Paths in messages are escaped (`Debug` without its quotes), so that a hostile name cannot steer a terminal.
+/// Escapes a path for a message (like `Debug`, without its quotes), so that a hostile name cannot
+/// steer a terminal.
 fn shown(path: &Path) -> String {
     let quoted = format!("{path:?}");
     let inner = &quoted[1..quoted.len() - 1];
-    // `Debug` also escapes what is harmless: quotes and backslashes. Give plain names plainly.
+    // `Debug` also escapes harmless characters: quotes and backslashes. A name without any of these
+    // is shown as it is.
     if inner.contains('\\') || inner.is_empty() { quoted } else { inner.to_owned() }
 }
 
@@ -281,7 +290,7 @@ impl From<Error> for io::Error {
     }
 }
 
-/// `.context(operation, path)?` on every line that does I/O.
+/// Adds operation and path to an error: `.context(operation, path)?` on every line that does I/O.
 pub(crate) trait Context<T> {
     fn context<P: Into<PathBuf>>(
         self,

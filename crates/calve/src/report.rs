@@ -1,4 +1,4 @@
-//! What was done: outcomes and findings, counted per destination.
+//! Reports: what an operation did and found, counted for each destination.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,55 +19,60 @@ pub struct CloneReport {
 
 /// What was done for one destination.
 ///
-/// Where `method` is [`Method::Snapshot`] every count is 0: nothing was walked, so nothing was counted.
+/// If `method` is [`Method::Snapshot`], every count is 0: calve did not walk the tree, so it
+/// counted nothing.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct DestinationReport {
     /// The destination, as it was given.
     pub path: PathBuf,
-    /// Whether it lies inside the source (Unix, [`clone_tree`](crate::clone_tree)). No clone of the operation has it in itself then, nor any other destination
-    /// inside the source.
+    /// Whether the destination is inside the source (Unix, [`clone_tree`](crate::clone_tree)). Then
+    /// no clone of this operation contains it, nor any other destination inside the source.
     pub inside_source: bool,
     /// How the files arrived, taken together.
     pub method: Method,
     /// Regular files that arrived: `reflinked_files + copied_files + linked_files`.
     pub files: u64,
-    /// Directories that were made, the root included. A merge counts only those that were not there.
+    /// Directories that were made, with the root. A merge counts only directories that did not
+    /// exist before.
     pub directories: u64,
     /// Symbolic links that were made for a symbolic link of the source.
     pub symlinks: u64,
-    /// FIFOs that were made anew.
+    /// FIFOs that were made.
     pub fifos: u64,
-    /// Files that share their blocks with the source. Empty files count here unless the filesystem is
-    /// known not to clone.
+    /// Files that share their blocks with the source. Empty files count here, unless calve knows
+    /// that the filesystem cannot clone.
     pub reflinked_files: u64,
-    /// Sizes of the reflinked files, summed up, in bytes.
+    /// The sum of the sizes of the reflinked files, in bytes.
     pub reflinked_bytes: u64,
     /// Files whose bytes were copied.
     pub copied_files: u64,
-    /// Sizes of the copied files (apparent: holes count), summed up, in bytes.
+    /// The sum of the sizes of the copied files, in bytes. These are apparent sizes: holes count.
     pub copied_bytes: u64,
-    /// Files that are a hard link of, or a symbolic link to, the source's file; and further names of a
-    /// file that already arrived (hard links inside the source).
+    /// Files that are a hard link of the source's file, or a symbolic link to it. Also further
+    /// names of a file that already arrived (hard links inside the source).
     pub linked_files: u64,
-    /// Why files were copied and not shared: the counts add up to `copied_files`.
+    /// Why files were copied and do not share blocks. The counts add up to `copied_files`.
     pub copied_because: CopiedBecause,
-    /// In the link modes: why files were cloned or copied and not linked. The counts add up to
-    /// `reflinked_files + copied_files` then, and are 0 in the other modes.
+    /// In the link modes: why files were cloned or copied, and not linked. Then the counts add up
+    /// to `reflinked_files + copied_files`. In the other modes they are 0.
     pub unlinked_because: UnlinkedBecause,
-    /// Entries that a merge replaced: files, links and FIFOs, and not directories, which it enters.
+    /// Entries that a merge replaced: files, links and FIFOs. A merge enters directories and does
+    /// not replace them.
     pub replaced_entries: u64,
-    /// The same by path, relative to the source; only with [`list_existing`](crate::CloneOptions::list_existing).
+    /// The paths of the replaced entries, relative to the source. Empty without
+    /// [`list_existing`](crate::CloneOptions::list_existing).
     pub replaced: Vec<PathBuf>,
-    /// Entries of the source that did not arrive since something of that name was there
-    /// ([`Existing::Keep`](crate::Existing::Keep)). They are in no other count.
+    /// Entries of the source that did not arrive, because an entry of that name was there
+    /// ([`Existing::Keep`](crate::Existing::Keep)). No other count has them.
     pub kept_entries: u64,
-    /// The same by path, relative to the source; only with [`list_existing`](crate::CloneOptions::list_existing).
+    /// The paths of the kept entries, relative to the source. Empty without
+    /// [`list_existing`](crate::CloneOptions::list_existing).
     pub kept: Vec<PathBuf>,
-    /// Entries of git indexes that record the clone's files now, so that git need not read these
-    /// ([`GitIndex::Ready`](crate::GitIndex::Ready)).
+    /// Entries of git indexes that now record the clone's files, so that git need not read these
+    /// files ([`GitIndex::Ready`](crate::GitIndex::Ready)).
     pub ready_index_entries: u64,
-    /// What did not arrive, or did not arrive whole.
+    /// Entries that did not arrive, or did not arrive whole.
     pub skipped: Vec<Skipped>,
 }
 
@@ -77,18 +82,19 @@ pub struct DestinationReport {
 pub struct CopiedBecause {
     /// The caller asked for copies.
     pub disabled: u64,
-    /// The pair of filesystems cannot share blocks, or cannot link.
+    /// The two filesystems cannot share blocks, or cannot link.
     pub filesystem: u64,
-    /// This one file was refused.
+    /// The system refused to clone or link this one file.
     pub file: u64,
-    /// There was no file to clone from, and the bytes came from elsewhere: from a pack of a store that cannot be written to.
+    /// There was no file to clone from. The bytes came from a pack of a store that cannot be
+    /// written to.
     pub vanished: u64,
-    /// The file must be mutable, and a link would not have been.
+    /// The file must be mutable, and a hard link or symbolic link would not have been.
     pub mutable: u64,
 }
 
 impl CopiedBecause {
-    /// All copied files.
+    /// The number of all copied files.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.disabled + self.filesystem + self.file + self.vanished + self.mutable
@@ -107,20 +113,21 @@ impl CopiedBecause {
     }
 }
 
-/// Why files are no links in the link modes, as counts of files.
+/// Why files are not links in the link modes, as counts of files.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct UnlinkedBecause {
-    /// The pair of filesystems cannot link.
+    /// The two filesystems cannot link.
     pub filesystem: u64,
-    /// This one file was refused: it has as many names as it can have, or it belongs to another user (`protected_hardlinks`).
+    /// The system refused to link this one file: it has as many names as it can have, or it belongs
+    /// to another user (`protected_hardlinks`).
     pub file: u64,
     /// The file must be mutable, and a link would not have been.
     pub mutable: u64,
 }
 
 impl UnlinkedBecause {
-    /// All files that are no links.
+    /// The number of all files that are not links.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.filesystem + self.file + self.mutable
@@ -142,15 +149,16 @@ pub enum Method {
     None,
     /// Every file shares its blocks with the source.
     Reflink,
-    /// The whole tree is a btrfs subvolume snapshot: constant time, nothing was walked.
+    /// The whole tree is a btrfs subvolume snapshot. This took constant time, and calve did not
+    /// walk the tree.
     Snapshot,
     /// Every file was copied.
     Copy,
-    /// Every file is a hard link to the source's.
+    /// Every file is a hard link to the source's file.
     Hardlink,
-    /// Every file is a symbolic link to the source's.
+    /// Every file is a symbolic link to the source's file.
     Symlink,
-    /// More than one of these.
+    /// The files arrived in more than one of these ways.
     Mixed,
 }
 
@@ -180,9 +188,9 @@ impl std::fmt::Display for Method {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Skipped {
-    /// The entry, relative to the source. Empty where it is the destination as a whole.
+    /// The entry, relative to the source. Empty if it is the destination as a whole.
     pub path: PathBuf,
-    /// Why.
+    /// Why the entry did not arrive whole.
     pub reason: SkipReason,
 }
 
@@ -190,25 +198,28 @@ pub struct Skipped {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SkipReason {
-    /// A socket: it means nothing without the process that listens on it.
+    /// A socket, which means nothing without the process that listens on it.
     Socket,
-    /// A block or character device; on Windows, a reparse point that is no link and has no content.
+    /// A block or character device. On Windows, a reparse point that is no link and has no content.
     Device,
-    /// Gone, or turned into another kind of entry again and again, while it was being read.
+    /// The entry was gone while calve read it, or turned into another kind of entry again and
+    /// again.
     Vanished,
-    /// A directory whose names kept changing while they were listed, again and again. What was found of it is there; a name
-    /// that others replaced meanwhile may be missing. The path is the directory's, and empty for the root.
+    /// A directory whose names kept changing while calve listed them, again and again. The entries
+    /// that calve found are there. A name that another process replaced meanwhile may be missing.
+    /// The path is the directory's; it is empty for the root.
     Restless,
-    /// It was being written to each time it was read, and nothing of it was kept.
+    /// The file was being written to each time calve read it. calve kept none of its content.
     Changing,
-    /// It has the name of a stage, where calve builds trees, and nobody is at work there. It is never cloned: the next
-    /// call that looks there may sweep it.
+    /// The entry has the name of a stage, in which calve builds trees, and no process uses it.
+    /// calve never clones it: the next call that looks there may sweep it.
     Stage,
     /// The destination existed and [`Existing::Skip`](crate::Existing::Skip) was asked for.
     Exists,
-    /// The file arrived, but its extended attributes or ACLs (named) could not be set there.
+    /// The file arrived, but the extended attributes or ACLs with these names could not be set.
     Xattrs(String),
-    /// The file arrived, but as a file of its own: the hard link to its other name could not be made.
+    /// The file arrived as a file of its own, because the hard link to its other name could not be
+    /// made.
     HardlinkBroken,
 }
 
@@ -230,10 +241,12 @@ impl std::fmt::Display for SkipReason {
     }
 }
 
-/// Counters that another thread may read while [`clone_tree`](crate::clone_tree) works, for a progress bar.
+/// Counters that another thread may read while [`clone_tree`](crate::clone_tree) works, for a
+/// progress bar.
 ///
-/// Over all destinations together; they only grow. What works on a store counts, too: where a tree is compared with its snapshot the
-/// files that were looked at, and where the store itself is looked after its contents.
+/// They count over all destinations together, and never decrease. Operations on a store use them,
+/// too. When such an operation compares a tree with its snapshot, it counts the files that it
+/// looked at. When it maintains the store itself, it counts the store's contents.
 #[derive(Debug, Default)]
 pub struct Progress {
     pub(crate) files: AtomicU64,
@@ -243,7 +256,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Counters that stand at nothing.
+    /// Counters that are all 0.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -255,30 +268,31 @@ impl Progress {
         self.files.load(Ordering::Relaxed)
     }
 
-    /// How many files there will be at the least, as far as the operation knows: it may find more. 0 where it does not know, or not
-    /// yet.
+    /// The least number of files that there will be, as far as the operation knows; it may find
+    /// more. 0 if the operation does not know, or not yet.
     #[must_use]
     pub fn expected_files(&self) -> u64 {
         self.expected.load(Ordering::Relaxed)
     }
 
-    /// Apparent sizes of those files, in bytes. A file that was only looked at has none.
+    /// The sum of the apparent sizes of those files, in bytes. A file that calve only looked at
+    /// adds nothing.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Whether everything has arrived and only the renames into place and deletions are left to do.
+    /// Whether everything has arrived, and only renames into place and deletions are left.
     #[must_use]
     pub fn is_publishing(&self) -> bool {
         self.publishing.load(Ordering::Relaxed)
     }
 }
 
-/// A token by which another thread, or a signal handler, stops an operation.
+/// A token with which another thread, or a signal handler, stops an operation.
 ///
-/// Setting it is one atomic store, so it may be done in a signal handler. It is looked at once for each
-/// entry; the operation then removes what it staged and fails with
+/// Setting the token is one atomic store, so a signal handler may do it. The operation looks at the
+/// token once for each entry. When it is set, the operation removes what it staged and fails with
 /// [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled).
 #[derive(Debug, Clone, Default)]
 pub struct Cancel(Arc<AtomicBool>);
@@ -290,7 +304,7 @@ impl Cancel {
         Self::default()
     }
 
-    /// A token over a flag that already exists, such as one that a signal handler sets.
+    /// A token for a flag that already exists, such as a flag that a signal handler sets.
     #[must_use]
     pub fn from_flag(flag: Arc<AtomicBool>) -> Self {
         Self(flag)

@@ -1,11 +1,13 @@
-//! L3: worktrees, stamped out of snapshots and taken back into them.
+//! L3: worktrees, which are made from snapshots and can be captured as new snapshots.
 //!
-//! A worktree is a tree of a snapshot somewhere on disk, with a marker inside (`.calve/worktree`: which store it is of, and its
-//! token), a row in the store and an index. The project itself is a worktree, too, that nobody started and nobody can drop.
+//! A worktree is a tree of a snapshot somewhere on disk. It has a marker inside (`.calve/worktree`,
+//! which names the store and has the worktree's token), a row in the store, and an index. The
+//! project itself is a worktree, too, but nobody started it and nobody can drop it.
 //!
-//! # Moved, copied, deleted by hand
-//! The token in the marker says which worktree a folder is, whatever its path. One that was moved is found again when a command is
-//! run in it; of a copy, the store knows the first; one that is gone is told of as missing, and can be restored or dropped.
+//! # Worktrees that are moved, copied or deleted by hand
+//! The token in the marker says which worktree a folder is, whatever its path. If a worktree was
+//! moved, calve finds it again when a command runs in it. If it was copied, the store knows only
+//! the original. If it was deleted, calve shows it as missing, and it can be restored or dropped.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -47,10 +49,11 @@ pub use start::{
 };
 pub use switch::{SwitchOptions, SwitchReport};
 
-/// A worktree of a store; also the project itself.
+/// A worktree of a store, or the project itself.
 ///
-/// Others may work with it, and drop it, meanwhile: then what is done with it here fails with [`ErrorKind::WorktreeNotFound`], or with
-/// [`ErrorKind::WorktreeMissing`] where only its folder is gone.
+/// Another process may use the worktree, or drop it, meanwhile. Then the methods here fail with
+/// [`ErrorKind::WorktreeNotFound`], or with [`ErrorKind::WorktreeMissing`] if only its folder is
+/// gone.
 #[derive(Debug, Clone)]
 pub struct Worktree {
     store: Store,
@@ -64,11 +67,11 @@ pub struct Worktree {
 pub enum WorktreeState {
     /// The folder is there.
     Ready,
-    /// Another process makes the folder.
+    /// Another process is making the folder.
     Starting,
-    /// A switch runs, or was cut short. The same switch, or a reset, completes it.
+    /// A switch is running, or was interrupted. The same switch, or a reset, completes it.
     Switching,
-    /// The worktree's path has nothing, or something else.
+    /// Nothing is at the worktree's path, or something else.
     Missing,
 }
 
@@ -76,9 +79,9 @@ pub enum WorktreeState {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub struct Change {
-    /// From the worktree's root; that of the root itself is `.`.
+    /// The path from the worktree's root. The root itself is `.`.
     pub path: PathBuf,
-    /// What is different.
+    /// In which way the path differs.
     pub kind: ChangeKind,
 }
 
@@ -86,17 +89,17 @@ pub struct Change {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum ChangeKind {
-    /// It is not in the snapshot.
+    /// The path is not in the snapshot.
     Added,
-    /// Its content is another; perhaps its mode, its owner and its attributes, too.
+    /// The content differs. Mode, owner and attributes may differ, too.
     Modified,
-    /// It is gone.
+    /// The path is gone.
     Deleted,
-    /// It is another kind of entry.
+    /// The path has another kind of entry.
     Type,
-    /// Its content is the same and its mode is another; perhaps its owner and its attributes, too.
+    /// The mode differs, and the content is the same. Owner and attributes may differ, too.
     Mode,
-    /// Only its owner, its group or its extended attributes (ACLs are among them) are another.
+    /// Only the owner, the group or the extended attributes (which include ACLs) differ.
     Metadata,
 }
 
@@ -118,23 +121,24 @@ impl ChangeKind {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct WorktreeStatus {
-    /// The snapshot it was compared with.
+    /// The snapshot that the worktree was compared with.
     pub snapshot: SnapshotId,
-    /// Every path that differs, sorted. A directory is named only where it is empty, or where its mode, owner or attributes differ.
+    /// Every path that differs, sorted. A directory is listed only if it is empty, or if its mode,
+    /// owner or attributes differ.
     pub changes: Vec<Change>,
-    /// Entries that were looked at.
+    /// How many entries calve looked at.
     pub entries: u64,
-    /// Directories of which some entries may not have been looked at: [`SkipReason::Restless`].
+    /// Directories in which calve may have missed some entries: [`SkipReason::Restless`].
     pub skipped: Vec<Skipped>,
     /// Time from the call to its return.
     pub elapsed: Duration,
 }
 
 impl Store {
-    /// The worktrees, by name; not the project.
+    /// The worktrees, by name, without the project.
     ///
     /// # Errors
-    /// Those of every operation, see [`Store`]. Nothing is changed.
+    /// The errors of every operation, see [`Store`]. Nothing is changed.
     pub fn worktrees(&self) -> Result<Vec<Worktree>, Error> {
         self.registry().recover()?;
         let rows = self.catalog().worktrees()?;
@@ -148,7 +152,7 @@ impl Store {
             .collect())
     }
 
-    /// The worktree called `name`.
+    /// The worktree with the name `name`.
     ///
     /// # Errors
     /// [`ErrorKind::WorktreeNotFound`]. Nothing is changed.
@@ -163,10 +167,11 @@ impl Store {
         }
     }
 
-    /// The project, as a worktree of its last snapshot. It can be looked at, captured, switched and reset like any other.
+    /// The project, as a worktree of its last snapshot. It has status, capture, switch and reset
+    /// like any other worktree.
     ///
     /// # Errors
-    /// Those of every operation, see [`Store`]. Nothing is changed.
+    /// The errors of every operation, see [`Store`]. Nothing is changed.
     pub fn project_worktree(&self) -> Result<Worktree, Error> {
         let row = self.catalog().worktree(PROJECT)?.ok_or_else(|| no_worktree(PROJECT))?;
         Ok(Worktree { store: self.clone(), path: self.project()?, row })
@@ -180,11 +185,12 @@ impl Discovered {
         self.token.is_some()
     }
 
-    /// The worktree that the folder is in, or the project. One that was moved is known by its new path from now on.
+    /// The worktree that the folder is in, or the project. If the worktree was moved, the store
+    /// knows its new path from now on.
     ///
     /// # Errors
-    /// [`ErrorKind::WorktreeNotFound`] where the store has forgotten it, and [`ErrorKind::Overlap`] where this is a copy of a
-    /// worktree that still stands.
+    /// [`ErrorKind::WorktreeNotFound`] if the store has forgotten the worktree.
+    /// [`ErrorKind::Overlap`] if this folder is a copy of a worktree that still exists.
     pub fn worktree(&self) -> Result<Worktree, Error> {
         let Some(token) = &self.token else { return self.store.project_worktree() };
         self.store.registry().recover()?;
@@ -224,45 +230,49 @@ impl Discovered {
 }
 
 impl Worktree {
-    /// Its name; a dot for the project.
+    /// The name of the worktree. The project's name is a dot.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.row.name
     }
 
-    /// Where it is, or was.
+    /// The path at which the worktree is, or was.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The store it is of.
+    /// The store of the worktree.
     #[must_use]
     pub fn store(&self) -> &Store {
         &self.store
     }
 
-    /// The snapshot it is based on; a project without snapshots has none. As of when it was looked up: what is done with it
-    /// meanwhile, also by others, is not seen here, but by every operation.
+    /// The base snapshot of the worktree. `None` for a project without snapshots.
+    ///
+    /// This is the base snapshot at the time when the worktree was looked up. It does not change
+    /// here when this or another process captures or switches the worktree, but every operation
+    /// uses the current one.
     #[must_use]
     pub fn snapshot(&self) -> Option<SnapshotId> {
         self.row.snapshot
     }
 
-    /// When it was started.
+    /// When the worktree was started.
     #[must_use]
     pub fn created(&self) -> SystemTime {
         let seconds = u64::try_from(self.row.created).unwrap_or(0);
         UNIX_EPOCH + Duration::from_secs(seconds)
     }
 
-    /// Whether it is the project itself.
+    /// Whether this is the project itself.
     #[must_use]
     pub fn is_project(&self) -> bool {
         self.row.name == PROJECT
     }
 
-    /// The same worktree as the store knows it now: captured, switched or moved since it was looked up.
+    /// The same worktree as the store knows it now. It may have been captured, switched or moved
+    /// since it was looked up.
     fn now(&self) -> Result<Self, Error> {
         let row = self.store.catalog().worktree(&self.row.name)?;
         let Some(row) = row.filter(|row| row.token == self.row.token) else {
@@ -276,8 +286,9 @@ impl Worktree {
         Ok(Self { store: self.store.clone(), row, path })
     }
 
-    /// Does `work` with it as the store knows it now. Where it is dropped meanwhile, or its folder taken away, the error says so, and
-    /// not which file was the first that was not found.
+    /// Calls `work` with the worktree as the store knows it now. If the worktree is dropped
+    /// meanwhile, or its folder is removed, the error says so. It does not name the first file that
+    /// was not found.
     fn as_now<T>(&self, work: impl FnOnce(&Self) -> Result<T, Error>) -> Result<T, Error> {
         let this = self.now()?;
         work(&this).map_err(|error| {
@@ -301,10 +312,11 @@ impl Worktree {
         })
     }
 
-    /// Its state now.
+    /// The state of the worktree now.
     ///
     /// # Errors
-    /// [`ErrorKind::WorktreeNotFound`] if it was dropped meanwhile; or its folder could not be read.
+    /// [`ErrorKind::WorktreeNotFound`] if it was dropped meanwhile. Other errors if its folder
+    /// could not be read.
     pub fn state(&self) -> Result<WorktreeState, Error> {
         self.now()?.state_now()
     }
@@ -333,7 +345,7 @@ impl Worktree {
         }
     }
 
-    /// Fails where the folder is gone or is another.
+    /// Fails if the folder is gone or is another one.
     fn must_be_there(&self) -> Result<(), Error> {
         if self.is_project() || self.is_there()? {
             return Ok(());
@@ -349,23 +361,27 @@ impl Worktree {
         Err(Error::new(ErrorKind::WorktreeMissing, Operation::OpenWorktree, &self.path, cause))
     }
 
-    /// What of it differs from its snapshot, in kind, content, mode, owner or extended attributes. Times are no change, and what could
-    /// not be set when the worktree was made is none: a plain user cannot give files away.
+    /// Compares the worktree with its base snapshot, in kind, content, mode, owner and extended
+    /// attributes. Times are no change. Metadata that could not be set when the worktree was made
+    /// is no change either: a plain user cannot give files away.
     ///
-    /// Costs one stat an entry and one listing a directory. Content is read only of files whose size is that of the snapshot
-    /// and whose times or inode are not what the index says.
+    /// This takes one stat for each entry, and lists each directory once. It reads content only of
+    /// files that have the same size as in the snapshot, and other times or another inode than in
+    /// the index.
     ///
     /// # Errors
-    /// [`ErrorKind::WorktreeMissing`]; [`ErrorKind::SnapshotNotFound`] for a project without a snapshot. Nothing is changed.
+    /// [`ErrorKind::WorktreeMissing`]; [`ErrorKind::SnapshotNotFound`] for a project without a
+    /// snapshot. Nothing is changed.
     pub fn status(&self, options: &StoreOptions) -> Result<WorktreeStatus, Error> {
         self.status_of(&ChangeScope::new(), options)
     }
 
-    /// The same of a part of it. All of it is looked at all the same.
+    /// Like [`Worktree::status`], but only for a part of the worktree. calve looks at the whole
+    /// worktree nevertheless.
     ///
     /// # Errors
-    /// As for [`Worktree::status`]; [`ErrorKind::SourceNotFound`] for a path that leads out of the worktree, and for one
-    /// that neither it nor its snapshot has.
+    /// The same as for [`Worktree::status`]; [`ErrorKind::SourceNotFound`] for a path that leads
+    /// out of the worktree, and for a path that neither the worktree nor its snapshot has.
     pub fn status_of(
         &self,
         scope: &ChangeScope,
@@ -407,7 +423,8 @@ impl Worktree {
         })
     }
 
-    /// The tree of the snapshot; the tree as it is, where that is not the same; and directories that kept changing.
+    /// Returns the tree of the base snapshot, the tree as it is now (if the two differ), and the
+    /// directories whose names kept changing.
     fn compare(
         &self,
         operation: &Running,
@@ -416,7 +433,7 @@ impl Worktree {
         self.based_on()?;
         let known = self.known()?;
         let (mut scan, _) = self.store.scan(&known, None, operation)?;
-        // A socket is in no snapshot, and what is gone shows as deleted.
+        // No snapshot has sockets, and an entry that is gone shows as deleted.
         scan.skipped.retain(|skipped| skipped.reason == SkipReason::Restless);
         match known.base {
             Some((_, _, base)) => Ok((base, scan.manifest, scan.skipped)),
@@ -429,11 +446,13 @@ impl Worktree {
         Ok(Known { root: self.path.clone(), ..known })
     }
 
-    /// Takes a snapshot of it as it stands; its base, from now on. Reads only what changed.
+    /// Takes a snapshot of the worktree as it is now. It is the worktree's base snapshot from now
+    /// on. calve reads only the files that changed.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidName`], [`ErrorKind::WorktreeNotFound`], [`ErrorKind::WorktreeMissing`]; those of every operation, see [`Store`]. No snapshot
-    /// was made, as for [`Store::snapshot`].
+    /// [`ErrorKind::InvalidName`], [`ErrorKind::WorktreeNotFound`], [`ErrorKind::WorktreeMissing`];
+    /// the errors of every operation, see [`Store`]. No snapshot was made, as for
+    /// [`Store::snapshot`].
     pub fn capture(
         &self,
         taking: &SnapshotOptions,
@@ -448,12 +467,13 @@ impl Worktree {
     }
 }
 
-/// How a path is told of: the root's is a dot.
+/// A path as reports show it: the root is a dot.
 fn shown(path: &Path) -> PathBuf {
     if path.as_os_str().is_empty() { PathBuf::from(".") } else { path.to_owned() }
 }
 
-/// Differences as they are shown: a directory only for its own sake.
+/// The changes that reports show. A directory is among them only if it is empty or its own metadata
+/// differs.
 fn changes(old: &Manifest, new: &Manifest, deltas: &[Delta]) -> Vec<Change> {
     let is_empty = |of: &Manifest, (place, slot): delta::At| {
         of.directories
@@ -472,7 +492,7 @@ fn changes(old: &Manifest, new: &Manifest, deltas: &[Delta]) -> Vec<Change> {
         (Some(a), Some(b)) => {
             let (a, b) = (old.at(a), new.at(b));
             Some(match (&a.kind, &b.kind) {
-                // Links have no mode of their own.
+                // Symbolic links have no mode of their own.
                 (Kind::Symlink { target: a, .. }, Kind::Symlink { target: b, .. }) if a == b => {
                     ChangeKind::Metadata
                 }

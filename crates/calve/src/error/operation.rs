@@ -1,12 +1,13 @@
 //! The operations that an error can name.
 
-/// Declares the enum and the names from one table.
+/// Declares the enum and the names of its variants from one table.
 macro_rules! operations {
     ($($variant:ident = $text:literal,)*) => {
         /// What calve was doing when it failed.
         ///
-        /// The text of an [`Error`](crate::Error) starts with the operation's name; the paths follow. After a name that ends
-        /// with `of`, `in`, `from` or `with`, the path is what the operation works on, mostly the store.
+        /// The text of an [`Error`](crate::Error) starts with the operation's name; the paths
+        /// follow. If the name ends with `of`, `in`, `from` or `with`, the path is the thing that
+        /// the operation works on, mostly the store.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum Operation {
@@ -14,7 +15,7 @@ macro_rules! operations {
         }
 
         impl Operation {
-            /// Its name, as messages and JSON have it: `clone to`, `read directory`, …
+            /// The name of the operation in messages and JSON: `clone to`, `read directory`, …
             #[must_use]
             pub fn as_str(self) -> &'static str {
                 match self {

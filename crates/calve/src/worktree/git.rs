@@ -53,7 +53,7 @@ pub(super) struct Loss {
     tips: Vec<String>,
     /// Annotated tags that the project does not have.
     tags: Vec<Commit>,
-    /// The commits that nothing else holds, the newest first and at most [`COMMITS_MOST`], and then
+    /// The commits that nothing else holds, the newest first and at most `COMMITS_MOST`, and then
     /// `tags`.
     pub(super) commits: Vec<Commit>,
 }

@@ -137,7 +137,7 @@ impl Worktree {
     ///
     /// # Errors
     /// After any of these errors, nothing was done. [`DropOptions::force`] avoids all of them
-    /// except [`ErrorKind::Overlap`].
+    /// except [`ErrorKind::Overlap`] and the one of [`DropOptions::delete_branch`].
     /// * [`ErrorKind::Changed`] if the worktree has local changes: differences from its base
     ///   snapshot. If it has a repository, only those count that `git status` lists, too.
     ///   [`Error::details`] has the paths.
