@@ -1,4 +1,4 @@
-//! Below a root, step by step; no step follows a link.
+//! Opens paths below a root step by step. No step follows a link.
 
 use std::ffi::CString;
 use std::io;
@@ -15,13 +15,14 @@ pub(in crate::worktree) fn last(path: &Path) -> io::Result<CString> {
     Ok(CString::new(path.file_name().unwrap_or_default().as_bytes())?)
 }
 
-/// Whether nothing is there that could be opened: no such name, a link or something else in its way, a FIFO.
+/// Whether the error means that nothing is there to open: there is no such name, a link or another
+/// kind of entry is in the way, or it is a FIFO.
 pub(in crate::worktree) fn is_gone(error: &io::Error) -> bool {
     let errno = error.raw_os_error().map(Errno::from_raw_os_error);
     matches!(errno, Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NXIO))
 }
 
-/// Opens the directory at `path`, step by step; no step follows a link.
+/// Opens the directory at `path` step by step. No step follows a link.
 pub(in crate::worktree) fn open_at(root: &OwnedFd, path: &Path) -> io::Result<OwnedFd> {
     let mut dir = fs::openat(root, c".", DIR_FLAGS, Mode::empty())?;
     for name in path {
@@ -34,7 +35,7 @@ pub(in crate::worktree) fn open_parent(root: &OwnedFd, path: &Path) -> io::Resul
     open_at(root, path.parent().unwrap_or(Path::new("")))
 }
 
-/// The same, making what is not there.
+/// Opens the parent directory of `path` and makes the directories that do not exist.
 pub(in crate::worktree) fn make_parents(root: &OwnedFd, path: &Path) -> io::Result<OwnedFd> {
     let mut dir = fs::openat(root, c".", DIR_FLAGS, Mode::empty())?;
     for name in path.parent().unwrap_or(Path::new("")) {
@@ -47,7 +48,8 @@ pub(in crate::worktree) fn make_parents(root: &OwnedFd, path: &Path) -> io::Resu
     Ok(dir)
 }
 
-/// Removes a file, a link or an empty directory; whether it was there. A directory that is not empty stays.
+/// Removes a file, a link or an empty directory. A directory that is not empty stays. Returns
+/// whether something was removed.
 pub(in crate::worktree) fn remove_at(root: &OwnedFd, path: &Path) -> io::Result<bool> {
     let dir = match open_parent(root, path) {
         Ok(dir) => dir,

@@ -1,15 +1,18 @@
-//! A change as text that `git apply` takes.
+//! Writes changes as a patch that `git apply` accepts.
 //!
-//! What is written is what `git diff --binary --full-index --diff-algorithm=histogram` would write, with two differences,
-//! which git reads as well: no hunk names the function it is in, and changed binary files are whole literals, never
-//! deltas. Files of more than 64 MiB go the binary way whatever they hold, so that nobody waits for their lines.
+//! The patch is the same as that of `git diff --binary --full-index --diff-algorithm=histogram`,
+//! with two differences that git reads as well. No hunk names the function that it is in, and
+//! changed binary files are whole literals, never deltas. Files of more than 64 MiB count as binary
+//! whatever they hold, because their lines would take too long to compare.
 //!
-//! Such a patch holds what git knows of a file: its content, whether it is executable, and whether it is a symbolic link.
-//! Other mode bits, times and empty directories are not in it. `git apply` takes no patch of a gigabyte or more.
+//! Such a patch holds what git knows about a file: its content, whether it is executable, and
+//! whether it is a symbolic link. It does not hold other mode bits, times and empty directories.
+//! `git apply` accepts no patch of a gigabyte or more.
 //!
-//! Content and names may be any bytes. Both ids are given whole, so that `git apply` can tell whether a binary file is the
-//! one that was changed, and `git apply -R` undoes all of it, but for what git 2.47 forgets of its own patches, too: what a patch
-//! deletes comes back as a plain file.
+//! Content and names may be any bytes. The patch has both ids in full, so that `git apply` can tell
+//! whether a binary file is the one that was changed. `git apply -R` undoes everything with one
+//! exception, which git 2.47 makes for its own patches, too: a file that a patch deletes comes back
+//! as a plain file.
 
 use std::io::{self, Write};
 
@@ -23,13 +26,14 @@ pub(crate) mod lines;
 #[cfg(test)]
 mod tests;
 
-/// Larger files are not looked at by the line. (Smaller in tests: they shall not take minutes.)
+/// Larger files are not compared line by line. (The limit is smaller in tests, which would take
+/// minutes otherwise.)
 const LARGE_BYTES: usize = if cfg!(test) { 1 << 20 } else { 64 << 20 };
 
-/// How far git looks for the NUL that makes a file binary.
+/// How far git looks for the NUL byte that makes a file binary.
 const BINARY_SEARCH_BYTES: usize = 8000;
 
-/// Unchanged lines around a change.
+/// How many unchanged lines a hunk has around a change.
 const CONTEXT_LINES: u32 = 3;
 
 const SYMLINK: u32 = 0o120_000;
@@ -37,13 +41,13 @@ const SYMLINK: u32 = 0o120_000;
 /// One side of a change: a regular file, or a symbolic link whose content is its target.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Side<'a> {
-    /// As `st_mode` has it. Only the type and the owner's execute bit count.
+    /// The mode in the format of `st_mode`. Only the type and the owner's execute bit count.
     pub(crate) mode: u32,
     pub(crate) content: &'a [u8],
 }
 
 impl Side<'_> {
-    /// The mode as git has it: it knows three.
+    /// The mode as git has it: git knows three modes of files.
     fn git_mode(self) -> u32 {
         match self.mode {
             mode if mode & 0o170_000 == SYMLINK => SYMLINK,
@@ -57,17 +61,17 @@ impl Side<'_> {
     }
 }
 
-/// What became of one path.
+/// How one path changed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Change<'a> {
     Added(Side<'a>),
     Deleted(Side<'a>),
-    /// Of content, mode, type, or several of these.
+    /// Content, mode or type changed, or several of these.
     Modified {
         old: Side<'a>,
         new: Side<'a>,
     },
-    /// It was at `from`, with the same content.
+    /// The file was at `from`, with the same content.
     Renamed {
         from: &'a [u8],
         old_mode: u32,
@@ -75,12 +79,13 @@ pub(crate) enum Change<'a> {
     },
 }
 
-/// Appends the patch for `path`, which is relative, to `out`; nothing where there is no change that git knows.
+/// Appends the patch for `path`, which is relative, to `out`. Appends nothing if there is no change
+/// that git knows.
 pub(crate) fn write(out: &mut Vec<u8>, path: &[u8], change: &Change<'_>) {
     match *change {
         Change::Added(new) => write_file(out, path, None, Some(new)),
         Change::Deleted(old) => write_file(out, path, Some(old), None),
-        // Git has no patch from one type to the other.
+        // Git has no patch that changes one type to the other.
         Change::Modified { old, new } if old.is_symlink() != new.is_symlink() => {
             write_file(out, path, Some(old), None);
             write_file(out, path, None, Some(new));
@@ -108,7 +113,7 @@ pub(crate) fn write(out: &mut Vec<u8>, path: &[u8], change: &Change<'_>) {
     }
 }
 
-/// How many lines were added and removed, as the patch has them; `None` where it goes the binary way.
+/// How many lines were added and removed in the patch. `None` if the patch is binary.
 pub(crate) fn stat_counts(old: &[u8], new: &[u8]) -> Option<(u64, u64)> {
     (!is_binary(old) && !is_binary(new)).then(|| LineDiff::new(old, new).counts())
 }
@@ -117,7 +122,7 @@ fn is_binary(content: &[u8]) -> bool {
     content.len() > LARGE_BYTES || content[..content.len().min(BINARY_SEARCH_BYTES)].contains(&0)
 }
 
-/// The patch of a path that is there on one side, or on both with the same type.
+/// Writes the patch of a path that exists on one side, or on both sides with the same type.
 fn write_file(out: &mut Vec<u8>, path: &[u8], old: Option<Side<'_>>, new: Option<Side<'_>>) {
     write_header(out, path, path);
     match (old, new) {
@@ -144,7 +149,7 @@ fn write_file(out: &mut Vec<u8>, path: &[u8], old: Option<Side<'_>>, new: Option
         write_literal(out, new_content);
         write_literal(out, old_content);
     } else if old_content != new_content {
-        // Not where an empty file comes or goes: there git has no hunks, and no names for them either.
+        // If an empty file is added or deleted, git writes no hunks, and no names for them either.
         write_label(out, b"--- ", b"a/", old.map(|_| path));
         write_label(out, b"+++ ", b"b/", new.map(|_| path));
         write_hunks(out, &LineDiff::new(old_content, new_content));
@@ -175,7 +180,7 @@ fn write_label(out: &mut Vec<u8>, sign: &[u8], prefix: &[u8], path: Option<&[u8]
     match path {
         Some(path) => {
             write_name(out, prefix, path);
-            // Without it, patch(1) would take what follows a space for a time.
+            // Without the tab, patch(1) would take the text after a space for a time.
             if path.contains(&b' ') {
                 out.push(b'\t');
             }
@@ -185,7 +190,8 @@ fn write_label(out: &mut Vec<u8>, sign: &[u8], prefix: &[u8], path: Option<&[u8]
     out.push(b'\n');
 }
 
-/// A name as git gives it with `core.quotePath`: like a string in C, where it holds what could be misread.
+/// Writes a name like git with `core.quotePath`: as a C string, if it has bytes that could be
+/// misread.
 fn write_name(out: &mut Vec<u8>, prefix: &[u8], path: &[u8]) {
     let plain = |byte: &u8| matches!(byte, 0x20..0x7f) && !matches!(byte, b'"' | b'\\');
     if path.iter().all(plain) {
@@ -219,7 +225,7 @@ fn write_name(out: &mut Vec<u8>, prefix: &[u8], path: &[u8]) {
     out.push(b'"');
 }
 
-/// The id that git has for a file of this content; zeros for none.
+/// The id that git has for a file with this content. All zeros if there is no file.
 fn git_id(content: Option<&[u8]>) -> String {
     let Some(content) = content else { return "0".repeat(40) };
     let mut hasher = Sha1::new();
@@ -228,7 +234,8 @@ fn git_id(content: Option<&[u8]>) -> String {
     hasher.digest().to_string()
 }
 
-/// Changes closer to each other than the context of both share a hunk, as with git.
+/// Writes the hunks. Like in git, changes share a hunk if they are closer to each other than the
+/// context of both.
 fn write_hunks(out: &mut Vec<u8>, diff: &LineDiff<'_>) {
     let near =
         |pair: &[lines::Hunk]| pair[1].before.start - pair[0].before.end <= 2 * CONTEXT_LINES;
@@ -263,7 +270,7 @@ fn write_hunks(out: &mut Vec<u8>, diff: &LineDiff<'_>) {
 fn write_range(out: &mut Vec<u8>, diff: &LineDiff<'_>, range: &std::ops::Range<u32>) {
     let start = u64::from(diff.lines_ahead()) + u64::from(range.start);
     match range.len() {
-        // The line that it comes after.
+        // An empty range gives the number of the line before it.
         0 => push(out, format_args!("{start},0")),
         1 => push(out, format_args!("{}", start + 1)),
         count => push(out, format_args!("{},{count}", start + 1)),
@@ -278,7 +285,8 @@ fn write_line(out: &mut Vec<u8>, sign: u8, line: &[u8]) {
     }
 }
 
-/// The whole content, packed by zlib and written in git's base 85, with the empty line that ends it.
+/// Writes the whole content, compressed by zlib and encoded in git's base 85, and the empty line
+/// that ends it.
 fn write_literal(out: &mut Vec<u8>, content: &[u8]) {
     push(out, format_args!("literal {}\n", content.len()));
     let mut encoder = ZlibEncoder::new(Base85 { out, line: Vec::new() }, Compression::default());
@@ -288,10 +296,11 @@ fn write_literal(out: &mut Vec<u8>, content: &[u8]) {
     out.push(b'\n');
 }
 
-/// Writes lines of up to 52 bytes: a letter for how many, then five digits for every four of them.
+/// Writes lines that encode up to 52 bytes each: a letter for the number of bytes, then five digits
+/// for every four of them.
 struct Base85<'a> {
     out: &'a mut Vec<u8>,
-    /// What is to become a line when it is full.
+    /// The bytes of the next line, which is written when it is full.
     line: Vec<u8>,
 }
 
@@ -299,7 +308,7 @@ impl Base85<'_> {
     const LINE_BYTES: usize = 52;
     const DIGITS: &'static [u8; 85] =
         b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;<=>?@^_`{|}~";
-    /// For a line's length: A is 1, Z is 26, a is 27, z is 52.
+    /// The letters for a line's length: A is 1, Z is 26, a is 27, z is 52.
     const LENGTHS: &'static [u8; 52] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
     fn end_line(&mut self) {

@@ -1,9 +1,11 @@
-//! Which differences are told of: those below some paths, and those that git would look at.
+//! Chooses the differences that status and diff report: those below some paths, and those that git
+//! would report.
 //!
-//! A file that git tracks is told of, whatever a rule says, as git does.
+//! Like git, calve reports a file that git tracks even if an ignore rule names it.
 //!
-//! The ignore files are those of the worktree as it stands, as git takes them; what was deleted with its folder is judged by the
-//! folders above. They are read from what is opened step by step, following no link, like everything in a worktree.
+//! Like git, calve uses the ignore files of the worktree as they are now. If an entry was deleted
+//! together with its folder, the ignore files of the folders above decide. calve opens ignore files
+//! step by step and follows no link, like everything in a worktree.
 
 use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
@@ -26,8 +28,9 @@ use crate::tree::filter::IgnoreChain;
 use crate::tree::git_index;
 use crate::tree::read::read_rules;
 
-/// What [`Worktree::status_of`](super::Worktree::status_of) and [`Worktree::diff_of`](super::Worktree::diff_of) tell of;
-/// built by value. Everything, at first.
+/// Which differences [`Worktree::status_of`](super::Worktree::status_of) and
+/// [`Worktree::diff_of`](super::Worktree::diff_of) report; built by value. The default is all of
+/// them.
 #[derive(Debug, Clone, Default)]
 pub struct ChangeScope {
     gitignore: bool,
@@ -35,14 +38,15 @@ pub struct ChangeScope {
 }
 
 impl ChangeScope {
-    /// Everything.
+    /// All differences.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Leaves out what the worktree's `.gitignore` files (and `.git/info/exclude` of the root) name, unless git tracks it, and what is
-    /// in a folder called `.git`. The repository in the root says what git tracks. If calve does not understand its index (it may be
+    /// Leaves out files that the worktree's `.gitignore` files (or `.git/info/exclude` of the root)
+    /// name, unless git tracks them, and everything in a folder called `.git`. The repository in
+    /// the root says which files git tracks. If calve does not understand its index (it may be
     /// split), the ignore files decide alone.
     #[must_use]
     pub fn gitignore(mut self, yes: bool) -> Self {
@@ -50,15 +54,15 @@ impl ChangeScope {
         self
     }
 
-    /// Only `path`, which is relative to the worktree's root or absolute, and what is below it. Called more than once: what is
-    /// below any of them.
+    /// Only `path` and everything below it. `path` is relative to the worktree's root, or absolute.
+    /// After several calls: everything below any of the paths.
     #[must_use]
     pub fn path(mut self, path: impl Into<PathBuf>) -> Self {
         self.paths.push(path.into());
         self
     }
 
-    /// Makes it ready for the worktree at `root` of a project.
+    /// Prepares the scope for the worktree at `root` of a project.
     pub(super) fn at(&self, root: &Path, project: Option<&Path>) -> Result<Judge, Error> {
         let below = |path: &PathBuf| {
             inside(path.strip_prefix(root).unwrap_or(path)).ok_or_else(|| {
@@ -81,10 +85,10 @@ impl ChangeScope {
     }
 }
 
-/// A file `.git` holds one path.
+/// A `.git` file holds one path, so it is short.
 const GIT_FILE_MOST_BYTES: u64 = 8 * 1024;
 
-/// A path without dots in it; `None` where it leads out.
+/// The path without `.` and `..`. `None` if it leads out of the worktree.
 fn inside(path: &Path) -> Option<PathBuf> {
     let mut inside = PathBuf::new();
     for component in path.components() {
@@ -98,16 +102,16 @@ fn inside(path: &Path) -> Option<PathBuf> {
     Some(inside)
 }
 
-/// A scope, and what it knows of the worktree's ignore files.
+/// A scope together with what it has read of the worktree's ignore files.
 pub(super) struct Judge {
     root: PathBuf,
     paths: Vec<PathBuf>,
-    /// The root, where ignore files have a say.
+    /// The root, if ignore files decide.
     opened: Option<OwnedFd>,
     folders: HashMap<PathBuf, Folder>,
-    /// Where git has the indexes of linked worktrees of the project.
+    /// The folder in which git has the indexes of the project's linked worktrees.
     registrations: Option<PathBuf>,
-    /// What git tracks, once that was asked.
+    /// The files that git tracks, read when they are first needed.
     tracked: OnceCell<HashSet<Vec<u8>>>,
 }
 
@@ -118,8 +122,8 @@ enum Folder {
 }
 
 impl Judge {
-    /// Refuses a path at which there is nothing and was nothing: a slip of the hand would read as no changes. What no snapshot takes
-    /// is something all the same.
+    /// Refuses a path that neither tree has: a typing error would look like a path without changes.
+    /// A path that exists but that no snapshot takes is allowed.
     pub(super) fn must_lead_somewhere(&self, old: &Manifest, new: &Manifest) -> Result<(), Error> {
         let leads = |path: &Path| {
             old.has(path) || new.has(path) || self.root.join(path).symlink_metadata().is_ok()
@@ -137,7 +141,7 @@ impl Judge {
         }
     }
 
-    /// Those of the differences that are told of.
+    /// The differences of `deltas` that are in the scope.
     pub(super) fn judged(
         &mut self,
         old: &Manifest,
@@ -154,7 +158,7 @@ impl Judge {
         Ok(judged)
     }
 
-    /// Whether the entry at `path` is told of.
+    /// Whether the entry at `path` is in the scope.
     fn admits(&mut self, path: &Path, is_dir: bool) -> Result<bool, Error> {
         if !self.paths.is_empty() && !self.paths.iter().any(|above| path.starts_with(above)) {
             return Ok(false);
@@ -176,7 +180,8 @@ impl Judge {
         tracked.contains(path.as_os_str().as_bytes())
     }
 
-    /// The folder that has the index of the tree: `.git`, or the project's folder for this linked worktree. No other that a file may name.
+    /// Opens the folder that has the tree's index: `.git`, or the project's folder for this linked
+    /// worktree. A `.git` file may name other folders, but calve does not read those.
     fn repository(&self) -> Option<OwnedFd> {
         let root = self.opened.as_ref()?;
         if let Ok(dir) = open_at(root, Path::new(GIT)) {
@@ -193,7 +198,8 @@ impl Judge {
     }
 
     fn folder(&mut self, path: &Path) -> Result<Folder, Error> {
-        // From the root down: what is in a folder that is ignored is ignored, whatever is said further down.
+        // We go from the root down: everything in an ignored folder is ignored, whatever rules say
+        // further down.
         let mut above = Folder::Ruled(None);
         let mut folders: Vec<&Path> = path.ancestors().collect();
         folders.reverse();
@@ -222,7 +228,7 @@ impl Judge {
         let Some(root) = &self.opened else { return Ok(chain) };
         let dir = match open_at(root, folder) {
             Ok(dir) => dir,
-            // It was deleted, or is something else by now.
+            // The folder was deleted, or another kind of entry is there by now.
             Err(error) if is_gone(&error) => return Ok(chain),
             Err(error) => {
                 return Err(error).context(Operation::OpenDirectory, || self.root.join(folder));
@@ -246,7 +252,7 @@ impl Folder {
         match self {
             Self::Ignored => true,
             Self::Ruled(None) => false,
-            // The root itself is nothing that a rule could be about.
+            // No rule can be about the root itself.
             Self::Ruled(Some(_)) if path == Path::new("") => false,
             Self::Ruled(Some(chain)) => chain.excludes(path, is_dir),
         }

@@ -1,26 +1,30 @@
-//! Which lines of a file changed, in bounded time and memory.
+//! Finds the lines of a file that changed, in bounded time and memory.
 //!
-//! The histogram algorithm (git's, from imara-diff) gives the lines that a reader would call changed, but it has costs that
-//! files made for it, or just long repetitive ones, bring out: time that grows with the square of the lines (300 000
-//! equal lines that lost the first and the last: a minute, and 18 ms as it is done here), and recursion as deep as the root of
-//! their number. So it is given at most as many lines as [`BUDGET`] allows:
-//! * What the files have in common at both ends is cut off before anything is counted, but for some lines, over which a
-//!   change may be moved to where it reads best.
-//! * What is still too much is taken apart at the lines that both sides have exactly once and in the same order (the
-//!   anchors of the patience algorithm), which costs `n log n`.
-//! * A part that is too much even then counts as changed altogether. That is correct, if longer than need be.
+//! The histogram algorithm (git's, from imara-diff) finds the lines that a reader would call
+//! changed. But files that are made for it, or that are just long and repetitive, make it
+//! expensive. Its time grows with the square of the lines: it takes a minute for 300 000 equal
+//! lines that lost the first and the last, and this module takes 18 ms. Its recursion is as deep as
+//! the root of their number. So this module gives it at most as many lines as [`BUDGET`] allows:
+//! * It cuts off the equal lines at both ends before it counts anything. It keeps some of them, so
+//!   that a change can be moved over them to where it reads best.
+//! * If the rest is still too much, it splits the rest at lines that both sides have exactly once
+//!   and in the same order (the anchors of the patience algorithm). This costs `n log n`.
+//! * If a part is too much even then, the whole part counts as changed. That is correct, but longer
+//!   than necessary.
 
 pub(super) use imara_diff::Hunk;
 use imara_diff::sources::byte_lines;
 use imara_diff::{Algorithm, Diff, InternedInput, Token};
 
-/// The sum, over all parts, of the square of their lines on both sides together: one part of 32 Ki lines, or many smaller.
+/// The limit for the sum, over all parts, of the squared number of lines on both sides together. It
+/// allows one part of 32 Ki lines, or many smaller parts.
 pub(crate) const BUDGET: u64 = 1 << 30;
 
-/// How many of the equal lines at either end are kept.
+/// How many equal lines are kept at each end.
 const MARGIN_LINES: usize = 1000;
 
-/// The lines of two files around what changed, and what changed of them. Lines are counted from the first one kept.
+/// The lines of two files around the changes, and the changes. Line numbers start at the first line
+/// that is kept.
 pub(super) struct LineDiff<'a> {
     lines: InternedInput<&'a [u8]>,
     lines_ahead: u32,
@@ -28,7 +32,8 @@ pub(super) struct LineDiff<'a> {
 }
 
 impl<'a> LineDiff<'a> {
-    /// Compares two files of less than 2 GiB each: lines are counted in 31 bits.
+    /// Compares two files of less than 2 GiB each. The limit is there because line numbers have 31
+    /// bits.
     pub(super) fn new(old: &'a [u8], new: &'a [u8]) -> Self {
         Self::with(MARGIN_LINES, BUDGET, old, new)
     }
@@ -38,19 +43,20 @@ impl<'a> LineDiff<'a> {
         let (old_end, new_end) = (old.len() - end, new.len() - end);
         let ahead = old[..start].iter().filter(|byte| **byte == b'\n').count();
         let mut lines = InternedInput::default();
-        // Not `InternedInput::new`: it reserves by a guess from the first lines, which may be off by a lot.
+        // We do not use `InternedInput::new`: it guesses from the first lines how much to reserve,
+        // and the guess may be far off.
         lines.update_before(byte_lines(&old[start..old_end]));
         lines.update_after(byte_lines(&new[start..new_end]));
         let hunks = hunks(&lines, budget);
         Self { lines, lines_ahead: u32::try_from(ahead).unwrap_or(u32::MAX), hunks }
     }
 
-    /// What changed, in order; between two of these is at least one line that did not.
+    /// The changes, in order. Between two changes there is at least one unchanged line.
     pub(super) fn hunks(&self) -> &[Hunk] {
         &self.hunks
     }
 
-    /// How many equal lines there are before the first one kept.
+    /// How many equal lines were cut off before the first line that is kept.
     pub(super) fn lines_ahead(&self) -> u32 {
         self.lines_ahead
     }
@@ -85,7 +91,8 @@ fn length(tokens: &[Token]) -> u32 {
     u32::try_from(tokens.len()).unwrap_or(u32::MAX)
 }
 
-/// How many bytes at the start and at the end are whole lines that are equal and more than a margin away from what is not.
+/// How many bytes at the start and at the end can be cut off. They are whole equal lines, more than
+/// a margin away from the first and last difference.
 fn common_ends(old: &[u8], new: &[u8], margin_lines: usize) -> (usize, usize) {
     const STEP: usize = 4096;
     let newline = |byte: &u8| *byte == b'\n';
@@ -95,7 +102,7 @@ fn common_ends(old: &[u8], new: &[u8], margin_lines: usize) -> (usize, usize) {
     let coarse = coarse.min(old.len()).min(new.len());
     let fine = old[coarse..].iter().zip(&new[coarse..]).take_while(|(old, new)| old == new);
     let mut start = coarse + fine.count();
-    // To the start of the line in which they part, and over the margin.
+    // Goes back to the start of the line in which the files differ, and then over the margin.
     for _ in 0..=margin_lines {
         start = old[..start.saturating_sub(1)].iter().rposition(newline).map_or(0, |at| at + 1);
     }
@@ -128,7 +135,8 @@ fn hunks(lines: &InternedInput<&[u8]>, mut budget: u64) -> Vec<Hunk> {
     found
 }
 
-/// Takes the price of comparing these lines from the budget, if it is there.
+/// Takes the cost of comparing these lines from the budget. Returns false, and takes nothing, if
+/// the budget is too small.
 fn afford(budget: &mut u64, before: &[Token], after: &[Token]) -> bool {
     let lines = (before.len() + after.len()) as u64;
     match budget.checked_sub(lines.saturating_mul(lines)) {
@@ -146,7 +154,7 @@ fn compare(lines: &InternedInput<&[u8]>) -> Vec<Hunk> {
     diff.hunks().collect()
 }
 
-/// Compares what starts at the lines `at`, and adds what changed to `found`.
+/// Compares one part, which starts at the lines `at`, and adds the changes to `found`.
 fn compare_part(
     lines: &InternedInput<&[u8]>,
     (mut before, mut after): (&[Token], &[Token]),
@@ -173,7 +181,8 @@ fn compare_part(
         found.push(changed(0..before.len(), 0..after.len()));
         return;
     }
-    // Numbered anew: the algorithm makes tables of as many rows as there are numbers.
+    // We number the lines of the part anew, because the algorithm makes tables with a row for each
+    // number.
     let mut part = InternedInput::default();
     part.update_before(before.iter().map(|token| lines.interner[*token]));
     part.update_after(after.iter().map(|token| lines.interner[*token]));
@@ -183,7 +192,8 @@ fn compare_part(
     );
 }
 
-/// Lines that both sides have exactly once, as many as come in the same order on both.
+/// Lines that both sides have exactly once: the longest series of them that has the same order on
+/// both sides.
 fn anchors(lines: &InternedInput<&[u8]>) -> Vec<(usize, usize)> {
     #[derive(Clone, Copy)]
     enum Seen {
@@ -209,7 +219,8 @@ fn anchors(lines: &InternedInput<&[u8]>) -> Vec<(usize, usize)> {
         })
         .collect();
 
-    // The longest rising sequence: `ends[n]` is the pair with the least line that ends one of n + 1 pairs.
+    // Finds the longest increasing sequence. Of all pairs that end a sequence of n + 1 pairs,
+    // `ends[n]` is the pair with the smallest line.
     let mut ends: Vec<usize> = Vec::new();
     let mut previous = Vec::with_capacity(pairs.len());
     for (index, (_, new)) in pairs.iter().enumerate() {
@@ -230,7 +241,8 @@ fn anchors(lines: &InternedInput<&[u8]>) -> Vec<(usize, usize)> {
     chosen
 }
 
-/// What becomes of `old` when the changes are made: the property that everything here is held to.
+/// Applies the changes to `old`. The result must equal `new`: this is the property that the tests
+/// check.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn apply(margin_lines: usize, budget: u64, old: &[u8], new: &[u8]) -> Vec<u8> {
     let diff = LineDiff::with(margin_lines, budget, old, new);
@@ -263,7 +275,7 @@ mod tests {
 
     use super::*;
 
-    /// A random number, the same in every run.
+    /// A pseudo-random number. Every run gets the same numbers.
     fn random(state: &mut u64) -> u64 {
         *state =
             state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -280,8 +292,8 @@ mod tests {
         let mut few = |kinds: u64, lines: usize| {
             text((0..lines).map(|_| random(&mut state) % kinds).collect::<Vec<_>>().into_iter())
         };
-        // Blocks, each longer than the one before, parted by lines that differ: the longest is found first, and the
-        // rest is all on its left.
+        // Blocks of equal lines, each longer than the block before, separated by lines that differ.
+        // The algorithm finds the longest block first, and everything else is to its left.
         let blocks = |differ: u64| {
             text((1..250).flat_map(move |block| {
                 (0..block).map(move |line| block * 1000 + line).chain([differ + block])
@@ -325,7 +337,8 @@ mod tests {
                 .unwrap();
             assert!(result.0, "{row}");
             let took = started.elapsed();
-            // Far more than it takes, on a busy machine and not optimised, and far less than that without a budget.
+            // The limit is far more than the comparison takes on a busy machine in a build that is
+            // not optimised, and far less than it would take without a budget.
             assert!(took < Duration::from_secs(300), "{row} took {took:?}");
         }
     }

@@ -13,7 +13,7 @@ use super::*;
 const FILE: u32 = 0o100_644;
 const PROGRAM: u32 = 0o100_755;
 
-/// Path, to git's mode and content.
+/// Maps a path to git's mode and the content.
 type Tree = BTreeMap<Vec<u8>, (u32, Vec<u8>)>;
 
 fn tree<const N: usize>(entries: [(&[u8], u32, &[u8]); N]) -> Tree {
@@ -24,7 +24,8 @@ fn side((mode, content): &(u32, Vec<u8>)) -> Side<'_> {
     Side { mode: *mode, content }
 }
 
-/// The patch from one tree to the other. Where `renames` are looked for, content decides, as with `git diff -M100%`.
+/// The patch from one tree to the other. If `renames` is set, files of equal content are renames,
+/// like with `git diff -M100%`.
 fn patch(old: &Tree, new: &Tree, renames: bool) -> Vec<u8> {
     let mut out = Vec::new();
     let mut gone: Vec<_> = old.iter().filter(|(path, _)| !new.contains_key(*path)).collect();
@@ -97,7 +98,7 @@ fn read(root: &Path) -> Tree {
 fn git(folder: &Path) -> Command {
     let mut git = Command::new("git");
     git.current_dir(folder)
-        // Whoever runs the tests may have settings, and be in a repository.
+        // The user who runs the tests may have git settings, and may be in a repository.
         .env("GIT_CONFIG_NOSYSTEM", "1")
         .env("GIT_CONFIG_GLOBAL", "/dev/null")
         .env("GIT_CEILING_DIRECTORIES", folder.parent().unwrap())
@@ -130,7 +131,7 @@ fn have_git(test: &str) -> bool {
     have
 }
 
-/// Git makes `new` of `old` by this patch, and `old` of `new`.
+/// Asserts that git can make `new` from `old` with this patch, and `old` from `new`.
 fn assert_applies(row: &str, old: &Tree, new: &Tree, patch: &[u8]) {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path().canonicalize().unwrap();
@@ -151,7 +152,8 @@ fn assert_applies(row: &str, old: &Tree, new: &Tree, patch: &[u8]) {
             (Some(old), Some(new)) => (old.0 == SYMLINK) != (new.0 == SYMLINK),
             _ => true,
         };
-        // Git 2.47 undoes a deletion, its own too, without the mode: a link comes back as a file that holds its target.
+        // When git 2.47 undoes a deletion, even of its own patch, it forgets the mode: a link comes
+        // back as a file that holds its target.
         if let Some(old) = old.get(path).filter(|_| gone && *mode == FILE) {
             *mode = old.0;
         }
@@ -159,9 +161,9 @@ fn assert_applies(row: &str, old: &Tree, new: &Tree, patch: &[u8]) {
     assert!(back == *old, "back: {row}");
 }
 
-/// What git itself says of each row.
+/// The patches that git itself writes for the rows.
 fn git_diffs(rows: &[(String, Tree, Tree)]) -> Vec<Vec<u8>> {
-    /// The id of a tree with nothing in it, which git always knows.
+    /// The id of the empty tree, which git always knows.
     const EMPTY: &str = "4b825dc642cb6eb9a060e54bf8d69288fbee4904";
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path().canonicalize().unwrap();
@@ -189,7 +191,8 @@ fn git_diffs(rows: &[(String, Tree, Tree)]) -> Vec<Vec<u8>> {
     rows.iter().enumerate().map(one).collect()
 }
 
-/// Without what may differ: the name of a function behind a hunk's numbers, and how binary content is packed.
+/// The patch without the parts that may differ: the function name behind a hunk's numbers, and how
+/// binary content is compressed.
 fn comparable(patch: &[u8]) -> String {
     let mut result = String::new();
     let mut binary = false;
@@ -209,7 +212,7 @@ fn numbers(lines: std::ops::Range<u32>) -> Vec<u8> {
     lines.flat_map(|line| format!("line {line}\n").into_bytes()).collect()
 }
 
-/// `numbers(lines)`, with these replaced.
+/// `numbers(lines)`, with the lines of `edits` replaced.
 fn edited(lines: std::ops::Range<u32>, edits: &[(u32, &str)]) -> Vec<u8> {
     let edit = |line| edits.iter().find(|(edit, _)| *edit == line);
     lines
@@ -328,7 +331,7 @@ fn rows() -> Vec<(String, Tree, Tree)> {
     ];
     for name in names {
         let mut name = vec![*name];
-        // Others want names to be UTF-8.
+        // Other systems require names to be UTF-8.
         if cfg!(target_os = "linux") && name[0] == b"-dash" {
             name.push(b"\xff\xfe");
         }
@@ -436,7 +439,7 @@ fn lines_are_counted_as_the_patch_has_them() {
     }
 }
 
-/// Lines of few kinds, so that many are alike; sometimes without a last newline.
+/// Lines of few kinds, so that many lines are equal. Sometimes the last newline is missing.
 fn content() -> impl Strategy<Value = Vec<u8>> {
     let line = prop_oneof![
         4 => "[a-c]?\n",
@@ -456,7 +459,7 @@ fn content() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// Edits of lines: where, how many go, and what comes.
+/// Edits of lines: the place, the number of lines that are removed, and the new content.
 type Edits = Vec<(proptest::sample::Index, usize, Vec<u8>)>;
 
 fn edit(old: &[u8], edits: &Edits) -> Vec<u8> {
