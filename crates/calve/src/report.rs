@@ -89,7 +89,7 @@ pub struct CopiedBecause {
     /// There was no file to clone from. The bytes came from a pack of a store that cannot be
     /// written to.
     pub vanished: u64,
-    /// The file must be mutable, and a hard link or symbolic link would not have been.
+    /// The file must be mutable, and a link to the source's file would not be.
     pub mutable: u64,
 }
 
@@ -122,7 +122,7 @@ pub struct UnlinkedBecause {
     /// The system refused to link this one file: it has as many names as it can have, or it belongs
     /// to another user (`protected_hardlinks`).
     pub file: u64,
-    /// The file must be mutable, and a link would not have been.
+    /// The file must be mutable, and a link to the source's file would not be.
     pub mutable: u64,
 }
 

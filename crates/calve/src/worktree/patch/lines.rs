@@ -4,7 +4,8 @@
 //! changed. But files that are made for it, or that are just long and repetitive, make it
 //! expensive. Its time grows with the square of the lines: it takes a minute for 300 000 equal
 //! lines that lost the first and the last, and this module takes 18 ms. Its recursion is as deep as
-//! the root of their number. So this module gives it at most as many lines as [`BUDGET`] allows:
+//! the square root of their number. So this module gives it at most as many lines as [`BUDGET`]
+//! allows:
 //! * It cuts off the equal lines at both ends before it counts anything. It keeps some of them, so
 //!   that a change can be moved over them to where it reads best.
 //! * If the rest is still too much, it splits the rest at lines that both sides have exactly once
@@ -292,8 +293,9 @@ mod tests {
         let mut few = |kinds: u64, lines: usize| {
             text((0..lines).map(|_| random(&mut state) % kinds).collect::<Vec<_>>().into_iter())
         };
-        // Blocks of equal lines, each longer than the block before, separated by lines that differ.
-        // The algorithm finds the longest block first, and everything else is to its left.
+        // Blocks of lines that both texts have, each longer than the block before, separated by
+        // lines that differ. The algorithm finds the longest block first, and everything else is to
+        // its left.
         let blocks = |differ: u64| {
             text((1..250).flat_map(move |block| {
                 (0..block).map(move |line| block * 1000 + line).chain([differ + block])
