@@ -1,12 +1,15 @@
-//! The engine: one queue, a few threads, trees made at all destinations at once.
+//! The engine makes trees at all destinations at once, with one queue and a few threads.
 //!
-//! A task is a directory: its [`Source`] hands over the entries, files are created everywhere, and go in small batches to be filled
-//! ([`pool`](super::pool) argues why). A directory gets its mode and times when everything below it is done ([`node`](super::node)).
-//! Further names of files come when all else stands ([`links`](super::links)).
+//! A task is a directory. Its [`Source`] hands over the entries. A thread creates the files at
+//! every destination, and passes them on in small batches to be filled ([`pool`](super::pool)
+//! argues why). A directory gets its mode and times when everything below it is done
+//! ([`node`](super::node)). calve links the further names of files when everything else is in place
+//! ([`links`](super::links)).
 //!
 //! # Bounds
-//! Descriptors: [`Budget`](super::budget::Budget) says how many, for directories and for files between creating and filling. Directories
-//! are taken last in, first out, so the queue holds the siblings along one path for each thread, not a level of the tree.
+//! [`Budget`](super::budget::Budget) says how many descriptors there may be, for directories and
+//! for files between creating and filling. Threads take directories last in, first out. So for each
+//! thread the queue holds the siblings along one path, not a whole level of the tree.
 
 use std::ffi::CStr;
 use std::io;
@@ -36,7 +39,8 @@ use crate::reflink::sys;
 use crate::report::{DestinationReport, SkipReason};
 
 impl<S: Source> Op<'_, S> {
-    /// Makes the tree, from the root, which is given open at every destination, and is handed back so; and what the threads kept.
+    /// Makes the tree. The caller passes the root, open at every destination, and gets it back,
+    /// together with the values that the threads kept.
     pub(crate) fn run(
         &self,
         root: Opened<S>,
@@ -59,7 +63,7 @@ impl<S: Source> Op<'_, S> {
         Ok((roots, threads))
     }
 
-    /// Does tasks, and what comes up meanwhile.
+    /// Works on `tasks`, and on the tasks that they add.
     fn round(&self, round: usize, tasks: Vec<Task<S>>) -> Result<Vec<S::Thread>, Error> {
         if tasks.is_empty() {
             return Ok(Vec::new());
@@ -81,21 +85,21 @@ impl<S: Source> Op<'_, S> {
     }
 }
 
-/// One thread.
+/// One thread of the engine.
 pub(crate) struct Worker<'a, 'b, S: Source> {
     pub(crate) op: &'a Op<'b, S>,
     pub(super) index: usize,
     pub(super) mode_is_exact: bool,
     pub(super) privileged: bool,
     pub(super) copier: Copier,
-    /// What the source keeps here.
+    /// The source's own values for this thread.
     pub(crate) own: S::Thread,
-    /// One for each destination; in a dry run, one.
+    /// One for each destination. A dry run has one.
     pub(super) tallies: Vec<DestinationReport>,
-    /// Whether this thread has its directory in the destination's stage.
+    /// For each destination: whether this thread has made its directory in the stage.
     pub(super) stage_dirs: Vec<bool>,
     pub(super) staged: u64,
-    /// Names in the directory that is being read which are linked later.
+    /// Names in the directory that the thread is reading which calve links later.
     pub(super) further: Vec<Name<Dir<S>>>,
 }
 
@@ -134,7 +138,7 @@ impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
         }
     }
 
-    /// Fills a batch and lets go of its directory.
+    /// Fills a batch and releases its directory.
     fn fill(&mut self, batch: Batch<S>) -> Result<(), Error> {
         let Batch { node, handles, mut jobs } = batch;
         self.fill_files(&node, &handles, &mut jobs)?;
@@ -142,7 +146,7 @@ impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
         self.finish(&node)
     }
 
-    /// One thing less to wait for below `node`.
+    /// Tells `node` that one thing that it waits for is done.
     fn finish(&mut self, node: &Arc<Node<S>>) -> Result<(), Error> {
         let op = self.op;
         node.one_done(&op.dirs, |node| {
@@ -153,7 +157,8 @@ impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
         })
     }
 
-    /// All links are made, and each of them changed its inode, also as it is under the first name.
+    /// Notes the files after all links were made. Each link changed its inode's change time, and
+    /// the first name has the same inode.
     fn linked(&mut self, further: &Further<Dir<S>>) -> Result<(), Error> {
         let (op, node) = (self.op, &further.dir);
         if S::NOTES && !further.names.is_empty() {
@@ -181,7 +186,8 @@ impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
                 continue;
             }
             let context = || dest_path(index);
-            // Not so of the root, which the stage made, nor in a merge, where a directory may have inherited its group.
+            // Two directories may have other owners than the cached ones: the root, which the stage
+            // made, and any directory of a merge, which may have inherited its group.
             let as_made = op.dests[index].merge_stage.is_none() && node.parent.is_some();
             let created =
                 self.created(index, fd, as_made).context(Operation::ReadDirectory, context)?;
@@ -199,8 +205,9 @@ impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
         Ok(())
     }
 
-    /// What a file or directory that this thread just made looks like. Asked of the first one at each destination,
-    /// or of this very one where directories pass on what is theirs.
+    /// The owner and mode of a file or directory that this thread just made. calve looks at the
+    /// first one at each destination and remembers its owner (`cached`). Where directories pass on
+    /// their group, it looks at this very one.
     pub(super) fn created(&self, dest: usize, fd: &OwnedFd, cached: bool) -> io::Result<Created> {
         let ask = || fs::fstat(fd).map(|stat| (stat.st_uid, stat.st_gid));
         let cell = &self.op.dests[dest].owner;
@@ -211,12 +218,13 @@ impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
                 if cached { *cell.get_or_init(|| owner) } else { owner }
             }
         };
-        // Whoever made it wrote `clipped` before it took the queue's lock to hand it over.
+        // The thread that made the file wrote `clipped` before it took the queue's lock to hand the
+        // file over.
         let mode_is_exact = self.mode_is_exact && !self.op.clipped.load(Ordering::Relaxed);
         Ok(Created { owner, mode_is_exact, privileged: self.privileged })
     }
 
-    /// Handles what is in a directory.
+    /// Reads a directory and makes its entries.
     fn directory(&mut self, node: &Arc<Node<S>>) -> Result<(), Error> {
         let op = self.op;
         let handles = node.handles(&op.dirs).context(Operation::OpenDirectory, || op.path(node))?;
@@ -226,7 +234,8 @@ impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
         self.finish(node)
     }
 
-    /// `None` where it is gone or is none of the source's.
+    /// Opens a child directory and makes it at every destination. `None` if the child is gone or is
+    /// no part of the tree.
     fn open_directory(
         &mut self,
         parent: &Arc<Node<S>>,
@@ -271,7 +280,8 @@ impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
         let merging = op.dests[dest].merge_stage.is_some();
         let mkdir = || fs::mkdirat(dir, name, directory_mode(meta));
         let result = match parent.dests[dest].folds {
-            // It is put there even if it is there: a second one of that name would be merged into it.
+            // A directory that exists already is noted, too: a second one whose name folds to the
+            // same would be merged into it.
             true => parent.placed.put(dest, dir, name, || match mkdir() {
                 Err(Errno::EXIST) => Ok(false),
                 result => result.map(|()| true),
@@ -308,21 +318,23 @@ impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
             let root = op.dests[dest].merge_stage.as_ref().map(Stage::id).transpose();
             let own = fs::fstat(&fd).context(Operation::Read, path)?;
             let elsewhere = |(dev, _)| dev != Meta::of(&own).dev;
-            // A new directory is as the one it is in.
+            // A new directory is staged like its parent.
             stage_here = root.context(Operation::Read, path)?.is_some_and(elsewhere)
                 || made && parent.dests[dest].stage_here.load(Ordering::Relaxed);
             if stage_here && !made {
-                // What a killed process left of files that were on their way.
+                // A killed process may have left staged files here.
                 staging::sweep(&fd);
             }
-            // One that was there, or is on another filesystem, may be another kind than the one it is in.
+            // A directory that was there before, or is on another filesystem, may treat case
+            // differently than its parent.
             folds = stage_here || parent.dests[dest].folds || !made && sys::ignores_case(&fd);
         }
         Ok((fd, DestState { made, stage_here: stage_here.into(), folds }))
     }
 
-    /// The entry as the first name of a file that has so many names. `None`: it is a further name, and is linked later. In the link modes
-    /// `unlinked` says why it is no link to the source.
+    /// The entry as the first name of its file, which has `names` names. `None` if the entry is a
+    /// further name: calve links it later. In the link modes `unlinked` says why the file is no
+    /// link to the source.
     pub(crate) fn first_name(
         &mut self,
         node: &Arc<Node<S>>,
@@ -345,7 +357,7 @@ impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
         }
     }
 
-    /// Gives files to whoever fills them, or fills them here where nobody keeps up.
+    /// Passes files to a thread that fills them. If no thread keeps up, this one fills them.
     pub(crate) fn hand_over(
         &mut self,
         node: &Arc<Node<S>>,
@@ -366,12 +378,13 @@ impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
     }
 }
 
-/// The mode a directory is made with: its own, but ours to fill.
+/// The mode that calve makes a directory with: the source's mode, and write access for the owner,
+/// who must fill it.
 fn directory_mode(meta: &Meta) -> Mode {
     meta::mode((meta.mode & 0o777) | 0o700)
 }
 
-/// Two names of the source that the destination takes for one.
+/// The error for two names of the source that the destination takes for one.
 pub(super) fn two_names(path: PathBuf) -> Error {
     Error::new(
         ErrorKind::Conflict,

@@ -1,7 +1,8 @@
-//! One entry that is no directory: made at every destination, then filled.
+//! Makes one entry that is no directory: first creates it at every destination, then fills it.
 //!
-//! In a fresh tree it is made at its place; nobody sees it before the whole is published. In a merge it is made in the
-//! stage and renamed to its place when it is whole, which replaces a file of that name atomically.
+//! In a fresh tree calve creates the entry in its final place, because nobody sees the tree before
+//! all of it is published. In a merge calve creates the entry in the stage. When the entry is
+//! complete, calve renames it into place, which replaces a file of that name atomically.
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -29,7 +30,8 @@ use crate::reflink::meta::{self, Attrs, Meta};
 use crate::reflink::sys;
 use crate::report::SkipReason;
 
-/// How long leases on files of the source are waited for: `/proc/sys/fs/lease-break-time` is 45 s by default.
+/// How long calve waits for leases on files of the source: `/proc/sys/fs/lease-break-time` is 45 s
+/// by default.
 const LEASES_MOST: Duration = Duration::from_secs(60);
 const LEASE_PAUSE: Duration = Duration::from_millis(10);
 
@@ -37,18 +39,18 @@ const LEASE_PAUSE: Duration = Duration::from_millis(10);
 pub(crate) struct Job<S: Source> {
     name: CString,
     number: u32,
-    /// Its content, open; `None` where it is empty.
+    /// The open file with the content. `None` if the content is empty.
     pub(super) source: Option<OwnedFd>,
     from: Meta,
-    /// What its metadata shall be.
+    /// The metadata that the new file gets.
     meta: Meta,
-    /// It is the first name of a file that has several.
+    /// Set if this is the first name of a file that has several.
     first: Option<Arc<First<S>>>,
     outs: Vec<Out>,
 }
 
 impl<S: Source> Job<S> {
-    /// An entry with the content of an open file, and what that is; or without content.
+    /// An entry with the content of an open file, whose metadata comes with it; or without content.
     pub(crate) fn new(entry: Named<'_>, content: Option<(OwnedFd, Meta)>, meta: Meta) -> Self {
         let (source, from) = match content {
             Some((source, from)) => (Some(source), from),
@@ -66,7 +68,7 @@ impl<S: Source> Job<S> {
         self.number
     }
 
-    /// How large it is.
+    /// The size of the content.
     fn size(&self) -> u64 {
         self.source.as_ref().map_or(0, |_| self.from.size)
     }
@@ -74,35 +76,38 @@ impl<S: Source> Job<S> {
 
 /// The file at one destination.
 struct Out {
-    /// `None` where cloning makes the file, and where a link already stands there.
+    /// `None` if cloning makes the file, and if a link is already in place.
     fd: Option<OwnedFd>,
     /// In a merge: the name in the stage (or, on another device, in the directory itself).
     temporary: Option<Temporary>,
-    /// Why it is not a link, in the link modes.
+    /// In the link modes: why the file is not a link.
     because: Option<Because>,
-    /// Nothing is left to do.
+    /// Nothing is left to do at this destination.
     done: bool,
 }
 
-/// What became of an entry that was renamed to its place.
+/// What became of an entry that calve tried to rename into place.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Settled {
     Placed,
-    /// Something is there, and is kept.
+    /// The destination has an entry of that name, and keeps it.
     Kept,
-    /// It cannot be renamed there from the stage: from now on such entries are staged in the directory itself, this one anew.
+    /// The entry cannot be renamed there from the stage. calve makes it again in the directory
+    /// itself, and stages all later entries of that directory there, too.
     Unreachable,
 }
 
-/// The name of a file on its way in a merge. In a stage it goes with that one, whatever happens; elsewhere with this.
+/// The name of a staged file in a merge. If the file is in the stage, it is removed together with
+/// the stage. If it is elsewhere, dropping this value removes it.
 pub(super) struct Temporary {
     name: CString,
-    /// The directory, as which destination's of those that are open.
+    /// If the file is not in the stage: the directories that contain it, and the destination's
+    /// index among them.
     astray: Option<(Arc<Handles>, usize)>,
 }
 
 impl Temporary {
-    /// Whether it is not in the stage.
+    /// Whether the file is outside of the stage.
     fn is_astray(&self) -> bool {
         self.astray.is_some()
     }
@@ -128,13 +133,13 @@ impl Out {
     const DONE: Self = Self { fd: None, temporary: None, because: None, done: true };
 }
 
-/// What became of a regular file that was to be made.
+/// What became of a regular file that calve was asked to make.
 #[expect(clippy::large_enum_variant, reason = "a box would be an allocation for each file")]
 enum Created<'a> {
     Job(Job<Live<'a>>),
-    /// It stands everywhere.
+    /// The file is complete at every destination.
     Done,
-    /// It is gone, or no regular file any more.
+    /// The source's file is gone, or is no regular file any more.
     Changed,
 }
 
@@ -142,7 +147,8 @@ enum Created<'a> {
 pub(super) type Unlinked = Vec<Option<Because>>;
 
 impl<'l> Worker<'_, '_, Live<'l>> {
-    /// Handles an entry that is no directory; a regular file that is to be cloned or copied comes back as a job.
+    /// Handles an entry that is no directory. If the entry is a regular file to clone or copy, it
+    /// is returned as a job.
     pub(super) fn entry(
         &mut self,
         node: &Arc<Node<Live<'l>>>,
@@ -151,7 +157,8 @@ impl<'l> Worker<'_, '_, Live<'l>> {
         mut kind: FileType,
         mutable: bool,
     ) -> Result<Option<Job<Live<'l>>>, Error> {
-        // What is found may be another kind of entry by now. Twice is a coincidence, three times is a game.
+        // The entry may have changed its kind since the listing. calve looks again, three times at
+        // most; then somebody is changing it all the time.
         for _ in 0..3 {
             let changed = match kind {
                 FileType::RegularFile => {
@@ -201,7 +208,7 @@ impl<'l> Worker<'_, '_, Live<'l>> {
         Ok(None)
     }
 
-    /// Opens the source and makes the destinations, but those where it is a link already.
+    /// Opens the source's file and creates it at the destinations where it is not a link already.
     fn create(
         &mut self,
         node: &Arc<Node<Live<'l>>>,
@@ -221,7 +228,8 @@ impl<'l> Worker<'_, '_, Live<'l>> {
             op.operation.files_done(1);
             return Ok(Created::Done);
         }
-        // A link to the source somewhere, or a file that must be on its own: its other names are not linked to it.
+        // calve does not link the file's other names to it in two cases: it is a link to the source
+        // somewhere, or it must be a copy of its own.
         let apart = unlinked.is_some_and(|unlinked| {
             unlinked.iter().any(|because| matches!(because, None | Some(Because::Mutable)))
         });
@@ -236,11 +244,11 @@ impl<'l> Worker<'_, '_, Live<'l>> {
         if unlinked.is_some() {
             job.outs = self.create_outs(node, handles, &job, unlinked)?;
         }
-        // Otherwise it is created with the rest of its batch, by `create_batch`.
+        // Without links, `create_batch` creates the file together with its batch.
         Ok(Created::Job(job))
     }
 
-    /// Opens a regular file of the source; `None` where it is gone, or none any more.
+    /// Opens a regular file of the source. `None` if it is gone, or is no regular file any more.
     pub(super) fn open_file(
         &mut self,
         node: &Arc<Node<Live<'l>>>,
@@ -271,8 +279,9 @@ impl<'l> Worker<'_, '_, Live<'l>> {
         Ok(Some(Job::new(entry, Some((source, meta)), meta)))
     }
 
-    /// Waits a moment for a process that has a lease on a file (Samba and NFS servers take them) to let go of it, which it
-    /// was just asked to; `false` where all of the waiting together took longer than the kernel lets anybody keep one.
+    /// Waits a moment for a process that has a lease on a file (Samba and NFS servers take leases).
+    /// The kernel has just asked that process to give up the lease. Returns `false` when this
+    /// thread's waits together took longer than the kernel lets anybody keep a lease.
     fn waits_for_lease(&mut self) -> Result<bool, Error> {
         self.op.check()?;
         std::thread::sleep(LEASE_PAUSE);
@@ -282,7 +291,8 @@ impl<'l> Worker<'_, '_, Live<'l>> {
 }
 
 impl<S: Source> Worker<'_, '_, S> {
-    /// Makes a further name of a file a file of its own, at the destinations where it cannot be linked.
+    /// Makes a further name of a file a separate file, at the destinations where it cannot be
+    /// linked.
     pub(super) fn file_apart(
         &mut self,
         node: &Arc<Node<S>>,
@@ -312,8 +322,9 @@ impl<S: Source> Worker<'_, '_, S> {
         self.op.operation.files_done(1);
     }
 
-    /// Makes the files of a batch that are not made yet: all of them at one destination, then at the next, since what
-    /// the filesystem needs for one directory is still at hand then.
+    /// Creates the files of a batch that do not exist yet. It creates all of them at one
+    /// destination before the next, because the filesystem then still has the directory's blocks at
+    /// hand.
     pub(super) fn create_batch(
         &mut self,
         node: &Arc<Node<S>>,
@@ -345,7 +356,7 @@ impl<S: Source> Worker<'_, '_, S> {
             .collect()
     }
 
-    /// Makes the file at a destination, unless what is there is kept.
+    /// Creates the file at one destination, unless the destination keeps an entry of that name.
     fn begin_out(
         &mut self,
         dest: usize,
@@ -361,7 +372,8 @@ impl<S: Source> Worker<'_, '_, S> {
         self.create_out(dest, node, handles, job, because)
     }
 
-    /// Whether what exists is kept and something is there, which is counted then. What appears later [`settle`](Self::settle) finds.
+    /// Whether the destination keeps an existing entry of that name; if so, counts it. An entry
+    /// that appears later is found by [`settle`](Self::settle).
     pub(super) fn is_kept(
         &mut self,
         dest: usize,
@@ -369,7 +381,7 @@ impl<S: Source> Worker<'_, '_, S> {
         handles: &Handles,
         name: &CStr,
     ) -> Result<bool, Error> {
-        // Where two names may be one, what is there may be of this very call.
+        // Where two names may be one, this operation may itself have made the entry that is there.
         if self.op.options.existing != Existing::Keep || node.dests[dest].folds {
             return Ok(false);
         }
@@ -385,7 +397,7 @@ impl<S: Source> Worker<'_, '_, S> {
         }
     }
 
-    /// Counts an entry that the merge replaced, or kept.
+    /// Counts an entry that the merge replaced or kept.
     pub(super) fn count_existing(&mut self, dest: usize, node: &Node<S>, name: &CStr) {
         let options = self.op.options;
         let path = || node.path_of(name);
@@ -434,14 +446,15 @@ impl<S: Source> Worker<'_, '_, S> {
             }
         })?;
         if out.temporary.as_ref().is_some_and(Temporary::is_astray) {
-            // It is no stage of ours and may have passed an ACL on, which also takes the place of the umask.
+            // The file is in an ordinary directory, which may have passed on an ACL. An inherited
+            // ACL also replaces the umask.
             meta::strip_inherited_acls(&fd).context(Operation::SetMetadata, path)?;
             fs::fchmod(&fd, mode).context(Operation::SetMetadata, path)?;
         }
         Ok(fd)
     }
 
-    /// In a merge: a name for a file on its way.
+    /// In a merge: a name for a staged file.
     pub(super) fn temporary(
         &mut self,
         dest: usize,
@@ -457,8 +470,9 @@ impl<S: Source> Worker<'_, '_, S> {
             stage_name()
         } else {
             self.staged += 1;
-            // A directory for each thread that makes files: one for all would make them wait for its lock. It is part of
-            // the name, since another thread may be the one that fills the file and renames it.
+            // Each thread that creates files has its own directory: with one for all, threads would
+            // wait for that directory's lock. The name includes the directory, because another
+            // thread may fill the file and rename it.
             let (thread, number) = (self.index, self.staged);
             if !self.stage_dirs[dest] {
                 self.make_stage_dir(dest)?;
@@ -470,7 +484,7 @@ impl<S: Source> Worker<'_, '_, S> {
         Ok(Some(Temporary { name, astray }))
     }
 
-    /// The directory a file is made in.
+    /// The directory that the file is created in.
     pub(super) fn place<'h>(
         &'h self,
         dest: usize,
@@ -493,7 +507,7 @@ impl<S: Source> Worker<'_, '_, S> {
         Ok(())
     }
 
-    /// In a merge: renames a staged entry to its place, and counts what was there.
+    /// In a merge: renames a staged entry into place, and counts the entry that it replaced.
     pub(super) fn settle(
         &mut self,
         dest: usize,
@@ -511,7 +525,7 @@ impl<S: Source> Worker<'_, '_, S> {
             if keeps {
                 return staging::rename_new_or_link(dir, &temporary, into, name).map(|()| false);
             }
-            // Only a rename that replaces nothing tells whether one would.
+            // Only a rename that refuses to replace can tell whether there is something to replace.
             let replaces = match staging::rename_new(dir, &temporary, into, name) {
                 Err(Errno::EXIST) => true,
                 Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
@@ -526,7 +540,7 @@ impl<S: Source> Worker<'_, '_, S> {
             false => Ok(rename()),
         };
         let mut result = result.map_err(|first| op.one_place(node, &first, name))?;
-        // A rename does nothing where both names are one inode already.
+        // rename(2) does nothing if both names are already the same inode.
         if result == Ok(true)
             && op.options.mode == CloneMode::Hardlink
             && fs::unlinkat(dir, &*temporary, AtFlags::empty()).is_ok()
@@ -534,13 +548,13 @@ impl<S: Source> Worker<'_, '_, S> {
             result = Ok(false);
         }
         if keeps && result == Err(Errno::EXIST) {
-            // The stage is removed in the end, with what never left it.
+            // The staged entry is removed with the stage.
             self.count_existing(dest, node, name);
             return Ok(Settled::Kept);
         }
         if result == Err(Errno::XDEV) && !temporary.is_astray() {
             if !node.dests[dest].stage_here.swap(true, Ordering::Relaxed) {
-                // What a killed process left of files that were on their way.
+                // A killed process may have left staged files here.
                 staging::sweep(into);
             }
             return Ok(Settled::Unreachable);
@@ -572,7 +586,8 @@ impl<S: Source> Worker<'_, '_, S> {
         jobs: &mut [Job<S>],
     ) -> Result<(), Error> {
         let op = self.op;
-        // Here and not when the files are created: filling is the shorter half of the work.
+        // calve reads the attributes here and not when it creates the files, because filling is the
+        // shorter half of the work.
         let mut attrs = Vec::with_capacity(jobs.len());
         for job in jobs.iter().take_while(|_| op.options.xattrs) {
             attrs.push(
@@ -626,7 +641,8 @@ impl<S: Source> Worker<'_, '_, S> {
         let made_with = (!made_by_clone).then(|| meta::create_mode(&job.meta));
         let refused = meta::apply(&fd, &job.meta, attrs, created, made_with)
             .context(Operation::SetMetadata, path)?;
-        // In a merge others may put something at its place before its further names are linked to it.
+        // In a merge another process may replace the file before calve links its further names to
+        // it.
         let first = job.first.as_ref().filter(|_| op.dests[dest].merge_stage.is_some());
         let found = match S::NOTES || first.is_some() {
             true => Some(Meta::of(&fs::fstat(&fd).context(Operation::Read, path)?)),
@@ -661,7 +677,8 @@ impl<S: Source> Worker<'_, '_, S> {
         Ok(Settled::Placed)
     }
 
-    /// Clones (`None`), or copies and says why. The second value tells whether the clone brought the metadata, too.
+    /// Clones the file (`None`), or copies it and says why. The second value says whether the clone
+    /// has the metadata, too.
     fn content(
         &mut self,
         dest: usize,
@@ -674,7 +691,7 @@ impl<S: Source> Worker<'_, '_, S> {
         let Some(source) = &job.source else { return Ok((None, false)) };
         let failed = |error: io::Error| {
             if op.stopped() {
-                // Stopped between two calls; whoever stopped us has the reason.
+                // The operation was stopped between two calls. Its first error has the reason.
                 return op.cancelled();
             }
             S::failed(op.source_path(node, &job.name), op.dest_path(dest, node, &job.name), error)
@@ -722,7 +739,8 @@ impl<S: Source> Worker<'_, '_, S> {
             return Ok(Tried::No(Because::Disabled, None));
         }
         let sharing = &op.dests[dest].sharing;
-        // Where that is the end of it, it is to be said with this file's errno.
+        // With `Reflink::Always` a refusal is an error, which should have this file's own errno. So
+        // calve tries each file then.
         if sharing.known(job.from.dev).refused && op.options.reflink != Reflink::Always {
             return Ok(Tried::No(Because::Filesystem, None));
         }
@@ -730,7 +748,7 @@ impl<S: Source> Worker<'_, '_, S> {
         sharing.try_clone(source, &job.from, new, op.operation.patience(), || op.stopped())
     }
 
-    /// The file on its way to `name`.
+    /// The new file that will become `name`, at its temporary name in a merge.
     fn new_at<'h>(
         &'h self,
         dest: usize,

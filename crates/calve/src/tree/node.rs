@@ -1,12 +1,17 @@
-//! A directory on each of its sides: a source, destinations, or both; with a bounded number of open descriptors.
+//! A directory of the tree with a descriptor on each side: the source, the destinations, or both.
+//! The number of open descriptors is bounded.
 //!
-//! A node lives from the moment its directory is opened until everything below it is done; what is to be done with the directory
-//! itself comes then (a read-only directory must fill, and filling changes the times). Its descriptors may live
-//! shorter: when too many are open, those opened longest ago are closed ([`OpenDirs`]) and opened again when they are
-//! needed, from below by `..` or from the nearest open directory above, name by name, never through a link, and only if
-//! what is found is still the same inode.
+//! A node lives from the moment when its directory is opened until everything below it is done.
+//! Only then calve sets the directory's own metadata: a read-only directory must be filled first,
+//! and filling changes its times.
 //!
-//! What else is known of a directory (`D`) is its user's: the walk's, the scan's, or that of who makes a snapshot's trees.
+//! A node's descriptors may close earlier. When too many are open, calve closes those that were
+//! opened longest ago ([`OpenDirs`]) and opens them again when they are needed. It does so from
+//! below by `..`, or from the nearest open directory above, name by name. It never follows a link,
+//! and accepts a directory only if it is still the same inode.
+//!
+//! The type `D` is the user's own data for a directory. The walk, the scan and the engine for a
+//! snapshot's trees each have their own.
 
 use std::collections::VecDeque;
 use std::ffi::{CStr, CString, OsStr};
@@ -31,10 +36,11 @@ pub(crate) struct Node<D> {
     /// Empty for the root.
     name: CString,
     data: D,
-    /// What must still happen below before the node is finished; the reading of it counts as one.
+    /// How many things below the node must still finish before the node does. Reading the directory
+    /// counts as one.
     pending: AtomicUsize,
     handles: Mutex<Option<Arc<Handles>>>,
-    /// The inodes of all sides, noted when their descriptors were closed for the first time.
+    /// The inodes of all sides, noted before their descriptors are closed for the first time.
     ids: OnceLock<Vec<(u64, u64)>>,
 }
 
@@ -46,17 +52,17 @@ impl<D> Deref for Node<D> {
     }
 }
 
-/// The open descriptors of a node: one for each side, in the order in which they were given.
+/// The open descriptors of a node: one for each side, in the order in which the caller gave them.
 #[derive(Debug)]
 pub(crate) struct Handles {
     pub(crate) sides: Vec<OwnedFd>,
-    /// So many of them, the first ones, are destinations.
+    /// How many of the sides are destinations. They come first.
     dests: usize,
     open: Arc<AtomicUsize>,
 }
 
 impl Handles {
-    /// The source's side, where it has one.
+    /// The source's descriptor. Only for nodes that have a source.
     pub(crate) fn source(&self) -> &OwnedFd {
         &self.sides[self.dests]
     }
@@ -77,7 +83,7 @@ impl<D> Node<D> {
         Self::new(None, CString::default(), data, sides, dirs)
     }
 
-    /// The directory `name` in `parent`, which waits for it.
+    /// The directory `name` in `parent`. The parent waits for it.
     pub(crate) fn below(
         parent: &Arc<Self>,
         name: CString,
@@ -107,7 +113,7 @@ impl<D> Node<D> {
         node
     }
 
-    /// The path from the root, which is empty for the root itself.
+    /// The path from the root. It is empty for the root itself.
     pub(crate) fn path(&self) -> PathBuf {
         let mut names = Vec::new();
         let mut node = Some(self);
@@ -124,12 +130,13 @@ impl<D> Node<D> {
         path
     }
 
-    /// So many more things must happen below before the node is finished.
+    /// Adds `more` things that must finish below the node before the node does.
     pub(crate) fn add_pending(&self, more: usize) {
         self.pending.fetch_add(more, Ordering::Relaxed);
     }
 
-    /// One thing less to wait for below the node. Finishes it, and those above it, where that was the last.
+    /// Notes that one thing below the node is done. If it was the last one, finishes the node, and
+    /// then each directory above whose last one this was.
     pub(crate) fn one_done(
         self: &Arc<Self>,
         dirs: &OpenDirs<D>,
@@ -146,12 +153,12 @@ impl<D> Node<D> {
         Ok(())
     }
 
-    /// The open descriptors; opened again if they were closed.
+    /// The node's descriptors. If calve closed them, it opens them again.
     pub(crate) fn handles(self: &Arc<Self>, dirs: &OpenDirs<D>) -> io::Result<Arc<Handles>> {
         if let Some(handles) = &*lock(&self.handles) {
             return Ok(Arc::clone(handles));
         }
-        // Up to the nearest open directory, then down again.
+        // Goes up to the nearest open directory, then down again.
         let mut closed = vec![Arc::clone(self)];
         let mut from = loop {
             let above = closed.last().and_then(|node| node.parent.clone()).ok_or_else(moved)?;
@@ -166,14 +173,14 @@ impl<D> Node<D> {
         Ok(from)
     }
 
-    /// Notes what the directories are, and those on the way to them, so that they can be opened again after they are
-    /// finished with.
+    /// Notes the inodes of this directory and of those above it, so that calve can open them again
+    /// after they were closed.
     pub(crate) fn remember(&self, handles: &Handles) -> io::Result<()> {
         self.note_ids(handles)?;
         let mut above = self.parent.as_deref();
         // The root is never closed.
         while let Some(node) = above.filter(|node| node.parent.is_some()) {
-            // Where they are closed they were noted.
+            // The inodes of a closed directory were noted when it was closed.
             if node.ids.get().is_none()
                 && let Some(handles) = &*lock(&node.handles)
             {
@@ -193,21 +200,23 @@ impl<D> Node<D> {
         Ok(())
     }
 
-    /// Finishes with the descriptors, and hands the parent, if it was closed meanwhile, its own from here: `..` is one
-    /// step where the way from above may be long.
+    /// Closes the descriptors. If the parent's descriptors were closed meanwhile, opens them again
+    /// from here first: `..` is one step, and the way from above may be long.
     fn close_into_parent(&self, dirs: &OpenDirs<D>) -> Option<Arc<Self>> {
         let handles = lock(&self.handles).take();
         let parent = self.parent.clone()?;
         if let Some(handles) = handles
             && lock(&parent.handles).is_none()
         {
-            // If that is not the way back (a directory was moved), the way from above will tell.
+            // `..` may lead elsewhere, because somebody moved the directory. Then opening it from
+            // above reports the error.
             let _ = parent.reopen(&handles, c"..", dirs);
         }
         Some(parent)
     }
 
-    /// Opens the node's directories as `name` relative to `from`'s, if they are still the same.
+    /// Opens the node's directories as `name` relative to `from`, if they are still the same
+    /// inodes.
     fn reopen(
         self: &Arc<Self>,
         from: &Handles,
@@ -228,7 +237,8 @@ impl<D> Node<D> {
 }
 
 impl<D> Drop for Node<D> {
-    /// A chain of parents as deep as the tree is taken apart in a loop, not on the stack.
+    /// Drops the chain of parents in a loop. The chain is as long as the tree is deep, and
+    /// recursion could overflow the stack.
     fn drop(&mut self) {
         let mut parent = self.parent.take();
         while let Some(mut node) = parent.and_then(Arc::into_inner) {
@@ -241,7 +251,8 @@ fn moved() -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, "a directory was moved meanwhile")
 }
 
-/// The nodes whose descriptors are open, in the order in which they were opened, and how many there may be.
+/// The nodes with open descriptors, in the order in which they were opened, and how many there may
+/// be.
 #[derive(Debug)]
 pub(crate) struct OpenDirs<D> {
     most: usize,
@@ -251,12 +262,13 @@ pub(crate) struct OpenDirs<D> {
 }
 
 impl<D> OpenDirs<D> {
-    /// Of nodes with so many destinations.
+    /// For nodes with `dests` destinations, of which `most` may be open.
     pub(crate) fn new(most: usize, dests: usize) -> Self {
         Self { most, dests, open: Arc::default(), order: Mutex::default() }
     }
 
-    /// Notes the descriptors of `node` and closes others if they are too many. The root is never closed.
+    /// Keeps the descriptors of `node`, and closes others if there are too many. The root is never
+    /// closed.
     fn adopt(&self, node: &Arc<Node<D>>, sides: Vec<OwnedFd>) -> Arc<Handles> {
         self.open.fetch_add(1, Ordering::Relaxed);
         let handles = Arc::new(Handles { sides, dests: self.dests, open: Arc::clone(&self.open) });
@@ -277,7 +289,8 @@ impl<D> OpenDirs<D> {
             }
             let mut slot = lock(&oldest.handles);
             if let Some(handles) = &*slot {
-                // What cannot be recognised again stays open.
+                // A directory whose inodes cannot be noted stays open, because calve could not
+                // recognise it later.
                 if oldest.note_ids(handles).is_err() {
                     continue;
                 }

@@ -1,15 +1,19 @@
-//! A few threads over one queue, for work that finds more work.
+//! A few threads that share one queue, for work that finds more work.
 //!
-//! Tasks are taken last in, first out, so that what is queued is the siblings along one path for each thread, not a level
-//! of a tree. `live` counts tasks that are queued or being worked on; only a running task adds tasks, so at zero nothing is
-//! left and all threads go home. The first error is the one that is told, and stops everybody.
+//! Threads take tasks last in, first out. So for each thread the queue holds the siblings along one
+//! path, not a whole level of a tree. `live` counts the tasks that are queued or being worked on.
+//! Only a running task adds tasks, so at zero nothing is left and all threads end. The first error
+//! stops all threads, and is the one that is reported.
 //!
 //! # Work in two halves
-//! Making a file takes the filesystem's allocation locks (on XFS the inode btree of an allocation group, on btrfs the leaf that new
-//! inodes go to), and two threads that make files at once mostly wait for each other. Cloning into a file takes others. So work that
-//! makes files is cut in two: a task creates, and its second halves fill. Only so many threads take tasks while there are second
-//! halves. These go to the other threads, first in, first out, and the files that they hold open are bounded. A thread that finds no
-//! room for a second half does it itself, so any number of threads gets the work done. Measured: docs/design/pipeline.md.
+//! Creating a file takes the filesystem's allocation locks: on XFS the inode btree of an allocation
+//! group, on btrfs the leaf that new inodes go to. Two threads that create files at once mostly
+//! wait for each other. Cloning into a file takes other locks. So work that makes files has two
+//! halves: a task creates the files, and its second halves fill them. While there are second
+//! halves, only so many threads take tasks. The second halves go to the other threads, first in,
+//! first out, and the number of files that they hold open is bounded. A thread that finds no room
+//! for a second half does it itself, so any number of threads gets the work done. Measured:
+//! docs/design/pipeline.md.
 
 use std::collections::VecDeque;
 use std::io;
@@ -23,43 +27,44 @@ use super::running::Running;
 use crate::error::{Error, ErrorKind, Operation};
 use crate::reflink::sys;
 
-/// Locks, whether or not a thread panicked while it held the lock: the data is only ever replaced whole.
+/// Locks the mutex, even if a thread panicked while it held the lock: the data is only ever
+/// replaced whole.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The tasks that wait, and how many there are in all.
+/// The waiting tasks, and the counts that bound the work.
 struct Waiting<T> {
     tasks: Vec<T>,
-    /// Second halves, and the descriptors that each holds.
+    /// Waiting second halves, and the number of descriptors that each holds.
     halves: VecDeque<(T, usize)>,
-    /// Descriptors that second halves hold, also those that are being worked on.
+    /// How many descriptors all second halves hold, including those being worked on.
     held: usize,
-    /// Threads that work on a task, not on a second half.
+    /// How many threads work on a task, not on a second half.
     first: usize,
-    /// Threads that wait for something to do.
+    /// How many threads wait for something to do.
     idle: usize,
     live: usize,
 }
 
-/// A thread, as its worker is told of it.
+/// A thread, as its worker sees it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Thread {
     pub(crate) index: usize,
-    /// It has a umask of its own, 0.
+    /// Whether the thread has its own umask, which is 0.
     pub(crate) private_umask: bool,
 }
 
-/// How work in two halves is bounded.
+/// The bounds for work in two halves.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Halves {
-    /// How many threads work on first halves at once, while there are second ones.
+    /// How many threads work on first halves at once, while there are second halves.
     pub(crate) first_most: usize,
-    /// How many descriptors second halves may hold together.
+    /// How many descriptors all second halves may hold together.
     pub(crate) held_most: usize,
 }
 
-/// What the threads of one run share.
+/// The state that the threads of one run share.
 pub(crate) struct Queue<T> {
     waiting: Mutex<Waiting<T>>,
     wake: Condvar,
@@ -69,14 +74,14 @@ pub(crate) struct Queue<T> {
     halves: Halves,
 }
 
-/// An operation that was stopped by its token.
+/// The error for an operation that its caller cancelled.
 pub(crate) fn cancelled(operation: Operation, path: &Path) -> Error {
     let cause = io::Error::new(io::ErrorKind::Interrupted, "cancelled");
     Error::new(ErrorKind::Cancelled, operation, path, cause)
 }
 
 impl<T> Queue<T> {
-    /// For the threads that `operation` may have.
+    /// A queue for as many threads as `operation` may have.
     pub(crate) fn new(halves: Halves, operation: &Running) -> Self {
         let waiting = Waiting {
             tasks: Vec::new(),
@@ -96,7 +101,7 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Adds a task. Only a running task may.
+    /// Adds a task. Only a running task may do so.
     pub(crate) fn push(&self, task: T) {
         self.extend([task]);
     }
@@ -109,7 +114,7 @@ impl<T> Queue<T> {
         waiting.live += more;
         let idle = waiting.idle;
         drop(waiting);
-        // Waking is a system call, also where nobody waits.
+        // Waking is a system call even if no thread waits.
         match more.min(idle) {
             0 => {}
             1 => self.wake.notify_one(),
@@ -117,7 +122,8 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Gives the second half of a task, which holds so many descriptors, to another thread; or back, where there are too many.
+    /// Gives the second half of a task to another thread. Returns it if second halves would then
+    /// hold too many descriptors.
     pub(crate) fn hand_over(&self, half: T, descriptors: usize) -> Option<T> {
         let mut waiting = lock(&self.waiting);
         if waiting.held + descriptors > self.halves.held_most {
@@ -134,12 +140,12 @@ impl<T> Queue<T> {
         None
     }
 
-    /// Whether nobody needs the result any more.
+    /// Whether the result is not needed any more.
     pub(crate) fn stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed) || self.operation.is_cancelled()
     }
 
-    /// The first error is the one that is told; it stops everybody.
+    /// Keeps the first error, which is the one that is reported, and stops all threads.
     fn fail(&self, error: Error) {
         lock(&self.failure).get_or_insert(error);
         self.halt();
@@ -151,7 +157,7 @@ impl<T> Queue<T> {
         self.wake.notify_all();
     }
 
-    /// A task, or a second half and its descriptors.
+    /// The next task, or the next second half with its number of descriptors.
     fn next(&self) -> Option<(T, Option<usize>)> {
         let mut waiting = lock(&self.waiting);
         loop {
@@ -196,11 +202,12 @@ impl<T> Drop for HaltOnPanic<'_, T> {
     }
 }
 
-/// Works on `tasks`, and on what comes up meanwhile, with the operation's threads. Each has a worker of its own, made by
-/// `start`; the workers are given back.
+/// Works on `tasks`, and on the tasks that they add, with the operation's threads. `start` makes a
+/// worker for each thread. The workers are returned.
 ///
 /// # Errors
-/// The first error of a task; or that it was cancelled, told as `operation` on `path`.
+/// The first error of a task. If the operation was cancelled, an error that names `operation` and
+/// `path`.
 pub(crate) fn run<T: Send, W: Send>(
     operation: &Running,
     what: (Operation, &Path),
@@ -213,7 +220,7 @@ pub(crate) fn run<T: Send, W: Send>(
 }
 
 impl<T: Send> Queue<T> {
-    /// The same, for work in two halves.
+    /// Like [`run`], for work in two halves.
     ///
     /// # Errors
     /// As for [`run`].
@@ -231,7 +238,7 @@ impl<T: Send> Queue<T> {
             for index in 0..jobs {
                 let (workers, start, work) = (&workers, &start, &work);
                 let thread = move || {
-                    // A panic in one thread must not leave the others waiting for it.
+                    // If one thread panics, the others must not wait for it.
                     let _guard = HaltOnPanic(self);
                     let mut worker = start(Thread { index, private_umask: sys::private_umask() });
                     while let Some((task, descriptors)) = self.next() {
@@ -244,7 +251,8 @@ impl<T: Send> Queue<T> {
                     lock(workers).push(worker);
                 };
                 if let Err(error) = std::thread::Builder::new().spawn_scoped(scope, thread) {
-                    // The limit of processes: as many as there are will do, but none will not.
+                    // The system's limit of processes is reached. The threads that started are
+                    // enough, unless there are none.
                     if index == 0 {
                         self.fail(Error::io(Operation::StartThread, path, error));
                     }
@@ -253,7 +261,7 @@ impl<T: Send> Queue<T> {
             }
         });
         if let Some(error) = lock(&self.failure).take() {
-            // A copy that was stopped half way says so as the system would.
+            // A copy that was stopped half way returns `ECANCELED`, as the system would.
             let stopped = error.io_error().raw_os_error() == Some(Errno::CANCELED.raw_os_error());
             return Err(if stopped { cancelled(operation, path) } else { error });
         }

@@ -1,8 +1,9 @@
-//! One operation from its arguments to its report: look at both ends, stage, walk (or take a snapshot), publish.
+//! One clone operation, from its arguments to its report: look at the source and the destinations,
+//! stage, walk (or take a snapshot), publish.
 //!
-//! Nothing is visible at any destination before everything is staged at all of them, and if the renames fail half way,
-//! those that were done are taken back: the operation is done for all destinations or for none. (A merge is the exception
-//! that its name says: it is atomic for each file.)
+//! No destination shows anything before everything is staged at all of them. If a rename fails half
+//! way, calve takes back the renames that it made. So the operation is done for all destinations or
+//! for none. A merge is an exception: it is atomic for each file only.
 
 use std::collections::HashSet;
 use std::ffi::CString;
@@ -35,20 +36,22 @@ use crate::reflink::meta::Meta;
 use crate::reflink::sys;
 use crate::report::{CloneReport, DestinationReport, Method};
 
-/// How long transient refusals are waited for where a copy will not do: a ZFS transaction group takes 5 s to close.
+/// How long calve waits for transient refusals if a copy is not allowed: a ZFS transaction group
+/// takes 5 s to close.
 const PATIENCE_ALWAYS: Duration = Duration::from_secs(10);
 
-/// What was made for a destination.
+/// What calve made for a destination before the walk.
 enum Made {
-    /// It exists, and is to be left alone.
+    /// The destination exists, and stays as it is.
     Skipped,
-    /// The stage that will take its name.
+    /// The stage that will get the destination's name.
     Staged(Stage),
-    /// What is merged into; `new` where it was not there before.
+    /// The folder that calve merges into. `new` is set if it did not exist before.
     Merging { root: OwnedFd, new: Option<NewRoot> },
 }
 
-/// A directory that was made to be merged into. It goes with this, if nothing arrived in it, unless it is kept.
+/// A directory that calve made to merge into. Dropping this value removes the directory if it is
+/// empty, unless `kept` is set.
 struct NewRoot {
     parent: OwnedFd,
     name: CString,
@@ -128,7 +131,8 @@ fn open_source(source: &Path) -> Result<OwnedFd, Error> {
     })
 }
 
-/// Makes a snapshot of the subvolume for every destination, where the result would be that of the walk. `None`: walk.
+/// Makes a snapshot of the subvolume for every destination, if the result is the same as the
+/// walk's. `None`: calve has to walk.
 fn snapshots(call: &Call<'_>, root: &OwnedFd) -> Result<Option<Vec<Option<Stage>>>, Error> {
     let Call { absolute, meta, filter, options, targets, .. } = call;
     let plain = options.mode == CloneMode::Clone
@@ -162,14 +166,15 @@ fn snapshots(call: &Call<'_>, root: &OwnedFd) -> Result<Option<Vec<Option<Stage>
         });
         match stage {
             Ok(stage) => stages.push(Some(stage)),
-            // Another filesystem, no right to: the walk will do, or tell what is wrong.
+            // For example: another filesystem, or no permission. The walk will work, or report the
+            // cause.
             Err(_) => return Ok(None),
         }
     }
     Ok(Some(stages))
 }
 
-/// Makes a stage for every destination, or opens what is merged into.
+/// Makes a stage for every destination, or opens the folder to merge into.
 fn prepare(call: &Call<'_>) -> Result<Vec<Made>, Error> {
     let (targets, options) = (&call.targets, call.options);
     let mut made: Vec<Made> = Vec::with_capacity(targets.len());
@@ -225,9 +230,9 @@ fn walk_and_publish(
     let Call { source, meta, options, targets, .. } = call;
     let mut excluded: HashSet<_> =
         targets.iter().filter_map(|target| target.existing.map(|meta| meta.id())).collect();
-    // Before the stages inside them, so that they go after those.
+    // Declared before the stages inside these folders, so that they are dropped after those.
     let mut new_roots = Vec::new();
-    // Which destination of the operation each destination of the walk is.
+    // For each destination of the walk: its index among the operation's destinations.
     let mut indices = Vec::new();
     let (mut dests, mut roots, mut states) = (Vec::new(), Vec::new(), Vec::new());
     let mut stages: Vec<Option<Stage>> = Vec::new();
@@ -271,7 +276,8 @@ fn walk_and_publish(
     let ready_entries = match result {
         Ok(ready_entries) => ready_entries,
         Err(error) => {
-            // The stages go with `dests` and `stages`; what was merged stays, as a merge is atomic for each file.
+            // Dropping `dests` and `stages` removes the stages. Merged files stay, because a merge
+            // is atomic for each file only.
             drop(dests);
             return Err(error);
         }
@@ -288,7 +294,7 @@ fn walk_and_publish(
     }
     for root in &mut new_roots {
         root.kept = true;
-        // The stage inside it touched it last.
+        // Removing the stage inside the folder changed the folder's times last.
         fs::utimensat(&root.parent, &root.name, &meta.timestamps(), AtFlags::SYMLINK_NOFOLLOW)
             .context(Operation::SetMetadata, || source)?;
     }
@@ -303,13 +309,15 @@ fn walk_and_publish(
     Ok(())
 }
 
-/// Whether the caller wants ready indexes. In the link modes the index is the source's own.
+/// Whether the caller wants git indexes made ready. In the link modes the index is a link to the
+/// source's own.
 fn readies_indexes(options: &CloneOptions) -> bool {
     options.git_index == GitIndex::Ready
         && !matches!(options.mode, CloneMode::Hardlink | CloneMode::Symlink)
 }
 
-/// Rewrites the git indexes of each destination, if the caller wants that, and counts the entries.
+/// Rewrites the git indexes of each destination, if the caller wants that. Returns the number of
+/// rewritten entries.
 fn ready_for_git(op: &Op<'_, Live<'_>>, roots: &Handles, before_walk: (i64, i64)) -> Vec<u64> {
     if !readies_indexes(op.options) {
         return Vec::new();
@@ -343,7 +351,7 @@ fn new_op<'a>(
     Op::new(live, call.source, call.options, &call.operation, dests)
 }
 
-/// Walks from the root, which is given open on both sides, and is handed back so.
+/// Walks from the root. The caller passes the root open on both sides, and gets it back.
 fn start<'a>(
     op: &Op<'a, Live<'a>>,
     meta: Meta,
@@ -356,7 +364,7 @@ fn start<'a>(
     Ok(op.run(root, roots, states)?.0)
 }
 
-/// A walk without a destination.
+/// Walks without a destination, for a dry run.
 fn count(call: &Call<'_>, root: OwnedFd) -> Result<(DestinationReport, Vec<Finding>), Error> {
     let excluded =
         call.targets.iter().filter_map(|target| target.existing.map(|meta| meta.id())).collect();
@@ -368,7 +376,7 @@ fn count(call: &Call<'_>, root: OwnedFd) -> Result<(DestinationReport, Vec<Findi
     Ok((counts, skipped))
 }
 
-/// Renames every stage to its place, or none.
+/// Renames all stages into place, or none.
 fn publish(call: &Call<'_>, stages: Vec<Option<Stage>>) -> Result<(), Error> {
     let (targets, options) = (&call.targets, call.options);
     let mut stages: Vec<_> =
@@ -411,9 +419,10 @@ fn publish(call: &Call<'_>, stages: Vec<Option<Stage>>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Renames one stage to its place; `true` where something was there and is the stage now.
+/// Renames one stage into place. Returns `true` if it replaced something, which has the stage's
+/// name now.
 fn publish_one(target: &Target, stage: &mut Stage, existing: Existing) -> Result<bool, Error> {
-    // Under `Replace` the destination may come and go while we look.
+    // Under `Replace` the destination may appear and vanish while calve works.
     for _ in 0..100 {
         match stage.publish(&target.name) {
             Ok(()) => return Ok(false),

@@ -1,6 +1,8 @@
-//! Where a tree comes from: a live directory ([`walk`](super::walk)), or the manifest of a snapshot in a store.
+//! A source of trees: a live directory ([`walk`](super::walk)), or the manifest of a snapshot in a
+//! store.
 //!
-//! A source says which entries there are, where their content is, and which metadata they shall have. The engine makes them.
+//! A source says which entries there are, where their content is, and which metadata they get. The
+//! engine makes them.
 
 use std::ffi::{CStr, CString};
 use std::fmt::Debug;
@@ -20,27 +22,27 @@ use super::tally::Because;
 use crate::error::{Error, Operation};
 use crate::reflink::meta::{Attrs, Meta};
 
-/// See the module.
+/// A source of trees. See the module.
 pub(crate) trait Source: Sized + Sync {
-    /// What it knows of a directory.
+    /// The source's knowledge of a directory.
     type Directory: Debug + Send + Sync;
-    /// A directory that it found in another.
+    /// A child directory that the source found and did not open yet.
     type Child: Send;
-    /// What each thread keeps.
+    /// The source's own values for each thread.
     type Thread: Send;
 
-    /// What the operation is called in errors.
+    /// The operation's name in errors.
     const OPERATION: Operation;
-    /// How many sides of a directory are its own: 1, or 0 where nothing of it is open.
+    /// How many descriptors the source keeps for a directory: 1, or 0 if it opens none.
     const SIDES: usize;
-    /// Whether a file that a clone makes has its metadata already, where cloning makes the file.
+    /// On systems where cloning makes the file: whether the clone already has its metadata.
     const CLONES_HAVE_METADATA: bool;
-    /// Whether it wants to know what stands at the destinations in the end.
+    /// Whether the source wants to know each inode that the engine made ([`note`](Self::note)).
     const NOTES: bool;
 
     fn thread(&self) -> Self::Thread;
 
-    /// Opens a directory that it found; `None` where it is gone or no part of the tree.
+    /// Opens a child directory. `None` if the child is gone or is no part of the tree.
     fn open(
         worker: &mut Worker<'_, '_, Self>,
         parent: &Arc<Node<Self>>,
@@ -48,14 +50,15 @@ pub(crate) trait Source: Sized + Sync {
         child: Self::Child,
     ) -> Result<Option<Opened<Self>>, Error>;
 
-    /// Hands over everything that is in a directory.
+    /// Hands over all entries of a directory.
     fn read(
         worker: &mut Worker<'_, '_, Self>,
         node: &Arc<Node<Self>>,
         handles: &Arc<Handles>,
     ) -> Result<(), Error>;
 
-    /// Opens the content of a regular file; `None` where it is gone, or none any more.
+    /// Opens the content of a regular file. `None` if the file is gone, or is no regular file any
+    /// more.
     fn file(
         worker: &mut Worker<'_, '_, Self>,
         node: &Arc<Node<Self>>,
@@ -63,7 +66,7 @@ pub(crate) trait Source: Sized + Sync {
         entry: Named<'_>,
     ) -> Result<Option<Job<Self>>, Error>;
 
-    /// What a symbolic link or a FIFO is; `None` where it is gone, or none any more.
+    /// Looks at a symbolic link or a FIFO. `None` if the entry is gone, or is neither any more.
     fn special(
         worker: &mut Worker<'_, '_, Self>,
         node: &Node<Self>,
@@ -71,19 +74,20 @@ pub(crate) trait Source: Sized + Sync {
         entry: Named<'_>,
     ) -> Result<Option<Special<Self>>, Error>;
 
-    /// The attributes that a file shall have.
+    /// The extended attributes that a file gets.
     fn attributes(&self, node: &Node<Self>, job: &Job<Self>) -> io::Result<Option<Box<Attrs>>>;
 
-    /// A file could not be made.
+    /// The error for a file that could not be made.
     fn failed(source: PathBuf, dest: PathBuf, error: io::Error) -> Error;
 
-    /// Why a file is copied, where a clone from `from` was refused `because` of something.
+    /// The reason to report for a copied file: calve tried to clone `from` and was refused
+    /// `because` of something.
     fn refused(&self, because: Because, from: &Meta) -> Because;
 
-    /// Notes what stands for an entry at a destination.
+    /// Notes the inode `found`, which a destination now has for the entry `number`.
     fn note(thread: &mut Self::Thread, dest: usize, number: u32, found: &Meta);
 
-    /// The number of a directory.
+    /// The number of a directory, where entries have numbers.
     fn number(&self, node: &Node<Self>) -> u32;
 }
 
@@ -92,14 +96,14 @@ pub(crate) trait Source: Sized + Sync {
 pub(crate) struct Named<'a> {
     pub(crate) name: &'a CStr,
     pub(crate) kind: FileType,
-    /// Its number, where entries have numbers.
+    /// The entry's number, where entries have numbers.
     pub(crate) number: u32,
 }
 
 /// A directory that is to be made.
 pub(crate) struct Opened<S: Source> {
     pub(crate) name: CString,
-    /// The source's side.
+    /// The source's descriptor, if it has one.
     pub(crate) side: Option<OwnedFd>,
     pub(crate) meta: Meta,
     pub(crate) attrs: Option<Box<Attrs>>,

@@ -1,6 +1,8 @@
-//! A live directory as the [`Source`] of a tree: every entry is opened once for all destinations.
+//! A live directory as the [`Source`] of a tree. The walk opens every entry once for all
+//! destinations.
 //!
-//! Others may change it meanwhile: what is found may be another kind of entry, or gone, by the time it is opened.
+//! Other programs may change the directory meanwhile. By the time calve opens an entry, the entry
+//! may be of another kind, or gone.
 
 use std::collections::HashSet;
 use std::ffi::{CStr, CString};
@@ -34,34 +36,35 @@ use crate::report::SkipReason;
 /// A live directory.
 pub(super) struct Live<'a> {
     pub(super) filter: &'a Filter,
-    /// Its path, absolute, for symbolic links to it.
+    /// The directory's absolute path, for symbolic links to it.
     pub(super) absolute: &'a Path,
-    /// Directories that are no part of it although they are inside it: the destinations.
+    /// Directories that are inside the source but no part of it: the destinations.
     pub(super) excluded: HashSet<(u64, u64)>,
-    /// The directories that have a directory `.git`, as paths from the root.
+    /// The directories that contain a directory `.git`, as paths from the root.
     pub(super) repositories: Mutex<Vec<PathBuf>>,
 }
 
-/// What is known of a directory.
+/// What the walk knows of a directory.
 #[derive(Debug)]
 pub(super) struct LiveDirectory {
-    /// The ignore files that hold for its entries, once they are read.
+    /// The ignore files that apply to the directory's entries, once calve has read them.
     chain: OnceLock<Arc<IgnoreChain>>,
-    /// Only entered for the sake of what is included below.
+    /// The directory is excluded; calve enters it only because something below it is included.
     inside_excluded: bool,
-    /// It was opened after this; the root a while ago.
+    /// A time just before calve opened the directory. `None` for the root, which was opened long
+    /// before.
     since: Option<listing::Time>,
 }
 
-/// A directory that was found.
+/// A child directory that the walk found.
 pub(super) struct Child {
     name: CString,
     inside_excluded: bool,
 }
 
-/// What a thread keeps.
+/// The values that each thread of the walk keeps.
 pub(super) struct LiveThread {
-    /// What the kernel lists a directory into, and what was listed.
+    /// The buffer that the kernel lists directories into, and the names of the last listing.
     entries: Vec<MaybeUninit<u8>>,
     names: Names,
     /// How often this thread waited for a lease.
@@ -98,7 +101,7 @@ impl Source for Live<'_> {
         let source =
             match fs::openat(above.source(), name, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty()) {
                 Ok(source) => source,
-                // Gone, or no directory any more.
+                // The directory is gone, or is no directory any more.
                 Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
                     op.skip(None, parent.path_of(name), SkipReason::Vanished);
                     return Ok(None);
@@ -134,7 +137,7 @@ impl Source for Live<'_> {
         }
         let before = match node.own.since {
             Some(since) => Before::opened(since, &node.meta),
-            // A stage may have been made in it since it was opened.
+            // calve may have made a stage in the root since it was opened.
             None => Before::rewound(handles.source())
                 .context(Operation::ReadDirectory, || op.path(node))?,
         };
@@ -179,7 +182,8 @@ impl Source for Live<'_> {
 }
 
 impl<'a> Opened<Live<'a>> {
-    /// The attributes of a directory, and its metadata if they stay behind.
+    /// Reads a directory's attributes. If attributes are not cloned, also takes the ACL out of the
+    /// mode.
     pub(super) fn live(
         op: &Op<'_, Live<'a>>,
         side: OwnedFd,
@@ -196,7 +200,8 @@ impl<'a> Opened<Live<'a>> {
 }
 
 impl Worker<'_, '_, Live<'_>> {
-    /// The rules of the directory's `.gitignore` (and of `.git/info/exclude` at the root), on top of those above.
+    /// Puts the rules of the directory's `.gitignore` (and of `.git/info/exclude` at the root) on
+    /// top of the rules from above.
     fn read_ignore_files(
         &self,
         node: &Arc<Node<Live<'_>>>,
@@ -222,7 +227,8 @@ impl Worker<'_, '_, Live<'_>> {
         Ok(chain)
     }
 
-    /// Whether links to what is in the directory would make two stores of one, or a worktree's marker that of two.
+    /// Whether links to the directory's entries would turn one store into two with the same files,
+    /// or share one worktree's marker between two worktrees.
     fn is_own(&self, node: &Node<Live<'_>>) -> bool {
         let links = matches!(self.op.options.mode, CloneMode::Hardlink | CloneMode::Symlink);
         let inside = || node.path().iter().any(|part| part == OWN);
@@ -242,7 +248,8 @@ impl Worker<'_, '_, Live<'_>> {
         let mut batch = Vec::new();
         let mut names = std::mem::take(&mut self.own.names);
         let rest = match names.list(handles.source(), before, &mut self.own.entries) {
-            // It was removed since it was opened. Each destination has it, empty, as it was at the end.
+            // Somebody removed the directory after calve opened it. Each destination has it empty,
+            // as it was at the end.
             Err(Errno::NOENT) if node.parent.is_some() => {
                 op.skip(None, node.path(), SkipReason::Vanished);
                 self.own.names = names;
