@@ -1,7 +1,8 @@
-//! What is cloned and what is not, decided on the name before anything is opened.
+//! Decides which entries calve clones, by their names, before it opens anything.
 //!
-//! Patterns have gitignore's meaning, and so do the tree's own `.gitignore` files, of which the deepest that says
-//! anything decides. An exclude pattern always excludes; an include pattern overrides both.
+//! Patterns have the meaning that they have in a `.gitignore`. If calve reads the tree's own
+//! `.gitignore` files, the deepest one with a matching line decides. An exclude pattern always
+//! excludes; an include pattern overrides both.
 
 use std::io;
 use std::path::Path;
@@ -17,7 +18,8 @@ use crate::error::{Error, ErrorKind, Operation};
 pub(crate) struct Filter {
     exclude: Gitignore,
     include: Gitignore,
-    /// What leads to an include pattern that names a path: these directories are entered even where they are excluded.
+    /// Matches the directories that lead to an include pattern with a path. calve enters them even
+    /// if they are excluded.
     leads_to_include: Gitignore,
     mutable: Gitignore,
     gitignore: bool,
@@ -28,16 +30,17 @@ pub(crate) struct Filter {
 #[derive(Debug)]
 pub(crate) struct IgnoreChain {
     matcher: Gitignore,
-    /// Where the matcher's patterns start from, relative to the source.
+    /// How many components of an entry's path, relative to the source, lead to the directory of
+    /// this ignore file. The patterns start there.
     depth: usize,
     above: Option<Arc<IgnoreChain>>,
 }
 
-/// What the filter says of an entry.
+/// The filter's decision on an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Decision {
     Keep,
-    /// Keep the directory, for the sake of what is included below it.
+    /// Make the directory only for the entries below it that are included.
     Enter,
     Leave,
 }
@@ -61,7 +64,7 @@ impl Filter {
         })
     }
 
-    /// Whether nothing can be left out.
+    /// Whether the filter keeps every entry.
     pub(super) fn keeps_everything(&self) -> bool {
         self.trivial
     }
@@ -70,8 +73,8 @@ impl Filter {
         self.gitignore
     }
 
-    /// What to do with the entry at `path`, relative to the source, in a directory that is kept or (`inside_excluded`)
-    /// only entered.
+    /// Decides on the entry at `path`, relative to the source. Its directory is kept, or
+    /// (`inside_excluded`) only entered.
     pub(crate) fn decide(
         &self,
         path: &Path,
@@ -103,8 +106,8 @@ impl Filter {
 }
 
 impl IgnoreChain {
-    /// Puts the ignore file with this `text`, of the directory at `path` (relative to the source), on top of `above`.
-    /// Lines that cannot be understood are passed over, as git does.
+    /// Puts the ignore file with this `text` on top of `above`. `path` is the ignore file's
+    /// directory, relative to the source. calve skips lines that it cannot parse, as git does.
     pub(crate) fn push(above: Option<Arc<Self>>, path: &Path, text: &[u8]) -> Arc<Self> {
         let text = text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text);
         let globs: Vec<String> = text
@@ -121,8 +124,9 @@ impl IgnoreChain {
         })
     }
 
-    /// The globs of one file on top of `above`. As many as make too large a program together are parted: the later lines, on top
-    /// of the earlier ones, decide as they do in one.
+    /// Puts the globs of one ignore file on top of `above`. If their compiled program would be too
+    /// large, calve splits them in two halves. The later lines are on top of the earlier ones, so
+    /// they decide as they do in one file.
     fn stacked(
         above: Option<Arc<Self>>,
         depth: usize,
@@ -152,12 +156,13 @@ impl IgnoreChain {
     }
 }
 
-/// Ignore files say nothing about a repository itself: neither `*` nor `logs/` is about what is in its `.git`.
+/// Whether the path is in a `.git`. Ignore files do not apply there: neither `*` nor `logs/` means
+/// the files of the repository itself.
 fn is_gits_own(path: &Path) -> bool {
     path.iter().any(|name| name == ".git")
 }
 
-/// The globs that a pattern's slashes part. A slash in a character class parts nothing.
+/// Splits a pattern at its slashes. A slash in a character class does not split.
 fn components(pattern: &str) -> Vec<&str> {
     let pattern = pattern.trim_matches('/');
     let (mut parts, mut start, mut at) = (Vec::new(), 0, 0);
@@ -181,9 +186,10 @@ fn components(pattern: &str) -> Vec<&str> {
     parts
 }
 
-/// A line of an ignore file, or a pattern, as a glob with the same meaning: to git braces are letters like any other, and so
-/// is a tab at the end; a character class never matches a slash, and may name POSIX's classes. `None` where git matches
-/// nothing, because a class is not closed or has a name that there is not.
+/// A line of an ignore file, or a pattern, as a glob with the same meaning. To git, braces are
+/// ordinary characters, and so is a tab at the end. A character class never matches a slash, and
+/// may name POSIX's classes. `None` if git matches nothing, because a class is not closed or has a
+/// name that does not exist.
 fn as_glob(line: &str) -> Option<String> {
     let mut glob = String::with_capacity(line.len());
     let mut chars = line.chars();
@@ -208,9 +214,11 @@ fn as_glob(line: &str) -> Option<String> {
     };
     let start = usize::from(glob.starts_with('!'));
     match (slashes(line), slashes(&glob)) {
-        // The slash that a class must not match would tie the glob to the folder of its ignore file,
+        // The line has no slash, but the class in the glob has one, which it must not match. That
+        // slash would anchor the glob to the folder of its ignore file.
         (false, true) => glob.insert_str(start, "**/"),
-        // and to git the one that stands in a class does.
+        // The line's only slash is in a class, and the glob has none. To git that slash anchors the
+        // pattern.
         (true, false) => glob.insert(start, '/'),
         _ => {}
     }
@@ -221,14 +229,16 @@ fn as_glob(line: &str) -> Option<String> {
     Some(glob)
 }
 
-/// The character class that starts with `text`, whose bracket is open, as a glob with the same meaning, and what follows it.
-/// Read as git's wildmatch.c reads it, and written anew, since nothing can be escaped in a class of a glob.
+/// The character class that starts with `text`, after its opening bracket, as a glob with the same
+/// meaning; and the text after the class. calve reads the class as git's wildmatch.c does, and
+/// writes a new one, because a glob's class has no escapes.
 fn class(text: &str) -> Option<(String, &str)> {
     let inside = text.strip_prefix(['!', '^']);
     let mut members = Members { negated: inside.is_some(), ..Members::default() };
     let mut chars = inside.unwrap_or(text).chars();
     let mut char = chars.next()?;
-    // What a range may start with: the member before, unless it was a range or a named class.
+    // The character that a range may start with: the member before, unless it was a range or a
+    // named class.
     let mut before = None;
     loop {
         let rest = chars.as_str();
@@ -260,26 +270,26 @@ fn class(text: &str) -> Option<(String, &str)> {
             before = Some(char);
         }
         char = chars.next()?;
-        // The first is a member even if it is a bracket.
+        // The first character is a member even if it is a bracket.
         if char == ']' {
             return Some((members.into_glob(), chars.as_str()));
         }
     }
 }
 
-/// What is in a character class.
+/// The members of a character class.
 #[derive(Default)]
 struct Members {
     negated: bool,
     ranges: String,
-    /// Those that mean something else in a glob, but at certain places.
+    /// Members that have a special meaning in a glob's class, except at certain places.
     bracket: bool,
     dash: bool,
     marks: String,
 }
 
 impl Members {
-    /// All of a range but the slash.
+    /// Adds all characters of a range but the slash.
     fn add(&mut self, mut first: char, mut last: char) {
         while first <= last && self.add_special(first) {
             first = char::from_u32(u32::from(first) + 1).unwrap_or(char::MAX);
@@ -306,7 +316,8 @@ impl Members {
     }
 
     fn into_glob(self) -> String {
-        // What is in no name stands first where nothing else may, and makes up a class that would be empty.
+        // NUL is in no name. It takes the first place if there is no bracket, so that the class is
+        // never empty and no mark comes first.
         let first = if self.bracket { ']' } else { '\0' };
         let (not, slash) = if self.negated { ("!", "/") } else { ("", "") };
         let dash = if self.dash { "-" } else { "" };
@@ -314,7 +325,8 @@ impl Members {
     }
 }
 
-/// The members of one of POSIX's classes, as ranges: none starts with what would negate them, and none has a slash.
+/// The members of one of POSIX's classes, as ranges. None of them starts with a character that
+/// would negate the class, and none contains a slash.
 fn posix_class(name: &str) -> Option<&'static str> {
     Some(match name {
         "alnum" => "0-9A-Za-z",
@@ -434,7 +446,8 @@ mod tests {
         }
     }
 
-    /// It had no say at all where its patterns made too large a program together: ten megabytes, which take minutes to reach here.
+    /// Such an ignore file once had no effect at all, if its patterns made too large a program
+    /// together. It takes ten megabytes of patterns, and minutes, to reach that here.
     #[test]
     fn an_ignore_file_is_obeyed_however_large_its_program_would_be() {
         let lines =

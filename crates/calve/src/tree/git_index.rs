@@ -1,19 +1,24 @@
-//! Writes a clone's inode numbers and times into its git indexes, so that git need not read the files.
+//! Writes a clone's inode numbers and times into its git indexes, so that git need not read the
+//! files.
 //!
-//! An index records the stat of each file that git knows to be unchanged. A clone has other inode numbers and change times, so
-//! git would read every file once: 6 s for the Linux source, 20 s if nothing is cached; in the source git takes 0.2 s.
+//! An index records the stat of each file that git knows to be unchanged. A clone has other inode
+//! numbers and change times, so git would read every file once: 6 s for the Linux source, 20 s if
+//! nothing is cached. In the source git takes 0.2 s.
 //!
-//! [`format`] finds the entries, and [`rule`] decides about each of them. This file looks at the files, with several threads, and
-//! replaces the cloned index. If anything is unexpected, the index stays as it was cloned: git is then correct, and
-//! only slow. So this module has no errors.
+//! [`format`] finds the entries, and [`rule`] decides about each of them. This file looks at the
+//! files, with several threads, and replaces the cloned index. If anything is unexpected, the index
+//! stays as it was cloned: git is then correct, and only slow. So this module has no errors.
 //!
 //! # What is not touched
-//! An index that does not parse to its last byte, that is split, locked, or larger than [`INDEX_MOST_BYTES`]. An index with a second
-//! name (a hard link), because a replaced one would no longer be the same file. An index that was there before a merge.
+//! calve leaves an index alone if it does not parse to its last byte, or if it is split, locked, or
+//! larger than [`INDEX_MOST_BYTES`]. It leaves an index with a second name (a hard link) alone,
+//! because a replaced one would no longer be the same file. It also leaves alone an index that was
+//! there before a merge.
 //!
 //! # Order
-//! Entries are rewritten after everything below the root has arrived, because a further hard link changes an inode's change time, and
-//! before the tree is published. The new index is newer than each file it vouches for: all of them rested before the walk began.
+//! calve rewrites entries after everything below the root has arrived, because a further hard link
+//! changes an inode's change time. It does so before it publishes the tree. The new index is newer
+//! than each file that it vouches for: all of them rested before the walk began.
 
 use std::collections::{HashSet, VecDeque};
 use std::ffi::{CStr, CString, OsStr};
@@ -46,44 +51,47 @@ mod tests;
 #[cfg(all(feature = "store", any(test, fuzzing)))]
 pub(crate) use fuzzed::{check_any, seeds};
 
-/// More is read into memory for no index: these are some five million files.
+/// calve reads no larger index into memory. An index of this size has some five million files.
 const INDEX_MOST_BYTES: u64 = 512 * 1024 * 1024;
-/// A file of settings is shorter.
+/// git's configuration files are shorter.
 const CONFIG_MOST_BYTES: u64 = 1024 * 1024;
-/// Submodules are looked for in so many folders, and so deep.
+/// How many folders calve searches for submodules, and how deep.
 const MODULE_FOLDERS_MOST: usize = 10_000;
 const MODULES_DEEP: usize = 32;
 
-/// A tree and its clone, which nobody else changes yet.
+/// A tree and its clone, which no other process changes yet.
 pub(crate) struct Trees<'a> {
     pub(crate) source: Source<'a>,
     pub(crate) clone: &'a OwnedFd,
-    /// Where the new index is written before it is renamed to its place; beside it if `None`.
+    /// Where calve writes the new index before it renames the index into place. `None`: beside the
+    /// old one.
     pub(crate) stage: Option<&'a OwnedFd>,
-    /// A time of [`listing::now`](super::listing::now) before the walk began, of the clone or of the snapshot.
+    /// A time of [`listing::now`](super::listing::now) before the walk began, of the clone or of
+    /// the snapshot.
     pub(crate) before_walk: Time,
     pub(crate) jobs: usize,
     pub(crate) stopped: &'a (dyn Fn() -> bool + Sync),
 }
 
-/// What tells which content a file of the source had when git looked at it.
+/// How calve knows which content a file of the source had when git looked at it.
 #[derive(Clone, Copy)]
 pub(crate) enum Source<'a> {
-    /// The source itself: the clone was made of it just now.
+    /// By the source itself, of which the clone was just made.
     Tree(&'a OwnedFd),
-    /// Snapshots of it: the clone was made of one of them.
+    /// By snapshots of the source. The clone was made of one of them.
     Snapshot(&'a dyn Vouches),
 }
 
-/// Says what files of the source were when they had the content that the clone has.
+/// Knows the stat of the source's files at the time when they had the content that the clone has.
 pub(crate) trait Vouches: Sync {
-    /// The directory of this name in another.
+    /// The directory `name` in the directory `above`.
     fn folder(&self, above: Folder, name: &[u8]) -> Option<Folder>;
-    /// What the file of this name in a directory was.
+    /// The stat of the file `name` in a directory.
     fn file(&self, folder: Folder, name: &[u8]) -> Option<Meta>;
 }
 
-/// A directory of snapshots of the source and of the clone, by its place in each. That of the root is the default.
+/// A directory in the snapshots of the source and of the clone, by its number in each. The default
+/// is the root.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Folder {
     pub(crate) source: u32,
@@ -91,7 +99,9 @@ pub(crate) struct Folder {
 }
 
 impl Trees<'_> {
-    /// When files of the clone changed that the walk made. A stage has no others, and those of a snapshot may be older than the stage.
+    /// A file of the clone that changed at this time or later was made by this operation. In a
+    /// stage, every file was. A tree made of a snapshot may have files that are older than its
+    /// stage.
     fn cloned_since(&self) -> Time {
         match (self.source, self.stage) {
             (Source::Snapshot(_), _) => (i64::MIN, 0),
@@ -101,22 +111,23 @@ impl Trees<'_> {
     }
 }
 
-/// From when on a file that changed is known to be of a merge. A file that was there before may have changed in the tick of the clock
-/// in which the walk began, and since Linux 6.13 its change time can be later than the start of that tick, which is all that the
-/// clock tells. No tick is longer than 10 ms.
+/// A file that changed at this time or later is known to be of the merge. A file that was there
+/// before may have changed in the tick of the clock in which the walk began. Since Linux 6.13 its
+/// change time can be later than the start of that tick, and the clock tells only the start. No
+/// tick is longer than 10 ms.
 fn merged_since(before_walk: Time) -> Time {
     let (seconds, sum) = (before_walk.0, before_walk.1 + 20_000_000);
     (seconds + sum / 1_000_000_000, sum % 1_000_000_000)
 }
 
-/// Waits until what a merge makes is known to be of it (20 to 30 ms), if the source has an index of git. Without this, the first
-/// files would not be ready, and often the index itself is among them.
+/// Waits until new files are known to be of the merge (20 to 30 ms), if the source has a git index.
+/// Without this wait the first files would not be ready, and often the index itself is one of them.
 pub(crate) fn wait_before_merge(source: &OwnedFd, before_walk: Time) {
     let index = Path::new(".git/index");
     if fs::statat(source, index, AtFlags::SYMLINK_NOFOLLOW).is_err() {
         return;
     }
-    // Somebody may set the clock back meanwhile.
+    // The wait is bounded, because somebody may set the clock back meanwhile.
     for _ in 0..20 {
         if listing::now() >= merged_since(before_walk) {
             return;
@@ -125,7 +136,8 @@ pub(crate) fn wait_before_merge(source: &OwnedFd, before_walk: Time) {
     }
 }
 
-/// What git tracks: the paths in the index of the repository `git`. `None` if there is none, or none that calve understands.
+/// The paths that git tracks, from the index of the repository `git`. `None` if there is no index,
+/// or none that calve understands.
 #[cfg(feature = "store")]
 pub(crate) fn tracked(git: &OwnedFd) -> Option<HashSet<Vec<u8>>> {
     let (file, meta) = open_regular(git, c"index")?;
@@ -136,14 +148,15 @@ pub(crate) fn tracked(git: &OwnedFd) -> Option<HashSet<Vec<u8>>> {
     Some(Layout::of(&bytes)?.paths(&bytes))
 }
 
-/// A working tree and the directory with its index, both from the root.
+/// A working tree and the directory with its index, as paths from the root.
 struct Repository {
     tree: PathBuf,
     git: PathBuf,
 }
 
-/// Works on the index of each directory of `trees`, a path from the root, that has a directory `.git`, and on those of their
-/// submodules. Returns how many entries were rewritten.
+/// Rewrites the index of each of the `directories` that has a directory `.git`, and the indexes of
+/// its submodules. The directories are paths from the root. Returns the number of rewritten
+/// entries.
 pub(crate) fn make_ready(trees: &Trees<'_>, directories: &[PathBuf]) -> u64 {
     let mut rewritten = 0;
     for directory in directories {
@@ -157,19 +170,20 @@ pub(crate) fn make_ready(trees: &Trees<'_>, directories: &[PathBuf]) -> u64 {
     rewritten
 }
 
-/// The same for the index in the directory `git`, which is elsewhere, of the working tree that is the whole clone.
+/// Like `make_ready`, for an index in the directory `git`, which is outside of the tree. The
+/// working tree is the whole clone.
 pub(crate) fn make_ready_elsewhere(trees: &Trees<'_>, git: &OwnedFd) -> u64 {
     make_ready_in(trees, git, Path::new("")).unwrap_or(0)
 }
 
-/// `None` where it stays as it was cloned.
+/// `None` if the index stays as it was cloned.
 fn make_one_ready(trees: &Trees<'_>, repository: &Repository) -> Option<u64> {
     let git = open_below(trees.clone, &repository.git)?;
     make_ready_in(trees, &git, &repository.tree)
 }
 
 fn make_ready_in(trees: &Trees<'_>, git: &OwnedFd, tree: &Path) -> Option<u64> {
-    // Whoever holds the lock will rename another index to the place.
+    // The process that holds the lock will replace the index.
     if fs::statat(git, c"index.lock", AtFlags::SYMLINK_NOFOLLOW).is_ok() {
         return None;
     }
@@ -195,7 +209,7 @@ fn make_ready_in(trees: &Trees<'_>, git: &OwnedFd, tree: &Path) -> Option<u64> {
     Some(rewritten)
 }
 
-/// Rewrites the entries by several threads, each of which takes one chunk after the other.
+/// Rewrites the entries with several threads, each of which takes one chunk after the other.
 fn rewrite(
     trees: &Trees<'_>,
     layout: &Layout,
@@ -210,7 +224,8 @@ fn rewrite(
         parts.push((chunk, &mut before[chunk.bytes.start - at..]));
         (rest, at) = (after, chunk.bytes.end);
     }
-    // Neighbours are in the same directories.
+    // Threads take chunks from the end. Reversed, they take them in the index's order: neighbouring
+    // chunks have directories in common.
     parts.reverse();
     let threads = trees.jobs.min(parts.len());
     let parts = Mutex::new(parts);
@@ -229,7 +244,7 @@ fn rewrite(
     };
     std::thread::scope(|scope| {
         for _ in 1..threads {
-            // Where there are no more threads, this one does it all.
+            // If no more threads can start, this one does all the work.
             let _ = std::thread::Builder::new().spawn_scoped(scope, work);
         }
         work();
@@ -290,7 +305,8 @@ fn stat(dir: &OwnedFd, name: &CStr) -> Option<Meta> {
     Some(Meta::of(&fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).ok()?))
 }
 
-/// The same directory of both trees, and some of those above it, which stay open: the next path is often in a neighbour.
+/// The same directory in both trees. Some of the directories above stay open, because the next path
+/// is often nearby.
 struct Pair<'a> {
     roots: (&'a Directory<'a>, &'a OwnedFd),
     /// The path of the innermost directory.
@@ -299,14 +315,14 @@ struct Pair<'a> {
 }
 
 struct Level<'a> {
-    /// How much of the path leads here.
+    /// The length of the part of the path that leads to this level.
     length: usize,
-    /// `None` if it is not a directory in both trees. Then nothing below it is either.
+    /// `None` if this is not a directory in both trees. Then nothing below it is one either.
     dirs: Option<(Directory<'a>, OwnedFd)>,
 }
 
-/// How many levels stay open, innermost first: paths come sorted, so the next directory is seldom further up. Each thread has two
-/// descriptors for a level.
+/// How many levels stay open, innermost first. Paths are sorted, so the next directory is seldom
+/// further up. Each thread has two descriptors for a level.
 const LEVELS_MOST: usize = 4;
 
 impl<'a> Pair<'a> {
@@ -314,7 +330,7 @@ impl<'a> Pair<'a> {
         Self { roots, path: Vec::new(), open: VecDeque::new() }
     }
 
-    /// What is at this path in both trees, and no link on the way to it.
+    /// The stat of a path in both trees. `None` if there is a link on the way.
     fn stat(&mut self, path: &[u8]) -> Option<[Meta; 2]> {
         let (directory, name) = match path.iter().rposition(|byte| *byte == b'/') {
             Some(at) => (&path[..at], &path[at + 1..]),
@@ -348,7 +364,7 @@ impl<'a> Pair<'a> {
         }
         self.path.clear();
         self.path.extend_from_slice(directory);
-        // Where the levels above were closed, this begins at the roots.
+        // If the levels above were closed, this begins at the roots.
         let mut at = self.open.back().map_or(0, |level| level.length + 1);
         while at < directory.len() {
             let length = directory[at..].iter().position(|byte| *byte == b'/');
@@ -366,7 +382,7 @@ impl<'a> Pair<'a> {
     }
 }
 
-/// Opens a directory below `root`, name by name, and follows no link.
+/// Opens a directory below `root`, name by name. It follows no link.
 fn open_below(root: &OwnedFd, path: &Path) -> Option<OwnedFd> {
     let mut dir: Option<OwnedFd> = None;
     for part in path.components() {
@@ -383,7 +399,7 @@ fn open_regular(dir: &OwnedFd, name: &CStr) -> Option<(OwnedFd, Meta)> {
     (meta.file_type() == FileType::RegularFile).then_some((file, meta))
 }
 
-/// A file of this size; `None` where it has another.
+/// Reads a file of this size. `None` if it has another size.
 fn read(file: &OwnedFd, size: u64) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(usize::try_from(size).ok()?);
     let file = std::fs::File::from(file.try_clone().ok()?);
@@ -391,7 +407,8 @@ fn read(file: &OwnedFd, size: u64) -> Option<Vec<u8>> {
     (bytes.len() as u64 == size).then_some(bytes)
 }
 
-/// Puts a file with these bytes in the place of `index`, with all its metadata but the times, which are now.
+/// Replaces `index` with a file of these bytes. The new file has all of the old one's metadata but
+/// the times, which are now.
 fn replace(
     stage: Option<&OwnedFd>,
     git: &OwnedFd,
@@ -412,7 +429,7 @@ fn replace(
         let refused = meta::apply(&new, old_meta, attrs.as_deref(), created, None)?;
         let now = Timespec { tv_sec: 0, tv_nsec: fs::UTIME_NOW };
         fs::futimens(&new, &Timestamps { last_access: now, last_modification: now })?;
-        // In a merge, somebody else may have been here.
+        // In a merge another process may have replaced the index.
         let there = Meta::of(&fs::statat(git, c"index", AtFlags::SYMLINK_NOFOLLOW)?);
         if !refused.is_empty() || there.id() != old_meta.id() || there.changed != old_meta.changed {
             return Err(io::ErrorKind::Unsupported.into());
@@ -427,7 +444,7 @@ fn replace(
     result
 }
 
-/// The submodules whose repositories are in the directory `modules` of `git`, and theirs.
+/// The submodules whose repositories are in the directory `modules` of `git`, and their submodules.
 fn submodules(root: &OwnedFd, git: &Path) -> Vec<Repository> {
     let mut found = Vec::new();
     let mut folders = vec![(git.join("modules"), 0)];
@@ -460,12 +477,12 @@ fn submodules(root: &OwnedFd, git: &Path) -> Vec<Repository> {
     found
 }
 
-/// Where the working tree of a submodule's repository is, which `git` is open as.
+/// The working tree of a submodule's repository, which is open as `dir`; `git` is its path.
 fn working_tree(dir: &OwnedFd, git: &Path) -> Option<PathBuf> {
     resolved(git, &set_working_tree(dir, c"config")?)
 }
 
-/// The setting `core.worktree` in a file of settings of a repository, if it has it.
+/// The setting `core.worktree` in a repository's configuration file, if there is one.
 pub(crate) fn set_working_tree(git: &OwnedFd, file: &CStr) -> Option<PathBuf> {
     let (file, meta) = open_regular(git, file)?;
     let text = read(&file, meta.size.min(CONFIG_MOST_BYTES))?;
@@ -477,7 +494,8 @@ pub(crate) fn set_working_tree(git: &OwnedFd, file: &CStr) -> Option<PathBuf> {
     Some(PathBuf::from(OsStr::from_bytes(value.trim_ascii())))
 }
 
-/// Where a relative path leads that begins in the repository `git`, if that is somewhere in the tree.
+/// The path that the relative path `value` leads to from the repository `git`, if it stays in the
+/// tree.
 pub(crate) fn resolved(git: &Path, value: &Path) -> Option<PathBuf> {
     let mut path = git.to_owned();
     for part in value.components() {

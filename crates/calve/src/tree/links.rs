@@ -1,11 +1,14 @@
-//! Hard links inside a tree stay hard links among themselves.
+//! Hard links inside the source become hard links inside the clone.
 //!
-//! The first name of an inode is made like any file. Its further names are noted, directory by directory, and linked when all
-//! else stands; only then is every first name whole, at its place, and no longer anybody's work. A directory that waits for names
-//! is finished after them, since they change its times. So is a directory whose mode shuts out its owner: a first name in it could
-//! not be reached any more.
+//! calve makes the first name of an inode like any file. It notes the further names, directory by
+//! directory, and links them when everything else is in place. Only then is every first name
+//! complete and in its place, and no thread works on it any more. A directory that waits for
+//! further names is finished after them, because they change its times. A directory whose mode
+//! shuts out its owner is finished after all links, too: calve could not reach a first name in it
+//! any more.
 //!
-//! This is done for the walk, and for the trees of a snapshot, whose nodes have other data (`D`). Only inodes with several names are kept here.
+//! The walk and the trees of a snapshot both use this module. Their nodes have different data
+//! (`D`). Only inodes with several names are kept here.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -22,23 +25,23 @@ use crate::reflink::meta::Meta;
 
 const SHARDS: usize = 64;
 
-/// What the owner needs to open a directory again and to reach what is in it.
+/// The rights that the owner needs to open a directory again and to reach its entries.
 const OWNER_MAY_REACH: u32 = 0o500;
 
-/// Files with several names.
+/// The files with several names that calve has seen so far.
 #[derive(Debug)]
 pub(crate) struct Links<D> {
     shards: Vec<Mutex<HashMap<Inode, Known<D>>>>,
     further: Mutex<Vec<Further<D>>>,
 }
 
-/// What tells one file of the source from another.
+/// The source's device and inode number, which identify a file.
 type Inode = (u64, u64);
 
 #[derive(Debug)]
 struct Known<D> {
     first: Arc<First<D>>,
-    /// How many names are still to come.
+    /// How many names calve has not seen yet.
     missing: u64,
 }
 
@@ -47,13 +50,14 @@ struct Known<D> {
 pub(crate) struct First<D> {
     pub(crate) dir: Arc<Node<D>>,
     pub(crate) name: CString,
-    /// Its number, where entries have numbers.
+    /// The entry's number, where entries have numbers.
     pub(crate) number: u32,
-    /// What was put there at each destination, where others may put something, too.
+    /// In a merge, for each destination: the inode that calve put there. Another process may put
+    /// another one in its place.
     put: OnceLock<Vec<OnceLock<Inode>>>,
 }
 
-/// Names of one directory that are linked later. None: it only waits for the others.
+/// The further names of one directory. If there are none, the directory only waits for all links.
 #[derive(Debug)]
 pub(crate) struct Further<D> {
     pub(crate) dir: Arc<Node<D>>,
@@ -67,7 +71,7 @@ pub(crate) struct Name<D> {
     pub(crate) kind: FileType,
     pub(crate) number: u32,
     pub(crate) first: Arc<First<D>>,
-    /// In the link modes: why it is no link to the source, at each destination.
+    /// In the link modes, for each destination: why the file is no link to the source.
     pub(crate) unlinked: Option<Vec<Option<Because>>>,
 }
 
@@ -77,20 +81,21 @@ impl<D> Name<D> {
     }
 }
 
-/// Whether a name is the first of its file.
+/// Whether a name is the first of its file, or the file had a name before.
 pub(crate) enum Seen<D> {
     First(Arc<First<D>>),
     Before(Arc<First<D>>),
 }
 
 impl<D> First<D> {
-    /// Notes what was put at its place at one of so many destinations.
+    /// Notes the inode that calve put at the first name at one destination. There are `dests`
+    /// destinations.
     pub(crate) fn was_put(&self, dest: usize, dests: usize, file: &Meta) {
         let put = self.put.get_or_init(|| (0..dests).map(|_| OnceLock::new()).collect());
         let _ = put[dest].set(file.id());
     }
 
-    /// Whether this is what was put at a destination.
+    /// Whether `found` is the inode that calve put at a destination.
     pub(crate) fn is(&self, dest: usize, found: &Meta) -> bool {
         self.put.get().and_then(|put| put[dest].get()) == Some(&found.id())
     }
@@ -102,7 +107,8 @@ impl<D> Links<D> {
         Self { shards, further: Mutex::default() }
     }
 
-    /// Whether `name` in `dir` is the first of a file that has so many `names`. What the directory is has to be remembered by then.
+    /// Whether `name` in `dir` is the first name of a file that has `names` names. The caller must
+    /// have called `Node::remember` for the directory.
     pub(crate) fn see(
         &self,
         inode: Inode,
@@ -133,14 +139,14 @@ impl<D> Links<D> {
         }
     }
 
-    /// Notes names that are linked later; their directory waits for that.
+    /// Notes names to link later. Their directory waits for them.
     pub(crate) fn link_later(&self, dir: &Arc<Node<D>>, names: Vec<Name<D>>) {
         if !names.is_empty() {
             self.wait(dir, names);
         }
     }
 
-    /// Lets a directory wait for all links where its `mode` will shut out its owner.
+    /// Lets a directory wait for all links if its `mode` will shut out its owner.
     pub(crate) fn hold_if_shut(&self, dir: &Arc<Node<D>>, mode: u32) {
         if mode & OWNER_MAY_REACH != OWNER_MAY_REACH {
             self.wait(dir, Vec::new());
@@ -152,7 +158,7 @@ impl<D> Links<D> {
         lock(&self.further).push(Further { dir: Arc::clone(dir), names });
     }
 
-    /// What waits. Who takes it links the names, and then is done with each directory.
+    /// Takes everything that waits. The caller links the names, and then finishes each directory.
     pub(crate) fn take(&self) -> Vec<Further<D>> {
         std::mem::take(&mut lock(&self.further))
     }

@@ -1,19 +1,24 @@
-//! Lists the names in a directory: all of them before anything is done with the first, and none is missed although others
-//! change the directory meanwhile.
+//! Lists the names in a directory. The caller gets all of them before it works on the first one,
+//! and none is missed even if others change the directory meanwhile.
 //!
 //! # What a listing can miss
-//! POSIX leaves open whether a name that is added or removed during a listing is in it. A file that is replaced by rename is
-//! both, and must not be missed: its name is there all the time. btrfs misses it: it numbers names as they are added, fixes
-//! the last number that it lists when the directory is opened (or rewound), and a rename gives the name a new number. So a
-//! listing counts only if nothing changed from before the directory was opened until after its end. Else it is done again.
+//! POSIX leaves open whether a listing contains a name that is added or removed during the listing.
+//! If a file is replaced by rename, its name is both added and removed. calve must not miss such a
+//! name, because it is there all the time. btrfs misses it. btrfs numbers names as they are added,
+//! and fixes the last number to list when the directory is opened or rewound. A rename gives the
+//! name a new number. So a listing counts only if nothing changed from before the directory was
+//! opened until after the listing's end. Otherwise calve lists the directory again.
 //!
 //! # How a change is noticed
-//! Each change of a directory sets its ctime, under the lock that a listing takes, too. So the ctime before and after says
-//! whether there was a change between, unless both changes came in one tick of the clock that ctimes are from (10 ms at
-//! most). A directory that changed in this tick is therefore listed again when the tick has passed. One that rested for longer
-//! costs one fstat(2). On kernels since 6.13 a tick is as short as it must be, but nobody can ask whether that holds.
+//! Each change of a directory sets its ctime, under a lock that a listing takes, too. So the ctime
+//! before and after says whether there was a change between. It does not if both changes came in
+//! one tick of the clock that gives ctimes (10 ms at most). So calve lists a directory that changed
+//! in the current tick again when the tick has passed. A directory that rested for longer costs one
+//! fstat(2). On kernels since 6.13 a tick is as short as it must be, but no program can ask whether
+//! that holds.
 //!
-//! A directory that changes during [`LISTINGS_MOST`] listings is [`Rest::Restless`]. The names of all listings are taken together then.
+//! A directory that changes during each of [`LISTINGS_MOST`] listings is [`Rest::Restless`]. calve
+//! then takes the names of all listings together.
 
 use std::collections::HashSet;
 use std::ffi::CStr;
@@ -26,20 +31,20 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::reflink::meta::Meta;
 
-/// How often a directory is listed that changes each time.
+/// How often calve lists a directory that changes each time.
 const LISTINGS_MOST: usize = 10;
 
-/// How much memory a thread keeps for the next directory.
+/// How much memory a thread keeps for the next directory's names.
 const KEPT_BYTES: usize = 1 << 20;
 
 /// Seconds and nanoseconds.
 pub(crate) type Time = (i64, i64);
 
-/// The time that a change would get now, or one of the tick before.
+/// The ctime that a change would get now, or one in the tick before.
 pub(crate) fn now() -> Time {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     let (clock, early) = (ClockId::RealtimeCoarse, 0);
-    // Elsewhere nobody says which clock that is.
+    // On other systems nothing says which clock gives ctimes.
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     let (clock, early) = (ClockId::Realtime, 10_000_000);
     let time = clock_gettime(clock);
@@ -54,11 +59,11 @@ pub(crate) fn now() -> Time {
     }
 }
 
-/// What a directory was before it was listed.
+/// A directory's times before it was listed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Before {
     times: Times,
-    /// Whether every change since it was opened or rewound gives it other times.
+    /// Whether every change since the directory was opened or rewound changes its times.
     shows: bool,
 }
 
@@ -79,13 +84,13 @@ impl Times {
 }
 
 impl Before {
-    /// Of a directory that was opened after `since`, and then looked at.
+    /// For a directory that was opened after `since`. `meta` was read after that.
     pub(crate) fn opened(since: Time, meta: &Meta) -> Self {
         let times = Times::of(meta);
         Self { times, shows: would_show(times.changed, since) }
     }
 
-    /// Of a directory that was opened some time ago: a listing begins anew now.
+    /// For a directory that was opened some time ago. Rewinds it, so that the listing starts anew.
     pub(crate) fn rewound(dir: &OwnedFd) -> rustix::io::Result<Self> {
         Self::rewound_since(dir, now())
     }
@@ -102,21 +107,23 @@ impl Before {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub(crate) enum Rest {
-    /// The names are those that it had at one moment.
+    /// The names are those that the directory had at one moment.
     Rested,
-    /// It changed during each listing. A name that was there all the time may be missing.
+    /// The directory changed during each listing. A name that was there all the time may be
+    /// missing.
     Restless,
 }
 
-/// Names and kinds of entries, one behind the other, so that a directory of a million costs little more than its names.
+/// Names and kinds of entries, stored one behind the other. So a directory with a million entries
+/// takes little more memory than its names.
 #[derive(Debug, Default)]
 pub(crate) struct Names {
-    /// Of each: its kind as one byte, its name, a zero byte.
+    /// For each entry: its kind as one byte, its name, a zero byte.
     bytes: Vec<u8>,
 }
 
 impl Names {
-    /// Lists a directory into this, in the place of what was in it; `.` and `..` are not among them.
+    /// Replaces the names by those of a directory, without `.` and `..`.
     pub(crate) fn list(
         &mut self,
         dir: &OwnedFd,
@@ -140,7 +147,7 @@ impl Names {
                 *self = again;
                 return Ok(Rest::Rested);
             }
-            // The later kind is the truer one.
+            // The later listing knows the kind of an entry better.
             again.add_missing(self);
             *self = again;
         }
@@ -149,7 +156,7 @@ impl Names {
     }
 
     fn push(&mut self, kind: FileType, name: &CStr) {
-        // The kind is what is above the permissions, in four bits.
+        // The kind is the four bits above the permissions in the mode.
         self.bytes.push(u8::try_from(kind.as_raw_mode() >> 12).unwrap_or(0));
         self.bytes.extend_from_slice(name.to_bytes_with_nul());
     }
@@ -164,7 +171,7 @@ impl Names {
         })
     }
 
-    /// Adds the names of `other` that are not here; here, too, each is once.
+    /// Adds the names of `other` that are missing here. Each name is here once afterwards.
     fn add_missing(&mut self, other: &Self) {
         let mut merged = Self::default();
         let mut seen = HashSet::new();
@@ -177,7 +184,7 @@ impl Names {
         *self = merged;
     }
 
-    /// Lists what there is from here, and returns where that ends.
+    /// Adds the entries from the directory's current position on. Returns the position of its end.
     #[cfg(any(target_os = "linux", target_os = "android"))]
     fn read(&mut self, dir: &OwnedFd, buffer: &mut [MaybeUninit<u8>]) -> rustix::io::Result<u64> {
         let mut last = 0;
@@ -192,8 +199,9 @@ impl Names {
         Ok(last)
     }
 
-    /// Adds the names behind the end of the last listing of a restless directory: btrfs puts renamed
-    /// entries there. Only that part is listed, so quickly that little can change meanwhile.
+    /// Adds the names behind the end of the last listing of a restless directory: btrfs puts
+    /// renamed entries there. calve lists only that part, so quickly that little can change
+    /// meanwhile.
     #[cfg(any(target_os = "linux", target_os = "android"))]
     fn read_behind(
         &mut self,
@@ -239,23 +247,25 @@ fn rewind(dir: &OwnedFd) -> rustix::io::Result<()> {
     fs::seek(dir, fs::SeekFrom::Start(0)).map(|_| ())
 }
 
-/// Each listing opens the directory itself.
+/// On these systems each listing opens the directory itself, so there is nothing to rewind.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 #[expect(clippy::unnecessary_wraps, reason = "as elsewhere")]
 fn rewind(_: &OwnedFd) -> rustix::io::Result<()> {
     Ok(())
 }
 
-/// Whether a change after `since` gives a directory or a file, which was looked at after that, another ctime than `changed`.
+/// Whether every change after `since` gives a directory or file another ctime than `changed`, which
+/// was read after `since`.
 pub(crate) fn would_show(changed: Time, since: Time) -> bool {
-    /// A time that is so far ahead was given before the clock was set back, or by a server whose clock is ahead.
+    /// A ctime that is further ahead than this is from before the clock was set back, or from a
+    /// server whose clock is ahead.
     const AHEAD: i128 = 100_000_000;
     let nanoseconds =
         |(seconds, nanoseconds)| i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds);
     changed < since || nanoseconds(changed) - nanoseconds(now()) > AHEAD
 }
 
-/// Waits until a change would get another time than `changed`, and returns the time by then.
+/// Waits until a change would get another ctime than `changed`. Returns the time of the clock then.
 fn wait_for_tick_after(changed: Time) -> Time {
     loop {
         let since = now();

@@ -1,4 +1,4 @@
-//! What the threads of one operation share.
+//! The state that the threads of one operation share.
 
 use std::ffi::CStr;
 use std::io;
@@ -30,14 +30,15 @@ use crate::report::{DestinationReport, SkipReason, Skipped};
 /// One destination of the walk.
 #[derive(Debug)]
 pub(crate) struct Dest {
-    /// As it was given, for messages.
+    /// The path as the caller gave it, for messages.
     pub(super) path: PathBuf,
-    /// In a merge: where files are staged before they are renamed to their places.
+    /// In a merge: the stage for files that are not renamed into place yet.
     pub(super) merge_stage: Option<Stage>,
-    /// What it said to clones, and to hard links.
+    /// How the destination's filesystem answered clones (`sharing`) and hard links.
     pub(super) sharing: Sharing,
     pub(super) link_verdicts: Verdicts,
-    /// Owner and group of what this process makes there; a mount may have its own mind about both.
+    /// The owner and group of files that this process makes there. A mount may choose other ones
+    /// than this process has.
     pub(super) owner: OnceLock<(u32, u32)>,
 }
 
@@ -47,17 +48,17 @@ impl Dest {
         Self { path, merge_stage, sharing, link_verdicts, owner: OnceLock::new() }
     }
 
-    /// Where what this process makes has the owner and group that `root` has.
+    /// Sets the owner and group of files that this process makes there to those of `root`.
     pub(crate) fn owned_as(self, root: &OwnedFd) -> rustix::io::Result<Self> {
         let stat = fs::fstat(root)?;
         Ok(Self { owner: OnceLock::from((stat.st_uid, stat.st_gid)), ..self })
     }
 }
 
-/// What a call asks for, and what was found at both ends of it.
+/// The caller's wishes, and how calve found the source and the destinations.
 pub(super) struct Call<'a> {
     pub(super) source: &'a Path,
-    /// The same, absolute, for symbolic links to it.
+    /// The source's absolute path, for symbolic links to it.
     pub(super) absolute: PathBuf,
     pub(super) meta: Meta,
     pub(super) filter: Filter,
@@ -67,7 +68,7 @@ pub(super) struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// Whether a destination is to be left as it is.
+    /// Whether a destination stays as it is.
     pub(super) fn skips(&self, target: &Target) -> bool {
         self.options.existing == Existing::Skip && target.existing.is_some()
     }
@@ -77,7 +78,7 @@ impl Call<'_> {
 pub(crate) struct Op<'a, S: Source> {
     pub(crate) from: S,
     pub(super) options: &'a CloneOptions,
-    /// The path of what is made, for messages.
+    /// The tree's path in messages.
     pub(super) source: &'a Path,
     pub(crate) dests: Vec<Dest>,
     pub(super) dirs: OpenDirs<Dir<S>>,
@@ -85,52 +86,56 @@ pub(crate) struct Op<'a, S: Source> {
     pub(super) operation: Running,
     pub(crate) budget: Budget,
     pub(crate) queue: Queue<Task<S>>,
-    /// Some thread could not have a umask of its own; another may fill what it made.
+    /// Some thread could not get its own umask. Another thread may fill the files that it made.
     pub(super) clipped: AtomicBool,
     pub(super) skipped: Mutex<Vec<Finding>>,
     pub(super) tallies: Mutex<Vec<DestinationReport>>,
 }
 
-/// Whether it is what a store deletes, or has not finished. It means nothing in a clone, and misses nobody there.
+/// Whether the path is in a store's trash or stage: the store is deleting it, or has not finished
+/// it. No clone needs it.
 fn is_passing_in_a_store(path: &Path) -> bool {
     let mut parts = path.iter().skip_while(|part| *part != OWN);
     parts.next();
     parts.next().is_some_and(|part| part == "trash" || part == "stage")
 }
 
-/// What is known of a directory: what its source knows (`own`), and what it is on every destination.
+/// A directory's data: what its source knows (`own`), and its state at every destination.
 #[derive(Debug)]
 pub(crate) struct Directory<O> {
     pub(super) meta: Meta,
     pub(super) attrs: Option<Box<Attrs>>,
     pub(super) dests: Vec<DestState>,
-    /// What was put where two names may be one.
+    /// The entries that calve made where two names may be one.
     pub(super) placed: Placed,
     pub(crate) own: O,
 }
 
 pub(crate) type Dir<S> = Directory<<S as Source>::Directory>;
 
-/// A directory that is being made.
+/// A directory that calve is making.
 pub(crate) type Node<S> = super::node::Node<Dir<S>>;
 
 /// The first name of a file that has several.
 pub(crate) type First<S> = super::links::First<Dir<S>>;
 
-/// What is known of a directory of a destination.
+/// A directory's state at one destination.
 #[derive(Debug)]
 pub(crate) struct DestState {
-    /// This operation made it, so its mode and times are the source's in the end.
+    /// Whether this operation made the directory. If so, the directory gets the source's mode and
+    /// times in the end.
     pub(super) made: bool,
-    /// In a merge: nothing can be renamed into it from the stage, so files are staged in the directory itself. So it is on another
-    /// device; on another mount of the same, or where it has another project's quota (XFS, ext4), that is found out by trying.
+    /// In a merge: nothing can be renamed from the stage into this directory, so files are staged
+    /// in the directory itself. calve knows that beforehand if the directory is on another device.
+    /// On another mount of the same device, or with another project's quota (XFS, ext4), calve
+    /// finds out by trying.
     pub(super) stage_here: AtomicBool,
-    /// In a merge: two names may be one in it.
+    /// In a merge: whether two names may be one in this directory.
     pub(super) folds: bool,
 }
 
 impl DestState {
-    /// Of the root of a new tree.
+    /// The state of a new tree's root.
     pub(crate) fn new_root() -> Self {
         Self { made: true, stage_here: false.into(), folds: false }
     }
@@ -143,13 +148,13 @@ pub(crate) enum Task<S: Source> {
         child: S::Child,
     },
     Fill(Batch<S>),
-    /// Further names of files whose first names stand.
+    /// Further names to link. The first names are in place.
     Link(Arc<Further<Dir<S>>>),
-    /// What waited for links, when all of them are made.
+    /// A directory that waited for links. All links are made.
     Linked(Arc<Further<Dir<S>>>),
 }
 
-/// Files of one directory that are created and wait to be filled.
+/// Files of one directory that are created and not filled yet.
 pub(crate) struct Batch<S: Source> {
     pub(super) node: Arc<Node<S>>,
     pub(super) handles: Arc<Handles>,
@@ -157,7 +162,8 @@ pub(crate) struct Batch<S: Source> {
 }
 
 impl<'a, S: Source> Op<'a, S> {
-    /// An operation that makes a tree `from` somewhere at `dests`; `source` is its path in messages.
+    /// An operation that makes the tree `from` at all `dests`. `source` is the tree's path in
+    /// messages.
     ///
     /// # Errors
     /// The process may not open enough files.
@@ -209,7 +215,7 @@ impl<'a, S: Source> Op<'a, S> {
         pool::cancelled(S::OPERATION, self.source)
     }
 
-    /// Notes an entry that did not arrive whole, at one destination or at all of them.
+    /// Notes an entry that did not arrive complete, at one destination or at all of them.
     pub(super) fn skip(&self, dest: Option<usize>, path: PathBuf, reason: SkipReason) {
         let passing =
             matches!(reason, SkipReason::Stage | SkipReason::Vanished | SkipReason::Restless);
@@ -227,7 +233,7 @@ impl<'a, S: Source> Op<'a, S> {
         self.source.join(node.path_of(name))
     }
 
-    /// Two entries of the source that the destination of a merge takes for one.
+    /// The error for two entries of the source that the destination of a merge takes for one.
     pub(super) fn one_place(&self, node: &Node<S>, first: &CStr, name: &CStr) -> Error {
         let cause = io::Error::new(
             io::ErrorKind::AlreadyExists,
@@ -242,6 +248,6 @@ impl<'a, S: Source> Op<'a, S> {
     }
 }
 
-/// What is left of an operation when it is over: the destinations, their counts, and what did not arrive whole, at one of
-/// them or at all.
+/// The results of a finished operation: the destinations, their counts, and the entries that did
+/// not arrive complete at one or all of them.
 pub(crate) type Findings = (Vec<Dest>, Vec<DestinationReport>, Vec<Finding>);

@@ -37,7 +37,7 @@ pub(crate) trait Source: Sized + Sync {
     const SIDES: usize;
     /// On systems where cloning makes the file: whether the clone already has its metadata.
     const CLONES_HAVE_METADATA: bool;
-    /// Whether the source wants to know each inode that the engine made ([`note`](Self::note)).
+    /// Whether the source wants to know each inode that the engine made (`note`).
     const NOTES: bool;
 
     fn thread(&self) -> Self::Thread;

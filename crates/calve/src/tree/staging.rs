@@ -1,26 +1,33 @@
-//! Whole or absent: a tree is built under another name beside its destination and renamed into place.
+//! A tree appears at its destination complete or not at all: calve builds it under another name
+//! beside the destination and renames it into place.
 //!
-//! A stage is a directory named `.calve-stage-BOOT-PID-START-RANDOM`, which says who made it, and its maker holds a
-//! `flock(2)` on it for as long as it lives. A stage is dead, and swept by whoever comes next, only if the lock can be had
-//! *and* nothing in the name says that its maker lives: a process id is compared with the time that process started, and
-//! both mean something only during one boot and in one PID namespace. The lock alone would not do (a filesystem may
-//! not have locks), nor the name alone (a container sees other process ids).
+//! A stage is a directory named `.calve-stage-BOOT-PID-START-RANDOM`. The name says which process
+//! made it, its maker. The maker holds a `flock(2)` on the stage as long as it lives. The next
+//! calve process sweeps a stage only if it is dead: the lock is free, *and* nothing in the name
+//! says that the maker lives. calve compares the process id with the time when that process
+//! started; both mean something only during one boot and in one PID namespace. The lock alone is
+//! not enough, because a filesystem may not have locks. Nor is the name, because a container sees
+//! other process ids.
 //!
-//! # Only what calve made is swept
-//! A name proves nothing where others may rename: whoever may write to the folder could give a tree that they may not
-//! delete (root's, or another user's) a dead stage's name, and have the next run delete it. So a directory is swept only
-//! where one of two things holds that such a person cannot bring about.
+//! # calve sweeps only what it made
+//! A name proves nothing if others may rename entries in the folder. Such a user could give a dead
+//! stage's name to a tree that they may not delete (root's, or another user's), and the next run
+//! would delete the tree. So calve sweeps a directory only if one of two conditions holds, neither
+//! of which such a user can bring about.
 //!
-//! * **It bears the mark**: it is ours and its mode is exactly [`MARK`], set-user-ID and closed to everybody else. Only its owner
-//!   can give a directory a mode (or root, chmod(2)); no other program gives one this, which means nothing on a
-//!   directory; and a tree loses it with the last `chmod` of its root, which had to come anyway, or when it is published. Nobody else
-//!   can write to such a directory either, so all that is in it was put there by us.
-//! * **The folder is closed**: it belongs to us or to root, and nobody else may write to it, so nobody else gave the name.
-//!   This covers what bears no mark: a snapshot, a tree that is complete but not in place yet, and what was replaced.
+//! * **The directory has the mark**: it is ours and its mode is exactly [`MARK`], set-user-ID and
+//!   closed to everybody else. Only its owner or root can give a directory a mode (chmod(2)). No
+//!   other program uses this mode, which means nothing on a directory. A tree loses the mark with
+//!   the last `chmod` of its root, which is needed anyway, or when it is published. Nobody else can
+//!   write to such a directory either, so everything in it is ours.
+//! * **The folder is closed**: it belongs to us or to root, and nobody else may write to it. So
+//!   nobody else gave the name. This covers directories without the mark: a snapshot, a tree that
+//!   is complete but not in place yet, and a tree that was replaced.
 //!
-//! What is looked at is what is removed: by the descriptor that was asked, so that nothing can be put in its place
-//! meanwhile, and a stage that is given up is removed only if it is still the one that was made. An entry that is no
-//! directory goes by its name alone: whoever could name it so could have unlinked it.
+//! calve removes exactly the directory that it examined: it keeps the descriptor, so nobody can put
+//! something else in its place meanwhile. A stage that is given up is removed only if it is still
+//! the one that calve made. For an entry that is no directory the name is enough: a user who could
+//! give it that name could also have deleted it.
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -44,7 +51,7 @@ mod file;
 #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
 use rustix::fs::{RenameFlags, renameat_with as rename_with};
 
-/// Elsewhere no rename takes flags.
+/// On other systems no rename takes flags.
 #[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
 struct RenameFlags;
 
@@ -65,20 +72,21 @@ fn rename_with(
     Err(Errno::NOSYS)
 }
 
-/// What the name of every stage starts with. Entries of the source with such a name are never cloned; one whose maker is
-/// not at work is told of, since it may be no stage.
+/// The prefix of every stage's name. calve never clones entries of the source with such a name. It
+/// reports one whose maker is not at work, because it may be no stage.
 pub(crate) const PREFIX: &str = ".calve-stage-";
 
-/// The mode of a stage while it is filled. See the module's documentation.
+/// The mode of a stage while calve fills it. See the module's documentation.
 const MARK: u32 = 0o4700;
 
-/// A stage as old as this whose maker cannot be asked for is taken for dead if its lock is free.
+/// If calve cannot tell whether a stage's maker lives, a stage of this age with a free lock counts
+/// as dead.
 const STRANGER_AGE: Duration = Duration::from_secs(60);
 
-/// How often a lock that another process holds is asked for, once a millisecond.
+/// How often calve tries to get a lock that another process holds, once a millisecond.
 const LOCK_TRIES: u32 = 100;
 
-/// Who makes stages: this process, in this boot.
+/// The process that made a stage, and the boot in which it did.
 #[derive(Debug, PartialEq, Eq)]
 struct Maker {
     /// The boot and the PID namespace, as one number.
@@ -109,14 +117,14 @@ impl Maker {
         Some(Self { world, pid, start })
     }
 
-    /// Whether it lives; `None` where that cannot be told from here.
+    /// Whether the process lives. `None` if this process cannot tell.
     fn lives(&self) -> Option<bool> {
         (self.world == Self::this().world && self.start != 0)
             .then(|| start_time(self.pid) == Some(self.start))
     }
 }
 
-/// What this boot of the machine is called, where there is a /proc: random(4).
+/// The id of this boot of the machine, if there is a /proc: random(4).
 pub(crate) fn boot() -> Option<String> {
     Some(std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim_end().to_owned())
 }
@@ -131,31 +139,33 @@ fn world() -> u64 {
     hasher.finish()
 }
 
-/// When a process started, in clock ticks since the boot: field 22 of /proc/PID/stat, proc_pid_stat(5).
+/// When a process started, in clock ticks since the boot: field 22 of /proc/PID/stat,
+/// proc_pid_stat(5).
 fn start_time(pid: u32) -> Option<u64> {
     let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
-    // The second field is the command's name in parentheses, which may hold anything.
+    // The second field is the command's name in parentheses, which may contain anything.
     let after = stat.iter().rposition(|byte| *byte == b')')? + 1;
     std::str::from_utf8(&stat[after..]).ok()?.split_ascii_whitespace().nth(19)?.parse().ok()
 }
 
-/// A name for a stage, or for a single file on its way: nobody can predict it, and it says who made it.
+/// A name for a stage, or for a single staged file. Nobody can predict the name, and it says which
+/// process made it.
 pub(crate) fn stage_name() -> String {
     use std::hash::{BuildHasher, Hasher, RandomState};
     format!("{}{:016x}", Maker::this().prefix(), RandomState::new().build_hasher().finish())
 }
 
-/// Whether whoever made a [`stage_name`] lives; `None` where that cannot be told from here.
+/// Whether the process that made a [`stage_name`] lives. `None` if this process cannot tell.
 pub(crate) fn maker_lives(name: &str) -> Option<bool> {
     Maker::parse(name.as_bytes())?.lives()
 }
 
-/// Whether who made a stage of this name is at work on it.
+/// Whether the process that made a stage of this name is at work on it.
 pub(super) fn is_at_work(name: &[u8]) -> bool {
     Maker::parse(name).is_some_and(|maker| maker == *Maker::this() || maker.lives() == Some(true))
 }
 
-/// A tree under construction. Removed when dropped, unless it was published.
+/// A tree under construction. Dropping it removes the tree, unless the tree was published.
 #[derive(Debug)]
 pub(crate) struct Stage {
     parent: Arc<OwnedFd>,
@@ -164,15 +174,16 @@ pub(crate) struct Stage {
     /// The stage's own directory, locked.
     dir: OwnedFd,
     armed: bool,
-    /// It may bear the mark.
+    /// Whether the directory may have the mark.
     marked: bool,
-    /// What stands under the stage's name is what was replaced.
+    /// Whether the entry at the stage's name is now the one that the stage replaced.
     exchanged: bool,
 }
 
 impl Stage {
-    /// Makes a stage in `parent` with `make`, which is given the parent and the name, opens and locks it. It is
-    /// private until its mode is set: nobody else sees files whose final mode or ACL is not there yet.
+    /// Makes a stage in `parent` with `make`, which gets the parent and the name. Then opens and
+    /// locks it. The stage is private until its mode is set: nobody else sees files that do not
+    /// have their final mode or ACL yet.
     pub(crate) fn new(
         parent: impl Into<Arc<OwnedFd>>,
         parent_path: &Path,
@@ -189,7 +200,8 @@ impl Stage {
             let dir = match open_ours(&parent, &name) {
                 Ok(dir) => dir,
                 Err(error) => {
-                    // Empty, or a snapshot; if it is anything else by now, it is not ours to remove.
+                    // It is empty, or a snapshot. If it is anything else by now, it is not ours to
+                    // remove.
                     let _ = fs::unlinkat(&parent, &name, AtFlags::REMOVEDIR);
                     return Err(error);
                 }
@@ -203,7 +215,8 @@ impl Stage {
                 marked: false,
                 exchanged: false,
             };
-            // Where locks are not to be had the name speaks for us alone. Who holds it for a moment only asks whether we live.
+            // Without locks the name alone says that we live. Another process holds the lock only
+            // for a moment, to find out whether we live.
             for _ in 0..LOCK_TRIES {
                 match fs::flock(&stage.dir, FlockOperation::NonBlockingLockShared) {
                     Err(Errno::WOULDBLOCK) => std::thread::sleep(Duration::from_millis(1)),
@@ -214,13 +227,14 @@ impl Stage {
         }
     }
 
-    /// An empty stage, which bears the mark: no set-group-ID and no ACL that it would pass on to what is made in it.
+    /// An empty stage with the mark. It has no set-group-ID bit and no ACL that it would pass on to
+    /// new entries.
     pub(crate) fn empty(parent: impl Into<Arc<OwnedFd>>, parent_path: &Path) -> io::Result<Self> {
         let mut stage = Self::new(parent, parent_path, |parent, name| {
             Ok(fs::mkdirat(parent, name, Mode::RWXU)?)
         })?;
         meta::strip_inherited_acls(&stage.dir)?;
-        // A server may not have the mark; then the stage is swept where nobody else can name one.
+        // A server may refuse the mark. Then the stage is swept only in closed folders.
         fs::fchmod(&stage.dir, meta::mode(MARK)).or_else(|_| fs::fchmod(&stage.dir, Mode::RWXU))?;
         stage.marked = true;
         Ok(stage)
@@ -234,18 +248,18 @@ impl Stage {
         Ok(Meta::of(&fs::fstat(&self.dir)?).id())
     }
 
-    /// Where the stage is, for messages.
+    /// The stage's path, for messages.
     pub(crate) fn path(&self) -> PathBuf {
         use std::os::unix::ffi::OsStrExt;
         self.parent_path.join(std::ffi::OsStr::from_bytes(self.name.to_bytes()))
     }
 
-    /// Its directory has the mode that it shall keep, which may happen to be the mark.
+    /// Tells the stage that its directory has its final mode, which may happen to equal the mark.
     pub(super) fn has_its_mode(&mut self) {
         self.marked = false;
     }
 
-    /// Takes the mark away where nothing else has.
+    /// Removes the mark if the directory still has it.
     fn unmark(&mut self) -> io::Result<()> {
         if self.marked && is_marked(&fs::fstat(&self.dir)?) {
             fs::fchmod(&self.dir, Mode::RWXU)?;
@@ -259,8 +273,8 @@ impl Stage {
         self.unmark()?;
         match rename_with(&self.parent, &self.name, &self.parent, name, RenameFlags::NOREPLACE) {
             Ok(()) => {}
-            // A filesystem without NOREPLACE. A directory replaces only an empty directory: make one, which fails
-            // where anything is, and replace that.
+            // The filesystem has no NOREPLACE. A directory replaces only an empty directory. So
+            // calve makes an empty one, which fails if anything is there, and replaces that.
             Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
                 fs::mkdirat(&self.parent, name, Mode::RWXU)?;
                 fs::renameat(&self.parent, &self.name, &self.parent, name).inspect_err(|_| {
@@ -273,8 +287,9 @@ impl Stage {
         Ok(())
     }
 
-    /// Renames the stage to `name`, where nothing or an empty directory is, which it replaces: rename(2) replaces no other. So
-    /// what somebody puts there meanwhile is an error, and stays.
+    /// Renames the stage to `name`, where there must be nothing or an empty directory. rename(2)
+    /// replaces no other directory. So if somebody puts something there meanwhile, this is an error
+    /// and the entry stays.
     pub(crate) fn publish_over_empty(&mut self, name: &CStr) -> io::Result<()> {
         self.unmark()?;
         match fs::renameat(&self.parent, &self.name, &self.parent, name) {
@@ -286,23 +301,25 @@ impl Stage {
         Ok(())
     }
 
-    /// Renames the stage to `name` and whatever is there to the stage's name, in one step; then the stage is what was
-    /// replaced, and goes with it.
+    /// Exchanges the stage with the entry at `name`, in one step. Then the replaced entry has the
+    /// stage's name, and is removed with the stage.
     pub(crate) fn exchange(&mut self, name: &CStr) -> io::Result<()> {
         self.unmark()?;
         match rename_with(&self.parent, &self.name, &self.parent, name, RenameFlags::EXCHANGE) {
             Ok(()) => {}
             Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
-                // Not atomic here: aside, in, and back again if that fails, so that no hole is left.
-                // Under a name that is not swept: should this process die in between, it is all there is of the old.
-                // A new name each time: an exchange that is taken back finds the first aside still there.
+                // There is no atomic exchange here. calve moves the old tree aside and the new one
+                // in. If that fails, it moves the old one back, so that the name is not left empty.
+                // The name for the old tree is one that is never swept: if this process dies in
+                // between, it is the only copy of the old tree. The name is new each time: when an
+                // exchange is taken back, the first name may still be in use.
                 let aside = CString::new(stage_name().replacen(PREFIX, ".calve-replaced-", 1))?;
                 fs::renameat(&self.parent, name, &self.parent, &aside)?;
                 if let Err(errno) = fs::renameat(&self.parent, &self.name, &self.parent, name) {
                     fs::renameat(&self.parent, &aside, &self.parent, name)?;
                     return Err(errno.into());
                 }
-                // The new tree stands; from here on the old one may be swept.
+                // The new tree is in place. From here on the old one may be swept.
                 if fs::renameat(&self.parent, &aside, &self.parent, &self.name).is_err() {
                     self.name = aside;
                 }
@@ -313,8 +330,8 @@ impl Stage {
         Ok(())
     }
 
-    /// Takes a published tree back, so that it is removed when the stage is dropped. Where somebody has taken it away since, and
-    /// put something else in its place, that stays.
+    /// Takes a published tree back, so that it is removed when the stage is dropped. If somebody
+    /// has put something else in its place meanwhile, that entry stays.
     pub(crate) fn unpublish(&mut self, name: &CStr) {
         let there = fs::statat(&self.parent, name, AtFlags::SYMLINK_NOFOLLOW);
         let is_ours = there.is_ok_and(|stat| self.id().is_ok_and(|id| id == Meta::of(&stat).id()));
@@ -326,12 +343,12 @@ impl Stage {
         }
     }
 
-    /// Flushes the name of the published tree.
+    /// Flushes the parent folder, which has the name of the published tree.
     pub(crate) fn sync_parent(&self) -> io::Result<()> {
         Ok(fs::fsync(&self.parent)?)
     }
 
-    /// Removes the stage, or what was exchanged for it.
+    /// Removes the stage, or the entry that was exchanged for it.
     pub(crate) fn discard(mut self) -> io::Result<()> {
         self.armed = false;
         self.remove()
@@ -354,10 +371,10 @@ impl Drop for Stage {
     }
 }
 
-/// Renames an entry that is no directory to a name that nothing has. `EXIST` where something has it.
+/// Renames an entry that is no directory to a new name. `EXIST` if the name is taken.
 ///
 /// # Errors
-/// `INVAL`, `NOSYS` or `NOTSUP` where the filesystem, or the system, cannot rename so.
+/// `INVAL`, `NOSYS` or `NOTSUP` if the filesystem or the system has no such rename.
 pub(super) fn rename_new(
     from: impl AsFd,
     name: &CStr,
@@ -367,7 +384,8 @@ pub(super) fn rename_new(
     rename_with(from, name, into, new_name, RenameFlags::NOREPLACE)
 }
 
-/// The same everywhere: where no rename does it, a link takes the name, which also fails where something has it.
+/// Like `rename_new`, on every filesystem. If there is no such rename, calve makes a hard link,
+/// which also fails if the name is taken, and removes the old name.
 pub(super) fn rename_new_or_link(
     from: impl AsFd,
     name: &CStr,
@@ -383,7 +401,7 @@ pub(super) fn rename_new_or_link(
     }
 }
 
-/// Flushes the filesystem of `dir`; where there is no such call, all of them.
+/// Flushes the filesystem of `dir`. On systems without such a call, flushes all filesystems.
 pub(crate) fn flush_filesystem(dir: impl AsFd) -> rustix::io::Result<()> {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     return fs::syncfs(dir);
@@ -395,13 +413,15 @@ pub(crate) fn flush_filesystem(dir: impl AsFd) -> rustix::io::Result<()> {
     }
 }
 
-/// Gives a tree that was renamed to a [`stage_name`] the mark, so that it is swept when this process is dead.
+/// Gives the mark to a tree that was renamed to a [`stage_name`], so that it is swept when this
+/// process is dead.
 pub(crate) fn mark(parent: &OwnedFd, name: &CStr) -> io::Result<()> {
     let tree = open_ours(parent, name)?;
     Ok(fs::fchmod(tree, meta::mode(MARK))?)
 }
 
-/// Removes the stages in `parent` whose makers are dead. What cannot be removed stays for the next time.
+/// Removes the stages in `parent` whose makers are dead. A stage that cannot be removed stays for
+/// the next time.
 pub(crate) fn sweep(parent: &OwnedFd) {
     let Ok(dir) = Dir::read_from(parent) else { return };
     let names: Vec<CString> = dir
@@ -414,7 +434,7 @@ pub(crate) fn sweep(parent: &OwnedFd) {
     }
 }
 
-/// Whether a stage stands in `dir`, dead or alive. In doubt one does.
+/// Whether there is a stage in `dir`, dead or alive. In doubt the answer is yes.
 pub(crate) fn is_in(dir: &OwnedFd) -> bool {
     Dir::read_from(dir).map_or(true, |mut entries| {
         entries.any(|entry| {
@@ -431,7 +451,7 @@ fn sweep_one(parent: &OwnedFd, name: &CStr) -> io::Result<()> {
     }
     let stage = match fs::openat(parent, name, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty()) {
         Ok(stage) => stage,
-        // What a replacement left: a file or a link that was replaced by a tree; or a file that was on its way.
+        // The entry is no directory: a replaced file or link, or a staged file.
         Err(Errno::NOTDIR | Errno::LOOP) if lives == Some(false) => {
             return Ok(fs::unlinkat(parent, name, AtFlags::empty())?);
         }
@@ -459,13 +479,14 @@ fn sweep_one(parent: &OwnedFd, name: &CStr) -> io::Result<()> {
     removal::remove_if(parent, name, Some(&stage))
 }
 
-/// Whether the directory says itself that this user's calve made it.
+/// Whether the directory's own owner and mode say that this user's calve made it.
 fn is_marked(stage: &Stat) -> bool {
     let meta = Meta::of(stage);
     meta.uid == geteuid().as_raw() && meta.permissions() == MARK
 }
 
-/// Whether only this user and root can have given names in this folder. The group's bits are also the mask of its ACL.
+/// Whether only this user and root can have given names in this folder. If the folder has an ACL,
+/// the group's bits are the ACL's mask.
 fn is_closed(folder: &Stat) -> bool {
     let meta = Meta::of(folder);
     (meta.uid == 0 || meta.uid == geteuid().as_raw()) && meta.permissions() & 0o022 == 0
@@ -491,8 +512,8 @@ mod tests {
         }
     }
 
-    /// In a folder where others may write, anybody could give root's tree the name of a dead stage, and root's next run
-    /// deleted it.
+    /// Without this rule, in a folder where others may write, anybody could give root's tree the
+    /// name of a dead stage, and root's next run would delete it.
     #[test]
     fn what_calve_did_not_make_is_not_swept_whatever_it_is_called() {
         const STRANGER: u32 = 65534;
@@ -502,11 +523,11 @@ mod tests {
         let dead = Maker { start: this.start + 1, ..*this }.prefix() + "0123";
         let own = geteuid().as_raw();
         for (folder, folder_owner, mode, owner, swept) in [
-            // Whoever may name things here may delete them, too.
+            // A user who may rename entries here may also delete them.
             (0o755, own, 0o755, own, true),
             (0o700, own, 0o700, own, true),
             (0o755, own, 0o755, STRANGER, true),
-            // Others may name things, and what is named is no stage.
+            // Others may rename entries here, and the entry is no stage.
             (0o775, own, 0o755, own, false),
             (0o757, own, 0o755, own, false),
             (0o1777, own, 0o755, own, false),
@@ -514,7 +535,8 @@ mod tests {
             (0o777, own, 0o4755, own, false),
             (0o777, own, 0o6700, own, false),
             (0o755, STRANGER, 0o700, own, false),
-            // It bears the mark, which a stranger can only give to what is the stranger's.
+            // The directory has the mark. A stranger can only give the mark to their own
+            // directories.
             (0o775, own, MARK, own, true),
             (0o777, own, MARK, own, true),
             (0o1777, own, MARK, own, true),
@@ -554,7 +576,7 @@ mod tests {
             ("one that somebody holds", dead(), false, true, false),
             ("a file of the living", Maker { ..*this }, true, false, false),
             ("a folder of the living", Maker { ..*this }, false, false, false),
-            // Of whom nothing is known may live.
+            // A maker of which nothing is known may live.
             ("a stranger's file", stranger(), true, false, false),
             ("a stranger's new folder", stranger(), false, false, false),
         ] {
@@ -603,7 +625,8 @@ mod tests {
         let stage = Stage::empty(open(), temp.path()).unwrap();
         assert!(is_marked(&fs::fstat(stage.dir()).unwrap()));
         let place = stage.path();
-        // Somebody who may write to the folder exchanges it for what they may not delete.
+        // Somebody who may write to the folder puts a tree that they may not delete in the stage's
+        // place.
         std::fs::rename(&place, temp.path().join("aside")).unwrap();
         std::fs::create_dir_all(place.join("full")).unwrap();
         drop(stage);

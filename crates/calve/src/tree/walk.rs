@@ -182,8 +182,8 @@ impl Source for Live<'_> {
 }
 
 impl<'a> Opened<Live<'a>> {
-    /// Reads a directory's attributes. If attributes are not cloned, also takes the ACL out of the
-    /// mode.
+    /// Reads a directory's attributes. If the clone gets no attributes, its mode is the one without
+    /// the ACL.
     pub(super) fn live(
         op: &Op<'_, Live<'a>>,
         side: OwnedFd,

@@ -1,14 +1,18 @@
 //! The bytes of a git index: where its entries are, what they record of a file, and its checksum.
 //!
-//! `gitformat-index(5)` is the definition. An index is a header of 12 bytes, entries that are sorted by path, extensions,
-//! and a checksum of all that. An index that this module does not understand to its last byte stays as it is.
+//! `gitformat-index(5)` is the definition. An index consists of a header of 12 bytes, entries
+//! sorted by path, extensions, and a checksum of all that. If this module does not understand an
+//! index to its last byte, the index stays as it is.
 //!
 //! | part | versions 2 and 3 | version 4 |
 //! |---|---|---|
 //! | stat fields | 10 numbers of 4 bytes | the same |
 //! | object id | 20 bytes (SHA-1) or 32 (SHA-256) | the same |
-//! | flags | 2 bytes, and 2 more if the first bit but one is set (not in version 2) | the same |
-//! | path | as it is, then 1 to 8 zeros up to a multiple of 8 | how many bytes of the last path go, then what follows, then one zero |
+//! | flags | 2 bytes; 2 more if the second-highest bit is set (not in version 2) | the same |
+//! | path | the path, then 1 to 8 zeros up to a multiple of 8 | see below |
+//!
+//! In version 4 the path is stored as a difference to the previous entry's path: how many bytes to
+//! remove from its end, then the bytes to add, then one zero.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -17,12 +21,12 @@ use sha1_smol::Sha1;
 
 use super::sha256::sha256;
 
-/// What an entry begins with: ten numbers.
+/// Each entry begins with ten numbers, its stat.
 const STAT_BYTES: usize = 40;
 const HEADER_BYTES: usize = 12;
 /// No filesystem has a longer path, and git checks none out.
 const PATH_MOST_BYTES: usize = 4096;
-/// So many entries are one piece of work.
+/// How many entries a thread takes at once.
 const CHUNK_ENTRIES: u32 = 512;
 
 /// Flags of an entry: assume-unchanged, extended, stage.
@@ -31,24 +35,24 @@ const EXTENDED: u16 = 0x4000;
 const STAGE: u16 = 0x3000;
 const NAME_LENGTH: u16 = 0x0fff;
 
-/// What the checksum is.
+/// The kind of checksum at the end of the index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Checksum {
     Sha1,
     Sha256,
-    /// Zeros (`index.skipHash`), and they stay zeros.
+    /// Zeros (`index.skipHash`), which stay zeros.
     None,
 }
 
-/// Entries that follow each other.
+/// Consecutive entries.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Chunk {
     pub(super) bytes: Range<usize>,
-    /// Reads the first of them.
+    /// A cursor at the first of the entries.
     pub(super) cursor: Cursor,
 }
 
-/// An index that was understood.
+/// An index that this module understands.
 #[derive(Debug)]
 pub(super) struct Layout {
     checksum: Checksum,
@@ -66,17 +70,18 @@ pub(super) struct Cursor {
     pub(super) path: Vec<u8>,
 }
 
-/// What an entry says, but its path, which the cursor has.
+/// An entry without its path, which the cursor has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Entry {
-    /// Where it begins.
+    /// The entry's position.
     pub(super) at: usize,
     pub(super) recorded: Recorded,
     flags: u16,
     extended: u16,
 }
 
-/// What an entry records of its file. Every number is cut to 32 bits, and times are seconds and nanoseconds.
+/// The stat that an entry records of its file. Every number is cut to 32 bits; times are seconds
+/// and nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Recorded {
     pub(super) changed: (u32, u32),
@@ -122,13 +127,14 @@ impl Recorded {
 }
 
 impl Entry {
-    /// Whether git would compare it with a file as it stands: it is not told to believe it or to do without the file
-    /// (assume-unchanged, skip-worktree), it has a content (no intent-to-add), and it is no side of a conflict.
+    /// Whether git would compare the entry with the file. git does not do so if it is told to trust
+    /// the entry or to do without the file (assume-unchanged, skip-worktree), if the entry has no
+    /// content (intent-to-add), or if it is one side of a conflict.
     pub(super) fn is_plain(&self) -> bool {
         self.flags & (ASSUME_VALID | STAGE) == 0 && self.extended == 0
     }
 
-    /// Writes other stat fields to the entry, which is in `bytes` at the same place.
+    /// Writes another stat to the entry, which is at the same position in `bytes`.
     pub(super) fn record(&self, bytes: &mut [u8], recorded: Recorded) {
         if let Some(place) = bytes.get_mut(self.at..self.at + STAT_BYTES) {
             place.copy_from_slice(&recorded.to_bytes());
@@ -137,7 +143,7 @@ impl Entry {
 }
 
 impl Cursor {
-    /// The next entry of `bytes`; `None` where there is none, or none that can be understood.
+    /// The next entry of `bytes`. `None` if there is none, or none that this module understands.
     pub(super) fn next(&mut self, bytes: &[u8]) -> Option<Entry> {
         let start = self.at;
         let rest = bytes.get(start..)?;
@@ -181,12 +187,13 @@ impl Cursor {
 }
 
 impl Layout {
-    /// Understands an index, or does not.
+    /// Parses an index. `None` if this module does not understand it.
     pub(super) fn of(bytes: &[u8]) -> Option<Self> {
         let ends_with = |sum: &[u8]| bytes.ends_with(sum);
         let without = |length: usize| bytes.get(..bytes.len().checked_sub(length)?);
         let (checksum, id_bytes, chunks) = if ends_with(&[0; 20]) {
-            // Whose ids are of which length nothing says: what fits to the last byte is it, and never both.
+            // Nothing says how long the ids are. The length with which the index parses to the last
+            // byte is the right one. If both lengths do, calve does not decide.
             match (chunks(bytes, 20), chunks(bytes, 32).filter(|_| ends_with(&[0; 32]))) {
                 (Some(chunks), None) => (Checksum::None, 20, chunks),
                 (None, Some(chunks)) => (Checksum::None, 32, chunks),
@@ -195,7 +202,8 @@ impl Layout {
         } else if ends_with(&Sha1::from(without(20)?).digest().bytes()) {
             (Checksum::Sha1, 20, chunks(bytes, 20)?)
         } else {
-            // Most of what is no index at all ends here, before it is hashed a second time.
+            // Most files that are no index are rejected here, before calve hashes them a second
+            // time.
             let chunks = chunks(bytes, 32)?;
             if !ends_with(&sha256(without(32)?)) {
                 return None;
@@ -205,13 +213,13 @@ impl Layout {
         Some(Self { checksum, id_bytes, chunks })
     }
 
-    /// Whether there is one that says which of two meanings an index has.
+    /// Whether the index has a checksum, which tells the length of its ids.
     #[cfg(all(feature = "store", any(test, fuzzing)))]
     pub(super) fn has_checksum(&self) -> bool {
         self.checksum != Checksum::None
     }
 
-    /// The paths of the entries, in `bytes`, of which this is the layout.
+    /// The paths of all entries in `bytes`, whose layout this is.
     pub(super) fn paths(&self, bytes: &[u8]) -> HashSet<Vec<u8>> {
         let mut paths = HashSet::new();
         for chunk in &self.chunks {
@@ -223,7 +231,7 @@ impl Layout {
         paths
     }
 
-    /// Makes the checksum good again.
+    /// Writes the right checksum.
     pub(super) fn seal(&self, bytes: &mut [u8]) {
         let Some(end) = bytes.len().checked_sub(self.id_bytes) else { return };
         let (content, sum) = bytes.split_at_mut(end);
@@ -235,8 +243,8 @@ impl Layout {
     }
 }
 
-/// The entries of an index whose ids have this length, if it is one to its last byte, and no split one: that has
-/// its other entries in another file.
+/// The entries of an index whose ids have this length. `None` if it does not parse to its last
+/// byte, or is a split index, which has its other entries in another file.
 fn chunks(bytes: &[u8], id_bytes: usize) -> Option<Vec<Chunk>> {
     let content = bytes.get(..bytes.len().checked_sub(id_bytes)?)?;
     let [magic, version, count] =
@@ -265,7 +273,7 @@ fn chunks(bytes: &[u8], id_bytes: usize) -> Option<Vec<Chunk>> {
     while at < content.len() {
         let name = content.get(at..)?.first_chunk::<4>()?;
         let length = u32::from_be_bytes(*content.get(at + 4..)?.first_chunk()?);
-        // Those in lower case must be understood.
+        // git must understand an extension in lower case to read the index.
         if !name[0].is_ascii_uppercase() && name != b"sdir" {
             return None;
         }
@@ -279,12 +287,12 @@ fn number16(bytes: &[u8], at: usize) -> Option<u16> {
 }
 
 fn until_zero(bytes: &[u8]) -> Option<&[u8]> {
-    // A longer one is refused by its length.
+    // A path that is longer than this is rejected by its length.
     let near = bytes.get(..PATH_MOST_BYTES + 2).unwrap_or(bytes);
     Some(&near[..near.iter().position(|byte| *byte == 0)?])
 }
 
-/// A number as git's packs have it, and how many bytes it takes.
+/// A number in the encoding of git's packs, and how many bytes it takes.
 fn varint(bytes: &[u8]) -> Option<(usize, usize)> {
     let mut value = 0_usize;
     for (index, byte) in bytes.iter().take(5).enumerate() {

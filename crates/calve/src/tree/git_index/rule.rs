@@ -1,32 +1,43 @@
-//! Decides which entry of a cloned index may record its clone's stat. A wrong decision would make git call a changed file clean.
+//! Decides which entries of a cloned index may record their clones' stat. A wrong decision would
+//! make git call a changed file clean.
 //!
-//! git takes a file for unchanged, without reading it, if the entry records its stat as it is. So an entry may record the stat of
-//! a clone only if the clone has the content that the entry names. That is so if all of this holds:
+//! git takes a file for unchanged, without reading it, if the entry records the file's present
+//! stat. So an entry may record the stat of a clone only if the clone has the content that the
+//! entry names. That is so if all of this holds:
 //!
-//! 1. **The entry was clean in the source and not racy.** It records the source's stat as it is *after* the clone was made, and it
-//!    records times before the index was written. Then git itself would not read the source's file.
-//! 2. **Nothing happened to the source's file since before the walk began.** Its change time is of an earlier tick of the clock. So what
-//!    the walk read is what the index means, and was not torn.
-//! 3. **The clone was made by this walk**, and is the source's twin: it changed after the walk began, and its type, mode, size and
-//!    modification time are the source's. In a merge, a file that was kept or left out is not. As such a file may have changed just
-//!    before, a merge readies no file of its own first two ticks either, and waits them out first.
+//! 1. **The entry was clean in the source and not racy.** It records the source's stat as it is
+//!    *after* the clone was made, and it records times before the index was written. Then git
+//!    itself would not read the source's file.
+//! 2. **Nothing happened to the source's file since before the walk began.** Its change time is of
+//!    an earlier tick of the clock. So the walk read the content that the index names, and all of
+//!    it at one state.
+//! 3. **The clone was made by this walk**, and is the source's twin: it changed after the walk
+//!    began, and its type, mode, size and modification time are the source's. In a merge, a file
+//!    that was kept or left out is no such clone. It may have changed just before the walk. So a
+//!    merge does not ready its own files of the first two ticks either, and waits these ticks out
+//!    first.
 //!
-//! A tree that was made of a snapshot has no walk over a source. What the snapshot knows of the project's file then takes the place of the source's
-//! stat: its inode number and change time, and the moment when the snapshot began. If the entry records the same, both mean the same
-//! content, whatever the file is by now. Nobody else can have put a file into such a tree, and its files may be older than the start.
+//! A tree that was made of a snapshot has no walk over a source. Then the snapshot's record of the
+//! project's file takes the place of the source's stat: its inode number and change time, and the
+//! moment when the snapshot began. If the entry records the same, both mean the same content, even
+//! if the file has changed since. Nobody else can have put a file into such a tree, and its files
+//! may be older than the start.
 //!
-//! calve looks at the source after the walk. No program can set a change time, and each change moves it. So a file that has the recorded
-//! change time now has had it ever since git looked. If the clock is set back, a later change gets an earlier time.
-//! That is not the recorded time either, except by a coincidence of nanoseconds. If the clock is set back during the walk, the clone
-//! seems older than the walk, and the third condition fails.
+//! calve looks at the source after the walk. No program can set a change time, and each change
+//! moves it. So a file that has the recorded change time now has had it ever since git looked. If
+//! the clock is set back, a later change gets an earlier time. That is not the recorded time
+//! either, except by a coincidence of nanoseconds. If the clock is set back during the walk, the
+//! clone seems older than the walk, and the third condition fails.
 //!
-//! Some programs record no nanoseconds. calve then compares seconds, and an entry is racy for the whole second. It does not
-//! compare devices, because git does not: they change with each mount.
+//! Some programs record no nanoseconds. calve then compares seconds, and an entry is racy for the
+//! whole second. It does not compare devices, because git does not: they change with each mount.
 //!
-//! What remains is git's own weakness. If git calls a changed file of the source clean, it may do so in the clone: the file changed twice
-//! in one tick of the clock, git looked in between, and the size stayed the same. And as most builds of git compare seconds, git does not
-//! see an edit in the clone that keeps the size, restores the modification time, and happens in the second in which the clone was made. The same
-//! holds for each file in the second in which git itself refreshes an index.
+//! git's own weakness remains. If git calls a changed file of the source clean, it may do so in the
+//! clone, too: the file changed twice in one tick of the clock, git looked in between, and the size
+//! stayed the same. Most builds of git compare seconds. So git does not see an edit in the clone
+//! that keeps the size, restores the modification time, and happens in the second in which the
+//! clone was made. The same holds for each file in the second in which git itself refreshes an
+//! index.
 
 use rustix::fs::FileType;
 
@@ -41,18 +52,18 @@ const GIT_FILE: u32 = 0o100_000;
 const GIT_LINK: u32 = 0o120_000;
 const OWNER_RUNS: u32 = 0o100;
 
-/// When things happened.
+/// The moments that the rule compares times with.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Moments {
-    /// The index was written, as the file in the source says.
+    /// The modification time of the index in the source: when git wrote it.
     pub(super) index_written: Time,
-    /// The walk had not begun.
+    /// A moment before the walk began.
     pub(super) before_walk: Time,
-    /// A file of the clone that changed then, or later, was made by the walk.
+    /// A file of the clone that changed at this time or later was made by the walk.
     pub(super) cloned_since: Time,
 }
 
-/// What the entry shall record now; `None` where it stays as it is.
+/// The stat that the entry gets. `None` if the entry stays as it is.
 pub(super) fn rewritten(
     recorded: Recorded,
     source: &Meta,
@@ -79,14 +90,15 @@ pub(super) fn rewritten(
     })
 }
 
-/// Whether the file is what the entry's mode says: a link, or a regular file that may be run, or may not.
+/// Whether the file is of the kind that the entry's mode says: a symbolic link, or a regular file
+/// that is executable or not.
 fn is_of_that_kind(mode: u32, file: &Meta) -> bool {
     match mode & GIT_TYPE {
         GIT_FILE => {
             file.file_type() == FileType::RegularFile && (mode ^ file.mode) & OWNER_RUNS == 0
         }
         GIT_LINK => file.file_type() == FileType::Symlink,
-        // A submodule, or a directory of a sparse index.
+        // The entry is a submodule, or a directory of a sparse index.
         _ => false,
     }
 }
@@ -104,7 +116,8 @@ fn is_stat_of(recorded: Recorded, file: &Meta) -> bool {
         && recorded.size == cut(file.size)
 }
 
-/// Whether the file may have changed after git looked without another time. `file` has the recorded times.
+/// Whether the file may have changed after git looked and still have the same times. `file` has the
+/// recorded times.
 fn is_racy(recorded: Recorded, file: &Meta, index_written: Time) -> bool {
     let last = file.changed.max(file.modified());
     match in_seconds(recorded) {
@@ -113,7 +126,7 @@ fn is_racy(recorded: Recorded, file: &Meta, index_written: Time) -> bool {
     }
 }
 
-/// Whether it was recorded by a program that leaves out nanoseconds.
+/// Whether a program recorded the entry that leaves out nanoseconds.
 fn in_seconds(recorded: Recorded) -> bool {
     recorded.changed.1 == 0 && recorded.modified.1 == 0
 }
