@@ -1,8 +1,10 @@
-//! How many descriptors an operation may keep open, and for what.
+//! How many descriptors an operation may keep open, and what they are for.
 //!
-//! A directory has one descriptor for each of its sides (the source, each destination). A file that is created and not filled
-//! has one for its source and one for each destination. Each thread has its directory, the one above it and a batch of files in
-//! its hands. All of that must fit into what the process may still open, however low its limit is and whatever else it has open.
+//! A directory has one descriptor for each of its sides (the source, each destination). A file that
+//! is created and not filled has one for its source and one for each destination. Each thread works
+//! on its directory, the one above it and a batch of files. All of that must fit into the number
+//! that the process may still open, however low its open file limit is and whatever else it has
+//! open.
 
 use std::io;
 
@@ -11,37 +13,38 @@ use rustix::process::{Resource, getrlimit};
 
 use crate::reflink::imp::DIR_FLAGS;
 
-/// For what is opened for a moment: a blob and its mirror, a pack, the journal of a database.
+/// A reserve for short-lived descriptors: a blob and its mirror, a pack, the journal of a database.
 const RESERVE: usize = 12;
 
-/// More would gain nothing.
+/// More descriptors would gain nothing.
 const ENOUGH: usize = 4096;
 
-/// How many files go from creating to filling at once: enough that taking the lock is nothing, few enough that both
-/// halves have work.
+/// How many files go from creating to filling at once. There are enough for the cost of the lock
+/// not to matter, and few enough for both halves to have work.
 const BATCH_FILES: usize = 8;
 
-/// What is open where that cannot be counted.
+/// How many descriptors are open, on systems where calve cannot count them.
 const GUESS: usize = 32;
 
-/// How the descriptors that are free are shared out.
+/// How an operation divides the free descriptors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Budget {
-    /// Directories, each open on all of its sides.
+    /// How many directories, each open on all of its sides.
     pub(crate) dirs: usize,
-    /// Descriptors of files between creating and filling.
+    /// How many descriptors of files between creating and filling.
     pub(crate) files: usize,
-    /// Files that go from creating to filling at once.
+    /// How many files go from creating to filling at once.
     pub(crate) batch: usize,
-    /// Threads: no more than was asked for.
+    /// How many threads; no more than the caller asked for.
     pub(crate) jobs: usize,
 }
 
 impl Budget {
-    /// For directories with so many sides, files that take so many descriptors, and at most so many threads.
+    /// A budget for directories with `sides` sides, files with `file` descriptors each, and at most
+    /// `jobs` threads.
     ///
     /// # Errors
-    /// The process may not open enough. The message has the limit that it takes.
+    /// The process may not open enough files. The message has the limit that the operation needs.
     pub(crate) fn new(sides: usize, file: usize, jobs: usize) -> io::Result<Self> {
         let (free, least) = (free(), Self::least(sides, file));
         if free < least {
@@ -50,7 +53,8 @@ impl Budget {
         Ok(Self::of(free, sides, file, jobs))
     }
 
-    /// One thread's directory and the one above, two that others wait for, a file in each half.
+    /// The least that works: one thread's directory and the one above, two directories that others
+    /// wait for, a file in each half.
     fn least(sides: usize, file: usize) -> usize {
         4 * sides + 2 * file
     }
@@ -66,17 +70,18 @@ impl Budget {
         }
     }
 
-    /// How many destinations, at most `most`, can be worked on at once by so many threads.
+    /// How many destinations, at most `most`, `jobs` threads can work on at once.
     pub(crate) fn destinations(jobs: usize, most: usize) -> usize {
-        // Each thread has a directory, the one above and a file in its hands; and each destination has its root.
+        // Each thread has a directory, the one above it and a file open. Each destination has its
+        // root open.
         (free() * 3 / 8 / jobs.max(1)).saturating_sub(1).div_euclid(4).clamp(1, most)
     }
 }
 
-/// Fails where the process may not open so many descriptors more.
+/// Fails if the process may not open `more` descriptors.
 ///
 /// # Errors
-/// The message has the limit that it takes.
+/// The message has the limit that the operation needs.
 pub(crate) fn must_be_free(more: usize) -> io::Result<()> {
     let Some(limit) = limit() else { return Ok(()) };
     let needed = more.saturating_add(open() + RESERVE);
@@ -94,22 +99,23 @@ fn free() -> usize {
     limit.saturating_sub(open() + RESERVE).min(ENOUGH)
 }
 
-/// How many descriptors this process may have open; `None` for any number.
+/// The process's open file limit. `None` if there is none.
 fn limit() -> Option<usize> {
     getrlimit(Resource::Nofile).current.and_then(|limit| usize::try_from(limit).ok())
 }
 
-/// How many are open now.
+/// How many descriptors this process has open.
 fn open() -> usize {
     let folder = if cfg!(any(target_os = "linux", target_os = "android")) {
         "/proc/self/fd"
     } else {
         "/dev/fd"
     };
-    // Not by the standard library's iterator, which panics where the directory cannot be closed.
+    // The standard library's iterator panics if the directory cannot be closed, so calve does not
+    // use it.
     let count = || -> rustix::io::Result<usize> {
         let dir = fs::open(folder, DIR_FLAGS, Mode::empty())?;
-        // Two names are its own and its parent's.
+        // Two of the names are `.` and `..`.
         Ok(fs::Dir::read_from(&dir)?.count().saturating_sub(2))
     };
     count().unwrap_or(GUESS)
@@ -130,7 +136,7 @@ mod tests {
                 for jobs in [1, 2, 8, 64] {
                     let budget = Budget::of(free, sides, file, jobs);
                     let hands = budget.jobs * (2 * sides + budget.batch * file);
-                    // What waits to be filled keeps its directory.
+                    // A file that waits to be filled keeps its directory open.
                     let waits = budget.files + budget.files.div_ceil(budget.batch * file) * sides;
                     let all = budget.dirs * sides + waits + hands;
                     let small = free < 2 * Budget::least(sides, file);

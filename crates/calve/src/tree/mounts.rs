@@ -1,4 +1,4 @@
-//! What is mounted where: proc_pid_mountinfo(5).
+//! Finds out what is mounted where: proc_pid_mountinfo(5).
 
 use std::ffi::CStr;
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -7,7 +7,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// Whether something is mounted below `dir`: a snapshot would show what is under it. In doubt there is.
+/// Whether something is mounted below `dir`. A snapshot would show the files under that mount. In
+/// doubt the answer is yes.
 pub(super) fn any_below(dir: &Path) -> bool {
     let Ok(mounts) = std::fs::read("/proc/self/mountinfo") else { return true };
     let mut prefix = dir.as_os_str().as_bytes().to_vec();
@@ -22,9 +23,9 @@ pub(super) fn any_below(dir: &Path) -> bool {
     })
 }
 
-/// Whether the filesystem itself has the directory `dir` at `name` in `folder` (an empty name is the folder) or below it.
-/// The way up by `..` does not tell: from what a bind mount shows it leads to where that is mounted. What cannot be known
-/// is not so.
+/// Whether, on the filesystem itself, the directory `dir` is `name` in `folder` or below it. An
+/// empty name stands for the folder. Going up by `..` does not tell: in a bind mount it leads to
+/// the folder that the mount is in. In doubt the answer is no.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(super) fn is_inside(dir: &OwnedFd, folder: &OwnedFd, name: &CStr) -> bool {
     match (place_of(dir), place_of(folder)) {
@@ -56,7 +57,8 @@ fn place_of(dir: &OwnedFd) -> Option<(Vec<u8>, std::path::PathBuf)> {
         if fields.next()? != id.as_bytes() {
             return None;
         }
-        // After the parent: the device, the directory that is mounted, and where.
+        // The fields after the parent: the device, the directory that is mounted, and the mount
+        // point.
         let device = fields.nth(1)?.to_vec();
         let [root, at] = [fields.next()?, fields.next()?]
             .map(|field| Path::new(OsStr::from_bytes(&unescape_octal(field))).to_owned());
@@ -64,7 +66,7 @@ fn place_of(dir: &OwnedFd) -> Option<(Vec<u8>, std::path::PathBuf)> {
     })
 }
 
-/// Spaces and the like are octal escapes in these tables.
+/// These tables write spaces and some other characters as octal escapes.
 fn unescape_octal(field: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;

@@ -1,11 +1,14 @@
-//! Names that a destination takes for one.
+//! Detects two names that a destination takes for one.
 //!
-//! Some filesystems ignore case (NTFS, APFS as it comes, a folder of ext4 with `chattr +F`) or how an accent is written, so two entries
-//! of the source may have one place. In a fresh tree `O_EXCL` finds that out. A merge replaces what is there, and would
-//! replace what it has put there itself: so where names may be folded it notes the inodes of what it put, and looks what
-//! is in the place before it takes it. Which names are folded only the filesystem knows; an inode is one or another.
+//! Some filesystems ignore case (NTFS, APFS by default, a folder of ext4 with `chattr +F`) or how
+//! an accent is written. So two entries of the source may have one place. In a fresh tree `O_EXCL`
+//! detects that. A merge replaces existing entries, and could replace one that it has made itself.
+//! So where names may be folded, the merge notes the inodes of its entries, and looks which inode
+//! has a name before it takes that name. Only the filesystem knows which names it folds, but inodes
+//! tell.
 //!
-//! Everywhere else this costs four calls for each merge, and one for each directory that was there already.
+//! Everywhere else this costs four calls for each merge, and one for each directory that was there
+//! already.
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
@@ -17,7 +20,7 @@ use rustix::fs::{self, AtFlags, FileType, Mode};
 use super::pool::lock;
 use crate::reflink::meta::Meta;
 
-/// Whether names may be folded in `dir`, which is ours. In doubt they may.
+/// Whether names may be folded in `dir`, which is ours. In doubt the answer is yes.
 pub(super) fn may_be_one(dir: &OwnedFd) -> bool {
     const MADE: &str = "calve-\u{e9}";
     const OTHER_CASE: &str = "CALVE-\u{e9}";
@@ -30,16 +33,17 @@ pub(super) fn may_be_one(dir: &OwnedFd) -> bool {
     fs::unlinkat(dir, MADE, AtFlags::REMOVEDIR).is_err() || found
 }
 
-/// What this operation has put into a directory, at each destination: inodes, and the names they were put under.
+/// The entries that this operation has put into a directory, at each destination: their inodes and
+/// names.
 #[derive(Debug, Default)]
 pub(super) struct Placed(Mutex<BTreeMap<At, CString>>);
 
-/// A destination, and an inode there.
+/// A destination, and an inode at it.
 type At = (usize, (u64, u64));
 
 impl Placed {
-    /// Puts an entry to `name` in `dir`, the directory at the destination `dest`, unless what is there was put there under
-    /// another name, which is the error then.
+    /// Puts an entry at `name` in `dir`, the directory at the destination `dest`. If this operation
+    /// put the inode that is there under another name, returns that name as the error.
     pub(super) fn put<T, E>(
         &self,
         dest: usize,
@@ -48,7 +52,8 @@ impl Placed {
         put: impl FnOnce() -> Result<T, E>,
     ) -> Result<Result<T, E>, CString> {
         let look = || fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).map(|stat| Meta::of(&stat));
-        // From the look to the note, or two threads would each see the place free.
+        // The lock is held from the look to the note. Otherwise two threads could each find the
+        // name free.
         let mut placed = lock(&self.0);
         if let Ok(found) = look()
             && let Some(first) = placed.get(&(dest, found.id()))
@@ -67,12 +72,12 @@ impl Placed {
     }
 }
 
-/// Whether the inode may have other names, which are other places.
+/// Whether the inode may have other names that are really other entries.
 fn has_names(meta: &Meta) -> bool {
     meta.links > 1 && meta.file_type() != FileType::Directory
 }
 
-/// Whether two names surely are two. Only asked of hard links.
+/// Whether two names are certainly different. Only asked for hard links.
 fn differ(one: &CStr, other: &CStr) -> bool {
     let (one, other) = (one.to_bytes(), other.to_bytes());
     one.is_ascii() && other.is_ascii() && !one.eq_ignore_ascii_case(other)
@@ -97,11 +102,12 @@ mod tests {
         assert_eq!(put(0, c"before"), Ok(()), "it was there before");
         assert_eq!(put(0, c"File"), Ok(()));
         assert_eq!(put(0, c"File"), Ok(()), "a folder that is being renamed in is read twice");
-        // What a filesystem that ignores case would find.
+        // This imitates a filesystem that ignores case.
         std::fs::rename(path("File"), path("file")).unwrap();
         assert_eq!(put(0, c"file"), Err(c"File".to_owned()));
         assert_eq!(put(1, c"file"), Ok(()), "another destination");
-        // A hard link under an unlike name is another place, under a like one perhaps not.
+        // A hard link under a clearly different name is another entry. Under a similar name it may
+        // be the same.
         std::fs::hard_link(path("file"), path("other")).unwrap();
         assert_eq!(put(0, c"other"), Ok(()));
         std::fs::hard_link(path("file"), path("OTHER")).unwrap();

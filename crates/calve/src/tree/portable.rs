@@ -1,8 +1,10 @@
-//! The operation and its walk by path: what Windows has instead of descriptors of directories.
+//! One clone operation and its walk on Windows, where calve works with paths instead of descriptors
+//! of directories.
 //!
-//! The promises are those of the Unix side, but one: a directory that somebody swaps for a link *while* the call runs
-//! is followed, since a path is looked up anew each time. Paths are verbatim (`\\?\…`), so they may be long and no
-//! name means anything but itself. Nothing is open in a tree when it is renamed: Windows would refuse.
+//! The promises are those of the Unix side, but one: if somebody swaps a directory for a link
+//! *while* the call runs, calve follows the link, because it looks up a path anew each time. Paths
+//! are verbatim (`\\?\…`), so they may be long, and every name means only itself. calve has nothing
+//! open in a tree when it renames the tree: Windows would refuse.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
@@ -35,21 +37,22 @@ mod stage;
 mod walk;
 use stage::Stage;
 
-/// How long transient refusals are waited for in one operation.
+/// How long one operation waits for transient refusals.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// A destination, as it was found.
+/// A destination as calve found it.
 struct Target {
-    /// As it was given, for messages and the report.
+    /// The path as the caller gave it, for messages and the report.
     given: PathBuf,
     parent: PathBuf,
-    /// The destination, verbatim.
+    /// The destination's verbatim path.
     place: PathBuf,
     existing: Option<(Metadata, FileId)>,
 }
 
 impl Target {
-    /// In a merge: takes the folder that a link in the place of the destination points to for the destination.
+    /// In a merge: if there is a link at the destination, makes the folder that the link leads to
+    /// the destination.
     fn follow(&mut self) -> Result<(), Error> {
         if !self.existing.as_ref().is_some_and(|(meta, _)| meta.is_symlink()) {
             return Ok(());
@@ -84,34 +87,34 @@ impl Target {
 /// One destination of the walk.
 struct Dest<'a> {
     target: &'a Target,
-    /// Where it is in the report.
+    /// The destination's index in the report.
     index: usize,
-    /// Where the tree is built: in the stage, or, in a merge, at the destination itself.
+    /// Where calve builds the tree: in the stage, or, in a merge, at the destination itself.
     root: PathBuf,
     stage: Stage,
     merging: bool,
-    /// In a merge: whether the destination was made for it.
+    /// In a merge: whether calve made the destination for it.
     made: bool,
-    /// What it said to clones, and to hard links.
+    /// How the destination's filesystem answered clones (`verdicts`) and hard links.
     verdicts: Verdicts,
     link_verdicts: Verdicts,
     staged: AtomicU64,
     tally: Mutex<DestinationReport>,
 }
 
-/// What all threads share.
+/// The state that all threads share.
 struct Walk<'a> {
     options: &'a CloneOptions,
     filter: Filter,
-    /// As it was given, for messages.
+    /// The path as the caller gave it, for messages.
     source: &'a Path,
-    /// The same, verbatim.
+    /// The source's verbatim path.
     root: PathBuf,
-    /// The same, absolute, for symbolic links to it.
+    /// The source's absolute path, for symbolic links to it.
     absolute: PathBuf,
-    /// Directories that are no part of the source although they are inside it: the destinations.
+    /// Directories that are inside the source but no part of it: the destinations.
     excluded: HashSet<FileId>,
-    /// None in a dry run.
+    /// Empty in a dry run.
     dests: Vec<Dest<'a>>,
     dry: Mutex<DestinationReport>,
     skipped: Mutex<Vec<tally::Finding>>,
@@ -120,7 +123,8 @@ struct Walk<'a> {
     stop: AtomicBool,
 }
 
-/// Where a file with more than one name can be linked from at each destination, once it stands there.
+/// For each destination: the path from which further names of a file can be linked, once the file
+/// is in place.
 type First = Option<Vec<Option<PathBuf>>>;
 
 pub(super) fn clone_tree(
@@ -176,7 +180,8 @@ pub(super) fn clone_tree(
     Ok(CloneReport { source: source.to_owned(), destinations: reports, elapsed: start.elapsed() })
 }
 
-/// Finds the destinations' folders and refuses what cannot be, before anything is made.
+/// Finds the destinations' parent folders, and refuses impossible destinations, before calve makes
+/// anything.
 fn look_at(
     dests: &[&Path],
     root: &Path,
@@ -205,7 +210,7 @@ fn look_at(
             return Err(overlap("the same destination is given twice"));
         }
         if let Some((meta, id)) = &target.existing {
-            // By a link and by its own name, or by two links.
+            // Two destinations are one folder, by a link and by its own name, or by two links.
             if options.existing.merges() && !merged.insert(*id) {
                 return Err(overlap("the same destination is given twice"));
             }
@@ -245,7 +250,7 @@ fn look_at(
     }
     for outer in targets.iter().filter(|_| options.existing == Existing::Replace) {
         let Some((_, id)) = &outer.existing else { continue };
-        // It would go with what is replaced.
+        // Replacing the outer destination would remove the inner one.
         if let Some(inner) = targets.iter().find(|inner| is_inside(&inner.parent, *id)) {
             let cause =
                 io::Error::new(io::ErrorKind::InvalidInput, "one destination is inside the other");
@@ -261,7 +266,8 @@ fn find_target(dest: &Path, sweep: bool) -> Result<Target, Error> {
         let cause = io::Error::new(io::ErrorKind::InvalidInput, "the destination is empty");
         return Err(Error::new(ErrorKind::Io, Operation::CloneTo, dest, cause));
     }
-    // By Windows' own rules, `.`, `a\..` and dots at a name's end included: verbatim they would be names.
+    // Resolves `.`, `a\..` and dots at a name's end by Windows' own rules. In a verbatim path they
+    // would be names.
     let resolved = std::path::absolute(dest).context(Operation::Resolve, || dest)?;
     let Some(name) = resolved.file_name() else {
         let cause = io::Error::new(io::ErrorKind::InvalidInput, "the root cannot be a destination");
@@ -277,7 +283,8 @@ fn find_target(dest: &Path, sweep: bool) -> Result<Target, Error> {
         return Err(no_parent(io::ErrorKind::NotADirectory.into()));
     }
     if sweep {
-        // First of all: a replacement that died half way left the destination there.
+        // The sweep comes first: a replacement that died half way has left the destination in its
+        // stage.
         stage::sweep(&parent);
     }
     let place = parent.join(name);
@@ -289,7 +296,8 @@ fn find_target(dest: &Path, sweep: bool) -> Result<Target, Error> {
     Ok(Target { given: dest.to_owned(), parent, place, existing })
 }
 
-/// Opens whatever is at `path`, and that itself if it is a link, only to be asked about.
+/// Opens an entry only to read its identity and metadata. If the entry is a link, opens the link
+/// itself.
 fn open_to_ask(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .access_mode(FILE_READ_ATTRIBUTES)
@@ -301,13 +309,13 @@ fn identity_of(path: &Path) -> io::Result<Identity> {
     sys::identity(&open_to_ask(path)?)
 }
 
-/// Whether `dir`, which is absolute and without links, is the directory `outer` or somewhere inside it. Not by
-/// comparing paths: case may differ, and a volume may have several letters.
+/// Whether `dir`, which is absolute and without links, is the directory `outer` or is inside it.
+/// calve does not compare paths: case may differ, and a volume may have several letters.
 fn is_inside(dir: &Path, outer: FileId) -> bool {
     dir.ancestors().any(|above| identity_of(above).is_ok_and(|found| found.id == outer))
 }
 
-/// `Path::join` that leaves no separator at the end of the root.
+/// `Path::join`, without a separator at the end if `path` is empty.
 fn below(root: &Path, path: &Path) -> PathBuf {
     if path.as_os_str().is_empty() { root.to_owned() } else { root.join(path) }
 }
@@ -316,7 +324,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Two names of the source that the destination takes for one.
+/// The error for two names of the source that the destination takes for one.
 fn two_names(path: PathBuf) -> Error {
     Error::new(
         ErrorKind::Conflict,
@@ -330,7 +338,7 @@ fn two_names(path: PathBuf) -> Error {
 }
 
 impl Dest<'_> {
-    /// Where an entry is made: at its place in the tree, or, in a merge, in the stage.
+    /// Where calve creates an entry: in its place in the tree, or, in a merge, in the stage.
     fn birthplace(&self, path: &Path) -> PathBuf {
         if !self.merging {
             return self.root.join(path);
@@ -344,7 +352,8 @@ impl Dest<'_> {
 }
 
 impl<'a> Walk<'a> {
-    /// Makes a stage for every destination, or what is merged into.
+    /// Makes a stage for every destination. In a merge also makes the destination, if it does not
+    /// exist.
     fn prepare(&mut self, targets: impl Iterator<Item = (usize, &'a Target)>) -> Result<(), Error> {
         for (index, target) in targets {
             let given = || target.given.clone();
@@ -382,7 +391,8 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// Removes what was begun. What was merged stays, as a merge is atomic for each file.
+    /// Removes the stages, and the folders that were made for a merge if they are empty. Merged
+    /// files stay, because a merge is atomic for each file only.
     fn give_up(self) {
         for dest in self.dests {
             drop(dest.stage);
@@ -426,13 +436,13 @@ impl<'a> Walk<'a> {
         Error::new(ErrorKind::Cancelled, Operation::Clone, self.source, cause)
     }
 
-    /// The entry's path in the source as it was given, for messages.
+    /// The entry's path in the source as the caller gave it, for messages.
     fn shown(&self, path: &Path) -> PathBuf {
         below(self.source, path)
     }
 }
 
-/// Renames every stage to its place, or none.
+/// Renames all stages into place, or none.
 fn publish(mut dests: Vec<Dest<'_>>, options: &CloneOptions, meta: &Metadata) -> Result<(), Error> {
     if !options.existing.merges() {
         for at in 0..dests.len() {
@@ -453,7 +463,7 @@ fn publish(mut dests: Vec<Dest<'_>>, options: &CloneOptions, meta: &Metadata) ->
         let left = dest.stage.path().to_owned();
         dest.stage.discard().context(what, || left)?;
         if dest.made {
-            // The stage that was in it went just now.
+            // Removing the stage in the folder has just changed the folder's times.
             imp::finish_directory(&dest.root, meta)
                 .context(Operation::SetMetadata, || &dest.target.given)?;
         }
@@ -461,10 +471,10 @@ fn publish(mut dests: Vec<Dest<'_>>, options: &CloneOptions, meta: &Metadata) ->
     Ok(())
 }
 
-/// Renames one stage to its place.
+/// Renames one stage into place.
 fn publish_one(target: &Target, stage: &mut Stage, existing: Existing) -> Result<(), Error> {
     let name = target.place.file_name().unwrap_or(OsStr::new(""));
-    // Under `Replace` the destination may come and go while we look.
+    // Under `Replace` the destination may appear and vanish while calve works.
     for _ in 0..100 {
         match stage.publish(&target.place) {
             Ok(()) => return Ok(()),

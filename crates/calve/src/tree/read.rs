@@ -1,4 +1,4 @@
-//! What the files of rules in an open directory say: for the walk, and for the store's scan.
+//! Reads ignore files in an open directory, for the walk and for the store's scan.
 
 use std::ffi::CStr;
 use std::io;
@@ -10,12 +10,13 @@ use rustix::io::Errno;
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
 
-/// More is no file of rules. git reads a hundred times as much, but a pattern takes up to three hundred times its length when
-/// compiled, and a tree may be somebody else's.
+/// calve takes no larger file for an ignore file. git reads a hundred times as much. But a compiled
+/// pattern takes up to three hundred times its length, and the tree may be somebody else's.
 const RULES_MOST_BYTES: u64 = 1024 * 1024;
 
-/// The content of a file of rules, the last of `names`, each of which is opened in the one before. Nothing where one of them
-/// is missing or a link, which may lead out of the source, and where it is no regular file or too large to be rules.
+/// The content of an ignore file. Its path is `names`: calve opens each name in the one before.
+/// `None` if one of them is missing or is a link, which may lead out of the source. Also `None` if
+/// the last one is no regular file, or is too large.
 pub(crate) fn read_rules(dir: &OwnedFd, names: &[&CStr]) -> io::Result<Option<Vec<u8>>> {
     let mut opened: Option<OwnedFd> = None;
     for (index, name) in names.iter().enumerate() {

@@ -1,8 +1,10 @@
-//! Removes trees: no link is followed, no mount is crossed, and whatever the depth, neither the stack nor the number of open
-//! descriptors grows.
+//! Removes trees. calve follows no link and crosses no mount. Neither the stack nor the number of
+//! open descriptors grows with the tree's depth.
 //!
-//! Others may remove the same tree meanwhile: two that empty the trash, or sweep one stage. What one of them finds gone is
-//! gone, and what one brings to the top (below) while another thinks it is done there is seen in another pass of that one.
+//! Others may remove the same tree meanwhile: two processes may empty the trash, or sweep the same
+//! stage. An entry that one of them finds gone counts as removed. One of them may bring a directory
+//! to the top (see below) when the other thinks that it is done there. The other one sees it in
+//! another pass.
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -14,27 +16,29 @@ use rustix::io::Errno;
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
 
-/// How deep [`remove`] goes before it takes a directory up to the top, so that depth costs neither stack nor descriptors.
+/// How deep [`remove`] goes before it moves a directory to the top, so that depth costs neither
+/// stack nor descriptors.
 const FLAT_DEPTH: usize = 32;
 
-/// How often a directory that was emptied may be found not to be empty: more than others that remove the same tree can bring
-/// about, as each of them brings one directory of [`FLAT_DEPTH`] levels to the top, and no hold for somebody who goes on
-/// making files in it.
+/// How often calve accepts that a directory that it emptied is not empty. Others that remove the
+/// same tree cannot cause more, as each of them brings one directory of [`FLAT_DEPTH`] levels to
+/// the top. If a process goes on making files there, calve gives up.
 const REFILLS: u32 = 1000;
 
-/// Removes whatever is at `name` in `parent`, never following a link and never crossing into another mount. On an
-/// error what is left stays at `name`.
+/// Removes the entry `name` in `parent`. It never follows a link and never crosses into another
+/// mount. After an error the rest of the entry stays at `name`.
 pub(crate) fn remove(parent: &OwnedFd, name: &CStr) -> io::Result<()> {
     remove_if(parent, name, None)
 }
 
-/// The same; of what is not empty, only if it is `wanted`.
+/// Like `remove`. If the entry is a directory that is not empty, removes it only if it is
+/// `wanted`.
 pub(super) fn remove_if(parent: &OwnedFd, name: &CStr, wanted: Option<&OwnedFd>) -> io::Result<()> {
     once_more(|| remove_once(parent, name, wanted))
 }
 
-/// Removes what is left over, and once more if that fails: what fails for a moment (a signal, no memory, a server) would leave
-/// it until somebody comes by.
+/// Removes a leftover, and tries once more if that fails. A failure may last only a moment (a
+/// signal, no memory, a server), and the leftover would stay until the next sweep.
 pub(super) fn once_more(remove: impl Fn() -> io::Result<()>) -> io::Result<()> {
     match remove() {
         Err(error) if error.raw_os_error().is_some() && error.kind() != io::ErrorKind::NotFound => {
@@ -47,7 +51,7 @@ pub(super) fn once_more(remove: impl Fn() -> io::Result<()>) -> io::Result<()> {
 fn remove_once(parent: &OwnedFd, name: &CStr, wanted: Option<&OwnedFd>) -> io::Result<()> {
     match fs::unlinkat(parent, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
-        // EPERM is what POSIX wants for a directory, EISDIR what Linux gives.
+        // For a directory POSIX asks for EPERM, and Linux gives EISDIR.
         Err(Errno::ISDIR | Errno::PERM) => {}
         Err(errno) => return Err(errno.into()),
     }
@@ -68,7 +72,8 @@ fn remove_once(parent: &OwnedFd, name: &CStr, wanted: Option<&OwnedFd>) -> io::R
     }
     let mut removal = Removal { top: &top, moved: 0, refills: 0 };
     loop {
-        // Directories from the depths arrive at the top while it is emptied: until a pass finds none.
+        // Directories from below arrive at the top while calve empties it. So it repeats this until
+        // a pass finds none.
         while removal.empty(&top, meta.dev, 0)? {}
         if removal.remove_emptied(parent, name)? {
             return Ok(());
@@ -76,7 +81,7 @@ fn remove_once(parent: &OwnedFd, name: &CStr, wanted: Option<&OwnedFd>) -> io::R
     }
 }
 
-/// Nothing where there is nothing (any more): whoever was faster removed it, too.
+/// `None` if the entry does not exist: another process has removed it first.
 fn gone<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Ok(there) => Ok(Some(there)),
@@ -87,14 +92,14 @@ fn gone<T>(result: io::Result<T>) -> io::Result<Option<T>> {
 
 struct Removal<'a> {
     top: &'a OwnedFd,
-    /// How many directories were brought to the top.
+    /// How many directories this removal moved to the top.
     moved: u64,
-    /// How many were not empty after they had been emptied.
+    /// How many directories were not empty after this removal had emptied them.
     refills: u32,
 }
 
 impl Removal<'_> {
-    /// Removes a directory that was emptied; `false` where somebody has put something in it since.
+    /// Removes a directory that was emptied. `false` if somebody has put something in it since.
     fn remove_emptied(&mut self, parent: &OwnedFd, name: &CStr) -> io::Result<bool> {
         match fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
             Ok(()) | Err(Errno::NOENT) => Ok(true),
@@ -106,10 +111,12 @@ impl Removal<'_> {
         }
     }
 
-    /// Removes everything in `dir`; `true` where another pass is needed: for directories that were moved to the top instead.
+    /// Removes everything in `dir`. `true` if another pass is needed, because directories were
+    /// moved to the top instead.
     fn empty(&mut self, dir: &OwnedFd, dev: u64, depth: usize) -> io::Result<bool> {
         let mut again = false;
-        // As a whole, since what is read of a directory that changes meanwhile may leave something out.
+        // calve reads the directory to its end first: a listing of a directory that changes
+        // meanwhile may leave entries out.
         let Some(entries) = gone(Dir::read_from(dir).map_err(io::Error::from))? else {
             return Ok(false);
         };
@@ -123,7 +130,7 @@ impl Removal<'_> {
             if kind != FileType::Directory {
                 match fs::unlinkat(dir, &name, AtFlags::empty()) {
                     Ok(()) | Err(Errno::NOENT) => continue,
-                    // The type was not known; or the directory is read-only.
+                    // The entry's type was unknown, or the directory is read-only.
                     Err(Errno::ISDIR | Errno::PERM | Errno::ACCESS) => {
                         fs::fchmod(dir, Mode::RWXU)?;
                         match fs::unlinkat(dir, &name, AtFlags::empty()) {
@@ -156,14 +163,14 @@ impl Removal<'_> {
             again |= if depth >= FLAT_DEPTH {
                 self.move_to_top(dir, &name)?
             } else {
-                // Both, whatever the first says.
+                // Both must run, whatever the first returns, so this is no `||`.
                 self.empty(&child, meta.dev, depth + 1)? | !self.remove_emptied(dir, &name)?
             };
         }
         Ok(again)
     }
 
-    /// Moves a directory to the top; `false` where it is gone.
+    /// Moves a directory to the top. `false` if it is gone.
     fn move_to_top(&mut self, dir: &OwnedFd, name: &CStr) -> io::Result<bool> {
         loop {
             self.moved += 1;
@@ -171,7 +178,7 @@ impl Removal<'_> {
             match fs::renameat(dir, name, self.top, &flat) {
                 Ok(()) => return Ok(true),
                 Err(Errno::NOENT) => return Ok(false),
-                // A name that is taken there, by whomever, is passed over.
+                // The name is taken; calve tries the next.
                 Err(Errno::EXIST | Errno::NOTEMPTY | Errno::NOTDIR) => {}
                 Err(errno) => return Err(errno.into()),
             }
@@ -179,8 +186,9 @@ impl Removal<'_> {
     }
 }
 
-/// Opens a directory, making it ours to read and write if it cannot be opened: a closed one that is to be removed, or one
-/// that was made under a umask that takes from the owner, too.
+/// Opens a directory. If it cannot be opened, makes it readable and writable for its owner first.
+/// It may be a closed directory that calve removes, or one that was made under a umask that takes
+/// rights from the owner, too.
 pub(crate) fn open_ours(parent: &OwnedFd, name: &CStr) -> io::Result<OwnedFd> {
     match fs::openat(parent, name, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty()) {
         Err(Errno::ACCESS) => make_accessible(parent, name)?,
@@ -190,8 +198,8 @@ pub(crate) fn open_ours(parent: &OwnedFd, name: &CStr) -> io::Result<OwnedFd> {
     Ok(fs::openat(parent, name, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())?)
 }
 
-/// chmod(2) of a directory that cannot be opened, without following a link: through a descriptor that only
-/// stands for its path.
+/// chmod(2) of a directory that cannot be opened, without following a link. It uses a descriptor
+/// that only stands for the path.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn make_accessible(parent: &OwnedFd, name: &CStr) -> io::Result<()> {
     use std::os::fd::{AsFd, AsRawFd};
@@ -202,7 +210,7 @@ fn make_accessible(parent: &OwnedFd, name: &CStr) -> io::Result<()> {
         Mode::empty(),
     )?;
     match fs::chmod(format!("/proc/self/fd/{}", dir.as_fd().as_raw_fd()), Mode::RWXU) {
-        // There is no /proc: the directory is there, and stays closed.
+        // There is no /proc. The directory exists and stays closed.
         Err(Errno::NOENT) => Err(Errno::ACCESS.into()),
         result => Ok(result?),
     }
@@ -213,7 +221,8 @@ fn make_accessible(parent: &OwnedFd, name: &CStr) -> io::Result<()> {
     Ok(fs::chmodat(parent, name, Mode::RWXU, AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
-/// Whether another device number means another mount, and not a subvolume of this one. In doubt it does.
+/// Whether another device number means another mount, and not a subvolume of this one. In doubt the
+/// answer is yes.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn is_mount_root(dir: &OwnedFd) -> bool {
     use rustix::fs::{StatxAttributes, StatxFlags};

@@ -1,7 +1,9 @@
-//! An operation while it runs: how it is stopped, what it tells, how many threads it may have, and how long it has waited.
+//! A running operation: how to stop it, its progress, how many threads it may have, and how long it
+//! has waited.
 //!
-//! It is made where the caller's options come in, and ends with the call, so nothing that one operation learns changes the
-//! next. The destinations that an operation works on have their own state ([`Sharing`](super::sharing::Sharing)), and end with it, too.
+//! calve makes it from the caller's options, and drops it when the call ends. So nothing that one
+//! operation learns changes the next one. The state of its destinations
+//! ([`Sharing`](super::sharing::Sharing)) ends with the operation, too.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -13,11 +15,11 @@ use super::CloneOptions;
 use crate::reflink::Patience;
 use crate::report::{Cancel, Progress};
 
-/// How long transient refusals are waited for in one operation, where a copy will do: a ZFS transaction group takes 5 s to close, and
-/// nobody waits that long.
+/// How long one operation waits for transient refusals if it may copy instead. A ZFS transaction
+/// group takes 5 s to close, and no operation waits that long.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(500);
 
-/// See the module. Clones are the same operation.
+/// A running operation. See the module. A clone of this value stands for the same operation.
 #[derive(Debug, Clone)]
 pub(crate) struct Running {
     jobs: Option<NonZeroUsize>,
@@ -34,7 +36,8 @@ impl Default for Running {
 }
 
 impl Running {
-    /// With so many threads; as many as there are processors, but at most 8, where the caller does not say.
+    /// An operation with `jobs` threads. If the caller does not say how many: one for each
+    /// processor, but at most 8.
     pub(crate) fn new(
         jobs: Option<NonZeroUsize>,
         cancel: &Cancel,
@@ -48,55 +51,56 @@ impl Running {
         }
     }
 
-    /// It waits so long for transient refusals.
+    /// Sets how long the operation waits for transient refusals.
     pub(crate) fn with_patience(self, most: Duration) -> Self {
         Self { patience: Arc::new(Patience::new(most)), ..self }
     }
 
-    /// The same operation, with so many threads.
+    /// The same operation with another number of threads.
     pub(crate) fn with_jobs(&self, jobs: usize) -> Self {
         Self { jobs: NonZeroUsize::new(jobs), ..self.clone() }
     }
 
-    /// How many threads it may have; at least one.
+    /// How many threads the operation may have; at least one.
     pub(crate) fn jobs(&self) -> usize {
         let processors = || std::thread::available_parallelism().map_or(1, usize::from).min(8);
         self.jobs.map_or_else(processors, usize::from)
     }
 
-    /// Whether the caller wants no result any more.
+    /// Whether the caller has cancelled the operation.
     pub(crate) fn is_cancelled(&self) -> bool {
         self.cancel.is_cancelled()
     }
 
-    /// For a clone that is a part of it. Nobody counts its files.
+    /// Options for a clone that is a part of this operation. The files of that clone are not
+    /// counted.
     #[cfg(feature = "store")]
     pub(crate) fn clone_options(&self) -> CloneOptions {
         CloneOptions { jobs: self.jobs, cancel: self.cancel.clone(), ..CloneOptions::new() }
     }
 
-    /// How long it still waits for transient refusals.
+    /// How long the operation still waits for transient refusals.
     pub(crate) fn patience(&self) -> &Arc<Patience> {
         &self.patience
     }
 
-    /// So many files more are to be done.
+    /// Adds files to the number that are to be done.
     pub(crate) fn expect(&self, files: u64) {
         self.progress.expected.fetch_add(files, Ordering::Relaxed);
     }
 
-    /// So many files are done.
+    /// Adds files to the number that are done.
     pub(crate) fn files_done(&self, files: u64) {
         self.progress.files.fetch_add(files, Ordering::Relaxed);
     }
 
-    /// A file of this size is done.
+    /// Counts a file of this size as done.
     pub(crate) fn file_done(&self, bytes: u64) {
         self.files_done(1);
         self.progress.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Only the renames into place and deletions are left.
+    /// Tells the caller that only renames into place and deletions are left.
     pub(crate) fn publishes(&self) {
         self.progress.publishing.store(true, Ordering::Relaxed);
     }

@@ -1,4 +1,5 @@
-//! Clones into a place (a destination, a store) by whichever call the platform has, and remembers what they say.
+//! Clones files into a place (a destination, a store) with the platform's call, and remembers how
+//! the filesystem answered.
 
 use std::ffi::CStr;
 use std::io;
@@ -15,48 +16,49 @@ use crate::reflink::meta::{self, Meta};
 use crate::reflink::verdict::Verdict;
 use crate::reflink::{Patience, sys};
 
-/// What was learned of clones into a place.
+/// What calve learned of clones into a place.
 #[derive(Debug, Default)]
 pub(crate) struct Sharing {
     verdicts: Verdicts,
-    /// Whether the filesystem says that it cloned and gives less.
+    /// Whether the filesystem reports success and clones less than the whole file.
     short: OnceLock<bool>,
 }
 
-/// A file that is to be made.
+/// A file that calve is about to make.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct NewFile<'a> {
     pub(crate) dir: BorrowedFd<'a>,
     pub(crate) name: &'a CStr,
-    /// The file, open and empty. `None` where cloning makes it ([`sys::CLONE_MAKES_THE_FILE`]).
+    /// The file, open and empty. `None` if cloning makes the file ([`sys::CLONE_MAKES_THE_FILE`]).
     pub(crate) open: Option<&'a OwnedFd>,
 }
 
-/// What became of an attempt to clone.
+/// The result of an attempt to clone.
 #[derive(Debug)]
 pub(crate) enum Tried {
     Cloned,
-    /// The file is as empty as it was, or still not there.
+    /// The file is still empty, or still does not exist.
     No(Because, Option<io::Error>),
 }
 
 impl NewFile<'_> {
-    /// Opens the file that a clone made.
+    /// Opens the file that a clone has made.
     pub(crate) fn reopen(&self) -> rustix::io::Result<OwnedFd> {
         fs::openat(self.dir, self.name, SOURCE_FLAGS, Mode::empty())
     }
 }
 
 impl Sharing {
-    /// What is known of clones from a device.
+    /// What calve knows of clones from a device.
     pub(crate) fn known(&self, dev: u64) -> Known {
         self.verdicts.known(dev)
     }
 
-    /// Clones the open file `source`. Where `new` is not open the clone makes it, and brings the source's mode, times and attributes.
+    /// Clones the open file `source`. If `new` is not open, the clone makes it, with the source's
+    /// mode, times and attributes.
     ///
     /// # Errors
-    /// What no copy may mask; `ECANCELED` where `stopped` says so.
+    /// An error after which calve must not copy; `ECANCELED` if `stopped` returns true.
     pub(crate) fn try_clone(
         &self,
         source: &OwnedFd,
@@ -65,12 +67,13 @@ impl Sharing {
         patience: &Patience,
         stopped: impl Fn() -> bool,
     ) -> io::Result<Tried> {
-        // There is nothing to share; but where nothing is known yet, the question is free.
+        // An empty file has no blocks to share. But as long as nothing is known, cloning it tells
+        // at no cost whether clones work.
         if from.size == 0 && new.open.is_some() && self.known(from.dev).works {
             return Ok(Tried::Cloned);
         }
         let cloned = patience.retry(|| {
-            // Nobody who wants to stop waits for patience to end.
+            // A cancelled operation must not wait until the patience ends.
             if stopped() {
                 return Err(Errno::CANCELED.into());
             }

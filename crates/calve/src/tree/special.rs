@@ -1,4 +1,5 @@
-//! Entries that need no filling: links to the source and within the tree, symbolic links, FIFOs.
+//! Makes entries that need no filling: links to the source and within the tree, symbolic links,
+//! FIFOs.
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -23,8 +24,9 @@ use crate::reflink::verdict::{Verdict, classify};
 use crate::report::SkipReason;
 
 impl<S: Source> Worker<'_, '_, S> {
-    /// Makes an entry that needs no filling: at its place where that is free, else (in a merge) staged and renamed, unless what is
-    /// there is kept; always that where two names may be one.
+    /// Makes an entry that needs no filling. If its name is free, calve makes it there. Otherwise,
+    /// in a merge, it stages the entry and renames it, unless the destination keeps its own. Where
+    /// two names may be one, calve always stages.
     fn make(
         &mut self,
         dest: usize,
@@ -57,7 +59,8 @@ impl<S: Source> Worker<'_, '_, S> {
         }
     }
 
-    /// A further name of a file that was made already; `None` where it cannot be linked, or is not that file any more.
+    /// Links a further name to a file's first name. `None` if that fails, or if the first name has
+    /// another file now.
     pub(super) fn link_to_first(
         &mut self,
         dest: usize,
@@ -67,7 +70,7 @@ impl<S: Source> Worker<'_, '_, S> {
         name: &CStr,
     ) -> Result<Option<Settled>, Error> {
         let op = self.op;
-        // Before it is told that a link is broken.
+        // A kept entry comes first: it must not be reported as a broken link.
         if self.is_kept(dest, node, handles, name)? {
             return Ok(Some(Settled::Kept));
         }
@@ -75,7 +78,7 @@ impl<S: Source> Worker<'_, '_, S> {
         if op.dests[dest].merge_stage.is_some() {
             let same = fs::statat(&from.dests()[dest], &first.name, AtFlags::SYMLINK_NOFOLLOW)
                 .is_ok_and(|stat| first.is(dest, &Meta::of(&stat)));
-            // Another merge replaced it, or it was kept and is another file.
+            // Another merge replaced the first name, or this merge kept another file there.
             if !same {
                 return Ok(None);
             }
@@ -92,7 +95,7 @@ impl<S: Source> Worker<'_, '_, S> {
         }
     }
 
-    /// The further names in a directory of files whose first names stand.
+    /// Makes the further names in one directory. The files' first names are in place.
     pub(super) fn link_further(&mut self, further: &Further<Dir<S>>) -> Result<(), Error> {
         let (op, node) = (self.op, &further.dir);
         let handles = node.handles(&op.dirs).context(Operation::OpenDirectory, || op.path(node))?;
@@ -116,7 +119,8 @@ impl<S: Source> Worker<'_, '_, S> {
         Ok(())
     }
 
-    /// Makes a further name of an entry without content an entry of its own, at the destinations where it cannot be linked.
+    /// Makes a further name of an entry without content a separate entry, at the destinations where
+    /// it cannot be linked.
     fn special_apart(
         &mut self,
         node: &Arc<Node<S>>,
@@ -135,8 +139,8 @@ impl<S: Source> Worker<'_, '_, S> {
         Ok(())
     }
 
-    /// At one destination. In a merge it is staged: its metadata is set by name, and a name in the destination may be
-    /// anybody's a moment later.
+    /// Makes the entry at one destination. In a merge calve stages it: it sets the metadata by
+    /// name, and a name in the destination may be somebody else's entry a moment later.
     pub(crate) fn special_at(
         &mut self,
         dest: usize,
@@ -209,10 +213,10 @@ impl<S: Source> Worker<'_, '_, S> {
 /// A symbolic link or a FIFO.
 pub(crate) struct Special<S: Source> {
     pub(crate) meta: Meta,
-    /// Where the link points to; `None` for a FIFO.
+    /// The symbolic link's target. `None` for a FIFO.
     pub(crate) target: Option<CString>,
     pub(crate) number: u32,
-    /// It is the first name of one that has several.
+    /// Set if this is the first name of an entry that has several.
     pub(crate) first: Option<Arc<First<S>>>,
 }
 
@@ -226,7 +230,7 @@ impl<S: Source> Special<S> {
 }
 
 impl<'l> Worker<'_, '_, Live<'l>> {
-    /// The link modes: links the file wherever it can be.
+    /// In the link modes: links the file at every destination that allows it.
     pub(super) fn link(
         &mut self,
         node: &Arc<Node<Live<'l>>>,
@@ -265,7 +269,7 @@ impl<'l> Worker<'_, '_, Live<'l>> {
             };
             let error = io::Error::from(errno);
             unlinked.push(Some(match classify(&error) {
-                // It is gone; opening it will tell.
+                // The file is gone. Opening it will report that.
                 _ if hard && errno == Errno::NOENT => Because::File,
                 Verdict::Filesystem if hard => Because::Filesystem,
                 Verdict::File if hard => Because::File,
@@ -275,8 +279,8 @@ impl<'l> Worker<'_, '_, Live<'l>> {
                 }
             }));
             if errno != Errno::NOENT {
-                // Of a file that belongs to another user it is about that file (protected_hardlinks, proc_sys_fs(5)), however
-                // many of them there are.
+                // EPERM for another user's file concerns that file only (protected_hardlinks,
+                // proc_sys_fs(5)), however many such files there are.
                 let counts = errno == Errno::ACCESS
                     || errno == Errno::PERM && is_own_file(handles.source(), name);
                 at.link_verdicts.refused(dev, classify(&error), counts);
@@ -285,7 +289,7 @@ impl<'l> Worker<'_, '_, Live<'l>> {
         Ok(unlinked)
     }
 
-    /// What a symbolic link or a FIFO of the source is; `None` where it is none any more.
+    /// Reads a symbolic link or a FIFO of the source. `None` if the entry is neither any more.
     pub(super) fn look_at_special(
         &self,
         node: &Node<Live<'l>>,
@@ -318,7 +322,8 @@ impl<'l> Worker<'_, '_, Live<'l>> {
         Ok(Some(Special { meta, target, number, first: None }))
     }
 
-    /// Recreates a symbolic link or a FIFO, with its metadata, at every destination; `true` where it is none any more.
+    /// Makes a symbolic link or a FIFO, with its metadata, at every destination. `true` if the
+    /// source's entry is neither any more.
     pub(super) fn special_entry(
         &mut self,
         node: &Arc<Node<Live<'l>>>,
@@ -347,7 +352,7 @@ impl<'l> Worker<'_, '_, Live<'l>> {
     }
 }
 
-/// Whether a file belongs to who asks; also where that cannot be told.
+/// Whether a file belongs to this process's user. In doubt the answer is yes.
 fn is_own_file(dir: &OwnedFd, name: &CStr) -> bool {
     fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
         .map_or(true, |stat| stat.st_uid == rustix::process::geteuid().as_raw())

@@ -1,11 +1,11 @@
-//! Sums over threads, and what they come to.
+//! Adds the counts of the threads, and writes the reports.
 
 use std::path::{Path, PathBuf};
 
 use super::{CloneMode, Existing};
 use crate::report::{DestinationReport, Method, SkipReason, Skipped};
 
-/// Adds the counts of one thread; elsewhere there is one count for all of them.
+/// Adds the counts of one thread. On other systems all threads share one count.
 #[cfg(unix)]
 pub(crate) fn add(sum: &mut DestinationReport, own: &DestinationReport) {
     sum.files += own.files;
@@ -40,26 +40,26 @@ pub(crate) enum Because {
     Filesystem,
     File,
     Mutable,
-    /// Its source has no name any more.
+    /// The source's file has no name any more.
     #[cfg(unix)]
     Vanished,
 }
 
-/// Counts a file that was to be a link and is none.
+/// Counts a file that is no link although the caller asked for links.
 pub(super) fn count_unlinked(tally: &mut DestinationReport, because: Because) {
     let reasons = &mut tally.unlinked_because;
     match because {
         Because::Filesystem => reasons.filesystem += 1,
         Because::File => reasons.file += 1,
         Because::Mutable => reasons.mutable += 1,
-        // No link is refused since the caller asked for copies.
+        // No link is refused because the caller asked for copies.
         Because::Disabled => {}
         #[cfg(unix)]
         Because::Vanished => {}
     }
 }
 
-/// Counts what a merge found at the place of the entry `path`, which is listed where that is `wanted`.
+/// Counts an entry `path` that a merge found in its place. If `wanted`, also lists it.
 pub(super) fn count_existing(
     tally: &mut DestinationReport,
     existing: Existing,
@@ -95,8 +95,8 @@ pub(crate) fn count(tally: &mut DestinationReport, copied: Option<Because>, size
     } += 1;
 }
 
-/// The reports of an operation that has not begun. Each destination is given with whether it is to be left as it is, which
-/// its report says.
+/// The reports of an operation that has not begun. Each destination comes with a flag: whether it
+/// stays as it is. The report says so.
 pub(super) fn reports<'a>(
     destinations: impl Iterator<Item = (&'a Path, bool)>,
 ) -> Vec<DestinationReport> {
@@ -112,11 +112,11 @@ pub(super) fn reports<'a>(
         .collect()
 }
 
-/// An entry that did not arrive whole, at one destination of the walk or at all of them.
+/// An entry that did not arrive complete, at one destination of the walk or at all of them.
 pub(crate) type Finding = (Option<usize>, Skipped);
 
-/// Writes what was counted, and those `findings` that are about all destinations or about `place` of the walk, to the
-/// report of a destination.
+/// Writes the counts to the report of a destination, and those `findings` that concern all
+/// destinations or the walk's destination number `place`.
 pub(crate) fn write(
     report: &mut DestinationReport,
     counts: DestinationReport,
@@ -135,7 +135,8 @@ pub(crate) fn write(
     report.kept.sort();
 }
 
-/// How the files arrived, taken together. Further names of a file that arrived are no method of their own.
+/// How the files arrived, as one method. Further names of a file that arrived are no method of
+/// their own.
 pub(crate) fn method(mode: CloneMode, report: &DestinationReport) -> Method {
     let linked = match mode {
         CloneMode::Hardlink => Some(Method::Hardlink),

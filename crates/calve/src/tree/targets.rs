@@ -1,4 +1,4 @@
-//! The destinations as they are found, and what cannot be, before anything is made.
+//! Looks at the destinations, and refuses impossible ones, before calve makes anything.
 
 use std::collections::HashSet;
 use std::ffi::CString;
@@ -15,22 +15,21 @@ use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
 
-/// A destination, as it was found.
+/// A destination as calve found it.
 pub(super) struct Target {
     pub(super) path: PathBuf,
     pub(super) parent: OwnedFd,
     pub(super) parent_path: PathBuf,
     pub(super) name: CString,
-    /// What exists there; in a merge, what a link there points to.
+    /// The entry at the destination. In a merge, if it is a link, the link's target.
     pub(super) existing: Option<Meta>,
-    /// In a merge: the directory that a link in the place of the destination points to. It is opened once, and whoever changes the
-    /// link afterwards changes nothing.
+    /// In a merge: the directory to which a link at the destination points. calve opens it once, so
+    /// a later change of the link has no effect.
     pub(super) followed: Option<OwnedFd>,
 }
 
 impl Target {
-    /// Whether what exists there is the open directory `dir`, or a directory that holds it.
-    /// In a merge: opens what a link in the place of the destination points to.
+    /// In a merge: opens the directory to which a link at the destination points.
     fn follow(&mut self) -> Result<(), Error> {
         let failed = |errno: Errno, why: &str| {
             let kind = io::Error::from(errno).kind();
@@ -69,7 +68,8 @@ impl Target {
     }
 }
 
-/// Opens the destinations' folders and refuses what cannot be, before anything is made.
+/// Opens the destinations' parent folders, and refuses impossible destinations, before calve makes
+/// anything.
 pub(super) fn look_at(
     dests: &[&Path],
     root: &OwnedFd,
@@ -97,7 +97,7 @@ pub(super) fn look_at(
             return Err(overlap("the same destination is given twice"));
         }
         if let Some(found) = &target.existing {
-            // By a link and by its own name, or by two links.
+            // Two destinations are one directory, by a link and by its own name, or by two links.
             if existing.merges() && !merged.insert(found.id()) {
                 return Err(overlap("the same destination is given twice"));
             }
@@ -141,7 +141,8 @@ pub(super) fn look_at(
     Ok(targets)
 }
 
-/// What is replaced must not hold another destination, which would go with it.
+/// Fails if one destination is inside another one. Replacing the outer one would remove the inner
+/// one.
 fn no_other_inside(targets: &[Target]) -> Result<(), Error> {
     for outer in targets {
         if let Some(inner) = targets.iter().find(|inner| outer.holds(&inner.parent)) {
@@ -155,7 +156,7 @@ fn no_other_inside(targets: &[Target]) -> Result<(), Error> {
 }
 
 fn open_target(dest: &Path) -> Result<Target, Error> {
-    // `.`, `a/..` and the like name a directory by the way to it.
+    // `.`, `a/..` and the like name a directory only by a path to it.
     let resolved = match dest.file_name() {
         Some(_) => dest.to_owned(),
         None if dest.as_os_str().is_empty() => {
@@ -205,7 +206,7 @@ pub(super) fn is_inside(dir: &OwnedFd, outer: (u64, u64)) -> bool {
         last = Some(id);
         match fs::openat(&dir, c"..", DIR_FLAGS, Permissions::empty()) {
             Ok(above) => dir = above,
-            // What cannot be ruled out is assumed.
+            // In doubt the answer is yes.
             Err(_) => return true,
         }
     }

@@ -1,4 +1,5 @@
-//! What a destination's filesystem has said to clones from each source device, remembered for the operation.
+//! How a destination's filesystem answered clones from each source device, remembered for the
+//! operation.
 
 use std::io;
 use std::sync::PoisonError;
@@ -6,14 +7,14 @@ use std::sync::RwLock;
 
 use crate::reflink::verdict::{Verdict, classify};
 
-/// After this many refusals in a row without one success, what looks like a word about files is taken as one about the
-/// filesystem (user namespaces and sandboxes say EPERM to every file).
+/// After this many refusals in a row without one success, calve takes refusals of single files for
+/// refusals of the filesystem. User namespaces and sandboxes answer EPERM for every file.
 const REFUSALS_MOST: u32 = 3;
 
 #[derive(Debug, Default)]
 pub(crate) struct Verdicts(RwLock<Vec<(u64, Known)>>);
 
-/// What is known of one pair.
+/// What calve knows of clones from one source device to the destination.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Known {
     pub(crate) works: bool,
@@ -30,10 +31,11 @@ impl Verdicts {
             .map_or(Known::default(), |(_, known)| *known)
     }
 
-    /// Remembers what became of a clone: `None`, it was made; or why this file is not to be cloned.
+    /// Remembers the result of a clone. Returns `None` if it succeeded, otherwise why this file is
+    /// not cloned.
     ///
     /// # Errors
-    /// What no copy may mask; nothing is remembered.
+    /// An error after which calve must not copy. Nothing is remembered.
     pub(crate) fn judge(
         &self,
         source_dev: u64,
@@ -51,7 +53,7 @@ impl Verdicts {
         Ok(Some((verdict, error)))
     }
 
-    /// A file was cloned.
+    /// Remembers that a file was cloned.
     pub(crate) fn worked(&self, source_dev: u64) {
         if self.known(source_dev) != (Known { works: true, refused: false, refusals: 0 }) {
             self.change(source_dev, |known| {
@@ -60,7 +62,8 @@ impl Verdicts {
         }
     }
 
-    /// A file was refused with `verdict`; `counts` for those errnos that may be about more than the file.
+    /// Remembers that a file was refused with `verdict`. `counts` is set for errnos that may
+    /// concern more than the file.
     pub(crate) fn refused(&self, source_dev: u64, verdict: Verdict, counts: bool) {
         self.change(source_dev, |known| {
             known.refusals += u32::from(counts);

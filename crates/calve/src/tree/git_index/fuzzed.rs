@@ -1,11 +1,11 @@
-//! What the fuzzer of git's index asserts, and its seeds.
+//! The assertions of the fuzzer for git's index, and its seeds.
 
 use sha1_smol::Sha1;
 
 use super::format::{Layout, Recorded};
 use super::sha256::sha256;
 
-/// Looks at the bytes as they are, and with each kind of checksum after them.
+/// Checks the bytes as they are, and with each kind of checksum after them.
 pub(crate) fn check_any(data: &[u8]) {
     check(data);
     check(&[data, &Sha1::from(data).digest().bytes()].concat());
@@ -30,7 +30,8 @@ fn check(bytes: &[u8]) {
     assert_eq!(written.len(), bytes.len());
     assert!(paths.len() <= entries);
     if !layout.has_checksum() {
-        // Other stat fields may fit the other length of ids as well.
+        // Without a checksum, other stat fields may make the index parse with the other length of
+        // ids, too.
         return;
     }
     let Some(again) = Layout::of(&written) else { panic!("it was understood before") };
@@ -43,7 +44,8 @@ fn check(bytes: &[u8]) {
     }
 }
 
-/// Real encodings, by name: of each version, without a checksum, and with an extension.
+/// Real encodings with their names: one of each version, one without a checksum, one with an
+/// extension.
 pub(crate) fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     let index = |version: u32, id_bytes: usize, entries: &[(u16, &[u8], &str)]| {
         let mut bytes = b"DIRC".to_vec();
@@ -64,7 +66,8 @@ pub(crate) fn seeds() -> Vec<(&'static str, Vec<u8>)> {
         bytes
     };
     let two = index(2, 20, &[(1, &[], "a"), (5, &[], "dir/b")]);
-    // The second entry has flags of its own; in the fourth version each path begins with how much of the last one goes.
+    // The second entry has extended flags. In version 4 each path begins with the number of bytes
+    // to remove from the previous one.
     let three = index(3, 20, &[(1, &[], "a"), (0x4005, &[0x20, 0], "dir/b")]);
     let four = index(4, 32, &[(5, &[0], "dir/b"), (6, &[1], "cd")]);
     let extended = [&two[..], b"TREE", &6_u32.to_be_bytes(), b"\x00-1 0\n"].concat();

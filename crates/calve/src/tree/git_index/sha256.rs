@@ -1,7 +1,7 @@
 //! SHA-256 (FIPS 180-4), for the checksum at the end of an index whose object ids are SHA-256.
 //!
-//! It finds out what a file is and makes its checksum good; nothing is trusted because of it. The usual crate for it brings six
-//! others with it.
+//! calve uses the checksum to recognise an index, and writes the right one after changes. It trusts
+//! nothing because of it. The usual crate for SHA-256 brings six others with it.
 
 /// The first 32 bits of the fractional parts of the square roots of the first 8 primes.
 const START: [u32; 8] = [
@@ -15,7 +15,7 @@ const START: [u32; 8] = [
     0x5be0_cd19,
 ];
 
-/// The same of the cube roots of the first 64 primes.
+/// The first 32 bits of the fractional parts of the cube roots of the first 64 primes.
 #[rustfmt::skip]
 const ROUNDS: [u32; 64] = [
     0x428a_2f98, 0x7137_4491, 0xb5c0_fbcf, 0xe9b5_dba5, 0x3956_c25b, 0x59f1_11f1, 0x923f_82a4, 0xab1c_5ed5,
@@ -34,7 +34,7 @@ pub(super) fn sha256(data: &[u8]) -> [u8; 32] {
     for block in blocks {
         take(&mut state, block);
     }
-    // A one, zeros, and the length in bits, up to a whole block or two.
+    // The padding: a one bit, zeros, and the length in bits, up to a whole block or two.
     let mut end = [0; 128];
     end[..rest.len()].copy_from_slice(rest);
     end[rest.len()] = 0x80;

@@ -1,4 +1,4 @@
-//! The format and the rule, without a filesystem and without git.
+//! Tests of the format and the rule, without a filesystem and without git.
 
 use proptest::prelude::*;
 
@@ -7,14 +7,14 @@ use super::rule::{Moments, Time, rewritten};
 use super::sha256::sha256;
 use crate::reflink::meta::Meta;
 
-/// An index to write: what git would.
+/// An index to write, as git would write it.
 struct Written {
     version: u32,
     id_bytes: usize,
-    /// Paths, and the flags beside the length and the extended ones.
+    /// Each entry's path, its flags besides the length, and its extended flags.
     entries: Vec<(&'static str, u16, u16)>,
     extensions: Vec<(&'static [u8; 4], Vec<u8>)>,
-    /// `index.skipHash`.
+    /// Whether the index has a checksum (not `index.skipHash`).
     summed: bool,
 }
 
@@ -75,7 +75,7 @@ impl Written {
     }
 }
 
-/// As `git/varint.c` has it.
+/// The encoding of `git/varint.c`.
 fn varint(mut value: usize) -> Vec<u8> {
     let mut digits = vec![u8::try_from(value & 127).unwrap()];
     loop {
@@ -248,7 +248,7 @@ fn a_rewritten_entry_changes_its_stat_and_the_sum_and_nothing_else() {
 }
 
 proptest! {
-    /// Its sum is made good again, or the parser would hardly ever be reached.
+    /// The checksum is made right again. Otherwise the bytes would hardly ever reach the parser.
     #[test]
     fn no_bytes_make_it_panic_or_read_outside(
         version in 2_u32..=4,
@@ -294,7 +294,7 @@ proptest! {
     }
 }
 
-/// A file as it is in the source, in the clone, and as the index has it, each of which a row changes.
+/// A file in the source, in the clone, and as the index records it. Each row changes one of them.
 struct Case {
     recorded: Recorded,
     source: Meta,
@@ -340,7 +340,8 @@ impl Case {
         *meta = new;
     }
 
-    /// The times of the source, and the same recorded; the clone's modification time too.
+    /// Sets the source's times and the recorded ones, and the clone's modification time, to the
+    /// same values.
     fn set_times(&mut self, changed: Time, modified: Time, nanoseconds: bool) {
         self.source.changed = changed;
         Self::set_modified(&mut self.source, modified);
@@ -360,7 +361,7 @@ type Change = fn(&mut Case);
 fn an_entry_is_rewritten_only_if_its_file_was_clean_and_rested_and_its_clone_is_its_twin() {
     let rows: &[(&str, bool, Change)] = &[
         ("clean", true, |_| {}),
-        // Clean in the source.
+        // Whether the entry was clean in the source.
         ("another size recorded", false, |case| case.recorded.size = 6),
         ("smudged by git", false, |case| case.recorded.size = 0),
         ("another inode", false, |case| case.recorded.ino = 12),
@@ -378,7 +379,7 @@ fn an_entry_is_rewritten_only_if_its_file_was_clean_and_rested_and_its_clone_is_
         }),
         ("a time before 1970", true, |case| case.set_times((2_000, 1), (-5, 1), true)),
         ("a time after 2106", false, |case| case.set_times((2_000, 1), (1 << 32, 1), true)),
-        // Its kind.
+        // The kind of the file.
         ("may be run, and is not recorded so", false, |case| {
             case.source.mode = 0o100_755;
             case.clone.mode = 0o100_755;
@@ -408,7 +409,7 @@ fn an_entry_is_rewritten_only_if_its_file_was_clean_and_rested_and_its_clone_is_
             case.clone.mode = 0o040_755;
             case.recorded.mode = 0o040_000;
         }),
-        // Racy.
+        // Whether the entry was racy.
         ("modified when the index was written", false, |case| {
             case.moments.index_written = (1_000, 500);
         }),
@@ -435,7 +436,7 @@ fn an_entry_is_rewritten_only_if_its_file_was_clean_and_rested_and_its_clone_is_
             case.set_times((2_000, 7), (9_000, 7), true);
             case.moments.index_written = (9_001, 0);
         }),
-        // Rested.
+        // Whether the file rested before the walk.
         ("changed while it was cloned, and added", false, |case| {
             case.set_times((4_000, 1), (1_000, 1), true);
             case.moments.index_written = (4_000, 2);

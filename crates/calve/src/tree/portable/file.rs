@@ -1,4 +1,5 @@
-//! One entry that is no directory: made, filled and, in a merge, renamed to its place.
+//! Makes one entry that is no directory: creates it, fills it and, in a merge, renames it into
+//! place.
 
 use std::fs::{self, File, Metadata};
 use std::io;
@@ -16,7 +17,7 @@ use crate::reflink::sys;
 use crate::reflink::verdict::{Verdict, classify};
 use crate::report::SkipReason;
 
-/// Links are never followed, so a tree is on one volume, and verdicts are about one source.
+/// calve never follows links, so a tree is on one volume. All verdicts are about this one source.
 const SOURCE_VOLUME: u64 = 0;
 
 impl Walk<'_> {
@@ -66,12 +67,12 @@ impl Walk<'_> {
             }
             return Ok(());
         }
-        // Whoever comes to another name of it waits until it stands.
+        // A thread that comes to another name of the file waits until the file is in place.
         let entry = Arc::clone(lock(&self.links).entry(identity.id).or_default());
         let mut first = lock(&entry);
         let mut froms = Vec::with_capacity(self.dests.len());
         for (index, dest) in self.dests.iter().enumerate() {
-            // Before it is told that a link is broken.
+            // A kept entry comes first: it must not be reported as a broken link.
             if self.is_kept(dest, path) {
                 froms.push(None);
                 continue;
@@ -93,7 +94,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// A further name of a file that was made already; `false` where it cannot be linked.
+    /// Links a further name to a file's first name. `false` if that fails.
     fn link_to_first(&self, dest: &Dest<'_>, from: &Path, path: &Path) -> Result<bool, Error> {
         let birthplace = dest.birthplace(path);
         match fs::hard_link(from, &birthplace) {
@@ -119,7 +120,7 @@ impl Walk<'_> {
         self.options.progress.files.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The link modes: `None` where it could be linked, else why not.
+    /// In the link modes: links the file. `None` if that works, otherwise why not.
     fn link(&self, dest: &Dest<'_>, path: &Path) -> Result<Option<Because>, Error> {
         let hard = self.options.mode == CloneMode::Hardlink;
         if hard && dest.link_verdicts.known(SOURCE_VOLUME).refused {
@@ -140,7 +141,7 @@ impl Walk<'_> {
         if error.kind() == io::ErrorKind::AlreadyExists {
             return Err(two_names(dest.place(path)));
         }
-        // It is gone; opening it will tell.
+        // The file is gone. Opening it will report that.
         if hard && imp::is_gone(&error) {
             return Ok(Some(Because::File));
         }
@@ -155,8 +156,8 @@ impl Walk<'_> {
         Ok(Some(if verdict == Verdict::Filesystem { Because::Filesystem } else { Because::File }))
     }
 
-    /// Makes a file with its content and metadata at one destination. If it is to be `kept` for further names of it:
-    /// gives what they can be linked from.
+    /// Makes a file with its content and metadata at one destination. If `kept`, returns the path
+    /// from which further names can be linked.
     fn fill(
         &self,
         index: usize,
@@ -183,7 +184,8 @@ impl Walk<'_> {
         imp::finish(file, &birthplace, meta).context(Operation::SetMetadata, shown)?;
         let mut from = Some(birthplace.clone());
         if kept && dest.merging {
-            // What stands at its place may be somebody else's a moment later.
+            // Somebody else may replace the file in its place a moment later. So further names are
+            // linked from a second name in the stage.
             let other = dest.birthplace(path);
             from = fs::hard_link(&birthplace, &other).is_ok().then_some(other);
         }
@@ -202,7 +204,7 @@ impl Walk<'_> {
         Ok(from)
     }
 
-    /// Clones, or copies and says why.
+    /// Clones the file, or copies it and says why.
     fn content(
         &self,
         dest: &Dest<'_>,
@@ -228,17 +230,19 @@ impl Walk<'_> {
             }
             Err((because, _)) => because,
         };
-        // What a refused clone left in it must not be seen below a hole. The source may have been read for another one.
+        // A refused clone may have left content, which must not show where the copy has a hole. The
+        // source may be at another position after copying to another destination.
         file.set_len(0).map_err(failed)?;
         io::Seek::rewind(&mut source).map_err(failed)?;
         imp::copy(source, meta, file, || self.stopped()).map_err(|error| {
-            // Stopped between two calls; whoever stopped us has the reason.
+            // The operation was stopped between two calls. Its first error has the reason.
             if self.stopped() { self.cancelled() } else { failed(error).into_copy() }
         })?;
         Ok(Some(because))
     }
 
-    /// The inner error is the reason to copy, with the refusal where there was one just now.
+    /// The inner error is the reason to copy. It includes the system's error if this very clone was
+    /// refused.
     fn try_clone(
         &self,
         dest: &Dest<'_>,
@@ -253,7 +257,8 @@ impl Walk<'_> {
         if known.refused {
             return Ok(Err((Because::Filesystem, None)));
         }
-        // Nothing to share; but where nothing is known yet, the question is free.
+        // An empty file has no blocks to share. But as long as nothing is known, cloning it tells
+        // at no cost whether clones work.
         if meta.len() == 0 && known.works {
             return Ok(Ok(()));
         }
@@ -265,7 +270,7 @@ impl Walk<'_> {
         })
     }
 
-    /// Recreates a symbolic link, or a junction as one.
+    /// Makes a symbolic link again, and a junction as a junction.
     pub(super) fn symlink(&self, path: &Path) -> Result<(), Error> {
         let from = self.root.join(path);
         let read = fs::read_link(&from).and_then(|target| {
@@ -303,7 +308,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Whether what exists is kept and something is there, which is counted then.
+    /// Whether the destination keeps an existing entry of that name; if so, counts it.
     fn is_kept(&self, dest: &Dest<'_>, path: &Path) -> bool {
         let kept = self.options.existing == Existing::Keep
             && fs::symlink_metadata(dest.root.join(path)).is_ok();
@@ -313,7 +318,7 @@ impl Walk<'_> {
         kept
     }
 
-    /// Counts an entry that the merge replaced, or kept.
+    /// Counts an entry that the merge replaced or kept.
     fn count_existing(&self, dest: &Dest<'_>, path: &Path) {
         let Self { options, .. } = self;
         let path = || path.to_owned();
@@ -321,7 +326,8 @@ impl Walk<'_> {
         tally::count_existing(&mut tally, options.existing, options.list_existing, path);
     }
 
-    /// In a merge: renames a staged entry to its place, and counts what was there; `false` where that was kept.
+    /// In a merge: renames a staged entry into place, and counts the entry that it replaced.
+    /// `false` if the destination kept its own.
     fn settle(&self, dest: &Dest<'_>, birthplace: &Path, path: &Path) -> Result<bool, Error> {
         if !dest.merging {
             return Ok(true);
@@ -336,7 +342,7 @@ impl Walk<'_> {
             });
             return match renamed {
                 Ok(()) => Ok(true),
-                // The stage is removed in the end, with what never left it.
+                // The staged entry is removed with the stage.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                     self.count_existing(dest, path);
                     Ok(false)

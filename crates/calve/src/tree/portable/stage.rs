@@ -1,13 +1,15 @@
-//! Whole or absent: a tree is built in a folder beside its destination and renamed into place.
+//! A tree appears at its destination complete or not at all: calve builds it in a folder beside the
+//! destination and renames it into place.
 //!
 //! A stage is a folder `.calve-stage-PID-RANDOM` with
 //!
-//! * `lock`, a file that its maker has open without sharing it, so that another process can open it once the maker is
-//!   gone;
-//! * `tree`, the tree under construction. It is in a folder of its own because Windows does not rename a folder in
-//!   which a file is open;
-//! * `old/NAME`, what a replacement put aside. Two renames are not one: a process that dies between them leaves no tree
-//!   at the destination and the old one here, and whoever sweeps the stage puts it back.
+//! * `lock`, a file that the maker has open without sharing it. So another process can open the
+//!   file only when the maker is gone;
+//! * `tree`, the tree under construction. It is in a folder of its own because Windows does not
+//!   rename a folder in which a file is open;
+//! * `old/NAME`, the tree that a replacement put aside. A replacement takes two renames. A process
+//!   that dies between them leaves no tree at the destination and the old one here. The process
+//!   that sweeps the stage puts it back.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
@@ -20,19 +22,21 @@ use windows_sys::Win32::Storage::FileSystem::FILE_SHARE_DELETE;
 
 use crate::reflink::{imp, sys};
 
-/// What the name of every stage starts with. Entries of the source with such a name are never cloned; one whose maker is
-/// not at work is told of, since it may be no stage.
+/// The prefix of every stage's name. calve never clones entries of the source with such a name. It
+/// reports one whose maker is not at work, because it may be no stage.
 pub(super) const PREFIX: &str = ".calve-stage-";
 
-/// A stage without a lock is one that is just being made, or whose maker died at that.
+/// How long a stage without a lock is left alone. Its maker is about to create the lock, or died
+/// before it did.
 const UNLOCKED_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// A tree under construction. Removed when dropped, unless it holds what was put aside and could not be put back.
+/// A tree under construction. Dropping it removes the stage, unless the stage has the old tree,
+/// which could not be put back.
 #[derive(Debug)]
 pub(super) struct Stage {
     path: PathBuf,
     lock: Option<File>,
-    /// What was put aside.
+    /// The path of the old tree, which was put aside.
     old: Option<PathBuf>,
 }
 
@@ -59,12 +63,13 @@ impl Stage {
         &self.path
     }
 
-    /// Where the tree is built.
+    /// Where calve builds the tree.
     pub(super) fn tree(&self) -> PathBuf {
         self.path.join("tree")
     }
 
-    /// Renames the tree to `place`, which must not exist. If that fails and something was put aside, it is put back.
+    /// Renames the tree to `place`, which must not exist. If that fails and an old tree was put
+    /// aside, puts the old tree back.
     pub(super) fn publish(&mut self, place: &Path) -> io::Result<()> {
         let result = rename(&self.tree(), place);
         if result.is_err() {
@@ -73,7 +78,7 @@ impl Stage {
         result
     }
 
-    /// Renames what is at `place` to the stage.
+    /// Moves the tree at `place` to the stage.
     pub(super) fn put_aside(&mut self, place: &Path, name: &OsStr) -> io::Result<()> {
         let aside = self.path.join("old");
         match fs::create_dir(&aside) {
@@ -86,7 +91,7 @@ impl Stage {
         Ok(())
     }
 
-    /// Takes a published tree back, and what it replaced with it.
+    /// Takes a published tree back, and puts back the tree that it replaced.
     pub(super) fn take_back(&mut self, place: &Path) {
         if rename(place, &self.tree()).is_ok() {
             self.put_back(place);
@@ -97,14 +102,14 @@ impl Stage {
         self.old.take_if(|old| rename(old, place).is_ok());
     }
 
-    /// Removes the stage, and what was put aside.
+    /// Removes the stage, and the old tree in it.
     pub(super) fn discard(mut self) -> io::Result<()> {
         self.old = None;
         self.remove()
     }
 
     fn remove(&mut self) -> io::Result<()> {
-        // It would keep the folder from going.
+        // The folder cannot be removed while the lock is open.
         self.lock = None;
         remove(&self.path)
     }
@@ -118,13 +123,13 @@ impl Drop for Stage {
     }
 }
 
-/// Whether who made the stage at `path` is at work on it.
+/// Whether the process that made the stage at `path` is at work on it.
 pub(super) fn is_at_work(path: &Path) -> bool {
     let opened = lock_options().read(true).open(path.join("lock"));
     opened.is_err_and(|error| error.kind() != io::ErrorKind::NotFound)
 }
 
-/// Nobody else can open the file; it can be removed, though.
+/// Nobody else can open the file, but anybody can remove it.
 fn lock_options() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.share_mode(FILE_SHARE_DELETE);
@@ -133,7 +138,7 @@ fn lock_options() -> OpenOptions {
 
 fn rename(from: &Path, to: &Path) -> io::Result<()> {
     imp::patiently(|| match sys::rename_new(from, to) {
-        // Windows also says so where the name is taken by a directory.
+        // Windows returns this error, too, if a directory has the name.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied && is_there(to) => {
             Err(io::ErrorKind::AlreadyExists.into())
         }
@@ -145,7 +150,8 @@ fn is_there(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok()
 }
 
-/// Removes the stages in `parent` whose makers are dead. What cannot be removed stays for the next time.
+/// Removes the stages in `parent` whose makers are dead. A stage that cannot be removed stays for
+/// the next time.
 pub(super) fn sweep(parent: &Path) {
     for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
         if entry.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes())
@@ -157,7 +163,8 @@ pub(super) fn sweep(parent: &Path) {
 }
 
 fn sweep_one(parent: &Path, stage: &Path) -> io::Result<()> {
-    // Held until all is gone but this: it keeps others from sweeping it, too.
+    // calve holds the lock until everything else is removed, to keep other processes from sweeping
+    // the stage, too.
     let lock = match lock_options().read(true).open(stage.join("lock")) {
         Ok(lock) => Some(lock),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -170,7 +177,7 @@ fn sweep_one(parent: &Path, stage: &Path) -> io::Result<()> {
         Err(error) => return Err(error),
     };
     for old in fs::read_dir(stage.join("old")).into_iter().flatten().flatten() {
-        // Where the new tree stands this fails, and the old one goes.
+        // If the new tree is in place, this fails, and the old one is removed.
         let place = parent.join(old.file_name());
         if let Err(error) = rename(&old.path(), &place)
             && error.kind() != io::ErrorKind::AlreadyExists
@@ -183,11 +190,11 @@ fn sweep_one(parent: &Path, stage: &Path) -> io::Result<()> {
     remove(stage)
 }
 
-/// Removes a folder with all that is in it, never following a link; `Ok` where nothing is there.
+/// Removes a folder and everything in it. It never follows a link. `Ok` if there is nothing.
 fn remove(path: &Path) -> io::Result<()> {
     imp::patiently(|| {
         let result = match fs::remove_dir_all(path) {
-            // Read-only files, where the filesystem cannot remove them all the same.
+            // Some filesystems cannot remove read-only files in this way.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => remove_by_name(path),
             result => result,
         };

@@ -1,4 +1,5 @@
-//! The directories: one thread goes through them, the files of each are shared out. They get their times at the end.
+//! Walks the directories. One thread goes through them; several threads share the files of each.
+//! calve sets the directories' times at the end.
 
 use std::collections::HashMap;
 use std::fs::{self, Metadata};
@@ -18,18 +19,18 @@ use crate::report::SkipReason;
 /// Fewer files than this are not worth a thread.
 const FILES_PER_THREAD: usize = 8;
 
-/// A directory to go through.
+/// A directory to walk.
 struct Directory {
     path: PathBuf,
     inside_excluded: bool,
     chain: Option<Arc<IgnoreChain>>,
 }
 
-/// A directory whose times are to be set.
+/// A directory whose times calve sets at the end.
 struct Finished {
     path: PathBuf,
     meta: Metadata,
-    /// For each destination: whether it was made.
+    /// For each destination: whether calve made the directory.
     made: Vec<bool>,
 }
 
@@ -44,7 +45,8 @@ impl Walk<'_> {
                 finished.push(done);
             }
         }
-        // Parents come before their children, whose making changed their times.
+        // `finished` has parents before their children. Making a child changed its parent's times,
+        // so this goes backwards.
         for directory in finished.iter().rev() {
             for (dest, _) in self.dests.iter().zip(&directory.made).filter(|(_, made)| **made) {
                 imp::finish_directory(&below(&dest.root, &directory.path), &directory.meta)
@@ -54,7 +56,8 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Makes a directory everywhere, and what is in it but for its directories, which are put to those that wait.
+    /// Makes a directory and its files at every destination. Adds its child directories to
+    /// `waiting`.
     fn directory(
         &self,
         directory: Directory,
@@ -74,7 +77,8 @@ impl Walk<'_> {
             Err(error) if imp::is_gone(&error) => return self.vanished(&path),
             Err(error) => return Err(Error::io(Operation::OpenDirectory, shown(), error)),
         };
-        // As a whole, since what is listed piece by piece may miss what others replace meanwhile.
+        // calve reads the listing to its end first: it may otherwise miss names that others replace
+        // meanwhile.
         let entries: Vec<_> = match fs::read_dir(&from) {
             Ok(entries) => entries.collect(),
             Err(error) if imp::is_gone(&error) => return self.vanished(&path),
@@ -118,7 +122,8 @@ impl Walk<'_> {
                 }
                 continue;
             }
-            // The source may tell case apart in this folder; the second would replace the first.
+            // The source may tell case apart in this folder. The second file would replace the
+            // first.
             if merging
                 && let Some(first) =
                     names.insert(name.to_string_lossy().to_lowercase(), path.clone())
@@ -153,7 +158,7 @@ impl Walk<'_> {
         Ok(None)
     }
 
-    /// Whether it was made; in a merge it may be there.
+    /// Makes a directory. Returns whether calve made it; in a merge it may exist already.
     fn make_directory(&self, dest: &Dest<'_>, path: &Path) -> Result<bool, Error> {
         let place = dest.root.join(path);
         match fs::create_dir(&place) {
@@ -175,7 +180,8 @@ impl Walk<'_> {
             .with_other(dest.place(path)))
     }
 
-    /// The rules of the directory's `.gitignore` (and of `.git/info/exclude` at the root), on top of those above.
+    /// Puts the rules of the directory's `.gitignore` (and of `.git/info/exclude` at the root) on
+    /// top of the rules from above.
     fn read_ignore_files(
         &self,
         path: &Path,
@@ -199,7 +205,7 @@ impl Walk<'_> {
         Ok(chain)
     }
 
-    /// Handles the files of a directory, in several threads where there are many.
+    /// Handles the files of a directory, in several threads if there are many.
     fn files(&self, files: &[PathBuf]) -> Result<(), Error> {
         let jobs = self.options.jobs.map_or_else(
             || std::thread::available_parallelism().map_or(1, usize::from).min(8),
@@ -217,7 +223,7 @@ impl Walk<'_> {
         if threads < 2 {
             return work();
         }
-        // The error that stops the others is the one that is told.
+        // The error that stopped the other threads is the one that is reported.
         let failure = Mutex::new(None);
         std::thread::scope(|scope| {
             for _ in 0..threads {

@@ -1,4 +1,4 @@
-//! Single files on their way.
+//! Single files under a temporary name.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -10,7 +10,8 @@ use rustix::path::Arg;
 use super::stage_name;
 use crate::tree::removal::once_more;
 
-/// A single file on its way, under a [`stage_name`]. Its name goes when this is dropped, unless the file was renamed to its place.
+/// A single file under a [`stage_name`]. Dropping this value removes the file, unless it was
+/// renamed into place.
 #[derive(Debug)]
 pub(crate) struct StagedFile<'d> {
     dir: BorrowedFd<'d>,
@@ -19,17 +20,17 @@ pub(crate) struct StagedFile<'d> {
 }
 
 impl<'d> StagedFile<'d> {
-    /// In `dir`; nothing is made yet.
+    /// A name in `dir`. The file is not made yet.
     pub(crate) fn new(dir: &'d OwnedFd) -> Self {
         Self { dir: dir.as_fd(), path: stage_name().into(), kept: false }
     }
 
-    /// The same, in the folder at a path.
+    /// A name in the folder at a path. The file is not made yet.
     pub(crate) fn in_folder(folder: &Path) -> StagedFile<'static> {
         StagedFile { dir: fs::CWD, path: folder.join(stage_name()), kept: false }
     }
 
-    /// Renames it to its place.
+    /// Renames the file into place.
     pub(crate) fn place(&mut self, dir: impl AsFd, path: impl Arg) -> rustix::io::Result<()> {
         fs::renameat(self.dir, &self.path, dir, path)?;
         self.kept = true;
@@ -45,7 +46,8 @@ impl Drop for StagedFile<'_> {
     }
 }
 
-/// Writes a file that appears at `path` whole: first in `folder`, which is on the same filesystem.
+/// Writes a file that appears at `path` complete. calve writes it in `folder` first, which is on
+/// the same filesystem.
 pub(crate) fn write_whole(folder: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
     let mut staged = StagedFile::in_folder(folder);
     std::fs::write(&staged.path, content)?;
