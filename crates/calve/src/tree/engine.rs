@@ -186,8 +186,8 @@ impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
                 continue;
             }
             let context = || dest_path(index);
-            // Two directories may have other owners than the cached ones: the root, which the stage
-            // made, and any directory of a merge, which may have inherited its group.
+            // Two kinds of directories may differ from what `mkdir` here makes: the root, which the
+            // stage made, and those of a merge, which may have inherited their group.
             let as_made = op.dests[index].merge_stage.is_none() && node.parent.is_some();
             let created =
                 self.created(index, fd, as_made).context(Operation::ReadDirectory, context)?;

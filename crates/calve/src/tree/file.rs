@@ -691,7 +691,8 @@ impl<S: Source> Worker<'_, '_, S> {
         let Some(source) = &job.source else { return Ok((None, false)) };
         let failed = |error: io::Error| {
             if op.stopped() {
-                // The operation was stopped between two calls. Its first error has the reason.
+                // The operation was stopped between two calls. The error or the cancellation that
+                // stopped it is reported as the cause.
                 return op.cancelled();
             }
             S::failed(op.source_path(node, &job.name), op.dest_path(dest, node, &job.name), error)

@@ -90,8 +90,8 @@ pub(crate) trait Vouches: Sync {
     fn file(&self, folder: Folder, name: &[u8]) -> Option<Meta>;
 }
 
-/// A directory in the snapshots of the source and of the clone, by its number in each. The default
-/// is the root.
+/// A directory in the snapshots of the source and of the clone, by its position in each. The
+/// default is the root.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Folder {
     pub(crate) source: u32,
@@ -120,8 +120,9 @@ fn merged_since(before_walk: Time) -> Time {
     (seconds + sum / 1_000_000_000, sum % 1_000_000_000)
 }
 
-/// Waits until new files are known to be of the merge (20 to 30 ms), if the source has a git index.
-/// Without this wait the first files would not be ready, and often the index itself is one of them.
+/// Waits until files that the merge makes can be told from older ones (20 to 30 ms), if the source
+/// has a git index. Without this wait the first files would not be ready, and often the index
+/// itself is one of them.
 pub(crate) fn wait_before_merge(source: &OwnedFd, before_walk: Time) {
     let index = Path::new(".git/index");
     if fs::statat(source, index, AtFlags::SYMLINK_NOFOLLOW).is_err() {

@@ -35,7 +35,7 @@ pub(crate) struct Links<D> {
     further: Mutex<Vec<Further<D>>>,
 }
 
-/// The source's device and inode number, which identify a file.
+/// Two numbers that identify a file of the source: in a live directory, its device and inode.
 type Inode = (u64, u64);
 
 #[derive(Debug)]

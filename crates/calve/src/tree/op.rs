@@ -74,7 +74,7 @@ impl Call<'_> {
     }
 }
 
-/// What all threads share.
+/// The state of an operation, which all its threads share.
 pub(crate) struct Op<'a, S: Source> {
     pub(crate) from: S,
     pub(super) options: &'a CloneOptions,

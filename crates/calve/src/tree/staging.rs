@@ -4,8 +4,8 @@
 //! A stage is a directory named `.calve-stage-BOOT-PID-START-RANDOM`. The name says which process
 //! made it, its maker. The maker holds a `flock(2)` on the stage as long as it lives. The next
 //! calve process sweeps a stage only if it is dead: the lock is free, *and* nothing in the name
-//! says that the maker lives. calve compares the process id with the time when that process
-//! started; both mean something only during one boot and in one PID namespace. The lock alone is
+//! says that the maker lives. The maker lives if the process with this id started at the time in
+//! the name; both mean something only during one boot and in one PID namespace. The lock alone is
 //! not enough, because a filesystem may not have locks. Nor is the name, because a container sees
 //! other process ids.
 //!
@@ -546,7 +546,7 @@ mod tests {
         ] {
             let row = format!("{folder_owner} {folder:o}, {owner} {mode:o}");
             if own != 0 && (folder_owner, owner) != (own, own) {
-                continue; // As root, where the suite runs on every filesystem.
+                continue; // These rows need root, as in the run on every filesystem.
             }
             std::fs::create_dir_all(path.join(&dead).join("full")).unwrap();
             let give = |path: &Path, owner: u32, mode: u32| {

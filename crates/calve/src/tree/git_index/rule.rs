@@ -9,8 +9,8 @@
 //!    *after* the clone was made, and it records times before the index was written. Then git
 //!    itself would not read the source's file.
 //! 2. **Nothing happened to the source's file since before the walk began.** Its change time is of
-//!    an earlier tick of the clock. So the walk read the content that the index names, and all of
-//!    it at one state.
+//!    an earlier tick of the clock. So the walk read the content that the index names, and no mix
+//!    of two contents.
 //! 3. **The clone was made by this walk**, and is the source's twin: it changed after the walk
 //!    began, and its type, mode, size and modification time are the source's. In a merge, a file
 //!    that was kept or left out is no such clone. It may have changed just before the walk. So a
@@ -126,7 +126,7 @@ fn is_racy(recorded: Recorded, file: &Meta, index_written: Time) -> bool {
     }
 }
 
-/// Whether a program recorded the entry that leaves out nanoseconds.
+/// Whether the program that recorded the entry leaves out nanoseconds.
 fn in_seconds(recorded: Recorded) -> bool {
     recorded.changed.1 == 0 && recorded.modified.1 == 0
 }

@@ -235,7 +235,8 @@ impl Walk<'_> {
         file.set_len(0).map_err(failed)?;
         io::Seek::rewind(&mut source).map_err(failed)?;
         imp::copy(source, meta, file, || self.stopped()).map_err(|error| {
-            // The operation was stopped between two calls. Its first error has the reason.
+            // The operation was stopped between two calls. The error or the cancellation that
+            // stopped it is reported as the cause.
             if self.stopped() { self.cancelled() } else { failed(error).into_copy() }
         })?;
         Ok(Some(because))
