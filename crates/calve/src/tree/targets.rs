@@ -60,6 +60,8 @@ impl Target {
         Ok(())
     }
 
+    /// Whether the entry at the destination is the open directory `dir`, or a directory that
+    /// contains it.
     fn holds(&self, dir: &OwnedFd) -> bool {
         self.existing.is_some_and(|found| {
             found.file_type() == FileType::Directory
