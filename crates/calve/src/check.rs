@@ -1,18 +1,25 @@
-//! The checking build (`--cfg calve_check`, Linux): after each shortcut comes what it spares, and the two must agree.
+//! The checking build (`--cfg calve_check`, Linux): after each shortcut calve also does the work
+//! that the shortcut avoids, and the two results must agree.
 //!
-//! calve trusts three things without looking: that a clone has the content of its source, that what is sealed has the
-//! content that it is called by, and that what has the inode and times of the index has the content of the snapshot. Here it
-//! looks: both sides of a clone are compared, byte by byte, or entry by entry where it is a subvolume; what is sealed, and
-//! what the index vouches for, is hashed. Where they disagree calve is wrong, or the filesystem, and the process ends at once
-//! with the path, so that nothing can make an error of it and go on.
+//! calve trusts three things without looking: that a clone has the content of its source, that a
+//! sealed file has the content that its name says, and that a file with the inode and times of the
+//! index has the content of the snapshot. This build looks. It compares both sides of a clone byte
+//! by byte, or entry by entry for a subvolume. It hashes files that are sealed and files that the
+//! index vouches for. If they disagree, calve or the filesystem is wrong. The process then ends at
+//! once with the path, so that no code can turn this into an error and continue.
 //!
 //! # A tree that changes is no disagreement
-//! What is compared may be changed by others meanwhile. So a difference counts only where the source shows no change: before and
-//! after it has the same size and times, by the same descriptor, and its last change is longer ago than a tick of the clock, in
-//! which a second one would leave no mark (for this a clone waits). A store through a mapping is no exception: to clone, and to
-//! snapshot, is to write back, after which the first store to each page sets the times again. A mirror is hashed as soon as it
-//! is sealed. What cannot be opened again for reading
-//! without a trace, since reading sets access times, which break the seal of a template, is not judged.
+//! Other processes may change the compared files meanwhile. So a difference counts only if the
+//! source shows no change. The source must have the same size and times before and after, by the
+//! same descriptor. Its last change must be longer ago than a tick of the clock, since a second
+//! change in the same tick would leave no mark. (A clone waits for this.)
+//!
+//! A store through a mapping is no exception. To clone or to snapshot a file is to write it back,
+//! and after that the first store to each page sets the times again. A mirror is hashed as soon as
+//! it is sealed.
+//!
+//! Reading a file sets its access time, which breaks the seal of a template. So a file that this
+//! build cannot open again for reading without a trace is not checked.
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
@@ -41,12 +48,12 @@ use crate::store::scan::{self, Request};
 #[cfg(test)]
 mod tests;
 
-/// More than a tick of any kernel's clock.
+/// Longer than a tick of any kernel's clock.
 const TICK: Duration = Duration::from_millis(11);
 
 const PIECE_BYTES: u64 = 256 * 1024;
 
-/// Ends the process.
+/// Ends the process, because a shortcut and its check disagree.
 fn disagree(what: Arguments<'_>) -> ! {
     eprintln!("calve_check: {what}");
     std::process::abort()
@@ -61,7 +68,7 @@ fn path_of(file: impl AsFd) -> PathBuf {
     std::fs::read_link(&link).unwrap_or_else(|_| link.into())
 }
 
-/// The same file, to be read without setting its access time.
+/// Opens the same file again, to read it without setting its access time.
 fn again(file: impl AsFd) -> io::Result<OwnedFd> {
     let link = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
     let flags = OFlags::RDONLY | OFlags::NOATIME | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -72,7 +79,7 @@ fn same(a: &Meta, b: &Meta) -> bool {
     (a.id(), a.size, a.modified(), a.changed) == (b.id(), b.size, b.modified(), b.changed)
 }
 
-/// Whether the last change was before a tick that ended at `time`.
+/// Whether the file's last change was more than a tick before `time`.
 fn is_settled(meta: &Meta, time: SystemTime) -> bool {
     let time = (time - TICK).duration_since(UNIX_EPOCH).unwrap_or_default();
     let seconds = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
@@ -95,7 +102,7 @@ impl Source {
         Self(look().ok().flatten())
     }
 
-    /// It was cloned into `clone`, which nobody else writes to.
+    /// Checks that the source was cloned into `clone`, which no other process writes to.
     pub(crate) fn is_in(self, clone: impl AsFd) {
         let Some((source, before)) = self.0 else { return };
         let Ok(clone) = again(clone) else { return };
@@ -108,7 +115,7 @@ impl Source {
     }
 }
 
-/// Where the first `size` bytes differ, the one at the end of which one file has none included.
+/// The offset at which the first `size` bytes differ. If one file ends earlier, its end counts.
 fn difference(a: &OwnedFd, b: &OwnedFd, size: u64) -> io::Result<Option<u64>> {
     if meta_of(b)?.size < size {
         return Ok(Some(meta_of(b)?.size));
@@ -143,12 +150,12 @@ pub(crate) struct Subvolume(SystemTime);
 
 impl Subvolume {
     pub(crate) fn look() -> Self {
-        // So that what was written until now is judged.
+        // The wait makes sure that everything written until now is checked.
         std::thread::sleep(2 * TICK);
         Self(SystemTime::now())
     }
 
-    /// The subvolume `source` was snapshotted as `name` in `parent`.
+    /// Checks that the subvolume `source` was snapshotted as `name` in `parent`.
     pub(crate) fn is_in(&self, source: impl AsFd, parent: impl AsFd, name: &CStr) {
         let flags = DIR_FLAGS | OFlags::NOFOLLOW | OFlags::NOATIME;
         let open = |dir, name: &CStr| fs::openat(dir, name, flags, Mode::empty());
@@ -157,7 +164,8 @@ impl Subvolume {
         }
     }
 
-    /// Compares what is in a directory with what is in its copy; what cannot be read is not judged.
+    /// Compares the entries of a directory with those of its copy. Entries that cannot be read are
+    /// not checked.
     fn compare(&self, source: &OwnedFd, copy: &OwnedFd) {
         let (Ok(before), Ok(of)) = (meta_of(source), list(source)) else { return };
         let Ok(in_copy) = list(copy) else { return };
@@ -173,7 +181,8 @@ impl Subvolume {
             let Some(copied) = in_copy.get(name) else { continue };
             let now = || fs::statat(source, name, AtFlags::SYMLINK_NOFOLLOW);
             let unchanged = || now().is_ok_and(|now| same(meta, &Meta::of(&now)));
-            // A directory is looked at when it is open; what is mounted there is not in the snapshot.
+            // Two directories are compared when they are open. A filesystem that is mounted here is
+            // not in the snapshot.
             let is_dir = meta.file_type() == FileType::Directory;
             if is_dir && meta.dev != before.dev {
                 continue;
@@ -200,7 +209,7 @@ impl Subvolume {
 
 fn list(dir: &OwnedFd) -> io::Result<BTreeMap<CString, Meta>> {
     let mut found = BTreeMap::new();
-    // By this very descriptor, since another one would set the access time.
+    // This uses the given descriptor, since reading through another one would set the access time.
     let mut entries = fs::Dir::new(dir.try_clone()?)?;
     entries.rewind();
     for entry in entries {
@@ -225,14 +234,14 @@ fn contents_differ(source: &OwnedFd, copy: &OwnedFd, name: &CStr) -> bool {
     difference(&source, &copy, size).is_ok_and(|at| at.is_some())
 }
 
-/// The mirror of a blob, of which `meta` says that it is sealed.
+/// Checks the mirror of a blob. `meta` says that the mirror is sealed.
 pub(crate) fn mirror(file: &OwnedFd, meta: &Meta, id: BlobId) {
     if hashes_otherwise(file, meta, id) {
         disagree(format_args!("{:?} is sealed, and its content is another", path_of(file)));
     }
 }
 
-/// A file of a tree that is taken for what the snapshot has, since `meta` says nothing else.
+/// Checks a file of a tree that calve takes for the snapshot's, because `meta` shows no difference.
 pub(crate) fn known_file(dir: &OwnedFd, name: &CStr, meta: &Meta, id: BlobId) {
     let flags = SOURCE_FLAGS | OFlags::NOATIME;
     let Ok(file) = fs::openat(dir, name, flags, Mode::empty()) else { return };
@@ -250,7 +259,8 @@ fn hashes_otherwise(file: &OwnedFd, meta: &Meta, id: BlobId) -> bool {
     look().unwrap_or(false)
 }
 
-/// A tree that nobody else knows of yet, made of a template: it must be the snapshot's.
+/// Checks a tree that was made from a template, and that no other process knows yet: it must be the
+/// snapshot's tree.
 pub(crate) fn template(store: &Store, id: SnapshotId, object: &SnapshotObject, root: &OwnedFd) {
     let path = path_of(root);
     let compare = || -> Result<bool, crate::Error> {
@@ -263,7 +273,7 @@ pub(crate) fn template(store: &Store, id: SnapshotId, object: &SnapshotObject, r
             blobs: store.blobs(),
             intake: None,
             stamp: (i64::MIN, 0),
-            // Whoever made the template runs this, as a rule; it has no marker yet.
+            // This process usually made the template; the tree has no `made-by` yet.
             maker: Maker::this(),
             excluded: &std::collections::HashSet::new(),
             operation: &StoreOptions::new().jobs(NonZeroUsize::MIN).operation(),

@@ -1,8 +1,10 @@
-//! What the fuzzers in `fuzz/` call, and the test that feeds their seeds to the same functions without them.
+//! The functions that the fuzzers in `fuzz/` call, and that a test calls with the fuzzers' seeds.
 //!
-//! Each function takes any bytes, gives them to one kind of decoder, and panics where a promise does not hold: bytes are refused
-//! with an error or mean something that encodes to the same bytes, no name leads outside, and what is read is what was
-//! asked for. Checksums would keep a fuzzer from ever getting behind them, so they are made good where the format has them.
+//! Each function takes any bytes, gives them to one kind of decoder, and panics if a promise does
+//! not hold. The promises: a decoder refuses the bytes with an error, or they mean something that
+//! encodes to the same bytes; no name leads outside; a read returns the content that was asked for.
+//! A checksum would stop every fuzzer, so where the format has one, the functions put the right
+//! checksum into the input.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -48,7 +50,7 @@ pub const TARGETS: [(&str, Target); 9] = [
     ("lines", lines),
 ];
 
-/// Takes an input apart; where it ends there are zeros, and nothing.
+/// Takes an input apart. After its end come zeros, and empty parts.
 struct Input<'a>(&'a [u8]);
 
 impl<'a> Input<'a> {
@@ -62,7 +64,7 @@ impl<'a> Input<'a> {
         u64::from_le_bytes(std::array::from_fn(|_| self.byte()))
     }
 
-    /// Two bytes say how long it is.
+    /// A part of the input. Two bytes before it are its length.
     fn part(&mut self) -> &'a [u8] {
         let length = usize::from(self.byte()) + usize::from(self.byte()) * 256;
         let (part, rest) = self.0.split_at(length.min(self.0.len()));
@@ -76,7 +78,7 @@ fn is_inside(path: &Path) -> bool {
         && path.components().all(|part| matches!(part, Component::Normal(_)))
 }
 
-/// Directory and snapshot objects: one encoding each.
+/// Directory and snapshot objects: each has one encoding only.
 pub fn objects(data: &[u8]) {
     if let Ok(entries) = decode_directory(data) {
         assert_eq!(encode_directory(&entries), data);
@@ -87,11 +89,12 @@ pub fn objects(data: &[u8]) {
     }
 }
 
-/// So many entries at most does a snapshot here say that it has: what it unfolds to takes memory.
+/// The most entries that a snapshot may claim to have here, because the entries take memory.
 const MOST_ENTRIES: u64 = 600;
 
-/// Snapshots of directories that may be each in many others, read from a database. The input is the encodings, in parts,
-/// the first of a snapshot. A hash cannot be guessed, so a directory's id is the number of one that came before.
+/// Snapshots whose directories may each be in many others, read from a database. The input consists
+/// of encodings, in parts; the first is that of a snapshot. A fuzzer cannot guess a hash, so an
+/// entry names a directory by the number of an earlier part.
 pub fn manifest(data: &[u8]) {
     static DB: OnceLock<Mutex<Catalog>> = OnceLock::new();
     let mut input = Input(data);
@@ -162,7 +165,7 @@ fn check_manifest(manifest: &Manifest, snapshot: &SnapshotObject) {
     assert_eq!(number, manifest.count);
 }
 
-/// Takes so much and no more.
+/// A writer that takes at most 1 MiB.
 struct Limited(Vec<u8>);
 
 impl Write for Limited {
@@ -179,7 +182,8 @@ impl Write for Limited {
     }
 }
 
-/// Packs, as they are and with good checksums: the index's, and each content's own hash as its id.
+/// Packs, with their own checksums and with right ones. The right ones are the index's checksum,
+/// and each content's hash as its id.
 pub fn pack(data: &[u8]) {
     read_pack(data);
     let mut sealed = data.to_vec();
@@ -212,7 +216,8 @@ fn read_pack(bytes: &[u8]) {
         assert!(at.offset < length && at.stored < length);
         let mut content = Limited(Vec::new());
         let read = pack.read(id, at, &mut content);
-        // Into a file it is the same, whatever size is announced.
+        // Reading into a file gives the same result, whatever size the entry announces. Only
+        // `content` is limited to 1 MiB.
         let file = unlinked_file().expect("a file in memory");
         let into = pack.read_into(id, at, &file);
         assert!(into.is_ok() == read.is_ok() || at.size > 1 << 20);
@@ -220,7 +225,8 @@ fn read_pack(bytes: &[u8]) {
             assert!(read.is_err());
             continue;
         }
-        // What came is given the name it should have: then it is what the pack holds, unless the frame is wrong otherwise.
+        // The content that was read becomes a blob with its own hash as the id. Then the pack holds
+        // this blob, unless the frame has another fault.
         let true_id = BlobId::from_bytes(*blake3::hash(&content.0).as_bytes());
         let start = usize::try_from(at.offset).expect("it is in the pack");
         let mut named = bytes.to_vec();
@@ -239,7 +245,8 @@ fn read_pack(bytes: &[u8]) {
     }
 }
 
-/// The indexes of worktrees: as they are, with a good hash, and made of the records themselves.
+/// Indexes of worktrees: with their own hash, with the right hash, and built from the input as
+/// records.
 pub fn index(data: &[u8]) {
     read_index(data);
     let mut sealed = [&index::MAGIC[..], &index::VERSION.to_le_bytes(), data].concat();
@@ -260,7 +267,8 @@ fn seal_index(bytes: &mut Vec<u8>) {
 }
 
 fn read_index(bytes: &[u8]) {
-    // The last of the header; the first version's has no boot.
+    // The count is the last field of the header. The first version has no boot, so its header is
+    // shorter.
     let first = bytes.get(8..12) == Some(&[1, 0, 0, 0]);
     let end = if first { index::HEADER_BYTES - 16 } else { index::HEADER_BYTES };
     let count = bytes.get(end - 4..end).and_then(|count| count.try_into().ok());
@@ -276,13 +284,15 @@ fn read_index(bytes: &[u8]) {
     }
 }
 
-/// git's index, also with a checksum made good: what is understood keeps its length, its paths and its ids when each entry records
-/// another file, and has a checksum of its kind.
+/// git's index, with its own checksum and with the right one. If calve understands the index and
+/// makes each entry record another file, the index keeps its length, its paths and its ids, and
+/// gets a checksum of its kind.
 pub fn git_index(data: &[u8]) {
     crate::tree::git_index::check_any(data);
 }
 
-/// The small files that are text: `format`, the marker of a worktree, the record of an undo, and names of stages and ids.
+/// The small text files: `format`, the marker of a worktree, the record of an undo. Also names of
+/// stages, and ids.
 pub fn texts(data: &[u8]) {
     if format::parse(data).is_ok() {
         let text = std::str::from_utf8(data).expect("format is text");
@@ -313,13 +323,14 @@ pub fn texts(data: &[u8]) {
     assert_eq!(object::is_name(data), is_one_name(data));
 }
 
-/// What the system says of a name, in other words.
+/// Checks the same as `is_name`, with the system's idea of a name.
 fn is_one_name(data: &[u8]) -> bool {
     let path = path_from(data);
     path.file_name() == Some(path.as_os_str()) && !data.contains(&0)
 }
 
-/// Patterns and ignore files: excluded, included and mutable ones, the texts of two ignore files, then a path.
+/// Patterns and ignore files. The input consists of excluded, included and mutable patterns, the
+/// texts of two ignore files, and a path.
 pub fn patterns(data: &[u8]) {
     let mut parts = data.split(|byte| *byte == 0);
     let mut part = || parts.next().unwrap_or_default();
@@ -355,8 +366,9 @@ pub fn patterns(data: &[u8]) {
     }
 }
 
-/// Which lines changed, and the patch that says so: both make the new file of the old one. The input is limits, a mode, and
-/// the files, parted by a byte that is in no UTF-8.
+/// The changed lines of two files, and the patch: both must make the new file from the old one. The
+/// input consists of limits, a mode, and the two files, separated by a byte that UTF-8 does not
+/// use.
 pub fn lines(data: &[u8]) {
     let mut input = Input(data);
     let (margin, budget, mode) = (input.byte(), input.byte(), input.byte());
@@ -384,7 +396,7 @@ pub fn lines(data: &[u8]) {
     }
 }
 
-/// What the first patch in `text` makes of `old`.
+/// Applies the first patch in `text` to `old`.
 fn apply(text: &[u8], old: &[u8]) -> Vec<u8> {
     let mut new = Vec::new();
     let mut old = old.split_inclusive(|byte| *byte == b'\n');
@@ -397,7 +409,7 @@ fn apply(text: &[u8], old: &[u8]) -> Vec<u8> {
             let range = &range[..range.find(' ').expect("a range ends")];
             let (start, count) = range.split_once(',').unwrap_or((range, "1"));
             let start: usize = start.parse().expect("a number");
-            // Of no lines it names the one before.
+            // A hunk without old lines names the line before it.
             let start = if count == "0" { start } else { start - 1 };
             while at < start {
                 new.extend_from_slice(old.next().expect("a line before the hunk"));

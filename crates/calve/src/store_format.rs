@@ -1,21 +1,28 @@
-//! The format of a store, byte for byte where it is calve's own. This module exists in the documentation only.
+//! The format of a store, byte for byte where the format is calve's own. This module exists in the
+//! documentation only.
 //!
 //! # The folder
 //! ```text
-//! .calve/              or wherever `--store` put it; on the filesystem of its worktrees
+//! .calve/              or the path that `--store` gave; on the filesystem of its worktrees
 //!   format             version and features (below)
-//!   index.db           SQLite 3: what is small and must change all at once; index.db-wal and index.db-shm beside it
+//!   index.db           SQLite 3: everything that is small and must change all at once;
+//!                      index.db-wal and index.db-shm beside it
 //!   blobs/ab/cdef…     mirrors: one file for each content, its raw bytes, named by their BLAKE3
 //!   packs/NAME.pack    contents that were cold, compressed; NAME is random
-//!   indexes/TOKEN      one for each worktree: what its files looked like when their content was last known
-//!   templates/ID/      btrfs: a subvolume with the tree of snapshot ID; ID.index, its index; ID.seal, see below
-//!   worktrees/NAME/    worktrees, where they may not be beside the project
-//!   undo/              what a forced switch of the project moved aside
-//!   reserve            room for what frees space on a full disk: up to 1 MiB that mean nothing; and reserve.1 to reserve.7,
-//!                      empty, for where no further file can be made (not on btrfs, which has no such limit)
-//!   stage/             files and packs on their way; whatever is here is nobody's once its maker is dead
-//!   trash/             what waits to be deleted
-//!   locks/             empty files for flock(2): gate, content, templates, database, format, and one for each worktree, called by its token
+//!   indexes/TOKEN      one for each worktree: what its files looked like when their content was
+//!                      last known
+//!   templates/ID/      btrfs: a subvolume with the tree of snapshot ID; ID.index, its index;
+//!                      ID.seal, see below
+//!   worktrees/NAME/    worktrees that cannot be beside the project
+//!   undo/              the files that a forced switch of the project moved aside
+//!   reserve            room for an operation that frees space on a full disk: up to 1 MiB of bytes
+//!                      without meaning; and reserve.1 to reserve.7, empty, for a filesystem on
+//!                      which no further file can be made (not on btrfs, which has no such limit)
+//!   stage/             files and packs that are being made; they belong to nobody once the process
+//!                      that makes them is dead
+//!   trash/             files and trees that wait to be deleted
+//!   locks/             empty files for flock(2): gate, content, templates, database, format, and
+//!                      one for each worktree, named after its token
 //!   .gitignore         *
 //! ```
 //! A project with its store inside can be moved or copied as one: nothing in it says where it is.
@@ -23,77 +30,92 @@
 //! # `format`
 //! ```text
 //! calve store 1
-//! incompatible NAME      whoever does not know NAME must not open the store
-//! compatible NAME        whoever does not know NAME may
+//! incompatible NAME      a calve that does not know NAME must not open the store
+//! compatible NAME        a calve that does not know NAME may open the store
 //! ```
-//! Text; the first line first, the others in any order and number. Anything else is refused. A new store has no features. This version
-//! knows one, which a store gets with the first snapshot that needs it, and keeps:
+//! The file is text. The first line comes first, the others in any order and number. Anything else
+//! is refused. A new store has no features. A store gets a feature with the first snapshot that
+//! needs it, and keeps it. This version knows these features:
 //!
-//! | feature                       | means                                                                     |
-//! |-------------------------------|---------------------------------------------------------------------------|
-//! | `incompatible linked-special` | symbolic links and FIFOs may have link groups: the bit 0x20 of their kind |
-//! | `incompatible without-git`    | some snapshots do not have the `.git` that was in the root of the tree: it is not content, and no command touches it |
+//! | feature | means |
+//! |---|---|
+//! | `incompatible linked-special` | Symbolic links and FIFOs may have link groups (kind bit 0x20). |
+//! | `incompatible without-git` | Some snapshots lack the `.git` of the tree's root. |
 //!
-//! Snapshots without such a `.git` came with that feature. Older ones may have it. calve leaves it out wherever it uses their trees; the
-//! indexes of such trees have a place for each entry all the same.
+//! A `.git` in the root of a tree is not content, and no command touches it. Snapshots without it
+//! came with the feature `without-git`. Older ones may have it. calve leaves it out wherever it
+//! uses their trees, but the indexes of such trees have a place for each stored entry.
 //!
 //! # Numbers, ids and names
-//! An *id* is 32 bytes, 64 lower-case hexadecimal digits where it is text. A content's is the plain BLAKE3 of its bytes, as `b3sum`
-//! prints it. A directory's and a snapshot's are BLAKE3 in key-derivation mode over their encoding, with the contexts
-//! `calve directory 1` and `calve snapshot 1`, so that no file's content can be taken for one of them.
+//! An *id* has 32 bytes; as text it is 64 lower-case hexadecimal digits. The id of a content is the
+//! plain BLAKE3 of its bytes, as `b3sum` prints it. The ids of directories and snapshots are BLAKE3
+//! in key-derivation mode over their encoding, with the contexts `calve directory 1` and `calve
+//! snapshot 1`, so that no file's content can be taken for one of them.
 //!
-//! `varint` is LEB128 of an unsigned 64-bit number in its shortest form; `zigzag` is the varint of `(n << 1) ^ (n >> 63)`. All other
-//! numbers are little endian. Names, link targets and attributes are bytes, not text.
+//! `varint` is LEB128 of an unsigned 64-bit number in its shortest form; `zigzag` is the varint of
+//! `(n << 1) ^ (n >> 63)`. All other numbers are little endian. Names, link targets and attributes
+//! are bytes, not text.
 //!
 //! # Mirrors and their seals
-//! A mirror is a regular file with the mode 0444, at `blobs/`, two digits of its id, `/`, the other 62. Empty contents have none. It is
-//! *sealed*, and served without being read, if its size is what the snapshot says and its modification time is
+//! A mirror is a regular file with the mode 0444. Its path is `blobs/`, two digits of its id, `/`,
+//! and the other 62 digits. Empty contents have no mirror. A mirror is *sealed*, and served without
+//! being read, if its size is what the snapshot says and its modification time is
 //!
 //! ```text
 //! seconds     = 0x20000000 + (the id's bytes 0..4 as u32 & 0x1fffffff)      1987 to 2004
 //! nanoseconds = (the id's bytes 4..8 as u32) mod 1,000,000,000
 //! ```
-//! which is given to it when its content was verified and, if it was copied and not cloned, flushed. Anything else at that place is read
-//! before it is served, or replaced.
+//! A mirror gets this time when its content was verified and, if the content was copied and not
+//! cloned, flushed. Any other file at that path is read before it is served, or replaced.
 //!
 //! # Directories and snapshots
 //! ```text
-//! directory  = varint(number of entries) entry*                 entries by name, strictly ascending, bytewise
+//! directory  = varint(number of entries) entry*    entries by name, strictly ascending, bytewise
 //! entry      = kind:1 varint(length of name) name meta body
 //! kind       = 1 file | 2 directory | 3 symbolic link | 4 FIFO, + 0x10 where there are attributes,
 //!              + 0x20 where a symbolic link or a FIFO has a link group
-//! meta       = varint(mode & 07777) varint(uid) varint(gid) zigzag(mtime's seconds) varint(its nanoseconds) [attributes]
-//! attributes = varint(number) (varint(length) name varint(length) value)*      by name, strictly ascending
+//! meta       = varint(mode & 07777) varint(uid) varint(gid) zigzag(mtime's seconds)
+//!              varint(its nanoseconds) [attributes]
+//! attributes = varint(number) (varint(length) name varint(length) value)*
+//!                                                  by name, strictly ascending
 //! body       = file: varint(size) varint(link group, 0: none) id:32
 //!            | directory: id:32
 //!            | symbolic link: [varint(link group)] varint(length) target
 //!            | FIFO: [varint(link group)]
-//! snapshot   = entry (the root, a directory with an empty name) parent:1 [id:32] zigzag(created, seconds)
-//!              varint(nanoseconds) varint(length) message varint(entries) varint(files) varint(bytes)
+//! snapshot   = entry (the root, a directory with an empty name) parent:1 [id:32]
+//!              zigzag(created, seconds) varint(nanoseconds) varint(length) message
+//!              varint(entries) varint(files) varint(bytes)
 //! ```
-//! One value has one encoding, and whatever is not the encoding of something is refused: names that are empty, `.`, `..`, longer than 1,024
-//! bytes, or have a slash or a zero byte in them, among it. A *link group* is a number that all names of one entry share: the first eight
-//! bytes of the BLAKE3 of the path of the first of them, or 1 if that is 0. `parent` is 1 and followed by an id, or 0; the parent may be gone.
+//! One value has one encoding, and bytes that are not the encoding of a value are refused. Among
+//! these are names that are empty, `.`, `..`, longer than 1,024 bytes, or contain a slash or a zero
+//! byte. A *link group* is a number that all names of one entry share: the first eight bytes of the
+//! BLAKE3 of the path of the first name, or 1 if these bytes are 0. `parent` is 1 and followed by
+//! an id, or 0. The parent may not exist any more.
 //!
 //! # `index.db`
-//! `user_version` is 2: the version of the tables. A calve that knows a later version brings the tables to it when it opens the store, in one
-//! transaction; one that knows only earlier versions refuses the store. WAL mode, `synchronous=FULL`. Nothing in it is trusted: whoever
-//! reads an object compares its hash with its key.
+//! `user_version` is 2: the version of the tables. A calve that knows a later version migrates the
+//! tables to that version when it opens the store, in one transaction. A calve that knows only
+//! earlier versions refuses the store. The database uses WAL mode and `synchronous=FULL`. calve
+//! trusts nothing in it: every reader of an object compares the object's hash with its key.
 //!
-//! | table         | columns                                                      | what                                              |
-//! |---------------|--------------------------------------------------------------|---------------------------------------------------|
-//! | `snapshots`   | `seq`, `id`, `object`                                        | snapshots, numbered as they were made             |
-//! | `directories` | `id`, `encoding`                                             | directories, each once                            |
-//! | `names`       | `name`, `snapshot`                                           | what snapshots are called                         |
-//! | `worktrees`   | `name`, `token`, `path`, `snapshot`, `state`, `target`, `maker`, `created`, `git` | worktrees; the project's name is `.` |
-//! | `packs`       | `id`, `name`                                                 | files in `packs/`                                 |
-//! | `packed`      | `blob`, `pack`, `offset`, `stored`, `size`                   | where a content is in which pack                  |
+//! | table | columns | what |
+//! |---|---|---|
+//! | `snapshots` | `seq`, `id`, `object` | snapshots, numbered as they were made |
+//! | `directories` | `id`, `encoding` | directories, each once |
+//! | `names` | `name`, `snapshot` | the names of snapshots |
+//! | `worktrees` | `name`, `token`, `path`, `snapshot`, `state`, `target`, `maker`, `created`, `git` | worktrees; the project's name is `.` |
+//! | `packs` | `id`, `name` | files in `packs/` |
+//! | `packed` | `blob`, `pack`, `offset`, `stored`, `size` | the pack of a content, and its place there |
 //!
-//! A worktree's `path` is absolute, in bytes; the project's is empty if the store is inside it. `state` is 0 while it is being started,
-//! 1 when it stands, 2 while it is switched from `snapshot` to `target`. `maker` is the name of the stage of whoever starts it: boot,
-//! process and its start time, so that one that died is known. `git` is null, or the text `linked COMMIT BRANCH` for a linked worktree of git: the
-//! commit that it was started at, and its branch, or nothing behind the second space. Version 1 did not have this column. A row of `packed` may be missing although a pack has the content,
-//! and never the other way round.
+//! A worktree's `path` is absolute, in bytes; the project's is empty if the store is inside it.
+//! `state` is 0 while the worktree is being started, 1 when it is ready, and 2 while it is switched
+//! from `snapshot` to `target`. `maker` is the name of the stage of the process that starts the
+//! worktree: boot, process and the process's start time. So calve recognizes a maker that died.
+//!
+//! `git` is null, or for a linked worktree of git the text `linked COMMIT BRANCH`: the commit that
+//! it was started at, and its branch, or nothing after the second space. Version 1 did not have
+//! this column. A row of `packed` may be missing although a pack has the content, but never the
+//! other way round.
 //!
 //! # Packs
 //! | part    | bytes | what                                                                  |
@@ -111,44 +133,60 @@
 //! |         | 8     | length: of the trailer so far, from `CALVINDX` to the checksum's end  |
 //! |         | 8     | `CALVDONE`                                                            |
 //!
-//! A pack is never changed. Where the trailer is lost the entries say all that it said.
+//! A pack never changes. If its trailer is lost, the entries contain everything that the trailer
+//! said.
 //!
 //! # Indexes
 //! ```text
-//! magic "CALVEIDX" | version u32 = 3 | snapshot id:32 | boot:16 | stamp: i64 seconds, u32 nanoseconds | count u32
-//!   | zstd(records) | BLAKE3 of all before it:32
-//! record = zigzag(inode - last inode) zigzag(seconds - last seconds) varint(nanoseconds)      of the change time
+//! magic "CALVEIDX" | version u32 = 3 | snapshot id:32 | boot:16
+//!   | stamp: i64 seconds, u32 nanoseconds | count u32 | zstd(records) | BLAKE3 of all before it:32
+//! record = zigzag(inode - last inode) zigzag(seconds - last seconds) varint(nanoseconds)
+//!                                                                        of the change time
 //! ```
-//! One record for each entry of the snapshot: the root, then, directory by directory, breadth first, the entries of each by name. What changed at
-//! the stamp or later is not trusted; a file that could change without a trace has the latest time there is (2⁶³ − 1 seconds). Version 2 did not know of
-//! such files, and version 1 has no `boot`; both are read as of no known boot. `boot` is the start of the BLAKE3 of what the kernel calls its boot (`boot_id`), or zeros: in another one, a
-//! regular file is trusted only where the filesystem keeps times and content together in a crash. An index that cannot be read, or is of another snapshot, is as good as none: what it would have
-//! vouched for is read.
+//! There is one record for each entry of the snapshot: first the root, then the directories breadth
+//! first, with the entries of each sorted by name. A file that changed at the stamp or later is not
+//! trusted. A file that could change without a trace has the latest possible time (2⁶³ − 1
+//! seconds). Version 2 did not know of such files, and version 1 has no `boot`; calve reads both as
+//! indexes whose boot is not known.
+//!
+//! `boot` is the start of the BLAKE3 of the kernel's name for its boot (`boot_id`), or zeros. In
+//! another boot, a regular file is trusted only if the filesystem keeps times and content together
+//! in a crash. An index that cannot be read, or that belongs to another snapshot, counts as no
+//! index: calve reads the files that it would have vouched for.
 //!
 //! # Templates
-//! `templates/ID` is a subvolume with the tree of snapshot ID. `templates/ID.index` is the index of every tree that is a
-//! snapshot of this subvolume: inode numbers and times are the same.
+//! `templates/ID` is a subvolume with the tree of snapshot ID. `templates/ID.index` is the index of
+//! every tree that is a snapshot of this subvolume: inode numbers and times are the same.
 //!
-//! `templates/ID.seal` is one line of text: the number of the transaction in which the subvolume was last changed (btrfs'
-//! `ctransid`, decimal), a space, the kernel's `boot_id` at that time, ` without-git`, and a newline. (In a seal without that word, the tree
-//! may have the project's `.git`; it counts as broken.) It is written last, when the tree is
-//! complete and flushed. A template serves only while both are what the kernel says now. Another number means that
-//! somebody wrote to the tree. In another boot the number proves nothing, because btrfs replays its log after a crash
-//! without counting. A template is no content: it can always be removed.
+//! `templates/ID.seal` is one line of text: the number of the transaction in which the subvolume
+//! was last changed (btrfs' `ctransid`, decimal), a space, the kernel's `boot_id` at that time, `
+//! without-git`, and a newline. (In a seal without that word, the tree may have the project's
+//! `.git`; such a seal counts as broken.) calve writes the seal last, when the tree is complete and
+//! flushed.
+//!
+//! A template serves only while the kernel still reports this number and this `boot_id`. Another
+//! number means that a process wrote to the tree. In another boot the number proves nothing,
+//! because btrfs replays its log after a crash without counting. A template is no content: it can
+//! always be removed.
 //!
 //! # The marker of a worktree
-//! `.calve/worktree` inside it:
+//! A worktree contains `.calve/worktree`:
 //!
 //! ```text
 //! calve worktree 1
 //! token TOKEN            hexadecimal digits, the same as in its row
 //! store PATH             the store's absolute path: bytes up to the last line's end
 //! ```
-//! `.calve/made-by` beside it, only where root did not make the worktree, is the owner and group of what its maker made: `UID GID`, and a newline.
+//! If root did not make the worktree, `.calve/made-by` is beside it. It contains the owner and
+//! group of the files that the worktree's maker made: `UID GID`, and a newline.
 //!
-//! It is a worktree of the store that has its token in a row *and* is at PATH; or whose place that was, if nothing is there any more. So the worktrees of a
-//! project that was copied, store and all, stay the first one's.
+//! The worktree belongs to the store that has its token in a row *and* is at PATH. If nothing is at
+//! PATH any more, the store was moved, and having the token is enough. So if a project is copied
+//! with its store, the worktrees remain those of the first project.
 //!
 //! # Locks
-//! Who reads or adds content holds `locks/content` shared, after passing `locks/gate` (taken shared, and let go at once). Who removes
-//! content holds `locks/content` exclusively. Where btrfs has little room, whoever opens the database holds `locks/database`. Who adds a feature to `format` holds `locks/format`. All are flock(2), so they end with their process.
+//! A process that reads or adds content holds `locks/content` shared, after passing `locks/gate`,
+//! which it takes shared and releases at once. A process that removes content holds `locks/content`
+//! exclusively. If btrfs has little room, a process that opens the database holds `locks/database`.
+//! A process that adds a feature to `format` holds `locks/format`. All locks are flock(2), so they
+//! end with their process.

@@ -1,9 +1,12 @@
-//! `index.db`: what is small, must be found by name, and must change all at once.
+//! The catalog, `index.db`: everything that is small, must be found by name, and must change all at
+//! once.
 //!
-//! SQLite in WAL mode. Writing transactions take the write lock when they begin (`BEGIN IMMEDIATE`), are short, and wait for
-//! each other; readers never wait. `synchronous=FULL`: a transaction that was committed is on the disk, and since the blobs
-//! that it speaks of were flushed before it began, so are they. What is about worktrees alone is not waited for
-//! ([`Catalog::write_soon`]): a crash may take it back, as it may the worktree, but never half of it.
+//! The catalog is a SQLite database in WAL mode. Writing transactions take the write lock when they
+//! begin (`BEGIN IMMEDIATE`), are short, and wait for each other; readers never wait. With
+//! `synchronous=FULL`, a committed transaction is on the disk. The blobs that it refers to were
+//! flushed before it began, so they are on the disk, too. Changes that concern only worktrees do
+//! not wait for the disk ([`Catalog::write_soon`]): a crash may undo such a change, as it may undo
+//! the worktree, but never half of it.
 
 use std::path::Path;
 use std::sync::Mutex;
@@ -30,27 +33,28 @@ pub(crate) use worktrees::{Linked, PROJECT, State, WorktreeRow};
 use connect::{OPEN, With, connect, connect_read_only, failed};
 use schema::{VERSIONS, Version};
 
-/// How long it is waited for others to close it, who may well be this process.
+/// How long calve waits until other connections have closed the database. They may well belong to
+/// this process.
 const ALONE: Duration = Duration::from_millis(200);
 
 /// The open database.
 #[derive(Debug)]
 pub(crate) struct Catalog {
-    /// Nothing where each operation makes one of its own.
+    /// `None` if each operation opens a connection of its own.
     connection: Mutex<Option<Connection>>,
-    /// Whether others were seen to keep it open.
+    /// Whether other connections were seen to keep the database open.
     others: AtomicBool,
     path: std::path::PathBuf,
-    /// The versions of its tables that are known. Tests know more.
+    /// The versions of the tables that this calve knows. Tests know more.
     versions: &'static [Version],
 }
 
-/// How many there are of each.
+/// The number of rows of each kind.
 #[derive(Debug)]
 pub(crate) struct Counts {
     pub(crate) snapshots: u64,
     pub(crate) names: u64,
-    /// The project is none of them.
+    /// The project is not counted.
     pub(crate) worktrees: u64,
     pub(crate) directories: u64,
     pub(crate) packs: u64,
@@ -59,7 +63,7 @@ pub(crate) struct Counts {
 impl Catalog {
     /// Makes the database of a new store, with its tables.
     pub(crate) fn create(path: &Path) -> Result<Self, Error> {
-        // Nobody else knows of it yet, so it needs no room to be shared.
+        // No other process knows the database yet, so it does not need the files for sharing it.
         let connection = connect(path, OPEN | OpenFlags::SQLITE_OPEN_CREATE, With::Nobody(ALONE))?;
         let db = Self::of(Some(connection), path);
         db.make_tables()?;
@@ -77,27 +81,30 @@ impl Catalog {
         Ok(db)
     }
 
-    /// For whoever has little room, see [`room`](super::room): each operation opens it, for itself alone, and closes it again.
+    /// Opens the database if the filesystem has little room, see [`room`](super::room): each
+    /// operation opens it exclusively and closes it again.
     pub(crate) fn open_briefly(path: &Path) -> Result<Self, Error> {
         let db = Self::of(None, path);
         db.check(Use::Write)?;
         Ok(db)
     }
 
-    /// For what frees space, once it has the reserve. Where that may be, it stays open: XFS takes its time until another file can
-    /// be made in the place of one that was removed, and each that opens it briefly makes and removes one.
+    /// Opens the database for an operation that frees space and has taken the reserve. Except on
+    /// btrfs, the database stays open. Each operation that opens it briefly makes a file and
+    /// removes it, and on XFS it takes a while until another file can be made in the place of a
+    /// removed one.
     pub(crate) fn open_in_reserve(path: &Path) -> Result<Self, Error> {
         if super::room::is_btrfs(path) { Self::open_briefly(path) } else { Self::open(path) }
     }
 
-    /// From now on, as if it had been opened with [`Catalog::open_in_reserve`].
+    /// Behaves from now on as if the database had been opened with [`Catalog::open_in_reserve`].
     pub(crate) fn be_in_reserve(&self) {
         if super::room::is_btrfs(&self.path) {
             self.be_brief();
         }
     }
 
-    /// From now on, as if it had been opened with [`Catalog::open_briefly`].
+    /// Behaves from now on as if the database had been opened with [`Catalog::open_briefly`].
     fn be_brief(&self) {
         *lock(&self.connection) = None;
     }
@@ -107,7 +114,8 @@ impl Catalog {
         Self { connection, others: false.into(), path, versions: VERSIONS }
     }
 
-    /// Opens a database that nobody can write to, nor make the files beside it that sharing it takes.
+    /// Opens a database that this process cannot write to, and beside which it cannot make the
+    /// files for sharing.
     pub(crate) fn open_read_only(path: &Path) -> Result<Self, Error> {
         let db = Self::of(Some(connect_read_only(path)?), path);
         db.check(Use::Read)?;
@@ -128,7 +136,8 @@ impl Catalog {
         })
     }
 
-    /// Does `change` in one transaction: all of it, on the disk when this returns, or nothing.
+    /// Does `change` in one transaction: when this returns, either all of it is on the disk, or
+    /// nothing.
     fn write<T>(
         &self,
         change: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
@@ -136,7 +145,7 @@ impl Catalog {
         self.transact(Operation::Write, "FULL", change)
     }
 
-    /// The same, but a crash of the machine may take it back.
+    /// Like `write`, but a crash of the machine may undo the change.
     fn write_soon<T>(
         &self,
         change: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
@@ -178,8 +187,8 @@ impl Catalog {
         })
     }
 
-    /// A connection of nobody else's, or, where others have it open all the time, one that is shared with them. For those others it
-    /// is waited once.
+    /// Opens the database exclusively. If other connections keep it open all the time, this shares
+    /// it with them instead. It waits only once for the other connections to close.
     fn connect_briefly(&self) -> Result<Connection, Error> {
         let patience = if self.others.load(Relaxed) { Duration::ZERO } else { ALONE };
         let alone = connect(&self.path, OPEN, With::Nobody(patience));
@@ -188,9 +197,12 @@ impl Catalog {
         if has_others { connect(&self.path, OPEN, With::Others) } else { alone }
     }
 
-    /// The same where that failed for want of room. What btrfs sets aside of a quota for whatever a transaction may change, be it only a
-    /// file that is made and removed, it gives back when that transaction is on the disk (`btrfs_qgroup_free_meta_all_pertrans`,
-    /// fs/btrfs/qgroup.c). Who only reads does without room in the end.
+    /// Like `connect_briefly`, after that failed for want of room. For everything that a
+    /// transaction may change, even a file that is made and removed, btrfs sets aside a part of the
+    /// quota. btrfs gives that part back when the transaction is on the disk
+    /// (`btrfs_qgroup_free_meta_all_pertrans`, fs/btrfs/qgroup.c). So this flushes the filesystem
+    /// and tries again. If that fails, too, a reader reads the database as it is, which takes no
+    /// room.
     fn connect_after(&self, error: Error, to: Use) -> Result<Connection, Error> {
         if error.kind() != ErrorKind::StorageFull {
             return Err(error);
@@ -211,13 +223,15 @@ impl Catalog {
         match &mut *slot {
             Some(connection) => work(connection),
             None => {
-                // Two that want it alone would each keep the other from it for as long as they wait, and then share it.
+                // Without this lock, two processes that want the database exclusively would keep
+                // each other from it for as long as they wait, and then share it.
                 let store = self.path.parent().unwrap_or(&self.path);
                 let _turn = super::locks::one_at_the_database(store);
                 let mut connection =
                     self.connect_briefly().or_else(|error| self.connect_after(error, to))?;
                 let done = work(&mut connection);
-                // What cannot be written back now stays in the log beside it, for the next one to take over.
+                // Changes that cannot be written back now stay in the database's log; the next
+                // connection takes them over.
                 drop(connection);
                 done
             }

@@ -1,4 +1,4 @@
-//! What time it is, and how long ago something was.
+//! The current time, and how long ago another time was.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -8,7 +8,7 @@ pub(crate) fn now() -> (i64, u32) {
     (i64::try_from(now.as_secs()).unwrap_or(i64::MAX), now.subsec_nanos())
 }
 
-/// Whether a time is longer ago than `age`; `None` where it is in the future.
+/// Whether a time was longer ago than `age`. `None` if it is in the future.
 pub(crate) fn older_than((seconds, nanoseconds): (i64, i64), age: Duration) -> Option<bool> {
     let (now, now_nanoseconds) = now();
     let passed = i128::from(now) * 1_000_000_000 + i128::from(now_nanoseconds)

@@ -1,4 +1,4 @@
-//! The content of a blob, wherever it is: in its mirror, or in a pack.
+//! Finds the content of a blob wherever it is: in its mirror, or in a pack.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -21,7 +21,7 @@ use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::tree::pool::lock;
 
-/// Packs that are open, by their names.
+/// The packs that are open, by name.
 pub(super) type OpenPacks = Mutex<HashMap<String, Arc<Pack>>>;
 
 /// The contents of a store: the mirrors in `blobs`, and the packs.
@@ -35,10 +35,11 @@ pub(crate) struct Contents<'a> {
 }
 
 impl Contents<'_> {
-    /// The content of a blob of `size` bytes, to clone or to read from: its mirror, or one that is made of its pack now.
+    /// The content of a blob of `size` bytes, to clone or to read from. This is the blob's mirror,
+    /// or a file that is unpacked now.
     ///
     /// # Errors
-    /// [`ErrorKind::Damaged`] where neither is good, with the mirror's path.
+    /// [`ErrorKind::Damaged`], with the mirror's path, if neither the mirror nor a pack is good.
     pub(crate) fn get(
         self,
         intake: &mut Intake,
@@ -47,7 +48,7 @@ impl Contents<'_> {
         stop: &dyn Fn() -> bool,
     ) -> Result<(OwnedFd, Meta), Error> {
         let path = || self.blobs.mirror_path(id);
-        // One that may not be read is as good as none, where there is a pack.
+        // If there is a pack, a mirror that calve may not read counts as no mirror.
         let closed = match self.blobs.good(intake, id, size, stop) {
             Ok(Some(good)) => return Ok(good),
             Ok(None) => Ok(()),
@@ -56,7 +57,8 @@ impl Contents<'_> {
         };
         let Some((pack, at)) = self.catalog.packed(id)? else {
             closed.context(Operation::ReadBlob, path)?;
-            // It may have been packed and dropped just before it was looked for, or put back after.
+            // Between the two look-ups another process may have unpacked the blob, or put its
+            // mirror back.
             if let Some(good) =
                 self.blobs.good(intake, id, size, stop).context(Operation::ReadBlob, path)?
             {
@@ -85,7 +87,7 @@ impl Contents<'_> {
         };
         let file = file.map_err(|error| {
             let path = self.layout.pack(&pack);
-            // Gone, or something else in its place, is damage, too.
+            // A pack that is gone, or replaced by something else, is damage, too.
             if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::NotFound)
                 || Errno::from_io_error(&error) == Some(Errno::LOOP)
             {
@@ -97,7 +99,7 @@ impl Contents<'_> {
         Ok((file, meta))
     }
 
-    /// An open pack.
+    /// Opens a pack, or returns it if it is open already.
     pub(crate) fn open_pack(self, name: &str) -> io::Result<Arc<Pack>> {
         if let Some(pack) = lock(self.packs).get(name) {
             return Ok(Arc::clone(pack));
@@ -111,7 +113,7 @@ impl Contents<'_> {
         Ok(pack)
     }
 
-    /// Removes the file of a pack; whether there was one.
+    /// Removes the file of a pack. Returns whether there was one.
     pub(crate) fn remove_pack(self, name: &str) -> Result<bool, Error> {
         if !is_pack_name(name) {
             return Ok(false);
@@ -124,13 +126,13 @@ impl Contents<'_> {
         }
     }
 
-    /// Closes all packs. The next read opens the files that are there then.
+    /// Closes all packs, so that the next read opens the files that exist then.
     pub(crate) fn close_packs(self) {
         lock(self.packs).clear();
     }
 }
 
-/// Content that no mirror and no pack has.
+/// The error for a content that neither a mirror nor a pack has.
 fn lost(path: PathBuf, why: &str) -> Error {
     let cause = io::Error::new(io::ErrorKind::InvalidData, why.to_owned());
     Error::new(ErrorKind::Damaged, Operation::ReadBlob, path, cause)

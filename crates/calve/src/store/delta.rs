@@ -1,4 +1,5 @@
-//! What differs between two trees, found without looking at what is the same: equal directories have equal ids.
+//! Finds the differences between two trees without looking at equal directories: these have equal
+//! ids.
 
 use std::path::PathBuf;
 
@@ -6,13 +7,13 @@ use super::id::DirectoryId;
 use super::manifest::{Manifest, NO_ID, os};
 use super::object::{Entry, Kind};
 
-/// Where an entry is: its directory and slot.
+/// The position of an entry: its directory and its slot there.
 pub(crate) type At = (u32, u32);
 
-/// Where the root is, which is in no directory.
+/// The position of the root, which is in no directory.
 pub(crate) const ROOT: At = (u32::MAX, u32::MAX);
 
-/// A path at which two trees differ; that of the root is empty.
+/// A path at which two trees differ. The path of the root is empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Delta {
     pub(crate) path: PathBuf,
@@ -25,12 +26,13 @@ pub(crate) struct Delta {
 pub(crate) enum Counts {
     /// Kind, content, mode, owner and attributes: what `status` calls a change.
     Changes,
-    /// These, and times and links.
+    /// Everything in `Changes`, and times and links.
     Everything,
 }
 
-/// Every path at which the trees differ, directories included, a directory before what is in it. The time of the root is not
-/// compared: whatever is made in it and is no part of the tree changes that.
+/// Every path at which the trees differ, including directories. A directory comes before the
+/// entries in it. The time of the root is not compared, because making something in the root that
+/// is not a part of the tree changes that time.
 pub(crate) fn compare(old: &Manifest, new: &Manifest, counts: Counts) -> Vec<Delta> {
     let mut deltas = Vec::new();
     if !old.root.same_metadata(&new.root) {
@@ -105,7 +107,7 @@ fn same(a: Option<&Entry>, b: Option<&Entry>, counts: Counts) -> bool {
 }
 
 impl Manifest {
-    /// The entry at a place.
+    /// The entry at a position.
     pub(crate) fn at(&self, (place, slot): At) -> &Entry {
         if (place, slot) == ROOT {
             return &self.root;

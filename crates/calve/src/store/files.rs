@@ -1,4 +1,4 @@
-//! Files and folders that may be somebody else's, and their paths as bytes.
+//! Helpers for files and folders that may belong to someone else, and for paths as bytes.
 
 use std::ffi::OsString;
 use std::io;
@@ -13,8 +13,8 @@ use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::{DIR_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::Meta;
 
-/// The content of a regular file of at most `most` bytes. No link is followed and no pipe waited for: a store, and what is calve's in
-/// a worktree, may be of somebody else's making.
+/// The content of a regular file of at most `most` bytes. This follows no link and waits for no
+/// pipe, because a store, and calve's own folder in a worktree, may come from someone else.
 pub(crate) fn read_plain(dir: impl AsFd, path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let file = fs::openat(dir, path, SOURCE_FLAGS, Mode::empty())?;
     let meta = Meta::of(&fs::fstat(&file)?);
@@ -30,8 +30,8 @@ pub(crate) fn read_plain(dir: impl AsFd, path: &Path, most: u64) -> io::Result<V
     Ok(content)
 }
 
-/// What is in a directory, and of which kind. Not by the standard library, which ends the process where a directory's descriptor
-/// cannot be closed.
+/// The entries of a directory, with their kinds. The standard library is not used for this: it
+/// aborts the process if a directory's descriptor cannot be closed.
 pub(crate) fn listed(dir: impl AsFd) -> io::Result<Vec<(OsString, fs::FileType)>> {
     use std::os::unix::ffi::OsStringExt as _;
     let mut found = Vec::new();
@@ -52,7 +52,7 @@ pub(crate) fn listed(dir: impl AsFd) -> io::Result<Vec<(OsString, fs::FileType)>
     Ok(found)
 }
 
-/// The same, of the folder at a path; none where there is none.
+/// The entries of the folder at a path. Empty if there is no such folder.
 pub(crate) fn listed_at(path: &Path) -> io::Result<Vec<(OsString, fs::FileType)>> {
     match fs::open(path, DIR_FLAGS, Mode::empty()) {
         Ok(dir) => listed(dir),
@@ -61,7 +61,7 @@ pub(crate) fn listed_at(path: &Path) -> io::Result<Vec<(OsString, fs::FileType)>
     }
 }
 
-/// A file that nobody else sees and that is gone when it is closed.
+/// A file that no other process sees, and that disappears when it is closed.
 pub(crate) fn unlinked_file() -> io::Result<std::fs::File> {
     #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
     let file = fs::memfd_create("calve", fs::MemfdFlags::CLOEXEC)?;
@@ -78,7 +78,7 @@ pub(crate) fn unlinked_file() -> io::Result<std::fs::File> {
     Ok(file.into())
 }
 
-/// A folder and the name in it.
+/// The folder that contains `path`, and the name of `path` in it.
 pub(crate) fn parent_of(path: &Path) -> Result<(PathBuf, OsString), Error> {
     let name = path.file_name().ok_or_else(|| {
         let cause = io::Error::new(io::ErrorKind::InvalidInput, "it does not end in a name");
@@ -100,7 +100,7 @@ pub(crate) fn path_from(bytes: &[u8]) -> PathBuf {
     os(bytes).into()
 }
 
-/// Opens a directory for whoever makes something in it.
+/// Opens a directory in which the caller makes or removes entries.
 pub(crate) fn open_dir(path: &Path) -> Result<OwnedFd, Error> {
     fs::open(path, DIR_FLAGS, Mode::empty()).context(Operation::Open, || path)
 }

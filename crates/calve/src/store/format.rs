@@ -1,12 +1,14 @@
-//! The file `format`: which version a store is of, and what whoever opens it must know.
+//! The file `format` says which version a store has, and which features a calve that opens it must
+//! know.
 //!
 //! ```text
 //! calve store 1
-//! incompatible NAME      whoever does not know NAME must not open the store
-//! compatible NAME        whoever does not know NAME may
+//! incompatible NAME      a calve that does not know NAME must not open the store
+//! compatible NAME        a calve that does not know NAME may open the store
 //! ```
-//! Lines in any order after the first. A new store has no flags. One that this version knows is added when a snapshot first needs
-//! it: so earlier versions read every store that they can, and refuse the others by the flag's name.
+//! The lines after the first come in any order. A new store has no flags. When a snapshot first
+//! needs a flag that this version knows, the store gets the flag. So earlier versions read every
+//! store that they can read, and refuse other stores, naming the flag.
 
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -22,19 +24,20 @@ use crate::tree::staging::StagedFile;
 
 const FIRST_LINE: &str = "calve store 1";
 
-/// What a new store says of itself.
+/// The content of `format` in a new store.
 pub(crate) const NEW: &str = "calve store 1\n";
 
 /// Symbolic links and FIFOs may have link groups.
 pub(crate) const LINKED_SPECIAL: &str = "linked-special";
 
-/// Snapshots do not have the `.git` that is in the root of the project. For whoever does not know that, a reset takes it away.
+/// Snapshots do not have the `.git` in the root of the project. A version that does not know this
+/// flag would remove `.git` in a reset.
 pub(crate) const WITHOUT_GIT: &str = "without-git";
 
 /// The incompatible flags that this version knows.
 const KNOWN: [&str; 2] = [LINKED_SPECIAL, WITHOUT_GIT];
 
-/// No version of this file will be longer.
+/// In every version this file is at most this long.
 const MOST_BYTES: u64 = 64 * 1024;
 
 /// Refuses a store that this version would misread.
@@ -42,14 +45,15 @@ pub(crate) fn check(store: &Path) -> Result<(), Error> {
     read(store).map(drop)
 }
 
-/// Makes the store say that it needs the feature `name`, on the disk, before anything in it does.
+/// Adds the feature `name` to `format`, on the disk, before anything in the store needs the
+/// feature.
 pub(crate) fn require(store: &Path, name: &str) -> Result<(), Error> {
     let line = format!("incompatible {name}");
     let has_it = |text: &[u8]| text.split(|byte| *byte == b'\n').any(|it| it == line.as_bytes());
     if has_it(&read(store)?) {
         return Ok(());
     }
-    // Two that add one each must not lose the other's.
+    // If two processes add a feature at once, neither must lose the other's.
     let _alone = locks::one_at_the_format(store)?;
     let mut text = read(store)?;
     if has_it(&text) {
@@ -65,7 +69,8 @@ pub(crate) fn require(store: &Path, name: &str) -> Result<(), Error> {
         let mut staged = StagedFile::in_folder(&Layout(store).stage());
         let mut file = std::fs::File::create_new(&staged.path)?;
         io::Write::write_all(&mut file, &text)?;
-        // Whoever could read the store still can.
+        // The new file keeps the owner and the mode, so every user that could read the store still
+        // can.
         let old = std::fs::metadata(&path)?;
         let _ = std::os::unix::fs::fchown(&file, Some(old.uid()), Some(old.gid()));
         file.set_permissions(old.permissions())?;
@@ -76,12 +81,12 @@ pub(crate) fn require(store: &Path, name: &str) -> Result<(), Error> {
     write().context(Operation::Write, || &path)
 }
 
-/// The file as it is, if this version knows all that it says.
+/// The content of the file, if this version knows everything in it.
 fn read(store: &Path) -> Result<Vec<u8>, Error> {
     let path = Layout(store).format();
     let read = || -> io::Result<Vec<u8>> {
         let mut text = Vec::new();
-        // Whatever is called so: nobody waits for who writes to a pipe.
+        // The path may be a pipe; opening it must not wait for a writer.
         let file =
             fs::open(&path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
         let file = std::fs::File::from(file);
@@ -101,7 +106,8 @@ fn read(store: &Path) -> Result<Vec<u8>, Error> {
     Ok(text)
 }
 
-/// Refuses a store of which a part leads elsewhere, or is not what it is called: what is there is not calve's to write or to remove.
+/// Refuses a store if a part of it leads elsewhere, or is not of the kind that its name says. calve
+/// must not write to or remove files at the place that such a part leads to.
 pub(crate) fn must_be_in_one_place(store: &Path) -> Result<(), Error> {
     let refuse = |path: std::path::PathBuf, why: &str| {
         Err(Error::new(
@@ -128,7 +134,7 @@ pub(crate) fn must_be_in_one_place(store: &Path) -> Result<(), Error> {
             _ => {}
         }
     }
-    // Mirrors are reached through these, by names that go through two folders at once.
+    // calve opens a mirror by a name with two folders in it, so it follows these entries.
     let blobs = Layout(store).blobs();
     for (name, kind) in listed_at(&blobs).unwrap_or_default() {
         if kind == rustix::fs::FileType::Symlink {
@@ -141,7 +147,7 @@ pub(crate) fn must_be_in_one_place(store: &Path) -> Result<(), Error> {
 const LINK: &str = "it is a link, and everything of a store must be in the store's folder";
 
 pub(crate) fn parse(text: &[u8]) -> Result<(), String> {
-    // What was not read of it could be a feature that must be known.
+    // The rest, which was not read, could name a feature that calve must know.
     if text.len() as u64 > MOST_BYTES {
         return Err("its format file is longer than any".to_owned());
     }
@@ -229,7 +235,7 @@ mod tests {
         }
     }
 
-    /// It was read as far as 64 KiB, and what came behind was taken for not there.
+    /// An earlier version read the first 64 KiB and ignored the rest.
     #[test]
     fn a_format_file_that_is_too_long_to_be_read_as_a_whole_is_refused() {
         let dir = tempfile::tempdir().unwrap();

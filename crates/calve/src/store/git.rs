@@ -1,18 +1,28 @@
-//! What calve asks of git, by the `git` program: what is git's own, git does.
+//! Everything that calve asks of git, through the `git` program. calve leaves to git what belongs
+//! to git.
 //!
-//! A project's repository is where git finds it from the project's root, so git's own rules hold: of who may own it (`safe.directory`), and
-//! of what its files mean. Of those, calve itself reads and writes only what gitrepository-layout(5) documents of linked worktrees:
-//! `worktrees/ID/gitdir` (where the worktree's `.git` file is), `worktrees/ID/locked` (why nobody may prune it), `commondir`, and the `.git` file.
+//! git itself finds a project's repository, from the project's root. So git's own rules hold: who
+//! may own the repository (`safe.directory`), and what its files mean. Of these files, calve itself
+//! reads and writes only those that gitrepository-layout(5) documents for linked worktrees:
+//! `worktrees/ID/gitdir` (the path of the worktree's `.git` file), `worktrees/ID/locked` (the
+//! reason why the worktree must not be pruned), `commondir`, and the `.git` file.
 //!
 //! # A linked worktree that is whole or absent
-//! `git worktree add` registers a worktree and makes its folder, in this order: `ID`, `locked`, the folder, `gitdir`, `.git`, `HEAD`. calve lets it do so
-//! at a temporary place whose last name is the worktree's ([`Repository::add`]), so that git calls the registration by it. The tree that calve makes
-//! meanwhile gets the `.git` file, and `gitdir` gets the path that the tree will have ([`Registration::point_at`]), both before the tree
-//! has its name. The command for that, `git worktree repair`, works only afterwards: a tree that was published would for a moment be no worktree
-//! of git, and a death in between would leave it so. The lock goes last, when the tree stands ([`Registration::unlock`]).
+//! `git worktree add` registers a worktree and makes its folder. It makes these parts in this
+//! order: `ID`, `locked`, the folder, `gitdir`, `.git`, `HEAD`. calve has git do so at a temporary
+//! place ([`Repository::add`]). The last name of that place is the worktree's name, because git
+//! names the registration after it. Meanwhile calve makes the tree. Before the tree gets its name,
+//! calve puts the `.git` file into it and writes the path that the tree will have into `gitdir`
+//! ([`Registration::point_at`]).
 //!
-//! The lock's reason has the worktree's token, and a branch that calve makes has it in its first reflog entry. So what a killed calve left
-//! is known to be its own, and nothing else is ever taken back.
+//! git's own command for this, `git worktree repair`, works only once the tree is in its place. With
+//! that command, the published tree would for a moment not be a worktree of git, and a crash in
+//! that moment would leave it so. The lock is removed last, when the tree is in its place
+//! ([`Registration::unlock`]).
+//!
+//! The lock's reason contains the worktree's token, and so does the first reflog entry of a branch
+//! that calve makes. So calve recognizes what a killed calve left, and never takes back anything
+//! else.
 
 use std::ffi::{CString, OsStr};
 use std::fs::File;
@@ -39,24 +49,24 @@ mod tests;
 
 /// The folder of a repository that has a folder for each linked worktree.
 const REGISTRATIONS: &str = "worktrees";
-/// In that: the path of the worktree's `.git` file.
+/// In `worktrees/ID`: the path of the worktree's `.git` file.
 const GITDIR: &str = "gitdir";
-/// In that: the path of the folder that all working trees share.
+/// In `worktrees/ID`: the path of the folder that all working trees share.
 const COMMONDIR: &str = "commondir";
-/// In that: why it must not be pruned.
+/// In `worktrees/ID`: the reason why the worktree must not be pruned.
 const LOCKED: &str = "locked";
-/// A path is shorter, on every system.
+/// Every path is shorter than this, on every system.
 const PATH_MOST_BYTES: u64 = 64 * 1024;
-/// Between two steps of one git there is no such pause.
+/// One git process never pauses this long between two steps.
 const STEP_MOST: Duration = Duration::from_secs(1);
 
-/// What a project's root is for git.
+/// What git finds at a project's root.
 #[derive(Debug)]
 pub(crate) enum Found {
-    /// It has no `.git`.
+    /// The root has no `.git`.
     Nothing,
     Repository(Repository),
-    /// It has one, and git does not work with it, or is not there.
+    /// The root has a `.git`, but git does not work with it, or git is not installed.
     Unusable(Failure),
 }
 
@@ -64,32 +74,31 @@ pub(crate) enum Found {
 #[derive(Debug, Clone)]
 pub(crate) struct Repository {
     pub(crate) root: PathBuf,
-    /// What is the working tree's own: its `HEAD` and its index.
+    /// The folder that belongs to this working tree alone, with its `HEAD` and its index.
     pub(crate) git_dir: PathBuf,
-    /// What all working trees share: branches, objects, registrations.
+    /// The folder that all working trees share, with branches, objects and registrations.
     pub(crate) common: PathBuf,
 }
 
-/// What a working tree's `HEAD` is.
+/// What a working tree's `HEAD` points to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Head {
-    /// Without `refs/heads/`; `None` where it is detached.
+    /// The branch's name without `refs/heads/`. `None`: `HEAD` is detached.
     pub(crate) branch: Option<String>,
     /// `None` before the first commit.
     pub(crate) commit: Option<String>,
 }
 
-/// A branch that exists.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Branch {
-    /// Without `refs/heads/`.
+    /// The branch's name without `refs/heads/`.
     pub(crate) name: String,
     pub(crate) commit: String,
-    /// The working tree that has it checked out.
+    /// The working tree that has the branch checked out.
     pub(crate) tree: Option<PathBuf>,
 }
 
-/// A commit, and what it says of itself.
+/// A commit with its subject, or an annotated tag with its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Commit {
     pub(crate) id: String,
@@ -102,37 +111,39 @@ impl Commit {
         Some(Self { id: id.to_owned(), subject: subject.to_owned() })
     }
 
-    /// One of which only the id is known.
+    /// A commit of which only the id is known.
     pub(crate) fn unknown(id: &str) -> Self {
         Self { id: id.to_owned(), subject: String::new() }
     }
 }
 
-/// What a new linked worktree shall have as its `HEAD`.
+/// What the `HEAD` of a new linked worktree points to.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Onto<'a> {
     Branch(&'a str),
     Commit(&'a str),
 }
 
-/// A linked worktree, as its repository knows it.
+/// A linked worktree as its repository registers it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Registration {
     /// `worktrees/ID` in the repository.
     pub(crate) folder: PathBuf,
-    /// The path of the worktree's `.git` file. `None` where a git that makes it, or was killed, has not written it.
+    /// The path of the worktree's `.git` file. `None`: the git that makes the worktree has not
+    /// written it yet, or was killed before it did.
     pub(crate) git_file: Option<PathBuf>,
-    /// Why it is locked, if it is.
+    /// The reason why the worktree is locked, if it is locked.
     pub(crate) locked: Option<Vec<u8>>,
 }
 
-/// What is in a working tree that no commit has.
+/// The work in a working tree that no commit has.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Work {
     pub(crate) head: Option<Head>,
-    /// Paths that are changed, staged, in conflict, or untracked and not ignored; untracked folders are named as one.
+    /// Paths that are changed, staged, in conflict, or untracked and not ignored. An untracked
+    /// folder counts as one path.
     pub(crate) paths: Vec<PathBuf>,
-    /// There are more.
+    /// Whether there are more paths than these.
     pub(crate) is_cut: bool,
     /// The index has content of a path that neither its file nor `HEAD` has.
     pub(crate) only_index_has_it: bool,
@@ -143,7 +154,7 @@ pub(crate) fn git_of(root: &Path) -> PathBuf {
     root.join(".git")
 }
 
-/// What git says of the folder `root`.
+/// Asks git what the folder `root` is.
 pub(crate) fn find(root: &Path) -> Found {
     if std::fs::symlink_metadata(git_of(root)).is_err() {
         return Found::Nothing;
@@ -167,7 +178,7 @@ pub(crate) fn find(root: &Path) -> Found {
     };
     let id = |path: &Path| std::fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
     if id(&path_from(top)) != id(root) || id(root).is_none() {
-        // Not a repository: git went on to a folder above.
+        // This `.git` is not a repository, so git went on to a folder above.
         return refused("its .git is not a repository");
     }
     Found::Repository(Repository {
@@ -177,7 +188,8 @@ pub(crate) fn find(root: &Path) -> Found {
     })
 }
 
-/// The repository of a project's root, as its files say, without git. `None` where it has none.
+/// The repository of a project's root, read from its files without asking git. `None`: the root has
+/// no repository.
 pub(crate) fn read(root: &Path) -> Option<Repository> {
     let own = git_of(root);
     let git_dir = match std::fs::metadata(&own).ok()?.is_dir() {
@@ -191,7 +203,8 @@ pub(crate) fn read(root: &Path) -> Option<Repository> {
     Some(Repository { root: root.to_owned(), git_dir, common })
 }
 
-/// The commits that the references of a whole repository, a copy of another, hold: its `HEAD`, its branches, its tags and its stashes.
+/// The commits that the references of `root` hold: its `HEAD`, its branches, its tags and its
+/// stashes. `root` is a whole repository that is a copy of another.
 ///
 /// # Errors
 /// git could not be asked.
@@ -199,14 +212,14 @@ pub(crate) fn tips_of_copy(root: &Path) -> Result<Vec<String>, Failure> {
     let mut tips = Vec::new();
     for asked in [
         &["rev-list", "--no-walk", "--ignore-missing", "--all", "HEAD", "--"][..],
-        // All stashes, not the last alone.
+        // `--all` covers only the last stash; this lists all of them.
         &["stash", "list", "--no-show-signature", "--format=%H"][..],
     ] {
         match Git::new(root).args(asked).run() {
             Ok(output) => {
                 tips.extend(String::from_utf8_lossy(&output.bytes).lines().map(str::to_owned));
             }
-            // Before the first commit.
+            // The repository has no commit yet.
             Err(Failure::Refused(words)) if words.contains("bad revision 'HEAD'") => {}
             Err(failure) => return Err(failure),
         }
@@ -216,7 +229,7 @@ pub(crate) fn tips_of_copy(root: &Path) -> Result<Vec<String>, Failure> {
     Ok(tips)
 }
 
-/// The annotated tags of a repository: objects of their own, which no commit leads to.
+/// The annotated tags of a repository. They are objects of their own that no commit leads to.
 ///
 /// # Errors
 /// git could not be asked.
@@ -232,7 +245,7 @@ pub(crate) fn tags(root: &Path) -> Result<Vec<Commit>, Failure> {
     Ok(text.lines().filter_map(|line| Commit::parse(line.strip_prefix("tag ")?)).collect())
 }
 
-/// The only line of an answer.
+/// The only line of git's output.
 fn line(output: &[u8]) -> String {
     String::from_utf8_lossy(output).trim_end_matches('\n').to_owned()
 }
@@ -242,7 +255,7 @@ fn line(output: &[u8]) -> String {
 /// # Errors
 /// git could not be asked.
 pub(crate) fn can_be_a_branch(root: &Path, name: &str) -> Result<bool, Failure> {
-    // What git takes for something else, or would not let anybody make.
+    // git gives these names another meaning, or refuses to make such a branch.
     if name.is_empty() || name == "HEAD" || name.starts_with('-') {
         return Ok(false);
     }
@@ -257,20 +270,20 @@ pub(crate) fn branch_ref(name: &str) -> String {
     format!("refs/heads/{name}")
 }
 
-/// What the reflog says of a branch that was made for the worktree with this token.
+/// The first reflog entry of a branch that was made for the worktree with this token.
 fn first_entry(token: &str) -> String {
     format!("branch: Created by calve start ({token})")
 }
 
-/// Why the registration of a worktree is locked while calve makes it.
+/// The reason of the lock that a worktree's registration has while calve makes the worktree.
 fn making(token: &str) -> String {
     format!("calve is making it ({token})")
 }
 
-/// What is uncommitted in the working tree at `root`. Nothing is written.
+/// The uncommitted work in the working tree at `root`. Nothing is written.
 ///
 /// # Errors
-/// git does not work with it.
+/// git does not work with this tree.
 pub(crate) fn work_in(root: &Path) -> Result<Work, Failure> {
     let output = Git::new(root)
         .args(["status", "--porcelain=v2", "--branch", "-z", "--no-renames", "--no-ahead-behind"])
@@ -279,12 +292,12 @@ pub(crate) fn work_in(root: &Path) -> Result<Work, Failure> {
     Ok(Work { is_cut: output.is_cut, ..parse_status(&output.bytes) })
 }
 
-/// `git status --porcelain=v2 --branch -z` without renames.
+/// Parses the output of `git status --porcelain=v2 --branch -z` without renames.
 fn parse_status(output: &[u8]) -> Work {
     let mut work = Work::default();
     let (mut commit, mut branch) = (None, None);
     let mut records: Vec<&[u8]> = output.split(|byte| *byte == 0).collect();
-    // What is behind the last zero is nothing, or was cut off.
+    // The part after the last zero byte is empty, or was cut off.
     records.pop();
     for record in records {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -293,7 +306,7 @@ fn parse_status(output: &[u8]) -> Work {
         } else if let Some(name) = record.strip_prefix(b"# branch.head ") {
             branch = (name != b"(detached)").then(|| text(name));
         } else {
-            // How many fields are before the path: git-status(1).
+            // The number of fields before the path, from git-status(1).
             let before = match record.first() {
                 Some(b'1') => 8,
                 Some(b'u') => 10,
@@ -319,7 +332,7 @@ impl Repository {
         Git::new(&self.root)
     }
 
-    /// The branch and the commit that the project is at.
+    /// The branch and the commit that the project has checked out.
     ///
     /// # Errors
     /// git could not be asked.
@@ -338,7 +351,7 @@ impl Repository {
         Ok(Head { branch, commit })
     }
 
-    /// The branches that are called by one of `names`, or by one and a slash.
+    /// The branches whose name is one of `names`, or starts with one of them and a slash.
     ///
     /// # Errors
     /// git could not be asked.
@@ -356,7 +369,7 @@ impl Repository {
                 let commit = String::from_utf8_lossy(fields[0]);
                 Branch {
                     name: name.strip_prefix("refs/heads/").unwrap_or(&name).to_owned(),
-                    // Between two entries there is a line break.
+                    // git prints a line break between two entries.
                     commit: commit.trim_start().to_owned(),
                     tree: (!fields[2].is_empty()).then(|| path_from(fields[2])),
                 }
@@ -367,7 +380,7 @@ impl Repository {
     /// Makes a branch for the worktree with this token.
     ///
     /// # Errors
-    /// There is one already, or git could not make it. Nothing was made.
+    /// The branch exists already, or git could not make it. Nothing was made.
     pub(crate) fn make_branch(
         &self,
         name: &str,
@@ -377,7 +390,7 @@ impl Repository {
     ) -> Result<(), Failure> {
         self.git()
             .args(["update-ref", "--create-reflog", "-m", &first_entry(token)])
-            // The empty string: it must not exist.
+            // An empty old value means that the branch must not exist.
             .args([&branch_ref(name), commit, ""])
             .holding(lock)
             .map_err(Failure::NotRun)?
@@ -385,10 +398,11 @@ impl Repository {
             .map(drop)
     }
 
-    /// Removes the branch that was made for the worktree with this token, if nothing has happened to it since.
+    /// Removes the branch that was made for the worktree with this token, unless the branch has
+    /// changed since.
     ///
     /// # Errors
-    /// git could not be asked, or could not remove it.
+    /// git could not be asked, or could not remove the branch.
     pub(crate) fn take_back_branch(
         &self,
         name: &str,
@@ -404,7 +418,7 @@ impl Repository {
             .run();
         let reflog = match reflog {
             Ok(output) => line(&output.bytes),
-            // No such branch.
+            // The branch does not exist.
             Err(Failure::Refused(_)) => return Ok(()),
             Err(failure) => return Err(failure),
         };
@@ -416,7 +430,8 @@ impl Repository {
         }
     }
 
-    /// Removes the lock of a reference that a git left which died while it made the reference for us. One that is alive holds it for moments.
+    /// Removes the lock of a reference, if a git that was making the reference for calve died and
+    /// left it. A git that is alive holds such a lock only for moments.
     fn break_lock(&self, reference: &str, commit: &str) {
         let path = self.common.join(format!("{reference}.lock"));
         let is_left = || {
@@ -433,19 +448,21 @@ impl Repository {
         }
     }
 
-    /// Removes a branch that is at `commit`.
+    /// Removes a branch that points to `commit`.
     ///
     /// # Errors
-    /// It is elsewhere by now, or git could not remove it.
+    /// The branch points to another commit by now, or git could not remove it.
     pub(crate) fn delete_branch(&self, name: &str, commit: &str) -> Result<(), Failure> {
         self.git().args(["update-ref", "-d", &branch_ref(name), commit]).run().map(drop)
     }
 
-    /// Registers a linked worktree, of which nothing is checked out and no hook is run. It is locked for the worktree with this token. `at`, in which
-    /// its `.git` file is afterwards, must not exist; git calls the registration by its last name, if no other has that.
+    /// Registers a linked worktree. Nothing is checked out, and no hook runs. The registration is
+    /// locked for the worktree with this token. `at` must not exist; git makes this folder and puts
+    /// the `.git` file into it. git names the registration after the last part of `at`, unless
+    /// another registration has that name.
     ///
     /// # Errors
-    /// git could not do it; what is left of it is found by the token.
+    /// git could not do it. The token identifies what git left.
     pub(crate) fn add(
         &self,
         at: &Path,
@@ -455,7 +472,8 @@ impl Repository {
     ) -> Result<Registration, Failure> {
         let git = self
             .git()
-            // A setting that is written to the repository's own would shut out other programs.
+            // With relative paths, git would write an extension into the repository's own
+            // configuration, and programs that do not know the extension refuse the repository.
             .args(["-c", "worktree.useRelativePaths=false"])
             .args(["worktree", "add", "-q", "--no-checkout", "--no-guess-remote"])
             .args(["--lock", "--reason", &making(token)]);
@@ -471,8 +489,10 @@ impl Repository {
         })
     }
 
-    /// The commits at `tips`, and before them, that go when a worktree goes: no branch, tag, stash or other shared reference holds them, `but`
-    /// this one. The newest first, at most `most`. `objects` has them, if the repository has not.
+    /// The commits at `tips`, and their ancestors, that are lost when a worktree is removed: no
+    /// branch, tag, stash or other shared reference holds them. The reference `but` does not count
+    /// as holding them. The newest come first, at most `most` of them. If the repository does not
+    /// have the commits, they are in `objects`.
     ///
     /// # Errors
     /// git could not be asked, or does not know a commit.
@@ -492,7 +512,7 @@ impl Repository {
             .args(["--no-commit-header", "--format=%H %s"])
             .args(tips)
             .arg("--not")
-            // A working tree's own.
+            // These references belong to one working tree alone.
             .args(["bisect", "rewritten", "worktree"].map(|own| format!("--exclude=refs/{own}/*")))
             .args(but.map(|reference| format!("--exclude={reference}")))
             .args(["--glob=refs/*", "--"]);
@@ -505,8 +525,8 @@ impl Repository {
         Ok(commits.lines().filter_map(Commit::parse).collect())
     }
 
-    /// The commits of a linked worktree, there or not, that may be held by nothing else: its `HEAD`, its own references, and what a merge or a
-    /// rebase put aside.
+    /// The commits of a linked worktree that nothing else may hold: its `HEAD`, its own references,
+    /// and the changes that a merge or a rebase put aside. The worktree's tree may be gone.
     ///
     /// # Errors
     /// git could not be asked.
@@ -532,7 +552,7 @@ impl Repository {
         Ok(tips)
     }
 
-    /// How many commits one has that the other has not.
+    /// How many commits `commit` has that `of` does not have, and the other way round.
     ///
     /// # Errors
     /// git could not be asked, or does not know a commit.
@@ -559,11 +579,12 @@ impl Repository {
         }
     }
 
-    /// Keeps a commit by a reference of calve's, called by the worktree that it is from; a number follows where that is taken. Gives its name.
-    /// `from` is a repository that has the commit, if this one has not.
+    /// Keeps a commit with a reference of calve's, and returns the reference's name. The reference
+    /// has the name of the worktree that the commit is from, with a number if that name is taken.
+    /// If this repository does not have the commit, `from` is one that does.
     ///
     /// # Errors
-    /// git could not do it. There is no such reference.
+    /// git could not do it. The reference was not made.
     pub(crate) fn keep_dropped(
         &self,
         name: &str,
@@ -571,9 +592,9 @@ impl Repository {
         from: Option<&Path>,
     ) -> Result<String, Failure> {
         if let Some(from) = from {
-            // By its id, and into no reference yet.
+            // This fetches the commit by its id and stores it under no reference yet.
             self.git()
-                // In which any commit may be asked for.
+                // In this version of the protocol git may ask for any commit.
                 .args(["-c", "protocol.version=2"])
                 .args([
                     "fetch",
@@ -611,7 +632,7 @@ impl Repository {
         }
     }
 
-    /// Makes the index of a linked worktree that of its `HEAD`, without a look at its files.
+    /// Fills the index of a linked worktree from its `HEAD`, without looking at its files.
     ///
     /// # Errors
     /// git could not do it.
@@ -621,7 +642,7 @@ impl Repository {
         self.git().with_index(&index).args(["read-tree", &head]).run().map(drop)
     }
 
-    /// What is registered.
+    /// All linked worktrees that are registered.
     ///
     /// # Errors
     /// The folder could not be listed.
@@ -630,7 +651,8 @@ impl Repository {
     }
 }
 
-/// A worktree's name as a part of a reference's: what git does not allow there is a line.
+/// A worktree's name as a part of a reference's name. Characters that git does not allow there
+/// become underscores.
 fn as_reference(name: &str) -> String {
     let fits =
         |char: char| char.is_alphanumeric() || matches!(char, '-' | '_' | '+' | '=' | ',' | '%');
@@ -645,7 +667,7 @@ fn as_reference(name: &str) -> String {
     text
 }
 
-/// What is registered in the repository whose shared folder is `common`.
+/// The linked worktrees that are registered in the repository whose shared folder is `common`.
 pub(crate) fn registrations(common: &Path) -> io::Result<Vec<Registration>> {
     let folder = common.join(REGISTRATIONS);
     let mut found = Vec::new();
@@ -657,10 +679,10 @@ pub(crate) fn registrations(common: &Path) -> io::Result<Vec<Registration>> {
     Ok(found)
 }
 
-/// Where the `.git` file in a folder leads.
+/// The path in the `.git` file of a folder.
 ///
 /// # Errors
-/// There is none, or it is something else.
+/// There is no `.git` file, or it has other content.
 pub(crate) fn leads_to(root: &Path) -> io::Result<PathBuf> {
     let text = read_plain(fs::CWD, &git_of(root), PATH_MOST_BYTES)?;
     let text = text.strip_prefix(b"gitdir: ").ok_or_else(|| {
@@ -669,7 +691,8 @@ pub(crate) fn leads_to(root: &Path) -> io::Result<PathBuf> {
     Ok(absolute(root, text))
 }
 
-/// A path that a file of git has, which may be relative to the folder of the file, and ends with the line.
+/// The path in a line of one of git's files. A relative path starts at `folder`, the folder of the
+/// file.
 fn absolute(folder: &Path, line: &[u8]) -> PathBuf {
     let path = path_from(line.trim_ascii_end());
     if path.is_absolute() {
@@ -699,22 +722,23 @@ impl Registration {
         Some(Self { folder, git_file, locked })
     }
 
-    /// What git calls it.
+    /// The id that git gave this registration.
     pub(crate) fn id(&self) -> &OsStr {
         self.folder.file_name().unwrap_or_default()
     }
 
-    /// What a `.git` file must hold that leads to it.
+    /// The content of a `.git` file that leads to this registration.
     pub(crate) fn git_file_text(&self) -> Vec<u8> {
         [b"gitdir: ", self.folder.as_os_str().as_bytes(), b"\n"].concat()
     }
 
-    /// Whether it is of the tree at `root`, as far as it says.
+    /// Whether this registration names the tree at `root` as its worktree.
     pub(crate) fn is_of(&self, root: &Path) -> bool {
         self.git_file.as_deref() == Some(&git_of(root))
     }
 
-    /// Whether calve was making it for the worktree with this token. `temporary` is where git was told to make it.
+    /// Whether calve was making this registration for the worktree with this token. `temporary` is
+    /// the place where git was told to make the worktree.
     pub(crate) fn is_made_for(&self, token: &str, temporary: &Path) -> bool {
         let is_locked = self
             .locked
@@ -723,8 +747,9 @@ impl Registration {
         is_locked || self.git_file.as_ref().is_some_and(|path| path.starts_with(temporary))
     }
 
-    /// Whether a git that died had just begun with it, under the name `name` or that and a number: nothing in it says whose it is, and
-    /// nothing would be lost with it.
+    /// Whether a git died just after it had begun this registration, which is called `name`, or
+    /// `name` and a number. Such a registration does not say whose it is, and removing it loses
+    /// nothing.
     pub(crate) fn is_hardly_begun(&self, name: &str) -> bool {
         let Some(number) = self.id().to_str().and_then(|id| id.strip_prefix(name)) else {
             return false;
@@ -737,15 +762,15 @@ impl Registration {
             })
     }
 
-    /// Waits until a git that is at it would have taken its next step.
+    /// Waits until a git that works on this registration would have taken its next step.
     pub(crate) fn wait_for_next_step(&self) {
         wait_for_next_step(&self.folder);
     }
 
-    /// Makes it one of the tree that will be at `root`.
+    /// Makes this the registration of the tree that will be at `root`.
     ///
     /// # Errors
-    /// It is as it was.
+    /// The registration is unchanged.
     pub(crate) fn point_at(&mut self, root: &Path) -> io::Result<()> {
         let git_file = git_of(root);
         let mut text = git_file.clone().into_os_string().into_vec();
@@ -755,10 +780,10 @@ impl Registration {
         Ok(())
     }
 
-    /// Takes the lock away, if it is calve's own for the worktree with this token.
+    /// Removes the lock, if calve made it for the worktree with this token.
     ///
     /// # Errors
-    /// It is locked as before.
+    /// The registration is locked as before.
     pub(crate) fn unlock(&mut self, token: &str) -> io::Result<()> {
         let path = self.folder.join(LOCKED);
         let now = read_plain(fs::CWD, &path, PATH_MOST_BYTES).unwrap_or_default();
@@ -769,16 +794,17 @@ impl Registration {
         Ok(())
     }
 
-    /// Removes it, as `git worktree remove` does of a worktree that is gone. It disappears at once, since a git that meets one of which a part is
-    /// missing dies: it is renamed into `stage` first. Where that is on another filesystem, it goes piece by piece, and what says whose it is
-    /// goes last.
+    /// Removes the registration, as `git worktree remove` does for a worktree whose tree is gone. A
+    /// git that meets a registration with a missing part dies, so the registration must disappear
+    /// at once: it is renamed into `stage` first. If `stage` is on another filesystem, the parts
+    /// are removed one by one, and the file that says whose registration it is comes last.
     ///
     /// # Errors
-    /// A part of it may be gone.
+    /// A part of the registration may be gone.
     pub(crate) fn remove(&self, stage: &Path) -> io::Result<()> {
         match self.put_aside(stage) {
             Ok(aside) => aside.remove(),
-            // Somebody else was faster.
+            // Another process removed it first.
             Err(_) if std::fs::symlink_metadata(&self.folder).is_err() => Ok(()),
             Err(_) => {
                 for (name, _) in listed_at(&self.folder)? {
@@ -792,10 +818,10 @@ impl Registration {
         }
     }
 
-    /// Renames it into `stage`: it is not registered any more.
+    /// Renames the folder of the registration into `stage`. It is not registered any more.
     ///
     /// # Errors
-    /// It is as it was: gone, or `stage` is on another filesystem.
+    /// The registration is unchanged: it was gone already, or `stage` is on another filesystem.
     pub(crate) fn put_aside(&self, stage: &Path) -> io::Result<Aside> {
         let (was, is) = (self.folder.clone(), stage.join(stage_name()));
         std::fs::rename(&was, &is)?;
@@ -822,7 +848,7 @@ impl Aside {
     }
 }
 
-/// Waits until a git that made a file or a folder would have gone on with it, or removed it.
+/// Waits until a git that made a file or a folder would have continued with it, or removed it.
 fn wait_for_next_step(path: &Path) {
     let rested = || {
         std::fs::symlink_metadata(path).map_or(true, |meta| {

@@ -1,7 +1,8 @@
-//! Names by content: BLAKE3 of what they stand for.
+//! Ids name objects by their content: an id is a BLAKE3 hash.
 //!
-//! A blob's name is the plain hash of its bytes, so that anyone can check it with `b3sum`. Directories and snapshots are
-//! hashed in contexts of their own (BLAKE3's key derivation), so that no file can be made that is taken for one of them.
+//! The id of a blob is the plain hash of its bytes, so that anyone can check it with `b3sum`.
+//! Directories and snapshots are hashed in contexts of their own (BLAKE3's key derivation), so that
+//! nobody can make a file that is taken for one of them.
 
 use std::fmt;
 use std::io;
@@ -45,7 +46,8 @@ macro_rules! id {
             }
         }
 
-        /// All of its 64 digits, of either case; [`Store::resolve`](crate::Store::resolve) takes the start of a snapshot's.
+        /// Parses all 64 digits, of either case. [`Store::resolve`](crate::Store::resolve) accepts
+        /// the start of a snapshot's id.
         impl FromStr for $name {
             type Err = Error;
 
@@ -61,15 +63,15 @@ macro_rules! id {
 }
 
 id! {
-    /// A file's content: BLAKE3 of its bytes.
+    /// The id of a file's content: BLAKE3 of its bytes.
     pub BlobId
 }
 id! {
-    /// A directory with all that is below it: BLAKE3 of its encoding.
+    /// The id of a directory with all that is below it: BLAKE3 of its encoding.
     pub(crate) DirectoryId
 }
 id! {
-    /// A snapshot: what the tree held, where it came from, when and why.
+    /// The id of a snapshot: what the tree held, where it came from, when and why.
     pub SnapshotId
 }
 
@@ -93,7 +95,8 @@ impl SnapshotId {
     }
 }
 
-/// The bytes that `hex` (of either case) spells, where it is whole.
+/// The bytes that the hexadecimal digits `hex` (of either case) stand for. `None` if the length is
+/// wrong or a character is no digit.
 pub(crate) fn from_hex(hex: &str) -> Option<[u8; ID_BYTES]> {
     let hex = hex.as_bytes();
     if hex.len() != 2 * ID_BYTES {

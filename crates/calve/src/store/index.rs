@@ -1,38 +1,50 @@
-//! What a worktree's files looked like when their content was last known: the reason why `status` reads nothing.
+//! The index of a worktree: what the worktree's files looked like when their content was last
+//! known. Thanks to it `status` reads no file.
 //!
-//! An index belongs to a snapshot and says, for each of its entries in the order of their numbers, which inode stands for
-//! it and when that inode last changed. An entry is the same as in the snapshot, without a look at its content, if its size, mode,
-//! owner and modification time are the snapshot's, and its inode and change time are the index's.
+//! An index belongs to a snapshot. For each entry of the snapshot, in the order of the entries'
+//! numbers, it says which inode stands for the entry and when that inode last changed. An entry
+//! counts as unchanged, without a look at its content, if its kind, size and modification time are
+//! the snapshot's, and its inode and change time are the index's. The change time also shows each
+//! change of mode and owner.
 //!
 //! # The racy rule
-//! A change time says nothing about a second change within the same tick of the clock. So an index has a *stamp*, a time of the
-//! same filesystem's clock, taken before the first entry was looked at; what changed at the stamp or after is not trusted and
-//! is read again. (git has the same rule: Documentation/technical/racy-git.txt.) A tree that was just started waits until
-//! the clock has moved past its last change, and is clean from the first look on.
+//! A change time says nothing about a second change within the same tick of the clock. So an index
+//! has a *stamp*: a time of the same filesystem's clock, taken before the first entry was looked
+//! at. A file that changed at the stamp or later is not trusted and is read again. (git has the
+//! same rule: Documentation/technical/racy-git.txt.) A start waits until the clock has moved past
+//! the last change in the new tree, so the tree is clean from the first look on.
 //!
 //! # The rule of the writer
-//! Times tell of a later change only if whoever makes it has to set them first. A store through a mapping to a page that is
-//! dirty already does not, and a long write set them when it began. So the index vouches for a file only if
-//! [`is_traced`](super::blobs::is_traced) says so; the entry of any other has the end of time as its change time, and is read
-//! again.
+//! Times show a later change only if the change has to set them first. Two kinds of change do not.
+//! A store through a mapping to a page that is dirty already sets no times. A long write sets the
+//! times only when it begins. So the index vouches for a file only if
+//! [`is_traced`](super::blobs::is_traced) says so. The entry of any other file has the end of time
+//! as its change time, and the file is read again.
 //!
 //! # The rule of the boot
-//! Times tell of every write only as long as the machine runs. A filesystem that writes in place may have an overwritten block on
-//! the disk before the inode's new times, which are in its log; when the power fails in between, the file has new content and old
-//! times. (XFS and ext4 do it: write, flush that block with `sync_file_range(2)`, shut down.) So an index says in which *boot* it
-//! was made. In any other, calve trusts a regular file only if no overwrite of it could have come apart so
-//! (`old_times_mean_old_content` in [`scan`](super::scan)), or if calve may not read it. It reads any other file once more. It does not
-//! do so on a system that does not name its boots, nor after a filesystem died and was mounted again in the same boot.
+//! Times show every write only as long as the machine runs. On a filesystem that writes in place,
+//! an overwritten block may reach the disk before the inode's new times, which are in the
+//! filesystem's log. If the power fails in between, the file has new content and old times. (XFS
+//! and ext4 do it: write, flush that block with `sync_file_range(2)`, shut down.)
+//!
+//! So an index says in which *boot* it was made. In any other boot, calve trusts a regular file
+//! only in two cases: if no overwrite of the file could have come apart in this way
+//! (`old_times_mean_old_content` in [`scan`](super::scan)), or if calve may not read the file. It
+//! reads any other file once more. This rule does not hold on a system that does not name its
+//! boots, nor after a filesystem died and was mounted again in the same boot.
 //!
 //! # Format
 //! ```text
-//! magic "CALVEIDX" | version u32 = 3 | snapshot id:32 | boot:16 | stamp: i64 seconds, u32 nanoseconds | count u32
-//!   | zstd(records) | BLAKE3 of all before it:32            numbers are little endian
+//! magic "CALVEIDX" | version u32 = 3 | snapshot id:32 | boot:16
+//!   | stamp: i64 seconds, u32 nanoseconds | count u32 | zstd(records) | BLAKE3 of all before it:32
+//!                                                                        numbers are little endian
 //! record = zigzag(inode - last inode) zigzag(seconds - last seconds) varint(nanoseconds)
 //! ```
-//! Version 2 is the same, made without the rule of the writer; version 1 has no boot. Both are read as of no known boot.
+//! Version 2 has the same form, but was made without the rule of the writer. Version 1 has no boot.
+//! calve reads both as indexes whose boot is not known.
 //!
-//! It is written beside its place and renamed, so that it is whole or not there. Without it nothing is lost but time.
+//! calve writes an index to a temporary file and renames it, so an index is whole or absent. A lost
+//! index costs only time.
 
 use std::io::{self, Read as _};
 
@@ -44,36 +56,37 @@ use crate::tree::staging::boot;
 pub(crate) const MAGIC: &[u8; 8] = b"CALVEIDX";
 pub(crate) const VERSION: u32 = 3;
 
-/// Whose indexes may vouch for files that changed without a trace: they count as of another boot.
+/// Indexes of this version may vouch for files that changed without a trace, so calve reads them as
+/// indexes of another boot.
 const VERSION_WITHOUT_WRITERS: u32 = 2;
 
-/// Whose indexes have no boot.
+/// Indexes of this version have no boot.
 const FIRST_VERSION: u32 = 1;
 pub(crate) const HEADER_BYTES: usize = 8 + 4 + 32 + 16 + 12 + 4;
 const HASH_BYTES: usize = 32;
 
-/// A record takes at most this much.
+/// A record takes at most this many bytes.
 const RECORD_MOST_BYTES: usize = 25;
 
-/// So much of the records is in memory at once.
+/// At most this much of the records is in memory at once.
 const PIECE_BYTES: usize = 64 * 1024;
 
-/// No window that is written is larger; a forged one may ask for 128 MiB of memory.
+/// The largest window that calve writes. A forged index may ask for 128 MiB of memory.
 const WINDOW_LOG: u32 = 23;
 
-/// What stands for an entry.
+/// The inode that stands for an entry, and its change time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Stat {
     pub(crate) ino: u64,
     pub(crate) changed: (i64, u32),
 }
 
-/// A boot of the machine, in an index.
+/// The boot of the machine in which an index was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Boot(pub(crate) [u8; 16]);
 
 impl Boot {
-    /// This one; all are the same where the system has no name for them.
+    /// The current boot. If the system does not name its boots, all boots are the same.
     pub(crate) fn this() -> Self {
         let mut bytes = [0; 16];
         if let Some(name) = boot() {
@@ -87,17 +100,18 @@ impl Boot {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Index {
     pub(crate) snapshot: SnapshotId,
-    /// In which it was made.
+    /// The boot in which the index was made.
     pub(crate) boot: Boot,
     pub(crate) stamp: (i64, u32),
-    /// By the entries' numbers.
+    /// One for each entry, in the order of the entries' numbers.
     pub(crate) stats: Vec<Stat>,
 }
 
 const ANOTHER_NUMBER: Malformed = Malformed("the index has another number of entries");
 
 impl Index {
-    /// As it is stored. `manifest` is the tree of its snapshot.
+    /// The bytes of the index as the store keeps them. `manifest` is the tree of the index's
+    /// snapshot.
     pub(crate) fn encode_stored(&self, manifest: &Manifest) -> io::Result<Vec<u8>> {
         self.encode_with(&manifest.stored(&self.stats))
     }
@@ -131,7 +145,8 @@ impl Index {
         Ok(out)
     }
 
-    /// Decodes the index of a snapshot that has so many entries; one of any other number is refused before it takes memory.
+    /// Decodes the index of a snapshot that has `entries` entries. An index with another number of
+    /// entries is refused before it takes memory.
     pub(crate) fn decode(bytes: &[u8], entries: u32) -> Result<Self, Malformed> {
         let (mut index, count, compressed) = parts(bytes)?;
         if count != entries {
@@ -142,8 +157,9 @@ impl Index {
         Ok(index)
     }
 
-    /// Whether it could be decoded, keeping nothing of it in memory. `entries` tells how many a snapshot has; of one that is not
-    /// there nobody will decode the index, and it is not unfolded.
+    /// Whether the index could be decoded. Nothing of it stays in memory. `entries` says how many
+    /// entries a snapshot has. If the store does not have the snapshot, nobody will decode the
+    /// index, so its records are not decompressed.
     pub(crate) fn check(
         bytes: &[u8],
         entries: impl FnOnce(SnapshotId) -> Option<u64>,
@@ -157,7 +173,7 @@ impl Index {
     }
 }
 
-/// An index without its records, their number, and these, compressed.
+/// An index without its records, the number of its records, and the compressed records.
 type Parts<'a> = (Index, u32, &'a [u8]);
 
 fn parts(bytes: &[u8]) -> Result<Parts<'_>, Malformed> {
@@ -196,7 +212,8 @@ fn parts(bytes: &[u8]) -> Result<Parts<'_>, Malformed> {
     Ok((index, count, rest))
 }
 
-/// Gives each of the `count` records to `found`. A few bytes can unfold without end, so they are read piece by piece.
+/// Calls `found` with each of the `count` records. A few bytes can decompress to any amount of
+/// data, so the records are read piece by piece.
 fn records(compressed: &[u8], count: u32, mut found: impl FnMut(Stat)) -> Result<(), Malformed> {
     let cannot = |_| Malformed("the index cannot be decompressed");
     let mut decoder = zstd::stream::read::Decoder::new(compressed).map_err(cannot)?;
@@ -230,10 +247,10 @@ fn records(compressed: &[u8], count: u32, mut found: impl FnMut(Stat)) -> Result
     }
 }
 
-/// How long the index of a snapshot of so many entries can be.
+/// The largest size of the index of a snapshot with `count` entries.
 pub(crate) fn most_bytes(count: u32) -> u64 {
     let records = u64::from(count) * RECORD_MOST_BYTES as u64;
-    // What cannot be compressed is a little longer afterwards.
+    // Compression makes data that cannot be compressed a little longer.
     (HEADER_BYTES + HASH_BYTES) as u64 + records + records / 128 + 1024
 }
 
@@ -271,7 +288,7 @@ mod tests {
         }
     }
 
-    /// An index of this count whose records are `records`, uncompressed.
+    /// An index with this count. `records` are its records, uncompressed.
     fn forged(count: u32, records: &[u8]) -> Vec<u8> {
         let mut bytes = Vec::new();
         bytes.extend_from_slice(MAGIC);
@@ -292,7 +309,8 @@ mod tests {
         assert_eq!(Index::decode(&forged(10, &[0; 30]), 10).unwrap().stats, [Stat::default(); 10]);
     }
 
-    /// It was decompressed as a whole, as much as its own count allowed: a megabyte of file, gigabytes of zeros.
+    /// calve once decompressed all records at once, as many as the index's own count allowed. A
+    /// file of one megabyte could become gigabytes of zeros in memory.
     #[test]
     fn records_that_unfold_without_end_are_never_in_memory_as_a_whole() {
         let count = 10_000_000;

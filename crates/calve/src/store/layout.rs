@@ -1,7 +1,9 @@
-//! The name of every path inside a store, and inside calve's own folder of a worktree. No other file of the library spells one.
+//! The name of every path inside a store, and inside calve's own folder of a worktree. No other
+//! file of the library contains such a name.
 //!
-//! The documentation of [`store_format`](crate::store_format) says what each of them holds. All of a store is below its folder, and nothing
-//! else writes there; [`format`](super::format) refuses a store of which a part leads elsewhere.
+//! The documentation of [`store_format`](crate::store_format) says what each path holds. All of a
+//! store is below its folder, and no other program writes there. [`format`](super::format) refuses
+//! a store if a part of it leads elsewhere.
 
 use std::ffi::CStr;
 use std::path::{Path, PathBuf};
@@ -14,11 +16,11 @@ use crate::tree::staging::PREFIX;
 /// The folders that a new store has.
 pub(crate) const FOLDERS: [&str; 7] = [BLOBS, PACKS, TEMPLATES, STAGE, TRASH, LOCKS, INDEXES];
 
-/// The folders that may be in a store, to which calve adds and from which it removes on its own.
+/// The folders that a store may have, and in which calve adds and removes files on its own.
 pub(crate) const ALL_FOLDERS: [&str; 9] =
     [BLOBS, INDEXES, LOCKS, PACKS, STAGE, TEMPLATES, TRASH, UNDO, WORKTREES];
 
-/// The files that libraries write, which open whatever has the name.
+/// Files that libraries write. The libraries open whatever has the name.
 pub(crate) const FILES: [&str; 5] =
     [FORMAT, DATABASE, DATABASE_LOG, "index.db-shm", "index.db-journal"];
 
@@ -34,24 +36,27 @@ const FORMAT: &str = "format";
 const DATABASE: &str = "index.db";
 const DATABASE_LOG: &str = "index.db-wal";
 
-/// In calve's own folder of a worktree, and in a store: git need not know of either.
+/// In calve's own folder of a worktree, and in a store: hides the folder from git.
 pub(crate) const GIT_IGNORE: &str = ".gitignore";
-/// In calve's own folder of a worktree: which worktree of which store it is.
+/// In calve's own folder of a worktree: says which worktree of which store this is.
 pub(crate) const MARKER: &str = "worktree";
-/// In calve's own folder of a worktree that root did not make: who did. See [`metadata`](super::metadata).
+/// In calve's own folder of a worktree that root did not make: says who made it. See
+/// [`metadata`](super::metadata).
 pub(crate) const MADE_BY: &str = "made-by";
-/// In calve's own folder of a worktree, which for a project may be its store: what `undo` takes back.
+/// In calve's own folder of a worktree (for a project, this may be its store): the folder with
+/// everything that `undo` needs.
 pub(crate) const UNDO: &str = "undo";
-/// The same for the system.
+/// `UNDO` for system calls.
 pub(crate) const UNDO_C: &CStr = c"undo";
-/// In that: what must be known to take it back.
+/// In the folder `UNDO`: the record of what a switch changed.
 pub(crate) const UNDO_RECORD: &str = "record";
-/// The same for the system.
+/// `UNDO_RECORD` for system calls.
 pub(crate) const UNDO_RECORD_C: &CStr = c"record";
-/// In that: the files that were moved aside, each at the path that it had.
+/// In the folder `UNDO`: the files that were moved aside, each at the path that it had.
 pub(crate) const UNDO_FILES: &str = "files";
 
-/// The locks of a store, beside those of its worktrees, which are called by the worktree's token.
+/// The locks of a store. The locks of its worktrees are beside them, each named after the
+/// worktree's token.
 pub(crate) mod lock {
     pub(crate) const GATE: &str = "gate";
     pub(crate) const CONTENT: &str = "content";
@@ -60,13 +65,13 @@ pub(crate) mod lock {
     pub(crate) const FORMAT: &str = "format";
 }
 
-/// A repository of git, if it is in the root of a tree: a folder, or a file that leads to one.
+/// A repository of git, if it is in the root of a tree: a folder, or a file that leads to a folder.
 pub(crate) const GIT: &str = ".git";
-/// From the root, if that is a folder: what git knows of linked worktrees.
+/// If `GIT` is a folder: git's registrations of linked worktrees, relative to the root.
 pub(crate) const GIT_REGISTRATIONS: &str = ".git/worktrees";
 
-/// Whether an entry of a tree is content, of which snapshots are made: not calve's own, in any folder, and not git's, in the root. A
-/// repository further down is content.
+/// Whether an entry of a tree is content, which snapshots are made of. calve's own entries are not
+/// content in any folder, and git's are not in the root. A repository further down is content.
 pub(crate) fn is_content(name: &[u8], in_root: bool) -> bool {
     let own = name == OWN.as_bytes() || name.starts_with(PREFIX.as_bytes());
     let git = in_root && name == GIT.as_bytes();
@@ -78,12 +83,12 @@ pub(crate) fn own(root: &Path) -> PathBuf {
     root.join(OWN)
 }
 
-/// The paths of the store in a folder.
+/// The paths of a store in this folder.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Layout<'a>(pub(crate) &'a Path);
 
 impl Layout<'_> {
-    /// Whether there is a store in this folder, whatever it is like.
+    /// Whether there is a store in this folder, in whatever state.
     pub(crate) fn has_store(self) -> bool {
         std::fs::symlink_metadata(self.format()).is_ok()
     }
@@ -96,12 +101,12 @@ impl Layout<'_> {
         self.0.join(DATABASE)
     }
 
-    /// What the database's writers wrote last.
+    /// The database's log, with the latest changes.
     pub(crate) fn database_log(self) -> PathBuf {
         self.0.join(DATABASE_LOG)
     }
 
-    /// Mirrors. [`blobs`](super::blobs) names those.
+    /// The folder of the mirrors. [`blobs`](super::blobs) names the files in it.
     pub(crate) fn blobs(self) -> PathBuf {
         self.0.join(BLOBS)
     }
@@ -139,12 +144,12 @@ impl Layout<'_> {
         self.template(id).with_extension("seal")
     }
 
-    /// Files and packs that are being made.
+    /// The folder of files and packs that are being made.
     pub(crate) fn stage(self) -> PathBuf {
         self.0.join(STAGE)
     }
 
-    /// What waits to be deleted.
+    /// The folder of files and trees that wait to be deleted.
     pub(crate) fn trash(self) -> PathBuf {
         self.0.join(TRASH)
     }
@@ -158,17 +163,17 @@ impl Layout<'_> {
         self.locks().join(name)
     }
 
-    /// Worktrees that may not be beside the project.
+    /// The folder of worktrees that cannot be beside the project.
     pub(crate) fn worktrees(self) -> PathBuf {
         self.0.join(WORKTREES)
     }
 
-    /// Room for what frees space on a full disk.
+    /// The file that reserves room for an operation that frees space on a full disk.
     pub(crate) fn reserve(self) -> PathBuf {
         self.0.join("reserve")
     }
 
-    /// The places of files that are held in reserve.
+    /// The paths of files that are held in reserve.
     pub(crate) fn reserved_file(self, number: u32) -> PathBuf {
         self.0.join(format!("reserve.{number}"))
     }
@@ -178,7 +183,8 @@ impl Layout<'_> {
     }
 }
 
-/// Whether a pack can be called so. Names are from the database, which may be someone else's, and must lead nowhere else.
+/// Whether a pack can have this name. Names come from the database, which someone else may have
+/// made, and must not lead to other paths.
 pub(crate) fn is_pack_name(name: &str) -> bool {
     !name.is_empty() && !name.contains(['/', '\0']) && !name.starts_with('.')
 }

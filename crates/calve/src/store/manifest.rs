@@ -1,10 +1,12 @@
-//! A whole snapshot in memory: its directories, numbered.
+//! The manifest is a whole snapshot in memory, with its directories numbered.
 //!
-//! Directories are numbered breadth first and the entries of each by name, so the same snapshot has the same numbers wherever
-//! it is read: an [index](crate::worktree) is a list of facts in this order, without a name.
+//! Directories are numbered breadth first, and the entries of each directory by name. So a snapshot
+//! has the same numbers wherever it is read. An [index](crate::worktree) is a list of facts in this
+//! order, without any names.
 //!
-//! Snapshots of the first version have the project's `.git`, which is not content any more. [`Builder::finish`] leaves it out, so that no
-//! other code meets it. The entries after it get lower numbers, and indexes keep the stored ones: see [`Manifest::stored`].
+//! Snapshots of the first version have the project's `.git`, which is not content any more.
+//! [`Builder::finish`] leaves it out, so that no other code meets it. The entries after it get
+//! lower numbers, but indexes keep the stored numbers: see [`Manifest::stored`].
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -13,19 +15,21 @@ use super::id::DirectoryId;
 use super::layout;
 use super::object::{Entry, Kind};
 
-/// The number of an entry; that of the root is 0.
+/// The number of an entry. The root has 0.
 pub(crate) type Number = u32;
 
 /// A directory of the manifest.
 #[derive(Debug)]
 pub(crate) struct Directory {
-    /// Its parent's place in [`Manifest::directories`], and its place among the parent's entries. The root is its own.
+    /// The parent's place in [`Manifest::directories`], and this directory's slot among the
+    /// parent's entries. The root is its own parent.
     pub(crate) parent: u32,
     pub(crate) slot: u32,
-    /// The number of its first entry.
+    /// The number of the directory's first entry.
     pub(crate) first: Number,
     pub(crate) entries: Vec<Entry>,
-    /// Which entries are directories: their slots, ascending, and their places in [`Manifest::directories`].
+    /// The entries that are directories: their slots, ascending, and their places in
+    /// [`Manifest::directories`].
     pub(crate) children: Vec<(u32, u32)>,
 }
 
@@ -34,9 +38,10 @@ pub(crate) struct Directory {
 pub(crate) struct Manifest {
     pub(crate) root: Entry,
     pub(crate) directories: Vec<Directory>,
-    /// How many entries there are, the root included.
+    /// The number of entries, including the root.
     pub(crate) count: Number,
-    /// The numbers that the entries have in the store, where those are others; and how many it has.
+    /// Set if the entries have other numbers in the store: those numbers, and the number of entries
+    /// in the store.
     stored: Option<(Vec<Number>, Number)>,
 }
 
@@ -49,7 +54,7 @@ impl Directory {
             .and_then(|slot| u32::try_from(slot).ok())
     }
 
-    /// The place of the directory that the entry in `slot` is.
+    /// The place of the directory in `slot`.
     pub(crate) fn child(&self, slot: u32) -> Option<u32> {
         let at = self.children.binary_search_by_key(&slot, |(slot, _)| *slot).ok()?;
         Some(self.children[at].1)
@@ -60,7 +65,7 @@ impl Directory {
 #[derive(Debug)]
 pub(crate) struct Builder {
     manifest: Manifest,
-    /// Directories whose entries are still to come, in order.
+    /// Directories whose entries are still missing, in order.
     expected: std::collections::VecDeque<(u32, u32)>,
 }
 
@@ -72,7 +77,7 @@ impl Builder {
         }
     }
 
-    /// The entry of the directory whose entries come next; `None` where all are there.
+    /// The directory whose entries come next. `None` if no directory is missing.
     pub(crate) fn next(&self) -> Option<&Entry> {
         let (parent, slot) = *self.expected.front()?;
         if self.manifest.directories.is_empty() {
@@ -81,7 +86,8 @@ impl Builder {
         self.manifest.directories.get(parent as usize)?.entries.get(slot as usize)
     }
 
-    /// Adds the entries, sorted, of the directory that comes next. `false` where there are more than can be counted.
+    /// Adds the entries of the directory that comes next. They must be sorted. Returns `false` if
+    /// there are more entries than a number can count.
     #[must_use]
     pub(crate) fn add(&mut self, entries: Vec<Entry>) -> bool {
         let Some((parent, slot)) = self.expected.pop_front() else { return false };
@@ -118,14 +124,14 @@ impl Builder {
 }
 
 impl Manifest {
-    /// The same without what is no content in the root.
+    /// The manifest without entries of the root that are not content.
     fn content(self) -> Self {
         let is_content = |entry: &Entry| layout::is_content(&entry.name, true);
         let in_root = self.directories.first().map_or(&[][..], |root| &root.entries);
         if in_root.iter().all(is_content) {
             return self;
         }
-        // The store has no directory with these entries, and so no id of one.
+        // The store has no directory with these entries, so the root has no id.
         let root = Entry { kind: Kind::Directory(NO_ID), ..self.root };
         let (mut builder, mut numbers) = (Builder::new(root), vec![0]);
         let mut gone = vec![false; self.directories.len()];
@@ -143,18 +149,19 @@ impl Manifest {
             let kept = numbered.filter(|(_, entry)| place > 0 || is_content(entry));
             let (kept, entries): (Vec<_>, Vec<_>) = kept.unzip();
             numbers.extend(kept);
-            // There are not more than before.
+            // This cannot fail: there are fewer entries than before.
             let _ = builder.add(entries);
         }
         Self { stored: Some((numbers, self.count)), ..builder.manifest }
     }
 
-    /// How many entries the store has of it.
+    /// The number of entries that the stored snapshot has.
     pub(crate) fn stored_count(&self) -> Number {
         self.stored.as_ref().map_or(self.count, |(_, count)| *count)
     }
 
-    /// Facts about its entries, in the order of the numbers that these have in the store. Nothing is known about the others.
+    /// Takes facts about the manifest's entries and sorts them by the numbers of the entries in the
+    /// store. Entries that are only in the store get the default.
     pub(crate) fn stored<'f, F: Clone + Default>(&self, facts: &'f [F]) -> Cow<'f, [F]> {
         let Some((numbers, count)) = &self.stored else { return Cow::Borrowed(facts) };
         let mut stored = vec![F::default(); *count as usize];
@@ -164,7 +171,8 @@ impl Manifest {
         Cow::Owned(stored)
     }
 
-    /// Facts about its entries, of those that are [`stored`](Self::stored).
+    /// Takes facts in the order of [`stored`](Self::stored), and returns those about the manifest's
+    /// entries.
     pub(crate) fn of_stored<F: Copy>(&self, stored: Vec<F>) -> Vec<F> {
         match &self.stored {
             None => stored,
@@ -188,13 +196,13 @@ impl Manifest {
         self.path(place).join(os(self.name(place, slot)))
     }
 
-    /// The place of the directory of this name in another.
+    /// The place of the directory with this name in another directory.
     pub(crate) fn child_of(&self, place: u32, name: &[u8]) -> Option<u32> {
         let directory = self.directories.get(place as usize)?;
         directory.child(directory.find(name)?)
     }
 
-    /// Whether there is an entry at `path`, which has no dots in it.
+    /// Whether there is an entry at `path`, which must not contain `.` or `..`.
     pub(crate) fn has(&self, path: &Path) -> bool {
         let mut place = Some(0);
         path.iter().all(|name| {
@@ -221,7 +229,7 @@ impl Manifest {
         &self.directories[directory.parent as usize].entries[directory.slot as usize]
     }
 
-    /// The number of the entry that a directory is.
+    /// The number of a directory's own entry.
     pub(crate) fn number_of(&self, place: u32) -> Number {
         if place == 0 {
             return 0;
@@ -230,14 +238,14 @@ impl Manifest {
         self.directories[directory.parent as usize].first + directory.slot
     }
 
-    /// Every entry but the root, with the place of its directory and its slot there.
+    /// Every entry except the root, with the place of its directory and its slot there.
     pub(crate) fn entries(&self) -> impl Iterator<Item = (u32, u32, &Entry)> {
         (0..).zip(&self.directories).flat_map(|(place, directory)| {
             (0..).zip(&directory.entries).map(move |(slot, entry)| (place, slot, entry))
         })
     }
 
-    /// How many files there are, and their sizes summed up.
+    /// The number of files, and the sum of their sizes.
     pub(crate) fn files(&self) -> (u64, u64) {
         self.entries().fold((0, 0), |(files, bytes), (_, _, entry)| match entry.kind {
             Kind::File { size, .. } => (files + 1, bytes.saturating_add(size)),
@@ -246,10 +254,10 @@ impl Manifest {
     }
 }
 
-/// The id of a directory that the store has not, or of which nobody knows whether it does.
+/// The id of a directory that the store does not have, or may not have.
 pub(crate) const NO_ID: DirectoryId = DirectoryId::from_bytes([0; 32]);
 
-/// A name as the system's type.
+/// A name as an `OsStr`.
 pub(crate) fn os(name: &[u8]) -> &std::ffi::OsStr {
     use std::os::unix::ffi::OsStrExt;
     std::ffi::OsStr::from_bytes(name)

@@ -1,4 +1,5 @@
-//! The marker of a worktree, `.calve/worktree` in its tree: which worktree of which store it is.
+//! The marker of a worktree, `.calve/worktree` in its tree, says which worktree of which store this
+//! is.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -12,10 +13,10 @@ use super::layout::{GIT_IGNORE, MADE_BY, MARKER, OWN};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
 
-/// A path is shorter than that, on every system.
+/// Every path is shorter than this, on every system.
 const MOST_BYTES: u64 = 64 * 1024;
 
-/// What a worktree's `.calve/worktree` says.
+/// The content of a worktree's `.calve/worktree`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Marker {
     pub(crate) token: String,
@@ -23,7 +24,7 @@ pub(crate) struct Marker {
 }
 
 impl Marker {
-    /// The path of the store comes last, since it may hold anything but a zero byte.
+    /// The path of the store comes last, since it may contain every byte except zero.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut text = format!("calve worktree 1\ntoken {}\nstore ", self.token).into_bytes();
         text.extend_from_slice(&bytes_of(&self.store));
@@ -43,7 +44,8 @@ impl Marker {
         store.is_absolute().then(|| Self { token: token.to_owned(), store })
     }
 
-    /// The marker in the folder `own` of a tree; `None` where there is none. A link to a folder that has one is none.
+    /// The marker in the folder `own` of a tree. `None` if there is no marker. If `own` is a link
+    /// to a folder with a marker, that does not count.
     pub(crate) fn read(own: &Path) -> Result<Option<Self>, Error> {
         let read = || -> io::Result<Vec<u8>> {
             let dir = fs::open(own, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())?;

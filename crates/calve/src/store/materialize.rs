@@ -1,7 +1,8 @@
-//! Makes trees of a snapshot: one plan, N destinations.
+//! Makes the trees of a snapshot: one plan, N destinations.
 //!
-//! The manifest is the [`Source`] of the trees, and the engine of `tree/` makes them: inside stages that nobody else uses. A mirror is
-//! opened, and its seal looked at, once for all destinations. What stands in the end for each entry goes into the worktree's index.
+//! The manifest is the [`Source`] of the trees, and the engine in `tree/` makes them, inside stages
+//! that no other process uses. calve opens a mirror and checks its seal once for all destinations.
+//! At the end, the inode and change time of each entry go into the worktree's index.
 
 use std::ffi::CString;
 use std::io;
@@ -31,7 +32,7 @@ use crate::tree::special::Special;
 use crate::tree::tally::{self, Because};
 use crate::tree::{CloneMode, CloneOptions};
 
-/// What shall be made, and how.
+/// The trees to make, and how to make them.
 pub(crate) struct Plan<'a> {
     pub(crate) store: &'a Store,
     pub(crate) manifest: &'a Manifest,
@@ -40,32 +41,33 @@ pub(crate) struct Plan<'a> {
     pub(crate) operation: &'a Running,
 }
 
-/// What was made: for each destination the counts, and what stands for each entry.
+/// The result: for each destination its counts, and the inode and change time of each entry.
 #[derive(Debug)]
 pub(crate) struct Made {
     pub(crate) reports: Vec<DestinationReport>,
     pub(crate) stats: Vec<Vec<Stat>>,
-    /// Mirrors that were made on the way and are to be sealed after a flush.
+    /// Mirrors that were made on the way. They are sealed after a flush.
     pub(crate) unsealed: Vec<BlobId>,
 }
 
-/// The manifest of a plan. A directory is known by its place in it.
+/// The manifest of a plan, as a source of trees. A directory is identified by its place in the
+/// manifest.
 struct Tree<'a> {
     plan: &'a Plan<'a>,
     noted: Noted,
 }
 
-/// What a thread keeps.
+/// The data that one thread keeps.
 struct Thread {
     intake: Intake,
-    /// What stands for entries, by their numbers, at each destination.
+    /// For each destination, the inodes and change times of entries, by the entries' numbers.
     stats: Vec<Vec<(u32, Stat)>>,
 }
 
 /// Makes the plan's trees in `roots`, which are open and empty.
 ///
 /// # Errors
-/// The stages hold a part of the tree; they are the caller's to remove.
+/// The stages contain a part of the tree; the caller must remove them.
 pub(crate) fn materialize(plan: &Plan<'_>, roots: Vec<OwnedFd>) -> Result<Made, Error> {
     let noted = Noted::of(plan.operation);
     let tree = Tree { plan, noted: noted.clone() };
@@ -86,7 +88,8 @@ pub(crate) fn materialize(plan: &Plan<'_>, roots: Vec<OwnedFd>) -> Result<Made, 
         stats: vec![vec![Stat::default(); plan.manifest.count as usize]; plan.paths.len()],
         unsealed: Vec::new(),
     };
-    // In the order of the rounds: links change what stands for the names before.
+    // The threads come in the order of the rounds, and later entries replace earlier ones: a hard
+    // link changes the change time of the names that were made before it.
     for thread in threads {
         made.unsealed.extend(thread.intake.unsealed);
         for (all, own) in made.stats.iter_mut().zip(thread.stats) {
@@ -104,7 +107,7 @@ pub(crate) fn materialize(plan: &Plan<'_>, roots: Vec<OwnedFd>) -> Result<Made, 
     Ok(made)
 }
 
-/// What an entry's metadata shall be.
+/// The metadata that an entry must get.
 pub(crate) fn wanted(entry: &Entry) -> Meta {
     let kind = match entry.kind {
         Kind::File { .. } => fs::FileType::RegularFile,
@@ -125,7 +128,7 @@ fn attrs(entry: &Entry) -> Option<Attrs> {
 }
 
 impl Source for Tree<'_> {
-    /// Its place in the manifest.
+    /// The directory's place in the manifest.
     type Directory = u32;
     type Child = u32;
     type Thread = Thread;
@@ -160,7 +163,8 @@ impl Source for Tree<'_> {
         let op = worker.op;
         let directory = op.from.at(node);
         node.add_pending(directory.children.len());
-        // Last in, first out: in reverse, so that they are made in their order.
+        // The queue is last in, first out. The children are added in reverse, so that they are made
+        // in their order.
         let children = directory.children.iter().rev();
         op.queue.extend(
             children.map(|(_, child)| Task::Directory { parent: Arc::clone(node), child: *child }),
@@ -174,7 +178,7 @@ impl Source for Tree<'_> {
             let name = CString::new(&*entry.name)
                 .context(Operation::Make, || op.from.path(node.own).join(os(&entry.name)))?;
             let named = Named { name: &name, kind: wanted(entry).file_type(), number };
-            // How many names a file has, it does not say.
+            // The manifest does not say how many names a file has.
             let inode = ((0, entry.link()), u64::MAX);
             let first = match entry.link() {
                 0 => None,
@@ -230,7 +234,8 @@ impl Source for Tree<'_> {
     }
 
     fn refused(&self, because: Because, from: &Meta) -> Because {
-        // What has no name is unpacked for the moment: a store that cannot be written to takes no mirror.
+        // A read-only store takes no mirrors, so calve unpacks such a content into a file without a
+        // name.
         match self.plan.store.is_read_only() && from.links == 0 {
             true => Because::Vanished,
             false => because,
@@ -257,7 +262,7 @@ impl<'a> Tree<'a> {
         &self.plan.manifest.directories[node.own as usize]
     }
 
-    /// The entry of a directory that has this number.
+    /// The entry of a directory with this number.
     fn entry(&self, node: &Node<Self>, number: u32) -> &'a Entry {
         let directory = self.at(node);
         &directory.entries[(number - directory.first) as usize]

@@ -1,16 +1,21 @@
-//! Whether an entry has the mode, the owner and the attributes that its snapshot gives it.
+//! Decides whether an entry has the mode, the owner and the attributes that its snapshot gives it.
 //!
-//! # What could not be set is no change
-//! A plain user cannot give files away, and cannot set `trusted.` and `security.` attributes. What calve makes for that user
-//! lacks them, and nobody changed anything. Two things tell this from a change by hand:
+//! # Metadata that could not be set is no change
+//! A plain user cannot give files away, and cannot set `trusted.` and `security.` attributes. A
+//! tree that calve makes for that user lacks them, although nobody changed anything. Two things
+//! distinguish this from a change by hand:
 //!
-//! * An entry that the [index](super::index) vouches for is as calve made it: every change of an owner, a mode or an attribute
-//!   moves the change time. This holds whatever could not be set, and costs nothing.
-//! * An entry that the index does not vouch for, since it was touched, may have the owner that its maker gives to files. A worktree
-//!   that was not made by root says in `.calve/made-by` who that is. The owner of a file says less: `chown -R` changes all of them.
+//! * If the [index](super::index) vouches for an entry, the entry is as calve made it: every change
+//!   of an owner, a mode or an attribute moves the change time. This holds for all metadata that
+//!   could not be set, and costs nothing.
+//! * If the index does not vouch for an entry, because the entry was touched, the entry may have
+//!   the owner that its maker gives to files. A worktree that was not made by root says in
+//!   `.calve/made-by` who its maker is. The owner of a file is weaker evidence: `chown -R` changes
+//!   the owner of every file.
 //!
-//! So a worktree that root made must have the owners of the snapshot, and one that a plain user made may have that user's instead.
-//! Set-ID bits go with the owner. The files of a project were not made by calve; they must be what the snapshot says.
+//! So a worktree that root made must have the owners of the snapshot. A worktree that a plain user
+//! made may have that user as the owner instead. Set-ID bits go with the owner. calve did not make
+//! the files of a project, so they must be what the snapshot says.
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -23,28 +28,29 @@ use super::layout::{MADE_BY, OWN};
 use super::object::{Attributes, Entry, Kind};
 use crate::reflink::imp::DIR_FLAGS;
 
-/// Two numbers.
+/// `made-by` contains just two numbers.
 const MOST_BYTES: u64 = 64;
 
-/// Bits that mean "as the owner", or "as the group".
+/// The set-ID bits: they mean "as the owner" and "as the group".
 const SET_ID: u32 = 0o6000;
 
-/// Who made a tree, and therefore what calve could not set in it.
+/// Who made a tree, and therefore which metadata calve could not set in it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Maker {
-    /// The owner and group of what it made. `None` where it could set all owners, or made nothing.
+    /// The owner and group of the files that the maker made. `None` if the maker could set all
+    /// owners, or made nothing.
     owner: Option<(u32, u32)>,
     /// Whether this process sees the attributes that only root may see.
     sees_all: bool,
 }
 
 impl Maker {
-    /// One who could set everything.
+    /// A maker that could set everything.
     pub(crate) fn privileged() -> Self {
         Self { owner: None, sees_all: geteuid().is_root() }
     }
 
-    /// This process.
+    /// This process as the maker.
     #[cfg(calve_check)]
     pub(crate) fn this() -> Self {
         let owner = (!geteuid().is_root()).then(|| (geteuid().as_raw(), getegid().as_raw()));
@@ -62,12 +68,14 @@ impl Maker {
         Self { owner: read(), ..Self::privileged() }
     }
 
-    /// Whether `now` has the mode, owner and attributes of `wanted`, as far as they could be set.
+    /// Whether `now` has the mode, owner and attributes of `wanted`, except for those that could
+    /// not be set.
     pub(crate) fn gave(&self, now: &Entry, wanted: &Entry) -> bool {
         self.gave_owner(now, wanted) && gave_mode(now, wanted) && self.gave_attributes(now, wanted)
     }
 
-    /// Gives `now` what `wanted` has and could not be set, so that only changes by hand are left as differences.
+    /// Gives `now` the metadata of `wanted` that could not be set, so that only changes by hand
+    /// remain as differences.
     pub(crate) fn settle(&self, now: &mut Entry, wanted: &Entry) {
         let owner = self.gave_owner(now, wanted);
         if owner && gave_mode(now, wanted) {
@@ -87,7 +95,8 @@ impl Maker {
         }
         let Some((uid, gid)) = self.owner else { return false };
         if wanted.uid == uid {
-            // Its own file it can give to a group that it is in.
+            // A user can give an own file to every group that the user is in, so only other groups
+            // could not be set.
             return now.uid == uid && now.gid == gid && !is_member(wanted.gid);
         }
         now.uid == uid && (now.gid == wanted.gid || now.gid == gid)
@@ -145,7 +154,8 @@ mod tests {
         const OTHER: (u32, u32) = (4_000_002, 4_000_002);
         type What<'a> = (u32, (u32, u32), &'a [&'a str]);
         let plain = (0o644, ROOT, &[][..]);
-        // What the snapshot says, what is there; whether that is no change if root made the tree, and if a plain user did.
+        // Each row: the metadata in the snapshot, the metadata on disk, whether that is unchanged
+        // if root made the tree, and whether it is unchanged if a plain user did.
         let rows: &[(&str, What<'_>, What<'_>, bool, bool)] = &[
             ("the same", plain, plain, true, true),
             ("another mode", plain, (0o755, ROOT, &[]), false, false),

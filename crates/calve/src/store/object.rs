@@ -1,33 +1,39 @@
 //! Directory and snapshot objects, and their encoding.
 //!
-//! The encoding is canonical: one value has one encoding, and whatever is not the encoding of something is refused. So an
-//! object's id says all there is to say about it, and two directories are equal where their ids are.
+//! The encoding is canonical: one value has one encoding, and bytes that are not the encoding of a
+//! value are refused. So an object's id identifies everything in the object, and two directories
+//! are equal if their ids are equal.
 //!
 //! ```text
-//! directory  = varint(number of entries) entry*                 entries by name, strictly ascending, bytewise
+//! directory  = varint(number of entries) entry*    entries by name, strictly ascending, bytewise
 //! entry      = kind:1 varint(length of name) name meta body
 //! kind       = 1 file | 2 directory | 3 symbolic link | 4 FIFO, + 0x10 where there are attributes,
 //!              + 0x20 where a symbolic link or a FIFO has a link group
-//! meta       = varint(mode & 07777) varint(uid) varint(gid) zigzag(mtime's seconds) varint(its nanoseconds) [attributes]
-//! attributes = varint(number) (varint(length) name varint(length) value)*      by name, strictly ascending
+//! meta       = varint(mode & 07777) varint(uid) varint(gid) zigzag(mtime's seconds)
+//!              varint(its nanoseconds) [attributes]
+//! attributes = varint(number) (varint(length) name varint(length) value)*
+//!                                                  by name, strictly ascending
 //! body       = file: varint(size) varint(link group, 0: none) id:32
 //!            | directory: id:32
 //!            | symbolic link: [varint(link group)] varint(length) target
 //!            | FIFO: [varint(link group)]
-//! snapshot   = entry (the root, a directory with an empty name) parent:1 [id:32] zigzag(created, seconds)
-//!              varint(nanoseconds) varint(length) message varint(entries) varint(files) varint(bytes)
+//! snapshot   = entry (the root, a directory with an empty name) parent:1 [id:32]
+//!              zigzag(created, seconds) varint(nanoseconds) varint(length) message
+//!              varint(entries) varint(files) varint(bytes)
 //! varint     = LEB128, the shortest form;  zigzag = varint of (n << 1) ^ (n >> 63)
 //! ```
 //!
-//! A *link group* is a number that all names of one entry share: the first eight bytes of the BLAKE3 of the first of these
-//! names' path, so that it is the same wherever and whenever the same tree is read. Of symbolic links and FIFOs it is written only if it is not 0; a store with such an entry names a
-//! feature in its [`format`](super::format), since earlier versions knew link groups of files alone.
+//! A *link group* is a number that all names of one entry share. It is the first eight bytes of the
+//! BLAKE3 of the path of the first of these names, so it is the same wherever and whenever the same
+//! tree is read. For symbolic links and FIFOs it is written only if it is not 0. A store with such
+//! an entry names a feature in its [`format`](super::format), because earlier versions know link
+//! groups of files only.
 
 use std::fmt;
 
 use super::id::{BlobId, DirectoryId, ID_BYTES, SnapshotId};
 
-/// What an entry is.
+/// The kind of an entry, with the content of that kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Kind {
     File { size: u64, link: u64, blob: BlobId },
@@ -36,25 +42,25 @@ pub(crate) enum Kind {
     Fifo { link: u64 },
 }
 
-/// Extended attributes, names (without a terminator) and values, sorted by name.
+/// Extended attributes: names (without a terminator) and values, sorted by name.
 pub(crate) type Attributes = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// One entry of a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub(crate) name: Box<[u8]>,
-    /// Permission bits, set-ID and sticky included.
+    /// Permission bits, including the set-ID and sticky bits.
     pub(crate) mode: u32,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
-    /// Seconds and nanoseconds.
+    /// Seconds and nanoseconds since 1970.
     pub(crate) mtime: (i64, u32),
     pub(crate) attributes: Option<Box<Attributes>>,
     pub(crate) kind: Kind,
 }
 
 impl Entry {
-    /// Whether mode, owner and attributes are the same. Links have no mode of their own.
+    /// Whether mode, owner and attributes are the same. Symbolic links have no mode of their own.
     pub(crate) fn same_metadata(&self, other: &Self) -> bool {
         let is_link = matches!(self.kind, Kind::Symlink { .. });
         (is_link || self.mode == other.mode)
@@ -80,7 +86,7 @@ impl Entry {
         matches!(self.kind, Kind::Directory(_))
     }
 
-    /// Its link group; 0 where it has only one name. Directories never have more.
+    /// The link group of the entry. 0 if it has only one name; directories never have more.
     pub(crate) fn link(&self) -> u64 {
         match self.kind {
             Kind::File { link, .. } | Kind::Symlink { link, .. } | Kind::Fifo { link } => link,
@@ -97,23 +103,24 @@ impl Entry {
         }
     }
 
-    /// Whether it is a symbolic link or a FIFO that has several names.
+    /// Whether the entry is a symbolic link or a FIFO that has several names.
     pub(crate) fn is_linked_special(&self) -> bool {
         matches!(self.kind, Kind::Symlink { link: 1.., .. } | Kind::Fifo { link: 1.. })
     }
 }
 
-/// What a snapshot is, beside its id.
+/// The content of a snapshot object; the snapshot's id is its hash.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SnapshotObject {
     pub(crate) root: Entry,
     pub(crate) parent: Option<SnapshotId>,
     pub(crate) created: (i64, u32),
     pub(crate) message: String,
-    /// Entries of every kind, the root included; whoever finds more refuses the snapshot.
+    /// The number of entries of every kind, including the root. A reader that finds more entries
+    /// refuses the snapshot.
     pub(crate) entries: u64,
     pub(crate) files: u64,
-    /// Sizes of all files, summed up.
+    /// The sum of the sizes of all files.
     pub(crate) bytes: u64,
 }
 
@@ -136,12 +143,12 @@ impl From<Malformed> for std::io::Error {
 }
 
 const ATTRIBUTES: u8 = 0x10;
-/// On a symbolic link or a FIFO.
+/// The bit for a link group, on a symbolic link or a FIFO.
 const LINKED: u8 = 0x20;
 const LINKED_SYMLINK: u8 = 3 | LINKED;
 const LINKED_FIFO: u8 = 4 | LINKED;
 
-/// No file system has longer names; it bounds what a hostile object makes us keep.
+/// No filesystem has longer names. The limit bounds how much memory a hostile object can take.
 const NAME_MOST_BYTES: usize = 1024;
 
 pub(crate) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
@@ -162,7 +169,7 @@ fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
-/// Reads from the front of a slice; every length is checked against what is there.
+/// Reads from the front of a slice. Every length is compared with the bytes that are left.
 pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -329,12 +336,13 @@ fn read_attributes(reader: &mut Reader<'_>) -> Result<Box<Attributes>, Malformed
     Ok(Box::new(attributes))
 }
 
-/// Whether a directory may have an entry of this name: the gate that keeps a hostile store inside its destination.
+/// Whether a directory may have an entry of this name. This check keeps a hostile store from
+/// writing outside of its destination.
 pub(crate) fn is_name(name: &[u8]) -> bool {
     !name.is_empty() && name != b"." && name != b".." && !name.contains(&b'/') && !name.contains(&0)
 }
 
-/// Encodes a directory, whose entries are sorted.
+/// Encodes a directory. `entries` must be sorted.
 pub(crate) fn encode_directory(entries: &[Entry]) -> Vec<u8> {
     let mut out = Vec::with_capacity(entries.len() * 80 + 2);
     put_varint(&mut out, entries.len() as u64);
@@ -465,7 +473,7 @@ mod tests {
             for end in 0..encoded.len() {
                 prop_assert!(decode_directory(&encoded[..end]).is_err());
             }
-            // Whatever else decodes encodes to just those bytes again.
+            // If other bytes decode, they encode to the same bytes again.
             let at = at.index(encoded.len());
             encoded[at] ^= 1 << bit;
             if let Ok(other) = decode_directory(&encoded) {
@@ -500,7 +508,8 @@ mod tests {
         }
     }
 
-    /// What an earlier version wrote has the bytes and the ids that it had; what it could not write has a bit of its own.
+    /// Objects that an earlier version could write keep their bytes and their ids. A link group
+    /// that such a version could not write has a bit of its own.
     #[test]
     fn a_link_group_of_a_symbolic_link_or_a_fifo_takes_room_only_where_there_is_one() {
         let of = |kind: Kind| Entry {

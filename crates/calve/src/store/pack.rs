@@ -1,7 +1,8 @@
-//! Packs: many cold blobs, compressed, in one file.
+//! A pack is one file that holds many cold blobs, compressed.
 //!
 //! # The format, byte for byte
-//! All numbers are little endian. A pack is a header, the entries one behind the other, and the trailer.
+//! All numbers are little endian. A pack consists of a header, the entries in a row, and the
+//! trailer.
 //!
 //! | part    | bytes | what                                                                  |
 //! |---------|-------|-----------------------------------------------------------------------|
@@ -18,17 +19,22 @@
 //! |         | 8     | length: of the trailer so far, from `CALVINDX` to the checksum's end  |
 //! |         | 8     | `CALVDONE`                                                            |
 //!
-//! So the index is read from the end in one go, and where the end is lost, the entries still say all that it said:
-//! [`Pack::scan`] walks them from the front. The trailer's first bytes stand where an entry would have an id; nobody can
-//! make a blob whose hash starts with them.
+//! So calve reads the index from the end of the file in one go. If the end is lost, the entries
+//! still contain everything that the index said: [`Pack::scan`] walks them from the front. The
+//! trailer's first bytes are where an entry would have its id; nobody can make a blob whose hash
+//! starts with these bytes.
 //!
 //! # Why nothing wrong is ever served
-//! A pack is not trusted. [`Pack::read`] compares the entry's header with what the caller expects, lets no frame yield
-//! more than the size, and compares the hash of all that came with the id, so whatever happened to the file, the answer is
-//! the right content or an error. The index's checksum only makes damage known early. No number from the file is ever
-//! allocated by: memory is bounded by the buffers, the window, and (for an index) by the entries that are really there.
+//! calve does not trust a pack. [`Pack::read`] compares the entry's header with what the caller
+//! expects. It lets no frame yield more bytes than the blob's size. It compares the hash of the
+//! content with the id. So whatever happened to the file, the answer is the right content or an
+//! error. The index's checksum only makes damage known early.
 //!
-//! An entry's header is written after its frame, so an entry that a crash cut off has no header, and a scan ends at it.
+//! No number from the file ever decides how much memory is allocated. Memory is bounded by the
+//! buffers, by the window, and (for an index) by the entries that are really there.
+//!
+//! An entry's header is written after its frame. So an entry that a crash cut off has no header,
+//! and a scan ends at it.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -55,24 +61,26 @@ const HEADER_BYTES: usize = 12;
 const ENTRY_HEADER_BYTES: usize = 48;
 const ROW_BYTES: usize = 56;
 
-/// What a pack takes beside its frames: for each blob, and in all.
+/// The bytes of a pack beside its frames: for each blob, and for the whole pack.
 pub(crate) const OVERHEAD_BYTES: (u64, u64) = (
     (ENTRY_HEADER_BYTES + ROW_BYTES) as u64,
     HEADER_BYTES as u64 + TRAILER_FIXED_BYTES + END_BYTES as u64,
 );
 
-/// Of the trailer: magic, count and checksum, which are there whatever the count.
+/// The trailer's magic, count and checksum. They are there whatever the count is.
 const TRAILER_FIXED_BYTES: u64 = 48;
-/// Length and closing magic.
+/// The trailer's length and the closing magic.
 const END_BYTES: usize = 16;
 
-/// What every zstd frame starts with, and the length of the shortest.
+/// The first bytes of every zstd frame, and the length of the shortest frame.
 const FRAME_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 const FRAME_MIN_BYTES: u64 = 9;
 
-/// The largest window that a level up to [`LEVEL_MAX`] uses. Readers refuse a larger one: a forged frame may ask for 3 TiB.
+/// The largest window that a level up to [`LEVEL_MAX`] uses. Readers refuse a larger window: a
+/// forged frame may ask for 3 TiB.
 const WINDOW_LOG: u32 = 23;
-/// The levels beyond want windows of up to 128 MiB, from every thread that reads.
+/// Higher levels use windows of up to 128 MiB, which every thread that reads would have to
+/// allocate.
 const LEVEL_MAX: i32 = 19;
 
 const BUFFER_BYTES: usize = 128 * 1024;
@@ -80,16 +88,17 @@ const BUFFER_BYTES: usize = 128 * 1024;
 /// Where a blob is in its pack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Location {
-    /// Where its entry starts.
+    /// The offset at which the blob's entry starts.
     pub(crate) offset: u64,
-    /// The length of its frame.
+    /// The length of the blob's frame.
     pub(crate) stored: u64,
-    /// The length of its content.
+    /// The length of the blob's content.
     pub(crate) size: u64,
 }
 
 impl Location {
-    /// Where its entry ends, as long as that is no later than `limit` and the entry can hold a frame.
+    /// The end of the entry. `None` if the end is after `limit`, or if the entry is too short to
+    /// hold a frame.
     fn end(self, limit: u64) -> Option<u64> {
         let end = self.offset.checked_add(ENTRY_HEADER_BYTES as u64)?.checked_add(self.stored)?;
         (self.offset >= HEADER_BYTES as u64 && self.stored >= FRAME_MIN_BYTES && end <= limit)
@@ -105,7 +114,8 @@ fn zstd_error(what: &str, code: usize) -> io::Error {
     invalid(format!("{what}: {}", get_error_name(code)))
 }
 
-/// The part of `bytes` from `at` on, as an array; zeros where it is not there, which it always is.
+/// The `N` bytes of `bytes` that start at `at`, as an array. Callers make sure that they exist; if
+/// not, the array is all zeros.
 fn part<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     bytes.get(at..).and_then(|rest| rest.first_chunk()).copied().unwrap_or([0; N])
 }
@@ -122,7 +132,7 @@ fn entry_header(id: BlobId, size: u64, stored: u64) -> [u8; ENTRY_HEADER_BYTES] 
     header
 }
 
-/// Fills `buffer` as far as `content` goes.
+/// Reads from `content` until `buffer` is full or the content ends.
 fn fill(content: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
@@ -140,10 +150,11 @@ fn fill(content: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
 /// A pack being written. Until it is finished, its file has no trailer.
 pub(crate) struct PackWriter {
     file: File,
-    /// Where the next entry goes. What lies behind it is left from a failed one, and counts for nothing.
+    /// The offset of the next entry. Bytes after it are left from an entry that failed, and mean
+    /// nothing.
     end: u64,
     index: BTreeMap<BlobId, Location>,
-    /// Kept from blob to blob: its tables are large.
+    /// Kept from blob to blob, because its tables are large.
     context: CCtx<'static>,
     input: Box<[u8]>,
     output: Box<[u8]>,
@@ -152,10 +163,11 @@ pub(crate) struct PackWriter {
 }
 
 impl PackWriter {
-    /// Starts a pack in `file`, which is new and empty, compressing at zstd's `level` (at most 19).
+    /// Starts a pack in `file`, which must be new and empty. Compresses at zstd's `level` (at most
+    /// 19).
     ///
     /// # Errors
-    /// Where the file is not empty or cannot be written to.
+    /// The file is not empty or cannot be written to.
     pub(crate) fn create(file: File, level: i32) -> io::Result<Self> {
         if file.metadata()?.len() != 0 {
             return Err(io::Error::new(
@@ -182,11 +194,13 @@ impl PackWriter {
         })
     }
 
-    /// Appends the blob `id`, whose `size` bytes `content` gives. A blob that is in the pack already is not read again.
+    /// Appends the blob `id`. `content` yields its `size` bytes. If the pack has the blob already,
+    /// `content` is not read.
     ///
     /// # Errors
-    /// `InvalidData` where `content` is longer or shorter, or has another hash; else what reading and writing say. The pack
-    /// is what it was before, and the next blob can be added.
+    /// `InvalidData` if `content` is longer or shorter than `size`, or has another hash; else the
+    /// errors of reading and writing. The pack is what it was before, and the next blob can be
+    /// added.
     pub(crate) fn add(
         &mut self,
         id: BlobId,
@@ -207,21 +221,22 @@ impl PackWriter {
                 Ok(location)
             }
             Err(error) => {
-                // Only frees the space early: the next entry overwrites what is there, and `finish` cuts off the rest, so
-                // it is the cause of the failure that the caller needs to hear of.
+                // This only frees the space early: the next entry overwrites these bytes, and
+                // `finish` cuts off the rest. So its error does not matter; the caller needs to
+                // hear the cause of the failure.
                 let _ = self.file.set_len(self.end);
                 Err(error)
             }
         }
     }
 
-    /// Writes an entry at the end, which stays where it is.
+    /// Writes an entry at `end`, and leaves `end` as it is.
     fn append(&mut self, id: BlobId, size: u64, content: &mut dyn Read) -> io::Result<Location> {
         self.context
             .reset(ResetDirective::SessionOnly)
             .and_then(|_| self.context.set_pledged_src_size(Some(size)))
             .map_err(|code| zstd_error("zstd", code))?;
-        // Room for the header, which comes last.
+        // Leaves room for the header, which is written last.
         self.pending.clear();
         self.pending.resize(ENTRY_HEADER_BYTES, 0);
         let mut flushed = 0;
@@ -260,7 +275,8 @@ impl PackWriter {
                     flushed += self.pending.len() as u64;
                     self.pending.clear();
                 }
-                // At the end `left` is what did not fit into the buffer; before, it is a hint only.
+                // For the last chunk, `left` is the number of bytes that did not fit into the
+                // buffer. Before that, `left` is only a hint.
                 if if last { left == 0 } else { chunk.pos() == chunk.src.len() } {
                     break;
                 }
@@ -272,7 +288,7 @@ impl PackWriter {
         let stored = flushed + self.pending.len() as u64 - ENTRY_HEADER_BYTES as u64;
         let header = entry_header(id, size, stored);
         if flushed == 0 {
-            // A small one: header and frame in one call.
+            // The entry is small, so one call writes header and frame.
             self.pending[..header.len()].copy_from_slice(&header);
             self.file.write_all_at(&self.pending, self.end)?;
         } else {
@@ -282,10 +298,12 @@ impl PackWriter {
         Ok(Location { offset: self.end, stored, size })
     }
 
-    /// Writes the trailer and brings all to the disk. Gives back the file, and where each blob is, by ascending id.
+    /// Writes the trailer and flushes the file to the disk. Returns the file and the location of
+    /// each blob, by ascending id.
     ///
     /// # Errors
-    /// What writing says. The file then is no whole pack, but its entries can be [scanned](Pack::scan).
+    /// The errors of writing. The file is then no whole pack, but its entries can be
+    /// [scanned](Pack::scan).
     pub(crate) fn finish(self) -> io::Result<(File, Vec<(BlobId, Location)>)> {
         let Self { file, end, index, .. } = self;
         let mut trailer = TRAILER_MAGIC.to_vec();
@@ -299,7 +317,7 @@ impl PackWriter {
         trailer.extend(blake3::hash(&trailer).as_bytes());
         trailer.extend((trailer.len() as u64).to_le_bytes());
         trailer.extend(CLOSING_MAGIC);
-        // What a failed entry left there would be taken for the end.
+        // A reader would take bytes that a failed entry left there for the end of the pack.
         file.set_len(end)?;
         file.write_all_at(&trailer, end)?;
         file.sync_all()?;
@@ -307,11 +325,11 @@ impl PackWriter {
     }
 }
 
-/// A pack to read from, by any number of threads at once.
+/// An open pack. Any number of threads can read from it at once.
 #[derive(Debug)]
 pub(crate) struct Pack {
     file: File,
-    /// Of the file, when it was opened: a pack never changes.
+    /// The length of the file when it was opened. A pack never changes.
     length: u64,
 }
 
@@ -319,7 +337,8 @@ impl Pack {
     /// Opens the pack in `file`.
     ///
     /// # Errors
-    /// `InvalidData` where it is no pack, `Unsupported` where it is one of another version; else what reading says.
+    /// `InvalidData` if the file is no pack, `Unsupported` if the pack has another version; else
+    /// the errors of reading.
     pub(crate) fn open(file: File) -> io::Result<Self> {
         let length = file.metadata()?.len();
         let pack = Self { file, length };
@@ -337,7 +356,8 @@ impl Pack {
         }
     }
 
-    /// Reads `what`; that the file ends before it is damage, not an error of the system.
+    /// Reads the part that `what` names. If the file ends before that part, the pack is damaged;
+    /// this is not an error of the system.
     fn read_at(&self, buffer: &mut [u8], offset: u64, what: &str) -> io::Result<()> {
         let end = offset.checked_add(buffer.len() as u64);
         if end.is_none_or(|end| end > self.length) {
@@ -349,10 +369,10 @@ impl Pack {
         })
     }
 
-    /// What is where, by ascending id, as the trailer says.
+    /// The location of each blob, by ascending id, from the trailer.
     ///
     /// # Errors
-    /// `InvalidData` where the trailer is cut off or damaged; else what reading says.
+    /// `InvalidData` if the trailer is cut off or damaged; else the errors of reading.
     pub(crate) fn index(&self) -> io::Result<Vec<(BlobId, Location)>> {
         let mut end = [0; END_BYTES];
         let body_end = self.length.saturating_sub(END_BYTES as u64);
@@ -379,7 +399,8 @@ impl Pack {
         }
         let mut hasher = blake3::Hasher::new();
         hasher.update(&count);
-        // Rows are checked as they come: in a forged file of any size (a hole costs nothing) the second zero ends it.
+        // Each row is checked as soon as it is read. A forged file can be of any size, since a hole
+        // costs nothing; there the second row of zeros ends the loop.
         let mut index: Vec<(BlobId, Location)> = Vec::new();
         let mut buffer = vec![0; BUFFER_BYTES / ROW_BYTES * ROW_BYTES];
         let (mut position, checksum_at) = (start + count.len() as u64, start + 16 + rows);
@@ -416,11 +437,12 @@ impl Pack {
         Ok(index)
     }
 
-    /// What is where, in the order of the file, as the entries say: for a pack whose trailer is lost. It ends at the first
-    /// thing that is no entry. Content is not looked at, so what is given here may still turn out damaged when it is read.
+    /// The location of each blob, in the order of the file, from the entries. This is for a pack
+    /// whose trailer is lost. The scan ends at the first bytes that are no entry. It does not look
+    /// at the content, so reading a blob that it returns may still find damage.
     ///
     /// # Errors
-    /// What reading says; damage is none.
+    /// The errors of reading. Damage is not an error.
     pub(crate) fn scan(&self) -> io::Result<Vec<(BlobId, Location)>> {
         let mut found = Vec::new();
         let mut offset = HEADER_BYTES as u64;
@@ -449,19 +471,21 @@ impl Pack {
         }
     }
 
-    /// The same into an empty file, with holes where there are only zeros.
+    /// Like [`read`](Self::read), but writes into an empty file and leaves holes for blocks of
+    /// zeros.
     ///
     /// # Errors
-    /// As for [`read`](Self::read).
+    /// Those of [`read`](Self::read).
     pub(crate) fn read_into(&self, id: BlobId, at: Location, file: &File) -> io::Result<()> {
         self.read(id, at, &mut SparseWriter::new(file, at.size))
     }
 
-    /// Writes the content of blob `id`, which is `at` there, to `out`.
+    /// Writes the content of blob `id`, which is at `at` in the pack, to `out`.
     ///
     /// # Errors
-    /// `InvalidData`, saying what is wrong, where the pack does not hold that blob there; else what reading and writing say.
-    /// What `out` got by then is a part, or wrong, and to be thrown away.
+    /// `InvalidData`, with the reason, if the pack does not hold that blob there; else the errors
+    /// of reading and writing. The bytes that `out` received by then are incomplete or wrong, and
+    /// the caller must discard them.
     pub(crate) fn read(&self, id: BlobId, at: Location, out: &mut dyn Write) -> io::Result<()> {
         let damaged =
             |what: &str| invalid(format!("blob {id} at {} in its pack: {what}", at.offset));
@@ -479,7 +503,7 @@ impl Pack {
         context
             .set_parameter(DParameter::WindowLogMax(WINDOW_LOG))
             .map_err(|code| zstd_error("zstd window", code))?;
-        // Small blobs are the many; they need no large buffers.
+        // Most blobs are small, and need no large buffers.
         let room = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX).clamp(1, BUFFER_BYTES);
         let mut input = vec![0; room(at.stored)];
         let mut output = vec![0; room(at.size)];
@@ -510,7 +534,8 @@ impl Pack {
                 if hint == 0 {
                     break 'frame unread + (wanted - chunk.pos()) as u64;
                 }
-                // A full buffer may mean that there is more; else all input was taken.
+                // If the buffer is full, more output may follow. Otherwise zstd has taken all
+                // input.
                 if !full && chunk.pos() == wanted {
                     break;
                 }

@@ -1,24 +1,40 @@
-//! The owner of all state of worktrees: what one consists of is made here together, removed together, and recovered together.
+//! The registry owns all state of worktrees. It makes the parts of a worktree, removes them and
+//! recovers them together.
 //!
-//! | what                                  | where                      | made by                      | removed by                  |
-//! |---------------------------------------|----------------------------|------------------------------|-----------------------------|
-//! | the row                               | the catalog                | [`Registry::claim`]          | [`Registry::forget`]        |
-//! | the marker, which repeats its token   | in the tree                | [`Registry::mark`]           | it goes with the tree       |
-//! | the index, or a link to a template's  | `indexes/TOKEN`            | [`Registry::write_index`], [`Registry::link_index`] | [`Registry::forget`] |
-//! | the lock of whoever switches it       | `locks/TOKEN`              | [`Registry::lock`]           | [`Registry::forget`]        |
-//! | what can be undone                    | in the tree, beside the marker | a switch                 | it goes with the tree       |
-//! | the registration of a linked worktree | in git's repository        | [`Registry::register`]       | [`Registry::forget`]         |
-//! | its branch, where calve made it       | in git's repository        | [`Registry::register`]       | it stays; it goes with a start that failed |
+//! | part | where | made by | removed by |
+//! |---|---|---|---|
+//! | the row | the catalog | [`claim`] | [`forget`] |
+//! | the marker, which repeats the row's token | in the tree | [`mark`] | it goes with the tree |
+//! | the index, or a template's | `indexes/TOKEN` | [`write_index`], [`link_index`] | [`forget`] |
+//! | the lock of the process that switches the worktree | `locks/TOKEN` | [`lock`] | [`forget`] |
+//! | what can be undone | beside the marker | a switch | it goes with the tree |
+//! | git's registration of a linked worktree | git's repository | [`register`] | [`forget`] |
+//! | its branch, if calve made one | the same | [`register`] | stays unless the start fails |
+//!
+//! [`claim`]: Registry::claim
+//! [`forget`]: Registry::forget
+//! [`mark`]: Registry::mark
+//! [`write_index`]: Registry::write_index
+//! [`link_index`]: Registry::link_index
+//! [`lock`]: Registry::lock
+//! [`register`]: Registry::register
 //!
 //! # Nothing half-made
-//! The row comes first ([`Claim`]), so of two who want one name one is told; then the tree under a stage's name, with its marker and its index;
-//! then the tree gets its name, and the row is marked. A row whose maker died is finished by whoever comes next, if the tree got its name, and
-//! removed if not ([`Registry::recover`]). What git was told to make is found by the row's token, and no row is taken for given up while a git
-//! that was started for it lives: it has the row's lock ([`git`]). What is called by a token that no row has is of nobody, and [`Registry::sweep`] removes it.
+//! A start writes the row first ([`Claim`]). So if two starts want one name, the second one gets an
+//! error. Then the start makes the tree under a stage's name, with its marker and its index. Then
+//! the tree gets its name, and the start marks the row as ready.
+//!
+//! If the process that makes a worktree dies, the next process finishes the row when the tree got
+//! its name, and removes the row when it did not ([`Registry::recover`]). The row's token
+//! identifies everything that git was told to make for the row. A git process that was started for
+//! a row holds the row's lock, so no process treats the row as abandoned while that git lives
+//! ([`git`]). Files whose name is a token that no row has belong to no worktree, and
+//! [`Registry::sweep`] removes them.
 //!
 //! # Gone at once
-//! [`Registry::forget`] has the folder taken away and the row deleted in one transaction, so that a start which finds its row gone takes its
-//! tree back. The files that are called by the token follow; a crash leaves them to the sweep.
+//! [`Registry::forget`] takes the folder away and deletes the row in one transaction. So a start
+//! that finds its row gone takes its tree back. The files that are named after the token are
+//! deleted afterwards; a crash leaves them to the sweep.
 
 use std::collections::HashSet;
 use std::ffi::CString;
@@ -44,10 +60,11 @@ use super::{trash, undo};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::tree::staging::{maker_lives, write_whole};
 
-/// A start of whose maker nothing can be known is only taken for dead when it is as old as this.
+/// If nothing can be known about the process that began a start, the start counts as dead only
+/// after this many seconds.
 const STRANGER_SECONDS: i64 = 60;
 
-/// The worktrees of a store, the project among them.
+/// The worktrees of a store. The project is one of them.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Registry<'a> {
     pub(super) layout: Layout<'a>,
@@ -55,7 +72,8 @@ pub(crate) struct Registry<'a> {
     pub(super) is_read_only: bool,
 }
 
-/// Worktrees that are being made. New ones go again, with what was made for them, unless they are [`finished`](Claim::finish).
+/// Worktrees that are being made. Unless they are [`finished`](Claim::finish), new ones are removed
+/// again, with everything that was made for them.
 #[derive(Debug)]
 pub(crate) struct Claim<'a> {
     registry: Registry<'a>,
@@ -70,7 +88,7 @@ impl<'a> Registry<'a> {
         if row.name != PROJECT || !row.path.is_empty() {
             return path_from(&row.path);
         }
-        // A store inside its project, which both can be moved.
+        // A store inside its project: both can be moved together.
         self.layout.0.parent().unwrap_or(self.layout.0).to_owned()
     }
 
@@ -85,7 +103,7 @@ impl<'a> Registry<'a> {
         }
     }
 
-    /// For the tree of a worktree whose row is there, and stays whatever happens.
+    /// A claim for the tree of a worktree that already has a row. The row stays whatever happens.
     pub(crate) fn claim_again(self, row: WorktreeRow) -> Claim<'a> {
         let row = WorktreeRow { state: State::Ready, target: None, ..row };
         Claim { registry: self, rows: vec![row], goes_again: false, is_finished: false }
@@ -95,19 +113,20 @@ impl<'a> Registry<'a> {
         Marker { token: row.token.clone(), store: self.layout.0.to_owned() }
     }
 
-    /// Puts the marker into the tree of a worktree, which is being made.
+    /// Puts the marker into the tree of a worktree that is being made.
     pub(crate) fn mark(self, row: &WorktreeRow, root: &OwnedFd) -> io::Result<()> {
         self.marker(row).write(root)
     }
 
-    /// Whether the tree at the path of a row bears its token.
+    /// Whether the tree at the path of a row bears the row's token.
     fn is_marked(self, row: &WorktreeRow) -> bool {
         let marker = Marker::read(&layout::own(&path_from(&row.path)));
         marker.ok().flatten().is_some_and(|marker| marker.token == row.token)
     }
 
-    /// A worktree's marker says where the store is. One whose store was moved since, and is not at the old place any more, is told.
-    /// If that fails the worktree is found by its name, as before.
+    /// A worktree's marker says where the store is. If the store was moved, and nothing is at the
+    /// old place any more, this writes the new place into the marker. If that fails, the worktree
+    /// is found by its name, as before.
     pub(crate) fn mend_marker(self, row: &WorktreeRow) {
         if self.is_read_only || row.name == PROJECT {
             return;
@@ -123,8 +142,9 @@ impl<'a> Registry<'a> {
         let _ = write_whole(&own, &own.join(layout::MARKER), &self.marker(row).encode());
     }
 
-    /// Whether a marker that bears the token of a worktree of this store means this store, and not the one that it is a copy of: a project that
-    /// is copied with its store takes along what the store knows, and the worktrees stay the first one's.
+    /// Whether a marker that bears the token of a worktree of this store means this store, and not
+    /// the store that this one is a copy of. A copy of a project with its store also copies the
+    /// rows, but the worktrees remain those of the first store.
     pub(crate) fn is_meant_by(self, marker: &Marker) -> bool {
         let id = |store: &Path| {
             std::fs::symlink_metadata(Layout(store).format())
@@ -132,14 +152,15 @@ impl<'a> Registry<'a> {
         };
         marker.store == self.layout.0
             || match id(&marker.store) {
-                // By another way there, such as another mount.
+                // The marker reaches the store by another path, such as another mount.
                 Ok(there) => id(self.layout.0).is_ok_and(|here| here == there),
-                // It was moved since.
+                // The store was moved since.
                 Err(error) => error.kind() == io::ErrorKind::NotFound,
             }
     }
 
-    /// The index of a worktree, where there is one that is whole and of `snapshot`, whose tree is `manifest`.
+    /// The index of a worktree, if the index is whole and belongs to `snapshot`, whose tree is
+    /// `manifest`.
     pub(crate) fn index(
         self,
         token: &str,
@@ -163,11 +184,12 @@ impl<'a> Registry<'a> {
         write().context(Operation::WriteIndex, || &path)
     }
 
-    /// Gives a worktree the index of the template that its tree is a snapshot of. Without it the first look takes longer.
+    /// Gives a worktree the index of the template that its tree is a snapshot of. Without it the
+    /// first look takes longer.
     pub(crate) fn link_index(self, token: &str, id: SnapshotId) -> io::Result<()> {
         let index = self.layout.index(token);
         let _ = std::fs::remove_file(&index);
-        // It is never written in place, only replaced.
+        // The link is safe: an index is never written in place, only replaced.
         match std::fs::hard_link(self.layout.template_index(id), index) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
@@ -180,29 +202,32 @@ impl<'a> Registry<'a> {
         undo::goes_to(&self.root_of(row), store)
     }
 
-    /// The right to switch a worktree. `None`: somebody else has it.
+    /// The right to switch a worktree. `None`: another process has it.
     pub(crate) fn lock(self, row: &WorktreeRow) -> Result<Option<locks::Guard>, Error> {
         locks::alone(self.layout.0, &row.token)
     }
 
-    /// Writes what a worktree is based on, and whether it is between that and another snapshot.
+    /// Writes the snapshot that a worktree is based on, and whether the worktree is between that
+    /// snapshot and another one.
     ///
     /// # Errors
-    /// [`ErrorKind::WorktreeNotFound`] where it was dropped meanwhile.
+    /// [`ErrorKind::WorktreeNotFound`] if another process dropped the worktree meanwhile.
     pub(crate) fn set_state(self, row: &WorktreeRow) -> Result<(), Error> {
         if self.catalog.set_state(row)? { Ok(()) } else { Err(no_worktree(&row.name)) }
     }
 
-    /// Writes where a worktree is, which was moved.
+    /// Writes the new path of a worktree that was moved.
     pub(crate) fn set_path(self, row: &WorktreeRow) -> Result<(), Error> {
         self.catalog.set_path(row)
     }
 
-    /// Forgets a worktree, and removes what is called by its token and what git knows of it, where `away`, which takes its folder away, gives
-    /// something. Its branch stays.
+    /// Forgets a worktree. `away` takes its folder away. If `away` returns something, this also
+    /// removes the files that are named after the worktree's token and git's registration of the
+    /// worktree. Its branch stays.
     ///
     /// # Errors
-    /// [`ErrorKind::WorktreeNotFound`] where somebody else dropped it; those of `away`.
+    /// [`ErrorKind::WorktreeNotFound`] if another process dropped the worktree; the errors of
+    /// `away`.
     pub(crate) fn forget<T>(
         self,
         row: &WorktreeRow,
@@ -214,7 +239,8 @@ impl<'a> Registry<'a> {
         let done = self.catalog.forget_worktree(&row.token, || {
             let done = away()?;
             if done.is_some() {
-                // One on another filesystem goes when the row is gone.
+                // A registration on another filesystem cannot be put aside; it is removed when the
+                // row is gone.
                 aside.extend(registered.iter().filter_map(|entry| entry.put_aside(&stage).ok()));
             }
             Ok(done)
@@ -235,21 +261,22 @@ impl<'a> Registry<'a> {
         done?.ok_or_else(|| no_worktree(&row.name))
     }
 
-    /// The repository of the project, as its files say.
+    /// The repository of the project. Its files say which one that is; git is not asked.
     fn repository(self) -> Option<Repository> {
         let project = self.catalog.worktree(PROJECT).ok().flatten()?;
         git::read(&self.root_of(&project))
     }
 
-    /// Where git is told to make a worktree, before its tree is there.
+    /// The place where git is told to make a worktree, before the tree is there.
     fn temporary(self, row: &WorktreeRow) -> PathBuf {
         self.layout.stage().join(&row.maker)
     }
 
-    /// Has git register a worktree as `linked` says. It is locked until [`Registry::stands`]. `makes_branch`: its branch is to be made.
+    /// Has git register a worktree as `linked` says. The registration is locked until
+    /// [`Registry::stands`]. `makes_branch`: the branch does not exist yet and is made.
     ///
     /// # Errors
-    /// What there is of it is removed with the row, or by the next [`Registry::recover`].
+    /// The parts that were made are removed with the row, or by the next [`Registry::recover`].
     pub(crate) fn register(
         self,
         repository: &Repository,
@@ -280,7 +307,7 @@ impl<'a> Registry<'a> {
         Ok(made)
     }
 
-    /// The registrations of a worktree that git was told to make, and may not be whole.
+    /// The registrations of a worktree that git was told to make. They may be incomplete.
     fn begun(self, repository: &Repository, row: &WorktreeRow) -> Vec<Registration> {
         let temporary = self.temporary(row);
         let mut found = Vec::new();
@@ -288,7 +315,7 @@ impl<'a> Registry<'a> {
             if entry.is_made_for(&row.token, &temporary) {
                 found.push(entry);
             } else if entry.is_hardly_begun(&row.name) {
-                // It may be another git's that is at it.
+                // Another git process may be making this entry right now.
                 entry.wait_for_next_step();
                 found.extend(
                     Registration::read(entry.folder)
@@ -299,7 +326,8 @@ impl<'a> Registry<'a> {
         found
     }
 
-    /// Takes back what git was told to make for a worktree whose tree will not stand. What cannot be removed stays.
+    /// Removes everything that git was told to make for a worktree whose tree will never be in its
+    /// place. Parts that cannot be removed stay.
     fn take_back(self, row: &WorktreeRow) {
         self.unregister_begun(row);
         if let Some(Linked { commit, branch: Some(branch) }) = &row.git
@@ -309,7 +337,7 @@ impl<'a> Registry<'a> {
         }
     }
 
-    /// The same, but for its branch.
+    /// Like `take_back`, but keeps the branch.
     pub(crate) fn unregister_begun(self, row: &WorktreeRow) {
         if row.git.is_none() {
             return;
@@ -321,7 +349,8 @@ impl<'a> Registry<'a> {
         let _ = std::fs::remove_dir_all(self.temporary(row));
     }
 
-    /// The tree of a worktree has its name: git may do with it what it likes.
+    /// Unlocks the registration of a worktree whose tree has its name: from now on git may do with
+    /// the worktree what it likes.
     pub(crate) fn stands(self, row: &WorktreeRow) -> io::Result<()> {
         if row.git.is_none() {
             return Ok(());
@@ -335,19 +364,20 @@ impl<'a> Registry<'a> {
         Ok(())
     }
 
-    /// The registrations of a worktree in the project's repository, whether its tree is there or not.
+    /// The registrations of a worktree in the project's repository, whether or not its tree exists.
     pub(crate) fn registered(self, row: &WorktreeRow) -> Vec<Registration> {
         let Some(repository) = self.repository() else { return Vec::new() };
         let root = path_from(&row.path);
         let own = git::leads_to(&root).ok();
         let is_ours = self.is_marked(row);
         let is_of_row = |entry: &Registration| match &own {
-            // Its `.git` file says which, and the entry must agree: it may be a copy of another's.
+            // The tree's `.git` file says which entry is the tree's own. The entry must agree,
+            // since the `.git` file may be a copy of another worktree's.
             Some(own) if is_ours => {
                 entry.folder == *own
                     && (entry.is_of(&root) || entry.git_file.as_deref().is_none_or(is_gone))
             }
-            // Another worktree of git is in its place.
+            // Another worktree of git is in this one's place.
             Some(own) => entry.is_of(&root) && entry.folder != *own,
             None => entry.is_of(&root),
         };
@@ -356,7 +386,7 @@ impl<'a> Registry<'a> {
         entries
     }
 
-    /// Removes what git knows of a worktree whose tree is not there.
+    /// Removes git's registrations of a worktree whose tree does not exist.
     pub(crate) fn unregister(self, row: &WorktreeRow) {
         if row.git.is_some() {
             for entry in self.registered(row) {
@@ -365,7 +395,7 @@ impl<'a> Registry<'a> {
         }
     }
 
-    /// Forgets worktrees of which there is no tree.
+    /// Forgets worktrees that have no tree.
     fn forget_unmade(self, rows: &[WorktreeRow]) -> Result<(), Error> {
         for row in rows {
             self.take_back(row);
@@ -382,7 +412,7 @@ impl<'a> Registry<'a> {
         let _ = std::fs::remove_file(self.layout.lock(token));
     }
 
-    /// Brings to an end what killed processes began.
+    /// Finishes or takes back the starts that killed processes left.
     pub(crate) fn recover(self) -> Result<(), Error> {
         if self.is_read_only {
             return Ok(());
@@ -391,7 +421,7 @@ impl<'a> Registry<'a> {
             if row.state != State::Starting || !self.is_given_up(&row) {
                 continue;
             }
-            // A git that it started may still be at it.
+            // A git process that the dead start left may still be working on this worktree.
             let lock = if row.git.is_some() { self.lock(&row)? } else { None };
             if row.git.is_some() && lock.is_none() {
                 continue;
@@ -406,11 +436,12 @@ impl<'a> Registry<'a> {
         Ok(())
     }
 
-    /// Whether the maker of a worktree is dead.
+    /// Whether the process that makes a worktree is dead.
     fn is_given_up(self, row: &WorktreeRow) -> bool {
         match maker_lives(&row.maker) {
             Some(lives) => !lives,
-            // Of another boot, or out of sight from here: who works holds the store's lock, but for a moment at each end.
+            // The process belongs to another boot, or cannot be seen from here. A process that
+            // works holds the store's lock, except for a moment at its begin and at its end.
             None => {
                 now().0.saturating_sub(row.created) > STRANGER_SECONDS
                     && locks::is_idle(self.layout.0)
@@ -418,9 +449,9 @@ impl<'a> Registry<'a> {
         }
     }
 
-    /// Removes what worktrees left that are gone. How many things.
+    /// Removes the files of worktrees that do not exist any more. Returns how many it removed.
     pub(crate) fn sweep(self, grace: Duration) -> Result<u64, Error> {
-        // First the files, then the rows: each of these was there before its files.
+        // The files are listed before the rows are read: every row was written before its files.
         let mut found = Vec::new();
         for path in [self.layout.indexes(), self.layout.locks()] {
             let names = trash::entries(&path, grace).context(Operation::Read, || &path)?;
@@ -430,7 +461,7 @@ impl<'a> Registry<'a> {
         let tokens: HashSet<&str> = rows.iter().map(|row| row.token.as_str()).collect();
         let mut removed = 0;
         for (path, names) in found {
-            // What is not called like a worktree's token is something else.
+            // A file whose name does not look like a worktree's token is something else.
             let of_nobody = |name: &&str| is_token(name) && !tokens.contains(name);
             let of_nobody: Vec<&str> =
                 names.iter().filter_map(|name| name.to_str()).filter(of_nobody).collect();
@@ -439,7 +470,7 @@ impl<'a> Registry<'a> {
             }
             let dir = open_dir(&path)?;
             for name in of_nobody {
-                // What cannot be removed now is tried again.
+                // The next sweep tries again what this one cannot remove.
                 let name = CString::new(name).unwrap_or_default();
                 removed += u64::from(trash::remove_tree(&dir, &name).is_ok());
             }
@@ -453,11 +484,12 @@ impl Claim<'_> {
         &self.rows
     }
 
-    /// Marks the worktrees as ready, all or none: their trees are there. One that was dropped meanwhile stays dropped, and one that was
-    /// found where it had been moved to stays there.
+    /// Marks the worktrees as ready, all or none: their trees are there. A worktree that was
+    /// dropped meanwhile stays dropped. If another process found a worktree at a path that it had
+    /// been moved to, the worktree stays there.
     ///
     /// # Errors
-    /// [`ErrorKind::WorktreeNotFound`] for such a one. None is marked.
+    /// [`ErrorKind::WorktreeNotFound`] if a worktree was dropped or moved so. None is marked.
     pub(crate) fn finish(&mut self) -> Result<(), Error> {
         let Some(name) = self.registry.catalog.mark_ready(&self.rows)? else {
             (self.goes_again, self.is_finished) = (false, true);

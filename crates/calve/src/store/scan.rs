@@ -1,12 +1,14 @@
-//! Reads a tree: what has not changed since a snapshot is known from a stat, everything else is looked at, and, where a snapshot
-//! is to be made, taken into the store.
+//! Reads a tree. A scan recognizes an entry that has not changed since a snapshot by its stat
+//! alone. It looks at the content of every other entry and, if a snapshot is to be made, takes the
+//! content into the store.
 //!
-//! The result is a [`Manifest`] and what stands for each of its entries. Directories are read in parallel; files that must
-//! be opened go in batches, so that one large directory is work for every thread.
+//! The result is a [`Manifest`], with the inode and change time of each of its entries. Directories
+//! are read in parallel. Files that must be opened are handled in batches, so that one large
+//! directory is work for every thread.
 //!
-//! Entries are opened relative to their directory and without following a link, so a tree that is rearranged meanwhile never
-//! leads outside. What is gone by the time it is opened is left out and reported; so is what keeps changing while it is
-//! copied.
+//! Entries are opened relative to their directory and without following a link. So if the tree is
+//! rearranged meanwhile, the scan never leaves it. An entry that is gone when it is opened is left
+//! out and reported. So is a file that keeps changing while it is copied.
 
 use std::collections::HashSet;
 use std::ffi::{CStr, CString};
@@ -47,72 +49,75 @@ mod trust;
 use assemble::Assembly;
 pub(crate) use files::{attributes, entry_of};
 
-/// Rules for what a snapshot leaves out, in gitignore's syntax.
+/// The rules for entries that a snapshot leaves out, in gitignore's syntax.
 const IGNORE_FILE: &CStr = c".calveignore";
 
-/// How many files make a task.
+/// The number of files in a task.
 const BATCH_FILES: usize = 64;
 
-/// A file that is taken in, the mirror that is made of it, and the one that another process makes.
+/// One for the file that is taken in, one for the mirror that is made of it, and one for the mirror
+/// that another process makes.
 const FILE_DESCRIPTORS: usize = 3;
 
-/// The content of a file that nobody asked for.
+/// The content of a file that was not read because nobody asked for its content.
 pub(crate) const UNKNOWN: BlobId = BlobId::from_bytes([0; 32]);
 
-/// What is scanned, and how.
+/// The tree to scan, and how to scan it.
 pub(crate) struct Request<'a> {
     /// The tree's root, for messages.
     pub(crate) path: &'a Path,
     pub(crate) root: &'a OwnedFd,
-    /// What is known of it.
+    /// The snapshot that the tree is compared with.
     pub(crate) base: Option<&'a Manifest>,
     pub(crate) index: Option<&'a Index>,
-    /// The contents that the store has.
+    /// The contents of the store.
     pub(crate) blobs: &'a Blobs,
-    /// Whether content is taken in, and where that is noted. If not, only what may be equal to the base is read, and the rest has an [`UNKNOWN`] content.
+    /// If set, the scan takes contents into the store and notes them here. If not, the scan reads
+    /// only files that may be equal to the base; other files get the content [`UNKNOWN`].
     pub(crate) intake: Option<&'a Noted>,
-    /// A time of this filesystem's clock from before the scan.
+    /// A time of this filesystem's clock, taken before the scan.
     pub(crate) stamp: (i64, u32),
-    /// Who made the tree: what could not be set in it is no difference.
+    /// Who made the tree. Metadata that this maker could not set is no difference.
     pub(crate) maker: Maker,
-    /// Directories that are no part of the tree although they are inside it: other worktrees.
+    /// Directories that are inside the tree but not a part of it: other worktrees.
     pub(crate) excluded: &'a HashSet<(u64, u64)>,
     pub(crate) operation: &'a Running,
 }
 
-/// What a scan found.
+/// The result of a scan.
 #[derive(Debug)]
 pub(crate) struct Scan {
-    /// `None`: what was found is the base, in all but the links. Never where there is an intake.
+    /// `None`: the tree equals the base in everything but the links. Never `None` with an intake.
     pub(crate) manifest: Option<Manifest>,
-    /// By the manifest's numbers; none where there is no manifest.
+    /// One for each entry of the manifest, by number; empty without a manifest.
     pub(crate) stats: Vec<Stat>,
-    /// Where the index that was given is of another boot: what of it holds in this one. Never where there is an intake.
+    /// Set if the given index is of another boot: an index for this boot, with those of its entries
+    /// that still hold. Never set with an intake.
     pub(crate) index: Option<Index>,
     /// Encodings of directories that the base does not have. Empty without an intake.
     pub(crate) directories: Vec<(DirectoryId, Vec<u8>)>,
     pub(crate) skipped: Vec<Skipped>,
     pub(crate) counts: Counts,
-    /// Blobs to be sealed after a flush.
+    /// Blobs that must be sealed after a flush.
     pub(crate) unsealed: Vec<BlobId>,
-    /// Whether rules of the tree left anything out.
+    /// Whether ignore rules of the tree left anything out.
     pub(crate) left_out: bool,
 }
 
-/// An entry that was found; they are in the order of their names.
+/// An entry that was found in a directory. The entries of a directory are sorted by name.
 struct Found(What);
 
 enum What {
-    /// As it is in the base; the slot there.
+    /// The entry equals the one in this slot of the base.
     Same(u32, Inode),
     Other(Box<Entry>, Inode),
-    /// A directory, by its place among those that were scanned.
+    /// A directory, by its place among the scanned directories.
     Directory(u32),
-    /// To be filled in by a batch; stays only if the file was not to be had.
+    /// A batch fills this in. It stays if the batch could not get the file.
     Pending,
 }
 
-/// What identifies an entry on disk.
+/// The identity of an entry on disk: its device, its inode and its link count.
 #[derive(Clone, Copy)]
 struct Inode {
     stat: Stat,
@@ -125,7 +130,8 @@ impl Inode {
         Self { stat: stat_of(meta), dev: meta.dev, links: meta.links }
     }
 
-    /// Of a file that may change, or has changed, without a trace: no index vouches for what changed at the end of time.
+    /// The inode of a file that may change, or has changed, without a trace. No index vouches for a
+    /// file that changed at the end of time.
     fn untraced(meta: &Meta) -> Self {
         let stat = Stat { changed: (i64::MAX, 0), ..stat_of(meta) };
         Self { stat, ..Self::of(meta) }
@@ -149,7 +155,7 @@ type Node = node::Node<Directory>;
 
 #[derive(Debug)]
 struct Directory {
-    /// Its place in the base.
+    /// The directory's place in the base.
     base: Option<u32>,
     chain: Option<Arc<IgnoreChain>>,
 }
@@ -162,9 +168,10 @@ enum Task {
 /// A file that must be opened.
 struct Wanted {
     name: CString,
-    /// Its place among what was found in its directory.
+    /// The file's position among the entries that were found in its directory.
     at: usize,
-    /// What it is if its content is the base's: the slot there, and that content. Only where the index knows it, but from another boot.
+    /// The slot and the content of the file in the base, if the index vouches for the file but is
+    /// of another boot.
     known: Option<(u32, BlobId)>,
 }
 
@@ -183,7 +190,7 @@ struct Scanner<'a> {
     boot: Boot,
     dirs: OpenDirs<Directory>,
     places: AtomicU32,
-    /// Directories that turned out to be no part of the tree, or gone.
+    /// Directories that turned out to be gone, or not a part of the tree.
     gone: Mutex<HashSet<u32>>,
     left_out: AtomicBool,
 }
@@ -248,7 +255,7 @@ impl Scanner<'_> {
         dir.handles(&self.dirs).context(Operation::OpenDirectory, || self.full_path(&dir.path()))
     }
 
-    /// Reads a directory; `None` where it is gone or no part of the tree.
+    /// Reads a directory. `None` if it is gone or not a part of the tree.
     fn directory(
         &self,
         worker: &mut Worker,
@@ -291,7 +298,7 @@ impl Scanner<'_> {
             .context(Operation::ReadAttributes, || self.full_path(&path_of()))?;
         let before = Before::opened(since, &meta);
         let (names, rest) = match self.list(worker, &fd, before, parent.is_none()) {
-            // It was removed since it was opened.
+            // The directory was removed after it was opened.
             Err(Errno::NOENT) if parent.is_some() => {
                 worker.skipped.push(Skipped { path: path_of(), reason: SkipReason::Vanished });
                 lock(&self.gone).insert(place);
@@ -315,7 +322,7 @@ impl Scanner<'_> {
         Ok(Some(dir))
     }
 
-    /// The entry of a directory that is open.
+    /// The entry of an open directory.
     fn own_entry(
         &self,
         fd: &OwnedFd,
@@ -355,7 +362,7 @@ impl Scanner<'_> {
         Ok((names, rest))
     }
 
-    /// The rules that hold in a directory, on top of those above.
+    /// The ignore rules that hold in a directory, on top of the rules of the directories above it.
     fn rules(
         &self,
         above: Option<Arc<IgnoreChain>>,
@@ -400,7 +407,7 @@ impl Scanner<'_> {
                     .skipped
                     .push(Skipped { path: dir.path_of(&name), reason: SkipReason::Vanished });
             };
-            // Both are in the order of their names.
+            // Both lists are sorted by name.
             let slot = base.and_then(|base| {
                 let entries = &base.entries;
                 while next < entries.len() && *entries[next].name < *name.to_bytes() {
@@ -409,7 +416,7 @@ impl Scanner<'_> {
                 let is_it = entries.get(next).is_some_and(|entry| *entry.name == *name.to_bytes());
                 is_it.then(|| u32::try_from(next).ok()).flatten()
             });
-            // A new regular file is opened in any case, and then stat'ed by descriptor.
+            // A new regular file is opened in any case, and its stat is then taken by descriptor.
             let mut meta = None;
             if kind == FileType::Unknown || (kind != FileType::Directory && slot.is_some()) {
                 match fs::statat(fd, &name, AtFlags::SYMLINK_NOFOLLOW) {
@@ -461,7 +468,8 @@ impl Scanner<'_> {
                         what = What::Directory(child);
                     }
                     FileType::RegularFile => {
-                        // Where nothing is taken in, only what could be equal is worth a look.
+                        // Without an intake, only files that may be equal to the base are worth a
+                        // look.
                         let known = base.zip(slot).map(|(base, slot)| &base.entries[slot as usize]);
                         let differs = |meta: &Meta| match known.map(|entry| &entry.kind) {
                             Some(Kind::File { size, .. }) => *size != meta.size,
@@ -525,11 +533,12 @@ impl Scanner<'_> {
             }
             found.push(Found(what));
         }
-        // What must be opened is counted when it was read.
+        // Files that must be opened are counted when they have been read.
         let known = found.iter().filter(|it| matches!(it.0, What::Same(..) | What::Other(..)));
         self.request.operation.files_done(known.count() as u64);
         dir.add_pending(directories.len());
-        // The directories first, so that the files, which are done next, find them waiting for the others.
+        // Directories are queued first, because the last task that is queued is done first: while
+        // this thread works on the files, the directories wait for the other threads.
         queue.extend(directories.into_iter().map(|(name, place, base)| Task::Directory {
             parent: Some(Arc::clone(dir)),
             name,
@@ -547,7 +556,7 @@ impl Scanner<'_> {
         Ok(found)
     }
 
-    /// Puts together what the threads found.
+    /// Combines the results of the threads.
     fn assemble(&self, workers: Vec<Worker>) -> Result<Scan, Error> {
         let places = self.places.load(Ordering::Relaxed) as usize;
         let mut scanned: Vec<Option<Scanned>> = Vec::with_capacity(places);
@@ -595,7 +604,8 @@ impl Scanner<'_> {
         Ok(Scan { manifest, stats, index, directories, skipped, counts, unsealed, left_out })
     }
 
-    /// Whether each directory of the base was found, and in each just what the base has.
+    /// Whether the scan found each directory of the base, and in each of them just the entries that
+    /// the base has.
     fn is_the_base(&self, scanned: &[Option<Scanned>]) -> bool {
         let Some(base) = self.request.base else { return false };
         scanned.len() == base.directories.len()
@@ -606,7 +616,8 @@ impl Scanner<'_> {
                 let (own, was) = (&directory.own, base.entry_of(place));
                 base.directories[place as usize].entries.len() == directory.found.len()
                     && own.same_metadata(was)
-                    // What is left out of snapshots changes mostly the root's time, which is no change.
+                    // Entries that snapshots leave out mostly change the time of the root, so that
+                    // time is not compared.
                     && (own.mtime == was.mtime || place == 0)
                     && directory.found.iter().all(known)
             })

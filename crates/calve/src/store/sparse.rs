@@ -1,17 +1,18 @@
-//! Writing a file whose zeros take no space: what a pack gives back has holes again where blocks of it hold nothing.
+//! Writes a file in which zeros take no space. So a file that comes out of a pack has holes again,
+//! wherever its blocks contain only zeros.
 //!
-//! A block of zeros that was data becomes a hole, too. Nobody can tell but by asking for the holes, and the content is stored once
-//! whatever holes it was found with.
+//! A block of zeros that was data becomes a hole, too. A program can only tell by asking for the
+//! holes. The store keeps a content only once anyway, with whatever holes its file had.
 
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt as _;
 
-/// The block of most filesystems, and the least that can be a hole.
+/// The block size of most filesystems, and the smallest size of a hole.
 const BLOCK: usize = 4096;
 const ZEROS: [u8; BLOCK] = [0; BLOCK];
 
-/// Writes from the start of an empty file.
+/// Writes a file from its start. The file must be empty.
 pub(crate) struct SparseWriter<'a> {
     file: &'a File,
     size: u64,
@@ -19,12 +20,13 @@ pub(crate) struct SparseWriter<'a> {
 }
 
 impl<'a> SparseWriter<'a> {
-    /// `size` is how long the file will be.
+    /// `size` is the size that the file will have.
     pub(crate) fn new(file: &'a File, size: u64) -> Self {
         Self { file, size, offset: 0 }
     }
 
-    /// The end of the piece of `bytes` that begins at `at` and lies in one block, and whether there is anything in it.
+    /// The end of the piece of `bytes` that begins at `at` and lies in one block, and whether the
+    /// piece has any byte other than zero.
     fn piece(&self, at: usize, bytes: &[u8]) -> (usize, bool) {
         let into = usize::try_from((self.offset + at as u64) % BLOCK as u64).unwrap_or(0);
         let length = (BLOCK - into).min(bytes.len() - at);
@@ -36,7 +38,8 @@ impl<'a> SparseWriter<'a> {
 impl Write for SparseWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.offset == 0 && self.size >= BLOCK as u64 {
-            // At once: where XFS sees a file grow it allocates ahead, and in the holes.
+            // The file gets its full size at once. While XFS sees a file grow, it allocates space
+            // ahead, and also in the holes.
             self.file.set_len(self.size)?;
         }
         let mut at = 0;

@@ -1,4 +1,4 @@
-//! What a store holds, in numbers.
+//! Counts what a store holds.
 
 use std::collections::HashSet;
 use std::io;
@@ -8,45 +8,47 @@ use super::Store;
 use super::files::listed_at;
 use crate::error::{Context as _, Error, Operation};
 
-/// What [`Store::stats`] counted.
+/// The counts of [`Store::stats`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StoreStats {
-    /// Snapshots, and the names that were given to them.
+    /// Number of snapshots, and of names that were given to them.
     pub snapshots: u64,
     /// See `snapshots`.
     pub names: u64,
-    /// Worktrees, the project not counted.
+    /// Number of worktrees. The project is not counted.
     pub worktrees: u64,
-    /// Contents, each once, whether as a mirror, packed, or both; and their sizes.
+    /// Number of contents, and the sum of their sizes. A content counts once, whether it has a
+    /// mirror, is packed, or both.
     pub blobs: u64,
     /// See `blobs`.
     pub blob_bytes: u64,
-    /// Contents that have a mirror to clone from, and the sizes of these. The space that they take may be less, since they share
-    /// blocks with the files that they were cloned from.
+    /// Number of contents that have a mirror to clone from, and the sum of their sizes. Mirrors may
+    /// take less space than this, because they share blocks with the files that they were cloned
+    /// from.
     pub mirrors: u64,
     /// See `mirrors`.
     pub mirror_bytes: u64,
-    /// Contents that are packed, and their sizes before that.
+    /// Number of packed contents, and the sum of their sizes before compression.
     pub packed_blobs: u64,
     /// See `packed_blobs`.
     pub packed_bytes: u64,
-    /// Packs, and their sizes.
+    /// Number of packs, and the sum of their sizes.
     pub packs: u64,
     /// See `packs`.
     pub pack_bytes: u64,
-    /// Directory objects.
+    /// Number of directory objects.
     pub directories: u64,
-    /// The database with its log.
+    /// Size of the database, including its log.
     pub database_bytes: u64,
-    /// Indexes of worktrees.
+    /// Size of the worktrees' indexes.
     pub index_bytes: u64,
-    /// Things in the trash that wait to be deleted.
+    /// Number of entries in the trash, which wait to be deleted.
     pub trash_entries: u64,
 }
 
 impl Store {
-    /// What the store holds. Looks at every mirror's metadata, reads no content.
+    /// Counts what the store holds. This looks at every mirror's metadata, and reads no content.
     ///
     /// # Errors
     /// Those of every operation, see [`Store`]. Nothing is changed.
@@ -88,7 +90,7 @@ impl Store {
     }
 }
 
-/// How many entries a folder has, and their sizes.
+/// The number of entries in a folder, and the sum of their sizes.
 fn sizes(path: &Path) -> io::Result<(u64, u64)> {
     let (mut count, mut bytes) = (0, 0_u64);
     for (name, _) in listed_at(path)? {

@@ -1,7 +1,9 @@
-//! What waits to be deleted: trees of worktrees that were dropped, templates and mirrors that were given up.
+//! The trash holds files and trees that wait to be deleted: trees of worktrees that were dropped,
+//! and templates and mirrors that were discarded.
 //!
-//! What is in the trash is called as a stage is, so that nothing else has its name. Whoever put it there deletes it; what is left over, the next
-//! to free space does.
+//! Entries of the trash have names like those of stages, so no two of them have the same name. The
+//! process that moves something into the trash deletes it. The next operation that frees space
+//! deletes whatever is left.
 
 use std::ffi::{CString, OsString};
 use std::io;
@@ -21,7 +23,7 @@ use crate::reflink::meta::Meta;
 use crate::reflink::sys;
 use crate::tree::removal;
 
-/// Deletes what is in the trash.
+/// Deletes everything in the trash.
 pub(super) fn empty(layout: Layout<'_>) -> Result<(), Error> {
     let path = layout.trash();
     let dir = open_dir(&path)?;
@@ -44,11 +46,12 @@ pub(super) fn sweep(layout: Layout<'_>, grace: Duration) -> Result<u64, Error> {
     }
     let dir = open_dir(&path)?;
     let names = names.iter().filter_map(|name| CString::new(name.as_encoded_bytes()).ok());
-    // What cannot be removed now is tried again.
+    // The next sweep tries again what this one cannot remove.
     Ok(names.map(|name| u64::from(remove_tree(&dir, &name).is_ok())).sum())
 }
 
-/// The names in a folder of what last changed longer ago than `grace`; none where there is no such folder.
+/// The names of a folder's entries whose last change was longer ago than `grace`. Empty if there is
+/// no such folder.
 pub(super) fn entries(path: &Path, grace: Duration) -> io::Result<Vec<OsString>> {
     let mut names = Vec::new();
     for (name, _) in listed_at(path)? {
@@ -65,7 +68,8 @@ pub(super) fn entries(path: &Path, grace: Duration) -> io::Result<Vec<OsString>>
     Ok(names)
 }
 
-/// Removes a tree, also one that is a subvolume: at once where that is allowed, else entry by entry.
+/// Removes a tree, which may be a subvolume. A subvolume is deleted at once if that is allowed,
+/// else entry by entry.
 pub(crate) fn remove_tree(dir: &OwnedFd, name: &CString) -> io::Result<()> {
     let flags = DIR_FLAGS | OFlags::NOFOLLOW;
     if let Ok(tree) = fs::openat(dir, name, flags, Mode::empty())
@@ -73,7 +77,8 @@ pub(crate) fn remove_tree(dir: &OwnedFd, name: &CString) -> io::Result<()> {
         && sys::is_subvolume(&tree, Meta::of(&stat).ino)
     {
         drop(tree);
-        // A subvolume with others inside, or no right to: the walk will do, or tell what is wrong.
+        // This fails if the subvolume contains others, or if this process may not delete it. Then
+        // the tree is removed entry by entry, which works or says what is wrong.
         if sys::delete_subvolume(dir, name).is_ok() {
             return Ok(());
         }

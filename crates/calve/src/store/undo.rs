@@ -1,7 +1,9 @@
-//! What a switch notes so that it can be undone: `undo/record` in calve's own folder of a worktree.
+//! The record that a switch writes so that it can be undone: `undo/record` in calve's own folder of
+//! a worktree.
 //!
-//! Beside it are the files that were moved aside. Writing it, and bringing back what it speaks of, is for [`switch`](crate::Worktree::switch)
-//! and [`undo`](crate::Worktree::undo); here is what it looks like, and which snapshot it needs.
+//! Beside the record are the files that were moved aside. [`switch`](crate::Worktree::switch)
+//! writes the record, and [`undo`](crate::Worktree::undo) brings back the files. This module
+//! defines the form of the record, and says which snapshot it needs.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -15,30 +17,32 @@ use super::layout::{self, UNDO, UNDO_RECORD};
 use super::object::{Entry, decode_directory, encode_directory};
 use crate::reflink::imp::DIR_FLAGS;
 
-/// Tens of millions of paths.
+/// Room for tens of millions of paths.
 const RECORD_MOST_BYTES: u64 = 1 << 30;
 
-/// What `undo` must know, beside the files that were moved aside.
+/// The facts that `undo` needs, beside the files that were moved aside.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Record {
     pub(crate) from: SnapshotId,
-    /// What had been deleted by hand.
+    /// Paths that had been deleted by hand.
     pub(crate) deleted: Vec<PathBuf>,
-    /// Modes that directories had been given by hand. Only in records of version 1.
+    /// Modes that had been given to directories by hand. Only records of version 1 have them.
     pub(crate) modes: Vec<(PathBuf, u32)>,
-    /// What was given other metadata, or another time, and stayed where it was: what it had before, by path. Only mode, owner,
-    /// time, attributes and the kind of these entries mean something.
+    /// Entries that got other metadata or another time and were not moved, as they were before, by
+    /// path. Only the mode, owner, time, attributes and kind of these entries mean something.
     pub(crate) metadata: Vec<(PathBuf, Entry)>,
 }
 
-/// The snapshot that an undo of the worktree at `path` would go back to; for a project, with its store.
+/// The snapshot that an undo of the worktree at `path` would go back to. For a project, `store` is
+/// its store.
 pub(crate) fn goes_to(path: &Path, store: Option<&Path>) -> Option<SnapshotId> {
     let own = open_own(path, store).ok()?;
     let undo = fs::openat(own, UNDO, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty()).ok()?;
     Some(Record::read(&undo).ok()??.from)
 }
 
-/// calve's own folder in the tree at `path`, not followed: only a project's may be a link, and only to its store.
+/// Opens calve's own folder in the tree at `path`. Links are not followed, with one exception: the
+/// folder of a project may be a link to its store.
 pub(crate) fn open_own(path: &Path, store: Option<&Path>) -> io::Result<OwnedFd> {
     let own = layout::own(path);
     if let Some(store) = store
@@ -54,12 +58,13 @@ impl Record {
         Self { from, deleted: Vec::new(), modes: Vec::new(), metadata: Vec::new() }
     }
 
-    /// The record in a folder of what can be undone; nothing where it is no record.
+    /// Reads the record in the folder `undo`. `None` if the file there is no record.
     pub(crate) fn read(undo: &OwnedFd) -> io::Result<Option<Self>> {
         Ok(Self::decode(&read_plain(undo, Path::new(UNDO_RECORD), RECORD_MOST_BYTES)?))
     }
 
-    /// Zero bytes end the parts: no path has one. Metadata is an entry of a directory object, in hexadecimal digits.
+    /// A zero byte ends each part, since no path contains one. Metadata is an entry of a directory
+    /// object, in hexadecimal digits.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let version = if self.metadata.is_empty() { 1 } else { 2 };
         let mut text = format!("calve undo {version}\0{}\0", self.from).into_bytes();
@@ -104,7 +109,7 @@ impl Record {
                     let end = rest.iter().position(|byte| *byte == b':')?;
                     let entry = bytes_from_hex(&rest[..end])?;
                     let [entry] = <[Entry; 1]>::try_from(decode_directory(&entry).ok()?).ok()?;
-                    // The root has none.
+                    // The root has an empty path.
                     let path = match &rest[end + 1..] {
                         [] => PathBuf::new(),
                         path => safe(path)?,
@@ -124,7 +129,7 @@ fn bytes_from_hex(digits: &[u8]) -> Option<Vec<u8>> {
     pairs.map(|pair| u8::from_str_radix(pair?, 16).ok()).collect()
 }
 
-/// A relative path without a step upwards.
+/// Parses a relative path. `None` if the path leads upwards, or is empty or absolute.
 fn safe(path: &[u8]) -> Option<PathBuf> {
     let path = path_from(path);
     let plain = path.components().all(|part| matches!(part, std::path::Component::Normal(_)));

@@ -1,4 +1,4 @@
-//! Connections to the database, and what its errors mean.
+//! Opens connections to the database, and translates SQLite's errors.
 
 use std::path::Path;
 use std::time::Duration;
@@ -7,16 +7,19 @@ use rusqlite::{Connection, OpenFlags};
 
 use crate::error::{Error, ErrorKind, Operation};
 
-/// Nobody holds the write lock for long, but a slow disk under many writers may take its time.
+/// How long a connection waits for the write lock. No process holds the lock for long, but a slow
+/// disk under many writers may take its time.
 const BUSY: Duration = Duration::from_secs(300);
 
 pub(super) const OPEN: OpenFlags = OpenFlags::SQLITE_OPEN_READ_WRITE;
 
-/// How a connection is to a database.
+/// Who else may use the database while a connection is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum With {
     Others,
-    /// Nothing is shared, and no file mapped: <https://sqlite.org/wal.html#noshm>. With how long others are waited for.
+    /// The connection is exclusive: nothing is shared, and no file is mapped
+    /// (<https://sqlite.org/wal.html#noshm>). The duration says how long to wait for other
+    /// connections.
     Nobody(Duration),
 }
 
@@ -24,17 +27,18 @@ pub(super) fn connect(path: &Path, flags: OpenFlags, with: With) -> Result<Conne
     let open = || {
         let connection =
             Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
-        // A store may be someone else's: no function that its schema names is run.
+        // The store may come from someone else, so SQLite must not run functions that its schema
+        // names.
         connection.pragma_update(None, "trusted_schema", false)?;
         if let With::Nobody(patience) = with {
             connection.busy_timeout(patience)?;
-            // Before the first look into it.
+            // This must come before the connection first reads from the database.
             connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
             connection.pragma_update(None, "journal_mode", "WAL")?;
             connection.pragma_query_value(None, "user_version", |_| Ok(()))?;
         }
         connection.busy_timeout(BUSY)?;
-        // Asking for the mode it already has takes no lock.
+        // If the database is in WAL mode already, this takes no lock.
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.set_prepared_statement_cache_capacity(32);
         Ok(connection)
@@ -42,7 +46,7 @@ pub(super) fn connect(path: &Path, flags: OpenFlags, with: With) -> Result<Conne
     open().map_err(|error| failed(Operation::Open, path, error))
 }
 
-/// Reads the database as it lies there.
+/// Opens the database to read it as it is.
 pub(super) fn connect_read_only(path: &Path) -> Result<Connection, Error> {
     use std::os::unix::ffi::OsStrExt as _;
     let mut wal = path.as_os_str().to_owned();
@@ -69,7 +73,7 @@ pub(super) fn connect_read_only(path: &Path) -> Result<Connection, Error> {
     Connection::open_with_flags(uri, flags).map_err(|error| failed(Operation::Open, path, error))
 }
 
-/// An error of SQLite as one of ours.
+/// Makes an error of SQLite one of ours.
 pub(super) fn failed(operation: Operation, path: &Path, error: rusqlite::Error) -> Error {
     use rusqlite::ErrorCode as Code;
     let code = error.sqlite_error_code();

@@ -1,4 +1,4 @@
-//! Packs, and what is in them.
+//! The rows of packs and of the blobs in them.
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
@@ -8,7 +8,7 @@ use super::Catalog;
 use crate::error::Error;
 
 impl Catalog {
-    /// Where a blob lies in which pack.
+    /// The pack that has a blob, and the blob's location there.
     pub(crate) fn packed(&self, blob: BlobId) -> Result<Option<(String, Location)>, Error> {
         self.read(|db| {
             db.prepare_cached(
@@ -19,7 +19,7 @@ impl Catalog {
         })
     }
 
-    /// All that is packed: blob, pack, place.
+    /// All packed blobs: id, pack and location.
     pub(crate) fn all_packed(&self) -> Result<Vec<(BlobId, String, Location)>, Error> {
         let rows: Vec<(Vec<u8>, String, Location)> = self.read(|db| {
             db.prepare(
@@ -42,7 +42,7 @@ impl Catalog {
         })
     }
 
-    /// Puts packs, and what each of them has, into the database.
+    /// Adds packs and their blobs to the database.
     pub(crate) fn add_packs(
         &self,
         packs: &[(String, Vec<(BlobId, Location)>)],
@@ -55,14 +55,14 @@ impl Catalog {
         })
     }
 
-    /// A content is no longer to be had from its pack.
+    /// Forgets where a blob is packed, because the pack does not yield its content any more.
     pub(crate) fn forget_packed(&self, blob: BlobId) -> Result<(), Error> {
         self.write(|tx| {
             tx.execute("DELETE FROM packed WHERE blob = ?1", [blob.as_bytes()]).map(drop)
         })
     }
 
-    /// Forgets a pack if it has nothing any more; whether it was forgotten.
+    /// Forgets a pack if it has no blobs any more. Returns whether the pack was forgotten.
     pub(crate) fn forget_pack_if_empty(&self, name: &str) -> Result<bool, Error> {
         self.write(|tx| {
             tx.execute(
@@ -73,7 +73,7 @@ impl Catalog {
         })
     }
 
-    /// Forgets all packs that have nothing any more; their names.
+    /// Forgets all packs that have no blobs any more. Returns their names.
     pub(crate) fn forget_empty_packs(&self) -> Result<Vec<String>, Error> {
         self.write(|tx| {
             let empty = "FROM packs WHERE id NOT IN (SELECT pack FROM packed)";
@@ -86,7 +86,7 @@ impl Catalog {
         })
     }
 
-    /// Forgets directories, and contents in packs.
+    /// Forgets directories, and the locations of packed blobs.
     pub(crate) fn forget_objects(
         &self,
         directories: &[DirectoryId],

@@ -1,20 +1,26 @@
-//! The tables, in each version that there was, and how a database comes from one version to the next.
+//! The tables of the database in every version, and the migration from each version to the next.
 //!
 //! # Versions
-//! A database says in `user_version` which version its tables are of. One of an earlier version is migrated when it is opened, in one
-//! transaction: a killed process leaves the old version, and of two that migrate at once the second finds it done. One of a later
-//! version is refused by that number. A database that cannot be written to is read as it is.
+//! A database says in `user_version` which version its tables have. Opening a database of an
+//! earlier version migrates it, in one transaction. So a killed process leaves the old version, and
+//! if two processes migrate at once, the second finds the migration done. A database of a later
+//! version is refused because of that number. A database that cannot be written to is read as it
+//! is.
 //!
 //! # To the letter
-//! A store may be someone else's: what is called like a table of ours could be a view that never ends, or compute a column of any size,
-//! or change what is written. So the tables must be what SQLite keeps of those of their version, to the letter, before anything is asked
-//! of them, and before they are migrated. Other tables may be there; nobody asks for them.
+//! A store may come from someone else. A view with the name of one of calve's tables could never
+//! end. A table could compute a column of any size, or change what is written. So before calve
+//! reads or migrates the tables, it compares their SQL text, as SQLite keeps it, with the text of
+//! their version. The two must be equal to the letter. The database may have other tables; calve
+//! never reads them.
 //!
 //! # A new version
-//! It has all tables as they are after its migration (for a column that was added: what `ALTER TABLE … ADD COLUMN` makes of the text,
-//! which a test compares), and the statements that bring the version before to it. New columns have a default or may be null, since
-//! an earlier calve that has the database open goes on writing rows. Queries name the columns that they write; what is read of
-//! a column that earlier versions do not have says what it is there.
+//! A new version lists all tables as they are after its migration. For a column that was added,
+//! this is the text that `ALTER TABLE … ADD COLUMN` produces, which a test compares. It also lists
+//! the statements that migrate the version before to it. New columns have a default or may be null,
+//! because an earlier calve that has the database open goes on writing rows. Queries name the
+//! columns that they write. Code that reads a column that earlier versions do not have decides what
+//! its value is there.
 
 use rusqlite::Connection;
 
@@ -24,9 +30,9 @@ use crate::error::{Error, ErrorKind, Operation};
 /// A version of the tables. The first is number 1.
 #[derive(Debug)]
 pub(super) struct Version {
-    /// Their names and what SQLite keeps of them.
+    /// The names of the tables, and the SQL text that SQLite keeps for each.
     pub(super) tables: &'static [(&'static str, &'static str)],
-    /// What makes the tables of the version before to these.
+    /// The statements that migrate the tables of the version before to these.
     pub(super) migration: &'static str,
 }
 
@@ -79,7 +85,7 @@ pub(super) const TABLES_1: &[(&str, &str)] = &[
     ),
 ];
 
-/// With what git knows of a worktree.
+/// Adds the column with the git state of a worktree.
 pub(super) const TABLES_2: &[(&str, &str)] = &[
     TABLES_1[0],
     TABLES_1[1],
@@ -101,13 +107,13 @@ pub(super) const TABLES_2: &[(&str, &str)] = &[
     TABLES_1[5],
 ];
 
-/// How a database stands to the versions that this calve knows.
+/// How the tables of a database compare with the versions that this calve knows.
 enum Known {
-    /// It has the tables of this version, the first being 0.
+    /// The database has the tables of this version; the first version is 0.
     Version(usize),
-    /// It says that it is of another.
+    /// The database says that it has another version.
     Unknown(i64),
-    /// It has not the tables of the version that it says.
+    /// The database does not have the tables of the version that it says.
     Damaged(String),
 }
 
@@ -153,14 +159,15 @@ impl Catalog {
         })
     }
 
-    /// Refuses a database that this calve would misread, and brings one of an earlier version to this one, unless it is only to be read.
+    /// Refuses a database that this calve would misread. Migrates a database of an earlier version
+    /// to the current one, unless it is opened only to be read.
     pub(super) fn check(&self, to: Use) -> Result<(), Error> {
         let at = self.must_be_known(self.look(Operation::Open, |db| known(db, self.versions))?)?;
         if at + 1 == self.versions.len() || to == Use::Read {
             return Ok(());
         }
         let migrated = self.transact(Operation::Migrate, "FULL", |tx| {
-            // Somebody else may have done it meanwhile.
+            // Another process may have migrated the database meanwhile.
             let known = known(tx, self.versions)?;
             if let Known::Version(at) = known {
                 for version in &self.versions[at + 1..] {
@@ -171,7 +178,7 @@ impl Catalog {
             Ok(known)
         });
         match migrated {
-            // The file alone is closed to us, and can be read.
+            // Only the file cannot be written to; its tables are known and can be read.
             Err(error) if error.kind() == ErrorKind::ReadOnly => Ok(()),
             migrated => self.must_be_known(migrated?).map(drop),
         }

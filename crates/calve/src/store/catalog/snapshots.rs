@@ -14,12 +14,12 @@ use crate::error::{Error, Operation};
 /// A snapshot, or why it cannot be read.
 pub(crate) type Row = Result<(SnapshotId, SnapshotObject), String>;
 
-/// A snapshot that is to be put into the database, with all that belongs to it.
+/// A new snapshot, with all rows that belong to it.
 pub(crate) struct NewSnapshot<'a> {
     pub(crate) object: &'a SnapshotObject,
-    /// The directories that it is made of and that the database may not have.
+    /// Directories of the snapshot that the database may not have yet.
     pub(crate) directories: &'a [(DirectoryId, Vec<u8>)],
-    /// The worktree that is based on it from now on.
+    /// The worktree that is based on the snapshot from now on.
     pub(crate) token: &'a str,
     pub(crate) name: Option<&'a str>,
 }
@@ -37,7 +37,8 @@ impl Catalog {
             .map_err(|why| self.damaged(format!("snapshot {id}: {why}")))
     }
 
-    /// All snapshots, the newest first; of what cannot be read, why.
+    /// All snapshots, the newest first. A snapshot that cannot be read comes as the reason for
+    /// that.
     pub(crate) fn snapshots(&self) -> Result<Vec<Row>, Error> {
         let rows: Vec<(Vec<u8>, Vec<u8>)> = self.read(|db| {
             db.prepare(
@@ -72,7 +73,7 @@ impl Catalog {
         Ok(rows.into_iter().filter_map(|(name, id)| Some((name, snapshot_id(&id)?))).collect())
     }
 
-    /// The tree of a snapshot. Every object is checked against its hash on the way.
+    /// The tree of a snapshot. Every object is compared with its hash on the way.
     pub(crate) fn manifest(
         &self,
         id: SnapshotId,
@@ -88,7 +89,7 @@ impl Catalog {
         object: &SnapshotObject,
     ) -> Result<Manifest, Error> {
         let mut builder = Builder::new(object.root.clone());
-        // One transaction: its lock is taken once, not for each directory.
+        // One transaction takes the lock once, instead of once for each directory.
         let transaction = connection
             .unchecked_transaction()
             .map_err(|error| failed(Operation::Read, &self.path, error))?;
@@ -114,7 +115,8 @@ impl Catalog {
                 .map_err(|why| {
                     self.damaged(format!("directory {directory} of snapshot {id}: {why}"))
                 })?;
-            // Two entries may name one directory, and so on below: a few bytes could unfold without end.
+            // Two entries may refer to one directory, and the entries there again, and so on. So a
+            // few bytes could unfold without end.
             seen += entries.len() as u64;
             if seen > object.entries || !builder.add(entries) {
                 return Err(self.damaged(format!(
@@ -126,7 +128,7 @@ impl Catalog {
         Ok(builder.finish())
     }
 
-    /// The entries of a directory, or why they cannot be had.
+    /// The entries of a directory, or the reason why they cannot be read.
     pub(crate) fn directory(&self, id: DirectoryId) -> Result<Result<Vec<Entry>, String>, Error> {
         let encoding: Option<Vec<u8>> = self.read(|db| {
             db.prepare_cached("SELECT CAST(encoding AS BLOB) FROM directories WHERE id = ?1")?
@@ -150,7 +152,7 @@ impl Catalog {
         Ok(ids.into_iter().filter_map(id).collect())
     }
 
-    /// Has these directories and no others.
+    /// Replaces all directories of the database by these.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn set_directories(
         &self,
@@ -167,9 +169,9 @@ impl Catalog {
         })
     }
 
-    /// Something that has a name, or is a worktree, and whose snapshot is not there.
+    /// A name or a worktree whose snapshot does not exist.
     pub(crate) fn without_snapshot(&self) -> Result<Option<String>, Error> {
-        // One statement, so one state of the database.
+        // One statement sees one state of the database.
         self.read(|db| {
             db.query_row(
                 "SELECT name FROM (SELECT name, snapshot FROM names
@@ -182,13 +184,13 @@ impl Catalog {
         })
     }
 
-    /// Puts a snapshot into the database; its id.
+    /// Adds a snapshot to the database, and returns its id.
     pub(crate) fn add_snapshot(&self, new: &NewSnapshot<'_>) -> Result<SnapshotId, Error> {
         let encoding = new.object.encode();
         let id = SnapshotId::of(&encoding);
         self.write(|tx| {
             {
-                // One that was damaged is mended on the way.
+                // This also repairs a directory whose encoding was damaged.
                 let mut insert = tx.prepare(
                     "INSERT INTO directories (id, encoding) VALUES (?1, ?2) ON CONFLICT (id)
                         DO UPDATE SET encoding = excluded.encoding WHERE encoding <> excluded.encoding",
@@ -213,7 +215,8 @@ impl Catalog {
         Ok(id)
     }
 
-    /// Forgets those of the snapshots that nothing has a use for, as the database stands now. Which these were.
+    /// Forgets those of the snapshots that, in the current state of the database, no name and no
+    /// worktree uses. Returns which ones it forgot.
     pub(crate) fn forget_snapshots(
         &self,
         ids: &HashSet<SnapshotId>,
@@ -234,12 +237,12 @@ impl Catalog {
         })
     }
 
-    /// Gives a name to a snapshot; whether there is such a one.
+    /// Gives a name to a snapshot. Returns whether the snapshot exists.
     pub(crate) fn set_name(&self, name: &str, id: SnapshotId) -> Result<bool, Error> {
         self.write(|tx| put_name(tx, name, id))
     }
 
-    /// Takes a name away; whether there was such a one.
+    /// Removes a name. Returns whether the name existed.
     pub(crate) fn remove_name(&self, name: &str) -> Result<bool, Error> {
         self.write(|tx| Ok(tx.execute("DELETE FROM names WHERE name = ?1", [name])? > 0))
     }

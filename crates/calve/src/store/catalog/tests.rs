@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use super::schema::{TABLES_1, TABLES_2};
 use super::*;
 
-/// A folder with what the database needs of a store.
+/// A folder with the parts of a store that the database needs.
 fn a_database() -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     for sub in ["locks", "stage"] {
@@ -22,8 +22,9 @@ fn put(db: &Catalog, name: &str, beside: impl FnOnce()) {
     .unwrap();
 }
 
-/// Each of two kept the other from it until neither waited any longer, and then they shared it: a fifth of a second for every
-/// operation, and a file that is mapped.
+/// In an earlier version, each of two processes kept the other from the database until neither
+/// waited any longer, and then they shared it. This cost a fifth of a second for every operation,
+/// and a mapped file.
 #[test]
 fn those_who_open_it_briefly_are_alone_one_after_the_other() {
     let (dir, path) = a_database();
@@ -57,7 +58,7 @@ fn whoever_opens_it_briefly_shares_it_with_those_who_keep_it_open_and_only_as_lo
         assert_eq!(kept.names().unwrap().len(), 2 * number + 2);
         assert_eq!(brief.names().unwrap().len(), 2 * number + 2);
     }
-    // Others are waited for once, not for each operation.
+    // `brief` waits for the other connections once, not for each operation.
     assert!(brief.others.load(Relaxed));
     kept.be_brief();
     put(&brief, "brief at last", || assert!(!shared.try_exists().unwrap()));
@@ -69,14 +70,14 @@ const VERSIONS_1: Version = Version { tables: TABLES_1, migration: "" };
 const VERSIONS_2: Version =
     Version { tables: TABLES_2, migration: "ALTER TABLE worktrees ADD COLUMN git TEXT" };
 
-/// The versions, and one more: a column that no calve has.
+/// The versions, and one more that adds a column that no calve has.
 static NEXT: &[Version] = &[
     VERSIONS_1,
     VERSIONS_2,
     Version { tables: NEXT_TABLES, migration: "ALTER TABLE worktrees ADD COLUMN note TEXT" },
 ];
 
-/// The same, by statements that never end.
+/// Like `NEXT`, with a migration that never ends.
 static ENDLESS: &[Version] = &[
     VERSIONS_1,
     VERSIONS_2,
@@ -121,7 +122,7 @@ fn version(path: &Path) -> i64 {
     db.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap()
 }
 
-/// The store that the first version wrote: its folder and its database.
+/// A store that the first version wrote: its folder and its database.
 fn first_store() -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let archive = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/store-1.tar.gz");
@@ -136,7 +137,7 @@ fn first_store() -> (tempfile::TempDir, PathBuf) {
     (dir, path)
 }
 
-/// What is in a database, as far as it is told by every version.
+/// The content of a database that every version can express.
 fn told(catalog: &Catalog) -> String {
     let snapshots: Vec<_> = catalog.snapshots().unwrap();
     let (names, worktrees) = (catalog.names().unwrap(), catalog.worktrees().unwrap());
@@ -162,7 +163,7 @@ fn a_database_of_an_earlier_version_is_migrated_in_place_and_is_as_a_new_one() {
     let migrated = open_as(&path, NEXT).unwrap();
     assert_eq!((version(&path), told(&migrated)), (3, before));
     migrated.write(|tx| tx.execute("UPDATE worktrees SET note = 'it has it'", [])).unwrap();
-    // And it takes what every version writes.
+    // The migrated database also takes rows that every version writes.
     let mut row = migrated.worktrees().unwrap().remove(0);
     (row.name, row.token) = ("another".to_owned(), "abc".to_owned());
     assert_eq!(migrated.claim(std::slice::from_ref(&row)).unwrap(), None);
@@ -225,7 +226,7 @@ fn a_migration_that_is_killed_leaves_the_database_as_it_was() {
         .unwrap();
     let db = Connection::open(&path).unwrap();
     db.busy_timeout(Duration::ZERO).unwrap();
-    // It has the write lock when it is at it.
+    // The child holds the write lock while it migrates.
     let is_at_it = || db.execute_batch("BEGIN IMMEDIATE; ROLLBACK").is_err();
     let started = std::time::Instant::now();
     while !is_at_it() {
@@ -260,7 +261,7 @@ fn of_those_who_migrate_at_once_one_does_it() {
     assert_eq!(version(&path), 3);
 }
 
-/// Nothing of somebody else's making is run while it is migrated.
+/// A migration runs nothing that someone else put into the database.
 #[test]
 fn a_database_whose_tables_are_not_those_of_its_version_is_not_migrated() {
     for forged in [

@@ -1,4 +1,5 @@
-//! The rows of worktrees. The disk is not waited for: a crash of the machine may take a change back, as it may the worktree.
+//! The rows of worktrees. Changes to them do not wait for the disk: a crash of the machine may undo
+//! a change, as it may undo the worktree.
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
@@ -6,16 +7,16 @@ use super::super::id::SnapshotId;
 use super::{Catalog, snapshot_id};
 use crate::error::Error;
 
-/// The name of the row that stands for the project itself; no worktree can be called so.
+/// The name of the row of the project itself. No worktree can have this name.
 pub(crate) const PROJECT: &str = ".";
 
-/// How a worktree stands.
+/// The state of a worktree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
-    /// Its maker is at it; if that one is dead, nobody is.
+    /// A process makes the worktree. If that process is dead, no process does.
     Starting,
     Ready,
-    /// Between its snapshot and its target.
+    /// The worktree is between its snapshot and its target.
     Switching,
 }
 
@@ -23,25 +24,25 @@ pub(crate) enum State {
 #[derive(Debug, Clone)]
 pub(crate) struct WorktreeRow {
     pub(crate) name: String,
-    /// What the marker inside the worktree repeats.
+    /// The marker inside the worktree repeats this token.
     pub(crate) token: String,
-    /// Bytes of an absolute path.
+    /// The bytes of an absolute path. Empty for a project whose store is inside it.
     pub(crate) path: Vec<u8>,
     pub(crate) snapshot: Option<SnapshotId>,
     pub(crate) state: State,
     pub(crate) target: Option<SnapshotId>,
-    /// Who starts or switches it.
+    /// The process that starts or switches the worktree.
     pub(crate) maker: String,
     /// Seconds since 1970.
     pub(crate) created: i64,
-    /// What it is for git, if it is a linked worktree.
+    /// Set if the worktree is a linked worktree of git.
     pub(crate) git: Option<Linked>,
 }
 
-/// The linked worktree of git that a worktree is, or is to be.
+/// What a worktree is, or will be, for git: a linked worktree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Linked {
-    /// What its `HEAD` was when it was started.
+    /// The commit that its `HEAD` pointed to when it was started.
     pub(crate) commit: String,
     /// The branch that it was started on, without `refs/heads/`.
     pub(crate) branch: Option<String>,
@@ -53,11 +54,13 @@ impl Linked {
         format!("linked {} {branch}", self.commit)
     }
 
-    /// What is not understood is for git what calve does not care of.
+    /// Parses the column's text. A worktree with a text that calve does not understand counts as
+    /// one that is not a linked worktree.
     fn decode(text: &str) -> Option<Self> {
         let (commit, branch) = text.strip_prefix("linked ")?.split_once(' ')?;
         let is_id = !commit.is_empty() && commit.bytes().all(|byte| byte.is_ascii_hexdigit());
-        // A store may be someone else's. git would take what begins with a dash for an option, and a lock has the branch in its path.
+        // The store may come from someone else. git would take a name that begins with a dash for
+        // an option, and the path of a lock contains the branch's name.
         let is_name = branch.is_empty()
             || branch.split('/').all(|part| !part.is_empty() && !part.starts_with(['-', '.']))
                 && !branch.contains(char::is_control);
@@ -91,12 +94,13 @@ impl Catalog {
         })
     }
 
-    /// Puts the row of a new store's project in.
+    /// Adds the row of a new store's project.
     pub(crate) fn add_project(&self, row: &WorktreeRow) -> Result<(), Error> {
         self.write(|tx| put_worktree(tx, row))
     }
 
-    /// Puts the rows of new worktrees in, if all names are free. If not, one that is taken, and the path of who has it.
+    /// Adds the rows of new worktrees, if all names are free. If not, returns a name that is taken
+    /// and the path of the worktree that has it.
     pub(crate) fn claim(&self, rows: &[WorktreeRow]) -> Result<Option<(String, Vec<u8>)>, Error> {
         self.write_soon(|tx| {
             let mut find = tx.prepare("SELECT path FROM worktrees WHERE name = ?1")?;
@@ -111,7 +115,8 @@ impl Catalog {
         })
     }
 
-    /// Marks worktrees that were made as ready, all or none. If none, the name of one that was dropped meanwhile, or found elsewhere.
+    /// Marks worktrees that were made as ready, all or none. If none, returns the name of one that
+    /// was dropped meanwhile, or found at another path.
     pub(crate) fn mark_ready(&self, rows: &[WorktreeRow]) -> Result<Option<String>, Error> {
         self.write_soon(|tx| {
             let mut find = tx.prepare("SELECT 1 FROM worktrees WHERE token = ?1 AND path = ?2")?;
@@ -129,7 +134,8 @@ impl Catalog {
         })
     }
 
-    /// Marks one as ready whose maker died, unless somebody else did, and has gone on with it since.
+    /// Marks a worktree whose maker died as ready, unless another process already did and the
+    /// worktree's state has changed since.
     pub(crate) fn finish_start(&self, row: &WorktreeRow) -> Result<(), Error> {
         self.write_soon(|tx| {
             tx.execute(
@@ -140,7 +146,8 @@ impl Catalog {
         })
     }
 
-    /// Writes where a worktree is, and nothing else: somebody may be about to take a snapshot of it.
+    /// Writes the path of a worktree, and nothing else: another process may be about to take a
+    /// snapshot of it.
     pub(crate) fn set_path(&self, row: &WorktreeRow) -> Result<(), Error> {
         self.write_soon(|tx| {
             tx.execute(
@@ -151,8 +158,9 @@ impl Catalog {
         })
     }
 
-    /// Writes what a worktree is based on, and whether it is between that and another snapshot. `false` where it was dropped meanwhile,
-    /// which it stays; where it is, and what it is called, is not touched.
+    /// Writes the snapshot that a worktree is based on, and whether the worktree is between that
+    /// snapshot and another one. Leaves its path and its name as they are. `false` if the worktree
+    /// was dropped meanwhile; it stays dropped.
     pub(crate) fn set_state(&self, row: &WorktreeRow) -> Result<bool, Error> {
         self.write_soon(|tx| {
             tx.execute(
@@ -173,8 +181,10 @@ impl Catalog {
         self.write_soon(|tx| rows.iter().try_for_each(|row| delete_worktree(tx, &row.token)))
     }
 
-    /// Forgets a worktree if `away`, which takes its folder away, gives something: in one step, for whoever starts or restores it marks
-    /// its row when the folder is there, and would else leave one that nobody knows. `None` where the row is not there.
+    /// Forgets a worktree if `away`, which takes its folder away, returns something. Both happen in
+    /// one transaction. A process that starts or restores the worktree marks its row when the
+    /// folder is there. Without the transaction, that process could leave a folder that has no row.
+    /// `None` if the row does not exist.
     pub(crate) fn forget_worktree<T>(
         &self,
         token: &str,
@@ -220,7 +230,8 @@ fn worktree_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<WorktreeRow> {
     let id = |at: &str| {
         Ok::<_, rusqlite::Error>(row.get::<_, Option<Vec<u8>>>(at)?.and_then(|id| snapshot_id(&id)))
     };
-    // Files are called by it. Whoever made the database must not lead anywhere else.
+    // Files are named after the token, so a database that someone else made must not lead calve to
+    // other paths.
     let token: String = row.get("token")?;
     if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Err(rusqlite::Error::FromSqlConversionFailure(
@@ -242,7 +253,8 @@ fn worktree_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<WorktreeRow> {
         target: id("target")?,
         maker: row.get("maker")?,
         created: row.get("created")?,
-        // A store that cannot be written to may have the tables of the first version, which has no such column.
+        // A read-only store may have the tables of the first version, which do not have this
+        // column.
         git: match row.get::<_, Option<String>>("git") {
             Err(rusqlite::Error::InvalidColumnName(_)) => None,
             text => text?.as_deref().and_then(Linked::decode),

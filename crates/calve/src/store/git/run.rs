@@ -1,4 +1,5 @@
-//! Runs the `git` program: without a terminal, in English, and with what it prints bounded.
+//! Runs the `git` program: without a terminal, in English, and with bounds on how much of its
+//! output is kept.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -7,16 +8,18 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-/// More of what git prints is not kept.
+/// calve keeps at most this much of git's output.
 const OUTPUT_MOST_BYTES: u64 = 4 * 1024 * 1024;
-/// More of its messages is not kept.
+/// calve keeps at most this much of git's messages.
 const WORDS_MOST_BYTES: u64 = 16 * 1024;
-/// How often a command is tried again that met the lock of another git, and how long it waits each time.
+/// If a command meets the lock of another git, calve tries it again this often and waits this long
+/// each time.
 const LOCKED_TRIES: u32 = 100;
 const LOCKED_PAUSE: Duration = Duration::from_millis(50);
 
-/// What git takes from its environment about where a repository is: `git rev-parse --local-env-vars` lists these. Whoever runs calve in
-/// a hook of git, or in an alias, would else have another repository changed.
+/// Variables that tell git where a repository is; `git rev-parse --local-env-vars` lists them. If a
+/// hook or an alias of git runs calve, they are set. calve removes them, because git would
+/// otherwise change another repository.
 const OF_ANOTHER_REPOSITORY: [&str; 13] = [
     "GIT_ALTERNATE_OBJECT_DIRECTORIES",
     "GIT_COMMON_DIR",
@@ -38,9 +41,9 @@ const OF_ANOTHER_REPOSITORY: [&str; 13] = [
 pub(crate) enum Failure {
     /// There is no `git` program.
     NotInstalled,
-    /// It ran and said no, in these words.
+    /// git ran and refused, in these words.
     Refused(String),
-    /// It could not be run.
+    /// git could not be run.
     NotRun(io::Error),
 }
 
@@ -48,7 +51,7 @@ pub(crate) enum Failure {
 #[derive(Debug)]
 pub(crate) struct Output {
     pub(crate) bytes: Vec<u8>,
-    /// It printed more.
+    /// Whether git printed more than this.
     pub(crate) is_cut: bool,
 }
 
@@ -63,12 +66,13 @@ impl Failure {
         matches!(self, Self::Refused(said) if said.contains(words))
     }
 
-    /// Whether another git changes the same thing, and will be done soon.
+    /// Whether the failure is due to another git that changes the same thing and will be done soon.
     fn is_for_a_moment(&self) -> bool {
         self.says(".lock': File exists")
-            // Another git removed the last worktree, and the empty folder with it.
+            // Another git removed the last worktree, and the empty folder `worktrees` with it.
             || self.says("could not create directory of") && self.says("No such file or directory")
-            // Another git has begun to add a worktree, or to remove one. One that looks at all of them dies of that.
+            // Another git has begun to add or to remove a worktree. A git that looks at all
+            // worktrees dies of that.
             || self.says("failed to read") && self.says("/commondir")
             || self.says("Invalid path") && self.says("/worktrees/") && self.says("No such file or directory")
     }
@@ -94,20 +98,22 @@ impl From<Failure> for io::Error {
 }
 
 impl Git {
-    /// For the repository that `dir` is in.
+    /// A run of git in `dir`, for the repository that contains it.
     pub(crate) fn new(dir: &Path) -> Self {
         let mut command = Command::new("git");
         command
             .current_dir(dir)
             .env("LC_ALL", "C")
             .env("GIT_TERMINAL_PROMPT", "0")
-            // A look changes nothing, so it is in nobody's way.
+            // Without optional locks, a command that only looks changes nothing and blocks no other
+            // git.
             .env("GIT_OPTIONAL_LOCKS", "0")
             .stdin(Stdio::null());
         for name in OF_ANOTHER_REPOSITORY {
             command.env_remove(name);
         }
-        // A hook of another program, and a process that stays: a look needs neither.
+        // A file monitor is a hook of another program, or a process that stays. A command that only
+        // looks needs neither.
         command.args(["-c", "core.fsmonitor=false"]);
         Self { command }
     }
@@ -122,29 +128,30 @@ impl Git {
         self
     }
 
-    /// It also sees the objects of another repository.
+    /// Lets git also see the objects of another repository.
     pub(crate) fn with_objects_of(mut self, objects: &Path) -> Self {
         self.command.env("GIT_ALTERNATE_OBJECT_DIRECTORIES", objects);
         self
     }
 
-    /// It works with another index.
+    /// Lets git work with another index.
     pub(crate) fn with_index(mut self, index: &Path) -> Self {
         self.command.env("GIT_INDEX_FILE", index);
         self
     }
 
-    /// The child keeps a lock for as long as it lives, also where calve is killed: its standard input is the locked file, which is
-    /// empty. So nobody takes the change for given up while git is still at it.
+    /// Lets git hold a lock for as long as it lives, even if calve is killed: the locked file,
+    /// which is empty, becomes its standard input. So no process treats the change as abandoned
+    /// while git still works on it.
     ///
     /// # Errors
-    /// There are no more descriptors.
+    /// The process has no free file descriptors.
     pub(crate) fn holding(mut self, lock: &File) -> io::Result<Self> {
         self.command.stdin(Stdio::from(lock.try_clone()?));
         Ok(self)
     }
 
-    /// Runs it, and waits. Where another git is in its way, it is tried again, for some seconds.
+    /// Runs git and waits for it. If another git is in the way, this tries again for some seconds.
     ///
     /// # Errors
     /// All of [`Failure`].
@@ -163,7 +170,7 @@ impl Git {
         let child = match spawned {
             Ok(child) => child,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                // Where the folder to run in is not there, it is the same error.
+                // If the folder to run in does not exist, the system returns the same error.
                 return Err(match self.command.get_current_dir().map(Path::is_dir) {
                     Some(false) => Failure::NotRun(error),
                     _ => Failure::NotInstalled,
@@ -172,7 +179,7 @@ impl Git {
             Err(error) => return Err(Failure::NotRun(error)),
         };
         let (status, output, words) = collect(child).map_err(Failure::NotRun)?;
-        // One that printed more than is wanted ended as its output was closed.
+        // If git printed more than calve keeps, it ended because its output was closed.
         if status.success() || output.is_cut {
             return Ok(output);
         }
@@ -184,14 +191,14 @@ impl Git {
     }
 }
 
-/// Waits for the end of a child, and keeps what it says up to the bounds.
+/// Waits for the end of a child, and keeps its output and its messages up to the bounds.
 fn collect(mut child: Child) -> io::Result<(ExitStatus, Output, Vec<u8>)> {
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let (bytes, words) = std::thread::scope(|scope| {
         let words = scope.spawn(|| {
             let mut words = Vec::new();
             if let Some(mut stderr) = stderr {
-                // What cannot be read is not told; git itself has gone on or ended.
+                // Messages that cannot be read are left out; git itself has continued or ended.
                 let _ = stderr.by_ref().take(WORDS_MOST_BYTES).read_to_end(&mut words);
                 let _ = io::copy(&mut stderr, &mut io::sink());
             }

@@ -1,4 +1,4 @@
-//! Against the `git` of this machine, in repositories of their own.
+//! These tests run the system's `git`, each in repositories of its own.
 
 use std::process::Command;
 
@@ -25,7 +25,7 @@ impl Desk {
         std::fs::canonicalize(self.scratch.path()).unwrap().join(name)
     }
 
-    /// What a script prints.
+    /// The output of a shell script.
     #[track_caller]
     fn sh(&self, script: &str) -> String {
         let output = Command::new("bash")
@@ -55,7 +55,7 @@ impl Desk {
         self.sh("git -C project rev-parse HEAD")
     }
 
-    /// The linked worktrees and the branches that git knows.
+    /// The linked worktrees and the branches that git lists.
     fn known(&self) -> String {
         self.sh("cd project && git worktree list --porcelain && git for-each-ref --format='%(refname)' && git worktree prune -n -v && git fsck --full 2>&1")
     }
@@ -179,7 +179,7 @@ fn what_cannot_be_a_branch_is_known_before_it_is_tried() {
     }
 }
 
-/// The whole way of a start and a drop.
+/// All steps of a start and of a drop.
 #[test]
 fn a_worktree_is_registered_elsewhere_and_then_pointed_at_its_tree() {
     let desk = Desk::new();
@@ -197,7 +197,7 @@ fn a_worktree_is_registered_elsewhere_and_then_pointed_at_its_tree() {
     made.point_at(&tree).unwrap();
     std::fs::write(git_of(&tree), made.git_file_text()).unwrap();
     std::fs::remove_dir_all(desk.path("temporary")).unwrap();
-    // Nobody may prune it before it stands.
+    // Nobody may prune the worktree before its tree is in its place.
     desk.sh("git -C project worktree prune --expire now");
     made.unlock("another").unwrap();
     assert_eq!(project.registrations().unwrap(), [made.clone()]);
@@ -216,7 +216,7 @@ fn a_worktree_is_registered_elsewhere_and_then_pointed_at_its_tree() {
     desk.sh("git -C project branch -q -D fix-1 && rm -r tree");
     assert_eq!(desk.known().replace(&desk.head(), &commit), before);
     assert_eq!(std::fs::read_dir(desk.path("stage")).unwrap().count(), 0);
-    // Somebody else was faster.
+    // Another process removed it first.
     made.remove(&desk.path("stage")).unwrap();
 }
 
@@ -339,7 +339,7 @@ fn commits_of_another_repository_are_counted_and_kept() {
     assert_eq!(kept, "refs/calve/dropped/fix.lock_");
     std::fs::remove_dir_all(copy).unwrap();
     assert_eq!(desk.sh(&format!("git -C project rev-list --count {kept}")), "3");
-    // The same again has its reference, another commit gets another.
+    // The same commit keeps its reference; another commit gets another one.
     assert_eq!(project.keep_dropped("fix.lock", &tip, None).unwrap(), kept);
     let other = desk.head();
     assert_eq!(project.keep_dropped("fix.lock", &other, None).unwrap(), format!("{kept}-2"));
@@ -366,7 +366,7 @@ fn a_name_becomes_a_part_of_a_reference() {
     }
 }
 
-/// What `git worktree add` leaves that was killed after each of its steps.
+/// The states that a `git worktree add` leaves if it is killed after one of its steps.
 #[test]
 fn what_a_killed_git_left_is_known_to_be_ours_or_to_be_hardly_begun() {
     let desk = Desk::new();
@@ -395,7 +395,7 @@ fn what_a_killed_git_left_is_known_to_be_ours_or_to_be_hardly_begun() {
     // The stage may be on another filesystem.
     entry().remove(&desk.path("no/stage")).unwrap();
     assert_eq!(desk.project().registrations().unwrap(), []);
-    // And somebody else's lock is somebody else's.
+    // calve does not take another program's lock for its own.
     std::fs::create_dir(&folder).unwrap();
     std::fs::write(folder.join(LOCKED), "mine").unwrap();
     assert!(!entry().is_hardly_begun("fix-1") && !entry().is_made_for(TOKEN, &temporary));

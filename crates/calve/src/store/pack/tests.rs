@@ -66,12 +66,12 @@ fn what_goes_into_a_pack_comes_out_again() {
         noise(100_000),
         text.iter().copied().cycle().take(5 * 1024 * 1024).collect(),
         noise(5 * 1024 * 1024),
-        // As long as the buffers, and one more and less.
+        // Lengths around the size of the buffers.
         vec![1; BUFFER_BYTES - 1],
         vec![1; BUFFER_BYTES],
         vec![1; BUFFER_BYTES + 1],
         noise(2 * BUFFER_BYTES),
-        // Wider than the window.
+        // A content that is larger than the window.
         [noise(9 << 20), noise(9 << 20)].concat(),
     ];
     for level in [-5, 1, 3, 19, 1000] {
@@ -196,7 +196,7 @@ fn a_file_that_holds_something_is_not_made_a_pack() {
     assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
 }
 
-/// Everything that a reader may do with these bytes gives an error, or right content.
+/// Whatever a reader does with these bytes, the result is an error or the right content.
 fn assert_never_wrong(bytes: &[u8], blobs: &[Vec<u8>], known: &[(BlobId, Location)], row: &str) {
     let Ok(pack) = Pack::open(file_of(bytes)) else { return };
     let index = pack.index().unwrap_or_default();
@@ -287,7 +287,7 @@ fn a_scan_ends_at_what_is_no_entry() {
 
 #[test]
 fn numbers_that_lie_cost_no_memory() {
-    // Allocating by one of these would abort or panic.
+    // Allocating as much memory as one of these numbers says would abort or panic.
     let lies = [u64::MAX, u64::MAX / 2, 1 << 63, 1 << 48, 0];
     let blob = b"content ".repeat(40);
     let (file, list) = packed(std::slice::from_ref(&blob));
@@ -307,13 +307,13 @@ fn numbers_that_lie_cost_no_memory() {
             Location { stored: lie, ..at },
             Location { size: lie, ..at },
         ] {
-            // Only the caller is wrong; and header and caller agree.
+            // First only the caller is wrong; then header and caller agree on the wrong number.
             refused(&bytes, wrong);
             let mut forged = bytes.clone();
             forged[12..60].copy_from_slice(&entry_header(id, wrong.size, wrong.stored));
             refused(&forged, wrong);
         }
-        // The trailer's count (with the right checksum), a row, and its length.
+        // These are the trailer's count (with the right checksum), a row, and the trailer's length.
         let trailer = bytes.len() - 120;
         for place in [8, 48, 56, 64] {
             let mut forged = bytes.clone();
@@ -321,14 +321,14 @@ fn numbers_that_lie_cost_no_memory() {
             let sum = *blake3::hash(&forged[trailer..trailer + 72]).as_bytes();
             forged[trailer + 72..][..32].copy_from_slice(&sum);
             let index = Pack::open(file_of(&forged)).unwrap().index();
-            // A size may be as large as it likes here: the frame decides.
+            // The size here may be any number: the frame decides.
             assert!(index.is_err() || place == 64, "{place}: {lie}");
         }
         let mut forged = bytes.clone();
         forged[bytes.len() - 16..][..8].copy_from_slice(&lie.to_le_bytes());
         Pack::open(file_of(&forged)).unwrap().index().unwrap_err();
     }
-    // A trailer of a huge hole.
+    // The rows of this trailer are a huge hole.
     let hole = file_of(&bytes[..12]);
     let rows = (1 << 40) / ROW_BYTES as u64;
     let trailer = TRAILER_FIXED_BYTES + rows * ROW_BYTES as u64;
@@ -341,7 +341,7 @@ fn numbers_that_lie_cost_no_memory() {
 #[test]
 fn a_frame_that_swells_is_stopped_at_the_size() {
     let bomb = zstd::encode_all(io::repeat(0).take(256 << 20), 1).unwrap();
-    // Asks for a window of 2 GiB, and for one of 16 MiB.
+    // These frames ask for windows of 2 GiB and of 16 MiB.
     let wide = |exponent: u8| [&FRAME_MAGIC[..], &[0, exponent << 3], &[1, 0, 0], b"rest"].concat();
     let short = zstd::encode_all(&b"abc"[..], 1).unwrap();
     let id = BlobId::of(b"abc");

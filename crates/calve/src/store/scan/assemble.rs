@@ -1,4 +1,5 @@
-//! Puts together what the threads of a scan found: breadth first, as a manifest is numbered, and named from the leaves to the root.
+//! Combines the results of a scan's threads. Directories are numbered breadth first, as in every
+//! manifest, and get their ids from the leaves to the root.
 
 use std::collections::HashMap;
 use std::io;
@@ -34,7 +35,8 @@ impl Assembly<'_> {
         let mut stats = vec![root.inode.stat];
         let mut inodes = vec![root.inode];
         let mut builder = Builder::new(root.own.clone());
-        // Breadth first, as the manifest numbers them; beside each directory what it was in the base.
+        // The directories, breadth first, as the manifest numbers them. Each comes with its place
+        // in the base.
         let mut order: Vec<Option<u32>> = Vec::new();
         let mut queue = std::collections::VecDeque::from([root]);
         while let Some(directory) = queue.pop_front() {
@@ -82,7 +84,8 @@ impl Assembly<'_> {
                 let base = self.request.base?;
                 Some((base.directories.get(place as usize)?, base.entry_of(place)))
             });
-            // The children were named before; their entries say whether all is as it was.
+            // The children already have their ids, so equal entries mean that nothing below has
+            // changed.
             let known = base.filter(|(base, _)| base.entries == directory.entries);
             let id = match (known, self.request.intake) {
                 (Some((_, Entry { kind: Kind::Directory(id), .. })), _) if *id != NO_ID => *id,
@@ -105,10 +108,11 @@ impl Assembly<'_> {
     }
 }
 
-/// Marks the names of one file, symbolic link or FIFO, where the tree has more than one of them. It may have changed between the looks at two of its names;
-/// but it is one file, and what was seen last holds under every name.
+/// Marks the names of a file, a symbolic link or a FIFO that has more than one name in the tree. It
+/// may have changed between the looks at two of its names. Since it is one file, the state with the
+/// latest change time holds under every name.
 fn link_groups(manifest: &mut Manifest, inodes: &[Inode], stats: &mut [Stat]) {
-    // By the kind, too: another entry may have got its inode number between two looks.
+    // The kind is part of the key: another entry may have got the inode number between two looks.
     let mut groups: HashMap<_, Vec<(u32, u32)>> = HashMap::new();
     let mut single = Vec::new();
     let number_of = |manifest: &Manifest, (place, slot): (u32, u32)| {
@@ -119,7 +123,7 @@ fn link_groups(manifest: &mut Manifest, inodes: &[Inode], stats: &mut [Stat]) {
             continue;
         }
         let inode = inodes[number_of(manifest, (place, slot))];
-        // Its number of names, too, may have changed between two looks.
+        // The link count, too, may have changed between two looks.
         if inode.links > 1 {
             let inode = (inode.dev, inode.stat.ino, std::mem::discriminant(&entry.kind));
             groups.entry(inode).or_default().push((place, slot));
@@ -144,7 +148,7 @@ fn link_groups(manifest: &mut Manifest, inodes: &[Inode], stats: &mut [Stat]) {
     }
 }
 
-/// A number for a file with these names, the same as long as the first of them is.
+/// A number for a file with these names. It stays the same as long as the first of the names does.
 fn group_of(manifest: &Manifest, names: &[(u32, u32)]) -> u64 {
     let first = names.iter().map(|(place, slot)| manifest.path_of(*place, *slot)).min();
     let path = first.unwrap_or_default();

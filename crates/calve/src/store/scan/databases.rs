@@ -1,16 +1,20 @@
-//! Takes in the files of a SQLite database together, so that a snapshot has all of them as they were at one moment.
+//! Takes in the files of a SQLite database together, so that a snapshot has all of them as they
+//! were at one moment.
 //!
-//! A SQLite database is a file and its write-ahead log (`NAME-wal`) or its rollback journal (`NAME-journal`). Each of them alone
-//! can be taken in at one moment, but two moments do not make a database: a checkpoint between them moves content from the log to
-//! the database, and a log that was begun anew does not have it any more.
+//! A SQLite database consists of a file and its write-ahead log (`NAME-wal`) or its rollback
+//! journal (`NAME-journal`). Each of them alone can be taken in at one moment, but files from two
+//! moments are not a database. A checkpoint between the two moments moves content from the log to
+//! the database file, and a log that was restarted does not have that content any more.
 //!
-//! The rule, argued in `docs/design/seals.md`: look at the database, take in it and its companions, look at the database again.
-//! If it did not change, it was the same at the moment at which the last companion was taken in. So the files are what
-//! a kill of all its users at that moment leaves, and that is what SQLite recovers from. If the database did change,
-//! calve tries again for a while, and then leaves out all of its files.
+//! The rule, argued in `docs/design/seals.md`: look at the database, take in the database and its
+//! companions, look at the database again. If it did not change, its content was the same at the
+//! moment at which the last companion was taken in. So the files are what would be left if all
+//! users of the database were killed at that moment, and SQLite recovers from that. If the database
+//! did change, calve tries again for a while, and then leaves out all of its files.
 //!
-//! Only databases that somebody has open for writing matter, and those that have a companion: they may be in use, or have been a
-//! moment ago. The pass follows the scan and has one thread, since such databases are few.
+//! Only two kinds of database matter: those that a process has open for writing, and those that
+//! have a companion, since they may be in use, or have been a moment ago. This pass follows the
+//! scan and has one thread, since such databases are few.
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -33,19 +37,19 @@ use crate::report::{SkipReason, Skipped};
 use crate::tree::listing;
 use crate::tree::pool;
 
-/// What every SQLite database begins with.
+/// The first bytes of every SQLite database.
 const MAGIC: &[u8] = b"SQLite format 3\0";
 
-/// What is appended to a database's name. The shared memory (`-shm`) is not among them: SQLite makes it anew from the log when
-/// the first process opens the database.
+/// The suffixes of a database's companions. The shared memory (`-shm`) is not among them: SQLite
+/// makes it anew from the log when the first process opens the database.
 const JOURNAL: &[u8] = b"-journal";
 const WAL: &[u8] = b"-wal";
 
-/// For how long calve tries to find a database at rest, and all of them.
+/// How long calve tries to find one database at rest, and how long for all of them.
 const PATIENCE: Duration = Duration::from_secs(1);
 const PATIENCE_WITH_ALL: Duration = Duration::from_secs(10);
 
-/// Between two attempts: a checkpoint or a transaction is short.
+/// The pause between two attempts. A checkpoint or a transaction is short.
 const PAUSE: Duration = Duration::from_millis(3);
 
 /// A file that may be a database in use.
@@ -55,10 +59,10 @@ pub(super) struct Candidate {
     name: CString,
 }
 
-/// What a database has under one of its names.
+/// The entry that a database has under one of its names.
 enum Part {
     Absent,
-    /// What the scan found.
+    /// The entry is what the scan found.
     AsFound,
     New(What),
 }
@@ -68,17 +72,17 @@ type Parts = Vec<(CString, Part)>;
 enum Attempt {
     /// All parts are of one moment.
     Whole(Parts),
-    /// It changed meanwhile.
+    /// The database changed meanwhile.
     Changed,
     Vanished,
     NoDatabase,
 }
 
-/// A file that was opened by its name, as it was then.
+/// The state of a file at the moment at which it was opened by its name.
 struct Look {
     name: CString,
     file: Option<(OwnedFd, Meta)>,
-    /// Whether every change since then gives the file other times.
+    /// Whether every later change gives the file other times.
     shows: bool,
 }
 
@@ -101,7 +105,7 @@ impl Look {
         Ok(Self { name, file: Some((file, meta)), shows })
     }
 
-    /// Whether the same file is under the name, and did not change.
+    /// Whether the name still leads to the same file, and the file did not change.
     fn is_same(&self, dir: &OwnedFd) -> io::Result<bool> {
         let now = match fs::statat(dir, &self.name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => {
@@ -123,7 +127,7 @@ impl Look {
     }
 }
 
-/// Whether a file that somebody may be writing to is a database, or may become one.
+/// Whether a file is a database, or may become one. A process may be writing to the file.
 pub(super) fn may_be_database(file: &OwnedFd) -> io::Result<bool> {
     let mut head = [0; MAGIC.len()];
     let count = retry_on_intr(|| pread(file, &mut head, 0))?;
@@ -131,12 +135,12 @@ pub(super) fn may_be_database(file: &OwnedFd) -> io::Result<bool> {
 }
 
 fn with(name: &CStr, suffix: &[u8]) -> CString {
-    // Neither has a zero byte.
+    // Neither part contains a zero byte.
     CString::new([name.to_bytes(), suffix].concat()).unwrap_or_default()
 }
 
 impl Scanner<'_> {
-    /// Notes the files of a directory that have a companion; `names` are sorted.
+    /// Notes the files of a directory that have a companion. `names` are sorted.
     pub(super) fn note_databases(
         &self,
         worker: &mut Worker,
@@ -174,7 +178,8 @@ impl Scanner<'_> {
         }
     }
 
-    /// Takes in the databases among the candidates once more, each as a whole, in the place of what was found of them.
+    /// Takes in the databases among the candidates once more, each as a whole. They replace the
+    /// entries that the scan found.
     pub(super) fn databases(
         &self,
         mut candidates: Vec<Candidate>,
@@ -230,7 +235,8 @@ impl Scanner<'_> {
         Ok(Some(intake))
     }
 
-    /// The names of a database's files, without those that the snapshot leaves out; none if it leaves out the database.
+    /// The names of a database's files, without those that the snapshot leaves out. `None` if it
+    /// leaves out the database itself.
     fn names_of(&self, candidate: &Candidate, path: &Path) -> Option<Vec<CString>> {
         let is_in = |name: &CStr| {
             let chain = candidate.dir.chain.as_ref();
@@ -298,17 +304,18 @@ impl Scanner<'_> {
         let Some((file, _)) = &looks[0].file else { return Ok(Attempt::Vanished) };
         let mut head = [0; MAGIC.len()];
         let count = retry_on_intr(|| pread(file, &mut head, 0))?;
-        // The first transaction of an empty database has a journal.
+        // An empty database has a journal while its first transaction runs.
         let is_new = count == 0 && looks[1..].iter().any(|look| look.file.is_some());
         if !is_new && head != *MAGIC {
             return Ok(Attempt::NoDatabase);
         }
-        // All but the last have to rest until that is taken in. A log that is there is the last; else it is the journal.
+        // All files but the last one must be at rest until the last one is taken in. The last one
+        // is the log if there is a log, and the journal otherwise.
         if looks.last().is_some_and(|look| look.file.is_none()) {
             looks[1..].reverse();
         }
         let (last, others) = looks.split_last().unwrap_or((&looks[0], &looks));
-        // Of a database without companions nothing else is the last.
+        // A database without companions is itself the last file, and must also be at rest.
         let others = if others.is_empty() { &looks[..] } else { others };
         if !others.iter().all(|look| look.shows) {
             return Ok(Attempt::Changed);
@@ -340,7 +347,8 @@ impl Scanner<'_> {
         Ok(Attempt::Whole(parts))
     }
 
-    /// Whether what was found still is the content of a file: every change since would show.
+    /// Whether the entry that was found still has the content of the file: every change since then
+    /// would show.
     fn holds(&self, found: &Found, meta: &Meta) -> bool {
         let stamp = (self.request.stamp.0, i64::from(self.request.stamp.1));
         let (What::Same(_, inode) | What::Other(_, inode)) = &found.0 else { return false };
@@ -364,7 +372,8 @@ impl Scanner<'_> {
         }
     }
 
-    /// Where an entry is among those that were found in its directory, or where it belongs.
+    /// The position of an entry among the entries that were found in its directory, or the position
+    /// where it belongs.
     fn position(
         &self,
         scanned: &[Option<Scanned>],
@@ -382,7 +391,7 @@ impl Scanner<'_> {
         Err(directory.found.len())
     }
 
-    /// Replaces what was found under a name; whether there was anything.
+    /// Replaces the entry that was found under a name. Returns whether there was one.
     fn replace(
         &self,
         scanned: &mut [Option<Scanned>],

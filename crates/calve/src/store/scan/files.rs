@@ -1,4 +1,5 @@
-//! Entries other than directories: looked at by name or by descriptor, taken in or only compared.
+//! Looks at entries other than directories, by name or by descriptor, and takes them in or only
+//! compares them.
 
 use std::ffi::CStr;
 use std::io;
@@ -20,7 +21,7 @@ use crate::report::{SkipReason, Skipped};
 use crate::tree::pool::{self, Queue};
 
 impl Scanner<'_> {
-    /// A symbolic link or a FIFO; `None` where it is gone.
+    /// Looks at a symbolic link or a FIFO. `None` if it is gone.
     pub(super) fn special(
         &self,
         dir: &Node,
@@ -54,13 +55,14 @@ impl Scanner<'_> {
         Ok(Some(What::Other(Box::new(entry), Inode::of(&meta))))
     }
 
-    /// What the base has under this name.
+    /// The entry that the base has under this name.
     fn known(&self, dir: &Node, name: &CStr) -> Option<&Entry> {
         let base = self.request.base?.directories.get(dir.base? as usize)?;
         Some(&base.entries[base.find(name.to_bytes())? as usize])
     }
 
-    /// What could not be set here is as the base has it, also in the snapshot that is taken of it.
+    /// Gives the entry the base's value for metadata that could not be set here. This also holds
+    /// for an entry of a new snapshot.
     pub(super) fn settle(&self, entry: &mut Entry, known: Option<&Entry>) {
         if let Some(known) = known {
             self.request.maker.settle(entry, known);
@@ -94,7 +96,7 @@ impl Scanner<'_> {
         Ok(())
     }
 
-    /// A regular file: taken in, or only compared.
+    /// Takes in a regular file, or only compares it.
     fn file(
         &self,
         worker: &mut Worker,
@@ -122,7 +124,7 @@ impl Scanner<'_> {
         Ok(what)
     }
 
-    /// An open regular file, and who could write to it.
+    /// The content of an open regular file, and who could write to the file.
     pub(super) fn content(
         &self,
         intake: &mut Intake,
@@ -148,7 +150,8 @@ impl Scanner<'_> {
                 }
             }
             None => {
-                // Only what the index may come to vouch for, in this boot, has to be asked about.
+                // Only a file that the index may come to vouch for, in this boot, has to be asked
+                // about.
                 let mut writers = Writers::Unknown;
                 let traced = wanted.known.is_some() && {
                     writers = intake.writers(file, meta.dev);

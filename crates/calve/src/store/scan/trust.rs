@@ -1,4 +1,5 @@
-//! What is taken for unchanged without a look at its content; the module [`index`](super::super::index) argues why.
+//! Decides which entries count as unchanged without a look at their content. The module
+//! [`index`](super::super::index) argues why.
 
 use std::ffi::CStr;
 use std::io;
@@ -16,8 +17,9 @@ use crate::reflink::meta::Meta;
 use crate::reflink::sys::{self, Overwrites};
 
 impl Scanner<'_> {
-    /// Whether what `meta` is of is the entry, for all that the index knows. Owner and mode are not compared: the change time tells of
-    /// each change of them, and some could not be set here ([`metadata`](super::super::metadata)).
+    /// Whether, as far as the index knows, the entry on disk that `meta` describes is `entry`.
+    /// Owner and mode are not compared: the change time shows each change of them, and some of them
+    /// could not be set here ([`metadata`](super::super::metadata)).
     pub(super) fn trusted(&self, entry: &Entry, number: u32, meta: &Meta) -> bool {
         let Some(index) = self.request.index else { return false };
         let Some(known) = index.stats.get(number as usize) else { return false };
@@ -40,7 +42,8 @@ impl Scanner<'_> {
             && mtime_of(meta) == entry.mtime
     }
 
-    /// Whether the times of a file that is trusted tell of every write to it. See [the rule of the boot](super::super::index).
+    /// Whether the times of a trusted file show every write to it. See [the rule of the
+    /// boot](super::super::index).
     pub(super) fn times_tell_all(
         &self,
         entry: &Entry,
@@ -63,15 +66,17 @@ impl Scanner<'_> {
             Ok(is_it && old_times_mean_old_content(&file, mirror)?)
         };
         match fs::openat(dir, name, SOURCE_FLAGS, Mode::empty()) {
-            // Whatever is in the way of that is in the way of reading it, too.
+            // After an error here calve tries to read the file, and meets the cause of the error
+            // again.
             Ok(file) => look(file).unwrap_or(false),
-            // Nobody who may not read it would find out by reading it.
+            // A process that may not read the file cannot learn more by reading it.
             Err(Errno::ACCESS | Errno::PERM) => true,
             Err(_) => false,
         }
     }
 
-    /// The index for what was found as it says. What was not is looked at again the next time.
+    /// An index for this boot, with the entries that the scan found unchanged. The next scan looks
+    /// again at all other entries.
     pub(super) fn what_holds(&self, scanned: &[Option<Scanned>]) -> Option<Index> {
         let (index, base) = (self.request.index?, self.request.base?);
         if self.request.intake.is_some() || index.boot == self.boot {
@@ -98,12 +103,13 @@ impl Scanner<'_> {
     }
 }
 
-/// Whether a file that has its old times after a crash has its old content, too. `original` opens a clone of that content that nobody
-/// ever writes to.
+/// Whether a file that has its old times after a crash also has its old content. `original` opens a
+/// clone of that content that nobody ever writes to.
 ///
-/// It has if no overwrite goes in place: the filesystem's log puts new blocks into the file after the new times. On XFS that is so for
-/// shared blocks. That they are shared now proves little, since a process may have cloned the file after the crash; that the
-/// original has the same blocks proves it.
+/// The content is old if no overwrite goes in place: the filesystem's log puts new blocks into the
+/// file after the new times. On XFS this holds for shared blocks. That the blocks are shared now
+/// proves little, since a process may have cloned the file after the crash. That the original has
+/// the same blocks proves it.
 fn old_times_mean_old_content(
     file: &OwnedFd,
     original: impl FnOnce() -> io::Result<Option<OwnedFd>>,
@@ -112,7 +118,7 @@ fn old_times_mean_old_content(
         Overwrites::NewBlocks => Ok(true),
         Overwrites::NewBlocksWhereShared => {
             let Some(blocks) = sys::shared_blocks(file)? else { return Ok(false) };
-            // Holes, or nothing that was ever written.
+            // The file consists of holes, or nothing was ever written to it.
             if blocks.is_empty() {
                 return Ok(true);
             }
