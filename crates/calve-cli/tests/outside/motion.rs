@@ -443,7 +443,7 @@ fn a_folder_that_changes_while_it_is_listed_is_listed_again_and_one_that_never_r
                 ("fstat:delay_enter=200000:when=1", 0),
                 ("getdents64:delay_enter=200000:when=1", 0),
                 ("getdents64:delay_exit=200000:when=1", 0),
-                ("getdents64:delay_exit=30000", 3),
+                ("getdents64:delay_exit=100000", 3),
             ] {
                 let inject = format!("inject={inject}");
                 for command in ["clone", "merge", "snapshot", "status"] {
@@ -466,7 +466,7 @@ fn a_folder_that_changes_while_it_is_listed_is_listed_again_and_one_that_never_r
                 "-e",
                 "trace=getdents64",
                 "-e",
-                "inject=getdents64:delay_exit=30000",
+                "inject=getdents64:delay_exit=100000",
             ];
             for words in ["clone -q --json app clone", "-C app status -q --json"] {
                 let document = straced(directory, &options, words).json();
@@ -510,7 +510,7 @@ fn a_worktree_that_never_rests_is_not_dropped_and_a_switch_names_its_folder() {
                 "-e",
                 "trace=getdents64",
                 "-e",
-                "inject=getdents64:delay_exit=30000",
+                "inject=getdents64:delay_exit=100000",
             ];
             for (words, code) in [("-C app drop w -q", 1), ("-C app switch w first -q -j1", 3)] {
                 let run = straced(directory, &options, words);
