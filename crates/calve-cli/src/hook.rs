@@ -94,7 +94,7 @@ fn create(message: &Message, session: Session<'_>) -> Result<Exit, Failure> {
         Err(error) if error.kind() == ErrorKind::WorktreeNotFound => {}
         Err(error) => return Err(store_failure(&error)),
     }
-    // What was left out was said; the worktree is there all the same.
+    // A warning has named what was left out (exit code 3). For the tool, the worktree was made.
     worktrees::start(&StartArgs::default(), &[name], session).map(|_| Exit::Done)
 }
 

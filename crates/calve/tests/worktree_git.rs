@@ -163,7 +163,8 @@ fn git_reads_no_file_of_a_new_worktree_of_a_clean_project() {
     }
 }
 
-/// What is left of the twelve entries of the project where the files of the snapshot are not what git's index means.
+/// The project's index has twelve entries. An entry is readied only if the snapshot has the content
+/// that the entry means.
 #[test]
 fn git_reads_what_the_snapshot_does_not_vouch_for() {
     let test = "git_reads_what_the_snapshot_does_not_vouch_for";

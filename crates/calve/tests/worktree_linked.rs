@@ -425,7 +425,7 @@ fn commits_of_a_copy_are_kept_by_a_forced_drop() {
         fails(worktree.clone().drop(&DropOptions::new(), &options()), ErrorKind::CommitsOnlyHere);
     let told = |line: &PathBuf| line.to_str().unwrap().ends_with(" on-main");
     assert!(error.details().iter().any(told), "{error:?}");
-    // What is brought home is no reason any more.
+    // Once the project has the commits, drop does not refuse.
     script(&desk.project, &format!("git fetch -q {} side:side", root.display()));
     let dropped = worktree.drop(&DropOptions::new().force(true), &options()).unwrap();
     assert_eq!(dropped.kept().len(), 2, "{dropped:?}");
@@ -539,7 +539,7 @@ fn gits_own_commands_may_be_used_on_worktrees() {
     let again = Store::discover(desk.scratch.join("again")).unwrap().worktree().unwrap();
     assert_eq!(status_of(&again).branch.as_deref(), Some("w"));
     script(&desk.project, "git worktree prune --expire now; git gc -q --prune=now");
-    // Moved without git's knowledge it is dropped all the same.
+    // A worktree that was moved without telling git can be dropped, too.
     fs::rename(again.path(), desk.scratch.join("third")).unwrap();
     let third = Store::discover(desk.scratch.join("third")).unwrap().worktree().unwrap();
     third.drop(&DropOptions::new(), &options()).unwrap().delete().unwrap();

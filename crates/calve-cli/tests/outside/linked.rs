@@ -160,7 +160,7 @@ fn calls(desk: &Desk, words: &str, call: &str) -> usize {
     counts.into_values().max().unwrap_or(0)
 }
 
-/// Kills calve or a git that it runs, whoever comes first to its call of this number.
+/// Kills calve, or a git that calve runs: the process that first makes so many of the traced calls.
 fn killed_at(desk: &Desk, words: &str, call: &str, number: usize) -> Run {
     let inject = format!("inject=?{call}:signal=KILL:when={number}");
     straced(&desk.app(), &["-e", &format!("trace=?{call}"), "-e", &inject], words)

@@ -78,7 +78,7 @@ pub(crate) fn remove_tree(dir: &OwnedFd, name: &CString) -> io::Result<()> {
     {
         drop(tree);
         // This fails if the subvolume contains others, or if this process may not delete it. Then
-        // the tree is removed entry by entry, which works or says what is wrong.
+        // calve removes the tree entry by entry. That works, or its error says why not.
         if sys::delete_subvolume(dir, name).is_ok() {
             return Ok(());
         }

@@ -1,4 +1,4 @@
-//! Finds out what is mounted where: proc_pid_mountinfo(5).
+//! Reads the list of mounts and their mount points, as proc_pid_mountinfo(5) describes it.
 
 use std::ffi::CStr;
 #[cfg(any(target_os = "linux", target_os = "android"))]

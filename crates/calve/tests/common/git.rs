@@ -1,4 +1,4 @@
-//! Asking git, and what it would say if it read everything.
+//! Asks git about a tree, as the tree is, and as git would answer if it read every file.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
