@@ -425,7 +425,7 @@ fn commits_of_a_copy_are_kept_by_a_forced_drop() {
         fails(worktree.clone().drop(&DropOptions::new(), &options()), ErrorKind::CommitsOnlyHere);
     let told = |line: &PathBuf| line.to_str().unwrap().ends_with(" on-main");
     assert!(error.details().iter().any(told), "{error:?}");
-    // Once the project has the commits, drop does not refuse.
+    // The commits that the project has by now need no reference.
     script(&desk.project, &format!("git fetch -q {} side:side", root.display()));
     let dropped = worktree.drop(&DropOptions::new().force(true), &options()).unwrap();
     assert_eq!(dropped.kept().len(), 2, "{dropped:?}");
