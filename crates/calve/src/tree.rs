@@ -5,11 +5,12 @@
 //! [`removal`] removes them. [`filter`] decides what is cloned, and [`verdicts`] remembers what a filesystem refused. [`git_index`]
 //! readies a clone for git.
 
+use std::io;
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::error::Error;
+use crate::error::{Error, ErrorKind, Operation};
 use crate::report::{Cancel, CloneReport, Progress};
 
 #[cfg(unix)]
@@ -341,4 +342,17 @@ pub fn clone_tree<S: AsRef<Path>, D: AsRef<Path>>(
 ) -> Result<CloneReport, Error> {
     let destinations: Vec<&Path> = destinations.iter().map(AsRef::as_ref).collect();
     run::clone_tree(source.as_ref(), &destinations, options)
+}
+
+/// The error for two names of the source that the destination takes for one.
+fn two_names(path: PathBuf) -> Error {
+    Error::new(
+        ErrorKind::Conflict,
+        Operation::Make,
+        path,
+        io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            "another entry of the source has the same name there (does that filesystem ignore case?)",
+        ),
+    )
 }

@@ -14,14 +14,12 @@
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use rustix::fs::{self, AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::CloneMode;
 use super::file::Job;
 use super::links::{Further, Name, Seen};
 use super::names::Placed;
@@ -31,6 +29,7 @@ use super::pool::{Thread, lock};
 use super::source::{Named, Opened, Source};
 use super::staging::{self, Stage};
 use super::tally::Because;
+use super::{CloneMode, two_names};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::copy::Copier;
 use crate::reflink::imp::DIR_FLAGS;
@@ -382,17 +381,4 @@ impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
 /// who must fill it.
 fn directory_mode(meta: &Meta) -> Mode {
     meta::mode((meta.mode & 0o777) | 0o700)
-}
-
-/// The error for two names of the source that the destination takes for one.
-pub(super) fn two_names(path: PathBuf) -> Error {
-    Error::new(
-        ErrorKind::Conflict,
-        Operation::Make,
-        path,
-        io::Error::new(
-            io::ErrorKind::AlreadyExists,
-            "another entry of the source has the same name there (does that filesystem ignore case?)",
-        ),
-    )
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use rustix::fs::{self, AtFlags, FileType, Mode};
 use rustix::io::Errno;
 
-use super::engine::{Worker, two_names};
+use super::engine::Worker;
 use super::links::Name;
 use super::node::Handles;
 use super::op::{Dir, First, Node};
@@ -23,7 +23,7 @@ use super::source::{Named, Source};
 use super::staging::{self, stage_name};
 use super::tally::Because;
 use super::walk::Live;
-use super::{CloneMode, Existing, Reflink, tally};
+use super::{CloneMode, Existing, Reflink, tally, two_names};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::{NEW_FILE_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::{self, Attrs, Meta};

@@ -22,7 +22,7 @@ use windows_sys::Win32::Storage::FileSystem::{
 
 use super::filter::Filter;
 use super::verdicts::Verdicts;
-use super::{CloneOptions, Existing, tally};
+use super::{CloneOptions, Existing, tally, two_names};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::Patience;
 use crate::reflink::imp;
@@ -322,19 +322,6 @@ fn below(root: &Path, path: &Path) -> PathBuf {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The error for two names of the source that the destination takes for one.
-fn two_names(path: PathBuf) -> Error {
-    Error::new(
-        ErrorKind::Conflict,
-        Operation::Make,
-        path,
-        io::Error::new(
-            io::ErrorKind::AlreadyExists,
-            "another entry of the source has the same name there (does that filesystem ignore case?)",
-        ),
-    )
 }
 
 impl Dest<'_> {

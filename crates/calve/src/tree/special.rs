@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rustix::fs::{self, AtFlags, FileType, Mode};
 use rustix::io::Errno;
 
-use super::engine::{Worker, two_names};
+use super::engine::Worker;
 use super::file::{Settled, Unlinked};
 use super::links::{Further, Name};
 use super::node::Handles;
@@ -17,7 +17,7 @@ use super::op::{Dir, First, Node};
 use super::source::{Named, Source};
 use super::tally::Because;
 use super::walk::Live;
-use super::{CloneMode, Existing};
+use super::{CloneMode, Existing, two_names};
 use crate::error::{Context as _, Error, Operation};
 use crate::reflink::meta::{self, Meta};
 use crate::reflink::verdict::{Verdict, classify};
