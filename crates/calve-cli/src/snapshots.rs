@@ -154,9 +154,18 @@ pub(crate) fn log(args: &LogArgs, session: Session<'_>) -> Result<Exit, Failure>
         if log.snapshots.is_empty() {
             output.summary("no snapshots: 'calve snapshot' takes one");
         }
-        let mut table = Table::new([Column::Left, Column::Left, Column::Right, Column::Text]);
-        for snapshot in &log.snapshots {
-            table.row(cells(snapshot, output).map(Cell::from));
+        let origins: Vec<String> = log.snapshots.iter().map(origin).collect();
+        let has_origins = origins.iter().any(|origin| !origin.is_empty());
+        let mut columns = vec![Column::Left, Column::Left, Column::Right];
+        columns.extend(has_origins.then_some(Column::Left));
+        columns.push(Column::Text);
+        let mut table = Table::new(columns);
+        for (snapshot, origin) in log.snapshots.iter().zip(origins) {
+            let mut cells = cells(snapshot, output).map(Cell::from).to_vec();
+            if has_origins {
+                cells.insert(3, origin.into());
+            }
+            table.row(cells);
         }
         output.table(&table)?;
     }
@@ -169,6 +178,17 @@ fn tell_damage(log: &SnapshotLog, session: Session<'_>) -> Exit {
         log.damage.iter().map(|damage| harmless(&damage.reason).into_owned()).collect();
     session.output.warnings(&lines);
     if lines.is_empty() { Exit::Done } else { Exit::Findings }
+}
+
+/// The tree that a snapshot was taken of: the worktree, and its branch if that has another name. Of the project, the branch.
+fn origin(snapshot: &Snapshot) -> String {
+    let origin = match (&snapshot.worktree, &snapshot.branch) {
+        (Some(worktree), Some(branch)) if worktree != branch => format!("{worktree} ({branch})"),
+        (Some(worktree), _) => worktree.clone(),
+        (None, Some(branch)) => format!("({branch})"),
+        (None, None) => String::new(),
+    };
+    harmless(&origin).into_owned()
 }
 
 fn cells(snapshot: &Snapshot, output: Output) -> [String; 4] {
@@ -229,6 +249,12 @@ fn shown_whole(snapshot: &Snapshot) -> String {
         text.push_str(&format!("names     {}\n", harmless(&snapshot.names.join(", "))));
     }
     text.push_str(&format!("created   {}\n", text::utc(snapshot.created)));
+    if let Some(worktree) = &snapshot.worktree {
+        text.push_str(&format!("worktree  {}\n", harmless(worktree)));
+    }
+    if let Some(branch) = &snapshot.branch {
+        text.push_str(&format!("branch    {}\n", harmless(branch)));
+    }
     text.push_str(&format!(
         "holds     {} ({}) among {}\n",
         counted(snapshot.files, "file"),
@@ -372,6 +398,8 @@ struct SnapshotFields {
     names: Vec<String>,
     created: String,
     message: String,
+    worktree: Option<String>,
+    branch: Option<String>,
     entries: u64,
     files: u64,
     bytes: u64,
@@ -385,6 +413,8 @@ impl SnapshotFields {
             names: snapshot.names.clone(),
             created: text::utc(snapshot.created),
             message: snapshot.message.clone(),
+            worktree: snapshot.worktree.clone(),
+            branch: snapshot.branch.clone(),
             entries: snapshot.entries,
             files: snapshot.files,
             bytes: snapshot.bytes,

@@ -44,7 +44,7 @@ impl Cell {
 /// No column gets narrower than this for the sake of the others.
 const NARROWEST: usize = 8;
 /// Nor a path narrower than this for the sake of a name.
-const NARROW_PATH: usize = 12;
+const NARROW_PATH: usize = 9;
 const GAP: usize = 2;
 
 /// A table in the making.
@@ -203,8 +203,8 @@ mod tests {
         table.row(["a-long-name-of-an-agent-1", path].map(Cell::from));
         let line = |width| String::from_utf8(table.lines(Some(width), false)).unwrap();
         assert_eq!(line(60), "a-long-name-of-an-agent-1  /mnt/xfs/repo.wo…me-of-an-agent-1\n");
-        assert_eq!(line(39), "a-long-name-of-an-agent-1  /mnt/…gent-1\n");
-        assert_eq!(line(35), "a-long-nam…an-agent-1  /mnt/…gent-1\n");
+        assert_eq!(line(36), "a-long-name-of-an-agent-1  /mnt…nt-1\n");
+        assert_eq!(line(32), "a-long-nam…an-agent-1  /mnt…nt-1\n");
     }
 
     #[test]

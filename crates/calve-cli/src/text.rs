@@ -57,6 +57,18 @@ pub(crate) fn duration(time: Duration) -> String {
     }
 }
 
+/// How long ago something was, in a narrow column: `new`, `5m`, `3h`, `12d`.
+#[cfg(unix)]
+pub(crate) fn age(since: Duration) -> String {
+    let minutes = since.as_secs() / 60;
+    match minutes {
+        0 => "new".to_owned(),
+        1..60 => format!("{minutes}m"),
+        60..1_440 => format!("{}h", minutes / 60),
+        _ => format!("{}d", minutes / 1_440),
+    }
+}
+
 /// An id for people: so many of its digits.
 #[cfg(unix)]
 pub(crate) fn short(id: SnapshotId) -> String {
@@ -274,6 +286,22 @@ mod tests {
     fn counts_have_separators_and_a_plural() {
         for (number, expected) in [(0, "0 files"), (1, "1 file"), (628_632, "628,632 files")] {
             assert_eq!(counted(number, "file"), expected);
+        }
+    }
+
+    #[test]
+    fn ages_have_one_unit() {
+        for (seconds, expected) in [
+            (0, "new"),
+            (59, "new"),
+            (60, "1m"),
+            (3_599, "59m"),
+            (3_600, "1h"),
+            (86_399, "23h"),
+            (86_400, "1d"),
+            (86_400 * 400, "400d"),
+        ] {
+            assert_eq!(age(Duration::from_secs(seconds)), expected, "{seconds}");
         }
     }
 

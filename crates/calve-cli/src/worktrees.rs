@@ -296,7 +296,7 @@ pub(crate) fn list(args: &ListArgs, session: Session<'_>) -> Result<Exit, Failur
         output.document(&ListDocument { worktrees })?;
         return Ok(exit);
     }
-    let mut columns = vec![Column::Name, Column::Left, Column::Left];
+    let mut columns = vec![Column::Name, Column::Left, Column::Left, Column::Left];
     columns.extend(args.status.then_some(Column::Left));
     let has_git = rows.iter().any(|row| row.git.is_some());
     columns.extend(has_git.then_some([Column::Left; 2]).into_iter().flatten());
@@ -312,6 +312,7 @@ pub(crate) fn list(args: &ListArgs, session: Session<'_>) -> Result<Exit, Failur
         let mut cells = vec![
             harmless(row.worktree.name()).into_owned().into(),
             id.into(),
+            text::age(row.worktree.created().elapsed().unwrap_or_default()).into(),
             Cell::from(state_name(row.state)).styled(style),
         ];
         cells.extend(args.status.then(|| match row.changes {

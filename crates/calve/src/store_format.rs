@@ -21,6 +21,8 @@
 //!   stage/             files and packs that are being made; they belong to nobody once the process
 //!                      that makes them is dead
 //!   trash/             files and trees that wait to be deleted
+//!   dropped/           trees of dropped worktrees that can be brought back, each named after its
+//!                      worktree's token, and git's registrations of them (`TOKEN.git`)
 //!   locks/             empty files for flock(2): gate, content, templates, database, format, and
 //!                      one for each worktree, named after its token
 //!   .gitignore         *
@@ -93,17 +95,18 @@
 //! an id, or 0. The parent may not exist any more.
 //!
 //! # `index.db`
-//! `user_version` is 2: the version of the tables. A calve that knows a later version migrates the
+//! `user_version` is 3: the version of the tables. A calve that knows a later version migrates the
 //! tables to that version when it opens the store, in one transaction. A calve that knows only
 //! earlier versions refuses the store. The database uses WAL mode and `synchronous=FULL`. calve
 //! trusts nothing in it: every reader of an object compares the object's hash with its key.
 //!
 //! | table | columns | what |
 //! |---|---|---|
-//! | `snapshots` | `seq`, `id`, `object` | snapshots, numbered as they were made |
+//! | `snapshots` | `seq`, `id`, `object`, `worktree`, `branch` | snapshots, numbered as they were made |
 //! | `directories` | `id`, `encoding` | directories, each once |
 //! | `names` | `name`, `snapshot` | the names of snapshots |
 //! | `worktrees` | `name`, `token`, `path`, `snapshot`, `state`, `target`, `maker`, `created`, `git` | worktrees; the project's name is `.` |
+//! | `dropped` | `token`, `name`, `path`, `snapshot`, `created`, `git`, `beside`, `dropped` | dropped worktrees that can be brought back |
 //! | `packs` | `id`, `name` | files in `packs/` |
 //! | `packed` | `blob`, `pack`, `offset`, `stored`, `size` | the pack of a content, and its place there |
 //!
@@ -111,6 +114,13 @@
 //! `state` is 0 while the worktree is being started, 1 when it is ready, and 2 while it is switched
 //! from `snapshot` to `target`. `maker` is the name of the stage of the process that starts the
 //! worktree: boot, process and the process's start time. So calve recognizes a maker that died.
+//!
+//! `worktree` and `branch` of a snapshot say which worktree it was taken of, and on which branch of
+//! git that was. Both may be null. Versions 1 and 2 did not have these columns.
+//!
+//! A row of `dropped` repeats the worktree's row as it was. `dropped` is the time of the drop, in
+//! seconds since 1970. If `beside` is not 0, the tree could not be renamed into the store, and is
+//! beside its old path as `.calve-dropped-TOKEN`. Versions 1 and 2 did not have this table.
 //!
 //! `git` is null, or for a linked worktree of git the text `linked COMMIT BRANCH`: the commit that
 //! it was started at, and its branch, or nothing after the second space. Version 1 did not have

@@ -152,7 +152,7 @@ fn log_show_and_name_tell_of_the_same_snapshots() {
     assert_eq!(created.as_str().unwrap().len(), "2026-11-21T04:33:10Z".len());
     let expected = json!({
         "snapshot": second, "parent": first, "names": ["ready"], "message": message,
-        "entries": 4, "files": 2, "bytes": 13,
+        "worktree": null, "branch": null, "entries": 4, "files": 2, "bytes": 13,
     });
     assert_eq!(document, expected);
     let log = calve(&project, "log --json").json();

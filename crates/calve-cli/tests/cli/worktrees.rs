@@ -194,15 +194,15 @@ fn list_has_a_row_a_worktree_with_its_state() {
     fs::remove_dir_all(beside.join("c")).unwrap();
     let (short, path) = (&id[..12], beside.display());
     let expected = format!(
-        "b          {short}  ready    {path}/b\n\
-         c          {short}  missing  {path}/c\n\
-         long-name  {short}  ready    {path}/long-name"
+        "b          {short}  new  ready    {path}/b\n\
+         c          {short}  new  missing  {path}/c\n\
+         long-name  {short}  new  ready    {path}/long-name"
     );
     assert_eq!(done(&project, "list"), expected);
     let expected = format!(
-        "b          {short}  ready    changed  {path}/b\n\
-         c          {short}  missing  -        {path}/c\n\
-         long-name  {short}  ready    clean    {path}/long-name"
+        "b          {short}  new  ready    changed  {path}/b\n\
+         c          {short}  new  missing  -        {path}/c\n\
+         long-name  {short}  new  ready    clean    {path}/long-name"
     );
     assert_eq!(done(&project, "list --status"), expected);
     let document = calve(&beside.join("b"), "list --json --status").json();
@@ -222,20 +222,45 @@ fn list_has_a_row_a_worktree_with_its_state() {
     assert_eq!(calve(&project, "list --json").json()["worktrees"][0]["changes"], json!(null));
 }
 
+/// Runs git, and returns what it prints.
+fn git(folder: &Path, words: &str) -> String {
+    let run = Command::new("git")
+        .current_dir(folder)
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .args(["-c", "user.name=n", "-c", "user.email=e"])
+        .args(words.split(' '))
+        .output()
+        .unwrap();
+    assert!(run.status.success(), "{words}: {run:?}");
+    String::from_utf8(run.stdout).unwrap().trim().to_owned()
+}
+
+#[test]
+fn log_and_show_say_of_which_worktree_and_branch_a_snapshot_is() {
+    let (_scratch, project) = with_project();
+    for words in ["init -q -b main", "add -A", "commit -qm one"] {
+        git(&project, words);
+    }
+    done(&project, "start -q same");
+    done(&project, "start -q -b fix/it named");
+    done(&project, "start -q --detach loose");
+    let mut ids = Vec::new();
+    for name in ["same", "named", "loose"] {
+        fs::write(worktrees_of(&project).join(name).join("a"), name).unwrap();
+        ids.push(done(&project, &format!("capture -q {name}")));
+    }
+    let log = done(&project, "log");
+    let origins: Vec<&str> = log.lines().filter_map(|line| line.rsplit("  ").next()).collect();
+    assert_eq!(origins, ["loose", "named (fix/it)", "same", "(main)"]);
+    let shown = done(&project, &format!("show {}", ids[1]));
+    assert!(shown.contains("\nworktree  named\nbranch    fix/it\n"), "{shown}");
+    let document = calve(&project, &format!("show --json {}", ids[1])).json();
+    assert_eq!((&document["worktree"], &document["branch"]), (&json!("named"), &json!("fix/it")));
+}
+
 #[test]
 fn in_a_git_project_list_and_drop_say_what_git_says() {
     let (_scratch, project) = with_project();
-    let git = |folder: &Path, words: &str| {
-        let run = Command::new("git")
-            .current_dir(folder)
-            .env("GIT_CONFIG_GLOBAL", "/dev/null")
-            .args(["-c", "user.name=n", "-c", "user.email=e"])
-            .args(words.split(' '))
-            .output()
-            .unwrap();
-        assert!(run.status.success(), "{words}: {run:?}");
-        String::from_utf8(run.stdout).unwrap().trim().to_owned()
-    };
     for words in ["init -q -b main", "add -A", "commit -qm one"] {
         git(&project, words);
     }
@@ -253,11 +278,11 @@ fn in_a_git_project_list_and_drop_say_what_git_says() {
     let loose = git(&beside.join("loose"), "rev-parse HEAD");
     let at = &loose[..10];
     let expected = format!(
-        "ahead  {short}  ready  ahead         1 ahead, 1 behind    {path}/ahead\n\
-         clean  {short}  ready  clean         1 behind             {path}/clean\n\
-         loose  {short}  ready  ({at})  1 ahead, 1 behind    {path}/loose\n\
-         named  {short}  ready  fix/it        1 behind, 1 changed  {path}/named\n\
-         none   {short}  ready  -             -                    {path}/none"
+        "ahead  {short}  new  ready  ahead         1 ahead, 1 behind    {path}/ahead\n\
+         clean  {short}  new  ready  clean         1 behind             {path}/clean\n\
+         loose  {short}  new  ready  ({at})  1 ahead, 1 behind    {path}/loose\n\
+         named  {short}  new  ready  fix/it        1 behind, 1 changed  {path}/named\n\
+         none   {short}  new  ready  -             -                    {path}/none"
     );
     assert_eq!(done(&project, "list"), expected);
     let document = calve(&project, "list --json").json();

@@ -21,13 +21,14 @@ use crate::{
     SwitchOptions, VerifyOptions, Worktree,
 };
 
-const TABLES: [(&str, usize); 6] = [
-    ("snapshots", 3),
+const TABLES: [(&str, usize); 7] = [
+    ("snapshots", 5),
     ("directories", 2),
     ("names", 2),
     ("worktrees", 9),
     ("packs", 2),
     ("packed", 5),
+    ("dropped", 8),
 ];
 
 /// Where names lead that are none, from where they would be used.
@@ -216,7 +217,7 @@ fn edit_rows(input: &mut Input<'_>, place: &Place, database: &Path) -> rusqlite:
         // With a hash that is good, it is read for what it says.
         if action & 0x40 != 0 {
             match (table, changed.as_mut_slice()) {
-                ("snapshots", [_, id, Value::Blob(object)]) => {
+                ("snapshots", [_, id, Value::Blob(object), ..]) => {
                     *id = Value::Blob(SnapshotId::of(object).as_bytes().to_vec());
                 }
                 ("directories", [id, Value::Blob(encoding)]) => {

@@ -27,7 +27,7 @@ mod schema;
 mod snapshots;
 mod worktrees;
 
-pub(crate) use snapshots::NewSnapshot;
+pub(crate) use snapshots::{NewSnapshot, Origin};
 pub(crate) use worktrees::{Linked, PROJECT, State, WorktreeRow};
 
 use connect::{OPEN, With, connect, connect_read_only, failed};

@@ -5,7 +5,8 @@
 //! may own the repository (`safe.directory`), and what its files mean. Of these files, calve itself
 //! reads and writes only those that gitrepository-layout(5) documents for linked worktrees:
 //! `worktrees/ID/gitdir` (the path of the worktree's `.git` file), `worktrees/ID/locked` (the
-//! reason why the worktree must not be pruned), `commondir`, and the `.git` file.
+//! reason why the worktree must not be pruned), `commondir`, and the `.git` file. It also reads
+//! `HEAD`, to note the branch of a snapshot.
 //!
 //! # A linked worktree that is whole or absent
 //! `git worktree add` registers a worktree and makes its folder. It makes these parts in this
@@ -201,6 +202,17 @@ pub(crate) fn read(root: &Path) -> Option<Repository> {
         Err(_) => git_dir.clone(),
     };
     Some(Repository { root: root.to_owned(), git_dir, common })
+}
+
+/// The branch that the working tree at `root` is on, read from its files without asking git. `None`
+/// if it is on none, or has no repository, or if the repository keeps its `HEAD` elsewhere
+/// (reftable).
+pub(crate) fn branch_in(root: &Path) -> Option<String> {
+    let text = read_plain(fs::CWD, &read(root)?.git_dir.join("HEAD"), PATH_MOST_BYTES).ok()?;
+    let name = text.trim_ascii_end().strip_prefix(b"ref: refs/heads/")?;
+    // Where references are in a reftable, `HEAD` has this name for git of before.
+    let name = std::str::from_utf8(name).ok().filter(|name| *name != ".invalid")?;
+    Some(name.to_owned())
 }
 
 /// The commits that the references of `root` hold: its `HEAD`, its branches, its tags and its

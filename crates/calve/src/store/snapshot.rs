@@ -14,8 +14,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustix::fs::{self, Mode};
 
 use super::blobs::Noted;
-use super::catalog::{NewSnapshot, WorktreeRow};
+use super::catalog::{NewSnapshot, Origin, WorktreeRow};
 use super::format;
+use super::git;
 use super::id::SnapshotId;
 use super::index::{Boot, Index};
 use super::layout;
@@ -45,6 +46,12 @@ pub struct Snapshot {
     pub message: String,
     /// The names it was given, sorted.
     pub names: Vec<String>,
+    /// The worktree that it was taken of. `None` if that was the project, or if an earlier calve
+    /// took the snapshot.
+    pub worktree: Option<String>,
+    /// The branch that the tree was on. `None` if it was on none, or had no repository of git, or
+    /// if an earlier calve took the snapshot.
+    pub branch: Option<String>,
     /// Entries of every kind, the root included.
     pub entries: u64,
     /// Regular files.
@@ -327,7 +334,10 @@ impl Store {
                 if std::fs::symlink_metadata(known.root.join(layout::GIT)).is_ok() {
                     format::require(self.path(), format::WITHOUT_GIT)?;
                 }
+                let worktree = Some(known.row.name.clone());
+                let origin = Origin { worktree, branch: git::branch_in(&known.root) };
                 let id = self.catalog().add_snapshot(&NewSnapshot {
+                    origin: &origin,
                     object: &object,
                     directories: &scan.directories,
                     token: &known.row.token,
@@ -375,11 +385,14 @@ impl Store {
     /// # Errors
     /// Those of every operation, see [`Store`]. Nothing is changed.
     pub fn log(&self) -> Result<SnapshotLog, Error> {
-        let names = self.catalog().names()?;
+        let (names, mut origins) = (self.catalog().names()?, self.catalog().origins()?);
         let mut log = SnapshotLog { snapshots: Vec::new(), damage: Vec::new() };
         for row in self.catalog().snapshots()? {
             match row {
-                Ok((id, object)) => log.snapshots.push(told(id, object, &names)),
+                Ok((id, object)) => {
+                    let origin = origins.remove(&id).unwrap_or_default();
+                    log.snapshots.push(told(id, object, &names, origin));
+                }
                 Err(why) => log.damage.push(self.damaged_snapshot(why)),
             }
         }
@@ -391,7 +404,8 @@ impl Store {
     /// # Errors
     /// [`ErrorKind::SnapshotNotFound`]. Nothing is changed.
     pub fn show(&self, id: SnapshotId) -> Result<Snapshot, Error> {
-        Ok(told(id, self.object(id)?, &self.catalog().names()?))
+        let origin = self.catalog().origins()?.remove(&id).unwrap_or_default();
+        Ok(told(id, self.object(id)?, &self.catalog().names()?, origin))
     }
 
     /// The snapshot that `text` means: a name, an id, or the start of one snapshot's id (at least
@@ -461,7 +475,12 @@ impl Store {
     }
 }
 
-fn told(id: SnapshotId, object: SnapshotObject, names: &[(String, SnapshotId)]) -> Snapshot {
+fn told(
+    id: SnapshotId,
+    object: SnapshotObject,
+    names: &[(String, SnapshotId)],
+    origin: Origin,
+) -> Snapshot {
     let (seconds, nanoseconds) = object.created;
     let created = if seconds >= 0 {
         UNIX_EPOCH.checked_add(Duration::new(seconds.unsigned_abs(), nanoseconds))
@@ -474,6 +493,8 @@ fn told(id: SnapshotId, object: SnapshotObject, names: &[(String, SnapshotId)]) 
         created: created.unwrap_or(UNIX_EPOCH),
         message: object.message,
         names: names.iter().filter(|(_, of)| *of == id).map(|(name, _)| name.clone()).collect(),
+        worktree: origin.worktree.filter(|name| name != PROJECT),
+        branch: origin.branch,
         entries: object.entries,
         files: object.files,
         bytes: object.bytes,

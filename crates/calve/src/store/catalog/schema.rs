@@ -28,7 +28,7 @@ use super::{Catalog, Use};
 use crate::error::{Error, ErrorKind, Operation};
 
 /// A version of the tables. The first is number 1.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Version {
     /// The names of the tables, and the SQL text that SQLite keeps for each.
     pub(super) tables: &'static [(&'static str, &'static str)],
@@ -40,6 +40,21 @@ pub(super) struct Version {
 pub(super) static VERSIONS: &[Version] = &[
     Version { tables: TABLES_1, migration: "" },
     Version { tables: TABLES_2, migration: "ALTER TABLE worktrees ADD COLUMN git TEXT" },
+    Version {
+        tables: TABLES_3,
+        migration: "ALTER TABLE snapshots ADD COLUMN worktree TEXT;
+            ALTER TABLE snapshots ADD COLUMN branch TEXT;
+            CREATE TABLE dropped (
+        token TEXT PRIMARY KEY,
+        name TEXT NOT NULL,
+        path BLOB NOT NULL,
+        snapshot BLOB,
+        created INTEGER NOT NULL,
+        git TEXT,
+        beside INTEGER NOT NULL,
+        dropped INTEGER NOT NULL
+    ) WITHOUT ROWID",
+    },
 ];
 
 pub(super) const TABLES_1: &[(&str, &str)] = &[
@@ -105,6 +120,36 @@ pub(super) const TABLES_2: &[(&str, &str)] = &[
     ),
     TABLES_1[4],
     TABLES_1[5],
+];
+
+/// Adds where a snapshot comes from, and the dropped worktrees that are kept.
+pub(super) const TABLES_3: &[(&str, &str)] = &[
+    (
+        "snapshots",
+        "CREATE TABLE snapshots (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        id BLOB NOT NULL UNIQUE,
+        object BLOB NOT NULL
+    , worktree TEXT, branch TEXT)",
+    ),
+    TABLES_2[1],
+    TABLES_2[2],
+    TABLES_2[3],
+    TABLES_2[4],
+    TABLES_2[5],
+    (
+        "dropped",
+        "CREATE TABLE dropped (
+        token TEXT PRIMARY KEY,
+        name TEXT NOT NULL,
+        path BLOB NOT NULL,
+        snapshot BLOB,
+        created INTEGER NOT NULL,
+        git TEXT,
+        beside INTEGER NOT NULL,
+        dropped INTEGER NOT NULL
+    ) WITHOUT ROWID",
+    ),
 ];
 
 /// How the tables of a database compare with the versions that this calve knows.

@@ -1,6 +1,6 @@
 //! Snapshots, the directories that they are made of, and their names.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
@@ -22,6 +22,16 @@ pub(crate) struct NewSnapshot<'a> {
     /// The worktree that is based on the snapshot from now on.
     pub(crate) token: &'a str,
     pub(crate) name: Option<&'a str>,
+    pub(crate) origin: &'a Origin,
+}
+
+/// The tree that a snapshot was taken of.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Origin {
+    /// The name of its worktree, which for the project is [`PROJECT`](super::PROJECT).
+    pub(crate) worktree: Option<String>,
+    /// The branch of git that it was on.
+    pub(crate) branch: Option<String>,
 }
 
 impl Catalog {
@@ -71,6 +81,23 @@ impl Catalog {
                 .collect()
         })?;
         Ok(rows.into_iter().filter_map(|(name, id)| Some((name, snapshot_id(&id)?))).collect())
+    }
+
+    /// Which trees the snapshots were taken of, as far as it is known.
+    pub(crate) fn origins(&self) -> Result<HashMap<SnapshotId, Origin>, Error> {
+        let rows: Vec<(Vec<u8>, Origin)> = self.read(|db| {
+            // A read-only store may have the tables of an earlier version.
+            if lacks(db, "SELECT 1 FROM pragma_table_info('snapshots') WHERE name = 'branch'")? {
+                return Ok(Vec::new());
+            }
+            let origin = |row: &rusqlite::Row<'_>| {
+                Ok((row.get(0)?, Origin { worktree: row.get(1)?, branch: row.get(2)? }))
+            };
+            db.prepare("SELECT id, worktree, branch FROM snapshots WHERE worktree IS NOT NULL")?
+                .query_map([], origin)?
+                .collect()
+        })?;
+        Ok(rows.into_iter().filter_map(|(id, origin)| Some((snapshot_id(&id)?, origin))).collect())
     }
 
     /// The tree of a snapshot. Every object is compared with its hash on the way.
@@ -200,8 +227,9 @@ impl Catalog {
                 }
             }
             tx.execute(
-                "INSERT OR IGNORE INTO snapshots (id, object) VALUES (?1, ?2)",
-                params![id.as_bytes(), encoding],
+                "INSERT OR IGNORE INTO snapshots (id, object, worktree, branch)
+                    VALUES (?1, ?2, ?3, ?4)",
+                params![id.as_bytes(), encoding, new.origin.worktree, new.origin.branch],
             )?;
             tx.execute(
                 "UPDATE worktrees SET snapshot = ?1 WHERE token = ?2",
@@ -215,8 +243,8 @@ impl Catalog {
         Ok(id)
     }
 
-    /// Forgets those of the snapshots that, in the current state of the database, no name and no
-    /// worktree uses. Returns which ones it forgot.
+    /// Forgets those of the snapshots that, in the current state of the database, no name, no
+    /// worktree and no dropped worktree uses. Returns which ones it forgot.
     pub(crate) fn forget_snapshots(
         &self,
         ids: &HashSet<SnapshotId>,
@@ -225,7 +253,8 @@ impl Catalog {
             let mut delete = tx.prepare(
                 "DELETE FROM snapshots WHERE id = ?1
                     AND NOT EXISTS (SELECT 1 FROM names WHERE snapshot = ?1)
-                    AND NOT EXISTS (SELECT 1 FROM worktrees WHERE snapshot = ?1 OR target = ?1)",
+                    AND NOT EXISTS (SELECT 1 FROM worktrees WHERE snapshot = ?1 OR target = ?1)
+                    AND NOT EXISTS (SELECT 1 FROM dropped WHERE snapshot = ?1)",
             )?;
             let mut forgotten = Vec::new();
             for id in ids {
@@ -246,6 +275,11 @@ impl Catalog {
     pub(crate) fn remove_name(&self, name: &str) -> Result<bool, Error> {
         self.write(|tx| Ok(tx.execute("DELETE FROM names WHERE name = ?1", [name])? > 0))
     }
+}
+
+/// Whether a query about the tables has no result.
+pub(super) fn lacks(db: &Connection, query: &str) -> rusqlite::Result<bool> {
+    Ok(!db.prepare(query)?.exists([])?)
 }
 
 fn put_name(db: &Connection, name: &str, id: SnapshotId) -> rusqlite::Result<bool> {

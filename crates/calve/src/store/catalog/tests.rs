@@ -1,6 +1,7 @@
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
-use super::schema::{TABLES_1, TABLES_2};
+use super::schema::TABLES_3;
 use super::*;
 
 /// A folder with the parts of a store that the database needs.
@@ -66,33 +67,11 @@ fn whoever_opens_it_briefly_shares_it_with_those_who_keep_it_open_and_only_as_lo
     assert_eq!(kept.names().unwrap().len(), 22);
 }
 
-const VERSIONS_1: Version = Version { tables: TABLES_1, migration: "" };
-const VERSIONS_2: Version =
-    Version { tables: TABLES_2, migration: "ALTER TABLE worktrees ADD COLUMN git TEXT" };
-
-/// The versions, and one more that adds a column that no calve has.
-static NEXT: &[Version] = &[
-    VERSIONS_1,
-    VERSIONS_2,
-    Version { tables: NEXT_TABLES, migration: "ALTER TABLE worktrees ADD COLUMN note TEXT" },
-];
-
-/// Like `NEXT`, with a migration that never ends.
-static ENDLESS: &[Version] = &[
-    VERSIONS_1,
-    VERSIONS_2,
-    Version {
-        tables: NEXT_TABLES,
-        migration: "ALTER TABLE worktrees ADD COLUMN note TEXT;
-            UPDATE worktrees SET note = (
-                WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT max(x) FROM n)",
-    },
-];
-
+/// The tables of this version, and `worktrees` with a column that no calve has.
 const NEXT_TABLES: &[(&str, &str)] = &[
-    TABLES_1[0],
-    TABLES_1[1],
-    TABLES_1[2],
+    TABLES_3[0],
+    TABLES_3[1],
+    TABLES_3[2],
     (
         "worktrees",
         "CREATE TABLE worktrees (
@@ -106,9 +85,29 @@ const NEXT_TABLES: &[(&str, &str)] = &[
         created INTEGER NOT NULL
     , git TEXT, note TEXT) WITHOUT ROWID",
     ),
-    TABLES_1[4],
-    TABLES_1[5],
+    TABLES_3[4],
+    TABLES_3[5],
+    TABLES_3[6],
 ];
+
+/// The versions, and one more with `NEXT_TABLES`.
+fn and_next(migration: &'static str) -> &'static [Version] {
+    let mut versions = VERSIONS.to_vec();
+    versions.push(Version { tables: NEXT_TABLES, migration });
+    Vec::leak(versions)
+}
+
+static NEXT: LazyLock<&[Version]> =
+    LazyLock::new(|| and_next("ALTER TABLE worktrees ADD COLUMN note TEXT"));
+
+/// Like `NEXT`, with a migration that never ends.
+static ENDLESS: LazyLock<&[Version]> = LazyLock::new(|| {
+    and_next(
+        "ALTER TABLE worktrees ADD COLUMN note TEXT;
+            UPDATE worktrees SET note = (
+                WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT max(x) FROM n)",
+    )
+});
 
 fn open_as(path: &Path, versions: &'static [Version]) -> Result<Catalog, Error> {
     let mut catalog = Catalog::of(Some(connect(path, OPEN, With::Others)?), path);
@@ -160,8 +159,8 @@ fn a_database_of_an_earlier_version_is_migrated_in_place_and_is_as_a_new_one() {
     let (_dir, path) = first_store();
     let before = told(&Catalog::open_read_only(&path).unwrap());
     assert_eq!(version(&path), 1);
-    let migrated = open_as(&path, NEXT).unwrap();
-    assert_eq!((version(&path), told(&migrated)), (3, before));
+    let migrated = open_as(&path, *NEXT).unwrap();
+    assert_eq!((version(&path), told(&migrated)), (4, before));
     migrated.write(|tx| tx.execute("UPDATE worktrees SET note = 'it has it'", [])).unwrap();
     // The migrated database also takes rows that every version writes.
     let mut row = migrated.worktrees().unwrap().remove(0);
@@ -175,23 +174,23 @@ fn a_database_of_an_earlier_version_is_migrated_in_place_and_is_as_a_new_one() {
         Some(connect(&path, OPEN | OpenFlags::SQLITE_OPEN_CREATE, With::Others).unwrap()),
         &path,
     );
-    new.versions = NEXT;
+    new.versions = *NEXT;
     new.make_tables().unwrap();
     assert_eq!(schema(&migrated), schema(&new));
-    assert_eq!(version(&path), 3);
+    assert_eq!(version(&path), 4);
     drop(new);
-    open_as(&path, NEXT).unwrap();
+    open_as(&path, *NEXT).unwrap();
 }
 
 #[test]
 fn a_database_of_a_later_version_is_refused_by_its_number_and_stays_as_it_is() {
     let (_dir, path) = first_store();
-    drop(open_as(&path, NEXT).unwrap());
+    drop(open_as(&path, *NEXT).unwrap());
     let before = std::fs::read(&path).unwrap();
     for open in [Catalog::open, Catalog::open_briefly, Catalog::open_read_only] {
         let error = open(&path).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::StoreIncompatible);
-        assert!(error.to_string().contains("version 3"), "{error}");
+        assert!(error.to_string().contains("version 4"), "{error}");
     }
     assert!(before == std::fs::read(&path).unwrap(), "it was written to");
 }
@@ -201,7 +200,7 @@ fn a_database_of_an_earlier_version_that_cannot_be_written_to_is_read_as_it_is()
     let (_dir, path) = first_store();
     let before = told(&Catalog::open_read_only(&path).unwrap());
     let mut catalog = Catalog::of(Some(connect_read_only(&path).unwrap()), &path);
-    catalog.versions = NEXT;
+    catalog.versions = *NEXT;
     catalog.check(Use::Read).unwrap();
     assert_eq!((told(&catalog), version(&path)), (before, 1));
 }
@@ -210,7 +209,7 @@ fn a_database_of_an_earlier_version_that_cannot_be_written_to_is_read_as_it_is()
 fn a_migration_that_is_killed_leaves_the_database_as_it_was() {
     const DATABASE: &str = "CALVE_TEST_MIGRATE";
     if let Some(path) = std::env::var_os(DATABASE) {
-        let _ = open_as(Path::new(&path), ENDLESS);
+        let _ = open_as(Path::new(&path), *ENDLESS);
         unreachable!("it ended");
     }
     let (_dir, path) = first_store();
@@ -242,8 +241,8 @@ fn a_migration_that_is_killed_leaves_the_database_as_it_was() {
         (version(&path), told(&Catalog::open_read_only(&path).unwrap())),
         (1, before.clone())
     );
-    let migrated = open_as(&path, NEXT).unwrap();
-    assert_eq!((version(&path), told(&migrated)), (3, before));
+    let migrated = open_as(&path, *NEXT).unwrap();
+    assert_eq!((version(&path), told(&migrated)), (4, before));
 }
 
 #[test]
@@ -254,11 +253,11 @@ fn of_those_who_migrate_at_once_one_does_it() {
         for _ in 0..4 {
             scope.spawn(|| {
                 start.wait();
-                open_as(&path, NEXT).unwrap();
+                open_as(&path, *NEXT).unwrap();
             });
         }
     });
-    assert_eq!(version(&path), 3);
+    assert_eq!(version(&path), 4);
 }
 
 /// A migration runs nothing that someone else put into the database.
@@ -275,7 +274,7 @@ fn a_database_whose_tables_are_not_those_of_its_version_is_not_migrated() {
         let (_dir, path) = first_store();
         Connection::open(&path).unwrap().execute_batch(forged).unwrap();
         let before = std::fs::read(&path).unwrap();
-        let error = open_as(&path, NEXT).unwrap_err();
+        let error = open_as(&path, *NEXT).unwrap_err();
         assert_eq!((error.kind(), version(&path)), (ErrorKind::Damaged, 1), "{forged}");
         assert!(before == std::fs::read(&path).unwrap(), "{forged}: it was written to");
     }
