@@ -24,7 +24,9 @@ use crate::report::{Cancel, Progress};
 use crate::tree::running::Running;
 use crate::tree::staging::{Stage, StagedFile};
 
+pub(crate) mod at;
 pub(crate) mod blobs;
+pub(crate) mod bring;
 pub(crate) mod catalog;
 pub(crate) mod clock;
 mod contents;
@@ -78,6 +80,7 @@ pub(crate) use marker::Marker;
 use blobs::Blobs;
 use catalog::{Catalog, State, WorktreeRow};
 use contents::{Contents, OpenPacks};
+use index::Stat;
 use layout::{Layout, OWN};
 use registry::Registry;
 
@@ -405,6 +408,15 @@ impl Store {
             Ok(scan::stat_of(&Meta::of(&fs::fstat(&file)?)).changed)
         };
         take().context(Operation::Use, || &self.0.path)
+    }
+
+    /// Returns a time of the clock that is later than every change in `stats`, so that an index can
+    /// trust them.
+    pub(crate) fn clock_past_all<'s>(
+        &self,
+        stats: impl Iterator<Item = &'s Stat>,
+    ) -> Result<(i64, u32), Error> {
+        self.clock_past(stats.map(|stat| stat.changed).max().unwrap_or_default())
     }
 
     /// The same, later than `last`.

@@ -30,7 +30,6 @@ use crate::store::{
 };
 use crate::tree::running::Running;
 
-mod at;
 mod diff;
 mod git;
 pub(crate) mod patch;

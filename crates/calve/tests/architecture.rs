@@ -88,8 +88,9 @@ const LAYERS: [&str; 4] = ["reflink", "tree", "store", "worktree"];
 
 /// The files of the store, the innermost first: each may import those before it. `store` is `store.rs`, which has the open store; those
 /// behind it work with that.
-const STORE: [&str; 35] = [
+const STORE: [&str; 37] = [
     "clock",
+    "at",
     "id",
     "layout",
     "object",
@@ -115,6 +116,7 @@ const STORE: [&str; 35] = [
     "store",
     "discover",
     "materialize",
+    "bring",
     "template",
     "reach",
     "freeing",

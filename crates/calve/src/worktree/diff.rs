@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs;
 
 use super::patch::{self, Change as Text, Side};
-use super::{ChangeKind, ChangeScope, Worktree, at};
+use super::{ChangeKind, ChangeScope, Worktree};
 use crate::error::{Context as _, Error, Operation};
 use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::meta::Meta;
@@ -30,7 +30,7 @@ use crate::store::id::{BlobId, SnapshotId};
 use crate::store::manifest::Manifest;
 use crate::store::object::{Entry, Kind};
 use crate::store::scan::UNKNOWN;
-use crate::store::{Store, StoreOptions};
+use crate::store::{Store, StoreOptions, at};
 use crate::tree::running::Running;
 
 /// The differences of a worktree from its snapshot.

@@ -16,9 +16,9 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use super::at::{is_gone, open_at};
 use super::diff::is_gits_own;
 use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::store::at::{is_gone, open_at};
 use crate::store::delta::Delta;
 use crate::store::files::read_plain;
 use crate::store::layout::{GIT, GIT_REGISTRATIONS};

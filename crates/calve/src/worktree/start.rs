@@ -19,7 +19,7 @@ use crate::reflink::sys;
 use crate::report::{DestinationReport, Method};
 use crate::store::catalog::{State, WorktreeRow};
 use crate::store::id::SnapshotId;
-use crate::store::index::{Boot, Index, Stat};
+use crate::store::index::{Boot, Index};
 use crate::store::manifest::Manifest;
 use crate::store::materialize::{Made, Plan, materialize};
 use crate::store::object::SnapshotObject;
@@ -406,15 +406,6 @@ impl Store {
             all.stats.extend(made.stats);
         }
         Ok(all)
-    }
-
-    /// Returns a time of the clock that is later than every change in `stats`, so that an index can
-    /// trust them.
-    pub(crate) fn clock_past_all<'s>(
-        &self,
-        stats: impl Iterator<Item = &'s Stat>,
-    ) -> Result<(i64, u32), Error> {
-        self.clock_past(stats.map(|stat| stat.changed).max().unwrap_or_default())
     }
 
     /// Makes each tree as a snapshot of the template, which is a subvolume with the tree. `None` if

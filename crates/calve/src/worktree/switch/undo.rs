@@ -4,27 +4,25 @@
 //! in it, by a link. So calve opens the folder where it is, without following a link, and reaches
 //! everything else relative to that descriptor.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::CString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{self, AtFlags, Mode, OFlags, Timespec, Timestamps};
+use rustix::fs::{self, AtFlags, Mode, Timespec, Timestamps};
 use rustix::io::Errno;
 
-use super::super::at::{is_gone, last, make_parents, open_at, open_parent, remove_at};
-use super::plan::{Moves, Times, Trees};
-use super::{Changes, SwitchReport};
+use super::SwitchReport;
 use crate::error::{Context as _, Error, ErrorKind, Operation};
-use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS, SOURCE_FLAGS};
-use crate::reflink::meta::{self, Attrs, Meta};
+use crate::reflink::imp::NEW_FILE_FLAGS;
+use crate::reflink::meta::{self, Meta};
+use crate::store::at::{is_gone, last, make_parents, open_at, open_parent, remove_at};
+use crate::store::bring::plan::{Changes, Moves, Times, Trees};
+use crate::store::bring::{look_at, set_in_place};
 use crate::store::id::SnapshotId;
 use crate::store::layout::{self, OWN, UNDO, UNDO_C, UNDO_FILES, UNDO_RECORD};
-use crate::store::manifest::NO_ID;
-use crate::store::materialize::wanted;
-use crate::store::object::{Entry, Kind};
-use crate::store::scan;
+use crate::store::object::Entry;
 use crate::store::undo::{Record, open_own};
 use crate::store::{StoreOptions, listed};
 use crate::tree::removal;
@@ -423,72 +421,6 @@ fn list(files: &OwnedFd) -> io::Result<Aside> {
     Ok(aside)
 }
 
-/// The entry for [`Record::metadata`] of the file at `path`. `None` if it may not be opened, or is
-/// of a kind that no snapshot holds.
-pub(super) fn look_at(root: &OwnedFd, path: &Path) -> io::Result<Option<Entry>> {
-    let (stat, attributes) = if path.as_os_str().is_empty() {
-        (fs::fstat(root)?, scan::attributes(root)?)
-    } else {
-        let (dir, name) = (open_parent(root, path)?, last(path)?);
-        let stat = fs::statat(&dir, &name, AtFlags::SYMLINK_NOFOLLOW)?;
-        let flags = match Meta::of(&stat).file_type() {
-            fs::FileType::RegularFile => Some(SOURCE_FLAGS),
-            fs::FileType::Directory => Some(DIR_FLAGS | OFlags::NOFOLLOW),
-            _ => None,
-        };
-        match flags.map(|flags| fs::openat(&dir, &name, flags, Mode::empty())).transpose() {
-            Ok(Some(file)) => (fs::fstat(&file)?, scan::attributes(&file)?),
-            Ok(None) => (stat, None),
-            Err(Errno::ACCESS | Errno::PERM) => return Ok(None),
-            Err(errno) => return Err(errno.into()),
-        }
-    };
-    let meta = Meta::of(&stat);
-    let kind = match meta.file_type() {
-        fs::FileType::RegularFile => Kind::File { size: meta.size, link: 0, blob: scan::UNKNOWN },
-        fs::FileType::Directory => Kind::Directory(NO_ID),
-        fs::FileType::Symlink => Kind::Symlink { target: b"-"[..].into(), link: 0 },
-        fs::FileType::Fifo => Kind::Fifo { link: 0 },
-        _ => return Ok(None),
-    };
-    Ok(Some(scan::entry_of(b"-", &meta, attributes, kind)))
-}
-
-/// Gives the entry at `path` the mode, owner, attributes and time of `entry`, as far as they can be
-/// set. Changes nothing if the entry at `path` is gone or of another kind.
-pub(super) fn set_in_place(root: &OwnedFd, path: &Path, entry: &Entry) -> io::Result<()> {
-    let created = meta::created_by_us(false);
-    let wanted = wanted(entry);
-    let give = |file: &OwnedFd| -> io::Result<()> {
-        let meta = Meta::of(&fs::fstat(file)?);
-        if meta.file_type() != wanted.file_type() {
-            return Ok(());
-        }
-        let attrs = entry.attributes.as_ref().map(|pairs| Attrs::from_pairs(pairs));
-        Attrs::remove_others(file, attrs.as_ref())?;
-        let created = meta::Created { owner: (meta.uid, meta.gid), ..created };
-        meta::apply(file, &wanted, attrs.as_ref(), created, None).map(drop)
-    };
-    if path.as_os_str().is_empty() {
-        return give(root);
-    }
-    let (dir, name) = (open_parent(root, path)?, last(path)?);
-    let flags = match entry.kind {
-        Kind::File { .. } => SOURCE_FLAGS,
-        Kind::Directory(_) => DIR_FLAGS | OFlags::NOFOLLOW,
-        Kind::Symlink { .. } | Kind::Fifo { .. } => {
-            let meta = Meta::of(&fs::statat(&dir, &name, AtFlags::SYMLINK_NOFOLLOW)?);
-            if meta.file_type() != wanted.file_type() {
-                return Ok(());
-            }
-            let created = meta::Created { owner: (meta.uid, meta.gid), ..created };
-            let mode = matches!(entry.kind, Kind::Fifo { .. }).then(|| meta::mode(entry.mode));
-            return meta::apply_at(&dir, &name, &wanted, created, mode);
-        }
-    };
-    give(&fs::openat(&dir, &name, flags, Mode::empty())?)
-}
-
 /// Moves every entry in `from` back to the path that it had.
 fn put_back(
     root: &OwnedFd,
@@ -542,4 +474,33 @@ fn put_back(
     }
     back.sort();
     Ok(())
+}
+
+impl Trees<'_> {
+    /// Makes a path a conflict if an undo will bring its old entry back and it was changed by hand
+    /// since.
+    pub(super) fn guard_from_undo(&self, undo: &Undo, moves: &mut Moves) {
+        let Undo { record, aside, .. } = undo;
+        let noted: HashMap<&Path, &Entry> =
+            record.metadata.iter().map(|(path, entry)| (path.as_path(), entry)).collect();
+        for path in &moves.by_hand {
+            let Some(now) = self.find(self.now, path).map(|at| self.now.at(at)) else { continue };
+            // If the content is the base's and the metadata is as noted, an interrupted undo has
+            // already brought the metadata back.
+            let same_content = now.is_directory()
+                || self.find(self.base, path).is_some_and(|at| self.base.at(at).same_content(now));
+            // Either entry may have metadata that could not be set in the other.
+            let is_noted = |noted: &Entry| {
+                same_content && (self.maker.gave(now, noted) || self.maker.gave(noted, now))
+            };
+            if noted.get(path.as_path()).is_some_and(|noted| !is_noted(noted)) {
+                moves.conflicts.insert(path.clone());
+            }
+            let replaced = path.ancestors().any(|above| aside.files.contains(above));
+            let blocked = !now.is_directory() && aside.directories.contains(path);
+            if replaced || blocked || record.deleted.contains(path) {
+                moves.conflicts.insert(path.clone());
+            }
+        }
+    }
 }

@@ -1,4 +1,5 @@
-//! Plans a switch: compares three trees and lists what must change. A plan changes nothing.
+//! Plans how a tree is brought to another snapshot: compares three trees and lists what must change.
+//! A plan changes nothing.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
@@ -10,56 +11,65 @@ use rustix::fs::{self, AtFlags};
 use rustix::io::Errno;
 
 use super::super::at::{is_gone, last, open_parent};
-use super::Changes;
-use super::undo::Undo;
+use super::super::blobs::Intake;
+use super::super::delta::{At, Counts, Delta, ROOT, compare};
+use super::super::manifest::{self, Manifest};
+use super::super::metadata::Maker;
+use super::super::object::{Entry, Kind};
+use super::super::scan::{UNKNOWN, attributes};
 use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::meta::Meta;
-use crate::store::blobs::Intake;
-use crate::store::delta::{At, Counts, Delta, ROOT, compare};
-use crate::store::manifest::Manifest;
-use crate::store::metadata::Maker;
-use crate::store::object::{Entry, Kind};
-use crate::store::scan::{UNKNOWN, attributes};
+
+/// How a plan treats changes by hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Changes {
+    /// They stay. If one is in the way, nothing is done.
+    Respect,
+    /// They stay, but those in the way are moved aside.
+    MoveAside,
+    /// All of them are moved aside.
+    Reset,
+}
 
 /// The trees that a plan compares: the base snapshot, the worktree as it is now, and the target
 /// snapshot.
-pub(super) struct Trees<'a> {
-    pub(super) base: &'a Manifest,
-    pub(super) now: &'a Manifest,
-    pub(super) target: &'a Manifest,
+pub(crate) struct Trees<'a> {
+    pub(crate) base: &'a Manifest,
+    pub(crate) now: &'a Manifest,
+    pub(crate) target: &'a Manifest,
     /// The target of an earlier switch that was interrupted.
-    pub(super) interrupted: Option<&'a Manifest>,
+    pub(crate) interrupted: Option<&'a Manifest>,
     /// The user who made the tree. Metadata that this user could not set counts as no difference.
-    pub(super) maker: Maker,
+    pub(crate) maker: Maker,
     /// Files whose metadata can be set without replacing the file, see [`Trees::find_in_place`].
-    pub(super) in_place: HashSet<PathBuf>,
+    pub(crate) in_place: HashSet<PathBuf>,
 }
 
 /// What a switch must do. Paths are sorted, so a directory comes before its entries.
 #[derive(Default)]
-pub(super) struct Moves {
-    pub(super) remove: BTreeSet<PathBuf>,
+pub(crate) struct Moves {
+    pub(crate) remove: BTreeSet<PathBuf>,
     /// Directories that the target has. Their metadata may have to be set.
-    pub(super) directories: BTreeMap<PathBuf, At>,
-    pub(super) put: BTreeMap<PathBuf, At>,
+    pub(crate) directories: BTreeMap<PathBuf, At>,
+    pub(crate) put: BTreeMap<PathBuf, At>,
     /// Paths that were changed by hand. `conflicts` are those of them that are in the way.
-    pub(super) by_hand: HashSet<PathBuf>,
-    pub(super) conflicts: BTreeSet<PathBuf>,
+    pub(crate) by_hand: HashSet<PathBuf>,
+    pub(crate) conflicts: BTreeSet<PathBuf>,
     /// Paths that are in the way and that the scan did not see, because they are ignored.
-    pub(super) hidden: BTreeSet<PathBuf>,
+    pub(crate) hidden: BTreeSet<PathBuf>,
     /// Entries that already have the target's content. The switch sets their metadata and keeps the
     /// entry.
-    pub(super) mend: BTreeMap<PathBuf, At>,
+    pub(crate) mend: BTreeMap<PathBuf, At>,
     /// Files that the switch replaces or removes and that have another name, perhaps one that
     /// stays. They are moved aside, too. So after an undo the names are one file again.
-    pub(super) linked: BTreeSet<PathBuf>,
-    pub(super) times: Times,
+    pub(crate) linked: BTreeSet<PathBuf>,
+    pub(crate) times: Times,
 }
 
 impl Moves {
     /// Entries that stay and may be given other metadata or another time. An undo must know what
     /// they had.
-    pub(super) fn given_metadata(&self) -> BTreeSet<PathBuf> {
+    pub(crate) fn given_metadata(&self) -> BTreeSet<PathBuf> {
         let moved = self.put.keys().chain(&self.remove).chain(&self.conflicts);
         let above = moved.flat_map(|path| path.ancestors().skip(1));
         let folders = above.chain(self.directories.keys().map(PathBuf::as_path));
@@ -75,7 +85,7 @@ impl Moves {
 
 /// Which times the files get that get another content.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Times {
+pub(crate) enum Times {
     /// The times of the snapshot. The whole tree goes back, so sources and build output are of the
     /// same moment.
     #[default]
@@ -87,7 +97,7 @@ pub(super) enum Times {
 
 impl Times {
     /// The time of `entry` if it is put where `now` is.
-    pub(super) fn of(self, entry: &Entry, now: Option<&Entry>) -> (i64, u32) {
+    pub(crate) fn of(self, entry: &Entry, now: Option<&Entry>) -> (i64, u32) {
         match (self, now) {
             (Self::OfSnapshot, _) => entry.mtime,
             // A build that has seen this content need not see it again.
@@ -117,7 +127,7 @@ fn find(of: &Manifest, path: &Path) -> Option<At> {
 
 /// Hashes those files of `now` that may have the content that one of `others` has at that path. The
 /// scan hashed only files that may have the content of the base snapshot.
-pub(super) fn learn(root: &OwnedFd, now: &mut Manifest, others: &[&Manifest]) -> io::Result<()> {
+pub(crate) fn learn(root: &OwnedFd, now: &mut Manifest, others: &[&Manifest]) -> io::Result<()> {
     let size_of = |entry: &Entry| match entry.kind {
         Kind::File { size, .. } => Some(size),
         _ => None,
@@ -169,7 +179,7 @@ fn look(root: &OwnedFd, path: &Path) -> io::Result<Option<Meta>> {
 }
 
 impl Trees<'_> {
-    pub(super) fn find(&self, of: &Manifest, path: &Path) -> Option<At> {
+    pub(crate) fn find(&self, of: &Manifest, path: &Path) -> Option<At> {
         find(of, path)
     }
 
@@ -207,7 +217,7 @@ impl Trees<'_> {
         to_be.is_some_and(|to_be| now.same_content(to_be) && self.maker.gave(now, to_be))
     }
 
-    pub(super) fn plan(&self, what: Changes) -> Moves {
+    pub(crate) fn plan(&self, what: Changes) -> Moves {
         let mut moves = Moves::default();
         let (explained, by_hand): (Vec<PathBuf>, Vec<PathBuf>) =
             compare(self.base, self.now, Counts::Changes)
@@ -290,8 +300,12 @@ impl Trees<'_> {
                 }
             }
         }
-        // A directory's times change when an entry in it is put or removed.
-        let paths: Vec<PathBuf> = moves.put.keys().chain(&moves.remove).cloned().collect();
+        // A directory's times change when an entry in it is put or removed, or a directory is made
+        // in it.
+        let is_new = |path: &&PathBuf| self.find(self.now, path).is_none();
+        let made = moves.directories.keys().filter(is_new);
+        let paths: Vec<PathBuf> =
+            moves.put.keys().chain(&moves.remove).chain(made).cloned().collect();
         for path in paths {
             for above in path.ancestors().skip(1) {
                 if above.as_os_str().is_empty() || moves.directories.contains_key(above) {
@@ -313,7 +327,7 @@ impl Trees<'_> {
     /// `left_out` says whether ignore rules hide anything in the tree. `undone` is the time of the
     /// switch that an undo takes back: output that is older was built from the content that comes
     /// back.
-    pub(super) fn decide_times(
+    pub(crate) fn decide_times(
         &self,
         moves: &mut Moves,
         left_out: bool,
@@ -343,7 +357,7 @@ impl Trees<'_> {
     }
 
     /// The entry that the switch puts at a path, or mends there.
-    pub(super) fn given(&self, moves: &Moves, path: &Path, at: At) -> Entry {
+    pub(crate) fn given(&self, moves: &Moves, path: &Path, at: At) -> Entry {
         let entry = self.target.at(at);
         let now = self.find(self.now, path).map(|at| self.now.at(at));
         Entry { mtime: moves.times.of(entry, now), ..entry.clone() }
@@ -365,7 +379,7 @@ impl Trees<'_> {
     /// Finds the files whose metadata a reset can set without replacing the file, so that programs
     /// that have the file open keep it. A file does not qualify if this would also change another
     /// file's metadata: the file must have exactly the names that the target gives it.
-    pub(super) fn find_in_place(&mut self, root: &OwnedFd) -> io::Result<()> {
+    pub(crate) fn find_in_place(&mut self, root: &OwnedFd) -> io::Result<()> {
         let me = rustix::process::geteuid();
         let mut groups: HashMap<u64, Vec<PathBuf>> = HashMap::new();
         let others = self.other_metadata();
@@ -401,7 +415,7 @@ impl Trees<'_> {
     }
 
     /// Finds files that are replaced or removed and that have another name.
-    pub(super) fn find_linked(&self, root: &OwnedFd, moves: &mut Moves) -> io::Result<()> {
+    pub(crate) fn find_linked(&self, root: &OwnedFd, moves: &mut Moves) -> io::Result<()> {
         for path in moves.put.keys().chain(&moves.remove) {
             if moves.conflicts.contains(path) || self.find(self.now, path).is_none() {
                 continue;
@@ -464,7 +478,7 @@ impl Trees<'_> {
         while let Some((place, path)) = below.pop() {
             let directory = &self.now.directories[place as usize];
             for (slot, entry) in (0..).zip(&directory.entries) {
-                let path = path.join(crate::store::manifest::os(&entry.name));
+                let path = path.join(manifest::os(&entry.name));
                 if moves.by_hand.contains(&path) {
                     moves.conflicts.insert(path.clone());
                 }
@@ -478,7 +492,7 @@ impl Trees<'_> {
     }
 
     /// Finds entries that are in the way and that the scan did not see.
-    pub(super) fn find_hidden(&self, root: &OwnedFd, moves: &mut Moves) -> io::Result<()> {
+    pub(crate) fn find_hidden(&self, root: &OwnedFd, moves: &mut Moves) -> io::Result<()> {
         let is_there = |path: &Path| -> io::Result<Option<bool>> {
             let dir = match open_parent(root, path) {
                 Ok(dir) => dir,
@@ -507,33 +521,6 @@ impl Trees<'_> {
             }
         }
         Ok(())
-    }
-
-    /// Makes a path a conflict if an undo will bring its old entry back and it was changed by hand
-    /// since.
-    pub(super) fn guard_from_undo(&self, undo: &Undo, moves: &mut Moves) {
-        let Undo { record, aside, .. } = undo;
-        let noted: HashMap<&Path, &Entry> =
-            record.metadata.iter().map(|(path, entry)| (path.as_path(), entry)).collect();
-        for path in &moves.by_hand {
-            let Some(now) = self.find(self.now, path).map(|at| self.now.at(at)) else { continue };
-            // If the content is the base's and the metadata is as noted, an interrupted undo has
-            // already brought the metadata back.
-            let same_content = now.is_directory()
-                || self.find(self.base, path).is_some_and(|at| self.base.at(at).same_content(now));
-            // Either entry may have metadata that could not be set in the other.
-            let is_noted = |noted: &Entry| {
-                same_content && (self.maker.gave(now, noted) || self.maker.gave(noted, now))
-            };
-            if noted.get(path.as_path()).is_some_and(|noted| !is_noted(noted)) {
-                moves.conflicts.insert(path.clone());
-            }
-            let replaced = path.ancestors().any(|above| aside.files.contains(above));
-            let blocked = !now.is_directory() && aside.directories.contains(path);
-            if replaced || blocked || record.deleted.contains(path) {
-                moves.conflicts.insert(path.clone());
-            }
-        }
     }
 }
 

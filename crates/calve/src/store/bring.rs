@@ -1,0 +1,422 @@
+//! Brings a tree from the snapshot that it has to another one, and touches only the paths that
+//! differ. This is what a switch of a worktree does, and how a [ready tree](super::ready) follows
+//! the project.
+//!
+//! [`plan`] says what must be done. First calve makes all new files in a stage inside the tree
+//! ([`Bring::stage`]). So it finds a full disk or lost content before it changes anything. Then it
+//! changes each path by one rename ([`Bring::apply`]), and makes the index of the new snapshot
+//! ([`Bring::index`]).
+//!
+//! No step leaves the tree: calve opens every directory step by step from the root, and no step
+//! follows a link. So a tree that another process rearranges meanwhile leads calve nowhere else.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{self, AtFlags, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::Store;
+use super::at::{last, open_at, open_parent, remove_at};
+use super::delta::At;
+use super::id::SnapshotId;
+use super::index::{Boot, Index, Stat};
+use super::manifest::{self, Builder, NO_ID};
+use super::materialize::{Plan, materialize, wanted};
+use super::object::{Entry, Kind};
+use super::scan::{self, stat_of};
+use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::reflink::imp::{DIR_FLAGS, SOURCE_FLAGS};
+use crate::reflink::meta::{self, Attrs, Meta};
+use crate::report::Skipped;
+use crate::tree::running::Running;
+use crate::tree::staging::{self, Stage};
+use plan::{Moves, Trees};
+
+pub(crate) mod plan;
+
+/// How many files go to one directory of the stage. One thread fills each directory.
+const STAGED_TOGETHER: usize = 128;
+
+/// A tree that is brought to another snapshot, as a plan says.
+pub(crate) struct Bring<'a> {
+    pub(crate) store: &'a Store,
+    pub(crate) root: &'a OwnedFd,
+    /// The path of the root, for messages.
+    pub(crate) path: &'a Path,
+    pub(crate) trees: &'a Trees<'a>,
+    pub(crate) moves: &'a Moves,
+}
+
+impl Bring<'_> {
+    /// Makes all new files in a stage inside the worktree.
+    pub(crate) fn stage(&self, operation: &Running) -> Result<Staged, Error> {
+        let Self { root, trees, moves, .. } = *self;
+        staging::sweep(root);
+        let dir = root.try_clone().context(Operation::Open, || self.path)?;
+        let stage = Stage::empty(dir, self.path).context(Operation::StageIn, || self.path)?;
+        let folder = |name: String| Entry {
+            name: name.into_bytes().into(),
+            mode: 0o700,
+            uid: trees.target.root.uid,
+            gid: trees.target.root.gid,
+            mtime: (0, 0),
+            attributes: None,
+            kind: Kind::Directory(NO_ID),
+        };
+        let puts: Vec<(&PathBuf, At)> = moves.put.iter().map(|(path, at)| (path, *at)).collect();
+        let mut builder = Builder::new(folder(String::new()));
+        let mut places = HashMap::new();
+        let mut folders: Vec<Entry> = Vec::new();
+        for number in 0..puts.len().div_ceil(STAGED_TOGETHER) {
+            folders.push(folder(format!("{number:08}")));
+        }
+        let mut fits = builder.add(folders);
+        for (number, chunk) in puts.chunks(STAGED_TOGETHER).enumerate() {
+            let mut entries = Vec::with_capacity(chunk.len());
+            for (at, (path, entry)) in chunk.iter().enumerate() {
+                let name = format!("{at:08}");
+                places.insert((*path).clone(), format!("{number:08}/{name}"));
+                entries.push(Entry {
+                    name: name.into_bytes().into(),
+                    ..trees.given(moves, path, *entry)
+                });
+            }
+            fits &= builder.add(entries);
+        }
+        if !fits {
+            return Err(Error::io(
+                Operation::Switch,
+                self.path,
+                io::Error::other("too many files"),
+            ));
+        }
+        let manifest = builder.finish();
+        // Reports and errors name the paths that the files will have, not the paths in the stage.
+        let told = |staged: &Path| {
+            let staged = staged.to_str();
+            places.iter().find(|(_, place)| Some(place.as_str()) == staged).map(|(path, _)| path)
+        };
+        let root = stage.dir().try_clone().context(Operation::StageIn, || self.path)?;
+        let plan = Plan {
+            store: self.store,
+            manifest: &manifest,
+            paths: &[self.path.to_owned()],
+            operation,
+        };
+        let made = materialize(&plan, vec![root]).map_err(|error| {
+            let Ok(staged) = error.path().strip_prefix(self.path) else { return error };
+            let path = told(staged).map_or(self.path.to_owned(), |path| self.path.join(path));
+            error.with_path(path)
+        })?;
+        // The same as when a worktree is started: copied content is on the disk before the index
+        // names it.
+        if !made.unsealed.is_empty() || made.reports.iter().any(|report| report.copied_files > 0) {
+            self.store.flush(&made.unsealed)?;
+        }
+        let mut skipped: Vec<Skipped> =
+            made.reports.into_iter().flat_map(|report| report.skipped).collect();
+        // The stage's own folders are deleted with the stage, so what they lack does not matter.
+        skipped.retain_mut(|skipped| match told(&skipped.path) {
+            Some(path) => {
+                skipped.path.clone_from(path);
+                true
+            }
+            None => false,
+        });
+        Ok(Staged { stage, places, skipped })
+    }
+
+    /// Fails if the entry at `path` changed since the scan, because the switch would lose that
+    /// change. The next call of the same switch sees it as a change by hand.
+    fn must_be_as_seen(&self, path: &Path) -> Result<(), Error> {
+        let Self { root, trees, .. } = *self;
+        let look = || -> io::Result<Option<Meta>> {
+            let dir = open_parent(root, path)?;
+            Ok(Some(Meta::of(&fs::statat(&dir, &last(path)?, AtFlags::SYMLINK_NOFOLLOW)?)))
+        };
+        let meta = match look() {
+            Ok(Some(meta)) if meta.file_type() != fs::FileType::Directory => meta,
+            // Nothing is there, or a directory is there, and the switch removes only empty
+            // directories.
+            _ => return Ok(()),
+        };
+        let seen = trees.find(trees.now, path).map(|at| trees.now.at(at)).is_some_and(|entry| {
+            let size_is = match &entry.kind {
+                Kind::File { size, .. } => *size == meta.size,
+                Kind::Symlink { target, .. } => target.len() as u64 == meta.size,
+                Kind::Fifo { .. } => true,
+                Kind::Directory(_) => false,
+            };
+            size_is && (entry.mtime.0, i64::from(entry.mtime.1)) == meta.modified()
+        });
+        if seen {
+            return Ok(());
+        }
+        Err(self.in_the_way(path, "it was changed while the switch was under way"))
+    }
+
+    fn in_the_way(&self, path: &Path, why: &'static str) -> Error {
+        Error::new(ErrorKind::Changed, Operation::SwitchWorktree, self.path, io::Error::other(why))
+            .with_details(vec![path.to_owned()])
+    }
+
+    /// Removes, makes, puts and mends the paths of the plan.
+    ///
+    /// # Errors
+    /// Some of the paths are as in the target already, and each is whole.
+    pub(crate) fn apply(&self, staged: Staged) -> Result<Applied, Error> {
+        let Self { root, trees, moves, .. } = *self;
+        let (mut changed, mut removed) = (0, 0);
+        let failed = |path: &Path| self.path.join(path);
+        // Entries in a directory go before the directory.
+        for path in moves.remove.iter().rev() {
+            self.must_be_as_seen(path)?;
+            if remove_at(root, path).context(Operation::Remove, || failed(path))? {
+                removed += 1;
+            }
+        }
+        for (path, at) in &moves.directories {
+            let entry = trees.target.at(*at);
+            let make = || -> io::Result<bool> {
+                let dir = open_parent(root, path)?;
+                match fs::mkdirat(&dir, &last(path)?, meta::mode(entry.mode & 0o777 | 0o700)) {
+                    Ok(()) => Ok(true),
+                    Err(Errno::EXIST) => {
+                        // The owner must be able to enter the directory while we work in it.
+                        let dir = open_at(root, path)?;
+                        let mode = Meta::of(&fs::fstat(&dir)?).permissions();
+                        if mode & 0o700 != 0o700 {
+                            fs::fchmod(&dir, meta::mode(mode | 0o700))?;
+                        }
+                        Ok(false)
+                    }
+                    Err(errno) => Err(errno.into()),
+                }
+            };
+            make().context(Operation::MakeDirectory, || failed(path))?;
+        }
+        let mut given = HashMap::new();
+        for path in moves.put.keys() {
+            let Some(place) = staged.places.get(path) else { continue };
+            self.must_be_as_seen(path)?;
+            let mut put = || -> io::Result<bool> {
+                let dir = open_parent(root, path)?;
+                let name = last(path)?;
+                if let Some(entry) = look_at(staged.stage.dir(), Path::new(place))? {
+                    given.insert(path.clone(), entry);
+                }
+                match fs::renameat(staged.stage.dir(), place.as_str(), &dir, &name) {
+                    Ok(()) => return Ok(true),
+                    Err(Errno::ISDIR) => {}
+                    Err(errno) => return Err(errno.into()),
+                }
+                // The entries of snapshots in this directory are gone by now. Other entries may be
+                // left.
+                match fs::unlinkat(&dir, &name, AtFlags::REMOVEDIR) {
+                    Ok(()) => {}
+                    Err(Errno::NOTEMPTY | Errno::EXIST) => return Ok(false),
+                    Err(errno) => return Err(errno.into()),
+                }
+                Ok(fs::renameat(staged.stage.dir(), place.as_str(), &dir, &name).map(|()| true)?)
+            };
+            if !put().context(Operation::Put, || failed(path))? {
+                return Err(self.in_the_way(
+                    path,
+                    "the folder holds what no snapshot has, and a file shall be in its place",
+                ));
+            }
+            changed += 1;
+        }
+        // We check all paths before we change the first: some may be names of one file.
+        for path in moves.mend.keys() {
+            self.must_be_as_seen(path)?;
+        }
+        for (path, at) in &moves.mend {
+            let entry = trees.given(moves, path, *at);
+            set_in_place(root, path, &entry).context(Operation::SetMetadata, || failed(path))?;
+            given.insert(path.clone(), entry);
+            changed += 1;
+        }
+        // Children come before their parents, because a change in a directory changes the
+        // directory's time.
+        for (path, at) in moves.directories.iter().rev() {
+            let mut entry = trees.target.at(*at).clone();
+            if moves.by_hand.contains(path)
+                && !moves.conflicts.contains(path)
+                && let Some(now) = trees.find(trees.now, path).map(|at| trees.now.at(at))
+                && now.is_directory()
+            {
+                // The plan has this directory for its times, or for an entry in it. So its
+                // metadata, which was changed by hand, is not in the way and stays.
+                entry = Entry { mtime: entry.mtime, ..now.clone() };
+            }
+            set_in_place(root, path, &entry).context(Operation::SetMetadata, || failed(path))?;
+            changed += 1;
+        }
+        let discarded = staged.stage.discard();
+        let (path, mut entry) = (Path::new(""), trees.target.root.clone());
+        if moves.by_hand.contains(path) && !moves.conflicts.contains(path) {
+            // The snapshots agree on the root, or the root already has the target's metadata.
+            entry = Entry { mtime: entry.mtime, ..trees.now.root.clone() };
+        }
+        if !entry.same_metadata(&trees.now.root) {
+            changed += 1;
+        }
+        set_in_place(root, path, &entry).context(Operation::SetMetadata, || self.path)?;
+        Ok(Applied { changed, removed, discarded, given })
+    }
+
+    /// Makes the index of the target. Entries that the switch did not touch keep their stat from
+    /// the old index.
+    pub(crate) fn index(
+        &self,
+        (to, given): (SnapshotId, &HashMap<PathBuf, Entry>),
+        old: Option<&Index>,
+    ) -> Result<Index, Error> {
+        let Self { root, trees, moves, .. } = *self;
+        let mut stats = vec![Stat::default(); trees.target.count as usize];
+        let mut touched = Vec::new();
+        let mut pairs = vec![(0_u32, Some(0_u32), PathBuf::new())];
+        while let Some((place, base_place, path)) = pairs.pop() {
+            let directory = &trees.target.directories[place as usize];
+            let base = base_place.and_then(|place| trees.base.directories.get(place as usize));
+            for (slot, entry) in (0..).zip(&directory.entries) {
+                let path = path.join(manifest::os(&entry.name));
+                let base_slot = base.and_then(|base| base.find(&entry.name));
+                let number = (directory.first + slot) as usize;
+                if moves.put.contains_key(&path) || moves.mend.contains_key(&path) {
+                    touched.push((number, path.clone()));
+                } else if !moves.by_hand.contains(&path)
+                    && let (Some(base), Some(slot), Some(old)) = (base, base_slot, old)
+                    && let Some(stat) = old.stats.get((base.first + slot) as usize)
+                    && stat.changed < old.stamp
+                    && !entry.is_directory()
+                {
+                    stats[number] = *stat;
+                }
+                if let Some(child) = directory.child(slot) {
+                    let below = base.and_then(|base| base.child(base_slot?));
+                    pairs.push((child, below, path));
+                }
+            }
+        }
+        let stat = |path: &Path| -> io::Result<Stat> {
+            let dir = open_parent(root, path)?;
+            Ok(stat_of(&Meta::of(&fs::statat(&dir, &last(path)?, AtFlags::SYMLINK_NOFOLLOW)?)))
+        };
+        for (number, path) in &touched {
+            stats[*number] = stat(path).unwrap_or_default();
+        }
+        let stamp = self.store.clock_past_all(stats.iter())?;
+        // The index vouches for owner, mode and attributes, too. So an entry that is not what the
+        // switch put there gets no stat, and the next scan looks at it. A later change gets a later
+        // change time than the one in the index.
+        for (number, path) in touched {
+            let entry = look_at(root, &path).ok().flatten();
+            let is_it = given.get(&path).zip(entry).is_some_and(|(given, entry)| {
+                given.same_metadata(&entry)
+                    && given.mtime == entry.mtime
+                    && same_size(given, &entry)
+            });
+            if !is_it || stat(&path).ok() != Some(stats[number]) {
+                stats[number] = Stat::default();
+            }
+        }
+        Ok(Index { snapshot: to, boot: Boot::this(), stamp, stats })
+    }
+}
+
+/// What `apply` did.
+pub(crate) struct Applied {
+    /// How many entries were made, replaced or given other metadata, and how many were removed.
+    pub(crate) changed: u64,
+    /// See `changed`.
+    pub(crate) removed: u64,
+    /// Whether the stage could be removed. Everything else is done.
+    pub(crate) discarded: io::Result<()>,
+    /// The metadata and the size that the switch gave to each entry that it put or mended.
+    pub(crate) given: HashMap<PathBuf, Entry>,
+}
+
+fn same_size(a: &Entry, b: &Entry) -> bool {
+    match (&a.kind, &b.kind) {
+        (Kind::File { size: a, .. }, Kind::File { size: b, .. }) => a == b,
+        (a, b) => std::mem::discriminant(a) == std::mem::discriminant(b),
+    }
+}
+
+/// New files, and their paths in the stage.
+pub(crate) struct Staged {
+    stage: Stage,
+    places: HashMap<PathBuf, String>,
+    pub(crate) skipped: Vec<Skipped>,
+}
+
+/// The entry for [`Record::metadata`] of the file at `path`. `None` if it may not be opened, or is
+/// of a kind that no snapshot holds.
+pub(crate) fn look_at(root: &OwnedFd, path: &Path) -> io::Result<Option<Entry>> {
+    let (stat, attributes) = if path.as_os_str().is_empty() {
+        (fs::fstat(root)?, scan::attributes(root)?)
+    } else {
+        let (dir, name) = (open_parent(root, path)?, last(path)?);
+        let stat = fs::statat(&dir, &name, AtFlags::SYMLINK_NOFOLLOW)?;
+        let flags = match Meta::of(&stat).file_type() {
+            fs::FileType::RegularFile => Some(SOURCE_FLAGS),
+            fs::FileType::Directory => Some(DIR_FLAGS | OFlags::NOFOLLOW),
+            _ => None,
+        };
+        match flags.map(|flags| fs::openat(&dir, &name, flags, Mode::empty())).transpose() {
+            Ok(Some(file)) => (fs::fstat(&file)?, scan::attributes(&file)?),
+            Ok(None) => (stat, None),
+            Err(Errno::ACCESS | Errno::PERM) => return Ok(None),
+            Err(errno) => return Err(errno.into()),
+        }
+    };
+    let meta = Meta::of(&stat);
+    let kind = match meta.file_type() {
+        fs::FileType::RegularFile => Kind::File { size: meta.size, link: 0, blob: scan::UNKNOWN },
+        fs::FileType::Directory => Kind::Directory(NO_ID),
+        fs::FileType::Symlink => Kind::Symlink { target: b"-"[..].into(), link: 0 },
+        fs::FileType::Fifo => Kind::Fifo { link: 0 },
+        _ => return Ok(None),
+    };
+    Ok(Some(scan::entry_of(b"-", &meta, attributes, kind)))
+}
+
+/// Gives the entry at `path` the mode, owner, attributes and time of `entry`, as far as they can be
+/// set. Changes nothing if the entry at `path` is gone or of another kind.
+pub(crate) fn set_in_place(root: &OwnedFd, path: &Path, entry: &Entry) -> io::Result<()> {
+    let created = meta::created_by_us(false);
+    let wanted = wanted(entry);
+    let give = |file: &OwnedFd| -> io::Result<()> {
+        let meta = Meta::of(&fs::fstat(file)?);
+        if meta.file_type() != wanted.file_type() {
+            return Ok(());
+        }
+        let attrs = entry.attributes.as_ref().map(|pairs| Attrs::from_pairs(pairs));
+        Attrs::remove_others(file, attrs.as_ref())?;
+        let created = meta::Created { owner: (meta.uid, meta.gid), ..created };
+        meta::apply(file, &wanted, attrs.as_ref(), created, None).map(drop)
+    };
+    if path.as_os_str().is_empty() {
+        return give(root);
+    }
+    let (dir, name) = (open_parent(root, path)?, last(path)?);
+    let flags = match entry.kind {
+        Kind::File { .. } => SOURCE_FLAGS,
+        Kind::Directory(_) => DIR_FLAGS | OFlags::NOFOLLOW,
+        Kind::Symlink { .. } | Kind::Fifo { .. } => {
+            let meta = Meta::of(&fs::statat(&dir, &name, AtFlags::SYMLINK_NOFOLLOW)?);
+            if meta.file_type() != wanted.file_type() {
+                return Ok(());
+            }
+            let created = meta::Created { owner: (meta.uid, meta.gid), ..created };
+            let mode = matches!(entry.kind, Kind::Fifo { .. }).then(|| meta::mode(entry.mode));
+            return meta::apply_at(&dir, &name, &wanted, created, mode);
+        }
+    };
+    give(&fs::openat(&dir, &name, flags, Mode::empty())?)
+}
