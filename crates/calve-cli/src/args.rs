@@ -37,7 +37,7 @@ pub(crate) use snapshots::{
 #[cfg(unix)]
 pub(crate) use store::{GcArgs, StoreVerb};
 #[cfg(unix)]
-pub(crate) use worktrees::{DropArgs, ListArgs, RestoreArgs, StartArgs, StatusArgs};
+pub(crate) use worktrees::{DropArgs, FillArgs, ListArgs, RestoreArgs, StartArgs, StatusArgs};
 
 const ABOUT: &str =
     "Isolated copies of directory trees, by reflink: many take the disk space of about one";
@@ -154,6 +154,15 @@ pub(crate) enum Verb {
     #[command(after_help = worktrees::START_EXAMPLES,
         override_usage = "calve start [OPTIONS] <NAME>...\n       calve start [OPTIONS] -n <N> [--prefix <P>]")]
     Start(StartArgs),
+
+    /// Ready a git worktree that another tool made
+    ///
+    /// It gets what the project has and git ignores: dependencies, build output, settings. Its tracked files
+    /// that are the same in the project share their blocks with those, and get their times, so that builds
+    /// stay fresh. The worktree may be at another commit.
+    #[cfg(unix)]
+    #[command(after_help = worktrees::FILL_EXAMPLES)]
+    Fill(FillArgs),
 
     /// List the worktrees: name, base snapshot, state, path
     #[cfg(unix)]

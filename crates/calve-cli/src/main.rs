@@ -16,6 +16,8 @@ mod exit;
 mod failure;
 mod filesystems;
 #[cfg(unix)]
+mod fill;
+#[cfg(unix)]
 mod hook;
 mod manual;
 mod output;
@@ -100,6 +102,8 @@ fn run(cli: Cli) -> Result<Exit, clap::Error> {
         Verb::Snapshot(args) => snapshots::snapshot(args, session),
         #[cfg(unix)]
         Verb::Start(args) => worktrees::start(args, &args.names()?, session),
+        #[cfg(unix)]
+        Verb::Fill(args) => fill::run(args, session),
         #[cfg(unix)]
         Verb::List(args) => worktrees::list(args, session),
         #[cfg(unix)]

@@ -35,6 +35,8 @@ pub(crate) mod node;
 #[cfg(unix)]
 pub(crate) mod op;
 #[cfg(unix)]
+pub(crate) mod pick;
+#[cfg(unix)]
 pub(crate) mod pool;
 #[cfg(unix)]
 pub(crate) mod read;
@@ -162,6 +164,9 @@ pub struct CloneOptions {
     pub(crate) jobs: Option<NonZeroUsize>,
     pub(crate) cancel: Cancel,
     pub(crate) progress: Arc<Progress>,
+    /// The only entries that arrive, with [`Existing::Keep`] and one destination.
+    #[cfg(unix)]
+    pub(crate) picked: Option<Arc<pick::Picked>>,
 }
 
 impl Default for CloneOptions {
@@ -190,6 +195,8 @@ impl CloneOptions {
             jobs: None,
             cancel: Cancel::default(),
             progress: Arc::default(),
+            #[cfg(unix)]
+            picked: None,
         }
     }
 

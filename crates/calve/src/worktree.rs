@@ -31,6 +31,7 @@ use crate::store::{
 use crate::tree::running::Running;
 
 mod diff;
+mod fill;
 mod git;
 pub(crate) mod patch;
 mod remove;
@@ -39,6 +40,7 @@ mod start;
 pub(crate) mod switch;
 
 pub use diff::{Diff, FileDiff};
+pub use fill::{FillOptions, FillReport, fill};
 pub use git::GitStatus;
 pub use remove::{DropOptions, DroppedWorktree};
 pub use scope::ChangeScope;

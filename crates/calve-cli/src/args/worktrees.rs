@@ -25,6 +25,19 @@ New worktrees go into ../PROJECT.worktrees. If that would be another filesystem,
 or you may not write there, they go into .calve/worktrees. Exits with 3 if
 entries were left out; warnings name them.";
 
+pub(crate) const FILL_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
+  git worktree add ../app-fix && calve fill ../app-fix
+      Like 'calve start', for a worktree that git made.
+  calve fill
+      In the setup script of a tool that makes worktrees itself.
+  calve fill --include-from .worktreeinclude
+      Of what git ignores, carries only what that file of the project names.
+
+No store is needed. Nothing that exists in the worktree gets another content, and
+a second run finds nothing to do. Other worktrees, .calve and .jj are never
+carried. A tracked file that differs from the project's gets a new time if build
+output was carried, so that the next build compiles it.";
+
 pub(crate) const LIST_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve list
       Prints name, base snapshot, state, branch, what git says, and path. The
@@ -173,6 +186,29 @@ impl StartArgs {
             None => Ok(self.names.clone()),
         }
     }
+}
+
+/// The arguments of `calve fill`.
+#[derive(Debug, Args)]
+pub(crate) struct FillArgs {
+    /// The root of the worktree [default: that of the current folder]
+    #[arg(value_name = "PATH", value_hint = ValueHint::DirPath)]
+    pub(crate) path: Option<PathBuf>,
+
+    /// Take files from this working tree of the same repository [default: the main one]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) from: Option<PathBuf>,
+
+    /// Of what git ignores, carry only what the patterns in FILE match
+    ///
+    /// FILE has the format of .gitignore. A relative path starts at the root of the working tree that files
+    /// are taken from.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) include_from: Option<PathBuf>,
+
+    /// Also carry files that git neither tracks nor ignores
+    #[arg(long)]
+    pub(crate) untracked: bool,
 }
 
 /// The arguments of `calve list`.

@@ -182,6 +182,17 @@ fn way_out(
         ErrorKind::Git if operation == Operation::DropWorktree => {
             format!("'calve drop --force{name}' drops it all the same")
         }
+        ErrorKind::Git if matches!(operation, Operation::Fill | Operation::FillFrom) => match other {
+            Some(_) => "--from DIR names another working tree of that repository".to_owned(),
+            None => "'git worktree list' lists the working trees of a repository".to_owned(),
+        },
+        ErrorKind::Overlap | ErrorKind::Conflict if operation == Operation::Fill => {
+            "'git worktree list' lists the working trees of a repository; --from DIR names the one to take files from"
+                .to_owned()
+        }
+        ErrorKind::InvalidPattern if operation == Operation::ReadPatterns => {
+            "a relative path starts at the root of the working tree that files are taken from".to_owned()
+        }
         ErrorKind::Git => {
             "--git copy gives each worktree a repository of its own, --git none only files".to_owned()
         }
@@ -257,6 +268,10 @@ mod tests {
             (ErrorKind::BranchExists, Operation::MakeBranch, "git branch -d '/a b/c'"),
             (ErrorKind::Git, Operation::DropWorktree, "'calve drop --force w'"),
             (ErrorKind::Git, Operation::LinkWorktrees, "--git copy"),
+            (ErrorKind::Git, Operation::Fill, "--from DIR"),
+            (ErrorKind::Overlap, Operation::Fill, "git worktree list"),
+            (ErrorKind::Conflict, Operation::Fill, "--from DIR"),
+            (ErrorKind::InvalidPattern, Operation::ReadPatterns, "relative path"),
             (ErrorKind::InvalidName, Operation::UseBranch, "--detach"),
             (ErrorKind::Changed, Operation::SwitchWorktree, "'calve capture w'"),
             (ErrorKind::Changed, Operation::SwitchWorktree, "'calve switch w --undo'"),

@@ -5,6 +5,7 @@ mod changes;
 mod clone;
 mod doctor;
 mod errors;
+mod fill;
 #[cfg(unix)]
 mod hooks;
 mod imports;

@@ -44,6 +44,8 @@ operations! {
     DropWorktree = "drop worktree",
     DropWorktreeOf = "drop a worktree of",
     EmptyTrash = "empty the trash of",
+    Fill = "fill",
+    FillFrom = "fill from",
     FindSnapshot = "find snapshot",
     FindStore = "find the store of",
     FindStoreOfWorktree = "find the store of worktree",

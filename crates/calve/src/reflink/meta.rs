@@ -79,6 +79,19 @@ impl Meta {
         self.times[1]
     }
 
+    /// Whether nothing happened to the inode since it had this stat.
+    pub(crate) fn is_still(&self, before: &Self) -> bool {
+        self.is_still_but_for_names(before) && self.changed == before.changed
+    }
+
+    /// Whether it is the same inode with the same content, going by its size and its time. A rename
+    /// changes neither.
+    pub(crate) fn is_still_but_for_names(&self, before: &Self) -> bool {
+        self.id() == before.id()
+            && (self.mode, self.size) == (before.mode, before.size)
+            && self.modified() == before.modified()
+    }
+
     pub(crate) fn id(&self) -> (u64, u64) {
         (self.dev, self.ino)
     }

@@ -25,6 +25,7 @@
 //! that calve makes. So calve recognizes what a killed calve left, and never takes back anything
 //! else.
 
+use std::collections::HashSet;
 use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io;
@@ -337,6 +338,86 @@ fn parse_status(output: &[u8]) -> Work {
     }
     work.head = Some(Head { branch, commit });
     work
+}
+
+/// The paths in a working tree that git does not track, relative to its root. A directory ends in a
+/// slash, and stands for all that is in it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct NotTracked {
+    pub(crate) ignored: Vec<Vec<u8>>,
+    pub(crate) others: Vec<Vec<u8>>,
+}
+
+/// What git does not track in the working tree at `root`. Nothing is written.
+///
+/// # Errors
+/// git does not work with this tree.
+pub(crate) fn not_tracked_in(root: &Path) -> Result<NotTracked, Failure> {
+    let output = Git::new(root)
+        .args(["status", "--porcelain", "-z", "--no-renames", "--ignore-submodules=all"])
+        .args(["--untracked-files=all", "--ignored=matching"])
+        .whole()
+        .run()?;
+    let mut found = NotTracked::default();
+    for record in records(&whole(output)?) {
+        if let Some(path) = record.strip_prefix(b"!! ") {
+            found.ignored.push(path.to_owned());
+        } else if let Some(path) = record.strip_prefix(b"?? ") {
+            found.others.push(path.to_owned());
+        }
+    }
+    Ok(found)
+}
+
+/// The files in the working tree at `root` that git does not track, and that the patterns in `file`
+/// match. The patterns have gitignore's form. A repository is one path, which ends in a slash.
+///
+/// # Errors
+/// git does not work with this tree.
+pub(crate) fn not_tracked_but_matched(root: &Path, file: &Path) -> Result<Vec<Vec<u8>>, Failure> {
+    let from = [OsStr::new("--exclude-from"), file.as_os_str()];
+    let output = Git::new(root)
+        .args(["ls-files", "-z", "--others", "--ignored"])
+        .args(from)
+        .whole()
+        .run()?;
+    Ok(records(&whole(output)?).map(<[u8]>::to_owned).collect())
+}
+
+/// Those of the `paths` that git ignores in the working tree at `root`. They need not exist there. A
+/// path that ends in a slash is a directory.
+///
+/// # Errors
+/// git does not work with this tree.
+pub(crate) fn ignored_of(root: &Path, paths: &[Vec<u8>]) -> Result<HashSet<Vec<u8>>, Failure> {
+    if paths.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let mut input = Vec::new();
+    for path in paths {
+        input.extend_from_slice(path);
+        input.push(0);
+    }
+    let output = Git::new(root)
+        .args(["check-ignore", "-z", "--stdin"])
+        .with_input(input)
+        // git ignores none of them.
+        .may_end_with(1)
+        .whole()
+        .run()?;
+    Ok(records(&whole(output)?).map(<[u8]>::to_owned).collect())
+}
+
+fn records(output: &[u8]) -> impl Iterator<Item = &[u8]> {
+    output.split(|byte| *byte == 0).filter(|record| !record.is_empty())
+}
+
+/// A list that must not be cut.
+fn whole(output: run::Output) -> Result<Vec<u8>, Failure> {
+    match output.is_cut {
+        true => Err(Failure::Refused("git lists more paths than calve reads".to_owned())),
+        false => Ok(output.bytes),
+    }
 }
 
 impl Repository {

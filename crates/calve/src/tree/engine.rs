@@ -251,7 +251,10 @@ impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
             self.tallies[0].directories += 1;
         }
         for (index, dir) in above.dests().iter().enumerate() {
-            let (fd, state) = self.make_directory(index, dir, parent, &name, &meta)?;
+            let Some((fd, state)) = self.make_directory(index, dir, parent, &name, &meta)? else {
+                self.count_existing(index, parent, &name);
+                return Ok(None);
+            };
             self.tallies[index].directories += u64::from(state.made);
             sides.push(fd);
             states.push(state);
@@ -266,6 +269,8 @@ impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
         Ok(Some(node))
     }
 
+    /// `None` if the entries are picked, for the only destination, and something else has the name
+    /// there.
     fn make_directory(
         &self,
         dest: usize,
@@ -273,7 +278,7 @@ impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
         parent: &Arc<Node<S>>,
         name: &CStr,
         meta: &Meta,
-    ) -> Result<(OwnedFd, DestState), Error> {
+    ) -> Result<Option<(OwnedFd, DestState)>, Error> {
         let op = self.op;
         let path = || op.dest_path(dest, parent, name);
         let merging = op.dests[dest].merge_stage.is_some();
@@ -295,6 +300,7 @@ impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
         };
         let fd = match fs::openat(dir, name, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty()) {
             Ok(fd) => fd,
+            Err(Errno::NOTDIR | Errno::LOOP) if op.options.picked.is_some() => return Ok(None),
             Err(Errno::NOTDIR | Errno::LOOP) if merging => {
                 return Err(Error::new(
                     ErrorKind::Conflict,
@@ -328,7 +334,7 @@ impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
             // differently than its parent.
             folds = stage_here || parent.dests[dest].folds || !made && sys::ignores_case(&fd);
         }
-        Ok((fd, DestState { made, stage_here: stage_here.into(), folds }))
+        Ok(Some((fd, DestState { made, stage_here: stage_here.into(), folds })))
     }
 
     /// The entry as the first name of its file, which has `names` names. `None` if the entry is a

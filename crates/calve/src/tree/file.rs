@@ -68,6 +68,12 @@ impl<S: Source> Job<S> {
         self.number
     }
 
+    /// Whether the source's file is the one with this stat, and has not changed.
+    fn is_still(&self, before: &Meta) -> io::Result<bool> {
+        let Some(source) = &self.source else { return Ok(false) };
+        Ok(Meta::of(&fs::fstat(source)?).is_still(before))
+    }
+
     /// The size of the content.
     fn size(&self) -> u64 {
         self.source.as_ref().map_or(0, |_| self.from.size)
@@ -175,6 +181,8 @@ impl<'l> Worker<'_, '_, Live<'l>> {
                         Created::Changed => true,
                     }
                 }
+                // A file that was to be replaced is another entry by now.
+                FileType::Symlink | FileType::Fifo if self.replaces(node, &name).is_some() => false,
                 FileType::Symlink | FileType::Fifo => {
                     let entry = Named { name: &name, kind, number: 0 };
                     self.special_entry(node, handles, entry)?
@@ -369,6 +377,10 @@ impl<S: Source> Worker<'_, '_, S> {
             self.op.operation.files_done(1);
             return Ok(Out::DONE);
         }
+        let refused = || self.op.dests[dest].sharing.known(job.from.dev).refused;
+        if self.replaces(node, &job.name).is_some() && refused() {
+            return Ok(Out::DONE);
+        }
         self.create_out(dest, node, handles, job, because)
     }
 
@@ -382,7 +394,10 @@ impl<S: Source> Worker<'_, '_, S> {
         name: &CStr,
     ) -> Result<bool, Error> {
         // Where two names may be one, this operation may itself have made the entry that is there.
-        if self.op.options.existing != Existing::Keep || node.dests[dest].folds {
+        if self.op.options.existing != Existing::Keep
+            || node.dests[dest].folds
+            || self.replaces(node, name).is_some()
+        {
             return Ok(false);
         }
         match fs::statat(&handles.dests()[dest], name, AtFlags::SYMLINK_NOFOLLOW) {
@@ -395,6 +410,11 @@ impl<S: Source> Worker<'_, '_, S> {
                 Err(Error::io(Operation::Read, self.op.dest_path(dest, node, name), errno))
             }
         }
+    }
+
+    /// The stats of a picked file that shall replace the destination's file.
+    fn replaces(&self, node: &Node<S>, name: &CStr) -> Option<&[Meta; 2]> {
+        self.op.options.picked.as_ref()?.replaces(&node.path_of(name))
     }
 
     /// Counts an entry that the merge replaced or kept.
@@ -519,6 +539,9 @@ impl<S: Source> Worker<'_, '_, S> {
         let Some(temporary) = temporary else { return Ok(Settled::Placed) };
         let op = self.op;
         let keeps = op.options.existing == Existing::Keep;
+        if let Some([_, there]) = self.replaces(node, name).copied() {
+            return self.swap(dest, node, handles, (name, &there), temporary);
+        }
         let dir = self.place(dest, handles, Some(&temporary));
         let into = &handles.dests()[dest];
         let rename = || {
@@ -576,6 +599,38 @@ impl<S: Source> Worker<'_, '_, S> {
             self.count_existing(dest, node, name);
         }
         Ok(Settled::Placed)
+    }
+
+    /// Renames a staged file to the place of a file that was `there`, unless that one has changed
+    /// or is gone.
+    fn swap(
+        &mut self,
+        dest: usize,
+        node: &Arc<Node<S>>,
+        handles: &Handles,
+        (name, there): (&CStr, &Meta),
+        temporary: Temporary,
+    ) -> Result<Settled, Error> {
+        let dir = self.place(dest, handles, Some(&temporary));
+        match staging::swap(dir, &temporary, &handles.dests()[dest], name, there) {
+            Ok(true) => {
+                if let Some(picked) = &self.op.options.picked {
+                    picked.count_replacement();
+                }
+                Ok(Settled::Placed)
+            }
+            Ok(false) => Ok(Settled::Kept),
+            Err(Errno::XDEV) if !temporary.is_astray() => {
+                if !node.dests[dest].stage_here.swap(true, Ordering::Relaxed) {
+                    staging::sweep(&handles.dests()[dest]);
+                }
+                Ok(Settled::Unreachable)
+            }
+            Err(errno) => {
+                let path = self.op.dest_path(dest, node, name);
+                Err(Error::io(Operation::RenameIntoPlace, path, errno))
+            }
+        }
     }
 
     /// Gives created files their content and metadata, at one destination after the other.
@@ -650,6 +705,16 @@ impl<S: Source> Worker<'_, '_, S> {
         };
         if copied.is_some() {
             sys::close_written(fd).context(Operation::Close, path)?;
+        }
+        if let Some([source, _]) = self.replaces(node, &job.name)
+            && (copied.is_some()
+                || !job
+                    .is_still(source)
+                    .context(Operation::Read, || op.source_path(node, &job.name))?)
+        {
+            // A copy of the same bytes is no gain. Or the source's file is another by now. The
+            // staged file is removed with the stage.
+            return Ok(Settled::Kept);
         }
         match self.settle(dest, node, handles, &job.name, out.temporary.take())? {
             Settled::Placed => {

@@ -24,6 +24,8 @@ pub(crate) struct Filter {
     mutable: Gitignore,
     gitignore: bool,
     trivial: bool,
+    #[cfg(unix)]
+    picked: Option<Arc<super::pick::Picked>>,
 }
 
 /// The ignore files of a directory and of those above it.
@@ -60,7 +62,12 @@ impl Filter {
             leads_to_include: compile(&leading)?,
             mutable: compile(&options.mutable)?,
             gitignore: options.gitignore,
+            #[cfg(unix)]
+            trivial: options.exclude.is_empty() && !options.gitignore && options.picked.is_none(),
+            #[cfg(not(unix))]
             trivial: options.exclude.is_empty() && !options.gitignore,
+            #[cfg(unix)]
+            picked: options.picked.clone(),
         })
     }
 
@@ -82,6 +89,10 @@ impl Filter {
         inside_excluded: bool,
         chain: Option<&Arc<IgnoreChain>>,
     ) -> Decision {
+        #[cfg(unix)]
+        if let Some(picked) = &self.picked {
+            return picked.decide(path, is_dir, inside_excluded);
+        }
         let excluded = inside_excluded
             || self.exclude.matched(path, is_dir).is_ignore()
             || chain.is_some_and(|chain| !is_gits_own(path) && chain.excludes(path, is_dir));

@@ -47,9 +47,13 @@ mod rule;
 mod sha256;
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "store")]
+mod twins;
 
 #[cfg(all(feature = "store", any(test, fuzzing)))]
 pub(crate) use fuzzed::{check_any, seeds};
+#[cfg(feature = "store")]
+pub(crate) use twins::{WorkingTree, compare};
 
 /// calve reads no larger index into memory. An index of this size has some five million files.
 const INDEX_MOST_BYTES: u64 = 512 * 1024 * 1024;
@@ -128,6 +132,18 @@ pub(crate) fn wait_before_merge(source: &OwnedFd, before_walk: Time) {
     if fs::statat(source, index, AtFlags::SYMLINK_NOFOLLOW).is_err() {
         return;
     }
+    wait_after(before_walk);
+}
+
+/// A time to which no file belongs that changed before this call (after 20 to 30 ms). Files that
+/// change later have this time or a later one.
+#[cfg(feature = "store")]
+pub(crate) fn next_tick() -> Time {
+    wait_after(listing::now());
+    listing::now()
+}
+
+fn wait_after(before_walk: Time) {
     // The wait is bounded, because somebody may set the clock back meanwhile.
     for _ in 0..20 {
         if listing::now() >= merged_since(before_walk) {
@@ -346,6 +362,14 @@ impl<'a> Pair<'a> {
         }
         let (source, clone) = self.dirs()?;
         Some([source.stat(&name)?, stat(clone, &name)?])
+    }
+
+    /// The stat of a path in the second tree.
+    #[cfg(feature = "store")]
+    fn second(&self, path: &[u8]) -> Option<Meta> {
+        let path = Path::new(OsStr::from_bytes(path));
+        let name = CString::new(path.file_name()?.as_bytes()).ok()?;
+        stat(&open_below(self.roots.1, path.parent()?)?, &name)
     }
 
     /// The innermost directory of both trees.

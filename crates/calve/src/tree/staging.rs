@@ -31,7 +31,7 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -401,6 +401,44 @@ pub(super) fn rename_new_or_link(
     }
 }
 
+/// Renames `name` to the place of the file `old_name`, which has this stat, and removes the old file.
+/// Returns `false`, and changes nothing, if the old file has changed or is gone.
+///
+/// The two files are exchanged first. So a change that comes at the last moment is seen, too, and
+/// taken back to its place.
+pub(super) fn swap(
+    from: impl AsFd,
+    name: &CStr,
+    into: impl AsFd,
+    old_name: &CStr,
+    old: &Meta,
+) -> rustix::io::Result<bool> {
+    let found =
+        |dir: BorrowedFd<'_>, name: &CStr| match fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(Meta::of(&stat))),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(errno),
+        };
+    if !found(into.as_fd(), old_name)?.is_some_and(|found| found.is_still(old)) {
+        return Ok(false);
+    }
+    match rename_with(&from, name, &into, old_name, RenameFlags::EXCHANGE) {
+        Ok(()) => {}
+        Err(Errno::NOENT) => return Ok(false),
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
+            fs::renameat(&from, name, &into, old_name)?;
+            return Ok(true);
+        }
+        Err(errno) => return Err(errno),
+    }
+    if found(from.as_fd(), name)?.is_some_and(|found| found.is_still_but_for_names(old)) {
+        fs::unlinkat(&from, name, AtFlags::empty())?;
+        return Ok(true);
+    }
+    rename_with(&from, name, &into, old_name, RenameFlags::EXCHANGE)?;
+    Ok(false)
+}
+
 /// Flushes the filesystem of `dir`. On systems without such a call, flushes all filesystems.
 pub(crate) fn flush_filesystem(dir: impl AsFd) -> rustix::io::Result<()> {
     #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -509,6 +547,39 @@ mod tests {
             ["", ".calve-stage-", ".calve-stage-x-1-1-0", ".calve-stage-1-1-1", ".calve-other"]
         {
             assert_eq!(Maker::parse(foreign.as_bytes()), None, "{foreign}");
+        }
+    }
+
+    #[test]
+    fn a_file_is_swapped_only_while_it_is_the_one_that_was_seen() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = |name: &str| temp.path().join(name);
+        let dir = std::fs::File::open(temp.path()).unwrap();
+        type Change = fn(&Path);
+        let changes: [(&str, Change, bool, Option<&str>); 4] = [
+            ("nothing", |_| {}, true, Some("new")),
+            ("written to", |old| std::fs::write(old, "edited").unwrap(), false, Some("edited")),
+            (
+                "replaced",
+                |old| {
+                    std::fs::remove_file(old).unwrap();
+                    std::fs::write(old, "old").unwrap();
+                },
+                false,
+                Some("old"),
+            ),
+            ("removed", |old| std::fs::remove_file(old).unwrap(), false, None),
+        ];
+        for (what, change, swapped, expected) in changes {
+            std::fs::write(path("old"), "old").unwrap();
+            std::fs::write(path("new"), "new").unwrap();
+            let seen = fs::statat(&dir, c"old", AtFlags::SYMLINK_NOFOLLOW).unwrap();
+            std::thread::sleep(Duration::from_millis(20));
+            change(&path("old"));
+            let result = swap(&dir, c"new", &dir, c"old", &Meta::of(&seen)).unwrap();
+            assert_eq!(result, swapped, "{what}");
+            assert_eq!(std::fs::read_to_string(path("old")).ok().as_deref(), expected, "{what}");
+            assert_eq!(path("new").try_exists().unwrap(), !swapped, "{what}");
         }
     }
 

@@ -21,6 +21,7 @@ use super::filter::{Decision, Filter, IgnoreChain};
 use super::listing::{self, Before, Names, Rest};
 use super::node::Handles;
 use super::op::{Node, Op, Task};
+use super::pick::Picked;
 use super::pool::lock;
 use super::read::read_rules;
 use super::source::{Named, Opened, Source};
@@ -111,7 +112,11 @@ impl Source for Live<'_> {
                 }
             };
         let meta = Meta::of(&fs::fstat(&source).context(Operation::Read, source_path)?);
-        if op.from.excluded.contains(&meta.id()) {
+        let is_left_out =
+            |picked: &Arc<Picked>| picked.leaves_out(&source, &meta, || parent.path_of(name));
+        if op.from.excluded.contains(&meta.id())
+            || op.options.picked.as_ref().is_some_and(is_left_out)
+        {
             return Ok(None);
         }
         let opened = Opened::live(op, source, meta, Some(since));
@@ -194,7 +199,9 @@ impl<'a> Opened<Live<'a>> {
             true => (meta, Attrs::read(&side)?),
             false => (meta.leaving_acl(&side)?, None),
         };
-        let own = LiveDirectory { chain: OnceLock::new(), inside_excluded: false, since };
+        // If the entries are picked, the root itself is only entered.
+        let inside_excluded = op.options.picked.is_some();
+        let own = LiveDirectory { chain: OnceLock::new(), inside_excluded, since };
         Ok(Self { name: CString::default(), side: Some(side), meta, attrs, own })
     }
 }

@@ -3,13 +3,15 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write as _};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 /// calve keeps at most this much of git's output.
 const OUTPUT_MOST_BYTES: u64 = 4 * 1024 * 1024;
+/// calve keeps at most this much of a list of paths. Each of a million paths may have 256 bytes.
+const LIST_MOST_BYTES: u64 = 256 * 1024 * 1024;
 /// calve keeps at most this much of git's messages.
 const WORDS_MOST_BYTES: u64 = 16 * 1024;
 /// If a command meets the lock of another git, calve tries it again this often and waits this long
@@ -59,6 +61,9 @@ pub(crate) struct Output {
 #[derive(Debug)]
 pub(crate) struct Git {
     command: Command,
+    input: Option<Vec<u8>>,
+    most_bytes: u64,
+    may_end_with: i32,
 }
 
 impl Failure {
@@ -115,7 +120,7 @@ impl Git {
         // A file monitor is a hook of another program, or a process that stays. A command that only
         // looks needs neither.
         command.args(["-c", "core.fsmonitor=false"]);
-        Self { command }
+        Self { command, input: None, most_bytes: OUTPUT_MOST_BYTES, may_end_with: 0 }
     }
 
     pub(crate) fn args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
@@ -151,6 +156,25 @@ impl Git {
         Ok(self)
     }
 
+    /// Gives git this standard input.
+    pub(crate) fn with_input(mut self, input: Vec<u8>) -> Self {
+        self.command.stdin(Stdio::piped());
+        self.input = Some(input);
+        self
+    }
+
+    /// Keeps all of git's output: it is a list of paths, of which each is needed.
+    pub(crate) fn whole(mut self) -> Self {
+        self.most_bytes = LIST_MOST_BYTES;
+        self
+    }
+
+    /// Takes this exit code of git for no failure.
+    pub(crate) fn may_end_with(mut self, code: i32) -> Self {
+        self.may_end_with = code;
+        self
+    }
+
     /// Runs git and waits for it. If another git is in the way, this tries again for some seconds.
     ///
     /// # Errors
@@ -178,9 +202,11 @@ impl Git {
             }
             Err(error) => return Err(Failure::NotRun(error)),
         };
-        let (status, output, words) = collect(child).map_err(Failure::NotRun)?;
+        let input = self.input.as_deref().unwrap_or_default();
+        let (status, output, words) =
+            collect(child, input, self.most_bytes).map_err(Failure::NotRun)?;
         // If git printed more than calve keeps, it ended because its output was closed.
-        if status.success() || output.is_cut {
+        if status.success() || status.code() == Some(self.may_end_with) || output.is_cut {
             return Ok(output);
         }
         let mut words = String::from_utf8_lossy(&words).trim().to_owned();
@@ -191,10 +217,21 @@ impl Git {
     }
 }
 
-/// Waits for the end of a child, and keeps its output and its messages up to the bounds.
-fn collect(mut child: Child) -> io::Result<(ExitStatus, Output, Vec<u8>)> {
-    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+/// Gives a child its input, waits for its end, and keeps its output and its messages up to the
+/// bounds.
+fn collect(
+    mut child: Child,
+    input: &[u8],
+    most_bytes: u64,
+) -> io::Result<(ExitStatus, Output, Vec<u8>)> {
+    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let (bytes, words) = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            if let Some(mut stdin) = stdin {
+                // A child that does not want all of its input says why.
+                let _ = stdin.write_all(input);
+            }
+        });
         let words = scope.spawn(|| {
             let mut words = Vec::new();
             if let Some(mut stderr) = stderr {
@@ -206,15 +243,15 @@ fn collect(mut child: Child) -> io::Result<(ExitStatus, Output, Vec<u8>)> {
         });
         let mut bytes = Vec::new();
         let read = match stdout {
-            Some(stdout) => stdout.take(OUTPUT_MOST_BYTES + 1).read_to_end(&mut bytes),
+            Some(stdout) => stdout.take(most_bytes + 1).read_to_end(&mut bytes),
             None => Ok(0),
         };
         (read.map(|_| bytes), words.join().unwrap_or_default())
     });
     let status = child.wait()?;
     let mut bytes = bytes?;
-    let is_cut = bytes.len() as u64 > OUTPUT_MOST_BYTES;
-    bytes.truncate(usize::try_from(OUTPUT_MOST_BYTES).unwrap_or(usize::MAX));
+    let is_cut = bytes.len() as u64 > most_bytes;
+    bytes.truncate(usize::try_from(most_bytes).unwrap_or(usize::MAX));
     Ok((status, Output { bytes, is_cut }, words))
 }
 
@@ -254,7 +291,7 @@ mod tests {
         let child = |script: &str| {
             let mut command = Command::new("sh");
             command.args(["-c", script]).stdout(Stdio::piped()).stderr(Stdio::piped());
-            collect(command.spawn().unwrap()).unwrap()
+            collect(command.spawn().unwrap(), b"", OUTPUT_MOST_BYTES).unwrap()
         };
         let (status, output, words) = child("echo out; yes no | head -c 1000000 >&2; exit 3");
         assert_eq!(

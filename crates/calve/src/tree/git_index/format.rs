@@ -95,6 +95,11 @@ pub(super) struct Recorded {
 }
 
 impl Recorded {
+    /// Whether the entry is a regular file: no link, no submodule, no directory of a sparse index.
+    pub(super) fn is_regular(self) -> bool {
+        self.mode & 0o170_000 == 0o100_000
+    }
+
     fn read(bytes: &[u8; STAT_BYTES]) -> Self {
         let number = |index: usize| {
             let at = index * 4;
@@ -127,6 +132,12 @@ impl Recorded {
 }
 
 impl Entry {
+    /// The id of the content, of an entry of `bytes`, whose layout this is.
+    pub(super) fn id<'a>(&self, bytes: &'a [u8], layout: &Layout) -> &'a [u8] {
+        let start = self.at + STAT_BYTES;
+        bytes.get(start..start + layout.id_bytes).unwrap_or_default()
+    }
+
     /// Whether git would compare the entry with the file. git does not do so if it is told to trust
     /// the entry or to do without the file (assume-unchanged, skip-worktree), if the entry has no
     /// content (intent-to-add), or if it is one side of a conflict.

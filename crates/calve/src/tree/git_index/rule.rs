@@ -70,29 +70,50 @@ pub(super) fn rewritten(
     clone: &Meta,
     moments: Moments,
 ) -> Option<Recorded> {
-    let clean = is_of_that_kind(recorded.mode, source) && is_stat_of(recorded, source);
-    let rested = !is_racy(recorded, source, moments.index_written)
-        && source.changed < moments.before_walk
-        && source.modified() < moments.before_walk;
+    let clean = is_clean(recorded, source, moments.index_written);
+    let rested = source.changed < moments.before_walk && source.modified() < moments.before_walk;
     let twin = clone.changed >= moments.cloned_since
         && clone.mode == source.mode
         && clone.size == source.size
         && clone.modified() == source.modified();
-    (clean && rested && twin).then(|| Recorded {
-        changed: cut_time(clone.changed),
-        modified: cut_time(clone.modified()),
-        dev: cut(clone.dev),
-        ino: cut(clone.ino),
+    (clean && rested && twin).then(|| of_file(recorded, clone))
+}
+
+/// The stat that an entry gets whose file was replaced with its twin `from` in another working tree
+/// of the repository, or got the twin's time, at `since` or later. `now` is the file. The caller
+/// knows that both had the content that the entry names. `None` if the entry stays as it is.
+pub(super) fn moved(recorded: Recorded, from: &Meta, now: &Meta, since: Time) -> Option<Recorded> {
+    let is_twin = is_of_that_kind(recorded.mode, now)
+        && now.changed >= since
+        && now.size == from.size
+        && now.modified() == from.modified();
+    is_twin.then(|| of_file(recorded, now))
+}
+
+/// Whether the entry vouches for the file: it is clean, and not racy.
+pub(super) fn is_clean(recorded: Recorded, file: &Meta, index_written: Time) -> bool {
+    is_of_that_kind(recorded.mode, file)
+        && is_stat_of(recorded, file)
+        && !is_racy(recorded, file, index_written)
+}
+
+/// The entry with the stat of a file that has the same content.
+fn of_file(recorded: Recorded, file: &Meta) -> Recorded {
+    Recorded {
+        changed: cut_time(file.changed),
+        modified: cut_time(file.modified()),
+        dev: cut(file.dev),
+        ino: cut(file.ino),
         mode: recorded.mode,
-        uid: clone.uid,
-        gid: clone.gid,
+        uid: file.uid,
+        gid: file.gid,
         size: recorded.size,
-    })
+    }
 }
 
 /// Whether the file is of the kind that the entry's mode says: a symbolic link, or a regular file
 /// that is executable or not.
-fn is_of_that_kind(mode: u32, file: &Meta) -> bool {
+pub(super) fn is_of_that_kind(mode: u32, file: &Meta) -> bool {
     match mode & GIT_TYPE {
         GIT_FILE => {
             file.file_type() == FileType::RegularFile && (mode ^ file.mode) & OWNER_RUNS == 0

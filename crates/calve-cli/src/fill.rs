@@ -1,0 +1,141 @@
+//! `calve fill`.
+
+use std::path::{Path, PathBuf};
+
+use calve::{FillOptions, FillReport};
+use serde::Serialize;
+
+use crate::args::FillArgs;
+use crate::clone::{DestinationDocument, findings, why_not_shared};
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::failure::stored::store_failure;
+use crate::output::{PathFields, encoded};
+use crate::progress::Total;
+use crate::session::Session;
+use crate::summary::Summary;
+use crate::text::{counted, shown};
+
+/// How many paths a message names.
+const NAMED_MOST: usize = 3;
+
+pub(crate) fn run(args: &FillArgs, session: Session<'_>) -> Result<Exit, Failure> {
+    let common = session.common;
+    let path = match &args.path {
+        Some(path) => common.resolve(path),
+        None => root_of(&common.resolve(Path::new("."))),
+    };
+    let mut options = FillOptions::new();
+    if let Some(from) = &args.from {
+        options = options.from(common.resolve(from));
+    }
+    if let Some(file) = &args.include_from {
+        options = options.include_from(file);
+    }
+    if args.untracked {
+        options = options.untracked();
+    }
+    let report = session
+        .work(Total::Unknown, |common| calve::fill(&path, &options, common))
+        .map_err(|error| store_failure(&error))?;
+    tell(&report, session)
+}
+
+/// The root of the working tree that contains a folder; the folder itself if git finds none.
+fn root_of(folder: &Path) -> PathBuf {
+    let absolute = std::fs::canonicalize(folder).unwrap_or_else(|_| folder.to_owned());
+    let has_git = |root: &&Path| std::fs::symlink_metadata(root.join(".git")).is_ok();
+    absolute.ancestors().find(has_git).map_or(folder.to_owned(), Path::to_owned)
+}
+
+fn tell(report: &FillReport, session: Session<'_>) -> Result<Exit, Failure> {
+    let output = session.output;
+    let trees = std::slice::from_ref(&report.arrived);
+    let findings = findings(trees, |_| false);
+    output.warnings(&findings);
+    if !report.not_ignored.is_empty() {
+        output.summary(format_args!(
+            "left out what git ignores in the project but not in the worktree: {}",
+            named(&report.not_ignored)
+        ));
+    }
+    let mut tracked = Vec::new();
+    for (files, what) in [
+        (report.shared_files, "shared with the project"),
+        (report.timed_files, "with the project's time"),
+        (report.renewed_files, "with a new time, because they differ"),
+    ] {
+        if files > 0 {
+            tracked.push(format!("{} {what}", counted(files, "tracked file")));
+        }
+    }
+    if !tracked.is_empty() {
+        output.summary(tracked.join("; "));
+    }
+    if !report.worktrees.is_empty() {
+        output.summary(format_args!("left out other worktrees: {}", named(&report.worktrees)));
+    }
+    output.summary(
+        Summary {
+            destinations: trees,
+            elapsed: report.elapsed,
+            dry_run: false,
+            verbose: output.verbose,
+            filesystem: why_not_shared(&report.from, trees),
+        }
+        .text(),
+    );
+    let told = if output.json {
+        output.document(&Document::new(report))
+    } else {
+        output.results(&output.path_lines([report.path.as_path()]))
+    };
+    told.map_err(|failure| failure.but_stands("the worktree", trees))?;
+    Ok(if findings.is_empty() { Exit::Done } else { Exit::Findings })
+}
+
+/// The first of these paths, and how many more there are.
+fn named(paths: &[PathBuf]) -> String {
+    let names: Vec<String> = paths.iter().take(NAMED_MOST).map(|path| shown(path)).collect();
+    match paths.len().saturating_sub(NAMED_MOST) {
+        0 => names.join(", "),
+        more => format!("{} and {more} more", names.join(", ")),
+    }
+}
+
+/// The JSON document of `fill`; docs/json.md says what each field means.
+#[derive(Serialize)]
+struct Document {
+    from: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from_encoding: Option<&'static str>,
+    arrived: DestinationDocument,
+    carried_files: u64,
+    shared_files: u64,
+    timed_files: u64,
+    renewed_files: u64,
+    ready_index_entries: u64,
+    not_ignored: Vec<PathFields>,
+    worktrees: Vec<PathFields>,
+    elapsed_seconds: f64,
+}
+
+impl Document {
+    fn new(report: &FillReport) -> Self {
+        let (from, from_encoding) = encoded(&report.from);
+        let listed = |paths: &[PathBuf]| paths.iter().map(|path| PathFields::new(path)).collect();
+        Self {
+            from,
+            from_encoding,
+            arrived: DestinationDocument::new(&report.arrived),
+            carried_files: report.carried_files,
+            shared_files: report.shared_files,
+            timed_files: report.timed_files,
+            renewed_files: report.renewed_files,
+            ready_index_entries: report.ready_index_entries,
+            not_ignored: listed(&report.not_ignored),
+            worktrees: listed(&report.worktrees),
+            elapsed_seconds: report.elapsed.as_secs_f64(),
+        }
+    }
+}

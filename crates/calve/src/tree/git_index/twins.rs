@@ -1,0 +1,308 @@
+//! Finds the tracked files that have the same content in two working trees, and records in the
+//! second tree's index what those files have become.
+//!
+//! Both indexes name the content of each file by its id. If the ids are equal, and each index vouches
+//! for its file (see [`rule`](super::rule)), the files are twins, and calve reads neither. If one of
+//! the indexes does not vouch, calve compares the bytes. So it does, too, if the two trees have
+//! different `.gitattributes` files: then one blob may be checked out in two ways.
+
+use std::collections::HashMap;
+use std::ffi::{CString, OsStr};
+use std::io::Read as _;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+use rustix::fs::{self, AtFlags, Timespec, Timestamps};
+
+use super::format::{Cursor, Entry, Layout};
+use super::rule::{self, Time};
+use super::{
+    Directory, INDEX_MOST_BYTES, Pair, Source, open_below, open_regular, read, replace, stat,
+};
+use crate::reflink::meta::Meta;
+
+/// A working tree and the folder with its index.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct WorkingTree<'a> {
+    pub(crate) root: &'a OwnedFd,
+    pub(crate) git: &'a OwnedFd,
+}
+
+/// A file that has the same content in both trees.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Twin {
+    /// The file in the first tree.
+    pub(crate) from: Meta,
+    /// The file in the second tree.
+    pub(crate) there: Meta,
+    /// Both have the content that the second tree's index names.
+    vouched: bool,
+}
+
+/// The tracked regular files of the second of two trees, and its index.
+pub(crate) struct Comparison {
+    index: Index,
+    /// Those that the first tree has as well, by their paths.
+    pub(crate) twins: HashMap<Vec<u8>, Twin>,
+    /// Those that the first tree lacks, or has with another content.
+    others: HashMap<Vec<u8>, Other>,
+}
+
+/// A file that has no twin.
+struct Other {
+    /// The file, if the second tree's index vouches for it.
+    vouched: Option<Meta>,
+    /// The file with its new time.
+    renewed: Option<Meta>,
+}
+
+struct Index {
+    file: OwnedFd,
+    meta: Meta,
+    bytes: Vec<u8>,
+    layout: Layout,
+}
+
+impl Twin {
+    /// Whether the file in the second tree already has the time that it has in the first.
+    pub(crate) fn has_its_time(&self) -> bool {
+        self.from.modified() == self.there.modified()
+    }
+}
+
+impl Index {
+    /// `None` if there is no index, or none that calve understands.
+    fn read(git: &OwnedFd) -> Option<Self> {
+        let (file, meta) = open_regular(git, c"index")?;
+        if meta.size > INDEX_MOST_BYTES {
+            return None;
+        }
+        let bytes = read(&file, meta.size)?;
+        let layout = Layout::of(&bytes)?;
+        Some(Self { file, meta, bytes, layout })
+    }
+
+    fn each<'a>(&'a self, mut see: impl FnMut(&Cursor, Entry, &'a [u8])) {
+        for chunk in &self.layout.chunks {
+            let (mut cursor, bytes) = (chunk.cursor.clone(), &self.bytes[chunk.bytes.clone()]);
+            while let Some(entry) = cursor.next(bytes) {
+                see(&cursor, entry, entry.id(bytes, &self.layout));
+            }
+        }
+    }
+}
+
+/// The entry of a file in the first tree's index.
+struct Known<'a> {
+    entry: Entry,
+    id: &'a [u8],
+}
+
+/// Compares the tracked files of two trees of one repository. `before` is a time of
+/// [`listing::now`](crate::tree::listing::now): files that changed at that time or later are not
+/// twins. `None` if calve does not understand one of the indexes, or was stopped.
+pub(crate) fn compare(
+    first: WorkingTree<'_>,
+    second: WorkingTree<'_>,
+    before: Time,
+    stopped: &dyn Fn() -> bool,
+) -> Option<Comparison> {
+    let ours = Index::read(first.git)?;
+    let theirs = Index::read(second.git)?;
+    let mut known = HashMap::new();
+    let mut attributes = HashMap::new();
+    ours.each(|cursor, entry, id| {
+        if is_attributes(&cursor.path) {
+            attributes.insert(cursor.path.clone(), id);
+        }
+        if entry.is_plain() && entry.recorded.is_regular() {
+            known.insert(cursor.path.clone(), Known { entry, id });
+        }
+    });
+    let mut same_attributes = 0;
+    let mut other_attributes = false;
+    theirs.each(|cursor, _, id| {
+        if is_attributes(&cursor.path) {
+            let same = attributes.get(&cursor.path) == Some(&id);
+            same_attributes += usize::from(same);
+            other_attributes |= !same;
+        }
+    });
+    other_attributes |= same_attributes != attributes.len();
+
+    let root = Directory::root(Source::Tree(first.root))?;
+    let mut pair = Pair::new((&root, second.root));
+    let (mut twins, mut others) = (HashMap::new(), HashMap::new());
+    let mut halted = false;
+    theirs.each(|cursor, entry, id| {
+        halted = halted || stopped();
+        if halted || !entry.recorded.is_regular() {
+            return;
+        }
+        let both = pair.stat(&cursor.path);
+        let there = both.map(|[_, there]| there).or_else(|| pair.second(&cursor.path));
+        let rests = |file: &Meta| file.changed < before && file.modified() < before;
+        let vouches = |index: &Index, recorded, file: &Meta| {
+            rests(file) && rule::is_clean(recorded, file, index.meta.modified())
+        };
+        let vouched =
+            there.filter(|there| entry.is_plain() && vouches(&theirs, entry.recorded, there));
+        let known = known.get(&cursor.path).filter(|known| {
+            entry.is_plain() && known.id == id && known.entry.recorded.mode == entry.recorded.mode
+        });
+        let twin = known.and_then(|known| {
+            let [from, there] = both?;
+            let is_its = |file| rule::is_of_that_kind(entry.recorded.mode, file);
+            if !is_its(&from)
+                || !is_its(&there)
+                || from.size != there.size
+                || from.links != 1
+                || there.links != 1
+                || !rests(&from)
+                || !rests(&there)
+            {
+                return None;
+            }
+            let from_vouched = !other_attributes && vouches(&ours, known.entry.recorded, &from);
+            let known_by_indexes = from_vouched && vouched.is_some();
+            let is_twin = known_by_indexes || has_same_bytes(&pair, &cursor.path);
+            // The ids and the bytes are equal, so one index vouches for both files.
+            let vouched = from_vouched || vouched.is_some();
+            is_twin.then_some(Twin { from, there, vouched })
+        });
+        match twin {
+            Some(twin) => drop(twins.insert(cursor.path.clone(), twin)),
+            None => drop(others.insert(cursor.path.clone(), Other { vouched, renewed: None })),
+        }
+    });
+    (!halted).then_some(Comparison { index: theirs, twins, others })
+}
+
+fn is_attributes(path: &[u8]) -> bool {
+    path.strip_suffix(b".gitattributes").is_some_and(|rest| matches!(rest, [] | [.., b'/']))
+}
+
+/// Whether a file has the same bytes in both trees. The pair has its directory open.
+fn has_same_bytes(pair: &Pair<'_>, path: &[u8]) -> bool {
+    let Some((Directory::Open(first), second)) = pair.dirs() else { return false };
+    let Ok(name) = CString::new(name_of(path)) else { return false };
+    let (Some((first, _)), Some((second, _))) =
+        (open_regular(first, &name), open_regular(second, &name))
+    else {
+        return false;
+    };
+    let mut files = [first, second].map(std::fs::File::from);
+    let mut buffers = [vec![0; 64 * 1024], vec![0; 64 * 1024]];
+    loop {
+        let Ok(length) = files[0].read(&mut buffers[0]) else { return false };
+        if length == 0 {
+            return matches!(files[1].read(&mut buffers[1]), Ok(0));
+        }
+        if files[1].read_exact(&mut buffers[1][..length]).is_err()
+            || buffers[0][..length] != buffers[1][..length]
+        {
+            return false;
+        }
+    }
+}
+
+fn name_of(path: &[u8]) -> &[u8] {
+    path.rsplit(|byte| *byte == b'/').next().unwrap_or(path)
+}
+
+/// Opens the directory of a path below `root`. It follows no link.
+fn directory_of(root: &OwnedFd, path: &[u8]) -> Option<OwnedFd> {
+    let above = Path::new(OsStr::from_bytes(path)).parent()?;
+    open_below(root, above)
+}
+
+/// Sets the modification time of a regular file below `root`, if the file is as `expected` says.
+/// `None` as the time means now. Returns the file as it is then.
+fn set_time(
+    root: &OwnedFd,
+    path: &[u8],
+    time: Option<&Meta>,
+    expected: impl Fn(&Meta) -> bool,
+) -> Option<Meta> {
+    let directory = directory_of(root, path)?;
+    let (file, found) = open_regular(&directory, &CString::new(name_of(path)).ok()?)?;
+    if !expected(&found) {
+        return None;
+    }
+    let times = Timestamps {
+        last_access: Timespec { tv_sec: 0, tv_nsec: fs::UTIME_OMIT },
+        last_modification: match time {
+            Some(meta) => meta.timestamps().last_modification,
+            None => Timespec { tv_sec: 0, tv_nsec: fs::UTIME_NOW },
+        },
+    };
+    fs::futimens(&file, &times).ok()?;
+    Some(Meta::of(&fs::fstat(&file).ok()?))
+}
+
+impl Comparison {
+    /// Gives each twin that is still the same file the time that it has in the first tree. Returns how
+    /// many had another time.
+    pub(crate) fn give_times(&self, root: &OwnedFd) -> u64 {
+        let mut count = 0;
+        for (path, twin) in &self.twins {
+            let as_seen = |found: &Meta| found.is_still(&twin.there);
+            if !twin.has_its_time() && set_time(root, path, Some(&twin.from), as_seen).is_some() {
+                count += 1;
+            }
+        }
+        count
+    }
+
+    /// Gives each of the other files a new time. Returns how many got one.
+    pub(crate) fn renew_others(&mut self, root: &OwnedFd) -> u64 {
+        let mut count = 0;
+        for (path, other) in &mut self.others {
+            if let Some(vouched) = other.vouched {
+                other.renewed = set_time(root, path, None, |found| found.is_still(&vouched));
+            }
+            // The file may have changed meanwhile. The build output does not know it either way.
+            if other.renewed.is_some() || set_time(root, path, None, |_| true).is_some() {
+                count += 1;
+            }
+        }
+        count
+    }
+
+    /// Writes to the second tree's index what its twins are by now. The first tree's content was put
+    /// in their places, or its times, at `since` or later. Returns the number of rewritten entries.
+    /// If anything is unexpected, the index stays as it is, and git reads these files once.
+    pub(crate) fn record(mut self, tree: WorkingTree<'_>, since: Time) -> u64 {
+        if fs::statat(tree.git, c"index.lock", AtFlags::SYMLINK_NOFOLLOW).is_ok() {
+            return 0;
+        }
+        let mut bytes = std::mem::take(&mut self.index.bytes);
+        let mut count = 0;
+        for chunk in &self.index.layout.chunks {
+            let (mut cursor, bytes) = (chunk.cursor.clone(), &mut bytes[chunk.bytes.clone()]);
+            while let Some(entry) = cursor.next(bytes) {
+                let wanted = |twin: &&Twin| twin.vouched && !twin.has_its_time();
+                let twin = self.twins.get(&cursor.path).filter(wanted).map(|twin| &twin.from);
+                let renewed = || self.others.get(&cursor.path)?.renewed.as_ref();
+                let Some(like) = twin.or_else(renewed) else { continue };
+                let now = directory_of(tree.root, &cursor.path)
+                    .zip(CString::new(name_of(&cursor.path)).ok())
+                    .and_then(|(directory, name)| stat(&directory, &name));
+                let recorded = now.and_then(|now| rule::moved(entry.recorded, like, &now, since));
+                if let Some(recorded) = recorded {
+                    entry.record(bytes, recorded);
+                    count += 1;
+                }
+            }
+        }
+        if count == 0 {
+            return 0;
+        }
+        self.index.layout.seal(&mut bytes);
+        match replace(None, tree.git, &self.index.file, &self.index.meta, &bytes) {
+            Ok(()) => count,
+            Err(_) => 0,
+        }
+    }
+}

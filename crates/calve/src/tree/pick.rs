@@ -1,0 +1,175 @@
+//! The entries of a live directory that a merge takes, when the caller has picked them by their
+//! paths. A worktree that another tool made is filled so.
+//!
+//! Some entries are *carried*: they arrive where nothing is yet, as with
+//! [`Existing::Keep`](super::Existing::Keep). Tracked files that have the same content in both trees
+//! are *replaced*, each of them atomically, unless somebody changes it meanwhile.
+//!
+//! Three kinds of directories are never part of what is carried, at whatever depth. calve's own folder
+//! and that of jj mean the tree in which they are. A working tree whose repository is elsewhere has a
+//! `.git` that is a file, and a copy of this file would mean the first tree.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::CStr;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::{self, AtFlags, FileType};
+
+use super::OWN;
+use super::filter::Decision;
+use super::pool::lock;
+use crate::reflink::meta::Meta;
+
+/// The folder in which jj keeps a working copy's state.
+const JJ: &str = ".jj";
+
+/// The picked entries, and what became of them.
+#[derive(Debug, Default)]
+pub(crate) struct Picked {
+    /// Files that are carried, and directories that are carried with all that is in them.
+    carried: HashSet<Vec<u8>>,
+    /// The directories above them, and above the replaced files.
+    above: HashSet<Vec<u8>>,
+    /// Files that are replaced, with the stats of the source's and the destination's file.
+    replaced: HashMap<Vec<u8>, [Meta; 2]>,
+    /// Directories of the source that are no part of it.
+    never: HashSet<(u64, u64)>,
+    replacements: AtomicU64,
+    worktrees: Mutex<Vec<PathBuf>>,
+}
+
+/// Whether a directory of this name means the tree in which it is.
+fn is_of_its_tree(name: &[u8]) -> bool {
+    name == OWN.as_bytes() || name == JJ.as_bytes()
+}
+
+/// Whether a path is in a directory that is never carried, or is one.
+pub(crate) fn is_never_carried(path: &[u8]) -> bool {
+    path.split(|byte| *byte == b'/').any(is_of_its_tree)
+}
+
+impl Picked {
+    /// Nothing is picked yet. The directories `never` are left out wherever they are.
+    pub(crate) fn without(never: impl IntoIterator<Item = (u64, u64)>) -> Self {
+        Self { never: never.into_iter().collect(), ..Self::default() }
+    }
+
+    /// Picks a path to be carried. A directory is carried whole.
+    pub(crate) fn carry(&mut self, path: &[u8]) {
+        let path = path.strip_suffix(b"/").unwrap_or(path);
+        self.pick_above(path);
+        self.carried.insert(path.to_owned());
+    }
+
+    /// Picks a file that shall replace the destination's file, which has the same content.
+    pub(crate) fn replace(&mut self, path: &[u8], source: Meta, there: Meta) {
+        self.pick_above(path);
+        self.replaced.insert(path.to_owned(), [source, there]);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.carried.is_empty() && self.replaced.is_empty()
+    }
+
+    /// How many files were replaced.
+    pub(crate) fn replacements(&self) -> u64 {
+        self.replacements.load(Ordering::Relaxed)
+    }
+
+    /// The working trees that were left out, as paths from the root.
+    pub(crate) fn worktrees(&self) -> Vec<PathBuf> {
+        let mut worktrees = lock(&self.worktrees).clone();
+        worktrees.sort();
+        worktrees
+    }
+
+    fn pick_above(&mut self, path: &[u8]) {
+        let mut end = path.len();
+        while let Some(slash) = path[..end].iter().rposition(|byte| *byte == b'/') {
+            if !self.above.insert(path[..slash].to_owned()) {
+                return;
+            }
+            end = slash;
+        }
+    }
+
+    /// Decides on an entry. `inside` says that its directory is not carried whole.
+    pub(super) fn decide(&self, path: &Path, is_dir: bool, inside: bool) -> Decision {
+        if is_dir && path.file_name().is_some_and(|name| is_of_its_tree(name.as_bytes())) {
+            return Decision::Leave;
+        }
+        let bytes = path.as_os_str().as_bytes();
+        if !inside || self.carried.contains(bytes) || self.replaced.contains_key(bytes) {
+            Decision::Keep
+        } else if is_dir && self.above.contains(bytes) {
+            Decision::Enter
+        } else {
+            Decision::Leave
+        }
+    }
+
+    /// The stats of a file that shall replace the destination's, in the source and in the
+    /// destination.
+    pub(super) fn replaces(&self, path: &Path) -> Option<&[Meta; 2]> {
+        self.replaced.get(path.as_os_str().as_bytes())
+    }
+
+    pub(super) fn count_replacement(&self) {
+        self.replacements.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether an open directory of the source is left out, although its path is picked.
+    pub(super) fn leaves_out(
+        &self,
+        dir: &OwnedFd,
+        meta: &Meta,
+        path: impl Fn() -> PathBuf,
+    ) -> bool {
+        const GIT: &CStr = c".git";
+        if self.never.contains(&meta.id()) {
+            return true;
+        }
+        let is_elsewhere = fs::statat(dir, GIT, AtFlags::SYMLINK_NOFOLLOW)
+            .is_ok_and(|stat| Meta::of(&stat).file_type() != FileType::Directory);
+        if is_elsewhere {
+            lock(&self.worktrees).push(path());
+        }
+        is_elsewhere
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_picked_is_taken_whole_and_the_way_to_it_is_entered() {
+        use Decision::{Enter, Keep, Leave};
+        let mut picked = Picked::default();
+        for path in [&b"target/"[..], b"deep/er/build/", b".env"] {
+            picked.carry(path);
+        }
+        for (path, is_dir, inside, expected) in [
+            ("target", true, true, Keep),
+            ("target/debug", true, false, Keep),
+            ("target/.calve", true, false, Leave),
+            ("target/.jj", true, false, Leave),
+            ("target/.jj", false, false, Keep),
+            ("deep", true, true, Enter),
+            ("deep/er", true, true, Enter),
+            ("deep/er/build", true, true, Keep),
+            ("deep/er/a", false, true, Leave),
+            ("deep", false, true, Leave),
+            (".env", false, true, Keep),
+            ("a/.env", false, true, Leave),
+            (".calve", true, true, Leave),
+            ("targets", true, true, Leave),
+        ] {
+            assert_eq!(picked.decide(Path::new(path), is_dir, inside), expected, "{path}");
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! Fills a git worktree that another tool made: `git worktree add`, or an agent's tool.
+//!
+//! Such a worktree has the tracked files of its commit, and nothing else. calve adds what makes it
+//! ready for work, from a working tree of the same repository that already is:
+//!
+//! 1. **Tracked files with the same content** get the blocks and the times of the project's files. The
+//!    content does not change. If the filesystem cannot share blocks, they get the times alone.
+//! 2. **Files that git ignores** are carried: dependencies, build output, settings. So are
+//!    untracked files, if asked for.
+//! 3. **All other tracked files** get a new time, if anything was carried. Build output that was
+//!    carried was made of the project's files. A build tool that compares times would take it for
+//!    fresh: git may have written these files before the project was built.
+//! 4. **git's index** records the files as they are by then, so that `git status` need not read them.
+//!
+//! Nothing that exists is overwritten, but for the first point. A second call finds nothing to do.
+//! If calve is killed, each file is whole, and the next call does the rest.
+
+use std::collections::HashSet;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{self, Mode};
+
+use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::reflink::imp::DIR_FLAGS;
+use crate::reflink::meta::Meta;
+use crate::report::DestinationReport;
+use crate::store::git::{self, Failure, Found, Repository};
+use crate::store::{StoreOptions, path_from};
+use crate::tree::git_index::{self, WorkingTree};
+use crate::tree::pick::{Picked, is_never_carried};
+use crate::tree::pool::cancelled;
+use crate::tree::{CloneOptions, Existing, clone_tree};
+
+/// How [`fill`] works; built by value.
+#[derive(Debug, Clone, Default)]
+pub struct FillOptions {
+    from: Option<PathBuf>,
+    include_from: Option<PathBuf>,
+    untracked: bool,
+}
+
+impl FillOptions {
+    /// From the repository's main working tree, with all files that git ignores, and no untracked
+    /// ones.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The root of the working tree that files are taken from. It must be of the same repository.
+    #[must_use]
+    pub fn from(mut self, root: impl Into<PathBuf>) -> Self {
+        self.from = Some(root.into());
+        self
+    }
+
+    /// Of the files that git ignores, carries only those that the patterns in this file match. It has
+    /// gitignore's form, as a `.worktreeinclude` has. A relative path starts at the root of the
+    /// working tree that files are taken from.
+    #[must_use]
+    pub fn include_from(mut self, file: impl Into<PathBuf>) -> Self {
+        self.include_from = Some(file.into());
+        self
+    }
+
+    /// Carries untracked files as well: those that git neither tracks nor ignores.
+    #[must_use]
+    pub fn untracked(mut self) -> Self {
+        self.untracked = true;
+        self
+    }
+}
+
+/// What [`fill`] did.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct FillReport {
+    /// The root of the worktree, without links.
+    pub path: PathBuf,
+    /// The root of the working tree that files were taken from, without links.
+    pub from: PathBuf,
+    /// How files arrived: those that were carried, and the tracked ones of `shared_files`.
+    /// `kept_entries` are those that were there already.
+    pub arrived: DestinationReport,
+    /// Files that were carried.
+    pub carried_files: u64,
+    /// Tracked files that got the blocks and the times of the same files in `from`.
+    pub shared_files: u64,
+    /// Tracked files that got only the times, because the filesystem cannot share their blocks.
+    pub timed_files: u64,
+    /// Tracked files that differ from those in `from`, or are not there, and got a new time.
+    pub renewed_files: u64,
+    /// How many entries of git's index record their files anew, so that git need not read them.
+    pub ready_index_entries: u64,
+    /// What git ignores in `from` but not in the worktree, and was therefore not carried. A directory stands for
+    /// all that is in it.
+    pub not_ignored: Vec<PathBuf>,
+    /// Working trees inside `from` that were left out, relative to it.
+    pub worktrees: Vec<PathBuf>,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+/// Readies a worktree of git that another tool made. It gets what the project has beside tracked
+/// files, and shares the blocks of those tracked files that are the same. No store is needed.
+///
+/// The worktree may be at another commit than the project, and may have changes. Nothing that
+/// exists in it gets another content. These folders are never carried: `.git`; calve's own `.calve`
+/// and jj's `.jj`; and working trees whose repository is elsewhere, such as other worktrees. calve
+/// reads a git index, but not one that is split: then no tracked file is shared.
+///
+/// # Errors
+/// [`ErrorKind::SourceNotFound`] and [`ErrorKind::SourceNotADirectory`]: there is no folder at `path`,
+/// or at the path to fill it from. [`ErrorKind::Git`]: one of them is not the root of a working tree, git does not
+/// work with it, or git is not installed; or the repository is bare, and no tree to fill from was given.
+/// [`ErrorKind::Overlap`]: both are the same working tree. [`ErrorKind::Conflict`]: they are of two
+/// repositories. [`ErrorKind::InvalidPattern`]: the file of patterns cannot be read. Then nothing
+/// has changed.
+///
+/// Those of [`clone_tree`]: then the files that have arrived stay, each of them whole, and another
+/// call does the rest.
+pub fn fill(
+    path: impl AsRef<Path>,
+    options: &FillOptions,
+    common: &StoreOptions,
+) -> Result<FillReport, Error> {
+    let start = Instant::now();
+    let operation = common.operation();
+    let (tree, from) = trees(path.as_ref(), options.from.as_deref())?;
+    let stopped = || operation.is_cancelled();
+    let open = |path: &Path| {
+        fs::open(path, DIR_FLAGS, Mode::empty()).context(Operation::OpenDirectory, || path)
+    };
+    let [root, own, from_root, from_own] =
+        [&tree.root, &tree.git_dir, &from.root, &from.git_dir].map(|path| open(path));
+    let (root, own, from_root, from_own) = (root?, own?, from_root?, from_own?);
+    let (theirs, ours) =
+        (WorkingTree { root: &root, git: &own }, WorkingTree { root: &from_root, git: &from_own });
+
+    let since = git_index::next_tick();
+    let mut compared = git_index::compare(ours, theirs, since, &stopped);
+    if stopped() {
+        return Err(cancelled(Operation::Fill, &tree.root));
+    }
+    let (carried, not_ignored) = to_carry(&tree, &from, options)?;
+
+    let mut picked = Picked::without(other_roots(&from, &root)?);
+    for path in &carried {
+        picked.carry(path);
+    }
+    if let Some(compared) = &compared {
+        for (path, twin) in compared.twins.iter().filter(|(_, twin)| !twin.has_its_time()) {
+            picked.replace(path, twin.from, twin.there);
+        }
+    }
+    let picked = Arc::new(picked);
+    let arrived = match picked.is_empty() {
+        true => DestinationReport { path: tree.root.clone(), ..DestinationReport::default() },
+        false => {
+            let options = CloneOptions {
+                existing: Existing::Keep,
+                progress: Arc::clone(&common.progress),
+                picked: Some(Arc::clone(&picked)),
+                ..operation.clone_options()
+            };
+            let report = clone_tree(&from.root, &[&tree.root], &options)?;
+            report.destinations.into_iter().next().unwrap_or_default()
+        }
+    };
+    let shared_files = picked.replacements();
+    let timed_files = compared.as_ref().map_or(0, |compared| compared.give_times(&root));
+    let carried_files = arrived.files.saturating_sub(shared_files);
+    let renewed_files = match &mut compared {
+        Some(compared) if carried_files > 0 => compared.renew_others(&root),
+        _ => 0,
+    };
+    let ready_index_entries = compared.map_or(0, |compared| compared.record(theirs, since));
+    Ok(FillReport {
+        path: tree.root,
+        from: from.root,
+        arrived,
+        carried_files,
+        shared_files,
+        timed_files,
+        renewed_files,
+        ready_index_entries,
+        not_ignored,
+        worktrees: picked.worktrees(),
+        elapsed: start.elapsed(),
+    })
+}
+
+/// The working tree to fill, and the one to fill it from.
+fn trees(path: &Path, from: Option<&Path>) -> Result<(Repository, Repository), Error> {
+    let tree = working_tree(path, Operation::Fill)?;
+    let refused = |kind, path: &Path, why: &str| {
+        let cause = io::Error::new(io::ErrorKind::InvalidInput, why.to_owned());
+        Error::new(kind, Operation::Fill, path, cause)
+    };
+    let from = match from {
+        Some(from) => working_tree(from, Operation::FillFrom)?,
+        None => {
+            if tree.git_dir == tree.common {
+                return Err(refused(
+                    ErrorKind::Overlap,
+                    path,
+                    "it is the main working tree of its repository, not a linked worktree",
+                ));
+            }
+            main_tree(&tree).ok_or_else(|| {
+                refused(
+                    ErrorKind::Git,
+                    path,
+                    "its repository has no main working tree, or none that calve finds",
+                )
+                .with_other(&tree.common)
+            })?
+        }
+    };
+    if same(&tree.root, &from.root) {
+        return Err(refused(ErrorKind::Overlap, path, "a worktree cannot be filled from itself"));
+    }
+    if !same(&tree.common, &from.common) {
+        return Err(refused(ErrorKind::Conflict, path, "they belong to two repositories")
+            .with_other(&from.root));
+    }
+    Ok((tree, from))
+}
+
+/// The repository whose working tree has its root at `path`.
+fn working_tree(path: &Path, operation: Operation) -> Result<Repository, Error> {
+    let root = std::fs::canonicalize(path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => Error::new(ErrorKind::SourceNotFound, operation, path, error),
+        _ => Error::io(operation, path, error),
+    })?;
+    if !root.is_dir() {
+        let cause = io::Error::from(io::ErrorKind::NotADirectory);
+        return Err(Error::new(ErrorKind::SourceNotADirectory, operation, path, cause));
+    }
+    let refused =
+        |why: String| Err(Error::new(ErrorKind::Git, operation, path, io::Error::other(why)));
+    match git::find(&root) {
+        Found::Repository(repository) => Ok(repository),
+        Found::Nothing => refused("it is not the root of a working tree of git".to_owned()),
+        Found::Unusable(why) => refused(why.to_string()),
+    }
+}
+
+/// The main working tree of a linked worktree's repository.
+fn main_tree(tree: &Repository) -> Option<Repository> {
+    // git itself derives the main working tree from the place of the repository.
+    let root = tree.common.parent().filter(|_| tree.common.ends_with(".git"))?;
+    match git::find(root) {
+        Found::Repository(main) if same(&main.git_dir, &tree.common) => Some(main),
+        _ => None,
+    }
+}
+
+fn same(one: &Path, other: &Path) -> bool {
+    match (std::fs::canonicalize(one), std::fs::canonicalize(other)) {
+        (Ok(one), Ok(other)) => one == other,
+        _ => false,
+    }
+}
+
+/// The directories that are never part of what is carried: the worktree itself, and the main working
+/// tree if it is inside of the other one.
+fn other_roots(from: &Repository, root: &OwnedFd) -> Result<Vec<(u64, u64)>, Error> {
+    let own = fs::fstat(root).context(Operation::Read, || &from.root)?;
+    let mut roots = vec![Meta::of(&own).id()];
+    if let Some(main) = main_tree(from).filter(|main| main.root != from.root)
+        && let Ok(stat) = fs::stat(&main.root)
+    {
+        roots.push(Meta::of(&stat).id());
+    }
+    Ok(roots)
+}
+
+/// What is carried, and what is not because git does not ignore it in the worktree.
+fn to_carry(
+    tree: &Repository,
+    from: &Repository,
+    options: &FillOptions,
+) -> Result<(Vec<Vec<u8>>, Vec<PathBuf>), Error> {
+    let asked = |root: &Path, failure: Failure| {
+        Error::new(ErrorKind::Git, Operation::AskGit, root, io::Error::from(failure))
+    };
+    let ours = |failure| asked(&from.root, failure);
+    let mut found = git::NotTracked::default();
+    if options.include_from.is_none() || options.untracked {
+        found = git::not_tracked_in(&from.root).map_err(ours)?;
+    }
+    if let Some(file) = &options.include_from {
+        let file = from.root.join(file);
+        std::fs::File::open(&file).and_then(|file| file.metadata()).map_err(|error| {
+            Error::new(ErrorKind::InvalidPattern, Operation::ReadPatterns, &file, error)
+        })?;
+        let matched = git::not_tracked_but_matched(&from.root, &file).map_err(ours)?;
+        let ignored = git::ignored_of(&from.root, &matched).map_err(ours)?;
+        found.ignored = matched.into_iter().filter(|path| ignored.contains(path)).collect();
+    }
+    found.ignored.retain(|path| !is_never_carried(path));
+    // git answers no question about a path that leads through a link.
+    found.ignored.retain(|path| has_room(&tree.root, path));
+    let there: HashSet<Vec<u8>> = git::ignored_of(&tree.root, &found.ignored)
+        .map_err(|failure| asked(&tree.root, failure))?;
+    let (mut carried, others): (Vec<_>, Vec<_>) =
+        found.ignored.into_iter().partition(|path| there.contains(path));
+    if options.untracked {
+        carried.append(&mut found.others);
+    }
+    Ok((carried, others.iter().map(|path| path_from(path)).collect()))
+}
+
+/// Whether an entry can arrive at a path below `root`: nothing but directories is on the way there, and
+/// a directory, whose path ends in a slash, has nothing else in its place.
+fn has_room(root: &Path, path: &[u8]) -> bool {
+    let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(end, _)| end);
+    for end in ends {
+        match std::fs::symlink_metadata(root.join(path_from(&path[..end]))) {
+            Ok(found) if found.is_dir() => {}
+            found => return found.is_err(),
+        }
+    }
+    true
+}
