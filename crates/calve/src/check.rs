@@ -261,7 +261,7 @@ fn hashes_otherwise(file: &OwnedFd, meta: &Meta, id: BlobId) -> bool {
 
 /// Checks a tree that was made from a template, and that no other process knows yet: it must be the
 /// snapshot's tree.
-pub(crate) fn template(store: &Store, id: SnapshotId, object: &SnapshotObject, root: &OwnedFd) {
+pub(crate) fn ready_tree(store: &Store, id: SnapshotId, object: &SnapshotObject, root: &OwnedFd) {
     let path = path_of(root);
     let compare = || -> Result<bool, crate::Error> {
         let manifest = store.catalog().manifest(id, object)?;
@@ -279,7 +279,7 @@ pub(crate) fn template(store: &Store, id: SnapshotId, object: &SnapshotObject, r
             operation: &StoreOptions::new().jobs(NonZeroUsize::MIN).operation(),
         })?;
         let found = found.manifest.as_ref().unwrap_or(&manifest);
-        Ok(delta::compare(&manifest, found, Counts::Changes).is_empty())
+        Ok(delta::compare(&manifest, found, Counts::Everything).is_empty())
     };
     if compare().is_ok_and(|same| !same) {
         disagree(format_args!("{path:?} is not snapshot {id}, and its template is sealed"));

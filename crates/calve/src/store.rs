@@ -49,6 +49,7 @@ pub(crate) mod object;
 pub(crate) mod pack;
 pub(crate) mod packing;
 pub(crate) mod reach;
+pub(crate) mod ready;
 pub(crate) mod registry;
 pub(crate) mod repair;
 pub(crate) mod room;
@@ -56,7 +57,7 @@ pub(crate) mod scan;
 pub(crate) mod snapshot;
 pub(crate) mod sparse;
 pub(crate) mod stats;
-pub(crate) mod template;
+
 pub(crate) mod trash;
 pub(crate) mod undo;
 pub(crate) mod verify;

@@ -117,7 +117,7 @@ const STORE: [&str; 37] = [
     "discover",
     "materialize",
     "bring",
-    "template",
+    "ready",
     "reach",
     "freeing",
     "packing",
@@ -332,10 +332,10 @@ fn the_stores_own_methods_are_in_few_files() {
         "store/freeing.rs",
         "store/gc.rs",
         "store/packing.rs",
+        "store/ready.rs",
         "store/repair.rs",
         "store/snapshot.rs",
         "store/stats.rs",
-        "store/template.rs",
         "store/verify.rs",
     ];
     assert_eq!(files, expected);

@@ -48,6 +48,9 @@ pub(crate) struct Bring<'a> {
     pub(crate) path: &'a Path,
     pub(crate) trees: &'a Trees<'a>,
     pub(crate) moves: &'a Moves,
+    /// Whether no other process knows the tree. Then calve knows the stat of each entry afterwards,
+    /// also of folders and of names whose file has lost another name.
+    pub(crate) is_private: bool,
 }
 
 impl Bring<'_> {
@@ -276,7 +279,7 @@ impl Bring<'_> {
         (to, given): (SnapshotId, &HashMap<PathBuf, Entry>),
         old: Option<&Index>,
     ) -> Result<Index, Error> {
-        let Self { root, trees, moves, .. } = *self;
+        let Self { root, trees, moves, is_private, .. } = *self;
         let mut stats = vec![Stat::default(); trees.target.count as usize];
         let mut touched = Vec::new();
         let mut pairs = vec![(0_u32, Some(0_u32), PathBuf::new())];
@@ -287,13 +290,16 @@ impl Bring<'_> {
                 let path = path.join(manifest::os(&entry.name));
                 let base_slot = base.and_then(|base| base.find(&entry.name));
                 let number = (directory.first + slot) as usize;
-                if moves.put.contains_key(&path) || moves.mend.contains_key(&path) {
-                    touched.push((number, path.clone()));
+                let is_touched = moves.put.contains_key(&path)
+                    || moves.mend.contains_key(&path)
+                    || is_private && (moves.directories.contains_key(&path) || entry.link() != 0);
+                if is_touched {
+                    touched.push((number, path.clone(), (place, slot)));
                 } else if !moves.by_hand.contains(&path)
+                    && !moves.directories.contains_key(&path)
                     && let (Some(base), Some(slot), Some(old)) = (base, base_slot, old)
                     && let Some(stat) = old.stats.get((base.first + slot) as usize)
                     && stat.changed < old.stamp
-                    && !entry.is_directory()
                 {
                     stats[number] = *stat;
                 }
@@ -307,17 +313,18 @@ impl Bring<'_> {
             let dir = open_parent(root, path)?;
             Ok(stat_of(&Meta::of(&fs::statat(&dir, &last(path)?, AtFlags::SYMLINK_NOFOLLOW)?)))
         };
-        for (number, path) in &touched {
+        for (number, path, _) in &touched {
             stats[*number] = stat(path).unwrap_or_default();
         }
         let stamp = self.store.clock_past_all(stats.iter())?;
         // The index vouches for owner, mode and attributes, too. So an entry that is not what the
         // switch put there gets no stat, and the next scan looks at it. A later change gets a later
         // change time than the one in the index.
-        for (number, path) in touched {
+        for (number, path, at) in touched {
             let entry = look_at(root, &path).ok().flatten();
-            let is_it = given.get(&path).zip(entry).is_some_and(|(given, entry)| {
-                given.same_metadata(&entry)
+            let given = given.get(&path).or(is_private.then(|| trees.target.at(at)));
+            let is_it = given.zip(entry).is_some_and(|(given, entry)| {
+                (given.same_metadata(&entry) || is_private && trees.maker.gave(&entry, given))
                     && given.mtime == entry.mtime
                     && same_size(given, &entry)
             });

@@ -51,7 +51,6 @@ impl Maker {
     }
 
     /// This process as the maker.
-    #[cfg(calve_check)]
     pub(crate) fn this() -> Self {
         let owner = (!geteuid().is_root()).then(|| (geteuid().as_raw(), getegid().as_raw()));
         Self { owner, ..Self::privileged() }

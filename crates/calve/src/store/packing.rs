@@ -287,7 +287,7 @@ impl Store {
         }
         for id in &snapshots {
             report.templates +=
-                u64::from(self.template(*id, &self.object(*id)?, operation)?.is_some());
+                u64::from(self.ready_tree(*id, &self.object(*id)?, operation)?.is_some());
         }
         drop(guard);
         report.snapshots = snapshots;

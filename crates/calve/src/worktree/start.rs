@@ -418,7 +418,7 @@ impl Store {
         places: &[Place],
         operation: &Running,
     ) -> Result<Option<Staged>, Error> {
-        let Some(template) = self.template(id, object, operation)? else { return Ok(None) };
+        let Some(template) = self.ready_tree(id, object, operation)? else { return Ok(None) };
         let files = object.files.saturating_mul(rows.len() as u64);
         operation.expect(files);
         let mut stages = Vec::with_capacity(rows.len());
@@ -434,14 +434,14 @@ impl Store {
             let Ok(stage) = stage else { return Ok(None) };
             // Since we looked at the seal, another process may have begun to remove the template or
             // to write to it.
-            let still = self.sealed_template(id).and_then(|now| fs::fstat(now).ok());
+            let still = self.sealed_ready_tree(id).and_then(|now| fs::fstat(now).ok());
             if still.map(|now| Meta::of(&now).id())
                 != fs::fstat(&template).ok().map(|was| Meta::of(&was).id())
             {
                 return Ok(None);
             }
             #[cfg(calve_check)]
-            crate::check::template(self, id, object, stage.dir());
+            crate::check::ready_tree(self, id, object, stage.dir());
             self.registry().link_index(&row.token, id).context(Operation::Mark, || &place.path)?;
             stages.push(stage);
             reports.push(DestinationReport {

@@ -239,6 +239,7 @@ impl Worktree {
             path: &self.path,
             trees: &trees,
             moves: &moves,
+            is_private: false,
         };
         let staged = bring.stage(operation)?;
         // The plan does not have a name that the scan missed. The files that a switch must not lose
