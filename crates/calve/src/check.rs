@@ -18,7 +18,7 @@
 //! and after that the first store to each page sets the times again. A mirror is hashed as soon as
 //! it is sealed.
 //!
-//! Reading a file sets its access time, which breaks the seal of a template. So a file that this
+//! Reading a file sets its access time, which breaks the seal of a ready tree. So a file that this
 //! build cannot open again for reading without a trace is not checked.
 
 use std::collections::BTreeMap;
@@ -259,7 +259,7 @@ fn hashes_otherwise(file: &OwnedFd, meta: &Meta, id: BlobId) -> bool {
     look().unwrap_or(false)
 }
 
-/// Checks a tree that was made from a template, and that no other process knows yet: it must be the
+/// Checks a tree that was made from a ready tree, and that no other process knows yet: it must be the
 /// snapshot's tree.
 pub(crate) fn ready_tree(store: &Store, id: SnapshotId, object: &SnapshotObject, root: &OwnedFd) {
     let path = path_of(root);
@@ -273,7 +273,7 @@ pub(crate) fn ready_tree(store: &Store, id: SnapshotId, object: &SnapshotObject,
             blobs: store.blobs(),
             intake: None,
             stamp: (i64::MIN, 0),
-            // This process usually made the template; the tree has no `made-by` yet.
+            // This process usually made the ready tree; the tree has no `made-by` yet.
             maker: Maker::this(),
             excluded: &std::collections::HashSet::new(),
             operation: &StoreOptions::new().jobs(NonZeroUsize::MIN).operation(),
@@ -282,6 +282,6 @@ pub(crate) fn ready_tree(store: &Store, id: SnapshotId, object: &SnapshotObject,
         Ok(delta::compare(&manifest, found, Counts::Everything).is_empty())
     };
     if compare().is_ok_and(|same| !same) {
-        disagree(format_args!("{path:?} is not snapshot {id}, and its template is sealed"));
+        disagree(format_args!("{path:?} is not snapshot {id}, and its ready tree is sealed"));
     }
 }

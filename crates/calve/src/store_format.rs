@@ -164,7 +164,7 @@
 //! in a crash. An index that cannot be read, or that belongs to another snapshot, counts as no
 //! index: calve reads the files that it would have vouched for.
 //!
-//! # Templates
+//! # Ready trees
 //! `templates/ID` is a subvolume with the tree of snapshot ID. `templates/ID.index` is the index of
 //! every tree that is a snapshot of this subvolume: inode numbers and times are the same.
 //!
@@ -174,9 +174,9 @@
 //! `.git`; such a seal counts as broken.) calve writes the seal last, when the tree is complete and
 //! flushed.
 //!
-//! A template serves only while the kernel still reports this number and this `boot_id`. Another
+//! A ready tree serves only while the kernel still reports this number and this `boot_id`. Another
 //! number means that a process wrote to the tree. In another boot the number proves nothing,
-//! because btrfs replays its log after a crash without counting. A template is no content: it can
+//! because btrfs replays its log after a crash without counting. A ready tree is no content: it can
 //! always be removed.
 //!
 //! # The marker of a worktree

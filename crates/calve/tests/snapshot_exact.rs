@@ -402,7 +402,9 @@ fn change(root: &Path, dice: &mut Dice, number: usize) -> std::io::Result<()> {
     let new = folder.join(format!("new-{number}"));
     let (before, meta) = (fs::symlink_metadata(folder)?, fs::symlink_metadata(path)?);
     match dice.roll(16) {
-        0 if *kind == Kind::File => fs::write(path, bytes(number as u64, meta.len() as usize))?,
+        0 if *kind == Kind::File => {
+            fs::write(path, bytes(number as u64, usize::try_from(meta.len()).unwrap()))?;
+        }
         1 if *kind == Kind::File => fs::write(path, bytes(number as u64, dice.roll(9000)))?,
         2 if *kind == Kind::File => {
             fs::File::options().write(true).open(path)?.set_len(meta.len() + 300_000)?;
@@ -427,7 +429,7 @@ fn change(root: &Path, dice: &mut Dice, number: usize) -> std::io::Result<()> {
             fs::create_dir(path)?;
             fs::write(path.join("inside"), "inside")?;
         }
-        14 => chown(path, Some(12 + number as u32), None)?,
+        14 => chown(path, Some([12, 1234][dice.roll(2)]), None)?,
         _ => fs::write(&new, bytes(number as u64, dice.roll(5000)))?,
     }
     if dice.roll(3) == 0 && common::is_there(folder) {
@@ -461,7 +463,12 @@ fn a_tree_that_was_brought_to_a_snapshot_is_equal_to_the_project_in_everything()
             let name = format!("w{round}");
             let (path, report) = start(&desk, &name);
             assert_eq!(report.skipped, [], "{row}");
-            assert_same(&wanted(&desk.project), &tree(&path), &row);
+            let (mut wanted, mut found) = (wanted(&desk.project), tree(&path));
+            if !is_btrfs {
+                // XFS sets blocks aside behind what was just written, and calls that data, too.
+                wanted.values_mut().chain(found.values_mut()).for_each(|it| it.data.clear());
+            }
+            assert_same(&wanted, &found, &row);
             let worktree = desk.store.worktree(&name).unwrap();
             assert_eq!(status(&worktree), [""; 0], "{row}");
             assert!(!is_btrfs || anchor(&path) == first, "{row}: all files were made again");

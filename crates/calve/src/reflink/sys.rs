@@ -9,9 +9,9 @@
 //! | `renameat2(RENAME_NOREPLACE, RENAME_EXCHANGE)` | Linux 3.15 | publishing | `mkdir` + rename over it; rename aside, rename in, undo |
 //! | `statx` `STATX_ATTR_MOUNT_ROOT` | Linux 5.8 | never deleting across mounts | refuse wherever `st_dev` changes |
 //! | `BTRFS_IOC_SNAP_CREATE_V2` | Linux 2.6.37 | whole subvolumes in constant time | walk |
-//! | `BTRFS_IOC_SUBVOL_CREATE` | Linux 2.6.29 | templates | clone file by file |
+//! | `BTRFS_IOC_SUBVOL_CREATE` | Linux 2.6.29 | ready trees | clone file by file |
 //! | `BTRFS_IOC_SNAP_DESTROY` | Linux 2.6.32, unprivileged by a mount option | deleting a subvolume at once | walk |
-//! | `BTRFS_IOC_GET_SUBVOL_INFO` | Linux 4.18 | whether a template was written to | clone file by file |
+//! | `BTRFS_IOC_GET_SUBVOL_INFO` | Linux 4.18 | whether a ready tree was written to | clone file by file |
 //! | `BTRFS_IOC_GET_SUBVOL_ROOTREF` | Linux 4.18 | seeing nested subvolumes | walk |
 //! | `fclonefileat`, `CLONE_NOFOLLOW` | macOS 10.12 (APFS) | every clone | copy |
 //! | `FSCTL_DUPLICATE_EXTENTS_TO_FILE` | Windows Server 2016 (ReFS) | every clone | copy |

@@ -201,13 +201,13 @@ impl Store {
             rewritten => report.rewritten_packs += rewritten?,
         }
         self.sweep(options, operation, &expired, mark, dead, report)?;
-        report.templates += self.sweep_templates()?;
+        report.templates += self.sweep_ready_trees()?;
         Ok(())
     }
 
-    /// A template is no content: a process that misses one makes it again. So this needs no
+    /// A ready tree is no content: a process that misses one makes it again. So this needs no
     /// exclusive lock.
-    fn sweep_templates(&self) -> Result<u64, Error> {
+    fn sweep_ready_trees(&self) -> Result<u64, Error> {
         let rows = self.catalog().worktrees()?;
         let used = rows.iter().flat_map(|row| [row.snapshot, row.target]).flatten();
         let names = self.catalog().names()?;

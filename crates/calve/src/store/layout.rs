@@ -128,20 +128,20 @@ impl Layout<'_> {
         self.indexes().join(token)
     }
 
-    pub(crate) fn templates(self) -> PathBuf {
+    pub(crate) fn ready_trees(self) -> PathBuf {
         self.0.join(TEMPLATES)
     }
 
-    pub(crate) fn template(self, id: SnapshotId) -> PathBuf {
-        self.templates().join(id.to_string())
+    pub(crate) fn ready_tree(self, id: SnapshotId) -> PathBuf {
+        self.ready_trees().join(id.to_string())
     }
 
-    pub(crate) fn template_index(self, id: SnapshotId) -> PathBuf {
-        self.template(id).with_extension("index")
+    pub(crate) fn ready_index(self, id: SnapshotId) -> PathBuf {
+        self.ready_tree(id).with_extension("index")
     }
 
-    pub(crate) fn template_seal(self, id: SnapshotId) -> PathBuf {
-        self.template(id).with_extension("seal")
+    pub(crate) fn ready_seal(self, id: SnapshotId) -> PathBuf {
+        self.ready_tree(id).with_extension("seal")
     }
 
     /// The folder of files and packs that are being made.

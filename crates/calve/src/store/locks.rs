@@ -102,7 +102,7 @@ pub(crate) fn alone(store: &Path, token: &str) -> Result<Option<Guard>, Error> {
     lock().context(Operation::Lock, || store)
 }
 
-/// Locks the making of templates. It waits while another process makes one, which is then ready.
+/// Locks the making of ready trees. It waits while another process makes one, which is then ready.
 pub(crate) fn one_by_one(store: &Path) -> Result<Guard, Error> {
     let lock = || -> io::Result<Guard> {
         let file = open(store, lock::TEMPLATES)?;

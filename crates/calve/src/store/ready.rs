@@ -87,12 +87,12 @@ impl Store {
         // Replaying a log after a crash brings changes back without their number: a seal is good
         // for one boot.
         let Some(boot) = staging::boot() else { return Ok(None) };
-        let folder = self.layout().templates();
+        let folder = self.layout().ready_trees();
         let dir =
             fs::open(&folder, DIR_FLAGS, Mode::empty()).context(Operation::Open, || &folder)?;
         staging::sweep(&dir);
         let name = CString::new(id.to_string()).map_err(|error| {
-            Error::io(Operation::MakeTemplate, &folder, io::Error::other(error))
+            Error::io(Operation::MakeReadyTree, &folder, io::Error::other(error))
         })?;
         self.discard_ready_tree(&dir, id);
         let manifest = self.catalog().manifest(id, object)?;
@@ -112,14 +112,14 @@ impl Store {
             stage.publish(&name)?;
             let seal = settled(stage.dir())?;
             for (path, content) in [
-                (self.layout().template_index(id), index.encode_stored(&manifest)?),
-                (self.layout().template_seal(id), seal_text(seal, &boot)),
+                (self.layout().ready_index(id), index.encode_stored(&manifest)?),
+                (self.layout().ready_seal(id), seal_text(seal, &boot)),
             ] {
                 staging::write_whole(&self.layout().stage(), &path, &content)?;
             }
             Ok(())
         };
-        publish(&mut stage).context(Operation::MakeTemplateIn, || &folder)?;
+        publish(&mut stage).context(Operation::MakeReadyTreeIn, || &folder)?;
         self.evict(&dir, KEPT_MOST, id);
         Ok(self.sealed_ready_tree(id))
     }
@@ -132,14 +132,14 @@ impl Store {
         (id, object, manifest): (SnapshotId, &SnapshotObject, &Manifest),
         operation: &Running,
     ) -> Result<Option<Filled>, Error> {
-        let folder = self.layout().templates();
+        let folder = self.layout().ready_trees();
         let parent = dir.try_clone().context(Operation::Open, || &folder)?;
         let Ok(stage) = Stage::new(parent, &folder, |dir, name| sys::create_subvolume(dir, name))
         else {
             return Ok(None);
         };
         operation.expect(object.files);
-        let root = stage.dir().try_clone().context(Operation::MakeTemplateIn, || &folder)?;
+        let root = stage.dir().try_clone().context(Operation::MakeReadyTreeIn, || &folder)?;
         let plan = Plan { store: self, manifest, paths: std::slice::from_ref(&folder), operation };
         let mut made = materialize(&plan, vec![root])?;
         if made.reports.iter().any(|report| !report.skipped.is_empty()) {
@@ -175,7 +175,7 @@ impl Store {
         }
         let Some(other) = nearest::nearest(&candidates, most) else { return Ok(None) };
         let bring = || -> Result<Option<Filled>, Error> {
-            let folder = self.layout().templates();
+            let folder = self.layout().ready_trees();
             let Some(near) = self.sealed_ready_tree(other) else { return Ok(None) };
             let base = self.catalog().manifest(other, &self.object(other)?)?;
             let Some(old) = self.ready_index(other, &base) else { return Ok(None) };
@@ -252,7 +252,7 @@ impl Store {
 
     /// The index of a ready tree.
     fn ready_index(&self, id: SnapshotId, manifest: &Manifest) -> Option<Index> {
-        let (path, count) = (self.layout().template_index(id), manifest.stored_count());
+        let (path, count) = (self.layout().ready_index(id), manifest.stored_count());
         let bytes = super::read_plain(fs::CWD, &path, index::most_bytes(count)).ok()?;
         let index = Index::decode(&bytes, count).ok()?;
         let is_it = index.snapshot == id && index.boot == Boot::this();
@@ -262,12 +262,12 @@ impl Store {
     /// The ready tree of a snapshot, where there is one and nobody wrote to it.
     pub(crate) fn sealed_ready_tree(&self, id: SnapshotId) -> Option<OwnedFd> {
         let flags = DIR_FLAGS | OFlags::NOFOLLOW;
-        let tree = fs::open(self.layout().template(id), flags, Mode::empty()).ok()?;
+        let tree = fs::open(self.layout().ready_tree(id), flags, Mode::empty()).ok()?;
         let meta = Meta::of(&fs::fstat(&tree).ok()?);
-        let seal = self.layout().template_seal(id);
+        let seal = self.layout().ready_seal(id);
         let seal = super::read_plain(fs::CWD, &seal, SEAL_MOST_BYTES).ok()?;
         let good = sys::is_subvolume(&tree, meta.ino)
-            && self.layout().template_index(id).is_file()
+            && self.layout().ready_index(id).is_file()
             && seal == seal_text(sys::last_change(&tree).ok()?, &staging::boot()?);
         good.then_some(tree)
     }
@@ -277,17 +277,17 @@ impl Store {
         let (seconds, nanoseconds) = now();
         let now = Timespec { tv_sec: seconds, tv_nsec: nanoseconds.into() };
         let times = Timestamps { last_access: now, last_modification: now };
-        let seal = self.layout().template_seal(id);
+        let seal = self.layout().ready_seal(id);
         let _ = fs::utimensat(fs::CWD, &seal, &times, AtFlags::SYMLINK_NOFOLLOW);
     }
 
     /// The snapshots that have a seal of a ready tree, the one that was used last first.
     fn latest_ready_trees(&self) -> Vec<SnapshotId> {
-        let names = super::files::listed_at(&self.layout().templates()).unwrap_or_default();
+        let names = super::files::listed_at(&self.layout().ready_trees()).unwrap_or_default();
         let used = names.iter().filter_map(|(name, _)| {
             let (stem, extension) = name.to_str()?.split_once('.')?;
             let id = super::id::from_hex(stem).map(SnapshotId::from_bytes)?;
-            let seal = self.layout().template_seal(id);
+            let seal = self.layout().ready_seal(id);
             let stat = (extension == "seal").then(|| fs::lstat(&seal).ok()).flatten()?;
             Some((id, Meta::of(&stat).modified()))
         });
@@ -306,7 +306,7 @@ impl Store {
 
     /// Moves a ready tree into the trash.
     fn put_aside(&self, dir: &OwnedFd, id: SnapshotId) -> Option<(OwnedFd, CString)> {
-        for file in [self.layout().template_seal(id), self.layout().template_index(id)] {
+        for file in [self.layout().ready_seal(id), self.layout().ready_index(id)] {
             let _ = std::fs::remove_file(file);
         }
         let aside = CString::new(stage_name()).ok()?;
@@ -328,7 +328,7 @@ impl Store {
     /// The folder of ready trees could not be read.
     pub(crate) fn drop_ready_trees(&self, keep: impl Fn(SnapshotId) -> bool) -> Result<u64, Error> {
         let _lock = locks::one_by_one(self.path())?;
-        let folder = self.layout().templates();
+        let folder = self.layout().ready_trees();
         let dir =
             fs::open(&folder, DIR_FLAGS, Mode::empty()).context(Operation::Open, || &folder)?;
         staging::sweep(&dir);

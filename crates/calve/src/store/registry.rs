@@ -5,7 +5,7 @@
 //! |---|---|---|---|
 //! | the row | the catalog | [`claim`] | [`forget`] |
 //! | the marker, which repeats the row's token | in the tree | [`mark`] | it goes with the tree |
-//! | the index, or a template's | `indexes/TOKEN` | [`write_index`], [`link_index`] | [`forget`] |
+//! | the index, or a ready tree's | `indexes/TOKEN` | [`write_index`], [`link_index`] | [`forget`] |
 //! | the lock of the process that switches the worktree | `locks/TOKEN` | [`lock`] | [`forget`] |
 //! | what can be undone | beside the marker | a switch | it goes with the tree |
 //! | git's registration of a linked worktree | git's repository | [`register`] | [`forget`] |
@@ -184,13 +184,13 @@ impl<'a> Registry<'a> {
         write().context(Operation::WriteIndex, || &path)
     }
 
-    /// Gives a worktree the index of the template that its tree is a snapshot of. Without it the
+    /// Gives a worktree the index of the ready tree that its tree is a snapshot of. Without it the
     /// first look takes longer.
     pub(crate) fn link_index(self, token: &str, id: SnapshotId) -> io::Result<()> {
         let index = self.layout.index(token);
         let _ = std::fs::remove_file(&index);
         // The link is safe: an index is never written in place, only replaced.
-        match std::fs::hard_link(self.layout.template_index(id), index) {
+        match std::fs::hard_link(self.layout.ready_index(id), index) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }

@@ -1,5 +1,5 @@
 //! The trash holds files and trees that wait to be deleted: trees of worktrees that were dropped,
-//! and templates and mirrors that were discarded.
+//! and ready trees and mirrors that were discarded.
 //!
 //! Entries of the trash have names like those of stages, so no two of them have the same name. The
 //! process that moves something into the trash deletes it. The next operation that frees space

@@ -157,8 +157,9 @@ impl Store {
     /// folder, which the worktree replaces. A worktree is complete when it appears: content, modes,
     /// times and attributes are those of the snapshot. calve reflinks the files if the filesystem
     /// can, and otherwise copies them; the report says which. On btrfs, the first start of a
-    /// snapshot makes a subvolume. From the second start on, each worktree is a snapshot of that
-    /// subvolume, which takes constant time.
+    /// snapshot makes a subvolume, or brings a copy of the subvolume of a similar snapshot to this
+    /// one. From the second start on, each worktree is a snapshot of that subvolume, which takes
+    /// constant time.
     ///
     /// A store that cannot be written to can make trees too, of a given snapshot
     /// ([`StartOptions::from`]) in a given folder ([`StartOptions::at`]). It cannot register them:
@@ -333,13 +334,14 @@ impl Store {
         self.object(id)?;
         let rows = claim.rows();
         let places = places(rows.iter().map(|row| path_from(&row.path)))?;
-        let (mut stages, reports) = match self.by_template(id, object, rows, &places, operation)? {
-            Some(made) => made,
-            None => {
-                operation.expect(object.files.saturating_mul(rows.len() as u64));
-                self.by_mirrors(id, object, rows, &places, operation)?
-            }
-        };
+        let (mut stages, reports) =
+            match self.by_ready_tree(id, object, rows, &places, operation)? {
+                Some(made) => made,
+                None => {
+                    operation.expect(object.files.saturating_mul(rows.len() as u64));
+                    self.by_mirrors(id, object, rows, &places, operation)?
+                }
+            };
         let dressing = Dressing { store: self, id, object, git, operation };
         let outcomes = dressing.dress(Some(rows), &stages, &places)?;
         publish_all(&mut stages, &places)?;
@@ -408,9 +410,9 @@ impl Store {
         Ok(all)
     }
 
-    /// Makes each tree as a snapshot of the template, which is a subvolume with the tree. `None` if
-    /// there is no template, or if it cannot be used for one of the places.
-    fn by_template(
+    /// Makes each tree as a snapshot of the ready tree, which is a subvolume with the tree. `None` if
+    /// there is no ready tree, or if it cannot be used for one of the places.
+    fn by_ready_tree(
         &self,
         id: SnapshotId,
         object: &SnapshotObject,
@@ -418,7 +420,7 @@ impl Store {
         places: &[Place],
         operation: &Running,
     ) -> Result<Option<Staged>, Error> {
-        let Some(template) = self.ready_tree(id, object, operation)? else { return Ok(None) };
+        let Some(ready) = self.ready_tree(id, object, operation)? else { return Ok(None) };
         let files = object.files.saturating_mul(rows.len() as u64);
         operation.expect(files);
         let mut stages = Vec::with_capacity(rows.len());
@@ -428,15 +430,15 @@ impl Store {
                 return Err(cancelled(Operation::StartWorktree, &place.path));
             }
             let stage = Stage::new(Arc::clone(&place.dir), &place.parent, |dir, name| {
-                sys::snapshot(&template, dir, name)
+                sys::snapshot(&ready, dir, name)
             });
             // The place is on another filesystem, or we lack the right. We use the mirrors then.
             let Ok(stage) = stage else { return Ok(None) };
-            // Since we looked at the seal, another process may have begun to remove the template or
+            // Since we looked at the seal, another process may have begun to remove the ready tree or
             // to write to it.
             let still = self.sealed_ready_tree(id).and_then(|now| fs::fstat(now).ok());
             if still.map(|now| Meta::of(&now).id())
-                != fs::fstat(&template).ok().map(|was| Meta::of(&was).id())
+                != fs::fstat(&ready).ok().map(|was| Meta::of(&was).id())
             {
                 return Ok(None);
             }

@@ -427,7 +427,7 @@ struct SubvolumeInfo {
 
 /// The transaction in which something inside the subvolume that `dir` is in was last changed (`ctransid`), be it not yet committed;
 /// making a snapshot of it does not count. What `write(2)` wrote counts only once it is on its way to the disk: after a flush, or after
-/// a snapshot (docs/design/templates.md).
+/// a snapshot (docs/design/ready.md).
 pub(crate) fn last_change(dir: impl AsFd) -> io::Result<u64> {
     let mut info = SubvolumeInfo {
         treeid: 0,
