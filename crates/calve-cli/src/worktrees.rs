@@ -54,6 +54,9 @@ pub(crate) fn start(
     if let Some(at) = &args.at {
         options = options.at(session.common.resolve(at));
     }
+    if let Some(base) = &args.base {
+        options = options.base(base.as_str());
+    }
     let report = session
         .work(total, |common| store.start(names, &options, common))
         .map_err(|error| start_failure(&error))?;
@@ -63,6 +66,13 @@ pub(crate) fn start(
     if let Some(snapshot) = &report.taken {
         exit = tell_skipped(&snapshot.skipped, session);
         output.summary(taken(snapshot, &project, store.path(), output));
+    }
+    if let (Some(base), Some(written)) = (&args.base, report.written_files) {
+        output.summary(format!(
+            "git wrote {} of {}; all other files are the project's",
+            counted(written, "file"),
+            harmless(base)
+        ));
     }
     let trees: Vec<DestinationReport> =
         report.worktrees.iter().map(|started| started.report.clone()).collect();
@@ -592,6 +602,7 @@ struct StartDocument<'a> {
     bytes: u64,
     taken: Option<SnapshotDocument>,
     registered: bool,
+    written_files: Option<u64>,
     worktrees: Vec<StartedDocument<'a>>,
     elapsed_seconds: f64,
 }
@@ -655,6 +666,7 @@ impl<'a> StartDocument<'a> {
             bytes: first.map_or(0, |started| started.bytes),
             taken: report.taken.as_ref().map(SnapshotDocument::new),
             registered: report.registered,
+            written_files: report.written_files,
             worktrees: report.worktrees.iter().map(StartedDocument::new).collect(),
             elapsed_seconds: report.elapsed.as_secs_f64(),
         }

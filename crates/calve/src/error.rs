@@ -65,6 +65,8 @@ pub enum ErrorKind {
     CommitsOnlyHere,
     /// The branch exists, or another working tree has it checked out.
     BranchExists,
+    /// git has no commit of this name, or the name may mean several.
+    CommitNotFound,
     /// git is not installed, or refused what calve asked for. The message has git's words.
     Git,
     /// The name is not allowed.
@@ -108,6 +110,7 @@ impl ErrorKind {
             Self::Changed => "changed",
             Self::CommitsOnlyHere => "commits_only_here",
             Self::BranchExists => "branch_exists",
+            Self::CommitNotFound => "commit_not_found",
             Self::Git => "git",
             Self::InvalidName => "invalid_name",
             Self::Cancelled => "cancelled",

@@ -46,6 +46,7 @@ pub(crate) mod marker;
 pub(crate) mod materialize;
 pub(crate) mod metadata;
 pub(crate) mod object;
+pub(crate) mod overlay;
 pub(crate) mod pack;
 pub(crate) mod packing;
 pub(crate) mod reach;

@@ -5,7 +5,9 @@
 
 mod common;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use calve::{
@@ -13,7 +15,7 @@ use calve::{
     StartedWorktree, Store, Worktree,
 };
 
-use common::git::{git, not_ready, script, status};
+use common::git::{Dice, FILES, edit, git, not_ready, rounds, script, status};
 use common::stores::{Desk, fails, options, put};
 use common::{is_there, names, sh};
 
@@ -576,4 +578,299 @@ fn what_git_says_of_worktrees_is_told() {
     assert_eq!(of(1), Some((false, None, Some(2), Some(1), 0)));
     assert_eq!(told[1].as_ref().unwrap().commit.as_deref(), Some(last.as_str()));
     assert_eq!(of(2), None);
+}
+
+/// Everything in a tree but `.git` and `.calve`: kind, permissions and content of each path.
+fn tree(root: &Path) -> BTreeMap<PathBuf, String> {
+    fn walk(root: &Path, folder: &Path, found: &mut BTreeMap<PathBuf, String>) {
+        for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+            let (path, kind) = (entry.path(), entry.file_type().unwrap());
+            let below = path.strip_prefix(root).unwrap().to_owned();
+            if [".git", ".calve"].iter().any(|own| below == Path::new(own)) {
+                continue;
+            }
+            if kind.is_dir() {
+                // git says of a repository in the tree whether it is a submodule, or untracked.
+                if !is_there(&path.join(".git")) {
+                    walk(root, &path, found);
+                }
+                continue;
+            }
+            let told = match kind.is_symlink() {
+                true => format!("-> {}", fs::read_link(&path).unwrap().display()),
+                false => {
+                    let text = String::from_utf8_lossy(&fs::read(&path).unwrap()).into_owned();
+                    format!("{:o} {text}", entry.metadata().unwrap().permissions().mode() & 0o111)
+                }
+            };
+            found.insert(below, told);
+        }
+    }
+    let mut found = BTreeMap::new();
+    walk(root, root, &mut found);
+    found
+}
+
+fn lines(root: &Path, arguments: &[&str]) -> BTreeSet<PathBuf> {
+    let output = sh(git(root).args(arguments).arg("-z"));
+    output.split('\0').filter(|path| !path.is_empty()).map(PathBuf::from).collect()
+}
+
+/// A worktree at `commit` has the commit's files as git writes them, what git ignores in the project, and nothing else. Files that the project
+/// has as well keep their times, and all others are newer than everything that the project has. Nothing is left to read for git or for calve.
+fn is_at(desk: &Desk, name: &str, commit: &str, what: &str) {
+    let (root, project) = (desk.folder().join(name), &desk.project);
+    let fresh = desk.scratch.join("fresh");
+    script(project, &format!("git worktree add -q --detach ../fresh {commit}"));
+    let tracked = lines(&fresh, &["ls-files"]);
+    let (expected, found, had) = (tree(&fresh), tree(&root), tree(project));
+    let mut ignored = lines(project, &["ls-files", "--others", "--ignored", "--exclude-standard"]);
+    // The commit may have a file where the project has an ignored folder, or the other way round.
+    ignored.retain(|path| {
+        !path.starts_with(".calve")
+            && !tracked.iter().any(|tracked| tracked.starts_with(path) || path.starts_with(tracked))
+    });
+    for (path, told) in &expected {
+        assert_eq!(found.get(path), Some(told), "{what}: {}", path.display());
+    }
+    for path in &ignored {
+        assert_eq!(found.get(path), had.get(path), "{what}: {}", path.display());
+    }
+    let all: BTreeSet<&PathBuf> = expected.keys().chain(&ignored).collect();
+    assert_eq!(found.keys().collect::<BTreeSet<_>>(), all, "{what}");
+    let time = |root: &Path, path: &Path| {
+        let meta = fs::symlink_metadata(root.join(path)).ok()?;
+        Some((meta.mtime(), meta.mtime_nsec()))
+    };
+    let is_past = |time: &Option<(i64, i64)>| time.is_some_and(|time| time.0 < 3_000_000_000);
+    let newest = had.keys().map(|path| time(project, path)).filter(is_past).max().flatten();
+    let clean: BTreeSet<PathBuf> =
+        tracked.difference(&lines(project, &["diff", "--name-only", commit])).cloned().collect();
+    for path in expected.keys() {
+        let new = time(&root, path);
+        match clean.contains(path) {
+            // git reads a file that changed just before it looked, and then calve does not know which content it had.
+            true => assert!(new == time(project, path) || new > newest, "{what}"),
+            false => assert!(new > newest, "{what}: {} {new:?} {newest:?}", path.display()),
+        }
+    }
+    script(project, "git worktree remove --force ../fresh");
+    let head = sh(git(&root).args(["rev-parse", "HEAD"]));
+    assert_eq!(
+        head,
+        sh(git(project).args(["rev-parse", &format!("{commit}^{{commit}}")])),
+        "{what}"
+    );
+    assert_eq!(
+        (changes(&root).len(), not_ready(&root)),
+        (0, String::new()),
+        "{what}: {}",
+        status(&root)
+    );
+    assert_eq!(common::git::truth(&root), status(&root), "{what}");
+    let looked = desk.store.worktree(name).unwrap().status(&options()).unwrap();
+    assert_eq!(looked.changes, [], "{what}");
+}
+
+/// A project with another branch, and with all kinds of work that is not committed.
+const TWO_BRANCHES: &str = "
+    git init -q -b main
+    mkdir -p src/deep target gone both
+    for i in 1 2 3 4 5; do echo $i >src/$i; done; echo deep >src/deep/file; echo gone >gone/file; echo both >both/file
+    ln -s src/1 link; echo run >run.sh; chmod +x run.sh; echo text >into-a-folder; printf '/target\\n*.o\\n' >.gitignore
+    echo built >target/out; echo object >src/deep/x.o
+    git add -A; git commit -qm one; git switch -q -c other
+    echo other >src/1; git rm -rq gone into-a-folder; mkdir new into-a-folder; echo new >new/file; echo x >into-a-folder/file
+    chmod -x run.sh; ln -sf src/2 link; git add -A; git commit -qm other; git switch -q main
+    echo main >src/2; mkdir gone/more; echo more >gone/more/file; git add -A; git commit -qm two
+    tick; git status >/dev/null
+    echo changed >src/3; echo staged >src/4; git add src/4; rm src/5; echo meant >meant; git add -N meant
+    echo untracked >untracked; mkdir -p fresh/deep; echo x >fresh/deep/file; echo object >fresh/deep/x.o
+    git init -q nested; git -C nested commit -q --allow-empty -m x; echo x >nested/file
+    tick
+";
+
+#[test]
+fn a_worktree_at_another_commit_has_its_files_and_what_the_project_ignores() {
+    for (what, text, commit) in [
+        ("another branch", "", "other"),
+        ("an ancestor", "", "HEAD~1"),
+        ("the project's own commit", "", "HEAD"),
+        ("a tag", "git tag -m tagged v1 other", "v1"),
+        (
+            "ignored there only",
+            "git switch -q -f other; echo /src/extra >>.gitignore; git commit -qam x; git switch -q main; echo x >src/extra",
+            "other",
+        ),
+        (
+            "ignored here, a file there",
+            "git switch -q -f other; echo file >built; git add built; git commit -qm x; git switch -q main; echo /built >>.git/info/exclude; mkdir built; echo x >built/out",
+            "other",
+        ),
+        (
+            "ignored here, a folder there",
+            "git switch -q -f other; mkdir built; echo file >built/file; git add built; git commit -qm x; git switch -q main; echo /built >>.git/info/exclude; echo x >built",
+            "other",
+        ),
+        (
+            "a commit without files",
+            "git switch -q --orphan empty -f; git checkout -q main -- .gitignore; git commit -qm x; git switch -q -f main",
+            "empty",
+        ),
+        ("unborn", "git switch -q --orphan unborn -f", "other"),
+        ("without an index", "rm .git/index", "other"),
+        ("a split index", "git update-index --split-index", "other"),
+        (
+            "index version 4, untracked cache",
+            "git update-index --index-version 4 --untracked-cache; git status -s",
+            "other",
+        ),
+        (
+            "line ends",
+            "git config core.autocrlf true; printf '* text=auto\n' >.git/info/attributes; git rm -rqf --cached .; git reset -q --hard",
+            "other",
+        ),
+        (
+            "attributes there",
+            "git switch -q -f other; echo 'src/1 text eol=crlf' >.gitattributes; git add .gitattributes; git commit -qm x; git switch -q main",
+            "other",
+        ),
+        (
+            "a repository here, a submodule there",
+            "git switch -q -f other; git add nested; git commit -qm x; git switch -q -f main; echo x >nested/file",
+            "other",
+        ),
+        (
+            "a filter",
+            "git config filter.f.smudge 'sed s/^/smudged:/'; git config filter.f.clean 'sed s/^smudged://'; git config filter.f.required true; echo 'src/1 filter=f' >.git/info/attributes",
+            "other",
+        ),
+        ("in a merge", "git reset -q --hard; ! git merge -q other", "other"),
+        (
+            "a hook",
+            "mkdir -p .git/hooks; for h in post-checkout post-index-change; do printf '#!/bin/sh\ntouch ../hook-ran\n' >.git/hooks/$h; chmod +x .git/hooks/$h; done",
+            "other",
+        ),
+        ("core.worktree", "git config core.worktree \"$PWD\"", "other"),
+    ] {
+        let desk = prepared(&format!("{TWO_BRANCHES}\n{text}\ntick"));
+        let before = (status(&desk.project), tree(&desk.project));
+        let how = StartOptions::new().base(commit);
+        let report = desk.store.start(&["w"], &how, &options()).unwrap();
+        assert!(report.written_files.is_some());
+        assert!(!is_there(&desk.scratch.join("hook-ran")), "{what}");
+        is_at(&desk, "w", commit, what);
+        assert_eq!(branch(&desk.folder().join("w")), "w", "{what}");
+        assert_eq!((status(&desk.project), tree(&desk.project)), before, "{what}");
+        assert_eq!(names(&desk.store.path().join("stage")), [""; 0], "{what}");
+    }
+}
+
+#[test]
+fn worktrees_at_the_same_commit_have_the_same_snapshot_and_are_made_again_from_it() {
+    let desk = prepared(TWO_BRANCHES);
+    let how = StartOptions::new().base("other");
+    let first = desk.store.start(&["v", "w"], &how, &options()).unwrap();
+    let second = desk.store.start(&["x"], &how, &options()).unwrap();
+    assert_eq!(first.snapshot, second.snapshot);
+    let snapshots = desk.store.log().unwrap().snapshots;
+    assert_eq!(snapshots.len(), 2);
+    assert_eq!(snapshots[0].parent, Some(snapshots[1].id));
+    for name in ["v", "w", "x"] {
+        is_at(&desk, name, "other", name);
+        let worktree = desk.store.worktree(name).unwrap();
+        fs::remove_dir_all(worktree.path()).unwrap();
+        worktree.restore(GitMode::default(), &options()).unwrap();
+        assert_eq!(changes(worktree.path()), [""; 0], "{name}");
+        worktree.drop(&DropOptions::new(), &options()).unwrap().delete().unwrap();
+    }
+}
+
+#[test]
+fn a_sparse_project_has_sparse_worktrees_at_another_commit() {
+    let desk = prepared(&format!(
+        "{TWO_BRANCHES}
+        git reset -q --hard; git clean -qffd; git sparse-checkout set both; tick"
+    ));
+    start(&desk, &["w"], &StartOptions::new().base("other"));
+    let root = desk.folder().join("w");
+    assert_eq!((changes(&root), not_ready(&root)), (vec![], String::new()));
+    let found = tree(&root);
+    assert!(found.contains_key(Path::new("both/file")) && found.contains_key(Path::new("run.sh")));
+    assert!(!found.contains_key(Path::new("new/file")), "{found:?}");
+}
+
+#[test]
+fn random_work_never_comes_along_to_another_commit() {
+    for seed in rounds(4) {
+        let mut dice = Dice(seed);
+        let desk = prepared(&format!("{TWO_BRANCHES}\nrm -rf nested"));
+        let mut done = Vec::new();
+        let mut files = FILES.to_vec();
+        files.extend([
+            "src/1",
+            "src/2",
+            "gone/file",
+            "target/out",
+            "src/deep/x.o",
+            "into-a-folder",
+        ]);
+        for _ in 0..12 {
+            let name = files[dice.roll(files.len())];
+            let kind = dice.roll(13);
+            put(&desk.project, "src/deep/keep", "x");
+            done.push(format!("{} {name}", edit(&desk.project, name, kind, &mut dice)));
+        }
+        let commit = ["other", "HEAD", "main~1"][dice.roll(3)];
+        start(&desk, &["w"], &StartOptions::new().base(commit));
+        is_at(&desk, "w", commit, &format!("seed {seed}, {commit}: {done:?}"));
+    }
+}
+
+#[test]
+fn a_base_that_is_no_commit_is_refused_before_anything_is_made() {
+    let desk = prepared(TWO_BRANCHES);
+    script(
+        &desk.project,
+        "git branch twice; git tag twice other; git tag blob HEAD:src/1; git branch behind HEAD~1",
+    );
+    let before = known(&desk);
+    let row = |how: StartOptions, kind: ErrorKind, words: &str| {
+        let error = fails(desk.store.start(&["w"], &how, &options()), kind);
+        assert!(error.to_string().contains(words), "{error}");
+        assert_eq!(known(&desk), before, "{error}");
+        assert!(!is_there(&desk.folder().join("w")) && desk.store.worktrees().unwrap().is_empty());
+        assert_eq!(desk.store.log().unwrap().snapshots.len(), 0, "{error}");
+    };
+    let at = |commit: &str| StartOptions::new().base(commit);
+    for commit in
+        ["nothing", "-x", "", "--all", "HEAD:src/1", "a b", "HEAD..other", "..", "refs/heads/x"]
+    {
+        row(at(commit), ErrorKind::CommitNotFound, "git has no commit of this name");
+    }
+    for commit in ["HEAD^{tree}", "blob"] {
+        row(at(commit), ErrorKind::CommitNotFound, "not a commit");
+    }
+    row(at("twice"), ErrorKind::CommitNotFound, "refs/heads/twice or refs/tags/twice");
+    row(at("other").git(GitMode::Copy), ErrorKind::Git, "only linked worktrees");
+    row(at("other").git(GitMode::None), ErrorKind::Git, "only linked worktrees");
+    let onto = |branch: &str| at("other").branch(StartBranch::Named(branch.to_owned()));
+    row(onto("main"), ErrorKind::BranchExists, "has it checked out");
+    row(onto("behind"), ErrorKind::BranchExists, "and other is at");
+    // A filter that fails is git's to say.
+    script(
+        &desk.project,
+        "git config filter.f.smudge false; git config filter.f.required true; echo 'src/1 filter=f' >.git/info/attributes",
+    );
+    let error = fails(desk.store.start(&["w"], &at("other"), &options()), ErrorKind::Git);
+    assert!(error.to_string().contains("smudge filter f failed"), "{error}");
+    assert_eq!((known(&desk), names(&desk.store.path().join("stage"))), (before, vec![]));
+    script(&desk.project, "rm .git/info/attributes");
+    // A branch that is at the commit is taken, and with --detach none is made.
+    start(&desk, &["w"], &onto("other"));
+    assert_eq!(branch(&desk.folder().join("w")), "other");
+    start(&desk, &["v"], &at("other").branch(StartBranch::Detached));
+    assert_eq!(branch(&desk.folder().join("v")), "HEAD");
+    let from = desk.store.log().unwrap().snapshots[0].id;
+    fails(desk.store.start(&["u"], &at("other").from(from), &options()), ErrorKind::Git);
 }

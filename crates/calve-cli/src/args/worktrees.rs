@@ -18,6 +18,9 @@ pub(crate) const START_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
       Eight worktrees, agent-1 … agent-8.
   calve start --from ready --at /mnt/xfs/jobs job-7
       /mnt/xfs/jobs/job-7, from the snapshot with the name ready.
+  calve start --base origin/main review
+      A worktree at origin/main, with the project's dependencies and build output,
+      and without uncommitted work.
   cd \"$(calve start -q fix-3)\"
       Standard output has only the paths, one per line.
 
@@ -126,6 +129,11 @@ pub(crate) struct StartArgs {
     /// Put linked worktrees on no branch
     #[arg(long)]
     detach: bool,
+
+    /// Start linked worktrees at this commit (a branch, a tag, an id), without work that is not committed
+    #[arg(long, value_name = "COMMIT", conflicts_with = "from",
+        value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) base: Option<String>,
 }
 
 /// What worktrees get of the project's git repository.
@@ -170,6 +178,12 @@ impl StartArgs {
 
     /// The names, counted out where `-n` was given.
     pub(crate) fn names(&self) -> Result<Vec<String>, Misuse> {
+        if self.base.is_some() && matches!(self.git.mode, Some(GitWord::Copy | GitWord::None)) {
+            return Err(Misuse::new(
+                "start",
+                "--base is for linked worktrees; --git copy has the project's commit, --git none has none",
+            ));
+        }
         if self.branch.is_some() && self.names.len() > 1 {
             return Err(Misuse::new(
                 "start",

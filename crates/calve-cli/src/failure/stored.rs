@@ -179,6 +179,13 @@ fn way_out(
                  deletes it"
             )
         }
+        ErrorKind::CommitNotFound => {
+            "'git log --oneline --all' lists commits; 'git fetch' brings those of others".to_owned()
+        }
+        ErrorKind::Git if operation == Operation::CheckOut => format!(
+            "'git worktree add DIR {}' shows whether git alone can do it; without --base git writes nothing",
+            shell_word(path)
+        ),
         ErrorKind::Git if operation == Operation::DropWorktree => {
             format!("'calve drop --force{name}' drops it all the same")
         }
@@ -266,6 +273,8 @@ mod tests {
             (ErrorKind::CommitsOnlyHere, Operation::DropWorktree, "git switch -c BRANCH"),
             (ErrorKind::CommitsOnlyHere, Operation::DropWorktree, "'calve drop --force w'"),
             (ErrorKind::BranchExists, Operation::MakeBranch, "git branch -d '/a b/c'"),
+            (ErrorKind::CommitNotFound, Operation::FindCommit, "git log --oneline --all"),
+            (ErrorKind::Git, Operation::CheckOut, "'git worktree add DIR '/a b/c''"),
             (ErrorKind::Git, Operation::DropWorktree, "'calve drop --force w'"),
             (ErrorKind::Git, Operation::LinkWorktrees, "--git copy"),
             (ErrorKind::Git, Operation::Fill, "--from DIR"),

@@ -117,9 +117,9 @@ fn a_start_that_dies_at_any_of_its_gits_leaves_whole_worktrees_or_nothing() {
     fs::write(bin.join("git"), DEADLY).unwrap();
     fs::set_permissions(bin.join("git"), fs::Permissions::from_mode(0o755)).unwrap();
     let path = std::env::var("PATH").unwrap();
-    let run = |death: &str, at: usize| {
+    let run = |words: &str, death: &str, at: usize| {
         fs::write(&count, "0").unwrap();
-        let ended = calve_command(&desk.app(), "start -q -j 1 --from one v w")
+        let ended = calve_command(&desk.app(), &format!("start -q -j 1 {words} v w"))
             .env("PATH", format!("{}:{path}", bin.display()))
             .env("REAL_PATH", &path)
             .env("GIT_CONFIG_GLOBAL", "/dev/null")
@@ -130,20 +130,24 @@ fn a_start_that_dies_at_any_of_its_gits_leaves_whole_worktrees_or_nothing() {
             .unwrap();
         (ended.status.signal(), ended)
     };
-    let (signal, whole) = run("never", 0);
-    assert!(signal.is_none() && whole.status.success(), "{whole:?}");
-    assert_eq!(desk.clear("a whole run"), 2);
-    let gits: usize = fs::read_to_string(&count).unwrap().trim().parse().unwrap();
+    // At the commit, git writes what is changed in the project.
+    desk.sh("echo changed >app/src/a");
     let (mut left, mut dead) = (0, 0);
-    for death in ["before", "while", "after"] {
-        for at in 1..=gits {
-            let (signal, ended) = run(death, at);
-            assert_eq!(signal, Some(9), "{death} git {at} of {gits}: {ended:?}");
-            left += desk.clear(&format!("{death} git {at} of {gits}"));
-            dead += 1;
+    for words in ["--from one", "--base HEAD"] {
+        let (signal, whole) = run(words, "never", 0);
+        assert!(signal.is_none() && whole.status.success(), "{whole:?}");
+        assert_eq!(desk.clear("a whole run"), 2);
+        let gits: usize = fs::read_to_string(&count).unwrap().trim().parse().unwrap();
+        for death in ["before", "while", "after"] {
+            for at in 1..=gits {
+                let (signal, ended) = run(words, death, at);
+                assert_eq!(signal, Some(9), "{words} {death} git {at} of {gits}: {ended:?}");
+                left += desk.clear(&format!("{words} {death} git {at} of {gits}"));
+                dead += 1;
+            }
         }
     }
-    println!("{dead} deaths at {gits} gits: {left} worktrees stood");
+    println!("{dead} deaths: {left} worktrees stood");
 }
 
 const CHANGING: [&str; 8] =

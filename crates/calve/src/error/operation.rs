@@ -32,6 +32,7 @@ macro_rules! operations {
 operations! {
     AskGit = "ask git about",
     BringBack = "bring back what was moved aside in",
+    CheckOut = "check out",
     Clone = "clone",
     CloneTo = "clone to",
     Close = "close",
@@ -46,6 +47,7 @@ operations! {
     EmptyTrash = "empty the trash of",
     Fill = "fill",
     FillFrom = "fill from",
+    FindCommit = "find the commit",
     FindSnapshot = "find snapshot",
     FindStore = "find the store of",
     FindStoreOfWorktree = "find the store of worktree",

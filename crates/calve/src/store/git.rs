@@ -45,6 +45,7 @@ use crate::tree::staging::{stage_name, write_whole};
 
 pub(crate) use self::run::{Failure, Git};
 
+pub(crate) mod checkout;
 mod run;
 #[cfg(test)]
 mod tests;
@@ -442,6 +443,40 @@ impl Repository {
             None => name,
         });
         Ok(Head { branch, commit })
+    }
+
+    /// The commit that a name means, in any of git's ways to name one. The inner error says why it
+    /// means none.
+    ///
+    /// # Errors
+    /// git could not be asked.
+    pub(crate) fn commit(&self, name: &str) -> Result<Result<String, String>, Failure> {
+        let none = |why: &str| Ok(Err(why.to_owned()));
+        // git reads these as options.
+        if name.is_empty() || name.starts_with('-') {
+            return none("git has no commit of this name");
+        }
+        // git takes the first of these with a warning, which nobody reads in time.
+        let kinds = ["tags", "heads", "remotes"].map(|kind| format!("refs/{kind}/{name}"));
+        let same = self.git().args(["for-each-ref", "--format=%(refname)"]).args(&kinds).run()?;
+        let same = String::from_utf8_lossy(&same.bytes).into_owned();
+        let same: Vec<&str> =
+            same.lines().filter(|line| kinds.iter().any(|kind| kind == line)).collect();
+        if same.len() > 1 {
+            return none(&format!("it may mean {}: give one of these names", same.join(" or ")));
+        }
+        let asked = self.git().args(["rev-parse", "--verify", "--end-of-options"]);
+        match asked.arg(format!("{name}^{{commit}}")).run() {
+            Ok(output) => Ok(Ok(line(&output.bytes))),
+            Err(Failure::Refused(words)) if words.contains("is ambiguous") => {
+                none("several objects have ids that start like this")
+            }
+            Err(Failure::Refused(words)) if words.contains("expected commit type") => {
+                none("it names a tree or a file, not a commit")
+            }
+            Err(Failure::Refused(_)) => none("git has no commit of this name"),
+            Err(failure) => Err(failure),
+        }
     }
 
     /// The branches whose name is one of `names`, or starts with one of them and a slash.

@@ -47,6 +47,7 @@ mod files;
 mod trust;
 
 use assemble::Assembly;
+pub(crate) use assemble::{group_of, name_directories};
 pub(crate) use files::{attributes, entry_of};
 
 /// The rules for entries that a snapshot leaves out, in gitignore's syntax.

@@ -20,7 +20,9 @@
 //! changes an inode's change time. It does so before it publishes the tree. The new index is newer
 //! than each file that it vouches for: all of them rested before the walk began.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
+#[cfg(feature = "store")]
+use std::collections::{HashMap, HashSet};
 use std::ffi::{CStr, CString, OsStr};
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::OwnedFd;
@@ -90,8 +92,16 @@ pub(crate) enum Source<'a> {
 pub(crate) trait Vouches: Sync {
     /// The directory `name` in the directory `above`.
     fn folder(&self, above: Folder, name: &[u8]) -> Option<Folder>;
-    /// The stat of the file `name` in a directory.
-    fn file(&self, folder: Folder, name: &[u8]) -> Option<Meta>;
+    /// The file `name` in a directory.
+    fn file(&self, folder: Folder, name: &[u8]) -> Option<Vouched>;
+}
+
+/// A file of the source that is known to have had its clone's content.
+pub(crate) struct Vouched {
+    /// The stat that the source had with that content.
+    pub(crate) source: Meta,
+    /// The modification time that the clone got.
+    pub(crate) modified: Time,
 }
 
 /// A directory in the snapshots of the source and of the clone, by its position in each. The
@@ -163,6 +173,73 @@ pub(crate) fn tracked(git: &OwnedFd) -> Option<HashSet<Vec<u8>>> {
     }
     let bytes = read(&file, meta.size)?;
     Some(Layout::of(&bytes)?.paths(&bytes))
+}
+
+/// The entries of an index, sorted by what a tree has of them.
+#[cfg(feature = "store")]
+#[derive(Debug, Default)]
+pub(crate) struct Sorted {
+    /// Files of which the tree has the content that the index names, with the stat of the source's
+    /// file.
+    pub(crate) same: HashMap<Vec<u8>, Meta>,
+    /// All other files, and submodules whose folder the tree does not have.
+    pub(crate) other: HashSet<Vec<u8>>,
+    /// Entries that have no file in the working tree: submodules whose folder the tree has, and what
+    /// is outside of a sparse checkout.
+    pub(crate) no_file: HashSet<Vec<u8>>,
+}
+
+/// Sorts the entries of the index in the directory `git`. `vouches` knows the tree. `before` is a
+/// time before calve looked at the source. `None` if there is no index, or none that calve
+/// understands.
+#[cfg(feature = "store")]
+pub(crate) fn sort(git: &OwnedFd, vouches: Option<&dyn Vouches>, before: Time) -> Option<Sorted> {
+    let (file, meta) = open_regular(git, c"index")?;
+    if meta.size > INDEX_MOST_BYTES {
+        return None;
+    }
+    let bytes = read(&file, meta.size)?;
+    let layout = Layout::of(&bytes)?;
+    let root = vouches.map(|vouches| Directory::Known(vouches, Folder::default()));
+    // Neighbouring entries are in the same directory.
+    let mut near: (Vec<u8>, Option<Directory<'_>>) = (Vec::new(), None);
+    let mut sorted = Sorted::default();
+    for chunk in &layout.chunks {
+        let (mut cursor, bytes) = (chunk.cursor.clone(), &bytes[chunk.bytes.clone()]);
+        while let Some(entry) = cursor.next(bytes) {
+            let path = cursor.path.clone();
+            if entry.is_submodule() {
+                let folder =
+                    root.as_ref().and_then(|root| root.below(Path::new(OsStr::from_bytes(&path))));
+                if folder.is_some() { &mut sorted.no_file } else { &mut sorted.other }.insert(path);
+                continue;
+            }
+            if entry.is_skipped() {
+                sorted.no_file.insert(path);
+                continue;
+            }
+            let mut source = || {
+                let (directory, name) = split(&path)?;
+                if near.1.is_none() || near.0 != directory {
+                    let found = root.as_ref()?.below(Path::new(OsStr::from_bytes(directory)));
+                    near = (directory.to_vec(), found);
+                }
+                Some(near.1.as_ref()?.stat(&name)?.source)
+            };
+            match source().filter(|_| entry.is_plain()) {
+                Some(source)
+                    if rule::is_clean(entry.recorded, &source, meta.modified())
+                        && rule::has_rested(&source, before) =>
+                {
+                    sorted.same.insert(path, source);
+                }
+                _ => {
+                    sorted.other.insert(path);
+                }
+            }
+        }
+    }
+    Some(sorted)
 }
 
 /// A working tree and the directory with its index, as paths from the root.
@@ -276,8 +353,9 @@ fn rewrite_chunk(chunk: &Chunk, bytes: &mut [u8], pair: &mut Pair<'_>, moments: 
         if !entry.is_plain() {
             continue;
         }
-        let Some([source, clone]) = pair.stat(&cursor.path) else { continue };
-        if let Some(recorded) = rule::rewritten(entry.recorded, &source, &clone, moments) {
+        let Some((Vouched { source, modified }, clone)) = pair.stat(&cursor.path) else { continue };
+        let clone = (&clone, modified);
+        if let Some(recorded) = rule::rewritten(entry.recorded, &source, clone, moments) {
             entry.record(bytes, recorded);
             count += 1;
         }
@@ -310,9 +388,12 @@ impl<'a> Directory<'a> {
         Some(Self::Known(vouches, folder))
     }
 
-    fn stat(&self, name: &CStr) -> Option<Meta> {
+    fn stat(&self, name: &CStr) -> Option<Vouched> {
         match self {
-            Self::Open(dir) => stat(dir, name),
+            Self::Open(dir) => {
+                let source = stat(dir, name)?;
+                Some(Vouched { modified: source.modified(), source })
+            }
             Self::Known(vouches, folder) => vouches.file(*folder, name.to_bytes()),
         }
     }
@@ -348,20 +429,13 @@ impl<'a> Pair<'a> {
     }
 
     /// The stat of a path in both trees. `None` if there is a link on the way.
-    fn stat(&mut self, path: &[u8]) -> Option<[Meta; 2]> {
-        let (directory, name) = match path.iter().rposition(|byte| *byte == b'/') {
-            Some(at) => (&path[..at], &path[at + 1..]),
-            None => (&b""[..], path),
-        };
-        if matches!(name, b"" | b"." | b"..") {
-            return None;
-        }
-        let name = CString::new(name).ok()?;
+    fn stat(&mut self, path: &[u8]) -> Option<(Vouched, Meta)> {
+        let (directory, name) = split(path)?;
         if self.path != directory {
             self.go_to(directory);
         }
         let (source, clone) = self.dirs()?;
-        Some([source.stat(&name)?, stat(clone, &name)?])
+        Some((source.stat(&name)?, stat(clone, &name)?))
     }
 
     /// The stat of a path in the second tree.
@@ -405,6 +479,16 @@ impl<'a> Pair<'a> {
             at = length + 1;
         }
     }
+}
+
+/// The directory and the name of a path.
+fn split(path: &[u8]) -> Option<(&[u8], CString)> {
+    let (directory, name) = match path.iter().rposition(|byte| *byte == b'/') {
+        Some(at) => (&path[..at], &path[at + 1..]),
+        None => (&b""[..], path),
+    };
+    let is_name = !matches!(name, b"" | b"." | b"..");
+    is_name.then(|| CString::new(name).ok()).flatten().map(|name| (directory, name))
 }
 
 /// Opens a directory below `root`, name by name. It follows no link.

@@ -33,6 +33,7 @@ use crate::tree::pool::cancelled;
 use crate::tree::running::Running;
 use crate::tree::staging::{self, Stage, stage_name};
 
+mod base;
 mod dress;
 mod git;
 mod links;
@@ -59,6 +60,7 @@ pub struct StartOptions {
     at: Option<PathBuf>,
     git: GitMode,
     branch: StartBranch,
+    base: Option<String>,
 }
 
 impl StartOptions {
@@ -92,6 +94,25 @@ impl StartOptions {
         self
     }
 
+    /// Starts linked worktrees at this commit, which may have any name that git knows: a branch, a
+    /// tag, an id, `HEAD~3`.
+    ///
+    /// Files that git tracks are as the commit has them. Files that git ignores in the project
+    /// (dependencies, build output) come along as they stand. Work that is not committed does not:
+    /// neither changes, nor what is staged, nor untracked files that are not ignored. Files that
+    /// are the same in the project keep its blocks and its modification times. All other files are
+    /// newer than what the project had built, so that builds notice them.
+    ///
+    /// The base snapshot of the worktrees is a new snapshot of this tree, and the project's
+    /// snapshot is its parent. If the commit is that of an existing branch, the branch can be used
+    /// as in [`StartOptions::branch`]. No upstream is set. [`StartOptions::from`] and this exclude
+    /// each other.
+    #[must_use]
+    pub fn base(mut self, commit: impl Into<String>) -> Self {
+        self.base = Some(commit.into());
+        self
+    }
+
     /// Makes the worktrees in this folder, each under its name. The default is `PROJECT.worktrees`
     /// beside the project. If that folder would be on another filesystem or may not be made, the
     /// default is `.calve/worktrees`.
@@ -113,6 +134,9 @@ pub struct StartReport {
     /// Whether the store knows the worktrees. A store that cannot be written to does not. Then they
     /// are folders like any other, without status, capture and switch.
     pub registered: bool,
+    /// How many files of the commit were not in the project as the commit has them, so that git
+    /// wrote them. `None` without [`StartOptions::base`].
+    pub written_files: Option<u64>,
     /// One entry for each name, in the order in which they were given.
     pub worktrees: Vec<StartedWorktree>,
     /// Time from the call to its return.
@@ -206,6 +230,7 @@ impl Store {
                 snapshot: id,
                 taken: None,
                 registered: false,
+                written_files: None,
                 worktrees: names
                     .zip(trees)
                     .map(|(name, tree)| StartedWorktree::new(name, &object, tree))
@@ -221,7 +246,15 @@ impl Store {
                 return Err(name_taken(&row.name, &row.path));
             }
         }
-        let (mut git, not_linked) = GitPlan::for_new(options.git, &options.branch, &given, self)?;
+        let (branch, base) = (&options.branch, options.base.as_deref());
+        if let (Some(base), Some(_)) = (base, options.from) {
+            let cause = io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "a worktree starts from a snapshot or at a commit, not both",
+            );
+            return Err(Error::new(ErrorKind::Git, Operation::CheckOut, base, cause));
+        }
+        let (mut git, not_linked) = GitPlan::for_new(options.git, (branch, base), &given, self)?;
         let taken = match options.from {
             Some(_) => None,
             None => Some(self.snapshot_in(&SnapshotOptions::new(), &operation)?),
@@ -231,13 +264,26 @@ impl Store {
             (None, Some(taken)) => taken.id,
             (None, None) => return Err(no_worktree(PROJECT)),
         };
+        let (id, written_files) = match (&mut git, base) {
+            (GitPlan::Link(planned), Some(base)) => {
+                let made =
+                    self.at_commit(&planned.repository, (base, &planned.commit), id, &operation)?;
+                let made = planned.base.insert(Box::new(made));
+                (made.id, Some(made.written))
+            }
+            _ => (id, None),
+        };
+        // Nothing has the snapshot of a base as its own before the rows are there.
+        let _guard = self.share()?;
         let object = self.object(id)?;
         let folder = self.folder(options.at.as_deref())?;
         let paths: Vec<PathBuf> = given.iter().map(|name| folder.join(name)).collect();
         let mut links = Vec::new();
         if let GitPlan::Link(planned) = &mut git {
             planned.must_be_free(&paths)?;
-            planned.follow_head();
+            if base.is_none() {
+                planned.follow_head();
+            }
             links = planned.links.iter().map(|link| link.linked.clone()).collect();
         }
         let rows: Vec<WorktreeRow> = given
@@ -263,6 +309,7 @@ impl Store {
             snapshot: id,
             taken,
             registered: true,
+            written_files,
             worktrees: names
                 .zip(trees)
                 .map(|(name, tree)| StartedWorktree {

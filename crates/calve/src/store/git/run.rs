@@ -145,6 +145,12 @@ impl Git {
         self
     }
 
+    /// Lets git work with this working tree of a repository.
+    pub(crate) fn in_tree(mut self, git_dir: &Path, tree: &Path) -> Self {
+        self.command.env("GIT_DIR", git_dir).env("GIT_WORK_TREE", tree);
+        self
+    }
+
     /// Lets git hold a lock for as long as it lives, even if calve is killed: the locked file,
     /// which is empty, becomes its standard input. So no process treats the change as abandoned
     /// while git still works on it.

@@ -71,41 +71,49 @@ impl Assembly<'_> {
         if self.request.intake.is_some() {
             link_groups(&mut manifest, &inodes, &mut stats);
         }
-        let directories = self.name(&mut manifest, &order);
+        let is_stored = self.request.intake.is_some();
+        let directories = name_directories(&mut manifest, &order, self.request.base, is_stored);
         Ok((manifest, stats, directories))
     }
+}
 
-    /// Gives every directory its id, from the leaves to the root.
-    fn name(&self, manifest: &mut Manifest, order: &[Option<u32>]) -> Vec<(DirectoryId, Vec<u8>)> {
-        let mut new = Vec::new();
-        for place in (0..manifest.directories.len()).rev() {
-            let directory = &manifest.directories[place];
-            let base = order[place].and_then(|place| {
-                let base = self.request.base?;
-                Some((base.directories.get(place as usize)?, base.entry_of(place)))
-            });
-            // The children already have their ids, so equal entries mean that nothing below has
-            // changed.
-            let known = base.filter(|(base, _)| base.entries == directory.entries);
-            let id = match (known, self.request.intake) {
-                (Some((_, Entry { kind: Kind::Directory(id), .. })), _) if *id != NO_ID => *id,
-                (_, None) => NO_ID,
-                (_, Some(_)) => {
-                    let encoding = encode_directory(&directory.entries);
-                    let id = DirectoryId::of(&encoding);
-                    new.push((id, encoding));
-                    id
-                }
-            };
-            let (parent, slot) = (directory.parent as usize, directory.slot as usize);
-            if place == 0 {
-                manifest.root.kind = Kind::Directory(id);
-            } else {
-                manifest.directories[parent].entries[slot].kind = Kind::Directory(id);
+/// Gives every directory its id, from the leaves to the root. `order` has the place of each directory
+/// in the base. Returns the encodings of the directories that the base does not have, if
+/// `is_stored`. If not, the ids of these directories stay unknown.
+pub(crate) fn name_directories(
+    manifest: &mut Manifest,
+    order: &[Option<u32>],
+    base: Option<&Manifest>,
+    is_stored: bool,
+) -> Vec<(DirectoryId, Vec<u8>)> {
+    let mut new = Vec::new();
+    for place in (0..manifest.directories.len()).rev() {
+        let directory = &manifest.directories[place];
+        let base = order[place].and_then(|place| {
+            let base = base?;
+            Some((base.directories.get(place as usize)?, base.entry_of(place)))
+        });
+        // The children already have their ids, so equal entries mean that nothing below has
+        // changed.
+        let known = base.filter(|(base, _)| base.entries == directory.entries);
+        let id = match known {
+            Some((_, Entry { kind: Kind::Directory(id), .. })) if *id != NO_ID => *id,
+            _ if !is_stored => NO_ID,
+            _ => {
+                let encoding = encode_directory(&directory.entries);
+                let id = DirectoryId::of(&encoding);
+                new.push((id, encoding));
+                id
             }
+        };
+        let (parent, slot) = (directory.parent as usize, directory.slot as usize);
+        if place == 0 {
+            manifest.root.kind = Kind::Directory(id);
+        } else {
+            manifest.directories[parent].entries[slot].kind = Kind::Directory(id);
         }
-        new
     }
+    new
 }
 
 /// Marks the names of a file, a symbolic link or a FIFO that has more than one name in the tree. It
@@ -149,7 +157,7 @@ fn link_groups(manifest: &mut Manifest, inodes: &[Inode], stats: &mut [Stat]) {
 }
 
 /// A number for a file with these names. It stays the same as long as the first of the names does.
-fn group_of(manifest: &Manifest, names: &[(u32, u32)]) -> u64 {
+pub(crate) fn group_of(manifest: &Manifest, names: &[(u32, u32)]) -> u64 {
     let first = names.iter().map(|(place, slot)| manifest.path_of(*place, *slot)).min();
     let path = first.unwrap_or_default();
     let hash = blake3::hash(path.as_os_str().as_encoded_bytes());

@@ -63,19 +63,20 @@ pub(super) struct Moments {
     pub(super) cloned_since: Time,
 }
 
-/// The stat that the entry gets. `None` if the entry stays as it is.
+/// The stat that the entry gets. `None` if the entry stays as it is. `modified` is the modification
+/// time that the clone got: the source's, or the one that a snapshot gives it.
 pub(super) fn rewritten(
     recorded: Recorded,
     source: &Meta,
-    clone: &Meta,
+    (clone, modified): (&Meta, Time),
     moments: Moments,
 ) -> Option<Recorded> {
     let clean = is_clean(recorded, source, moments.index_written);
-    let rested = source.changed < moments.before_walk && source.modified() < moments.before_walk;
+    let rested = has_rested(source, moments.before_walk);
     let twin = clone.changed >= moments.cloned_since
         && clone.mode == source.mode
         && clone.size == source.size
-        && clone.modified() == source.modified();
+        && clone.modified() == modified;
     (clean && rested && twin).then(|| of_file(recorded, clone))
 }
 
@@ -109,6 +110,11 @@ fn of_file(recorded: Recorded, file: &Meta) -> Recorded {
         gid: file.gid,
         size: recorded.size,
     }
+}
+
+/// Whether nothing happened to a file since before this time.
+pub(super) fn has_rested(file: &Meta, before: Time) -> bool {
+    file.changed < before && file.modified() < before
 }
 
 /// Whether the file is of the kind that the entry's mode says: a symbolic link, or a regular file

@@ -457,7 +457,12 @@ fn an_entry_is_rewritten_only_if_its_file_was_clean_and_rested_and_its_clone_is_
     for (what, expected, change) in rows {
         let mut case = Case::clean();
         change(&mut case);
-        let found = rewritten(case.recorded, &case.source, &case.clone, case.moments);
+        let found = rewritten(
+            case.recorded,
+            &case.source,
+            (&case.clone, case.source.modified()),
+            case.moments,
+        );
         assert_eq!(found.is_some(), *expected, "{what}: {found:?}");
         if let Some(found) = found {
             assert_eq!((found.ino, found.dev, found.changed), (22, 3, (4_000, 900)), "{what}");

@@ -18,7 +18,8 @@ use rustix::fs::{self, AtFlags, Timespec, Timestamps};
 use super::format::{Cursor, Entry, Layout};
 use super::rule::{self, Time};
 use super::{
-    Directory, INDEX_MOST_BYTES, Pair, Source, open_below, open_regular, read, replace, stat,
+    Directory, INDEX_MOST_BYTES, Pair, Source, Vouched, open_below, open_regular, read, replace,
+    stat,
 };
 use crate::reflink::meta::Meta;
 
@@ -141,8 +142,8 @@ pub(crate) fn compare(
             return;
         }
         let both = pair.stat(&cursor.path);
-        let there = both.map(|[_, there]| there).or_else(|| pair.second(&cursor.path));
-        let rests = |file: &Meta| file.changed < before && file.modified() < before;
+        let there = both.as_ref().map(|(_, there)| *there).or_else(|| pair.second(&cursor.path));
+        let rests = |file: &Meta| rule::has_rested(file, before);
         let vouches = |index: &Index, recorded, file: &Meta| {
             rests(file) && rule::is_clean(recorded, file, index.meta.modified())
         };
@@ -152,7 +153,7 @@ pub(crate) fn compare(
             entry.is_plain() && known.id == id && known.entry.recorded.mode == entry.recorded.mode
         });
         let twin = known.and_then(|known| {
-            let [from, there] = both?;
+            let (Vouched { source: from, .. }, there) = both?;
             let is_its = |file| rule::is_of_that_kind(entry.recorded.mode, file);
             if !is_its(&from)
                 || !is_its(&there)

@@ -34,7 +34,7 @@ use crate::store::layout::GIT;
 use crate::store::materialize::wanted;
 use crate::store::object::SnapshotObject;
 use crate::store::{Store, path_from};
-use crate::tree::git_index::{self, Source, Trees};
+use crate::tree::git_index::{self, Source, Trees, Vouches};
 use crate::tree::pool::{cancelled, lock};
 use crate::tree::removal;
 use crate::tree::running::Running;
@@ -121,7 +121,15 @@ impl Dressing<'_> {
         places: &[Place],
     ) -> Result<Vec<LinkedWorktree>, Error> {
         let registered = self.register(links, rows)?;
-        let snapshots = Snapshots::of(self.store, self.id, self.object)?;
+        let snapshots = match &links.base {
+            Some(_) => None,
+            None => Snapshots::of(self.store, self.id, self.object)?,
+        };
+        let source: Option<(&dyn Vouches, _)> = match (&links.base, &snapshots) {
+            (Some(base), _) => Some((&**base, base.stamp())),
+            (None, Some(snapshots)) => Some((snapshots, snapshots.stamp())),
+            (None, None) => None,
+        };
         let mut made = Vec::with_capacity(stages.len());
         let trees = rows.iter().zip(&links.links).zip(stages).zip(places).zip(&registered);
         for ((((row, link), stage), place), registration) in trees {
@@ -134,10 +142,13 @@ impl Dressing<'_> {
                     links.read_index(registration)?;
                     return Ok(0);
                 }
-                links.give_index(registration)?;
-                let Some(snapshots) = &snapshots else { return Ok(0) };
+                match &links.base {
+                    Some(base) => Links::give_index_of(registration, base)?,
+                    None => links.give_index(registration)?,
+                }
+                let Some(source) = source else { return Ok(0) };
                 let git = fs::open(&registration.folder, DIR_FLAGS, Mode::empty())?;
-                let trees = self.trees(snapshots, stage);
+                let trees = self.trees(source, stage);
                 Ok(git_index::make_ready_elsewhere(&trees, &git))
             };
             let ready_index_entries = lead().context(Operation::Link, || &place.path)?;
@@ -178,12 +189,16 @@ impl Dressing<'_> {
         results.into_iter().filter_map(inner).collect()
     }
 
-    fn trees<'t>(&'t self, snapshots: &'t Snapshots, stage: &'t Stage) -> Trees<'t> {
+    fn trees<'t>(
+        &'t self,
+        (vouches, stamp): (&'t dyn Vouches, (i64, i64)),
+        stage: &'t Stage,
+    ) -> Trees<'t> {
         Trees {
-            source: Source::Snapshot(snapshots),
+            source: Source::Snapshot(vouches),
             clone: stage.dir(),
             stage: None,
-            before_walk: snapshots.stamp(),
+            before_walk: stamp,
             jobs: self.operation.jobs(),
             stopped: &|| false,
         }
@@ -253,7 +268,7 @@ impl Dressing<'_> {
             return Ok(());
         };
         for (stage, report) in stages.iter().zip(reports) {
-            let trees = self.trees(&snapshots, stage);
+            let trees = self.trees((&snapshots, snapshots.stamp()), stage);
             report.ready_index_entries = git_index::make_ready(&trees, &[PathBuf::new()]);
         }
         Ok(())

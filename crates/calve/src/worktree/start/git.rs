@@ -94,17 +94,22 @@ impl GitPlan {
     /// [`ErrorKind::Git`] if the worktrees must be linked and cannot be; those of [`Links::plan`].
     pub(super) fn for_new(
         mode: GitMode,
-        onto: &StartBranch,
+        (onto, base): (&StartBranch, Option<&str>),
         names: &[&str],
         store: &Store,
     ) -> Result<(Self, Option<String>), Error> {
+        let project = store.project()?;
         if !matches!(mode, GitMode::Best | GitMode::Linked) {
+            if base.is_some() {
+                let cause = std::io::Error::other("only linked worktrees can have another commit");
+                return Err(Error::new(ErrorKind::Git, Operation::LinkWorktrees, project, cause));
+            }
             return Ok((Self::of(mode, store)?, None));
         }
-        let project = store.project()?;
-        match Links::plan(&project, names, onto)? {
+        let is_told = *onto != StartBranch::OfItsName || base.is_some();
+        match Links::plan(&project, names, onto, base)? {
             Ok(links) => Ok((Self::Link(links), None)),
-            Err(why) if mode == GitMode::Linked || *onto != StartBranch::OfItsName => {
+            Err(why) if mode == GitMode::Linked || is_told => {
                 let cause = std::io::Error::other(why.to_string());
                 Err(Error::new(ErrorKind::Git, Operation::LinkWorktrees, project, cause))
             }

@@ -15,8 +15,9 @@ use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{self, Mode, Timestamps};
+use rustix::fs::{self, Mode, Timespec, Timestamps};
 
+use super::base::Base;
 use crate::error::{Error, ErrorKind, Operation};
 use crate::reflink::imp::{NEW_FILE_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::Meta;
@@ -48,6 +49,10 @@ pub(super) struct Links {
     pub(super) repository: Repository,
     /// One link for each worktree.
     pub(super) links: Vec<Link>,
+    /// The commit at which new worktrees begin.
+    pub(super) commit: String,
+    /// The tree of the commit, if that is not the project's `HEAD`.
+    pub(super) base: Option<Box<Base>>,
 }
 
 #[derive(Debug)]
@@ -112,19 +117,22 @@ impl Links {
             let free = there.iter().any(|found| found.name == branch && found.tree.is_none());
             linked.branch = free.then_some(branch);
         }
-        Ok(Ok(Self { repository, links: vec![Link { linked, makes_branch: false, registered }] }))
+        let commit = linked.commit.clone();
+        let links = vec![Link { linked, makes_branch: false, registered }];
+        Ok(Ok(Self { repository, links, commit, base: None }))
     }
 
-    /// Plans linked worktrees of the project at `root`, one for each of `names`. The inner error
-    /// says why the project can have none.
+    /// Plans linked worktrees of the project at `root`, one for each of `names`, at the commit
+    /// `base` or at the project's. The inner error says why the project can have none.
     ///
     /// # Errors
-    /// [`ErrorKind::BranchExists`] and [`ErrorKind::InvalidName`] for a branch; [`ErrorKind::Git`]
-    /// if git could not be asked.
+    /// [`ErrorKind::BranchExists`] and [`ErrorKind::InvalidName`] for a branch;
+    /// [`ErrorKind::CommitNotFound`] for `base`; [`ErrorKind::Git`] if git could not be asked.
     pub(super) fn plan(
         root: &Path,
         names: &[&str],
         onto: &StartBranch,
+        base: Option<&str>,
     ) -> Result<Result<Self, Refusal>, Error> {
         let repository = match git::find(root) {
             Found::Nothing => return Ok(Err(Refusal::NotThere)),
@@ -132,8 +140,15 @@ impl Links {
             Found::Repository(repository) => repository,
         };
         let failed = |failure| Error::new(ErrorKind::Git, Operation::AskGit, root, failure);
-        let Head { commit: Some(commit), .. } = repository.head().map_err(failed)? else {
-            return Ok(Err(Refusal::Unborn));
+        let commit = match base {
+            Some(base) => repository.commit(base).map_err(failed)?.map_err(|why| {
+                let cause = io::Error::new(io::ErrorKind::NotFound, why);
+                Error::new(ErrorKind::CommitNotFound, Operation::FindCommit, base, cause)
+            })?,
+            None => match repository.head().map_err(failed)?.commit {
+                Some(commit) => commit,
+                None => return Ok(Err(Refusal::Unborn)),
+            },
         };
         if has_submodules(&repository) {
             return Ok(Err(Refusal::Submodules));
@@ -170,14 +185,14 @@ impl Links {
         let links = names.iter().enumerate().map(|(at, _)| {
             let branch = wanted.get(at).copied();
             let makes_branch = match branch {
-                Some(branch) => makes(branch, &commit, &there)?,
+                Some(branch) => makes(branch, (base, &commit), &there)?,
                 None => false,
             };
             let linked = Linked { commit: commit.clone(), branch: branch.map(str::to_owned) };
             Ok(Link { linked, makes_branch, registered: None })
         });
         let links = links.collect::<Result<_, Error>>()?;
-        Ok(Ok(Self { repository, links }))
+        Ok(Ok(Self { repository, links, commit, base: None }))
     }
 
     /// Lets the worktrees begin at the commit of the project's `HEAD` now: the `HEAD` may have
@@ -224,6 +239,19 @@ impl Links {
         Ok(self.repository.read_index(registration)?)
     }
 
+    /// Gives a registration the index of a base.
+    pub(super) fn give_index_of(registration: &Registration, base: &Base) -> io::Result<()> {
+        let path = registration.folder.join("index");
+        // git made no index. If it ever does, this one takes its place.
+        let _ = std::fs::remove_file(&path);
+        let file = fs::open(&path, NEW_FILE_FLAGS, Mode::from_raw_mode(0o644))?;
+        let mut file = std::fs::File::from(file);
+        file.write_all(&base.index)?;
+        let (tv_sec, tv_nsec) = base.stamp();
+        let time = Timespec { tv_sec, tv_nsec };
+        Ok(fs::futimens(&file, &Timestamps { last_access: time, last_modification: time })?)
+    }
+
     /// Gives a registration the project's index, with the same modification time. That time says
     /// which entries of the index git may trust.
     pub(super) fn give_index(&self, registration: &Registration) -> io::Result<()> {
@@ -245,7 +273,11 @@ impl Links {
 }
 
 /// Whether a branch must be made, or exists and can be used.
-fn makes(branch: &str, commit: &str, there: &[Branch]) -> Result<bool, Error> {
+fn makes(
+    branch: &str,
+    (base, commit): (Option<&str>, &str),
+    there: &[Branch],
+) -> Result<bool, Error> {
     let below = format!("{branch}/");
     let refused = |why: String| {
         let cause = io::Error::new(io::ErrorKind::AlreadyExists, why);
@@ -260,13 +292,15 @@ fn makes(branch: &str, commit: &str, there: &[Branch]) -> Result<bool, Error> {
             continue;
         }
         return match &found.tree {
-            Some(tree) => refused("another working tree has it checked out".to_owned())
-                .map_err(|error: Error| error.with_other(tree)),
+            Some(tree) => {
+                refused(format!("the working tree {} has it checked out", tree.display()))
+            }
             // `git worktree add` uses such a branch, too.
             None if found.commit == commit => Ok(false),
             None => {
                 let (theirs, ours) = (short(&found.commit), short(commit));
-                refused(format!("it exists, at {theirs}, and the project is at {ours}"))
+                let whose = base.unwrap_or("the project");
+                refused(format!("it exists, at {theirs}, and {whose} is at {ours}"))
             }
         };
     }
@@ -279,7 +313,7 @@ fn has_submodules(repository: &Repository) -> bool {
 }
 
 /// Copies a file of git, with its times.
-fn copy(from: &Path, to: &Path) -> io::Result<()> {
+pub(super) fn copy(from: &Path, to: &Path) -> io::Result<()> {
     let source = fs::open(from, SOURCE_FLAGS, Mode::empty())?;
     let meta = Meta::of(&fs::fstat(&source)?);
     let bytes = read_plain(fs::CWD, from, MOST_BYTES)?;

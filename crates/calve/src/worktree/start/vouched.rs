@@ -19,7 +19,7 @@ use crate::store::index::{Boot, Index, Stat};
 use crate::store::manifest::Manifest;
 use crate::store::materialize::wanted;
 use crate::store::object::{Entry, Kind, SnapshotObject};
-use crate::tree::git_index::{Folder, Vouches};
+use crate::tree::git_index::{Folder, Vouched, Vouches};
 
 /// The worktree's snapshot and the project's last snapshot.
 pub(super) struct Snapshots {
@@ -68,13 +68,14 @@ impl Vouches for Snapshots {
         Some(Folder { source, clone: self.made().child_of(above.clone, name)? })
     }
 
-    fn file(&self, folder: Folder, name: &[u8]) -> Option<Meta> {
+    fn file(&self, folder: Folder, name: &[u8]) -> Option<Vouched> {
         let in_project = self.project.directories.get(folder.source as usize)?;
         let in_made = self.made().directories.get(folder.clone as usize)?;
         let (slot, made) = (in_project.find(name)?, in_made.find(name)?);
         let stat = *self.index.stats.get((in_project.first + slot) as usize)?;
         let (project, made) = (&in_project.entries[slot as usize], &in_made.entries[made as usize]);
-        vouched(made, project, stat, self.index.stamp)
+        let source = vouched(made, project, stat, self.index.stamp)?;
+        Some(Vouched { modified: source.modified(), source })
     }
 }
 
@@ -82,11 +83,7 @@ impl Vouches for Snapshots {
 /// entry. `project` is the entry of the project's last snapshot; `stat` and `stamp` are from its
 /// index.
 fn vouched(made: &Entry, project: &Entry, stat: Stat, stamp: (i64, u32)) -> Option<Meta> {
-    let size = match &project.kind {
-        Kind::File { size, .. } => *size,
-        Kind::Symlink { target, .. } => target.len() as u64,
-        Kind::Directory(_) | Kind::Fifo { .. } => return None,
-    };
+    let size = length(project)?;
     if !made.same_content(project) || stat.changed >= stamp {
         return None;
     }
@@ -94,6 +91,15 @@ fn vouched(made: &Entry, project: &Entry, stat: Stat, stamp: (i64, u32)) -> Opti
     (meta.size, meta.ino) = (size, stat.ino);
     meta.changed = (stat.changed.0, stat.changed.1.into());
     Some(meta)
+}
+
+/// The size that a stat tells of a file or a symbolic link. `None` for anything else.
+pub(super) fn length(entry: &Entry) -> Option<u64> {
+    match &entry.kind {
+        Kind::File { size, .. } => Some(*size),
+        Kind::Symlink { target, .. } => Some(target.len() as u64),
+        Kind::Directory(_) | Kind::Fifo { .. } => None,
+    }
 }
 
 #[cfg(test)]

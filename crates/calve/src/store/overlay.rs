@@ -1,0 +1,324 @@
+//! Makes a snapshot of another snapshot's tree and a small tree that lies over it. Nothing is read
+//! but the small tree, however large the other one is.
+//!
+//! All that the small tree brings gets one modification time, and so do the directories whose
+//! entries it changes. A build that ran in the tree below must notice the files that are new to it,
+//! so this time must be later than each time in the tree below. The time at which the snapshot of
+//! the tree below was recorded is. It does not depend on when the small tree was made: the same two
+//! trees always make the same snapshot, and a tree that was made ready for the first one serves the
+//! next one, too.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::io;
+use std::path::Path;
+
+use rustix::fs::{self, Mode};
+
+use super::blobs::Noted;
+use super::catalog::{NewSnapshot, Origin};
+use super::id::{DirectoryId, SnapshotId};
+use super::index::Stat;
+use super::manifest::{Builder, Manifest};
+use super::metadata::Maker;
+use super::object::{Entry, SnapshotObject};
+use super::scan::{self, Request, group_of, name_directories};
+use super::{Store, now};
+use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::reflink::imp::DIR_FLAGS;
+use crate::tree::pool::cancelled;
+use crate::tree::running::Running;
+
+/// A snapshot that was made in this way.
+pub(crate) struct Overlaid {
+    pub(crate) id: SnapshotId,
+    pub(crate) manifest: Manifest,
+    /// For each entry that the small tree brought: its modification time there, and its stat. By
+    /// the entries' numbers.
+    pub(crate) brought: HashMap<u32, ((i64, u32), Stat)>,
+    /// A time after the small tree was made, and before it was read.
+    pub(crate) stamp: (i64, u32),
+    /// How many files the small tree brought.
+    pub(crate) files: u64,
+}
+
+/// The tree of both, without ids for the directories.
+struct Both {
+    manifest: Manifest,
+    /// For each directory, its place in the tree below.
+    order: Vec<Option<u32>>,
+    /// The numbers of entries, here and in the small tree.
+    brought: Vec<(u32, u32)>,
+}
+
+impl Store {
+    /// Records the tree of the snapshot `below` without the paths in `gone`, and with the tree in
+    /// the folder `over`, which no other process knows. The new snapshot is not the base of any
+    /// worktree yet. If there is such a snapshot already, the result is that one.
+    ///
+    /// # Errors
+    /// Those of every operation, see [`Store`]. No snapshot was made.
+    pub(crate) fn record_over(
+        &self,
+        below: SnapshotId,
+        gone: &HashSet<Vec<u8>>,
+        over: &Path,
+        message: &str,
+        operation: &Running,
+    ) -> Result<Overlaid, Error> {
+        let noted = Noted::of(operation);
+        let recorded = self.record_over_noting(below, gone, over, message, operation, &noted);
+        if recorded.as_ref().is_err_and(|error| error.kind() == ErrorKind::StorageFull) {
+            self.give_back(&noted, operation);
+        }
+        recorded
+    }
+
+    fn record_over_noting(
+        &self,
+        below: SnapshotId,
+        gone: &HashSet<Vec<u8>>,
+        over: &Path,
+        message: &str,
+        operation: &Running,
+        noted: &Noted,
+    ) -> Result<Overlaid, Error> {
+        let _guard = self.share()?;
+        let object = self.object(below)?;
+        let base = self.catalog().manifest(below, &object)?;
+        let root = fs::open(over, DIR_FLAGS, Mode::empty()).context(Operation::Open, || over)?;
+        // Later than all that was made in the small tree, so that its stats can be trusted.
+        let stamp = self.clock_past(self.clock()?)?;
+        let request = Request {
+            path: over,
+            root: &root,
+            base: None,
+            index: None,
+            blobs: self.blobs(),
+            intake: Some(noted),
+            stamp,
+            maker: Maker::of(&root),
+            excluded: &HashSet::new(),
+            operation,
+        };
+        let scan = scan::scan(&request)?;
+        let Some(small) = &scan.manifest else {
+            return Err(cancelled(Operation::TakeSnapshot, over));
+        };
+        let both = overlay(&base, gone, small, object.created).ok_or_else(|| {
+            let cause = io::Error::other("more than 4,294,967,295 entries");
+            Error::io(Operation::TakeSnapshot, over, cause)
+        })?;
+        let Both { mut manifest, order, brought } = both;
+        let directories: Vec<(DirectoryId, Vec<u8>)> =
+            name_directories(&mut manifest, &order, Some(&base), true);
+        self.flush(&scan.unsealed)?;
+        let same = |(_, other): &(SnapshotId, SnapshotObject)| {
+            other.root == manifest.root && other.parent == Some(below) && other.message == message
+        };
+        let snapshots = self.catalog().snapshots()?;
+        let id = match snapshots.into_iter().flatten().find(same) {
+            Some((id, _)) => id,
+            None => {
+                let (files, bytes) = manifest.files();
+                let object = SnapshotObject {
+                    root: manifest.root.clone(),
+                    parent: Some(below),
+                    created: now(),
+                    message: message.to_owned(),
+                    entries: manifest.count.into(),
+                    files,
+                    bytes,
+                };
+                let new = NewSnapshot {
+                    object: &object,
+                    directories: &directories,
+                    // It is not the base of any worktree.
+                    token: "",
+                    name: None,
+                    // The message says which commit it is of.
+                    origin: &Origin::default(),
+                };
+                self.catalog().add_snapshot(&new)?
+            }
+        };
+        let numbers: HashMap<u32, u32> =
+            brought.iter().map(|(here, there)| (*there, *here)).collect();
+        let mut brought = HashMap::with_capacity(numbers.len());
+        let mut files = 0;
+        for (place, slot, entry) in small.entries() {
+            let number = small.directories[place as usize].first + slot;
+            if let Some(here) = numbers.get(&number) {
+                brought.insert(*here, (entry.mtime, scan.stats[number as usize]));
+                files += 1;
+            }
+        }
+        Ok(Overlaid { id, manifest, brought, stamp, files })
+    }
+}
+
+/// What stays of the tree below.
+struct Rest {
+    /// For each directory: whether it is gone with all that is in it.
+    gone: Vec<bool>,
+    /// For each directory: whether it stays if nothing is put into it. A directory does not stay if
+    /// everything that was in it is gone.
+    stays: Vec<bool>,
+    /// For each directory: whether it has lost an entry.
+    has_lost: Vec<bool>,
+}
+
+/// Which entries of a directory are gone, by their slots.
+fn lost(base: &Manifest, place: u32, paths: &[Vec<u8>], gone: &HashSet<Vec<u8>>) -> Vec<bool> {
+    let directory = &base.directories[place as usize];
+    let mut path = paths[place as usize].clone();
+    let length = path.len();
+    let is_gone = |entry: &Entry| {
+        path.truncate(length);
+        path.extend_from_slice(&entry.name);
+        gone.contains(&path)
+    };
+    directory.entries.iter().map(is_gone).collect()
+}
+
+impl Rest {
+    fn of(base: &Manifest, gone_paths: &HashSet<Vec<u8>>) -> (Self, Vec<Vec<bool>>) {
+        let count = base.directories.len();
+        // A directory comes after the one that it is in.
+        let mut paths: Vec<Vec<u8>> = Vec::with_capacity(count);
+        for (place, directory) in base.directories.iter().enumerate() {
+            if place == 0 {
+                paths.push(Vec::new());
+                continue;
+            }
+            let above = &base.directories[directory.parent as usize];
+            let name = &above.entries[directory.slot as usize].name;
+            paths.push([&paths[directory.parent as usize], &**name, b"/"].concat());
+        }
+        let lost: Vec<Vec<bool>> =
+            (0..).take(count).map(|place| lost(base, place, &paths, gone_paths)).collect();
+        let mut rest = Self {
+            gone: vec![false; count],
+            stays: vec![true; count],
+            has_lost: vec![false; count],
+        };
+        for (place, directory) in base.directories.iter().enumerate().skip(1) {
+            let (above, slot) = (directory.parent as usize, directory.slot as usize);
+            rest.gone[place] = rest.gone[above] || lost[above][slot];
+        }
+        for (place, directory) in base.directories.iter().enumerate().rev() {
+            let left = |(slot, entry): (u32, &Entry)| {
+                !lost[place][slot as usize]
+                    && (!entry.is_directory()
+                        || directory.child(slot).is_none_or(|child| rest.stays[child as usize]))
+            };
+            let left = (0..).zip(&directory.entries).filter(|it| left(*it)).count();
+            rest.has_lost[place] = left < directory.entries.len();
+            rest.stays[place] = place == 0 || left > 0 || directory.entries.is_empty();
+        }
+        (rest, lost)
+    }
+}
+
+/// Puts the tree `over` over the tree `base`. What `over` brings gets the modification time `time`.
+/// `None`: there are more entries than a number can count.
+fn overlay(
+    base: &Manifest,
+    gone: &HashSet<Vec<u8>>,
+    over: &Manifest,
+    time: (i64, u32),
+) -> Option<Both> {
+    let (rest, lost) = Rest::of(base, gone);
+    let changes = |below: u32, above: Option<u32>| {
+        let brings = above.is_some_and(|above| {
+            over.directories[above as usize].entries.iter().any(|entry| {
+                !entry.is_directory()
+                    || base.directories[below as usize].find(&entry.name).is_none()
+            })
+        });
+        brings || rest.has_lost[below as usize]
+    };
+    let at = |entry: &Entry, changes: bool| Entry {
+        mtime: if changes { time } else { entry.mtime },
+        ..entry.clone()
+    };
+    let mut builder = Builder::new(at(&base.root, changes(0, Some(0))));
+    let (mut order, mut brought, mut count) = (Vec::new(), Vec::new(), 1_u32);
+    let mut queue = VecDeque::from([(Some(0), Some(0))]);
+    while let Some((below, above)) = queue.pop_front() {
+        // By name, the slots of an entry in both trees.
+        let mut names: BTreeMap<&[u8], (Option<u32>, Option<u32>)> = BTreeMap::new();
+        if let Some(place) = below {
+            let directory = &base.directories[place as usize];
+            for (slot, entry) in (0..).zip(&directory.entries) {
+                if !lost[place as usize][slot as usize] {
+                    names.insert(&entry.name, (Some(slot), None));
+                }
+            }
+        }
+        if let Some(place) = above {
+            for (slot, entry) in (0..).zip(&over.directories[place as usize].entries) {
+                names.entry(&entry.name).or_default().1 = Some(slot);
+            }
+        }
+        let mut entries = Vec::with_capacity(names.len());
+        for (below_slot, above_slot) in names.into_values() {
+            let old = below.zip(below_slot).map(|at| {
+                let directory = &base.directories[at.0 as usize];
+                (&directory.entries[at.1 as usize], directory.child(at.1))
+            });
+            let new = above.zip(above_slot).map(|at| {
+                let directory = &over.directories[at.0 as usize];
+                let number = directory.first + at.1;
+                (&directory.entries[at.1 as usize], directory.child(at.1), number)
+            });
+            let entry = match (old, new) {
+                (Some((old, Some(below))), Some((_, Some(above), _))) => {
+                    queue.push_back((Some(below), Some(above)));
+                    at(old, changes(below, Some(above)))
+                }
+                (_, Some((new, child, number))) => {
+                    match child {
+                        Some(child) => queue.push_back((None, Some(child))),
+                        None => brought
+                            .push((count.checked_add(u32::try_from(entries.len()).ok()?)?, number)),
+                    }
+                    at(new, true)
+                }
+                (Some((old, Some(child))), None) => {
+                    if !rest.stays[child as usize] {
+                        continue;
+                    }
+                    queue.push_back((Some(child), None));
+                    at(old, changes(child, None))
+                }
+                (Some((old, None)), None) => old.clone(),
+                (None, None) => continue,
+            };
+            entries.push(entry);
+        }
+        order.push(below);
+        count = count.checked_add(u32::try_from(entries.len()).ok()?)?;
+        if !builder.add(entries) {
+            return None;
+        }
+    }
+    let mut manifest = builder.finish();
+    link_again(&mut manifest);
+    Some(Both { manifest, order, brought })
+}
+
+/// Gives the groups of hard links the numbers that belong to the names that they have left.
+fn link_again(manifest: &mut Manifest) {
+    let mut groups: HashMap<u64, Vec<(u32, u32)>> = HashMap::new();
+    for (place, slot, entry) in manifest.entries() {
+        if entry.link() != 0 {
+            groups.entry(entry.link()).or_default().push((place, slot));
+        }
+    }
+    for names in groups.into_values() {
+        let group = if names.len() > 1 { group_of(manifest, &names) } else { 0 };
+        for (place, slot) in names {
+            manifest.directories[place as usize].entries[slot as usize].set_link(group);
+        }
+    }
+}

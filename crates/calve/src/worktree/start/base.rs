@@ -1,0 +1,162 @@
+//! Makes a snapshot of the project as it would be at another commit, for `--base`.
+//!
+//! The snapshot has tracked files as the commit has them, and what git ignores in the project as it
+//! stands. It has nothing of the work that is not committed. It is made from the project's snapshot
+//! and the files that differ: git writes those into a folder of the store. So a start costs what
+//! differs, and the other files keep their blocks and their times.
+//!
+//! The snapshot is the base snapshot of the worktrees, so a fresh worktree is clean for calve, too.
+//!
+//! # Which files are the same
+//! calve brings a copy of the project's index to the commit. Entries that stay the same keep the
+//! stat of the project's file. If the store took in the content of a file with that stat, the
+//! project's snapshot has the content that the entry names ([`vouched`](super::vouched)). git writes
+//! all other files. A file that git cannot vouch for is written, too, even if it has the same bytes.
+
+use std::collections::{HashMap, HashSet};
+
+use rustix::fs::{self, Mode};
+
+use super::vouched::{Snapshots, length};
+use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::reflink::imp::DIR_FLAGS;
+use crate::reflink::meta::Meta;
+use crate::store::Store;
+use crate::store::git::Repository;
+use crate::store::git::checkout::Checkout;
+use crate::store::id::SnapshotId;
+use crate::store::manifest::Manifest;
+use crate::store::materialize::wanted;
+use crate::store::object::Entry;
+use crate::tree::git_index::{self, Folder, Sorted, Vouched, Vouches};
+use crate::tree::running::Running;
+use crate::tree::staging::Stage;
+
+/// The project's tree at another commit.
+#[derive(Debug)]
+pub(super) struct Base {
+    /// The snapshot of the tree.
+    pub(super) id: SnapshotId,
+    /// The index of git for such a tree.
+    pub(super) index: Vec<u8>,
+    /// How many files git wrote.
+    pub(super) written: u64,
+    manifest: Manifest,
+    /// The stats that the index records of files, by the numbers of the entries.
+    recorded: HashMap<u32, Meta>,
+    /// A time after all these files changed.
+    stamp: (i64, u32),
+}
+
+impl Store {
+    /// Makes the tree of the project at `commit`. `id` is the project's snapshot, taken just now;
+    /// `name` is how the user called the commit.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Git`] if git could not write a file; those of every operation, see [`Store`].
+    /// Nothing is left behind.
+    pub(super) fn at_commit(
+        &self,
+        repository: &Repository,
+        (name, commit): (&str, &str),
+        id: SnapshotId,
+        operation: &Running,
+    ) -> Result<Base, Error> {
+        let folder = self.layout().stage();
+        let dir =
+            fs::open(&folder, DIR_FLAGS, Mode::empty()).context(Operation::Open, || &folder)?;
+        let stage = Stage::empty(dir, &folder).context(Operation::Stage, || &folder)?;
+        let folder = stage.path();
+        let checkout = Checkout { repository, folder: &folder };
+        std::fs::create_dir(checkout.tree()).context(Operation::MakeFolder, || &folder)?;
+        let index = repository.git_dir.join("index");
+        match super::links::copy(&index, &checkout.index()) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            result => result.context(Operation::Read, || &index)?,
+        }
+        let failed = |failure| Error::new(ErrorKind::Git, Operation::CheckOut, name, failure);
+        checkout.refresh().map_err(failed)?;
+        let mut gone = checkout.untracked().map_err(failed)?;
+        let tracked = checkout.tracked().map_err(failed)?;
+        checkout.go_to(commit).map_err(failed)?;
+        let snapshots = Snapshots::of(self, id, &self.object(id)?)?;
+        let mut sorted = sort(&stage, snapshots.as_ref()).ok_or_else(|| {
+            let cause = std::io::Error::other("calve does not understand git's index");
+            Error::new(ErrorKind::Git, Operation::CheckOut, name, cause)
+        })?;
+        // A repository that is untracked in the project may be a submodule of the commit.
+        sorted.other.extend(gone.iter().filter(|path| sorted.no_file.remove(*path)).cloned());
+        if !sorted.other.is_empty() {
+            checkout.write(commit, sorted.other.iter().map(Vec::as_slice)).map_err(failed)?;
+        }
+        let stays =
+            |path: &Vec<u8>| sorted.same.contains_key(path) || sorted.no_file.contains(path);
+        gone.extend(tracked.into_iter().filter(|path| !stays(path)));
+        let gone: HashSet<Vec<u8>> = gone.into_iter().collect();
+        let message = format!("the project at {}", commit.get(..12).unwrap_or(commit));
+        let made = self.record_over(id, &gone, &checkout.tree(), &message, operation)?;
+        let index = std::fs::read(checkout.index()).context(Operation::Read, || &folder)?;
+        let mut recorded = HashMap::with_capacity(made.manifest.count as usize);
+        let mut path = Vec::new();
+        let mut last = None;
+        for (place, slot, entry) in made.manifest.entries() {
+            let number = made.manifest.directories[place as usize].first + slot;
+            if let Some((mtime, stat)) = made.brought.get(&number) {
+                // git saw the file with the time at which it wrote it.
+                let mut meta = wanted(&Entry { mtime: *mtime, ..entry.clone() });
+                (meta.size, meta.ino) = (length(entry).unwrap_or(0), stat.ino);
+                meta.changed = (stat.changed.0, stat.changed.1.into());
+                recorded.insert(number, meta);
+                continue;
+            }
+            if last != Some(place) {
+                path = made.manifest.path(place).into_os_string().into_encoded_bytes();
+                last = Some(place);
+            }
+            let whole = match path.is_empty() {
+                true => entry.name.to_vec(),
+                false => [&path, b"/".as_slice(), &entry.name].concat(),
+            };
+            if let Some(meta) = sorted.same.get(&whole) {
+                recorded.insert(number, *meta);
+            }
+        }
+        Ok(Base {
+            id: made.id,
+            index,
+            written: made.files,
+            manifest: made.manifest,
+            recorded,
+            stamp: made.stamp,
+        })
+    }
+}
+
+/// Sorts the entries of the index in the stage.
+fn sort(stage: &Stage, snapshots: Option<&Snapshots>) -> Option<Sorted> {
+    let vouches = snapshots.map(|snapshots| -> &dyn Vouches { snapshots });
+    let before = snapshots.map_or((i64::MIN, 0), Snapshots::stamp);
+    git_index::sort(stage.dir(), vouches, before)
+}
+
+impl Base {
+    /// A file that changed at this time or later is not vouched for. The index is as old as this.
+    pub(super) fn stamp(&self) -> (i64, i64) {
+        (self.stamp.0, self.stamp.1.into())
+    }
+}
+
+impl Vouches for Base {
+    fn folder(&self, above: Folder, name: &[u8]) -> Option<Folder> {
+        let place = self.manifest.child_of(above.source, name)?;
+        Some(Folder { source: place, clone: place })
+    }
+
+    fn file(&self, folder: Folder, name: &[u8]) -> Option<Vouched> {
+        let directory = self.manifest.directories.get(folder.source as usize)?;
+        let slot = directory.find(name)?;
+        let source = *self.recorded.get(&(directory.first + slot))?;
+        let modified = wanted(&directory.entries[slot as usize]).modified();
+        Some(Vouched { source, modified })
+    }
+}
