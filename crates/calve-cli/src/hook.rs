@@ -12,8 +12,8 @@ use serde::Deserialize;
 use crate::args::{DropArgs, HookVerb, StartArgs};
 use crate::common::Common;
 use crate::exit::Exit;
-use crate::failure::Failure;
 use crate::failure::stored::{store_failure, worktree_failure};
+use crate::failure::{Failure, Kind};
 use crate::session::Session;
 use crate::worktrees;
 
@@ -48,12 +48,17 @@ impl Message {
         })
     }
 
+    /// The name that the tool gave.
+    fn given(&self) -> Option<String> {
+        let of_path = || self.worktree_path.as_deref()?.file_name()?.to_str().map(str::to_owned);
+        self.name.clone().or_else(|| self.worktree_name.clone()).or_else(of_path)
+    }
+
     /// The name that a new worktree shall have: its folder's, so a slash is a dash.
     fn wanted(&self) -> Option<String> {
-        let of_path = || self.worktree_path.as_deref()?.file_name()?.to_str().map(str::to_owned);
-        let given = self.name.clone().or_else(|| self.worktree_name.clone()).or_else(of_path)?;
-        let plain =
-            given.replace(|character: char| character == '/' || character.is_control(), "-");
+        let plain = self
+            .given()?
+            .replace(|character: char| character == '/' || character.is_control(), "-");
         let name = plain.trim_matches(|character| matches!(character, '-' | '.' | ' '));
         (!name.is_empty()).then(|| name.to_owned())
     }
@@ -94,8 +99,23 @@ fn create(message: &Message, session: Session<'_>) -> Result<Exit, Failure> {
         Err(error) if error.kind() == ErrorKind::WorktreeNotFound => {}
         Err(error) => return Err(store_failure(&error)),
     }
+    // A branch can have the slashes that a folder's name cannot have.
+    let branch = message.given().filter(|given| *given != name);
+    let has_branch = branch.is_some();
+    let args = StartArgs::on_branch(branch);
+    let made = match worktrees::start(&args, std::slice::from_ref(&name), session) {
+        // The name is none for a branch, or the project has no linked worktrees.
+        Err(failure) if has_branch && has_no_such_branch(&failure) => {
+            worktrees::start(&StartArgs::on_branch(None), &[name], session)
+        }
+        made => made,
+    };
     // A warning has named what was left out (exit code 3). For the tool, the worktree was made.
-    worktrees::start(&StartArgs::default(), &[name], session).map(|_| Exit::Done)
+    made.map(|_| Exit::Done)
+}
+
+fn has_no_such_branch(failure: &Failure) -> bool {
+    matches!(failure.kind, Kind::Library(ErrorKind::Git | ErrorKind::InvalidName))
 }
 
 fn remove(message: &Message, force: bool, session: Session<'_>) -> Result<Exit, Failure> {

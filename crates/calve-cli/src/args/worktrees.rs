@@ -167,6 +167,11 @@ impl GitArgs {
 }
 
 impl StartArgs {
+    /// A start on this branch, or on that of the worktree's name.
+    pub(crate) fn on_branch(branch: Option<String>) -> Self {
+        Self { branch, ..Self::default() }
+    }
+
     /// What the HEAD of linked worktrees is.
     pub(crate) fn start_branch(&self) -> calve::StartBranch {
         match &self.branch {

@@ -7,7 +7,7 @@ use std::process::Stdio;
 
 use serde_json::{Value, json};
 
-use crate::{Run, command, done, with_project, worktrees_of};
+use crate::{Run, command, done, not_run, with_project, worktrees_of};
 
 /// Runs a hook as Claude Code does: one document on standard input.
 fn hook(directory: &Path, words: &str, message: &Value) -> Run {
@@ -44,6 +44,52 @@ fn each_generation_of_the_message_makes_a_worktree_and_its_path_is_the_last_line
             assert_eq!(run.stdout.lines().last(), path.to_str(), "{run:?}");
             assert_eq!(fs::read_to_string(path.join("dir/b")).unwrap(), "beta\n");
         }
+    }
+}
+
+#[test]
+fn git_knows_each_worktree_and_its_branch_has_the_name_that_the_tool_gave() {
+    let (_scratch, project) = with_project();
+    let git = |words: &str| {
+        let mut command = std::process::Command::new("git");
+        command.current_dir(&project).env("GIT_CONFIG_GLOBAL", "/dev/null");
+        command
+            .args(["-c", "user.name=n", "-c", "user.email=e"])
+            .args(words.split_whitespace())
+            .output()
+    };
+    if git("init -q -b main").is_err() {
+        return not_run(
+            "git_knows_each_worktree_and_its_branch_has_the_name_that_the_tool_gave",
+            "there is no git",
+        );
+    }
+    git("commit -q --allow-empty -m one").unwrap();
+    for (message, name, branch) in [
+        (json!({"name": "one"}), "one", "one"),
+        (json!({"worktree_name": "feat/two"}), "feat-two", "feat/two"),
+        (json!({"worktree_path": "/elsewhere/three"}), "three", "three"),
+        // No branch can have these names.
+        (json!({"name": "feat/a..b"}), "feat-a..b", "feat-a..b"),
+        (json!({"name": "/four"}), "four", "four"),
+    ] {
+        let mut message = message;
+        message["cwd"] = json!(project);
+        let run = hook(&project, "hook claude create", &message);
+        let path = worktrees_of(&project).join(name);
+        let expected = if branch.contains("..") { Some(1) } else { Some(0) };
+        assert_eq!(run.code, expected, "{run:?}");
+        if expected == Some(1) {
+            continue;
+        }
+        assert_eq!(run.stdout.lines().last(), path.to_str(), "{run:?}");
+        let known = String::from_utf8(git("worktree list --porcelain").unwrap().stdout).unwrap();
+        let entry = format!("worktree {}\n", path.display());
+        let entry = known.split("\n\n").find(|one| format!("{one}\n").starts_with(&entry));
+        let ends = |entry: &str| entry.contains(&format!("branch refs/heads/{branch}"));
+        assert!(entry.is_some_and(ends), "{known}");
+        let removed = json!({"worktree_path": path, "cwd": project});
+        assert_eq!(hook(&project, "hook claude remove", &removed).code, Some(0));
     }
 }
 
