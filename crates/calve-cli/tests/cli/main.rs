@@ -6,6 +6,7 @@ mod clone;
 mod doctor;
 mod errors;
 mod fill;
+mod guide;
 #[cfg(unix)]
 mod hooks;
 mod imports;
