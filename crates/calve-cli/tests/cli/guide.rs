@@ -44,12 +44,7 @@ impl Desk {
     /// `None` where there is no git, which is said.
     fn new(test: &str) -> Option<Self> {
         let desk = Self { scratch: scratch() };
-        if !desk
-            .shell(Path::new("git"))
-            .args(["-c", "git version"])
-            .output()
-            .is_ok_and(|it| it.status.success())
-        {
+        if !desk.shell().args(["-c", "git version"]).output().is_ok_and(|it| it.status.success()) {
             not_run(test, "there is no git");
             return None;
         }
