@@ -126,7 +126,7 @@ fn remove(message: &Message, force: bool, session: Session<'_>) -> Result<Exit, 
         std::fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
     };
     let was_gone = is_gone(path);
-    let args = DropArgs { worktrees: vec![path.clone()], force, delete_branch: false };
+    let args = DropArgs { worktrees: vec![path.clone()], force, ..DropArgs::default() };
     match worktrees::drop(&args, session) {
         // Nobody knows it any more, or somebody else was faster.
         Err(_) if was_gone || is_gone(path) => Ok(Exit::Done),

@@ -126,6 +126,9 @@ fn gc(store: &Store, args: &GcArgs, session: Session<'_>) -> Result<Exit, Failur
     if let Some(patience) = args.patience {
         options = options.patience(patience);
     }
+    if let Some(age) = args.dropped {
+        options = options.dropped(age);
+    }
     let report = session
         .work(Total::Contents, |common| store.gc(&options, common))
         .map_err(|error| store_failure(&error))?;
@@ -144,6 +147,7 @@ fn gc(store: &Store, args: &GcArgs, session: Session<'_>) -> Result<Exit, Failur
             (report.mirrors, "mirror", Some(report.mirror_bytes)),
             (report.packed_blobs, "packed content", Some(report.packed_bytes)),
             (report.packs, "pack", None),
+            (report.dropped, "dropped worktree", None),
             (report.leftovers, "leftover", None),
         ],
         output,
@@ -346,6 +350,7 @@ struct GcDocument {
     rewritten_packs: u64,
     templates: u64,
     directories: u64,
+    dropped: u64,
     leftovers: u64,
     elapsed_seconds: f64,
 }
@@ -363,6 +368,7 @@ impl GcDocument {
             rewritten_packs: report.rewritten_packs,
             templates: report.templates,
             directories: report.directories,
+            dropped: report.dropped,
             leftovers: report.leftovers,
             elapsed_seconds: report.elapsed.as_secs_f64(),
         }

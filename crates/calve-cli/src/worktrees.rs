@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use calve::{
     Change, ChangeKind, DestinationReport, DropOptions, DroppedWorktree, ErrorKind, GitOutcome,
-    GitStatus, NoRepository, StartOptions, StartReport, StartedWorktree, Worktree, WorktreeState,
-    WorktreeStatus,
+    GitStatus, KeptWorktree, NoRepository, StartOptions, StartReport, StartedWorktree, Worktree,
+    WorktreeState, WorktreeStatus,
 };
 use clap::builder::styling::Style;
 use serde::Serialize;
@@ -17,7 +17,7 @@ use crate::clone::{DestinationDocument, SkippedDocument, findings, why_not_share
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::failure::stored::{missing, own, store_failure, worktree_failure};
-use crate::output::{BAD, CAUTION, GOOD, PathFields};
+use crate::output::{BAD, CAUTION, GOOD, Output, PathFields};
 use crate::progress::Total;
 use crate::session::Session;
 use crate::snapshots::{SnapshotDocument, entries, taken, tell_skipped};
@@ -180,7 +180,39 @@ fn tell_git(worktrees: &[StartedWorktree], session: Session<'_>) -> Exit {
     if findings.is_empty() { Exit::Done } else { Exit::Findings }
 }
 
+/// Brings back what `drop --force` removed.
+fn restore_dropped(args: &RestoreArgs, session: Session<'_>) -> Result<Exit, Failure> {
+    let store = session.store()?;
+    let name = args.worktree.to_string_lossy();
+    let new_name = args.new_name.as_deref().unwrap_or(&name);
+    let worktree = store.restore_dropped(&name, new_name).map_err(|error| {
+        let failure = store_failure(&error);
+        let hint = match error.kind() {
+            ErrorKind::WorktreeNotFound => {
+                "'calve list --dropped' lists the worktrees that are kept".to_owned()
+            }
+            ErrorKind::WorktreeExists | ErrorKind::DestinationExists => {
+                let word = shell_word(Path::new(&*name));
+                format!("'calve restore --dropped {word} --as NAME' gives it another name")
+            }
+            _ => return failure,
+        };
+        Failure { hint: Some(hint), ..failure }
+    })?;
+    let output = session.output;
+    output.summary(format_args!("{} is back, as it was dropped", harmless(worktree.name())));
+    if output.json {
+        output.document(&WorktreeFields::new(&worktree))?;
+    } else {
+        output.results(&output.path_lines([worktree.path()]))?;
+    }
+    Ok(Exit::Done)
+}
+
 pub(crate) fn restore(args: &RestoreArgs, session: Session<'_>) -> Result<Exit, Failure> {
+    if args.dropped {
+        return restore_dropped(args, session);
+    }
     let worktree = session.worktree(Some(&args.worktree))?;
     if worktree.is_project() {
         return Err(own(
@@ -275,9 +307,37 @@ impl Listed {
     }
 }
 
+fn list_dropped(store: &calve::Store, output: Output) -> Result<Exit, Failure> {
+    let dropped = store.dropped_worktrees().map_err(|error| store_failure(&error))?;
+    if output.json {
+        let dropped = dropped.iter().map(KeptDocument::new).collect();
+        output.document(&ListDroppedDocument { dropped })?;
+        return Ok(Exit::Done);
+    }
+    if dropped.is_empty() {
+        output.summary("no dropped worktrees are kept");
+    }
+    let mut table =
+        Table::new([Column::Name, Column::Left, Column::Left, Column::Left, Column::Path]);
+    for kept in &dropped {
+        table.row([
+            Cell::from(harmless(&kept.name).into_owned()),
+            text::age(kept.dropped.elapsed().unwrap_or_default()).into(),
+            format!("until {}", text::utc(kept.until)).into(),
+            kept.branch.as_deref().map_or_else(|| "-".into(), harmless).into_owned().into(),
+            output.path(&kept.path).into(),
+        ]);
+    }
+    output.table(&table)?;
+    Ok(Exit::Done)
+}
+
 pub(crate) fn list(args: &ListArgs, session: Session<'_>) -> Result<Exit, Failure> {
     let output = session.output;
     let store = session.store()?;
+    if args.dropped {
+        return list_dropped(&store, output);
+    }
     let worktrees = store.worktrees().map_err(|error| store_failure(&error))?;
     let mut exit = Exit::Done;
     let mut rows = Vec::new();
@@ -438,7 +498,10 @@ pub(crate) fn drop(args: &DropArgs, session: Session<'_>) -> Result<Exit, Failur
         1 => failure,
         _ => failure.remarked("nothing was dropped"),
     })?;
-    let how = DropOptions::new().force(args.force).delete_branch(args.delete_branch);
+    let how = DropOptions::new()
+        .force(args.force)
+        .discard(args.discard)
+        .delete_branch(args.delete_branch);
     let mut notes = Vec::new();
     let mut documents = Vec::new();
     let mut remains = Vec::new();
@@ -511,6 +574,13 @@ pub(crate) fn drop(args: &DropArgs, session: Session<'_>) -> Result<Exit, Failur
 /// What became of its commits and of its branch.
 fn dropped_notes(worktree: &Worktree, dropped: &DroppedWorktree) -> Vec<String> {
     let name = harmless(worktree.name());
+    let until = dropped.can_be_restored_until().map(|until| {
+        let word = harmless(&shell_word(Path::new(worktree.name()))).into_owned();
+        format!(
+            "the changes of {name} are kept until {}: 'calve restore --dropped {word}' brings it back",
+            text::utc(until)
+        )
+    });
     let kept = dropped.kept().iter().map(|reference| {
         format!(
             "the commits of {name} are kept: 'git branch NEW {reference}' makes a branch of them"
@@ -520,7 +590,7 @@ fn dropped_notes(worktree: &Worktree, dropped: &DroppedWorktree) -> Vec<String> 
         let branch = harmless(branch);
         format!("deleted the branch {branch}")
     });
-    kept.chain(branch).collect()
+    until.into_iter().chain(kept).chain(branch).collect()
 }
 
 /// What was not deleted with a worktree that was missing.
@@ -816,8 +886,39 @@ struct DroppedDocument {
     #[serde(flatten)]
     path: PathFields,
     missing: bool,
+    kept_until: Option<String>,
     kept: Vec<String>,
     deleted_branch: Option<String>,
+}
+
+/// The JSON document of `list --dropped`.
+#[derive(Serialize)]
+struct ListDroppedDocument {
+    dropped: Vec<KeptDocument>,
+}
+
+#[derive(Serialize)]
+struct KeptDocument {
+    name: String,
+    #[serde(flatten)]
+    path: PathFields,
+    snapshot: Option<String>,
+    branch: Option<String>,
+    dropped: String,
+    until: String,
+}
+
+impl KeptDocument {
+    fn new(kept: &KeptWorktree) -> Self {
+        Self {
+            name: kept.name.clone(),
+            path: PathFields::new(&kept.path),
+            snapshot: kept.snapshot.map(|id| id.to_string()),
+            branch: kept.branch.clone(),
+            dropped: text::utc(kept.dropped),
+            until: text::utc(kept.until),
+        }
+    }
 }
 
 impl DroppedDocument {
@@ -826,6 +927,7 @@ impl DroppedDocument {
             name: worktree.name().to_owned(),
             path: PathFields::new(worktree.path()),
             missing: dropped.was_missing(),
+            kept_until: dropped.can_be_restored_until().map(text::utc),
             kept: dropped.kept().to_vec(),
             deleted_branch: dropped.deleted_branch().map(str::to_owned),
         }

@@ -210,8 +210,8 @@ pub use tree::{CloneMode, CloneOptions, Existing, GitIndex, Reflink, clone_tree}
 #[cfg(all(unix, feature = "store"))]
 pub use worktree::{
     Change, ChangeKind, ChangeScope, Diff, DropOptions, DroppedWorktree, FileDiff, FillOptions,
-    FillReport, GitMode, GitOutcome, GitStatus, LinkedWorktree, NoRepository, StartBranch,
-    StartOptions, StartReport, StartedWorktree, SwitchOptions, SwitchReport, Worktree,
+    FillReport, GitMode, GitOutcome, GitStatus, KeptWorktree, LinkedWorktree, NoRepository,
+    StartBranch, StartOptions, StartReport, StartedWorktree, SwitchOptions, SwitchReport, Worktree,
     WorktreeState, WorktreeStatus, fill,
 };
 #[cfg(all(unix, feature = "store", any(test, fuzzing)))]

@@ -31,6 +31,7 @@ use crate::store::{
 use crate::tree::running::Running;
 
 mod diff;
+mod dropped;
 mod fill;
 mod git;
 pub(crate) mod patch;
@@ -40,6 +41,7 @@ mod start;
 pub(crate) mod switch;
 
 pub use diff::{Diff, FileDiff};
+pub use dropped::KeptWorktree;
 pub use fill::{FillOptions, FillReport, fill};
 pub use git::GitStatus;
 pub use remove::{DropOptions, DroppedWorktree};

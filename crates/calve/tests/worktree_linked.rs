@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use calve::{
     DropOptions, ErrorKind, GitMode, GitOutcome, SnapshotOptions, StartBranch, StartOptions,
-    StartedWorktree, Store, Worktree,
+    StartedWorktree, Store, Worktree, WorktreeState,
 };
 
 use common::git::{Dice, FILES, edit, git, not_ready, rounds, script, status};
@@ -454,6 +454,95 @@ fn a_branch_is_deleted_with_its_worktree_only_when_it_is_merged() {
     assert_eq!(dropped.deleted_branch(), Some("w"));
     dropped.delete().unwrap();
     assert_eq!(sh(git(&desk.project).args(["branch", "--list", "w"])), "");
+}
+
+/// What is staged and in no file, a rebase that stopped, and what git ignores: all of it comes back.
+#[test]
+fn a_linked_worktree_that_is_brought_back_is_for_git_as_it_was() {
+    const WORK: &str = "
+        echo committed >src/a; git commit -qam work
+        echo staged >src/b; git add src/b; echo in-file >src/b; echo new >untracked; echo x >target/mine
+        git update-index --refresh >/dev/null || true
+        echo note >$(git rev-parse --git-path BISECT_LOG)";
+    // What happens to the branch, to the registration's name and to the worktree's meanwhile; the name to come back
+    // with, and whether the branch is checked out again.
+    let rows = [
+        ("nothing", "", "w", true),
+        ("its branch is checked out", "git switch -q w", "w", false),
+        ("its branch moved", "git branch -qf w w~1", "w", false),
+        ("its branch is gone", "git branch -qD w", "w", false),
+        ("git's name for it is taken", "git worktree add -q -d elsewhere/w", "w", true),
+        ("another worktree has its name", "START", "again", true),
+        ("all other worktrees are gone", "git worktree prune", "w", true),
+        ("git collected its garbage", "git gc -q; git worktree prune", "w", true),
+    ];
+    for (row, meanwhile, name, has_branch) in rows {
+        let desk = project();
+        let worktree = desk.worktree("w");
+        let root = worktree.path().to_owned();
+        script(&root, WORK);
+        let told = |root: &Path| {
+            let ask = "git rev-parse HEAD; git status --porcelain=v1; git diff --cached; git diff; \
+                cat $(git rev-parse --git-path BISECT_LOG) target/mine";
+            sh(std::process::Command::new("bash").current_dir(root).args(["-ec", ask]))
+        };
+        let before = told(&root);
+        let how = DropOptions::new().force(true);
+        let dropped = worktree.drop(&how, &options()).unwrap();
+        assert!(dropped.can_be_restored_until().is_some(), "{row}");
+        assert!(!known(&desk).contains("worktrees/w"), "{row}");
+        match meanwhile {
+            "START" => {
+                drop(start(&desk, &["w"], &StartOptions::new().branch(StartBranch::Detached)))
+            }
+            meanwhile => script(&desk.project, meanwhile),
+        }
+        let back = desk.store.restore_dropped("w", name).unwrap();
+        assert_eq!(told(back.path()), before, "{row}");
+        let head = sh(git(back.path()).args(["rev-parse", "--abbrev-ref", "HEAD"]));
+        assert_eq!(head.trim_end(), if has_branch { "w" } else { "HEAD" }, "{row}");
+        let list = sh(git(&desk.project).args(["worktree", "list", "--porcelain"]));
+        assert!(list.contains(&format!("worktree {}\n", back.path().display())), "{row}: {list}");
+        assert!(!list.contains("prunable"), "{row}: {list}");
+        script(&desk.project, "git fsck --full --no-dangling");
+        back.drop(&how.clone().discard(true), &options()).unwrap().delete().unwrap();
+        assert!(!known(&desk).contains("again"), "{row}");
+    }
+}
+
+/// A drop, or its taking back, that dies between its two halves: the tree has moved, and the row has not.
+#[test]
+fn a_tree_and_a_row_that_a_crash_parted_are_found_together_by_the_next_command() {
+    let desk = project();
+    let worktree = desk.worktree("w");
+    let root = worktree.path().to_owned();
+    put(&root, "src/a", "work");
+    let dropped = desk.store.path().join("dropped");
+    let _kept = worktree.drop(&DropOptions::new().force(true), &options()).unwrap();
+    let token = names(&dropped).into_iter().find(|name| !name.ends_with(".git")).unwrap();
+    let registration = desk.project.join(".git/worktrees/w");
+    let aside = dropped.join(format!("{token}.git"));
+    let whole = |row: &str| {
+        let worktree = desk.store.worktree("w").unwrap();
+        assert_eq!(worktree.state().unwrap(), WorktreeState::Ready, "{row}");
+        assert_eq!(changes(&root).len(), 1, "{row}");
+        assert_eq!(desk.store.dropped_worktrees().unwrap().len(), 0, "{row}");
+        assert_eq!(names(&dropped), [""; 0], "{row}");
+    };
+    // It came back, and its row did not.
+    fs::create_dir_all(registration.parent().unwrap()).unwrap();
+    fs::rename(&aside, &registration).unwrap();
+    fs::rename(dropped.join(&token), &root).unwrap();
+    whole("back");
+    // It went away, and its row did not.
+    fs::rename(&root, dropped.join(&token)).unwrap();
+    whole("away");
+    fs::rename(&root, dropped.join(&token)).unwrap();
+    fs::rename(&registration, &aside).unwrap();
+    whole("away with its registration");
+    // Beside its place, as on another filesystem.
+    fs::rename(&root, root.with_file_name(format!(".calve-dropped-{token}"))).unwrap();
+    whole("beside");
 }
 
 /// Nothing that is gone already stands in the way.

@@ -10,10 +10,11 @@ use std::io::Write as _;
 use std::os::unix::fs::{FileExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, SystemTime};
 
 use calve::{
-    ChangeKind, DropOptions, ErrorKind, SnapshotOptions, StartOptions, Store, SwitchOptions,
-    Worktree, WorktreeState,
+    ChangeKind, DropOptions, ErrorKind, GcOptions, SnapshotOptions, StartOptions, Store,
+    SwitchOptions, Worktree, WorktreeState,
 };
 
 use common::snapshot::assert_same;
@@ -565,7 +566,9 @@ fn a_drop_refuses_what_was_changed_and_forced_takes_it_away_at_once() {
     assert_eq!(error.details(), [PathBuf::from("README"), PathBuf::from("src/new.rs")]);
     assert_same(&before, &tree(&path), "after the refusal");
 
-    let dropped = one.drop(&DropOptions::new().force(true), &options()).unwrap();
+    let how = DropOptions::new().force(true).discard(true);
+    let dropped = one.drop(&how, &options()).unwrap();
+    assert_eq!(dropped.can_be_restored_until(), None);
     assert!(!is_there(&path));
     fails(desk.store.worktree("one"), ErrorKind::WorktreeNotFound);
     // Its name is free before its files are deleted.
@@ -580,6 +583,72 @@ fn a_drop_refuses_what_was_changed_and_forced_takes_it_away_at_once() {
     assert_eq!(names(&desk.store.path().join("trash")), [""; 0]);
     assert_eq!(names(&desk.store.path().join("indexes")).len(), 1, "the project's");
     assert_same(&tree(&desk.project), &tree(desk.worktree("one").path()), "a new one");
+}
+
+#[test]
+fn a_forced_drop_of_work_can_be_taken_back_under_any_free_name_until_it_is_collected() {
+    let desk = Desk::small();
+    let force = DropOptions::new().force(true);
+    // Where nothing would be lost, nothing is kept.
+    let dropped = desk.worktree("clean").drop(&force, &options()).unwrap();
+    assert_eq!(dropped.can_be_restored_until(), None);
+    dropped.delete().unwrap();
+
+    let mut before = Vec::new();
+    for work in ["first", "second"] {
+        let one = desk.worktree("one");
+        put(one.path(), "README", work);
+        before.push((tree(one.path()), status(&one)));
+        let dropped = one.drop(&force, &options()).unwrap();
+        let left = dropped.can_be_restored_until().unwrap().duration_since(SystemTime::now());
+        assert_eq!(left.unwrap().as_secs() / 3600, 167, "seven days, all but an hour");
+        dropped.delete().unwrap();
+        desk.store.empty_trash().unwrap();
+    }
+    let kept = || {
+        let kept = desk.store.dropped_worktrees().unwrap();
+        kept.into_iter().map(|kept| kept.name).collect::<Vec<_>>()
+    };
+    assert_eq!(kept(), ["one", "one"]);
+    // Nothing that they need is collected meanwhile.
+    let gc = GcOptions::new().grace(Duration::ZERO).expire(Some(Duration::ZERO));
+    desk.store.gc(&gc, &options()).unwrap();
+
+    let taken = desk.worktree("taken");
+    fails(desk.store.restore_dropped("none", "none"), ErrorKind::WorktreeNotFound);
+    fails(desk.store.restore_dropped("one", "taken"), ErrorKind::WorktreeExists);
+    fails(desk.store.restore_dropped("one", "a/b"), ErrorKind::InvalidName);
+    put(&desk.folder(), "one", "a file");
+    fails(desk.store.restore_dropped("one", "one"), ErrorKind::DestinationExists);
+    fs::remove_file(desk.folder().join("one")).unwrap();
+    assert_eq!(kept(), ["one", "one"]);
+
+    let two = desk.store.restore_dropped("one", "two").unwrap();
+    let one = desk.store.restore_dropped("one", "one").unwrap();
+    assert_eq!(two.path(), desk.folder().join("two"));
+    let mut told: Vec<String> = Vec::new();
+    for worktree in [&one, &two] {
+        let text = fs::read_to_string(worktree.path().join("README")).unwrap();
+        let (tree_before, status_before) = &before[usize::from(text == "second")];
+        assert_same(tree_before, &tree(worktree.path()), worktree.name());
+        assert_eq!(status(worktree), *status_before);
+        told.push(text);
+    }
+    // Both were dropped in one second, or not.
+    told.sort();
+    assert_eq!((told, kept()), (vec!["first".to_owned(), "second".to_owned()], Vec::new()));
+    assert_eq!(names(&desk.store.path().join("dropped")), [""; 0]);
+    one.capture(&SnapshotOptions::new(), &options()).unwrap();
+
+    let _kept = two.drop(&force, &options()).unwrap();
+    assert_eq!(kept(), ["two"]);
+    let report = desk.store.gc(&GcOptions::new().dropped(Duration::ZERO), &options()).unwrap();
+    assert_eq!((report.dropped, kept()), (1, Vec::new()));
+    for folder in ["dropped", "trash"] {
+        assert_eq!(names(&desk.store.path().join(folder)), [""; 0], "{folder}");
+    }
+    taken.drop(&DropOptions::new(), &options()).unwrap().delete().unwrap();
+    assert_sound(&desk.store);
 }
 
 #[test]

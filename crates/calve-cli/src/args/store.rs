@@ -113,6 +113,10 @@ pub(crate) struct GcArgs {
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     pub(crate) expire: Option<Duration>,
 
+    /// Delete worktrees that were dropped by force longer ago than this [default: 7d]
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub(crate) dropped: Option<Duration>,
+
     /// Wait at most this long for a moment alone with the store [default: 30s]
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     pub(crate) patience: Option<Duration>,

@@ -43,13 +43,16 @@ output was carried, so that the next build compiles it.";
 
 pub(crate) const LIST_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve list
-      Prints name, base snapshot, state, branch, what git says, and path. The
+      Prints name, base snapshot, age, state, branch, what git says, and path. The
       state is ready, starting, switching (under way, or cut short), missing, or
       unknown (calve cannot look at the folder). git says how many commits the
       worktree is ahead of the project and behind it, and how many paths have
       changes that are not committed.
   calve list --status
       Also compares each worktree with its base snapshot: clean or changed.
+  calve list --dropped
+      The dropped worktrees that 'calve restore --dropped NAME' can bring back,
+      how long ago each was dropped, and until when it is kept.
 
 On a narrow terminal calve cuts names and paths; -v prints them whole.";
 
@@ -71,7 +74,8 @@ pub(crate) const DROP_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
       Keeps the changes as a snapshot; 'calve start --from fix-3 again' starts a
       worktree from it.
   calve drop --force fix-4
-      Removes fix-4 even if it has changes.
+      Removes fix-4 even if it has changes. For seven days
+      'calve restore --dropped fix-4' brings it back.
   calve drop --delete-branch fix-5
       Removes fix-5 and, if it is merged, its branch.
 
@@ -82,8 +86,14 @@ tag of the project has become refs/calve/dropped/NAME there, with --force.";
 pub(crate) const RESTORE_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   rm -rf ../repo.worktrees/fix-1
   calve restore fix-1
+      Makes fix-1 again from its base snapshot.
+  calve drop --force fix-2
+  calve restore --dropped fix-2
+      Brings fix-2 back, with all files as they were.
+  calve restore --dropped fix-2 --as fix-2-old
+      The same, if fix-2 is the name of another worktree by now.
 
-Changes since the base snapshot are lost with the files. A linked worktree of git
+Without --dropped, changes since the base snapshot are lost with the files. A linked worktree of git
 is at its branch again; commits in a repository of its own (--git copy) are lost.
 A worktree that was only moved needs no restore: run a command such as
 'calve status' inside it, and calve knows its new path.";
@@ -236,6 +246,10 @@ pub(crate) struct ListArgs {
     /// Also say which worktrees have changes
     #[arg(long)]
     pub(crate) status: bool,
+
+    /// List the dropped worktrees that can be brought back
+    #[arg(long, conflicts_with = "status")]
+    pub(crate) dropped: bool,
 }
 
 /// The arguments of `calve status`.
@@ -251,7 +265,7 @@ pub(crate) struct StatusArgs {
 }
 
 /// The arguments of `calve drop`.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(crate) struct DropArgs {
     /// Names or paths of the worktrees
     #[arg(value_name = "NAME", required = true, value_hint = ValueHint::DirPath,
@@ -261,6 +275,10 @@ pub(crate) struct DropArgs {
     /// Remove worktrees even if they have changes, or commits that only they have
     #[arg(short, long)]
     pub(crate) force: bool,
+
+    /// With --force: delete the changes now; 'calve restore --dropped' cannot bring them back
+    #[arg(long, requires = "force")]
+    pub(crate) discard: bool,
 
     /// Also delete their branches, if all commits are on others
     #[arg(long)]
@@ -274,6 +292,15 @@ pub(crate) struct RestoreArgs {
     #[arg(value_name = "NAME", value_hint = ValueHint::AnyPath,
         add = ArgValueCompleter::new(candidates::worktrees))]
     pub(crate) worktree: PathBuf,
+
+    /// Bring back the worktree that 'calve drop --force' removed last under this name
+    #[arg(long, conflicts_with = "mode")]
+    pub(crate) dropped: bool,
+
+    /// With --dropped: give it another name, and put it beside its old path
+    #[arg(long = "as", value_name = "NAME", requires = "dropped",
+        value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) new_name: Option<String>,
 
     #[command(flatten)]
     pub(crate) git: GitArgs,

@@ -66,6 +66,7 @@ fn each_command_has_its_document() {
     let expected = [
         "busy",
         "directories",
+        "dropped",
         "leftovers",
         "mirror_bytes",
         "mirrors",

@@ -324,8 +324,8 @@ fn a_drop_returns_at_once_and_the_files_go_behind_it() {
     assert_eq!(run.stderr, "dropped one, two\n");
     let document = calve(&project, "drop --json three").json();
     let three = json!({
-        "name": "three", "path": beside.join("three").to_str(), "missing": false, "kept": [],
-        "deleted_branch": null,
+        "name": "three", "path": beside.join("three").to_str(), "missing": false,
+        "kept_until": null, "kept": [], "deleted_branch": null,
     });
     assert_eq!(document, json!({ "dropped": [three] }));
     assert_eq!(fs::read_dir(&beside).unwrap().count(), 0);
@@ -348,15 +348,36 @@ fn of_several_none_is_dropped_where_one_was_changed() {
         let says_so = run.stderr.contains("\nhint: nothing was dropped; ");
         assert_eq!(says_so, words.split(' ').count() > 2, "{words}: {run:?}");
     }
+    let forced = calve(&project, "drop --force one two three three").stderr;
+    let (told, kept) = forced.trim_end().rsplit_once('\n').unwrap();
+    let three = beside.join("three");
+    let three = three.display();
     assert_eq!(
-        calve(&project, "drop --force one two three three").stderr,
-        format!(
-            "dropped one, two\nforgot three: nothing is at {}, so calve deleted no files\n",
-            beside.join("three").display()
-        )
+        told,
+        format!("dropped one, two\nforgot three: nothing is at {three}, so calve deleted no files")
     );
+    assert!(kept.starts_with("the changes of two are kept until 2"), "{kept}");
+    assert!(kept.ends_with("Z: 'calve restore --dropped two' brings it back"), "{kept}");
     assert_eq!(done(&project, "list"), "");
     until_deleted(&project.join(".calve"));
+
+    let path = beside.join("two");
+    let listed = done(&project, "list --dropped");
+    let (start, end) = ("two  new  until 2", format!("Z  -  {}", path.display()));
+    assert!(listed.starts_with(start) && listed.ends_with(&end), "{listed}");
+    let document = calve(&project, "list --dropped --json").json();
+    assert_eq!(document["dropped"][0]["path"], json!(path.to_str()));
+    let none = calve(&project, "restore --dropped one");
+    assert_eq!(none.code, Some(1));
+    assert!(none.stderr.contains("'calve list --dropped'"), "{none:?}");
+    let back = calve(&project, "restore --dropped two");
+    assert_eq!(back.stdout, format!("{}\n", path.display()), "{back:?}");
+    assert_eq!(back.stderr, "two is back, as it was dropped\n");
+    assert_eq!(done(&project, "list --dropped"), "");
+    assert_eq!(fs::read(path.join("new")).unwrap(), b"x");
+    let discarded = calve(&project, "drop --force --discard two");
+    assert_eq!(discarded.stderr, "dropped two\n");
+    assert_eq!(done(&project, "list --dropped"), "");
 }
 
 #[test]

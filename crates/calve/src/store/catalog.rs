@@ -28,7 +28,7 @@ mod snapshots;
 mod worktrees;
 
 pub(crate) use snapshots::{NewSnapshot, Origin};
-pub(crate) use worktrees::{Linked, PROJECT, State, WorktreeRow};
+pub(crate) use worktrees::{DroppedRow, Linked, PROJECT, State, WorktreeRow};
 
 use connect::{OPEN, With, connect, connect_read_only, failed};
 use schema::{VERSIONS, Version};

@@ -9,6 +9,7 @@ use super::blobs::Noted;
 use super::catalog::Catalog;
 use super::layout::Layout;
 use super::reach::Reach;
+use super::registry::KEPT;
 use super::room::{give_up, keep, settle};
 use super::{Store, locks, trash};
 use crate::error::{Error, ErrorKind, Operation};
@@ -101,13 +102,17 @@ impl Store {
         Err(full)
     }
 
-    /// Deletes the files of dropped worktrees that are not deleted yet.
+    /// Deletes the files of dropped worktrees that are not deleted yet. Those that can be brought
+    /// back stay for seven days.
     ///
     /// # Errors
     /// The error of the first tree that could not be deleted. All others were tried.
     pub fn empty_trash(&self) -> Result<(), Error> {
         if !self.is_full() {
             self.must_be_writable(Operation::EmptyTrash)?;
+        }
+        if !self.is_full() {
+            self.registry().collect_dropped(KEPT)?;
         }
         trash::empty(self.layout())?;
         keep(self.path());

@@ -56,6 +56,7 @@ use super::id::{BlobId, DirectoryId, SnapshotId};
 use super::pack::{Location, OVERHEAD_BYTES};
 use super::packing::{Cold, From};
 use super::reach::Reach;
+use super::registry::KEPT;
 use super::{Store, StoreOptions, locks, room, trash};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::tree::removal;
@@ -73,11 +74,12 @@ pub struct GcOptions {
     grace: Duration,
     patience: Duration,
     expire: Option<Duration>,
+    dropped: Duration,
 }
 
 impl Default for GcOptions {
     fn default() -> Self {
-        Self { grace: GRACE, patience: PATIENCE, expire: None }
+        Self { grace: GRACE, patience: PATIENCE, expire: None, dropped: KEPT }
     }
 }
 
@@ -103,11 +105,20 @@ impl GcOptions {
     }
 
     /// Forgets snapshots that are older than this. It keeps those that have a name, the base and
-    /// the target of each worktree, and the project's latest. A snapshot whose parent is forgotten
+    /// the target of each worktree, those of dropped worktrees that can be brought back, and the
+    /// project's latest. A snapshot whose parent is forgotten
     /// still names that parent.
     #[must_use]
     pub fn expire(mut self, age: Option<Duration>) -> Self {
         self.expire = age;
+        self
+    }
+
+    /// Deletes the trees of worktrees that were dropped by force longer ago than this: seven days,
+    /// unless this says otherwise.
+    #[must_use]
+    pub fn dropped(mut self, age: Duration) -> Self {
+        self.dropped = age;
         self
     }
 }
@@ -137,6 +148,8 @@ pub struct GcReport {
     pub directories: u64,
     /// Indexes and kept files of dropped worktrees, and entries of the trash.
     pub leftovers: u64,
+    /// Trees of dropped worktrees that could have been brought back.
+    pub dropped: u64,
     /// Ready trees of snapshots that no worktree is based on, that have no name and are not the
     /// project's latest.
     pub templates: u64,
@@ -181,8 +194,13 @@ impl Store {
     ) -> Result<(), Error> {
         self.must_be_writable(Operation::CollectGarbage)?;
         self.sweep_stage();
+        report.dropped += self.registry().collect_dropped(options.dropped)?;
         report.leftovers += self.registry().sweep(options.grace)?;
-        report.leftovers += trash::sweep(self.layout(), options.grace)?;
+        // What was just collected was renamed, so it is too young for a sweep.
+        match report.dropped {
+            0 => report.leftovers += trash::sweep(self.layout(), options.grace)?,
+            _ => trash::empty(self.layout())?,
+        }
         self.registry().recover()?;
         self.must_have_roots()?;
         let expired = options.expire.map(|age| self.expirable(age)).transpose()?;
@@ -239,6 +257,9 @@ impl Store {
         let rows = self.catalog().worktrees()?;
         let used = rows.iter().flat_map(|row| [row.snapshot, row.target]).flatten();
         for id in names.iter().map(|(_, id)| *id).chain(used) {
+            ids.remove(&id);
+        }
+        for id in self.catalog().dropped()?.iter().filter_map(|dropped| dropped.row.snapshot) {
             ids.remove(&id);
         }
         for row in &rows {

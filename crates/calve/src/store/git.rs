@@ -210,7 +210,12 @@ pub(crate) fn read(root: &Path) -> Option<Repository> {
 /// if it is on none, or has no repository, or if the repository keeps its `HEAD` elsewhere
 /// (reftable).
 pub(crate) fn branch_in(root: &Path) -> Option<String> {
-    let text = read_plain(fs::CWD, &read(root)?.git_dir.join("HEAD"), PATH_MOST_BYTES).ok()?;
+    branch_at(&read(root)?.git_dir)
+}
+
+/// The same for the folder of a repository, or of a registration.
+pub(crate) fn branch_at(git_dir: &Path) -> Option<String> {
+    let text = read_plain(fs::CWD, &git_dir.join("HEAD"), PATH_MOST_BYTES).ok()?;
     let name = text.trim_ascii_end().strip_prefix(b"ref: refs/heads/")?;
     // Where references are in a reftable, `HEAD` has this name for git of before.
     let name = std::str::from_utf8(name).ok().filter(|name| *name != ".invalid")?;
@@ -770,6 +775,11 @@ impl Repository {
         self.git().with_index(&index).args(["read-tree", &head]).run().map(drop)
     }
 
+    /// The folder that has a folder for each linked worktree.
+    pub(crate) fn registrations_folder(&self) -> PathBuf {
+        self.common.join(REGISTRATIONS)
+    }
+
     /// All linked worktrees that are registered.
     ///
     /// # Errors
@@ -930,7 +940,7 @@ impl Registration {
     /// # Errors
     /// A part of the registration may be gone.
     pub(crate) fn remove(&self, stage: &Path) -> io::Result<()> {
-        match self.put_aside(stage) {
+        match self.put_aside(stage.join(stage_name())) {
             Ok(aside) => aside.remove(),
             // Another process removed it first.
             Err(_) if std::fs::symlink_metadata(&self.folder).is_err() => Ok(()),
@@ -946,15 +956,27 @@ impl Registration {
         }
     }
 
-    /// Renames the folder of the registration into `stage`. It is not registered any more.
+    /// Renames the folder of the registration to `is`. It is not registered any more.
     ///
     /// # Errors
-    /// The registration is unchanged: it was gone already, or `stage` is on another filesystem.
-    pub(crate) fn put_aside(&self, stage: &Path) -> io::Result<Aside> {
-        let (was, is) = (self.folder.clone(), stage.join(stage_name()));
+    /// The registration is unchanged: it was gone already, or `is` is on another filesystem.
+    pub(crate) fn put_aside(&self, is: PathBuf) -> io::Result<Aside> {
+        let was = self.folder.clone();
         std::fs::rename(&was, &is)?;
         Ok(Aside { was, is })
     }
+}
+
+/// Lets the `HEAD` of the working tree at `root` point to a commit, and to no branch. The files and
+/// the index stay as they are.
+///
+/// # Errors
+/// git could not do it, or does not have the commit. `HEAD` is as it was.
+pub(crate) fn detach(root: &Path, commit: &str) -> Result<(), Failure> {
+    Git::new(root)
+        .args(["update-ref", "--no-deref", "-m", "calve restore", "HEAD", commit])
+        .run()
+        .map(drop)
 }
 
 /// A registration that was put aside.

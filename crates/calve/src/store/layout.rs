@@ -17,8 +17,8 @@ use crate::tree::staging::PREFIX;
 pub(crate) const FOLDERS: [&str; 7] = [BLOBS, PACKS, TEMPLATES, STAGE, TRASH, LOCKS, INDEXES];
 
 /// The folders that a store may have, and in which calve adds and removes files on its own.
-pub(crate) const ALL_FOLDERS: [&str; 9] =
-    [BLOBS, INDEXES, LOCKS, PACKS, STAGE, TEMPLATES, TRASH, UNDO, WORKTREES];
+pub(crate) const ALL_FOLDERS: [&str; 10] =
+    [BLOBS, DROPPED, INDEXES, LOCKS, PACKS, STAGE, TEMPLATES, TRASH, UNDO, WORKTREES];
 
 /// Files that libraries write. The libraries open whatever has the name.
 pub(crate) const FILES: [&str; 5] =
@@ -29,6 +29,7 @@ const PACKS: &str = "packs";
 const TEMPLATES: &str = "templates";
 const STAGE: &str = "stage";
 const TRASH: &str = "trash";
+const DROPPED: &str = "dropped";
 const LOCKS: &str = "locks";
 const INDEXES: &str = "indexes";
 const WORKTREES: &str = "worktrees";
@@ -70,12 +71,27 @@ pub(crate) const GIT: &str = ".git";
 /// If `GIT` is a folder: git's registrations of linked worktrees, relative to the root.
 pub(crate) const GIT_REGISTRATIONS: &str = ".git/worktrees";
 
+/// What the names of dropped worktrees start with that are kept outside of the store.
+const DROPPED_PREFIX: &str = ".calve-dropped-";
+
 /// Whether an entry of a tree is content, which snapshots are made of. calve's own entries are not
 /// content in any folder, and git's are not in the root. A repository further down is content.
 pub(crate) fn is_content(name: &[u8], in_root: bool) -> bool {
-    let own = name == OWN.as_bytes() || name.starts_with(PREFIX.as_bytes());
+    let own = name == OWN.as_bytes()
+        || [PREFIX, DROPPED_PREFIX].iter().any(|prefix| name.starts_with(prefix.as_bytes()));
     let git = in_root && name == GIT.as_bytes();
     !own && !git
+}
+
+/// Where the tree of a dropped worktree is kept if it cannot be renamed into the store: beside its
+/// old path.
+pub(crate) fn dropped_beside(path: &Path, token: &str) -> PathBuf {
+    path.with_file_name(dropped_name(token))
+}
+
+/// The last part of `dropped_beside`.
+pub(crate) fn dropped_name(token: &str) -> String {
+    format!("{DROPPED_PREFIX}{token}")
 }
 
 /// calve's own folder of the tree at `root`.
@@ -152,6 +168,21 @@ impl Layout<'_> {
     /// The folder of files and trees that wait to be deleted.
     pub(crate) fn trash(self) -> PathBuf {
         self.0.join(TRASH)
+    }
+
+    /// The folder of dropped worktrees that can be brought back. It is made when it is needed.
+    pub(crate) fn dropped(self) -> PathBuf {
+        self.0.join(DROPPED)
+    }
+
+    /// The tree of a dropped worktree.
+    pub(crate) fn dropped_tree(self, token: &str) -> PathBuf {
+        self.dropped().join(token)
+    }
+
+    /// git's registration of a dropped worktree.
+    pub(crate) fn dropped_registration(self, token: &str) -> PathBuf {
+        self.dropped_tree(token).with_extension("git")
     }
 
     pub(crate) fn locks(self) -> PathBuf {

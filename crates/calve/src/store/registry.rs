@@ -35,6 +35,9 @@
 //! [`Registry::forget`] takes the folder away and deletes the row in one transaction. So a start
 //! that finds its row gone takes its tree back. The files that are named after the token are
 //! deleted afterwards; a crash leaves them to the sweep.
+//!
+//! A worktree that is dropped with work in it that nothing else has is set aside instead
+//! ([`Registry::set_aside`]), and can be brought back ([`Registry::bring_back`]).
 
 use std::collections::HashSet;
 use std::ffi::CString;
@@ -58,7 +61,11 @@ use super::manifest::Manifest;
 use super::marker::Marker;
 use super::{trash, undo};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
-use crate::tree::staging::{maker_lives, write_whole};
+use crate::tree::staging::{maker_lives, stage_name, write_whole};
+
+mod dropped;
+
+pub(crate) use dropped::{KEPT, not_dropped};
 
 /// If nothing can be known about the process that began a start, the start counts as dead only
 /// after this many seconds.
@@ -236,15 +243,17 @@ impl<'a> Registry<'a> {
         let stage = self.layout.stage();
         let registered = self.registered(row);
         let mut aside = Vec::new();
-        let done = self.catalog.forget_worktree(&row.token, || {
+        let taken = || {
             let done = away()?;
             if done.is_some() {
                 // A registration on another filesystem cannot be put aside; it is removed when the
                 // row is gone.
-                aside.extend(registered.iter().filter_map(|entry| entry.put_aside(&stage).ok()));
+                let put = |entry: &Registration| entry.put_aside(stage.join(stage_name())).ok();
+                aside.extend(registered.iter().filter_map(put));
             }
             Ok(done)
-        });
+        };
+        let done = self.catalog.forget_worktree(&row.token, taken, |_| None);
         if !matches!(done, Ok(Some(Some(_)))) {
             for entry in aside {
                 let _ = entry.put_back();
@@ -433,7 +442,7 @@ impl<'a> Registry<'a> {
                 self.forget_unmade(std::slice::from_ref(&row))?;
             }
         }
-        Ok(())
+        self.recover_dropped()
     }
 
     /// Whether the process that makes a worktree is dead.
@@ -457,8 +466,9 @@ impl<'a> Registry<'a> {
             let names = trash::entries(&path, grace).context(Operation::Read, || &path)?;
             found.push((path, names));
         }
-        let rows = self.catalog.worktrees()?;
-        let tokens: HashSet<&str> = rows.iter().map(|row| row.token.as_str()).collect();
+        let (rows, dropped) = (self.catalog.worktrees()?, self.catalog.dropped()?);
+        let rows = rows.iter().chain(dropped.iter().map(|dropped| &dropped.row));
+        let tokens: HashSet<&str> = rows.map(|row| row.token.as_str()).collect();
         let mut removed = 0;
         for (path, names) in found {
             // A file whose name does not look like a worktree's token is something else.

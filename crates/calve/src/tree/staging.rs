@@ -439,6 +439,22 @@ pub(super) fn swap(
     Ok(false)
 }
 
+/// Renames a folder to a path at which there is nothing.
+///
+/// # Errors
+/// [`AlreadyExists`](io::ErrorKind::AlreadyExists) if something is there;
+/// [`CrossesDevices`](io::ErrorKind::CrossesDevices). Nothing was renamed.
+pub(crate) fn move_folder(from: &Path, to: &Path) -> io::Result<()> {
+    match rename_with(fs::CWD, from, fs::CWD, to, RenameFlags::NOREPLACE) {
+        // The filesystem has no NOREPLACE. A folder replaces at most an empty folder.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => match std::fs::symlink_metadata(to) {
+            Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
+            Err(_) => std::fs::rename(from, to),
+        },
+        renamed => Ok(renamed?),
+    }
+}
+
 /// Flushes the filesystem of `dir`. On systems without such a call, flushes all filesystems.
 pub(crate) fn flush_filesystem(dir: impl AsFd) -> rustix::io::Result<()> {
     #[cfg(any(target_os = "linux", target_os = "android"))]

@@ -2,12 +2,14 @@
 //!
 //! A drop must not lose work. If the worktree has a repository, git says what would be lost: commits
 //! that nothing else holds, and work that is neither committed nor in the base snapshot. If it has
-//! none, or git is not installed, every difference from the base snapshot would be lost.
+//! none, or git is not installed, every difference from the base snapshot would be lost. A drop by
+//! force keeps what would be lost: commits by references, and the tree for a while.
 
 use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use rustix::fs;
 use rustix::io::Errno;
@@ -16,7 +18,10 @@ use super::git::Loss;
 use super::scope::ChangeScope;
 use super::{Worktree, shown};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
-use crate::store::git::{Branch, Work};
+use crate::store::catalog::{Linked, WorktreeRow};
+use crate::store::git::{Branch, Head, Work};
+use crate::store::layout;
+use crate::store::registry::KEPT;
 use crate::store::trash::remove_tree;
 use crate::store::{PROJECT, StoreOptions, parent_of, path_from};
 use crate::tree::running::Running;
@@ -26,6 +31,7 @@ use crate::tree::staging::{self, stage_name};
 #[derive(Debug, Clone, Default)]
 pub struct DropOptions {
     force: bool,
+    discard: bool,
     delete_branch: bool,
 }
 
@@ -36,13 +42,22 @@ impl DropOptions {
         Self::default()
     }
 
-    /// Whether a worktree is dropped although it has local changes. The changes are lost. Commits
+    /// Whether a worktree is dropped although it has local changes. Then its tree is kept for a
+    /// while, and [`Store::restore_dropped`](crate::Store::restore_dropped) brings it back. Commits
     /// that nothing else holds get a reference `refs/calve/dropped/NAME` in the project's
     /// repository: see [`DroppedWorktree::kept`]. If something else is at the worktree's path, the
     /// worktree loses only its name, and the path stays as it is.
     #[must_use]
     pub fn force(mut self, yes: bool) -> Self {
         self.force = yes;
+        self
+    }
+
+    /// Whether [`DropOptions::force`] keeps no tree: local changes are lost at once. Commits are
+    /// kept all the same.
+    #[must_use]
+    pub fn discard(mut self, yes: bool) -> Self {
+        self.discard = yes;
         self
     }
 
@@ -55,26 +70,30 @@ impl DropOptions {
     }
 }
 
-/// A worktree that was dropped. It has no name any more, and its files wait to be deleted.
+/// A worktree that was dropped. It has no name any more, and its files wait to be deleted or are
+/// kept for a while.
 #[derive(Debug)]
 #[must_use = "its files stay until `delete`"]
 pub struct DroppedWorktree {
-    /// `None` if the worktree was missing.
-    remains: Option<Remains>,
+    remains: Remains,
     kept: Vec<String>,
     deleted_branch: Option<String>,
 }
 
+/// What became of the files of a worktree.
 #[derive(Debug)]
-struct Remains {
-    folder: PathBuf,
-    name: CString,
-    in_trash: bool,
+enum Remains {
+    /// The worktree was missing.
+    Nothing,
+    /// The files wait to be deleted.
+    Deleted { folder: PathBuf, name: CString, in_trash: bool },
+    /// The worktree can be brought back until then.
+    Kept { until: SystemTime },
 }
 
 impl DroppedWorktree {
     fn new(
-        remains: Option<Remains>,
+        remains: Remains,
         kept: Vec<String>,
         loss: Option<Loss>,
         branch: Option<Branch>,
@@ -95,14 +114,25 @@ impl DroppedWorktree {
     /// worktree in the same folder.
     #[must_use]
     pub fn is_in_trash(&self) -> bool {
-        self.remains.as_ref().is_none_or(|remains| remains.in_trash)
+        !matches!(self.remains, Remains::Deleted { in_trash: false, .. })
+    }
+
+    /// Until when [`Store::restore_dropped`](crate::Store::restore_dropped) can bring the worktree
+    /// back. After that, the next drop or [`Store::gc`](crate::Store::gc) deletes its files. `None`
+    /// if the files are deleted now.
+    #[must_use]
+    pub fn can_be_restored_until(&self) -> Option<SystemTime> {
+        match self.remains {
+            Remains::Kept { until } => Some(until),
+            _ => None,
+        }
     }
 
     /// Whether there was no folder to drop. Then only the name is gone. If something is at the
     /// worktree's path, it is not the worktree, and stays.
     #[must_use]
     pub fn was_missing(&self) -> bool {
-        self.remains.is_none()
+        matches!(self.remains, Remains::Nothing)
     }
 
     /// The references in the project's repository that now hold commits which only the worktree
@@ -118,13 +148,13 @@ impl DroppedWorktree {
         self.deleted_branch.as_deref()
     }
 
-    /// Deletes the files. It never crosses a mount and never follows a link.
+    /// Deletes the files, unless they are kept. It never crosses a mount and never follows a link.
     ///
     /// # Errors
     /// Files that could not be deleted stay. [`DroppedWorktree::is_in_trash`] says what deletes
     /// them later.
     pub fn delete(self) -> Result<(), Error> {
-        let Some(Remains { folder, name, .. }) = self.remains else { return Ok(()) };
+        let Remains::Deleted { folder, name, .. } = self.remains else { return Ok(()) };
         let dir = super::open_dir(&folder)?;
         remove_tree(&dir, &name).context(Operation::DeleteDropped, || folder)
     }
@@ -188,7 +218,7 @@ impl Worktree {
                 .registry()
                 .forget(&self.row, || Ok(self.is_away(force)?.then_some(())))?;
             return match forgotten {
-                Some(()) => Ok(DroppedWorktree::new(None, kept, loss, branch)),
+                Some(()) => Ok(DroppedWorktree::new(Remains::Nothing, kept, loss, branch)),
                 None => self.now()?.drop_now(how, operation),
             };
         }
@@ -204,47 +234,96 @@ impl Worktree {
         let name = CString::new(name.as_encoded_bytes()).map_err(|error| {
             Error::io(Operation::DropWorktree, &self.path, io::Error::other(error))
         })?;
-        let trash = self.store.layout().trash();
-        let to = super::open_dir(&trash)?;
-        let aside = CString::new(stage_name()).map_err(|error| {
-            Error::io(Operation::DropWorktree, &self.path, io::Error::other(error))
-        })?;
-        // The folder to which the worktree was moved: the trash, or its old parent.
+        let keeps = force && !how.discard && self.would_lose_work(loss.as_ref(), operation)?;
+        let (folder, aside, beside) = if keeps {
+            let token = &self.row.token;
+            (self.store.layout().dropped(), token.clone(), layout::dropped_name(token))
+        } else {
+            let aside = stage_name();
+            (self.store.layout().trash(), aside.clone(), aside)
+        };
+        if keeps {
+            std::fs::create_dir_all(&folder).context(Operation::MakeFolder, || &folder)?;
+        }
+        let to = super::open_dir(&folder)?;
+        let c_string = |name: String| {
+            CString::new(name).map_err(|error| {
+                Error::io(Operation::DropWorktree, &self.path, io::Error::other(error))
+            })
+        };
+        let (aside, beside) = (c_string(aside)?, c_string(beside)?);
+        // Where the worktree was moved to.
         let mut moved_to = None;
-        let away = || {
-            let in_trash = match fs::renameat(&from, &name, &to, &aside) {
+        let mut away = || {
+            let in_store = match fs::renameat(&from, &name, &to, &aside) {
                 Ok(()) => true,
-                // The trash is on another filesystem, or under another project's quota. So we give
-                // the worktree a stage's name beside its old path, where a sweep finds it.
+                // The store is on another filesystem, or under another project's quota. So the
+                // worktree gets another name beside its old path. If it is to be deleted, that is a
+                // stage's name, which a sweep finds.
                 Err(Errno::XDEV) => {
-                    fs::renameat(&from, &name, &from, &aside)
+                    fs::renameat(&from, &name, &from, &beside)
                         .context(Operation::DropWorktree, || &self.path)?;
                     false
                 }
                 Err(errno) => return Err(Error::io(Operation::DropWorktree, &self.path, errno)),
             };
-            moved_to = Some(if in_trash { &to } else { &from });
-            Ok(Some(in_trash))
+            moved_to = Some(if in_store { (&to, &aside) } else { (&from, &beside) });
+            Ok(Some(in_store))
         };
-        let forgotten = self.store.registry().forget(&self.row, away);
+        let registry = self.store.registry();
+        let forgotten = if keeps {
+            let row = self.row_to_keep(loss.as_ref());
+            let beside = || Ok(away()?.map(|in_store| !in_store));
+            registry.set_aside(&row, beside).map(|beside| beside.map(|beside| !beside))
+        } else {
+            registry.forget(&self.row, away)
+        };
         if forgotten.is_err()
-            && let Some(dir) = moved_to
+            && let Some((dir, aside)) = moved_to
         {
             // The worktree is not dropped then. If another process emptied the trash meanwhile, the
             // worktree is missing.
-            let _ = fs::renameat(dir, &aside, &from, &name);
+            let _ = fs::renameat(dir, aside, &from, &name);
         }
-        let Some(in_trash) = forgotten? else {
-            return Ok(DroppedWorktree::new(None, kept, loss, branch));
+        let Some(in_store) = forgotten? else {
+            return Ok(DroppedWorktree::new(Remains::Nothing, kept, loss, branch));
         };
-        if !in_trash {
+        if keeps {
+            let until = SystemTime::now() + KEPT;
+            return Ok(DroppedWorktree::new(Remains::Kept { until }, kept, loss, branch));
+        }
+        if !in_store {
             // The mark tells the next process that makes a tree in this folder that it may delete
             // the worktree.
-            let _ = staging::mark(&from, &aside);
+            let _ = staging::mark(&from, &beside);
         }
-        let folder = if in_trash { trash } else { parent };
-        let remains = Remains { folder, name: aside, in_trash };
-        Ok(DroppedWorktree::new(Some(remains), kept, loss, branch))
+        let folder = if in_store { folder } else { parent };
+        let remains = Remains::Deleted { folder, name: aside, in_trash: in_store };
+        Ok(DroppedWorktree::new(remains, kept, loss, branch))
+    }
+
+    /// Whether the tree has work that nothing else has. If calve cannot find out, it has.
+    fn would_lose_work(&self, loss: Option<&Loss>, operation: &Running) -> Result<bool, Error> {
+        let lost = match loss.map(|loss| loss.work.as_ref()) {
+            Some(Some(work)) if work.paths.is_empty() => Ok(false),
+            Some(Some(work)) => self.is_in_the_base_snapshot(work, operation).map(|is| !is),
+            Some(None) => Ok(false),
+            None => self.must_be_unchanged(operation).map(|()| false),
+        };
+        match lost {
+            Err(error) if error.kind() == ErrorKind::Cancelled => Err(error),
+            lost => Ok(lost.unwrap_or(true)),
+        }
+    }
+
+    /// What the store remembers of a worktree that can be brought back: where its `HEAD` is now.
+    fn row_to_keep(&self, loss: Option<&Loss>) -> WorktreeRow {
+        let mut row = self.row.clone();
+        let head = loss.and_then(|loss| loss.work.as_ref()?.head.clone());
+        if let (Some(linked), Some(Head { branch, commit: Some(commit) })) = (&mut row.git, head) {
+            *linked = Linked { commit, branch };
+        }
+        row
     }
 
     /// Makes references for commits that the drop would lose, and decides whether the branch can be

@@ -4,6 +4,7 @@
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::super::id::SnapshotId;
+use super::snapshots::lacks;
 use super::{Catalog, snapshot_id};
 use crate::error::Error;
 
@@ -37,6 +38,17 @@ pub(crate) struct WorktreeRow {
     pub(crate) created: i64,
     /// Set if the worktree is a linked worktree of git.
     pub(crate) git: Option<Linked>,
+}
+
+/// A row of `dropped`: a worktree that was dropped and can be brought back.
+#[derive(Debug, Clone)]
+pub(crate) struct DroppedRow {
+    /// The worktree's row. Its state, its target and its maker have no meaning.
+    pub(crate) row: WorktreeRow,
+    /// Whether the tree is beside its old path, because it could not be renamed into the store.
+    pub(crate) beside: bool,
+    /// Seconds since 1970.
+    pub(crate) dropped: i64,
 }
 
 /// What a worktree is, or will be, for git: a linked worktree.
@@ -184,23 +196,165 @@ impl Catalog {
     /// Forgets a worktree if `away`, which takes its folder away, returns something. Both happen in
     /// one transaction. A process that starts or restores the worktree marks its row when the
     /// folder is there. Without the transaction, that process could leave a folder that has no row.
-    /// `None` if the row does not exist.
+    /// If `kept` returns a row, the worktree can be brought back. `None` if the worktree's row does
+    /// not exist.
     pub(crate) fn forget_worktree<T>(
         &self,
         token: &str,
         away: impl FnOnce() -> Result<Option<T>, Error>,
+        kept: impl FnOnce(&T) -> Option<DroppedRow>,
     ) -> Result<Option<Option<T>>, Error> {
         self.write_soon(|tx| {
             if !tx.prepare("SELECT 1 FROM worktrees WHERE token = ?1")?.exists([token])? {
                 return Ok(Ok(None));
             }
             let done = away();
-            if let Ok(Some(_)) = done {
+            if let Ok(Some(done)) = &done {
                 delete_worktree(tx, token)?;
+                if let Some(kept) = kept(done) {
+                    put_dropped(tx, &kept)?;
+                }
             }
             Ok(done.map(Some))
         })?
     }
+
+    /// The dropped worktrees that can be brought back, the newest first.
+    pub(crate) fn dropped(&self) -> Result<Vec<DroppedRow>, Error> {
+        self.read(dropped_rows)
+    }
+
+    /// Gives a dropped worktree another name and another path, if no worktree has the name.
+    /// `false` if there is no such dropped worktree.
+    ///
+    /// # Errors
+    /// The outer one is the database's. The inner one is the path of the worktree with the name.
+    pub(crate) fn rename_dropped(&self, row: &WorktreeRow) -> Result<Result<bool, Vec<u8>>, Error> {
+        self.write_soon(|tx| {
+            if let Some(path) = path_of(tx, &row.name)? {
+                return Ok(Err(path));
+            }
+            tx.execute(
+                "UPDATE dropped SET name = ?1, path = ?2 WHERE token = ?3",
+                params![row.name, row.path, row.token],
+            )
+            .map(|count| Ok(count > 0))
+        })
+    }
+
+    /// Makes a dropped worktree a worktree again, if `back` brings its folder back. Both happen in
+    /// one transaction.
+    ///
+    /// # Errors
+    /// The outer one is the database's. The inner one is the path of a worktree that has the name.
+    pub(crate) fn bring_back(
+        &self,
+        row: &WorktreeRow,
+        back: impl FnOnce() -> Result<(), Error>,
+    ) -> Result<Result<(), Vec<u8>>, Error> {
+        self.write_soon(|tx| {
+            if let Some(path) = path_of(tx, &row.name)? {
+                return Ok(Ok(Err(path)));
+            }
+            let done = back();
+            if done.is_ok() {
+                put_worktree(tx, row)?;
+                delete_dropped(tx, &row.token)?;
+            }
+            Ok(done.map(Ok))
+        })?
+    }
+
+    /// Forgets a dropped worktree after `away` took its folder away. Both happen in one transaction.
+    /// `false` if another process brought it back or forgot it.
+    pub(crate) fn forget_dropped(
+        &self,
+        token: &str,
+        away: impl FnOnce() -> Result<(), Error>,
+    ) -> Result<bool, Error> {
+        self.write_soon(|tx| {
+            if !tx.prepare("SELECT 1 FROM dropped WHERE token = ?1")?.exists([token])? {
+                return Ok(Ok(false));
+            }
+            let done = away();
+            if done.is_ok() {
+                delete_dropped(tx, token)?;
+            }
+            Ok(done.map(|()| true))
+        })?
+    }
+
+    /// Lets `settle` look at all worktrees and all dropped worktrees while no other process drops a
+    /// worktree or brings one back. Dropped worktrees that it returns are worktrees again.
+    pub(crate) fn settle_dropped(
+        &self,
+        settle: impl FnOnce(&[WorktreeRow], &[DroppedRow]) -> Vec<WorktreeRow>,
+    ) -> Result<(), Error> {
+        self.write_soon(|tx| {
+            let worktrees = tx
+                .prepare("SELECT * FROM worktrees")?
+                .query_map([], worktree_row)?
+                .collect::<Result<Vec<_>, _>>()?;
+            for row in settle(&worktrees, &dropped_rows(tx)?) {
+                delete_dropped(tx, &row.token)?;
+                put_worktree(tx, &row)?;
+            }
+            Ok(())
+        })
+    }
+}
+
+fn path_of(db: &Connection, name: &str) -> rusqlite::Result<Option<Vec<u8>>> {
+    db.query_row("SELECT path FROM worktrees WHERE name = ?1", [name], |row| row.get(0)).optional()
+}
+
+fn dropped_rows(db: &Connection) -> rusqlite::Result<Vec<DroppedRow>> {
+    // A read-only store may have the tables of an earlier version.
+    if lacks(db, "SELECT 1 FROM sqlite_schema WHERE name = 'dropped'")? {
+        return Ok(Vec::new());
+    }
+    db.prepare("SELECT * FROM dropped ORDER BY dropped DESC, token")?
+        .query_map([], dropped_row)?
+        .collect()
+}
+
+fn dropped_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<DroppedRow> {
+    let worktree = WorktreeRow {
+        name: row.get("name")?,
+        token: token_of(row)?,
+        path: row.get("path")?,
+        snapshot: row.get::<_, Option<Vec<u8>>>("snapshot")?.and_then(|id| snapshot_id(&id)),
+        state: State::Ready,
+        target: None,
+        maker: String::new(),
+        created: row.get("created")?,
+        git: row.get::<_, Option<String>>("git")?.as_deref().and_then(Linked::decode),
+    };
+    let beside = row.get::<_, i64>("beside")? != 0;
+    Ok(DroppedRow { row: worktree, beside, dropped: row.get("dropped")? })
+}
+
+fn put_dropped(db: &Connection, kept: &DroppedRow) -> rusqlite::Result<()> {
+    let DroppedRow { row, beside, dropped } = kept;
+    db.execute(
+        "INSERT INTO dropped (token, name, path, snapshot, created, git, beside, dropped)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        params![
+            row.token,
+            row.name,
+            row.path,
+            row.snapshot.map(|id| *id.as_bytes()),
+            row.created,
+            row.git.as_ref().map(Linked::encode),
+            i64::from(*beside),
+            dropped,
+        ],
+    )
+    .map(drop)
+}
+
+fn delete_dropped(db: &Connection, token: &str) -> rusqlite::Result<()> {
+    db.execute("DELETE FROM dropped WHERE token = ?1", [token]).map(drop)
 }
 
 fn delete_worktree(db: &Connection, token: &str) -> rusqlite::Result<()> {
@@ -230,19 +384,9 @@ fn worktree_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<WorktreeRow> {
     let id = |at: &str| {
         Ok::<_, rusqlite::Error>(row.get::<_, Option<Vec<u8>>>(at)?.and_then(|id| snapshot_id(&id)))
     };
-    // Files are named after the token, so a database that someone else made must not lead calve to
-    // other paths.
-    let token: String = row.get("token")?;
-    if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return Err(rusqlite::Error::FromSqlConversionFailure(
-            1,
-            rusqlite::types::Type::Text,
-            "the token of a worktree is not hexadecimal".into(),
-        ));
-    }
     Ok(WorktreeRow {
         name: row.get("name")?,
-        token,
+        token: token_of(row)?,
         path: row.get("path")?,
         snapshot: id("snapshot")?,
         state: match row.get("state")? {
@@ -260,4 +404,18 @@ fn worktree_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<WorktreeRow> {
             text => text?.as_deref().and_then(Linked::decode),
         },
     })
+}
+
+fn token_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<String> {
+    let token: String = row.get("token")?;
+    // Files are named after the token, so a database that someone else made must not lead calve to
+    // other paths.
+    if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Err(rusqlite::Error::FromSqlConversionFailure(
+            1,
+            rusqlite::types::Type::Text,
+            "the token of a worktree is not hexadecimal".into(),
+        ));
+    }
+    Ok(token)
 }

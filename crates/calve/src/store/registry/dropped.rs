@@ -1,0 +1,378 @@
+//! Dropped worktrees that can be brought back.
+//!
+//! A drop by force of a worktree with work that nothing else has sets the worktree aside: its tree
+//! goes to `dropped/TOKEN` in the store, git's registration to `dropped/TOKEN.git`, and its row
+//! from `worktrees` to `dropped`. Its index stays. If the tree cannot be renamed into the store, it
+//! stays beside its old path, under a name that no sweep removes. After [`KEPT`] it is collected.
+//!
+//! # A crash at any point
+//! Tree and row move in one transaction, but only the row is a part of the database. So a crash can
+//! leave a tree set aside whose worktree still has its row, or a tree that is back without one. The
+//! next command sees that the two disagree ([`Registry::recover_dropped`]). Either way the worktree
+//! is then a worktree as before: what began last was not completed, or almost was.
+
+use std::ffi::{CString, OsStr};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::super::catalog::{DroppedRow, PROJECT, WorktreeRow};
+use super::super::clock::{now, older_than};
+use super::super::files::{listed_at, open_dir, path_from};
+use super::super::git::{self, Registration, Repository};
+use super::super::layout;
+use super::super::marker::Marker;
+use super::super::trash::{self, remove_tree};
+use super::{Registry, is_gone, is_token, name_taken};
+use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::tree::staging::{self, move_folder, stage_name, write_whole};
+use crate::tree::{CloneOptions, clone_tree};
+
+/// How long a dropped worktree can be brought back. git keeps objects that only its registration
+/// refers to for two weeks (`gc.pruneExpire`), so this must be shorter.
+pub(crate) const KEPT: Duration = Duration::from_secs(7 * 86_400);
+
+/// How many names calve tries for a registration.
+const NAMES_MOST: u32 = 1000;
+
+impl Registry<'_> {
+    /// Forgets a worktree like [`Registry::forget`], but so that it can be brought back. `row` is
+    /// what the store remembers of it. `away` takes the folder away, and returns whether it is
+    /// beside its old path now.
+    ///
+    /// # Errors
+    /// The same as for `forget`.
+    pub(crate) fn set_aside(
+        self,
+        row: &WorktreeRow,
+        away: impl FnOnce() -> Result<Option<bool>, Error>,
+    ) -> Result<Option<bool>, Error> {
+        let (stage, kept_at) = (self.layout.stage(), self.layout.dropped_registration(&row.token));
+        let registered = self.registered(row);
+        let mut aside = Vec::new();
+        let taken = || {
+            let done = away()?;
+            if done.is_some() {
+                for (at, entry) in registered.iter().enumerate() {
+                    let to = if at == 0 { kept_at.clone() } else { stage.join(stage_name()) };
+                    aside.extend(entry.put_aside(to).ok());
+                }
+            }
+            Ok(done)
+        };
+        let kept = |beside: &bool| {
+            Some(DroppedRow { row: row.clone(), beside: *beside, dropped: now().0 })
+        };
+        let done = self.catalog.forget_worktree(&row.token, taken, kept);
+        if !matches!(done, Ok(Some(Some(_)))) {
+            for entry in aside {
+                let _ = entry.put_back();
+            }
+            return done?.ok_or_else(|| super::no_worktree(&row.name));
+        }
+        if let Some(entry) = registered.first()
+            && std::fs::symlink_metadata(&kept_at).is_err()
+        {
+            // The repository is on another filesystem. Without this copy the worktree comes back
+            // with the index of its commit.
+            let _ = clone_tree(&entry.folder, &[&kept_at], &CloneOptions::new());
+        }
+        for entry in &registered {
+            let _ = entry.remove(&stage);
+        }
+        let _ = std::fs::remove_file(self.layout.lock(&row.token));
+        done?.ok_or_else(|| super::no_worktree(&row.name))
+    }
+
+    /// Where the tree of a dropped worktree is.
+    pub(crate) fn place_of(self, dropped: &DroppedRow) -> PathBuf {
+        let token = &dropped.row.token;
+        match dropped.beside {
+            true => layout::dropped_beside(&path_from(&dropped.row.path), token),
+            false => self.layout.dropped_tree(token),
+        }
+    }
+
+    /// Makes a dropped worktree a worktree again, with this name, at this path. git knows it again;
+    /// its `HEAD` is at the branch that it was on if the branch is where it was and no other working
+    /// tree has it checked out, else at the commit.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WorktreeExists`], [`ErrorKind::DestinationExists`];
+    /// [`ErrorKind::WorktreeNotFound`] if another process brought it back or collected it. It is
+    /// still a dropped worktree, or what that process made of it.
+    pub(crate) fn bring_back(
+        self,
+        dropped: &DroppedRow,
+        name: &str,
+        path: Vec<u8>,
+    ) -> Result<WorktreeRow, Error> {
+        let row =
+            WorktreeRow { name: name.to_owned(), path, maker: stage_name(), ..dropped.row.clone() };
+        let path = &path_from(&row.path);
+        let place = self.place_of(dropped);
+        // A crash after the rename leaves a tree without a row. Its path must be known then.
+        self.rename(&row)?;
+        // The database cannot be asked within the transaction.
+        let repository = self.repository();
+        let head = self.head_of(&place, &dropped.row, repository.as_ref());
+        let back = || {
+            if std::fs::symlink_metadata(path).is_ok() {
+                return Err(exists(path));
+            }
+            let registration = match &repository {
+                Some(repository) => self.register_again(repository, &place, &row)?,
+                None => None,
+            };
+            if registration.is_some()
+                && let Head::Commit(commit) = &head
+            {
+                // If git cannot do it, `HEAD` is at a branch that the user must see to.
+                let _ = git::detach(&place, commit);
+            }
+            let moved = move_folder(&place, path);
+            if moved.is_err()
+                && let Some(entry) = registration
+            {
+                let _ = entry.put_aside(self.layout.dropped_registration(&row.token));
+            }
+            match moved {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(exists(path)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound && is_gone(&place) => {
+                    Err(not_dropped(name))
+                }
+                moved => moved.context(Operation::RestoreWorktree, || path),
+            }
+        };
+        let done = self.catalog.bring_back(&row, back);
+        let done = done.and_then(|done| done.map_err(|path| name_taken(name, &path)));
+        match done {
+            Ok(()) => Ok(row),
+            Err(error) => {
+                let _ = self.rename(&dropped.row);
+                Err(error)
+            }
+        }
+    }
+
+    fn rename(self, row: &WorktreeRow) -> Result<(), Error> {
+        match self.catalog.rename_dropped(row)? {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(not_dropped(&row.name)),
+            Err(path) => Err(name_taken(&row.name, &path)),
+        }
+    }
+
+    /// Where the `HEAD` of a worktree shall be that is brought back. Its tree is at `place`.
+    fn head_of(self, place: &Path, row: &WorktreeRow, repository: Option<&Repository>) -> Head {
+        let (Some(linked), Some(repository)) = (&row.git, repository) else {
+            return Head::AsItIs;
+        };
+        let kept = self.layout.dropped_registration(&row.token);
+        let Some(branch) = git::branch_at(&kept) else { return Head::AsItIs };
+        // The registration may be back already, if a process died that brought it back.
+        let elsewhere = |tree: &PathBuf| tree != place && *tree != path_from(&row.path);
+        let is_free = repository.branches(&[&branch]).is_ok_and(|found| {
+            found.iter().any(|found| {
+                found.name == branch
+                    && found.commit == linked.commit
+                    && !found.tree.as_ref().is_some_and(elsewhere)
+            })
+        });
+        if is_free { Head::AsItIs } else { Head::Commit(linked.commit.clone()) }
+    }
+
+    /// Puts the registration of a dropped worktree back, for the path of `row`. The tree is at
+    /// `place`. `None` if it had none.
+    fn register_again(
+        self,
+        repository: &Repository,
+        place: &Path,
+        row: &WorktreeRow,
+    ) -> Result<Option<Registration>, Error> {
+        let kept = self.layout.dropped_registration(&row.token);
+        if std::fs::symlink_metadata(&kept).is_err() {
+            return Ok(None);
+        }
+        let back = || -> io::Result<Registration> {
+            let folder = put_registration(&kept, place, repository, &row.name)?;
+            let gone = || io::Error::from(io::ErrorKind::NotFound);
+            let mut entry = Registration::read(folder).ok_or_else(gone)?;
+            entry.point_at(&path_from(&row.path))?;
+            let git_file = git::git_of(place);
+            if git::leads_to(place).ok().as_deref() != Some(&entry.folder) {
+                write_whole(&layout::own(place), &git_file, &entry.git_file_text())?;
+            }
+            Ok(entry)
+        };
+        back().map(Some).context(Operation::RegisterWorktree, || path_from(&row.path))
+    }
+
+    /// Makes trees and rows agree again, after a process died that dropped a worktree or brought
+    /// one back.
+    pub(super) fn recover_dropped(self) -> Result<(), Error> {
+        let folder = self.layout.dropped();
+        let aside = listed_at(&folder).context(Operation::Read, || &folder)?;
+        let (rows, dropped) = (self.catalog.worktrees()?, self.catalog.dropped()?);
+        let in_store = |token: &str| aside.iter().any(|(name, _)| *name == *OsStr::new(token));
+        let is_aside = |row: &WorktreeRow| in_store(&row.token) || !is_gone(&self.beside(row));
+        let is_away = |row: &&WorktreeRow| row.name != PROJECT && is_gone(&path_from(&row.path));
+        let is_back = |dropped: &&DroppedRow| {
+            is_gone(&self.place_of(dropped)) && self.is_marked(&dropped.row)
+        };
+        if !rows.iter().filter(is_away).any(is_aside) && !dropped.iter().any(|it| is_back(&it)) {
+            return Ok(());
+        }
+        self.catalog.settle_dropped(|rows, dropped| {
+            for row in rows.iter().filter(is_away) {
+                self.not_dropped_after_all(row);
+            }
+            let is_free =
+                |dropped: &&DroppedRow| rows.iter().all(|row| row.name != dropped.row.name);
+            let back = dropped.iter().filter(is_back).filter(is_free);
+            back.map(|dropped| dropped.row.clone()).collect()
+        })
+    }
+
+    /// Moves a tree back that was set aside although its worktree has a row.
+    fn not_dropped_after_all(self, row: &WorktreeRow) {
+        for place in [self.layout.dropped_tree(&row.token), self.beside(row)] {
+            if !is_marked_with(&place, &row.token) {
+                continue;
+            }
+            let kept = self.layout.dropped_registration(&row.token);
+            if let (Ok(folder), Ok(_)) = (git::leads_to(&place), std::fs::symlink_metadata(&kept)) {
+                let _ = move_folder(&kept, &folder);
+            }
+            let _ = move_folder(&place, &path_from(&row.path));
+        }
+    }
+
+    fn beside(self, row: &WorktreeRow) -> PathBuf {
+        layout::dropped_beside(&path_from(&row.path), &row.token)
+    }
+
+    /// Deletes dropped worktrees that were dropped longer than `age` ago. Returns how many there
+    /// were. Trees in the store are in the trash then.
+    pub(crate) fn collect_dropped(self, age: Duration) -> Result<u64, Error> {
+        let mut collected = 0;
+        for dropped in self.catalog.dropped()? {
+            if older_than((dropped.dropped, 0), age) != Some(true) {
+                continue;
+            }
+            let token = &dropped.row.token;
+            let place = self.place_of(&dropped);
+            let aside = self.layout.trash().join(stage_name());
+            let away = || match dropped.beside {
+                false => discard(&place, &aside).context(Operation::DeleteDropped, || &place),
+                true => Ok(()),
+            };
+            if !self.catalog.forget_dropped(token, away)? {
+                continue;
+            }
+            collected += 1;
+            let kept = self.layout.dropped_registration(token);
+            let _ = discard(&kept, &self.layout.trash().join(stage_name()));
+            let _ = std::fs::remove_file(self.layout.index(token));
+            // The database may be somebody else's, so only a tree with the token is removed.
+            if dropped.beside && is_marked_with(&place, token) {
+                let _ = remove_beside(&place);
+            }
+        }
+        Ok(collected + self.collect_strangers(age)?)
+    }
+
+    /// Deletes what a crash left in the folder of dropped worktrees. What a worktree needs went back
+    /// already, see `recover_dropped`.
+    fn collect_strangers(self, age: Duration) -> Result<u64, Error> {
+        let path = self.layout.dropped();
+        let names = trash::entries(&path, age.max(KEPT)).context(Operation::Read, || &path)?;
+        if names.is_empty() {
+            return Ok(0);
+        }
+        let (rows, dropped) = (self.catalog.worktrees()?, self.catalog.dropped()?);
+        let rows: Vec<&WorktreeRow> =
+            rows.iter().chain(dropped.iter().map(|dropped| &dropped.row)).collect();
+        let mut removed = 0;
+        for name in names {
+            let token = name.to_str().map(|name| name.strip_suffix(".git").unwrap_or(name));
+            let of_nobody = |token: &&str| rows.iter().all(|row| row.token != *token);
+            if token.filter(|token| is_token(token)).filter(of_nobody).is_some() {
+                let aside = self.layout.trash().join(stage_name());
+                removed += u64::from(discard(&path.join(&name), &aside).is_ok());
+            }
+        }
+        Ok(removed)
+    }
+}
+
+/// Where a `HEAD` shall be.
+enum Head {
+    AsItIs,
+    Commit(String),
+}
+
+/// Moves a registration back to where the tree at `place` expects it, or to a free name.
+fn put_registration(
+    kept: &Path,
+    place: &Path,
+    repository: &Repository,
+    name: &str,
+) -> io::Result<PathBuf> {
+    let folder = repository.registrations_folder();
+    // git removes the folder with its last registration.
+    std::fs::create_dir_all(&folder)?;
+    let was = git::leads_to(place).ok().filter(|was| was.parent() == Some(&folder));
+    let numbered = (1..NAMES_MOST).map(|number| format!("{name}{number}"));
+    let names = std::iter::once(name.to_owned()).chain(numbered).map(|name| folder.join(name));
+    for to in was.into_iter().chain(names) {
+        match move_folder(kept, &to) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+                if std::fs::symlink_metadata(&to).is_err() {
+                    clone_tree(kept, &[&to], &CloneOptions::new())
+                        .map_err(|error| io::Error::other(error.to_string()))?;
+                    let _ = std::fs::remove_dir_all(kept);
+                    return Ok(to);
+                }
+            }
+            moved => return moved.map(|()| to),
+        }
+    }
+    Err(io::ErrorKind::AlreadyExists.into())
+}
+
+/// Renames something that may be gone already.
+fn discard(from: &Path, to: &Path) -> io::Result<()> {
+    match std::fs::rename(from, to) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        renamed => renamed,
+    }
+}
+
+/// Deletes a tree that is beside its old path. A crash leaves it to the next sweep there.
+fn remove_beside(place: &Path) -> io::Result<()> {
+    let aside = stage_name();
+    let parent = place.parent().unwrap_or(Path::new("/"));
+    std::fs::rename(place, parent.join(&aside))?;
+    let dir = open_dir(parent).map_err(|error| io::Error::other(error.to_string()))?;
+    let name = CString::new(aside)?;
+    staging::mark(&dir, &name)?;
+    remove_tree(&dir, &name)
+}
+
+fn is_marked_with(root: &Path, token: &str) -> bool {
+    let marker = Marker::read(&layout::own(root));
+    marker.ok().flatten().is_some_and(|marker| marker.token == token)
+}
+
+fn exists(path: &Path) -> Error {
+    let cause = io::Error::new(io::ErrorKind::AlreadyExists, "something exists there already");
+    Error::new(ErrorKind::DestinationExists, Operation::RestoreWorktree, path, cause)
+}
+
+pub(crate) fn not_dropped(name: &str) -> Error {
+    let cause =
+        io::Error::new(io::ErrorKind::NotFound, "no dropped worktree with this name is kept");
+    Error::new(ErrorKind::WorktreeNotFound, Operation::FindWorktree, name, cause)
+}

@@ -1,0 +1,87 @@
+//! Dropped worktrees that can be brought back.
+
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::Worktree;
+use crate::error::{Context as _, Error, Operation};
+use crate::store::catalog::DroppedRow;
+use crate::store::id::SnapshotId;
+use crate::store::registry::{KEPT, not_dropped};
+use crate::store::snapshot::check_name;
+use crate::store::{Store, bytes_of, path_from};
+
+/// A worktree that was dropped by force and can be brought back.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct KeptWorktree {
+    /// The name that it had.
+    pub name: String,
+    /// The path that it had.
+    pub path: PathBuf,
+    /// Its base snapshot.
+    pub snapshot: Option<SnapshotId>,
+    /// The branch of git that it was on, if it was a linked worktree.
+    pub branch: Option<String>,
+    /// When it was dropped.
+    pub dropped: SystemTime,
+    /// It is kept until then. After that, the next drop or [`Store::gc`] deletes it.
+    pub until: SystemTime,
+}
+
+impl KeptWorktree {
+    fn new(row: &DroppedRow) -> Self {
+        let dropped = Duration::from_secs(u64::try_from(row.dropped).unwrap_or(0));
+        let dropped = UNIX_EPOCH.checked_add(dropped).unwrap_or(UNIX_EPOCH);
+        Self {
+            name: row.row.name.clone(),
+            path: path_from(&row.row.path),
+            snapshot: row.row.snapshot,
+            branch: row.row.git.as_ref().and_then(|linked| linked.branch.clone()),
+            dropped,
+            until: dropped.checked_add(KEPT).unwrap_or(dropped),
+        }
+    }
+}
+
+impl Store {
+    /// The worktrees that were dropped by force and can be brought back, the last dropped first.
+    /// Several may have had one name.
+    ///
+    /// # Errors
+    /// The errors of every operation, see [`Store`]. Nothing is changed.
+    pub fn dropped_worktrees(&self) -> Result<Vec<KeptWorktree>, Error> {
+        self.registry().recover()?;
+        Ok(self.catalog().dropped()?.iter().map(KeptWorktree::new).collect())
+    }
+
+    /// Brings a dropped worktree back, with all files as they were at the drop: a rename, whatever
+    /// its size. Of several that were called `name` it is the one that was dropped last. It gets
+    /// the name `new_name`, which may be the same, and is at its old path, or beside that under the
+    /// new name.
+    ///
+    /// A linked worktree of git has its index and its state again. Its `HEAD` is at its branch if
+    /// the branch is where it was and no other working tree has it checked out, else at the commit.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WorktreeNotFound`](crate::ErrorKind::WorktreeNotFound) if none is kept;
+    /// [`ErrorKind::WorktreeExists`](crate::ErrorKind::WorktreeExists),
+    /// [`ErrorKind::DestinationExists`](crate::ErrorKind::DestinationExists),
+    /// [`ErrorKind::InvalidName`](crate::ErrorKind::InvalidName). The worktree is kept as before.
+    pub fn restore_dropped(&self, name: &str, new_name: &str) -> Result<Worktree, Error> {
+        self.must_be_writable(Operation::RestoreWorktreeOf)?;
+        check_name(new_name)?;
+        self.registry().recover()?;
+        let rows = self.catalog().dropped()?;
+        let dropped =
+            rows.iter().find(|row| row.row.name == name).ok_or_else(|| not_dropped(name))?;
+        let mut path = path_from(&dropped.row.path);
+        if new_name != name {
+            path.set_file_name(new_name);
+        }
+        let (parent, _) = crate::store::parent_of(&path)?;
+        std::fs::create_dir_all(&parent).context(Operation::MakeFolder, || &parent)?;
+        let row = self.registry().bring_back(dropped, new_name, bytes_of(&path))?;
+        Ok(Worktree { store: self.clone(), path, row })
+    }
+}
