@@ -493,7 +493,7 @@ fn a_linked_worktree_that_is_brought_back_is_for_git_as_it_was() {
         assert!(!known(&desk).contains("worktrees/w"), "{row}");
         match meanwhile {
             "START" => {
-                drop(start(&desk, &["w"], &StartOptions::new().branch(StartBranch::Detached)))
+                drop(start(&desk, &["w"], &StartOptions::new().branch(StartBranch::Detached)));
             }
             meanwhile => script(&desk.project, meanwhile),
         }
