@@ -3,6 +3,8 @@
 //! Thin: the work is the `calve` library's; here are the command line ([`args`], [`common`]), what its words mean ([`session`]),
 //! the two output streams ([`output`], [`table`], [`progress`]), the words ([`text`], [`summary`], [`failure`], [`tips`], [`filesystems`]) and the exit codes ([`exit`]).
 
+#[cfg(unix)]
+mod after_start;
 mod args;
 #[cfg(unix)]
 mod candidates;

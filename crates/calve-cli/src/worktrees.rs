@@ -12,6 +12,7 @@ use calve::{
 use clap::builder::styling::Style;
 use serde::Serialize;
 
+use crate::after_start;
 use crate::args::{DropArgs, ListArgs, PathArgs, RestoreArgs, StartArgs, StatusArgs};
 use crate::clone::{DestinationDocument, SkippedDocument, findings, why_not_shared};
 use crate::exit::Exit;
@@ -91,8 +92,19 @@ pub(crate) fn start(
         );
         exit = Exit::Findings;
     }
+    let after = match after_start::command(&project).filter(|_| !args.no_after_start) {
+        Some(command) => after_start::run(&command, &project, &report, session),
+        None => Vec::new(),
+    };
+    if after.iter().any(|code| *code != Some(0)) {
+        exit = if session.signals.cancel().is_cancelled() {
+            session.signals.exit()
+        } else {
+            Exit::Findings
+        };
+    }
     let told = if output.json {
-        output.document(&StartDocument::new(&report))
+        output.document(&StartDocument::new(&report, &after))
     } else {
         output.results(&output.path_lines(trees.iter().map(|tree| tree.path.as_path())))
     };
@@ -238,7 +250,7 @@ pub(crate) fn restore(args: &RestoreArgs, session: Session<'_>) -> Result<Exit, 
     }
     let output = session.output;
     let told = if output.json {
-        output.document(&StartedDocument::new(&restored))
+        output.document(&StartedDocument::new(&restored, None))
     } else {
         output.results(&output.path_lines([worktree.path()]))
     };
@@ -689,10 +701,11 @@ struct StartedDocument<'a> {
     branch: Option<&'a str>,
     commit: Option<&'a str>,
     repository: Option<DestinationDocument>,
+    after_start: Option<i32>,
 }
 
 impl<'a> StartedDocument<'a> {
-    fn new(started: &'a StartedWorktree) -> Self {
+    fn new(started: &'a StartedWorktree, after_start: Option<i32>) -> Self {
         let (git, no_git_because, repository) = match &started.git {
             GitOutcome::Linked(_) => ("linked", None, None),
             GitOutcome::Copied(report) => ("copy", None, Some(DestinationDocument::new(report))),
@@ -712,6 +725,7 @@ impl<'a> StartedDocument<'a> {
             branch,
             commit,
             repository,
+            after_start,
         }
     }
 }
@@ -728,7 +742,10 @@ fn no_git_because(why: NoRepository) -> &'static str {
 }
 
 impl<'a> StartDocument<'a> {
-    fn new(report: &'a StartReport) -> Self {
+    /// `after` has the exit codes of the command that ran in each worktree, if there is one.
+    fn new(report: &'a StartReport, after: &[Option<i32>]) -> Self {
+        let codes = after.iter().copied().chain(std::iter::repeat(None));
+        let documents = report.worktrees.iter().zip(codes);
         let first = report.worktrees.first();
         Self {
             snapshot: report.snapshot.to_string(),
@@ -737,7 +754,7 @@ impl<'a> StartDocument<'a> {
             taken: report.taken.as_ref().map(SnapshotDocument::new),
             registered: report.registered,
             written_files: report.written_files,
-            worktrees: report.worktrees.iter().map(StartedDocument::new).collect(),
+            worktrees: documents.map(|(it, code)| StartedDocument::new(it, code)).collect(),
             elapsed_seconds: report.elapsed.as_secs_f64(),
         }
     }

@@ -24,6 +24,9 @@ pub(crate) const START_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   cd \"$(calve start -q fix-3)\"
       Standard output has only the paths, one per line.
 
+  git config calve.afterStart 'direnv allow'
+      From now on, start runs this command in each new worktree.
+
 New worktrees go into ../PROJECT.worktrees. If that would be another filesystem,
 or you may not write there, they go into .calve/worktrees. Exits with 3 if
 entries were left out; warnings name them.";
@@ -144,6 +147,10 @@ pub(crate) struct StartArgs {
     #[arg(long, value_name = "COMMIT", conflicts_with = "from",
         value_parser = NonEmptyStringValueParser::new())]
     pub(crate) base: Option<String>,
+
+    /// Do not run the command of git's setting calve.afterStart
+    #[arg(long)]
+    pub(crate) no_after_start: bool,
 }
 
 /// What worktrees get of the project's git repository.

@@ -7,7 +7,7 @@ use std::process::Stdio;
 
 use serde_json::{Value, json};
 
-use crate::{Run, command, done, not_run, with_project, worktrees_of};
+use crate::{Run, command, done, not_run, run, with_project, worktrees_of};
 
 /// Runs a hook as Claude Code does: one document on standard input.
 fn hook(directory: &Path, words: &str, message: &Value) -> Run {
@@ -152,4 +152,87 @@ fn what_cannot_be_done_is_an_error_that_says_why_and_prints_no_path() {
         assert_eq!((run.code, run.stdout.as_str()), (Some(1), ""), "{run:?}");
         assert!(run.stderr.contains(expected), "{expected}: {run:?}");
     }
+}
+
+#[test]
+fn a_command_of_gits_configuration_runs_in_each_new_worktree_and_a_file_of_the_project_cannot_set_one()
+ {
+    let test = "a_command_of_gits_configuration_runs_in_each_new_worktree_and_a_file_of_the_project_cannot_set_one";
+    let (scratch, project) = with_project();
+    let home = scratch.path().join("home");
+    fs::create_dir(&home).unwrap();
+    let git = |words: &[&str]| {
+        let mut command = std::process::Command::new("git");
+        command
+            .current_dir(&project)
+            .env("HOME", &home)
+            .env_remove("XDG_CONFIG_HOME")
+            .env("GIT_CONFIG_SYSTEM", "/dev/null");
+        command.args(["-c", "user.name=n", "-c", "user.email=e"]).args(words).output()
+    };
+    let start = |words: &str| {
+        let mut command = command(&project, words.split_whitespace());
+        command
+            .env("HOME", &home)
+            .env_remove("XDG_CONFIG_HOME")
+            .env("GIT_CONFIG_SYSTEM", "/dev/null");
+        run(command)
+    };
+    if git(&["config", "--global", "init.defaultBranch", "main"]).is_err() {
+        return not_run(test, "there is no git");
+    }
+    // What looks like a repository, as a tree may have it, sets nothing; nor does a file.
+    let setting = "[core]\n\trepositoryformatversion = 0\n\tbare = true\n[calve]\n\tafterStart = touch seen\n";
+    for (path, text) in [
+        ("HEAD", "ref: refs/heads/main\n"),
+        ("config", setting),
+        (".gitconfig", setting),
+        ("objects/x", ""),
+        ("refs/x", ""),
+    ] {
+        fs::create_dir_all(project.join(path).parent().unwrap()).unwrap();
+        fs::write(project.join(path), text).unwrap();
+    }
+    let beside = worktrees_of(&project);
+    assert_eq!(start("start none").code, Some(0));
+    assert!(!beside.join("none/seen").try_exists().unwrap());
+
+    git(&["init", "-q"]).unwrap();
+    git(&["commit", "-q", "--allow-empty", "-m", "one"]).unwrap();
+    let command = r#"echo "$CALVE_NAME|$CALVE_BRANCH|$CALVE_PROJECT|$CALVE_WORKTREE|$PWD" >seen; echo said; git branch --show-current >>seen; test "$CALVE_NAME" != bad"#;
+    git(&["config", "calve.afterStart", command]).unwrap();
+    let run = start("--json start one two");
+    assert_eq!(run.code, Some(0), "{run:?}");
+    let document: Value = serde_json::from_str(&run.stdout).unwrap();
+    for (index, name) in ["one", "two"].into_iter().enumerate() {
+        let path = beside.join(name);
+        let (project, path) = (project.display(), path.display());
+        let seen = fs::read_to_string(format!("{path}/seen")).unwrap();
+        assert_eq!(seen, format!("{name}|{name}|{project}|{path}|{path}\n{name}\n"));
+        assert_eq!(document["worktrees"][index]["after_start"], 0);
+    }
+    // What it prints is no result, and if it fails, the worktree stays and the others get theirs.
+    let run = start("start bad good");
+    let paths = ["bad", "good"].map(|name| beside.join(name).display().to_string());
+    assert_eq!(
+        (run.code, run.stdout.lines().collect::<Vec<_>>()),
+        (Some(3), paths.each_ref().map(String::as_str).to_vec()),
+        "{run:?}"
+    );
+    assert!(
+        run.stderr.contains("said\n")
+            && run.stderr.contains("calve.afterStart failed (exit status: 1)"),
+        "{run:?}"
+    );
+    assert!(beside.join("good/seen").try_exists().unwrap());
+    assert_eq!(start("start --no-after-start without").code, Some(0));
+    assert!(!beside.join("without/seen").try_exists().unwrap());
+    // For a tool the worktree was made, and the path is still the last line.
+    git(&["config", "calve.afterStart", "echo said; exit 7"]).unwrap();
+    let run = hook(&project, "hook claude create", &json!({"name": "of-a-tool", "cwd": project}));
+    assert_eq!(
+        (run.code, run.stdout.trim_end()),
+        (Some(0), beside.join("of-a-tool").to_str().unwrap()),
+        "{run:?}"
+    );
 }

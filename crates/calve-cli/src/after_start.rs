@@ -1,0 +1,109 @@
+//! The command that `calve start` runs in each new worktree: git's setting `calve.afterStart`.
+//!
+//! It is a setting of git because it must be the user's own. A clone brings neither `.git/config` nor the user's configuration. So a
+//! repository cannot bring a command that `start` would run, as a file in its tree could, or a store that somebody committed. git
+//! reads no configuration of a repository that belongs to another user (`safe.directory`). Nor does it read that of a folder that only
+//! looks like a bare repository, which a tree may contain.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd as _;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
+use std::process::{Command, ExitStatus, Stdio};
+
+use calve::{GitOutcome, StartReport, StartedWorktree};
+
+use crate::session::Session;
+use crate::text::shown;
+
+/// The setting.
+const KEY: &str = "calve.afterStart";
+
+/// Variables of git that name another repository. A hook or an alias of git that runs calve has set them.
+const OF_ANOTHER_REPOSITORY: [&str; 8] = [
+    "GIT_COMMON_DIR",
+    "GIT_DIR",
+    "GIT_INDEX_FILE",
+    "GIT_NAMESPACE",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_PREFIX",
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+    "GIT_WORK_TREE",
+];
+
+/// The command for new worktrees of a project. `None`: there is none, or git is not installed.
+pub(crate) fn command(project: &Path) -> Option<String> {
+    let mut git = without_another_repository(Command::new("git"));
+    git.arg("-C").arg(project).args(["-c", "safe.bareRepository=explicit", "config"]);
+    if std::fs::symlink_metadata(project.join(".git")).is_err() {
+        // A git before 2.38 does not know that setting.
+        git.arg("--global");
+    }
+    git.args(["--get", KEY]);
+    if let Some(above) = project.parent() {
+        // A repository around the project is not the project's.
+        git.env("GIT_CEILING_DIRECTORIES", above);
+    }
+    let output = git.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
+    let text = String::from_utf8(output.stdout).ok().filter(|_| output.status.success())?;
+    let text = text.strip_suffix('\n').unwrap_or(&text);
+    (!text.trim().is_empty()).then(|| text.to_owned())
+}
+
+fn without_another_repository(mut command: Command) -> Command {
+    for name in OF_ANOTHER_REPOSITORY {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// Runs the command in one worktree after the other. Returns the exit code of each: 128 + N if signal N ended it, 127 if it could not
+/// be run; `None` if calve was stopped before.
+pub(crate) fn run(
+    command: &str,
+    project: &Path,
+    report: &StartReport,
+    session: Session<'_>,
+) -> Vec<Option<i32>> {
+    let cancel = session.signals.cancel();
+    let one = |started: &StartedWorktree| {
+        if cancel.is_cancelled() {
+            return None;
+        }
+        let path = &started.report.path;
+        let (code, why) = match run_in(command, project, started) {
+            Ok(status) if status.success() => return Some(0),
+            Ok(status) => (code(status), status.to_string()),
+            Err(error) => (127, error.to_string()),
+        };
+        session.output.warning(format_args!(
+            "{}: the command of {KEY} failed ({why}); the worktree stays, and the command can be run again in it",
+            shown(path)
+        ));
+        Some(code)
+    };
+    report.worktrees.iter().map(one).collect()
+}
+
+fn run_in(command: &str, project: &Path, started: &StartedWorktree) -> io::Result<ExitStatus> {
+    let mut shell = without_another_repository(Command::new("sh"));
+    shell.args(["-c", command]).current_dir(&started.report.path).stdin(Stdio::null());
+    // Standard output has the paths of the worktrees, and nothing else.
+    shell.stdout(Stdio::from(File::from(io::stderr().as_fd().try_clone_to_owned()?)));
+    shell
+        .env("CALVE_PROJECT", project)
+        .env("CALVE_WORKTREE", &started.report.path)
+        .env("CALVE_NAME", &started.name);
+    match &started.git {
+        GitOutcome::Linked(linked) if linked.branch.is_some() => {
+            shell.env("CALVE_BRANCH", linked.branch.as_deref().unwrap_or_default())
+        }
+        _ => shell.env_remove("CALVE_BRANCH"),
+    };
+    shell.status()
+}
+
+fn code(status: ExitStatus) -> i32 {
+    status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(127)
+}
