@@ -92,6 +92,12 @@ pub(crate) fn start(
         );
         exit = Exit::Findings;
     }
+    let is_there = |name: &str| project.join(name).symlink_metadata().is_ok();
+    if report.taken.is_some() && is_there(".git") && is_there(".jj") {
+        output.summary(
+            ".jj stays in the project, since it is about that one tree: in the worktrees work with git",
+        );
+    }
     let after = match after_start::command(&project).filter(|_| !args.no_after_start) {
         Some(command) => after_start::run(&command, &project, &report, session),
         None => Vec::new(),

@@ -167,6 +167,7 @@ fn a_branch_is_made_taken_or_refused_before_anything_is_made() {
     row(plain(), "a..b", ErrorKind::InvalidName, "git allows no such branch");
     row(onto("used"), "w", ErrorKind::BranchExists, "has it checked out");
     row(onto("-x"), "w", ErrorKind::InvalidName, "git allows no such branch");
+    row(plain(), "@", ErrorKind::InvalidName, "git allows no such branch");
     let two = desk.store.start(&["v", "w"], &onto("x"), &options());
     fails(two, ErrorKind::InvalidName);
 
@@ -174,6 +175,7 @@ fn a_branch_is_made_taken_or_refused_before_anything_is_made() {
         ("here", plain(), "here"),
         ("one", onto("feat/with-slash"), "feat/with-slash"),
         ("two", plain().branch(StartBranch::Detached), "HEAD"),
+        ("@", onto("at"), "at"),
     ] {
         start(&desk, &[name], &how);
         assert_eq!(branch(&desk.folder().join(name)), expected);
@@ -231,6 +233,18 @@ fn every_kind_of_project_works_or_says_why_it_is_not_linked() {
         ("index version 4", "git update-index --index-version 4", Ok("linked")),
         ("untracked cache", "git update-index --untracked-cache; git status -s", Ok("linked")),
         ("relative paths", "git config worktree.useRelativePaths true", Ok("linked")),
+        (
+            "LFS",
+            "git config filter.lfs.clean 'sed s/^/oid:/'; git config filter.lfs.smudge 'sed s/^oid://'; git config filter.lfs.required true; \
+             echo 'src/* filter=lfs' >.gitattributes; git add --renormalize -A; git add -A; git commit -qm lfs; tick; git status -s",
+            Ok("linked"),
+        ),
+        (
+            "a file monitor",
+            "printf '#!/bin/sh\nprintf \"token\\\\0/\\\\0\"\n' >../monitor; chmod +x ../monitor; git config core.fsmonitor \"$PWD/../monitor\"; \
+             git config core.fsmonitorHookVersion 2; git update-index --fsmonitor; git status -s",
+            Ok("linked"),
+        ),
         (
             "in a merge",
             "git switch -q -c o && echo 1 >src/a && git commit -qam 1 && git switch -q main && echo 2 >src/a && git commit -qam 2 && ! git merge -q o",
@@ -962,4 +976,38 @@ fn a_base_that_is_no_commit_is_refused_before_anything_is_made() {
     assert_eq!(branch(&desk.folder().join("v")), "HEAD");
     let from = desk.store.log().unwrap().snapshots[0].id;
     fails(desk.store.start(&["u"], &at("other").from(from), &options()), ErrorKind::Git);
+}
+
+/// A monitor that knows nothing of the worktree, and so says that nothing in it changed.
+#[test]
+fn what_a_file_monitor_knows_of_the_project_vouches_for_no_worktree() {
+    let desk = project();
+    let first = desk.snapshot();
+    script(
+        &desk.project,
+        "echo changed >src/a; git commit -qam two; tick
+        printf '#!/bin/sh\\nprintf \"token\\\\0\"\\n' >../monitor; chmod +x ../monitor; git config core.fsmonitor \"$PWD/../monitor\"
+        git config core.fsmonitorHookVersion 2; git update-index --fsmonitor; git status -s; git status -s; tick
+        git ls-files -f | grep '^h src/a'",
+    );
+    start(&desk, &["w"], &StartOptions::new().from(first));
+    let root = desk.folder().join("w");
+    script(&root, "git status --porcelain | grep -x ' M src/a'");
+    start(&desk, &["v"], &StartOptions::new());
+    assert_eq!(changes(&desk.folder().join("v")), [""; 0]);
+}
+
+#[test]
+fn what_jj_knows_of_the_project_stays_there_if_it_leads_to_its_repository() {
+    for (what, text, stays) in [
+        ("beside git", "mkdir .jj; echo x >.jj/x; echo /.jj >.git/info/exclude", true),
+        ("alone", "rm -r .git; mkdir .jj; echo x >.jj/x", false),
+    ] {
+        let desk = prepared(&format!("{PROJECT}\n{text}\ntick"));
+        let worktree = desk.worktree("w");
+        assert_eq!(is_there(&worktree.path().join(".jj")), !stays, "{what}");
+        assert_eq!(worktree.status(&options()).unwrap().changes, [], "{what}");
+        desk.store.project_worktree().unwrap().status(&options()).unwrap();
+        assert!(is_there(&desk.project.join(".jj/x")), "{what}");
+    }
 }

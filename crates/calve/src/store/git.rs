@@ -275,7 +275,7 @@ fn line(output: &[u8]) -> String {
 /// git could not be asked.
 pub(crate) fn can_be_a_branch(root: &Path, name: &str) -> Result<bool, Failure> {
     // git gives these names another meaning, or refuses to make such a branch.
-    if name.is_empty() || name == "HEAD" || name.starts_with('-') {
+    if matches!(name, "" | "HEAD" | "@") || name.starts_with('-') {
         return Ok(false);
     }
     match Git::new(root).arg("check-ref-format").arg(branch_ref(name)).run() {
@@ -287,6 +287,12 @@ pub(crate) fn can_be_a_branch(root: &Path, name: &str) -> Result<bool, Failure> 
 
 pub(crate) fn branch_ref(name: &str) -> String {
     format!("refs/heads/{name}")
+}
+
+/// The name that git is told for the registration of a worktree. git gives the name `@` a meaning of
+/// its own, and fails when it has made half of such a registration.
+pub(crate) fn registration_name(worktree: &str) -> &str {
+    if worktree == "@" { "at" } else { worktree }
 }
 
 /// The first reflog entry of a branch that was made for the worktree with this token.
@@ -763,6 +769,20 @@ impl Repository {
                 made => return made.map(|_| reference),
             }
         }
+    }
+
+    /// Removes what a file monitor told about the files of an index. It watches the project's files,
+    /// and must not vouch for those of another tree.
+    ///
+    /// # Errors
+    /// git could not do it.
+    pub(crate) fn without_monitor(&self, index: &Path) -> Result<(), Failure> {
+        self.git()
+            .args(["-c", "core.hooksPath=/dev/null", "-c", "core.splitIndex=false"])
+            .with_index(index)
+            .args(["update-index", "--no-fsmonitor"])
+            .run()
+            .map(drop)
     }
 
     /// Fills the index of a linked worktree from its `HEAD`, without looking at its files.

@@ -74,13 +74,38 @@ pub(crate) const GIT_REGISTRATIONS: &str = ".git/worktrees";
 /// What the names of dropped worktrees start with that are kept outside of the store.
 const DROPPED_PREFIX: &str = ".calve-dropped-";
 
+/// What jj knows of a tree, if it is in the root. Beside `GIT` it leads to that repository, and says
+/// what jj has checked out in this one tree.
+const JJ: &str = ".jj";
+
+/// Where in a tree an entry is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Within {
+    /// In the root, which has a repository of git.
+    RootOfRepository,
+    Root,
+    Below,
+}
+
+impl Within {
+    /// The root with entries of these names.
+    pub(crate) fn root<'n>(mut names: impl Iterator<Item = &'n [u8]>) -> Self {
+        match names.any(|name| name == GIT.as_bytes()) {
+            true => Self::RootOfRepository,
+            false => Self::Root,
+        }
+    }
+}
+
 /// Whether an entry of a tree is content, which snapshots are made of. calve's own entries are not
-/// content in any folder, and git's are not in the root. A repository further down is content.
-pub(crate) fn is_content(name: &[u8], in_root: bool) -> bool {
+/// content in any folder, and git's are not in the root, nor jj's beside them. A repository further
+/// down is content.
+pub(crate) fn is_content(name: &[u8], within: Within) -> bool {
     let own = name == OWN.as_bytes()
         || [PREFIX, DROPPED_PREFIX].iter().any(|prefix| name.starts_with(prefix.as_bytes()));
-    let git = in_root && name == GIT.as_bytes();
-    !own && !git
+    let git = within != Within::Below && name == GIT.as_bytes();
+    let jj = within == Within::RootOfRepository && name == JJ.as_bytes();
+    !own && !git && !jj
 }
 
 /// Where the tree of a dropped worktree is kept if it cannot be renamed into the store: beside its

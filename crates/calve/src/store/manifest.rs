@@ -12,7 +12,7 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use super::id::DirectoryId;
-use super::layout;
+use super::layout::{self, Within};
 use super::object::{Entry, Kind};
 
 /// The number of an entry. The root has 0.
@@ -126,8 +126,9 @@ impl Builder {
 impl Manifest {
     /// The manifest without entries of the root that are not content.
     fn content(self) -> Self {
-        let is_content = |entry: &Entry| layout::is_content(&entry.name, true);
         let in_root = self.directories.first().map_or(&[][..], |root| &root.entries);
+        let within = Within::root(in_root.iter().map(|entry| &*entry.name));
+        let is_content = |entry: &Entry| layout::is_content(&entry.name, within);
         if in_root.iter().all(is_content) {
             return self;
         }

@@ -309,7 +309,12 @@ impl<'a> Registry<'a> {
         };
         let temporary = self.temporary(row);
         std::fs::create_dir(&temporary).context(Operation::MakeFolder, || &temporary)?;
-        let made = repository.add(&temporary.join(&row.name), onto, &row.token, lock.file());
+        let made = repository.add(
+            &temporary.join(git::registration_name(&row.name)),
+            onto,
+            &row.token,
+            lock.file(),
+        );
         let _ = std::fs::remove_dir_all(&temporary);
         let mut made = made.map_err(|failure| failed(failure.into()))?;
         made.point_at(&path_from(&row.path)).map_err(failed)?;
@@ -319,16 +324,16 @@ impl<'a> Registry<'a> {
     /// The registrations of a worktree that git was told to make. They may be incomplete.
     fn begun(self, repository: &Repository, row: &WorktreeRow) -> Vec<Registration> {
         let temporary = self.temporary(row);
+        let name = git::registration_name(&row.name);
         let mut found = Vec::new();
         for entry in repository.registrations().unwrap_or_default() {
             if entry.is_made_for(&row.token, &temporary) {
                 found.push(entry);
-            } else if entry.is_hardly_begun(&row.name) {
+            } else if entry.is_hardly_begun(name) {
                 // Another git process may be making this entry right now.
                 entry.wait_for_next_step();
                 found.extend(
-                    Registration::read(entry.folder)
-                        .filter(|entry| entry.is_hardly_begun(&row.name)),
+                    Registration::read(entry.folder).filter(|entry| entry.is_hardly_begun(name)),
                 );
             }
         }

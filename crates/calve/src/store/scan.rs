@@ -25,7 +25,7 @@ use rustix::io::Errno;
 use super::blobs::{Blobs, Counts, Intake, Noted};
 use super::id::{BlobId, DirectoryId};
 use super::index::{Boot, Index, Stat};
-use super::layout;
+use super::layout::{self, Within};
 use super::manifest::{Manifest, NO_ID, os};
 use super::metadata::Maker;
 use super::object::{Entry, Kind};
@@ -353,9 +353,13 @@ impl Scanner<'_> {
         in_root: bool,
     ) -> rustix::io::Result<(Vec<(CString, FileType)>, Rest)> {
         let rest = worker.names.list(dir, before, &mut worker.buffer)?;
+        let within = match in_root {
+            true => Within::root(worker.names.iter().map(|(name, _)| name.to_bytes())),
+            false => Within::Below,
+        };
         let mut names = Vec::new();
         for (name, kind) in worker.names.iter() {
-            if layout::is_content(name.to_bytes(), in_root) {
+            if layout::is_content(name.to_bytes(), within) {
                 names.push((name.to_owned(), kind));
             }
         }

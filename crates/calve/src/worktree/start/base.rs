@@ -72,7 +72,7 @@ impl Store {
         let index = repository.git_dir.join("index");
         match super::links::copy(&index, &checkout.index()) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            result => result.context(Operation::Read, || &index)?,
+            result => drop(result.context(Operation::Read, || &index)?),
         }
         let failed = |failure| Error::new(ErrorKind::Git, Operation::CheckOut, name, failure);
         checkout.refresh().map_err(failed)?;

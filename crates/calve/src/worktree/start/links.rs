@@ -263,9 +263,13 @@ impl Links {
         let shared = listed_at(from)?.into_iter().map(|(name, _)| name);
         names.extend(shared.filter(|name| name.as_encoded_bytes().starts_with(b"sharedindex.")));
         for name in names {
-            match copy(&from.join(&name), &registration.folder.join(&name)) {
+            let to = registration.folder.join(&name);
+            match copy(&from.join(&name), &to) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                result => result?,
+                Ok(bytes) if name == "index" && has_monitor(&bytes) => {
+                    self.repository.without_monitor(&to)?;
+                }
+                result => drop(result?),
             }
         }
         Ok(())
@@ -312,8 +316,13 @@ fn has_submodules(repository: &Repository) -> bool {
     listed_at(&repository.git_dir.join("modules")).is_ok_and(|names| !names.is_empty())
 }
 
-/// Copies a file of git, with its times.
-pub(super) fn copy(from: &Path, to: &Path) -> io::Result<()> {
+/// Whether an index may have the extension of a file monitor.
+fn has_monitor(index: &[u8]) -> bool {
+    index.windows(4).any(|bytes| bytes == b"FSMN")
+}
+
+/// Copies a file of git, with its times. Returns its content.
+pub(super) fn copy(from: &Path, to: &Path) -> io::Result<Vec<u8>> {
     let source = fs::open(from, SOURCE_FLAGS, Mode::empty())?;
     let meta = Meta::of(&fs::fstat(&source)?);
     let bytes = read_plain(fs::CWD, from, MOST_BYTES)?;
@@ -323,5 +332,6 @@ pub(super) fn copy(from: &Path, to: &Path) -> io::Result<()> {
     let mut file = std::fs::File::from(file);
     file.write_all(&bytes)?;
     let Timestamps { last_access, last_modification } = meta.timestamps();
-    Ok(fs::futimens(&file, &Timestamps { last_access, last_modification })?)
+    fs::futimens(&file, &Timestamps { last_access, last_modification })?;
+    Ok(bytes)
 }
