@@ -6,11 +6,15 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::thread;
+use std::time::Duration;
 
 use tempfile::TempDir;
 
 use crate::{
-    Run, calve, calve_command, can_strace, is_root, names, not_run, program, scratch, straced,
+    Random, Run, calve, calve_command, can_strace, is_root, names, not_run, program, scratch,
+    straced,
 };
 
 /// A project with a commit, a store and a snapshot.
@@ -220,6 +224,211 @@ fn a_drop_that_is_killed_at_any_change_is_brought_to_its_end_by_another() {
     }
     println!("{killed} were killed");
     assert!(killed > 5, "only {killed} were killed");
+}
+
+/// Killed at any step of a drop by force, or of its taking back, the work is in the worktree or kept, and git knows it or not at all.
+#[test]
+fn work_outlives_a_forced_drop_and_its_taking_back_that_are_killed_at_any_change() {
+    const DROP: &str = "drop -q --force w";
+    const BACK: &str = "restore -q --dropped w";
+    if !can_strace("a drop by force that is killed") {
+        return;
+    }
+    let Some(desk) = Desk::new() else { return };
+    let app = desk.app();
+    let start = || {
+        assert_eq!(calve(&app, "start -q --from one w").code, Some(0));
+        desk.sh("cd app.worktrees/w && echo staged >b && git add b && echo work >b");
+    };
+    let look = |context: &str| {
+        let listed = calve(&app, "list --json").json()["worktrees"].as_array().unwrap().len();
+        let kept = calve(&app, "list --dropped --json").json()["dropped"].as_array().unwrap().len();
+        assert_eq!(listed + kept, 1, "{context}: {listed} and {kept}");
+        if kept == 1 {
+            let back = calve(&app, BACK);
+            assert_eq!(back.code, Some(0), "{context}: {back:?}");
+        }
+        let told = desk.sh("cd app.worktrees/w && git status --porcelain && git show :b && cat b");
+        assert_eq!(told, "MM b\nstaged\nwork\n", "{context}");
+    };
+    let discard = || {
+        assert_eq!(calve(&app, "drop -q --force --discard w").code, Some(0));
+        desk.sh("cd app && git branch -q -D w && git prune --expire=now");
+        assert_eq!(desk.known(), desk.before);
+    };
+    let mut killed = 0;
+    for call in CHANGING {
+        start();
+        let there = calls(&desk, DROP, call);
+        let back = calls(&desk, BACK, call);
+        look(call);
+        for (words, calls) in [(DROP, there), (BACK, back)] {
+            for number in 1..=calls {
+                if words == BACK {
+                    assert_eq!(calve(&app, DROP).code, Some(0));
+                }
+                let run = killed_at(&desk, words, call, number);
+                killed += usize::from(run.code != Some(0));
+                look(&format!("{words}: {call} {number}: {run:?}"));
+            }
+        }
+        discard();
+    }
+    println!("{killed} were killed");
+    assert!(killed > 10, "only {killed} were killed");
+}
+
+/// Random work with git in worktrees, and commands of calve between that are killed at random moments: every commit that its maker did
+/// not give up is held by a reference or a `HEAD`, work that is not committed is in its worktree or kept, and git knows no worktree that is not there.
+/// `CALVE_ROUNDS` says how many rounds.
+#[test]
+fn no_commit_is_lost_and_no_registration_left_by_random_work_with_kills_between() {
+    const NAMES: [&str; 3] = ["u", "v", "w"];
+    let Some(desk) = Desk::new() else { return };
+    let rounds = std::env::var("CALVE_ROUNDS").map_or(40, |number| number.parse().unwrap());
+    let app = desk.app();
+    desk.sh("cd app && git config user.name n && git config user.email e && git config gc.auto 0");
+    let mut random = Random(0x0ca1_7e5e_ed00_1100);
+    // What was written in each worktree and is in no commit yet, and the commits that must be there.
+    let mut work: BTreeMap<&str, String> = BTreeMap::new();
+    let mut commits: BTreeSet<String> = BTreeSet::new();
+    let (mut done, mut killed, mut refused) = (BTreeMap::<String, usize>::new(), 0, 0);
+    for round in 0..rounds {
+        let name = NAMES[random.one_of(NAMES.len())];
+        let root = desk.scratch.path().join("app.worktrees").join(name);
+        let is_there = root.join("b").try_exists().unwrap();
+        let action = if is_there { random.one_of(12) } else { 12 + random.one_of(3) };
+        let context = format!("round {round}, {name}, action {action}");
+        let in_tree = |script: &str| desk.sh(&format!("cd app.worktrees/{name} && {script}"));
+        let words = match action {
+            0..=1 => {
+                let text = format!("text of {round}");
+                fs::write(root.join("mine"), &text).unwrap();
+                work.insert(name, text);
+                None
+            }
+            2..=3 => {
+                in_tree(&format!("git add -A && git commit -q --allow-empty -m {round}"));
+                work.remove(name);
+                None
+            }
+            4 => {
+                if work.remove(name).is_some() {
+                    in_tree("git stash -q -u");
+                    commits.insert(desk.sh("git -C app rev-parse refs/stash").trim().to_owned());
+                }
+                None
+            }
+            5 => {
+                in_tree(&format!("git switch -q -c branch-{round}"));
+                None
+            }
+            6 => {
+                in_tree("git switch -q --detach");
+                None
+            }
+            7 => {
+                // What is rewritten here is given up by who rewrites it.
+                if in_tree("git status --porcelain").is_empty() {
+                    let old = in_tree("git rev-list main..HEAD");
+                    let is_mine = in_tree("git for-each-ref --contains HEAD --count 2 refs/heads")
+                        .lines()
+                        .count()
+                        < 2;
+                    if is_mine
+                        && in_tree("git rebase -q main && echo done || git rebase --abort")
+                            .contains("done")
+                    {
+                        commits.retain(|commit| old.lines().all(|old| old != commit));
+                    }
+                }
+                None
+            }
+            8 => {
+                desk.sh("cd app && git -c gc.pruneExpire=2.weeks.ago gc -q && git worktree prune");
+                None
+            }
+            9 => {
+                let head = in_tree("git rev-parse HEAD").trim().to_owned();
+                desk.sh(&format!("cd app && git merge -q -m merge {head} || git merge --abort"));
+                None
+            }
+            10 => Some(format!("drop -q {name}")),
+            11 => Some(format!("drop -q --force {name}")),
+            12 => Some(format!("start -q --detach {name}")),
+            13 => Some(format!("start -q -b again-{round} {name}")),
+            _ => Some(format!("restore -q --dropped {name}")),
+        };
+        // All that is anywhere now must stay.
+        let heads = "git worktree list --porcelain | sed -n 's/^HEAD //p'";
+        let held = || {
+            let held = desk.sh(&format!(
+                "cd app && git rev-list --glob='refs/*' $({heads}) $(git stash list --format=%H)"
+            ));
+            held.lines().map(str::to_owned).collect::<BTreeSet<String>>()
+        };
+        if action != 7 {
+            commits.extend(held());
+        }
+        if let Some(words) = &words {
+            *done.entry(words.split(' ').take(3).collect::<Vec<_>>().join(" ")).or_default() += 1;
+            let mut child = calve_command(&app, words)
+                .env("GIT_CONFIG_GLOBAL", "/dev/null")
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            if random.below(2) == 0 {
+                thread::sleep(Duration::from_micros(random.below(80_000)));
+                let _ = child.kill();
+                killed += 1;
+            }
+            refused += usize::from(child.wait().unwrap().code() == Some(1));
+        }
+        let listed = calve(&app, "list --json");
+        assert_eq!(listed.code, Some(0), "{context}: {listed:?}");
+        let listed = listed.json();
+        let known: BTreeSet<String> = listed["worktrees"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|row| row["state"] == "ready" && row["git"]["linked"] == true)
+            .map(|row| row["path"].as_str().unwrap().to_owned())
+            .collect();
+        let porcelain = desk.sh("cd app && git worktree list --porcelain");
+        assert!(
+            !porcelain.contains("prunable") && !porcelain.contains("locked"),
+            "{context}: {porcelain}"
+        );
+        let registered: BTreeSet<String> = porcelain
+            .lines()
+            .filter_map(|line| line.strip_prefix("worktree "))
+            .skip(1)
+            .map(str::to_owned)
+            .collect();
+        assert_eq!(registered, known, "{context}");
+        let held = held();
+        let lost: Vec<&String> = commits.difference(&held).collect();
+        assert!(lost.is_empty(), "{context}: {lost:?}");
+        let kept = calve(&app, "list --dropped --json").json();
+        let kept = kept["dropped"].as_array().unwrap();
+        for (name, text) in &work {
+            let there = desk.scratch.path().join("app.worktrees").join(name).join("mine");
+            if fs::read_to_string(there).is_ok_and(|found| found == *text) {
+                continue;
+            }
+            let is_kept = kept.iter().any(|row| row["name"] == *name);
+            assert!(is_kept, "{context}: the work in {name} is lost");
+        }
+        // What a new worktree of the name has is not the work of the one that is kept.
+        let folder = desk.scratch.path().join("app.worktrees");
+        work.retain(|name, _| folder.join(name).try_exists().unwrap());
+    }
+    desk.sh("cd app && git fsck --full --no-dangling");
+    println!(
+        "{rounds} rounds: {} commits, {killed} killed, {refused} refused, {done:?}",
+        commits.len()
+    );
 }
 
 /// Without git, and with a git that refuses the repository, worktrees get copies of it, and the command says why.
