@@ -248,7 +248,7 @@ fn what_cannot_be_changed_stops_a_switch_a_reset_and_a_merge_by_its_name_and_not
         now(&changed, "the undo of the reset");
         // Dropped it is gone from its place at once; the file stays in the trash until it may be removed.
         tool(&root, &format!("chattr {flag} d0/f9")).unwrap();
-        assert_eq!(calve(&project, "drop -q --force w").code, Some(0), "{flag}");
+        assert_eq!(calve(&project, "drop -q --force --discard w").code, Some(0), "{flag}");
         assert!(fs::symlink_metadata(&root).is_err(), "{flag}");
         let trash = project.join(".calve/trash");
         let _guard = immutable(&trash);
