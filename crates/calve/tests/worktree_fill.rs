@@ -122,7 +122,9 @@ fn a_worktree_that_git_made_is_ready_at_the_same_commit_and_at_another() {
             "{what}"
         );
         assert_eq!(report.timed_files == 0, expects_reflink(&tree), "{what}");
-        assert_eq!(not_ready(&tree), "", "{what}");
+        // git may have written the file that differs in the tick in which it wrote the index: then nothing vouches for it.
+        let left = not_ready(&tree);
+        assert!(left.is_empty() || differ == 1 && left == "src/a\n", "{what}: {left}");
         for path in ["a", "src/b", "run.sh", "empty", "with space"] {
             assert_eq!(stamp(&tree.join(path)), stamp(&project.join(path)), "{what}: {path}");
         }

@@ -91,6 +91,17 @@ pub(super) fn moved(recorded: Recorded, from: &Meta, now: &Meta, since: Time) ->
     is_twin.then(|| of_file(recorded, now))
 }
 
+/// The entry of a file that nothing vouches for, in an index that is written again. `None` if git
+/// reads the file anyway, or need not read it.
+///
+/// git reads a file whose recorded time is not older than the index. The new index is newer, so git
+/// would no longer do so. A size of zero makes git read the file; git itself writes it for that
+/// purpose. Most builds of git compare seconds.
+pub(super) fn doubted(recorded: Recorded, index_written: Time) -> Option<Recorded> {
+    let racy = u64::from(recorded.modified.0) >= u64::from(cut(index_written.0.cast_unsigned()));
+    (racy && recorded.size != 0).then_some(Recorded { size: 0, ..recorded })
+}
+
 /// Whether the entry vouches for the file: it is clean, and not racy.
 pub(super) fn is_clean(recorded: Recorded, file: &Meta, index_written: Time) -> bool {
     is_of_that_kind(recorded.mode, file)

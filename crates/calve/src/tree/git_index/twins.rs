@@ -271,6 +271,14 @@ impl Comparison {
         count
     }
 
+    /// The stat that a file has by now, but for its inode, if its content is the one that the second
+    /// tree's index names, and its entry does not record that stat.
+    fn like(&self, path: &[u8]) -> Option<&Meta> {
+        let twin = self.twins.get(path).filter(|twin| twin.vouched && !twin.has_its_time());
+        let renewed = || self.others.get(path)?.renewed.as_ref();
+        twin.map(|twin| &twin.from).or_else(renewed)
+    }
+
     /// Writes to the second tree's index what its twins are by now. The first tree's content was put
     /// in their places, or its times, at `since` or later. Returns the number of rewritten entries.
     /// If anything is unexpected, the index stays as it is, and git reads these files once.
@@ -279,21 +287,31 @@ impl Comparison {
             return 0;
         }
         let mut bytes = std::mem::take(&mut self.index.bytes);
+        let index_written = self.index.meta.modified();
         let mut count = 0;
         for chunk in &self.index.layout.chunks {
             let (mut cursor, bytes) = (chunk.cursor.clone(), &mut bytes[chunk.bytes.clone()]);
             while let Some(entry) = cursor.next(bytes) {
-                let wanted = |twin: &&Twin| twin.vouched && !twin.has_its_time();
-                let twin = self.twins.get(&cursor.path).filter(wanted).map(|twin| &twin.from);
-                let renewed = || self.others.get(&cursor.path)?.renewed.as_ref();
-                let Some(like) = twin.or_else(renewed) else { continue };
-                let now = directory_of(tree.root, &cursor.path)
-                    .zip(CString::new(name_of(&cursor.path)).ok())
-                    .and_then(|(directory, name)| stat(&directory, &name));
-                let recorded = now.and_then(|now| rule::moved(entry.recorded, like, &now, since));
-                if let Some(recorded) = recorded {
+                if !entry.is_plain() {
+                    continue;
+                }
+                let now = || {
+                    let directory = directory_of(tree.root, &cursor.path)?;
+                    stat(&directory, &CString::new(name_of(&cursor.path)).ok()?)
+                };
+                let like = self.like(&cursor.path);
+                if let Some(recorded) =
+                    like.and_then(|like| rule::moved(entry.recorded, like, &now()?, since))
+                {
                     entry.record(bytes, recorded);
                     count += 1;
+                } else if let Some(doubted) = rule::doubted(entry.recorded, index_written) {
+                    let is_clean = |now: Meta| {
+                        now.changed < since && rule::is_clean(entry.recorded, &now, index_written)
+                    };
+                    if !now().is_some_and(is_clean) {
+                        entry.record(bytes, doubted);
+                    }
                 }
             }
         }
