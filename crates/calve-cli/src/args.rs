@@ -37,7 +37,9 @@ pub(crate) use snapshots::{
 #[cfg(unix)]
 pub(crate) use store::{GcArgs, StoreVerb};
 #[cfg(unix)]
-pub(crate) use worktrees::{DropArgs, FillArgs, ListArgs, RestoreArgs, StartArgs, StatusArgs};
+pub(crate) use worktrees::{
+    DropArgs, DuArgs, FillArgs, ListArgs, RestoreArgs, StartArgs, StatusArgs,
+};
 
 const ABOUT: &str =
     "Isolated copies of directory trees, by reflink: many take the disk space of about one";
@@ -168,6 +170,14 @@ pub(crate) enum Verb {
     #[cfg(unix)]
     #[command(after_help = worktrees::LIST_EXAMPLES)]
     List(ListArgs),
+
+    /// Print what worktrees take on the disk, with whom they share it, and what dropping them frees
+    ///
+    /// du(1) counts shared blocks for every tree that has them. This command counts each block once: as unique,
+    /// or for the first of these that has it too: the project, the store, another worktree, a file elsewhere.
+    #[cfg(unix)]
+    #[command(after_help = worktrees::DU_EXAMPLES)]
+    Du(DuArgs),
 
     /// Print the path of a worktree
     #[cfg(unix)]

@@ -14,6 +14,8 @@ mod choices;
 mod clone;
 mod common;
 mod doctor;
+#[cfg(unix)]
+mod du;
 mod exit;
 mod failure;
 mod filesystems;
@@ -108,6 +110,8 @@ fn run(cli: Cli) -> Result<Exit, clap::Error> {
         Verb::Fill(args) => fill::run(args, session),
         #[cfg(unix)]
         Verb::List(args) => worktrees::list(args, session),
+        #[cfg(unix)]
+        Verb::Du(args) => du::du(args, session),
         #[cfg(unix)]
         Verb::Status(args) => worktrees::status(args, session),
         #[cfg(unix)]

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use calve::{
     Change, ChangeKind, DestinationReport, DropOptions, DroppedWorktree, ErrorKind, GitOutcome,
-    GitStatus, KeptWorktree, NoRepository, StartOptions, StartReport, StartedWorktree, Worktree,
-    WorktreeState, WorktreeStatus,
+    GitStatus, KeptWorktree, NoRepository, StartOptions, StartReport, StartedWorktree, TreeUsage,
+    Worktree, WorktreeState, WorktreeStatus,
 };
 use clap::builder::styling::Style;
 use serde::Serialize;
@@ -15,6 +15,7 @@ use serde::Serialize;
 use crate::after_start;
 use crate::args::{DropArgs, ListArgs, PathArgs, RestoreArgs, StartArgs, StatusArgs};
 use crate::clone::{DestinationDocument, SkippedDocument, findings, why_not_shared};
+use crate::du::{self, BytesDocument, FreesDocument};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::failure::stored::{missing, own, store_failure, worktree_failure};
@@ -308,6 +309,8 @@ struct Listed {
     changes: Option<u64>,
     /// What git says, if it has a repository.
     git: Option<GitStatus>,
+    /// What it takes on the disk, where that was asked for.
+    disk: Option<TreeUsage>,
 }
 
 impl Listed {
@@ -360,7 +363,7 @@ pub(crate) fn list(args: &ListArgs, session: Session<'_>) -> Result<Exit, Failur
     let mut exit = Exit::Done;
     let mut rows = Vec::new();
     for worktree in worktrees {
-        let mut listed = Listed { worktree, state: None, changes: None, git: None };
+        let mut listed = Listed { worktree, state: None, changes: None, git: None, disk: None };
         match listed.look(args.status, session) {
             Err(error) if error.kind() == ErrorKind::Cancelled => {
                 return Err(worktree_failure(&error, &listed.worktree));
@@ -379,6 +382,9 @@ pub(crate) fn list(args: &ListArgs, session: Session<'_>) -> Result<Exit, Failur
         rows.push(listed);
     }
     exit = ask_git(&store, &mut rows, session, exit);
+    if args.disk && measure(&store, &mut rows, session)? {
+        exit = Exit::Findings;
+    }
     if output.json {
         let worktrees = rows.iter().map(ListedDocument::new).collect();
         output.document(&ListDocument { worktrees })?;
@@ -386,6 +392,7 @@ pub(crate) fn list(args: &ListArgs, session: Session<'_>) -> Result<Exit, Failur
     }
     let mut columns = vec![Column::Name, Column::Left, Column::Left, Column::Left];
     columns.extend(args.status.then_some(Column::Left));
+    columns.extend(args.disk.then_some(Column::Left));
     let has_git = rows.iter().any(|row| row.git.is_some());
     columns.extend(has_git.then_some([Column::Left; 2]).into_iter().flatten());
     columns.push(Column::Path);
@@ -408,6 +415,13 @@ pub(crate) fn list(args: &ListArgs, session: Session<'_>) -> Result<Exit, Failur
             Some(_) => Cell::from("changed").styled(CAUTION),
             None => Cell::from("-"),
         }));
+        cells.extend(args.disk.then(|| match &row.disk {
+            Some(disk) => {
+                let (frees, all) = (disk.frees.expected, disk.apparent_bytes);
+                Cell::from(format!("frees {} of {}", output.size(frees), output.size(all)))
+            }
+            None => Cell::from("-"),
+        }));
         if has_git {
             cells.extend(git_cells(row.git.as_ref()));
         }
@@ -419,6 +433,25 @@ pub(crate) fn list(args: &ListArgs, session: Session<'_>) -> Result<Exit, Failur
     }
     output.table(&table)?;
     Ok(exit)
+}
+
+/// Measures the worktrees that are there. Whether something could not be looked at.
+fn measure(
+    store: &calve::Store,
+    rows: &mut [Listed],
+    session: Session<'_>,
+) -> Result<bool, Failure> {
+    let is_there = |row: &&mut Listed| {
+        matches!(row.state, Some(WorktreeState::Ready | WorktreeState::Switching))
+    };
+    let mut rows: Vec<&mut Listed> = rows.iter_mut().filter(is_there).collect();
+    let worktrees: Vec<Worktree> = rows.iter().map(|row| row.worktree.clone()).collect();
+    let usage = du::measured(store, &worktrees, session)?;
+    let found = du::warn_of_unreadable(&usage, session.output);
+    for (row, tree) in rows.iter_mut().zip(usage.worktrees) {
+        row.disk = Some(tree);
+    }
+    Ok(found)
 }
 
 /// Asks git about the worktrees that are there. One about which git says nothing does not hide the others.
@@ -516,6 +549,9 @@ pub(crate) fn drop(args: &DropArgs, session: Session<'_>) -> Result<Exit, Failur
         1 => failure,
         _ => failure.remarked("nothing was dropped"),
     })?;
+    if args.dry_run {
+        return would_drop(args, &worktrees, session);
+    }
     let how = DropOptions::new()
         .force(args.force)
         .discard(args.discard)
@@ -589,6 +625,82 @@ pub(crate) fn drop(args: &DropArgs, session: Session<'_>) -> Result<Exit, Failur
     Ok(Exit::Done)
 }
 
+/// Says what a drop of worktrees that can be dropped would free.
+fn would_drop(
+    args: &DropArgs,
+    worktrees: &[Worktree],
+    session: Session<'_>,
+) -> Result<Exit, Failure> {
+    let output = session.output;
+    let mut stores: Vec<calve::Store> = Vec::new();
+    for worktree in worktrees {
+        if stores.iter().all(|store| store.path() != worktree.store().path()) {
+            stores.push(worktree.store().clone());
+        }
+    }
+    let mut documents = Vec::new();
+    let mut exit = Exit::Done;
+    for store in stores {
+        let of_it = worktrees.iter().filter(|it| it.store().path() == store.path());
+        // A missing worktree has nothing that could be freed.
+        let there: Vec<Worktree> = of_it.filter(|it| du::is_there(it)).cloned().collect();
+        let mut kept = Vec::new();
+        for worktree in &there {
+            kept.push(args.force && !args.discard && would_be_kept(worktree, session)?);
+        }
+        let of = |is_kept: bool| -> Vec<Worktree> {
+            let those = there.iter().zip(&kept).filter(|(_, kept)| **kept == is_kept);
+            those.map(|(worktree, _)| worktree.clone()).collect()
+        };
+        let mut frees = Vec::new();
+        for (those, how) in [(of(false), ""), (of(true), " when it is not kept any more")] {
+            let usage = du::measured(&store, &those, session)?;
+            if du::warn_of_unreadable(&usage, output) {
+                exit = Exit::Findings;
+            }
+            frees.push(usage.frees);
+            let names: Vec<&str> = those.iter().map(Worktree::name).collect();
+            let (names, freed) = (harmless(&names.join(", ")).into_owned(), usage.frees);
+            if !names.is_empty() {
+                let freed = du::freed(freed, output);
+                output.summary(format_args!("would drop {names}, which frees {freed}{how}"));
+            }
+            if !names.is_empty() && !how.is_empty() {
+                output.summary("what has changes is kept for seven days; --discard frees it now");
+            }
+        }
+        let named = there.iter().zip(&kept).map(|(worktree, kept)| WouldDropDocument {
+            worktree: WorktreeFields::new(worktree),
+            kept: *kept,
+        });
+        let mut frees = frees.into_iter().map(FreesDocument::new);
+        documents.push(WouldFreeDocument {
+            store: PathFields::new(store.path()),
+            worktrees: named.collect(),
+            frees: frees.next(),
+            frees_later: frees.next(),
+        });
+    }
+    for worktree in worktrees.iter().filter(|it| !du::is_there(it)) {
+        output.summary(format_args!("would forget {}", harmless(worktree.name())));
+    }
+    if output.json {
+        output.document(&DryDropDocument { dropped: [], would_drop: documents })?;
+    }
+    Ok(exit)
+}
+
+/// Whether a forced drop would keep a worktree's files for a while.
+fn would_be_kept(worktree: &Worktree, session: Session<'_>) -> Result<bool, Failure> {
+    match session.work(Total::Unknown, |options| worktree.must_lose_nothing(options)) {
+        Ok(()) => Ok(false),
+        Err(error) if error.kind() == ErrorKind::Cancelled => {
+            Err(worktree_failure(&error, worktree))
+        }
+        Err(_) => Ok(true),
+    }
+}
+
 /// What became of its commits and of its branch.
 fn dropped_notes(worktree: &Worktree, dropped: &DroppedWorktree) -> Vec<String> {
     let name = harmless(worktree.name());
@@ -639,7 +751,7 @@ fn droppable(args: &DropArgs, session: Session<'_>) -> Result<Vec<Worktree>, Fai
             worktrees.push(worktree);
         }
     }
-    if worktrees.len() == 1 {
+    if worktrees.len() == 1 && !args.dry_run {
         // It says by itself why it stays.
         return Ok(worktrees);
     }
@@ -781,6 +893,7 @@ struct ListedDocument {
     changes: Option<u64>,
     created: String,
     git: Option<GitDocument>,
+    disk: Option<BytesDocument>,
 }
 
 /// What git says of a worktree.
@@ -817,6 +930,7 @@ impl ListedDocument {
             changes: row.changes,
             created: text::utc(row.worktree.created()),
             git: row.git.as_ref().map(GitDocument::new),
+            disk: row.disk.as_ref().map(BytesDocument::new),
         }
     }
 }
@@ -901,6 +1015,28 @@ pub(crate) fn change_name(kind: ChangeKind) -> &'static str {
 #[derive(Serialize)]
 struct DropDocument {
     dropped: Vec<DroppedDocument>,
+}
+
+/// The JSON document of `drop --dry-run`: what would be dropped, by store.
+#[derive(Serialize)]
+struct DryDropDocument {
+    dropped: [DroppedDocument; 0],
+    would_drop: Vec<WouldFreeDocument>,
+}
+
+#[derive(Serialize)]
+struct WouldFreeDocument {
+    store: PathFields,
+    worktrees: Vec<WouldDropDocument>,
+    frees: Option<FreesDocument>,
+    frees_later: Option<FreesDocument>,
+}
+
+#[derive(Serialize)]
+struct WouldDropDocument {
+    #[serde(flatten)]
+    worktree: WorktreeFields,
+    kept: bool,
 }
 
 #[derive(Serialize)]

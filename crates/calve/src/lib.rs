@@ -209,10 +209,10 @@ pub use store::{
 pub use tree::{CloneMode, CloneOptions, Existing, GitIndex, Reflink, clone_tree};
 #[cfg(all(unix, feature = "store"))]
 pub use worktree::{
-    Change, ChangeKind, ChangeScope, Diff, DropOptions, DroppedWorktree, FileDiff, FillOptions,
-    FillReport, GitMode, GitOutcome, GitStatus, KeptWorktree, LinkedWorktree, NoRepository,
-    StartBranch, StartOptions, StartReport, StartedWorktree, SwitchOptions, SwitchReport, Worktree,
-    WorktreeState, WorktreeStatus, fill,
+    Change, ChangeKind, ChangeScope, Diff, DiskUsage, DropOptions, DroppedWorktree, FileDiff,
+    FillOptions, FillReport, FreedBytes, GitMode, GitOutcome, GitStatus, KeptWorktree,
+    LinkedWorktree, NoRepository, StartBranch, StartOptions, StartReport, StartedWorktree,
+    SwitchOptions, SwitchReport, TreeUsage, Worktree, WorktreeState, WorktreeStatus, fill,
 };
 #[cfg(all(unix, feature = "store", any(test, fuzzing)))]
 #[doc(hidden)]

@@ -16,6 +16,8 @@ use crate::report::{Cancel, CloneReport, Progress};
 #[cfg(unix)]
 pub(crate) mod budget;
 #[cfg(unix)]
+pub(crate) mod disk;
+#[cfg(unix)]
 pub(crate) mod engine;
 #[cfg(unix)]
 pub(crate) mod file;
@@ -61,6 +63,8 @@ pub(crate) mod tally;
 #[cfg(unix)]
 mod targets;
 pub(crate) mod verdicts;
+#[cfg(unix)]
+pub(crate) mod visit;
 #[cfg(unix)]
 mod walk;
 

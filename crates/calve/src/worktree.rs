@@ -31,6 +31,7 @@ use crate::store::{
 use crate::tree::running::Running;
 
 mod diff;
+mod disk;
 mod dropped;
 mod fill;
 mod git;
@@ -41,6 +42,7 @@ mod start;
 pub(crate) mod switch;
 
 pub use diff::{Diff, FileDiff};
+pub use disk::{DiskUsage, FreedBytes, TreeUsage};
 pub use dropped::KeptWorktree;
 pub use fill::{FillOptions, FillReport, fill};
 pub use git::GitStatus;

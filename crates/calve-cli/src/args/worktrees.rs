@@ -56,8 +56,21 @@ pub(crate) const LIST_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve list --dropped
       The dropped worktrees that 'calve restore --dropped NAME' can bring back,
       how long ago each was dropped, and until when it is kept.
+  calve list --disk
+      Also says what a drop of each worktree alone would free, and of how much.
 
 On a narrow terminal calve cuts names and paths; -v prints them whole.";
+
+pub(crate) const DU_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
+  calve du
+      All worktrees, the project and its store.
+  calve du fix-1 fix-2
+      The last line says what a drop of both together would free. That may be more
+      than the sum: they may share blocks with each other.
+
+The columns are the sizes of the files, what is unique, what is shared with the
+project, the store, other worktrees or files elsewhere, the filesystem's own
+structures (about), and what a drop frees. calve looks at each file and reads none.";
 
 pub(crate) const STATUS_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve status
@@ -81,6 +94,8 @@ pub(crate) const DROP_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
       'calve restore --dropped fix-4' brings it back.
   calve drop --delete-branch fix-5
       Removes fix-5 and, if it is merged, its branch.
+  calve drop --dry-run fix-6 fix-7
+      Removes nothing; says whether it could, and what that would free.
 
 A worktree with a git repository has changes if 'git status' lists something; files
 that git ignores are deleted with it. Its branch stays. Commits that no branch or
@@ -255,8 +270,20 @@ pub(crate) struct ListArgs {
     pub(crate) status: bool,
 
     /// List the dropped worktrees that can be brought back
-    #[arg(long, conflicts_with = "status")]
+    #[arg(long, conflicts_with_all = ["status", "disk"])]
     pub(crate) dropped: bool,
+    /// Also say what a drop of each worktree would free
+    #[arg(long)]
+    pub(crate) disk: bool,
+}
+
+/// The arguments of `calve du`.
+#[derive(Debug, Args)]
+pub(crate) struct DuArgs {
+    /// Names or paths [default: all worktrees, the project and its store]
+    #[arg(value_name = "WORKTREE", value_hint = ValueHint::DirPath,
+        add = ArgValueCompleter::new(candidates::worktrees))]
+    pub(crate) worktrees: Vec<PathBuf>,
 }
 
 /// The arguments of `calve status`.
@@ -290,6 +317,10 @@ pub(crate) struct DropArgs {
     /// Also delete their branches, if all commits are on others
     #[arg(long)]
     pub(crate) delete_branch: bool,
+
+    /// Remove nothing; say what that would free
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 /// The arguments of `calve restore`.

@@ -213,7 +213,7 @@ fn list_has_a_row_a_worktree_with_its_state() {
     let row = |name: &str, state: &str, changes: Option<u64>| {
         json!({
             "name": name, "path": beside.join(name).to_str(), "snapshot": id,
-            "state": state, "changes": changes, "git": null,
+            "state": state, "changes": changes, "git": null, "disk": null,
         })
     };
     let expected =
@@ -378,6 +378,49 @@ fn of_several_none_is_dropped_where_one_was_changed() {
     let discarded = calve(&project, "drop --force --discard two");
     assert_eq!(discarded.stderr, "dropped two\n");
     assert_eq!(done(&project, "list --dropped"), "");
+}
+
+#[test]
+fn what_is_in_one_worktree_alone_is_unique_and_a_dry_run_says_that_a_drop_frees_it() {
+    let (_scratch, project) = with_project();
+    done(&project, "start one two three");
+    let beside = worktrees_of(&project);
+    let bytes: Vec<u8> = (0..400_000_u32).flat_map(|number| number.to_le_bytes()).collect();
+    fs::write(beside.join("one/new"), &bytes).unwrap();
+    fs::remove_dir_all(beside.join("three")).unwrap();
+
+    let usage = calve(&project, "du --json").json();
+    let trees = usage["worktrees"].as_array().unwrap();
+    let names: Vec<_> = trees.iter().map(|tree| tree["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["one", "two"], "the missing one takes nothing");
+    let of = |tree: &serde_json::Value, field: &str| tree[field].as_u64().unwrap();
+    let size = bytes.len() as u64;
+    assert!((size..size + 100_000).contains(&of(&trees[0], "unique_bytes")), "{usage}");
+    assert!(of(&trees[1], "unique_bytes") < 100_000, "{usage}");
+    assert!(of(&trees[0]["frees"], "least_bytes") >= size, "{usage}");
+    assert!(of(&usage["frees"], "expected_bytes") >= size, "{usage}");
+    assert_eq!(of(&usage["store"], "unreadable"), 0, "{usage}");
+    let rows = done(&project, "du one");
+    assert_eq!(rows.lines().count(), 2, "{rows}");
+    assert!(rows.starts_with("name") && rows.contains("\none "), "{rows}");
+    assert!(done(&project, "list --disk").contains("  frees 1."), "the row of one");
+
+    // It refuses what a drop would refuse, and removes nothing.
+    for words in ["drop --dry-run one", "drop --dry-run two one", "drop --dry-run ."] {
+        let run = calve(&project, words);
+        assert_eq!((run.code, run.stdout.as_str()), (Some(1), ""), "{words}: {run:?}");
+    }
+    let run = calve(&project, "drop --dry-run --force --json one two").json();
+    let kept = |at: usize| run["would_drop"][0]["worktrees"][at]["kept"].as_bool().unwrap();
+    assert_eq!((kept(0), kept(1)), (true, false), "{run}");
+    assert!(of(&run["would_drop"][0]["frees"], "expected_bytes") < 100_000, "{run}");
+    assert!(of(&run["would_drop"][0]["frees_later"], "least_bytes") >= size, "{run}");
+    let run = calve(&project, "drop --dry-run --force --discard one three");
+    assert_eq!(run.code, Some(0), "{run:?}");
+    assert!(run.stderr.starts_with("would drop one, which frees about 1."), "{run:?}");
+    assert!(run.stderr.ends_with("would forget three\n"), "{run:?}");
+    assert_eq!(done(&project, "list").lines().count(), 3);
+    assert!(calve(&project, "du three").stderr.contains("its folder is gone"));
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod disk;
 mod every;
 mod faults;
 mod filesystems;
+mod freed;
 mod full;
 mod hostile;
 mod killed;

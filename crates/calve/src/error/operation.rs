@@ -68,6 +68,7 @@ operations! {
     MakeReadyTree = "make ready tree",
     MakeReadyTreeIn = "make ready tree in",
     Mark = "mark",
+    Measure = "measure",
     Merge = "merge",
     MergeDirectory = "merge directory",
     MergeFile = "merge file",

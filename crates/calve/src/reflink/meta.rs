@@ -92,6 +92,11 @@ impl Meta {
             && self.modified() == before.modified()
     }
 
+    /// When the content was last read, as far as the filesystem notes it: seconds and nanoseconds.
+    pub(crate) fn accessed(&self) -> (i64, i64) {
+        self.times[0]
+    }
+
     pub(crate) fn id(&self) -> (u64, u64) {
         (self.dev, self.ino)
     }

@@ -2,6 +2,7 @@
 //!
 //! | feature | since | used for | where it is missing |
 //! |---|---|---|---|
+//! | `FS_IOC_FIEMAP` | Linux 2.6.28 | who shares which blocks | allocated blocks alone count |
 //! | `FICLONE`, `FICLONERANGE` | Linux 4.5 (btrfs' own since 2.6.29) | every clone | copy |
 //! | `unshare(CLONE_FS)` + `umask(0)` | Linux 2.6.16 | modes without a `chmod` for each file | `fchmod` after every create |
 //! | `F_SETLEASE`, `F_SETSIG` | Linux 2.4 | whether anybody could write to a file that is taken in | clone before reading; the index does not vouch |
@@ -30,6 +31,42 @@ pub(crate) enum Overwrites {
     NewBlocksWhereShared,
     /// In place, or nothing is known.
     MaybeInPlace,
+}
+
+/// A piece of a file.
+#[cfg(unix)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(
+    not(any(target_os = "linux", target_os = "android")),
+    expect(dead_code, reason = "elsewhere nothing is known")
+)]
+pub(crate) struct Extent {
+    /// Where it begins in the file, and how long it is there, in bytes.
+    pub(crate) offset: u64,
+    pub(crate) length: u64,
+    pub(crate) place: Place,
+    /// Whether another file has it, or the same file has it twice.
+    pub(crate) is_shared: bool,
+    /// Whether it is allocated and reads as zeros.
+    pub(crate) is_unwritten: bool,
+}
+
+/// Where a piece of a file is on the disk.
+#[cfg(unix)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(
+    not(any(target_os = "linux", target_os = "android")),
+    expect(dead_code, reason = "elsewhere nothing is known")
+)]
+pub(crate) enum Place {
+    /// From this address on, as long as the piece is.
+    At(u64),
+    /// From this address on; compressed, so that it is shorter than the piece is, and nothing says by how much.
+    Encoded(u64),
+    /// In the inode's own metadata.
+    Inline,
+    /// Not on the disk yet.
+    Nowhere,
 }
 
 #[cfg(unix)]

@@ -224,7 +224,7 @@ fn make_accessible(parent: &OwnedFd, name: &CStr) -> io::Result<()> {
 /// Whether another device number means another mount, and not a subvolume of this one. In doubt the
 /// answer is yes.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-fn is_mount_root(dir: &OwnedFd) -> bool {
+pub(super) fn is_mount_root(dir: &OwnedFd) -> bool {
     use rustix::fs::{StatxAttributes, StatxFlags};
     fs::statx(dir, c"", AtFlags::EMPTY_PATH, StatxFlags::TYPE).map_or(true, |stat| {
         !stat.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT)
@@ -233,7 +233,7 @@ fn is_mount_root(dir: &OwnedFd) -> bool {
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn is_mount_root(_: &OwnedFd) -> bool {
+pub(super) fn is_mount_root(_: &OwnedFd) -> bool {
     true
 }
 

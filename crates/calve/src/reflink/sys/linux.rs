@@ -15,7 +15,7 @@ use rustix::ioctl::{self, Opcode};
 use super::super::imp::NEW_FILE_FLAGS;
 use super::super::meta::{self, Attrs, Created, Meta};
 use super::super::verdict::Verdict;
-use super::Overwrites;
+use super::{Extent, Overwrites, Place};
 
 /// Cloning fills a file that the caller made; but in the build that tests the other way (`scripts/test --clone-at`).
 pub(crate) const CLONE_MAKES_THE_FILE: bool = cfg!(calve_clone_at);
@@ -272,19 +272,29 @@ pub(crate) fn write_back(file: impl AsFd) -> bool {
     unsafe { libc::sync_file_range(file.as_fd().as_raw_fd(), 0, 0, flags) == 0 }
 }
 
-/// Where a file has its content, as `(offset, place, length)` in bytes: no piece if it has nothing but holes. `None` if a part of it is
-/// not shared, or it is in too many pieces.
-pub(crate) fn shared_blocks(file: impl AsFd) -> io::Result<Option<Vec<(u64, u64, u64)>>> {
+/// Gives `each` the pieces of a file, in the order of their offsets, until it answers `false`. Holes are no pieces. `flush`: what is
+/// not written yet is written first; without it such a piece is [`Place::Nowhere`].
+pub(crate) fn extents(
+    file: impl AsFd,
+    flush: bool,
+    mut each: impl FnMut(Extent) -> bool,
+) -> io::Result<()> {
     const LAST: u32 = 1;
+    /// No place yet, or none that the system knows: `UNKNOWN`, `DELALLOC`.
+    const NOWHERE: u32 = 0x2 | 0x4;
+    const ENCODED: u32 = 0x8;
+    /// In the metadata: `DATA_INLINE`, `DATA_TAIL`.
+    const INLINE: u32 = 0x200 | 0x400;
     const UNWRITTEN: u32 = 0x800;
     const SHARED: u32 = 0x2000;
-    let mut blocks: Vec<(u64, u64, u64)> = Vec::new();
+    /// `FIEMAP_FLAG_SYNC`
+    const SYNC: u32 = 1;
     let mut start = 0;
     loop {
         let mut map = Fiemap {
             start,
             length: u64::MAX - start,
-            flags: 0,
+            flags: if flush { SYNC } else { 0 },
             mapped: 0,
             count: EXTENTS,
             reserved: 0,
@@ -296,28 +306,67 @@ pub(crate) fn shared_blocks(file: impl AsFd) -> io::Result<Option<Vec<(u64, u64,
             ioctl::ioctl(file.as_fd(), call)?;
         }
         let found = map.extents.get(..map.mapped as usize).unwrap_or(&map.extents);
-        // What is unwritten reads as zeros, as does the hole that a clone has there.
-        for extent in found.iter().filter(|extent| extent.flags & UNWRITTEN == 0) {
-            if extent.flags & SHARED == 0 || blocks.len() == MOST_PIECES {
-                return Ok(None);
-            }
-            match blocks.last_mut() {
-                Some((offset, place, length))
-                    if *offset + *length == extent.logical
-                        && *place + *length == extent.physical =>
-                {
-                    *length += extent.length;
-                }
-                _ => blocks.push((extent.logical, extent.physical, extent.length)),
+        for extent in found {
+            let has = |flags| extent.flags & flags != 0;
+            let place = if has(NOWHERE) {
+                Place::Nowhere
+            } else if has(INLINE) {
+                Place::Inline
+            } else if has(ENCODED) {
+                Place::Encoded(extent.physical)
+            } else {
+                Place::At(extent.physical)
+            };
+            let (is_shared, is_unwritten) = (has(SHARED), has(UNWRITTEN));
+            let (offset, length) = (extent.logical, extent.length);
+            if !each(Extent { offset, length, place, is_shared, is_unwritten }) {
+                return Ok(());
             }
         }
         match found.last() {
             Some(last) if last.flags & LAST == 0 && last.logical + last.length > start => {
                 start = last.logical + last.length;
             }
-            _ => return Ok(Some(blocks)),
+            _ => return Ok(()),
         }
     }
+}
+
+/// Where a file has its content, as `(offset, place, length)` in bytes: no piece if it has nothing but holes. `None` if a part of it is
+/// not shared, or it is in too many pieces.
+pub(crate) fn shared_blocks(file: impl AsFd) -> io::Result<Option<Vec<(u64, u64, u64)>>> {
+    let mut blocks: Vec<(u64, u64, u64)> = Vec::new();
+    let mut is_shared = true;
+    extents(file, false, |extent| {
+        // What is unwritten reads as zeros, as does the hole that a clone has there.
+        if extent.is_unwritten {
+            return true;
+        }
+        let (Place::At(physical) | Place::Encoded(physical)) = extent.place else {
+            is_shared = false;
+            return false;
+        };
+        if !extent.is_shared || blocks.len() == MOST_PIECES {
+            is_shared = false;
+            return false;
+        }
+        match blocks.last_mut() {
+            Some((offset, place, length))
+                if *offset + *length == extent.offset && *place + *length == physical =>
+            {
+                *length += extent.length;
+            }
+            _ => blocks.push((extent.offset, physical, extent.length)),
+        }
+        true
+    })?;
+    Ok(is_shared.then_some(blocks))
+}
+
+/// Whether no two files of the filesystem of `file` can share blocks.
+pub(crate) fn never_shares(file: impl AsFd) -> bool {
+    let kind = fs::fstatfs(file).ok().and_then(|stat| u32::try_from(stat.f_type).ok());
+    matches!(kind, Some(EXT4 | TMPFS))
 }
 
 /// Whether `dir` has the flag by which single directories ignore case (`chattr +F`: ext4, f2fs, tmpfs).
@@ -407,6 +456,15 @@ pub(crate) fn delete_subvolume(parent: impl AsFd, name: &CStr) -> io::Result<()>
     }
 }
 
+/// `struct btrfs_ioctl_timespec`.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct SubvolumeTime {
+    seconds: u64,
+    nanoseconds: u32,
+    padding: u32,
+}
+
 /// `struct btrfs_ioctl_get_subvol_info_args`.
 #[repr(C)]
 struct SubvolumeInfo {
@@ -421,14 +479,13 @@ struct SubvolumeInfo {
     otransid: u64,
     stransid: u64,
     rtransid: u64,
-    times: [[u64; 2]; 4],
+    /// `ctime`, `otime`, `stime`, `rtime`
+    times: [SubvolumeTime; 4],
     reserved: [u64; 8],
 }
 
-/// The transaction in which something inside the subvolume that `dir` is in was last changed (`ctransid`), be it not yet committed;
-/// making a snapshot of it does not count. What `write(2)` wrote counts only once it is on its way to the disk: after a flush, or after
-/// a snapshot (docs/design/ready.md).
-pub(crate) fn last_change(dir: impl AsFd) -> io::Result<u64> {
+/// What btrfs knows of the subvolume that `dir` is in.
+fn subvolume_info(dir: impl AsFd) -> io::Result<SubvolumeInfo> {
     let mut info = SubvolumeInfo {
         treeid: 0,
         name: [0; 256],
@@ -441,7 +498,7 @@ pub(crate) fn last_change(dir: impl AsFd) -> io::Result<u64> {
         otransid: 0,
         stransid: 0,
         rtransid: 0,
-        times: [[0; 2]; 4],
+        times: [SubvolumeTime::default(); 4],
         reserved: [0; 8],
     };
     // SAFETY: BTRFS_IOC_GET_SUBVOL_INFO writes one `btrfs_ioctl_get_subvol_info_args`, which may hold any bytes.
@@ -450,7 +507,24 @@ pub(crate) fn last_change(dir: impl AsFd) -> io::Result<u64> {
             ioctl::Updater::<{ ioctl::opcode::read::<SubvolumeInfo>(0x94, 60) }, _>::new(&mut info);
         ioctl::ioctl(dir.as_fd(), call)?;
     }
-    Ok(info.ctransid)
+    Ok(info)
+}
+
+/// The transaction in which something inside the subvolume that `dir` is in was last changed (`ctransid`), be it not yet committed;
+/// making a snapshot of it does not count. What `write(2)` wrote counts only once it is on its way to the disk: after a flush, or after
+/// a snapshot (docs/design/ready.md).
+pub(crate) fn last_change(dir: impl AsFd) -> io::Result<u64> {
+    Ok(subvolume_info(dir)?.ctransid)
+}
+
+/// When the subvolume that `dir` is in was made as a snapshot of another one (`otime`), in seconds and
+/// nanoseconds; `None` if it is no snapshot.
+pub(crate) fn snapshot_made(dir: impl AsFd) -> io::Result<Option<(i64, i64)>> {
+    let info = subvolume_info(dir)?;
+    let [_, parent, _] = info.uuids;
+    let [_, made, ..] = info.times;
+    let made = (i64::try_from(made.seconds).unwrap_or(i64::MAX), made.nanoseconds.into());
+    Ok((parent != [0; 16]).then_some(made))
 }
 
 /// `struct btrfs_ioctl_get_subvol_rootref_args`.

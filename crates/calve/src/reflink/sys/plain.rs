@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 
 use rustix::io::Errno;
 
-use super::Overwrites;
+use super::{Extent, Overwrites};
 
 /// The file mode creation mask belongs to the whole process.
 pub(crate) fn private_umask() -> bool {
@@ -26,6 +26,20 @@ pub(crate) fn overwrites(_file: impl AsFd) -> io::Result<Overwrites> {
 /// See [`overwrites`].
 pub(crate) fn shared_blocks(_file: impl AsFd) -> io::Result<Option<Vec<(u64, u64, u64)>>> {
     Ok(None)
+}
+
+/// See [`overwrites`].
+pub(crate) fn extents(
+    _file: impl AsFd,
+    _flush: bool,
+    _each: impl FnMut(Extent) -> bool,
+) -> io::Result<()> {
+    Err(Errno::OPNOTSUPP.into())
+}
+
+/// See [`overwrites`].
+pub(crate) fn never_shares(_file: impl AsFd) -> bool {
+    false
 }
 
 /// Nor of who has a file open.
@@ -75,5 +89,10 @@ pub(crate) fn delete_subvolume(_parent: impl AsFd, _name: &CStr) -> io::Result<(
 
 /// Nor to ask.
 pub(crate) fn last_change(_dir: impl AsFd) -> io::Result<u64> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// See [`last_change`].
+pub(crate) fn snapshot_made(_dir: impl AsFd) -> io::Result<Option<(i64, i64)>> {
     Err(io::ErrorKind::Unsupported.into())
 }

@@ -1,0 +1,238 @@
+//! `calve du`, and what `list --disk` and `drop --dry-run` say of the disk.
+
+use calve::{DiskUsage, ErrorKind, FreedBytes, TreeUsage, Worktree, WorktreeState};
+use serde::Serialize;
+
+use crate::args::DuArgs;
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::failure::stored::{store_failure, worktree_failure};
+use crate::output::{Output, PathFields};
+use crate::progress::Total;
+use crate::session::Session;
+use crate::table::{Cell, Column, Table};
+use crate::text::{count, counted, duration, harmless};
+
+pub(crate) fn du(args: &DuArgs, session: Session<'_>) -> Result<Exit, Failure> {
+    let output = session.output;
+    let mut worktrees: Vec<Worktree> = Vec::new();
+    for word in &args.worktrees {
+        let worktree = session.worktree(Some(word))?;
+        if worktrees.iter().all(|other| other.path() != worktree.path()) {
+            worktrees.push(worktree);
+        }
+    }
+    let all = worktrees.is_empty();
+    let store = match worktrees.first() {
+        Some(first) => first.store().clone(),
+        None => session.store()?,
+    };
+    let with_project = all || worktrees.iter().any(Worktree::is_project);
+    if all {
+        worktrees = store.worktrees().map_err(|error| store_failure(&error))?;
+        worktrees.retain(is_there);
+    }
+    worktrees.retain(|worktree| !worktree.is_project());
+    let usage = measured(&store, &worktrees, session)?;
+    let exit = match warn_of_unreadable(&usage, output) {
+        true => Exit::Findings,
+        false => Exit::Done,
+    };
+    if output.json {
+        output.document(&Document::new(&worktrees, &usage))?;
+        return Ok(exit);
+    }
+    let mut rows: Vec<(String, &TreeUsage)> = worktrees
+        .iter()
+        .zip(&usage.worktrees)
+        .map(|(worktree, usage)| (harmless(worktree.name()).into_owned(), usage))
+        .collect();
+    rows.extend(with_project.then(|| ("(project)".to_owned(), &usage.project)));
+    rows.extend(all.then(|| ("(store)".to_owned(), &usage.store)));
+    output.table(&table(&rows, output))?;
+    if !worktrees.is_empty() {
+        let what = match worktrees.as_slice() {
+            [_] => "a drop of it".to_owned(),
+            several => {
+                format!("a drop of these {} together", counted(several.len() as u64, "worktree"))
+            }
+        };
+        let took = duration(usage.elapsed);
+        output.summary(format_args!("{what} would free {}, {took}", freed(usage.frees, output)));
+    }
+    Ok(exit)
+}
+
+/// A worktree without a folder takes no space.
+pub(crate) fn is_there(worktree: &Worktree) -> bool {
+    matches!(worktree.state(), Ok(WorktreeState::Ready | WorktreeState::Switching))
+}
+
+/// Of worktrees of one store.
+pub(crate) fn measured(
+    store: &calve::Store,
+    worktrees: &[Worktree],
+    session: Session<'_>,
+) -> Result<DiskUsage, Failure> {
+    session.work(Total::Unknown, |options| store.disk_usage(worktrees, options)).map_err(|error| {
+        let missing = |worktree: &&Worktree| worktree.path() == error.path();
+        match worktrees.iter().find(missing) {
+            Some(worktree) if error.kind() == ErrorKind::WorktreeMissing => {
+                worktree_failure(&error, worktree)
+            }
+            _ => store_failure(&error),
+        }
+    })
+}
+
+fn trees(usage: &DiskUsage) -> impl Iterator<Item = &TreeUsage> {
+    usage.worktrees.iter().chain([&usage.project, &usage.store])
+}
+
+/// Says how much was not looked at, if anything.
+pub(crate) fn warn_of_unreadable(usage: &DiskUsage, output: Output) -> bool {
+    let unreadable: u64 = trees(usage).map(|tree| tree.unreadable).sum();
+    if unreadable > 0 {
+        let entries = if unreadable == 1 { "entry" } else { "entries" };
+        let number = count(unreadable);
+        output.warning(format_args!(
+            "calve may not read {number} {entries}: it counts such a file as unique, and leaves such a folder out"
+        ));
+    }
+    unreadable > 0
+}
+
+/// `about 1.2 GB`, `about 1.2 GB, at least 1.0 GB`.
+pub(crate) fn freed(frees: FreedBytes, output: Output) -> String {
+    let expected = output.size(frees.expected);
+    // Less than a tenth is within what the filesystem's own structures vary.
+    if frees.expected - frees.least.min(frees.expected) <= frees.expected / 10 && !output.verbose {
+        return format!("about {expected}");
+    }
+    format!("about {expected}, at least {}", output.size(frees.least))
+}
+
+fn table(rows: &[(String, &TreeUsage)], output: Output) -> Table {
+    type Bytes = fn(&TreeUsage) -> u64;
+    const COLUMNS: [(&str, bool, Bytes); 8] = [
+        ("size", true, |tree| tree.apparent_bytes),
+        ("unique", true, |tree| tree.unique_bytes),
+        ("project", true, |tree| tree.shared_with_project_bytes),
+        ("store", true, |tree| tree.shared_with_store_bytes),
+        ("worktrees", false, |tree| tree.shared_with_worktrees_bytes),
+        ("elsewhere", false, |tree| tree.shared_elsewhere_bytes),
+        ("metadata", true, |tree| tree.metadata_bytes),
+        ("frees", true, |tree| tree.frees.expected),
+    ];
+    // The columns that are mostly empty are there where they are not.
+    let columns: Vec<_> = COLUMNS
+        .iter()
+        .filter(|(_, always, bytes)| *always || rows.iter().any(|(_, tree)| bytes(tree) > 0))
+        .collect();
+    let mut kinds = vec![Column::Name];
+    kinds.resize(columns.len() + 1, Column::Right);
+    let mut table = Table::new(kinds);
+    let mut heads = vec![Cell::from("name").styled(crate::output::STRONG)];
+    heads.extend(columns.iter().map(|(head, ..)| Cell::from(*head).styled(crate::output::STRONG)));
+    table.row(heads);
+    for (name, tree) in rows {
+        let mut cells = vec![Cell::from(name.clone())];
+        cells.extend(columns.iter().map(|(.., bytes)| Cell::from(output.size(bytes(tree)))));
+        table.row(cells);
+    }
+    table
+}
+
+/// The JSON document of `du`; docs/json.md says what each field of these means.
+#[derive(Serialize)]
+struct Document {
+    worktrees: Vec<NamedDocument>,
+    project: UsageDocument,
+    store: UsageDocument,
+    frees: FreesDocument,
+    elapsed_seconds: f64,
+}
+
+#[derive(Serialize)]
+struct NamedDocument {
+    name: String,
+    #[serde(flatten)]
+    usage: UsageDocument,
+}
+
+/// What one tree takes.
+#[derive(Serialize)]
+pub(crate) struct UsageDocument {
+    #[serde(flatten)]
+    path: PathFields,
+    #[serde(flatten)]
+    bytes: BytesDocument,
+}
+
+#[derive(Serialize)]
+pub(crate) struct BytesDocument {
+    files: u64,
+    apparent_bytes: u64,
+    allocated_bytes: u64,
+    unique_bytes: u64,
+    shared_with_project_bytes: u64,
+    shared_with_store_bytes: u64,
+    shared_with_worktrees_bytes: u64,
+    shared_elsewhere_bytes: u64,
+    metadata_bytes: u64,
+    unreadable: u64,
+    frees: FreesDocument,
+}
+
+/// What would be free.
+#[derive(Serialize)]
+pub(crate) struct FreesDocument {
+    expected_bytes: u64,
+    least_bytes: u64,
+}
+
+impl FreesDocument {
+    pub(crate) fn new(frees: FreedBytes) -> Self {
+        Self { expected_bytes: frees.expected, least_bytes: frees.least }
+    }
+}
+
+impl BytesDocument {
+    pub(crate) fn new(tree: &TreeUsage) -> Self {
+        Self {
+            files: tree.files,
+            apparent_bytes: tree.apparent_bytes,
+            allocated_bytes: tree.allocated_bytes,
+            unique_bytes: tree.unique_bytes,
+            shared_with_project_bytes: tree.shared_with_project_bytes,
+            shared_with_store_bytes: tree.shared_with_store_bytes,
+            shared_with_worktrees_bytes: tree.shared_with_worktrees_bytes,
+            shared_elsewhere_bytes: tree.shared_elsewhere_bytes,
+            metadata_bytes: tree.metadata_bytes,
+            unreadable: tree.unreadable,
+            frees: FreesDocument::new(tree.frees),
+        }
+    }
+}
+
+impl UsageDocument {
+    fn new(tree: &TreeUsage) -> Self {
+        Self { path: PathFields::new(&tree.path), bytes: BytesDocument::new(tree) }
+    }
+}
+
+impl Document {
+    fn new(worktrees: &[Worktree], usage: &DiskUsage) -> Self {
+        let named = |(worktree, tree): (&Worktree, &TreeUsage)| NamedDocument {
+            name: worktree.name().to_owned(),
+            usage: UsageDocument::new(tree),
+        };
+        Self {
+            worktrees: worktrees.iter().zip(&usage.worktrees).map(named).collect(),
+            project: UsageDocument::new(&usage.project),
+            store: UsageDocument::new(&usage.store),
+            frees: FreesDocument::new(usage.frees),
+            elapsed_seconds: usage.elapsed.as_secs_f64(),
+        }
+    }
+}
