@@ -17,6 +17,8 @@ use crate::output::{Output, encoded};
 use crate::progress::{self, Total, Watched};
 use crate::summary::{Summary, was_left};
 use crate::system::Signals;
+#[cfg(unix)]
+use crate::text::counted;
 use crate::text::shown;
 
 /// Why the filesystem of the first destination that has copies on its account does not share with the source's.
@@ -56,7 +58,33 @@ pub(crate) fn run(
         work()
     };
     let report = done.map_err(|error| clone_failure(&error, &source, &destinations))?;
+    #[cfg(unix)]
+    if args.rewrite_paths && !args.dry_run {
+        rewrite_paths(&report, output)?;
+    }
     tell(&report, &had, args, output)
+}
+
+/// Gives the clones files that name their own folders.
+#[cfg(unix)]
+fn rewrite_paths(report: &CloneReport, output: Output) -> Result<(), Failure> {
+    let from = std::fs::canonicalize(&report.source)
+        .map_err(|error| Failure::io("read", vec![report.source.clone()], &error))?;
+    for destination in report.destinations.iter().filter(|destination| !was_left(destination)) {
+        let mentions = calve::rewrite_paths(&destination.path, &from).map_err(|error| {
+            clone_failure(&error, &report.source, std::slice::from_ref(&destination.path))
+                .but_stands("the tree", &report.destinations)
+        })?;
+        let rewritten = mentions.iter().filter(|mention| mention.kept.is_none()).count();
+        if rewritten > 0 {
+            let (path, files) = (shown(&destination.path), counted(rewritten as u64, "file"));
+            output.summary(format_args!("{path}: {files} rewritten to name this folder"));
+        }
+        if let Some(warning) = crate::paths::warning(&mentions, &report.source) {
+            output.warning(warning);
+        }
+    }
+    Ok(())
 }
 
 fn has_store(root: &Path) -> bool {

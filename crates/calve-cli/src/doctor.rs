@@ -40,11 +40,30 @@ pub(crate) fn run(
         }
     }
     let all_reflink = verdicts.iter().all(Verdict::is_good);
+    #[cfg(unix)]
+    let mentions = calve::path_mentions(&source).unwrap_or_default();
     if output.json {
         let pairs = verdicts.iter().map(PairDocument::new).collect();
-        output.document(&Document { pairs, all_reflink })?;
+        #[cfg(unix)]
+        let mentions = crate::paths::MentionDocument::all(&mentions);
+        output.document(&Document {
+            pairs,
+            all_reflink,
+            #[cfg(unix)]
+            mentions,
+        })?;
     } else {
-        let lines: String = verdicts.iter().map(|verdict| verdict.text(output.width())).collect();
+        let mut lines: String =
+            verdicts.iter().map(|verdict| verdict.text(output.width())).collect();
+        #[cfg(unix)]
+        for line in crate::paths::lines(&mentions, output.verbose) {
+            let line = match output.width() {
+                Some(width) => wrapped(&line, width, "  "),
+                None => line,
+            };
+            lines.push_str(&line);
+            lines.push('\n');
+        }
         output.styled_results(&lines)?;
     }
     Ok(if all_reflink { Exit::Done } else { Exit::Findings })
@@ -136,6 +155,9 @@ fn nearest_directory(path: &Path) -> PathBuf {
 struct Document {
     pairs: Vec<PairDocument>,
     all_reflink: bool,
+    /// Absent on Windows, which has no worktrees.
+    #[cfg(unix)]
+    mentions: Vec<crate::paths::MentionDocument>,
 }
 
 #[derive(Serialize)]

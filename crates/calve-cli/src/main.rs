@@ -25,6 +25,8 @@ mod fill;
 mod hook;
 mod manual;
 mod output;
+#[cfg(unix)]
+mod paths;
 mod progress;
 #[cfg(unix)]
 mod session;

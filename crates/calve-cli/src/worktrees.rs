@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use calve::{
     Change, ChangeKind, DestinationReport, DropOptions, DroppedWorktree, ErrorKind, GitOutcome,
-    GitStatus, KeptWorktree, NoRepository, StartOptions, StartReport, StartedWorktree, TreeUsage,
-    Worktree, WorktreeState, WorktreeStatus,
+    GitStatus, KeptWorktree, NoRepository, PathMode, StartOptions, StartReport, StartedWorktree,
+    TreeUsage, Worktree, WorktreeState, WorktreeStatus,
 };
 use clap::builder::styling::Style;
 use serde::Serialize;
@@ -20,6 +20,7 @@ use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::failure::stored::{missing, own, store_failure, worktree_failure};
 use crate::output::{BAD, CAUTION, GOOD, Output, PathFields};
+use crate::paths::{self, MentionDocument};
 use crate::progress::Total;
 use crate::session::Session;
 use crate::snapshots::{SnapshotDocument, entries, taken, tell_skipped};
@@ -59,6 +60,9 @@ pub(crate) fn start(
     if let Some(base) = &args.base {
         options = options.base(base.as_str());
     }
+    if args.keep_paths {
+        options = options.paths(PathMode::Keep);
+    }
     let report = session
         .work(total, |common| store.start(names, &options, common))
         .map_err(|error| start_failure(&error))?;
@@ -87,6 +91,7 @@ pub(crate) fn start(
     if tell_git(&report.worktrees, session) == Exit::Findings {
         exit = Exit::Findings;
     }
+    tell_paths(&report.worktrees, &project, session);
     if !report.registered {
         output.warning(
             "calve cannot write to the store, so it does not know these trees: they are plain folders",
@@ -156,6 +161,14 @@ fn tell_trees(
         .text(),
     );
     if findings.is_empty() { Exit::Done } else { Exit::Findings }
+}
+
+/// Says if files of new worktrees still name the project.
+fn tell_paths(worktrees: &[StartedWorktree], project: &Path, session: Session<'_>) {
+    let first = worktrees.first().map_or(&[][..], |started| &started.mentions);
+    if let Some(warning) = paths::warning(first, project) {
+        session.output.warning(warning);
+    }
 }
 
 /// What there is to say about the repositories of new worktrees.
@@ -820,6 +833,7 @@ struct StartedDocument<'a> {
     commit: Option<&'a str>,
     repository: Option<DestinationDocument>,
     after_start: Option<i32>,
+    mentions: Vec<MentionDocument>,
 }
 
 impl<'a> StartedDocument<'a> {
@@ -844,6 +858,7 @@ impl<'a> StartedDocument<'a> {
             commit,
             repository,
             after_start,
+            mentions: MentionDocument::all(&started.mentions),
         }
     }
 }

@@ -276,6 +276,8 @@ pub(crate) fn ready_tree(store: &Store, id: SnapshotId, object: &SnapshotObject,
             // This process usually made the ready tree; the tree has no `made-by` yet.
             maker: Maker::this(),
             excluded: &std::collections::HashSet::new(),
+            roots: &[],
+            local: None,
             operation: &StoreOptions::new().jobs(NonZeroUsize::MIN).operation(),
         })?;
         let found = found.manifest.as_ref().unwrap_or(&manifest);

@@ -142,7 +142,8 @@
 //!   `ETXTBSY` for as long as the child holds the descriptor. Do not start programs from a tree
 //!   while calve makes it.
 //! * A tree may have absolute paths to itself inside (Python environments, build caches). In a
-//!   clone they still lead to the first tree.
+//!   clone they still lead to the first tree; `rewrite_paths` changes those whose format calve
+//!   knows. A worktree gets these files with its own path.
 //! * calve trusts a store: a user who may write to it decides what its worktrees contain, and where
 //!   they are. Do not open a store of a user whom you do not trust.
 //! * The calls block. They start threads, which end with the call. These threads have their own
@@ -202,17 +203,18 @@ pub use report::{
 };
 #[cfg(all(unix, feature = "store"))]
 pub use store::{
-    BlobId, Damage, DamageKind, Discovered, GcOptions, GcReport, PackOptions, PackReport, Snapshot,
-    SnapshotId, SnapshotLog, SnapshotOptions, SnapshotReport, Store, StoreOptions, StoreStats,
-    VerifyOptions, VerifyReport, WarmReport,
+    BlobId, Damage, DamageKind, Discovered, GcOptions, GcReport, PackOptions, PackReport, PathKept,
+    PathKind, PathMention, Snapshot, SnapshotId, SnapshotLog, SnapshotOptions, SnapshotReport,
+    Store, StoreOptions, StoreStats, VerifyOptions, VerifyReport, WarmReport,
 };
 pub use tree::{CloneMode, CloneOptions, Existing, GitIndex, Reflink, clone_tree};
 #[cfg(all(unix, feature = "store"))]
 pub use worktree::{
     Change, ChangeKind, ChangeScope, Diff, DiskUsage, DropOptions, DroppedWorktree, FileDiff,
     FillOptions, FillReport, FreedBytes, GitMode, GitOutcome, GitStatus, KeptWorktree,
-    LinkedWorktree, NoRepository, StartBranch, StartOptions, StartReport, StartedWorktree,
-    SwitchOptions, SwitchReport, TreeUsage, Worktree, WorktreeState, WorktreeStatus, fill,
+    LinkedWorktree, NoRepository, PathMode, StartBranch, StartOptions, StartReport,
+    StartedWorktree, SwitchOptions, SwitchReport, TreeUsage, Worktree, WorktreeState,
+    WorktreeStatus, fill, path_mentions, rewrite_paths,
 };
 #[cfg(all(unix, feature = "store", any(test, fuzzing)))]
 #[doc(hidden)]

@@ -11,6 +11,7 @@
 //!   packs/NAME.pack    contents that were cold, compressed; NAME is random
 //!   indexes/TOKEN      one for each worktree: what its files looked like when their content was
 //!                      last known
+//!   found/ID           which files of snapshot ID name the project's root (below)
 //!   templates/ID/      btrfs: a subvolume with the tree of snapshot ID; ID.index, its index;
 //!                      ID.seal, see below
 //!   worktrees/NAME/    worktrees that cannot be beside the project
@@ -43,6 +44,7 @@
 //! |---|---|
 //! | `incompatible linked-special` | Symbolic links and FIFOs may have link groups (kind bit 0x20). |
 //! | `incompatible without-git` | Some snapshots lack the `.git` of the tree's root. |
+//! | `incompatible own-paths` | Worktrees have files that name their own root: `.calve/paths` in them says so. |
 //!
 //! A `.git` in the root of a tree is not content, and no command touches it. Snapshots without it
 //! came with the feature `without-git`. Older ones may have it. calve leaves it out wherever it
@@ -200,3 +202,14 @@
 //! exclusively. If btrfs has little room, a process that opens the database holds `locks/database`.
 //! A process that adds a feature to `format` holds `locks/format`. All locks are flock(2), so they
 //! end with their process.
+//!
+//! # `found`, and a worktree's `.calve/paths`
+//! ```text
+//! found/ID     "calve found 1" 0 root 0 mention* BLAKE3 of all before it:32
+//! mention      kind: a letter, kept: a digit, path, 0
+//! paths        "calve paths 1" 0 the root that snapshots name 0 the root that the files name
+//! ```
+//! The kinds are `a` to `m`, in the order of [`PathKind`](crate::PathKind). The digit is 0 if each
+//! worktree gets the file with its own root; otherwise it says why not: 1 the format is not known, 2
+//! git tracks the file, 3 the file is in another repository. A lost file in `found` is made again. A
+//! worktree without `paths` has all files as its snapshot does.

@@ -36,6 +36,7 @@ mod dropped;
 mod fill;
 mod git;
 pub(crate) mod patch;
+mod relocate;
 mod remove;
 mod scope;
 mod start;
@@ -46,11 +47,12 @@ pub use disk::{DiskUsage, FreedBytes, TreeUsage};
 pub use dropped::KeptWorktree;
 pub use fill::{FillOptions, FillReport, fill};
 pub use git::GitStatus;
+pub use relocate::{path_mentions, rewrite_paths};
 pub use remove::{DropOptions, DroppedWorktree};
 pub use scope::ChangeScope;
 pub use start::{
-    GitMode, GitOutcome, LinkedWorktree, NoRepository, StartBranch, StartOptions, StartReport,
-    StartedWorktree,
+    GitMode, GitOutcome, LinkedWorktree, NoRepository, PathMode, StartBranch, StartOptions,
+    StartReport, StartedWorktree,
 };
 pub use switch::{SwitchOptions, SwitchReport};
 
@@ -230,7 +232,9 @@ impl Discovered {
                 self.store.registry().set_path(&row)?;
             }
         }
-        Ok(Worktree { store: self.store.clone(), row, path: self.root.clone() })
+        let worktree = Worktree { store: self.store.clone(), row, path: self.root.clone() };
+        worktree.follow_move()?;
+        Ok(worktree)
     }
 }
 
@@ -448,7 +452,8 @@ impl Worktree {
 
     fn known(&self) -> Result<Known, Error> {
         let known = self.store.known(self.row.clone())?;
-        Ok(Known { root: self.path.clone(), ..known })
+        let local = self.store.local(&self.row, &self.path);
+        Ok(Known { root: self.path.clone(), local, ..known })
     }
 
     /// Takes a snapshot of the worktree as it is now. It is the worktree's base snapshot from now

@@ -88,7 +88,7 @@ const LAYERS: [&str; 4] = ["reflink", "tree", "store", "worktree"];
 
 /// The files of the store, the innermost first: each may import those before it. `store` is `store.rs`, which has the open store; those
 /// behind it work with that.
-const STORE: [&str; 38] = [
+const STORE: [&str; 39] = [
     "clock",
     "at",
     "id",
@@ -101,6 +101,7 @@ const STORE: [&str; 38] = [
     "index",
     "files",
     "git",
+    "paths",
     "metadata",
     "marker",
     "undo",

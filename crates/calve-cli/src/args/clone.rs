@@ -82,6 +82,11 @@ pub(crate) struct CloneArgs {
     #[arg(long)]
     pub(crate) durable: bool,
 
+    /// Give Python environments and absolute links that name SOURCE the clone's own path
+    #[cfg(unix)]
+    #[arg(long)]
+    pub(crate) rewrite_paths: bool,
+
     /// Change nothing; print what would be done
     #[arg(long)]
     pub(crate) dry_run: bool,

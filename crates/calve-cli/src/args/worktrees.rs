@@ -166,6 +166,10 @@ pub(crate) struct StartArgs {
     /// Do not run the command of git's setting calve.afterStart
     #[arg(long)]
     pub(crate) no_after_start: bool,
+
+    /// Leave all files as the project has them, also those of Python environments that name the project
+    #[arg(long)]
+    pub(crate) keep_paths: bool,
 }
 
 /// What worktrees get of the project's git repository.

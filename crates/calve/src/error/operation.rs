@@ -106,6 +106,7 @@ operations! {
     Resolve = "resolve",
     RestoreWorktree = "restore worktree",
     RestoreWorktreeOf = "restore a worktree of",
+    RewritePaths = "rewrite paths in",
     Seal = "seal",
     SetAside = "set aside",
     SetMetadata = "set metadata of",

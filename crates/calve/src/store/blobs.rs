@@ -55,6 +55,7 @@ use rustix::io::{Errno, pread, retry_on_intr};
 
 use super::id::BlobId;
 use super::layout::Layout;
+use super::paths::Roots;
 use crate::reflink::copy::Copier;
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::{self, Meta};
@@ -65,7 +66,7 @@ use crate::tree::sharing::{NewFile, Sharing, Tried};
 use crate::tree::staging::StagedFile;
 
 /// How often a file is read that changes meanwhile.
-const TRIES: u32 = 5;
+pub(crate) const TRIES: u32 = 5;
 
 /// Longer than a tick of any kernel's clock.
 const TICK: Duration = Duration::from_millis(11);
@@ -180,6 +181,9 @@ pub(crate) struct Intake {
     /// Blobs that are to be sealed when they are on the disk.
     pub(crate) unsealed: Vec<BlobId>,
     noted: Noted,
+    /// The paths to look for in text that is hashed, and whether the last file had one of them.
+    roots: Roots,
+    pub(crate) mentions_root: bool,
     /// The device that was asked about last, and whether it tells of writers.
     tells: Option<(u64, bool)>,
 }
@@ -226,8 +230,16 @@ impl Intake {
             counts: Counts::default(),
             unsealed: Vec::new(),
             noted: noted.clone(),
+            roots: Roots::default(),
+            mentions_root: false,
             tells: None,
         }
+    }
+
+    /// Looks for `roots` in text that is hashed.
+    pub(crate) fn looking_for(mut self, roots: &[Vec<u8>]) -> Self {
+        self.roots = Roots::new(roots);
+        self
     }
 
     /// Who could write to `file`, on the device `dev`, from now on without opening it.
@@ -263,12 +275,16 @@ impl Intake {
         }
         let mut hasher = blake3::Hasher::new();
         let mut offset = 0_u64;
+        self.mentions_root = false;
         loop {
             if stop() {
                 return Err(Errno::CANCELED.into());
             }
             let count = retry_on_intr(|| pread(file, &mut self.buffer[..], offset))?;
             hasher.update(&self.buffer[..count]);
+            if !self.mentions_root && self.roots.are_wanted(size) {
+                self.mentions_root = self.roots.found_in(offset, &self.buffer[..count]);
+            }
             offset += count as u64;
             // Whoever grows it now is noticed by its times.
             if count == 0 || (count < BUFFER_BYTES && offset == size) {
@@ -576,6 +592,22 @@ impl Blobs {
         write(&mut file)?;
         self.place(&mut staged, id)?;
         Ok(file.into())
+    }
+
+    /// Stores `content`, whose hash is `id`, if it is not stored yet.
+    pub(crate) fn keep(&self, intake: &mut Intake, id: BlobId, content: &[u8]) -> io::Result<()> {
+        let size = content.len() as u64;
+        intake.counts.read_files += 1;
+        intake.counts.read_bytes += size;
+        if size == 0 || self.is_sealed(id, size)? {
+            return Ok(());
+        }
+        self.put(id, |file| io::Write::write_all(file, content))?;
+        intake.counts.copied_files += 1;
+        intake.counts.copied_bytes += size;
+        intake.unsealed.push(id);
+        intake.note(id);
+        Ok(())
     }
 
     fn place(&self, staged: &mut StagedFile<'_>, id: BlobId) -> io::Result<()> {

@@ -21,11 +21,12 @@ use rustix::io::Errno;
 use super::Store;
 use super::at::{last, open_at, open_parent, remove_at};
 use super::delta::At;
-use super::id::SnapshotId;
+use super::id::{BlobId, SnapshotId};
 use super::index::{Boot, Index, Stat};
 use super::manifest::{self, Builder, NO_ID};
 use super::materialize::{Plan, materialize, wanted};
 use super::object::{Entry, Kind};
+use super::paths::local::{Local, Tree};
 use super::scan::{self, stat_of};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::{DIR_FLAGS, SOURCE_FLAGS};
@@ -134,7 +135,7 @@ impl Bring<'_> {
 
     /// Fails if the entry at `path` changed since the scan, because the switch would lose that
     /// change. The next call of the same switch sees it as a change by hand.
-    fn must_be_as_seen(&self, path: &Path) -> Result<(), Error> {
+    fn must_be_as_seen(&self, path: &Path, seen: &Translated) -> Result<(), Error> {
         let Self { root, trees, .. } = *self;
         let look = || -> io::Result<Option<Meta>> {
             let dir = open_parent(root, path)?;
@@ -146,7 +147,7 @@ impl Bring<'_> {
             // directories.
             _ => return Ok(()),
         };
-        let seen = trees.find(trees.now, path).map(|at| trees.now.at(at)).is_some_and(|entry| {
+        let as_seen = trees.find(trees.now, path).map(|at| trees.now.at(at)).is_some_and(|entry| {
             let size_is = match &entry.kind {
                 Kind::File { size, .. } => *size == meta.size,
                 Kind::Symlink { target, .. } => target.len() as u64 == meta.size,
@@ -154,11 +155,37 @@ impl Bring<'_> {
                 Kind::Directory(_) => false,
             };
             size_is && (entry.mtime.0, i64::from(entry.mtime.1)) == meta.modified()
+                || seen.get(path) == Some(&(meta.ino, meta.size, meta.modified()))
         });
-        if seen {
+        if as_seen {
             return Ok(());
         }
         Err(self.in_the_way(path, "it was changed while the switch was under way"))
+    }
+
+    /// The files that name the worktree's root and are what the scan saw, which has them as a
+    /// snapshot does. This is asked before the first path changes: a `RECORD` has the hashes of
+    /// other files.
+    fn translated(&self) -> Translated {
+        let Self { root, trees, moves, .. } = *self;
+        let Some(local) = trees.local else { return Translated::new() };
+        let tree = Tree { path: self.path, root };
+        let touched = moves.put.keys().chain(&moves.remove).chain(moves.mend.keys());
+        let mut seen = Translated::new();
+        for path in touched {
+            let Some(at) = trees.find(trees.now, path) else { continue };
+            let stat = || {
+                let dir = open_parent(root, path)?;
+                Ok::<_, io::Error>(fs::statat(&dir, &last(path)?, AtFlags::SYMLINK_NOFOLLOW)?)
+            };
+            if let Ok(stat) = stat()
+                && is_canonically(tree, local, path, trees.now.at(at))
+            {
+                let meta = Meta::of(&stat);
+                seen.insert(path.clone(), (meta.ino, meta.size, meta.modified()));
+            }
+        }
+        seen
     }
 
     fn in_the_way(&self, path: &Path, why: &'static str) -> Error {
@@ -173,10 +200,11 @@ impl Bring<'_> {
     pub(crate) fn apply(&self, staged: Staged) -> Result<Applied, Error> {
         let Self { root, trees, moves, .. } = *self;
         let (mut changed, mut removed) = (0, 0);
+        let seen = self.translated();
         let failed = |path: &Path| self.path.join(path);
         // Entries in a directory go before the directory.
         for path in moves.remove.iter().rev() {
-            self.must_be_as_seen(path)?;
+            self.must_be_as_seen(path, &seen)?;
             if remove_at(root, path).context(Operation::Remove, || failed(path))? {
                 removed += 1;
             }
@@ -204,7 +232,7 @@ impl Bring<'_> {
         let mut given = HashMap::new();
         for path in moves.put.keys() {
             let Some(place) = staged.places.get(path) else { continue };
-            self.must_be_as_seen(path)?;
+            self.must_be_as_seen(path, &seen)?;
             let mut put = || -> io::Result<bool> {
                 let dir = open_parent(root, path)?;
                 let name = last(path)?;
@@ -235,10 +263,11 @@ impl Bring<'_> {
         }
         // We check all paths before we change the first: some may be names of one file.
         for path in moves.mend.keys() {
-            self.must_be_as_seen(path)?;
+            self.must_be_as_seen(path, &seen)?;
         }
         for (path, at) in &moves.mend {
-            let entry = trees.given(moves, path, *at);
+            let mut entry = trees.given(moves, path, *at);
+            entry.mtime.0 -= trees.local.map_or(0, |local| local.seconds_older(path));
             set_in_place(root, path, &entry).context(Operation::SetMetadata, || failed(path))?;
             given.insert(path.clone(), entry);
             changed += 1;
@@ -336,6 +365,31 @@ impl Bring<'_> {
     }
 }
 
+/// Whether the file or link at `path` is what a snapshot has as `entry`, apart from the root that it
+/// names.
+fn is_canonically(tree: Tree<'_>, local: &Local, path: &Path, entry: &Entry) -> bool {
+    match &entry.kind {
+        Kind::File { blob, .. } if local.may_differ(path) => {
+            let Ok(Some(content)) = tree.read(path) else { return false };
+            let canonical = local.canonical(tree, path, &content).ok().flatten();
+            canonical.is_some_and(|canonical| BlobId::of(&canonical) == *blob)
+        }
+        Kind::Symlink { target, .. } => {
+            let look = || {
+                let dir = open_parent(tree.root, path)?;
+                Ok::<_, io::Error>(fs::readlinkat(dir, last(path)?, Vec::new())?)
+            };
+            look().is_ok_and(|here| {
+                local.canonical_target(tree, path, here.to_bytes()).as_deref() == Some(&**target)
+            })
+        }
+        _ => false,
+    }
+}
+
+/// Inode, size and time of files that a snapshot has with another root.
+type Translated = HashMap<PathBuf, (u64, u64, (i64, i64))>;
+
 /// What `apply` did.
 pub(crate) struct Applied {
     /// How many entries were made, replaced or given other metadata, and how many were removed.
@@ -357,8 +411,9 @@ fn same_size(a: &Entry, b: &Entry) -> bool {
 
 /// New files, and their paths in the stage.
 pub(crate) struct Staged {
-    stage: Stage,
-    places: HashMap<PathBuf, String>,
+    pub(crate) stage: Stage,
+    /// The paths of the files, with their places in the stage.
+    pub(crate) places: HashMap<PathBuf, String>,
     pub(crate) skipped: Vec<Skipped>,
 }
 

@@ -34,8 +34,12 @@ pub(crate) const LINKED_SPECIAL: &str = "linked-special";
 /// flag would remove `.git` in a reset.
 pub(crate) const WITHOUT_GIT: &str = "without-git";
 
+/// Worktrees have files that name their own root. A version that does not know this flag would take
+/// them for changes, and a snapshot of them would name the worktree.
+pub(crate) const OWN_PATHS: &str = "own-paths";
+
 /// The incompatible flags that this version knows.
-const KNOWN: [&str; 2] = [LINKED_SPECIAL, WITHOUT_GIT];
+const KNOWN: [&str; 3] = [LINKED_SPECIAL, WITHOUT_GIT, OWN_PATHS];
 
 /// In every version this file is at most this long.
 const MOST_BYTES: u64 = 64 * 1024;

@@ -220,7 +220,7 @@ impl Store {
         }
         self.sweep(options, operation, &expired, mark, dead, report)?;
         report.templates += self.sweep_ready_trees()?;
-        Ok(())
+        self.drop_found()
     }
 
     /// A ready tree is no content: a process that misses one makes it again. So this needs no

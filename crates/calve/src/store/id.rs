@@ -77,7 +77,6 @@ id! {
 
 impl BlobId {
     /// The id of `content`.
-    #[cfg(test)]
     pub(crate) fn of(content: &[u8]) -> Self {
         Self(*blake3::hash(content).as_bytes())
     }

@@ -17,8 +17,8 @@ use crate::tree::staging::PREFIX;
 pub(crate) const FOLDERS: [&str; 7] = [BLOBS, PACKS, TEMPLATES, STAGE, TRASH, LOCKS, INDEXES];
 
 /// The folders that a store may have, and in which calve adds and removes files on its own.
-pub(crate) const ALL_FOLDERS: [&str; 10] =
-    [BLOBS, DROPPED, INDEXES, LOCKS, PACKS, STAGE, TEMPLATES, TRASH, UNDO, WORKTREES];
+pub(crate) const ALL_FOLDERS: [&str; 11] =
+    [BLOBS, DROPPED, FOUND, INDEXES, LOCKS, PACKS, STAGE, TEMPLATES, TRASH, UNDO, WORKTREES];
 
 /// Files that libraries write. The libraries open whatever has the name.
 pub(crate) const FILES: [&str; 5] =
@@ -32,6 +32,7 @@ const TRASH: &str = "trash";
 const DROPPED: &str = "dropped";
 const LOCKS: &str = "locks";
 const INDEXES: &str = "indexes";
+const FOUND: &str = "found";
 const WORKTREES: &str = "worktrees";
 const FORMAT: &str = "format";
 const DATABASE: &str = "index.db";
@@ -44,6 +45,9 @@ pub(crate) const MARKER: &str = "worktree";
 /// In calve's own folder of a worktree that root did not make: says who made it. See
 /// [`metadata`](super::metadata).
 pub(crate) const MADE_BY: &str = "made-by";
+/// In calve's own folder of a worktree: the roots that its files name. See
+/// [`paths`](super::paths).
+pub(crate) const PATHS: &str = "paths";
 /// In calve's own folder of a worktree (for a project, this may be its store): the folder with
 /// everything that `undo` needs.
 pub(crate) const UNDO: &str = "undo";
@@ -167,6 +171,16 @@ impl Layout<'_> {
     /// The index of a worktree.
     pub(crate) fn index(self, token: &str) -> PathBuf {
         self.indexes().join(token)
+    }
+
+    /// The folder of what was found in snapshots.
+    pub(crate) fn all_found(self) -> PathBuf {
+        self.0.join(FOUND)
+    }
+
+    /// Which files of a snapshot name the project's root.
+    pub(crate) fn found(self, id: SnapshotId) -> PathBuf {
+        self.all_found().join(id.to_string())
     }
 
     pub(crate) fn ready_trees(self) -> PathBuf {

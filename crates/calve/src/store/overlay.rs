@@ -21,6 +21,7 @@ use super::index::Stat;
 use super::manifest::{Builder, Manifest};
 use super::metadata::Maker;
 use super::object::{Entry, SnapshotObject};
+use super::paths::found::{Found, PathKept};
 use super::scan::{self, Request, group_of, name_directories};
 use super::{Store, now};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
@@ -88,6 +89,7 @@ impl Store {
         let root = fs::open(over, DIR_FLAGS, Mode::empty()).context(Operation::Open, || over)?;
         // Later than all that was made in the small tree, so that its stats can be trusted.
         let stamp = self.clock_past(self.clock()?)?;
+        let found = self.found(below, &object)?;
         let request = Request {
             path: over,
             root: &root,
@@ -98,6 +100,8 @@ impl Store {
             stamp,
             maker: Maker::of(&root),
             excluded: &HashSet::new(),
+            roots: std::slice::from_ref(&found.root),
+            local: None,
             operation,
         };
         let scan = scan::scan(&request)?;
@@ -138,7 +142,14 @@ impl Store {
                     // The message says which commit it is of.
                     origin: &Origin::default(),
                 };
-                self.catalog().add_snapshot(&new)?
+                let id = self.catalog().add_snapshot(&new)?;
+                let known = Some((&found, &base));
+                let mut found =
+                    Found::of(&self.project()?, &found.root, &manifest, scan.mentions, known);
+                // git wrote the small tree, so git tracks all that it brings.
+                found.keep(PathKept::Tracked, |path| small.has(path));
+                self.write_found(id, &found);
+                id
             }
         };
         let numbers: HashMap<u32, u32> =

@@ -221,6 +221,7 @@ impl Store {
             interrupted: None,
             maker: Maker::this(),
             in_place: std::collections::HashSet::new(),
+            local: None,
         };
         let moves = trees.plan(Changes::Respect);
         let path = stage.path();

@@ -29,6 +29,7 @@ use super::layout::{self, Within};
 use super::manifest::{Manifest, NO_ID, os};
 use super::metadata::Maker;
 use super::object::{Entry, Kind};
+use super::paths::local::{Local, Tree};
 use crate::error::{Context as _, Error, Operation};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
@@ -82,7 +83,24 @@ pub(crate) struct Request<'a> {
     pub(crate) maker: Maker,
     /// Directories that are inside the tree but not a part of it: other worktrees.
     pub(crate) excluded: &'a HashSet<(u64, u64)>,
+    /// The roots to look for in files that are taken in.
+    pub(crate) roots: &'a [Vec<u8>],
+    /// Set if the tree's files name another root than the snapshot's.
+    pub(crate) local: Option<&'a Local>,
     pub(crate) operation: &'a Running,
+}
+
+impl Request<'_> {
+    /// The roots of the tree's files, if the file in `dir` may have another content, size or time
+    /// here than in a snapshot.
+    fn local_at(&self, dir: &Node, name: &CStr) -> Option<&Local> {
+        let local = self.local?;
+        local.may_differ(&dir.path_of(name)).then_some(local)
+    }
+
+    fn tree(&self) -> Tree<'_> {
+        Tree { path: self.path, root: self.root }
+    }
 }
 
 /// The result of a scan.
@@ -98,6 +116,8 @@ pub(crate) struct Scan {
     /// Encodings of directories that the base does not have. Empty without an intake.
     pub(crate) directories: Vec<(DirectoryId, Vec<u8>)>,
     pub(crate) skipped: Vec<Skipped>,
+    /// Files that were taken in and may name one of the roots.
+    pub(crate) mentions: Vec<PathBuf>,
     pub(crate) counts: Counts,
     /// Blobs that must be sealed after a flush.
     pub(crate) unsealed: Vec<BlobId>,
@@ -183,6 +203,7 @@ struct Worker {
     scanned: Vec<(u32, Scanned)>,
     files: Vec<(u32, usize, What)>,
     skipped: Vec<Skipped>,
+    mentions: Vec<PathBuf>,
     databases: Vec<databases::Candidate>,
 }
 
@@ -215,12 +236,16 @@ pub(crate) fn scan(request: &Request<'_>) -> Result<Scan, Error> {
         (Operation::Read, request.path),
         vec![first],
         |_| Worker {
-            intake: request.intake.map_or_else(Intake::new, Intake::noting),
+            intake: request
+                .intake
+                .map_or_else(Intake::new, Intake::noting)
+                .looking_for(if request.intake.is_some() { request.roots } else { &[] }),
             buffer: vec![MaybeUninit::uninit(); 64 * 1024],
             names: Names::default(),
             scanned: Vec::new(),
             files: Vec::new(),
             skipped: Vec::new(),
+            mentions: Vec::new(),
             databases: Vec::new(),
         },
         |worker, task, queue| scanner.work(worker, task, queue),
@@ -333,7 +358,9 @@ impl Scanner<'_> {
     ) -> io::Result<Entry> {
         if let Some((manifest, place)) = known {
             let entry = manifest.entry_of(place);
-            if self.trusted(entry, manifest.number_of(place), meta) {
+            if self.is_as_known(entry, manifest.number_of(place), meta)
+                && mtime_of(meta) == entry.mtime
+            {
                 return Ok(entry.clone());
             }
         }
@@ -453,14 +480,16 @@ impl Scanner<'_> {
             let mut what = What::Pending;
             let trusted = meta.as_ref().zip(base).zip(slot).and_then(|((meta, base), slot)| {
                 let entry = &base.entries[slot as usize];
-                let is_it = !is_dir && self.trusted(entry, base.first + slot, meta);
+                let is_it = !is_dir && self.trusted(entry, base.first + slot, meta, (dir, &name));
                 is_it.then_some((meta, entry, slot))
             });
             if let Some((meta, entry, slot)) = trusted
                 && self.times_tell_all(entry, fd, &name, meta)
             {
                 #[cfg(calve_check)]
-                if let Kind::File { blob, .. } = entry.kind {
+                if let Kind::File { blob, .. } = entry.kind
+                    && self.request.local_at(dir, &name).is_none()
+                {
                     crate::check::known_file(fd, &name, meta, blob);
                 }
                 what = What::Same(slot, Inode::of(meta));
@@ -480,7 +509,9 @@ impl Scanner<'_> {
                             Some(Kind::File { size, .. }) => *size != meta.size,
                             _ => true,
                         };
-                        if self.request.intake.is_none() {
+                        if self.request.intake.is_none()
+                            && !(slot.is_some() && self.request.local_at(dir, &name).is_some())
+                        {
                             let meta = match meta {
                                 Some(meta) => meta,
                                 None => match fs::statat(fd, &name, AtFlags::SYMLINK_NOFOLLOW) {
@@ -567,7 +598,7 @@ impl Scanner<'_> {
         let mut scanned: Vec<Option<Scanned>> = Vec::with_capacity(places);
         scanned.resize_with(places, || None);
         let (mut counts, mut unsealed, mut skipped) = (Counts::default(), Vec::new(), Vec::new());
-        let (mut files, mut databases) = (Vec::new(), Vec::new());
+        let (mut files, mut databases, mut mentions) = (Vec::new(), Vec::new(), Vec::new());
         for worker in workers {
             for (place, directory) in worker.scanned {
                 scanned[place as usize] = Some(directory);
@@ -575,6 +606,7 @@ impl Scanner<'_> {
             files.extend(worker.files);
             databases.extend(worker.databases);
             skipped.extend(worker.skipped);
+            mentions.extend(worker.mentions);
             unsealed.extend(worker.intake.unsealed);
             counts.add(&worker.intake.counts);
         }
@@ -598,6 +630,7 @@ impl Scanner<'_> {
                 index,
                 directories,
                 skipped,
+                mentions,
                 counts,
                 unsealed,
                 left_out,
@@ -606,7 +639,17 @@ impl Scanner<'_> {
         let assembled = Assembly { request: self.request, scanned }.run()?;
         let (manifest, stats, directories) = assembled;
         let manifest = Some(manifest);
-        Ok(Scan { manifest, stats, index, directories, skipped, counts, unsealed, left_out })
+        Ok(Scan {
+            manifest,
+            stats,
+            index,
+            directories,
+            skipped,
+            mentions,
+            counts,
+            unsealed,
+            left_out,
+        })
     }
 
     /// Whether the scan found each directory of the base, and in each of them just the entries that

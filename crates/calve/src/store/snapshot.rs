@@ -13,8 +13,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{self, Mode};
 
-use super::blobs::Noted;
+use super::blobs::{Intake, Noted};
 use super::catalog::{NewSnapshot, Origin, WorktreeRow};
+use super::files::listed_at;
 use super::format;
 use super::git;
 use super::id::SnapshotId;
@@ -22,15 +23,22 @@ use super::index::{Boot, Index};
 use super::layout;
 use super::manifest::Manifest;
 use super::metadata::Maker;
-use super::object::SnapshotObject;
+use super::object::{Kind, SnapshotObject};
+use super::paths::MOST_BYTES;
+use super::paths::found::Found;
+use super::paths::local::Local;
 use super::scan::{self, Request, Scan};
 use super::verify::Damage;
-use super::{PROJECT, Store, StoreOptions, path_from};
-use crate::error::{Error, ErrorKind, Operation};
+use super::{PROJECT, Store, StoreOptions, bytes_of, path_from, read_plain};
+use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::report::Skipped;
 use crate::tree::running::Running;
+use crate::tree::staging::write_whole;
+
+/// More than a snapshot of any project has to say about paths.
+const FOUND_MOST_BYTES: u64 = 256 * 1024 * 1024;
 
 /// A snapshot, as `log` and `show` tell of it.
 #[derive(Debug, Clone)]
@@ -141,6 +149,18 @@ pub(crate) struct Known {
     /// The snapshot it is based on, with what stood for its entries, where that is known.
     pub(crate) base: Option<(SnapshotId, SnapshotObject, Manifest)>,
     pub(crate) index: Option<Index>,
+    /// Set if the tree's files name another root than the snapshots'.
+    pub(crate) local: Option<Local>,
+}
+
+impl Known {
+    /// The roots that files of the tree may name: the one that snapshots name, and the tree's own.
+    fn roots(&self) -> Vec<Vec<u8>> {
+        match &self.local {
+            Some(Local(roots)) => vec![roots.from.clone(), roots.to.clone()],
+            None => vec![bytes_of(&self.root)],
+        }
+    }
 }
 
 impl Store {
@@ -193,7 +213,13 @@ impl Store {
         };
         let index =
             base.as_ref().and_then(|(id, _, base)| self.registry().index(&row.token, *id, base));
-        Ok(Known { row, root, base, index })
+        let local = self.local(&row, &root);
+        Ok(Known { row, root, base, index, local })
+    }
+
+    /// The roots of a worktree whose files name another root than the snapshots'.
+    pub(crate) fn local(&self, row: &WorktreeRow, root: &Path) -> Option<Local> {
+        if row.name == PROJECT { None } else { Local::read(root) }
     }
 
     /// The same for whoever can do without: where its base is damaged, everything is read anew, and
@@ -204,7 +230,8 @@ impl Store {
                 if matches!(error.kind(), ErrorKind::Damaged | ErrorKind::SnapshotNotFound) =>
             {
                 let root = self.registry().root_of(&row);
-                Ok(Known { row, root, base: None, index: None })
+                let local = self.local(&row, &root);
+                Ok(Known { row, root, base: None, index: None, local })
             }
             result => result,
         }
@@ -242,6 +269,8 @@ impl Store {
             stamp,
             maker: Maker::of(&root),
             excluded: &excluded,
+            roots: &known.roots(),
+            local: known.local.as_ref(),
             operation,
         };
         let scan = scan::scan(&request)?;
@@ -346,6 +375,9 @@ impl Store {
                 (id, true)
             }
         };
+        if new {
+            self.note_found(id, known, manifest, scan.mentions);
+        }
         if !new && let Some(name) = name {
             self.set_name(name, id)?;
         }
@@ -378,6 +410,83 @@ impl Store {
             skipped: scan.skipped,
             elapsed: started.elapsed(),
         })
+    }
+
+    /// Writes down which files of a new snapshot name the project's root. Without it they are looked
+    /// for when a worktree is started.
+    fn note_found(
+        &self,
+        id: SnapshotId,
+        known: &Known,
+        manifest: &Manifest,
+        mentions: Vec<PathBuf>,
+    ) {
+        let mut root = match &known.local {
+            Some(Local(roots)) => roots.from.clone(),
+            None => bytes_of(&known.root),
+        };
+        let base = known.base.as_ref().map(|(id, object, base)| (self.found(*id, object), base));
+        let base = match &base {
+            Some((Ok(found), base)) => {
+                if known.local.is_none() && known.row.name != PROJECT {
+                    // The files of a worktree that keeps all paths name what its base names.
+                    root.clone_from(&found.root);
+                }
+                Some((found, *base))
+            }
+            _ => None,
+        };
+        let found = Found::of(&known.root, &root, manifest, mentions, base);
+        self.write_found(id, &found);
+    }
+
+    /// If this fails, it is done again for the next worktree.
+    pub(crate) fn write_found(&self, id: SnapshotId, found: &Found) {
+        let _ = std::fs::create_dir(self.layout().all_found());
+        let _ = write_whole(&self.layout().stage(), &self.layout().found(id), &found.encode());
+    }
+
+    /// Removes what was found in snapshots that are forgotten.
+    pub(crate) fn drop_found(&self) -> Result<(), Error> {
+        let folder = self.layout().all_found();
+        // The files are listed before the rows are read: every row was written before its file.
+        let names = listed_at(&folder).context(Operation::ReadDirectory, || &folder)?;
+        let ids: HashSet<SnapshotId> = self.catalog().snapshot_ids()?.into_iter().collect();
+        for (name, _) in names {
+            let id = name.to_str().and_then(super::id::from_hex).map(SnapshotId::from_bytes);
+            if id.is_some_and(|id| !ids.contains(&id)) {
+                let _ = std::fs::remove_file(folder.join(&name));
+            }
+        }
+        Ok(())
+    }
+
+    /// The files of a snapshot that name the project's root.
+    pub(crate) fn found(&self, id: SnapshotId, object: &SnapshotObject) -> Result<Found, Error> {
+        let path = self.layout().found(id);
+        let noted = read_plain(fs::CWD, &path, FOUND_MOST_BYTES).ok();
+        if let Some(found) = noted.and_then(|bytes| Found::decode(&bytes)) {
+            return Ok(found);
+        }
+        let project = self.project()?;
+        let root = bytes_of(&project);
+        let manifest = self.catalog().manifest(id, object)?;
+        let mut intake = Intake::new().looking_for(std::slice::from_ref(&root));
+        let mut mentions = Vec::new();
+        for (path, entry) in Found::candidates(&manifest) {
+            let Kind::File { size: size @ 1..=MOST_BYTES, blob, .. } = entry.kind else { continue };
+            let never = || false;
+            let (file, _) = self.contents().get(&mut intake, blob, size, &never)?;
+            intake.hash(&file, size, &never).context(Operation::Read, || &path)?;
+            if intake.mentions_root {
+                mentions.push(path);
+            }
+        }
+        let found = Found::of(&project, &root, &manifest, mentions, None);
+        if !self.is_read_only() {
+            self.write_found(id, &found);
+        }
+        Ok(found)
     }
 
     /// All snapshots, the newest first, and those that cannot be read.

@@ -55,6 +55,8 @@ mod twins;
 #[cfg(all(feature = "store", any(test, fuzzing)))]
 pub(crate) use fuzzed::{check_any, seeds};
 #[cfg(feature = "store")]
+pub(crate) use sha256::sha256;
+#[cfg(feature = "store")]
 pub(crate) use twins::{WorkingTree, compare};
 
 /// calve reads no larger index into memory. An index of this size has some five million files.

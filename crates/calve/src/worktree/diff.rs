@@ -29,6 +29,8 @@ use crate::store::delta::{At, Counts, Delta, compare};
 use crate::store::id::{BlobId, SnapshotId};
 use crate::store::manifest::Manifest;
 use crate::store::object::{Entry, Kind};
+use crate::store::paths::MOST_BYTES;
+use crate::store::paths::local::{Local, Tree};
 use crate::store::scan::UNKNOWN;
 use crate::store::{Store, StoreOptions, at};
 use crate::tree::running::Running;
@@ -47,6 +49,7 @@ pub struct Diff {
     sides: Vec<(Option<Entry>, Option<Entry>)>,
     store: Store,
     root: PathBuf,
+    local: Option<Local>,
 }
 
 /// One path that differs.
@@ -106,6 +109,7 @@ impl Worktree {
             sides: Vec::with_capacity(changes.len()),
             store: self.store().clone(),
             root: self.path().to_owned(),
+            local: self.store().local(&self.row, self.path()),
         };
         let sized = |entry: Option<&Entry>| match entry.map(|entry| &entry.kind) {
             Some(Kind::File { size, .. }) => *size,
@@ -125,7 +129,7 @@ impl Worktree {
             });
             diff.sides.push((old, new));
         }
-        let mut reader = Reader::new(self.store(), self.path())?;
+        let mut reader = Reader::new(self.store(), self.path(), diff.local.clone())?;
         diff.pair_renames(&mut reader)?;
         for at in 0..diff.files.len() {
             diff.files[at].lines = diff.count_lines(at, &mut reader)?;
@@ -142,7 +146,7 @@ impl Diff {
     /// Content could not be read, or `out` took no more. The bytes that were written until then are
     /// a part of the patch.
     pub fn patch(&self, out: &mut dyn Write) -> Result<(), Error> {
-        let mut reader = Reader::new(&self.store, &self.root)?;
+        let mut reader = Reader::new(&self.store, &self.root, self.local.clone())?;
         let mut text = Vec::new();
         for (file, (old, new)) in self.files.iter().zip(&self.sides) {
             if is_gits_own(&file.path) {
@@ -281,11 +285,14 @@ struct Reader<'a> {
     path: &'a Path,
     root: OwnedFd,
     intake: Intake,
+    /// Set if files of the worktree name another root than the snapshot's.
+    local: Option<Local>,
 }
 
 impl<'a> Reader<'a> {
-    fn new(store: &'a Store, path: &'a Path) -> Result<Self, Error> {
-        Ok(Self { store, path, root: super::open_dir(path)?, intake: Intake::new() })
+    fn new(store: &'a Store, path: &'a Path, local: Option<Local>) -> Result<Self, Error> {
+        let (root, intake) = (super::open_dir(path)?, Intake::new());
+        Ok(Self { store, path, root, intake, local })
     }
 
     /// The content that the entry had in the snapshot.
@@ -316,20 +323,33 @@ impl<'a> Reader<'a> {
     fn now(&mut self, path: &Path, entry: &Entry) -> Result<Vec<u8>, Error> {
         match &entry.kind {
             Kind::Symlink { target, .. } => Ok(target.to_vec()),
-            Kind::File { .. } => match self
-                .open(path)
-                .context(Operation::Read, || self.path.join(path))?
-            {
-                Some((file, _)) => read_all(file).context(Operation::Read, || self.path.join(path)),
-                None => Ok(Vec::new()),
-            },
+            Kind::File { .. } => {
+                match self.open(path).context(Operation::Read, || self.path.join(path))? {
+                    Some((file, _)) => read_all(file)
+                        .and_then(|content| self.canonical(path, content))
+                        .context(Operation::Read, || self.path.join(path)),
+                    None => Ok(Vec::new()),
+                }
+            }
             _ => Ok(Vec::new()),
         }
+    }
+
+    /// The content that a file of the worktree has in a snapshot.
+    fn canonical(&self, path: &Path, content: Vec<u8>) -> io::Result<Vec<u8>> {
+        let Some(local) = &self.local else { return Ok(content) };
+        let tree = Tree { path: self.path, root: &self.root };
+        Ok(local.canonical(tree, path, &content)?.unwrap_or(content))
     }
 
     fn hash(&mut self, path: &Path) -> Result<Option<BlobId>, Error> {
         let hash = |this: &mut Self| -> io::Result<Option<BlobId>> {
             let Some((file, meta)) = this.open(path)? else { return Ok(None) };
+            let is_local = this.local.as_ref().is_some_and(|local| local.may_differ(path));
+            if is_local && meta.size <= MOST_BYTES {
+                let content = this.canonical(path, read_all(file)?)?;
+                return Ok(Some(BlobId::of(&content)));
+            }
             Ok(Some(this.intake.hash(&file, meta.size, &|| false)?.0))
         };
         hash(self).context(Operation::Read, || self.path.join(path))

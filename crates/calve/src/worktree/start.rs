@@ -23,6 +23,7 @@ use crate::store::index::{Boot, Index};
 use crate::store::manifest::Manifest;
 use crate::store::materialize::{Made, Plan, materialize};
 use crate::store::object::SnapshotObject;
+use crate::store::paths::found::PathMention;
 use crate::store::registry::{Claim, name_taken, no_worktree};
 use crate::store::snapshot::check_name;
 use crate::store::{
@@ -40,7 +41,7 @@ mod links;
 mod loose;
 mod vouched;
 
-use dress::Dressing;
+use dress::{Dressed, Dressing};
 use git::GitPlan;
 pub use git::{GitMode, GitOutcome, LinkedWorktree, NoRepository};
 pub use links::StartBranch;
@@ -61,6 +62,19 @@ pub struct StartOptions {
     git: GitMode,
     branch: StartBranch,
     base: Option<String>,
+    paths: PathMode,
+}
+
+/// What becomes of files that name the project's root by its absolute path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum PathMode {
+    /// Each worktree gets them with its own path, where calve knows the format: Python
+    /// environments, and absolute symbolic links. git's files stay as they are.
+    #[default]
+    Own,
+    /// All files stay as they are.
+    Keep,
 }
 
 impl StartOptions {
@@ -113,6 +127,14 @@ impl StartOptions {
         self
     }
 
+    /// What becomes of files that name the project's root. By default each worktree gets them with
+    /// its own path.
+    #[must_use]
+    pub fn paths(mut self, paths: PathMode) -> Self {
+        self.paths = paths;
+        self
+    }
+
     /// Makes the worktrees in this folder, each under its name. The default is `PROJECT.worktrees`
     /// beside the project. If that folder would be on another filesystem or may not be made, the
     /// default is `.calve/worktrees`.
@@ -161,16 +183,19 @@ pub struct StartedWorktree {
     /// Why the worktree is not a linked worktree, although [`GitMode::Best`] was asked for and the
     /// project has a repository.
     pub not_linked: Option<String>,
+    /// The files that name the project's root by its absolute path, sorted by path. If
+    /// [`PathMention::kept`] is `None`, the worktree has the file with its own path.
+    pub mentions: Vec<PathMention>,
 }
 
 impl StartedWorktree {
     fn new(
         name: String,
         object: &SnapshotObject,
-        (report, git): (DestinationReport, GitOutcome),
+        (report, (git, mentions)): (DestinationReport, Dressed),
     ) -> Self {
         let (bytes, files) = (object.bytes, object.files);
-        Self { name, report, bytes, files, git, not_linked: None }
+        Self { name, report, bytes, files, git, not_linked: None, mentions }
     }
 }
 
@@ -224,7 +249,8 @@ impl Store {
             let object = self.object(id)?;
             let folder = self.folder(Some(folder))?;
             let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
-            let trees = self.make_loose(id, &object, git, &names, &folder, &operation)?;
+            let trees =
+                self.make_loose(id, &object, (git, options.paths), &names, &folder, &operation)?;
             let names = names.into_iter().map(str::to_owned);
             return Ok(StartReport {
                 snapshot: id,
@@ -303,7 +329,7 @@ impl Store {
             })
             .collect();
         let claim = self.registry().claim(rows)?;
-        let trees = self.make(id, &object, git, &operation, claim)?;
+        let trees = self.make(id, &object, (git, options.paths), &operation, claim)?;
         let names = names.iter().map(|name| name.as_ref().to_owned());
         Ok(StartReport {
             snapshot: id,
@@ -369,10 +395,10 @@ impl Store {
         &self,
         id: SnapshotId,
         object: &SnapshotObject,
-        git: GitPlan,
+        (git, paths): (GitPlan, PathMode),
         operation: &Running,
         mut claim: Claim<'_>,
-    ) -> Result<Vec<(DestinationReport, GitOutcome)>, Error> {
+    ) -> Result<Vec<(DestinationReport, Dressed)>, Error> {
         // We hold the lock until the rows are marked, too: a process that cannot see the maker
         // would take it for dead.
         let _guard = self.share()?;
@@ -389,7 +415,7 @@ impl Store {
                     self.by_mirrors(id, object, rows, &places, operation)?
                 }
             };
-        let dressing = Dressing { store: self, id, object, git, operation };
+        let dressing = Dressing { store: self, id, object, git, paths, operation };
         let outcomes = dressing.dress(Some(rows), &stages, &places)?;
         publish_all(&mut stages, &places)?;
         // We unlock before the rows are marked as ready. If the process dies in between, recovery
@@ -533,7 +559,8 @@ impl Worktree {
         let name = this.row.name.clone();
         let git = GitPlan::for_again(git, &this.row, &self.store)?;
         let claim = self.store.registry().claim_again(this.row);
-        let mut trees = self.store.make(id, &object, git, &options.operation(), claim)?;
+        let how = (git, PathMode::Own);
+        let mut trees = self.store.make(id, &object, how, &options.operation(), claim)?;
         let tree = trees.pop().ok_or_else(|| no_worktree(&name))?;
         Ok(StartedWorktree::new(name, &object, tree))
     }

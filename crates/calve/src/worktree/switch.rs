@@ -36,15 +36,19 @@ use super::{Worktree, shown};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::report::{SkipReason, Skipped};
 use crate::store::bring::plan::{self, Changes, Times, Trees};
-use crate::store::bring::{Applied, Bring};
+use crate::store::bring::{Applied, Bring, Staged};
 use crate::store::catalog::{State, WorktreeRow};
 use crate::store::id::SnapshotId;
 use crate::store::manifest::Manifest;
 use crate::store::metadata::Maker;
+use crate::store::paths::found::Found;
+use crate::store::paths::local::{Local, Tree};
+use crate::store::paths::record::Digest;
 use crate::store::registry::no_worktree;
 use crate::store::{StoreOptions, locks, now};
 use crate::tree::running::Running;
 use crate::tree::staging;
+use crate::worktree::relocate::{Relocate, Whose};
 use undo::Undo;
 
 pub(crate) mod undo;
@@ -183,10 +187,12 @@ impl Worktree {
             _ => None,
         };
         let root = super::open_dir(&self.path)?;
+        let tree = Tree { path: &self.path, root: &root };
         if let Some(now) = &mut scan.manifest {
             let others: Vec<&Manifest> =
                 [Some(&target), interrupted.as_ref()].into_iter().flatten().collect();
-            plan::learn(&root, now, &others).context(Operation::Read, || &self.path)?;
+            plan::learn(tree, known.local.as_ref(), now, &others)
+                .context(Operation::Read, || &self.path)?;
         }
         let mut trees = Trees {
             base,
@@ -195,6 +201,7 @@ impl Worktree {
             interrupted: interrupted.as_ref(),
             maker: Maker::of(&root),
             in_place: HashSet::new(),
+            local: known.local.as_ref(),
         };
         if what == Changes::Reset {
             trees.find_in_place(&root).context(Operation::Read, || &self.path)?;
@@ -242,6 +249,12 @@ impl Worktree {
             is_private: false,
         };
         let staged = bring.stage(operation)?;
+        if let Some(local) = &known.local {
+            let mut found = self.store.found(to, &object)?;
+            found.keep_tracked(&self.path);
+            self.relocate_staged(tree, local, &staged, &found)
+                .context(Operation::RewritePaths, || &self.path)?;
+        }
         // The plan does not have a name that the scan missed. The files that a switch must not lose
         // are guarded nevertheless.
         let restless = scan.skipped.iter().filter(|it| it.reason == SkipReason::Restless);
@@ -280,5 +293,32 @@ impl Worktree {
         discarded.context(Operation::RemoveLeftovers, || &self.path)?;
         report.elapsed = started.elapsed();
         Ok((report, moves.times))
+    }
+
+    /// Gives staged files the worktree's root.
+    fn relocate_staged(
+        &self,
+        tree: Tree<'_>,
+        local: &Local,
+        staged: &Staged,
+        found: &Found,
+    ) -> io::Result<()> {
+        if found.root != local.0.from {
+            // The project was moved between the two snapshots. Files that name a third root stay.
+            return Ok(());
+        }
+        let relocate = Relocate {
+            tree: Tree { path: &self.path, root: staged.stage.dir() },
+            roots: &local.0,
+            before: None,
+            whose: Whose::Staged,
+            at: &|path| staged.places.get(path).map(PathBuf::from),
+            others: &|path| {
+                let content = tree.read(path).ok()??;
+                let canonical = local.canonical(tree, path, &content).ok()??;
+                Some((Digest::of(&canonical), Digest::of(&content)))
+            },
+        };
+        relocate.run(&found.mentions).map(drop)
     }
 }

@@ -13,9 +13,11 @@ use rustix::io::Errno;
 use super::super::at::{is_gone, last, open_parent};
 use super::super::blobs::Intake;
 use super::super::delta::{At, Counts, Delta, ROOT, compare};
+use super::super::id::BlobId;
 use super::super::manifest::{self, Manifest};
 use super::super::metadata::Maker;
 use super::super::object::{Entry, Kind};
+use super::super::paths::local::{Local, Tree};
 use super::super::scan::{UNKNOWN, attributes};
 use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::meta::Meta;
@@ -43,6 +45,8 @@ pub(crate) struct Trees<'a> {
     pub(crate) maker: Maker,
     /// Files whose metadata can be set without replacing the file, see [`Trees::find_in_place`].
     pub(crate) in_place: HashSet<PathBuf>,
+    /// Set if files of the worktree name another root than the snapshots'.
+    pub(crate) local: Option<&'a Local>,
 }
 
 /// What a switch must do. Paths are sorted, so a directory comes before its entries.
@@ -127,7 +131,14 @@ fn find(of: &Manifest, path: &Path) -> Option<At> {
 
 /// Hashes those files of `now` that may have the content that one of `others` has at that path. The
 /// scan hashed only files that may have the content of the base snapshot.
-pub(crate) fn learn(root: &OwnedFd, now: &mut Manifest, others: &[&Manifest]) -> io::Result<()> {
+pub(crate) fn learn(
+    tree: Tree<'_>,
+    local: Option<&Local>,
+    now: &mut Manifest,
+    others: &[&Manifest],
+) -> io::Result<()> {
+    let root = tree.root;
+    let local_at = |path: &Path| local.filter(|local| local.may_differ(path));
     let size_of = |entry: &Entry| match entry.kind {
         Kind::File { size, .. } => Some(size),
         _ => None,
@@ -136,8 +147,10 @@ pub(crate) fn learn(root: &OwnedFd, now: &mut Manifest, others: &[&Manifest]) ->
     let mut worth = Vec::new();
     for (place, slot, entry) in now.entries().filter(|(_, _, entry)| unknown(entry)) {
         let path = now.path_of(place, slot);
-        let of_this_size =
-            |of: &&Manifest| find(of, &path).is_some_and(|at| size_of(of.at(at)) == size_of(entry));
+        let of_this_size = |of: &&Manifest| {
+            find(of, &path)
+                .is_some_and(|at| size_of(of.at(at)) == size_of(entry) || local_at(&path).is_some())
+        };
         if others.iter().any(of_this_size) {
             worth.push((place, slot, path));
         }
@@ -152,6 +165,18 @@ pub(crate) fn learn(root: &OwnedFd, now: &mut Manifest, others: &[&Manifest]) ->
         };
         let meta = Meta::of(&fs::fstat(&file)?);
         if meta.file_type() != fs::FileType::RegularFile {
+            continue;
+        }
+        let canonical = match (local_at(&path), tree.read(&path)?) {
+            (Some(local), Some(content)) => local.canonical(tree, &path, &content)?,
+            _ => None,
+        };
+        if let Some(canonical) = canonical {
+            let attributes = attributes(&file)?;
+            let entry = &mut now.directories[place as usize].entries[slot as usize];
+            let (size, link) = (canonical.len() as u64, entry.link());
+            entry.kind = Kind::File { size, link, blob: BlobId::of(&canonical) };
+            entry.attributes = attributes;
             continue;
         }
         let (hash, length) = intake.hash(&file, meta.size, &|| false)?;

@@ -334,7 +334,10 @@ impl Scanner<'_> {
             }
             let stop = || self.request.operation.is_cancelled();
             let wanted = Wanted { name: look.name.clone(), at: 0, known: None };
-            match self.content(intake, &candidate.dir, file, *meta, &wanted, &stop)?.0 {
+            match self
+                .content((intake, &mut Vec::new()), &candidate.dir, file, *meta, &wanted, &stop)?
+                .0
+            {
                 Ok(what) => parts.push((look.name.clone(), Part::New(what))),
                 Err(_) => return Ok(Attempt::Changed),
             }

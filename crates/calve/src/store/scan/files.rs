@@ -1,16 +1,19 @@
 //! Looks at entries other than directories, by name or by descriptor, and takes them in or only
 //! compares them.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustix::fs::{self, AtFlags, FileType, Mode};
-use rustix::io::Errno;
+use rustix::io::{Errno, pread, retry_on_intr};
 
-use super::super::blobs::{Intake, Taken, Writers, is_traced};
+use super::super::blobs::{Intake, TRIES, Taken, Writers, is_traced};
+use super::super::id::BlobId;
 use super::super::object::{Attributes, Entry, Kind};
+use super::super::paths::MOST_BYTES;
 use super::databases::may_be_database;
 use super::{Inode, Node, Scanner, Task, Wanted, What, Worker, mtime_of};
 use crate::error::{Context as _, Error, Operation};
@@ -29,7 +32,7 @@ impl Scanner<'_> {
         name: &CStr,
         kind: FileType,
     ) -> io::Result<Option<What>> {
-        let target = if kind == FileType::Symlink {
+        let mut target = if kind == FileType::Symlink {
             match fs::readlinkat(fd, name, Vec::new()) {
                 Ok(target) => Some(target),
                 Err(Errno::NOENT | Errno::INVAL) => return Ok(None),
@@ -46,12 +49,22 @@ impl Scanner<'_> {
         if meta.file_type() != kind {
             return Ok(None);
         }
+        let known = self.known(dir, name);
+        if let (Some(local), Some(here)) = (self.request.local, &target)
+            && known.is_none_or(|known| {
+                !matches!(&known.kind, Kind::Symlink { target, .. } if **target == *here.to_bytes())
+            })
+            && let Some(canonical) =
+                local.canonical_target(self.request.tree(), &dir.path_of(name), here.to_bytes())
+        {
+            target = Some(CString::new(canonical)?);
+        }
         let kind = target.map_or(Kind::Fifo { link: 0 }, |target| Kind::Symlink {
             target: target.to_bytes().into(),
             link: 0,
         });
         let mut entry = entry_of(name.to_bytes(), &meta, None, kind);
-        self.settle(&mut entry, self.known(dir, name));
+        self.settle(&mut entry, known);
         Ok(Some(What::Other(Box::new(entry), Inode::of(&meta))))
     }
 
@@ -114,7 +127,8 @@ impl Scanner<'_> {
         if meta.file_type() != FileType::RegularFile {
             return Ok(Err(SkipReason::Vanished));
         }
-        let (what, writers) = self.content(&mut worker.intake, dir, &file, meta, wanted, stop)?;
+        let noted = (&mut worker.intake, &mut worker.mentions);
+        let (what, writers) = self.content(noted, dir, &file, meta, wanted, stop)?;
         if self.request.intake.is_some() && writers != Writers::None && may_be_database(&file)? {
             self.note_database(worker, dir, place, &wanted.name);
         }
@@ -127,7 +141,7 @@ impl Scanner<'_> {
     /// The content of an open regular file, and who could write to the file.
     pub(super) fn content(
         &self,
-        intake: &mut Intake,
+        (intake, mentions): (&mut Intake, &mut Vec<PathBuf>),
         dir: &Node,
         file: &OwnedFd,
         meta: Meta,
@@ -136,11 +150,17 @@ impl Scanner<'_> {
     ) -> io::Result<(Result<What, SkipReason>, Writers)> {
         let name = wanted.name.to_bytes();
         let stamp = (self.request.stamp.0, i64::from(self.request.stamp.1));
+        if let Some(found) = self.canonical((intake, mentions), dir, file, meta, wanted)? {
+            return Ok(found);
+        }
         let (kind, meta, attributes, traced, writers) = match self.request.intake {
             Some(_) => {
                 let blobs = self.request.blobs;
                 match blobs.take_in(intake, file, meta, stamp, stop)? {
                     Taken::Stored { blob, size, meta, traced, writers } => {
+                        if intake.mentions_root {
+                            mentions.push(dir.path_of(&wanted.name));
+                        }
                         let kind = Kind::File { size, link: 0, blob };
                         (kind, meta, attributes(file)?, traced, writers)
                     }
@@ -173,6 +193,91 @@ impl Scanner<'_> {
         self.settle(&mut entry, self.known(dir, &wanted.name));
         Ok((Ok(What::Other(Box::new(entry), inode)), writers))
     }
+}
+
+impl Scanner<'_> {
+    /// Looks at a file that names this tree's root, as a snapshot has it. `None` if the file is the
+    /// same in a snapshot.
+    fn canonical(
+        &self,
+        (intake, mentions): (&mut Intake, &mut Vec<PathBuf>),
+        dir: &Node,
+        file: &OwnedFd,
+        mut meta: Meta,
+        wanted: &Wanted,
+    ) -> io::Result<Option<(Result<What, SkipReason>, Writers)>> {
+        let Some(local) = self.request.local_at(dir, &wanted.name) else { return Ok(None) };
+        let (path, known) = (dir.path_of(&wanted.name), self.known(dir, &wanted.name));
+        let known_blob = known.and_then(|known| match known.kind {
+            Kind::File { blob, .. } => Some(blob),
+            _ => None,
+        });
+        for _ in 0..TRIES {
+            let Some(bytes) = read_small(file, meta.size)? else { return Ok(None) };
+            // A snapshot may have a file that names this root, or a file that was never translated.
+            if known_blob == Some(BlobId::of(&bytes)) {
+                return Ok(None);
+            }
+            let Some(canonical) = local.canonical(self.request.tree(), &path, &bytes)? else {
+                return Ok(None);
+            };
+            // What is dirty now may change without a trace.
+            let writers = intake.writers(file, meta.dev);
+            let protected = writers == Writers::Possible && sys::write_back(file);
+            let after = Meta::of(&fs::fstat(file)?);
+            let rested = (after.size, after.modified(), after.changed)
+                == (meta.size, meta.modified(), meta.changed)
+                && read_small(file, meta.size)?.as_ref() == Some(&bytes);
+            if !rested {
+                meta = after;
+                continue;
+            }
+            let (blob, size) = (BlobId::of(&canonical), canonical.len() as u64);
+            if self.request.intake.is_some() {
+                mentions.push(path.clone());
+                self.request.blobs.keep(intake, blob, &canonical)?;
+            }
+            let stamp = (self.request.stamp.0, i64::from(self.request.stamp.1));
+            let inode = match is_traced(writers, protected, meta.changed, stamp) {
+                true => Inode::of(&meta),
+                false => Inode::untraced(&meta),
+            };
+            if let Some((slot, known)) = wanted.known
+                && known == blob
+            {
+                return Ok(Some((Ok(What::Same(slot, inode)), writers)));
+            }
+            let kind = Kind::File { size, link: 0, blob };
+            let mut entry = entry_of(wanted.name.to_bytes(), &meta, attributes(file)?, kind);
+            self.settle(&mut entry, known);
+            if let Some(known) = known
+                && known_blob == Some(blob)
+                && entry.mtime.1 == known.mtime.1
+                && known.mtime.0 - entry.mtime.0 == local.seconds_older(&path)
+            {
+                entry.mtime = known.mtime;
+            }
+            return Ok(Some((Ok(What::Other(Box::new(entry), inode)), writers)));
+        }
+        Ok(Some((Err(SkipReason::Changing), Writers::Possible)))
+    }
+}
+
+/// The content of a file that is small enough to be translated.
+fn read_small(file: &OwnedFd, size: u64) -> io::Result<Option<Vec<u8>>> {
+    if size > MOST_BYTES {
+        return Ok(None);
+    }
+    let mut bytes = vec![0; usize::try_from(size).unwrap_or(0)];
+    let mut done = 0;
+    while done < bytes.len() {
+        match retry_on_intr(|| pread(file, &mut bytes[done..], done as u64))? {
+            0 => break,
+            count => done += count,
+        }
+    }
+    bytes.truncate(done);
+    Ok(Some(bytes))
 }
 
 pub(crate) fn entry_of(

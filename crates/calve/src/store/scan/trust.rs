@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use super::super::blobs::Mirror;
 use super::super::index::{Index, Stat};
 use super::super::object::{Entry, Kind};
-use super::{Inode, Scanned, Scanner, What, mtime_of, stat_of};
+use super::{Inode, Node, Scanned, Scanner, What, mtime_of, stat_of};
 use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::reflink::sys::{self, Overwrites};
@@ -20,14 +20,44 @@ impl Scanner<'_> {
     /// Whether, as far as the index knows, the entry on disk that `meta` describes is `entry`.
     /// Owner and mode are not compared: the change time shows each change of them, and some of them
     /// could not be set here ([`metadata`](super::super::metadata)).
-    pub(super) fn trusted(&self, entry: &Entry, number: u32, meta: &Meta) -> bool {
-        let Some(index) = self.request.index else { return false };
-        let Some(known) = index.stats.get(number as usize) else { return false };
+    pub(super) fn trusted(
+        &self,
+        entry: &Entry,
+        number: u32,
+        meta: &Meta,
+        (dir, name): (&Node, &CStr),
+    ) -> bool {
+        if !self.is_as_known(entry, number, meta) {
+            return false;
+        }
         let size_is = match &entry.kind {
             Kind::File { size, .. } => *size == meta.size,
             Kind::Symlink { target, .. } => target.len() as u64 == meta.size,
             Kind::Directory(_) | Kind::Fifo { .. } => true,
         };
+        if size_is && mtime_of(meta) == entry.mtime {
+            return true;
+        }
+        // A file that names this tree's root has another size here, and perhaps an older time. Its
+        // change time shows a later change of each.
+        let Some(local) = self.request.local else { return false };
+        let older = match &entry.kind {
+            Kind::File { .. } => {
+                let path = dir.path_of(name);
+                local.may_differ(&path).then(|| local.seconds_older(&path))
+            }
+            Kind::Symlink { target, .. } => local.differs_as_target(target).then_some(0),
+            Kind::Directory(_) | Kind::Fifo { .. } => None,
+        };
+        let (seconds, nanoseconds) = mtime_of(meta);
+        older.is_some_and(|older| (seconds.saturating_add(older), nanoseconds) == entry.mtime)
+    }
+
+    /// Whether the index has the inode and the change time of `meta` for the entry, and may be
+    /// believed.
+    pub(super) fn is_as_known(&self, entry: &Entry, number: u32, meta: &Meta) -> bool {
+        let Some(index) = self.request.index else { return false };
+        let Some(known) = index.stats.get(number as usize) else { return false };
         let kind_is = matches!(
             (&entry.kind, meta.file_type()),
             (Kind::File { .. }, FileType::RegularFile)
@@ -35,11 +65,7 @@ impl Scanner<'_> {
                 | (Kind::Directory(_), FileType::Directory)
                 | (Kind::Fifo { .. }, FileType::Fifo)
         );
-        kind_is
-            && size_is
-            && *known == stat_of(meta)
-            && known.changed < index.stamp
-            && mtime_of(meta) == entry.mtime
+        kind_is && *known == stat_of(meta) && known.changed < index.stamp
     }
 
     /// Whether the times of a trusted file show every write to it. See [the rule of the
@@ -52,6 +78,10 @@ impl Scanner<'_> {
         meta: &Meta,
     ) -> bool {
         let Kind::File { size, blob, .. } = entry.kind else { return true };
+        if size != meta.size {
+            // It names this tree's root. Its blocks are no clone's, and its size was not compared.
+            return self.request.index.is_none_or(|index| index.boot == self.boot);
+        }
         if size == 0 || self.request.index.is_none_or(|index| index.boot == self.boot) {
             return true;
         }

@@ -1,4 +1,5 @@
-//! SHA-256 (FIPS 180-4), for the checksum at the end of an index whose object ids are SHA-256.
+//! SHA-256 (FIPS 180-4), for the checksum at the end of an index whose object ids are SHA-256, and
+//! for the lists of files that Python packages have.
 //!
 //! calve uses the checksum to recognise an index, and writes the right one after changes. It trusts
 //! nothing because of it. The usual crate for SHA-256 brings six others with it.
@@ -28,7 +29,7 @@ const ROUNDS: [u32; 64] = [
     0x748f_82ee, 0x78a5_636f, 0x84c8_7814, 0x8cc7_0208, 0x90be_fffa, 0xa450_6ceb, 0xbef9_a3f7, 0xc671_78f2,
 ];
 
-pub(super) fn sha256(data: &[u8]) -> [u8; 32] {
+pub(crate) fn sha256(data: &[u8]) -> [u8; 32] {
     let mut state = START;
     let (blocks, rest) = data.as_chunks::<64>();
     for block in blocks {

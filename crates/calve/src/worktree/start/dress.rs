@@ -19,27 +19,34 @@ use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{self, AtFlags, Mode};
 
-use super::Place;
 use super::git::{GitOutcome, GitPlan, LinkedWorktree};
 use super::links::Links;
 use super::vouched::Snapshots;
+use super::{PathMode, Place};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::{self, Meta};
 use crate::report::DestinationReport;
+use crate::store::at::{last, open_parent};
 use crate::store::catalog::{Linked, State, WorktreeRow};
+use crate::store::format;
 use crate::store::git::Registration;
 use crate::store::id::SnapshotId;
 use crate::store::layout::GIT;
 use crate::store::materialize::wanted;
 use crate::store::object::SnapshotObject;
-use crate::store::{Store, path_from};
+use crate::store::paths::Relocation;
+use crate::store::paths::found::{Found, PathMention, number_at};
+use crate::store::paths::local::{Local, Tree};
+use crate::store::scan::stat_of;
+use crate::store::{Store, bytes_of, path_from};
 use crate::tree::git_index::{self, Source, Trees, Vouches};
 use crate::tree::pool::{cancelled, lock};
 use crate::tree::removal;
 use crate::tree::running::Running;
 use crate::tree::staging::Stage;
 use crate::tree::{CloneOptions, clone_tree};
+use crate::worktree::relocate::{Relocate, Whose, all_kept};
 
 /// Patterns of the files that are not copied from a repository; its objects are copied separately.
 /// See above. The sockets of git's own daemon belong to one folder.
@@ -61,12 +68,16 @@ const OBJECTS_NOT_COPIED: [&str; 3] = ["*.lock", "tmp_*", "incoming-*"];
 /// How often calve copies the objects before it gives up.
 const REPACKS_MOST: u32 = 5;
 
+/// What a tree has of the project's repository, and the files in it that name the project's root.
+pub(super) type Dressed = (GitOutcome, Vec<PathMention>);
+
 /// What is needed to dress trees.
 pub(super) struct Dressing<'a> {
     pub(super) store: &'a Store,
     pub(super) id: SnapshotId,
     pub(super) object: &'a SnapshotObject,
     pub(super) git: GitPlan,
+    pub(super) paths: PathMode,
     pub(super) operation: &'a Running,
 }
 
@@ -77,7 +88,7 @@ impl Dressing<'_> {
         rows: Option<&[WorktreeRow]>,
         stages: &[Stage],
         places: &[Place],
-    ) -> Result<Vec<GitOutcome>, Error> {
+    ) -> Result<Vec<Dressed>, Error> {
         let path = |at: usize| &places[at].path;
         let mut modes = Vec::with_capacity(stages.len());
         for (at, stage) in stages.iter().enumerate() {
@@ -88,7 +99,13 @@ impl Dressing<'_> {
                 registry.mark(&rows[at], stage.dir()).context(Operation::Mark, || path(at))?;
             }
         }
-        let outcomes = match &self.git {
+        let mut found = self.store.found(self.id, self.object)?;
+        found.keep_tracked(&self.store.project()?);
+        let mut mentions = Vec::with_capacity(stages.len());
+        for (at, stage) in stages.iter().enumerate() {
+            mentions.push(self.relocate(&found, rows.map(|rows| &rows[at]), stage, path(at))?);
+        }
+        let outcomes: Vec<GitOutcome> = match &self.git {
             GitPlan::Copy(repository) => {
                 let reports = self.copy(repository, stages, places)?;
                 reports.into_iter().map(|it| GitOutcome::Copied(Box::new(it))).collect()
@@ -109,7 +126,65 @@ impl Dressing<'_> {
             };
             close().context(Operation::SetMetadata, || path(at))?;
         }
-        Ok(outcomes)
+        Ok(outcomes.into_iter().zip(mentions).collect())
+    }
+
+    /// Gives the tree files that name its own root, and writes down which root that is.
+    fn relocate(
+        &self,
+        found: &Found,
+        row: Option<&WorktreeRow>,
+        stage: &Stage,
+        path: &Path,
+    ) -> Result<Vec<PathMention>, Error> {
+        if self.paths == PathMode::Keep {
+            return Ok(all_kept(found));
+        }
+        let roots = Relocation { from: found.root.clone(), to: bytes_of(path) };
+        let relocate = Relocate {
+            tree: Tree { path: &stage.path(), root: stage.dir() },
+            roots: &roots,
+            before: None,
+            whose: Whose::Staged,
+            at: &|path| Some(path.to_owned()),
+            others: &|_| None,
+        };
+        let done = relocate.run(&found.mentions).context(Operation::RewritePaths, || path)?;
+        if let Some(row) = row {
+            Local(roots).write(stage.dir()).context(Operation::Mark, || path)?;
+            let rewritten = done.iter().filter(|mention| mention.kept.is_none());
+            let rewritten: Vec<&Path> = rewritten.map(|mention| mention.path.as_path()).collect();
+            if !rewritten.is_empty() {
+                format::require(self.store.path(), format::OWN_PATHS)?;
+                self.mend_index(row, stage, &rewritten).context(Operation::WriteIndex, || path)?;
+            }
+        }
+        Ok(done)
+    }
+
+    /// Lets the worktree's index vouch for files that were rewritten.
+    fn mend_index(&self, row: &WorktreeRow, stage: &Stage, paths: &[&Path]) -> io::Result<()> {
+        let (registry, other) = (self.store.registry(), io::Error::other::<Error>);
+        let manifest = self.store.catalog().manifest(self.id, self.object).map_err(other)?;
+        let Some(mut index) = registry.index(&row.token, self.id, &manifest) else {
+            return Ok(());
+        };
+        for path in paths.iter().flat_map(|path| path.ancestors().take(2)) {
+            if path.as_os_str().is_empty() {
+                // The root changes once more.
+                continue;
+            }
+            let stat = fs::statat(
+                open_parent(stage.dir(), path)?,
+                last(path)?,
+                AtFlags::SYMLINK_NOFOLLOW,
+            )?;
+            if let Some(number) = number_at(&manifest, path) {
+                index.stats[number as usize] = stat_of(&Meta::of(&stat));
+            }
+        }
+        index.stamp = self.store.clock_past_all(index.stats.iter()).map_err(other)?;
+        registry.write_index(&row.token, &index, &manifest).map_err(other)
     }
 
     /// Lets git register each tree, and makes its index ready.

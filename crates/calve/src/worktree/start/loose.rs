@@ -3,9 +3,9 @@
 
 use std::path::Path;
 
-use super::dress::Dressing;
-use super::git::{GitOutcome, GitPlan};
-use super::{places, publish_all};
+use super::dress::{Dressed, Dressing};
+use super::git::GitPlan;
+use super::{PathMode, places, publish_all};
 use crate::error::Error;
 use crate::report::DestinationReport;
 use crate::store::Store;
@@ -19,11 +19,11 @@ impl Store {
         &self,
         id: SnapshotId,
         object: &SnapshotObject,
-        git: GitPlan,
+        (git, paths): (GitPlan, PathMode),
         names: &[&str],
         folder: &Path,
         operation: &Running,
-    ) -> Result<Vec<(DestinationReport, GitOutcome)>, Error> {
+    ) -> Result<Vec<(DestinationReport, Dressed)>, Error> {
         let places = places(names.iter().map(|name| folder.join(name)))?;
         operation.expect(object.files.saturating_mul(names.len() as u64));
         let manifest = self.catalog().manifest(id, object)?;
@@ -32,7 +32,7 @@ impl Store {
             stages.push(place.stage()?);
         }
         let made = self.fill(&manifest, &stages, &places, operation)?;
-        let dressing = Dressing { store: self, id, object, git, operation };
+        let dressing = Dressing { store: self, id, object, git, paths, operation };
         let outcomes = dressing.dress(None, &stages, &places)?;
         publish_all(&mut stages, &places)?;
         Ok(made.reports.into_iter().zip(outcomes).collect())

@@ -140,6 +140,7 @@ fn a_plan_puts_what_differs_and_names_what_was_changed_by_hand_and_is_in_the_way
             interrupted: interrupted.as_ref(),
             maker: Maker::privileged(),
             in_place: in_place.map(|(place, slot, _)| now.path_of(place, slot)).collect(),
+            local: None,
         };
         let trees = Trees {
             // The same files that `find_in_place` would find: those that have the target's content.
@@ -201,6 +202,7 @@ fn what_gets_another_content_gets_a_new_time_if_the_tree_holds_what_no_snapshot_
             interrupted: None,
             maker: Maker::privileged(),
             in_place: HashSet::new(),
+            local: None,
         };
         trees.in_place = trees.other_metadata().into_iter().collect();
         let mut moves = trees.plan(*what);

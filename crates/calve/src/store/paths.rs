@@ -1,0 +1,492 @@
+//! Absolute paths in a tree: finds those that name the tree's own root, and translates the files
+//! whose format is known from one root to another.
+//!
+//! A Python environment names its own folder by its absolute path, in many files. In a worktree
+//! these files would go on meaning the project's environment. So a snapshot holds each of them as
+//! the project has it, and each worktree gets it with its own root (docs/design/paths.md).
+//!
+//! # There and back
+//! [`Relocation::localize`] translates a file from the project's root to the worktree's, and
+//! [`Relocation::canonical`] translates it back. `localize` gives nothing if the way back would not
+//! give the same bytes. So a file is either translated in both directions, or in neither.
+//!
+//! A file that already names the root that it would get is left alone: afterwards nobody could tell
+//! its two roots apart.
+
+use std::borrow::Cow;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Component, Path, PathBuf};
+
+use memchr::memmem;
+
+pub(crate) mod found;
+pub(crate) mod local;
+pub(crate) mod record;
+#[cfg(test)]
+mod tests;
+
+/// Larger files are not searched, and not translated.
+pub(crate) const MOST_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Whether a text has a root, and not only a path that begins with the same letters. What is before
+/// the root does not matter: a compiler's option may be (`-I/root/include`).
+fn has_root(text: &[u8], finder: &memmem::Finder<'_>) -> bool {
+    let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"_-.".contains(byte) || *byte > 127;
+    finder
+        .find_iter(text)
+        .any(|start| !text.get(start + finder.needle().len()).is_some_and(is_name))
+}
+
+/// A file with a zero in its first bytes is binary, as for git.
+const TEXT_BYTES: usize = 8000;
+
+/// The longest first line that every system in use passes to an interpreter as a whole.
+const FIRST_LINE_MOST: usize = 127;
+
+/// The file that makes a folder a Python environment.
+const CONFIG: &str = "pyvenv.cfg";
+
+/// What kind of file names the project's root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum PathKind {
+    /// `pyvenv.cfg`, the description of a Python environment.
+    EnvironmentConfig,
+    /// `activate` and its forms for other shells.
+    Activation,
+    /// The first line of a program in a Python environment names the environment's interpreter.
+    Script,
+    /// A `.pth` or `.egg-link` file: a folder that Python imports from.
+    PathFile,
+    /// The module that finds a package which is installed in editable form.
+    EditableFinder,
+    /// `direct_url.json`: the place that a package was installed from.
+    DirectUrl,
+    /// `RECORD`: the hashes of a package's files.
+    Record,
+    /// A symbolic link with an absolute target.
+    Link,
+    /// CMake's cache, and the files for build programs that CMake and Meson write.
+    Build,
+    /// A program in `node_modules/.bin`.
+    NodeShim,
+    /// `.envrc` or `.env`.
+    ShellEnvironment,
+    /// A list of the sources that a compiler read.
+    DependencyInfo,
+    /// Any other text.
+    Other,
+}
+
+impl PathKind {
+    /// All kinds; a kind's place is its number in a store.
+    const ALL: [Self; 13] = [
+        Self::EnvironmentConfig,
+        Self::Activation,
+        Self::Script,
+        Self::PathFile,
+        Self::EditableFinder,
+        Self::DirectUrl,
+        Self::Record,
+        Self::Link,
+        Self::Build,
+        Self::NodeShim,
+        Self::ShellEnvironment,
+        Self::DependencyInfo,
+        Self::Other,
+    ];
+
+    /// The kind's name in JSON.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::EnvironmentConfig => "environment_config",
+            Self::Activation => "activation",
+            Self::Script => "script",
+            Self::PathFile => "path_file",
+            Self::EditableFinder => "editable_finder",
+            Self::DirectUrl => "direct_url",
+            Self::Record => "record",
+            Self::Link => "link",
+            Self::Build => "build",
+            Self::NodeShim => "node_shim",
+            Self::ShellEnvironment => "shell_environment",
+            Self::DependencyInfo => "dependency_info",
+            Self::Other => "other",
+        }
+    }
+
+    fn number(self) -> u8 {
+        (0..).zip(Self::ALL).find(|(_, kind)| *kind == self).map_or(u8::MAX, |(number, _)| number)
+    }
+
+    fn of_number(number: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(number)).copied()
+    }
+
+    /// Whether calve knows the format, and so can give a worktree its own path.
+    pub(crate) fn is_known(self) -> bool {
+        self <= Self::Link
+    }
+}
+
+/// The kind of a regular file at `path`, as far as its name says, and the folder of the Python
+/// environment that it belongs to if that folder has a `pyvenv.cfg`. Only files of an environment
+/// have a known format.
+pub(crate) fn in_environment(path: &Path) -> Option<(PathKind, &Path)> {
+    let name = path.file_name()?.as_bytes();
+    let folder = path.parent()?;
+    if name == CONFIG.as_bytes() {
+        return Some((PathKind::EnvironmentConfig, folder));
+    }
+    let folder_name = folder.file_name()?.as_bytes();
+    if folder_name == b"bin" {
+        let activates = name.starts_with(b"activate")
+            || name.starts_with(b"deactivate")
+            || name == b"pydoc.bat";
+        let kind = if activates { PathKind::Activation } else { PathKind::Script };
+        return Some((kind, folder.parent()?));
+    }
+    if folder_name.ends_with(b".dist-info") {
+        let kind = match name {
+            b"direct_url.json" => PathKind::DirectUrl,
+            b"RECORD" => PathKind::Record,
+            _ => return None,
+        };
+        return Some((kind, environment_of(folder.parent()?)?));
+    }
+    let ends = |end: &[u8]| name.ends_with(end);
+    let kind = if ends(b".pth") || ends(b".egg-link") {
+        PathKind::PathFile
+    } else if name.starts_with(b"_") && ends(b".py") && memmem::find(name, b"editable").is_some() {
+        PathKind::EditableFinder
+    } else {
+        return None;
+    };
+    Some((kind, environment_of(folder)?))
+}
+
+/// The environment whose packages are in `folder`: `ENV/lib/python3.12/site-packages`.
+fn environment_of(folder: &Path) -> Option<&Path> {
+    let starts = |name: Option<&OsStr>, start: &[u8]| {
+        name.is_some_and(|name| name.as_bytes().starts_with(start))
+    };
+    let version = folder.parent()?;
+    let lib = version.parent()?;
+    let is_it = matches!(folder.file_name()?.as_bytes(), b"site-packages" | b"dist-packages")
+        && (starts(version.file_name(), b"python") || starts(version.file_name(), b"pypy"))
+        && starts(lib.file_name(), b"lib");
+    is_it.then(|| lib.parent()).flatten()
+}
+
+/// The kind of a file that has no known format.
+pub(crate) fn elsewhere(path: &Path) -> PathKind {
+    let name = path.file_name().unwrap_or_default().as_bytes();
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let above = folder.file_name().unwrap_or_default().as_bytes();
+    match name {
+        b"CMakeCache.txt"
+        | b"build.ninja"
+        | b"compile_commands.json"
+        | b"CTestTestfile.cmake"
+        | b"cmake_install.cmake"
+        | b"Makefile"
+        | b".ninja_deps" => PathKind::Build,
+        b".envrc" | b".env" => PathKind::ShellEnvironment,
+        _ if path.iter().any(|part| part == "CMakeFiles" || part == "meson-info") => {
+            PathKind::Build
+        }
+        _ if above == b".bin" => PathKind::NodeShim,
+        _ if name.ends_with(b".d") => PathKind::DependencyInfo,
+        _ => PathKind::Other,
+    }
+}
+
+/// Two roots. Files that name the first are translated to name the second, and back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Relocation {
+    /// The project's root, as snapshots have it.
+    pub(crate) from: Vec<u8>,
+    /// The worktree's root.
+    pub(crate) to: Vec<u8>,
+}
+
+impl Relocation {
+    /// The bytes that a file of the project has in the worktree. `None` if they are the same, or if
+    /// the file cannot be translated there and back.
+    pub(crate) fn localize(&self, kind: PathKind, bytes: &[u8]) -> Option<Vec<u8>> {
+        let local = translate(kind, bytes, &self.from, &self.to)?;
+        (translate(kind, &local, &self.to, &self.from)? == bytes).then_some(local)
+    }
+
+    /// The bytes that a file of the worktree has in a snapshot. `None` if they are the same.
+    pub(crate) fn canonical(&self, kind: PathKind, bytes: &[u8]) -> Option<Vec<u8>> {
+        translate(kind, bytes, &self.to, &self.from)
+    }
+
+    /// The seconds by which a translated module is older than its original. Python takes a compiled
+    /// module for that of a source with the same size and the same second. Two worktrees with paths
+    /// of one length would take each other's.
+    pub(crate) fn seconds_older(&self, kind: PathKind) -> i64 {
+        if kind != PathKind::EditableFinder {
+            return 0;
+        }
+        let hash = blake3::hash(&self.to);
+        let bytes = hash.as_bytes();
+        1 + i64::from(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], 0]))
+    }
+}
+
+/// Whether the text of a file of this kind can hold `root` without quoting it.
+fn is_plain(kind: PathKind, root: &[u8]) -> bool {
+    let never = |bytes: &[u8]| root.iter().any(|byte| bytes.contains(byte));
+    match kind {
+        PathKind::Link | PathKind::DirectUrl => true,
+        PathKind::EnvironmentConfig | PathKind::PathFile => !never(b"\n\r"),
+        PathKind::Script => !never(b"\n\r\"'\\$`"),
+        PathKind::Activation => !never(b"\n\r\"'\\$`!%"),
+        PathKind::EditableFinder => std::str::from_utf8(root)
+            .is_ok_and(|text| !text.chars().any(char::is_control) && !never(b"\"'\\")),
+        _ => false,
+    }
+}
+
+/// The ways in which a text of this kind spells `root`.
+fn spellings(kind: PathKind, root: &[u8]) -> Vec<Cow<'_, [u8]>> {
+    if kind != PathKind::DirectUrl {
+        return vec![Cow::Borrowed(root)];
+    }
+    // pip (urllib's `quote`) and uv (the URL standard) leave different characters as they are.
+    let python = |byte: u8| byte.is_ascii_alphanumeric() || b"/_.-~".contains(&byte);
+    let url = |byte: u8| byte.is_ascii_graphic() && !b"\"#%<>?`{}^".contains(&byte);
+    vec![Cow::Owned(encoded(root, python)), Cow::Owned(encoded(root, url))]
+}
+
+fn encoded(path: &[u8], is_kept: impl Fn(u8) -> bool) -> Vec<u8> {
+    let mut text = Vec::with_capacity(path.len());
+    for byte in path {
+        if is_kept(*byte) {
+            text.push(*byte);
+        } else {
+            text.extend_from_slice(format!("%{byte:02X}").as_bytes());
+        }
+    }
+    text
+}
+
+fn translate(kind: PathKind, bytes: &[u8], from: &[u8], to: &[u8]) -> Option<Vec<u8>> {
+    if !is_plain(kind, from) || !is_plain(kind, to) || from.is_empty() || to.is_empty() {
+        return None;
+    }
+    match kind {
+        PathKind::Link => {
+            let names = |root: &[u8]| {
+                bytes.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
+            };
+            // A worktree inside the project begins with the project's path, too.
+            let means_to = names(to) && (to.len() > from.len() || !names(from));
+            if means_to || !names(from) {
+                return None;
+            }
+            Some([to, &bytes[from.len()..]].concat())
+        }
+        PathKind::Script => script(bytes, from, to),
+        _ => {
+            if bytes.contains(&0) {
+                return None;
+            }
+            replaced(bytes, &spellings(kind, from), &spellings(kind, to))
+        }
+    }
+}
+
+/// The text with `from` in place of `to`. `None` if nothing names `from`, or something names `to`.
+fn replaced(text: &[u8], from: &[Cow<'_, [u8]>], to: &[Cow<'_, [u8]>]) -> Option<Vec<u8>> {
+    let mut names: Vec<(usize, usize, Option<usize>)> = Vec::new();
+    for (at, root) in from.iter().enumerate() {
+        names.extend(mentions(text, root).map(|start| (start, root.len(), Some(at))));
+    }
+    for root in to {
+        names.extend(mentions(text, root).map(|start| (start, root.len(), None)));
+    }
+    // The longer name comes first: a worktree may be inside its project, or the other way round.
+    names.sort_by(|a, b| a.0.cmp(&b.0).then(b.1.cmp(&a.1)).then(a.2.cmp(&b.2)));
+    let (mut made, mut done) = (Vec::with_capacity(text.len() + 64), 0);
+    let mut found = false;
+    for (start, length, which) in names {
+        if start < done {
+            continue;
+        }
+        let which = which?;
+        made.extend_from_slice(&text[done..start]);
+        made.extend_from_slice(&to[which]);
+        done = start + length;
+        found = true;
+    }
+    made.extend_from_slice(&text[done..]);
+    found.then_some(made)
+}
+
+/// Where a text names `root`, and not a longer path that only begins, or ends, with the same
+/// letters.
+pub(crate) fn mentions<'t>(text: &'t [u8], root: &[u8]) -> impl Iterator<Item = usize> + use<'t> {
+    let length = root.len();
+    let starts: Vec<usize> = memmem::find_iter(text, root).collect();
+    starts.into_iter().filter(move |start| {
+        let before = &text[..*start];
+        let begins = match before.last() {
+            None => true,
+            Some(b'/') => before.ends_with(b"file://"),
+            Some(byte) => !(byte.is_ascii_alphanumeric() || b"_.-~".contains(byte) || *byte > 127),
+        };
+        let ends = text.get(start + length).is_none_or(|byte| b"/'\"\r\n:;),]}".contains(byte));
+        begins && ends
+    })
+}
+
+/// Looks for roots in text that is read piece by piece.
+#[derive(Debug, Default)]
+pub(crate) struct Roots {
+    finders: Vec<memmem::Finder<'static>>,
+    /// One less than the length of the longest root.
+    overlap: usize,
+    /// The last bytes of the pieces that were looked at.
+    tail: Vec<u8>,
+    is_text: bool,
+}
+
+impl Roots {
+    pub(crate) fn new(roots: &[Vec<u8>]) -> Self {
+        let mut spelled: Vec<Vec<u8>> = roots.to_vec();
+        for root in roots {
+            spelled.extend(spellings(PathKind::DirectUrl, root).into_iter().map(Cow::into_owned));
+        }
+        spelled.retain(|root| root.len() > 1);
+        spelled.sort();
+        spelled.dedup();
+        Self {
+            overlap: spelled.iter().map(|root| root.len() - 1).max().unwrap_or(0),
+            finders: spelled.iter().map(|root| memmem::Finder::new(root).into_owned()).collect(),
+            tail: Vec::new(),
+            is_text: false,
+        }
+    }
+
+    /// Whether a file of this size is looked at.
+    pub(crate) fn are_wanted(&self, size: u64) -> bool {
+        !self.finders.is_empty() && size <= MOST_BYTES
+    }
+
+    /// Whether the next piece of a file, at `offset`, has one of the roots. Binary files have none.
+    pub(crate) fn found_in(&mut self, offset: u64, piece: &[u8]) -> bool {
+        if offset == 0 {
+            self.tail.clear();
+            self.is_text = memchr::memchr(0, &piece[..piece.len().min(TEXT_BYTES)]).is_none();
+        }
+        if !self.is_text {
+            return false;
+        }
+        if self.finders.iter().any(|finder| has_root(piece, finder)) {
+            return true;
+        }
+        // A root may begin in one piece and end in the next.
+        let mut found = false;
+        if !self.tail.is_empty() {
+            self.tail.extend_from_slice(&piece[..piece.len().min(self.overlap)]);
+            found = self.finders.iter().any(|finder| has_root(&self.tail, finder));
+            self.tail.clear();
+        }
+        self.tail.extend_from_slice(&piece[piece.len() - piece.len().min(self.overlap)..]);
+        found
+    }
+}
+
+const SHELL_LINE: &[u8] = b"#!/bin/sh\n";
+const EXEC: &[u8] = b"'''exec' ";
+const ARGUMENTS: &[u8] = b" \"$0\" \"$@\"\n' '''\n";
+
+/// A program whose first line names an interpreter. A path that is too long for a first line, or
+/// has a space, takes the form that pip and uv use: three lines that are both shell and Python.
+fn script(text: &[u8], from: &[u8], to: &[u8]) -> Option<Vec<u8>> {
+    let end = memchr::memchr(b'\n', text).map_or(text.len(), |at| at + 1);
+    if let Some(rest) = text.strip_prefix(SHELL_LINE).filter(|rest| rest.starts_with(EXEC)) {
+        if let Some((interpreter, body)) = quoted(rest) {
+            let interpreter = renamed(interpreter, from, to)?;
+            return Some(with_interpreter(&interpreter, b"\n", body));
+        }
+        // Another form of the same: an unquoted path, or single quotes.
+        let length = memchr::memchr(b'\n', rest).unwrap_or(rest.len());
+        let line = &rest[..length];
+        let is_quoted =
+            line[EXEC.len()..].starts_with(b"'") || line[EXEC.len()..].starts_with(b"\"");
+        if !is_quoted && has_space(to) {
+            return None;
+        }
+        let line = replaced(line, &[Cow::Borrowed(from)], &[Cow::Borrowed(to)])?;
+        return Some([SHELL_LINE, &line, &rest[length..]].concat());
+    }
+    let line = text[..end].strip_prefix(b"#!")?;
+    let (line, end_of_line): (&[u8], &[u8]) = match line {
+        [line @ .., b'\r', b'\n'] => (line, b"\r\n"),
+        [line @ .., b'\n'] => (line, b"\n"),
+        line => (line, b""),
+    };
+    let body = &text[end..];
+    let interpreter = line.split(|byte| matches!(byte, b' ' | b'\t')).next()?;
+    if interpreter.len() == line.len() && end_of_line == b"\n" {
+        return Some(with_interpreter(&renamed(interpreter, from, to)?, end_of_line, body));
+    }
+    // An interpreter with arguments, or the line of another system.
+    let interpreter = renamed(interpreter, from, to)?;
+    let arguments =
+        &line[line.iter().position(|byte| matches!(byte, b' ' | b'\t')).unwrap_or(line.len())..];
+    let first = [b"#!", &interpreter[..], arguments, end_of_line].concat();
+    (first.len() <= FIRST_LINE_MOST && !has_space(&interpreter)).then(|| [&first, body].concat())
+}
+
+fn has_space(path: &[u8]) -> bool {
+    path.iter().any(u8::is_ascii_whitespace)
+}
+
+/// The interpreter that [`with_interpreter`] wrote, and the text after it.
+fn quoted(rest: &[u8]) -> Option<(&[u8], &[u8])> {
+    let path = rest.strip_prefix(EXEC)?.strip_prefix(b"\"")?;
+    let length = memchr::memchr(b'"', path)?;
+    let body = path[length + 1..].strip_prefix(ARGUMENTS)?;
+    Some((&path[..length], body))
+}
+
+fn with_interpreter(interpreter: &[u8], end_of_line: &[u8], body: &[u8]) -> Vec<u8> {
+    if interpreter.len() + 3 <= FIRST_LINE_MOST && !has_space(interpreter) {
+        return [b"#!", interpreter, end_of_line, body].concat();
+    }
+    [SHELL_LINE, EXEC, b"\"", interpreter, b"\"", ARGUMENTS, body].concat()
+}
+
+/// A path below `from`, below `to` instead. `None` if it is not below `from`, or below `to` already.
+fn renamed(path: &[u8], from: &[u8], to: &[u8]) -> Option<Vec<u8>> {
+    let is_below = |root: &[u8]| path.strip_prefix(root).is_some_and(|rest| rest.starts_with(b"/"));
+    if !is_below(from) || (is_below(to) && to.len() > from.len()) {
+        return None;
+    }
+    Some([to, &path[from.len()..]].concat())
+}
+
+/// A path without `.` and `..` steps. `None` if it leads out of the tree.
+pub(crate) fn normal(path: &Path) -> Option<PathBuf> {
+    let mut steps = PathBuf::new();
+    for step in path.components() {
+        match step {
+            Component::Normal(name) => steps.push(name),
+            Component::ParentDir => {
+                if !steps.pop() {
+                    return None;
+                }
+            }
+            Component::CurDir => {}
+            Component::RootDir | Component::Prefix(_) => return None,
+        }
+    }
+    Some(steps)
+}

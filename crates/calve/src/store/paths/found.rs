@@ -1,0 +1,264 @@
+//! Which files of a snapshot name the project's root. A snapshot's file `found/ID` says so.
+//! If that file is lost, only the files of Python environments are looked at again.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::path::{Path, PathBuf};
+
+use super::local::tracked;
+use super::{CONFIG, PathKind, elsewhere, in_environment};
+use crate::store::delta::At;
+use crate::store::files::{bytes_of, path_from};
+use crate::store::layout;
+use crate::store::manifest::{Manifest, Number};
+use crate::store::object::{Entry, Kind};
+
+const MAGIC: &[u8] = b"calve found 1\0";
+const HASH_BYTES: usize = 32;
+
+/// Why a file keeps the path that it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum PathKept {
+    /// calve does not know the format.
+    UnknownFormat,
+    /// git tracks the file.
+    Tracked,
+    /// The file is in another repository.
+    OtherRepository,
+    /// The file cannot be translated so that a snapshot gets it back as it was: it names the
+    /// worktree already, it has several names, or its format cannot hold the worktree's path.
+    NotTranslatable,
+    /// The caller asked for it.
+    Wanted,
+}
+
+impl PathKept {
+    /// The reason's name in JSON.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::UnknownFormat => "unknown_format",
+            Self::Tracked => "tracked",
+            Self::OtherRepository => "other_repository",
+            Self::NotTranslatable => "not_translatable",
+            Self::Wanted => "wanted",
+        }
+    }
+}
+
+/// A file that names the project's root by its absolute path.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub struct PathMention {
+    /// The path from the tree's root.
+    pub path: PathBuf,
+    /// What kind of file it is.
+    pub kind: PathKind,
+    /// Why worktrees have the file as the project has it. `None`: each worktree gets it with its
+    /// own path.
+    pub kept: Option<PathKept>,
+}
+
+/// What was found in a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Found {
+    /// The root that the files name.
+    pub(crate) root: Vec<u8>,
+    /// Sorted by path.
+    pub(crate) mentions: Vec<PathMention>,
+}
+
+impl Found {
+    /// What is in the tree `manifest`, whose files name `root`. `read` are files that were read now
+    /// and name it; `known` is what was found in another tree, with that tree.
+    pub(crate) fn of(
+        tree: &Path,
+        root: &[u8],
+        manifest: &Manifest,
+        read: impl IntoIterator<Item = PathBuf>,
+        known: Option<(&Self, &Manifest)>,
+    ) -> Self {
+        let mut files: BTreeSet<PathBuf> = read.into_iter().collect();
+        if let Some((known, other)) = known.filter(|(known, _)| known.root == root) {
+            for mention in &known.mentions {
+                let entries = (entry(manifest, &mention.path), entry(other, &mention.path));
+                if let (Some(now), Some(was)) = entries
+                    && now.same_content(was)
+                {
+                    files.insert(mention.path.clone());
+                }
+            }
+        }
+        let mut mentions: BTreeMap<PathBuf, PathKind> = BTreeMap::new();
+        let mut environments = BTreeSet::new();
+        for path in files {
+            // Links are all looked at below.
+            let Some(Kind::File { .. }) = entry(manifest, &path).map(|entry| &entry.kind) else {
+                continue;
+            };
+            let environment =
+                in_environment(&path).filter(|(_, folder)| manifest.has(&folder.join(CONFIG)));
+            let kind = match environment {
+                // Of these, every one is looked at below, whether or not it names a root.
+                Some((PathKind::Record, _)) => continue,
+                Some((kind, folder)) => {
+                    environments.insert(folder.to_owned());
+                    kind
+                }
+                None => elsewhere(&path),
+            };
+            mentions.insert(path, kind);
+        }
+        let mut records = Vec::new();
+        for (place, slot, entry) in manifest.entries() {
+            match &entry.kind {
+                Kind::Symlink { target, .. } => {
+                    let below = target.strip_prefix(root);
+                    if below.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/")) {
+                        mentions.insert(manifest.path_of(place, slot), PathKind::Link);
+                    }
+                }
+                Kind::File { .. } if &*entry.name == b"RECORD" && !environments.is_empty() => {
+                    records.push(manifest.path_of(place, slot));
+                }
+                _ => {}
+            }
+        }
+        for path in records {
+            if let Some((PathKind::Record, folder)) = in_environment(&path)
+                && environments.contains(folder)
+            {
+                mentions.insert(path, PathKind::Record);
+            }
+        }
+        let known: Vec<&Path> = mentions
+            .iter()
+            .filter(|(_, kind)| kind.is_known())
+            .map(|(path, _)| path.as_path())
+            .collect();
+        let tracked = if known.is_empty() { HashSet::new() } else { tracked(tree, &known) };
+        let is_below_git = |path: &Path| {
+            path.ancestors().skip(1).any(|above| {
+                !above.as_os_str().is_empty() && manifest.has(&above.join(layout::GIT))
+            })
+        };
+        let mentions = mentions.into_iter().map(|(path, kind)| {
+            let kept = match kind.is_known() {
+                false => Some(PathKept::UnknownFormat),
+                true if tracked.contains(&path) => Some(PathKept::Tracked),
+                true if is_below_git(&path) => Some(PathKept::OtherRepository),
+                true => None,
+            };
+            PathMention { path, kind, kept }
+        });
+        Self { root: root.to_vec(), mentions: mentions.collect() }
+    }
+
+    /// Leaves the files as they are for which `which` says so.
+    pub(crate) fn keep(&mut self, why: PathKept, which: impl Fn(&Path) -> bool) {
+        for mention in &mut self.mentions {
+            if mention.kept.is_none() && which(&mention.path) {
+                mention.kept = Some(why);
+            }
+        }
+    }
+
+    /// Leaves the files as they are that git tracks in `tree` now. It may not have tracked them when
+    /// they were found.
+    pub(crate) fn keep_tracked(&mut self, tree: &Path) {
+        let free = self.mentions.iter().filter(|mention| mention.kept.is_none());
+        let free: Vec<&Path> = free.map(|mention| mention.path.as_path()).collect();
+        if !free.is_empty() {
+            let tracked = tracked(tree, &free);
+            self.keep(PathKept::Tracked, |path| tracked.contains(path));
+        }
+    }
+
+    /// The files of Python environments in `manifest` that may name the root.
+    pub(crate) fn candidates(manifest: &Manifest) -> Vec<(PathBuf, Entry)> {
+        let mut found = Vec::new();
+        for (place, slot, entry) in manifest.entries() {
+            if !matches!(entry.kind, Kind::File { .. }) {
+                continue;
+            }
+            let path = manifest.path_of(place, slot);
+            let is_it = in_environment(&path).is_some_and(|(kind, folder)| {
+                kind != PathKind::Record && manifest.has(&folder.join(CONFIG))
+            });
+            if is_it {
+                found.push((path, entry.clone()));
+            }
+        }
+        found
+    }
+
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut bytes = [MAGIC, &self.root, b"\0"].concat();
+        for mention in &self.mentions {
+            let kept = match mention.kept {
+                None => 0,
+                Some(PathKept::UnknownFormat) => 1,
+                Some(PathKept::Tracked) => 2,
+                Some(PathKept::OtherRepository) => 3,
+                Some(PathKept::NotTranslatable | PathKept::Wanted) => 4,
+            };
+            bytes.extend([b'a' + mention.kind.number(), b'0' + kept]);
+            bytes.extend(bytes_of(&mention.path));
+            bytes.push(0);
+        }
+        let hash = blake3::hash(&bytes);
+        bytes.extend_from_slice(hash.as_bytes());
+        bytes
+    }
+
+    /// `None` if the bytes are damaged.
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        let (body, hash) = bytes.split_at_checked(bytes.len().checked_sub(HASH_BYTES)?)?;
+        if blake3::hash(body).as_bytes() != hash {
+            return None;
+        }
+        let mut parts = body.strip_prefix(MAGIC)?.strip_suffix(b"\0")?.split(|byte| *byte == 0);
+        let root = parts.next()?.to_vec();
+        let mut mentions = Vec::new();
+        for part in parts {
+            let [kind, kept, path @ ..] = part else { return None };
+            let kind = PathKind::of_number(kind.checked_sub(b'a')?)?;
+            let kept = match kept.checked_sub(b'0')? {
+                0 => None,
+                1 => Some(PathKept::UnknownFormat),
+                2 => Some(PathKept::Tracked),
+                3 => Some(PathKept::OtherRepository),
+                _ => Some(PathKept::NotTranslatable),
+            };
+            // The store may come from someone else, and the path must not lead out of a tree.
+            let path = path_from(path);
+            if super::normal(&path).as_deref() != Some(&path) {
+                return None;
+            }
+            mentions.push(PathMention { path, kind, kept });
+        }
+        Some(Self { root, mentions })
+    }
+}
+
+/// The entry at a path.
+pub(crate) fn entry<'m>(manifest: &'m Manifest, path: &Path) -> Option<&'m Entry> {
+    let (place, slot) = position(manifest, path)?;
+    Some(&manifest.directories[place as usize].entries[slot as usize])
+}
+
+/// The number of the entry at a path.
+pub(crate) fn number_at(manifest: &Manifest, path: &Path) -> Option<Number> {
+    let (place, slot) = position(manifest, path)?;
+    Some(manifest.directories[place as usize].first + slot)
+}
+
+fn position(manifest: &Manifest, path: &Path) -> Option<At> {
+    let (folder, name) = (path.parent()?, path.file_name()?);
+    let mut place = 0;
+    for step in folder {
+        place = manifest.child_of(place, step.as_encoded_bytes())?;
+    }
+    let directory = manifest.directories.get(place as usize)?;
+    Some((place, directory.find(name.as_encoded_bytes())?))
+}

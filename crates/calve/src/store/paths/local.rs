@@ -1,0 +1,202 @@
+//! What a worktree has its files translated to, and how its files are read so that a snapshot gets
+//! them as the project has them.
+
+use std::collections::HashSet;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::record::{self, Digest};
+use super::{CONFIG, MOST_BYTES, PathKind, Relocation, in_environment};
+use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS, SOURCE_FLAGS};
+use crate::reflink::meta::Meta;
+use crate::store::at::open_at;
+use crate::store::files::read_plain;
+use crate::store::git::{Failure, Git};
+use crate::store::layout::{self, OWN, PATHS};
+use crate::tree::staging::write_whole;
+
+const MAGIC: &[u8] = b"calve paths 1";
+
+/// Every path is shorter than this, on every system; the file has two.
+const FILE_MOST_BYTES: u64 = 128 * 1024;
+
+/// How many paths git is asked about at once.
+const ASKED_TOGETHER: usize = 500;
+
+/// The roots of a worktree: the project's, which snapshots name, and its own, which its files name.
+/// A worktree that was moved has files that name its earlier root, until they are translated again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Local(pub(crate) Relocation);
+
+impl Local {
+    /// `None` if the worktree's files are as the project has them.
+    pub(crate) fn read(root: &Path) -> Option<Self> {
+        let own = fs::open(layout::own(root), DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty()).ok()?;
+        let text = read_plain(own, Path::new(PATHS), FILE_MOST_BYTES).ok()?;
+        let mut parts = text.split(|byte| *byte == 0);
+        let (magic, from, to) = (parts.next()?, parts.next()?, parts.next()?);
+        let is_whole = magic == MAGIC && parts.next().is_none();
+        let absolute = |path: &[u8]| path.starts_with(b"/") && path.len() > 1;
+        (is_whole && absolute(from) && absolute(to))
+            .then(|| Self(Relocation { from: from.to_vec(), to: to.to_vec() }))
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        [MAGIC, b"\0", &self.0.from, b"\0", &self.0.to].concat()
+    }
+
+    /// Writes the roots into a tree that is being made and that has its marker.
+    pub(crate) fn write(&self, root: &OwnedFd) -> io::Result<()> {
+        let own = fs::openat(root, OWN, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())?;
+        let file = fs::openat(own, PATHS, NEW_FILE_FLAGS, Mode::from_raw_mode(0o644))?;
+        io::Write::write_all(&mut std::fs::File::from(file), &self.encode())
+    }
+
+    /// Writes other roots into the worktree at `root`.
+    pub(crate) fn rewrite(&self, root: &Path) -> io::Result<()> {
+        let own = layout::own(root);
+        write_whole(&own, &own.join(PATHS), &self.encode())
+    }
+
+    /// Whether the file at `path` may have another content here than in a snapshot, as far as its
+    /// name says.
+    pub(crate) fn may_differ(&self, path: &Path) -> bool {
+        in_environment(path).is_some()
+    }
+
+    /// The seconds by which the file at `path` is older here than in a snapshot.
+    pub(crate) fn seconds_older(&self, path: &Path) -> i64 {
+        in_environment(path).map_or(0, |(kind, _)| self.0.seconds_older(kind))
+    }
+
+    /// Whether a symbolic link with this target in a snapshot may have another one here.
+    pub(crate) fn differs_as_target(&self, target: &[u8]) -> bool {
+        self.0.localize(PathKind::Link, target).is_some()
+    }
+
+    /// The target that a symbolic link of the worktree has in a snapshot. `None` if it is the same.
+    pub(crate) fn canonical_target(
+        &self,
+        tree: Tree<'_>,
+        path: &Path,
+        target: &[u8],
+    ) -> Option<Vec<u8>> {
+        let canonical = self.0.canonical(PathKind::Link, target)?;
+        (!tree.is_of_git(path)).then_some(canonical)
+    }
+
+    /// The bytes that a file of the worktree has in a snapshot. `None` if they are the same.
+    pub(crate) fn canonical(
+        &self,
+        tree: Tree<'_>,
+        path: &Path,
+        bytes: &[u8],
+    ) -> io::Result<Option<Vec<u8>>> {
+        let Some((kind, environment)) = in_environment(path) else { return Ok(None) };
+        let canonical = match kind {
+            PathKind::Record => record::translate(path, bytes, |file| {
+                let content = tree.read(file).ok()??;
+                let (kind, _) = in_environment(file)?;
+                let canonical = self.0.canonical(kind, &content)?;
+                Some((Digest::of(&content), Digest::of(&canonical)))
+            }),
+            _ => self.0.canonical(kind, bytes),
+        };
+        Ok(match canonical {
+            Some(canonical) if tree.is_environment(environment)? && !tree.is_of_git(path) => {
+                Some(canonical)
+            }
+            _ => None,
+        })
+    }
+}
+
+/// An open tree.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Tree<'a> {
+    pub(crate) path: &'a Path,
+    pub(crate) root: &'a OwnedFd,
+}
+
+impl Tree<'_> {
+    /// The content of a regular file. `None` if there is none, or if it is larger than files that
+    /// are translated.
+    pub(crate) fn read(self, path: &Path) -> io::Result<Option<Vec<u8>>> {
+        let open = || {
+            let dir = open_at(self.root, path.parent().unwrap_or(Path::new("")))?;
+            let name = path.file_name().unwrap_or_default();
+            Ok::<_, io::Error>(fs::openat(dir, name, SOURCE_FLAGS, Mode::empty())?)
+        };
+        let file = match open() {
+            Ok(file) => file,
+            Err(error) => {
+                return match error.raw_os_error().map(Errno::from_raw_os_error) {
+                    Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NXIO) => Ok(None),
+                    _ => Err(error),
+                };
+            }
+        };
+        let meta = Meta::of(&fs::fstat(&file)?);
+        if meta.file_type() != FileType::RegularFile || meta.size > MOST_BYTES {
+            return Ok(None);
+        }
+        let mut content = Vec::new();
+        io::Read::read_to_end(
+            &mut io::Read::take(std::fs::File::from(file), MOST_BYTES + 1),
+            &mut content,
+        )?;
+        Ok((content.len() as u64 <= MOST_BYTES).then_some(content))
+    }
+
+    pub(crate) fn is_environment(self, folder: &Path) -> io::Result<bool> {
+        let look = || {
+            let dir = open_at(self.root, folder)?;
+            Ok::<_, io::Error>(fs::statat(dir, CONFIG, AtFlags::SYMLINK_NOFOLLOW)?)
+        };
+        match look() {
+            Ok(stat) => Ok(Meta::of(&stat).file_type() == FileType::RegularFile),
+            Err(error) => match error.raw_os_error().map(Errno::from_raw_os_error) {
+                Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(false),
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// Whether git tracks the file, or the file is in a repository further down.
+    fn is_of_git(self, path: &Path) -> bool {
+        let above = path.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty());
+        let has_git = |folder: &Path| {
+            open_at(self.root, folder)
+                .is_ok_and(|dir| fs::statat(dir, layout::GIT, AtFlags::SYMLINK_NOFOLLOW).is_ok())
+        };
+        let mut above = above;
+        above.any(has_git) || tracked(self.path, &[path]).contains(path)
+    }
+}
+
+/// Those of the paths that git tracks. If git cannot say it, all of them.
+pub(crate) fn tracked(root: &Path, paths: &[&Path]) -> HashSet<PathBuf> {
+    let mut tracked = HashSet::new();
+    for paths in paths.chunks(ASKED_TOGETHER) {
+        let git = Git::new(root).args(["--literal-pathspecs", "ls-files", "-z", "--"]);
+        match git.args(paths).run() {
+            Ok(output) if !output.is_cut => {
+                let names = output.bytes.split(|byte| *byte == 0).filter(|name| !name.is_empty());
+                tracked.extend(names.map(|name| PathBuf::from(std::ffi::OsStr::from_bytes(name))));
+            }
+            // Nothing is tracked where there is no repository.
+            Err(Failure::NotInstalled | Failure::Refused(_))
+                if std::fs::symlink_metadata(root.join(layout::GIT)).is_err() =>
+            {
+                return HashSet::new();
+            }
+            _ => tracked.extend(paths.iter().map(|path| path.to_path_buf())),
+        }
+    }
+    tracked
+}

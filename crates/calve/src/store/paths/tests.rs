@@ -1,0 +1,315 @@
+use proptest::prelude::*;
+
+use super::record::Digest;
+use super::*;
+
+fn relocation(from: &str, to: &str) -> Relocation {
+    Relocation { from: from.as_bytes().to_vec(), to: to.as_bytes().to_vec() }
+}
+
+const LONG: &str = "/w/a-folder-with-a-name-that-is-very-very-long/and-another-one-that-is-as-long-as-the-first/and-a-third/and-the-last-one";
+
+/// A row: what it shows, the kind, both roots, the project's text and the worktree's. `None`: the
+/// file stays as it is.
+type Row = (&'static str, PathKind, &'static str, &'static str, &'static str, Option<String>);
+
+fn rows() -> Vec<Row> {
+    use PathKind::*;
+    let some = |text: &str| Some(text.to_owned());
+    let exec = |path: &str, body: &str| {
+        Some(format!("#!/bin/sh\n'''exec' \"{path}\" \"$0\" \"$@\"\n' '''\n{body}"))
+    };
+    vec![
+        (
+            "a script",
+            Script,
+            "/a/app",
+            "/w/x",
+            "#!/a/app/.venv/bin/python\nx",
+            some("#!/w/x/.venv/bin/python\nx"),
+        ),
+        (
+            "with arguments",
+            Script,
+            "/a/app",
+            "/w/x",
+            "#!/a/app/.venv/bin/python -I\nx",
+            some("#!/w/x/.venv/bin/python -I\nx"),
+        ),
+        (
+            "with CRLF",
+            Script,
+            "/a/app",
+            "/w/x",
+            "#!/a/app/.venv/bin/python\r\nx",
+            some("#!/w/x/.venv/bin/python\r\nx"),
+        ),
+        ("without an end", Script, "/a/app", "/w/x", "#!/a/app/bin/python", None),
+        (
+            "only the first line counts",
+            Script,
+            "/a/app",
+            "/w/x",
+            "#!/bin/sh\necho /a/app/x\n",
+            None,
+        ),
+        (
+            "a script edited by hand keeps its body",
+            Script,
+            "/a/app",
+            "/w/x",
+            "#!/a/app/bin/python\n# /a/app/x and /w/x/y\n",
+            some("#!/w/x/bin/python\n# /a/app/x and /w/x/y\n"),
+        ),
+        (
+            "a root that begins like another",
+            Script,
+            "/a/app",
+            "/w/x",
+            "#!/a/app2/bin/python\n",
+            None,
+        ),
+        ("a root that ends like another", Config, "/a/app", "/w/x", "home = /b/a/app/bin\n", None),
+        (
+            "a space in the new path",
+            Script,
+            "/a/app",
+            "/w/my app",
+            "#!/a/app/bin/python\nx",
+            exec("/w/my app/bin/python", "x"),
+        ),
+        (
+            "a path that is too long for a first line",
+            Script,
+            "/a/app",
+            LONG,
+            "#!/a/app/bin/python\nx",
+            exec(&format!("{LONG}/bin/python"), "x"),
+        ),
+        (
+            "a path that the project could not have either",
+            Script,
+            "/a/app",
+            "/w/a\"b",
+            "#!/a/app/bin/python\nx",
+            None,
+        ),
+        (
+            "a worktree inside the project",
+            Script,
+            "/a/app",
+            "/a/app/.calve/worktrees/x",
+            "#!/a/app/bin/python\n",
+            some("#!/a/app/.calve/worktrees/x/bin/python\n"),
+        ),
+        (
+            "the form of uv",
+            Script,
+            "/a/app",
+            "/w/x",
+            "#!/bin/sh\n'''exec' '/a/app/bin/python' \"$0\" \"$@\"\n' '''\nx",
+            some("#!/bin/sh\n'''exec' '/w/x/bin/python' \"$0\" \"$@\"\n' '''\nx"),
+        ),
+        (
+            "an activation",
+            Activation,
+            "/a/app",
+            "/w/x",
+            "VIRTUAL_ENV='/a/app/.venv'\nPATH=/a/app/.venv/bin:$PATH\n",
+            some("VIRTUAL_ENV='/w/x/.venv'\nPATH=/w/x/.venv/bin:$PATH\n"),
+        ),
+        (
+            "both paths in one file",
+            Activation,
+            "/a/app",
+            "/w/x",
+            "A='/a/app/x'\nB='/w/x/y'\n",
+            None,
+        ),
+        ("quotes in the new path", Activation, "/a/app", "/w/it's", "A='/a/app/x'\n", None),
+        (
+            "a config",
+            Config,
+            "/a/app",
+            "/w/x",
+            "command = /usr/bin/python3 -m venv /a/app/.venv\n",
+            some("command = /usr/bin/python3 -m venv /w/x/.venv\n"),
+        ),
+        (
+            "a path file",
+            PathFile,
+            "/a/app",
+            "/w/x",
+            "/a/app/src\n/a/app\n/a/app2\n",
+            some("/w/x/src\n/w/x\n/a/app2\n"),
+        ),
+        ("a path file with CRLF", PathFile, "/a/app", "/w/x", "/a/app\r\n", some("/w/x\r\n")),
+        (
+            "a folder with a space after the root",
+            PathFile,
+            "/a/app",
+            "/w/x",
+            "/a/app dir/src\n",
+            None,
+        ),
+        ("another case of letters", PathFile, "/a/app", "/w/x", "/A/App/src\n", None),
+        (
+            "a finder",
+            EditableFinder,
+            "/a/app",
+            "/w/x",
+            "MAPPING = {'app': '/a/app/src/app'}\n",
+            some("MAPPING = {'app': '/w/x/src/app'}\n"),
+        ),
+        (
+            "an URL",
+            DirectUrl,
+            "/a/app",
+            "/w/x",
+            "{\"url\": \"file:///a/app\"}",
+            some("{\"url\": \"file:///w/x\"}"),
+        ),
+        (
+            "an URL with special characters",
+            DirectUrl,
+            "/a/a b",
+            "/w/50%",
+            "{\"url\": \"file:///a/a%20b/p\"}",
+            some("{\"url\": \"file:///w/50%25/p\"}"),
+        ),
+        ("a link", Link, "/a/app", "/w/x", "/a/app/packages/p", some("/w/x/packages/p")),
+        ("a link to the root", Link, "/a/app", "/w/x", "/a/app", some("/w/x")),
+        ("a link to another root", Link, "/a/app", "/w/x", "/a/app2/p", None),
+        ("a binary file", Config, "/a/app", "/w/x", "\0/a/app/x\n", None),
+        ("nothing of it", Config, "/a/app", "/w/x", "home = /usr/bin\n", None),
+    ]
+}
+
+use PathKind::EnvironmentConfig as Config;
+
+#[test]
+fn each_kind_is_translated_there_and_back_or_not_at_all() {
+    for (what, kind, from, to, text, expected) in rows() {
+        let roots = relocation(from, to);
+        let local = roots.localize(kind, text.as_bytes());
+        let local = local.map(|local| String::from_utf8(local).unwrap());
+        let without_end = what == "without an end";
+        if !without_end {
+            assert_eq!(local, expected, "{what}");
+        }
+        if let Some(local) = local {
+            assert_eq!(roots.canonical(kind, local.as_bytes()).unwrap(), text.as_bytes(), "{what}");
+        }
+    }
+}
+
+#[test]
+fn a_root_that_is_no_text_is_translated_where_bytes_are_kept() {
+    let roots = Relocation { from: b"/a/\xff".to_vec(), to: b"/w/\xfe".to_vec() };
+    for (kind, text, expected) in [
+        (PathKind::Script, &b"#!/a/\xff/bin/python\n"[..], Some(&b"#!/w/\xfe/bin/python\n"[..])),
+        (PathKind::PathFile, b"/a/\xff/src\n", Some(b"/w/\xfe/src\n")),
+        (PathKind::Link, b"/a/\xff/src", Some(b"/w/\xfe/src")),
+        (PathKind::DirectUrl, b"\"file:///a/%FF\"", Some(b"\"file:///w/%FE\"")),
+        (PathKind::EditableFinder, b"'/a/\xff/src'", None),
+    ] {
+        assert_eq!(roots.localize(kind, text).as_deref(), expected, "{kind:?}");
+    }
+}
+
+#[test]
+fn the_kind_of_a_file_is_known_by_its_path() {
+    for (path, expected) in [
+        (".venv/pyvenv.cfg", Some((PathKind::EnvironmentConfig, ".venv"))),
+        ("pyvenv.cfg", Some((PathKind::EnvironmentConfig, ""))),
+        (".venv/bin/activate.fish", Some((PathKind::Activation, ".venv"))),
+        (".venv/bin/pytest", Some((PathKind::Script, ".venv"))),
+        ("a/env/lib/python3.12/site-packages/x.pth", Some((PathKind::PathFile, "a/env"))),
+        ("env/lib64/pypy3.10/site-packages/x.egg-link", Some((PathKind::PathFile, "env"))),
+        (
+            ".venv/lib/python3.12/site-packages/__editable___x_finder.py",
+            Some((PathKind::EditableFinder, ".venv")),
+        ),
+        (
+            ".venv/lib/python3.12/site-packages/x-1.dist-info/direct_url.json",
+            Some((PathKind::DirectUrl, ".venv")),
+        ),
+        (
+            ".venv/lib/python3.12/site-packages/x-1.dist-info/RECORD",
+            Some((PathKind::Record, ".venv")),
+        ),
+        (".venv/lib/python3.12/site-packages/x/__editable__.py", None),
+        ("site-packages/x.pth", None),
+        ("src/main.py", None),
+        ("", None),
+    ] {
+        let found = in_environment(Path::new(path));
+        assert_eq!(found, expected.map(|(kind, folder)| (kind, Path::new(folder))), "{path}");
+    }
+}
+
+#[test]
+fn a_record_has_the_digests_of_the_files_that_are_there() {
+    let path = Path::new(".venv/lib/python3.12/site-packages/app-1.dist-info/RECORD");
+    let (was, is) = (Digest::of(b"hello"), Digest::of(b"longer hello"));
+    let line = "sha256=LPJNul-wow4m6DsqxbninhsWHlwfp0JecwQzYpOLmCQ,5";
+    let now = "sha256=JlzsofjL1ow5iqUURyACUvMqdfeZO_dndWs6YYFcf-0,12";
+    let _ = now;
+    let text = format!(
+        "../../../bin/app,{line}\r\n\"_app.pth\",{line}\napp/__init__.py,{line}\n../../../bin/none,sha256=AAAA,5\napp-1.dist-info/RECORD,,\n"
+    );
+    let change = |file: &Path| {
+        assert!(file.starts_with(".venv"), "{}", file.display());
+        Some((was.clone(), is.clone()))
+    };
+    let made = record::translate(path, text.as_bytes(), change).unwrap();
+    let made_text = String::from_utf8(made.clone()).unwrap();
+    assert_eq!(made_text.matches(",12").count(), 2, "{made_text}");
+    assert_eq!(made_text.lines().count(), 5);
+    assert!(made_text.contains("app/__init__.py,sha256=LPJNul"), "{made_text}");
+    assert!(made_text.contains("none,sha256=AAAA,5"), "{made_text}");
+    let back = |_: &Path| Some((is.clone(), was.clone()));
+    assert_eq!(record::translate(path, &made, back).unwrap(), text.as_bytes());
+    assert_eq!(record::translate(path, text.as_bytes(), |_| None), None);
+}
+
+#[test]
+fn a_root_is_found_across_the_pieces_of_a_file() {
+    let root = b"/a/app".to_vec();
+    for (pieces, expected) in [
+        (vec![&b"x /a/app/x"[..]], true),
+        (vec![b"x /a", b"/app"], true),
+        (vec![b"x /", b"a", b"/app"], false),
+        (vec![b"nothing", b"at all"], false),
+        (vec![b"\0 /a/app", b"/a/app"], false),
+        (vec![b""], false),
+    ] {
+        let mut roots = Roots::new(std::slice::from_ref(&root));
+        let (mut at, mut found) = (0, false);
+        for piece in &pieces {
+            found |= roots.found_in(at, piece);
+            at += piece.len() as u64;
+        }
+        assert_eq!(found, expected, "{pieces:?}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_translated_there_and_back_or_not_at_all(
+        parts in proptest::collection::vec(prop_oneof![
+            Just("/a/app"), Just("/w/x"), Just("/a/app/.calve/w"), Just("/"), Just("\n"), Just("'"),
+            Just("\""), Just("#!"), Just("#!/bin/sh\n"), Just("'''exec' "), Just("\" \"$0\" \"$@\"\n' '''\n"),
+            Just(" "), Just("bin/python"), Just("x"), Just("2"), Just("file://"), Just("%20"), Just("\r\n"),
+        ], 0..12),
+        kind in proptest::sample::select(&PathKind::ALL[..]),
+        to in proptest::sample::select(&["/w/x", "/a/app/.calve/w", "/w/a b", LONG, "/a/app2", "/a"][..]),
+    ) {
+        let (roots, text) = (relocation("/a/app", to), parts.concat());
+        if let Some(local) = roots.localize(kind, text.as_bytes()) {
+            let back = roots.canonical(kind, &local);
+            prop_assert_eq!(back.as_deref(), Some(text.as_bytes()));
+            prop_assert_eq!(roots.localize(kind, &local), None);
+        }
+    }
+}

@@ -1,0 +1,360 @@
+//! Gives a tree files that name its own root. The store's module [`paths`](crate::store::paths)
+//! says which files, and how each kind is translated.
+//!
+//! Each file becomes a new one, which gets the old one's name by a rename. So nothing is written
+//! through a hard link, and a program that runs the old file keeps it.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{self, AtFlags, FileType, Mode};
+
+use super::Worktree;
+use crate::error::{Context as _, Error, Operation};
+use crate::reflink::imp::NEW_FILE_FLAGS;
+use crate::reflink::meta::Meta;
+use crate::store::at::{is_gone, last, open_at, open_parent};
+use crate::store::bring::{look_at, set_in_place};
+use crate::store::files::listed;
+use crate::store::layout::{self, Within};
+use crate::store::paths::found::{Found, PathKept, PathMention};
+use crate::store::paths::local::{Local, Tree, tracked};
+use crate::store::paths::record::{self, Digest};
+use crate::store::paths::{PathKind, Relocation, in_environment, mentions};
+use crate::store::{Store, bytes_of, path_from};
+use crate::tree::staging::stage_name;
+
+/// Whose files are translated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Whose {
+    /// Nobody else sees the tree. A file with several names has them all in this tree, and they
+    /// must stay names of one file.
+    Staged,
+    /// Other processes use the tree.
+    Live,
+}
+
+/// The files of a tree that are to be translated.
+pub(super) struct Relocate<'a> {
+    pub(super) tree: Tree<'a>,
+    pub(super) roots: &'a Relocation,
+    pub(super) whose: Whose,
+    /// The roots that the files were translated with before.
+    pub(super) before: Option<&'a Relocation>,
+    /// Where in the tree the file of a path is. `None` if the file is not to be translated.
+    pub(super) at: &'a dyn Fn(&Path) -> Option<PathBuf>,
+    /// The digests of other files: what a snapshot has at a path, and what is there now.
+    pub(super) others: &'a dyn Fn(&Path) -> Option<(Digest, Digest)>,
+}
+
+impl Relocate<'_> {
+    /// Translates the files of `found`. Returns all mentions with what became of them; those that
+    /// are not to be translated are left out.
+    pub(super) fn run(&self, found: &[PathMention]) -> io::Result<Vec<PathMention>> {
+        let mut done: Vec<PathMention> = Vec::with_capacity(found.len());
+        let mut digests: HashMap<PathBuf, (Digest, Digest)> = HashMap::new();
+        let (records, files): (Vec<_>, Vec<_>) =
+            found.iter().partition(|mention| mention.kind == PathKind::Record);
+        for mention in files {
+            let Some(at) = (self.at)(&mention.path) else { continue };
+            let mut mention = mention.clone();
+            if mention.kept.is_none() {
+                let changed = match mention.kind {
+                    PathKind::Link => self.link(&at)?,
+                    kind => {
+                        match self.content(kind, &at, |text| self.roots.localize(kind, text))? {
+                            Some((was, is)) => {
+                                digests.insert(mention.path.clone(), (was, is));
+                                true
+                            }
+                            None => false,
+                        }
+                    }
+                };
+                if !changed {
+                    mention.kept = Some(PathKept::NotTranslatable);
+                }
+            }
+            done.push(mention);
+        }
+        for mention in records {
+            let Some(at) = (self.at)(&mention.path) else { continue };
+            if mention.kept.is_some() {
+                continue;
+            }
+            let change = |file: &Path| digests.get(file).cloned().or_else(|| (self.others)(file));
+            let back = |file: &Path| change(file).map(|(was, is)| (is, was));
+            let translated = self.content(PathKind::Record, &at, |text| {
+                let local = record::translate(&mention.path, text, change)?;
+                let again = record::translate(&mention.path, &local, back)?;
+                (again == text).then_some(local)
+            })?;
+            // A package without such files has nothing to say.
+            if translated.is_some() {
+                done.push(mention.clone());
+            }
+        }
+        done.sort();
+        Ok(done)
+    }
+
+    /// Replaces a file by what `translate` makes of it. Returns the digests of both.
+    fn content(
+        &self,
+        kind: PathKind,
+        path: &Path,
+        translate: impl FnOnce(&[u8]) -> Option<Vec<u8>>,
+    ) -> io::Result<Option<(Digest, Digest)>> {
+        let Some(text) = self.tree.read(path)? else { return Ok(None) };
+        let (dir, name) = (open_parent(self.tree.root, path)?, last(path)?);
+        let meta = Meta::of(&fs::statat(&dir, &name, AtFlags::SYMLINK_NOFOLLOW)?);
+        if self.whose == Whose::Staged && meta.links > 1 {
+            return Ok(None);
+        }
+        let Some(made) = translate(&text) else { return Ok(None) };
+        let Some(mut entry) = look_at(self.tree.root, path)? else { return Ok(None) };
+        let was_older = self.before.map_or(0, |before| before.seconds_older(kind));
+        entry.mtime.0 += was_older - self.roots.seconds_older(kind);
+        self.replace(path, &dir, |temporary| {
+            let mode = Mode::RUSR | Mode::WUSR;
+            let file = fs::openat(&dir, last(temporary)?, NEW_FILE_FLAGS, mode)?;
+            io::Write::write_all(&mut std::fs::File::from(file), &made)?;
+            set_in_place(self.tree.root, temporary, &entry)?;
+            // A change meanwhile is not lost: the file stays, and is translated the next time.
+            Ok(self.whose == Whose::Staged || self.tree.read(path)?.as_ref() == Some(&text))
+        })
+        .map(|replaced| replaced.then(|| (Digest::of(&text), Digest::of(&made))))
+    }
+
+    fn link(&self, path: &Path) -> io::Result<bool> {
+        let (dir, name) = (open_parent(self.tree.root, path)?, last(path)?);
+        let target = match fs::readlinkat(&dir, &name, Vec::new()) {
+            Ok(target) => target.into_bytes(),
+            Err(errno) if is_gone(&errno.into()) => return Ok(false),
+            Err(errno) => return Err(errno.into()),
+        };
+        let meta = Meta::of(&fs::statat(&dir, &name, AtFlags::SYMLINK_NOFOLLOW)?);
+        if self.whose == Whose::Staged && meta.links > 1 {
+            return Ok(false);
+        }
+        let Some(made) = self.roots.localize(PathKind::Link, &target) else { return Ok(false) };
+        let Some(entry) = look_at(self.tree.root, path)? else { return Ok(false) };
+        self.replace(path, &dir, |temporary| {
+            fs::symlinkat(path_from(&made), &dir, last(temporary)?)?;
+            set_in_place(self.tree.root, temporary, &entry)?;
+            Ok(true)
+        })
+    }
+
+    /// Lets `make` make an entry under a temporary path, and gives it the name of `path` unless
+    /// `make` says no.
+    fn replace(
+        &self,
+        path: &Path,
+        dir: &OwnedFd,
+        make: impl FnOnce(&Path) -> io::Result<bool>,
+    ) -> io::Result<bool> {
+        let before = Meta::of(&fs::fstat(dir)?);
+        let mode = before.permissions();
+        let opened = self.whose == Whose::Staged && mode & 0o300 != 0o300;
+        if opened {
+            fs::fchmod(dir, crate::reflink::meta::mode(mode | 0o700))?;
+        }
+        let temporary = path.with_file_name(stage_name());
+        let made = make(&temporary).and_then(|wanted| {
+            if wanted {
+                fs::renameat(dir, last(&temporary)?, dir, last(path)?)?;
+            }
+            Ok(wanted)
+        });
+        if !matches!(made, Ok(true)) {
+            let _ = fs::unlinkat(dir, last(&temporary)?, AtFlags::empty());
+        }
+        if opened {
+            fs::fchmod(dir, crate::reflink::meta::mode(mode))?;
+        }
+        if self.whose == Whose::Staged {
+            fs::futimens(dir, &before.timestamps())?;
+        }
+        made
+    }
+}
+
+/// The files of a live tree that name `root` and that calve knows to translate.
+pub(super) fn find(tree: Tree<'_>, root: &[u8]) -> io::Result<Vec<PathMention>> {
+    let (mut found, mut folders) = (Vec::new(), vec![PathBuf::new()]);
+    while let Some(folder) = folders.pop() {
+        let entries = match open_at(tree.root, &folder).and_then(listed) {
+            Ok(entries) => entries,
+            Err(error) if is_gone(&error) || error.kind() == io::ErrorKind::PermissionDenied => {
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        let in_root = folder.as_os_str().is_empty();
+        // Another repository is not calve's to change.
+        if !in_root && entries.iter().any(|(name, _)| name == layout::GIT) {
+            continue;
+        }
+        let within = match in_root {
+            true => Within::root(entries.iter().map(|(name, _)| name.as_bytes())),
+            false => Within::Below,
+        };
+        for (name, kind) in entries {
+            if !layout::is_content(name.as_bytes(), within) {
+                continue;
+            }
+            let path = folder.join(name);
+            let names = match kind {
+                FileType::Directory => {
+                    folders.push(path);
+                    continue;
+                }
+                FileType::Symlink => {
+                    let target = open_parent(tree.root, &path)
+                        .and_then(|dir| Ok(fs::readlinkat(dir, last(&path)?, Vec::new())?));
+                    target
+                        .is_ok_and(|target| {
+                            let rest = target.to_bytes().strip_prefix(root);
+                            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+                        })
+                        .then_some(PathKind::Link)
+                }
+                FileType::RegularFile => match in_environment(&path) {
+                    Some((kind, environment)) if tree.is_environment(environment)? => {
+                        let is_it = kind == PathKind::Record
+                            || tree.read(&path)?.is_some_and(|text| names(kind, &text, root));
+                        is_it.then_some(kind)
+                    }
+                    _ => None,
+                },
+                _ => None,
+            };
+            found.extend(names.map(|kind| PathMention { path, kind, kept: None }));
+        }
+    }
+    let paths: Vec<&Path> = found
+        .iter()
+        .filter(|mention| mention.kind != PathKind::Record)
+        .map(|mention| mention.path.as_path())
+        .collect();
+    if paths.is_empty() {
+        return Ok(Vec::new());
+    }
+    let tracked = tracked(tree.path, &paths);
+    for mention in &mut found {
+        if tracked.contains(&mention.path) {
+            mention.kept = Some(PathKept::Tracked);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn names(kind: PathKind, text: &[u8], root: &[u8]) -> bool {
+    let any = Relocation { from: root.to_vec(), to: b"/x".to_vec() };
+    any.localize(kind, text).is_some() || mentions(text, root).next().is_some()
+}
+
+impl Worktree {
+    /// Translates the files of a worktree that was moved, so that they name its new path. If this
+    /// process dies, the next command in the worktree goes on.
+    pub(super) fn follow_move(&self) -> Result<(), Error> {
+        let Some(Local(roots)) = self.store.local(&self.row, &self.path) else { return Ok(()) };
+        let now = bytes_of(&self.path);
+        if roots.to == now || self.store.is_read_only() {
+            return Ok(());
+        }
+        let root = super::open_dir(&self.path)?;
+        let moved = Relocation { from: roots.to.clone(), to: now.clone() };
+        let tree = Tree { path: &self.path, root: &root };
+        let follow = || -> io::Result<()> {
+            let found = find(tree, &moved.from)?;
+            let all = |path: &Path| Some(path.to_owned());
+            let relocate = Relocate {
+                tree,
+                roots: &moved,
+                before: Some(&roots),
+                whose: Whose::Live,
+                at: &all,
+                others: &|_| None,
+            };
+            relocate.run(&found)?;
+            Local(Relocation { from: roots.from.clone(), to: now.clone() }).rewrite(&self.path)
+        };
+        follow().context(Operation::RewritePaths, || &self.path)
+    }
+}
+
+/// Gives the files of a tree that was copied from `from` the tree's own path, where calve knows
+/// their format: Python environments, and absolute symbolic links. Files that git tracks, and files
+/// in other repositories below, stay as they are. Returns those files, and says which were
+/// rewritten.
+///
+/// # Errors
+/// Files could not be read or written. Each file is as it was, or rewritten as a whole.
+pub fn rewrite_paths(tree: &Path, from: &Path) -> Result<Vec<PathMention>, Error> {
+    let rewrite = || -> io::Result<Vec<PathMention>> {
+        let path = std::fs::canonicalize(tree)?;
+        let roots = Relocation { from: bytes_of(from), to: bytes_of(&path) };
+        let root = fs::open(&path, crate::reflink::imp::DIR_FLAGS, Mode::empty())?;
+        let tree = Tree { path: &path, root: &root };
+        let found = find(tree, &roots.from)?;
+        let all = |path: &Path| Some(path.to_owned());
+        let relocate = Relocate {
+            tree,
+            roots: &roots,
+            before: None,
+            whose: Whose::Live,
+            at: &all,
+            others: &|_| None,
+        };
+        relocate.run(&found)
+    };
+    rewrite().context(Operation::RewritePaths, || tree)
+}
+
+/// The files of a tree that name the tree's own root by its absolute path. calve looks at Python
+/// environments and at symbolic links. Of a project with a store, this also has the other files that
+/// named its root when the last snapshot read them.
+///
+/// # Errors
+/// The tree, or its store, could not be read.
+pub fn path_mentions(tree: &Path) -> Result<Vec<PathMention>, Error> {
+    let path = std::fs::canonicalize(tree).context(Operation::Open, || tree)?;
+    if !path.is_dir() {
+        return Ok(Vec::new());
+    }
+    let look = || -> io::Result<Vec<PathMention>> {
+        let root = fs::open(&path, crate::reflink::imp::DIR_FLAGS, Mode::empty())?;
+        find(Tree { path: &path, root: &root }, &bytes_of(&path))
+    };
+    let mut found = look().context(Operation::Read, || tree)?;
+    found.retain(|mention| mention.kind != PathKind::Record);
+    if let Ok(discovered) = Store::discover(&path)
+        && !discovered.is_worktree()
+        && let Ok(project) = discovered.store.project_worktree()
+        && project.path() == path
+        && let Some(id) = project.snapshot()
+    {
+        let store = &discovered.store;
+        let noted = store.found(id, &store.object(id)?)?.mentions;
+        let is_there = |mention: &PathMention| path.join(&mention.path).symlink_metadata().is_ok();
+        found.extend(noted.into_iter().filter(|it| !it.kind.is_known() && is_there(it)));
+        found.sort();
+    }
+    Ok(found)
+}
+
+/// Mentions that keep the project's path because the caller asked for it.
+pub(super) fn all_kept(found: &Found) -> Vec<PathMention> {
+    let named = found.mentions.iter().filter(|mention| mention.kind != PathKind::Record);
+    let keep = |mention: &PathMention| PathMention {
+        kept: mention.kept.or(Some(PathKept::Wanted)),
+        ..mention.clone()
+    };
+    named.map(keep).collect()
+}

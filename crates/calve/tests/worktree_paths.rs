@@ -1,0 +1,458 @@
+//! Promise: a worktree's environment is its own. Files that name the project's root name the worktree's there; nothing shows it as a
+//! change, and every snapshot has them as the project does.
+
+#![cfg(target_os = "linux")]
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, symlink};
+use std::path::{Path, PathBuf};
+
+use calve::{
+    GitMode, PathKept, PathKind, PathMention, PathMode, SnapshotId, SnapshotOptions, StartOptions,
+    Store, StoreOptions, SwitchOptions, Worktree, path_mentions, rewrite_paths,
+};
+
+use common::git::{git, script};
+use common::snapshot::assert_same;
+use common::stores::{Desk, after_a_tick, assert_sound, content, options, put, set_mode, status};
+use common::{Scratch, has_command, is_there, not_run, sh};
+
+const PACKAGES: &str = ".venv/lib/python3.12/site-packages";
+
+/// The files of [`environment`] that name the root, without the link.
+const NAMING: [&str; 6] = [
+    ".venv/pyvenv.cfg",
+    ".venv/bin/activate",
+    ".venv/bin/app",
+    ".venv/lib/python3.12/site-packages/app.pth",
+    ".venv/lib/python3.12/site-packages/__editable___app_finder.py",
+    ".venv/lib/python3.12/site-packages/app-1.dist-info/direct_url.json",
+];
+
+/// The text of a file that names `root`.
+fn text(path: &str, root: &Path) -> String {
+    let root = root.display();
+    match path.rsplit('/').next().unwrap() {
+        "pyvenv.cfg" => {
+            format!("home = /usr/bin\ncommand = /usr/bin/python3 -m venv {root}/.venv\n")
+        }
+        "activate" => format!("VIRTUAL_ENV='{root}/.venv'\nexport VIRTUAL_ENV\n"),
+        "app" => format!("#!{root}/.venv/bin/python\nimport app\n"),
+        "app.pth" => format!("{root}/src\n"),
+        "direct_url.json" => format!("{{\"url\": \"file://{root}\"}}"),
+        _ => format!("MAPPING = {{'app': '{root}/src/app'}}\n"),
+    }
+}
+
+fn sha256(path: &Path) -> String {
+    let script = "printf 'sha256=%s,%s' \"$(sha256sum <\"$0\" | cut -c1-64 | xxd -r -p | base64 | tr '+/' '-_' | tr -d =)\" \"$(stat -c %s \"$0\")\"";
+    sh(std::process::Command::new("bash").args(["-c", script]).arg(path))
+}
+
+/// The lines of `RECORD` that tools compare.
+fn record(root: &Path) -> String {
+    let line = |name: &str, path: &str| format!("{name},{}\n", sha256(&root.join(path)));
+    let mut text = line("../../../bin/app", NAMING[2]);
+    text.push_str(&line("app.pth", NAMING[3]));
+    text.push_str("app/__init__.py,sha256=AAAA,5\n");
+    text.push_str(&line("app-1.dist-info/direct_url.json", NAMING[5]));
+    text
+}
+
+fn record_path() -> String {
+    format!("{PACKAGES}/app-1.dist-info/RECORD")
+}
+
+/// A project with a Python environment, and with other files that name its root.
+fn environment(root: &Path) {
+    for path in NAMING {
+        put(root, path, text(path, root));
+    }
+    set_mode(&root.join(NAMING[2]), 0o755);
+    put(root, &record_path(), record(root));
+    put(root, "src/app/__init__.py", "print(1)\n");
+    put(root, "build/CMakeCache.txt", format!("HOME:INTERNAL={}\n", root.display()));
+    put(root, "notes", format!("{}2 is another\n", root.display()));
+    symlink(root.join("src/app"), root.join("link")).unwrap();
+    // A repository below is somebody else's.
+    put(root, "other/.git/HEAD", "ref: refs/heads/main\n");
+    put(root, "other/.venv/pyvenv.cfg", text("pyvenv.cfg", root));
+    // A folder that only looks like an environment.
+    put(root, "tools/bin/run", format!("#!{}/.venv/bin/python\n", root.display()));
+}
+
+fn desk() -> Desk {
+    let desk = Desk::new(environment);
+    after_a_tick();
+    desk
+}
+
+fn read(root: &Path, path: &str) -> String {
+    fs::read_to_string(root.join(path)).unwrap()
+}
+
+/// Every file names `root`, and what git or others own names the project.
+fn assert_names(root: &Path, project: &Path, what: &str) {
+    for path in NAMING {
+        assert_eq!(read(root, path), text(path, root), "{what}: {path}");
+    }
+    assert_eq!(read(root, &record_path()), record(root), "{what}: RECORD");
+    assert_eq!(fs::read_link(root.join("link")).unwrap(), root.join("src/app"), "{what}: link");
+    assert_eq!(read(root, "other/.venv/pyvenv.cfg"), text("pyvenv.cfg", project), "{what}");
+    assert!(read(root, "tools/bin/run").contains(project.to_str().unwrap()), "{what}");
+}
+
+fn capture(worktree: &Worktree) -> SnapshotId {
+    worktree.capture(&SnapshotOptions::new(), &options()).unwrap().id
+}
+
+fn mention(mentions: &[PathMention], path: &str) -> Option<(PathKind, Option<PathKept>)> {
+    let found = mentions.iter().find(|mention| mention.path == Path::new(path))?;
+    Some((found.kind, found.kept))
+}
+
+/// Gives every file another change time, so that the index vouches for none.
+fn touch_all(root: &Path) {
+    after_a_tick();
+    sh(std::process::Command::new("chmod").args(["-R", "u+w"]).arg(root));
+    let script = "find \"$0\" -path '*/.calve' -prune -o -type f -exec sh -c 'for f; do m=$(stat -c %a \"$f\"); chmod 600 \"$f\"; chmod \"$m\" \"$f\"; done' sh {} +";
+    sh(std::process::Command::new("bash").args(["-c", script]).arg(root));
+    after_a_tick();
+}
+
+#[test]
+fn a_fresh_worktree_names_itself_and_is_clean_also_when_every_file_is_read_again() {
+    let desk = desk();
+    let before = content(&desk.project);
+    let report = desk.start(&["one", "two"]);
+    for started in &report.worktrees {
+        let root = &started.report.path;
+        assert_names(root, &desk.project, &started.name);
+        for path in NAMING.iter().copied().chain(["link"]) {
+            let (_, kept) = mention(&started.mentions, path).unwrap();
+            assert_eq!(kept, None, "{path}");
+        }
+        for (path, expected) in [
+            ("build/CMakeCache.txt", Some((PathKind::Build, Some(PathKept::UnknownFormat)))),
+            ("tools/bin/run", Some((PathKind::Other, Some(PathKept::UnknownFormat)))),
+            (
+                "other/.venv/pyvenv.cfg",
+                Some((PathKind::EnvironmentConfig, Some(PathKept::OtherRepository))),
+            ),
+        ] {
+            assert_eq!(mention(&started.mentions, path), expected, "{path}");
+        }
+        let worktree = desk.store.worktree(&started.name).unwrap();
+        assert_eq!(status(&worktree), [""; 0]);
+        touch_all(root);
+        assert_eq!(status(&worktree), [""; 0], "read again");
+        assert_eq!(capture(&worktree), report.snapshot, "nothing to capture");
+        // What is the same but for the root has the same metadata, too.
+        for path in [NAMING[2], NAMING[3]] {
+            let (here, there) = (root.join(path), desk.project.join(path));
+            let (here, there) = (fs::metadata(here).unwrap(), fs::metadata(there).unwrap());
+            assert_eq!(
+                (here.mode(), here.mtime(), here.mtime_nsec()),
+                (there.mode(), there.mtime(), there.mtime_nsec())
+            );
+        }
+    }
+    assert_same(&before, &content(&desk.project), "the project");
+    // Two modules of one size must not be one for Python, which compares size and time.
+    let time = |name: &str| fs::metadata(desk.folder().join(name).join(NAMING[4])).unwrap().mtime();
+    let project = fs::metadata(desk.project.join(NAMING[4])).unwrap().mtime();
+    assert!(time("one") != time("two") && time("one") != project && time("two") != project);
+    assert_sound(&desk.store);
+}
+
+#[test]
+fn a_capture_has_what_the_project_would_have_and_means_the_third_place() {
+    let desk = desk();
+    desk.start(&["one", "two"]);
+    let (one, two) = (desk.store.worktree("one").unwrap(), desk.store.worktree("two").unwrap());
+    for worktree in [&one, &two] {
+        // As an install does, which writes the worktree's path.
+        let root = worktree.path();
+        put(root, ".venv/bin/tool", format!("#!{}/.venv/bin/python\nnew\n", root.display()));
+        put(root, &format!("{PACKAGES}/tool.pth"), format!("{}/lib\n", root.display()));
+        put(root, "src/app/__init__.py", "print(2)\n");
+        fs::remove_file(root.join("link")).unwrap();
+        symlink(root.join("src"), root.join("link")).unwrap();
+        let changes = [
+            "A .venv/bin/tool",
+            &format!("A {PACKAGES}/tool.pth"),
+            "M link",
+            "M src/app/__init__.py",
+        ];
+        assert_eq!(status(worktree), changes);
+        let mut patch = Vec::new();
+        worktree.diff(&options()).unwrap().patch(&mut patch).unwrap();
+        let patch = String::from_utf8(patch).unwrap();
+        assert!(!patch.contains(root.to_str().unwrap()), "{patch}");
+        assert!(patch.contains(&format!("+#!{}/.venv/bin/python", desk.project.display())));
+        after_a_tick();
+    }
+    let (first, second) = (capture(&one), capture(&two));
+    // They are of other times. But for that they are one, so there is nothing to change.
+    let there = one.switch(second, &SwitchOptions::new(), &options()).unwrap();
+    assert_eq!(status(&one), [""; 0]);
+    assert_eq!(status(&two), [""; 0]);
+    assert!(there.kept.is_empty());
+    let three = desk.from("three", first);
+    let root = three.path();
+    assert_eq!(
+        read(root, ".venv/bin/tool"),
+        format!("#!{}/.venv/bin/python\nnew\n", root.display())
+    );
+    assert_eq!(read(root, &format!("{PACKAGES}/tool.pth")), format!("{}/lib\n", root.display()));
+    assert_eq!(fs::read_link(root.join("link")).unwrap(), root.join("src"));
+    assert_eq!(status(&three), [""; 0]);
+    // The project gets it as its own.
+    let project = desk.store.project_worktree().unwrap();
+    project.switch(first, &SwitchOptions::new(), &options()).unwrap();
+    let tool = format!("#!{}/.venv/bin/python\nnew\n", desk.project.display());
+    assert_eq!(read(&desk.project, ".venv/bin/tool"), tool);
+    assert_sound(&desk.store);
+}
+
+#[test]
+fn switch_reset_restore_and_undo_keep_it_true() {
+    let desk = desk();
+    let first = desk.snapshot();
+    for path in NAMING {
+        put(&desk.project, path, text(path, &desk.project) + "# second\n");
+    }
+    put(&desk.project, &record_path(), record(&desk.project));
+    let other = desk.snapshot();
+    let worktree = desk.from("one", first);
+    let root = worktree.path().to_owned();
+    let second = |what: &str| {
+        for path in NAMING {
+            assert_eq!(read(&root, path), text(path, &root) + "# second\n", "{what}: {path}");
+        }
+        assert_eq!(read(&root, &record_path()), record(&root), "{what}");
+        assert_eq!(status(&worktree), [""; 0], "{what}");
+    };
+    worktree.switch(other, &SwitchOptions::new(), &options()).unwrap();
+    second("switched");
+    after_a_tick();
+    for path in NAMING {
+        put(&root, path, "by hand");
+    }
+    fs::remove_file(root.join("link")).unwrap();
+    worktree.reset(&options()).unwrap();
+    second("reset");
+    worktree.undo(&options()).unwrap();
+    assert_eq!(read(&root, NAMING[2]), "by hand");
+    worktree.reset(&options()).unwrap();
+    touch_all(&root);
+    // Only times differ now: the files are mended, not made again.
+    worktree.reset(&options()).unwrap();
+    second("reset again");
+    worktree.switch(first, &SwitchOptions::new(), &options()).unwrap();
+    assert_names(&root, &desk.project, "switched back");
+    assert_eq!(status(&worktree), [""; 0]);
+    fs::remove_dir_all(&root).unwrap();
+    worktree.restore(GitMode::None, &options()).unwrap();
+    assert_names(&root, &desk.project, "restored");
+    assert_eq!(status(&worktree), [""; 0]);
+}
+
+#[test]
+fn a_worktree_that_was_moved_names_its_new_place_as_soon_as_a_command_runs_in_it() {
+    let desk = desk();
+    let worktree = desk.worktree("one");
+    put(
+        worktree.path(),
+        ".venv/bin/own",
+        format!("#!{}/.venv/bin/python\n", worktree.path().display()),
+    );
+    for name in ["elsewhere", "a much longer name than before", "two"] {
+        let from = desk.store.worktree("one").unwrap().path().to_owned();
+        let to = desk.folder().join(name);
+        fs::rename(&from, &to).unwrap();
+        let found = Store::discover(&to).unwrap().worktree().unwrap();
+        assert_eq!(found.path(), to);
+        let script = match name.contains(' ') {
+            true => format!(
+                "#!/bin/sh\n'''exec' \"{}/.venv/bin/python\" \"$0\" \"$@\"\n' '''\n",
+                to.display()
+            ),
+            false => format!("#!{}/.venv/bin/python\n", to.display()),
+        };
+        assert_eq!(read(&to, ".venv/bin/own"), script);
+        assert_eq!(read(&to, NAMING[3]), text(NAMING[3], &to));
+        assert_eq!(fs::read_link(to.join("link")).unwrap(), to.join("src/app"));
+        assert_eq!(status(&found), ["A .venv/bin/own"], "{name}");
+    }
+    assert_names(&desk.folder().join("two"), &desk.project, "moved");
+    let captured = capture(&desk.store.worktree("one").unwrap());
+    let three = desk.from("three", captured);
+    let own = format!("#!{}/.venv/bin/python\n", three.path().display());
+    assert_eq!(read(three.path(), ".venv/bin/own"), own);
+}
+
+#[test]
+fn what_cannot_be_given_back_as_it_was_is_left_alone_and_named() {
+    let scratch = Scratch::new();
+    let (project, folder) = (scratch.join("app"), scratch.join("app2"));
+    put(&project, ".venv/pyvenv.cfg", "home = /usr/bin\n");
+    let one = folder.join("one");
+    type Row = (&'static str, Vec<u8>, Option<Vec<u8>>);
+    let rows: [Row; 5] = [
+        (
+            "both",
+            format!("#!{}/bin/python\n# {}\n", project.display(), one.display()).into(),
+            Some(format!("#!{}/bin/python\n# {}\n", one.display(), one.display()).into()),
+        ),
+        ("prefix", format!("#!{}2/bin/python\n", project.display()).into(), None),
+        (
+            "binary",
+            [b"\0#!", project.as_os_str().as_encoded_bytes(), b"/bin/python\n"].concat(),
+            None,
+        ),
+        ("activate", format!("A='{}'\nB='{}'\n", project.display(), one.display()).into(), None),
+        (
+            "crlf",
+            format!("#!{}/bin/python\r\n", project.display()).into(),
+            Some(format!("#!{}/bin/python\r\n", one.display()).into()),
+        ),
+    ];
+    for (name, text, _) in &rows {
+        put(&project, &format!(".venv/bin/{name}"), text);
+    }
+    let names = [".venv/bin/first", ".venv/bin/second"];
+    put(&project, names[0], format!("#!{}/bin/python\n", project.display()));
+    fs::hard_link(project.join(names[0]), project.join(names[1])).unwrap();
+    after_a_tick();
+    let store = Store::init(&project).unwrap();
+    let at = StartOptions::new().at(&folder);
+    let report = store.start(&["one"], &at, &StoreOptions::new()).unwrap();
+    let mentions = &report.worktrees[0].mentions;
+    for (name, text, expected) in &rows {
+        let path = format!(".venv/bin/{name}");
+        let found = fs::read(one.join(&path)).unwrap();
+        assert_eq!(&found, expected.as_ref().unwrap_or(text), "{name}");
+    }
+    let left = Some((PathKind::Activation, Some(PathKept::NotTranslatable)));
+    assert_eq!(mention(mentions, ".venv/bin/activate"), left);
+    // One file with two names stays one.
+    let inode = |name: &str| fs::metadata(one.join(name)).unwrap().ino();
+    assert_eq!(inode(names[0]), inode(names[1]));
+    let left = Some((PathKind::Script, Some(PathKept::NotTranslatable)));
+    assert_eq!(mention(mentions, names[0]), left);
+    let worktree = store.worktree("one").unwrap();
+    assert_eq!(status(&worktree), [""; 0]);
+    touch_all(&one);
+    assert_eq!(status(&worktree), [""; 0], "read again");
+    // Edited by hand, with both paths in it: the first line is the worktree's, the rest is kept.
+    put(
+        &one,
+        ".venv/bin/crlf",
+        format!("#!{}/bin/python\n# {}\n", one.display(), project.display()),
+    );
+    assert_eq!(status(&worktree), ["M .venv/bin/crlf"]);
+    let id = capture(&worktree);
+    store.start(&["two"], &at.from(id), &StoreOptions::new()).unwrap();
+    let two = folder.join("two");
+    let expected = format!("#!{}/bin/python\n# {}\n", two.display(), project.display());
+    assert_eq!(read(&two, ".venv/bin/crlf"), expected);
+}
+
+#[test]
+fn files_that_git_tracks_are_never_rewritten() {
+    if !has_command("git") {
+        return not_run("files_that_git_tracks_are_never_rewritten", "there is no git");
+    }
+    let desk = desk();
+    script(
+        &desk.project,
+        "rm -rf other; git init -q -b main; git add -f .venv/bin/app src; git commit -qm one",
+    );
+    after_a_tick();
+    desk.snapshot();
+    // git may come to track a file after it was found.
+    script(&desk.project, "git add -f link; git commit -qm two");
+    let report = desk.start(&["one"]);
+    let root = &report.worktrees[0].report.path;
+    for path in [NAMING[2], "link"] {
+        let (_, kept) = mention(&report.worktrees[0].mentions, path).unwrap();
+        assert_eq!(kept, Some(PathKept::Tracked), "{path}");
+    }
+    assert_eq!(read(root, NAMING[2]), text(NAMING[2], &desk.project));
+    assert_eq!(fs::read_link(root.join("link")).unwrap(), desk.project.join("src/app"));
+    assert_eq!(read(root, NAMING[3]), text(NAMING[3], root));
+    let worktree = desk.store.worktree("one").unwrap();
+    assert_eq!(status(&worktree), [""; 0]);
+    let changed = sh(git(root).args(["diff", "--name-only"]));
+    assert_eq!(changed, "", "git sees no change");
+    // A tracked file that names the worktree is kept as it is.
+    put(root, NAMING[2], text(NAMING[2], root));
+    after_a_tick();
+    let two = desk.from("two", capture(&worktree));
+    assert_eq!(read(two.path(), NAMING[2]), text(NAMING[2], root));
+}
+
+#[test]
+fn a_worktree_that_keeps_all_paths_has_the_files_as_the_project_has_them() {
+    let desk = desk();
+    let keep = StartOptions::new().paths(PathMode::Keep);
+    let report = desk.store.start(&["one"], &keep, &StoreOptions::new()).unwrap();
+    let root = &report.worktrees[0].report.path;
+    assert_same(&content(&desk.project), &content(root), "kept");
+    let mentions = &report.worktrees[0].mentions;
+    assert_eq!(mention(mentions, NAMING[2]), Some((PathKind::Script, Some(PathKept::Wanted))));
+    let worktree = desk.store.worktree("one").unwrap();
+    touch_all(root);
+    assert_eq!(status(&worktree), [""; 0]);
+    // A start from its capture gets its own paths.
+    put(root, "src/new", "new");
+    let two = desk.from("two", capture(&worktree));
+    assert_names(two.path(), &desk.project, "from a capture");
+}
+
+#[test]
+fn what_was_found_is_found_again_if_the_store_lost_it() {
+    let desk = desk();
+    let id = desk.snapshot();
+    let found = desk.store.path().join("found");
+    assert_eq!(fs::read_dir(&found).unwrap().count(), 1);
+    for (name, damage) in [("lost", None), ("damaged", Some("calve found 1\0/x\0"))] {
+        match damage {
+            None => fs::remove_dir_all(&found).unwrap(),
+            Some(text) => fs::write(found.join(id.to_string()), text).unwrap(),
+        }
+        let worktree = desk.from(name, id);
+        assert_names(worktree.path(), &desk.project, name);
+        assert_eq!(status(&worktree), [""; 0]);
+    }
+}
+
+#[test]
+fn a_clone_can_be_given_its_own_paths_and_a_tree_says_which_files_name_it() {
+    let desk = desk();
+    let clone = desk.scratch.join("a clone");
+    calve::clone_tree(
+        &desk.project,
+        std::slice::from_ref(&clone),
+        &calve::CloneOptions::new().exclude(".calve"),
+    )
+    .unwrap();
+    assert_eq!(read(&clone, NAMING[2]), text(NAMING[2], &desk.project), "a clone is exact");
+    let mentions = rewrite_paths(&clone, &desk.project).unwrap();
+    assert_eq!(mention(&mentions, NAMING[3]), Some((PathKind::PathFile, None)));
+    assert_eq!(read(&clone, NAMING[3]), text(NAMING[3], &clone));
+    assert_eq!(fs::read_link(clone.join("link")).unwrap(), clone.join("src/app"));
+    assert_eq!(read(&clone, &record_path()), record(&clone));
+    assert_eq!(read(&clone, "other/.venv/pyvenv.cfg"), text("pyvenv.cfg", &desk.project));
+    desk.snapshot();
+    let named: Vec<PathBuf> =
+        path_mentions(&desk.project).unwrap().into_iter().map(|it| it.path).collect();
+    for path in NAMING.iter().copied().chain(["link", "build/CMakeCache.txt", "tools/bin/run"]) {
+        assert!(named.contains(&PathBuf::from(path)), "{path}: {named:?}");
+    }
+    assert!(!named.contains(&PathBuf::from("notes")));
+    assert!(is_there(&clone));
+}
