@@ -152,9 +152,11 @@ pub fn fill(
     for path in &carried {
         picked.carry(path);
     }
+    let mut to_share = 0;
     if let Some(compared) = &compared {
         for (path, twin) in compared.twins.iter().filter(|(_, twin)| !twin.has_its_time()) {
             picked.replace(path, twin.from, twin.there);
+            to_share += 1;
         }
     }
     let picked = Arc::new(picked);
@@ -172,7 +174,10 @@ pub fn fill(
         }
     };
     let shared_files = picked.replacements();
-    let timed_files = compared.as_ref().map_or(0, |compared| compared.give_times(&root));
+    let timed_files = match &compared {
+        Some(compared) if shared_files < to_share => compared.give_times(&root),
+        _ => 0,
+    };
     let carried_files = arrived.files.saturating_sub(shared_files);
     let renewed_files = match &mut compared {
         Some(compared) if carried_files > 0 => compared.renew_others(&root),

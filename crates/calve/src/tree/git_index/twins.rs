@@ -218,6 +218,26 @@ fn directory_of(root: &OwnedFd, path: &[u8]) -> Option<OwnedFd> {
     open_below(root, above)
 }
 
+/// Looks at files below a root. The directory of the last one stays open, because the next path is
+/// often in it.
+struct Files<'a> {
+    root: &'a OwnedFd,
+    directory: Vec<u8>,
+    open: Option<OwnedFd>,
+}
+
+impl Files<'_> {
+    fn stat(&mut self, path: &[u8]) -> Option<Meta> {
+        let name = name_of(path);
+        let directory = &path[..path.len() - name.len()];
+        if self.open.is_none() || self.directory != directory {
+            self.open = directory_of(self.root, path);
+            self.directory = directory.to_owned();
+        }
+        stat(self.open.as_ref()?, &CString::new(name).ok()?)
+    }
+}
+
 /// Sets the modification time of a regular file below `root`, if the file is as `expected` says.
 /// `None` as the time means now. Returns the file as it is then.
 fn set_time(
@@ -288,6 +308,7 @@ impl Comparison {
         }
         let mut bytes = std::mem::take(&mut self.index.bytes);
         let index_written = self.index.meta.modified();
+        let mut files = Files { root: tree.root, directory: Vec::new(), open: None };
         let mut count = 0;
         for chunk in &self.index.layout.chunks {
             let (mut cursor, bytes) = (chunk.cursor.clone(), &mut bytes[chunk.bytes.clone()]);
@@ -295,21 +316,18 @@ impl Comparison {
                 if !entry.is_plain() {
                     continue;
                 }
-                let now = || {
-                    let directory = directory_of(tree.root, &cursor.path)?;
-                    stat(&directory, &CString::new(name_of(&cursor.path)).ok()?)
-                };
                 let like = self.like(&cursor.path);
-                if let Some(recorded) =
-                    like.and_then(|like| rule::moved(entry.recorded, like, &now()?, since))
-                {
+                let recorded = like.and_then(|like| {
+                    rule::moved(entry.recorded, like, &files.stat(&cursor.path)?, since)
+                });
+                if let Some(recorded) = recorded {
                     entry.record(bytes, recorded);
                     count += 1;
                 } else if let Some(doubted) = rule::doubted(entry.recorded, index_written) {
                     let is_clean = |now: Meta| {
                         now.changed < since && rule::is_clean(entry.recorded, &now, index_written)
                     };
-                    if !now().is_some_and(is_clean) {
+                    if !files.stat(&cursor.path).is_some_and(is_clean) {
                         entry.record(bytes, doubted);
                     }
                 }
