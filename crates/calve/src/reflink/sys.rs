@@ -36,10 +36,6 @@ pub(crate) enum Overwrites {
 /// A piece of a file.
 #[cfg(unix)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(
-    not(any(target_os = "linux", target_os = "android")),
-    expect(dead_code, reason = "elsewhere nothing is known")
-)]
 pub(crate) struct Extent {
     /// Where it begins in the file, and how long it is there, in bytes.
     pub(crate) offset: u64,
