@@ -358,7 +358,7 @@ fn a_worktree_that_is_dropped_while_another_is_at_it_is_gone_and_the_other_is_to
         assert_eq!(names(root.parent().unwrap()), [""; 0], "{round}, {other}");
     }
     println!("{told} of {} were told", 2 * ROUNDS);
-    for words in ["store gc -q --grace 0s", "store verify -q"] {
+    for words in ["store gc -q --grace 0s --dropped 0s", "store verify -q"] {
         assert_eq!(ends(&project, words).code, Some(0), "{words}");
     }
     assert_eq!(names(&project.join(".calve/indexes")).len(), 1);
