@@ -289,6 +289,7 @@ mod tests {
         }
     }
 
+    #[cfg(unix)]
     #[test]
     fn ages_have_one_unit() {
         for (seconds, expected) in [

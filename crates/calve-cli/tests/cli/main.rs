@@ -5,7 +5,9 @@ mod changes;
 mod clone;
 mod doctor;
 mod errors;
+#[cfg(unix)]
 mod fill;
+#[cfg(unix)]
 mod guide;
 #[cfg(unix)]
 mod hooks;
