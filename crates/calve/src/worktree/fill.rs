@@ -7,7 +7,7 @@
 //!    content does not change. If the filesystem cannot share blocks, they get the times alone.
 //! 2. **Files that git ignores** are carried: dependencies, build output, settings. So are
 //!    untracked files, if asked for.
-//! 3. **All other tracked files** get a new time, if anything was carried. Build output that was
+//! 3. **All other tracked files** get a new time, if anything was carried or shared. Build output that was
 //!    carried was made of the project's files. A build tool that compares times would take it for
 //!    fresh: git may have written these files before the project was built.
 //! 4. **git's index** records the files as they are by then, so that `git status` need not read them.
@@ -180,7 +180,10 @@ pub fn fill(
     };
     let carried_files = arrived.files.saturating_sub(shared_files);
     let renewed_files = match &mut compared {
-        Some(compared) if carried_files > 0 => compared.renew_others(&root),
+        // A call that was killed may have carried files and not come this far.
+        Some(compared) if carried_files + shared_files + timed_files > 0 => {
+            compared.renew_others(&root)
+        }
         _ => 0,
     };
     let ready_index_entries = compared.map_or(0, |compared| compared.record(theirs, since));
