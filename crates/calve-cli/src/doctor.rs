@@ -53,20 +53,22 @@ pub(crate) fn run(
             mentions,
         })?;
     } else {
-        let mut lines: String =
-            verdicts.iter().map(|verdict| verdict.text(output.width())).collect();
+        let lines: String = verdicts.iter().map(|verdict| verdict.text(output.width())).collect();
         #[cfg(unix)]
-        for line in crate::paths::lines(&mentions, output.verbose) {
-            let line = match output.width() {
-                Some(width) => wrapped(&line, width, "  "),
-                None => line,
-            };
-            lines.push_str(&line);
-            lines.push('\n');
-        }
+        let lines = lines + &told(&mentions, output);
         output.styled_results(&lines)?;
     }
     Ok(if all_reflink { Exit::Done } else { Exit::Findings })
+}
+
+/// What there is to say about files that name their tree.
+#[cfg(unix)]
+fn told(mentions: &[calve::PathMention], output: Output) -> String {
+    let line = |line: String| match output.width() {
+        Some(width) => wrapped(&line, width, "  ") + "\n",
+        None => line + "\n",
+    };
+    crate::paths::lines(mentions, output.verbose).into_iter().map(line).collect()
 }
 
 /// What a pair of paths can do.
