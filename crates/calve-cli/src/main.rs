@@ -50,6 +50,8 @@ mod tips {
     }
 }
 #[cfg(unix)]
+mod refill;
+#[cfg(unix)]
 mod trash;
 #[cfg(unix)]
 mod worktrees;

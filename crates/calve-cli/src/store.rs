@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use calve::{
-    Damage, GcOptions, GcReport, PackOptions, PackReport, Store, StoreStats, VerifyOptions,
-    VerifyReport, WarmReport,
+    Damage, GcOptions, GcReport, PackOptions, PackReport, ReadyReport, Store, StoreStats,
+    VerifyOptions, VerifyReport, WarmReport,
 };
 use serde::Serialize;
 
@@ -17,7 +17,7 @@ use crate::progress::Total;
 use crate::session::Session;
 use crate::table::{Cell, Column, Table};
 use crate::text::{self, count, counted, harmless, short};
-use crate::trash;
+use crate::{refill, trash};
 
 pub(crate) fn run(verb: &StoreVerb, session: Session<'_>) -> Result<Exit, Failure> {
     let store = session.store()?;
@@ -28,6 +28,8 @@ pub(crate) fn run(verb: &StoreVerb, session: Session<'_>) -> Result<Exit, Failur
         StoreVerb::Warm { snapshots } => warm(&store, snapshots, session),
         StoreVerb::Stats => stats(&store, session),
         StoreVerb::EmptyTrash => trash::empty(&store),
+        StoreVerb::Ready { number } => ready(&store, *number, session),
+        StoreVerb::Refill => refill::refill(&store),
     }
 }
 
@@ -224,6 +226,37 @@ fn warm(store: &Store, words: &[String], session: Session<'_>) -> Result<Exit, F
     Ok(Exit::Done)
 }
 
+fn ready(store: &Store, number: Option<u64>, session: Session<'_>) -> Result<Exit, Failure> {
+    let failed = |error: calve::Error| store_failure(&error);
+    if let Some(number) = number {
+        store.keep_ready_trees(number).map_err(failed)?;
+    }
+    let report =
+        session.work(Total::Contents, |common| store.make_ready_trees(common)).map_err(failed)?;
+    let output = session.output;
+    let kept = store.ready_trees_kept();
+    if report.stopped {
+        output.warning(
+            "calve did not make all trees: another process makes some or uses the store, there is little room, or not all \
+             files could be cloned",
+        );
+    }
+    let mut line = counted(report.ready, "ready tree");
+    if let Some(id) = report.snapshot {
+        line.push_str(&format!(" of snapshot {}", short(id)));
+    }
+    let done =
+        [(report.made, "made"), (report.brought, "brought there"), (report.removed, "removed")];
+    for (number, what) in done.into_iter().filter(|(number, _)| *number > 0) {
+        line.push_str(&format!(", {} {what}", count(number)));
+    }
+    output.summary(format_args!("{line}, {}", text::duration(report.elapsed)));
+    if output.json {
+        output.document(&ReadyDocument::new(&report, kept))?;
+    }
+    Ok(if report.stopped { Exit::Findings } else { Exit::Done })
+}
+
 fn stats(store: &Store, session: Session<'_>) -> Result<Exit, Failure> {
     let stats = store.stats().map_err(|error| store_failure(&error))?;
     let output = session.output;
@@ -260,6 +293,7 @@ fn stats(store: &Store, session: Session<'_>) -> Result<Exit, Failure> {
         ("folders", count(stats.directories)),
         ("database", size(stats.database_bytes)),
         ("indexes", size(stats.index_bytes)),
+        ("ready", counted(stats.ready_trees, "tree")),
         ("trash", count(stats.trash_entries)),
     ] {
         table.row([Cell::from(what), value.into()]);
@@ -426,6 +460,33 @@ impl WarmDocument {
 }
 
 #[derive(Serialize)]
+struct ReadyDocument {
+    snapshot: Option<String>,
+    kept: u64,
+    ready: u64,
+    made: u64,
+    brought: u64,
+    removed: u64,
+    stopped: bool,
+    elapsed_seconds: f64,
+}
+
+impl ReadyDocument {
+    fn new(report: &ReadyReport, kept: u64) -> Self {
+        Self {
+            snapshot: report.snapshot.map(|id| id.to_string()),
+            kept,
+            ready: report.ready,
+            made: report.made,
+            brought: report.brought,
+            removed: report.removed,
+            stopped: report.stopped,
+            elapsed_seconds: report.elapsed.as_secs_f64(),
+        }
+    }
+}
+
+#[derive(Serialize)]
 struct StatsDocument {
     #[serde(flatten)]
     path: PathFields,
@@ -443,6 +504,7 @@ struct StatsDocument {
     directories: u64,
     database_bytes: u64,
     index_bytes: u64,
+    ready_trees: u64,
     trash_entries: u64,
 }
 
@@ -464,6 +526,7 @@ impl StatsDocument {
             directories: stats.directories,
             database_bytes: stats.database_bytes,
             index_bytes: stats.index_bytes,
+            ready_trees: stats.ready_trees,
             trash_entries: stats.trash_entries,
         }
     }

@@ -13,7 +13,7 @@ use crate::output::Output;
 /// Has the trash of `stores` emptied by other processes; where none can be had, by this one. That something could not be
 /// deleted is told and fails nothing: it is dropped, and the next to empty the trash tries again.
 pub(crate) fn empty_behind(stores: &[Store], remains: Vec<DroppedWorktree>, output: Output) {
-    let detached = stores.iter().all(|store| detach(store).is_ok());
+    let detached = stores.iter().all(|store| detach(store, "empty-trash").is_ok());
     for dropped in remains {
         if !(detached && dropped.is_in_trash())
             && let Err(error) = dropped.delete()
@@ -23,13 +23,13 @@ pub(crate) fn empty_behind(stores: &[Store], remains: Vec<DroppedWorktree>, outp
     }
 }
 
-/// Starts `calve store empty-trash`, with no stream, folder or (see [`empty`]) terminal of ours.
-fn detach(store: &Store) -> io::Result<()> {
+/// Starts `calve store VERB`, with no stream, folder or (see [`empty`]) terminal of ours.
+pub(crate) fn detach(store: &Store, verb: &str) -> io::Result<()> {
     let null = Stdio::null;
     Command::new(std::env::current_exe()?)
         .arg("--store")
         .arg(store.path())
-        .args(["store", "empty-trash"])
+        .args(["store", verb])
         .current_dir("/")
         .stdin(null())
         .stdout(null())

@@ -22,6 +22,7 @@ use crate::failure::stored::{missing, own, store_failure, worktree_failure};
 use crate::output::{BAD, CAUTION, GOOD, Output, PathFields};
 use crate::paths::{self, MentionDocument};
 use crate::progress::Total;
+use crate::refill::refill_behind;
 use crate::session::Session;
 use crate::snapshots::{SnapshotDocument, entries, taken, tell_skipped};
 use crate::summary::Summary;
@@ -114,6 +115,9 @@ pub(crate) fn start(
         } else {
             Exit::Findings
         };
+    }
+    if report.registered {
+        refill_behind(&store);
     }
     let told = if output.json {
         output.document(&StartDocument::new(&report, &after))

@@ -202,10 +202,12 @@ pub use report::{
     UnlinkedBecause,
 };
 #[cfg(all(unix, feature = "store"))]
+pub use store::ready::waiting::lowest_priority;
+#[cfg(all(unix, feature = "store"))]
 pub use store::{
     BlobId, Damage, DamageKind, Discovered, GcOptions, GcReport, PackOptions, PackReport, PathKept,
-    PathKind, PathMention, Snapshot, SnapshotId, SnapshotLog, SnapshotOptions, SnapshotReport,
-    Store, StoreOptions, StoreStats, VerifyOptions, VerifyReport, WarmReport,
+    PathKind, PathMention, ReadyReport, Snapshot, SnapshotId, SnapshotLog, SnapshotOptions,
+    SnapshotReport, Store, StoreOptions, StoreStats, VerifyOptions, VerifyReport, WarmReport,
 };
 pub use tree::{CloneMode, CloneOptions, Existing, GitIndex, Reflink, clone_tree};
 #[cfg(all(unix, feature = "store"))]

@@ -69,6 +69,7 @@ pub use id::{BlobId, SnapshotId};
 pub use packing::{PackOptions, PackReport, WarmReport};
 pub use paths::PathKind;
 pub use paths::found::{PathKept, PathMention};
+pub use ready::waiting::ReadyReport;
 pub use snapshot::{Snapshot, SnapshotLog, SnapshotOptions, SnapshotReport};
 pub use stats::StoreStats;
 pub use verify::{Damage, DamageKind, VerifyOptions, VerifyReport};

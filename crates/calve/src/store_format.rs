@@ -181,6 +181,12 @@
 //! because btrfs replays its log after a crash without counting. A ready tree is no content: it can
 //! always be removed.
 //!
+//! `templates/ID.N` is a folder with a ready tree that waits to be handed over, on other filesystems
+//! than btrfs; N is a number. It has the tree (`tree`), the tree's index (`index`), which has the
+//! tree's own root, too, and an empty file `copied` if the files are copies. Whoever renames the
+//! folder has the tree. The file `ready-trees` in the store says how many trees the store keeps; it
+//! is a decimal number and a newline.
+//!
 //! # The marker of a worktree
 //! A worktree contains `.calve/worktree`:
 //!

@@ -336,6 +336,7 @@ fn the_stores_own_methods_are_in_few_files() {
         "store/overlay.rs",
         "store/packing.rs",
         "store/ready.rs",
+        "store/ready/waiting.rs",
         "store/repair.rs",
         "store/snapshot.rs",
         "store/stats.rs",

@@ -49,6 +49,15 @@ const WARM_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
 On btrfs, warm also makes a subvolume of the snapshot. A worktree of it then
 starts in constant time.";
 
+const READY_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
+  calve store ready 2
+      Keeps two trees of the project's latest snapshot. A start takes one of
+      them, brings it up to date, and returns at once.
+  calve store ready 0
+      Keeps none, and removes those that there are.
+
+Each ready tree takes as much disk as a worktree.";
+
 const STATS_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve store stats
   calve store stats -v       exact sizes
@@ -93,6 +102,18 @@ pub(crate) enum StoreVerb {
         snapshots: Vec<String>,
     },
 
+    /// Keep trees ready, which the next starts take, and make them now
+    ///
+    /// Without a number it makes those that are missing. After each start, calve makes the next tree in the
+    /// background, when nobody else wants the processors or the disk. On btrfs one subvolume serves all starts, so the
+    /// number means nothing there.
+    #[command(after_help = READY_EXAMPLES)]
+    Ready {
+        /// How many trees the store keeps [default: as before; a new store keeps 0]
+        #[arg(value_name = "N", value_parser = clap::value_parser!(u64).range(..=64))]
+        number: Option<u64>,
+    },
+
     /// Print what the store holds
     #[command(after_help = STATS_EXAMPLES)]
     Stats,
@@ -100,6 +121,10 @@ pub(crate) enum StoreVerb {
     /// Delete the files of dropped worktrees; 'calve drop' starts this in the background
     #[command(hide = true)]
     EmptyTrash,
+
+    /// Make the ready trees that are missing; 'calve start' starts this in the background
+    #[command(hide = true)]
+    Refill,
 }
 
 /// The arguments of `calve store gc`.

@@ -33,6 +33,7 @@ fn each_command_has_its_document() {
         ("packed_blobs", json!(0)),
         ("packs", json!(0)),
         ("directories", json!(2)),
+        ("ready_trees", json!(0)),
         ("trash_entries", json!(0)),
         ("path", json!(project.join(".calve").to_str())),
     ] {
@@ -60,6 +61,15 @@ fn each_command_has_its_document() {
     assert!(warm.as_object_mut().unwrap().remove("templates").unwrap().as_u64().unwrap() <= 1);
     assert_eq!(warm, expected);
     assert_eq!(document(&project, "store warm --json")["made_mirrors"], 0);
+    let mut ready = document(&project, "store ready --json 1");
+    // Warming has made the one of btrfs.
+    let made = ready.as_object_mut().unwrap().remove("made").unwrap().as_u64().unwrap();
+    let expected = json!({
+        "snapshot": id, "kept": 1, "ready": 1, "brought": 0, "removed": 0, "stopped": false,
+    });
+    assert_eq!(ready, expected);
+    assert_eq!(document(&project, "store stats --json")["ready_trees"], 1);
+    assert_eq!(document(&project, "store ready --json 0")["removed"], made);
     let gc = document(&project, "store gc --json --grace 0 --patience 5s");
     let mut fields: Vec<_> = gc.as_object().unwrap().keys().map(String::as_str).collect();
     fields.sort_unstable();

@@ -113,6 +113,7 @@ fn every_command_has_its_help_with_examples_in_eighty_columns() {
         "store gc",
         "store pack",
         "store warm",
+        "store ready",
         "store stats",
         "hook claude",
         "hook claude create",

@@ -38,6 +38,14 @@ const FORMAT: &str = "format";
 const DATABASE: &str = "index.db";
 const DATABASE_LOG: &str = "index.db-wal";
 
+/// In the folder of a ready tree that waits to be handed over: the tree, its index, and an empty
+/// file if the tree's files are copies.
+pub(crate) const READY_TREE: &str = "tree";
+/// See [`READY_TREE`].
+pub(crate) const READY_INDEX: &str = "index";
+/// See [`READY_TREE`].
+pub(crate) const READY_COPIED: &str = "copied";
+
 /// In calve's own folder of a worktree, and in a store: hides the folder from git.
 pub(crate) const GIT_IGNORE: &str = ".gitignore";
 /// In calve's own folder of a worktree: says which worktree of which store this is.
@@ -66,6 +74,7 @@ pub(crate) mod lock {
     pub(crate) const GATE: &str = "gate";
     pub(crate) const CONTENT: &str = "content";
     pub(crate) const TEMPLATES: &str = "templates";
+    pub(crate) const REFILL: &str = "refill";
     pub(crate) const DATABASE: &str = "database";
     pub(crate) const FORMAT: &str = "format";
 }
@@ -197,6 +206,11 @@ impl Layout<'_> {
 
     pub(crate) fn ready_seal(self, id: SnapshotId) -> PathBuf {
         self.ready_tree(id).with_extension("seal")
+    }
+
+    /// The file that says how many ready trees wait to be handed over.
+    pub(crate) fn ready_setting(self) -> PathBuf {
+        self.0.join("ready-trees")
     }
 
     /// The folder of files and packs that are being made.

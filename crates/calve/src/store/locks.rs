@@ -112,6 +112,23 @@ pub(crate) fn one_by_one(store: &Path) -> Result<Guard, Error> {
     lock().context(Operation::Lock, || store)
 }
 
+/// Locks the making of ready trees that wait to be handed over. `None` if another process makes
+/// some.
+pub(crate) fn refill(store: &Path) -> Result<Option<Guard>, Error> {
+    let lock = || -> io::Result<Option<Guard>> {
+        let file = open(store, lock::REFILL)?;
+        Ok(try_now(&file, FlockOperation::NonBlockingLockExclusive)?.then_some(Guard { file }))
+    };
+    lock().context(Operation::Lock, || store)
+}
+
+/// Whether a process wants the content for itself at this moment.
+pub(crate) fn is_gate_closed(store: &Path) -> bool {
+    open(store, lock::GATE)
+        .and_then(|file| try_now(&file, FlockOperation::NonBlockingLockShared))
+        .is_ok_and(|is_open| !is_open)
+}
+
 /// Locks the database, to open it alone. `None` if there is no room for the lock's file; then other
 /// processes may open the database, too.
 pub(crate) fn one_at_the_database(store: &Path) -> Option<Guard> {

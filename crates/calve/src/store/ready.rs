@@ -9,6 +9,8 @@
 //! A ready tree is not read-only, since that would hinder a user who removes the project. If its
 //! seal is broken, calve does not use it; it removes the tree and makes a new one.
 //!
+//! On other filesystems a ready tree is a folder, which [waits](waiting) to be handed over.
+//!
 //! # How a ready tree is made
 //! calve makes it under a stage's name, flushes it, renames it to its own name, and seals it. One
 //! process makes one at a time; a process that waited finds the tree ready.
@@ -49,6 +51,7 @@ use crate::tree::running::Running;
 use crate::tree::staging::{self, Stage, flush_filesystem, stage_name};
 
 mod nearest;
+pub(crate) mod waiting;
 
 /// How many ready trees a store keeps.
 const KEPT_MOST: usize = 8;
@@ -192,7 +195,12 @@ impl Store {
             if !is_still {
                 return Ok(None);
             }
-            let index = self.bring_private(&stage, (&base, &old), (id, target), operation)?;
+            let index = self.bring_private(
+                (stage.dir(), &stage.path()),
+                (&base, &old),
+                (id, target),
+                operation,
+            )?;
             Ok(index.map(|index| Filled { stage, index, unsealed: Vec::new() }))
         };
         match bring() {
@@ -209,7 +217,7 @@ impl Store {
     /// or `None` if calve cannot vouch for an entry.
     fn bring_private(
         &self,
-        stage: &Stage,
+        (root, path): (&OwnedFd, &Path),
         (base, old): (&Manifest, &Index),
         (id, target): (SnapshotId, &Manifest),
         operation: &Running,
@@ -224,27 +232,20 @@ impl Store {
             local: None,
         };
         let moves = trees.plan(Changes::Respect);
-        let path = stage.path();
-        let bring = Bring {
-            store: self,
-            root: stage.dir(),
-            path: &path,
-            trees: &trees,
-            moves: &moves,
-            is_private: true,
-        };
+        let bring =
+            Bring { store: self, root, path, trees: &trees, moves: &moves, is_private: true };
         let staged = bring.stage(operation)?;
         if !staged.skipped.is_empty() {
             return Ok(None);
         }
         let applied = bring.apply(staged)?;
-        applied.discarded.context(Operation::RemoveLeftovers, || &path)?;
+        applied.discarded.context(Operation::RemoveLeftovers, || path)?;
         let index = bring.index((id, &applied.given), Some(old))?;
         // The root gets its last change when it is published.
         let is_known = |stat: &Stat| *stat != Stat::default();
         let is_whole = index.stats.iter().skip(1).all(is_known)
-            && super::bring::look_at(stage.dir(), Path::new(""))
-                .context(Operation::Read, || &path)?
+            && super::bring::look_at(root, Path::new(""))
+                .context(Operation::Read, || path)?
                 .is_some_and(|root| {
                     trees.maker.gave(&root, &target.root) && root.mtime == target.root.mtime
                 });
@@ -295,6 +296,11 @@ impl Store {
         nearest::latest_first(used.collect())
     }
 
+    /// How many ready trees there are.
+    pub(crate) fn count_ready_trees(&self) -> u64 {
+        self.latest_ready_trees().len() as u64 + self.count_waiting()
+    }
+
     /// Removes ready trees until at most `most` are left, and `spared` in any case. A tree that
     /// cannot be deleted at once is left to the trash.
     fn evict(&self, dir: &OwnedFd, most: usize, spared: SnapshotId) {
@@ -314,6 +320,17 @@ impl Store {
         let trash = fs::open(self.layout().trash(), DIR_FLAGS, Mode::empty()).ok()?;
         fs::renameat(dir, id.to_string(), &trash, &aside).ok()?;
         Some((trash, aside))
+    }
+
+    /// Removes a tree that waits to be handed over. What cannot be removed now is trash.
+    fn discard_waiting(&self, dir: &OwnedFd, name: &CString) -> bool {
+        let Ok(aside) = CString::new(stage_name()) else { return false };
+        let Ok(trash) = fs::open(self.layout().trash(), DIR_FLAGS, Mode::empty()) else {
+            return false;
+        };
+        let is_ours = fs::renameat(dir, name, &trash, &aside).is_ok();
+        let _ = remove_tree(&trash, &aside);
+        is_ours
     }
 
     /// Removes a ready tree. What cannot be removed now is trash.
@@ -344,6 +361,9 @@ impl Store {
             if extension.is_empty() {
                 dropped += 1;
                 self.discard_ready_tree(&dir, id);
+            } else if extension.parse::<u64>().is_ok() {
+                let Ok(name) = CString::new(text) else { continue };
+                dropped += u64::from(self.discard_waiting(&dir, &name));
             } else {
                 let _ = std::fs::remove_file(folder.join(&name));
             }

@@ -43,6 +43,9 @@ pub struct StoreStats {
     pub database_bytes: u64,
     /// Size of the worktrees' indexes.
     pub index_bytes: u64,
+    /// Number of ready trees. On btrfs they share their blocks with the worktrees. Elsewhere each
+    /// takes as much as a worktree.
+    pub ready_trees: u64,
     /// Number of entries in the trash, which wait to be deleted.
     pub trash_entries: u64,
 }
@@ -85,6 +88,7 @@ impl Store {
         let folder = |path: PathBuf| sizes(&path).context(Operation::Read, || path);
         (_, stats.pack_bytes) = folder(self.layout().packs())?;
         (_, stats.index_bytes) = folder(self.layout().indexes())?;
+        stats.ready_trees = self.count_ready_trees();
         (stats.trash_entries, _) = folder(self.layout().trash())?;
         Ok(stats)
     }

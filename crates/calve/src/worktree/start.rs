@@ -412,7 +412,7 @@ impl Store {
                 Some(made) => made,
                 None => {
                     operation.expect(object.files.saturating_mul(rows.len() as u64));
-                    self.by_mirrors(id, object, rows, &places, operation)?
+                    self.by_handing_over(id, object, rows, &places, operation)?
                 }
             };
         let dressing = Dressing { store: self, id, object, git, paths, operation };
@@ -430,6 +430,42 @@ impl Store {
             return Err(error);
         }
         Ok(reports.into_iter().zip(outcomes).collect())
+    }
+
+    /// Takes ready trees as long as some wait, and makes the other trees.
+    fn by_handing_over(
+        &self,
+        id: SnapshotId,
+        object: &SnapshotObject,
+        rows: &[WorktreeRow],
+        places: &[Place],
+        operation: &Running,
+    ) -> Result<Staged, Error> {
+        let (mut stages, mut reports) = (Vec::new(), Vec::new());
+        if self.count_waiting() > 0 {
+            let manifest = self.catalog().manifest(id, object)?;
+            for (row, place) in rows.iter().zip(places) {
+                let target = (id, object, &manifest);
+                let Some(tree) = self.hand_over(target, (&place.dir, &place.parent), operation)
+                else {
+                    break;
+                };
+                #[cfg(calve_check)]
+                crate::check::ready_tree(self, id, object, tree.stage.dir());
+                self.registry().write_index(&row.token, &tree.index, &manifest)?;
+                operation.files_done(object.files);
+                stages.push(tree.stage);
+                reports.push(DestinationReport { path: place.path.clone(), ..tree.report });
+            }
+        }
+        let taken = stages.len();
+        if taken < rows.len() {
+            let (made, told) =
+                self.by_mirrors(id, object, &rows[taken..], &places[taken..], operation)?;
+            stages.extend(made);
+            reports.extend(told);
+        }
+        Ok((stages, reports))
     }
 
     /// Makes the trees by cloning every file from its mirror.

@@ -1,6 +1,6 @@
 //! Linux: `ioctl_ficlone(2)`, `ioctl_ficlonerange(2)`, and btrfs' snapshot ioctls (`linux/btrfs.h`).
 
-#![expect(unsafe_code, reason = "ioctls that rustix does not wrap, and unshare(2)")]
+#![expect(unsafe_code, reason = "ioctls and calls that rustix does not wrap, and unshare(2)")]
 
 use std::ffi::CStr;
 use std::io;
@@ -144,6 +144,16 @@ pub(crate) fn private_umask() -> bool {
         rustix::process::umask(rustix::fs::Mode::empty());
     }
     unshared.is_ok()
+}
+
+/// Gives the calling thread, and the threads that it starts later, the lowest priority for the
+/// processors, and the disk only while nobody else wants it (`ioprio_set(2)`).
+pub(crate) fn lowest_priority() {
+    const OF_A_THREAD: libc::c_int = 1;
+    const IDLE: libc::c_int = 3 << 13;
+    let _ = rustix::process::nice(19);
+    // SAFETY: the call takes three numbers, and 0 stands for the calling thread.
+    let _ = unsafe { libc::syscall(libc::SYS_ioprio_set, OF_A_THREAD, 0, IDLE) };
 }
 
 const XFS: u32 = 0x5846_5342;

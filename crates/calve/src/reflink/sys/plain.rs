@@ -82,6 +82,11 @@ pub(crate) fn create_subvolume(_parent: impl AsFd, _name: &CStr) -> io::Result<(
     Err(io::ErrorKind::Unsupported.into())
 }
 
+/// The lowest priority for the processors; there is no portable call about the disk.
+pub(crate) fn lowest_priority() {
+    let _ = rustix::process::nice(19);
+}
+
 /// Nor to delete.
 pub(crate) fn delete_subvolume(_parent: impl AsFd, _name: &CStr) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())

@@ -1,0 +1,26 @@
+//! Making the next ready tree behind: after a start, a process of its own makes the tree that the next start takes.
+
+use calve::{Store, StoreOptions};
+
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::failure::stored::store_failure;
+use crate::trash;
+
+/// Has another process make the ready trees that are missing, if the store keeps some. That it cannot be had fails nothing: the
+/// next start makes its tree itself.
+pub(crate) fn refill_behind(store: &Store) {
+    let is_btrfs = calve::filesystem_name(store.path()).as_deref() == Some("btrfs");
+    if store.ready_trees_kept() > 0 && !is_btrfs {
+        let _ = trash::detach(store, "refill");
+    }
+}
+
+/// What the other process does.
+pub(crate) fn refill(store: &Store) -> Result<Exit, Failure> {
+    // As for the trash: a terminal that is closed, or a Ctrl-C in it, is nothing to a session of its own.
+    let _ = rustix::process::setsid();
+    calve::lowest_priority();
+    store.make_ready_trees(&StoreOptions::new()).map_err(|error| store_failure(&error))?;
+    Ok(Exit::Done)
+}

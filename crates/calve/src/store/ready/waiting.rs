@@ -1,0 +1,569 @@
+//! Ready trees that wait to be handed over, on filesystems without subvolumes.
+//!
+//! A start takes such a tree by a rename, and another process makes the next one while nobody
+//! waits. `templates/ID.N` is a folder with the tree of snapshot ID (`tree`) and the tree's index
+//! (`index`). The folder gets its name when both are complete, and whoever renames it has it.
+//!
+//! # How calve knows that nobody touched the tree
+//! The index has the inode and the change time of each entry of the tree, folders included. A
+//! change time moves with each write, each change of metadata and, for a folder, each name that is
+//! added to it, removed from it or renamed in it. No program can set it back. So one look at the
+//! metadata of each entry proves that the tree is as it was made. (The rules of the
+//! [index](super::super::index) hold: each entry changed before the stamp, the content was flushed
+//! or is shared with sealed files, and no other process had a file open.) A tree of another boot is
+//! not used: after a crash, times prove nothing.
+//!
+//! # What is never done
+//! The tree of a dropped worktree is never used again. A process that still works in it would write
+//! into the next worktree.
+//!
+//! # Making trees yields to everything
+//! One process at a time makes trees; it holds `locks/refill`. It stops when another process wants
+//! the store for itself, and when there is little room. If it is killed, the next one sweeps its
+//! stage. A start that finds no tree makes its tree itself, as ever.
+
+use std::collections::HashSet;
+use std::ffi::CString;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{self, AtFlags, Mode};
+use rustix::io::Errno;
+
+use super::super::at::open_at;
+use super::super::id::{SnapshotId, from_hex};
+use super::super::index::{self, Boot, Index};
+use super::super::layout::{READY_COPIED, READY_INDEX, READY_TREE};
+use super::super::manifest::{Manifest, os};
+use super::super::materialize::{Plan, materialize};
+use super::super::object::{Kind, SnapshotObject};
+use super::super::scan::stat_of;
+use super::super::{PROJECT, Store, StoreOptions, files, locks, read_plain, room};
+use super::nearest;
+use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::reflink::imp::DIR_FLAGS;
+use crate::reflink::meta::Meta;
+use crate::reflink::sys;
+use crate::report::{Cancel, DestinationReport};
+use crate::tree::running::Running;
+use crate::tree::staging::{self, Stage, stage_name};
+use crate::tree::{CloneMode, tally};
+
+/// How often calve looks whether another process wants the store for itself.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// The setting is a number and a newline.
+const SETTING_MOST_BYTES: u64 = 64;
+
+/// The most trees that a store keeps waiting.
+const MOST: u64 = 64;
+
+/// How many bytes an entry of a tree takes at most, apart from its content.
+const ENTRY_BYTES: u64 = 2048;
+
+/// What [`Store::make_ready_trees`] did.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct ReadyReport {
+    /// The project's latest snapshot. `None` if there is none yet.
+    pub snapshot: Option<SnapshotId>,
+    /// How many ready trees of it there are now.
+    pub ready: u64,
+    /// Trees that were made, file by file.
+    pub made: u64,
+    /// Trees of other snapshots that were brought to this one.
+    pub brought: u64,
+    /// Trees that were removed.
+    pub removed: u64,
+    /// Not all trees were made: another process makes them or needs the store for itself, there is
+    /// little room, or only a part of the files could be cloned.
+    pub stopped: bool,
+    /// Time from the call to its return.
+    pub elapsed: Duration,
+}
+
+/// Gives the calling thread, and the threads that it starts from now on, the lowest priority. On
+/// Linux it also gets the disk only while nobody else wants it. For programs that call
+/// [`Store::make_ready_trees`] in the background. Without the right to do so, it does nothing.
+pub fn lowest_priority() {
+    sys::lowest_priority();
+}
+
+/// A tree that was handed over.
+pub(crate) struct HandedOver {
+    pub(crate) stage: Stage,
+    pub(crate) index: Index,
+    pub(crate) report: DestinationReport,
+}
+
+/// A tree that waits.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Waiting {
+    name: CString,
+    id: SnapshotId,
+}
+
+/// A snapshot, and its tree.
+type Target<'a> = (SnapshotId, &'a SnapshotObject, &'a Manifest);
+
+impl Store {
+    /// How many ready trees the store keeps waiting for the next starts: see
+    /// [`Store::keep_ready_trees`].
+    #[must_use]
+    pub fn ready_trees_kept(&self) -> u64 {
+        let text = read_plain(fs::CWD, &self.layout().ready_setting(), SETTING_MOST_BYTES);
+        let number = text.ok().and_then(|text| String::from_utf8(text).ok()?.trim().parse().ok());
+        number.unwrap_or(0).min(MOST)
+    }
+
+    /// Sets how many ready trees of the project's latest snapshot the store keeps, at most 64. A
+    /// start takes one of them and returns at once. calve makes them only in
+    /// [`Store::make_ready_trees`]. A ready tree takes as much disk as a worktree. On btrfs the
+    /// number means nothing: one subvolume serves all starts.
+    ///
+    /// # Errors
+    /// Those of every operation, see [`Store`]. The number is what it was.
+    pub fn keep_ready_trees(&self, number: u64) -> Result<(), Error> {
+        self.must_be_writable(Operation::MakeReadyTree)?;
+        let path = self.layout().ready_setting();
+        let text = format!("{}\n", number.min(MOST));
+        staging::write_whole(&self.layout().stage(), &path, text.as_bytes())
+            .context(Operation::MakeReadyTree, || path)
+    }
+
+    /// Makes as many ready trees of the project's latest snapshot as the store keeps. It removes
+    /// those of other snapshots, or brings them to this one if they are similar.
+    ///
+    /// One process makes trees at a time. This returns as soon as another process needs the store
+    /// for itself, if there is little room, and if another process makes trees already: see
+    /// [`ReadyReport::stopped`]. A process that is killed leaves nothing behind that the next call
+    /// does not remove.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Damaged`] if content of the snapshot is lost. The trees that were complete stay.
+    pub fn make_ready_trees(&self, options: &StoreOptions) -> Result<ReadyReport, Error> {
+        let started = Instant::now();
+        self.must_be_writable(Operation::MakeReadyTree)?;
+        let mut report = ReadyReport::default();
+        let Some(_alone) = locks::refill(self.path())? else {
+            return Ok(ReadyReport { stopped: true, ..report });
+        };
+        let stop = Cancel::default();
+        let done = AtomicBool::new(false);
+        let stoppable = StoreOptions { cancel: stop.clone(), ..options.clone() };
+        let result = std::thread::scope(|scope| {
+            let watch = || {
+                while !done.load(Ordering::Relaxed) {
+                    if options.cancel.is_cancelled() || locks::is_gate_closed(self.path()) {
+                        stop.cancel();
+                    }
+                    std::thread::park_timeout(LOOK);
+                }
+            };
+            let watcher = std::thread::Builder::new().spawn_scoped(scope, watch);
+            let result = self.refill(&stoppable.operation(), &mut report);
+            done.store(true, Ordering::Relaxed);
+            if let Ok(watcher) = watcher {
+                watcher.thread().unpark();
+            }
+            result
+        });
+        match result {
+            Err(error)
+                if matches!(error.kind(), ErrorKind::Cancelled | ErrorKind::StorageFull)
+                    && !options.cancel.is_cancelled() =>
+            {
+                report.stopped = true;
+            }
+            result => result?,
+        }
+        report.elapsed = started.elapsed();
+        Ok(report)
+    }
+
+    fn refill(&self, operation: &Running, report: &mut ReadyReport) -> Result<(), Error> {
+        let folder = self.layout().ready_trees();
+        let dir =
+            fs::open(&folder, DIR_FLAGS, Mode::empty()).context(Operation::Open, || &folder)?;
+        staging::sweep(&dir);
+        let kept = self.ready_trees_kept();
+        let Some(id) = self.catalog().worktree(PROJECT)?.and_then(|row| row.snapshot) else {
+            return Ok(());
+        };
+        report.snapshot = Some(id);
+        if room::is_btrfs(self.path()) {
+            let object = self.object(id)?;
+            let _guard = self.share()?;
+            report.ready = u64::from(self.ready_tree(id, &object, operation)?.is_some());
+            return Ok(());
+        }
+        // A tree that is made may be taken at once. Somebody who takes all of them is not served
+        // for ever.
+        for _ in 0..=2 * MOST {
+            let (ours, others): (Vec<Waiting>, Vec<Waiting>) =
+                self.waiting().into_iter().partition(|it| it.id == id);
+            report.ready = ours.len() as u64;
+            if report.ready >= kept {
+                let surplus = ours.into_iter().skip(usize::try_from(kept).unwrap_or(usize::MAX));
+                for tree in surplus.chain(others) {
+                    if let Some(taken) = self.take_waiting(&tree) {
+                        taken.discard().context(Operation::RemoveLeftovers, || &folder)?;
+                        report.removed += 1;
+                    }
+                }
+                report.ready = report.ready.min(kept);
+                return Ok(());
+            }
+            let object = self.object(id)?;
+            if !self.has_room(&dir, &object) {
+                report.stopped = true;
+                return Ok(());
+            }
+            let _guard = self.share()?;
+            let manifest = self.catalog().manifest(id, &object)?;
+            let target = (id, &object, &manifest);
+            if let Some(near) = self.nearest_waiting(&others, &object)
+                && let Some(taken) = self.take_waiting(&near)
+            {
+                if self.bring_waiting(taken, &near, target, operation)? {
+                    report.brought += 1;
+                } else {
+                    report.removed += 1;
+                }
+            } else if self.make_waiting(&dir, target, operation)? {
+                report.made += 1;
+            } else {
+                report.stopped = true;
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether there is room for a tree, and some more for everybody else.
+    fn has_room(&self, dir: &OwnedFd, object: &SnapshotObject) -> bool {
+        let Ok(room) = fs::fstatvfs(dir) else { return false };
+        // Where files cannot be cloned, a tree takes the content as well.
+        let content = match sys::filesystem_name(self.path()).as_deref() {
+            Some("xfs" | "btrfs" | "bcachefs") => 0,
+            _ => object.bytes,
+        };
+        let needed = object.entries.saturating_mul(ENTRY_BYTES).saturating_add(content);
+        let (free, all) = (
+            room.f_bavail.saturating_mul(room.f_frsize),
+            room.f_blocks.saturating_mul(room.f_frsize),
+        );
+        let has_inodes = room.f_files == 0 || room.f_favail > object.entries.saturating_mul(2);
+        has_inodes && free > needed.saturating_mul(2).saturating_add(all / 20)
+    }
+
+    /// The trees that wait.
+    fn waiting(&self) -> Vec<Waiting> {
+        let names = files::listed_at(&self.layout().ready_trees()).unwrap_or_default();
+        let waiting = names.into_iter().filter_map(|(name, kind)| {
+            let (stem, number) = name.to_str()?.split_once('.')?;
+            let is_one = kind == fs::FileType::Directory && number.parse::<u64>().is_ok();
+            let id = from_hex(stem).map(SnapshotId::from_bytes).filter(|_| is_one)?;
+            Some(Waiting { name: CString::new(name.as_encoded_bytes()).ok()?, id })
+        });
+        let mut waiting: Vec<Waiting> = waiting.collect();
+        waiting.sort_by(|a, b| a.name.cmp(&b.name));
+        waiting
+    }
+
+    /// How many trees wait.
+    pub(crate) fn count_waiting(&self) -> u64 {
+        self.waiting().len() as u64
+    }
+
+    fn nearest_waiting(&self, of: &[Waiting], object: &SnapshotObject) -> Option<Waiting> {
+        let most = nearest::most_changes(object.entries);
+        let mut candidates = Vec::new();
+        for (at, waiting) in of.iter().enumerate() {
+            let changes = |old| nearest::changes(self.catalog(), (&old, object), most);
+            let changes = self.object(waiting.id).and_then(changes).ok().flatten();
+            candidates.push((at, changes));
+        }
+        nearest::nearest(&candidates, most).map(|at| of[at].clone())
+    }
+
+    /// Takes a tree that waits: whoever renames its folder has it.
+    fn take_waiting(&self, waiting: &Waiting) -> Option<Stage> {
+        let folder = self.layout().ready_trees();
+        let dir = fs::open(&folder, DIR_FLAGS, Mode::empty()).ok()?;
+        let take = |dir: &OwnedFd, name: &std::ffi::CStr| -> io::Result<()> {
+            Ok(fs::renameat(dir, &waiting.name, dir, name)?)
+        };
+        Stage::new(dir, &folder, take).ok()
+    }
+
+    /// Moves a folder that was taken into the trash, where deleting it keeps nobody waiting.
+    fn trash_waiting(&self, taken: &Stage) {
+        let _ = std::fs::rename(taken.path(), self.layout().trash().join(stage_name()));
+    }
+
+    /// The tree in a folder that was taken, with its index, if nobody touched the tree.
+    fn untouched(
+        &self,
+        taken: &Stage,
+        manifest: &Manifest,
+        (id, operation): (SnapshotId, &Running),
+    ) -> Option<(OwnedFd, Index)> {
+        let count = manifest.stored_count();
+        let bytes =
+            read_plain(taken.dir(), Path::new(READY_INDEX), index::most_bytes(count)).ok()?;
+        let index = Index::decode(&bytes, count).ok()?;
+        if index.snapshot != id || index.boot != Boot::this() || staging::boot().is_none() {
+            return None;
+        }
+        let index = Index { stats: manifest.of_stored(index.stats), ..index };
+        let flags = DIR_FLAGS | fs::OFlags::NOFOLLOW;
+        let tree = fs::openat(taken.dir(), READY_TREE, flags, Mode::empty()).ok()?;
+        let is_it = is_untouched(&tree, manifest, &index, operation.jobs());
+        is_it.then_some((tree, index))
+    }
+
+    /// Hands a tree of a snapshot over to a start: renames it to a stage in `parent`. `None` if no
+    /// tree that is good waits, or if it cannot be renamed there.
+    pub(crate) fn hand_over(
+        &self,
+        (id, object, target): Target<'_>,
+        (parent, parent_path): (&Arc<OwnedFd>, &Path),
+        operation: &Running,
+    ) -> Option<HandedOver> {
+        let dev = |dir: &OwnedFd| fs::fstat(dir).map(|stat| Meta::of(&stat).dev).ok();
+        let mut bad = HashSet::new();
+        loop {
+            let waiting: Vec<Waiting> =
+                self.waiting().into_iter().filter(|it| !bad.contains(it)).collect();
+            let near = self.nearest_waiting(&waiting, object)?;
+            bad.insert(near.clone());
+            let Some(mut taken) = self.take_waiting(&near) else { continue };
+            if dev(taken.dir()) != dev(parent) {
+                let _ = taken.publish(&near.name);
+                return None;
+            }
+            let other;
+            let base = if near.id == id {
+                target
+            } else {
+                let read = self.object(near.id);
+                let read = read.and_then(|it| self.catalog().manifest(near.id, &it));
+                let Ok(read) = read else {
+                    self.trash_waiting(&taken);
+                    continue;
+                };
+                other = read;
+                &other
+            };
+            let Some((_, old)) = self.untouched(&taken, base, (near.id, operation)) else {
+                self.trash_waiting(&taken);
+                continue;
+            };
+            let is_copied = is_copied(&taken);
+            let moved = Stage::new(Arc::clone(parent), parent_path, |dir, name| {
+                Ok(fs::renameat(taken.dir(), READY_TREE, dir, name)?)
+            });
+            let stage = match moved {
+                Ok(stage) => stage,
+                Err(error) => {
+                    // Another quota of the filesystem counts what is in that folder.
+                    let errno = Errno::from_io_error(&error);
+                    if errno != Some(Errno::XDEV) || taken.publish(&near.name).is_err() {
+                        self.trash_waiting(&taken);
+                    }
+                    return None;
+                }
+            };
+            let index = match near.id == id {
+                true => Some(old),
+                false => self
+                    .bring_private(
+                        (stage.dir(), &stage.path()),
+                        (base, &old),
+                        (id, target),
+                        operation,
+                    )
+                    .ok()
+                    .flatten(),
+            };
+            let Some(index) = index else {
+                let _ = std::fs::rename(stage.path(), self.layout().trash().join(stage_name()));
+                continue;
+            };
+            return Some(HandedOver { report: report_of(target, is_copied), stage, index });
+        }
+    }
+
+    /// Brings a tree that was taken to another snapshot, and lets it wait again. Returns whether
+    /// that was done; if not, the tree is removed.
+    fn bring_waiting(
+        &self,
+        mut taken: Stage,
+        from: &Waiting,
+        (id, _, target): Target<'_>,
+        operation: &Running,
+    ) -> Result<bool, Error> {
+        let folder = self.layout().ready_trees();
+        let base = self.catalog().manifest(from.id, &self.object(from.id)?)?;
+        let Some((tree, old)) = self.untouched(&taken, &base, (from.id, operation)) else {
+            return Ok(false);
+        };
+        let path = taken.path().join(READY_TREE);
+        let brought = self.bring_private((&tree, &path), (&base, &old), (id, target), operation);
+        let index = match brought {
+            Err(error) if matches!(error.kind(), ErrorKind::Cancelled | ErrorKind::StorageFull) => {
+                return Err(error);
+            }
+            Ok(Some(index)) => index,
+            _ => return Ok(false),
+        };
+        self.let_wait(&mut taken, &tree, (id, target, index))
+            .context(Operation::MakeReadyTreeIn, || &folder)?;
+        Ok(true)
+    }
+
+    /// Makes a tree, file by file, and lets it wait. `false` if a part of it did not arrive, or if
+    /// only some of its files could be cloned: the report of a start could not say which.
+    fn make_waiting(
+        &self,
+        dir: &OwnedFd,
+        (id, object, manifest): Target<'_>,
+        operation: &Running,
+    ) -> Result<bool, Error> {
+        let folder = self.layout().ready_trees();
+        let failed = || folder.clone();
+        let dir = dir.try_clone().context(Operation::Open, failed)?;
+        let mut stage = Stage::empty(dir, &folder).context(Operation::MakeReadyTreeIn, failed)?;
+        let make = |stage: &Stage| -> io::Result<OwnedFd> {
+            fs::mkdirat(stage.dir(), READY_TREE, Mode::RWXU)?;
+            Ok(fs::openat(stage.dir(), READY_TREE, DIR_FLAGS, Mode::empty())?)
+        };
+        let tree = make(&stage).context(Operation::MakeReadyTreeIn, failed)?;
+        operation.expect(object.files);
+        let root = tree.try_clone().context(Operation::MakeReadyTreeIn, failed)?;
+        let plan = Plan { store: self, manifest, paths: std::slice::from_ref(&folder), operation };
+        let mut made = materialize(&plan, vec![root])?;
+        let (reflinked, copied) = made
+            .reports
+            .iter()
+            .fold((0, 0), |(a, b), it| (a + it.reflinked_bytes, b + it.copied_files));
+        let is_whole = made.reports.iter().all(|report| report.skipped.is_empty());
+        if !is_whole || (reflinked > 0 && copied > 0) {
+            return Ok(false);
+        }
+        if !made.unsealed.is_empty() || copied > 0 {
+            self.flush(&made.unsealed)?;
+        }
+        let stats = made.stats.pop().unwrap_or_default();
+        let stamp = self.clock_past_all(stats.iter())?;
+        let index = Index { snapshot: id, boot: Boot::this(), stamp, stats };
+        let wait = |stage: &mut Stage| -> Result<(), Error> {
+            if copied > 0 {
+                let mark = stage.path().join(READY_COPIED);
+                std::fs::write(&mark, "").context(Operation::MakeReadyTreeIn, failed)?;
+            }
+            self.let_wait(stage, &tree, (id, manifest, index))
+                .context(Operation::MakeReadyTreeIn, failed)
+        };
+        wait(&mut stage)?;
+        Ok(true)
+    }
+
+    /// Writes the index of a tree, and gives the tree's folder the name under which it waits.
+    fn let_wait(
+        &self,
+        stage: &mut Stage,
+        tree: &OwnedFd,
+        (id, manifest, mut index): (SnapshotId, &Manifest, Index),
+    ) -> io::Result<()> {
+        let root = stat_of(&Meta::of(&fs::fstat(tree)?));
+        index.stamp = self.clock_past(index.stamp.max(root.changed)).map_err(io::Error::other)?;
+        if let Some(stat) = index.stats.first_mut() {
+            *stat = root;
+        }
+        let path = stage.path();
+        let encoded = index.encode_stored(manifest)?;
+        staging::write_whole(&path, &path.join(READY_INDEX), &encoded)?;
+        for number in 1..=2 * MOST {
+            let name = CString::new(format!("{id}.{number}"))?;
+            match stage.publish(&name) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                result => return result,
+            }
+        }
+        Err(io::ErrorKind::AlreadyExists.into())
+    }
+}
+
+fn is_copied(taken: &Stage) -> bool {
+    fs::statat(taken.dir(), READY_COPIED, AtFlags::SYMLINK_NOFOLLOW).is_ok()
+}
+
+/// What a start tells of a tree that was handed over.
+fn report_of(manifest: &Manifest, is_copied: bool) -> DestinationReport {
+    let mut report = DestinationReport { directories: 1, ..DestinationReport::default() };
+    let mut groups = HashSet::new();
+    for (_, _, entry) in manifest.entries() {
+        let is_further_name = entry.link() != 0 && !groups.insert(entry.link());
+        match entry.kind {
+            Kind::Directory(_) => report.directories += 1,
+            Kind::Symlink { .. } => report.symlinks += 1,
+            Kind::Fifo { .. } => report.fifos += 1,
+            Kind::File { .. } if is_further_name => report.linked_files += 1,
+            Kind::File { size, .. } if is_copied => {
+                report.copied_files += 1;
+                report.copied_bytes = report.copied_bytes.saturating_add(size);
+            }
+            Kind::File { size, .. } => {
+                report.reflinked_files += 1;
+                report.reflinked_bytes = report.reflinked_bytes.saturating_add(size);
+            }
+        }
+    }
+    report.files = report.reflinked_files + report.copied_files + report.linked_files;
+    report.copied_because.filesystem = report.copied_files;
+    report.method = tally::method(CloneMode::Clone, &report);
+    report
+}
+
+/// Whether each entry of the tree has the inode and the change time that the index has.
+fn is_untouched(tree: &OwnedFd, manifest: &Manifest, index: &Index, jobs: usize) -> bool {
+    let Ok(root) = fs::fstat(tree) else { return false };
+    let dev = Meta::of(&root).dev;
+    let is_it = |meta: &Meta, number: u32| {
+        let stat = index.stats.get(number as usize);
+        meta.dev == dev && stat.is_some_and(|it| *it == stat_of(meta) && it.changed < index.stamp)
+    };
+    if !is_it(&Meta::of(&root), 0) {
+        return false;
+    }
+    let (next, is_other) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let look = || {
+        while !is_other.load(Ordering::Relaxed) {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(directory) = manifest.directories.get(at) else { return };
+            let path: PathBuf = manifest.path(u32::try_from(at).unwrap_or(u32::MAX));
+            let same = open_at(tree, &path).is_ok_and(|dir| {
+                (directory.first..).zip(&directory.entries).all(|(number, entry)| {
+                    fs::statat(&dir, os(&entry.name), AtFlags::SYMLINK_NOFOLLOW)
+                        .is_ok_and(|stat| is_it(&Meta::of(&stat), number))
+                })
+            });
+            if !same {
+                is_other.store(true, Ordering::Relaxed);
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..jobs {
+            let _ = std::thread::Builder::new().spawn_scoped(scope, look);
+        }
+        look();
+    });
+    !is_other.load(Ordering::Relaxed)
+}
