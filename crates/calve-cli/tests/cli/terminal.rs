@@ -103,7 +103,7 @@ fn no_row_of_a_table_is_wider_than_the_terminal() {
             ("list --status", 3),
             ("log", 1),
             ("name", 2),
-            ("store stats", 11),
+            ("store stats", 12),
             ("diff --stat -q x", 1),
             ("show", 5),
         ] {
