@@ -64,9 +64,9 @@ impl RenameFlags {
 #[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
 fn rename_with(
     _: impl AsFd,
-    _: &CStr,
+    _: impl rustix::path::Arg,
     _: impl AsFd,
-    _: &CStr,
+    _: impl rustix::path::Arg,
     _: RenameFlags,
 ) -> rustix::io::Result<()> {
     Err(Errno::NOSYS)
