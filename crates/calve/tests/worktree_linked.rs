@@ -1011,3 +1011,24 @@ fn what_jj_knows_of_the_project_stays_there_if_it_leads_to_its_repository() {
         assert!(is_there(&desk.project.join(".jj/x")), "{what}");
     }
 }
+
+/// A program that was made of an older source with a newer time would pass for the new one.
+#[test]
+fn a_build_at_another_commit_makes_what_differs_and_nothing_else() {
+    let desk = prepared(
+        "git init -q -b main; mkdir src
+        printf 'all: out/a out/b out/c out/d\\nout/%%: src/%%\\n\\tcp $< $@\\n\\techo $@ >>made\\n' >Makefile
+        for name in a b c d; do echo one >src/$name; done; printf '/out\\n/made\\n' >.gitignore
+        git add -A; git commit -qm one; git switch -q -c other; echo other >src/a; git commit -qam other; git switch -q main
+        echo two >src/b; git commit -qam two; tick; mkdir out; echo changed >src/c; tick; make -s; rm made; tick; git status -s",
+    );
+    start(&desk, &["w"], &StartOptions::new().base("other"));
+    let root = desk.folder().join("w");
+    script(&root, "make -s");
+    let made = fs::read_to_string(root.join("made")).unwrap();
+    assert_eq!(made.lines().collect::<BTreeSet<_>>(), BTreeSet::from(["out/a", "out/b", "out/c"]));
+    for (name, expected) in [("a", "other\n"), ("b", "one\n"), ("c", "one\n"), ("d", "one\n")] {
+        assert_eq!(fs::read_to_string(root.join("out").join(name)).unwrap(), expected, "{name}");
+    }
+    assert_eq!(changes(&root), [""; 0]);
+}
