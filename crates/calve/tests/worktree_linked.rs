@@ -890,6 +890,23 @@ fn worktrees_at_the_same_commit_have_the_same_snapshot_and_are_made_again_from_i
 }
 
 #[test]
+fn what_snapshots_leave_out_is_left_out_at_another_commit_too() {
+    let desk = prepared(
+        "git init -q -b main; mkdir big src; echo one >big/file; echo one >src/file; echo /big >.calveignore; echo '*.log' >src/.calveignore
+        git add -A; git commit -qm one; git switch -q -c other; echo other >big/file; echo new >big/new; echo x >src/a.log; echo other >src/file
+        git add -A; git commit -qm other; git switch -q main; tick; git status -s",
+    );
+    start(&desk, &["w"], &StartOptions::new().base("other"));
+    let root = desk.folder().join("w");
+    let found: Vec<PathBuf> = tree(&root).into_keys().collect();
+    let expected = [".calveignore", "src/.calveignore", "src/file"].map(PathBuf::from);
+    assert_eq!(found, expected);
+    assert_eq!(desk.store.worktree("w").unwrap().status(&options()).unwrap().changes, []);
+    let time = |root: &Path| fs::metadata(root.join("src/.calveignore")).unwrap().mtime_nsec();
+    assert_eq!((changes(&root).len(), time(&root)), (3, time(&desk.project)));
+}
+
+#[test]
 fn a_sparse_project_has_sparse_worktrees_at_another_commit() {
     let desk = prepared(&format!(
         "{TWO_BRANCHES}

@@ -9,23 +9,28 @@
 //! next one, too.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use std::io;
+use std::fs::File;
+use std::io::{self, Seek as _};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use rustix::fs::{self, Mode};
+use rustix::io::Errno;
 
-use super::blobs::Noted;
+use super::at::open_parent;
+use super::blobs::{Intake, Noted};
 use super::catalog::{NewSnapshot, Origin};
 use super::id::{DirectoryId, SnapshotId};
 use super::index::Stat;
 use super::manifest::{Builder, Manifest};
 use super::metadata::Maker;
-use super::object::{Entry, SnapshotObject};
+use super::object::{Entry, Kind, SnapshotObject};
 use super::paths::found::{Found, PathKept};
-use super::scan::{self, Request, group_of, name_directories};
+use super::scan::{self, IGNORE_FILE, Request, group_of, name_directories};
 use super::{Store, now};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
-use crate::reflink::imp::DIR_FLAGS;
+use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
+use crate::reflink::meta;
 use crate::tree::pool::cancelled;
 use crate::tree::running::Running;
 
@@ -87,6 +92,7 @@ impl Store {
         let object = self.object(below)?;
         let base = self.catalog().manifest(below, &object)?;
         let root = fs::open(over, DIR_FLAGS, Mode::empty()).context(Operation::Open, || over)?;
+        let lent = self.lend_rules(&base, gone, over, &root, noted)?;
         // Later than all that was made in the small tree, so that its stats can be trusted.
         let stamp = self.clock_past(self.clock()?)?;
         let found = self.found(below, &object)?;
@@ -155,7 +161,7 @@ impl Store {
         let numbers: HashMap<u32, u32> =
             brought.iter().map(|(here, there)| (*there, *here)).collect();
         let mut brought = HashMap::with_capacity(numbers.len());
-        let mut files = 0;
+        let mut files: u64 = 0;
         for (place, slot, entry) in small.entries() {
             let number = small.directories[place as usize].first + slot;
             if let Some(here) = numbers.get(&number) {
@@ -163,7 +169,53 @@ impl Store {
                 files += 1;
             }
         }
-        Ok(Overlaid { id, manifest, brought, stamp, files })
+        Ok(Overlaid { id, manifest, brought, stamp, files: files.saturating_sub(lent) })
+    }
+
+    /// Gives the small tree the ignore files of the tree below, where it has the directory and no
+    /// such file. So it is read by the rules that hold in the tree of both. Returns how many files
+    /// those are.
+    fn lend_rules(
+        &self,
+        base: &Manifest,
+        gone: &HashSet<Vec<u8>>,
+        over: &Path,
+        root: &OwnedFd,
+        noted: &Noted,
+    ) -> Result<u64, Error> {
+        let mut lent = 0;
+        for (place, slot, entry) in base.entries() {
+            let Kind::File { size, blob, .. } = entry.kind else { continue };
+            let path = base.path_of(place, slot);
+            if *entry.name != *IGNORE_FILE.to_bytes()
+                || gone.contains(path.as_os_str().as_encoded_bytes())
+            {
+                continue;
+            }
+            let Ok(parent) = open_parent(root, &path) else { continue };
+            let mode = meta::mode(entry.mode | 0o400);
+            let lend = |new: OwnedFd| -> Result<(), Error> {
+                if size > 0 {
+                    let mut intake = Intake::noting(noted);
+                    let (from, _) = self.contents().get(&mut intake, blob, size, &|| false)?;
+                    let copy = || -> io::Result<()> {
+                        let mut from = File::from(from);
+                        from.seek(io::SeekFrom::Start(0))?;
+                        io::copy(&mut from, &mut File::from(new.try_clone()?))?;
+                        Ok(())
+                    };
+                    copy().context(Operation::Copy, || over.join(&path))?;
+                }
+                fs::fchmod(&new, mode).context(Operation::SetMetadata, || over.join(&path))
+            };
+            match fs::openat(&parent, IGNORE_FILE, NEW_FILE_FLAGS, Mode::RUSR | Mode::WUSR) {
+                Ok(new) => lend(new)?,
+                Err(Errno::EXIST) => continue,
+                Err(errno) => return Err(Error::io(Operation::Copy, over.join(&path), errno)),
+            }
+            lent += 1;
+        }
+        Ok(lent)
     }
 }
 
@@ -241,9 +293,10 @@ fn overlay(
     let (rest, lost) = Rest::of(base, gone);
     let changes = |below: u32, above: Option<u32>| {
         let brings = above.is_some_and(|above| {
+            let below = &base.directories[below as usize];
             over.directories[above as usize].entries.iter().any(|entry| {
-                !entry.is_directory()
-                    || base.directories[below as usize].find(&entry.name).is_none()
+                let old = below.find(&entry.name).map(|slot| &below.entries[slot as usize]);
+                old.is_none_or(|old| !entry.is_directory() && !is_same(old, entry))
             })
         });
         brings || rest.has_lost[below as usize]
@@ -293,7 +346,11 @@ fn overlay(
                         None => brought
                             .push((count.checked_add(u32::try_from(entries.len()).ok()?)?, number)),
                     }
-                    at(new, true)
+                    match old {
+                        // A build has seen this content.
+                        Some((old, None)) if is_same(old, new) => old.clone(),
+                        _ => at(new, true),
+                    }
                 }
                 (Some((old, Some(child))), None) => {
                     if !rest.stays[child as usize] {
@@ -316,6 +373,11 @@ fn overlay(
     let mut manifest = builder.finish();
     link_again(&mut manifest);
     Some(Both { manifest, order, brought })
+}
+
+/// Whether a file or a symbolic link that is brought is as it was.
+fn is_same(old: &Entry, new: &Entry) -> bool {
+    !old.is_directory() && old.same_content(new) && old.mode == new.mode
 }
 
 /// Gives the groups of hard links the numbers that belong to the names that they have left.

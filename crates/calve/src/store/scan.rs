@@ -52,7 +52,7 @@ pub(crate) use assemble::{group_of, name_directories};
 pub(crate) use files::{attributes, entry_of};
 
 /// The rules for entries that a snapshot leaves out, in gitignore's syntax.
-const IGNORE_FILE: &CStr = c".calveignore";
+pub(crate) const IGNORE_FILE: &CStr = c".calveignore";
 
 /// The number of files in a task.
 const BATCH_FILES: usize = 64;

@@ -11,7 +11,8 @@
 //! calve brings a copy of the project's index to the commit. Entries that stay the same keep the
 //! stat of the project's file. If the store took in the content of a file with that stat, the
 //! project's snapshot has the content that the entry names ([`vouched`](super::vouched)). git writes
-//! all other files. A file that git cannot vouch for is written, too, even if it has the same bytes.
+//! all other files. If such a file turns out to have the bytes that it has in the project, it keeps the
+//! project's time as well.
 
 use std::collections::{HashMap, HashSet};
 
@@ -101,14 +102,6 @@ impl Store {
         let mut last = None;
         for (place, slot, entry) in made.manifest.entries() {
             let number = made.manifest.directories[place as usize].first + slot;
-            if let Some((mtime, stat)) = made.brought.get(&number) {
-                // git saw the file with the time at which it wrote it.
-                let mut meta = wanted(&Entry { mtime: *mtime, ..entry.clone() });
-                (meta.size, meta.ino) = (length(entry).unwrap_or(0), stat.ino);
-                meta.changed = (stat.changed.0, stat.changed.1.into());
-                recorded.insert(number, meta);
-                continue;
-            }
             if last != Some(place) {
                 path = made.manifest.path(place).into_os_string().into_encoded_bytes();
                 last = Some(place);
@@ -119,6 +112,12 @@ impl Store {
             };
             if let Some(meta) = sorted.same.get(&whole) {
                 recorded.insert(number, *meta);
+            } else if let Some((mtime, stat)) = made.brought.get(&number) {
+                // git saw the file with the time at which it wrote it.
+                let mut meta = wanted(&Entry { mtime: *mtime, ..entry.clone() });
+                (meta.size, meta.ino) = (length(entry).unwrap_or(0), stat.ino);
+                meta.changed = (stat.changed.0, stat.changed.1.into());
+                recorded.insert(number, meta);
             }
         }
         Ok(Base {
