@@ -96,6 +96,14 @@ pub(crate) trait Vouches: Sync {
     fn folder(&self, above: Folder, name: &[u8]) -> Option<Folder>;
     /// The file `name` in a directory.
     fn file(&self, folder: Folder, name: &[u8]) -> Option<Vouched>;
+    /// Whether `cloned` knows most files, so that it is not worth it to open the clone's directories.
+    fn knows_clones(&self) -> bool {
+        false
+    }
+    /// The stat of the clone's file `name` in a directory. `None`: look at the file.
+    fn cloned(&self, _: Folder, _: &[u8]) -> Option<Meta> {
+        None
+    }
 }
 
 /// A file of the source that is known to have had its clone's content.
@@ -390,6 +398,18 @@ impl<'a> Directory<'a> {
         Some(Self::Known(vouches, folder))
     }
 
+    /// Whether the clone's files are known without a look at them.
+    fn knows_clones(&self) -> bool {
+        matches!(self, Self::Known(vouches, _) if vouches.knows_clones())
+    }
+
+    fn clone_stat(&self, name: &CStr) -> Option<Meta> {
+        match self {
+            Self::Open(_) => None,
+            Self::Known(vouches, folder) => vouches.cloned(*folder, name.to_bytes()),
+        }
+    }
+
     fn stat(&self, name: &CStr) -> Option<Vouched> {
         match self {
             Self::Open(dir) => {
@@ -417,8 +437,9 @@ struct Pair<'a> {
 struct Level<'a> {
     /// The length of the part of the path that leads to this level.
     length: usize,
-    /// `None` if this is not a directory in both trees. Then nothing below it is one either.
-    dirs: Option<(Directory<'a>, OwnedFd)>,
+    /// `None` if this is not a directory in both trees. Then nothing below it is one either. The
+    /// clone's is not open if the source knows the clone's files.
+    dirs: Option<(Directory<'a>, Option<OwnedFd>)>,
 }
 
 /// How many levels stay open, innermost first. Paths are sorted, so the next directory is seldom
@@ -437,11 +458,16 @@ impl<'a> Pair<'a> {
             self.go_to(directory);
         }
         let (source, clone) = self.dirs()?;
-        Some((source.stat(&name)?, stat(clone, &name)?))
+        let vouched = source.stat(&name)?;
+        let clone = match (source.clone_stat(&name), clone) {
+            (Some(known), _) => known,
+            (None, Some(dir)) => stat(dir, &name)?,
+            (None, None) => self.second(path)?,
+        };
+        Some((vouched, clone))
     }
 
     /// The stat of a path in the second tree.
-    #[cfg(feature = "store")]
     fn second(&self, path: &[u8]) -> Option<Meta> {
         let path = Path::new(OsStr::from_bytes(path));
         let name = CString::new(path.file_name()?.as_bytes()).ok()?;
@@ -449,10 +475,11 @@ impl<'a> Pair<'a> {
     }
 
     /// The innermost directory of both trees.
-    fn dirs(&self) -> Option<(&Directory<'a>, &OwnedFd)> {
+    fn dirs(&self) -> Option<(&Directory<'a>, Option<&OwnedFd>)> {
+        let (source, clone) = self.roots;
         match self.open.back() {
-            Some(level) => level.dirs.as_ref().map(|(source, clone)| (source, clone)),
-            None => Some(self.roots),
+            Some(level) => level.dirs.as_ref().map(|(source, clone)| (source, clone.as_ref())),
+            None => Some((source, (!source.knows_clones()).then_some(clone))),
         }
     }
 
@@ -471,9 +498,13 @@ impl<'a> Pair<'a> {
             let length = directory[at..].iter().position(|byte| *byte == b'/');
             let length = length.map_or(directory.len(), |length| at + length);
             let name = Path::new(OsStr::from_bytes(&directory[at..length]));
-            let dirs = self
-                .dirs()
-                .and_then(|(source, clone)| source.below(name).zip(open_below(clone, name)));
+            let dirs = self.dirs().and_then(|(source, clone)| {
+                let below = match clone {
+                    Some(clone) => Some(open_below(clone, name)?),
+                    None => None,
+                };
+                Some((source.below(name)?, below))
+            });
             if self.open.len() == LEVELS_MOST {
                 self.open.pop_front();
             }

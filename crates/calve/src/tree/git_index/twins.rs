@@ -186,7 +186,7 @@ fn is_attributes(path: &[u8]) -> bool {
 
 /// Whether a file has the same bytes in both trees. The pair has its directory open.
 fn has_same_bytes(pair: &Pair<'_>, path: &[u8]) -> bool {
-    let Some((Directory::Open(first), second)) = pair.dirs() else { return false };
+    let Some((Directory::Open(first), Some(second))) = pair.dirs() else { return false };
     let Ok(name) = CString::new(name_of(path)) else { return false };
     let (Some((first, _)), Some((second, _))) =
         (open_regular(first, &name), open_regular(second, &name))

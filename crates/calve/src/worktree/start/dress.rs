@@ -21,7 +21,7 @@ use rustix::fs::{self, AtFlags, Mode};
 
 use super::git::{GitOutcome, GitPlan, LinkedWorktree};
 use super::links::Links;
-use super::vouched::Snapshots;
+use super::vouched::{Known, Snapshots};
 use super::{PathMode, Place};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::DIR_FLAGS;
@@ -200,11 +200,6 @@ impl Dressing<'_> {
             Some(_) => None,
             None => Snapshots::of(self.store, self.id, self.object)?,
         };
-        let source: Option<(&dyn Vouches, _)> = match (&links.base, &snapshots) {
-            (Some(base), _) => Some((&**base, base.stamp())),
-            (None, Some(snapshots)) => Some((snapshots, snapshots.stamp())),
-            (None, None) => None,
-        };
         let mut made = Vec::with_capacity(stages.len());
         let trees = rows.iter().zip(&links.links).zip(stages).zip(places).zip(&registered);
         for ((((row, link), stage), place), registration) in trees {
@@ -221,7 +216,12 @@ impl Dressing<'_> {
                     Some(base) => Links::give_index_of(registration, base)?,
                     None => links.give_index(registration)?,
                 }
-                let Some(source) = source else { return Ok(0) };
+                let known = snapshots.as_ref().map(|them| Known::of(them, self.store, row));
+                let source: (&dyn Vouches, _) = match (&links.base, &known) {
+                    (Some(base), _) => (&**base, base.stamp()),
+                    (None, Some(known)) => (known, known.snapshots.stamp()),
+                    (None, None) => return Ok(0),
+                };
                 let git = fs::open(&registration.folder, DIR_FLAGS, Mode::empty())?;
                 let trees = self.trees(source, stage);
                 Ok(git_index::make_ready_elsewhere(&trees, &git))

@@ -13,7 +13,7 @@
 use crate::error::Error;
 use crate::reflink::meta::Meta;
 use crate::store::Store;
-use crate::store::catalog::PROJECT;
+use crate::store::catalog::{PROJECT, WorktreeRow};
 use crate::store::id::SnapshotId;
 use crate::store::index::{Boot, Index, Stat};
 use crate::store::manifest::Manifest;
@@ -79,18 +79,66 @@ impl Vouches for Snapshots {
     }
 }
 
+/// The same for one worktree whose tree has just been made: the store's index of it has the stats of
+/// its files. On btrfs a look at each file of a new snapshot would read every inode from the disk.
+pub(super) struct Known<'a> {
+    pub(super) snapshots: &'a Snapshots,
+    /// `None` if the store has no index of the worktree.
+    pub(super) index: Option<Index>,
+    /// The owner and the group of the files that this process makes, if it cannot give them away.
+    pub(super) maker: Option<(u32, u32)>,
+}
+
+impl<'a> Known<'a> {
+    pub(super) fn of(snapshots: &'a Snapshots, store: &Store, row: &WorktreeRow) -> Self {
+        let id = row.snapshot.unwrap_or(snapshots.index.snapshot);
+        let index = store.registry().index(&row.token, id, snapshots.made());
+        let index = index.filter(|index| index.boot == Boot::this());
+        let euid = rustix::process::geteuid();
+        let maker = (!euid.is_root()).then(|| (euid.as_raw(), rustix::process::getegid().as_raw()));
+        Self { snapshots, index, maker }
+    }
+}
+
+impl Vouches for Known<'_> {
+    fn folder(&self, above: Folder, name: &[u8]) -> Option<Folder> {
+        self.snapshots.folder(above, name)
+    }
+
+    fn file(&self, folder: Folder, name: &[u8]) -> Option<Vouched> {
+        self.snapshots.file(folder, name)
+    }
+
+    fn knows_clones(&self) -> bool {
+        self.index.is_some()
+    }
+
+    /// If this were wrong, the entry of git's index would record another stat than the file has,
+    /// and git would read the file.
+    fn cloned(&self, folder: Folder, name: &[u8]) -> Option<Meta> {
+        let directory = self.snapshots.made().directories.get(folder.clone as usize)?;
+        let slot = directory.find(name)?;
+        let stat = *self.index.as_ref()?.stats.get((directory.first + slot) as usize)?;
+        let meta = with_stat(&directory.entries[slot as usize], stat)?;
+        let is_as_wanted = self.maker.is_none_or(|maker| (meta.uid, meta.gid) == maker);
+        (stat.ino != 0 && is_as_wanted).then_some(meta)
+    }
+}
+
+/// The metadata of an entry's file, of which the store's index has the stat.
+fn with_stat(entry: &Entry, stat: Stat) -> Option<Meta> {
+    let mut meta = wanted(entry);
+    (meta.size, meta.ino) = (length(entry)?, stat.ino);
+    meta.changed = (stat.changed.0, stat.changed.1.into());
+    Some(meta)
+}
+
 /// The metadata that the project's file had when it had the content of `made`, the worktree's
 /// entry. `project` is the entry of the project's last snapshot; `stat` and `stamp` are from its
 /// index.
 fn vouched(made: &Entry, project: &Entry, stat: Stat, stamp: (i64, u32)) -> Option<Meta> {
-    let size = length(project)?;
-    if !made.same_content(project) || stat.changed >= stamp {
-        return None;
-    }
-    let mut meta = wanted(project);
-    (meta.size, meta.ino) = (size, stat.ino);
-    meta.changed = (stat.changed.0, stat.changed.1.into());
-    Some(meta)
+    let vouches = made.same_content(project) && stat.changed < stamp;
+    vouches.then(|| with_stat(project, stat)).flatten()
 }
 
 /// The size that a stat tells of a file or a symbolic link. `None` for anything else.
