@@ -18,7 +18,6 @@ use crate::progress::{self, Total, Watched};
 use crate::summary::{Summary, was_left};
 use crate::system::Signals;
 #[cfg(unix)]
-use crate::text::counted;
 use crate::text::shown;
 
 /// Why the filesystem of the first destination that has copies on its account does not share with the source's.
@@ -75,14 +74,7 @@ fn rewrite_paths(report: &CloneReport, output: Output) -> Result<(), Failure> {
             clone_failure(&error, &report.source, std::slice::from_ref(&destination.path))
                 .but_stands("the tree", &report.destinations)
         })?;
-        let rewritten = mentions.iter().filter(|mention| mention.kept.is_none()).count();
-        if rewritten > 0 {
-            let (path, files) = (shown(&destination.path), counted(rewritten as u64, "file"));
-            output.summary(format_args!("{path}: {files} rewritten to name this folder"));
-        }
-        if let Some(warning) = crate::paths::warning(&mentions, &report.source) {
-            output.warning(warning);
-        }
+        crate::paths::tell(&mentions, &destination.path, &report.source, output);
     }
     Ok(())
 }

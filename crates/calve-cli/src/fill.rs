@@ -11,6 +11,7 @@ use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::failure::stored::store_failure;
 use crate::output::{PathFields, encoded};
+use crate::paths::MentionDocument;
 use crate::progress::Total;
 use crate::session::Session;
 use crate::summary::Summary;
@@ -75,6 +76,7 @@ fn tell(report: &FillReport, session: Session<'_>) -> Result<Exit, Failure> {
     if !report.worktrees.is_empty() {
         output.summary(format_args!("left out other worktrees: {}", named(&report.worktrees)));
     }
+    crate::paths::tell(&report.mentions, &report.path, &report.from, output);
     output.summary(
         Summary {
             destinations: trees,
@@ -114,6 +116,7 @@ struct Document {
     shared_files: u64,
     timed_files: u64,
     renewed_files: u64,
+    mentions: Vec<MentionDocument>,
     ready_index_entries: u64,
     not_ignored: Vec<PathFields>,
     worktrees: Vec<PathFields>,
@@ -132,6 +135,7 @@ impl Document {
             shared_files: report.shared_files,
             timed_files: report.timed_files,
             renewed_files: report.renewed_files,
+            mentions: MentionDocument::all(&report.mentions),
             ready_index_entries: report.ready_index_entries,
             not_ignored: listed(&report.not_ignored),
             worktrees: listed(&report.worktrees),

@@ -7,7 +7,7 @@ use std::path::Path;
 use calve::{PathKept, PathKind, PathMention};
 use serde::Serialize;
 
-use crate::output::PathFields;
+use crate::output::{Output, PathFields};
 use crate::text::{counted, shell_word, shown};
 
 /// A file that names its tree, in JSON; docs/json.md says what the fields mean.
@@ -52,6 +52,18 @@ pub(crate) fn warning(mentions: &[PathMention], project: &Path) -> Option<String
     Some(format!(
         "{file} still {names} the project's folder by its absolute path: 'calve doctor {project}' says what that means"
     ))
+}
+
+/// Says which files of the tree at `path`, which came from `project`, name the tree now, and which still name the project.
+pub(crate) fn tell(mentions: &[PathMention], path: &Path, project: &Path, output: Output) {
+    let rewritten = mentions.iter().filter(|mention| mention.kept.is_none()).count();
+    if rewritten > 0 {
+        let (path, files) = (shown(path), counted(rewritten as u64, "file"));
+        output.summary(format_args!("{path}: {files} rewritten to name this folder"));
+    }
+    if let Some(warning) = warning(mentions, project) {
+        output.warning(warning);
+    }
 }
 
 /// What a kind is called, what it means in a worktree, and what to do.

@@ -9,7 +9,7 @@ use crate::args;
 /// Commands, and what does that.
 const COMMANDS: [(&[&str], &str); 15] = [
     (&["gc", "prune", "clean", "cleanup"], "'calve store gc' removes what nothing needs"),
-    (&["stats", "du", "df", "info"], "'calve store stats' prints what the store holds"),
+    (&["stats", "df", "info"], "'calve store stats' prints what the store holds"),
     (&["pack", "compress"], "'calve store pack' compresses content that is not in use"),
     (&["verify", "check", "fsck"], "'calve store verify' lists damaged content"),
     (&["repair"], "'calve store verify --repair' mends damaged content"),

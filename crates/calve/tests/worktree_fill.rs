@@ -255,6 +255,29 @@ fn what_is_carried_is_what_git_ignores_in_both_or_what_is_asked_for() {
 }
 
 #[test]
+fn an_environment_that_is_carried_names_the_worktree() {
+    let text = "
+        printf '/.venv\\n' >>.gitignore; git commit -qam venv
+        mkdir -p .venv/bin; printf 'home = /usr/bin\\ncommand = python3 -m venv %s/.venv\\n' $PWD >.venv/pyvenv.cfg
+        printf 'VIRTUAL_ENV=%s/.venv\\nexport VIRTUAL_ENV\\n' $PWD >.venv/bin/activate; ln -s $PWD/src .venv/src
+        echo $PWD >.env";
+    let desk = Desk::new("", text, "-b other");
+    let (tree, project) = (desk.tree(), &desk.project);
+    let report = desk.fill(&FillOptions::new());
+    let told: Vec<_> = report.mentions.iter().map(|it| (it.path.clone(), it.kept)).collect();
+    let expected = [".venv/bin/activate", ".venv/pyvenv.cfg", ".venv/src"];
+    assert_eq!(told, expected.map(|path| (PathBuf::from(path), None)));
+    let activate = format!("VIRTUAL_ENV={}/.venv\nexport VIRTUAL_ENV\n", tree.display());
+    assert_eq!(read(tree.join(".venv/bin/activate")), activate);
+    assert_eq!(fs::read_link(tree.join(".venv/src")).unwrap(), tree.join("src"));
+    // What calve does not know the format of stays, and the project is as it was.
+    assert_eq!(read(tree.join(".env")), format!("{}\n", project.display()));
+    assert_eq!(fs::read_link(project.join(".venv/src")).unwrap(), project.join("src"));
+    assert!(desk.fill(&FillOptions::new()).mentions.is_empty());
+    assert_eq!(status(&tree).lines().filter(|line| !line.starts_with('#')).count(), 0);
+}
+
+#[test]
 fn no_other_worktree_and_no_folder_that_means_the_project_is_carried() {
     let desk = Desk::new(
         "",

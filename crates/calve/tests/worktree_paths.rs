@@ -47,8 +47,12 @@ fn text(path: &str, root: &Path) -> String {
 }
 
 fn sha256(path: &Path) -> String {
-    let script = "printf 'sha256=%s,%s' \"$(sha256sum <\"$0\" | cut -c1-64 | xxd -r -p | base64 | tr '+/' '-_' | tr -d =)\" \"$(stat -c %s \"$0\")\"";
-    sh(std::process::Command::new("bash").args(["-c", script]).arg(path))
+    let script = "
+import base64, hashlib, sys
+data = open(sys.argv[1], 'rb').read()
+hash = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).decode().rstrip('=')
+print(f'sha256={hash},{len(data)}', end='')";
+    sh(std::process::Command::new("python3").args(["-c", script]).arg(path))
 }
 
 /// The lines of `RECORD` that tools compare.

@@ -10,9 +10,11 @@
 //! 3. **All other tracked files** get a new time, if anything was carried or shared. Build output that was
 //!    carried was made of the project's files. A build tool that compares times would take it for
 //!    fresh: git may have written these files before the project was built.
-//! 4. **git's index** records the files as they are by then, so that `git status` need not read them.
+//! 4. **Files that name the project** by its absolute path get the worktree's path, where calve knows
+//!    their format. So a Python environment that was carried runs the worktree's code.
+//! 5. **git's index** records the files as they are by then, so that `git status` need not read them.
 //!
-//! Nothing that exists is overwritten, but for the first point. A second call finds nothing to do.
+//! Nothing that exists is overwritten, but for the first and the fourth point. A second call finds nothing to do.
 //! If calve is killed, each file is whole, and the next call does the rest.
 
 use std::collections::HashSet;
@@ -24,12 +26,13 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{self, Mode};
 
+use super::relocate::rewrite_paths;
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::report::DestinationReport;
 use crate::store::git::{self, Failure, Found, Repository};
-use crate::store::{StoreOptions, path_from};
+use crate::store::{PathMention, StoreOptions, path_from};
 use crate::tree::git_index::{self, WorkingTree};
 use crate::tree::pick::{Picked, is_never_carried};
 use crate::tree::pool::cancelled;
@@ -94,6 +97,9 @@ pub struct FillReport {
     pub timed_files: u64,
     /// Tracked files that differ from those in `from`, or are not there, and got a new time.
     pub renewed_files: u64,
+    /// Files that named the root of `from` by its absolute path, and whether they name the worktree
+    /// now. Those that did so already are not among them.
+    pub mentions: Vec<PathMention>,
     /// How many entries of git's index record their files anew, so that git need not read them.
     pub ready_index_entries: u64,
     /// What git ignores in `from` but not in the worktree, and was therefore not carried. A directory stands for
@@ -109,7 +115,8 @@ pub struct FillReport {
 /// files, and shares the blocks of those tracked files that are the same. No store is needed.
 ///
 /// The worktree may be at another commit than the project, and may have changes. Nothing that
-/// exists in it gets another content. These folders are never carried: `.git`; calve's own `.calve`
+/// exists in it gets another content, except files of Python environments and absolute links that
+/// name the project, see [`rewrite_paths`]. These folders are never carried: `.git`; calve's own `.calve`
 /// and jj's `.jj`; and working trees whose repository is elsewhere, such as other worktrees. calve
 /// reads a git index, but not one that is split: then no tracked file is shared.
 ///
@@ -186,6 +193,7 @@ pub fn fill(
         }
         _ => 0,
     };
+    let mentions = rewrite_paths(&tree.root, &from.root)?;
     let ready_index_entries = compared.map_or(0, |compared| compared.record(theirs, since));
     Ok(FillReport {
         path: tree.root,
@@ -195,6 +203,7 @@ pub fn fill(
         shared_files,
         timed_files,
         renewed_files,
+        mentions,
         ready_index_entries,
         not_ignored,
         worktrees: picked.worktrees(),
