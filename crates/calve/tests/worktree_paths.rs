@@ -10,8 +10,8 @@ use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use calve::{
-    GitMode, PathKept, PathKind, PathMention, PathMode, SnapshotId, SnapshotOptions, StartOptions,
-    Store, StoreOptions, SwitchOptions, Worktree, path_mentions, rewrite_paths,
+    DropOptions, GitMode, PathKept, PathKind, PathMention, PathMode, SnapshotId, SnapshotOptions,
+    StartOptions, Store, StoreOptions, SwitchOptions, Worktree, path_mentions, rewrite_paths,
 };
 
 use common::git::{git, script};
@@ -262,6 +262,18 @@ fn switch_reset_restore_and_undo_keep_it_true() {
     worktree.restore(GitMode::None, &options()).unwrap();
     assert_names(&root, &desk.project, "restored");
     assert_eq!(status(&worktree), [""; 0]);
+}
+
+#[test]
+fn a_dropped_worktree_that_comes_back_under_another_name_names_its_new_place() {
+    let desk = desk();
+    let worktree = desk.worktree("one");
+    put(worktree.path(), "src/work", "work");
+    let _kept = worktree.drop(&DropOptions::new().force(true), &options()).unwrap();
+    let back = desk.store.restore_dropped("one", "another").unwrap();
+    assert_eq!(read(back.path(), NAMING[3]), text(NAMING[3], back.path()));
+    assert_names(back.path(), &desk.project, "back");
+    assert_eq!(status(&back), ["A src/work"]);
 }
 
 #[test]
