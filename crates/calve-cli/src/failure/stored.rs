@@ -165,8 +165,8 @@ fn way_out(
              you moved it, run 'calve status' once inside it"
         ),
         ErrorKind::Changed if operation == Operation::DropWorktree => format!(
-            "commit them, or keep them in a snapshot with 'calve capture{name}' and drop the worktree by force; 'calve drop \
-             --force{name}' deletes them"
+            "commit them, or keep them in a snapshot with 'calve capture{name}'; 'calve drop --force{name}' drops the \
+             worktree, and 'calve restore --dropped' brings it back for seven days"
         ),
         ErrorKind::CommitsOnlyHere => format!(
             "'git switch -c BRANCH' in the worktree keeps them on a branch; 'calve drop --force{name}' keeps them as \
