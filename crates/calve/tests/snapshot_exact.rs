@@ -543,6 +543,8 @@ fn a_tree_that_somebody_touched_is_not_handed_over() {
     for (number, (row, touch)) in rows.into_iter().enumerate() {
         desk.store.make_ready_trees(&options()).unwrap();
         let (inode, folder) = waiting(&desk.store, "README");
+        // As long as it is open, no other file gets its inode number.
+        let _open = fs::File::open(folder.join("tree/README")).unwrap();
         after_a_tick();
         touch(&folder);
         let (path, report) = start(&desk, &format!("w{number}"));
