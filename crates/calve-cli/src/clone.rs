@@ -17,7 +17,6 @@ use crate::output::{Output, encoded};
 use crate::progress::{self, Total, Watched};
 use crate::summary::{Summary, was_left};
 use crate::system::Signals;
-#[cfg(unix)]
 use crate::text::shown;
 
 /// Why the filesystem of the first destination that has copies on its account does not share with the source's.
