@@ -319,7 +319,7 @@ fn a_file_that_only_looks_the_same_stays_as_git_wrote_it() {
             "a",
             "in a\r\n",
         ),
-        // git is told not to look at the project's file.
+        // These settings make git ignore changes of the project's file.
         ("assumed", "git update-index --assume-unchanged b; echo IN b >b", "", "b", "in b\n"),
         ("skipped", "git update-index --skip-worktree b; echo IN b >b", "", "b", "in b\n"),
         ("edited in the project", "echo IN b >b", "", "b", "in b\n"),

@@ -470,7 +470,7 @@ fn a_branch_is_deleted_with_its_worktree_only_when_it_is_merged() {
     assert_eq!(sh(git(&desk.project).args(["branch", "--list", "w"])), "");
 }
 
-/// What is staged and in no file, a rebase that stopped, and what git ignores: all of it comes back.
+/// Content that only the index has, the files of an operation under way and files that git ignores come back, too.
 #[test]
 fn a_linked_worktree_that_is_brought_back_is_for_git_as_it_was() {
     const WORK: &str = "

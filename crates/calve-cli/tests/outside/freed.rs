@@ -126,7 +126,9 @@ fn what_a_drop_frees_is_what_the_dry_run_said_within_its_bound() {
     let rounds = std::env::var("CALVE_ROUNDS").map_or(2, |number| number.parse().unwrap());
     match drops(&kind, rounds) {
         Ok((worst, sum)) => {
-            println!("{kind}: {rounds} drops freed {sum} bytes; at most {worst} off what was said");
+            println!(
+                "{kind}: {rounds} drops freed {sum} bytes; the largest error was {worst} bytes"
+            );
         }
         Err(why) => not_run(TEST, &why),
     }

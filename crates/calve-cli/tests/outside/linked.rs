@@ -134,7 +134,7 @@ fn a_start_that_dies_at_any_of_its_gits_leaves_whole_worktrees_or_nothing() {
             .unwrap();
         (ended.status.signal(), ended)
     };
-    // At the commit, git writes what is changed in the project.
+    // With --base, git writes the committed content of this file into the worktree.
     desk.sh("echo changed >app/src/a");
     let (mut left, mut dead) = (0, 0);
     for words in ["--from one", "--base HEAD"] {

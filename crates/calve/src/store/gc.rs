@@ -196,7 +196,7 @@ impl Store {
         self.sweep_stage();
         report.dropped += self.registry().collect_dropped(options.dropped)?;
         report.leftovers += self.registry().sweep(options.grace)?;
-        // What was just collected was renamed, so it is too young for a sweep.
+        // A rename sets the change time, so a sweep would take collected trees for too young.
         match report.dropped {
             0 => report.leftovers += trash::sweep(self.layout(), options.grace)?,
             _ => trash::empty(self.layout())?,

@@ -446,7 +446,7 @@ impl Store {
         let _ = write_whole(&self.layout().stage(), &self.layout().found(id), &found.encode());
     }
 
-    /// Removes what was found in snapshots that are forgotten.
+    /// Removes the lists of files that name the project, of snapshots that the store has forgotten.
     pub(crate) fn drop_found(&self) -> Result<(), Error> {
         let folder = self.layout().all_found();
         // The files are listed before the rows are read: every row was written before its file.

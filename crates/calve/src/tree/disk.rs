@@ -9,8 +9,8 @@
 //!
 //! # What is not known
 //! If two files of the trees share a range, a third file elsewhere may share it, too: FIEMAP gives
-//! no number. So there are two answers. [`Census::frees`] says what is free for certain, and what
-//! is free if nobody else has it.
+//! no number. So [`Census::frees`] gives two numbers: the bytes that a removal frees for certain, and
+//! the bytes that it frees if no other file shares the range.
 //!
 //! # The filesystem's own structures
 //! No call says what an entry takes there, so it is estimated ([`Structures`]). The figures were

@@ -70,7 +70,7 @@ pub struct TreeUsage {
     /// The number of files and directories that this process may not read. The content of these
     /// files counts as unique.
     pub unreadable: u64,
-    /// What is free if this tree alone is gone.
+    /// The bytes that a removal of this tree alone frees.
     pub frees: FreedBytes,
 }
 

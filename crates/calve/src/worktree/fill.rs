@@ -284,8 +284,8 @@ fn same(one: &Path, other: &Path) -> bool {
     }
 }
 
-/// The directories that are never part of what is carried: the worktree itself, and the main working
-/// tree if it is inside of the other one.
+/// Directories in `from` that calve never carries: the worktree itself, and the main working tree if
+/// that is inside of `from`.
 fn other_roots(from: &Repository, root: &OwnedFd) -> Result<Vec<(u64, u64)>, Error> {
     let own = fs::fstat(root).context(Operation::Read, || &from.root)?;
     let mut roots = vec![Meta::of(&own).id()];

@@ -2,7 +2,7 @@
 //!
 //! A start takes such a tree by a rename, and another process makes the next one while nobody
 //! waits. `templates/ID.N` is a folder with the tree of snapshot ID (`tree`) and the tree's index
-//! (`index`). The folder gets its name when both are complete, and whoever renames it has it.
+//! (`index`). The folder gets its name when both are complete. A start that renames the folder owns it.
 //!
 //! # How calve knows that nobody touched the tree
 //! The index has the inode and the change time of each entry of the tree, folders included. A

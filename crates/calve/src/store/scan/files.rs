@@ -221,7 +221,7 @@ impl Scanner<'_> {
             let Some(canonical) = local.canonical(self.request.tree(), &path, &bytes)? else {
                 return Ok(None);
             };
-            // What is dirty now may change without a trace.
+            // A store into a page that is dirty and mapped changes the file and moves no time.
             let writers = intake.writers(file, meta.dev);
             let protected = writers == Writers::Possible && sys::write_back(file);
             let after = Meta::of(&fs::fstat(file)?);
