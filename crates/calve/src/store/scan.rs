@@ -622,23 +622,14 @@ impl Scanner<'_> {
         skipped.sort_by(|a, b| a.path.cmp(&b.path));
         let left_out = self.left_out.load(Ordering::Relaxed);
         let index = self.what_holds(&scanned);
-        if self.request.intake.is_none() && self.is_the_base(&scanned) {
-            let (manifest, stats, directories) = (None, Vec::new(), Vec::new());
-            return Ok(Scan {
-                manifest,
-                stats,
-                index,
-                directories,
-                skipped,
-                mentions,
-                counts,
-                unsealed,
-                left_out,
-            });
-        }
-        let assembled = Assembly { request: self.request, scanned }.run()?;
-        let (manifest, stats, directories) = assembled;
-        let manifest = Some(manifest);
+        let is_known = self.request.intake.is_none() && self.is_the_base(&scanned);
+        let (manifest, stats, directories) = if is_known {
+            (None, Vec::new(), Vec::new())
+        } else {
+            let (manifest, stats, directories) =
+                Assembly { request: self.request, scanned }.run()?;
+            (Some(manifest), stats, directories)
+        };
         Ok(Scan {
             manifest,
             stats,

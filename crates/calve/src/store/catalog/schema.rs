@@ -17,7 +17,7 @@
 //! # A new version
 //! A new version lists all tables as they are after its migration. For a column that was added,
 //! this is the text that `ALTER TABLE … ADD COLUMN` produces, which a test compares. It also lists
-//! the statements that migrate the version before to it. New columns have a default or may be null,
+//! the statements that change the tables of the version before; tables that it adds are made of their texts. New columns have a default or may be null,
 //! because an earlier calve that has the database open goes on writing rows. Queries name the
 //! columns that they write. Code that reads a column that earlier versions do not have decides what
 //! its value is there.
@@ -32,7 +32,7 @@ use crate::error::{Error, ErrorKind, Operation};
 pub(super) struct Version {
     /// The names of the tables, and the SQL text that SQLite keeps for each.
     pub(super) tables: &'static [(&'static str, &'static str)],
-    /// The statements that migrate the tables of the version before to these.
+    /// The statements that change the tables of the version before to these. A new table needs none.
     pub(super) migration: &'static str,
 }
 
@@ -43,17 +43,7 @@ pub(super) static VERSIONS: &[Version] = &[
     Version {
         tables: TABLES_3,
         migration: "ALTER TABLE snapshots ADD COLUMN worktree TEXT;
-            ALTER TABLE snapshots ADD COLUMN branch TEXT;
-            CREATE TABLE dropped (
-        token TEXT PRIMARY KEY,
-        name TEXT NOT NULL,
-        path BLOB NOT NULL,
-        snapshot BLOB,
-        created INTEGER NOT NULL,
-        git TEXT,
-        beside INTEGER NOT NULL,
-        dropped INTEGER NOT NULL
-    ) WITHOUT ROWID",
+            ALTER TABLE snapshots ADD COLUMN branch TEXT",
     },
 ];
 
@@ -215,8 +205,14 @@ impl Catalog {
             // Another process may have migrated the database meanwhile.
             let known = known(tx, self.versions)?;
             if let Known::Version(at) = known {
-                for version in &self.versions[at + 1..] {
+                for versions in self.versions[at..].windows(2) {
+                    let [before, version] = versions else { continue };
                     tx.execute_batch(version.migration)?;
+                    for (name, sql) in version.tables {
+                        if before.tables.iter().all(|(old, _)| old != name) {
+                            tx.execute_batch(sql)?;
+                        }
+                    }
                 }
                 set_version(tx, self.versions.len())?;
             }
