@@ -1007,6 +1007,11 @@ pub(crate) struct Aside {
 }
 
 impl Aside {
+    /// Whether it was put into this folder.
+    pub(crate) fn is_in(&self, folder: &Path) -> bool {
+        self.is.starts_with(folder)
+    }
+
     pub(crate) fn remove(self) -> io::Result<()> {
         let parent = self.is.parent().unwrap_or(Path::new("/"));
         remove_at(parent, self.is.file_name().unwrap_or_default())

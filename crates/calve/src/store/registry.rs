@@ -49,7 +49,7 @@ use std::time::Duration;
 
 use rustix::fs;
 
-use super::catalog::{Catalog, Linked, PROJECT, State, WorktreeRow};
+use super::catalog::{Catalog, DroppedRow, Linked, PROJECT, State, WorktreeRow};
 use super::clock::now;
 use super::files::{open_dir, path_from, read_plain};
 use super::git::{self, Onto, Registration, Repository};
@@ -62,6 +62,7 @@ use super::marker::Marker;
 use super::{trash, undo};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::tree::staging::{maker_lives, stage_name, write_whole};
+use crate::tree::{CloneOptions, clone_tree};
 
 mod dropped;
 
@@ -241,32 +242,54 @@ impl<'a> Registry<'a> {
         away: impl FnOnce() -> Result<Option<T>, Error>,
     ) -> Result<Option<T>, Error> {
         let stage = self.layout.stage();
+        let done = self.take_away(row, |_| stage.join(stage_name()), away, |_| None)?;
+        if done.is_some() {
+            self.remove_files(&row.token);
+        }
+        Ok(done)
+    }
+
+    /// Takes a worktree's folder, its registrations and its row away, all or none. The registration
+    /// with the number `n` is renamed to `to(n)`; what `to` puts into the stage is removed. If
+    /// `kept` returns a row, the worktree can be brought back.
+    fn take_away<T>(
+        self,
+        row: &WorktreeRow,
+        to: impl Fn(usize) -> PathBuf,
+        away: impl FnOnce() -> Result<Option<T>, Error>,
+        kept: impl FnOnce(&T) -> Option<DroppedRow>,
+    ) -> Result<Option<T>, Error> {
+        let stage = self.layout.stage();
         let registered = self.registered(row);
         let mut aside = Vec::new();
         let taken = || {
             let done = away()?;
             if done.is_some() {
-                // A registration on another filesystem cannot be put aside; it is removed when the
-                // row is gone.
-                let put = |entry: &Registration| entry.put_aside(stage.join(stage_name())).ok();
-                aside.extend(registered.iter().filter_map(put));
+                // A registration on another filesystem cannot be put aside. It is removed, or
+                // copied to its place, when the row is gone.
+                let put = |(at, entry): (usize, &Registration)| entry.put_aside(to(at)).ok();
+                aside.extend(registered.iter().enumerate().filter_map(put));
             }
             Ok(done)
         };
-        let done = self.catalog.forget_worktree(&row.token, taken, |_| None);
+        let done = self.catalog.forget_worktree(&row.token, taken, kept);
         if !matches!(done, Ok(Some(Some(_)))) {
             for entry in aside {
                 let _ = entry.put_back();
             }
             return done?.ok_or_else(|| no_worktree(&row.name));
         }
-        for entry in aside {
+        for entry in aside.into_iter().filter(|entry| entry.is_in(&stage)) {
             let _ = entry.remove();
         }
-        for entry in registered {
+        for (at, entry) in registered.iter().enumerate() {
+            let to = to(at);
+            if !to.starts_with(&stage) && is_gone(&to) {
+                // Without this copy the worktree comes back without git's index.
+                let _ = clone_tree(&entry.folder, &[&to], &CloneOptions::new());
+            }
             let _ = entry.remove(&stage);
         }
-        self.remove_files(&row.token);
         done?.ok_or_else(|| no_worktree(&row.name))
     }
 

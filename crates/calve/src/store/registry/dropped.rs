@@ -47,41 +47,18 @@ impl Registry<'_> {
         row: &WorktreeRow,
         away: impl FnOnce() -> Result<Option<bool>, Error>,
     ) -> Result<Option<bool>, Error> {
-        let (stage, kept_at) = (self.layout.stage(), self.layout.dropped_registration(&row.token));
-        let registered = self.registered(row);
-        let mut aside = Vec::new();
-        let taken = || {
-            let done = away()?;
-            if done.is_some() {
-                for (at, entry) in registered.iter().enumerate() {
-                    let to = if at == 0 { kept_at.clone() } else { stage.join(stage_name()) };
-                    aside.extend(entry.put_aside(to).ok());
-                }
-            }
-            Ok(done)
+        let to = |at: usize| match at {
+            0 => self.layout.dropped_registration(&row.token),
+            _ => self.layout.stage().join(stage_name()),
         };
         let kept = |beside: &bool| {
             Some(DroppedRow { row: row.clone(), beside: *beside, dropped: now().0 })
         };
-        let done = self.catalog.forget_worktree(&row.token, taken, kept);
-        if !matches!(done, Ok(Some(Some(_)))) {
-            for entry in aside {
-                let _ = entry.put_back();
-            }
-            return done?.ok_or_else(|| super::no_worktree(&row.name));
+        let done = self.take_away(row, to, away, kept)?;
+        if done.is_some() {
+            let _ = std::fs::remove_file(self.layout.lock(&row.token));
         }
-        if let Some(entry) = registered.first()
-            && std::fs::symlink_metadata(&kept_at).is_err()
-        {
-            // The repository is on another filesystem. Without this copy the worktree comes back
-            // with the index of its commit.
-            let _ = clone_tree(&entry.folder, &[&kept_at], &CloneOptions::new());
-        }
-        for entry in &registered {
-            let _ = entry.remove(&stage);
-        }
-        let _ = std::fs::remove_file(self.layout.lock(&row.token));
-        done?.ok_or_else(|| super::no_worktree(&row.name))
+        Ok(done)
     }
 
     /// Where the tree of a dropped worktree is.
