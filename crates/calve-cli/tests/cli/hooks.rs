@@ -1,25 +1,15 @@
 //! `hook`: what an agent's tool says and is given.
 
 use std::fs;
-use std::io::Write as _;
 use std::path::Path;
-use std::process::Stdio;
 
 use serde_json::{Value, json};
 
-use crate::{Run, command, done, not_run, run, with_project, worktrees_of};
+use crate::{Run, command, done, not_run, run, with_input, with_project, worktrees_of};
 
 /// Runs a hook as Claude Code does: one document on standard input.
 fn hook(directory: &Path, words: &str, message: &Value) -> Run {
-    let mut command = command(directory, words.split_whitespace());
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child.stdin.take().unwrap().write_all(message.to_string().as_bytes()).unwrap();
-    child.wait_with_output().unwrap().into()
+    with_input(command(directory, words.split_whitespace()), &message.to_string()).into()
 }
 
 #[test]

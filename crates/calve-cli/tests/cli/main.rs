@@ -91,6 +91,20 @@ fn run(mut command: Command) -> Run {
     run
 }
 
+/// Runs a command with this text on its standard input.
+#[cfg(unix)]
+fn with_input(mut command: Command, input: &str) -> Output {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A command that wants no input may be done already.
+    let _ = std::io::Write::write_all(&mut child.stdin.take().unwrap(), input.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
 /// An empty directory on the filesystem under test.
 fn scratch() -> TempDir {
     match std::env::var_os("CALVE_TEST_DIR") {
