@@ -20,6 +20,8 @@ mod shells;
 mod snapshots;
 #[cfg(unix)]
 mod store;
+#[cfg(target_os = "linux")]
+mod volume;
 #[cfg(unix)]
 mod worktrees;
 
@@ -36,9 +38,11 @@ pub(crate) use snapshots::{
 };
 #[cfg(unix)]
 pub(crate) use store::{GcArgs, StoreVerb};
+#[cfg(target_os = "linux")]
+pub(crate) use volume::{CreateArgs, GrowArgs, RemoveArgs, VolumeVerb};
 #[cfg(unix)]
 pub(crate) use worktrees::{
-    DropArgs, DuArgs, FillArgs, ListArgs, RestoreArgs, StartArgs, StatusArgs,
+    DropArgs, DuArgs, FillArgs, ListArgs, ReshareArgs, RestoreArgs, StartArgs, StatusArgs,
 };
 
 const ABOUT: &str =
@@ -59,8 +63,9 @@ pub(crate) const ENVIRONMENT: &str = "\u{1b}[1;4mEnvironment:\u{1b}[0m
                   --color overrides both";
 
 pub(crate) const FILES: &str = "\u{1b}[1;4mFiles:\u{1b}[0m
-  .calve                    in a project: its store; in a worktree: the file that
-                            says which worktree it is
+  .calve                    in a project: its store, or the file that says where
+                            the store is; in a worktree: the file that says
+                            which worktree it is
   .calveignore              in any folder: what snapshots leave out, in the
                             format of .gitignore
   ../PROJECT.worktrees      where new worktrees go, without --at";
@@ -132,8 +137,9 @@ pub(crate) enum Verb {
 
     /// Make a store for a project's snapshots
     ///
-    /// The store is the folder .calve in the project's root, or the folder that --store names. It holds the
-    /// content of each file once, and shares it with the project if the filesystem can reflink.
+    /// The store is the folder .calve in the project's root, or the folder that --store names, or on the volume
+    /// that --volume names. It holds the content of each file once, and shares it with the project if both are on
+    /// a filesystem that can reflink.
     #[cfg(unix)]
     #[command(after_help = snapshots::INIT_EXAMPLES)]
     Init(InitArgs),
@@ -178,6 +184,14 @@ pub(crate) enum Verb {
     #[cfg(unix)]
     #[command(after_help = worktrees::DU_EXAMPLES)]
     Du(DuArgs),
+
+    /// Share blocks again that a build, an install or a checkout wrote a second time
+    ///
+    /// A file that has the bytes of another one in the store, in the project or in these worktrees shares its
+    /// blocks from then on. The kernel compares the bytes. Content, inodes and times stay as they are.
+    #[cfg(unix)]
+    #[command(after_help = worktrees::RESHARE_EXAMPLES)]
+    Reshare(ReshareArgs),
 
     /// Print the path of a worktree
     #[cfg(unix)]
@@ -269,6 +283,11 @@ pub(crate) enum Verb {
     #[cfg(unix)]
     #[command(subcommand, arg_required_else_help = true, after_help = store::EXAMPLES)]
     Store(StoreVerb),
+
+    /// Make and look after filesystems that can share blocks, for machines without one
+    #[cfg(target_os = "linux")]
+    #[command(subcommand, arg_required_else_help = true, after_help = volume::EXAMPLES)]
+    Volume(VolumeVerb),
 
     /// Make and remove worktrees for an agent's tool, as its hooks
     #[cfg(unix)]

@@ -13,6 +13,17 @@ pub(crate) enum Reflink {
     Never,
 }
 
+/// Whether a start may copy; see [`calve::StartOptions::reflink`].
+#[cfg(unix)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StartReflink {
+    /// Reflink where the filesystem can, else copy
+    #[default]
+    Auto,
+    /// Reflink, or refuse before anything is made
+    Always,
+}
+
 /// See [`calve::CloneMode`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Mode {

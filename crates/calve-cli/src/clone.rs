@@ -4,15 +4,17 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use calve::{CloneOptions, CloneReport, DestinationReport, Method, Progress, SkipReason, Skipped};
+use calve::{
+    CloneOptions, CloneReport, CopyCost, DestinationReport, Method, Progress, SkipReason, Skipped,
+};
 use serde::Serialize;
 
 use crate::args::CloneArgs;
-use crate::choices::Existing;
+use crate::choices::{Existing, Mode, Reflink};
 use crate::common::Common;
 use crate::exit::Exit;
 use crate::failure::{Failure, clone_failure};
-use crate::filesystems;
+use crate::filesystems::{self, CostDocument};
 use crate::output::{Output, encoded};
 use crate::progress::{self, Total, Watched};
 use crate::summary::{Summary, was_left};
@@ -43,7 +45,15 @@ pub(crate) fn run(
         options = options.list_existing();
     }
     let had: Vec<bool> = destinations.iter().map(|path| has_store(path)).collect();
-    let work = || calve::clone_tree(&source, &destinations, &options);
+    let price = price(&source, &destinations, args, output);
+    #[cfg(unix)]
+    let work = || match args.rewrite_paths {
+        true => calve::clone_with_own_paths(&source, &destinations, &options)
+            .map(|(report, mentions)| (report, Some(mentions))),
+        false => calve::clone_tree(&source, &destinations, &options).map(|report| (report, None)),
+    };
+    #[cfg(not(unix))]
+    let work = || calve::clone_tree(&source, &destinations, &options).map(|report| (report, ()));
     let done = if output.wants_bar() {
         let total = if args.is_filtered() {
             Total::Unknown
@@ -55,28 +65,44 @@ pub(crate) fn run(
     } else {
         work()
     };
-    let report = done.map_err(|error| clone_failure(&error, &source, &destinations))?;
-    #[cfg(unix)]
-    if args.rewrite_paths && !args.dry_run {
-        rewrite_paths(&report, output)?;
-    }
-    tell(&report, &had, args, output)
+    let (report, mentions) = done.map_err(|error| clone_failure(&error, &source, &destinations))?;
+    tell(&report, (&mentions, price), &had, args, output)
 }
 
-/// Gives the clones files that name their own folders.
-#[cfg(unix)]
-fn rewrite_paths(report: &CloneReport, output: Output) -> Result<(), Failure> {
-    let from = std::fs::canonicalize(&report.source)
-        .map_err(|error| Failure::io("read", vec![report.source.clone()], &error))?;
-    for destination in report.destinations.iter().filter(|destination| !was_left(destination)) {
-        let mentions = calve::rewrite_paths(&destination.path, &from).map_err(|error| {
-            clone_failure(&error, &report.source, std::slice::from_ref(&destination.path))
-                .but_stands("the tree", &report.destinations)
-        })?;
-        crate::paths::tell(&mentions, &destination.path, &report.source, output);
+/// Says what clones will cost that will be copies although nobody asked for copies. A filter may leave
+/// most of a tree out, so nothing is said then.
+fn price(
+    source: &Path,
+    destinations: &[PathBuf],
+    args: &CloneArgs,
+    output: Output,
+) -> Option<CopyCost> {
+    let is_asked = args.mode == Mode::Clone && args.reflink == Reflink::Auto;
+    if !is_asked || args.dry_run || args.is_filtered() || args.existing != Existing::Fail {
+        return None;
     }
-    Ok(())
+    let copied: Vec<&PathBuf> =
+        destinations.iter().filter(|path| calve::must_copy(source, path)).collect();
+    let what = if copied.len() == 1 { "the clone will take" } else { "the clones will take" };
+    let cost = || {
+        // A clone has calve's own folder, too.
+        let (mut cost, own) = (CopyCost::of_tree(source), CopyCost::of_tree(source.join(".calve")));
+        cost.files += own.files;
+        cost.bytes = cost.bytes.saturating_add(own.bytes);
+        cost.is_least |= own.is_least;
+        cost
+    };
+    let (line, cost) =
+        filesystems::price((source, copied.first()?), copied.len() as u64, what, cost)?;
+    output.warning(line);
+    Some(cost)
 }
+
+/// The files of each destination that named the source, if the caller wants them rewritten.
+#[cfg(unix)]
+type Mentions = Option<Vec<Vec<calve::PathMention>>>;
+#[cfg(not(unix))]
+type Mentions = ();
 
 fn has_store(root: &Path) -> bool {
     root.join(".calve/format").try_exists().unwrap_or(false)
@@ -110,6 +136,7 @@ fn options(args: &CloneArgs, common: &Common) -> CloneOptions {
 /// Results on standard output, then findings and the summary on standard error. `had` says which destinations had a store before.
 fn tell(
     report: &CloneReport,
+    (mentions, price): (&Mentions, Option<CopyCost>),
     had: &[bool],
     args: &CloneArgs,
     output: Output,
@@ -145,8 +172,12 @@ fn tell(
         }
     }
 
+    #[cfg(unix)]
+    for (destination, mentions) in report.destinations.iter().zip(mentions.iter().flatten()) {
+        crate::paths::tell(mentions, &destination.path, &report.source, output);
+    }
     let told = if output.json {
-        output.document(&Document::new(report))
+        output.document(&Document::new(report, mentions, price))
     } else if args.dry_run {
         Ok(())
     } else {
@@ -208,8 +239,18 @@ struct Document {
     source: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     source_encoding: Option<&'static str>,
-    destinations: Vec<DestinationDocument>,
+    expected_copies: Option<CostDocument>,
+    destinations: Vec<ClonedDocument>,
     elapsed_seconds: f64,
+}
+
+#[derive(Serialize)]
+struct ClonedDocument {
+    #[serde(flatten)]
+    tree: DestinationDocument,
+    #[cfg(unix)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mentions: Option<Vec<crate::paths::MentionDocument>>,
 }
 
 /// Counts are absent (`null`) where nothing was walked and so nothing counted.
@@ -257,12 +298,22 @@ pub(crate) struct SkippedDocument {
 }
 
 impl Document {
-    fn new(report: &CloneReport) -> Self {
+    #[cfg_attr(not(unix), expect(unused_variables))]
+    fn new(report: &CloneReport, mentions: &Mentions, price: Option<CopyCost>) -> Self {
         let (source, source_encoding) = encoded(&report.source);
+        let cloned = |(at, destination): (usize, &DestinationReport)| ClonedDocument {
+            tree: DestinationDocument::new(destination),
+            #[cfg(unix)]
+            mentions: mentions
+                .as_ref()
+                .and_then(|all| all.get(at))
+                .map(|mentions| crate::paths::MentionDocument::all(mentions)),
+        };
         Self {
             source,
             source_encoding,
-            destinations: report.destinations.iter().map(DestinationDocument::new).collect(),
+            expected_copies: price.map(CostDocument::new),
+            destinations: report.destinations.iter().enumerate().map(cloned).collect(),
             elapsed_seconds: report.elapsed.as_secs_f64(),
         }
     }

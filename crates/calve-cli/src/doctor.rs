@@ -42,6 +42,16 @@ pub(crate) fn run(
     let all_reflink = verdicts.iter().all(Verdict::is_good);
     #[cfg(unix)]
     let mentions = calve::path_mentions(&source).unwrap_or_default();
+    #[cfg(target_os = "linux")]
+    {
+        let mut warned: Vec<String> = verdicts
+            .iter()
+            .flat_map(|verdict| [verdict.source, &verdict.probed])
+            .filter_map(crate::volume::warning)
+            .collect();
+        warned.dedup();
+        output.warnings(&warned);
+    }
     if output.json {
         let pairs = verdicts.iter().map(PairDocument::new).collect();
         #[cfg(unix)]

@@ -1,35 +1,93 @@
 //! What is known about filesystems by name: which can share blocks, and what to do where one does not.
 
-use calve::ReflinkOutcome;
+use std::path::Path;
+
+use calve::{CopyCost, ReflinkOutcome, must_copy, never_shares_blocks};
+
+use serde::Serialize;
+
+use crate::text::{bytes, counted, duration};
 
 #[cfg(any(target_os = "macos", target_os = "ios"))]
 const ELSEWHERE: &str = "put the tree on an APFS volume";
 #[cfg(windows)]
 const ELSEWHERE: &str = "put the tree on a Dev Drive or another ReFS volume";
-#[cfg(not(any(target_os = "macos", target_os = "ios", windows)))]
+#[cfg(target_os = "linux")]
+const ELSEWHERE: &str = "'calve volume create DIR' makes a filesystem that can, in a file, and 'calve init --volume DIR' uses it";
+#[cfg(not(any(target_os = "macos", target_os = "ios", target_os = "linux", windows)))]
 const ELSEWHERE: &str = "put the tree on XFS (mkfs.xfs, reflink=1 is the default) or btrfs";
-
-/// Filesystems that never share blocks between files, however they are set up.
-fn is_incapable(name: &str) -> bool {
-    let never = [
-        "tmpfs", "ramfs", "f2fs", "vfat", "msdos", "exfat", "ntfs", "ntfs3", "hfs", "hfsplus",
-        "jfs", "reiserfs", "ufs", "squashfs", "erofs", "iso9660", "udf",
-    ];
-    let name = name.to_ascii_lowercase();
-    never.contains(&name.as_str())
-        || ["ext2", "ext3", "ext4"].iter().any(|ext| name.starts_with(ext))
-}
 
 /// Why a pair of filesystems does not share: `ext4 cannot share blocks`.
 pub(crate) fn why_not(source: Option<&str>, dest: Option<&str>) -> Option<String> {
     let (source, dest) = (source?, dest?);
-    Some(match (is_incapable(source), is_incapable(dest)) {
+    Some(match (never_shares_blocks(source), never_shares_blocks(dest)) {
         (true, _) => format!("{source} cannot share blocks"),
         (_, true) => format!("{dest} cannot share blocks"),
         // Two filesystems of one name, or one that could but does not: the name alone is not the reason.
         _ if source == dest => format!("blocks cannot be shared here (both sides are {source})"),
         _ => format!("blocks cannot be shared between {source} and {dest}"),
     })
+}
+
+/// Copies of fewer bytes are made in about a tenth of a second, and no disk is full of them. Nobody
+/// wants to read about these. More files than calve looks at are worth a word, whatever they contain.
+const WORTH_SAYING: u64 = 64_000_000;
+
+/// What to do so that nothing is copied.
+fn way_out() -> String {
+    format!("to share blocks instead, {ELSEWHERE}")
+}
+
+/// What `copies` copies of a tree from `source` to `destination` will cost, if they will be copies:
+/// the line that is said before the first byte is written. `what` is who will take the room.
+pub(crate) fn price(
+    (source, destination): (&Path, &Path),
+    copies: u64,
+    what: &str,
+    cost: impl FnOnce() -> CopyCost,
+) -> Option<(String, CopyCost)> {
+    if !must_copy(source, destination) {
+        return None;
+    }
+    // A path of one word has the current folder above it.
+    let above = destination.ancestors().find(|folder| folder.is_dir()).unwrap_or(Path::new("."));
+    let name = |path| calve::filesystem_name(path);
+    let why = why_not(name(source).as_deref(), name(above).as_deref())?;
+    let one = cost();
+    let all = one.times(copies);
+    if all.bytes < WORTH_SAYING && !all.is_least {
+        return None;
+    }
+    let least = if one.is_least { "at least " } else { "" };
+    let each = match copies {
+        1 => String::new(),
+        _ => format!(" ({least}{} each)", bytes(one.bytes)),
+    };
+    let time = match all.time_in(above) {
+        Ok(time) => format!(", about {}", duration(time)),
+        Err(_) => String::new(),
+    };
+    let line = format!(
+        "{why}: {what} {least}{} in {}{each}{time}; {}",
+        bytes(all.bytes),
+        counted(all.files, "file"),
+        way_out()
+    );
+    Some((line, all))
+}
+
+/// What copies will cost, in JSON; docs/json.md says what the fields mean.
+#[derive(Serialize)]
+pub(crate) struct CostDocument {
+    files: u64,
+    bytes: u64,
+    at_least: bool,
+}
+
+impl CostDocument {
+    pub(crate) fn new(cost: CopyCost) -> Self {
+        Self { files: cost.files, bytes: cost.bytes, at_least: cost.is_least }
+    }
 }
 
 /// What to do where `outcome`, with the errno of that name, was the answer.
@@ -44,9 +102,10 @@ pub(crate) fn fix(
     }
     let (source, dest) = (source.unwrap_or("unknown"), dest.unwrap_or("unknown"));
     let either = |name: &str| source.starts_with(name) || dest.starts_with(name);
-    let no_sharing = [source, dest].into_iter().find(|name| is_incapable(name));
+    let no_sharing = [source, dest].into_iter().find(|name| never_shares_blocks(name));
     let fix = if let Some(name) = no_sharing {
-        let both = if source == dest { "" } else { ", source and destination on the same one" };
+        let both =
+            if source == dest { "" } else { "; source and destination must be on the same one" };
         format!("{name} cannot share blocks: {ELSEWHERE}{both}")
     } else if outcome == ReflinkOutcome::SourceVanished {
         "the source went away during the probe: try again".to_owned()
@@ -68,7 +127,7 @@ pub(crate) fn fix(
             .to_owned()
     } else if either("overlay") {
         format!(
-            "overlayfs can share blocks only if the filesystem of its upper directory can: use a volume, and {ELSEWHERE}"
+            "overlayfs can share blocks only if the filesystem of its upper directory can; outside of a container: {ELSEWHERE}"
         )
     } else if either("zfs") {
         "turn on block cloning: the pool feature block_cloning and the module parameter zfs_bclone_enabled=1"
@@ -119,7 +178,7 @@ mod tests {
                 Some("EOPNOTSUPP"),
                 "ext4",
                 "ext4",
-                Some("ext4 cannot share blocks: put"),
+                Some("ext4 cannot share blocks: 'calve volume create DIR'"),
             ),
             (
                 Unsupported,
@@ -128,7 +187,7 @@ mod tests {
                 "ext2/ext3/ext4",
                 Some("cannot share"),
             ),
-            (Unsupported, Some("EXDEV"), "xfs", "tmpfs", Some("tmpfs cannot share blocks: put")),
+            (Unsupported, Some("EXDEV"), "xfs", "tmpfs", Some("tmpfs cannot share blocks: ")),
             (Unsupported, Some("EXDEV"), "xfs", "btrfs", Some("two filesystems")),
             (Unsupported, Some("EXDEV"), "zfs", "zfs", Some("two ZFS datasets")),
             (Unsupported, Some("EOPNOTSUPP"), "xfs", "xfs", Some("xfs_info")),
@@ -140,7 +199,7 @@ mod tests {
             (Refused, Some("EINVAL"), "btrfs", "btrfs", Some("chattr -C")),
             (Refused, Some("EAGAIN"), "zfs", "zfs", Some("try again")),
             (SourceVanished, None, "xfs", "xfs", Some("try again")),
-            (Unsupported, None, "made-up", "made-up", Some("put the tree on")),
+            (Unsupported, None, "made-up", "made-up", Some("calve volume create")),
         ] {
             let got = fix(outcome, errno, Some(source), Some(dest));
             match expected {

@@ -56,12 +56,24 @@ impl Message {
 
     /// The name that a new worktree shall have: its folder's, so a slash is a dash.
     fn wanted(&self) -> Option<String> {
-        let plain = self
-            .given()?
-            .replace(|character: char| character == '/' || character.is_control(), "-");
-        let name = plain.trim_matches(|character| matches!(character, '-' | '.' | ' '));
-        (!name.is_empty()).then(|| name.to_owned())
+        let name = folder_of(&self.given()?);
+        (!name.is_empty()).then_some(name)
     }
+}
+
+/// The name of the folder for a worktree of this name.
+fn folder_of(given: &str) -> String {
+    let plain = given.replace(|character: char| character == '/' || character.is_control(), "-");
+    plain.trim_matches(|character| matches!(character, '-' | '.' | ' ')).to_owned()
+}
+
+/// Whether the worktree `name` was made for another branch than `given`: `feat/x` and `feat-x` would
+/// have one folder, so the second gets a number.
+fn is_of_another_branch(name: &str, started_on: Option<&str>, given: &str) -> bool {
+    let Some(branch) = started_on.filter(|branch| *branch != given) else { return false };
+    let is_number = |rest: &str| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit());
+    name.strip_prefix(&folder_of(branch))
+        .is_some_and(|rest| rest.is_empty() || rest.strip_prefix('-').is_some_and(is_number))
 }
 
 pub(crate) fn run(verb: &HookVerb, session: Session<'_>) -> Result<Exit, Failure> {
@@ -83,24 +95,32 @@ pub(crate) fn run(verb: &HookVerb, session: Session<'_>) -> Result<Exit, Failure
 }
 
 fn create(message: &Message, session: Session<'_>) -> Result<Exit, Failure> {
-    let Some(name) = message.wanted() else {
+    let (Some(wanted), Some(given)) = (message.wanted(), message.given()) else {
         return Err(incomplete("'name'"));
     };
     let store = session.store()?;
-    // Whoever asks again is given what is there.
-    match store.worktree(&name) {
-        Ok(worktree) => {
-            let state = worktree.state().map_err(|error| worktree_failure(&error, &worktree))?;
-            if state == WorktreeState::Ready {
-                session.output.results(&session.output.path_lines([worktree.path()]))?;
-                return Ok(Exit::Done);
+    let mut name = wanted.clone();
+    for number in 2.. {
+        match store.worktree(&name) {
+            Ok(worktree) if is_of_another_branch(&name, worktree.started_on(), &given) => {
+                name = format!("{wanted}-{number}");
             }
+            // Whoever asks again is given what is there.
+            Ok(worktree) => {
+                let state =
+                    worktree.state().map_err(|error| worktree_failure(&error, &worktree))?;
+                if state == WorktreeState::Ready {
+                    session.output.results(&session.output.path_lines([worktree.path()]))?;
+                    return Ok(Exit::Done);
+                }
+                break;
+            }
+            Err(error) if error.kind() == ErrorKind::WorktreeNotFound => break,
+            Err(error) => return Err(store_failure(&error)),
         }
-        Err(error) if error.kind() == ErrorKind::WorktreeNotFound => {}
-        Err(error) => return Err(store_failure(&error)),
     }
     // A branch can have the slashes that a folder's name cannot have.
-    let branch = message.given().filter(|given| *given != name);
+    let branch = Some(given).filter(|given| *given != name);
     let has_branch = branch.is_some();
     let args = StartArgs::on_branch(branch);
     let made = match worktrees::start(&args, std::slice::from_ref(&name), session) {
@@ -160,6 +180,24 @@ mod tests {
         ] {
             let wanted = Message::read(message.as_bytes()).unwrap().wanted();
             assert_eq!(wanted.as_deref(), expected, "{message}");
+        }
+    }
+
+    #[test]
+    fn branches_whose_names_differ_in_slashes_alone_are_told_apart() {
+        for (name, started_on, given, expected) in [
+            ("feat-x", Some("feat/x"), "feat/x", false),
+            ("feat-x", Some("feat-x"), "feat/x", true),
+            ("feat-x", Some("feat/x"), "feat-x", true),
+            ("feat-x-2", Some("feat-x"), "feat-x", false),
+            ("feat-x-2", Some("feat-x"), "feat-x-2", true),
+            // Somebody started it on a branch of another name, or on none.
+            ("feat-x", Some("main"), "feat-x", false),
+            ("feat-x", Some("feat"), "feat-x", false),
+            ("feat-x", None, "feat/x", false),
+        ] {
+            let found = is_of_another_branch(name, started_on, given);
+            assert_eq!(found, expected, "{name} {started_on:?} {given}");
         }
     }
 

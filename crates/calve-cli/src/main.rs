@@ -29,6 +29,8 @@ mod output;
 mod paths;
 mod progress;
 #[cfg(unix)]
+mod reshare;
+#[cfg(unix)]
 mod session;
 mod shells;
 #[cfg(unix)]
@@ -53,6 +55,8 @@ mod tips {
 mod refill;
 #[cfg(unix)]
 mod trash;
+#[cfg(target_os = "linux")]
+mod volume;
 #[cfg(unix)]
 mod worktrees;
 
@@ -117,6 +121,8 @@ fn run(cli: Cli) -> Result<Exit, clap::Error> {
         #[cfg(unix)]
         Verb::Du(args) => du::du(args, session),
         #[cfg(unix)]
+        Verb::Reshare(args) => reshare::run(args, session),
+        #[cfg(unix)]
         Verb::Status(args) => worktrees::status(args, session),
         #[cfg(unix)]
         Verb::Diff(args) => changes::diff(args, session),
@@ -138,6 +144,8 @@ fn run(cli: Cli) -> Result<Exit, clap::Error> {
         Verb::Name(args) => snapshots::name(args.naming()?, session),
         #[cfg(unix)]
         Verb::Store(verb) => store::run(verb, session),
+        #[cfg(target_os = "linux")]
+        Verb::Volume(verb) => volume::run(verb, session),
         #[cfg(unix)]
         Verb::Hook(verb) => hook::run(verb, session),
         #[cfg(unix)]

@@ -1,4 +1,5 @@
-//! Making the next ready tree behind: after a start, a process of its own makes the tree that the next start takes.
+//! Working behind a start: a process of its own makes the tree that the next start takes, or names the contents of trees that were
+//! made without reading them.
 
 use calve::{Store, StoreOptions};
 
@@ -16,11 +17,28 @@ pub(crate) fn refill_behind(store: &Store) {
     }
 }
 
-/// What the other process does.
-pub(crate) fn refill(store: &Store) -> Result<Exit, Failure> {
+/// Has another process name the contents of worktrees that were made without reading them. That it cannot be had fails nothing: the
+/// next command that needs the names makes them.
+pub(crate) fn name_behind(store: &Store) {
+    let _ = trash::detach(store, "name");
+}
+
+/// What the process that names contents does.
+pub(crate) fn name(store: &Store) -> Result<Exit, Failure> {
+    in_the_background();
+    store.name_contents_behind(&StoreOptions::new()).map_err(|error| store_failure(&error))?;
+    Ok(Exit::Done)
+}
+
+fn in_the_background() {
     // As for the trash: a terminal that is closed, or a Ctrl-C in it, is nothing to a session of its own.
     let _ = rustix::process::setsid();
     calve::lowest_priority();
+}
+
+/// What the process that makes ready trees does.
+pub(crate) fn refill(store: &Store) -> Result<Exit, Failure> {
+    in_the_background();
     store.make_ready_trees(&StoreOptions::new()).map_err(|error| store_failure(&error))?;
     Ok(Exit::Done)
 }

@@ -112,7 +112,7 @@ impl Session<'_> {
             Err(error) if error.kind() == ErrorKind::StoreUntrusted => {
                 return Err(not_of_it(&current));
             }
-            // A store that is elsewhere leaves no trace in its project.
+            // A store that is elsewhere may leave no trace in its project, which may be read-only.
             _ if current.starts_with(&project) => store.project_worktree(),
             _ => return Err(not_of_it(&current)),
         }

@@ -1,9 +1,10 @@
 //! `calve init`, `snapshot`, `capture`, `log`, `show`, `name`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use calve::{
-    ErrorKind, Skipped, Snapshot, SnapshotLog, SnapshotOptions, SnapshotReport, Store, Worktree,
+    CopyCost, ErrorKind, Skipped, Snapshot, SnapshotLog, SnapshotOptions, SnapshotReport, Store,
+    Worktree,
 };
 use serde::Serialize;
 
@@ -12,7 +13,7 @@ use crate::clone::{SkippedDocument, finding};
 use crate::exit::Exit;
 use crate::failure::stored::{own, store_failure, store_flag, worktree_failure};
 use crate::failure::{Failure, Kind};
-use crate::filesystems;
+use crate::filesystems::{self, CostDocument};
 use crate::output::{Output, encoded};
 use crate::progress::Total;
 use crate::session::Session;
@@ -22,40 +23,103 @@ use crate::text::{self, count, counted, harmless, short, shown};
 
 pub(crate) fn init(args: &InitArgs, session: Session<'_>) -> Result<Exit, Failure> {
     let project = session.common.resolve(args.root.as_deref().unwrap_or(Path::new(".")));
-    let at = session.common.store();
+    let at = match on_volume(args, &project, session)? {
+        Some(at) => Some(at),
+        None => session.common.store(),
+    };
     let made = match &at {
         Some(at) => Store::init_at(&project, at),
         None => Store::init(&project),
     };
+    let is_new = made.is_ok();
     let (store, what) = match made {
         Ok(store) => (store, "made a store for"),
         // Whoever runs it twice has nothing to do the second time.
         Err(error) if error.kind() == ErrorKind::StoreExists => {
-            let there = at.unwrap_or_else(|| project.join(".calve"));
-            let store = Store::open(&there).map_err(|error| store_failure(&error))?;
+            // A project whose store is elsewhere says where: that it is not ours is found out here.
+            let store = match &at {
+                None => Store::discover(&project).map(|found| found.store),
+                Some(_) => Store::open(error.path()),
+            };
+            let store = store.map_err(|error| store_failure(&error))?;
             let of = store.project().map_err(|error| store_failure(&error))?;
-            if std::fs::canonicalize(&project).ok() != Some(of) {
+            let is_named = at.as_deref().is_none_or(|at| is_same(at, store.path()));
+            if std::fs::canonicalize(&project).ok() != Some(of) || !is_named {
                 return Err(store_failure(&error));
             }
+            store.point_project().map_err(|error| store_failure(&error))?;
             (store, "nothing to do: there is already a store for")
         }
         Err(error) => return Err(store_failure(&error)),
     };
     let project = store.project().map_err(|error| store_failure(&error))?;
     let output = session.output;
-    let named = store_flag(store.path(), store.path() == project.join(".calve"));
+    let is_found = Store::discover(&project).is_ok_and(|found| found.store.path() == store.path());
+    let named = store_flag(store.path(), is_found);
     output.summary(format_args!(
         "{what} {}: 'calve{named} start NAME' makes a worktree",
         shown(&project)
     ));
+    let price = match is_new {
+        true => price(&project, &store, output),
+        false => None,
+    };
     if output.json {
+        let expected_copies = price.map(CostDocument::new);
         let ((store, store_encoding), (project, project_encoding)) =
             (encoded(store.path()), encoded(&project));
-        output.document(&InitDocument { store, store_encoding, project, project_encoding })?;
+        output.document(&InitDocument {
+            store,
+            store_encoding,
+            project,
+            project_encoding,
+            expected_copies,
+        })?;
     } else {
         output.results(&output.path_lines([store.path()]))?;
     }
     Ok(Exit::Done)
+}
+
+/// Where the store goes if it is to be on a volume.
+#[cfg(target_os = "linux")]
+fn on_volume(
+    args: &InitArgs,
+    project: &Path,
+    session: Session<'_>,
+) -> Result<Option<PathBuf>, Failure> {
+    let Some(volume) = &args.volume else { return Ok(None) };
+    let own_store = project.join(".calve");
+    if Store::open(&own_store).is_ok() {
+        let why = "the project has a store inside already";
+        let hint = format!(
+            "drop its worktrees, and remove it with all its snapshots: rm -rf {}",
+            text::shell_word(&own_store)
+        );
+        return Err(own("make store for", project, ErrorKind::StoreExists, why, hint));
+    }
+    crate::volume::store_on(&session.common.resolve(volume), project).map(Some)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn on_volume(_: &InitArgs, _: &Path, _: Session<'_>) -> Result<Option<PathBuf>, Failure> {
+    Ok(None)
+}
+
+/// Says what a first start will copy, where blocks cannot be shared.
+fn price(project: &Path, store: &Store, output: Output) -> Option<CopyCost> {
+    let what = match calve::must_copy(store.path(), store.path()) {
+        true => "the store, and each worktree, will take",
+        false => "the store will take, once,",
+    };
+    let cost = || CopyCost::of_tree(project);
+    let (line, cost) = filesystems::price((project, store.path()), 1, what, cost)?;
+    output.warning(line);
+    Some(cost)
+}
+
+fn is_same(one: &Path, other: &Path) -> bool {
+    std::fs::canonicalize(one).is_ok_and(|one| one == other)
 }
 
 pub(crate) fn snapshot(args: &SnapshotArgs, session: Session<'_>) -> Result<Exit, Failure> {
@@ -136,7 +200,12 @@ pub(crate) fn taken(report: &SnapshotReport, tree: &Path, store: &Path, output: 
     if report.copied_files > report.cloned_files
         && let Some(why) = filesystems::why_not(name(tree).as_deref(), name(store).as_deref())
     {
-        line.push_str(&format!(": {why}; 'calve doctor' says how to change that"));
+        // A store that is elsewhere is there because of that.
+        if store.starts_with(tree) {
+            line.push_str(&format!(": {why}; 'calve doctor' says how to change that"));
+        } else {
+            line.push_str(&format!(": {why}, so the store has a copy of each content"));
+        }
     }
     line
 }
@@ -348,6 +417,7 @@ struct InitDocument {
     project: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     project_encoding: Option<&'static str>,
+    expected_copies: Option<CostDocument>,
 }
 
 /// The JSON document of `snapshot` and `capture`.

@@ -30,6 +30,7 @@ pub(crate) fn run(verb: &StoreVerb, session: Session<'_>) -> Result<Exit, Failur
         StoreVerb::EmptyTrash => trash::empty(&store),
         StoreVerb::Ready { number } => ready(&store, *number, session),
         StoreVerb::Refill => refill::refill(&store),
+        StoreVerb::Name => refill::name(&store),
     }
 }
 

@@ -5,30 +5,35 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use calve::{
-    Change, ChangeKind, DestinationReport, DropOptions, DroppedWorktree, ErrorKind, GitOutcome,
-    GitStatus, KeptWorktree, NoRepository, PathMode, StartOptions, StartReport, StartedWorktree,
-    TreeUsage, Worktree, WorktreeState, WorktreeStatus,
+    Change, ChangeKind, CopyCost, DestinationReport, DropOptions, DroppedWorktree, ErrorKind,
+    GitOutcome, GitStatus, KeptWorktree, NoRepository, PathMode, Reflink, StartOptions,
+    StartReport, StartedWorktree, TreeUsage, Worktree, WorktreeState, WorktreeStatus,
 };
 use clap::builder::styling::Style;
 use serde::Serialize;
 
 use crate::after_start;
 use crate::args::{DropArgs, ListArgs, PathArgs, RestoreArgs, StartArgs, StatusArgs};
+use crate::choices::StartReflink;
 use crate::clone::{DestinationDocument, SkippedDocument, findings, why_not_shared};
 use crate::du::{self, BytesDocument, FreesDocument};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::failure::stored::{missing, own, store_failure, worktree_failure};
+use crate::filesystems::{self, CostDocument};
 use crate::output::{BAD, CAUTION, GOOD, Output, PathFields};
 use crate::paths::{self, MentionDocument};
 use crate::progress::Total;
-use crate::refill::refill_behind;
+use crate::refill::{name_behind, refill_behind};
 use crate::session::Session;
 use crate::snapshots::{SnapshotDocument, entries, taken, tell_skipped};
 use crate::summary::Summary;
 use crate::table::{Cell, Column, Table};
 use crate::text::{self, counted, harmless, shell_word, short, shown};
 use crate::trash;
+
+/// The contents of a smaller project are read in less than a second, so they have their names before the worktrees appear.
+const NAMED_LATER_LEAST_BYTES: u64 = 64 * 1024 * 1024;
 
 pub(crate) fn start(
     args: &StartArgs,
@@ -38,17 +43,24 @@ pub(crate) fn start(
     let failed = |error: calve::Error| store_failure(&error);
     let store = session.store()?;
     let project = store.project().map_err(failed)?;
+    #[cfg(target_os = "linux")]
+    crate::volume::must_have_room(store.path(), session.output)?;
     let mut options = StartOptions::new().git(args.git.mode()).branch(args.start_branch());
     let times = names.len() as u64;
     let mut total = Total::Tree { root: &project, times: times + 1, own: true };
+    let mut known = None;
     if let Some(from) = &args.from {
         let id = session.resolve(&store, from)?;
-        let files = store.show(id).map_err(failed)?.files;
+        let snapshot = store.show(id).map_err(failed)?;
+        let files = snapshot.files;
+        known = Some(CopyCost::new(files, snapshot.bytes));
         total = Total::Files(files.saturating_mul(times));
         options = options.from(id);
     } else if let Some(id) = store.project_worktree().map_err(failed)?.snapshot() {
         // About as many as there were are looked at, and then made. Nobody has to walk the project for that.
-        let files = store.show(id).map_err(failed)?.files;
+        let snapshot = store.show(id).map_err(failed)?;
+        let files = snapshot.files;
+        known = Some(CopyCost::new(files, snapshot.bytes));
         total = Total::Files(files.saturating_mul(times + 1));
     }
     if calve::filesystem_name(store.path()).as_deref() == Some("btrfs") {
@@ -64,6 +76,14 @@ pub(crate) fn start(
     if args.keep_paths {
         options = options.paths(PathMode::Keep);
     }
+    if args.reflink == StartReflink::Always {
+        options = options.reflink(Reflink::Always);
+    }
+    let price = match args.reflink {
+        StartReflink::Auto => price(&store, &project, args.at.as_deref(), (times, known), session),
+        StartReflink::Always => None,
+    };
+    options = options.name_later(NAMED_LATER_LEAST_BYTES);
     let report = session
         .work(total, |common| store.start(names, &options, common))
         .map_err(|error| start_failure(&error))?;
@@ -89,6 +109,14 @@ pub(crate) fn start(
     if tell_trees(&trees, elapsed, &store, session) == Exit::Findings {
         exit = Exit::Findings;
     }
+    let is_named_later = report.registered && report.snapshot.is_none();
+    if is_named_later {
+        let bytes = report.worktrees.first().map_or(0, |started| started.bytes);
+        output.summary(format_args!(
+            "{} are read in the background, for the snapshot that these worktrees started from",
+            output.size(bytes)
+        ));
+    }
     if tell_git(&report.worktrees, session) == Exit::Findings {
         exit = Exit::Findings;
     }
@@ -100,7 +128,8 @@ pub(crate) fn start(
         exit = Exit::Findings;
     }
     let is_there = |name: &str| project.join(name).symlink_metadata().is_ok();
-    if report.taken.is_some() && is_there(".git") && is_there(".jj") {
+    let is_of_project = report.taken.is_some() || is_named_later;
+    if is_of_project && is_there(".git") && is_there(".jj") {
         output.summary(
             ".jj stays in the project, since it is about that one tree: in the worktrees work with git",
         );
@@ -120,13 +149,47 @@ pub(crate) fn start(
         refill_behind(&store);
     }
     let told = if output.json {
-        output.document(&StartDocument::new(&report, &after))
+        output.document(&StartDocument::new(&report, &after, price))
     } else {
         output.results(&output.path_lines(trees.iter().map(|tree| tree.path.as_path())))
     };
     let what = if trees.len() == 1 { "the worktree" } else { "the worktrees" };
+    if is_named_later {
+        // Now that whoever waits has the paths.
+        name_behind(&store);
+    }
     told.map_err(|failure| failure.but_stands(what, &trees))?;
     Ok(exit)
+}
+
+/// Says what the copies of a start will cost, if there will be copies. `known` is the size of the last
+/// snapshot: without one, the store takes a copy, too.
+fn price(
+    store: &calve::Store,
+    project: &Path,
+    at: Option<&Path>,
+    (times, known): (u64, Option<CopyCost>),
+    session: Session<'_>,
+) -> Option<CopyCost> {
+    // The default folder is on the store's filesystem.
+    let folder = at.map_or_else(|| store.path().to_owned(), |at| session.common.resolve(at));
+    let takes_in = known.is_none() && calve::must_copy(project, store.path());
+    let cost = || known.unwrap_or_else(|| CopyCost::of_tree(project));
+    let one = times == 1;
+    let (copies, what) = match (takes_in, calve::must_copy(store.path(), &folder)) {
+        (true, true) if one => (times + 1, "the store and the worktree will take"),
+        (true, true) => (times + 1, "the store and the worktrees will take"),
+        (true, false) => (1, "the store will take, once,"),
+        (false, _) if one => (times, "the worktree will take"),
+        (false, _) => (times, "the worktrees will take"),
+    };
+    let (from, to) = match (takes_in, calve::must_copy(store.path(), &folder)) {
+        (true, false) => (project, store.path()),
+        _ => (store.path(), &*folder),
+    };
+    let (line, cost) = filesystems::price((from, to), copies, what, cost)?;
+    session.output.warning(line);
+    Some(cost)
 }
 
 fn start_failure(error: &calve::Error) -> Failure {
@@ -733,11 +796,17 @@ fn dropped_notes(worktree: &Worktree, dropped: &DroppedWorktree) -> Vec<String> 
             "the commits of {name} are kept: 'git branch NEW {reference}' makes a branch of them"
         )
     });
+    let in_submodules = dropped.kept_in_submodules().iter().map(|(repository, reference)| {
+        let repository = shell_word(repository);
+        format!(
+            "commits in a submodule of {name} are kept: 'git --git-dir={repository} branch NEW {reference}' makes a branch of them"
+        )
+    });
     let branch = dropped.deleted_branch().map(|branch| {
         let branch = harmless(branch);
         format!("deleted the branch {branch}")
     });
-    until.into_iter().chain(kept).chain(branch).collect()
+    until.into_iter().chain(kept).chain(in_submodules).chain(branch).collect()
 }
 
 /// What was not deleted with a worktree that was missing.
@@ -814,12 +883,13 @@ fn holding(worktree: &Worktree, inside: Vec<PathBuf>) -> Failure {
 /// The JSON document of `start`; docs/json.md says what each field of these means.
 #[derive(Serialize)]
 struct StartDocument<'a> {
-    snapshot: String,
+    snapshot: Option<String>,
     files: u64,
     bytes: u64,
     taken: Option<SnapshotDocument>,
     registered: bool,
     written_files: Option<u64>,
+    expected_copies: Option<CostDocument>,
     worktrees: Vec<StartedDocument<'a>>,
     elapsed_seconds: f64,
 }
@@ -880,17 +950,18 @@ fn no_git_because(why: NoRepository) -> &'static str {
 
 impl<'a> StartDocument<'a> {
     /// `after` has the exit codes of the command that ran in each worktree, if there is one.
-    fn new(report: &'a StartReport, after: &[Option<i32>]) -> Self {
+    fn new(report: &'a StartReport, after: &[Option<i32>], price: Option<CopyCost>) -> Self {
         let codes = after.iter().copied().chain(std::iter::repeat(None));
         let documents = report.worktrees.iter().zip(codes);
         let first = report.worktrees.first();
         Self {
-            snapshot: report.snapshot.to_string(),
+            snapshot: report.snapshot.map(|id| id.to_string()),
             files: first.map_or(0, |started| started.files),
             bytes: first.map_or(0, |started| started.bytes),
             taken: report.taken.as_ref().map(SnapshotDocument::new),
             registered: report.registered,
             written_files: report.written_files,
+            expected_copies: price.map(CostDocument::new),
             worktrees: documents.map(|(it, code)| StartedDocument::new(it, code)).collect(),
             elapsed_seconds: report.elapsed.as_secs_f64(),
         }
@@ -1066,7 +1137,15 @@ struct DroppedDocument {
     missing: bool,
     kept_until: Option<String>,
     kept: Vec<String>,
+    kept_in_submodules: Vec<KeptInSubmodule>,
     deleted_branch: Option<String>,
+}
+
+#[derive(Serialize)]
+struct KeptInSubmodule {
+    #[serde(flatten)]
+    repository: PathFields,
+    reference: String,
 }
 
 /// The JSON document of `list --dropped`.
@@ -1107,6 +1186,14 @@ impl DroppedDocument {
             missing: dropped.was_missing(),
             kept_until: dropped.can_be_restored_until().map(text::utc),
             kept: dropped.kept().to_vec(),
+            kept_in_submodules: dropped
+                .kept_in_submodules()
+                .iter()
+                .map(|(repository, reference)| KeptInSubmodule {
+                    repository: PathFields::new(repository),
+                    reference: reference.clone(),
+                })
+                .collect(),
             deleted_branch: dropped.deleted_branch().map(str::to_owned),
         }
     }

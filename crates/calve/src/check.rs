@@ -43,6 +43,7 @@ use crate::store::delta::{self, Counts};
 use crate::store::id::{BlobId, SnapshotId};
 use crate::store::metadata::Maker;
 use crate::store::object::SnapshotObject;
+use crate::store::paths::spelling::Spellings;
 use crate::store::scan::{self, Request};
 
 #[cfg(test)]
@@ -277,6 +278,7 @@ pub(crate) fn ready_tree(store: &Store, id: SnapshotId, object: &SnapshotObject,
             maker: Maker::this(),
             excluded: &std::collections::HashSet::new(),
             roots: &[],
+            spellings: &Spellings::fixed(Vec::new()),
             local: None,
             operation: &StoreOptions::new().jobs(NonZeroUsize::MIN).operation(),
         })?;

@@ -225,8 +225,10 @@ impl Error {
             | Operation::Link
             | Operation::MergeFile
             | Operation::MergeDirectory => "to",
-            Operation::StartWorktree | Operation::FindStoreOfWorktree => "at",
-            Operation::UseWorktree => "in place of",
+            Operation::StartWorktree
+            | Operation::FindStoreOfProject
+            | Operation::FindStoreOfWorktree => "at",
+            Operation::UseProject | Operation::UseWorktree => "in place of",
             Operation::Compare => "in",
             _ => "and",
         }

@@ -22,7 +22,7 @@ use crate::store::manifest::{Manifest, os};
 use crate::store::object::{self, Kind, SnapshotObject, decode_directory, encode_directory};
 use crate::store::pack::{Location, Pack};
 use crate::store::undo::Record;
-use crate::store::{Marker, format, path_from};
+use crate::store::{Marked, Marker, format, path_from};
 use crate::tree::CloneOptions;
 use crate::tree::filter::{Decision, Filter, IgnoreChain};
 use crate::worktree::patch::{self, Change, Side, lines};
@@ -303,10 +303,12 @@ pub fn texts(data: &[u8]) {
                 })
         }));
     }
-    if let Some(marker) = Marker::decode(data) {
-        assert_eq!(marker.encode(), data);
-        assert!(marker.store.is_absolute());
-        assert!(marker.token.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    for of in [Marked::Worktree, Marked::Project] {
+        if let Some(marker) = Marker::decode(data, of) {
+            assert_eq!(marker.encode(of), data);
+            assert!(marker.store.is_absolute());
+            assert!(marker.token.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        }
     }
     if let Some(record) = Record::decode(data) {
         let paths = record.deleted.iter().chain(record.modes.iter().map(|(path, _)| path));

@@ -205,18 +205,21 @@ pub use report::{
 pub use store::ready::waiting::lowest_priority;
 #[cfg(all(unix, feature = "store"))]
 pub use store::{
-    BlobId, Damage, DamageKind, Discovered, GcOptions, GcReport, PackOptions, PackReport, PathKept,
-    PathKind, PathMention, ReadyReport, Snapshot, SnapshotId, SnapshotLog, SnapshotOptions,
-    SnapshotReport, Store, StoreOptions, StoreStats, VerifyOptions, VerifyReport, WarmReport,
+    BlobId, Damage, DamageKind, Discovered, GcOptions, GcReport, NamingReport, PackOptions,
+    PackReport, PathKept, PathKind, PathMention, ReadyReport, Snapshot, SnapshotId, SnapshotLog,
+    SnapshotOptions, SnapshotReport, Store, StoreOptions, StoreStats, VerifyOptions, VerifyReport,
+    WarmReport,
 };
+pub use tree::cost::{CopyCost, must_copy, never_shares_blocks};
 pub use tree::{CloneMode, CloneOptions, Existing, GitIndex, Reflink, clone_tree};
 #[cfg(all(unix, feature = "store"))]
 pub use worktree::{
     Change, ChangeKind, ChangeScope, Diff, DiskUsage, DropOptions, DroppedWorktree, FileDiff,
     FillOptions, FillReport, FreedBytes, GitMode, GitOutcome, GitStatus, KeptWorktree,
-    LinkedWorktree, NoRepository, PathMode, StartBranch, StartOptions, StartReport,
-    StartedWorktree, SwitchOptions, SwitchReport, TreeUsage, Worktree, WorktreeState,
-    WorktreeStatus, fill, path_mentions, rewrite_paths,
+    LinkedWorktree, NoRepository, NotReshared, PathMode, ReshareOptions, ReshareReport,
+    StartBranch, StartOptions, StartReport, StartedWorktree, SwitchOptions, SwitchReport,
+    TreeUsage, Worktree, WorktreeState, WorktreeStatus, clone_with_own_paths, fill, path_mentions,
+    reshare_folders, rewrite_paths,
 };
 #[cfg(all(unix, feature = "store", any(test, fuzzing)))]
 #[doc(hidden)]

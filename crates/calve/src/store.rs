@@ -45,6 +45,7 @@ pub(crate) mod manifest;
 pub(crate) mod marker;
 pub(crate) mod materialize;
 pub(crate) mod metadata;
+mod name;
 pub(crate) mod object;
 pub(crate) mod overlay;
 pub(crate) mod pack;
@@ -62,6 +63,7 @@ pub(crate) mod stats;
 
 pub(crate) mod trash;
 pub(crate) mod undo;
+pub(crate) mod unnamed;
 pub(crate) mod verify;
 
 pub use gc::{GcOptions, GcReport};
@@ -72,6 +74,7 @@ pub use paths::found::{PathKept, PathMention};
 pub use ready::waiting::ReadyReport;
 pub use snapshot::{Snapshot, SnapshotLog, SnapshotOptions, SnapshotReport};
 pub use stats::StoreStats;
+pub use unnamed::NamingReport;
 pub use verify::{Damage, DamageKind, VerifyOptions, VerifyReport};
 
 pub use discover::Discovered;
@@ -81,7 +84,7 @@ pub(crate) use clock::now;
 pub(crate) use files::{bytes_of, listed, parent_of, path_from, read_plain};
 pub(crate) use id::token;
 pub(crate) use layout::is_pack_name;
-pub(crate) use marker::Marker;
+pub(crate) use marker::{Marked, Marker};
 
 use blobs::Blobs;
 use catalog::{Catalog, State, WorktreeRow};
@@ -172,12 +175,23 @@ impl Store {
     }
 
     /// Makes a store for the project at `project` in the folder `store`, which may be elsewhere.
-    /// Keep it on the project's filesystem: files on two filesystems cannot share blocks.
+    ///
+    /// On the project's filesystem the store and the worktrees share blocks with the project. On
+    /// another one, which can share blocks while the project's cannot, each content is copied there
+    /// once, and the worktrees share it.
+    ///
+    /// The project gets a small file that says where the store is, see [`Store::point_project`]. A
+    /// project that may not be written to goes without.
     ///
     /// # Errors
-    /// As for [`Store::init`].
+    /// As for [`Store::init`]. [`ErrorKind::StoreExists`] also if the project has a store that is
+    /// somewhere else; [`ErrorKind::StoreNotFound`] if that store is not there now.
     pub fn init_at(project: impl AsRef<Path>, store: impl AsRef<Path>) -> Result<Self, Error> {
-        Self::init_with(project.as_ref(), Some(store.as_ref()))
+        let store = Self::init_with(project.as_ref(), Some(store.as_ref()))?;
+        match store.point_project() {
+            Err(error) if !is_refused(error.io_error()) => Err(error),
+            _ => Ok(store),
+        }
     }
 
     fn init_with(project: &Path, store: Option<&Path>) -> Result<Self, Error> {
@@ -200,6 +214,7 @@ impl Store {
         if store.is_none() && Marker::read(&path)?.is_some() {
             return Err(inside("it is a worktree, and its store is elsewhere"));
         }
+        must_have_no_other(&project, &path)?;
         let (parent, name) = parent_of(&path)?;
         let dir =
             fs::open(&parent, DIR_FLAGS, Mode::empty()).context(Operation::Open, || &parent)?;
@@ -453,4 +468,35 @@ impl Store {
             crate::tree::staging::sweep(&dir);
         }
     }
+}
+
+/// Fails if the project says that its store is somewhere else than at `path`.
+fn must_have_no_other(project: &Path, path: &Path) -> Result<(), Error> {
+    let own = layout::own(project);
+    if Layout(&own).has_store() {
+        return Ok(());
+    }
+    let Some(Marker { store, .. }) = Marker::read_of(&own, Marked::Project)? else { return Ok(()) };
+    let is_same = store == path
+        || std::fs::canonicalize(path).is_ok_and(|path| path == store)
+        || parent_of(path).is_ok_and(|(parent, name)| {
+            std::fs::canonicalize(parent).is_ok_and(|parent| parent.join(name) == store)
+        });
+    if is_same {
+        return Ok(());
+    }
+    if Layout(&store).has_store() {
+        let cause = io::Error::from(Errno::EXIST);
+        return Err(Error::new(ErrorKind::StoreExists, Operation::MakeStore, store, cause));
+    }
+    let gone = io::Error::new(io::ErrorKind::NotFound, "no store is there");
+    Err(Error::new(ErrorKind::StoreNotFound, Operation::FindStoreOfProject, project, gone)
+        .with_other(store))
+}
+
+/// Whether we may not make this folder, or may not make anything in it. After any other error we do
+/// not try another folder, and do not go on without it.
+pub(crate) fn is_refused(error: &io::Error) -> bool {
+    use io::ErrorKind::{AlreadyExists, NotADirectory, PermissionDenied, ReadOnlyFilesystem};
+    matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem | AlreadyExists | NotADirectory)
 }

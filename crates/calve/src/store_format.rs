@@ -12,9 +12,11 @@
 //!   indexes/TOKEN      one for each worktree: what its files looked like when their content was
 //!                      last known
 //!   found/ID           which files of snapshot ID name the project's root (below)
+//!   keep-paths/TOKEN   empty; for each worktree whose files go on naming the project's root
 //!   templates/ID/      btrfs: a subvolume with the tree of snapshot ID; ID.index, its index;
 //!                      ID.seal, see below
 //!   worktrees/NAME/    worktrees that cannot be beside the project
+//!   unnamed/TOKEN      worktrees whose contents have no names yet; TOKEN is the first one's (below)
 //!   undo/              the files that a forced switch of the project moved aside
 //!   reserve            room for an operation that frees space on a full disk: up to 1 MiB of bytes
 //!                      without meaning; and reserve.1 to reserve.7, empty, for a filesystem on
@@ -45,6 +47,7 @@
 //! | `incompatible linked-special` | Symbolic links and FIFOs may have link groups (kind bit 0x20). |
 //! | `incompatible without-git` | Some snapshots lack the `.git` of the tree's root. |
 //! | `incompatible own-paths` | Worktrees have files that name their own root: `.calve/paths` in them says so. |
+//! | `incompatible named-later` | Worktrees may have no snapshot and a record in `unnamed/` instead. |
 //!
 //! A `.git` in the root of a tree is not content, and no command touches it. Snapshots without it
 //! came with the feature `without-git`. Older ones may have it. calve leaves it out wherever it
@@ -202,19 +205,41 @@
 //! PATH any more, the store was moved, and having the token is enough. So if a project is copied
 //! with its store, the worktrees remain those of the first project.
 //!
+//! # The marker of a project
+//! A project whose store is elsewhere contains `.calve/project`. It differs from a worktree's marker
+//! in its first line, which is `calve project 1`. TOKEN is that of the project's row. If the row has
+//! the path of another folder, and no marker with this token is there, the project was moved.
+//!
+//! # Worktrees whose contents have no names yet
+//! ```text
+//! record    = "CALVEUNN" part* BLAKE3 of all before it:32
+//! part      = varint(length) bytes
+//! parts     = snapshot, directory*, index of the project, (token, index)* for each worktree
+//! ```
+//! The snapshot is one without parent and message. The directories are those of the whole tree,
+//! breadth first; in them, files have an id of zeros and no attributes, and the ids of directories
+//! mean nothing. The indexes are as in `indexes/`, of a snapshot with an id of zeros. The project's
+//! says what stood for each entry before the trees were cloned. As long as the record is there, the
+//! rows of its worktrees have no snapshot.
+//!
 //! # Locks
 //! A process that reads or adds content holds `locks/content` shared, after passing `locks/gate`,
 //! which it takes shared and releases at once. A process that removes content holds `locks/content`
 //! exclusively. If btrfs has little room, a process that opens the database holds `locks/database`.
+//! A process that names contents holds `locks/naming`; one that waits for that holds
+//! `locks/naming-wanted` shared.
 //! A process that adds a feature to `format` holds `locks/format`. All locks are flock(2), so they
 //! end with their process.
 //!
 //! # `found`, and a worktree's `.calve/paths`
 //! ```text
-//! found/ID     "calve found 1" 0 root 0 mention* BLAKE3 of all before it:32
+//! found/ID     "calve found 1" 0 (root 0)+ 0 mention* BLAKE3 of all before it:32
 //! mention      kind: a letter, kept: a digit, path, 0
-//! paths        "calve paths 1" 0 the root that snapshots name 0 the root that the files name
+//! paths        "calve paths 1" (0 a root that snapshots name 0 the root that the files name)+
 //! ```
+//! The first root is the path without links. Files may name it by others that lead to it. Each has a
+//! path to the worktree of its own.
+//!
 //! The kinds are `a` to `m`, in the order of [`PathKind`](crate::PathKind). The digit is 0 if each
 //! worktree gets the file with its own root; otherwise it says why not: 1 the format is not known, 2
 //! git tracks the file, 3 the file is in another repository. A lost file in `found` is made again. A

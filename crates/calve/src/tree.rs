@@ -15,6 +15,7 @@ use crate::report::{Cancel, CloneReport, Progress};
 
 #[cfg(unix)]
 pub(crate) mod budget;
+pub(crate) mod cost;
 #[cfg(unix)]
 pub(crate) mod disk;
 #[cfg(unix)]
@@ -69,7 +70,6 @@ pub(crate) mod visit;
 mod walk;
 
 /// The folder that is calve's own, in a project and in a worktree.
-#[cfg(unix)]
 pub(crate) const OWN: &str = ".calve";
 
 /// How a regular file arrives at the destination.
@@ -352,7 +352,27 @@ pub fn clone_tree<S: AsRef<Path>, D: AsRef<Path>>(
     options: &CloneOptions,
 ) -> Result<CloneReport, Error> {
     let destinations: Vec<&Path> = destinations.iter().map(AsRef::as_ref).collect();
+    #[cfg(unix)]
+    return run::clone_tree(source.as_ref(), &destinations, options, &|_, _, _| Ok(()));
+    #[cfg(not(unix))]
     run::clone_tree(source.as_ref(), &destinations, options)
+}
+
+/// Changes a destination's stage before the stage is published. The arguments are the destination's
+/// number, its stage and its path. A merge has no stage.
+#[cfg(unix)]
+pub(crate) type Dress<'a> = &'a dyn Fn(usize, &staging::Stage, &Path) -> Result<(), Error>;
+
+/// [`clone_tree`]; `dress` is called for each stage when it is whole. If that fails, no destination
+/// appears.
+#[cfg(all(unix, feature = "store"))]
+pub(crate) fn clone_tree_dressed(
+    source: &Path,
+    destinations: &[&Path],
+    options: &CloneOptions,
+    dress: Dress<'_>,
+) -> Result<CloneReport, Error> {
+    run::clone_tree(source, destinations, options, dress)
 }
 
 /// The error for two names of the source that the destination takes for one.

@@ -38,8 +38,11 @@ mod git;
 pub(crate) mod patch;
 mod relocate;
 mod remove;
+mod repository;
+mod reshare;
 mod scope;
 mod start;
+mod submodules;
 pub(crate) mod switch;
 
 pub use diff::{Diff, FileDiff};
@@ -47,8 +50,9 @@ pub use disk::{DiskUsage, FreedBytes, TreeUsage};
 pub use dropped::KeptWorktree;
 pub use fill::{FillOptions, FillReport, fill};
 pub use git::GitStatus;
-pub use relocate::{path_mentions, rewrite_paths};
+pub use relocate::{clone_with_own_paths, path_mentions, rewrite_paths};
 pub use remove::{DropOptions, DroppedWorktree};
+pub use reshare::{NotReshared, ReshareOptions, ReshareReport, reshare_folders};
 pub use scope::ChangeScope;
 pub use start::{
     GitMode, GitOutcome, LinkedWorktree, NoRepository, PathMode, StartBranch, StartOptions,
@@ -251,13 +255,23 @@ impl Worktree {
         &self.path
     }
 
+    /// The branch of git that the worktree was started on. It may be on another one by now. `None`
+    /// if it was started on none.
+    #[must_use]
+    pub fn started_on(&self) -> Option<&str> {
+        self.row.git.as_ref()?.branch.as_deref()
+    }
+
     /// The store of the worktree.
     #[must_use]
     pub fn store(&self) -> &Store {
         &self.store
     }
 
-    /// The base snapshot of the worktree. `None` for a project without snapshots.
+    /// The base snapshot of the worktree. `None` for a project without snapshots, and for a
+    /// worktree that was started without being read ([`StartOptions::name_later`]) as long as its
+    /// contents have no names. [`Store::name_contents`] and every operation that needs the base
+    /// snapshot name them.
     ///
     /// This is the base snapshot at the time when the worktree was looked up. It does not change
     /// here when this or another process captures or switches the worktree, but every operation
@@ -295,11 +309,37 @@ impl Worktree {
         Ok(Self { store: self.store.clone(), row, path })
     }
 
+    /// The same worktree as the store knows it now, with its base snapshot: if the contents of that
+    /// have no names yet, they are named.
+    fn named(&self, operation: &Running) -> Result<Self, Error> {
+        let this = self.now()?;
+        if this.row.snapshot.is_some() || this.row.state == State::Starting {
+            return Ok(this);
+        }
+        self.store.name_pending(operation)?;
+        let mut this = self.now()?;
+        if this.row.snapshot.is_none() && !this.is_project() && !self.store.is_read_only() {
+            // A crash took away what was known of its base. All its files are compared with the
+            // project's snapshot instead.
+            let base = match self.store.latest()? {
+                Some(id) => id,
+                None => self.store.snapshot_in(&SnapshotOptions::new(), operation)?.id,
+            };
+            this.row.snapshot = Some(base);
+            self.store.registry().set_state(&this.row)?;
+        }
+        Ok(this)
+    }
+
     /// Calls `work` with the worktree as the store knows it now. If the worktree is dropped
     /// meanwhile, or its folder is removed, the error says so. It does not name the first file that
     /// was not found.
-    fn as_now<T>(&self, work: impl FnOnce(&Self) -> Result<T, Error>) -> Result<T, Error> {
-        let this = self.now()?;
+    fn as_now<T>(
+        &self,
+        operation: &Running,
+        work: impl FnOnce(&Self) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let this = self.named(operation)?;
         work(&this).map_err(|error| {
             if !matches!(
                 error.kind(),
@@ -401,7 +441,7 @@ impl Worktree {
 
     fn status_in(&self, scope: &ChangeScope, operation: &Running) -> Result<WorktreeStatus, Error> {
         let started = Instant::now();
-        self.as_now(|this| this.status_now(scope, started, operation))
+        self.as_now(operation, |this| this.status_now(scope, started, operation))
     }
 
     fn status_now(
@@ -470,9 +510,10 @@ impl Worktree {
     ) -> Result<SnapshotReport, Error> {
         self.store.must_be_writable(Operation::TakeSnapshotWith)?;
         taking.check()?;
-        self.as_now(|this| {
+        let operation = options.operation();
+        self.as_now(&operation, |this| {
             this.must_be_there()?;
-            this.store.record(&this.known()?, taking, &options.operation())
+            this.store.record(&this.known()?, taking, &operation)
         })
     }
 }

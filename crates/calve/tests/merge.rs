@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use calve::{CloneMode, CloneOptions, ErrorKind, Existing, Method, Reflink, clone_tree};
+use common::mounts::{IGNORING_CASE, ignoring_case};
 use common::odd::{self, chmod, file};
 use common::snapshot::{Kind, assert_same, only, snapshot};
 use common::{Scratch, bytes, child, filesystem, jobs, names, not_run, plain_tree, sh};
@@ -540,45 +541,13 @@ fn where_the_links_run_out_that_one_file_is_copied() {
     }
 }
 
-/// What is mounted goes whatever happens.
-struct Mounted(PathBuf);
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.0).output();
-    }
-}
-
-/// A filesystem that ignores case, made and mounted by the lines of a shell in `dir`; `None` where it cannot be.
-fn ignoring_case(dir: &Path, lines: &str) -> Option<Mounted> {
-    fs::create_dir_all(dir.join("mounted")).unwrap();
-    let made = Command::new("sh").args(["-e", "-c", lines]).current_dir(dir).output().unwrap();
-    let mounted = Mounted(dir.join("mounted"));
-    let probe = mounted.0.join("root/Probe");
-    let ignores = made.status.success()
-        && fs::write(&probe, "").is_ok()
-        && fs::remove_file(mounted.0.join("root/pROBE")).is_ok();
-    ignores.then_some(mounted)
-}
-
 /// Of `A` and `a` in one source only the last was left where case is ignored, and nothing was said.
 #[test]
 fn two_entries_that_the_destination_takes_for_one_are_an_error_that_names_both() {
     let name = "two_entries_that_the_destination_takes_for_one_are_an_error_that_names_both";
-    for (kind, lines) in [
-        (
-            "ext4 with casefold",
-            "truncate -s 200M image; mkfs.ext4 -q -F -O casefold image; mount -o loop image mounted
-             mkdir mounted/root; chattr +F mounted/root",
-        ),
-        (
-            "ntfs",
-            "truncate -s 200M image; mkfs.ntfs -F -f -q image
-             lowntfs-3g -o ignore_case,permissions image mounted; mkdir mounted/root",
-        ),
-    ] {
+    for kind in IGNORING_CASE {
         let scratch = Scratch::new();
-        let Some(mounted) = ignoring_case(scratch.path(), lines) else {
+        let Some(mounted) = ignoring_case(scratch.path(), kind) else {
             not_run(name, &format!("{kind} cannot be made or mounted here"));
             continue;
         };

@@ -14,7 +14,7 @@ use std::thread;
 use std::time::Duration;
 
 use calve::{
-    DestinationReport, PackOptions, SkipReason, SnapshotOptions, SnapshotReport, Store,
+    DamageKind, DestinationReport, PackOptions, SkipReason, SnapshotOptions, SnapshotReport, Store,
     VerifyOptions,
 };
 
@@ -226,6 +226,28 @@ fn a_second_snapshot_reads_only_what_changed_and_an_unchanged_tree_is_the_same_s
     let told = desk.store.snapshot(&SnapshotOptions::new().message("told"), &options()).unwrap();
     assert!(told.new, "a message is worth a snapshot");
     assert_eq!(desk.store.show(told.id).unwrap().parent, Some(fourth));
+}
+
+#[test]
+fn a_look_at_a_tree_leaves_no_access_times() {
+    use std::os::unix::fs::MetadataExt as _;
+
+    let desk = Desk::new(|project| {
+        fs::create_dir_all(project.join("a/b")).unwrap();
+        put(project, "a/one", b"one");
+        put(project, "a/b/two", bytes(2, 300_000));
+    });
+    let names = ["a", "a/b", "a/one", "a/b/two"].map(|name| desk.project.join(name));
+    // Older than the last change, so the kernel would set it at the first look (`relatime`).
+    let long_ago = fs::FileTimes::new().set_accessed(std::time::UNIX_EPOCH);
+    for name in &names {
+        fs::File::open(name).unwrap().set_times(long_ago).unwrap();
+    }
+    let accessed = || names.clone().map(|name| fs::symlink_metadata(name).unwrap().atime());
+    desk.store.snapshot(&SnapshotOptions::new(), &options()).unwrap();
+    assert_eq!(accessed(), [0; 4], "a snapshot");
+    desk.store.project_worktree().unwrap().status(&options()).unwrap();
+    assert_eq!(accessed(), [0; 4], "a status");
 }
 
 #[test]
@@ -505,7 +527,7 @@ fn a_tree_that_was_brought_to_a_snapshot_is_equal_to_the_project_in_everything()
 }
 
 #[test]
-fn a_tree_that_somebody_touched_is_not_handed_over() {
+fn a_tree_that_somebody_touched_is_not_handed_over_and_verify_says_so() {
     type Touch = fn(&Path);
     let rows: [(&str, Touch); 10] = [
         ("nobody", |_| {}),
@@ -535,7 +557,7 @@ fn a_tree_that_somebody_touched_is_not_handed_over() {
     ];
     let desk = Desk::small();
     if filesystem(&desk.project) == "btrfs" {
-        let test = "a_tree_that_somebody_touched_is_not_handed_over";
+        let test = "a_tree_that_somebody_touched_is_not_handed_over_and_verify_says_so";
         return common::not_run(test, "on btrfs no tree waits");
     }
     desk.snapshot();
@@ -547,6 +569,10 @@ fn a_tree_that_somebody_touched_is_not_handed_over() {
         let _open = fs::File::open(folder.join("tree/README")).unwrap();
         after_a_tick();
         touch(&folder);
+        let found = desk.store.verify(&VerifyOptions::new(), &options()).unwrap().damage;
+        let found: Vec<_> = found.iter().map(|it| (it.kind, it.path.as_path())).collect();
+        let touched = [(DamageKind::ReadyTree, folder.as_path())];
+        assert_eq!(found, touched[usize::from(row == "nobody")..], "{row}");
         let (path, report) = start(&desk, &format!("w{number}"));
         let is_same = stamp(&path.join("README")).0 == inode;
         assert_eq!(is_same, row == "nobody", "{row}");
@@ -555,6 +581,13 @@ fn a_tree_that_somebody_touched_is_not_handed_over() {
         assert_eq!(status(&desk.store.worktree(&format!("w{number}")).unwrap()), [""; 0], "{row}");
         assert_eq!(common::names(&desk.store.path().join("templates")), [""; 0], "{row}");
     }
+    desk.store.make_ready_trees(&options()).unwrap();
+    let (_, folder) = waiting(&desk.store, "README");
+    after_a_tick();
+    fs::write(folder.join("tree/README"), "other").unwrap();
+    let repaired = desk.store.verify(&VerifyOptions::new().repair(true), &options()).unwrap();
+    assert!(repaired.damage.iter().all(|damage| damage.repaired), "{repaired:?}");
+    assert_eq!(common::names(&desk.store.path().join("templates")), [""; 0]);
     desk.store.empty_trash().unwrap();
     assert_sound(&desk.store);
 }

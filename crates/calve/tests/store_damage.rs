@@ -12,8 +12,8 @@ use calve::{
     VerifyOptions, VerifyReport,
 };
 use common::maintained::{Project, at_once, common, few, tree};
-use common::names;
 use common::snapshot::{Snapshot, assert_same};
+use common::{Scratch, as_nobody, is_root, names, not_run};
 
 const CONTENT: &[u8] = b"the content that is damaged";
 
@@ -359,4 +359,33 @@ fn a_token_in_the_database_leads_nowhere() {
         }
         assert!(victim.join("victim").try_exists().unwrap(), "{token:?}");
     }
+}
+
+/// A process died after its worktree had its name and before the store knew that it was whole.
+#[test]
+fn a_worktree_is_not_forgotten_because_its_marker_cannot_be_read_now() {
+    if !is_root() {
+        return not_run("a_worktree_is_not_forgotten…", "only root can become another user");
+    }
+    let scratch = Scratch::new();
+    fs::set_permissions(scratch.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    as_nobody(|| {
+        let project = scratch.join("project");
+        few(&project);
+        let store = Store::init(&project).unwrap();
+        let started = store.start(&["w"], &calve::StartOptions::new(), &common()).unwrap();
+        let own = started.worktrees[0].report.path.join(".calve");
+        let db = rusqlite::Connection::open(store.path().join("index.db")).unwrap();
+        let died = "UPDATE worktrees SET state = 0, maker = '', created = 0 WHERE name = 'w'";
+        assert_eq!(db.execute(died, []).unwrap(), 1);
+        drop((store, db));
+        for (mode, name) in [(0, "another"), (0o755, "third")] {
+            fs::set_permissions(&own, fs::Permissions::from_mode(mode)).unwrap();
+            let store = Store::open(project.join(".calve")).unwrap();
+            let _ = store.start(&[name], &calve::StartOptions::new(), &common()).unwrap();
+        }
+        let store = Store::open(project.join(".calve")).unwrap();
+        let worktree = store.worktree("w").unwrap();
+        assert_eq!(worktree.status(&common()).unwrap().changes.len(), 0);
+    });
 }

@@ -4,19 +4,25 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use calve::{
-    DropOptions, ErrorKind, GcOptions, PackOptions, SnapshotId, SnapshotOptions, StartOptions,
-    Store, VerifyOptions,
+    Cancel, DropOptions, ErrorKind, GcOptions, NotReshared, PackOptions, ReshareOptions,
+    SnapshotId, SnapshotOptions, StartOptions, Store, VerifyOptions,
 };
 use common::maintained::{Project, at_once, common, few, tree};
 use common::snapshot::{Snapshot, assert_same};
-use common::{Scratch, bytes, filesystem, names, not_run, odd, plain_tree};
+use common::stores::{Desk, assert_sound, options, put, stamp, status};
+use common::{
+    Scratch, as_nobody, bytes, expects_reflink, filesystem, is_root, names, not_run, odd,
+    plain_tree,
+};
 
 #[test]
 fn what_was_packed_starts_the_same_tree_and_its_mirrors_are_made_again() {
@@ -556,4 +562,172 @@ fn a_store_is_made_in_an_empty_folder_and_over_nothing_else() {
         }
         assert_eq!(names(&project), [".calve"], "{row}");
     }
+}
+
+/// Writes to `path`, and to the disk.
+fn on_disk(path: &Path, content: &[u8]) {
+    fs::write(path, content).unwrap();
+    fs::File::open(path).unwrap().sync_all().unwrap();
+}
+
+#[test]
+fn equal_content_shares_its_blocks_again_and_nothing_else_changes() {
+    let desk = Desk::small();
+    let big = bytes(1, 3_000_000);
+    put(&desk.project, "big", &big);
+    let trees = [desk.worktree("one"), desk.worktree("two")];
+    let mut files = Vec::new();
+    for (number, worktree) in trees.iter().enumerate() {
+        // A checkout wrote what the store has. A build wrote equal bytes in both, and others in each.
+        fs::create_dir_all(worktree.path().join("target")).unwrap();
+        fs::remove_file(worktree.path().join("big")).unwrap();
+        let other = bytes(3 + number as u64, 1_000_001);
+        for (path, content) in
+            [("big", &big), ("target/built", &bytes(2, 1_000_001)), ("target/other", &other)]
+        {
+            let path = worktree.path().join(path);
+            on_disk(&path, content);
+            files.push((path.clone(), stamp(&path), content.clone()));
+        }
+    }
+    let before: Vec<_> = trees.iter().map(status).collect();
+    let dry_run = ReshareOptions::new().dry_run(true);
+    let would = desk.store.reshare(&trees, &dry_run, &options()).unwrap();
+    let report = desk.store.reshare(&trees, &ReshareOptions::new(), &options()).unwrap();
+    if expects_reflink(desk.scratch.path()) {
+        // Twice what the store has, and once what only the two worktrees have.
+        let expected = 2 * 3_000_000 + 1_000_001;
+        assert!((expected..expected + 3 * 4096).contains(&report.reshared_bytes), "{report:?}");
+        assert_eq!((would.reshared_files, would.reshared_bytes), (3, report.reshared_bytes));
+        assert_eq!((report.reshared_files, report.unshared_files), (3, 6), "{report:?}");
+        assert!(report.refused.is_empty(), "{report:?}");
+        for tree in desk.store.disk_usage(&trees, &options()).unwrap().worktrees {
+            assert!(tree.unique_bytes < 1_100_000, "{tree:?}");
+        }
+        let again = desk.store.reshare(&trees, &ReshareOptions::new(), &options()).unwrap();
+        assert_eq!((again.reshared_bytes, again.unshared_files), (0, 2), "{again:?}");
+    } else {
+        assert_eq!((report.reshared_files, report.reshared_bytes), (0, 0), "{report:?}");
+        let unshareable = report.refused.get(&NotReshared::Filesystem).copied();
+        assert!(unshareable.is_some_and(|files| files >= 6), "{report:?}");
+    }
+    for (path, was, content) in files {
+        assert_eq!(stamp(&path), was, "{}", path.display());
+        assert!(fs::read(&path).unwrap() == content, "{}", path.display());
+    }
+    assert_eq!(trees.iter().map(status).collect::<Vec<_>>(), before);
+    assert_sound(&desk.store);
+}
+
+#[test]
+fn folders_share_what_the_filesystem_lets_this_user_share() {
+    let here = Scratch::new();
+    if !expects_reflink(here.path()) {
+        return not_run("folders_share…", "this filesystem cannot share blocks");
+    }
+    let content = bytes(1, 200_000);
+    let root = |name: &str| {
+        let root = here.join(name);
+        fs::create_dir(&root).unwrap();
+        root
+    };
+    let reshare = |from: &Path, targets: &[&Path]| {
+        let how = ReshareOptions::new();
+        let report = calve::reshare_folders(from, targets, &how, &options()).unwrap();
+        (report.reshared_files, report.refused)
+    };
+    let (from, to) = (root("from"), root("to"));
+    on_disk(&from.join("file"), &content);
+    on_disk(&to.join("one"), &content);
+    fs::hard_link(to.join("one"), to.join("its other name")).unwrap();
+    fs::hard_link(from.join("file"), to.join("the same inode")).unwrap();
+    std::os::unix::fs::symlink(from.join("file"), to.join("link")).unwrap();
+    on_disk(&to.join("other"), &bytes(2, 200_000));
+    on_disk(&to.join("longer"), &bytes(1, 200_001));
+    let nothing = BTreeMap::new();
+    assert_eq!(reshare(&from, &[&to, &to]), (1, nothing.clone()), "one inode shares once");
+
+    // Without a word of a second tree, the files of one folder share with each other.
+    let one = root("one");
+    on_disk(&one.join("a"), &content);
+    on_disk(&one.join("b"), &content);
+    assert_eq!(reshare(&one, &[&one]), (1, nothing.clone()), "a source that is a target");
+
+    match Scratch::elsewhere() {
+        None => not_run("folders_share…", "there is no other filesystem"),
+        Some(elsewhere) => {
+            on_disk(&elsewhere.join("file"), &content);
+            let two = root("two");
+            on_disk(&two.join("a"), &content);
+            on_disk(&two.join("b"), &content);
+            let shared = reshare(elsewhere.path(), &[&two]);
+            assert_eq!(shared, (1, nothing), "with each other, not with another filesystem");
+        }
+    }
+
+    if !is_root() {
+        return not_run("folders_share…", "only root can make another user's file");
+    }
+    let theirs = root("theirs");
+    on_disk(&theirs.join("file"), &content);
+    for dir in [here.path(), &theirs, &from] {
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let refused = as_nobody(|| reshare(&from, &[&theirs]));
+    assert_eq!(refused, (0, BTreeMap::from([(NotReshared::Permission, 1)])));
+    fs::set_permissions(theirs.join("file"), fs::Permissions::from_mode(0o600)).unwrap();
+    let how = ReshareOptions::new();
+    let unread = as_nobody(|| calve::reshare_folders(&from, &[&theirs], &how, &options()).unwrap());
+    assert_eq!((unread.unreadable, unread.reshared_files), (1, 0), "{unread:?}");
+}
+
+/// Whoever writes reads back what they wrote, whatever shares meanwhile.
+#[test]
+fn blocks_are_shared_beside_writers_and_drops_without_a_trace() {
+    let desk = Desk::new(|project| {
+        for number in 0..20 {
+            put(project, &format!("file {number}"), bytes(number, 100_000));
+        }
+    });
+    let trees = [desk.worktree("one"), desk.worktree("two"), desk.worktree("three")];
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for worktree in &trees[..2] {
+            scope.spawn(|| {
+                for round in 0..60_u64 {
+                    let path = worktree.path().join(format!("file {}", round % 20));
+                    // As a build does: the same content anew, or one byte of it otherwise.
+                    let mut content = bytes(round % 20, 100_000);
+                    content[50_000] ^= u8::from(round % 3 == 0);
+                    if round % 2 == 0 {
+                        fs::remove_file(&path).unwrap();
+                    }
+                    on_disk(&path, &content);
+                    assert!(fs::read(&path).unwrap() == content, "{}", path.display());
+                }
+                done.store(true, Ordering::Relaxed);
+            });
+        }
+        let third = trees[2].clone();
+        scope.spawn(|| {
+            thread::sleep(Duration::from_millis(50));
+            let _ = third.drop(&DropOptions::new().force(true), &options()).unwrap();
+        });
+        let mut left = &trees[..];
+        while !done.load(Ordering::Relaxed) {
+            if let Err(error) = desk.store.reshare(left, &ReshareOptions::new(), &options()) {
+                let kinds = [ErrorKind::WorktreeMissing, ErrorKind::WorktreeNotFound];
+                assert!(kinds.contains(&error.kind()), "{error}");
+                left = &trees[..2];
+            }
+        }
+    });
+    let cancel = Cancel::new();
+    cancel.cancel();
+    let error = desk
+        .store
+        .reshare(&trees[..2], &ReshareOptions::new(), &options().cancel(&cancel))
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
+    assert_sound(&desk.store);
 }

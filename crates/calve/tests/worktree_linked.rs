@@ -194,6 +194,13 @@ fn a_branch_is_made_taken_or_refused_before_anything_is_made() {
 /// Where the project is something else for git than a plain repository: linked, or why not.
 #[test]
 fn every_kind_of_project_works_or_says_why_it_is_not_linked() {
+    let scratch = common::Scratch::new();
+    let has_reftable = git(scratch.path())
+        .args(["init", "-q", "--ref-format=reftable", "."])
+        .stderr(std::process::Stdio::null())
+        .status()
+        .unwrap()
+        .success();
     for (what, text, expected) in [
         ("no repository", "echo x >file", Ok("none")),
         ("unborn", "git init -q -b main; echo x >file", Err("no commit yet")),
@@ -215,8 +222,8 @@ fn every_kind_of_project_works_or_says_why_it_is_not_linked() {
         ),
         (
             "with submodules",
-            "git clone -q . ../other && git submodule --quiet add ../other sub && git commit -qm sub",
-            Err("it has submodules"),
+            "git clone -q . ../other && git submodule --quiet add ../other sub && git commit -qm sub; fresh",
+            Ok("linked"),
         ),
         (
             "SHA-256",
@@ -257,6 +264,10 @@ fn every_kind_of_project_works_or_says_why_it_is_not_linked() {
         ),
         ("broken", "rm .git/HEAD", Err("not a git repository")),
     ] {
+        if what == "reftable" && !has_reftable {
+            common::not_run("a reftable repository", "this git does not know them");
+            continue;
+        }
         let first = if matches!(what, "no repository" | "unborn") { "" } else { PROJECT };
         // An index that was written in the tick in which its files changed vouches for none of them.
         let fresh = "fresh() { tick; git read-tree HEAD; git update-index -q --refresh; }";
@@ -650,6 +661,76 @@ fn gits_own_commands_may_be_used_on_worktrees() {
     third.drop(&DropOptions::new(), &options()).unwrap().delete().unwrap();
     assert!(!known(&desk).contains("again"), "{}", known(&desk));
     drop(worktree);
+}
+
+/// Each of git's commands about worktrees, and what calve says and does afterwards.
+#[test]
+fn after_each_of_gits_commands_about_worktrees_calve_goes_on() {
+    use WorktreeState::{Missing, Ready};
+    let gone = "rm -rf ../project.worktrees/w;";
+    // What git is told, where the worktree is then, its state, and whether git knows it.
+    for (text, place, state, is_known) in [
+        ("git worktree list", "project.worktrees/w", Ready, true),
+        ("git worktree list --porcelain -z", "project.worktrees/w", Ready, true),
+        ("git worktree lock W; git worktree unlock W", "project.worktrees/w", Ready, true),
+        ("git worktree move W ../moved", "moved", Ready, true),
+        (
+            "git worktree lock W; git worktree move -f -f W ../moved; git worktree unlock ../moved",
+            "moved",
+            Ready,
+            true,
+        ),
+        ("mv W ../moved; git worktree repair ../moved", "moved", Ready, true),
+        ("git worktree prune --expire now", "project.worktrees/w", Ready, true),
+        ("git worktree repair", "project.worktrees/w", Ready, true),
+        ("git worktree remove W", "project.worktrees/w", Missing, false),
+        ("echo x >W/new; git worktree remove --force W", "project.worktrees/w", Missing, false),
+        (&format!("{gone} git worktree prune --expire now"), "project.worktrees/w", Missing, false),
+        (&format!("{gone} git worktree prune"), "project.worktrees/w", Missing, false),
+        (
+            &format!("git worktree lock W; {gone} git worktree prune; git worktree unlock W"),
+            "project.worktrees/w",
+            Missing,
+            true,
+        ),
+        ("rm W/.git; git worktree repair", "project.worktrees/w", Ready, true),
+        ("rm -r .git/worktrees/w", "project.worktrees/w", Ready, false),
+    ] {
+        let desk = project();
+        desk.worktree("w");
+        script(&desk.project, &text.replace('W', "../project.worktrees/w"));
+        let path = desk.scratch.join(place);
+        if state == Ready {
+            // A command in the worktree tells calve where it is.
+            let found = Store::discover(&path).unwrap().worktree().unwrap();
+            assert_eq!(found.path(), path, "{text}");
+            assert!(found.status(&options()).unwrap().changes.is_empty(), "{text}");
+        }
+        let worktree = desk.store.worktree("w").unwrap();
+        assert_eq!((worktree.path(), worktree.state().unwrap()), (path.as_path(), state), "{text}");
+        let said = desk.store.git_status(std::slice::from_ref(&worktree), &options());
+        let said = said.into_iter().next().unwrap();
+        match (state, is_known) {
+            (Ready, true) => {
+                let said = said.unwrap().unwrap();
+                assert_eq!((said.branch.as_deref(), said.changes), (Some("w"), 0), "{text}");
+            }
+            // git cannot say anything, and calve does not either.
+            _ => assert!(!matches!(said, Ok(Some(_))), "{text}: {said:?}"),
+        }
+        if state == Missing {
+            worktree.restore(GitMode::Best, &options()).unwrap();
+            let clean = desk.store.worktree("w").unwrap().status(&options()).unwrap();
+            assert!(clean.changes.is_empty(), "{text}");
+            assert_eq!((branch(&path).as_str(), changes(&path)), ("w", vec![]), "{text}");
+        }
+        let worktree = desk.store.worktree("w").unwrap();
+        worktree.drop(&DropOptions::new(), &options()).unwrap().delete().unwrap();
+        let known = known(&desk);
+        assert!(!known.contains(place) && !known.contains("prunable"), "{text}: {known}");
+        assert!(known.contains("refs/heads/w\n"), "{text}");
+        desk.worktree("w");
+    }
 }
 
 #[test]

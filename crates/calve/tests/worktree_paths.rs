@@ -10,11 +10,13 @@ use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use calve::{
-    DropOptions, GitMode, PathKept, PathKind, PathMention, PathMode, SnapshotId, SnapshotOptions,
-    StartOptions, Store, StoreOptions, SwitchOptions, Worktree, path_mentions, rewrite_paths,
+    DropOptions, GcOptions, GitMode, PathKept, PathKind, PathMention, PathMode, SnapshotId,
+    SnapshotOptions, StartOptions, Store, StoreOptions, SwitchOptions, Worktree, path_mentions,
+    rewrite_paths,
 };
 
 use common::git::{git, script};
+use common::mounts::{IGNORING_CASE, ignoring_case};
 use common::snapshot::assert_same;
 use common::stores::{Desk, after_a_tick, assert_sound, content, options, put, set_mode, status};
 use common::{Scratch, has_command, is_there, not_run, sh};
@@ -152,7 +154,7 @@ fn a_fresh_worktree_names_itself_and_is_clean_also_when_every_file_is_read_again
         assert_eq!(status(&worktree), [""; 0]);
         touch_all(root);
         assert_eq!(status(&worktree), [""; 0], "read again");
-        assert_eq!(capture(&worktree), report.snapshot, "nothing to capture");
+        assert_eq!(Some(capture(&worktree)), report.snapshot, "nothing to capture");
         // What is the same but for the root has the same metadata, too.
         for path in [NAMING[2], NAMING[3]] {
             let (here, there) = (root.join(path), desk.project.join(path));
@@ -427,6 +429,16 @@ fn a_worktree_that_keeps_all_paths_has_the_files_as_the_project_has_them() {
     put(root, "src/new", "new");
     let two = desk.from("two", capture(&worktree));
     assert_names(two.path(), &desk.project, "from a capture");
+    // It keeps them when it is made again, too.
+    fs::remove_dir_all(root).unwrap();
+    let restored = worktree.restore(GitMode::None, &options()).unwrap();
+    assert_eq!(mention(&restored.mentions, NAMING[2]).unwrap().1, Some(PathKept::Wanted));
+    assert_eq!(read(root, NAMING[2]), text(NAMING[2], &desk.project));
+    let noted = || fs::read_dir(desk.store.path().join("keep-paths")).unwrap().count();
+    assert_eq!(noted(), 1);
+    let _kept = worktree.drop(&DropOptions::new().force(true), &options()).unwrap();
+    desk.store.gc(&GcOptions::new().dropped(std::time::Duration::ZERO), &options()).unwrap();
+    assert_eq!(noted(), 0);
 }
 
 #[test]
@@ -471,4 +483,167 @@ fn a_clone_can_be_given_its_own_paths_and_a_tree_says_which_files_name_it() {
     }
     assert!(!named.contains(&PathBuf::from("notes")));
     assert!(is_there(&clone));
+}
+
+/// Gives every other file of [`environment`], and the link, another spelling of the root.
+fn spell(project: &Path, spelling: &Path) {
+    for path in NAMING.iter().step_by(2) {
+        put(project, path, text(path, spelling));
+    }
+    put(project, &record_path(), record(project));
+    put(project, "build/CMakeCache.txt", format!("HOME:INTERNAL={}\n", spelling.display()));
+    fs::remove_file(project.join("link")).unwrap();
+    symlink(spelling.join("src/app"), project.join("link")).unwrap();
+}
+
+/// [`spell`]'s files name `spelling`, and the others name `root`.
+fn assert_spelled(root: &Path, spelling: &Path, what: &str) {
+    for (at, path) in NAMING.iter().enumerate() {
+        let named = if at % 2 == 0 { spelling } else { root };
+        assert_eq!(read(root, path), text(path, named), "{what}: {path}");
+    }
+    assert_eq!(read(root, &record_path()), record(root), "{what}: RECORD");
+    let link = fs::read_link(root.join("link")).unwrap();
+    assert_eq!(link.as_os_str(), spelling.join("src/app").as_os_str(), "{what}");
+    assert_eq!(link.canonicalize().unwrap(), root.join("src/app"), "{what}");
+}
+
+#[test]
+fn a_root_is_known_by_every_path_that_leads_to_it_through_a_link() {
+    // The link, what it leads to, how files spell the project, and what a worktree and one that was
+    // moved get.
+    let through_link = ["home/u/project.worktrees/one", "home/u/project.worktrees/three"];
+    // Worktrees are not behind this link. A path that no other file has keeps the two apart.
+    let none = ["data/u/project.worktrees/one/.", "data/u/project.worktrees/three/."];
+    let rows =
+        [("home", "data", "home/u/project", through_link), ("app", "data/u/project", "app", none)];
+    for (link, target, spelling, [one_is, moved_is]) in rows {
+        let scratch = Scratch::new();
+        let at = |path: &str| PathBuf::from(format!("{}/{path}", scratch.path().display()));
+        let (project, spelling) = (at("data/u/project"), at(spelling));
+        environment(&project);
+        symlink(at(target), at(link)).unwrap();
+        spell(&project, &spelling);
+        after_a_tick();
+        // The store is found by the link, too.
+        let store = Store::init(&spelling).unwrap();
+        let before = content(&project);
+        let report = store.start(&["one", "two"], &StartOptions::new(), &options()).unwrap();
+        let root = at("data/u/project.worktrees/one");
+        let mentions = &report.worktrees[0].mentions;
+        for path in NAMING.iter().copied().chain(["link"]) {
+            assert_eq!(mention(mentions, path).unwrap().1, None, "{path}");
+        }
+        let cache = Some((PathKind::Build, Some(PathKept::UnknownFormat)));
+        assert_eq!(mention(mentions, "build/CMakeCache.txt"), cache);
+        assert_spelled(&root, &at(one_is), link);
+        let (one, two) = (store.worktree("one").unwrap(), store.worktree("two").unwrap());
+        assert_eq!(status(&one), [""; 0]);
+        touch_all(&root);
+        assert_eq!(status(&one), [""; 0], "{link}: read again");
+        assert_eq!(Some(capture(&one)), report.snapshot, "{link}: nothing to capture");
+
+        // An install may write each of the worktree's paths.
+        for (worktree, name) in [(&one, "one"), (&two, "two")] {
+            let root = worktree.path();
+            let linked =
+                PathBuf::from(at(one_is).to_str().unwrap().replace("/one", &format!("/{name}")));
+            put(root, ".venv/bin/tool", format!("#!{}/.venv/bin/python\n", linked.display()));
+            put(root, ".venv/bin/other", format!("#!{}/.venv/bin/python\n", root.display()));
+            assert_eq!(status(worktree), ["A .venv/bin/other", "A .venv/bin/tool"], "{link}");
+            after_a_tick();
+        }
+        let (first, second) = (capture(&one), capture(&two));
+        one.switch(second, &SwitchOptions::new(), &options()).unwrap();
+        let tool = format!("#!{}/.venv/bin/python\n", at(one_is).display());
+        assert_eq!(read(&root, ".venv/bin/tool"), tool, "{link}: both captured the same");
+        assert_eq!(
+            read(&root, ".venv/bin/other"),
+            format!("#!{}/.venv/bin/python\n", root.display())
+        );
+        store.start(&["three"], &StartOptions::new().from(first), &options()).unwrap();
+        let tool = read(store.worktree("three").unwrap().path(), ".venv/bin/tool");
+        assert_eq!(tool, format!("#!{}/.venv/bin/python\n", at(moved_is).display()));
+
+        // Moved.
+        let moved = at("data/u/project.worktrees/moved");
+        fs::rename(store.worktree("three").unwrap().path(), &moved).unwrap();
+        let three = Store::discover(&moved).unwrap().worktree().unwrap();
+        let moved_is = PathBuf::from(at(moved_is).to_str().unwrap().replace("/three", "/moved"));
+        assert_spelled(&moved, &moved_is, "moved");
+        assert_eq!(status(&three), [""; 0]);
+        // The project got nothing of it.
+        assert_same(&before, &content(&project), "the project");
+        assert_sound(&store);
+    }
+}
+
+#[test]
+fn a_root_is_known_in_other_cases_of_its_letters_where_the_filesystem_ignores_case() {
+    let name = "a_root_is_known_in_other_cases_of_its_letters_where_the_filesystem_ignores_case";
+    for kind in IGNORING_CASE {
+        let scratch = Scratch::new();
+        let Some(mounted) = ignoring_case(scratch.path(), kind) else {
+            not_run(name, &format!("{kind} cannot be made or mounted here"));
+            continue;
+        };
+        let project = mounted.0.join("root/project");
+        environment(&project);
+        spell(&project, &mounted.0.join("ROOT/Project"));
+        after_a_tick();
+        let store = Store::init(&project).unwrap();
+        let report = store.start(&["one"], &StartOptions::new(), &options()).unwrap();
+        let root = &report.worktrees[0].report.path;
+        // This driver of ntfs lists `RECORD` as `record`, which is another file for Python.
+        for (at, path) in NAMING.iter().enumerate() {
+            let named = if at % 2 == 0 { root.join(".") } else { root.clone() };
+            assert_eq!(read(root, path), text(path, &named), "{kind}: {path}");
+        }
+        assert_eq!(status(&store.worktree("one").unwrap()), [""; 0], "{kind}");
+    }
+}
+
+#[test]
+fn a_spelling_that_comes_later_is_known_in_a_worktree_that_switches_to_it() {
+    let scratch = Scratch::new();
+    let (project, spelling) = (scratch.join("data/u/project"), scratch.join("home/u/project"));
+    environment(&project);
+    symlink(scratch.join("data"), scratch.join("home")).unwrap();
+    after_a_tick();
+    let store = Store::init(&project).unwrap();
+    store.start(&["one"], &StartOptions::new(), &options()).unwrap();
+    let one = store.worktree("one").unwrap();
+    let linked = scratch.join("home/u/project.worktrees/one");
+    // A path that only a file of the worktree names is one of the worktree all the same.
+    put(one.path(), ".venv/bin/tool", format!("#!{}/.venv/bin/python\n", linked.display()));
+    after_a_tick();
+    let captured = capture(&one);
+    store.start(&["two"], &StartOptions::new().from(captured), &options()).unwrap();
+    let tool = read(store.worktree("two").unwrap().path(), ".venv/bin/tool");
+    let two = scratch.join("home/u/project.worktrees/two");
+    assert_eq!(tool, format!("#!{}/.venv/bin/python\n", two.display()));
+
+    spell(&project, &spelling);
+    after_a_tick();
+    let other = store.snapshot(&SnapshotOptions::new(), &options()).unwrap().id;
+    one.switch(other, &SwitchOptions::new(), &options()).unwrap();
+    assert_spelled(one.path(), &linked, "switched");
+    assert_eq!(status(&one), [""; 0]);
+    touch_all(one.path());
+    assert_eq!(status(&one), [""; 0], "read again");
+    // What was found is lost: it is found again with every spelling.
+    fs::remove_dir_all(store.path().join("found")).unwrap();
+    store.start(&["four"], &StartOptions::new().from(other), &options()).unwrap();
+    let four = store.worktree("four").unwrap();
+    assert_spelled(four.path(), &scratch.join("home/u/project.worktrees/four"), "found again");
+    // A clone, too.
+    let clone = scratch.join("data/clone");
+    calve::clone_tree(
+        &project,
+        std::slice::from_ref(&clone),
+        &calve::CloneOptions::new().exclude(".calve"),
+    )
+    .unwrap();
+    rewrite_paths(&clone, &project).unwrap();
+    assert_spelled(&clone, &scratch.join("home/clone"), "clone");
 }

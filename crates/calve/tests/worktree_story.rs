@@ -89,7 +89,7 @@ fn worktrees_hold_the_uncommitted_work_and_what_is_written_in_one_reaches_nothin
     assert_same(&before, &tree(&desk.folder().join("three")), "three after a write in the project");
     // And the store gave neither away.
     assert_sound(&desk.store);
-    let four = desk.from("four", report.snapshot);
+    let four = desk.from("four", report.snapshot.unwrap());
     assert_same(&before, &tree(four.path()), "started after the writes");
 }
 

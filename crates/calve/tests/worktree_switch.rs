@@ -14,7 +14,8 @@ use calve::{ErrorKind, SnapshotId, SnapshotOptions, SwitchOptions};
 use common::odd::{set_mtime, set_xattr};
 use common::snapshot::assert_same;
 use common::stores::{
-    Desk, after_a_tick, assert_sound, content, fails, options, put, small_project, status, tree,
+    Desk, after_a_tick, assert_sound, content, fails, options, put, set_mode, small_project,
+    status, tree,
 };
 use common::{has_command, not_run, sh};
 
@@ -78,6 +79,82 @@ fn what_stands_in_the_place_of_a_folder_gives_way_to_what_the_snapshot_has_in_it
         one.undo(&options()).unwrap();
         assert_same(&before, &content(one.path()), row);
     }
+}
+
+#[test]
+fn a_folder_that_replaced_a_file_has_its_metadata_again_after_an_undo_even_if_it_is_empty() {
+    let desk = Desk::small();
+    let second = changed(&desk, "second", |root| put(root, "README", "second\n"));
+    for (row, mode) in [("an ordinary folder", 0o755), ("a private folder", 0o711)] {
+        let one = desk.worktree(&format!("w{mode:o}"));
+        let folder = one.path().join("README");
+        fs::remove_file(&folder).unwrap();
+        fs::create_dir(&folder).unwrap();
+        set_mode(&folder, mode);
+        let before = content(one.path());
+        one.reset(&options()).unwrap();
+        one.undo(&options()).unwrap();
+        assert_same(&before, &content(one.path()), row);
+        one.switch(second, &SwitchOptions::new().force(true), &options()).unwrap();
+        one.undo(&options()).unwrap();
+        assert_same(&before, &content(one.path()), row);
+    }
+}
+
+#[test]
+fn what_had_been_deleted_with_its_folder_is_in_no_undos_way() {
+    let desk = Desk::small();
+    let second = changed(&desk, "second", |root| put(root, "docs/second.md", "second\n"));
+    for row in ["a file", "a link"] {
+        let one = desk.worktree(&row.replace(' ', "-"));
+        one.switch(second, &SwitchOptions::new(), &options()).unwrap();
+        let docs = one.path().join("docs");
+        fs::remove_dir_all(&docs).unwrap();
+        match row {
+            "a file" => fs::write(&docs, "by hand").unwrap(),
+            _ => std::os::unix::fs::symlink("nowhere", &docs).unwrap(),
+        }
+        let before = content(one.path());
+        one.switch(desk.snapshot(), &SwitchOptions::new().force(true), &options()).unwrap();
+        assert_eq!(one.undo(&options()).unwrap().to, second, "{row}");
+        assert_same(&before, &content(one.path()), row);
+    }
+}
+
+#[test]
+fn a_name_that_a_forced_switch_moved_aside_is_again_a_name_of_the_file_that_stayed() {
+    let desk = Desk::small();
+    let second = changed(&desk, "second", |root| {
+        fs::hard_link(root.join("README"), root.join("link")).unwrap();
+    });
+    let one = desk.worktree("one");
+    one.switch(second, &SwitchOptions::new(), &options()).unwrap();
+    set_mode(&one.path().join("README"), 0o700);
+    let before = content(one.path());
+    one.switch(desk.snapshot(), &SwitchOptions::new().force(true), &options()).unwrap();
+    one.undo(&options()).unwrap();
+    assert_same(&before, &content(one.path()), "after the undo");
+    let of = |name: &str| fs::metadata(one.path().join(name)).unwrap().ino();
+    assert_eq!(of("README"), of("link"));
+}
+
+#[test]
+fn an_undo_gives_no_metadata_to_a_name_that_a_file_got_since() {
+    let desk = Desk::small();
+    let one = desk.worktree("one");
+    let (readme, link) = (one.path().join("README"), one.path().join("link"));
+    set_mode(&readme, 0o700);
+    let before = content(one.path());
+    one.reset(&options()).unwrap();
+    fs::hard_link(&readme, &link).unwrap();
+    let since = content(one.path());
+    let error = fails(one.undo(&options()), ErrorKind::Changed);
+    assert_eq!(error.details(), [PathBuf::from("README")]);
+    assert_same(&since, &content(one.path()), "after the refusal");
+    // Out of the way, and it goes.
+    fs::remove_file(&link).unwrap();
+    one.undo(&options()).unwrap();
+    assert_same(&before, &content(one.path()), "after the undo");
 }
 
 #[test]

@@ -13,8 +13,13 @@ pub(crate) const INIT_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve init
       Makes a store for the project in the current folder, in .calve there.
   calve init --store /mnt/xfs/stores/repo repo
-      Makes it elsewhere. Every later command in the project needs the same
-      --store, or CALVE_STORE.
+      Makes it elsewhere. A small file in the project, .calve/project, says
+      where. If /mnt/xfs is another filesystem than the project's, worktrees go
+      beside the store.
+
+  calve init --volume ~/trees
+      Puts the store, ~/trees/PROJECT.calve, and later the worktrees on a volume
+      ('calve volume create ~/trees'), for a project on ext4.
 
 Later commands find the store from any folder inside the project, and from
 inside its worktrees.";
@@ -56,6 +61,11 @@ pub(crate) struct InitArgs {
     /// The project's root [default: the current folder]
     #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) root: Option<PathBuf>,
+
+    /// Make the store in DIR, on a filesystem that can share blocks; worktrees go there, too
+    #[cfg(target_os = "linux")]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, conflicts_with = "store")]
+    pub(crate) volume: Option<PathBuf>,
 }
 
 /// What a new snapshot is told by.

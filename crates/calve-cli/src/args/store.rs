@@ -125,6 +125,10 @@ pub(crate) enum StoreVerb {
     /// Make the ready trees that are missing; 'calve start' starts this in the background
     #[command(hide = true)]
     Refill,
+
+    /// Name the contents of worktrees that were made without reading them; 'calve start' starts this in the background
+    #[command(hide = true)]
+    Name,
 }
 
 /// The arguments of `calve store gc`.

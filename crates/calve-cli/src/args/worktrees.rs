@@ -9,6 +9,7 @@ use clap_complete::engine::ArgValueCompleter;
 use super::changes::ScopeArgs;
 use super::misuse::{MAX_COUNT, Misuse};
 use crate::candidates;
+use crate::choices::StartReflink;
 
 pub(crate) const START_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve start fix-1 fix-2
@@ -71,6 +72,17 @@ pub(crate) const DU_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
 The columns are the sizes of the files, what is unique, what is shared with the
 project, the store, other worktrees or files elsewhere, the filesystem's own
 structures (about), and what a drop frees. calve looks at each file and reads none.";
+
+pub(crate) const RESHARE_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
+  calve reshare
+      In all worktrees, after 'npm ci' or 'cargo build' in each of them.
+  calve reshare --dry-run fix-1
+      Says what it would give back, and shares nothing.
+  calve reshare --from app app-copy /srv/app-2
+      In two folders that calve did not make; no store is needed.
+
+Works on XFS and btrfs, at idle priority. Exits with 3 if files with equal bytes
+could not share them.";
 
 pub(crate) const STATUS_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve status
@@ -145,6 +157,10 @@ pub(crate) struct StartArgs {
     /// Put the worktrees into DIR, which is made if it is missing
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) at: Option<PathBuf>,
+
+    /// Whether the worktrees share blocks with the store
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    pub(crate) reflink: StartReflink,
 
     #[command(flatten)]
     pub(crate) git: GitArgs,
@@ -288,6 +304,23 @@ pub(crate) struct DuArgs {
     #[arg(value_name = "WORKTREE", value_hint = ValueHint::DirPath,
         add = ArgValueCompleter::new(candidates::worktrees))]
     pub(crate) worktrees: Vec<PathBuf>,
+}
+
+/// The arguments of `calve reshare`.
+#[derive(Debug, Args)]
+pub(crate) struct ReshareArgs {
+    /// Names or paths of worktrees; with --from, folders [default: all worktrees]
+    #[arg(value_name = "WORKTREE", value_hint = ValueHint::DirPath,
+        add = ArgValueCompleter::new(candidates::worktrees))]
+    pub(crate) trees: Vec<PathBuf>,
+
+    /// Share with the files in DIR, in any folders and without a store
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, requires = "trees")]
+    pub(crate) from: Option<PathBuf>,
+
+    /// Share nothing; say what that would give back
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 /// The arguments of `calve status`.

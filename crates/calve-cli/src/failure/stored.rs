@@ -57,9 +57,9 @@ pub(crate) fn own(
     }
 }
 
-/// How the commands of a hint name a store: one that is elsewhere than in its project is found only where it is named.
-pub(crate) fn store_flag(store: &Path, is_in_its_project: bool) -> String {
-    if is_in_its_project { String::new() } else { format!(" --store {}", shell_word(store)) }
+/// How the commands of a hint name a store, if commands in the project do not find it by themselves.
+pub(crate) fn store_flag(store: &Path, is_found: bool) -> String {
+    if is_found { String::new() } else { format!(" --store {}", shell_word(store)) }
 }
 
 /// How the commands of a hint name a worktree: with a space before it; the project goes without.
@@ -88,6 +88,10 @@ fn way_out(
         _ if path == Path::new(".") && error.kind() == io::ErrorKind::NotFound => {
             CURRENT_IS_GONE.to_owned()
         }
+        ErrorKind::ReflinkRefused => {
+            let (path, other) = (shell_word(path), shell_word(other.unwrap_or(path)));
+            format!("'calve doctor {path} {other}' says why; --reflink auto makes copies")
+        }
         ErrorKind::SourceNotFound if operation == Operation::Compare => {
             "paths after -- start at the worktree's root, as 'calve status' prints them".to_owned()
         }
@@ -95,6 +99,16 @@ fn way_out(
             "run 'calve init' in the project's root to make a store; if it is elsewhere, name it with \
              --store DIR or CALVE_STORE"
                 .to_owned()
+        }
+        ErrorKind::StoreNotFound if operation == Operation::FindStoreOfProject => {
+            let pointer = shell_word(&path.join(".calve/project"));
+            let mount = match other.and_then(how_to_mount) {
+                Some(command) => format!("its volume is not mounted; to mount it: {command}"),
+                None => "if its disk is not mounted, mount it".to_owned(),
+            };
+            format!(
+                "{mount}; if the store was moved or is lost, run 'calve init --store DIR' with its new place after rm {pointer}"
+            )
         }
         ErrorKind::StoreNotFound if operation == Operation::FindStoreOfWorktree => {
             "if the project was moved, run 'calve list' in there, and calve finds the store again; if the project \
@@ -108,7 +122,10 @@ fn way_out(
         }
         ErrorKind::StoreExists => {
             let named = store_flag(path, path.file_name().is_some_and(|name| name == ".calve"));
-            format!("it belongs to another project: choose another --store; 'calve{named} start NAME' makes a worktree of that project")
+            format!(
+                "a project has one store, and a store one project: choose another --store, or use this one: 'calve{named} \
+                 start NAME'"
+            )
         }
         // git leaves repositories inside of what it cleans, and ready trees hold the project's.
         ErrorKind::DestinationExists
@@ -244,6 +261,14 @@ fn way_out(
     Some(hint)
 }
 
+#[cfg(target_os = "linux")]
+use crate::volume::facts::how_to_mount;
+
+#[cfg(not(target_os = "linux"))]
+fn how_to_mount(_: &Path) -> Option<String> {
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -294,6 +319,8 @@ mod tests {
             (ErrorKind::Overlap, Operation::MakeStoreFor, "calve status"),
             (ErrorKind::DestinationExists, Operation::StartWorktree, "--at"),
             (ErrorKind::StoreNotFound, Operation::FindStoreOfWorktree, "'calve list'"),
+            (ErrorKind::StoreNotFound, Operation::FindStoreOfProject, "mount it"),
+            (ErrorKind::Overlap, Operation::UseProject, "work in '/the worktree'"),
             (ErrorKind::ParentNotFound, Operation::Open, "mkdir -p"),
             (ErrorKind::StorageFull, Operation::Write, "df -h '/a b'"),
             (ErrorKind::StorageFull, Operation::Write, "calve drop"),

@@ -31,6 +31,40 @@ fn the_clone_has_the_content_and_a_write_to_it_stays_there() {
     }
 }
 
+#[cfg(unix)]
+#[test]
+fn clones_can_name_their_own_folders_and_json_lists_the_files() {
+    let scratch = with_source();
+    let root = scratch.path().canonicalize().unwrap();
+    let line = |name: &str| format!("#!{}/.venv/bin/python\n", root.join(name).display());
+    let files = [(".venv/pyvenv.cfg", String::new()), (".venv/bin/app", line("src"))];
+    for (path, text) in &files {
+        plant(&root.join("src"), &[(path, text)]);
+    }
+    std::os::unix::fs::symlink(root.join("src/a"), root.join("src/link")).unwrap();
+    let run = calve(&root, "clone --json --rewrite-paths -n 2 src dst");
+    assert_eq!(run.code, Some(0), "{run:?}");
+    for (at, name) in ["dst-1", "dst-2"].into_iter().enumerate() {
+        assert_eq!(read(&root.join(name), ".venv/bin/app"), Some(line(name)));
+        assert_eq!(fs::read_link(root.join(name).join("link")).unwrap(), root.join(name).join("a"));
+        let kinds = [(".venv/bin/app", "script"), ("link", "link")];
+        let mentions = kinds.map(|(path, kind)| {
+            json!({ "path": path, "kind": kind, "rewritten": true, "kept_because": null })
+        });
+        assert_eq!(run.json()["destinations"][at]["mentions"], json!(mentions));
+    }
+    // An exact clone has no such list.
+    let run = calve(&root, "clone --json src exact");
+    assert_eq!(read(&root.join("exact"), ".venv/bin/app"), Some(line("src")));
+    assert!(run.json()["destinations"][0].get("mentions").is_none(), "{run:?}");
+    // A merge gets its path, too, and a destination that is left alone does not.
+    fs::create_dir(root.join("there")).unwrap();
+    let run = calve(&root, "clone --rewrite-paths --existing merge src there");
+    assert_eq!(read(&root.join("there"), ".venv/bin/app"), Some(line("there")), "{run:?}");
+    let run = calve(&root, "clone --rewrite-paths --existing skip src exact");
+    assert_eq!(read(&root.join("exact"), ".venv/bin/app"), Some(line("src")), "{run:?}");
+}
+
 #[test]
 fn a_count_makes_numbered_clones_in_one_go() {
     let scratch = with_source();
@@ -84,8 +118,7 @@ fn the_json_document_is_as_documented() {
     };
     let elapsed = document.as_object_mut().unwrap().remove("elapsed_seconds").unwrap();
     assert!(elapsed.as_f64().unwrap() >= 0.0);
-    let expected =
-        json!({ "source": "src", "destinations": [destination("dst"), destination("other")] });
+    let expected = json!({ "expected_copies": null, "source": "src", "destinations": [destination("dst"), destination("other")] });
     assert_eq!(document, expected);
 }
 

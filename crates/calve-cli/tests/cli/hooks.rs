@@ -84,6 +84,35 @@ fn git_knows_each_worktree_and_its_branch_has_the_name_that_the_tool_gave() {
 }
 
 #[test]
+fn branches_that_would_have_one_folder_get_one_each() {
+    let (_scratch, project) = with_project();
+    let made = std::process::Command::new("sh")
+        .current_dir(&project)
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .args([
+            "-ec",
+            "git init -q; git -c user.name=n -c user.email=e commit -q --allow-empty -m one",
+        ])
+        .output();
+    if !made.is_ok_and(|run| run.status.success()) {
+        return not_run("branches_that_would_have_one_folder_get_one_each", "there is no git");
+    }
+    for (given, folder) in [
+        ("feat/x", "feat-x"),
+        ("feat-x", "feat-x-2"),
+        ("feat/x", "feat-x"),
+        ("feat-x", "feat-x-2"),
+        ("feat-x-2", "feat-x-2-2"),
+    ] {
+        let run = hook(&project, "hook claude create", &json!({"name": given, "cwd": project}));
+        let path = worktrees_of(&project).join(folder);
+        assert_eq!(run.stdout.lines().last(), path.to_str(), "{given}: {run:?}");
+        let head = fs::read_to_string(project.join(format!(".git/worktrees/{folder}/HEAD")));
+        assert_eq!(head.unwrap(), format!("ref: refs/heads/{given}\n"));
+    }
+}
+
+#[test]
 fn a_worktree_is_removed_from_any_folder_and_as_often_as_it_is_asked_for() {
     let (scratch, project) = with_project();
     let beside = worktrees_of(&project);

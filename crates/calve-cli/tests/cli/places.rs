@@ -72,12 +72,24 @@ fn a_store_that_is_elsewhere_is_named_by_the_flag_or_the_variable() {
     let store = root.join("store");
     let made = calve(&project, "init --store ../store");
     assert_eq!((made.code, made.stdout.trim_end()), (Some(0), store.to_str().unwrap()));
-    assert!(
-        made.stderr.contains(&format!("'calve --store {} start NAME'", store.display())),
-        "{made:?}"
-    );
-    assert!(!project.join(".calve").try_exists().unwrap());
+    assert!(made.stderr.contains("'calve start NAME'"), "{made:?}");
+    let (pointer, git_ignore) = (project.join(".calve/project"), project.join(".calve/.gitignore"));
+    assert_eq!(fs::read_to_string(&git_ignore).unwrap(), "*\n");
     done(&project, "start w --store ../store");
+    // It says where the store is.
+    for (directory, words, expected) in [
+        (&project, "status", "the project"),
+        (&project.join("dir"), "status", "the project"),
+        (&root, "status p", "the project"),
+        (&project, "status w", "w"),
+    ] {
+        assert_eq!(meant(directory, words, None), expected, "{words} in {directory:?}");
+    }
+    // Without it, as in a project that may not be written to, the store must be named.
+    fs::remove_file(&pointer).unwrap();
+    let again = calve(&project, "init --store ../store");
+    assert_eq!((again.code, pointer.try_exists().unwrap()), (Some(0), true), "{again:?}");
+    fs::remove_dir_all(project.join(".calve")).unwrap();
     let (w, variable) = (worktrees_of(&project).join("w"), store.to_str());
     let shown = done(&root, "show --store store");
     assert!(shown.starts_with("snapshot  ") && shown == done(&w, "show"), "{shown}");
@@ -252,4 +264,56 @@ fn a_store_of_another_user_is_refused_unless_it_is_named() {
     assert_eq!(refused.code, Some(1), "{refused:?}");
     assert!(refused.stderr.contains("uid 65534"), "{refused:?}");
     assert!(refused.stderr.contains("name it: --store "), "{refused:?}");
+}
+
+/// What copies cost is said before they are made, and not where blocks are shared.
+#[test]
+fn a_project_of_some_size_is_not_copied_before_the_price_is_said() {
+    let scratch = crate::with_source();
+    let root = scratch.path();
+    // A hole has a size, too, and takes no time to copy.
+    let large = std::fs::File::create(root.join("src/large")).unwrap();
+    large.set_len(100_000_000).unwrap();
+    let runs = [
+        ("init --json src", 1, "the store, and each worktree, will take 100.0 MB"),
+        ("-C src start --json one two", 3, "the store and the worktrees will take 300.0 MB"),
+        ("-C src start --json three", 1, "the worktree will take 100.0 MB"),
+        // The store is in it.
+        ("clone --json src clone", 2, "the clone will take 20"),
+    ];
+    for (line, copies, expected) in runs {
+        let run = crate::calve(root, line);
+        assert_eq!(run.code, Some(0), "{run:?}");
+        let told = &run.json()["expected_copies"];
+        match crate::expected_method() {
+            Some("copy") => {
+                assert!(run.stderr.contains(expected), "{run:?}");
+                assert!(run.stderr.contains("cannot share blocks: "), "{run:?}");
+                assert!(run.stderr.contains("; to share blocks instead, "), "{run:?}");
+                let bytes = told["bytes"].as_u64().unwrap();
+                assert_eq!(bytes / 100_000_000, copies, "{run:?}");
+            }
+            Some("reflink") => {
+                assert!(!run.stderr.contains("will take"), "{run:?}");
+                assert!(told.is_null(), "{run:?}");
+            }
+            _ => {}
+        }
+    }
+    let run = crate::calve(root, "-C src start --reflink always four");
+    match crate::expected_method() {
+        Some("copy") => {
+            assert_eq!(run.code, Some(1), "{run:?}");
+            assert!(run.stderr.contains("--reflink auto"), "{run:?}");
+            assert!(!root.join("src.worktrees/four").is_dir(), "{run:?}");
+            let there = crate::calve(root, "-C src list --json").json();
+            assert_eq!(there["worktrees"].as_array().unwrap().len(), 3);
+        }
+        Some("reflink") => assert_eq!(run.code, Some(0), "{run:?}"),
+        _ => {}
+    }
+    // Small trees are not worth a word.
+    crate::plant(root, &[("small/a", "alpha")]);
+    let run = crate::calve(root, "clone small copy");
+    assert!(!run.stderr.contains("will take"), "{run:?}");
 }

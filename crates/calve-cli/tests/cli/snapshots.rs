@@ -29,14 +29,14 @@ fn a_store_is_made_once_and_its_path_is_the_result() {
     let other = calve(&root, "init --json q --store p/.calve");
     assert_eq!(other.code, Some(1), "{other:?}");
     assert_eq!(other.json()["error"]["kind"], "store_exists");
-    assert!(
-        other.stderr.contains("it belongs to another project: choose another --store"),
-        "{other:?}"
-    );
+    assert!(other.stderr.contains("a store one project: choose another --store"), "{other:?}");
     let document = calve(&root, "init --json q").json();
     assert_eq!(
         document,
-        json!({ "store": root.join("q/.calve").to_str(), "project": root.join("q").to_str() })
+        json!({
+            "store": root.join("q/.calve").to_str(), "project": root.join("q").to_str(),
+            "expected_copies": null,
+        })
     );
 }
 

@@ -325,7 +325,7 @@ fn a_drop_returns_at_once_and_the_files_go_behind_it() {
     let document = calve(&project, "drop --json three").json();
     let three = json!({
         "name": "three", "path": beside.join("three").to_str(), "missing": false,
-        "kept_until": null, "kept": [], "deleted_branch": null,
+        "kept_until": null, "kept": [], "kept_in_submodules": [], "deleted_branch": null,
     });
     assert_eq!(document, json!({ "dropped": [three] }));
     assert_eq!(fs::read_dir(&beside).unwrap().count(), 0);
@@ -421,6 +421,70 @@ fn what_is_in_one_worktree_alone_is_unique_and_a_dry_run_says_that_a_drop_frees_
     assert!(run.stderr.ends_with("would forget three\n"), "{run:?}");
     assert_eq!(done(&project, "list").lines().count(), 3);
     assert!(calve(&project, "du three").stderr.contains("its folder is gone"));
+}
+
+#[test]
+fn the_first_start_of_a_large_project_says_what_is_read_behind_it() {
+    let (_scratch, project) = with_project();
+    plant(&project, &[(".git/", ""), (".jj/", "")]);
+    fs::File::create(project.join("large")).unwrap().set_len(65 << 20).unwrap();
+    let run = calve(&project, "start --git none one");
+    assert_eq!(run.code, Some(0), "{run:?}");
+    assert!(run.stderr.contains("\n.jj stays in the project"), "{run:?}");
+    let behind =
+        "68.2 MB are read in the background, for the snapshot that these worktrees started from";
+    match run.stderr.contains(" 0 B copied") {
+        true => assert!(run.stderr.contains(behind), "{run:?}"),
+        false => assert!(run.stderr.contains(" new contents "), "it reads first: {run:?}"),
+    }
+    let status = calve(&project, "status one");
+    assert!(status.stderr.starts_with("clean since snapshot "), "{status:?}");
+    let second = calve(&project, "start --git none two");
+    assert!(!second.stderr.contains("in the background"), "{second:?}");
+}
+
+#[test]
+fn equal_bytes_share_their_blocks_again_and_the_command_says_how_many() {
+    let (_scratch, project) = with_project();
+    done(&project, "start one two");
+    let beside = worktrees_of(&project);
+    let bytes: Vec<u8> = (0..400_000_u32).flat_map(|number| number.to_le_bytes()).collect();
+    for name in ["one", "two"] {
+        let path = beside.join(name).join("built");
+        fs::write(&path, &bytes).unwrap();
+        fs::File::open(path).unwrap().sync_all().unwrap();
+    }
+    let folders = format!("reshare --from {0}/one {0}/two", beside.display());
+    let shares = expected_method() == Some("reflink");
+    if !shares && calve(&project, "reshare --dry-run").code == Some(3) {
+        for words in ["reshare", "reshare one", &folders] {
+            let run = calve(&project, words);
+            assert_eq!(run.code, Some(3), "{words}: {run:?}");
+            assert!(run.stderr.contains("the filesystem cannot share them"), "{words}: {run:?}");
+        }
+        return;
+    }
+    for words in ["reshare --dry-run --json", "reshare --dry-run --json two one", "reshare --json"]
+    {
+        let run = calve(&project, words).json();
+        assert_eq!(run["reshared_files"], 1, "{words}: {run}");
+        assert!(run["reshared_bytes"].as_u64().unwrap() >= 1_600_000, "{words}: {run}");
+    }
+    let run = calve(&project, "reshare");
+    assert_eq!((run.code, run.stdout.as_str()), (Some(0), ""), "{run:?}");
+    assert!(run.stderr.starts_with("gave back 0 B in 0 files"), "{run:?}");
+    fs::write(beside.join("two/more"), &bytes).unwrap();
+    fs::File::open(beside.join("two/more")).unwrap().sync_all().unwrap();
+    assert_eq!(calve(&project, &folders).code, Some(0));
+    for (words, told) in [
+        ("reshare three", "three"),
+        ("reshare --from .", "<WORKTREE>"),
+        ("reshare --from nowhere .", "nowhere"),
+    ] {
+        let run = calve(&project, words);
+        assert_ne!(run.code, Some(0), "{words}");
+        assert!(run.stderr.contains(told), "{words}: {run:?}");
+    }
 }
 
 #[test]

@@ -241,7 +241,7 @@ pub(super) enum Fault<'f> {
 }
 
 /// Each call of the command is the one at which it is disturbed; where that is too much, a part of them.
-fn disturb(mut scene: impl Scene, kill: bool) {
+pub(super) fn disturb(mut scene: impl Scene, kill: bool) {
     let title = format!("{}, {}", scene.title(), if kill { "killed" } else { "failing" });
     if !can_strace(&title) {
         return;

@@ -36,8 +36,10 @@ impl Desk {
         }
         let mut desk = Self { scratch: scratch(), before: String::new() };
         desk.sh(
-            "mkdir app && cd app && git init -q -b main && mkdir src && echo a >src/a && echo b >b && git add -A
-            git -c user.name=n -c user.email=e commit -qm one",
+            "git() { command git -c protocol.file.allow=always -c user.name=n -c user.email=e \"$@\"; }
+            git init -q -b main lib && cd lib && echo l >l && git add l && git commit -qm lib && cd ..
+            mkdir app && cd app && git init -q -b main && mkdir src && echo a >src/a && echo b >b && git add -A
+            git submodule --quiet add ../lib lib && git commit -qm one",
         );
         for words in ["init -q", "snapshot -q --name one"] {
             assert_eq!(calve(&desk.app(), words).code, Some(0));
@@ -89,8 +91,12 @@ impl Desk {
             assert_eq!(worktree["state"], "ready", "{context}: {worktree}");
             assert_eq!((&git["linked"], &git["branch"]), (&true.into(), &name.into()), "{context}");
             assert_eq!((&git["changes"], &git["ahead"]), (&0.into(), &0.into()), "{context}");
-            let script = format!("cat app.worktrees/{name}/src/a app.worktrees/{name}/b");
-            assert_eq!(self.sh(&script), "a\nb\n", "{context}");
+            let script = format!(
+                "cat app.worktrees/{name}/src/a app.worktrees/{name}/b
+                cd app.worktrees/{name}/lib && git status --porcelain && git rev-parse --show-toplevel"
+            );
+            let lib = folder.join(name).join("lib");
+            assert_eq!(self.sh(&script), format!("a\nb\n{}\n", lib.display()), "{context}");
         }
         for name in &known {
             let run = calve(&self.app(), &format!("drop -q --delete-branch {name}"));
@@ -287,17 +293,20 @@ fn no_commit_is_lost_and_no_registration_left_by_random_work_with_kills_between(
     let Some(desk) = Desk::new() else { return };
     let rounds = std::env::var("CALVE_ROUNDS").map_or(40, |number| number.parse().unwrap());
     let app = desk.app();
-    desk.sh("cd app && git config user.name n && git config user.email e && git config gc.auto 0");
+    desk.sh(
+        "for at in app app/lib; do (cd $at; git config user.name n; git config user.email e; git config gc.auto 0); done",
+    );
     let mut random = Random(0x0ca1_7e5e_ed00_1100);
     // What was written in each worktree and is in no commit yet, and the commits that must be there.
     let mut work: BTreeMap<&str, String> = BTreeMap::new();
     let mut commits: BTreeSet<String> = BTreeSet::new();
+    let mut of_submodule: BTreeSet<String> = BTreeSet::new();
     let (mut done, mut killed, mut refused) = (BTreeMap::<String, usize>::new(), 0, 0);
     for round in 0..rounds {
         let name = NAMES[random.one_of(NAMES.len())];
         let root = desk.scratch.path().join("app.worktrees").join(name);
         let is_there = root.join("b").try_exists().unwrap();
-        let action = if is_there { random.one_of(12) } else { 12 + random.one_of(3) };
+        let action = if is_there { random.one_of(15) } else { 15 + random.one_of(3) };
         let context = format!("round {round}, {name}, action {action}");
         let in_tree = |script: &str| desk.sh(&format!("cd app.worktrees/{name} && {script}"));
         let words = match action {
@@ -355,8 +364,27 @@ fn no_commit_is_lost_and_no_registration_left_by_random_work_with_kills_between(
             }
             10 => Some(format!("drop -q {name}")),
             11 => Some(format!("drop -q --force {name}")),
-            12 => Some(format!("start -q --detach {name}")),
-            13 => Some(format!("start -q -b again-{round} {name}")),
+            12 => {
+                in_tree(&format!(
+                    "cd lib && git switch -q -c sub-{round} && echo {round} >>l && git commit -qam {round}"
+                ));
+                of_submodule.insert(in_tree("git -C lib rev-parse HEAD").trim().to_owned());
+                None
+            }
+            13 => {
+                in_tree(
+                    "git submodule -q update --force 2>/dev/null || git submodule -q status >/dev/null",
+                );
+                None
+            }
+            14 => {
+                // Like a stash: what it holds is held by one worktree's repository alone.
+                in_tree(&format!("cd lib && echo {round} >>l && git stash -q"));
+                of_submodule.insert(in_tree("git -C lib rev-parse refs/stash").trim().to_owned());
+                None
+            }
+            15 => Some(format!("start -q --detach {name}")),
+            16 => Some(format!("start -q -b again-{round} {name}")),
             _ => Some(format!("restore -q --dropped {name}")),
         };
         // All that is anywhere now must stay.
@@ -410,6 +438,16 @@ fn no_commit_is_lost_and_no_registration_left_by_random_work_with_kills_between(
         let held = held();
         let lost: Vec<&String> = commits.difference(&held).collect();
         assert!(lost.is_empty(), "{context}: {lost:?}");
+        let held = desk.sh(
+            "for at in app/.git/modules/lib app/.git/worktrees/*/modules/lib app/.calve/dropped/*.git/modules/lib; do
+                if [ -e $at/HEAD ]; then
+                    export GIT_DIR=$at GIT_WORK_TREE=$at; git rev-list --all HEAD $(git stash list --format=%H)
+                fi
+            done",
+        );
+        let held: BTreeSet<&str> = held.lines().collect();
+        let lost = of_submodule.iter().find(|commit| !held.contains(commit.as_str()));
+        assert_eq!(lost, None, "{context}: a commit of a submodule");
         let kept = calve(&app, "list --dropped --json").json();
         let kept = kept["dropped"].as_array().unwrap();
         for (name, text) in &work {
@@ -435,6 +473,8 @@ fn no_commit_is_lost_and_no_registration_left_by_random_work_with_kills_between(
 #[test]
 fn a_git_that_is_missing_or_refuses_is_said_and_copies_are_made() {
     let Some(desk) = Desk::new() else { return };
+    // Without git nobody knows what a drop would lose of a submodule.
+    desk.sh("rm -r app/lib app/.git/modules");
     let empty = desk.scratch.path().join("empty");
     fs::create_dir(&empty).unwrap();
     let run = |words: &str, has_git: bool| {

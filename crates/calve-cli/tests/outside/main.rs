@@ -20,9 +20,11 @@ mod hostile;
 mod killed;
 mod linked;
 mod motion;
+mod naming;
 mod races;
 mod store_verbs;
 mod tree;
+mod volume;
 mod wheels;
 mod writers;
 

@@ -8,7 +8,7 @@ use crate::store::index::{Boot, Index, Stat};
 use crate::store::object::{Entry, Kind, SnapshotObject, encode_directory};
 use crate::store::pack::PackWriter;
 use crate::store::undo::Record;
-use crate::store::{Marker, format};
+use crate::store::{Marked, Marker, format};
 
 /// A seed: its fuzzer, its name, its bytes.
 pub type Seed = (&'static str, &'static str, Vec<u8>);
@@ -153,7 +153,8 @@ pub fn all() -> io::Result<Vec<Seed>> {
             "features",
             b"calve store 1\ncompatible a\nincompatible linked-special\nincompatible b\n".to_vec(),
         ),
-        ("texts", "marker", marker.encode()),
+        ("texts", "marker", marker.encode(Marked::Worktree)),
+        ("texts", "pointer", marker.encode(Marked::Project)),
         ("texts", "undo", record.encode()),
         ("texts", "maker", crate::tree::staging::stage_name().into_bytes()),
         ("texts", "id", id.to_string().into_bytes()),

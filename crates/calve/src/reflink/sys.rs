@@ -2,6 +2,7 @@
 //!
 //! | feature | since | used for | where it is missing |
 //! |---|---|---|---|
+//! | `FIDEDUPERANGE` | Linux 4.5 | `reshare` | nothing is shared |
 //! | `FS_IOC_FIEMAP` | Linux 2.6.28 | who shares which blocks | allocated blocks alone count |
 //! | `FICLONE`, `FICLONERANGE` | Linux 4.5 (btrfs' own since 2.6.29) | every clone | copy |
 //! | `unshare(CLONE_FS)` + `umask(0)` | Linux 2.6.16 | modes without a `chmod` for each file | `fchmod` after every create |

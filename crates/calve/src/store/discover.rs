@@ -14,7 +14,10 @@
 //!    worktree may be elsewhere: its marker has the store's token, which nobody else knows.)
 //!
 //! A marker leads to a store by its path. calve asks for the owner of that store like for any
-//! other.
+//! other. The marker of a project whose store is elsewhere must have the token of the project's
+//! row, and no other folder may have it too: a copy of the project is another tree than the one
+//! that the store's indexes and snapshots are of. A folder that has the token, while the folder in
+//! the row has it no more, is the project: it was moved.
 
 use std::io;
 use std::path::{Component, Path, PathBuf};
@@ -22,8 +25,11 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs;
 
 use super::Store;
+use super::catalog::PROJECT;
 use super::layout::{self, Layout};
-use super::marker::Marker;
+use super::marker::{Marked, Marker};
+use super::registry::no_worktree;
+use super::{bytes_of, path_from};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 
 /// The store that a folder belongs to, and the root that it is in; see [`Store::discover`].
@@ -42,32 +48,55 @@ pub struct Discovered {
 struct Found {
     root: PathBuf,
     store: PathBuf,
-    token: Option<String>,
+    /// What is marked, and the token in the marker. `None` if the store is in the root.
+    marked: Option<(Marked, String)>,
+}
+
+impl Found {
+    fn in_root(&self) -> bool {
+        self.marked.is_none()
+    }
+
+    fn discovered(self, store: Store) -> Discovered {
+        let token = self.marked.and_then(|(of, token)| (of == Marked::Worktree).then_some(token));
+        Discovered { store, root: self.root, token }
+    }
+
+    /// Whose store is missing.
+    fn operation(&self) -> Option<Operation> {
+        self.marked.as_ref().map(|(of, _)| match of {
+            Marked::Worktree => Operation::FindStoreOfWorktree,
+            Marked::Project => Operation::FindStoreOfProject,
+        })
+    }
 }
 
 impl Store {
     /// Finds the store that `folder` belongs to. The folder is a project or a worktree, or is
     /// inside one.
     ///
+    /// If a project whose store is elsewhere was moved, the store knows its new path from now on.
+    ///
     /// # Errors
     /// [`ErrorKind::StoreNotFound`] if neither the folder nor a folder above is one, or if the
-    /// store of a worktree is gone. [`ErrorKind::StoreUntrusted`] if the store belongs to another
-    /// user, or names a project outside the folder that the store is in; [`Store::open`] opens such
-    /// a store by its path. The errors of [`Store::open`]. Nothing is changed.
+    /// store of a worktree or project is gone; its filesystem may not be mounted.
+    /// [`ErrorKind::StoreUntrusted`] if the store belongs to another user, or names a project
+    /// outside the folder that the store is in, or does not know the project that it was found
+    /// for; [`Store::open`] opens such a store by its path. [`ErrorKind::Overlap`] if the folder is
+    /// a copy of a project whose store is elsewhere. The errors of [`Store::open`].
     pub fn discover(folder: impl AsRef<Path>) -> Result<Discovered, Error> {
         let found = find(folder.as_ref())?;
         must_be_ours(&found.store)?;
         let store =
-            Self::open(&found.store).map_err(|error| match (&found.token, error.kind()) {
-                // Nobody named it: what was named, or stood in, is the worktree.
-                (Some(_), ErrorKind::StoreNotFound) => {
+            Self::open(&found.store).map_err(|error| match (found.operation(), error.kind()) {
+                // Nobody named it: what was named, or stood in, is the tree.
+                (Some(operation), ErrorKind::StoreNotFound) => {
                     let gone = io::Error::new(io::ErrorKind::NotFound, "no store is there");
-                    let operation = Operation::FindStoreOfWorktree;
                     Error::new(error.kind(), operation, &found.root, gone).with_other(&found.store)
                 }
                 _ => error,
             })?;
-        if found.token.is_none() {
+        if found.in_root() {
             let project = store.project()?;
             // Not by words alone: `..` would be a step out of it.
             let inside = |path: &Path| {
@@ -85,11 +114,69 @@ impl Store {
                 .with_other(project));
             }
         }
-        Ok(Discovered { store, root: found.root, token: found.token })
+        store.follow_project(&found)?;
+        Ok(found.discovered(store))
+    }
+
+    /// If a store was found for a project that is elsewhere, this must be that project. If it was
+    /// moved, this writes its new path into the store.
+    fn follow_project(&self, found: &Found) -> Result<(), Error> {
+        let Some((Marked::Project, token)) = &found.marked else { return Ok(()) };
+        let row = self.catalog().worktree(PROJECT)?.ok_or_else(|| no_worktree(PROJECT))?;
+        let known = self.registry().root_of(&row);
+        // A store inside its project needs no marker.
+        if row.token != *token || row.path.is_empty() {
+            let cause = io::Error::other("it belongs to another project");
+            return Err(Error::new(
+                ErrorKind::StoreUntrusted,
+                Operation::UseStore,
+                self.path(),
+                cause,
+            )
+            .with_other(known));
+        }
+        if known == found.root {
+            return Ok(());
+        }
+        let there = Marker::read_of(&layout::own(&known), Marked::Project).ok().flatten();
+        if there.is_some_and(|marker| marker.token == *token) {
+            let cause = io::Error::other("this folder is a copy of that project");
+            return Err(Error::new(ErrorKind::Overlap, Operation::UseProject, &found.root, cause)
+                .with_other(known));
+        }
+        self.must_be_writable(Operation::UseStore)?;
+        let mut row = row;
+        row.path = bytes_of(&found.root);
+        self.registry().set_path(&row)
+    }
+
+    /// Writes the small file `.calve/project` into the project, if the store is elsewhere: then
+    /// [`Store::discover`] finds the store from any folder of the project. Returns whether it does:
+    /// `false` if the project has another store inside, or is a worktree of another store.
+    ///
+    /// [`Store::init_at`] does this if it may write to the project.
+    ///
+    /// # Errors
+    /// [`ErrorKind::PermissionDenied`] and other errors of writing. The file is written as a whole
+    /// or not at all.
+    pub fn point_project(&self) -> Result<bool, Error> {
+        let row = self.catalog().worktree(PROJECT)?.ok_or_else(|| no_worktree(PROJECT))?;
+        if row.path.is_empty() {
+            return Ok(true);
+        }
+        let own = layout::own(&path_from(&row.path));
+        if Layout(&own).has_store() || Marker::read(&own)?.is_some() {
+            return Ok(false);
+        }
+        let marker = self.registry().marker(&row);
+        if !matches!(Marker::read_of(&own, Marked::Project), Ok(Some(known)) if known == marker) {
+            marker.point(&own).context(Operation::Write, || own.join(layout::POINTER))?;
+        }
+        Ok(true)
     }
 
     /// Like [`Store::discover`], for a caller that opened this store by its path and so trusts it.
-    /// If `folder` belongs to this store, calve asks no question.
+    /// If `folder` belongs to this store, calve does not ask who owns the store.
     ///
     /// # Errors
     /// As for [`Store::discover`].
@@ -98,7 +185,8 @@ impl Store {
         let found = find(folder)?;
         match std::fs::canonicalize(&found.store) {
             Ok(path) if path == self.path() => {
-                Ok(Discovered { store: self.clone(), root: found.root, token: found.token })
+                self.follow_project(&found)?;
+                Ok(found.discovered(self.clone()))
             }
             _ => Self::discover(folder),
         }
@@ -110,10 +198,15 @@ fn find(folder: &Path) -> Result<Found, Error> {
     for root in start.ancestors() {
         let own = layout::own(root);
         if let Some(Marker { token, store }) = Marker::read(&own)? {
-            return Ok(Found { root: root.to_owned(), store, token: Some(token) });
+            let marked = Some((Marked::Worktree, token));
+            return Ok(Found { root: root.to_owned(), store, marked });
         }
         if Layout(&own).has_store() {
-            return Ok(Found { root: root.to_owned(), store: own, token: None });
+            return Ok(Found { root: root.to_owned(), store: own, marked: None });
+        }
+        if let Some(Marker { token, store }) = Marker::read_of(&own, Marked::Project)? {
+            let marked = Some((Marked::Project, token));
+            return Ok(Found { root: root.to_owned(), store, marked });
         }
     }
     let cause = io::Error::new(

@@ -38,8 +38,12 @@ pub(crate) const WITHOUT_GIT: &str = "without-git";
 /// them for changes, and a snapshot of them would name the worktree.
 pub(crate) const OWN_PATHS: &str = "own-paths";
 
+/// Worktrees may have no base snapshot yet: its contents are named later. A version that does not
+/// know this flag would never name them.
+pub(crate) const NAMED_LATER: &str = "named-later";
+
 /// The incompatible flags that this version knows.
-const KNOWN: [&str; 3] = [LINKED_SPECIAL, WITHOUT_GIT, OWN_PATHS];
+const KNOWN: [&str; 4] = [LINKED_SPECIAL, WITHOUT_GIT, OWN_PATHS, NAMED_LATER];
 
 /// In every version this file is at most this long.
 const MOST_BYTES: u64 = 64 * 1024;

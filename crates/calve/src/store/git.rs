@@ -25,7 +25,7 @@
 //! that calve makes. So calve recognizes what a killed calve left, and never takes back anything
 //! else.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io;
@@ -46,6 +46,7 @@ use crate::tree::staging::{stage_name, write_whole};
 pub(crate) use self::run::{Failure, Git};
 
 pub(crate) mod checkout;
+pub(crate) mod modules;
 mod run;
 #[cfg(test)]
 mod tests;
@@ -60,6 +61,8 @@ const COMMONDIR: &str = "commondir";
 const LOCKED: &str = "locked";
 /// Every path is shorter than this, on every system.
 const PATH_MOST_BYTES: u64 = 64 * 1024;
+/// How many changed submodules calve asks for their work.
+const SUBMODULES_MOST: usize = 1000;
 /// One git process never pauses this long between two steps.
 const STEP_MOST: Duration = Duration::from_secs(1);
 
@@ -150,6 +153,16 @@ pub(crate) struct Work {
     pub(crate) is_cut: bool,
     /// The index has content of a path that neither its file nor `HEAD` has.
     pub(crate) only_index_has_it: bool,
+    /// Those of the paths that are submodules.
+    pub(crate) submodules: Vec<Submodule>,
+}
+
+/// A changed submodule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Submodule {
+    pub(crate) path: PathBuf,
+    /// Its `HEAD` is not at the commit that the index records.
+    pub(crate) is_at_another_commit: bool,
 }
 
 /// The file or folder at the root of a working tree that leads git to its repository.
@@ -228,13 +241,19 @@ pub(crate) fn branch_at(git_dir: &Path) -> Option<String> {
 /// # Errors
 /// git could not be asked.
 pub(crate) fn tips_of_copy(root: &Path) -> Result<Vec<String>, Failure> {
+    tips(|| Git::new(root), &[])
+}
+
+/// The same for the repository that `git` runs in, but for the references that `but` excludes.
+fn tips(git: impl Fn() -> Git, but: &[&str]) -> Result<Vec<String>, Failure> {
     let mut tips = Vec::new();
+    let all = ["rev-list", "--no-walk", "--ignore-missing"];
     for asked in [
-        &["rev-list", "--no-walk", "--ignore-missing", "--all", "HEAD", "--"][..],
+        git().args(all).args(but).args(["--all", "HEAD", "--"]),
         // `--all` covers only the last stash; this lists all of them.
-        &["stash", "list", "--no-show-signature", "--format=%H"][..],
+        git().args(["stash", "list", "--no-show-signature", "--format=%H"]),
     ] {
-        match Git::new(root).args(asked).run() {
+        match asked.run() {
             Ok(output) => {
                 tips.extend(String::from_utf8_lossy(&output.bytes).lines().map(str::to_owned));
             }
@@ -317,6 +336,33 @@ pub(crate) fn work_in(root: &Path) -> Result<Work, Failure> {
     Ok(Work { is_cut: output.is_cut, ..parse_status(&output.bytes) })
 }
 
+/// Like [`work_in`], but with the work inside of submodules: a submodule whose commit is the recorded
+/// one counts as the paths in it.
+///
+/// # Errors
+/// git does not work with this tree.
+pub(crate) fn whole_work_in(root: &Path) -> Result<Work, Failure> {
+    let mut work = work_in(root)?;
+    let mut asked: VecDeque<Submodule> = std::mem::take(&mut work.submodules).into();
+    for _ in 0..SUBMODULES_MOST {
+        let Some(submodule) = asked.pop_front() else { return Ok(work) };
+        // A broken submodule counts as changed.
+        let Ok(inner) = work_in(&root.join(&submodule.path)) else { continue };
+        let below = |path: PathBuf| submodule.path.join(path);
+        work.only_index_has_it |= inner.only_index_has_it;
+        work.is_cut |= inner.is_cut;
+        if !submodule.is_at_another_commit {
+            work.paths.retain(|path| *path != submodule.path);
+            work.paths.extend(inner.paths.into_iter().map(below));
+        }
+        asked.extend(
+            inner.submodules.into_iter().map(|it| Submodule { path: below(it.path), ..it }),
+        );
+    }
+    work.is_cut = true;
+    Ok(work)
+}
+
 /// Parses the output of `git status --porcelain=v2 --branch -z` without renames.
 fn parse_status(output: &[u8]) -> Work {
     let mut work = Work::default();
@@ -344,8 +390,20 @@ fn parse_status(output: &[u8]) -> Work {
                 Some(b'1') => differ(2) && differ(3),
                 other => other == Some(&b'u'),
             };
-            let path = record.splitn(before + 1, |byte| *byte == b' ').nth(before);
-            work.paths.extend(path.map(path_from));
+            let mut fields = record.splitn(before + 1, |byte| *byte == b' ');
+            let submodule = match record.first() {
+                Some(b'?') => None,
+                // The letters of a submodule say: another commit, changes, untracked files.
+                _ => fields.nth(2).filter(|letters| letters.first() == Some(&b'S')),
+            };
+            let Some(path) = fields.last().map(path_from) else { continue };
+            if let Some(letters) = submodule {
+                work.submodules.push(Submodule {
+                    path: path.clone(),
+                    is_at_another_commit: letters.get(1) != Some(&b'.'),
+                });
+            }
+            work.paths.push(path);
         }
     }
     work.head = Some(Head { branch, commit });
@@ -434,7 +492,10 @@ fn whole(output: run::Output) -> Result<Vec<u8>, Failure> {
 
 impl Repository {
     fn git(&self) -> Git {
-        Git::new(&self.root)
+        let git = Git::new(&self.root);
+        // In a repository's own folder, git would look for the working tree that the repository
+        // names, and that may be gone.
+        if self.root == self.git_dir { git.in_tree(&self.git_dir, &self.git_dir) } else { git }
     }
 
     /// The branch and the commit that the project has checked out.

@@ -17,8 +17,10 @@ use crate::tree::staging::PREFIX;
 pub(crate) const FOLDERS: [&str; 7] = [BLOBS, PACKS, TEMPLATES, STAGE, TRASH, LOCKS, INDEXES];
 
 /// The folders that a store may have, and in which calve adds and removes files on its own.
-pub(crate) const ALL_FOLDERS: [&str; 11] =
-    [BLOBS, DROPPED, FOUND, INDEXES, LOCKS, PACKS, STAGE, TEMPLATES, TRASH, UNDO, WORKTREES];
+pub(crate) const ALL_FOLDERS: [&str; 13] = [
+    BLOBS, DROPPED, FOUND, INDEXES, KEEP_PATHS, LOCKS, PACKS, STAGE, TEMPLATES, TRASH, UNDO,
+    UNNAMED, WORKTREES,
+];
 
 /// Files that libraries write. The libraries open whatever has the name.
 pub(crate) const FILES: [&str; 5] =
@@ -32,8 +34,10 @@ const TRASH: &str = "trash";
 const DROPPED: &str = "dropped";
 const LOCKS: &str = "locks";
 const INDEXES: &str = "indexes";
+const KEEP_PATHS: &str = "keep-paths";
 const FOUND: &str = "found";
 const WORKTREES: &str = "worktrees";
+const UNNAMED: &str = "unnamed";
 const FORMAT: &str = "format";
 const DATABASE: &str = "index.db";
 const DATABASE_LOG: &str = "index.db-wal";
@@ -50,6 +54,8 @@ pub(crate) const READY_COPIED: &str = "copied";
 pub(crate) const GIT_IGNORE: &str = ".gitignore";
 /// In calve's own folder of a worktree: says which worktree of which store this is.
 pub(crate) const MARKER: &str = "worktree";
+/// In calve's own folder of a project whose store is elsewhere: says where the store is.
+pub(crate) const POINTER: &str = "project";
 /// In calve's own folder of a worktree that root did not make: says who made it. See
 /// [`metadata`](super::metadata).
 pub(crate) const MADE_BY: &str = "made-by";
@@ -75,6 +81,8 @@ pub(crate) mod lock {
     pub(crate) const CONTENT: &str = "content";
     pub(crate) const TEMPLATES: &str = "templates";
     pub(crate) const REFILL: &str = "refill";
+    pub(crate) const NAMING: &str = "naming";
+    pub(crate) const NAMING_WANTED: &str = "naming-wanted";
     pub(crate) const DATABASE: &str = "database";
     pub(crate) const FORMAT: &str = "format";
 }
@@ -182,6 +190,16 @@ impl Layout<'_> {
         self.indexes().join(token)
     }
 
+    /// The files of worktrees that keep all paths.
+    pub(crate) fn all_keep_paths(self) -> PathBuf {
+        self.0.join(KEEP_PATHS)
+    }
+
+    /// It exists if a worktree keeps all paths, and has them again when it is restored.
+    pub(crate) fn keeps_paths(self, token: &str) -> PathBuf {
+        self.all_keep_paths().join(token)
+    }
+
     /// The folder of what was found in snapshots.
     pub(crate) fn all_found(self) -> PathBuf {
         self.0.join(FOUND)
@@ -190,6 +208,17 @@ impl Layout<'_> {
     /// Which files of a snapshot name the project's root.
     pub(crate) fn found(self, id: SnapshotId) -> PathBuf {
         self.all_found().join(id.to_string())
+    }
+
+    /// The folder of records of trees whose contents have no names yet. It is made when it is
+    /// needed.
+    pub(crate) fn all_unnamed(self) -> PathBuf {
+        self.0.join(UNNAMED)
+    }
+
+    /// The record of the trees of one start, of which the first has this token.
+    pub(crate) fn unnamed(self, token: &str) -> PathBuf {
+        self.all_unnamed().join(token)
     }
 
     pub(crate) fn ready_trees(self) -> PathBuf {

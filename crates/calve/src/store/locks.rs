@@ -115,11 +115,46 @@ pub(crate) fn one_by_one(store: &Path) -> Result<Guard, Error> {
 /// Locks the making of ready trees that wait to be handed over. `None` if another process makes
 /// some.
 pub(crate) fn refill(store: &Path) -> Result<Option<Guard>, Error> {
+    at_once(store, lock::REFILL)
+}
+
+/// Takes a lock for this process alone, without waiting. `None` if another process has it.
+fn at_once(store: &Path, name: &str) -> Result<Option<Guard>, Error> {
     let lock = || -> io::Result<Option<Guard>> {
-        let file = open(store, lock::REFILL)?;
+        let file = open(store, name)?;
         Ok(try_now(&file, FlockOperation::NonBlockingLockExclusive)?.then_some(Guard { file }))
     };
     lock().context(Operation::Lock, || store)
+}
+
+/// Locks the naming of contents. It waits while another process names some; one that does so in the
+/// background makes way. `None`: `stop` said so.
+pub(crate) fn naming(store: &Path, stop: impl Fn() -> bool) -> Result<Option<Guard>, Error> {
+    let lock = || -> io::Result<Option<Guard>> {
+        let wanted = open(store, lock::NAMING_WANTED)?;
+        wait(&wanted, FlockOperation::LockShared)?;
+        let file = open(store, lock::NAMING)?;
+        while !try_now(&file, FlockOperation::NonBlockingLockExclusive)? {
+            if stop() {
+                return Ok(None);
+            }
+            std::thread::sleep(POLL);
+        }
+        Ok(Some(Guard { file }))
+    };
+    lock().context(Operation::Lock, || store)
+}
+
+/// The same without waiting. `None` if another process names contents.
+pub(crate) fn naming_now(store: &Path) -> Result<Option<Guard>, Error> {
+    at_once(store, lock::NAMING)
+}
+
+/// Whether a process waits for contents to be named.
+pub(crate) fn is_naming_wanted(store: &Path) -> bool {
+    open(store, lock::NAMING_WANTED)
+        .and_then(|file| try_now(&file, FlockOperation::NonBlockingLockExclusive))
+        .is_ok_and(|is_free| !is_free)
 }
 
 /// Whether a process wants the content for itself at this moment.

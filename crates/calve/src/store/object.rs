@@ -32,6 +32,7 @@
 use std::fmt;
 
 use super::id::{BlobId, DirectoryId, ID_BYTES, SnapshotId};
+use super::name::Name;
 
 /// The kind of an entry, with the content of that kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,7 +49,7 @@ pub(crate) type Attributes = Vec<(Vec<u8>, Vec<u8>)>;
 /// One entry of a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Entry {
-    pub(crate) name: Box<[u8]>,
+    pub(crate) name: Name,
     /// Permission bits, including the set-ID and sticky bits.
     pub(crate) mode: u32,
     pub(crate) uid: u32,
@@ -151,6 +152,9 @@ const LINKED_FIFO: u8 = 4 | LINKED;
 /// No filesystem has longer names. The limit bounds how much memory a hostile object can take.
 const NAME_MOST_BYTES: usize = 1024;
 
+/// An entry is at least this long: a FIFO with a name of one byte, of which each number takes a byte.
+const ENTRY_LEAST_BYTES: usize = 8;
+
 pub(crate) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push((value & 0x7f) as u8 | 0x80);
@@ -214,7 +218,7 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 
-    fn bytes(&mut self) -> Result<&'a [u8], Malformed> {
+    pub(crate) fn bytes(&mut self) -> Result<&'a [u8], Malformed> {
         let length = usize::try_from(self.varint()?).map_err(|_| Malformed("too long"))?;
         self.take(length)
     }
@@ -356,13 +360,17 @@ pub(crate) fn encode_directory(entries: &[Entry]) -> Vec<u8> {
 pub(crate) fn decode_directory(bytes: &[u8]) -> Result<Vec<Entry>, Malformed> {
     let mut reader = Reader(bytes);
     let count = reader.varint()?;
-    let mut entries: Vec<Entry> = Vec::new();
+    // No more than there can be in these bytes, whatever the count says. Without spare room, because
+    // a snapshot has many directories.
+    let most = bytes.len() / ENTRY_LEAST_BYTES;
+    let mut entries: Vec<Entry> =
+        Vec::with_capacity(usize::try_from(count).unwrap_or(usize::MAX).min(most));
     for _ in 0..count {
         let entry = read_entry(&mut reader)?;
         if !is_name(&entry.name) {
             return Err(Malformed("a name cannot be"));
         }
-        if entries.last().is_some_and(|last| last.name >= entry.name) {
+        if entries.last().is_some_and(|last| *last.name >= *entry.name) {
             return Err(Malformed("the entries are out of order"));
         }
         entries.push(entry);

@@ -20,12 +20,13 @@ use rustix::io::Errno;
 use super::at::open_parent;
 use super::blobs::{Intake, Noted};
 use super::catalog::{NewSnapshot, Origin};
-use super::id::{DirectoryId, SnapshotId};
+use super::id::SnapshotId;
 use super::index::Stat;
 use super::manifest::{Builder, Manifest};
 use super::metadata::Maker;
 use super::object::{Entry, Kind, SnapshotObject};
 use super::paths::found::{Found, PathKept};
+use super::paths::spelling::Spellings;
 use super::scan::{self, IGNORE_FILE, Request, group_of, name_directories};
 use super::{Store, now};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
@@ -106,7 +107,8 @@ impl Store {
             stamp,
             maker: Maker::of(&root),
             excluded: &HashSet::new(),
-            roots: std::slice::from_ref(&found.root),
+            roots: &found.roots,
+            spellings: &Spellings::fixed(found.roots.clone()),
             local: None,
             operation,
         };
@@ -119,8 +121,7 @@ impl Store {
             Error::io(Operation::TakeSnapshot, over, cause)
         })?;
         let Both { mut manifest, order, brought } = both;
-        let directories: Vec<(DirectoryId, Vec<u8>)> =
-            name_directories(&mut manifest, &order, Some(&base), true);
+        let directories = name_directories(&mut manifest, &order, Some(&base), true);
         self.flush(&scan.unsealed)?;
         let same = |(_, other): &(SnapshotId, SnapshotObject)| {
             other.root == manifest.root && other.parent == Some(below) && other.message == message
@@ -140,7 +141,9 @@ impl Store {
                     bytes,
                 };
                 let new = NewSnapshot {
+                    unnamed: &[],
                     object: &object,
+                    manifest: &manifest,
                     directories: &directories,
                     // It is not the base of any worktree.
                     token: "",
@@ -150,8 +153,9 @@ impl Store {
                 };
                 let id = self.catalog().add_snapshot(&new)?;
                 let known = Some((&found, &base));
+                let spellings = Spellings::fixed(found.roots.clone());
                 let mut found =
-                    Found::of(&self.project()?, &found.root, &manifest, scan.mentions, known);
+                    Found::of(&self.project()?, spellings, &manifest, scan.mentions.paths, known);
                 // git wrote the small tree, so git tracks all that it brings.
                 found.keep(PathKept::Tracked, |path| small.has(path));
                 self.write_found(id, &found);

@@ -12,6 +12,11 @@
 //!
 //! A file that already names the root that it would get is left alone: afterwards nobody could tell
 //! its two roots apart.
+//!
+//! # Several spellings
+//! A root may be reached by several paths: through a symbolic link above it, through a bind mount,
+//! or in other cases of its letters. Files may name it by each of them ([`spelling`]). Each spelling
+//! has one of the worktree's own, so that the way back leads to the same bytes.
 
 use std::borrow::Cow;
 use std::ffi::OsStr;
@@ -23,6 +28,7 @@ use memchr::memmem;
 pub(crate) mod found;
 pub(crate) mod local;
 pub(crate) mod record;
+pub(crate) mod spelling;
 #[cfg(test)]
 mod tests;
 
@@ -203,26 +209,92 @@ pub(crate) fn elsewhere(path: &Path) -> PathKind {
     }
 }
 
-/// Two roots. Files that name the first are translated to name the second, and back.
+/// A tree's root and another tree's, in all the ways in which files spell them. Files that name the
+/// first tree are translated to name the second, and back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Relocation {
-    /// The project's root, as snapshots have it.
-    pub(crate) from: Vec<u8>,
-    /// The worktree's root.
-    pub(crate) to: Vec<u8>,
+    /// Each spelling of the project's root, as snapshots have it, with one of the worktree's root.
+    /// The first pair has both roots as they are without links. No two pairs have the same second
+    /// path, so each file can be translated back.
+    pairs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 impl Relocation {
+    pub(crate) fn new(from: Vec<u8>, to: Vec<u8>) -> Self {
+        Self { pairs: vec![(from, to)] }
+    }
+
+    /// `None` if there is no pair.
+    pub(crate) fn of(pairs: Vec<(Vec<u8>, Vec<u8>)>) -> Option<Self> {
+        (!pairs.is_empty()).then_some(Self { pairs })
+    }
+
+    /// From a tree whose root has the spellings `from`, to one at `to`.
+    pub(crate) fn between(from: &[Vec<u8>], to: &Path) -> Option<Self> {
+        let (first, others) = from.split_first()?;
+        let mut roots = Self::new(first.clone(), to.as_os_str().as_bytes().to_vec());
+        roots.add(others);
+        Some(roots)
+    }
+
+    /// Adds further spellings of the first tree's root. Returns whether one of them was new.
+    pub(crate) fn add(&mut self, spellings: &[Vec<u8>]) -> bool {
+        let before = self.pairs.len();
+        for spelling in spellings {
+            if self.from().any(|from| from == spelling) {
+                continue;
+            }
+            let (from, to) = &self.pairs[0];
+            let path = |bytes: &[u8]| PathBuf::from(OsStr::from_bytes(bytes));
+            let beside = spelling::counterpart(&path(spelling), &path(from), &path(to));
+            let mut to = beside.unwrap_or_else(|| [to, &b"/."[..]].concat());
+            while self.to().any(|known| *known == to) {
+                to.extend_from_slice(b"/.");
+            }
+            self.pairs.push((spelling.clone(), to));
+        }
+        self.pairs.len() > before
+    }
+
+    /// The same, with one more pair: another path that leads to the worktree.
+    fn with(&self, from: Vec<u8>, to: Vec<u8>) -> Self {
+        let mut pairs = self.pairs.clone();
+        pairs.push((from, to));
+        Self { pairs }
+    }
+
+    pub(crate) fn pairs(&self) -> &[(Vec<u8>, Vec<u8>)] {
+        &self.pairs
+    }
+
+    /// The project's root, in all its spellings.
+    pub(crate) fn from(&self) -> impl Iterator<Item = &Vec<u8>> {
+        self.pairs.iter().map(|(from, _)| from)
+    }
+
+    /// The worktree's root, in all its spellings.
+    pub(crate) fn to(&self) -> impl Iterator<Item = &Vec<u8>> {
+        self.pairs.iter().map(|(_, to)| to)
+    }
+
+    fn there(&self) -> Vec<Pair<'_>> {
+        self.pairs.iter().map(|(from, to)| (&from[..], &to[..])).collect()
+    }
+
+    fn back(&self) -> Vec<Pair<'_>> {
+        self.pairs.iter().map(|(from, to)| (&to[..], &from[..])).collect()
+    }
+
     /// The bytes that a file of the project has in the worktree. `None` if they are the same, or if
     /// the file cannot be translated there and back.
     pub(crate) fn localize(&self, kind: PathKind, bytes: &[u8]) -> Option<Vec<u8>> {
-        let local = translate(kind, bytes, &self.from, &self.to)?;
-        (translate(kind, &local, &self.to, &self.from)? == bytes).then_some(local)
+        let local = translate(kind, bytes, &self.there())?;
+        (translate(kind, &local, &self.back())? == bytes).then_some(local)
     }
 
     /// The bytes that a file of the worktree has in a snapshot. `None` if they are the same.
     pub(crate) fn canonical(&self, kind: PathKind, bytes: &[u8]) -> Option<Vec<u8>> {
-        translate(kind, bytes, &self.to, &self.from)
+        translate(kind, bytes, &self.back())
     }
 
     /// The seconds by which a translated module is older than its original. Python takes a compiled
@@ -232,11 +304,14 @@ impl Relocation {
         if kind != PathKind::EditableFinder {
             return 0;
         }
-        let hash = blake3::hash(&self.to);
+        let hash = blake3::hash(&self.pairs[0].1);
         let bytes = hash.as_bytes();
         1 + i64::from(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], 0]))
     }
 }
+
+/// A root that is replaced, and the one that takes its place.
+type Pair<'a> = (&'a [u8], &'a [u8]);
 
 /// Whether the text of a file of this kind can hold `root` without quoting it.
 fn is_plain(kind: PathKind, root: &[u8]) -> bool {
@@ -275,39 +350,32 @@ fn encoded(path: &[u8], is_kept: impl Fn(u8) -> bool) -> Vec<u8> {
     text
 }
 
-fn translate(kind: PathKind, bytes: &[u8], from: &[u8], to: &[u8]) -> Option<Vec<u8>> {
-    if !is_plain(kind, from) || !is_plain(kind, to) || from.is_empty() || to.is_empty() {
-        return None;
-    }
+fn translate(kind: PathKind, bytes: &[u8], pairs: &[Pair<'_>]) -> Option<Vec<u8>> {
+    let can_be = |root: &[u8]| !root.is_empty() && is_plain(kind, root);
+    let pairs: Vec<Pair<'_>> =
+        pairs.iter().copied().filter(|(from, to)| can_be(from) && can_be(to)).collect();
     match kind {
-        PathKind::Link => {
-            let names = |root: &[u8]| {
-                bytes.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
-            };
-            // A worktree inside the project begins with the project's path, too.
-            let means_to = names(to) && (to.len() > from.len() || !names(from));
-            if means_to || !names(from) {
-                return None;
-            }
-            Some([to, &bytes[from.len()..]].concat())
-        }
-        PathKind::Script => script(bytes, from, to),
+        PathKind::Link => renamed(bytes, &pairs, |rest| rest.is_empty() || rest[0] == b'/'),
+        PathKind::Script => script(bytes, &pairs),
         _ => {
             if bytes.contains(&0) {
                 return None;
             }
-            replaced(bytes, &spellings(kind, from), &spellings(kind, to))
+            replaced(kind, bytes, &pairs)
         }
     }
 }
 
-/// The text with `from` in place of `to`. `None` if nothing names `from`, or something names `to`.
-fn replaced(text: &[u8], from: &[Cow<'_, [u8]>], to: &[Cow<'_, [u8]>]) -> Option<Vec<u8>> {
+/// The text with each pair's second root in place of its first. `None` if nothing names a first
+/// root, or something names a second one.
+fn replaced(kind: PathKind, text: &[u8], pairs: &[Pair<'_>]) -> Option<Vec<u8>> {
+    let from = pairs.iter().flat_map(|(from, _)| spellings(kind, from));
+    let to: Vec<_> = pairs.iter().flat_map(|(_, to)| spellings(kind, to)).collect();
     let mut names: Vec<(usize, usize, Option<usize>)> = Vec::new();
-    for (at, root) in from.iter().enumerate() {
-        names.extend(mentions(text, root).map(|start| (start, root.len(), Some(at))));
+    for (at, root) in from.enumerate() {
+        names.extend(mentions(text, &root).map(|start| (start, root.len(), Some(at))));
     }
-    for root in to {
+    for root in &to {
         names.extend(mentions(text, root).map(|start| (start, root.len(), None)));
     }
     // The longer name comes first: a worktree may be inside its project, or the other way round.
@@ -328,20 +396,26 @@ fn replaced(text: &[u8], from: &[Cow<'_, [u8]>], to: &[Cow<'_, [u8]>]) -> Option
     found.then_some(made)
 }
 
+/// The bytes that end a path in a text, beside its end.
+const ENDS: &[u8] = b"'\"\r\n:;),]}";
+
+/// Whether an absolute path may begin after this text.
+fn begins(before: &[u8]) -> bool {
+    match before.last() {
+        None => true,
+        Some(b'/') => before.ends_with(b"file://"),
+        Some(byte) => !(byte.is_ascii_alphanumeric() || b"_.-~".contains(byte) || *byte > 127),
+    }
+}
+
 /// Where a text names `root`, and not a longer path that only begins, or ends, with the same
 /// letters.
 pub(crate) fn mentions<'t>(text: &'t [u8], root: &[u8]) -> impl Iterator<Item = usize> + use<'t> {
     let length = root.len();
     let starts: Vec<usize> = memmem::find_iter(text, root).collect();
     starts.into_iter().filter(move |start| {
-        let before = &text[..*start];
-        let begins = match before.last() {
-            None => true,
-            Some(b'/') => before.ends_with(b"file://"),
-            Some(byte) => !(byte.is_ascii_alphanumeric() || b"_.-~".contains(byte) || *byte > 127),
-        };
-        let ends = text.get(start + length).is_none_or(|byte| b"/'\"\r\n:;),]}".contains(byte));
-        begins && ends
+        let after = text.get(start + length);
+        begins(&text[..*start]) && after.is_none_or(|byte| *byte == b'/' || ENDS.contains(byte))
     })
 }
 
@@ -408,11 +482,12 @@ const ARGUMENTS: &[u8] = b" \"$0\" \"$@\"\n' '''\n";
 
 /// A program whose first line names an interpreter. A path that is too long for a first line, or
 /// has a space, takes the form that pip and uv use: three lines that are both shell and Python.
-fn script(text: &[u8], from: &[u8], to: &[u8]) -> Option<Vec<u8>> {
+fn script(text: &[u8], pairs: &[Pair<'_>]) -> Option<Vec<u8>> {
+    let is_below = |rest: &[u8]| rest.starts_with(b"/");
     let end = memchr::memchr(b'\n', text).map_or(text.len(), |at| at + 1);
     if let Some(rest) = text.strip_prefix(SHELL_LINE).filter(|rest| rest.starts_with(EXEC)) {
         if let Some((interpreter, body)) = quoted(rest) {
-            let interpreter = renamed(interpreter, from, to)?;
+            let interpreter = renamed(interpreter, pairs, is_below)?;
             return Some(with_interpreter(&interpreter, b"\n", body));
         }
         // Another form of the same: an unquoted path, or single quotes.
@@ -420,10 +495,10 @@ fn script(text: &[u8], from: &[u8], to: &[u8]) -> Option<Vec<u8>> {
         let line = &rest[..length];
         let is_quoted =
             line[EXEC.len()..].starts_with(b"'") || line[EXEC.len()..].starts_with(b"\"");
-        if !is_quoted && has_space(to) {
+        if !is_quoted && pairs.iter().any(|(_, to)| has_space(to)) {
             return None;
         }
-        let line = replaced(line, &[Cow::Borrowed(from)], &[Cow::Borrowed(to)])?;
+        let line = replaced(PathKind::Script, line, pairs)?;
         return Some([SHELL_LINE, &line, &rest[length..]].concat());
     }
     let line = text[..end].strip_prefix(b"#!")?;
@@ -435,10 +510,10 @@ fn script(text: &[u8], from: &[u8], to: &[u8]) -> Option<Vec<u8>> {
     let body = &text[end..];
     let interpreter = line.split(|byte| matches!(byte, b' ' | b'\t')).next()?;
     if interpreter.len() == line.len() && end_of_line == b"\n" {
-        return Some(with_interpreter(&renamed(interpreter, from, to)?, end_of_line, body));
+        return Some(with_interpreter(&renamed(interpreter, pairs, is_below)?, end_of_line, body));
     }
     // An interpreter with arguments, or the line of another system.
-    let interpreter = renamed(interpreter, from, to)?;
+    let interpreter = renamed(interpreter, pairs, is_below)?;
     let arguments =
         &line[line.iter().position(|byte| matches!(byte, b' ' | b'\t')).unwrap_or(line.len())..];
     let first = [b"#!", &interpreter[..], arguments, end_of_line].concat();
@@ -464,13 +539,20 @@ fn with_interpreter(interpreter: &[u8], end_of_line: &[u8], body: &[u8]) -> Vec<
     [SHELL_LINE, EXEC, b"\"", interpreter, b"\"", ARGUMENTS, body].concat()
 }
 
-/// A path below `from`, below `to` instead. `None` if it is not below `from`, or below `to` already.
-fn renamed(path: &[u8], from: &[u8], to: &[u8]) -> Option<Vec<u8>> {
-    let is_below = |root: &[u8]| path.strip_prefix(root).is_some_and(|rest| rest.starts_with(b"/"));
-    if !is_below(from) || (is_below(to) && to.len() > from.len()) {
-        return None;
+/// A path below a pair's first root, below its second root instead; `is_below` looks at the rest of
+/// the path. `None` if the path is below none, or below a second root already.
+fn renamed(path: &[u8], pairs: &[Pair<'_>], is_below: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
+    let is_below = |root: &[u8]| path.strip_prefix(root).is_some_and(&is_below);
+    // The longer root counts: a worktree may be inside its project, or the other way round.
+    let mut below: Option<Pair<'_>> = None;
+    for pair in pairs {
+        if is_below(pair.0) && below.is_none_or(|(from, _)| pair.0.len() > from.len()) {
+            below = Some(*pair);
+        }
     }
-    Some([to, &path[from.len()..]].concat())
+    let (from, to) = below?;
+    let is_there = pairs.iter().any(|(_, to)| is_below(to) && to.len() > from.len());
+    (!is_there).then(|| [to, &path[from.len()..]].concat())
 }
 
 /// A path without `.` and `..` steps. `None` if it leads out of the tree.

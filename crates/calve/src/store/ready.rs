@@ -230,6 +230,7 @@ impl Store {
             maker: Maker::this(),
             in_place: std::collections::HashSet::new(),
             local: None,
+            left_to_undo: &[],
         };
         let moves = trees.plan(Changes::Respect);
         let bring =

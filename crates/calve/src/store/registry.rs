@@ -58,7 +58,7 @@ use super::index::{self, Index};
 use super::layout::{self, Layout};
 use super::locks;
 use super::manifest::Manifest;
-use super::marker::Marker;
+use super::marker::{Marked, Marker};
 use super::{trash, undo};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::tree::staging::{maker_lives, stage_name, write_whole};
@@ -117,7 +117,8 @@ impl<'a> Registry<'a> {
         Claim { registry: self, rows: vec![row], goes_again: false, is_finished: false }
     }
 
-    fn marker(self, row: &WorktreeRow) -> Marker {
+    /// The marker of a worktree, or of a project whose store is elsewhere.
+    pub(crate) fn marker(self, row: &WorktreeRow) -> Marker {
         Marker { token: row.token.clone(), store: self.layout.0.to_owned() }
     }
 
@@ -126,10 +127,21 @@ impl<'a> Registry<'a> {
         self.marker(row).write(root)
     }
 
-    /// Whether the tree at the path of a row bears the row's token.
+    /// [`find_mark`](Self::find_mark), where a marker that cannot be read is as good as none.
     fn is_marked(self, row: &WorktreeRow) -> bool {
-        let marker = Marker::read(&layout::own(&path_from(&row.path)));
-        marker.ok().flatten().is_some_and(|marker| marker.token == row.token)
+        self.find_mark(row).unwrap_or(false)
+    }
+
+    /// Whether the tree at the path of a row bears the row's token.
+    ///
+    /// # Errors
+    /// The marker could not be read.
+    pub(crate) fn find_mark(self, row: &WorktreeRow) -> Result<bool, Error> {
+        match Marker::read(&layout::own(&path_from(&row.path))) {
+            Ok(marker) => Ok(marker.is_some_and(|marker| marker.token == row.token)),
+            Err(error) if error.kind() == ErrorKind::Damaged => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// A worktree's marker says where the store is. If the store was moved, and nothing is at the
@@ -147,7 +159,11 @@ impl<'a> Registry<'a> {
         if marker.token != row.token || !moved {
             return;
         }
-        let _ = write_whole(&own, &own.join(layout::MARKER), &self.marker(row).encode());
+        let _ = write_whole(
+            &own,
+            &own.join(layout::MARKER),
+            &self.marker(row).encode(Marked::Worktree),
+        );
     }
 
     /// Whether a marker that bears the token of a worktree of this store means this store, and not
@@ -446,7 +462,23 @@ impl<'a> Registry<'a> {
 
     fn remove_files(self, token: &str) {
         let _ = std::fs::remove_file(self.layout.index(token));
+        let _ = std::fs::remove_file(self.layout.keeps_paths(token));
         let _ = std::fs::remove_file(self.layout.lock(token));
+    }
+
+    /// Notes that a worktree keeps all paths that name the project.
+    pub(crate) fn keep_paths(self, row: &WorktreeRow) -> io::Result<()> {
+        match std::fs::create_dir(self.layout.all_keep_paths()) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _ => std::fs::write(self.layout.keeps_paths(&row.token), ""),
+        }
+    }
+
+    /// # Errors
+    /// It could not be read. A guess would rewrite files that the user wants as they are.
+    pub(crate) fn keeps_paths(self, row: &WorktreeRow) -> Result<bool, Error> {
+        let path = self.layout.keeps_paths(&row.token);
+        path.try_exists().context(Operation::Read, || &path)
     }
 
     /// Finishes or takes back the starts that killed processes left.
@@ -463,7 +495,9 @@ impl<'a> Registry<'a> {
             if row.git.is_some() && lock.is_none() {
                 continue;
             }
-            if self.is_marked(&row) {
+            // A marker that cannot be read now says nothing. The next process looks again.
+            let Ok(is_made) = self.find_mark(&row) else { continue };
+            if is_made {
                 self.stands(&row).context(Operation::Unlock, || path_from(&row.path))?;
                 self.catalog.finish_start(&row)?;
             } else {
@@ -490,8 +524,12 @@ impl<'a> Registry<'a> {
     pub(crate) fn sweep(self, grace: Duration) -> Result<u64, Error> {
         // The files are listed before the rows are read: every row was written before its files.
         let mut found = Vec::new();
-        for path in [self.layout.indexes(), self.layout.locks()] {
-            let names = trash::entries(&path, grace).context(Operation::Read, || &path)?;
+        for path in [self.layout.indexes(), self.layout.locks(), self.layout.all_keep_paths()] {
+            let names = match trash::entries(&path, grace) {
+                // It is made for the first worktree that keeps all paths.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                names => names.context(Operation::Read, || &path)?,
+            };
             found.push((path, names));
         }
         let (rows, dropped) = (self.catalog.worktrees()?, self.catalog.dropped()?);

@@ -83,6 +83,7 @@ impl Store {
                 }
                 (DamageKind::Pack, _) => mended.contains(&damage.path),
                 (DamageKind::Index, _) => std::fs::remove_file(&damage.path).is_ok(),
+                (DamageKind::ReadyTree, _) => self.remove_waiting(&damage.path),
                 _ => false,
             };
         }

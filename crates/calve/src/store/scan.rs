@@ -19,17 +19,18 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
-use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{self, AtFlags, FileType, OFlags};
 use rustix::io::Errno;
 
 use super::blobs::{Blobs, Counts, Intake, Noted};
-use super::id::{BlobId, DirectoryId};
+use super::id::BlobId;
 use super::index::{Boot, Index, Stat};
 use super::layout::{self, Within};
 use super::manifest::{Manifest, NO_ID, os};
 use super::metadata::Maker;
 use super::object::{Entry, Kind};
 use super::paths::local::{Local, Tree};
+use super::paths::spelling::Spellings;
 use crate::error::{Context as _, Error, Operation};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
@@ -39,12 +40,12 @@ use crate::tree::filter::IgnoreChain;
 use crate::tree::listing::{self, Before, Names, Rest};
 use crate::tree::node::{self, Handles, OpenDirs};
 use crate::tree::pool::{self, Queue, lock};
-use crate::tree::read::read_rules;
+use crate::tree::read::{open_unnoted, read_rules};
 use crate::tree::running::Running;
 
 mod assemble;
-mod databases;
-mod files;
+pub(crate) mod databases;
+pub(crate) mod files;
 mod trust;
 
 use assemble::Assembly;
@@ -85,6 +86,8 @@ pub(crate) struct Request<'a> {
     pub(crate) excluded: &'a HashSet<(u64, u64)>,
     /// The roots to look for in files that are taken in.
     pub(crate) roots: &'a [Vec<u8>],
+    /// The spellings of the root that snapshots name; files that are taken in may teach more.
+    pub(crate) spellings: &'a Spellings,
     /// Set if the tree's files name another root than the snapshot's.
     pub(crate) local: Option<&'a Local>,
     pub(crate) operation: &'a Running,
@@ -106,23 +109,41 @@ impl Request<'_> {
 /// The result of a scan.
 #[derive(Debug)]
 pub(crate) struct Scan {
-    /// `None`: the tree equals the base in everything but the links. Never `None` with an intake.
+    /// `None`: the tree equals the base. Without an intake, the links may differ.
     pub(crate) manifest: Option<Manifest>,
-    /// One for each entry of the manifest, by number; empty without a manifest.
+    /// One for each entry, by number. Empty without a manifest and without an intake.
     pub(crate) stats: Vec<Stat>,
     /// Set if the given index is of another boot: an index for this boot, with those of its entries
     /// that still hold. Never set with an intake.
     pub(crate) index: Option<Index>,
-    /// Encodings of directories that the base does not have. Empty without an intake.
-    pub(crate) directories: Vec<(DirectoryId, Vec<u8>)>,
+    /// The places of directories that the base does not have. Empty without an intake.
+    pub(crate) directories: Vec<u32>,
     pub(crate) skipped: Vec<Skipped>,
-    /// Files that were taken in and may name one of the roots.
-    pub(crate) mentions: Vec<PathBuf>,
+    pub(crate) mentions: Mentions,
     pub(crate) counts: Counts,
     /// Blobs that must be sealed after a flush.
     pub(crate) unsealed: Vec<BlobId>,
     /// Whether ignore rules of the tree left anything out.
     pub(crate) left_out: bool,
+}
+
+/// Files that were taken in and name the tree's root.
+#[derive(Debug)]
+pub(crate) struct Mentions {
+    pub(crate) paths: Vec<PathBuf>,
+    /// How they spell the root.
+    pub(crate) spellings: Spellings,
+}
+
+impl Mentions {
+    fn of(request: &Request<'_>) -> Self {
+        Self { paths: Vec::new(), spellings: request.spellings.clone() }
+    }
+
+    pub(crate) fn extend(&mut self, other: Self) {
+        self.paths.extend(other.paths);
+        self.spellings.add(other.spellings.known());
+    }
 }
 
 /// An entry that was found in a directory. The entries of a directory are sorted by name.
@@ -132,30 +153,41 @@ enum What {
     /// The entry equals the one in this slot of the base.
     Same(u32, Inode),
     Other(Box<Entry>, Inode),
+    /// The same, with the entry's position in [`Scanned::others`].
+    Kept(u32, Inode),
     /// A directory, by its place among the scanned directories.
     Directory(u32),
     /// A batch fills this in. It stays if the batch could not get the file.
     Pending,
 }
 
-/// The identity of an entry on disk: its device, its inode and its link count.
+/// The identity of an entry on disk: its device, its inode and its link count. A scan holds one for
+/// each entry, so the fields are in an order that leaves no gaps.
 #[derive(Clone, Copy)]
 struct Inode {
-    stat: Stat,
+    ino: u64,
     dev: u64,
-    links: u64,
+    changed_seconds: i64,
+    changed_nanoseconds: u32,
+    /// Whether the entry has more than one name.
+    has_links: bool,
 }
 
 impl Inode {
     fn of(meta: &Meta) -> Self {
-        Self { stat: stat_of(meta), dev: meta.dev, links: meta.links }
+        let Stat { ino, changed: (changed_seconds, changed_nanoseconds) } = stat_of(meta);
+        let has_links = meta.links > 1;
+        Self { ino, dev: meta.dev, changed_seconds, changed_nanoseconds, has_links }
     }
 
     /// The inode of a file that may change, or has changed, without a trace. No index vouches for a
     /// file that changed at the end of time.
     fn untraced(meta: &Meta) -> Self {
-        let stat = Stat { changed: (i64::MAX, 0), ..stat_of(meta) };
-        Self { stat, ..Self::of(meta) }
+        Self { changed_seconds: i64::MAX, changed_nanoseconds: 0, ..Self::of(meta) }
+    }
+
+    fn stat(&self) -> Stat {
+        Stat { ino: self.ino, changed: (self.changed_seconds, self.changed_nanoseconds) }
     }
 }
 
@@ -169,16 +201,52 @@ struct Scanned {
     inode: Inode,
     base: Option<u32>,
     found: Vec<Found>,
+    /// Entries that are not as in the base.
+    others: Vec<Entry>,
+}
+
+impl Scanned {
+    /// Adds the files of all batches, and moves the entries that were found into one piece of
+    /// memory, which the manifest takes over. Each entry in memory of its own, and then once more
+    /// in the manifest, would take twice as much.
+    fn complete(&mut self, looked: Vec<Looked>) {
+        for (at, what) in looked {
+            self.found[at as usize].0 = what;
+        }
+        let is_other = |found: &&Found| matches!(found.0, What::Other(..));
+        self.others.reserve_exact(self.found.iter().filter(is_other).count());
+        for found in &mut self.found {
+            found.0 = match std::mem::replace(&mut found.0, What::Pending) {
+                What::Other(entry, inode) => match u32::try_from(self.others.len()) {
+                    Ok(at) => {
+                        self.others.push(*entry);
+                        What::Kept(at, inode)
+                    }
+                    Err(_) => What::Other(entry, inode),
+                },
+                what => what,
+            };
+        }
+    }
 }
 
 /// A directory that is being read.
 type Node = node::Node<Directory>;
 
-#[derive(Debug)]
 struct Directory {
     /// The directory's place in the base.
     base: Option<u32>,
     chain: Option<Arc<IgnoreChain>>,
+    progress: Mutex<Progress>,
+}
+
+/// What the threads found in a directory until now.
+#[derive(Default)]
+struct Progress {
+    /// The place of the directory, and the directory without the files of batches.
+    scanned: Option<(u32, Scanned)>,
+    /// The files of batches.
+    looked: Vec<Looked>,
 }
 
 enum Task {
@@ -190,20 +258,22 @@ enum Task {
 struct Wanted {
     name: CString,
     /// The file's position among the entries that were found in its directory.
-    at: usize,
+    at: u32,
     /// The slot and the content of the file in the base, if the index vouches for the file but is
     /// of another boot.
     known: Option<(u32, BlobId)>,
 }
+
+/// The position of a file among the entries that were found in its directory, and the file.
+type Looked = (u32, What);
 
 struct Worker {
     intake: Intake,
     buffer: Vec<MaybeUninit<u8>>,
     names: Names,
     scanned: Vec<(u32, Scanned)>,
-    files: Vec<(u32, usize, What)>,
     skipped: Vec<Skipped>,
-    mentions: Vec<PathBuf>,
+    mentions: Mentions,
     databases: Vec<databases::Candidate>,
 }
 
@@ -243,9 +313,8 @@ pub(crate) fn scan(request: &Request<'_>) -> Result<Scan, Error> {
             buffer: vec![MaybeUninit::uninit(); 64 * 1024],
             names: Names::default(),
             scanned: Vec::new(),
-            files: Vec::new(),
             skipped: Vec::new(),
-            mentions: Vec::new(),
+            mentions: Mentions::of(request),
             databases: Vec::new(),
         },
         |worker, task, queue| scanner.work(worker, task, queue),
@@ -263,12 +332,20 @@ impl Scanner<'_> {
                 }
             }
             Task::Files { dir, place, files } => {
-                self.files(worker, &dir, place, files, queue)?;
+                let looked = self.files(worker, &dir, place, files, queue)?;
+                lock(&dir.progress).looked.extend(looked);
                 Some(dir)
             }
         };
         match dir {
-            Some(dir) => dir.one_done(&self.dirs, |_| Ok(())),
+            Some(dir) => dir.one_done(&self.dirs, |dir| {
+                let Progress { scanned, looked } = std::mem::take(&mut *lock(&dir.progress));
+                if let Some((place, mut scanned)) = scanned {
+                    scanned.complete(looked);
+                    worker.scanned.push((place, scanned));
+                }
+                Ok(())
+            }),
             None => Ok(()),
         }
     }
@@ -295,10 +372,10 @@ impl Scanner<'_> {
         let path_of = || parent.map_or_else(PathBuf::new, |parent| parent.path_of(&name));
         let since = listing::now();
         let opened = match parent {
-            None => fs::openat(request.root, c".", DIR_FLAGS, Mode::empty()),
+            None => open_unnoted(request.root, c".", DIR_FLAGS),
             Some(parent) => {
                 let above = self.handles(parent)?;
-                fs::openat(&above.sides[0], &name, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())
+                open_unnoted(&above.sides[0], &name, DIR_FLAGS | OFlags::NOFOLLOW)
             }
         };
         let fd = match opened {
@@ -336,15 +413,16 @@ impl Scanner<'_> {
             worker.skipped.push(Skipped { path: path_of(), reason: SkipReason::Restless });
         }
         let above = parent.and_then(|parent| parent.chain.clone());
-        let data = Directory { base, chain: self.rules(above, &fd, &names, path_of)? };
+        let chain = self.rules(above, &fd, &names, path_of)?;
+        let data = Directory { base, chain, progress: Mutex::default() };
         let dir = match parent {
             Some(parent) => Node::below(parent, name, data, vec![fd], &self.dirs),
             None => Node::root(data, vec![fd], &self.dirs),
         };
         self.note_databases(worker, &dir, place, &names);
         let found = self.entries(worker, &dir, place, names, queue)?;
-        let found = Scanned { own, inode: Inode::of(&meta), base, found };
-        worker.scanned.push((place, found));
+        let scanned = Scanned { own, inode: Inode::of(&meta), base, found, others: Vec::new() };
+        lock(&dir.progress).scanned = Some((place, scanned));
         Ok(Some(dir))
     }
 
@@ -537,7 +615,9 @@ impl Scanner<'_> {
                                 Kind::File { blob, .. } => Some((slot, blob)),
                                 _ => None,
                             });
-                            files.push(Wanted { name: name.clone(), at: found.len(), known });
+                            // A directory with more entries has no numbers for them.
+                            let at = u32::try_from(found.len()).unwrap_or(u32::MAX);
+                            files.push(Wanted { name: name.clone(), at, known });
                         }
                     }
                     FileType::Symlink | FileType::Fifo => {
@@ -586,8 +666,8 @@ impl Scanner<'_> {
             dir.add_pending(1);
             queue.push(Task::Files { dir: Arc::clone(dir), place, files: batch });
         }
-        if !files.is_empty() {
-            self.files(worker, dir, place, files, queue)?;
+        for (at, what) in self.files(worker, dir, place, files, queue)? {
+            found[at as usize].0 = what;
         }
         Ok(found)
     }
@@ -598,22 +678,17 @@ impl Scanner<'_> {
         let mut scanned: Vec<Option<Scanned>> = Vec::with_capacity(places);
         scanned.resize_with(places, || None);
         let (mut counts, mut unsealed, mut skipped) = (Counts::default(), Vec::new(), Vec::new());
-        let (mut files, mut databases, mut mentions) = (Vec::new(), Vec::new(), Vec::new());
+        let mut databases = Vec::new();
+        let mut mentions = Mentions::of(self.request);
         for worker in workers {
             for (place, directory) in worker.scanned {
                 scanned[place as usize] = Some(directory);
             }
-            files.extend(worker.files);
             databases.extend(worker.databases);
             skipped.extend(worker.skipped);
             mentions.extend(worker.mentions);
             unsealed.extend(worker.intake.unsealed);
             counts.add(&worker.intake.counts);
-        }
-        for (place, at, what) in files {
-            if let Some(directory) = &mut scanned[place as usize] {
-                directory.found[at].0 = what;
-            }
         }
         if let Some(intake) = self.databases(databases, &mut scanned, &mut skipped)? {
             unsealed.extend(intake.unsealed);
@@ -622,9 +697,10 @@ impl Scanner<'_> {
         skipped.sort_by(|a, b| a.path.cmp(&b.path));
         let left_out = self.left_out.load(Ordering::Relaxed);
         let index = self.what_holds(&scanned);
-        let is_known = self.request.intake.is_none() && self.is_the_base(&scanned);
-        let (manifest, stats, directories) = if is_known {
-            (None, Vec::new(), Vec::new())
+        let (manifest, stats, directories) = if self.is_the_base(&scanned) {
+            let stats = self.request.intake.and(self.request.base);
+            let stats = stats.map_or_else(Vec::new, |base| stats_of_base(base, &scanned));
+            (None, stats, Vec::new())
         } else {
             let (manifest, stats, directories) =
                 Assembly { request: self.request, scanned }.run()?;
@@ -644,10 +720,19 @@ impl Scanner<'_> {
     }
 
     /// Whether the scan found each directory of the base, and in each of them just the entries that
-    /// the base has.
+    /// the base has. With an intake, calve leaves trees with hard links to the [`Assembly`], which
+    /// compares the groups.
     fn is_the_base(&self, scanned: &[Option<Scanned>]) -> bool {
         let Some(base) = self.request.base else { return false };
+        let takes_in = self.request.intake.is_some();
+        let is_linked = || {
+            let inodes = scanned.iter().flatten().flat_map(|directory| &directory.found);
+            inodes.into_iter().any(|found| matches!(found.0, What::Same(_, it) if it.has_links))
+                || base.entries().any(|(_, _, entry)| entry.link() != 0)
+        };
         scanned.len() == base.directories.len()
+            // The root of a snapshot that has entries which are no content has no id.
+            && !(takes_in && matches!(base.root.kind, Kind::Directory(NO_ID)))
             && scanned.iter().all(|directory| {
                 let Some(directory) = directory else { return false };
                 let Some(place) = directory.base else { return false };
@@ -656,11 +741,28 @@ impl Scanner<'_> {
                 base.directories[place as usize].entries.len() == directory.found.len()
                     && own.same_metadata(was)
                     // Entries that snapshots leave out mostly change the time of the root, so that
-                    // time is not compared.
-                    && (own.mtime == was.mtime || place == 0)
+                    // time is not compared. But a snapshot has it.
+                    && (own.mtime == was.mtime || place == 0 && !takes_in)
                     && directory.found.iter().all(known)
             })
+            && !(takes_in && is_linked())
     }
+}
+
+/// The inodes and change times of a tree that equals `base`, by number.
+fn stats_of_base(base: &Manifest, scanned: &[Option<Scanned>]) -> Vec<Stat> {
+    let mut stats = vec![Stat::default(); base.count as usize];
+    for directory in scanned.iter().flatten() {
+        let Some(place) = directory.base else { continue };
+        stats[base.number_of(place) as usize] = directory.inode.stat();
+        let first = base.directories[place as usize].first;
+        for found in &directory.found {
+            if let What::Same(slot, inode) = &found.0 {
+                stats[(first + slot) as usize] = inode.stat();
+            }
+        }
+    }
+    stats
 }
 
 impl Counts {

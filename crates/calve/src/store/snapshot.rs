@@ -18,16 +18,19 @@ use super::catalog::{NewSnapshot, Origin, WorktreeRow};
 use super::files::listed_at;
 use super::format;
 use super::git;
+use super::git::modules::Modules;
 use super::id::SnapshotId;
 use super::index::{Boot, Index};
 use super::layout;
 use super::manifest::Manifest;
 use super::metadata::Maker;
 use super::object::{Kind, SnapshotObject};
-use super::paths::MOST_BYTES;
 use super::paths::found::Found;
 use super::paths::local::Local;
-use super::scan::{self, Request, Scan};
+use super::paths::spelling::{Spellings, kind_to_learn_from};
+use super::paths::{MOST_BYTES, Relocation};
+use super::scan::files::read_small;
+use super::scan::{self, Mentions, Request, Scan};
 use super::verify::Damage;
 use super::{PROJECT, Store, StoreOptions, bytes_of, path_from, read_plain};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
@@ -149,16 +152,25 @@ pub(crate) struct Known {
     /// The snapshot it is based on, with what stood for its entries, where that is known.
     pub(crate) base: Option<(SnapshotId, SnapshotObject, Manifest)>,
     pub(crate) index: Option<Index>,
-    /// Set if the tree's files name another root than the snapshots'.
+    /// Set if files of the tree are not as in a snapshot.
     pub(crate) local: Option<Local>,
 }
 
 impl Known {
+    fn relocation(&self) -> Option<&Relocation> {
+        self.local.as_ref()?.roots.as_ref()
+    }
+
     /// The roots that files of the tree may name: the one that snapshots name, and the tree's own.
-    fn roots(&self) -> Vec<Vec<u8>> {
-        match &self.local {
-            Some(Local(roots)) => vec![roots.from.clone(), roots.to.clone()],
-            None => vec![bytes_of(&self.root)],
+    /// `noted` is what was found in the base snapshot.
+    fn roots(&self, noted: Option<&Found>) -> Vec<Vec<u8>> {
+        match self.relocation() {
+            Some(roots) => roots.from().chain(roots.to()).cloned().collect(),
+            None => {
+                let root = bytes_of(&self.root);
+                let noted = noted.filter(|found| found.roots.first() == Some(&root));
+                noted.map_or_else(|| vec![root], |found| found.roots.clone())
+            }
         }
     }
 }
@@ -192,10 +204,17 @@ impl Store {
     ) -> Result<SnapshotReport, Error> {
         self.must_be_writable(Operation::TakeSnapshotWith)?;
         taking.check()?;
-        let row = self.catalog().worktree(PROJECT)?.ok_or_else(|| {
-            let cause = io::Error::new(io::ErrorKind::InvalidData, "it does not know its project");
-            Error::new(ErrorKind::Damaged, Operation::OpenStore, self.path(), cause)
-        })?;
+        let project = || {
+            self.catalog().worktree(PROJECT)?.ok_or_else(|| {
+                let cause =
+                    io::Error::new(io::ErrorKind::InvalidData, "it does not know its project");
+                Error::new(ErrorKind::Damaged, Operation::OpenStore, self.path(), cause)
+            })
+        };
+        let mut row = project()?;
+        if row.snapshot.is_none() && self.name_pending(operation)? {
+            row = project()?;
+        }
         let known = self.known_if_sound(row)?;
         self.record(&known, taking, operation)
     }
@@ -217,9 +236,22 @@ impl Store {
         Ok(Known { row, root, base, index, local })
     }
 
-    /// The roots of a worktree whose files name another root than the snapshots'.
+    /// In what the files of a worktree differ from those of a snapshot.
     pub(crate) fn local(&self, row: &WorktreeRow, root: &Path) -> Option<Local> {
-        if row.name == PROJECT { None } else { Local::read(root) }
+        if row.name == PROJECT {
+            return None;
+        }
+        let modules = self.modules(row, root).filter(Modules::are_in_use);
+        Local::new(Relocation::read(root), modules)
+    }
+
+    /// The submodules of a linked worktree. `None`: it is none.
+    pub(crate) fn modules(&self, row: &WorktreeRow, root: &Path) -> Option<Modules> {
+        row.git.as_ref()?;
+        let project = git::read(&self.project().ok()?)?;
+        let registration = git::leads_to(root).ok()?;
+        let is_ours = registration.parent() == Some(&project.registrations_folder());
+        is_ours.then(|| Modules::new(&project, root, &registration))
     }
 
     /// The same for whoever can do without: where its base is damaged, everything is read anew, and
@@ -259,6 +291,15 @@ impl Store {
         // Read-only stores have no clock, and need none: nothing is taken in.
         let stamp = if self.is_read_only() { (i64::MIN, 0) } else { self.clock()? };
         let excluded = self.other_roots(&known.row.name, &known.root)?;
+        let noted = known.base.as_ref().filter(|_| intake.is_some());
+        let noted = noted.and_then(|(id, ..)| self.noted_found(*id));
+        let roots = known.roots(noted.as_ref());
+        let spellings = match known.relocation() {
+            _ if intake.is_none() => Spellings::fixed(Vec::new()),
+            Some(roots) => Spellings::at(roots.from().cloned().collect()),
+            None if known.row.name == PROJECT => Spellings::of(&root, roots.clone()),
+            None => Spellings::fixed(roots.clone()),
+        };
         let request = Request {
             path: &known.root,
             root: &root,
@@ -269,7 +310,8 @@ impl Store {
             stamp,
             maker: Maker::of(&root),
             excluded: &excluded,
-            roots: &known.roots(),
+            roots: &roots,
+            spellings: &spellings,
             local: known.local.as_ref(),
             operation,
         };
@@ -287,7 +329,11 @@ impl Store {
     }
 
     /// The store, and those worktrees that lie inside `root` and are not it.
-    fn other_roots(&self, name: &str, root: &Path) -> Result<HashSet<(u64, u64)>, Error> {
+    pub(crate) fn other_roots(
+        &self,
+        name: &str,
+        root: &Path,
+    ) -> Result<HashSet<(u64, u64)>, Error> {
         let mut ids = HashSet::new();
         let mut add = |path: &Path| {
             if let Ok(stat) = fs::lstat(path) {
@@ -334,7 +380,9 @@ impl Store {
             self.object(*base)?;
         }
         let (scan, stamp) = self.scan(known, Some(noted), operation)?;
-        let Some(manifest) = &scan.manifest else {
+        // Without a manifest of its own, the tree equals the base.
+        let base = known.base.as_ref().map(|(_, _, manifest)| manifest);
+        let Some(manifest) = scan.manifest.as_ref().or(base) else {
             return Err(crate::tree::pool::cancelled(Operation::TakeSnapshot, &known.root));
         };
         let (files, bytes) = manifest.files();
@@ -368,8 +416,10 @@ impl Store {
                 let id = self.catalog().add_snapshot(&NewSnapshot {
                     origin: &origin,
                     object: &object,
+                    manifest,
                     directories: &scan.directories,
                     token: &known.row.token,
+                    unnamed: &[],
                     name,
                 })?;
                 (id, true)
@@ -414,29 +464,28 @@ impl Store {
 
     /// Writes down which files of a new snapshot name the project's root. Without it they are looked
     /// for when a worktree is started.
-    fn note_found(
+    pub(crate) fn note_found(
         &self,
         id: SnapshotId,
         known: &Known,
         manifest: &Manifest,
-        mentions: Vec<PathBuf>,
+        mentions: Mentions,
     ) {
-        let mut root = match &known.local {
-            Some(Local(roots)) => roots.from.clone(),
-            None => bytes_of(&known.root),
-        };
+        let mut spellings = mentions.spellings;
         let base = known.base.as_ref().map(|(id, object, base)| (self.found(*id, object), base));
         let base = match &base {
             Some((Ok(found), base)) => {
-                if known.local.is_none() && known.row.name != PROJECT {
+                if known.relocation().is_none() && known.row.name != PROJECT {
                     // The files of a worktree that keeps all paths name what its base names.
-                    root.clone_from(&found.root);
+                    spellings = Spellings::fixed(found.roots.clone());
+                } else if found.roots.first() == spellings.known().first() {
+                    spellings.add(&found.roots);
                 }
                 Some((found, *base))
             }
             _ => None,
         };
-        let found = Found::of(&known.root, &root, manifest, mentions, base);
+        let found = Found::of(&known.root, spellings, manifest, mentions.paths, base);
         self.write_found(id, &found);
     }
 
@@ -461,15 +510,20 @@ impl Store {
         Ok(())
     }
 
+    /// What was written down of a snapshot. `None` if that is lost.
+    fn noted_found(&self, id: SnapshotId) -> Option<Found> {
+        let bytes = read_plain(fs::CWD, &self.layout().found(id), FOUND_MOST_BYTES).ok()?;
+        Found::decode(&bytes)
+    }
+
     /// The files of a snapshot that name the project's root.
     pub(crate) fn found(&self, id: SnapshotId, object: &SnapshotObject) -> Result<Found, Error> {
-        let path = self.layout().found(id);
-        let noted = read_plain(fs::CWD, &path, FOUND_MOST_BYTES).ok();
-        if let Some(found) = noted.and_then(|bytes| Found::decode(&bytes)) {
+        if let Some(found) = self.noted_found(id) {
             return Ok(found);
         }
         let project = self.project()?;
         let root = bytes_of(&project);
+        let mut spellings = Spellings::at(vec![root.clone()]);
         let manifest = self.catalog().manifest(id, object)?;
         let mut intake = Intake::new().looking_for(std::slice::from_ref(&root));
         let mut mentions = Vec::new();
@@ -478,11 +532,15 @@ impl Store {
             let never = || false;
             let (file, _) = self.contents().get(&mut intake, blob, size, &never)?;
             intake.hash(&file, size, &never).context(Operation::Read, || &path)?;
-            if intake.mentions_root {
+            let text = read_small(&file, size).context(Operation::Read, || &path)?;
+            let is_named = kind_to_learn_from(&path)
+                .zip(text)
+                .is_some_and(|(kind, text)| spellings.learn(kind, &text));
+            if intake.mentions_root || is_named {
                 mentions.push(path);
             }
         }
-        let found = Found::of(&project, &root, &manifest, mentions, None);
+        let found = Found::of(&project, spellings, &manifest, mentions, None);
         if !self.is_read_only() {
             self.write_found(id, &found);
         }

@@ -56,6 +56,8 @@ pub enum DamageKind {
     Pack,
     /// The index of a worktree. Losing it costs only time.
     Index,
+    /// A ready tree that is not as calve made it. No start uses it.
+    ReadyTree,
 }
 
 impl DamageKind {
@@ -71,6 +73,7 @@ impl DamageKind {
             Self::Packed => "packed",
             Self::Pack => "pack",
             Self::Index => "index",
+            Self::ReadyTree => "ready-tree",
         }
     }
 }
@@ -117,7 +120,8 @@ impl VerifyOptions {
     /// Whether damage is repaired where that is possible. A bad mirror is made again from a pack,
     /// or from a file of the project or of a worktree that still has its content; otherwise it goes
     /// to the trash. A bad or misplaced entry of a pack is given up if there is a good mirror. A
-    /// pack that lost its index, or its place in the database, gets it back.
+    /// pack that lost its index, or its place in the database, gets it back. A ready tree that was
+    /// touched goes to the trash.
     #[must_use]
     pub fn repair(mut self, yes: bool) -> Self {
         self.repair = yes;
@@ -307,8 +311,18 @@ impl Store {
         }
         let packs = self.verify_pack_files(report)?;
         let indexes = self.verify_indexes(report)?;
+        let ready = self.touched_waiting(operation)?;
+        report.damage.extend(ready.iter().map(|path| Damage {
+            kind: DamageKind::ReadyTree,
+            blob: None,
+            path: path.clone(),
+            reason: "it was changed after it was made".to_owned(),
+            places: Vec::new(),
+            lost: false,
+            repaired: false,
+        }));
         drop(guard);
-        let much = damaged.len() + packs.len() + indexes.len() + seen.unsealed.len();
+        let much = damaged.len() + packs.len() + indexes.len() + ready.len() + seen.unsealed.len();
         if !repair || much == 0 {
             return Ok(());
         }

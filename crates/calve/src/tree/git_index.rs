@@ -23,10 +23,11 @@
 use std::collections::VecDeque;
 #[cfg(feature = "store")]
 use std::collections::{HashMap, HashSet};
-use std::ffi::{CStr, CString, OsStr};
+use std::ffi::{CStr, CString, OsStr, OsString};
 use std::io::{self, Read as _, Write as _};
+use std::ops::Range;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -185,6 +186,31 @@ pub(crate) fn tracked(git: &OwnedFd) -> Option<HashSet<Vec<u8>>> {
     Some(Layout::of(&bytes)?.paths(&bytes))
 }
 
+/// The paths of the submodules in the index of the repository `git`.
+#[cfg(feature = "store")]
+pub(crate) fn submodules_in(git: &Path) -> Vec<PathBuf> {
+    let found = || {
+        let git = fs::open(git, DIR_FLAGS, Mode::empty()).ok()?;
+        let (file, meta) = open_regular(&git, c"index")?;
+        if meta.size > INDEX_MOST_BYTES {
+            return None;
+        }
+        let bytes = read(&file, meta.size)?;
+        let layout = Layout::of(&bytes)?;
+        let mut found = Vec::new();
+        for chunk in &layout.chunks {
+            let (mut cursor, bytes) = (chunk.cursor.clone(), &bytes[chunk.bytes.clone()]);
+            while let Some(entry) = cursor.next(bytes) {
+                if entry.is_submodule() {
+                    found.push(PathBuf::from(OsString::from_vec(cursor.path.clone())));
+                }
+            }
+        }
+        Some(found)
+    };
+    found().unwrap_or_default()
+}
+
 /// The entries of an index, sorted by what a tree has of them.
 #[cfg(feature = "store")]
 #[derive(Debug, Default)]
@@ -274,10 +300,10 @@ pub(crate) fn make_ready(trees: &Trees<'_>, directories: &[PathBuf]) -> u64 {
     rewritten
 }
 
-/// Like `make_ready`, for an index in the directory `git`, which is outside of the tree. The
-/// working tree is the whole clone.
-pub(crate) fn make_ready_elsewhere(trees: &Trees<'_>, git: &OwnedFd) -> u64 {
-    make_ready_in(trees, git, Path::new("")).unwrap_or(0)
+/// Like `make_ready`, for an index in the directory `git`, which is outside of the tree. `tree` is
+/// the working tree, as a path from the clone's root.
+pub(crate) fn make_ready_elsewhere(trees: &Trees<'_>, git: &OwnedFd, tree: &Path) -> u64 {
+    make_ready_in(trees, git, tree).unwrap_or(0)
 }
 
 /// `None` if the index stays as it was cloned.
@@ -628,12 +654,74 @@ fn working_tree(dir: &OwnedFd, git: &Path) -> Option<PathBuf> {
 pub(crate) fn set_working_tree(git: &OwnedFd, file: &CStr) -> Option<PathBuf> {
     let (file, meta) = open_regular(git, file)?;
     let text = read(&file, meta.size.min(CONFIG_MOST_BYTES))?;
-    let value = text.split(|byte| *byte == b'\n').find_map(|line| {
-        let (key, value) = line.trim_ascii().split_at_checked(b"worktree".len())?;
-        let is_it = key.eq_ignore_ascii_case(b"worktree");
-        is_it.then_some(value)?.trim_ascii_start().strip_prefix(b"=")
-    })?;
-    Some(PathBuf::from(OsStr::from_bytes(value.trim_ascii())))
+    let (at, quoted) = working_tree_line(&text)?;
+    let value = &text[at];
+    let value = if quoted { unquoted(value) } else { value.to_vec() };
+    Some(PathBuf::from(OsString::from_vec(value)))
+}
+
+/// The text of a configuration file with another `core.worktree`. `None` if the file has none.
+#[cfg(feature = "store")]
+pub(crate) fn with_working_tree(text: &[u8], value: &[u8]) -> Option<Vec<u8>> {
+    let (at, was_quoted) = working_tree_line(text)?;
+    let (start, end) = match was_quoted {
+        true => (at.start - 1, at.end + 1),
+        false => (at.start, at.end),
+    };
+    let mut made = text[..start].to_vec();
+    made.push(b'"');
+    for byte in value {
+        match byte {
+            b'"' | b'\\' => made.extend([b'\\', *byte]),
+            b'\n' => made.extend(b"\\n"),
+            byte => made.push(*byte),
+        }
+    }
+    made.push(b'"');
+    made.extend_from_slice(&text[end..]);
+    Some(made)
+}
+
+/// Where the value of `worktree` is in a configuration file, and whether it is in quotes.
+fn working_tree_line(text: &[u8]) -> Option<(Range<usize>, bool)> {
+    let mut begin = 0;
+    for line in text.split(|byte| *byte == b'\n') {
+        let (at, whole) = (begin, line);
+        begin += line.len() + 1;
+        let Some((key, value)) = line.trim_ascii().split_at_checked(b"worktree".len()) else {
+            continue;
+        };
+        if !key.eq_ignore_ascii_case(b"worktree") {
+            continue;
+        }
+        let Some(value) = value.trim_ascii_start().strip_prefix(b"=") else { continue };
+        let value = value.trim_ascii();
+        let end = at + whole.trim_ascii_end().len();
+        let start = end - value.len();
+        return Some(match value {
+            [b'"', .., b'"'] if value.len() > 1 => (start + 1..end - 1, true),
+            _ => (start..end, false),
+        });
+    }
+    None
+}
+
+/// The text that a quoted value of a configuration file means.
+fn unquoted(value: &[u8]) -> Vec<u8> {
+    let mut made = Vec::with_capacity(value.len());
+    let mut bytes = value.iter();
+    while let Some(byte) = bytes.next() {
+        made.push(match byte {
+            b'\\' => match bytes.next() {
+                Some(b'n') => b'\n',
+                Some(b't') => b'\t',
+                Some(other) => *other,
+                None => b'\\',
+            },
+            byte => *byte,
+        });
+    }
+    made
 }
 
 /// The path that the relative path `value` leads to from the repository `git`, if it stays in the

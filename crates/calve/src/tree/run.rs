@@ -28,7 +28,8 @@ use super::tally::Finding;
 use super::targets::{Target, is_inside, look_at};
 use super::walk::Live;
 use super::{
-    CloneMode, CloneOptions, Existing, GitIndex, Reflink, git_index, listing, mounts, names, tally,
+    CloneMode, CloneOptions, Dress, Existing, GitIndex, Reflink, git_index, listing, mounts, names,
+    tally,
 };
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::DIR_FLAGS;
@@ -70,6 +71,7 @@ pub(super) fn clone_tree(
     source: &Path,
     dests: &[&Path],
     options: &CloneOptions,
+    dress: Dress<'_>,
 ) -> Result<CloneReport, Error> {
     let start = Instant::now();
     let operation = Running::new(options.jobs, &options.cancel, &options.progress);
@@ -107,7 +109,7 @@ pub(super) fn clone_tree(
         staging::sweep(&target.parent);
     }
     if let Some(stages) = snapshots(&call, &root)? {
-        publish(&call, stages)?;
+        publish(&call, stages, dress)?;
         for (target, report) in targets.iter().zip(&mut reports) {
             if !skips(target) {
                 report.method = Method::Snapshot;
@@ -116,7 +118,7 @@ pub(super) fn clone_tree(
         return finish(reports);
     }
     let made = prepare(&call)?;
-    walk_and_publish(&call, root, made, &mut reports)?;
+    walk_and_publish(&call, root, made, &mut reports, dress)?;
     finish(reports)
 }
 
@@ -226,6 +228,7 @@ fn walk_and_publish(
     root: OwnedFd,
     made: Vec<Made>,
     reports: &mut [DestinationReport],
+    dress: Dress<'_>,
 ) -> Result<(), Error> {
     let Call { source, meta, options, targets, .. } = call;
     let mut excluded: HashSet<_> =
@@ -299,7 +302,7 @@ fn walk_and_publish(
             .context(Operation::SetMetadata, || source)?;
     }
     stages.iter_mut().flatten().for_each(Stage::has_its_mode);
-    publish(call, stages)?;
+    publish(call, stages, dress)?;
     for (place, (index, tally)) in indices.iter().zip(tallies).enumerate() {
         let report = &mut reports[*index];
         tally::write(report, tally, &skipped, Some(place));
@@ -376,9 +379,14 @@ fn count(call: &Call<'_>, root: OwnedFd) -> Result<(DestinationReport, Vec<Findi
     Ok((counts, skipped))
 }
 
-/// Renames all stages into place, or none.
-fn publish(call: &Call<'_>, stages: Vec<Option<Stage>>) -> Result<(), Error> {
+/// Dresses all stages and renames them into place, or none.
+fn publish(call: &Call<'_>, stages: Vec<Option<Stage>>, dress: Dress<'_>) -> Result<(), Error> {
     let (targets, options) = (&call.targets, call.options);
+    for (at, (target, stage)) in targets.iter().zip(&stages).enumerate() {
+        if let Some(stage) = stage {
+            dress(at, stage, &target.path)?;
+        }
+    }
     let mut stages: Vec<_> =
         targets.iter().zip(stages).filter_map(|(target, stage)| Some((target, stage?))).collect();
     if options.durable {

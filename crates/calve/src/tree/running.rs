@@ -79,6 +79,18 @@ impl Running {
         CloneOptions { jobs: self.jobs, cancel: self.cancel.clone(), ..CloneOptions::new() }
     }
 
+    /// The same operation, but what it does is not counted.
+    #[cfg(feature = "store")]
+    pub(crate) fn uncounted(&self) -> Self {
+        Self { progress: Arc::default(), ..self.clone() }
+    }
+
+    /// Options for a clone that is a part of this operation, and whose files are counted.
+    #[cfg(feature = "store")]
+    pub(crate) fn counted_clone_options(&self) -> CloneOptions {
+        CloneOptions { progress: Arc::clone(&self.progress), ..self.clone_options() }
+    }
+
     /// How long the operation still waits for transient refusals.
     pub(crate) fn patience(&self) -> &Arc<Patience> {
         &self.patience

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::ffi::{CStr, CString};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
@@ -17,6 +17,7 @@ use super::budget::Budget;
 use super::listing::{self, Before, Names};
 use super::node::{self, OpenDirs};
 use super::pool::{self, Queue};
+use super::read::open_unnoted;
 use super::removal::is_mount_root;
 use super::running::Running;
 use crate::error::{Context as _, Error, Operation};
@@ -46,6 +47,14 @@ pub(crate) struct Found<'a> {
     pub(crate) dir: &'a OwnedFd,
     pub(crate) name: &'a CStr,
     pub(crate) meta: Meta,
+    node: &'a Arc<Node>,
+}
+
+impl Found<'_> {
+    /// The path from the tree's root.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.node.path_of(self.name)
+    }
 }
 
 /// What a visit does with each entry, in a thread that has a `W`.
@@ -159,7 +168,7 @@ impl<V> Visit<'_, V> {
         let path = || self.trees[place.tree].join(parent.path_of(&name));
         let since = listing::now();
         let above = parent.handles(self.dirs).context(Operation::OpenDirectory, path)?;
-        let opened = open_unnoted(&above.sides[0], &name);
+        let opened = open_unnoted(&above.sides[0], &name, DIR_FLAGS | OFlags::NOFOLLOW);
         let fd = match opened {
             Ok(fd) => fd,
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
@@ -192,7 +201,7 @@ impl<V> Visit<'_, V> {
         let path = |name: &CStr| self.trees[tree].join(node.path_of(name));
         let handles = node.handles(self.dirs).context(Operation::OpenDirectory, || path(c""))?;
         let dir = &handles.sides[0];
-        let found = |name, meta| Found { tree, dir, name, meta };
+        let found = |name, meta| Found { tree, dir, name, meta, node };
         self.visitor.visit(&mut thread.worker, &found(c".", *meta))?;
         let mut names = std::mem::take(&mut thread.names);
         // A directory that never rests may hide a name: the numbers are of a moment anyway.
@@ -233,17 +242,4 @@ impl<V> Visit<'_, V> {
         node.add_pending(1);
         self.queue.push(Ok((Arc::clone(node), name.to_owned())));
     }
-}
-
-/// Opens a directory so that listing it does not set when it was last read. In a new snapshot of
-/// btrfs, each directory with a new time costs a block of metadata.
-fn open_unnoted(parent: &OwnedFd, name: &CStr) -> rustix::io::Result<OwnedFd> {
-    let flags = DIR_FLAGS | OFlags::NOFOLLOW;
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    match fs::openat(parent, name, flags | OFlags::NOATIME, Mode::empty()) {
-        // It is another user's.
-        Err(Errno::PERM) => {}
-        opened => return opened,
-    }
-    fs::openat(parent, name, flags, Mode::empty())
 }

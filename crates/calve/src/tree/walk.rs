@@ -12,7 +12,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{self, AtFlags, FileType, OFlags};
 use rustix::io::Errno;
 
 use super::engine::Worker;
@@ -23,7 +23,7 @@ use super::node::Handles;
 use super::op::{Node, Op, Task};
 use super::pick::Picked;
 use super::pool::lock;
-use super::read::read_rules;
+use super::read::{open_unnoted, read_rules};
 use super::source::{Named, Opened, Source};
 use super::special::Special;
 use super::staging::{self, PREFIX};
@@ -99,18 +99,17 @@ impl Source for Live<'_> {
         let since = listing::now();
         let (op, name) = (worker.op, &child.name);
         let source_path = || op.source_path(parent, name);
-        let source =
-            match fs::openat(above.source(), name, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty()) {
-                Ok(source) => source,
-                // The directory is gone, or is no directory any more.
-                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
-                    op.skip(None, parent.path_of(name), SkipReason::Vanished);
-                    return Ok(None);
-                }
-                Err(errno) => {
-                    return Err(Error::io(Operation::OpenDirectory, source_path(), errno));
-                }
-            };
+        let source = match open_unnoted(above.source(), name, DIR_FLAGS | OFlags::NOFOLLOW) {
+            Ok(source) => source,
+            // The directory is gone, or is no directory any more.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
+                op.skip(None, parent.path_of(name), SkipReason::Vanished);
+                return Ok(None);
+            }
+            Err(errno) => {
+                return Err(Error::io(Operation::OpenDirectory, source_path(), errno));
+            }
+        };
         let meta = Meta::of(&fs::fstat(&source).context(Operation::Read, source_path)?);
         let is_left_out =
             |picked: &Arc<Picked>| picked.leaves_out(&source, &meta, || parent.path_of(name));

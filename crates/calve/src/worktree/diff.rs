@@ -90,7 +90,8 @@ impl Worktree {
     /// [`ErrorKind::SourceNotFound`](crate::ErrorKind::SourceNotFound) for a path that leads out of
     /// the worktree, and for a path that neither the worktree nor its snapshot has.
     pub fn diff_of(&self, scope: &ChangeScope, options: &StoreOptions) -> Result<Diff, Error> {
-        self.as_now(|this| this.diff_now(scope, &options.operation()))
+        let operation = options.operation();
+        self.as_now(&operation, |this| this.diff_now(scope, &operation))
     }
 
     fn diff_now(&self, scope: &ChangeScope, operation: &Running) -> Result<Diff, Error> {

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::Worktree;
 use crate::error::{Error, ErrorKind, Operation};
+use crate::store::git::modules::{self, Held, Unheld};
 use crate::store::git::{self, Branch, Commit, Failure, Registration, Repository, Work};
 use crate::store::{Store, StoreOptions};
 use crate::tree::pool::lock;
@@ -53,9 +54,25 @@ pub(super) struct Loss {
     tips: Vec<String>,
     /// Annotated tags that the project does not have.
     tags: Vec<Commit>,
-    /// The commits that nothing else holds, the newest first and at most `COMMITS_MOST`, and then
-    /// `tags`.
+    /// The commits that nothing else holds, the newest first and at most `COMMITS_MOST`, then
+    /// `tags`, and then those of submodules.
     pub(super) commits: Vec<Commit>,
+    submodules: Vec<LostModule>,
+    /// Why git could not say what a drop of the worktree would lose. Then the fields above are empty.
+    pub(super) failure: Option<Failure>,
+}
+
+/// What would be lost of one submodule, if anything.
+struct LostModule {
+    held: Held,
+    unheld: Result<Unheld, Failure>,
+}
+
+/// References that hold commits of a dropped worktree.
+#[derive(Debug, Default)]
+pub(super) struct KeptCommits {
+    pub(super) references: Vec<String>,
+    pub(super) in_submodules: Vec<(PathBuf, String)>,
 }
 
 impl Store {
@@ -144,13 +161,13 @@ impl Worktree {
         (!registered.is_empty()).then_some(Own::Linked(registered))
     }
 
-    /// What git would lose with the worktree. `None` if the worktree has no repository, or git
-    /// cannot be asked. Then calve looks for changes itself.
+    /// What git would lose with the worktree. `None` if the worktree has no repository, or if git
+    /// cannot be asked and there are no submodules. Then calve looks for changes itself.
     pub(super) fn git_loss(&self, is_there: bool) -> Option<Loss> {
         let project = self.store.repository();
         let own = self.own_repository()?;
-        let ask = || -> Result<Loss, Failure> {
-            let work = if is_there { Some(git::work_in(&self.path)?) } else { None };
+        let ask = || -> Result<_, Failure> {
+            let work = if is_there { Some(git::whole_work_in(&self.path)?) } else { None };
             let (mut tips, mut objects) = (Vec::new(), None);
             match (&own, &project) {
                 (Own::Linked(registered), Some(project)) => {
@@ -174,44 +191,114 @@ impl Worktree {
                 tags.retain(|tag| theirs.iter().all(|their| their.id != tag.id));
                 commits.extend_from_slice(&tags);
             }
-            Ok(Loss { work, tips, tags, commits, own: Own::Copy, project: None })
+            Ok((work, tips, tags, commits))
         };
-        let loss = ask().ok()?;
-        Some(Loss { own, project, ..loss })
+        let (asked, submodules) = (ask(), self.lost_modules(&own, project.as_ref(), is_there));
+        let (loss, failure) = match asked {
+            Ok(loss) => (loss, None),
+            Err(_) if submodules.is_empty() => return None,
+            Err(failure) => ((None, Vec::new(), Vec::new(), Vec::new()), Some(failure)),
+        };
+        let (work, tips, tags, mut commits) = loss;
+        for lost in &submodules {
+            let of = lost.held.name();
+            let Ok(unheld) = &lost.unheld else { continue };
+            commits.extend(unheld.commits.iter().map(|commit| Commit {
+                subject: format!("{} (in {of})", commit.subject),
+                ..commit.clone()
+            }));
+        }
+        Some(Loss { own, project, work, tips, tags, commits, submodules, failure })
+    }
+
+    /// What git would lose of the worktree's submodules.
+    fn lost_modules(
+        &self,
+        own: &Own,
+        project: Option<&Repository>,
+        is_there: bool,
+    ) -> Vec<LostModule> {
+        let git_dirs: Vec<PathBuf> = match own {
+            Own::Linked(registered) => registered.iter().map(|it| it.folder.clone()).collect(),
+            Own::Copy => vec![git::git_of(&self.path)],
+        };
+        // Nothing is at this path.
+        let nowhere = git::git_of(&git::git_of(&self.path));
+        let root = if is_there { self.path.as_path() } else { &nowhere };
+        let project = project.map(|project| (project.git_dir.as_path(), project.root.as_path()));
+        let mut lost = Vec::new();
+        for git_dir in git_dirs {
+            match modules::all_below((&git_dir, root), project) {
+                Ok(found) => lost.extend(found.into_iter().map(|held| {
+                    let other = held.in_project.as_ref();
+                    let unheld = held.repository.unheld_but_by(other, COMMITS_MOST);
+                    LostModule { held, unheld }
+                })),
+                Err(error) => lost.push(LostModule {
+                    held: Held { repository: Repository::of_module(&git_dir), in_project: None },
+                    unheld: Err(Failure::NotRun(error)),
+                }),
+            }
+        }
+        lost
     }
 }
 
 impl Loss {
-    /// Makes references in the project's repository for the commits that nothing else holds.
-    /// Returns the names of the references.
+    /// Makes references for the commits that nothing else holds: in the project's repository, and
+    /// in its repositories of submodules.
     ///
     /// # Errors
     /// [`ErrorKind::Git`]. Some references may have been made.
-    pub(super) fn keep(&self, worktree: &Worktree) -> Result<Vec<String>, Error> {
-        let Some(project) = &self.project else { return Ok(Vec::new()) };
-        let (from, objects) = match self.own {
-            Own::Linked(_) => (None, None),
-            Own::Copy => (Some(worktree.path()), Some(objects_of(worktree.path()))),
-        };
-        let keep = || -> Result<Vec<String>, Failure> {
-            let mut kept = Vec::new();
+    pub(super) fn keep(&self, worktree: &Worktree) -> Result<KeptCommits, Error> {
+        let mut kept = KeptCommits::default();
+        if self.commits.is_empty() {
+            return Ok(kept);
+        }
+        let mut keep = || -> Result<(), Failure> {
+            for LostModule { held, unheld } in &self.submodules {
+                let (Ok(unheld), Some(project)) = (unheld, &held.in_project) else { continue };
+                let from = Some(held.repository.git_dir.as_path());
+                for tip in &unheld.tips {
+                    let reference = project.keep_dropped(worktree.name(), tip, from)?;
+                    kept.in_submodules.push((project.git_dir.clone(), reference));
+                }
+            }
+            let Some(project) = &self.project else { return Ok(()) };
+            let (from, objects) = match self.own {
+                Own::Linked(_) => (None, None),
+                Own::Copy => (Some(worktree.path()), Some(objects_of(worktree.path()))),
+            };
             for tip in &self.tips {
                 // A reference from an earlier round may hold this tip already.
                 let tips = std::slice::from_ref(tip);
                 let objects = objects.as_deref();
                 if !project.unheld(tips, 1, None, objects)?.is_empty() {
-                    kept.push(project.keep_dropped(worktree.name(), tip, from)?);
+                    kept.references.push(project.keep_dropped(worktree.name(), tip, from)?);
                 }
             }
             for tag in &self.tags {
-                kept.push(project.keep_dropped(worktree.name(), &tag.id, from)?);
+                kept.references.push(project.keep_dropped(worktree.name(), &tag.id, from)?);
             }
-            Ok(kept)
+            Ok(())
         };
-        if self.commits.is_empty() {
-            return Ok(Vec::new());
-        }
-        keep().map_err(|failure| worktree.git_failed(failure))
+        keep().map_err(|failure| worktree.git_failed(failure))?;
+        Ok(kept)
+    }
+
+    /// Whether a submodule has commits that no reference of the project can keep, because the
+    /// project has no repository of this submodule.
+    pub(super) fn has_commits_that_no_reference_keeps(&self) -> bool {
+        self.submodules.iter().any(|lost| {
+            let has_some = lost.unheld.as_ref().is_ok_and(|unheld| !unheld.tips.is_empty());
+            has_some && lost.held.in_project.is_none()
+        })
+    }
+
+    /// Whether a submodule has, or may have, such commits.
+    pub(super) fn must_keep_a_submodule(&self) -> bool {
+        self.has_commits_that_no_reference_keeps()
+            || self.submodules.iter().any(|lost| lost.unheld.is_err())
     }
 
     /// The branch that is to be deleted with the worktree, and its commit. `None` if the worktree
@@ -276,6 +363,13 @@ impl Loss {
         {
             let why = "it has work that is not committed".to_owned();
             return Err(refused(ErrorKind::Changed, why).with_details(work.paths.clone()));
+        }
+        let unknown =
+            self.submodules.iter().find_map(|lost| Some((lost, lost.unheld.as_ref().err()?)));
+        if let Some((lost, failure)) = unknown {
+            let of = lost.held.name();
+            let why = format!("git cannot say which commits of {of} would be lost: {failure}");
+            return Err(refused(ErrorKind::Git, why));
         }
         if self.commits.is_empty() {
             return Ok(());

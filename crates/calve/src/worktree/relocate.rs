@@ -4,6 +4,7 @@
 //! Each file becomes a new one, which gets the old one's name by a rename. So nothing is written
 //! through a hard link, and a program that runs the old file keeps it.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -14,18 +15,21 @@ use rustix::fs::{self, AtFlags, FileType, Mode};
 
 use super::Worktree;
 use crate::error::{Context as _, Error, Operation};
-use crate::reflink::imp::NEW_FILE_FLAGS;
+use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
 use crate::reflink::meta::Meta;
+use crate::report::CloneReport;
 use crate::store::at::{is_gone, last, open_at, open_parent};
 use crate::store::bring::{look_at, set_in_place};
 use crate::store::files::listed;
 use crate::store::layout::{self, Within};
-use crate::store::paths::found::{Found, PathKept, PathMention};
-use crate::store::paths::local::{Local, Tree, tracked};
+use crate::store::paths::found::{Found, PathKept, PathMention, is_below_any};
+use crate::store::paths::local::{Tree, tracked};
 use crate::store::paths::record::{self, Digest};
+use crate::store::paths::spelling::Spellings;
 use crate::store::paths::{PathKind, Relocation, in_environment, mentions};
 use crate::store::{Store, bytes_of, path_from};
-use crate::tree::staging::stage_name;
+use crate::tree::staging::{Stage, stage_name};
+use crate::tree::{CloneOptions, clone_tree_dressed};
 
 /// Whose files are translated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,7 +106,7 @@ impl Relocate<'_> {
     }
 
     /// Replaces a file by what `translate` makes of it. Returns the digests of both.
-    fn content(
+    pub(super) fn content(
         &self,
         kind: PathKind,
         path: &Path,
@@ -183,8 +187,9 @@ impl Relocate<'_> {
     }
 }
 
-/// The files of a live tree that name `root` and that calve knows to translate.
-pub(super) fn find(tree: Tree<'_>, root: &[u8]) -> io::Result<Vec<PathMention>> {
+/// The files of a live tree that name a root and that calve knows to translate. The files may name it
+/// by more spellings than are known; these are known afterwards.
+pub(super) fn find(tree: Tree<'_>, spellings: &mut Spellings) -> io::Result<Vec<PathMention>> {
     let (mut found, mut folders) = (Vec::new(), vec![PathBuf::new()]);
     while let Some(folder) = folders.pop() {
         let entries = match open_at(tree.root, &folder).and_then(listed) {
@@ -218,15 +223,16 @@ pub(super) fn find(tree: Tree<'_>, root: &[u8]) -> io::Result<Vec<PathMention>> 
                         .and_then(|dir| Ok(fs::readlinkat(dir, last(&path)?, Vec::new())?));
                     target
                         .is_ok_and(|target| {
-                            let rest = target.to_bytes().strip_prefix(root);
-                            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+                            let target = target.to_bytes();
+                            spellings.learn(PathKind::Link, target)
+                                || is_below_any(target, spellings.known())
                         })
                         .then_some(PathKind::Link)
                 }
                 FileType::RegularFile => match in_environment(&path) {
                     Some((kind, environment)) if tree.is_environment(environment)? => {
                         let is_it = kind == PathKind::Record
-                            || tree.read(&path)?.is_some_and(|text| names(kind, &text, root));
+                            || tree.read(&path)?.is_some_and(|text| names(kind, &text, spellings));
                         is_it.then_some(kind)
                     }
                     _ => None,
@@ -254,25 +260,39 @@ pub(super) fn find(tree: Tree<'_>, root: &[u8]) -> io::Result<Vec<PathMention>> 
     Ok(found)
 }
 
-fn names(kind: PathKind, text: &[u8], root: &[u8]) -> bool {
-    let any = Relocation { from: root.to_vec(), to: b"/x".to_vec() };
-    any.localize(kind, text).is_some() || mentions(text, root).next().is_some()
+fn names(kind: PathKind, text: &[u8], spellings: &mut Spellings) -> bool {
+    spellings.learn(kind, text)
+        || Relocation::between(spellings.known(), Path::new("/x"))
+            .is_some_and(|any| any.localize(kind, text).is_some())
+        || spellings.known().iter().any(|root| mentions(text, root).next().is_some())
 }
 
 impl Worktree {
     /// Translates the files of a worktree that was moved, so that they name its new path. If this
     /// process dies, the next command in the worktree goes on.
     pub(super) fn follow_move(&self) -> Result<(), Error> {
-        let Some(Local(roots)) = self.store.local(&self.row, &self.path) else { return Ok(()) };
+        let Some(roots) = Relocation::read(&self.path) else { return Ok(()) };
         let now = bytes_of(&self.path);
-        if roots.to == now || self.store.is_read_only() {
+        if roots.to().next() == Some(&now) || self.store.is_read_only() {
             return Ok(());
         }
         let root = super::open_dir(&self.path)?;
-        let moved = Relocation { from: roots.to.clone(), to: now.clone() };
+        let from: Vec<Vec<u8>> = roots.from().cloned().collect();
+        let pairs =
+            |now: &Relocation| Relocation::of(roots.to().cloned().zip(now.to().cloned()).collect());
+        let Some((moved, now)) =
+            Relocation::between(&from, &self.path).and_then(|now| Some((pairs(&now)?, now)))
+        else {
+            return Ok(());
+        };
         let tree = Tree { path: &self.path, root: &root };
         let follow = || -> io::Result<()> {
-            let found = find(tree, &moved.from)?;
+            if let Some(modules) = self.store.modules(&self.row, &self.path)
+                && let Some(was) = roots.to().next()
+            {
+                modules.lead_as(&modules.at(&path_from(was)), &self.path)?;
+            }
+            let found = find(tree, &mut Spellings::fixed(moved.from().cloned().collect()))?;
             let all = |path: &Path| Some(path.to_owned());
             let relocate = Relocate {
                 tree,
@@ -283,7 +303,7 @@ impl Worktree {
                 others: &|_| None,
             };
             relocate.run(&found)?;
-            Local(Relocation { from: roots.from.clone(), to: now.clone() }).rewrite(&self.path)
+            now.rewrite(&self.path)
         };
         follow().context(Operation::RewritePaths, || &self.path)
     }
@@ -292,29 +312,70 @@ impl Worktree {
 /// Gives the files of a tree that was copied from `from` the tree's own path, where calve knows
 /// their format: Python environments, and absolute symbolic links. Files that git tracks, and files
 /// in other repositories below, stay as they are. Returns those files, and says which were
-/// rewritten.
+/// rewritten. [`clone_with_own_paths`] does it before a clone appears.
 ///
 /// # Errors
 /// Files could not be read or written. Each file is as it was, or rewritten as a whole.
 pub fn rewrite_paths(tree: &Path, from: &Path) -> Result<Vec<PathMention>, Error> {
     let rewrite = || -> io::Result<Vec<PathMention>> {
         let path = std::fs::canonicalize(tree)?;
-        let roots = Relocation { from: bytes_of(from), to: bytes_of(&path) };
-        let root = fs::open(&path, crate::reflink::imp::DIR_FLAGS, Mode::empty())?;
-        let tree = Tree { path: &path, root: &root };
-        let found = find(tree, &roots.from)?;
-        let all = |path: &Path| Some(path.to_owned());
-        let relocate = Relocate {
-            tree,
-            roots: &roots,
-            before: None,
-            whose: Whose::Live,
-            at: &all,
-            others: &|_| None,
-        };
-        relocate.run(&found)
+        let root = fs::open(&path, DIR_FLAGS, Mode::empty())?;
+        rewrite(Tree { path: &path, root: &root }, from, &path, Whose::Live)
     };
     rewrite().context(Operation::RewritePaths, || tree)
+}
+
+/// Gives a copy of `from` the path `to`.
+fn rewrite(tree: Tree<'_>, from: &Path, to: &Path, whose: Whose) -> io::Result<Vec<PathMention>> {
+    let canonical = from.canonicalize().unwrap_or_else(|_| from.to_owned());
+    let mut spellings = Spellings::at(vec![bytes_of(&canonical)]);
+    if from.is_absolute() {
+        spellings.add(&[bytes_of(from)]);
+    }
+    let found = find(tree, &mut spellings)?;
+    let Some(roots) = Relocation::between(spellings.known(), to) else {
+        return Ok(Vec::new());
+    };
+    let all = |path: &Path| Some(path.to_owned());
+    let relocate =
+        Relocate { tree, roots: &roots, before: None, whose, at: &all, others: &|_| None };
+    relocate.run(&found)
+}
+
+/// Clones a tree as [`clone_tree`](crate::clone_tree) does, and gives each clone its own path in the
+/// files that [`rewrite_paths`] rewrites. Returns these files for each destination. A clone appears
+/// when its files name it. In a merge, the files are rewritten after they arrived.
+///
+/// # Errors
+/// Those of [`clone_tree`](crate::clone_tree) and of [`rewrite_paths`]. No destination exists that did
+/// not before. After a merge, each file is as it arrived, or rewritten as a whole.
+pub fn clone_with_own_paths<S: AsRef<Path>, D: AsRef<Path>>(
+    source: S,
+    destinations: &[D],
+    options: &CloneOptions,
+) -> Result<(CloneReport, Vec<Vec<PathMention>>), Error> {
+    let source = source.as_ref();
+    let destinations: Vec<&Path> = destinations.iter().map(AsRef::as_ref).collect();
+    let from = std::path::absolute(source).context(Operation::Resolve, || source)?;
+    let mentions = RefCell::new(vec![Vec::new(); destinations.len()]);
+    let dress = |at: usize, stage: &Stage, path: &Path| {
+        let rewrite = || -> io::Result<Vec<PathMention>> {
+            let staged = std::fs::canonicalize(stage.path())?;
+            let name = path.file_name().unwrap_or_default();
+            let tree = Tree { path: &staged, root: stage.dir() };
+            rewrite(tree, &from, &staged.with_file_name(name), Whose::Staged)
+        };
+        mentions.borrow_mut()[at] = rewrite().context(Operation::RewritePaths, || path)?;
+        Ok(())
+    };
+    let report = clone_tree_dressed(source, &destinations, options, &dress)?;
+    let mut mentions = mentions.into_inner();
+    if options.existing.merges() && !options.dry_run {
+        for (destination, mentions) in report.destinations.iter().zip(&mut mentions) {
+            *mentions = rewrite_paths(&destination.path, &from)?;
+        }
+    }
+    Ok((report, mentions))
 }
 
 /// The files of a tree that name the tree's own root by its absolute path. calve looks at Python
@@ -329,8 +390,9 @@ pub fn path_mentions(tree: &Path) -> Result<Vec<PathMention>, Error> {
         return Ok(Vec::new());
     }
     let look = || -> io::Result<Vec<PathMention>> {
-        let root = fs::open(&path, crate::reflink::imp::DIR_FLAGS, Mode::empty())?;
-        find(Tree { path: &path, root: &root }, &bytes_of(&path))
+        let root = fs::open(&path, DIR_FLAGS, Mode::empty())?;
+        let mut spellings = Spellings::of(&root, vec![bytes_of(&path)]);
+        find(Tree { path: &path, root: &root }, &mut spellings)
     };
     let mut found = look().context(Operation::Read, || tree)?;
     found.retain(|mention| mention.kind != PathKind::Record);

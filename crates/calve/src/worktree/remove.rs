@@ -14,7 +14,7 @@ use std::time::SystemTime;
 use rustix::fs;
 use rustix::io::Errno;
 
-use super::git::Loss;
+use super::git::{KeptCommits, Loss};
 use super::scope::ChangeScope;
 use super::{Worktree, shown};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
@@ -54,7 +54,8 @@ impl DropOptions {
     }
 
     /// Whether [`DropOptions::force`] keeps no tree: local changes are lost at once. Commits are
-    /// kept all the same.
+    /// kept all the same. If commits are in a submodule of which the project has no repository, the
+    /// tree is kept.
     #[must_use]
     pub fn discard(mut self, yes: bool) -> Self {
         self.discard = yes;
@@ -76,7 +77,7 @@ impl DropOptions {
 #[must_use = "its files stay until `delete`"]
 pub struct DroppedWorktree {
     remains: Remains,
-    kept: Vec<String>,
+    kept: KeptCommits,
     deleted_branch: Option<String>,
 }
 
@@ -94,7 +95,7 @@ enum Remains {
 impl DroppedWorktree {
     fn new(
         remains: Remains,
-        kept: Vec<String>,
+        kept: KeptCommits,
         loss: Option<Loss>,
         branch: Option<Branch>,
     ) -> Self {
@@ -139,7 +140,14 @@ impl DroppedWorktree {
     /// held. `git branch NEW REFERENCE` makes a branch from such a reference.
     #[must_use]
     pub fn kept(&self) -> &[String] {
-        &self.kept
+        &self.kept.references
+    }
+
+    /// The same for submodules: the repository that the project has of the submodule, and the
+    /// reference in it. `git --git-dir=REPOSITORY branch NEW REFERENCE` makes a branch.
+    #[must_use]
+    pub fn kept_in_submodules(&self) -> &[(PathBuf, String)] {
+        &self.kept.in_submodules
     }
 
     /// The branch that was deleted with the worktree.
@@ -173,7 +181,8 @@ impl Worktree {
     ///   [`Error::details`] has the paths.
     /// * [`ErrorKind::CommitsOnlyHere`] if the worktree has commits that no branch, tag or other
     ///   reference of the project holds. [`Error::details`] has the commits.
-    /// * [`ErrorKind::Git`] if `git worktree lock` has locked the worktree.
+    /// * [`ErrorKind::Git`] if `git worktree lock` has locked the worktree, or if git cannot say which
+    ///   commits of a submodule would be lost.
     /// * [`ErrorKind::WorktreeMissing`] if something else is at its path.
     /// * [`ErrorKind::Overlap`] if other worktrees are inside it.
     pub fn drop(self, how: &DropOptions, options: &StoreOptions) -> Result<DroppedWorktree, Error> {
@@ -194,12 +203,12 @@ impl Worktree {
     }
 
     fn must_be_no_loss(&self, loss: Option<&Loss>, operation: &Running) -> Result<(), Error> {
-        match loss {
-            Some(loss) => {
-                loss.must_be_nothing(self, |work| self.is_in_the_base_snapshot(work, operation))
-            }
-            None => self.must_be_unchanged(operation),
+        if loss.is_none_or(|loss| loss.failure.is_some()) {
+            self.must_be_unchanged(operation)?;
         }
+        loss.map_or(Ok(()), |loss| {
+            loss.must_be_nothing(self, |work| self.is_in_the_base_snapshot(work, operation))
+        })
     }
 
     fn drop_now(&self, how: &DropOptions, operation: &Running) -> Result<DroppedWorktree, Error> {
@@ -210,6 +219,12 @@ impl Worktree {
         }
         if self.is_away(force)? {
             let loss = self.git_loss(false);
+            let cannot_be_kept = |loss: &&Loss| {
+                loss.has_commits_that_no_reference_keeps() || !force && loss.must_keep_a_submodule()
+            };
+            if let Some(loss) = loss.as_ref().filter(cannot_be_kept) {
+                loss.must_be_nothing(self, |_| Ok(true))?;
+            }
             // There are no files to look at any more, and a reference can keep the commits.
             let (kept, branch) = self.keep_what_git_has(loss.as_ref(), how)?;
             // Only the name goes. But another process may have made the folder again meanwhile.
@@ -234,7 +249,8 @@ impl Worktree {
         let name = CString::new(name.as_encoded_bytes()).map_err(|error| {
             Error::io(Operation::DropWorktree, &self.path, io::Error::other(error))
         })?;
-        let keeps = force && !how.discard && self.would_lose_work(loss.as_ref(), operation)?;
+        let keeps = loss.as_ref().is_some_and(Loss::must_keep_a_submodule)
+            || force && !how.discard && self.would_lose_work(loss.as_ref(), operation)?;
         let (folder, aside, beside) = if keeps {
             let token = &self.row.token;
             (self.store.layout().dropped(), token.clone(), layout::dropped_name(token))
@@ -304,7 +320,8 @@ impl Worktree {
 
     /// Whether the tree has work that nothing else has. If calve cannot find out, it has.
     fn would_lose_work(&self, loss: Option<&Loss>, operation: &Running) -> Result<bool, Error> {
-        let lost = match loss.map(|loss| loss.work.as_ref()) {
+        let known = loss.filter(|loss| loss.failure.is_none());
+        let lost = match known.map(|loss| loss.work.as_ref()) {
             Some(Some(work)) if work.paths.is_empty() => Ok(false),
             Some(Some(work)) => self.is_in_the_base_snapshot(work, operation).map(|is| !is),
             Some(None) => Ok(false),
@@ -332,8 +349,8 @@ impl Worktree {
         &self,
         loss: Option<&Loss>,
         how: &DropOptions,
-    ) -> Result<(Vec<String>, Option<Branch>), Error> {
-        let Some(loss) = loss else { return Ok((Vec::new(), None)) };
+    ) -> Result<(KeptCommits, Option<Branch>), Error> {
+        let Some(loss) = loss else { return Ok((KeptCommits::default(), None)) };
         let branch = if how.delete_branch { loss.merged_branch(self)? } else { None };
         Ok((loss.keep(self)?, branch))
     }

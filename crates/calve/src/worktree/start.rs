@@ -1,9 +1,10 @@
 //! Starts worktrees: makes one or more trees of one snapshot.
 
 use std::collections::HashSet;
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use crate::report::{DestinationReport, Method};
 use crate::store::catalog::{State, WorktreeRow};
 use crate::store::id::SnapshotId;
 use crate::store::index::{Boot, Index};
+use crate::store::layout::OWN;
 use crate::store::manifest::Manifest;
 use crate::store::materialize::{Made, Plan, materialize};
 use crate::store::object::SnapshotObject;
@@ -27,8 +29,10 @@ use crate::store::paths::found::PathMention;
 use crate::store::registry::{Claim, name_taken, no_worktree};
 use crate::store::snapshot::check_name;
 use crate::store::{
-    PROJECT, SnapshotOptions, SnapshotReport, Store, StoreOptions, bytes_of, now, path_from, token,
+    PROJECT, SnapshotOptions, SnapshotReport, Store, StoreOptions, bytes_of, is_refused, now,
+    path_from, token,
 };
+use crate::tree::Reflink;
 use crate::tree::budget::{Budget, must_be_free};
 use crate::tree::pool::cancelled;
 use crate::tree::running::Running;
@@ -37,11 +41,12 @@ use crate::tree::staging::{self, Stage, stage_name};
 mod base;
 mod dress;
 mod git;
+mod later;
 mod links;
 mod loose;
 mod vouched;
 
-use dress::{Dressed, Dressing};
+use dress::{Dressed, Dressing, Origin};
 use git::GitPlan;
 pub use git::{GitMode, GitOutcome, LinkedWorktree, NoRepository};
 pub use links::StartBranch;
@@ -63,6 +68,8 @@ pub struct StartOptions {
     branch: StartBranch,
     base: Option<String>,
     paths: PathMode,
+    reflink: Reflink,
+    later: Option<u64>,
 }
 
 /// What becomes of files that name the project's root by its absolute path.
@@ -127,6 +134,28 @@ impl StartOptions {
         self
     }
 
+    /// Lets the first start of a project of at least `least_bytes` bytes publish the worktrees before
+    /// any content is read, in the time of a clone. By default the contents are read first.
+    ///
+    /// Such worktrees have no base snapshot ([`StartReport::snapshot`]) until their contents are
+    /// named. [`Store::name_contents`] does that, and so does every operation that needs the base;
+    /// the library starts no process of its own. The base is what was cloned, whatever happens
+    /// to the project and the worktrees meanwhile; but a file that is changed in the project *and* in
+    /// every one of the worktrees before its content is read has no base any more. Then the project's
+    /// file is the base, or nothing, and the worktrees show a change. No tree loses anything.
+    ///
+    /// calve reads first all the same if that is needed for the same result: for a project that has a
+    /// snapshot or other worktrees, files that must be rewritten in each worktree (Python
+    /// environments), databases in use, or `.calveignore`; where not every file can be reflinked;
+    /// with [`StartOptions::from`] and [`StartOptions::base`]; and if names come or go in the project
+    /// meanwhile. Files that name the project's root in another way are not in
+    /// [`StartedWorktree::mentions`] then.
+    #[must_use]
+    pub fn name_later(mut self, least_bytes: u64) -> Self {
+        self.later = Some(least_bytes);
+        self
+    }
+
     /// What becomes of files that name the project's root. By default each worktree gets them with
     /// its own path.
     #[must_use]
@@ -135,9 +164,21 @@ impl StartOptions {
         self
     }
 
+    /// Whether copies are allowed. With [`Reflink::Always`] calve tries a clone from the project into
+    /// the store, and from the store into the folder of the worktrees. If one of them is refused,
+    /// [`Store::start`] fails with [`ErrorKind::ReflinkRefused`] before it makes anything. A single
+    /// file that the system refuses later is copied, and the report counts it. [`Reflink::Never`]
+    /// means the same as [`Reflink::Auto`].
+    #[must_use]
+    pub fn reflink(mut self, reflink: Reflink) -> Self {
+        self.reflink = reflink;
+        self
+    }
+
     /// Makes the worktrees in this folder, each under its name. The default is `PROJECT.worktrees`
-    /// beside the project. If that folder would be on another filesystem or may not be made, the
-    /// default is `.calve/worktrees`.
+    /// beside the project. If that folder would be on another filesystem than the store or may not
+    /// be made, the default is a folder beside the store (`NAME.worktrees` for a store
+    /// `NAME.calve`), or `.calve/worktrees` if the store is inside the project.
     #[must_use]
     pub fn at(mut self, folder: impl Into<PathBuf>) -> Self {
         self.at = Some(folder.into());
@@ -149,9 +190,10 @@ impl StartOptions {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct StartReport {
-    /// The snapshot that the worktrees were made from.
-    pub snapshot: SnapshotId,
-    /// The snapshot that was taken first, if none was given.
+    /// The snapshot that the worktrees were made from. `None` if their contents are named later
+    /// ([`StartOptions::name_later`]).
+    pub snapshot: Option<SnapshotId>,
+    /// The snapshot that was taken first, if none was given and the contents are not named later.
     pub taken: Option<SnapshotReport>,
     /// Whether the store knows the worktrees. A store that cannot be written to does not. Then they
     /// are folders like any other, without status, capture and switch.
@@ -191,10 +233,9 @@ pub struct StartedWorktree {
 impl StartedWorktree {
     fn new(
         name: String,
-        object: &SnapshotObject,
+        (files, bytes): (u64, u64),
         (report, (git, mentions)): (DestinationReport, Dressed),
     ) -> Self {
-        let (bytes, files) = (object.bytes, object.files);
         Self { name, report, bytes, files, git, not_linked: None, mentions }
     }
 }
@@ -253,16 +294,21 @@ impl Store {
                 self.make_loose(id, &object, (git, options.paths), &names, &folder, &operation)?;
             let names = names.into_iter().map(str::to_owned);
             return Ok(StartReport {
-                snapshot: id,
+                snapshot: Some(id),
                 taken: None,
                 registered: false,
                 written_files: None,
                 worktrees: names
                     .zip(trees)
-                    .map(|(name, tree)| StartedWorktree::new(name, &object, tree))
+                    .map(|(name, tree)| {
+                        StartedWorktree::new(name, (object.files, object.bytes), tree)
+                    })
                     .collect(),
                 elapsed: started.elapsed(),
             });
+        }
+        if options.reflink == Reflink::Always {
+            self.must_share(options)?;
         }
         self.registry().recover()?;
         // We check the names before the work of a snapshot. If two processes start the same name,
@@ -281,28 +327,35 @@ impl Store {
             return Err(Error::new(ErrorKind::Git, Operation::CheckOut, base, cause));
         }
         let (mut git, not_linked) = GitPlan::for_new(options.git, (branch, base), &given, self)?;
-        let taken = match options.from {
-            Some(_) => None,
-            None => Some(self.snapshot_in(&SnapshotOptions::new(), &operation)?),
+        let at = options.at.as_deref();
+        let later = options.later.filter(|_| options.from.is_none() && base.is_none());
+        let cloned = match later {
+            Some(least_bytes) => {
+                let folder = self.folder(at)?;
+                let places = places(given.iter().map(|name| folder.join(name)))?;
+                let cloned = self.clone_unnamed(&places, least_bytes, &operation)?;
+                cloned.map(|cloned| (cloned, places))
+            }
+            None => None,
         };
-        let id = match (options.from, &taken) {
-            (Some(id), _) => id,
-            (None, Some(taken)) => taken.id,
-            (None, None) => return Err(no_worktree(PROJECT)),
+        let taken = match (options.from, &cloned) {
+            (None, None) => Some(self.snapshot_in(&SnapshotOptions::new(), &operation)?),
+            _ => None,
         };
-        let (id, written_files) = match (&mut git, base) {
-            (GitPlan::Link(planned), Some(base)) => {
+        let id = options.from.or(taken.as_ref().map(|taken| taken.id));
+        let (id, written_files) = match (&mut git, base, id) {
+            (GitPlan::Link(planned), Some(base), Some(id)) => {
                 let made =
                     self.at_commit(&planned.repository, (base, &planned.commit), id, &operation)?;
                 let made = planned.base.insert(Box::new(made));
-                (made.id, Some(made.written))
+                (Some(made.id), Some(made.written))
             }
             _ => (id, None),
         };
         // Nothing has the snapshot of a base as its own before the rows are there.
         let _guard = self.share()?;
-        let object = self.object(id)?;
-        let folder = self.folder(options.at.as_deref())?;
+        let object = id.map(|id| self.object(id)).transpose()?;
+        let folder = self.folder(at)?;
         let paths: Vec<PathBuf> = given.iter().map(|name| folder.join(name)).collect();
         let mut links = Vec::new();
         if let GitPlan::Link(planned) = &mut git {
@@ -320,7 +373,7 @@ impl Store {
                 name: (*name).to_owned(),
                 token: token(),
                 path: bytes_of(path),
-                snapshot: Some(id),
+                snapshot: id,
                 state: State::Starting,
                 target: None,
                 maker: stage_name(),
@@ -329,7 +382,16 @@ impl Store {
             })
             .collect();
         let claim = self.registry().claim(rows)?;
-        let trees = self.make(id, &object, (git, options.paths), &operation, claim)?;
+        let how = (git, options.paths);
+        let (files, trees) = match (cloned, id, &object) {
+            (Some((cloned, places)), ..) => {
+                (cloned.files(), self.publish_unnamed(cloned, &places, how, &operation, claim)?)
+            }
+            (None, Some(id), Some(object)) => {
+                ((object.files, object.bytes), self.make(id, object, how, &operation, claim)?)
+            }
+            _ => return Err(no_worktree(PROJECT)),
+        };
         let names = names.iter().map(|name| name.as_ref().to_owned());
         Ok(StartReport {
             snapshot: id,
@@ -340,11 +402,31 @@ impl Store {
                 .zip(trees)
                 .map(|(name, tree)| StartedWorktree {
                     not_linked: not_linked.clone(),
-                    ..StartedWorktree::new(name, &object, tree)
+                    ..StartedWorktree::new(name, files, tree)
                 })
                 .collect(),
             elapsed: started.elapsed(),
         })
+    }
+
+    /// Tries the clones that a start needs.
+    fn must_share(&self, options: &StartOptions) -> Result<(), Error> {
+        let (project, stage) = (self.project()?, self.layout().stage());
+        // The default folder shares with the store if any can.
+        let at = options.at.as_deref().unwrap_or(&stage);
+        let is_there = |folder: &&Path| std::fs::metadata(folder).is_ok();
+        let at = at.ancestors().find(is_there).unwrap_or(at);
+        let taken = options.from.is_none().then_some((&*project, &*stage));
+        for (from, to) in taken.into_iter().chain([(&*stage, at)]) {
+            let probe =
+                crate::reflink::probe_between(from, to).context(Operation::Reflink, || to)?;
+            if probe.outcome != ReflinkOutcome::Cloned {
+                let cause = probe.error.unwrap_or_else(|| io::ErrorKind::Unsupported.into());
+                let error = Error::new(ErrorKind::ReflinkRefused, Operation::Reflink, from, cause);
+                return Err(error.with_other(to));
+            }
+        }
+        Ok(())
     }
 
     /// Returns the folder in which worktrees are made, and makes it if it does not exist.
@@ -354,14 +436,11 @@ impl Store {
             return std::fs::canonicalize(at).context(Operation::Open, || at);
         }
         let project = self.project()?;
-        let beside = project.parent().zip(project.file_name()).map(|(parent, name)| {
-            let mut name = name.to_owned();
-            name.push(".worktrees");
-            (parent.to_owned(), parent.join(name))
-        });
-        if let Some((parent, beside)) = beside
-            && self.shares_with(if beside.is_dir() { &beside } else { &parent })?
-        {
+        for beside in beside(&project, self.path()) {
+            let parent = beside.parent().unwrap_or(&beside);
+            if !self.shares_with(if beside.is_dir() { &beside } else { parent })? {
+                continue;
+            }
             match std::fs::create_dir_all(&beside) {
                 Ok(()) => return Ok(beside),
                 Err(error) if is_refused(&error) => {}
@@ -397,7 +476,7 @@ impl Store {
         object: &SnapshotObject,
         (git, paths): (GitPlan, PathMode),
         operation: &Running,
-        mut claim: Claim<'_>,
+        claim: Claim<'_>,
     ) -> Result<Vec<(DestinationReport, Dressed)>, Error> {
         // We hold the lock until the rows are marked, too: a process that cannot see the maker
         // would take it for dead.
@@ -407,17 +486,29 @@ impl Store {
         self.object(id)?;
         let rows = claim.rows();
         let places = places(rows.iter().map(|row| path_from(&row.path)))?;
-        let (mut stages, reports) =
-            match self.by_ready_tree(id, object, rows, &places, operation)? {
-                Some(made) => made,
-                None => {
-                    operation.expect(object.files.saturating_mul(rows.len() as u64));
-                    self.by_handing_over(id, object, rows, &places, operation)?
-                }
-            };
-        let dressing = Dressing { store: self, id, object, git, paths, operation };
-        let outcomes = dressing.dress(Some(rows), &stages, &places)?;
-        publish_all(&mut stages, &places)?;
+        let (stages, reports) = match self.by_ready_tree(id, object, rows, &places, operation)? {
+            Some(made) => made,
+            None => {
+                operation.expect(object.files.saturating_mul(rows.len() as u64));
+                self.by_handing_over(id, object, rows, &places, operation)?
+            }
+        };
+        let origin = Origin::Snapshot(id, object);
+        let dressing = Dressing { store: self, origin, git, paths, operation };
+        let outcomes = self.dress_and_publish(&dressing, stages, &places, claim)?;
+        Ok(reports.into_iter().zip(outcomes).collect())
+    }
+
+    /// Makes staged trees the worktrees of the claimed rows.
+    fn dress_and_publish(
+        &self,
+        dressing: &Dressing<'_>,
+        mut stages: Vec<Stage>,
+        places: &[Place],
+        mut claim: Claim<'_>,
+    ) -> Result<Vec<Dressed>, Error> {
+        let outcomes = dressing.dress(Some(claim.rows()), &stages, places)?;
+        publish_all(&mut stages, places)?;
         // We unlock before the rows are marked as ready. If the process dies in between, recovery
         // finds the unmarked rows and unlocks their registrations, too.
         let registry = self.registry();
@@ -425,11 +516,11 @@ impl Store {
             registry.stands(row).context(Operation::Unlock, || path_from(&row.path))
         });
         if let Err(error) = unlocked.and_then(|()| claim.finish()) {
-            unpublish_all(&mut stages, &places);
+            unpublish_all(&mut stages, places);
             claim.rows().iter().for_each(|row| registry.unregister(row));
             return Err(error);
         }
-        Ok(reports.into_iter().zip(outcomes).collect())
+        Ok(outcomes)
     }
 
     /// Takes ready trees as long as some wait, and makes the other trees.
@@ -582,7 +673,7 @@ impl Worktree {
     /// its snapshot is lost. Then nothing is left behind, and the worktree is missing as before.
     pub fn restore(&self, git: GitMode, options: &StoreOptions) -> Result<StartedWorktree, Error> {
         self.store.must_be_writable(Operation::RestoreWorktreeOf)?;
-        let this = self.now()?;
+        let this = self.named(&options.operation())?;
         if this.row.state == State::Starting {
             // If two processes made the tree, the slower one would give the row up.
             let cause = io::Error::new(io::ErrorKind::WouldBlock, "another process is making it");
@@ -594,22 +685,43 @@ impl Worktree {
         std::fs::create_dir_all(&parent).context(Operation::MakeFolder, || &parent)?;
         let name = this.row.name.clone();
         let git = GitPlan::for_again(git, &this.row, &self.store)?;
+        let paths = match self.store.registry().keeps_paths(&this.row)? {
+            true => PathMode::Keep,
+            false => PathMode::Own,
+        };
         let claim = self.store.registry().claim_again(this.row);
-        let how = (git, PathMode::Own);
+        let how = (git, paths);
         let mut trees = self.store.make(id, &object, how, &options.operation(), claim)?;
         let tree = trees.pop().ok_or_else(|| no_worktree(&name))?;
-        Ok(StartedWorktree::new(name, &object, tree))
+        Ok(StartedWorktree::new(name, (object.files, object.bytes), tree))
     }
 }
 
 /// The trees that were made, one for each worktree, and the reports.
 type Staged = (Vec<Stage>, Vec<DestinationReport>);
 
-/// Whether we may not make this folder, or may not make anything in it. After any other error we do
-/// not try another folder.
-fn is_refused(error: &io::Error) -> bool {
-    use io::ErrorKind::{AlreadyExists, NotADirectory, PermissionDenied, ReadOnlyFilesystem};
-    matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem | AlreadyExists | NotADirectory)
+/// Folders for worktrees, the best one first: beside the project, and beside a store that is not
+/// inside the project.
+fn beside(project: &Path, store: &Path) -> Vec<PathBuf> {
+    let worktrees = |beside: &Path, name: &OsStr| {
+        let mut name = name.to_owned();
+        name.push(".worktrees");
+        beside.with_file_name(name)
+    };
+    let of_project = project.file_name();
+    let mut folders: Vec<PathBuf> =
+        of_project.map(|name| worktrees(project, name)).into_iter().collect();
+    if !store.starts_with(project)
+        && let Some(name) = store.file_name()
+    {
+        let stem = match name.as_bytes().strip_suffix(OWN.as_bytes()) {
+            Some(b"") => of_project.unwrap_or(name),
+            Some(stem) => OsStr::from_bytes(stem),
+            None => name,
+        };
+        folders.push(worktrees(store, stem));
+    }
+    folders
 }
 
 /// The path at which a worktree is made.
@@ -701,6 +813,27 @@ fn unpublish_all(stages: &mut [Stage], places: &[Place]) {
         if let Some(mode) = place.empty {
             // This fails if a tree is still there.
             let _ = fs::mkdirat(&place.dir, &place.name, mode);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn worktrees_are_beside_the_project_or_beside_a_store_that_is_elsewhere() {
+        for (project, store, expected) in [
+            ("/home/app", "/home/app/.calve", &["/home/app.worktrees"][..]),
+            ("/home/app", "/home/app/d/store", &["/home/app.worktrees"]),
+            ("/home/app", "/vol/app-2.calve", &["/home/app.worktrees", "/vol/app-2.worktrees"]),
+            ("/home/app", "/vol/a.b", &["/home/app.worktrees", "/vol/a.b.worktrees"]),
+            ("/home/app", "/vol/x/.calve", &["/home/app.worktrees", "/vol/x/app.worktrees"]),
+            ("/", "/.calve", &[]),
+        ] {
+            let got = beside(Path::new(project), Path::new(store));
+            let expected: Vec<&Path> = expected.iter().map(Path::new).collect();
+            assert_eq!(got, expected, "{project} {store}");
         }
     }
 }

@@ -29,7 +29,7 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{Worktree, shown};
@@ -38,9 +38,13 @@ use crate::report::{SkipReason, Skipped};
 use crate::store::bring::plan::{self, Changes, Times, Trees};
 use crate::store::bring::{Applied, Bring, Staged};
 use crate::store::catalog::{State, WorktreeRow};
+use crate::store::format;
+use crate::store::git;
+use crate::store::git::modules::may_be_of_module;
 use crate::store::id::SnapshotId;
 use crate::store::manifest::Manifest;
 use crate::store::metadata::Maker;
+use crate::store::paths::Relocation;
 use crate::store::paths::found::Found;
 use crate::store::paths::local::{Local, Tree};
 use crate::store::paths::record::Digest;
@@ -49,6 +53,7 @@ use crate::store::{StoreOptions, locks, now};
 use crate::tree::running::Running;
 use crate::tree::staging;
 use crate::worktree::relocate::{Relocate, Whose};
+use crate::worktree::submodules::{Submodules, outer_first};
 use undo::Undo;
 
 pub(crate) mod undo;
@@ -122,7 +127,8 @@ impl Worktree {
         options: &StoreOptions,
     ) -> Result<SwitchReport, Error> {
         let what = if how.force { Changes::MoveAside } else { Changes::Respect };
-        self.alone(|this| Ok(this.transit(to, what, None, &options.operation())?.0))
+        let operation = options.operation();
+        self.alone(&operation, |this| Ok(this.transit(to, what, None, &operation)?.0))
     }
 
     /// Makes the worktree equal to its base snapshot. Files also get the times of the snapshot,
@@ -133,16 +139,21 @@ impl Worktree {
     /// # Errors
     /// The same as for [`Worktree::switch`].
     pub fn reset(&self, options: &StoreOptions) -> Result<SwitchReport, Error> {
-        self.alone(|this| {
+        let operation = options.operation();
+        self.alone(&operation, |this| {
             let to = this.based_on()?;
-            Ok(this.transit(to, Changes::Reset, None, &options.operation())?.0)
+            Ok(this.transit(to, Changes::Reset, None, &operation)?.0)
         })
     }
 
     /// Calls `work` with the worktree as the store has it now. No other process can switch the
     /// worktree meanwhile.
-    fn alone<T>(&self, work: impl FnOnce(&Self) -> Result<T, Error>) -> Result<T, Error> {
-        self.as_now(|this| {
+    fn alone<T>(
+        &self,
+        operation: &Running,
+        work: impl FnOnce(&Self) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        self.as_now(operation, |this| {
             let _alone = this.lock()?;
             work(&this.now()?)
         })
@@ -194,6 +205,10 @@ impl Worktree {
             plan::learn(tree, known.local.as_ref(), now, &others)
                 .context(Operation::Read, || &self.path)?;
         }
+        let left_to_undo: Vec<PathBuf> = match undo {
+            Some(undo) => undo.record.deleted.iter().chain(&undo.aside.files).cloned().collect(),
+            None => Vec::new(),
+        };
         let mut trees = Trees {
             base,
             now: scan.manifest.as_ref().unwrap_or(base),
@@ -202,6 +217,7 @@ impl Worktree {
             maker: Maker::of(&root),
             in_place: HashSet::new(),
             local: known.local.as_ref(),
+            left_to_undo: &left_to_undo,
         };
         if what == Changes::Reset {
             trees.find_in_place(&root).context(Operation::Read, || &self.path)?;
@@ -213,7 +229,9 @@ impl Worktree {
             trees.find_linked(&root, &mut moves).context(Operation::Read, || &self.path)?;
         }
         if let Some(undo) = undo {
-            trees.guard_from_undo(undo, &mut moves);
+            trees
+                .guard_from_undo(&root, undo, &mut moves)
+                .context(Operation::Read, || &self.path)?;
         }
         if what == Changes::Respect && !moves.conflicts.is_empty() {
             let cause = io::Error::other("local changes are in the way");
@@ -249,6 +267,7 @@ impl Worktree {
             is_private: false,
         };
         let staged = bring.stage(operation)?;
+        self.connect_staged(&staged, operation)?;
         if let Some(local) = &known.local {
             let mut found = self.store.found(to, &object)?;
             found.keep_tracked(&self.path);
@@ -295,6 +314,33 @@ impl Worktree {
         Ok((report, moves.times))
     }
 
+    /// Lets the staged files `.git` of submodules lead to repositories of the worktree.
+    fn connect_staged(&self, staged: &Staged, operation: &Running) -> Result<(), Error> {
+        let files = staged.places.keys().filter(|path| may_be_of_module(path));
+        let mut files: Vec<PathBuf> = files.cloned().collect();
+        if files.is_empty() {
+            return Ok(());
+        }
+        outer_first(&mut files);
+        let Some(modules) = self.store.modules(&self.row, &self.path) else { return Ok(()) };
+        format::require(self.store.path(), format::OWN_PATHS)?;
+        let registration = git::leads_to(&self.path).context(Operation::Link, || &self.path)?;
+        let submodules = Submodules { modules: &modules, registration: &registration, operation };
+        let (at, others) = (|_: &Path| None, |_: &Path| None);
+        let relocate = Relocate {
+            tree: Tree { path: &self.path, root: staged.stage.dir() },
+            roots: &Relocation::new(Vec::new(), Vec::new()),
+            before: None,
+            whose: Whose::Staged,
+            at: &at,
+            others: &others,
+        };
+        for path in files {
+            submodules.connect(&relocate, &path, Path::new(&staged.places[&path]))?;
+        }
+        Ok(())
+    }
+
     /// Gives staged files the worktree's root.
     fn relocate_staged(
         &self,
@@ -303,13 +349,19 @@ impl Worktree {
         staged: &Staged,
         found: &Found,
     ) -> io::Result<()> {
-        if found.root != local.0.from {
+        let Some(roots) = &local.roots else { return Ok(()) };
+        if found.roots.first() != roots.from().next() {
             // The project was moved between the two snapshots. Files that name a third root stay.
             return Ok(());
         }
+        let mut roots = roots.clone();
+        if roots.add(&found.roots) {
+            // Before any file has such a root: then each command knows what it means.
+            roots.rewrite(&self.path)?;
+        }
         let relocate = Relocate {
             tree: Tree { path: &self.path, root: staged.stage.dir() },
-            roots: &local.0,
+            roots: &roots,
             before: None,
             whose: Whose::Staged,
             at: &|path| staged.places.get(path).map(PathBuf::from),

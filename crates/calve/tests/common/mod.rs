@@ -6,6 +6,7 @@
 pub(crate) mod git;
 #[cfg(feature = "store")]
 pub(crate) mod maintained;
+pub(crate) mod mounts;
 pub(crate) mod odd;
 pub(crate) mod snapshot;
 #[cfg(all(target_os = "linux", feature = "store"))]

@@ -156,6 +156,11 @@ pub(crate) fn lowest_priority() {
     let _ = unsafe { libc::syscall(libc::SYS_ioprio_set, OF_A_THREAD, 0, IDLE) };
 }
 
+/// [`lowest_priority`], where a thread can have a priority of its own.
+pub(crate) fn lowest_thread_priority() {
+    lowest_priority();
+}
+
 const XFS: u32 = 0x5846_5342;
 const BTRFS: u32 = 0x9123_683e;
 /// And of ext2 and ext3.
@@ -379,6 +384,56 @@ pub(crate) fn never_shares(file: impl AsFd) -> bool {
     matches!(kind, Some(EXT4 | TMPFS))
 }
 
+/// `struct file_dedupe_range` with one `file_dedupe_range_info`, `linux/fs.h`.
+#[repr(C)]
+struct DedupeRange {
+    source_offset: u64,
+    length: u64,
+    count: u16,
+    reserved: [u16; 3],
+    dest: i64,
+    dest_offset: u64,
+    done: u64,
+    status: i32,
+    reserved_too: u32,
+}
+
+/// Without the info, which is what the number of the call is made of.
+const DEDUPE: Opcode = ioctl::opcode::read_write::<[u64; 3]>(0x94, 54);
+
+/// Lets `dest` share the blocks of `source` from `offset` on, if both have the same bytes there, which the kernel compares while
+/// nobody can change them. Inode and times stay. Returns how many bytes it was, 0 if they differ.
+pub(crate) fn dedupe(
+    source: impl AsFd,
+    dest: impl AsFd,
+    offset: u64,
+    length: u64,
+) -> io::Result<u64> {
+    let mut range = DedupeRange {
+        source_offset: offset,
+        length,
+        count: 1,
+        reserved: [0; 3],
+        dest: dest.as_fd().as_raw_fd().into(),
+        dest_offset: offset,
+        done: 0,
+        status: 0,
+        reserved_too: 0,
+    };
+    // SAFETY: FIDEDUPERANGE reads a `file_dedupe_range` and `count` infos behind it, and writes to the infos; this is both, and the
+    // descriptor in it is borrowed for the length of the call.
+    unsafe {
+        let call = ioctl::Updater::<DEDUPE, _>::new(&mut range);
+        ioctl::ioctl(source.as_fd(), call)?;
+    }
+    match range.status {
+        // `FILE_DEDUPE_RANGE_SAME`, `FILE_DEDUPE_RANGE_DIFFERS`
+        0 => Ok(range.done),
+        1 => Ok(0),
+        error => Err(io::Error::from_raw_os_error(error.saturating_neg())),
+    }
+}
+
 /// Whether `dir` has the flag by which single directories ignore case (`chattr +F`: ext4, f2fs, tmpfs).
 pub(crate) fn ignores_case(dir: impl AsFd) -> bool {
     /// `FS_CASEFOLD_FL`, which rustix does not name.
@@ -566,6 +621,7 @@ pub(crate) fn has_nested_subvolumes(dir: impl AsFd) -> io::Result<bool> {
     }
 }
 
+const _: () = assert!(mem::size_of::<DedupeRange>() == 56);
 const _: () = assert!(mem::size_of::<VolArgs>() == 4096 && mem::size_of::<SubvolumeInfo>() == 504);
 const _: () = assert!(mem::size_of::<VolArgsV2>() == 4096 && mem::size_of::<RootRefArgs>() == 4096);
 

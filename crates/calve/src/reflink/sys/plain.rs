@@ -42,6 +42,19 @@ pub(crate) fn never_shares(_file: impl AsFd) -> bool {
     false
 }
 
+/// Two files that exist cannot be made to share.
+pub(crate) fn dedupe(
+    _source: impl AsFd,
+    _dest: impl AsFd,
+    _offset: u64,
+    _length: u64,
+) -> io::Result<u64> {
+    Err(Errno::OPNOTSUPP.into())
+}
+
+/// Priorities belong to the whole process.
+pub(crate) fn lowest_thread_priority() {}
+
 /// Nor of who has a file open.
 pub(crate) fn writers_are_known(_file: impl AsFd) -> io::Result<bool> {
     Ok(false)

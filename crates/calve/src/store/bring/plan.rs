@@ -47,6 +47,9 @@ pub(crate) struct Trees<'a> {
     pub(crate) in_place: HashSet<PathBuf>,
     /// Set if files of the worktree name another root than the snapshots'.
     pub(crate) local: Option<&'a Local>,
+    /// Paths that an undo sees to itself, when the tree is at the target: those that had been deleted
+    /// by hand, and those that were moved aside and come back.
+    pub(crate) left_to_undo: &'a [PathBuf],
 }
 
 /// What a switch must do. Paths are sorted, so a directory comes before its entries.
@@ -71,16 +74,15 @@ pub(crate) struct Moves {
 }
 
 impl Moves {
-    /// Entries that stay and may be given other metadata or another time. An undo must know what
-    /// they had.
+    /// Entries that may be given other metadata or another time, and those in the way. An undo must
+    /// know what they had. A folder in the way is made again by an undo, even if it was empty.
     pub(crate) fn given_metadata(&self) -> BTreeSet<PathBuf> {
         let moved = self.put.keys().chain(&self.remove).chain(&self.conflicts);
         let above = moved.flat_map(|path| path.ancestors().skip(1));
         let folders = above.chain(self.directories.keys().map(PathBuf::as_path));
-        let of_conflicts = self.conflicts.iter().filter(|path| !self.put.contains_key(*path));
         folders
             .chain(self.mend.keys().map(PathBuf::as_path))
-            .chain(of_conflicts.map(PathBuf::as_path))
+            .chain(self.conflicts.iter().map(PathBuf::as_path))
             .chain([Path::new("")])
             .map(Path::to_owned)
             .collect()
@@ -203,6 +205,38 @@ fn look(root: &OwnedFd, path: &Path) -> io::Result<Option<Meta>> {
     }
 }
 
+/// The files at `paths` on disk, and whether each has exactly the names that the snapshot gives it.
+pub(crate) fn with_names_of(
+    snapshot: &Manifest,
+    root: &OwnedFd,
+    paths: Vec<PathBuf>,
+) -> io::Result<Vec<(PathBuf, Meta, bool)>> {
+    let mut groups: HashMap<u64, Vec<PathBuf>> = HashMap::new();
+    let link_at = |path: &Path| find(snapshot, path).map_or(0, |at| snapshot.at(at).link());
+    if paths.iter().any(|path| link_at(path) != 0) {
+        for (place, slot, entry) in snapshot.entries().filter(|it| it.2.link() != 0) {
+            groups.entry(entry.link()).or_default().push(snapshot.path_of(place, slot));
+        }
+    }
+    let mut files = Vec::new();
+    for path in paths {
+        let Some(meta) = look(root, &path)? else { continue };
+        if meta.file_type() == fs::FileType::Directory {
+            continue;
+        }
+        let (mut names, mut is_one) = (1, true);
+        for other in groups.get(&link_at(&path)).into_iter().flatten() {
+            if *other != path {
+                names += 1;
+                is_one &= look(root, other)?.is_some_and(|other| other.id() == meta.id());
+            }
+        }
+        let has_names = is_one && meta.links == names;
+        files.push((path, meta, has_names));
+    }
+    Ok(files)
+}
+
 impl Trees<'_> {
     pub(crate) fn find(&self, of: &Manifest, path: &Path) -> Option<At> {
         find(of, path)
@@ -288,7 +322,15 @@ impl Trees<'_> {
                 }
             }
         }
+        // Nothing is there, and the undo does the rest. The way there may be blocked by what was there
+        // before the switch, and the file that comes back may have other names, which have stayed.
+        let is_nowhere = |path: &&PathBuf| {
+            self.find(self.now, path).is_none() && self.find(self.base, path).is_none()
+        };
+        let left: HashSet<&PathBuf> = self.left_to_undo.iter().filter(is_nowhere).collect();
+        wanted.retain(|path, _| !left.contains(path));
         self.add_linked(&mut wanted);
+        wanted.retain(|path, _| !left.contains(path));
         moves.mend.retain(|path, _| !wanted.contains_key(path));
         for (path, differs) in &wanted {
             let (now, target) = (self.find(self.now, path), self.find(self.target, path));
@@ -406,36 +448,10 @@ impl Trees<'_> {
     /// file's metadata: the file must have exactly the names that the target gives it.
     pub(crate) fn find_in_place(&mut self, root: &OwnedFd) -> io::Result<()> {
         let me = rustix::process::geteuid();
-        let mut groups: HashMap<u64, Vec<PathBuf>> = HashMap::new();
-        let others = self.other_metadata();
-        let link_at =
-            |path: &Path| self.find(self.target, path).map_or(0, |at| self.target.at(at).link());
-        if others.iter().any(|path| link_at(path) != 0) {
-            for (place, slot, entry) in self.target.entries().filter(|it| it.2.link() != 0) {
-                let path = self.target.path_of(place, slot);
-                groups.entry(entry.link()).or_default().push(path);
-            }
-        }
-        let mut in_place = HashSet::new();
-        for path in others {
-            let Some(meta) = look(root, &path)? else { continue };
-            if meta.file_type() == fs::FileType::Directory
-                || !(me.is_root() || meta.uid == me.as_raw())
-            {
-                continue;
-            }
-            let (mut names, mut is_one) = (1, true);
-            for other in groups.get(&link_at(&path)).into_iter().flatten() {
-                if *other != path {
-                    names += 1;
-                    is_one &= look(root, other)?.is_some_and(|other| other.id() == meta.id());
-                }
-            }
-            if is_one && meta.links == names {
-                in_place.insert(path);
-            }
-        }
-        self.in_place = in_place;
+        let found = with_names_of(self.target, root, self.other_metadata())?;
+        let is_ours = |meta: &Meta| me.is_root() || meta.uid == me.as_raw();
+        let of = found.into_iter().filter(|(_, meta, has_names)| *has_names && is_ours(meta));
+        self.in_place = of.map(|(path, ..)| path).collect();
         Ok(())
     }
 

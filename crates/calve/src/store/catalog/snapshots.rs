@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::super::id::{DirectoryId, SnapshotId};
 use super::super::manifest::{Builder, Manifest};
-use super::super::object::{Entry, Kind, SnapshotObject, decode_directory};
+use super::super::object::{Entry, Kind, SnapshotObject, decode_directory, encode_directory};
 use super::connect::failed;
 use super::{Catalog, Use, snapshot_id};
 use crate::error::{Error, Operation};
@@ -17,10 +17,14 @@ pub(crate) type Row = Result<(SnapshotId, SnapshotObject), String>;
 /// A new snapshot, with all rows that belong to it.
 pub(crate) struct NewSnapshot<'a> {
     pub(crate) object: &'a SnapshotObject,
-    /// Directories of the snapshot that the database may not have yet.
-    pub(crate) directories: &'a [(DirectoryId, Vec<u8>)],
+    pub(crate) manifest: &'a Manifest,
+    /// The places of those directories in the manifest that the database may not have yet.
+    pub(crate) directories: &'a [u32],
     /// The worktree that is based on the snapshot from now on.
     pub(crate) token: &'a str,
+    /// Worktrees, dropped or not, that are based on it from now on if they have no base snapshot. If
+    /// there are any, this also holds for the worktree of `token`.
+    pub(crate) unnamed: &'a [String],
     pub(crate) name: Option<&'a str>,
     pub(crate) origin: &'a Origin,
 }
@@ -222,8 +226,12 @@ impl Catalog {
                     "INSERT INTO directories (id, encoding) VALUES (?1, ?2) ON CONFLICT (id)
                         DO UPDATE SET encoding = excluded.encoding WHERE encoding <> excluded.encoding",
                 )?;
-                for (id, encoding) in new.directories {
-                    insert.execute(params![id.as_bytes(), encoding])?;
+                // They are encoded one by one: all encodings take as much memory as half of the
+                // manifest.
+                for place in new.directories {
+                    let Kind::Directory(id) = new.manifest.entry_of(*place).kind else { continue };
+                    let entries = &new.manifest.directories[*place as usize].entries;
+                    insert.execute(params![id.as_bytes(), encode_directory(entries)])?;
                 }
             }
             tx.execute(
@@ -231,10 +239,20 @@ impl Catalog {
                     VALUES (?1, ?2, ?3, ?4)",
                 params![id.as_bytes(), encoding, new.origin.worktree, new.origin.branch],
             )?;
-            tx.execute(
-                "UPDATE worktrees SET snapshot = ?1 WHERE token = ?2",
-                params![id.as_bytes(), new.token],
-            )?;
+            if new.unnamed.is_empty() {
+                tx.execute(
+                    "UPDATE worktrees SET snapshot = ?1 WHERE token = ?2",
+                    params![id.as_bytes(), new.token],
+                )?;
+            }
+            for table in ["worktrees", "dropped"].iter().filter(|_| !new.unnamed.is_empty()) {
+                let mut name = tx.prepare(&format!(
+                    "UPDATE {table} SET snapshot = ?1 WHERE token = ?2 AND snapshot IS NULL"
+                ))?;
+                for token in new.unnamed.iter().map(String::as_str).chain([new.token]) {
+                    name.execute(params![id.as_bytes(), token])?;
+                }
+            }
             if let Some(name) = new.name {
                 put_name(tx, name, id)?;
             }

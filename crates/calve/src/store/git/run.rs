@@ -87,10 +87,25 @@ impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::NotInstalled => f.write_str("git is not installed, or not on the PATH"),
-            Self::Refused(words) => f.write_str(words),
+            Self::Refused(words) => f.write_str(&in_one_line(words)),
             Self::NotRun(error) => write!(f, "git could not be run: {error}"),
         }
     }
+}
+
+/// git's messages as one line of text, without its hints about settings.
+fn in_one_line(words: &str) -> String {
+    let mut text = String::with_capacity(words.len());
+    let lines = words.lines().map(str::trim).filter(|line| !line.is_empty());
+    for line in lines.filter(|line| !line.starts_with("hint:")) {
+        if !text.is_empty() {
+            // A line that ends like this goes on, or was a whole sentence.
+            let goes_on = text.ends_with([':', ',', '.', ';', '!', '?']);
+            text.push_str(if goes_on { " " } else { "; " });
+        }
+        text.push_str(line);
+    }
+    if text.is_empty() { words.trim().to_owned() } else { text }
 }
 
 impl From<Failure> for io::Error {
@@ -120,6 +135,8 @@ impl Git {
         // A file monitor is a hook of another program, or a process that stays. A command that only
         // looks needs neither.
         command.args(["-c", "core.fsmonitor=false"]);
+        // Submodules are asked and changed by commands of their own.
+        command.args(["-c", "submodule.recurse=false"]);
         Self { command, input: None, most_bytes: OUTPUT_MOST_BYTES, may_end_with: 0 }
     }
 
@@ -290,6 +307,29 @@ mod tests {
             assert_eq!(Failure::Refused(words.to_owned()).is_for_a_moment(), expected, "{words}");
         }
         assert!(!Failure::NotInstalled.is_for_a_moment());
+    }
+
+    #[test]
+    fn the_lines_of_git_are_one_sentence_after_the_other() {
+        for (words, expected) in [
+            ("fatal: no", "fatal: no"),
+            (
+                "fatal: detected dubious ownership in repository at '/p'\nTo add an exception for this directory, call:\n\n\tgit config --global --add safe.directory /p",
+                "fatal: detected dubious ownership in repository at '/p'; To add an exception for this directory, call: git config --global --add safe.directory /p",
+            ),
+            (
+                "Preparing worktree\nerror: unable to write file\nhint: see\nfatal: no space\n",
+                "Preparing worktree; error: unable to write file; fatal: no space",
+            ),
+            (
+                "fatal: Unable to create '/p/index.lock': File exists.\n\nAnother git process seems to be running",
+                "fatal: Unable to create '/p/index.lock': File exists. Another git process seems to be running",
+            ),
+            ("hint: only this", "hint: only this"),
+            ("", ""),
+        ] {
+            assert_eq!(Failure::Refused(words.to_owned()).to_string(), expected);
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 
 use super::local::tracked;
+use super::spelling::Spellings;
 use super::{CONFIG, PathKind, elsewhere, in_environment};
 use crate::store::delta::At;
 use crate::store::files::{bytes_of, path_from};
@@ -62,24 +63,26 @@ pub struct PathMention {
 /// What was found in a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Found {
-    /// The root that the files name.
-    pub(crate) root: Vec<u8>,
+    /// The root that the files name, in all its spellings. The first has no links.
+    pub(crate) roots: Vec<Vec<u8>>,
     /// Sorted by path.
     pub(crate) mentions: Vec<PathMention>,
 }
 
 impl Found {
-    /// What is in the tree `manifest`, whose files name `root`. `read` are files that were read now
-    /// and name it; `known` is what was found in another tree, with that tree.
+    /// What is in the tree `manifest`, whose files name a root with these spellings. `read` are files
+    /// that were read now and name it; `known` is what was found in another tree, with that tree.
     pub(crate) fn of(
         tree: &Path,
-        root: &[u8],
+        mut spellings: Spellings,
         manifest: &Manifest,
         read: impl IntoIterator<Item = PathBuf>,
         known: Option<(&Self, &Manifest)>,
     ) -> Self {
         let mut files: BTreeSet<PathBuf> = read.into_iter().collect();
-        if let Some((known, other)) = known.filter(|(known, _)| known.root == root) {
+        if let Some((known, other)) =
+            known.filter(|(known, _)| known.roots.first() == spellings.known().first())
+        {
             for mention in &known.mentions {
                 let entries = (entry(manifest, &mention.path), entry(other, &mention.path));
                 if let (Some(now), Some(was)) = entries
@@ -113,8 +116,8 @@ impl Found {
         for (place, slot, entry) in manifest.entries() {
             match &entry.kind {
                 Kind::Symlink { target, .. } => {
-                    let below = target.strip_prefix(root);
-                    if below.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/")) {
+                    spellings.learn(PathKind::Link, target);
+                    if is_below_any(target, spellings.known()) {
                         mentions.insert(manifest.path_of(place, slot), PathKind::Link);
                     }
                 }
@@ -151,7 +154,7 @@ impl Found {
             };
             PathMention { path, kind, kept }
         });
-        Self { root: root.to_vec(), mentions: mentions.collect() }
+        Self { roots: spellings.known().to_vec(), mentions: mentions.collect() }
     }
 
     /// Leaves the files as they are for which `which` says so.
@@ -193,7 +196,12 @@ impl Found {
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut bytes = [MAGIC, &self.root, b"\0"].concat();
+        let mut bytes = MAGIC.to_vec();
+        for root in &self.roots {
+            bytes.extend_from_slice(root);
+            bytes.push(0);
+        }
+        bytes.push(0);
         for mention in &self.mentions {
             let kept = match mention.kept {
                 None => 0,
@@ -218,7 +226,11 @@ impl Found {
             return None;
         }
         let mut parts = body.strip_prefix(MAGIC)?.strip_suffix(b"\0")?.split(|byte| *byte == 0);
-        let root = parts.next()?.to_vec();
+        let roots: Vec<Vec<u8>> =
+            parts.by_ref().take_while(|root| !root.is_empty()).map(<[u8]>::to_vec).collect();
+        if roots.is_empty() {
+            return None;
+        }
         let mut mentions = Vec::new();
         for part in parts {
             let [kind, kept, path @ ..] = part else { return None };
@@ -237,8 +249,14 @@ impl Found {
             }
             mentions.push(PathMention { path, kind, kept });
         }
-        Some(Self { root, mentions })
+        Some(Self { roots, mentions })
     }
+}
+
+/// Whether an absolute path is one of the roots, or is below one.
+pub(crate) fn is_below_any(path: &[u8], roots: &[Vec<u8>]) -> bool {
+    let is_below = |rest: &[u8]| rest.is_empty() || rest.starts_with(b"/");
+    roots.iter().any(|root| path.strip_prefix(&root[..]).is_some_and(is_below))
 }
 
 /// The entry at a path.

@@ -1,6 +1,7 @@
 //! What a worktree has its files translated to, and how its files are read so that a snapshot gets
 //! them as the project has them.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -11,43 +12,58 @@ use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::record::{self, Digest};
+use super::spelling::{Spellings, counterpart};
 use super::{CONFIG, MOST_BYTES, PathKind, Relocation, in_environment};
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::Meta;
 use crate::store::at::open_at;
-use crate::store::files::read_plain;
+use crate::store::files::{path_from, read_plain};
+use crate::store::git::modules::{Modules, may_be_of_module};
 use crate::store::git::{Failure, Git};
 use crate::store::layout::{self, OWN, PATHS};
 use crate::tree::staging::write_whole;
 
 const MAGIC: &[u8] = b"calve paths 1";
 
-/// Every path is shorter than this, on every system; the file has two.
-const FILE_MOST_BYTES: u64 = 128 * 1024;
+/// The file has two paths, and two more for each further spelling of the root.
+const FILE_MOST_BYTES: u64 = 1024 * 1024;
 
 /// How many paths git is asked about at once.
 const ASKED_TOGETHER: usize = 500;
 
+/// In what a worktree's files differ from those of its snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Local {
+    /// The roots that its files name. `None`: they name what the project's files name.
+    pub(crate) roots: Option<Relocation>,
+    /// `None`: its submodules have no repositories of their own.
+    pub(crate) modules: Option<Modules>,
+}
+
 /// The roots of a worktree: the project's, which snapshots name, and its own, which its files name.
 /// A worktree that was moved has files that name its earlier root, until they are translated again.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Local(pub(crate) Relocation);
-
-impl Local {
+impl Relocation {
     /// `None` if the worktree's files are as the project has them.
     pub(crate) fn read(root: &Path) -> Option<Self> {
         let own = fs::open(layout::own(root), DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty()).ok()?;
         let text = read_plain(own, Path::new(PATHS), FILE_MOST_BYTES).ok()?;
-        let mut parts = text.split(|byte| *byte == 0);
-        let (magic, from, to) = (parts.next()?, parts.next()?, parts.next()?);
-        let is_whole = magic == MAGIC && parts.next().is_none();
-        let absolute = |path: &[u8]| path.starts_with(b"/") && path.len() > 1;
-        (is_whole && absolute(from) && absolute(to))
-            .then(|| Self(Relocation { from: from.to_vec(), to: to.to_vec() }))
+        let text = text.strip_prefix(MAGIC)?.strip_prefix(b"\0")?;
+        let parts: Vec<&[u8]> = text.split(|byte| *byte == 0).collect();
+        let absolute = |path: &&[u8]| path.starts_with(b"/") && path.len() > 1;
+        if !parts.len().is_multiple_of(2) || !parts.iter().all(absolute) {
+            return None;
+        }
+        let pairs = parts.chunks_exact(2).map(|pair| (pair[0].to_vec(), pair[1].to_vec()));
+        Self::of(pairs.collect())
     }
 
     fn encode(&self) -> Vec<u8> {
-        [MAGIC, b"\0", &self.0.from, b"\0", &self.0.to].concat()
+        let mut bytes = MAGIC.to_vec();
+        for root in self.pairs().iter().flat_map(|(from, to)| [from, to]) {
+            bytes.push(0);
+            bytes.extend_from_slice(root);
+        }
+        bytes
     }
 
     /// Writes the roots into a tree that is being made and that has its marker.
@@ -63,20 +79,50 @@ impl Local {
         write_whole(&own, &own.join(PATHS), &self.encode())
     }
 
+    /// The roots, with those paths to the worktree that this file alone names.
+    fn of_text(&self, tree: Tree<'_>, kind: PathKind, text: &[u8]) -> Cow<'_, Relocation> {
+        let mut spellings = Spellings::of(tree.root, self.to().cloned().collect());
+        let known = spellings.known().len();
+        spellings.learn(kind, text);
+        if spellings.known().len() == known {
+            return Cow::Borrowed(self);
+        }
+        let (project, own) = &self.pairs()[0];
+        let mut roots = self.clone();
+        for spelling in &spellings.known()[known..] {
+            // A file that names the worktree through a link names the project through it, too, if
+            // the project is behind that link.
+            let [at, own, project_path] = [spelling, own, project].map(|root| path_from(root));
+            let beside = counterpart(&at, &own, &project_path);
+            roots = roots.with(beside.unwrap_or_else(|| project.clone()), spelling.clone());
+        }
+        Cow::Owned(roots)
+    }
+}
+
+impl Local {
+    /// `None` if all files are as in a snapshot.
+    pub(crate) fn new(roots: Option<Relocation>, modules: Option<Modules>) -> Option<Self> {
+        (roots.is_some() || modules.is_some()).then_some(Self { roots, modules })
+    }
+
     /// Whether the file at `path` may have another content here than in a snapshot, as far as its
     /// name says.
     pub(crate) fn may_differ(&self, path: &Path) -> bool {
-        in_environment(path).is_some()
+        self.roots.is_some() && in_environment(path).is_some()
+            || self.modules.is_some() && may_be_of_module(path)
     }
 
     /// The seconds by which the file at `path` is older here than in a snapshot.
     pub(crate) fn seconds_older(&self, path: &Path) -> i64 {
-        in_environment(path).map_or(0, |(kind, _)| self.0.seconds_older(kind))
+        let Some(roots) = &self.roots else { return 0 };
+        in_environment(path).map_or(0, |(kind, _)| roots.seconds_older(kind))
     }
 
     /// Whether a symbolic link with this target in a snapshot may have another one here.
     pub(crate) fn differs_as_target(&self, target: &[u8]) -> bool {
-        self.0.localize(PathKind::Link, target).is_some()
+        let roots = self.roots.as_ref();
+        roots.is_some_and(|roots| roots.localize(PathKind::Link, target).is_some())
     }
 
     /// The target that a symbolic link of the worktree has in a snapshot. `None` if it is the same.
@@ -86,7 +132,8 @@ impl Local {
         path: &Path,
         target: &[u8],
     ) -> Option<Vec<u8>> {
-        let canonical = self.0.canonical(PathKind::Link, target)?;
+        let roots = self.roots.as_ref()?.of_text(tree, PathKind::Link, target);
+        let canonical = roots.canonical(PathKind::Link, target)?;
         (!tree.is_of_git(path)).then_some(canonical)
     }
 
@@ -97,15 +144,21 @@ impl Local {
         path: &Path,
         bytes: &[u8],
     ) -> io::Result<Option<Vec<u8>>> {
+        if let Some(modules) = &self.modules
+            && let Some(canonical) = modules.canonical(path, bytes)
+        {
+            return Ok(Some(canonical));
+        }
+        let Some(roots) = &self.roots else { return Ok(None) };
         let Some((kind, environment)) = in_environment(path) else { return Ok(None) };
         let canonical = match kind {
             PathKind::Record => record::translate(path, bytes, |file| {
                 let content = tree.read(file).ok()??;
                 let (kind, _) = in_environment(file)?;
-                let canonical = self.0.canonical(kind, &content)?;
+                let canonical = roots.of_text(tree, kind, &content).canonical(kind, &content)?;
                 Some((Digest::of(&content), Digest::of(&canonical)))
             }),
-            _ => self.0.canonical(kind, bytes),
+            _ => roots.of_text(tree, kind, bytes).canonical(kind, bytes),
         };
         Ok(match canonical {
             Some(canonical) if tree.is_environment(environment)? && !tree.is_of_git(path) => {

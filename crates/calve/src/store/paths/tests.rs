@@ -4,7 +4,7 @@ use super::record::Digest;
 use super::*;
 
 fn relocation(from: &str, to: &str) -> Relocation {
-    Relocation { from: from.as_bytes().to_vec(), to: to.as_bytes().to_vec() }
+    Relocation::new(from.into(), to.into())
 }
 
 const LONG: &str = "/w/a-folder-with-a-name-that-is-very-very-long/and-another-one-that-is-as-long-as-the-first/and-a-third/and-the-last-one";
@@ -205,7 +205,7 @@ fn each_kind_is_translated_there_and_back_or_not_at_all() {
 
 #[test]
 fn a_root_that_is_no_text_is_translated_where_bytes_are_kept() {
-    let roots = Relocation { from: b"/a/\xff".to_vec(), to: b"/w/\xfe".to_vec() };
+    let roots = Relocation::new(b"/a/\xff".to_vec(), b"/w/\xfe".to_vec());
     for (kind, text, expected) in [
         (PathKind::Script, &b"#!/a/\xff/bin/python\n"[..], Some(&b"#!/w/\xfe/bin/python\n"[..])),
         (PathKind::PathFile, b"/a/\xff/src\n", Some(b"/w/\xfe/src\n")),
@@ -294,18 +294,53 @@ fn a_root_is_found_across_the_pieces_of_a_file() {
     }
 }
 
+#[test]
+fn a_root_with_several_spellings_has_as_many_in_the_worktree() {
+    use PathKind::*;
+    let pairs = |pairs: &[(&str, &str)]| {
+        Relocation::of(pairs.iter().map(|(a, b)| ((*a).into(), (*b).into())).collect()).unwrap()
+    };
+    let roots = pairs(&[("/d/app", "/d/w"), ("/h/app", "/h/w"), ("/app", "/d/w/.")]);
+    for (kind, text, expected) in [
+        (PathFile, "/d/app/a\n/h/app/b\n/app\n", Some("/d/w/a\n/h/w/b\n/d/w/.\n")),
+        (Script, "#!/app/bin/python\n", Some("#!/d/w/./bin/python\n")),
+        (Script, "#!/h/app/bin/python -I\n", Some("#!/h/w/bin/python -I\n")),
+        (Link, "/app", Some("/d/w/.")),
+        (Link, "/h/app/src", Some("/h/w/src")),
+        (Activation, "A='/d/app/x:/app/y'\n", Some("A='/d/w/x:/d/w/./y'\n")),
+        (DirectUrl, "\"file:///h/app\"", Some("\"file:///h/w\"")),
+        // A root of the worktree is there already.
+        (Activation, "A='/app/x:/h/w/y'\n", None),
+        (Link, "/d/w/./x", None),
+    ] {
+        let local = roots.localize(kind, text.as_bytes());
+        assert_eq!(local.as_deref(), expected.map(str::as_bytes), "{text}");
+        if let Some(local) = local {
+            assert_eq!(roots.canonical(kind, &local).as_deref(), Some(text.as_bytes()));
+        }
+    }
+    // Two paths of the worktree may mean one of the project.
+    let roots = pairs(&[("/d/app", "/d/w"), ("/d/app", "/x/w")]);
+    assert_eq!(roots.canonical(Link, b"/x/w/src").as_deref(), Some(&b"/d/app/src"[..]));
+    assert_eq!(roots.localize(Link, b"/d/app/src").as_deref(), Some(&b"/d/w/src"[..]));
+}
+
 proptest! {
     #[test]
     fn any_text_is_translated_there_and_back_or_not_at_all(
         parts in proptest::collection::vec(prop_oneof![
-            Just("/a/app"), Just("/w/x"), Just("/a/app/.calve/w"), Just("/"), Just("\n"), Just("'"),
+            Just("/a/app"), Just("/b/app"), Just("/app"), Just("/w/x"), Just("/a/app/.calve/w"), Just("/."), Just("/"), Just("\n"), Just("'"),
             Just("\""), Just("#!"), Just("#!/bin/sh\n"), Just("'''exec' "), Just("\" \"$0\" \"$@\"\n' '''\n"),
             Just(" "), Just("bin/python"), Just("x"), Just("2"), Just("file://"), Just("%20"), Just("\r\n"),
         ], 0..12),
         kind in proptest::sample::select(&PathKind::ALL[..]),
         to in proptest::sample::select(&["/w/x", "/a/app/.calve/w", "/w/a b", LONG, "/a/app2", "/a"][..]),
+        other in proptest::sample::select(&[None, Some("/b/app"), Some("/app"), Some("/a"), Some("/w")][..]),
     ) {
-        let (roots, text) = (relocation("/a/app", to), parts.concat());
+        let (mut roots, text) = (relocation("/a/app", to), parts.concat());
+        if let Some(other) = other.filter(|other| *other != to) {
+            roots.add(&[other.into()]);
+        }
         if let Some(local) = roots.localize(kind, text.as_bytes()) {
             let back = roots.canonical(kind, &local);
             prop_assert_eq!(back.as_deref(), Some(text.as_bytes()));

@@ -152,27 +152,9 @@ impl Store {
         let Some(_alone) = locks::refill(self.path())? else {
             return Ok(ReadyReport { stopped: true, ..report });
         };
-        let stop = Cancel::default();
-        let done = AtomicBool::new(false);
-        let stoppable = StoreOptions { cancel: stop.clone(), ..options.clone() };
-        let result = std::thread::scope(|scope| {
-            let watch = || {
-                while !done.load(Ordering::Relaxed) {
-                    if options.cancel.is_cancelled() || locks::is_gate_closed(self.path()) {
-                        stop.cancel();
-                    }
-                    std::thread::park_timeout(LOOK);
-                }
-            };
-            let watcher = std::thread::Builder::new().spawn_scoped(scope, watch);
-            let result = self.refill(&stoppable.operation(), &mut report);
-            done.store(true, Ordering::Relaxed);
-            if let Ok(watcher) = watcher {
-                watcher.thread().unpark();
-            }
-            result
-        });
-        match result {
+        let is_needed = || locks::is_gate_closed(self.path());
+        let work = |operation: &Running| self.refill(operation, &mut report);
+        match self.until_needed(options, is_needed, work) {
             Err(error)
                 if matches!(error.kind(), ErrorKind::Cancelled | ErrorKind::StorageFull)
                     && !options.cancel.is_cancelled() =>
@@ -183,6 +165,36 @@ impl Store {
         }
         report.elapsed = started.elapsed();
         Ok(report)
+    }
+
+    /// Calls `work` with an operation that is cancelled as soon as `is_needed` says that another
+    /// process needs what this one has.
+    pub(crate) fn until_needed<T>(
+        &self,
+        options: &StoreOptions,
+        is_needed: impl Fn() -> bool + Sync,
+        work: impl FnOnce(&Running) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let stop = Cancel::default();
+        let done = AtomicBool::new(false);
+        let stoppable = StoreOptions { cancel: stop.clone(), ..options.clone() };
+        std::thread::scope(|scope| {
+            let watch = || {
+                while !done.load(Ordering::Relaxed) {
+                    if options.cancel.is_cancelled() || is_needed() {
+                        stop.cancel();
+                    }
+                    std::thread::park_timeout(LOOK);
+                }
+            };
+            let watcher = std::thread::Builder::new().spawn_scoped(scope, watch);
+            let result = work(&stoppable.operation());
+            done.store(true, Ordering::Relaxed);
+            if let Ok(watcher) = watcher {
+                watcher.thread().unpark();
+            }
+            result
+        })
     }
 
     fn refill(&self, operation: &Running, report: &mut ReadyReport) -> Result<(), Error> {
@@ -313,18 +325,56 @@ impl Store {
         manifest: &Manifest,
         (id, operation): (SnapshotId, &Running),
     ) -> Option<(OwnedFd, Index)> {
-        let count = manifest.stored_count();
-        let bytes =
-            read_plain(taken.dir(), Path::new(READY_INDEX), index::most_bytes(count)).ok()?;
-        let index = Index::decode(&bytes, count).ok()?;
-        if index.snapshot != id || index.boot != Boot::this() || staging::boot().is_none() {
+        let index = read_index(taken.dir(), manifest).filter(|index| index.snapshot == id)?;
+        if index.boot != Boot::this() || staging::boot().is_none() {
             return None;
         }
-        let index = Index { stats: manifest.of_stored(index.stats), ..index };
         let flags = DIR_FLAGS | fs::OFlags::NOFOLLOW;
         let tree = fs::openat(taken.dir(), READY_TREE, flags, Mode::empty()).ok()?;
         let is_it = is_untouched(&tree, manifest, &index, operation.jobs());
         is_it.then_some((tree, index))
+    }
+
+    /// The folders of trees that wait and are not as calve made them. A start would not use them.
+    /// Trees of another boot are no damage: nobody can say whether they were touched.
+    pub(in super::super) fn touched_waiting(
+        &self,
+        operation: &Running,
+    ) -> Result<Vec<PathBuf>, Error> {
+        let folder = self.layout().ready_trees();
+        let mut touched = Vec::new();
+        for waiting in self.waiting() {
+            let path = folder.join(os(waiting.name.to_bytes()));
+            let flags = DIR_FLAGS | fs::OFlags::NOFOLLOW;
+            // Another process may have taken the tree.
+            let Ok(dir) = fs::open(&path, flags, Mode::empty()) else { continue };
+            // A damaged snapshot is reported as such.
+            let manifest = self.object(waiting.id);
+            let manifest = manifest.and_then(|it| self.catalog().manifest(waiting.id, &it));
+            let Ok(manifest) = manifest else { continue };
+            let is_good = match read_index(&dir, &manifest) {
+                Some(index) if index.boot != Boot::this() => true,
+                Some(index) if index.snapshot == waiting.id => {
+                    fs::openat(&dir, READY_TREE, flags, Mode::empty())
+                        .is_ok_and(|tree| is_untouched(&tree, &manifest, &index, operation.jobs()))
+                }
+                _ => false,
+            };
+            if operation.is_cancelled() {
+                return Err(crate::tree::pool::cancelled(Operation::Verify, &path));
+            }
+            let id = |stat: fs::Stat| Meta::of(&stat).id();
+            let still_waits = fs::lstat(&path).ok().map(id) == fs::fstat(&dir).ok().map(id);
+            if !is_good && still_waits {
+                touched.push(path);
+            }
+        }
+        Ok(touched)
+    }
+
+    /// Moves a tree that waits, in this folder, into the trash.
+    pub(in super::super) fn remove_waiting(&self, folder: &Path) -> bool {
+        std::fs::rename(folder, self.layout().trash().join(stage_name())).is_ok()
     }
 
     /// Hands a tree of a snapshot over to a start: renames it to a stage in `parent`. `None` if no
@@ -529,6 +579,14 @@ fn report_of(manifest: &Manifest, is_copied: bool) -> DestinationReport {
     report.copied_because.filesystem = report.copied_files;
     report.method = tally::method(CloneMode::Clone, &report);
     report
+}
+
+/// The index in the folder of a tree that waits.
+fn read_index(folder: &OwnedFd, manifest: &Manifest) -> Option<Index> {
+    let count = manifest.stored_count();
+    let bytes = read_plain(folder, Path::new(READY_INDEX), index::most_bytes(count)).ok()?;
+    let index = Index::decode(&bytes, count).ok()?;
+    Some(Index { stats: manifest.of_stored(index.stats), ..index })
 }
 
 /// Whether each entry of the tree has the inode and the change time that the index has.

@@ -19,6 +19,7 @@ use std::time::Duration;
 use super::super::catalog::{DroppedRow, PROJECT, WorktreeRow};
 use super::super::clock::{now, older_than};
 use super::super::files::{listed_at, open_dir, path_from};
+use super::super::git::modules::Modules;
 use super::super::git::{self, Registration, Repository};
 use super::super::layout;
 use super::super::marker::Marker;
@@ -98,7 +99,9 @@ impl Registry<'_> {
                 return Err(exists(path));
             }
             let registration = match &repository {
-                Some(repository) => self.register_again(repository, &place, &row)?,
+                Some(repository) => {
+                    self.register_again(repository, &place, (&dropped.row.path, &row))?
+                }
                 None => None,
             };
             if registration.is_some()
@@ -165,18 +168,27 @@ impl Registry<'_> {
         self,
         repository: &Repository,
         place: &Path,
-        row: &WorktreeRow,
+        (dropped_from, row): (&[u8], &WorktreeRow),
     ) -> Result<Option<Registration>, Error> {
         let kept = self.layout.dropped_registration(&row.token);
         if std::fs::symlink_metadata(&kept).is_err() {
             return Ok(None);
         }
         let back = || -> io::Result<Registration> {
+            let was = git::leads_to(place).ok();
             let folder = put_registration(&kept, place, repository, &row.name)?;
             let gone = || io::Error::from(io::ErrorKind::NotFound);
             let mut entry = Registration::read(folder).ok_or_else(gone)?;
             entry.point_at(&path_from(&row.path))?;
             let git_file = git::git_of(place);
+            if let Some(was) = was
+                && entry.has_modules()
+            {
+                let modules =
+                    |folder: &Path, root: &[u8]| Modules::new(repository, &path_from(root), folder);
+                let before = modules(&was, dropped_from);
+                modules(&entry.folder, &row.path).lead_as(&before, place)?;
+            }
             if git::leads_to(place).ok().as_deref() != Some(&entry.folder) {
                 write_whole(&layout::own(place), &git_file, &entry.git_file_text())?;
             }
@@ -251,6 +263,7 @@ impl Registry<'_> {
             let kept = self.layout.dropped_registration(token);
             let _ = discard(&kept, &self.layout.trash().join(stage_name()));
             let _ = std::fs::remove_file(self.layout.index(token));
+            let _ = std::fs::remove_file(self.layout.keeps_paths(token));
             // The database may be somebody else's, so only a tree with the token is removed.
             if dropped.beside && is_marked_with(&place, token) {
                 let _ = remove_beside(&place);

@@ -12,7 +12,7 @@ use super::{Inode, Request, Scanned, What};
 use crate::error::{Error, Operation};
 use crate::tree::pool;
 
-pub(super) type Assembled = (Manifest, Vec<Stat>, Vec<(DirectoryId, Vec<u8>)>);
+pub(super) type Assembled = (Manifest, Vec<Stat>, Vec<u32>);
 
 pub(super) struct Assembly<'a> {
     pub(super) request: &'a Request<'a>,
@@ -32,8 +32,9 @@ impl Assembly<'_> {
         let Some(root) = root else {
             return Err(pool::cancelled(Operation::Read, self.request.path));
         };
-        let mut stats = vec![root.inode.stat];
-        let mut inodes = vec![root.inode];
+        let mut stats = vec![root.inode.stat()];
+        // The devices of entries with more than one name, by the numbers of the entries.
+        let mut linked: HashMap<u32, u64> = HashMap::new();
         let mut builder = Builder::new(root.own.clone());
         // The directories, breadth first, as the manifest numbers them. Each comes with its place
         // in the base.
@@ -42,7 +43,15 @@ impl Assembly<'_> {
         while let Some(directory) = queue.pop_front() {
             let base =
                 directory.base.and_then(|place| self.request.base?.directories.get(place as usize));
-            let mut entries = Vec::with_capacity(directory.found.len());
+            let all = directory.found.len();
+            let are_kept = (0..)
+                .zip(&directory.found)
+                .all(|(number, found)| matches!(found.0, What::Kept(at, _) if at == number));
+            // Of a directory without anything else, the entries stay where they are in memory.
+            let (mut entries, others) = match are_kept && directory.others.len() == all {
+                true => (directory.others, Vec::new()),
+                false => (Vec::with_capacity(all), directory.others),
+            };
             for found in directory.found {
                 let (entry, inode) = match found.0 {
                     What::Same(slot, inode) => {
@@ -50,6 +59,13 @@ impl Assembly<'_> {
                         (base.entries[slot as usize].clone(), inode)
                     }
                     What::Other(entry, inode) => (*entry, inode),
+                    What::Kept(at, inode) => match others.get(at as usize) {
+                        Some(entry) => (entry.clone(), inode),
+                        None => {
+                            note(&mut linked, &mut stats, inode);
+                            continue;
+                        }
+                    },
                     What::Directory(place) => {
                         let Some(child) = self.scanned[place as usize].take() else { continue };
                         let pair = (child.own.clone(), child.inode);
@@ -58,8 +74,7 @@ impl Assembly<'_> {
                     }
                     What::Pending => continue,
                 };
-                stats.push(inode.stat);
-                inodes.push(inode);
+                note(&mut linked, &mut stats, inode);
                 entries.push(entry);
             }
             order.push(directory.base);
@@ -69,7 +84,7 @@ impl Assembly<'_> {
         }
         let mut manifest = builder.finish();
         if self.request.intake.is_some() {
-            link_groups(&mut manifest, &inodes, &mut stats);
+            link_groups(&mut manifest, &linked, &mut stats);
         }
         let is_stored = self.request.intake.is_some();
         let directories = name_directories(&mut manifest, &order, self.request.base, is_stored);
@@ -77,17 +92,28 @@ impl Assembly<'_> {
     }
 }
 
+/// Notes the inode of the entry that has the next number.
+fn note(linked: &mut HashMap<u32, u64>, stats: &mut Vec<Stat>, inode: Inode) {
+    if inode.has_links
+        && let Ok(number) = u32::try_from(stats.len())
+    {
+        linked.insert(number, inode.dev);
+    }
+    stats.push(inode.stat());
+}
+
 /// Gives every directory its id, from the leaves to the root. `order` has the place of each directory
-/// in the base. Returns the encodings of the directories that the base does not have, if
-/// `is_stored`. If not, the ids of these directories stay unknown.
+/// in the base. Returns the places of the directories that the base does not have, if `is_stored`.
+/// If not, the ids of these directories stay unknown.
 pub(crate) fn name_directories(
     manifest: &mut Manifest,
     order: &[Option<u32>],
     base: Option<&Manifest>,
     is_stored: bool,
-) -> Vec<(DirectoryId, Vec<u8>)> {
+) -> Vec<u32> {
     let mut new = Vec::new();
-    for place in (0..manifest.directories.len()).rev() {
+    for number in (0..u32::try_from(manifest.directories.len()).unwrap_or(u32::MAX)).rev() {
+        let place = number as usize;
         let directory = &manifest.directories[place];
         let base = order[place].and_then(|place| {
             let base = base?;
@@ -100,10 +126,8 @@ pub(crate) fn name_directories(
             Some((_, Entry { kind: Kind::Directory(id), .. })) if *id != NO_ID => *id,
             _ if !is_stored => NO_ID,
             _ => {
-                let encoding = encode_directory(&directory.entries);
-                let id = DirectoryId::of(&encoding);
-                new.push((id, encoding));
-                id
+                new.push(number);
+                DirectoryId::of(&encode_directory(&directory.entries))
             }
         };
         let (parent, slot) = (directory.parent as usize, directory.slot as usize);
@@ -119,21 +143,22 @@ pub(crate) fn name_directories(
 /// Marks the names of a file, a symbolic link or a FIFO that has more than one name in the tree. It
 /// may have changed between the looks at two of its names. Since it is one file, the state with the
 /// latest change time holds under every name.
-fn link_groups(manifest: &mut Manifest, inodes: &[Inode], stats: &mut [Stat]) {
+fn link_groups(manifest: &mut Manifest, linked: &HashMap<u32, u64>, stats: &mut [Stat]) {
     // The kind is part of the key: another entry may have got the inode number between two looks.
     let mut groups: HashMap<_, Vec<(u32, u32)>> = HashMap::new();
     let mut single = Vec::new();
     let number_of = |manifest: &Manifest, (place, slot): (u32, u32)| {
-        (manifest.directories[place as usize].first + slot) as usize
+        manifest.directories[place as usize].first + slot
     };
     for (place, slot, entry) in manifest.entries() {
         if entry.is_directory() {
             continue;
         }
-        let inode = inodes[number_of(manifest, (place, slot))];
+        let number = number_of(manifest, (place, slot));
         // The link count, too, may have changed between two looks.
-        if inode.links > 1 {
-            let inode = (inode.dev, inode.stat.ino, std::mem::discriminant(&entry.kind));
+        if let Some(dev) = linked.get(&number) {
+            let ino = stats[number as usize].ino;
+            let inode = (*dev, ino, std::mem::discriminant(&entry.kind));
             groups.entry(inode).or_default().push((place, slot));
         } else if entry.link() != 0 {
             single.push((place, slot));
@@ -143,13 +168,13 @@ fn link_groups(manifest: &mut Manifest, inodes: &[Inode], stats: &mut [Stat]) {
         manifest.directories[place as usize].entries[slot as usize].set_link(0);
     }
     for names in groups.into_values() {
-        let last = names.iter().max_by_key(|at| inodes[number_of(manifest, **at)].stat.changed);
+        let last = names.iter().max_by_key(|at| stats[number_of(manifest, **at) as usize].changed);
         let Some(&last) = last else { continue };
-        let stat = inodes[number_of(manifest, last)].stat;
+        let stat = stats[number_of(manifest, last) as usize];
         let mut seen = manifest.at(last).clone();
         seen.set_link(if names.len() > 1 { group_of(manifest, &names) } else { 0 });
         for at in names {
-            stats[number_of(manifest, at)] = stat;
+            stats[number_of(manifest, at) as usize] = stat;
             let entry = &mut manifest.directories[at.0 as usize].entries[at.1 as usize];
             *entry = Entry { name: std::mem::take(&mut entry.name), ..seen.clone() };
         }

@@ -29,7 +29,7 @@ use rustix::io::{Errno, pread, retry_on_intr};
 
 use super::super::blobs::Intake;
 use super::super::manifest::os;
-use super::{Found, Node, Scanned, Scanner, Wanted, What, Worker, stat_of};
+use super::{Found, Mentions, Node, Scanned, Scanner, Wanted, What, Worker, stat_of};
 use crate::error::{Context as _, Error, Operation};
 use crate::reflink::imp::{DIR_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::Meta;
@@ -42,8 +42,8 @@ const MAGIC: &[u8] = b"SQLite format 3\0";
 
 /// The suffixes of a database's companions. The shared memory (`-shm`) is not among them: SQLite
 /// makes it anew from the log when the first process opens the database.
-const JOURNAL: &[u8] = b"-journal";
-const WAL: &[u8] = b"-wal";
+pub(crate) const JOURNAL: &[u8] = b"-journal";
+pub(crate) const WAL: &[u8] = b"-wal";
 
 /// How long calve tries to find one database at rest, and how long for all of them.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -128,7 +128,7 @@ impl Look {
 }
 
 /// Whether a file is a database, or may become one. A process may be writing to the file.
-pub(super) fn may_be_database(file: &OwnedFd) -> io::Result<bool> {
+pub(crate) fn may_be_database(file: &OwnedFd) -> io::Result<bool> {
     let mut head = [0; MAGIC.len()];
     let count = retry_on_intr(|| pread(file, &mut head, 0))?;
     Ok(count == 0 || head == *MAGIC)
@@ -294,7 +294,7 @@ impl Scanner<'_> {
                 Err(errno) => return Err(errno.into()),
             }
         }
-        if Meta::of(&fs::fstat(&dir)?).id() != (directory.inode.dev, directory.inode.stat.ino) {
+        if Meta::of(&fs::fstat(&dir)?).id() != (directory.inode.dev, directory.inode.ino) {
             return Ok(Attempt::Vanished);
         }
         let mut looks = Vec::with_capacity(names.len());
@@ -335,7 +335,14 @@ impl Scanner<'_> {
             let stop = || self.request.operation.is_cancelled();
             let wanted = Wanted { name: look.name.clone(), at: 0, known: None };
             match self
-                .content((intake, &mut Vec::new()), &candidate.dir, file, *meta, &wanted, &stop)?
+                .content(
+                    (intake, &mut Mentions::of(self.request)),
+                    &candidate.dir,
+                    file,
+                    *meta,
+                    &wanted,
+                    &stop,
+                )?
                 .0
             {
                 Ok(what) => parts.push((look.name.clone(), Part::New(what))),
@@ -354,14 +361,16 @@ impl Scanner<'_> {
     /// would show.
     fn holds(&self, found: &Found, meta: &Meta) -> bool {
         let stamp = (self.request.stamp.0, i64::from(self.request.stamp.1));
-        let (What::Same(_, inode) | What::Other(_, inode)) = &found.0 else { return false };
-        inode.stat == stat_of(meta) && inode.dev == meta.dev && meta.changed < stamp
+        let (What::Same(_, inode) | What::Other(_, inode) | What::Kept(_, inode)) = &found.0 else {
+            return false;
+        };
+        inode.stat() == stat_of(meta) && inode.dev == meta.dev && meta.changed < stamp
     }
 
     fn name_of<'a>(
         &'a self,
         scanned: &'a [Option<Scanned>],
-        directory: &Scanned,
+        directory: &'a Scanned,
         found: &'a Found,
     ) -> Option<&'a [u8]> {
         match &found.0 {
@@ -370,6 +379,7 @@ impl Scanner<'_> {
                 Some(&base.entries.get(*slot as usize)?.name)
             }
             What::Other(entry, _) => Some(&entry.name),
+            What::Kept(at, _) => Some(&directory.others.get(*at as usize)?.name),
             What::Directory(place) => Some(&scanned[*place as usize].as_ref()?.own.name),
             What::Pending => None,
         }

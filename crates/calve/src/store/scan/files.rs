@@ -4,24 +4,25 @@
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use rustix::fs::{self, AtFlags, FileType, Mode};
+use rustix::fs::{self, AtFlags, FileType};
 use rustix::io::{Errno, pread, retry_on_intr};
 
 use super::super::blobs::{Intake, TRIES, Taken, Writers, is_traced};
 use super::super::id::BlobId;
 use super::super::object::{Attributes, Entry, Kind};
 use super::super::paths::MOST_BYTES;
+use super::super::paths::spelling::kind_to_learn_from;
 use super::databases::may_be_database;
-use super::{Inode, Node, Scanner, Task, Wanted, What, Worker, mtime_of};
+use super::{Inode, Looked, Mentions, Node, Scanner, Task, Wanted, What, Worker, mtime_of};
 use crate::error::{Context as _, Error, Operation};
 use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::meta::{Attrs, Meta};
 use crate::reflink::sys;
 use crate::report::{SkipReason, Skipped};
 use crate::tree::pool::{self, Queue};
+use crate::tree::read::open_unnoted;
 
 impl Scanner<'_> {
     /// Looks at a symbolic link or a FIFO. `None` if it is gone.
@@ -89,7 +90,11 @@ impl Scanner<'_> {
         place: u32,
         files: Vec<Wanted>,
         queue: &Queue<Task>,
-    ) -> Result<(), Error> {
+    ) -> Result<Vec<Looked>, Error> {
+        if files.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut looked = Vec::with_capacity(files.len());
         let stop = || queue.stopped();
         let handles = self.handles(dir)?;
         for wanted in files {
@@ -100,13 +105,13 @@ impl Scanner<'_> {
                 .file(worker, (dir, place), &handles.sides[0], &wanted, &stop)
                 .context(Operation::TakeIn, || self.full_path(&dir.path_of(&wanted.name)))?;
             match what {
-                Ok(what) => worker.files.push((place, wanted.at, what)),
+                Ok(what) => looked.push((wanted.at, what)),
                 Err(reason) => {
                     worker.skipped.push(Skipped { path: dir.path_of(&wanted.name), reason });
                 }
             }
         }
-        Ok(())
+        Ok(looked)
     }
 
     /// Takes in a regular file, or only compares it.
@@ -118,7 +123,7 @@ impl Scanner<'_> {
         wanted: &Wanted,
         stop: &dyn Fn() -> bool,
     ) -> io::Result<Result<What, SkipReason>> {
-        let file = match fs::openat(fd, &wanted.name, SOURCE_FLAGS, Mode::empty()) {
+        let file = match open_unnoted(fd, &wanted.name, SOURCE_FLAGS) {
             Ok(file) => file,
             Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => return Ok(Err(SkipReason::Vanished)),
             Err(errno) => return Err(errno.into()),
@@ -141,7 +146,7 @@ impl Scanner<'_> {
     /// The content of an open regular file, and who could write to the file.
     pub(super) fn content(
         &self,
-        (intake, mentions): (&mut Intake, &mut Vec<PathBuf>),
+        (intake, mentions): (&mut Intake, &mut Mentions),
         dir: &Node,
         file: &OwnedFd,
         meta: Meta,
@@ -158,8 +163,15 @@ impl Scanner<'_> {
                 let blobs = self.request.blobs;
                 match blobs.take_in(intake, file, meta, stamp, stop)? {
                     Taken::Stored { blob, size, meta, traced, writers } => {
-                        if intake.mentions_root {
-                            mentions.push(dir.path_of(&wanted.name));
+                        let mut mentions_root = intake.mentions_root;
+                        if self.request.local.is_none()
+                            && let Some(kind) = kind_to_learn_from(&dir.path_of(&wanted.name))
+                            && let Ok(Some(text)) = read_small(file, size)
+                        {
+                            mentions_root |= mentions.spellings.learn(kind, &text);
+                        }
+                        if mentions_root {
+                            mentions.paths.push(dir.path_of(&wanted.name));
                         }
                         let kind = Kind::File { size, link: 0, blob };
                         (kind, meta, attributes(file)?, traced, writers)
@@ -200,7 +212,7 @@ impl Scanner<'_> {
     /// same in a snapshot.
     fn canonical(
         &self,
-        (intake, mentions): (&mut Intake, &mut Vec<PathBuf>),
+        (intake, mentions): (&mut Intake, &mut Mentions),
         dir: &Node,
         file: &OwnedFd,
         mut meta: Meta,
@@ -234,7 +246,10 @@ impl Scanner<'_> {
             }
             let (blob, size) = (BlobId::of(&canonical), canonical.len() as u64);
             if self.request.intake.is_some() {
-                mentions.push(path.clone());
+                mentions.paths.push(path.clone());
+                if let Some(kind) = kind_to_learn_from(&path) {
+                    mentions.spellings.learn(kind, &canonical);
+                }
                 self.request.blobs.keep(intake, blob, &canonical)?;
             }
             let stamp = (self.request.stamp.0, i64::from(self.request.stamp.1));
@@ -264,7 +279,7 @@ impl Scanner<'_> {
 }
 
 /// The content of a file that is small enough to be translated.
-fn read_small(file: &OwnedFd, size: u64) -> io::Result<Option<Vec<u8>>> {
+pub(crate) fn read_small(file: &OwnedFd, size: u64) -> io::Result<Option<Vec<u8>>> {
     if size > MOST_BYTES {
         return Ok(None);
     }

@@ -115,8 +115,9 @@ impl Scanner<'_> {
         let mut stats = vec![Stat::default(); index.stats.len()];
         let mut hold = |number: u32, inode: Inode| {
             let number = number as usize;
-            if index.stats.get(number) == Some(&inode.stat) && inode.stat.changed < index.stamp {
-                stats[number] = inode.stat;
+            let stat = inode.stat();
+            if index.stats.get(number) == Some(&stat) && stat.changed < index.stamp {
+                stats[number] = stat;
             }
         };
         for directory in scanned.iter().flatten() {

@@ -5,6 +5,8 @@ use proptest::prelude::*;
 use super::format::{Cursor, Layout, Recorded};
 use super::rule::{Moments, Time, rewritten};
 use super::sha256::sha256;
+#[cfg(feature = "store")]
+use super::{unquoted, with_working_tree, working_tree_line};
 use crate::reflink::meta::Meta;
 
 /// An index to write, as git would write it.
@@ -469,6 +471,36 @@ fn an_entry_is_rewritten_only_if_its_file_was_clean_and_rested_and_its_clone_is_
             assert_eq!((found.uid, found.gid), (case.clone.uid, 8), "{what}");
             let same = (case.recorded.mode, case.recorded.size);
             assert_eq!((found.mode, found.size), same, "{what}");
+        }
+    }
+}
+
+#[cfg(feature = "store")]
+#[test]
+fn a_repository_names_its_working_tree_as_git_reads_it() {
+    let rest = "[core]\n\tbare = false\n\tworktree = ../../sub\n[remote \"origin\"]\n\turl = /x\n";
+    let value = |text: &[u8]| {
+        let (at, quoted) = working_tree_line(text)?;
+        Some(if quoted { unquoted(&text[at]) } else { text[at].to_vec() })
+    };
+    for (text, expected) in [
+        (rest, Some("../../sub")),
+        ("[core]\n  WorkTree=  \"../a b\"  \n", Some("../a b")),
+        ("[core]\nworktree = \"a \\\"q\\\" \\\\ b\"", Some("a \"q\" \\ b")),
+        ("[core]\nworktree = \"", Some("\"")),
+        ("[core]\nworktrees = a\n", None),
+        ("[core]\nworktree\n", None),
+        ("", None),
+    ] {
+        assert_eq!(value(text.as_bytes()).as_deref(), expected.map(str::as_bytes), "{text}");
+        for new in ["../x", "../with space", "a\"b\\c;d#e", "a\nb", ""] {
+            let made = with_working_tree(text.as_bytes(), new.as_bytes());
+            assert_eq!(made.is_some(), expected.is_some(), "{text}");
+            if let Some(made) = made {
+                assert_eq!(value(&made).as_deref(), Some(new.as_bytes()), "{text}");
+                let lines = |text: &[u8]| text.iter().filter(|byte| **byte == b'\n').count();
+                assert_eq!(lines(&made), lines(text.as_bytes()), "{text}");
+            }
         }
     }
 }

@@ -3,16 +3,9 @@
 //!
 //! A tree gets its marker, and its part of git. No snapshot has the `.git` in the root of the
 //! project, so a tree that was made from one has no repository yet.
-//!
-//! # A copy of the repository
-//! Other processes may work in the project's repository meanwhile. calve copies the files that
-//! refer to objects before the objects, because git writes objects before the files that refer to
-//! them. A repack moves objects from one file to another: if the folder of packs changed, calve
-//! copies the objects again. calve does not copy locks, because they belong to commands that run in
-//! the project. It does not copy the folder `worktrees` either. That folder registers trees whose
-//! `.git` files lead to the project, so `git worktree remove` in the copy would delete one of them.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -23,7 +16,7 @@ use super::git::{GitOutcome, GitPlan, LinkedWorktree};
 use super::links::Links;
 use super::vouched::{Known, Snapshots};
 use super::{PathMode, Place};
-use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::error::{Context as _, Error, Operation};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::{self, Meta};
 use crate::report::DestinationReport;
@@ -31,51 +24,56 @@ use crate::store::at::{last, open_parent};
 use crate::store::catalog::{Linked, State, WorktreeRow};
 use crate::store::format;
 use crate::store::git::Registration;
+use crate::store::git::modules::{Module, Modules};
 use crate::store::id::SnapshotId;
 use crate::store::layout::GIT;
+use crate::store::manifest::Manifest;
 use crate::store::materialize::wanted;
-use crate::store::object::SnapshotObject;
+use crate::store::object::{Entry, Kind, SnapshotObject};
 use crate::store::paths::Relocation;
 use crate::store::paths::found::{Found, PathMention, number_at};
-use crate::store::paths::local::{Local, Tree};
+use crate::store::paths::local::Tree;
+use crate::store::paths::spelling::Spellings;
 use crate::store::scan::stat_of;
 use crate::store::{Store, bytes_of, path_from};
-use crate::tree::git_index::{self, Source, Trees, Vouches};
+use crate::tree::git_index::{self, Source, Trees};
 use crate::tree::pool::{cancelled, lock};
-use crate::tree::removal;
 use crate::tree::running::Running;
 use crate::tree::staging::Stage;
-use crate::tree::{CloneOptions, clone_tree};
 use crate::worktree::relocate::{Relocate, Whose, all_kept};
-
-/// Patterns of the files that are not copied from a repository; its objects are copied separately.
-/// See above. The sockets of git's own daemon belong to one folder.
-const NOT_COPIED: [&str; 9] = [
-    "/objects",
-    "/worktrees",
-    "/*.lock",
-    "/refs/**/*.lock",
-    "/reftable/*.lock",
-    "/modules/**/index.lock",
-    "/gc.pid",
-    "/fsmonitor--daemon",
-    "/fsmonitor--daemon.ipc",
-];
-
-/// Patterns of the files in `objects` that are not copied: those that are not complete yet.
-const OBJECTS_NOT_COPIED: [&str; 3] = ["*.lock", "tmp_*", "incoming-*"];
-
-/// How often calve copies the objects before it gives up.
-const REPACKS_MOST: u32 = 5;
+use crate::worktree::repository;
+use crate::worktree::submodules::{Connected, Submodules, outer_first};
 
 /// What a tree has of the project's repository, and the files in it that name the project's root.
 pub(super) type Dressed = (GitOutcome, Vec<PathMention>);
 
+/// What trees were made of.
+#[derive(Clone, Copy)]
+pub(super) enum Origin<'a> {
+    Snapshot(SnapshotId, &'a SnapshotObject),
+    /// The project, whose contents have no names yet.
+    Project {
+        root: &'a OwnedFd,
+        path: &'a Path,
+        manifest: &'a Manifest,
+        /// A time of [`listing::now`](crate::tree::listing::now) before the clone.
+        before_walk: (i64, i64),
+    },
+}
+
+impl Origin<'_> {
+    fn root(&self) -> &Entry {
+        match self {
+            Self::Snapshot(_, object) => &object.root,
+            Self::Project { manifest, .. } => &manifest.root,
+        }
+    }
+}
+
 /// What is needed to dress trees.
 pub(super) struct Dressing<'a> {
     pub(super) store: &'a Store,
-    pub(super) id: SnapshotId,
-    pub(super) object: &'a SnapshotObject,
+    pub(super) origin: Origin<'a>,
     pub(super) git: GitPlan,
     pub(super) paths: PathMode,
     pub(super) operation: &'a Running,
@@ -99,7 +97,12 @@ impl Dressing<'_> {
                 registry.mark(&rows[at], stage.dir()).context(Operation::Mark, || path(at))?;
             }
         }
-        let mut found = self.store.found(self.id, self.object)?;
+        let mut found = match self.origin {
+            Origin::Snapshot(id, object) => self.store.found(id, object)?,
+            Origin::Project { root, path, manifest, .. } => {
+                Found::of(path, spellings_of(root, path), manifest, [], None)
+            }
+        };
         found.keep_tracked(&self.store.project()?);
         let mut mentions = Vec::with_capacity(stages.len());
         for (at, stage) in stages.iter().enumerate() {
@@ -116,7 +119,7 @@ impl Dressing<'_> {
             }
             GitPlan::None(why) => vec![GitOutcome::None(*why); stages.len()],
         };
-        let times = wanted(&self.object.root).timestamps();
+        let times = wanted(self.origin.root()).timestamps();
         for (at, (stage, mode)) in stages.iter().zip(modes).enumerate() {
             let close = || -> io::Result<()> {
                 if let Some(mode) = mode {
@@ -138,9 +141,12 @@ impl Dressing<'_> {
         path: &Path,
     ) -> Result<Vec<PathMention>, Error> {
         if self.paths == PathMode::Keep {
+            if let Some(row) = row {
+                self.store.registry().keep_paths(row).context(Operation::Mark, || path)?;
+            }
             return Ok(all_kept(found));
         }
-        let roots = Relocation { from: found.root.clone(), to: bytes_of(path) };
+        let Some(roots) = Relocation::between(&found.roots, path) else { return Ok(Vec::new()) };
         let relocate = Relocate {
             tree: Tree { path: &stage.path(), root: stage.dir() },
             roots: &roots,
@@ -151,7 +157,7 @@ impl Dressing<'_> {
         };
         let done = relocate.run(&found.mentions).context(Operation::RewritePaths, || path)?;
         if let Some(row) = row {
-            Local(roots).write(stage.dir()).context(Operation::Mark, || path)?;
+            roots.write(stage.dir()).context(Operation::Mark, || path)?;
             let rewritten = done.iter().filter(|mention| mention.kept.is_none());
             let rewritten: Vec<&Path> = rewritten.map(|mention| mention.path.as_path()).collect();
             if !rewritten.is_empty() {
@@ -165,8 +171,10 @@ impl Dressing<'_> {
     /// Lets the worktree's index vouch for files that were rewritten.
     fn mend_index(&self, row: &WorktreeRow, stage: &Stage, paths: &[&Path]) -> io::Result<()> {
         let (registry, other) = (self.store.registry(), io::Error::other::<Error>);
-        let manifest = self.store.catalog().manifest(self.id, self.object).map_err(other)?;
-        let Some(mut index) = registry.index(&row.token, self.id, &manifest) else {
+        // Of a project that has such files the contents are named first.
+        let Origin::Snapshot(id, object) = self.origin else { return Ok(()) };
+        let manifest = self.store.catalog().manifest(id, object).map_err(other)?;
+        let Some(mut index) = registry.index(&row.token, id, &manifest) else {
             return Ok(());
         };
         for path in paths.iter().flat_map(|path| path.ancestors().take(2)) {
@@ -196,15 +204,20 @@ impl Dressing<'_> {
         places: &[Place],
     ) -> Result<Vec<LinkedWorktree>, Error> {
         let registered = self.register(links, rows)?;
-        let snapshots = match &links.base {
-            Some(_) => None,
-            None => Snapshots::of(self.store, self.id, self.object)?,
+        let submodules = self.files_of_submodules(links)?;
+        let snapshots = match (&links.base, self.origin) {
+            (Some(_), _) if submodules.is_empty() => None,
+            (_, Origin::Snapshot(id, object)) => Snapshots::of(self.store, id, object)?,
+            (_, Origin::Project { .. }) => None,
         };
         let mut made = Vec::with_capacity(stages.len());
         let trees = rows.iter().zip(&links.links).zip(stages).zip(places).zip(&registered);
         for ((((row, link), stage), place), registration) in trees {
-            let lead = || -> io::Result<u64> {
-                Links::lead(registration, stage.dir())?;
+            let lead = || -> io::Result<()> { Links::lead(registration, stage.dir()) };
+            lead().context(Operation::Link, || &place.path)?;
+            let modules =
+                self.connect(links, row, (stage, &place.path), registration, &submodules)?;
+            let index = || -> io::Result<u64> {
                 if link.registered.is_some() {
                     return Ok(0);
                 }
@@ -217,20 +230,103 @@ impl Dressing<'_> {
                     None => links.give_index(registration)?,
                 }
                 let known = snapshots.as_ref().map(|them| Known::of(them, self.store, row));
-                let source: (&dyn Vouches, _) = match (&links.base, &known) {
-                    (Some(base), _) => (&**base, base.stamp()),
-                    (None, Some(known)) => (known, known.snapshots.stamp()),
-                    (None, None) => return Ok(0),
+                let mut ready = 0;
+                if let Some(known) = &known {
+                    let source = (Source::Snapshot(known), known.snapshots.stamp());
+                    let trees = self.trees(source, stage);
+                    for module in &modules {
+                        let git = fs::open(&module.repository, DIR_FLAGS, Mode::empty())?;
+                        ready += git_index::make_ready_elsewhere(&trees, &git, &module.folder);
+                    }
+                }
+                let source: (Source<'_>, _) = match (&links.base, &known, self.origin) {
+                    (_, _, Origin::Project { root, before_walk, .. }) => {
+                        (Source::Tree(root), before_walk)
+                    }
+                    (Some(base), ..) => (Source::Snapshot(&**base), base.stamp()),
+                    (None, Some(known), _) => (Source::Snapshot(known), known.snapshots.stamp()),
+                    (None, None, _) => return Ok(ready),
                 };
                 let git = fs::open(&registration.folder, DIR_FLAGS, Mode::empty())?;
                 let trees = self.trees(source, stage);
-                Ok(git_index::make_ready_elsewhere(&trees, &git))
+                Ok(ready + git_index::make_ready_elsewhere(&trees, &git, Path::new("")))
             };
-            let ready_index_entries = lead().context(Operation::Link, || &place.path)?;
+            let ready_index_entries = index().context(Operation::Link, || &place.path)?;
             let Linked { commit, branch } = link.linked.clone();
-            made.push(LinkedWorktree { branch, commit, ready_index_entries });
+            let submodules = modules.len() as u64;
+            made.push(LinkedWorktree { branch, commit, ready_index_entries, submodules });
         }
         Ok(made)
+    }
+
+    /// The files `.git` in the snapshot, if the project has submodules.
+    fn files_of_submodules(&self, links: &Links) -> Result<Vec<PathBuf>, Error> {
+        if !links.have_submodules() {
+            return Ok(Vec::new());
+        }
+        // The contents of a project with submodules are named first.
+        let Origin::Snapshot(id, object) = self.origin else { return Ok(Vec::new()) };
+        let manifest = self.store.catalog().manifest(id, object)?;
+        let git = |entry: &Entry| {
+            *entry.name == *GIT.as_bytes() && matches!(entry.kind, Kind::File { .. })
+        };
+        let files = manifest.entries().filter(|(_, _, entry)| git(entry));
+        let mut files: Vec<PathBuf> =
+            files.map(|(place, slot, _)| manifest.path_of(place, slot)).collect();
+        outer_first(&mut files);
+        Ok(files)
+    }
+
+    /// Lets the files `.git` of submodules lead to repositories of the worktree. Returns the
+    /// submodules whose repositories are new.
+    fn connect(
+        &self,
+        links: &Links,
+        row: &WorktreeRow,
+        (stage, path): (&Stage, &Path),
+        registration: &Registration,
+        files: &[PathBuf],
+    ) -> Result<Vec<Module>, Error> {
+        if files.is_empty() {
+            return Ok(Vec::new());
+        }
+        format::require(self.store.path(), format::OWN_PATHS)?;
+        let modules = Modules::new(&links.repository, path, &registration.folder);
+        let submodules = Submodules {
+            modules: &modules,
+            registration: &registration.folder,
+            operation: self.operation,
+        };
+        let relocate = Relocate {
+            tree: Tree { path: &stage.path(), root: stage.dir() },
+            roots: &Relocation::new(Vec::new(), Vec::new()),
+            before: None,
+            whose: Whose::Staged,
+            at: &|_| None,
+            others: &|_| None,
+        };
+        let (mut new, mut led) = (Vec::new(), Vec::new());
+        for file in files {
+            match submodules.connect(&relocate, file, file)? {
+                Connected::NotOne => {}
+                // With a file that leads nowhere, git fails in the whole worktree.
+                Connected::NoRepository => {
+                    let remove = || -> io::Result<()> {
+                        let dir = open_parent(stage.dir(), file)?;
+                        Ok(fs::unlinkat(&dir, last(file)?, AtFlags::empty())?)
+                    };
+                    remove().context(Operation::Remove, || path.join(file))?;
+                }
+                Connected::To { module, is_new } => {
+                    led.push(file.as_path());
+                    new.extend(is_new.then_some(module));
+                }
+            }
+        }
+        if !led.is_empty() {
+            self.mend_index(row, stage, &led).context(Operation::WriteIndex, || path)?;
+        }
+        Ok(new)
     }
 
     /// Registers several trees at once, because a thread mostly waits for git.
@@ -266,14 +362,14 @@ impl Dressing<'_> {
 
     fn trees<'t>(
         &'t self,
-        (vouches, stamp): (&'t dyn Vouches, (i64, i64)),
+        (source, before_walk): (Source<'t>, (i64, i64)),
         stage: &'t Stage,
     ) -> Trees<'t> {
         Trees {
-            source: Source::Snapshot(vouches),
+            source,
             clone: stage.dir(),
             stage: None,
-            before_walk: stamp,
+            before_walk,
             jobs: self.operation.jobs(),
             stopped: &|| false,
         }
@@ -288,48 +384,7 @@ impl Dressing<'_> {
     ) -> Result<Vec<DestinationReport>, Error> {
         let inside: Vec<PathBuf> = stages.iter().map(|stage| stage.path().join(GIT)).collect();
         let store = self.store.path().strip_prefix(repository).ok();
-        let store = store.and_then(Path::to_str).map(|path| format!("/{}", literally(path)));
-        let clone = |part: &str, left_out: &[&str]| {
-            let options = self.operation.clone_options();
-            let left_out = left_out.iter().copied().chain(store.as_deref());
-            let options = left_out.fold(options, CloneOptions::exclude);
-            let into: Vec<PathBuf> = inside.iter().map(|git| git.join(part)).collect();
-            let cloned = clone_tree(repository.join(part), &into, &options);
-            cloned.map(|report| report.destinations)
-        };
-        let mut reports = clone("", &NOT_COPIED)?;
-        let packs = || changed(&repository.join("objects/pack"));
-        let mut tries = 0;
-        let objects = loop {
-            let before = packs();
-            if before.is_none() && changed(&repository.join("objects")).is_none() {
-                break Vec::new();
-            }
-            let cloned = clone("objects", &OBJECTS_NOT_COPIED)?;
-            if packs() == before {
-                break cloned;
-            }
-            tries += 1;
-            if tries == REPACKS_MOST {
-                let cause =
-                    io::Error::new(io::ErrorKind::WouldBlock, "git repacks it all the time");
-                return Err(Error::new(
-                    ErrorKind::Busy,
-                    Operation::CopyRepository,
-                    repository,
-                    cause,
-                ));
-            }
-            for git in &inside {
-                let again = || -> io::Result<()> {
-                    removal::remove(&fs::open(git, DIR_FLAGS, Mode::empty())?, c"objects")
-                };
-                again().context(Operation::RemoveStage, || git)?;
-            }
-        };
-        for (report, objects) in reports.iter_mut().zip(&objects) {
-            crate::tree::tally::add(report, objects);
-        }
+        let mut reports = repository::copy(repository, &inside, store, self.operation)?;
         self.ready(stages, &mut reports)?;
         for (report, place) in reports.iter_mut().zip(places) {
             report.path = place.path.join(GIT);
@@ -339,15 +394,26 @@ impl Dressing<'_> {
 
     /// Makes the indexes of git record the files of their tree.
     fn ready(&self, stages: &[Stage], reports: &mut [DestinationReport]) -> Result<(), Error> {
-        let Some(snapshots) = Snapshots::of(self.store, self.id, self.object)? else {
-            return Ok(());
+        let snapshots;
+        let source: (Source<'_>, _) = match self.origin {
+            Origin::Project { root, before_walk, .. } => (Source::Tree(root), before_walk),
+            Origin::Snapshot(id, object) => {
+                let Some(known) = Snapshots::of(self.store, id, object)? else { return Ok(()) };
+                snapshots = known;
+                (Source::Snapshot(&snapshots), snapshots.stamp())
+            }
         };
         for (stage, report) in stages.iter().zip(reports) {
-            let trees = self.trees((&snapshots, snapshots.stamp()), stage);
+            let trees = self.trees(source, stage);
             report.ready_index_entries = git_index::make_ready(&trees, &[PathBuf::new()]);
         }
         Ok(())
     }
+}
+
+/// How files may spell the root of the project.
+pub(super) fn spellings_of(root: &OwnedFd, path: &Path) -> Spellings {
+    Spellings::of(root, vec![bytes_of(path)])
 }
 
 /// Opens a tree whose root denies access even to its owner, so that we can make files in it.
@@ -359,23 +425,4 @@ fn open_up(stage: &Stage) -> io::Result<Option<Mode>> {
     }
     fs::fchmod(stage.dir(), meta::mode(mode | 0o700))?;
     Ok(Some(meta::mode(mode)))
-}
-
-/// When a folder last changed, if there is one.
-fn changed(path: &Path) -> Option<(i64, i64)> {
-    let stat = fs::statat(fs::CWD, path, AtFlags::empty()).ok()?;
-    Some(Meta::of(&stat).changed)
-}
-
-/// Returns a pattern that matches only this path.
-fn literally(path: &str) -> String {
-    let special = |char: char| matches!(char, '*' | '?' | '[' | ']' | '\\' | '!' | '#' | ' ');
-    let mut pattern = String::with_capacity(path.len());
-    for char in path.chars() {
-        if special(char) {
-            pattern.push('\\');
-        }
-        pattern.push(char);
-    }
-    pattern
 }

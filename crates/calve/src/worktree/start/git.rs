@@ -57,6 +57,8 @@ pub struct LinkedWorktree {
     pub commit: String,
     /// How many entries of the worktree's index record its files, so that git need not read them.
     pub ready_index_entries: u64,
+    /// How many submodules have repositories of their own, which are copies of the project's.
+    pub submodules: u64,
 }
 
 /// Why a worktree has no repository.

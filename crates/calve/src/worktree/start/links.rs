@@ -23,6 +23,7 @@ use crate::reflink::imp::{NEW_FILE_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::Meta;
 use crate::store::catalog::Linked;
 use crate::store::files::{listed_at, read_plain};
+use crate::store::git::modules::has_modules;
 use crate::store::git::{self, Branch, Failure, Found, Head, Registration, Repository};
 
 /// Which `HEAD` a new linked worktree has; built by value.
@@ -71,8 +72,6 @@ pub(super) enum Refusal {
     NotThere,
     /// The repository has no commit yet.
     Unborn,
-    /// The project has submodules. A linked worktree would not have their repositories.
-    Submodules,
     /// git is not installed, or does not work with the repository.
     Git(Failure),
 }
@@ -82,12 +81,7 @@ impl std::fmt::Display for Refusal {
         match self {
             Self::NotThere => f.write_str("it has no git repository"),
             Self::Unborn => f.write_str("its repository has no commit yet"),
-            Self::Submodules => f.write_str("it has submodules"),
-            Self::Git(failure) => {
-                // The first line says what failed; the other lines are git's advice.
-                let words = failure.to_string();
-                f.write_str(words.lines().next().unwrap_or_default())
-            }
+            Self::Git(failure) => failure.fmt(f),
         }
     }
 }
@@ -150,9 +144,6 @@ impl Links {
                 None => return Ok(Err(Refusal::Unborn)),
             },
         };
-        if has_submodules(&repository) {
-            return Ok(Err(Refusal::Submodules));
-        }
         let wanted: Vec<&str> = match onto {
             StartBranch::OfItsName => names.to_vec(),
             StartBranch::Named(branch) => vec![branch],
@@ -224,6 +215,17 @@ impl Links {
             }
         }
         Ok(())
+    }
+
+    /// Whether the project, or another linked worktree, has repositories of submodules.
+    pub(super) fn have_submodules(&self) -> bool {
+        has_modules(&self.repository.git_dir)
+            || self
+                .repository
+                .registrations()
+                .unwrap_or_default()
+                .iter()
+                .any(Registration::has_modules)
     }
 
     /// Puts the file `.git`, which leads git to the registration, into the staged tree.
@@ -309,11 +311,6 @@ fn makes(
         };
     }
     Ok(true)
-}
-
-/// Whether the project's repository contains repositories of submodules.
-fn has_submodules(repository: &Repository) -> bool {
-    listed_at(&repository.git_dir.join("modules")).is_ok_and(|names| !names.is_empty())
 }
 
 /// Whether an index may have the extension of a file monitor.

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use super::dress::{Dressed, Dressing};
+use super::dress::{Dressed, Dressing, Origin};
 use super::git::GitPlan;
 use super::{PathMode, places, publish_all};
 use crate::error::Error;
@@ -32,7 +32,8 @@ impl Store {
             stages.push(place.stage()?);
         }
         let made = self.fill(&manifest, &stages, &places, operation)?;
-        let dressing = Dressing { store: self, id, object, git, paths, operation };
+        let dressing =
+            Dressing { store: self, origin: Origin::Snapshot(id, object), git, paths, operation };
         let outcomes = dressing.dress(None, &stages, &places)?;
         publish_all(&mut stages, &places)?;
         Ok(made.reports.into_iter().zip(outcomes).collect())

@@ -18,7 +18,7 @@ use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::NEW_FILE_FLAGS;
 use crate::reflink::meta::{self, Meta};
 use crate::store::at::{is_gone, last, make_parents, open_at, open_parent, remove_at};
-use crate::store::bring::plan::{Changes, Moves, Times, Trees};
+use crate::store::bring::plan::{Changes, Moves, Times, Trees, with_names_of};
 use crate::store::bring::{look_at, set_in_place};
 use crate::store::id::SnapshotId;
 use crate::store::layout::{self, OWN, UNDO, UNDO_C, UNDO_FILES, UNDO_RECORD};
@@ -38,7 +38,8 @@ impl Worktree {
     /// [`ErrorKind::Changed`] if entries in the way were changed by hand since, as for
     /// [`Worktree::switch`]. [`ErrorKind::SnapshotNotFound`] if there is nothing to take back.
     pub fn undo(&self, options: &StoreOptions) -> Result<SwitchReport, Error> {
-        self.alone(|this| this.undo_alone(&options.operation()))
+        let operation = options.operation();
+        self.alone(&operation, |this| this.undo_alone(&operation))
     }
 
     fn undo_alone(&self, operation: &Running) -> Result<SwitchReport, Error> {
@@ -477,9 +478,14 @@ fn put_back(
 }
 
 impl Trees<'_> {
-    /// Makes a path a conflict if an undo will bring its old entry back and it was changed by hand
-    /// since.
-    pub(super) fn guard_from_undo(&self, undo: &Undo, moves: &mut Moves) {
+    /// Makes a path a conflict if an undo will bring its old entry or metadata back and it was changed
+    /// by hand since.
+    pub(super) fn guard_from_undo(
+        &self,
+        root: &OwnedFd,
+        undo: &Undo,
+        moves: &mut Moves,
+    ) -> io::Result<()> {
         let Undo { record, aside, .. } = undo;
         let noted: HashMap<&Path, &Entry> =
             record.metadata.iter().map(|(path, entry)| (path.as_path(), entry)).collect();
@@ -489,9 +495,11 @@ impl Trees<'_> {
             // already brought the metadata back.
             let same_content = now.is_directory()
                 || self.find(self.base, path).is_some_and(|at| self.base.at(at).same_content(now));
-            // Either entry may have metadata that could not be set in the other.
+            // Either entry may have metadata that could not be set in the other. A file that was in
+            // nobody's way is as noted, whatever is in it.
             let is_noted = |noted: &Entry| {
-                same_content && (self.maker.gave(now, noted) || self.maker.gave(noted, now))
+                (same_content || now.mtime == noted.mtime)
+                    && (self.maker.gave(now, noted) || self.maker.gave(noted, now))
             };
             if noted.get(path.as_path()).is_some_and(|noted| !is_noted(noted)) {
                 moves.conflicts.insert(path.clone());
@@ -502,5 +510,15 @@ impl Trees<'_> {
                 moves.conflicts.insert(path.clone());
             }
         }
+        // The metadata is set in place, so another name that the file got since would have it, too.
+        let is_other = |(path, noted): (&&Path, &&Entry)| {
+            let now = self.find(self.now, path).map(|at| self.now.at(at))?;
+            let is_as_noted = self.maker.gave(now, noted) || self.maker.gave(noted, now);
+            (!is_as_noted && !moves.put.contains_key(*path)).then(|| path.to_path_buf())
+        };
+        let paths = noted.iter().filter_map(is_other).collect();
+        let files = with_names_of(self.base, root, paths)?;
+        moves.conflicts.extend(files.into_iter().filter(|it| !it.2).map(|(path, ..)| path));
+        Ok(())
     }
 }

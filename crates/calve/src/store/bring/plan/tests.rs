@@ -141,6 +141,7 @@ fn a_plan_puts_what_differs_and_names_what_was_changed_by_hand_and_is_in_the_way
             maker: Maker::privileged(),
             in_place: in_place.map(|(place, slot, _)| now.path_of(place, slot)).collect(),
             local: None,
+            left_to_undo: &[],
         };
         let trees = Trees {
             // The same files that `find_in_place` would find: those that have the target's content.
@@ -152,6 +153,36 @@ fn a_plan_puts_what_differs_and_names_what_was_changed_by_hand_and_is_in_the_way
             ..trees
         };
         assert_eq!(shown(&trees.plan(*what)), *expected, "{row}");
+    }
+}
+
+#[test]
+fn what_an_undo_sees_to_is_not_brought_unless_something_is_there() {
+    // The base, the tree as it is, the target, what is left to the undo, and the plan.
+    let rows = [
+        ("d:d", "d:d", "d:d d/f:a", &[][..], "/d +d/f"),
+        ("d:d", "d:d", "d:d d/f:a", &["d/f"][..], ""),
+        ("d:d", "d:b", "d:d d/f:a", &["d/f"], ""),
+        ("d:d", "d:d", "d:d d/f:a d/g:a", &["d/f"], "/d +d/g"),
+        // It was added since, or the switch put another.
+        ("d:d", "d:d d/f:b", "d:d d/f:a", &["d/f"], "/d +d/f !d/f"),
+        ("d:d d/f:b", "d:d d/f:b", "d:d d/f:a", &["d/f"], "/d +d/f"),
+    ];
+    for (base, now, target, left, expected) in rows {
+        let row = format!("{base:?}, {now:?}, {target:?}, {left:?}");
+        let (base, now, target) = (tree(base), tree(now), tree(target));
+        let left: Vec<PathBuf> = left.iter().map(PathBuf::from).collect();
+        let trees = Trees {
+            base: &base,
+            now: &now,
+            target: &target,
+            interrupted: None,
+            maker: Maker::privileged(),
+            in_place: HashSet::new(),
+            local: None,
+            left_to_undo: &left,
+        };
+        assert_eq!(shown(&trees.plan(Changes::Respect)), expected, "{row}");
     }
 }
 
@@ -203,6 +234,7 @@ fn what_gets_another_content_gets_a_new_time_if_the_tree_holds_what_no_snapshot_
             maker: Maker::privileged(),
             in_place: HashSet::new(),
             local: None,
+            left_to_undo: &[],
         };
         trees.in_place = trees.other_metadata().into_iter().collect();
         let mut moves = trees.plan(*what);

@@ -1,0 +1,111 @@
+//! `calve reshare`.
+
+use calve::{NotReshared, ReshareOptions, ReshareReport, Worktree};
+use serde::Serialize;
+
+use crate::args::ReshareArgs;
+use crate::du::is_there;
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::failure::stored::store_failure;
+use crate::progress::Total;
+use crate::session::Session;
+use crate::text::{count, counted, duration};
+
+pub(crate) fn run(args: &ReshareArgs, session: Session<'_>) -> Result<Exit, Failure> {
+    let how = ReshareOptions::new().dry_run(args.dry_run);
+    let resolve = |path| session.common.resolve(path);
+    let report = if let Some(from) = &args.from {
+        let folders: Vec<_> = args.trees.iter().map(|path| resolve(path)).collect();
+        let from = resolve(from);
+        session
+            .work(Total::Unknown, |options| calve::reshare_folders(&from, &folders, &how, options))
+    } else {
+        let mut worktrees: Vec<Worktree> = Vec::new();
+        for word in &args.trees {
+            let worktree = session.worktree(Some(word))?;
+            if worktrees.iter().all(|other| other.path() != worktree.path()) {
+                worktrees.push(worktree);
+            }
+        }
+        let store = match worktrees.first() {
+            Some(first) => first.store().clone(),
+            None => session.store()?,
+        };
+        if args.trees.is_empty() {
+            worktrees = store.worktrees().map_err(|error| store_failure(&error))?;
+            worktrees.retain(is_there);
+        }
+        session.work(Total::Unknown, |options| store.reshare(&worktrees, &how, options))
+    };
+    let report = report.map_err(|error| store_failure(&error))?;
+    tell(&report, args.dry_run, session)
+}
+
+fn tell(report: &ReshareReport, dry_run: bool, session: Session<'_>) -> Result<Exit, Failure> {
+    let output = session.output;
+    let refused: Vec<String> = report
+        .refused
+        .iter()
+        .map(|(why, files)| {
+            let why = match why {
+                NotReshared::Filesystem => "the filesystem cannot share them",
+                NotReshared::Permission => "this user may not, or they are immutable",
+                NotReshared::File => {
+                    "the filesystem refuses them (swap files, or 'lsattr' shows C)"
+                }
+                _ => "they were changed meanwhile",
+            };
+            format!("{} not shared: {why}", counted(*files, "file"))
+        })
+        .collect();
+    output.warnings(&refused);
+    if report.unreadable > 0 {
+        let number = count(report.unreadable);
+        output.warning(format_args!("calve may not read some files or folders ({number})"));
+    }
+    let verb = if dry_run { "would give back" } else { "gave back" };
+    output.summary(format_args!(
+        "{verb} {} in {}, of {} that nothing shared in {}, {}",
+        output.size(report.reshared_bytes),
+        counted(report.reshared_files, "file"),
+        output.size(report.unshared_bytes),
+        counted(report.files, "file"),
+        duration(report.elapsed)
+    ));
+    if output.json {
+        output.document(&Document::new(report, dry_run))?;
+    }
+    let is_whole = report.refused.is_empty() && report.unreadable == 0;
+    Ok(if is_whole { Exit::Done } else { Exit::Findings })
+}
+
+/// The JSON document of `reshare`; docs/json.md says what each field means.
+#[derive(Serialize)]
+struct Document {
+    dry_run: bool,
+    files: u64,
+    unshared_files: u64,
+    unshared_bytes: u64,
+    reshared_files: u64,
+    reshared_bytes: u64,
+    refused: std::collections::BTreeMap<&'static str, u64>,
+    unreadable: u64,
+    elapsed_seconds: f64,
+}
+
+impl Document {
+    fn new(report: &ReshareReport, dry_run: bool) -> Self {
+        Self {
+            dry_run,
+            files: report.files,
+            unshared_files: report.unshared_files,
+            unshared_bytes: report.unshared_bytes,
+            reshared_files: report.reshared_files,
+            reshared_bytes: report.reshared_bytes,
+            refused: report.refused.iter().map(|(why, files)| (why.as_str(), *files)).collect(),
+            unreadable: report.unreadable,
+            elapsed_seconds: report.elapsed.as_secs_f64(),
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! Which volumes there are, and which are mounted: what the kernel and `/etc` say.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::plan::{self, FSTAB, Mount, Record, UNITS, Volume};
+use crate::text::shell_word;
+
+/// Everything that is mounted.
+pub(super) fn mounted() -> Vec<Mount> {
+    plan::mounts(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default())
+}
+
+/// The mount at this very folder, if it is a loop device's.
+pub(super) fn mount_at(mounts: &[Mount], at: &Path) -> Option<Mount> {
+    let mount = mounts.iter().rev().find(|mount| mount.at == at)?;
+    backing_file(mount).map(|_| mount.clone())
+}
+
+/// The image below a mount.
+pub(super) fn backing_file(mount: &Mount) -> Option<PathBuf> {
+    let text = fs::read_to_string(sys(mount)?.join("backing_file")).ok()?;
+    Some(text.strip_suffix('\n').unwrap_or(&text).into())
+}
+
+/// Whether the loop device bypasses the host's page cache.
+pub(super) fn has_direct_io(mount: &Mount) -> Option<bool> {
+    let text = fs::read_to_string(sys(mount)?.join("dio")).ok()?;
+    Some(text.trim() == "1")
+}
+
+fn sys(mount: &Mount) -> Option<PathBuf> {
+    let name = mount.source.strip_prefix("/dev/").filter(|name| name.starts_with("loop"))?;
+    Some(Path::new("/sys/block").join(name).join("loop"))
+}
+
+/// The volumes that something mounts at boot.
+pub(super) fn recorded() -> Vec<(Volume, Record)> {
+    let fstab = fs::read_to_string(FSTAB).unwrap_or_default();
+    let mut volumes = plan::volumes_in_fstab(&fstab);
+    for entry in fs::read_dir(UNITS).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.ends_with(".mount")
+            && let Ok(text) = fs::read_to_string(entry.path())
+        {
+            volumes.extend(plan::volume_in_unit(&name, &text));
+        }
+    }
+    volumes.sort_by(|(one, _), (other, _)| one.at.cmp(&other.at));
+    volumes
+}
+
+/// What mounts a volume that is recorded and not mounted.
+pub(super) fn mount_command(volume: &Volume, record: &Record) -> String {
+    match record {
+        Record::Unit(unit) => format!("sudo systemctl start {}", shell_word(Path::new(unit))),
+        Record::Line(_) => format!("sudo mount {}", shell_word(&volume.at)),
+    }
+}
+
+/// How to mount the volume that a path should be on and is not.
+pub(crate) fn how_to_mount(path: &Path) -> Option<String> {
+    let mounts = mounted();
+    let is_away =
+        |volume: &Volume| path.starts_with(&volume.at) && mount_at(&mounts, &volume.at).is_none();
+    let (volume, record) = recorded().into_iter().find(|(volume, _)| is_away(volume))?;
+    Some(mount_command(&volume, &record))
+}

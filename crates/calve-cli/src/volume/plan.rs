@@ -1,0 +1,550 @@
+//! What a volume is made of, and which steps make, grow and remove it: decisions alone, which look at nothing.
+//!
+//! A volume is a filesystem that can share blocks, in a sparse image file beside the folder that it is mounted at. What
+//! records it is what mounts it at boot: a mount unit where systemd runs, else a line in `/etc/fstab`. Both carry the
+//! mount option [`MARK`], which means nothing to anybody else, so calve keeps no list of its own.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+
+use crate::text::{bytes, shell_word};
+
+/// The mount option that says that a mount is a volume of calve's. Options that start with `x-` are comments.
+pub(super) const MARK: &str = "x-calve.volume";
+
+/// The label of the filesystem in an image: so no other file of that name is taken for one.
+pub(super) const LABEL: &str = "calve";
+
+pub(super) const FSTAB: &str = "/etc/fstab";
+pub(super) const UNITS: &str = "/etc/systemd/system";
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+/// Both filesystems need a third of this at least; the rest is for files.
+pub(super) const LEAST_BYTES: u64 = GIB;
+
+/// XFS keeps a two-thousandth of its size for its log, written at once: 250 MB of this.
+const MOST_BYTES: u64 = 512 * GIB;
+
+/// What `as-root` does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RootAction {
+    Mount,
+    Unmount,
+    Grow,
+}
+
+/// The filesystem of a volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Filesystem {
+    Xfs,
+    Btrfs,
+}
+
+impl Filesystem {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Xfs => "xfs",
+            Self::Btrfs => "btrfs",
+        }
+    }
+
+    pub(super) fn named(name: &str) -> Option<Self> {
+        [Self::Xfs, Self::Btrfs].into_iter().find(|it| it.name() == name)
+    }
+
+    pub(super) fn mkfs(self) -> &'static str {
+        match self {
+            Self::Xfs => "mkfs.xfs",
+            Self::Btrfs => "mkfs.btrfs",
+        }
+    }
+
+    /// A user made the filesystem, so no file in it may be a device or run as somebody else. `discard` gives the space of
+    /// deleted files back to the host.
+    pub(super) fn options(self) -> String {
+        let own = match self {
+            Self::Xfs => "",
+            // Without `noatime` reading a file of a snapshot writes to it. Users may delete their own subvolumes.
+            Self::Btrfs => ",noatime,user_subvol_rm_allowed",
+        };
+        format!("loop,discard,nosuid,nodev{own},{MARK}")
+    }
+
+    /// What makes the filesystem in an image; `protofile` says whom its root folder belongs to.
+    pub(super) fn make(self, image: &Path, protofile: &Path) -> Vec<OsString> {
+        let mut words: Vec<OsString> = match self {
+            Self::Xfs => ["-q", "-m", "reflink=1", "-L", LABEL, "-p"].map(OsString::from).into(),
+            Self::Btrfs => ["-q", "-L", LABEL].map(OsString::from).into(),
+        };
+        if self == Self::Xfs {
+            words.push(protofile.into());
+        }
+        words.push(image.into());
+        words
+    }
+
+    /// What checks an image that is not mounted. It changes nothing, unless it is to repair.
+    pub(super) fn check(self, image: &Path, repair: bool) -> Option<(&'static str, Vec<OsString>)> {
+        let (program, words): (_, &[&str]) = match (self, repair) {
+            (Self::Xfs, false) => ("xfs_repair", &["-n", "-f"]),
+            (Self::Xfs, true) => ("xfs_repair", &["-f"]),
+            (Self::Btrfs, false) => ("btrfs", &["check", "--readonly"]),
+            // Its manual says not to use it without a developer's advice.
+            (Self::Btrfs, true) => return None,
+        };
+        let words = words.iter().map(OsString::from).chain([image.into()]).collect();
+        Some((program, words))
+    }
+}
+
+/// The protofile of an XFS (mkfs.xfs(8)): an empty root folder of this user.
+pub(super) fn protofile(owner: Owner) -> String {
+    format!("/\n0 0\nd--755 {} {}\n$\n", owner.uid, owner.gid)
+}
+
+/// Whom the root folder of a volume belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Owner {
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+}
+
+impl std::str::FromStr for Owner {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parsed = text
+            .split_once(':')
+            .and_then(|(uid, gid)| Some(Self { uid: uid.parse().ok()?, gid: gid.parse().ok()? }));
+        parsed.ok_or_else(|| "not UID:GID".to_owned())
+    }
+}
+
+impl std::fmt::Display for Owner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.uid, self.gid)
+    }
+}
+
+/// A volume by its places; whether anything is there is another question.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Volume {
+    pub(super) at: PathBuf,
+    pub(super) image: PathBuf,
+    pub(super) filesystem: Filesystem,
+}
+
+/// The image of the volume at a folder.
+pub(super) fn image_of(at: &Path) -> PathBuf {
+    with_suffix(at, ".img")
+}
+
+/// The image while it is being made: what a killed process leaves has this name.
+pub(super) fn new_image_of(at: &Path) -> PathBuf {
+    hidden(at, "new")
+}
+
+/// What mkfs.xfs reads while it makes the image.
+pub(super) fn protofile_of(at: &Path) -> PathBuf {
+    hidden(at, "protofile")
+}
+
+/// The image while the volume is being removed.
+pub(super) fn old_image_of(at: &Path) -> PathBuf {
+    hidden(at, "removed")
+}
+
+fn hidden(at: &Path, what: &str) -> PathBuf {
+    let mut name = OsString::from(".calve-volume-");
+    name.push(at.file_name().unwrap_or_default());
+    name.push(".");
+    name.push(what);
+    at.with_file_name(name)
+}
+
+pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// Whether a path needs no quotes in `/etc/fstab`, in units and in a shell.
+pub(super) fn is_plain(path: &Path) -> bool {
+    let bytes = path.as_os_str().as_encoded_bytes();
+    path.to_str().is_some()
+        && bytes.iter().all(|byte| {
+            byte.is_ascii_alphanumeric() || b"/._-+@".contains(byte) || !byte.is_ascii()
+        })
+}
+
+/// What mounts a volume at boot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum AtBoot {
+    /// The name of the mount unit.
+    Systemd(String),
+    Fstab,
+}
+
+/// The line of a volume in `/etc/fstab`.
+pub(super) fn fstab_line(volume: &Volume) -> String {
+    let (name, options) = (volume.filesystem.name(), volume.filesystem.options());
+    format!("{} {} {name} {options},nofail 0 0", volume.image.display(), volume.at.display())
+}
+
+/// The mount unit of a volume.
+pub(super) fn unit_text(volume: &Volume) -> String {
+    let folder = volume.image.parent().unwrap_or(Path::new("/"));
+    format!(
+        "[Unit]\n\
+         Description=calve volume {at}\n\
+         RequiresMountsFor={}\n\
+         [Mount]\n\
+         What={}\n\
+         Where={at}\n\
+         Type={}\n\
+         Options={}\n\
+         [Install]\n\
+         WantedBy=multi-user.target\n",
+        folder.display(),
+        volume.image.display(),
+        volume.filesystem.name(),
+        volume.filesystem.options(),
+        at = volume.at.display(),
+    )
+}
+
+/// One thing that root does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Step {
+    Run(&'static str, Vec<OsString>),
+    /// The loop device below the folder bypasses the host's page cache. Not every filesystem can; that is no failure.
+    DirectIo(PathBuf),
+    /// The loop device takes over the image's new size.
+    NewSize(PathBuf),
+    Write(PathBuf, String),
+    Remove(PathBuf),
+    AddLine(String),
+    RemoveLine(String),
+}
+
+fn run<const N: usize>(program: &'static str, words: [&dyn AsRef<std::ffi::OsStr>; N]) -> Step {
+    Step::Run(program, words.iter().map(|word| word.as_ref().to_owned()).collect())
+}
+
+/// A step, and what undoes it.
+pub(super) type Undoable = (Step, Option<Step>);
+
+/// What root does so that an image is mounted, now and at every boot. What is mounted already is not mounted again.
+pub(super) fn steps_to_mount(
+    volume: &Volume,
+    boot: &AtBoot,
+    owner: Owner,
+    is_mounted: bool,
+) -> Vec<Undoable> {
+    let at = &volume.at;
+    let mut steps = Vec::new();
+    match boot {
+        AtBoot::Systemd(unit) => {
+            let path = Path::new(UNITS).join(unit);
+            let reload = || run("systemctl", [&"daemon-reload"]);
+            steps.push((Step::Write(path.clone(), unit_text(volume)), Some(Step::Remove(path))));
+            steps.push((reload(), Some(reload())));
+            steps.push((
+                run("systemctl", [&"enable", &"--now", unit]),
+                Some(run("systemctl", [&"disable", &"--now", unit])),
+            ));
+        }
+        AtBoot::Fstab => {
+            let line = fstab_line(volume);
+            steps.push((Step::AddLine(line.clone()), Some(Step::RemoveLine(line))));
+            if !is_mounted {
+                steps.push((run("mount", [at]), Some(run("umount", [at]))));
+            }
+        }
+    }
+    steps.push((Step::DirectIo(at.clone()), None));
+    if volume.filesystem == Filesystem::Btrfs {
+        // mkfs.btrfs gives the root folder to root, whoever runs it.
+        steps.push((run("chown", [&owner.to_string(), at]), None));
+    }
+    steps
+}
+
+/// What root does so that nothing mounts the image any more. `line` is the one in `/etc/fstab`.
+pub(super) fn steps_to_unmount(
+    volume: &Volume,
+    boot: Option<&Record>,
+    is_mounted: bool,
+) -> Vec<Undoable> {
+    let mut steps = Vec::new();
+    if is_mounted {
+        steps.push((run("umount", [&volume.at]), None));
+    }
+    match boot {
+        Some(Record::Unit(unit)) => {
+            let path = Path::new(UNITS).join(unit);
+            steps.push((run("systemctl", [&"disable", unit]), None));
+            steps.push((Step::Remove(path), None));
+            steps.push((run("systemctl", [&"daemon-reload"]), None));
+        }
+        Some(Record::Line(line)) => steps.push((Step::RemoveLine(line.clone()), None)),
+        None => {}
+    }
+    steps
+}
+
+/// What root does after an image was made longer.
+pub(super) fn steps_to_grow(volume: &Volume) -> Vec<Undoable> {
+    let at = &volume.at;
+    let grow = match volume.filesystem {
+        Filesystem::Xfs => run("xfs_growfs", [at]),
+        Filesystem::Btrfs => run("btrfs", [&"filesystem", &"resize", &"max", at]),
+    };
+    vec![(Step::NewSize(at.clone()), None), (grow, None)]
+}
+
+/// The lines that do the same in root's shell.
+pub(super) fn shell_lines(steps: &[Undoable]) -> Vec<String> {
+    let device = |at: &Path| format!("\"$(findmnt -no SOURCE {})\"", shell_word(at));
+    let quoted = |text: &str| shell_word(Path::new(text));
+    let line = |step: &Step| match step {
+        Step::Run(program, words) => {
+            let words = words.iter().map(|word| shell_word(Path::new(word)));
+            std::iter::once((*program).to_owned()).chain(words).collect::<Vec<_>>().join(" ")
+        }
+        Step::DirectIo(at) => format!("losetup --direct-io=on {}", device(at)),
+        Step::NewSize(at) => format!("losetup -c {}", device(at)),
+        Step::Write(path, text) => {
+            let words: Vec<String> = text.lines().map(quoted).collect();
+            format!("printf '%s\\n' {} > {}", words.join(" "), shell_word(path))
+        }
+        Step::Remove(path) => format!("rm {}", shell_word(path)),
+        Step::AddLine(line) => format!("echo {} >> {FSTAB}", quoted(line)),
+        Step::RemoveLine(line) => {
+            // `grep` ends with 1 if nothing else is in the file.
+            let line = quoted(line);
+            format!(
+                "{{ grep -vxF {line} {FSTAB} || true; }} > {FSTAB}.new && cat {FSTAB}.new > {FSTAB} && \
+                 rm {FSTAB}.new"
+            )
+        }
+    };
+    steps.iter().map(|(step, _)| line(step)).collect()
+}
+
+/// What mounts a volume at boot, as it was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Record {
+    /// The file name of the mount unit.
+    Unit(String),
+    /// The line in `/etc/fstab`.
+    Line(String),
+}
+
+/// The volumes in the text of `/etc/fstab`.
+pub(super) fn volumes_in_fstab(text: &str) -> Vec<(Volume, Record)> {
+    let volume = |line: &str| {
+        let mut words = line.split_ascii_whitespace();
+        let (image, at, name, options) =
+            (words.next()?, words.next()?, words.next()?, words.next()?);
+        let is_ours = !image.starts_with('#') && options.split(',').any(|option| option == MARK);
+        let filesystem = Filesystem::named(name).filter(|_| is_ours)?;
+        let volume = Volume { at: unescaped(at), image: unescaped(image), filesystem };
+        Some((volume, Record::Line(line.to_owned())))
+    };
+    text.lines().filter_map(volume).collect()
+}
+
+/// The volume of a mount unit.
+pub(super) fn volume_in_unit(name: &str, text: &str) -> Option<(Volume, Record)> {
+    let value =
+        |key: &str| text.lines().find_map(|line| line.trim().strip_prefix(key)?.strip_prefix('='));
+    let is_ours = value("Options")?.split(',').any(|option| option == MARK);
+    let filesystem = Filesystem::named(value("Type")?).filter(|_| is_ours)?;
+    let volume = Volume { at: value("Where")?.into(), image: value("What")?.into(), filesystem };
+    Some((volume, Record::Unit(name.to_owned())))
+}
+
+/// A mounted filesystem.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Mount {
+    pub(super) at: PathBuf,
+    pub(super) filesystem: String,
+    pub(super) source: String,
+}
+
+/// The mounts in the text of `/proc/self/mountinfo` (proc_pid_mountinfo(5)), in the order in which they were made.
+pub(super) fn mounts(text: &str) -> Vec<Mount> {
+    let mount = |line: &str| {
+        let (fixed, rest) = line.split_once(" - ")?;
+        let at = fixed.split(' ').nth(4)?;
+        let mut words = rest.split(' ');
+        let (filesystem, source) = (words.next()?, words.next()?);
+        let source = unescaped(source).to_str()?.to_owned();
+        Some(Mount { at: unescaped(at), filesystem: filesystem.to_owned(), source })
+    };
+    text.lines().filter_map(mount).collect()
+}
+
+/// The mount that a path is on. Later mounts hide earlier ones at the same place.
+pub(super) fn mount_of<'m>(mounts: &'m [Mount], path: &Path) -> Option<&'m Mount> {
+    mounts
+        .iter()
+        .filter(|mount| path.starts_with(&mount.at))
+        .max_by_key(|mount| mount.at.as_os_str().len())
+        .and_then(|deepest| mounts.iter().rev().find(|mount| mount.at == deepest.at))
+}
+
+/// `\040` and the like, as tables of mounts have them.
+fn unescaped(word: &str) -> PathBuf {
+    use std::os::unix::ffi::OsStringExt as _;
+    let bytes = word.as_bytes();
+    let (mut plain, mut at) = (Vec::with_capacity(bytes.len()), 0);
+    while let Some(&byte) = bytes.get(at) {
+        let code = bytes.get(at + 1..at + 4).filter(|_| byte == b'\\');
+        let code = code.and_then(|digits| std::str::from_utf8(digits).ok());
+        match code.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(code) => {
+                plain.push(code);
+                at += 4;
+            }
+            None => {
+                plain.push(byte);
+                at += 1;
+            }
+        }
+    }
+    OsString::from_vec(plain).into()
+}
+
+/// `500M`, `20G`, `1.5T`: the units are powers of 1024, as truncate(1) has them.
+pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
+    let wrong = || "not a size such as 800M, 20G or 1T".to_owned();
+    let upper = text.to_ascii_uppercase();
+    let short = upper.strip_suffix("IB").unwrap_or(&upper);
+    let (digits, shift) = match short.char_indices().next_back() {
+        Some((at, 'M')) => (&short[..at], 20),
+        Some((at, 'G')) => (&short[..at], 30),
+        Some((at, 'T')) => (&short[..at], 40),
+        _ => return Err(wrong()),
+    };
+    let number: u64 = digits
+        .bytes()
+        .all(|byte| byte.is_ascii_digit())
+        .then(|| digits.parse().ok())
+        .flatten()
+        .ok_or_else(wrong)?;
+    let size = number.checked_mul(1 << shift).filter(|size| *size <= 1 << 50).ok_or_else(wrong)?;
+    if size < LEAST_BYTES { Err("a volume has at least 1G".to_owned()) } else { Ok(size) }
+}
+
+/// The size of a volume if nobody says one: three quarters of what is free on the host, in whole GiB. The image takes
+/// only what is in it, so a small size would save nothing; and one that the host cannot give would fill the host. `None`
+/// if there is too little room for any.
+pub(super) fn default_size(host_free: u64) -> Option<u64> {
+    let size = (host_free / 4).saturating_mul(3).min(MOST_BYTES) / GIB * GIB;
+    (size >= LEAST_BYTES).then_some(size)
+}
+
+/// How full a filesystem is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Space {
+    pub(super) size: u64,
+    pub(super) free: u64,
+}
+
+/// What there is to say about the room of a volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Room {
+    Enough,
+    /// A tenth of the volume is left.
+    VolumeLittle,
+    /// The volume counts on space that the host does not have, and the host has little left.
+    HostLittle,
+    /// The next writes may fail, although the volume has room.
+    HostFull,
+}
+
+/// How much room a volume has, in itself and on its host. A volume that fills is an error of the program that writes; a
+/// host that fills is an I/O error of the volume's disk, after which the kernel may shut the filesystem down.
+pub(super) fn room(volume: Space, host: Space) -> Room {
+    let counts_on_it = host.free < volume.free;
+    let full = (host.size / 50).clamp(64 * MIB, GIB);
+    let little = (host.size / 10).clamp(256 * MIB, 10 * GIB);
+    if counts_on_it && host.free < full {
+        Room::HostFull
+    } else if counts_on_it && host.free < little {
+        Room::HostLittle
+    } else if volume.free < volume.size / 10 {
+        Room::VolumeLittle
+    } else {
+        Room::Enough
+    }
+}
+
+/// What `room` means and what to do, for a volume at `at` in `image`.
+pub(super) fn advice(
+    room: Room,
+    volume: Space,
+    host: Space,
+    (at, image): (&Path, &Path),
+) -> Option<String> {
+    let (place, folder) = (shell_word(at), shell_word(image.parent().unwrap_or(image)));
+    Some(match room {
+        Room::Enough => return None,
+        Room::VolumeLittle => format!(
+            "the volume {place} has only {} left: 'calve volume grow {place}' makes it larger, 'calve drop' and 'calve store \
+             gc' free space",
+            bytes(volume.free)
+        ),
+        Room::HostLittle | Room::HostFull => format!(
+            "the disk below the volume {place} has only {} left, and writes in the volume fail when it is full: free some \
+             space in {folder}, or drop worktrees, which gives theirs back",
+            bytes(host.free)
+        ),
+    })
+}
+
+/// The command that installs a program that is missing, by the `ID` and `ID_LIKE` of os-release(5).
+pub(super) fn install_command(program: &str, os_release: &str) -> String {
+    let value = |key: &str| {
+        let line = os_release.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        line.unwrap_or_default().trim_matches(['"', '\'']).to_owned()
+    };
+    let ids = format!("{} {}", value("ID"), value("ID_LIKE"));
+    let family = ids.split(' ').find_map(|id| {
+        Some(match id {
+            "debian" | "ubuntu" => "apt install",
+            "fedora" | "rhel" | "centos" => "dnf install",
+            "suse" | "opensuse" | "sles" => "zypper install",
+            "arch" => "pacman -S",
+            "alpine" => "apk add",
+            _ => return None,
+        })
+    });
+    let package = match (program, family) {
+        ("mkfs.xfs" | "xfs_repair", _) => "xfsprogs",
+        // It is a package of its own there.
+        ("xfs_growfs", Some("apk add")) => "xfsprogs-extra",
+        ("xfs_growfs", _) => "xfsprogs",
+        ("mkfs.btrfs" | "btrfs", Some("zypper install")) => "btrfsprogs",
+        ("mkfs.btrfs" | "btrfs", _) => "btrfs-progs",
+        ("mount" | "umount", Some("apt install")) => "mount",
+        // Each is a package of its own there.
+        ("losetup" | "blkid" | "mount" | "umount", Some("apk add")) => program,
+        ("systemctl" | "systemd-escape", _) => "systemd",
+        ("chown", _) => "coreutils",
+        _ => "util-linux",
+    };
+    match family {
+        Some(family) => format!("{family} {package}"),
+        None => format!("install the package {package}"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,205 @@
+//! What copies of a tree will cost, before the first byte is written.
+//!
+//! The answer must not delay what it is about. So calve decides by the names of the filesystems, and
+//! does not try a clone; it looks at a part of a large tree only; and it writes a sample of a few
+//! milliseconds.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::OWN;
+use crate::reflink::{filesystem_name, temporary_name};
+
+/// How many entries of a tree are looked at. A larger tree costs at least what was seen. The copy
+/// looks at these entries next, and they are in memory then.
+const MOST_ENTRIES: u64 = 20_000;
+
+/// The files of a sample. More of them would tell more, and take longer.
+const SAMPLE_FILES: u32 = 16;
+/// The bytes of a sample: enough to hide what opening a file takes.
+const SAMPLE_BYTES: usize = 4 * 1024 * 1024;
+
+/// Filesystems that never share blocks between files, however they are set up.
+///
+/// The name is one of [`filesystem_name`]. `false` says only that the name is no reason.
+#[must_use]
+pub fn never_shares_blocks(filesystem: &str) -> bool {
+    let never = [
+        "tmpfs", "ramfs", "f2fs", "vfat", "msdos", "exfat", "ntfs", "ntfs3", "hfs", "hfsplus",
+        "jfs", "reiserfs", "ufs", "squashfs", "erofs", "iso9660", "udf",
+    ];
+    let name = filesystem.to_ascii_lowercase();
+    never.contains(&name.as_str())
+        || ["ext2", "ext3", "ext4"].iter().any(|ext| name.starts_with(ext))
+}
+
+/// Whether files of `source` will be copied into `destination`, or below it, because the filesystems
+/// cannot share blocks. Filesystems that may share are taken for ones that do: what `false` says is
+/// not certain. Nothing is written. Of a destination that does not exist, the folder above it counts.
+#[must_use]
+pub fn must_copy(source: impl AsRef<Path>, destination: impl AsRef<Path>) -> bool {
+    let (source, destination) = (source.as_ref(), existing(destination.as_ref()));
+    let (Some(from), Some(to)) = (filesystem_name(source), filesystem_name(destination)) else {
+        return false;
+    };
+    if never_shares_blocks(&from) || never_shares_blocks(&to) || from != to {
+        return true;
+    }
+    // btrfs has a device number for each subvolume, and others share between mounts, too.
+    from == "xfs" && !same_device(source, destination)
+}
+
+#[cfg(unix)]
+fn same_device(one: &Path, other: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    let device = |path: &Path| fs::metadata(path).map(|found| found.dev()).ok();
+    device(one) == device(other)
+}
+
+#[cfg(not(unix))]
+fn same_device(_: &Path, _: &Path) -> bool {
+    true
+}
+
+/// The path, or the nearest folder above it that exists.
+fn existing(path: &Path) -> &Path {
+    let is_there = |path: &&Path| fs::metadata(path).is_ok();
+    path.ancestors()
+        .filter(|path| !path.as_os_str().is_empty())
+        .find(is_there)
+        .unwrap_or(Path::new("."))
+}
+
+/// What it costs to copy a tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CopyCost {
+    /// Regular files.
+    pub files: u64,
+    /// The sum of their sizes.
+    pub bytes: u64,
+    /// Whether there may be more, because the tree was too large to be looked at in a moment.
+    pub is_least: bool,
+}
+
+impl CopyCost {
+    /// Of a tree whose size is known, for example by a snapshot of it.
+    #[must_use]
+    pub fn new(files: u64, bytes: u64) -> Self {
+        Self { files, bytes, is_least: false }
+    }
+
+    /// Of the tree at `root`, without calve's own folder. calve looks at 20,000 entries at most. It
+    /// counts nothing that it cannot read.
+    #[must_use]
+    pub fn of_tree(root: impl AsRef<Path>) -> Self {
+        Self::of_entries(root.as_ref().to_owned(), MOST_ENTRIES)
+    }
+
+    fn of_entries(root: PathBuf, most: u64) -> Self {
+        let (mut cost, mut entries) = (Self::new(0, 0), 0);
+        let mut folders = vec![root.clone()];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+                entries += 1;
+                if entries > most {
+                    return Self { is_least: true, ..cost };
+                }
+                let is_own = folder == root && entry.file_name() == OWN;
+                match entry.file_type() {
+                    Ok(kind) if kind.is_dir() && !is_own => folders.push(entry.path()),
+                    Ok(kind) if kind.is_file() => {
+                        cost.files += 1;
+                        cost.bytes += entry.metadata().map_or(0, |found| found.len());
+                    }
+                    _ => {}
+                }
+            }
+        }
+        cost
+    }
+
+    /// Of so many copies.
+    #[must_use]
+    pub fn times(self, copies: u64) -> Self {
+        Self {
+            files: self.files.saturating_mul(copies),
+            bytes: self.bytes.saturating_mul(copies),
+            ..self
+        }
+    }
+
+    /// About how long the copies take in a folder, or in the nearest one above it that exists. calve
+    /// writes a sample of 4 MiB there for that, and removes it. Nothing is flushed to the disk, as in
+    /// a clone. A source that is not in memory takes longer.
+    ///
+    /// # Errors
+    /// The sample could not be written. Nothing is left behind, unless it could not be removed.
+    pub fn time_in(self, folder: impl AsRef<Path>) -> io::Result<Duration> {
+        let sample = existing(folder.as_ref()).join(temporary_name());
+        fs::create_dir(&sample)?;
+        let measured = measured(&sample);
+        let removed = fs::remove_dir_all(&sample);
+        let (file, bytes) = measured?;
+        removed?;
+        let seconds = file.as_secs_f64() * self.files as f64
+            + bytes.as_secs_f64() * self.bytes as f64 / SAMPLE_BYTES as f64;
+        Ok(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))
+    }
+}
+
+/// How long one empty file takes, and how long the bytes of a sample take.
+fn measured(folder: &Path) -> io::Result<(Duration, Duration)> {
+    let start = Instant::now();
+    for number in 0..SAMPLE_FILES {
+        fs::File::create_new(folder.join(number.to_string()))?;
+    }
+    let file = start.elapsed() / SAMPLE_FILES;
+    let bytes = vec![1; SAMPLE_BYTES];
+    let start = Instant::now();
+    fs::File::create_new(folder.join("bytes"))?.write_all(&bytes)?;
+    Ok((file, start.elapsed()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cost_of_a_tree_is_its_files_without_calves_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        fs::create_dir_all(root.join("a/.calve")).unwrap();
+        fs::create_dir_all(root.join(".calve")).unwrap();
+        for (path, size) in [("one", 10), ("a/two", 20), (".calve/own", 40), ("a/.calve/three", 80)]
+        {
+            fs::write(root.join(path), vec![0; size]).unwrap();
+        }
+        let cost = CopyCost::of_tree(root);
+        assert_eq!(cost, CopyCost { files: 3, bytes: 110, is_least: false });
+        assert_eq!(cost.times(3), CopyCost { files: 9, bytes: 330, is_least: false });
+        // The three files, and two folders.
+        for (most, is_least) in [(0, true), (4, true), (6, false)] {
+            let cost = CopyCost::of_entries(root.to_owned(), most);
+            assert_eq!(cost.is_least, is_least, "{most}: {cost:?}");
+        }
+        let time = cost.times(1000).time_in(root.join("not/there")).unwrap();
+        assert!(time > Duration::ZERO && time > cost.time_in(root).unwrap() / 100);
+        assert_eq!(fs::read_dir(root).unwrap().count(), 3, "the sample is gone");
+    }
+
+    #[test]
+    fn filesystems_that_never_share_are_known_by_name() {
+        for (name, expected) in [
+            ("ext4", true),
+            ("ext2/ext3/ext4", true),
+            ("tmpfs", true),
+            ("xfs", false),
+            ("zfs", false),
+        ] {
+            assert_eq!(never_shares_blocks(name), expected, "{name}");
+        }
+    }
+}

@@ -1,0 +1,556 @@
+//! Shares blocks again: files that a build, an install or a checkout wrote with bytes that another
+//! tree has already.
+//!
+//! A file is looked at closely only if the filesystem says that a part of it is in no other file
+//! (FIEMAP), and if another file has its size. Then its content is hashed. The names of the store's
+//! mirrors are hashes, so that these are not read. Hashes only propose: the kernel compares the
+//! bytes itself while nobody can change them (`FIDEDUPERANGE`), and changes nothing else. Inode and
+//! times stay, so that indexes and builds stay fresh, and nothing here can lose content, whatever
+//! other processes do meanwhile.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{self, FileType, Mode};
+use rustix::io::Errno;
+
+use super::Worktree;
+use crate::error::{Error, ErrorKind, Operation};
+use crate::reflink::imp::{DIR_FLAGS, SOURCE_FLAGS};
+use crate::reflink::meta::Meta;
+use crate::reflink::sys::{self, Place};
+use crate::store::blobs::Intake;
+use crate::store::id::{BlobId, from_hex};
+use crate::store::{Store, StoreOptions, at, layout};
+use crate::tree::pool::{self, lock};
+use crate::tree::running::Running;
+use crate::tree::visit::{Found, Visitor, visit};
+
+/// How much one call compares. btrfs works in pieces of this size, and between calls the operation
+/// can be cancelled.
+const PIECE_BYTES: u64 = 16 << 20;
+
+/// How [`Store::reshare`] works; built by value.
+#[derive(Debug, Clone, Default)]
+pub struct ReshareOptions {
+    dry_run: bool,
+}
+
+impl ReshareOptions {
+    /// Equal content is shared.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whether nothing is shared, and only the report says what would be.
+    #[must_use]
+    pub fn dry_run(mut self, yes: bool) -> Self {
+        self.dry_run = yes;
+        self
+    }
+}
+
+/// Why a file was not shared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum NotReshared {
+    /// The file's filesystem cannot share blocks between files.
+    Filesystem,
+    /// The process may not: the file is another user's, or it is immutable.
+    Permission,
+    /// The filesystem refuses this file: it is a swap file, or only one of the two files has
+    /// checksums (`chattr +C`).
+    File,
+    /// The file was changed, replaced or removed meanwhile.
+    Changed,
+}
+
+impl NotReshared {
+    /// The name of the reason in the JSON output of the command.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Filesystem => "filesystem",
+            Self::Permission => "permission",
+            Self::File => "file",
+            Self::Changed => "changed",
+        }
+    }
+
+    /// `None` for an error that another file would meet, too: a failing or full disk.
+    fn of(error: &io::Error) -> Option<Self> {
+        match Errno::from_io_error(error)? {
+            Errno::OPNOTSUPP | Errno::NOTTY | Errno::NOSYS => Some(Self::Filesystem),
+            Errno::PERM | Errno::ACCESS | Errno::ROFS => Some(Self::Permission),
+            Errno::INVAL | Errno::TXTBSY | Errno::AGAIN | Errno::INTR => Some(Self::File),
+            Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NXIO | Errno::STALE => {
+                Some(Self::Changed)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// What [`Store::reshare`] did, or with [`ReshareOptions::dry_run`] would do.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct ReshareReport {
+    /// How many regular files calve looked at in the worktrees.
+    pub files: u64,
+    /// How many of them had content that no other file shares, and how much that was.
+    pub unshared_files: u64,
+    /// See `unshared_files`.
+    pub unshared_bytes: u64,
+    /// How many files share their content now, and how much space that gave back. On btrfs,
+    /// compressed content counts with its uncompressed size.
+    pub reshared_files: u64,
+    /// See `reshared_files`.
+    pub reshared_bytes: u64,
+    /// How many files were not shared, and why. Files whose content no other file has are not among
+    /// them, but for [`NotReshared::Filesystem`]: there calve reads no content.
+    pub refused: BTreeMap<NotReshared, u64>,
+    /// How many files and directories of the worktrees calve may not read.
+    pub unreadable: u64,
+    /// Time from the call to its return.
+    pub elapsed: Duration,
+}
+
+impl Store {
+    /// Lets files in these worktrees share their blocks again with the store, the project and each
+    /// other, if they have the same content. Larger files come first. The threads work when nobody
+    /// else needs the disk or the processor.
+    ///
+    /// Content, inode and times of all files stay as they are, so that `git status`, builds and
+    /// [`Worktree::status`] read nothing again. Other processes may change, switch or drop the trees meanwhile.
+    /// calve keeps about 150 bytes of memory for each file of which a part is shared with nobody, and
+    /// for each file of the store and the project that has the size of one of these.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WorktreeMissing`]; a directory could not be read; the disk fails or is full.
+    /// The files that were shared until then stay so. That a file cannot be shared is no error: see
+    /// [`ReshareReport::refused`].
+    ///
+    /// # Platforms
+    /// Linux: XFS and btrfs. Elsewhere nothing is read or shared, and the report says so:
+    /// [`NotReshared::Filesystem`].
+    pub fn reshare(
+        &self,
+        worktrees: &[Worktree],
+        how: &ReshareOptions,
+        options: &StoreOptions,
+    ) -> Result<ReshareReport, Error> {
+        let mut trees = vec![Tree { path: self.layout().blobs(), role: Role::Mirrors }];
+        // The store's own files in a worktree are small, and calve writes them when it likes.
+        let mut apart = vec![self.path().to_owned()];
+        for worktree in worktrees {
+            let now = worktree.now()?;
+            now.must_be_there()?;
+            apart.push(layout::own(&now.path));
+            trees.push(Tree { path: now.path, role: Role::Target });
+        }
+        trees.push(Tree { path: self.project()?, role: Role::Source });
+        apart.extend(self.worktrees()?.into_iter().map(|worktree| worktree.path));
+        reshare(trees, &apart, how, &options.operation())
+    }
+}
+
+/// Lets files in the folders `targets` share their blocks with files in the folder `source`, and
+/// with each other, if they have the same content. The folders need no store; see
+/// [`Store::reshare`].
+///
+/// # Errors
+/// As for [`Store::reshare`]; [`ErrorKind::SourceNotFound`] if a folder does not exist.
+pub fn reshare_folders(
+    source: impl AsRef<Path>,
+    targets: &[impl AsRef<Path>],
+    how: &ReshareOptions,
+    options: &StoreOptions,
+) -> Result<ReshareReport, Error> {
+    let folder = |path: &Path| {
+        std::fs::canonicalize(path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => {
+                Error::new(ErrorKind::SourceNotFound, Operation::Reshare, path, error)
+            }
+            _ => Error::io(Operation::Reshare, path, error),
+        })
+    };
+    let mut trees = Vec::new();
+    for target in targets {
+        trees.push(Tree { path: folder(target.as_ref())?, role: Role::Target });
+    }
+    trees.push(Tree { path: folder(source.as_ref())?, role: Role::Source });
+    reshare(trees, &[], how, &options.operation())
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// The store's mirrors, whose names are their hashes.
+    Mirrors,
+    /// Its files are shared, and stay as they are.
+    Source,
+    Target,
+}
+
+struct Tree {
+    path: PathBuf,
+    role: Role,
+}
+
+/// A file that may be equal to another one.
+struct Candidate {
+    tree: usize,
+    path: Box<Path>,
+    /// The inode, if it has several names.
+    linked: Option<(u64, u64)>,
+    size: u64,
+    /// How much of it is in no other file. For files that stay as they are, nothing.
+    unshared: u64,
+}
+
+/// What the threads of a visit look for.
+struct Looker<'a> {
+    roles: Vec<Role>,
+    /// The sizes of files that are of interest; `None` if all are.
+    sizes: Option<&'a HashSet<u64>>,
+    running: &'a Running,
+}
+
+#[derive(Default)]
+struct Seen {
+    candidates: Vec<Candidate>,
+    files: u64,
+    unreadable: u64,
+    /// How many files are on a filesystem that cannot share.
+    unshareable: u64,
+}
+
+impl Visitor<Seen> for Looker<'_> {
+    fn visit(&self, seen: &mut Seen, found: &Found<'_>) -> Result<(), Error> {
+        let (meta, role) = (&found.meta, self.roles[found.tree]);
+        if meta.file_type() != FileType::RegularFile {
+            return Ok(());
+        }
+        let mut unshared = 0;
+        if role == Role::Target {
+            seen.files += 1;
+            self.running.files_done(1);
+        }
+        let wanted = self.sizes.is_none_or(|sizes| sizes.contains(&meta.size));
+        if meta.size == 0 || meta.blocks == 0 || !wanted {
+            return Ok(());
+        }
+        if role == Role::Target {
+            match fs::openat(found.dir, found.name, SOURCE_FLAGS, Mode::empty()) {
+                // A filesystem that does not say who shares what does not share either.
+                Ok(file) if sys::never_shares(&file) => seen.unshareable += 1,
+                Ok(file) => match unshared_bytes(&file) {
+                    Ok(bytes) => unshared = bytes,
+                    Err(_) => seen.unshareable += 1,
+                },
+                Err(Errno::ACCESS | Errno::PERM) => seen.unreadable += 1,
+                Err(_) => {}
+            }
+            if unshared == 0 {
+                return Ok(());
+            }
+        }
+        let (tree, path) = (found.tree, found.path().into_boxed_path());
+        let linked = (meta.links > 1).then(|| meta.id());
+        seen.candidates.push(Candidate { tree, path, linked, size: meta.size, unshared });
+        Ok(())
+    }
+
+    fn unreadable(&self, seen: &mut Seen, tree: usize) {
+        seen.unreadable += u64::from(self.roles[tree] == Role::Target);
+    }
+}
+
+/// How much of a file's content is on the disk and in no other file.
+fn unshared_bytes(file: &OwnedFd) -> io::Result<u64> {
+    let mut sum = 0_u64;
+    // What is not written yet has no place, and is written at the second look.
+    for flush in [false, true] {
+        sum = 0;
+        let mut is_everywhere = true;
+        sys::extents(file, flush, |extent| {
+            match extent.place {
+                Place::At(_) | Place::Encoded(_) if !extent.is_shared && !extent.is_unwritten => {
+                    sum = sum.saturating_add(extent.length);
+                }
+                Place::Nowhere => is_everywhere = false,
+                _ => {}
+            }
+            true
+        })?;
+        if is_everywhere {
+            break;
+        }
+    }
+    Ok(sum)
+}
+
+struct Reshare<'a> {
+    roots: Vec<OwnedFd>,
+    trees: &'a [Tree],
+    /// For each tree, whether the kernel said that no file shares with the files in it: for a target,
+    /// because its filesystem cannot; for another tree, because it is on another filesystem.
+    apart: Vec<AtomicBool>,
+    dry_run: bool,
+    running: &'a Running,
+    done: Mutex<ReshareReport>,
+}
+
+/// `trees` may name a tree twice: then its first role is the one that counts.
+fn reshare(
+    trees: Vec<Tree>,
+    apart: &[PathBuf],
+    how: &ReshareOptions,
+    running: &Running,
+) -> Result<ReshareReport, Error> {
+    let started = Instant::now();
+    let mut paths = HashSet::new();
+    let mut roots = Vec::new();
+    let mut there = Vec::new();
+    for tree in trees.into_iter().filter(|tree| paths.insert(tree.path.clone())) {
+        match fs::open(&tree.path, DIR_FLAGS, Mode::empty()) {
+            Ok(root) => roots.push(root),
+            // Somebody dropped it a moment ago.
+            Err(Errno::NOENT) => continue,
+            Err(errno) => return Err(Error::io(Operation::OpenDirectory, &tree.path, errno)),
+        }
+        there.push(tree);
+    }
+    let trees = there;
+    let id = |path: &Path| fs::stat(path).ok().map(|stat| Meta::of(&stat).id());
+    // A tree in another one, such as a store in its project, is looked at for itself alone.
+    let excluded: HashSet<(u64, u64)> =
+        trees.iter().map(|tree| &tree.path).chain(apart).filter_map(|path| id(path)).collect();
+    let of = |is: fn(Role) -> bool| -> Vec<usize> {
+        (0..trees.len()).filter(|tree| is(trees[*tree].role)).collect()
+    };
+    let look = |numbers: &[usize], sizes: Option<&HashSet<u64>>| -> Result<Seen, Error> {
+        let roles = numbers.iter().map(|tree| trees[*tree].role).collect();
+        let paths: Vec<&Path> = numbers.iter().map(|tree| trees[*tree].path.as_path()).collect();
+        let start = || {
+            sys::lowest_thread_priority();
+            Seen::default()
+        };
+        let looker = Looker { roles, sizes, running };
+        let (mut all, mut inodes) = (Seen::default(), HashSet::new());
+        for seen in visit(&paths, &excluded, running, Operation::Reshare, start, &looker)? {
+            all.candidates.extend(seen.candidates);
+            all.files += seen.files;
+            all.unreadable += seen.unreadable;
+            all.unshareable += seen.unshareable;
+        }
+        all.candidates.retain(|file| file.linked.is_none_or(|inode| inodes.insert(inode)));
+        for candidate in &mut all.candidates {
+            candidate.tree = numbers[candidate.tree];
+        }
+        Ok(all)
+    };
+    let found = look(&of(|role| role == Role::Target), None)?;
+    let sizes: HashSet<u64> = found.candidates.iter().map(|candidate| candidate.size).collect();
+    let sources = look(&of(|role| role != Role::Target), Some(&sizes))?;
+    let mut report = ReshareReport {
+        files: found.files,
+        unshared_files: found.candidates.len() as u64,
+        unshared_bytes: found.candidates.iter().map(|candidate| candidate.unshared).sum(),
+        unreadable: found.unreadable,
+        ..ReshareReport::default()
+    };
+    if found.unshareable > 0 {
+        report.refused.insert(NotReshared::Filesystem, found.unshareable);
+    }
+    let mut by_size: BTreeMap<u64, Vec<Candidate>> = BTreeMap::new();
+    for candidate in sources.candidates.into_iter().chain(found.candidates) {
+        by_size.entry(candidate.size).or_default().push(candidate);
+    }
+    by_size.retain(|_, files| files.len() > 1);
+    let work = Reshare {
+        roots,
+        trees: &trees,
+        apart: trees.iter().map(|_| AtomicBool::new(false)).collect(),
+        dry_run: how.dry_run,
+        running,
+        done: Mutex::new(report),
+    };
+    // Threads take tasks from the end: the largest first.
+    let tasks: Vec<Vec<Candidate>> = by_size.into_values().collect();
+    let first = trees.iter().find(|tree| tree.role == Role::Target).or(trees.first());
+    let what = (Operation::Reshare, first.map_or(Path::new(""), |tree| &tree.path));
+    let start = |_| {
+        sys::lowest_thread_priority();
+        Intake::new()
+    };
+    pool::run(running, what, tasks, start, |intake, files, _| work.of_one_size(intake, &files))?;
+    let report = work.done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    Ok(ReshareReport { elapsed: started.elapsed(), ..report })
+}
+
+impl Reshare<'_> {
+    /// Files of one size.
+    fn of_one_size(&self, intake: &mut Intake, files: &[Candidate]) -> Result<(), Error> {
+        let of = |role| {
+            let is_of = move |file: &&Candidate| {
+                self.trees[file.tree].role == role && !self.apart[file.tree].load(Relaxed)
+            };
+            files.iter().filter(is_of)
+        };
+        let mut known: HashMap<BlobId, &Candidate> = HashMap::new();
+        for file in of(Role::Mirrors) {
+            if let Some(hash) = mirror_hash(&file.path) {
+                known.insert(hash, file);
+            }
+        }
+        let mut hashes = Vec::new();
+        for target in files.iter().filter(|file| self.trees[file.tree].role == Role::Target) {
+            if self.apart[target.tree].load(Relaxed) {
+                self.count(target, NotReshared::Filesystem);
+            } else if let Some(hash) = self.hash(intake, target)? {
+                hashes.push((hash, target));
+            }
+        }
+        // A file of the project is read only if the store alone does not have all of it.
+        if hashes.iter().any(|(hash, _)| !known.contains_key(hash)) {
+            for file in of(Role::Source) {
+                if let Some(hash) = self.hash(intake, file)? {
+                    known.entry(hash).or_insert(file);
+                }
+            }
+        }
+        for (hash, target) in hashes {
+            if self.running.is_cancelled() {
+                return Ok(());
+            }
+            let shares = match known.get(&hash) {
+                Some(source) => self.share(source, target)?,
+                None => false,
+            };
+            if !shares {
+                // The next file with this content shares with this one.
+                known.insert(hash, target);
+            }
+        }
+        Ok(())
+    }
+
+    fn path(&self, file: &Candidate) -> PathBuf {
+        self.trees[file.tree].path.join(&file.path)
+    }
+
+    /// `ESTALE` if the file was replaced or has another size meanwhile.
+    fn open(&self, file: &Candidate) -> io::Result<(OwnedFd, Meta)> {
+        let dir = at::open_parent(&self.roots[file.tree], &file.path)?;
+        let opened = fs::openat(&dir, at::last(&file.path)?, SOURCE_FLAGS, Mode::empty())?;
+        let meta = Meta::of(&fs::fstat(&opened)?);
+        if meta.file_type() != FileType::RegularFile || meta.size != file.size {
+            return Err(Errno::STALE.into());
+        }
+        Ok((opened, meta))
+    }
+
+    /// The hash of a file's content. `None` if the file is gone or cannot be read.
+    fn hash(&self, intake: &mut Intake, file: &Candidate) -> Result<Option<BlobId>, Error> {
+        let stop = || self.running.is_cancelled();
+        let hashed = self.open(file).and_then(|(open, meta)| intake.hash(&open, meta.size, &stop));
+        match hashed {
+            Ok((hash, _)) => Ok(Some(hash)),
+            Err(error) => self.refuse(file, &error).map(|()| None),
+        }
+    }
+
+    fn count(&self, target: &Candidate, why: NotReshared) {
+        if self.trees[target.tree].role == Role::Target {
+            *lock(&self.done).refused.entry(why).or_default() += 1;
+        }
+    }
+
+    /// Counts why a file does not share.
+    fn refuse(&self, file: &Candidate, error: &io::Error) -> Result<(), Error> {
+        let Some(why) = NotReshared::of(error) else {
+            let error = io::Error::from_raw_os_error(error.raw_os_error().unwrap_or(0));
+            return Err(Error::io(Operation::Reshare, self.path(file), error));
+        };
+        if why == NotReshared::Filesystem {
+            self.apart[file.tree].store(true, Relaxed);
+        }
+        self.count(file, why);
+        Ok(())
+    }
+
+    /// Returns false if the two are on different filesystems.
+    fn share(&self, source: &Candidate, target: &Candidate) -> Result<bool, Error> {
+        let mut given_back = target.unshared;
+        if !self.dry_run {
+            let shared = (|| {
+                let ((from, from_meta), (to, to_meta)) = (self.open(source)?, self.open(target)?);
+                if from_meta.id() == to_meta.id() {
+                    return Ok((true, 0));
+                }
+                let is_whole = self.share_pieces(&from, &to, target.size)?;
+                let left = unshared_bytes(&to)?;
+                Ok((is_whole, target.unshared.saturating_sub(left)))
+            })();
+            match shared {
+                Err(error) if self.are_on_two_filesystems(source, target, &error) => {
+                    let is_target = self.trees[source.tree].role == Role::Target;
+                    self.apart[source.tree].store(!is_target, Relaxed);
+                    return Ok(false);
+                }
+                Err(error) => return self.refuse(target, &error).map(|()| true),
+                Ok((is_whole, bytes)) => {
+                    given_back = bytes;
+                    if !is_whole && !self.running.is_cancelled() {
+                        self.count(target, NotReshared::Changed);
+                    }
+                }
+            }
+        }
+        let mut done = lock(&self.done);
+        done.reshared_files += u64::from(given_back > 0);
+        done.reshared_bytes = done.reshared_bytes.saturating_add(given_back);
+        Ok(true)
+    }
+
+    /// Whether that is why the two cannot share. The kernel says `EXDEV` only if the filesystem of
+    /// `source` could share.
+    fn are_on_two_filesystems(
+        &self,
+        source: &Candidate,
+        target: &Candidate,
+        error: &io::Error,
+    ) -> bool {
+        let filesystem = |file: &Candidate| sys::filesystem_name(&self.trees[file.tree].path);
+        match Errno::from_io_error(error) {
+            Some(Errno::XDEV) => true,
+            _ if NotReshared::of(error) == Some(NotReshared::Filesystem) => {
+                filesystem(source) != filesystem(target)
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether all of it is shared now.
+    fn share_pieces(&self, from: &OwnedFd, to: &OwnedFd, size: u64) -> io::Result<bool> {
+        let mut offset = 0;
+        while offset < size && !self.running.is_cancelled() {
+            match sys::dedupe(from, to, offset, PIECE_BYTES.min(size - offset))? {
+                0 => return Ok(false),
+                done => offset += done,
+            }
+        }
+        Ok(offset >= size)
+    }
+}
+
+/// The hash that a mirror's path stands for.
+fn mirror_hash(path: &Path) -> Option<BlobId> {
+    from_hex(&path.to_str()?.replace('/', "")).map(BlobId::from_bytes)
+}

@@ -1,0 +1,399 @@
+//! Starts without reading: clones the project as it is. Its contents get their names after the
+//! worktrees are published ([`unnamed`](crate::store::unnamed)).
+//!
+//! calve looks at each entry of the project, clones the project to all stages, and looks at each
+//! entry of the stages. What both looks agree on was cloned as it was at the first look, or has
+//! changed since and shows it. The looks take no content; together they cost about a tenth of the
+//! clone.
+//!
+//! # When the contents are named first, as ever
+//! [`may_wait`] decides. A snapshot does more than a clone for some trees: it rewrites what names
+//! the project's root, takes in databases at one moment, and leaves out what `.calveignore` names.
+//! calve also returns to that way if the clone is not whole, not of blocks alone, or if names came
+//! or went meanwhile.
+
+use std::ffi::CString;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::{self, Mode};
+
+use super::dress::{Dressed, Dressing, Origin, spellings_of};
+use super::git::GitPlan;
+use super::{PathMode, Place, Staged};
+use crate::error::{Error, ErrorKind};
+use crate::reflink::imp::SOURCE_FLAGS;
+use crate::reflink::sys;
+use crate::report::DestinationReport;
+use crate::store::at::open_at;
+use crate::store::index::{Boot, Index, Stat};
+use crate::store::layout::{GIT, OWN};
+use crate::store::manifest::{Manifest, os};
+use crate::store::object::{Entry, Kind};
+use crate::store::paths::found::Found;
+use crate::store::registry::Claim;
+use crate::store::scan::databases::{JOURNAL, WAL, may_be_database};
+use crate::store::scan::{IGNORE_FILE, Scan};
+use crate::store::unnamed::{UNTRACED, Unnamed};
+use crate::store::{PROJECT, Store, format};
+use crate::tree::running::Running;
+use crate::tree::staging::{Stage, stage_name};
+use crate::tree::{Reflink, clone_tree, listing, removal};
+
+/// The file that makes a folder a Python environment.
+const ENVIRONMENT: &[u8] = b"pyvenv.cfg";
+
+/// Trees that were cloned, and what was seen of them.
+pub(super) struct Cloned {
+    stages: Vec<Stage>,
+    reports: Vec<DestinationReport>,
+    manifest: Manifest,
+    project: Index,
+    trees: Vec<Index>,
+    /// See [`Trees::before_walk`](crate::tree::git_index::Trees).
+    before_walk: (i64, i64),
+}
+
+impl Cloned {
+    /// The number of files in each tree, and the sum of their sizes.
+    pub(super) fn files(&self) -> (u64, u64) {
+        self.manifest.files()
+    }
+}
+
+/// What decides whether contents may be named after the trees are published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Sights {
+    bytes: u64,
+    /// Entries that snapshots leave out or may have only in part.
+    left_out: bool,
+    /// Rules for what snapshots leave out.
+    ignores: bool,
+    /// Files that must name the worktree's root, and name the project's.
+    environment: bool,
+    /// Symbolic links for which the same holds.
+    links_to_root: bool,
+    /// A database of several files.
+    database: bool,
+    /// Files that lead git to a repository: submodules, or linked worktrees.
+    submodules: bool,
+}
+
+/// Whether the contents of a project with these sights may be named later: it is worth it, and a
+/// clone is what a snapshot's tree would be.
+fn may_wait(sights: Sights, least_bytes: u64) -> bool {
+    let reads = [
+        sights.left_out,
+        sights.ignores,
+        sights.environment,
+        sights.links_to_root,
+        sights.database,
+        sights.submodules,
+    ];
+    sights.bytes >= least_bytes && !reads.contains(&true)
+}
+
+impl Sights {
+    fn of(scan: &Scan, manifest: &Manifest, found: &Found) -> Self {
+        let mut sights = Self {
+            bytes: manifest.files().1,
+            left_out: !scan.skipped.is_empty(),
+            ignores: false,
+            environment: false,
+            links_to_root: !found.mentions.is_empty(),
+            database: false,
+            submodules: false,
+        };
+        for (place, _, entry) in manifest.entries() {
+            let is_companion = |suffix: &[u8]| {
+                let base = entry.name.strip_suffix(suffix);
+                base.is_some_and(|base| manifest.directories[place as usize].find(base).is_some())
+            };
+            match &entry.kind {
+                Kind::File { .. } => {
+                    sights.ignores |= *entry.name == *IGNORE_FILE.to_bytes();
+                    sights.submodules |= *entry.name == *GIT.as_bytes();
+                    sights.environment |= *entry.name == *ENVIRONMENT;
+                    sights.database |= is_companion(WAL) || is_companion(JOURNAL);
+                }
+                Kind::Directory(_) | Kind::Symlink { .. } | Kind::Fifo { .. } => {}
+            }
+        }
+        sights
+    }
+}
+
+/// Whether two looks saw the same names, and entries of the same kinds. Then the entries have the
+/// same numbers.
+fn same_names(one: &Manifest, other: &Manifest) -> bool {
+    let same = |a: &Entry, b: &Entry| {
+        a.name == b.name
+            && match (&a.kind, &b.kind) {
+                (Kind::File { .. }, Kind::File { .. })
+                | (Kind::Directory(_), Kind::Directory(_))
+                | (Kind::Fifo { .. }, Kind::Fifo { .. }) => true,
+                (Kind::Symlink { target: a, .. }, Kind::Symlink { target: b, .. }) => a == b,
+                _ => false,
+            }
+    };
+    one.count == other.count
+        && one.directories.len() == other.directories.len()
+        && one.directories.iter().zip(&other.directories).all(|(one, other)| {
+            one.entries.len() == other.entries.len()
+                && one.entries.iter().zip(&other.entries).all(|(a, b)| same(a, b))
+        })
+}
+
+/// The pairs of entries of two trees with the same names, by their numbers.
+fn pairs<'m>(
+    one: &'m Manifest,
+    other: &'m Manifest,
+) -> impl Iterator<Item = (&'m Entry, &'m Entry)> {
+    let entries = one.entries().map(|(_, _, entry)| entry);
+    let others = other.entries().map(|(_, _, entry)| entry);
+    std::iter::once((&one.root, &other.root)).chain(entries.zip(others))
+}
+
+/// Whether the size and the time of an entry are the same in both.
+fn same_state(a: &Entry, b: &Entry) -> bool {
+    let is_link = matches!(a.kind, Kind::Symlink { .. });
+    a.same_content(b) && (a.mtime == b.mtime || is_link) || a.is_directory() && a.mtime == b.mtime
+}
+
+impl Store {
+    /// Clones the project to a stage at each of `places`. `None` if the contents must be named
+    /// first: see the module.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Cancelled`], and those of a look at the project. Nothing is left behind.
+    pub(super) fn clone_unnamed(
+        &self,
+        places: &[Place],
+        least_bytes: u64,
+        operation: &Running,
+    ) -> Result<Option<Cloned>, Error> {
+        let project = self.project()?;
+        let rows = self.catalog().worktrees()?;
+        let is_first = rows.iter().all(|row| row.name == PROJECT && row.snapshot.is_none());
+        let store = self.path();
+        let is_aside = !store.starts_with(&project) || store == project.join(OWN);
+        let are_beside = places.iter().all(|place| !place.parent.starts_with(&project));
+        if !is_first || !is_aside || !are_beside || self.has_unnamed_contents()? {
+            return Ok(None);
+        }
+        // Whether this file can be cloned is known when it was. Where none can be, nothing is tried.
+        let filesystem = sys::filesystem_name(&project);
+        if !matches!(filesystem.as_deref(), Some("xfs" | "btrfs" | "bcachefs"))
+            || places.iter().any(|place| sys::filesystem_name(&place.parent) != filesystem)
+        {
+            return Ok(None);
+        }
+        let (before_walk, stamp) = (listing::now(), self.clock()?);
+        let mut before = self.look_at_all(&project, stamp, &operation.uncounted())?;
+        let Some(first) = before.manifest.take() else { return Ok(None) };
+        let root = super::super::open_dir(&project)?;
+        let found = Found::of(&project, spellings_of(&root, &project), &first, [], None);
+        if !may_wait(Sights::of(&before, &first, &found), least_bytes) {
+            return Ok(None);
+        }
+        // It flushes the disk. After the clone that would take the clone's time once more.
+        format::require(self.path(), format::NAMED_LATER)?;
+        let files = first.files().0;
+        operation.expect(files.saturating_mul(places.len() as u64));
+        let Some((stages, reports)) = self.clone_into_stages(&project, places, operation)? else {
+            return Ok(None);
+        };
+        let mut manifest = None;
+        let mut trees = Vec::with_capacity(stages.len());
+        for stage in &stages {
+            let looked = self.look_at_all(&stage.path(), stamp, &operation.uncounted())?;
+            let Some(seen) = looked.manifest.filter(|_| looked.skipped.is_empty()) else {
+                return Ok(None);
+            };
+            let against = manifest.as_ref().unwrap_or(&first);
+            if !same_names(against, &seen)
+                || !pairs(against, &seen).all(|(a, b)| a.same_metadata(b))
+                || manifest.is_some() && !pairs(against, &seen).all(|(a, b)| same_state(a, b))
+            {
+                return Ok(None);
+            }
+            let stamp = self.clock_past_all(looked.stats.iter())?;
+            trees.push(Unnamed::index(Boot::this(), stamp, looked.stats));
+            manifest.get_or_insert(seen);
+        }
+        let Some(manifest) = manifest else { return Ok(None) };
+        let agree: Vec<bool> = pairs(&first, &manifest).map(|(a, b)| same_state(a, b)).collect();
+        if let Some(stage) = stages.first()
+            && self.has_torn_database(stage, &manifest, &agree)
+        {
+            return Ok(None);
+        }
+        let traced = |(stat, agrees): (Stat, &bool)| if *agrees { stat } else { UNTRACED };
+        let stats = before.stats.into_iter().zip(&agree).map(traced).collect();
+        let project = Unnamed::index(Boot::this(), stamp, stats);
+        Ok(Some(Cloned { stages, reports, manifest, project, trees, before_walk }))
+    }
+
+    /// Clones the project to new stages. `None` if it could not be cloned whole.
+    fn clone_into_stages(
+        &self,
+        project: &Path,
+        places: &[Place],
+        operation: &Running,
+    ) -> Result<Option<Staged>, Error> {
+        // A stage's name, so that it is swept if this process dies.
+        let names: Vec<String> = places.iter().map(|_| stage_name()).collect();
+        let paths: Vec<_> =
+            places.iter().zip(&names).map(|(place, name)| place.parent.join(name)).collect();
+        let mut options = operation.counted_clone_options().reflink(Reflink::Always);
+        for own in [OWN, ".calve-dropped-*"] {
+            options = options.exclude(own);
+        }
+        if project.join(GIT).symlink_metadata().is_ok() {
+            options = options.exclude("/.git").exclude("/.jj");
+        }
+        let report = match clone_tree(project, &paths, &options) {
+            Ok(report) => report,
+            Err(error) if error.kind() == ErrorKind::Cancelled => return Err(error),
+            // To take the project in by the other way has an error of its own, or none.
+            Err(_) => return Ok(None),
+        };
+        let mut stages = Vec::with_capacity(places.len());
+        let adopted = places.iter().zip(&names).try_for_each(|(place, name)| -> io::Result<()> {
+            stages.push(Stage::new(Arc::clone(&place.dir), &place.parent, |dir, stage| {
+                Ok(fs::renameat(dir, name.as_str(), dir, stage)?)
+            })?);
+            Ok(())
+        });
+        if adopted.is_err() {
+            for (place, name) in places.iter().zip(names).skip(stages.len()) {
+                let name = CString::new(name).unwrap_or_default();
+                let _ = removal::remove(&place.dir, &name);
+            }
+            return Ok(None);
+        }
+        let is_whole =
+            |report: &DestinationReport| report.skipped.is_empty() && report.copied_files == 0;
+        if !report.destinations.iter().all(is_whole) {
+            return Ok(None);
+        }
+        let reports = report.destinations.into_iter().zip(places);
+        let reports =
+            reports.map(|(it, place)| DestinationReport { path: place.path.clone(), ..it });
+        Ok(Some((stages, reports.collect())))
+    }
+
+    /// Whether a database was written to while the project was cloned: the clone of it and of its
+    /// companions may be of two moments.
+    fn has_torn_database(&self, stage: &Stage, manifest: &Manifest, agree: &[bool]) -> bool {
+        let mut entries = (1..).zip(manifest.entries());
+        entries.any(|(number, (place, _, entry)): (usize, _)| {
+            let entry: &Entry = entry;
+            if agree.get(number) != Some(&false) || !matches!(entry.kind, Kind::File { .. }) {
+                return false;
+            }
+            let look = || -> io::Result<bool> {
+                let dir = open_at(stage.dir(), &manifest.path(place))?;
+                let file = fs::openat(&dir, os(&entry.name), SOURCE_FLAGS, Mode::empty())?;
+                may_be_database(&file)
+            };
+            look().unwrap_or(true)
+        })
+    }
+
+    /// Makes the trees of the claimed rows worktrees, whose contents are named later.
+    pub(super) fn publish_unnamed(
+        &self,
+        cloned: Cloned,
+        places: &[Place],
+        (git, paths): (GitPlan, PathMode),
+        operation: &Running,
+        claim: Claim<'_>,
+    ) -> Result<Vec<(DestinationReport, Dressed)>, Error> {
+        let _guard = self.share()?;
+        let Cloned { stages, reports, manifest, project, trees, before_walk } = cloned;
+        let path = self.project()?;
+        let root = super::super::open_dir(&path)?;
+        let tokens = claim.rows().iter().map(|row| row.token.clone());
+        let unnamed = Unnamed { manifest, project, trees: tokens.zip(trees).collect() };
+        let first = claim.rows().first().map(|row| row.token.clone()).unwrap_or_default();
+        let origin =
+            Origin::Project { root: &root, path: &path, manifest: &unnamed.manifest, before_walk };
+        let dressing = Dressing { store: self, origin, git, paths, operation };
+        let published = self
+            .write_unnamed(&unnamed)
+            .and_then(|()| self.dress_and_publish(&dressing, stages, places, claim));
+        match published {
+            Ok(outcomes) => Ok(reports.into_iter().zip(outcomes).collect()),
+            Err(error) => {
+                self.remove_unnamed(&first);
+                Err(error)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contents_wait_only_if_it_is_worth_it_and_a_clone_is_what_a_snapshot_would_give() {
+        let plain = Sights {
+            bytes: 100,
+            left_out: false,
+            ignores: false,
+            environment: false,
+            links_to_root: false,
+            database: false,
+            submodules: false,
+        };
+        for (what, sights, least_bytes, expected) in [
+            ("as large as it must be", plain, 100, true),
+            ("too small", plain, 101, false),
+            ("empty, and nothing is too small", Sights { bytes: 0, ..plain }, 0, true),
+            ("something is left out", Sights { left_out: true, ..plain }, 0, false),
+            ("something may be left out", Sights { ignores: true, ..plain }, 0, false),
+            ("an environment", Sights { environment: true, ..plain }, 0, false),
+            ("a link to the root", Sights { links_to_root: true, ..plain }, 0, false),
+            ("a submodule", Sights { submodules: true, ..plain }, 0, false),
+            ("a database", Sights { database: true, ..plain }, 0, false),
+        ] {
+            assert_eq!(may_wait(sights, least_bytes), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn entries_agree_if_neither_content_nor_time_moved() {
+        let file = |size, seconds| Entry {
+            name: b"name"[..].into(),
+            mode: 0o644,
+            uid: 1,
+            gid: 2,
+            mtime: (seconds, 5),
+            attributes: None,
+            kind: Kind::File { size, link: 0, blob: crate::store::scan::UNKNOWN },
+        };
+        let link = |target: &[u8], seconds| Entry {
+            kind: Kind::Symlink { target: target.into(), link: 0 },
+            ..file(0, seconds)
+        };
+        let folder = |seconds| Entry {
+            kind: Kind::Directory(crate::store::manifest::NO_ID),
+            ..file(0, seconds)
+        };
+        for (what, a, b, expected) in [
+            ("the same", file(1, 1), file(1, 1), true),
+            ("another size", file(1, 1), file(2, 1), false),
+            ("another time", file(1, 1), file(1, 2), false),
+            ("another kind", file(1, 1), link(b"a", 1), false),
+            ("a link", link(b"a", 1), link(b"a", 2), true),
+            ("another target", link(b"a", 1), link(b"b", 1), false),
+            ("a folder", folder(1), folder(1), true),
+            ("a folder whose names changed", folder(1), folder(2), false),
+        ] {
+            assert_eq!(same_state(&a, &b), expected, "{what}");
+        }
+    }
+}
