@@ -394,10 +394,16 @@ impl Worktree {
         }
     }
 
-    /// Fails if the folder is gone or is another one.
+    /// Fails if the folder is gone or is another one, or is not made yet.
     fn must_be_there(&self) -> Result<(), Error> {
         if self.is_project() || self.is_there()? {
             return Ok(());
+        }
+        if self.row.state == State::Starting {
+            // Nothing of the user's is in it yet. If the machine stopped meanwhile, a folder without
+            // a whole marker may stand there until the row is given up.
+            let cause = io::Error::new(io::ErrorKind::WouldBlock, "its start is not finished");
+            return Err(Error::new(ErrorKind::Busy, Operation::OpenWorktree, &self.path, cause));
         }
         let why = match Marker::read(&layout::own(&self.path)) {
             _ if std::fs::symlink_metadata(&self.path).is_err() => "its folder is gone",

@@ -147,6 +147,11 @@ impl World {
             if state == "starting" && !root.try_exists().unwrap() {
                 continue;
             }
+            // Nobody was told that it is there, and its files are not all on the disk.
+            let run = calve(&app, &format!("status --json {name}"));
+            if state == "starting" && run.code == Some(1) && run.json()["error"]["kind"] == "busy" {
+                continue;
+            }
             if state == "missing" {
                 self.must(&format!("drop --force {name}"));
                 if root.is_dir() {
