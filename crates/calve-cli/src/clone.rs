@@ -69,8 +69,8 @@ pub(crate) fn run(
     tell(&report, (&mentions, price), &had, args, output)
 }
 
-/// Says what clones will cost that will be copies although nobody asked for copies. A filter may leave
-/// most of a tree out, so nothing is said then.
+/// Where blocks cannot be shared and the caller did not ask for copies, says what the copies will cost.
+/// With a filter this says nothing: the filter may leave most of the tree out.
 fn price(
     source: &Path,
     destinations: &[PathBuf],

@@ -29,17 +29,18 @@ pub(crate) fn why_not(source: Option<&str>, dest: Option<&str>) -> Option<String
     })
 }
 
-/// Copies of fewer bytes are made in about a tenth of a second, and no disk is full of them. Nobody
-/// wants to read about these. More files than calve looks at are worth a word, whatever they contain.
+/// Fewer bytes than this are copied in about a tenth of a second and fill no disk, so calve does not
+/// mention them. If a tree has more files than calve looks at, calve mentions it whatever its size.
 const WORTH_SAYING: u64 = 64_000_000;
 
-/// What to do so that nothing is copied.
+/// Advice: how the user avoids the copies.
 fn way_out() -> String {
     format!("to share blocks instead, {ELSEWHERE}")
 }
 
-/// What `copies` copies of a tree from `source` to `destination` will cost, if they will be copies:
-/// the line that is said before the first byte is written. `what` is who will take the room.
+/// The line that says what `copies` copies of the tree `source` at `destination` will cost, before the
+/// first byte is written. `None` if blocks will be shared. `what` is the part of the
+/// line before the size.
 pub(crate) fn price(
     (source, destination): (&Path, &Path),
     copies: u64,

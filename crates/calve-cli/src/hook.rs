@@ -105,7 +105,7 @@ fn create(message: &Message, session: Session<'_>) -> Result<Exit, Failure> {
             Ok(worktree) if is_of_another_branch(&name, worktree.started_on(), &given) => {
                 name = format!("{wanted}-{number}");
             }
-            // Whoever asks again is given what is there.
+            // A second call for the same branch gets the worktree that the first one made.
             Ok(worktree) => {
                 let state =
                     worktree.state().map_err(|error| worktree_failure(&error, &worktree))?;
@@ -191,7 +191,7 @@ mod tests {
             ("feat-x", Some("feat/x"), "feat-x", true),
             ("feat-x-2", Some("feat-x"), "feat-x", false),
             ("feat-x-2", Some("feat-x"), "feat-x-2", true),
-            // Somebody started it on a branch of another name, or on none.
+            // The worktree is on a branch of another name, or on none.
             ("feat-x", Some("main"), "feat-x", false),
             ("feat-x", Some("feat"), "feat-x", false),
             ("feat-x", None, "feat/x", false),

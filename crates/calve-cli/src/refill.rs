@@ -1,5 +1,5 @@
-//! Working behind a start: a process of its own makes the tree that the next start takes, or names the contents of trees that were
-//! made without reading them.
+//! Background work after a start: a separate process makes the ready tree that the next start takes, or names the contents of
+//! worktrees that were made without reading them.
 
 use calve::{Store, StoreOptions};
 
@@ -17,13 +17,13 @@ pub(crate) fn refill_behind(store: &Store) {
     }
 }
 
-/// Has another process name the contents of worktrees that were made without reading them. That it cannot be had fails nothing: the
-/// next command that needs the names makes them.
+/// Starts the process that names the contents of worktrees that were made without reading them. If it cannot be started, nothing
+/// fails: the next command that needs the names makes them.
 pub(crate) fn name_behind(store: &Store) {
     let _ = trash::detach(store, "name");
 }
 
-/// What the process that names contents does.
+/// The work of the process that names contents.
 pub(crate) fn name(store: &Store) -> Result<Exit, Failure> {
     in_the_background();
     store.name_contents_behind(&StoreOptions::new()).map_err(|error| store_failure(&error))?;
@@ -36,7 +36,7 @@ fn in_the_background() {
     calve::lowest_priority();
 }
 
-/// What the process that makes ready trees does.
+/// The work of the process that makes ready trees.
 pub(crate) fn refill(store: &Store) -> Result<Exit, Failure> {
     in_the_background();
     store.make_ready_trees(&StoreOptions::new()).map_err(|error| store_failure(&error))?;

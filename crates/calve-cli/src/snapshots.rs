@@ -36,7 +36,8 @@ pub(crate) fn init(args: &InitArgs, session: Session<'_>) -> Result<Exit, Failur
         Ok(store) => (store, "made a store for"),
         // Whoever runs it twice has nothing to do the second time.
         Err(error) if error.kind() == ErrorKind::StoreExists => {
-            // A project whose store is elsewhere says where: that it is not ours is found out here.
+            // The file `.calve/project` says where the store is. If the project may not be written to, that
+            // is found out here.
             let store = match &at {
                 None => Store::discover(&project).map(|found| found.store),
                 Some(_) => Store::open(error.path()),
@@ -106,7 +107,7 @@ fn on_volume(_: &InitArgs, _: &Path, _: Session<'_>) -> Result<Option<PathBuf>, 
     Ok(None)
 }
 
-/// Says what a first start will copy, where blocks cannot be shared.
+/// Where blocks cannot be shared, says what the first start will copy.
 fn price(project: &Path, store: &Store, output: Output) -> Option<CopyCost> {
     let what = match calve::must_copy(store.path(), store.path()) {
         true => "the store, and each worktree, will take",
@@ -200,7 +201,7 @@ pub(crate) fn taken(report: &SnapshotReport, tree: &Path, store: &Path, output: 
     if report.copied_files > report.cloned_files
         && let Some(why) = filesystems::why_not(name(tree).as_deref(), name(store).as_deref())
     {
-        // A store that is elsewhere is there because of that.
+        // The user put the store elsewhere because of the copies.
         if store.starts_with(tree) {
             line.push_str(&format!(": {why}; 'calve doctor' says how to change that"));
         } else {

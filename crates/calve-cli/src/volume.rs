@@ -45,7 +45,7 @@ pub(crate) fn run(verb: &VolumeVerb, session: Session<'_>) -> Result<Exit, Failu
     }
 }
 
-/// What there is of a volume.
+/// A volume as it was found on this machine.
 struct Found {
     volume: Volume,
     record: Option<Record>,
@@ -53,7 +53,7 @@ struct Found {
 }
 
 impl Found {
-    /// The volume at a folder: one that is recorded, or whose image is there.
+    /// Finds the volume at a folder: `/etc` records it, or its image exists.
     fn at(at: &Path) -> Result<Option<Self>, Failure> {
         let mount = mount_at(&mounted(), at);
         let known = recorded().into_iter().find(|(volume, _)| volume.at == at);
@@ -70,7 +70,7 @@ impl Found {
         }))
     }
 
-    /// The volume that a word of the command line names.
+    /// Finds the volume that an argument names.
     fn named(word: &Path, session: Session<'_>) -> Result<Self, Failure> {
         let at = place(word, session)?;
         Self::at(&at)?.ok_or_else(|| no_volume(&at))
@@ -87,7 +87,7 @@ fn no_volume(at: &Path) -> Failure {
     )
 }
 
-/// The folder that is named, without links above it. It need not be there.
+/// The path of a folder without links above the folder. The folder need not exist.
 fn place(word: &Path, session: Session<'_>) -> Result<PathBuf, Failure> {
     let given = session.common.resolve(word);
     let failed = |error: io::Error| Failure::io("find volume", vec![given.clone()], &error);
@@ -181,7 +181,7 @@ fn told_as_made(found: Found, session: Session<'_>) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-/// What a `create` made so far without root.
+/// The files that `create` makes without root.
 #[derive(Default)]
 struct Made {
     image: Option<PathBuf>,
@@ -189,7 +189,8 @@ struct Made {
 }
 
 impl Made {
-    /// The folder that the volume is mounted at. As long as nothing is mounted, nobody shall write into it by mistake.
+    /// Makes the folder that the volume is mounted at. While nothing is mounted there, its mode keeps users from
+    /// writing into it by mistake.
     fn folder(&mut self, at: &Path) -> Result<(), Failure> {
         match fs::DirBuilder::new().mode(0o555).create(at) {
             Ok(()) => self.folder = Some(at.to_owned()),
@@ -212,7 +213,7 @@ impl Made {
     }
 }
 
-/// Makes the image, which has its name only when it is whole.
+/// Makes the image. It gets its name when it is whole.
 fn make_image(
     args: &CreateArgs,
     at: &Path,
@@ -321,7 +322,8 @@ fn make_image(
     Ok(Volume { at: at.to_owned(), image, filesystem })
 }
 
-/// Shows what root will do, and has it done. Returns how to end if it was not: the lines are to be run by hand.
+/// Shows the steps that need root, and runs them with sudo. Without sudo, prints the lines to run by hand and returns the
+/// exit code.
 fn by_root(
     action: RootAction,
     at: &Path,
@@ -366,7 +368,7 @@ fn by_root(
     machine::as_root(&words.map(OsStr::to_owned)).map(|()| None)
 }
 
-/// The same steps, as they are to be done now, by root.
+/// `calve volume as-root`: root plans the same steps once more and runs them.
 fn as_root(
     action: RootAction,
     at: &Path,
@@ -400,7 +402,7 @@ fn as_root(
     do_all(&steps, &session.signals.cancel()).map(|()| Exit::Done)
 }
 
-/// A volume whose image may have the name already that it has while it is removed.
+/// Finds a volume whose removal may have begun: the image may already have its other name.
 fn unmounting(at: &Path) -> Result<Found, Failure> {
     if let Some(found) = Found::at(at)? {
         return Ok(found);
@@ -409,7 +411,7 @@ fn unmounting(at: &Path) -> Result<Found, Failure> {
     if !is_there(&image)? {
         return Err(no_volume(at));
     }
-    // Of what filesystem it is no longer matters.
+    // The filesystem no longer matters.
     let volume = Volume { at: at.to_owned(), image, filesystem: Filesystem::Xfs };
     Ok(Found { volume, record: None, mount: mount_at(&mounted(), at) })
 }
@@ -418,7 +420,7 @@ fn remove(args: &RemoveArgs, session: Session<'_>) -> Result<Exit, Failure> {
     let at = place(&args.at, session)?;
     let (new, old) = (plan::new_image_of(&at), plan::old_image_of(&at));
     let output = session.output;
-    // What a killed `create` left and nobody can have used.
+    // A killed `create` left it, and nobody can have used it.
     let _ = fs::remove_file(plan::protofile_of(&at));
     let had_new = is_there(&new)?;
     if had_new {
@@ -447,7 +449,7 @@ fn remove(args: &RemoveArgs, session: Session<'_>) -> Result<Exit, Failure> {
     if !steps.is_empty() {
         let by_hand = by_root(RootAction::Unmount, &at, machine::owner(), &steps, false, session);
         if !matches!(by_hand, Ok(None)) {
-            // Nothing is mounted by another name than before.
+            // The mount point must not get another name.
             if !goes_on && mount_at(&mounted(), &at).is_some() {
                 let _ = fs::rename(&old, &image);
             }
@@ -470,7 +472,7 @@ fn remove(args: &RemoveArgs, session: Session<'_>) -> Result<Exit, Failure> {
 }
 
 fn removed(at: &Path, session: Session<'_>) -> Result<Exit, Failure> {
-    // It has been empty, unless somebody used it without the volume.
+    // The folder is empty, unless somebody used it while nothing was mounted.
     let _ = fs::remove_dir(at);
     let output = session.output;
     output.summary(format_args!("removed the volume {}", shown(at)));
@@ -480,7 +482,7 @@ fn removed(at: &Path, session: Session<'_>) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-/// Refuses if something would be lost.
+/// Fails if the removal would lose something.
 fn may_be_removed(found: &Found) -> Result<(), Failure> {
     let at = &found.volume.at;
     let word = shell_word(at);
@@ -509,7 +511,7 @@ fn may_be_removed(found: &Found) -> Result<(), Failure> {
     refuse(&inside.text(), hint, inside.paths())
 }
 
-/// What is in a volume.
+/// The contents of a volume that a removal would lose.
 #[derive(Default)]
 struct Inside {
     worktrees: Vec<PathBuf>,
@@ -529,7 +531,7 @@ impl Inside {
         }
         paths.sort();
         for path in &paths {
-            // A store of somebody else's is not opened.
+            // calve does not open a store that belongs to another user.
             let is_own = fs::symlink_metadata(path).is_ok_and(|meta| {
                 meta.is_dir() && meta.uid() == rustix::process::geteuid().as_raw()
             });
@@ -544,7 +546,7 @@ impl Inside {
                 }
             }
         }
-        // The empty folder that dropped worktrees leave is nothing to keep.
+        // Dropped worktrees leave an empty folder, which is no loss.
         let is_empty =
             |path: &Path| fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
         let is_other = |path: &PathBuf| !explained.contains(path) && !is_empty(path);
@@ -593,7 +595,7 @@ fn grow(args: &GrowArgs, session: Session<'_>) -> Result<Exit, Failure> {
             "a volume can grow and not shrink: make another one, and move the projects there";
         return Err(own("grow volume", at, ErrorKind::DestinationExists, &why, hint));
     }
-    // If what follows fails, the image has room that nothing uses, and the same command goes on.
+    // If a later step fails, the image only has unused room. The same command, run again, goes on.
     let file = fs::OpenOptions::new().write(true).open(image).map_err(failed)?;
     file.set_len(args.size).map_err(failed)?;
     file.sync_all().map_err(failed)?;
@@ -653,10 +655,10 @@ fn check(at: &Path, repair: bool, session: Session<'_>) -> Result<Exit, Failure>
     Ok(if said.is_none() { Exit::Done } else { Exit::Findings })
 }
 
-/// A volume, and how it is.
+/// A volume with its state.
 struct Standing {
     found: Found,
-    /// The size of the image, and what it takes on the host.
+    /// The size of the image, and the space that it takes on the host.
     image: Option<(u64, u64)>,
     space: Option<plan::Space>,
     host: Option<plan::Space>,
@@ -799,8 +801,8 @@ impl Standing {
     }
 }
 
-/// Refuses to start trees in a volume whose host has hardly any room left: I/O errors would come next.
-/// Says if there is little.
+/// Fails if the host of the volume has hardly any room left: the next writes would end in I/O errors.
+/// Warns if there is little room.
 pub(crate) fn must_have_room(store: &Path, output: Output) -> Result<(), Failure> {
     match machine::room_of(store) {
         Some((Room::HostFull, advice)) => {
@@ -815,12 +817,12 @@ pub(crate) fn must_have_room(store: &Path, output: Output) -> Result<(), Failure
     }
 }
 
-/// What there is to say about the room of the volume that a path is on.
+/// The warning about the room of the volume that a path is on, if any.
 pub(crate) fn warning(path: &Path) -> Option<String> {
     machine::room_of(path).map(|(_, advice)| advice)
 }
 
-/// Where a project's store goes on a volume: the first name that is free, or is this project's already.
+/// The place of a project's store on a volume: the first name that is free or already belongs to this project.
 pub(crate) fn store_on(at: &Path, project: &Path) -> Result<PathBuf, Failure> {
     let fails = |kind, why: &str, hint: String| Err(own("make store on", at, kind, why, hint));
     let word = shell_word(at);
@@ -848,7 +850,7 @@ pub(crate) fn store_on(at: &Path, project: &Path) -> Result<PathBuf, Failure> {
     let project = fs::canonicalize(project)
         .map_err(|error| Failure::io("open project", vec![project.to_owned()], &error))?;
     let name = project.file_name().unwrap_or(OsStr::new("project"));
-    // A store that the project knows is the one.
+    // The project already names a store.
     let known = Store::discover(&project).ok().filter(|found| found.root == project);
     for number in 1.. {
         let mut name = name.to_owned();

@@ -32,7 +32,7 @@ use crate::table::{Cell, Column, Table};
 use crate::text::{self, counted, harmless, shell_word, short, shown};
 use crate::trash;
 
-/// The contents of a smaller project are read in less than a second, so they have their names before the worktrees appear.
+/// calve reads a smaller project in less than a second, so it names the contents before the worktrees appear.
 const NAMED_LATER_LEAST_BYTES: u64 = 64 * 1024 * 1024;
 
 pub(crate) fn start(
@@ -155,14 +155,14 @@ pub(crate) fn start(
     };
     let what = if trees.len() == 1 { "the worktree" } else { "the worktrees" };
     if is_named_later {
-        // Now that whoever waits has the paths.
+        // The caller has the paths now.
         name_behind(&store);
     }
     told.map_err(|failure| failure.but_stands(what, &trees))?;
     Ok(exit)
 }
 
-/// Says what the copies of a start will cost, if there will be copies. `known` is the size of the last
+/// Where blocks cannot be shared, says what the copies of a start will cost. `known` is the size of the last
 /// snapshot: without one, the store takes a copy, too.
 fn price(
     store: &calve::Store,

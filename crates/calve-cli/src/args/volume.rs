@@ -101,7 +101,7 @@ pub(crate) enum VolumeVerb {
         action: RootAction,
         /// The folder of the volume
         at: PathBuf,
-        /// Whom the volume belongs to
+        /// The owner of the volume
         #[arg(long, value_name = "UID:GID")]
         owner: Owner,
     },
@@ -114,7 +114,7 @@ pub(crate) struct CreateArgs {
     #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) at: PathBuf,
 
-    /// The most that it can hold [default: three quarters of what is free on the disk]
+    /// Its size, which is the most that it can hold [default: three quarters of what is free on the disk]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub(crate) size: Option<u64>,
 

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use super::plan::{self, FSTAB, Mount, Record, UNITS, Volume};
 use crate::text::shell_word;
 
-/// Everything that is mounted.
+/// All mounts.
 pub(super) fn mounted() -> Vec<Mount> {
     plan::mounts(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default())
 }
 
-/// The mount at this very folder, if it is a loop device's.
+/// The mount at exactly this folder, if a loop device is mounted there.
 pub(super) fn mount_at(mounts: &[Mount], at: &Path) -> Option<Mount> {
     let mount = mounts.iter().rev().find(|mount| mount.at == at)?;
     backing_file(mount).map(|_| mount.clone())
@@ -34,7 +34,7 @@ fn sys(mount: &Mount) -> Option<PathBuf> {
     Some(Path::new("/sys/block").join(name).join("loop"))
 }
 
-/// The volumes that something mounts at boot.
+/// The volumes that are mounted at boot.
 pub(super) fn recorded() -> Vec<(Volume, Record)> {
     let fstab = fs::read_to_string(FSTAB).unwrap_or_default();
     let mut volumes = plan::volumes_in_fstab(&fstab);
@@ -50,7 +50,7 @@ pub(super) fn recorded() -> Vec<(Volume, Record)> {
     volumes
 }
 
-/// What mounts a volume that is recorded and not mounted.
+/// The command that mounts a volume that is recorded and not mounted.
 pub(super) fn mount_command(volume: &Volume, record: &Record) -> String {
     match record {
         Record::Unit(unit) => format!("sudo systemctl start {}", shell_word(Path::new(unit))),
@@ -58,7 +58,7 @@ pub(super) fn mount_command(volume: &Volume, record: &Record) -> String {
     }
 }
 
-/// How to mount the volume that a path should be on and is not.
+/// How to mount the volume of a path, if that volume is not mounted.
 pub(crate) fn how_to_mount(path: &Path) -> Option<String> {
     let mounts = mounted();
     let is_away =

@@ -1,4 +1,4 @@
-//! What a machine has of volumes, and the steps of [`plan`] done on it.
+//! Asks the machine about volumes, and runs the steps of [`plan`].
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -14,13 +14,13 @@ use super::plan::{self, AtBoot, FSTAB, Filesystem, LABEL, Room, Space, Step, Und
 use crate::failure::stored::own;
 use crate::failure::{Failure, Kind};
 
-/// Where programs are that a plain user's `PATH` often lacks.
+/// Folders of programs that the `PATH` of a plain user often lacks.
 const MORE_PATHS: [&str; 4] = ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin"];
 
 /// The path of a program.
 pub(super) fn program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    // Root's rights are not for a program that lies in the current folder.
+    // A program in the current folder must not get root's rights.
     let folders = std::env::split_paths(&path).filter(|folder| folder.is_absolute());
     folders.chain(MORE_PATHS.map(PathBuf::from)).map(|folder| folder.join(name)).find(|path| {
         fs::metadata(path)
@@ -28,7 +28,7 @@ pub(super) fn program(name: &str) -> Option<PathBuf> {
     })
 }
 
-/// The path of a program that must be there.
+/// The path of a program; an error if it is not installed.
 pub(super) fn needed(name: &'static str) -> Result<PathBuf, Failure> {
     program(name).ok_or_else(|| {
         let os_release = fs::read_to_string("/etc/os-release").unwrap_or_default();
@@ -42,7 +42,7 @@ pub(super) fn needed(name: &'static str) -> Result<PathBuf, Failure> {
     })
 }
 
-/// Runs a program to its end. Returns what it prints. If the program fails, that is the failure's cause.
+/// Runs a program to its end and returns its output. If the program fails, its output is the cause of the error.
 pub(super) fn output(name: &'static str, words: &[OsString]) -> Result<String, Failure> {
     let path = needed(name)?;
     let ran = Command::new(&path)
@@ -69,9 +69,9 @@ fn words<const N: usize>(words: [&OsStr; N]) -> Vec<OsString> {
     words.map(OsStr::to_owned).into()
 }
 
-/// What will mount a new volume at boot.
+/// The way in which a new volume will be mounted at boot.
 pub(super) fn at_boot(at: &Path) -> Result<AtBoot, Failure> {
-    // As sd_booted(3) finds out.
+    // sd_booted(3) tests the same.
     if !fs::symlink_metadata("/run/systemd/system").is_ok_and(|meta| meta.is_dir()) {
         return Ok(AtBoot::Fstab);
     }
@@ -83,22 +83,22 @@ pub(super) fn at_boot(at: &Path) -> Result<AtBoot, Failure> {
 /// The filesystem in an image that calve made; `None` if the file is anything else.
 pub(super) fn made_by_us(image: &Path) -> Result<Option<Filesystem>, Failure> {
     let given = ["-p".as_ref(), "-o".as_ref(), "export".as_ref(), image.as_os_str()];
-    // It ends with 2 if it finds nothing.
+    // blkid ends with 2 if it finds nothing.
     let Ok(text) = output("blkid", &words(given)) else { return needed("blkid").map(|_| None) };
     let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
     Ok(Filesystem::named(value("TYPE").unwrap_or_default())
         .filter(|_| value("LABEL") == Some(LABEL)))
 }
 
-/// How full the filesystem is that a path is on.
+/// The size and the free space of the filesystem of a path.
 pub(super) fn space(path: &Path) -> io::Result<Space> {
     let stat = rustix::fs::statvfs(path)?;
     let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
     Ok(Space { size: bytes(stat.f_blocks), free: bytes(stat.f_bavail) })
 }
 
-/// How much room a path has that is on a loop device, and on the device's host; with the mount and the image. `None`
-/// elsewhere.
+/// The room on the loop device of a path and on the host of that device, with the mount and the image. `None` if the path is
+/// on no loop device.
 pub(super) fn room_of(path: &Path) -> Option<(Room, String)> {
     let path = fs::canonicalize(path).ok()?;
     let mounts = mounted();
@@ -109,13 +109,13 @@ pub(super) fn room_of(path: &Path) -> Option<(Room, String)> {
     Some((room, plan::advice(room, volume, host, (&mount.at, &image))?))
 }
 
-/// Does the steps as root. If one fails or a signal came, those before it are undone, the last first.
+/// Runs the steps as root. If one fails or a signal came, this undoes the earlier ones, the last first.
 pub(super) fn do_all(steps: &[Undoable], cancel: &Cancel) -> Result<(), Failure> {
     let mut done: Vec<&Step> = Vec::new();
     for (step, undo) in steps {
         let result = match cancel.is_cancelled() {
             true => Err(Failure::cancelled("change volume", Vec::new())),
-            // What fails half-way is undone, too: a unit may be enabled although it could not be started.
+            // The failed step is undone, too: a unit may be enabled although it could not be started.
             false => {
                 done.extend(undo);
                 do_one(step)
@@ -123,7 +123,7 @@ pub(super) fn do_all(steps: &[Undoable], cancel: &Cancel) -> Result<(), Failure>
         };
         if let Err(failure) = result {
             for step in done.iter().rev() {
-                // The first failure is the one to tell.
+                // The error names the first failure.
                 let _ = do_one(step);
             }
             return Err(failure);
@@ -175,7 +175,7 @@ fn unmount(words: &[OsString]) -> Result<(), Failure> {
     output("umount", words).map(drop)
 }
 
-/// The text with the line at its end, once.
+/// The text with the line at its end, unless the text already has it.
 fn with_line(text: &str, line: &str) -> String {
     let mut text = text.to_owned();
     if text.lines().any(|there| there == line) {
@@ -244,7 +244,7 @@ pub(super) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// Whose a new volume shall be: who runs calve, or who runs it by sudo.
+/// The owner of a new volume: the user who runs calve, with or without sudo.
 pub(super) fn owner() -> plan::Owner {
     let of_sudo = |name: &str| std::env::var(name).ok()?.parse().ok();
     match (is_root(), of_sudo("SUDO_UID"), of_sudo("SUDO_GID")) {
@@ -256,7 +256,7 @@ pub(super) fn owner() -> plan::Owner {
     }
 }
 
-/// Whether a failure only says that a program is missing.
+/// Whether an error says no more than that a program is missing.
 pub(super) fn is_missing_program(failure: &Failure) -> bool {
     failure.operation == "run" && failure.kind == Kind::Library(ErrorKind::SourceNotFound)
 }

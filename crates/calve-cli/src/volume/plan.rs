@@ -1,8 +1,8 @@
-//! What a volume is made of, and which steps make, grow and remove it: decisions alone, which look at nothing.
+//! Decides what a volume is made of, and which steps make, grow and remove it. These are pure functions.
 //!
-//! A volume is a filesystem that can share blocks, in a sparse image file beside the folder that it is mounted at. What
-//! records it is what mounts it at boot: a mount unit where systemd runs, else a line in `/etc/fstab`. Both carry the
-//! mount option [`MARK`], which means nothing to anybody else, so calve keeps no list of its own.
+//! A volume is a filesystem that can share blocks, in a sparse image file beside the folder that it is mounted at. A mount
+//! unit of systemd, or else a line in `/etc/fstab`, mounts it at boot and is its only record. Both carry the mount option
+//! [`MARK`], which other programs ignore, so calve keeps no list of its own.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use crate::text::{bytes, shell_word};
 /// The mount option that says that a mount is a volume of calve's. Options that start with `x-` are comments.
 pub(super) const MARK: &str = "x-calve.volume";
 
-/// The label of the filesystem in an image: so no other file of that name is taken for one.
+/// The label of the filesystem in an image. calve takes no file without it for an image.
 pub(super) const LABEL: &str = "calve";
 
 pub(super) const FSTAB: &str = "/etc/fstab";
@@ -23,13 +23,13 @@ pub(super) const UNITS: &str = "/etc/systemd/system";
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
-/// Both filesystems need a third of this at least; the rest is for files.
+/// The smallest volume. Both filesystems need at least a third of this; the rest is for files.
 pub(super) const LEAST_BYTES: u64 = GIB;
 
 /// XFS keeps a two-thousandth of its size for its log, written at once: 250 MB of this.
 const MOST_BYTES: u64 = 512 * GIB;
 
-/// What `as-root` does.
+/// The actions of `as-root`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum RootAction {
     Mount,
@@ -74,7 +74,7 @@ impl Filesystem {
         format!("loop,discard,nosuid,nodev{own},{MARK}")
     }
 
-    /// What makes the filesystem in an image; `protofile` says whom its root folder belongs to.
+    /// The command that makes the filesystem in an image; `protofile` names the owner of its root folder.
     pub(super) fn make(self, image: &Path, protofile: &Path) -> Vec<OsString> {
         let mut words: Vec<OsString> = match self {
             Self::Xfs => ["-q", "-m", "reflink=1", "-L", LABEL, "-p"].map(OsString::from).into(),
@@ -87,7 +87,7 @@ impl Filesystem {
         words
     }
 
-    /// What checks an image that is not mounted. It changes nothing, unless it is to repair.
+    /// The command that checks an image that is not mounted. It changes the image only with `repair`.
     pub(super) fn check(self, image: &Path, repair: bool) -> Option<(&'static str, Vec<OsString>)> {
         let (program, words): (_, &[&str]) = match (self, repair) {
             (Self::Xfs, false) => ("xfs_repair", &["-n", "-f"]),
@@ -106,7 +106,7 @@ pub(super) fn protofile(owner: Owner) -> String {
     format!("/\n0 0\nd--755 {} {}\n$\n", owner.uid, owner.gid)
 }
 
-/// Whom the root folder of a volume belongs to.
+/// The owner of the root folder of a volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Owner {
     pub(super) uid: u32,
@@ -130,7 +130,7 @@ impl std::fmt::Display for Owner {
     }
 }
 
-/// A volume by its places; whether anything is there is another question.
+/// The paths of a volume, whether or not it exists.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Volume {
     pub(super) at: PathBuf,
@@ -143,12 +143,12 @@ pub(super) fn image_of(at: &Path) -> PathBuf {
     with_suffix(at, ".img")
 }
 
-/// The image while it is being made: what a killed process leaves has this name.
+/// The image while it is being made. A killed process leaves it under this name.
 pub(super) fn new_image_of(at: &Path) -> PathBuf {
     hidden(at, "new")
 }
 
-/// What mkfs.xfs reads while it makes the image.
+/// The protofile that mkfs.xfs reads while it makes the image.
 pub(super) fn protofile_of(at: &Path) -> PathBuf {
     hidden(at, "protofile")
 }
@@ -181,7 +181,7 @@ pub(super) fn is_plain(path: &Path) -> bool {
         })
 }
 
-/// What mounts a volume at boot.
+/// The way in which a volume is mounted at boot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum AtBoot {
     /// The name of the mount unit.
@@ -217,13 +217,13 @@ pub(super) fn unit_text(volume: &Volume) -> String {
     )
 }
 
-/// One thing that root does.
+/// A step that needs root.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Step {
     Run(&'static str, Vec<OsString>),
-    /// The loop device below the folder bypasses the host's page cache. Not every filesystem can; that is no failure.
+    /// Lets the loop device below the folder bypass the host's page cache. Not every filesystem allows that, which is no failure.
     DirectIo(PathBuf),
-    /// The loop device takes over the image's new size.
+    /// Gives the loop device the image's new size.
     NewSize(PathBuf),
     Write(PathBuf, String),
     Remove(PathBuf),
@@ -235,10 +235,10 @@ fn run<const N: usize>(program: &'static str, words: [&dyn AsRef<std::ffi::OsStr
     Step::Run(program, words.iter().map(|word| word.as_ref().to_owned()).collect())
 }
 
-/// A step, and what undoes it.
+/// A step with the step that undoes it.
 pub(super) type Undoable = (Step, Option<Step>);
 
-/// What root does so that an image is mounted, now and at every boot. What is mounted already is not mounted again.
+/// The steps that mount an image, now and at every boot. A mounted image is not mounted again.
 pub(super) fn steps_to_mount(
     volume: &Volume,
     boot: &AtBoot,
@@ -274,7 +274,7 @@ pub(super) fn steps_to_mount(
     steps
 }
 
-/// What root does so that nothing mounts the image any more. `line` is the one in `/etc/fstab`.
+/// The steps after which nothing mounts the image any more. `line` is its line in `/etc/fstab`.
 pub(super) fn steps_to_unmount(
     volume: &Volume,
     boot: Option<&Record>,
@@ -297,7 +297,7 @@ pub(super) fn steps_to_unmount(
     steps
 }
 
-/// What root does after an image was made longer.
+/// The steps after the image became longer.
 pub(super) fn steps_to_grow(volume: &Volume) -> Vec<Undoable> {
     let at = &volume.at;
     let grow = match volume.filesystem {
@@ -307,7 +307,7 @@ pub(super) fn steps_to_grow(volume: &Volume) -> Vec<Undoable> {
     vec![(Step::NewSize(at.clone()), None), (grow, None)]
 }
 
-/// The lines that do the same in root's shell.
+/// The shell lines that do the same as the steps.
 pub(super) fn shell_lines(steps: &[Undoable]) -> Vec<String> {
     let device = |at: &Path| format!("\"$(findmnt -no SOURCE {})\"", shell_word(at));
     let quoted = |text: &str| shell_word(Path::new(text));
@@ -336,7 +336,7 @@ pub(super) fn shell_lines(steps: &[Undoable]) -> Vec<String> {
     steps.iter().map(|(step, _)| line(step)).collect()
 }
 
-/// What mounts a volume at boot, as it was found.
+/// The record of a volume, as it was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Record {
     /// The file name of the mount unit.
@@ -390,7 +390,7 @@ pub(super) fn mounts(text: &str) -> Vec<Mount> {
     text.lines().filter_map(mount).collect()
 }
 
-/// The mount that a path is on. Later mounts hide earlier ones at the same place.
+/// The mount of a path. Later mounts hide earlier ones at the same place.
 pub(super) fn mount_of<'m>(mounts: &'m [Mount], path: &Path) -> Option<&'m Mount> {
     mounts
         .iter()
@@ -399,7 +399,7 @@ pub(super) fn mount_of<'m>(mounts: &'m [Mount], path: &Path) -> Option<&'m Mount
         .and_then(|deepest| mounts.iter().rev().find(|mount| mount.at == deepest.at))
 }
 
-/// `\040` and the like, as tables of mounts have them.
+/// Decodes `\040` and the like, which mount tables use for blanks.
 fn unescaped(word: &str) -> PathBuf {
     use std::os::unix::ffi::OsStringExt as _;
     let bytes = word.as_bytes();
@@ -442,35 +442,35 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     if size < LEAST_BYTES { Err("a volume has at least 1G".to_owned()) } else { Ok(size) }
 }
 
-/// The size of a volume if nobody says one: three quarters of what is free on the host, in whole GiB. The image takes
-/// only what is in it, so a small size would save nothing; and one that the host cannot give would fill the host. `None`
-/// if there is too little room for any.
+/// The default size of a volume: three quarters of the free space of the host, in whole GiB. The image takes only the space of
+/// its contents, so a smaller size would save nothing, and a larger one could fill the host. `None` if the host has too little
+/// room for a volume.
 pub(super) fn default_size(host_free: u64) -> Option<u64> {
     let size = (host_free / 4).saturating_mul(3).min(MOST_BYTES) / GIB * GIB;
     (size >= LEAST_BYTES).then_some(size)
 }
 
-/// How full a filesystem is.
+/// The size and the free space of a filesystem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Space {
     pub(super) size: u64,
     pub(super) free: u64,
 }
 
-/// What there is to say about the room of a volume.
+/// A warning about the room of a volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Room {
     Enough,
-    /// A tenth of the volume is left.
+    /// The volume has less than a tenth of its room left.
     VolumeLittle,
-    /// The volume counts on space that the host does not have, and the host has little left.
+    /// The volume may still grow by more than the host has, and the host has little left.
     HostLittle,
     /// The next writes may fail, although the volume has room.
     HostFull,
 }
 
-/// How much room a volume has, in itself and on its host. A volume that fills is an error of the program that writes; a
-/// host that fills is an I/O error of the volume's disk, after which the kernel may shut the filesystem down.
+/// Judges the room of a volume and of its host. If the volume fills up, the program that writes gets an error. If the host fills
+/// up, the volume's disk has an I/O error, and the kernel may shut the filesystem down.
 pub(super) fn room(volume: Space, host: Space) -> Room {
     let counts_on_it = host.free < volume.free;
     let full = (host.size / 50).clamp(64 * MIB, GIB);
@@ -486,7 +486,7 @@ pub(super) fn room(volume: Space, host: Space) -> Room {
     }
 }
 
-/// What `room` means and what to do, for a volume at `at` in `image`.
+/// The message for `room`, with advice, for a volume at `at` in `image`.
 pub(super) fn advice(
     room: Room,
     volume: Space,
@@ -528,13 +528,13 @@ pub(super) fn install_command(program: &str, os_release: &str) -> String {
     });
     let package = match (program, family) {
         ("mkfs.xfs" | "xfs_repair", _) => "xfsprogs",
-        // It is a package of its own there.
+        // There, it has its own package.
         ("xfs_growfs", Some("apk add")) => "xfsprogs-extra",
         ("xfs_growfs", _) => "xfsprogs",
         ("mkfs.btrfs" | "btrfs", Some("zypper install")) => "btrfsprogs",
         ("mkfs.btrfs" | "btrfs", _) => "btrfs-progs",
         ("mount" | "umount", Some("apt install")) => "mount",
-        // Each is a package of its own there.
+        // There, each has its own package.
         ("losetup" | "blkid" | "mount" | "umount", Some("apk add")) => program,
         ("systemctl" | "systemd-escape", _) => "systemd",
         ("chown", _) => "coreutils",

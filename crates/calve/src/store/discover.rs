@@ -48,7 +48,7 @@ pub struct Discovered {
 struct Found {
     root: PathBuf,
     store: PathBuf,
-    /// What is marked, and the token in the marker. `None` if the store is in the root.
+    /// The kind of the marker and its token. `None` if the store is in the root.
     marked: Option<(Marked, String)>,
 }
 
@@ -62,7 +62,7 @@ impl Found {
         Discovered { store, root: self.root, token }
     }
 
-    /// Whose store is missing.
+    /// The worktree or project whose store is missing.
     fn operation(&self) -> Option<Operation> {
         self.marked.as_ref().map(|(of, _)| match of {
             Marked::Worktree => Operation::FindStoreOfWorktree,
@@ -89,7 +89,7 @@ impl Store {
         must_be_ours(&found.store)?;
         let store =
             Self::open(&found.store).map_err(|error| match (found.operation(), error.kind()) {
-                // Nobody named it: what was named, or stood in, is the tree.
+                // The caller named the tree, or stands in it, and did not name the store.
                 (Some(operation), ErrorKind::StoreNotFound) => {
                     let gone = io::Error::new(io::ErrorKind::NotFound, "no store is there");
                     Error::new(error.kind(), operation, &found.root, gone).with_other(&found.store)

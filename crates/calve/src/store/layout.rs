@@ -54,7 +54,7 @@ pub(crate) const READY_COPIED: &str = "copied";
 pub(crate) const GIT_IGNORE: &str = ".gitignore";
 /// In calve's own folder of a worktree: says which worktree of which store this is.
 pub(crate) const MARKER: &str = "worktree";
-/// In calve's own folder of a project whose store is elsewhere: says where the store is.
+/// This file in calve's own folder of a project says where the store is, if the store is elsewhere.
 pub(crate) const POINTER: &str = "project";
 /// In calve's own folder of a worktree that root did not make: says who made it. See
 /// [`metadata`](super::metadata).

@@ -20,7 +20,7 @@ use crate::tree::staging::write_whole;
 /// Every path is shorter than this, on every system.
 const MOST_BYTES: u64 = 64 * 1024;
 
-/// What a marker is in.
+/// The kind of tree that a marker is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Marked {
     Worktree,

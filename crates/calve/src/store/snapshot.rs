@@ -236,7 +236,7 @@ impl Store {
         Ok(Known { row, root, base, index, local })
     }
 
-    /// In what the files of a worktree differ from those of a snapshot.
+    /// How the files of a worktree differ from those of a snapshot.
     pub(crate) fn local(&self, row: &WorktreeRow, root: &Path) -> Option<Local> {
         if row.name == PROJECT {
             return None;
@@ -510,7 +510,7 @@ impl Store {
         Ok(())
     }
 
-    /// What was written down of a snapshot. `None` if that is lost.
+    /// The record of an unnamed snapshot. `None` if it is lost.
     fn noted_found(&self, id: SnapshotId) -> Option<Found> {
         let bytes = read_plain(fs::CWD, &self.layout().found(id), FOUND_MOST_BYTES).ok()?;
         Found::decode(&bytes)

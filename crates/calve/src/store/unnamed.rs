@@ -178,14 +178,14 @@ impl Unnamed {
     }
 }
 
-/// Who still may have what was cloned.
+/// A tree that may still have the content that was cloned.
 struct Holder<'a> {
     root: OwnedFd,
     index: &'a Index,
     is_project: bool,
 }
 
-/// What became of a file's content.
+/// The result of naming the content of a file.
 enum Named {
     /// It has this name now. `by` is the place of the holder that it was read of.
     Content {
@@ -373,7 +373,7 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             read => read.context(Operation::Read, || path)?,
         };
-        // What is damaged says nothing: the worktrees are compared with the project's next snapshot.
+        // A damaged record says nothing: the worktrees are compared with the project's next snapshot.
         let Ok(unnamed) = Unnamed::decode(&bytes) else { return remove() };
         drop(bytes);
         let is_one = |row: &&WorktreeRow| {
@@ -624,7 +624,7 @@ impl Naming<'_> {
     }
 }
 
-/// What was opened. `None` if it is gone, or was closed to us since: then it has changed.
+/// The opened file. `None` if the file is gone, or we may not read it any more: then it has changed.
 fn witness<T, E: Into<io::Error>>(opened: Result<T, E>) -> io::Result<Option<T>> {
     match opened.map_err(Into::into) {
         Ok(opened) => Ok(Some(opened)),
@@ -827,7 +827,7 @@ mod tests {
             let mut damaged = bytes.clone();
             damaged[at] ^= 1;
             assert!(Unnamed::decode(&damaged).is_err(), "{at}");
-            // Whoever made it also made the hash: it is anything, but no panic.
+            // The process that made the record also made its hash, so the record may say anything. It must cause no panic.
             let body = damaged.len() - 32;
             let hash = *blake3::hash(&damaged[..body]).as_bytes();
             damaged[body..].copy_from_slice(&hash);

@@ -85,7 +85,7 @@ pub struct CopyCost {
 }
 
 impl CopyCost {
-    /// Of a tree whose size is known, for example by a snapshot of it.
+    /// The cost of a copy of a tree whose size is known, for example from a snapshot.
     #[must_use]
     pub fn new(files: u64, bytes: u64) -> Self {
         Self { files, bytes, is_least: false }
@@ -121,7 +121,7 @@ impl CopyCost {
         cost
     }
 
-    /// Of so many copies.
+    /// The cost of this many copies.
     #[must_use]
     pub fn times(self, copies: u64) -> Self {
         Self {

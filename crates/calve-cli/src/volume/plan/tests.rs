@@ -55,7 +55,7 @@ fn the_steps_are_those_of_the_machine_and_as_lines_they_can_be_pasted() {
     }
 }
 
-/// What is undone is what was done, the last first; so nothing stays in `/etc` after a failure.
+/// The undo reverses each step, the last first, so nothing stays in `/etc` after a failure.
 #[test]
 fn every_step_that_changes_what_stays_has_its_opposite() {
     for filesystem in [Filesystem::Xfs, Filesystem::Btrfs] {

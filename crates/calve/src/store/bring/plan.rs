@@ -47,7 +47,7 @@ pub(crate) struct Trees<'a> {
     pub(crate) in_place: HashSet<PathBuf>,
     /// Set if files of the worktree name another root than the snapshots'.
     pub(crate) local: Option<&'a Local>,
-    /// Paths that an undo sees to itself, when the tree is at the target: those that had been deleted
+    /// Paths that the undo itself handles when the tree is at the target: those that had been deleted
     /// by hand, and those that were moved aside and come back.
     pub(crate) left_to_undo: &'a [PathBuf],
 }

@@ -18,7 +18,7 @@ pub(crate) type Row = Result<(SnapshotId, SnapshotObject), String>;
 pub(crate) struct NewSnapshot<'a> {
     pub(crate) object: &'a SnapshotObject,
     pub(crate) manifest: &'a Manifest,
-    /// The places of those directories in the manifest that the database may not have yet.
+    /// The places, in the manifest, of the directories that the database may not have yet.
     pub(crate) directories: &'a [u32],
     /// The worktree that is based on the snapshot from now on.
     pub(crate) token: &'a str,

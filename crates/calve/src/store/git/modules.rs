@@ -29,7 +29,7 @@ use crate::tree::staging::write_whole;
 
 /// In the folder of a working tree's repository: the repositories of its submodules.
 pub(crate) const MODULES: &str = "modules";
-/// What a `.git` file begins with.
+/// A `.git` file begins with this.
 const LEADS_TO: &[u8] = b"gitdir: ";
 /// git's configuration files are shorter.
 const CONFIG_MOST_BYTES: u64 = 1024 * 1024;
@@ -156,7 +156,7 @@ impl Modules {
 pub(crate) struct Module {
     /// Its folder, from the worktree's root.
     pub(crate) folder: PathBuf,
-    /// Where its repository is, below a folder `modules`.
+    /// The place of its repository below a folder `modules`.
     pub(crate) name: PathBuf,
     /// The project's repository of it.
     pub(crate) source: PathBuf,
@@ -299,7 +299,7 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    /// What messages call the submodule.
+    /// The name of the submodule in messages.
     pub(crate) fn name(&self) -> String {
         let path = &self.repository.git_dir;
         let folder = if path.ends_with(GIT) { path.parent().unwrap_or(path) } else { path };
@@ -360,7 +360,7 @@ pub(crate) fn all_below(
     Ok(found)
 }
 
-/// What a repository of a submodule has that nothing else holds.
+/// Work in a repository of a submodule that nothing else holds.
 #[derive(Debug, Default)]
 pub(crate) struct Unheld {
     pub(crate) commits: Vec<Commit>,
@@ -369,7 +369,7 @@ pub(crate) struct Unheld {
 }
 
 impl Repository {
-    /// The repository of a submodule, for questions that no working tree matters for.
+    /// The repository of a submodule, for questions that need no working tree.
     pub(crate) fn of_module(git_dir: &Path) -> Self {
         Self { root: git_dir.to_owned(), git_dir: git_dir.to_owned(), common: git_dir.to_owned() }
     }

@@ -31,7 +31,7 @@ const FILE_MOST_BYTES: u64 = 1024 * 1024;
 /// How many paths git is asked about at once.
 const ASKED_TOGETHER: usize = 500;
 
-/// In what a worktree's files differ from those of its snapshot.
+/// How a worktree's files differ from those of its snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Local {
     /// The roots that its files name. `None`: they name what the project's files name.

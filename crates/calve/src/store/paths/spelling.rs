@@ -51,7 +51,7 @@ impl Spellings {
         &self.known
     }
 
-    /// Adds spellings that somebody else learned.
+    /// Adds spellings that another scan learned.
     pub(crate) fn add(&mut self, spellings: &[Vec<u8>]) {
         for spelling in spellings {
             if !self.known.contains(spelling) {
