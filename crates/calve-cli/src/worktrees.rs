@@ -199,8 +199,10 @@ fn start_failure(error: &calve::Error) -> Failure {
         // A path, where a name should be.
         (ErrorKind::InvalidName, Some(folder), Some(name)) if folder != Path::new("") => {
             let (folder, name) = (shell_word(folder), shell_word(Path::new(name)));
+            let branch = shell_word(path);
             let hint = format!(
-                "NAME cannot be a path; 'calve start --at {folder} {name}' puts the worktree into that folder"
+                "NAME cannot be a path; 'calve start -b {branch} {name}' gives the worktree a branch of this name, \
+                 'calve start --at {folder} {name}' puts it into that folder"
             );
             Failure { hint: Some(hint), ..failure }
         }

@@ -153,14 +153,7 @@ impl Store {
     pub fn worktrees(&self) -> Result<Vec<Worktree>, Error> {
         self.registry().recover()?;
         let rows = self.catalog().worktrees()?;
-        for row in &rows {
-            self.registry().mend_marker(row);
-        }
-        Ok(rows
-            .into_iter()
-            .filter(|row| row.name != PROJECT)
-            .map(|row| Worktree { store: self.clone(), path: path_from(&row.path), row })
-            .collect())
+        rows.into_iter().filter(|row| row.name != PROJECT).map(|row| self.follow(row)).collect()
     }
 
     /// The worktree with the name `name`.
@@ -170,12 +163,25 @@ impl Store {
     pub fn worktree(&self, name: &str) -> Result<Worktree, Error> {
         self.registry().recover()?;
         match self.catalog().worktree(name)?.filter(|row| row.name != PROJECT) {
-            Some(row) => {
-                self.registry().mend_marker(&row);
-                Ok(Worktree { store: self.clone(), path: path_from(&row.path), row })
-            }
+            Some(row) => self.follow(row),
             None => Err(no_worktree(name)),
         }
+    }
+
+    /// The worktree of a row. If its project or its store was moved, with the worktree or without
+    /// it, everything that has the old path gets the new one.
+    fn follow(&self, mut row: WorktreeRow) -> Result<Worktree, Error> {
+        let registry = self.registry();
+        let was = path_from(&row.path);
+        let is_moved = registry.follow_store(&mut row)?;
+        registry.mend_marker(&row);
+        registry.mend_git(&row, &was);
+        let worktree = Worktree { store: self.clone(), path: path_from(&row.path), row };
+        if is_moved {
+            // Until all files name the new path, each command in the worktree tries again.
+            let _ = worktree.follow_move();
+        }
+        Ok(worktree)
     }
 
     /// The project, as a worktree of its last snapshot. It has status, capture, switch and reset
@@ -236,6 +242,7 @@ impl Discovered {
                 self.store.registry().set_path(&row)?;
             }
         }
+        self.store.registry().mend_git(&row, &path);
         let worktree = Worktree { store: self.store.clone(), row, path: self.root.clone() };
         worktree.follow_move()?;
         Ok(worktree)

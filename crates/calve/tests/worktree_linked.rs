@@ -663,6 +663,54 @@ fn gits_own_commands_may_be_used_on_worktrees() {
     drop(worktree);
 }
 
+/// A project, its worktrees or both get another place. The next command finds the worktrees, and git does.
+#[test]
+fn what_was_moved_is_found_by_the_next_command_and_by_git() {
+    // What is moved, and where the project and the worktree are then.
+    for (text, project_at, worktree_at) in [
+        ("mv project p", "p", "project.worktrees/w"),
+        ("mkdir new; mv project project.worktrees new", "new/project", "new/project.worktrees/w"),
+        (
+            "mkdir -p a/b; mv project project.worktrees a/b",
+            "a/b/project",
+            "a/b/project.worktrees/w",
+        ),
+        ("mv project.worktrees/w w", "project", "w"),
+        ("mv project p; mv project.worktrees/w w", "p", "w"),
+    ] {
+        let desk = project();
+        let from = StartOptions::new().branch(StartBranch::Detached);
+        let root = start(&desk, &["w"], &from).remove(0).report.path;
+        script(&root, "echo mine >mine; git add mine; git commit -qm mine");
+        let before = changes(&root);
+        script(desk.scratch.path(), text);
+        let (project, root) = (desk.scratch.join(project_at), desk.scratch.join(worktree_at));
+        let store = Store::discover(&project).unwrap().store;
+        if store.worktree("w").unwrap().path() != root {
+            // It was moved alone, so only a command in it can tell.
+            Store::discover(&root).unwrap().worktree().unwrap();
+        }
+        let worktree = store.worktree("w").unwrap();
+        assert_eq!(
+            (worktree.path(), worktree.state().unwrap()),
+            (root.as_path(), WorktreeState::Ready),
+            "{text}"
+        );
+        assert_eq!(changes(&root), before, "{text}");
+        let listed = sh(git(&project).args(["worktree", "list", "--porcelain"]));
+        assert!(listed.contains(&format!("worktree {}\n", root.display())), "{text}: {listed}");
+        assert!(!listed.contains("prunable"), "{text}: {listed}");
+        let error = fails(
+            worktree.clone().drop(&DropOptions::new(), &options()),
+            ErrorKind::CommitsOnlyHere,
+        );
+        assert!(error.details()[0].display().to_string().contains("mine"), "{text}: {error:?}");
+        let dropped = worktree.drop(&DropOptions::new().force(true), &options()).unwrap();
+        assert_eq!(dropped.kept().len(), 1, "{text}");
+        assert!(!sh(git(&project).args(["worktree", "list"])).contains("/w"), "{text}");
+    }
+}
+
 /// Each of git's commands about worktrees, and what calve says and does afterwards.
 #[test]
 fn after_each_of_gits_commands_about_worktrees_calve_goes_on() {

@@ -367,6 +367,27 @@ fn a_worktree_with_submodules_can_be_moved_and_made_again() {
 }
 
 #[test]
+fn submodules_of_a_worktree_find_their_repositories_in_a_project_that_was_moved() {
+    // What is moved, and where the project and the worktree are then.
+    for (text, project_at, worktree_at) in [
+        ("mv project p", "p", "project.worktrees/w"),
+        ("mkdir new; mv project project.worktrees new", "new/project", "new/project.worktrees/w"),
+    ] {
+        let desk = project(WORK);
+        let (_, root, _) = start(&desk, "w");
+        let before = said(&root);
+        script(desk.scratch.path(), text);
+        let root = desk.scratch.join(worktree_at);
+        let store = Store::discover(desk.scratch.join(project_at)).unwrap().store;
+        let worktree = store.worktree("w").unwrap();
+        assert_eq!(worktree.path(), root, "{text}");
+        assert_eq!(said(&root), before, "{text}");
+        assert!(tops(&root).iter().all(|top| top.starts_with(&root)), "{text}: {:?}", tops(&root));
+        is_clean(&worktree);
+    }
+}
+
+#[test]
 fn a_project_that_is_a_linked_worktree_itself_gives_its_own_submodules() {
     let desk = Desk::new(|root| {
         let real = root.with_file_name("real");

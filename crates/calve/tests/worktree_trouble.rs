@@ -143,6 +143,38 @@ fn a_worktree_that_was_moved_is_found_again_and_a_copy_of_one_is_refused() {
 }
 
 #[test]
+fn worktrees_that_were_moved_together_with_their_store_are_found_and_those_of_a_copied_store_are_not()
+ {
+    let desk = Desk::small();
+    desk.worktree("one");
+    let new = desk.scratch.join("deep/new");
+    fs::create_dir_all(&new).unwrap();
+    let with_worktrees = |command: &str, to: &Path| {
+        let mut tool = Command::new(command);
+        if command == "cp" {
+            tool.arg("-a");
+        }
+        sh(tool.arg(&desk.project).arg(desk.folder()).arg(to));
+    };
+    with_worktrees("cp", &new);
+    let (project, one) = (new.join("project"), new.join("project.worktrees/one"));
+    // The worktree is that of the first store as long as that is there.
+    let copy = Store::discover(&project).unwrap().store;
+    let there = copy.worktree("one").unwrap();
+    assert_eq!(there.path(), desk.folder().join("one"));
+    fails(there.status(&options()), ErrorKind::WorktreeMissing);
+    fs::remove_dir_all(&new).unwrap();
+    fs::create_dir_all(&new).unwrap();
+    with_worktrees("mv", &new);
+    fails(Store::discover(&one), ErrorKind::StoreNotFound);
+    let store = Store::discover(&project).unwrap().store;
+    let listed = store.worktrees().unwrap();
+    assert_eq!((listed.len(), listed[0].path()), (1, one.as_path()));
+    assert_eq!(Store::discover(one.join("src")).unwrap().store.path(), store.path());
+    assert_eq!(listed[0].status(&options()).unwrap().changes, []);
+}
+
+#[test]
 fn a_project_that_was_moved_takes_its_store_along() {
     let desk = Desk::small();
     let one = desk.worktree("one");

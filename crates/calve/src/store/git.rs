@@ -689,6 +689,15 @@ impl Repository {
         })
     }
 
+    /// Lets the linked worktree at `root` and its registration lead to each other again, after the
+    /// worktree or the project was moved.
+    ///
+    /// # Errors
+    /// git could not do it.
+    pub(crate) fn repair(&self, root: &Path) -> Result<(), Failure> {
+        self.git().args(["worktree", "repair", "--"]).arg(root).run().map(drop)
+    }
+
     /// The commits at `tips`, and their ancestors, that are lost when a worktree is removed: no
     /// branch, tag, stash or other shared reference holds them. The reference `but` does not count
     /// as holding them. The newest come first, at most `most` of them. If the repository does not

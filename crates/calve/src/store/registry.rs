@@ -51,7 +51,8 @@ use rustix::fs;
 
 use super::catalog::{Catalog, DroppedRow, Linked, PROJECT, State, WorktreeRow};
 use super::clock::now;
-use super::files::{open_dir, path_from, read_plain};
+use super::files::{bytes_of, open_dir, path_from, read_plain};
+use super::git::modules::Modules;
 use super::git::{self, Onto, Registration, Repository};
 use super::id::SnapshotId;
 use super::index::{self, Index};
@@ -71,6 +72,10 @@ pub(crate) use dropped::{KEPT, not_dropped};
 /// If nothing can be known about the process that began a start, the start counts as dead only
 /// after this many seconds.
 const STRANGER_SECONDS: i64 = 60;
+
+/// How many levels of folders calve goes up from a store and from a worktree, to find the worktree
+/// where it was moved to. It looks at as many places as the square of this.
+const MOVED_LEVELS_MOST: usize = 6;
 
 /// The worktrees of a store. The project is one of them.
 #[derive(Debug, Clone, Copy)]
@@ -141,6 +146,55 @@ impl<'a> Registry<'a> {
             Ok(marker) => Ok(marker.is_some_and(|marker| marker.token == row.token)),
             Err(error) if error.kind() == ErrorKind::Damaged => Ok(false),
             Err(error) => Err(error),
+        }
+    }
+
+    /// Finds a worktree again if it was moved together with the store, for example because a folder
+    /// above both got another name. It looks for the worktree's marker where the worktree would be
+    /// if its path to the store had stayed the same. Returns whether it wrote a new path into the
+    /// row.
+    pub(crate) fn follow_store(self, row: &mut WorktreeRow) -> Result<bool, Error> {
+        let known = path_from(&row.path);
+        if self.is_read_only || row.name == PROJECT || !is_gone(&known) {
+            return Ok(false);
+        }
+        let is_it = |path: &PathBuf| {
+            let marker = Marker::read(&layout::own(path)).ok().flatten();
+            marker.is_some_and(|marker| marker.token == row.token && self.is_meant_by(&marker))
+        };
+        let Some(found) = places_after_move(&known, self.layout.0).find(is_it) else {
+            return Ok(false);
+        };
+        row.path = bytes_of(&found);
+        self.set_path(row)?;
+        Ok(true)
+    }
+
+    /// After the project or a linked worktree was moved, the worktree's `.git` file or its
+    /// registration leads to the old place. This lets the two lead to each other again, and the
+    /// worktree's submodules to their repositories. `was` is the path of the worktree when they last
+    /// did. If that fails, git says what is wrong, as before.
+    pub(crate) fn mend_git(self, row: &WorktreeRow, was: &Path) {
+        if self.is_read_only || row.git.is_none() || row.state == State::Starting {
+            return;
+        }
+        let root = path_from(&row.path);
+        let Ok(led) = git::leads_to(&root) else { return };
+        let is_project_moved = is_gone(&led);
+        let project = || self.repository();
+        let folder = match is_project_moved {
+            true => {
+                led.file_name().zip(project()).map(|(id, it)| it.registrations_folder().join(id))
+            }
+            false => Some(led.clone()),
+        };
+        let Some(entry) = folder.and_then(Registration::read) else { return };
+        let is_wrong = entry.git_file.as_deref().is_some_and(is_gone)
+            || is_project_moved && entry.is_of(&root);
+        let Some(project) = project().filter(|_| is_wrong && self.is_marked(row)) else { return };
+        if project.repair(&root).is_ok() {
+            let before = Modules::new(&project, was, &led);
+            let _ = Modules::new(&project, &root, &entry.folder).lead_as(&before, &root);
         }
     }
 
@@ -593,6 +647,16 @@ fn is_gone(path: &Path) -> bool {
     std::fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
+/// The folders in which a worktree that was at `known` may be, if the worktree was moved together
+/// with the store, which is at `store` now. One of the folders above the store is then a folder
+/// above the worktree, too, and the worktree's path below that folder is as before.
+fn places_after_move<'a>(known: &'a Path, store: &'a Path) -> impl Iterator<Item = PathBuf> + 'a {
+    store.ancestors().skip(1).take(MOVED_LEVELS_MOST).flat_map(move |above| {
+        let ends = known.ancestors().skip(1).take(MOVED_LEVELS_MOST);
+        ends.filter_map(move |start| known.strip_prefix(start).ok().map(|end| above.join(end)))
+    })
+}
+
 fn is_token(name: &str) -> bool {
     name.len() == 32 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
@@ -609,4 +673,29 @@ pub(crate) fn name_taken(name: &str, path: &[u8]) -> Error {
     );
     Error::new(ErrorKind::WorktreeExists, Operation::StartWorktree, name, cause)
         .with_other(path_from(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worktree_is_looked_for_where_its_path_to_the_store_would_be_the_same() {
+        // Where the worktree was, where the store is now, where the worktree is, and whether calve
+        // looks there.
+        for (known, store, place, is_found) in [
+            ("/a/app.worktrees/w", "/b/app/.calve", "/b/app.worktrees/w", true),
+            ("/a/app.worktrees/w", "/b/c/d/app/.calve", "/b/c/d/app.worktrees/w", true),
+            ("/a/b/c/app.worktrees/w", "/app/.calve", "/app.worktrees/w", true),
+            ("/a/trees/w", "/b/code/app/.calve", "/b/trees/w", true),
+            ("/a/app/trees/w", "/b/app/.calve", "/b/app/trees/w", true),
+            ("/mnt/v/app/w", "/other/v/stores/app", "/other/v/app/w", true),
+            ("/a/app.worktrees/w", "/b/app/.calve", "/b/w2", false),
+            ("/a/1/2/3/4/5/6/w", "/b/app/.calve", "/b/1/2/3/4/5/6/w", false),
+        ] {
+            let places: Vec<_> = places_after_move(Path::new(known), Path::new(store)).collect();
+            assert_eq!(places.contains(&PathBuf::from(place)), is_found, "{known}: {places:?}");
+            assert!(places.len() <= MOVED_LEVELS_MOST * MOVED_LEVELS_MOST, "{known}");
+        }
+    }
 }
