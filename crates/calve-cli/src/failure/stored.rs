@@ -254,7 +254,12 @@ fn way_out(
         ErrorKind::PermissionDenied if matches!(operation, Operation::TakeIn | Operation::OpenDirectory | Operation::ReadDirectory) => {
             let name = path.file_name().map_or(path, Path::new);
             let looks = super::hint(kind, path, error).unwrap_or_default();
-            format!("to leave it out, add a line {} to .calveignore; or {looks}", shell_word(name))
+            let ignore = path.parent().unwrap_or(path).join(".calveignore");
+            format!(
+                "to leave it out, add the line /{} to {}; or {looks}",
+                name.display(),
+                shell_word(&ignore)
+            )
         }
         kind => return super::hint(kind, path, error),
     };

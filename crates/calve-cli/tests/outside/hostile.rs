@@ -405,8 +405,10 @@ fn what_may_not_be_read_is_named_with_the_way_to_leave_it_out() {
         assert_eq!(without_privileges(&app, "init -q").code, Some(0));
         let run = without_privileges(&app, "snapshot");
         assert_eq!(run.code, Some(1), "{what}: {run:?}");
-        assert!(run.stderr.contains(&format!("add a line {what} to .calveignore; ")), "{run:?}");
-        fs::write(app.join(".calveignore"), format!("{what}\n")).unwrap();
+        let ignore = app.join(".calveignore");
+        let hint = format!("add the line /{what} to {}; ", ignore.display());
+        assert!(run.stderr.contains(&hint), "{run:?}");
+        fs::write(ignore, format!("/{what}\n")).unwrap();
         let run = without_privileges(&app, "snapshot");
         assert_eq!(run.code, Some(0), "{what}: {run:?}");
         fs::set_permissions(&closed, fs::Permissions::from_mode(0o700)).unwrap();
