@@ -171,6 +171,9 @@ pub struct CloneOptions {
     /// The only entries that arrive, with [`Existing::Keep`] and one destination.
     #[cfg(unix)]
     pub(crate) picked: Option<Arc<pick::Picked>>,
+    /// Each new destination is a subvolume.
+    #[cfg(unix)]
+    pub(crate) subvolumes: bool,
 }
 
 impl Default for CloneOptions {
@@ -201,6 +204,8 @@ impl CloneOptions {
             progress: Arc::default(),
             #[cfg(unix)]
             picked: None,
+            #[cfg(unix)]
+            subvolumes: false,
         }
     }
 

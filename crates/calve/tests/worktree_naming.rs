@@ -246,6 +246,83 @@ fn what_needs_no_base_leaves_it_unnamed_and_finds_nothing_wrong() {
     assert_eq!(status(&one), [""; 0]);
 }
 
+/// The subvolumes that unnamed worktrees are snapshots of.
+fn subvolumes(desk: &Desk) -> Vec<PathBuf> {
+    let folder = desk.store.path().join("templates");
+    let names = common::names(&folder).into_iter();
+    names.filter(|name| name.ends_with(".unnamed")).map(|name| folder.join(name)).collect()
+}
+
+fn is_btrfs(path: &Path) -> bool {
+    calve::filesystem_name(path).as_deref() == Some("btrfs")
+}
+
+#[test]
+fn on_btrfs_the_first_start_clones_once_and_leaves_the_ready_tree_of_the_next_ones() {
+    if !can_wait() {
+        return;
+    }
+    if !is_btrfs(Scratch::new().path()) {
+        return not_run("the first ready tree", "the filesystem has no subvolumes");
+    }
+    let ready = |desk: &Desk, id: SnapshotId| desk.store.path().join(format!("templates/{id}"));
+    let desk = Desk::new(everything);
+    let before = tree(&desk.project);
+    let report = start(&desk, &["one", "two", "three"]);
+    for started in &report.worktrees {
+        assert_eq!(started.report.method, calve::Method::Snapshot);
+        assert_same(&before, &tree(&started.report.path), &started.name);
+    }
+    let [kept] = &subvolumes(&desk)[..] else { panic!("{:?}", subvolumes(&desk)) };
+    let inode = |path: &Path| std::os::unix::fs::MetadataExt::dev(&fs::metadata(path).unwrap());
+    let first = inode(kept);
+    let (id, _) = name(&desk);
+    assert_eq!(inode(&ready(&desk, id)), first, "it is the same subvolume");
+    assert_eq!((subvolumes(&desk).len(), desk.store.stats().unwrap().ready_trees), (0, 1));
+    let report = desk.store.start(&["four"], &later(), &options()).unwrap();
+    assert_eq!((report.snapshot, inode(&ready(&desk, id))), (Some(id), first));
+    assert_same(&before, &tree(&report.worktrees[0].report.path), "four");
+    for worktree in desk.store.worktrees().unwrap() {
+        assert_eq!(status(&worktree), [""; 0]);
+    }
+    assert_sound(&desk.store);
+
+    // Somebody wrote to it before the contents had names, or it has gone.
+    type Harm = fn(&Path);
+    let rows: &[(&str, Harm)] = &[
+        ("written to", |kept| put(kept, "README", "changed")),
+        ("gone", |kept| fs::remove_dir_all(kept).unwrap()),
+        ("a file", |kept| {
+            fs::remove_dir_all(kept).unwrap();
+            fs::write(kept, "").unwrap();
+        }),
+        ("a link", |kept| {
+            fs::rename(kept, kept.with_extension("aside")).unwrap();
+            symlink(kept.with_extension("aside"), kept).unwrap();
+        }),
+    ];
+    for (what, harm) in rows {
+        let desk = Desk::small();
+        let before = tree(&desk.project);
+        unnamed(&desk, &["one"]);
+        after_a_tick();
+        harm(&subvolumes(&desk)[0]);
+        let (id, changed) = name(&desk);
+        assert_eq!((changed, ready(&desk, id).try_exists().unwrap()), (0, false), "{what}");
+        assert_eq!(subvolumes(&desk), [""; 0].map(PathBuf::from), "{what}");
+        assert_same(&before, &tree_of(&desk, id), what);
+        assert_sound(&desk.store);
+    }
+
+    // A process that died left one without a record.
+    let desk = Desk::small();
+    unnamed(&desk, &["one"]);
+    let gc = || desk.store.gc(&GcOptions::new(), &options()).unwrap();
+    assert_eq!((gc().templates, subvolumes(&desk).len()), (0, 1));
+    fs::remove_dir_all(desk.store.path().join("unnamed")).unwrap();
+    assert_eq!((gc().templates, subvolumes(&desk).len()), (1, 0));
+}
+
 /// What each of several edits did, in turns: `p` in the project, `1` and `2` in the worktrees.
 #[test]
 fn the_base_is_what_was_cloned_as_long_as_anybody_still_has_it() {
@@ -263,7 +340,11 @@ fn the_base_is_what_was_cloned_as_long_as_anybody_still_has_it() {
         ("dp1", "old", &["M file"], &[]),
         ("dp12", "gone", &["A file"], &["A file"]),
     ];
-    for (who, base, in_one, in_two) in rows {
+    // On btrfs the store has a tree in which nobody works.
+    let of_store = if is_btrfs(Scratch::new().path()) { &[false, true][..] } else { &[false] };
+    for ((who, base, in_one, in_two), of_store) in
+        rows.iter().flat_map(|row| of_store.iter().map(move |of_store| (row, *of_store)))
+    {
         let desk = Desk::new(|project| {
             fs::create_dir(project).unwrap();
             put(project, "file", "old");
@@ -271,6 +352,14 @@ fn the_base_is_what_was_cloned_as_long_as_anybody_still_has_it() {
         });
         let worktrees = unnamed(&desk, &["one", "two"]);
         after_a_tick();
+        let (base, in_one, in_two) = match (of_store, *who) {
+            (true, "p12") => (&"old", &["M file"][..], &["M file"][..]),
+            (true, "dp12") => (&"old", &["M file"][..], &["M file"][..]),
+            _ => (base, *in_one, *in_two),
+        };
+        if !of_store {
+            subvolumes(&desk).iter().for_each(|it| fs::remove_dir_all(it).unwrap());
+        }
         for letter in who.chars() {
             match letter {
                 'd' => {}
@@ -287,8 +376,8 @@ fn the_base_is_what_was_cloned_as_long_as_anybody_still_has_it() {
         let look = desk.from("look", id);
         let found = fs::read_to_string(look.path().join("file"));
         assert_eq!(found.unwrap_or_else(|_| "gone".to_owned()), *base, "{who}");
-        assert_eq!(status(&worktrees[0]), *in_one, "{who}");
-        assert_eq!(status(&worktrees[1]), *in_two, "{who}");
+        assert_eq!(status(&worktrees[0]), in_one, "{who}");
+        assert_eq!(status(&worktrees[1]), in_two, "{who}");
         for (worktree, now) in worktrees.iter().zip(&now) {
             assert_same(now, &tree(worktree.path()), who);
         }
@@ -552,6 +641,7 @@ proptest! {
     fn whatever_is_done_before_naming_the_base_is_the_old_tree_but_for_what_nobody_has(
         sizes in proptest::collection::vec(0..9000_usize, 1..12),
         edits in edits(),
+        of_store in any::<bool>(),
     ) {
         if !expects_reflink(Scratch::new().path()) {
             return Ok(());
@@ -566,6 +656,10 @@ proptest! {
         let before = tree(&desk.project);
         let worktrees = unnamed(&desk, &["one", "two"]);
         after_a_tick();
+        let of_store = of_store && !subvolumes(&desk).is_empty();
+        if !of_store {
+            subvolumes(&desk).iter().for_each(|it| fs::remove_dir_all(it).unwrap());
+        }
         let roots = [desk.project.as_path(), worktrees[0].path(), worktrees[1].path()];
         let mut touched: BTreeMap<PathBuf, [bool; 3]> = BTreeMap::new();
         for (who, at, edit) in &edits {
@@ -597,7 +691,7 @@ proptest! {
         let base = tree_of(&desk, id);
         let mut gone = 0;
         for (path, entry) in &before {
-            if touched.get(path).is_some_and(|who| who.iter().all(|it| *it)) {
+            if !of_store && touched.get(path).is_some_and(|who| who.iter().all(|it| *it)) {
                 // The project's file instead, or nothing.
                 let there = now[0].get(path).filter(|it| it.kind == entry.kind);
                 prop_assert_eq!(base.get(path).map(|it| it.content), there.map(|it| it.content));

@@ -229,6 +229,11 @@ impl Layout<'_> {
         self.ready_trees().join(id.to_string())
     }
 
+    /// The subvolume that the worktrees of the record with this token are snapshots of.
+    pub(crate) fn unnamed_tree(self, token: &str) -> PathBuf {
+        self.ready_trees().join(token).with_extension(UNNAMED)
+    }
+
     pub(crate) fn ready_index(self, id: SnapshotId) -> PathBuf {
         self.ready_tree(id).with_extension("index")
     }

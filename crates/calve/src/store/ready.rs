@@ -21,6 +21,12 @@
 //! tree that was made anew: if calve cannot vouch for each entry, it throws the tree away and makes
 //! it anew.
 //!
+//! # The first one
+//! The first start of a project may clone it before any content is read
+//! ([`unnamed`](super::unnamed)). The clone is a subvolume, too, of which the worktrees are
+//! snapshots. It is `templates/TOKEN.unnamed`, and the record has its seal. Once the contents have
+//! names, it is the ready tree of the snapshot, unless its seal is broken.
+//!
 //! # How many are kept
 //! At most [`KEPT_MOST`]; the tree that was not used for the longest time goes first. The time of
 //! the seal's file says when the tree was last used. The collector removes the ready trees of
@@ -271,7 +277,7 @@ impl Store {
         let seal = super::read_plain(fs::CWD, &seal, SEAL_MOST_BYTES).ok()?;
         let good = sys::is_subvolume(&tree, meta.ino)
             && self.layout().ready_index(id).is_file()
-            && seal == seal_text(sys::last_change(&tree).ok()?, &staging::boot()?);
+            && Self::is_sealed(&tree, &seal);
         good.then_some(tree)
     }
 
@@ -300,6 +306,63 @@ impl Store {
     /// How many ready trees there are.
     pub(crate) fn count_ready_trees(&self) -> u64 {
         self.latest_ready_trees().len() as u64 + self.count_waiting()
+    }
+
+    /// Seals the subvolume of a stage that calve filled. Returns what the seal says; `None` if the
+    /// subvolume changes, or if no seal can be made here.
+    pub(crate) fn seal_stage(&self, stage: &Stage) -> Option<Vec<u8>> {
+        let boot = staging::boot()?;
+        settled(stage.dir()).ok().map(|number| seal_text(number, &boot))
+    }
+
+    /// Whether nobody has changed a subvolume since it was sealed.
+    pub(crate) fn is_sealed(tree: &OwnedFd, seal: &[u8]) -> bool {
+        let number = sys::last_change(tree);
+        number.is_ok_and(|number| {
+            staging::boot().is_some_and(|boot| seal == seal_text(number, &boot))
+        })
+    }
+
+    /// Makes the subvolume that unnamed worktrees are snapshots of the ready tree of their snapshot,
+    /// if nobody touched it. If that fails, the next start makes the ready tree.
+    pub(crate) fn adopt_unnamed_tree(
+        &self,
+        (token, seal): (&str, &[u8]),
+        (id, manifest, index): (SnapshotId, &Manifest, &Index),
+    ) {
+        let adopt = || -> io::Result<()> {
+            let from = self.layout().unnamed_tree(token);
+            let tree = fs::open(&from, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())?;
+            if !Self::is_sealed(&tree, seal) || self.sealed_ready_tree(id).is_some() {
+                return Ok(());
+            }
+            let dir = fs::open(self.layout().ready_trees(), DIR_FLAGS, Mode::empty())?;
+            self.discard_ready_tree(&dir, id);
+            fs::renameat(&dir, from.file_name().unwrap_or_default(), &dir, id.to_string())?;
+            let (layout, stage) = (self.layout(), self.layout().stage());
+            staging::write_whole(&stage, &layout.ready_index(id), &index.encode_stored(manifest)?)?;
+            staging::write_whole(&stage, &layout.ready_seal(id), seal)?;
+            self.evict(&dir, KEPT_MOST, id);
+            Ok(())
+        };
+        if let Ok(_lock) = locks::one_by_one(self.path()) {
+            let _ = adopt();
+        }
+    }
+
+    /// Removes the subvolume that unnamed worktrees are snapshots of. What cannot be removed now is
+    /// trash.
+    pub(crate) fn discard_unnamed_tree(&self, token: &str) {
+        let tree = self.layout().unnamed_tree(token);
+        let discard = || -> io::Result<()> {
+            let dir = fs::open(self.layout().ready_trees(), DIR_FLAGS, Mode::empty())?;
+            let name = CString::new(tree.file_name().unwrap_or_default().as_encoded_bytes())?;
+            self.discard_waiting(&dir, &name);
+            Ok(())
+        };
+        if std::fs::symlink_metadata(&tree).is_ok() {
+            let _ = discard();
+        }
     }
 
     /// Removes ready trees until at most `most` are left, and `spared` in any case. A tree that
@@ -355,6 +418,13 @@ impl Store {
         for (name, _) in super::listed(&dir).context(Operation::ReadDirectory, || &folder)? {
             let Some(text) = name.to_str() else { continue };
             let (stem, extension) = text.split_once('.').unwrap_or((text, ""));
+            if self.layout().unnamed_tree(stem) == folder.join(&name) {
+                if !self.layout().unnamed(stem).is_file() {
+                    self.discard_unnamed_tree(stem);
+                    dropped += 1;
+                }
+                continue;
+            }
             let Some(id) = super::id::from_hex(stem).map(SnapshotId::from_bytes) else { continue };
             if keep(id) {
                 continue;

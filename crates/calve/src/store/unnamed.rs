@@ -85,8 +85,11 @@ pub(crate) struct Unnamed {
     /// What stood for the entries in the project before the clone was made. An entry that differed
     /// in anything afterwards has [`UNTRACED`].
     pub(crate) project: Index,
-    /// The worktrees by their tokens, and what each was made of.
-    pub(crate) trees: Vec<(String, Index)>,
+    /// The worktrees by their tokens, and what they were made with. On btrfs all are snapshots of one
+    /// subvolume, so they have one index.
+    pub(crate) trees: Vec<(Vec<String>, Index)>,
+    /// The seal of the subvolume that the worktrees are snapshots of. Empty: there is none.
+    pub(crate) seal: Vec<u8>,
 }
 
 /// What [`Store::name_contents`] did.
@@ -111,6 +114,15 @@ impl Unnamed {
         Index { snapshot: NO_SNAPSHOT, boot, stamp, stats }
     }
 
+    /// The token of the first worktree, after which the record is named.
+    pub(crate) fn token(&self) -> &str {
+        self.tokens().next().unwrap_or_default()
+    }
+
+    fn tokens(&self) -> impl Iterator<Item = &str> {
+        self.trees.iter().flat_map(|(tokens, _)| tokens.iter().map(String::as_str))
+    }
+
     /// The bytes of the record.
     fn encode(&self) -> io::Result<Vec<u8>> {
         let (files, bytes) = self.manifest.files();
@@ -133,8 +145,9 @@ impl Unnamed {
             put(&encode_directory(&directory.entries));
         }
         put(&self.project.encode_stored(&self.manifest)?);
-        for (token, index) in &self.trees {
-            put(token.as_bytes());
+        put(&self.seal);
+        for (tokens, index) in &self.trees {
+            put(tokens.join(" ").as_bytes());
             put(&index.encode_stored(&self.manifest)?);
         }
         let hash = *blake3::hash(&out).as_bytes();
@@ -164,17 +177,18 @@ impl Unnamed {
             return Err(Malformed("the record has entries that no snapshot has"));
         }
         let project = Index::decode(reader.bytes()?, count)?;
+        let seal = reader.bytes()?.to_vec();
         let mut trees = Vec::new();
         while !reader.0.is_empty() {
-            let token = std::str::from_utf8(reader.bytes()?)
-                .map_err(|_| Malformed("a token is not UTF-8"))?
-                .to_owned();
-            trees.push((token, Index::decode(reader.bytes()?, count)?));
+            let tokens = std::str::from_utf8(reader.bytes()?)
+                .map_err(|_| Malformed("a token is not UTF-8"))?;
+            let tokens = tokens.split(' ').map(str::to_owned).collect();
+            trees.push((tokens, Index::decode(reader.bytes()?, count)?));
         }
         if trees.is_empty() {
             return Err(Malformed("the record has no worktree"));
         }
-        Ok(Self { manifest, project, trees })
+        Ok(Self { manifest, project, trees, seal })
     }
 }
 
@@ -243,7 +257,7 @@ impl Store {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
                 _ => {}
             }
-            let path = self.layout().unnamed(&unnamed.trees[0].0);
+            let path = self.layout().unnamed(unnamed.token());
             write_whole(&self.layout().stage(), &path, &unnamed.encode()?)
         };
         write().context(Operation::Mark, || &folder)
@@ -251,6 +265,7 @@ impl Store {
 
     /// Removes the unnamed snapshot of worktrees that were not made.
     pub(crate) fn remove_unnamed(&self, token: &str) {
+        self.discard_unnamed_tree(token);
         let _ = std::fs::remove_file(self.layout().unnamed(token));
     }
 
@@ -362,11 +377,15 @@ impl Store {
         noted: &Noted,
         operation: &Running,
     ) -> Result<(), Error> {
-        let remove = || match std::fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(error).context(Operation::RemoveLeftovers, || path)
+        let token = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let remove = || {
+            self.discard_unnamed_tree(token);
+            match std::fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    Err(error).context(Operation::RemoveLeftovers, || path)
+                }
+                _ => Ok(()),
             }
-            _ => Ok(()),
         };
         let _guard = self.share()?;
         let bytes = match read_plain(fs::CWD, path, MOST_BYTES) {
@@ -377,7 +396,7 @@ impl Store {
         let Ok(unnamed) = Unnamed::decode(&bytes) else { return remove() };
         drop(bytes);
         let is_one = |row: &&WorktreeRow| {
-            row.snapshot.is_none() && unnamed.trees.iter().any(|(token, _)| *token == row.token)
+            row.snapshot.is_none() && unnamed.tokens().any(|token| *token == row.token)
         };
         let (rows, dropped) = (self.catalog().worktrees()?, self.catalog().dropped()?);
         let of_trees: Vec<&WorktreeRow> = rows.iter().filter(is_one).collect();
@@ -400,20 +419,27 @@ impl Store {
         if let Some(root) = open(&project)? {
             holders.push(Holder { root, index: &unnamed.project, is_project: true });
         }
-        for (token, index) in &unnamed.trees {
-            let row = of_trees.iter().find(|row| row.token == *token);
-            let kept = of_dropped.iter().find(|kept| kept.row.token == *token);
-            let at = match (row, kept) {
-                (Some(row), _) if self.registry().find_mark(row)? => path_from(&row.path),
-                (_, Some(kept)) if kept.beside => {
-                    layout::dropped_beside(&path_from(&kept.row.path), token)
+        for (tokens, index) in &unnamed.trees {
+            for token in tokens {
+                let row = of_trees.iter().find(|row| row.token == *token);
+                let kept = of_dropped.iter().find(|kept| kept.row.token == *token);
+                let at = match (row, kept) {
+                    (Some(row), _) if self.registry().find_mark(row)? => path_from(&row.path),
+                    (_, Some(kept)) if kept.beside => {
+                        layout::dropped_beside(&path_from(&kept.row.path), token)
+                    }
+                    (_, Some(_)) => self.layout().dropped_tree(token),
+                    _ => continue,
+                };
+                if let Some(root) = open(&at)? {
+                    holders.push(Holder { root, index, is_project: false });
                 }
-                (_, Some(_)) => self.layout().dropped_tree(token),
-                _ => continue,
-            };
-            if let Some(root) = open(&at)? {
-                holders.push(Holder { root, index, is_project: false });
             }
+        }
+        // Nobody works in this one. It is asked last, since the pages of the others are in memory.
+        let (_, index) = &unnamed.trees[0];
+        if let Some(root) = open(&self.layout().unnamed_tree(token))? {
+            holders.push(Holder { root, index, is_project: false });
         }
         let roots = vec![bytes_of(&project)];
         let spellings = match fs::open(&project, DIR_FLAGS, Mode::empty()) {
@@ -459,9 +485,13 @@ impl Store {
         let id = SnapshotId::of(&object.encode());
         // The indexes come first: without one a look at the tree reads everything. An index of
         // another snapshot is as good as none.
-        for ((token, index), stats) in unnamed.trees.iter().zip(made.trees) {
+        let mut indexes = Vec::with_capacity(unnamed.trees.len());
+        for ((tokens, index), stats) in unnamed.trees.iter().zip(made.trees) {
             let index = Index { snapshot: id, boot: index.boot, stamp: index.stamp, stats };
-            let _ = self.registry().write_index(token, &index, &manifest);
+            for token in tokens {
+                let _ = self.registry().write_index(token, &index, &manifest);
+            }
+            indexes.push(index);
         }
         if project_row.snapshot.is_none() {
             let Index { boot, stamp, .. } = unnamed.project;
@@ -477,7 +507,7 @@ impl Store {
         };
         self.note_found(id, &known, &manifest, mentions);
         let branch = git::branch_in(&project);
-        let tokens: Vec<String> = unnamed.trees.iter().map(|(token, _)| token.clone()).collect();
+        let tokens: Vec<String> = unnamed.tokens().map(str::to_owned).collect();
         self.catalog().add_snapshot(&NewSnapshot {
             origin: &Origin { worktree: Some(PROJECT.to_owned()), branch },
             object: &object,
@@ -489,6 +519,11 @@ impl Store {
         })?;
         report.snapshots.push(id);
         report.changed_files += made.changed;
+        if made.changed == 0
+            && let Some(index) = indexes.first()
+        {
+            self.adopt_unnamed_tree((token, &unnamed.seal), (id, &manifest, index));
+        }
         remove()
     }
 }
@@ -807,8 +842,9 @@ mod tests {
         assert!(builder.add(vec![entry(b"c", file(0))]));
         let stats = vec![Stat { ino: 7, changed: (8, 9) }, UNTRACED, Stat::default(), UNTRACED];
         let index = |stamp| Unnamed::index(Boot([1; 16]), (stamp, 0), stats.clone());
-        let trees = vec![("one".to_owned(), index(2)), ("two".to_owned(), index(3))];
-        Unnamed { manifest: builder.finish(), project: index(1), trees }
+        let tokens = |tokens: &[&str]| tokens.iter().map(|it| (*it).to_owned()).collect();
+        let trees = vec![(tokens(&["one"]), index(2)), (tokens(&["two", "three"]), index(3))];
+        Unnamed { manifest: builder.finish(), project: index(1), trees, seal: b"7 boot".to_vec() }
     }
 
     #[test]
@@ -817,6 +853,7 @@ mod tests {
         let bytes = record.encode().unwrap();
         let decoded = Unnamed::decode(&bytes).unwrap();
         assert_eq!((&decoded.project, &decoded.trees), (&record.project, &record.trees));
+        assert_eq!((decoded.token(), &decoded.seal), ("one", &record.seal));
         let entries = |of: &Unnamed| {
             of.manifest.entries().map(|(place, slot, it)| (place, slot, it.clone())).collect()
         };

@@ -215,9 +215,13 @@ fn prepare(call: &Call<'_>) -> Result<Vec<Made>, Error> {
         } else {
             let parent =
                 target.parent.try_clone().context(Operation::Open, || &target.parent_path)?;
-            made.push(Made::Staged(
-                Stage::empty(parent, &target.parent_path).context(Operation::Stage, path)?,
-            ));
+            let stage = match options.subvolumes {
+                false => Stage::empty(parent, &target.parent_path),
+                true => Stage::new(parent, &target.parent_path, |parent, name| {
+                    sys::create_subvolume(parent, name)
+                }),
+            };
+            made.push(Made::Staged(stage.context(Operation::Stage, path)?));
         }
     }
     Ok(made)

@@ -629,9 +629,7 @@ impl Store {
             if operation.is_cancelled() {
                 return Err(cancelled(Operation::StartWorktree, &place.path));
             }
-            let stage = Stage::new(Arc::clone(&place.dir), &place.parent, |dir, name| {
-                sys::snapshot(&ready, dir, name)
-            });
+            let stage = place.snapshot_of(&ready);
             // The place is on another filesystem, or we lack the right. We use the mirrors then.
             let Ok(stage) = stage else { return Ok(None) };
             // Since we looked at the seal, another process may have begun to remove the ready tree or
@@ -739,6 +737,13 @@ impl Place {
     /// Makes an empty stage beside the path.
     fn stage(&self) -> Result<Stage, Error> {
         Stage::empty(Arc::clone(&self.dir), &self.parent).context(Operation::Stage, || &self.path)
+    }
+
+    /// Makes a stage beside the path that is a snapshot of a subvolume.
+    fn snapshot_of(&self, subvolume: &OwnedFd) -> io::Result<Stage> {
+        Stage::new(Arc::clone(&self.dir), &self.parent, |dir, name| {
+            sys::snapshot(subvolume, dir, name)
+        })
     }
 }
 

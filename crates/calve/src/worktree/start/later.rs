@@ -14,6 +14,7 @@
 
 use std::ffi::CString;
 use std::io;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -21,11 +22,11 @@ use rustix::fs::{self, Mode};
 
 use super::dress::{Dressed, Dressing, Origin, spellings_of};
 use super::git::GitPlan;
-use super::{PathMode, Place, Staged};
-use crate::error::{Error, ErrorKind};
+use super::{PathMode, Place, Staged, places};
+use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::sys;
-use crate::report::DestinationReport;
+use crate::report::{DestinationReport, Method};
 use crate::store::at::open_at;
 use crate::store::index::{Boot, Index, Stat};
 use crate::store::layout::{GIT, OWN};
@@ -39,7 +40,7 @@ use crate::store::unnamed::{UNTRACED, Unnamed};
 use crate::store::{PROJECT, Store, format};
 use crate::tree::running::Running;
 use crate::tree::staging::{Stage, stage_name};
-use crate::tree::{Reflink, clone_tree, listing, removal};
+use crate::tree::{CloneOptions, Reflink, clone_tree, listing, removal};
 
 /// The file that makes a folder a Python environment.
 const ENVIRONMENT: &[u8] = b"pyvenv.cfg";
@@ -51,6 +52,8 @@ pub(super) struct Cloned {
     manifest: Manifest,
     project: Index,
     trees: Vec<Index>,
+    /// The subvolume that all stages are snapshots of, and its seal. They have one index then.
+    ready: Option<(Stage, Vec<u8>)>,
     /// See [`Trees::before_walk`](crate::tree::git_index::Trees).
     before_walk: (i64, i64),
 }
@@ -201,12 +204,19 @@ impl Store {
         format::require(self.path(), format::NAMED_LATER)?;
         let files = first.files().0;
         operation.expect(files.saturating_mul(places.len() as u64));
-        let Some((stages, reports)) = self.clone_into_stages(&project, places, operation)? else {
-            return Ok(None);
+        let ready = match filesystem.as_deref() {
+            Some("btrfs") => self.clone_into_subvolume(&project, operation)?,
+            _ => None,
         };
+        let (mut stages, mut reports) = (Vec::new(), Vec::new());
+        if ready.is_none() {
+            let cloned = self.clone_into_stages(&project, places, false, operation)?;
+            let Some(cloned) = cloned else { return Ok(None) };
+            (stages, reports) = cloned;
+        }
         let mut manifest = None;
         let mut trees = Vec::with_capacity(stages.len());
-        for stage in &stages {
+        for stage in ready.iter().chain(&stages) {
             let looked = self.look_at_all(&stage.path(), stamp, &operation.uncounted())?;
             let Some(seen) = looked.manifest.filter(|_| looked.skipped.is_empty()) else {
                 return Ok(None);
@@ -224,15 +234,46 @@ impl Store {
         }
         let Some(manifest) = manifest else { return Ok(None) };
         let agree: Vec<bool> = pairs(&first, &manifest).map(|(a, b)| same_state(a, b)).collect();
-        if let Some(stage) = stages.first()
+        if let Some(stage) = ready.iter().chain(&stages).next()
             && self.has_torn_database(stage, &manifest, &agree)
         {
             return Ok(None);
         }
+        let mut sealed = None;
+        if let Some(ready) = ready {
+            let Some(seal) = self.seal_stage(&ready) else { return Ok(None) };
+            for place in places {
+                // The place may be in another btrfs. The seal decides after the snapshot.
+                match place.snapshot_of(ready.dir()) {
+                    Ok(stage) if Self::is_sealed(ready.dir(), &seal) => stages.push(stage),
+                    _ => return Ok(None),
+                }
+                reports.push(DestinationReport {
+                    path: place.path.clone(),
+                    method: Method::Snapshot,
+                    ..DestinationReport::default()
+                });
+            }
+            operation.files_done(files.saturating_mul(places.len() as u64 - 1));
+            sealed = Some((ready, seal));
+        }
         let traced = |(stat, agrees): (Stat, &bool)| if *agrees { stat } else { UNTRACED };
         let stats = before.stats.into_iter().zip(&agree).map(traced).collect();
         let project = Unnamed::index(Boot::this(), stamp, stats);
-        Ok(Some(Cloned { stages, reports, manifest, project, trees, before_walk }))
+        let ready = sealed;
+        Ok(Some(Cloned { stages, reports, manifest, project, trees, ready, before_walk }))
+    }
+
+    /// Clones the project to a new subvolume among the ready trees. `None` if there can be none, or
+    /// if the project could not be cloned whole.
+    fn clone_into_subvolume(
+        &self,
+        project: &Path,
+        operation: &Running,
+    ) -> Result<Option<Stage>, Error> {
+        let place = places(std::iter::once(self.layout().ready_trees().join(stage_name())))?;
+        let cloned = self.clone_into_stages(project, &place, true, operation)?;
+        Ok(cloned.and_then(|(mut stages, _)| stages.pop()))
     }
 
     /// Clones the project to new stages. `None` if it could not be cloned whole.
@@ -240,13 +281,15 @@ impl Store {
         &self,
         project: &Path,
         places: &[Place],
+        subvolumes: bool,
         operation: &Running,
     ) -> Result<Option<Staged>, Error> {
         // A stage's name, so that it is swept if this process dies.
         let names: Vec<String> = places.iter().map(|_| stage_name()).collect();
         let paths: Vec<_> =
             places.iter().zip(&names).map(|(place, name)| place.parent.join(name)).collect();
-        let mut options = operation.counted_clone_options().reflink(Reflink::Always);
+        let options = operation.counted_clone_options().reflink(Reflink::Always);
+        let mut options = CloneOptions { subvolumes, ..options };
         for own in [OWN, ".calve-dropped-*"] {
             options = options.exclude(own);
         }
@@ -312,22 +355,34 @@ impl Store {
         claim: Claim<'_>,
     ) -> Result<Vec<(DestinationReport, Dressed)>, Error> {
         let _guard = self.share()?;
-        let Cloned { stages, reports, manifest, project, trees, before_walk } = cloned;
+        let Cloned { stages, reports, manifest, project, trees, ready, before_walk } = cloned;
         let path = self.project()?;
         let root = super::super::open_dir(&path)?;
-        let tokens = claim.rows().iter().map(|row| row.token.clone());
-        let unnamed = Unnamed { manifest, project, trees: tokens.zip(trees).collect() };
-        let first = claim.rows().first().map(|row| row.token.clone()).unwrap_or_default();
+        let mut tokens: Vec<Vec<String>> =
+            claim.rows().iter().map(|row| vec![row.token.clone()]).collect();
+        let (mut ready, seal) = ready.unzip();
+        if ready.is_some() {
+            tokens = vec![tokens.concat()];
+        }
+        let trees = tokens.into_iter().zip(trees).collect();
+        let unnamed = Unnamed { manifest, project, trees, seal: seal.unwrap_or_default() };
         let origin =
             Origin::Project { root: &root, path: &path, manifest: &unnamed.manifest, before_walk };
         let dressing = Dressing { store: self, origin, git, paths, operation };
+        let keep = |ready: &mut Stage| -> Result<(), Error> {
+            let path = self.layout().unnamed_tree(unnamed.token());
+            let name = path.file_name().unwrap_or_default().as_bytes();
+            let name = CString::new(name).map_err(io::Error::from);
+            name.and_then(|name| ready.publish(&name)).context(Operation::MakeReadyTree, || path)
+        };
         let published = self
             .write_unnamed(&unnamed)
+            .and_then(|()| ready.as_mut().map_or(Ok(()), keep))
             .and_then(|()| self.dress_and_publish(&dressing, stages, places, claim));
         match published {
             Ok(outcomes) => Ok(reports.into_iter().zip(outcomes).collect()),
             Err(error) => {
-                self.remove_unnamed(&first);
+                self.remove_unnamed(unnamed.token());
                 Err(error)
             }
         }
