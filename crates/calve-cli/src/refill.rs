@@ -26,7 +26,12 @@ pub(crate) fn name_behind(store: &Store) {
 /// The work of the process that names contents.
 pub(crate) fn name(store: &Store) -> Result<Exit, Failure> {
     in_the_background();
-    store.name_contents_behind(&StoreOptions::new()).map_err(|error| store_failure(&error))?;
+    let report =
+        store.name_contents_behind(&StoreOptions::new()).map_err(|error| store_failure(&error))?;
+    // The start could not know yet whether the store keeps a ready tree of this snapshot.
+    if !report.stopped && store.ready_trees_kept() > 0 {
+        return make(store);
+    }
     Ok(Exit::Done)
 }
 
@@ -39,6 +44,10 @@ fn in_the_background() {
 /// The work of the process that makes ready trees.
 pub(crate) fn refill(store: &Store) -> Result<Exit, Failure> {
     in_the_background();
+    make(store)
+}
+
+fn make(store: &Store) -> Result<Exit, Failure> {
     store.make_ready_trees(&StoreOptions::new()).map_err(|error| store_failure(&error))?;
     Ok(Exit::Done)
 }

@@ -109,7 +109,8 @@ pub(crate) enum StoreVerb {
     /// number means nothing there.
     #[command(after_help = READY_EXAMPLES)]
     Ready {
-        /// How many trees the store keeps [default: as before; a new store keeps 0]
+        /// How many trees the store keeps [default: as before; a new store keeps 1 of a project of at least 10,000 files
+        /// if the filesystem can share blocks, and otherwise 0]
         #[arg(value_name = "N", value_parser = clap::value_parser!(u64).range(..=64))]
         number: Option<u64>,
     },

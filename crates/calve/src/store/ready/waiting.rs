@@ -56,6 +56,10 @@ use crate::tree::{CloneMode, tally};
 /// How often calve looks whether another process wants the store for itself.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// A project with at least this many entries has a ready tree unless the store is told otherwise.
+/// Below that, a start takes less than a quarter of a second.
+const LEAST_ENTRIES: u64 = 10_000;
+
 /// The setting is a number and a newline.
 const SETTING_MOST_BYTES: u64 = 64;
 
@@ -115,15 +119,30 @@ impl Store {
     /// [`Store::keep_ready_trees`].
     #[must_use]
     pub fn ready_trees_kept(&self) -> u64 {
-        let text = read_plain(fs::CWD, &self.layout().ready_setting(), SETTING_MOST_BYTES);
-        let number = text.ok().and_then(|text| String::from_utf8(text).ok()?.trim().parse().ok());
-        number.unwrap_or(0).min(MOST)
+        match read_plain(fs::CWD, &self.layout().ready_setting(), SETTING_MOST_BYTES) {
+            Ok(text) => {
+                let number = String::from_utf8(text).ok().and_then(|it| it.trim().parse().ok());
+                number.unwrap_or(0).min(MOST)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let filesystem = sys::filesystem_name(self.path());
+                let entries = || {
+                    let row = self.catalog().worktree(PROJECT).ok()??;
+                    self.object(row.snapshot?).ok().map(|object| object.entries)
+                };
+                kept_unless_told(filesystem.as_deref(), entries().unwrap_or(0))
+            }
+            Err(_) => 0,
+        }
     }
 
     /// Sets how many ready trees of the project's latest snapshot the store keeps, at most 64. A
     /// start takes one of them and returns at once. calve makes them only in
     /// [`Store::make_ready_trees`]. A ready tree takes as much disk as a worktree. On btrfs the
     /// number means nothing: one subvolume serves all starts.
+    ///
+    /// Unless this was called, the number is 1 for a project of at least 10,000 entries on a
+    /// filesystem with reflinks, and 0 otherwise.
     ///
     /// # Errors
     /// Those of every operation, see [`Store`]. The number is what it was.
@@ -550,6 +569,11 @@ impl Store {
     }
 }
 
+/// How many trees a store keeps that was not told a number.
+fn kept_unless_told(filesystem: Option<&str>, entries: u64) -> u64 {
+    u64::from(matches!(filesystem, Some("xfs" | "bcachefs")) && entries >= LEAST_ENTRIES)
+}
+
 fn is_copied(taken: &Stage) -> bool {
     fs::statat(taken.dir(), READY_COPIED, AtFlags::SYMLINK_NOFOLLOW).is_ok()
 }
@@ -624,4 +648,25 @@ fn is_untouched(tree: &OwnedFd, manifest: &Manifest, index: &Index, jobs: usize)
         look();
     });
     !is_other.load(Ordering::Relaxed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_keeps_a_tree_where_it_shares_its_blocks_and_a_start_would_take_long() {
+        for (filesystem, entries, expected) in [
+            (Some("xfs"), LEAST_ENTRIES, 1),
+            (Some("xfs"), LEAST_ENTRIES - 1, 0),
+            (Some("xfs"), 0, 0),
+            (Some("bcachefs"), u64::MAX, 1),
+            // One subvolume serves all starts.
+            (Some("btrfs"), u64::MAX, 0),
+            (Some("ext4"), u64::MAX, 0),
+            (None, u64::MAX, 0),
+        ] {
+            assert_eq!(kept_unless_told(filesystem, entries), expected, "{filesystem:?} {entries}");
+        }
+    }
 }
