@@ -69,6 +69,15 @@ pub enum ErrorKind {
     CommitNotFound,
     /// git is not installed, or refused what calve asked for. The message has git's words.
     Git,
+    /// No remote is at this URL.
+    RemoteNotFound,
+    /// A remote is at this URL already.
+    RemoteExists,
+    /// What is at this URL cannot keep a remote: it accepts a second write under one key.
+    RemoteUnfit,
+    /// None of the configured keys vouches for a name of a remote, or the name means something older
+    /// than it did before.
+    Untrusted,
     /// The name is not allowed.
     InvalidName,
     /// The [`Cancel`](crate::Cancel) token was set.
@@ -112,6 +121,10 @@ impl ErrorKind {
             Self::BranchExists => "branch_exists",
             Self::CommitNotFound => "commit_not_found",
             Self::Git => "git",
+            Self::RemoteNotFound => "remote_not_found",
+            Self::RemoteExists => "remote_exists",
+            Self::RemoteUnfit => "remote_unfit",
+            Self::Untrusted => "untrusted",
             Self::InvalidName => "invalid_name",
             Self::Cancelled => "cancelled",
             Self::InvalidPattern => "invalid_pattern",

@@ -163,6 +163,8 @@
 //!
 //! # Features
 //! * `store` (default): snapshots and worktrees. It needs a C compiler, for SQLite and zstd.
+//! * `remote`: stores push snapshots to, and pull them from, a place that several machines can
+//!   reach.
 //!
 //! Without this feature the crate is the linker alone: [`clone_tree`], [`clonefile_or_copy`] and
 //! the other functions for one file. Then it needs no C compiler, and depends on 18 crates on
@@ -203,6 +205,10 @@ pub use report::{
 };
 #[cfg(all(unix, feature = "store"))]
 pub use store::ready::waiting::lowest_priority;
+#[cfg(all(unix, feature = "remote"))]
+pub use store::remote::{
+    PublicKey, PullOptions, PullReport, PushOptions, PushReport, Remote, RemoteName, SigningKey,
+};
 #[cfg(all(unix, feature = "store"))]
 pub use store::{
     BlobId, Damage, DamageKind, Discovered, GcOptions, GcReport, NamingReport, PackOptions,

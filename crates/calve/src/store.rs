@@ -54,6 +54,8 @@ pub(crate) mod paths;
 pub(crate) mod reach;
 pub(crate) mod ready;
 pub(crate) mod registry;
+#[cfg(feature = "remote")]
+pub(crate) mod remote;
 pub(crate) mod repair;
 pub(crate) mod room;
 pub(crate) mod scan;

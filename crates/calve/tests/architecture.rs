@@ -88,7 +88,7 @@ const LAYERS: [&str; 4] = ["reflink", "tree", "store", "worktree"];
 
 /// The files of the store, the innermost first: each may import those before it. `store` is `store.rs`, which has the open store; those
 /// behind it work with that.
-const STORE: [&str; 41] = [
+const STORE: [&str; 42] = [
     "clock",
     "at",
     "id",
@@ -130,6 +130,7 @@ const STORE: [&str; 41] = [
     "unnamed",
     "overlay",
     "gc",
+    "remote",
 ];
 
 /// The names that follow `start` in a text: of `super::{a, b::c}` after `super::`, `a` and `b`.

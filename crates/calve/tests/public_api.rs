@@ -55,6 +55,19 @@ fn stores_and_worktrees_can_be_sent_shared_and_printed() {
     is_an_id::<BlobId>();
 }
 
+#[cfg(all(unix, feature = "remote"))]
+#[test]
+fn remotes_can_be_sent_shared_and_printed() {
+    is_a_value::<Remote>();
+    is_a_value::<RemoteName>();
+    is_a_value::<PushOptions>();
+    is_a_value::<PushReport>();
+    is_a_value::<PullOptions>();
+    is_a_value::<PullReport>();
+    is_a_value::<PublicKey>();
+    is_a_value::<SigningKey>();
+}
+
 #[cfg(all(unix, feature = "store"))]
 #[test]
 fn an_id_is_read_as_it_is_printed_and_nothing_else_is() {

@@ -610,7 +610,7 @@ impl Blobs {
         Ok(())
     }
 
-    fn place(&self, staged: &mut StagedFile<'_>, id: BlobId) -> io::Result<()> {
+    pub(crate) fn place(&self, staged: &mut StagedFile<'_>, id: BlobId) -> io::Result<()> {
         let path = path_of(id);
         match staged.place(&self.dir, &path) {
             Err(Errno::NOENT) => {

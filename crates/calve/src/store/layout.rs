@@ -17,9 +17,9 @@ use crate::tree::staging::PREFIX;
 pub(crate) const FOLDERS: [&str; 7] = [BLOBS, PACKS, TEMPLATES, STAGE, TRASH, LOCKS, INDEXES];
 
 /// The folders that a store may have, and in which calve adds and removes files on its own.
-pub(crate) const ALL_FOLDERS: [&str; 13] = [
-    BLOBS, DROPPED, FOUND, INDEXES, KEEP_PATHS, LOCKS, PACKS, STAGE, TEMPLATES, TRASH, UNDO,
-    UNNAMED, WORKTREES,
+pub(crate) const ALL_FOLDERS: [&str; 14] = [
+    BLOBS, DROPPED, FOUND, INDEXES, KEEP_PATHS, LOCKS, PACKS, REMOTES, STAGE, TEMPLATES, TRASH,
+    UNDO, UNNAMED, WORKTREES,
 ];
 
 /// Files that libraries write. The libraries open whatever has the name.
@@ -38,6 +38,7 @@ const KEEP_PATHS: &str = "keep-paths";
 const FOUND: &str = "found";
 const WORKTREES: &str = "worktrees";
 const UNNAMED: &str = "unnamed";
+const REMOTES: &str = "remotes";
 const FORMAT: &str = "format";
 const DATABASE: &str = "index.db";
 const DATABASE_LOG: &str = "index.db-wal";
@@ -85,6 +86,8 @@ pub(crate) mod lock {
     pub(crate) const NAMING_WANTED: &str = "naming-wanted";
     pub(crate) const DATABASE: &str = "database";
     pub(crate) const FORMAT: &str = "format";
+    #[cfg(feature = "remote")]
+    pub(crate) const REMOTES: &str = "remotes";
 }
 
 /// A repository of git, if it is in the root of a tree: a folder, or a file that leads to a folder.
@@ -219,6 +222,18 @@ impl Layout<'_> {
     /// The record of the trees of one start, of which the first has this token.
     pub(crate) fn unnamed(self, token: &str) -> PathBuf {
         self.all_unnamed().join(token)
+    }
+
+    /// What the store has seen of a name of the remote with this id.
+    #[cfg(feature = "remote")]
+    pub(crate) fn remote_name(self, remote: &str, encoded: &str) -> PathBuf {
+        self.0.join(REMOTES).join(remote).join("names").join(encoded)
+    }
+
+    /// What is in a pack that was sent to a remote, or the folder of these files.
+    #[cfg(feature = "remote")]
+    pub(crate) fn remote_sent(self, remote: &str, pack: &str) -> PathBuf {
+        self.0.join(REMOTES).join(remote).join("sent").join(pack)
     }
 
     pub(crate) fn ready_trees(self) -> PathBuf {

@@ -182,6 +182,17 @@ pub(crate) fn one_at_the_format(store: &Path) -> Result<Guard, Error> {
     lock().context(Operation::Lock, || store)
 }
 
+/// Locks what the store remembers of remotes, to change it.
+#[cfg(feature = "remote")]
+pub(crate) fn one_at_the_remotes(store: &Path) -> Result<Guard, Error> {
+    let lock = || -> io::Result<Guard> {
+        let file = open(store, lock::REMOTES)?;
+        wait(&file, FlockOperation::LockExclusive)?;
+        Ok(Guard { file })
+    };
+    lock().context(Operation::Lock, || store)
+}
+
 /// Whether no process reads or adds content at this moment.
 pub(crate) fn is_idle(store: &Path) -> bool {
     open(store, lock::CONTENT)

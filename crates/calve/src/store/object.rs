@@ -168,7 +168,7 @@ pub(crate) fn put_zigzag(out: &mut Vec<u8>, value: i64) {
     put_varint(out, ((value << 1) ^ (value >> 63)).cast_unsigned());
 }
 
-fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+pub(crate) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     put_varint(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
 }
@@ -223,7 +223,7 @@ impl<'a> Reader<'a> {
         self.take(length)
     }
 
-    fn id(&mut self) -> Result<[u8; ID_BYTES], Malformed> {
+    pub(crate) fn id(&mut self) -> Result<[u8; ID_BYTES], Malformed> {
         self.take(ID_BYTES)?.try_into().map_err(|_| Malformed("it ends too early"))
     }
 

@@ -99,7 +99,7 @@ pub(crate) struct Location {
 impl Location {
     /// The end of the entry. `None` if the end is after `limit`, or if the entry is too short to
     /// hold a frame.
-    fn end(self, limit: u64) -> Option<u64> {
+    pub(crate) fn end(self, limit: u64) -> Option<u64> {
         let end = self.offset.checked_add(ENTRY_HEADER_BYTES as u64)?.checked_add(self.stored)?;
         (self.offset >= HEADER_BYTES as u64 && self.stored >= FRAME_MIN_BYTES && end <= limit)
             .then_some(end)
@@ -325,12 +325,56 @@ impl PackWriter {
     }
 }
 
+/// Bytes of a pack, by their offsets in the pack.
+pub(crate) trait ReadAt {
+    /// Fills `buffer` with the bytes from `offset` on.
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
+}
+
+impl ReadAt for File {
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        FileExt::read_exact_at(self, buffer, offset)
+    }
+}
+
+/// A part of a pack that was fetched from elsewhere.
+#[cfg(feature = "remote")]
+#[derive(Debug)]
+pub(crate) struct Part {
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+#[cfg(feature = "remote")]
+impl ReadAt for Part {
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        let from = offset.checked_sub(self.start).and_then(|from| usize::try_from(from).ok());
+        let bytes = from.and_then(|from| self.bytes.get(from..)?.get(..buffer.len()));
+        buffer.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+}
+
+/// The length of the trailer of a pack with so many entries, with the closing magic.
+#[cfg(feature = "remote")]
+pub(crate) fn trailer_bytes(entries: u64) -> Option<u64> {
+    entries.checked_mul(ROW_BYTES as u64)?.checked_add(TRAILER_FIXED_BYTES + END_BYTES as u64)
+}
+
 /// An open pack. Any number of threads can read from it at once.
 #[derive(Debug)]
-pub(crate) struct Pack {
-    file: File,
+pub(crate) struct Pack<F = File> {
+    file: F,
     /// The length of the file when it was opened. A pack never changes.
     length: u64,
+}
+
+#[cfg(feature = "remote")]
+impl Pack<Part> {
+    /// What can be read of a pack of `length` bytes by its `bytes` from `start` on.
+    pub(crate) fn of_part(length: u64, start: u64, bytes: Vec<u8>) -> Self {
+        Self { file: Part { start, bytes }, length }
+    }
 }
 
 impl Pack {
@@ -355,7 +399,9 @@ impl Pack {
             )),
         }
     }
+}
 
+impl<F: ReadAt> Pack<F> {
     /// Reads the part that `what` names. If the file ends before that part, the pack is damaged;
     /// this is not an error of the system.
     fn read_at(&self, buffer: &mut [u8], offset: u64, what: &str) -> io::Result<()> {

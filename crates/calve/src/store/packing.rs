@@ -462,7 +462,7 @@ impl Store {
     }
 
     /// A file that has no name any more.
-    fn scratch_file(&self) -> io::Result<File> {
+    pub(crate) fn scratch_file(&self) -> io::Result<File> {
         let staged = StagedFile::in_folder(&self.layout().stage());
         let flags = NEW_FILE_FLAGS.difference(OFlags::WRONLY).union(OFlags::RDWR);
         let file: OwnedFd = fs::open(&staged.path, flags, Mode::RUSR | Mode::WUSR)?;

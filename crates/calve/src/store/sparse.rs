@@ -25,6 +25,12 @@ impl<'a> SparseWriter<'a> {
         Self { file, size, offset: 0 }
     }
 
+    /// Writes a file from `offset` on. The file has only zeros there, and its full size.
+    #[cfg(feature = "remote")]
+    pub(crate) fn at(file: &'a File, size: u64, offset: u64) -> Self {
+        Self { file, size, offset }
+    }
+
     /// The end of the piece of `bytes` that begins at `at` and lies in one block, and whether the
     /// piece has any byte other than zero.
     fn piece(&self, at: usize, bytes: &[u8]) -> (usize, bool) {

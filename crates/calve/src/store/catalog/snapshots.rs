@@ -161,6 +161,13 @@ impl Catalog {
 
     /// The entries of a directory, or the reason why they cannot be read.
     pub(crate) fn directory(&self, id: DirectoryId) -> Result<Result<Vec<Entry>, String>, Error> {
+        let encoding = self.encoding(id)?;
+        Ok(encoding
+            .and_then(|encoding| decode_directory(&encoding).map_err(|error| error.to_string())))
+    }
+
+    /// The encoding of a directory, which has its hash, or the reason why it cannot be read.
+    pub(crate) fn encoding(&self, id: DirectoryId) -> Result<Result<Vec<u8>, String>, Error> {
         let encoding: Option<Vec<u8>> = self.read(|db| {
             db.prepare_cached("SELECT CAST(encoding AS BLOB) FROM directories WHERE id = ?1")?
                 .query_row([id.as_bytes()], |row| row.get(0))
@@ -170,7 +177,43 @@ impl Catalog {
         if DirectoryId::of(&encoding) != id {
             return Ok(Err("it does not have its own hash".to_owned()));
         }
-        Ok(decode_directory(&encoding).map_err(|error| error.to_string()))
+        Ok(Ok(encoding))
+    }
+
+    /// Adds directories to the database, or repairs them. No snapshot need refer to them yet.
+    #[cfg(feature = "remote")]
+    pub(crate) fn add_directories(
+        &self,
+        directories: &[(DirectoryId, Vec<u8>)],
+    ) -> Result<(), Error> {
+        if directories.is_empty() {
+            return Ok(());
+        }
+        self.write(|tx| {
+            let mut insert =
+                tx.prepare("INSERT OR REPLACE INTO directories (id, encoding) VALUES (?1, ?2)")?;
+            for (id, encoding) in directories {
+                insert.execute(params![id.as_bytes(), encoding])?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Adds a snapshot of another store, by its encoding. Its directories and contents are there.
+    #[cfg(feature = "remote")]
+    pub(crate) fn take_over(&self, encoding: &[u8], name: Option<&str>) -> Result<(), Error> {
+        let id = SnapshotId::of(encoding);
+        self.write(|tx| {
+            tx.execute(
+                "INSERT INTO snapshots (id, object) VALUES (?1, ?2) ON CONFLICT (id)
+                    DO UPDATE SET object = excluded.object WHERE object <> excluded.object",
+                params![id.as_bytes(), encoding],
+            )?;
+            if let Some(name) = name {
+                put_name(tx, name, id)?;
+            }
+            Ok(())
+        })
     }
 
     pub(crate) fn directory_ids(&self) -> Result<Vec<DirectoryId>, Error> {

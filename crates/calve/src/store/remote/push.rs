@@ -1,0 +1,772 @@
+//! Sends a snapshot to a remote: what the remote lacks of it, then its record, then the name.
+//!
+//! # What the remote has
+//! The record of a snapshot lists the objects that have *all* of its content. So if this store has
+//! a snapshot that the remote has, too, nothing of that snapshot is sent, and nothing need be asked:
+//! the new record lists those objects again, and adds its own. If the name's last snapshot is
+//! unknown here, the indexes of its packs say what is there.
+//!
+//! # A push that dies
+//! Before a pack is sent, the store writes down what is in it (`remotes/ID/sent`). The next push
+//! asks the remote which of these packs arrived, and uses them. Nobody sees what a dead push left:
+//! no record names it.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use fastcdc::v2020::StreamCDC;
+use rustix::fs::CWD;
+
+use super::super::blobs::Intake;
+use super::super::files::{listed_at, read_plain, unlinked_file};
+use super::super::id::{BlobId, DirectoryId, ID_BYTES, SnapshotId, from_hex};
+use super::super::object::{Kind, Malformed, SnapshotObject, decode_directory};
+use super::super::pack::{Pack, PackWriter};
+use super::super::paths::found::Found;
+use super::super::reach::Reach;
+use super::super::{Store, StoreOptions, now};
+use super::name::{self, Named, SigningKey};
+use super::record::{CHUNK_MOST_BYTES, PACK_MOST_BYTES, PackRef, PartRef, Parts, Recipe, Record};
+use super::{Remote, found_key, pack_key, part_key, snapshot_key};
+use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::tree::pool::{self, lock};
+use crate::tree::running::Running;
+use crate::tree::staging::write_whole;
+
+/// At this many bytes a pack is finished and sent. Each thread has one pack in memory, twice.
+const PACK_BYTES: u64 = 16 << 20;
+/// How many threads push at most.
+const MOST_JOBS: usize = 4;
+/// Contents of more bytes are cut into chunks.
+pub(super) const LARGE_BYTES: u64 = 4 << 20;
+const CHUNK_LEAST_BYTES: usize = 256 << 10;
+const CHUNK_BYTES: usize = 1 << 20;
+/// zstd's level, as in the store's packs.
+const LEVEL: i32 = 3;
+/// A record with more packs and parts is no base for others: everything is sent again, in few.
+const MOST_OBJECTS: usize = 512;
+/// How many ancestors of a snapshot are looked for on the remote.
+const MOST_ANCESTORS: usize = 1000;
+/// How often a name is tried that others change at the same time.
+const NAME_TRIES: u32 = 100;
+/// The store's note about one pack: no pack has more entries.
+const NOTE_MOST_BYTES: u64 = PACK_MOST_BYTES;
+
+/// What a push does; built by value.
+#[derive(Debug, Clone, Default)]
+pub struct PushOptions {
+    name: Option<String>,
+    key: Option<SigningKey>,
+}
+
+impl PushOptions {
+    /// Gives the snapshot no name: it can be pulled by its id.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Gives the snapshot this name on the remote. What the name meant before stays in its log.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Signs the name with this key.
+    #[must_use]
+    pub fn key(mut self, key: SigningKey) -> Self {
+        self.key = Some(key);
+        self
+    }
+}
+
+/// What [`Remote::push`] did.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct PushReport {
+    /// The snapshot.
+    pub snapshot: SnapshotId,
+    /// How often the name was given, this time included. `None` without a name.
+    pub sequence: Option<u64>,
+    /// Whether the name meant this snapshot already, and nothing was written.
+    pub unchanged: bool,
+    /// Contents that the remote lacked, and their sizes, in bytes.
+    pub contents: u64,
+    /// See `contents`.
+    pub content_bytes: u64,
+    /// New packs.
+    pub packs: u64,
+    /// Packs that an earlier push had sent before it was stopped.
+    pub resumed_packs: u64,
+    /// What was sent, in bytes, and how many requests it took.
+    pub sent_bytes: u64,
+    /// See `sent_bytes`.
+    pub requests: u64,
+    /// Time from the call to its return.
+    pub elapsed: Duration,
+}
+
+/// What the remote has.
+#[derive(Default)]
+struct Known {
+    /// The objects that have it.
+    packs: Vec<PackRef>,
+    directories: Vec<PartRef>,
+    recipes: Vec<PartRef>,
+    /// What snapshots of this store need that the remote has, too.
+    whole: Reach,
+    /// Directories, and entries of packs, of other snapshots.
+    there: HashSet<DirectoryId>,
+    entries: HashSet<BlobId>,
+}
+
+impl Known {
+    fn add(&mut self, record: &Record) {
+        fn join<T: Copy + PartialEq>(into: &mut Vec<T>, from: &[T]) {
+            for one in from {
+                if !into.contains(one) {
+                    into.push(*one);
+                }
+            }
+        }
+        join(&mut self.packs, &record.packs);
+        join(&mut self.directories, &record.directories);
+        join(&mut self.recipes, &record.recipes);
+    }
+
+    fn has_room_for(&self, record: &Record) -> bool {
+        let count =
+            |packs: usize, directories: usize, recipes: usize| packs + directories + recipes;
+        count(self.packs.len(), self.directories.len(), self.recipes.len())
+            + count(record.packs.len(), record.directories.len(), record.recipes.len())
+            <= MOST_OBJECTS
+    }
+}
+
+/// A pack that arrived in an earlier push.
+struct Sent {
+    pack: PackRef,
+    used: AtomicBool,
+}
+
+/// What the threads of a push share.
+struct Pushing<'a> {
+    remote: &'a Remote,
+    store: &'a Store,
+    /// Entries of packs that the remote has.
+    known: &'a HashSet<BlobId>,
+    sent: Vec<Sent>,
+    /// The number of the pack in `sent` that has an entry.
+    sent_entries: HashMap<BlobId, usize>,
+    /// Chunks that a thread has taken upon itself.
+    claimed: Mutex<HashSet<BlobId>>,
+    packs: Mutex<Vec<PackRef>>,
+    recipes: Mutex<Vec<Recipe>>,
+}
+
+/// What a thread of a push has.
+struct Pusher {
+    intake: Intake,
+    open: Option<(PackWriter, u64)>,
+}
+
+impl Remote {
+    /// Sends a snapshot of `store` to the remote, and gives it a name there. It sends only what the
+    /// remote lacks.
+    ///
+    /// Any number of machines may push at once, also under one name: each push is one step in the
+    /// name's log, and the last step is what the name means.
+    ///
+    /// It takes about 40 MiB of memory for each of at most four threads, beside what the store needs
+    /// to know a snapshot's entries.
+    ///
+    /// # Errors
+    /// [`ErrorKind::SnapshotNotFound`]; [`ErrorKind::InvalidName`]; [`ErrorKind::Damaged`] also if
+    /// the store has lost content of the snapshot; those of every operation, see [`Remote`] and
+    /// [`Store`]. The remote's names mean what they meant. What was sent stays there without being
+    /// used, and the next push of this store goes on from it.
+    pub fn push(
+        &self,
+        store: &Store,
+        snapshot: SnapshotId,
+        options: &PushOptions,
+        common: &StoreOptions,
+    ) -> Result<PushReport, Error> {
+        let started = Instant::now();
+        let (requests, sent, _) = self.objects().traffic.so_far();
+        options.name.as_deref().map_or(Ok(String::new()), name::encoded)?;
+        let operation = common.operation();
+        let operation = &operation.with_jobs(operation.jobs().min(MOST_JOBS));
+        let _guard = store.share()?;
+        let object = store.object(snapshot)?;
+        let mut report = PushReport {
+            snapshot,
+            sequence: None,
+            unchanged: false,
+            contents: 0,
+            content_bytes: 0,
+            packs: 0,
+            resumed_packs: 0,
+            sent_bytes: 0,
+            requests: 0,
+            elapsed: Duration::ZERO,
+        };
+        if self.record(snapshot)?.is_none() {
+            self.send(store, snapshot, &object, options, operation, &mut report)?;
+        }
+        if let Some(name) = &options.name {
+            self.give_name(store, name, snapshot, options, &mut report)?;
+        }
+        let (requests_now, sent_now, _) = self.objects().traffic.so_far();
+        report.requests = requests_now - requests;
+        report.sent_bytes = sent_now - sent;
+        report.elapsed = started.elapsed();
+        Ok(report)
+    }
+
+    /// Makes an object whose key follows from its content.
+    fn put(&self, key: &str, content: &[u8]) -> Result<(), Error> {
+        let failed = |error| self.failed(Operation::Push, key, error);
+        // Asking costs little beside sending what is there.
+        match self.objects().size(key).map_err(failed)? {
+            Some(size) if size == content.len() as u64 => Ok(()),
+            Some(_) => Err(self.damaged(key, "an object of another size has this name")),
+            // Whoever makes it at the same time makes the same.
+            None => self.objects().create(key, content).map_err(failed).map(drop),
+        }
+    }
+
+    /// Sends what the remote lacks of a snapshot, and its record.
+    fn send(
+        &self,
+        store: &Store,
+        id: SnapshotId,
+        object: &SnapshotObject,
+        options: &PushOptions,
+        operation: &Running,
+        report: &mut PushReport,
+    ) -> Result<(), Error> {
+        let mut known = self.known(store, object, options, operation)?;
+        let (directories, contents) = lacking(store, object, &known, operation)?;
+        if contents.iter().any(|(_, size)| *size > LARGE_BYTES) {
+            self.learn_recipes(&mut known)?;
+        }
+        let mut tasks: Vec<(BlobId, u64)> = contents
+            .into_iter()
+            .filter(|(id, _)| !known.entries.contains(id) && !known.whole.blobs.contains_key(id))
+            .collect();
+        report.contents = tasks.len() as u64;
+        report.content_bytes = tasks.iter().fold(0, |sum, (_, size)| size.saturating_add(sum));
+        operation.expect(report.contents);
+        // Last in, first out.
+        tasks.reverse();
+
+        let entries = std::mem::take(&mut known.entries);
+        let mut pushing = Pushing {
+            remote: self,
+            store,
+            known: &entries,
+            sent: Vec::new(),
+            sent_entries: HashMap::new(),
+            claimed: Mutex::default(),
+            packs: Mutex::default(),
+            recipes: Mutex::default(),
+        };
+        if !tasks.is_empty() {
+            pushing.resume()?;
+        }
+        let pushing = pushing;
+        // Few bytes make one pack, not one for each thread.
+        let packs = usize::try_from(report.content_bytes / PACK_BYTES).unwrap_or(usize::MAX);
+        let threads = operation.with_jobs(operation.jobs().min(packs.saturating_add(1)));
+        let workers = pool::run(
+            &threads,
+            (Operation::Push, store.path()),
+            tasks,
+            |_| Pusher { intake: Intake::new(), open: None },
+            |pusher, (id, size), queue| {
+                pushing.push_one(pusher, id, size, &|| queue.stopped())?;
+                operation.file_done(size);
+                Ok(())
+            },
+        )?;
+        for mut pusher in workers {
+            pushing.finish(&mut pusher)?;
+        }
+        let new = lock(&pushing.packs).clone();
+        report.packs = new.len() as u64;
+        known.packs.extend(new);
+        for sent in pushing.sent.iter().filter(|sent| sent.used.load(Relaxed)) {
+            report.resumed_packs += 1;
+            known.packs.push(sent.pack);
+        }
+        let mut parts = Parts::default();
+        for id in directories {
+            if operation.is_cancelled() {
+                return Err(pool::cancelled(Operation::Push, store.path()));
+            }
+            let encoding = store.catalog().encoding(id)?;
+            let encoding = encoding.map_err(|why| lost(store, format!("directory {id}: {why}")))?;
+            let part = parts.add(&encoding);
+            self.put_part(part, &mut known.directories)?;
+        }
+        self.put_part(parts.finish(), &mut known.directories)?;
+        for recipe in lock(&pushing.recipes).iter() {
+            let part = parts.add(&recipe.encode());
+            self.put_part(part, &mut known.recipes)?;
+        }
+        self.put_part(parts.finish(), &mut known.recipes)?;
+        let Known { packs, directories, recipes, .. } = known;
+        let record = Record { snapshot: object.encode(), packs, directories, recipes };
+        if operation.is_cancelled() {
+            return Err(pool::cancelled(Operation::Push, store.path()));
+        }
+        // If somebody pushed the same snapshot meanwhile, that record is as good.
+        let key = snapshot_key(id);
+        self.objects()
+            .create(&key, &record.encode())
+            .map_err(|error| self.failed(Operation::Push, &key, error))?;
+        // A record names them now.
+        for pack in &record.packs {
+            let note = store.layout().remote_sent(&self.place.id, &pack.id.to_string());
+            let _ = std::fs::remove_file(note);
+        }
+        Ok(())
+    }
+
+    fn put_part(
+        &self,
+        part: io::Result<Option<Vec<u8>>>,
+        parts: &mut Vec<PartRef>,
+    ) -> Result<(), Error> {
+        let part = part.map_err(|error| self.failed(Operation::Push, "parts", error))?;
+        let Some(part) = part else { return Ok(()) };
+        let id = BlobId::of(&part);
+        self.put(&part_key(id), &part)?;
+        parts.push(PartRef { id, length: part.len() as u64 });
+        Ok(())
+    }
+
+    /// What the remote has, as far as it matters for a snapshot like `object`.
+    fn known(
+        &self,
+        store: &Store,
+        object: &SnapshotObject,
+        options: &PushOptions,
+        operation: &Running,
+    ) -> Result<Known, Error> {
+        let mut known = Known::default();
+        let there: HashSet<SnapshotId> = self
+            .list("snapshots/")?
+            .iter()
+            .filter_map(|one| one.key.strip_prefix("snapshots/")?.parse().ok())
+            .collect();
+        if there.is_empty() {
+            return Ok(known);
+        }
+        let of_name = match &options.name {
+            None => None,
+            Some(name) => match self.sequences(name)?.into_iter().max() {
+                None => None,
+                // A name that cannot be read is no base, and no reason not to push.
+                Some(last) => {
+                    self.named(name, last).ok().flatten().map(|(named, _)| named.snapshot)
+                }
+            },
+        };
+        let mut ancestor = object.parent;
+        for _ in 0..MOST_ANCESTORS {
+            let Some(id) = ancestor.filter(|id| !there.contains(id)) else { break };
+            ancestor = store.catalog().snapshot(id).ok().flatten().and_then(|one| one.parent);
+        }
+        let newest = store.catalog().snapshot_ids()?.into_iter().find(|id| there.contains(id));
+        let mut tried = Vec::new();
+        for id in [of_name, ancestor, newest].into_iter().flatten() {
+            if !there.contains(&id) || tried.contains(&id) {
+                continue;
+            }
+            tried.push(id);
+            // What cannot be read is sent again.
+            let Ok(Some((record, _))) = self.record(id) else { continue };
+            if !known.has_room_for(&record) {
+                continue;
+            }
+            match Reach::of(store, [id], operation) {
+                Ok(reach) => {
+                    known.add(&record);
+                    known.whole.blobs.extend(reach.blobs);
+                    known.whole.directories.extend(reach.directories);
+                }
+                Err(error) if error.kind() == ErrorKind::Cancelled => return Err(error),
+                Err(_) if Some(id) == of_name => self.learn(&mut known, &record)?,
+                Err(_) => {}
+            }
+        }
+        Ok(known)
+    }
+
+    /// Learns from the remote itself what the objects of a record have.
+    fn learn(&self, known: &mut Known, record: &Record) -> Result<(), Error> {
+        let mut learned = Known::default();
+        let learn = |learned: &mut Known| -> Result<(), Error> {
+            for pack in &record.packs {
+                learned.entries.extend(self.index(*pack)?.into_iter().map(|(id, _)| id));
+            }
+            for part in &record.directories {
+                self.part(*part, |item| {
+                    learned.there.insert(DirectoryId::of(item));
+                    Ok(())
+                })?;
+            }
+            Ok(())
+        };
+        match learn(&mut learned) {
+            Ok(()) => {
+                known.add(record);
+                known.there.extend(learned.there);
+                known.entries.extend(learned.entries);
+                Ok(())
+            }
+            // It is as if the record were not there.
+            Err(error) if error.kind() == ErrorKind::Damaged => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The index of a pack.
+    pub(super) fn index(
+        &self,
+        pack: PackRef,
+    ) -> Result<Vec<(BlobId, super::super::pack::Location)>, Error> {
+        let key = pack_key(pack.id);
+        let start = pack.length.saturating_sub(pack.trailer());
+        let bytes = self.objects().get(&key, start..pack.length).map_err(|error| {
+            if error.kind() == io::ErrorKind::NotFound {
+                return self.vanished(&key);
+            }
+            self.failed(Operation::ReadRemote, &key, error)
+        })?;
+        Pack::of_part(pack.length, start, bytes)
+            .index()
+            .map_err(|error| self.damaged(&key, error.to_string()))
+    }
+
+    /// Learns which chunks the remote has, from the recipes of contents that it has.
+    fn learn_recipes(&self, known: &mut Known) -> Result<(), Error> {
+        let mut recipes = Vec::new();
+        for part in &known.recipes {
+            let read = self.part(*part, |item| {
+                recipes.push(Recipe::decode(item)?);
+                Ok(())
+            });
+            match read {
+                Err(error) if error.kind() != ErrorKind::Damaged => return Err(error),
+                _ => {}
+            }
+        }
+        for recipe in recipes {
+            let has_all = recipe.chunks.iter().all(|(id, _)| known.entries.contains(id));
+            if has_all || known.whole.blobs.contains_key(&recipe.content) {
+                known.entries.insert(recipe.content);
+                known.entries.extend(recipe.chunks.into_iter().map(|(id, _)| id));
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives a name to a snapshot whose record is there.
+    fn give_name(
+        &self,
+        store: &Store,
+        name: &str,
+        snapshot: SnapshotId,
+        options: &PushOptions,
+        report: &mut PushReport,
+    ) -> Result<(), Error> {
+        let encoded = name::encoded(name)?;
+        let found = self.send_found(store, snapshot)?;
+        for _ in 0..NAME_TRIES {
+            let last = self.sequences(name)?.into_iter().max();
+            if let Some(sequence) = last
+                && let Ok(Some((named, signers))) = self.named(name, sequence)
+                && named.snapshot == snapshot
+                && named.found == found
+                && options.key.as_ref().is_none_or(|key| signers.contains(&key.public()))
+            {
+                report.sequence = Some(sequence);
+                report.unchanged = true;
+                return self.remember_if_can(store, &named);
+            }
+            // Should the remote have been set back, those who remember must still believe the next.
+            let seen = self.seen(store, &encoded).map(|(sequence, _)| sequence);
+            let next = last.max(seen).unwrap_or(0).checked_add(1);
+            let key = name::key_of(&encoded, next.unwrap_or(u64::MAX));
+            let sequence = next.ok_or_else(|| self.damaged(&key, "no number follows this one"))?;
+            let remote = self.place.id.clone();
+            let made = now().0;
+            let named = Named { remote, name: name.to_owned(), sequence, snapshot, made, found };
+            let text = named.encode(options.key.as_ref());
+            let failed = |error| self.failed(Operation::Push, &key, error);
+            let made = self.objects().create(&key, text.as_bytes()).map_err(failed)?;
+            // The answer to an attempt that succeeded may have been lost.
+            if made || self.read(&key, super::NAME_MOST_BYTES)?.as_deref() == Some(text.as_bytes())
+            {
+                report.sequence = Some(sequence);
+                return self.remember_if_can(store, &named);
+            }
+        }
+        let cause = io::Error::new(
+            io::ErrorKind::ResourceBusy,
+            "others change this name all the time; push again",
+        );
+        Err(Error::new(ErrorKind::Busy, Operation::Push, self.at(&encoded), cause))
+    }
+
+    fn remember_if_can(&self, store: &Store, named: &Named) -> Result<(), Error> {
+        if store.is_read_only() { Ok(()) } else { self.remember(store, named) }
+    }
+
+    /// Sends the list of files that name the project's root, if the store has one.
+    fn send_found(&self, store: &Store, id: SnapshotId) -> Result<Option<BlobId>, Error> {
+        let path = store.layout().found(id);
+        let Ok(bytes) = read_plain(CWD, &path, super::pull::FOUND_MOST_BYTES) else {
+            return Ok(None);
+        };
+        if Found::decode(&bytes).is_none() {
+            return Ok(None);
+        }
+        let id = BlobId::of(&bytes);
+        self.put(&found_key(id), &bytes)?;
+        Ok(Some(id))
+    }
+}
+
+/// The directories and contents of a snapshot that the remote lacks, in the order of the tree.
+fn lacking(
+    store: &Store,
+    object: &SnapshotObject,
+    known: &Known,
+    operation: &Running,
+) -> Result<(Vec<DirectoryId>, Vec<(BlobId, u64)>), Error> {
+    let Kind::Directory(root) = object.root.kind else { return Ok(Default::default()) };
+    let (mut directories, mut contents) = (Vec::new(), Vec::new());
+    let (mut seen, mut seen_contents) = (HashSet::new(), HashSet::new());
+    let mut waiting = vec![root];
+    while let Some(id) = waiting.pop() {
+        // Below such a directory the remote has everything.
+        if known.whole.directories.contains(&id) || !seen.insert(id) {
+            continue;
+        }
+        if operation.is_cancelled() {
+            return Err(pool::cancelled(Operation::Push, store.path()));
+        }
+        let encoding = store.catalog().encoding(id)?;
+        let entries = encoding
+            .and_then(|encoding| decode_directory(&encoding).map_err(|error| error.to_string()))
+            .map_err(|why| lost(store, format!("directory {id}: {why}")))?;
+        if !known.there.contains(&id) {
+            directories.push(id);
+        }
+        for entry in entries.iter().rev() {
+            if let Kind::Directory(id) = entry.kind {
+                waiting.push(id);
+            }
+        }
+        for entry in entries {
+            if let Kind::File { size: size @ 1.., blob, .. } = entry.kind
+                && seen_contents.insert(blob)
+            {
+                contents.push((blob, size));
+            }
+        }
+    }
+    Ok((directories, contents))
+}
+
+fn lost(store: &Store, why: String) -> Error {
+    let cause = io::Error::new(io::ErrorKind::InvalidData, why);
+    Error::new(ErrorKind::Damaged, Operation::Read, store.layout().database(), cause)
+}
+
+impl Pushing<'_> {
+    /// Whether the remote has an entry; if a pack of an earlier push has it, that one is used.
+    fn is_there(&self, id: BlobId) -> bool {
+        if self.known.contains(&id) {
+            return true;
+        }
+        let Some(at) = self.sent_entries.get(&id) else { return false };
+        self.sent[*at].used.store(true, Relaxed);
+        true
+    }
+
+    /// Finds the packs of an earlier push that arrived.
+    fn resume(&mut self) -> Result<(), Error> {
+        let folder = self.store.layout().remote_sent(&self.remote.place.id, "");
+        for (name, _) in listed_at(&folder).unwrap_or_default() {
+            let path = folder.join(&name);
+            let note =
+                name.to_str().and_then(from_hex).map(BlobId::from_bytes).and_then(|id| {
+                    read_note(id, &read_plain(CWD, &path, NOTE_MOST_BYTES).ok()?).ok()
+                });
+            let Some((pack, entries)) = note else { continue };
+            let key = pack_key(pack.id);
+            let size = self
+                .remote
+                .objects()
+                .size(&key)
+                .map_err(|error| self.remote.failed(Operation::Push, &key, error))?;
+            // Another process may be sending it now. It stays for a while, and costs one request.
+            if size == Some(pack.length) {
+                let at = self.sent.len();
+                self.sent.push(Sent { pack, used: AtomicBool::new(false) });
+                self.sent_entries.extend(entries.into_iter().map(|id| (id, at)));
+            }
+        }
+        Ok(())
+    }
+
+    fn push_one(
+        &self,
+        pusher: &mut Pusher,
+        id: BlobId,
+        size: u64,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<(), Error> {
+        if size <= LARGE_BYTES && self.is_there(id) {
+            return Ok(());
+        }
+        let path = || self.store.blobs().mirror_path(id);
+        let damaged = |error: io::Error| match error.kind() {
+            io::ErrorKind::InvalidData => {
+                Error::new(ErrorKind::Damaged, Operation::ReadBlob, path(), error)
+            }
+            _ => Error::io(Operation::Push, path(), error),
+        };
+        let mut content = self.content(&mut pusher.intake, id, size, stop)?;
+        if size <= LARGE_BYTES {
+            self.add(pusher, id, size, &mut content).map_err(damaged)??;
+            return Ok(());
+        }
+        let (mut hasher, mut chunks) = (blake3::Hasher::new(), Vec::new());
+        let most = usize::try_from(CHUNK_MOST_BYTES).unwrap_or(usize::MAX);
+        for chunk in StreamCDC::new(content, CHUNK_LEAST_BYTES, CHUNK_BYTES, most) {
+            if stop() {
+                return Err(pool::cancelled(Operation::Push, self.store.path()));
+            }
+            let data = chunk.map_err(io::Error::from).map_err(damaged)?.data;
+            hasher.update(&data);
+            let (chunk, size) = (BlobId::of(&data), data.len() as u64);
+            chunks.push((chunk, size));
+            if !self.is_there(chunk) && lock(&self.claimed).insert(chunk) {
+                self.add(pusher, chunk, size, &mut data.as_slice()).map_err(damaged)??;
+            }
+        }
+        let recipe = Recipe { content: id, chunks };
+        if hasher.finalize().as_bytes() != id.as_bytes() || recipe.size() != size {
+            let why = format!("the content is not that of blob {id}");
+            return Err(damaged(io::Error::new(io::ErrorKind::InvalidData, why)));
+        }
+        lock(&self.recipes).push(recipe);
+        Ok(())
+    }
+
+    /// The content of a blob, from its mirror or a pack. No mirror is made.
+    fn content(
+        &self,
+        intake: &mut Intake,
+        id: BlobId,
+        size: u64,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<File, Error> {
+        if let Ok(Some((file, _))) = self.store.blobs().good(intake, id, size, stop) {
+            return Ok(file.into());
+        }
+        if let Some((pack, at)) = self.store.catalog().packed(id)? {
+            let unpack = || -> io::Result<File> {
+                let mut file = match self.store.is_read_only() || size <= LARGE_BYTES {
+                    true => unlinked_file()?,
+                    false => self.store.scratch_file()?,
+                };
+                self.store.contents().open_pack(&pack)?.read_into(id, at, &file)?;
+                file.rewind()?;
+                Ok(file)
+            };
+            if let Ok(file) = unpack() {
+                return Ok(file);
+            }
+        }
+        // It says what is wrong, and with which file.
+        let (file, _): (OwnedFd, _) = self.store.contents().get(intake, id, size, stop)?;
+        Ok(file.into())
+    }
+
+    /// Adds an entry to the thread's pack. The outer error is that of the content.
+    fn add(
+        &self,
+        pusher: &mut Pusher,
+        id: BlobId,
+        size: u64,
+        content: &mut dyn io::Read,
+    ) -> io::Result<Result<(), Error>> {
+        let (writer, stored) = match &mut pusher.open {
+            Some(open) => open,
+            none => none.insert((PackWriter::create(unlinked_file()?, LEVEL)?, 0)),
+        };
+        *stored += writer.add(id, size, content)?.stored;
+        Ok(if *stored >= PACK_BYTES { self.finish(pusher) } else { Ok(()) })
+    }
+
+    /// Sends the thread's pack.
+    fn finish(&self, pusher: &mut Pusher) -> Result<(), Error> {
+        let Some((writer, _)) = pusher.open.take() else { return Ok(()) };
+        let finish = || -> io::Result<(Vec<u8>, Vec<BlobId>)> {
+            let (mut file, index) = writer.finish()?;
+            file.rewind()?;
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes)?;
+            Ok((bytes, index.into_iter().map(|(id, _)| id).collect()))
+        };
+        let (bytes, entries) = finish().context(Operation::WritePackIn, || self.store.path())?;
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let (id, length) = (BlobId::of(&bytes), bytes.len() as u64);
+        let pack = PackRef { id, length, entries: entries.len() as u64 };
+        if !self.store.is_read_only() {
+            // Without this note a push that dies only sends the pack again.
+            let _ = write_note(self.store, &self.remote.place.id, pack, &entries);
+        }
+        self.remote.put(&pack_key(id), &bytes)?;
+        lock(&self.packs).push(pack);
+        Ok(())
+    }
+}
+
+/// Writes down what is in a pack that is about to be sent: its length, and the ids of its entries.
+fn write_note(store: &Store, remote: &str, pack: PackRef, entries: &[BlobId]) -> io::Result<()> {
+    let path = store.layout().remote_sent(remote, &pack.id.to_string());
+    std::fs::create_dir_all(path.parent().unwrap_or(Path::new("")))?;
+    let mut note = pack.length.to_le_bytes().to_vec();
+    for id in entries {
+        note.extend_from_slice(id.as_bytes());
+    }
+    write_whole(&store.layout().stage(), &path, &note)
+}
+
+fn read_note(id: BlobId, note: &[u8]) -> Result<(PackRef, Vec<BlobId>), Malformed> {
+    let (length, ids) = note.split_first_chunk::<8>().ok_or(Malformed("it ends too early"))?;
+    let (ids, rest) = ids.as_chunks::<ID_BYTES>();
+    if !rest.is_empty() {
+        return Err(Malformed("it ends too early"));
+    }
+    let entries: Vec<BlobId> = ids.iter().map(|id| BlobId::from_bytes(*id)).collect();
+    let length = u64::from_le_bytes(*length);
+    Ok((PackRef { id, length, entries: entries.len() as u64 }, entries))
+}

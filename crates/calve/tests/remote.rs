@@ -1,0 +1,567 @@
+//! Promise: a snapshot goes through a remote as it is, whole or not at all, whoever pushes and pulls at the same time, is killed,
+//! or tampers with the remote.
+#![cfg(all(target_os = "linux", feature = "remote"))]
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use calve::{
+    ErrorKind, GcOptions, PullOptions, PullReport, PushOptions, PushReport, Remote, SigningKey,
+    SnapshotId, SnapshotOptions, Store,
+};
+use common::maintained::{Project, at_once, common, few, tree};
+use common::snapshot::assert_same;
+use common::{Scratch, bytes, names, odd, plain_tree};
+use proptest::prelude::*;
+
+const MIB: usize = 1 << 20;
+
+/// A folder with a remote in it.
+struct Place {
+    scratch: Scratch,
+    url: String,
+}
+
+impl Place {
+    fn new() -> Self {
+        let scratch = Scratch::new();
+        fs::create_dir(scratch.join("remote")).unwrap();
+        let url = format!("file://{}", scratch.join("remote").to_str().unwrap());
+        Remote::init(&url).unwrap();
+        Self { scratch, url }
+    }
+
+    fn open(&self) -> Remote {
+        Remote::open(&self.url).unwrap()
+    }
+
+    fn path(&self, key: &str) -> PathBuf {
+        self.scratch.join("remote").join(key)
+    }
+
+    fn count(&self, folder: &str) -> usize {
+        if self.path(folder).is_dir() { names(&self.path(folder)).len() } else { 0 }
+    }
+}
+
+fn empty(root: &Path) {
+    fs::create_dir(root).unwrap();
+}
+
+fn push(remote: &Remote, store: &Store, id: SnapshotId, name: &str) -> PushReport {
+    remote.push(store, id, &PushOptions::new().name(name), &common()).unwrap()
+}
+
+fn pull(remote: &Remote, store: &Store, what: &str) -> Result<PullReport, calve::Error> {
+    remote.pull(store, what, &PullOptions::new(), &common())
+}
+
+/// Large contents with something in common, and a content that is at once a file and a chunk.
+fn large(root: &Path) {
+    empty(root);
+    let content = bytes(1, 12 * MIB);
+    fs::write(root.join("first"), &content).unwrap();
+    let mut other = content.clone();
+    other.splice(5 * MIB..5 * MIB, *b"a few bytes");
+    fs::write(root.join("second"), &other).unwrap();
+    fs::write(root.join("zeros"), vec![0; 9 * MIB]).unwrap();
+    fs::write(root.join("chunk of zeros"), vec![0; 4 * MIB]).unwrap();
+    fs::write(root.join("just not large"), bytes(2, 4 * MIB)).unwrap();
+    fs::write(root.join("just large"), bytes(3, 4 * MIB + 1)).unwrap();
+}
+
+#[test]
+fn a_tree_of_another_store_is_the_same_tree() {
+    for (row, make) in [
+        ("odd", odd::build as fn(&Path)),
+        ("large", large),
+        ("nothing", empty),
+        ("many", |root| plain_tree(root, 30, 40, 700)),
+    ] {
+        let place = Place::new();
+        let here = Project::new(make);
+        let id = here.snapshot();
+        let expected = tree(&here.path);
+        let pushed = push(&place.open(), &here.store, id, "ready");
+        assert_eq!((pushed.snapshot, pushed.sequence), (id, Some(1)), "{row}");
+
+        let there = Project::new(empty);
+        let pulled = pull(&place.open(), &there.store, "ready").unwrap();
+        assert_eq!((pulled.snapshot, pulled.sequence), (id, Some(1)), "{row}");
+        assert_eq!(pulled.fetched, pulled.contents, "{row}: {pulled:?}");
+        assert_same(&expected, &there.start(id).unwrap(), row);
+        there.assert_sound();
+        assert_eq!(there.verify().unsealed_mirrors, 0, "{row}: what was fetched is sealed");
+        assert!(names(&there.file("stage")).is_empty(), "{row}");
+
+        // Nothing is fetched or sent that is there.
+        let again = pull(&place.open(), &there.store, "ready").unwrap();
+        assert_eq!((again.fetched, again.fetched_bytes), (0, 0), "{row}: {again:?}");
+        let pushed = push(&place.open(), &there.store, id, "ready");
+        assert!(pushed.unchanged && pushed.sent_bytes == 0, "{row}: {pushed:?}");
+        assert!(names(&here.file("remotes").join(place.open().id())).contains(&"names".to_owned()));
+    }
+}
+
+#[test]
+fn what_is_packed_or_sparse_is_pushed_and_no_mirror_is_made_for_it() {
+    let place = Place::new();
+    let here = Project::new(|root| {
+        large(root);
+        let sparse = fs::File::create(root.join("sparse")).unwrap();
+        sparse.set_len(64 << 20).unwrap();
+    });
+    let id = here.snapshot();
+    let expected = tree(&here.path);
+    here.pack_all();
+    let before = here.store.stats().unwrap().mirrors;
+    push(&place.open(), &here.store, id, "ready");
+    assert_eq!(here.store.stats().unwrap().mirrors, before);
+    let there = Project::new(empty);
+    pull(&place.open(), &there.store, "ready").unwrap();
+    assert_same(&expected, &there.start(id).unwrap(), "packed");
+    let blocks = fs::metadata(there.mirror(&vec![0; 64 << 20])).unwrap().blocks();
+    assert!(blocks * 512 < 32 << 20, "64 MiB of zeros take {blocks} blocks");
+}
+
+#[test]
+fn after_a_small_change_only_the_change_is_sent_and_fetched() {
+    let place = Place::new();
+    let here = Project::new(|root| plain_tree(root, 20, 50, 3000));
+    let first = here.snapshot();
+    let whole = push(&place.open(), &here.store, first, "ready");
+    assert!(whole.contents == 1000 && whole.packs == 1, "{whole:?}");
+    let there = Project::new(empty);
+    pull(&place.open(), &there.store, "ready").unwrap();
+
+    fs::write(here.path.join("d3/f7"), "edited").unwrap();
+    let second = here.snapshot();
+    let change = push(&place.open(), &here.store, second, "ready");
+    assert_eq!((change.contents, change.content_bytes, change.packs), (1, 6, 1), "{change:?}");
+    assert!(change.sent_bytes * 50 < whole.sent_bytes, "{change:?} after {whole:?}");
+    assert_eq!(change.sequence, Some(2));
+    let pulled = pull(&place.open(), &there.store, "ready").unwrap();
+    assert_eq!((pulled.fetched, pulled.fetched_bytes), (1, 6), "{pulled:?}");
+    // The listing, the name, the record, a part, an index and the content.
+    assert!(pulled.received_bytes < 20_000 && pulled.requests <= 7, "{pulled:?}");
+    assert_same(&tree(&here.path), &there.start(second).unwrap(), "second");
+
+    // A machine that has neither gets the whole, also of the first.
+    let empty = Project::new(empty);
+    pull(&place.open(), &empty.store, "ready").unwrap();
+    pull(&place.open(), &empty.store, &first.to_string()).unwrap();
+    empty.assert_sound();
+    let log = place.open().log("ready").unwrap();
+    let log: Vec<_> = log.iter().map(|one| (one.sequence, one.snapshot)).collect();
+    assert_eq!(log, [(2, second), (1, first)]);
+}
+
+#[test]
+fn of_a_large_file_only_the_chunks_that_changed_are_sent_and_fetched() {
+    let place = Place::new();
+    let here = Project::new(|root| {
+        empty(root);
+        fs::write(root.join("image"), bytes(7, 24 * MIB)).unwrap();
+    });
+    let first = here.snapshot();
+    push(&place.open(), &here.store, first, "image");
+    let there = Project::new(empty);
+    pull(&place.open(), &there.store, "image").unwrap();
+    let mut content = bytes(7, 24 * MIB);
+    content.splice(11 * MIB..11 * MIB, *b"inserted");
+    fs::write(here.path.join("image"), &content).unwrap();
+    let second = here.snapshot();
+    let pushed = push(&place.open(), &here.store, second, "image");
+    assert!(pushed.sent_bytes < 9 * MIB as u64, "{pushed:?}");
+    pull(&place.open(), &there.store, "image").unwrap();
+    assert_same(&tree(&here.path), &there.start(second).unwrap(), "image");
+    there.assert_sound();
+}
+
+#[test]
+fn a_store_that_has_nothing_in_common_with_the_remote_sends_only_what_is_not_there() {
+    let place = Place::new();
+    let here = Project::new(|root| plain_tree(root, 10, 50, 3000));
+    let id = here.snapshot();
+    push(&place.open(), &here.store, id, "ready");
+    // The same contents and one more, in a snapshot that does not know the first.
+    let there = Project::new(|root| plain_tree(root, 10, 50, 3000));
+    fs::write(there.path.join("more"), "more").unwrap();
+    let other = there.snapshot();
+    let pushed = push(&place.open(), &there.store, other, "ready");
+    assert_eq!((pushed.contents, pushed.content_bytes), (1, 4), "{pushed:?}");
+    let third = Project::new(empty);
+    pull(&place.open(), &third.store, "ready").unwrap();
+    assert_same(&tree(&there.path), &third.start(other).unwrap(), "other");
+}
+
+#[test]
+fn what_a_store_has_of_other_snapshots_is_not_fetched() {
+    let place = Place::new();
+    let here = Project::new(|root| plain_tree(root, 10, 50, 3000));
+    let id = here.snapshot();
+    push(&place.open(), &here.store, id, "ready");
+    for packed in [false, true] {
+        let there = Project::new(|root| plain_tree(root, 5, 50, 3000));
+        there.snapshot();
+        if packed {
+            there.pack_all();
+        }
+        let pulled = pull(&place.open(), &there.store, "ready").unwrap();
+        assert_eq!((pulled.contents, pulled.fetched), (500, 250), "{packed}: {pulled:?}");
+        assert_same(&tree(&here.path), &there.start(id).unwrap(), "half");
+        there.assert_sound();
+    }
+}
+
+#[test]
+fn of_those_who_push_under_one_name_at_once_nobody_is_lost() {
+    const MACHINES: usize = 8;
+    const ROUNDS: usize = 4;
+    let place = Place::new();
+    let machines: Vec<Project> = (0..MACHINES).map(|_| Project::new(few)).collect();
+    let pushed: Vec<(u64, SnapshotId)> = std::thread::scope(|scope| {
+        let all: Vec<_> = machines
+            .iter()
+            .enumerate()
+            .map(|(number, machine)| {
+                let place = &place;
+                scope.spawn(move || {
+                    let mut pushed = Vec::new();
+                    for round in 0..ROUNDS {
+                        fs::write(machine.path.join("own"), format!("{number} {round}")).unwrap();
+                        let id = machine.snapshot();
+                        let report = push(&place.open(), &machine.store, id, "ready");
+                        pushed.push((report.sequence.unwrap(), id));
+                        pull(&place.open(), &machine.store, "ready").unwrap();
+                        machine.store.gc(&at_once(), &common()).unwrap();
+                    }
+                    pushed
+                })
+            })
+            .collect();
+        all.into_iter().flat_map(|one| one.join().unwrap()).collect()
+    });
+    let log = place.open().log("ready").unwrap();
+    assert_eq!(log.len(), MACHINES * ROUNDS);
+    let mut sorted = pushed.clone();
+    sorted.sort_unstable();
+    let found: Vec<_> = log.iter().rev().map(|one| (one.sequence, one.snapshot)).collect();
+    assert_eq!(found, sorted);
+    let fresh = Project::new(empty);
+    for (_, id) in pushed {
+        pull(&place.open(), &fresh.store, &id.to_string()).unwrap();
+    }
+    fresh.assert_sound();
+    for machine in &machines {
+        machine.assert_sound();
+    }
+}
+
+#[test]
+fn a_push_that_failed_goes_on_with_the_packs_that_arrived() {
+    let place = Place::new();
+    let here = Project::new(|root| plain_tree(root, 20, 10, 300_000));
+    let id = here.snapshot();
+    // Packs arrive, parts cannot.
+    fs::write(place.path("parts"), "in the way").unwrap();
+    let options = PushOptions::new().name("ready");
+    place.open().push(&here.store, id, &options, &common()).unwrap_err();
+    let arrived = place.count("packs");
+    assert!(arrived >= 2, "{arrived}");
+    assert!(place.open().names().unwrap().is_empty());
+    let there = Project::new(empty);
+    let error = pull(&place.open(), &there.store, &id.to_string()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::SnapshotNotFound, "{error}");
+    fs::remove_file(place.path("parts")).unwrap();
+
+    // One pack was lost meanwhile, and one more file is there now.
+    let lost = names(&place.path("packs")).pop().unwrap();
+    fs::remove_file(place.path("packs").join(lost)).unwrap();
+    fs::write(here.path.join("more"), "more").unwrap();
+    let id = here.snapshot();
+    let pushed = push(&place.open(), &here.store, id, "ready");
+    assert_eq!(pushed.resumed_packs, arrived as u64 - 1, "{pushed:?}");
+    assert!(pushed.packs >= 1 && place.count("packs") <= arrived + 1, "{pushed:?}");
+    pull(&place.open(), &there.store, "ready").unwrap();
+    assert_same(&tree(&here.path), &there.start(id).unwrap(), "resumed");
+    let sent = here.file("remotes").join(place.open().id()).join("sent");
+    assert!(names(&sent).len() <= 1, "only the note of the lost pack is left");
+}
+
+#[test]
+fn a_pull_that_failed_leaves_no_snapshot_and_the_next_one_fetches_the_rest() {
+    let place = Place::new();
+    let here = Project::new(|root| plain_tree(root, 40, 10, 300_000));
+    let id = here.snapshot();
+    push(&place.open(), &here.store, id, "ready");
+    let there = Project::new(empty);
+    let packs = names(&place.path("packs"));
+    assert!(packs.len() > 3, "{packs:?}");
+    let away = place.scratch.join("away");
+    // Its end is there, which has the index.
+    let pack = place.path("packs").join(&packs[0]);
+    fs::copy(&pack, &away).unwrap();
+    let mut damaged = fs::read(&pack).unwrap();
+    for byte in &mut damaged[12..1 << 20] {
+        *byte = 0;
+    }
+    fs::write(&pack, damaged).unwrap();
+    let one = common().jobs(std::num::NonZeroUsize::MIN);
+    let error = place.open().pull(&there.store, "ready", &PullOptions::new(), &one).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Damaged, "{error}");
+    assert!(error.to_string().contains(&packs[0]), "{error}");
+    assert!(there.store.log().unwrap().snapshots.iter().all(|one| one.id != id));
+    fs::copy(&away, &pack).unwrap();
+    let pulled = pull(&place.open(), &there.store, "ready").unwrap();
+    assert!(pulled.fetched < pulled.contents, "{pulled:?}");
+    assert_same(&tree(&here.path), &there.start(id).unwrap(), "the rest");
+    there.assert_sound();
+}
+
+#[test]
+fn whatever_is_changed_in_the_remote_nothing_wrong_arrives() {
+    let place = Place::new();
+    let here = Project::new(|root| {
+        few(root);
+        fs::write(root.join("large"), bytes(1, 5 * MIB)).unwrap();
+        fs::create_dir(root.join("folder")).unwrap();
+        fs::write(root.join("folder/file"), "content").unwrap();
+    });
+    let id = here.snapshot();
+    push(&place.open(), &here.store, id, "ready");
+    let mut tried = 0;
+    for folder in ["format", "names/ready", "snapshots", "parts", "packs"] {
+        let path = place.path(folder);
+        let files = if path.is_dir() {
+            names(&path).iter().map(|name| path.join(name)).collect()
+        } else {
+            vec![path]
+        };
+        for file in files {
+            let content = fs::read(&file).unwrap();
+            let middle = content.len() / 2;
+            for (row, wrong) in [
+                ("cut", content[..middle].to_vec()),
+                ("empty", Vec::new()),
+                ("longer", [&content[..], b"more"].concat()),
+                ("zeros", vec![0; content.len()]),
+                ("another", b"something else".to_vec()),
+                ("flipped", {
+                    let mut flipped = content.clone();
+                    flipped[middle] ^= 4;
+                    flipped
+                }),
+            ] {
+                fs::write(&file, wrong).unwrap();
+                let there = Project::new(empty);
+                let what = format!("{row} {}", file.display());
+                let pulled = Remote::open(&place.url)
+                    .and_then(|remote| pull(&remote, &there.store, "ready"));
+                match pulled {
+                    // A flipped bit in a frame may be one that nobody reads.
+                    Ok(_) => assert_same(&tree(&here.path), &there.start(id).unwrap(), &what),
+                    Err(error) => {
+                        let kinds = [
+                            ErrorKind::Damaged,
+                            ErrorKind::StoreIncompatible,
+                            ErrorKind::RemoteNotFound,
+                            ErrorKind::Io,
+                            // Nobody has signed the name, so it may mean any snapshot.
+                            ErrorKind::SnapshotNotFound,
+                        ];
+                        assert!(kinds.contains(&error.kind()), "{what}: {error:?}");
+                        assert!(there.store.log().unwrap().snapshots.is_empty(), "{what}");
+                    }
+                }
+                assert!(names(&there.file("stage")).is_empty(), "{what}");
+                there.assert_sound();
+                tried += 1;
+            }
+            fs::write(&file, content).unwrap();
+        }
+    }
+    assert!(tried >= 36, "{tried}");
+    let there = Project::new(empty);
+    pull(&place.open(), &there.store, "ready").unwrap();
+}
+
+#[test]
+fn where_keys_are_configured_a_name_counts_only_as_one_of_them_signed_it_last() {
+    let place = Place::new();
+    let (ours, theirs) = (SigningKey::from_bytes(&[1; 32]), SigningKey::from_bytes(&[2; 32]));
+    let remote = place.open().trusting([SigningKey::from_bytes(&[3; 32]).public(), ours.public()]);
+    let here = Project::new(few);
+    let (first, there) = (here.snapshot(), Project::new(empty));
+    let named = |key: Option<&SigningKey>| {
+        let options = PushOptions::new().name("ready");
+        key.map_or(options.clone(), |key| options.key(key.clone()))
+    };
+    let refused = |row: &str| {
+        let error = pull(&remote, &there.store, "ready").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Untrusted, "{row}: {error}");
+        error.to_string()
+    };
+    remote.push(&here.store, first, &named(None), &common()).unwrap();
+    refused("unsigned");
+    remote.push(&here.store, first, &named(Some(&theirs)), &common()).unwrap();
+    refused("signed by another");
+    // Whoever trusts nobody in particular takes it.
+    pull(&place.open(), &Project::new(empty).store, "ready").unwrap();
+    let pushed = remote.push(&here.store, first, &named(Some(&ours)), &common()).unwrap();
+    assert_eq!((pushed.sequence, pushed.unchanged), (Some(3), false));
+    let pulled = pull(&remote, &there.store, "ready").unwrap();
+    assert_eq!(pulled.signers, [ours.public()]);
+
+    fs::write(here.path.join("d0/f0"), "newer").unwrap();
+    let second = here.snapshot();
+    remote.push(&here.store, second, &named(Some(&ours)), &common()).unwrap();
+    assert_eq!(pull(&remote, &there.store, "ready").unwrap().snapshot, second);
+    // Set back: the newest is taken away, all is taken away, or an old one is put in its place.
+    let key = |n: u64| place.path(&format!("names/ready/{n:020}"));
+    let kept: Vec<_> = (1..=4).map(|n| fs::read(key(n)).unwrap()).collect();
+    fs::remove_file(key(4)).unwrap();
+    let message = refused("the newest is gone");
+    assert!(message.contains("change 4") && message.contains("after 3"), "{message}");
+    for n in 1..=3 {
+        fs::remove_file(key(n)).unwrap();
+    }
+    refused("all are gone");
+    fs::write(key(5), &kept[2]).unwrap();
+    let error = pull(&remote, &there.store, "ready").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Damaged, "{error}");
+    fs::remove_file(key(5)).unwrap();
+    let text = String::from_utf8(kept[2].clone()).unwrap();
+    fs::write(key(5), text.replace("sequence 3", "sequence 5")).unwrap();
+    refused("an old one under a new number");
+    fs::remove_file(key(5)).unwrap();
+    // A signed change of another name, or of another remote.
+    fs::create_dir_all(place.path("names/other")).unwrap();
+    fs::write(place.path(&format!("names/other/{:020}", 3)), &kept[2]).unwrap();
+    let error = pull(&remote, &there.store, "other").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Damaged, "{error}");
+    let elsewhere = Place::new();
+    fs::create_dir_all(elsewhere.path("names/ready")).unwrap();
+    fs::write(elsewhere.path(&format!("names/ready/{:020}", 3)), &kept[2]).unwrap();
+    let error = pull(&elsewhere.open(), &there.store, "ready").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Damaged, "{error}");
+    // Who has seen the newest pushes after it, so that others believe the next.
+    let pushed = remote.push(&here.store, first, &named(Some(&ours)), &common()).unwrap();
+    assert_eq!(pushed.sequence, Some(5));
+    assert_eq!(pull(&remote, &there.store, "ready").unwrap().snapshot, first);
+}
+
+#[test]
+fn a_pull_gives_the_name_that_was_asked_for_and_a_collector_leaves_a_snapshot_with_a_name() {
+    let place = Place::new();
+    let here = Project::new(few);
+    let id = here.snapshot();
+    push(&place.open(), &here.store, id, "größe-1.0");
+    let there = Project::new(few);
+    fs::write(there.path.join("own"), "own").unwrap();
+    there.snapshot();
+    let named = PullOptions::new().name("mine");
+    place.open().pull(&there.store, "größe-1.0", &named, &common()).unwrap();
+    let forget =
+        GcOptions::new().grace(std::time::Duration::ZERO).expire(Some(std::time::Duration::ZERO));
+    there.store.gc(&forget, &common()).unwrap();
+    assert_eq!(there.store.resolve("mine").unwrap(), id);
+    assert_same(&tree(&here.path), &there.start(id).unwrap(), "named");
+    let names = place.open().names().unwrap();
+    assert_eq!(names.len(), 1);
+    assert_eq!((names[0].name.as_str(), names[0].snapshot), ("größe-1.0", id));
+}
+
+#[test]
+fn what_cannot_be_a_remote_is_refused_with_the_reason() {
+    let place = Place::new();
+    let here = Project::new(few);
+    let id = here.snapshot();
+    let remote = place.open();
+    let error = Remote::init(&place.url).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::RemoteExists, "{error}");
+    let bare = format!("file://{}", place.scratch.path().display());
+    let error = Remote::open(&bare).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::RemoteNotFound, "{error}");
+    for url in ["", "/folder", "file://folder", "ftp://host/folder"] {
+        let error = Remote::open(url).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidName, "{url}: {error}");
+    }
+    for name in ["", "a/b", "-x", &"ü".repeat(100), &id.to_string()] {
+        let options = PushOptions::new().name(name);
+        let error = remote.push(&here.store, id, &options, &common()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidName, "{name}: {error}");
+    }
+    for what in ["none", &"0".repeat(64)] {
+        let error = pull(&remote, &here.store, what).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::SnapshotNotFound, "{error}");
+    }
+    let gone = SnapshotId::from_bytes([7; 32]);
+    let error = remote.push(&here.store, gone, &PushOptions::new(), &common()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::SnapshotNotFound, "{error}");
+    assert_eq!(place.count("packs") + place.count("names"), 0);
+}
+
+#[test]
+fn a_push_or_pull_that_is_cancelled_leaves_nothing_that_counts() {
+    let place = Place::new();
+    let here = Project::new(few);
+    let id = here.snapshot();
+    let cancel = calve::Cancel::new();
+    cancel.cancel();
+    let cancelled = common().cancel(&cancel);
+    let options = PushOptions::new().name("ready");
+    let error = place.open().push(&here.store, id, &options, &cancelled).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
+    assert_eq!(place.count("snapshots") + place.count("names"), 0);
+    push(&place.open(), &here.store, id, "ready");
+    let there = Project::new(empty);
+    let error =
+        place.open().pull(&there.store, "ready", &PullOptions::new(), &cancelled).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
+    assert!(there.store.log().unwrap().snapshots.is_empty());
+}
+
+/// Files by path, each with a number that stands for a content.
+fn some_tree() -> impl Strategy<Value = Vec<(String, u8)>> {
+    prop::collection::vec(("[ab]/[ab]/[a-d]", 0..12_u8), 0..12)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_is_pushed_in_turn_by_two_stores_arrives_in_a_third(
+        steps in prop::collection::vec((0..2_usize, some_tree(), any::<bool>()), 1..6),
+    ) {
+        let place = Place::new();
+        let machines = [Project::new(empty), Project::new(empty)];
+        let third = Project::new(empty);
+        for (number, (machine, files, pulls)) in steps.into_iter().enumerate() {
+            let machine = &machines[machine];
+            if pulls && number > 0 {
+                pull(&place.open(), &machine.store, "ready").unwrap();
+            }
+            for folder in ["a", "b"] {
+                let _ = fs::remove_dir_all(machine.path.join(folder));
+            }
+            for (path, content) in files {
+                let path = machine.path.join(path);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(path, bytes(content.into(), usize::from(content) * 1000)).unwrap();
+            }
+            let message = SnapshotOptions::new().message(number.to_string());
+            let id = machine.store.snapshot(&message, &common()).unwrap().id;
+            push(&place.open(), &machine.store, id, "ready");
+            // At times it comes after several pushes.
+            if number % 2 == 0 {
+                pull(&place.open(), &third.store, "ready").unwrap();
+                assert_same(&tree(&machine.path), &third.start(id).unwrap(), "third");
+            }
+        }
+        third.assert_sound();
+    }
+}
