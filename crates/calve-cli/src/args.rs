@@ -15,6 +15,8 @@ mod clone;
 #[cfg(unix)]
 mod hooks;
 mod misuse;
+#[cfg(unix)]
+mod remote;
 mod shells;
 #[cfg(unix)]
 mod snapshots;
@@ -30,6 +32,8 @@ pub(crate) use changes::{DiffArgs, ResetArgs, SwitchArgs, Switching};
 pub(crate) use clone::CloneArgs;
 #[cfg(unix)]
 pub(crate) use hooks::{ClaudeHook, HookVerb};
+#[cfg(unix)]
+pub(crate) use remote::{KeyArgs, PullArgs, PushArgs, RemoteVerb};
 #[cfg(unix)]
 pub(crate) use shells::{CdArgs, InitShell, PathArgs};
 #[cfg(unix)]
@@ -58,6 +62,7 @@ pub(crate) const EXIT_CODES: &str = "\u{1b}[1;4mExit codes:\u{1b}[0m
 
 pub(crate) const ENVIRONMENT: &str = "\u{1b}[1;4mEnvironment:\u{1b}[0m
   CALVE_STORE     the store's own folder; --store overrides it
+  CALVE_KEY       the file with the key that signs what you push
   NO_COLOR        if it is not empty: no colors
   CLICOLOR_FORCE  if it is not empty: colors even without a terminal;
                   --color overrides both";
@@ -278,6 +283,33 @@ pub(crate) enum Verb {
     #[command(after_help = snapshots::NAME_EXAMPLES,
         override_usage = "calve name [OPTIONS] [<SNAPSHOT> <NAME>]\n       calve name [OPTIONS] --delete <NAME>")]
     Name(NameArgs),
+
+    /// Send snapshots to a remote, from which other machines get them
+    ///
+    /// It sends only what the remote lacks, and prints the ids.
+    #[cfg(unix)]
+    #[command(after_help = remote::PUSH_EXAMPLES)]
+    Push(PushArgs),
+
+    /// Fetch a snapshot from a remote, and print its id
+    ///
+    /// It fetches only what the store lacks, and compares every byte with the snapshot's id. The store knows the
+    /// snapshot when all of it is there.
+    #[cfg(unix)]
+    #[command(after_help = remote::PULL_EXAMPLES)]
+    Pull(PullArgs),
+
+    /// Make remotes, and say which ones the project's store knows
+    #[cfg(unix)]
+    #[command(subcommand, arg_required_else_help = true, after_help = remote::EXAMPLES)]
+    Remote(RemoteVerb),
+
+    /// Print your public key, whose secret half signs the names that you push
+    ///
+    /// The first time, it makes the key.
+    #[cfg(unix)]
+    #[command(after_help = remote::KEY_EXAMPLES)]
+    Key(KeyArgs),
 
     /// Check, repair, clean, compress or measure the store
     #[cfg(unix)]

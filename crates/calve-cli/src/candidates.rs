@@ -5,7 +5,7 @@
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use calve::{Snapshot, Store};
+use calve::{KnownRemote, Snapshot, Store};
 use clap_complete::engine::{CompletionCandidate, PathCompleter, ValueCompleter as _};
 
 use crate::common::Common;
@@ -42,6 +42,12 @@ pub(crate) fn names(word: &OsStr) -> Vec<CompletionCandidate> {
     store()
         .and_then(|store| store.log().ok())
         .map_or_else(Vec::new, |log| named(&log.snapshots, word))
+}
+
+/// The names of the remotes that the store knows.
+pub(crate) fn remotes(word: &OsStr) -> Vec<CompletionCandidate> {
+    let remotes = store().and_then(|store| KnownRemote::all(&store).ok()).unwrap_or_default();
+    remotes.iter().filter_map(|it| offer(&it.name, word, harmless(&it.url).into_owned())).collect()
 }
 
 /// For `calve switch [WORKTREE] SNAPSHOT`: after a worktree a snapshot, and before it either.

@@ -29,6 +29,8 @@ mod output;
 mod paths;
 mod progress;
 #[cfg(unix)]
+mod remote;
+#[cfg(unix)]
 mod reshare;
 #[cfg(unix)]
 mod session;
@@ -142,6 +144,14 @@ fn run(cli: Cli) -> Result<Exit, clap::Error> {
         Verb::Show(args) => snapshots::show(args, session),
         #[cfg(unix)]
         Verb::Name(args) => snapshots::name(args.naming()?, session),
+        #[cfg(unix)]
+        Verb::Push(args) => remote::push(args.checked()?, session),
+        #[cfg(unix)]
+        Verb::Pull(args) => remote::pull(args, session),
+        #[cfg(unix)]
+        Verb::Remote(verb) => remote::run(verb, session),
+        #[cfg(unix)]
+        Verb::Key(args) => remote::key(args, session),
         #[cfg(unix)]
         Verb::Store(verb) => store::run(verb, session),
         #[cfg(target_os = "linux")]

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use calve::{Discovered, ErrorKind, Progress, SnapshotId, Store, StoreOptions, Worktree};
 
 use crate::common::Common;
-use crate::failure::stored::{no_worktree, store_failure};
+use crate::failure::stored::{no_worktree, own, store_failure};
 use crate::failure::{Failure, Kind};
 use crate::output::Output;
 use crate::progress::{self, Total, Watched};
@@ -117,6 +117,27 @@ impl Session<'_> {
             _ => return Err(not_of_it(&current)),
         }
         .map_err(|error| store_failure(&error))
+    }
+
+    /// The store, and the base snapshot of the worktree, or the project, that the current folder is in.
+    pub(crate) fn snapshot_here(&self) -> Result<(Store, SnapshotId), Failure> {
+        let worktree = match self.here() {
+            // With a store that was named, one need not be anywhere.
+            Err(failure) if failure.kind == Kind::Library(ErrorKind::WorktreeNotFound) => {
+                self.store()?.project_worktree().map_err(|error| store_failure(&error))?
+            }
+            here => here?,
+        };
+        let id = worktree.snapshot().ok_or_else(|| {
+            own(
+                "find snapshot of",
+                worktree.path(),
+                ErrorKind::SnapshotNotFound,
+                "it has no snapshot yet",
+                "'calve snapshot' takes the first one",
+            )
+        })?;
+        Ok((worktree.store().clone(), id))
     }
 
     /// The worktree of that name, or else at that path; the current folder's where nothing is said.

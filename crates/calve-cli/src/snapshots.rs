@@ -280,25 +280,7 @@ pub(crate) fn show(args: &ShowArgs, session: Session<'_>) -> Result<Exit, Failur
             let id = session.resolve(&store, word)?;
             (store, id)
         }
-        None => {
-            let worktree = match session.here() {
-                // With a store that was named, one need not be anywhere.
-                Err(failure) if failure.kind == Kind::Library(ErrorKind::WorktreeNotFound) => {
-                    session.store()?.project_worktree().map_err(|error| store_failure(&error))?
-                }
-                here => here?,
-            };
-            let id = worktree.snapshot().ok_or_else(|| {
-                own(
-                    "find snapshot of",
-                    worktree.path(),
-                    calve::ErrorKind::SnapshotNotFound,
-                    "it has no snapshot yet",
-                    "'calve snapshot' takes the first one",
-                )
-            })?;
-            (worktree.store().clone(), id)
-        }
+        None => session.snapshot_here()?,
     };
     let snapshot = store.show(id).map_err(|error| store_failure(&error))?;
     let output = session.output;

@@ -50,7 +50,7 @@ pub(crate) fn start(
     let mut total = Total::Tree { root: &project, times: times + 1, own: true };
     let mut known = None;
     if let Some(from) = &args.from {
-        let id = session.resolve(&store, from)?;
+        let id = crate::remote::resolve(&store, from, session)?;
         let snapshot = store.show(id).map_err(failed)?;
         let files = snapshot.files;
         known = Some(CopyCost::new(files, snapshot.bytes));

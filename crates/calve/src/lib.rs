@@ -207,7 +207,8 @@ pub use report::{
 pub use store::ready::waiting::lowest_priority;
 #[cfg(all(unix, feature = "remote"))]
 pub use store::remote::{
-    PublicKey, PullOptions, PullReport, PushOptions, PushReport, Remote, RemoteName, SigningKey,
+    KnownRemote, PublicKey, PullOptions, PullReport, PushOptions, PushReport, Remote, RemoteName,
+    SigningKey,
 };
 #[cfg(all(unix, feature = "store"))]
 pub use store::{

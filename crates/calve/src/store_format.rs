@@ -20,6 +20,7 @@
 //!   remotes/ID/        of the remote with this id: names/NAME has the number and the snapshot that a
 //!                      name had when this store last saw it; sent/PACK is there while a pack may
 //!                      be on the remote that no record names: its length (u64), the ids in it
+//!   remotes/known/     the remotes that the store knows by names: URL, id, keys; text
 //!   undo/              the files that a forced switch of the project moved aside
 //!   reserve            room for an operation that frees space on a full disk: up to 1 MiB of bytes
 //!                      without meaning; and reserve.1 to reserve.7, empty, for a filesystem on

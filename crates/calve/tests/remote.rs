@@ -9,8 +9,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use calve::{
-    ErrorKind, GcOptions, PullOptions, PullReport, PushOptions, PushReport, Remote, SigningKey,
-    SnapshotId, SnapshotOptions, Store,
+    ErrorKind, GcOptions, KnownRemote, PullOptions, PullReport, PushOptions, PushReport, Remote,
+    SigningKey, SnapshotId, SnapshotOptions, Store,
 };
 use common::maintained::{Project, at_once, common, few, tree};
 use common::snapshot::assert_same;
@@ -62,11 +62,10 @@ fn pull(remote: &Remote, store: &Store, what: &str) -> Result<PullReport, calve:
 /// Large contents with something in common, and a content that is at once a file and a chunk.
 fn large(root: &Path) {
     empty(root);
-    let content = bytes(1, 12 * MIB);
+    let mut content = bytes(1, 12 * MIB);
     fs::write(root.join("first"), &content).unwrap();
-    let mut other = content.clone();
-    other.splice(5 * MIB..5 * MIB, *b"a few bytes");
-    fs::write(root.join("second"), &other).unwrap();
+    content.splice(5 * MIB..5 * MIB, *b"a few bytes");
+    fs::write(root.join("second"), &content).unwrap();
     fs::write(root.join("zeros"), vec![0; 9 * MIB]).unwrap();
     fs::write(root.join("chunk of zeros"), vec![0; 4 * MIB]).unwrap();
     fs::write(root.join("just not large"), bytes(2, 4 * MIB)).unwrap();
@@ -301,11 +300,10 @@ fn a_pull_that_failed_leaves_no_snapshot_and_the_next_one_fetches_the_rest() {
     let there = Project::new(empty);
     let packs = names(&place.path("packs"));
     assert!(packs.len() > 3, "{packs:?}");
-    let away = place.scratch.join("away");
-    // Its end is there, which has the index.
+    // Its end stays, which has the index.
     let pack = place.path("packs").join(&packs[0]);
-    fs::copy(&pack, &away).unwrap();
-    let mut damaged = fs::read(&pack).unwrap();
+    let whole = fs::read(&pack).unwrap();
+    let mut damaged = whole.clone();
     for byte in &mut damaged[12..1 << 20] {
         *byte = 0;
     }
@@ -315,7 +313,7 @@ fn a_pull_that_failed_leaves_no_snapshot_and_the_next_one_fetches_the_rest() {
     assert_eq!(error.kind(), ErrorKind::Damaged, "{error}");
     assert!(error.to_string().contains(&packs[0]), "{error}");
     assert!(there.store.log().unwrap().snapshots.iter().all(|one| one.id != id));
-    fs::copy(&away, &pack).unwrap();
+    fs::write(&pack, whole).unwrap();
     let pulled = pull(&place.open(), &there.store, "ready").unwrap();
     assert!(pulled.fetched < pulled.contents, "{pulled:?}");
     assert_same(&tree(&here.path), &there.start(id).unwrap(), "the rest");
@@ -503,6 +501,36 @@ fn what_cannot_be_a_remote_is_refused_with_the_reason() {
     let error = remote.push(&here.store, gone, &PushOptions::new(), &common()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::SnapshotNotFound, "{error}");
     assert_eq!(place.count("packs") + place.count("names"), 0);
+}
+
+#[test]
+fn a_store_knows_remotes_by_names_and_opens_no_other_one_in_their_place() {
+    let place = Place::new();
+    let here = Project::new(few);
+    let key = SigningKey::from_bytes(&[1; 32]).public();
+    let remote = place.open().trusting([key]);
+    assert_eq!(KnownRemote::all(&here.store).unwrap(), []);
+    let known = KnownRemote::add(&here.store, "team", &remote).unwrap();
+    assert_eq!(KnownRemote::add(&here.store, "team", &remote).unwrap(), known);
+    KnownRemote::add(&here.store, "größe", &place.open()).unwrap();
+    let error = KnownRemote::add(&here.store, "team", &place.open()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::RemoteExists, "{error}");
+    let names = |all: Vec<KnownRemote>| all.into_iter().map(|one| one.name).collect::<Vec<_>>();
+    assert_eq!(names(KnownRemote::all(&here.store).unwrap()), ["größe", "team"]);
+    assert_eq!(KnownRemote::find(&here.store, "team").unwrap(), known);
+    known.open().unwrap();
+    assert!(KnownRemote::remove(&here.store, "größe").unwrap());
+    assert!(!KnownRemote::remove(&here.store, "größe").unwrap());
+    let error = KnownRemote::find(&here.store, "größe").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::RemoteNotFound, "{error}");
+
+    fs::remove_dir_all(place.path("")).unwrap();
+    fs::create_dir(place.path("")).unwrap();
+    let error = known.open().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::RemoteNotFound, "{error}");
+    Remote::init(&place.url).unwrap();
+    let error = known.open().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Untrusted, "{error}");
 }
 
 #[test]

@@ -149,7 +149,8 @@ pub(crate) struct StartArgs {
         value_parser = NonEmptyStringValueParser::new())]
     prefix: String,
 
-    /// Start from this snapshot (a name, an id, or at least 4 digits of one), not from the project
+    /// Start from this snapshot (a name, an id, or at least 4 digits of one), not from the project;
+    /// REMOTE/NAME is pulled first
     #[arg(long, value_name = "SNAPSHOT", value_parser = NonEmptyStringValueParser::new(),
         add = ArgValueCompleter::new(candidates::snapshots))]
     pub(crate) from: Option<String>,

@@ -148,6 +148,12 @@ fn way_out(
             "if you trust it, name it: --store {}; if not, leave this folder, or delete the store",
             shell_word(path)
         ),
+        ErrorKind::Damaged if operation == Operation::ReadRemote => {
+            "try again; if it stays so, push the snapshot again from a machine that has it".to_owned()
+        }
+        ErrorKind::Damaged if operation == Operation::FindRemote => {
+            format!("remove the file and add the remote again: rm {}", shell_word(path))
+        }
         ErrorKind::Damaged => {
             "'calve store verify --repair' lists all damage, and mends what it can".to_owned()
         }
@@ -162,6 +168,43 @@ fn way_out(
         ErrorKind::Busy => "try again when the other process has finished".to_owned(),
         ErrorKind::SnapshotNotFound if operation == Operation::Compare => {
             "'calve snapshot' takes the first one".to_owned()
+        }
+        ErrorKind::SnapshotNotFound if other.is_some() => {
+            "'calve remote names' lists the names of a remote; ids must be whole".to_owned()
+        }
+        ErrorKind::RemoteNotFound if operation == Operation::FindRemote => {
+            "'calve remote list' lists them, 'calve remote add NAME URL' adds one".to_owned()
+        }
+        ErrorKind::RemoteNotFound => {
+            format!("check the URL; 'calve remote init {}' makes a remote there", shell_word(path))
+        }
+        ErrorKind::RemoteExists if operation == Operation::AddRemote => {
+            let name = shell_word(path);
+            format!("choose another name, or run 'calve remote remove {name}' first")
+        }
+        ErrorKind::RemoteExists => {
+            format!("'calve remote add NAME {}' lets a project's store know it", shell_word(path))
+        }
+        ErrorKind::RemoteUnfit => {
+            "choose a place that refuses to write what exists, such as a local folder".to_owned()
+        }
+        ErrorKind::Untrusted if operation == Operation::OpenRemote => {
+            "if that is right, 'calve remote remove' it and add it again".to_owned()
+        }
+        ErrorKind::Untrusted => {
+            "'calve remote log NAME' lists who signed what; somebody with a configured key can push the name again"
+                .to_owned()
+        }
+        ErrorKind::InvalidName if operation == Operation::OpenRemote => {
+            "give a URL such as file:///srv/trees".to_owned()
+        }
+        ErrorKind::PermissionDenied
+            if matches!(
+                operation,
+                Operation::Push | Operation::MakeRemote | Operation::OpenRemote | Operation::ReadRemote
+            ) && path.starts_with("file:") =>
+        {
+            "check who owns that folder and may write there: ls -ld".to_owned()
         }
         ErrorKind::SnapshotNotFound => "'calve log' lists the snapshots".to_owned(),
         ErrorKind::SnapshotAmbiguous => {

@@ -19,6 +19,8 @@ mod process;
 #[cfg(unix)]
 mod refusals;
 #[cfg(unix)]
+mod remotes;
+#[cfg(unix)]
 mod scope;
 #[cfg(unix)]
 mod shells;

@@ -103,7 +103,7 @@ fn help_and_version_are_results() {
 fn every_command_has_its_help_with_examples_in_eighty_columns() {
     let scratch = with_source();
     let verbs = "clone doctor init snapshot start list path cd status diff capture switch reset drop restore log show name \
-                 store hook shell-init completions man";
+                 push pull remote key store hook shell-init completions man";
     let overview = calve(scratch.path(), "--help").stdout;
     for verb in verbs.split_whitespace() {
         assert!(overview.contains(&format!("\n  {verb}")), "{verb}: {overview}");
@@ -115,6 +115,12 @@ fn every_command_has_its_help_with_examples_in_eighty_columns() {
         "store warm",
         "store ready",
         "store stats",
+        "remote init",
+        "remote add",
+        "remote list",
+        "remote remove",
+        "remote names",
+        "remote log",
         "hook claude",
         "hook claude create",
         "hook claude remove",

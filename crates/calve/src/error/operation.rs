@@ -30,6 +30,7 @@ macro_rules! operations {
 }
 
 operations! {
+    AddRemote = "add remote",
     AskGit = "ask git about",
     BringBack = "bring back what was moved aside in",
     CheckOut = "check out",
@@ -48,6 +49,7 @@ operations! {
     Fill = "fill",
     FillFrom = "fill from",
     FindCommit = "find the commit",
+    FindRemote = "find remote",
     FindSnapshot = "find snapshot",
     FindStore = "find the store of",
     FindStoreOfProject = "find the store of project",

@@ -230,6 +230,12 @@ impl Layout<'_> {
         self.0.join(REMOTES).join(remote).join("names").join(encoded)
     }
 
+    /// The folder of the remotes that the store knows by names.
+    #[cfg(feature = "remote")]
+    pub(crate) fn known_remotes(self) -> PathBuf {
+        self.0.join(REMOTES).join("known")
+    }
+
     /// What is in a pack that was sent to a remote, or the folder of these files.
     #[cfg(feature = "remote")]
     pub(crate) fn remote_sent(self, remote: &str, pack: &str) -> PathBuf {

@@ -328,12 +328,12 @@ impl PackWriter {
 /// Bytes of a pack, by their offsets in the pack.
 pub(crate) trait ReadAt {
     /// Fills `buffer` with the bytes from `offset` on.
-    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
+    fn read_whole_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
 }
 
 impl ReadAt for File {
-    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        FileExt::read_exact_at(self, buffer, offset)
+    fn read_whole_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.read_exact_at(buffer, offset)
     }
 }
 
@@ -347,7 +347,7 @@ pub(crate) struct Part {
 
 #[cfg(feature = "remote")]
 impl ReadAt for Part {
-    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+    fn read_whole_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         let from = offset.checked_sub(self.start).and_then(|from| usize::try_from(from).ok());
         let bytes = from.and_then(|from| self.bytes.get(from..)?.get(..buffer.len()));
         buffer.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
@@ -409,7 +409,7 @@ impl<F: ReadAt> Pack<F> {
         if end.is_none_or(|end| end > self.length) {
             return Err(invalid(format!("the pack ends before {what} does")));
         }
-        self.file.read_exact_at(buffer, offset).map_err(|error| match error.kind() {
+        self.file.read_whole_at(buffer, offset).map_err(|error| match error.kind() {
             io::ErrorKind::UnexpectedEof => invalid(format!("the pack ends before {what} does")),
             _ => error,
         })

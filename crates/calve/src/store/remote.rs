@@ -32,17 +32,19 @@ use crate::error::{Error, ErrorKind, Operation};
 use crate::tree::staging::write_whole;
 
 mod folder;
+mod known;
 mod name;
 mod objects;
 mod pull;
 mod push;
 mod record;
 
+pub use known::KnownRemote;
 pub use name::{PublicKey, SigningKey};
 pub use pull::{PullOptions, PullReport};
 pub use push::{PushOptions, PushReport};
 
-use name::{NAME_MOST_BYTES, Named};
+use name::{NAME_MOST_BYTES, Named, Vouched};
 use objects::Patient;
 use record::{ObjectId, RECORD_MOST_BYTES, Record};
 
@@ -101,6 +103,9 @@ fn place_of(url: &str) -> Result<Patient, Error> {
     let path = url
         .strip_prefix("file://")
         .ok_or_else(|| wrong("this calve knows remotes of the form file:///FOLDER only"))?;
+    if url.contains(char::is_control) {
+        return Err(wrong("it has a control character"));
+    }
     if !path.starts_with('/') {
         return Err(wrong("a remote in a folder is file:// and the folder's absolute path"));
     }
@@ -272,7 +277,7 @@ impl Remote {
 
     /// A change of a name as it is stored, with the keys that vouch for it. `None`: it was removed
     /// since it was listed.
-    fn named(&self, name: &str, sequence: u64) -> Result<Option<(Named, Vec<PublicKey>)>, Error> {
+    fn named(&self, name: &str, sequence: u64) -> Result<Option<Vouched>, Error> {
         let key = name::key_of(&name::encoded(name)?, sequence);
         let Some(bytes) = self.read(&key, NAME_MOST_BYTES)? else { return Ok(None) };
         let Some((named, signers)) = Named::decode(&bytes) else {
@@ -391,6 +396,11 @@ fn found_key(id: ObjectId) -> String {
     format!("found/{id}")
 }
 
+/// Whether this can be the id of a remote. It becomes a part of a path.
+fn is_remote_id(id: &str) -> bool {
+    id.len() == 32 && id.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
+}
+
 /// The remote's id, from its object `format`; or why this calve cannot use it.
 fn read_format(bytes: &[u8]) -> Result<String, String> {
     let text = std::str::from_utf8(bytes).unwrap_or_default();
@@ -400,11 +410,9 @@ fn read_format(bytes: &[u8]) -> Result<String, String> {
         return Err(format!("it has version {version:?}; this calve knows version {VERSION} only"));
     }
     let id = rest.strip_prefix("id ").and_then(|rest| rest.strip_suffix('\n'));
-    // It becomes a part of a path.
-    let is_id = |id: &&str| {
-        id.len() == 32 && id.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
-    };
-    id.filter(is_id).map(str::to_owned).ok_or_else(|| "its object 'format' has no id".to_owned())
+    id.filter(|id| is_remote_id(id))
+        .map(str::to_owned)
+        .ok_or_else(|| "its object 'format' has no id".to_owned())
 }
 
 #[cfg(test)]

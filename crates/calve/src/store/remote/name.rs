@@ -122,6 +122,9 @@ pub(crate) struct Named {
     pub(crate) found: Option<BlobId>,
 }
 
+/// A change of a name, and the keys whose signatures of it are right.
+pub(crate) type Vouched = (Named, Vec<PublicKey>);
+
 impl Named {
     fn signed_part(&self) -> String {
         let Self { remote, name, sequence, snapshot, made, found } = self;
@@ -145,7 +148,7 @@ impl Named {
 
     /// Reads what `encode` writes, and nothing else; with the public keys whose signatures are
     /// right.
-    pub(crate) fn decode(bytes: &[u8]) -> Option<(Self, Vec<PublicKey>)> {
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Vouched> {
         let text = std::str::from_utf8(bytes).ok()?;
         let signed = text.find("\nsignature ").map_or(text.len(), |at| at + 1);
         let (signed, signatures) = text.split_at(signed);

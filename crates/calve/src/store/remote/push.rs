@@ -254,7 +254,7 @@ impl Remote {
         report: &mut PushReport,
     ) -> Result<(), Error> {
         let mut known = self.known(store, object, options, operation)?;
-        let (directories, contents) = lacking(store, object, &known, operation)?;
+        let Lacking { directories, contents } = lacking(store, object, &known, operation)?;
         if contents.iter().any(|(_, size)| *size > LARGE_BYTES) {
             self.learn_recipes(&mut known)?;
         }
@@ -548,15 +548,23 @@ impl Remote {
     }
 }
 
-/// The directories and contents of a snapshot that the remote lacks, in the order of the tree.
+/// What the remote lacks of a snapshot, in the order of the tree.
+#[derive(Default)]
+struct Lacking {
+    directories: Vec<DirectoryId>,
+    /// With their sizes. The remote may have some of them all the same.
+    contents: Vec<(BlobId, u64)>,
+}
+
+/// Compares a snapshot with what the remote has.
 fn lacking(
     store: &Store,
     object: &SnapshotObject,
     known: &Known,
     operation: &Running,
-) -> Result<(Vec<DirectoryId>, Vec<(BlobId, u64)>), Error> {
-    let Kind::Directory(root) = object.root.kind else { return Ok(Default::default()) };
-    let (mut directories, mut contents) = (Vec::new(), Vec::new());
+) -> Result<Lacking, Error> {
+    let Lacking { mut directories, mut contents } = Lacking::default();
+    let Kind::Directory(root) = object.root.kind else { return Ok(Lacking::default()) };
     let (mut seen, mut seen_contents) = (HashSet::new(), HashSet::new());
     let mut waiting = vec![root];
     while let Some(id) = waiting.pop() {
@@ -587,7 +595,7 @@ fn lacking(
             }
         }
     }
-    Ok((directories, contents))
+    Ok(Lacking { directories, contents })
 }
 
 fn lost(store: &Store, why: String) -> Error {

@@ -1,0 +1,184 @@
+//! The arguments of the verbs about remotes.
+
+use std::path::PathBuf;
+
+use calve::PublicKey;
+use clap::builder::NonEmptyStringValueParser;
+use clap::{Args, Subcommand, ValueHint};
+use clap_complete::engine::ArgValueCompleter;
+
+use super::misuse::Misuse;
+use crate::candidates;
+
+pub(crate) const PUSH_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
+  calve snapshot --name ready && calve push ready
+      Others get it by 'calve pull ready' and 'calve start --from team/ready'.
+  calve push --as nightly
+      The snapshot that the current folder is based on, as nightly.
+  calve push --to team 3f9a
+      Without a name: 'calve pull' takes its whole id.
+
+Sends only what the remote lacks. A push that was stopped goes on with what
+arrived. Names are signed if there is a key ('calve key').";
+
+pub(crate) const PULL_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
+  calve pull ready
+      Fetches what the store lacks of it, and prints its id.
+  calve pull --from team --as base ready
+      Also gives it the name base in this store.
+  calve start --from team/ready fix-1
+      Pulls it and starts a worktree from it.";
+
+pub(crate) const KEY_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
+  calve key
+      Prints your public key; the first time, makes the key.
+  calve remote add team file:///srv/trees --key \"$(cat ada.pub)\"
+      From now on, names of this remote count only if ada has signed them.";
+
+pub(crate) const EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
+  calve remote init file:///srv/trees
+      Once, in an empty folder that all machines can reach.
+  calve remote add team file:///srv/trees
+      On each machine, in the project.
+  calve push ready
+  calve pull ready";
+
+const INIT_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
+  calve remote init file:///srv/trees";
+
+const ADD_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
+  calve remote add team file:///srv/trees
+  calve remote add team file:///srv/trees --key KEY --key OTHER-KEY
+      Names count only if one of these keys has signed them.";
+
+const LIST_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
+  calve remote list";
+
+const REMOVE_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
+  calve remote remove team";
+
+const NAMES_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
+  calve remote names
+  calve remote names --json team";
+
+const LOG_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
+  calve remote log ready
+      Every snapshot that had the name, the newest first.";
+
+/// The arguments of `calve push`.
+#[derive(Debug, Args)]
+pub(crate) struct PushArgs {
+    /// The snapshots: names, ids, or starts of ids [default: the base snapshot of the worktree, or project,
+    /// that contains the current folder]
+    #[arg(value_name = "SNAPSHOT", value_parser = NonEmptyStringValueParser::new(),
+        add = ArgValueCompleter::new(candidates::snapshots))]
+    pub(crate) snapshots: Vec<String>,
+
+    /// Push to this remote [default: the only one]
+    #[arg(long, value_name = "REMOTE", add = ArgValueCompleter::new(candidates::remotes))]
+    pub(crate) to: Option<String>,
+
+    /// Give the snapshot this name on the remote [default: the name by which it was given]
+    #[arg(long = "as", value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) name: Option<String>,
+
+    /// Sign with the key in FILE [default: CALVE_KEY, else the key that 'calve key' made]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) key: Option<PathBuf>,
+}
+
+impl PushArgs {
+    /// One name cannot be given to several snapshots.
+    pub(crate) fn checked(&self) -> Result<&Self, Misuse> {
+        if self.name.is_some() && self.snapshots.len() > 1 {
+            return Err(Misuse::new("push", "--as gives one name to one snapshot"));
+        }
+        Ok(self)
+    }
+}
+
+/// The arguments of `calve pull`.
+#[derive(Debug, Args)]
+pub(crate) struct PullArgs {
+    /// A name of the remote, or the whole id of a snapshot
+    #[arg(value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) name: String,
+
+    /// Pull from this remote [default: the only one]
+    #[arg(long, value_name = "REMOTE", add = ArgValueCompleter::new(candidates::remotes))]
+    pub(crate) from: Option<String>,
+
+    /// Also give the snapshot this name in the store
+    #[arg(long = "as", value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) local: Option<String>,
+}
+
+/// The arguments of `calve key`.
+#[derive(Debug, Args)]
+pub(crate) struct KeyArgs {
+    /// Use the key in FILE [default: CALVE_KEY, else calve/key in the folder of settings]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) file: Option<PathBuf>,
+}
+
+/// The commands of `calve remote`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum RemoteVerb {
+    /// Make a remote in an empty place
+    ///
+    /// calve tests whether the place refuses to write what exists, because it relies on that.
+    #[command(after_help = INIT_EXAMPLES)]
+    Init {
+        /// file:// and the absolute path of a folder that exists
+        #[arg(value_name = "URL")]
+        url: String,
+    },
+
+    /// Let the project's store know a remote by a name
+    #[command(after_help = ADD_EXAMPLES)]
+    Add {
+        /// The name
+        #[arg(value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+        name: String,
+
+        /// Where the remote is
+        #[arg(value_name = "URL")]
+        url: String,
+
+        /// A key, of which one must have signed a name; 'calve key' prints one's own
+        #[arg(long = "key", value_name = "KEY")]
+        keys: Vec<PublicKey>,
+    },
+
+    /// List the remotes that the project's store knows
+    #[command(after_help = LIST_EXAMPLES)]
+    List,
+
+    /// Let the project's store forget a remote; the remote stays as it is
+    #[command(after_help = REMOVE_EXAMPLES)]
+    Remove {
+        /// Its name
+        #[arg(value_name = "NAME", add = ArgValueCompleter::new(candidates::remotes))]
+        name: String,
+    },
+
+    /// List the names of a remote, each with its snapshot
+    #[command(after_help = NAMES_EXAMPLES)]
+    Names {
+        /// The remote [default: the only one]
+        #[arg(value_name = "REMOTE", add = ArgValueCompleter::new(candidates::remotes))]
+        remote: Option<String>,
+    },
+
+    /// List what a name of a remote has meant, newest first
+    #[command(after_help = LOG_EXAMPLES)]
+    Log {
+        /// The name
+        #[arg(value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+        name: String,
+
+        /// The remote [default: the only one]
+        #[arg(long, value_name = "REMOTE", add = ArgValueCompleter::new(candidates::remotes))]
+        from: Option<String>,
+    },
+}

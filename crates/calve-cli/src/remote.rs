@@ -1,0 +1,564 @@
+//! `calve push`, `pull`, `remote`, `key`.
+
+use std::io::{self, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use calve::{
+    ErrorKind, KnownRemote, PublicKey, PullOptions, PullReport, PushOptions, PushReport, Remote,
+    RemoteName, SigningKey, SnapshotId, Store,
+};
+use serde::Serialize;
+
+use crate::args::{KeyArgs, PullArgs, PushArgs, RemoteVerb};
+use crate::exit::Exit;
+use crate::failure::stored::{own, store_failure};
+use crate::failure::{Failure, Kind};
+use crate::output::Output;
+use crate::progress::Total;
+use crate::session::Session;
+use crate::table::{Cell, Column, Table};
+use crate::text::{self, counted, harmless, short};
+
+/// More than this is no key.
+const KEY_MOST_BYTES: u64 = 4096;
+
+pub(crate) fn run(verb: &RemoteVerb, session: Session<'_>) -> Result<Exit, Failure> {
+    match verb {
+        RemoteVerb::Init { url } => init(url, session.output),
+        RemoteVerb::Add { name, url, keys } => add(name, url, keys, session),
+        RemoteVerb::List => list(session),
+        RemoteVerb::Remove { name } => remove(name, session),
+        RemoteVerb::Names { remote } => {
+            let remote = open(&session.store()?, remote.as_deref())?.1;
+            tell_names(&remote.names().map_err(failed)?, session.output)
+        }
+        RemoteVerb::Log { name, from } => {
+            let remote = open(&session.store()?, from.as_deref())?.1;
+            let log = remote.log(name).map_err(failed)?;
+            if log.is_empty() {
+                return Err(no_such_name(name));
+            }
+            tell_names(&log, session.output)
+        }
+    }
+}
+
+fn failed(error: calve::Error) -> Failure {
+    store_failure(&error)
+}
+
+fn no_such_name(name: &str) -> Failure {
+    own(
+        "find snapshot",
+        Path::new(name),
+        ErrorKind::SnapshotNotFound,
+        "the remote has no such name",
+        "'calve remote names' lists the names of a remote",
+    )
+}
+
+/// The remote that is meant: the one with this name, or the only one.
+fn known(store: &Store, name: Option<&str>) -> Result<KnownRemote, Failure> {
+    if let Some(name) = name {
+        return KnownRemote::find(store, name).map_err(failed);
+    }
+    let mut all = KnownRemote::all(store).map_err(failed)?;
+    match (all.pop(), all.len()) {
+        (Some(only), 0) => Ok(only),
+        (None, _) => Err(own(
+            "find a remote of",
+            store.path(),
+            ErrorKind::RemoteNotFound,
+            "the store knows none",
+            "'calve remote add NAME URL' adds one, 'calve remote init URL' makes one",
+        )),
+        (Some(_), more) => Err(own(
+            "find a remote of",
+            store.path(),
+            ErrorKind::RemoteNotFound,
+            &format!("the store knows {}, and none is named", more + 1),
+            "name one: --to REMOTE, --from REMOTE; 'calve remote list' lists them",
+        )),
+    }
+}
+
+fn open(store: &Store, name: Option<&str>) -> Result<(KnownRemote, Remote), Failure> {
+    let known = known(store, name)?;
+    let remote = known.open().map_err(failed)?;
+    Ok((known, remote))
+}
+
+fn init(url: &str, output: Output) -> Result<Exit, Failure> {
+    let remote = Remote::init(url).map_err(failed)?;
+    output.summary(format_args!(
+        "made a remote: 'calve remote add NAME {}' in a project lets its store know it",
+        harmless(url)
+    ));
+    if output.json {
+        output.document(&InitDocument { url, id: remote.id() })?;
+    } else {
+        output.results(format!("{}\n", harmless(url)).as_bytes())?;
+    }
+    Ok(Exit::Done)
+}
+
+fn add(name: &str, url: &str, keys: &[PublicKey], session: Session<'_>) -> Result<Exit, Failure> {
+    let store = session.store()?;
+    let remote = Remote::open(url).map_err(failed)?.trusting(keys.iter().copied());
+    let known = KnownRemote::add(&store, name, &remote).map_err(failed)?;
+    let output = session.output;
+    output.summary(format_args!(
+        "{} is {}; {}",
+        harmless(name),
+        harmless(url),
+        match keys.len() {
+            0 => "its names need no signature: whoever can write there decides what they mean"
+                .to_owned(),
+            1 => "its names need the signature of one key".to_owned(),
+            more => format!("its names need the signature of one of {more} keys"),
+        }
+    ));
+    if output.json {
+        output.document(&RemoteDocument::new(&known))?;
+    }
+    Ok(Exit::Done)
+}
+
+fn list(session: Session<'_>) -> Result<Exit, Failure> {
+    let all = KnownRemote::all(&session.store()?).map_err(failed)?;
+    let output = session.output;
+    if output.json {
+        let remotes = all.iter().map(RemoteDocument::new).collect();
+        output.document(&RemotesDocument { remotes })?;
+        return Ok(Exit::Done);
+    }
+    if all.is_empty() {
+        output.summary("no remotes: 'calve remote add NAME URL' adds one");
+    }
+    let mut table = Table::new(vec![Column::Left, Column::Left, Column::Text]);
+    for known in &all {
+        let keys = match known.keys.len() {
+            0 => "unsigned".to_owned(),
+            keys => counted(keys as u64, "key"),
+        };
+        let (name, url) = (harmless(&known.name).into_owned(), harmless(&known.url).into_owned());
+        table.row(vec![Cell::from(name), Cell::from(keys), Cell::from(url)]);
+    }
+    output.table(&table)?;
+    Ok(Exit::Done)
+}
+
+fn remove(name: &str, session: Session<'_>) -> Result<Exit, Failure> {
+    if !KnownRemote::remove(&session.store()?, name).map_err(failed)? {
+        return Err(own(
+            "find remote",
+            Path::new(name),
+            ErrorKind::RemoteNotFound,
+            "the store knows no remote by this name",
+            "'calve remote list' lists them",
+        ));
+    }
+    let output = session.output;
+    output.summary(format_args!("forgot {}; the remote stays as it is", harmless(name)));
+    if output.json {
+        output.document(&RemovedDocument { name })?;
+    }
+    Ok(Exit::Done)
+}
+
+fn tell_names(names: &[RemoteName], output: Output) -> Result<Exit, Failure> {
+    if output.json {
+        let names = names.iter().map(NameDocument::new).collect();
+        output.document(&NamesDocument { names })?;
+        return Ok(Exit::Done);
+    }
+    let columns = [Column::Left, Column::Right, Column::Left, Column::Left, Column::Text];
+    let mut table = Table::new(columns.to_vec());
+    for name in names {
+        let id = if output.verbose { name.snapshot.to_string() } else { short(name.snapshot) };
+        let signed = match name.signers.first() {
+            None => "unsigned".to_owned(),
+            Some(key) if output.verbose => format!("signed by {key}"),
+            Some(key) => format!("signed by {}…", key.to_string().get(..12).unwrap_or_default()),
+        };
+        table.row(vec![
+            Cell::from(harmless(&name.name).into_owned()),
+            Cell::from(name.sequence.to_string()),
+            Cell::from(id),
+            Cell::from(text::utc(name.made)),
+            Cell::from(signed),
+        ]);
+    }
+    output.table(&table)?;
+    Ok(Exit::Done)
+}
+
+pub(crate) fn push(args: &PushArgs, session: Session<'_>) -> Result<Exit, Failure> {
+    let (store, snapshots) = pushed(args, session)?;
+    let key = match &args.key {
+        Some(file) => Some(read_key(&session.common.resolve(file))?),
+        None => usual_key()?.map(|file| read_key(&file)).transpose()?,
+    };
+    let (known, remote) = open(&store, args.to.as_deref())?;
+    let output = session.output;
+    let mut documents = Vec::new();
+    for (id, name) in snapshots {
+        let mut options = PushOptions::new();
+        if let Some(name) = &name {
+            options = options.name(name);
+        }
+        if let Some(key) = &key {
+            options = options.key(key.clone());
+        }
+        let report = session
+            .work(Total::Contents, |common| remote.push(&store, id, &options, common))
+            .map_err(failed)?;
+        tell_push(&report, name.as_deref(), &known, output);
+        if !output.json {
+            output.results(format!("{id}\n").as_bytes())?;
+        }
+        documents.push(PushDocument::new(&report, name));
+    }
+    if output.json {
+        output.document(&PushesDocument { remote: &known.name, pushed: documents })?;
+    }
+    Ok(Exit::Done)
+}
+
+/// A snapshot that is to be pushed, and the name that it gets.
+type Pushed = (SnapshotId, Option<String>);
+
+/// The snapshots that are to be pushed.
+fn pushed(args: &PushArgs, session: Session<'_>) -> Result<(Store, Vec<Pushed>), Failure> {
+    if args.snapshots.is_empty() {
+        let (store, id) = session.snapshot_here()?;
+        return Ok((store, vec![(id, args.name.clone())]));
+    }
+    let store = session.store()?;
+    let mut snapshots = Vec::new();
+    for word in &args.snapshots {
+        let id = session.resolve(&store, word)?;
+        let names = store.show(id).map_err(failed)?.names;
+        let name = args.name.clone().or_else(|| names.contains(word).then(|| word.clone()));
+        snapshots.push((id, name));
+    }
+    Ok((store, snapshots))
+}
+
+fn tell_push(report: &PushReport, name: Option<&str>, known: &KnownRemote, output: Output) {
+    let remote = harmless(&known.name);
+    let id = short(report.snapshot);
+    let mut line = match (name, report.unchanged) {
+        (Some(name), true) => {
+            format!("nothing to do: {remote}/{} is snapshot {id} already", harmless(name))
+        }
+        (Some(name), false) => format!("{remote}/{} is now snapshot {id}", harmless(name)),
+        (None, _) => format!("{remote} has snapshot {id}, without a name"),
+    };
+    if !report.unchanged {
+        line += &format!(
+            ": sent {} for {} ({})",
+            output.size(report.sent_bytes),
+            counted(report.contents, "content"),
+            output.size(report.content_bytes)
+        );
+    }
+    if report.resumed_packs > 0 {
+        line += &format!(", {} had arrived before", counted(report.resumed_packs, "pack"));
+    }
+    output.summary(format_args!("{line}, {}", text::duration(report.elapsed)));
+}
+
+pub(crate) fn pull(args: &PullArgs, session: Session<'_>) -> Result<Exit, Failure> {
+    let store = session.store()?;
+    let report =
+        pull_from(&store, args.from.as_deref(), &args.name, args.local.as_deref(), session)?;
+    let output = session.output;
+    if output.json {
+        output.document(&PullDocument::new(&report))?;
+    } else {
+        output.results(format!("{}\n", report.snapshot).as_bytes())?;
+    }
+    Ok(Exit::Done)
+}
+
+/// Pulls, and says what was fetched.
+fn pull_from(
+    store: &Store,
+    from: Option<&str>,
+    what: &str,
+    local: Option<&str>,
+    session: Session<'_>,
+) -> Result<PullReport, Failure> {
+    let (_, remote) = open(store, from)?;
+    let options = local.map_or(PullOptions::new(), |local| PullOptions::new().name(local));
+    let report = session
+        .work(Total::Contents, |common| remote.pull(store, what, &options, common))
+        .map_err(failed)?;
+    let output = session.output;
+    let what = match report.fetched {
+        0 => "everything was here".to_owned(),
+        fetched => format!(
+            "fetched {} of {} ({}), received {}",
+            text::count(fetched),
+            counted(report.contents, "content"),
+            output.size(report.fetched_bytes),
+            output.size(report.received_bytes)
+        ),
+    };
+    output.summary(format_args!(
+        "snapshot {}: {what}, {}",
+        short(report.snapshot),
+        text::duration(report.elapsed)
+    ));
+    Ok(report)
+}
+
+/// The snapshot that `word` of `--from` means: a remote and a name after a slash, which is pulled
+/// first; or one of this store.
+pub(crate) fn resolve(
+    store: &Store,
+    word: &str,
+    session: Session<'_>,
+) -> Result<SnapshotId, Failure> {
+    match word.split_once('/') {
+        Some((remote, name)) => Ok(pull_from(store, Some(remote), name, None, session)?.snapshot),
+        None => session.resolve(store, word),
+    }
+}
+
+pub(crate) fn key(args: &KeyArgs, session: Session<'_>) -> Result<Exit, Failure> {
+    let path = match &args.file {
+        Some(file) => session.common.resolve(file),
+        None => key_file()?,
+    };
+    let (key, is_new) = match read_key(&path) {
+        Err(failure) if failure.kind == Kind::Library(ErrorKind::SourceNotFound) => {
+            (make_key(&path)?, true)
+        }
+        key => (key?, false),
+    };
+    let output = session.output;
+    if is_new {
+        output.summary(format_args!(
+            "made a key in {}: keep this file secret; the public half is",
+            text::shown(&path)
+        ));
+    }
+    let public = key.public().to_string();
+    if output.json {
+        output.document(&KeyDocument { public })?;
+    } else {
+        output.results(format!("{public}\n").as_bytes())?;
+    }
+    Ok(Exit::Done)
+}
+
+/// Where the user's key is, or would be.
+fn key_file() -> Result<PathBuf, Failure> {
+    let variable =
+        |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let settings = || {
+        let own = variable("XDG_CONFIG_HOME").filter(|path| path.is_absolute());
+        own.or_else(|| Some(variable("HOME")?.join(".config")))
+    };
+    variable("CALVE_KEY").or_else(|| Some(settings()?.join("calve/key"))).ok_or_else(|| {
+        own(
+            "find the key of",
+            Path::new("the user"),
+            ErrorKind::SourceNotFound,
+            "neither CALVE_KEY nor HOME is set",
+            "name the file: --file FILE, or CALVE_KEY",
+        )
+    })
+}
+
+/// The key that signs if none is named; it need not be there. One that CALVE_KEY names must be.
+fn usual_key() -> Result<Option<PathBuf>, Failure> {
+    let is_named = std::env::var_os("CALVE_KEY").is_some_and(|value| !value.is_empty());
+    let Ok(file) = key_file() else { return Ok(None) };
+    Ok((is_named || std::fs::symlink_metadata(&file).is_ok()).then_some(file))
+}
+
+fn read_key(path: &Path) -> Result<SigningKey, Failure> {
+    let failure = |error: &io::Error| Failure::io("read the key", vec![path.to_owned()], error);
+    let no_key =
+        |cause: &str, hint: String| own("read the key", path, ErrorKind::InvalidName, cause, hint);
+    let mut file = std::fs::File::open(path).map_err(|error| failure(&error))?;
+    let meta = file.metadata().map_err(|error| failure(&error))?;
+    if !meta.is_file() || meta.len() > KEY_MOST_BYTES {
+        return Err(no_key("it is no file of a key", "'calve key' makes one".to_owned()));
+    }
+    if meta.mode() & 0o077 != 0 {
+        let hint = format!("chmod 600 {}", text::shell_word(path));
+        return Err(no_key("others may read or change it", hint));
+    }
+    let mut text = String::new();
+    io::Read::read_to_string(&mut file, &mut text).map_err(|error| failure(&error))?;
+    secret(text.trim_end()).map(|secret| SigningKey::from_bytes(&secret)).ok_or_else(|| {
+        no_key(
+            "it is no key: 64 hexadecimal digits",
+            "restore the file, or remove it and make a new key with 'calve key'".to_owned(),
+        )
+    })
+}
+
+/// The bytes that 64 hexadecimal digits stand for.
+fn secret(text: &str) -> Option<[u8; 32]> {
+    let mut bytes = [0; 32];
+    if text.len() != 64 || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return None;
+    }
+    for (at, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(text.get(2 * at..2 * at + 2)?, 16).ok()?;
+    }
+    Some(bytes)
+}
+
+/// Makes a key in a new file, which only its owner can read.
+fn make_key(path: &Path) -> Result<SigningKey, Failure> {
+    let key = SigningKey::generate().map_err(failed)?;
+    let text: String = key.to_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+    let write = || -> io::Result<()> {
+        if let Some(folder) = path.parent().filter(|folder| *folder != Path::new("")) {
+            std::fs::create_dir_all(folder)?;
+        }
+        let mut file =
+            std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        file.write_all(format!("{text}\n").as_bytes())?;
+        file.sync_all()
+    };
+    write().map_err(|error| Failure::writing("make the key", path, &error))?;
+    Ok(key)
+}
+
+#[derive(Serialize)]
+struct InitDocument<'a> {
+    url: &'a str,
+    id: &'a str,
+}
+
+#[derive(Serialize)]
+struct RemoteDocument<'a> {
+    name: &'a str,
+    url: &'a str,
+    id: &'a str,
+    keys: Vec<String>,
+}
+
+impl<'a> RemoteDocument<'a> {
+    fn new(known: &'a KnownRemote) -> Self {
+        let KnownRemote { name, url, id, keys, .. } = known;
+        Self { name, url, id, keys: keys.iter().map(PublicKey::to_string).collect() }
+    }
+}
+
+#[derive(Serialize)]
+struct RemotesDocument<'a> {
+    remotes: Vec<RemoteDocument<'a>>,
+}
+
+#[derive(Serialize)]
+struct RemovedDocument<'a> {
+    name: &'a str,
+}
+
+#[derive(Serialize)]
+struct NameDocument<'a> {
+    name: &'a str,
+    sequence: u64,
+    snapshot: String,
+    made: String,
+    signers: Vec<String>,
+}
+
+impl<'a> NameDocument<'a> {
+    fn new(name: &'a RemoteName) -> Self {
+        Self {
+            name: &name.name,
+            sequence: name.sequence,
+            snapshot: name.snapshot.to_string(),
+            made: text::utc(name.made),
+            signers: name.signers.iter().map(PublicKey::to_string).collect(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct NamesDocument<'a> {
+    names: Vec<NameDocument<'a>>,
+}
+
+#[derive(Serialize)]
+struct PushDocument {
+    snapshot: String,
+    name: Option<String>,
+    sequence: Option<u64>,
+    unchanged: bool,
+    contents: u64,
+    content_bytes: u64,
+    packs: u64,
+    resumed_packs: u64,
+    sent_bytes: u64,
+    requests: u64,
+    elapsed_seconds: f64,
+}
+
+impl PushDocument {
+    fn new(report: &PushReport, name: Option<String>) -> Self {
+        Self {
+            snapshot: report.snapshot.to_string(),
+            name,
+            sequence: report.sequence,
+            unchanged: report.unchanged,
+            contents: report.contents,
+            content_bytes: report.content_bytes,
+            packs: report.packs,
+            resumed_packs: report.resumed_packs,
+            sent_bytes: report.sent_bytes,
+            requests: report.requests,
+            elapsed_seconds: report.elapsed.as_secs_f64(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct PushesDocument<'a> {
+    remote: &'a str,
+    pushed: Vec<PushDocument>,
+}
+
+#[derive(Serialize)]
+struct PullDocument {
+    snapshot: String,
+    sequence: Option<u64>,
+    signers: Vec<String>,
+    contents: u64,
+    fetched: u64,
+    fetched_bytes: u64,
+    received_bytes: u64,
+    requests: u64,
+    elapsed_seconds: f64,
+}
+
+impl PullDocument {
+    fn new(report: &PullReport) -> Self {
+        Self {
+            snapshot: report.snapshot.to_string(),
+            sequence: report.sequence,
+            signers: report.signers.iter().map(PublicKey::to_string).collect(),
+            contents: report.contents,
+            fetched: report.fetched,
+            fetched_bytes: report.fetched_bytes,
+            received_bytes: report.received_bytes,
+            requests: report.requests,
+            elapsed_seconds: report.elapsed.as_secs_f64(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct KeyDocument {
+    public: String,
+}

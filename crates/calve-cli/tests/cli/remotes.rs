@@ -1,0 +1,200 @@
+//! `push`, `pull`, `remote`, `key`, `start --from REMOTE/NAME`: what they print, and their documents.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::{Run, calve, command, done, plant, run, with_project};
+
+/// Two projects, and a remote that both know as `team`; no key of whoever runs the tests is used.
+struct Desk {
+    _scratch: TempDir,
+    here: PathBuf,
+    there: PathBuf,
+    url: String,
+}
+
+impl Desk {
+    fn new() -> Self {
+        let (scratch, here) = with_project();
+        let root = here.parent().unwrap().to_owned();
+        plant(&root, &[("q/own", "own"), ("remote/", "")]);
+        let there = root.join("q");
+        done(&there, "init");
+        let url = format!("file://{}", root.join("remote").to_str().unwrap());
+        let desk = Self { _scratch: scratch, here, there, url };
+        let made = desk.run(&desk.here, &format!("remote init {}", desk.url));
+        assert_eq!(
+            (made.code, made.stdout.as_str()),
+            (Some(0), format!("{}\n", desk.url).as_str())
+        );
+        assert!(made.stderr.contains("'calve remote add NAME file:///"), "{made:?}");
+        for project in [&desk.here, &desk.there] {
+            desk.done(project, &format!("remote add team {}", desk.url));
+        }
+        desk
+    }
+
+    fn run(&self, project: &Path, words: &str) -> Run {
+        let mut command = command(project, words.split_whitespace());
+        command
+            .env_remove("CALVE_KEY")
+            .env("XDG_CONFIG_HOME", self.here.with_file_name("settings"));
+        run(command)
+    }
+
+    #[track_caller]
+    fn done(&self, project: &Path, words: &str) -> String {
+        let run = self.run(project, words);
+        assert_eq!(run.code, Some(0), "{words}: {run:?}");
+        run.stdout.trim_end().to_owned()
+    }
+
+    #[track_caller]
+    fn json(&self, project: &Path, words: &str) -> Value {
+        let run = self.run(project, words);
+        assert_eq!(run.code, Some(0), "{words}: {run:?}");
+        run.json()
+    }
+}
+
+#[test]
+fn a_snapshot_goes_from_one_project_to_another_under_its_name() {
+    let desk = Desk::new();
+    let id = desk.done(&desk.here, "snapshot --name ready");
+    let pushed = desk.run(&desk.here, "push ready");
+    assert_eq!((pushed.code, pushed.stdout.trim_end()), (Some(0), id.as_str()), "{pushed:?}");
+    assert!(pushed.stderr.contains("team/ready is now snapshot"), "{pushed:?}");
+    let again = desk.run(&desk.here, "push ready");
+    assert!(again.stderr.contains("nothing to do: team/ready is snapshot"), "{again:?}");
+
+    let pulled = desk.run(&desk.there, "pull ready --as base");
+    assert_eq!((pulled.code, pulled.stdout.trim_end()), (Some(0), id.as_str()), "{pulled:?}");
+    assert!(pulled.stderr.contains("fetched 2 of 2 contents"), "{pulled:?}");
+    assert!(desk.run(&desk.there, "pull ready").stderr.contains("everything was here"));
+    assert!(desk.done(&desk.there, "name").starts_with("base "));
+
+    // A start pulls by itself, and another one from the local name needs no remote.
+    fs::write(desk.here.join("a"), "edited\n").unwrap();
+    let second = desk.done(&desk.here, "snapshot");
+    desk.done(&desk.here, "push --as ready");
+    let path = desk.done(&desk.there, "start --from team/ready fresh");
+    assert_eq!(fs::read_to_string(Path::new(&path).join("a")).unwrap(), "edited\n");
+    let path = desk.done(&desk.there, "start --from base old");
+    assert_eq!(fs::read_to_string(Path::new(&path).join("a")).unwrap(), "alpha\n");
+    let log = desk.done(&desk.there, "remote log ready -v");
+    let ids: Vec<_> = log.lines().map(|line| line.contains(&second)).collect();
+    assert_eq!(ids, [true, false], "{log}");
+}
+
+#[test]
+fn each_verb_has_its_document() {
+    let desk = Desk::new();
+    let id = desk.done(&desk.here, "snapshot --name ready");
+    let list = desk.json(&desk.here, "remote list --json");
+    assert_eq!(list["remotes"][0]["name"], "team");
+    assert_eq!(list["remotes"][0]["url"], desk.url);
+    assert_eq!(list["remotes"][0]["keys"], json!([]));
+    let pushed = desk.json(&desk.here, "push --json ready");
+    let one = &pushed["pushed"][0];
+    assert_eq!(pushed["remote"], "team");
+    assert_eq!((&one["snapshot"], &one["name"]), (&json!(id), &json!("ready")));
+    assert_eq!((&one["sequence"], &one["unchanged"]), (&json!(1), &json!(false)));
+    assert_eq!((&one["contents"], &one["content_bytes"]), (&json!(2), &json!(11)));
+    assert_eq!((&one["packs"], &one["resumed_packs"]), (&json!(1), &json!(0)));
+    for field in ["sent_bytes", "requests", "elapsed_seconds"] {
+        assert!(one[field].is_number(), "{field}: {one}");
+    }
+    let names = desk.json(&desk.here, "remote names --json");
+    assert_eq!(names["names"][0]["name"], "ready");
+    assert_eq!(names["names"][0]["snapshot"], id);
+    assert_eq!(names["names"][0]["signers"], json!([]));
+    assert_eq!(desk.json(&desk.here, "remote log ready --json"), names);
+    let pulled = desk.json(&desk.there, "pull --json ready");
+    assert_eq!((&pulled["snapshot"], &pulled["sequence"]), (&json!(id), &json!(1)));
+    assert_eq!((&pulled["contents"], &pulled["fetched"]), (&json!(2), &json!(2)));
+    assert_eq!(pulled["fetched_bytes"], 11);
+    for field in ["received_bytes", "requests", "elapsed_seconds"] {
+        assert!(pulled[field].is_number(), "{field}: {pulled}");
+    }
+    assert_eq!(desk.json(&desk.here, "remote remove team --json"), json!({ "name": "team" }));
+    assert_eq!(desk.json(&desk.here, "remote list --json"), json!({ "remotes": [] }));
+}
+
+#[test]
+fn a_key_is_made_once_and_signs_what_is_pushed() {
+    let desk = Desk::new();
+    let made = desk.run(&desk.here, "key");
+    assert!(made.stderr.contains("keep this file secret"), "{made:?}");
+    let public = made.stdout.trim_end().to_owned();
+    let file = desk.here.with_file_name("settings").join("calve/key");
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(desk.json(&desk.here, "key --json"), json!({ "public": public }));
+
+    desk.done(&desk.there, "remote remove team");
+    desk.done(&desk.there, &format!("remote add team {} --key {public}", desk.url));
+    desk.done(&desk.here, "snapshot --name ready");
+    fs::rename(&file, file.with_extension("away")).unwrap();
+    desk.done(&desk.here, "push ready");
+    let refused = desk.run(&desk.there, "pull ready");
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.stderr.contains("none of the configured keys has signed it"), "{refused:?}");
+    fs::rename(file.with_extension("away"), &file).unwrap();
+    desk.done(&desk.here, "push ready");
+    let pulled = desk.json(&desk.there, "pull --json ready");
+    assert_eq!(pulled["signers"], json!([public]));
+    let names = desk.done(&desk.there, "remote names -v");
+    assert!(names.contains(&format!("signed by {public}")), "{names}");
+
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    let open = desk.run(&desk.here, "push ready");
+    assert!(open.code == Some(1) && open.stderr.contains("chmod 600"), "{open:?}");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::write(&file, "no key\n").unwrap();
+    let wrong = desk.run(&desk.here, "push ready");
+    assert!(wrong.code == Some(1) && wrong.stderr.contains("64 hexadecimal"), "{wrong:?}");
+    let wrong = desk.run(&desk.there, "remote add other file:///tmp --key 00");
+    assert_eq!(wrong.code, Some(2), "{wrong:?}");
+}
+
+#[test]
+fn what_cannot_be_done_is_refused_with_the_way_out() {
+    let desk = Desk::new();
+    let id = desk.done(&desk.here, "snapshot --name ready");
+    let url = &desk.url;
+    for (words, kind, cause, hint) in [
+        ("pull none", "snapshot_not_found", "no such name", "'calve remote names'"),
+        (&format!("pull {}", &id[..8]), "snapshot_not_found", "no such name", "must be whole"),
+        ("pull ready --from other", "remote_not_found", "no remote by this name", "remote add"),
+        ("start --from other/ready x", "remote_not_found", "no remote by this name", "remote add"),
+        ("push none", "snapshot_not_found", "no snapshot", "'calve log'"),
+        ("push --as a/b", "invalid_name", "slash", "no slash"),
+        (&format!("remote init {url}"), "remote_exists", "a remote is there", "remote add NAME"),
+        (&format!("remote init {url}/none"), "io", "No such file", "none"),
+        ("remote add other file:///tmp", "remote_not_found", "no object 'format'", "remote init"),
+        ("remote add other ftp://x", "invalid_name", "file:///FOLDER", "file:///srv/trees"),
+        ("remote remove other", "remote_not_found", "no remote by this name", "remote list"),
+        ("remote log none", "snapshot_not_found", "no such name", "remote names"),
+    ] {
+        let run = desk.run(&desk.here, &format!("{words} --json"));
+        assert_eq!(run.code, Some(1), "{words}: {run:?}");
+        let error = &run.json()["error"];
+        assert_eq!(error["kind"], kind, "{words}: {run:?}");
+        assert!(run.stderr.contains(cause), "{words}: {run:?}");
+        assert!(run.stderr.contains(hint), "{words}: {run:?}");
+    }
+    desk.done(&desk.here, &format!("remote add second {url}"));
+    let two = desk.run(&desk.here, "push ready");
+    assert!(two.code == Some(1) && two.stderr.contains("knows 2, and none is named"), "{two:?}");
+    desk.done(&desk.here, "push --to second ready");
+    let taken = desk.run(&desk.there, &format!("remote add team {url} --key {}", "5".repeat(64)));
+    assert!([Some(1), Some(2)].contains(&taken.code), "{taken:?}");
+    let none = calve(&desk.there, "push --as x one two");
+    assert_eq!(none.code, Some(2), "{none:?}");
+    done(&desk.there, "remote remove team");
+    let none = calve(&desk.there, "pull ready");
+    assert!(none.stderr.contains("the store knows none"), "{none:?}");
+}

@@ -1,0 +1,216 @@
+//! The remotes that a store knows by names.
+//!
+//! ```text
+//! calve known remote 1
+//! name NAME
+//! id ID             the remote's own id
+//! url URL
+//! key KEY           any number
+//! ```
+
+use std::io;
+use std::path::PathBuf;
+
+use rustix::fs::CWD;
+
+use super::super::Store;
+use super::super::files::{listed_at, read_plain};
+use super::super::locks;
+use super::name::{self, PublicKey};
+use super::{Remote, is_remote_id};
+use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::tree::staging::write_whole;
+
+const FIRST_LINE: &str = "calve known remote 1\n";
+const MOST_BYTES: u64 = 256 << 10;
+
+/// A remote that a store knows by a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KnownRemote {
+    /// Its name in this store.
+    pub name: String,
+    /// Where it is.
+    pub url: String,
+    /// The remote's own id, by which it is known again.
+    pub id: String,
+    /// The keys of which one must have signed a name. Empty: a name needs no signature.
+    pub keys: Vec<PublicKey>,
+}
+
+impl KnownRemote {
+    /// Lets `store` know a remote by a name, with the keys that the remote is [trusting]. If the
+    /// store knows exactly that already, nothing is done.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidName`]; [`ErrorKind::RemoteExists`] if the store knows another remote by
+    /// this name, or the same one with other keys; those of every operation, see [`Store`]. Nothing
+    /// is changed.
+    ///
+    /// [trusting]: Remote::trusting
+    pub fn add(store: &Store, name: &str, remote: &Remote) -> Result<Self, Error> {
+        store.must_be_writable(Operation::AddRemote)?;
+        let known = Self {
+            name: name.to_owned(),
+            url: remote.url().to_owned(),
+            id: remote.id().to_owned(),
+            keys: remote.keys.clone(),
+        };
+        let path = path_of(store, name)?;
+        let _guard = locks::one_at_the_remotes(store.path())?;
+        match Self::read(&path) {
+            Ok(there) if there == known => return Ok(known),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            _ => {
+                let why =
+                    "the store knows another remote by this name, or this one with other keys";
+                let cause = io::Error::new(io::ErrorKind::AlreadyExists, why);
+                return Err(Error::new(ErrorKind::RemoteExists, Operation::AddRemote, name, cause));
+            }
+        }
+        let write = || -> io::Result<()> {
+            std::fs::create_dir_all(store.layout().known_remotes())?;
+            write_whole(&store.layout().stage(), &path, known.text().as_bytes())
+        };
+        write().context(Operation::AddRemote, || &path)?;
+        Ok(known)
+    }
+
+    /// All remotes that `store` knows, by name.
+    ///
+    /// # Errors
+    /// Those of every operation, see [`Store`].
+    pub fn all(store: &Store) -> Result<Vec<Self>, Error> {
+        let folder = store.layout().known_remotes();
+        let listed = listed_at(&folder).context(Operation::ReadDirectory, || &folder)?;
+        let mut all = Vec::new();
+        for name in listed.iter().filter_map(|(name, _)| name::decoded(name.to_str()?)) {
+            match Self::find(store, &name) {
+                // Somebody has removed it meanwhile.
+                Err(error) if error.kind() == ErrorKind::RemoteNotFound => {}
+                found => all.push(found?),
+            }
+        }
+        all.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        Ok(all)
+    }
+
+    /// The remote that `store` knows by this name.
+    ///
+    /// # Errors
+    /// [`ErrorKind::RemoteNotFound`]; those of every operation, see [`Store`].
+    pub fn find(store: &Store, name: &str) -> Result<Self, Error> {
+        let path = path_of(store, name)?;
+        Self::read(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => {
+                let cause = io::Error::new(
+                    io::ErrorKind::NotFound,
+                    "the store knows no remote by this name",
+                );
+                Error::new(ErrorKind::RemoteNotFound, Operation::FindRemote, name, cause)
+            }
+            io::ErrorKind::InvalidData => {
+                Error::new(ErrorKind::Damaged, Operation::FindRemote, path, error)
+            }
+            _ => Error::io(Operation::FindRemote, path, error),
+        })
+    }
+
+    /// Lets `store` forget the remote with this name. The remote itself stays as it is, and so does
+    /// what the store has seen of its names. Returns whether there was one.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidName`]; those of every operation, see [`Store`].
+    pub fn remove(store: &Store, name: &str) -> Result<bool, Error> {
+        store.must_be_writable(Operation::Remove)?;
+        let path = path_of(store, name)?;
+        match std::fs::remove_file(&path) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error).context(Operation::Remove, || path),
+        }
+    }
+
+    /// Opens it. It must be the remote that it was.
+    ///
+    /// # Errors
+    /// As for [`Remote::open`]; [`ErrorKind::Untrusted`] if another remote is at the URL.
+    pub fn open(&self) -> Result<Remote, Error> {
+        let remote = Remote::open(&self.url)?;
+        if remote.id() != self.id {
+            let cause = io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("another remote is there: its id is {}, not {}", remote.id(), self.id),
+            );
+            return Err(Error::new(ErrorKind::Untrusted, Operation::OpenRemote, &self.url, cause));
+        }
+        Ok(remote.trusting(self.keys.iter().copied()))
+    }
+
+    fn text(&self) -> String {
+        let Self { name, url, id, keys } = self;
+        let mut text = format!("{FIRST_LINE}name {name}\nid {id}\nurl {url}\n");
+        for key in keys {
+            text += &format!("key {key}\n");
+        }
+        text
+    }
+
+    fn read(path: &std::path::Path) -> io::Result<Self> {
+        let bytes = read_plain(CWD, path, MOST_BYTES)?;
+        let wrong =
+            || io::Error::new(io::ErrorKind::InvalidData, "it does not say what remote is meant");
+        let known = std::str::from_utf8(&bytes).ok().and_then(Self::parse).ok_or_else(wrong)?;
+        // It is found by its name only.
+        let part = name::encoded(&known.name).map_err(|_| wrong())?;
+        if path.file_name().is_some_and(|name| name == part.as_str()) {
+            Ok(known)
+        } else {
+            Err(wrong())
+        }
+    }
+
+    /// Reads what `text` writes, and nothing else.
+    fn parse(text: &str) -> Option<Self> {
+        let mut lines = text.strip_prefix(FIRST_LINE)?.lines();
+        let mut value = |word: &str| Some(lines.next()?.strip_prefix(word)?.to_owned());
+        let (name, id, url) = (value("name ")?, value("id ")?, value("url ")?);
+        let keys: Option<Vec<PublicKey>> =
+            lines.map(|line| line.strip_prefix("key ")?.parse().ok()).collect();
+        let known = Self { name, url, id, keys: keys? };
+        (is_remote_id(&known.id) && known.text() == text).then_some(known)
+    }
+}
+
+fn path_of(store: &Store, name: &str) -> Result<PathBuf, Error> {
+    Ok(store.layout().known_remotes().join(name::encoded(name)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::remote::SigningKey;
+
+    #[test]
+    fn what_a_store_knows_of_a_remote_is_read_as_it_was_written_and_nothing_else_is() {
+        let known = KnownRemote {
+            name: "team".to_owned(),
+            url: "file:///srv/a b".to_owned(),
+            id: "0123456789abcdef0123456789abcdef".to_owned(),
+            keys: vec![SigningKey::from_bytes(&[1; 32]).public()],
+        };
+        let text = known.text();
+        assert_eq!(KnownRemote::parse(&text), Some(known));
+        for wrong in [
+            String::new(),
+            text[..text.len() - 1].to_owned(),
+            format!("{text}more\n"),
+            text.replace("remote 1", "remote 2"),
+            text.replace("id 01", "id ../"),
+            text.replace("key ", "key 0"),
+            text.replace("url ", "url"),
+        ] {
+            assert_eq!(KnownRemote::parse(&wrong), None, "{wrong}");
+        }
+    }
+}
