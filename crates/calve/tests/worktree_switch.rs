@@ -174,6 +174,31 @@ fn a_name_of_a_file_that_was_replaced_by_hand_is_a_name_of_it_again_after_a_rese
     assert_eq!(status(&one), [""; 0]);
 }
 
+/// Of two names that are one file in the switch's target, one was replaced by hand, and stayed.
+#[test]
+fn an_undo_needs_no_names_that_were_other_files_before_the_switch() {
+    let desk = Desk::new(|root| {
+        put(root, "d/a", "one file\n");
+        fs::hard_link(root.join("d/a"), root.join("f")).unwrap();
+    });
+    for (row, text) in [
+        ("a folder", "rm d/a; mkdir d/a; echo in it >d/a/a"),
+        ("a file with another mode", "cp d/a g; chmod 700 g; mv g d/a"),
+        ("a file with other content", "rm d/a; echo another >d/a; chmod 700 d/a"),
+    ] {
+        let one = desk.worktree(&row.replace(' ', "-"));
+        let root = one.path();
+        let run = |text: &str| sh(Command::new("bash").current_dir(root).args(["-ec", text]));
+        run(text);
+        one.capture(&SnapshotOptions::new(), &options()).unwrap();
+        run("rm f; ln -s nowhere f");
+        let before = content(root);
+        one.switch(desk.snapshot(), &SwitchOptions::new().force(true), &options()).unwrap();
+        one.undo(&options()).unwrap();
+        assert_same(&before, &content(root), row);
+    }
+}
+
 #[test]
 fn what_was_changed_by_hand_stays_where_the_snapshots_agree_on_all_but_its_times() {
     let desk = Desk::small();

@@ -205,12 +205,23 @@ fn look(root: &OwnedFd, path: &Path) -> io::Result<Option<Meta>> {
     }
 }
 
-/// The files at `paths` on disk, and whether each has exactly the names that the snapshot gives it.
+/// The names of a file on disk, beside those that the snapshot gives it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Names {
+    /// Exactly those of the snapshot.
+    Same,
+    /// Some of them are missing, or are other files.
+    Fewer,
+    /// It has a name that is not one of them.
+    Others,
+}
+
+/// The files at `paths` on disk, and their names beside those that the snapshot gives them.
 pub(crate) fn with_names_of(
     snapshot: &Manifest,
     root: &OwnedFd,
     paths: Vec<PathBuf>,
-) -> io::Result<Vec<(PathBuf, Meta, bool)>> {
+) -> io::Result<Vec<(PathBuf, Meta, Names)>> {
     let mut groups: HashMap<u64, Vec<PathBuf>> = HashMap::new();
     let link_at = |path: &Path| find(snapshot, path).map_or(0, |at| snapshot.at(at).link());
     if paths.iter().any(|path| link_at(path) != 0) {
@@ -224,15 +235,19 @@ pub(crate) fn with_names_of(
         if meta.file_type() == fs::FileType::Directory {
             continue;
         }
-        let (mut names, mut is_one) = (1, true);
+        let (mut expected, mut found) = (1, 1);
         for other in groups.get(&link_at(&path)).into_iter().flatten() {
             if *other != path {
-                names += 1;
-                is_one &= look(root, other)?.is_some_and(|other| other.id() == meta.id());
+                expected += 1;
+                found += u64::from(look(root, other)?.is_some_and(|it| it.id() == meta.id()));
             }
         }
-        let has_names = is_one && meta.links == names;
-        files.push((path, meta, has_names));
+        let names = match meta.links == found {
+            false => Names::Others,
+            true if found == expected => Names::Same,
+            true => Names::Fewer,
+        };
+        files.push((path, meta, names));
     }
     Ok(files)
 }
@@ -450,7 +465,7 @@ impl Trees<'_> {
         let me = rustix::process::geteuid();
         let found = with_names_of(self.target, root, self.other_metadata())?;
         let is_ours = |meta: &Meta| me.is_root() || meta.uid == me.as_raw();
-        let of = found.into_iter().filter(|(_, meta, has_names)| *has_names && is_ours(meta));
+        let of = found.into_iter().filter(|it| it.2 == Names::Same && is_ours(&it.1));
         self.in_place = of.map(|(path, ..)| path).collect();
         Ok(())
     }

@@ -7,6 +7,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::CString;
 use std::io;
+use std::mem::discriminant;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -18,7 +19,7 @@ use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::NEW_FILE_FLAGS;
 use crate::reflink::meta::{self, Meta};
 use crate::store::at::{is_gone, last, make_parents, open_at, open_parent, remove_at};
-use crate::store::bring::plan::{Changes, Moves, Times, Trees, with_names_of};
+use crate::store::bring::plan::{Changes, Moves, Names, Times, Trees, with_names_of};
 use crate::store::bring::{look_at, set_in_place};
 use crate::store::id::SnapshotId;
 use crate::store::layout::{self, OWN, UNDO, UNDO_C, UNDO_FILES, UNDO_RECORD};
@@ -511,14 +512,18 @@ impl Trees<'_> {
             }
         }
         // The metadata is set in place, so another name that the file got since would have it, too.
+        // An entry of another kind is not given any.
         let is_other = |(path, noted): (&&Path, &&Entry)| {
             let now = self.find(self.now, path).map(|at| self.now.at(at))?;
             let is_as_noted = self.maker.gave(now, noted) || self.maker.gave(noted, now);
-            (!is_as_noted && !moves.put.contains_key(*path)).then(|| path.to_path_buf())
+            let is_same_kind = discriminant(&now.kind) == discriminant(&noted.kind);
+            let is_given = is_same_kind && !is_as_noted && !moves.put.contains_key(*path);
+            is_given.then(|| path.to_path_buf())
         };
         let paths = noted.iter().filter_map(is_other).collect();
         let files = with_names_of(self.base, root, paths)?;
-        moves.conflicts.extend(files.into_iter().filter(|it| !it.2).map(|(path, ..)| path));
+        let others = files.into_iter().filter(|it| it.2 == Names::Others);
+        moves.conflicts.extend(others.map(|(path, ..)| path));
         Ok(())
     }
 }
