@@ -35,6 +35,10 @@ use crate::trash;
 /// calve reads a smaller project in less than a second, so it names the contents before the worktrees appear.
 const NAMED_LATER_LEAST_BYTES: u64 = 64 * 1024 * 1024;
 
+/// A start that names contents later clones every file of the project, where one that reads first makes only the files that changed.
+/// To clone a file takes about as long as to read this many bytes.
+const BYTES_READ_PER_CLONE: u64 = 4096;
+
 pub(crate) fn start(
     args: &StartArgs,
     names: &[String],
@@ -49,6 +53,7 @@ pub(crate) fn start(
     let times = names.len() as u64;
     let mut total = Total::Tree { root: &project, times: times + 1, own: true };
     let mut known = None;
+    let mut files_before = None;
     if let Some(from) = &args.from {
         let id = crate::remote::resolve(&store, from, session)?;
         let snapshot = store.show(id).map_err(failed)?;
@@ -60,6 +65,7 @@ pub(crate) fn start(
         // About as many as there were are looked at, and then made. Nobody has to walk the project for that.
         let snapshot = store.show(id).map_err(failed)?;
         let files = snapshot.files;
+        files_before = Some(files);
         known = Some(CopyCost::new(files, snapshot.bytes));
         total = Total::Files(files.saturating_mul(times + 1));
     }
@@ -83,7 +89,8 @@ pub(crate) fn start(
         StartReflink::Auto => price(&store, &project, args.at.as_deref(), (times, known), session),
         StartReflink::Always => None,
     };
-    options = options.name_later(NAMED_LATER_LEAST_BYTES);
+    let worth = files_before.unwrap_or(0).saturating_mul(BYTES_READ_PER_CLONE);
+    options = options.name_later(NAMED_LATER_LEAST_BYTES.max(worth));
     let report = session
         .work(total, |common| store.start(names, &options, common))
         .map_err(|error| start_failure(&error))?;
@@ -112,9 +119,12 @@ pub(crate) fn start(
     let is_named_later = report.registered && report.snapshot.is_none();
     if is_named_later {
         let bytes = report.worktrees.first().map_or(0, |started| started.bytes);
+        let what = match files_before {
+            None => output.size(bytes),
+            Some(_) => "the changed files".to_owned(),
+        };
         output.summary(format_args!(
-            "{} are read in the background, for the snapshot that these worktrees started from",
-            output.size(bytes)
+            "{what} are read in the background, for the snapshot that these worktrees started from"
         ));
     }
     if tell_git(&report.worktrees, session) == Exit::Findings {

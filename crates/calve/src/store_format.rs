@@ -221,9 +221,9 @@
 //! parts     = snapshot, directory*, index of the project, seal, (tokens, index)*
 //! tokens    = token (" " token)*; these worktrees have the same index
 //! ```
-//! The snapshot is one without parent and message. The directories are those of the whole tree,
-//! breadth first; in them, files have an id of zeros and no attributes, and the ids of directories
-//! mean nothing. The indexes are as in `indexes/`, of a snapshot with an id of zeros. The project's
+//! The snapshot has no message; its parent is the project's snapshot at the start. The directories
+//! are those of the whole tree, breadth first. In them, the ids of directories mean nothing. A file
+//! that was as in the parent has its id and attributes; the others have an id of zeros and none. The indexes are as in `indexes/`, of a snapshot with an id of zeros. The project's
 //! says what stood for each entry before the trees were cloned. On btrfs all worktrees are snapshots
 //! of the subvolume `templates/TOKEN.unnamed`, and the seal is its seal; elsewhere the seal is empty.
 //! As long as the record is there, the rows of its worktrees have no snapshot.

@@ -246,6 +246,96 @@ fn what_needs_no_base_leaves_it_unnamed_and_finds_nothing_wrong() {
     assert_eq!(status(&one), [""; 0]);
 }
 
+#[test]
+fn a_start_after_much_changed_reads_only_that_and_only_later() {
+    if !can_wait() {
+        return;
+    }
+    let desk = Desk::new(everything);
+    let first = desk.snapshot();
+    let blobs = || desk.store.stats().unwrap().blobs;
+    let before_any = blobs();
+    after_a_tick();
+    put(&desk.project, "src/new", "new");
+    put(&desk.project, "README", "changed");
+    fs::remove_file(desk.project.join("zero")).unwrap();
+    common::odd::stamp(&desk.project);
+    let before = tree(&desk.project);
+    let worktrees = unnamed(&desk, &["one", "two"]);
+    assert_eq!(blobs(), before_any, "nothing was read");
+    for worktree in &worktrees {
+        assert_same(&before, &tree(worktree.path()), worktree.name());
+    }
+    let (id, changed) = name(&desk);
+    assert_eq!((changed, desk.store.show(id).unwrap().parent), (0, Some(first)));
+    assert_eq!(desk.store.project_worktree().unwrap().snapshot(), Some(id));
+    for worktree in &worktrees {
+        assert_eq!(status(worktree), [""; 0]);
+    }
+    let again = desk.store.snapshot(&SnapshotOptions::new(), &options()).unwrap();
+    assert_eq!((again.id, again.new, again.read_files), (id, false, 0));
+    assert_same(&before, &tree_of(&desk, id), "a worktree of the base");
+    assert_sound(&desk.store);
+
+    // Little changed: that is read at once.
+    put(&desk.project, "README", "changed again");
+    let little = StartOptions::new().name_later(1000);
+    let report = desk.store.start(&["three"], &little, &options()).unwrap();
+    assert_eq!(report.taken.unwrap().read_files, 3, "the file and its two other names");
+    assert_sound(&desk.store);
+}
+
+/// The project's snapshot has `kept` and `file`. `file` is changed before the start, and then each file by the project `p` or the worktree `1`.
+#[test]
+fn what_the_projects_snapshot_had_is_the_base_unless_somebody_changed_it_during_the_start() {
+    if !can_wait() {
+        return;
+    }
+    for who in ["", "p", "1", "p1", "forgotten", "snapshot"] {
+        let desk = Desk::new(|project| {
+            fs::create_dir(project).unwrap();
+            put(project, "kept", "kept");
+            put(project, "file", "old");
+        });
+        desk.snapshot();
+        after_a_tick();
+        put(&desk.project, "file", "new");
+        let one = unnamed(&desk, &["one"]).remove(0);
+        let gone = who == "p1" && subvolumes(&desk).is_empty();
+        after_a_tick();
+        let roots = [("p", desk.project.as_path()), ("1", one.path())];
+        for (_, root) in roots.iter().filter(|(it, _)| who.contains(it)) {
+            put(root, "kept", "kept no more");
+            put(root, "file", "newer");
+        }
+        if matches!(who, "forgotten" | "snapshot") {
+            // The project goes on, and nobody needs its old snapshot.
+            put(&desk.project, "kept", "other");
+            let latest = desk.snapshot();
+            if who == "forgotten" {
+                let gc = GcOptions::new().grace(std::time::Duration::ZERO);
+                let gc = gc.expire(Some(std::time::Duration::ZERO));
+                assert_eq!(desk.store.gc(&gc, &options()).unwrap().snapshots.len(), 1);
+            }
+            assert_eq!(name(&desk).1, 0);
+            assert_eq!(desk.store.project_worktree().unwrap().snapshot(), Some(latest));
+        } else {
+            assert_eq!(name(&desk).1, if gone { 2 } else { 0 }, "{who}");
+        }
+        let id = desk.store.worktree("one").unwrap().snapshot().unwrap();
+        let expected = if gone { ("kept no more", "newer") } else { ("kept", "new") };
+        let look = desk.from("look", id);
+        let read = |name: &str| fs::read_to_string(look.path().join(name)).unwrap();
+        assert_eq!((&*read("kept"), &*read("file")), expected, "{who}");
+        let shown: &[&str] = match who {
+            "1" | "p1" if !gone => &["M file", "M kept"],
+            _ => &[],
+        };
+        assert_eq!(status(&one), shown, "{who}");
+        assert_sound(&desk.store);
+    }
+}
+
 /// The subvolumes that unnamed worktrees are snapshots of.
 fn subvolumes(desk: &Desk) -> Vec<PathBuf> {
     let folder = desk.store.path().join("templates");
@@ -642,6 +732,7 @@ proptest! {
         sizes in proptest::collection::vec(0..9000_usize, 1..12),
         edits in edits(),
         of_store in any::<bool>(),
+        is_first in any::<bool>(),
     ) {
         if !expects_reflink(Scratch::new().path()) {
             return Ok(());
@@ -653,6 +744,13 @@ proptest! {
                 put(project, &path_of(at), common::bytes(at as u64, *size));
             }
         });
+        if !is_first {
+            desk.snapshot();
+            after_a_tick();
+            for at in (0..sizes.len()).step_by(2) {
+                put(&desk.project, &path_of(at), "changed since");
+            }
+        }
         let before = tree(&desk.project);
         let worktrees = unnamed(&desk, &["one", "two"]);
         after_a_tick();

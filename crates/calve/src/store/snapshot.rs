@@ -511,7 +511,7 @@ impl Store {
     }
 
     /// The record of an unnamed snapshot. `None` if it is lost.
-    fn noted_found(&self, id: SnapshotId) -> Option<Found> {
+    pub(crate) fn noted_found(&self, id: SnapshotId) -> Option<Found> {
         let bytes = read_plain(fs::CWD, &self.layout().found(id), FOUND_MOST_BYTES).ok()?;
         Found::decode(&bytes)
     }

@@ -1,10 +1,11 @@
 //! Trees whose contents have no names yet.
 //!
-//! The first start of a project clones the project's files and publishes the worktrees without
-//! reading a file. What it saw by `lstat` is an *unnamed snapshot*: every entry, but no hash of a
-//! content. It is a file in `unnamed/`, named after the first worktree's token. The worktrees' rows
-//! have no base snapshot as long as that file is there. *Naming* reads each content once, makes the
-//! snapshot, and writes its id into the rows. docs/design/naming.md has the reasons.
+//! A start that would have to read much clones the project's files and publishes the worktrees
+//! without reading a file. What it saw by `lstat` is an *unnamed snapshot*: every entry, but no hash
+//! of a content that the project's snapshot does not have. It is a file in `unnamed/`, named after
+//! the first worktree's token. The worktrees' rows have no base snapshot as long as that file is
+//! there. *Naming* reads each content once, makes the snapshot, and writes its id into the rows.
+//! docs/design/naming.md has the reasons.
 //!
 //! # Whose content is read
 //! The content of a file is what was cloned. Two kinds of file still have it for certain:
@@ -63,7 +64,7 @@ use crate::tree::read::open_unnoted;
 use crate::tree::running::Running;
 use crate::tree::staging::write_whole;
 
-const MAGIC: &[u8; 8] = b"CALVEUNN";
+pub(crate) const MAGIC: &[u8; 8] = b"CALVEUNN";
 
 /// More than the record of any project has.
 const MOST_BYTES: u64 = 4 * 1024 * 1024 * 1024;
@@ -80,8 +81,11 @@ pub(crate) const UNTRACED: Stat = Stat { ino: 0, changed: (i64::MAX, 0) };
 /// A snapshot whose contents have no names yet.
 #[derive(Debug)]
 pub(crate) struct Unnamed {
-    /// Every entry. Files have the content [`scan::UNKNOWN`] and no attributes.
+    /// Every entry. Files have the content [`scan::UNKNOWN`] and no attributes, but for those that
+    /// were as in `base` before the clone.
     pub(crate) manifest: Manifest,
+    /// The project's snapshot at the start.
+    pub(crate) base: Option<SnapshotId>,
     /// What stood for the entries in the project before the clone was made. An entry that differed
     /// in anything afterwards has [`UNTRACED`].
     pub(crate) project: Index,
@@ -123,12 +127,22 @@ impl Unnamed {
         self.trees.iter().flat_map(|(tokens, _)| tokens.iter().map(String::as_str))
     }
 
+    /// Whether both say the same.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        self.manifest.entries().eq(other.manifest.entries())
+            && self.manifest.root == other.manifest.root
+            && self.base == other.base
+            && (&self.project, &self.trees) == (&other.project, &other.trees)
+            && self.seal == other.seal
+    }
+
     /// The bytes of the record.
-    fn encode(&self) -> io::Result<Vec<u8>> {
+    pub(crate) fn encode(&self) -> io::Result<Vec<u8>> {
         let (files, bytes) = self.manifest.files();
         let object = SnapshotObject {
             root: self.manifest.root.clone(),
-            parent: None,
+            parent: self.base,
             created: now(),
             message: String::new(),
             entries: self.manifest.count.into(),
@@ -155,7 +169,7 @@ impl Unnamed {
         Ok(out)
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let (body, hash) = bytes
             .split_at_checked(bytes.len().saturating_sub(32))
             .ok_or(Malformed("the record ends too early"))?;
@@ -165,6 +179,7 @@ impl Unnamed {
         let body = body.strip_prefix(MAGIC).ok_or(Malformed("it is no record"))?;
         let mut reader = Reader(body);
         let object = SnapshotObject::decode(reader.bytes()?)?;
+        let base = object.parent;
         let mut builder = Builder::new(object.root);
         while builder.next().is_some() {
             if !builder.add(decode_directory(reader.bytes()?)?) {
@@ -188,7 +203,7 @@ impl Unnamed {
         if trees.is_empty() {
             return Err(Malformed("the record has no worktree"));
         }
-        Ok(Self { manifest, project, trees, seal })
+        Ok(Self { manifest, base, project, trees, seal })
     }
 }
 
@@ -219,6 +234,8 @@ struct Naming<'a> {
     roots: &'a [Vec<u8>],
     spellings: &'a Spellings,
     noted: &'a Noted,
+    /// Whether the store has the contents of the snapshot that the project was based on.
+    has_base: bool,
     operation: &'a Running,
 }
 
@@ -453,6 +470,8 @@ impl Store {
             roots: &roots,
             spellings: &spellings,
             noted,
+            // Nobody collects contents as long as this process shares them.
+            has_base: unnamed.base.is_some_and(|base| self.object(base).is_ok()),
             operation,
         };
         let (files, unsealed, mentions) = naming.run()?;
@@ -468,7 +487,7 @@ impl Store {
         };
         let object = SnapshotObject {
             root: manifest.root.clone(),
-            parent: None,
+            parent: unnamed.base,
             created: now(),
             message,
             entries: manifest.count.into(),
@@ -493,7 +512,7 @@ impl Store {
             }
             indexes.push(index);
         }
-        if project_row.snapshot.is_none() {
+        if project_row.snapshot == unnamed.base {
             let Index { boot, stamp, .. } = unnamed.project;
             let index = Index { snapshot: id, boot, stamp, stats: made.project };
             let _ = self.registry().write_index(&project_row.token, &index, &manifest);
@@ -621,6 +640,16 @@ impl Naming<'_> {
                     in_project = Some((file, meta));
                 }
                 continue;
+            }
+            // The index of the base vouched for it, and it has not changed since.
+            if let Kind::File { blob, .. } = entry.kind
+                && blob != scan::UNKNOWN
+                && holder.is_project
+                && self.has_base
+            {
+                #[cfg(calve_check)]
+                crate::check::known_file(dir, &name, &meta, blob);
+                return Ok(Named::Content { blob, attributes: entry.attributes.clone(), by });
             }
             match self.store.blobs().take_in(intake, &file, meta, stamp, &stop)? {
                 Taken::Stored { blob, size, meta: after, traced, .. }
@@ -824,41 +853,44 @@ fn link_names(manifest: &mut Manifest, made: &Index, kept: &[(u32, Vouch)]) {
     }
 }
 
+/// A record that has a bit of everything.
+#[cfg(any(test, fuzzing))]
+fn record() -> Unnamed {
+    use super::index::Boot;
+    let entry = |name: &[u8], kind| {
+        let name = name.into();
+        Entry { name, mode: 0o644, uid: 1, gid: 2, mtime: (3, 4), attributes: None, kind }
+    };
+    let folder = || Kind::Directory(super::manifest::NO_ID);
+    let file = |size| Kind::File { size, link: 0, blob: scan::UNKNOWN };
+    let mut builder = Builder::new(entry(b"", folder()));
+    let _ = builder.add(vec![entry(b"a", folder()), entry(b"b", file(5))]);
+    let _ = builder.add(vec![entry(b"c", file(0))]);
+    let stats = vec![Stat { ino: 7, changed: (8, 9) }, UNTRACED, Stat::default(), UNTRACED];
+    let index = |stamp| Unnamed::index(Boot([1; 16]), (stamp, 0), stats.clone());
+    let tokens = |tokens: &[&str]| tokens.iter().map(|it| (*it).to_owned()).collect();
+    let trees = vec![(tokens(&["one"]), index(2)), (tokens(&["two", "three"]), index(3))];
+    let seal = b"7 boot".to_vec();
+    let base = Some(SnapshotId::from_bytes([3; 32]));
+    Unnamed { manifest: builder.finish(), base, project: index(1), trees, seal }
+}
+
+/// What a fuzzer begins with.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn seed() -> io::Result<Vec<u8>> {
+    record().encode()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::index::Boot;
-
-    fn entry(name: &[u8], kind: Kind) -> Entry {
-        let name = name.into();
-        Entry { name, mode: 0o644, uid: 1, gid: 2, mtime: (3, 4), attributes: None, kind }
-    }
-
-    fn record() -> Unnamed {
-        let folder = || Kind::Directory(super::super::manifest::NO_ID);
-        let file = |size| Kind::File { size, link: 0, blob: scan::UNKNOWN };
-        let mut builder = Builder::new(entry(b"", folder()));
-        assert!(builder.add(vec![entry(b"a", folder()), entry(b"b", file(5))]));
-        assert!(builder.add(vec![entry(b"c", file(0))]));
-        let stats = vec![Stat { ino: 7, changed: (8, 9) }, UNTRACED, Stat::default(), UNTRACED];
-        let index = |stamp| Unnamed::index(Boot([1; 16]), (stamp, 0), stats.clone());
-        let tokens = |tokens: &[&str]| tokens.iter().map(|it| (*it).to_owned()).collect();
-        let trees = vec![(tokens(&["one"]), index(2)), (tokens(&["two", "three"]), index(3))];
-        Unnamed { manifest: builder.finish(), project: index(1), trees, seal: b"7 boot".to_vec() }
-    }
 
     #[test]
     fn a_record_decodes_to_itself_and_a_damaged_one_to_nothing() {
         let record = record();
         let bytes = record.encode().unwrap();
         let decoded = Unnamed::decode(&bytes).unwrap();
-        assert_eq!((&decoded.project, &decoded.trees), (&record.project, &record.trees));
-        assert_eq!((decoded.token(), &decoded.seal), ("one", &record.seal));
-        let entries = |of: &Unnamed| {
-            of.manifest.entries().map(|(place, slot, it)| (place, slot, it.clone())).collect()
-        };
-        let (found, expected): (Vec<_>, Vec<_>) = (entries(&decoded), entries(&record));
-        assert_eq!(found, expected);
+        assert!(decoded.is(&record) && decoded.token() == "one");
         for at in 0..bytes.len() {
             assert!(Unnamed::decode(&bytes[..at]).is_err());
             let mut damaged = bytes.clone();

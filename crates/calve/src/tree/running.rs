@@ -7,7 +7,7 @@
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 #[cfg(feature = "store")]
@@ -26,6 +26,9 @@ pub(crate) struct Running {
     cancel: Cancel,
     progress: Arc<Progress>,
     patience: Arc<Patience>,
+    /// How many bytes the operation may still read of files whose content it does not know.
+    #[cfg(feature = "store")]
+    may_read: Option<Arc<AtomicU64>>,
 }
 
 #[cfg(test)]
@@ -48,12 +51,33 @@ impl Running {
             cancel: cancel.clone(),
             progress: Arc::clone(progress),
             patience: Arc::new(Patience::new(PATIENCE)),
+            #[cfg(feature = "store")]
+            may_read: None,
         }
     }
 
     /// Sets how long the operation waits for transient refusals.
     pub(crate) fn with_patience(self, most: Duration) -> Self {
         Self { patience: Arc::new(Patience::new(most)), ..self }
+    }
+
+    /// The same operation, which gives up before it reads more than `bytes` bytes.
+    #[cfg(feature = "store")]
+    pub(crate) fn reading_at_most(&self, bytes: u64) -> Self {
+        Self { may_read: Some(Arc::new(AtomicU64::new(bytes))), ..self.clone() }
+    }
+
+    /// Counts bytes that are about to be read. Returns whether the operation must give up.
+    #[cfg(feature = "store")]
+    pub(crate) fn reads_too_much(&self, bytes: u64) -> bool {
+        let Some(left) = &self.may_read else { return false };
+        let less = |left: u64| left.checked_sub(bytes);
+        let enough = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok();
+        if !enough {
+            // So that the other threads give up, too.
+            left.store(0, Ordering::Relaxed);
+        }
+        !enough
     }
 
     /// The same operation with another number of threads.

@@ -27,6 +27,7 @@ use crate::store::materialize::{Made, Plan, materialize};
 use crate::store::object::SnapshotObject;
 use crate::store::paths::found::PathMention;
 use crate::store::registry::{Claim, name_taken, no_worktree};
+use crate::store::scan::files::GivenUp;
 use crate::store::snapshot::check_name;
 use crate::store::{
     PROJECT, SnapshotOptions, SnapshotReport, Store, StoreOptions, bytes_of, is_refused, now,
@@ -134,8 +135,9 @@ impl StartOptions {
         self
     }
 
-    /// Lets the first start of a project of at least `least_bytes` bytes publish the worktrees before
-    /// any content is read, in the time of a clone. By default the contents are read first.
+    /// Lets a start that would have to read at least `least_bytes` bytes publish the worktrees before
+    /// any content is read, in the time of a clone: the first start of a project, or one after much
+    /// changed. By default the contents are read first.
     ///
     /// Such worktrees have no base snapshot ([`StartReport::snapshot`]) until their contents are
     /// named. [`Store::name_contents`] does that, and so does every operation that needs the base;
@@ -144,8 +146,8 @@ impl StartOptions {
     /// every one of the worktrees before its content is read has no base any more. Then the project's
     /// file is the base, or nothing, and the worktrees show a change. No tree loses anything.
     ///
-    /// calve reads first all the same if that is needed for the same result: for a project that has a
-    /// snapshot or other worktrees, files that must be rewritten in each worktree (Python
+    /// calve reads first all the same if that is needed for the same result: for a project with
+    /// worktrees inside it, files that must be rewritten in each worktree (Python
     /// environments), databases in use, or `.calveignore`; where not every file can be reflinked;
     /// with [`StartOptions::from`] and [`StartOptions::base`]; and if names come or go in the project
     /// meanwhile. Files that name the project's root in another way are not in
@@ -329,7 +331,11 @@ impl Store {
         let (mut git, not_linked) = GitPlan::for_new(options.git, (branch, base), &given, self)?;
         let at = options.at.as_deref();
         let later = options.later.filter(|_| options.from.is_none() && base.is_none());
-        let cloned = match later {
+        let mut taken = match later {
+            Some(least_bytes) => self.take_if_little_changed(least_bytes, &operation)?,
+            None => None,
+        };
+        let cloned = match later.filter(|_| taken.is_none()) {
             Some(least_bytes) => {
                 let folder = self.folder(at)?;
                 let places = places(given.iter().map(|name| folder.join(name)))?;
@@ -338,7 +344,8 @@ impl Store {
             }
             None => None,
         };
-        let taken = match (options.from, &cloned) {
+        taken = match (options.from, &cloned) {
+            _ if taken.is_some() => taken,
             (None, None) => Some(self.snapshot_in(&SnapshotOptions::new(), &operation)?),
             _ => None,
         };
@@ -407,6 +414,28 @@ impl Store {
                 .collect(),
             elapsed: started.elapsed(),
         })
+    }
+
+    /// Takes a snapshot of a project that has one already. `None` if the project has none, if more
+    /// than `most_bytes` bytes would have to be read for it, or where files are copied.
+    fn take_if_little_changed(
+        &self,
+        most_bytes: u64,
+        operation: &Running,
+    ) -> Result<Option<SnapshotReport>, Error> {
+        let row = self.catalog().worktree(PROJECT)?;
+        if row.is_none_or(|row| row.snapshot.is_none())
+            // A copy would be read again, once for nothing.
+            || !later::can_clone(sys::filesystem_name(&self.project()?).as_deref())
+        {
+            return Ok(None);
+        }
+        self.name_pending(operation)?;
+        let limited = operation.reading_at_most(most_bytes);
+        match self.snapshot_in(&SnapshotOptions::new(), &limited) {
+            Err(error) if GivenUp::ended(&error) => Ok(None),
+            taken => taken.map(Some),
+        }
     }
 
     /// Tries the clones that a start needs.

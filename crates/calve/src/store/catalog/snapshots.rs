@@ -23,7 +23,7 @@ pub(crate) struct NewSnapshot<'a> {
     /// The worktree that is based on the snapshot from now on.
     pub(crate) token: &'a str,
     /// Worktrees, dropped or not, that are based on it from now on if they have no base snapshot. If
-    /// there are any, this also holds for the worktree of `token`.
+    /// there are any, the worktree of `token` is so only if it is still based on the parent.
     pub(crate) unnamed: &'a [String],
     pub(crate) name: Option<&'a str>,
     pub(crate) origin: &'a Origin,
@@ -292,9 +292,19 @@ impl Catalog {
                 let mut name = tx.prepare(&format!(
                     "UPDATE {table} SET snapshot = ?1 WHERE token = ?2 AND snapshot IS NULL"
                 ))?;
-                for token in new.unnamed.iter().map(String::as_str).chain([new.token]) {
+                for token in new.unnamed {
                     name.execute(params![id.as_bytes(), token])?;
                 }
+            }
+            if !new.unnamed.is_empty() {
+                tx.execute(
+                    "UPDATE worktrees SET snapshot = ?1 WHERE token = ?2 AND snapshot IS ?3",
+                    params![
+                        id.as_bytes(),
+                        new.token,
+                        new.object.parent.as_ref().map(SnapshotId::as_bytes)
+                    ],
+                )?;
             }
             if let Some(name) = new.name {
                 put_name(tx, name, id)?;

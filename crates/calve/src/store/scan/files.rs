@@ -24,6 +24,27 @@ use crate::report::{SkipReason, Skipped};
 use crate::tree::pool::{self, Queue};
 use crate::tree::read::open_unnoted;
 
+/// Why a scan ended that must not read more than so many bytes.
+#[derive(Debug)]
+pub(crate) struct GivenUp;
+
+impl std::error::Error for GivenUp {}
+
+impl std::fmt::Display for GivenUp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("there is more to read than was wanted")
+    }
+}
+
+impl GivenUp {
+    /// Whether an operation ended because of this.
+    pub(crate) fn ended(error: &Error) -> bool {
+        let cause = std::error::Error::source(error);
+        let cause = cause.and_then(|cause| cause.downcast_ref::<io::Error>());
+        cause.and_then(io::Error::get_ref).is_some_and(|inner| inner.is::<Self>())
+    }
+}
+
 impl Scanner<'_> {
     /// Looks at a symbolic link or a FIFO. `None` if it is gone.
     pub(super) fn special(
@@ -131,6 +152,9 @@ impl Scanner<'_> {
         let meta = Meta::of(&fs::fstat(&file)?);
         if meta.file_type() != FileType::RegularFile {
             return Ok(Err(SkipReason::Vanished));
+        }
+        if self.request.operation.reads_too_much(meta.size) {
+            return Err(io::Error::other(GivenUp));
         }
         let noted = (&mut worker.intake, &mut worker.mentions);
         let (what, writers) = self.content(noted, dir, &file, meta, wanted, stop)?;

@@ -6,6 +6,10 @@
 //! changed since and shows it. The looks take no content; together they cost about a tenth of the
 //! clone.
 //!
+//! If the project has a snapshot, the contents of files that its index vouches for are known: only
+//! the others are read later. calve looks at such a project by taking a snapshot that
+//! [gives up](crate::store::scan::files::GivenUp) when it would read too much.
+//!
 //! # When the contents are named first, as ever
 //! [`may_wait`] decides. A snapshot does more than a clone for some trees: it rewrites what names
 //! the project's root, takes in databases at one moment, and leaves out what `.calveignore` names.
@@ -28,16 +32,19 @@ use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::sys;
 use crate::report::{DestinationReport, Method};
 use crate::store::at::open_at;
+use crate::store::catalog::WorktreeRow;
+use crate::store::id::{BlobId, SnapshotId};
 use crate::store::index::{Boot, Index, Stat};
 use crate::store::layout::{GIT, OWN};
 use crate::store::manifest::{Manifest, os};
-use crate::store::object::{Entry, Kind};
+use crate::store::object::{Attributes, Entry, Kind};
 use crate::store::paths::found::Found;
 use crate::store::registry::Claim;
 use crate::store::scan::databases::{JOURNAL, WAL, may_be_database};
 use crate::store::scan::{IGNORE_FILE, Scan};
+use crate::store::snapshot::Known;
 use crate::store::unnamed::{UNTRACED, Unnamed};
-use crate::store::{PROJECT, Store, format};
+use crate::store::{PROJECT, Store, format, path_from};
 use crate::tree::running::Running;
 use crate::tree::staging::{Stage, stage_name};
 use crate::tree::{CloneOptions, Reflink, clone_tree, listing, removal};
@@ -50,6 +57,8 @@ pub(super) struct Cloned {
     stages: Vec<Stage>,
     reports: Vec<DestinationReport>,
     manifest: Manifest,
+    /// The project's snapshot. The manifest has the contents of files that were as it has them.
+    base: Option<SnapshotId>,
     project: Index,
     trees: Vec<Index>,
     /// The subvolume that all stages are snapshots of, and its seal. They have one index then.
@@ -63,6 +72,11 @@ impl Cloned {
     pub(super) fn files(&self) -> (u64, u64) {
         self.manifest.files()
     }
+}
+
+/// Whether files can be cloned on a filesystem of this name.
+pub(super) fn can_clone(filesystem: Option<&str>) -> bool {
+    matches!(filesystem, Some("xfs" | "btrfs" | "bcachefs"))
 }
 
 /// What decides whether contents may be named after the trees are published.
@@ -98,9 +112,9 @@ fn may_wait(sights: Sights, least_bytes: u64) -> bool {
 }
 
 impl Sights {
-    fn of(scan: &Scan, manifest: &Manifest, found: &Found) -> Self {
+    fn of(scan: &Scan, manifest: &Manifest, bytes: u64, found: &Found) -> Self {
         let mut sights = Self {
-            bytes: manifest.files().1,
+            bytes,
             left_out: !scan.skipped.is_empty(),
             ignores: false,
             environment: false,
@@ -158,6 +172,67 @@ fn pairs<'m>(
     std::iter::once((&one.root, &other.root)).chain(entries.zip(others))
 }
 
+/// The contents and attributes of files, by number, where they are known without reading.
+type Contents = Vec<Option<(BlobId, Option<Box<Attributes>>)>>;
+
+/// The contents that the files of `seen`, a look at the project, have in the project's snapshot, if
+/// the project's index vouches for that. Also returns how many bytes the other files have.
+fn known_contents(seen: &Manifest, stats: &[Stat], known: &Known) -> (Contents, u64) {
+    let (Some((_, _, base)), Some(index)) = (&known.base, &known.index) else {
+        return (Vec::new(), seen.files().1);
+    };
+    if index.boot != Boot::this() {
+        return (Vec::new(), seen.files().1);
+    }
+    let mut contents: Contents = vec![None; seen.count as usize];
+    // The place that each directory has in the base.
+    let mut places = vec![None; seen.directories.len()];
+    if let Some(root) = places.first_mut() {
+        *root = Some(0);
+    }
+    let mut unknown: u64 = 0;
+    for (at, directory) in seen.directories.iter().enumerate() {
+        let was = places[at].and_then(|place: u32| base.directories.get(place as usize));
+        for (number, entry) in (directory.first..).zip(&directory.entries) {
+            let Kind::File { size, .. } = entry.kind else { continue };
+            let is_it = |was: &&(u32, &Entry)| {
+                let stat = index.stats.get(was.0 as usize);
+                stat.is_some_and(|stat| stat.changed < index.stamp)
+                    && stat == stats.get(number as usize)
+                    && was.1.mtime == entry.mtime
+            };
+            let was = was.and_then(|was| {
+                let slot = was.find(&entry.name)?;
+                Some((was.first + slot, &was.entries[slot as usize]))
+            });
+            match was.as_ref().filter(is_it).map(|(_, was)| (&was.kind, &was.attributes)) {
+                Some((Kind::File { size: same, blob, .. }, attributes)) if *same == size => {
+                    contents[number as usize] = Some((*blob, attributes.clone()));
+                }
+                _ => unknown = unknown.saturating_add(size),
+            }
+        }
+        for (slot, place) in &directory.children {
+            let name = &directory.entries[*slot as usize].name;
+            places[*place as usize] = was.and_then(|was| was.child(was.find(name)?));
+        }
+    }
+    (contents, unknown)
+}
+
+/// Gives the files of the clone the contents that are known of the project's, where both agree.
+fn take_over(clone: &mut Manifest, contents: Contents, agree: &[bool]) {
+    let mut contents = contents.into_iter().zip(agree).skip(1);
+    for entry in clone.directories.iter_mut().flat_map(|directory| &mut directory.entries) {
+        if let (Some((Some((known, attributes)), true)), Kind::File { blob, .. }) =
+            (contents.next(), &mut entry.kind)
+        {
+            *blob = known;
+            entry.attributes = attributes;
+        }
+    }
+}
+
 /// Whether the size and the time of an entry are the same in both.
 fn same_state(a: &Entry, b: &Entry) -> bool {
     let is_link = matches!(a.kind, Kind::Symlink { .. });
@@ -178,16 +253,20 @@ impl Store {
     ) -> Result<Option<Cloned>, Error> {
         let project = self.project()?;
         let rows = self.catalog().worktrees()?;
-        let is_first = rows.iter().all(|row| row.name == PROJECT && row.snapshot.is_none());
+        let is_inside =
+            |row: &WorktreeRow| row.name != PROJECT && path_from(&row.path).starts_with(&project);
+        let has_inside = rows.iter().any(is_inside);
+        let row = rows.into_iter().find(|row| row.name == PROJECT);
+        let Some(row) = row else { return Ok(None) };
         let store = self.path();
         let is_aside = !store.starts_with(&project) || store == project.join(OWN);
         let are_beside = places.iter().all(|place| !place.parent.starts_with(&project));
-        if !is_first || !is_aside || !are_beside || self.has_unnamed_contents()? {
+        if has_inside || !is_aside || !are_beside || self.has_unnamed_contents()? {
             return Ok(None);
         }
         // Whether this file can be cloned is known when it was. Where none can be, nothing is tried.
         let filesystem = sys::filesystem_name(&project);
-        if !matches!(filesystem.as_deref(), Some("xfs" | "btrfs" | "bcachefs"))
+        if !can_clone(filesystem.as_deref())
             || places.iter().any(|place| sys::filesystem_name(&place.parent) != filesystem)
         {
             return Ok(None);
@@ -195,9 +274,18 @@ impl Store {
         let (before_walk, stamp) = (listing::now(), self.clock()?);
         let mut before = self.look_at_all(&project, stamp, &operation.uncounted())?;
         let Some(first) = before.manifest.take() else { return Ok(None) };
+        let known = self.known_if_sound(row)?;
+        let base = known.base.as_ref().map(|(id, ..)| *id);
+        if let Some((id, ..)) = &known.base
+            && self.noted_found(*id).is_none_or(|found| !found.mentions.is_empty())
+        {
+            return Ok(None);
+        }
+        let (contents, unknown) = known_contents(&first, &before.stats, &known);
+        drop(known);
         let root = super::super::open_dir(&project)?;
         let found = Found::of(&project, spellings_of(&root, &project), &first, [], None);
-        if !may_wait(Sights::of(&before, &first, &found), least_bytes) {
+        if !may_wait(Sights::of(&before, &first, unknown, &found), least_bytes) {
             return Ok(None);
         }
         // It flushes the disk. After the clone that would take the clone's time once more.
@@ -233,6 +321,7 @@ impl Store {
             manifest.get_or_insert(seen);
         }
         let Some(manifest) = manifest else { return Ok(None) };
+        let mut manifest = manifest;
         let agree: Vec<bool> = pairs(&first, &manifest).map(|(a, b)| same_state(a, b)).collect();
         if let Some(stage) = ready.iter().chain(&stages).next()
             && self.has_torn_database(stage, &manifest, &agree)
@@ -257,11 +346,12 @@ impl Store {
             operation.files_done(files.saturating_mul(places.len() as u64 - 1));
             sealed = Some((ready, seal));
         }
+        take_over(&mut manifest, contents, &agree);
         let traced = |(stat, agrees): (Stat, &bool)| if *agrees { stat } else { UNTRACED };
         let stats = before.stats.into_iter().zip(&agree).map(traced).collect();
         let project = Unnamed::index(Boot::this(), stamp, stats);
         let ready = sealed;
-        Ok(Some(Cloned { stages, reports, manifest, project, trees, ready, before_walk }))
+        Ok(Some(Cloned { stages, reports, manifest, base, project, trees, ready, before_walk }))
     }
 
     /// Clones the project to a new subvolume among the ready trees. `None` if there can be none, or
@@ -355,7 +445,7 @@ impl Store {
         claim: Claim<'_>,
     ) -> Result<Vec<(DestinationReport, Dressed)>, Error> {
         let _guard = self.share()?;
-        let Cloned { stages, reports, manifest, project, trees, ready, before_walk } = cloned;
+        let Cloned { stages, reports, manifest, base, project, trees, ready, before_walk } = cloned;
         let path = self.project()?;
         let root = super::super::open_dir(&path)?;
         let mut tokens: Vec<Vec<String>> =
@@ -365,7 +455,8 @@ impl Store {
             tokens = vec![tokens.concat()];
         }
         let trees = tokens.into_iter().zip(trees).collect();
-        let unnamed = Unnamed { manifest, project, trees, seal: seal.unwrap_or_default() };
+        let seal = seal.unwrap_or_default();
+        let unnamed = Unnamed { manifest, base, project, trees, seal };
         let origin =
             Origin::Project { root: &root, path: &path, manifest: &unnamed.manifest, before_walk };
         let dressing = Dressing { store: self, origin, git, paths, operation };
