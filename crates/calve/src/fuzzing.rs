@@ -22,6 +22,7 @@ use crate::store::manifest::{Manifest, os};
 use crate::store::object::{self, Kind, SnapshotObject, decode_directory, encode_directory};
 use crate::store::pack::{Location, Pack};
 use crate::store::undo::Record;
+use crate::store::unnamed::{self, Unnamed};
 use crate::store::{Marked, Marker, format, path_from};
 use crate::tree::CloneOptions;
 use crate::tree::filter::{Decision, Filter, IgnoreChain};
@@ -38,11 +39,12 @@ pub use database::database;
 pub type Target = fn(&[u8]);
 
 /// Every function that is fuzzed, by the name of its fuzzer.
-pub const TARGETS: [(&str, Target); 9] = [
+pub const TARGETS: [(&str, Target); 10] = [
     ("objects", objects),
     ("manifest", manifest),
     ("pack", pack),
     ("index", index),
+    ("unnamed", unnamed),
     ("git_index", git_index),
     ("texts", texts),
     ("database", database),
@@ -282,6 +284,24 @@ fn read_index(bytes: &[u8]) {
         assert_eq!(Index::decode(&encoded, count), Ok(index));
         assert!(Index::decode(&encoded, count + 1).is_err());
     }
+}
+
+/// Records of trees whose contents have no names, with their own hash and with the right one.
+pub fn unnamed(data: &[u8]) {
+    read_unnamed(data);
+    let mut sealed = [&unnamed::MAGIC[..], data].concat();
+    let hash = blake3::hash(&sealed);
+    sealed.extend(hash.as_bytes());
+    read_unnamed(&sealed);
+}
+
+fn read_unnamed(bytes: &[u8]) {
+    let Ok(record) = Unnamed::decode(bytes) else { return };
+    let mut entries = record.manifest.entries();
+    assert!(entries.all(|(_, _, entry)| is_inside(Path::new(os(&entry.name)))));
+    let again = record.encode().expect("it was decoded");
+    let again = Unnamed::decode(&again).expect("it was encoded");
+    assert!(record.is(&again));
 }
 
 /// git's index, with its own checksum and with the right one. If calve understands the index and

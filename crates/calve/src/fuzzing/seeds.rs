@@ -135,6 +135,13 @@ pub fn all() -> io::Result<Vec<Seed>> {
         ("index", "records", records),
     ]);
 
+    // The second is what such an input is made of: what stands between the magic number and the hash.
+    let record = crate::store::unnamed::seed()?;
+    seeds.extend([
+        ("unnamed", "whole", record.clone()),
+        ("unnamed", "unsealed", record[8..record.len() - 32].to_vec()),
+    ]);
+
     for (name, bytes) in crate::tree::git_index::seeds() {
         seeds.push(("git_index", name, bytes));
     }
