@@ -199,6 +199,27 @@ fn an_undo_needs_no_names_that_were_other_files_before_the_switch() {
     }
 }
 
+/// The switch leaves the folder there, for the sake of what else is in it.
+#[test]
+fn a_folder_in_the_place_of_a_file_that_the_target_lacks_is_there_after_an_undo() {
+    let desk = Desk::small();
+    let second = changed(&desk, "second", |root| put(root, "docs/second.md", "second\n"));
+    for (row, inside) in [("with-a-file", Some("mine")), ("empty", None)] {
+        let one = desk.from(row, second);
+        let folder = one.path().join("docs/second.md");
+        fs::remove_file(&folder).unwrap();
+        fs::create_dir(&folder).unwrap();
+        set_mode(&folder, 0o711);
+        if let Some(name) = inside {
+            fs::write(folder.join(name), "by hand").unwrap();
+        }
+        let before = content(one.path());
+        one.switch(desk.snapshot(), &SwitchOptions::new().force(true), &options()).unwrap();
+        one.undo(&options()).unwrap();
+        assert_same(&before, &content(one.path()), row);
+    }
+}
+
 #[test]
 fn what_was_changed_by_hand_stays_where_the_snapshots_agree_on_all_but_its_times() {
     let desk = Desk::small();

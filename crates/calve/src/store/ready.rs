@@ -236,7 +236,7 @@ impl Store {
             maker: Maker::this(),
             in_place: std::collections::HashSet::new(),
             local: None,
-            left_to_undo: &[],
+            left_to_undo: None,
         };
         let moves = trees.plan(Changes::Respect);
         let bring =

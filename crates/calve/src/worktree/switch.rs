@@ -35,7 +35,7 @@ use std::time::Duration;
 use super::{Worktree, shown};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::report::{SkipReason, Skipped};
-use crate::store::bring::plan::{self, Changes, Times, Trees};
+use crate::store::bring::plan::{self, Changes, LeftToUndo, Times, Trees};
 use crate::store::bring::{Applied, Bring, Staged};
 use crate::store::catalog::{State, WorktreeRow};
 use crate::store::format;
@@ -205,10 +205,10 @@ impl Worktree {
             plan::learn(tree, known.local.as_ref(), now, &others)
                 .context(Operation::Read, || &self.path)?;
         }
-        let left_to_undo: Vec<PathBuf> = match undo {
-            Some(undo) => undo.record.deleted.iter().chain(&undo.aside.files).cloned().collect(),
-            None => Vec::new(),
-        };
+        let left_to_undo = undo.map(|undo| LeftToUndo {
+            files: undo.record.deleted.iter().chain(&undo.aside.files).cloned().collect(),
+            folders: undo.aside.directories.clone(),
+        });
         let mut trees = Trees {
             base,
             now: scan.manifest.as_ref().unwrap_or(base),
@@ -217,7 +217,7 @@ impl Worktree {
             maker: Maker::of(&root),
             in_place: HashSet::new(),
             local: known.local.as_ref(),
-            left_to_undo: &left_to_undo,
+            left_to_undo: left_to_undo.as_ref(),
         };
         if what == Changes::Reset {
             trees.find_in_place(&root).context(Operation::Read, || &self.path)?;

@@ -47,9 +47,16 @@ pub(crate) struct Trees<'a> {
     pub(crate) in_place: HashSet<PathBuf>,
     /// Set if files of the worktree name another root than the snapshots'.
     pub(crate) local: Option<&'a Local>,
-    /// Paths that the undo itself handles when the tree is at the target: those that had been deleted
-    /// by hand, and those that were moved aside and come back.
-    pub(crate) left_to_undo: &'a [PathBuf],
+    pub(crate) left_to_undo: Option<&'a LeftToUndo>,
+}
+
+/// Paths that an undo itself handles when the tree is at the target.
+#[derive(Debug, Default)]
+pub(crate) struct LeftToUndo {
+    /// Paths that had been deleted by hand, and files that were moved aside and come back.
+    pub(crate) files: BTreeSet<PathBuf>,
+    /// The folders of these files, and folders that were in the way of the switch.
+    pub(crate) folders: BTreeSet<PathBuf>,
 }
 
 /// What a switch must do. Paths are sorted, so a directory comes before its entries.
@@ -337,15 +344,9 @@ impl Trees<'_> {
                 }
             }
         }
-        // Nothing is there, and the undo does the rest. The way there may be blocked by what was there
-        // before the switch, and the file that comes back may have other names, which have stayed.
-        let is_nowhere = |path: &&PathBuf| {
-            self.find(self.now, path).is_none() && self.find(self.base, path).is_none()
-        };
-        let left: HashSet<&PathBuf> = self.left_to_undo.iter().filter(is_nowhere).collect();
-        wanted.retain(|path, _| !left.contains(path));
+        wanted.retain(|path, _| !self.is_left_to_undo(path));
         self.add_linked(&mut wanted);
-        wanted.retain(|path, _| !left.contains(path));
+        wanted.retain(|path, _| !self.is_left_to_undo(path));
         moves.mend.retain(|path, _| !wanted.contains_key(path));
         for (path, differs) in &wanted {
             let (now, target) = (self.find(self.now, path), self.find(self.target, path));
@@ -484,6 +485,26 @@ impl Trees<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Whether the undo puts what was at this path before the switch, and nothing else is there now.
+    fn is_left_to_undo(&self, path: &Path) -> bool {
+        let Some(left) = self.left_to_undo else { return false };
+        if self.find(self.base, path).is_some() {
+            return false;
+        }
+        let is_directory = |of: &Manifest| find(of, path).map(|at| of.at(at).is_directory());
+        match is_directory(self.now) {
+            // The way there may be blocked by what was there before the switch, and the file that
+            // comes back may have other names, which have stayed.
+            None if left.files.contains(path) => true,
+            // The folder was made by hand in the place of a file. The switch left it there for the
+            // sake of what else is in it.
+            None | Some(true) => {
+                left.folders.contains(path) && is_directory(self.target) == Some(false)
+            }
+            Some(false) => false,
+        }
     }
 
     /// Adds all names of each hard-linked file, because they must become one file.

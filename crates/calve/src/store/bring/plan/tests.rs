@@ -141,7 +141,7 @@ fn a_plan_puts_what_differs_and_names_what_was_changed_by_hand_and_is_in_the_way
             maker: Maker::privileged(),
             in_place: in_place.map(|(place, slot, _)| now.path_of(place, slot)).collect(),
             local: None,
-            left_to_undo: &[],
+            left_to_undo: None,
         };
         let trees = Trees {
             // The same files that `find_in_place` would find: those that have the target's content.
@@ -158,20 +158,28 @@ fn a_plan_puts_what_differs_and_names_what_was_changed_by_hand_and_is_in_the_way
 
 #[test]
 fn what_an_undo_sees_to_is_not_brought_unless_something_is_there() {
-    // The base, the tree as it is, the target, what is left to the undo, and the plan.
+    // The base, the tree as it is, the target, the files and the folders that are left to the undo,
+    // and the plan.
     let rows = [
-        ("d:d", "d:d", "d:d d/f:a", &[][..], "/d +d/f"),
-        ("d:d", "d:d", "d:d d/f:a", &["d/f"][..], ""),
-        ("d:d", "d:b", "d:d d/f:a", &["d/f"], ""),
-        ("d:d", "d:d", "d:d d/f:a d/g:a", &["d/f"], "/d +d/g"),
+        ("d:d", "d:d", "d:d d/f:a", &[][..], &[][..], "/d +d/f"),
+        ("d:d", "d:d", "d:d d/f:a", &["d/f"][..], &["d"], ""),
+        ("d:d", "d:b", "d:d d/f:a", &["d/f"], &["d"], ""),
+        ("d:d", "d:d", "d:d d/f:a d/g:a", &["d/f"], &["d"], "/d +d/g"),
         // It was added since, or the switch put another.
-        ("d:d", "d:d d/f:b", "d:d d/f:a", &["d/f"], "/d +d/f !d/f"),
-        ("d:d d/f:b", "d:d d/f:b", "d:d d/f:a", &["d/f"], "/d +d/f"),
+        ("d:d", "d:d d/f:b", "d:d d/f:a", &["d/f"], &["d"], "/d +d/f !d/f"),
+        ("d:d d/f:b", "d:d d/f:b", "d:d d/f:a", &["d/f"], &["d"], "/d +d/f"),
+        // A folder was in the place of a file. It is there still, or was empty and went.
+        ("", "f:d f/g:a", "f:a", &[], &["f"], ""),
+        ("", "", "f:a", &["f/g"], &["f"], ""),
+        // Another file is there now, or the snapshot has the folder, too.
+        ("", "f:b", "f:a", &["f/g"], &["f"], "+f !f"),
+        ("", "", "f:d f/g:a", &["f/g"], &["f"], "/f"),
     ];
-    for (base, now, target, left, expected) in rows {
-        let row = format!("{base:?}, {now:?}, {target:?}, {left:?}");
+    for (base, now, target, files, folders, expected) in rows {
+        let row = format!("{base:?}, {now:?}, {target:?}, {files:?}");
         let (base, now, target) = (tree(base), tree(now), tree(target));
-        let left: Vec<PathBuf> = left.iter().map(PathBuf::from).collect();
+        let paths = |paths: &[&str]| paths.iter().map(PathBuf::from).collect();
+        let left = LeftToUndo { files: paths(files), folders: paths(folders) };
         let trees = Trees {
             base: &base,
             now: &now,
@@ -180,7 +188,7 @@ fn what_an_undo_sees_to_is_not_brought_unless_something_is_there() {
             maker: Maker::privileged(),
             in_place: HashSet::new(),
             local: None,
-            left_to_undo: &left,
+            left_to_undo: Some(&left),
         };
         assert_eq!(shown(&trees.plan(Changes::Respect)), expected, "{row}");
     }
@@ -234,7 +242,7 @@ fn what_gets_another_content_gets_a_new_time_if_the_tree_holds_what_no_snapshot_
             maker: Maker::privileged(),
             in_place: HashSet::new(),
             local: None,
-            left_to_undo: &[],
+            left_to_undo: None,
         };
         trees.in_place = trees.other_metadata().into_iter().collect();
         let mut moves = trees.plan(*what);
