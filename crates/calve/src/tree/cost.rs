@@ -44,11 +44,16 @@ pub fn must_copy(source: impl AsRef<Path>, destination: impl AsRef<Path>) -> boo
     let (Some(from), Some(to)) = (filesystem_name(source), filesystem_name(destination)) else {
         return false;
     };
-    if never_shares_blocks(&from) || never_shares_blocks(&to) || from != to {
+    copies_between(&from, &to, || same_device(source, destination))
+}
+
+/// Whether files are copied from a filesystem of one name to a filesystem of the other.
+fn copies_between(from: &str, to: &str, is_one_device: impl FnOnce() -> bool) -> bool {
+    if never_shares_blocks(from) || never_shares_blocks(to) || from != to {
         return true;
     }
     // btrfs has a device number for each subvolume, and others share between mounts, too.
-    from == "xfs" && !same_device(source, destination)
+    from == "xfs" && !is_one_device()
 }
 
 #[cfg(unix)]
@@ -188,6 +193,40 @@ mod tests {
         let time = cost.times(1000).time_in(root.join("not/there")).unwrap();
         assert!(time > Duration::ZERO && time > cost.time_in(root).unwrap() / 100);
         assert_eq!(fs::read_dir(root).unwrap().count(), 3, "the sample is gone");
+    }
+
+    #[test]
+    fn files_are_copied_where_a_filesystem_cannot_share_and_between_two_filesystems() {
+        for (from, to, is_one_device, expected) in [
+            ("xfs", "xfs", true, false),
+            // Two filesystems of one kind.
+            ("xfs", "xfs", false, true),
+            // Two subvolumes of one filesystem, or two filesystems: nobody knows before the clone.
+            ("btrfs", "btrfs", false, false),
+            ("btrfs", "btrfs", true, false),
+            ("zfs", "zfs", false, false),
+            ("overlay", "overlay", false, false),
+            ("xfs", "btrfs", false, true),
+            ("btrfs", "xfs", false, true),
+            ("overlay", "xfs", false, true),
+            ("ext4", "ext4", true, true),
+            ("ext2/ext3/ext4", "xfs", false, true),
+            ("xfs", "ext4", false, true),
+            ("tmpfs", "tmpfs", true, true),
+            ("xfs", "tmpfs", false, true),
+        ] {
+            let found = copies_between(from, to, || is_one_device);
+            assert_eq!(found, expected, "{from} to {to}, one device: {is_one_device}");
+        }
+    }
+
+    #[test]
+    fn a_destination_that_is_not_there_is_as_the_nearest_folder_above_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        assert_eq!(existing(&root.join("not/there")), root);
+        assert_eq!(existing(Path::new("not-there/at/all")), Path::new("."));
+        assert_eq!(must_copy(root, root.join("not/there")), must_copy(root, root));
     }
 
     #[test]
