@@ -647,3 +647,139 @@ fn a_spelling_that_comes_later_is_known_in_a_worktree_that_switches_to_it() {
     rewrite_paths(&clone, &project).unwrap();
     assert_spelled(&clone, &scratch.join("home/clone"), "clone");
 }
+
+#[test]
+fn a_project_that_was_moved_gives_its_worktrees_what_each_snapshot_names() {
+    let desk = Desk::new(|root| {
+        environment(root);
+        // After the move `RECORD` is read again, and would have to be translated from two roots.
+        fs::remove_file(root.join(record_path())).unwrap();
+    });
+    after_a_tick();
+    let first = desk.snapshot();
+    let (earlier, project) = (desk.project.clone(), desk.scratch.join("project2"));
+    fs::rename(&earlier, &project).unwrap();
+    let store = Store::discover(&project).unwrap().store;
+    let start = |name: &str, options: &StartOptions| {
+        store.start(&[name], options, &StoreOptions::new()).unwrap();
+        store.worktree(name).unwrap()
+    };
+    let names = |root: &Path, expected: &Path, what: &str| {
+        for path in NAMING {
+            assert_eq!(read(root, path), text(path, expected), "{what}: {path}");
+        }
+        let target = fs::read_link(root.join("link")).unwrap();
+        assert_eq!(target, expected.join("src/app"), "{what}");
+    };
+    // A snapshot from before the move names the earlier root, which calve knows of it.
+    let before = start("before", &StartOptions::new().from(first));
+    names(before.path(), before.path(), "before the move");
+    assert_eq!(status(&before), [""; 0]);
+
+    // The project's own environment names a folder that is gone. The snapshot is the same, so calve still knows its root.
+    let moved = start("moved", &StartOptions::new());
+    names(moved.path(), moved.path(), "moved");
+    assert_eq!(status(&moved), [""; 0]);
+    // In another snapshot, files that nobody touched since are as the project has them.
+    put(&project, "src/new", "new");
+    let broken = start("broken", &StartOptions::new());
+    names(broken.path(), &earlier, "broken, as the project is");
+    for worktree in [&moved, &broken] {
+        touch_all(worktree.path());
+        assert_eq!(status(worktree), [""; 0], "read again");
+    }
+
+    // The environment is made again, with one file still of the earlier root.
+    for path in NAMING {
+        put(&project, path, text(path, &project));
+    }
+    fs::remove_file(project.join("link")).unwrap();
+    symlink(project.join("src/app"), project.join("link")).unwrap();
+    put(&project, ".venv/bin/late", text("app", &earlier));
+    after_a_tick();
+    let after = start("after", &StartOptions::new());
+    names(after.path(), after.path(), "made again");
+    assert_eq!(read(after.path(), ".venv/bin/late"), text("app", &earlier));
+    assert_eq!(status(&after), [""; 0]);
+    touch_all(after.path());
+    assert_eq!(status(&after), [""; 0], "read again");
+
+    // What a worktree of either root captures means the third place.
+    for (name, worktree) in [("third", &before), ("fourth", &after)] {
+        let root = worktree.path();
+        put(root, ".venv/bin/tool", text("app", root));
+        after_a_tick();
+        let captured = capture(worktree);
+        let next = start(name, &StartOptions::new().from(captured));
+        names(next.path(), next.path(), name);
+        assert_eq!(read(next.path(), ".venv/bin/tool"), text("app", next.path()));
+        assert_eq!(status(&next), [""; 0], "{name}");
+    }
+    // A switch between snapshots of different roots leaves the worktree clean.
+    let there = store.snapshot(&SnapshotOptions::new(), &options()).unwrap().id;
+    before.switch(there, &SwitchOptions::new().force(true), &options()).unwrap();
+    assert_eq!(status(&before), [""; 0]);
+    touch_all(before.path());
+    assert_eq!(status(&before), [""; 0], "switched, and read again");
+    assert_sound(&store);
+}
+
+#[test]
+fn a_script_that_was_edited_by_hand_makes_its_line_in_record_untrue_and_no_other_line() {
+    let desk = desk();
+    let worktree = desk.worktree("one");
+    let root = worktree.path();
+    let line = |root: &Path, name: &str| {
+        let text = read(root, &record_path());
+        text.lines().find(|line| line.starts_with(name)).unwrap().to_owned()
+    };
+    let edited = text("app", root) + "# by hand\n";
+    put(root, NAMING[2], &edited);
+    assert_eq!(status(&worktree), [format!("M {}", NAMING[2])]);
+    let captured = capture(&worktree);
+    // The third place gets the edit. The line of the script is true nowhere; the other lines are true.
+    let two = desk.from("two", captured);
+    assert_eq!(read(two.path(), NAMING[2]), text("app", two.path()) + "# by hand\n");
+    let untrue = line(two.path(), "../../../bin/app");
+    assert!(!untrue.contains(&sha256(&two.path().join(NAMING[2]))), "{untrue}");
+    for (name, path) in [("app.pth", NAMING[3]), ("app-1.dist-info/direct_url.json", NAMING[5])] {
+        let expected = format!("{name},{}", sha256(&two.path().join(path)));
+        assert_eq!(line(two.path(), name), expected);
+    }
+    assert_eq!(status(&two), [""; 0]);
+    // Read again, nothing but `RECORD` may be another.
+    touch_all(two.path());
+    let changes = status(&two);
+    assert!(changes.iter().all(|change| change.ends_with("RECORD")), "{changes:?}");
+    // As an install makes it true again.
+    put(two.path(), &record_path(), record(two.path()));
+    after_a_tick();
+    let three = desk.from("three", capture(&two));
+    assert_eq!(read(three.path(), &record_path()), record(three.path()));
+    assert_eq!(status(&three), [""; 0]);
+    assert_sound(&desk.store);
+}
+
+#[test]
+fn a_link_from_outside_that_leads_into_the_project_stays_as_it_is_and_shows_no_change() {
+    let scratch = Scratch::new();
+    let (project, inside) = (scratch.join("app"), scratch.join("env"));
+    put(&project, ".venv/pyvenv.cfg", "home = /usr/bin\n");
+    symlink(project.join(".venv"), &inside).unwrap();
+    let script = format!("#!{}/bin/python\n", inside.display());
+    put(&project, ".venv/bin/tool", &script);
+    put(&project, ".venv/bin/own", format!("#!{}/.venv/bin/python\n", project.display()));
+    symlink(inside.join("bin/tool"), project.join("through")).unwrap();
+    after_a_tick();
+    let store = Store::init(&project).unwrap();
+    store.start(&["one"], &StartOptions::new(), &options()).unwrap();
+    let worktree = store.worktree("one").unwrap();
+    let root = worktree.path();
+    assert_eq!(read(root, ".venv/bin/tool"), script);
+    assert_eq!(fs::read_link(root.join("through")).unwrap(), inside.join("bin/tool"));
+    let own = format!("#!{}/.venv/bin/python\n", root.display());
+    assert_eq!(read(root, ".venv/bin/own"), own);
+    assert_eq!(status(&worktree), [""; 0]);
+    touch_all(root);
+    assert_eq!(status(&worktree), [""; 0], "read again");
+}

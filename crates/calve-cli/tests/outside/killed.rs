@@ -269,3 +269,114 @@ db.commit()
         assert_eq!(calve(&app, "drop w").code, Some(0), "{age} seconds");
     }
 }
+
+/// Fails unless every script of the environment in this folder names the folder, and `RECORD` is true.
+const ENVIRONMENT_IS_OWN: &str = "\
+import base64, hashlib, os, sys
+root, packages = os.getcwd(), '.venv/lib/python3.12/site-packages'
+for line in open(f'{packages}/app-1.dist-info/RECORD').read().splitlines():
+    name, digest, size = line.rsplit(',', 2)
+    data = open(f'{packages}/{name}', 'rb').read()
+    found = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).decode().rstrip('=')
+    assert data.startswith(b'#!' + root.encode() + b'/.venv/bin/python\\n'), (name, data)
+    assert (digest, size) == ('sha256=' + found, str(len(data))), (name, 'RECORD')
+";
+
+/// Makes an environment with so many scripts in this folder.
+const ENVIRONMENT: &str = "\
+import base64, hashlib, os, sys
+root, packages = os.getcwd(), '.venv/lib/python3.12/site-packages'
+os.makedirs(f'{packages}/app-1.dist-info'); os.makedirs('.venv/bin')
+open('.venv/pyvenv.cfg', 'w').write('home = /usr/bin\\n')
+lines = []
+for number in range(int(sys.argv[1])):
+    data = f'#!{root}/.venv/bin/python\\nprint({number})\\n'.encode()
+    open(f'.venv/bin/tool{number}', 'wb').write(data)
+    digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).decode().rstrip('=')
+    lines.append(f'../../../bin/tool{number},sha256={digest},{len(data)}\\n')
+open(f'{packages}/app-1.dist-info/RECORD', 'w').write(''.join(lines))
+";
+
+/// Runs a command that is killed at some part of the time that it usually takes. Whether it was.
+fn killed(directory: &Path, words: &str, usual: Duration, random: &mut Random) -> bool {
+    let mut child = calve_command(directory, words)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(usual.mul_f64(random.below(1000) as f64 / 1000.0));
+    let _ = kill_process(Pid::from_child(&child), Signal::KILL);
+    child.wait().unwrap().code().is_none()
+}
+
+/// Between a killed command and the next one, files of a worktree that was moved may name either place.
+#[test]
+fn a_start_or_the_first_command_after_a_move_that_is_killed_leaves_no_environment_of_another_place()
+{
+    const KILLS: usize = 15;
+    let scratch = scratch();
+    let (app, trees) = (scratch.path().join("app"), scratch.path().join("app.worktrees"));
+    fs::create_dir(&app).unwrap();
+    let python = |script: &str, at: &Path| {
+        let run = program("python3", at).args(["-c", script, "150"]).output();
+        run.map_err(|error| error.to_string()).and_then(|run| match run.status.success() {
+            true => Ok(()),
+            false => Err(String::from_utf8_lossy(&run.stderr).into_owned()),
+        })
+    };
+    if let Err(why) = python(ENVIRONMENT, &app) {
+        return not_run("killing what gives a worktree its own paths", &why);
+    }
+    let done = |directory: &Path, words: &str, context: &str| {
+        let run = calve(directory, words);
+        assert_eq!(run.code, Some(0), "{context}: {words}: {run:?}");
+    };
+    let is_own = |at: &Path, context: &str| {
+        python(ENVIRONMENT_IS_OWN, at).unwrap_or_else(|why| panic!("{context}: {at:?}: {why}"));
+        done(at, "status", context);
+    };
+    let mut random = Random(SEED);
+    let (mut starts, mut moves) = (0, 0);
+    done(&app, "init", "");
+    let begun = Instant::now();
+    done(&app, "start one", "");
+    let usual = begun.elapsed();
+    is_own(&trees.join("one"), "the first");
+    for kill in 0..KILLS {
+        let context = format!("start {kill}");
+        starts += usize::from(killed(&app, "start two", usual, &mut random));
+        if trees.join("two").is_dir() {
+            is_own(&trees.join("two"), &context);
+            done(&app, "drop --force two", &context);
+        }
+        done(&app, "list", &context);
+        let made: Vec<String> = names(&trees).into_iter().filter(|name| !is_stage(name)).collect();
+        assert_eq!(made, ["one"], "{context}");
+    }
+    done(&app, "start two", "the next start sweeps");
+    assert_eq!(names(&trees), ["one", "two"]);
+    let mut at = trees.join("one");
+    let mut usual = Duration::ZERO;
+    for kill in 0..KILLS {
+        let context = format!("move {kill}");
+        let to = trees.join(format!("place-{}", "x".repeat(1 + kill % 7)));
+        fs::rename(&at, &to).unwrap();
+        at = to;
+        // A whole run now and then tells how long one takes.
+        if kill % 5 == 0 {
+            let begun = Instant::now();
+            done(&at, "status", &context);
+            usual = begun.elapsed();
+        } else {
+            moves += usize::from(killed(&at, "status", usual, &mut random));
+        }
+        // It may be moved once more before a command goes on.
+        if kill % 2 == 1 {
+            continue;
+        }
+        done(&at, "status", &context);
+        is_own(&at, &context);
+    }
+    println!("{starts} starts and {moves} moves were killed");
+    assert!(starts * 3 >= KILLS && moves * 3 >= KILLS, "{starts}, {moves}: too few came in time");
+}

@@ -263,6 +263,41 @@ impl Relocation {
         Self { pairs }
     }
 
+    /// The same, for a tree whose files may name the root of `other` as well: both are roots of one
+    /// worktree, which was moved, and its files are being translated from one to the other.
+    pub(crate) fn or(&self, other: &Self) -> Self {
+        let mut pairs = self.pairs.clone();
+        pairs.extend(other.pairs.iter().filter(|(_, to)| self.to().all(|it| it != to)).cloned());
+        Self { pairs }
+    }
+
+    /// Whether this is of a tree whose files name one root or the other ([`or`](Self::or)).
+    pub(crate) fn is_unfinished(&self) -> bool {
+        let from = |at: usize| &self.pairs[at].0;
+        (0..self.pairs.len()).any(|at| (0..at).any(|before| from(before) == from(at)))
+    }
+
+    /// From each root that the worktree's files may name to its root in `now`, which has the same
+    /// spellings of the project's root. Each list has the pairs of one root, the latest root first.
+    pub(crate) fn moves_to(&self, now: &Self) -> Vec<Vec<(Vec<u8>, Vec<u8>)>> {
+        let mut moves: Vec<Vec<(Vec<u8>, Vec<u8>)>> = Vec::new();
+        let mut places: Vec<Vec<&[u8]>> = Vec::new();
+        for (from, earlier) in &self.pairs {
+            let Some((_, to)) = now.pairs.iter().find(|(known, _)| known == from) else { continue };
+            let place = places.iter().position(|place| !place.contains(&&from[..]));
+            let place = place.unwrap_or_else(|| {
+                places.push(Vec::new());
+                moves.push(Vec::new());
+                places.len() - 1
+            });
+            places[place].push(from);
+            if earlier != to {
+                moves[place].push((earlier.clone(), to.clone()));
+            }
+        }
+        moves
+    }
+
     pub(crate) fn pairs(&self) -> &[(Vec<u8>, Vec<u8>)] {
         &self.pairs
     }
@@ -297,17 +332,22 @@ impl Relocation {
         translate(kind, bytes, &self.back())
     }
 
-    /// The seconds by which a translated module is older than its original. Python takes a compiled
-    /// module for that of a source with the same size and the same second. Two worktrees with paths
-    /// of one length would take each other's.
+    /// The seconds by which a file of the worktree is older than the project's.
     pub(crate) fn seconds_older(&self, kind: PathKind) -> i64 {
-        if kind != PathKind::EditableFinder {
-            return 0;
-        }
-        let hash = blake3::hash(&self.pairs[0].1);
-        let bytes = hash.as_bytes();
-        1 + i64::from(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], 0]))
+        seconds_older(kind, &self.pairs[0].1)
     }
+}
+
+/// The seconds by which a module that was translated to `root` is older than its original. Python
+/// takes a compiled module for that of a source with the same size and the same second. Two
+/// worktrees with paths of one length would take each other's.
+pub(crate) fn seconds_older(kind: PathKind, root: &[u8]) -> i64 {
+    if kind != PathKind::EditableFinder {
+        return 0;
+    }
+    let hash = blake3::hash(root);
+    let bytes = hash.as_bytes();
+    1 + i64::from(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], 0]))
 }
 
 /// A root that is replaced, and the one that takes its place.

@@ -26,7 +26,7 @@ use crate::store::paths::found::{Found, PathKept, PathMention, is_below_any};
 use crate::store::paths::local::{Tree, tracked};
 use crate::store::paths::record::{self, Digest};
 use crate::store::paths::spelling::Spellings;
-use crate::store::paths::{PathKind, Relocation, in_environment, mentions};
+use crate::store::paths::{PathKind, Relocation, in_environment, mentions, seconds_older};
 use crate::store::{Store, bytes_of, path_from};
 use crate::tree::staging::{Stage, stage_name};
 use crate::tree::{CloneOptions, clone_tree_dressed};
@@ -46,8 +46,8 @@ pub(super) struct Relocate<'a> {
     pub(super) tree: Tree<'a>,
     pub(super) roots: &'a Relocation,
     pub(super) whose: Whose,
-    /// The roots that the files were translated with before.
-    pub(super) before: Option<&'a Relocation>,
+    /// The root that the files were translated to before, if they were.
+    pub(super) before: Option<&'a [u8]>,
     /// Where in the tree the file of a path is. `None` if the file is not to be translated.
     pub(super) at: &'a dyn Fn(&Path) -> Option<PathBuf>,
     /// The digests of other files: what a snapshot has at a path, and what is there now.
@@ -120,7 +120,7 @@ impl Relocate<'_> {
         }
         let Some(made) = translate(&text) else { return Ok(None) };
         let Some(mut entry) = look_at(self.tree.root, path)? else { return Ok(None) };
-        let was_older = self.before.map_or(0, |before| before.seconds_older(kind));
+        let was_older = self.before.map_or(0, |root| seconds_older(kind, root));
         entry.mtime.0 += was_older - self.roots.seconds_older(kind);
         self.replace(path, &dir, |temporary| {
             let mode = Mode::RUSR | Mode::WUSR;
@@ -242,14 +242,10 @@ pub(super) fn find(tree: Tree<'_>, spellings: &mut Spellings) -> io::Result<Vec<
             found.extend(names.map(|kind| PathMention { path, kind, kept: None }));
         }
     }
-    let paths: Vec<&Path> = found
-        .iter()
-        .filter(|mention| mention.kind != PathKind::Record)
-        .map(|mention| mention.path.as_path())
-        .collect();
-    if paths.is_empty() {
-        return Ok(Vec::new());
+    if found.is_empty() {
+        return Ok(found);
     }
+    let paths: Vec<&Path> = found.iter().map(|mention| mention.path.as_path()).collect();
     let tracked = tracked(tree.path, &paths);
     for mention in &mut found {
         if tracked.contains(&mention.path) {
@@ -269,40 +265,60 @@ fn names(kind: PathKind, text: &[u8], spellings: &mut Spellings) -> bool {
 
 impl Worktree {
     /// Translates the files of a worktree that was moved, so that they name its new path. If this
-    /// process dies, the next command in the worktree goes on.
+    /// process dies, the next command in the worktree goes on, also if it was moved again by then.
     pub(super) fn follow_move(&self) -> Result<(), Error> {
         let Some(roots) = Relocation::read(&self.path) else { return Ok(()) };
         let now = bytes_of(&self.path);
-        if roots.to().next() == Some(&now) || self.store.is_read_only() {
+        let goes_on = roots.is_unfinished();
+        if roots.to().next() == Some(&now) && !goes_on || self.store.is_read_only() {
             return Ok(());
         }
         let root = super::open_dir(&self.path)?;
         let from: Vec<Vec<u8>> = roots.from().cloned().collect();
-        let pairs =
-            |now: &Relocation| Relocation::of(roots.to().cloned().zip(now.to().cloned()).collect());
-        let Some((moved, now)) =
-            Relocation::between(&from, &self.path).and_then(|now| Some((pairs(&now)?, now)))
-        else {
-            return Ok(());
-        };
+        let Some(now) = Relocation::between(&from, &self.path) else { return Ok(()) };
+        // Each earlier root is one translation: two together would not lead back.
+        let moves: Vec<Relocation> =
+            roots.moves_to(&now).into_iter().filter_map(Relocation::of).collect();
         let tree = Tree { path: &self.path, root: &root };
         let follow = || -> io::Result<()> {
-            if let Some(modules) = self.store.modules(&self.row, &self.path)
-                && let Some(was) = roots.to().next()
-            {
-                modules.lead_as(&modules.at(&path_from(was)), &self.path)?;
+            // Until the end, files may name the earlier root or the new one.
+            roots.or(&now).rewrite(&self.path)?;
+            if let Some(modules) = self.store.modules(&self.row, &self.path) {
+                for earlier in moves.iter().filter_map(|moved| moved.from().next()) {
+                    modules.lead_as(&modules.at(&path_from(earlier)), &self.path)?;
+                }
             }
-            let found = find(tree, &mut Spellings::fixed(moved.from().cloned().collect()))?;
+            let named = moves.iter().flat_map(Relocation::from).cloned().collect();
+            let found = find(tree, &mut Spellings::fixed(named))?;
+            let (records, files): (Vec<_>, Vec<_>) =
+                found.into_iter().partition(|mention| mention.kind == PathKind::Record);
             let all = |path: &Path| Some(path.to_owned());
-            let relocate = Relocate {
+            let relocate = |moved| Relocate {
                 tree,
-                roots: &moved,
-                before: Some(&roots),
+                roots: moved,
+                before: Relocation::from(moved).next().map(Vec::as_slice),
                 whose: Whose::Live,
                 at: &all,
                 others: &|_| None,
             };
-            relocate.run(&found)?;
+            let relocations: Vec<Relocate<'_>> = moves.iter().map(relocate).collect();
+            for relocation in &relocations {
+                relocation.run(&files)?;
+            }
+            // All files name the new root by now, whichever process translated them. A line may
+            // still have the hash that its file had under an earlier root.
+            for relocation in &relocations {
+                for mention in records.iter().filter(|mention| mention.kept.is_none()) {
+                    let digests = |file: &Path| {
+                        let is = tree.read(file).ok()??;
+                        let was = relocation.roots.canonical(in_environment(file)?.0, &is)?;
+                        Some((Digest::of(&was), Digest::of(&is)))
+                    };
+                    relocation.content(PathKind::Record, &mention.path, |text| {
+                        record::translate(&mention.path, text, digests)
+                    })?;
+                }
+            }
             now.rewrite(&self.path)
         };
         follow().context(Operation::RewritePaths, || &self.path)
