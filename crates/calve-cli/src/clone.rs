@@ -14,7 +14,7 @@ use crate::choices::{Existing, Mode, Reflink};
 use crate::common::Common;
 use crate::exit::Exit;
 use crate::failure::{Failure, clone_failure};
-use crate::filesystems::{self, CostDocument};
+use crate::filesystems::{self, CostDocument, Taker};
 use crate::output::{Output, encoded};
 use crate::progress::{self, Total, Watched};
 use crate::summary::{Summary, was_left};
@@ -83,7 +83,10 @@ fn price(
     }
     let copied: Vec<&PathBuf> =
         destinations.iter().filter(|path| calve::must_copy(source, path)).collect();
-    let what = if copied.len() == 1 { "the clone will take" } else { "the clones will take" };
+    let taker = Taker::Copies(match copied.len() {
+        1 => "the clone will take",
+        _ => "the clones will take",
+    });
     let cost = || {
         // A clone has calve's own folder, too.
         let (mut cost, own) = (CopyCost::of_tree(source), CopyCost::of_tree(source.join(".calve")));
@@ -93,7 +96,7 @@ fn price(
         cost
     };
     let (line, cost) =
-        filesystems::price((source, copied.first()?), copied.len() as u64, what, cost)?;
+        filesystems::price((source, copied.first()?), copied.len() as u64, taker, cost)?;
     output.warning(line);
     Some(cost)
 }

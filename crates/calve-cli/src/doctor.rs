@@ -41,6 +41,14 @@ pub(crate) fn run(
     }
     let all_reflink = verdicts.iter().all(Verdict::is_good);
     #[cfg(unix)]
+    if others.is_empty()
+        && let [verdict] = &mut verdicts[..]
+        && verdict.fix.is_some()
+        && let Some(elsewhere) = store_that_shares(&source)
+    {
+        verdict.fix = Some(elsewhere);
+    }
+    #[cfg(unix)]
     let mentions = calve::path_mentions(&source).unwrap_or_default();
     #[cfg(target_os = "linux")]
     {
@@ -69,6 +77,23 @@ pub(crate) fn run(
         output.styled_results(&lines)?;
     }
     Ok(if all_reflink { Exit::Done } else { Exit::Findings })
+}
+
+/// What to say of a project whose store is on a filesystem that can share blocks: nothing is left to
+/// be done.
+#[cfg(unix)]
+fn store_that_shares(project: &Path) -> Option<String> {
+    let store = calve::Store::discover(project).ok()?.store;
+    let shares = !calve::must_copy(store.path(), store.path());
+    let is_elsewhere = calve::must_copy(project, store.path());
+    let filesystem = calve::filesystem_name(store.path())?;
+    (shares && is_elsewhere).then(|| {
+        format!(
+            "none is needed for worktrees: the project's store is {} ({filesystem}), and worktrees beside it share \
+             blocks; 'calve clone' of this folder copies",
+            shown(store.path())
+        )
+    })
 }
 
 /// What there is to say about files that name their tree.

@@ -33,18 +33,22 @@ pub(crate) fn why_not(source: Option<&str>, dest: Option<&str>) -> Option<String
 /// mention them. If a tree has more files than calve looks at, calve mentions it whatever its size.
 const WORTH_SAYING: u64 = 64_000_000;
 
-/// Advice: how the user avoids the copies.
-fn way_out() -> String {
-    format!("to share blocks instead, {ELSEWHERE}")
+/// Whose room copies take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Taker<'a> {
+    /// A store that shares blocks with its worktrees, but cannot share them with the project. The
+    /// user cannot avoid these copies.
+    StoreOnce,
+    /// Anything else. The text is the part of the line before the size.
+    Copies(&'a str),
 }
 
 /// The line that says what `copies` copies of the tree `source` at `destination` will cost, before the
-/// first byte is written. `None` if blocks will be shared. `what` is the part of the
-/// line before the size.
+/// first byte is written. `None` if blocks will be shared.
 pub(crate) fn price(
     (source, destination): (&Path, &Path),
     copies: u64,
-    what: &str,
+    taker: Taker<'_>,
     cost: impl FnOnce() -> CopyCost,
 ) -> Option<(String, CopyCost)> {
     if !must_copy(source, destination) {
@@ -68,11 +72,16 @@ pub(crate) fn price(
         Ok(time) => format!(", about {}", duration(time)),
         Err(_) => String::new(),
     };
+    let (what, then) = match taker {
+        Taker::StoreOnce => {
+            ("the store will take, once,", "worktrees then share blocks with the store".to_owned())
+        }
+        Taker::Copies(what) => (what, format!("to share blocks instead, {ELSEWHERE}")),
+    };
     let line = format!(
-        "{why}: {what} {least}{} in {}{each}{time}; {}",
+        "{why}: {what} {least}{} in {}{each}{time}; {then}",
         bytes(all.bytes),
         counted(all.files, "file"),
-        way_out()
     );
     Some((line, all))
 }

@@ -13,7 +13,7 @@ use crate::clone::{SkippedDocument, finding};
 use crate::exit::Exit;
 use crate::failure::stored::{own, store_failure, store_flag, worktree_failure};
 use crate::failure::{Failure, Kind};
-use crate::filesystems::{self, CostDocument};
+use crate::filesystems::{self, CostDocument, Taker};
 use crate::output::{Output, encoded};
 use crate::progress::Total;
 use crate::session::Session;
@@ -109,12 +109,12 @@ fn on_volume(_: &InitArgs, _: &Path, _: Session<'_>) -> Result<Option<PathBuf>, 
 
 /// Where blocks cannot be shared, says what the first start will copy.
 fn price(project: &Path, store: &Store, output: Output) -> Option<CopyCost> {
-    let what = match calve::must_copy(store.path(), store.path()) {
-        true => "the store, and each worktree, will take",
-        false => "the store will take, once,",
+    let taker = match calve::must_copy(store.path(), store.path()) {
+        true => Taker::Copies("the store, and each worktree, will take"),
+        false => Taker::StoreOnce,
     };
     let cost = || CopyCost::of_tree(project);
-    let (line, cost) = filesystems::price((project, store.path()), 1, what, cost)?;
+    let (line, cost) = filesystems::price((project, store.path()), 1, taker, cost)?;
     output.warning(line);
     Some(cost)
 }

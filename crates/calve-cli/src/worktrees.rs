@@ -20,7 +20,7 @@ use crate::du::{self, BytesDocument, FreesDocument};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::failure::stored::{missing, own, store_failure, worktree_failure};
-use crate::filesystems::{self, CostDocument};
+use crate::filesystems::{self, CostDocument, Taker};
 use crate::output::{BAD, CAUTION, GOOD, Output, PathFields};
 use crate::paths::{self, MentionDocument};
 use crate::progress::Total;
@@ -186,18 +186,18 @@ fn price(
     let takes_in = known.is_none() && calve::must_copy(project, store.path());
     let cost = || known.unwrap_or_else(|| CopyCost::of_tree(project));
     let one = times == 1;
-    let (copies, what) = match (takes_in, calve::must_copy(store.path(), &folder)) {
-        (true, true) if one => (times + 1, "the store and the worktree will take"),
-        (true, true) => (times + 1, "the store and the worktrees will take"),
-        (true, false) => (1, "the store will take, once,"),
-        (false, _) if one => (times, "the worktree will take"),
-        (false, _) => (times, "the worktrees will take"),
+    let (copies, taker) = match (takes_in, calve::must_copy(store.path(), &folder)) {
+        (true, true) if one => (times + 1, Taker::Copies("the store and the worktree will take")),
+        (true, true) => (times + 1, Taker::Copies("the store and the worktrees will take")),
+        (true, false) => (1, Taker::StoreOnce),
+        (false, _) if one => (times, Taker::Copies("the worktree will take")),
+        (false, _) => (times, Taker::Copies("the worktrees will take")),
     };
     let (from, to) = match (takes_in, calve::must_copy(store.path(), &folder)) {
         (true, false) => (project, store.path()),
         _ => (store.path(), &*folder),
     };
-    let (line, cost) = filesystems::price((from, to), copies, what, cost)?;
+    let (line, cost) = filesystems::price((from, to), copies, taker, cost)?;
     session.output.warning(line);
     Some(cost)
 }
