@@ -279,7 +279,7 @@ fn make_image(
             session.output.size(host.free)
         ));
     }
-    let filesystem = args.filesystem.unwrap_or(Filesystem::Xfs);
+    let filesystem = args.filesystem.unwrap_or(Filesystem::Btrfs);
     needed(filesystem.mkfs())?;
     let new = plan::new_image_of(at);
     match fs::remove_file(&new) {
@@ -794,8 +794,16 @@ impl Standing {
         };
         add("mounted", if self.found.mount.is_some() { "yes" } else { "no" }.to_owned());
         add("at boot", at_boot);
-        if let Some(direct) = self.has_direct_io {
-            add("direct I/O", if direct { "yes" } else { "no" }.to_owned());
+        match (self.has_direct_io, &self.found.mount) {
+            (Some(true), _) => add("direct I/O", "yes".to_owned()),
+            (Some(false), Some(mount)) => {
+                let command = format!("sudo losetup --direct-io=on {}", mount.source);
+                add(
+                    "direct I/O",
+                    format!("no, so files are in memory twice; to turn it on: {command}"),
+                );
+            }
+            _ => {}
         }
         rows
     }

@@ -16,7 +16,7 @@ pub(crate) const EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
 
 const CREATE_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve volume create ~/trees
-  calve volume create --size 200G --fs btrfs ~/trees
+  calve volume create --size 200G --fs xfs ~/trees
   calve volume create --no-sudo ~/trees
       Makes the image, and prints the lines for root, to be run by hand.
 
@@ -52,7 +52,7 @@ Exits with 3 if there is damage.";
 pub(crate) enum VolumeVerb {
     /// Make a volume and mount it, now and at each boot
     ///
-    /// A volume is an XFS or btrfs in a sparse image file, DIR.img, mounted at DIR. The image and everything in it
+    /// A volume is a btrfs or XFS in a sparse image file, DIR.img, mounted at DIR. The image and everything in it
     /// belong to you. Root is needed to mount it: a mount unit of systemd, or a line in /etc/fstab.
     #[command(after_help = CREATE_EXAMPLES)]
     Create(CreateArgs),
@@ -118,7 +118,7 @@ pub(crate) struct CreateArgs {
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub(crate) size: Option<u64>,
 
-    /// Its filesystem [default: xfs]
+    /// Its filesystem [default: btrfs]
     #[arg(long = "fs", value_name = "FS", hide_possible_values = false)]
     pub(crate) filesystem: Option<Filesystem>,
 

@@ -195,13 +195,14 @@ pub(super) fn fstab_line(volume: &Volume) -> String {
     format!("{} {} {name} {options},nofail 0 0", volume.image.display(), volume.at.display())
 }
 
-/// The mount unit of a volume.
-pub(super) fn unit_text(volume: &Volume) -> String {
+/// The mount unit of a volume. It wants the unit of [`direct_io_text`], which runs after each mount.
+pub(super) fn unit_text(volume: &Volume, unit: &str) -> String {
     let folder = volume.image.parent().unwrap_or(Path::new("/"));
     format!(
         "[Unit]\n\
          Description=calve volume {at}\n\
          RequiresMountsFor={}\n\
+         Wants={wanted}\n\
          [Mount]\n\
          What={}\n\
          Where={at}\n\
@@ -214,6 +215,25 @@ pub(super) fn unit_text(volume: &Volume) -> String {
         volume.filesystem.name(),
         volume.filesystem.options(),
         at = volume.at.display(),
+        wanted = direct_io_unit(unit),
+    )
+}
+
+/// The unit that turns on direct I/O after the mount unit `unit`: mount(8) has no option for that.
+pub(super) fn direct_io_unit(unit: &str) -> String {
+    format!("{}-direct-io.service", unit.strip_suffix(".mount").unwrap_or(unit))
+}
+
+/// Not every filesystem below can do direct I/O, so systemd ignores a failure (`-`).
+fn direct_io_text(volume: &Volume, unit: &str) -> String {
+    let at = volume.at.display();
+    format!(
+        "[Unit]\n\
+         Description=direct I/O for calve volume {at}\n\
+         After={unit}\n\
+         [Service]\n\
+         Type=oneshot\n\
+         ExecStart=-/bin/sh -c 'exec losetup --direct-io=on \"$$(findmnt -no SOURCE {at})\"'\n"
     )
 }
 
@@ -249,9 +269,14 @@ pub(super) fn steps_to_mount(
     let mut steps = Vec::new();
     match boot {
         AtBoot::Systemd(unit) => {
-            let path = Path::new(UNITS).join(unit);
             let reload = || run("systemctl", [&"daemon-reload"]);
-            steps.push((Step::Write(path.clone(), unit_text(volume)), Some(Step::Remove(path))));
+            for (unit, text) in [
+                (direct_io_unit(unit), direct_io_text(volume, unit)),
+                (unit.clone(), unit_text(volume, unit)),
+            ] {
+                let path = Path::new(UNITS).join(unit);
+                steps.push((Step::Write(path.clone(), text), Some(Step::Remove(path))));
+            }
             steps.push((reload(), Some(reload())));
             steps.push((
                 run("systemctl", [&"enable", &"--now", unit]),
@@ -286,9 +311,10 @@ pub(super) fn steps_to_unmount(
     }
     match boot {
         Some(Record::Unit(unit)) => {
-            let path = Path::new(UNITS).join(unit);
             steps.push((run("systemctl", [&"disable", unit]), None));
-            steps.push((Step::Remove(path), None));
+            for unit in [unit.clone(), direct_io_unit(unit)] {
+                steps.push((Step::Remove(Path::new(UNITS).join(unit)), None));
+            }
             steps.push((run("systemctl", [&"daemon-reload"]), None));
         }
         Some(Record::Line(line)) => steps.push((Step::RemoveLine(line.clone()), None)),
@@ -322,7 +348,8 @@ pub(super) fn shell_lines(steps: &[Undoable]) -> Vec<String> {
             let words: Vec<String> = text.lines().map(quoted).collect();
             format!("printf '%s\\n' {} > {}", words.join(" "), shell_word(path))
         }
-        Step::Remove(path) => format!("rm {}", shell_word(path)),
+        // It may be gone, or never have been there.
+        Step::Remove(path) => format!("rm -f {}", shell_word(path)),
         Step::AddLine(line) => format!("echo {} >> {FSTAB}", quoted(line)),
         Step::RemoveLine(line) => {
             // `grep` ends with 1 if nothing else is in the file.

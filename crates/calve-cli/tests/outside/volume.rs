@@ -143,7 +143,21 @@ fn a_volume_is_made_used_grown_checked_and_removed() {
         assert_eq!(host.done("volume list --json").json()["volumes"][0], volume);
 
         let project = host.project(1);
-        host.done("init --volume trees app");
+        let hole = fs::File::create(project.join("hole")).unwrap();
+        hole.set_len(100 << 20).unwrap();
+        // Who has a volume is not told to make one.
+        let doctor = calve(&host.path(), "doctor app");
+        assert!(doctor.stdout.contains("'calve volume create DIR'"), "{doctor:?}");
+        let init = host.done("init --volume trees app");
+        let then = "the store will take, once, 105.9 MB";
+        assert!(init.stderr.contains(then), "{init:?}");
+        assert!(init.stderr.contains("; worktrees then share blocks"), "{init:?}");
+        let doctor = calve(&host.path(), "doctor app");
+        assert_eq!(doctor.code, Some(3), "{doctor:?}");
+        assert!(doctor.stdout.contains("none is needed for worktrees"), "{doctor:?}");
+        for run in [&init, &doctor] {
+            assert!(!(run.stderr.clone() + &run.stdout).contains("volume create"), "{run:?}");
+        }
         assert_eq!(calve(&project, "init --volume ../trees").code, Some(0));
         let started = calve(&project.join("src"), "start one two");
         let one = host.trees().join("app.worktrees/one");
@@ -233,10 +247,10 @@ fn if_a_step_fails_those_before_it_are_undone() {
     const TEST: &str = "volume::if_a_step_fails_those_before_it_are_undone";
     let Some(host) = Host::new(TEST, 4000) else { return };
     for (name, words) in [
-        ("mkfs.xfs", "volume create trees --size 1G"),
-        ("mkfs.btrfs", "volume create trees --size 1G --fs btrfs"),
+        ("mkfs.xfs", "volume create trees --size 1G --fs xfs"),
+        ("mkfs.btrfs", "volume create trees --size 1G"),
         ("mount", "volume create trees --size 1G"),
-        ("chown", "volume create trees --size 1G --fs btrfs"),
+        ("chown", "volume create trees --size 1G"),
     ] {
         let run = host.with(&[(name, "echo 'it does not want to' >&2; exit 1")], words);
         assert_eq!(run.code, Some(1), "{name}: {run:?}");
@@ -278,7 +292,7 @@ fn what_a_killed_command_leaves_is_named_and_the_next_one_goes_on() {
     const TEST: &str = "volume::what_a_killed_command_leaves_is_named_and_the_next_one_goes_on";
     let Some(host) = Host::new(TEST, 4000) else { return };
     let die = "kill -9 $PPID";
-    for dies_at in ["mkfs.xfs", "mount", "losetup"] {
+    for dies_at in ["mkfs.btrfs", "mount", "losetup", "chown"] {
         for then in ["create", "remove"] {
             let row = format!("{dies_at}, {then}");
             let run = host.with(&[(dies_at, die)], "volume create trees --size 1G");

@@ -36,8 +36,13 @@ fn the_steps_are_those_of_the_machine_and_as_lines_they_can_be_pasted() {
             &unit,
             false,
             vec![
+                "printf '%s\\n' '[Unit]' 'Description=direct I/O for calve volume /home/ada/trees' \
+                 After=home-ada-trees.mount '[Service]' Type=oneshot \
+                 'ExecStart=-/bin/sh -c '\\''exec losetup --direct-io=on \"$$(findmnt -no SOURCE /home/ada/trees)\"'\\''' > \
+                 /etc/systemd/system/home-ada-trees-direct-io.service"
+                    .to_owned(),
                 "printf '%s\\n' '[Unit]' 'Description=calve volume /home/ada/trees' \
-                 RequiresMountsFor=/home/ada '[Mount]' What=/home/ada/trees.img \
+                 RequiresMountsFor=/home/ada Wants=home-ada-trees-direct-io.service '[Mount]' What=/home/ada/trees.img \
                  Where=/home/ada/trees Type=btrfs \
                  Options=loop,discard,nosuid,nodev,noatime,user_subvol_rm_allowed,x-calve.volume \
                  '[Install]' WantedBy=multi-user.target > \
@@ -91,7 +96,7 @@ fn what_is_written_for_the_boot_is_found_again_as_the_same_volume() {
              /a.img /a xfs loop 0 0\nshort line\n"
         );
         assert_eq!(volumes_in_fstab(&fstab), [(volume.clone(), Record::Line(line))]);
-        let text = unit_text(&volume);
+        let text = unit_text(&volume, "u.mount");
         let found = volume_in_unit("u.mount", &text);
         assert_eq!(found, Some((volume, Record::Unit("u.mount".to_owned()))));
         assert_eq!(volume_in_unit("u.mount", &text.replace(MARK, "x-other")), None);
