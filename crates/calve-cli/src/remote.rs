@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use calve::{
     ErrorKind, KnownRemote, PublicKey, PullOptions, PullReport, PushOptions, PushReport, Remote,
-    RemoteName, SigningKey, SnapshotId, Store,
+    RemoteName, RemoteSettings, SigningKey, SnapshotId, Store,
 };
 use serde::Serialize;
 
@@ -83,14 +83,24 @@ fn known(store: &Store, name: Option<&str>) -> Result<KnownRemote, Failure> {
     }
 }
 
+/// What the providers' own tools find in the environment.
+fn settings() -> RemoteSettings {
+    std::env::vars_os()
+        .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
+        .filter(|(key, _)| ["AWS_", "GOOGLE_", "AZURE_"].iter().any(|start| key.starts_with(start)))
+        .fold(RemoteSettings::new(), |settings, (key, value)| {
+            settings.set(key.to_ascii_lowercase(), value)
+        })
+}
+
 fn open(store: &Store, name: Option<&str>) -> Result<(KnownRemote, Remote), Failure> {
     let known = known(store, name)?;
-    let remote = known.open().map_err(failed)?;
+    let remote = known.open(&settings()).map_err(failed)?;
     Ok((known, remote))
 }
 
 fn init(url: &str, output: Output) -> Result<Exit, Failure> {
-    let remote = Remote::init(url).map_err(failed)?;
+    let remote = Remote::init(url, &settings()).map_err(failed)?;
     output.summary(format_args!(
         "made a remote: 'calve remote add NAME {}' in a project lets its store know it",
         harmless(url)
@@ -105,7 +115,7 @@ fn init(url: &str, output: Output) -> Result<Exit, Failure> {
 
 fn add(name: &str, url: &str, keys: &[PublicKey], session: Session<'_>) -> Result<Exit, Failure> {
     let store = session.store()?;
-    let remote = Remote::open(url).map_err(failed)?.trusting(keys.iter().copied());
+    let remote = Remote::open(url, &settings()).map_err(failed)?.trusting(keys.iter().copied());
     let known = KnownRemote::add(&store, name, &remote).map_err(failed)?;
     let output = session.output;
     output.summary(format_args!(

@@ -164,7 +164,8 @@
 //! # Features
 //! * `store` (default): snapshots and worktrees. It needs a C compiler, for SQLite and zstd.
 //! * `remote`: stores push snapshots to, and pull them from, a place that several machines can
-//!   reach.
+//!   reach: a folder.
+//! * `cloud`: the same in buckets of S3, Google Cloud Storage and Azure. 130 packages more.
 //!
 //! Without this feature the crate is the linker alone: [`clone_tree`], [`clonefile_or_copy`] and
 //! the other functions for one file. Then it needs no C compiler, and depends on 18 crates on
@@ -208,7 +209,7 @@ pub use store::ready::waiting::lowest_priority;
 #[cfg(all(unix, feature = "remote"))]
 pub use store::remote::{
     KnownRemote, PublicKey, PullOptions, PullReport, PushOptions, PushReport, Remote, RemoteName,
-    SigningKey,
+    RemoteSettings, SigningKey,
 };
 #[cfg(all(unix, feature = "store"))]
 pub use store::{

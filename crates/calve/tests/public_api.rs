@@ -60,6 +60,7 @@ fn stores_and_worktrees_can_be_sent_shared_and_printed() {
 fn remotes_can_be_sent_shared_and_printed() {
     is_a_value::<Remote>();
     is_a_value::<RemoteName>();
+    is_a_value::<RemoteSettings>();
     is_a_value::<KnownRemote>();
     is_a_value::<PushOptions>();
     is_a_value::<PushReport>();

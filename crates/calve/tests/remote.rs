@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use calve::{
     ErrorKind, GcOptions, KnownRemote, PullOptions, PullReport, PushOptions, PushReport, Remote,
-    SigningKey, SnapshotId, SnapshotOptions, Store,
+    RemoteSettings, SigningKey, SnapshotId, SnapshotOptions, Store,
 };
 use common::maintained::{Project, at_once, common, few, tree};
 use common::snapshot::assert_same;
@@ -30,12 +30,12 @@ impl Place {
         let scratch = Scratch::new();
         fs::create_dir(scratch.join("remote")).unwrap();
         let url = format!("file://{}", scratch.join("remote").to_str().unwrap());
-        Remote::init(&url).unwrap();
+        Remote::init(&url, &none()).unwrap();
         Self { scratch, url }
     }
 
     fn open(&self) -> Remote {
-        Remote::open(&self.url).unwrap()
+        Remote::open(&self.url, &none()).unwrap()
     }
 
     fn path(&self, key: &str) -> PathBuf {
@@ -45,6 +45,11 @@ impl Place {
     fn count(&self, folder: &str) -> usize {
         if self.path(folder).is_dir() { names(&self.path(folder)).len() } else { 0 }
     }
+}
+
+/// A folder needs no settings.
+fn none() -> RemoteSettings {
+    RemoteSettings::new()
 }
 
 fn empty(root: &Path) {
@@ -357,7 +362,7 @@ fn whatever_is_changed_in_the_remote_nothing_wrong_arrives() {
                 fs::write(&file, wrong).unwrap();
                 let there = Project::new(empty);
                 let what = format!("{row} {}", file.display());
-                let pulled = Remote::open(&place.url)
+                let pulled = Remote::open(&place.url, &none())
                     .and_then(|remote| pull(&remote, &there.store, "ready"));
                 match pulled {
                     // A flipped bit in a frame may be one that nobody reads.
@@ -479,13 +484,13 @@ fn what_cannot_be_a_remote_is_refused_with_the_reason() {
     let here = Project::new(few);
     let id = here.snapshot();
     let remote = place.open();
-    let error = Remote::init(&place.url).unwrap_err();
+    let error = Remote::init(&place.url, &none()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::RemoteExists, "{error}");
     let bare = format!("file://{}", place.scratch.path().display());
-    let error = Remote::open(&bare).unwrap_err();
+    let error = Remote::open(&bare, &none()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::RemoteNotFound, "{error}");
     for url in ["", "/folder", "file://folder", "ftp://host/folder"] {
-        let error = Remote::open(url).unwrap_err();
+        let error = Remote::open(url, &none()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidName, "{url}: {error}");
     }
     for name in ["", "a/b", "-x", &"ü".repeat(100), &id.to_string()] {
@@ -518,7 +523,7 @@ fn a_store_knows_remotes_by_names_and_opens_no_other_one_in_their_place() {
     let names = |all: Vec<KnownRemote>| all.into_iter().map(|one| one.name).collect::<Vec<_>>();
     assert_eq!(names(KnownRemote::all(&here.store).unwrap()), ["größe", "team"]);
     assert_eq!(KnownRemote::find(&here.store, "team").unwrap(), known);
-    known.open().unwrap();
+    known.open(&none()).unwrap();
     assert!(KnownRemote::remove(&here.store, "größe").unwrap());
     assert!(!KnownRemote::remove(&here.store, "größe").unwrap());
     let error = KnownRemote::find(&here.store, "größe").unwrap_err();
@@ -526,10 +531,10 @@ fn a_store_knows_remotes_by_names_and_opens_no_other_one_in_their_place() {
 
     fs::remove_dir_all(place.path("")).unwrap();
     fs::create_dir(place.path("")).unwrap();
-    let error = known.open().unwrap_err();
+    let error = known.open(&none()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::RemoteNotFound, "{error}");
-    Remote::init(&place.url).unwrap();
-    let error = known.open().unwrap_err();
+    Remote::init(&place.url, &none()).unwrap();
+    let error = known.open(&none()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Untrusted, "{error}");
 }
 

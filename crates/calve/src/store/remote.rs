@@ -31,6 +31,8 @@ use super::{Store, locks};
 use crate::error::{Error, ErrorKind, Operation};
 use crate::tree::staging::write_whole;
 
+#[cfg(feature = "cloud")]
+mod cloud;
 mod folder;
 mod known;
 mod name;
@@ -94,18 +96,63 @@ pub struct RemoteName {
     pub signers: Vec<PublicKey>,
 }
 
+/// What a server must be told: credentials, region, endpoint. Built by value.
+///
+/// The library reads no environment, so the caller says what the providers' own tools would find
+/// there, under the same names in lower case: `aws_access_key_id`, `aws_secret_access_key`,
+/// `aws_region`, `aws_endpoint`, `google_service_account_path`, `azure_storage_account_name` and so
+/// on, as `object_store` documents them. Settings of other providers are ignored, and a folder needs
+/// none.
+#[derive(Clone, Default)]
+pub struct RemoteSettings(Vec<(String, String)>);
+
+/// The names of the settings; their values are secret.
+impl std::fmt::Debug for RemoteSettings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|(key, _)| key)).finish()
+    }
+}
+
+impl RemoteSettings {
+    /// No settings.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a setting.
+    #[must_use]
+    pub fn set(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.0.push((key.into(), value.into()));
+        self
+    }
+}
+
 /// Opens the place that a URL names.
-fn place_of(url: &str) -> Result<Patient, Error> {
+fn place_of(url: &str, settings: &RemoteSettings) -> Result<Patient, Error> {
     let wrong = |why: &str| {
         let cause = io::Error::new(io::ErrorKind::InvalidInput, why.to_owned());
         Error::new(ErrorKind::InvalidName, Operation::OpenRemote, url, cause)
     };
-    let path = url
-        .strip_prefix("file://")
-        .ok_or_else(|| wrong("this calve knows remotes of the form file:///FOLDER only"))?;
     if url.contains(char::is_control) {
         return Err(wrong("it has a control character"));
     }
+    #[cfg(feature = "cloud")]
+    if cloud::is_known(url) {
+        let cloud = cloud::Cloud::new(url, &settings.0).map_err(|error| {
+            Error::new(ErrorKind::InvalidName, Operation::OpenRemote, url, error)
+        })?;
+        return Ok(Patient::new(Box::new(cloud)));
+    }
+    let _ = settings;
+    let path = url.strip_prefix("file://").ok_or_else(|| {
+        wrong(match cfg!(feature = "cloud") {
+            true => "it is neither file:///FOLDER nor s3://, gs:// or az:// with a bucket",
+            false => {
+                "this calve knows remotes of the form file:///FOLDER only; one that is built with the feature 'cloud' knows s3://, gs:// and az://"
+            }
+        })
+    })?;
     if !path.starts_with('/') {
         return Err(wrong("a remote in a folder is file:// and the folder's absolute path"));
     }
@@ -114,7 +161,8 @@ fn place_of(url: &str) -> Result<Patient, Error> {
 
 impl Remote {
     /// Makes a remote at `url`: `file://` and the absolute path of a folder, which exists. Several
-    /// machines may reach it through a network filesystem with hard links.
+    /// machines may reach it through a network filesystem with hard links. With the feature `cloud`
+    /// also `s3://BUCKET/PREFIX`, `gs://…` and `az://…`.
     ///
     /// It tries whether the place refuses to write a key a second time, since calve relies on that.
     ///
@@ -122,9 +170,9 @@ impl Remote {
     /// [`ErrorKind::InvalidName`] if the URL is none that calve knows; [`ErrorKind::RemoteExists`];
     /// [`ErrorKind::RemoteUnfit`] if the place accepts a second write; those of every operation,
     /// see [`Remote`]. It may leave an object `canary/…` behind.
-    pub fn init(url: &str) -> Result<Self, Error> {
-        Self::init_in(url, place_of(url)?)?;
-        Self::open(url)
+    pub fn init(url: &str, settings: &RemoteSettings) -> Result<Self, Error> {
+        Self::init_in(url, place_of(url, settings)?)?;
+        Self::open(url, settings)
     }
 
     fn init_in(url: &str, objects: Patient) -> Result<(), Error> {
@@ -172,8 +220,8 @@ impl Remote {
     /// [`ErrorKind::InvalidName`] if the URL is none that calve knows;
     /// [`ErrorKind::RemoteNotFound`] if no remote is there; [`ErrorKind::StoreIncompatible`] if a
     /// later version of calve made it; those of every operation, see [`Remote`].
-    pub fn open(url: &str) -> Result<Self, Error> {
-        let objects = place_of(url)?;
+    pub fn open(url: &str, settings: &RemoteSettings) -> Result<Self, Error> {
+        let objects = place_of(url, settings)?;
         let error = |kind, why: &str| {
             let cause = io::Error::new(io::ErrorKind::NotFound, why.to_owned());
             Error::new(kind, Operation::OpenRemote, url, cause)

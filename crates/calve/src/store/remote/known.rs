@@ -17,7 +17,7 @@ use super::super::Store;
 use super::super::files::{listed_at, read_plain};
 use super::super::locks;
 use super::name::{self, PublicKey};
-use super::{Remote, is_remote_id};
+use super::{Remote, RemoteSettings, is_remote_id};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::tree::staging::write_whole;
 
@@ -135,8 +135,8 @@ impl KnownRemote {
     ///
     /// # Errors
     /// As for [`Remote::open`]; [`ErrorKind::Untrusted`] if another remote is at the URL.
-    pub fn open(&self) -> Result<Remote, Error> {
-        let remote = Remote::open(&self.url)?;
+    pub fn open(&self, settings: &RemoteSettings) -> Result<Remote, Error> {
+        let remote = Remote::open(&self.url, settings)?;
         if remote.id() != self.id {
             let cause = io::Error::new(
                 io::ErrorKind::InvalidData,
