@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use calve::{FillOptions, FillReport};
+use calve::{CopyCost, FillOptions, FillPlan, FillReport};
 use serde::Serialize;
 
 use crate::args::FillArgs;
@@ -10,6 +10,7 @@ use crate::clone::{DestinationDocument, findings, why_not_shared};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::failure::stored::store_failure;
+use crate::filesystems::{CostDocument, price};
 use crate::output::{PathFields, encoded};
 use crate::paths::MentionDocument;
 use crate::progress::Total;
@@ -36,10 +37,18 @@ pub(crate) fn run(args: &FillArgs, session: Session<'_>) -> Result<Exit, Failure
     if args.untracked {
         options = options.untracked();
     }
-    let report = session
-        .work(Total::Unknown, |common| calve::fill(&path, &options, common))
+    let plan = session
+        .work(Total::Unknown, |common| FillPlan::new(&path, &options, common))
         .map_err(|error| store_failure(&error))?;
-    tell(&report, session)
+    let price = price((plan.from(), plan.path()), 1, "the carried files will take", || plan.cost());
+    let price = price.map(|(line, cost)| {
+        session.output.warning(line);
+        cost
+    });
+    let report = session
+        .work(Total::Unknown, |common| plan.run(common))
+        .map_err(|error| store_failure(&error))?;
+    tell(&report, price, session)
 }
 
 /// The root of the working tree that contains a folder; the folder itself if git finds none.
@@ -49,7 +58,11 @@ fn root_of(folder: &Path) -> PathBuf {
     absolute.ancestors().find(has_git).map_or(folder.to_owned(), Path::to_owned)
 }
 
-fn tell(report: &FillReport, session: Session<'_>) -> Result<Exit, Failure> {
+fn tell(
+    report: &FillReport,
+    price: Option<CopyCost>,
+    session: Session<'_>,
+) -> Result<Exit, Failure> {
     let output = session.output;
     let trees = std::slice::from_ref(&report.arrived);
     let findings = findings(trees, |_| false);
@@ -88,7 +101,7 @@ fn tell(report: &FillReport, session: Session<'_>) -> Result<Exit, Failure> {
         .text(),
     );
     let told = if output.json {
-        output.document(&Document::new(report))
+        output.document(&Document::new(report, price))
     } else {
         output.results(&output.path_lines([report.path.as_path()]))
     };
@@ -108,6 +121,7 @@ fn named(paths: &[PathBuf]) -> String {
 /// The JSON document of `fill`; docs/json.md says what each field means.
 #[derive(Serialize)]
 struct Document {
+    expected_copies: Option<CostDocument>,
     from: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     from_encoding: Option<&'static str>,
@@ -124,10 +138,11 @@ struct Document {
 }
 
 impl Document {
-    fn new(report: &FillReport) -> Self {
+    fn new(report: &FillReport, price: Option<CopyCost>) -> Self {
         let (from, from_encoding) = encoded(&report.from);
         let listed = |paths: &[PathBuf]| paths.iter().map(|path| PathFields::new(path)).collect();
         Self {
+            expected_copies: price.map(CostDocument::new),
             from,
             from_encoding,
             arrived: DestinationDocument::new(&report.arrived),

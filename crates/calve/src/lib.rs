@@ -223,7 +223,7 @@ pub use tree::{CloneMode, CloneOptions, Existing, GitIndex, Reflink, clone_tree}
 #[cfg(all(unix, feature = "store"))]
 pub use worktree::{
     Change, ChangeKind, ChangeScope, Diff, DiskUsage, DropOptions, DroppedWorktree, FileDiff,
-    FillOptions, FillReport, FreedBytes, GitMode, GitOutcome, GitStatus, KeptWorktree,
+    FillOptions, FillPlan, FillReport, FreedBytes, GitMode, GitOutcome, GitStatus, KeptWorktree,
     LinkedWorktree, NoRepository, NotReshared, PathMode, ReshareOptions, ReshareReport,
     StartBranch, StartOptions, StartReport, StartedWorktree, SwitchOptions, SwitchReport,
     TreeUsage, Worktree, WorktreeState, WorktreeStatus, clone_with_own_paths, fill, path_mentions,

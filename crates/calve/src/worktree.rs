@@ -48,7 +48,7 @@ pub(crate) mod switch;
 pub use diff::{Diff, FileDiff};
 pub use disk::{DiskUsage, FreedBytes, TreeUsage};
 pub use dropped::KeptWorktree;
-pub use fill::{FillOptions, FillReport, fill};
+pub use fill::{FillOptions, FillPlan, FillReport, fill};
 pub use git::GitStatus;
 pub use relocate::{clone_with_own_paths, path_mentions, rewrite_paths};
 pub use remove::{DropOptions, DroppedWorktree};

@@ -33,6 +33,7 @@ fn stores_and_worktrees_can_be_sent_shared_and_printed() {
     is_a_value::<Discovered>();
     is_a_value::<Diff>();
     is_a_good_citizen::<DroppedWorktree>();
+    is_a_good_citizen::<FillPlan>();
     is_a_value::<StoreOptions>();
     is_a_value::<StartOptions>();
     is_a_value::<GcOptions>();

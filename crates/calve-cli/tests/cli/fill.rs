@@ -33,6 +33,7 @@ fn a_worktree_is_filled_by_its_path_and_from_inside_and_says_so() {
     assert_eq!(document["from"], project.to_str().unwrap());
     assert_eq!(document["arrived"]["path"], tree.to_str().unwrap());
     assert_eq!(document["carried_files"], 2);
+    assert!(document["expected_copies"].is_null(), "small files are not worth a word");
     let tracked = ["shared_files", "timed_files"].map(|field| document[field].as_u64().unwrap());
     assert_eq!(tracked.iter().sum::<u64>(), 3);
     assert_eq!(document["ready_index_entries"], 3);
@@ -47,4 +48,40 @@ fn a_worktree_is_filled_by_its_path_and_from_inside_and_says_so() {
         run.stderr.contains("main working tree") && run.stderr.contains("--from DIR"),
         "{run:?}"
     );
+}
+
+#[test]
+fn the_price_of_copies_is_said_before_they_are_made_and_once() {
+    let scratch = scratch();
+    let made = std::process::Command::new("bash")
+        .current_dir(scratch.path())
+        .args([
+            "-c",
+            &format!(
+                "{PROJECT}\ntruncate -s 100M target/large .large; echo .large >>.git/info/exclude"
+            ),
+        ])
+        .status();
+    if !made.is_ok_and(|made| made.success()) {
+        return not_run("the price of a fill", "there is no git");
+    }
+    let project = scratch.path().join("project");
+    let first = calve(&project, "--json fill ../tree");
+    let again = calve(&project, "--json fill ../tree");
+    for (run, is_first) in [(&first, true), (&again, false)] {
+        assert_eq!(run.code, Some(0), "{run:?}");
+        let told = &run.json()["expected_copies"];
+        match crate::expected_method() {
+            Some("copy") if is_first => {
+                let words = "the carried files will take 209.7 MB in 4 files, about ";
+                assert!(run.stderr.contains(words), "{run:?}");
+                assert_eq!((&told["files"], &told["at_least"]), (&4.into(), &false.into()));
+            }
+            Some(_) => {
+                assert!(!run.stderr.contains("will take"), "{run:?}");
+                assert!(told.is_null(), "{run:?}");
+            }
+            None => {}
+        }
+    }
 }

@@ -104,26 +104,67 @@ impl CopyCost {
     }
 
     fn of_entries(root: PathBuf, most: u64) -> Self {
+        let own = root.join(OWN);
         let (mut cost, mut entries) = (Self::new(0, 0), 0);
-        let mut folders = vec![root.clone()];
+        cost.add_folder(root, (&mut entries, most), |path| *path != own);
+        cost
+    }
+
+    /// Of these entries of the tree at `root`, directories with all that is in them, but for what
+    /// is in the tree at `there` already.
+    #[cfg(all(unix, feature = "store"))]
+    pub(crate) fn of_missing<'p>(
+        (root, there): (&Path, &Path),
+        paths: impl Iterator<Item = &'p Path>,
+    ) -> Self {
+        let is_missing = |path: &PathBuf| {
+            let path = path.strip_prefix(root).map(|path| there.join(path));
+            path.is_ok_and(|path| fs::symlink_metadata(path).is_err_and(|_| true))
+        };
+        let (mut cost, mut entries) = (Self::new(0, 0), 0);
+        for path in paths.map(|path| root.join(path)) {
+            match fs::symlink_metadata(&path) {
+                Ok(found) if found.is_dir() => {
+                    let wanted = |path: &PathBuf| path.is_dir() || is_missing(path);
+                    cost.add_folder(path, (&mut entries, MOST_ENTRIES), wanted);
+                }
+                Ok(found) if found.is_file() && is_missing(&path) => {
+                    cost.files += 1;
+                    cost.bytes += found.len();
+                }
+                _ => {}
+            }
+        }
+        cost
+    }
+
+    /// Adds the files below a folder, but for the paths that are not `wanted`, and for those after
+    /// the first `most` entries.
+    fn add_folder(
+        &mut self,
+        folder: PathBuf,
+        (entries, most): (&mut u64, u64),
+        wanted: impl Fn(&PathBuf) -> bool,
+    ) {
+        let mut folders = vec![folder];
         while let Some(folder) = folders.pop() {
             for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
-                entries += 1;
-                if entries > most {
-                    return Self { is_least: true, ..cost };
+                *entries += 1;
+                if *entries > most {
+                    self.is_least = true;
+                    return;
                 }
-                let is_own = folder == root && entry.file_name() == OWN;
+                let path = entry.path();
                 match entry.file_type() {
-                    Ok(kind) if kind.is_dir() && !is_own => folders.push(entry.path()),
-                    Ok(kind) if kind.is_file() => {
-                        cost.files += 1;
-                        cost.bytes += entry.metadata().map_or(0, |found| found.len());
+                    Ok(kind) if kind.is_dir() && wanted(&path) => folders.push(path),
+                    Ok(kind) if kind.is_file() && wanted(&path) => {
+                        self.files += 1;
+                        self.bytes += entry.metadata().map_or(0, |found| found.len());
                     }
                     _ => {}
                 }
             }
         }
-        cost
     }
 
     /// The cost of this many copies.

@@ -58,7 +58,7 @@ pub(crate) use fuzzed::{check_any, seeds};
 #[cfg(feature = "store")]
 pub(crate) use sha256::sha256;
 #[cfg(feature = "store")]
-pub(crate) use twins::{WorkingTree, compare};
+pub(crate) use twins::{Comparison, WorkingTree, compare};
 
 /// calve reads no larger index into memory. An index of this size has some five million files.
 const INDEX_MOST_BYTES: u64 = 512 * 1024 * 1024;

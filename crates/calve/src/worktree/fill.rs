@@ -18,8 +18,10 @@
 //! If calve is killed, each file is whole, and the next call does the rest.
 
 use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -33,7 +35,8 @@ use crate::reflink::meta::Meta;
 use crate::report::DestinationReport;
 use crate::store::git::{self, Failure, Found, Repository};
 use crate::store::{PathMention, StoreOptions, path_from};
-use crate::tree::git_index::{self, WorkingTree};
+use crate::tree::cost::CopyCost;
+use crate::tree::git_index::{self, Comparison, WorkingTree};
 use crate::tree::pick::{Picked, is_never_carried};
 use crate::tree::pool::cancelled;
 use crate::tree::{CloneOptions, Existing, clone_tree};
@@ -121,94 +124,149 @@ pub struct FillReport {
 /// reads a git index, but not one that is split: then no tracked file is shared.
 ///
 /// # Errors
-/// [`ErrorKind::SourceNotFound`] and [`ErrorKind::SourceNotADirectory`]: there is no folder at `path`,
-/// or at the path to fill it from. [`ErrorKind::Git`]: one of them is not the root of a working tree, git does not
-/// work with it, or git is not installed; or the repository is bare, and no tree to fill from was given.
-/// [`ErrorKind::Overlap`]: both are the same working tree. [`ErrorKind::Conflict`]: they are of two
-/// repositories. [`ErrorKind::InvalidPattern`]: the file of patterns cannot be read. Then nothing
-/// has changed.
-///
-/// Those of [`clone_tree`]: then the files that have arrived stay, each of them whole, and another
-/// call does the rest.
+/// Those of [`FillPlan::new`] and [`FillPlan::run`].
 pub fn fill(
     path: impl AsRef<Path>,
     options: &FillOptions,
     common: &StoreOptions,
 ) -> Result<FillReport, Error> {
-    let start = Instant::now();
-    let operation = common.operation();
-    let (tree, from) = trees(path.as_ref(), options.from.as_deref())?;
-    let stopped = || operation.is_cancelled();
-    let open = |path: &Path| {
-        fs::open(path, DIR_FLAGS, Mode::empty()).context(Operation::OpenDirectory, || path)
-    };
-    let [root, own, from_root, from_own] =
-        [&tree.root, &tree.git_dir, &from.root, &from.git_dir].map(|path| open(path));
-    let (root, own, from_root, from_own) = (root?, own?, from_root?, from_own?);
-    let (theirs, ours) =
-        (WorkingTree { root: &root, git: &own }, WorkingTree { root: &from_root, git: &from_own });
+    FillPlan::new(path, options, common)?.run(common)
+}
 
-    let since = git_index::next_tick();
-    let mut compared = git_index::compare(ours, theirs, since, &stopped);
-    if stopped() {
-        return Err(cancelled(Operation::Fill, &tree.root));
-    }
-    let (carried, not_ignored) = to_carry(&tree, &from, options)?;
+/// What a [`fill`] will do. Nothing has changed yet.
+#[derive(Debug)]
+pub struct FillPlan {
+    tree: Repository,
+    from: Repository,
+    start: Instant,
+    since: (i64, i64),
+    compared: Option<Comparison>,
+    carried: Vec<Vec<u8>>,
+    not_ignored: Vec<PathBuf>,
+}
 
-    let mut picked = Picked::without(other_roots(&from, &root)?);
-    for path in &carried {
-        picked.carry(path);
+impl FillPlan {
+    /// Looks at both working trees, and asks git what it ignores.
+    ///
+    /// # Errors
+    /// [`ErrorKind::SourceNotFound`] and [`ErrorKind::SourceNotADirectory`]: there is no folder at `path`,
+    /// or at the path to fill it from. [`ErrorKind::Git`]: one of them is not the root of a working tree, git does not
+    /// work with it, or git is not installed; or the repository is bare, and no tree to fill from was given.
+    /// [`ErrorKind::Overlap`]: both are the same working tree. [`ErrorKind::Conflict`]: they are of two
+    /// repositories. [`ErrorKind::InvalidPattern`]: the file of patterns cannot be read.
+    pub fn new(
+        path: impl AsRef<Path>,
+        options: &FillOptions,
+        common: &StoreOptions,
+    ) -> Result<Self, Error> {
+        let start = Instant::now();
+        let operation = common.operation();
+        let (tree, from) = trees(path.as_ref(), options.from.as_deref())?;
+        let [root, own, from_root, from_own] =
+            [&tree.root, &tree.git_dir, &from.root, &from.git_dir].map(|path| open(path));
+        let (root, own, from_root, from_own) = (root?, own?, from_root?, from_own?);
+        let (theirs, ours) = (
+            WorkingTree { root: &root, git: &own },
+            WorkingTree { root: &from_root, git: &from_own },
+        );
+        let since = git_index::next_tick();
+        let compared = git_index::compare(ours, theirs, since, &|| operation.is_cancelled());
+        if operation.is_cancelled() {
+            return Err(cancelled(Operation::Fill, &tree.root));
+        }
+        let (carried, not_ignored) = to_carry(&tree, &from, options)?;
+        Ok(Self { tree, from, start, since, compared, carried, not_ignored })
     }
-    let mut to_share = 0;
-    if let Some(compared) = &compared {
-        for (path, twin) in compared.twins.iter().filter(|(_, twin)| !twin.has_its_time()) {
-            picked.replace(path, twin.from, twin.there);
-            to_share += 1;
-        }
+
+    /// The root of the worktree, without links.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.tree.root
     }
-    let picked = Arc::new(picked);
-    let arrived = match picked.is_empty() {
-        true => DestinationReport { path: tree.root.clone(), ..DestinationReport::default() },
-        false => {
-            let options = CloneOptions {
-                existing: Existing::Keep,
-                progress: Arc::clone(&common.progress),
-                picked: Some(Arc::clone(&picked)),
-                ..operation.clone_options()
-            };
-            let report = clone_tree(&from.root, &[&tree.root], &options)?;
-            report.destinations.into_iter().next().unwrap_or_default()
+
+    /// The root of the working tree that files are taken from, without links.
+    #[must_use]
+    pub fn from(&self) -> &Path {
+        &self.from.root
+    }
+
+    /// The files that will be carried, which the worktree does not have yet. Each of them is a copy
+    /// where the filesystem cannot share blocks ([`must_copy`](crate::must_copy)). calve looks at 20,000 entries at most.
+    #[must_use]
+    pub fn cost(&self) -> CopyCost {
+        let paths = self.carried.iter().map(|path| Path::new(OsStr::from_bytes(path)));
+        CopyCost::of_missing((&self.from.root, &self.tree.root), paths)
+    }
+
+    /// Fills the worktree. A file that has changed since the plan was made is left as it is.
+    ///
+    /// # Errors
+    /// Those of [`clone_tree`]: then the files that have arrived stay, each of them whole, and another
+    /// call does the rest.
+    pub fn run(self, common: &StoreOptions) -> Result<FillReport, Error> {
+        let Self { tree, from, start, since, mut compared, carried, not_ignored } = self;
+        let operation = common.operation();
+        let (root, own) = (open(&tree.root)?, open(&tree.git_dir)?);
+        let mut picked = Picked::without(other_roots(&from, &root)?);
+        for path in &carried {
+            picked.carry(path);
         }
-    };
-    let shared_files = picked.replacements();
-    let timed_files = match &compared {
-        Some(compared) if shared_files < to_share => compared.give_times(&root),
-        _ => 0,
-    };
-    let carried_files = arrived.files.saturating_sub(shared_files);
-    let renewed_files = match &mut compared {
-        // A call that was killed may have carried files and not come this far.
-        Some(compared) if carried_files + shared_files + timed_files > 0 => {
-            compared.renew_others(&root)
+        let mut to_share = 0;
+        if let Some(compared) = &compared {
+            for (path, twin) in compared.twins.iter().filter(|(_, twin)| !twin.has_its_time()) {
+                picked.replace(path, twin.from, twin.there);
+                to_share += 1;
+            }
         }
-        _ => 0,
-    };
-    let mentions = rewrite_paths(&tree.root, &from.root)?;
-    let ready_index_entries = compared.map_or(0, |compared| compared.record(theirs, since));
-    Ok(FillReport {
-        path: tree.root,
-        from: from.root,
-        arrived,
-        carried_files,
-        shared_files,
-        timed_files,
-        renewed_files,
-        mentions,
-        ready_index_entries,
-        not_ignored,
-        worktrees: picked.worktrees(),
-        elapsed: start.elapsed(),
-    })
+        let picked = Arc::new(picked);
+        let arrived = match picked.is_empty() {
+            true => DestinationReport { path: tree.root.clone(), ..DestinationReport::default() },
+            false => {
+                let options = CloneOptions {
+                    existing: Existing::Keep,
+                    progress: Arc::clone(&common.progress),
+                    picked: Some(Arc::clone(&picked)),
+                    ..operation.clone_options()
+                };
+                let report = clone_tree(&from.root, &[&tree.root], &options)?;
+                report.destinations.into_iter().next().unwrap_or_default()
+            }
+        };
+        let shared_files = picked.replacements();
+        let timed_files = match &compared {
+            Some(compared) if shared_files < to_share => compared.give_times(&root),
+            _ => 0,
+        };
+        let carried_files = arrived.files.saturating_sub(shared_files);
+        let renewed_files = match &mut compared {
+            // A call that was killed may have carried files and not come this far.
+            Some(compared) if carried_files + shared_files + timed_files > 0 => {
+                compared.renew_others(&root)
+            }
+            _ => 0,
+        };
+        let mentions = rewrite_paths(&tree.root, &from.root)?;
+        let theirs = WorkingTree { root: &root, git: &own };
+        let ready_index_entries = compared.map_or(0, |compared| compared.record(theirs, since));
+        Ok(FillReport {
+            path: tree.root,
+            from: from.root,
+            arrived,
+            carried_files,
+            shared_files,
+            timed_files,
+            renewed_files,
+            mentions,
+            ready_index_entries,
+            not_ignored,
+            worktrees: picked.worktrees(),
+            elapsed: start.elapsed(),
+        })
+    }
+}
+
+fn open(path: &Path) -> Result<OwnedFd, Error> {
+    fs::open(path, DIR_FLAGS, Mode::empty()).context(Operation::OpenDirectory, || path)
 }
 
 /// The working tree to fill, and the one to fill it from.

@@ -42,6 +42,7 @@ pub(crate) struct Twin {
 }
 
 /// The tracked regular files of the second of two trees, and its index.
+#[derive(Debug)]
 pub(crate) struct Comparison {
     index: Index,
     /// Those that the first tree has as well, by their paths.
@@ -51,6 +52,7 @@ pub(crate) struct Comparison {
 }
 
 /// A file that has no twin.
+#[derive(Debug)]
 struct Other {
     /// The file, if the second tree's index vouches for it.
     vouched: Option<Meta>,
@@ -58,6 +60,7 @@ struct Other {
     renewed: Option<Meta>,
 }
 
+#[derive(Debug)]
 struct Index {
     file: OwnedFd,
     meta: Meta,
