@@ -887,7 +887,7 @@ fn holding(worktree: &Worktree, inside: Vec<PathBuf>) -> Failure {
             worktree.path(),
             ErrorKind::Overlap,
             "other worktrees are inside it",
-            "drop the worktrees inside it, too, or first; 'calve list' prints their paths",
+            "drop the worktrees inside it, too, or first: 'calve drop', or 'git worktree remove' for those that calve did not make",
         )
     }
 }

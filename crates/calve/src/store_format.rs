@@ -14,7 +14,7 @@
 //!   found/ID           which files of snapshot ID name the project's root (below)
 //!   keep-paths/TOKEN   empty; for each worktree whose files go on naming the project's root
 //!   templates/ID/      btrfs: a subvolume with the tree of snapshot ID; ID.index, its index;
-//!                      ID.seal, see below
+//!                      ID.seal and ID.git-index, see below
 //!   worktrees/NAME/    worktrees that cannot be beside the project
 //!   unnamed/TOKEN      worktrees whose contents have no names yet; TOKEN is the first one's (below)
 //!   remotes/ID/        of the remote with this id: names/NAME has the number and the snapshot that a
@@ -187,6 +187,13 @@
 //! number means that a process wrote to the tree. In another boot the number proves nothing,
 //! because btrfs replays its log after a crash without counting. A ready tree is no content: it can
 //! always be removed.
+//!
+//! `templates/ID.git-index` is git's index for linked worktrees of the ready tree. It begins with the
+//! 16 bytes `calve git index` and a newline, and three fields: the BLAKE3 hash of the length of the
+//! tree's seal (8 bytes, little-endian), the seal, and the project's index that it was made of; the
+//! BLAKE3 hash of the index itself; the number of its entries that record the tree's files (8 bytes,
+//! little-endian). Then follows the index. It serves only while all of this is so, and can always be
+//! removed.
 //!
 //! `templates/ID.N` is a folder with a ready tree that waits to be handed over, on other filesystems
 //! than btrfs; N is a number. It has the tree (`tree`), the tree's index (`index`), which has the

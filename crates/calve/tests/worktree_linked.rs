@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use calve::{
     DropOptions, ErrorKind, GitMode, GitOutcome, SnapshotOptions, StartBranch, StartOptions,
-    StartedWorktree, Store, Worktree, WorktreeState,
+    StartedWorktree, Store, SwitchOptions, Worktree, WorktreeState,
 };
 
 use common::git::{Dice, FILES, edit, git, not_ready, rounds, script, status};
@@ -1156,6 +1156,100 @@ fn what_jj_knows_of_the_project_stays_there_if_it_leads_to_its_repository() {
         desk.store.project_worktree().unwrap().status(&options()).unwrap();
         assert!(is_there(&desk.project.join(".jj/x")), "{what}");
     }
+}
+
+/// On btrfs, git's index is made ready once for all worktrees of a ready tree.
+#[test]
+fn each_of_many_worktrees_of_a_snapshot_says_what_the_project_says_whatever_its_index_says() {
+    let desk = project();
+    let kept = || -> Vec<PathBuf> {
+        let folder = desk.store.path().join("templates");
+        let files = fs::read_dir(folder).into_iter().flatten().map(|file| file.unwrap().path());
+        files.filter(|path| path.to_str().unwrap().ends_with(".git-index")).collect()
+    };
+    for (number, (what, text, is_ready)) in [
+        ("the first", "", Some(true)),
+        ("the same index", "", Some(true)),
+        ("once more", "", Some(true)),
+        ("an entry is gone", "git rm -q --cached src/b", Some(true)),
+        ("it is staged again", "git add -A", Some(true)),
+        (
+            "staged content that no file has",
+            "git update-index --cacheinfo 100644,$(echo x | git hash-object -w --stdin),src/b",
+            Some(false),
+        ),
+        ("unstaged", "git reset -q --mixed; tick; git status -s", Some(true)),
+        ("an index that is older than its entries", "touch -d '2020-01-01' .git/index", None),
+        (
+            "another version",
+            "git update-index --index-version 4; tick; git update-index -q --refresh",
+            Some(true),
+        ),
+        ("assumed to be unchanged", "git update-index --assume-unchanged src/b", Some(true)),
+        (
+            "a file of another time",
+            "git update-index --no-assume-unchanged src/b; tick; touch src/a; git status -s",
+            Some(true),
+        ),
+        (
+            "a damaged file in the store",
+            "for f in .calve/templates/*.git-index; do [ ! -e $f ] || printf x >>$f; done",
+            Some(true),
+        ),
+        (
+            "a cut one",
+            "for f in .calve/templates/*.git-index; do [ ! -e $f ] || truncate -s 20 $f; done",
+            Some(true),
+        ),
+        ("without an index", "rm .git/index", Some(true)),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        script(&desk.project, &format!("{text}\ntick"));
+        let name = format!("w{number}");
+        start(&desk, &[&name, &format!("{name}b")], &StartOptions::new());
+        for name in [&name, &format!("{name}b")] {
+            let root = desk.folder().join(name);
+            assert_eq!(changes(&root), changes(&desk.project), "{what}");
+            let not_ready = not_ready(&root);
+            if let Some(is_ready) = is_ready {
+                assert_eq!(not_ready.is_empty(), is_ready, "{what}: {not_ready}");
+            }
+            assert_eq!(desk.store.worktree(name).unwrap().status(&options()).unwrap().changes, []);
+        }
+        let is_btrfs = common::filesystem(&desk.project) == "btrfs";
+        assert_eq!(kept().is_empty(), !is_btrfs, "{what}");
+    }
+}
+
+/// An agent's tool often makes its worktrees in a folder of the project that git ignores.
+#[test]
+fn worktrees_that_git_made_inside_another_tree_are_no_part_of_it_and_not_dropped_with_it() {
+    let desk = prepared(&format!(
+        "{PROJECT}
+        echo /inside >>.git/info/exclude; mkdir inside; git worktree add -q inside/x -b x; git worktree add -q inside/y -b y
+        rm -r inside/y; mkdir inside/y; echo other >inside/y/file
+        git init -q inside/own; git -C inside/own commit -q --allow-empty -m own; git -C inside/own worktree add -q ../of-own; tick"
+    ));
+    start(&desk, &["w"], &StartOptions::new());
+    let worktree = desk.store.worktree("w").unwrap();
+    // Nothing leads from `own` to its worktree, and the folder in the place of `y` is none.
+    assert_eq!(names(&worktree.path().join("inside")), ["of-own", "own", "y"]);
+    assert_eq!(worktree.status(&options()).unwrap().changes, []);
+    let project = desk.store.project_worktree().unwrap();
+    assert_eq!(project.status(&options()).unwrap().changes, []);
+    script(worktree.path(), "git worktree add -q inside/z -b z; echo work >inside/z/mine");
+    assert_eq!(worktree.status(&options()).unwrap().changes, []);
+    let again = worktree.capture(&SnapshotOptions::new(), &options()).unwrap();
+    worktree.switch(again.id, &SwitchOptions::new(), &options()).unwrap();
+    for how in [DropOptions::new(), DropOptions::new().force(true)] {
+        let error = fails(worktree.clone().drop(&how, &options()), ErrorKind::Overlap);
+        assert_eq!(error.details(), [worktree.path().join("inside/z")]);
+        assert_eq!(fs::read_to_string(worktree.path().join("inside/z/mine")).unwrap(), "work\n");
+    }
+    script(worktree.path(), "git worktree remove --force inside/z");
+    worktree.drop(&DropOptions::new(), &options()).unwrap().delete().unwrap();
 }
 
 /// A program that was made of an older source with a newer time would pass for the new one.

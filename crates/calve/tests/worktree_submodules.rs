@@ -427,3 +427,51 @@ fn a_copy_of_the_repository_has_the_submodules_in_it() {
     script(&root.join("sub"), "git branch b $(git commit-tree -m x HEAD^{tree} -p HEAD)");
     fails(worktree.drop(&DropOptions::new(), &options()), ErrorKind::CommitsOnlyHere);
 }
+
+/// git writes absolute paths no more, but reads those that an older git wrote.
+#[test]
+fn submodules_that_name_the_project_by_its_path_are_the_worktrees_own_in_a_copy() {
+    const FILE: &str = "for sub in sub sub/in deep/sub; do (cd $sub; echo gitdir: $(git rev-parse --absolute-git-dir) >.git); done;";
+    const SETTING: &str =
+        "for sub in sub sub/in deep/sub; do (cd $sub; git config core.worktree \"$PWD\"); done;";
+    for (what, text, linked) in [
+        ("both paths", &format!("{FILE} {SETTING}")[..], false),
+        ("the file", FILE, false),
+        ("the setting", SETTING, false),
+        ("both paths, linked", &format!("{FILE} {SETTING}"), true),
+    ] {
+        let desk = project(&format!("{text} tick\n"));
+        let before = project_repositories(&desk);
+        let mode = if linked { GitMode::Linked } else { GitMode::Copy };
+        let report = desk.store.start(&["w"], &StartOptions::new().git(mode), &options()).unwrap();
+        let mut named = report.worktrees[0].mentions.iter().map(|mention| &mention.path);
+        // This one is a repository in the tree, and names where it was cloned from.
+        assert!(named.all(|path| path.starts_with("old")), "{what}: {report:?}");
+        let worktree = desk.store.worktree("w").unwrap();
+        let root = worktree.path().to_owned();
+        is_clean(&worktree);
+        assert!(tops(&root).iter().all(|top| top.starts_with(&root)), "{what}: {:?}", tops(&root));
+        script(
+            &root,
+            "for sub in sub sub/in deep/sub; do (cd $sub; echo new >new; git add new; git commit -qm new); done",
+        );
+        common::snapshot::assert_same(&before, &project_repositories(&desk), what);
+        is_clean_but_for(&worktree, &["sub/new", "sub/in/new", "deep/sub/new"]);
+        assert_eq!(said(&desk.project).matches("new").count(), 0, "{what}");
+        if !linked {
+            let moved = desk.scratch.join("moved");
+            fs::rename(&root, &moved).unwrap();
+            let found = Store::discover(&moved).unwrap().worktree().unwrap();
+            is_clean_but_for(&found, &["sub/new", "sub/in/new", "deep/sub/new"]);
+            assert!(tops(&moved).iter().all(|top| top.starts_with(&moved)), "{what}");
+        }
+    }
+}
+
+/// Only these paths, and folders, differ from the snapshot.
+fn is_clean_but_for(worktree: &Worktree, paths: &[&str]) {
+    let status = worktree.status(&options()).unwrap();
+    let changed: std::collections::BTreeSet<_> =
+        status.changes.iter().map(|change| change.path.as_path()).collect();
+    assert_eq!(changed, paths.iter().map(Path::new).collect());
+}

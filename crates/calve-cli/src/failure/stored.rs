@@ -276,7 +276,7 @@ fn way_out(
                 .to_owned()
         }
         ErrorKind::Overlap if operation == Operation::DropWorktree => {
-            "drop the worktrees inside it first; 'calve list' prints their paths".to_owned()
+            "drop the worktrees inside it first: 'calve drop', or 'git worktree remove' for those that calve did not make".to_owned()
         }
         ErrorKind::Overlap if operation == Operation::MakeStoreFor => {
             "it needs no store of its own: 'calve status' and the other commands work there".to_owned()

@@ -297,6 +297,10 @@ pub(crate) fn can_be_a_branch(root: &Path, name: &str) -> Result<bool, Failure> 
     if matches!(name, "" | "HEAD" | "@") || name.starts_with('-') {
         return Ok(false);
     }
+    // git allows each of these, and a process less is a start that is sooner done.
+    if name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')) {
+        return Ok(true);
+    }
     match Git::new(root).arg("check-ref-format").arg(branch_ref(name)).run() {
         Ok(_) => Ok(true),
         Err(Failure::Refused(_)) => Ok(false),
@@ -498,23 +502,16 @@ impl Repository {
         if self.root == self.git_dir { git.in_tree(&self.git_dir, &self.git_dir) } else { git }
     }
 
-    /// The branch and the commit that the project has checked out.
+    /// The commit that the project has checked out. `None` before the first commit.
     ///
     /// # Errors
     /// git could not be asked.
-    pub(crate) fn head(&self) -> Result<Head, Failure> {
-        let answer = |git: Git| match git.run() {
+    pub(crate) fn head_commit(&self) -> Result<Option<String>, Failure> {
+        match self.git().args(["rev-parse", "-q", "--verify", "HEAD^{commit}"]).run() {
             Ok(output) => Ok(Some(line(&output.bytes))),
             Err(Failure::Refused(_)) => Ok(None),
             Err(failure) => Err(failure),
-        };
-        let branch = answer(self.git().args(["symbolic-ref", "-q", "HEAD"]))?;
-        let commit = answer(self.git().args(["rev-parse", "-q", "--verify", "HEAD^{commit}"]))?;
-        let branch = branch.map(|name| match name.strip_prefix("refs/heads/") {
-            Some(short) => short.to_owned(),
-            None => name,
-        });
-        Ok(Head { branch, commit })
+        }
     }
 
     /// The commit that a name means, in any of git's ways to name one. The inner error says why it
@@ -905,6 +902,22 @@ pub(crate) fn registrations(common: &Path) -> io::Result<Vec<Registration>> {
         }
     }
     Ok(found)
+}
+
+/// The roots of the linked worktrees that are inside the working tree at `root` and belong to its
+/// repository, without links. Empty if the repository cannot be read.
+pub(crate) fn worktrees_inside(root: &Path) -> Vec<PathBuf> {
+    let Some(repository) = read(root) else { return Vec::new() };
+    let Ok(root) = std::fs::canonicalize(root) else { return Vec::new() };
+    let id = |path: &Path| std::fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
+    let inside = |registration: &Registration| {
+        let tree = std::fs::canonicalize(registration.git_file.as_ref()?.parent()?).ok()?;
+        // Somebody may have deleted the worktree, and made another folder in its place.
+        let leads_back = leads_to(&tree).ok().and_then(|folder| id(&folder));
+        let is_inside = tree != root && tree.starts_with(&root);
+        (is_inside && leads_back == id(&registration.folder)).then_some(tree)
+    };
+    repository.registrations().unwrap_or_default().iter().filter_map(inside).collect()
 }
 
 /// The path in the `.git` file of a folder.

@@ -259,6 +259,11 @@ impl Layout<'_> {
         self.ready_tree(id).with_extension("index")
     }
 
+    /// git's index for worktrees of a ready tree.
+    pub(crate) fn ready_git_index(self, id: SnapshotId) -> PathBuf {
+        self.ready_tree(id).with_extension("git-index")
+    }
+
     pub(crate) fn ready_seal(self, id: SnapshotId) -> PathBuf {
         self.ready_tree(id).with_extension("seal")
     }

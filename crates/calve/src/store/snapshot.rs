@@ -245,10 +245,13 @@ impl Store {
         Local::new(Relocation::read(root), modules)
     }
 
-    /// The submodules of a linked worktree. `None`: it is none.
+    /// The submodules of a worktree that is linked, or has a copy of the repository. `None`: it is
+    /// neither.
     pub(crate) fn modules(&self, row: &WorktreeRow, root: &Path) -> Option<Modules> {
-        row.git.as_ref()?;
         let project = git::read(&self.project().ok()?)?;
+        if row.git.is_none() {
+            return Modules::of_copy(&project, root);
+        }
         let registration = git::leads_to(root).ok()?;
         let is_ours = registration.parent() == Some(&project.registrations_folder());
         is_ours.then(|| Modules::new(&project, root, &registration))
@@ -328,7 +331,9 @@ impl Store {
         Ok((scan, stamp))
     }
 
-    /// The store, and those worktrees that lie inside `root` and are not it.
+    /// The store, and those worktrees that lie inside `root` and are not it: the store's, and those
+    /// that git or another tool made in the same repository. The `.git` of such a worktree would
+    /// lead git from a copy of it back to the worktree.
     pub(crate) fn other_roots(
         &self,
         name: &str,
@@ -347,6 +352,7 @@ impl Store {
                 add(&path);
             }
         }
+        git::worktrees_inside(root).iter().for_each(|path| add(path));
         Ok(ids)
     }
 

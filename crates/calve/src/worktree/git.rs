@@ -84,7 +84,7 @@ impl Store {
         options: &StoreOptions,
     ) -> Vec<Result<Option<GitStatus>, Error>> {
         let project = self.repository();
-        let head = project.as_ref().and_then(|project| project.head().ok()?.commit);
+        let head = project.as_ref().and_then(|project| project.head_commit().ok()?);
         let results: Vec<_> = worktrees.iter().map(|_| Mutex::new(Ok(None))).collect();
         let next = AtomicUsize::new(0);
         let work = || {

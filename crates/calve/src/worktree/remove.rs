@@ -19,7 +19,7 @@ use super::scope::ChangeScope;
 use super::{Worktree, shown};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::store::catalog::{Linked, WorktreeRow};
-use crate::store::git::{Branch, Head, Work};
+use crate::store::git::{self, Branch, Head, Work};
 use crate::store::layout;
 use crate::store::registry::KEPT;
 use crate::store::trash::remove_tree;
@@ -401,15 +401,15 @@ impl Worktree {
     /// for changes.
     fn must_hold_no_other(&self) -> Result<(), Error> {
         let root = std::fs::canonicalize(&self.path).context(Operation::Open, || &self.path)?;
-        let inside: Vec<PathBuf> = self
-            .store
-            .catalog()
-            .worktrees()?
-            .iter()
-            .filter(|row| row.token != self.row.token && row.name != PROJECT)
+        let rows = self.store.catalog().worktrees()?;
+        let others = rows.iter().filter(|row| row.token != self.row.token && row.name != PROJECT);
+        let mut inside: Vec<PathBuf> = others
             .map(|row| path_from(&row.path))
             .filter(|path| std::fs::canonicalize(path).is_ok_and(|path| path.starts_with(&root)))
+            .chain(git::worktrees_inside(&self.path))
             .collect();
+        inside.sort();
+        inside.dedup();
         if inside.is_empty() {
             return Ok(());
         }

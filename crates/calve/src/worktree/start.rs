@@ -515,7 +515,9 @@ impl Store {
         self.object(id)?;
         let rows = claim.rows();
         let places = places(rows.iter().map(|row| path_from(&row.path)))?;
-        let (stages, reports) = match self.by_ready_tree(id, object, rows, &places, operation)? {
+        let by_ready_tree = self.by_ready_tree(id, object, rows, &places, operation)?;
+        let of_ready_tree = by_ready_tree.is_some();
+        let (stages, reports) = match by_ready_tree {
             Some(made) => made,
             None => {
                 operation.expect(object.files.saturating_mul(rows.len() as u64));
@@ -523,7 +525,7 @@ impl Store {
             }
         };
         let origin = Origin::Snapshot(id, object);
-        let dressing = Dressing { store: self, origin, git, paths, operation };
+        let dressing = Dressing { store: self, origin, git, paths, of_ready_tree, operation };
         let outcomes = self.dress_and_publish(&dressing, stages, &places, claim)?;
         Ok(reports.into_iter().zip(outcomes).collect())
     }

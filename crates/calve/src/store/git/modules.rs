@@ -63,8 +63,24 @@ impl Modules {
 
     /// The submodules of the same worktree at another place.
     pub(crate) fn at(&self, root: &Path) -> Self {
-        let own = Side { root: root.to_owned(), modules: self.own.modules.clone() };
-        Self { own, ..self.clone() }
+        // The repositories of a worktree that has a copy of the project's repository move with it.
+        let modules = match self.own.modules.strip_prefix(&self.own.root) {
+            Ok(inside) => root.join(inside),
+            Err(_) => self.own.modules.clone(),
+        };
+        Self { own: Side { root: root.to_owned(), modules }, ..self.clone() }
+    }
+
+    /// The submodules of a worktree with its root at `root` that has a copy of the project's
+    /// repository. `None` if the project's repository is not in its root: then there is no copy.
+    pub(crate) fn of_copy(project: &Repository, root: &Path) -> Option<Self> {
+        let is_inside = project.git_dir == super::git_of(&project.root);
+        is_inside.then(|| Self::new(project, root, &super::git_of(root)))
+    }
+
+    /// The submodules of the project itself.
+    pub(crate) fn of_project(project: &Repository) -> Self {
+        Self::new(project, &project.root, &project.git_dir)
     }
 
     /// Whether the worktree has repositories of submodules.
@@ -112,10 +128,11 @@ impl Modules {
     /// # Errors
     /// It names the folder that it named before.
     pub(crate) fn lead_back(&self, repository: &Path, module: &Module) -> io::Result<()> {
-        set_working_tree(
-            repository,
-            &relative(&module.repository, &self.own.root.join(&module.folder)),
-        )
+        let to = relative(&module.repository, &self.own.root.join(&module.folder));
+        match working_tree(repository) {
+            Some(there) if there == to => Ok(()),
+            _ => set_working_tree(repository, &to),
+        }
     }
 
     /// Lets the submodules of a worktree that was moved, or registered under another name, lead to
@@ -125,8 +142,19 @@ impl Modules {
     /// # Errors
     /// A file could not be written. The next call goes on.
     pub(crate) fn lead_as(&self, before: &Self, tree: &Path) -> io::Result<()> {
-        for name in repositories_in(&self.own.modules)? {
-            let repository = self.own.modules.join(&name);
+        self.lead_in(before, (tree, &self.own.modules)).map(drop)
+    }
+
+    /// The same while the folder `modules` is still at `repositories`. Returns the files `.git` that
+    /// were written, as paths from the root.
+    pub(crate) fn lead_in(
+        &self,
+        before: &Self,
+        (tree, repositories): (&Path, &Path),
+    ) -> io::Result<Vec<PathBuf>> {
+        let mut written = Vec::new();
+        for name in repositories_in(repositories)? {
+            let repository = repositories.join(&name);
             let Some(value) = working_tree(&repository) else { continue };
             let absolute = |side: &Side| {
                 let path = absolute(&side.modules.join(&name), value.as_os_str().as_bytes());
@@ -139,15 +167,21 @@ impl Modules {
             let at = tree.join(&git_file);
             let Ok(bytes) = read_plain(fs::CWD, &at, super::PATH_MOST_BYTES) else { continue };
             if let Some(bytes) = translate(&git_file, &bytes, &before.own, &self.own) {
-                let meta = Meta::of(&fs::statat(fs::CWD, &at, AtFlags::SYMLINK_NOFOLLOW)?);
-                write_whole(&tree.join(&folder), &at, &bytes)?;
-                fs::utimensat(fs::CWD, &at, &meta.timestamps(), AtFlags::SYMLINK_NOFOLLOW)?;
+                let parent = tree.join(&folder);
+                let times =
+                    [&at, &parent].map(|path| Ok::<_, io::Error>(Meta::of(&fs::lstat(path)?)));
+                write_whole(&parent, &at, &bytes)?;
+                for (path, meta) in [&at, &parent].into_iter().zip(times) {
+                    let times = meta?.timestamps();
+                    fs::utimensat(fs::CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW)?;
+                }
+                written.push(git_file);
             }
-            let module =
-                Module { folder, source: PathBuf::new(), repository: repository.clone(), name };
+            let own = self.own.modules.join(&name);
+            let module = Module { folder, source: PathBuf::new(), repository: own, name };
             self.lead_back(&repository, &module)?;
         }
-        Ok(())
+        Ok(written)
     }
 }
 

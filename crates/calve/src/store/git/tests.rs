@@ -110,7 +110,7 @@ fn a_head_is_a_branch_a_commit_or_not_born_yet() {
         ("git switch -q --orphan new", head(Some("new"), None)),
     ] {
         desk.sh(&format!("cd project && {script}"));
-        assert_eq!(desk.project().head().unwrap(), expected, "{script}");
+        assert_eq!(desk.project().head_commit().unwrap(), expected.commit, "{script}");
         assert_eq!(work_in(&desk.path("project")).unwrap().head, Some(expected), "{script}");
     }
 }

@@ -4,6 +4,7 @@
 //! A tree gets its marker, and its part of git. No snapshot has the `.git` in the root of the
 //! project, so a tree that was made from one has no repository yet.
 
+use std::cell::OnceCell;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ use std::sync::{Mutex, PoisonError};
 use rustix::fs::{self, AtFlags, Mode};
 
 use super::git::{GitOutcome, GitPlan, LinkedWorktree};
-use super::links::Links;
+use super::links::{GivenIndex, Links};
 use super::vouched::{Known, Snapshots};
 use super::{PathMode, Place};
 use crate::error::{Context as _, Error, Operation};
@@ -22,9 +23,10 @@ use crate::reflink::meta::{self, Meta};
 use crate::report::DestinationReport;
 use crate::store::at::{last, open_parent};
 use crate::store::catalog::{Linked, State, WorktreeRow};
+use crate::store::files::listed_at;
 use crate::store::format;
-use crate::store::git::Registration;
-use crate::store::git::modules::{Module, Modules};
+use crate::store::git::modules::{MODULES, Module, Modules};
+use crate::store::git::{self, Registration};
 use crate::store::id::SnapshotId;
 use crate::store::layout::GIT;
 use crate::store::manifest::Manifest;
@@ -76,6 +78,8 @@ pub(super) struct Dressing<'a> {
     pub(super) origin: Origin<'a>,
     pub(super) git: GitPlan,
     pub(super) paths: PathMode,
+    /// Whether the trees are subvolume snapshots of the ready tree of their snapshot.
+    pub(super) of_ready_tree: bool,
     pub(super) operation: &'a Running,
 }
 
@@ -111,11 +115,20 @@ impl Dressing<'_> {
         let outcomes: Vec<GitOutcome> = match &self.git {
             GitPlan::Copy(repository) => {
                 let reports = self.copy(repository, stages, places)?;
+                for (at, stage) in stages.iter().enumerate() {
+                    let led = self.lead_copies(rows.map(|rows| &rows[at]), stage, path(at))?;
+                    mentions[at].retain(|mention| !led.contains(&mention.path));
+                }
                 reports.into_iter().map(|it| GitOutcome::Copied(Box::new(it))).collect()
             }
             GitPlan::Link(links) => {
                 let linked = self.link(links, rows.unwrap_or_default(), stages, places)?;
-                linked.into_iter().map(GitOutcome::Linked).collect()
+                let linked =
+                    linked.into_iter().zip(&mut mentions).map(|((linked, led), mentions)| {
+                        mentions.retain(|mention| !led.contains(&mention.path));
+                        GitOutcome::Linked(linked)
+                    });
+                linked.collect()
             }
             GitPlan::None(why) => vec![GitOutcome::None(*why); stages.len()],
         };
@@ -195,68 +208,116 @@ impl Dressing<'_> {
         registry.write_index(&row.token, &index, &manifest).map_err(other)
     }
 
-    /// Lets git register each tree, and makes its index ready.
+    /// Lets git register each tree, and makes its index ready. Returns also the files `.git` of
+    /// submodules that lead to repositories of the worktree.
     fn link(
         &self,
         links: &Links,
         rows: &[WorktreeRow],
         stages: &[Stage],
         places: &[Place],
-    ) -> Result<Vec<LinkedWorktree>, Error> {
+    ) -> Result<Vec<(LinkedWorktree, Vec<PathBuf>)>, Error> {
         let registered = self.register(links, rows)?;
         let submodules = self.files_of_submodules(links)?;
-        let snapshots = match (&links.base, self.origin) {
-            (Some(_), _) if submodules.is_empty() => None,
-            (_, Origin::Snapshot(id, object)) => Snapshots::of(self.store, id, object)?,
-            (_, Origin::Project { .. }) => None,
+        let kept = match (&links.base, self.origin) {
+            (None, Origin::Snapshot(id, _)) if self.of_ready_tree && submodules.is_empty() => {
+                self.store.ready_git_index(id)
+            }
+            _ => None,
         };
+        let snapshots = OnceCell::new();
         let mut made = Vec::with_capacity(stages.len());
         let trees = rows.iter().zip(&links.links).zip(stages).zip(places).zip(&registered);
         for ((((row, link), stage), place), registration) in trees {
             let lead = || -> io::Result<()> { Links::lead(registration, stage.dir()) };
             lead().context(Operation::Link, || &place.path)?;
-            let modules =
+            let (modules, led) =
                 self.connect(links, row, (stage, &place.path), registration, &submodules)?;
-            let index = || -> io::Result<u64> {
-                if link.registered.is_some() {
-                    return Ok(0);
-                }
-                if row.state != State::Starting {
-                    links.read_index(registration)?;
-                    return Ok(0);
-                }
-                match &links.base {
-                    Some(base) => Links::give_index_of(registration, base)?,
-                    None => links.give_index(registration)?,
-                }
-                let known = snapshots.as_ref().map(|them| Known::of(them, self.store, row));
-                let mut ready = 0;
-                if let Some(known) = &known {
-                    let source = (Source::Snapshot(known), known.snapshots.stamp());
-                    let trees = self.trees(source, stage);
-                    for module in &modules {
-                        let git = fs::open(&module.repository, DIR_FLAGS, Mode::empty())?;
-                        ready += git_index::make_ready_elsewhere(&trees, &git, &module.folder);
-                    }
-                }
-                let source: (Source<'_>, _) = match (&links.base, &known, self.origin) {
-                    (_, _, Origin::Project { root, before_walk, .. }) => {
-                        (Source::Tree(root), before_walk)
-                    }
-                    (Some(base), ..) => (Source::Snapshot(&**base), base.stamp()),
-                    (None, Some(known), _) => (Source::Snapshot(known), known.snapshots.stamp()),
-                    (None, None, _) => return Ok(ready),
+            let failed = |error| Error::io(Operation::Link, &place.path, error);
+            let ready_index_entries = if link.registered.is_some() {
+                0
+            } else if row.state != State::Starting {
+                links.read_index(registration).map_err(failed)?;
+                0
+            } else if let Some(base) = &links.base {
+                Links::give_index_of(registration, base).map_err(failed)?;
+                // The base's own index knows of the files; the snapshots know of submodules.
+                let snapshots = match modules.is_empty() {
+                    true => None,
+                    false => self.snapshots(&snapshots)?,
                 };
-                let git = fs::open(&registration.folder, DIR_FLAGS, Mode::empty())?;
-                let trees = self.trees(source, stage);
-                Ok(ready + git_index::make_ready_elsewhere(&trees, &git, Path::new("")))
+                let known = snapshots.map(|them| Known::of(them, self.store, row));
+                let base = (Source::Snapshot(&**base), base.stamp());
+                self.ready_indexes(Some(base), known.as_ref(), stage, (registration, &modules))
+                    .map_err(failed)?
+            } else {
+                let given = links.give_index(registration, kept.as_ref()).map_err(failed)?;
+                if let GivenIndex::Ready(entries) = given {
+                    entries
+                } else {
+                    let known = self.snapshots(&snapshots)?;
+                    let known = known.map(|them| Known::of(them, self.store, row));
+                    let source = match self.origin {
+                        Origin::Project { root, before_walk, .. } => {
+                            Some((Source::Tree(root), before_walk))
+                        }
+                        Origin::Snapshot(..) => known.as_ref().map(Known::source),
+                    };
+                    let entries = self
+                        .ready_indexes(source, known.as_ref(), stage, (registration, &modules))
+                        .map_err(failed)?;
+                    if let (Some(kept), GivenIndex::OfProject(of_project)) = (&kept, given)
+                        && entries > 0
+                    {
+                        kept.keep(&of_project, &registration.folder.join("index"), entries);
+                    }
+                    entries
+                }
             };
-            let ready_index_entries = index().context(Operation::Link, || &place.path)?;
             let Linked { commit, branch } = link.linked.clone();
             let submodules = modules.len() as u64;
-            made.push(LinkedWorktree { branch, commit, ready_index_entries, submodules });
+            let linked = LinkedWorktree { branch, commit, ready_index_entries, submodules };
+            made.push((linked, led));
         }
         Ok(made)
+    }
+
+    /// The snapshots by which the store knows which files have the content that git's index means.
+    fn snapshots<'s>(
+        &self,
+        read: &'s OnceCell<Option<Snapshots>>,
+    ) -> Result<Option<&'s Snapshots>, Error> {
+        if read.get().is_none() {
+            let found = match self.origin {
+                Origin::Snapshot(id, object) => Snapshots::of(self.store, id, object)?,
+                Origin::Project { .. } => None,
+            };
+            let _ = read.set(found);
+        }
+        Ok(read.get().and_then(Option::as_ref))
+    }
+
+    /// Makes the index of a linked worktree ready, and those of its submodules. Returns how many
+    /// entries record its files.
+    fn ready_indexes<'t>(
+        &'t self,
+        source: Option<(Source<'t>, (i64, i64))>,
+        known: Option<&'t Known<'t>>,
+        stage: &'t Stage,
+        (registration, modules): (&Registration, &[Module]),
+    ) -> io::Result<u64> {
+        let mut ready = 0;
+        if let Some(known) = known {
+            let trees = self.trees(known.source(), stage);
+            for module in modules {
+                let git = fs::open(&module.repository, DIR_FLAGS, Mode::empty())?;
+                ready += git_index::make_ready_elsewhere(&trees, &git, &module.folder);
+            }
+        }
+        let Some(source) = source else { return Ok(ready) };
+        let git = fs::open(&registration.folder, DIR_FLAGS, Mode::empty())?;
+        let trees = self.trees(source, stage);
+        Ok(ready + git_index::make_ready_elsewhere(&trees, &git, Path::new("")))
     }
 
     /// The files `.git` in the snapshot, if the project has submodules.
@@ -278,7 +339,7 @@ impl Dressing<'_> {
     }
 
     /// Lets the files `.git` of submodules lead to repositories of the worktree. Returns the
-    /// submodules whose repositories are new.
+    /// submodules whose repositories are new, and the files.
     fn connect(
         &self,
         links: &Links,
@@ -286,9 +347,9 @@ impl Dressing<'_> {
         (stage, path): (&Stage, &Path),
         registration: &Registration,
         files: &[PathBuf],
-    ) -> Result<Vec<Module>, Error> {
+    ) -> Result<(Vec<Module>, Vec<PathBuf>), Error> {
         if files.is_empty() {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), Vec::new()));
         }
         format::require(self.store.path(), format::OWN_PATHS)?;
         let modules = Modules::new(&links.repository, path, &registration.folder);
@@ -326,7 +387,33 @@ impl Dressing<'_> {
         if !led.is_empty() {
             self.mend_index(row, stage, &led).context(Operation::WriteIndex, || path)?;
         }
-        Ok(new)
+        Ok((new, led.into_iter().map(Path::to_owned).collect()))
+    }
+
+    /// Lets the submodules of a copied repository lead to the copy, where they name the project by
+    /// its absolute path. Returns the files `.git` that were written.
+    fn lead_copies(
+        &self,
+        row: Option<&WorktreeRow>,
+        stage: &Stage,
+        path: &Path,
+    ) -> Result<Vec<PathBuf>, Error> {
+        let Some(project) = git::read(&self.store.project()?) else { return Ok(Vec::new()) };
+        let Some(modules) = Modules::of_copy(&project, path) else { return Ok(Vec::new()) };
+        let tree = stage.path();
+        let repositories = tree.join(GIT).join(MODULES);
+        // Later commands read the written files by the same rule.
+        if row.is_some() && listed_at(&repositories).is_ok_and(|names| !names.is_empty()) {
+            format::require(self.store.path(), format::OWN_PATHS)?;
+        }
+        let led = modules
+            .lead_in(&Modules::of_project(&project), (&tree, &repositories))
+            .context(Operation::Link, || path)?;
+        if let (Some(row), false) = (row, led.is_empty()) {
+            let paths: Vec<&Path> = led.iter().map(PathBuf::as_path).collect();
+            self.mend_index(row, stage, &paths).context(Operation::WriteIndex, || path)?;
+        }
+        Ok(led)
     }
 
     /// Registers several trees at once, because a thread mostly waits for git.

@@ -34,6 +34,7 @@ use crate::report::{DestinationReport, Method};
 use crate::store::at::open_at;
 use crate::store::catalog::WorktreeRow;
 use crate::store::id::{BlobId, SnapshotId};
+use crate::store::git;
 use crate::store::index::{Boot, Index, Stat};
 use crate::store::layout::{GIT, OWN};
 use crate::store::manifest::{Manifest, os};
@@ -255,7 +256,8 @@ impl Store {
         let rows = self.catalog().worktrees()?;
         let is_inside =
             |row: &WorktreeRow| row.name != PROJECT && path_from(&row.path).starts_with(&project);
-        let has_inside = rows.iter().any(is_inside);
+        let has_inside =
+            rows.iter().any(is_inside) || !git::worktrees_inside(&project).is_empty();
         let row = rows.into_iter().find(|row| row.name == PROJECT);
         let Some(row) = row else { return Ok(None) };
         let store = self.path();
@@ -459,7 +461,8 @@ impl Store {
         let unnamed = Unnamed { manifest, base, project, trees, seal };
         let origin =
             Origin::Project { root: &root, path: &path, manifest: &unnamed.manifest, before_walk };
-        let dressing = Dressing { store: self, origin, git, paths, operation };
+        let dressing =
+            Dressing { store: self, origin, git, paths, of_ready_tree: false, operation };
         let keep = |ready: &mut Stage| -> Result<(), Error> {
             let path = self.layout().unnamed_tree(unnamed.token());
             let name = path.file_name().unwrap_or_default().as_bytes();

@@ -19,12 +19,13 @@ use rustix::fs::{self, Mode, Timespec, Timestamps};
 
 use super::base::Base;
 use crate::error::{Error, ErrorKind, Operation};
-use crate::reflink::imp::{NEW_FILE_FLAGS, SOURCE_FLAGS};
+use crate::reflink::imp::NEW_FILE_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::store::catalog::Linked;
 use crate::store::files::{listed_at, read_plain};
 use crate::store::git::modules::has_modules;
-use crate::store::git::{self, Branch, Failure, Found, Head, Registration, Repository};
+use crate::store::git::{self, Branch, Failure, Found, Registration, Repository};
+use crate::store::ready::git_index::ReadyGitIndex;
 
 /// Which `HEAD` a new linked worktree has; built by value.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -39,6 +40,8 @@ pub enum StartBranch {
     Detached,
 }
 
+/// The index of a working tree, in the folder that belongs to it alone.
+const INDEX: &str = "index";
 /// The files beside a repository's index that say what the index is about.
 const BESIDE_INDEX: [&str; 3] = ["MERGE_HEAD", "MERGE_MODE", "MERGE_MSG"];
 /// The largest file of git that is read whole. An index of five million files is smaller.
@@ -139,7 +142,7 @@ impl Links {
                 let cause = io::Error::new(io::ErrorKind::NotFound, why);
                 Error::new(ErrorKind::CommitNotFound, Operation::FindCommit, base, cause)
             })?,
-            None => match repository.head().map_err(failed)?.commit {
+            None => match repository.head_commit().map_err(failed)? {
                 Some(commit) => commit,
                 None => return Ok(Err(Refusal::Unborn)),
             },
@@ -189,7 +192,7 @@ impl Links {
     /// Lets the worktrees begin at the commit of the project's `HEAD` now: the `HEAD` may have
     /// moved while calve looked at the trees.
     pub(super) fn follow_head(&mut self) {
-        let Ok(Head { commit: Some(commit), .. }) = self.repository.head() else { return };
+        let Ok(Some(commit)) = self.repository.head_commit() else { return };
         for link in &mut self.links {
             // A branch that exists stays at the commit where we found it.
             if link.makes_branch || link.linked.branch.is_none() {
@@ -255,27 +258,61 @@ impl Links {
     }
 
     /// Gives a registration the project's index, with the same modification time. That time says
-    /// which entries of the index git may trust.
-    pub(super) fn give_index(&self, registration: &Registration) -> io::Result<()> {
+    /// which entries of the index git may trust. If the ready tree has an index in the place of the project's, the
+    /// registration gets that one.
+    pub(super) fn give_index(
+        &self,
+        registration: &Registration,
+        kept: Option<&ReadyGitIndex<'_>>,
+    ) -> io::Result<GivenIndex> {
         let from = &self.repository.git_dir;
-        let mut names: Vec<_> = vec!["index".into()];
+        let mut names: Vec<_> = vec![INDEX.into()];
         if std::fs::symlink_metadata(from.join(BESIDE_INDEX[0])).is_ok() {
             names.extend(BESIDE_INDEX.map(Into::into));
         }
         let shared = listed_at(from)?.into_iter().map(|(name, _)| name);
         names.extend(shared.filter(|name| name.as_encoded_bytes().starts_with(b"sharedindex.")));
+        let mut given = GivenIndex::Other;
         for name in names {
             let to = registration.folder.join(&name);
-            match copy(&from.join(&name), &to) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Ok(bytes) if name == "index" && has_monitor(&bytes) => {
+            let read = match read(&from.join(&name)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                read => read?,
+            };
+            if name != INDEX || has_monitor(&read.0) {
+                write(&to, &read)?;
+                if name == INDEX {
                     self.repository.without_monitor(&to)?;
                 }
-                result => drop(result?),
+                continue;
             }
+            given = match kept.and_then(|kept| kept.get(&read.0)) {
+                Some(kept) => {
+                    let _ = std::fs::remove_file(&to);
+                    // It is newer than all files that it records.
+                    let file = fs::open(&to, NEW_FILE_FLAGS, Mode::from_raw_mode(0o644))?;
+                    std::fs::File::from(file).write_all(&kept.bytes)?;
+                    GivenIndex::Ready(kept.ready_entries)
+                }
+                None => {
+                    write(&to, &read)?;
+                    GivenIndex::OfProject(read.0)
+                }
+            };
         }
-        Ok(())
+        Ok(given)
     }
+}
+
+/// Which index [`Links::give_index`] gave.
+#[derive(Debug)]
+pub(super) enum GivenIndex {
+    /// One of which this many entries record the worktree's files.
+    Ready(u64),
+    /// The project's, which has these bytes.
+    OfProject(Vec<u8>),
+    /// None, or not quite the project's.
+    Other,
 }
 
 /// Whether a branch must be made, or exists and can be used.
@@ -318,17 +355,24 @@ fn has_monitor(index: &[u8]) -> bool {
     index.windows(4).any(|bytes| bytes == b"FSMN")
 }
 
-/// Copies a file of git, with its times. Returns its content.
-pub(super) fn copy(from: &Path, to: &Path) -> io::Result<Vec<u8>> {
-    let source = fs::open(from, SOURCE_FLAGS, Mode::empty())?;
-    let meta = Meta::of(&fs::fstat(&source)?);
-    let bytes = read_plain(fs::CWD, from, MOST_BYTES)?;
+/// The content of a file of git, and its times.
+type Read = (Vec<u8>, Timestamps);
+
+fn read(from: &Path) -> io::Result<Read> {
+    let times = Meta::of(&fs::lstat(from)?).timestamps();
+    Ok((read_plain(fs::CWD, from, MOST_BYTES)?, times))
+}
+
+fn write(to: &Path, (bytes, times): &Read) -> io::Result<()> {
     // git made this file for the new worktree, which no other process knows yet.
     let _ = std::fs::remove_file(to);
     let file = fs::open(to, NEW_FILE_FLAGS, Mode::from_raw_mode(0o644))?;
     let mut file = std::fs::File::from(file);
-    file.write_all(&bytes)?;
-    let Timestamps { last_access, last_modification } = meta.timestamps();
-    fs::futimens(&file, &Timestamps { last_access, last_modification })?;
-    Ok(bytes)
+    file.write_all(bytes)?;
+    Ok(fs::futimens(&file, times)?)
+}
+
+/// Copies a file of git, with its times.
+pub(super) fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    write(to, &read(from)?)
 }

@@ -32,8 +32,14 @@ impl Store {
             stages.push(place.stage()?);
         }
         let made = self.fill(&manifest, &stages, &places, operation)?;
-        let dressing =
-            Dressing { store: self, origin: Origin::Snapshot(id, object), git, paths, operation };
+        let dressing = Dressing {
+            store: self,
+            origin: Origin::Snapshot(id, object),
+            git,
+            paths,
+            of_ready_tree: false,
+            operation,
+        };
         let outcomes = dressing.dress(None, &stages, &places)?;
         publish_all(&mut stages, &places)?;
         Ok(made.reports.into_iter().zip(outcomes).collect())

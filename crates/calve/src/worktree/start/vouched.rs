@@ -19,7 +19,7 @@ use crate::store::index::{Boot, Index, Stat};
 use crate::store::manifest::Manifest;
 use crate::store::materialize::wanted;
 use crate::store::object::{Entry, Kind, SnapshotObject};
-use crate::tree::git_index::{Folder, Vouched, Vouches};
+use crate::tree::git_index::{Folder, Source, Vouched, Vouches};
 
 /// The worktree's snapshot and the project's last snapshot.
 pub(super) struct Snapshots {
@@ -97,6 +97,11 @@ impl<'a> Known<'a> {
         let euid = rustix::process::geteuid();
         let maker = (!euid.is_root()).then(|| (euid.as_raw(), rustix::process::getegid().as_raw()));
         Self { snapshots, index, maker }
+    }
+
+    /// A source of entries for git's index, and the time before which they changed.
+    pub(super) fn source(&self) -> (Source<'_>, (i64, i64)) {
+        (Source::Snapshot(self), self.snapshots.stamp())
     }
 }
 
