@@ -5,12 +5,13 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use calve::{ErrorKind, FillOptions, FillReport, Operation, fill};
+use calve::{ErrorKind, FillOptions, FillReport, Operation, PathKept, fill};
 
 use common::git::{Dice, FILES, PROJECT, edit, entries, not_ready, rounds, script, status, truth};
 use common::snapshot::{Entry, assert_same, only, snapshot};
@@ -260,20 +261,25 @@ fn an_environment_that_is_carried_names_the_worktree() {
         printf '/.venv\\n' >>.gitignore; git commit -qam venv
         mkdir -p .venv/bin; printf 'home = /usr/bin\\ncommand = python3 -m venv %s/.venv\\n' $PWD >.venv/pyvenv.cfg
         printf 'VIRTUAL_ENV=%s/.venv\\nexport VIRTUAL_ENV\\n' $PWD >.venv/bin/activate; ln -s $PWD/src .venv/src
-        echo $PWD >.env";
+        echo $PWD >.env; mkdir build; echo HOME=$PWD >build/CMakeCache.txt; echo /build >>.git/info/exclude";
     let desk = Desk::new("", text, "-b other");
     let (tree, project) = (desk.tree(), &desk.project);
     let report = desk.fill(&FillOptions::new());
     let told: Vec<_> = report.mentions.iter().map(|it| (it.path.clone(), it.kept)).collect();
-    let expected = [".venv/bin/activate", ".venv/pyvenv.cfg", ".venv/src"];
-    assert_eq!(told, expected.map(|path| (PathBuf::from(path), None)));
+    let unknown = Some(PathKept::UnknownFormat);
+    let still = [(".env", unknown), ("build/CMakeCache.txt", unknown)];
+    let now = [(".venv/bin/activate", None), (".venv/pyvenv.cfg", None), (".venv/src", None)];
+    let expected: BTreeSet<_> =
+        still.iter().chain(&now).map(|(path, kept)| (PathBuf::from(path), *kept)).collect();
+    assert_eq!(told.into_iter().collect::<BTreeSet<_>>(), expected);
     let activate = format!("VIRTUAL_ENV={}/.venv\nexport VIRTUAL_ENV\n", tree.display());
     assert_eq!(read(tree.join(".venv/bin/activate")), activate);
     assert_eq!(fs::read_link(tree.join(".venv/src")).unwrap(), tree.join("src"));
     // What calve does not know the format of stays, and the project is as it was.
     assert_eq!(read(tree.join(".env")), format!("{}\n", project.display()));
     assert_eq!(fs::read_link(project.join(".venv/src")).unwrap(), project.join("src"));
-    assert!(desk.fill(&FillOptions::new()).mentions.is_empty());
+    let again = desk.fill(&FillOptions::new()).mentions;
+    assert!(again.iter().all(|mention| mention.kept == unknown), "{again:?}");
     assert_eq!(status(&tree).lines().filter(|line| !line.starts_with('#')).count(), 0);
 }
 

@@ -25,7 +25,7 @@ use crate::store::layout::{self, Within};
 use crate::store::paths::found::{Found, PathKept, PathMention, is_below_any};
 use crate::store::paths::local::{Tree, tracked};
 use crate::store::paths::record::{self, Digest};
-use crate::store::paths::spelling::Spellings;
+use crate::store::paths::spelling::{Spellings, kind_to_learn_from};
 use crate::store::paths::{PathKind, Relocation, in_environment, mentions, seconds_older};
 use crate::store::{Store, bytes_of, path_from};
 use crate::tree::staging::{Stage, stage_name};
@@ -187,8 +187,9 @@ impl Relocate<'_> {
     }
 }
 
-/// The files of a live tree that name a root and that calve knows to translate. The files may name it
-/// by more spellings than are known; these are known afterwards.
+/// The files of a live tree that name a root and that calve knows to translate, and the few that it
+/// cannot translate and that speak for many others, such as `CMakeCache.txt`. The files may name the
+/// root by more spellings than are known; these are known afterwards.
 pub(super) fn find(tree: Tree<'_>, spellings: &mut Spellings) -> io::Result<Vec<PathMention>> {
     let (mut found, mut folders) = (Vec::new(), vec![PathBuf::new()]);
     while let Some(folder) = folders.pop() {
@@ -235,11 +236,21 @@ pub(super) fn find(tree: Tree<'_>, spellings: &mut Spellings) -> io::Result<Vec<
                             || tree.read(&path)?.is_some_and(|text| names(kind, &text, spellings));
                         is_it.then_some(kind)
                     }
-                    _ => None,
+                    _ => match kind_to_learn_from(&path) {
+                        Some(kind) => tree
+                            .read(&path)?
+                            .is_some_and(|text| names(kind, &text, spellings))
+                            .then_some(kind),
+                        None => None,
+                    },
                 },
                 _ => None,
             };
-            found.extend(names.map(|kind| PathMention { path, kind, kept: None }));
+            found.extend(names.map(|kind| PathMention {
+                path,
+                kind,
+                kept: (!kind.is_known()).then_some(PathKept::UnknownFormat),
+            }));
         }
     }
     if found.is_empty() {
@@ -327,8 +338,8 @@ impl Worktree {
 
 /// Gives the files of a tree that was copied from `from` the tree's own path, where calve knows
 /// their format: Python environments, and absolute symbolic links. Files that git tracks, and files
-/// in other repositories below, stay as they are. Returns those files, and says which were
-/// rewritten. [`clone_with_own_paths`] does it before a clone appears.
+/// in other repositories below, stay as they are. Returns those files, and `CMakeCache.txt`, `.env`
+/// and `.envrc` that name `from`, and says which were rewritten. [`clone_with_own_paths`] does it before a clone appears.
 ///
 /// # Errors
 /// Files could not be read or written. Each file is as it was, or rewritten as a whole.

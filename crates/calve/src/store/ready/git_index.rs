@@ -41,15 +41,13 @@ pub(crate) struct KeptIndex {
     pub(crate) ready_entries: u64,
 }
 
-impl Store {
+impl<'a> ReadyGitIndex<'a> {
     /// `None` if there is no ready tree. The caller has just made a worktree of it.
-    pub(crate) fn ready_git_index(&self, id: SnapshotId) -> Option<ReadyGitIndex<'_>> {
-        let seal = read_plain(fs::CWD, &self.layout().ready_seal(id), SEAL_MOST_BYTES).ok()?;
-        Some(ReadyGitIndex { store: self, id, seal })
+    pub(crate) fn of(store: &'a Store, id: SnapshotId) -> Option<Self> {
+        let seal = read_plain(fs::CWD, &store.layout().ready_seal(id), SEAL_MOST_BYTES).ok()?;
+        Some(Self { store, id, seal })
     }
-}
 
-impl ReadyGitIndex<'_> {
     /// What a worktree gets in the place of the project's index.
     pub(crate) fn get(&self, of_project: &[u8]) -> Option<KeptIndex> {
         let path = self.store.layout().ready_git_index(self.id);

@@ -36,6 +36,7 @@ use crate::store::paths::Relocation;
 use crate::store::paths::found::{Found, PathMention, number_at};
 use crate::store::paths::local::Tree;
 use crate::store::paths::spelling::Spellings;
+use crate::store::ready::git_index::ReadyGitIndex;
 use crate::store::scan::stat_of;
 use crate::store::{Store, bytes_of, path_from};
 use crate::tree::git_index::{self, Source, Trees};
@@ -221,7 +222,7 @@ impl Dressing<'_> {
         let submodules = self.files_of_submodules(links)?;
         let kept = match (&links.base, self.origin) {
             (None, Origin::Snapshot(id, _)) if self.of_ready_tree && submodules.is_empty() => {
-                self.store.ready_git_index(id)
+                ReadyGitIndex::of(self.store, id)
             }
             _ => None,
         };
