@@ -4,8 +4,7 @@
 //! constant time. `templates/ID` is the subvolume, and `templates/ID.index` is the index of its
 //! tree: inode numbers and times are the same in every subvolume snapshot of it.
 //! `templates/ID.seal` has the number by which calve knows whether any process wrote to the
-//! subvolume since (docs/design/ready.md). `templates/ID.git-index` is [git's index](git_index) for
-//! worktrees of it.
+//! subvolume since (docs/design/ready.md).
 //!
 //! A ready tree is not read-only, since that would hinder a user who removes the project. If its
 //! seal is broken, calve does not use it; it removes the tree and makes a new one.
@@ -57,7 +56,6 @@ use crate::reflink::sys;
 use crate::tree::running::Running;
 use crate::tree::staging::{self, Stage, flush_filesystem, stage_name};
 
-pub(crate) mod git_index;
 mod nearest;
 pub(crate) mod waiting;
 
@@ -379,8 +377,7 @@ impl Store {
 
     /// Moves a ready tree into the trash.
     fn put_aside(&self, dir: &OwnedFd, id: SnapshotId) -> Option<(OwnedFd, CString)> {
-        let layout = self.layout();
-        for file in [layout.ready_seal(id), layout.ready_index(id), layout.ready_git_index(id)] {
+        for file in [self.layout().ready_seal(id), self.layout().ready_index(id)] {
             let _ = std::fs::remove_file(file);
         }
         let aside = CString::new(stage_name()).ok()?;

@@ -42,6 +42,7 @@ use crate::tree::staging::{self, Stage, stage_name};
 mod base;
 mod dress;
 mod git;
+mod kept_index;
 mod later;
 mod links;
 mod loose;

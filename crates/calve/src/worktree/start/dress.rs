@@ -14,6 +14,7 @@ use std::sync::{Mutex, PoisonError};
 use rustix::fs::{self, AtFlags, Mode};
 
 use super::git::{GitOutcome, GitPlan, LinkedWorktree};
+use super::kept_index::ReadyGitIndex;
 use super::links::{GivenIndex, Links};
 use super::vouched::{Known, Snapshots};
 use super::{PathMode, Place};
@@ -36,7 +37,6 @@ use crate::store::paths::Relocation;
 use crate::store::paths::found::{Found, PathMention, number_at};
 use crate::store::paths::local::Tree;
 use crate::store::paths::spelling::Spellings;
-use crate::store::ready::git_index::ReadyGitIndex;
 use crate::store::scan::stat_of;
 use crate::store::{Store, bytes_of, path_from};
 use crate::tree::git_index::{self, Source, Trees};

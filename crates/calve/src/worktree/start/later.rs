@@ -33,8 +33,8 @@ use crate::reflink::sys;
 use crate::report::{DestinationReport, Method};
 use crate::store::at::open_at;
 use crate::store::catalog::WorktreeRow;
-use crate::store::id::{BlobId, SnapshotId};
 use crate::store::git;
+use crate::store::id::{BlobId, SnapshotId};
 use crate::store::index::{Boot, Index, Stat};
 use crate::store::layout::{GIT, OWN};
 use crate::store::manifest::{Manifest, os};
@@ -256,8 +256,7 @@ impl Store {
         let rows = self.catalog().worktrees()?;
         let is_inside =
             |row: &WorktreeRow| row.name != PROJECT && path_from(&row.path).starts_with(&project);
-        let has_inside =
-            rows.iter().any(is_inside) || !git::worktrees_inside(&project).is_empty();
+        let has_inside = rows.iter().any(is_inside) || !git::worktrees_inside(&project).is_empty();
         let row = rows.into_iter().find(|row| row.name == PROJECT);
         let Some(row) = row else { return Ok(None) };
         let store = self.path();

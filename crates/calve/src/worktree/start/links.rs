@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{self, Mode, Timespec, Timestamps};
 
 use super::base::Base;
+use super::kept_index::ReadyGitIndex;
 use crate::error::{Error, ErrorKind, Operation};
 use crate::reflink::imp::NEW_FILE_FLAGS;
 use crate::reflink::meta::Meta;
@@ -25,7 +26,6 @@ use crate::store::catalog::Linked;
 use crate::store::files::{listed_at, read_plain};
 use crate::store::git::modules::has_modules;
 use crate::store::git::{self, Branch, Failure, Found, Registration, Repository};
-use crate::store::ready::git_index::ReadyGitIndex;
 
 /// Which `HEAD` a new linked worktree has; built by value.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
