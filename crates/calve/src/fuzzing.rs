@@ -29,17 +29,21 @@ use crate::tree::filter::{Decision, Filter, IgnoreChain};
 use crate::worktree::patch::{self, Change, Side, lines};
 
 mod database;
+#[cfg(feature = "remote")]
+mod remote;
 pub mod seeds;
 #[cfg(test)]
 mod tests;
 
 pub use database::database;
+#[cfg(feature = "remote")]
+pub use remote::remote;
 
 /// A function that is fuzzed.
 pub type Target = fn(&[u8]);
 
 /// Every function that is fuzzed, by the name of its fuzzer.
-pub const TARGETS: [(&str, Target); 10] = [
+pub const TARGETS: &[(&str, Target)] = &[
     ("objects", objects),
     ("manifest", manifest),
     ("pack", pack),
@@ -50,6 +54,8 @@ pub const TARGETS: [(&str, Target); 10] = [
     ("database", database),
     ("patterns", patterns),
     ("lines", lines),
+    #[cfg(feature = "remote")]
+    ("remote", remote),
 ];
 
 /// Takes an input apart. After its end come zeros, and empty parts.

@@ -200,5 +200,56 @@ pub fn all() -> io::Result<Vec<Seed>> {
         ("lines", "repeats", [&b"\x00\x00\x01"[..], &b"a\n".repeat(40), b"\xff", &b"a\n".repeat(37), b"b"].concat()),
         ("lines", "binary", b"\x01\x01\x04a\0b\xffa\0c".to_vec()),
     ]);
+    #[cfg(feature = "remote")]
+    seeds.extend(of_remotes()?);
     Ok(seeds)
+}
+
+/// The first byte of each is that of its decoder.
+#[cfg(feature = "remote")]
+fn of_remotes() -> io::Result<Vec<Seed>> {
+    use crate::store::remote::SigningKey;
+    use crate::store::remote::name::Named;
+    use crate::store::remote::record::{PackRef, PartRef, Parts, Recipe, Record};
+
+    let id = |number| BlobId::from_bytes([number; 32]);
+    let root = DirectoryId::of(&small());
+    let record = Record {
+        snapshot: snapshot(root, None).encode(),
+        packs: vec![PackRef { id: id(1), length: 5000, entries: 3 }],
+        directories: vec![PartRef { id: id(2), length: 100 }],
+        recipes: vec![PartRef { id: id(3), length: 7 }, PartRef { id: id(4), length: 8 }],
+    };
+    let record = record.encode();
+    let recipe = Recipe { content: id(9), chunks: vec![(id(1), 5), (id(2), 1 << 20)] }.encode();
+    let mut parts = Parts::default();
+    parts.add(&small())?;
+    parts.add(&recipe)?;
+    let part = parts.finish()?.unwrap_or_default();
+    let items = zstd::decode_all(&part[8..])?;
+    let remote = "0123456789abcdef0123456789abcdef";
+    let named = Named {
+        remote: remote.to_owned(),
+        name: "main build".to_owned(),
+        sequence: 12,
+        snapshot: SnapshotId::from_bytes([6; 32]),
+        made: 1_700_000_000,
+        found: Some(id(5)),
+    };
+    let key = SigningKey::from_bytes(&[1; 32]);
+    let known = format!(
+        "calve known remote 1\nname team\nid {remote}\nurl file:///srv/a b\nkey {}\n",
+        key.public()
+    );
+    let seed = |kind: u8, bytes: &[u8]| [&[kind], bytes].concat();
+    Ok(vec![
+        ("remote", "record", seed(0, &record)),
+        ("remote", "record-unsealed", seed(1, &record[8..record.len() - 32])),
+        ("remote", "recipe", seed(2, &recipe)),
+        ("remote", "part", seed(3, &part[8..])),
+        ("remote", "part-items", seed(4, &items)),
+        ("remote", "name", seed(5, named.encode(Some(&key)).as_bytes())),
+        ("remote", "name-key", seed(6, b"names/main%20build/00000000000000000012")),
+        ("remote", "known", seed(6, known.as_bytes())),
+    ])
 }

@@ -34,12 +34,12 @@ use crate::tree::staging::write_whole;
 #[cfg(feature = "cloud")]
 mod cloud;
 mod folder;
-mod known;
-mod name;
+pub(crate) mod known;
+pub(crate) mod name;
 mod objects;
 mod pull;
 mod push;
-mod record;
+pub(crate) mod record;
 
 pub use known::KnownRemote;
 pub use name::{PublicKey, SigningKey};

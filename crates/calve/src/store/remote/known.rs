@@ -147,7 +147,7 @@ impl KnownRemote {
         Ok(remote.trusting(self.keys.iter().copied()))
     }
 
-    fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let Self { name, url, id, keys } = self;
         let mut text = format!("{FIRST_LINE}name {name}\nid {id}\nurl {url}\n");
         for key in keys {
@@ -171,7 +171,7 @@ impl KnownRemote {
     }
 
     /// Reads what `text` writes, and nothing else.
-    fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let mut lines = text.strip_prefix(FIRST_LINE)?.lines();
         let mut value = |word: &str| Some(lines.next()?.strip_prefix(word)?.to_owned());
         let (name, id, url) = (value("name ")?, value("id ")?, value("url ")?);

@@ -21,8 +21,8 @@ use super::super::id::{BlobId, ID_BYTES};
 use super::super::object::{Malformed, Reader, put_bytes, put_varint};
 use super::super::pack::trailer_bytes;
 
-const RECORD_MAGIC: &[u8; 8] = b"CALVRSNP";
-const PART_MAGIC: &[u8; 8] = b"CALVPART";
+pub(crate) const RECORD_MAGIC: &[u8; 8] = b"CALVRSNP";
+pub(crate) const PART_MAGIC: &[u8; 8] = b"CALVPART";
 
 /// No record is longer. That is room for a hundred thousand packs and parts.
 pub(crate) const RECORD_MOST_BYTES: u64 = 16 << 20;
