@@ -38,6 +38,7 @@ const WORTH_SAYING: u64 = 64_000_000;
 pub(crate) enum Taker<'a> {
     /// A store that shares blocks with its worktrees, but cannot share them with the project. The
     /// user cannot avoid these copies.
+    #[cfg(unix)]
     StoreOnce,
     /// Anything else. The text is the part of the line before the size.
     Copies(&'a str),
@@ -73,6 +74,7 @@ pub(crate) fn price(
         Err(_) => String::new(),
     };
     let (what, then) = match taker {
+        #[cfg(unix)]
         Taker::StoreOnce => {
             ("the store will take, once,", "worktrees then share blocks with the store".to_owned())
         }
