@@ -169,7 +169,10 @@ fn way_out(
         ErrorKind::SnapshotNotFound if operation == Operation::Compare => {
             "'calve snapshot' takes the first one".to_owned()
         }
-        ErrorKind::SnapshotNotFound if other.is_some() => {
+        // What has no such snapshot is a remote, named by its URL.
+        ErrorKind::SnapshotNotFound
+            if other.and_then(Path::to_str).is_some_and(|other| other.contains("://")) =>
+        {
             "'calve remote names' lists the names of a remote; ids must be whole".to_owned()
         }
         ErrorKind::RemoteNotFound if operation == Operation::FindRemote => {
@@ -204,7 +207,9 @@ fn way_out(
                 Operation::Push | Operation::MakeRemote | Operation::OpenRemote | Operation::ReadRemote
             ) && path.starts_with("file:") =>
         {
-            "check who owns that folder and may write there: ls -ld".to_owned()
+            let folder = path.to_str().and_then(|url| url.strip_prefix("file://"));
+            let folder = shell_word(folder.map_or(path, Path::new));
+            format!("run calve as a user who may write there; to see who may: ls -ld {folder}")
         }
         ErrorKind::SnapshotNotFound => "'calve log' lists the snapshots".to_owned(),
         ErrorKind::SnapshotAmbiguous => {
@@ -363,7 +368,7 @@ mod tests {
                 Operation::UseWorktree,
                 "work in '/the worktree', or delete '/a b/c/.calve'",
             ),
-            (ErrorKind::Overlap, Operation::DropWorktree, "calve list"),
+            (ErrorKind::Overlap, Operation::DropWorktree, "'git worktree remove'"),
             (ErrorKind::Overlap, Operation::MakeStoreFor, "calve status"),
             (ErrorKind::DestinationExists, Operation::StartWorktree, "--at"),
             (ErrorKind::StoreNotFound, Operation::FindStoreOfWorktree, "'calve list'"),
@@ -379,6 +384,14 @@ mod tests {
             let got = way_out(kind, operation, paths, &error, " w");
             assert!(got.as_ref().is_some_and(|got| got.contains(expected)), "{kind:?}: {got:?}");
         }
+    }
+
+    #[test]
+    fn a_snapshot_that_a_remote_lacks_is_looked_for_among_the_names_of_the_remote() {
+        let gone = io::Error::from(io::ErrorKind::NotFound);
+        let paths = (Path::new("ready"), Some(Path::new("s3://bucket/trees")));
+        let got = way_out(ErrorKind::SnapshotNotFound, Operation::FindSnapshot, paths, &gone, "");
+        assert!(got.is_some_and(|got| got.contains("'calve remote names'")));
     }
 
     #[test]
