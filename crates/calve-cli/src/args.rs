@@ -33,7 +33,7 @@ pub(crate) use clone::CloneArgs;
 #[cfg(unix)]
 pub(crate) use hooks::{ClaudeHook, HookVerb};
 #[cfg(unix)]
-pub(crate) use remote::{KeyArgs, PullArgs, PushArgs, RemoteVerb};
+pub(crate) use remote::{KeyArgs, PullArgs, PushArgs, RemoteGcArgs, RemoteVerb};
 #[cfg(unix)]
 pub(crate) use shells::{CdArgs, InitShell, PathArgs};
 #[cfg(unix)]

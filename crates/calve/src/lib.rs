@@ -208,8 +208,8 @@ pub use report::{
 pub use store::ready::waiting::lowest_priority;
 #[cfg(all(unix, feature = "remote"))]
 pub use store::remote::{
-    KnownRemote, PublicKey, PullOptions, PullReport, PushOptions, PushReport, Remote, RemoteName,
-    RemoteSettings, SigningKey,
+    KnownRemote, PublicKey, PullOptions, PullReport, PushOptions, PushReport, Remote,
+    RemoteGarbage, RemoteGcOptions, RemoteGcReport, RemoteName, RemoteSettings, SigningKey,
 };
 #[cfg(all(unix, feature = "store"))]
 pub use store::{

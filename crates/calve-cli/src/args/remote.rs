@@ -1,6 +1,7 @@
 //! The arguments of the verbs about remotes.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use calve::PublicKey;
 use clap::builder::NonEmptyStringValueParser;
@@ -8,6 +9,7 @@ use clap::{Args, Subcommand, ValueHint};
 use clap_complete::engine::ArgValueCompleter;
 
 use super::misuse::Misuse;
+use super::store::parse_time;
 use crate::candidates;
 
 pub(crate) const PUSH_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
@@ -64,6 +66,13 @@ const NAMES_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
 const LOG_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve remote log ready
       Every snapshot that had the name, the newest first.";
+
+const GC_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
+  calve remote gc --dry-run
+  calve remote gc --keep 30 --grace 14d team
+
+Runs at any time, beside pushes and pulls; once a day is enough. What nobody
+needs is first marked, and removed by a later run when the grace time is over.";
 
 /// The arguments of `calve push`.
 #[derive(Debug, Args)]
@@ -181,4 +190,30 @@ pub(crate) enum RemoteVerb {
         #[arg(long, value_name = "REMOTE", add = ArgValueCompleter::new(candidates::remotes))]
         from: Option<String>,
     },
+
+    /// Remove from a remote what no name has needed for a while
+    ///
+    /// Each name keeps its snapshot and those that it had before, as --keep says.
+    #[command(after_help = GC_EXAMPLES)]
+    Gc(RemoteGcArgs),
+}
+
+/// The arguments of `calve remote gc`.
+#[derive(Debug, Args)]
+pub(crate) struct RemoteGcArgs {
+    /// The remote [default: the only one]
+    #[arg(value_name = "REMOTE", add = ArgValueCompleter::new(candidates::remotes))]
+    pub(crate) remote: Option<String>,
+
+    /// Keep so many earlier snapshots of each name [default: 10]
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) keep: Option<u64>,
+
+    /// Keep what is younger than this, and for as long after nobody needs it [default: 7d]
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub(crate) grace: Option<Duration>,
+
+    /// Only say what would be removed
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }

@@ -152,7 +152,7 @@ pub(crate) struct GcArgs {
     pub(crate) patience: Option<Duration>,
 }
 
-fn parse_time(value: &str) -> Result<Duration, String> {
+pub(super) fn parse_time(value: &str) -> Result<Duration, String> {
     let (digits, unit) = match value.char_indices().next_back() {
         Some((at, 's')) => (&value[..at], 1),
         Some((at, 'm')) => (&value[..at], 60),

@@ -204,7 +204,11 @@ fn way_out(
         ErrorKind::PermissionDenied
             if matches!(
                 operation,
-                Operation::Push | Operation::MakeRemote | Operation::OpenRemote | Operation::ReadRemote
+                Operation::Push
+                    | Operation::MakeRemote
+                    | Operation::OpenRemote
+                    | Operation::ReadRemote
+                    | Operation::CollectRemote
             ) && path.starts_with("file:") =>
         {
             let folder = path.to_str().and_then(|url| url.strip_prefix("file://"));

@@ -125,6 +125,42 @@ fn each_verb_has_its_document() {
 }
 
 #[test]
+fn a_collection_marks_first_and_removes_later_and_what_is_named_stays() {
+    let desk = Desk::new();
+    for text in ["first", "second", "third"] {
+        plant(&desk.here, &[("own", text)]);
+        desk.done(&desk.here, "snapshot --name ready");
+        desk.done(&desk.here, "push ready");
+    }
+    let kept = desk.run(&desk.here, "remote gc --grace 0s");
+    assert!(kept.code == Some(0) && kept.stderr.contains("nothing to remove"), "{kept:?}");
+    let marked = desk.json(&desk.here, "remote gc --json --grace 0s --keep 0");
+    assert_eq!((&marked["remote"], &marked["dry_run"]), (&json!("team"), &json!(false)));
+    assert_eq!(
+        (&marked["waiting"]["changes"], &marked["waiting"]["snapshots"]),
+        (&json!(2), &json!(2))
+    );
+    assert_eq!((&marked["removed"]["changes"], &marked["snapshots"]), (&json!(0), &json!(1)));
+    assert_eq!(marked["missing"], json!([]));
+    let dry = desk.run(&desk.here, "remote gc --grace 0s --keep 0 --dry-run team");
+    assert!(
+        dry.stderr.contains("would remove from team: 2 changes of names, 2 snapshots"),
+        "{dry:?}"
+    );
+    let done = desk.run(&desk.here, "remote gc --grace 0s --keep 0");
+    assert!(done.stderr.contains("removed from team: 2 changes of names, 2 snapshots"), "{done:?}");
+    assert_eq!(
+        desk.json(&desk.here, "remote log ready --json")["names"].as_array().unwrap().len(),
+        1
+    );
+    desk.done(&desk.there, "start --from team/ready x");
+    assert_eq!(
+        fs::read_to_string(desk.there.with_file_name("q.worktrees").join("x/own")).unwrap(),
+        "third"
+    );
+}
+
+#[test]
 fn a_key_is_made_once_and_signs_what_is_pushed() {
     let desk = Desk::new();
     let made = desk.run(&desk.here, "key");

@@ -38,6 +38,7 @@ operations! {
     CloneTo = "clone to",
     Close = "close",
     CollectGarbage = "collect garbage in",
+    CollectRemote = "collect garbage of the remote",
     Compare = "compare",
     Copy = "copy",
     CopyRepository = "copy the repository",

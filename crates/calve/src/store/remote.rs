@@ -2,7 +2,7 @@
 //!
 //! A remote is objects under keys; calve has no server of its own. [`objects`] says what calve asks
 //! of the place, [`record`] and [`name`] what the objects are, [`push`] and [`pull`] how snapshots
-//! get there and back. Why nothing is lost is in `docs/design/remote.md`.
+//! get there and back, [`collect`] what is removed, and [`underway`] why that is safe. Why nothing is lost is in `docs/design/remote.md`.
 //!
 //! # Keys
 //! ```text
@@ -12,6 +12,8 @@
 //! packs/ID            contents, in the format of the store's packs
 //! parts/ID            encodings of directories, or recipes of large contents
 //! found/ID            which files of a snapshot name the project's root
+//! underway/KIND-TOKEN who works on the remote now
+//! condemned/TOKEN     what a collector will remove
 //! ```
 //! calve writes them from the bottom to the top, so everything that an object refers to is there
 //! before it.
@@ -33,6 +35,7 @@ use crate::tree::staging::write_whole;
 
 #[cfg(feature = "cloud")]
 mod cloud;
+mod collect;
 mod folder;
 pub(crate) mod known;
 pub(crate) mod name;
@@ -40,7 +43,9 @@ mod objects;
 mod pull;
 mod push;
 pub(crate) mod record;
+mod underway;
 
+pub use collect::{RemoteGarbage, RemoteGcOptions, RemoteGcReport};
 pub use known::KnownRemote;
 pub use name::{PublicKey, SigningKey};
 pub use pull::{PullOptions, PullReport};
@@ -78,6 +83,7 @@ struct Place {
     /// The remote's own id, from its object `format`.
     id: String,
     objects: Patient,
+    times: underway::Times,
 }
 
 /// What a name of a remote means.
@@ -233,7 +239,8 @@ impl Remote {
                 error(ErrorKind::RemoteNotFound, "no remote is there: it has no object 'format'")
             })?;
         let id = read_format(&format).map_err(|why| error(ErrorKind::StoreIncompatible, &why))?;
-        let place = Place { url: url.to_owned(), id, objects };
+        let times = underway::Times::USUAL;
+        let place = Place { url: url.to_owned(), id, objects, times };
         Ok(Self { place: Arc::new(place), keys: Vec::new() })
     }
 

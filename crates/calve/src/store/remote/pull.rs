@@ -251,6 +251,10 @@ impl Remote {
     ) -> Result<(), Error> {
         let (id, named) = self.resolve(store, what)?;
         let Some((record, object)) = self.record(id)? else {
+            // Since the name was read, it may have got another snapshot, and this one removed.
+            if named.is_some() {
+                return Err(self.vanished(&super::snapshot_key(id)));
+            }
             let cause = io::Error::new(io::ErrorKind::NotFound, "the remote has no such snapshot");
             return Err(Error::new(
                 ErrorKind::SnapshotNotFound,

@@ -6,6 +6,11 @@
 //! the new record lists those objects again, and adds its own. If the name's last snapshot is
 //! unknown here, the indexes of its packs say what is there.
 //!
+//! # Beside collectors
+//! Before a record is written, or a name is given to one that is there, the push announces it
+//! ([`super::underway`]) and asks whether all its objects are there. If some are gone, it goes on
+//! as if the records that name them were not there.
+//!
 //! # A push that dies
 //! Before a pack is sent, the store writes down what is in it (`remotes/ID/sent`). The next push
 //! asks the remote which of these packs arrived, and uses them. Nobody sees what a dead push left:
@@ -16,8 +21,8 @@ use std::fs::File;
 use std::io::{self, Read as _, Seek as _};
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use fastcdc::v2020::StreamCDC;
@@ -32,7 +37,10 @@ use super::super::paths::found::Found;
 use super::super::reach::Reach;
 use super::super::{Store, StoreOptions, now};
 use super::name::{self, Named, SigningKey};
-use super::record::{CHUNK_MOST_BYTES, PACK_MOST_BYTES, PackRef, PartRef, Parts, Recipe, Record};
+use super::record::{
+    CHUNK_MOST_BYTES, PACK_MOST_BYTES, PackRef, PartRef, Parts, RECORD_MOST_BYTES, Recipe, Record,
+};
+use super::underway::{Announced, FOLDER, PUSHER};
 use super::{Remote, found_key, pack_key, part_key, snapshot_key};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::tree::pool::{self, lock};
@@ -53,6 +61,10 @@ const LEVEL: i32 = 3;
 const MOST_OBJECTS: usize = 512;
 /// How many ancestors of a snapshot are looked for on the remote.
 const MOST_ANCESTORS: usize = 1000;
+/// How often a push looks again because objects went away under it.
+const PUSH_TRIES: u32 = 5;
+/// Up to so many objects are asked for one by one; of more the remote is listed.
+const MOST_ASKED: usize = 64;
 /// How often a name is tried that others change at the same time.
 const NAME_TRIES: u32 = 100;
 /// The store's note about one pack: no pack has more entries.
@@ -218,17 +230,151 @@ impl Remote {
             requests: 0,
             elapsed: Duration::ZERO,
         };
-        if self.record(snapshot)?.is_none() {
-            self.send(store, snapshot, &object, options, operation, &mut report)?;
-        }
-        if let Some(name) = &options.name {
-            self.give_name(store, name, snapshot, options, &mut report)?;
-        }
+        self.push_whole(store, snapshot, &object, options, operation, &mut report)?;
         let (requests_now, sent_now, _) = self.objects().traffic.so_far();
         report.requests = requests_now - requests;
         report.sent_bytes = sent_now - sent;
         report.elapsed = started.elapsed();
         Ok(report)
+    }
+
+    /// Sends what is lacking, and gives the name, as soon as everything that the record names is
+    /// there and stays there.
+    fn push_whole(
+        &self,
+        store: &Store,
+        id: SnapshotId,
+        object: &SnapshotObject,
+        options: &PushOptions,
+        operation: &Running,
+        report: &mut PushReport,
+    ) -> Result<(), Error> {
+        // Objects that records name and that are gone.
+        let mut gone = HashSet::new();
+        let found = match &options.name {
+            None => None,
+            Some(_) => self.send_found(store, id)?,
+        };
+        for _ in 0..PUSH_TRIES {
+            let there = self.record(id)?.map(|(record, _)| record);
+            if let Some(name) = options.name.as_ref().filter(|_| there.is_some())
+                && self.is_named(store, name, id, found, options, report)?
+            {
+                return Ok(());
+            }
+            let is_there = there.is_some();
+            let record = match there {
+                Some(record) => record,
+                None => self.send(store, object, options, operation, &gone, report)?,
+            };
+            let encoded = record.encode();
+            // From here on no collector that begins removes what the record names.
+            let claim = Announced::make(self, Operation::Push, PUSHER, &encoded)?;
+            let objects = record.objects();
+            let mut keys: HashSet<String> = objects.iter().map(|(key, _)| key.clone()).collect();
+            keys.insert(snapshot_key(id));
+            if !self.wait_for_collectors(&claim, &keys, operation)? {
+                continue;
+            }
+            // And what one has removed before is seen here.
+            let lacking = self.lacking_objects(&objects, operation)?;
+            if !lacking.is_empty() {
+                if is_there {
+                    drop(claim);
+                    self.remove_broken(id, &encoded, &objects, operation)?;
+                }
+                gone.extend(lacking);
+                continue;
+            }
+            let key = snapshot_key(id);
+            let failed = |error| self.failed(Operation::Push, &key, error);
+            if is_there {
+                if self.objects().size(&key).map_err(failed)? != Some(encoded.len() as u64) {
+                    continue;
+                }
+            } else {
+                if operation.is_cancelled() {
+                    return Err(pool::cancelled(Operation::Push, store.path()));
+                }
+                if !claim.holds() {
+                    continue;
+                }
+                let made = self.objects().create(&key, &encoded).map_err(failed)?;
+                // Somebody who pushed the same snapshot meanwhile may rely on other objects.
+                if !made && self.read(&key, RECORD_MOST_BYTES)?.as_ref() != Some(&encoded) {
+                    continue;
+                }
+                // A record names them now.
+                for pack in &record.packs {
+                    let note = store.layout().remote_sent(&self.place.id, &pack.id.to_string());
+                    let _ = std::fs::remove_file(note);
+                }
+            }
+            let Some(name) = &options.name else { return Ok(()) };
+            if !claim.holds() {
+                continue;
+            }
+            return self.give_name(store, name, id, found, options, report);
+        }
+        let why = "objects that the snapshot needs go away again and again, or the remote answers too slowly";
+        let cause = io::Error::new(io::ErrorKind::ResourceBusy, why);
+        Err(Error::new(ErrorKind::Busy, Operation::Push, self.url(), cause))
+    }
+
+    /// Which of these objects are not there, or have another size.
+    fn lacking_objects(
+        &self,
+        objects: &[(String, u64)],
+        operation: &Running,
+    ) -> Result<HashSet<String>, Error> {
+        let lacking = Mutex::new(HashSet::new());
+        if objects.len() > MOST_ASKED {
+            let mut sizes = HashMap::new();
+            for folder in ["packs/", "parts/"] {
+                sizes.extend(self.list(folder)?.into_iter().map(|one| (one.key, one.size)));
+            }
+            let is_lacking = |(key, size): &&(String, u64)| sizes.get(key) != Some(size);
+            return Ok(objects.iter().filter(is_lacking).map(|(key, _)| key.clone()).collect());
+        }
+        pool::run(
+            operation,
+            (Operation::Push, self.url().as_ref()),
+            objects.to_vec(),
+            |_| (),
+            |(), (key, size), _| {
+                let there = self.objects().size(&key);
+                if there.map_err(|error| self.failed(Operation::Push, &key, error))? != Some(size) {
+                    lock(&lacking).insert(key);
+                }
+                Ok(())
+            },
+        )?;
+        Ok(lacking.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Removes a record that names objects that are gone, so that a better one can be made. It does
+    /// so as a collector: who relies on this record at the same time is seen, or sees this.
+    fn remove_broken(
+        &self,
+        id: SnapshotId,
+        encoded: &[u8],
+        objects: &[(String, u64)],
+        operation: &Running,
+    ) -> Result<(), Error> {
+        let key = snapshot_key(id);
+        let marker = Announced::collecting(self, std::iter::once(key.as_str()))?;
+        for one in self.list(FOLDER)?.iter().filter(|one| one.key.starts_with(PUSHER)) {
+            let announced = self.read(&one.key, RECORD_MOST_BYTES)?;
+            if announced.as_deref() == Some(encoded) {
+                return Ok(());
+            }
+        }
+        let is_same = self.read(&key, RECORD_MOST_BYTES)?.as_deref() == Some(encoded);
+        if is_same && !self.lacking_objects(objects, operation)?.is_empty() && marker.holds() {
+            let removed = self.objects().remove(&key);
+            removed.map_err(|error| self.failed(Operation::Push, &key, error))?;
+        }
+        Ok(())
     }
 
     /// Makes an object whose key follows from its content.
@@ -243,17 +389,18 @@ impl Remote {
         }
     }
 
-    /// Sends what the remote lacks of a snapshot, and its record.
+    /// Sends what the remote lacks of a snapshot. Returns what its record will be. What is `gone`
+    /// is not on the remote, whatever records say.
     fn send(
         &self,
         store: &Store,
-        id: SnapshotId,
         object: &SnapshotObject,
         options: &PushOptions,
         operation: &Running,
+        gone: &HashSet<String>,
         report: &mut PushReport,
-    ) -> Result<(), Error> {
-        let mut known = self.known(store, object, options, operation)?;
+    ) -> Result<Record, Error> {
+        let mut known = self.known(store, object, options, gone, operation)?;
         let Lacking { directories, contents } = lacking(store, object, &known, operation)?;
         if contents.iter().any(|(_, size)| *size > LARGE_BYTES) {
             self.learn_recipes(&mut known)?;
@@ -324,21 +471,7 @@ impl Remote {
         }
         self.put_part(parts.finish(), &mut known.recipes)?;
         let Known { packs, directories, recipes, .. } = known;
-        let record = Record { snapshot: object.encode(), packs, directories, recipes };
-        if operation.is_cancelled() {
-            return Err(pool::cancelled(Operation::Push, store.path()));
-        }
-        // If somebody pushed the same snapshot meanwhile, that record is as good.
-        let key = snapshot_key(id);
-        self.objects()
-            .create(&key, &record.encode())
-            .map_err(|error| self.failed(Operation::Push, &key, error))?;
-        // A record names them now.
-        for pack in &record.packs {
-            let note = store.layout().remote_sent(&self.place.id, &pack.id.to_string());
-            let _ = std::fs::remove_file(note);
-        }
-        Ok(())
+        Ok(Record { snapshot: object.encode(), packs, directories, recipes })
     }
 
     fn put_part(
@@ -360,6 +493,7 @@ impl Remote {
         store: &Store,
         object: &SnapshotObject,
         options: &PushOptions,
+        gone: &HashSet<String>,
         operation: &Running,
     ) -> Result<Known, Error> {
         let mut known = Known::default();
@@ -395,7 +529,9 @@ impl Remote {
             tried.push(id);
             // What cannot be read is sent again.
             let Ok(Some((record, _))) = self.record(id) else { continue };
-            if !known.has_room_for(&record) {
+            if !known.has_room_for(&record)
+                || record.objects().iter().any(|(key, _)| gone.contains(key))
+            {
                 continue;
             }
             match Reach::of(store, [id], operation) {
@@ -481,29 +617,44 @@ impl Remote {
         Ok(())
     }
 
+    /// Whether a name means a snapshot already, with this list of paths and this signature.
+    fn is_named(
+        &self,
+        store: &Store,
+        name: &str,
+        snapshot: SnapshotId,
+        found: Option<BlobId>,
+        options: &PushOptions,
+        report: &mut PushReport,
+    ) -> Result<bool, Error> {
+        let last = self.sequences(name)?.into_iter().max();
+        if let Some(sequence) = last
+            && let Ok(Some((named, signers))) = self.named(name, sequence)
+            && named.snapshot == snapshot
+            && named.found == found
+            && options.key.as_ref().is_none_or(|key| signers.contains(&key.public()))
+        {
+            report.sequence = Some(sequence);
+            report.unchanged = true;
+            self.remember_if_can(store, &named)?;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
     /// Gives a name to a snapshot whose record is there.
     fn give_name(
         &self,
         store: &Store,
         name: &str,
         snapshot: SnapshotId,
+        found: Option<BlobId>,
         options: &PushOptions,
         report: &mut PushReport,
     ) -> Result<(), Error> {
         let encoded = name::encoded(name)?;
-        let found = self.send_found(store, snapshot)?;
         for _ in 0..NAME_TRIES {
             let last = self.sequences(name)?.into_iter().max();
-            if let Some(sequence) = last
-                && let Ok(Some((named, signers))) = self.named(name, sequence)
-                && named.snapshot == snapshot
-                && named.found == found
-                && options.key.as_ref().is_none_or(|key| signers.contains(&key.public()))
-            {
-                report.sequence = Some(sequence);
-                report.unchanged = true;
-                return self.remember_if_can(store, &named);
-            }
             // Should the remote have been set back, those who remember must still believe the next.
             let seen = self.seen(store, &encoded).map(|(sequence, _)| sequence);
             let next = last.max(seen).unwrap_or(0).checked_add(1);
@@ -520,6 +671,9 @@ impl Remote {
             {
                 report.sequence = Some(sequence);
                 return self.remember_if_can(store, &named);
+            }
+            if self.is_named(store, name, snapshot, found, options, report)? {
+                return Ok(());
             }
         }
         let cause = io::Error::new(

@@ -97,6 +97,13 @@ fn read_parts(reader: &mut Reader<'_>) -> Result<Vec<PartRef>, Malformed> {
 }
 
 impl Record {
+    /// The keys and sizes of all objects that it names.
+    pub(super) fn objects(&self) -> Vec<(String, u64)> {
+        let packs = self.packs.iter().map(|pack| (super::pack_key(pack.id), pack.length));
+        let parts = self.directories.iter().chain(&self.recipes);
+        packs.chain(parts.map(|part| (super::part_key(part.id), part.length))).collect()
+    }
+
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = RECORD_MAGIC.to_vec();
         put_bytes(&mut out, &self.snapshot);

@@ -1,0 +1,366 @@
+//! Tables of the decisions; and a pusher and a collector whose requests are done in every order with
+//! up to three changes of turn, where each may die before any of its requests.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::sync::{Arc, Condvar};
+
+use super::super::objects::{Objects, Patient};
+use super::super::underway::Times;
+use super::super::{Place, PullOptions, PushOptions};
+use super::*;
+use crate::store::{SnapshotOptions, Store};
+
+#[test]
+fn a_change_of_a_name_stays_if_it_is_the_newest_or_one_of_the_last_or_was_just_superseded() {
+    let policy = Policy { now: 1000, grace: 100, keep: 2 };
+    for (newer, superseded, expected) in [
+        (0, None, true),
+        (9, None, true),
+        (1, Some(0), true),
+        (2, Some(0), true),
+        (3, Some(0), false),
+        (3, Some(900), false),
+        (3, Some(901), true),
+        // The place's clock was set back.
+        (3, Some(5000), true),
+        (u64::MAX, Some(i64::MIN), false),
+        (u64::MAX, Some(i64::MAX), true),
+    ] {
+        assert_eq!(policy.keeps(newer, superseded), expected, "{newer} {superseded:?}");
+    }
+    let none = Policy { now: 1000, grace: 0, keep: 0 };
+    assert!(none.keeps(0, None) && !none.keeps(1, Some(1000)));
+}
+
+#[test]
+fn a_list_of_condemned_keys_is_read_as_far_as_it_makes_sense() {
+    let list = format!("{CONDEMNED_FIRST_LINE}5 packs/a\nx packs/b\n-3 names/a/1\nnothing\n\n");
+    assert_eq!(entries(&list).collect::<Vec<_>>(), [(5, "packs/a"), (-3, "names/a/1")]);
+    assert_eq!(entries("5 packs/a\n").count(), 0);
+    assert_eq!(entries("").count(), 0);
+}
+
+/// Objects, each with the time when it was made.
+#[derive(Debug, Default, Clone)]
+struct State {
+    objects: BTreeMap<String, (Vec<u8>, i64)>,
+    now: i64,
+}
+
+/// Whose turn it is.
+#[derive(Debug, Default)]
+struct Turns {
+    state: State,
+    /// Who does how many requests, one after the other; after that everyone does what they want.
+    plan: Vec<(usize, usize)>,
+    ended: [bool; 2],
+    done: [usize; 2],
+    /// Who dies before which request.
+    dies: Option<(usize, usize)>,
+}
+
+/// The objects, as one of two sees them.
+#[derive(Debug, Clone)]
+struct Seat {
+    who: usize,
+    turns: Arc<(Mutex<Turns>, Condvar)>,
+}
+
+impl Seat {
+    fn turn<T>(&self, work: impl FnOnce(&mut State) -> io::Result<T>) -> io::Result<T> {
+        let (turns, changed) = &*self.turns;
+        let mut turns = lock(turns);
+        loop {
+            while turns.plan.first().is_some_and(|(who, left)| *left == 0 || turns.ended[*who]) {
+                turns.plan.remove(0);
+                changed.notify_all();
+            }
+            if turns.plan.first().is_none_or(|(who, _)| *who == self.who) {
+                break;
+            }
+            turns = changed.wait(turns).unwrap();
+        }
+        if let Some((_, left)) = turns.plan.first_mut() {
+            *left -= 1;
+        }
+        changed.notify_all();
+        if turns.dies.is_some_and(|(who, at)| who == self.who && at <= turns.done[who]) {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        turns.done[self.who] += 1;
+        work(&mut turns.state)
+    }
+
+    fn end(&self) {
+        lock(&self.turns.0).ended[self.who] = true;
+        self.turns.1.notify_all();
+    }
+
+    fn state(&self) -> State {
+        lock(&self.turns.0).state.clone()
+    }
+}
+
+fn found<'a>(state: &'a State, key: &str) -> io::Result<&'a [u8]> {
+    let object = state.objects.get(key).ok_or(io::ErrorKind::NotFound)?;
+    Ok(&object.0)
+}
+
+impl Objects for Seat {
+    fn get(&self, key: &str, range: Range<u64>) -> io::Result<Vec<u8>> {
+        let range = range.start as usize..range.end as usize;
+        self.turn(|state| Ok(found(state, key)?[range].to_vec()))
+    }
+
+    fn read(&self, key: &str, _: u64) -> io::Result<Vec<u8>> {
+        self.turn(|state| Ok(found(state, key)?.to_vec()))
+    }
+
+    fn size(&self, key: &str) -> io::Result<u64> {
+        self.turn(|state| Ok(found(state, key)?.len() as u64))
+    }
+
+    fn create(&self, key: &str, content: &[u8]) -> io::Result<bool> {
+        self.turn(|state| {
+            let is_new = !state.objects.contains_key(key);
+            let now = state.now;
+            state.objects.entry(key.to_owned()).or_insert((content.to_vec(), now));
+            Ok(is_new)
+        })
+    }
+
+    fn list(&self, prefix: &str, each: &mut dyn FnMut(Listed)) -> io::Result<()> {
+        self.turn(|state| {
+            for (key, (content, modified)) in &state.objects {
+                if key.starts_with(prefix) {
+                    let size = content.len() as u64;
+                    each(Listed { key: key.clone(), size, modified: *modified });
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn remove(&self, key: &str) -> io::Result<()> {
+        self.turn(|state| {
+            state.objects.remove(key);
+            Ok(())
+        })
+    }
+}
+
+const ID: &str = "0123456789abcdef0123456789abcdef";
+const PUSHER: usize = 0;
+const COLLECTOR: usize = 1;
+const LIFE: u64 = 3600;
+
+fn remote(seat: &Seat) -> Remote {
+    let times = Times {
+        life: Duration::from_secs(LIFE),
+        patience: Duration::from_millis(3),
+        poll: Duration::from_millis(1),
+    };
+    let objects = Patient::new(Box::new(seat.clone()));
+    let place = Place { url: "memory://".to_owned(), id: ID.to_owned(), objects, times };
+    Remote { place: Arc::new(place), keys: Vec::new() }
+}
+
+/// A remote in a state, with nobody else there.
+fn alone(state: State) -> (Seat, Remote) {
+    let turns = Turns { state, ..Turns::default() };
+    let seat = Seat { who: PUSHER, turns: Arc::new((Mutex::new(turns), Condvar::new())) };
+    let remote = remote(&seat);
+    (seat, remote)
+}
+
+fn common() -> StoreOptions {
+    StoreOptions::new().jobs(NonZeroUsize::MIN)
+}
+
+fn strict() -> RemoteGcOptions {
+    RemoteGcOptions::new().grace(Duration::from_secs(100)).keep(0)
+}
+
+/// Everything that the newest change of each name needs is there.
+fn assert_whole(state: &State, row: &str) {
+    let (_, remote) = alone(state.clone());
+    for name in remote.names().unwrap() {
+        let record = remote.record(name.snapshot).unwrap();
+        let Some((record, _)) = record else { panic!("{row}: {} has no record", name.name) };
+        for (key, size) in record.objects() {
+            let there = state.objects.get(&key).map(|(content, _)| content.len() as u64);
+            assert_eq!(there, Some(size), "{row}: {} lost {key}", name.name);
+        }
+    }
+}
+
+/// A store whose snapshots share some content, and a remote on which one of them is condemned.
+struct Desk {
+    project: tempfile::TempDir,
+    store: Store,
+    state: State,
+    old: SnapshotId,
+    new: SnapshotId,
+}
+
+impl Desk {
+    fn new() -> Self {
+        let project = tempfile::tempdir().unwrap();
+        let store = Store::init(project.path()).unwrap();
+        let write = |name: &str, text: &str| {
+            std::fs::create_dir_all(project.path().join(name).parent().unwrap()).unwrap();
+            std::fs::write(project.path().join(name), text).unwrap();
+        };
+        let snapshot = || store.snapshot(&SnapshotOptions::new(), &common()).unwrap().id;
+        write("else/c", "another one has it");
+        let other = snapshot();
+        std::fs::remove_dir_all(project.path().join("else")).unwrap();
+        write("common/a", "both have it");
+        write("old/b", "the old one has it");
+        let old = snapshot();
+        write("d", "new");
+        let new = snapshot();
+        let (seat, remote) = alone(State { now: 10_000, ..State::default() });
+        push(&remote, &store, old, "ready").unwrap();
+        // The next push knows nothing of it, so they share no object.
+        let key = super::super::snapshot_key(old);
+        let record = lock(&seat.turns.0).state.objects.remove(&key).unwrap();
+        lock(&seat.turns.0).state.now += 1000;
+        push(&remote, &store, other, "ready").unwrap();
+        lock(&seat.turns.0).state.objects.insert(key, record);
+        lock(&seat.turns.0).state.now += 1000;
+        let report = remote.gc(&strict(), &common()).unwrap();
+        let RemoteGarbage { changes, snapshots, objects, .. } = report.waiting;
+        assert_eq!((changes, snapshots, objects), (1, 1, 2), "{report:?}");
+        lock(&seat.turns.0).state.now += 1000;
+        Self { state: seat.state(), project, store, old, new }
+    }
+
+    /// What a store remembers of a remote is of no use for the next one.
+    fn forget(&self) {
+        let _ = std::fs::remove_dir_all(self.project.path().join(".calve/remotes").join(ID));
+    }
+
+    /// One pusher and one collector by a plan. Returns what the pusher got, and the numbers of
+    /// requests.
+    fn run(
+        &self,
+        pushed: SnapshotId,
+        plan: Vec<(usize, usize)>,
+        dies: Option<(usize, usize)>,
+        row: &str,
+    ) -> [usize; 2] {
+        self.forget();
+        let turns = Turns { state: self.state.clone(), plan, dies, ..Turns::default() };
+        let turns = Arc::new((Mutex::new(turns), Condvar::new()));
+        let [pusher, collector] = [PUSHER, COLLECTOR].map(|who| Seat { who, turns: turns.clone() });
+        let (given, _) = std::thread::scope(|scope| {
+            let given = scope.spawn(|| {
+                let given = push(&remote(&pusher), &self.store, pushed, "again");
+                pusher.end();
+                given
+            });
+            let collected = scope.spawn(|| {
+                let collected = remote(&collector).gc(&strict(), &common());
+                collector.end();
+                collected
+            });
+            (given.join().unwrap(), collected.join().unwrap())
+        });
+        let requests = lock(&turns.0).done;
+        let mut state = pusher.state();
+        assert_whole(&state, row);
+        let is_named = state.objects.keys().any(|key| key.starts_with("names/again/"));
+        match given {
+            Ok(()) => assert!(is_named, "{row}"),
+            Err(error) => {
+                let may_fail = dies.is_some() || error.kind() == crate::ErrorKind::Busy;
+                assert!(may_fail, "{row}: {error}");
+            }
+        }
+        // Whatever died is forgotten after a while; then everything works, and stays.
+        state.now += 3 * i64::try_from(LIFE).unwrap();
+        self.forget();
+        let (seat, remote) = alone(state);
+        push(&remote, &self.store, pushed, "again").unwrap();
+        for _ in 0..2 {
+            remote.gc(&strict(), &common()).unwrap();
+            assert_whole(&seat.state(), row);
+            lock(&seat.turns.0).state.now += 1000;
+        }
+        let left = seat.state().objects;
+        assert!(!left.keys().any(|key| key.starts_with("underway/")), "{row}: {left:?}");
+        requests
+    }
+}
+
+fn push(remote: &Remote, store: &Store, id: SnapshotId, name: &str) -> Result<(), crate::Error> {
+    remote.push(store, id, &PushOptions::new().name(name), &common()).map(drop)
+}
+
+#[test]
+fn in_whatever_order_a_pusher_and_a_collector_do_their_requests_every_name_stays_whole() {
+    let desk = Desk::new();
+    let all = usize::MAX;
+    for (what, pushed) in [("old", desk.old), ("new", desk.new)] {
+        let [pushes, _] = desk.run(pushed, vec![(PUSHER, all)], None, what);
+        let [_, collects] = desk.run(pushed, vec![(COLLECTOR, all)], None, what);
+        assert!(pushes > 8 && collects > 8, "{pushes} {collects}");
+        for first in 0..=pushes {
+            for second in 0..=collects {
+                let row = format!("{what}: pusher {first}, collector {second}");
+                let plan = vec![(PUSHER, first), (COLLECTOR, second), (PUSHER, all)];
+                desk.run(pushed, plan, None, &row);
+                let row = format!("{what}: collector {second}, pusher {first}");
+                let plan = vec![(COLLECTOR, second), (PUSHER, first), (COLLECTOR, all)];
+                desk.run(pushed, plan, None, &row);
+            }
+        }
+    }
+}
+
+#[test]
+fn whoever_dies_before_whatever_request_every_name_stays_whole() {
+    let desk = Desk::new();
+    let all = usize::MAX;
+    for (what, pushed) in [("old", desk.old), ("new", desk.new)] {
+        let [pushes, collects] = desk.run(pushed, vec![(PUSHER, all)], None, what);
+        for at in 0..=collects + 8 {
+            for first in (0..pushes).step_by(3) {
+                let row = format!("{what}: pusher {first}, then the collector dies at {at}");
+                let plan = vec![(PUSHER, first), (COLLECTOR, all)];
+                desk.run(pushed, plan, Some((COLLECTOR, at)), &row);
+            }
+        }
+        for at in 0..=pushes + 2 {
+            for first in (0..collects).step_by(3) {
+                let row = format!("{what}: collector {first}, then the pusher dies at {at}");
+                let plan = vec![(COLLECTOR, first), (PUSHER, all)];
+                desk.run(pushed, plan, Some((PUSHER, at)), &row);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_was_condemned_is_removed_and_the_rest_can_be_pulled() {
+    let desk = Desk::new();
+    desk.forget();
+    let (seat, remote) = alone(desk.state.clone());
+    let before = seat.state().objects.len();
+    let dry = remote.gc(&strict().dry_run(true), &common()).unwrap();
+    assert_eq!(seat.state().objects.len(), before);
+    let report = remote.gc(&strict(), &common()).unwrap();
+    assert_eq!(report.removed, dry.removed);
+    let RemoteGarbage { changes, snapshots, objects, .. } = report.removed;
+    assert_eq!((changes, snapshots, objects), (1, 1, 2), "{report:?}");
+    assert_eq!((report.snapshots, report.waiting), (1, RemoteGarbage::default()));
+    let there = tempfile::tempdir().unwrap();
+    let store = Store::init(there.path()).unwrap();
+    remote.pull(&store, "ready", &PullOptions::new(), &common()).unwrap();
+    let gone = remote.pull(&store, &desk.old.to_string(), &PullOptions::new(), &common());
+    assert_eq!(gone.unwrap_err().kind(), crate::ErrorKind::SnapshotNotFound);
+}

@@ -1,0 +1,206 @@
+//! Who works on a remote at this moment: what pushers and collectors tell each other.
+//!
+//! ```text
+//! underway/push-TOKEN     the record that a pusher is about to rely on
+//! underway/collect-TOKEN  the keys that a collector is about to remove, one a line
+//! underway/clock-TOKEN    empty: its time is that of the place's own clock
+//! ```
+//! A pusher announces its record, then looks for collectors, and then whether all objects of the
+//! record are there. A collector announces its keys, then reads the announced records and all
+//! others, and then removes the keys that none of them needs. Each writes before it reads, so at
+//! least one of two sees the other. `docs/design/remote.md` has the whole argument.
+//!
+//! # Those who died
+//! An announcement counts for [`Times::life`] by the place's clock. Whoever made it acts on it for
+//! at most half of that time by its own clocks, so that a request that is under way at the end of
+//! this half still arrives in time.
+
+use std::collections::HashSet;
+use std::io;
+use std::thread::sleep;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::super::id::token;
+use super::Remote;
+use super::objects::Listed;
+use crate::error::{Error, ErrorKind, Operation};
+use crate::tree::pool;
+use crate::tree::running::Running;
+
+pub(super) const FOLDER: &str = "underway/";
+pub(super) const PUSHER: &str = "underway/push-";
+pub(super) const COLLECTOR: &str = "underway/collect-";
+pub(super) const CLOCK: &str = "underway/clock-";
+
+const COLLECTING_FIRST_LINE: &str = "calve collecting 1\n";
+/// No collector's announcement is longer: a collector removes so many keys in several rounds.
+const COLLECTING_MOST_BYTES: u64 = 16 << 20;
+
+/// How long announcements count, and how long a pusher waits for a collector.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Times {
+    pub(super) life: Duration,
+    pub(super) patience: Duration,
+    pub(super) poll: Duration,
+}
+
+impl Times {
+    pub(super) const USUAL: Self = Self {
+        life: Duration::from_secs(3600),
+        patience: Duration::from_secs(60),
+        poll: Duration::from_secs(1),
+    };
+
+    /// The life in whole seconds, as objects have their times.
+    pub(super) fn life_seconds(self) -> i64 {
+        i64::try_from(self.life.as_secs()).unwrap_or(i64::MAX)
+    }
+}
+
+/// The time since a moment, by the clock that ran further: the one stands still while the machine
+/// sleeps, and the other one may be set back.
+#[derive(Debug, Clone, Copy)]
+struct Since(Instant, SystemTime);
+
+impl Since {
+    fn now() -> Self {
+        Self(Instant::now(), SystemTime::now())
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.0.elapsed().max(self.1.elapsed().unwrap_or_default())
+    }
+}
+
+/// An announcement, which ends when it is dropped.
+#[derive(Debug)]
+pub(super) struct Announced<'a> {
+    remote: &'a Remote,
+    key: String,
+    since: Since,
+}
+
+impl<'a> Announced<'a> {
+    /// `kind` is [`PUSHER`], [`COLLECTOR`] or [`CLOCK`].
+    pub(super) fn make(
+        remote: &'a Remote,
+        operation: Operation,
+        kind: &str,
+        content: &[u8],
+    ) -> Result<Self, Error> {
+        let key = format!("{kind}{}", token());
+        let announced = Self { remote, key, since: Since::now() };
+        // Nobody else has this key: if it exists, the answer to the first attempt was lost.
+        let made = remote.objects().create(&announced.key, content);
+        made.map_err(|error| remote.failed(operation, &announced.key, error))?;
+        Ok(announced)
+    }
+
+    pub(super) fn collecting<'k>(
+        remote: &'a Remote,
+        keys: impl Iterator<Item = &'k str>,
+    ) -> Result<Self, Error> {
+        let mut text = COLLECTING_FIRST_LINE.to_owned();
+        for key in keys {
+            text += key;
+            text.push('\n');
+        }
+        Self::make(remote, Operation::CollectRemote, COLLECTOR, text.as_bytes())
+    }
+
+    /// Whether whoever made it may still act on it.
+    pub(super) fn holds(&self) -> bool {
+        self.since.elapsed() < self.remote.place.times.life / 2
+    }
+
+    /// The time now by the place's clock. `None`: somebody removed the announcement.
+    pub(super) fn time(&self, listed: &[Listed]) -> Option<i64> {
+        let own = listed.iter().find(|one| one.key == self.key)?;
+        let passed = i64::try_from(self.since.elapsed().as_secs()).unwrap_or(i64::MAX);
+        Some(own.modified.saturating_add(passed))
+    }
+}
+
+impl Drop for Announced<'_> {
+    fn drop(&mut self) {
+        // If this fails, it stands until its life is over.
+        let _ = self.remote.objects().remove(&self.key);
+    }
+}
+
+/// Whether an announcement of this time still counts.
+pub(super) fn counts(modified: i64, now: i64, life: i64) -> bool {
+    now.saturating_sub(modified) <= life
+}
+
+impl Remote {
+    /// Waits until no collector is about to remove one of these keys. `false`: the announcement of
+    /// the caller is gone.
+    pub(super) fn wait_for_collectors(
+        &self,
+        own: &Announced<'_>,
+        keys: &HashSet<String>,
+        operation: &Running,
+    ) -> Result<bool, Error> {
+        let times = self.place.times;
+        let started = Instant::now();
+        loop {
+            let listed = self.list(FOLDER)?;
+            let Some(now) = own.time(&listed) else { return Ok(false) };
+            let mut in_the_way = None;
+            for one in &listed {
+                if one.key.starts_with(COLLECTOR)
+                    && counts(one.modified, now, times.life_seconds())
+                    && self.will_remove(&one.key, keys)?
+                {
+                    in_the_way = Some(&one.key);
+                    break;
+                }
+            }
+            let Some(collector) = in_the_way else { return Ok(true) };
+            if operation.is_cancelled() {
+                return Err(pool::cancelled(Operation::Push, self.url().as_ref()));
+            }
+            if started.elapsed() >= times.patience {
+                let why = "a collector is about to remove objects that this snapshot needs; one that died is in the way for an hour";
+                let cause = io::Error::new(io::ErrorKind::ResourceBusy, why);
+                return Err(Error::new(
+                    ErrorKind::Busy,
+                    Operation::Push,
+                    self.at(collector),
+                    cause,
+                ));
+            }
+            sleep(times.poll);
+        }
+    }
+
+    /// Whether a collector's list has one of these keys. A list that cannot be read has them all.
+    fn will_remove(&self, collector: &str, keys: &HashSet<String>) -> Result<bool, Error> {
+        let Some(text) = self.read(collector, COLLECTING_MOST_BYTES)? else { return Ok(false) };
+        let text = std::str::from_utf8(&text).ok();
+        Ok(text
+            .and_then(|text| text.strip_prefix(COLLECTING_FIRST_LINE))
+            .is_none_or(|list| list.lines().any(|key| keys.contains(key))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_announcement_counts_for_its_life_by_the_clock_of_the_place() {
+        for (modified, now, expected) in [
+            (100, 100, true),
+            (100, 160, true),
+            (100, 161, false),
+            // The clock of the place was set back.
+            (100, 50, true),
+            (i64::MIN, i64::MAX, false),
+            (i64::MAX, i64::MIN, true),
+        ] {
+            assert_eq!(counts(modified, now, 60), expected, "{modified} {now}");
+        }
+    }
+}
