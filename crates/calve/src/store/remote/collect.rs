@@ -245,7 +245,8 @@ impl Remote {
         let mut garbage = found.garbage;
         garbage.extend(self.unneeded_objects(&known, policy)?);
         garbage.sort_unstable_by(|a, b| (a.class, &a.key).cmp(&(b.class, &b.key)));
-        let (lists, since) = self.condemned(&garbage, policy)?;
+        let lists = self.condemned()?;
+        let since = since(&lists, &garbage, policy);
         let mut report = RemoteGcReport {
             snapshots: found.snapshots,
             missing: found.missing,
@@ -479,27 +480,14 @@ impl Remote {
         Ok(())
     }
 
-    /// The lists of condemned keys, and since when those of the garbage are condemned.
-    fn condemned(
-        &self,
-        garbage: &[Garbage],
-        policy: Policy,
-    ) -> Result<(Vec<(String, String)>, HashMap<String, i64>), Error> {
-        let keys: HashSet<&str> = garbage.iter().map(|garbage| garbage.key.as_str()).collect();
-        let mut since: HashMap<String, i64> = HashMap::new();
+    /// The keys and texts of the lists of condemned keys.
+    fn condemned(&self) -> Result<Vec<(String, String)>, Error> {
         let mut lists = Vec::new();
         for listed in self.list(CONDEMNED)? {
             let Some(text) = self.read(&listed.key, LIST_MOST_BYTES)? else { continue };
-            let text = String::from_utf8(text).unwrap_or_default();
-            for (at, key) in entries(&text) {
-                if keys.contains(key) {
-                    let earliest = since.entry(key.to_owned()).or_insert(policy.now);
-                    *earliest = at.min(*earliest);
-                }
-            }
-            lists.push((listed.key, text));
+            lists.push((listed.key, String::from_utf8(text).unwrap_or_default()));
         }
-        Ok((lists, since))
+        Ok(lists)
     }
 
     /// Writes the lists of what is condemned now, and then removes the former ones.
@@ -522,6 +510,19 @@ impl Remote {
         }
         Ok(())
     }
+}
+
+/// Since when garbage is condemned: by the earliest list that has it, and never in the future.
+fn since(lists: &[(String, String)], garbage: &[Garbage], policy: Policy) -> HashMap<String, i64> {
+    let keys: HashSet<&str> = garbage.iter().map(|garbage| garbage.key.as_str()).collect();
+    let mut since: HashMap<String, i64> = HashMap::new();
+    for (at, key) in lists.iter().flat_map(|(_, text)| entries(text)) {
+        if keys.contains(key) {
+            let earliest = since.entry(key.to_owned()).or_insert(policy.now);
+            *earliest = at.min(*earliest);
+        }
+    }
+    since
 }
 
 /// The entries of a list of condemned keys. Whoever can write to the remote can write such a list;

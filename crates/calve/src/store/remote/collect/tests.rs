@@ -41,6 +41,19 @@ fn a_list_of_condemned_keys_is_read_as_far_as_it_makes_sense() {
     assert_eq!(entries(&list).collect::<Vec<_>>(), [(5, "packs/a"), (-3, "names/a/1")]);
     assert_eq!(entries("5 packs/a\n").count(), 0);
     assert_eq!(entries("").count(), 0);
+
+    let list = |text: &str| (String::new(), format!("{CONDEMNED_FIRST_LINE}{text}"));
+    let lists =
+        [list("50 packs/a\n70 packs/b\n9 packs/needed\n"), list("40 packs/a\n999 packs/c\n")];
+    let garbage = ["packs/a", "packs/b", "packs/c", "packs/new"].map(|key| Garbage {
+        class: Class::Object,
+        key: key.to_owned(),
+        size: 1,
+    });
+    let found = since(&lists, &garbage, Policy { now: 100, grace: 10, keep: 0 });
+    let mut found: Vec<_> = found.iter().map(|(key, at)| (key.as_str(), *at)).collect();
+    found.sort_unstable();
+    assert_eq!(found, [("packs/a", 40), ("packs/b", 70), ("packs/c", 100)]);
 }
 
 /// Objects, each with the time when it was made.
@@ -111,7 +124,7 @@ fn found<'a>(state: &'a State, key: &str) -> io::Result<&'a [u8]> {
 
 impl Objects for Seat {
     fn get(&self, key: &str, range: Range<u64>) -> io::Result<Vec<u8>> {
-        let range = range.start as usize..range.end as usize;
+        let range = usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap();
         self.turn(|state| Ok(found(state, key)?[range].to_vec()))
     }
 
