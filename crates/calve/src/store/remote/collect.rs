@@ -224,10 +224,9 @@ impl Remote {
     /// about 200 bytes for each.
     ///
     /// # Errors
-    /// [`ErrorKind::Damaged`] also if a record or a change of a name that stays cannot be read: calve
-    /// removes nothing while it does not know what that needs. [`ErrorKind::Cancelled`]; those of
-    /// every operation, see [`Remote`]. What was removed until then is gone, and nothing that
-    /// anybody needs.
+    /// Those of every operation, see [`Remote`]. [`Damaged`](crate::ErrorKind::Damaged) also if a
+    /// record or a change of a name that stays cannot be read: calve removes nothing while it does
+    /// not know what that needs. After an error what was removed is gone, and nobody needed it.
     pub fn gc(
         &self,
         options: &RemoteGcOptions,
