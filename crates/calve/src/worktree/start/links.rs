@@ -15,6 +15,7 @@ use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use memchr::memmem;
 use rustix::fs::{self, Mode, Timespec, Timestamps};
 
 use super::base::Base;
@@ -352,7 +353,7 @@ fn makes(
 
 /// Whether an index may have the extension of a file monitor.
 fn has_monitor(index: &[u8]) -> bool {
-    index.windows(4).any(|bytes| bytes == b"FSMN")
+    memmem::find(index, b"FSMN").is_some()
 }
 
 /// The content of a file of git, and its times.
