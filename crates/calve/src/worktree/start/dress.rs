@@ -267,7 +267,7 @@ impl Dressing<'_> {
                     let entries = self
                         .ready_indexes(source, known.as_ref(), stage, (registration, &modules))
                         .map_err(failed)?;
-                    if let (Some(kept), GivenIndex::OfProject(of_project)) = (&kept, given)
+                    if let (Some(kept), GivenIndex::OfProject(Some(of_project))) = (&kept, given)
                         && entries > 0
                     {
                         kept.keep(&of_project, &registration.folder.join("index"), entries);

@@ -10,12 +10,20 @@
 //! The file says of which index it was made. It also has the seal of its tree, so the index of a tree that
 //! was made anew is never that of the tree before. Even that one would do no harm: git reads a file
 //! of which the index records another stat.
+//!
+//! An index ends with the checksum of all its bytes. So calve need not read the project's index to know
+//! whether it is the same, and a worktree's index shares the blocks of the kept one. A start that takes some
+//! hundredths of a second would feel it: the index of the Linux source has 8 MB.
 
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
-use rustix::fs;
+use rustix::fs::{self, Mode, OFlags};
 
+use crate::reflink::imp::NEW_FILE_FLAGS;
+use crate::reflink::sys;
 use crate::store::Store;
 use crate::store::files::{listed_at, read_plain};
 use crate::store::id::SnapshotId;
@@ -24,25 +32,52 @@ use crate::tree::staging::write_whole;
 /// What a file begins with.
 const MAGIC: &[u8; 16] = b"calve git index\n";
 const HASH_BYTES: usize = 32;
-/// The magic, two hashes, and the number of entries.
-const HEADER_BYTES: usize = MAGIC.len() + 2 * HASH_BYTES + 8;
+/// The magic, a hash, two checksums with sizes, and the number of entries.
+const HEADER_BYTES: usize = MAGIC.len() + HASH_BYTES + 2 * SUM_BYTES + 8;
+/// The index begins here, since only whole blocks can be cloned. If a filesystem has larger blocks, the
+/// index is copied.
+const INDEX_AT: u64 = 4096;
+/// The size of an index and the last bytes of its checksum.
+const SUM_BYTES: usize = 8 + CHECKSUM_BYTES;
+/// A SHA-1; of a SHA-256 the second part.
+const CHECKSUM_BYTES: usize = 20;
 /// A seal has two numbers and a few characters.
 const SEAL_MOST_BYTES: u64 = 4096;
-/// The largest file that is read.
+/// The largest index that is kept.
 const MOST_BYTES: u64 = 512 * 1024 * 1024;
+
+/// What identifies an index of git without reading it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Sum([u8; SUM_BYTES]);
+
+impl Sum {
+    /// `None` if the index has no checksum (`index.skipHash`).
+    pub(super) fn of(index: &[u8]) -> Option<Self> {
+        let checksum = index.get(index.len().checked_sub(CHECKSUM_BYTES)?..)?;
+        Self::new(index.len() as u64, checksum)
+    }
+
+    /// The same for `length` bytes of a file.
+    fn in_file(file: &File, at: u64, length: u64) -> io::Result<Option<Self>> {
+        let Some(before) = length.checked_sub(CHECKSUM_BYTES as u64) else { return Ok(None) };
+        let mut checksum = [0; CHECKSUM_BYTES];
+        file.read_exact_at(&mut checksum, at + before)?;
+        Ok(Self::new(length, &checksum))
+    }
+
+    fn new(length: u64, checksum: &[u8]) -> Option<Self> {
+        let mut sum = [0; SUM_BYTES];
+        sum[..8].copy_from_slice(&length.to_le_bytes());
+        sum[8..].copy_from_slice(checksum);
+        checksum.iter().any(|byte| *byte != 0).then_some(Self(sum))
+    }
+}
 
 /// Where git's index for worktrees of a ready tree is kept.
 pub(super) struct ReadyGitIndex<'a> {
     store: &'a Store,
     id: SnapshotId,
     seal: Vec<u8>,
-}
-
-/// An index for a new worktree.
-pub(super) struct KeptIndex {
-    pub(super) bytes: Vec<u8>,
-    /// How many of its entries record files of the worktree.
-    pub(super) ready_entries: u64,
 }
 
 impl<'a> ReadyGitIndex<'a> {
@@ -52,25 +87,46 @@ impl<'a> ReadyGitIndex<'a> {
         Some(Self { store, id, seal })
     }
 
-    /// What a worktree gets in the place of the project's index.
-    pub(super) fn get(&self, of_project: &[u8]) -> Option<KeptIndex> {
-        let path = self.store.layout().ready_git_index(self.id);
-        let mut bytes = read_plain(fs::CWD, &path, MOST_BYTES).ok()?;
-        let (header, index) = bytes.split_at_checked(HEADER_BYTES)?;
-        let ready_entries = u64::from_le_bytes(header[HEADER_BYTES - 8..].try_into().ok()?);
-        if header != self.header(of_project, index, ready_entries) {
-            return None;
-        }
-        bytes.drain(..HEADER_BYTES);
-        Some(KeptIndex { bytes, ready_entries })
+    /// Gives a new worktree its index, at `to`, if the project's index is the one that the kept one was
+    /// made of. Returns how many entries record files of the worktree. `None`: nothing was given.
+    pub(super) fn give(&self, of_project: &Path, to: &Path) -> Option<u64> {
+        let give = || -> io::Result<Option<u64>> {
+            let kept = open(&self.store.layout().ready_git_index(self.id))?;
+            let mut header = [0; HEADER_BYTES];
+            kept.read_exact_at(&mut header, 0)?;
+            let of_project = open(of_project)?;
+            let length = kept.metadata()?.len().saturating_sub(INDEX_AT);
+            let (Some(of_project), Some(made)) = (
+                Sum::in_file(&of_project, 0, of_project.metadata()?.len())?,
+                Sum::in_file(&kept, INDEX_AT, length)?,
+            ) else {
+                return Ok(None);
+            };
+            let entries = header.last_chunk().copied().map_or(0, u64::from_le_bytes);
+            if header[..] != self.header(&of_project, &made, entries)[..] || length > MOST_BYTES {
+                return Ok(None);
+            }
+            let _ = std::fs::remove_file(to);
+            // It is newer than all files that it records.
+            let file = fs::open(to, NEW_FILE_FLAGS, Mode::from_raw_mode(0o644))?;
+            if sys::clone_range(&kept, INDEX_AT, 0, &file, 0).is_err() {
+                let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
+                kept.read_exact_at(&mut bytes, INDEX_AT)?;
+                File::from(file).write_all_at(&bytes, 0)?;
+            }
+            Ok(Some(entries))
+        };
+        give().ok().flatten()
     }
 
     /// Keeps the index that a new worktree got in the place of the project's. If that fails, the
     /// next worktree gets its index as this one did.
-    pub(super) fn keep(&self, of_project: &[u8], made: &Path, ready_entries: u64) {
+    pub(super) fn keep(&self, of_project: &Sum, made: &Path, ready_entries: u64) {
         let keep = || -> io::Result<()> {
             let made = read_plain(fs::CWD, made, MOST_BYTES)?;
-            let mut bytes = self.header(of_project, &made, ready_entries);
+            let Some(sum) = Sum::of(&made) else { return Ok(()) };
+            let mut bytes = self.header(of_project, &sum, ready_entries);
+            bytes.resize(usize::try_from(INDEX_AT).map_err(io::Error::other)?, 0);
             bytes.extend_from_slice(&made);
             let layout = self.store.layout();
             let path = layout.ready_git_index(self.id);
@@ -87,14 +143,17 @@ impl<'a> ReadyGitIndex<'a> {
         let _ = keep();
     }
 
-    fn header(&self, of_project: &[u8], made: &[u8], ready_entries: u64) -> Vec<u8> {
-        let mut source = blake3::Hasher::new();
-        source.update(&(self.seal.len() as u64).to_le_bytes()).update(&self.seal);
-        source.update(of_project);
+    fn header(&self, of_project: &Sum, made: &Sum, ready_entries: u64) -> Vec<u8> {
         let mut header = MAGIC.to_vec();
-        header.extend_from_slice(source.finalize().as_bytes());
-        header.extend_from_slice(blake3::hash(made).as_bytes());
+        header.extend_from_slice(blake3::hash(&self.seal).as_bytes());
+        header.extend_from_slice(&of_project.0);
+        header.extend_from_slice(&made.0);
         header.extend_from_slice(&ready_entries.to_le_bytes());
         header
     }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    Ok(fs::open(path, flags, Mode::empty())?.into())
 }

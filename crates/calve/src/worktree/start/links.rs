@@ -19,7 +19,7 @@ use memchr::memmem;
 use rustix::fs::{self, Mode, Timespec, Timestamps};
 
 use super::base::Base;
-use super::kept_index::ReadyGitIndex;
+use super::kept_index::{ReadyGitIndex, Sum};
 use crate::error::{Error, ErrorKind, Operation};
 use crate::reflink::imp::NEW_FILE_FLAGS;
 use crate::reflink::meta::Meta;
@@ -276,30 +276,23 @@ impl Links {
         let mut given = GivenIndex::Other;
         for name in names {
             let to = registration.folder.join(&name);
+            if name == INDEX
+                && let Some(entries) = kept.and_then(|kept| kept.give(&from.join(&name), &to))
+            {
+                given = GivenIndex::Ready(entries);
+                continue;
+            }
             let read = match read(&from.join(&name)) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 read => read?,
             };
-            if name != INDEX || has_monitor(&read.0) {
-                write(&to, &read)?;
-                if name == INDEX {
-                    self.repository.without_monitor(&to)?;
+            write(&to, &read)?;
+            if name == INDEX {
+                match has_monitor(&read.0) {
+                    true => self.repository.without_monitor(&to)?,
+                    false => given = GivenIndex::OfProject(Sum::of(&read.0)),
                 }
-                continue;
             }
-            given = match kept.and_then(|kept| kept.get(&read.0)) {
-                Some(kept) => {
-                    let _ = std::fs::remove_file(&to);
-                    // It is newer than all files that it records.
-                    let file = fs::open(&to, NEW_FILE_FLAGS, Mode::from_raw_mode(0o644))?;
-                    std::fs::File::from(file).write_all(&kept.bytes)?;
-                    GivenIndex::Ready(kept.ready_entries)
-                }
-                None => {
-                    write(&to, &read)?;
-                    GivenIndex::OfProject(read.0)
-                }
-            };
         }
         Ok(given)
     }
@@ -310,8 +303,8 @@ impl Links {
 pub(super) enum GivenIndex {
     /// One of which this many entries record the worktree's files.
     Ready(u64),
-    /// The project's, which has these bytes.
-    OfProject(Vec<u8>),
+    /// The project's.
+    OfProject(Option<Sum>),
     /// None, or not quite the project's.
     Other,
 }
