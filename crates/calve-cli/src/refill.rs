@@ -11,8 +11,7 @@ use crate::trash;
 /// Has another process make the ready trees that are missing, if the store keeps some. That it cannot be had fails nothing: the
 /// next start makes its tree itself.
 pub(crate) fn refill_behind(store: &Store) {
-    let is_btrfs = calve::filesystem_name(store.path()).as_deref() == Some("btrfs");
-    if store.ready_trees_kept() > 0 && !is_btrfs {
+    if store.ready_trees_kept() > 0 {
         let _ = trash::detach(store, "refill");
     }
 }

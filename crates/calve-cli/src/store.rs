@@ -238,8 +238,8 @@ fn ready(store: &Store, number: Option<u64>, session: Session<'_>) -> Result<Exi
     let kept = store.ready_trees_kept();
     if report.stopped {
         output.warning(
-            "calve did not make all trees: another process makes some or uses the store, there is little room, or not all \
-             files could be cloned",
+            "calve did not make all trees: another process makes some or uses the store, there is little room or memory, or not \
+             all files could be cloned",
         );
     }
     let mut line = counted(report.ready, "ready tree");

@@ -592,6 +592,198 @@ fn a_tree_that_somebody_touched_is_not_handed_over_and_verify_says_so() {
     assert_sound(&desk.store);
 }
 
+/// The subvolume snapshots that wait on btrfs, beside the ready trees.
+fn waiting_snapshots(store: &Store) -> Vec<PathBuf> {
+    let folder = store.path().join("templates");
+    let is_number = |name: &str| name.parse::<u64>().is_ok();
+    let is_one = |name: &str| name.split_once('.').is_some_and(|(_, number)| is_number(number));
+    let names = common::names(&folder).into_iter().filter(|name| is_one(name));
+    names.map(|name| folder.join(name)).collect()
+}
+
+/// The number that stays with a subvolume wherever it is renamed to.
+fn subvolume(path: &Path) -> u64 {
+    std::os::unix::fs::MetadataExt::dev(&fs::metadata(path).unwrap())
+}
+
+#[test]
+fn on_btrfs_a_start_takes_the_snapshot_that_waits_unless_somebody_touched_it() {
+    let test = "on_btrfs_a_start_takes_the_snapshot_that_waits_unless_somebody_touched_it";
+    type Touch = fn(&Path);
+    let rows: [(&str, bool, Touch); 14] = [
+        ("nobody", true, |_| {}),
+        ("somebody looked at it", true, |it| drop(tree(it))),
+        ("a write that waits to be written back", false, |it| {
+            let mut file = fs::File::options().append(true).open(it.join("README")).unwrap();
+            file.write_all(b"more").unwrap();
+        }),
+        ("a write that was flushed", false, |it| {
+            let mut file = fs::File::options().append(true).open(it.join("README")).unwrap();
+            file.write_all(b"more").unwrap();
+            file.sync_all().unwrap();
+        }),
+        ("a file was replaced", false, |it| fs::write(it.join("README"), "other").unwrap()),
+        ("a file has another mode", false, |it| set_mode(&it.join("README"), 0o600)),
+        ("a file is gone", false, |it| fs::remove_file(it.join("README")).unwrap()),
+        ("a file was added to the root and removed", false, |it| {
+            fs::write(it.join("new"), "new").unwrap();
+            fs::remove_file(it.join("new")).unwrap();
+        }),
+        ("the root has another time", false, |it| odd::set_mtime(it, 1, 1)),
+        ("the snapshot is gone", false, |it| fs::remove_dir_all(it).unwrap()),
+        ("it is a plain folder", false, |it| {
+            fs::remove_dir_all(it).unwrap();
+            fs::create_dir(it).unwrap();
+            fs::write(it.join("README"), "other").unwrap();
+        }),
+        ("it is a link", false, |it| {
+            fs::rename(it, it.with_extension("aside")).unwrap();
+            std::os::unix::fs::symlink(it.with_extension("aside"), it).unwrap();
+        }),
+        ("the ready tree was touched", true, |it| {
+            fs::write(it.with_extension("").join("README"), "other").unwrap();
+        }),
+        ("the ready tree is gone", true, |it| {
+            fs::remove_dir_all(it.with_extension("")).unwrap();
+        }),
+    ];
+    let desk = Desk::small();
+    if filesystem(&desk.project) != "btrfs" {
+        return common::not_run(test, "only on btrfs a snapshot waits");
+    }
+    desk.snapshot();
+    desk.store.keep_ready_trees(1).unwrap();
+    for (number, (row, is_good, touch)) in rows.into_iter().enumerate() {
+        let made = desk.store.make_ready_trees(&options()).unwrap();
+        assert!(made.ready == 2 && !made.stopped, "{row}: {made:?}");
+        let [waits] = &waiting_snapshots(&desk.store)[..] else { panic!("{row}") };
+        let was = subvolume(waits);
+        let _open = fs::File::open(waits).unwrap();
+        after_a_tick();
+        touch(waits);
+        let (path, report) = start(&desk, &format!("w{number}"));
+        assert_eq!(report.method, calve::Method::Snapshot, "{row}");
+        // A mount that sets access times breaks the seal of a tree that was listed.
+        let is_looked_at = row.starts_with("somebody looked");
+        assert!(subvolume(&path) == was || !is_good || is_looked_at, "{row}: it was not taken");
+        // The number of a subvolume that is gone may be given to the next one.
+        let is_gone = row.starts_with("the snapshot is gone") || row == "it is a plain folder";
+        assert!(subvolume(&path) != was || is_good || is_gone, "{row}: it was taken");
+        assert_same(&wanted(&desk.project), &tree(&path), row);
+        assert_eq!(status(&desk.store.worktree(&format!("w{number}")).unwrap()), [""; 0], "{row}");
+        // A snapshot of the one that was taken waits in its place.
+        let left = waiting_snapshots(&desk.store).len();
+        assert!(left == 1 || !is_good || is_looked_at, "{row}: {left}");
+        // A link is no tree that waits, and stays.
+        let _ = fs::remove_file(waits);
+        let _ = fs::remove_dir_all(waits.with_extension("aside"));
+    }
+    // What was written to a worktree is in no other one.
+    desk.store.make_ready_trees(&options()).unwrap();
+    let (first, _) = start(&desk, "first");
+    put(&first, "README", "of the first one");
+    let (second, _) = start(&desk, "second");
+    assert_same(&wanted(&desk.project), &tree(&second), "the second one");
+    desk.store.gc(&calve::GcOptions::new(), &options()).unwrap();
+    desk.store.empty_trash().unwrap();
+    assert_sound(&desk.store);
+}
+
+#[test]
+fn on_btrfs_snapshots_that_wait_serve_as_many_worktrees_as_there_are_and_later_snapshots_too() {
+    let test =
+        "on_btrfs_snapshots_that_wait_serve_as_many_worktrees_as_there_are_and_later_snapshots_too";
+    let desk = Desk::new(|project| common::plain_tree(project, 4, 20, 100));
+    if filesystem(&desk.project) != "btrfs" {
+        return common::not_run(test, "only on btrfs a snapshot waits");
+    }
+    put(&desk.project, "README", "text");
+    let first = desk.snapshot();
+    let make = || desk.store.make_ready_trees(&options()).unwrap();
+    let waiting = || waiting_snapshots(&desk.store);
+    assert_eq!((make().ready, waiting().len()), (1, 0), "none unless asked");
+    desk.store.keep_ready_trees(2).unwrap();
+    let made = make();
+    assert_eq!((made.made, made.ready, desk.store.stats().unwrap().ready_trees), (2, 3, 3));
+    // Two wait, and three are wanted.
+    let before: Vec<u64> = waiting().iter().map(|it| subvolume(it)).collect();
+    let started = desk.start(&["a", "b", "c"]).worktrees;
+    let taken: Vec<u64> = started.iter().map(|it| subvolume(&it.report.path)).collect();
+    assert_eq!(taken[..2], before[..], "the ones that wait for the longest time first");
+    assert_eq!((make().made, waiting().len()), (0, 2));
+
+    // The project has changed since.
+    put(&desk.project, "README", "another");
+    let second = desk.snapshot();
+    let next = subvolume(&waiting()[0]);
+    let (path, report) = start(&desk, "d");
+    assert_eq!((subvolume(&path), report.method), (next, calve::Method::Snapshot));
+    assert_same(&wanted(&desk.project), &tree(&path), "brought");
+    assert_eq!(status(&desk.store.worktree("d").unwrap()), [""; 0]);
+    let ready = |id: calve::SnapshotId| desk.store.path().join(format!("templates/{id}"));
+    assert!(ready(first).exists() && !ready(second).exists());
+    let made = make();
+    assert_eq!((made.made, made.removed, made.ready), (2, 2, 3));
+    assert!(ready(second).exists());
+    let is_second = |path: &PathBuf| path.to_str().unwrap().contains(&second.to_string());
+    assert!(waiting().iter().all(is_second), "{:?}", waiting());
+
+    desk.store.keep_ready_trees(0).unwrap();
+    assert_eq!((make().removed, waiting().len()), (2, 0));
+    assert_sound(&desk.store);
+}
+
+/// A process that is killed between two steps leaves one of these states.
+#[test]
+fn on_btrfs_what_a_killed_process_leaves_of_a_snapshot_that_waits_harms_nobody() {
+    let test = "on_btrfs_what_a_killed_process_leaves_of_a_snapshot_that_waits_harms_nobody";
+    let desk = Desk::small();
+    if filesystem(&desk.project) != "btrfs" {
+        return common::not_run(test, "only on btrfs a snapshot waits");
+    }
+    // The process of another boot. What it left is swept after a minute.
+    let dead = |number: u32| format!(".calve-stage-0000000000000000-1-1-{number:016x}");
+    let id = desk.snapshot();
+    desk.store.keep_ready_trees(1).unwrap();
+    let templates = desk.store.path().join("templates");
+    let (worktree, _) = start(&desk, "first");
+    let beside = worktree.parent().unwrap().to_owned();
+    let snapshot = |of: &Path, to: &Path| {
+        common::sh(
+            std::process::Command::new("btrfs")
+                .args(["-q", "subvolume", "snapshot"])
+                .args([of, to]),
+        );
+    };
+    type Left<'a> = &'a dyn Fn(&Path);
+    let rows: [(&str, Left<'_>); 4] = [
+        ("the process behind a start, before the snapshot has its name", &|_| {
+            snapshot(&templates.join(id.to_string()), &templates.join(dead(1)));
+        }),
+        ("the same, before it has looked at all entries", &|_| {}),
+        ("a start that took the snapshot", &|waits| {
+            fs::rename(waits, beside.join(dead(2))).unwrap();
+        }),
+        ("a start that made the next one", &|waits| {
+            snapshot(waits, &templates.join(dead(3)));
+            fs::rename(waits, beside.join(dead(4))).unwrap();
+        }),
+    ];
+    for (number, (row, left)) in rows.into_iter().enumerate() {
+        desk.store.make_ready_trees(&options()).unwrap();
+        left(&waiting_snapshots(&desk.store)[0]);
+        for round in 0..2 {
+            let name = format!("w{number}-{round}");
+            let (path, _) = start(&desk, &name);
+            assert_same(&wanted(&desk.project), &tree(&path), row);
+            assert_eq!(status(&desk.store.worktree(&name).unwrap()), [""; 0], "{row}");
+        }
+        let made = desk.store.make_ready_trees(&options()).unwrap();
+        assert_eq!((made.ready, waiting_snapshots(&desk.store).len()), (2, 1), "{row}");
+        assert_sound(&desk.store);
+    }
+}
+
 #[test]
 fn ready_trees_are_made_by_one_process_at_a_time_and_only_as_many_as_are_kept() {
     let desk = Desk::small();

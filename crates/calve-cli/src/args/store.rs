@@ -56,7 +56,9 @@ const READY_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve store ready 0
       Keeps none, and removes those that there are.
 
-Each ready tree takes as much disk as a worktree.";
+Each ready tree takes as much disk as a worktree. On btrfs they are subvolume
+snapshots, which take none; there the first look at a worktree is as quick as
+the second one.";
 
 const STATS_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve store stats

@@ -62,14 +62,15 @@ fn each_command_has_its_document() {
     assert_eq!(warm, expected);
     assert_eq!(document(&project, "store warm --json")["made_mirrors"], 0);
     let mut ready = document(&project, "store ready --json 1");
-    // Warming has made the one of btrfs.
-    let made = ready.as_object_mut().unwrap().remove("made").unwrap().as_u64().unwrap();
+    // On btrfs also the subvolume that warming has made.
+    let count = ready.as_object_mut().unwrap().remove("ready").unwrap();
+    assert!(count == 1 || count == 2, "{count}");
     let expected = json!({
-        "snapshot": id, "kept": 1, "ready": 1, "brought": 0, "removed": 0, "stopped": false,
+        "snapshot": id, "kept": 1, "made": 1, "brought": 0, "removed": 0, "stopped": false,
     });
     assert_eq!(ready, expected);
-    assert_eq!(document(&project, "store stats --json")["ready_trees"], 1);
-    assert_eq!(document(&project, "store ready --json 0")["removed"], made);
+    assert_eq!(document(&project, "store stats --json")["ready_trees"], count);
+    assert_eq!(document(&project, "store ready --json 0")["removed"], 1);
     let gc = document(&project, "store gc --json --grace 0 --patience 5s");
     let mut fields: Vec<_> = gc.as_object().unwrap().keys().map(String::as_str).collect();
     fields.sort_unstable();

@@ -9,6 +9,9 @@
 //! A ready tree is not read-only, since that would hinder a user who removes the project. If its
 //! seal is broken, calve does not use it; it removes the tree and makes a new one.
 //!
+//! So that the first look at a worktree is quick, snapshots of the ready tree [wait](walked) whose
+//! inodes are in the kernel's memory already.
+//!
 //! On other filesystems a ready tree is a folder, which [waits](waiting) to be handed over.
 //!
 //! # How a ready tree is made
@@ -58,6 +61,7 @@ use crate::tree::staging::{self, Stage, flush_filesystem, stage_name};
 
 mod nearest;
 pub(crate) mod waiting;
+mod walked;
 
 /// How many ready trees a store keeps.
 const KEPT_MOST: usize = 8;
@@ -272,13 +276,18 @@ impl Store {
     pub(crate) fn sealed_ready_tree(&self, id: SnapshotId) -> Option<OwnedFd> {
         let flags = DIR_FLAGS | OFlags::NOFOLLOW;
         let tree = fs::open(self.layout().ready_tree(id), flags, Mode::empty()).ok()?;
-        let meta = Meta::of(&fs::fstat(&tree).ok()?);
-        let seal = self.layout().ready_seal(id);
-        let seal = super::read_plain(fs::CWD, &seal, SEAL_MOST_BYTES).ok()?;
-        let good = sys::is_subvolume(&tree, meta.ino)
-            && self.layout().ready_index(id).is_file()
-            && Self::is_sealed(&tree, &seal);
+        let good = self.layout().ready_index(id).is_file() && self.has_seal(&tree, id);
         good.then_some(tree)
+    }
+
+    /// Whether a subvolume has the seal of the ready tree of a snapshot: it is that tree, or a
+    /// snapshot of it, and nobody has changed it.
+    fn has_seal(&self, tree: &OwnedFd, id: SnapshotId) -> bool {
+        let seal = self.layout().ready_seal(id);
+        let seal = super::read_plain(fs::CWD, &seal, SEAL_MOST_BYTES);
+        let is_subvolume =
+            fs::fstat(tree).is_ok_and(|stat| sys::is_subvolume(tree, Meta::of(&stat).ino));
+        is_subvolume && seal.is_ok_and(|seal| Self::is_sealed(tree, &seal))
     }
 
     /// Notes that a ready tree was used now. If that fails, the tree is evicted sooner.

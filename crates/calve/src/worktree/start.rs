@@ -27,6 +27,7 @@ use crate::store::materialize::{Made, Plan, materialize};
 use crate::store::object::SnapshotObject;
 use crate::store::paths::found::PathMention;
 use crate::store::registry::{Claim, name_taken, no_worktree};
+use crate::store::room::is_btrfs;
 use crate::store::scan::files::GivenUp;
 use crate::store::snapshot::check_name;
 use crate::store::{
@@ -516,14 +517,18 @@ impl Store {
         self.object(id)?;
         let rows = claim.rows();
         let places = places(rows.iter().map(|row| path_from(&row.path)))?;
-        let by_ready_tree = self.by_ready_tree(id, object, rows, &places, operation)?;
-        let of_ready_tree = by_ready_tree.is_some();
-        let (stages, reports) = match by_ready_tree {
-            Some(made) => made,
-            None => {
-                operation.expect(object.files.saturating_mul(rows.len() as u64));
-                self.by_handing_over(id, object, rows, &places, operation)?
-            }
+        let (stages, reports, of_ready_tree) = if let Some((stages, reports)) =
+            self.by_bringing(id, object, rows, &places, operation)?
+        {
+            (stages, reports, false)
+        } else if let Some((stages, reports)) =
+            self.by_ready_tree(id, object, rows, &places, operation)?
+        {
+            (stages, reports, true)
+        } else {
+            operation.expect(object.files.saturating_mul(rows.len() as u64));
+            let (stages, reports) = self.by_handing_over(id, object, rows, &places, operation)?;
+            (stages, reports, false)
         };
         let origin = Origin::Snapshot(id, object);
         let dressing = Dressing { store: self, origin, git, paths, of_ready_tree, operation };
@@ -642,6 +647,36 @@ impl Store {
         Ok(all)
     }
 
+    /// Takes a snapshot of another ready tree that waits, and brings it to this snapshot. `None` if
+    /// there is a ready tree of this snapshot, if there must be one for several worktrees, or if no
+    /// snapshot that waits is near.
+    fn by_bringing(
+        &self,
+        id: SnapshotId,
+        object: &SnapshotObject,
+        rows: &[WorktreeRow],
+        places: &[Place],
+        operation: &Running,
+    ) -> Result<Option<Staged>, Error> {
+        let ([row], [place]) = (rows, places) else { return Ok(None) };
+        if !is_btrfs(self.path())
+            || self.count_waiting() == 0
+            || self.sealed_ready_tree(id).is_some()
+        {
+            return Ok(None);
+        }
+        operation.expect(object.files);
+        let manifest = self.catalog().manifest(id, object)?;
+        let target = (id, object, &manifest);
+        let brought = self.bring_walked(target, (&place.dir, &place.parent), operation);
+        let Some((stage, index)) = brought else { return Ok(None) };
+        #[cfg(calve_check)]
+        crate::check::ready_tree(self, id, object, stage.dir());
+        self.registry().write_index(&row.token, &index, &manifest)?;
+        operation.files_done(object.files);
+        Ok(Some((vec![stage], vec![place.snapshot_report()])))
+    }
+
     /// Makes each tree as a snapshot of the ready tree, which is a subvolume with the tree. `None` if
     /// there is no ready tree, or if it cannot be used for one of the places.
     fn by_ready_tree(
@@ -661,9 +696,15 @@ impl Store {
             if operation.is_cancelled() {
                 return Err(cancelled(Operation::StartWorktree, &place.path));
             }
-            let stage = place.snapshot_of(&ready);
-            // The place is on another filesystem, or we lack the right. We use the mirrors then.
-            let Ok(stage) = stage else { return Ok(None) };
+            let stage = match self.take_walked(id, (&place.dir, &place.parent)) {
+                Some(stage) => stage,
+                None => match place.snapshot_of(&ready) {
+                    Ok(stage) => stage,
+                    // The place is on another filesystem, or we lack the right. We use the mirrors
+                    // then.
+                    Err(_) => return Ok(None),
+                },
+            };
             // Since we looked at the seal, another process may have begun to remove the ready tree or
             // to write to it.
             let still = self.sealed_ready_tree(id).and_then(|now| fs::fstat(now).ok());
@@ -676,11 +717,7 @@ impl Store {
             crate::check::ready_tree(self, id, object, stage.dir());
             self.registry().link_index(&row.token, id).context(Operation::Mark, || &place.path)?;
             stages.push(stage);
-            reports.push(DestinationReport {
-                path: place.path.clone(),
-                method: Method::Snapshot,
-                ..DestinationReport::default()
-            });
+            reports.push(place.snapshot_report());
         }
         operation.files_done(files);
         Ok(Some((stages, reports)))
@@ -769,6 +806,12 @@ impl Place {
     /// Makes an empty stage beside the path.
     fn stage(&self) -> Result<Stage, Error> {
         Stage::empty(Arc::clone(&self.dir), &self.parent).context(Operation::Stage, || &self.path)
+    }
+
+    /// The report of a tree that is a subvolume snapshot.
+    fn snapshot_report(&self) -> DestinationReport {
+        let path = self.path.clone();
+        DestinationReport { path, method: Method::Snapshot, ..DestinationReport::default() }
     }
 
     /// Makes a stage beside the path that is a snapshot of a subvolume.

@@ -1,4 +1,5 @@
-//! Ready trees that wait to be handed over, on filesystems without subvolumes.
+//! Ready trees that wait to be handed over. This is about filesystems without subvolumes; on btrfs
+//! [snapshots](super::walked) of a ready tree wait.
 //!
 //! A start takes such a tree by a rename, and another process makes the next one while nobody
 //! waits. `templates/ID.N` is a folder with the tree of snapshot ID (`tree`) and the tree's index
@@ -75,16 +76,17 @@ const ENTRY_BYTES: u64 = 2048;
 pub struct ReadyReport {
     /// The project's latest snapshot. `None` if there is none yet.
     pub snapshot: Option<SnapshotId>,
-    /// How many ready trees of it there are now.
+    /// How many ready trees of it there are now. On btrfs these are the subvolume that serves all
+    /// starts, and its snapshots that wait.
     pub ready: u64,
-    /// Trees that were made, file by file.
+    /// Trees that were made, file by file; on btrfs, snapshots.
     pub made: u64,
     /// Trees of other snapshots that were brought to this one.
     pub brought: u64,
     /// Trees that were removed.
     pub removed: u64,
     /// Not all trees were made: another process makes them or needs the store for itself, there is
-    /// little room, or only a part of the files could be cloned.
+    /// little room or memory, or only a part of the files could be cloned.
     pub stopped: bool,
     /// Time from the call to its return.
     pub elapsed: Duration,
@@ -106,13 +108,13 @@ pub(crate) struct HandedOver {
 
 /// A tree that waits.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Waiting {
-    name: CString,
-    id: SnapshotId,
+pub(super) struct Waiting {
+    pub(super) name: CString,
+    pub(super) id: SnapshotId,
 }
 
 /// A snapshot, and its tree.
-type Target<'a> = (SnapshotId, &'a SnapshotObject, &'a Manifest);
+pub(super) type Target<'a> = (SnapshotId, &'a SnapshotObject, &'a Manifest);
 
 impl Store {
     /// How many ready trees the store keeps waiting for the next starts: see
@@ -138,8 +140,13 @@ impl Store {
 
     /// Sets how many ready trees of the project's latest snapshot the store keeps, at most 64. A
     /// start takes one of them and returns at once. calve makes them only in
-    /// [`Store::make_ready_trees`]. A ready tree takes as much disk as a worktree. On btrfs the
-    /// number means nothing: one subvolume serves all starts.
+    /// [`Store::make_ready_trees`]. A ready tree takes as much disk as a worktree.
+    ///
+    /// On btrfs one subvolume serves all starts. The number says how many snapshots of it wait
+    /// beside it. They take no disk. calve has looked at each of their entries, so that the first
+    /// look at a worktree is as quick as the second one; the inodes take 1.5 KB of the kernel's
+    /// memory for each entry. No more snapshots wait than have room in a quarter of the memory that
+    /// is available.
     ///
     /// Unless this was called, the number is 1 for a project of at least 10,000 entries on a
     /// filesystem with reflinks, and 0 otherwise.
@@ -229,8 +236,7 @@ impl Store {
         if room::is_btrfs(self.path()) {
             let object = self.object(id)?;
             let _guard = self.share()?;
-            report.ready = u64::from(self.ready_tree(id, &object, operation)?.is_some());
-            return Ok(());
+            return self.refill_walked(&dir, (id, &object), operation, report);
         }
         // A tree that is made may be taken at once. Somebody who takes all of them is not served
         // for ever.
@@ -276,7 +282,7 @@ impl Store {
     }
 
     /// Whether there is room for a tree, and some more for everybody else.
-    fn has_room(&self, dir: &OwnedFd, object: &SnapshotObject) -> bool {
+    pub(super) fn has_room(&self, dir: &OwnedFd, object: &SnapshotObject) -> bool {
         let Ok(room) = fs::fstatvfs(dir) else { return false };
         // Where files cannot be cloned, a tree takes the content as well.
         let content = match sys::filesystem_name(self.path()).as_deref() {
@@ -292,8 +298,8 @@ impl Store {
         has_inodes && free > needed.saturating_mul(2).saturating_add(all / 20)
     }
 
-    /// The trees that wait.
-    fn waiting(&self) -> Vec<Waiting> {
+    /// The trees that wait, the one that waits for the longest time first.
+    pub(super) fn waiting(&self) -> Vec<Waiting> {
         let names = files::listed_at(&self.layout().ready_trees()).unwrap_or_default();
         let waiting = names.into_iter().filter_map(|(name, kind)| {
             let (stem, number) = name.to_str()?.split_once('.')?;
@@ -302,7 +308,9 @@ impl Store {
             Some(Waiting { name: CString::new(name.as_encoded_bytes()).ok()?, id })
         });
         let mut waiting: Vec<Waiting> = waiting.collect();
-        waiting.sort_by(|a, b| a.name.cmp(&b.name));
+        // All ids have one length, so this is the order of the numbers.
+        waiting
+            .sort_by(|a, b| (a.name.count_bytes(), &a.name).cmp(&(b.name.count_bytes(), &b.name)));
         waiting
     }
 
@@ -311,7 +319,11 @@ impl Store {
         self.waiting().len() as u64
     }
 
-    fn nearest_waiting(&self, of: &[Waiting], object: &SnapshotObject) -> Option<Waiting> {
+    pub(super) fn nearest_waiting(
+        &self,
+        of: &[Waiting],
+        object: &SnapshotObject,
+    ) -> Option<Waiting> {
         let most = nearest::most_changes(object.entries);
         let mut candidates = Vec::new();
         for (at, waiting) in of.iter().enumerate() {
@@ -333,7 +345,7 @@ impl Store {
     }
 
     /// Moves a folder that was taken into the trash, where deleting it keeps nobody waiting.
-    fn trash_waiting(&self, taken: &Stage) {
+    pub(super) fn trash_waiting(&self, taken: &Stage) {
         let _ = std::fs::rename(taken.path(), self.layout().trash().join(stage_name()));
     }
 
@@ -355,13 +367,17 @@ impl Store {
     }
 
     /// The folders of trees that wait and are not as calve made them. A start would not use them.
-    /// Trees of another boot are no damage: nobody can say whether they were touched.
+    /// Trees of another boot are no damage: nobody can say whether they were touched. Nor are those
+    /// on btrfs, where reading one may break its seal.
     pub(in super::super) fn touched_waiting(
         &self,
         operation: &Running,
     ) -> Result<Vec<PathBuf>, Error> {
         let folder = self.layout().ready_trees();
         let mut touched = Vec::new();
+        if room::is_btrfs(self.path()) {
+            return Ok(touched);
+        }
         for waiting in self.waiting() {
             let path = folder.join(os(waiting.name.to_bytes()));
             let flags = DIR_FLAGS | fs::OFlags::NOFOLLOW;
@@ -404,6 +420,9 @@ impl Store {
         (parent, parent_path): (&Arc<OwnedFd>, &Path),
         operation: &Running,
     ) -> Option<HandedOver> {
+        if room::is_btrfs(self.path()) {
+            return None;
+        }
         let dev = |dir: &OwnedFd| fs::fstat(dir).map(|stat| Meta::of(&stat).dev).ok();
         let mut bad = HashSet::new();
         loop {
@@ -558,7 +577,17 @@ impl Store {
         let path = stage.path();
         let encoded = index.encode_stored(manifest)?;
         staging::write_whole(&path, &path.join(READY_INDEX), &encoded)?;
-        for number in 1..=2 * MOST {
+        self.publish_waiting(stage, id)
+    }
+
+    /// Gives a tree the name under which it waits, behind those that wait already.
+    pub(super) fn publish_waiting(&self, stage: &mut Stage, id: SnapshotId) -> io::Result<()> {
+        let number = |waiting: &Waiting| -> Option<u64> {
+            waiting.name.to_str().ok()?.split_once('.')?.1.parse().ok()
+        };
+        let last = self.waiting().iter().filter(|it| it.id == id).filter_map(number).max();
+        let first = last.and_then(|last| last.checked_add(1)).unwrap_or(1);
+        for number in first..=first.saturating_add(2 * MOST) {
             let name = CString::new(format!("{id}.{number}"))?;
             match stage.publish(&name) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -571,7 +600,8 @@ impl Store {
 
 /// How many trees a store keeps that was not told a number.
 fn kept_unless_told(filesystem: Option<&str>, entries: u64) -> u64 {
-    u64::from(matches!(filesystem, Some("xfs" | "bcachefs")) && entries >= LEAST_ENTRIES)
+    let shares = matches!(filesystem, Some("xfs" | "btrfs" | "bcachefs"));
+    u64::from(shares && entries >= LEAST_ENTRIES)
 }
 
 fn is_copied(taken: &Stage) -> bool {
@@ -661,8 +691,8 @@ mod tests {
             (Some("xfs"), LEAST_ENTRIES - 1, 0),
             (Some("xfs"), 0, 0),
             (Some("bcachefs"), u64::MAX, 1),
-            // One subvolume serves all starts.
-            (Some("btrfs"), u64::MAX, 0),
+            (Some("btrfs"), LEAST_ENTRIES, 1),
+            (Some("btrfs"), LEAST_ENTRIES - 1, 0),
             (Some("ext4"), u64::MAX, 0),
             (None, u64::MAX, 0),
         ] {
