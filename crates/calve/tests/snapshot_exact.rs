@@ -720,11 +720,13 @@ fn on_btrfs_snapshots_that_wait_serve_as_many_worktrees_as_there_are_and_later_s
     assert_eq!((subvolume(&path), report.method), (next, calve::Method::Snapshot));
     assert_same(&wanted(&desk.project), &tree(&path), "brought");
     assert_eq!(status(&desk.store.worktree("d").unwrap()), [""; 0]);
-    let ready = |id: calve::SnapshotId| desk.store.path().join(format!("templates/{id}"));
-    assert!(ready(first).exists() && !ready(second).exists());
+    let is_ready = |id: calve::SnapshotId| {
+        desk.store.path().join(format!("templates/{id}")).try_exists().unwrap()
+    };
+    assert!(is_ready(first) && !is_ready(second));
     let made = make();
     assert_eq!((made.made, made.removed, made.ready), (2, 2, 3));
-    assert!(ready(second).exists());
+    assert!(is_ready(second));
     let is_second = |path: &PathBuf| path.to_str().unwrap().contains(&second.to_string());
     assert!(waiting().iter().all(is_second), "{:?}", waiting());
 
@@ -781,6 +783,57 @@ fn on_btrfs_what_a_killed_process_leaves_of_a_snapshot_that_waits_harms_nobody()
         let made = desk.store.make_ready_trees(&options()).unwrap();
         assert_eq!((made.ready, waiting_snapshots(&desk.store).len()), (2, 1), "{row}");
         assert_sound(&desk.store);
+    }
+}
+
+#[test]
+fn a_process_that_is_killed_while_it_makes_or_takes_ready_trees_leaves_a_store_that_works() {
+    let test =
+        "a_process_that_is_killed_while_it_makes_or_takes_ready_trees_leaves_a_store_that_works";
+    const AT: &str = "CALVE_TEST_AT";
+    let work = || {
+        let at = PathBuf::from(std::env::var_os(AT).unwrap());
+        let store = Store::open(at.join(".calve")).unwrap();
+        for number in 0.. {
+            let edit = format!("edit {number} of {}\n", std::process::id());
+            put(&at, "README", edit);
+            for round in 0..2 {
+                let name = format!("w{}-{number}-{round}", std::process::id());
+                store.make_ready_trees(&options()).unwrap();
+                store.start(&[&name], &calve::StartOptions::new(), &options()).unwrap();
+                let worktree = store.worktree(&name).unwrap();
+                let dropped = worktree.drop(&calve::DropOptions::new(), &options()).unwrap();
+                dropped.delete().unwrap();
+            }
+        }
+    };
+    let Some(mut command) = common::child(test, "killed", work) else { return };
+    let desk = Desk::small();
+    desk.snapshot();
+    desk.store.keep_ready_trees(1).unwrap();
+    command.env(AT, &desk.project).stdout(std::process::Stdio::null());
+    for seed in rounds(8) {
+        let mut dice = Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+        let mut killed = command.spawn().unwrap();
+        thread::sleep(Duration::from_millis(100 + dice.roll(600) as u64));
+        killed.kill().unwrap();
+        let ended = killed.wait().unwrap();
+        let row = format!("seed {seed}");
+        let signal = std::os::unix::process::ExitStatusExt::signal(&ended);
+        assert_eq!(signal, Some(9), "{row}: it failed before it was killed: {ended}");
+        let store = Store::open(desk.store.path()).unwrap();
+        for round in 0..2 {
+            let name = format!("after-{seed}-{round}");
+            let started = store.start(&[&name], &calve::StartOptions::new(), &options()).unwrap();
+            let path = &started.worktrees[0].report.path;
+            assert_same(&wanted(&desk.project), &tree(path), &row);
+            assert_eq!(status(&store.worktree(&name).unwrap()), [""; 0], "{row}");
+        }
+        let made = store.make_ready_trees(&options()).unwrap();
+        assert!(made.ready > 0 && !made.stopped, "{row}: {made:?}");
+        let names = common::names(&store.path().join("templates"));
+        assert!(!names.iter().any(|name| name.starts_with('.')), "{row}: {names:?}");
+        assert_sound(&store);
     }
 }
 
