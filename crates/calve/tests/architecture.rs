@@ -340,6 +340,7 @@ fn the_stores_own_methods_are_in_few_files() {
         "store/packing.rs",
         "store/ready.rs",
         "store/ready/waiting.rs",
+        "store/ready/walked.rs",
         "store/repair.rs",
         "store/snapshot.rs",
         "store/stats.rs",
