@@ -16,6 +16,18 @@ use crate::reflink::meta::Meta;
 /// The content of a regular file of at most `most` bytes. This follows no link and waits for no
 /// pipe, because a store, and calve's own folder in a worktree, may come from someone else.
 pub(crate) fn read_plain(dir: impl AsFd, path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    let (file, _) = open_plain(dir, path, most)?;
+    let mut content = Vec::new();
+    io::Read::read_to_end(&mut io::Read::take(file, most), &mut content)?;
+    Ok(content)
+}
+
+/// The same file, open, and its size.
+pub(crate) fn open_plain(
+    dir: impl AsFd,
+    path: &Path,
+    most: u64,
+) -> io::Result<(std::fs::File, u64)> {
     let file = fs::openat(dir, path, SOURCE_FLAGS, Mode::empty())?;
     let meta = Meta::of(&fs::fstat(&file)?);
     let not = |why: &str| Err(io::Error::new(io::ErrorKind::InvalidData, why.to_owned()));
@@ -25,9 +37,7 @@ pub(crate) fn read_plain(dir: impl AsFd, path: &Path, most: u64) -> io::Result<V
     if meta.size > most {
         return not("it is larger than it can be");
     }
-    let mut content = Vec::new();
-    io::Read::read_to_end(&mut io::Read::take(std::fs::File::from(file), most), &mut content)?;
-    Ok(content)
+    Ok((std::fs::File::from(file), meta.size))
 }
 
 /// The entries of a directory, with their kinds. The standard library is not used for this: it

@@ -46,7 +46,7 @@
 //! calve writes an index to a temporary file and renames it, so an index is whole or absent. A lost
 //! index costs only time.
 
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Write as _};
 
 use super::id::SnapshotId;
 use super::manifest::Manifest;
@@ -123,15 +123,7 @@ impl Index {
 
     fn encode_with(&self, stats: &[Stat]) -> io::Result<Vec<u8>> {
         let count = u32::try_from(stats.len()).map_err(io::Error::other)?;
-        let mut records = Vec::with_capacity(stats.len() * 8);
-        let mut last = Stat::default();
-        for stat in stats {
-            put_zigzag(&mut records, stat.ino.wrapping_sub(last.ino).cast_signed());
-            put_zigzag(&mut records, stat.changed.0.wrapping_sub(last.changed.0));
-            put_varint(&mut records, stat.changed.1.into());
-            last = *stat;
-        }
-        let mut out = Vec::with_capacity(HEADER_BYTES + records.len() / 2 + HASH_BYTES);
+        let mut out = Vec::new();
         out.extend_from_slice(MAGIC);
         out.extend_from_slice(&VERSION.to_le_bytes());
         out.extend_from_slice(self.snapshot.as_bytes());
@@ -139,7 +131,20 @@ impl Index {
         out.extend_from_slice(&self.stamp.0.to_le_bytes());
         out.extend_from_slice(&self.stamp.1.to_le_bytes());
         out.extend_from_slice(&count.to_le_bytes());
-        out.extend_from_slice(&zstd::bulk::compress(&records, 1)?);
+        let mut encoder = zstd::stream::write::Encoder::new(out, 1)?;
+        let (mut records, mut last) = (Vec::with_capacity(PIECE_BYTES), Stat::default());
+        for stat in stats {
+            put_zigzag(&mut records, stat.ino.wrapping_sub(last.ino).cast_signed());
+            put_zigzag(&mut records, stat.changed.0.wrapping_sub(last.changed.0));
+            put_varint(&mut records, stat.changed.1.into());
+            last = *stat;
+            if records.len() > PIECE_BYTES - RECORD_MOST_BYTES {
+                encoder.write_all(&records)?;
+                records.clear();
+            }
+        }
+        encoder.write_all(&records)?;
+        let mut out = encoder.finish()?;
         let hash = *blake3::hash(&out).as_bytes();
         out.extend_from_slice(&hash);
         Ok(out)

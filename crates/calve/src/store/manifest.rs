@@ -9,7 +9,9 @@
 //! lower numbers, but indexes keep the stored numbers: see [`Manifest::stored`].
 
 use std::borrow::Cow;
+use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::id::DirectoryId;
 use super::layout::{self, Within};
@@ -17,6 +19,49 @@ use super::object::{Entry, Kind};
 
 /// The number of an entry. The root has 0.
 pub(crate) type Number = u32;
+
+/// The entries of a directory, by name.
+///
+/// The manifests that one operation needs are mostly equal: the base snapshot, the tree as it is,
+/// the snapshot that a switch goes to. Equal directories share one list in memory, and a change of
+/// the list copies it first.
+#[derive(Debug, Clone, Eq)]
+pub(crate) struct Entries(Arc<Vec<Entry>>);
+
+impl From<Vec<Entry>> for Entries {
+    fn from(entries: Vec<Entry>) -> Self {
+        Self(Arc::new(entries))
+    }
+}
+
+impl PartialEq for Entries {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || self.0 == other.0
+    }
+}
+
+impl Deref for Entries {
+    type Target = [Entry];
+
+    fn deref(&self) -> &[Entry] {
+        &self.0
+    }
+}
+
+impl DerefMut for Entries {
+    fn deref_mut(&mut self) -> &mut [Entry] {
+        Arc::make_mut(&mut self.0).as_mut_slice()
+    }
+}
+
+impl<'a> IntoIterator for &'a Entries {
+    type Item = &'a Entry;
+    type IntoIter = std::slice::Iter<'a, Entry>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.iter()
+    }
+}
 
 /// A directory of the manifest.
 #[derive(Debug)]
@@ -27,7 +72,7 @@ pub(crate) struct Directory {
     pub(crate) slot: u32,
     /// The number of the directory's first entry.
     pub(crate) first: Number,
-    pub(crate) entries: Vec<Entry>,
+    pub(crate) entries: Entries,
     /// The entries that are directories: their slots, ascending, and their places in
     /// [`Manifest::directories`].
     pub(crate) children: Vec<(u32, u32)>,
@@ -89,7 +134,8 @@ impl Builder {
     /// Adds the entries of the directory that comes next. They must be sorted. Returns `false` if
     /// there are more entries than a number can count.
     #[must_use]
-    pub(crate) fn add(&mut self, entries: Vec<Entry>) -> bool {
+    pub(crate) fn add(&mut self, entries: impl Into<Entries>) -> bool {
+        let entries = entries.into();
         let Some((parent, slot)) = self.expected.pop_front() else { return false };
         let (Ok(place), Ok(length)) =
             (u32::try_from(self.manifest.directories.len()), u32::try_from(entries.len()))
@@ -146,7 +192,7 @@ impl Manifest {
             if gone[place] {
                 continue;
             }
-            let numbered = (directory.first..).zip(directory.entries);
+            let numbered = (directory.first..).zip(Arc::unwrap_or_clone(directory.entries.0));
             let kept = numbered.filter(|(_, entry)| place > 0 || is_content(entry));
             let (kept, entries): (Vec<_>, Vec<_>) = kept.unzip();
             numbers.extend(kept);
@@ -228,6 +274,16 @@ impl Manifest {
         }
         let directory = &self.directories[place as usize];
         &self.directories[directory.parent as usize].entries[directory.slot as usize]
+    }
+
+    /// The lists of entries by the ids of their directories, where these are known.
+    pub(crate) fn lists(&self) -> impl Iterator<Item = (DirectoryId, &Entries)> {
+        (0..).zip(&self.directories).filter_map(|(place, directory)| {
+            match self.entry_of(place).kind {
+                Kind::Directory(id) if id != NO_ID => Some((id, &directory.entries)),
+                _ => None,
+            }
+        })
     }
 
     /// The number of a directory's own entry.

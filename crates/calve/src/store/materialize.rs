@@ -8,7 +8,7 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use rustix::fs;
 
@@ -26,6 +26,7 @@ use crate::tree::engine::Worker;
 use crate::tree::file::Job;
 use crate::tree::node::Handles;
 use crate::tree::op::{Dest, DestState, Node, Op, Task};
+use crate::tree::pool::lock;
 use crate::tree::running::Running;
 use crate::tree::source::{Named, Opened, Source};
 use crate::tree::special::Special;
@@ -55,13 +56,17 @@ pub(crate) struct Made {
 struct Tree<'a> {
     plan: &'a Plan<'a>,
     noted: Noted,
+    stats: Arc<Stats>,
 }
+
+/// For each destination, the inodes and change times of the entries, by the entries' numbers. All
+/// threads write into one list: lists of their own would take more than twice as much memory.
+type Stats = Vec<Mutex<Vec<Stat>>>;
 
 /// The data that one thread keeps.
 struct Thread {
     intake: Intake,
-    /// For each destination, the inodes and change times of entries, by the entries' numbers.
-    stats: Vec<Vec<(u32, Stat)>>,
+    stats: Arc<Stats>,
 }
 
 /// Makes the plan's trees in `roots`, which are open and empty.
@@ -70,7 +75,9 @@ struct Thread {
 /// The stages contain a part of the tree; the caller must remove them.
 pub(crate) fn materialize(plan: &Plan<'_>, roots: Vec<OwnedFd>) -> Result<Made, Error> {
     let noted = Noted::of(plan.operation);
-    let tree = Tree { plan, noted: noted.clone() };
+    let none = || Mutex::new(vec![Stat::default(); plan.manifest.count as usize]);
+    let stats: Arc<Stats> = Arc::new(plan.paths.iter().map(|_| none()).collect());
+    let tree = Tree { plan, noted: noted.clone(), stats: Arc::clone(&stats) };
     let path = plan.paths.first().map_or(Path::new(""), PathBuf::as_path);
     let mut dests = Vec::with_capacity(plan.paths.len());
     for (path, root) in plan.paths.iter().zip(&roots) {
@@ -85,18 +92,11 @@ pub(crate) fn materialize(plan: &Plan<'_>, roots: Vec<OwnedFd>) -> Result<Made, 
     let (_, counts, findings) = op.into_findings();
     let mut made = Made {
         reports: Vec::with_capacity(plan.paths.len()),
-        stats: vec![vec![Stat::default(); plan.manifest.count as usize]; plan.paths.len()],
+        stats: stats.iter().map(|stats| std::mem::take(&mut *lock(stats))).collect(),
         unsealed: Vec::new(),
     };
-    // The threads come in the order of the rounds, and later entries replace earlier ones: a hard
-    // link changes the change time of the names that were made before it.
     for thread in threads {
         made.unsealed.extend(thread.intake.unsealed);
-        for (all, own) in made.stats.iter_mut().zip(thread.stats) {
-            for (number, stat) in own {
-                all[number as usize] = stat;
-            }
-        }
     }
     for (dest, (path, counts)) in plan.paths.iter().zip(counts).enumerate() {
         let mut report = DestinationReport { path: path.clone(), ..DestinationReport::default() };
@@ -139,8 +139,7 @@ impl Source for Tree<'_> {
     const NOTES: bool = true;
 
     fn thread(&self) -> Thread {
-        let stats = vec![Vec::new(); self.plan.paths.len()];
-        Thread { intake: Intake::noting(&self.noted), stats }
+        Thread { intake: Intake::noting(&self.noted), stats: Arc::clone(&self.stats) }
     }
 
     fn open(
@@ -243,7 +242,9 @@ impl Source for Tree<'_> {
     }
 
     fn note(thread: &mut Thread, dest: usize, number: u32, found: &Meta) {
-        thread.stats[dest].push((number, stat_of(found)));
+        // A hard link changes the change time of the names that were made before it. The rounds
+        // follow each other, so the last one that is written is the last that was seen.
+        lock(&thread.stats[dest])[number as usize] = stat_of(found);
     }
 
     fn number(&self, node: &Node<Self>) -> u32 {

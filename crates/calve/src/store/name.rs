@@ -90,7 +90,7 @@ mod tests {
         assert_eq!(Name::default(), Name::from(&b""[..]));
     }
 
-    /// `docs/store.md` says how much memory a million files take.
+    /// `docs/design/scale.md` says how much memory a million files take.
     #[test]
     #[cfg(target_pointer_width = "64")]
     fn an_entry_with_its_name_takes_120_bytes() {

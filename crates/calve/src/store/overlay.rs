@@ -104,6 +104,7 @@ impl Store {
             index: None,
             blobs: self.blobs(),
             intake: Some(noted),
+            looks_only: false,
             stamp,
             maker: Maker::of(&root),
             excluded: &HashSet::new(),

@@ -190,7 +190,7 @@ impl Store {
         let bring = || -> Result<Option<Filled>, Error> {
             let folder = self.layout().ready_trees();
             let Some(near) = self.sealed_ready_tree(other) else { return Ok(None) };
-            let base = self.catalog().manifest(other, &self.object(other)?)?;
+            let base = self.catalog().manifest_like(other, &self.object(other)?, &[target])?;
             let Some(old) = self.ready_index(other, &base) else { return Ok(None) };
             let parent = dir.try_clone().context(Operation::Open, || &folder)?;
             let Ok(stage) =

@@ -26,7 +26,7 @@ use super::blobs::{Blobs, Counts, Intake, Noted};
 use super::id::BlobId;
 use super::index::{Boot, Index, Stat};
 use super::layout::{self, Within};
-use super::manifest::{Manifest, NO_ID, os};
+use super::manifest::{self, Manifest, NO_ID, os};
 use super::metadata::Maker;
 use super::object::{Entry, Kind};
 use super::paths::local::{Local, Tree};
@@ -78,6 +78,9 @@ pub(crate) struct Request<'a> {
     /// If set, the scan takes contents into the store and notes them here. If not, the scan reads
     /// only files that may be equal to the base; other files get the content [`UNKNOWN`].
     pub(crate) intake: Option<&'a Noted>,
+    /// Set if nothing is to be read at all. The base, if there is one, is then an earlier look at a
+    /// tree that is mostly equal, whose memory the result shares.
+    pub(crate) looks_only: bool,
     /// A time of this filesystem's clock, taken before the scan.
     pub(crate) stamp: (i64, u32),
     /// Who made the tree. Metadata that this maker could not set is no difference.
@@ -103,6 +106,12 @@ impl Request<'_> {
 
     fn tree(&self) -> Tree<'_> {
         Tree { path: self.path, root: self.root }
+    }
+
+    /// What the index has for the entries of a directory of the base.
+    fn known_stats(&self, directory: &manifest::Directory) -> Option<&[Stat]> {
+        let first = directory.first as usize;
+        self.index?.stats.get(first..first + directory.entries.len())
     }
 }
 
@@ -146,8 +155,21 @@ impl Mentions {
     }
 }
 
-/// An entry that was found in a directory. The entries of a directory are sorted by name.
+/// An entry that was found in a directory.
 struct Found(What);
+
+/// The entries that were found in a directory, by name.
+enum Listed {
+    /// They are those of the base, with the inodes that the index has, and none of them has another
+    /// name. So a tree in which little has changed takes no memory for each of its files. Here are
+    /// the places of those that are directories.
+    Known(Vec<u32>),
+    /// None of them is a directory or has another name, and all are on the directory's device. They
+    /// are all in [`Scanned::others`]; or that is empty, and they are those of the base, which only
+    /// a look finds. Here are their inodes and change times.
+    Leaf(Vec<Stat>),
+    Each(Vec<Found>),
+}
 
 enum What {
     /// The entry equals the one in this slot of the base.
@@ -186,6 +208,12 @@ impl Inode {
         Self { changed_seconds: i64::MAX, changed_nanoseconds: 0, ..Self::of(meta) }
     }
 
+    /// The inode of an entry with one name, by what an index has.
+    fn known(stat: &Stat, dev: u64) -> Self {
+        let (changed_seconds, changed_nanoseconds) = stat.changed;
+        Self { ino: stat.ino, dev, changed_seconds, changed_nanoseconds, has_links: false }
+    }
+
     fn stat(&self) -> Stat {
         Stat { ino: self.ino, changed: (self.changed_seconds, self.changed_nanoseconds) }
     }
@@ -200,22 +228,59 @@ struct Scanned {
     own: Entry,
     inode: Inode,
     base: Option<u32>,
-    found: Vec<Found>,
+    found: Listed,
     /// Entries that are not as in the base.
     others: Vec<Entry>,
 }
 
 impl Scanned {
+    /// The entries, where they are listed one by one.
+    fn found(&self) -> &[Found] {
+        match &self.found {
+            Listed::Known(_) | Listed::Leaf(_) => &[],
+            Listed::Each(found) => found,
+        }
+    }
+
+    /// Lists the entries one by one.
+    fn expand(&mut self, request: &Request<'_>) {
+        let places = match &self.found {
+            Listed::Known(places) => places,
+            Listed::Leaf(stats) => {
+                let is_other = self.others.len() == stats.len();
+                let found = (0..).zip(stats).map(|(at, stat)| {
+                    let inode = Inode::known(stat, self.inode.dev);
+                    Found(if is_other { What::Kept(at, inode) } else { What::Same(at, inode) })
+                });
+                self.found = Listed::Each(found.collect());
+                return;
+            }
+            Listed::Each(_) => return,
+        };
+        let base = self.base.and_then(|place| request.base?.directories.get(place as usize));
+        let stats = base.and_then(|base| request.known_stats(base)).unwrap_or_default();
+        let mut places = places.iter();
+        let entries = base.map_or(&[][..], |base| &base.entries);
+        let found = (0..).zip(entries).zip(stats).filter_map(|((slot, entry), stat)| {
+            Some(Found(match entry.is_directory() {
+                true => What::Directory(*places.next()?),
+                false => What::Same(slot, Inode::known(stat, self.inode.dev)),
+            }))
+        });
+        self.found = Listed::Each(found.collect());
+    }
+
     /// Adds the files of all batches, and moves the entries that were found into one piece of
     /// memory, which the manifest takes over. Each entry in memory of its own, and then once more
     /// in the manifest, would take twice as much.
-    fn complete(&mut self, looked: Vec<Looked>) {
+    fn complete(&mut self, looked: Vec<Looked>, request: &Request<'_>) {
+        let Listed::Each(all) = &mut self.found else { return };
         for (at, what) in looked {
-            self.found[at as usize].0 = what;
+            all[at as usize].0 = what;
         }
         let is_other = |found: &&Found| matches!(found.0, What::Other(..));
-        self.others.reserve_exact(self.found.iter().filter(is_other).count());
-        for found in &mut self.found {
+        self.others.reserve_exact(all.iter().filter(is_other).count());
+        for found in &mut *all {
             found.0 = match std::mem::replace(&mut found.0, What::Pending) {
                 What::Other(entry, inode) => match u32::try_from(self.others.len()) {
                     Ok(at) => {
@@ -226,6 +291,27 @@ impl Scanned {
                 },
                 what => what,
             };
+        }
+        let base = self.base.filter(|_| request.looks_only);
+        let base = base.and_then(|place| request.base?.directories.get(place as usize));
+        let is_base = base.is_some_and(|base| base.entries.len() == all.len());
+        let stats: Option<Vec<Stat>> = (0..)
+            .zip(&*all)
+            .map(|(at, found)| match &found.0 {
+                What::Kept(slot, inode) if *slot == at => Some(inode),
+                What::Same(slot, inode) if *slot == at && is_base && self.others.is_empty() => {
+                    Some(inode)
+                }
+                _ => None,
+            })
+            .map(|inode| {
+                inode
+                    .filter(|inode| !inode.has_links && inode.dev == self.inode.dev)
+                    .map(Inode::stat)
+            })
+            .collect();
+        if let Some(stats) = stats {
+            self.found = Listed::Leaf(stats);
         }
     }
 }
@@ -341,7 +427,7 @@ impl Scanner<'_> {
             Some(dir) => dir.one_done(&self.dirs, |dir| {
                 let Progress { scanned, looked } = std::mem::take(&mut *lock(&dir.progress));
                 if let Some((place, mut scanned)) = scanned {
-                    scanned.complete(looked);
+                    scanned.complete(looked, self.request);
                     worker.scanned.push((place, scanned));
                 }
                 Ok(())
@@ -420,7 +506,7 @@ impl Scanner<'_> {
             None => Node::root(data, vec![fd], &self.dirs),
         };
         self.note_databases(worker, &dir, place, &names);
-        let found = self.entries(worker, &dir, place, names, queue)?;
+        let found = self.entries(worker, &dir, (place, meta.dev), names, queue)?;
         let scanned = Scanned { own, inode: Inode::of(&meta), base, found, others: Vec::new() };
         lock(&dir.progress).scanned = Some((place, scanned));
         Ok(Some(dir))
@@ -496,10 +582,10 @@ impl Scanner<'_> {
         &self,
         worker: &mut Worker,
         dir: &Arc<Node>,
-        place: u32,
+        (place, dev): (u32, u64),
         names: Vec<(CString, FileType)>,
         queue: &Queue<Task>,
-    ) -> Result<Vec<Found>, Error> {
+    ) -> Result<Listed, Error> {
         let handles = self.handles(dir)?;
         let fd = &handles.sides[0];
         let base = dir.base.and_then(|place| self.request.base?.directories.get(place as usize));
@@ -507,6 +593,8 @@ impl Scanner<'_> {
         let mut files: Vec<Wanted> = Vec::new();
         let mut directories = Vec::new();
         let mut next = 0;
+        // Whether every entry until now is the base's, with the inode that the index has.
+        let mut is_known = base.is_some_and(|base| self.request.known_stats(base).is_some());
         let base_path = dir.chain.is_some().then(|| dir.path());
         for (name, mut kind) in names {
             if queue.stopped() {
@@ -555,7 +643,7 @@ impl Scanner<'_> {
                 self.left_out.store(true, Ordering::Relaxed);
                 continue;
             }
-            let mut what = What::Pending;
+            let (mut what, mut is_same) = (What::Pending, false);
             let trusted = meta.as_ref().zip(base).zip(slot).and_then(|((meta, base), slot)| {
                 let entry = &base.entries[slot as usize];
                 let is_it = !is_dir && self.trusted(entry, base.first + slot, meta, (dir, &name));
@@ -571,11 +659,13 @@ impl Scanner<'_> {
                     crate::check::known_file(fd, &name, meta, blob);
                 }
                 what = What::Same(slot, Inode::of(meta));
+                is_same = meta.links == 1 && meta.dev == dev;
             } else {
                 match kind {
                     FileType::Directory => {
                         let child = self.places.fetch_add(1, Ordering::Relaxed);
                         let known = base.and_then(|base| base.child(slot?));
+                        is_same = known.is_some();
                         directories.push((name.clone(), child, known));
                         what = What::Directory(child);
                     }
@@ -584,7 +674,9 @@ impl Scanner<'_> {
                         // look.
                         let known = base.zip(slot).map(|(base, slot)| &base.entries[slot as usize]);
                         let differs = |meta: &Meta| match known.map(|entry| &entry.kind) {
-                            Some(Kind::File { size, .. }) => *size != meta.size,
+                            Some(Kind::File { size, .. }) => {
+                                self.request.looks_only || *size != meta.size
+                            }
                             _ => true,
                         };
                         if self.request.intake.is_none()
@@ -647,12 +739,22 @@ impl Scanner<'_> {
                     }
                 }
             }
+            if self.request.looks_only
+                && let (What::Other(entry, inode), Some(base), Some(slot)) = (&what, base, slot)
+                && base.entries[slot as usize] == **entry
+            {
+                what = What::Same(slot, *inode);
+            }
+            is_known &= is_same && slot.is_some_and(|slot| slot as usize == found.len());
             found.push(Found(what));
         }
         // Files that must be opened are counted when they have been read.
         let known = found.iter().filter(|it| matches!(it.0, What::Same(..) | What::Other(..)));
         self.request.operation.files_done(known.count() as u64);
         dir.add_pending(directories.len());
+        let places = directories.iter().map(|(_, child, _)| *child);
+        let known = base.filter(|base| is_known && base.entries.len() == found.len());
+        let known = known.map(|_| Listed::Known(places.collect()));
         // Directories are queued first, because the last task that is queued is done first: while
         // this thread works on the files, the directories wait for the other threads.
         queue.extend(directories.into_iter().map(|(name, place, base)| Task::Directory {
@@ -666,10 +768,13 @@ impl Scanner<'_> {
             dir.add_pending(1);
             queue.push(Task::Files { dir: Arc::clone(dir), place, files: batch });
         }
+        if let Some(known) = known {
+            return Ok(known);
+        }
         for (at, what) in self.files(worker, dir, place, files, queue)? {
             found[at as usize].0 = what;
         }
-        Ok(found)
+        Ok(Listed::Each(found))
     }
 
     /// Combines the results of the threads.
@@ -699,7 +804,8 @@ impl Scanner<'_> {
         let index = self.what_holds(&scanned);
         let (manifest, stats, directories) = if self.is_the_base(&scanned) {
             let stats = self.request.intake.and(self.request.base);
-            let stats = stats.map_or_else(Vec::new, |base| stats_of_base(base, &scanned));
+            let stats = stats
+                .map_or_else(Vec::new, |base| stats_of_base(base, self.request.index, &scanned));
             (None, stats, Vec::new())
         } else {
             let (manifest, stats, directories) =
@@ -723,10 +829,12 @@ impl Scanner<'_> {
     /// the base has. With an intake, calve leaves trees with hard links to the [`Assembly`], which
     /// compares the groups.
     fn is_the_base(&self, scanned: &[Option<Scanned>]) -> bool {
-        let Some(base) = self.request.base else { return false };
+        let Some(base) = self.request.base.filter(|_| !self.request.looks_only) else {
+            return false;
+        };
         let takes_in = self.request.intake.is_some();
         let is_linked = || {
-            let inodes = scanned.iter().flatten().flat_map(|directory| &directory.found);
+            let inodes = scanned.iter().flatten().flat_map(Scanned::found);
             inodes.into_iter().any(|found| matches!(found.0, What::Same(_, it) if it.has_links))
                 || base.entries().any(|(_, _, entry)| entry.link() != 0)
         };
@@ -738,25 +846,36 @@ impl Scanner<'_> {
                 let Some(place) = directory.base else { return false };
                 let known = |found: &Found| matches!(found.0, What::Same(..) | What::Directory(_));
                 let (own, was) = (&directory.own, base.entry_of(place));
-                base.directories[place as usize].entries.len() == directory.found.len()
+                let is_complete = match &directory.found {
+                    Listed::Known(_) => true,
+                    Listed::Leaf(stats) => {
+                        stats.is_empty() && base.directories[place as usize].entries.is_empty()
+                    }
+                    Listed::Each(found) => {
+                        base.directories[place as usize].entries.len() == found.len()
+                            && found.iter().all(known)
+                    }
+                };
+                is_complete
                     && own.same_metadata(was)
                     // Entries that snapshots leave out mostly change the time of the root, so that
                     // time is not compared. But a snapshot has it.
                     && (own.mtime == was.mtime || place == 0 && !takes_in)
-                    && directory.found.iter().all(known)
             })
             && !(takes_in && is_linked())
     }
 }
 
 /// The inodes and change times of a tree that equals `base`, by number.
-fn stats_of_base(base: &Manifest, scanned: &[Option<Scanned>]) -> Vec<Stat> {
-    let mut stats = vec![Stat::default(); base.count as usize];
+fn stats_of_base(base: &Manifest, index: Option<&Index>, scanned: &[Option<Scanned>]) -> Vec<Stat> {
+    // An entry whose directory is as the index knows it keeps what the index has.
+    let mut stats = index.map_or_else(Vec::new, |index| index.stats.clone());
+    stats.resize(base.count as usize, Stat::default());
     for directory in scanned.iter().flatten() {
         let Some(place) = directory.base else { continue };
         stats[base.number_of(place) as usize] = directory.inode.stat();
         let first = base.directories[place as usize].first;
-        for found in &directory.found {
+        for found in directory.found() {
             if let What::Same(slot, inode) = &found.0 {
                 stats[(first + slot) as usize] = inode.stat();
             }

@@ -310,6 +310,7 @@ impl Store {
             index: known.index.as_ref(),
             blobs: self.blobs(),
             intake,
+            looks_only: false,
             stamp,
             maker: Maker::of(&root),
             excluded: &excluded,
@@ -713,6 +714,90 @@ pub(crate) fn check_name(name: &str) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The paths of a tree, and the lists of its directories.
+    fn paths(manifest: &Manifest) -> Vec<PathBuf> {
+        let entries = manifest.entries();
+        entries.map(|(place, slot, _)| manifest.path_of(place, slot)).collect()
+    }
+
+    /// A folder that has nothing but folders, and is as the base has it, was once taken for empty
+    /// if there was no index.
+    #[test]
+    fn a_look_finds_the_same_entries_with_an_index_and_without_one() {
+        let project = tempfile::tempdir().unwrap();
+        for folder in ["a/b/c", "a/b/d", "empty", "e"] {
+            std::fs::create_dir_all(project.path().join(folder)).unwrap();
+        }
+        for file in ["a/b/c/one", "a/b/c/two", "a/b/d/three", "e/four", "five"] {
+            std::fs::write(project.path().join(file), file).unwrap();
+        }
+        std::fs::hard_link(project.path().join("e/four"), project.path().join("a/b/again"))
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+        let store = Store::init(project.path()).unwrap();
+        let options = StoreOptions::new();
+        store.snapshot(&SnapshotOptions::new(), &options).unwrap();
+        let mut known = store.known(store.catalog().worktree(PROJECT).unwrap().unwrap()).unwrap();
+        let expected = paths(&known.base.as_ref().unwrap().2);
+        for has_index in [true, false] {
+            known.index = known.index.filter(|_| has_index);
+            for intake in [None, Some(Noted::of(&options.operation()))] {
+                let scan = store.scan(&known, intake.as_ref(), &options.operation()).unwrap().0;
+                let found = scan.manifest.as_ref().map_or(expected.clone(), paths);
+                assert_eq!(found, expected, "index: {has_index}, intake: {}", intake.is_some());
+            }
+        }
+        std::fs::write(project.path().join("e/six"), "new").unwrap();
+        let known = store.known(known.row).unwrap();
+        let scan = store.scan(&known, Some(&Noted::of(&options.operation())), &options.operation());
+        let scan = scan.unwrap().0;
+        let (now, base) = (scan.manifest.unwrap(), &known.base.as_ref().unwrap().2);
+        assert_eq!(paths(&now).len(), expected.len() + 1);
+        assert_eq!(scan.stats.len(), now.count as usize);
+        // Each stat belongs to its entry.
+        for (number, path) in (1..).zip(paths(&now)) {
+            let stat = fs::lstat(project.path().join(&path)).unwrap();
+            assert_eq!(scan.stats[number].ino, Meta::of(&stat).ino, "{}", path.display());
+        }
+        // A folder in which nothing has changed is in memory once.
+        let of = |manifest: &Manifest| {
+            let place = manifest.child_of(manifest.child_of(0, b"a").unwrap(), b"b").unwrap();
+            let place = manifest.child_of(place, b"c").unwrap();
+            manifest.directories[place as usize].entries.as_ptr()
+        };
+        assert_eq!(of(&now), of(base));
+    }
+
+    #[test]
+    fn a_snapshot_that_is_like_another_shares_its_memory_and_is_the_same() {
+        let project = tempfile::tempdir().unwrap();
+        for file in ["a/one", "b/two"] {
+            std::fs::create_dir(project.path().join(file).parent().unwrap()).unwrap();
+            std::fs::write(project.path().join(file), file).unwrap();
+        }
+        let store = Store::init(project.path()).unwrap();
+        let take = || store.snapshot(&SnapshotOptions::new(), &StoreOptions::new()).unwrap().id;
+        let first = take();
+        std::fs::write(project.path().join("b/three"), "new").unwrap();
+        let second = take();
+        let read = |id, like: &[&Manifest]| {
+            store.catalog().manifest_like(id, &store.object(id).unwrap(), like).unwrap()
+        };
+        let base = read(first, &[]);
+        let (alone, mut shared) = (read(second, &[]), read(second, &[&base]));
+        assert_eq!(alone.root, shared.root);
+        assert!(alone.entries().eq(shared.entries()));
+        let at = |manifest: &Manifest, name| manifest.child_of(0, name).unwrap() as usize;
+        let (a, b) = (at(&shared, b"a"), at(&shared, b"b"));
+        assert_eq!(base.directories[a].entries.as_ptr(), shared.directories[a].entries.as_ptr());
+        assert_ne!(base.directories[b].entries, shared.directories[b].entries);
+        // A change of one is none of the other.
+        let was = base.directories[a].entries.clone();
+        shared.directories[a].entries[0].mode = 0;
+        assert_eq!(base.directories[a].entries, was);
+        assert_ne!(shared.directories[a].entries, was);
+    }
 
     /// Where it was, the newer one's snapshot was another by then, so it was none, and each look
     /// that followed read everything.

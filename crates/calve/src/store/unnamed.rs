@@ -29,9 +29,11 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
-use std::io;
+use std::io::{self, Read as _};
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{self, FileType, Mode};
@@ -39,11 +41,11 @@ use rustix::fs::{self, FileType, Mode};
 use super::at::{is_gone, open_at};
 use super::blobs::{Intake, Noted, Taken};
 use super::catalog::{NewSnapshot, Origin, State, WorktreeRow};
-use super::files::{listed_at, read_plain};
+use super::files::{listed_at, open_plain};
 use super::id::{BlobId, SnapshotId};
 use super::index::{self, Index, Stat};
 use super::layout;
-use super::manifest::{Builder, Manifest};
+use super::manifest::{Builder, Entries, Manifest};
 use super::metadata::Maker;
 use super::object::{
     Attributes, Entry, Kind, Malformed, Reader, SnapshotObject, decode_directory, encode_directory,
@@ -59,10 +61,10 @@ use super::{PROJECT, Store, StoreOptions, bytes_of, format, git, locks, now, pat
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::{DIR_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::Meta;
-use crate::tree::pool::{self, cancelled};
+use crate::tree::pool::{self, cancelled, lock};
 use crate::tree::read::open_unnoted;
 use crate::tree::running::Running;
-use crate::tree::staging::write_whole;
+use crate::tree::staging::write_whole_by;
 
 pub(crate) const MAGIC: &[u8; 8] = b"CALVEUNN";
 
@@ -137,8 +139,15 @@ impl Unnamed {
             && self.seal == other.seal
     }
 
-    /// The bytes of the record.
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn encode(&self) -> io::Result<Vec<u8>> {
+        let mut out = Vec::new();
+        self.write(&mut out)?;
+        Ok(out)
+    }
+
+    /// Writes the bytes of the record.
+    fn write(&self, to: &mut dyn io::Write) -> io::Result<()> {
         let (files, bytes) = self.manifest.files();
         let object = SnapshotObject {
             root: self.manifest.root.clone(),
@@ -149,87 +158,174 @@ impl Unnamed {
             files,
             bytes,
         };
-        let mut out = MAGIC.to_vec();
+        let mut hasher = blake3::Hasher::new();
         let mut put = |bytes: &[u8]| {
-            put_varint(&mut out, bytes.len() as u64);
-            out.extend_from_slice(bytes);
+            hasher.update(bytes);
+            to.write_all(bytes)
         };
-        put(&object.encode());
+        put(MAGIC)?;
+        let mut put = |bytes: &[u8]| {
+            let mut length = Vec::new();
+            put_varint(&mut length, bytes.len() as u64);
+            put(&length)?;
+            put(bytes)
+        };
+        put(&object.encode())?;
         for directory in &self.manifest.directories {
-            put(&encode_directory(&directory.entries));
+            put(&encode_directory(&directory.entries))?;
         }
-        put(&self.project.encode_stored(&self.manifest)?);
-        put(&self.seal);
+        put(&self.project.encode_stored(&self.manifest)?)?;
+        put(&self.seal)?;
         for (tokens, index) in &self.trees {
-            put(tokens.join(" ").as_bytes());
-            put(&index.encode_stored(&self.manifest)?);
+            put(tokens.join(" ").as_bytes())?;
+            put(&index.encode_stored(&self.manifest)?)?;
         }
-        let hash = *blake3::hash(&out).as_bytes();
-        out.extend_from_slice(&hash);
-        Ok(out)
+        to.write_all(hasher.finalize().as_bytes())
     }
 
-    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
-        let (body, hash) = bytes
-            .split_at_checked(bytes.len().saturating_sub(32))
-            .ok_or(Malformed("the record ends too early"))?;
-        if blake3::hash(body).as_bytes() != hash {
-            return Err(Malformed("the record does not have its own hash"));
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn decode(bytes: &[u8]) -> io::Result<Self> {
+        Self::read(bytes, bytes.len() as u64)
+    }
+
+    /// Reads a record of `length` bytes. The bytes are about as many as its manifest takes in
+    /// memory, so they are never there as a whole.
+    ///
+    /// # Errors
+    /// [`Malformed`], and those of reading.
+    fn read(from: impl io::Read, length: u64) -> io::Result<Self> {
+        let left = length.checked_sub(HASH_BYTES as u64);
+        let left = left.ok_or(Malformed("the record ends too early"))?;
+        let mut pieces = Pieces { from, left, hasher: blake3::Hasher::new() };
+        if pieces.take(MAGIC.len() as u64)? != MAGIC {
+            return Err(Malformed("it is no record").into());
         }
-        let body = body.strip_prefix(MAGIC).ok_or(Malformed("it is no record"))?;
-        let mut reader = Reader(body);
-        let object = SnapshotObject::decode(reader.bytes()?)?;
+        let object = SnapshotObject::decode(&pieces.next()?)?;
         let base = object.parent;
         let mut builder = Builder::new(object.root);
         while builder.next().is_some() {
-            if !builder.add(decode_directory(reader.bytes()?)?) {
-                return Err(Malformed("the record has too many entries"));
+            if !builder.add(decode_directory(&pieces.next()?)?) {
+                return Err(Malformed("the record has too many entries").into());
             }
         }
         let manifest = builder.finish();
         let count = manifest.count;
         if manifest.stored_count() != count {
-            return Err(Malformed("the record has entries that no snapshot has"));
+            return Err(Malformed("the record has entries that no snapshot has").into());
         }
-        let project = Index::decode(reader.bytes()?, count)?;
-        let seal = reader.bytes()?.to_vec();
+        let project = Index::decode(&pieces.next()?, count)?;
+        let seal = pieces.next()?;
         let mut trees = Vec::new();
-        while !reader.0.is_empty() {
-            let tokens = std::str::from_utf8(reader.bytes()?)
-                .map_err(|_| Malformed("a token is not UTF-8"))?;
+        while pieces.left > 0 {
+            let tokens = pieces.next()?;
+            let tokens =
+                std::str::from_utf8(&tokens).map_err(|_| Malformed("a token is not UTF-8"))?;
             let tokens = tokens.split(' ').map(str::to_owned).collect();
-            trees.push((tokens, Index::decode(reader.bytes()?, count)?));
+            trees.push((tokens, Index::decode(&pieces.next()?, count)?));
         }
         if trees.is_empty() {
-            return Err(Malformed("the record has no worktree"));
+            return Err(Malformed("the record has no worktree").into());
         }
+        pieces.end()?;
         Ok(Self { manifest, base, project, trees, seal })
     }
 }
+
+const HASH_BYTES: usize = 32;
+
+/// Reads a record piece by piece.
+struct Pieces<R> {
+    from: R,
+    /// How many bytes are left before the hash.
+    left: u64,
+    hasher: blake3::Hasher,
+}
+
+impl<R: io::Read> Pieces<R> {
+    fn take(&mut self, length: u64) -> io::Result<Vec<u8>> {
+        let short = Malformed("the record ends too early");
+        self.left = self.left.checked_sub(length).ok_or(short)?;
+        let mut bytes = Vec::new();
+        io::Read::take(&mut self.from, length).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 != length {
+            return Err(short.into());
+        }
+        self.hasher.update(&bytes);
+        Ok(bytes)
+    }
+
+    /// The next piece, which comes after its length.
+    fn next(&mut self) -> io::Result<Vec<u8>> {
+        let mut length = Vec::new();
+        while length.last().is_none_or(|byte| byte & 0x80 != 0) {
+            length.append(&mut self.take(1)?);
+            if length.len() > VARINT_MOST_BYTES {
+                return Err(Malformed("a number is too large").into());
+            }
+        }
+        let length = Reader(&length).varint()?;
+        self.take(length)
+    }
+
+    fn end(mut self) -> io::Result<()> {
+        let mut hash = [0; HASH_BYTES];
+        self.from.read_exact(&mut hash)?;
+        if *self.hasher.finalize().as_bytes() != hash {
+            return Err(Malformed("the record does not have its own hash").into());
+        }
+        Ok(())
+    }
+}
+
+/// A number of 64 bits takes at most this many bytes.
+const VARINT_MOST_BYTES: usize = 10;
 
 /// A tree that may still have the content that was cloned.
 struct Holder<'a> {
     root: OwnedFd,
     index: &'a Index,
-    is_project: bool,
+    by: By,
+}
+
+/// Whose content was read, and whose index may vouch for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    /// The project. With it the indexes of all trees vouch.
+    Project,
+    /// A tree, by the place of its index in the record.
+    Tree(usize),
 }
 
 /// The result of naming the content of a file.
 enum Named {
-    /// It has this name now. `by` is the place of the holder that it was read of.
+    /// It has this name now.
     Content {
         blob: BlobId,
         attributes: Option<Box<Attributes>>,
-        by: usize,
+        by: By,
     },
     /// Nobody has it any more. The project has this now.
     Instead(Box<Entry>, Stat),
     Nothing,
 }
 
+/// A file whose content was not read in the project.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Exception {
+    /// It was read in this tree, whose index alone may vouch for it.
+    OfTree(usize),
+    /// Nobody has it any more. The project has another one, with this stat.
+    Instead(Stat),
+    /// The snapshot has no such entry.
+    Gone,
+}
+
 struct Naming<'a> {
     store: &'a Store,
-    unnamed: &'a Unnamed,
+    /// The directories, without their entries.
+    manifest: &'a Manifest,
+    /// The entries of the directories, which get their contents here.
+    entries: &'a [Mutex<Entries>],
     holders: &'a [Holder<'a>],
     roots: &'a [Vec<u8>],
     spellings: &'a Spellings,
@@ -240,10 +336,12 @@ struct Naming<'a> {
 }
 
 impl Store {
-    /// Looks at every entry of a tree, and reads none.
+    /// Looks at every entry of a tree, and reads none. `like` is an earlier look at this tree or at
+    /// a clone of it.
     pub(crate) fn look_at_all(
         &self,
         path: &std::path::Path,
+        like: Option<&Manifest>,
         stamp: (i64, u32),
         operation: &Running,
     ) -> Result<Scan, Error> {
@@ -252,10 +350,11 @@ impl Store {
         scan::scan(&Request {
             path,
             root: &root,
-            base: None,
+            base: like,
             index: None,
             blobs: self.blobs(),
             intake: None,
+            looks_only: true,
             stamp,
             maker: Maker::of(&root),
             excluded: &excluded,
@@ -275,7 +374,7 @@ impl Store {
                 _ => {}
             }
             let path = self.layout().unnamed(unnamed.token());
-            write_whole(&self.layout().stage(), &path, &unnamed.encode()?)
+            write_whole_by(&self.layout().stage(), &path, |file| unnamed.write(file))
         };
         write().context(Operation::Mark, || &folder)
     }
@@ -405,13 +504,21 @@ impl Store {
             }
         };
         let _guard = self.share()?;
-        let bytes = match read_plain(fs::CWD, path, MOST_BYTES) {
+        let (file, length) = match open_plain(fs::CWD, path, MOST_BYTES) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            opened => opened.context(Operation::Read, || path)?,
+        };
+        let mut unnamed = match Unnamed::read(io::BufReader::new(file), length) {
+            // A damaged record says nothing: the worktrees are compared with the project's next
+            // snapshot.
+            Err(error)
+                if error.get_ref().is_some_and(|cause| cause.is::<Malformed>())
+                    || error.kind() == io::ErrorKind::UnexpectedEof =>
+            {
+                return remove();
+            }
             read => read.context(Operation::Read, || path)?,
         };
-        // A damaged record says nothing: the worktrees are compared with the project's next snapshot.
-        let Ok(unnamed) = Unnamed::decode(&bytes) else { return remove() };
-        drop(bytes);
         let is_one = |row: &&WorktreeRow| {
             row.snapshot.is_none() && unnamed.tokens().any(|token| *token == row.token)
         };
@@ -434,9 +541,9 @@ impl Store {
             witness(fs::open(path, DIR_FLAGS, Mode::empty())).context(Operation::Open, || path)
         };
         if let Some(root) = open(&project)? {
-            holders.push(Holder { root, index: &unnamed.project, is_project: true });
+            holders.push(Holder { root, index: &unnamed.project, by: By::Project });
         }
-        for (tokens, index) in &unnamed.trees {
+        for (tree, (tokens, index)) in unnamed.trees.iter().enumerate() {
             for token in tokens {
                 let row = of_trees.iter().find(|row| row.token == *token);
                 let kept = of_dropped.iter().find(|kept| kept.row.token == *token);
@@ -449,23 +556,33 @@ impl Store {
                     _ => continue,
                 };
                 if let Some(root) = open(&at)? {
-                    holders.push(Holder { root, index, is_project: false });
+                    holders.push(Holder { root, index, by: By::Tree(tree) });
                 }
             }
         }
         // Nobody works in this one. It is asked last, since the pages of the others are in memory.
         let (_, index) = &unnamed.trees[0];
         if let Some(root) = open(&self.layout().unnamed_tree(token))? {
-            holders.push(Holder { root, index, is_project: false });
+            holders.push(Holder { root, index, by: By::Tree(0) });
         }
         let roots = vec![bytes_of(&project)];
         let spellings = match fs::open(&project, DIR_FLAGS, Mode::empty()) {
             Ok(root) => Spellings::of(&root, roots.clone()),
             Err(_) => Spellings::at(roots.clone()),
         };
+        let (files, _) = unnamed.manifest.files();
+        let entries: Vec<Mutex<Entries>> = unnamed
+            .manifest
+            .directories
+            .iter_mut()
+            .map(|directory| {
+                Mutex::new(std::mem::replace(&mut directory.entries, Vec::new().into()))
+            })
+            .collect();
         let naming = Naming {
             store: self,
-            unnamed: &unnamed,
+            manifest: &unnamed.manifest,
+            entries: &entries,
             holders: &holders,
             roots: &roots,
             spellings: &spellings,
@@ -474,12 +591,17 @@ impl Store {
             has_base: unnamed.base.is_some_and(|base| self.object(base).is_ok()),
             operation,
         };
-        let (files, unsealed, mentions) = naming.run()?;
-        let made = Outcome::of(&unnamed, files, &holders);
-        let (mut manifest, order) = (made.manifest, vec![None; unnamed.manifest.directories.len()]);
-        let directories = name_directories(&mut manifest, &order, None, true);
+        let (exceptions, unsealed, mentions) = naming.run(files)?;
+        drop(holders);
+        for (directory, entries) in unnamed.manifest.directories.iter_mut().zip(entries) {
+            directory.entries = entries.into_inner().unwrap_or_else(PoisonError::into_inner);
+        }
+        let changed = settle(&mut unnamed, &exceptions);
+        let order = vec![None; unnamed.manifest.directories.len()];
+        let directories = name_directories(&mut unnamed.manifest, &order, None, true);
+        let manifest = &unnamed.manifest;
         let (files, bytes) = manifest.files();
-        let message = match made.changed {
+        let message = match changed {
             0 => String::new(),
             changed => format!(
                 "{changed} files were changed before they were read; they are as in the project"
@@ -504,18 +626,15 @@ impl Store {
         let id = SnapshotId::of(&object.encode());
         // The indexes come first: without one a look at the tree reads everything. An index of
         // another snapshot is as good as none.
-        let mut indexes = Vec::with_capacity(unnamed.trees.len());
-        for ((tokens, index), stats) in unnamed.trees.iter().zip(made.trees) {
-            let index = Index { snapshot: id, boot: index.boot, stamp: index.stamp, stats };
+        for (tokens, index) in &mut unnamed.trees {
+            index.snapshot = id;
             for token in tokens {
-                let _ = self.registry().write_index(token, &index, &manifest);
+                let _ = self.registry().write_index(token, index, manifest);
             }
-            indexes.push(index);
         }
         if project_row.snapshot == unnamed.base {
-            let Index { boot, stamp, .. } = unnamed.project;
-            let index = Index { snapshot: id, boot, stamp, stats: made.project };
-            let _ = self.registry().write_index(&project_row.token, &index, &manifest);
+            unnamed.project.snapshot = id;
+            let _ = self.registry().write_index(&project_row.token, &unnamed.project, manifest);
         }
         let known = Known {
             row: project_row.clone(),
@@ -524,48 +643,54 @@ impl Store {
             index: None,
             local: None,
         };
-        self.note_found(id, &known, &manifest, mentions);
+        self.note_found(id, &known, manifest, mentions);
         let branch = git::branch_in(&project);
         let tokens: Vec<String> = unnamed.tokens().map(str::to_owned).collect();
         self.catalog().add_snapshot(&NewSnapshot {
             origin: &Origin { worktree: Some(PROJECT.to_owned()), branch },
             object: &object,
-            manifest: &manifest,
+            manifest,
             directories: &directories,
             token: &project_row.token,
             unnamed: &tokens,
             name: None,
         })?;
         report.snapshots.push(id);
-        report.changed_files += made.changed;
-        if made.changed == 0
-            && let Some(index) = indexes.first()
+        report.changed_files += changed;
+        if changed == 0
+            && let Some((_, index)) = unnamed.trees.first()
         {
-            self.adopt_unnamed_tree((token, &unnamed.seal), (id, &manifest, index));
+            self.adopt_unnamed_tree((token, &unnamed.seal), (id, manifest, index));
         }
         remove()
     }
 }
 
-/// The results of naming: the contents by the entries' numbers, mirrors to seal, and files that name
-/// the project.
-type Files = (HashMap<u32, Named>, Vec<BlobId>, Mentions);
+/// The results of naming: files that were not read in the project, by the entries' numbers; mirrors
+/// to seal; files that name the project.
+type Files = (HashMap<u32, Exception>, Vec<BlobId>, Mentions);
 
 impl Naming<'_> {
-    fn run(&self) -> Result<Files, Error> {
-        let manifest = &self.unnamed.manifest;
+    /// Names `files` files.
+    fn run(&self, files: u64) -> Result<Files, Error> {
         // Files of one directory that a thread takes at once, by their slots.
-        let mut batches: Vec<(u32, Vec<u32>)> = Vec::new();
-        for (place, slot, entry) in manifest.entries() {
-            if !matches!(entry.kind, Kind::File { .. }) {
-                continue;
-            }
-            match batches.last_mut() {
-                Some((of, slots)) if *of == place && slots.len() < BATCH => slots.push(slot),
-                _ => batches.push((place, vec![slot])),
+        let mut batches: Vec<(u32, Range<u32>)> = Vec::new();
+        for (place, entries) in (0..).zip(self.entries) {
+            for (slot, entry) in (0..).zip(&*lock(entries)) {
+                if !matches!(entry.kind, Kind::File { .. }) {
+                    continue;
+                }
+                match batches.last_mut() {
+                    Some((of, slots))
+                        if *of == place && slots.end == slot && slots.len() < BATCH =>
+                    {
+                        slots.end += 1;
+                    }
+                    _ => batches.push((place, slot..slot + 1)),
+                }
             }
         }
-        self.operation.expect(manifest.files().0);
+        self.operation.expect(files);
         let none = || Mentions { paths: Vec::new(), spellings: self.spellings.clone() };
         // Threads take tasks from the end. The disk is read in the order of the entries.
         batches.reverse();
@@ -575,13 +700,13 @@ impl Naming<'_> {
             what,
             batches,
             |_| (Intake::noting(self.noted).looking_for(self.roots), Vec::new(), none()),
-            |(intake, named, mentions), (place, slots), _| {
-                self.files(intake, (place, &slots), named, mentions)
+            |(intake, exceptions, mentions), (place, slots), _| {
+                self.files(intake, (place, slots), exceptions, mentions)
             },
         )?;
         let mut all = (HashMap::new(), Vec::new(), none());
-        for (intake, named, mentions) in workers {
-            all.0.extend(named);
+        for (intake, exceptions, mentions) in workers {
+            all.0.extend(exceptions);
             all.1.extend(intake.unsealed);
             all.2.extend(mentions);
         }
@@ -592,24 +717,50 @@ impl Naming<'_> {
     fn files(
         &self,
         intake: &mut Intake,
-        (place, slots): (u32, &[u32]),
-        named: &mut Vec<(u32, Named)>,
+        (place, slots): (u32, Range<u32>),
+        exceptions: &mut Vec<(u32, Exception)>,
         mentions: &mut Mentions,
     ) -> Result<(), Error> {
-        let manifest = &self.unnamed.manifest;
-        let (path, directory) = (manifest.path(place), &manifest.directories[place as usize]);
+        let (path, first) = (self.path(place), self.manifest.directories[place as usize].first);
+        let entries = &self.entries[place as usize];
         let mut opened: Vec<Option<Option<OwnedFd>>> = Vec::new();
         opened.resize_with(self.holders.len(), || None);
         for slot in slots {
-            let (number, entry) = (directory.first + slot, &directory.entries[*slot as usize]);
+            let (number, entry) = (first + slot, lock(entries)[slot as usize].clone());
             let of_file = || path.join(super::manifest::os(&entry.name));
-            let named_as = self
-                .file((intake, mentions), (&path, number, entry), &mut opened)
+            let named = self
+                .file((intake, mentions), (&path, number, &entry), &mut opened)
                 .context(Operation::TakeIn, of_file)?;
-            self.operation.file_done(length(entry));
-            named.push((number, named_as));
+            self.operation.file_done(length(&entry));
+            let (is, exception) = match named {
+                Named::Content { blob, attributes, by } => {
+                    let Kind::File { size, link, .. } = entry.kind else { continue };
+                    let exception = match by {
+                        By::Project => None,
+                        By::Tree(tree) => Some(Exception::OfTree(tree)),
+                    };
+                    let kind = Kind::File { size, link, blob };
+                    (Entry { attributes, kind, ..entry }, exception)
+                }
+                Named::Instead(other, stat) => (*other, Some(Exception::Instead(stat))),
+                Named::Nothing => (entry, Some(Exception::Gone)),
+            };
+            lock(entries)[slot as usize] = is;
+            exceptions.extend(exception.map(|exception| (number, exception)));
         }
         Ok(())
+    }
+
+    /// The path of a directory.
+    fn path(&self, mut place: u32) -> PathBuf {
+        let mut names = Vec::new();
+        while place != 0 {
+            let directory = &self.manifest.directories[place as usize];
+            let above = lock(&self.entries[directory.parent as usize]);
+            names.push(above[directory.slot as usize].name.clone());
+            place = directory.parent;
+        }
+        names.iter().rev().map(|name| super::manifest::os(name)).collect()
     }
 
     fn file(
@@ -621,11 +772,12 @@ impl Naming<'_> {
         let stop = || self.operation.is_cancelled();
         let name = CString::new(&*entry.name)?;
         let mut in_project = None;
-        for (by, holder) in self.holders.iter().enumerate() {
-            if opened[by].is_none() {
-                opened[by] = Some(witness(open_at(&holder.root, path))?);
+        for (at, holder) in self.holders.iter().enumerate() {
+            let by = holder.by;
+            if opened[at].is_none() {
+                opened[at] = Some(witness(open_at(&holder.root, path))?);
             }
-            let Some(Some(dir)) = &opened[by] else { continue };
+            let Some(Some(dir)) = &opened[at] else { continue };
             let Some(file) = witness(open_unnoted(dir, &name, SOURCE_FLAGS))? else {
                 continue;
             };
@@ -636,7 +788,7 @@ impl Naming<'_> {
             let stat = self.stat_of(holder, number);
             let stamp = (holder.index.stamp.0, i64::from(holder.index.stamp.1));
             if !is_as_recorded(entry, &stat, &meta) || meta.changed >= stamp {
-                if holder.is_project {
+                if by == By::Project {
                     in_project = Some((file, meta));
                 }
                 continue;
@@ -644,7 +796,7 @@ impl Naming<'_> {
             // The index of the base vouched for it, and it has not changed since.
             if let Kind::File { blob, .. } = entry.kind
                 && blob != scan::UNKNOWN
-                && holder.is_project
+                && by == By::Project
                 && self.has_base
             {
                 #[cfg(calve_check)]
@@ -655,13 +807,13 @@ impl Naming<'_> {
                 Taken::Stored { blob, size, meta: after, traced, .. }
                     if is_as_recorded(entry, &stat, &after)
                         && size == length(entry)
-                        && (traced || !holder.is_project) =>
+                        && (traced || by != By::Project) =>
                 {
                     let path = path.join(super::manifest::os(&entry.name));
                     note_mention(intake.mentions_root, mentions, &path, (&file, size));
                     return Ok(Named::Content { blob, attributes: attributes(&file)?, by });
                 }
-                _ if holder.is_project => in_project = Some((file, meta)),
+                _ if by == By::Project => in_project = Some((file, meta)),
                 _ => {}
             }
         }
@@ -733,108 +885,95 @@ fn length(entry: &Entry) -> u64 {
     }
 }
 
-/// The base snapshot, and the indexes of the trees for it.
-struct Outcome {
-    manifest: Manifest,
-    project: Vec<Stat>,
-    trees: Vec<Vec<Stat>>,
-    /// How many files nobody had any more.
-    changed: u64,
-}
-
-impl Outcome {
-    fn of(unnamed: &Unnamed, mut files: HashMap<u32, Named>, holders: &[Holder<'_>]) -> Self {
-        let old = &unnamed.manifest;
-        let mut builder = Builder::new(old.root.clone());
-        // For each entry its old number, and who vouches for it: nobody, the project and with it all
-        // trees, or one tree.
-        let mut kept: Vec<(u32, Vouch)> = vec![(0, Vouch::All)];
-        let mut instead: HashMap<u32, Stat> = HashMap::new();
-        let mut changed = 0;
-        for directory in &old.directories {
-            let mut entries = Vec::with_capacity(directory.entries.len());
-            for (number, entry) in (directory.first..).zip(&directory.entries) {
-                let mut entry = entry.clone();
-                let vouch = match (&mut entry.kind, files.remove(&number)) {
-                    (
-                        Kind::File { blob, .. },
-                        Some(Named::Content { blob: is, attributes, by }),
-                    ) => {
-                        *blob = is;
-                        entry.attributes = attributes;
-                        match holders[by].is_project {
-                            true => Vouch::All,
-                            false => Vouch::Only(std::ptr::from_ref(holders[by].index)),
-                        }
-                    }
-                    (Kind::File { .. }, Some(Named::Instead(other, stat))) => {
-                        changed += 1;
-                        entry = *other;
-                        instead.insert(number, stat);
-                        Vouch::Nobody
-                    }
-                    (Kind::File { .. }, _) => {
-                        changed += 1;
-                        continue;
-                    }
-                    _ => Vouch::All,
-                };
-                kept.push((number, vouch));
-                entries.push(entry);
-            }
-            // This cannot fail: there are no more entries than before.
-            let _ = builder.add(entries);
+/// Makes the record's tree that of the base snapshot, and its indexes the indexes of that: leaves out
+/// what is gone. The entries have their contents already. Returns how many files nobody had any
+/// more.
+fn settle(unnamed: &mut Unnamed, exceptions: &HashMap<u32, Exception>) -> u64 {
+    let is_gone = |number: u32| exceptions.get(&number) == Some(&Exception::Gone);
+    let settle = |index: &mut Index, is_it: &dyn Fn(Exception, Stat) -> Stat| {
+        if exceptions.is_empty() {
+            return;
         }
-        let mut manifest = builder.finish();
-        link_names(&mut manifest, &unnamed.trees[0].1, &kept);
-        let stats = |index: &Index, is_project: bool| {
-            let stat = |(number, vouch): &(u32, Vouch)| {
-                let stat = index.stats.get(*number as usize).copied().unwrap_or(UNTRACED);
-                match vouch {
-                    Vouch::All => stat,
-                    Vouch::Only(of) if !is_project && std::ptr::eq(*of, index) => stat,
-                    _ => match instead.get(number).filter(|_| is_project) {
-                        Some(stat) => *stat,
-                        None => Stat { changed: UNTRACED.changed, ..stat },
-                    },
-                }
-            };
-            kept.iter().map(stat).collect::<Vec<_>>()
-        };
-        let project = stats(&unnamed.project, true);
-        let trees = unnamed.trees.iter().map(|(_, index)| stats(index, false)).collect();
-        Self { manifest, project, trees, changed }
+        let stats = (0..).zip(std::mem::take(&mut index.stats));
+        let stats = stats.filter(|(number, _)| !is_gone(*number));
+        let stats = stats.map(|(number, stat)| match exceptions.get(&number) {
+            Some(exception) => is_it(*exception, stat),
+            None => stat,
+        });
+        index.stats = stats.collect();
+    };
+    let nobody = |stat: Stat| Stat { changed: UNTRACED.changed, ..stat };
+    settle(&mut unnamed.project, &|exception, stat| match exception {
+        Exception::Instead(stat) => stat,
+        Exception::OfTree(_) | Exception::Gone => nobody(stat),
+    });
+    for (tree, (_, index)) in unnamed.trees.iter_mut().enumerate() {
+        settle(index, &|exception, stat| match exception {
+            Exception::OfTree(by) if by == tree => stat,
+            _ => nobody(stat),
+        });
     }
-}
-
-/// Whose index may vouch for an entry.
-enum Vouch {
-    All,
-    /// The tree with this index.
-    Only(*const Index),
-    Nobody,
+    let of = |is: fn(&Exception) -> bool| {
+        let numbers = exceptions.iter().filter(move |(_, it)| is(it)).map(|(number, _)| *number);
+        numbers.collect::<Vec<u32>>()
+    };
+    let mut gone = of(|it| matches!(it, Exception::Gone));
+    gone.sort_unstable();
+    let instead = of(|it| matches!(it, Exception::Instead(_)));
+    let changed = gone.len() + instead.len();
+    if !gone.is_empty() {
+        let mut builder = Builder::new(unnamed.manifest.root.clone());
+        for directory in &unnamed.manifest.directories {
+            let entries = (directory.first..).zip(&directory.entries);
+            let kept = entries.filter(|(number, _)| !is_gone(*number));
+            // This cannot fail: there are no more entries than before.
+            let _ = builder.add(kept.map(|(_, entry)| entry.clone()).collect::<Vec<_>>());
+        }
+        unnamed.manifest = builder.finish();
+    }
+    // An entry's number is less now by the number of those before it that are gone.
+    let now = |number: u32| number as usize - gone.partition_point(|it| *it < number);
+    let instead = instead.into_iter().map(now).collect();
+    link_names(&mut unnamed.manifest, &unnamed.trees[0].1, &instead);
+    changed as u64
 }
 
 /// Makes names that were one file one file again. `made` is the index of a tree that nobody else
-/// had when it was made: names with one inode are one file.
-fn link_names(manifest: &mut Manifest, made: &Index, kept: &[(u32, Vouch)]) {
+/// had when it was made: names with one inode are one file. The entries with the numbers `instead`
+/// are not of that tree.
+fn link_names(manifest: &mut Manifest, made: &Index, instead: &HashSet<usize>) {
+    // The numbers, inodes and positions of all entries that may have several names.
+    fn inodes<'a>(
+        manifest: &'a Manifest,
+        made: &'a Index,
+    ) -> impl Iterator<Item = (usize, u64, (u32, u32))> + 'a {
+        let entries = (1..).zip(manifest.entries());
+        let entries = entries.filter(|(_, (_, _, entry))| !entry.is_directory());
+        entries.map(|(number, (place, slot, _)): (usize, _)| {
+            (number, made.stats.get(number).map_or(0, |stat| stat.ino), (place, slot))
+        })
+    }
+    // Few files have more than one name. Only these get a group.
+    let mut all: Vec<u64> = inodes(manifest, made).map(|(_, ino, _)| ino).collect();
+    all.sort_unstable();
+    let pairs = all.windows(2).filter(|pair| pair[0] == pair[1] && pair[0] != 0);
+    let several: HashSet<u64> = pairs.map(|pair| pair[0]).collect();
+    drop(all);
+    if several.is_empty() {
+        return;
+    }
     let mut groups: HashMap<u64, Vec<(u32, u32)>> = HashMap::new();
-    let mut number = 0;
     let mut lost = HashSet::new();
-    for (place, slot, entry) in manifest.entries() {
-        number += 1;
-        let Some((old, vouch)) = kept.get(number) else { continue };
-        if entry.is_directory() {
-            continue;
-        }
-        let ino = made.stats.get(*old as usize).map_or(0, |stat| stat.ino);
-        groups.entry(ino).or_default().push((place, slot));
-        if matches!(vouch, Vouch::Nobody) {
-            lost.insert(ino);
+    for (number, ino, at) in inodes(manifest, made) {
+        if several.contains(&ino) {
+            groups.entry(ino).or_default().push(at);
+            if instead.contains(&number) {
+                lost.insert(ino);
+            }
         }
     }
     for (ino, names) in groups {
-        if names.len() < 2 || ino == 0 || lost.contains(&ino) {
+        if lost.contains(&ino) {
             continue;
         }
         let entry = |(place, slot): (u32, u32)| {
@@ -884,6 +1023,81 @@ pub(crate) fn seed() -> io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_nobody_has_any_more_takes_no_number_and_no_index_vouches_for_what_it_did_not_see() {
+        // The numbers: the root, the folder `a`, the file `b`, the file `a/c`.
+        let stat = |ino, second| Stat { ino, changed: (second, 0) };
+        let nobody = |ino| Stat { ino, changed: UNTRACED.changed };
+        let stats = |first: u64| (0..4).map(|at| stat(first + at, 8)).collect::<Vec<_>>();
+        for (what, exceptions, paths, project, one, two) in [
+            ("all were read in the project", vec![], 3, stats(10), stats(20), stats(30)),
+            (
+                "one was read in the second tree",
+                vec![(2, Exception::OfTree(1))],
+                3,
+                vec![stat(10, 8), stat(11, 8), nobody(12), stat(13, 8)],
+                vec![stat(20, 8), stat(21, 8), nobody(22), stat(23, 8)],
+                stats(30),
+            ),
+            (
+                "the project has another",
+                vec![(3, Exception::Instead(stat(99, 9)))],
+                3,
+                vec![stat(10, 8), stat(11, 8), stat(12, 8), stat(99, 9)],
+                vec![stat(20, 8), stat(21, 8), stat(22, 8), nobody(23)],
+                vec![stat(30, 8), stat(31, 8), stat(32, 8), nobody(33)],
+            ),
+            (
+                "one is gone",
+                vec![(2, Exception::Gone)],
+                2,
+                vec![stat(10, 8), stat(11, 8), stat(13, 8)],
+                vec![stat(20, 8), stat(21, 8), stat(23, 8)],
+                vec![stat(30, 8), stat(31, 8), stat(33, 8)],
+            ),
+        ] {
+            let mut unnamed = record();
+            unnamed.project.stats = stats(10);
+            unnamed.trees[0].1.stats = stats(20);
+            unnamed.trees[1].1.stats = stats(30);
+            let exceptions: HashMap<u32, Exception> = exceptions.into_iter().collect();
+            let lost = exceptions.values().filter(|it| !matches!(it, Exception::OfTree(_))).count();
+            assert_eq!(settle(&mut unnamed, &exceptions), lost as u64, "{what}");
+            assert_eq!(unnamed.manifest.entries().count(), paths, "{what}");
+            assert_eq!(unnamed.project.stats, project, "{what}");
+            assert_eq!(unnamed.trees[0].1.stats, one, "{what}");
+            assert_eq!(unnamed.trees[1].1.stats, two, "{what}");
+        }
+    }
+
+    #[test]
+    fn names_of_one_inode_become_one_file_unless_one_of_them_is_of_another_tree() {
+        let stat = |ino| Stat { ino, changed: (8, 0) };
+        for (what, inos, exception, are_one) in [
+            ("two inodes", [1, 2, 3, 4], None, false),
+            ("one inode", [1, 2, 3, 3], None, true),
+            (
+                "one of them is the project's",
+                [1, 2, 3, 3],
+                Some(Exception::Instead(stat(7))),
+                false,
+            ),
+            ("none is known", [1, 2, 0, 0], None, false),
+            ("a folder's", [1, 3, 3, 4], None, false),
+        ] {
+            let mut unnamed = record();
+            for directory in &mut unnamed.manifest.directories {
+                for entry in directory.entries.iter_mut().filter(|entry| !entry.is_directory()) {
+                    entry.kind = Kind::File { size: 5, link: 0, blob: scan::UNKNOWN };
+                }
+            }
+            unnamed.trees[0].1.stats = inos.into_iter().map(stat).collect();
+            settle(&mut unnamed, &exception.map(|exception| (3, exception)).into_iter().collect());
+            let links: Vec<u64> = unnamed.manifest.entries().map(|it| it.2.link()).collect();
+            assert_eq!(links[1] != 0 && links[1] == links[2], are_one, "{what}: {links:?}");
+        }
+    }
 
     #[test]
     fn a_record_decodes_to_itself_and_a_damaged_one_to_nothing() {

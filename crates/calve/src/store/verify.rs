@@ -157,7 +157,7 @@ pub struct VerifyReport {
 
 enum Task {
     Mirror(BlobId),
-    Packed(BlobId, String, Location),
+    Packed(Box<(BlobId, String, Location)>),
 }
 
 /// How the mirror of a blob is.
@@ -186,7 +186,8 @@ pub(super) enum Bad {
 #[derive(Default)]
 struct Seen {
     suspects: HashSet<BlobId>,
-    good: HashSet<BlobId>,
+    /// In the end these are sorted: a set of them would take twice as much memory.
+    good: Vec<BlobId>,
     unsealed: Vec<BlobId>,
     mirrors: u64,
     mirror_bytes: u64,
@@ -272,7 +273,8 @@ impl Store {
         report.packed_bytes = seen.packed_bytes;
         report.unsealed_mirrors = seen.unsealed.len() as u64;
         let mut suspects = seen.suspects;
-        suspects.extend(reach.blobs.keys().filter(|id| !seen.good.contains(id)));
+        suspects.extend(reach.blobs.keys().filter(|id| seen.good.binary_search(id).is_err()));
+        drop(seen.good);
         suspects.extend(&reach.contradictions);
         let mut suspects: Vec<BlobId> = suspects.into_iter().collect();
         suspects.sort_unstable();
@@ -374,7 +376,7 @@ impl Store {
             .catalog()
             .all_packed()?
             .into_iter()
-            .map(|(id, pack, at)| (at.size, Task::Packed(id, pack, at)))
+            .map(|(id, pack, at)| (at.size, Task::Packed(Box::new((id, pack, at)))))
             .collect();
         self.blobs()
             .for_each(|id, meta| tasks.push((meta.size, Task::Mirror(id))))
@@ -394,7 +396,7 @@ impl Store {
                         Mirror::Good { sealed, size } => {
                             seen.mirrors += 1;
                             seen.mirror_bytes += size;
-                            seen.good.insert(id);
+                            seen.good.push(id);
                             if !sealed {
                                 seen.unsealed.push(id);
                             }
@@ -406,13 +408,14 @@ impl Store {
                             seen.suspects.insert(id);
                         }
                     },
-                    Task::Packed(id, pack, at) => {
+                    Task::Packed(packed) => {
+                        let (id, pack, at) = *packed;
                         seen.packed_blobs += 1;
                         seen.packed_bytes = seen.packed_bytes.saturating_add(at.size);
                         match self.read_packed(id, &pack, at) {
-                            Ok(()) => seen.good.insert(id),
-                            Err(_) => seen.suspects.insert(id),
-                        };
+                            Ok(()) => seen.good.push(id),
+                            Err(_) => drop(seen.suspects.insert(id)),
+                        }
                     }
                 }
                 operation.file_done(size);
@@ -420,15 +423,16 @@ impl Store {
             },
         )?;
         let mut all = Seen::default();
-        for Worker { seen, .. } in workers {
+        for Worker { mut seen, .. } in workers {
             all.suspects.extend(seen.suspects);
-            all.good.extend(seen.good);
+            all.good.append(&mut seen.good);
             all.unsealed.extend(seen.unsealed);
             all.mirrors += seen.mirrors;
             all.mirror_bytes += seen.mirror_bytes;
             all.packed_blobs += seen.packed_blobs;
             all.packed_bytes = all.packed_bytes.saturating_add(seen.packed_bytes);
         }
+        all.good.sort_unstable();
         Ok(all)
     }
 

@@ -44,7 +44,7 @@ use super::removal::{self, open_ours};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::{self, Meta};
 
-pub(crate) use file::{StagedFile, write_whole};
+pub(crate) use file::{StagedFile, write_whole, write_whole_by};
 
 mod file;
 

@@ -190,10 +190,13 @@ impl Worktree {
         let (mut scan, _) = self.store.scan(&known, None, operation)?;
         let Some((_, _, base)) = &known.base else { return Err(no_worktree(self.name())) };
         let object = self.store.object(to)?;
-        let target = self.store.catalog().manifest(to, &object)?;
+        let mut like = vec![base];
+        like.extend(&scan.manifest);
+        let target = self.store.catalog().manifest_like(to, &object, &like)?;
         let interrupted = match (self.row.state, self.row.target) {
             (State::Switching, Some(id)) => {
-                Some(self.store.catalog().manifest(id, &self.store.object(id)?)?)
+                let object = self.store.object(id)?;
+                Some(self.store.catalog().manifest_like(id, &object, &[base, &target])?)
             }
             _ => None,
         };

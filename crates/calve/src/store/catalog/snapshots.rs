@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::super::id::{DirectoryId, SnapshotId};
-use super::super::manifest::{Builder, Manifest};
+use super::super::manifest::{Builder, Entries, Manifest};
 use super::super::object::{Entry, Kind, SnapshotObject, decode_directory, encode_directory};
 use super::connect::failed;
 use super::{Catalog, Use, snapshot_id};
@@ -110,7 +110,19 @@ impl Catalog {
         id: SnapshotId,
         object: &SnapshotObject,
     ) -> Result<Manifest, Error> {
-        self.connected(Use::Read, |connection| self.manifest_by(connection, id, object))
+        self.manifest_like(id, object, &[])
+    }
+
+    /// The same, when some manifests are in memory that have much in common with it. Directories
+    /// that one of them has too are not read, and share its memory.
+    pub(crate) fn manifest_like(
+        &self,
+        id: SnapshotId,
+        object: &SnapshotObject,
+        like: &[&Manifest],
+    ) -> Result<Manifest, Error> {
+        let known = like.iter().flat_map(|manifest| manifest.lists()).collect();
+        self.connected(Use::Read, |connection| self.manifest_by(connection, id, object, &known))
     }
 
     fn manifest_by(
@@ -118,6 +130,7 @@ impl Catalog {
         connection: &Connection,
         id: SnapshotId,
         object: &SnapshotObject,
+        known: &HashMap<DirectoryId, &Entries>,
     ) -> Result<Manifest, Error> {
         let mut builder = Builder::new(object.root.clone());
         // One transaction takes the lock once, instead of once for each directory.
@@ -132,20 +145,24 @@ impl Catalog {
             let Kind::Directory(directory) = entry.kind else {
                 return Err(self.damaged(format!("snapshot {id} has a root that is no directory")));
             };
-            let entries = statement
-                .query_row([directory.as_bytes()], |row| {
-                    let encoding = row.get_ref(0)?.as_blob()?;
-                    if DirectoryId::of(encoding) != directory {
-                        return Ok(Err("it does not have its own hash".to_owned()));
-                    }
-                    Ok(decode_directory(encoding).map_err(|error| error.to_string()))
-                })
-                .optional()
-                .map_err(|error| failed(Operation::Read, &self.path, error))?
-                .unwrap_or_else(|| Err("it is gone".to_owned()))
-                .map_err(|why| {
-                    self.damaged(format!("directory {directory} of snapshot {id}: {why}"))
-                })?;
+            let entries = match known.get(&directory) {
+                Some(entries) => (*entries).clone(),
+                None => statement
+                    .query_row([directory.as_bytes()], |row| {
+                        let encoding = row.get_ref(0)?.as_blob()?;
+                        if DirectoryId::of(encoding) != directory {
+                            return Ok(Err("it does not have its own hash".to_owned()));
+                        }
+                        Ok(decode_directory(encoding).map_err(|error| error.to_string()))
+                    })
+                    .optional()
+                    .map_err(|error| failed(Operation::Read, &self.path, error))?
+                    .unwrap_or_else(|| Err("it is gone".to_owned()))
+                    .map_err(|why| {
+                        self.damaged(format!("directory {directory} of snapshot {id}: {why}"))
+                    })?
+                    .into(),
+            };
             // Two entries may refer to one directory, and the entries there again, and so on. So a
             // few bytes could unfold without end.
             seen += entries.len() as u64;

@@ -440,7 +440,8 @@ impl Store {
                 target
             } else {
                 let read = self.object(near.id);
-                let read = read.and_then(|it| self.catalog().manifest(near.id, &it));
+                let read =
+                    read.and_then(|it| self.catalog().manifest_like(near.id, &it, &[target]));
                 let Ok(read) = read else {
                     self.trash_waiting(&taken);
                     continue;
@@ -497,7 +498,7 @@ impl Store {
         operation: &Running,
     ) -> Result<bool, Error> {
         let folder = self.layout().ready_trees();
-        let base = self.catalog().manifest(from.id, &self.object(from.id)?)?;
+        let base = self.catalog().manifest_like(from.id, &self.object(from.id)?, &[target])?;
         let Some((tree, old)) = self.untouched(&taken, &base, (from.id, operation)) else {
             return Ok(false);
         };

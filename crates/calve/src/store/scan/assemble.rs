@@ -8,7 +8,7 @@ use super::super::id::DirectoryId;
 use super::super::index::Stat;
 use super::super::manifest::{Builder, Manifest, NO_ID};
 use super::super::object::{Entry, Kind, encode_directory};
-use super::{Inode, Request, Scanned, What};
+use super::{Inode, Listed, Request, Scanned, What};
 use crate::error::{Error, Operation};
 use crate::tree::pool;
 
@@ -40,19 +40,41 @@ impl Assembly<'_> {
         // in the base.
         let mut order: Vec<Option<u32>> = Vec::new();
         let mut queue = std::collections::VecDeque::from([root]);
-        while let Some(directory) = queue.pop_front() {
+        while let Some(mut directory) = queue.pop_front() {
             let base =
                 directory.base.and_then(|place| self.request.base?.directories.get(place as usize));
-            let all = directory.found.len();
+            // A directory without others in it is taken as a whole, if it is all new or all old.
+            let whole = match &directory.found {
+                Listed::Known(places) if places.is_empty() => {
+                    base.and_then(|base| self.request.known_stats(base))
+                }
+                Listed::Leaf(stats) => Some(&stats[..]),
+                _ => None,
+            };
+            if let Some(whole) = whole {
+                stats.extend_from_slice(whole);
+                order.push(directory.base);
+                let entries = match base {
+                    Some(base) if directory.others.len() < whole.len() => base.entries.clone(),
+                    _ => directory.others.into(),
+                };
+                if !builder.add(entries) {
+                    return Err(too_many());
+                }
+                continue;
+            }
+            directory.expand(self.request);
+            let all = directory.found().len();
             let are_kept = (0..)
-                .zip(&directory.found)
+                .zip(directory.found())
                 .all(|(number, found)| matches!(found.0, What::Kept(at, _) if at == number));
             // Of a directory without anything else, the entries stay where they are in memory.
             let (mut entries, others) = match are_kept && directory.others.len() == all {
                 true => (directory.others, Vec::new()),
                 false => (Vec::with_capacity(all), directory.others),
             };
-            for found in directory.found {
+            let Listed::Each(found) = directory.found else { continue };
+            for found in found {
                 let (entry, inode) = match found.0 {
                     What::Same(slot, inode) => {
                         let Some(base) = base else { continue };
@@ -78,6 +100,10 @@ impl Assembly<'_> {
                 entries.push(entry);
             }
             order.push(directory.base);
+            let entries = match base.filter(|base| *base.entries == *entries) {
+                Some(base) => base.entries.clone(),
+                None => entries.into(),
+            };
             if !builder.add(entries) {
                 return Err(too_many());
             }
@@ -123,17 +149,21 @@ pub(crate) fn name_directories(
         // changed.
         let known = base.filter(|(base, _)| base.entries == directory.entries);
         let id = match known {
-            Some((_, Entry { kind: Kind::Directory(id), .. })) if *id != NO_ID => *id,
+            Some((base, Entry { kind: Kind::Directory(id), .. })) if *id != NO_ID => {
+                manifest.directories[place].entries = base.entries.clone();
+                *id
+            }
             _ if !is_stored => NO_ID,
             _ => {
                 new.push(number);
                 DirectoryId::of(&encode_directory(&directory.entries))
             }
         };
+        let directory = &manifest.directories[place];
         let (parent, slot) = (directory.parent as usize, directory.slot as usize);
         if place == 0 {
             manifest.root.kind = Kind::Directory(id);
-        } else {
+        } else if manifest.directories[parent].entries[slot].kind != Kind::Directory(id) {
             manifest.directories[parent].entries[slot].kind = Kind::Directory(id);
         }
     }

@@ -29,7 +29,7 @@ use rustix::io::{Errno, pread, retry_on_intr};
 
 use super::super::blobs::Intake;
 use super::super::manifest::os;
-use super::{Found, Mentions, Node, Scanned, Scanner, Wanted, What, Worker, stat_of};
+use super::{Found, Listed, Mentions, Node, Scanned, Scanner, Wanted, What, Worker, stat_of};
 use crate::error::{Context as _, Error, Operation};
 use crate::reflink::imp::{DIR_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::Meta;
@@ -196,6 +196,9 @@ impl Scanner<'_> {
         for candidate in &candidates {
             let path = candidate.dir.path();
             let Some(parts) = self.names_of(candidate, &path) else { continue };
+            if let Some(directory) = &mut scanned[candidate.place as usize] {
+                directory.expand(self.request);
+            }
             let until = until.min(Instant::now() + PATIENCE);
             let outcome = self.database(&mut intake, candidate, &path, &parts, scanned, until)?;
             let mut settle = |name: &CStr, what, reason| {
@@ -327,7 +330,7 @@ impl Scanner<'_> {
                 continue;
             };
             let found = self.position(scanned, candidate.place, &look.name);
-            let found = found.ok().map(|at| &directory.found[at]);
+            let found = found.ok().map(|at| &directory.found()[at]);
             if found.is_some_and(|found| self.holds(found, meta)) {
                 parts.push((look.name.clone(), Part::AsFound));
                 continue;
@@ -394,14 +397,14 @@ impl Scanner<'_> {
         name: &CStr,
     ) -> Result<usize, usize> {
         let Some(directory) = &scanned[place as usize] else { return Err(0) };
-        for (at, found) in directory.found.iter().enumerate() {
+        for (at, found) in directory.found().iter().enumerate() {
             match self.name_of(scanned, directory, found).map(|is| is.cmp(name.to_bytes())) {
                 Some(std::cmp::Ordering::Equal) => return Ok(at),
                 Some(std::cmp::Ordering::Greater) => return Err(at),
                 Some(std::cmp::Ordering::Less) | None => {}
             }
         }
-        Err(directory.found.len())
+        Err(directory.found().len())
     }
 
     /// Replaces the entry that was found under a name. Returns whether there was one.
@@ -414,9 +417,10 @@ impl Scanner<'_> {
     ) -> bool {
         let position = self.position(scanned, place, name);
         let Some(directory) = &mut scanned[place as usize] else { return false };
+        let Listed::Each(found) = &mut directory.found else { return false };
         match (position, what) {
-            (Ok(at), what) => directory.found[at].0 = what.unwrap_or(What::Pending),
-            (Err(at), Some(what)) => directory.found.insert(at, Found(what)),
+            (Ok(at), what) => found[at].0 = what.unwrap_or(What::Pending),
+            (Err(at), Some(what)) => found.insert(at, Found(what)),
             (Err(_), None) => return false,
         }
         true

@@ -99,7 +99,9 @@ impl Scanner<'_> {
     /// Gives the entry the base's value for metadata that could not be set here. This also holds
     /// for an entry of a new snapshot.
     pub(super) fn settle(&self, entry: &mut Entry, known: Option<&Entry>) {
-        if let Some(known) = known {
+        if let Some(known) = known
+            && !self.request.looks_only
+        {
             self.request.maker.settle(entry, known);
         }
     }

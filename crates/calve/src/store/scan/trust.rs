@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use super::super::blobs::Mirror;
 use super::super::index::{Index, Stat};
 use super::super::object::{Entry, Kind};
-use super::{Inode, Node, Scanned, Scanner, What, mtime_of, stat_of};
+use super::{Inode, Listed, Node, Scanned, Scanner, What, mtime_of, stat_of};
 use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::reflink::sys::{self, Overwrites};
@@ -121,12 +121,20 @@ impl Scanner<'_> {
             }
         };
         for directory in scanned.iter().flatten() {
-            let Some(place) = directory.base else { continue };
+            let (Some(place), found) = (directory.base, &directory.found) else { continue };
             hold(base.number_of(place), directory.inode);
             let first = base.directories[place as usize].first;
-            for found in &directory.found {
+            for found in directory.found() {
                 if let What::Same(slot, inode) = found.0 {
                     hold(first + slot, inode);
+                }
+            }
+            let directory = &base.directories[place as usize];
+            if let (Listed::Known(_), Some(known)) = (found, self.request.known_stats(directory)) {
+                for ((number, entry), stat) in (first..).zip(&directory.entries).zip(known) {
+                    if !entry.is_directory() {
+                        hold(number, Inode::known(stat, 0));
+                    }
                 }
             }
         }

@@ -1,6 +1,7 @@
 //! Single files under a temporary name.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -49,7 +50,18 @@ impl Drop for StagedFile<'_> {
 /// Writes a file that appears at `path` complete. calve writes it in `folder` first, which is on
 /// the same filesystem.
 pub(crate) fn write_whole(folder: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
+    write_whole_by(folder, path, |file| file.write_all(content))
+}
+
+/// The same for content that is never in memory as a whole.
+pub(crate) fn write_whole_by(
+    folder: &Path,
+    path: &Path,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> io::Result<()> {
     let mut staged = StagedFile::in_folder(folder);
-    std::fs::write(&staged.path, content)?;
+    let mut file = BufWriter::new(File::create(&staged.path)?);
+    write(&mut file)?;
+    file.flush()?;
     Ok(staged.place(fs::CWD, path)?)
 }

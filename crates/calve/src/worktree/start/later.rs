@@ -223,8 +223,12 @@ fn known_contents(seen: &Manifest, stats: &[Stat], known: &Known) -> (Contents, 
 
 /// Gives the files of the clone the contents that are known of the project's, where both agree.
 fn take_over(clone: &mut Manifest, contents: Contents, agree: &[bool]) {
+    if contents.is_empty() {
+        return;
+    }
     let mut contents = contents.into_iter().zip(agree).skip(1);
-    for entry in clone.directories.iter_mut().flat_map(|directory| &mut directory.entries) {
+    let entries = clone.directories.iter_mut().flat_map(|directory| directory.entries.iter_mut());
+    for entry in entries {
         if let (Some((Some((known, attributes)), true)), Kind::File { blob, .. }) =
             (contents.next(), &mut entry.kind)
         {
@@ -273,7 +277,7 @@ impl Store {
             return Ok(None);
         }
         let (before_walk, stamp) = (listing::now(), self.clock()?);
-        let mut before = self.look_at_all(&project, stamp, &operation.uncounted())?;
+        let mut before = self.look_at_all(&project, None, stamp, &operation.uncounted())?;
         let Some(first) = before.manifest.take() else { return Ok(None) };
         let known = self.known_if_sound(row)?;
         let base = known.base.as_ref().map(|(id, ..)| *id);
@@ -306,11 +310,12 @@ impl Store {
         let mut manifest = None;
         let mut trees = Vec::with_capacity(stages.len());
         for stage in ready.iter().chain(&stages) {
-            let looked = self.look_at_all(&stage.path(), stamp, &operation.uncounted())?;
+            let against = manifest.as_ref().unwrap_or(&first);
+            let (path, uncounted) = (stage.path(), operation.uncounted());
+            let looked = self.look_at_all(&path, Some(against), stamp, &uncounted)?;
             let Some(seen) = looked.manifest.filter(|_| looked.skipped.is_empty()) else {
                 return Ok(None);
             };
-            let against = manifest.as_ref().unwrap_or(&first);
             if !same_names(against, &seen)
                 || !pairs(against, &seen).all(|(a, b)| a.same_metadata(b))
                 || manifest.is_some() && !pairs(against, &seen).all(|(a, b)| same_state(a, b))
@@ -347,6 +352,8 @@ impl Store {
             operation.files_done(files.saturating_mul(places.len() as u64 - 1));
             sealed = Some((ready, seal));
         }
+        // Nobody else has its directories then, so they are not copied.
+        drop(first);
         take_over(&mut manifest, contents, &agree);
         let traced = |(stat, agrees): (Stat, &bool)| if *agrees { stat } else { UNTRACED };
         let stats = before.stats.into_iter().zip(&agree).map(traced).collect();
