@@ -188,6 +188,8 @@ impl Worktree {
         let _guard = self.store.share()?;
         let known = self.known()?;
         let (mut scan, _) = self.store.scan(&known, None, operation)?;
+        // Only a snapshot needs them, and the new index will take as much memory.
+        scan.stats = Vec::new();
         let Some((_, _, base)) = &known.base else { return Err(no_worktree(self.name())) };
         let object = self.store.object(to)?;
         let mut like = vec![base];
