@@ -208,8 +208,9 @@ pub use report::{
 pub use store::ready::waiting::lowest_priority;
 #[cfg(all(unix, feature = "remote"))]
 pub use store::remote::{
-    KnownRemote, PublicKey, PullOptions, PullReport, PushOptions, PushReport, Remote,
-    RemoteGarbage, RemoteGcOptions, RemoteGcReport, RemoteName, RemoteSettings, SigningKey,
+    KnownRemote, PublicKey, PullOptions, PullReport, PushOptions, PushReport, Remote, RemoteBroken,
+    RemoteDamage, RemoteDamageKind, RemoteGarbage, RemoteGcOptions, RemoteGcReport, RemoteName,
+    RemoteSettings, RemoteVerifyOptions, RemoteVerifyReport, SigningKey,
 };
 #[cfg(all(unix, feature = "store"))]
 pub use store::{

@@ -69,6 +69,8 @@ fn remotes_can_be_sent_shared_and_printed() {
     is_a_value::<PullReport>();
     is_a_value::<RemoteGcOptions>();
     is_a_value::<RemoteGcReport>();
+    is_a_value::<RemoteVerifyOptions>();
+    is_a_value::<RemoteVerifyReport>();
     is_a_value::<PublicKey>();
     is_a_value::<SigningKey>();
 }

@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 
 use calve::{
     ErrorKind, GcOptions, KnownRemote, PullOptions, PullReport, PushOptions, PushReport, Remote,
-    RemoteSettings, SigningKey, SnapshotId, SnapshotOptions, Store,
+    RemoteGcOptions, RemoteSettings, RemoteVerifyOptions, SigningKey, SnapshotId, SnapshotOptions,
+    Store,
 };
 use common::maintained::{Project, at_once, common, few, tree};
 use common::snapshot::assert_same;
@@ -263,6 +264,51 @@ fn of_those_who_push_under_one_name_at_once_nobody_is_lost() {
     for machine in &machines {
         machine.assert_sound();
     }
+}
+
+#[test]
+fn while_others_collect_whatever_was_pushed_last_can_be_pulled() {
+    const MACHINES: usize = 3;
+    const ROUNDS: usize = 5;
+    let place = Place::new();
+    let machines: Vec<Project> = (0..MACHINES).map(|_| Project::new(few)).collect();
+    let left = std::sync::atomic::AtomicUsize::new(MACHINES);
+    let collect = RemoteGcOptions::new().grace(std::time::Duration::from_secs(1)).keep(0);
+    std::thread::scope(|scope| {
+        let (place, left, collect) = (&place, &left, &collect);
+        for (number, machine) in machines.iter().enumerate() {
+            scope.spawn(move || {
+                for round in 0..ROUNDS {
+                    fs::write(machine.path.join("own"), format!("{number} {round}")).unwrap();
+                    let id = machine.snapshot();
+                    let options = PushOptions::new().name(format!("ready-{}", number % 2));
+                    let pushed = place.open().push(&machine.store, id, &options, &common());
+                    if let Err(error) = pushed {
+                        assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
+                    }
+                    let other = format!("ready-{}", round % 2);
+                    if let Err(error) = pull(&place.open(), &machine.store, &other) {
+                        assert_eq!(error.kind(), ErrorKind::SnapshotNotFound, "{error}");
+                    }
+                }
+                left.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+            });
+        }
+        for _ in 0..2 {
+            scope.spawn(move || {
+                while left.load(std::sync::atomic::Ordering::Relaxed) > 0 {
+                    place.open().gc(collect, &common()).unwrap();
+                }
+            });
+        }
+    });
+    let report = place.open().verify(&RemoteVerifyOptions::new(), &common()).unwrap();
+    assert!(report.damage.is_empty() && report.broken.is_empty(), "{report:?}");
+    let fresh = Project::new(empty);
+    for name in ["ready-0", "ready-1"] {
+        pull(&place.open(), &fresh.store, name).unwrap();
+    }
+    fresh.assert_sound();
 }
 
 #[test]

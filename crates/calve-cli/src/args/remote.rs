@@ -67,6 +67,14 @@ const LOG_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve remote log ready
       Every snapshot that had the name, the newest first.";
 
+const VERIFY_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
+  calve remote verify
+      Reads everything, and lists what is missing or damaged.
+  calve remote verify --quick --json team
+
+Ends with 3 if there is damage. A push of a snapshot from a machine that has
+it sends again what is missing.";
+
 const GC_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve remote gc --dry-run
   calve remote gc --keep 30 --grace 14d team
@@ -189,6 +197,18 @@ pub(crate) enum RemoteVerb {
         /// The remote [default: the only one]
         #[arg(long, value_name = "REMOTE", add = ArgValueCompleter::new(candidates::remotes))]
         from: Option<String>,
+    },
+
+    /// Check whether the snapshots of a remote can be pulled
+    #[command(after_help = VERIFY_EXAMPLES)]
+    Verify {
+        /// The remote [default: the only one]
+        #[arg(value_name = "REMOTE", add = ArgValueCompleter::new(candidates::remotes))]
+        remote: Option<String>,
+
+        /// Only look whether everything is there, and do not read it
+        #[arg(long)]
+        quick: bool,
     },
 
     /// Remove from a remote what no name has needed for a while

@@ -125,6 +125,40 @@ fn each_verb_has_its_document() {
 }
 
 #[test]
+fn what_is_damaged_is_told_and_a_push_mends_what_is_gone() {
+    let desk = Desk::new();
+    let id = desk.done(&desk.here, "snapshot --name ready");
+    desk.done(&desk.here, "push ready");
+    for flag in ["", " --quick"] {
+        let sound = desk.run(&desk.here, &format!("remote verify{flag}"));
+        assert_eq!((sound.code, sound.stdout.as_str()), (Some(0), ""), "{sound:?}");
+        assert!(sound.stderr.contains("checked 1 snapshot of team and 2 objects"), "{sound:?}");
+    }
+    let packs = desk.here.with_file_name("remote").join("packs");
+    let pack = fs::read_dir(packs).unwrap().next().unwrap().unwrap().path();
+    let mut content = fs::read(&pack).unwrap();
+    content[20] ^= 1;
+    fs::write(&pack, content).unwrap();
+    assert_eq!(desk.run(&desk.here, "remote verify --quick").code, Some(0));
+    let damaged = desk.run(&desk.here, "remote verify team");
+    assert_eq!(damaged.code, Some(3), "{damaged:?}");
+    assert!(damaged.stdout.starts_with("damaged  file:///"), "{damaged:?}");
+    assert!(damaged.stdout.contains(&format!("broken  {}  ready", &id[..8])), "{damaged:?}");
+    fs::remove_file(&pack).unwrap();
+    let run = desk.run(&desk.here, "remote verify --json --quick");
+    assert_eq!(run.code, Some(3), "{run:?}");
+    let document = run.json();
+    assert_eq!(document["damage"][0]["kind"], "missing");
+    assert_eq!(document["broken"], json!([{ "snapshot": id, "names": ["ready"] }]));
+    assert_eq!(document["whole"], json!([]));
+    let pulled = desk.run(&desk.there, "pull ready");
+    assert!(pulled.code == Some(1) && pulled.stderr.contains("gone from the remote"), "{pulled:?}");
+    desk.done(&desk.here, "push ready");
+    assert_eq!(desk.json(&desk.here, "remote verify --json")["whole"], json!([id]));
+    desk.done(&desk.there, "pull ready");
+}
+
+#[test]
 fn a_collection_marks_first_and_removes_later_and_what_is_named_stays() {
     let desk = Desk::new();
     for text in ["first", "second", "third"] {

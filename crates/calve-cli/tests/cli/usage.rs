@@ -121,6 +121,7 @@ fn every_command_has_its_help_with_examples_in_eighty_columns() {
         "remote remove",
         "remote names",
         "remote log",
+        "remote verify",
         "remote gc",
         "hook claude",
         "hook claude create",

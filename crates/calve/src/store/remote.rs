@@ -2,7 +2,7 @@
 //!
 //! A remote is objects under keys; calve has no server of its own. [`objects`] says what calve asks
 //! of the place, [`record`] and [`name`] what the objects are, [`push`] and [`pull`] how snapshots
-//! get there and back, [`collect`] what is removed, and [`underway`] why that is safe. Why nothing is lost is in `docs/design/remote.md`.
+//! get there and back, [`collect`] what is removed, [`underway`] why that is safe, and [`check`] what is damaged. Why nothing is lost is in `docs/design/remote.md`.
 //!
 //! # Keys
 //! ```text
@@ -33,6 +33,7 @@ use super::{Store, locks};
 use crate::error::{Error, ErrorKind, Operation};
 use crate::tree::staging::write_whole;
 
+mod check;
 #[cfg(feature = "cloud")]
 mod cloud;
 mod collect;
@@ -45,6 +46,9 @@ mod push;
 pub(crate) mod record;
 mod underway;
 
+pub use check::{
+    RemoteBroken, RemoteDamage, RemoteDamageKind, RemoteVerifyOptions, RemoteVerifyReport,
+};
 pub use collect::{RemoteGarbage, RemoteGcOptions, RemoteGcReport};
 pub use known::KnownRemote;
 pub use name::{PublicKey, SigningKey};

@@ -257,10 +257,13 @@ impl Remote {
         };
         for _ in 0..PUSH_TRIES {
             let there = self.record(id)?.map(|(record, _)| record);
-            if let Some(name) = options.name.as_ref().filter(|_| there.is_some())
+            if let (Some(name), Some(record)) = (&options.name, &there)
                 && self.is_named(store, name, id, found, options, report)?
             {
-                return Ok(());
+                if self.lacking_objects(&record.objects(), operation)?.is_empty() {
+                    return Ok(());
+                }
+                report.unchanged = false;
             }
             let is_there = there.is_some();
             let record = match there {

@@ -44,7 +44,7 @@ const LEVEL: i32 = 3;
 pub(crate) type ObjectId = BlobId;
 
 /// A pack, as a record refers to it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct PackRef {
     pub(crate) id: ObjectId,
     pub(crate) length: u64,
@@ -60,7 +60,7 @@ impl PackRef {
 }
 
 /// A part, as a record refers to it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct PartRef {
     pub(crate) id: ObjectId,
     pub(crate) length: u64,

@@ -1,0 +1,598 @@
+//! Reads a whole remote and says which snapshots can be pulled.
+//!
+//! The objects that records name are read in ranges and compared with their hashes. From the parts
+//! and the indexes of the packs calve then knows where each directory and content is, and follows
+//! each snapshot from its root: everything must be in the objects that its own record names, since a
+//! pull looks for it there.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::super::StoreOptions;
+use super::super::id::{BlobId, DirectoryId, SnapshotId, from_hex};
+use super::super::object::{Kind, SnapshotObject, decode_directory};
+use super::push::LARGE_BYTES;
+use super::record::{ObjectId, PackRef, PartRef, Recipe};
+use super::{Remote, found_key, name, pack_key, part_key, snapshot_key};
+use crate::error::{Error, ErrorKind, Operation};
+use crate::tree::pool::{self, lock};
+use crate::tree::running::Running;
+
+/// How many requests are under way at once, unless the caller says otherwise.
+const JOBS: usize = 12;
+/// So much of a pack is read at once.
+const RANGE_BYTES: u64 = 4 << 20;
+
+/// How thoroughly [`Remote::verify`] looks; built by value.
+#[derive(Debug, Clone, Default)]
+pub struct RemoteVerifyOptions {
+    quick: bool,
+}
+
+impl RemoteVerifyOptions {
+    /// It reads everything.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whether it reads only names and records, and of other objects compares their sizes with a
+    /// list of the remote. It finds what is gone or cut off, with a few requests, but neither wrong
+    /// bytes nor a record that does not name everything.
+    #[must_use]
+    pub fn quick(mut self, yes: bool) -> Self {
+        self.quick = yes;
+        self
+    }
+}
+
+/// What is wrong with an object of a remote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum RemoteDamageKind {
+    /// It is needed and not there.
+    Missing,
+    /// It is not what its name says.
+    Damaged,
+    /// A record does not name everything that its snapshot needs.
+    Incomplete,
+}
+
+impl RemoteDamageKind {
+    /// The name that the JSON output uses.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Damaged => "damaged",
+            Self::Incomplete => "incomplete",
+        }
+    }
+}
+
+/// Damage on a remote.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct RemoteDamage {
+    /// What is wrong.
+    pub kind: RemoteDamageKind,
+    /// The object's URL.
+    pub path: PathBuf,
+    /// What is wrong, in words.
+    pub reason: String,
+    /// The snapshots that cannot be pulled because of it.
+    pub snapshots: Vec<SnapshotId>,
+}
+
+/// A snapshot that cannot be pulled.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct RemoteBroken {
+    /// The snapshot.
+    pub snapshot: SnapshotId,
+    /// The names that mean it now.
+    pub names: Vec<String>,
+}
+
+/// What [`Remote::verify`] found.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct RemoteVerifyReport {
+    /// Changes of names that were read.
+    pub changes: u64,
+    /// Snapshots that can be pulled.
+    pub whole: Vec<SnapshotId>,
+    /// Snapshots that cannot be pulled.
+    pub broken: Vec<RemoteBroken>,
+    /// Objects that records name, and their sizes, in bytes.
+    pub objects: u64,
+    /// See `objects`.
+    pub object_bytes: u64,
+    /// Objects that no record and no name needs, and their sizes, in bytes. A push that is under way
+    /// or died made them, or [`Remote::gc`] will remove them.
+    pub unreferenced: u64,
+    /// See `unreferenced`.
+    pub unreferenced_bytes: u64,
+    /// Objects among calve's whose keys are none of calve's.
+    pub unknown: Vec<PathBuf>,
+    /// All damage.
+    pub damage: Vec<RemoteDamage>,
+    /// How many requests it took, and how many bytes arrived.
+    pub requests: u64,
+    /// See `requests`.
+    pub received_bytes: u64,
+    /// Time from the call to its return.
+    pub elapsed: Duration,
+}
+
+/// An object, as a record names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Object {
+    Pack(PackRef),
+    Directories(PartRef),
+    Recipes(PartRef),
+}
+
+impl Object {
+    fn key(&self) -> String {
+        match self {
+            Self::Pack(pack) => pack_key(pack.id),
+            Self::Directories(part) | Self::Recipes(part) => part_key(part.id),
+        }
+    }
+
+    fn length(&self) -> u64 {
+        match self {
+            Self::Pack(pack) => pack.length,
+            Self::Directories(part) | Self::Recipes(part) => part.length,
+        }
+    }
+}
+
+/// What a directory has in it, as far as it must be somewhere.
+#[derive(Debug)]
+enum Child {
+    Directory(DirectoryId),
+    Content(BlobId, u64),
+}
+
+/// What the good objects have.
+#[derive(Default)]
+struct Index {
+    directories: HashMap<DirectoryId, (Vec<Child>, Vec<Object>)>,
+    entries: HashMap<BlobId, Vec<(Object, u64)>>,
+    recipes: HashMap<BlobId, Vec<(Object, Recipe)>>,
+}
+
+/// What a record says.
+struct Recorded {
+    id: SnapshotId,
+    object: SnapshotObject,
+    objects: HashSet<Object>,
+}
+
+/// A change of a name: the name, its number, its snapshot, and the list of files that name the root.
+type Change = (String, u64, SnapshotId, Option<ObjectId>);
+
+/// What is wrong, by key.
+type Wrong = BTreeMap<String, (RemoteDamageKind, String, BTreeSet<SnapshotId>)>;
+
+/// Adds damage. The first reason stays.
+fn add(
+    wrong: &mut Wrong,
+    key: String,
+    kind: RemoteDamageKind,
+    why: String,
+    snapshot: Option<SnapshotId>,
+) {
+    wrong.entry(key).or_insert((kind, why, BTreeSet::new())).2.extend(snapshot);
+}
+
+/// The reason, if an error is about the object itself and not about reaching it.
+fn reason(error: Error) -> Result<String, Error> {
+    match error.kind() {
+        ErrorKind::Damaged => Ok(error.io_error().to_string()),
+        _ => Err(error),
+    }
+}
+
+impl Index {
+    /// Follows a snapshot from its root. The error says what its record does not lead to.
+    fn follow(&self, record: &Recorded) -> Result<(), String> {
+        let Kind::Directory(root) = record.object.root.kind else {
+            return Err("the snapshot's root is no directory".to_owned());
+        };
+        let is_own = |object: &Object| record.objects.contains(object);
+        let has = |id: &BlobId, size: u64| {
+            let places = self.entries.get(id).map_or(&[][..], Vec::as_slice);
+            places.iter().any(|(object, there)| *there == size && is_own(object))
+        };
+        let (mut seen, mut waiting) = (HashSet::from([root]), vec![root]);
+        let mut seen_contents = HashSet::new();
+        while let Some(id) = waiting.pop() {
+            let children = match self.directories.get(&id) {
+                Some((children, objects)) if objects.iter().any(is_own) => children,
+                _ => return Err(format!("it leads to no object with directory {id}")),
+            };
+            for child in children {
+                match child {
+                    Child::Directory(id) if seen.insert(*id) => waiting.push(*id),
+                    Child::Content(id, size) if seen_contents.insert((*id, *size)) => {
+                        let recipes = self.recipes.get(id).map_or(&[][..], Vec::as_slice);
+                        let is_there = match *size > LARGE_BYTES {
+                            false => has(id, *size),
+                            true => recipes.iter().any(|(object, recipe)| {
+                                is_own(object)
+                                    && recipe.size() == *size
+                                    && recipe.chunks.iter().all(|(id, size)| has(id, *size))
+                            }),
+                        };
+                        if !is_there {
+                            return Err(format!("it leads to no object with content {id}"));
+                        }
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Remote {
+    /// Reads everything that the records of the remote name, compares it with its hashes, and says
+    /// which snapshots can be pulled. It changes nothing. Others may push, pull and collect meanwhile.
+    ///
+    /// The contents inside of a pack are not unpacked: a pack with the right hash has the bytes that
+    /// were pushed, and each pull compares each content with its own hash. Signatures are not
+    /// checked, either; see [`RemoteName::signers`](super::RemoteName::signers).
+    ///
+    /// Each of at most twelve threads has 4 MiB of a pack, or one part, in memory; beside that calve
+    /// keeps about 200 bytes for each different file and directory of all snapshots.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Cancelled`]; those of every operation, see [`Remote`], except
+    /// [`ErrorKind::Damaged`]: the report lists damage.
+    pub fn verify(
+        &self,
+        options: &RemoteVerifyOptions,
+        common: &StoreOptions,
+    ) -> Result<RemoteVerifyReport, Error> {
+        let started = Instant::now();
+        let (requests, _, received) = self.objects().traffic.so_far();
+        let running = common.operation();
+        let running = &if common.jobs.is_some() { running } else { running.with_jobs(JOBS) };
+        let mut report = RemoteVerifyReport::default();
+        let mut wrong = Wrong::new();
+
+        // Names before records before objects: what a name or record needs was there before it.
+        let changes = self.read_changes(&mut report, &mut wrong, running)?;
+        let (records, broken) = self.read_records(&mut report, &mut wrong, running)?;
+        let mut broken: BTreeSet<SnapshotId> = broken.into_iter().collect();
+        let mut listed = HashMap::new();
+        for folder in ["packs/", "parts/", "found/"] {
+            for one in self.list(folder)? {
+                if one.key.strip_prefix(folder).and_then(from_hex).is_some() {
+                    listed.insert(one.key, one.size);
+                } else {
+                    report.unknown.push(self.at(&one.key));
+                }
+            }
+        }
+        let objects: HashSet<Object> =
+            records.iter().flat_map(|record| record.objects.iter().copied()).collect();
+        report.objects = objects.len() as u64;
+        report.object_bytes = objects.iter().map(Object::length).sum();
+        let mut bad: HashMap<Object, (RemoteDamageKind, String)> = HashMap::new();
+        for object in &objects {
+            let why = match listed.get(&object.key()) {
+                None => (RemoteDamageKind::Missing, "it is gone from the remote".to_owned()),
+                Some(size) if *size != object.length() => (
+                    RemoteDamageKind::Damaged,
+                    format!("it has {size} bytes, not {}", object.length()),
+                ),
+                Some(_) => continue,
+            };
+            bad.insert(*object, why);
+        }
+        let index = match options.quick {
+            true => None,
+            false => Some(self.read_objects(&objects, &mut bad, running)?),
+        };
+        for record in &records {
+            let mut is_whole = true;
+            for object in record.objects.iter().filter(|object| bad.contains_key(*object)) {
+                let (kind, why) = bad[object].clone();
+                add(&mut wrong, object.key(), kind, why, Some(record.id));
+                is_whole = false;
+            }
+            if is_whole && let Some(Err(why)) = index.as_ref().map(|index| index.follow(record)) {
+                let key = snapshot_key(record.id);
+                add(&mut wrong, key, RemoteDamageKind::Incomplete, why, Some(record.id));
+                is_whole = false;
+            }
+            if is_whole {
+                report.whole.push(record.id);
+            } else {
+                broken.insert(record.id);
+            }
+        }
+        let there: HashSet<SnapshotId> = records.iter().map(|record| record.id).collect();
+        let mut latest: BTreeMap<&str, (u64, SnapshotId)> = BTreeMap::new();
+        for (name, sequence, snapshot, found) in &changes {
+            let last = latest.entry(name).or_insert((*sequence, *snapshot));
+            *last = (*last).max((*sequence, *snapshot));
+            if !there.contains(snapshot) && !broken.contains(snapshot) {
+                let why = format!("'{name}' means this snapshot, and the remote does not have it");
+                let key = snapshot_key(*snapshot);
+                add(&mut wrong, key, RemoteDamageKind::Missing, why, Some(*snapshot));
+            }
+            if let Some(found) = found {
+                self.verify_found(*found, &listed, options, &mut wrong)?;
+                listed.remove(&found_key(*found));
+            }
+        }
+        // A collector may have removed a snapshot while it was read.
+        self.forget_collected(&changes, &mut wrong, &mut broken)?;
+        broken.extend(wrong.values().flat_map(|(.., snapshots)| snapshots));
+        for object in &objects {
+            listed.remove(&object.key());
+        }
+        report.unreferenced = listed.len() as u64;
+        report.unreferenced_bytes = listed.values().sum();
+        report.broken = broken
+            .into_iter()
+            .map(|snapshot| {
+                let is_it = |(_, (_, id)): &(&&str, &(u64, SnapshotId))| *id == snapshot;
+                let names = latest.iter().filter(is_it).map(|(name, _)| (*name).to_owned());
+                RemoteBroken { snapshot, names: names.collect() }
+            })
+            .collect();
+        report.whole.sort_unstable();
+        report.damage = wrong
+            .into_iter()
+            .map(|(key, (kind, reason, snapshots))| RemoteDamage {
+                kind,
+                path: self.at(&key),
+                reason,
+                snapshots: snapshots.into_iter().collect(),
+            })
+            .collect();
+        let (requests_now, _, received_now) = self.objects().traffic.so_far();
+        report.requests = requests_now - requests;
+        report.received_bytes = received_now - received;
+        report.elapsed = started.elapsed();
+        Ok(report)
+    }
+
+    fn each<T: Send>(
+        &self,
+        running: &Running,
+        tasks: Vec<T>,
+        work: impl Fn(T) -> Result<(), Error> + Sync,
+    ) -> Result<(), Error> {
+        let what = (Operation::ReadRemote, self.url().as_ref());
+        pool::run(running, what, tasks, |_| (), |(), task, _| work(task)).map(drop)
+    }
+
+    fn read_changes(
+        &self,
+        report: &mut RemoteVerifyReport,
+        wrong: &mut Wrong,
+        running: &Running,
+    ) -> Result<Vec<Change>, Error> {
+        let mut tasks = Vec::new();
+        for one in self.list("names/")? {
+            match name::of_key(&one.key) {
+                Some(change) => tasks.push((change, one.key)),
+                None => report.unknown.push(self.at(&one.key)),
+            }
+        }
+        report.changes = tasks.len() as u64;
+        let (changes, wrong) = (Mutex::new(Vec::new()), Mutex::new(wrong));
+        self.each(running, tasks, |((name, sequence), key)| {
+            match self.named(&name, sequence) {
+                Ok(Some((named, _))) => {
+                    lock(&changes).push((name, sequence, named.snapshot, named.found));
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    let why = reason(error)?;
+                    add(&mut lock(&wrong), key, RemoteDamageKind::Damaged, why, None);
+                }
+            }
+            Ok(())
+        })?;
+        Ok(changes.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The records that can be read, and the snapshots of the others.
+    fn read_records(
+        &self,
+        report: &mut RemoteVerifyReport,
+        wrong: &mut Wrong,
+        running: &Running,
+    ) -> Result<(Vec<Recorded>, Vec<SnapshotId>), Error> {
+        let mut tasks = Vec::new();
+        for one in self.list("snapshots/")? {
+            match one.key.strip_prefix("snapshots/").and_then(from_hex) {
+                Some(id) => tasks.push(SnapshotId::from_bytes(id)),
+                None => report.unknown.push(self.at(&one.key)),
+            }
+        }
+        let read = Mutex::new((Vec::new(), Vec::new(), wrong));
+        self.each(running, tasks, |id| {
+            match self.record(id) {
+                Ok(Some((record, object))) => {
+                    let packs = record.packs.into_iter().map(Object::Pack);
+                    let directories = record.directories.into_iter().map(Object::Directories);
+                    let recipes = record.recipes.into_iter().map(Object::Recipes);
+                    let objects = packs.chain(directories).chain(recipes).collect();
+                    lock(&read).0.push(Recorded { id, object, objects });
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    let (why, mut read) = (reason(error)?, lock(&read));
+                    read.1.push(id);
+                    add(&mut read.2, snapshot_key(id), RemoteDamageKind::Damaged, why, Some(id));
+                }
+            }
+            Ok(())
+        })?;
+        let (records, broken, _) = read.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Ok((records, broken))
+    }
+
+    /// Reads all objects that are not bad yet.
+    fn read_objects(
+        &self,
+        objects: &HashSet<Object>,
+        bad: &mut HashMap<Object, (RemoteDamageKind, String)>,
+        running: &Running,
+    ) -> Result<Index, Error> {
+        let tasks: Vec<Object> =
+            objects.iter().filter(|object| !bad.contains_key(*object)).copied().collect();
+        running.expect(tasks.len() as u64);
+        let (index, bad) = (Mutex::new(Index::default()), Mutex::new(bad));
+        self.each(running, tasks, |object| {
+            let read = match object {
+                Object::Pack(pack) => self.read_pack(pack, running, &index),
+                Object::Directories(part) => self.read_directories(part, &index),
+                Object::Recipes(part) => self.read_recipes(part, &index),
+            };
+            if let Err(error) = read {
+                let is_gone = error.io_error().kind() == io::ErrorKind::NotFound;
+                let kind = match is_gone {
+                    true => RemoteDamageKind::Missing,
+                    false => RemoteDamageKind::Damaged,
+                };
+                lock(&bad).insert(object, (kind, reason(error)?));
+            }
+            running.file_done(object.length());
+            Ok(())
+        })?;
+        Ok(index.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn read_pack(
+        &self,
+        pack: PackRef,
+        running: &Running,
+        index: &Mutex<Index>,
+    ) -> Result<(), Error> {
+        let key = pack_key(pack.id);
+        let (mut hasher, mut at) = (blake3::Hasher::new(), 0);
+        while at < pack.length {
+            if running.is_cancelled() {
+                return Err(pool::cancelled(Operation::ReadRemote, self.url().as_ref()));
+            }
+            let end = pack.length.min(at + RANGE_BYTES);
+            let bytes = self.objects().get(&key, at..end).map_err(|error| match error.kind() {
+                io::ErrorKind::NotFound => self.vanished(&key),
+                _ => self.failed(Operation::ReadRemote, &key, error),
+            })?;
+            hasher.update(&bytes);
+            at = end;
+        }
+        if hasher.finalize().as_bytes() != pack.id.as_bytes() {
+            return Err(self.damaged(&key, "it has another hash than its name"));
+        }
+        let entries = self.index(pack)?;
+        let mut index = lock(index);
+        for (id, location) in entries {
+            index.entries.entry(id).or_default().push((Object::Pack(pack), location.size));
+        }
+        Ok(())
+    }
+
+    fn read_directories(&self, part: PartRef, index: &Mutex<Index>) -> Result<(), Error> {
+        let mut directories = Vec::new();
+        self.part(part, |item| {
+            let child = |kind| match kind {
+                Kind::Directory(id) => Some(Child::Directory(id)),
+                Kind::File { size: size @ 1.., blob, .. } => Some(Child::Content(blob, size)),
+                _ => None,
+            };
+            let entries = decode_directory(item)?;
+            let children = entries.into_iter().filter_map(|entry| child(entry.kind)).collect();
+            directories.push((DirectoryId::of(item), children));
+            Ok(())
+        })?;
+        let mut index = lock(index);
+        for (id, children) in directories {
+            let there = index.directories.entry(id).or_insert((children, Vec::new()));
+            there.1.push(Object::Directories(part));
+        }
+        Ok(())
+    }
+
+    fn read_recipes(&self, part: PartRef, index: &Mutex<Index>) -> Result<(), Error> {
+        let mut recipes = Vec::new();
+        self.part(part, |item| {
+            recipes.push(Recipe::decode(item)?);
+            Ok(())
+        })?;
+        let mut index = lock(index);
+        for recipe in recipes {
+            let places = index.recipes.entry(recipe.content).or_default();
+            places.push((Object::Recipes(part), recipe));
+        }
+        Ok(())
+    }
+
+    /// Looks at the list of files that name the root, which belongs to a change of a name. Without
+    /// it the snapshot can be pulled all the same.
+    fn verify_found(
+        &self,
+        id: ObjectId,
+        listed: &HashMap<String, u64>,
+        options: &RemoteVerifyOptions,
+        wrong: &mut Wrong,
+    ) -> Result<(), Error> {
+        let key = found_key(id);
+        if options.quick && listed.contains_key(&key) || wrong.contains_key(&key) {
+            return Ok(());
+        }
+        let (kind, why) = match self.read(&key, super::pull::FOUND_MOST_BYTES) {
+            Ok(Some(bytes)) if BlobId::of(&bytes) == id => return Ok(()),
+            Ok(Some(_)) => (RemoteDamageKind::Damaged, "it has another hash".to_owned()),
+            Ok(None) => (RemoteDamageKind::Missing, "it is gone from the remote".to_owned()),
+            Err(error) => (RemoteDamageKind::Damaged, reason(error)?),
+        };
+        add(wrong, key, kind, why, None);
+        Ok(())
+    }
+
+    /// Takes those snapshots out of the damage that were removed since they were listed.
+    fn forget_collected(
+        &self,
+        changes: &[Change],
+        wrong: &mut Wrong,
+        broken: &mut BTreeSet<SnapshotId>,
+    ) -> Result<(), Error> {
+        let failed = |key: &str, error| self.failed(Operation::ReadRemote, key, error);
+        let concerned: BTreeSet<SnapshotId> =
+            wrong.values().flat_map(|(.., snapshots)| snapshots.iter().copied()).collect();
+        for id in concerned {
+            let key = snapshot_key(id);
+            let mut is_needed =
+                self.objects().size(&key).map_err(|error| failed(&key, error))?.is_some();
+            for (name, sequence, ..) in changes.iter().filter(|change| change.2 == id) {
+                let key = name::key_of(&name::encoded(name)?, *sequence);
+                is_needed |=
+                    self.objects().size(&key).map_err(|error| failed(&key, error))?.is_some();
+            }
+            if !is_needed {
+                broken.remove(&id);
+                wrong.retain(|_, (.., snapshots)| {
+                    let was = snapshots.remove(&id);
+                    !(was && snapshots.is_empty())
+                });
+            }
+        }
+        Ok(())
+    }
+}
