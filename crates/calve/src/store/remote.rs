@@ -2,7 +2,8 @@
 //!
 //! A remote is objects under keys; calve has no server of its own. [`objects`] says what calve asks
 //! of the place, [`record`] and [`name`] what the objects are, [`push`] and [`pull`] how snapshots
-//! get there and back, [`collect`] what is removed, [`underway`] why that is safe, and [`check`] what is damaged. Why nothing is lost is in `docs/design/remote.md`.
+//! get there and back, [`collect`] what is removed, [`underway`] why that is safe, and [`check`] what
+//! is damaged. Why nothing is lost is in `docs/design/remote.md`.
 //!
 //! # Keys
 //! ```text

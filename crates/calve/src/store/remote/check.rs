@@ -437,7 +437,7 @@ impl Remote {
                 Err(error) => {
                     let (why, mut read) = (reason(error)?, lock(&read));
                     read.1.push(id);
-                    add(&mut read.2, snapshot_key(id), RemoteDamageKind::Damaged, why, Some(id));
+                    add(read.2, snapshot_key(id), RemoteDamageKind::Damaged, why, Some(id));
                 }
             }
             Ok(())
