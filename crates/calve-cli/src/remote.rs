@@ -254,7 +254,7 @@ fn verify(name: Option<&str>, quick: bool, session: Session<'_>) -> Result<Exit,
         }
         output.results(&lines)?;
         if !report.broken.is_empty() {
-            output.say("push them again from a machine that has them: 'calve push SNAPSHOT'");
+            output.say("remove what is damaged, then push the snapshots again from a machine that has them: 'calve push SNAPSHOT'");
         }
     }
     Ok(if report.damage.is_empty() { Exit::Done } else { Exit::Findings })

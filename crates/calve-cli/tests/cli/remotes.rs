@@ -143,7 +143,7 @@ fn what_is_damaged_is_told_and_a_push_mends_what_is_gone() {
     let damaged = desk.run(&desk.here, "remote verify team");
     assert_eq!(damaged.code, Some(3), "{damaged:?}");
     assert!(damaged.stdout.starts_with("damaged  file:///"), "{damaged:?}");
-    assert!(damaged.stdout.contains(&format!("broken  {}  ready", &id[..8])), "{damaged:?}");
+    assert!(damaged.stdout.contains(&format!("broken  {}  ready", &id[..12])), "{damaged:?}");
     fs::remove_file(&pack).unwrap();
     let run = desk.run(&desk.here, "remote verify --json --quick");
     assert_eq!(run.code, Some(3), "{run:?}");
