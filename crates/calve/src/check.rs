@@ -273,6 +273,7 @@ pub(crate) fn ready_tree(store: &Store, id: SnapshotId, object: &SnapshotObject,
             index: None,
             blobs: store.blobs(),
             intake: None,
+            looks_only: false,
             stamp: (i64::MIN, 0),
             // This process usually made the ready tree; the tree has no `made-by` yet.
             maker: Maker::this(),
