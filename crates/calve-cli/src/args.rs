@@ -33,7 +33,9 @@ pub(crate) use clone::CloneArgs;
 #[cfg(unix)]
 pub(crate) use hooks::{ClaudeHook, HookVerb};
 #[cfg(unix)]
-pub(crate) use remote::{KeyArgs, PullArgs, PushArgs, RemoteGcArgs, RemoteVerb};
+pub(crate) use remote::{
+    CheckoutArgs, KeyArgs, PullArgs, PushArgs, RemoteGcArgs, RemoteVerb, TransferArgs,
+};
 #[cfg(unix)]
 pub(crate) use shells::{CdArgs, InitShell, PathArgs};
 #[cfg(unix)]
@@ -298,6 +300,14 @@ pub(crate) enum Verb {
     #[cfg(unix)]
     #[command(after_help = remote::PULL_EXAMPLES)]
     Pull(PullArgs),
+
+    /// Make a project from a snapshot of a remote: its store, and its tree
+    ///
+    /// For a machine that has neither. DIR appears with all of it, or stays as it is; calve compares every byte with
+    /// the snapshot's id. A checkout that was stopped starts over.
+    #[cfg(unix)]
+    #[command(after_help = remote::CHECKOUT_EXAMPLES)]
+    Checkout(CheckoutArgs),
 
     /// Make remotes, and say which ones the project's store knows
     #[cfg(unix)]

@@ -88,6 +88,19 @@ pub(crate) fn price(
     Some((line, all))
 }
 
+/// The same for a tree in `folder` with a store beside it, whose size nobody knows yet.
+#[cfg(unix)]
+pub(crate) fn price_of_unknown(folder: &Path) -> Option<String> {
+    if !must_copy(folder, folder) {
+        return None;
+    }
+    let name = calve::filesystem_name(folder);
+    let why = why_not(name.as_deref(), name.as_deref())?;
+    Some(format!(
+        "{why}: each file takes its room twice, in the store and in the tree; to share blocks instead, {ELSEWHERE}"
+    ))
+}
+
 /// What copies will cost, in JSON; docs/json.md says what the fields mean.
 #[derive(Serialize)]
 pub(crate) struct CostDocument {

@@ -149,6 +149,8 @@ fn run(cli: Cli) -> Result<Exit, clap::Error> {
         #[cfg(unix)]
         Verb::Pull(args) => remote::pull(args, session),
         #[cfg(unix)]
+        Verb::Checkout(args) => remote::checkout::run(args, session),
+        #[cfg(unix)]
         Verb::Remote(verb) => remote::run(verb, session),
         #[cfg(unix)]
         Verb::Key(args) => remote::key(args, session),

@@ -40,6 +40,15 @@ fn points_back(mention: &PathMention) -> bool {
 
 /// The warning about files that go on naming the project.
 pub(crate) fn warning(mentions: &[PathMention], project: &Path) -> Option<String> {
+    let project = shell_word(project);
+    let still = still_name(mentions)?;
+    Some(format!(
+        "{still} the project's folder by its absolute path: 'calve doctor {project}' says what that means"
+    ))
+}
+
+/// Which files name another root than their own: `a and 3 other files still name`.
+fn still_name(mentions: &[PathMention]) -> Option<String> {
     let back: Vec<&PathMention> = mentions.iter().filter(|it| points_back(it)).collect();
     let first = back.first()?;
     let (file, names) = match back.len() {
@@ -48,21 +57,33 @@ pub(crate) fn warning(mentions: &[PathMention], project: &Path) -> Option<String
             (format!("{} and {}", shown(&first.path), counted(n as u64 - 1, "other file")), "name")
         }
     };
-    let project = shell_word(project);
-    Some(format!(
-        "{file} still {names} the project's folder by its absolute path: 'calve doctor {project}' says what that means"
-    ))
+    Some(format!("{file} still {names}"))
 }
 
 /// Says which files of the tree at `path`, which came from `project`, name the tree now, and which still name the project.
 pub(crate) fn tell(mentions: &[PathMention], path: &Path, project: &Path, output: Output) {
+    tell_rewritten(mentions, path, output);
+    if let Some(warning) = warning(mentions, project) {
+        output.warning(warning);
+    }
+}
+
+/// The same where the tree is a project that came from another machine.
+#[cfg(unix)]
+pub(crate) fn tell_checkout(mentions: &[PathMention], path: &Path, output: Output) {
+    tell_rewritten(mentions, path, output);
+    if let Some(still) = still_name(mentions) {
+        output.warning(format_args!(
+            "{still} the folder of the project that the snapshot was taken of, which may not be on this machine"
+        ));
+    }
+}
+
+fn tell_rewritten(mentions: &[PathMention], path: &Path, output: Output) {
     let rewritten = mentions.iter().filter(|mention| mention.kept.is_none()).count();
     if rewritten > 0 {
         let (path, files) = (shown(path), counted(rewritten as u64, "file"));
         output.summary(format_args!("{path}: {files} rewritten to name this folder"));
-    }
-    if let Some(warning) = warning(mentions, project) {
-        output.warning(warning);
     }
 }
 

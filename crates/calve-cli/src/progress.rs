@@ -33,6 +33,9 @@ pub(crate) enum Total<'a> {
     /// The same, of contents of the store and not of files.
     #[cfg(unix)]
     Contents,
+    /// The bytes of contents that go to a remote, or come from one.
+    #[cfg(unix)]
+    Transfer,
     /// So many.
     #[cfg(unix)]
     Files(u64),
@@ -66,7 +69,7 @@ fn watch(watched: &Watched<'_>, ended: &Receiver<()>) {
     thread::scope(|scope| {
         match watched.total {
             #[cfg(unix)]
-            Total::Contents => {}
+            Total::Contents | Total::Transfer => {}
             Total::Unknown => {}
             #[cfg(unix)]
             Total::Files(files) => {
@@ -85,11 +88,12 @@ fn watch(watched: &Watched<'_>, ended: &Receiver<()>) {
         let mut pace = Pace::default();
         loop {
             let mut now = Now::of(watched, counted.get().copied(), started.elapsed());
-            now.recent = pace.note(now.elapsed, now.files);
-            bar.set_style(style(if now.total.is_some() { BAR } else { SPINNER }));
+            let (done, all) = now.measure();
+            now.recent = pace.note(now.elapsed, done);
+            bar.set_style(style(if all.is_some() { BAR } else { SPINNER }));
             // More than was expected is no more than all.
-            bar.set_length(now.total.unwrap_or(0).max(now.files));
-            bar.set_position(now.files);
+            bar.set_length(all.unwrap_or(0).max(done));
+            bar.set_position(done);
             bar.set_message(now.message(columns()));
             bar.tick();
             if !still_working(ended, REDRAW) {
@@ -137,8 +141,10 @@ struct Now {
     files: u64,
     bytes: u64,
     total: Option<u64>,
+    /// Where the bytes are what matters: how many there are.
+    total_bytes: Option<u64>,
     elapsed: Duration,
-    /// The files of the last few seconds, and how long these were.
+    /// The files of the last few seconds, or the bytes, and how long these were.
     recent: Option<(u64, Duration)>,
     noun: &'static str,
     publishing: bool,
@@ -150,18 +156,31 @@ impl Now {
         let progress = watched.progress;
         let noun = match watched.total {
             #[cfg(unix)]
-            Total::Contents => "contents",
+            Total::Contents | Total::Transfer => "contents",
             _ => "files",
         };
         Self {
             files: progress.files(),
             bytes: progress.bytes(),
             total: counted.or(Some(progress.expected_files())).filter(|total| *total > 0),
+            total_bytes: match watched.total {
+                #[cfg(unix)]
+                Total::Transfer => Some(progress.expected_bytes()).filter(|total| *total > 0),
+                _ => None,
+            },
             elapsed,
             recent: None,
             noun,
             publishing: progress.is_publishing(),
             stopping: watched.cancel.is_cancelled(),
+        }
+    }
+
+    /// What the bar measures: how much is done, and of how much.
+    fn measure(&self) -> (u64, Option<u64>) {
+        match self.total_bytes {
+            Some(total) => (self.bytes, Some(total)),
+            None => (self.files, self.total),
         }
     }
 
@@ -182,28 +201,33 @@ impl Now {
             .map_or_else(String::new, |total| format!("/{}", text::count(total.max(self.files))));
         let mut parts = vec![format!("{}{all} {}", text::count(self.files), self.noun)];
         let mut rates = Vec::new();
-        if self.bytes > 0 {
+        if let Some(total) = self.total_bytes {
+            parts.insert(0, format!("{}/{}", text::bytes(self.bytes), text::bytes(total)));
+        } else if self.bytes > 0 {
             parts.push(text::bytes(self.bytes));
+        }
+        if self.bytes > 0 {
             rates.push(format!("{}/s", text::bytes(scaled(self.bytes, 1000, millis))));
         }
-        if self.files > 0 {
+        if self.files > 0 && self.total_bytes.is_none() {
             let rate = text::count(scaled(self.files, 1000, millis));
             rates.insert(0, format!("{rate} {}/s", self.noun));
         }
         if self.files == 0 && self.total.is_none() {
             parts = vec!["working".to_owned()];
         }
-        let time = match self.total {
+        let (done, all) = self.measure();
+        let time = match all {
             _ if self.publishing => "publishing".to_owned(),
-            Some(total) if self.files > 0 && self.files < total => {
+            Some(total) if done > 0 && done < total => {
                 // The work before the files (a snapshot, a ready tree) is slow, and one large file is, too: whichever of the two
                 // rates is higher is nearer to what is to come.
-                let at = |files: u64, millis| scaled(total - self.files, millis, files.into());
+                let at = |amount: u64, millis| scaled(total - done, millis, amount.into());
                 let left = self
                     .recent
-                    .filter(|(files, _)| *files > 0)
-                    .map_or(u64::MAX, |(files, time)| at(files, time.as_millis()));
-                format!("{} left", seconds(left.min(at(self.files, millis))))
+                    .filter(|(amount, _)| *amount > 0)
+                    .map_or(u64::MAX, |(amount, time)| at(amount, time.as_millis()));
+                format!("{} left", seconds(left.min(at(done, millis))))
             }
             _ => seconds(u64::try_from(millis).unwrap_or(u64::MAX)),
         };
@@ -303,6 +327,7 @@ mod tests {
             files,
             bytes,
             total,
+            total_bytes: None,
             elapsed: Duration::from_secs(10),
             recent: None,
             noun: "files",
@@ -343,6 +368,21 @@ mod tests {
                 80,
                 "1/2 files, 0 files/s, publishing",
             ),
+            (
+                &Now { total_bytes: Some(400_000_000), ..now(10, 100_000_000, Some(1000)) },
+                80,
+                "100.0 MB/400.0 MB, 10/1,000 files, 10.0 MB/s, 30 s left",
+            ),
+            (
+                &Now { total_bytes: Some(400_000_000), ..now(10, 100_000_000, Some(1000)) },
+                60,
+                "100.0 MB/400.0 MB, 10/1,000 files, 30 s left",
+            ),
+            (
+                &Now { total_bytes: Some(400_000_000), ..now(0, 0, Some(1000)) },
+                80,
+                "0 B/400.0 MB, 0/1,000 files, 10 s",
+            ),
             (&Now { stopping: true, ..now(1, 0, Some(2)) }, 80, "stopping"),
         ] {
             assert_eq!(now.message(columns), expected);
@@ -364,6 +404,7 @@ mod tests {
             files: 4_000,
             bytes: 0,
             total: Some(total),
+            total_bytes: None,
             elapsed: Duration::from_secs(64),
             recent,
             noun: "files",

@@ -1,4 +1,4 @@
-//! `calve push`, `pull`, `remote`, `key`.
+//! `calve push`, `pull`, `checkout`, `remote`, `key`.
 
 use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
@@ -11,7 +11,7 @@ use calve::{
 };
 use serde::Serialize;
 
-use crate::args::{KeyArgs, PullArgs, PushArgs, RemoteGcArgs, RemoteVerb};
+use crate::args::{KeyArgs, PullArgs, PushArgs, RemoteGcArgs, RemoteVerb, TransferArgs};
 use crate::exit::Exit;
 use crate::failure::stored::{own, store_failure};
 use crate::failure::{Failure, Kind};
@@ -20,6 +20,8 @@ use crate::progress::Total;
 use crate::session::Session;
 use crate::table::{Cell, Column, Table};
 use crate::text::{self, counted, harmless, short};
+
+pub(crate) mod checkout;
 
 /// More than this is no key.
 const KEY_MOST_BYTES: u64 = 4096;
@@ -100,6 +102,14 @@ fn open(store: &Store, name: Option<&str>) -> Result<(KnownRemote, Remote), Fail
     let known = known(store, name)?;
     let remote = known.open(&settings()).map_err(failed)?;
     Ok((known, remote))
+}
+
+/// The remote with the bandwidth that it may use.
+fn limited(remote: Remote, args: &TransferArgs, session: Session<'_>) -> Remote {
+    match args.limit_rate {
+        Some(rate) => remote.limited(rate, &session.signals.cancel()),
+        None => remote,
+    }
 }
 
 fn init(url: &str, output: Output) -> Result<Exit, Failure> {
@@ -315,6 +325,7 @@ pub(crate) fn push(args: &PushArgs, session: Session<'_>) -> Result<Exit, Failur
         None => usual_key()?.map(|file| read_key(&file)).transpose()?,
     };
     let (known, remote) = open(&store, args.to.as_deref())?;
+    let remote = limited(remote, &args.transfer, session);
     let output = session.output;
     let mut documents = Vec::new();
     for (id, name) in snapshots {
@@ -326,7 +337,7 @@ pub(crate) fn push(args: &PushArgs, session: Session<'_>) -> Result<Exit, Failur
             options = options.key(key.clone());
         }
         let report = session
-            .work(Total::Contents, |common| remote.push(&store, id, &options, common))
+            .work(Total::Transfer, |common| remote.push(&store, id, &options, common))
             .map_err(failed)?;
         tell_push(&report, name.as_deref(), &known, output);
         if !output.json {
@@ -386,8 +397,11 @@ fn tell_push(report: &PushReport, name: Option<&str>, known: &KnownRemote, outpu
 
 pub(crate) fn pull(args: &PullArgs, session: Session<'_>) -> Result<Exit, Failure> {
     let store = session.store()?;
-    let report =
-        pull_from(&store, args.from.as_deref(), &args.name, args.local.as_deref(), session)?;
+    let (_, remote) = open(&store, args.from.as_deref())?;
+    let remote = limited(remote, &args.transfer, session);
+    let options =
+        args.local.as_deref().map_or(PullOptions::new(), |local| PullOptions::new().name(local));
+    let report = pull_from(&store, &remote, &args.name, &options, session)?;
     let output = session.output;
     if output.json {
         output.document(&PullDocument::new(&report))?;
@@ -400,17 +414,19 @@ pub(crate) fn pull(args: &PullArgs, session: Session<'_>) -> Result<Exit, Failur
 /// Pulls, and says what was fetched.
 fn pull_from(
     store: &Store,
-    from: Option<&str>,
+    remote: &Remote,
     what: &str,
-    local: Option<&str>,
+    options: &PullOptions,
     session: Session<'_>,
 ) -> Result<PullReport, Failure> {
-    let (_, remote) = open(store, from)?;
-    let options = local.map_or(PullOptions::new(), |local| PullOptions::new().name(local));
     let report = session
-        .work(Total::Contents, |common| remote.pull(store, what, &options, common))
+        .work(Total::Transfer, |common| remote.pull(store, what, options, common))
         .map_err(failed)?;
-    let output = session.output;
+    tell_pull(&report, session.output);
+    Ok(report)
+}
+
+fn tell_pull(report: &PullReport, output: Output) {
     let what = match report.fetched {
         0 => "everything was here".to_owned(),
         fetched => format!(
@@ -426,7 +442,6 @@ fn pull_from(
         short(report.snapshot),
         text::duration(report.elapsed)
     ));
-    Ok(report)
 }
 
 /// The snapshot that `word` of `--from` means: a remote and a name after a slash, which is pulled
@@ -437,7 +452,10 @@ pub(crate) fn resolve(
     session: Session<'_>,
 ) -> Result<SnapshotId, Failure> {
     match word.split_once('/') {
-        Some((remote, name)) => Ok(pull_from(store, Some(remote), name, None, session)?.snapshot),
+        Some((remote, name)) => {
+            let (_, remote) = open(store, Some(remote))?;
+            Ok(pull_from(store, &remote, name, &PullOptions::new(), session)?.snapshot)
+        }
         None => session.resolve(store, word),
     }
 }

@@ -7,7 +7,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use crate::args;
 
 /// Commands, and what does that.
-const COMMANDS: [(&[&str], &str); 15] = [
+const COMMANDS: [(&[&str], &str); 14] = [
     (&["gc", "prune", "clean", "cleanup"], "'calve store gc' removes what nothing needs"),
     (&["stats", "df", "info"], "'calve store stats' prints what the store holds"),
     (&["pack", "compress"], "'calve store pack' compresses content that is not in use"),
@@ -18,7 +18,6 @@ const COMMANDS: [(&[&str], &str); 15] = [
     (&["undo", "revert"], "'calve switch --undo' undoes a reset or a forced switch"),
     (&["new", "create", "add", "worktree"], "'calve start NAME' makes a worktree"),
     (&["ls", "worktrees"], "'calve list' lists the worktrees"),
-    (&["checkout"], "'calve switch [WORKTREE] SNAPSHOT' makes a worktree match a snapshot"),
     (&["commit", "save"], "'calve capture [WORKTREE]' takes a snapshot of a worktree"),
     (&["tag", "branch"], "'calve name SNAPSHOT NAME' gives a snapshot a name"),
     (&["snapshots", "history"], "'calve log' lists the snapshots"),

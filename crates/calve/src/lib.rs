@@ -230,6 +230,8 @@ pub use worktree::{
     TreeUsage, Worktree, WorktreeState, WorktreeStatus, clone_with_own_paths, fill, path_mentions,
     reshare_folders, rewrite_paths,
 };
+#[cfg(all(unix, feature = "remote"))]
+pub use worktree::{CheckoutOptions, CheckoutReport};
 #[cfg(all(unix, feature = "store", any(test, fuzzing)))]
 #[doc(hidden)]
 pub mod fuzzing;

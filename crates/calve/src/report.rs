@@ -252,6 +252,7 @@ pub struct Progress {
     pub(crate) files: AtomicU64,
     pub(crate) expected: AtomicU64,
     pub(crate) bytes: AtomicU64,
+    pub(crate) expected_bytes: AtomicU64,
     pub(crate) publishing: AtomicBool,
 }
 
@@ -280,6 +281,13 @@ impl Progress {
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// The least sum of those sizes that there will be, as far as the operation knows, in bytes. 0
+    /// if the operation does not know, or not yet. Pushes and pulls know it.
+    #[must_use]
+    pub fn expected_bytes(&self) -> u64 {
+        self.expected_bytes.load(Ordering::Relaxed)
     }
 
     /// Whether everything has arrived, and only renames into place and deletions are left.

@@ -54,6 +54,8 @@ pub use relocate::{clone_with_own_paths, path_mentions, rewrite_paths};
 pub use remove::{DropOptions, DroppedWorktree};
 pub use reshare::{NotReshared, ReshareOptions, ReshareReport, reshare_folders};
 pub use scope::ChangeScope;
+#[cfg(feature = "remote")]
+pub use start::{CheckoutOptions, CheckoutReport};
 pub use start::{
     GitMode, GitOutcome, LinkedWorktree, NoRepository, PathMode, StartBranch, StartOptions,
     StartReport, StartedWorktree,

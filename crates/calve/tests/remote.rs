@@ -9,9 +9,9 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use calve::{
-    ErrorKind, GcOptions, KnownRemote, PullOptions, PullReport, PushOptions, PushReport, Remote,
-    RemoteGcOptions, RemoteSettings, RemoteVerifyOptions, SigningKey, SnapshotId, SnapshotOptions,
-    Store,
+    Cancel, CheckoutOptions, CheckoutReport, ErrorKind, GcOptions, KnownRemote, PullOptions,
+    PullReport, PushOptions, PushReport, Remote, RemoteGcOptions, RemoteSettings,
+    RemoteVerifyOptions, SigningKey, SnapshotId, SnapshotOptions, Store,
 };
 use common::maintained::{Project, at_once, common, few, tree};
 use common::snapshot::assert_same;
@@ -604,6 +604,138 @@ fn a_push_or_pull_that_is_cancelled_leaves_nothing_that_counts() {
         place.open().pull(&there.store, "ready", &PullOptions::new(), &cancelled).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
     assert!(there.store.log().unwrap().snapshots.is_empty());
+}
+
+fn checkout(remote: &Remote, root: &Path, what: &str) -> Result<CheckoutReport, calve::Error> {
+    remote.checkout(root, what, &CheckoutOptions::new(), &common())
+}
+
+#[test]
+fn a_checkout_is_a_project_with_the_pushed_tree_and_a_store_that_knows_the_remote() {
+    for (row, make) in [
+        ("odd", odd::build as fn(&Path)),
+        ("large", large),
+        ("nothing", empty),
+        ("many", |root| plain_tree(root, 30, 40, 700)),
+    ] {
+        let place = Place::new();
+        let here = Project::new(make);
+        let id = here.snapshot();
+        push(&place.open(), &here.store, id, "ready");
+        let scratch = Scratch::new();
+        let root = scratch.join("fresh");
+        if row == "many" {
+            fs::create_dir(&root).unwrap();
+        }
+        let done = checkout(&place.open(), &root, "ready").unwrap();
+        assert_eq!((done.pulled.snapshot, done.pulled.sequence), (id, Some(1)), "{row}");
+        assert_eq!(names(&scratch.join(".")), ["fresh"], "{row}");
+        assert_same(&tree(&here.path), &tree(&root), row);
+        let store = Store::discover(&root).unwrap().store;
+        assert_eq!(store.path(), done.store.path(), "{row}");
+        let project = store.project_worktree().unwrap();
+        assert_eq!(project.snapshot(), Some(id), "{row}");
+        let status = project.status(&common()).unwrap();
+        assert!(status.changes.is_empty(), "{row}: {status:?}");
+        let damage = store.verify(&calve::VerifyOptions::new(), &common()).unwrap();
+        assert!(damage.damage.is_empty() && damage.unsealed_mirrors == 0, "{row}: {damage:?}");
+        // The way back, and the replay of an older name.
+        let known = KnownRemote::find(&store, "origin").unwrap();
+        let remote = known.open(&none()).unwrap();
+        fs::write(root.join("new"), "new").unwrap();
+        let next = store.snapshot(&SnapshotOptions::new(), &common()).unwrap();
+        assert_eq!(store.show(next.id).unwrap().parent, Some(id), "{row}");
+        assert_eq!(push(&remote, &store, next.id, "ready").sequence, Some(2), "{row}");
+        fs::remove_file(place.path(&format!("names/ready/{:020}", 2))).unwrap();
+        let error = pull(&remote, &store, "ready").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Untrusted, "{row}: {error}");
+    }
+}
+
+#[test]
+fn a_checkout_that_fails_leaves_its_folder_as_it_was_and_nothing_beside_it() {
+    let place = Place::new();
+    let here = Project::new(few);
+    let id = here.snapshot();
+    let key = SigningKey::from_bytes(&[1; 32]);
+    push(&place.open(), &here.store, id, "ready");
+    let scratch = Scratch::new();
+    for folder in ["full", "empty", "store/.calve"] {
+        fs::create_dir_all(scratch.join(folder)).unwrap();
+    }
+    fs::write(scratch.join("full/own"), "own").unwrap();
+    fs::write(scratch.join("file"), "own").unwrap();
+    std::os::unix::fs::symlink("full", scratch.join("link")).unwrap();
+    std::os::unix::fs::symlink("none", scratch.join("dangling")).unwrap();
+    // Its own time changes: stages come and go in it.
+    let seen = || {
+        let folders = ["full", "empty", "store"].map(|folder| tree(&scratch.join(folder)));
+        (names(&scratch.join(".")), folders)
+    };
+    let before = seen();
+    let trusting = || place.open().trusting([key.public()]);
+    let (exists, io) = (ErrorKind::DestinationExists, ErrorKind::Io);
+    for (row, remote, root, what, kind) in [
+        ("not empty", place.open(), "full", "ready", exists),
+        ("a file", place.open(), "file", "ready", exists),
+        ("a link to it", place.open(), "link", "ready", exists),
+        ("a link to nothing", place.open(), "dangling", "ready", exists),
+        ("no parent", place.open(), "none/fresh", "ready", io),
+        ("no such name", place.open(), "fresh", "none", ErrorKind::SnapshotNotFound),
+        ("no such name", place.open(), "empty", "none", ErrorKind::SnapshotNotFound),
+        ("no name", place.open(), "fresh", "a/b", ErrorKind::InvalidName),
+        ("unsigned", trusting(), "fresh", "ready", ErrorKind::Untrusted),
+    ] {
+        let error = checkout(&remote, &scratch.join(root), what).unwrap_err();
+        assert_eq!(error.kind(), kind, "{row}: {error}");
+        assert_eq!(before, seen(), "{row}");
+    }
+    let wrong = CheckoutOptions::new().remote("a/b");
+    let error =
+        place.open().checkout(scratch.join("fresh"), "ready", &wrong, &common()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidName, "{error}");
+    let cancel = Cancel::new();
+    cancel.cancel();
+    let cancelled = common().cancel(&cancel);
+    let options = CheckoutOptions::new();
+    let error =
+        place.open().checkout(scratch.join("fresh"), "ready", &options, &cancelled).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
+    let pack = place.path("packs").join(&names(&place.path("packs"))[0]);
+    fs::remove_file(pack).unwrap();
+    let error = checkout(&place.open(), &scratch.join("empty"), "ready").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Damaged, "{error}");
+    assert_eq!(before, seen(), "damaged");
+    // With the key all is well.
+    let signed = PushOptions::new().name("ready").key(key.clone());
+    let elsewhere = Place::new();
+    elsewhere.open().push(&here.store, id, &signed, &common()).unwrap();
+    let remote = elsewhere.open().trusting([key.public()]);
+    let done = checkout(&remote, &scratch.join("empty"), "ready").unwrap();
+    assert_eq!(done.pulled.signers, [key.public()]);
+    assert_eq!(KnownRemote::find(&done.store, "origin").unwrap().keys, [key.public()]);
+}
+
+#[test]
+fn a_limit_changes_nothing_but_the_time_and_progress_ends_at_what_was_expected() {
+    let place = Place::new();
+    let here = Project::new(large);
+    let id = here.snapshot();
+    let limited = place.open().limited(1_000_000_000.try_into().unwrap(), &Cancel::new());
+    let progress = std::sync::Arc::new(calve::Progress::new());
+    let watched = common().progress(&progress);
+    let options = PushOptions::new().name("ready");
+    let pushed = limited.push(&here.store, id, &options, &watched).unwrap();
+    assert!(pushed.content_bytes > 0);
+    assert_eq!(progress.expected_bytes(), pushed.content_bytes);
+    assert_eq!(progress.bytes(), pushed.content_bytes);
+    let there = Project::new(empty);
+    let progress = std::sync::Arc::new(calve::Progress::new());
+    let watched = common().progress(&progress);
+    let pulled = limited.pull(&there.store, "ready", &PullOptions::new(), &watched).unwrap();
+    assert_eq!(progress.expected_bytes(), pulled.fetched_bytes);
+    assert!(progress.bytes() >= pulled.fetched_bytes, "a content may be a chunk, too");
+    assert_same(&tree(&here.path), &there.start(id).unwrap(), "limited");
 }
 
 /// Files by path, each with a number that stands for a content.

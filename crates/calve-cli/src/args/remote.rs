@@ -1,5 +1,6 @@
 //! The arguments of the verbs about remotes.
 
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -30,6 +31,16 @@ pub(crate) const PULL_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
       Also gives it the name base in this store.
   calve start --from team/ready fix-1
       Pulls it and starts a worktree from it.";
+
+pub(crate) const CHECKOUT_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
+  calve checkout file:///srv/trees ready app
+      A project in app, as the snapshot that is named ready has it.
+  calve checkout --key KEY --remote team s3://our-trees/app ready app
+      Only if KEY has signed the name. In app, 'calve pull', 'calve push' and
+      'calve start --from team/ready' go to this remote.
+
+Snapshots have no .git in the root, so the project has no git repository.
+docs/fleet.md says how it gets one.";
 
 pub(crate) const KEY_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve key
@@ -82,6 +93,28 @@ const GC_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
 Runs at any time, beside pushes and pulls; once a day is enough. What nobody
 needs is first marked, and removed by a later run when the grace time is over.";
 
+/// How much of the network a transfer may take.
+#[derive(Debug, Args)]
+pub(crate) struct TransferArgs {
+    /// Send and receive at most RATE bytes a second on average, such as 500k or 10M (decimal units)
+    #[arg(long, value_name = "RATE", value_parser = parse_rate)]
+    pub(crate) limit_rate: Option<NonZeroU64>,
+}
+
+/// `800`, `500k`, `10M`, `1G`, in decimal units, as the output has them.
+fn parse_rate(text: &str) -> Result<NonZeroU64, String> {
+    let wrong = || "not a number of bytes a second such as 500k, 10M or 1G".to_owned();
+    let (digits, unit) = match text.char_indices().next_back() {
+        Some((at, 'k' | 'K')) => (&text[..at], 1_000),
+        Some((at, 'M')) => (&text[..at], 1_000_000),
+        Some((at, 'G')) => (&text[..at], 1_000_000_000),
+        _ => (text, 1),
+    };
+    let number: Option<u64> =
+        digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok()).flatten();
+    number.and_then(|it| it.checked_mul(unit)).and_then(NonZeroU64::new).ok_or_else(wrong)
+}
+
 /// The arguments of `calve push`.
 #[derive(Debug, Args)]
 pub(crate) struct PushArgs {
@@ -102,6 +135,9 @@ pub(crate) struct PushArgs {
     /// Sign with the key in FILE [default: CALVE_KEY, else the key that 'calve key' made]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) key: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) transfer: TransferArgs,
 }
 
 impl PushArgs {
@@ -128,6 +164,37 @@ pub(crate) struct PullArgs {
     /// Also give the snapshot this name in the store
     #[arg(long = "as", value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) local: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) transfer: TransferArgs,
+}
+
+/// The arguments of `calve checkout`.
+#[derive(Debug, Args)]
+pub(crate) struct CheckoutArgs {
+    /// Where the remote is
+    #[arg(value_name = "URL")]
+    pub(crate) url: String,
+
+    /// A name of the remote, or the whole id of a snapshot
+    #[arg(value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) name: String,
+
+    /// The folder of the new project: an empty one, or one that does not exist yet
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) root: PathBuf,
+
+    /// The name by which the new store knows the remote
+    #[arg(long, value_name = "REMOTE", default_value = "origin",
+        value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) remote: String,
+
+    /// A key, of which one must have signed the name; 'calve key' prints one's own
+    #[arg(long = "key", value_name = "KEY")]
+    pub(crate) keys: Vec<PublicKey>,
+
+    #[command(flatten)]
+    pub(crate) transfer: TransferArgs,
 }
 
 /// The arguments of `calve key`.
@@ -236,4 +303,33 @@ pub(crate) struct RemoteGcArgs {
     /// Only say what would be removed
     #[arg(long)]
     pub(crate) dry_run: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_rate;
+
+    #[test]
+    fn a_rate_is_a_number_of_bytes_with_a_decimal_unit() {
+        for (text, expected) in [
+            ("1", Some(1)),
+            ("500k", Some(500_000)),
+            ("500K", Some(500_000)),
+            ("10M", Some(10_000_000)),
+            ("2G", Some(2_000_000_000)),
+            ("0", None),
+            ("0M", None),
+            ("", None),
+            ("M", None),
+            ("-1", None),
+            ("1.5M", None),
+            ("10m", None),
+            ("10MB", None),
+            ("10\u{e9}", None),
+            ("99999999999999999999", None),
+            ("99999999999999G", None),
+        ] {
+            assert_eq!(parse_rate(text).ok().map(u64::from), expected, "{text}");
+        }
+    }
 }

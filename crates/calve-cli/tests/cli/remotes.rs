@@ -231,6 +231,63 @@ fn a_key_is_made_once_and_signs_what_is_pushed() {
 }
 
 #[test]
+fn a_checkout_is_a_project_that_pulls_starts_and_pushes() {
+    let desk = Desk::new();
+    let root = desk.here.parent().unwrap().to_owned();
+    let id = desk.done(&desk.here, "snapshot --name ready");
+    desk.done(&desk.here, "push ready");
+    let words = format!("checkout {} ready fresh", desk.url);
+    let made = desk.run(&root, &words);
+    let fresh = root.join("fresh");
+    assert_eq!((made.code, made.stdout.trim_end()), (Some(0), fresh.to_str().unwrap()), "{made:?}");
+    for part in ["fetched 2 of 2 contents", "1 tree, ", "the remote as origin", "no .git"] {
+        assert!(made.stderr.contains(part), "{part}: {made:?}");
+    }
+    assert_eq!(fs::read_to_string(fresh.join("a")).unwrap(), "alpha\n");
+    desk.done(&fresh, "status");
+    let path = desk.done(&fresh, "start --from origin/ready w");
+    assert_eq!(fs::read_to_string(Path::new(&path).join("a")).unwrap(), "alpha\n");
+    fs::write(fresh.join("a"), "edited\n").unwrap();
+    let second = desk.done(&fresh, "snapshot --name ready");
+    desk.done(&fresh, "push ready --limit-rate 1G");
+    assert_eq!(desk.done(&desk.here, "pull ready --limit-rate 1G"), second);
+
+    let there = desk.run(&root, &words);
+    assert_eq!(there.code, Some(1), "{there:?}");
+    assert!(there.stderr.contains("a folder that is empty"), "{there:?}");
+    let json = format!("checkout --json --remote team -j 1 {} {id} other", desk.url);
+    let document = desk.json(&root, &json);
+    assert_eq!(document["path"], root.join("other").to_str().unwrap());
+    assert_eq!((&document["remote"], &document["url"]), (&json!("team"), &json!(desk.url)));
+    assert_eq!((&document["files"], &document["bytes"]), (&json!(2), &json!(11)));
+    assert_eq!(document["pulled"]["snapshot"], id);
+    assert_eq!(
+        (&document["pulled"]["sequence"], &document["mentions"]),
+        (&json!(null), &json!([]))
+    );
+    assert!(document["method"].is_string() && document["elapsed_seconds"].is_number());
+    let url = &desk.url;
+    for (words, kind, part) in [
+        (format!("checkout {url} none x"), "snapshot_not_found", "'calve remote names'"),
+        (format!("checkout {url}/none ready x"), "remote_not_found", "remote init"),
+        ("checkout ftp://x ready x".to_owned(), "invalid_name", "file:///FOLDER"),
+        (format!("checkout {url} ready none/x"), "io", "none"),
+        (format!("checkout --store s {url} ready x"), "store_exists", "neither --store nor"),
+        (format!("checkout --remote a/b {url} ready x"), "invalid_name", "slash"),
+        (format!("checkout --key {} {url} ready x", "1".repeat(64)), "untrusted", "'calve key'"),
+    ] {
+        let run = desk.run(&root, &format!("{words} --json"));
+        assert_eq!(run.code, Some(1), "{words}: {run:?}");
+        assert_eq!(run.json()["error"]["kind"], kind, "{words}: {run:?}");
+        assert!(run.stderr.contains(part), "{words}: {run:?}");
+        assert!(fs::symlink_metadata(root.join("x")).is_err(), "{words}");
+    }
+    for words in ["checkout", &format!("checkout {url} ready x --limit-rate 0")] {
+        assert_eq!(desk.run(&root, words).code, Some(2), "{words}");
+    }
+}
+
+#[test]
 fn what_cannot_be_done_is_refused_with_the_way_out() {
     let desk = Desk::new();
     let id = desk.done(&desk.here, "snapshot --name ready");

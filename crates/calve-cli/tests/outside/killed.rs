@@ -196,6 +196,54 @@ fn a_merge_that_is_interrupted_leaves_only_whole_files_and_no_stage() {
     kill_and_look(Signal::INT, Kind::Merge, kills(30));
 }
 
+#[test]
+fn a_checkout_that_is_killed_leaves_a_whole_project_or_none_and_the_next_one_sweeps() {
+    const KILLS: usize = 20;
+    let scratch = scratch();
+    let directory = scratch.path();
+    let (source, destination) = (directory.join("src"), directory.join("dst"));
+    many_files(&source, FILES, SIZE, "new");
+    fs::create_dir(directory.join("remote")).unwrap();
+    let url = format!("file://{}", directory.join("remote").to_str().unwrap());
+    for words in [
+        "init".to_owned(),
+        format!("remote init {url}"),
+        format!("remote add team {url}"),
+        "snapshot --name ready".to_owned(),
+        "push ready".to_owned(),
+    ] {
+        let run = calve(&source, &words);
+        assert_eq!(run.code, Some(0), "{words}: {run:?}");
+    }
+    let words = format!("checkout {url} ready dst");
+    let mut usual = Duration::ZERO;
+    let mut random = Random(SEED);
+    let (mut cut_short, mut left_a_stage) = (0, 0);
+    for kill in 0..=KILLS {
+        if kill > 0 {
+            cut_short += usize::from(killed(directory, &words, usual, &mut random));
+            left_a_stage += usize::from(names(directory).iter().any(|name| is_stage(name)));
+            if destination.is_dir() {
+                let status = calve(&destination, "status");
+                assert_eq!(status.code, Some(0), "kill {kill}: {status:?}");
+                fs::remove_dir_all(&destination).unwrap();
+            }
+        }
+        let started = Instant::now();
+        let run = calve(directory, &words);
+        usual = started.elapsed();
+        assert_eq!(run.code, Some(0), "kill {kill}: {run:?}");
+        assert_eq!(names(directory), ["dst", "remote", "src"], "kill {kill}");
+        fs::rename(destination.join(".calve"), directory.join("aside")).unwrap();
+        let found = words_below(&destination).unwrap_or_else(|torn| panic!("{torn}: kill {kill}"));
+        assert_eq!(found, BTreeMap::from([("new".to_owned(), FILES)]), "kill {kill}");
+        fs::remove_dir_all(directory.join("aside")).unwrap();
+        fs::remove_dir_all(&destination).unwrap();
+    }
+    println!("{KILLS} kills, {cut_short} before the end, {left_a_stage} left a stage");
+    assert!(left_a_stage > 0, "no kill came in time");
+}
+
 /// Files cannot be renamed from the stage into another device: there they are staged beside their places.
 #[test]
 fn a_merge_into_another_subvolume_that_is_killed_leaves_nothing_that_the_next_run_does_not_sweep() {

@@ -34,6 +34,7 @@ operations! {
     AskGit = "ask git about",
     BringBack = "bring back what was moved aside in",
     CheckOut = "check out",
+    CheckOutInto = "check out into",
     Clone = "clone",
     CloneTo = "clone to",
     Close = "close",

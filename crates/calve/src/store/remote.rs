@@ -24,6 +24,7 @@
 //! a signature decides which id a name means.
 
 use std::io;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -32,6 +33,7 @@ use super::files::read_plain;
 use super::id::{SnapshotId, token};
 use super::{Store, locks};
 use crate::error::{Error, ErrorKind, Operation};
+use crate::report::Cancel;
 use crate::tree::staging::write_whole;
 
 mod check;
@@ -44,6 +46,7 @@ pub(crate) mod name;
 mod objects;
 mod pull;
 mod push;
+mod rate;
 pub(crate) mod record;
 mod underway;
 
@@ -257,6 +260,16 @@ impl Remote {
         self
     }
 
+    /// The same remote, but it sends and receives at most so many bytes a second, together, on
+    /// average. All threads share the limit, and so do all clones of this value. An object, or a
+    /// range of one (up to 16 MiB, mostly less), goes at the speed of the line; calve then waits
+    /// before the next one. Records and names do not wait. A wait ends when `cancel` is set.
+    #[must_use]
+    pub fn limited(self, bytes_per_second: NonZeroU64, cancel: &Cancel) -> Self {
+        self.place.objects.limit.set(bytes_per_second, cancel);
+        self
+    }
+
     /// The URL that it was opened with.
     #[must_use]
     pub fn url(&self) -> &str {
@@ -385,6 +398,7 @@ impl Remote {
         part: record::PartRef,
         each: impl FnMut(&[u8]) -> Result<(), super::object::Malformed>,
     ) -> Result<(), Error> {
+        self.objects().limit.wait();
         let key = part_key(part.id);
         let bytes = self.read(&key, part.length)?.ok_or_else(|| self.vanished(&key))?;
         record::decode_part(part.id, &bytes, each)

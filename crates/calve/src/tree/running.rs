@@ -133,6 +133,17 @@ impl Running {
     /// Counts a file of this size as done.
     pub(crate) fn file_done(&self, bytes: u64) {
         self.files_done(1);
+        self.bytes_done(bytes);
+    }
+
+    /// Adds bytes to those that are to be done.
+    #[cfg(feature = "remote")]
+    pub(crate) fn expect_bytes(&self, bytes: u64) {
+        self.progress.expected_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Adds bytes to those that are done.
+    pub(crate) fn bytes_done(&self, bytes: u64) {
         self.progress.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 

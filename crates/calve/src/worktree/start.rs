@@ -41,6 +41,8 @@ use crate::tree::running::Running;
 use crate::tree::staging::{self, Stage, stage_name};
 
 mod base;
+#[cfg(feature = "remote")]
+mod checkout;
 mod dress;
 mod git;
 mod kept_index;
@@ -49,6 +51,8 @@ mod links;
 mod loose;
 mod vouched;
 
+#[cfg(feature = "remote")]
+pub use checkout::{CheckoutOptions, CheckoutReport};
 use dress::{Dressed, Dressing, Origin};
 use git::GitPlan;
 pub use git::{GitMode, GitOutcome, LinkedWorktree, NoRepository};
@@ -340,7 +344,8 @@ impl Store {
         let cloned = match later.filter(|_| taken.is_none()) {
             Some(least_bytes) => {
                 let folder = self.folder(at)?;
-                let places = places(given.iter().map(|name| folder.join(name)))?;
+                let places =
+                    places(given.iter().map(|name| folder.join(name)), Operation::StartWorktree)?;
                 let cloned = self.clone_unnamed(&places, least_bytes, &operation)?;
                 cloned.map(|cloned| (cloned, places))
             }
@@ -516,7 +521,8 @@ impl Store {
         // But the snapshot may have been forgotten just before.
         self.object(id)?;
         let rows = claim.rows();
-        let places = places(rows.iter().map(|row| path_from(&row.path)))?;
+        let roots = rows.iter().map(|row| path_from(&row.path));
+        let places = places(roots, Operation::StartWorktree)?;
         let (stages, reports, of_ready_tree) = if let Some((stages, reports)) =
             self.by_bringing(id, object, rows, &places, operation)?
         {
@@ -800,6 +806,8 @@ pub(crate) struct Place {
     name: CString,
     /// The mode of the empty directory that is at the path and will be replaced.
     empty: Option<fs::Mode>,
+    /// What is done here, for messages.
+    operation: Operation,
 }
 
 impl Place {
@@ -824,7 +832,7 @@ impl Place {
 
 /// Opens the parent folders of the paths. At each path there must be nothing, or an empty
 /// directory.
-fn places(paths: impl Iterator<Item = PathBuf>) -> Result<Vec<Place>, Error> {
+fn places(paths: impl Iterator<Item = PathBuf>, operation: Operation) -> Result<Vec<Place>, Error> {
     let mut places: Vec<Place> = Vec::new();
     for path in paths {
         let (parent, name) = crate::store::parent_of(&path)?;
@@ -840,12 +848,7 @@ fn places(paths: impl Iterator<Item = PathBuf>) -> Result<Vec<Place>, Error> {
         if empty.is_none() && std::fs::symlink_metadata(&path).is_ok() {
             let cause =
                 io::Error::new(io::ErrorKind::AlreadyExists, "something exists there already");
-            return Err(Error::new(
-                ErrorKind::DestinationExists,
-                Operation::StartWorktree,
-                path,
-                cause,
-            ));
+            return Err(Error::new(ErrorKind::DestinationExists, operation, path, cause));
         }
         let dir = match places.last() {
             Some(last) if last.parent == parent => Arc::clone(&last.dir),
@@ -856,8 +859,8 @@ fn places(paths: impl Iterator<Item = PathBuf>) -> Result<Vec<Place>, Error> {
             }
         };
         let name = CString::new(name.as_encoded_bytes())
-            .map_err(|error| Error::io(Operation::StartWorktree, &path, io::Error::other(error)))?;
-        places.push(Place { path, parent, dir, name, empty });
+            .map_err(|error| Error::io(operation, &path, io::Error::other(error)))?;
+        places.push(Place { path, parent, dir, name, empty, operation });
     }
     Ok(places)
 }
@@ -873,14 +876,9 @@ fn publish_all(stages: &mut [Stage], places: &[Place]) -> Result<(), Error> {
             unpublish_all(&mut stages[..done], places);
             let exists = error.kind() == io::ErrorKind::AlreadyExists;
             return Err(if exists {
-                Error::new(
-                    ErrorKind::DestinationExists,
-                    Operation::StartWorktree,
-                    &place.path,
-                    error,
-                )
+                Error::new(ErrorKind::DestinationExists, place.operation, &place.path, error)
             } else {
-                Error::io(Operation::StartWorktree, &place.path, error)
+                Error::io(place.operation, &place.path, error)
             });
         }
     }

@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread::sleep;
 use std::time::Duration;
 
+use super::rate::Limit;
+
 /// The pauses before an operation that failed is tried again.
 const PAUSES: [Duration; 3] =
     [Duration::from_millis(100), Duration::from_millis(500), Duration::from_secs(2)];
@@ -60,11 +62,12 @@ impl Traffic {
 pub(crate) struct Patient {
     objects: Box<dyn Objects>,
     pub(crate) traffic: Traffic,
+    pub(crate) limit: Limit,
 }
 
 impl Patient {
     pub(crate) fn new(objects: Box<dyn Objects>) -> Self {
-        Self { objects, traffic: Traffic::default() }
+        Self { objects, traffic: Traffic::default(), limit: Limit::default() }
     }
 
     fn patiently<T>(&self, work: impl Fn() -> io::Result<T>) -> io::Result<T> {
@@ -83,12 +86,14 @@ impl Patient {
 
     fn received(&self, bytes: Vec<u8>) -> Vec<u8> {
         self.traffic.received.fetch_add(bytes.len() as u64, Relaxed);
+        self.limit.spend(bytes.len() as u64);
         bytes
     }
 
     /// See [`Objects::get`].
     pub(crate) fn get(&self, key: &str, range: Range<u64>) -> io::Result<Vec<u8>> {
         let wanted = range.end.saturating_sub(range.start);
+        self.limit.wait();
         let bytes = self.patiently(|| {
             let bytes = self.objects.get(key, range.clone())?;
             if bytes.len() as u64 == wanted {
@@ -114,6 +119,7 @@ impl Patient {
     /// See [`Objects::create`]. If the answer to a first attempt was lost, the second one may say
     /// `false`.
     pub(crate) fn create(&self, key: &str, content: &[u8]) -> io::Result<bool> {
+        self.limit.spend(content.len() as u64);
         let made = self.patiently(|| self.objects.create(key, content))?;
         self.traffic.sent.fetch_add(content.len() as u64, Relaxed);
         Ok(made)

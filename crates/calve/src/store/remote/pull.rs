@@ -395,7 +395,9 @@ impl Remote {
             }
         }
         report.contents = reach.blobs.len() as u64;
+        let lacking_bytes = lacking.iter().fold(0, |sum: u64, (_, size)| size.saturating_add(sum));
         operation.expect(lacking.len() as u64);
+        operation.expect_bytes(lacking_bytes);
         let (wanted, large) = self.plan(store, record, &lacking)?;
         let fetches = self.locate(store, record, wanted, operation)?;
         let workers = pool::run(
@@ -406,7 +408,7 @@ impl Remote {
             |intake, fetch, queue| self.fetch(store, intake, &fetch, &large, queue, operation),
         )?;
         report.fetched += lacking.len() as u64;
-        report.fetched_bytes += lacking.iter().fold(0, |sum, (_, size)| size.saturating_add(sum));
+        report.fetched_bytes += lacking_bytes;
         unsealed.extend(workers.into_iter().flat_map(|intake| intake.unsealed));
         Ok(unsealed)
     }
@@ -559,9 +561,10 @@ impl Remote {
                         let path = lock(&large.staged).path.clone();
                         put_chunk(&path, large.size, offset, |file| part.read(id, at, file))
                             .map_err(failed)?;
+                        operation.bytes_done(at.size);
                         if large.missing.fetch_sub(1, Ordering::AcqRel) == 1 {
                             self.complete(store, intake, large, &|| queue.stopped())?;
-                            operation.file_done(large.size);
+                            operation.files_done(1);
                         }
                     }
                 }

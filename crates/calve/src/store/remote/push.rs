@@ -187,6 +187,19 @@ struct Pushing<'a> {
 struct Pusher {
     intake: Intake,
     open: Option<(PackWriter, u64)>,
+    /// How many contents are in the open pack or before it, and their sizes: done when it is sent.
+    unsent: (u64, u64),
+}
+
+impl Pusher {
+    /// Counts what was sent.
+    fn count(&mut self, operation: &Running) {
+        if self.open.is_none() {
+            let (contents, bytes) = std::mem::take(&mut self.unsent);
+            operation.files_done(contents);
+            operation.bytes_done(bytes);
+        }
+    }
 }
 
 impl Remote {
@@ -415,6 +428,7 @@ impl Remote {
         report.contents = tasks.len() as u64;
         report.content_bytes = tasks.iter().fold(0, |sum, (_, size)| size.saturating_add(sum));
         operation.expect(report.contents);
+        operation.expect_bytes(report.content_bytes);
         // Last in, first out.
         tasks.reverse();
 
@@ -440,15 +454,18 @@ impl Remote {
             &threads,
             (Operation::Push, store.path()),
             tasks,
-            |_| Pusher { intake: Intake::new(), open: None },
+            |_| Pusher { intake: Intake::new(), open: None, unsent: (0, 0) },
             |pusher, (id, size), queue| {
                 pushing.push_one(pusher, id, size, &|| queue.stopped())?;
-                operation.file_done(size);
+                pusher.unsent.0 += 1;
+                pusher.unsent.1 += size;
+                pusher.count(operation);
                 Ok(())
             },
         )?;
         for mut pusher in workers {
             pushing.finish(&mut pusher)?;
+            pusher.count(operation);
         }
         let new = lock(&pushing.packs).clone();
         report.packs = new.len() as u64;
@@ -485,6 +502,7 @@ impl Remote {
         let part = part.map_err(|error| self.failed(Operation::Push, "parts", error))?;
         let Some(part) = part else { return Ok(()) };
         let id = BlobId::of(&part);
+        self.objects().limit.wait();
         self.put(&part_key(id), &part)?;
         parts.push(PartRef { id, length: part.len() as u64 });
         Ok(())
@@ -908,6 +926,7 @@ impl Pushing<'_> {
             // Without this note a push that dies only sends the pack again.
             let _ = write_note(self.store, &self.remote.place.id, pack, &entries);
         }
+        self.remote.objects().limit.wait();
         self.remote.put(&pack_key(id), &bytes)?;
         lock(&self.packs).push(pack);
         Ok(())

@@ -147,7 +147,7 @@ impl Dressing<'_> {
     }
 
     /// Gives the tree files that name its own root, and writes down which root that is.
-    fn relocate(
+    pub(super) fn relocate(
         &self,
         found: &Found,
         row: Option<&WorktreeRow>,

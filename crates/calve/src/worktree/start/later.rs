@@ -369,7 +369,8 @@ impl Store {
         project: &Path,
         operation: &Running,
     ) -> Result<Option<Stage>, Error> {
-        let place = places(std::iter::once(self.layout().ready_trees().join(stage_name())))?;
+        let path = self.layout().ready_trees().join(stage_name());
+        let place = places(std::iter::once(path), Operation::MakeReadyTree)?;
         let cloned = self.clone_into_stages(project, &place, true, operation)?;
         Ok(cloned.and_then(|(mut stages, _)| stages.pop()))
     }

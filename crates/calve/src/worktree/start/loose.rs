@@ -6,7 +6,7 @@ use std::path::Path;
 use super::dress::{Dressed, Dressing, Origin};
 use super::git::GitPlan;
 use super::{PathMode, places, publish_all};
-use crate::error::Error;
+use crate::error::{Error, Operation};
 use crate::report::DestinationReport;
 use crate::store::Store;
 use crate::store::id::SnapshotId;
@@ -24,7 +24,8 @@ impl Store {
         folder: &Path,
         operation: &Running,
     ) -> Result<Vec<(DestinationReport, Dressed)>, Error> {
-        let places = places(names.iter().map(|name| folder.join(name)))?;
+        let roots = names.iter().map(|name| folder.join(name));
+        let places = places(roots, Operation::StartWorktree)?;
         operation.expect(object.files.saturating_mul(names.len() as u64));
         let manifest = self.catalog().manifest(id, object)?;
         let mut stages = Vec::with_capacity(places.len());

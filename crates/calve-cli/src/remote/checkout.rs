@@ -1,0 +1,118 @@
+//! `calve checkout`.
+
+use std::path::Path;
+
+use calve::{CheckoutOptions, CheckoutReport, ErrorKind, Operation, Remote};
+use serde::Serialize;
+
+use super::{PullDocument, limited, settings, tell_pull};
+use crate::args::CheckoutArgs;
+use crate::clone::{findings, why_not_shared};
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::failure::stored::{own, store_failure};
+use crate::filesystems;
+use crate::output::PathFields;
+use crate::paths::MentionDocument;
+use crate::progress::Total;
+use crate::session::Session;
+use crate::summary::Summary;
+use crate::text::{harmless, shown};
+
+pub(crate) fn run(args: &CheckoutArgs, session: Session<'_>) -> Result<Exit, Failure> {
+    let root = session.common.resolve(&args.root);
+    let output = session.output;
+    if let Some(store) = session.common.store() {
+        return Err(own(
+            Operation::CheckOutInto.as_str(),
+            &root,
+            ErrorKind::StoreExists,
+            &format!("the new project has a store of its own, and {} is named", shown(&store)),
+            "use neither --store nor CALVE_STORE",
+        ));
+    }
+    let failed = |error: calve::Error| failure(&error);
+    let remote = Remote::open(&args.url, &settings()).map_err(failed)?;
+    let remote = remote.trusting(args.keys.iter().copied());
+    let remote = limited(remote, &args.transfer, session);
+    let parent = root.parent().filter(|parent| *parent != Path::new(""));
+    if let Some(warning) = filesystems::price_of_unknown(parent.unwrap_or(Path::new("."))) {
+        output.warning(warning);
+    }
+    let options = CheckoutOptions::new().remote(&args.remote);
+    let done = session
+        .work(Total::Transfer, |common| remote.checkout(&root, &args.name, &options, common))
+        .map_err(failed)?;
+    tell_pull(&done.pulled, output);
+    let path = &done.report.path;
+    let trees = std::slice::from_ref(&done.report);
+    let findings = findings(trees, |_| false);
+    output.warnings(&findings);
+    crate::paths::tell_checkout(&done.mentions, path, output);
+    output.summary(
+        Summary {
+            destinations: trees,
+            elapsed: done.elapsed,
+            dry_run: false,
+            verbose: output.verbose,
+            filesystem: why_not_shared(done.store.path(), trees),
+        }
+        .text(),
+    );
+    output.summary(format_args!(
+        "its store knows the remote as {}; snapshots have no .git, so the project is no git repository",
+        harmless(&args.remote)
+    ));
+    if output.json {
+        output.document(&CheckoutDocument::new(&done, args))?;
+    } else {
+        output.results(&output.path_lines([path.as_path()]))?;
+    }
+    Ok(if findings.is_empty() { Exit::Done } else { Exit::Findings })
+}
+
+/// Nothing is there yet, so no command that needs a store is a way out.
+fn failure(error: &calve::Error) -> Failure {
+    let hint = match error.kind() {
+        ErrorKind::DestinationExists => "choose a folder that is empty, or does not exist yet",
+        ErrorKind::SnapshotNotFound => {
+            "where a store knows the remote, 'calve remote names' lists its names; ids must be whole"
+        }
+        ErrorKind::Untrusted => {
+            "'calve key' prints the key of who pushes; --key names those whom you trust"
+        }
+        _ => return store_failure(error),
+    };
+    Failure { hint: Some(hint.to_owned()), ..store_failure(error) }
+}
+
+/// The JSON document of `checkout`; docs/json.md says what each field means.
+#[derive(Serialize)]
+struct CheckoutDocument<'a> {
+    #[serde(flatten)]
+    path: PathFields,
+    remote: &'a str,
+    url: &'a str,
+    pulled: PullDocument,
+    method: &'static str,
+    files: u64,
+    bytes: u64,
+    mentions: Vec<MentionDocument>,
+    elapsed_seconds: f64,
+}
+
+impl<'a> CheckoutDocument<'a> {
+    fn new(done: &CheckoutReport, args: &'a CheckoutArgs) -> Self {
+        Self {
+            path: PathFields::new(&done.report.path),
+            remote: &args.remote,
+            url: &args.url,
+            pulled: PullDocument::new(&done.pulled),
+            method: done.report.method.as_str(),
+            files: done.report.files,
+            bytes: done.bytes,
+            mentions: MentionDocument::all(&done.mentions),
+            elapsed_seconds: done.elapsed.as_secs_f64(),
+        }
+    }
+}

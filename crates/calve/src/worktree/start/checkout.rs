@@ -1,0 +1,231 @@
+//! Checks a snapshot of a remote out into a new project: a store, and the snapshot's tree around it.
+//!
+//! calve makes both in one stage beside the folder, and renames the stage into place when all is
+//! there. So the folder is a whole project or stays what it was. What a killed process leaves is a
+//! stage, and the next calve process that works in the folder's parent sweeps it. Nothing of it is
+//! used again: a checkout that was stopped starts over.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs;
+
+use super::dress::{Dressing, Origin};
+use super::git::GitPlan;
+use super::{NoRepository, PathMode, places, publish_all, unpublish_all};
+use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::report::DestinationReport;
+use crate::store::catalog::State;
+use crate::store::index::{Boot, Index};
+use crate::store::layout::{GIT, OWN, own};
+use crate::store::materialize::wanted;
+use crate::store::paths::found::PathMention;
+use crate::store::registry::no_worktree;
+use crate::store::remote::{KnownRemote, PullOptions, PullReport, Remote};
+use crate::store::{PROJECT, Store, StoreOptions, parent_of};
+use crate::tree::running::Running;
+use crate::tree::staging::Stage;
+
+/// What a checkout does; built by value.
+#[derive(Debug, Clone)]
+pub struct CheckoutOptions {
+    remote: String,
+}
+
+impl Default for CheckoutOptions {
+    fn default() -> Self {
+        Self { remote: "origin".to_owned() }
+    }
+}
+
+impl CheckoutOptions {
+    /// The new store knows the remote as `origin`.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The name by which the new store knows the remote.
+    #[must_use]
+    pub fn remote(mut self, name: impl Into<String>) -> Self {
+        self.remote = name.into();
+        self
+    }
+}
+
+/// What [`Remote::checkout`] did.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct CheckoutReport {
+    /// The new store, in the folder `.calve` of the new project.
+    pub store: Store,
+    /// What was pulled into it.
+    pub pulled: PullReport,
+    /// How the project's files were made, and how many. The path is the project's root.
+    pub report: DestinationReport,
+    /// The size of all its files, in bytes.
+    pub bytes: u64,
+    /// The files that named the root of the project that the snapshot was taken of, sorted by path.
+    /// If [`PathMention::kept`] is `None`, the file names the new root. Then it differs from the
+    /// snapshot.
+    pub mentions: Vec<PathMention>,
+    /// Time from the call to its return.
+    pub elapsed: Duration,
+}
+
+impl Remote {
+    /// Makes a project at `root` from a snapshot: pulls the snapshot into a new store in
+    /// `root/.calve`, and makes its tree around that. `what` is a name of this remote, or the whole
+    /// id of a snapshot. At `root` there must be nothing, or an empty folder, which the project
+    /// replaces; its parent must exist.
+    ///
+    /// The snapshot is the base of the project, so [`Worktree::status`](crate::Worktree::status)
+    /// finds nothing to read. The store knows the remote by the name in `options`, with the keys
+    /// that this remote is [trusting](Remote::trusting). Snapshots have no `.git`, so the project
+    /// has no repository. Files that name the root of the project that the snapshot was taken of
+    /// (Python environments) get the new one, and count as changed since the snapshot.
+    ///
+    /// On a filesystem that cannot share blocks, each content takes its room twice: in the store,
+    /// and in the tree.
+    ///
+    /// # Errors
+    /// [`ErrorKind::DestinationExists`]; [`ErrorKind::Overlap`] if `root` would be a part of a
+    /// store; [`ErrorKind::Damaged`] also if the snapshot has a `.calve` or a `.git` in its root,
+    /// which no snapshot of a project has; those of [`Remote::pull`] and [`KnownRemote::add`].
+    /// Nothing is left behind, and what was fetched is lost.
+    pub fn checkout(
+        &self,
+        root: impl AsRef<Path>,
+        what: &str,
+        options: &CheckoutOptions,
+        common: &StoreOptions,
+    ) -> Result<CheckoutReport, Error> {
+        let started = Instant::now();
+        let root = absolute(root.as_ref())?;
+        let place = places(std::iter::once(root.clone()), Operation::CheckOutInto)?;
+        let mut stages = place.iter().map(super::Place::stage).collect::<Result<Vec<_>, _>>()?;
+        let (pulled, report, mentions, bytes) = {
+            let stage = &stages[0];
+            let store = Store::init(stage.path()).map_err(|error| error.with_path(&root))?;
+            KnownRemote::add(&store, &options.remote, self)?;
+            let pulled = self.pull(&store, what, &PullOptions::new(), common)?;
+            // Contents count as they arrive. Around them the tree is made at once, or copied.
+            let operation = &common.operation().uncounted();
+            let (report, bytes, mentions) =
+                self.fill_project(&store, &pulled, stage, &place, operation)?;
+            (pulled, report, mentions, bytes)
+        };
+        publish_all(&mut stages, &place)?;
+        let opened = stages[0]
+            .sync_parent()
+            .context(Operation::Flush, || &place[0].parent)
+            .and_then(|()| Store::open(own(&root)));
+        match opened {
+            Ok(store) => {
+                let elapsed = started.elapsed();
+                Ok(CheckoutReport { store, pulled, report, bytes, mentions, elapsed })
+            }
+            Err(error) => {
+                unpublish_all(&mut stages, &place);
+                Err(error)
+            }
+        }
+    }
+
+    /// Makes the tree of the pulled snapshot around its store, and the snapshot the project's base.
+    fn fill_project(
+        &self,
+        store: &Store,
+        pulled: &PullReport,
+        stage: &Stage,
+        place: &[super::Place],
+        operation: &Running,
+    ) -> Result<(DestinationReport, u64, Vec<PathMention>), Error> {
+        let id = pulled.snapshot;
+        let object = store.object(id)?;
+        let manifest = store.catalog().manifest(id, &object)?;
+        let mut in_root = manifest.directories.iter().take(1).flat_map(|root| &root.entries);
+        if let Some(name) = in_root.find_map(|entry| of_calve_or_git(&entry.name)) {
+            let cause = io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("it has {name} in its root, which no snapshot of a project has"),
+            );
+            let snapshot = format!("{}/snapshots/{id}", self.url().trim_end_matches('/'));
+            return Err(Error::new(ErrorKind::Damaged, Operation::ReadRemote, snapshot, cause));
+        }
+        let path = &place[0].path;
+        let mut made = store.fill(&manifest, std::slice::from_ref(stage), place, operation)?;
+        let mut row = store.catalog().worktree(PROJECT)?.ok_or_else(|| no_worktree(PROJECT))?;
+        let (boot, stamp) = (Boot::this(), store.clock_past_all(made.stats.iter().flatten())?);
+        let stats = made.stats.pop().unwrap_or_default();
+        let index = Index { snapshot: id, boot, stamp, stats };
+        store.registry().write_index(&row.token, &index, &manifest)?;
+        // Only what the pusher found: looked for here, the files would be searched for a root that
+        // they cannot know.
+        let mut mentions = Vec::new();
+        if let Some(found) = store.noted_found(id) {
+            let dressing = Dressing {
+                store,
+                origin: Origin::Snapshot(id, &object),
+                git: GitPlan::None(NoRepository::NotThere),
+                paths: PathMode::Own,
+                of_ready_tree: false,
+                operation,
+            };
+            // The index does not vouch for a file that this replaces, so it counts as changed.
+            mentions = dressing.relocate(&found, None, stage, path)?;
+        }
+        row.snapshot = Some(id);
+        row.state = State::Ready;
+        store.registry().set_state(&row)?;
+        let times = wanted(&manifest.root).timestamps();
+        fs::futimens(stage.dir(), &times).context(Operation::SetMetadata, || path)?;
+        store.flush(&made.unsealed)?;
+        let report = made.reports.pop().unwrap_or_default();
+        Ok((report, object.bytes, mentions))
+    }
+}
+
+/// The name that an entry in a snapshot's root has, if the entry would take the place of the new
+/// store, or would make git run what the snapshot says. Some filesystems take other letter cases
+/// for the same name.
+fn of_calve_or_git(name: &[u8]) -> Option<&'static str> {
+    [OWN, GIT].into_iter().find(|own| name.eq_ignore_ascii_case(own.as_bytes()))
+}
+
+/// The path that the project will have, without links.
+fn absolute(root: &Path) -> Result<PathBuf, Error> {
+    let failed = |error| Error::io(Operation::CheckOutInto, root, error);
+    match std::fs::canonicalize(root) {
+        Ok(root) => Ok(root),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let (parent, name) = parent_of(root)?;
+            Ok(std::fs::canonicalize(&parent)
+                .map_err(|error| Error::io(Operation::CheckOutInto, &parent, error))?
+                .join(name))
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::of_calve_or_git;
+
+    #[test]
+    fn the_names_of_the_store_and_of_git_are_refused_in_any_case_and_no_others() {
+        for (name, expected) in [
+            (".calve", Some(".calve")),
+            (".Calve", Some(".calve")),
+            (".git", Some(".git")),
+            (".GIT", Some(".git")),
+            (".gitignore", None),
+            (".calveignore", None),
+            ("git", None),
+            ("", None),
+        ] {
+            assert_eq!(of_calve_or_git(name.as_bytes()), expected, "{name}");
+        }
+    }
+}
