@@ -303,10 +303,9 @@ fn while_others_collect_whatever_was_pushed_last_can_be_pulled() {
         }
     });
     let report = place.open().verify(&RemoteVerifyOptions::new(), &common()).unwrap();
-    assert!(report.broken.is_empty(), "{report:?}");
-    // Nobody announces the list of files that name the root; without it a pull looks for them itself.
-    let is_list = |path: &Path| path.to_str().unwrap().contains("/found/");
-    assert!(report.damage.iter().all(|damage| is_list(&damage.path)), "{report:?}");
+    // Without a grace time the snapshot of a superseded change may go before the change does, and the
+    // list of files that name the root before its name is made; a pull looks for them itself.
+    assert!(report.broken.iter().all(|one| one.names.is_empty()), "{report:?}");
     let fresh = Project::new(empty);
     for name in ["ready-0", "ready-1"] {
         pull(&place.open(), &fresh.store, name).unwrap();
