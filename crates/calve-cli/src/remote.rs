@@ -19,7 +19,7 @@ use crate::output::Output;
 use crate::progress::Total;
 use crate::session::Session;
 use crate::table::{Cell, Column, Table};
-use crate::text::{self, counted, harmless, short};
+use crate::text::{self, counted, harmless, shell_word, short};
 
 pub(crate) mod checkout;
 
@@ -363,12 +363,29 @@ fn pushed(args: &PushArgs, session: Session<'_>) -> Result<(Store, Vec<Pushed>),
     let store = session.store()?;
     let mut snapshots = Vec::new();
     for word in &args.snapshots {
-        let id = session.resolve(&store, word)?;
+        let id = session
+            .resolve(&store, word)
+            .map_err(|failure| meant_as_remote(&store, word, failure))?;
         let names = store.show(id).map_err(failed)?.names;
         let name = args.name.clone().or_else(|| names.contains(word).then(|| word.clone()));
         snapshots.push((id, name));
     }
     Ok((store, snapshots))
+}
+
+/// `git push` takes the remote first.
+fn meant_as_remote(store: &Store, word: &str, failure: Failure) -> Failure {
+    let is_remote = failure.kind == Kind::Library(ErrorKind::SnapshotNotFound)
+        && KnownRemote::find(store, word).is_ok();
+    if !is_remote {
+        return failure;
+    }
+    let remote = shell_word(Path::new(word));
+    let hint = format!(
+        "{} is a remote: 'calve push [SNAPSHOT] --to {remote}' pushes there",
+        harmless(word)
+    );
+    Failure { hint: Some(hint), ..failure }
 }
 
 fn tell_push(report: &PushReport, name: Option<&str>, known: &KnownRemote, output: Output) {

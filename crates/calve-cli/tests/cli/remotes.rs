@@ -298,6 +298,7 @@ fn what_cannot_be_done_is_refused_with_the_way_out() {
         ("pull ready --from other", "remote_not_found", "no remote by this name", "remote add"),
         ("start --from other/ready x", "remote_not_found", "no remote by this name", "remote add"),
         ("push none", "snapshot_not_found", "no snapshot", "'calve log'"),
+        ("push team ready", "snapshot_not_found", "no snapshot", "--to team"),
         ("push --as a/b", "invalid_name", "slash", "no slash"),
         (&format!("remote init {url}"), "remote_exists", "a remote is there", "remote add NAME"),
         (&format!("remote init {url}/none"), "io", "No such file", "none"),
