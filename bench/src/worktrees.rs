@@ -126,16 +126,26 @@ impl Bench<'_> {
         dir: &Path,
         script: &str,
     ) -> Result<(), Box<dyn Error>> {
+        let words = self.words(dir, script);
+        self.timed(day, step, &words.each_ref().map(AsRef::as_ref))
+    }
+
+    fn untimed(&self, dir: &Path, script: &str) -> Result<(), Box<dyn Error>> {
+        measure::run(&[self.words(dir, script).to_vec()])??;
+        Ok(())
+    }
+
+    /// The words that run a script in `dir`, in which `$2` is calve.
+    fn words(&self, dir: &Path, script: &str) -> [OsString; 6] {
         let script = format!("cd -- \"$1\" && {script}");
-        let words: [&std::ffi::OsStr; 6] = [
-            "bash".as_ref(),
-            "-c".as_ref(),
-            script.as_ref(),
-            "bash".as_ref(),
-            dir.as_os_str(),
-            self.binaries.calve().as_os_str(),
-        ];
-        self.timed(day, step, &words)
+        [
+            "bash".into(),
+            "-c".into(),
+            script.into(),
+            "bash".into(),
+            dir.into(),
+            self.binaries.calve().into(),
+        ]
     }
 
     fn round(&self, work: &Path, day: &mut Day, first: bool) -> Result<(), Box<dyn Error>> {
@@ -203,6 +213,21 @@ impl Bench<'_> {
         self.shell(day, steps::STATUS, &project, "\"$2\" status -q two")?;
         self.shell(day, "`drop`", &project, "\"$2\" drop -q two")?;
         self.shell(day, "`drop --force`", &project, "\"$2\" drop -q --force one")?;
+        let fresh = work.join("fresh");
+        measure::run(&[clone(&fresh).to_vec()])??;
+        measure::read_files(&fresh)?;
+        self.shell(
+            day,
+            "`init` and the first `start`",
+            &fresh,
+            "\"$2\" init -q && \"$2\" start -q a",
+        )?;
+        // What works behind a start is done before the next one is timed.
+        let behind = "\"$2\" snapshot -q && \"$2\" store refill -q";
+        self.untimed(&fresh, behind)?;
+        self.shell(day, "`start` again", &fresh, "\"$2\" start -q b")?;
+        self.untimed(&fresh, behind)?;
+        self.shell(day, "`start`, one file edited", &fresh, &format!("{some}; \"$2\" start -q c"))?;
         let git = work.join("git");
         measure::run(&[clone(&git).to_vec()])??;
         let made = "rm -f .gitignore; git init -q . && git add -A -f && git -c user.name=b -c user.email=b@b commit -qm b && git status";
