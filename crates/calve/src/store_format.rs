@@ -190,8 +190,8 @@
 //!
 //! `templates/ID.git-index` is git's index for linked worktrees of the ready tree. It begins with the
 //! 16 bytes `calve git index` and a newline, and these fields: the BLAKE3 hash of the tree's seal; the
-//! size (8 bytes, little-endian) and the last 20 bytes of the project's index that it was made of; the same
-//! two of the index itself; the number of its entries that record the tree's files (8 bytes,
+//! size (8 bytes, little-endian) and the last 20 bytes of the project's index that it was made of; the
+//! BLAKE3 hash of the index itself; the number of its entries that record the tree's files (8 bytes,
 //! little-endian). The index follows at byte 4096, so that its blocks can be shared. It serves only while all
 //! of this is so, and can always be removed. An index of git ends with its checksum; calve keeps none of
 //! an index without one.

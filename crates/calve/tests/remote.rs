@@ -15,7 +15,7 @@ use calve::{
 };
 use common::maintained::{Project, at_once, common, few, tree};
 use common::snapshot::assert_same;
-use common::{Scratch, bytes, names, odd, plain_tree};
+use common::{Scratch, bytes, is_there, names, odd, plain_tree};
 use proptest::prelude::*;
 
 const MIB: usize = 1 << 20;
@@ -311,6 +311,74 @@ fn while_others_collect_whatever_was_pushed_last_can_be_pulled() {
         pull(&place.open(), &fresh.store, name).unwrap();
     }
     fresh.assert_sound();
+}
+
+#[test]
+fn a_collector_leaves_what_is_not_of_calve_and_no_remote_is_made_where_such_a_thing_is() {
+    let others = [
+        "canary/mine.txt",
+        "underway/work.txt",
+        "underway/push-x",
+        "condemned/list.txt",
+        "packs/readme",
+        "parts/x/y",
+        "found/0",
+        "snapshots/old",
+        "names/x/note",
+    ];
+    let put = |path: PathBuf| {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, "precious").unwrap();
+        let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(1 << 18);
+        fs::File::open(&path).unwrap().set_modified(long_ago).unwrap();
+    };
+    let token = "0123456789abcdef".repeat(2);
+    let left = [format!("canary/{token}"), format!("underway/push-{token}")];
+    let place = Place::new();
+    let here = Project::new(few);
+    push(&place.open(), &here.store, here.snapshot(), "ready");
+    others.iter().for_each(|key| put(place.path(key)));
+    left.iter().for_each(|key| put(place.path(key)));
+    let collect = RemoteGcOptions::new().grace(std::time::Duration::ZERO).keep(0);
+    for _ in 0..2 {
+        place.open().gc(&collect, &common()).unwrap();
+    }
+    for key in others {
+        assert_eq!(fs::read(place.path(key)).unwrap(), b"precious", "{key}");
+    }
+    for key in left {
+        assert!(!is_there(&place.path(&key)), "{key} is what a killed command left");
+    }
+    let scratch = Scratch::new();
+    for (number, key) in others.iter().enumerate() {
+        let folder = scratch.join(format!("{number}"));
+        put(folder.join(key));
+        let error = Remote::init(&format!("file://{}", folder.display()), &none()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::RemoteUnfit, "{key}: {error}");
+        assert!(error.to_string().contains(key), "{error}");
+    }
+    let stopped = scratch.join("stopped");
+    put(stopped.join("canary").join(&token));
+    Remote::init(&format!("file://{}", stopped.display()), &none()).unwrap();
+}
+
+#[test]
+fn a_collector_tells_of_a_snapshot_that_is_gone_only_if_a_name_means_it() {
+    let place = Place::new();
+    let here = Project::new(few);
+    let named = here.snapshot();
+    push(&place.open(), &here.store, named, "ready");
+    fs::write(here.path.join("own"), "own").unwrap();
+    let announced = here.snapshot();
+    place.open().push(&here.store, announced, &PushOptions::new(), &common()).unwrap();
+    fs::create_dir_all(place.path("underway")).unwrap();
+    // As a pusher leaves it that is killed before it makes its record.
+    let record = place.path(&format!("snapshots/{announced}"));
+    fs::rename(record, place.path(&format!("underway/push-{}", "0".repeat(32)))).unwrap();
+    let missing = || place.open().gc(&RemoteGcOptions::new(), &common()).unwrap().missing;
+    assert_eq!(missing(), []);
+    fs::remove_file(place.path(&format!("snapshots/{named}"))).unwrap();
+    assert_eq!(missing(), [named]);
 }
 
 #[test]

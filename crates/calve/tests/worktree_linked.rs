@@ -1188,12 +1188,19 @@ fn each_of_many_worktrees_of_a_snapshot_says_what_the_project_says_whatever_its_
         ("assumed to be unchanged", "git update-index --assume-unchanged src/b", Some(true)),
         (
             "a file of another time",
-            "git update-index --no-assume-unchanged src/b; tick; touch src/a; git status -s",
+            "git update-index --no-assume-unchanged src/b; touch src/a; tick; git status -s",
             Some(true),
         ),
         (
             "a damaged file in the store",
             "for f in .calve/templates/*.git-index; do [ ! -e $f ] || printf x >>$f; done",
+            Some(true),
+        ),
+        (
+            "one with another byte in its middle",
+            "for f in .calve/templates/*.git-index; do
+                [ ! -e $f ] || printf x | dd of=$f bs=1 seek=4200 conv=notrunc status=none
+            done",
             Some(true),
         ),
         (

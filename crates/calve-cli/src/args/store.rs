@@ -107,8 +107,8 @@ pub(crate) enum StoreVerb {
     /// Keep trees ready, which the next starts take, and make them now
     ///
     /// Without a number it makes those that are missing. After each start, calve makes the next tree in the
-    /// background, when nobody else wants the processors or the disk. On btrfs one subvolume serves all starts, so the
-    /// number means nothing there.
+    /// background, when nobody else wants the processors or the disk. On btrfs one subvolume serves all starts, and is
+    /// counted, too; the number says how many snapshots of it wait whose files are in the kernel's memory already.
     #[command(after_help = READY_EXAMPLES)]
     Ready {
         /// How many trees the store keeps [default: as before; a new store keeps 1 of a project of at least 10,000 files

@@ -189,7 +189,8 @@ fn way_out(
             format!("'calve remote add NAME {}' lets a project's store know it", shell_word(path))
         }
         ErrorKind::RemoteUnfit => {
-            "choose a place that refuses to write what exists, such as a local folder".to_owned()
+            "choose an empty place that refuses to write what exists, such as a new local folder"
+                .to_owned()
         }
         ErrorKind::Untrusted if operation == Operation::OpenRemote => {
             "if that is right, 'calve remote remove' it and add it again".to_owned()

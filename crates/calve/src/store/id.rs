@@ -109,6 +109,12 @@ pub(crate) fn from_hex(hex: &str) -> Option<[u8; ID_BYTES]> {
     Some(bytes)
 }
 
+/// Whether a name may be one of [`token`].
+#[cfg(feature = "remote")]
+pub(crate) fn is_token(name: &str) -> bool {
+    name.len() == 32 && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
 /// A name that nothing else has.
 pub(crate) fn token() -> String {
     use std::hash::{BuildHasher as _, Hasher as _, RandomState};

@@ -30,7 +30,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::files::read_plain;
-use super::id::{SnapshotId, token};
+use super::id::{SnapshotId, is_token, token};
 use super::{Store, locks};
 use crate::error::{Error, ErrorKind, Operation};
 use crate::report::Cancel;
@@ -64,6 +64,11 @@ use objects::Patient;
 use record::{ObjectId, RECORD_MOST_BYTES, Record};
 
 const FORMAT_KEY: &str = "format";
+/// What `init` writes to try a place.
+const CANARIES: &str = "canary/";
+/// Where a remote has its objects, apart from the format.
+const FOLDERS: [&str; 8] =
+    ["names/", "snapshots/", "packs/", "parts/", "found/", CANARIES, "underway/", "condemned/"];
 const FORMAT_MOST_BYTES: u64 = 4096;
 const FORMAT_FIRST_LINE: &str = "calve remote ";
 const VERSION: u32 = 1;
@@ -182,7 +187,8 @@ impl Remote {
     ///
     /// # Errors
     /// [`ErrorKind::InvalidName`] if the URL is none that calve knows; [`ErrorKind::RemoteExists`];
-    /// [`ErrorKind::RemoteUnfit`] if the place accepts a second write; those of every operation,
+    /// [`ErrorKind::RemoteUnfit`] if the place accepts a second write, or has objects of somebody
+    /// else under the keys of a remote; those of every operation,
     /// see [`Remote`]. It may leave an object `canary/…` behind.
     pub fn init(url: &str, settings: &RemoteSettings) -> Result<Self, Error> {
         Self::init_in(url, place_of(url, settings)?)?;
@@ -198,7 +204,19 @@ impl Remote {
         if objects.size(FORMAT_KEY).map_err(|error| failed(FORMAT_KEY, error))?.is_some() {
             return Err(exists());
         }
-        let canary = format!("canary/{}", token());
+        // Whoever collects takes what is under these keys for calve's own.
+        for folder in FOLDERS {
+            let listed = objects.list(folder).map_err(|error| failed(folder, error))?;
+            let is_left = |key: &str| key.strip_prefix(CANARIES).is_some_and(is_token);
+            if let Some(other) = listed.iter().find(|one| !is_left(&one.key)) {
+                let cause = io::Error::other(format!(
+                    "it is not empty: it has {}, where a remote keeps its own objects",
+                    other.key
+                ));
+                return Err(Error::new(ErrorKind::RemoteUnfit, Operation::MakeRemote, url, cause));
+            }
+        }
+        let canary = format!("{CANARIES}{}", token());
         let sing = || -> io::Result<bool> {
             let first = objects.create(&canary, b"first")?;
             let second = objects.create(&canary, b"second")?;

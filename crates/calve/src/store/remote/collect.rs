@@ -23,12 +23,12 @@ use std::time::{Duration, Instant};
 
 use super::super::StoreOptions;
 use super::super::clock;
-use super::super::id::{BlobId, SnapshotId, from_hex};
-use super::Remote;
+use super::super::id::{BlobId, SnapshotId, from_hex, is_token};
 use super::name;
 use super::objects::Listed;
 use super::record::{ObjectId, RECORD_MOST_BYTES, Record};
-use super::underway::{Announced, CLOCK, FOLDER, PUSHER, counts};
+use super::underway::{Announced, CLOCK, FOLDER, PUSHER, counts, is_announcement};
+use super::{CANARIES, Remote};
 use crate::error::{Error, Operation};
 use crate::tree::pool::{self, lock};
 use crate::tree::running::Running;
@@ -284,7 +284,8 @@ impl Remote {
         let listed = self.list(FOLDER)?;
         let now = probe.time(&listed).unwrap_or_else(|| clock::now().0);
         let life = self.place.times.life_seconds();
-        for one in listed.iter().filter(|one| !counts(one.modified, now, life)) {
+        let is_dead = |one: &&Listed| is_announcement(&one.key) && !counts(one.modified, now, life);
+        for one in listed.iter().filter(is_dead) {
             self.remove_key(&one.key)?;
         }
         Ok(now)
@@ -334,8 +335,10 @@ impl Remote {
             },
         )?;
         known.records.extend(lock(&records).drain(..));
-        let mut missing: Vec<SnapshotId> =
-            known.live.iter().filter(|id| !there.contains(id)).copied().collect();
+        // A pusher announces a record before it makes it.
+        let named: HashSet<SnapshotId> =
+            known.changes.values().map(|change| change.snapshot).collect();
+        let mut missing: Vec<SnapshotId> = named.difference(&there).copied().collect();
         missing.sort_unstable_by_key(|id| *id.as_bytes());
         Ok(Found { garbage, snapshots: there.len() as u64, missing })
     }
@@ -424,14 +427,16 @@ impl Remote {
     /// Objects that are old and that no known record needs.
     fn unneeded_objects(&self, known: &Known, policy: Policy) -> Result<Vec<Garbage>, Error> {
         let mut garbage = Vec::new();
-        for folder in ["packs/", "parts/", "found/", "canary/"] {
+        for folder in ["packs/", "parts/", "found/", CANARIES] {
             for one in self.list(folder)? {
                 let rest = one.key.strip_prefix(folder).unwrap_or_default();
                 // Other keys are not calve's.
-                let is_own = folder == "canary/"
-                    || from_hex(rest)
+                let is_own = match folder {
+                    CANARIES => is_token(rest),
+                    _ => from_hex(rest)
                         .map(BlobId::from_bytes)
-                        .is_some_and(|id| id.to_string() == rest);
+                        .is_some_and(|id| id.to_string() == rest),
+                };
                 if is_own && policy.is_old(one.modified) && !known.needed.contains(&one.key) {
                     let Listed { key, size, .. } = one;
                     garbage.push(Garbage { class: Class::Object, key, size });
@@ -483,6 +488,9 @@ impl Remote {
     fn condemned(&self) -> Result<Vec<(String, String)>, Error> {
         let mut lists = Vec::new();
         for listed in self.list(CONDEMNED)? {
+            if !listed.key.strip_prefix(CONDEMNED).is_some_and(is_token) {
+                continue;
+            }
             let Some(text) = self.read(&listed.key, LIST_MOST_BYTES)? else { continue };
             lists.push((listed.key, String::from_utf8(text).unwrap_or_default()));
         }

@@ -20,7 +20,7 @@ use std::io;
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::super::id::token;
+use super::super::id::{is_token, token};
 use super::Remote;
 use super::objects::Listed;
 use crate::error::{Error, ErrorKind, Operation};
@@ -128,6 +128,11 @@ impl Drop for Announced<'_> {
     }
 }
 
+/// Whether a key is that of an announcement. Other keys in the folder are not calve's.
+pub(super) fn is_announcement(key: &str) -> bool {
+    [PUSHER, COLLECTOR, CLOCK].iter().any(|kind| key.strip_prefix(kind).is_some_and(is_token))
+}
+
 /// Whether an announcement of this time still counts.
 pub(super) fn counts(modified: i64, now: i64, life: i64) -> bool {
     now.saturating_sub(modified) <= life
@@ -188,6 +193,24 @@ impl Remote {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_commands_announce_is_an_announcement() {
+        let token = token();
+        for (key, expected) in [
+            (format!("underway/push-{token}"), true),
+            (format!("underway/collect-{token}"), true),
+            (format!("underway/clock-{token}"), true),
+            (format!("underway/push-{}", token.to_uppercase() + "A"), false),
+            (format!("underway/push-{token}.txt"), false),
+            (format!("underway/{token}"), false),
+            (format!("underway/push-x/{token}"), false),
+            ("underway/work.txt".to_owned(), false),
+            (format!("packs/push-{token}"), false),
+        ] {
+            assert_eq!(is_announcement(&key), expected, "{key}");
+        }
+    }
 
     #[test]
     fn an_announcement_counts_for_its_life_by_the_clock_of_the_place() {

@@ -12,8 +12,7 @@
 //! of which the index records another stat.
 //!
 //! An index ends with the checksum of all its bytes. So calve need not read the project's index to know
-//! whether it is the same, and a worktree's index shares the blocks of the kept one. A start that takes some
-//! hundredths of a second would feel it: the index of the Linux source has 8 MB.
+//! whether it is the same. The kept one is compared with its hash, and a worktree's index shares its blocks.
 
 use std::fs::File;
 use std::io;
@@ -32,11 +31,13 @@ use crate::tree::staging::write_whole;
 /// What a file begins with.
 const MAGIC: &[u8; 16] = b"calve git index\n";
 const HASH_BYTES: usize = 32;
-/// The magic, a hash, two checksums with sizes, and the number of entries.
-const HEADER_BYTES: usize = MAGIC.len() + HASH_BYTES + 2 * SUM_BYTES + 8;
+/// The magic, the hash of the seal, what identifies the project's index, the hash of the index, and the
+/// number of entries.
+const HEADER_BYTES: usize = MAGIC.len() + HASH_BYTES + SUM_BYTES + HASH_BYTES + 8;
 /// The index begins here, since only whole blocks can be cloned. If a filesystem has larger blocks, the
 /// index is copied.
-const INDEX_AT: u64 = 4096;
+const FRONT_BYTES: usize = 4096;
+const INDEX_AT: u64 = FRONT_BYTES as u64;
 /// The size of an index and the last bytes of its checksum.
 const SUM_BYTES: usize = 8 + CHECKSUM_BYTES;
 /// A SHA-1; of a SHA-256 the second part.
@@ -57,11 +58,12 @@ impl Sum {
         Self::new(index.len() as u64, checksum)
     }
 
-    /// The same for `length` bytes of a file.
-    fn in_file(file: &File, at: u64, length: u64) -> io::Result<Option<Self>> {
+    /// The same for a file.
+    fn of_file(file: &File) -> io::Result<Option<Self>> {
+        let length = file.metadata()?.len();
         let Some(before) = length.checked_sub(CHECKSUM_BYTES as u64) else { return Ok(None) };
         let mut checksum = [0; CHECKSUM_BYTES];
-        file.read_exact_at(&mut checksum, at + before)?;
+        file.read_exact_at(&mut checksum, before)?;
         Ok(Self::new(length, &checksum))
     }
 
@@ -91,28 +93,26 @@ impl<'a> ReadyGitIndex<'a> {
     /// made of. Returns how many entries record files of the worktree. `None`: nothing was given.
     pub(super) fn give(&self, of_project: &Path, to: &Path) -> Option<u64> {
         let give = || -> io::Result<Option<u64>> {
-            let kept = open(&self.store.layout().ready_git_index(self.id))?;
-            let mut header = [0; HEADER_BYTES];
-            kept.read_exact_at(&mut header, 0)?;
-            let of_project = open(of_project)?;
-            let length = kept.metadata()?.len().saturating_sub(INDEX_AT);
-            let (Some(of_project), Some(made)) = (
-                Sum::in_file(&of_project, 0, of_project.metadata()?.len())?,
-                Sum::in_file(&kept, INDEX_AT, length)?,
-            ) else {
+            let Some(of_project) = Sum::of_file(&open(of_project)?)? else { return Ok(None) };
+            let path = self.store.layout().ready_git_index(self.id);
+            let kept = open(&path)?;
+            let length = kept.metadata()?.len();
+            if !(INDEX_AT..=MOST_BYTES).contains(&length) {
                 return Ok(None);
-            };
+            }
+            let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
+            kept.read_exact_at(&mut bytes, 0)?;
+            let (front, index) = bytes.split_at(FRONT_BYTES);
+            let header = &front[..HEADER_BYTES];
             let entries = header.last_chunk().copied().map_or(0, u64::from_le_bytes);
-            if header[..] != self.header(&of_project, &made, entries)[..] || length > MOST_BYTES {
+            if header != self.header(&of_project, index, entries) {
                 return Ok(None);
             }
             let _ = std::fs::remove_file(to);
             // It is newer than all files that it records.
             let file = fs::open(to, NEW_FILE_FLAGS, Mode::from_raw_mode(0o644))?;
             if sys::clone_range(&kept, INDEX_AT, 0, &file, 0).is_err() {
-                let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
-                kept.read_exact_at(&mut bytes, INDEX_AT)?;
-                File::from(file).write_all_at(&bytes, 0)?;
+                File::from(file).write_all_at(index, 0)?;
             }
             Ok(Some(entries))
         };
@@ -124,9 +124,8 @@ impl<'a> ReadyGitIndex<'a> {
     pub(super) fn keep(&self, of_project: &Sum, made: &Path, ready_entries: u64) {
         let keep = || -> io::Result<()> {
             let made = read_plain(fs::CWD, made, MOST_BYTES)?;
-            let Some(sum) = Sum::of(&made) else { return Ok(()) };
-            let mut bytes = self.header(of_project, &sum, ready_entries);
-            bytes.resize(usize::try_from(INDEX_AT).map_err(io::Error::other)?, 0);
+            let mut bytes = self.header(of_project, &made, ready_entries);
+            bytes.resize(FRONT_BYTES, 0);
             bytes.extend_from_slice(&made);
             let layout = self.store.layout();
             let path = layout.ready_git_index(self.id);
@@ -143,11 +142,11 @@ impl<'a> ReadyGitIndex<'a> {
         let _ = keep();
     }
 
-    fn header(&self, of_project: &Sum, made: &Sum, ready_entries: u64) -> Vec<u8> {
+    fn header(&self, of_project: &Sum, made: &[u8], ready_entries: u64) -> Vec<u8> {
         let mut header = MAGIC.to_vec();
         header.extend_from_slice(blake3::hash(&self.seal).as_bytes());
         header.extend_from_slice(&of_project.0);
-        header.extend_from_slice(&made.0);
+        header.extend_from_slice(blake3::hash(made).as_bytes());
         header.extend_from_slice(&ready_entries.to_le_bytes());
         header
     }
