@@ -180,7 +180,7 @@ pub(crate) struct CheckoutArgs {
     #[arg(value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) name: String,
 
-    /// The folder of the new project: an empty one, or one that does not exist yet
+    /// The folder of the new project: one that does not exist yet, or an empty one, which the new folder replaces
     #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) root: PathBuf,
 
