@@ -22,6 +22,9 @@ pub(crate) struct Results {
     /// The day, in UTC.
     pub(crate) measured: String,
     pub(crate) machine: Machine,
+    /// The machine and the day of each part that was merged in from another file.
+    #[serde(skip)]
+    pub(crate) others: Vec<(Machine, String)>,
     pub(crate) tree: Tree,
     /// Each tool on its own.
     pub(crate) compare: Option<Comparison>,
@@ -32,6 +35,12 @@ pub(crate) struct Results {
 }
 
 impl Results {
+    /// The machine and the day of each run, the last one at the end.
+    pub(crate) fn runs(&self) -> impl Iterator<Item = (&Machine, &str)> {
+        let others = self.others.iter().map(|(machine, day)| (machine, day.as_str()));
+        others.chain([(&self.machine, self.measured.as_str())])
+    }
+
     const VERSION: u32 = 1;
 
     pub(crate) fn new(machine: Machine, tree: Tree) -> Self {
@@ -39,6 +48,7 @@ impl Results {
             version: Self::VERSION,
             measured: said("date", &["-u", "+%F"]).unwrap_or_default(),
             machine,
+            others: Vec::new(),
             tree,
             compare: None,
             copies: None,
@@ -75,8 +85,9 @@ impl Results {
             known.compare = found.compare.or(known.compare.take());
             known.copies = found.copies.or(known.copies.take());
             known.worktrees = found.worktrees.or(known.worktrees.take());
-            known.machine = found.machine;
-            known.measured = found.measured;
+            let machine = std::mem::replace(&mut known.machine, found.machine);
+            let measured = std::mem::replace(&mut known.measured, found.measured);
+            known.others.push((machine, measured));
         }
         Ok(all)
     }

@@ -1,5 +1,6 @@
 //! The results as markdown, printed or put into pages.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::fs;
 use std::path::PathBuf;
@@ -112,28 +113,51 @@ fn names(all: &[Results]) -> impl Iterator<Item = String> {
     all.iter().map(|results| results.machine.filesystem_name().to_owned())
 }
 
+fn described(machine: &Machine) -> String {
+    format!(
+        "{} processors ({}), {} memory, Linux {}",
+        machine.processors,
+        machine.processor,
+        bytes(machine.memory_bytes),
+        // Without what a distribution adds.
+        machine.kernel.split('-').next().unwrap_or_default()
+    )
+}
+
 fn machine(all: &[Results]) -> String {
     let Some(last) = all.last() else { return String::new() };
-    let machine = &last.machine;
+    let runs = || all.iter().flat_map(Results::runs);
+    let days: BTreeSet<&str> = runs().map(|(_, day)| day).collect();
+    // Each machine once, in the order of the days.
+    let mut by_day: Vec<_> = runs().map(|(machine, day)| (day, described(machine))).collect();
+    by_day.sort();
+    let mut machines: Vec<String> = Vec::new();
+    for (_, machine) in by_day {
+        if !machines.contains(&machine) {
+            machines.push(machine);
+        }
+    }
+    let mut programs = BTreeMap::new();
+    for (machine, _) in runs() {
+        for (name, version) in &machine.programs {
+            programs.entry(name).or_insert_with(BTreeSet::new).insert(version.as_str());
+        }
+    }
+    let listed = |texts: BTreeSet<&str>| texts.into_iter().collect::<Vec<_>>().join(" and ");
     let filesystems = all.iter().map(|results| {
-        let Machine { mount_options, loop_image, .. } = &results.machine;
-        let image = if *loop_image { ", a loop image" } else { "" };
-        format!("{} (`{mount_options}`{image})", results.machine.filesystem_name())
+        let mount = |Machine { mount_options, loop_image, .. }: &Machine| {
+            let image = if *loop_image { ", a loop image" } else { "" };
+            format!("`{mount_options}`{image}")
+        };
+        let mounts: BTreeSet<String> = results.runs().map(|(machine, _)| mount(machine)).collect();
+        let mounts = mounts.into_iter().collect::<Vec<_>>().join("; or ");
+        format!("{} ({mounts})", results.machine.filesystem_name())
     });
-    let programs = machine.programs.iter().map(|(name, version)| format!("{name} {version}"));
+    let programs =
+        programs.into_iter().map(|(name, versions)| format!("{name} {}", listed(versions)));
     let census = &last.tree.census;
     let rows = [
-        (
-            "machine",
-            format!(
-                "{} processors ({}), {} memory, Linux {}",
-                machine.processors,
-                machine.processor,
-                bytes(machine.memory_bytes),
-                // Without what a distribution adds.
-                machine.kernel.split('-').next().unwrap_or_default()
-            ),
-        ),
+        ("machine", machines.join("; ")),
         ("filesystems", filesystems.collect::<Vec<_>>().join("; ")),
         (
             "tree",
@@ -146,7 +170,7 @@ fn machine(all: &[Results]) -> String {
             ),
         ),
         ("programs", programs.collect::<Vec<_>>().join(", ")),
-        ("measured", last.measured.clone()),
+        ("measured", listed(days)),
     ];
     let rows = rows.map(|(what, text)| vec![what.to_owned(), text]);
     markdown(&[String::new(), String::new()], &rows).replace("---:|", "---|")

@@ -56,11 +56,12 @@ const ABOUT: &str =
 
 pub(crate) const EXIT_CODES: &str = "\u{1b}[1;4mExit codes:\u{1b}[0m
   0        done
-  1        failed; calve leaves nothing half-made behind
+  1        failed; calve leaves no half-made tree behind, but what a merge or a
+           switch has finished stays
   2        the command line was not understood; nothing was done
   3        done, with findings: entries that were left out, changes, damage, or
            paths that cannot reflink
-  128 + N  stopped by signal N; calve leaves nothing half-made behind";
+  128 + N  stopped by signal N; what stays is as for 1";
 
 pub(crate) const ENVIRONMENT: &str = "\u{1b}[1;4mEnvironment:\u{1b}[0m
   CALVE_STORE     the store's own folder; --store overrides it
@@ -163,8 +164,8 @@ pub(crate) enum Verb {
     /// Start worktrees, and print their paths
     ///
     /// Each worktree is a copy of the project as it is now, of which calve takes a snapshot first, or of the
-    /// snapshot that --from names. Either all worktrees appear, whole, or none. Each gets a copy of the
-    /// project's git repository as it is now.
+    /// snapshot that --from names. Either all worktrees appear, whole, or none. In a git project, each is a linked
+    /// worktree of git, on a new branch with the worktree's name; -b, --detach, --base and --git choose otherwise.
     #[cfg(unix)]
     #[command(after_help = worktrees::START_EXAMPLES,
         override_usage = "calve start [OPTIONS] <NAME>...\n       calve start [OPTIONS] -n <N> [--prefix <P>]")]

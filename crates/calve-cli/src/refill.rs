@@ -35,8 +35,11 @@ pub(crate) fn name(store: &Store) -> Result<Exit, Failure> {
 }
 
 fn in_the_background() {
-    // As for the trash: a terminal that is closed, or a Ctrl-C in it, is nothing to a session of its own.
-    let _ = rustix::process::setsid();
+    if trash::begin_session() {
+        // Where the scheduler groups processes by session, `nice` counts only inside a group. No other process is in this one.
+        #[cfg(target_os = "linux")]
+        let _ = std::fs::write("/proc/self/autogroup", "19");
+    }
     calve::lowest_priority();
 }
 

@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 
 use calve::{
     ErrorKind, KnownRemote, PublicKey, PullOptions, PullReport, PushOptions, PushReport, Remote,
-    RemoteGarbage, RemoteGcOptions, RemoteGcReport, RemoteName, RemoteSettings,
-    RemoteVerifyOptions, RemoteVerifyReport, SigningKey, SnapshotId, Store,
+    RemoteDamage, RemoteDamageKind, RemoteGarbage, RemoteGcOptions, RemoteGcReport, RemoteName,
+    RemoteSettings, RemoteVerifyOptions, RemoteVerifyReport, SigningKey, SnapshotId, Store,
 };
 use serde::Serialize;
 
 use crate::args::{KeyArgs, PullArgs, PushArgs, RemoteGcArgs, RemoteVerb, TransferArgs};
 use crate::exit::Exit;
-use crate::failure::stored::{own, store_failure};
+use crate::failure::stored::{no_such_snapshot, own, store_failure};
 use crate::failure::{Failure, Kind};
 use crate::output::Output;
 use crate::progress::Total;
@@ -22,6 +22,7 @@ use crate::table::{Cell, Column, Table};
 use crate::text::{self, counted, harmless, shell_word, short};
 
 pub(crate) mod checkout;
+mod keys;
 
 /// More than this is no key.
 const KEY_MOST_BYTES: u64 = 4096;
@@ -37,10 +38,11 @@ pub(crate) fn run(verb: &RemoteVerb, session: Session<'_>) -> Result<Exit, Failu
             tell_names(&remote.names().map_err(failed)?, session.output)
         }
         RemoteVerb::Log { name, from } => {
-            let remote = open(&session.store()?, from.as_deref())?.1;
+            let (from, name) = remote_and_name(from.as_deref(), name);
+            let (known, remote) = open(&session.store()?, from)?;
             let log = remote.log(name).map_err(failed)?;
             if log.is_empty() {
-                return Err(no_such_name(name));
+                return Err(no_such_name(name, &known.url));
             }
             tell_names(&log, session.output)
         }
@@ -53,14 +55,27 @@ fn failed(error: calve::Error) -> Failure {
     store_failure(&error)
 }
 
-fn no_such_name(name: &str) -> Failure {
+fn no_such_name(name: &str, url: &str) -> Failure {
     own(
         "find snapshot",
         Path::new(name),
         ErrorKind::SnapshotNotFound,
         "the remote has no such name",
-        "'calve remote names' lists the names of a remote",
+        no_such_snapshot(url),
     )
+}
+
+/// Says beforehand what a remote over `http://` means.
+fn warn_of_plain_http(remote: &Remote, is_signed: bool, output: Output) {
+    if remote.url().starts_with("http://") {
+        output.warning(format_args!(
+            "http:// is not private: whoever is on the way can read all files{}; use https://",
+            match is_signed {
+                true => "",
+                false => ", and give names other meanings, since no --key is trusted",
+            }
+        ));
+    }
 }
 
 /// The remote that is meant: the one with this name, or the only one.
@@ -83,7 +98,7 @@ fn known(store: &Store, name: Option<&str>) -> Result<KnownRemote, Failure> {
             store.path(),
             ErrorKind::RemoteNotFound,
             &format!("the store knows {}, and none is named", more + 1),
-            "name one: --to REMOTE, --from REMOTE; 'calve remote list' lists them",
+            "name one: --to REMOTE in a push, --from REMOTE in a pull or a log, else REMOTE alone; 'calve remote list' lists them",
         )),
     }
 }
@@ -114,6 +129,7 @@ fn limited(remote: Remote, args: &TransferArgs, session: Session<'_>) -> Remote 
 
 fn init(url: &str, output: Output) -> Result<Exit, Failure> {
     let remote = Remote::init(url, &settings()).map_err(failed)?;
+    let url = remote.url();
     output.summary(format_args!(
         "made a remote: 'calve remote add NAME {}' in a project lets its store know it",
         harmless(url)
@@ -128,20 +144,30 @@ fn init(url: &str, output: Output) -> Result<Exit, Failure> {
 
 fn add(name: &str, url: &str, keys: &[PublicKey], session: Session<'_>) -> Result<Exit, Failure> {
     let store = session.store()?;
+    let file = keys::file_of(&store.project().map_err(failed)?);
+    let project = keys::read(&file)?;
     let remote = Remote::open(url, &settings()).map_err(failed)?.trusting(keys.iter().copied());
-    let known = KnownRemote::add(&store, name, &remote).map_err(failed)?;
+    let known =
+        KnownRemote::add_with_project_keys(&store, name, &remote, &project).map_err(failed)?;
     let output = session.output;
-    output.summary(format_args!(
-        "{} is {}; {}",
-        harmless(name),
-        harmless(url),
-        match keys.len() {
-            0 => "its names need no signature: whoever can write there decides what they mean"
-                .to_owned(),
-            1 => "its names need the signature of one key".to_owned(),
-            more => format!("its names need the signature of one of {more} keys"),
+    let trusted = known.trusted().len();
+    warn_of_plain_http(&remote, trusted > 0, output);
+    let mut line = match trusted {
+        0 => {
+            "its names need no signature: whoever can write there decides what they mean".to_owned()
         }
-    ));
+        1 => "its names need the signature of one key".to_owned(),
+        more => format!("its names need the signature of one of {more} keys"),
+    };
+    if !project.is_empty() {
+        line += &format!(
+            ", {} from {}: {}",
+            text::count(project.len() as u64),
+            text::shown(&file),
+            keys::listed(&project)
+        );
+    }
+    output.summary(format_args!("{} is {}; {line}", harmless(name), harmless(&known.url)));
     if output.json {
         output.document(&RemoteDocument::new(&known))?;
     }
@@ -161,7 +187,7 @@ fn list(session: Session<'_>) -> Result<Exit, Failure> {
     }
     let mut table = Table::new(vec![Column::Left, Column::Left, Column::Text]);
     for known in &all {
-        let keys = match known.keys.len() {
+        let keys = match known.trusted().len() {
             0 => "unsigned".to_owned(),
             keys => counted(keys as u64, "key"),
         };
@@ -205,12 +231,13 @@ fn tell_names(names: &[RemoteName], output: Output) -> Result<Exit, Failure> {
             Some(key) if output.verbose => format!("signed by {key}"),
             Some(key) => format!("signed by {}…", key.to_string().get(..12).unwrap_or_default()),
         };
+        let collected = if name.collected { ", collected" } else { "" };
         table.row(vec![
             Cell::from(harmless(&name.name).into_owned()),
             Cell::from(name.sequence.to_string()),
             Cell::from(id),
             Cell::from(text::utc(name.made)),
-            Cell::from(signed),
+            Cell::from(signed + collected),
         ]);
     }
     output.table(&table)?;
@@ -263,11 +290,32 @@ fn verify(name: Option<&str>, quick: bool, session: Session<'_>) -> Result<Exit,
             lines.extend(format!("{}\n", line.trim_end()).bytes());
         }
         output.results(&lines)?;
-        if !report.broken.is_empty() {
-            output.say("remove what is damaged, then push the snapshots again from a machine that has them: 'calve push SNAPSHOT'");
+        if !report.damage.is_empty() {
+            output.say(how_to_mend(&report.damage));
         }
     }
     Ok(if report.damage.is_empty() { Exit::Done } else { Exit::Findings })
+}
+
+/// What to do about damage. A push sends again what is missing; other objects are in the way of
+/// what should be there.
+fn how_to_mend(damage: &[RemoteDamage]) -> String {
+    /// A line can tell of so many.
+    const NAMED: usize = 8;
+    let push = "push each broken snapshot again from a machine that has it: 'calve push SNAPSHOT'";
+    let in_the_way: Vec<&RemoteDamage> =
+        damage.iter().filter(|damage| damage.kind != RemoteDamageKind::Missing).collect();
+    if in_the_way.is_empty() {
+        return push.to_owned();
+    }
+    let file = |damage: &&RemoteDamage| {
+        Some(shell_word(Path::new(damage.path.to_str()?.strip_prefix("file://")?)))
+    };
+    let files: Option<Vec<String>> = in_the_way.iter().map(file).collect();
+    match files.filter(|files| files.len() <= NAMED) {
+        Some(files) => format!("first rm {}; then {push}", files.join(" ")),
+        None => format!("first remove the objects that are damaged or incomplete; then {push}"),
+    }
 }
 
 fn gc(args: &RemoteGcArgs, session: Session<'_>) -> Result<Exit, Failure> {
@@ -325,8 +373,15 @@ pub(crate) fn push(args: &PushArgs, session: Session<'_>) -> Result<Exit, Failur
         None => usual_key()?.map(|file| read_key(&file)).transpose()?,
     };
     let (known, remote) = open(&store, args.to.as_deref())?;
+    keys::tell_differences(&store, &known, session.output);
     let remote = limited(remote, &args.transfer, session);
     let output = session.output;
+    let is_named = snapshots.iter().any(|(_, name)| name.is_some());
+    let mut exit = Exit::Done;
+    if let Some(warning) = not_trusted(&known, key.as_ref()).filter(|_| is_named) {
+        output.warning(warning);
+        exit = Exit::Findings;
+    }
     let mut documents = Vec::new();
     for (id, name) in snapshots {
         let mut options = PushOptions::new();
@@ -348,7 +403,24 @@ pub(crate) fn push(args: &PushArgs, session: Session<'_>) -> Result<Exit, Failur
     if output.json {
         output.document(&PushesDocument { remote: &known.name, pushed: documents })?;
     }
-    Ok(Exit::Done)
+    Ok(exit)
+}
+
+/// What is to be said before a push if this store itself would not believe the name.
+fn not_trusted(known: &KnownRemote, key: Option<&SigningKey>) -> Option<String> {
+    let public = key.map(SigningKey::public);
+    let trusted = known.trusted();
+    if trusted.is_empty() || public.is_some_and(|public| trusted.contains(&public)) {
+        return None;
+    }
+    let signed = match public {
+        Some(public) => format!("signed with {public}, which is none of the keys"),
+        None => "not signed with any of the keys".to_owned(),
+    };
+    Some(format!(
+        "the name will be {signed} that this store trusts for {}: stores with the same keys refuse to pull it",
+        harmless(&known.name)
+    ))
 }
 
 /// A snapshot that is to be pushed, and the name that it gets.
@@ -373,17 +445,22 @@ fn pushed(args: &PushArgs, session: Session<'_>) -> Result<(Store, Vec<Pushed>),
     Ok((store, snapshots))
 }
 
-/// `git push` takes the remote first.
+/// `git push` takes the remote first, and `start --from` takes `REMOTE/NAME`.
 fn meant_as_remote(store: &Store, word: &str, failure: Failure) -> Failure {
+    let (remote, name) = word.split_once('/').unwrap_or((word, ""));
     let is_remote = failure.kind == Kind::Library(ErrorKind::SnapshotNotFound)
-        && KnownRemote::find(store, word).is_ok();
+        && KnownRemote::find(store, remote).is_ok();
     if !is_remote {
         return failure;
     }
-    let remote = shell_word(Path::new(word));
+    let what = match name {
+        "" => "[SNAPSHOT]".into(),
+        name => shell_word(Path::new(name)),
+    };
     let hint = format!(
-        "{} is a remote: 'calve push [SNAPSHOT] --to {remote}' pushes there",
-        harmless(word)
+        "{} is a remote: 'calve push {what} --to {}' pushes there",
+        harmless(remote),
+        shell_word(Path::new(remote))
     );
     Failure { hint: Some(hint), ..failure }
 }
@@ -414,11 +491,13 @@ fn tell_push(report: &PushReport, name: Option<&str>, known: &KnownRemote, outpu
 
 pub(crate) fn pull(args: &PullArgs, session: Session<'_>) -> Result<Exit, Failure> {
     let store = session.store()?;
-    let (_, remote) = open(&store, args.from.as_deref())?;
+    let (from, name) = remote_and_name(args.from.as_deref(), &args.name);
+    let (known, remote) = open(&store, from)?;
+    keys::tell_differences(&store, &known, session.output);
     let remote = limited(remote, &args.transfer, session);
     let options =
         args.local.as_deref().map_or(PullOptions::new(), |local| PullOptions::new().name(local));
-    let report = pull_from(&store, &remote, &args.name, &options, session)?;
+    let report = pull_from(&store, &remote, name, &options, session)?;
     let output = session.output;
     if output.json {
         output.document(&PullDocument::new(&report))?;
@@ -468,12 +547,21 @@ pub(crate) fn resolve(
     word: &str,
     session: Session<'_>,
 ) -> Result<SnapshotId, Failure> {
-    match word.split_once('/') {
-        Some((remote, name)) => {
-            let (_, remote) = open(store, Some(remote))?;
+    match remote_and_name(None, word) {
+        (Some(remote), name) => {
+            let (known, remote) = open(store, Some(remote))?;
+            keys::tell_differences(store, &known, session.output);
             Ok(pull_from(store, &remote, name, &PullOptions::new(), session)?.snapshot)
         }
-        None => session.resolve(store, word),
+        (None, _) => session.resolve(store, word),
+    }
+}
+
+/// The remote, if one is named, and the name there: `REMOTE/NAME`, or a name alone, which has no slash.
+fn remote_and_name<'a>(from: Option<&'a str>, word: &'a str) -> (Option<&'a str>, &'a str) {
+    match word.split_once('/') {
+        Some((remote, name)) if from.is_none() => (Some(remote), name),
+        _ => (from, word),
     }
 }
 
@@ -594,12 +682,15 @@ struct RemoteDocument<'a> {
     url: &'a str,
     id: &'a str,
     keys: Vec<String>,
+    project_keys: Vec<String>,
 }
 
 impl<'a> RemoteDocument<'a> {
     fn new(known: &'a KnownRemote) -> Self {
-        let KnownRemote { name, url, id, keys, .. } = known;
-        Self { name, url, id, keys: keys.iter().map(PublicKey::to_string).collect() }
+        let KnownRemote { name, url, id, project_keys, .. } = known;
+        let texts = |keys: &[PublicKey]| keys.iter().map(PublicKey::to_string).collect();
+        let (keys, project_keys) = (texts(&known.trusted()), texts(project_keys));
+        Self { name, url, id, keys, project_keys }
     }
 }
 
@@ -620,6 +711,7 @@ struct NameDocument<'a> {
     snapshot: String,
     made: String,
     signers: Vec<String>,
+    collected: bool,
 }
 
 impl<'a> NameDocument<'a> {
@@ -630,6 +722,7 @@ impl<'a> NameDocument<'a> {
             snapshot: name.snapshot.to_string(),
             made: text::utc(name.made),
             signers: name.signers.iter().map(PublicKey::to_string).collect(),
+            collected: name.collected,
         }
     }
 }
@@ -699,6 +792,7 @@ struct BrokenDocument {
 struct VerifyDocument<'a> {
     remote: &'a str,
     changes: u64,
+    collected: u64,
     whole: Vec<String>,
     broken: Vec<BrokenDocument>,
     damage: Vec<DamageDocument>,
@@ -729,6 +823,7 @@ impl<'a> VerifyDocument<'a> {
         Self {
             remote,
             changes: report.changes,
+            collected: report.collected,
             whole: ids(&report.whole),
             broken: broken.collect(),
             damage: damage.collect(),

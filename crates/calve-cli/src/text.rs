@@ -120,7 +120,8 @@ pub(crate) fn shell_word(path: &Path) -> String {
     let bytes = path.as_os_str().as_encoded_bytes();
     let is_safe = |byte: &u8| byte.is_ascii_alphanumeric() || b"_./-+:@%,=".contains(byte);
     match path.to_str() {
-        Some(word) if !bytes.is_empty() && bytes.iter().all(is_safe) => word.to_owned(),
+        Some("") => "''".to_owned(),
+        Some(word) if bytes.iter().all(is_safe) => word.to_owned(),
         Some(word) if shown(path) == word => format!("'{}'", word.replace('\'', r"'\''")),
         // Bash, zsh and POSIX 2024 know $'…'.
         _ => format!("$'{}'", bytes.escape_ascii()),
@@ -349,7 +350,7 @@ mod tests {
             ("it's", "it's", r"'it'\''s'"),
             (r#"back\slash"quote"#, r#"back\slash"quote"#, r#"'back\slash"quote'"#),
             ("größe", "größe", "'größe'"),
-            ("", r#""""#, "$''"),
+            ("", r#""""#, "''"),
             ("a\nerror: b", r#""a\nerror: b""#, r"$'a\nerror: b'"),
             ("\u{1b}[2J", r#""\u{1b}[2J""#, r"$'\x1b[2J'"),
             ("\u{202e}txt", r#""\u{202e}txt""#, r"$'\xe2\x80\xaetxt'"),

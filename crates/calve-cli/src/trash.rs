@@ -23,7 +23,7 @@ pub(crate) fn empty_behind(stores: &[Store], remains: Vec<DroppedWorktree>, outp
     }
 }
 
-/// Starts `calve store VERB`, with no stream, folder or (see [`empty`]) terminal of ours.
+/// Starts `calve store VERB`, with no stream, folder or (see [`begin_session`]) terminal of ours.
 pub(crate) fn detach(store: &Store, verb: &str) -> io::Result<()> {
     let null = Stdio::null;
     Command::new(std::env::current_exe()?)
@@ -39,11 +39,15 @@ pub(crate) fn detach(store: &Store, verb: &str) -> io::Result<()> {
         .map(drop)
 }
 
+/// Begins a session, so that neither a closed terminal nor a Ctrl-C in it ends this process. Returns whether it did: a command
+/// that was typed into a terminal may lead a process group, and then it stays in its session.
+pub(crate) fn begin_session() -> bool {
+    rustix::process::setsid().is_ok()
+}
+
 /// What the other process does.
 pub(crate) fn empty(store: &Store) -> Result<Exit, Failure> {
-    // A terminal that is closed, or a Ctrl-C in it, is nothing to a session of its own. Whoever called this by hand
-    // may lead a group already, and then stays where he is.
-    let _ = rustix::process::setsid();
+    begin_session();
     store.empty_trash().map_err(|error| store_failure(&error))?;
     Ok(Exit::Done)
 }

@@ -196,6 +196,17 @@ impl Store {
         }
     }
 
+    /// Makes a store for a project that is in a stage. Nobody else may open it before it has its
+    /// place, and it must get that after [`flush`](Self::flush).
+    #[cfg(feature = "remote")]
+    pub(crate) fn init_in_stage(project: &Path) -> Result<Self, Error> {
+        let mut store = Self::init(project)?;
+        if let Some(inner) = Arc::get_mut(&mut store.0) {
+            inner.blobs.in_stage();
+        }
+        Ok(store)
+    }
+
     fn init_with(project: &Path, store: Option<&Path>) -> Result<Self, Error> {
         let project = std::fs::canonicalize(project).context(Operation::OpenProject, || project)?;
         if !project.is_dir() {

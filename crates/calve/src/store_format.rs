@@ -104,7 +104,7 @@
 //! an id, or 0. The parent may not exist any more.
 //!
 //! # `index.db`
-//! `user_version` is 3: the version of the tables. A calve that knows a later version migrates the
+//! `user_version` is 4: the version of the tables. A calve that knows a later version migrates the
 //! tables to that version when it opens the store, in one transaction. A calve that knows only
 //! earlier versions refuses the store. The database uses WAL mode and `synchronous=FULL`. calve
 //! trusts nothing in it: every reader of an object compares the object's hash with its key.
@@ -118,6 +118,9 @@
 //! | `dropped` | `token`, `name`, `path`, `snapshot`, `created`, `git`, `beside`, `dropped` | dropped worktrees that can be brought back |
 //! | `packs` | `id`, `name` | files in `packs/` |
 //! | `packed` | `blob`, `pack`, `offset`, `stored`, `size` | the pack of a content, and its place there |
+//!
+//! `directories` has its rows in the order in which they were written, and an index of the ids. Up to
+//! version 3 the ids were its order (`WITHOUT ROWID`), which took six times the reads.
 //!
 //! A worktree's `path` is absolute, in bytes; the project's is empty if the store is inside it.
 //! `state` is 0 while the worktree is being started, 1 when it is ready, and 2 while it is switched
@@ -198,7 +201,8 @@
 //!
 //! `templates/ID.N` is a folder with a ready tree that waits to be handed over, on other filesystems
 //! than btrfs; N is a number. It has the tree (`tree`), the tree's index (`index`), which has the
-//! tree's own root, too, and an empty file `copied` if the files are copies. Whoever renames the
+//! tree's own root, too, and an empty file `copied` if the files are copies. `git-index` may be there; it
+//! has the form of `ID.git-index`, with zeros in the place of the seal's hash. Whoever renames the
 //! folder has the tree. The file `ready-trees` in the store says how many trees the store keeps; it
 //! is a decimal number and a newline.
 //!
@@ -211,7 +215,8 @@
 //! store PATH             the store's absolute path: bytes up to the last line's end
 //! ```
 //! If root did not make the worktree, `.calve/made-by` is beside it. It contains the owner and
-//! group of the files that the worktree's maker made: `UID GID`, and a newline.
+//! group of the files that the worktree's maker made: `UID GID`, and a newline. A project that a
+//! checkout made has the same file, in the store's folder.
 //!
 //! The worktree belongs to the store that has its token in a row *and* is at PATH. If nothing is at
 //! PATH any more, the store was moved, and having the token is enough. So if a project is copied

@@ -1,4 +1,4 @@
-//! L3: worktrees, which are made from snapshots and can be captured as new snapshots.
+//! L4: worktrees, which are made from snapshots and can be captured as new snapshots.
 //!
 //! A worktree is a tree of a snapshot somewhere on disk. It has a marker inside (`.calve/worktree`,
 //! which names the store and has the worktree's token), a row in the store, and an index. The

@@ -216,6 +216,16 @@ fn whatever_the_state_of_the_project_git_answers_the_same_in_the_clone() {
             12,
             "git config core.checkStat minimal; git config core.trustctime false",
         ),
+        (
+            "git trusts less, and must read what changed in the second of its index",
+            11,
+            "git config core.checkStat minimal; git config core.trustctime false
+             until
+                 touch a; touch -r a ../time; git update-index -q --refresh --force-write-index
+                 [ $(stat -c %Y a) = $(stat -c %Y .git/index) ]
+             do tick; done
+             echo IN a > a; touch -r ../time a; sleep 1.1",
+        ),
     ] {
         let text = format!("{PROJECT}\n{text}");
         let Some(desk) = Desk::with(test, "", &text) else { return };

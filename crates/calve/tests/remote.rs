@@ -5,8 +5,9 @@
 mod common;
 
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use calve::{
     Cancel, CheckoutOptions, CheckoutReport, ErrorKind, GcOptions, KnownRemote, PullOptions,
@@ -15,7 +16,9 @@ use calve::{
 };
 use common::maintained::{Project, at_once, common, few, tree};
 use common::snapshot::assert_same;
-use common::{Scratch, bytes, is_there, names, odd, plain_tree};
+use common::{
+    NOBODY, Scratch, as_nobody, bytes, is_root, is_there, names, not_run, odd, plain_tree,
+};
 use proptest::prelude::*;
 
 const MIB: usize = 1 << 20;
@@ -719,6 +722,126 @@ fn a_checkout_is_a_project_with_the_pushed_tree_and_a_store_that_knows_the_remot
         fs::remove_file(place.path(&format!("names/ready/{:020}", 2))).unwrap();
         let error = pull(&remote, &store, "ready").unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Untrusted, "{row}: {error}");
+    }
+}
+
+/// The user made the folder and chose who may enter it.
+#[test]
+fn a_checkout_into_an_empty_folder_keeps_its_owner_mode_and_acls() {
+    const TEST: &str = "a_checkout_into_an_empty_folder_keeps_its_owner_mode_and_acls";
+    let place = Place::new();
+    let here = Project::new(few);
+    fs::set_permissions(&here.path, fs::Permissions::from_mode(0o755)).unwrap();
+    let id = here.snapshot();
+    push(&place.open(), &here.store, id, "ready");
+    for (row, mode, owner, acl, is_changed) in [
+        ("as the snapshot's", 0o755, None, "", false),
+        ("private", 0o700, None, "", true),
+        ("of a group", 0o2770, Some((0, 12)), "", true),
+        ("of somebody else", 0o755, Some((NOBODY, NOBODY)), "", true),
+        ("with ACLs", 0o755, None, "u:12:rwx,d:u:12:rwx", true),
+    ] {
+        if owner.is_some() && !is_root() {
+            not_run(TEST, "only root gives folders away");
+            continue;
+        }
+        let scratch = Scratch::new();
+        let root = scratch.join("fresh");
+        fs::create_dir(&root).unwrap();
+        if let Some((uid, gid)) = owner {
+            std::os::unix::fs::chown(&root, Some(uid), Some(gid)).unwrap();
+        }
+        fs::set_permissions(&root, fs::Permissions::from_mode(mode)).unwrap();
+        if !acl.is_empty() {
+            let mut setfacl = Command::new("setfacl");
+            if !setfacl.args(["-m", acl]).arg(&root).status().is_ok_and(|status| status.success()) {
+                not_run(TEST, "needs setfacl, and ACLs");
+                continue;
+            }
+        }
+        let (own, inside) = (PathBuf::new(), PathBuf::from("d0/f0"));
+        let look = |root: &Path, path: &PathBuf| {
+            let entry = tree(root)[path].clone();
+            (entry.mode, entry.owner, entry.xattrs)
+        };
+        let before = look(&root, &own);
+        let done = checkout(&place.open(), &root, "ready").unwrap();
+        assert_eq!(look(&root, &own), before, "{row}");
+        assert_eq!(look(&root, &inside), look(&here.path, &inside), "{row}");
+        let project = done.store.project_worktree().unwrap();
+        let changes = project.status(&common()).unwrap().changes;
+        assert_eq!(!changes.is_empty(), is_changed, "{row}: {changes:?}");
+        assert_eq!(names(&scratch.join(".")), ["fresh"], "{row}");
+    }
+}
+
+#[test]
+fn to_a_user_who_cannot_have_the_owners_of_the_snapshot_a_checkout_is_unchanged() {
+    const TEST: &str = "to_a_user_who_cannot_have_the_owners_of_the_snapshot";
+    if !is_root() {
+        return not_run(TEST, "only root has files of two owners");
+    }
+    let place = Place::new();
+    let here = Project::new(few);
+    fs::set_permissions(here.path.join("d0/f0"), fs::Permissions::from_mode(0o4755)).unwrap();
+    let id = here.snapshot();
+    push(&place.open(), &here.store, id, "ready");
+    let scratch = Scratch::new();
+    fs::set_permissions(scratch.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    fs::set_permissions(place.scratch.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    if as_nobody(|| fs::read_dir(scratch.path()).is_err()) {
+        return not_run(TEST, "nobody may not look where the tests run");
+    }
+    let root = scratch.join("fresh");
+    let file = root.join("d0/f0");
+    as_nobody(|| {
+        let done = checkout(&place.open(), &root, "ready").unwrap();
+        let status = || {
+            let project = done.store.project_worktree().unwrap();
+            project.status(&common()).unwrap().changes
+        };
+        assert!(status().is_empty(), "{:?}", status());
+        // Set-ID bits mean the owner, who is another one here.
+        let meta = fs::metadata(&file).unwrap();
+        assert_eq!((meta.uid(), meta.mode() & 0o7777), (NOBODY, 0o755));
+        // The index does not vouch for it any more.
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o700)).unwrap();
+        assert_eq!(status().len(), 1);
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+        assert!(status().is_empty(), "{:?}", status());
+        let next = done.store.snapshot(&SnapshotOptions::new(), &common()).unwrap();
+        assert_eq!(next.id, id);
+    });
+}
+
+#[test]
+fn a_checkout_refuses_a_folder_whose_owner_it_cannot_keep_before_it_fetches_anything() {
+    const TEST: &str = "a_checkout_refuses_a_folder_whose_owner_it_cannot_keep";
+    if !is_root() {
+        return not_run(TEST, "only root has folders of two owners");
+    }
+    let place = Place::new();
+    let here = Project::new(few);
+    let id = here.snapshot();
+    push(&place.open(), &here.store, id, "ready");
+    let scratch = Scratch::new();
+    fs::set_permissions(scratch.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let root = scratch.join("fresh");
+    fs::create_dir(&root).unwrap();
+    for (row, owner, cause) in [
+        ("root's", (0, 0), "user 0"),
+        ("of a group that the user is not in", (NOBODY, 12), "group 12"),
+    ] {
+        std::os::unix::fs::chown(&root, Some(owner.0), Some(owner.1)).unwrap();
+        if as_nobody(|| fs::read_dir(&root).is_err()) {
+            return not_run(TEST, "nobody may not look where the tests run");
+        }
+        let remote = place.open();
+        let error = as_nobody(|| checkout(&remote, &root, "ready")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{row}: {error}");
+        assert!(error.to_string().contains(cause), "{row}: {error}");
+        assert_eq!(names(&scratch.join(".")), ["fresh"], "{row}");
+        assert!(names(&root).is_empty(), "{row}");
     }
 }
 

@@ -858,10 +858,32 @@ fn ready_trees_are_made_by_one_process_at_a_time_and_only_as_many_as_are_kept() 
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
     let busy = make();
     assert!(busy.stopped && busy.made == 0, "{busy:?}");
+    // What waits is removed also beside somebody who makes trees.
+    desk.store.keep_ready_trees(0).unwrap();
+    let none = make();
+    assert!(!none.stopped && (none.ready, none.removed) == (0, 1), "{none:?}");
+    desk.store.keep_ready_trees(3).unwrap();
     drop(lock);
-    assert_eq!(make().made, 2);
+    assert_eq!(make().made, 3);
     desk.store.keep_ready_trees(1).unwrap();
     assert_eq!(make().removed, 2);
+    // What a start could not use.
+    let left = desk.store.path().join("trash/.calve-stage-0000000000000000-1-1-0123");
+    put(&left, "tree/file", "text");
+    make();
+    assert!(!left.try_exists().unwrap());
+    // Whoever makes trees sees the number that somebody else sets meanwhile.
+    for _ in 0..5 {
+        desk.store.keep_ready_trees(8).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(make);
+            desk.store.keep_ready_trees(0).unwrap();
+            assert!(!make().stopped);
+        });
+        assert_eq!(desk.store.stats().unwrap().ready_trees, 0);
+    }
+    desk.store.keep_ready_trees(1).unwrap();
+    make();
     put(&desk.project, "README", "another");
     desk.snapshot();
     desk.store.gc(&calve::GcOptions::new(), &options()).unwrap();

@@ -1158,15 +1158,55 @@ fn what_jj_knows_of_the_project_stays_there_if_it_leads_to_its_repository() {
     }
 }
 
-/// On btrfs, git's index is made ready once for all worktrees of a ready tree.
+/// When ready trees are made, of which a start of two takes both.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Waiting {
+    Never,
+    /// Before the project's index changes.
+    Before,
+    /// After that.
+    After,
+}
+
 #[test]
 fn each_of_many_worktrees_of_a_snapshot_says_what_the_project_says_whatever_its_index_says() {
+    many_worktrees_say_what_the_project_says(Waiting::Never);
+}
+
+#[test]
+fn worktrees_whose_trees_waited_say_what_the_project_says_whatever_its_index_said_when_they_were_made()
+ {
+    many_worktrees_say_what_the_project_says(Waiting::Before);
+}
+
+#[test]
+fn worktrees_whose_trees_waited_say_what_the_project_says_whatever_its_index_says() {
+    many_worktrees_say_what_the_project_says(Waiting::After);
+}
+
+/// git's index is made ready once for all worktrees of a ready tree (btrfs), and with each tree that
+/// waits (elsewhere).
+fn many_worktrees_say_what_the_project_says(waiting: Waiting) {
     let desk = project();
-    let kept = || -> Vec<PathBuf> {
+    let is_btrfs = common::filesystem(&desk.project) == "btrfs";
+    let kept = || -> usize {
         let folder = desk.store.path().join("templates");
-        let files = fs::read_dir(folder).into_iter().flatten().map(|file| file.unwrap().path());
-        files.filter(|path| path.to_str().unwrap().ends_with(".git-index")).collect()
+        let found = fs::read_dir(folder).into_iter().flatten().map(|found| found.unwrap().path());
+        let is_kept = |path: &PathBuf| {
+            path.extension().is_some_and(|it| it == "git-index")
+                || is_there(&path.join("git-index"))
+        };
+        found.filter(is_kept).count()
     };
+    let refill = |now: Waiting| {
+        if waiting == now {
+            desk.store.make_ready_trees(&options()).unwrap();
+        }
+    };
+    if waiting != Waiting::Never {
+        desk.store.keep_ready_trees(2).unwrap();
+        desk.snapshot();
+    }
     for (number, (what, text, is_ready)) in [
         ("the first", "", Some(true)),
         ("the same index", "", Some(true)),
@@ -1193,19 +1233,19 @@ fn each_of_many_worktrees_of_a_snapshot_says_what_the_project_says_whatever_its_
         ),
         (
             "a damaged file in the store",
-            "for f in .calve/templates/*.git-index; do [ ! -e $f ] || printf x >>$f; done",
+            "for f in .calve/templates/*git-index .calve/templates/*/git-index; do [ ! -e $f ] || printf x >>$f; done",
             Some(true),
         ),
         (
             "one with another byte in its middle",
-            "for f in .calve/templates/*.git-index; do
+            "for f in .calve/templates/*git-index .calve/templates/*/git-index; do
                 [ ! -e $f ] || printf x | dd of=$f bs=1 seek=4200 conv=notrunc status=none
             done",
             Some(true),
         ),
         (
             "a cut one",
-            "for f in .calve/templates/*.git-index; do [ ! -e $f ] || truncate -s 20 $f; done",
+            "for f in .calve/templates/*git-index .calve/templates/*/git-index; do [ ! -e $f ] || truncate -s 20 $f; done",
             Some(true),
         ),
         ("without an index", "rm .git/index", Some(true)),
@@ -1213,21 +1253,54 @@ fn each_of_many_worktrees_of_a_snapshot_says_what_the_project_says_whatever_its_
     .into_iter()
     .enumerate()
     {
+        refill(Waiting::Before);
         script(&desk.project, &format!("{text}\ntick"));
+        refill(Waiting::After);
+        if matches!(what, "the same index" | "once more") && waiting != Waiting::Never && !is_btrfs {
+            assert_eq!(kept(), 2, "{what}");
+        }
         let name = format!("w{number}");
         start(&desk, &[&name, &format!("{name}b")], &StartOptions::new());
         for name in [&name, &format!("{name}b")] {
             let root = desk.folder().join(name);
             assert_eq!(changes(&root), changes(&desk.project), "{what}");
             let not_ready = not_ready(&root);
-            if let Some(is_ready) = is_ready {
+            // git reads what was brought to another snapshot when the tree was handed over.
+            let is_brought = what == "a file of another time" && waiting == Waiting::After;
+            if let Some(is_ready) = is_ready.filter(|_| !is_brought || is_btrfs) {
                 assert_eq!(not_ready.is_empty(), is_ready, "{what}: {not_ready}");
             }
             assert_eq!(desk.store.worktree(name).unwrap().status(&options()).unwrap().changes, []);
         }
-        let is_btrfs = common::filesystem(&desk.project) == "btrfs";
-        assert_eq!(kept().is_empty(), !is_btrfs, "{what}");
+        // Trees that waited were taken, with their indexes.
+        assert_eq!(kept() > 0, is_btrfs, "{what}");
     }
+}
+
+#[test]
+fn a_tree_that_waited_comes_with_gits_index_even_after_an_edit() {
+    let desk = project();
+    let id = desk.snapshot();
+    desk.store.keep_ready_trees(2).unwrap();
+    desk.store.make_ready_trees(&options()).unwrap();
+    let is_btrfs = common::filesystem(&desk.project) == "btrfs";
+    let entries = |started: &calve::StartReport| match &started.worktrees[0].git {
+        GitOutcome::Linked(linked) => linked.ready_index_entries,
+        other => panic!("{other:?}"),
+    };
+    // Nothing but the index that came with the tree knows the files now.
+    script(&desk.project, "rm .calve/indexes/*");
+    let started = desk.store.start(&["w"], &StartOptions::new().from(id), &options()).unwrap();
+    assert!(is_btrfs || entries(&started) > 0, "{started:?}");
+    assert_eq!(changes(&desk.folder().join("w")), changes(&desk.project));
+    script(&desk.project, "echo changed >src/a; tick");
+    let edited = desk.snapshot();
+    script(&desk.project, "rm .calve/indexes/*");
+    let started = desk.store.start(&["v"], &StartOptions::new().from(edited), &options()).unwrap();
+    assert!(is_btrfs || entries(&started) > 0, "{started:?}");
+    let root = desk.folder().join("v");
+    assert_eq!(changes(&root), changes(&desk.project));
+    assert!(changes(&root).iter().any(|line| line.contains(".M") && line.ends_with(" src/a")));
 }
 
 /// An agent's tool often makes its worktrees in a folder of the project that git ignores.

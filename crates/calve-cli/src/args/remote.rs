@@ -45,6 +45,8 @@ docs/fleet.md says how it gets one.";
 pub(crate) const KEY_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve key
       Prints your public key; the first time, makes the key.
+  calve key >> .calvekeys
+      'calve remote add' trusts the keys in this file of the project's root.
   calve remote add team file:///srv/trees --key \"$(cat ada.pub)\"
       From now on, names of this remote count only if ada has signed them.";
 
@@ -62,7 +64,10 @@ const INIT_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
 const ADD_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve remote add team file:///srv/trees
   calve remote add team file:///srv/trees --key KEY --key OTHER-KEY
-      Names count only if one of these keys has signed them.";
+      Names count only if one of these keys has signed them.
+
+Also trusts the keys in the file .calvekeys in the project's root, as it is
+now: one key a line. To trust what it has later, run the same command again.";
 
 const LIST_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve remote list";
@@ -110,9 +115,13 @@ fn parse_rate(text: &str) -> Result<NonZeroU64, String> {
         Some((at, 'G')) => (&text[..at], 1_000_000_000),
         _ => (text, 1),
     };
-    let number: Option<u64> =
-        digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok()).flatten();
-    number.and_then(|it| it.checked_mul(unit)).and_then(NonZeroU64::new).ok_or_else(wrong)
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(wrong());
+    }
+    let number = digits.parse::<u64>().ok().and_then(|it| it.checked_mul(unit));
+    let number = number
+        .ok_or("more bytes a second than there are; without --limit-rate there is no limit")?;
+    NonZeroU64::new(number).ok_or_else(wrong)
 }
 
 /// The arguments of `calve push`.
@@ -153,7 +162,7 @@ impl PushArgs {
 /// The arguments of `calve pull`.
 #[derive(Debug, Args)]
 pub(crate) struct PullArgs {
-    /// A name of the remote, or the whole id of a snapshot
+    /// A name of the remote, or the whole id of a snapshot; REMOTE/NAME says which remote, too
     #[arg(value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) name: String,
 
@@ -180,7 +189,7 @@ pub(crate) struct CheckoutArgs {
     #[arg(value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) name: String,
 
-    /// The folder of the new project: one that does not exist yet, or an empty one, which the new folder replaces
+    /// The folder of the new project: one that does not exist yet, or an empty one, whose owner, mode and ACLs it keeps
     #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) root: PathBuf,
 
@@ -257,7 +266,7 @@ pub(crate) enum RemoteVerb {
     /// List what a name of a remote has meant, newest first
     #[command(after_help = LOG_EXAMPLES)]
     Log {
-        /// The name
+        /// The name; REMOTE/NAME says which remote, too
         #[arg(value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
         name: String,
 

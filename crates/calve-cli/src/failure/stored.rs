@@ -57,6 +57,19 @@ pub(crate) fn own(
     }
 }
 
+/// What to do if the remote at this URL has no such name or id.
+pub(crate) fn no_such_snapshot(url: &str) -> &'static str {
+    match is_web(Path::new(url)) {
+        true => "a web server cannot list the names: ask who pushes; ids must be whole",
+        false => "'calve remote names' lists the names of a remote; ids must be whole",
+    }
+}
+
+/// Whether a remote is a web server.
+pub(crate) fn is_web(url: &Path) -> bool {
+    url.to_str().is_some_and(|url| url.starts_with("https://") || url.starts_with("http://"))
+}
+
 /// How the commands of a hint name a store, if commands in the project do not find it by themselves.
 pub(crate) fn store_flag(store: &Path, is_found: bool) -> String {
     if is_found { String::new() } else { format!(" --store {}", shell_word(store)) }
@@ -83,6 +96,9 @@ fn way_out(
     error: &io::Error,
     name: &str,
 ) -> Option<String> {
+    if let Some(hint) = path.to_str().and_then(|url| of_remote(kind, operation, url, error)) {
+        return Some(hint);
+    }
     let hint = match kind {
         // Whoever dropped the worktree that the shell stands in.
         _ if path == Path::new(".") && error.kind() == io::ErrorKind::NotFound => {
@@ -148,9 +164,6 @@ fn way_out(
             "if you trust it, name it: --store {}; if not, leave this folder, or delete the store",
             shell_word(path)
         ),
-        ErrorKind::Damaged if operation == Operation::ReadRemote => {
-            "try again; if it stays so, push the snapshot again from a machine that has it".to_owned()
-        }
         ErrorKind::Damaged if operation == Operation::FindRemote => {
             format!("remove the file and add the remote again: rm {}", shell_word(path))
         }
@@ -173,13 +186,27 @@ fn way_out(
         ErrorKind::SnapshotNotFound
             if other.and_then(Path::to_str).is_some_and(|other| other.contains("://")) =>
         {
-            "'calve remote names' lists the names of a remote; ids must be whole".to_owned()
+            no_such_snapshot(&other.unwrap_or(path).to_string_lossy()).to_owned()
         }
         ErrorKind::RemoteNotFound if operation == Operation::FindRemote => {
             "'calve remote list' lists them, 'calve remote add NAME URL' adds one".to_owned()
         }
+        ErrorKind::RemoteNotFound if is_web(path) => {
+            "check the URL: it is that of the folder, or bucket, in which 'calve remote init' made the remote"
+                .to_owned()
+        }
         ErrorKind::RemoteNotFound => {
-            format!("check the URL; 'calve remote init {}' makes a remote there", shell_word(path))
+            let url = path.to_str().unwrap_or_default();
+            match folder_of(url).filter(|folder| !folder.is_dir()) {
+                Some(folder) => format!(
+                    "there is no folder {}: check the URL, and whether its disk is mounted",
+                    shell_word(folder)
+                ),
+                None => format!(
+                    "check the URL; 'calve remote init {}' makes a remote there",
+                    shell_word(path)
+                ),
+            }
         }
         ErrorKind::RemoteExists if operation == Operation::AddRemote => {
             let name = shell_word(path);
@@ -188,6 +215,19 @@ fn way_out(
         ErrorKind::RemoteExists => {
             format!("'calve remote add NAME {}' lets a project's store know it", shell_word(path))
         }
+        ErrorKind::RemoteUnfit if is_web(path) => match operation {
+            Operation::MakeRemote => {
+                "make it where the web server finds its files: 'calve remote init file:///FOLDER' there, or s3://BUCKET/PREFIX"
+            }
+            Operation::Push | Operation::CollectRemote => {
+                "add the place behind the web server as a remote, too, such as file:///FOLDER or s3://BUCKET/PREFIX, and name that one"
+            }
+            Operation::ListRemote => {
+                "'calve remote log NAME' and 'calve pull NAME' work; for the rest add the place behind the web server, such as file:///FOLDER, too"
+            }
+            _ => "the server must send parts of files as they are, as nginx, Apache, Caddy and buckets do",
+        }
+        .to_owned(),
         ErrorKind::RemoteUnfit => {
             "choose an empty place that refuses to write what exists, such as a new local folder"
                 .to_owned()
@@ -201,20 +241,6 @@ fn way_out(
         }
         ErrorKind::InvalidName if operation == Operation::OpenRemote => {
             "give a URL such as file:///srv/trees".to_owned()
-        }
-        ErrorKind::PermissionDenied
-            if matches!(
-                operation,
-                Operation::Push
-                    | Operation::MakeRemote
-                    | Operation::OpenRemote
-                    | Operation::ReadRemote
-                    | Operation::CollectRemote
-            ) && path.starts_with("file:") =>
-        {
-            let folder = path.to_str().and_then(|url| url.strip_prefix("file://"));
-            let folder = shell_word(folder.map_or(path, Path::new));
-            format!("run calve as a user who may write there; to see who may: ls -ld {folder}")
         }
         ErrorKind::SnapshotNotFound => "'calve log' lists the snapshots".to_owned(),
         ErrorKind::SnapshotAmbiguous => {
@@ -296,6 +322,10 @@ fn way_out(
             shell_word(other.unwrap_or(Path::new("the worktree"))),
             shell_word(&path.join(".calve"))
         ),
+        // An empty folder that nothing can replace.
+        ErrorKind::DestinationExists if error.kind() == io::ErrorKind::ResourceBusy => {
+            format!("name a folder inside it, such as {}", shell_word(&path.join("app")))
+        }
         ErrorKind::DestinationExists => {
             "move it away, choose another name, or choose another folder with --at".to_owned()
         }
@@ -317,6 +347,88 @@ fn way_out(
         kind => return super::hint(kind, path, error),
     };
     Some(hint)
+}
+
+/// The folder or the file that a URL of a remote, or of an object in it, stands for.
+fn folder_of(url: &str) -> Option<&Path> {
+    url.strip_prefix("file://").map(Path::new)
+}
+
+/// The way out where an object of a remote is the matter: it is named by its URL.
+fn of_remote(
+    kind: ErrorKind,
+    operation: Operation,
+    url: &str,
+    error: &io::Error,
+) -> Option<String> {
+    if !url.contains("://") {
+        return None;
+    }
+    let file = folder_of(url);
+    let there = file.map(|file| match file.is_dir() {
+        true => file,
+        false => super::as_far_as_there(file).0,
+    });
+    let hint = match kind {
+        ErrorKind::Io if operation == Operation::MakeRemote && error.kind() == io::ErrorKind::NotFound => {
+            format!("make the folder first: mkdir -p {}", shell_word(file?))
+        }
+        ErrorKind::Io if is_web(Path::new(url)) => {
+            "check the URL, whether the server can be reached from here, and for https:// its certificate".to_owned()
+        }
+        ErrorKind::PermissionDenied if is_web(Path::new(url)) => {
+            "a bucket says so also of what is not there, unless all may list it: let all read and list it".to_owned()
+        }
+        ErrorKind::PermissionDenied => match there {
+            Some(folder) => format!(
+                "run calve as a user who has access there; to see who has: ls -ld {}; docs/fleet.md says what a remote of several \
+                 users needs",
+                shell_word(folder)
+            ),
+            None => "check the credentials, and what they allow: calve reads, writes, lists and removes objects".to_owned(),
+        },
+        ErrorKind::StorageFull => {
+            let free = match there {
+                Some(folder) => format!("free some space there ({})", df(folder, error)),
+                None => "give the remote more room".to_owned(),
+            };
+            match operation {
+                Operation::CollectRemote => format!(
+                    "{free}: about 1 MB is enough for 'calve remote gc', which had no reserve left"
+                ),
+                Operation::MakeRemote => free,
+                _ => format!(
+                    "{free}, or have calve remove older snapshots: 'calve remote gc --keep 2 --grace 1h' marks what no name \
+                     needs then, and the same command removes it an hour later"
+                ),
+            }
+        }
+        // What is gone, a push sends again.
+        ErrorKind::Damaged if error.kind() == io::ErrorKind::NotFound => {
+            "try again; if it stays so, push the snapshot again from a machine that has it: 'calve push SNAPSHOT'".to_owned()
+        }
+        ErrorKind::Damaged if is_of_content(url) => {
+            let remove = match file {
+                Some(file) => format!("rm {}", shell_word(file)),
+                None => "remove that object".to_owned(),
+            };
+            format!(
+                "try again; if it stays so, remove what is damaged and push the snapshot again from a machine that has it: {remove}; \
+                 calve push SNAPSHOT"
+            )
+        }
+        ErrorKind::Damaged => {
+            "try again; if it stays so, 'calve remote verify' says which objects are damaged".to_owned()
+        }
+        _ => return None,
+    };
+    Some(hint)
+}
+
+/// Whether a URL is that of one object, which has a hash or the number of a change as its name.
+fn is_of_content(url: &str) -> bool {
+    let name = url.rsplit('/').next().unwrap_or_default();
+    matches!(name.len(), 20 | 64) && name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 #[cfg(target_os = "linux")]
@@ -383,6 +495,7 @@ mod tests {
             (ErrorKind::StorageFull, Operation::Write, "df -h '/a b'"),
             (ErrorKind::StorageFull, Operation::Write, "calve drop"),
             (ErrorKind::PermissionDenied, Operation::Open, "ls -ld"),
+            (ErrorKind::RemoteUnfit, Operation::MakeRemote, "empty place"),
         ] {
             let error = io::Error::other("cause");
             let paths = (Path::new("/a b/c"), Some(Path::new("/the worktree")));
@@ -397,6 +510,179 @@ mod tests {
         let paths = (Path::new("ready"), Some(Path::new("s3://bucket/trees")));
         let got = way_out(ErrorKind::SnapshotNotFound, Operation::FindSnapshot, paths, &gone, "");
         assert!(got.is_some_and(|got| got.contains("'calve remote names'")));
+    }
+
+    #[test]
+    fn what_fails_at_a_remote_has_a_way_out_that_is_about_the_remote() {
+        use io::ErrorKind as Io;
+        let folder = tempfile::tempdir().unwrap();
+        let here = folder.path().to_str().unwrap();
+        let pack = "a".repeat(64);
+        let change = "0".repeat(20);
+        for (kind, operation, url, cause, expected) in [
+            (
+                ErrorKind::StorageFull,
+                Operation::Push,
+                "file://HERE/packs/x",
+                Io::StorageFull,
+                "df -h HERE)",
+            ),
+            (
+                ErrorKind::StorageFull,
+                Operation::Push,
+                "file://HERE/packs/x",
+                Io::StorageFull,
+                "calve remote gc",
+            ),
+            (
+                ErrorKind::StorageFull,
+                Operation::Push,
+                "file://HERE/packs/x",
+                Io::QuotaExceeded,
+                "quota -s",
+            ),
+            (
+                ErrorKind::StorageFull,
+                Operation::Push,
+                "s3://b/packs/x",
+                Io::StorageFull,
+                "give the remote more room",
+            ),
+            (
+                ErrorKind::StorageFull,
+                Operation::CollectRemote,
+                "file://HERE/x",
+                Io::StorageFull,
+                "about 1 MB",
+            ),
+            (
+                ErrorKind::StorageFull,
+                Operation::MakeRemote,
+                "file://HERE/x",
+                Io::StorageFull,
+                "df -h HERE)",
+            ),
+            (
+                ErrorKind::PermissionDenied,
+                Operation::Push,
+                "file://HERE/packs/x",
+                Io::PermissionDenied,
+                "ls -ld HERE;",
+            ),
+            (
+                ErrorKind::PermissionDenied,
+                Operation::ReadRemote,
+                "s3://b/x",
+                Io::PermissionDenied,
+                "credentials",
+            ),
+            (
+                ErrorKind::Io,
+                Operation::MakeRemote,
+                "file://HERE/none",
+                Io::NotFound,
+                "mkdir -p HERE/none",
+            ),
+            (
+                ErrorKind::RemoteNotFound,
+                Operation::OpenRemote,
+                "file://HERE",
+                Io::NotFound,
+                "remote init file://HERE",
+            ),
+            (
+                ErrorKind::RemoteNotFound,
+                Operation::OpenRemote,
+                "file://HERE/none",
+                Io::NotFound,
+                "no folder HERE/none",
+            ),
+            (
+                ErrorKind::RemoteNotFound,
+                Operation::OpenRemote,
+                "s3://b",
+                Io::NotFound,
+                "remote init s3://b",
+            ),
+            (
+                ErrorKind::Damaged,
+                Operation::ReadRemote,
+                "file://HERE/packs/PACK",
+                Io::InvalidData,
+                "rm HERE/packs/PACK;",
+            ),
+            (
+                ErrorKind::Damaged,
+                Operation::Push,
+                "file://HERE/packs/PACK",
+                Io::InvalidData,
+                "rm HERE/packs/PACK;",
+            ),
+            (
+                ErrorKind::Damaged,
+                Operation::CollectRemote,
+                "file://HERE/names/n/CHANGE",
+                Io::InvalidData,
+                "/names/n/CHANGE;",
+            ),
+            (
+                ErrorKind::Damaged,
+                Operation::ReadRemote,
+                "s3://b/packs/PACK",
+                Io::InvalidData,
+                "remove that object",
+            ),
+            (
+                ErrorKind::Damaged,
+                Operation::ReadRemote,
+                "file://HERE/packs/PACK",
+                Io::NotFound,
+                "'calve push SNAPSHOT'",
+            ),
+            (
+                ErrorKind::Damaged,
+                Operation::ReadRemote,
+                "file://HERE/parts",
+                Io::InvalidData,
+                "calve remote verify",
+            ),
+        ] {
+            let full = |text: &str| {
+                text.replace("HERE", here).replace("PACK", &pack).replace("CHANGE", &change)
+            };
+            let (url, error) = (full(url), io::Error::from(cause));
+            let got = way_out(kind, operation, (Path::new(&url), None), &error, "");
+            let expected = full(expected);
+            assert!(got.as_ref().is_some_and(|got| got.contains(&expected)), "{url}: {got:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_web_server_cannot_do_has_a_way_out() {
+        for (kind, operation, expected) in [
+            (ErrorKind::RemoteUnfit, Operation::MakeRemote, "remote init file:///FOLDER"),
+            (ErrorKind::RemoteUnfit, Operation::Push, "the place behind the web server"),
+            (ErrorKind::RemoteUnfit, Operation::CollectRemote, "the place behind the web server"),
+            (ErrorKind::RemoteUnfit, Operation::ListRemote, "'calve remote log NAME'"),
+            (ErrorKind::RemoteUnfit, Operation::ReadRemote, "nginx"),
+            (ErrorKind::RemoteNotFound, Operation::OpenRemote, "check the URL"),
+            (ErrorKind::PermissionDenied, Operation::ReadRemote, "read and list"),
+            (ErrorKind::Io, Operation::OpenRemote, "its certificate"),
+            (ErrorKind::SnapshotNotFound, Operation::FindSnapshot, "ask who pushes"),
+        ] {
+            let error = io::Error::other("cause");
+            let url = Path::new("https://host/trees");
+            let got = way_out(kind, operation, (url, Some(url)), &error, "");
+            assert!(got.as_ref().is_some_and(|got| got.contains(expected)), "{kind:?}: {got:?}");
+        }
+    }
+
+    #[test]
+    fn in_a_mount_point_a_folder_inside_it_is_named() {
+        let busy = io::Error::from(io::ErrorKind::ResourceBusy);
+        let paths = (Path::new("/a b"), None);
+        let got = way_out(ErrorKind::DestinationExists, Operation::CheckOutInto, paths, &busy, "");
+        assert_eq!(got.as_deref(), Some("name a folder inside it, such as '/a b/app'"));
     }
 
     #[test]

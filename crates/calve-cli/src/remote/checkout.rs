@@ -5,12 +5,12 @@ use std::path::Path;
 use calve::{CheckoutOptions, CheckoutReport, ErrorKind, Operation, Remote};
 use serde::Serialize;
 
-use super::{PullDocument, limited, settings, tell_pull};
+use super::{PullDocument, limited, settings, tell_pull, warn_of_plain_http};
 use crate::args::CheckoutArgs;
 use crate::clone::{findings, why_not_shared};
 use crate::exit::Exit;
 use crate::failure::Failure;
-use crate::failure::stored::{own, store_failure};
+use crate::failure::stored::{is_web, own, store_failure};
 use crate::filesystems;
 use crate::output::PathFields;
 use crate::paths::MentionDocument;
@@ -35,6 +35,7 @@ pub(crate) fn run(args: &CheckoutArgs, session: Session<'_>) -> Result<Exit, Fai
     let remote = Remote::open(&args.url, &settings()).map_err(failed)?;
     let remote = remote.trusting(args.keys.iter().copied());
     let remote = limited(remote, &args.transfer, session);
+    warn_of_plain_http(&remote, !args.keys.is_empty(), output);
     let parent = root.parent().filter(|parent| *parent != Path::new(""));
     if let Some(warning) = filesystems::price_of_unknown(parent.unwrap_or(Path::new("."))) {
         output.warning(warning);
@@ -74,8 +75,12 @@ pub(crate) fn run(args: &CheckoutArgs, session: Session<'_>) -> Result<Exit, Fai
 /// Nothing is there yet, so no command that needs a store is a way out.
 fn failure(error: &calve::Error) -> Failure {
     let hint = match error.kind() {
-        ErrorKind::DestinationExists => "choose a folder that is empty, or does not exist yet",
-        ErrorKind::SnapshotNotFound => {
+        ErrorKind::DestinationExists
+            if error.io_error().kind() != std::io::ErrorKind::ResourceBusy =>
+        {
+            "choose a folder that is empty, or does not exist yet"
+        }
+        ErrorKind::SnapshotNotFound if error.other_path().is_none_or(|url| !is_web(url)) => {
             "where a store knows the remote, 'calve remote names' lists its names; ids must be whole"
         }
         ErrorKind::Untrusted => {

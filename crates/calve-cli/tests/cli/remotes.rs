@@ -85,7 +85,9 @@ fn a_snapshot_goes_from_one_project_to_another_under_its_name() {
     assert_eq!(fs::read_to_string(Path::new(&path).join("a")).unwrap(), "edited\n");
     let path = desk.done(&desk.there, "start --from base old");
     assert_eq!(fs::read_to_string(Path::new(&path).join("a")).unwrap(), "alpha\n");
-    let log = desk.done(&desk.there, "remote log ready -v");
+    assert_eq!(desk.done(&desk.there, "pull team/ready"), second);
+    let log = desk.done(&desk.there, "remote log team/ready -v");
+    assert_eq!(log, desk.done(&desk.there, "remote log ready -v"));
     let ids: Vec<_> = log.lines().map(|line| line.contains(&second)).collect();
     assert_eq!(ids, [true, false], "{log}");
 }
@@ -144,6 +146,10 @@ fn what_is_damaged_is_told_and_a_push_mends_what_is_gone() {
     assert_eq!(damaged.code, Some(3), "{damaged:?}");
     assert!(damaged.stdout.starts_with("damaged  file:///"), "{damaged:?}");
     assert!(damaged.stdout.contains(&format!("broken  {}  ready", &id[..12])), "{damaged:?}");
+    let rm = format!("rm {}", pack.display());
+    assert!(damaged.stderr.contains(&format!("first {rm}; then push")), "{damaged:?}");
+    let pulled = desk.run(&desk.there, "pull ready");
+    assert!(pulled.code == Some(1) && pulled.stderr.contains(&rm), "{pulled:?}");
     fs::remove_file(&pack).unwrap();
     let run = desk.run(&desk.here, "remote verify --json --quick");
     assert_eq!(run.code, Some(3), "{run:?}");
@@ -155,13 +161,23 @@ fn what_is_damaged_is_told_and_a_push_mends_what_is_gone() {
     assert!(pulled.code == Some(1) && pulled.stderr.contains("gone from the remote"), "{pulled:?}");
     desk.done(&desk.here, "push ready");
     assert_eq!(desk.json(&desk.here, "remote verify --json")["whole"], json!([id]));
+    // What is cut off cannot be right, so a push replaces it.
+    for folder in ["packs", "parts", "snapshots"] {
+        let folder = desk.here.with_file_name("remote").join(folder);
+        let cut = fs::read_dir(folder).unwrap().next().unwrap().unwrap().path();
+        fs::write(&cut, "cut").unwrap();
+        let found = desk.run(&desk.here, "remote verify --quick");
+        assert_eq!(found.code, Some(3), "{cut:?}: {found:?}");
+        desk.done(&desk.here, "push ready");
+        assert_eq!(desk.json(&desk.here, "remote verify --json")["whole"], json!([id]), "{cut:?}");
+    }
     desk.done(&desk.there, "pull ready");
 }
 
 #[test]
 fn a_collection_marks_first_and_removes_later_and_what_is_named_stays() {
     let desk = Desk::new();
-    for text in ["first", "second", "third"] {
+    for text in ["first", "second", "third", "fourth"] {
         plant(&desk.here, &[("own", text)]);
         desk.done(&desk.here, "snapshot --name ready");
         desk.done(&desk.here, "push ready");
@@ -172,25 +188,31 @@ fn a_collection_marks_first_and_removes_later_and_what_is_named_stays() {
     assert_eq!((&marked["remote"], &marked["dry_run"]), (&json!("team"), &json!(false)));
     assert_eq!(
         (&marked["waiting"]["changes"], &marked["waiting"]["snapshots"]),
-        (&json!(2), &json!(2))
+        (&json!(1), &json!(3))
     );
     assert_eq!((&marked["removed"]["changes"], &marked["snapshots"]), (&json!(0), &json!(1)));
     assert_eq!(marked["missing"], json!([]));
     let dry = desk.run(&desk.here, "remote gc --grace 0s --keep 0 --dry-run team");
     assert!(
-        dry.stderr.contains("would remove from team: 2 changes of names, 2 snapshots"),
+        dry.stderr.contains("would remove from team: 1 change of a name, 3 snapshots"),
         "{dry:?}"
     );
     let done = desk.run(&desk.here, "remote gc --grace 0s --keep 0");
-    assert!(done.stderr.contains("removed from team: 2 changes of names, 2 snapshots"), "{done:?}");
-    assert_eq!(
-        desk.json(&desk.here, "remote log ready --json")["names"].as_array().unwrap().len(),
-        1
-    );
+    assert!(done.stderr.contains("removed from team: 1 change of a name, 3 snapshots"), "{done:?}");
+    // The others lead those who cannot list the remote to the newest one.
+    let log = desk.json(&desk.here, "remote log ready --json");
+    let log: Vec<_> = log["names"].as_array().unwrap().iter().collect();
+    let log: Vec<_> = log.iter().map(|one| (&one["sequence"], &one["collected"])).collect();
+    let (yes, no) = (json!(true), json!(false));
+    assert_eq!(log, [(&json!(4), &no), (&json!(2), &yes), (&json!(1), &yes)]);
+    let log = desk.done(&desk.here, "remote log ready");
+    assert!(log.lines().nth(1).is_some_and(|line| line.ends_with("unsigned, collected")), "{log}");
+    let sound = desk.json(&desk.here, "remote verify --json");
+    assert_eq!((&sound["damage"], &sound["collected"]), (&json!([]), &json!(2)));
     desk.done(&desk.there, "start --from team/ready x");
     assert_eq!(
         fs::read_to_string(desk.there.with_file_name("q.worktrees").join("x/own")).unwrap(),
-        "third"
+        "fourth"
     );
 }
 
@@ -219,6 +241,23 @@ fn a_key_is_made_once_and_signs_what_is_pushed() {
     let names = desk.done(&desk.there, "remote names -v");
     assert!(names.contains(&format!("signed by {public}")), "{names}");
 
+    // Whoever is configured like this store will not believe what it pushes.
+    desk.done(&desk.here, "remote remove team");
+    let other = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
+    let add = format!("remote add team {} --key {other}", desk.url);
+    desk.done(&desk.here, &format!("{add} --key {other}"));
+    assert_eq!(desk.json(&desk.here, "remote list --json")["remotes"][0]["keys"], json!([other]));
+    desk.done(&desk.here, &add);
+    let foreign = desk.run(&desk.here, "push ready");
+    assert_eq!(foreign.code, Some(3), "{foreign:?}");
+    assert!(
+        foreign.stderr.contains(&format!("signed with {public}, which is none")),
+        "{foreign:?}"
+    );
+    desk.done(&desk.here, "remote remove team");
+    desk.done(&desk.here, &format!("remote add team {} --key {public}", desk.url));
+    desk.done(&desk.here, "push ready");
+
     fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
     let open = desk.run(&desk.here, "push ready");
     assert!(open.code == Some(1) && open.stderr.contains("chmod 600"), "{open:?}");
@@ -228,6 +267,144 @@ fn a_key_is_made_once_and_signs_what_is_pushed() {
     assert!(wrong.code == Some(1) && wrong.stderr.contains("64 hexadecimal"), "{wrong:?}");
     let wrong = desk.run(&desk.there, "remote add other file:///tmp --key 00");
     assert_eq!(wrong.code, Some(2), "{wrong:?}");
+}
+
+#[test]
+fn the_keys_that_a_project_names_count_when_its_user_says_so_and_never_by_a_pull() {
+    let desk = Desk::new();
+    let root = desk.here.parent().unwrap().to_owned();
+    let key = |name: &str| desk.done(&desk.here, &format!("key --file {}/{name}", root.display()));
+    let [ada, grace, eve] = ["ada", "grace", "eve"].map(key);
+    let push = |who: &str, text: &str| {
+        plant(&desk.here, &[("own", text)]);
+        desk.done(&desk.here, "snapshot --name ready");
+        desk.done(&desk.here, &format!("push ready --key {}/{who}", root.display()));
+    };
+    let trusted = || {
+        let list = desk.json(&desk.there, "remote list --json");
+        (list["remotes"][0]["keys"].clone(), list["remotes"][0]["project_keys"].clone())
+    };
+    let file = desk.there.join(".calvekeys");
+    desk.done(&desk.there, "remote remove team");
+    fs::write(&file, format!("# who may push\n{ada} Ada\n")).unwrap();
+    let add = format!("remote add team {}", desk.url);
+    let added = desk.run(&desk.there, &add);
+    assert_eq!(added.code, Some(0), "{added:?}");
+    let says = format!("one key, 1 from {}: {}…", file.display(), &ada[..12]);
+    assert!(added.stderr.contains(&says), "{added:?}");
+    assert_eq!(trusted(), (json!([ada]), json!([ada])));
+    push("eve", "eve");
+    assert_eq!(desk.run(&desk.there, "pull ready").code, Some(1));
+    push("ada", "ada");
+    let quiet = desk.run(&desk.there, "pull ready");
+    assert!(quiet.code == Some(0) && !quiet.stderr.contains("calvekeys"), "{quiet:?}");
+
+    // Somebody is added: all transfers say so, with the command, which does it.
+    fs::write(&file, format!("{ada} Ada\n{grace} Grace\n")).unwrap();
+    let id = quiet.stdout.trim_end();
+    for words in ["pull ready", &format!("push {id}"), "start --from team/ready one"] {
+        let told = desk.run(&desk.there, words);
+        assert_eq!(told.code, Some(0), "{words}: {told:?}");
+        let says = format!("has 1 key that team does not trust ({}…)", &grace[..12]);
+        assert!(told.stderr.contains(&says), "{words}: {told:?}");
+        assert!(told.stderr.contains(&format!("calve {add}\n")), "{words}: {told:?}");
+        assert_eq!(trusted(), (json!([ada]), json!([ada])), "{words}");
+    }
+    push("grace", "grace");
+    assert_eq!(desk.run(&desk.there, "pull ready").code, Some(1));
+    desk.done(&desk.there, &add);
+    assert_eq!(trusted(), (json!([ada, grace]), json!([ada, grace])));
+    let quiet = desk.run(&desk.there, "pull ready");
+    assert!(quiet.code == Some(0) && !quiet.stderr.contains("calvekeys"), "{quiet:?}");
+
+    // Somebody left.
+    fs::write(&file, &grace).unwrap();
+    let told = desk.run(&desk.there, "pull ready");
+    let says = format!("lacks 1 key that team trusts ({}…); if", &ada[..12]);
+    assert!(told.code == Some(0) && told.stderr.contains(&says), "{told:?}");
+    desk.done(&desk.there, &add);
+    assert_eq!(trusted(), (json!([grace]), json!([grace])));
+    // With no key at all a remote would need no signature.
+    for text in ["", "# nobody\n"] {
+        fs::write(&file, text).unwrap();
+        let quiet = desk.run(&desk.there, "pull ready");
+        assert!(quiet.code == Some(0) && !quiet.stderr.contains("calvekeys"), "{quiet:?}");
+        let refused = desk.run(&desk.there, &format!("{add} --json"));
+        assert_eq!(refused.json()["error"]["kind"], "remote_exists", "{refused:?}");
+        assert!(refused.stderr.contains("would need none any more"), "{refused:?}");
+    }
+    // A key that was named by hand stays, and is no difference.
+    fs::remove_file(&file).unwrap();
+    desk.done(&desk.there, "remote remove team");
+    desk.done(&desk.there, &format!("{add} --key {eve}"));
+    fs::write(&file, format!("{ada}\n{grace}\n")).unwrap();
+    let told = desk.run(&desk.there, "pull ready");
+    assert_eq!(told.code, Some(1), "grace has signed it: {told:?}");
+    assert!(told.stderr.contains(&format!("calve {add} --key {eve}\n")), "{told:?}");
+    desk.done(&desk.there, &format!("{add} --key {eve}"));
+    assert_eq!(trusted(), (json!([eve, ada, grace]), json!([ada, grace])));
+    let other = desk.run(&desk.there, &format!("{add} --json"));
+    assert_eq!(other.json()["error"]["kind"], "remote_exists", "{other:?}");
+    let quiet = desk.run(&desk.there, "pull ready");
+    assert!(quiet.code == Some(0) && !quiet.stderr.contains("calvekeys"), "{quiet:?}");
+
+    // A tree with such a file authorises nobody.
+    let before = trusted();
+    let mallory = key("mallory");
+    plant(&desk.here, &[(".calvekeys", &mallory)]);
+    push("ada", "with keys");
+    desk.done(&desk.there, "start --from team/ready two");
+    let two = desk.there.with_file_name("q.worktrees").join("two");
+    assert_eq!(fs::read_to_string(two.join(".calvekeys")).unwrap(), mallory);
+    desk.done(&two, "pull ready");
+    push("mallory", "mine");
+    for project in [&desk.there, &two] {
+        let refused = desk.run(project, "pull ready");
+        assert!(refused.code == Some(1) && !refused.stderr.contains(&mallory[..12]), "{refused:?}");
+    }
+    assert_eq!(trusted(), before);
+}
+
+#[test]
+fn a_file_of_keys_that_is_none_is_refused_with_the_reason_and_a_pull_goes_on_without_it() {
+    let desk = Desk::new();
+    desk.done(&desk.here, "snapshot --name ready");
+    desk.done(&desk.here, "push ready");
+    let file = desk.there.join(".calvekeys");
+    let key = desk.done(&desk.here, "key");
+    fs::write(desk.there.with_file_name("keys"), &key).unwrap();
+    for (row, part) in [
+        ("folder", "no regular file"),
+        ("pipe", "no regular file"),
+        ("link", "symbolic link"),
+        ("dangling", "symbolic link"),
+        ("huge", "64 KiB"),
+        ("wrong", "line 2 does not begin with a public key"),
+    ] {
+        match row {
+            "folder" => fs::create_dir(&file).unwrap(),
+            "pipe" => {
+                let made = std::process::Command::new("mkfifo").arg(&file).status();
+                assert!(made.unwrap().success());
+            }
+            "link" => std::os::unix::fs::symlink("../keys", &file).unwrap(),
+            "dangling" => std::os::unix::fs::symlink("none", &file).unwrap(),
+            "huge" => fs::write(&file, "# no key\n".repeat(10_000)).unwrap(),
+            _ => fs::write(&file, format!("{key}\nAda {key}\n")).unwrap(),
+        }
+        let words = format!("remote add second {} --json", desk.url);
+        let refused = desk.run(&desk.there, &words);
+        assert_eq!(refused.code, Some(1), "{row}: {refused:?}");
+        assert_eq!(refused.json()["error"]["kind"], "invalid_name", "{row}: {refused:?}");
+        assert!(refused.stderr.contains(part), "{row}: {refused:?}");
+        let told = desk.run(&desk.there, "pull ready");
+        assert!(told.code == Some(0) && told.stderr.contains(part), "{row}: {told:?}");
+        assert!(told.stderr.contains(file.to_str().unwrap()), "{row}: {told:?}");
+        let list = desk.json(&desk.there, "remote list --json");
+        assert_eq!(list["remotes"].as_array().unwrap().len(), 1, "{row}");
+        let removed = if row == "folder" { fs::remove_dir(&file) } else { fs::remove_file(&file) };
+        removed.unwrap();
+    }
 }
 
 #[test]
@@ -269,7 +446,7 @@ fn a_checkout_is_a_project_that_pulls_starts_and_pushes() {
     let url = &desk.url;
     for (words, kind, part) in [
         (format!("checkout {url} none x"), "snapshot_not_found", "'calve remote names'"),
-        (format!("checkout {url}/none ready x"), "remote_not_found", "remote init"),
+        (format!("checkout {url}/none ready x"), "remote_not_found", "no folder /"),
         ("checkout ftp://x ready x".to_owned(), "invalid_name", "file:///FOLDER"),
         (format!("checkout {url} ready none/x"), "io", "none"),
         (format!("checkout --store s {url} ready x"), "store_exists", "neither --store nor"),
@@ -298,14 +475,20 @@ fn what_cannot_be_done_is_refused_with_the_way_out() {
         ("pull ready --from other", "remote_not_found", "no remote by this name", "remote add"),
         ("start --from other/ready x", "remote_not_found", "no remote by this name", "remote add"),
         ("push none", "snapshot_not_found", "no snapshot", "'calve log'"),
-        ("push team ready", "snapshot_not_found", "no snapshot", "--to team"),
+        ("push team ready", "snapshot_not_found", "no snapshot", "push [SNAPSHOT] --to team"),
+        ("push team/none", "snapshot_not_found", "no snapshot", "push none --to team"),
         ("push --as a/b", "invalid_name", "slash", "no slash"),
         (&format!("remote init {url}"), "remote_exists", "a remote is there", "remote add NAME"),
-        (&format!("remote init {url}/none"), "io", "No such file", "none"),
+        (&format!("remote init {url}/none"), "io", "No such file", "mkdir -p /"),
+        (&format!("remote add other {url}/none"), "remote_not_found", "no object", "no folder /"),
         ("remote add other file:///tmp", "remote_not_found", "no object 'format'", "remote init"),
         ("remote add other ftp://x", "invalid_name", "file:///FOLDER", "file:///srv/trees"),
+        ("remote add other https://x/?y", "invalid_name", "https://", "file:///srv/trees"),
         ("remote remove other", "remote_not_found", "no remote by this name", "remote list"),
         ("remote log none", "snapshot_not_found", "no such name", "remote names"),
+        ("remote log team/none", "snapshot_not_found", "no such name", "remote names"),
+        ("remote log other/ready", "remote_not_found", "no remote by this name", "remote list"),
+        ("pull other/ready", "remote_not_found", "no remote by this name", "remote list"),
     ] {
         let run = desk.run(&desk.here, &format!("{words} --json"));
         assert_eq!(run.code, Some(1), "{words}: {run:?}");
@@ -314,6 +497,17 @@ fn what_cannot_be_done_is_refused_with_the_way_out() {
         assert!(run.stderr.contains(cause), "{words}: {run:?}");
         assert!(run.stderr.contains(hint), "{words}: {run:?}");
     }
+    for (words, part) in [
+        ("push ready --limit-rate 99999999999G".to_owned(), "more bytes a second than there are"),
+        ("push ready --limit-rate G".to_owned(), "500k, 10M or 1G"),
+        (format!("remote add other {url} --key {}", "0".repeat(64)), "a wrong digit"),
+        (format!("remote add other {url} --key 00"), "64 hexadecimal digits"),
+    ] {
+        let run = desk.run(&desk.here, &words);
+        assert!(run.code == Some(2) && run.stderr.contains(part), "{words}: {run:?}");
+    }
+    // It is the same place.
+    desk.done(&desk.here, &format!("remote add team {url}//"));
     desk.done(&desk.here, &format!("remote add second {url}"));
     let two = desk.run(&desk.here, "push ready");
     assert!(two.code == Some(1) && two.stderr.contains("knows 2, and none is named"), "{two:?}");

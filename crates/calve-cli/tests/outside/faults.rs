@@ -4,13 +4,16 @@
 //! makes every call on files, and the main thread those on the stage.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::Instant;
 
 use tempfile::TempDir;
 
 use crate::tree::{difference, many_files, one_of_everything, state};
-use crate::{Run, calve, can_strace, expects_reflink, names, not_run, program, scratch, straced};
+use crate::{
+    Run, calve, can_strace, expects_reflink, names, not_run, program, pushed, scratch, straced,
+};
 
 const SMALL: usize = 5000;
 
@@ -155,6 +158,47 @@ fn an_error_of_closing_a_copied_file_fails_the_clone() {
         assert!(run.stderr.contains(errno), "{errno}: {run:?}");
         assert_eq!(names(scratch.path()), ["src"], "{errno}");
     }
+}
+
+/// The kernel reports a failed write once: `syncfs` fails for one descriptor, or `fsync` for one file. After that the content is
+/// right in memory alone.
+#[test]
+fn what_a_pull_could_not_write_is_an_error_and_is_fetched_again() {
+    const TEST: &str = "faults of flushes in a pull";
+    if !can_strace(TEST) {
+        return;
+    }
+    let scratch = scratch();
+    let top = scratch.path().canonicalize().unwrap();
+    let (app, other) = (top.join("app"), top.join("other"));
+    for directory in [&app, &other] {
+        fs::create_dir(directory).unwrap();
+    }
+    // A pull flushes after each 32 MiB, so it does so three times.
+    for number in 0..36_u8 {
+        fs::write(app.join(format!("f{number}")), vec![number + 1; 3 << 20]).unwrap();
+    }
+    let url = pushed(&top, &app);
+    for words in ["init".to_owned(), format!("remote add team {url}")] {
+        assert_eq!(calve(&other, &words).code, Some(0), "{words}");
+    }
+    // The worker flushes three times, and its second time fails. (strace counts for each thread, and the main thread flushes once.)
+    let options = ["-e", "trace=syncfs", "-e", "inject=syncfs:error=EIO:when=2"];
+    let run = straced(&other, &options, "pull -j 1 ready");
+    assert_eq!((run.injected(), run.code), (1, Some(1)), "{run:?}");
+    assert!(run.stderr.contains("EIO"), "{run:?}");
+
+    let blobs = other.join(".calve/blobs");
+    let fan = blobs.join(&names(&blobs)[0]);
+    let mirror = fan.join(&names(&fan)[0]);
+    let mirror = mirror.to_str().unwrap();
+    let inode = || fs::metadata(mirror).unwrap().ino();
+    let before = inode();
+    let options = ["-e", "trace=fsync", "-P", mirror, "-e", "inject=fsync:error=EIO"];
+    let run = straced(&other, &options, "pull -j 1 ready");
+    assert_eq!((run.injected(), run.code), (1, Some(0)), "{run:?}");
+    assert_ne!(inode(), before, "the mirror that could not be flushed was not replaced");
+    assert_eq!(calve(&other, "store verify").code, Some(0));
 }
 
 /// As on ZFS while the source is in a transaction group that does not close.

@@ -12,7 +12,10 @@ use rustix::process::{Gid, Uid};
 
 use crate::died::{Tree, tree_of};
 use crate::disk::{Disk, Options, tool};
-use crate::{Random, Run, calve, calve_command, filesystem, is_root, names, not_run};
+use crate::{
+    Random, Run, calve, calve_command, expects_reflink, filesystem, is_root, names, not_run,
+    scratch,
+};
 
 const MEGABYTES: u64 = 300;
 const FILES: u64 = 12;
@@ -267,6 +270,52 @@ fn on_a_full_disk_what_reads_works_what_frees_space_works_and_the_rest_says_why_
     place.must("store verify");
 }
 
+/// Whoever collects must write before anything may be removed.
+#[test]
+fn a_remote_on_a_full_disk_is_collected_and_then_takes_pushes_again() {
+    let Some(disk) = disk("a remote on a full disk", Options::default()) else { return };
+    let mut place = Place { disk, random: Random(7), nobody: false };
+    let scratch = scratch();
+    fs::create_dir(place.disk.path().join("remote")).unwrap();
+    let url = format!("file://{}", place.disk.path().join("remote").to_str().unwrap());
+    let must = |app: &Path, words: &str| {
+        let run = calve(app, words);
+        assert_eq!(run.code, Some(0), "{words}: {run:?}");
+        run
+    };
+    let [app, other] = ["app", "other"].map(|name| scratch.path().join(name));
+    for (root, init) in [(&app, format!("remote init {url}")), (&other, "remote list".to_owned())] {
+        fs::create_dir(root).unwrap();
+        must(root, "init");
+        must(root, &init);
+        must(root, &format!("remote add team {url}"));
+        for number in 0..8 {
+            place.write(root, number);
+        }
+        must(root, "snapshot --name ready");
+    }
+    must(&app, "push ready");
+    // It has no name there, so nobody needs it.
+    let id = must(&other, "snapshot --name again").stdout.trim().to_owned();
+    must(&other, &format!("push {id}"));
+    place.write(&app, 0);
+    must(&app, "snapshot --name ready");
+    place.fill();
+    let full = calve(&app, "push ready --json");
+    assert_eq!(full.json()["error"]["kind"], "storage_full", "{full:?}");
+    assert!(full.stderr.contains("calve remote gc"), "{full:?}");
+    assert!(!full.stderr.contains("calve drop"), "{full:?}");
+    let marked = must(&app, "remote gc --grace 0s --json").json();
+    assert_eq!(marked["waiting"]["snapshots"], 1, "{marked}");
+    place.fill();
+    let removed = must(&app, "remote gc --grace 0s --json").json();
+    assert_eq!(removed["removed"]["snapshots"], 1, "{removed}");
+    must(&app, "push ready");
+    must(&app, "remote verify");
+    let reserve = place.disk.path().join("remote/reserve");
+    assert_eq!(fs::metadata(reserve).unwrap().len(), 1 << 20);
+}
+
 /// Levels of room, from next to nothing to enough for anything here.
 const LEVELS: [u64; 6] = [100 << 10, 600 << 10, 2 << 20, 5 << 20, 9 << 20, 45 << 20];
 
@@ -323,6 +372,84 @@ fn a_disk_that_fills_up_on_the_way_is_told_of_and_its_space_is_given_back() {
     assert_eq!(done, 11);
     place.must("drop w4");
     place.must("store verify");
+}
+
+/// More than the command reads before a start returns; it takes no room.
+const LARGE: u64 = 65 << 20;
+
+/// Holds the store's lock of naming, so that nobody names contents meanwhile.
+fn hold_naming(app: &Path) -> fs::File {
+    let path = app.join(".calve/locks/naming");
+    let file = fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    file
+}
+
+/// First the start, which publishes the worktree before its contents are read, and then the naming.
+#[test]
+fn a_first_start_and_its_naming_go_on_where_a_full_disk_stopped_them() {
+    const TEST: &str = "a first start on a disk that fills up";
+    if !expects_reflink() {
+        return not_run(TEST, "files cannot be cloned here");
+    }
+    let Some(disk) = disk(TEST, Options::default()) else { return };
+    let mut place = Place { disk, random: Random(7), nobody: false };
+    let app = place.app();
+    fs::create_dir_all(app.join("small")).unwrap();
+    for number in 0..4 {
+        place.write(&app, number);
+    }
+    for number in 0..3000 {
+        fs::write(app.join(format!("small/f{number}")), format!("{number}\n")).unwrap();
+    }
+    fs::File::create(app.join("large")).unwrap().set_len(LARGE).unwrap();
+    fs::create_dir(place.folder()).unwrap();
+    place.must("init");
+    let naming = hold_naming(&app);
+    let [mut refused, mut done] = [0, 0];
+    // Each with less and less too little, until there is enough.
+    let mut until_there_is_room = |words: &str, mut frees: Option<&str>| {
+        for level in [0].into_iter().chain(LEVELS) {
+            place.fill();
+            if level > 0 {
+                place.give(level);
+            }
+            let before = place.picture();
+            let free = place.disk.free();
+            let run = calve(&app, words);
+            if run.code == Some(0) {
+                done += 1;
+                return run;
+            }
+            refused += 1;
+            place.assert_refused(&format!("{words} in {level}"), &run, "ENOSPC", &before);
+            let lost = free.saturating_sub(place.disk.free());
+            assert!(lost < KEPT_BYTES, "{words} in {level}: {lost} bytes are gone");
+            place.must("store verify");
+            place.must("store gc --grace 0s");
+            if let Some(words) = frees.take() {
+                place.must(words);
+            }
+        }
+        panic!("{words}: there is never room");
+    };
+    let started = until_there_is_room("start --json one other", None).json();
+    assert!(started["snapshot"].is_null(), "its contents have no names yet: {started}");
+    drop(naming);
+    // What would be lost with the other one cannot be known, so its tree is kept.
+    let frees = Some("drop --force --quiet other");
+    let named = until_there_is_room("status --json one", frees).json();
+    assert_eq!(named["changes"].as_array().map(Vec::len), Some(0), "{named}");
+    println!("{refused} times there was no room, {done} times there was");
+    let one = place.folder().join("one");
+    for path in ["big3", "small/f2999", "large"] {
+        assert!(fs::read(app.join(path)).unwrap() == fs::read(one.join(path)).unwrap(), "{path}");
+    }
+    fs::remove_dir_all(place.disk.path().join("fill")).unwrap();
+    assert_eq!(place.must("status").stdout, "", "the project is as its snapshot");
+    place.must("start two");
+    place.must("store verify");
+    assert!(names(&place.folder()).starts_with(&["one".to_owned()]));
 }
 
 /// A disk may have room and no place for another file.

@@ -11,7 +11,7 @@ use rustix::fs::{Mode, OFlags, mkdirat, open, openat};
 use crate::disk::tool;
 use crate::filesystems::immutable;
 use crate::tree::{difference, many_files, state, work};
-use crate::{Run, calve, filesystem, is_root, names, not_run, program, scratch};
+use crate::{Run, calve, filesystem, is_root, names, not_run, program, pushed, scratch};
 
 /// A tree, and how it is told whether a copy of it is one.
 struct Row {
@@ -323,6 +323,46 @@ fn what_is_mounted_in_a_worktree_outlives_its_reset_its_switch_and_its_drop() {
         }
         let _ = calve(&project, "drop -q --force w");
         assert_eq!(calve(&project, "store verify -q").code, Some(0), "{at}, {words}");
+    }
+}
+
+/// A rename cannot replace what is mounted, which the kernel would say when all is fetched and made.
+#[test]
+fn at_a_mount_point_nothing_is_begun_and_a_folder_inside_it_is_named() {
+    const NAME: &str = "an empty mount point as a destination";
+    if !is_root() {
+        return not_run(NAME, "mounting needs root");
+    }
+    let scratch = scratch();
+    let directory = scratch.path();
+    let project = directory.join("app");
+    many_files(&project, 5, 300, "first");
+    for folder in ["at", "elsewhere"] {
+        fs::create_dir(directory.join(folder)).unwrap();
+    }
+    let url = pushed(directory, &project);
+    let calve = env!("CARGO_BIN_EXE_calve");
+    // A part of the same filesystem has the same device number.
+    for mount in ["mount --bind elsewhere at", "mount -t tmpfs none at"] {
+        for command in [
+            format!("{calve} checkout {url} ready at"),
+            format!("{calve} -C app start --from ready --at .. at"),
+        ] {
+            let line = format!("{mount} && {command}; code=$?; ls -A at; exit $code");
+            let output = program("unshare", directory)
+                .args(["--mount", "sh", "-c", &line])
+                .output()
+                .unwrap();
+            let error = String::from_utf8_lossy(&output.stderr);
+            if error.contains("unshare") || error.contains("mount:") {
+                return not_run(NAME, error.trim());
+            }
+            assert_eq!(output.status.code(), Some(1), "{mount}, {command}: {output:?}");
+            assert!(error.contains("mounted there"), "{mount}, {command}: {error}");
+            assert!(error.contains("/at/app"), "{mount}, {command}: {error}");
+            assert!(output.stdout.is_empty(), "{mount}, {command}: {output:?}");
+            assert_eq!(names(directory), ["app", "at", "elsewhere", "remote"], "{mount}");
+        }
     }
 }
 

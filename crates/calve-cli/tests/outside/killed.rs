@@ -12,7 +12,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::tree::{content, many_files};
 use crate::{
-    Random, calve, calve_command, expects_reflink, filesystem, names, not_run, program, scratch,
+    Random, calve, calve_command, expects_reflink, filesystem, names, not_run, program, pushed,
+    scratch,
 };
 
 const FILES: usize = 1500;
@@ -203,18 +204,7 @@ fn a_checkout_that_is_killed_leaves_a_whole_project_or_none_and_the_next_one_swe
     let directory = scratch.path();
     let (source, destination) = (directory.join("src"), directory.join("dst"));
     many_files(&source, FILES, SIZE, "new");
-    fs::create_dir(directory.join("remote")).unwrap();
-    let url = format!("file://{}", directory.join("remote").to_str().unwrap());
-    for words in [
-        "init".to_owned(),
-        format!("remote init {url}"),
-        format!("remote add team {url}"),
-        "snapshot --name ready".to_owned(),
-        "push ready".to_owned(),
-    ] {
-        let run = calve(&source, &words);
-        assert_eq!(run.code, Some(0), "{words}: {run:?}");
-    }
+    let url = pushed(directory, &source);
     let words = format!("checkout {url} ready dst");
     let mut usual = Duration::ZERO;
     let mut random = Random(SEED);

@@ -33,8 +33,10 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::sync::OnceLock;
+use std::sync::{OnceLock, mpsc};
+use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 /// What a run of the command left: its end, its streams, and (under strace) the log.
@@ -111,7 +113,53 @@ fn calve_command(directory: &Path, words: &str) -> Command {
 }
 
 fn calve(directory: &Path, words: &str) -> Run {
-    Run::of(calve_command(directory, words).output().unwrap(), String::new())
+    Run::of(output(calve_command(directory, words)), String::new())
+}
+
+/// Longer than the five minutes that a command waits for another one.
+const STUCK: Duration = Duration::from_secs(400);
+
+/// Runs a command and returns what it printed. If it does not end, the test kills it and says what each of its processes waited
+/// for. Otherwise the whole suite would wait, and say nothing.
+#[track_caller]
+fn output(mut command: Command) -> Output {
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let id = child.id();
+    let (tell, told) = mpsc::channel();
+    std::thread::spawn(move || tell.send(child.wait_with_output()));
+    told.recv_timeout(STUCK).unwrap_or_else(|_| panic!("stuck:\n{}", put_down(id))).unwrap()
+}
+
+/// Kills a process and its descendants, and says what each was doing. The newest go first: a process that strace holds would run
+/// on if strace ended before it.
+fn put_down(id: u32) -> String {
+    let text = |id: u32, name: &str| {
+        let bytes = fs::read(format!("/proc/{id}/{name}")).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).replace('\0', " ")
+    };
+    let mut all = vec![id];
+    let mut next = 0;
+    while next < all.len() {
+        let threads = fs::read_dir(format!("/proc/{}/task", all[next])).into_iter().flatten();
+        for thread in threads.flatten().map(|thread| thread.path()) {
+            let children = fs::read_to_string(thread.join("children")).unwrap_or_default();
+            all.extend(children.split_whitespace().map(|id| id.parse::<u32>().unwrap()));
+        }
+        next += 1;
+    }
+    let mut lines = Vec::new();
+    for id in all.into_iter().rev() {
+        lines.push(format!(
+            "{id} {}: {}\n{}",
+            text(id, "cmdline"),
+            text(id, "syscall"),
+            text(id, "stack")
+        ));
+        if let Some(process) = Pid::from_raw(id.cast_signed()) {
+            let _ = kill_process(process, Signal::KILL);
+        }
+    }
+    lines.join("\n")
 }
 
 /// The same under strace with `options`, which must name what is traced: the rest is not stopped for (`--seccomp-bpf`), unless
@@ -124,7 +172,7 @@ fn straced(directory: &Path, options: &[&str], words: &str) -> Run {
     command.args(["-f", "-qq"]).args((!stops).then_some("--seccomp-bpf"));
     command.arg("-o").arg(log.path()).args(options);
     command.arg("--").arg(env!("CARGO_BIN_EXE_calve")).args(words.split_whitespace());
-    let output = command.output().unwrap();
+    let output = output(command);
     let log = fs::read(log.path()).unwrap();
     Run::of(output, String::from_utf8_lossy(&log).into_owned())
 }
@@ -160,6 +208,23 @@ fn can_strace(test: &str) -> bool {
         }
         None => true,
     }
+}
+
+/// Makes a remote in `directory`, and pushes the project there as `ready`. Returns the remote's URL.
+fn pushed(directory: &Path, project: &Path) -> String {
+    fs::create_dir(directory.join("remote")).unwrap();
+    let url = format!("file://{}", directory.join("remote").to_str().unwrap());
+    for words in [
+        "init".to_owned(),
+        format!("remote init {url}"),
+        format!("remote add team {url}"),
+        "snapshot --name ready".to_owned(),
+        "push ready".to_owned(),
+    ] {
+        let run = calve(project, &words);
+        assert_eq!(run.code, Some(0), "{words}: {run:?}");
+    }
+    url
 }
 
 /// Notes that a test could not run here; the runner counts these.

@@ -1,16 +1,16 @@
-//! The first start of a large project, whose contents are named behind it, and the naming itself: each call fails once, or is the
-//! last that the process makes.
+//! The first start of a large project, whose contents are named behind it, and the naming itself; the making of a tree that waits
+//! to be handed over, and a start that takes it: each call fails once, or is the last that the process makes.
 
 use std::fs;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use calve::{StartOptions, Store, StoreOptions};
+use calve::{SnapshotOptions, StartOptions, Store, StoreOptions};
 use tempfile::TempDir;
 
 use crate::every::{Fault, Scene, disturb};
 use crate::killed::is_stage;
-use crate::tree::remove_tree;
 use crate::{Run, calve, expects_reflink, names, not_run, scratch};
 
 /// More than the command reads before a start returns; it takes no room.
@@ -20,25 +20,35 @@ const LARGE: u64 = 65 * 1024 * 1024;
 enum Work {
     Start,
     Name,
+    /// Makes the tree, or the snapshot, that waits for the next start.
+    Refill,
+    /// A start that takes it.
+    Take,
 }
 
 struct First {
     work: Work,
+    kill: bool,
     scratch: TempDir,
     number: usize,
 }
 
 impl First {
-    fn new(work: Work) -> Self {
-        Self { work, scratch: scratch(), number: 0 }
+    fn new(work: Work, kill: bool) -> Self {
+        Self { work, kill, scratch: scratch(), number: 0 }
     }
 
     fn app(&self) -> PathBuf {
         self.scratch.path().join(format!("{}/app", self.number))
     }
 
+    /// Beside the project, or, where that was refused, inside.
     fn worktree(&self) -> PathBuf {
-        self.app().with_file_name("app.worktrees").join("one")
+        let inside = self.app().join(".calve/worktrees/one");
+        match inside.is_dir() {
+            true => inside,
+            false => self.app().with_file_name("app.worktrees").join("one"),
+        }
     }
 
     /// Until a process that names in the background is done.
@@ -64,6 +74,8 @@ impl Scene for First {
         match self.work {
             Work::Start => "the first start of a large project".to_owned(),
             Work::Name => "naming what was started".to_owned(),
+            Work::Refill => "making a tree that waits".to_owned(),
+            Work::Take => "a start that takes a tree that waits".to_owned(),
         }
     }
 
@@ -71,6 +83,8 @@ impl Scene for First {
         match self.work {
             Work::Start => "start --json -j 1 one",
             Work::Name => "store name --json -j 1",
+            Work::Refill => "store refill --json -j 1",
+            Work::Take => "start --json -j 1 --from base one",
         }
     }
 
@@ -78,13 +92,16 @@ impl Scene for First {
         self.app()
     }
 
+    fn is_alone(&self) -> bool {
+        // A process that names behind it would have the fault as well, or keep strace waiting.
+        matches!(self.work, Work::Start | Work::Take) && !self.kill
+    }
+
     fn renew(&mut self) {}
 
     fn prepare(&mut self, number: usize) {
         let before = self.scratch.path().join(self.number.to_string());
-        if before.try_exists().unwrap() {
-            remove_tree(&before);
-        }
+        remove(&before);
         self.number = number;
         let app = self.app();
         fs::create_dir_all(app.join("dir")).unwrap();
@@ -98,6 +115,16 @@ impl Scene for First {
         let store = Store::init(&app).unwrap();
         // The naming must tell what changed since from what changed in the same tick of the clock.
         std::thread::sleep(Duration::from_millis(15));
+        if matches!(self.work, Work::Refill | Work::Take) {
+            store.snapshot(&SnapshotOptions::new().name("base"), &StoreOptions::new()).unwrap();
+            // On btrfs the snapshot that waits is one of the ready tree, which a start makes.
+            store.start(&["before"], &StartOptions::new(), &StoreOptions::new()).unwrap();
+            store.keep_ready_trees(1).unwrap();
+        }
+        if self.work == Work::Take {
+            let report = store.make_ready_trees(&StoreOptions::new()).unwrap();
+            assert!(report.ready > 0, "{report:?}");
+        }
         if self.work == Work::Name {
             let later = StartOptions::new().name_later(0);
             let report = store.start(&["one"], &later, &StoreOptions::new()).unwrap();
@@ -120,9 +147,9 @@ impl Scene for First {
         ) {
             wrong.push(format!("exit code {:?}", run.code));
         }
-        if self.work == Work::Start {
+        if self.work != Work::Name {
             let is_there = self.worktree().try_exists().unwrap();
-            if run.code == Some(0) && !is_there {
+            if run.code == Some(0) && !is_there && self.work != Work::Refill {
                 wrong.push("there is no worktree".to_owned());
             }
             if !is_there {
@@ -134,7 +161,7 @@ impl Scene for First {
         }
         wrong.extend(self.settled().err());
         let (shown, expected) = match self.work {
-            Work::Start => (calve(&app, "status one"), ""),
+            Work::Start | Work::Refill | Work::Take => (calve(&app, "status one"), ""),
             Work::Name => (calve(&app, "status one"), "M dir/mine\n"),
         };
         if shown.stdout != expected {
@@ -175,20 +202,36 @@ impl Scene for First {
 
 impl Drop for First {
     fn drop(&mut self) {
-        remove_tree(self.scratch.path());
+        remove(self.scratch.path());
+    }
+}
+
+/// Removes a folder, in which a process behind a start may still make a tree.
+fn remove(folder: &Path) {
+    let started = Instant::now();
+    loop {
+        match fs::remove_dir_all(folder) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                assert!(started.elapsed() < Duration::from_secs(20), "{folder:?}: {error}");
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            _ => return,
+        }
     }
 }
 
 fn try_each(work: Work, kill: bool) {
     if expects_reflink() {
-        disturb(First::new(work), kill);
+        disturb(First::new(work, kill), kill);
     } else {
         not_run("contents that are named later", "files cannot be cloned here");
     }
 }
 
-// That a call of the start itself fails is tried where nothing is named behind it: here strace would also keep open the pipe by
-// which a new process tells that it runs, and the command would wait for ever.
+#[test]
+fn whichever_call_of_a_first_start_fails_the_worktree_is_whole_or_absent() {
+    try_each(Work::Start, false);
+}
 
 #[test]
 fn wherever_a_first_start_is_killed_the_worktree_is_whole_or_absent() {
@@ -198,6 +241,26 @@ fn wherever_a_first_start_is_killed_the_worktree_is_whole_or_absent() {
 #[test]
 fn whichever_call_of_the_naming_fails_the_next_one_finds_the_same_base() {
     try_each(Work::Name, false);
+}
+
+#[test]
+fn whichever_call_of_making_a_tree_that_waits_fails_the_next_start_is_as_ever() {
+    try_each(Work::Refill, false);
+}
+
+#[test]
+fn wherever_the_making_of_a_tree_that_waits_is_killed_the_next_start_is_as_ever() {
+    try_each(Work::Refill, true);
+}
+
+#[test]
+fn whichever_call_fails_of_a_start_that_takes_a_tree_the_worktree_is_whole_or_absent() {
+    try_each(Work::Take, false);
+}
+
+#[test]
+fn wherever_a_start_that_takes_a_tree_is_killed_the_worktree_is_whole_or_absent() {
+    try_each(Work::Take, true);
 }
 
 #[test]

@@ -339,9 +339,8 @@ impl World {
         }
         // Who is killed cannot tidy up; who comes next does.
         if matches!(fault, Fault::Error(..)) {
-            // What was dropped is gone for everybody; who deletes its files may fail, and the next one does it.
-            let left = self.left().into_iter();
-            let told = left.filter(|left| !(verb == Drop && left.contains(".calve/trash/")));
+            // What lies in the trash no longer counts as there. If its files could not be deleted, the next command deletes them.
+            let told = self.left().into_iter().filter(|left| !left.contains(".calve/trash/"));
             wrong.extend(told.map(|left| format!("{left} was left")));
         }
         let verified = calve(&self.app(), "store verify");

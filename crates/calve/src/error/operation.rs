@@ -60,6 +60,7 @@ operations! {
     Flush = "flush",
     Link = "link",
     LinkWorktrees = "link worktrees to",
+    ListRemote = "list the remote",
     Lock = "lock",
     LookAt = "look at",
     Make = "make",

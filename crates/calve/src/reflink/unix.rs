@@ -163,7 +163,8 @@ const PROBE_BYTES: usize = 64 * 1024;
 
 pub(crate) fn probe(source: &Path, dest: &Path) -> io::Result<(ReflinkOutcome, Option<io::Error>)> {
     let dest = fs::open(dest, DIR_FLAGS, Mode::empty())?;
-    let (dir, mut made) = (fs::open(source, DIR_FLAGS, Mode::empty()), None);
+    let dir = fs::open(source, DIR_FLAGS, Mode::empty());
+    // The files lose their names as soon as they are open: who is killed leaves nothing.
     let fd = match &dir {
         Ok(dir) => {
             let name = CString::new(temporary_name())?;
@@ -171,7 +172,7 @@ pub(crate) fn probe(source: &Path, dest: &Path) -> io::Result<(ReflinkOutcome, O
             let flags = NEW_FILE_FLAGS.difference(OFlags::WRONLY).union(OFlags::RDWR);
             match fs::openat(dir, &name, flags, Mode::RUSR | Mode::WUSR) {
                 Ok(fd) => {
-                    made = Some(NewFile { dir: dir.as_fd(), name, kept: false });
+                    drop(NewFile { dir: dir.as_fd(), name, kept: false });
                     let mut file = File::from(fd);
                     file.write_all(&[0xca; PROBE_BYTES])?;
                     file.sync_all()?;
@@ -189,9 +190,9 @@ pub(crate) fn probe(source: &Path, dest: &Path) -> io::Result<(ReflinkOutcome, O
         sys::clone_at(&fd, &dest, &file.name)
     } else {
         let new = fs::openat(&dest, &file.name, NEW_FILE_FLAGS, Mode::RUSR | Mode::WUSR)?;
+        drop(file);
         sys::clone_file(&fd, &new)
     };
-    drop(made);
     super::outcome(result)
 }
 

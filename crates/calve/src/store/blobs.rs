@@ -25,6 +25,10 @@
 //! exclusive lock). A file that is renamed over it has the same content, so it does not matter
 //! which process comes last.
 //!
+//! Content that is written, not cloned, gets its name by a rename, when it is whole. In a store that
+//! is still in a stage, a mirror is written under its own name and sealed at once: no other process
+//! can see that store, and all of it is flushed before it gets its place.
+//!
 //! # Taking in files that may be changing
 //! A write shows in a file's times, but a store through a mapping shows only when the page faults.
 //! A page that is dirty already takes stores without a trace, and a long write sets the times when
@@ -44,11 +48,10 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use rustix::fs::{self, AtFlags, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::{Errno, pread, retry_on_intr};
@@ -60,6 +63,7 @@ use crate::reflink::copy::Copier;
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::{self, Meta};
 use crate::reflink::{Patience, sys};
+use crate::tree::listing;
 use crate::tree::pool::lock;
 use crate::tree::running::{PATIENCE, Running};
 use crate::tree::sharing::{NewFile, Sharing, Tried};
@@ -68,11 +72,11 @@ use crate::tree::staging::StagedFile;
 /// How often a file is read that changes meanwhile.
 pub(crate) const TRIES: u32 = 5;
 
-/// Longer than a tick of any kernel's clock.
-const TICK: Duration = Duration::from_millis(11);
-
 /// Of a mirror: nobody writes to it.
 const MODE: Mode = Mode::RUSR.union(Mode::RGRP).union(Mode::ROTH);
+
+/// It is cloned from as soon as it is there.
+const NEW_MIRROR_FLAGS: OFlags = NEW_FILE_FLAGS.difference(OFlags::WRONLY).union(OFlags::RDWR);
 
 const BUFFER_BYTES: usize = 256 * 1024;
 
@@ -195,8 +199,8 @@ pub(crate) struct Noted(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    /// Mirrors that were made, in case that the operation fails.
-    made: Mutex<Vec<BlobId>>,
+    /// How the ids of the mirrors begin that were made, in case that the operation fails.
+    made: Mutex<Vec<u64>>,
     /// What the store's filesystem said to clones from each device.
     sharing: Sharing,
     patience: Arc<Patience>,
@@ -212,9 +216,29 @@ impl Noted {
     }
 
     /// The mirrors that were made until now.
-    pub(crate) fn made(&self) -> Vec<BlobId> {
-        lock(&self.0.made).clone()
+    pub(crate) fn made(&self) -> Made {
+        let mut starts = lock(&self.0.made).clone();
+        starts.sort_unstable();
+        Made(starts)
     }
+}
+
+/// Mirrors that an operation made.
+///
+/// It has only the first eight bytes of each id, because whole ids take 32 MB for a million files.
+/// Two ids may begin alike, so nobody may remove a mirror because of this alone.
+#[derive(Debug)]
+pub(crate) struct Made(Vec<u64>);
+
+impl Made {
+    /// Whether a mirror may be one of them. No other mirror is, except by chance.
+    pub(crate) fn may_have(&self, id: BlobId) -> bool {
+        self.0.binary_search(&start_of(id)).is_ok()
+    }
+}
+
+fn start_of(id: BlobId) -> u64 {
+    id.as_bytes().iter().take(8).fold(0, |start, byte| start << 8 | u64::from(*byte))
 }
 
 impl Intake {
@@ -260,7 +284,7 @@ impl Intake {
     }
 
     pub(crate) fn note(&self, id: BlobId) {
-        lock(&self.noted.0.made).push(id);
+        lock(&self.noted.0.made).push(start_of(id));
     }
 
     /// The hash of an open file, and how many bytes it had.
@@ -301,6 +325,8 @@ pub(crate) struct Blobs {
     path: PathBuf,
     /// `stage/`: files on their way here.
     stage: OwnedFd,
+    /// See [`Blobs::in_stage`].
+    in_stage: bool,
 }
 
 impl Blobs {
@@ -311,7 +337,22 @@ impl Blobs {
             dir: fs::open(&path, flags, Mode::empty())?,
             stage: fs::open(Layout(store).stage(), flags, Mode::empty())?,
             path,
+            in_stage: false,
         })
+    }
+
+    /// Tells that the whole store is in a stage: no other process can see it, and it is flushed
+    /// before it gets its place, or removed. From now on mirrors are written under their own names
+    /// and sealed at once.
+    #[cfg(feature = "remote")]
+    pub(crate) fn in_stage(&mut self) {
+        self.in_stage = true;
+    }
+
+    /// Whether the caller of [`put`](Self::put) must flush and seal the mirror itself.
+    #[cfg(feature = "remote")]
+    pub(crate) fn seals_later(&self) -> bool {
+        !self.in_stage
     }
 
     pub(crate) fn dir(&self) -> &OwnedFd {
@@ -321,6 +362,17 @@ impl Blobs {
     /// Where a blob's mirror is, or would be.
     pub(crate) fn mirror_path(&self, id: BlobId) -> PathBuf {
         self.path.join(super::manifest::os(path_of(id).to_bytes()))
+    }
+
+    /// Whether the folder of the mirrors has an entry. The folders in it stay when mirrors go.
+    #[cfg(feature = "remote")]
+    pub(crate) fn has_any(&self) -> io::Result<bool> {
+        for entry in fs::Dir::read_from(&self.dir)? {
+            if !matches!(entry?.file_name().to_bytes(), b"." | b"..") {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// What is at the name of a blob of `size` bytes.
@@ -371,16 +423,50 @@ impl Blobs {
             Mirror::Sealed(file, meta) => Ok(Some((file, meta))),
             Mirror::Missing => Ok(None),
             Mirror::Unsealed(file, meta) => {
-                if meta.size != size || intake.hash(&file, size, stop)?.0 != id {
+                if meta.size != size {
                     return Ok(None);
                 }
-                // On a store that is read-only it is good all the same.
-                if fs::fsync(&file).is_ok() {
+                let is_on_disk = match fs::fsync(&file) {
+                    Ok(()) => true,
+                    // A store on a read-only filesystem cannot be flushed. Its mirrors are served if
+                    // their hash is right, and stay unsealed.
+                    Err(Errno::ROFS | Errno::INVAL) => false,
+                    // The content may be right in memory alone. The kernel reports that once, and the
+                    // next process would find the mirror good, so it must be gone by then.
+                    Err(_) => {
+                        let _ = self.empty(&file, id);
+                        return Ok(None);
+                    }
+                };
+                // `fsync` may succeed although the disk lacks what an earlier process wrote (seen on
+                // ext4, where the disk below it was full). So the hash is of what the disk has.
+                #[cfg(any(target_os = "linux", target_os = "android"))]
+                if is_on_disk {
+                    let _ = fs::fadvise(&file, 0, None, fs::Advice::DontNeed);
+                }
+                if intake.hash(&file, size, stop)?.0 != id {
+                    return Ok(None);
+                }
+                if is_on_disk {
                     let _ = fs::futimens(&file, &timestamps(seal_of(id)));
                 }
                 Ok(Some((file, meta)))
             }
         }
+    }
+
+    /// Cuts the open mirror `file` to no bytes, so that nobody takes it for its content.
+    fn empty(&self, file: &OwnedFd, id: BlobId) -> io::Result<()> {
+        fs::fchmod(file, MODE | Mode::WUSR)?;
+        let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let opened = fs::openat(&self.dir, path_of(id), flags, Mode::empty());
+        fs::fchmod(file, MODE)?;
+        let opened = opened?;
+        // Another process may have renamed a good mirror over it.
+        if Meta::of(&fs::fstat(&opened)?).id() == Meta::of(&fs::fstat(file)?).id() {
+            fs::ftruncate(&opened, 0)?;
+        }
+        Ok(())
     }
 
     /// Takes in an open file, whose last known state is `meta`. `stamp` is a time of this
@@ -459,8 +545,7 @@ impl Blobs {
             fs::fchmod(&made, MODE)?;
             return Ok((made, true));
         }
-        let flags = NEW_FILE_FLAGS.difference(OFlags::WRONLY).union(OFlags::RDWR);
-        let made = fs::openat(&self.stage, &name, flags, MODE)?;
+        let made = fs::openat(&self.stage, &name, NEW_MIRROR_FLAGS, MODE)?;
         new.open = Some(&made);
         let cloned = clones
             && !sys::CLONE_MAKES_THE_FILE
@@ -550,7 +635,7 @@ impl Blobs {
             Meta::of(&fs::fstat(file)?)
         } else {
             // Whoever writes in its course must leave another time behind.
-            wait_for_the_clock(meta);
+            listing::wait_for_tick_after(meta.changed);
             intake.copier.copy(file, &new, meta.size, meta.blocks, stop)?;
             if !unchanged(file, meta)? {
                 return Ok(Attempt::Changed);
@@ -578,20 +663,47 @@ impl Blobs {
         stored
     }
 
-    /// Stores what `write` writes, which must have the hash `id`; it is to be sealed when it is on
-    /// the disk. The file is given back, so that it can be cloned from at once.
+    /// Stores what `write` writes, which must have the hash `id`. The caller flushes and seals the
+    /// mirror if [`seals_later`](Self::seals_later) says so. Returns the file, so that it can be
+    /// cloned from at once.
     pub(crate) fn put(
         &self,
         id: BlobId,
         write: impl FnOnce(&mut File) -> io::Result<()>,
     ) -> io::Result<OwnedFd> {
+        if self.in_stage {
+            match self.create(&path_of(id)) {
+                Ok(new) => {
+                    let mut file = File::from(new);
+                    write(&mut file)?;
+                    fs::futimens(&file, &timestamps(seal_of(id)))?;
+                    return Ok(file.into());
+                }
+                // An earlier attempt failed and left it.
+                Err(Errno::EXIST) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
         let mut staged = StagedFile::new(&self.stage);
-        let flags = NEW_FILE_FLAGS.difference(OFlags::WRONLY).union(OFlags::RDWR);
-        let new = fs::openat(&self.stage, &staged.path, flags, MODE)?;
+        let new = fs::openat(&self.stage, &staged.path, NEW_MIRROR_FLAGS, MODE)?;
         let mut file = File::from(new);
         write(&mut file)?;
-        self.place(&mut staged, id)?;
+        self.complete(&file, &mut staged, id)?;
         Ok(file.into())
+    }
+
+    /// Gives a staged file, whose content has the hash `id`, its name. Seals it before, or leaves
+    /// that to the caller, as [`put`](Self::put) does.
+    pub(crate) fn complete(
+        &self,
+        file: impl AsFd,
+        staged: &mut StagedFile<'_>,
+        id: BlobId,
+    ) -> io::Result<()> {
+        if self.in_stage {
+            fs::futimens(file, &timestamps(seal_of(id)))?;
+        }
+        self.place(staged, id)
     }
 
     /// Stores `content`, whose hash is `id`, if it is not stored yet.
@@ -610,7 +722,7 @@ impl Blobs {
         Ok(())
     }
 
-    pub(crate) fn place(&self, staged: &mut StagedFile<'_>, id: BlobId) -> io::Result<()> {
+    fn place(&self, staged: &mut StagedFile<'_>, id: BlobId) -> io::Result<()> {
         let path = path_of(id);
         match staged.place(&self.dir, &path) {
             Err(Errno::NOENT) => {
@@ -622,7 +734,7 @@ impl Blobs {
     }
 
     fn create(&self, path: &CString) -> rustix::io::Result<OwnedFd> {
-        let create = || fs::openat(&self.dir, path, NEW_FILE_FLAGS, MODE);
+        let create = || fs::openat(&self.dir, path, NEW_MIRROR_FLAGS, MODE);
         match create() {
             Err(Errno::NOENT) => {
                 self.make_fan(path)?;
@@ -703,18 +815,6 @@ fn unchanged(file: &OwnedFd, before: &Meta) -> io::Result<bool> {
     Ok(now.size == before.size
         && now.modified() == before.modified()
         && now.changed == before.changed)
-}
-
-/// Waits until a change made now bears another time than the last one did.
-fn wait_for_the_clock(meta: &Meta) {
-    let now =
-        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-    let age =
-        (seconds - meta.changed.0) * 1_000_000_000 + i64::from(now.subsec_nanos()) - meta.changed.1;
-    if (0..i64::try_from(TICK.as_nanos()).unwrap_or(0)).contains(&age) {
-        std::thread::sleep(TICK);
-    }
 }
 
 #[cfg(test)]

@@ -5,14 +5,18 @@
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::fs::{self, Mode};
+
 use super::blobs::Noted;
 use super::catalog::Catalog;
+use super::id::BlobId;
 use super::layout::Layout;
 use super::reach::Reach;
 use super::registry::KEPT;
 use super::room::{give_up, keep, settle};
 use super::{Store, locks, trash};
 use crate::error::{Error, ErrorKind, Operation};
+use crate::reflink::imp::DIR_FLAGS;
 use crate::tree::running::Running;
 use crate::tree::staging::flush_filesystem;
 
@@ -36,7 +40,9 @@ impl Store {
             give_up(self.path());
             let _ = trash::empty(self.layout());
             // Some filesystems have what was freed only then, and others at the trash may not be done.
-            let _ = flush_filesystem(self.blobs().dir());
+            // Through a new descriptor: the kernel reports a failed write to each descriptor once, and
+            // the store's own must report it to the process that wrote.
+            let _ = fs::open(self.path(), DIR_FLAGS, Mode::empty()).and_then(flush_filesystem);
             std::thread::sleep(Duration::from_millis(pause));
             result = if self.is_full() {
                 // It can only be read.
@@ -49,9 +55,9 @@ impl Store {
         result
     }
 
-    /// Removes the mirrors of a snapshot that failed for want of room, if no other snapshot needs
-    /// them and no other process uses the store. Mirrors that stay are garbage, which [`Store::gc`]
-    /// removes.
+    /// Removes the mirrors of a snapshot, or of a pull, that failed for want of room, if no other
+    /// snapshot needs them and no other process uses the store. The caller holds no lock. Mirrors
+    /// that stay are garbage, which [`Store::gc`] removes.
     pub(super) fn give_back(&self, noted: &Noted, operation: &Running) {
         let Ok(Some(_alone)) = locks::exclude(self.path(), Duration::ZERO, operation) else {
             return;
@@ -61,9 +67,7 @@ impl Store {
         // As for the collector: whoever cannot read all of what is needed removes nothing.
         let reach = self.catalog().snapshot_ids().and_then(|ids| Reach::of(self, ids, operation));
         if let Ok(reach) = reach {
-            for id in noted.made().iter().filter(|id| !reach.blobs.contains_key(id)) {
-                let _ = self.blobs().remove(*id);
-            }
+            self.remove_made(noted, |id| !reach.blobs.contains_key(&id));
         }
         keep(self.path());
     }
@@ -75,8 +79,20 @@ impl Store {
         if error.kind() != ErrorKind::StorageFull {
             return;
         }
-        for id in noted.made().iter() {
-            let _ = self.blobs().remove(*id);
+        self.remove_made(noted, |id| matches!(self.catalog().packed(id), Ok(Some(_))));
+    }
+
+    /// Removes those mirrors that an operation made which nobody needs. What is left of them is
+    /// garbage.
+    fn remove_made(&self, noted: &Noted, is_needless: impl Fn(BlobId) -> bool) {
+        let (made, mut needless) = (noted.made(), Vec::new());
+        let _ = self.blobs().for_each(|id, _| {
+            if made.may_have(id) && is_needless(id) {
+                needless.push(id);
+            }
+        });
+        for id in needless {
+            let _ = self.blobs().remove(id);
         }
     }
 

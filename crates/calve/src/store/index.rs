@@ -81,6 +81,31 @@ pub(crate) struct Stat {
     pub(crate) changed: (i64, u32),
 }
 
+/// Stats of the entries of a directory, in a third of the memory.
+#[derive(Debug)]
+pub(crate) struct PackedStats {
+    records: Box<[u8]>,
+    pub(crate) count: usize,
+}
+
+impl FromIterator<Stat> for PackedStats {
+    fn from_iter<I: IntoIterator<Item = Stat>>(stats: I) -> Self {
+        let (mut records, mut last, mut count) = (Vec::new(), Stat::default(), 0);
+        for stat in stats {
+            put_record(&mut records, &mut last, stat);
+            count += 1;
+        }
+        Self { records: records.into(), count }
+    }
+}
+
+impl PackedStats {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Stat> + '_ {
+        let (mut reader, mut last) = (Reader(&self.records), Stat::default());
+        std::iter::repeat_with(move || record(&mut reader, &mut last)).map_while(Result::ok)
+    }
+}
+
 /// The boot of the machine in which an index was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Boot(pub(crate) [u8; 16]);
@@ -134,10 +159,7 @@ impl Index {
         let mut encoder = zstd::stream::write::Encoder::new(out, 1)?;
         let (mut records, mut last) = (Vec::with_capacity(PIECE_BYTES), Stat::default());
         for stat in stats {
-            put_zigzag(&mut records, stat.ino.wrapping_sub(last.ino).cast_signed());
-            put_zigzag(&mut records, stat.changed.0.wrapping_sub(last.changed.0));
-            put_varint(&mut records, stat.changed.1.into());
-            last = *stat;
+            put_record(&mut records, &mut last, *stat);
             if records.len() > PIECE_BYTES - RECORD_MOST_BYTES {
                 encoder.write_all(&records)?;
                 records.clear();
@@ -217,6 +239,24 @@ fn parts(bytes: &[u8]) -> Result<Parts<'_>, Malformed> {
     Ok((index, count, rest))
 }
 
+/// Appends a record. `last` is the stat before it.
+fn put_record(records: &mut Vec<u8>, last: &mut Stat, stat: Stat) {
+    put_zigzag(records, stat.ino.wrapping_sub(last.ino).cast_signed());
+    put_zigzag(records, stat.changed.0.wrapping_sub(last.changed.0));
+    put_varint(records, stat.changed.1.into());
+    *last = stat;
+}
+
+/// Reads what [`put_record`] wrote.
+fn record(reader: &mut Reader<'_>, last: &mut Stat) -> Result<Stat, Malformed> {
+    let ino = last.ino.wrapping_add(reader.zigzag()?.cast_unsigned());
+    let seconds = last.changed.0.wrapping_add(reader.zigzag()?);
+    let nanoseconds =
+        u32::try_from(reader.varint()?).map_err(|_| Malformed("a number is too large"))?;
+    *last = Stat { ino, changed: (seconds, nanoseconds) };
+    Ok(*last)
+}
+
 /// Calls `found` with each of the `count` records. A few bytes can decompress to any amount of
 /// data, so the records are read piece by piece.
 fn records(compressed: &[u8], count: u32, mut found: impl FnMut(Stat)) -> Result<(), Malformed> {
@@ -236,12 +276,7 @@ fn records(compressed: &[u8], count: u32, mut found: impl FnMut(Stat)) -> Result
         }
         let mut reader = Reader(&piece);
         while left > 0 && (whole || reader.0.len() >= RECORD_MOST_BYTES) {
-            let ino = last.ino.wrapping_add(reader.zigzag()?.cast_unsigned());
-            let seconds = last.changed.0.wrapping_add(reader.zigzag()?);
-            let nanoseconds =
-                u32::try_from(reader.varint()?).map_err(|_| Malformed("a number is too large"))?;
-            last = Stat { ino, changed: (seconds, nanoseconds) };
-            found(last);
+            found(record(&mut reader, &mut last)?);
             left -= 1;
         }
         if left == 0 && (whole || !reader.0.is_empty()) {
@@ -280,6 +315,9 @@ mod tests {
                     .map(|(ino, seconds, nanoseconds)| Stat { ino, changed: (seconds, nanoseconds) })
                     .collect(),
             };
+            let packed: PackedStats = index.stats.iter().copied().collect();
+            prop_assert_eq!(packed.count, index.stats.len());
+            prop_assert_eq!(&packed.iter().collect::<Vec<_>>(), &index.stats);
             let mut encoded = index.encode().unwrap();
             let entries = u32::try_from(index.stats.len()).unwrap();
             let decoded = Index::decode(&encoded, entries);

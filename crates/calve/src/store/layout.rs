@@ -14,7 +14,8 @@ pub(crate) use crate::tree::OWN;
 use crate::tree::staging::PREFIX;
 
 /// The folders that a new store has.
-pub(crate) const FOLDERS: [&str; 7] = [BLOBS, PACKS, TEMPLATES, STAGE, TRASH, LOCKS, INDEXES];
+pub(crate) const FOLDERS: [&str; 8] =
+    [BLOBS, PACKS, TEMPLATES, STAGE, TRASH, DROPPED, LOCKS, INDEXES];
 
 /// The folders that a store may have, and in which calve adds and removes files on its own.
 pub(crate) const ALL_FOLDERS: [&str; 14] = [
@@ -43,11 +44,13 @@ const FORMAT: &str = "format";
 const DATABASE: &str = "index.db";
 const DATABASE_LOG: &str = "index.db-wal";
 
-/// In the folder of a ready tree that waits to be handed over: the tree, its index, and an empty
-/// file if the tree's files are copies.
+/// In the folder of a ready tree that waits to be handed over: the tree, its index, git's index for
+/// a linked worktree, and an empty file if the tree's files are copies.
 pub(crate) const READY_TREE: &str = "tree";
 /// See [`READY_TREE`].
 pub(crate) const READY_INDEX: &str = "index";
+/// See [`READY_TREE`].
+pub(crate) const READY_GIT_INDEX: &str = "git-index";
 /// See [`READY_TREE`].
 pub(crate) const READY_COPIED: &str = "copied";
 

@@ -130,16 +130,23 @@ impl Marker {
     pub(crate) fn write(&self, root: &OwnedFd) -> io::Result<()> {
         fs::mkdirat(root, OWN, Mode::from_raw_mode(0o755))?;
         let own = fs::openat(root, OWN, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())?;
-        let mut files =
-            vec![(MARKER, self.encode(Marked::Worktree)), (GIT_IGNORE, b"*\n".to_vec())];
-        let stat = fs::fstat(&own)?;
-        if stat.st_uid != 0 {
-            files.push((MADE_BY, format!("{} {}\n", stat.st_uid, stat.st_gid).into_bytes()));
-        }
-        for (name, text) in files {
-            let file = fs::openat(&own, name, NEW_FILE_FLAGS, Mode::from_raw_mode(0o644))?;
-            io::Write::write_all(&mut std::fs::File::from(file), &text)?;
-        }
-        Ok(())
+        write_new(&own, MARKER, &self.encode(Marked::Worktree))?;
+        write_new(&own, GIT_IGNORE, b"*\n")?;
+        write_maker(&own)
     }
+}
+
+/// Notes in calve's own folder of a tree whose files calve makes who that is, unless it is root:
+/// see [`Maker`](super::metadata::Maker).
+pub(crate) fn write_maker(own: &OwnedFd) -> io::Result<()> {
+    let stat = fs::fstat(own)?;
+    if stat.st_uid == 0 {
+        return Ok(());
+    }
+    write_new(own, MADE_BY, format!("{} {}\n", stat.st_uid, stat.st_gid).as_bytes())
+}
+
+fn write_new(own: &OwnedFd, name: &str, text: &[u8]) -> io::Result<()> {
+    let file = fs::openat(own, name, NEW_FILE_FLAGS, Mode::from_raw_mode(0o644))?;
+    io::Write::write_all(&mut std::fs::File::from(file), text)
 }

@@ -36,14 +36,15 @@
 //! An entry's header is written after its frame. So an entry that a crash cut off has no header,
 //! and a scan ends at it.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
 
 use zstd::zstd_safe::{
-    CCtx, CParameter, DCtx, DParameter, InBuffer, OutBuffer, ResetDirective, get_error_name,
-    zstd_sys::ZSTD_EndDirective,
+    CCtx, CParameter, DCtx, DParameter, InBuffer, OutBuffer, ResetDirective,
+    find_frame_compressed_size, get_error_name, zstd_sys::ZSTD_EndDirective,
 };
 
 use super::id::{BlobId, ID_BYTES};
@@ -340,13 +341,13 @@ impl ReadAt for File {
 /// A part of a pack that was fetched from elsewhere.
 #[cfg(feature = "remote")]
 #[derive(Debug)]
-pub(crate) struct Part {
+pub(crate) struct Part<'a> {
     start: u64,
-    bytes: Vec<u8>,
+    bytes: &'a [u8],
 }
 
 #[cfg(feature = "remote")]
-impl ReadAt for Part {
+impl ReadAt for Part<'_> {
     fn read_whole_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         let from = offset.checked_sub(self.start).and_then(|from| usize::try_from(from).ok());
         let bytes = from.and_then(|from| self.bytes.get(from..)?.get(..buffer.len()));
@@ -370,9 +371,9 @@ pub(crate) struct Pack<F = File> {
 }
 
 #[cfg(feature = "remote")]
-impl Pack<Part> {
+impl<'a> Pack<Part<'a>> {
     /// What can be read of a pack of `length` bytes by its `bytes` from `start` on.
-    pub(crate) fn of_part(length: u64, start: u64, bytes: Vec<u8>) -> Self {
+    pub(crate) fn of_part(length: u64, start: u64, bytes: &'a [u8]) -> Self {
         Self { file: Part { start, bytes }, length }
     }
 }
@@ -418,8 +419,19 @@ impl<F: ReadAt> Pack<F> {
     /// The location of each blob, by ascending id, from the trailer.
     ///
     /// # Errors
-    /// `InvalidData` if the trailer is cut off or damaged; else the errors of reading.
+    /// Those of [`for_each`](Self::for_each).
     pub(crate) fn index(&self) -> io::Result<Vec<(BlobId, Location)>> {
+        let mut index = Vec::new();
+        self.for_each(|id, location| index.push((id, location)))?;
+        Ok(index)
+    }
+
+    /// Calls `each` with the location of each blob, by ascending id, from the trailer. If this
+    /// fails, the trailer is damaged, and what `each` got may be wrong.
+    ///
+    /// # Errors
+    /// `InvalidData` if the trailer is cut off or damaged; else the errors of reading.
+    pub(crate) fn for_each(&self, mut each: impl FnMut(BlobId, Location)) -> io::Result<()> {
         let mut end = [0; END_BYTES];
         let body_end = self.length.saturating_sub(END_BYTES as u64);
         self.read_at(&mut end, body_end, "the trailer")?;
@@ -447,7 +459,7 @@ impl<F: ReadAt> Pack<F> {
         hasher.update(&count);
         // Each row is checked as soon as it is read. A forged file can be of any size, since a hole
         // costs nothing; there the second row of zeros ends the loop.
-        let mut index: Vec<(BlobId, Location)> = Vec::new();
+        let mut last = None;
         let mut buffer = vec![0; BUFFER_BYTES / ROW_BYTES * ROW_BYTES];
         let (mut position, checksum_at) = (start + count.len() as u64, start + 16 + rows);
         while position < checksum_at {
@@ -463,7 +475,7 @@ impl<F: ReadAt> Pack<F> {
                     stored: number(row, ID_BYTES + 8),
                     size: number(row, ID_BYTES + 16),
                 };
-                if index.last().is_some_and(|(last, _)| *last >= id) {
+                if last.is_some_and(|last| last >= id) {
                     return Err(invalid("the pack's index is damaged: it is not sorted"));
                 }
                 if location.end(start).is_none() {
@@ -471,7 +483,8 @@ impl<F: ReadAt> Pack<F> {
                         "the pack's index is damaged: blob {id} is outside the pack"
                     )));
                 }
-                index.push((id, location));
+                last = Some(id);
+                each(id, location);
             }
             position += room as u64;
         }
@@ -480,7 +493,7 @@ impl<F: ReadAt> Pack<F> {
         if hasher.finalize().as_bytes() != &checksum {
             return Err(invalid("the pack's index is damaged: its checksum is another"));
         }
-        Ok(index)
+        Ok(())
     }
 
     /// The location of each blob, in the order of the file, from the entries. This is for a pack
@@ -544,6 +557,16 @@ impl<F: ReadAt> Pack<F> {
             return Err(damaged("the entry there is another"));
         }
 
+        if at.stored <= BUFFER_BYTES as u64 && at.size <= BUFFER_BYTES as u64 {
+            let mut frame = vec![0; usize::try_from(at.stored).unwrap_or(0)];
+            let position = at.offset + ENTRY_HEADER_BYTES as u64;
+            self.read_at(&mut frame, position, "the frame")?;
+            if let Some(content) = small(id, at.size, &frame) {
+                return out.write_all(&content);
+            }
+            // Something is wrong with it. The slower way below finds out what, and says it.
+        }
+
         let mut context = DCtx::try_create()
             .ok_or_else(|| io::Error::new(io::ErrorKind::OutOfMemory, "no zstd context"))?;
         context
@@ -598,4 +621,28 @@ impl<F: ReadAt> Pack<F> {
         }
         Ok(())
     }
+}
+
+/// Unpacks blob `id` in one call. `None` unless `frame` is exactly one frame with that content.
+///
+/// To make a context takes longer than to unpack most contents, so each thread keeps one (some
+/// 100 KB). One call unpacks into the content itself and allocates no window, however large a one
+/// the frame asks for.
+fn small(id: BlobId, size: u64, frame: &[u8]) -> Option<Vec<u8>> {
+    thread_local! {
+        static CONTEXT: RefCell<Option<DCtx<'static>>> = const { RefCell::new(None) };
+    }
+    // Several frames in a row would be unpacked, too.
+    if find_frame_compressed_size(frame).ok()? != frame.len() {
+        return None;
+    }
+    let mut content = Vec::with_capacity(usize::try_from(size).ok()?);
+    CONTEXT.with_borrow_mut(|context| {
+        if context.is_none() {
+            *context = DCtx::try_create();
+        }
+        context.as_mut()?.decompress(&mut content, frame).ok()
+    })?;
+    let is_it = content.len() as u64 == size && BlobId::of(&content) == id;
+    is_it.then_some(content)
 }

@@ -59,7 +59,9 @@ use crate::reflink::sys;
 use crate::tree::running::Running;
 use crate::tree::staging::{self, Stage, flush_filesystem, stage_name};
 
+pub(crate) mod git_index;
 mod nearest;
+pub(crate) mod vouched;
 pub(crate) mod waiting;
 mod walked;
 

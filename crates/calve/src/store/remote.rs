@@ -2,8 +2,8 @@
 //!
 //! A remote is objects under keys; calve has no server of its own. [`objects`] says what calve asks
 //! of the place, [`record`] and [`name`] what the objects are, [`push`] and [`pull`] how snapshots
-//! get there and back, [`collect`] what is removed, [`underway`] why that is safe, and [`check`] what
-//! is damaged. Why nothing is lost is in `docs/design/remote.md`.
+//! get there and back, [`collect`] what is removed, and [`underway`] why that is safe. [`steps`] says how
+//! calve finds what a name means in a place that cannot list keys, and [`check`] looks for damage. Why nothing is lost is in `docs/design/remote.md`.
 //!
 //! # Keys
 //! ```text
@@ -15,6 +15,7 @@
 //! found/ID            which files of a snapshot name the project's root
 //! underway/KIND-TOKEN who works on the remote now
 //! condemned/TOKEN     what a collector will remove
+//! reserve             room for a collector, should the place be full
 //! ```
 //! calve writes them from the bottom to the top, so everything that an object refers to is there
 //! before it.
@@ -25,6 +26,7 @@
 
 use std::io;
 use std::num::NonZeroU64;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -34,6 +36,8 @@ use super::id::{SnapshotId, is_token, token};
 use super::{Store, locks};
 use crate::error::{Error, ErrorKind, Operation};
 use crate::report::Cancel;
+use crate::tree::pool;
+use crate::tree::running::Running;
 use crate::tree::staging::write_whole;
 
 mod check;
@@ -48,6 +52,7 @@ mod pull;
 mod push;
 mod rate;
 pub(crate) mod record;
+mod steps;
 mod underway;
 
 pub use check::{
@@ -66,9 +71,16 @@ use record::{ObjectId, RECORD_MOST_BYTES, Record};
 const FORMAT_KEY: &str = "format";
 /// What `init` writes to try a place.
 const CANARIES: &str = "canary/";
+/// How many threads write a canary at once, and how often they do. It is so long that a server does
+/// not get it in one piece.
+const CANARY_SINGERS: u8 = 8;
+const CANARY_ROUNDS: usize = 3;
+const CANARY_BYTES: usize = 256 << 10;
 /// Where a remote has its objects, apart from the format.
 const FOLDERS: [&str; 8] =
     ["names/", "snapshots/", "packs/", "parts/", "found/", CANARIES, "underway/", "condemned/"];
+/// Where keys cannot be listed, [`Remote::log`] looks at no more changes of a name.
+const LOG_MOST_CHANGES: usize = 1000;
 const FORMAT_MOST_BYTES: u64 = 4096;
 const FORMAT_FIRST_LINE: &str = "calve remote ";
 const VERSION: u32 = 1;
@@ -113,6 +125,9 @@ pub struct RemoteName {
     pub made: SystemTime,
     /// The keys whose signatures are right. Whether they are trusted is another question.
     pub signers: Vec<PublicKey>,
+    /// Whether [`Remote::gc`] has removed the snapshot, and left only the change: it leads those who
+    /// cannot list the remote to the newest one.
+    pub collected: bool,
 }
 
 /// What a server must be told: credentials, region, endpoint. Built by value.
@@ -157,18 +172,28 @@ fn place_of(url: &str, settings: &RemoteSettings) -> Result<Patient, Error> {
         return Err(wrong("it has a control character"));
     }
     #[cfg(feature = "cloud")]
-    if cloud::is_known(url) {
-        let cloud = cloud::Cloud::new(url, &settings.0).map_err(|error| {
+    {
+        let invalid = |error| {
+            let url = cloud::without_secrets(url);
             Error::new(ErrorKind::InvalidName, Operation::OpenRemote, url, error)
-        })?;
-        return Ok(Patient::new(Box::new(cloud)));
+        };
+        if cloud::is_known(url) {
+            let cloud = cloud::Cloud::new(url, &settings.0).map_err(invalid)?;
+            return Ok(Patient::new(Box::new(cloud)));
+        }
+        if cloud::is_web(url) {
+            let server = cloud::Cloud::web(url).map_err(invalid)?;
+            return Ok(Patient::read_only(Box::new(server)));
+        }
     }
     let _ = settings;
     let path = url.strip_prefix("file://").ok_or_else(|| {
         wrong(match cfg!(feature = "cloud") {
-            true => "it is neither file:///FOLDER nor s3://, gs:// or az:// with a bucket",
+            true => {
+                "it is neither file:///FOLDER, nor s3://, gs:// or az:// with a bucket, nor https:// with a web server"
+            }
             false => {
-                "this calve knows remotes of the form file:///FOLDER only; one that is built with the feature 'cloud' knows s3://, gs:// and az://"
+                "this calve knows remotes of the form file:///FOLDER only; one that is built with the feature 'cloud' knows s3://, gs:// and az://, and can read from https://"
             }
         })
     })?;
@@ -183,19 +208,24 @@ impl Remote {
     /// machines may reach it through a network filesystem with hard links. With the feature `cloud`
     /// also `s3://BUCKET/PREFIX`, `gs://…` and `az://…`.
     ///
-    /// It tries whether the place refuses to write a key a second time, since calve relies on that.
+    /// It tries whether the place refuses to write a key a second time, later and at once, since calve
+    /// relies on that.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidName`] if the URL is none that calve knows; [`ErrorKind::RemoteExists`];
-    /// [`ErrorKind::RemoteUnfit`] if the place accepts a second write, or has objects of somebody
-    /// else under the keys of a remote; those of every operation,
-    /// see [`Remote`]. It may leave an object `canary/…` behind.
+    /// [`ErrorKind::RemoteUnfit`] if the place accepts a second write, has objects of somebody else
+    /// under the keys of a remote, or is a web server; those of every operation, see [`Remote`]. It
+    /// may leave an object `canary/…` behind.
     pub fn init(url: &str, settings: &RemoteSettings) -> Result<Self, Error> {
+        let url = without_slashes(url);
         Self::init_in(url, place_of(url, settings)?)?;
-        Self::open(url, settings)
+        let remote = Self::open(url, settings)?;
+        remote.keep_reserve();
+        Ok(remote)
     }
 
     fn init_in(url: &str, objects: Patient) -> Result<(), Error> {
+        must_be_kept(&objects, Operation::MakeRemote, url)?;
         let failed = |key: &str, error: io::Error| failed(Operation::MakeRemote, url, key, error);
         let exists = || {
             let cause = io::Error::new(io::ErrorKind::AlreadyExists, "a remote is there");
@@ -216,22 +246,22 @@ impl Remote {
                 return Err(Error::new(ErrorKind::RemoteUnfit, Operation::MakeRemote, url, cause));
             }
         }
-        let canary = format!("{CANARIES}{}", token());
-        let sing = || -> io::Result<bool> {
-            let first = objects.create(&canary, b"first")?;
-            let second = objects.create(&canary, b"second")?;
-            let content = objects.read(&canary, FORMAT_MOST_BYTES)?;
-            Ok(first && !second && content.as_deref() == Some(b"first"))
-        };
-        let sound = sing();
-        let removed = objects.remove(&canary);
-        if !sound.map_err(|error| failed(&canary, error))? {
-            let cause = io::Error::other(
-                "it accepts a second write under a key that exists, so two machines that push at once could overwrite each other",
-            );
-            return Err(Error::new(ErrorKind::RemoteUnfit, Operation::MakeRemote, url, cause));
+        let at_once = std::iter::repeat_n(refuses_writes_at_once as CanaryTest, CANARY_ROUNDS);
+        for test in std::iter::once(refuses_a_later_write as CanaryTest).chain(at_once) {
+            let canary = format!("{CANARIES}{}", token());
+            let tested = test(&objects, &canary);
+            let removed = objects.remove(&canary);
+            let tested = tested.map_err(|error| match error.kind() {
+                // There is no such folder, or bucket.
+                io::ErrorKind::NotFound => Error::io(Operation::MakeRemote, url, error),
+                _ => failed(&canary, error),
+            });
+            if let Err(why) = tested? {
+                let cause = io::Error::other(why);
+                return Err(Error::new(ErrorKind::RemoteUnfit, Operation::MakeRemote, url, cause));
+            }
+            removed.map_err(|error| failed(&canary, error))?;
         }
-        removed.map_err(|error| failed(&canary, error))?;
         let format = format!("{FORMAT_FIRST_LINE}{VERSION}\nid {}\n", token());
         let made = objects.create(FORMAT_KEY, format.as_bytes());
         if !made.map_err(|error| failed(FORMAT_KEY, error))? {
@@ -246,14 +276,24 @@ impl Remote {
         Ok(())
     }
 
-    /// Opens the remote at `url`.
+    /// Opens the remote at `url`. With the feature `cloud` that may also be `https://HOST/PATH` (or
+    /// `http://`): a web server that hands out the objects of a remote, such as the files in its
+    /// folder. From there one can only [`pull`](Remote::pull), [`checkout`](Remote::checkout) and read
+    /// the [`log`](Remote::log) of a name.
+    ///
+    /// With `http://` whoever is on the way can read everything, and give names other meanings unless
+    /// keys are configured ([`Remote::trusting`]).
     ///
     /// # Errors
     /// [`ErrorKind::InvalidName`] if the URL is none that calve knows;
     /// [`ErrorKind::RemoteNotFound`] if no remote is there; [`ErrorKind::StoreIncompatible`] if a
     /// later version of calve made it; those of every operation, see [`Remote`].
     pub fn open(url: &str, settings: &RemoteSettings) -> Result<Self, Error> {
-        let objects = place_of(url, settings)?;
+        let url = without_slashes(url);
+        Self::open_in(url, place_of(url, settings)?)
+    }
+
+    fn open_in(url: &str, objects: Patient) -> Result<Self, Error> {
         let error = |kind, why: &str| {
             let cause = io::Error::new(io::ErrorKind::NotFound, why.to_owned());
             Error::new(kind, Operation::OpenRemote, url, cause)
@@ -274,7 +314,12 @@ impl Remote {
     /// whoever can write to the remote decides what its names mean.
     #[must_use]
     pub fn trusting(mut self, keys: impl IntoIterator<Item = PublicKey>) -> Self {
-        self.keys = keys.into_iter().collect();
+        self.keys.clear();
+        for key in keys {
+            if !self.keys.contains(&key) {
+                self.keys.push(key);
+            }
+        }
         self
     }
 
@@ -288,7 +333,7 @@ impl Remote {
         self
     }
 
-    /// The URL that it was opened with.
+    /// The URL that it was opened with, without slashes at its end.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.place.url
@@ -303,9 +348,10 @@ impl Remote {
     /// What all names mean, sorted. One request lists them, and one more each reads them.
     ///
     /// # Errors
-    /// Those of every operation, see [`Remote`], except [`ErrorKind::Untrusted`]: see
-    /// [`RemoteName::signers`].
+    /// [`ErrorKind::RemoteUnfit`] if it is a web server; those of every operation, see [`Remote`],
+    /// except [`ErrorKind::Untrusted`]: see [`RemoteName::signers`].
     pub fn names(&self) -> Result<Vec<RemoteName>, Error> {
+        self.must_be_kept(Operation::ListRemote)?;
         let mut latest: std::collections::BTreeMap<String, u64> = Default::default();
         for listed in self.list("names/")? {
             if let Some((name, sequence)) = name::of_key(&listed.key) {
@@ -317,15 +363,26 @@ impl Remote {
         latest.into_iter().map(read).filter_map(Result::transpose).collect()
     }
 
-    /// Every meaning that a name has had, the newest first.
+    /// Every meaning that a name has had, the newest first, as far as [`Remote::gc`] has left them.
+    ///
+    /// From a web server it takes two requests for each change, and comes no further than to the
+    /// thousand newest ones and some older ones.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidName`]; otherwise as for [`Remote::names`].
+    /// [`ErrorKind::InvalidName`]; those of every operation, see [`Remote`], except
+    /// [`ErrorKind::Untrusted`]: see [`RemoteName::signers`].
     pub fn log(&self, name: &str) -> Result<Vec<RemoteName>, Error> {
         let mut sequences = self.sequences(name)?;
         sequences.sort_unstable_by(|a, b| b.cmp(a));
-        let read = |sequence| self.change(name, sequence);
-        sequences.into_iter().map(read).filter_map(Result::transpose).collect()
+        let lowest = steps::lowest_kept(sequences.iter().copied());
+        let mut log = Vec::new();
+        for sequence in sequences {
+            let Some(mut change) = self.change(name, sequence)? else { continue };
+            change.collected =
+                sequence < lowest && !self.is_there(&snapshot_key(change.snapshot))?;
+            log.push(change);
+        }
+        Ok(log)
     }
 
     fn objects(&self) -> &Patient {
@@ -359,9 +416,48 @@ impl Remote {
             .map_err(|error| self.failed(Operation::ReadRemote, key, error))
     }
 
-    /// The numbers of all changes of a name.
+    fn is_there(&self, key: &str) -> Result<bool, Error> {
+        let size = self.objects().size(key);
+        Ok(size.map_err(|error| self.failed(Operation::ReadRemote, key, error))?.is_some())
+    }
+
+    fn must_be_kept(&self, operation: Operation) -> Result<(), Error> {
+        must_be_kept(self.objects(), operation, self.url())
+    }
+
+    /// The number of the newest change of a name. Where keys cannot be listed, it looks for one that
+    /// is newer than the one that was `seen` before.
+    fn newest(&self, name: &str, seen: u64) -> Result<Option<u64>, Error> {
+        if self.objects().kept().is_ok() {
+            return Ok(self.sequences(name)?.into_iter().max());
+        }
+        let encoded = name::encoded(name)?;
+        let is_there = |number| self.is_there(&name::key_of(&encoded, number));
+        let mut newest = steps::newest(seen, is_there)?;
+        if newest == seen && seen > 0 && !is_there(seen)? {
+            newest = steps::newest(0, is_there)?;
+        }
+        Ok((newest > 0).then_some(newest))
+    }
+
+    /// The numbers of the changes of a name. Where keys cannot be listed: of the newest ones up to the
+    /// first that is gone, and of the steps.
     fn sequences(&self, name: &str) -> Result<Vec<u64>, Error> {
-        let prefix = format!("names/{}/", name::encoded(name)?);
+        let encoded = name::encoded(name)?;
+        if self.objects().kept().is_err() {
+            let newest = self.newest(name, 0)?.unwrap_or(0);
+            let mut all = steps::to(newest);
+            for number in (1..newest).rev().filter(|number| !steps::is_step(*number, newest)) {
+                if all.len() >= LOG_MOST_CHANGES
+                    || !self.is_there(&name::key_of(&encoded, number))?
+                {
+                    break;
+                }
+                all.push(number);
+            }
+            return Ok(all);
+        }
+        let prefix = format!("names/{encoded}/");
         let listed = self.list(&prefix)?;
         Ok(listed.iter().filter_map(|one| name::of_key(&one.key)).map(|(_, n)| n).collect())
     }
@@ -390,6 +486,7 @@ impl Remote {
             snapshot: named.snapshot,
             made: UNIX_EPOCH.checked_add(made).unwrap_or(UNIX_EPOCH),
             signers,
+            collected: false,
         }))
     }
 
@@ -408,6 +505,26 @@ impl Remote {
         }
         let object = super::object::SnapshotObject::decode(&record.snapshot).map_err(damaged)?;
         Ok(Some((record, object)))
+    }
+
+    /// Works on tasks with the operation's threads.
+    fn each<T: Send>(
+        &self,
+        operation: Operation,
+        running: &Running,
+        tasks: Vec<T>,
+        work: impl Fn(T) -> Result<(), Error> + Sync,
+    ) -> Result<(), Error> {
+        let what = (operation, self.url().as_ref());
+        pool::run(running, what, tasks, |_| (), |(), task, _| work(task)).map(drop)
+    }
+
+    /// Puts a range of an object in place of what `into` has.
+    fn range(&self, key: &str, range: Range<u64>, into: &mut Vec<u8>) -> Result<(), Error> {
+        self.objects().get_into(key, range, into).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => self.vanished(key),
+            _ => self.failed(Operation::ReadRemote, key, error),
+        })
     }
 
     /// The items of a part.
@@ -461,15 +578,81 @@ impl Remote {
     }
 }
 
+/// One place has one URL, whether somebody writes a slash behind it or not.
+fn without_slashes(url: &str) -> &str {
+    let trimmed = url.trim_end_matches('/');
+    // The root folder, or no place at all.
+    if trimmed.ends_with(':') { url } else { trimmed }
+}
+
+type CanaryTest = fn(&Patient, &str) -> io::Result<Result<(), &'static str>>;
+
+/// Writes a canary twice. The inner error says why the place is unfit.
+fn refuses_a_later_write(objects: &Patient, canary: &str) -> io::Result<Result<(), &'static str>> {
+    // The answer to a write that succeeded may be lost, so the first one says nothing.
+    objects.create(canary, b"first")?;
+    let is_made = objects.create(canary, b"second")?;
+    let content = objects.read(canary, FORMAT_MOST_BYTES)?;
+    Ok(match !is_made && content.as_deref() == Some(b"first") {
+        true => Ok(()),
+        false => Err(
+            "it accepts a second write under a key that exists, so two machines that push at once could overwrite each other",
+        ),
+    })
+}
+
+/// Writes a canary from several threads at once: a server may look whether the key exists, and
+/// write later, without a lock in between. The inner error says why the place is unfit.
+fn refuses_writes_at_once(objects: &Patient, canary: &str) -> io::Result<Result<(), &'static str>> {
+    let sing = |number: u8| objects.create(canary, &vec![number; CANARY_BYTES]);
+    let sung = std::thread::scope(|scope| {
+        let singers: Vec<_> = (0..CANARY_SINGERS)
+            .filter_map(|number| {
+                let sing = move || (number, sing(number));
+                // Where the system gives fewer threads, fewer sing.
+                std::thread::Builder::new().spawn_scoped(scope, sing).ok()
+            })
+            .collect();
+        singers.into_iter().filter_map(|singer| singer.join().ok()).collect::<Vec<_>>()
+    });
+    let mut made = Vec::new();
+    for (number, is_made) in sung {
+        if is_made? {
+            made.push(number);
+        }
+    }
+    let content = objects.read(canary, CANARY_BYTES as u64)?.unwrap_or_default();
+    let is_sound = match made.as_slice() {
+        // The answer was lost. No lost answer makes a sound place say yes to two.
+        [] => true,
+        [only] => content.first() == Some(only),
+        _ => false,
+    };
+    Ok(match is_sound {
+        true => Ok(()),
+        false => Err(
+            "it accepts two writes under one key if they come at once, so two machines that push at once could overwrite each other",
+        ),
+    })
+}
+
 fn at(url: &str, key: &str) -> PathBuf {
     format!("{}/{key}", url.trim_end_matches('/')).into()
 }
 
 fn failed(operation: Operation, url: &str, key: &str, error: io::Error) -> Error {
-    if error.kind() == io::ErrorKind::InvalidData {
-        return Error::new(ErrorKind::Damaged, operation, at(url, key), error);
-    }
-    Error::io(operation, at(url, key), error)
+    let kind = match error.kind() {
+        io::ErrorKind::InvalidData => ErrorKind::Damaged,
+        io::ErrorKind::Unsupported => ErrorKind::RemoteUnfit,
+        _ => return Error::io(operation, at(url, key), error),
+    };
+    Error::new(kind, operation, at(url, key), error)
+}
+
+/// The error for what needs a place where calve can write and list keys.
+fn must_be_kept(objects: &Patient, operation: Operation, url: &str) -> Result<(), Error> {
+    let unfit = |error| Error::new(ErrorKind::RemoteUnfit, operation, url, error);
+    objects.kept().map(drop).map_err(unfit)
 }
 
 fn snapshot_key(id: SnapshotId) -> String {
@@ -509,14 +692,15 @@ fn read_format(bytes: &[u8]) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
+    use super::objects::Source as _;
     use super::*;
 
     /// A server that takes the condition and ignores it.
     #[derive(Debug, Default)]
     struct Careless(std::sync::Mutex<std::collections::HashMap<String, Vec<u8>>>);
 
-    impl objects::Objects for Careless {
-        fn get(&self, _: &str, _: std::ops::Range<u64>) -> io::Result<Vec<u8>> {
+    impl objects::Source for Careless {
+        fn get_into(&self, _: &str, _: std::ops::Range<u64>, _: &mut Vec<u8>) -> io::Result<()> {
             Err(io::ErrorKind::Unsupported.into())
         }
 
@@ -527,7 +711,9 @@ mod tests {
         fn size(&self, key: &str) -> io::Result<u64> {
             Ok(self.read(key, 0)?.len() as u64)
         }
+    }
 
+    impl objects::Objects for Careless {
         fn create(&self, key: &str, content: &[u8]) -> io::Result<bool> {
             self.0.lock().unwrap().insert(key.to_owned(), content.to_vec());
             Ok(true)
@@ -549,6 +735,67 @@ mod tests {
         let error = Remote::init_in("s3://careless", objects).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::RemoteUnfit, "{error}");
         assert!(error.to_string().contains("second write"), "{error}");
+    }
+
+    /// A server that looks whether the key exists, and writes later: with long objects it looks for
+    /// another writer before it writes.
+    #[derive(Debug, Default)]
+    struct Hasty {
+        kept: Careless,
+        writers: std::sync::Mutex<usize>,
+        came: std::sync::Condvar,
+    }
+
+    impl objects::Source for Hasty {
+        fn get_into(
+            &self,
+            key: &str,
+            range: std::ops::Range<u64>,
+            into: &mut Vec<u8>,
+        ) -> io::Result<()> {
+            self.kept.get_into(key, range, into)
+        }
+
+        fn read(&self, key: &str, most: u64) -> io::Result<Vec<u8>> {
+            self.kept.read(key, most)
+        }
+
+        fn size(&self, key: &str) -> io::Result<u64> {
+            self.kept.size(key)
+        }
+    }
+
+    impl objects::Objects for Hasty {
+        fn create(&self, key: &str, content: &[u8]) -> io::Result<bool> {
+            if self.size(key).is_ok() {
+                return Ok(false);
+            }
+            if content.len() == CANARY_BYTES {
+                let mut writers = self.writers.lock().unwrap();
+                *writers += 1;
+                self.came.notify_all();
+                while *writers < 2 {
+                    writers = self.came.wait(writers).unwrap();
+                }
+            }
+            self.kept.create(key, content)
+        }
+
+        fn list(&self, prefix: &str, each: &mut dyn FnMut(objects::Listed)) -> io::Result<()> {
+            self.kept.list(prefix, each)
+        }
+
+        fn remove(&self, key: &str) -> io::Result<()> {
+            self.kept.remove(key)
+        }
+    }
+
+    #[test]
+    fn a_place_that_looks_first_and_writes_later_gets_no_remote() {
+        let objects = Patient::new(Box::new(Hasty::default()));
+        let error = Remote::init_in("s3://hasty", objects).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::RemoteUnfit, "{error}");
+        assert!(error.to_string().contains("at once"), "{error}");
     }
 
     #[test]

@@ -132,11 +132,18 @@ impl Store {
             open_again(self.blobs().dir(), &path_of(id));
             state = self.look_at(eye, id)?;
         }
+        // Each mirror is flushed by itself, because the kernel reports a failed write once: a flush
+        // of the whole filesystem may succeed after it.
+        if let Mirror::Good { sealed: false, size } = state.mirror {
+            let stop = || eye.operation.is_cancelled();
+            let path = || self.blobs().mirror_path(id);
+            let good = self.blobs().good(&mut eye.intake, id, size, &stop);
+            if good.context(Operation::ReadBlob, path)?.is_none() {
+                state = self.look_at(eye, id)?;
+            }
+        }
         match (state.mirror, state.packed) {
-            (Mirror::Good { sealed, .. }, packed) => {
-                if !sealed {
-                    seals.push(id);
-                }
+            (Mirror::Good { .. }, packed) => {
                 if let Some((_, Err(_))) = packed {
                     self.catalog().forget_packed(id)?;
                 }

@@ -71,7 +71,7 @@ fn reserved_files(store: &Path) -> impl Iterator<Item = PathBuf> {
 }
 
 /// Whether an error is about a full disk or quota.
-fn is_full(error: &io::Error) -> bool {
+pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 

@@ -24,7 +24,7 @@ use rustix::io::Errno;
 
 use super::blobs::{Blobs, Counts, Intake, Noted};
 use super::id::BlobId;
-use super::index::{Boot, Index, Stat};
+use super::index::{Boot, Index, PackedStats, Stat};
 use super::layout::{self, Within};
 use super::manifest::{self, Manifest, NO_ID, os};
 use super::metadata::Maker;
@@ -167,7 +167,7 @@ enum Listed {
     /// None of them is a directory or has another name, and all are on the directory's device. They
     /// are all in [`Scanned::others`]; or that is empty, and they are those of the base, which only
     /// a look finds. Here are their inodes and change times.
-    Leaf(Vec<Stat>),
+    Leaf(PackedStats),
     Each(Vec<Found>),
 }
 
@@ -247,9 +247,9 @@ impl Scanned {
         let places = match &self.found {
             Listed::Known(places) => places,
             Listed::Leaf(stats) => {
-                let is_other = self.others.len() == stats.len();
-                let found = (0..).zip(stats).map(|(at, stat)| {
-                    let inode = Inode::known(stat, self.inode.dev);
+                let is_other = self.others.len() == stats.count;
+                let found = (0..).zip(stats.iter()).map(|(at, stat)| {
+                    let inode = Inode::known(&stat, self.inode.dev);
                     Found(if is_other { What::Kept(at, inode) } else { What::Same(at, inode) })
                 });
                 self.found = Listed::Each(found.collect());
@@ -295,7 +295,7 @@ impl Scanned {
         let base = self.base.filter(|_| request.looks_only);
         let base = base.and_then(|place| request.base?.directories.get(place as usize));
         let is_base = base.is_some_and(|base| base.entries.len() == all.len());
-        let stats: Option<Vec<Stat>> = (0..)
+        let stats: Option<PackedStats> = (0..)
             .zip(&*all)
             .map(|(at, found)| match &found.0 {
                 What::Kept(slot, inode) if *slot == at => Some(inode),
@@ -849,7 +849,7 @@ impl Scanner<'_> {
                 let is_complete = match &directory.found {
                     Listed::Known(_) => true,
                     Listed::Leaf(stats) => {
-                        stats.is_empty() && base.directories[place as usize].entries.is_empty()
+                        stats.count == 0 && base.directories[place as usize].entries.is_empty()
                     }
                     Listed::Each(found) => {
                         base.directories[place as usize].entries.len() == found.len()

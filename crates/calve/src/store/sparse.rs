@@ -39,11 +39,25 @@ impl<'a> SparseWriter<'a> {
         let piece = &bytes[at..at + length];
         (at + length, self.size < BLOCK as u64 || *piece != ZEROS[..length])
     }
+
+    /// Whether no block of `bytes`, which come next, becomes a hole.
+    fn is_data(&self, bytes: &[u8]) -> bool {
+        let mut at = 0;
+        while at < bytes.len() {
+            let (next, is_data) = self.piece(at, bytes);
+            if !is_data {
+                return false;
+            }
+            at = next;
+        }
+        true
+    }
 }
 
 impl Write for SparseWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.offset == 0 && self.size >= BLOCK as u64 {
+        let is_all = self.offset == 0 && bytes.len() as u64 == self.size;
+        if self.offset == 0 && self.size >= BLOCK as u64 && !(is_all && self.is_data(bytes)) {
             // The file gets its full size at once. While XFS sees a file grow, it allocates space
             // ahead, and also in the holes.
             self.file.set_len(self.size)?;
@@ -76,13 +90,20 @@ mod tests {
 
     #[test]
     fn what_is_written_is_the_content_however_it_is_cut() {
-        let mut content = vec![0; 50_000];
+        let mut holes = vec![0; 50_000];
         for at in [0, 1, 4095, 12_288, 20_000, 49_999] {
-            content[at] = 7;
+            holes[at] = 7;
         }
-        for (cut, size) in
-            [(1, 9000), (4095, 50_000), (4096, 50_000), (5000, 50_000), (50_000, 50_000)]
-        {
+        let data = vec![7; 50_000];
+        for (content, cut, size) in [
+            (&holes, 1, 9000),
+            (&holes, 4095, 50_000),
+            (&holes, 4096, 50_000),
+            (&holes, 5000, 50_000),
+            (&holes, 50_000, 50_000),
+            (&data, 4095, 50_000),
+            (&data, 50_000, 50_000),
+        ] {
             let file = tempfile::tempfile().unwrap();
             let mut writer = SparseWriter::new(&file, size);
             let size = usize::try_from(size).unwrap();

@@ -458,11 +458,13 @@ impl Store {
     }
 
     /// Names the contents that have no name yet, as a part of `operation`. Returns whether there were
-    /// some. calve does not change a store that it cannot write to.
+    /// some. calve does not change a store that it cannot write to. If that is because the disk is
+    /// full, the error says so, and what to do.
     pub(crate) fn name_pending(&self, operation: &Running) -> Result<bool, Error> {
-        if self.is_read_only() || !self.has_unnamed_contents()? {
+        if self.is_read_only() && !self.is_full() || !self.has_unnamed_contents()? {
             return Ok(false);
         }
+        self.must_be_writable(Operation::TakeSnapshotWith)?;
         let _alone = self.naming_lock(operation)?;
         self.name_all(&mut NamingReport::default(), operation)?;
         Ok(true)

@@ -11,6 +11,7 @@ use std::collections::HashSet;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{self, FileType, Mode};
@@ -156,7 +157,8 @@ pub struct VerifyReport {
 }
 
 enum Task {
-    Mirror(BlobId),
+    /// The mirror with this place in the list of all.
+    Mirror(usize),
     Packed(Box<(BlobId, String, Location)>),
 }
 
@@ -313,6 +315,9 @@ impl Store {
         }
         let packs = self.verify_pack_files(report)?;
         let indexes = self.verify_indexes(report)?;
+        // To look at a ready tree takes a manifest and an index. The list of all content is large, too,
+        // so it goes first unless a repair needs it.
+        let reach = repair.then_some(reach);
         let ready = self.touched_waiting(operation)?;
         report.damage.extend(ready.iter().map(|path| Damage {
             kind: DamageKind::ReadyTree,
@@ -325,9 +330,7 @@ impl Store {
         }));
         drop(guard);
         let much = damaged.len() + packs.len() + indexes.len() + ready.len() + seen.unsealed.len();
-        if !repair || much == 0 {
-            return Ok(());
-        }
+        let Some(reach) = reach.filter(|_| much > 0) else { return Ok(()) };
         let Some(_alone) = locks::exclude(self.path(), PATIENCE, operation)? else {
             report.busy = true;
             return Ok(());
@@ -378,12 +381,19 @@ impl Store {
             .into_iter()
             .map(|(id, pack, at)| (at.size, Task::Packed(Box::new((id, pack, at)))))
             .collect();
+        let mut mirrors = Vec::new();
         self.blobs()
-            .for_each(|id, meta| tasks.push((meta.size, Task::Mirror(id))))
+            .for_each(|id, meta| {
+                tasks.push((meta.size, Task::Mirror(mirrors.len())));
+                mirrors.push(id);
+            })
             .context(Operation::Read, || self.layout().blobs())?;
+        // Lists of the threads with the ids of all good ones would take as much memory once more.
+        let mut good: Vec<AtomicBool> = Vec::new();
+        good.resize_with(mirrors.len(), AtomicBool::default);
         operation.expect(tasks.len() as u64);
         // Last in, first out: the largest first.
-        tasks.sort_by_key(|(size, _)| *size);
+        tasks.sort_unstable_by_key(|(size, _)| *size);
         let workers = pool::run(
             operation,
             (Operation::Verify, self.path()),
@@ -392,22 +402,25 @@ impl Store {
             |Worker { intake, seen }, (size, task), queue| {
                 let stop = || queue.stopped();
                 match task {
-                    Task::Mirror(id) => match self.read_mirror(intake, id, &stop)? {
-                        Mirror::Good { sealed, size } => {
-                            seen.mirrors += 1;
-                            seen.mirror_bytes += size;
-                            seen.good.push(id);
-                            if !sealed {
-                                seen.unsealed.push(id);
+                    Task::Mirror(at) => {
+                        let id = mirrors[at];
+                        match self.read_mirror(intake, id, &stop)? {
+                            Mirror::Good { sealed, size } => {
+                                seen.mirrors += 1;
+                                seen.mirror_bytes += size;
+                                good[at].store(true, Ordering::Relaxed);
+                                if !sealed {
+                                    seen.unsealed.push(id);
+                                }
+                            }
+                            Mirror::Missing => {}
+                            Mirror::Bad { .. } => {
+                                seen.mirrors += 1;
+                                seen.mirror_bytes += size;
+                                seen.suspects.insert(id);
                             }
                         }
-                        Mirror::Missing => {}
-                        Mirror::Bad { .. } => {
-                            seen.mirrors += 1;
-                            seen.mirror_bytes += size;
-                            seen.suspects.insert(id);
-                        }
-                    },
+                    }
                     Task::Packed(packed) => {
                         let (id, pack, at) = *packed;
                         seen.packed_blobs += 1;
@@ -432,6 +445,10 @@ impl Store {
             all.packed_blobs += seen.packed_blobs;
             all.packed_bytes = all.packed_bytes.saturating_add(seen.packed_bytes);
         }
+        let mut good = good.into_iter().map(AtomicBool::into_inner);
+        mirrors.retain(|_| good.next() == Some(true));
+        mirrors.append(&mut all.good);
+        all.good = mirrors;
         all.good.sort_unstable();
         Ok(all)
     }

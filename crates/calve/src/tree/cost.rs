@@ -10,7 +10,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::OWN;
-use crate::reflink::{filesystem_name, temporary_name};
+#[cfg(unix)]
+use super::staging::{self, Stage};
+use crate::reflink::filesystem_name;
+#[cfg(unix)]
+use crate::reflink::imp::DIR_FLAGS;
+#[cfg(not(unix))]
+use crate::reflink::temporary_name;
 
 /// How many entries of a tree are looked at. A larger tree costs at least what was seen. The copy
 /// looks at these entries next, and they are in memory then.
@@ -184,16 +190,31 @@ impl CopyCost {
     /// # Errors
     /// The sample could not be written. Nothing is left behind, unless it could not be removed.
     pub fn time_in(self, folder: impl AsRef<Path>) -> io::Result<Duration> {
-        let sample = existing(folder.as_ref()).join(temporary_name());
-        fs::create_dir(&sample)?;
-        let measured = measured(&sample);
-        let removed = fs::remove_dir_all(&sample);
-        let (file, bytes) = measured?;
-        removed?;
+        let (file, bytes) = sampled(existing(folder.as_ref()))?;
         let seconds = file.as_secs_f64() * self.files as f64
             + bytes.as_secs_f64() * self.bytes as f64 / SAMPLE_BYTES as f64;
         Ok(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))
     }
+}
+
+/// Writes a sample into a stage: if this process is killed, the next one sweeps it.
+#[cfg(unix)]
+fn sampled(folder: &Path) -> io::Result<(Duration, Duration)> {
+    let dir = rustix::fs::open(folder, DIR_FLAGS, rustix::fs::Mode::empty())?;
+    staging::sweep(&dir);
+    let stage = Stage::empty(dir, folder)?;
+    let measured = measured(&stage.path())?;
+    stage.discard()?;
+    Ok(measured)
+}
+
+#[cfg(not(unix))]
+fn sampled(folder: &Path) -> io::Result<(Duration, Duration)> {
+    let sample = folder.join(temporary_name());
+    fs::create_dir(&sample)?;
+    let measured = measured(&sample);
+    fs::remove_dir_all(&sample)?;
+    measured
 }
 
 /// How long one empty file takes, and how long the bytes of a sample take.

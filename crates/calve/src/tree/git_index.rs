@@ -31,13 +31,12 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Timespec, Timestamps};
 
 use self::format::{Chunk, Layout};
-use self::rule::{Moments, Time};
-use super::listing;
+use self::rule::Moments;
+use super::listing::{self, Time};
 use super::pool::lock;
 use super::staging;
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS, SOURCE_FLAGS};
@@ -75,9 +74,10 @@ pub(crate) struct Trees<'a> {
     /// Where calve writes the new index before it renames the index into place. `None`: beside the
     /// old one.
     pub(crate) stage: Option<&'a OwnedFd>,
-    /// A time of [`listing::now`](super::listing::now) before the walk began, of the clone or of
-    /// the snapshot.
+    /// A time of [`listing::now`] before the walk began, of the clone or of the snapshot.
     pub(crate) before_walk: Time,
+    /// The time of [`merge_begins`], if the clone was merged into a directory.
+    pub(crate) merged_since: Option<Time>,
     pub(crate) jobs: usize,
     pub(crate) stopped: &'a (dyn Fn() -> bool + Sync),
 }
@@ -128,50 +128,30 @@ impl Trees<'_> {
     /// stage, every file was. A tree made of a snapshot may have files that are older than its
     /// stage.
     fn cloned_since(&self) -> Time {
-        match (self.source, self.stage) {
-            (Source::Snapshot(_), _) => (i64::MIN, 0),
-            (Source::Tree(_), Some(_)) => merged_since(self.before_walk),
-            (Source::Tree(_), None) => self.before_walk,
+        match self.source {
+            Source::Snapshot(_) => (i64::MIN, 0),
+            Source::Tree(_) => self.merged_since.unwrap_or(self.before_walk),
         }
     }
 }
 
-/// A file that changed at this time or later is known to be of the merge. A file that was there
-/// before may have changed in the tick of the clock in which the walk began. Since Linux 6.13 its
-/// change time can be later than the start of that tick, and the clock tells only the start. No
-/// tick is longer than 10 ms.
-fn merged_since(before_walk: Time) -> Time {
-    let (seconds, sum) = (before_walk.0, before_walk.1 + 20_000_000);
-    (seconds + sum / 1_000_000_000, sum % 1_000_000_000)
-}
-
-/// Waits until files that the merge makes can be told from older ones (20 to 30 ms), if the source
-/// has a git index. Without this wait the first files would not be ready, and often the index
-/// itself is one of them.
-pub(crate) fn wait_before_merge(source: &OwnedFd, before_walk: Time) {
+/// The time since which files are known to be of a merge that begins now. If the source has a git
+/// index, this waits until files get that time (a tick of the clock, 4 to 10 ms). Without this wait
+/// the first files would not be ready, and often the index itself is one of them.
+pub(crate) fn merge_begins(source: &OwnedFd) -> Time {
+    let since = listing::latest();
     let index = Path::new(".git/index");
-    if fs::statat(source, index, AtFlags::SYMLINK_NOFOLLOW).is_err() {
-        return;
+    if fs::statat(source, index, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
+        return listing::wait_for_tick_after(since);
     }
-    wait_after(before_walk);
+    since
 }
 
-/// A time to which no file belongs that changed before this call (after 20 to 30 ms). Files that
-/// change later have this time or a later one.
+/// A time to which no file belongs that changed before this call (after a tick of the clock). Files
+/// that change later have this time or a later one.
 #[cfg(feature = "store")]
 pub(crate) fn next_tick() -> Time {
-    wait_after(listing::now());
-    listing::now()
-}
-
-fn wait_after(before_walk: Time) {
-    // The wait is bounded, because somebody may set the clock back meanwhile.
-    for _ in 0..20 {
-        if listing::now() >= merged_since(before_walk) {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    listing::wait_for_tick_after(listing::latest())
 }
 
 /// The paths that git tracks, from the index of the repository `git`. `None` if there is no index,
@@ -322,20 +302,33 @@ fn make_ready_in(trees: &Trees<'_>, git: &OwnedFd, tree: &Path) -> Option<u64> {
         return None;
     }
     let mut bytes = read(&old, meta.size)?;
-    let layout = Layout::of(&bytes)?;
+    let rewritten = make_bytes_ready(trees, &mut bytes, meta.modified(), tree)?;
+    replace(trees.stage, git, &old, &meta, &bytes).ok()?;
+    Some(rewritten)
+}
+
+/// Rewrites an index in memory. `written` is the modification time of its file; `tree` is the working
+/// tree, as a path from the clone's root. Returns the number of rewritten entries. `None`: no entry was, and
+/// the index must not be used.
+pub(crate) fn make_bytes_ready(
+    trees: &Trees<'_>,
+    bytes: &mut [u8],
+    written: Time,
+    tree: &Path,
+) -> Option<u64> {
+    let layout = Layout::of(bytes)?;
     let source = Directory::root(trees.source)?.below(tree)?;
     let clone = open_below(trees.clone, tree)?;
     let moments = Moments {
-        index_written: meta.modified(),
+        index_written: written,
         before_walk: trees.before_walk,
         cloned_since: trees.cloned_since(),
     };
-    let rewritten = rewrite(trees, &layout, &mut bytes, (&source, &clone), moments);
+    let rewritten = rewrite(trees, &layout, bytes, (&source, &clone), moments);
     if rewritten == 0 || (trees.stopped)() {
         return None;
     }
-    layout.seal(&mut bytes);
-    replace(trees.stage, git, &old, &meta, &bytes).ok()?;
+    layout.seal(bytes);
     Some(rewritten)
 }
 
@@ -389,11 +382,15 @@ fn rewrite_chunk(chunk: &Chunk, bytes: &mut [u8], pair: &mut Pair<'_>, moments: 
         if !entry.is_plain() {
             continue;
         }
-        let Some((Vouched { source, modified }, clone)) = pair.stat(&cursor.path) else { continue };
-        let clone = (&clone, modified);
-        if let Some(recorded) = rule::rewritten(entry.recorded, &source, clone, moments) {
+        let rewritten =
+            pair.stat(&cursor.path).and_then(|(Vouched { source, modified }, clone)| {
+                rule::rewritten(entry.recorded, &source, (&clone, modified), moments)
+            });
+        if let Some(recorded) = rewritten {
             entry.record(bytes, recorded);
             count += 1;
+        } else if let Some(doubted) = rule::doubted(entry.recorded, moments.index_written) {
+            entry.record(bytes, doubted);
         }
     }
     count

@@ -40,13 +40,23 @@ const KEPT_BYTES: usize = 1 << 20;
 /// Seconds and nanoseconds.
 pub(crate) type Time = (i64, i64);
 
-/// The ctime that a change would get now, or one in the tick before.
+/// No ctime that a change gets from now on is earlier. It is earlier than the time of a clock by a
+/// tick (4 to 10 ms), or by more in a virtual machine that does not run all the time.
 pub(crate) fn now() -> Time {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     let (clock, early) = (ClockId::RealtimeCoarse, 0);
     // On other systems nothing says which clock gives ctimes.
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     let (clock, early) = (ClockId::Realtime, 10_000_000);
+    time_of(clock, early)
+}
+
+/// No ctime that a change has got until now is later. Since Linux 6.13 some are as exact as this.
+pub(crate) fn latest() -> Time {
+    time_of(ClockId::Realtime, 0)
+}
+
+fn time_of(clock: ClockId, early: i64) -> Time {
     let time = clock_gettime(clock);
     #[cfg_attr(
         target_pointer_width = "64",
@@ -266,12 +276,34 @@ pub(crate) fn would_show(changed: Time, since: Time) -> bool {
 }
 
 /// Waits until a change would get another ctime than `changed`. Returns the time of the clock then.
-fn wait_for_tick_after(changed: Time) -> Time {
+pub(crate) fn wait_for_tick_after(changed: Time) -> Time {
     loop {
         let since = now();
         if would_show(changed, since) {
             return since;
         }
         std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_the_wait_a_change_has_a_later_time_than_all_changes_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let changed = |name: &str| {
+            std::fs::write(dir.path().join(name), name).unwrap();
+            Meta::of(&fs::stat(dir.path().join(name)).unwrap()).changed
+        };
+        for round in 0..20 {
+            let before = changed("before");
+            let latest = latest();
+            let since = wait_for_tick_after(latest);
+            let after = changed(&format!("after {round}"));
+            assert!(before <= latest, "{before:?} {latest:?}");
+            assert!(latest < since && since <= after, "{latest:?} {since:?} {after:?}");
+        }
     }
 }

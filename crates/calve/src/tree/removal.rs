@@ -223,18 +223,23 @@ fn make_accessible(parent: &OwnedFd, name: &CStr) -> io::Result<()> {
 
 /// Whether another device number means another mount, and not a subvolume of this one. In doubt the
 /// answer is yes.
-#[cfg(any(target_os = "linux", target_os = "android"))]
 pub(super) fn is_mount_root(dir: &OwnedFd) -> bool {
+    mount_root(dir).unwrap_or(true)
+}
+
+/// Whether something is mounted at this directory, also a part of the same filesystem. `None`: the
+/// system does not say.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) fn mount_root(dir: &OwnedFd) -> Option<bool> {
     use rustix::fs::{StatxAttributes, StatxFlags};
-    fs::statx(dir, c"", AtFlags::EMPTY_PATH, StatxFlags::TYPE).map_or(true, |stat| {
-        !stat.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT)
-            || stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)
-    })
+    let stat = fs::statx(dir, c"", AtFlags::EMPTY_PATH, StatxFlags::TYPE).ok()?;
+    let known = stat.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT);
+    known.then(|| stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub(super) fn is_mount_root(_: &OwnedFd) -> bool {
-    true
+pub(crate) fn mount_root(_: &OwnedFd) -> Option<bool> {
+    None
 }
 
 #[cfg(test)]

@@ -274,11 +274,10 @@ fn walk_and_publish(
     }
     let op = new_op(call, dests, excluded)?;
     let before_walk = listing::now();
-    if readies_indexes(options) && op.dests.iter().any(|dest| dest.merge_stage.is_some()) {
-        git_index::wait_before_merge(&root, before_walk);
-    }
-    let result =
-        start(&op, *meta, root, roots, states).map(|roots| ready_for_git(&op, &roots, before_walk));
+    let merges = op.dests.iter().any(|dest| dest.merge_stage.is_some());
+    let merged_since = (merges && readies_indexes(options)).then(|| git_index::merge_begins(&root));
+    let result = start(&op, *meta, root, roots, states)
+        .map(|roots| ready_for_git(&op, &roots, before_walk, merged_since));
     let (dests, tallies, skipped) = op.into_findings();
     let ready_entries = match result {
         Ok(ready_entries) => ready_entries,
@@ -325,7 +324,12 @@ fn readies_indexes(options: &CloneOptions) -> bool {
 
 /// Rewrites the git indexes of each destination, if the caller wants that. Returns the number of
 /// rewritten entries.
-fn ready_for_git(op: &Op<'_, Live<'_>>, roots: &Handles, before_walk: (i64, i64)) -> Vec<u64> {
+fn ready_for_git(
+    op: &Op<'_, Live<'_>>,
+    roots: &Handles,
+    before_walk: listing::Time,
+    merged_since: Option<listing::Time>,
+) -> Vec<u64> {
     if !readies_indexes(op.options) {
         return Vec::new();
     }
@@ -336,6 +340,7 @@ fn ready_for_git(op: &Op<'_, Live<'_>>, roots: &Handles, before_walk: (i64, i64)
             clone,
             stage: dest.merge_stage.as_ref().map(Stage::dir),
             before_walk,
+            merged_since: merged_since.filter(|_| dest.merge_stage.is_some()),
             jobs: op.budget.jobs,
             stopped: &|| op.stopped(),
         };

@@ -85,6 +85,13 @@ impl Running {
         Self { jobs: NonZeroUsize::new(jobs), ..self.clone() }
     }
 
+    /// The same operation with this number of threads, unless the caller has said how many: for
+    /// threads that mostly wait for answers.
+    #[cfg(feature = "remote")]
+    pub(crate) fn usually(&self, jobs: usize) -> Self {
+        if self.jobs.is_some() { self.clone() } else { self.with_jobs(jobs) }
+    }
+
     /// How many threads the operation may have; at least one.
     pub(crate) fn jobs(&self) -> usize {
         let processors = || std::thread::available_parallelism().map_or(1, usize::from).min(8);

@@ -168,6 +168,14 @@ impl DroppedWorktree {
     }
 }
 
+/// The room that a drop has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Room {
+    OfDisk,
+    /// The disk is full. To name the contents of a worktree would take what the drop needs.
+    OfReserve,
+}
+
 impl Worktree {
     /// Drops the worktree: its folder and its name are gone when this returns. Deleting the files
     /// takes time, so it is left to [`DroppedWorktree::delete`] or
@@ -186,10 +194,12 @@ impl Worktree {
     /// * [`ErrorKind::WorktreeMissing`] if something else is at its path.
     /// * [`ErrorKind::Overlap`] if other worktrees are inside it.
     pub fn drop(self, how: &DropOptions, options: &StoreOptions) -> Result<DroppedWorktree, Error> {
+        let mut room = Room::OfDisk;
         self.store.freeing(|store| {
+            let room = std::mem::replace(&mut room, Room::OfReserve);
             store.must_be_writable(Operation::DropWorktreeOf)?;
             let this = Self { store: store.clone(), ..self.clone() };
-            this.now()?.drop_now(how, &options.operation())
+            this.now()?.drop_now(how, room, &options.operation())
         })
     }
 
@@ -211,7 +221,12 @@ impl Worktree {
         })
     }
 
-    fn drop_now(&self, how: &DropOptions, operation: &Running) -> Result<DroppedWorktree, Error> {
+    fn drop_now(
+        &self,
+        how: &DropOptions,
+        room: Room,
+        operation: &Running,
+    ) -> Result<DroppedWorktree, Error> {
         let force = how.force;
         if self.is_project() {
             let cause = io::Error::new(io::ErrorKind::InvalidInput, "it is the project itself");
@@ -234,7 +249,7 @@ impl Worktree {
                 .forget(&self.row, || Ok(self.is_away(force)?.then_some(())))?;
             return match forgotten {
                 Some(()) => Ok(DroppedWorktree::new(Remains::Nothing, kept, loss, branch)),
-                None => self.now()?.drop_now(how, operation),
+                None => self.now()?.drop_now(how, room, operation),
             };
         }
         self.must_be_there()?;
@@ -250,7 +265,7 @@ impl Worktree {
             Error::io(Operation::DropWorktree, &self.path, io::Error::other(error))
         })?;
         let keeps = loss.as_ref().is_some_and(Loss::must_keep_a_submodule)
-            || force && !how.discard && self.would_lose_work(loss.as_ref(), operation)?;
+            || force && !how.discard && self.would_lose_work(loss.as_ref(), room, operation)?;
         let (folder, aside, beside) = if keeps {
             let token = &self.row.token;
             (self.store.layout().dropped(), token.clone(), layout::dropped_name(token))
@@ -319,7 +334,15 @@ impl Worktree {
     }
 
     /// Whether the tree has work that nothing else has. If calve cannot find out, it has.
-    fn would_lose_work(&self, loss: Option<&Loss>, operation: &Running) -> Result<bool, Error> {
+    fn would_lose_work(
+        &self,
+        loss: Option<&Loss>,
+        room: Room,
+        operation: &Running,
+    ) -> Result<bool, Error> {
+        if self.row.snapshot.is_none() && room == Room::OfReserve {
+            return Ok(true);
+        }
         let known = loss.filter(|loss| loss.failure.is_none());
         let lost = match known.map(|loss| loss.work.as_ref()) {
             Some(Some(work)) if work.paths.is_empty() => Ok(false),

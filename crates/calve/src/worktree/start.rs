@@ -37,6 +37,7 @@ use crate::store::{
 use crate::tree::Reflink;
 use crate::tree::budget::{Budget, must_be_free};
 use crate::tree::pool::cancelled;
+use crate::tree::removal;
 use crate::tree::running::Running;
 use crate::tree::staging::{self, Stage, stage_name};
 
@@ -45,15 +46,13 @@ mod base;
 mod checkout;
 mod dress;
 mod git;
-mod kept_index;
 mod later;
 mod links;
 mod loose;
-mod vouched;
 
 #[cfg(feature = "remote")]
 pub use checkout::{CheckoutOptions, CheckoutReport};
-use dress::{Dressed, Dressing, Origin};
+use dress::{Dressed, Dressing, KeptIndexes, Origin};
 use git::GitPlan;
 pub use git::{GitMode, GitOutcome, LinkedWorktree, NoRepository};
 pub use links::StartBranch;
@@ -523,21 +522,20 @@ impl Store {
         let rows = claim.rows();
         let roots = rows.iter().map(|row| path_from(&row.path));
         let places = places(roots, Operation::StartWorktree)?;
-        let (stages, reports, of_ready_tree) = if let Some((stages, reports)) =
+        let (stages, reports, kept) = if let Some((stages, reports)) =
             self.by_bringing(id, object, rows, &places, operation)?
         {
-            (stages, reports, false)
+            (stages, reports, KeptIndexes::None)
         } else if let Some((stages, reports)) =
             self.by_ready_tree(id, object, rows, &places, operation)?
         {
-            (stages, reports, true)
+            (stages, reports, KeptIndexes::WithReadyTree)
         } else {
             operation.expect(object.files.saturating_mul(rows.len() as u64));
-            let (stages, reports) = self.by_handing_over(id, object, rows, &places, operation)?;
-            (stages, reports, false)
+            self.by_handing_over(id, object, rows, &places, operation)?
         };
         let origin = Origin::Snapshot(id, object);
-        let dressing = Dressing { store: self, origin, git, paths, of_ready_tree, operation };
+        let dressing = Dressing { store: self, origin, git, paths, kept, operation };
         let outcomes = self.dress_and_publish(&dressing, stages, &places, claim)?;
         Ok(reports.into_iter().zip(outcomes).collect())
     }
@@ -574,8 +572,8 @@ impl Store {
         rows: &[WorktreeRow],
         places: &[Place],
         operation: &Running,
-    ) -> Result<Staged, Error> {
-        let (mut stages, mut reports) = (Vec::new(), Vec::new());
+    ) -> Result<(Vec<Stage>, Vec<DestinationReport>, KeptIndexes), Error> {
+        let (mut stages, mut reports, mut kept) = (Vec::new(), Vec::new(), Vec::new());
         if self.count_waiting() > 0 {
             let manifest = self.catalog().manifest(id, object)?;
             for (row, place) in rows.iter().zip(places) {
@@ -589,6 +587,7 @@ impl Store {
                 self.registry().write_index(&row.token, &tree.index, &manifest)?;
                 operation.files_done(object.files);
                 stages.push(tree.stage);
+                kept.push(tree.git_index);
                 reports.push(DestinationReport { path: place.path.clone(), ..tree.report });
             }
         }
@@ -599,7 +598,7 @@ impl Store {
             stages.extend(made);
             reports.extend(told);
         }
-        Ok((stages, reports))
+        Ok((stages, reports, KeptIndexes::WithEach(kept)))
     }
 
     /// Makes the trees by cloning every file from its mirror.
@@ -831,7 +830,7 @@ impl Place {
 }
 
 /// Opens the parent folders of the paths. At each path there must be nothing, or an empty
-/// directory.
+/// directory that another one can replace.
 fn places(paths: impl Iterator<Item = PathBuf>, operation: Operation) -> Result<Vec<Place>, Error> {
     let mut places: Vec<Place> = Vec::new();
     for path in paths {
@@ -842,6 +841,7 @@ fn places(paths: impl Iterator<Item = PathBuf>, operation: Operation) -> Result<
                 std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none())
             };
             if found.is_dir() && is_empty(&path) {
+                check_replaceable(&path, &parent, operation)?;
                 empty = Some(meta::mode(found.mode() & 0o7777));
             }
         }
@@ -863,6 +863,23 @@ fn places(paths: impl Iterator<Item = PathBuf>, operation: Operation) -> Result<
         places.push(Place { path, parent, dir, name, empty, operation });
     }
     Ok(places)
+}
+
+/// Fails if a rename cannot put another directory in the place of this empty one: if something is
+/// mounted there, or if it is a subvolume.
+fn check_replaceable(path: &Path, parent: &Path, operation: Operation) -> Result<(), Error> {
+    let failed = |error: io::Error| Error::io(operation, path, error);
+    let dir = super::open_dir(path)?;
+    let device = |fd: &OwnedFd| Ok(Meta::of(&fs::fstat(fd)?).dev);
+    let why = if removal::mount_root(&dir) == Some(true) {
+        "something is mounted there, so no other folder can take its place"
+    } else if device(&dir).map_err(failed)? != device(&super::open_dir(parent)?).map_err(failed)? {
+        "it is a mount point or a subvolume, so no other folder can take its place"
+    } else {
+        return Ok(());
+    };
+    let cause = io::Error::new(io::ErrorKind::ResourceBusy, why);
+    Err(Error::new(ErrorKind::DestinationExists, operation, path, cause))
 }
 
 /// Renames all trees to their final names, or none.

@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::odd::{self, set_mtime};
 use super::sh;
@@ -25,7 +25,9 @@ pub(crate) fn git(dir: &Path) -> Command {
 
 /// Runs a script in which `git` is that of the tests, and `tick` waits until the clocks of files have moved on.
 pub(crate) fn script(dir: &Path, text: &str) {
-    let head = "set -e; tick() { sleep 0.02; }; \
+    let head = "set -e; \
+        tick() { local since file now=0; since=$(date +%s%N); \
+            until [ $now -gt $since ]; do sleep 0.01; file=$(mktemp); now=$(date -r \"$file\" +%s%N); rm \"$file\"; done; sleep 0.01; }; \
         git() { command git -c protocol.file.allow=always -c user.name=n -c user.email=e \"$@\"; };";
     sh(Command::new("bash")
         .current_dir(dir)
@@ -35,8 +37,14 @@ pub(crate) fn script(dir: &Path, text: &str) {
         .args(["-c", &format!("{head}\n{text}")]));
 }
 
+/// Waits until the clocks of files have moved on. They stand still for longer than a tick where a virtual machine does not run.
 pub(crate) fn tick() {
-    thread::sleep(Duration::from_millis(20));
+    let since = SystemTime::now();
+    let now = || tempfile::tempfile().unwrap().metadata().unwrap().modified().unwrap();
+    while now() <= since {
+        thread::sleep(Duration::from_millis(5));
+    }
+    thread::sleep(Duration::from_millis(10));
 }
 
 pub(crate) const STATUS: [&str; 4] =

@@ -138,7 +138,7 @@ fn a_file_that_changes_as_it_is_taken_in_is_stored_as_it_was_at_one_moment() {
             let blobs = Blobs::open(dir.path()).unwrap();
             let meta = Meta::of(&fs::fstat(&file).unwrap());
             let change = || {
-                wait_for_the_clock(&meta);
+                listing::wait_for_tick_after(meta.changed);
                 let write = writer(&dir);
                 write.write_all_at(&[8], 10).unwrap();
                 if longer {
@@ -174,17 +174,6 @@ fn a_file_that_changes_as_it_is_taken_in_is_stored_as_it_was_at_one_moment() {
     }
 }
 
-#[test]
-fn after_the_wait_for_the_clock_a_tick_has_passed() {
-    let (_dir, file) = a_store(b"");
-    let meta = Meta::of(&fs::fstat(&file).unwrap());
-    wait_for_the_clock(&meta);
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    let changed =
-        Duration::new(meta.changed.0.unsigned_abs(), u32::try_from(meta.changed.1).unwrap());
-    assert!(now >= changed + TICK, "{now:?} {changed:?}");
-}
-
 /// Somebody may put a file of the same name in the place of ours between our flush and our seal, and it has not been flushed.
 #[test]
 fn what_came_after_the_flush_began_is_not_sealed() {
@@ -198,6 +187,39 @@ fn what_came_after_the_flush_began_is_not_sealed() {
     for (flushed, sealed) in [((0, 0), false), ((i64::MAX, 0), true)] {
         blobs.seal(&[id], flushed).unwrap();
         assert_eq!(blobs.is_sealed(id, 7).unwrap(), sealed, "{flushed:?}");
+    }
+}
+
+#[cfg(feature = "remote")]
+#[test]
+fn in_a_store_in_a_stage_what_is_put_is_sealed_at_once_and_what_failed_never() {
+    let id = BlobId::of(b"content");
+    for row in ["nothing there", "an attempt that failed", "the same content"] {
+        let (dir, ..) = a_store(b"");
+        let mut blobs = Blobs::open(dir.path()).unwrap();
+        blobs.in_stage();
+        assert!(!blobs.has_any().unwrap(), "{row}");
+        match row {
+            "an attempt that failed" => {
+                let failed = blobs.put(id, |file| {
+                    io::Write::write_all(file, b"cont")?;
+                    Err(io::ErrorKind::InvalidData.into())
+                });
+                assert_eq!(failed.unwrap_err().kind(), io::ErrorKind::InvalidData);
+                assert!(!blobs.is_sealed(id, 7).unwrap() && !blobs.is_sealed(id, 4).unwrap());
+                assert!(blobs.good(&mut Intake::new(), id, 7, &|| false).unwrap().is_none());
+            }
+            "the same content" => {
+                drop(blobs.put(id, |file| io::Write::write_all(file, b"content")).unwrap());
+            }
+            _ => {}
+        }
+        let file = blobs.put(id, |file| io::Write::write_all(file, b"content")).unwrap();
+        assert!(blobs.is_sealed(id, 7).unwrap() && blobs.has_any().unwrap(), "{row}");
+        let mut read = [0; 8];
+        assert_eq!(pread(&file, &mut read, 0).unwrap(), 7, "{row}: it can be cloned from");
+        assert_eq!(std::fs::read(blobs.mirror_path(id)).unwrap(), b"content", "{row}");
+        assert_eq!(std::fs::read_dir(dir.path().join("stage")).unwrap().count(), 0, "{row}");
     }
 }
 
@@ -266,7 +288,7 @@ fn a_file_is_unchanged_only_if_its_size_and_both_its_times_are() {
     for (row, expected, change) in rows {
         let (dir, file) = a_store(b"content");
         let meta = Meta::of(&fs::fstat(&file).unwrap());
-        wait_for_the_clock(&meta);
+        listing::wait_for_tick_after(meta.changed);
         change(&writer(&dir), &meta);
         assert_eq!(unchanged(&file, &meta).unwrap(), expected, "{row}");
     }

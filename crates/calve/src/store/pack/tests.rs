@@ -343,7 +343,8 @@ fn a_frame_that_swells_is_stopped_at_the_size() {
     let bomb = zstd::encode_all(io::repeat(0).take(256 << 20), 1).unwrap();
     // These frames ask for windows of 2 GiB and of 16 MiB.
     let wide = |exponent: u8| [&FRAME_MAGIC[..], &[0, exponent << 3], &[1, 0, 0], b"rest"].concat();
-    let short = zstd::encode_all(&b"abc"[..], 1).unwrap();
+    let frame = |content: &[u8]| zstd::encode_all(content, 1).unwrap();
+    let short = frame(b"abc");
     let id = BlobId::of(b"abc");
     for (row, frame, size) in [
         ("a bomb", bomb, 3),
@@ -353,9 +354,11 @@ fn a_frame_that_swells_is_stopped_at_the_size() {
         ("longer than it says", short.clone(), 2),
         ("longer than nothing", short.clone(), 0),
         ("two frames", [&short[..], &short].concat(), 6),
+        ("its content in two frames", [frame(b"a"), frame(b"bc")].concat(), 3),
+        ("a frame to skip before it", [b"\x50\x2a\x4d\x18\0\0\0\0", &short[..]].concat(), 3),
         ("something behind it", [&short[..], b"x"].concat(), 3),
         ("cut off", short[..short.len() - 1].to_vec(), 3),
-        ("another content", zstd::encode_all(&b"abd"[..], 1).unwrap(), 3),
+        ("another content", frame(b"abd"), 3),
         ("no frame", b"not a frame".to_vec(), 3),
     ] {
         let at = Location { offset: 12, stored: frame.len() as u64, size };

@@ -2,8 +2,9 @@
 //! [snapshots](super::walked) of a ready tree wait.
 //!
 //! A start takes such a tree by a rename, and another process makes the next one while nobody
-//! waits. `templates/ID.N` is a folder with the tree of snapshot ID (`tree`) and the tree's index
-//! (`index`). The folder gets its name when both are complete. A start that renames the folder owns it.
+//! waits. `templates/ID.N` is a folder with the tree of snapshot ID (`tree`), the tree's index
+//! (`index`), and [git's index](super::git_index) for a linked worktree. The folder gets its name when
+//! they are complete. A start that renames the folder owns it.
 //!
 //! # How calve knows that nobody touched the tree
 //! The index has the inode and the change time of each entry of the tree, folders included. A
@@ -43,7 +44,8 @@ use super::super::manifest::{Manifest, os};
 use super::super::materialize::{Plan, materialize};
 use super::super::object::{Kind, SnapshotObject};
 use super::super::scan::stat_of;
-use super::super::{PROJECT, Store, StoreOptions, files, locks, read_plain, room};
+use super::super::{PROJECT, Store, StoreOptions, files, locks, read_plain, room, trash};
+use super::git_index::{self, KeptGitIndex};
 use super::nearest;
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::DIR_FLAGS;
@@ -103,6 +105,7 @@ pub fn lowest_priority() {
 pub(crate) struct HandedOver {
     pub(crate) stage: Stage,
     pub(crate) index: Index,
+    pub(crate) git_index: Option<KeptGitIndex>,
     pub(crate) report: DestinationReport,
 }
 
@@ -121,11 +124,8 @@ impl Store {
     /// [`Store::keep_ready_trees`].
     #[must_use]
     pub fn ready_trees_kept(&self) -> u64 {
-        match read_plain(fs::CWD, &self.layout().ready_setting(), SETTING_MOST_BYTES) {
-            Ok(text) => {
-                let number = String::from_utf8(text).ok().and_then(|it| it.trim().parse().ok());
-                number.unwrap_or(0).min(MOST)
-            }
+        match self.ready_trees_set() {
+            Ok(number) => number,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let filesystem = sys::filesystem_name(self.path());
                 let entries = || {
@@ -136,6 +136,13 @@ impl Store {
             }
             Err(_) => 0,
         }
+    }
+
+    /// The number that [`Store::keep_ready_trees`] set.
+    fn ready_trees_set(&self) -> io::Result<u64> {
+        let text = read_plain(fs::CWD, &self.layout().ready_setting(), SETTING_MOST_BYTES)?;
+        let number = String::from_utf8(text).ok().and_then(|it| it.trim().parse().ok());
+        Ok(number.unwrap_or(0).min(MOST))
     }
 
     /// Sets how many ready trees of the project's latest snapshot the store keeps, at most 64. A
@@ -166,7 +173,8 @@ impl Store {
     ///
     /// One process makes trees at a time. This returns as soon as another process needs the store
     /// for itself, if there is little room, and if another process makes trees already: see
-    /// [`ReadyReport::stopped`]. A process that is killed leaves nothing behind that the next call
+    /// [`ReadyReport::stopped`]. If the number is set to a lower one meanwhile, it begins again with
+    /// that. It also deletes trees that starts could not use. A process that is killed leaves nothing behind that the next call
     /// does not remove.
     ///
     /// # Errors
@@ -176,19 +184,37 @@ impl Store {
         self.must_be_writable(Operation::MakeReadyTree)?;
         let mut report = ReadyReport::default();
         let Some(_alone) = locks::refill(self.path())? else {
-            return Ok(ReadyReport { stopped: true, ..report });
-        };
-        let is_needed = || locks::is_gate_closed(self.path());
-        let work = |operation: &Running| self.refill(operation, &mut report);
-        match self.until_needed(options, is_needed, work) {
-            Err(error)
-                if matches!(error.kind(), ErrorKind::Cancelled | ErrorKind::StorageFull)
-                    && !options.cancel.is_cancelled() =>
-            {
-                report.stopped = true;
+            // Whoever makes trees keeps no more than the number allows, also if it was changed just
+            // now. What waits already need not wait for them.
+            report.stopped = self.ready_trees_kept() > 0;
+            if !report.stopped {
+                self.discard_all_waiting(&mut report)?;
             }
-            result => result?,
+            report.elapsed = started.elapsed();
+            return Ok(report);
+        };
+        loop {
+            let kept = self.ready_trees_kept();
+            let are_too_many = || self.ready_trees_set().is_ok_and(|number| number < kept);
+            let is_needed = || locks::is_gate_closed(self.path()) || are_too_many();
+            let work = |operation: &Running| self.refill(operation, &mut report);
+            match self.until_needed(options, is_needed, work) {
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::Cancelled | ErrorKind::StorageFull)
+                        && !options.cancel.is_cancelled() =>
+                {
+                    report.stopped = true;
+                }
+                result => result?,
+            }
+            if !are_too_many() {
+                break;
+            }
+            report.stopped = false;
         }
+        // Starts put trees there that they could not use. What cannot be deleted now is for the next
+        // one who empties the trash.
+        let _ = trash::empty(self.layout());
         report.elapsed = started.elapsed();
         Ok(report)
     }
@@ -221,6 +247,18 @@ impl Store {
             }
             result
         })
+    }
+
+    /// Removes all trees that wait, also while another process makes some.
+    fn discard_all_waiting(&self, report: &mut ReadyReport) -> Result<(), Error> {
+        let folder = self.layout().ready_trees();
+        let dir =
+            fs::open(&folder, DIR_FLAGS, Mode::empty()).context(Operation::Open, || &folder)?;
+        report.snapshot = self.catalog().worktree(PROJECT)?.and_then(|row| row.snapshot);
+        for waiting in self.waiting() {
+            report.removed += u64::from(self.discard_waiting(&dir, &waiting.name));
+        }
+        Ok(())
     }
 
     fn refill(&self, operation: &Running, report: &mut ReadyReport) -> Result<(), Error> {
@@ -454,6 +492,7 @@ impl Store {
                 continue;
             };
             let is_copied = is_copied(&taken);
+            let git_index = KeptGitIndex::in_folder(taken.dir());
             let moved = Stage::new(Arc::clone(parent), parent_path, |dir, name| {
                 Ok(fs::renameat(taken.dir(), READY_TREE, dir, name)?)
             });
@@ -484,7 +523,8 @@ impl Store {
                 let _ = std::fs::rename(stage.path(), self.layout().trash().join(stage_name()));
                 continue;
             };
-            return Some(HandedOver { report: report_of(target, is_copied), stage, index });
+            let report = report_of(target, is_copied);
+            return Some(HandedOver { stage, index, git_index, report });
         }
     }
 
@@ -494,16 +534,16 @@ impl Store {
         &self,
         mut taken: Stage,
         from: &Waiting,
-        (id, _, target): Target<'_>,
+        target: Target<'_>,
         operation: &Running,
     ) -> Result<bool, Error> {
-        let folder = self.layout().ready_trees();
-        let base = self.catalog().manifest_like(from.id, &self.object(from.id)?, &[target])?;
+        let (folder, (id, _, manifest)) = (self.layout().ready_trees(), target);
+        let base = self.catalog().manifest_like(from.id, &self.object(from.id)?, &[manifest])?;
         let Some((tree, old)) = self.untouched(&taken, &base, (from.id, operation)) else {
             return Ok(false);
         };
         let path = taken.path().join(READY_TREE);
-        let brought = self.bring_private((&tree, &path), (&base, &old), (id, target), operation);
+        let brought = self.bring_private((&tree, &path), (&base, &old), (id, manifest), operation);
         let index = match brought {
             Err(error) if matches!(error.kind(), ErrorKind::Cancelled | ErrorKind::StorageFull) => {
                 return Err(error);
@@ -511,7 +551,7 @@ impl Store {
             Ok(Some(index)) => index,
             _ => return Ok(false),
         };
-        self.let_wait(&mut taken, &tree, (id, target, index))
+        self.let_wait((&mut taken, &tree), target, index, operation)
             .context(Operation::MakeReadyTreeIn, || &folder)?;
         Ok(true)
     }
@@ -556,20 +596,22 @@ impl Store {
                 let mark = stage.path().join(READY_COPIED);
                 std::fs::write(&mark, "").context(Operation::MakeReadyTreeIn, failed)?;
             }
-            self.let_wait(stage, &tree, (id, manifest, index))
+            self.let_wait((stage, &tree), (id, object, manifest), index, operation)
                 .context(Operation::MakeReadyTreeIn, failed)
         };
         wait(&mut stage)?;
         Ok(true)
     }
 
-    /// Writes the index of a tree, and gives the tree's folder the name under which it waits.
+    /// Writes the indexes of a tree, and gives the tree's folder the name under which it waits.
     fn let_wait(
         &self,
-        stage: &mut Stage,
-        tree: &OwnedFd,
-        (id, manifest, mut index): (SnapshotId, &Manifest, Index),
+        (stage, tree): (&mut Stage, &OwnedFd),
+        target: Target<'_>,
+        mut index: Index,
+        operation: &Running,
     ) -> io::Result<()> {
+        let (id, _, manifest) = target;
         let root = stat_of(&Meta::of(&fs::fstat(tree)?));
         index.stamp = self.clock_past(index.stamp.max(root.changed)).map_err(io::Error::other)?;
         if let Some(stat) = index.stats.first_mut() {
@@ -578,6 +620,7 @@ impl Store {
         let path = stage.path();
         let encoded = index.encode_stored(manifest)?;
         staging::write_whole(&path, &path.join(READY_INDEX), &encoded)?;
+        git_index::keep_with(self, (&path, tree), target, &index, operation);
         self.publish_waiting(stage, id)
     }
 

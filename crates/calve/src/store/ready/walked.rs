@@ -98,7 +98,8 @@ impl Store {
         operation: &Running,
     ) -> Option<(Stage, Index)> {
         let near = self.nearest_waiting(&self.waiting(), object)?.id;
-        let base = self.object(near).and_then(|it| self.catalog().manifest(near, &it)).ok()?;
+        let base = self.object(near).ok()?;
+        let base = self.catalog().manifest_like(near, &base, &[target]).ok()?;
         let old = self.ready_index(near, &base)?;
         let stage = self.take_walked(near, parent)?;
         let (tree, trees) = ((stage.dir(), &*stage.path()), (&base, &old));

@@ -16,7 +16,7 @@ use super::super::id::{BlobId, DirectoryId, SnapshotId, from_hex};
 use super::super::object::{Kind, SnapshotObject, decode_directory};
 use super::push::LARGE_BYTES;
 use super::record::{ObjectId, PackRef, PartRef, Recipe};
-use super::{Remote, found_key, name, pack_key, part_key, snapshot_key};
+use super::{Remote, found_key, name, pack_key, part_key, snapshot_key, steps};
 use crate::error::{Error, ErrorKind, Operation};
 use crate::tree::pool::{self, lock};
 use crate::tree::running::Running;
@@ -103,6 +103,9 @@ pub struct RemoteBroken {
 pub struct RemoteVerifyReport {
     /// Changes of names that were read.
     pub changes: u64,
+    /// Those of which [`Remote::gc`] has left nothing else; see
+    /// [`RemoteName::collected`](super::RemoteName::collected).
+    pub collected: u64,
     /// Snapshots that can be pulled.
     pub whole: Vec<SnapshotId>,
     /// Snapshots that cannot be pulled.
@@ -153,18 +156,26 @@ impl Object {
 }
 
 /// What a directory has in it, as far as it must be somewhere.
-#[derive(Debug)]
-enum Child {
-    Directory(DirectoryId),
-    Content(BlobId, u64),
+#[derive(Debug, Default)]
+struct Children {
+    directories: Box<[DirectoryId]>,
+    /// Contents that are entries of packs: the number of the first entry. There may be millions.
+    entries: Box<[u32]>,
+    /// All others, with their sizes: they are in chunks, or nowhere.
+    others: Box<[(BlobId, u64)]>,
 }
 
-/// What the good objects have.
+/// An entry of a pack, its size, and the pack's number.
+type Entry = (BlobId, u64, u32);
+
+/// What the good objects have. The objects have numbers.
 #[derive(Default)]
 struct Index {
-    directories: HashMap<DirectoryId, (Vec<Child>, Vec<Object>)>,
-    entries: HashMap<BlobId, Vec<(Object, u64)>>,
-    recipes: HashMap<BlobId, Vec<(Object, Recipe)>>,
+    numbers: HashMap<Object, u32>,
+    directories: HashMap<DirectoryId, (Children, Vec<u32>)>,
+    /// Sorted when all are known. There may be millions.
+    entries: Vec<Entry>,
+    recipes: HashMap<BlobId, Vec<(u32, Recipe)>>,
 }
 
 /// What a record says.
@@ -174,8 +185,16 @@ struct Recorded {
     objects: HashSet<Object>,
 }
 
-/// A change of a name: the name, its number, its snapshot, and the list of files that name the root.
-type Change = (String, u64, SnapshotId, Option<ObjectId>);
+/// A change of a name.
+struct Change {
+    name: String,
+    sequence: u64,
+    snapshot: SnapshotId,
+    /// The list of files that name the root.
+    found: Option<ObjectId>,
+    /// Whether no collector can have removed the snapshot, and left the change as a step.
+    keeps_snapshot: bool,
+}
 
 /// What is wrong, by key.
 type Wrong = BTreeMap<String, (RemoteDamageKind, String, BTreeSet<SnapshotId>)>;
@@ -200,46 +219,65 @@ fn reason(error: Error) -> Result<String, Error> {
 }
 
 impl Index {
+    /// The number of an object that is read; all of those have one.
+    fn number(&self, object: Object) -> u32 {
+        self.numbers.get(&object).copied().unwrap_or_default()
+    }
+
     /// Follows a snapshot from its root. The error says what its record does not lead to.
     fn follow(&self, record: &Recorded) -> Result<(), String> {
         let Kind::Directory(root) = record.object.root.kind else {
             return Err("the snapshot's root is no directory".to_owned());
         };
-        let is_own = |object: &Object| record.objects.contains(object);
-        let has = |id: &BlobId, size: u64| {
-            let places = self.entries.get(id).map_or(&[][..], Vec::as_slice);
-            places.iter().any(|(object, there)| *there == size && is_own(object))
+        let mut own = vec![false; self.numbers.len()];
+        for number in record.objects.iter().filter_map(|object| self.numbers.get(object)) {
+            own[*number as usize] = true;
+        }
+        let is_own = |number: &u32| own[*number as usize];
+        let leads_on = |first: usize| {
+            let (id, size, _) = self.entries[first];
+            let places = self.entries[first..].iter();
+            let mut places = places.take_while(|(other, there, _)| (*other, *there) == (id, size));
+            places.any(|(.., object)| is_own(object))
         };
+        let has = |id: BlobId, size: u64| first(&self.entries, id, size).is_some_and(leads_on);
+        let without = |id: &BlobId| Err(format!("it leads to no object with content {id}"));
         let (mut seen, mut waiting) = (HashSet::from([root]), vec![root]);
-        let mut seen_contents = HashSet::new();
         while let Some(id) = waiting.pop() {
             let children = match self.directories.get(&id) {
                 Some((children, objects)) if objects.iter().any(is_own) => children,
                 _ => return Err(format!("it leads to no object with directory {id}")),
             };
-            for child in children {
-                match child {
-                    Child::Directory(id) if seen.insert(*id) => waiting.push(*id),
-                    Child::Content(id, size) if seen_contents.insert((*id, *size)) => {
-                        let recipes = self.recipes.get(id).map_or(&[][..], Vec::as_slice);
-                        let is_there = match *size > LARGE_BYTES {
-                            false => has(id, *size),
-                            true => recipes.iter().any(|(object, recipe)| {
-                                is_own(object)
-                                    && recipe.size() == *size
-                                    && recipe.chunks.iter().all(|(id, size)| has(id, *size))
-                            }),
-                        };
-                        if !is_there {
-                            return Err(format!("it leads to no object with content {id}"));
-                        }
-                    }
-                    _ => {}
+            waiting.extend(children.directories.iter().filter(|id| seen.insert(**id)));
+            for number in &children.entries {
+                if !leads_on(*number as usize) {
+                    return without(&self.entries[*number as usize].0);
+                }
+            }
+            for (id, size) in &children.others {
+                let recipes = self.recipes.get(id).map_or(&[][..], Vec::as_slice);
+                let leads_there = |(object, recipe): &(u32, Recipe)| {
+                    is_own(object)
+                        && recipe.size() == *size
+                        && recipe.chunks.iter().all(|(id, size)| has(*id, *size))
+                };
+                let is_there = match *size > LARGE_BYTES {
+                    false => has(*id, *size),
+                    true => recipes.iter().any(leads_there),
+                };
+                if !is_there {
+                    return without(id);
                 }
             }
         }
         Ok(())
     }
+}
+
+/// The number of the first entry with this id and size.
+fn first(entries: &[Entry], id: BlobId, size: u64) -> Option<usize> {
+    let at = entries.partition_point(|(other, there, _)| (*other, *there) < (id, size));
+    entries.get(at).is_some_and(|(other, there, _)| (*other, *there) == (id, size)).then_some(at)
 }
 
 impl Remote {
@@ -251,20 +289,20 @@ impl Remote {
     /// checked, either; see [`RemoteName::signers`](super::RemoteName::signers).
     ///
     /// Each of at most twelve threads has 4 MiB of a pack, or one part, in memory; beside that calve
-    /// keeps about 200 bytes for each different file and directory of all snapshots.
+    /// keeps about 60 bytes for each different file, and 200 for each directory, of all snapshots.
     ///
     /// # Errors
-    /// [`ErrorKind::Cancelled`]; those of every operation, see [`Remote`], except
-    /// [`ErrorKind::Damaged`]: the report lists damage.
+    /// [`ErrorKind::Cancelled`]; [`ErrorKind::RemoteUnfit`] if the remote is a web server; those of
+    /// every operation, see [`Remote`], except [`ErrorKind::Damaged`]: the report lists damage.
     pub fn verify(
         &self,
         options: &RemoteVerifyOptions,
         common: &StoreOptions,
     ) -> Result<RemoteVerifyReport, Error> {
         let started = Instant::now();
+        self.must_be_kept(Operation::ListRemote)?;
         let (requests, _, received) = self.objects().traffic.so_far();
-        let running = common.operation();
-        let running = &if common.jobs.is_some() { running } else { running.with_jobs(JOBS) };
+        let running = &common.operation().usually(JOBS);
         let mut report = RemoteVerifyReport::default();
         let mut wrong = Wrong::new();
 
@@ -322,15 +360,28 @@ impl Remote {
         }
         let there: HashSet<SnapshotId> = records.iter().map(|record| record.id).collect();
         let mut latest: BTreeMap<&str, (u64, SnapshotId)> = BTreeMap::new();
-        for (name, sequence, snapshot, found) in &changes {
+        for Change { name, sequence, snapshot, .. } in &changes {
             let last = latest.entry(name).or_insert((*sequence, *snapshot));
             *last = (*last).max((*sequence, *snapshot));
+        }
+        for Change { name, sequence, snapshot, found, keeps_snapshot } in &changes {
+            if !keeps_snapshot && !there.contains(snapshot) && !broken.contains(snapshot) {
+                report.collected += 1;
+                continue;
+            }
             if !there.contains(snapshot) && !broken.contains(snapshot) {
-                let why = format!("'{name}' means this snapshot, and the remote does not have it");
+                let means = match latest.get(name.as_str()) {
+                    Some((last, _)) if last == sequence => format!("the name '{name}' means it"),
+                    _ => format!("change {sequence} of the name '{name}' gave it that name"),
+                };
+                let why = format!("the snapshot is gone from the remote; {means}");
                 let key = snapshot_key(*snapshot);
                 add(&mut wrong, key, RemoteDamageKind::Missing, why, Some(*snapshot));
             }
-            if let Some(found) = found {
+            // Another name may need the snapshot, and not this list.
+            let is_needed =
+                |id: &&ObjectId| *keeps_snapshot || listed.contains_key(&found_key(**id));
+            if let Some(found) = found.as_ref().filter(is_needed) {
                 self.verify_found(*found, &listed, options, &mut wrong)?;
                 listed.remove(&found_key(*found));
             }
@@ -368,16 +419,6 @@ impl Remote {
         Ok(report)
     }
 
-    fn each<T: Send>(
-        &self,
-        running: &Running,
-        tasks: Vec<T>,
-        work: impl Fn(T) -> Result<(), Error> + Sync,
-    ) -> Result<(), Error> {
-        let what = (Operation::ReadRemote, self.url().as_ref());
-        pool::run(running, what, tasks, |_| (), |(), task, _| work(task)).map(drop)
-    }
-
     fn read_changes(
         &self,
         report: &mut RemoteVerifyReport,
@@ -392,11 +433,22 @@ impl Remote {
             }
         }
         report.changes = tasks.len() as u64;
+        let mut numbers: HashMap<String, Vec<u64>> = HashMap::new();
+        for ((name, sequence), _) in &tasks {
+            numbers.entry(name.clone()).or_default().push(*sequence);
+        }
+        let lowest: HashMap<String, u64> = numbers
+            .into_iter()
+            .map(|(name, numbers)| (name, steps::lowest_kept(numbers.iter().copied())))
+            .collect();
         let (changes, wrong) = (Mutex::new(Vec::new()), Mutex::new(wrong));
-        self.each(running, tasks, |((name, sequence), key)| {
+        self.each(Operation::ReadRemote, running, tasks, |((name, sequence), key)| {
             match self.named(&name, sequence) {
                 Ok(Some((named, _))) => {
-                    lock(&changes).push((name, sequence, named.snapshot, named.found));
+                    let (snapshot, found) = (named.snapshot, named.found);
+                    let keeps_snapshot = lowest.get(&name).is_none_or(|lowest| sequence >= *lowest);
+                    let change = Change { name, sequence, snapshot, found, keeps_snapshot };
+                    lock(&changes).push(change);
                 }
                 Ok(None) => {}
                 Err(error) => {
@@ -424,7 +476,7 @@ impl Remote {
             }
         }
         let read = Mutex::new((Vec::new(), Vec::new(), wrong));
-        self.each(running, tasks, |id| {
+        self.each(Operation::ReadRemote, running, tasks, |id| {
             match self.record(id) {
                 Ok(Some((record, object))) => {
                     let packs = record.packs.into_iter().map(Object::Pack);
@@ -446,34 +498,42 @@ impl Remote {
         Ok((records, broken))
     }
 
-    /// Reads all objects that are not bad yet.
+    /// Reads all objects that are not bad yet: the packs first, since what directories have is then
+    /// known by numbers of entries.
     fn read_objects(
         &self,
         objects: &HashSet<Object>,
         bad: &mut HashMap<Object, (RemoteDamageKind, String)>,
         running: &Running,
     ) -> Result<Index, Error> {
-        let tasks: Vec<Object> =
-            objects.iter().filter(|object| !bad.contains_key(*object)).copied().collect();
-        running.expect(tasks.len() as u64);
-        let (index, bad) = (Mutex::new(Index::default()), Mutex::new(bad));
-        self.each(running, tasks, |object| {
-            let read = match object {
-                Object::Pack(pack) => self.read_pack(pack, running, &index),
-                Object::Directories(part) => self.read_directories(part, &index),
-                Object::Recipes(part) => self.read_recipes(part, &index),
-            };
-            if let Err(error) = read {
-                let is_gone = error.io_error().kind() == io::ErrorKind::NotFound;
-                let kind = match is_gone {
-                    true => RemoteDamageKind::Missing,
-                    false => RemoteDamageKind::Damaged,
+        let tasks = objects.iter().filter(|object| !bad.contains_key(*object)).copied();
+        let (packs, parts): (Vec<Object>, Vec<Object>) =
+            tasks.partition(|object| matches!(object, Object::Pack(_)));
+        running.expect((packs.len() + parts.len()) as u64);
+        let numbers = objects.iter().copied().zip(0..).collect();
+        let index = Mutex::new(Index { numbers, ..Index::default() });
+        let bad = Mutex::new(bad);
+        for tasks in [packs, parts] {
+            self.each(Operation::ReadRemote, running, tasks, |object| {
+                let read = match object {
+                    Object::Pack(pack) => self.read_pack(pack, running, &index),
+                    Object::Directories(part) => self.read_directories(part, &index),
+                    Object::Recipes(part) => self.read_recipes(part, &index),
                 };
-                lock(&bad).insert(object, (kind, reason(error)?));
-            }
-            running.file_done(object.length());
-            Ok(())
-        })?;
+                if let Err(error) = read {
+                    let is_gone = error.io_error().kind() == io::ErrorKind::NotFound;
+                    let kind = match is_gone {
+                        true => RemoteDamageKind::Missing,
+                        false => RemoteDamageKind::Damaged,
+                    };
+                    lock(&bad).insert(object, (kind, reason(error)?));
+                }
+                running.file_done(object.length());
+                Ok(())
+            })?;
+            // For `first`. After the parts nothing is left to do.
+            lock(&index).entries.sort_unstable();
+        }
         Ok(index.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -484,49 +544,58 @@ impl Remote {
         index: &Mutex<Index>,
     ) -> Result<(), Error> {
         let key = pack_key(pack.id);
-        let (mut hasher, mut at) = (blake3::Hasher::new(), 0);
+        let (mut hasher, mut at, mut bytes) = (blake3::Hasher::new(), 0, Vec::new());
         while at < pack.length {
             if running.is_cancelled() {
                 return Err(pool::cancelled(Operation::ReadRemote, self.url().as_ref()));
             }
             let end = pack.length.min(at + RANGE_BYTES);
-            let bytes = self.objects().get(&key, at..end).map_err(|error| match error.kind() {
-                io::ErrorKind::NotFound => self.vanished(&key),
-                _ => self.failed(Operation::ReadRemote, &key, error),
-            })?;
+            self.range(&key, at..end, &mut bytes)?;
             hasher.update(&bytes);
             at = end;
         }
         if hasher.finalize().as_bytes() != pack.id.as_bytes() {
             return Err(self.damaged(&key, "it has another hash than its name"));
         }
-        let entries = self.index(pack)?;
-        let mut index = lock(index);
-        for (id, location) in entries {
-            index.entries.entry(id).or_default().push((Object::Pack(pack), location.size));
-        }
+        drop(bytes);
+        let number = lock(index).number(Object::Pack(pack));
+        let mut entries = Vec::new();
+        self.index(pack, |id, at| entries.push((id, at.size, number)))?;
+        lock(index).entries.extend(entries);
         Ok(())
     }
 
     fn read_directories(&self, part: PartRef, index: &Mutex<Index>) -> Result<(), Error> {
-        let mut directories = Vec::new();
+        let number = lock(index).number(Object::Directories(part));
         self.part(part, |item| {
-            let child = |kind| match kind {
-                Kind::Directory(id) => Some(Child::Directory(id)),
-                Kind::File { size: size @ 1.., blob, .. } => Some(Child::Content(blob, size)),
-                _ => None,
-            };
             let entries = decode_directory(item)?;
-            let children = entries.into_iter().filter_map(|entry| child(entry.kind)).collect();
-            directories.push((DirectoryId::of(item), children));
+            let (id, mut index) = (DirectoryId::of(item), lock(index));
+            if let Some((_, objects)) = index.directories.get_mut(&id) {
+                objects.push(number);
+                return Ok(());
+            }
+            let (mut directories, mut numbers, mut others) = (Vec::new(), Vec::new(), Vec::new());
+            for entry in entries {
+                match entry.kind {
+                    Kind::Directory(id) => directories.push(id),
+                    Kind::File { size: size @ 1.., blob, .. } => {
+                        let at = first(&index.entries, blob, size).filter(|_| size <= LARGE_BYTES);
+                        match at.and_then(|at| u32::try_from(at).ok()) {
+                            Some(at) => numbers.push(at),
+                            None => others.push((blob, size)),
+                        }
+                    }
+                    _ => {}
+                }
+            }
+            let children = Children {
+                directories: directories.into(),
+                entries: numbers.into(),
+                others: others.into(),
+            };
+            index.directories.insert(id, (children, vec![number]));
             Ok(())
-        })?;
-        let mut index = lock(index);
-        for (id, children) in directories {
-            let there = index.directories.entry(id).or_insert((children, Vec::new()));
-            there.1.push(Object::Directories(part));
-        }
-        Ok(())
+        })
     }
 
     fn read_recipes(&self, part: PartRef, index: &Mutex<Index>) -> Result<(), Error> {
@@ -536,9 +605,9 @@ impl Remote {
             Ok(())
         })?;
         let mut index = lock(index);
+        let number = index.number(Object::Recipes(part));
         for recipe in recipes {
-            let places = index.recipes.entry(recipe.content).or_default();
-            places.push((Object::Recipes(part), recipe));
+            index.recipes.entry(recipe.content).or_default().push((number, recipe));
         }
         Ok(())
     }
@@ -580,8 +649,8 @@ impl Remote {
             let key = snapshot_key(id);
             let mut is_needed =
                 self.objects().size(&key).map_err(|error| failed(&key, error))?.is_some();
-            for (name, sequence, ..) in changes.iter().filter(|change| change.2 == id) {
-                let key = name::key_of(&name::encoded(name)?, *sequence);
+            for change in changes.iter().filter(|one| one.snapshot == id && one.keeps_snapshot) {
+                let key = name::key_of(&name::encoded(&change.name)?, change.sequence);
                 is_needed |=
                     self.objects().size(&key).map_err(|error| failed(&key, error))?.is_some();
             }

@@ -3,6 +3,7 @@
 //! # What stays
 //! * Of each name, its newest change and so many older ones as the caller keeps; and each change
 //!   until the next one is older than the grace time.
+//! * The steps to the newest change ([`steps`]), but not what they need.
 //! * A record that one of these changes names, that a pusher has announced, or that is younger than
 //!   the grace time: its pusher may not have given it a name yet.
 //! * Objects that such a record names, and all objects that are younger than the grace time.
@@ -12,6 +13,10 @@
 //! by a collector that finds it still unneeded a grace time later. So who reads an object while it
 //! loses its last name has that time to finish. The lists only delay: whether a key is removed is
 //! decided anew each time, under an announcement that pushers see ([`super::underway`]).
+//!
+//! # A full place
+//! A collector must write before it may remove: its announcement, and the lists. If there is no room
+//! for these, it first removes the object `reserve`, and makes that again when it is done.
 //!
 //! # A collector that dies
 //! It removes changes of names first, then records, then the objects that they named. So whatever
@@ -24,24 +29,31 @@ use std::time::{Duration, Instant};
 use super::super::StoreOptions;
 use super::super::clock;
 use super::super::id::{BlobId, SnapshotId, from_hex, is_token};
+use super::super::room::is_full;
 use super::name;
 use super::objects::Listed;
 use super::record::{ObjectId, RECORD_MOST_BYTES, Record};
 use super::underway::{Announced, CLOCK, FOLDER, PUSHER, counts, is_announcement};
-use super::{CANARIES, Remote};
-use crate::error::{Error, Operation};
-use crate::tree::pool::{self, lock};
+use super::{CANARIES, FOLDERS, Remote, steps};
+use crate::error::{Error, ErrorKind, Operation};
+use crate::tree::pool::lock;
 use crate::tree::running::Running;
 
 const CONDEMNED: &str = "condemned/";
 const CONDEMNED_FIRST_LINE: &str = "calve condemned 1\n";
-/// A list has at most so many keys, and no list is longer.
-const LIST_MOST_KEYS: usize = 100_000;
+/// A list has at most so many keys, so that one fits into the reserve; and no list is longer.
+const LIST_MOST_KEYS: usize = 10_000;
 const LIST_MOST_BYTES: u64 = 32 << 20;
-/// How many keys are removed under one announcement.
+/// How many keys are removed under one announcement, which then fits into the reserve.
 const ROUND: usize = 10_000;
 /// How many requests are under way at once, unless the caller says otherwise.
 const JOBS: usize = 12;
+/// The key of the reserve. A collector must write before it may remove anything else. In a full place it
+/// removes the reserve first, and so has room to write.
+const RESERVE: &str = "reserve";
+const RESERVE_BYTES: usize = 1 << 20;
+/// After so many seconds a write that did not end is dead.
+const UNFINISHED_LIFE: i64 = 24 * 3600;
 /// The changes of a name that stay beside the newest one, and the grace time, unless the caller
 /// says otherwise.
 const KEEP: u64 = 10;
@@ -181,6 +193,8 @@ struct Change {
     found: Option<ObjectId>,
     /// Whether somebody whom the caller trusts made it.
     counts: bool,
+    /// Whether no earlier collection can have removed the snapshot.
+    keeps_snapshot: bool,
 }
 
 /// What a collector has read. It only grows, so what it knows to be needed stays.
@@ -216,29 +230,34 @@ impl Remote {
     ///
     /// Something is removed in two steps: a collection *condemns* what nobody needs and what is
     /// older than the grace time; a collection that finds it still unneeded a grace time later
-    /// removes it. The newest change of a name always stays. With configured keys
-    /// ([`Remote::trusting`]) a change that none of them signed stays, too, and does not count as one
+    /// removes it. The newest change of a name always stays. Some older ones stay without their
+    /// snapshots, at most two for each binary digit of the newest one's number: they lead those who
+    /// cannot list the remote to the newest one. With configured keys ([`Remote::trusting`]) a change that none of them signed stays, too, and does not count as one
     /// of those that are kept, if it is newer than they.
     ///
     /// All times are those of the place's own clock. It keeps the keys of all objects in memory:
     /// about 200 bytes for each.
     ///
     /// # Errors
-    /// Those of every operation, see [`Remote`]. [`Damaged`](crate::ErrorKind::Damaged) also if a
-    /// record or a change of a name that stays cannot be read: calve removes nothing while it does
-    /// not know what that needs. After an error what was removed is gone, and nobody needed it.
+    /// [`RemoteUnfit`](crate::ErrorKind::RemoteUnfit) if the remote is a web server; those of every
+    /// operation, see [`Remote`]. [`Damaged`](crate::ErrorKind::Damaged) also if a record or a change
+    /// of a name that stays cannot be read: calve removes nothing while it does not know what that
+    /// needs. [`StorageFull`](crate::ErrorKind::StorageFull) if the place is full and has no reserve:
+    /// about 1 MiB, which [`Remote::init`] and each collection leave there for the next one. After an
+    /// error, what was removed stays removed; nobody needed it.
     pub fn gc(
         &self,
         options: &RemoteGcOptions,
         common: &StoreOptions,
     ) -> Result<RemoteGcReport, Error> {
         let started = Instant::now();
+        self.must_be_kept(Operation::CollectRemote)?;
         let (requests, ..) = self.objects().traffic.so_far();
-        let running = common.operation();
-        let running = &if common.jobs.is_some() { running } else { running.with_jobs(JOBS) };
+        let running = &common.operation().usually(JOBS);
         let now = self.time(options.dry_run)?;
         let grace = i64::try_from(options.grace.as_secs()).unwrap_or(i64::MAX);
         let policy = Policy { now, grace, keep: options.keep };
+        let unfinished = self.remove_unfinished(now, options.dry_run)?;
         let mut known = Known::default();
         let found = self.look(&mut known, policy, running)?;
         let mut garbage = found.garbage;
@@ -249,6 +268,7 @@ impl Remote {
         let mut report = RemoteGcReport {
             snapshots: found.snapshots,
             missing: found.missing,
+            removed: unfinished,
             ..RemoteGcReport::default()
         };
         let (mut ripe, mut waiting) = (Vec::new(), Vec::new());
@@ -268,6 +288,7 @@ impl Remote {
             let lines: Vec<String> =
                 waiting.iter().map(|(since, garbage)| format!("{since} {}", garbage.key)).collect();
             self.condemn(&lines, lists)?;
+            self.keep_reserve();
         }
         waiting.iter().for_each(|(_, garbage)| report.waiting.add(garbage));
         report.requests = self.objects().traffic.so_far().0 - requests;
@@ -280,7 +301,8 @@ impl Remote {
         if dry_run {
             return Ok(clock::now().0);
         }
-        let probe = Announced::make(self, Operation::CollectRemote, CLOCK, b"")?;
+        let probe =
+            self.with_reserve(|| Announced::make(self, Operation::CollectRemote, CLOCK, b""))?;
         let listed = self.list(FOLDER)?;
         let now = probe.time(&listed).unwrap_or_else(|| clock::now().0);
         let life = self.place.times.life_seconds();
@@ -289,6 +311,61 @@ impl Remote {
             self.remove_key(&one.key)?;
         }
         Ok(now)
+    }
+
+    /// Removes what writers left that were killed before their object was whole.
+    fn remove_unfinished(&self, now: i64, dry_run: bool) -> Result<RemoteGarbage, Error> {
+        let mut removed = RemoteGarbage::default();
+        for folder in FOLDERS {
+            let listed = self.objects().unfinished(folder);
+            let listed =
+                listed.map_err(|error| self.failed(Operation::ReadRemote, folder, error))?;
+            for Listed { key, size, modified } in listed {
+                if now.saturating_sub(modified) >= UNFINISHED_LIFE {
+                    if !dry_run {
+                        self.remove_key(&key)?;
+                    }
+                    removed.add(&Garbage { class: Class::Object, key, size });
+                }
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Makes the reserve, or a larger one in the place of a small one. Where there is little room, a
+    /// small one is made; that there is none is no error: it is only needed later.
+    pub(super) fn keep_reserve(&self) {
+        match self.objects().size(RESERVE) {
+            Ok(None) => {}
+            Ok(Some(size)) if size < RESERVE_BYTES as u64 => {
+                let _ = self.objects().remove(RESERVE);
+            }
+            _ => return,
+        }
+        // No filesystem can compress these bytes.
+        let mut bytes = vec![0; RESERVE_BYTES];
+        blake3::Hasher::new().finalize_xof().fill(&mut bytes);
+        let sizes = (0..5).map(|half| RESERVE_BYTES >> half);
+        for size in sizes {
+            match self.objects().create(RESERVE, &bytes[..size]) {
+                Err(error) if is_full(&error) => {}
+                _ => return,
+            }
+        }
+    }
+
+    /// Does something that writes; in a full place without the reserve.
+    fn with_reserve<T>(&self, write: impl Fn() -> Result<T, Error>) -> Result<T, Error> {
+        match write() {
+            Err(error)
+                if error.kind() == ErrorKind::StorageFull
+                    && matches!(self.objects().size(RESERVE), Ok(Some(_))) =>
+            {
+                self.remove_key(RESERVE)?;
+                write()
+            }
+            result => result,
+        }
     }
 
     fn remove_key(&self, key: &str) -> Result<(), Error> {
@@ -320,24 +397,18 @@ impl Remote {
         }
         let records = Mutex::new(Vec::new());
         let shared = Mutex::new(&mut *known);
-        pool::run(
-            running,
-            (Operation::CollectRemote, self.url().as_ref()),
-            unread,
-            |_| (),
-            |(), (id, modified), _| {
-                // Another collector may have removed it.
-                if let Some((record, _)) = self.record(id)? {
-                    lock(&shared).needs(&record);
-                    lock(&records).push((id, modified));
-                }
-                Ok(())
-            },
-        )?;
+        self.each(Operation::CollectRemote, running, unread, |(id, modified)| {
+            // Another collector may have removed it.
+            if let Some((record, _)) = self.record(id)? {
+                lock(&shared).needs(&record);
+                lock(&records).push((id, modified));
+            }
+            Ok(())
+        })?;
         known.records.extend(lock(&records).drain(..));
         // A pusher announces a record before it makes it.
-        let named: HashSet<SnapshotId> =
-            known.changes.values().map(|change| change.snapshot).collect();
+        let kept = known.changes.values().filter(|change| change.keeps_snapshot);
+        let named: HashSet<SnapshotId> = kept.map(|change| change.snapshot).collect();
         let mut missing: Vec<SnapshotId> = named.difference(&there).copied().collect();
         missing.sort_unstable_by_key(|id| *id.as_bytes());
         Ok(Found { garbage, snapshots: there.len() as u64, missing })
@@ -380,13 +451,15 @@ impl Remote {
         let read = Mutex::new(Vec::new());
         let garbage = Mutex::new(Vec::new());
         let before = &known.changes;
-        pool::run(
+        self.each(
+            Operation::CollectRemote,
             running,
-            (Operation::CollectRemote, self.url().as_ref()),
             names.into_iter().collect(),
-            |_| (),
-            |(), (name, mut changes): (String, Changes), _| {
+            |(name, mut changes): (String, Changes)| {
                 changes.sort_unstable_by_key(|(sequence, _)| std::cmp::Reverse(*sequence));
+                let lowest = steps::lowest_kept(changes.iter().map(|(sequence, _)| *sequence));
+                // The newest change, and the newest that counts: the other one may be taken away.
+                let mut ends = Vec::from_iter(changes.first().map(|(sequence, _)| *sequence));
                 let (mut newer, mut superseded) = (0, None);
                 for (sequence, listed) in changes {
                     let modified = listed.modified;
@@ -396,10 +469,14 @@ impl Remote {
                             None => self.needed_by(&name, sequence)?,
                         };
                         if let Some(change) = change {
+                            if change.counts && newer == 0 {
+                                ends.push(sequence);
+                            }
                             newer += u64::from(change.counts);
-                            lock(&read).push((listed.key, change));
+                            let keeps_snapshot = sequence >= lowest;
+                            lock(&read).push((listed.key, Change { keeps_snapshot, ..change }));
                         }
-                    } else {
+                    } else if !ends.iter().any(|end| steps::is_step(sequence, *end)) {
                         let Listed { key, size, .. } = listed;
                         lock(&garbage).push(Garbage { class: Class::Change, key, size });
                     }
@@ -421,6 +498,7 @@ impl Remote {
             snapshot: named.snapshot,
             found: named.found,
             counts: self.keys.is_empty() || signers.iter().any(|key| self.keys.contains(key)),
+            keeps_snapshot: true,
         }))
     }
 
@@ -455,8 +533,8 @@ impl Remote {
         running: &Running,
         report: &mut RemoteGcReport,
     ) -> Result<(), Error> {
-        let keys = round.iter().map(|garbage| garbage.key.as_str());
-        let announced = Announced::collecting(self, keys)?;
+        let keys = || round.iter().map(|garbage| garbage.key.as_str());
+        let announced = self.with_reserve(|| Announced::collecting(self, keys()))?;
         let found = self.look(known, policy, running)?;
         let unneeded: HashSet<String> = found.garbage.into_iter().map(|one| one.key).collect();
         let removed = Mutex::new(&mut report.removed);
@@ -466,12 +544,11 @@ impl Remote {
                 Class::Object => !known.needed.contains(&garbage.key),
             };
             let garbage = round.iter().filter(|one| one.class == class).filter(is_garbage);
-            pool::run(
+            self.each(
+                Operation::CollectRemote,
                 running,
-                (Operation::CollectRemote, self.url().as_ref()),
                 garbage.collect(),
-                |_| (),
-                |(), garbage: &Garbage, _| {
+                |garbage: &Garbage| {
                     // What is left is for the next collection.
                     if announced.holds() {
                         self.remove_key(&garbage.key)?;
@@ -506,8 +583,10 @@ impl Remote {
         for text in &texts {
             if !lists.iter().any(|(_, there)| there == text) {
                 let key = format!("{CONDEMNED}{}", super::super::id::token());
-                let made = self.objects().create(&key, text.as_bytes());
-                made.map_err(|error| self.failed(Operation::CollectRemote, &key, error))?;
+                self.with_reserve(|| {
+                    let made = self.objects().create(&key, text.as_bytes());
+                    made.map_err(|error| self.failed(Operation::CollectRemote, &key, error))
+                })?;
             }
         }
         for (key, text) in lists {

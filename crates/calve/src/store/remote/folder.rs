@@ -2,17 +2,20 @@
 //!
 //! An object is written under a name of its own, flushed, and linked to its key. The link fails if
 //! the key exists. So an object is whole or absent, whoever writes beside it, and stays in a crash.
+//!
+//! The mode of the remote's own folder says who may use the remote: objects and folders get the mode of that
+//! folder, whatever the umask of the user who writes them.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{self, Read as _, Write as _};
 use std::ops::Range;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
-use super::super::id::token;
-use super::objects::{Listed, Objects};
+use super::super::id::{is_token, token};
+use super::objects::{Listed, Objects, Source};
 
 /// What the names of files start with that are being written. No key has such a part.
 const UNFINISHED: &str = ".calve-new-";
@@ -44,10 +47,12 @@ impl Folder {
         Ok((file, meta.len()))
     }
 
+    /// Lists the files whose names are `wanted`, and those in folders that are not hidden.
     fn list_folder(
         &self,
         folder: &Path,
         prefix: &str,
+        wanted: fn(&str) -> bool,
         each: &mut dyn FnMut(Listed),
     ) -> io::Result<()> {
         let entries = match std::fs::read_dir(folder) {
@@ -58,15 +63,17 @@ impl Folder {
         for entry in entries {
             let entry = entry?;
             let name = entry.file_name();
-            let Some(name) = name.to_str().filter(|name| !name.starts_with('.')) else { continue };
+            let Some(name) = name.to_str().filter(|name| is_shown(name) || wanted(name)) else {
+                continue;
+            };
             let meta = match std::fs::symlink_metadata(entry.path()) {
                 Ok(meta) => meta,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(error),
             };
-            if meta.is_dir() {
-                self.list_folder(&entry.path(), &format!("{prefix}{name}/"), each)?;
-            } else if meta.is_file() {
+            if meta.is_dir() && is_shown(name) {
+                self.list_folder(&entry.path(), &format!("{prefix}{name}/"), wanted, each)?;
+            } else if meta.is_file() && wanted(name) {
                 let (size, modified) = (meta.len(), meta.mtime());
                 each(Listed { key: format!("{prefix}{name}"), size, modified });
             }
@@ -75,34 +82,62 @@ impl Folder {
     }
 }
 
+fn is_shown(name: &str) -> bool {
+    !name.starts_with('.')
+}
+
+fn is_unfinished(name: &str) -> bool {
+    name.strip_prefix(UNFINISHED).is_some_and(is_token)
+}
+
 fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// Makes a folder, and those above it, durably. The root itself must exist.
-fn make_folders(root: &Path, folder: &Path) -> io::Result<()> {
+/// Gives a file or a folder of ours a mode, where files have one.
+fn set_mode(file: &File, mode: u32) -> io::Result<()> {
+    match file.set_permissions(Permissions::from_mode(mode & 0o7777)) {
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported
+            ) =>
+        {
+            Ok(())
+        }
+        result => result,
+    }
+}
+
+/// Makes a folder, and those above it, durably, each with the root's mode. The root itself must
+/// exist.
+fn make_folders(root: &Path, mode: u32, folder: &Path) -> io::Result<()> {
     if folder == root || folder.is_dir() {
         return Ok(());
     }
     let Some(parent) = folder.parent().filter(|parent| parent.starts_with(root)) else {
         return Ok(());
     };
-    make_folders(root, parent)?;
+    make_folders(root, mode, parent)?;
     match std::fs::create_dir(folder) {
-        Ok(()) => sync_folder(parent),
+        Ok(()) => {
+            set_mode(&File::open(folder)?, mode)?;
+            sync_folder(parent)
+        }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(error),
     }
 }
 
-impl Objects for Folder {
-    fn get(&self, key: &str, range: Range<u64>) -> io::Result<Vec<u8>> {
+impl Source for Folder {
+    fn get_into(&self, key: &str, range: Range<u64>, into: &mut Vec<u8>) -> io::Result<()> {
         let (file, size) = self.open(key)?;
         let end = range.end.min(size);
         let length = usize::try_from(end.saturating_sub(range.start)).map_err(io::Error::other)?;
-        let mut bytes = vec![0; length];
-        file.read_exact_at(&mut bytes, range.start)?;
-        Ok(bytes)
+        into.clear();
+        into.reserve_exact(length);
+        into.resize(length, 0);
+        file.read_exact_at(into, range.start)
     }
 
     fn read(&self, key: &str, most: u64) -> io::Result<Vec<u8>> {
@@ -118,15 +153,19 @@ impl Objects for Folder {
     fn size(&self, key: &str) -> io::Result<u64> {
         Ok(self.open(key)?.1)
     }
+}
 
+impl Objects for Folder {
     fn create(&self, key: &str, content: &[u8]) -> io::Result<bool> {
         let path = self.path(key);
         let folder = path.parent().unwrap_or(&self.root);
-        make_folders(&self.root, folder)?;
+        let mode = std::fs::metadata(&self.root)?.mode();
+        make_folders(&self.root, mode, folder)?;
         let unfinished = folder.join(format!("{UNFINISHED}{}", token()));
         let write = || -> io::Result<bool> {
             let mut file = File::create_new(&unfinished)?;
             file.write_all(content)?;
+            set_mode(&file, mode & 0o666)?;
             file.sync_all()?;
             match std::fs::hard_link(&unfinished, &path) {
                 Ok(()) => sync_folder(folder).map(|()| true),
@@ -140,7 +179,11 @@ impl Objects for Folder {
     }
 
     fn list(&self, prefix: &str, each: &mut dyn FnMut(Listed)) -> io::Result<()> {
-        self.list_folder(&self.path(prefix), prefix, each)
+        self.list_folder(&self.path(prefix), prefix, is_shown, each)
+    }
+
+    fn unfinished(&self, prefix: &str, each: &mut dyn FnMut(Listed)) -> io::Result<()> {
+        self.list_folder(&self.path(prefix), prefix, is_unfinished, each)
     }
 
     fn remove(&self, key: &str) -> io::Result<()> {
@@ -161,7 +204,15 @@ mod tests {
         let folder = Folder::new(dir.path().to_owned());
         assert!(folder.create("a/b/c", b"first").unwrap());
         assert!(!folder.create("a/b/c", b"second").unwrap());
-        std::fs::write(dir.path().join("a/b").join(format!("{UNFINISHED}x")), "").unwrap();
+        let unfinished = format!("{UNFINISHED}{}", token());
+        for name in [&unfinished, &format!("{UNFINISHED}x"), ".hidden/file"] {
+            let path = dir.path().join("a/b").join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "").unwrap();
+        }
+        let mut keys = Vec::new();
+        folder.unfinished("a/", &mut |one| keys.push(one.key)).unwrap();
+        assert_eq!(keys, [format!("a/b/{unfinished}")]);
         let mut keys = Vec::new();
         folder.list("a/", &mut |one| keys.push((one.key, one.size))).unwrap();
         assert_eq!(keys, [("a/b/c".to_owned(), 5)]);
@@ -192,6 +243,26 @@ mod tests {
         assert_eq!(made, 1);
         let content = folder.read("names/a/1", 100).unwrap();
         assert!(content.len() == 100 && content.iter().all(|byte| *byte == content[0]));
+    }
+
+    #[test]
+    fn objects_and_folders_have_the_mode_of_the_remotes_own_folder_whatever_the_umask() {
+        let dir = tempfile::tempdir().unwrap();
+        for (mode, expected) in
+            [(0o700, 0o600), (0o755, 0o644), (0o2775, 0o664), (0o2770, 0o660), (0o3777, 0o666)]
+        {
+            let root = dir.path().join(format!("{mode:o}"));
+            std::fs::create_dir(&root).unwrap();
+            std::fs::set_permissions(&root, Permissions::from_mode(mode)).unwrap();
+            let folder = Folder::new(root.clone());
+            assert!(folder.create("names/a/1", b"first").unwrap());
+            let got = |path: &str| std::fs::metadata(root.join(path)).unwrap().mode() & 0o7777;
+            assert_eq!(
+                (got("names"), got("names/a"), got("names/a/1")),
+                (mode, mode, expected),
+                "{mode:o}"
+            );
+        }
     }
 
     #[test]

@@ -59,11 +59,11 @@ impl FromStr for PublicKey {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        from_hex(text)
-            .and_then(|bytes| VerifyingKey::from_bytes(&bytes).ok())
-            .filter(|key| !key.is_weak())
-            .map(Self)
-            .ok_or_else(|| no_key(text, "it is no public key: 64 hexadecimal digits"))
+        let bytes =
+            from_hex(text).ok_or_else(|| no_key(text, "a public key has 64 hexadecimal digits"))?;
+        VerifyingKey::from_bytes(&bytes).ok().filter(|key| !key.is_weak()).map(Self).ok_or_else(
+            || no_key(text, "no secret key belongs to it: there is a wrong digit in it"),
+        )
     }
 }
 

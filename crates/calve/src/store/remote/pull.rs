@@ -7,6 +7,9 @@
 //! that the store knows is whole. After a pull that failed or was killed, the store does not know
 //! the snapshot. What arrived stays until the store's next `gc`, and the next pull finds it.
 //!
+//! A checkout pulls into a store that is still in a stage: there the mirrors are sealed as they
+//! arrive, and flushed before the store gets its place.
+//!
 //! # Where a content is
 //! The record names the packs in the order in which they were pushed. What this store lacks is
 //! mostly in the last ones, so their indexes are read first, and no more of them than needed.
@@ -18,7 +21,7 @@ use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{self, CWD, Mode, OFlags};
@@ -29,7 +32,6 @@ use super::super::id::{BlobId, DirectoryId, SnapshotId, from_hex};
 use super::super::object::{Kind, SnapshotObject, decode_directory};
 use super::super::pack::{Location, Pack};
 use super::super::paths::found::Found;
-use super::super::reach::Reach;
 use super::super::snapshot::check_name;
 use super::super::sparse::SparseWriter;
 use super::super::{Store, StoreOptions};
@@ -41,7 +43,7 @@ use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::NEW_FILE_FLAGS;
 use crate::tree::pool::{self, Queue, lock};
 use crate::tree::running::Running;
-use crate::tree::staging::StagedFile;
+use crate::tree::staging::{StagedFile, flush_filesystem};
 
 /// How many requests are under way at once, unless the caller says otherwise.
 const JOBS: usize = 12;
@@ -55,6 +57,8 @@ const INDEXES: usize = 16;
 const TRIES: u32 = 3;
 /// At this many bytes directories are written to the database.
 const BATCH_BYTES: usize = 4 << 20;
+/// After each so many bytes, one thread flushes the filesystem.
+const FLUSH_BYTES: u64 = 32 << 20;
 /// More than a project has to say about its paths.
 pub(super) const FOUND_MOST_BYTES: u64 = 16 << 20;
 
@@ -103,28 +107,37 @@ pub struct PullReport {
     pub elapsed: Duration,
 }
 
-/// Where an entry of a pack goes.
-#[derive(Debug, Clone, Copy)]
-enum Target {
-    /// It is a content.
-    Content,
-    /// It is a chunk of the large content with this number, at this offset.
-    Chunk(usize, u64),
-}
-
-/// An entry that the store lacks.
-#[derive(Debug)]
+/// The entries of packs that a pull looks for. A million of them take 40 MB.
 struct Wanted {
-    size: u64,
-    targets: Vec<Target>,
+    /// Ids and sizes, by id.
+    entries: Vec<(BlobId, u64)>,
+    /// Those of them that are chunks of large contents, by their numbers. All others are contents.
+    chunks: HashMap<u32, Chunk>,
+    large: Vec<Large>,
 }
 
-/// An entry of a pack that is to be fetched.
+/// An entry that is a chunk.
+#[derive(Debug)]
+struct Chunk {
+    /// Whether the same bytes are also a content.
+    is_content: bool,
+    /// The numbers of the large contents that it is a part of, and its offsets in them.
+    places: Vec<(usize, u64)>,
+}
+
+/// An entry of a pack that is to be fetched: its number among the [`Wanted`], and where it is. No
+/// pack is longer than 64 MiB.
 #[derive(Debug)]
 struct Piece {
-    id: BlobId,
-    at: Location,
-    targets: Vec<Target>,
+    number: u32,
+    offset: u32,
+    stored: u32,
+}
+
+impl Piece {
+    fn at(&self, size: u64) -> Location {
+        Location { offset: self.offset.into(), stored: self.stored.into(), size }
+    }
 }
 
 /// Pieces that are fetched with one request.
@@ -133,6 +146,33 @@ struct Fetch {
     pack: PackRef,
     range: Range<u64>,
     pieces: Vec<Piece>,
+}
+
+/// Flushes while contents arrive, so that the disk does not do all of its work at the end.
+struct Flushes {
+    written: AtomicU64,
+    next: Mutex<u64>,
+}
+
+impl Flushes {
+    fn new() -> Self {
+        Self { written: AtomicU64::new(0), next: Mutex::new(FLUSH_BYTES) }
+    }
+
+    /// One thread at a time flushes; the others go on.
+    ///
+    /// # Errors
+    /// The kernel could not write something. It reports that once, so no later flush would fail.
+    fn wrote(&self, store: &Store, bytes: u64) -> Result<(), Error> {
+        let written = self.written.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if let Ok(mut next) = self.next.try_lock()
+            && written >= *next
+        {
+            flush_filesystem(store.blobs().dir()).context(Operation::Flush, || store.path())?;
+            *next = self.written.load(Ordering::Relaxed) + FLUSH_BYTES;
+        }
+        Ok(())
+    }
 }
 
 /// A content that arrives in chunks.
@@ -169,9 +209,7 @@ impl Remote {
         let (requests, _, received) = self.objects().traffic.so_far();
         store.must_be_writable(Operation::Pull)?;
         options.name.as_deref().map_or(Ok(()), check_name)?;
-        let operation = common.operation();
-        let operation = &if common.jobs.is_some() { operation } else { operation.with_jobs(JOBS) };
-        let _guard = store.share()?;
+        let operation = &common.operation().usually(JOBS);
         let mut report = PullReport {
             snapshot: SnapshotId::from_bytes([0; 32]),
             sequence: None,
@@ -183,24 +221,42 @@ impl Remote {
             requests: 0,
             elapsed: Duration::ZERO,
         };
-        let mut tries = 0;
-        loop {
-            tries += 1;
-            // What arrived in one attempt is there for the next one.
-            match self.pull_once(store, what, options, operation, &mut report) {
-                Ok(()) => break,
-                Err(error)
-                    if tries < TRIES
-                        && error.kind() == ErrorKind::Damaged
-                        && error.operation() == Operation::ReadRemote => {}
-                Err(error) => return Err(error),
-            }
+        let noted = Noted::of(operation);
+        let pulled = self.pull_noting(store, what, options, operation, &noted, &mut report);
+        if pulled.as_ref().is_err_and(|error| error.kind() == ErrorKind::StorageFull) {
+            // Another process may have found what arrived, and taken a snapshot that needs it.
+            store.give_back(&noted, operation);
         }
+        pulled?;
         let (requests_now, _, received_now) = self.objects().traffic.so_far();
         report.requests = requests_now - requests;
         report.received_bytes = received_now - received;
         report.elapsed = started.elapsed();
         Ok(report)
+    }
+
+    fn pull_noting(
+        &self,
+        store: &Store,
+        what: &str,
+        options: &PullOptions,
+        operation: &Running,
+        noted: &Noted,
+        report: &mut PullReport,
+    ) -> Result<(), Error> {
+        let _guard = store.share()?;
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            // What arrived in one attempt is there for the next one.
+            match self.pull_once(store, what, options, operation, noted, report) {
+                Err(error)
+                    if tries < TRIES
+                        && error.kind() == ErrorKind::Damaged
+                        && error.operation() == Operation::ReadRemote => {}
+                result => return result,
+            }
+        }
     }
 
     /// What `what` means now, as far as somebody vouches for it.
@@ -215,7 +271,7 @@ impl Remote {
             Error::new(ErrorKind::SnapshotNotFound, Operation::FindSnapshot, what, cause)
                 .with_other(self.url())
         };
-        let last = self.sequences(what)?.into_iter().max();
+        let last = self.newest(what, seen.map_or(0, |(sequence, _)| sequence))?;
         let key = name::key_of(&encoded, last.unwrap_or_default());
         if let Some((sequence, _)) = seen.filter(|(sequence, _)| last < Some(*sequence)) {
             return Err(self.untrusted(
@@ -247,6 +303,7 @@ impl Remote {
         what: &str,
         options: &PullOptions,
         operation: &Running,
+        noted: &Noted,
         report: &mut PullReport,
     ) -> Result<(), Error> {
         let (id, named) = self.resolve(store, what)?;
@@ -265,31 +322,19 @@ impl Remote {
             .with_other(self.url()));
         };
         self.fetch_directories(store, id, &object, &record, operation)?;
-        let mut reach = Reach::default();
-        if let Some((directory, why)) = reach.add(store, &object, operation)?.first() {
-            return Err(self.damaged(
-                &super::snapshot_key(id),
-                format!("directory {directory} of snapshot {id}: {why}"),
-            ));
-        }
-        if let Some(blob) = reach.contradictions.first() {
-            let why = format!("snapshot {id} gives two sizes to content {blob}");
-            return Err(self.damaged(&super::snapshot_key(id), why));
-        }
-        // It says whether the tree is as large as the snapshot says.
-        let manifest = store.catalog().manifest(id, &object)?;
-        let is_linked = manifest.entries().any(|(_, _, entry)| entry.is_linked_special());
-        drop(manifest);
+        let extent = Extent::of(store, &object, operation)?;
+        let extent = extent.map_err(|why| {
+            self.damaged(&super::snapshot_key(id), format!("snapshot {id}: {why}"))
+        })?;
 
-        let noted = Noted::of(operation);
-        let unsealed = self
-            .fetch_contents(store, &record, &reach, operation, &noted, report)
-            .inspect_err(|error| store.drop_unpacked(error, &noted))?;
+        let unsealed =
+            self.fetch_contents(store, &record, extent.contents, operation, noted, report)?;
         operation.publishes();
-        if !unsealed.is_empty() {
+        // A store in a stage has sealed its mirrors, but the clones that come next would flush each one.
+        if !unsealed.is_empty() || !store.blobs().seals_later() {
             store.flush(&unsealed)?;
         }
-        if is_linked {
+        if extent.is_linked {
             format::require(store.path(), format::LINKED_SPECIAL)?;
         }
         format::require(store.path(), format::WITHOUT_GIT)?;
@@ -365,21 +410,29 @@ impl Remote {
         &self,
         store: &Store,
         record: &Record,
-        reach: &Reach,
+        mut contents: Vec<(BlobId, u64)>,
         operation: &Running,
         noted: &Noted,
         report: &mut PullReport,
     ) -> Result<Vec<BlobId>, Error> {
+        report.contents = contents.len() as u64;
         let mut unsealed = Vec::new();
-        let mut lacking: Vec<(BlobId, u64)> = Vec::new();
         let mut intake = Intake::noting(noted);
-        for (&id, &size) in &reach.blobs {
+        // A new store has neither packs nor mirrors, and to ask for each content costs two locks of
+        // the database. What another process adds from now on is fetched again, which does no harm.
+        let has_packs = !store.catalog().pack_names()?.is_empty();
+        let has_mirrors = store.blobs().has_any().context(Operation::ReadBlob, || store.path())?;
+        // The lacking ones move to the front, since a second list would take as much memory.
+        let known_to_lack = if has_packs || has_mirrors { 0 } else { contents.len() };
+        let mut count = known_to_lack;
+        for at in known_to_lack..contents.len() {
             if operation.is_cancelled() {
                 return Err(pool::cancelled(Operation::Pull, store.path()));
             }
+            let (id, size) = contents[at];
             let path = || store.blobs().mirror_path(id);
             if store.blobs().is_sealed(id, size).context(Operation::ReadBlob, path)?
-                || store.catalog().packed(id)?.is_some()
+                || has_packs && store.catalog().packed(id)?.is_some()
             {
                 continue;
             }
@@ -391,25 +444,38 @@ impl Remote {
                 .context(Operation::ReadBlob, path)?
             {
                 Some(_) => unsealed.push(id),
-                None => lacking.push((id, size)),
+                None => {
+                    contents[count] = (id, size);
+                    count += 1;
+                }
             }
         }
-        report.contents = reach.blobs.len() as u64;
+        contents.truncate(count);
+        let lacking = contents;
         let lacking_bytes = lacking.iter().fold(0, |sum: u64, (_, size)| size.saturating_add(sum));
-        operation.expect(lacking.len() as u64);
+        let count = lacking.len() as u64;
+        operation.expect(count);
         operation.expect_bytes(lacking_bytes);
-        let (wanted, large) = self.plan(store, record, &lacking)?;
-        let fetches = self.locate(store, record, wanted, operation)?;
-        let workers = pool::run(
+        let wanted = self.plan(store, record, lacking)?;
+        let lacks_all = count == report.contents;
+        let fetches = self.locate(store, record, &wanted, lacks_all, operation)?;
+        let flushes = Flushes::new();
+        pool::run(
             operation,
             (Operation::Pull, store.path()),
             fetches,
-            |_| Intake::noting(noted),
-            |intake, fetch, queue| self.fetch(store, intake, &fetch, &large, queue, operation),
+            |_| (Intake::noting(noted), Vec::new()),
+            |worker, fetch, queue| {
+                let written = self.fetch(store, worker, &fetch, &wanted, queue, operation)?;
+                flushes.wrote(store, written)
+            },
         )?;
-        report.fetched += lacking.len() as u64;
+        report.fetched += count;
         report.fetched_bytes += lacking_bytes;
-        unsealed.extend(workers.into_iter().flat_map(|intake| intake.unsealed));
+        if store.blobs().seals_later() {
+            unsealed.extend(wanted.large.iter().map(|large| large.id));
+            wanted.move_contents(&mut unsealed);
+        }
         Ok(unsealed)
     }
 
@@ -418,17 +484,13 @@ impl Remote {
         &self,
         store: &Store,
         record: &Record,
-        lacking: &[(BlobId, u64)],
-    ) -> Result<(HashMap<BlobId, Wanted>, Vec<Large>), Error> {
-        let mut wanted: HashMap<BlobId, Wanted> = HashMap::new();
-        let mut sizes: HashMap<BlobId, u64> = HashMap::new();
-        for &(id, size) in lacking {
-            if size > LARGE_BYTES {
-                sizes.insert(id, size);
-            } else {
-                wanted.insert(id, Wanted { size, targets: vec![Target::Content] });
-            }
-        }
+        mut lacking: Vec<(BlobId, u64)>,
+    ) -> Result<Wanted, Error> {
+        let mut sizes: HashMap<BlobId, u64> =
+            lacking.extract_if(.., |(_, size)| *size > LARGE_BYTES).collect();
+        let mut entries = lacking;
+        entries.sort_unstable();
+        let mut chunks: HashMap<BlobId, (u64, Vec<(usize, u64)>)> = HashMap::new();
         let mut large = Vec::new();
         for part in record.recipes.iter().rev() {
             if sizes.is_empty() {
@@ -447,13 +509,13 @@ impl Remote {
                 let number = large.len();
                 let mut offset = 0;
                 for (chunk, size) in &recipe.chunks {
-                    let wanted =
-                        wanted.entry(*chunk).or_insert(Wanted { size: *size, targets: Vec::new() });
-                    if wanted.size != *size {
+                    let (known, places) = chunks.entry(*chunk).or_insert((*size, Vec::new()));
+                    let content = number_of(&entries, *chunk).map(|at| entries[at].1);
+                    if known != size || content.is_some_and(|content| content != *size) {
                         let why = format!("chunk {chunk} has two sizes");
                         return Err(self.damaged(&super::part_key(part.id), why));
                     }
-                    wanted.targets.push(Target::Chunk(number, offset));
+                    places.push((number, offset));
                     offset += size;
                 }
                 large.push(Large {
@@ -465,112 +527,115 @@ impl Remote {
             }
         }
         if let Some(id) = sizes.keys().next() {
-            return Err(self.damaged("parts", format!("the remote lacks content {id}")));
+            return Err(self.lacks(record, *id));
         }
-        Ok((wanted, large))
+        Wanted::new(entries, chunks, large)
+            .ok_or_else(|| self.damaged("parts", "recipes have more chunks than can be"))
     }
 
-    /// Finds the wanted entries in the record's packs.
+    /// The error for a content that none of a record's objects has.
+    fn lacks(&self, record: &Record, content: BlobId) -> Error {
+        let key = super::snapshot_key(SnapshotId::of(&record.snapshot));
+        self.damaged(&key, format!("it leads to no object with content {content}"))
+    }
+
+    /// Finds the wanted entries in the record's packs. A store that lacks all contents needs most of
+    /// the packs, so it reads many indexes at once from the start.
     fn locate(
         &self,
         store: &Store,
         record: &Record,
-        mut wanted: HashMap<BlobId, Wanted>,
+        wanted: &Wanted,
+        lacks_all: bool,
         operation: &Running,
     ) -> Result<Vec<Fetch>, Error> {
         let mut fetches = Vec::new();
+        let mut is_found = vec![false; wanted.entries.len()];
+        let mut missing = is_found.len();
         let packs: Vec<PackRef> = record.packs.iter().rev().copied().collect();
-        let (mut packs, mut count) = (packs.as_slice(), 1);
-        while !wanted.is_empty() && !packs.is_empty() {
+        let (mut packs, mut count) = (packs.as_slice(), if lacks_all { INDEXES } else { 1 });
+        while missing > 0 && !packs.is_empty() {
             let (group, rest) = packs.split_at(packs.len().min(count));
             // The more there are, the less it matters that one is read in vain.
             (packs, count) = (rest, (count * 2).min(INDEXES));
-            let indexes = Mutex::new(HashMap::new());
+            let found = Mutex::new(HashMap::new());
             pool::run(
                 operation,
                 (Operation::Pull, store.path()),
                 group.to_vec(),
                 |_| (),
                 |(), pack, _| {
-                    let index = self.index(pack)?;
-                    lock(&indexes).insert(pack.id, index);
+                    let mut pieces = Vec::new();
+                    self.index(pack, |id, at| {
+                        let number = number_of(&wanted.entries, id);
+                        let number = number.filter(|number| wanted.entries[*number].1 == at.size);
+                        pieces.extend(number.and_then(|number| wanted.piece(number, at)));
+                    })?;
+                    lock(&found).insert(pack.id, pieces);
                     Ok(())
                 },
             )?;
-            let mut indexes = lock(&indexes);
+            let mut found = lock(&found);
             for pack in group {
-                let mut pieces = Vec::new();
-                for (id, at) in indexes.remove(&pack.id).unwrap_or_default() {
-                    if wanted.get(&id).is_some_and(|wanted| wanted.size == at.size)
-                        && let Some(Wanted { targets, .. }) = wanted.remove(&id)
-                    {
-                        pieces.push(Piece { id, at, targets });
-                    }
-                }
-                fetches.extend(ranges(*pack, pieces));
+                let mut pieces = found.remove(&pack.id).unwrap_or_default();
+                pieces
+                    .retain(|piece| !std::mem::replace(&mut is_found[piece.number as usize], true));
+                missing -= pieces.len();
+                fetches.extend(ranges(*pack, wanted, pieces));
             }
         }
-        if let Some(id) = wanted.keys().next() {
-            return Err(self.damaged("packs", format!("the remote lacks content {id}")));
+        if let Some(number) = is_found.iter().position(|found| !found) {
+            return Err(self.lacks(record, wanted.entries[number].0));
         }
         // Last in, first out: the order of the packs.
         fetches.reverse();
         Ok(fetches)
     }
 
-    /// Fetches some entries and puts them where they belong.
+    /// Fetches some entries and puts them where they belong. Returns how many bytes it wrote.
     fn fetch(
         &self,
         store: &Store,
-        intake: &mut Intake,
+        (intake, bytes): &mut (Intake, Vec<u8>),
         fetch: &Fetch,
-        large: &[Large],
+        wanted: &Wanted,
         queue: &Queue<Fetch>,
         operation: &Running,
-    ) -> Result<(), Error> {
+    ) -> Result<u64, Error> {
+        let mut written = 0;
         let key = pack_key(fetch.pack.id);
-        let bytes = self.objects().get(&key, fetch.range.clone()).map_err(|error| {
-            if error.kind() == io::ErrorKind::NotFound {
-                return self.vanished(&key);
-            }
-            self.failed(Operation::ReadRemote, &key, error)
-        })?;
+        self.range(&key, fetch.range.clone(), bytes)?;
         let part = Pack::of_part(fetch.pack.length, fetch.range.start, bytes);
         for piece in &fetch.pieces {
             if queue.stopped() {
                 return Err(pool::cancelled(Operation::Pull, store.path()));
             }
-            let (id, at) = (piece.id, piece.at);
+            let (id, size) = wanted.entries[piece.number as usize];
+            let (at, chunk) = (piece.at(size), wanted.chunks.get(&piece.number));
             let failed = |error: io::Error| match error.kind() {
                 io::ErrorKind::InvalidData => self.damaged(&key, error.to_string()),
                 _ => Error::io(Operation::Put, store.blobs().mirror_path(id), error),
             };
-            for target in &piece.targets {
-                match *target {
-                    Target::Content => {
-                        store
-                            .blobs()
-                            .put(id, |file| part.read_into(id, at, file))
-                            .map_err(failed)?;
-                        intake.unsealed.push(id);
-                        intake.note(id);
-                        operation.file_done(at.size);
-                    }
-                    Target::Chunk(number, offset) => {
-                        let large = &large[number];
-                        let path = lock(&large.staged).path.clone();
-                        put_chunk(&path, large.size, offset, |file| part.read(id, at, file))
-                            .map_err(failed)?;
-                        operation.bytes_done(at.size);
-                        if large.missing.fetch_sub(1, Ordering::AcqRel) == 1 {
-                            self.complete(store, intake, large, &|| queue.stopped())?;
-                            operation.files_done(1);
-                        }
-                    }
+            if chunk.is_none_or(|chunk| chunk.is_content) {
+                store.blobs().put(id, |file| part.read_into(id, at, file)).map_err(failed)?;
+                intake.note(id);
+                operation.file_done(size);
+                written += size;
+            }
+            for &(number, offset) in chunk.map_or(&[][..], |chunk| &chunk.places) {
+                let large = &wanted.large[number];
+                let path = lock(&large.staged).path.clone();
+                put_chunk(&path, large.size, offset, |file| part.read(id, at, file))
+                    .map_err(failed)?;
+                operation.bytes_done(size);
+                written += size;
+                if large.missing.fetch_sub(1, Ordering::AcqRel) == 1 {
+                    self.complete(store, intake, large, &|| queue.stopped())?;
+                    operation.files_done(1);
                 }
             }
         }
-        Ok(())
+        Ok(written)
     }
 
     /// Gives a large content its name, once all its chunks are there.
@@ -595,10 +660,108 @@ impl Remote {
             return Err(self.damaged("parts", why));
         }
         let name = || store.blobs().mirror_path(large.id);
-        store.blobs().place(&mut staged, large.id).context(Operation::Put, name)?;
-        intake.unsealed.push(large.id);
+        store.blobs().complete(&file, &mut staged, large.id).context(Operation::Put, name)?;
         intake.note(large.id);
         Ok(())
+    }
+}
+
+/// What a snapshot needs, as its directories say, which the store has.
+struct Extent {
+    /// Contents with their sizes, sorted. Empty files have none.
+    contents: Vec<(BlobId, u64)>,
+    /// Whether it has a special file with several names.
+    is_linked: bool,
+}
+
+/// A directory whose entries are being counted.
+struct Counted {
+    id: DirectoryId,
+    children: Vec<DirectoryId>,
+    entries: u64,
+}
+
+impl Extent {
+    /// Each directory is read once. A manifest of the tree, or a table of its contents, would take
+    /// several times the memory. The inner error says what is wrong with the snapshot.
+    fn of(
+        store: &Store,
+        object: &SnapshotObject,
+        operation: &Running,
+    ) -> Result<Result<Self, String>, Error> {
+        let Kind::Directory(root) = object.root.kind else {
+            return Ok(Err("its root is no directory".to_owned()));
+        };
+        let mut extent = Self { contents: Vec::new(), is_linked: false };
+        // At this many contents those that are there twice go.
+        let mut most = 1 << 16;
+        // How many entries there are below a directory. Two entries may refer to one directory, and
+        // the entries there again, and so on. So a few bytes could unfold without end.
+        let mut counts: HashMap<DirectoryId, u64> = HashMap::new();
+        let read = |extent: &mut Self, id: DirectoryId| -> Result<Result<Counted, String>, Error> {
+            let entries = match store.catalog().directory(id)? {
+                Ok(entries) => entries,
+                Err(why) => return Ok(Err(format!("directory {id}: {why}"))),
+            };
+            let mut counted = Counted { id, children: Vec::new(), entries: entries.len() as u64 };
+            for entry in entries {
+                extent.is_linked |= entry.is_linked_special();
+                match entry.kind {
+                    Kind::Directory(id) => counted.children.push(id),
+                    Kind::File { size: size @ 1.., blob, .. } => extent.contents.push((blob, size)),
+                    _ => {}
+                }
+            }
+            Ok(Ok(counted))
+        };
+        let mut open = match read(&mut extent, root)? {
+            Ok(root) => vec![root],
+            Err(why) => return Ok(Err(why)),
+        };
+        let mut total = 0_u64;
+        while let Some(last) = open.last_mut() {
+            if operation.is_cancelled() {
+                return Err(pool::cancelled(Operation::Pull, store.path()));
+            }
+            if let Some(child) = last.children.pop() {
+                if let Some(count) = counts.get(&child) {
+                    last.entries = last.entries.saturating_add(*count);
+                    continue;
+                }
+                match read(&mut extent, child)? {
+                    Ok(child) => open.push(child),
+                    Err(why) => return Ok(Err(why)),
+                }
+                if extent.contents.len() >= most {
+                    extent.tidy();
+                    most = extent.contents.len().saturating_mul(2).max(most);
+                }
+                continue;
+            }
+            let (id, entries) = (last.id, last.entries);
+            open.pop();
+            counts.insert(id, entries);
+            match open.last_mut() {
+                Some(parent) => parent.entries = parent.entries.saturating_add(entries),
+                // The root is an entry, too.
+                None => total = entries.saturating_add(1),
+            }
+        }
+        if total > object.entries || u32::try_from(total).is_err() {
+            let said = object.entries;
+            return Ok(Err(format!("it has {total} entries, and says that they are {said}")));
+        }
+        extent.tidy();
+        let mut pairs = extent.contents.windows(2);
+        if let Some(pair) = pairs.find(|pair| pair[0].0 == pair[1].0) {
+            return Ok(Err(format!("it gives two sizes to content {}", pair[0].0)));
+        }
+        Ok(Ok(extent))
+    }
+
+    fn tidy(&mut self) {
+        self.contents.sort_unstable();
+        self.contents.dedup();
     }
 }
 
@@ -672,14 +835,73 @@ impl Walk {
     }
 }
 
+impl Wanted {
+    /// Contents, sorted, and chunks with their sizes and places in large contents. A chunk has the size of a content
+    /// with its id. `None` if there are more than a number can count.
+    fn new(
+        mut entries: Vec<(BlobId, u64)>,
+        places: HashMap<BlobId, (u64, Vec<(usize, u64)>)>,
+        large: Vec<Large>,
+    ) -> Option<Self> {
+        let mut chunks = Vec::with_capacity(places.len());
+        let mut new = Vec::new();
+        for (id, (size, places)) in places {
+            let is_content = number_of(&entries, id).is_some();
+            if !is_content {
+                new.push((id, size));
+            }
+            chunks.push((id, Chunk { is_content, places }));
+        }
+        if !new.is_empty() {
+            entries.extend(new);
+            entries.sort_unstable();
+        }
+        u32::try_from(entries.len()).ok()?;
+        let numbered = |(id, chunk)| Some((u32::try_from(number_of(&entries, id)?).ok()?, chunk));
+        let chunks = chunks.into_iter().filter_map(numbered).collect();
+        Some(Self { entries, chunks, large })
+    }
+
+    /// Moves the names of the contents among them, piece by piece, so that little is in memory twice.
+    fn move_contents(self, to: &mut Vec<BlobId>) {
+        const PIECE: usize = 1 << 16;
+        let Self { mut entries, chunks, .. } = self;
+        to.reserve_exact(entries.len());
+        while !entries.is_empty() {
+            let from = entries.len().saturating_sub(PIECE);
+            let numbered = (from..).zip(entries.drain(from..));
+            to.extend(numbered.filter_map(|(number, (id, _))| {
+                let chunk = u32::try_from(number).ok().and_then(|number| chunks.get(&number));
+                chunk.is_none_or(|chunk| chunk.is_content).then_some(id)
+            }));
+            entries.shrink_to_fit();
+        }
+    }
+
+    /// `None` if no pack is that long.
+    fn piece(&self, number: usize, at: Location) -> Option<Piece> {
+        Some(Piece {
+            number: u32::try_from(number).ok()?,
+            offset: u32::try_from(at.offset).ok()?,
+            stored: u32::try_from(at.stored).ok()?,
+        })
+    }
+}
+
+/// The number of the entry with this id.
+fn number_of(entries: &[(BlobId, u64)], id: BlobId) -> Option<usize> {
+    entries.binary_search_by(|(other, _)| other.cmp(&id)).ok()
+}
+
 /// Divides pieces of one pack into ranges.
-fn ranges(pack: PackRef, mut pieces: Vec<Piece>) -> Vec<Fetch> {
-    pieces.sort_unstable_by_key(|piece| piece.at.offset);
+fn ranges(pack: PackRef, wanted: &Wanted, mut pieces: Vec<Piece>) -> Vec<Fetch> {
+    pieces.sort_unstable_by_key(|piece| piece.offset);
     let mut fetches: Vec<Fetch> = Vec::new();
     for piece in pieces {
+        let (_, size) = wanted.entries[piece.number as usize];
         // The index was checked: every entry ends inside of the pack.
-        let Some(end) = piece.at.end(pack.length) else { continue };
-        let start = piece.at.offset;
+        let Some(end) = piece.at(size).end(pack.length) else { continue };
+        let start = u64::from(piece.offset);
         match fetches.last_mut() {
             Some(last)
                 if start.saturating_sub(last.range.end) <= GAP_BYTES
@@ -724,11 +946,9 @@ mod tests {
     #[test]
     fn entries_that_are_close_are_fetched_together_and_no_range_is_long() {
         let pack = PackRef { id: BlobId::of(b""), length: 64 << 20, entries: 100 };
-        let piece = |offset: u64, stored: u64| Piece {
-            id: BlobId::of(&offset.to_le_bytes()),
-            at: Location { offset, stored, size: stored },
-            targets: vec![Target::Content],
-        };
+        let wanted = Wanted::new(vec![(BlobId::of(b"a"), 1)], HashMap::new(), Vec::new()).unwrap();
+        let piece =
+            |offset: u64, stored| wanted.piece(0, Location { offset, stored, size: 1 }).unwrap();
         let header = 48;
         let mib = 1 << 20;
         for (row, pieces, expected) in [
@@ -749,12 +969,74 @@ mod tests {
             ("outside of the pack", vec![piece(64 << 20, 100)], vec![]),
         ] {
             let count = pieces.len();
-            let fetches = ranges(pack, pieces);
+            let fetches = ranges(pack, &wanted, pieces);
             let found: Vec<_> =
                 fetches.iter().map(|fetch| (fetch.range.start, fetch.range.end)).collect();
             assert_eq!(found, expected, "{row}");
             let pieces: usize = fetches.iter().map(|fetch| fetch.pieces.len()).sum();
             assert!(pieces == count || row == "outside of the pack", "{row}");
         }
+    }
+
+    #[test]
+    fn what_is_wanted_is_found_by_its_id_also_if_the_same_bytes_are_a_chunk_and_a_content() {
+        let id = |number: u8| BlobId::from_bytes([number; 32]);
+        let both = vec![(0, 0), (0, 5), (1, 9)];
+        let places = HashMap::from([(id(3), (5, both.clone())), (id(1), (7, vec![(1, 0)]))]);
+        let wanted =
+            Wanted::new(vec![(id(2), 6), (id(3), 5), (id(4), 8)], places, Vec::new()).unwrap();
+        assert_eq!(wanted.entries, [(id(1), 7), (id(2), 6), (id(3), 5), (id(4), 8)]);
+        assert_eq!(wanted.chunks.len(), 2);
+        assert!(!wanted.chunks[&0].is_content && wanted.chunks[&2].is_content);
+        assert_eq!(wanted.chunks[&2].places, both);
+        assert_eq!(number_of(&wanted.entries, id(5)), None);
+        let long = Location { offset: 1 << 32, stored: 20, size: 6 };
+        assert!(wanted.piece(1, long).is_none());
+        let mut contents = vec![id(9)];
+        wanted.move_contents(&mut contents);
+        assert_eq!(contents, [id(9), id(2), id(3), id(4)]);
+
+        let mut many: Vec<(BlobId, u64)> =
+            (0..150_000_u32).map(|number| (BlobId::of(&number.to_le_bytes()), 4)).collect();
+        many.sort_unstable();
+        let expected: Vec<BlobId> = many.iter().map(|(id, _)| *id).collect();
+        let mut contents = Vec::new();
+        Wanted::new(many, HashMap::new(), Vec::new()).unwrap().move_contents(&mut contents);
+        contents.sort_unstable();
+        assert_eq!(contents, expected);
+    }
+
+    #[test]
+    fn a_snapshot_needs_each_content_once_and_has_no_more_entries_than_it_says() {
+        let project = tempfile::tempdir().unwrap();
+        for (name, text) in [
+            ("a/x", "one"),
+            ("b/x", "one"),
+            ("b/y", "two"),
+            ("c/x", "one"),
+            ("c/d/x", ""),
+            ("d/d/x", ""),
+        ] {
+            let path = project.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, text).unwrap();
+            let file = File::options().write(true).open(&path).unwrap();
+            file.set_modified(std::time::UNIX_EPOCH).unwrap();
+        }
+        let store = Store::init(project.path()).unwrap();
+        let common = StoreOptions::new();
+        let snapshot = store.snapshot(&super::super::super::SnapshotOptions::new(), &common);
+        let mut object = store.object(snapshot.unwrap().id).unwrap();
+        let extent = |object: &SnapshotObject| Extent::of(&store, object, &common.operation());
+        let all = extent(&object).unwrap().unwrap();
+        let mut expected = [(BlobId::of(b"one"), 3), (BlobId::of(b"two"), 3)];
+        expected.sort_unstable();
+        assert_eq!(all.contents, expected);
+        assert!(!all.is_linked);
+        // The root, six folders and six files; both folders c/d and d/d count.
+        assert_eq!(object.entries, 13);
+        object.entries -= 1;
+        let why = extent(&object).unwrap().err().unwrap();
+        assert!(why.contains("13 entries"), "{why}");
     }
 }

@@ -9,7 +9,8 @@
 //! # Beside collectors
 //! Before a record is written, or a name is given to one that is there, the push announces it
 //! ([`super::underway`]) and asks whether all its objects are there. If some are gone, it goes on
-//! as if the records that name them were not there.
+//! as if the records that name them were not there. A record that cannot be read, and an object of
+//! this push that has another size, are removed and made again.
 //!
 //! # A push that dies
 //! Before a pack is sent, the store writes down what is in it (`remotes/ID/sent`). The next push
@@ -32,7 +33,7 @@ use super::super::blobs::Intake;
 use super::super::files::{listed_at, read_plain, unlinked_file};
 use super::super::id::{BlobId, DirectoryId, ID_BYTES, SnapshotId, from_hex};
 use super::super::object::{Kind, Malformed, SnapshotObject, decode_directory};
-use super::super::pack::{Pack, PackWriter};
+use super::super::pack::{Location, Pack, PackWriter};
 use super::super::paths::found::Found;
 use super::super::reach::Reach;
 use super::super::{Store, StoreOptions, now};
@@ -40,8 +41,8 @@ use super::name::{self, Named, SigningKey};
 use super::record::{
     CHUNK_MOST_BYTES, PACK_MOST_BYTES, PackRef, PartRef, Parts, RECORD_MOST_BYTES, Recipe, Record,
 };
-use super::underway::{Announced, FOLDER, PUSHER};
-use super::{Remote, found_key, pack_key, part_key, snapshot_key};
+use super::underway::{Announced, FOLDER, PUSHER, counts};
+use super::{Remote, found_key, pack_key, part_key, snapshot_key, steps};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::tree::pool::{self, lock};
 use crate::tree::running::Running;
@@ -65,6 +66,8 @@ const MOST_ANCESTORS: usize = 1000;
 const PUSH_TRIES: u32 = 5;
 /// Up to so many objects are asked for one by one; of more the remote is listed.
 const MOST_ASKED: usize = 64;
+/// How many threads ask at once, and read indexes of packs, unless the caller says otherwise.
+const ASKERS: usize = 12;
 /// How often a name is tried that others change at the same time.
 const NAME_TRIES: u32 = 100;
 /// The store's note about one pack: no pack has more entries.
@@ -213,8 +216,9 @@ impl Remote {
     /// to know a snapshot's entries.
     ///
     /// # Errors
-    /// [`ErrorKind::SnapshotNotFound`]; [`ErrorKind::InvalidName`]; [`ErrorKind::Damaged`] also if
-    /// the store has lost content of the snapshot; those of every operation, see [`Remote`] and
+    /// [`ErrorKind::SnapshotNotFound`]; [`ErrorKind::InvalidName`]; [`ErrorKind::RemoteUnfit`] if the
+    /// remote is a web server; [`ErrorKind::Damaged`] also if the store has lost content of the
+    /// snapshot; those of every operation, see [`Remote`] and
     /// [`Store`]. The remote's names mean what they meant. What was sent stays there without being
     /// used, and the next push of this store goes on from it.
     pub fn push(
@@ -227,8 +231,8 @@ impl Remote {
         let started = Instant::now();
         let (requests, sent, _) = self.objects().traffic.so_far();
         options.name.as_deref().map_or(Ok(String::new()), name::encoded)?;
-        let operation = common.operation();
-        let operation = &operation.with_jobs(operation.jobs().min(MOST_JOBS));
+        self.must_be_kept(Operation::Push)?;
+        let operation = &common.operation();
         let _guard = store.share()?;
         let object = store.object(snapshot)?;
         let mut report = PushReport {
@@ -269,7 +273,20 @@ impl Remote {
             Some(_) => self.send_found(store, id)?,
         };
         for _ in 0..PUSH_TRIES {
-            let there = self.record(id)?.map(|(record, _)| record);
+            let there = match self.record(id) {
+                Err(error) if is_damage(&error) => {
+                    let is_of_it = |record: &[u8]| {
+                        Record::decode(record)
+                            .is_ok_and(|record| SnapshotId::of(&record.snapshot) == id)
+                    };
+                    self.remove_broken(&snapshot_key(id), is_of_it, || match self.record(id) {
+                        Err(error) if is_damage(&error) => Ok(true),
+                        record => record.map(|_| false),
+                    })?;
+                    continue;
+                }
+                there => there?.map(|(record, _)| record),
+            };
             if let (Some(name), Some(record)) = (&options.name, &there)
                 && self.is_named(store, name, id, found, options, report)?
             {
@@ -297,7 +314,13 @@ impl Remote {
             if !lacking.is_empty() {
                 if is_there {
                     drop(claim);
-                    self.remove_broken(id, &encoded, &objects, operation)?;
+                    let key = snapshot_key(id);
+                    let is_same = |record: &[u8]| record == encoded;
+                    self.remove_broken(&key, is_same, || {
+                        let there = self.read(&key, RECORD_MOST_BYTES)?;
+                        Ok(there.is_some_and(|there| is_same(&there))
+                            && !self.lacking_objects(&objects, operation)?.is_empty())
+                    })?;
                 }
                 gone.extend(lacking);
                 continue;
@@ -343,7 +366,6 @@ impl Remote {
         objects: &[(String, u64)],
         operation: &Running,
     ) -> Result<HashSet<String>, Error> {
-        let lacking = Mutex::new(HashSet::new());
         if objects.len() > MOST_ASKED {
             let mut sizes = HashMap::new();
             for folder in ["packs/", "parts/"] {
@@ -352,54 +374,73 @@ impl Remote {
             let is_lacking = |(key, size): &&(String, u64)| sizes.get(key) != Some(size);
             return Ok(objects.iter().filter(is_lacking).map(|(key, _)| key.clone()).collect());
         }
-        pool::run(
-            operation,
-            (Operation::Push, self.url().as_ref()),
-            objects.to_vec(),
-            |_| (),
-            |(), (key, size), _| {
-                let there = self.objects().size(&key);
-                if there.map_err(|error| self.failed(Operation::Push, &key, error))? != Some(size) {
-                    lock(&lacking).insert(key);
-                }
-                Ok(())
-            },
-        )?;
+        let lacking = Mutex::new(HashSet::new());
+        let asking = operation.usually(ASKERS);
+        self.each(Operation::Push, &asking, objects.to_vec(), |(key, size)| {
+            let there = self.objects().size(&key);
+            if there.map_err(|error| self.failed(Operation::Push, &key, error))? != Some(size) {
+                lock(&lacking).insert(key);
+            }
+            Ok(())
+        })?;
         Ok(lacking.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Removes a record that names objects that are gone, so that a better one can be made. It does
-    /// so as a collector: who relies on this record at the same time is seen, or sees this.
+    /// Removes an object that is not what it must be, so that a better one can be made. It does so
+    /// as a collector: who relies on this object at the same time is seen, or sees this. `relies`
+    /// says whether the pusher of an announced record does; then the object stays.
     fn remove_broken(
         &self,
-        id: SnapshotId,
-        encoded: &[u8],
-        objects: &[(String, u64)],
-        operation: &Running,
+        key: &str,
+        relies: impl Fn(&[u8]) -> bool,
+        is_broken: impl Fn() -> Result<bool, Error>,
     ) -> Result<(), Error> {
-        let key = snapshot_key(id);
-        let marker = Announced::collecting(self, std::iter::once(key.as_str()))?;
-        for one in self.list(FOLDER)?.iter().filter(|one| one.key.starts_with(PUSHER)) {
-            let announced = self.read(&one.key, RECORD_MOST_BYTES)?;
-            if announced.as_deref() == Some(encoded) {
+        let marker = Announced::collecting(self, std::iter::once(key))?;
+        let listed = self.list(FOLDER)?;
+        let Some(now) = marker.time(&listed) else { return Ok(()) };
+        let life = self.place.times.life_seconds();
+        for one in &listed {
+            if one.key.starts_with(PUSHER)
+                && counts(one.modified, now, life)
+                && self.read(&one.key, RECORD_MOST_BYTES)?.is_some_and(|record| relies(&record))
+            {
                 return Ok(());
             }
         }
-        let is_same = self.read(&key, RECORD_MOST_BYTES)?.as_deref() == Some(encoded);
-        if is_same && !self.lacking_objects(objects, operation)?.is_empty() && marker.holds() {
-            let removed = self.objects().remove(&key);
-            removed.map_err(|error| self.failed(Operation::Push, &key, error))?;
+        // Whoever makes a better one waits for this announcement before they rely on it.
+        if is_broken()? && marker.holds() {
+            let removed = self.objects().remove(key);
+            removed.map_err(|error| self.failed(Operation::Push, key, error))?;
         }
         Ok(())
     }
 
-    /// Makes an object whose key follows from its content.
+    /// Makes an object whose key follows from its content. One of another size cannot be what its
+    /// key says, so it is replaced.
     fn put(&self, key: &str, content: &[u8]) -> Result<(), Error> {
         let failed = |error| self.failed(Operation::Push, key, error);
+        let length = content.len() as u64;
         // Asking costs little beside sending what is there.
-        match self.objects().size(key).map_err(failed)? {
-            Some(size) if size == content.len() as u64 => Ok(()),
-            Some(_) => Err(self.damaged(key, "an object of another size has this name")),
+        let size = || self.objects().size(key).map_err(failed);
+        let is_other = |size: Option<u64>| size.is_some_and(|size| size != length);
+        let mut there = size()?;
+        if is_other(there) {
+            let relies = |record: &[u8]| {
+                Record::decode(record)
+                    .map_or(true, |record| record.objects().iter().any(|(other, _)| other == key))
+            };
+            self.remove_broken(key, relies, || size().map(is_other))?;
+            there = size()?;
+        }
+        match there {
+            Some(size) if size == length => Ok(()),
+            Some(size) => {
+                let why = format!(
+                    "it has {size} bytes, not {length}, and another push relies on it at this moment"
+                );
+                let cause = io::Error::new(io::ErrorKind::ResourceBusy, why);
+                Err(Error::new(ErrorKind::Busy, Operation::Push, self.at(key), cause))
+            }
             // Whoever makes it at the same time makes the same.
             None => self.objects().create(key, content).map_err(failed).map(drop),
         }
@@ -449,7 +490,8 @@ impl Remote {
         let pushing = pushing;
         // Few bytes make one pack, not one for each thread.
         let packs = usize::try_from(report.content_bytes / PACK_BYTES).unwrap_or(usize::MAX);
-        let threads = operation.with_jobs(operation.jobs().min(packs.saturating_add(1)));
+        let threads = operation.jobs().min(MOST_JOBS).min(packs.saturating_add(1));
+        let threads = operation.with_jobs(threads);
         let workers = pool::run(
             &threads,
             (Operation::Push, store.path()),
@@ -528,7 +570,7 @@ impl Remote {
         }
         let of_name = match &options.name {
             None => None,
-            Some(name) => match self.sequences(name)?.into_iter().max() {
+            Some(name) => match self.newest(name, 0)? {
                 None => None,
                 // A name that cannot be read is no base, and no reason not to push.
                 Some(last) => {
@@ -558,37 +600,51 @@ impl Remote {
             match Reach::of(store, [id], operation) {
                 Ok(reach) => {
                     known.add(&record);
-                    known.whole.blobs.extend(reach.blobs);
-                    known.whole.directories.extend(reach.directories);
+                    // Of a large snapshot a second copy would take much memory.
+                    if known.whole.directories.is_empty() {
+                        known.whole = reach;
+                    } else {
+                        known.whole.blobs.extend(reach.blobs);
+                        known.whole.directories.extend(reach.directories);
+                    }
                 }
                 Err(error) if error.kind() == ErrorKind::Cancelled => return Err(error),
-                Err(_) if Some(id) == of_name => self.learn(&mut known, &record)?,
+                Err(_) if Some(id) == of_name => self.learn(&mut known, &record, operation)?,
                 Err(_) => {}
             }
         }
         Ok(known)
     }
 
-    /// Learns from the remote itself what the objects of a record have.
-    fn learn(&self, known: &mut Known, record: &Record) -> Result<(), Error> {
-        let mut learned = Known::default();
-        let learn = |learned: &mut Known| -> Result<(), Error> {
-            for pack in &record.packs {
-                learned.entries.extend(self.index(*pack)?.into_iter().map(|(id, _)| id));
-            }
-            for part in &record.directories {
-                self.part(*part, |item| {
-                    learned.there.insert(DirectoryId::of(item));
+    /// Learns from the remote itself what the objects of a record have. A record may name hundreds of
+    /// packs, so their indexes are read at once; each thread has one of them in memory.
+    fn learn(&self, known: &mut Known, record: &Record, operation: &Running) -> Result<(), Error> {
+        let learned = Mutex::new(Known::default());
+        let asking = operation.usually(ASKERS);
+        let read_packs = self.each(Operation::Push, &asking, record.packs.clone(), |pack| {
+            let mut entries = Vec::new();
+            self.index(pack, |id, _| entries.push(id))?;
+            lock(&learned).entries.extend(entries);
+            Ok(())
+        });
+        let read_parts = read_packs.and_then(|()| {
+            self.each(Operation::Push, &asking, record.directories.clone(), |part| {
+                let mut directories = Vec::new();
+                self.part(part, |item| {
+                    directories.push(DirectoryId::of(item));
                     Ok(())
                 })?;
-            }
-            Ok(())
-        };
-        match learn(&mut learned) {
+                lock(&learned).there.extend(directories);
+                Ok(())
+            })
+        });
+        match read_parts {
             Ok(()) => {
+                let learned = learned.into_inner().unwrap_or_else(PoisonError::into_inner);
                 known.add(record);
-                known.there.extend(learned.there);
-                known.entries.extend(learned.entries);
+                // Nothing else is learned in this way, so nothing is there before.
+                known.there = learned.there;
+                known.entries = learned.entries;
                 Ok(())
             }
             // It is as if the record were not there.
@@ -597,21 +653,19 @@ impl Remote {
         }
     }
 
-    /// The index of a pack.
+    /// Calls `each` with the entries in the index of a pack, by ascending id. If this fails, what
+    /// `each` got may be wrong.
     pub(super) fn index(
         &self,
         pack: PackRef,
-    ) -> Result<Vec<(BlobId, super::super::pack::Location)>, Error> {
+        each: impl FnMut(BlobId, Location),
+    ) -> Result<(), Error> {
         let key = pack_key(pack.id);
         let start = pack.length.saturating_sub(pack.trailer());
-        let bytes = self.objects().get(&key, start..pack.length).map_err(|error| {
-            if error.kind() == io::ErrorKind::NotFound {
-                return self.vanished(&key);
-            }
-            self.failed(Operation::ReadRemote, &key, error)
-        })?;
-        Pack::of_part(pack.length, start, bytes)
-            .index()
+        let mut bytes = Vec::new();
+        self.range(&key, start..pack.length, &mut bytes)?;
+        Pack::of_part(pack.length, start, &bytes)
+            .for_each(each)
             .map_err(|error| self.damaged(&key, error.to_string()))
     }
 
@@ -648,8 +702,7 @@ impl Remote {
         options: &PushOptions,
         report: &mut PushReport,
     ) -> Result<bool, Error> {
-        let last = self.sequences(name)?.into_iter().max();
-        if let Some(sequence) = last
+        if let Some(sequence) = self.newest(name, 0)?
             && let Ok(Some((named, signers))) = self.named(name, sequence)
             && named.snapshot == snapshot
             && named.found == found
@@ -675,15 +728,32 @@ impl Remote {
     ) -> Result<(), Error> {
         let encoded = name::encoded(name)?;
         for _ in 0..NAME_TRIES {
-            let last = self.sequences(name)?.into_iter().max();
+            let there = self.sequences(name)?;
+            let last = there.iter().max().copied();
             // Should the remote have been set back, those who remember must still believe the next.
             let seen = self.seen(store, &encoded).map(|(sequence, _)| sequence);
             let next = last.max(seen).unwrap_or(0).checked_add(1);
             let key = name::key_of(&encoded, next.unwrap_or(u64::MAX));
             let sequence = next.ok_or_else(|| self.damaged(&key, "no number follows this one"))?;
-            let remote = self.place.id.clone();
             let made = now().0;
-            let named = Named { remote, name: name.to_owned(), sequence, snapshot, made, found };
+            let named = |sequence| Named {
+                remote: self.place.id.clone(),
+                name: name.to_owned(),
+                sequence,
+                snapshot,
+                made,
+                found,
+            };
+            // All but the last one are there, unless the remote was set back or somebody removed some.
+            for step in steps::to(sequence) {
+                if step != sequence && !there.contains(&step) {
+                    let key = name::key_of(&encoded, step);
+                    let text = named(step).encode(options.key.as_ref());
+                    let made = self.objects().create(&key, text.as_bytes());
+                    made.map_err(|error| self.failed(Operation::Push, &key, error))?;
+                }
+            }
+            let named = named(sequence);
             let text = named.encode(options.key.as_ref());
             let failed = |error| self.failed(Operation::Push, &key, error);
             let made = self.objects().create(&key, text.as_bytes()).map_err(failed)?;
@@ -771,6 +841,11 @@ fn lacking(
         }
     }
     Ok(Lacking { directories, contents })
+}
+
+/// Whether an object of the remote is not what its key says.
+fn is_damage(error: &Error) -> bool {
+    error.kind() == ErrorKind::Damaged && error.operation() == Operation::ReadRemote
 }
 
 fn lost(store: &Store, why: String) -> Error {
@@ -953,4 +1028,144 @@ fn read_note(id: BlobId, note: &[u8]) -> Result<(PackRef, Vec<BlobId>), Malforme
     let entries: Vec<BlobId> = ids.iter().map(|id| BlobId::from_bytes(*id)).collect();
     let length = u64::from_le_bytes(*length);
     Ok((PackRef { id, length, entries: entries.len() as u64 }, entries))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+    use std::ops::Range;
+    use std::sync::{Arc, Condvar};
+
+    use super::super::Place;
+    use super::super::folder::Folder;
+    use super::super::objects::{Listed, Objects, Patient, Source};
+    use super::super::underway::Times;
+    use super::*;
+    use crate::store::SnapshotOptions;
+
+    /// How many reads are under way at once, and how many were at most.
+    #[derive(Debug, Default)]
+    struct Count {
+        now: usize,
+        most: usize,
+    }
+
+    #[derive(Debug, Default)]
+    struct Reads {
+        count: Mutex<Count>,
+        came: Condvar,
+    }
+
+    /// A folder where each read of a pack or a part lasts until `wanted` of the kind have been under
+    /// way at once.
+    #[derive(Debug)]
+    struct Slow {
+        folder: Folder,
+        wanted: usize,
+        packs: Reads,
+        parts: Reads,
+    }
+
+    impl Slow {
+        fn reading<T>(&self, reads: &Reads, read: impl FnOnce() -> T) -> T {
+            let mut count = lock(&reads.count);
+            count.now += 1;
+            count.most = count.most.max(count.now);
+            reads.came.notify_all();
+            let patience = Duration::from_secs(60);
+            let waits = |count: &mut Count| count.most < self.wanted;
+            let (count, wait) = reads.came.wait_timeout_while(count, patience, waits).unwrap();
+            assert!(!wait.timed_out(), "{count:?} of {}", self.wanted);
+            drop(count);
+            let result = read();
+            lock(&reads.count).now -= 1;
+            result
+        }
+    }
+
+    impl Source for Arc<Slow> {
+        fn get_into(&self, key: &str, range: Range<u64>, into: &mut Vec<u8>) -> io::Result<()> {
+            self.reading(&self.packs, || self.folder.get_into(key, range, into))
+        }
+
+        fn read(&self, key: &str, most: u64) -> io::Result<Vec<u8>> {
+            match key.starts_with("parts/") {
+                true => self.reading(&self.parts, || self.folder.read(key, most)),
+                false => self.folder.read(key, most),
+            }
+        }
+
+        fn size(&self, key: &str) -> io::Result<u64> {
+            self.folder.size(key)
+        }
+    }
+
+    impl Objects for Arc<Slow> {
+        fn create(&self, key: &str, content: &[u8]) -> io::Result<bool> {
+            self.folder.create(key, content)
+        }
+
+        fn list(&self, prefix: &str, each: &mut dyn FnMut(Listed)) -> io::Result<()> {
+            self.folder.list(prefix, each)
+        }
+
+        fn remove(&self, key: &str) -> io::Result<()> {
+            self.folder.remove(key)
+        }
+    }
+
+    fn remote(objects: Patient) -> Remote {
+        let id = "0123456789abcdef0123456789abcdef".to_owned();
+        let place = Place { url: "file:///slow".to_owned(), id, objects, times: Times::USUAL };
+        Remote { place: Arc::new(place), keys: Vec::new() }
+    }
+
+    #[test]
+    fn a_push_that_does_not_know_the_names_snapshot_reads_many_indexes_at_once() {
+        const PUSHES: usize = ASKERS + 2;
+        let [place, here, there] = [(); 3].map(|()| tempfile::tempdir().unwrap());
+        let few = StoreOptions::new().jobs(NonZeroUsize::MIN);
+        let stores = [&here, &there].map(|project| Store::init(project.path()).unwrap());
+        let snapshot = |store: &Store| store.snapshot(&SnapshotOptions::new(), &few).unwrap().id;
+        let named = PushOptions::new().name("ready");
+        for number in 0..PUSHES {
+            // Each push adds a pack and a part.
+            for project in [&here, &there] {
+                let folder = project.path().join(format!("{number}"));
+                std::fs::create_dir(&folder).unwrap();
+                std::fs::write(folder.join("a"), format!("content {number}")).unwrap();
+            }
+            let folder = Folder::new(place.path().to_owned());
+            let remote = remote(Patient::new(Box::new(folder)));
+            remote.push(&stores[0], snapshot(&stores[0]), &named, &few).unwrap();
+        }
+        for (jobs, wanted) in [(NonZeroUsize::new(3), 3), (None, ASKERS)] {
+            std::fs::write(there.path().join("more"), format!("only here, {wanted}")).unwrap();
+            let id = snapshot(&stores[1]);
+            let slow = Arc::new(Slow {
+                folder: Folder::new(place.path().to_owned()),
+                wanted,
+                packs: Reads::default(),
+                parts: Reads::default(),
+            });
+            let remote = remote(Patient::new(Box::new(Arc::clone(&slow))));
+            let options = StoreOptions::new();
+            let options = jobs.map_or(options.clone(), |jobs| options.jobs(jobs));
+            // Not under the name: the next row must not know its last snapshot, either.
+            let object = stores[1].object(id).unwrap();
+            let operation = &options.operation();
+            let known = remote.known(&stores[1], &object, &named, &HashSet::new(), operation);
+            let known = known.unwrap();
+            assert_eq!(known.packs.len(), PUSHES, "{jobs:?}");
+            let Lacking { directories, contents } =
+                lacking(&stores[1], &object, &known, operation).unwrap();
+            let is_new = |(id, _): &&(BlobId, u64)| !known.entries.contains(id);
+            assert_eq!(contents.iter().filter(is_new).count(), 1, "{jobs:?}");
+            assert!(!directories.is_empty(), "{jobs:?}");
+            for reads in [&slow.packs, &slow.parts] {
+                let Count { now, most } = *lock(&reads.count);
+                assert_eq!((now, most), (0, wanted), "{jobs:?}");
+            }
+        }
+    }
 }

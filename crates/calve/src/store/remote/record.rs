@@ -15,7 +15,7 @@
 //! the order in which they were pushed. A record, and everything in it, comes from someone else:
 //! nothing is served unless its hash follows from the snapshot's id.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, BufReader, Read};
 
 use super::super::id::{BlobId, ID_BYTES};
 use super::super::object::{Malformed, Reader, put_bytes, put_varint};
@@ -39,6 +39,8 @@ pub(crate) const CHUNK_MOST_BYTES: u64 = 4 << 20;
 /// What zstd's window may be at most, as in packs.
 const WINDOW_LOG: u32 = 23;
 const LEVEL: i32 = 3;
+/// A number takes no more bytes.
+const VARINT_MOST_BYTES: usize = 10;
 
 /// The id of an object: the BLAKE3 of its bytes.
 pub(crate) type ObjectId = BlobId;
@@ -216,29 +218,58 @@ impl Parts {
     }
 }
 
-/// The items of a part, whose bytes must have the hash `id`.
+/// The items of a part, whose bytes must have the hash `id`. One item at a time is in memory. If
+/// this fails, what `each` got before is of no use.
 pub(crate) fn decode_part(
     id: ObjectId,
     bytes: &[u8],
     mut each: impl FnMut(&[u8]) -> Result<(), Malformed>,
 ) -> io::Result<()> {
+    const TOO_LONG: Malformed = Malformed("a part is longer than it can be");
     if BlobId::of(bytes) != id {
         return Err(Malformed("a part has another hash than its name").into());
     }
     let packed = bytes.strip_prefix(PART_MAGIC).ok_or(Malformed("it is no part"))?;
-    let mut decoder = zstd::stream::read::Decoder::new(packed)?;
+    let mut decoder = zstd::stream::read::Decoder::with_buffer(packed)?;
     decoder.window_log_max(WINDOW_LOG)?;
-    // It grows with what is really there; a part says nothing about its length.
-    let mut items = Vec::new();
-    decoder.take(PART_MOST_BYTES + 1).read_to_end(&mut items)?;
-    if items.len() as u64 > PART_MOST_BYTES {
-        return Err(Malformed("a part is longer than it can be").into());
-    }
-    let mut reader = Reader(&items);
-    while !reader.0.is_empty() {
-        each(reader.bytes()?)?;
+    let mut items = BufReader::new(decoder.take(PART_MOST_BYTES + 1));
+    let mut item = Vec::new();
+    while let Some(length) = item_length(&mut items)? {
+        // No item is empty. Otherwise a few bytes could unfold into very many.
+        if length == 0 {
+            return Err(Malformed("an item of a part is empty").into());
+        }
+        if length > PART_MOST_BYTES {
+            return Err(TOO_LONG.into());
+        }
+        item.clear();
+        // It grows with what is really there.
+        items.by_ref().take(length).read_to_end(&mut item)?;
+        if items.get_ref().limit() == 0 {
+            return Err(TOO_LONG.into());
+        }
+        if item.len() as u64 != length {
+            return Err(Malformed("it ends too early").into());
+        }
+        each(&item)?;
     }
     Ok(())
+}
+
+/// The length of the next item, if there is one.
+fn item_length(items: &mut impl BufRead) -> io::Result<Option<u64>> {
+    let mut length = Vec::new();
+    for byte in items.bytes().take(VARINT_MOST_BYTES) {
+        let byte = byte?;
+        length.push(byte);
+        if byte & 0x80 == 0 {
+            break;
+        }
+    }
+    match length.as_slice() {
+        [] => Ok(None),
+        length => Ok(Some(Reader(length).varint()?)),
+    }
 }
 
 #[cfg(test)]
@@ -330,10 +361,47 @@ mod tests {
 
     #[test]
     fn a_part_that_unfolds_without_end_is_refused() {
-        let zeros = io::repeat(0).take(PART_MOST_BYTES + 100);
-        let part = [PART_MAGIC.to_vec(), zstd::encode_all(zeros, 1).unwrap()].concat();
-        assert!(part.len() < 100_000);
-        let error = decode_part(BlobId::of(&part), &part, |_| Ok(())).unwrap_err();
-        assert!(error.to_string().contains("longer"), "{error}");
+        let zeros = |length: u64| io::repeat(0).take(length);
+        let varint = |number: u64| {
+            let mut bytes = Vec::new();
+            put_varint(&mut bytes, number);
+            io::Cursor::new(bytes)
+        };
+        let half = PART_MOST_BYTES / 2;
+        let two = varint(half).chain(zeros(half)).chain(varint(half)).chain(zeros(half));
+        let rows: [(Box<dyn Read>, &str); 4] = [
+            (Box::new(varint(u64::MAX).chain(zeros(PART_MOST_BYTES + 100))), "longer"),
+            (Box::new(varint(PART_MOST_BYTES).chain(zeros(PART_MOST_BYTES + 100))), "longer"),
+            (Box::new(two), "longer"),
+            (Box::new(zeros(PART_MOST_BYTES + 100)), "empty"),
+        ];
+        for (items, why) in rows {
+            let part = [PART_MAGIC.to_vec(), zstd::encode_all(items, 1).unwrap()].concat();
+            assert!(part.len() < 100_000);
+            let error = decode_part(BlobId::of(&part), &part, |_| Ok(())).unwrap_err();
+            assert!(error.to_string().contains(why), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_part_that_is_cut_off_or_has_an_impossible_length_is_refused() {
+        for (row, items, expected) in [
+            ("nothing", vec![], Some(vec![])),
+            ("two items", vec![1, 7, 2, 8, 9], Some(vec![vec![7], vec![8, 9]])),
+            ("an item ends too early", vec![1, 7, 2, 8], None),
+            ("there is only a length", vec![1, 7, 2], None),
+            ("a length ends too early", vec![1, 7, 0x80], None),
+            ("a length is longer than it must be", vec![0x81, 0, 7], None),
+            ("a length is no number", vec![0xff; 20], None),
+        ] {
+            let packed = zstd::encode_all(items.as_slice(), 1).unwrap();
+            let part = [PART_MAGIC.to_vec(), packed].concat();
+            let mut found = Vec::new();
+            let read = decode_part(BlobId::of(&part), &part, |item| {
+                found.push(item.to_vec());
+                Ok(())
+            });
+            assert_eq!(read.is_ok().then_some(found), expected, "{row}");
+        }
     }
 }

@@ -44,18 +44,24 @@ impl Assembly<'_> {
             let base =
                 directory.base.and_then(|place| self.request.base?.directories.get(place as usize));
             // A directory without others in it is taken as a whole, if it is all new or all old.
-            let whole = match &directory.found {
+            let before = stats.len();
+            let is_whole = match &directory.found {
                 Listed::Known(places) if places.is_empty() => {
-                    base.and_then(|base| self.request.known_stats(base))
+                    let known = base.and_then(|base| self.request.known_stats(base));
+                    stats.extend_from_slice(known.unwrap_or_default());
+                    known.is_some()
                 }
-                Listed::Leaf(stats) => Some(&stats[..]),
-                _ => None,
+                Listed::Leaf(packed) => {
+                    stats.extend(packed.iter());
+                    true
+                }
+                _ => false,
             };
-            if let Some(whole) = whole {
-                stats.extend_from_slice(whole);
+            if is_whole {
+                let count = stats.len() - before;
                 order.push(directory.base);
                 let entries = match base {
-                    Some(base) if directory.others.len() < whole.len() => base.entries.clone(),
+                    Some(base) if directory.others.len() < count => base.entries.clone(),
                     _ => directory.others.into(),
                 };
                 if !builder.add(entries) {

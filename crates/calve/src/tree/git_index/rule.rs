@@ -13,9 +13,8 @@
 //!    of two contents.
 //! 3. **The clone was made by this walk**, and is the source's twin: it changed after the walk
 //!    began, and its type, mode, size and modification time are the source's. In a merge, a file
-//!    that was kept or left out is no such clone. It may have changed just before the walk. So a
-//!    merge does not ready its own files of the first two ticks either, and waits these ticks out
-//!    first.
+//!    that was kept or left out is no such clone. It may have changed just before the walk, in
+//!    the same tick of the clock. So a merge waits that tick out first.
 //!
 //! A tree that was made of a snapshot has no walk over a source. Then the snapshot's record of the
 //! project's file takes the place of the source's stat: its inode number and change time, and the
@@ -43,9 +42,7 @@ use rustix::fs::FileType;
 
 use super::format::Recorded;
 use crate::reflink::meta::Meta;
-
-/// Seconds and nanoseconds.
-pub(super) type Time = (i64, i64);
+use crate::tree::listing::Time;
 
 const GIT_TYPE: u32 = 0o170_000;
 const GIT_FILE: u32 = 0o100_000;

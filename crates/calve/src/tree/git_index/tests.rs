@@ -3,11 +3,12 @@
 use proptest::prelude::*;
 
 use super::format::{Cursor, Layout, Recorded};
-use super::rule::{Moments, Time, rewritten};
+use super::rule::{Moments, rewritten};
 use super::sha256::sha256;
 #[cfg(feature = "store")]
 use super::{unquoted, with_working_tree, working_tree_line};
 use crate::reflink::meta::Meta;
+use crate::tree::listing::Time;
 
 /// An index to write, as git would write it.
 struct Written {

@@ -16,12 +16,13 @@ use std::path::Path;
 use rustix::fs::{self, AtFlags, Timespec, Timestamps};
 
 use super::format::{Cursor, Entry, Layout};
-use super::rule::{self, Time};
+use super::rule;
 use super::{
     Directory, INDEX_MOST_BYTES, Pair, Source, Vouched, open_below, open_regular, read, replace,
     stat,
 };
 use crate::reflink::meta::Meta;
+use crate::tree::listing::Time;
 
 /// A working tree and the folder with its index.
 #[derive(Debug, Clone, Copy)]

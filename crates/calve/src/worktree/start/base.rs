@@ -10,7 +10,7 @@
 //! # Which files are the same
 //! calve brings a copy of the project's index to the commit. Entries that stay the same keep the
 //! stat of the project's file. If the store took in the content of a file with that stat, the
-//! project's snapshot has the content that the entry names ([`vouched`](super::vouched)). git writes
+//! project's snapshot has the content that the entry names ([`vouched`](crate::store::ready::vouched)). git writes
 //! all other files. If such a file turns out to have the bytes that it has in the project, it keeps the
 //! project's time as well.
 
@@ -18,7 +18,6 @@ use std::collections::{HashMap, HashSet};
 
 use rustix::fs::{self, Mode};
 
-use super::vouched::{Snapshots, length};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
@@ -29,6 +28,7 @@ use crate::store::id::SnapshotId;
 use crate::store::manifest::Manifest;
 use crate::store::materialize::wanted;
 use crate::store::object::Entry;
+use crate::store::ready::vouched::{Snapshots, length};
 use crate::tree::git_index::{self, Folder, Sorted, Vouched, Vouches};
 use crate::tree::running::Running;
 use crate::tree::staging::Stage;
@@ -80,7 +80,7 @@ impl Store {
         let mut gone = checkout.untracked().map_err(failed)?;
         let tracked = checkout.tracked().map_err(failed)?;
         checkout.go_to(commit).map_err(failed)?;
-        let snapshots = Snapshots::of(self, id, &self.object(id)?)?;
+        let snapshots = Snapshots::of(self, (id, &self.object(id)?), &[])?;
         let mut sorted = sort(&stage, snapshots.as_ref()).ok_or_else(|| {
             let cause = std::io::Error::other("calve does not understand git's index");
             Error::new(ErrorKind::Git, Operation::CheckOut, name, cause)

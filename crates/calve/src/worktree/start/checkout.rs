@@ -9,16 +9,20 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::fs;
+use rustix::fs::{self, Gid};
+use rustix::process::geteuid;
 
-use super::dress::{Dressing, Origin};
+use super::super::open_dir;
+use super::dress::{Dressing, KeptIndexes, Origin};
 use super::git::GitPlan;
 use super::{NoRepository, PathMode, places, publish_all, unpublish_all};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::reflink::meta::{self, Attrs, Meta};
 use crate::report::DestinationReport;
 use crate::store::catalog::State;
 use crate::store::index::{Boot, Index};
 use crate::store::layout::{GIT, OWN, own};
+use crate::store::marker::write_maker;
 use crate::store::materialize::wanted;
 use crate::store::paths::found::PathMention;
 use crate::store::registry::no_worktree;
@@ -77,8 +81,10 @@ pub struct CheckoutReport {
 impl Remote {
     /// Makes a project at `root` from a snapshot: pulls the snapshot into a new store in
     /// `root/.calve`, and makes its tree around that. `what` is a name of this remote, or the whole
-    /// id of a snapshot. At `root` there must be nothing, or an empty folder, which the project
-    /// replaces; its parent must exist.
+    /// id of a snapshot. At `root` there must be nothing, or an empty folder; its parent must exist.
+    /// The project replaces an empty folder, and its root has that folder's owner, mode and ACLs
+    /// instead of the snapshot's. If they differ, the root counts as changed. Everything inside has
+    /// the metadata of the snapshot, and inherits nothing from the folder.
     ///
     /// The snapshot is the base of the project, so [`Worktree::status`](crate::Worktree::status)
     /// finds nothing to read. The store knows the remote by the name in `options`, with the keys
@@ -90,8 +96,10 @@ impl Remote {
     /// and in the tree.
     ///
     /// # Errors
-    /// [`ErrorKind::DestinationExists`]; [`ErrorKind::Overlap`] if `root` would be a part of a
-    /// store; [`ErrorKind::Damaged`] also if the snapshot has a `.calve` or a `.git` in its root,
+    /// [`ErrorKind::DestinationExists`], also if `root` is a mount point or a subvolume, even an
+    /// empty one; [`ErrorKind::PermissionDenied`] if it is an empty folder with an owner or a group
+    /// that this process cannot give; both before anything is fetched. [`ErrorKind::Overlap`] if
+    /// `root` would be a part of a store; [`ErrorKind::Damaged`] also if the snapshot has a `.calve` or a `.git` in its root,
     /// which no snapshot of a project has; those of [`Remote::pull`] and [`KnownRemote::add`].
     /// Nothing is left behind, and what was fetched is lost.
     pub fn checkout(
@@ -107,13 +115,18 @@ impl Remote {
         let mut stages = place.iter().map(super::Place::stage).collect::<Result<Vec<_>, _>>()?;
         let (pulled, report, mentions, bytes) = {
             let stage = &stages[0];
-            let store = Store::init(stage.path()).map_err(|error| error.with_path(&root))?;
+            let kept = match place[0].empty {
+                Some(_) => Some(Kept::of(&root, stage)?),
+                None => None,
+            };
+            let store =
+                Store::init_in_stage(&stage.path()).map_err(|error| error.with_path(&root))?;
             KnownRemote::add(&store, &options.remote, self)?;
             let pulled = self.pull(&store, what, &PullOptions::new(), common)?;
             // Contents count as they arrive. Around them the tree is made at once, or copied.
             let operation = &common.operation().uncounted();
             let (report, bytes, mentions) =
-                self.fill_project(&store, &pulled, stage, &place, operation)?;
+                self.fill_project(&store, &pulled, stage, &place, kept.as_ref(), operation)?;
             (pulled, report, mentions, bytes)
         };
         publish_all(&mut stages, &place)?;
@@ -140,6 +153,7 @@ impl Remote {
         pulled: &PullReport,
         stage: &Stage,
         place: &[super::Place],
+        kept: Option<&Kept>,
         operation: &Running,
     ) -> Result<(DestinationReport, u64, Vec<PathMention>), Error> {
         let id = pulled.snapshot;
@@ -155,6 +169,7 @@ impl Remote {
             return Err(Error::new(ErrorKind::Damaged, Operation::ReadRemote, snapshot, cause));
         }
         let path = &place[0].path;
+        write_maker(&open_dir(store.path())?).context(Operation::CheckOutInto, || path)?;
         let mut made = store.fill(&manifest, std::slice::from_ref(stage), place, operation)?;
         let mut row = store.catalog().worktree(PROJECT)?.ok_or_else(|| no_worktree(PROJECT))?;
         let (boot, stamp) = (Boot::this(), store.clock_past_all(made.stats.iter().flatten())?);
@@ -170,7 +185,7 @@ impl Remote {
                 origin: Origin::Snapshot(id, &object),
                 git: GitPlan::None(NoRepository::NotThere),
                 paths: PathMode::Own,
-                of_ready_tree: false,
+                kept: KeptIndexes::None,
                 operation,
             };
             // The index does not vouch for a file that this replaces, so it counts as changed.
@@ -179,11 +194,58 @@ impl Remote {
         row.snapshot = Some(id);
         row.state = State::Ready;
         store.registry().set_state(&row)?;
+        if let Some(kept) = kept {
+            kept.give(stage).context(Operation::SetMetadata, || path)?;
+        }
         let times = wanted(&manifest.root).timestamps();
         fs::futimens(stage.dir(), &times).context(Operation::SetMetadata, || path)?;
         store.flush(&made.unsealed)?;
         let report = made.reports.pop().unwrap_or_default();
         Ok((report, object.bytes, mentions))
+    }
+}
+
+/// What the project's root keeps of the empty folder that it replaces. Whoever made the folder
+/// chose who may enter it.
+struct Kept {
+    meta: Meta,
+    attrs: Option<Box<Attrs>>,
+}
+
+impl Kept {
+    /// Fails if the stage cannot have the folder's owner and group.
+    fn of(root: &Path, stage: &Stage) -> Result<Self, Error> {
+        let dir = open_dir(root)?;
+        let read = || -> io::Result<(Meta, Option<Box<Attrs>>, Meta)> {
+            let stage = Meta::of(&fs::fstat(stage.dir())?);
+            Ok((Meta::of(&fs::fstat(&dir)?), Attrs::read(&dir)?, stage))
+        };
+        let (meta, attrs, own) = read().context(Operation::CheckOutInto, || root)?;
+        let denied = |whose: String| {
+            let why =
+                format!("the new folder in its place cannot belong to {whose}, as this one does");
+            let cause = io::Error::new(io::ErrorKind::PermissionDenied, why);
+            Err(Error::new(ErrorKind::PermissionDenied, Operation::CheckOutInto, root, cause))
+        };
+        if geteuid().is_root() {
+            return Ok(Self { meta, attrs });
+        }
+        if meta.uid != own.uid {
+            return denied(format!("user {}", meta.uid));
+        }
+        // The system knows best which groups this process may give.
+        let give = |gid| fs::fchown(stage.dir(), None, Some(Gid::from_raw(gid)));
+        if meta.gid != own.gid && (give(meta.gid).is_err() || give(own.gid).is_err()) {
+            return denied(format!("group {}", meta.gid));
+        }
+        Ok(Self { meta, attrs })
+    }
+
+    fn give(&self, stage: &Stage) -> io::Result<()> {
+        let now = Meta::of(&fs::fstat(stage.dir())?);
+        let created = meta::Created { owner: (now.uid, now.gid), ..meta::created_by_us(false) };
+        meta::strip_inherited_acls(stage.dir())?;
+        meta::apply(stage.dir(), &self.meta, self.attrs.as_deref(), created, None).map(drop)
     }
 }
 

@@ -14,9 +14,7 @@ use std::sync::{Mutex, PoisonError};
 use rustix::fs::{self, AtFlags, Mode};
 
 use super::git::{GitOutcome, GitPlan, LinkedWorktree};
-use super::kept_index::ReadyGitIndex;
 use super::links::{GivenIndex, Links};
-use super::vouched::{Known, Snapshots};
 use super::{PathMode, Place};
 use crate::error::{Context as _, Error, Operation};
 use crate::reflink::imp::DIR_FLAGS;
@@ -37,6 +35,8 @@ use crate::store::paths::Relocation;
 use crate::store::paths::found::{Found, PathMention, number_at};
 use crate::store::paths::local::Tree;
 use crate::store::paths::spelling::Spellings;
+use crate::store::ready::git_index::{KeptGitIndex, ReadyGitIndex};
+use crate::store::ready::vouched::{Known, Snapshots};
 use crate::store::scan::stat_of;
 use crate::store::{Store, bytes_of, path_from};
 use crate::tree::git_index::{self, Source, Trees};
@@ -73,14 +73,23 @@ impl Origin<'_> {
     }
 }
 
+/// Which trees come with an index of git that is made ready.
+pub(super) enum KeptIndexes {
+    /// None.
+    None,
+    /// All: they are subvolume snapshots of the ready tree of their snapshot.
+    WithReadyTree,
+    /// Those for which the list has one.
+    WithEach(Vec<Option<KeptGitIndex>>),
+}
+
 /// What is needed to dress trees.
 pub(super) struct Dressing<'a> {
     pub(super) store: &'a Store,
     pub(super) origin: Origin<'a>,
     pub(super) git: GitPlan,
     pub(super) paths: PathMode,
-    /// Whether the trees are subvolume snapshots of the ready tree of their snapshot.
-    pub(super) of_ready_tree: bool,
+    pub(super) kept: KeptIndexes,
     pub(super) operation: &'a Running,
 }
 
@@ -220,8 +229,10 @@ impl Dressing<'_> {
     ) -> Result<Vec<(LinkedWorktree, Vec<PathBuf>)>, Error> {
         let registered = self.register(links, rows)?;
         let submodules = self.files_of_submodules(links)?;
-        let kept = match (&links.base, self.origin) {
-            (None, Origin::Snapshot(id, _)) if self.of_ready_tree && submodules.is_empty() => {
+        // No index that is kept is that of a base, or of a tree in which submodules lead elsewhere.
+        let may_be_kept = links.base.is_none() && submodules.is_empty();
+        let place = match (&self.kept, self.origin) {
+            (KeptIndexes::WithReadyTree, Origin::Snapshot(id, _)) if may_be_kept => {
                 ReadyGitIndex::of(self.store, id)
             }
             _ => None,
@@ -229,12 +240,12 @@ impl Dressing<'_> {
         let snapshots = OnceCell::new();
         let mut made = Vec::with_capacity(stages.len());
         let trees = rows.iter().zip(&links.links).zip(stages).zip(places).zip(&registered);
-        for ((((row, link), stage), place), registration) in trees {
+        for (at, ((((row, link), stage), tree_place), registration)) in trees.enumerate() {
             let lead = || -> io::Result<()> { Links::lead(registration, stage.dir()) };
-            lead().context(Operation::Link, || &place.path)?;
+            lead().context(Operation::Link, || &tree_place.path)?;
             let (modules, led) =
-                self.connect(links, row, (stage, &place.path), registration, &submodules)?;
-            let failed = |error| Error::io(Operation::Link, &place.path, error);
+                self.connect(links, row, (stage, &tree_place.path), registration, &submodules)?;
+            let failed = |error| Error::io(Operation::Link, &tree_place.path, error);
             let ready_index_entries = if link.registered.is_some() {
                 0
             } else if row.state != State::Starting {
@@ -252,7 +263,14 @@ impl Dressing<'_> {
                 self.ready_indexes(Some(base), known.as_ref(), stage, (registration, &modules))
                     .map_err(failed)?
             } else {
-                let given = links.give_index(registration, kept.as_ref()).map_err(failed)?;
+                let of_ready_tree = place.as_ref().and_then(ReadyGitIndex::kept);
+                let kept = match &self.kept {
+                    KeptIndexes::WithEach(kept) if may_be_kept => {
+                        kept.get(at).and_then(Option::as_ref)
+                    }
+                    _ => of_ready_tree.as_ref(),
+                };
+                let given = links.give_index(registration, kept).map_err(failed)?;
                 if let GivenIndex::Ready(entries) = given {
                     entries
                 } else {
@@ -267,10 +285,10 @@ impl Dressing<'_> {
                     let entries = self
                         .ready_indexes(source, known.as_ref(), stage, (registration, &modules))
                         .map_err(failed)?;
-                    if let (Some(kept), GivenIndex::OfProject(Some(of_project))) = (&kept, given)
+                    if let (Some(place), GivenIndex::OfProject(Some(of_project))) = (&place, given)
                         && entries > 0
                     {
-                        kept.keep(&of_project, &registration.folder.join("index"), entries);
+                        place.keep(&of_project, &registration.folder.join("index"), entries);
                     }
                     entries
                 }
@@ -290,7 +308,7 @@ impl Dressing<'_> {
     ) -> Result<Option<&'s Snapshots>, Error> {
         if read.get().is_none() {
             let found = match self.origin {
-                Origin::Snapshot(id, object) => Snapshots::of(self.store, id, object)?,
+                Origin::Snapshot(id, object) => Snapshots::of(self.store, (id, object), &[])?,
                 Origin::Project { .. } => None,
             };
             let _ = read.set(found);
@@ -458,6 +476,7 @@ impl Dressing<'_> {
             clone: stage.dir(),
             stage: None,
             before_walk,
+            merged_since: None,
             jobs: self.operation.jobs(),
             stopped: &|| false,
         }
@@ -486,7 +505,9 @@ impl Dressing<'_> {
         let source: (Source<'_>, _) = match self.origin {
             Origin::Project { root, before_walk, .. } => (Source::Tree(root), before_walk),
             Origin::Snapshot(id, object) => {
-                let Some(known) = Snapshots::of(self.store, id, object)? else { return Ok(()) };
+                let Some(known) = Snapshots::of(self.store, (id, object), &[])? else {
+                    return Ok(());
+                };
                 snapshots = known;
                 (Source::Snapshot(&snapshots), snapshots.stamp())
             }

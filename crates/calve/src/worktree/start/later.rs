@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 use rustix::fs::{self, Mode};
 
-use super::dress::{Dressed, Dressing, Origin, spellings_of};
+use super::dress::{Dressed, Dressing, KeptIndexes, Origin, spellings_of};
 use super::git::GitPlan;
 use super::{PathMode, Place, Staged, places};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
@@ -469,7 +469,7 @@ impl Store {
         let origin =
             Origin::Project { root: &root, path: &path, manifest: &unnamed.manifest, before_walk };
         let dressing =
-            Dressing { store: self, origin, git, paths, of_ready_tree: false, operation };
+            Dressing { store: self, origin, git, paths, kept: KeptIndexes::None, operation };
         let keep = |ready: &mut Stage| -> Result<(), Error> {
             let path = self.layout().unnamed_tree(unnamed.token());
             let name = path.file_name().unwrap_or_default().as_bytes();

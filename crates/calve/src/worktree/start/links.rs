@@ -15,11 +15,9 @@ use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use memchr::memmem;
 use rustix::fs::{self, Mode, Timespec, Timestamps};
 
 use super::base::Base;
-use super::kept_index::{ReadyGitIndex, Sum};
 use crate::error::{Error, ErrorKind, Operation};
 use crate::reflink::imp::NEW_FILE_FLAGS;
 use crate::reflink::meta::Meta;
@@ -27,6 +25,7 @@ use crate::store::catalog::Linked;
 use crate::store::files::{listed_at, read_plain};
 use crate::store::git::modules::has_modules;
 use crate::store::git::{self, Branch, Failure, Found, Registration, Repository};
+use crate::store::ready::git_index::{KeptGitIndex, Sum, has_monitor};
 
 /// Which `HEAD` a new linked worktree has; built by value.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -259,12 +258,12 @@ impl Links {
     }
 
     /// Gives a registration the project's index, with the same modification time. That time says
-    /// which entries of the index git may trust. If the ready tree has an index in the place of the project's, the
-    /// registration gets that one.
+    /// which entries of the index git may trust. If an index is kept with the tree in the place of the
+    /// project's, the registration gets that one.
     pub(super) fn give_index(
         &self,
         registration: &Registration,
-        kept: Option<&ReadyGitIndex<'_>>,
+        kept: Option<&KeptGitIndex>,
     ) -> io::Result<GivenIndex> {
         let from = &self.repository.git_dir;
         let mut names: Vec<_> = vec![INDEX.into()];
@@ -342,11 +341,6 @@ fn makes(
         };
     }
     Ok(true)
-}
-
-/// Whether an index may have the extension of a file monitor.
-fn has_monitor(index: &[u8]) -> bool {
-    memmem::find(index, b"FSMN").is_some()
 }
 
 /// The content of a file of git, and its times.

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use super::dress::{Dressed, Dressing, Origin};
+use super::dress::{Dressed, Dressing, KeptIndexes, Origin};
 use super::git::GitPlan;
 use super::{PathMode, places, publish_all};
 use crate::error::{Error, Operation};
@@ -38,7 +38,7 @@ impl Store {
             origin: Origin::Snapshot(id, object),
             git,
             paths,
-            of_ready_tree: false,
+            kept: KeptIndexes::None,
             operation,
         };
         let outcomes = dressing.dress(None, &stages, &places)?;

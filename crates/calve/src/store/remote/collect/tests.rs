@@ -7,7 +7,7 @@ use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::{Arc, Condvar};
 
-use super::super::objects::{Objects, Patient};
+use super::super::objects::{Objects, Patient, Source};
 use super::super::underway::Times;
 use super::super::{Place, PullOptions, PushOptions, RemoteVerifyOptions};
 use super::*;
@@ -61,6 +61,16 @@ fn a_list_of_condemned_keys_is_read_as_far_as_it_makes_sense() {
 struct State {
     objects: BTreeMap<String, (Vec<u8>, i64)>,
     now: i64,
+}
+
+impl State {
+    /// Gives the name `ready` to a snapshot.
+    fn add_change(&mut self, sequence: u64, snapshot: SnapshotId) {
+        let (remote, name) = (ID.to_owned(), "ready".to_owned());
+        let named = name::Named { remote, name, sequence, snapshot, made: 0, found: None };
+        let text = named.encode(None).into_bytes();
+        self.objects.insert(name::key_of("ready", sequence), (text, self.now));
+    }
 }
 
 /// Whose turn it is.
@@ -122,10 +132,13 @@ fn found<'a>(state: &'a State, key: &str) -> io::Result<&'a [u8]> {
     Ok(&object.0)
 }
 
-impl Objects for Seat {
-    fn get(&self, key: &str, range: Range<u64>) -> io::Result<Vec<u8>> {
+impl Source for Seat {
+    fn get_into(&self, key: &str, range: Range<u64>, into: &mut Vec<u8>) -> io::Result<()> {
         let range = usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap();
-        self.turn(|state| Ok(found(state, key)?[range].to_vec()))
+        self.turn(|state| {
+            *into = found(state, key)?[range].to_vec();
+            Ok(())
+        })
     }
 
     fn read(&self, key: &str, _: u64) -> io::Result<Vec<u8>> {
@@ -135,7 +148,9 @@ impl Objects for Seat {
     fn size(&self, key: &str) -> io::Result<u64> {
         self.turn(|state| Ok(found(state, key)?.len() as u64))
     }
+}
 
+impl Objects for Seat {
     fn create(&self, key: &str, content: &[u8]) -> io::Result<bool> {
         self.turn(|state| {
             let is_new = !state.objects.contains_key(key);
@@ -193,6 +208,12 @@ fn common() -> StoreOptions {
     StoreOptions::new().jobs(NonZeroUsize::MIN)
 }
 
+/// The numbers of the changes of `ready`.
+fn changes(state: &State) -> Vec<u64> {
+    let keys = state.objects.keys().filter_map(|key| name::of_key(key));
+    keys.filter(|(name, _)| name == "ready").map(|(_, number)| number).collect()
+}
+
 fn strict() -> RemoteGcOptions {
     RemoteGcOptions::new().grace(Duration::from_secs(100)).keep(0)
 }
@@ -233,6 +254,10 @@ impl Desk {
         write("d", "new");
         let new = snapshot();
         let (seat, remote) = alone(State { now: 10_000, ..State::default() });
+        // The third change of four is no step to the last one, so it can be condemned.
+        for sequence in [1, 2] {
+            lock(&seat.turns.0).state.add_change(sequence, other);
+        }
         push(&remote, &store, old, "ready").unwrap();
         // The next push knows nothing of it, so they share no object.
         let key = super::super::snapshot_key(old);
@@ -253,8 +278,7 @@ impl Desk {
         let _ = std::fs::remove_dir_all(self.project.path().join(".calve/remotes").join(ID));
     }
 
-    /// One pusher and one collector by a plan. Returns what the pusher got, and the numbers of
-    /// requests.
+    /// One pusher and one collector by a plan. Returns the numbers of requests.
     fn run(
         &self,
         pushed: SnapshotId,
@@ -262,22 +286,36 @@ impl Desk {
         dies: Option<(usize, usize)>,
         row: &str,
     ) -> [usize; 2] {
+        self.run_beside(&self.state, pushed, plan, dies, row, &|remote| {
+            let _ = remote.gc(&strict(), &common());
+        })
+    }
+
+    /// The same, with somebody else in the place of the collector.
+    fn run_beside(
+        &self,
+        state: &State,
+        pushed: SnapshotId,
+        plan: Vec<(usize, usize)>,
+        dies: Option<(usize, usize)>,
+        row: &str,
+        other: &(dyn Fn(&Remote) + Sync),
+    ) -> [usize; 2] {
         self.forget();
-        let turns = Turns { state: self.state.clone(), plan, dies, ..Turns::default() };
+        let turns = Turns { state: state.clone(), plan, dies, ..Turns::default() };
         let turns = Arc::new((Mutex::new(turns), Condvar::new()));
         let [pusher, collector] = [PUSHER, COLLECTOR].map(|who| Seat { who, turns: turns.clone() });
-        let (given, _) = std::thread::scope(|scope| {
+        let given = std::thread::scope(|scope| {
             let given = scope.spawn(|| {
                 let given = push(&remote(&pusher), &self.store, pushed, "again");
                 pusher.end();
                 given
             });
-            let collected = scope.spawn(|| {
-                let collected = remote(&collector).gc(&strict(), &common());
+            scope.spawn(|| {
+                other(&remote(&collector));
                 collector.end();
-                collected
             });
-            (given.join().unwrap(), collected.join().unwrap())
+            given.join().unwrap()
         });
         let requests = lock(&turns.0).done;
         let mut state = pusher.state();
@@ -354,6 +392,44 @@ fn whoever_dies_before_whatever_request_every_name_stays_whole() {
     }
 }
 
+/// They find the same damage, and each of them removes what is wrong and makes it again.
+#[test]
+fn in_whatever_order_two_pushers_mend_the_same_damage_what_they_give_a_name_is_whole() {
+    let desk = Desk::new();
+    let all = usize::MAX;
+    let (seat, remote) = alone(desk.state.clone());
+    let before = seat.state().objects;
+    desk.forget();
+    remote.push(&desk.store, desk.new, &PushOptions::new(), &common()).unwrap();
+    let state = seat.state();
+    let is_new = |key: &&String| !before.contains_key(*key);
+    let made: Vec<&String> = state.objects.keys().filter(is_new).collect();
+    assert_eq!(made.len(), 3, "a pack, a part and the record: {made:?}");
+    for key in made {
+        let mut state = state.clone();
+        let content = &mut state.objects.get_mut(key).unwrap().0;
+        content.truncate(content.len() / 2);
+        let other = |remote: &Remote| {
+            let _ = push(remote, &desk.store, desk.new, "other");
+        };
+        let run = |plan, dies, row: &str| {
+            desk.run_beside(&state, desk.new, plan, dies, &format!("{key}: {row}"), &other)
+        };
+        let [pushes, _] = run(vec![(PUSHER, all)], None, "one after the other");
+        assert!(pushes > 8, "{pushes}");
+        for first in 0..=pushes {
+            for second in (first % 5..=pushes).step_by(5) {
+                let row = format!("first {first}, second {second}");
+                run(vec![(PUSHER, first), (COLLECTOR, second), (PUSHER, all)], None, &row);
+            }
+            for at in (first % 7..=pushes).step_by(7) {
+                let row = format!("first {first}, then the second dies at {at}");
+                run(vec![(PUSHER, first), (COLLECTOR, all)], Some((COLLECTOR, at)), &row);
+            }
+        }
+    }
+}
+
 #[test]
 fn what_was_condemned_is_removed_and_the_rest_can_be_pulled() {
     let desk = Desk::new();
@@ -372,4 +448,185 @@ fn what_was_condemned_is_removed_and_the_rest_can_be_pulled() {
     remote.pull(&store, "ready", &PullOptions::new(), &common()).unwrap();
     let gone = remote.pull(&store, &desk.old.to_string(), &PullOptions::new(), &common());
     assert_eq!(gone.unwrap_err().kind(), crate::ErrorKind::SnapshotNotFound);
+}
+
+/// What a web server hands out of these objects.
+fn read_only(state: &State) -> Remote {
+    let (seat, _) = alone(state.clone());
+    let objects = Patient::read_only(Box::new(seat));
+    let times = Times::USUAL;
+    let place = Place { url: "https://memory".to_owned(), id: ID.to_owned(), objects, times };
+    Remote { place: Arc::new(place), keys: Vec::new() }
+}
+
+#[test]
+fn collectors_leave_the_steps_to_the_newest_change_and_no_snapshot_of_theirs_counts_as_damage() {
+    let project = tempfile::tempdir().unwrap();
+    let store = Store::init(project.path()).unwrap();
+    let (seat, remote) = alone(State { now: 10_000, ..State::default() });
+    let mut pushed = Vec::new();
+    for number in 1..=13_u64 {
+        std::fs::write(project.path().join("file"), number.to_string()).unwrap();
+        pushed.push(store.snapshot(&SnapshotOptions::new(), &common()).unwrap().id);
+        push(&remote, &store, *pushed.last().unwrap(), "ready").unwrap();
+        lock(&seat.turns.0).state.now += 1;
+    }
+    for (keep, left, kept) in [
+        (2, vec![1, 2, 4, 8, 11, 12, 13], 3),
+        (0, vec![1, 2, 4, 8, 12, 13], 1),
+        // Removed objects do not come back, and their absence is no damage.
+        (5, vec![1, 2, 4, 8, 12, 13], 1),
+    ] {
+        lock(&seat.turns.0).state.now += 1000;
+        for _ in 0..2 {
+            let report = remote.gc(&strict().keep(keep), &common()).unwrap();
+            assert_eq!(report.missing, [], "{keep}: {report:?}");
+            lock(&seat.turns.0).state.now += 1000;
+        }
+        let state = seat.state();
+        assert_eq!(changes(&state), left, "{keep}");
+        let report = remote.verify(&RemoteVerifyOptions::new(), &common()).unwrap();
+        assert!(report.damage.is_empty() && report.broken.is_empty(), "{keep}: {report:?}");
+        let collected = usize::try_from(report.collected).unwrap();
+        assert_eq!((report.whole.len(), collected), (kept, left.len() - kept), "{keep}");
+        // The log is the same wherever it is read.
+        let server = read_only(&state);
+        for remote in [&remote, &server] {
+            let log = remote.log("ready").unwrap();
+            let found: Vec<u64> = log.iter().rev().map(|one| one.sequence).collect();
+            assert_eq!(found, left, "{keep}");
+            let found: Vec<bool> = log.iter().map(|one| one.collected).collect();
+            let expected: Vec<bool> = (0..left.len()).map(|number| number >= kept).collect();
+            assert_eq!(found, expected, "{keep}: {log:?}");
+        }
+        let there = tempfile::tempdir().unwrap();
+        let there = Store::init(there.path()).unwrap();
+        let pulled = server.pull(&there, "ready", &PullOptions::new(), &common()).unwrap();
+        assert_eq!((pulled.snapshot, pulled.sequence), (pushed[12], Some(13)), "{keep}");
+    }
+    // A snapshot that no collector has removed is damage.
+    let key = super::super::snapshot_key(pushed[12]);
+    lock(&seat.turns.0).state.objects.remove(&key);
+    let report = remote.gc(&strict(), &common()).unwrap();
+    assert_eq!(report.missing, [pushed[12]]);
+    let report = remote.verify(&RemoteVerifyOptions::new(), &common()).unwrap();
+    assert_eq!((report.broken.len(), report.collected), (1, 5), "{report:?}");
+    assert!(!remote.log("ready").unwrap()[0].collected);
+}
+
+#[test]
+fn an_unsigned_change_with_a_high_number_makes_no_collector_with_keys_remove_the_steps_of_others() {
+    let project = tempfile::tempdir().unwrap();
+    let store = Store::init(project.path()).unwrap();
+    let id = store.snapshot(&SnapshotOptions::new(), &common()).unwrap().id;
+    let (seat, remote) = alone(State { now: 10_000, ..State::default() });
+    let key = super::super::SigningKey::from_bytes(&[1; 32]);
+    let options = PushOptions::new().name("ready").key(key.clone());
+    for number in 1..=12 {
+        lock(&seat.turns.0).state.add_change(number, id);
+    }
+    remote.push(&store, id, &options, &common()).unwrap();
+    let mut state = seat.state();
+    state.add_change(1 << 40, id);
+    state.now += 1000;
+    let (seat, remote) = alone(state);
+    let remote = remote.trusting([key.public()]);
+    for _ in 0..2 {
+        remote.gc(&strict(), &common()).unwrap();
+        lock(&seat.turns.0).state.now += 1000;
+    }
+    assert_eq!(changes(&seat.state()), [1, 2, 4, 8, 12, 13, 1 << 40]);
+}
+
+#[test]
+fn a_push_makes_the_steps_that_are_missing() {
+    let project = tempfile::tempdir().unwrap();
+    let store = Store::init(project.path()).unwrap();
+    let snapshot = |text: &str| {
+        std::fs::write(project.path().join("file"), text).unwrap();
+        store.snapshot(&SnapshotOptions::new(), &common()).unwrap().id
+    };
+    let (seat, remote) = alone(State { now: 10_000, ..State::default() });
+    for text in ["1", "2", "3", "4", "5"] {
+        push(&remote, &store, snapshot(text), "ready").unwrap();
+    }
+    // The remote was set back to an older state, and its oldest changes were removed.
+    for number in [1, 4, 5] {
+        lock(&seat.turns.0).state.objects.remove(&name::key_of("ready", number));
+    }
+    let there = tempfile::tempdir().unwrap();
+    let there = Store::init(there.path()).unwrap();
+    let pull = |remote: &Remote| remote.pull(&there, "ready", &PullOptions::new(), &common());
+    let error = pull(&read_only(&seat.state())).unwrap_err();
+    assert_eq!(error.kind(), crate::ErrorKind::SnapshotNotFound, "{error}");
+    let newest = snapshot("6");
+    push(&remote, &store, newest, "ready").unwrap();
+    assert_eq!(changes(&seat.state()), [1, 2, 3, 4, 6]);
+    let pulled = pull(&read_only(&seat.state())).unwrap();
+    assert_eq!((pulled.snapshot, pulled.sequence), (newest, Some(6)));
+    // Who has seen it notices that it is gone, and finds what is newer.
+    let mut state = seat.state();
+    state.objects.remove(&name::key_of("ready", 6));
+    let error = pull(&read_only(&state)).unwrap_err();
+    assert_eq!(error.kind(), crate::ErrorKind::Untrusted, "{error}");
+    assert!(error.to_string().contains("none after 4"), "{error}");
+    state.add_change(7, newest);
+    state.add_change(8, newest);
+    assert_eq!(pull(&read_only(&state)).unwrap().sequence, Some(8));
+}
+
+#[test]
+fn a_web_server_is_asked_for_nothing_that_it_cannot_do() {
+    let desk = Desk::new();
+    let remote = read_only(&desk.state);
+    let unfit = |row: &str, error: crate::Error| {
+        assert_eq!(error.kind(), crate::ErrorKind::RemoteUnfit, "{row}: {error}");
+        assert!(error.to_string().contains("can only be read"), "{row}: {error}");
+    };
+    unfit("push", push(&remote, &desk.store, desk.new, "ready").unwrap_err());
+    unfit("gc", remote.gc(&strict(), &common()).unwrap_err());
+    unfit("names", remote.names().unwrap_err());
+    unfit("verify", remote.verify(&RemoteVerifyOptions::new(), &common()).unwrap_err());
+    let (seat, _) = alone(desk.state);
+    let place = Patient::read_only(Box::new(seat));
+    unfit("init", Remote::init_in("https://memory", place).unwrap_err());
+    assert!(remote.log("none").unwrap().is_empty());
+}
+
+/// A web server that has an answer for everything.
+#[derive(Debug)]
+struct Yes;
+
+impl Source for Yes {
+    fn get_into(&self, _: &str, range: Range<u64>, into: &mut Vec<u8>) -> io::Result<()> {
+        *into = vec![b'x'; usize::try_from(range.end - range.start).unwrap()];
+        Ok(())
+    }
+
+    fn read(&self, _: &str, _: u64) -> io::Result<Vec<u8>> {
+        Ok(b"<html>".to_vec())
+    }
+
+    fn size(&self, _: &str) -> io::Result<u64> {
+        Ok(6)
+    }
+}
+
+#[test]
+fn a_web_server_that_has_everything_ends_in_an_error() {
+    let objects = Patient::read_only(Box::new(Yes));
+    let error = Remote::open_in("https://memory", objects).unwrap_err();
+    assert_eq!(error.kind(), crate::ErrorKind::StoreIncompatible, "{error}");
+    let objects = Patient::read_only(Box::new(Yes));
+    let times = Times::USUAL;
+    let place = Place { url: "https://memory".to_owned(), id: ID.to_owned(), objects, times };
+    let remote = Remote { place: Arc::new(place), keys: Vec::new() };
+    let project = tempfile::tempdir().unwrap();
+    let store = Store::init(project.path()).unwrap();
+    for error in [
+        remote.log("ready").map(drop).unwrap_err(),
+        remote.pull(&store, "ready", &PullOptions::new(), &common()).map(drop).unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), crate::ErrorKind::Damaged, "{error}");
+    }
 }

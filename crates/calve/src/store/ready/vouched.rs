@@ -8,21 +8,23 @@
 //! git's entry may record the worktree's file.
 //!
 //! The store's index has rules of its own (its *stamp*, its boot); see
-//! [`index`](crate::store::index).
+//! [`index`](super::super::index).
 
+use std::borrow::Cow;
+
+use super::super::Store;
+use super::super::catalog::{PROJECT, WorktreeRow};
+use super::super::id::SnapshotId;
+use super::super::index::{Boot, Index, Stat};
+use super::super::manifest::Manifest;
+use super::super::materialize::wanted;
+use super::super::object::{Entry, Kind, SnapshotObject};
 use crate::error::Error;
 use crate::reflink::meta::Meta;
-use crate::store::Store;
-use crate::store::catalog::{PROJECT, WorktreeRow};
-use crate::store::id::SnapshotId;
-use crate::store::index::{Boot, Index, Stat};
-use crate::store::manifest::Manifest;
-use crate::store::materialize::wanted;
-use crate::store::object::{Entry, Kind, SnapshotObject};
 use crate::tree::git_index::{Folder, Source, Vouched, Vouches};
 
 /// The worktree's snapshot and the project's last snapshot.
-pub(super) struct Snapshots {
+pub(crate) struct Snapshots {
     /// The worktree's snapshot. `None` if it is the project's.
     made: Option<Manifest>,
     project: Manifest,
@@ -30,30 +32,31 @@ pub(super) struct Snapshots {
 }
 
 impl Snapshots {
-    /// `None` if the store knows nothing about the project's files.
-    pub(super) fn of(
+    /// `None` if the store knows nothing about the project's files. `like` are manifests in memory
+    /// that may have much in common with these two.
+    pub(crate) fn of(
         store: &Store,
-        id: SnapshotId,
-        object: &SnapshotObject,
+        (id, object): (SnapshotId, &SnapshotObject),
+        like: &[&Manifest],
     ) -> Result<Option<Self>, Error> {
         let Some(row) = store.catalog().worktree(PROJECT)? else { return Ok(None) };
+        let Some(project_id) = row.snapshot else { return Ok(None) };
         // If the project's base snapshot is damaged, the worktrees are as good as ever.
-        let Ok(known) = store.known(row) else { return Ok(None) };
-        let (Some((project_id, _, project)), Some(index)) = (known.base, known.index) else {
-            return Ok(None);
-        };
-        if index.boot != Boot::this() {
-            return Ok(None);
-        }
+        let project = store
+            .object(project_id)
+            .and_then(|object| store.catalog().manifest_like(project_id, &object, like));
+        let Ok(project) = project else { return Ok(None) };
+        let index = store.registry().index(&row.token, project_id, &project);
+        let Some(index) = index.filter(|index| index.boot == Boot::this()) else { return Ok(None) };
         let made = match project_id == id {
             true => None,
-            false => Some(store.catalog().manifest(id, object)?),
+            false => Some(store.catalog().manifest_like(id, object, like)?),
         };
         Ok(Some(Self { made, project, index }))
     }
 
     /// A file of the project that changed at this time or later is not vouched for.
-    pub(super) fn stamp(&self) -> (i64, i64) {
+    pub(crate) fn stamp(&self) -> (i64, i64) {
         (self.index.stamp.0, self.index.stamp.1.into())
     }
 
@@ -81,18 +84,27 @@ impl Vouches for Snapshots {
 
 /// The same for one worktree whose tree has just been made: the store's index of it has the stats of
 /// its files. On btrfs a look at each file of a new snapshot would read every inode from the disk.
-pub(super) struct Known<'a> {
-    pub(super) snapshots: &'a Snapshots,
+pub(crate) struct Known<'a> {
+    snapshots: &'a Snapshots,
     /// `None` if the store has no index of the worktree.
-    pub(super) index: Option<Index>,
+    index: Option<Cow<'a, Index>>,
     /// The owner and the group of the files that this process makes, if it cannot give them away.
-    pub(super) maker: Option<(u32, u32)>,
+    maker: Option<(u32, u32)>,
 }
 
 impl<'a> Known<'a> {
-    pub(super) fn of(snapshots: &'a Snapshots, store: &Store, row: &WorktreeRow) -> Self {
+    pub(crate) fn of(snapshots: &'a Snapshots, store: &Store, row: &WorktreeRow) -> Self {
         let id = row.snapshot.unwrap_or(snapshots.index.snapshot);
         let index = store.registry().index(&row.token, id, snapshots.made());
+        Self::by(snapshots, index.map(Cow::Owned))
+    }
+
+    /// The same for a tree of which this is the index.
+    pub(super) fn with(snapshots: &'a Snapshots, index: &'a Index) -> Self {
+        Self::by(snapshots, Some(Cow::Borrowed(index)))
+    }
+
+    fn by(snapshots: &'a Snapshots, index: Option<Cow<'a, Index>>) -> Self {
         let index = index.filter(|index| index.boot == Boot::this());
         let euid = rustix::process::geteuid();
         let maker = (!euid.is_root()).then(|| (euid.as_raw(), rustix::process::getegid().as_raw()));
@@ -100,7 +112,7 @@ impl<'a> Known<'a> {
     }
 
     /// A source of entries for git's index, and the time before which they changed.
-    pub(super) fn source(&self) -> (Source<'_>, (i64, i64)) {
+    pub(crate) fn source(&self) -> (Source<'_>, (i64, i64)) {
         (Source::Snapshot(self), self.snapshots.stamp())
     }
 }
@@ -147,7 +159,7 @@ fn vouched(made: &Entry, project: &Entry, stat: Stat, stamp: (i64, u32)) -> Opti
 }
 
 /// The size that a stat tells of a file or a symbolic link. `None` for anything else.
-pub(super) fn length(entry: &Entry) -> Option<u64> {
+pub(crate) fn length(entry: &Entry) -> Option<u64> {
     match &entry.kind {
         Kind::File { size, .. } => Some(*size),
         Kind::Symlink { target, .. } => Some(target.len() as u64),
@@ -157,9 +169,9 @@ pub(super) fn length(entry: &Entry) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::id::BlobId;
+    use super::super::super::manifest::NO_ID;
     use super::*;
-    use crate::store::id::BlobId;
-    use crate::store::manifest::NO_ID;
 
     fn entry(kind: Kind) -> Entry {
         Entry {

@@ -1,0 +1,196 @@
+//! `.calvekeys`: the keys that a project trusts, in a file that its repository tracks.
+//!
+//! calve reads it when a user adds a remote, and puts its keys into the store. After that only the
+//! store's list counts, because a pull may bring another file. If the file differs from what the store
+//! took from it, a push and a pull say so, and how to adopt it.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use calve::{ErrorKind, KnownRemote, PublicKey, Store};
+use rustix::fs::OFlags;
+
+use crate::failure::Failure;
+use crate::failure::stored::own;
+use crate::output::Output;
+use crate::text::{counted, harmless, shell_word, shown};
+
+const FILE: &str = ".calvekeys";
+/// Room for some hundred keys with names and comments.
+const MOST_BYTES: u64 = 64 << 10;
+
+/// Where a project would have its keys.
+pub(super) fn file_of(project: &Path) -> PathBuf {
+    project.join(FILE)
+}
+
+/// The keys in a project's file. No file: no keys.
+pub(super) fn read(file: &Path) -> Result<Vec<PublicKey>, Failure> {
+    let wrong = |cause: &str, hint: &str| {
+        own("read the keys in", file, ErrorKind::InvalidName, cause, hint)
+    };
+    let bytes = match bytes(file) {
+        Ok(bytes) => bytes,
+        Err(Unread::Absent) => return Ok(Vec::new()),
+        Err(Unread::Odd(why)) => {
+            return Err(wrong(
+                why,
+                "replace it by a regular file with a key on each line, or move it away",
+            ));
+        }
+        Err(Unread::Io(error)) => {
+            return Err(Failure::io("read the keys in", vec![file.to_owned()], &error));
+        }
+    };
+    parse(&bytes).map_err(|line| {
+        wrong(
+            &format!("line {line} does not begin with a public key: 64 hexadecimal digits"),
+            "write one key a line as 'calve key' prints it; a name may follow, and # begins a comment",
+        )
+    })
+}
+
+enum Unread {
+    Absent,
+    Odd(&'static str),
+    Io(io::Error),
+}
+
+fn bytes(path: &Path) -> Result<Vec<u8>, Unread> {
+    let failed = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => Unread::Absent,
+        _ => Unread::Io(error),
+    };
+    // Before it is opened: that does something to a device.
+    let meta = std::fs::symlink_metadata(path).map_err(failed)?;
+    if meta.is_symlink() {
+        return Err(Unread::Odd("it is a symbolic link, which may lead out of the project"));
+    }
+    if !meta.is_file() {
+        return Err(Unread::Odd("it is no regular file"));
+    }
+    // Another file may be there by now.
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    let file = File::options().read(true).custom_flags(flags).open(path).map_err(failed)?;
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(Unread::Odd("it is no regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(MOST_BYTES + 1).read_to_end(&mut bytes).map_err(Unread::Io)?;
+    if bytes.len() as u64 > MOST_BYTES {
+        return Err(Unread::Odd("it has more than 64 KiB, which is no list of keys"));
+    }
+    Ok(bytes)
+}
+
+/// The keys in the text of a file, each once. The error is the number of a line that has none.
+fn parse(bytes: &[u8]) -> Result<Vec<PublicKey>, usize> {
+    let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);
+    let mut keys = Vec::new();
+    for (number, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
+        let wrong = number + 1;
+        // Names and comments may be in any encoding.
+        let line = line.split(|byte| *byte == b'#').next().unwrap_or_default();
+        let Some(word) = line.split(u8::is_ascii_whitespace).find(|word| !word.is_empty()) else {
+            continue;
+        };
+        let word = std::str::from_utf8(word).map_err(|_| wrong)?;
+        let key = word.parse().map_err(|_| wrong)?;
+        if !keys.contains(&key) {
+            keys.push(key);
+        }
+    }
+    Ok(keys)
+}
+
+/// Some keys, for a sentence.
+pub(super) fn listed(keys: &[PublicKey]) -> String {
+    let begin = |key: &PublicKey| format!("{}…", key.to_string().get(..12).unwrap_or_default());
+    keys.iter().map(begin).collect::<Vec<_>>().join(", ")
+}
+
+/// What a project's file has otherwise than a store that took keys from it: new ones, and ones that
+/// are gone. A file without keys asks for nothing, since a remote that needs no signature is no
+/// adoption of it.
+fn differences(
+    known: &KnownRemote,
+    file: &[PublicKey],
+) -> Option<(Vec<PublicKey>, Vec<PublicKey>)> {
+    let trusted = known.trusted();
+    let added: Vec<_> = file.iter().filter(|key| !trusted.contains(key)).copied().collect();
+    let gone: Vec<_> =
+        known.project_keys.iter().filter(|key| !file.contains(key)).copied().collect();
+    let is_same = added.is_empty() && gone.is_empty();
+    (!file.is_empty() && !is_same).then_some((added, gone))
+}
+
+/// Says if the project's file has other keys than the store took from it.
+pub(super) fn tell_differences(store: &Store, known: &KnownRemote, output: Output) {
+    let Ok(project) = store.project() else { return };
+    let file = file_of(&project);
+    let keys = match read(&file) {
+        Ok(keys) => keys,
+        Err(failure) => {
+            // The store's own keys count all the same.
+            output.warning(format_args!("{}: {}", shown(&file), failure.cause));
+            return;
+        }
+    };
+    let Some((added, gone)) = differences(known, &keys) else { return };
+    let says: Vec<String> = [("has", added, "does not trust"), ("lacks", gone, "trusts")]
+        .iter()
+        .filter(|(_, keys, _)| !keys.is_empty())
+        .map(|(verb, keys, trust)| {
+            let (count, name) = (counted(keys.len() as u64, "key"), harmless(&known.name));
+            format!("{verb} {count} that {name} {trust} ({})", listed(keys))
+        })
+        .collect();
+    let own: String = known.keys.iter().map(|key| format!(" --key {key}")).collect();
+    output.warning(format_args!(
+        "{} {}; if that is right: calve remote add {} {}{own}",
+        shown(&file),
+        says.join(", and "),
+        shell_word(Path::new(&known.name)),
+        shell_word(Path::new(&known.url)),
+    ));
+}
+
+#[cfg(test)]
+mod tests {
+    use calve::SigningKey;
+
+    use super::*;
+
+    fn key(number: u8) -> PublicKey {
+        SigningKey::from_bytes(&[number; 32]).public()
+    }
+
+    #[test]
+    fn a_line_is_a_key_with_or_without_a_name_or_a_comment_and_nothing_else() {
+        let (one, two) = (key(1), key(2));
+        for (row, text, expected) in [
+            ("nothing", String::new(), Ok(vec![])),
+            ("comments", "# ours\n\n  # theirs\n".to_owned(), Ok(vec![])),
+            ("one", format!("{one}\n"), Ok(vec![one])),
+            ("no line end", format!("{one}"), Ok(vec![one])),
+            ("names", format!("{one} Ada\n\t{two}\tGrace H.#x\n"), Ok(vec![one, two])),
+            ("comment after", format!("{one}# Ada\n"), Ok(vec![one])),
+            ("of Windows", format!("\u{feff}{one}\r\n\r\n{two} Ada\r\n"), Ok(vec![one, two])),
+            ("twice", format!("{one}\n{two}\n{one} again\n"), Ok(vec![one, two])),
+            ("capitals", one.to_string().to_uppercase(), Ok(vec![one])),
+            ("the name first", format!("\nAda {one}\n"), Err(2)),
+            ("two in one", format!("{one}{two}\n"), Err(1)),
+            ("cut off", one.to_string()[..63].to_owned(), Err(1)),
+            ("a weak key", format!("{one}\n{}\n", "0".repeat(64)), Err(2)),
+            ("a mark in the middle", format!("{one}\n\u{feff}{two}\n"), Err(2)),
+            ("no text", "\0\0".to_owned(), Err(1)),
+        ] {
+            assert_eq!(parse(text.as_bytes()), expected, "{row}");
+        }
+        let latin = [one.to_string().as_bytes(), b" J\xf6rg\n"].concat();
+        assert_eq!(parse(&latin), Ok(vec![one]));
+        assert_eq!(parse(b"\xff\xff\n"), Err(1));
+    }
+}

@@ -1,0 +1,263 @@
+//! git's index for a linked worktree, which the store keeps with a ready tree. It records the ready
+//! tree's files, so calve need not look up each entry when a worktree is started.
+//!
+//! * All subvolume snapshots of a ready tree (btrfs) have the same inode numbers and times. So what
+//!   the first linked worktree gets as its index is right for all later ones. The store keeps that
+//!   index beside the ready tree. Before it keeps another one, it removes each index whose tree is
+//!   gone; the collector removes those of snapshots that nobody needs. An index records the hash of its
+//!   tree's seal, so it does not serve for a tree that was made anew.
+//! * A tree that [waits](super::waiting) has inodes of its own. Its index is made with it, and is in its folder.
+//!   If the tree is brought to another snapshot when it is handed over, the index still serves:
+//!   the files that are replaced have other inodes and change times.
+//!
+//! Each is of use as long as the project's index is the one of which it was made. Even a wrong one
+//! would do no harm: git reads a file of which the index records another stat.
+//!
+//! An index ends with the checksum of all its bytes. So calve need not read the project's index to know
+//! whether it is the same. The kept one is compared with its hash, and a worktree's index shares its
+//! blocks.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+
+use memchr::memmem;
+use rustix::fs::{self, Mode};
+
+use super::super::Store;
+use super::super::files::{listed_at, open_plain, read_plain};
+use super::super::git;
+use super::super::id::SnapshotId;
+use super::super::index::Index;
+use super::super::layout::READY_GIT_INDEX;
+use super::vouched::{Known, Snapshots};
+use super::waiting::Target;
+use crate::reflink::imp::NEW_FILE_FLAGS;
+use crate::reflink::meta::Meta;
+use crate::reflink::sys;
+use crate::tree::git_index::{Trees, make_bytes_ready};
+use crate::tree::running::Running;
+use crate::tree::staging::write_whole;
+
+/// What a file begins with.
+const MAGIC: &[u8; 16] = b"calve git index\n";
+const HASH_BYTES: usize = 32;
+/// The magic, what the tree is known by, what identifies the project's index, the hash of the index,
+/// and the number of entries.
+const HEADER_BYTES: usize = MAGIC.len() + HASH_BYTES + SUM_BYTES + HASH_BYTES + 8;
+/// The index begins here, since only whole blocks can be cloned. If a filesystem has larger blocks, the
+/// index is copied.
+const FRONT_BYTES: usize = 4096;
+const INDEX_AT: u64 = FRONT_BYTES as u64;
+/// The size of an index and the last bytes of its checksum.
+const SUM_BYTES: usize = 8 + CHECKSUM_BYTES;
+/// A SHA-1; of a SHA-256 the second part.
+const CHECKSUM_BYTES: usize = 20;
+/// A seal has two numbers and a few characters.
+const SEAL_MOST_BYTES: u64 = 4096;
+/// The largest index that is kept.
+const MOST_BYTES: u64 = 512 * 1024 * 1024;
+/// How much of a kept index is in memory at a time.
+const PART_BYTES: usize = 1024 * 1024;
+
+/// What identifies an index of git without reading it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Sum([u8; SUM_BYTES]);
+
+impl Sum {
+    /// `None` if the index has no checksum (`index.skipHash`).
+    pub(crate) fn of(index: &[u8]) -> Option<Self> {
+        let checksum = index.get(index.len().checked_sub(CHECKSUM_BYTES)?..)?;
+        Self::new(index.len() as u64, checksum)
+    }
+
+    /// The same for a file.
+    fn of_file(path: &Path) -> io::Result<Option<Self>> {
+        let (file, length) = open_plain(fs::CWD, path, MOST_BYTES)?;
+        let Some(before) = length.checked_sub(CHECKSUM_BYTES as u64) else { return Ok(None) };
+        let mut checksum = [0; CHECKSUM_BYTES];
+        file.read_exact_at(&mut checksum, before)?;
+        Ok(Self::new(length, &checksum))
+    }
+
+    fn new(length: u64, checksum: &[u8]) -> Option<Self> {
+        let mut sum = [0; SUM_BYTES];
+        sum[..8].copy_from_slice(&length.to_le_bytes());
+        sum[8..].copy_from_slice(checksum);
+        checksum.iter().any(|byte| *byte != 0).then_some(Self(sum))
+    }
+}
+
+/// Whether an index may have the extension of a file monitor, which was told about the project's
+/// files.
+pub(crate) fn has_monitor(index: &[u8]) -> bool {
+    memmem::find(index, b"FSMN").is_some()
+}
+
+/// git's index that is kept with a ready tree.
+pub(crate) struct KeptGitIndex {
+    file: File,
+    tree: [u8; HASH_BYTES],
+}
+
+impl KeptGitIndex {
+    /// The index in the folder of a tree that waited.
+    pub(super) fn in_folder(folder: &OwnedFd) -> Option<Self> {
+        Self::open(folder, Path::new(READY_GIT_INDEX), WAITED)
+    }
+
+    fn open(dir: impl AsFd, path: &Path, tree: [u8; HASH_BYTES]) -> Option<Self> {
+        let most = MOST_BYTES + INDEX_AT;
+        open_plain(dir, path, most).ok().map(|(file, _)| Self { file, tree })
+    }
+
+    /// Gives a new worktree its index, at `to`, if the project's index is the one that this one was
+    /// made of. Returns how many entries record files of the worktree. `None`: nothing was given.
+    pub(crate) fn give(&self, of_project: &Path, to: &Path) -> Option<u64> {
+        let give = || -> io::Result<Option<u64>> {
+            let Some(of_project) = Sum::of_file(of_project)? else { return Ok(None) };
+            let mut found = [0; HEADER_BYTES];
+            self.file.read_exact_at(&mut found, 0)?;
+            // Most that are out of date are told without reading them.
+            let made_of = [MAGIC.as_slice(), &self.tree, &of_project.0].concat();
+            let Some(rest) = found.strip_prefix(made_of.as_slice()) else { return Ok(None) };
+            let (hash, entries) = rest.split_at(HASH_BYTES);
+            if self.hash()?.as_bytes() != hash {
+                return Ok(None);
+            }
+            let entries = entries.first_chunk().copied().map_or(0, u64::from_le_bytes);
+            let _ = std::fs::remove_file(to);
+            // It is newer than all files that it records.
+            let new = fs::open(to, NEW_FILE_FLAGS, Mode::from_raw_mode(0o644))?;
+            if sys::clone_range(&self.file, INDEX_AT, 0, &new, 0).is_err() {
+                let mut new = File::from(new);
+                self.each_part(|part| io::Write::write_all(&mut new, part))?;
+            }
+            Ok(Some(entries))
+        };
+        give().ok().flatten()
+    }
+
+    fn hash(&self) -> io::Result<blake3::Hash> {
+        let mut hasher = blake3::Hasher::new();
+        self.each_part(|part| {
+            hasher.update(part);
+            Ok(())
+        })?;
+        Ok(hasher.finalize())
+    }
+
+    fn each_part(&self, mut each: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+        let (mut part, mut at) = (vec![0; PART_BYTES], INDEX_AT);
+        loop {
+            match self.file.read_at(&mut part, at) {
+                Ok(0) => return Ok(()),
+                Ok(read) => {
+                    each(&part[..read])?;
+                    at += read as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// Where git's index for worktrees of a ready tree is kept, on btrfs.
+pub(crate) struct ReadyGitIndex<'a> {
+    store: &'a Store,
+    id: SnapshotId,
+    seal: blake3::Hash,
+}
+
+impl<'a> ReadyGitIndex<'a> {
+    /// `None` if there is no ready tree. The caller has just made a worktree of it.
+    pub(crate) fn of(store: &'a Store, id: SnapshotId) -> Option<Self> {
+        let seal = read_plain(fs::CWD, &store.layout().ready_seal(id), SEAL_MOST_BYTES).ok()?;
+        Some(Self { store, id, seal: blake3::hash(&seal) })
+    }
+
+    /// The index that is kept now.
+    pub(crate) fn kept(&self) -> Option<KeptGitIndex> {
+        let path = self.store.layout().ready_git_index(self.id);
+        KeptGitIndex::open(fs::CWD, &path, *self.seal.as_bytes())
+    }
+
+    /// Keeps the index that a new worktree got in the place of the project's. If that fails, the
+    /// next worktree gets its index as this one did.
+    pub(crate) fn keep(&self, of_project: &Sum, made: &Path, ready_entries: u64) {
+        let keep = || -> io::Result<()> {
+            let mut bytes = with_front(made)?;
+            finish(&mut bytes, self.seal.as_bytes(), of_project, ready_entries);
+            let layout = self.store.layout();
+            let path = layout.ready_git_index(self.id);
+            for (name, _) in listed_at(&layout.ready_trees())? {
+                let other = layout.ready_trees().join(name);
+                if other.extension() == path.extension()
+                    && std::fs::symlink_metadata(other.with_extension("seal")).is_err()
+                {
+                    std::fs::remove_file(other)?;
+                }
+            }
+            write_whole(&layout.stage(), &path, &bytes)
+        };
+        let _ = keep();
+    }
+}
+
+/// A tree that waits and its index have one folder, so neither is known by anything else.
+const WAITED: [u8; HASH_BYTES] = [0; HASH_BYTES];
+
+/// Keeps git's index for a tree that will wait, in its folder. `index` is calve's index of the tree.
+/// Nothing is kept if the project has no index that calve understands, or one with the notes of a file
+/// monitor, which only git removes. A start makes its index itself then, as it does if this fails.
+pub(super) fn keep_with(
+    store: &Store,
+    (folder, tree): (&Path, &OwnedFd),
+    (id, object, manifest): Target<'_>,
+    index: &Index,
+    operation: &Running,
+) {
+    let keep = || -> Option<()> {
+        let of_project = git::read(&store.project().ok()?)?.git_dir.join("index");
+        // Before the content: an entry that is not older than its index is not trusted.
+        let written = Meta::of(&fs::lstat(&of_project).ok()?).modified();
+        let mut bytes = with_front(&of_project).ok()?;
+        let made = &mut bytes[FRONT_BYTES..];
+        let sum = Sum::of(made).filter(|_| !has_monitor(made))?;
+        let snapshots = Snapshots::of(store, (id, object), &[manifest]).ok()??;
+        let known = Known::with(&snapshots, index);
+        let (source, before_walk) = known.source();
+        let trees = Trees {
+            source,
+            clone: tree,
+            stage: None,
+            before_walk,
+            merged_since: None,
+            jobs: operation.jobs(),
+            stopped: &|| operation.is_cancelled(),
+        };
+        let entries = make_bytes_ready(&trees, made, written, Path::new(""))?;
+        finish(&mut bytes, &WAITED, &sum, entries);
+        write_whole(folder, &folder.join(READY_GIT_INDEX), &bytes).ok()
+    };
+    let _ = keep();
+}
+
+/// An index of git behind room for the header.
+fn with_front(index: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; FRONT_BYTES];
+    bytes.append(&mut read_plain(fs::CWD, index, MOST_BYTES)?);
+    Ok(bytes)
+}
+
+/// Writes the header of the index that is behind it.
+fn finish(bytes: &mut [u8], tree: &[u8; HASH_BYTES], of_project: &Sum, ready_entries: u64) {
+    let (front, index) = bytes.split_at_mut(FRONT_BYTES);
+    let hash = blake3::hash(index);
+    let entries = ready_entries.to_le_bytes();
+    let header = [MAGIC.as_slice(), tree, &of_project.0, hash.as_bytes(), &entries].concat();
+    front[..HEADER_BYTES].copy_from_slice(&header);
+}
