@@ -426,9 +426,13 @@ fn a_first_start_and_its_naming_go_on_where_a_full_disk_stopped_them() {
             let lost = free.saturating_sub(place.disk.free());
             assert!(lost < KEPT_BYTES, "{words} in {level}: {lost} bytes are gone");
             place.must("store verify");
-            place.must("store gc --grace 0s");
+            let gc = place.calve("store gc --grace 0s");
+            assert_eq!(gc.code, Some(0), "after {words} in {level}: {gc:?}");
             if let Some(words) = frees.take() {
                 place.must(words);
+                // It freed nothing, so whoever comes next needs what the reserve has.
+                let reserve = fs::metadata(app.join(".calve/reserve")).unwrap().len();
+                assert!(reserve >= 512 << 10, "{words} left {reserve} bytes of the reserve");
             }
         }
         panic!("{words}: there is never room");

@@ -13,7 +13,7 @@ use super::id::BlobId;
 use super::layout::Layout;
 use super::reach::Reach;
 use super::registry::KEPT;
-use super::room::{give_up, keep, settle};
+use super::room::{give_up, is_btrfs, keep, keep_bytes, settle};
 use super::{Store, locks, trash};
 use crate::error::{Error, ErrorKind, Operation};
 use crate::reflink::imp::DIR_FLAGS;
@@ -32,12 +32,13 @@ impl Store {
         mut work: impl FnMut(&Self) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let mut result = work(self);
+        let mut gave_up = false;
         for pause in PAUSES_MS {
             match &result {
                 Err(error) if error.kind() == ErrorKind::StorageFull => {}
                 _ => break,
             }
-            give_up(self.path());
+            gave_up |= give_up(self.path());
             let _ = trash::empty(self.layout());
             // Some filesystems have what was freed only then, and others at the trash may not be done.
             // Through a new descriptor: the kernel reports a failed write to each descriptor once, and
@@ -51,6 +52,11 @@ impl Store {
                 self.catalog().be_in_reserve();
                 work(self)
             };
+        }
+        if gave_up {
+            // Now, and not only when the trash is empty: work that frees nothing, such as a drop of a
+            // tree that is kept, would leave the reserve's room to other processes.
+            keep_bytes(self.path());
         }
         result
     }
@@ -110,7 +116,14 @@ impl Store {
             if tried > 1 {
                 give_up(path);
                 settle(path);
-                if let Ok(catalog) = Catalog::open_in_reserve(&database) {
+                let opened = Catalog::open_in_reserve(&database);
+                // Except on btrfs, the database stays open and has its files. What is left of the
+                // room belongs to work that frees space: a command that only came to look, or that
+                // names contents, would use it up.
+                if !is_btrfs(path) {
+                    keep_bytes(path);
+                }
+                if let Ok(catalog) = opened {
                     return Ok((catalog, None));
                 }
             }

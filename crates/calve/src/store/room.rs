@@ -145,7 +145,9 @@ pub(crate) fn keep(store: &Path) {
     }
 }
 
-fn keep_bytes(store: &Path) {
+/// Makes the reserve of blocks alone, for a command that is not done: on XFS it takes a while until
+/// a file can be made in the place of a removed one, so that command may need the other files' places.
+pub(super) fn keep_bytes(store: &Path) {
     let path = Layout(store).reserve();
     let flags =
         OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -160,24 +162,38 @@ fn keep_bytes(store: &Path) {
     let mut random = blake3::Hasher::new().update(stage_name().as_bytes()).finalize_xof();
     let mut piece = [0; 4096];
     let mut file = std::fs::File::from(file);
+    let mut settled = false;
     for _ in 0..missing.div_ceil(piece.len() as u64) {
         random.fill(&mut piece);
-        if file.write_all(&piece).is_err() {
-            return;
+        while file.write_all(&piece).is_err() {
+            if settled {
+                return;
+            }
+            // XFS gives back what removed files had only in the background.
+            settle(store);
+            settled = true;
         }
     }
 }
 
 /// Gives the reserve up. Returns whether there was one.
+///
+/// The file with the blocks is cut off and not removed: removed blocks may be free only later, and
+/// on a full XFS the file could not be made again. XFS makes no file where less than some 190 KB are left (seen),
+/// but lets a file that is there grow until the last block. On btrfs it is removed, too: under a quota
+/// a file that was only cut off left no room for the database (seen).
 pub(super) fn give_up(store: &Path) -> bool {
     let path = Layout(store).reserve();
-    // What is removed may be freed later; what is cut off is free now.
+    let mut given = false;
     if let Ok(file) =
         fs::open(&path, crate::reflink::imp::SOURCE_FLAGS.union(OFlags::RDWR), Mode::empty())
     {
+        given = fs::fstat(&file).is_ok_and(|stat| stat.st_size > 0);
         let _ = fs::ftruncate(&file, 0);
     }
-    let mut given = std::fs::remove_file(path).is_ok();
+    if is_btrfs(store) {
+        given |= std::fs::remove_file(path).is_ok();
+    }
     for path in reserved_files(store) {
         given |= std::fs::remove_file(path).is_ok();
     }
