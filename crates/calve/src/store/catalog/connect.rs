@@ -4,12 +4,17 @@ use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
+use rustix::fs::{self, Access, AtFlags};
 
 use crate::error::{Error, ErrorKind, Operation};
 
 /// How long a connection waits for the write lock. No process holds the lock for long, but a slow
 /// disk under many writers may take its time.
 const BUSY: Duration = Duration::from_secs(300);
+
+/// SQLite makes two files beside the database. On a full XFS a file that was removed leaves its place
+/// to a new one only after a moment. So if SQLite cannot open its files, we try again after these.
+const CANNOT_OPEN_PAUSES: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(200)];
 
 pub(super) const OPEN: OpenFlags = OpenFlags::SQLITE_OPEN_READ_WRITE;
 
@@ -43,7 +48,23 @@ pub(super) fn connect(path: &Path, flags: OpenFlags, with: With) -> Result<Conne
         connection.set_prepared_statement_cache_capacity(32);
         Ok(connection)
     };
-    open().map_err(|error| failed(Operation::Open, path, error))
+    let mut result = open();
+    for pause in CANNOT_OPEN_PAUSES {
+        let cannot_open = result.as_ref().err().and_then(rusqlite::Error::sqlite_error_code)
+            == Some(rusqlite::ErrorCode::CannotOpen);
+        if !cannot_open || !is_there(path) {
+            break;
+        }
+        std::thread::sleep(pause);
+        result = open();
+    }
+    result.map_err(|error| failed(Operation::Open, path, error))
+}
+
+/// Whether the database is there, and its folder may be written to.
+fn is_there(path: &Path) -> bool {
+    let writable = |folder| fs::accessat(fs::CWD, folder, Access::WRITE_OK, AtFlags::EACCESS);
+    std::fs::symlink_metadata(path).is_ok() && path.parent().is_some_and(|it| writable(it).is_ok())
 }
 
 /// Opens the database to read it as it is.
