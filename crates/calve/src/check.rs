@@ -41,6 +41,7 @@ use crate::store::Store;
 use crate::store::blobs::Intake;
 use crate::store::delta::{self, Counts};
 use crate::store::id::{BlobId, SnapshotId};
+use crate::store::manifest::Manifest;
 use crate::store::metadata::Maker;
 use crate::store::object::SnapshotObject;
 use crate::store::paths::spelling::Spellings;
@@ -78,6 +79,23 @@ fn again(file: impl AsFd) -> io::Result<OwnedFd> {
 
 fn same(a: &Meta, b: &Meta) -> bool {
     (a.id(), a.size, a.modified(), a.changed) == (b.id(), b.size, b.modified(), b.changed)
+}
+
+/// Checks that the manifest that a snapshot was made from is the one that the database gives for it.
+pub(crate) fn manifest(store: &Store, id: SnapshotId, made: Option<&Manifest>) {
+    let read = store.object(id).and_then(|object| store.catalog().manifest(id, &object));
+    let (Some(made), Ok(read)) = (made, read) else { return };
+    let numbers: Vec<u32> = (0..read.count).collect();
+    let is_same = (&made.root, made.count, made.directories.len())
+        == (&read.root, read.count, read.directories.len())
+        && made.stored(&numbers) == read.stored(&numbers)
+        && made.directories.iter().zip(&read.directories).all(|(a, b)| {
+            (a.parent, a.slot, a.first, &a.entries, &a.children)
+                == (b.parent, b.slot, b.first, &b.entries, &b.children)
+        });
+    if !is_same {
+        disagree(format_args!("the manifest of snapshot {id} is not as the database has it"));
+    }
 }
 
 /// Whether the file's last change was more than a tick before `time`.

@@ -263,7 +263,7 @@ impl Manifest {
         })
     }
 
-    fn name(&self, place: u32, slot: u32) -> &[u8] {
+    pub(crate) fn name(&self, place: u32, slot: u32) -> &[u8] {
         &self.directories[place as usize].entries[slot as usize].name
     }
 

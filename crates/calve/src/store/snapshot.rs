@@ -202,6 +202,16 @@ impl Store {
         taking: &SnapshotOptions,
         operation: &Running,
     ) -> Result<SnapshotReport, Error> {
+        self.snapshot_with_manifest(taking, operation).map(|(report, _)| report)
+    }
+
+    /// The same, and the snapshot's manifest, for an operation that goes on with it. Reading it from
+    /// the database again would take longer than the scan of a small change.
+    pub(crate) fn snapshot_with_manifest(
+        &self,
+        taking: &SnapshotOptions,
+        operation: &Running,
+    ) -> Result<(SnapshotReport, Option<Manifest>), Error> {
         self.must_be_writable(Operation::TakeSnapshotWith)?;
         taking.check()?;
         let project = || {
@@ -216,7 +226,11 @@ impl Store {
             row = project()?;
         }
         let known = self.known_if_sound(row)?;
-        self.record(&known, taking, operation)
+        let (report, manifest) = self.record_with_manifest(&known, taking, operation)?;
+        let manifest = manifest.or(known.base.map(|(_, _, base)| base));
+        #[cfg(calve_check)]
+        crate::check::manifest(self, report.id, manifest.as_ref());
+        Ok((report, manifest))
     }
 
     /// What is known of a worktree, or of the project.
@@ -364,6 +378,16 @@ impl Store {
         taking: &SnapshotOptions,
         operation: &Running,
     ) -> Result<SnapshotReport, Error> {
+        self.record_with_manifest(known, taking, operation).map(|(report, _)| report)
+    }
+
+    /// The same, and the snapshot's manifest; `None` if that equals the base's.
+    fn record_with_manifest(
+        &self,
+        known: &Known,
+        taking: &SnapshotOptions,
+        operation: &Running,
+    ) -> Result<(SnapshotReport, Option<Manifest>), Error> {
         let noted = Noted::of(operation);
         let recorded = self.record_noting(known, taking, operation, &noted);
         if recorded.as_ref().is_err_and(|error| error.kind() == ErrorKind::StorageFull) {
@@ -378,7 +402,7 @@ impl Store {
         taking: &SnapshotOptions,
         operation: &Running,
         noted: &Noted,
-    ) -> Result<SnapshotReport, Error> {
+    ) -> Result<(SnapshotReport, Option<Manifest>), Error> {
         let started = std::time::Instant::now();
         let (message, name) = (taking.message.as_deref(), taking.name.as_deref());
         let _guard = self.share()?;
@@ -454,7 +478,7 @@ impl Store {
                 .and_then(|()| self.registry().write_index(&known.row.token, &index, manifest));
         }
         let counts = scan.counts;
-        Ok(SnapshotReport {
+        let report = SnapshotReport {
             id,
             new,
             files,
@@ -466,7 +490,8 @@ impl Store {
             copied_bytes: counts.copied_bytes,
             skipped: scan.skipped,
             elapsed: started.elapsed(),
-        })
+        };
+        Ok((report, scan.manifest))
     }
 
     /// Writes down which files of a new snapshot name the project's root. Without it they are looked

@@ -352,12 +352,15 @@ impl Store {
         };
         taken = match (options.from, &cloned) {
             _ if taken.is_some() => taken,
-            (None, None) => Some(self.snapshot_in(&SnapshotOptions::new(), &operation)?),
+            (None, None) => Some(self.snapshot_with_manifest(&SnapshotOptions::new(), &operation)?),
             _ => None,
         };
+        let (taken, mut manifest) = taken.unzip();
         let id = options.from.or(taken.as_ref().map(|taken| taken.id));
         let (id, written_files) = match (&mut git, base, id) {
             (GitPlan::Link(planned), Some(base), Some(id)) => {
+                // The base is another snapshot.
+                manifest = None;
                 let made =
                     self.at_commit(&planned.repository, (base, &planned.commit), id, &operation)?;
                 let made = planned.base.insert(Box::new(made));
@@ -401,7 +404,8 @@ impl Store {
                 (cloned.files(), self.publish_unnamed(cloned, &places, how, &operation, claim)?)
             }
             (None, Some(id), Some(object)) => {
-                ((object.files, object.bytes), self.make(id, object, how, &operation, claim)?)
+                let target = (id, object, manifest.flatten());
+                ((object.files, object.bytes), self.make(target, how, &operation, claim)?)
             }
             _ => return Err(no_worktree(PROJECT)),
         };
@@ -428,7 +432,7 @@ impl Store {
         &self,
         most_bytes: u64,
         operation: &Running,
-    ) -> Result<Option<SnapshotReport>, Error> {
+    ) -> Result<Option<(SnapshotReport, Option<Manifest>)>, Error> {
         let row = self.catalog().worktree(PROJECT)?;
         if row.is_none_or(|row| row.snapshot.is_none())
             // A copy would be read again, once for nothing.
@@ -438,7 +442,7 @@ impl Store {
         }
         self.name_pending(operation)?;
         let limited = operation.reading_at_most(most_bytes);
-        match self.snapshot_in(&SnapshotOptions::new(), &limited) {
+        match self.snapshot_with_manifest(&SnapshotOptions::new(), &limited) {
             Err(error) if GivenUp::ended(&error) => Ok(None),
             taken => taken.map(Some),
         }
@@ -504,11 +508,10 @@ impl Store {
         }
     }
 
-    /// Makes the trees of the claimed rows.
+    /// Makes the trees of the claimed rows. The manifest saves reading it from the database.
     fn make(
         &self,
-        id: SnapshotId,
-        object: &SnapshotObject,
+        (id, object, mut manifest): (SnapshotId, &SnapshotObject, Option<Manifest>),
         (git, paths): (GitPlan, PathMode),
         operation: &Running,
         claim: Claim<'_>,
@@ -523,7 +526,7 @@ impl Store {
         let roots = rows.iter().map(|row| path_from(&row.path));
         let places = places(roots, Operation::StartWorktree)?;
         let (stages, reports, kept) = if let Some((stages, reports)) =
-            self.by_bringing(id, object, rows, &places, operation)?
+            self.by_bringing((id, object), rows, &places, &mut manifest, operation)?
         {
             (stages, reports, KeptIndexes::None)
         } else if let Some((stages, reports)) =
@@ -532,7 +535,7 @@ impl Store {
             (stages, reports, KeptIndexes::WithReadyTree)
         } else {
             operation.expect(object.files.saturating_mul(rows.len() as u64));
-            self.by_handing_over(id, object, rows, &places, operation)?
+            self.by_handing_over((id, object, manifest), rows, &places, operation)?
         };
         let origin = Origin::Snapshot(id, object);
         let dressing = Dressing { store: self, origin, git, paths, kept, operation };
@@ -567,15 +570,17 @@ impl Store {
     /// Takes ready trees as long as some wait, and makes the other trees.
     fn by_handing_over(
         &self,
-        id: SnapshotId,
-        object: &SnapshotObject,
+        (id, object, manifest): (SnapshotId, &SnapshotObject, Option<Manifest>),
         rows: &[WorktreeRow],
         places: &[Place],
         operation: &Running,
     ) -> Result<(Vec<Stage>, Vec<DestinationReport>, KeptIndexes), Error> {
         let (mut stages, mut reports, mut kept) = (Vec::new(), Vec::new(), Vec::new());
+        let manifest = match manifest {
+            Some(manifest) => manifest,
+            None => self.catalog().manifest(id, object)?,
+        };
         if self.count_waiting() > 0 {
-            let manifest = self.catalog().manifest(id, object)?;
             for (row, place) in rows.iter().zip(places) {
                 let target = (id, object, &manifest);
                 let Some(tree) = self.hand_over(target, (&place.dir, &place.parent), operation)
@@ -594,7 +599,7 @@ impl Store {
         let taken = stages.len();
         if taken < rows.len() {
             let (made, told) =
-                self.by_mirrors(id, object, &rows[taken..], &places[taken..], operation)?;
+                self.by_mirrors((id, &manifest), &rows[taken..], &places[taken..], operation)?;
             stages.extend(made);
             reports.extend(told);
         }
@@ -604,15 +609,13 @@ impl Store {
     /// Makes the trees by cloning every file from its mirror.
     fn by_mirrors(
         &self,
-        id: SnapshotId,
-        object: &SnapshotObject,
+        (id, manifest): (SnapshotId, &Manifest),
         rows: &[WorktreeRow],
         places: &[Place],
         operation: &Running,
     ) -> Result<Staged, Error> {
-        let manifest = self.catalog().manifest(id, object)?;
         let stages = places.iter().map(Place::stage).collect::<Result<Vec<_>, _>>()?;
-        let made = self.fill(&manifest, &stages, places, operation)?;
+        let made = self.fill(manifest, &stages, places, operation)?;
         // The index names the content of each file, so the content must be on the disk first.
         // Therefore we flush copied files.
         if !made.unsealed.is_empty() || made.reports.iter().any(|report| report.copied_files > 0) {
@@ -621,7 +624,7 @@ impl Store {
         let (boot, stamp) = (Boot::this(), self.clock_past_all(made.stats.iter().flatten())?);
         for (row, stats) in rows.iter().zip(made.stats) {
             let index = Index { snapshot: id, boot, stamp, stats };
-            self.registry().write_index(&row.token, &index, &manifest)?;
+            self.registry().write_index(&row.token, &index, manifest)?;
         }
         Ok((stages, made.reports))
     }
@@ -657,21 +660,26 @@ impl Store {
     /// snapshot that waits is near.
     fn by_bringing(
         &self,
-        id: SnapshotId,
-        object: &SnapshotObject,
+        (id, object): (SnapshotId, &SnapshotObject),
         rows: &[WorktreeRow],
         places: &[Place],
+        manifest: &mut Option<Manifest>,
         operation: &Running,
     ) -> Result<Option<Staged>, Error> {
+        if !is_btrfs(self.path()) {
+            return Ok(None);
+        }
+        // What comes after this on btrfs does without, and has large trees of its own in memory.
+        let manifest = manifest.take();
         let ([row], [place]) = (rows, places) else { return Ok(None) };
-        if !is_btrfs(self.path())
-            || self.count_waiting() == 0
-            || self.sealed_ready_tree(id).is_some()
-        {
+        if self.count_waiting() == 0 || self.sealed_ready_tree(id).is_some() {
             return Ok(None);
         }
         operation.expect(object.files);
-        let manifest = self.catalog().manifest(id, object)?;
+        let manifest = match manifest {
+            Some(manifest) => manifest,
+            None => self.catalog().manifest(id, object)?,
+        };
         let target = (id, object, &manifest);
         let brought = self.bring_walked(target, (&place.dir, &place.parent), operation);
         let Some((stage, index)) = brought else { return Ok(None) };
@@ -763,7 +771,7 @@ impl Worktree {
         };
         let claim = self.store.registry().claim_again(this.row);
         let how = (git, paths);
-        let mut trees = self.store.make(id, &object, how, &options.operation(), claim)?;
+        let mut trees = self.store.make((id, &object, None), how, &options.operation(), claim)?;
         let tree = trees.pop().ok_or_else(|| no_worktree(&name))?;
         Ok(StartedWorktree::new(name, (object.files, object.bytes), tree))
     }

@@ -40,7 +40,7 @@ use super::super::at::open_at;
 use super::super::id::{SnapshotId, from_hex};
 use super::super::index::{self, Boot, Index};
 use super::super::layout::{READY_COPIED, READY_INDEX, READY_TREE};
-use super::super::manifest::{Manifest, os};
+use super::super::manifest::{Directory, Manifest, os};
 use super::super::materialize::{Plan, materialize};
 use super::super::object::{Kind, SnapshotObject};
 use super::super::scan::stat_of;
@@ -700,11 +700,25 @@ fn is_untouched(tree: &OwnedFd, manifest: &Manifest, index: &Index, jobs: usize)
     }
     let (next, is_other) = (AtomicUsize::new(0), AtomicBool::new(false));
     let look = || {
+        // Directories of one parent have numbers in a row, so the parent is opened once.
+        let mut above: Option<(u32, OwnedFd)> = None;
+        let mut open = |at: usize, directory: &Directory| -> io::Result<OwnedFd> {
+            if at == 0 {
+                return open_at(tree, Path::new(""));
+            }
+            let parent = match above.take().filter(|(number, _)| *number == directory.parent) {
+                Some((_, parent)) => parent,
+                None => open_at(tree, &manifest.path(directory.parent))?,
+            };
+            let name = os(manifest.name(directory.parent, directory.slot));
+            let dir = fs::openat(&parent, name, DIR_FLAGS | fs::OFlags::NOFOLLOW, Mode::empty())?;
+            above = Some((directory.parent, parent));
+            Ok(dir)
+        };
         while !is_other.load(Ordering::Relaxed) {
             let at = next.fetch_add(1, Ordering::Relaxed);
             let Some(directory) = manifest.directories.get(at) else { return };
-            let path: PathBuf = manifest.path(u32::try_from(at).unwrap_or(u32::MAX));
-            let same = open_at(tree, &path).is_ok_and(|dir| {
+            let same = open(at, directory).is_ok_and(|dir| {
                 (directory.first..).zip(&directory.entries).all(|(number, entry)| {
                     fs::statat(&dir, os(&entry.name), AtFlags::SYMLINK_NOFOLLOW)
                         .is_ok_and(|stat| is_it(&Meta::of(&stat), number))
