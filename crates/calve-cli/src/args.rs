@@ -1,4 +1,4 @@
-//! The command line: what can be said, and its help.
+//! The command line, and its help.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -74,8 +74,8 @@ pub(crate) const FILES: &str = "\u{1b}[1;4mFiles:\u{1b}[0m
   .calve                    in a project: its store, or the file that says where
                             the store is; in a worktree: the file that says
                             which worktree it is
-  .calveignore              in any folder: what snapshots leave out, in the
-                            format of .gitignore
+  .calveignore              in any folder: the files that snapshots leave out,
+                            in the format of .gitignore
   ../PROJECT.worktrees      where new worktrees go, without --at";
 
 #[cfg(unix)]
@@ -131,41 +131,42 @@ pub(crate) struct Cli {
 pub(crate) enum Verb {
     /// Clone a directory tree to one or more destinations
     ///
-    /// Files share their blocks with SRC if the filesystem can reflink; otherwise calve copies them. The
-    /// summary says which. A destination appears whole or not at all.
+    /// Files share their blocks with SRC if the filesystem can reflink; otherwise calve copies
+    /// them. The summary says which. A destination appears whole or not at all.
     #[command(after_help = clone::CLONE_EXAMPLES)]
     Clone(CloneArgs),
 
     /// Test whether paths can share blocks by reflink; if not, say why and what to do
     ///
-    /// With one path, doctor tests within it; with more, from the first to each of the others; without a
-    /// path, within the current folder.
+    /// With one path, doctor tests within it; with more, from the first to each of the others;
+    /// without a path, within the current folder.
     #[command(after_help = DOCTOR_EXAMPLES)]
     Doctor(DoctorArgs),
 
     /// Make a store for a project's snapshots
     ///
-    /// The store is the folder .calve in the project's root, or the folder that --store names, or on the volume
-    /// that --volume names. It holds the content of each file once, and shares it with the project if both are on
-    /// a filesystem that can reflink.
+    /// The store is the folder .calve in the project's root, or the folder that --store names, or
+    /// on the volume that --volume names. It holds the content of each file once, and shares it
+    /// with the project if both are on a filesystem that can reflink.
     #[cfg(unix)]
     #[command(after_help = snapshots::INIT_EXAMPLES)]
     Init(InitArgs),
 
     /// Take a snapshot of the project as it is now, and print its id
     ///
-    /// The snapshot holds everything except .calve, the .git in the root, and what .calveignore files name. calve reads only what
-    /// changed since the last snapshot. Inside a worktree, it takes a snapshot of the worktree, like 'calve
-    /// capture'.
+    /// The snapshot holds everything except .calve, the .git in the root, and what .calveignore
+    /// files name. calve reads only what changed since the last snapshot. Inside a worktree, it
+    /// takes a snapshot of the worktree, like 'calve capture'.
     #[cfg(unix)]
     #[command(after_help = snapshots::SNAPSHOT_EXAMPLES)]
     Snapshot(SnapshotArgs),
 
     /// Start worktrees, and print their paths
     ///
-    /// Each worktree is a copy of the project as it is now, of which calve takes a snapshot first, or of the
-    /// snapshot that --from names. Either all worktrees appear, whole, or none. In a git project, each is a linked
-    /// worktree of git, on a new branch with the worktree's name; -b, --detach, --base and --git choose otherwise.
+    /// Each worktree is a copy of the project as it is now, of which calve takes a snapshot first,
+    /// or of the snapshot that --from names. Either all worktrees appear, whole, or none. In a git
+    /// project, each is a linked worktree of git, on a new branch with the worktree's name; -b,
+    /// --detach, --base and --git choose otherwise.
     #[cfg(unix)]
     #[command(after_help = worktrees::START_EXAMPLES,
         override_usage = "calve start [OPTIONS] <NAME>...\n       calve start [OPTIONS] -n <N> [--prefix <P>]")]
@@ -173,9 +174,9 @@ pub(crate) enum Verb {
 
     /// Ready a git worktree that another tool made
     ///
-    /// It gets what the project has and git ignores: dependencies, build output, settings. Its tracked files
-    /// that are the same in the project share their blocks with those, and get their times, so that builds
-    /// stay fresh. The worktree may be at another commit.
+    /// calve gives it the files that the project has and git ignores: dependencies, build output,
+    /// settings. A tracked file that is the same in the project shares its blocks with the project's
+    /// file and gets its time, so that builds stay fresh. The worktree may be at another commit.
     #[cfg(unix)]
     #[command(after_help = worktrees::FILL_EXAMPLES)]
     Fill(FillArgs),
@@ -185,18 +186,20 @@ pub(crate) enum Verb {
     #[command(after_help = worktrees::LIST_EXAMPLES)]
     List(ListArgs),
 
-    /// Print what worktrees take on the disk, with whom they share it, and what dropping them frees
+    /// Print how much disk worktrees take, how much of it is shared, and how much a drop frees
     ///
-    /// du(1) counts shared blocks for every tree that has them. This command counts each block once: as unique,
-    /// or for the first of these that has it too: the project, the store, another worktree, a file elsewhere.
+    /// du(1) counts shared blocks for every tree that has them. This command counts each block
+    /// once: as unique, or for the first of these that has it too: the project, the store, another
+    /// worktree, a file elsewhere.
     #[cfg(unix)]
     #[command(after_help = worktrees::DU_EXAMPLES)]
     Du(DuArgs),
 
     /// Share blocks again that a build, an install or a checkout wrote a second time
     ///
-    /// A file that has the bytes of another one in the store, in the project or in these worktrees shares its
-    /// blocks from then on. The kernel compares the bytes. Content, inodes and times stay as they are.
+    /// A file that has the bytes of another one in the store, in the project or in these worktrees
+    /// shares its blocks from then on. The kernel compares the bytes. Content, inodes and times
+    /// stay as they are.
     #[cfg(unix)]
     #[command(after_help = worktrees::RESHARE_EXAMPLES)]
     Reshare(ReshareArgs),
@@ -214,9 +217,9 @@ pub(crate) enum Verb {
 
     /// List what changed in a worktree since its base snapshot
     ///
-    /// Prints one 'LETTER path' per line, sorted: A added, M modified, D deleted, T another kind of entry, X
-    /// only the mode, the owner, the group or extended attributes. A new time is no change. Exits with 0 if
-    /// the worktree is clean, and with 3 if it has changes.
+    /// Prints one 'LETTER path' per line, sorted: A added, M modified, D deleted, T another kind of
+    /// entry, X only the mode, the owner, the group or extended attributes. A new time is no
+    /// change. Exits with 0 if the worktree is clean, and with 3 if it has changes.
     #[cfg(unix)]
     #[command(after_help = worktrees::STATUS_EXAMPLES)]
     Status(StatusArgs),
@@ -228,17 +231,18 @@ pub(crate) enum Verb {
 
     /// Take a snapshot of a worktree as it is now, and print its id
     ///
-    /// It becomes the worktree's base snapshot; the old base snapshot is its parent. calve reads only what
-    /// changed.
+    /// It becomes the worktree's base snapshot; the old base snapshot is its parent. calve reads
+    /// only what changed.
     #[cfg(unix)]
     #[command(after_help = snapshots::CAPTURE_EXAMPLES)]
     Capture(CaptureArgs),
 
     /// Make a worktree match another snapshot, touching only what differs
     ///
-    /// WORKTREE is a name or a path [default: the one that contains the current folder]. SNAPSHOT is a name, an
-    /// id, or the start of an id. If local changes are in the way, calve changes nothing, unless you give
-    /// --force. It keeps what a forced switch overwrites until the next one: --undo brings it back.
+    /// WORKTREE is a name or a path [default: the one that contains the current folder]. SNAPSHOT
+    /// is a name, an id, or the start of an id. If local changes are in the way, calve changes
+    /// nothing, unless you give --force. It keeps what a forced switch overwrites until the next
+    /// one: --undo brings it back.
     #[cfg(unix)]
     #[command(after_help = changes::SWITCH_EXAMPLES,
         override_usage = "calve switch [OPTIONS] [WORKTREE] <SNAPSHOT>\n       calve switch [OPTIONS] [WORKTREE] --undo")]
@@ -246,17 +250,18 @@ pub(crate) enum Verb {
 
     /// Make a worktree match its base snapshot again
     ///
-    /// Like 'calve switch' to the base snapshot, but overwrites local changes. calve keeps them: 'calve switch
-    /// --undo' brings them back. Before it resets the project itself, calve asks for its name.
+    /// Like 'calve switch' to the base snapshot, but overwrites local changes. calve keeps them:
+    /// 'calve switch --undo' brings them back. Before it resets the project itself, calve asks for
+    /// its name.
     #[cfg(unix)]
     #[command(after_help = changes::RESET_EXAMPLES)]
     Reset(ResetArgs),
 
     /// Remove worktrees
     ///
-    /// A worktree disappears at once; its files are deleted in the background. If one of the worktrees has
-    /// changes, calve removes none of them, unless you give --force. calve never deletes anything behind a
-    /// mount or a symbolic link.
+    /// A worktree disappears at once; its files are deleted in the background. If one of the
+    /// worktrees has changes, calve removes none of them, unless you give --force. calve never
+    /// deletes anything behind a mount or a symbolic link.
     #[cfg(unix)]
     #[command(after_help = worktrees::DROP_EXAMPLES)]
     Drop(DropArgs),
@@ -280,8 +285,8 @@ pub(crate) enum Verb {
 
     /// Name a snapshot, or list or delete names
     ///
-    /// Every command that takes the id of a snapshot takes its name, too. A name counts before an id that starts
-    /// the same. If another snapshot has the name, calve moves it to this one.
+    /// Every command that takes the id of a snapshot takes its name, too. A name counts before an
+    /// id that starts the same. If another snapshot has the name, calve moves it to this one.
     #[cfg(unix)]
     #[command(after_help = snapshots::NAME_EXAMPLES,
         override_usage = "calve name [OPTIONS] [<SNAPSHOT> <NAME>]\n       calve name [OPTIONS] --delete <NAME>")]
@@ -296,16 +301,16 @@ pub(crate) enum Verb {
 
     /// Fetch a snapshot from a remote, and print its id
     ///
-    /// It fetches only what the store lacks, and compares every byte with the snapshot's id. The store knows the
-    /// snapshot when all of it is there.
+    /// It fetches only what the store lacks, and compares every byte with the snapshot's id. The
+    /// store knows the snapshot when all of it is there.
     #[cfg(unix)]
     #[command(after_help = remote::PULL_EXAMPLES)]
     Pull(PullArgs),
 
     /// Make a project from a snapshot of a remote: its store, and its tree
     ///
-    /// For a machine that has neither. DIR appears with all of it, or stays as it is; calve compares every byte with
-    /// the snapshot's id. A checkout that was stopped starts over.
+    /// For a machine that has neither. DIR appears with all of it, or stays as it is; calve
+    /// compares every byte with the snapshot's id. A checkout that was stopped starts over.
     #[cfg(unix)]
     #[command(after_help = remote::CHECKOUT_EXAMPLES)]
     Checkout(CheckoutArgs),
@@ -339,8 +344,8 @@ pub(crate) enum Verb {
 
     /// Print shell code that makes 'calve cd' and completion work
     ///
-    /// The code defines a function named calve. The function handles 'cd', and passes everything else to the
-    /// command.
+    /// The code defines a function named calve. The function handles 'cd', and passes everything
+    /// else to the command.
     #[cfg(unix)]
     #[command(after_help = shells::SHELL_INIT_EXAMPLES)]
     ShellInit {
@@ -350,7 +355,8 @@ pub(crate) enum Verb {
 
     /// Print a completion script for a shell
     ///
-    /// The script completes commands, flags, and the names of worktrees and snapshots. It asks calve for them.
+    /// The script completes commands, flags, and the names of worktrees and snapshots. It asks
+    /// calve for them.
     #[command(after_help = shells::COMPLETIONS_EXAMPLES)]
     Completions {
         /// The shell
@@ -394,7 +400,7 @@ impl From<Misuse> for clap::Error {
     }
 }
 
-/// How a command is used.
+/// The usage line of a command.
 #[cfg(unix)]
 pub(crate) fn usage(verb: &str) -> Option<clap::builder::StyledStr> {
     let mut command = Cli::command();
@@ -402,8 +408,7 @@ pub(crate) fn usage(verb: &str) -> Option<clap::builder::StyledStr> {
     command.find_subcommand_mut(verb).map(clap::Command::render_usage)
 }
 
-/// What must be known of the command line even where it could not be parsed: whether an error is to be
-/// given as JSON too, and in which colors.
+/// Finds `--json` and `--color`, even on a line that does not parse: the error needs them.
 pub(crate) fn json_and_color(args: &[OsString]) -> (bool, ColorChoice) {
     let (mut json, mut color) = (false, ColorChoice::Auto);
     let mut words = args.iter().skip(1).map(|word| word.to_string_lossy());
@@ -433,7 +438,8 @@ mod tests {
         Cli::command().debug_assert();
     }
 
-    /// `init DIR` once was taken for `-C DIR` as well: clap tells arguments apart by the names of their fields.
+    /// `init DIR` once was also taken for `-C DIR`: clap tells arguments apart by the names of
+    /// their fields.
     #[test]
     fn no_command_has_an_argument_that_is_taken_for_a_common_flag() {
         fn check(command: &clap::Command, common: &[clap::Id]) {

@@ -72,7 +72,7 @@ fn tell(
     output.warnings(&findings);
     if !report.not_ignored.is_empty() {
         output.summary(format_args!(
-            "left out what git ignores in the project but not in the worktree: {}",
+            "left out files that git ignores in the project but not in the worktree: {}",
             named(&report.not_ignored)
         ));
     }

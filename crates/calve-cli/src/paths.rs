@@ -32,13 +32,13 @@ impl MentionDocument {
     }
 }
 
-/// Whether a worktree that has the file as it is may use the project's files because of it. Lists of
-/// sources are only compared: a build that finds other paths builds again.
+/// Whether a worktree that has this file unchanged may use the project's files because of it. A
+/// build tool only compares a list of sources: if it finds other paths, it builds again.
 fn points_back(mention: &PathMention) -> bool {
     mention.kept.is_some() && mention.kind != PathKind::DependencyInfo
 }
 
-/// The warning about files that go on naming the project.
+/// The warning about files that still name the project.
 pub(crate) fn warning(mentions: &[PathMention], project: &Path) -> Option<String> {
     let project = shell_word(project);
     let still = still_name(mentions)?;
@@ -47,7 +47,8 @@ pub(crate) fn warning(mentions: &[PathMention], project: &Path) -> Option<String
     ))
 }
 
-/// Which files name another root than their own: `a and 3 other files still name`.
+/// The part of a warning that says which files name another root than their own: `a and 3 other
+/// files still name`.
 fn still_name(mentions: &[PathMention]) -> Option<String> {
     let back: Vec<&PathMention> = mentions.iter().filter(|it| points_back(it)).collect();
     let first = back.first()?;
@@ -60,7 +61,8 @@ fn still_name(mentions: &[PathMention]) -> Option<String> {
     Some(format!("{file} still {names}"))
 }
 
-/// Says which files of the tree at `path`, which came from `project`, name the tree now, and which still name the project.
+/// Prints which files of the tree at `path`, which came from `project`, name this tree now, and
+/// which still name the project.
 pub(crate) fn tell(mentions: &[PathMention], path: &Path, project: &Path, output: Output) {
     tell_rewritten(mentions, path, output);
     if let Some(warning) = warning(mentions, project) {
@@ -68,7 +70,7 @@ pub(crate) fn tell(mentions: &[PathMention], path: &Path, project: &Path, output
     }
 }
 
-/// The same where the tree is a project that came from another machine.
+/// Like [`tell`], for a project that came from another machine.
 #[cfg(unix)]
 pub(crate) fn tell_checkout(mentions: &[PathMention], path: &Path, output: Output) {
     tell_rewritten(mentions, path, output);
@@ -123,7 +125,7 @@ fn advice(kind: PathKind) -> (&'static str, &'static str) {
             "that list sources for build tools",
             "cargo ignores them; make and ninja may take the project's headers: build once from scratch in the worktree",
         ),
-        _ => ("of other kinds", "whatever reads them finds the project's files"),
+        _ => ("of other kinds", "programs that read them find the project's files"),
     }
 }
 

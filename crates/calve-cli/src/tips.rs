@@ -1,14 +1,14 @@
-//! Words that calve does not have and people try all the same, since git or another tool has them, or since they belong to
-//! `calve store`: which of its own is meant.
+//! Tips for words that calve does not have. People try them because git or another tool has them,
+//! or because they belong to `calve store`. A tip names the right command.
 
 use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use crate::args;
 
-/// Commands, and what does that.
+/// Commands that people try, and the tip.
 const COMMANDS: [(&[&str], &str); 14] = [
-    (&["gc", "prune", "clean", "cleanup"], "'calve store gc' removes what nothing needs"),
+    (&["gc", "prune", "clean", "cleanup"], "'calve store gc' removes content that nothing needs"),
     (&["stats", "df", "info"], "'calve store stats' prints what the store holds"),
     (&["pack", "compress"], "'calve store pack' compresses content that is not in use"),
     (&["verify", "check", "fsck"], "'calve store verify' lists damaged content"),
@@ -24,16 +24,16 @@ const COMMANDS: [(&[&str], &str); 14] = [
     (&["copy", "cp"], "'calve clone SRC DST' clones a tree"),
 ];
 
-/// The same, after `calve store`.
+/// The same, for commands after `calve store`.
 const OF_STORE: [(&[&str], &str); 5] = [
-    (&["prune", "clean", "cleanup"], "'calve store gc' removes what nothing needs"),
+    (&["prune", "clean", "cleanup"], "'calve store gc' removes content that nothing needs"),
     (&["du", "df", "info", "size", "list"], "'calve store stats' prints what the store holds"),
     (&["check", "fsck"], "'calve store verify' lists damaged content"),
     (&["repair"], "'calve store verify --repair' mends damaged content"),
     (&["unpack"], "'calve store warm' unpacks snapshots ahead of time"),
 ];
 
-/// Flags of a command, and what to say instead.
+/// Flags that people try with a command, and the tip.
 const FLAGS: [(&str, &[&str], &str); 4] = [
     (
         "reset",
@@ -53,7 +53,8 @@ const FLAGS: [(&str, &[&str], &str); 4] = [
     ("diff", &["--binary"], "--patch prints binary files whole, even on a terminal"),
 ];
 
-/// Puts the tip for what was tried into the error, in place of what merely looks alike; the tip.
+/// Puts the tip into the error, in place of clap's guess, which only looks similar. Returns the
+/// tip.
 pub(crate) fn put(error: &mut clap::Error) -> Option<&'static str> {
     let text = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => text.clone(),
@@ -76,7 +77,7 @@ pub(crate) fn put(error: &mut clap::Error) -> Option<&'static str> {
             let meant =
                 |(of, words, _): &&(&str, &[&str], _)| *of == verb && words.contains(&&*word);
             let (.., tip) = FLAGS.iter().find(meant)?;
-            // Clap's speaks of the flag that it would have suggested.
+            // Clap's usage line is about the flag that it guessed.
             if let Some(usage) = args::usage(&verb) {
                 error.insert(ContextKind::Usage, ContextValue::StyledStr(usage));
             }

@@ -1,11 +1,13 @@
-//! `calve volume`: a filesystem that can share blocks, in an image file, for machines that have none.
+//! `calve volume`: a filesystem that can share blocks, in an image file, for machines that have
+//! none.
 //!
-//! The user makes the image; root only mounts it. The programs of the filesystems do the work. [`plan`] decides what
-//! happens, and [`machine`] does it.
+//! The user makes the image; root only mounts it. The programs of the filesystems do the work.
+//! [`plan`] decides what happens, and [`machine`] does it.
 //!
 //! # Killed at any moment
-//! An image has its name only when it is whole. What a killed `create` leaves is found by its name, and the next `create`
-//! goes on: every step may be done twice. `remove` first gives the image another name; the next `remove` goes on from there.
+//! An image has its name only when it is whole. What a killed `create` leaves is found by its name,
+//! and the next `create` goes on: every step may be done twice. `remove` first gives the image
+//! another name; the next `remove` goes on from there.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -189,8 +191,8 @@ struct Made {
 }
 
 impl Made {
-    /// Makes the folder that the volume is mounted at. While nothing is mounted there, its mode keeps users from
-    /// writing into it by mistake.
+    /// Makes the folder that the volume is mounted at. While nothing is mounted there, its mode
+    /// keeps users from writing into it by mistake.
     fn folder(&mut self, at: &Path) -> Result<(), Failure> {
         match fs::DirBuilder::new().mode(0o555).create(at) {
             Ok(()) => self.folder = Some(at.to_owned()),
@@ -322,8 +324,8 @@ fn make_image(
     Ok(Volume { at: at.to_owned(), image, filesystem })
 }
 
-/// Shows the steps that need root, and runs them with sudo. Without sudo, prints the lines to run by hand and returns the
-/// exit code.
+/// Shows the steps that need root, and runs them with sudo. Without sudo, prints the lines to run
+/// by hand and returns the exit code.
 fn by_root(
     action: RootAction,
     at: &Path,
@@ -497,7 +499,7 @@ fn may_be_removed(found: &Found) -> Result<(), Failure> {
             || format!("'calve volume create {word}' mounts it"),
             |record| format!("'{}' mounts it", mount_command(&found.volume, record)),
         );
-        let hint = format!("{how}; --force removes it all the same");
+        let hint = format!("{how}; --force removes it anyway");
         return refuse("it is not mounted, so calve cannot see what is in it", hint, Vec::new());
     }
     let inside = Inside::of(at)?;
@@ -809,8 +811,8 @@ impl Standing {
     }
 }
 
-/// Fails if the host of the volume has hardly any room left: the next writes would end in I/O errors.
-/// Warns if there is little room.
+/// Fails if the host of the volume has hardly any room left: the next writes would end in I/O
+/// errors. Warns if there is little room.
 pub(crate) fn must_have_room(store: &Path, output: Output) -> Result<(), Failure> {
     match machine::room_of(store) {
         Some((Room::HostFull, advice)) => {
@@ -830,7 +832,8 @@ pub(crate) fn warning(path: &Path) -> Option<String> {
     machine::room_of(path).map(|(_, advice)| advice)
 }
 
-/// The place of a project's store on a volume: the first name that is free or already belongs to this project.
+/// The place of a project's store on a volume: the first name that is free or already belongs to
+/// this project.
 pub(crate) fn store_on(at: &Path, project: &Path) -> Result<PathBuf, Failure> {
     let fails = |kind, why: &str, hint: String| Err(own("make store on", at, kind, why, hint));
     let word = shell_word(at);

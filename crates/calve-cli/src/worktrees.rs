@@ -32,11 +32,12 @@ use crate::table::{Cell, Column, Table};
 use crate::text::{self, counted, harmless, shell_word, short, shown};
 use crate::trash;
 
-/// calve reads a smaller project in less than a second, so it names the contents before the worktrees appear.
+/// calve reads a smaller project in less than a second, so it names the contents before the
+/// worktrees appear.
 const NAMED_LATER_LEAST_BYTES: u64 = 64 * 1024 * 1024;
 
-/// A start that names contents later clones every file of the project, where one that reads first makes only the files that changed.
-/// To clone a file takes about as long as to read this many bytes.
+/// A start that names contents later clones every file of the project; one that reads first makes
+/// only the files that changed. To clone a file takes about as long as to read this many bytes.
 const BYTES_READ_PER_CLONE: u64 = 4096;
 
 pub(crate) fn start(
@@ -62,7 +63,8 @@ pub(crate) fn start(
         total = Total::Files(files.saturating_mul(times));
         options = options.from(id);
     } else if let Some(id) = store.project_worktree().map_err(failed)?.snapshot() {
-        // About as many as there were are looked at, and then made. Nobody has to walk the project for that.
+        // The project has about as many files as its last snapshot, so nobody has to count them.
+        // calve looks at each file once, and then makes it once per worktree.
         let snapshot = store.show(id).map_err(failed)?;
         let files = snapshot.files;
         files_before = Some(files);
@@ -70,7 +72,8 @@ pub(crate) fn start(
         total = Total::Files(files.saturating_mul(times + 1));
     }
     if calve::filesystem_name(store.path()).as_deref() == Some("btrfs") {
-        // Snapshots of subvolumes take no time, however many files they have: only the library knows what will.
+        // A snapshot of a subvolume takes no time, however many files it has. Only the library
+        // knows how much other work there is.
         total = Total::Unknown;
     }
     if let Some(at) = &args.at {
@@ -110,7 +113,7 @@ pub(crate) fn start(
     }
     let trees: Vec<DestinationReport> =
         report.worktrees.iter().map(|started| started.report.clone()).collect();
-    // Each line has its own time.
+    // The summary of the snapshot and that of the trees each have their own time.
     let before = report.taken.as_ref().map_or(Duration::ZERO, |snapshot| snapshot.elapsed);
     let elapsed = report.elapsed.saturating_sub(before);
     if tell_trees(&trees, elapsed, &store, session) == Exit::Findings {
@@ -172,8 +175,8 @@ pub(crate) fn start(
     Ok(exit)
 }
 
-/// Where blocks cannot be shared, says what the copies of a start will cost. `known` is the size of the last
-/// snapshot: without one, the store takes a copy, too.
+/// Says what the copies of a start will cost, if blocks cannot be shared. `known` is the size of
+/// the last snapshot. Without one, the store takes a copy, too.
 fn price(
     store: &calve::Store,
     project: &Path,
@@ -206,7 +209,7 @@ fn start_failure(error: &calve::Error) -> Failure {
     let failure = store_failure(error);
     let path = error.path();
     match (error.kind(), path.parent(), path.file_name()) {
-        // A path, where a name should be.
+        // The user gave a path instead of a name.
         (ErrorKind::InvalidName, Some(folder), Some(name)) if folder != Path::new("") => {
             let (folder, name) = (shell_word(folder), shell_word(Path::new(name)));
             let branch = shell_word(path);
@@ -220,7 +223,7 @@ fn start_failure(error: &calve::Error) -> Failure {
     }
 }
 
-/// Findings and the summary of trees that were made from the store.
+/// Prints the findings and the summary of trees that calve made from the store.
 fn tell_trees(
     trees: &[DestinationReport],
     elapsed: Duration,
@@ -242,7 +245,7 @@ fn tell_trees(
     if findings.is_empty() { Exit::Done } else { Exit::Findings }
 }
 
-/// Says if files of new worktrees still name the project.
+/// Warns about files of new worktrees that still name the project.
 fn tell_paths(worktrees: &[StartedWorktree], project: &Path, session: Session<'_>) {
     let first = worktrees.first().map_or(&[][..], |started| &started.mentions);
     if let Some(warning) = paths::warning(first, project) {
@@ -250,7 +253,7 @@ fn tell_paths(worktrees: &[StartedWorktree], project: &Path, session: Session<'_
     }
 }
 
-/// What there is to say about the repositories of new worktrees.
+/// Prints what the user should know about the repositories of new worktrees.
 fn tell_git(worktrees: &[StartedWorktree], session: Session<'_>) -> Exit {
     let output = session.output;
     let why = worktrees.iter().find_map(|started| match &started.git {
@@ -291,7 +294,7 @@ fn tell_git(worktrees: &[StartedWorktree], session: Session<'_>) -> Exit {
     if findings.is_empty() { Exit::Done } else { Exit::Findings }
 }
 
-/// Brings back what `drop --force` removed.
+/// Brings back a worktree that `drop --force` removed.
 fn restore_dropped(args: &RestoreArgs, session: Session<'_>) -> Result<Exit, Failure> {
     let store = session.store()?;
     let name = args.worktree.to_string_lossy();
@@ -395,13 +398,13 @@ pub(crate) fn path(args: &PathArgs, session: Session<'_>) -> Result<Exit, Failur
 /// A row of `list`.
 struct Listed {
     worktree: Worktree,
-    /// `None` where its folder could not be looked at.
+    /// `None` if calve could not look at its folder.
     state: Option<WorktreeState>,
-    /// How many changes there are, where that was asked for and could be found out.
+    /// The number of changes, if the user asked for it and calve could count them.
     changes: Option<u64>,
-    /// What git says, if it has a repository.
+    /// The answer of git, if the worktree has a repository.
     git: Option<GitStatus>,
-    /// What it takes on the disk, where that was asked for.
+    /// Its disk usage, if the user asked for it.
     disk: Option<TreeUsage>,
 }
 
@@ -410,7 +413,8 @@ impl Listed {
         self.state = Some(self.worktree.state()?);
         if status && matches!(self.state, Some(WorktreeState::Ready | WorktreeState::Switching)) {
             let status = session.work(Total::Unknown, |options| self.worktree.status(options));
-            // Whoever drops it takes the folder away and forgets it, then deletes what is in the folder.
+            // A drop renames the folder and forgets the worktree before it deletes files. So files
+            // that a drop deletes are no changes: the state says that the worktree is missing.
             self.state = Some(self.worktree.state()?);
             if self.state != Some(WorktreeState::Missing) {
                 self.changes = Some(status?.changes.len() as u64);
@@ -460,9 +464,9 @@ pub(crate) fn list(args: &ListArgs, session: Session<'_>) -> Result<Exit, Failur
             Err(error) if error.kind() == ErrorKind::Cancelled => {
                 return Err(worktree_failure(&error, &listed.worktree));
             }
-            // It was dropped meanwhile.
+            // Another process dropped it in the meantime.
             Err(error) if error.kind() == ErrorKind::WorktreeNotFound => continue,
-            // One that cannot be looked at does not hide the others.
+            // If calve cannot look at one worktree, it still lists the others.
             Err(error) => {
                 let failure = worktree_failure(&error, &listed.worktree);
                 let name = listed.worktree.name();
@@ -527,7 +531,7 @@ pub(crate) fn list(args: &ListArgs, session: Session<'_>) -> Result<Exit, Failur
     Ok(exit)
 }
 
-/// Measures the worktrees that are there. Whether something could not be looked at.
+/// Measures the worktrees that are there. Returns whether calve could not look at some files.
 fn measure(
     store: &calve::Store,
     rows: &mut [Listed],
@@ -546,7 +550,7 @@ fn measure(
     Ok(found)
 }
 
-/// Asks git about the worktrees that are there. One about which git says nothing does not hide the others.
+/// Asks git about the worktrees that are there. If git fails for one, calve still lists the others.
 fn ask_git(
     store: &calve::Store,
     rows: &mut [Listed],
@@ -573,7 +577,7 @@ fn ask_git(
     exit
 }
 
-/// The branch, and what differs from the project and from the last commit.
+/// The branch, and the differences from the project and from the last commit.
 fn git_cells(git: Option<&GitStatus>) -> [Cell; 2] {
     let Some(git) = git else { return ["-".into(), "-".into()] };
     let branch = match (&git.branch, &git.commit) {
@@ -636,7 +640,7 @@ pub(crate) fn status(args: &StatusArgs, session: Session<'_>) -> Result<Exit, Fa
 
 pub(crate) fn drop(args: &DropArgs, session: Session<'_>) -> Result<Exit, Failure> {
     let current = std::env::current_dir();
-    // Of several, none goes where one cannot.
+    // If one of several worktrees cannot be dropped, calve drops none of them.
     let worktrees = droppable(args, session).map_err(|failure| match args.worktrees.len() {
         1 => failure,
         _ => failure.remarked("nothing was dropped"),
@@ -717,7 +721,7 @@ pub(crate) fn drop(args: &DropArgs, session: Session<'_>) -> Result<Exit, Failur
     Ok(Exit::Done)
 }
 
-/// Says what a drop of worktrees that can be dropped would free.
+/// Says what a drop of these worktrees would free.
 fn would_drop(
     args: &DropArgs,
     worktrees: &[Worktree],
@@ -734,7 +738,7 @@ fn would_drop(
     let mut exit = Exit::Done;
     for store in stores {
         let of_it = worktrees.iter().filter(|it| it.store().path() == store.path());
-        // A missing worktree has nothing that could be freed.
+        // A missing worktree takes no space that a drop could free.
         let there: Vec<Worktree> = of_it.filter(|it| du::is_there(it)).cloned().collect();
         let mut kept = Vec::new();
         for worktree in &there {
@@ -758,7 +762,7 @@ fn would_drop(
                 output.summary(format_args!("would drop {names}, which frees {freed}{how}"));
             }
             if !names.is_empty() && !how.is_empty() {
-                output.summary("what has changes is kept for seven days; --discard frees it now");
+                output.summary("worktrees with changes are kept for seven days; --discard frees their space now");
             }
         }
         let named = there.iter().zip(&kept).map(|(worktree, kept)| WouldDropDocument {
@@ -793,7 +797,7 @@ fn would_be_kept(worktree: &Worktree, session: Session<'_>) -> Result<bool, Fail
     }
 }
 
-/// What became of its commits and of its branch.
+/// What became of the commits and the branch of a dropped worktree.
 fn dropped_notes(worktree: &Worktree, dropped: &DroppedWorktree) -> Vec<String> {
     let name = harmless(worktree.name());
     let until = dropped.can_be_restored_until().map(|until| {
@@ -821,16 +825,17 @@ fn dropped_notes(worktree: &Worktree, dropped: &DroppedWorktree) -> Vec<String> 
     until.into_iter().chain(kept).chain(in_submodules).chain(branch).collect()
 }
 
-/// What was not deleted with a worktree that was missing.
+/// The message about a worktree that was missing: calve forgot it, and deleted no files.
 fn forgot(worktree: &Worktree) -> String {
     let (name, path) = (harmless(worktree.name()), shown(worktree.path()));
     match worktree.path().symlink_metadata() {
-        Ok(_) => format!("forgot {name}: what is at {path} is not this worktree, and stays"),
+        Ok(_) => format!("forgot {name}: {path} is not this worktree, so calve left it there"),
         Err(_) => format!("forgot {name}: nothing is at {path}, so calve deleted no files"),
     }
 }
 
-/// What is to be dropped, each once, where all of it can be; those inside of others come before them.
+/// The worktrees to drop, each once. Fails if one of them cannot be dropped. A worktree inside
+/// another one comes before it.
 fn droppable(args: &DropArgs, session: Session<'_>) -> Result<Vec<Worktree>, Failure> {
     let mut worktrees: Vec<Worktree> = Vec::new();
     for word in &args.worktrees {
@@ -850,7 +855,7 @@ fn droppable(args: &DropArgs, session: Session<'_>) -> Result<Vec<Worktree>, Fai
         }
     }
     if worktrees.len() == 1 && !args.dry_run {
-        // It says by itself why it stays.
+        // A single drop reports by itself why the worktree stays.
         return Ok(worktrees);
     }
     worktrees.sort_by_key(|worktree| Reverse(worktree.path().components().count()));
@@ -961,7 +966,8 @@ fn no_git_because(why: NoRepository) -> &'static str {
 }
 
 impl<'a> StartDocument<'a> {
-    /// `after` has the exit codes of the command that ran in each worktree, if there is one.
+    /// `after` has the exit codes of the command that ran in each worktree, if there is such a
+    /// command.
     fn new(report: &'a StartReport, after: &[Option<i32>], price: Option<CopyCost>) -> Self {
         let codes = after.iter().copied().chain(std::iter::repeat(None));
         let documents = report.worktrees.iter().zip(codes);
@@ -998,7 +1004,7 @@ struct ListedDocument {
     disk: Option<BytesDocument>,
 }
 
-/// What git says of a worktree.
+/// The answer of git about a worktree.
 #[derive(Serialize)]
 struct GitDocument {
     linked: bool,
@@ -1037,10 +1043,10 @@ impl ListedDocument {
     }
 }
 
-/// Which worktree a document is about.
+/// The worktree that a document is about.
 #[derive(Serialize)]
 pub(crate) struct WorktreeFields {
-    /// The project has none.
+    /// `None` for the project.
     name: Option<String>,
     #[serde(flatten)]
     path: PathFields,
@@ -1092,7 +1098,7 @@ impl ChangeDocument {
     }
 }
 
-/// The style of its letter.
+/// The style of the letter of a change.
 pub(crate) fn change_style(kind: ChangeKind) -> Style {
     match kind {
         ChangeKind::Added => GOOD,

@@ -1,4 +1,4 @@
-//! The arguments of the verbs about what was changed.
+//! The arguments of the verbs about changes.
 
 use std::path::{Path, PathBuf};
 
@@ -55,8 +55,8 @@ pub(crate) struct DiffArgs {
     #[arg(long)]
     pub(crate) stat: bool,
 
-    /// Print the patch (the default), with the content of binary files even on a terminal; with --json,
-    /// put it into the document
+    /// Print the patch (the default), with the content of binary files even on a terminal; with
+    /// --json, put it into the document
     #[arg(long, conflicts_with = "stat")]
     pub(crate) patch: bool,
 
@@ -64,29 +64,31 @@ pub(crate) struct DiffArgs {
     pub(crate) scope: ScopeArgs,
 }
 
-/// What `status` and `diff` tell of.
+/// The changes that `status` and `diff` include.
 #[derive(Debug, Args)]
 pub(crate) struct ScopeArgs {
-    /// Leave out what .gitignore files name, and nested .git folders
+    /// Leave out entries that .gitignore files name, and nested .git folders
     #[arg(long)]
     gitignore: bool,
 
-    /// Only these paths and what is below them; they start at the worktree's root, as calve prints them
+    /// Only these paths and what is below them; they start at the worktree's root, as calve prints
+    /// them
     #[arg(last = true, value_name = "PATH", value_hint = ValueHint::AnyPath)]
     paths: Vec<PathBuf>,
 }
 
 impl ScopeArgs {
-    /// The same for the library.
+    /// These options for the library.
     pub(crate) fn scope(&self) -> calve::ChangeScope {
         self.paths
             .iter()
             .fold(calve::ChangeScope::new().gitignore(self.gitignore), calve::ChangeScope::path)
     }
 
-    /// What a summary must not be silent about: that there may be changes which nobody looked for.
+    /// The part of a summary that says what calve left out. Without it, a user could believe that
+    /// there are no other changes.
     pub(crate) fn limits(&self) -> String {
-        let ignored = if self.gitignore { ", leaving out what git ignores" } else { "" };
+        let ignored = if self.gitignore { ", without files that git ignores" } else { "" };
         match self.paths.as_slice() {
             [] => ignored.to_owned(),
             [path] => format!("{ignored}, in {}", shown(path)),
@@ -112,7 +114,7 @@ pub(crate) struct SwitchArgs {
     undo: bool,
 }
 
-/// What `calve switch` is to do.
+/// The meaning of the arguments of `calve switch`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Switching<'a> {
     To { worktree: Option<&'a Path>, snapshot: &'a Path, force: bool },
@@ -120,7 +122,7 @@ pub(crate) enum Switching<'a> {
 }
 
 impl SwitchArgs {
-    /// What is to be done: with one word it is the snapshot, and with `--undo` the worktree.
+    /// Interprets the words. A single word is the snapshot, or with `--undo` the worktree.
     pub(crate) fn switching(&self) -> Result<Switching<'_>, Misuse> {
         match (self.undo, self.words.as_slice()) {
             (true, []) => Ok(Switching::Undo { worktree: None }),

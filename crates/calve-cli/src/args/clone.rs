@@ -58,15 +58,15 @@ pub(crate) struct CloneArgs {
     #[arg(long, value_name = "WHAT", default_value = "fail")]
     pub(crate) existing: Existing,
 
-    /// Leave out what matches
+    /// Leave out entries that match
     #[arg(long, value_name = "GLOB", action = ArgAction::Append)]
     pub(crate) exclude: Vec<String>,
 
-    /// Keep what matches, even if it would be left out
+    /// Keep entries that match, even if another flag leaves them out
     #[arg(long, value_name = "GLOB", action = ArgAction::Append)]
     pub(crate) include: Vec<String>,
 
-    /// Leave out what the .gitignore files in SRC name
+    /// Leave out entries that the .gitignore files in SRC name
     #[arg(long)]
     pub(crate) gitignore: bool,
 
@@ -93,12 +93,12 @@ pub(crate) struct CloneArgs {
 }
 
 impl CloneArgs {
-    /// Whether a part of the source may be left out.
+    /// Whether a filter may leave out a part of the source.
     pub(crate) fn is_filtered(&self) -> bool {
         self.gitignore || !self.exclude.is_empty()
     }
 
-    /// The destinations, counted out where `-n` was given.
+    /// The destinations. With `-n`, calve numbers them.
     pub(crate) fn destinations(&self) -> Result<Vec<PathBuf>, Misuse> {
         let Some(count) = self.count else { return Ok(self.destinations.clone()) };
         let [stem] = self.destinations.as_slice() else {

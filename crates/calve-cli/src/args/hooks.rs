@@ -32,8 +32,8 @@ pub(crate) enum HookVerb {
 pub(crate) enum ClaudeHook {
     /// Start the worktree that the JSON document on standard input names, and print its path
     ///
-    /// In the name, a slash becomes a dash; the branch keeps its slashes. If the worktree exists, calve prints
-    /// its path and does nothing else.
+    /// In the name, a slash becomes a dash; the branch keeps its slashes. If the worktree exists,
+    /// calve prints its path and does nothing else.
     #[command(after_help = CREATE_EXAMPLES)]
     Create,
 

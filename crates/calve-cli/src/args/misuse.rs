@@ -1,9 +1,11 @@
-//! Arguments that are fine one by one and make no sense together, which clap cannot find.
+//! Usage errors that clap cannot find: each argument is right alone, but together they make no
+//! sense.
 
-/// More clones than this in one call are a slip of the finger, and their list alone would fill the memory.
+/// A larger number of clones is a typing error. The list of their names alone would fill the
+/// memory.
 pub(super) const MAX_COUNT: u64 = 65_535;
 
-/// What is wrong with the arguments of a command.
+/// A usage error of one command.
 #[derive(Debug)]
 pub(crate) struct Misuse {
     pub(super) verb: &'static str,

@@ -85,20 +85,20 @@ const LOG_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
 
 const VERIFY_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve remote verify
-      Reads everything, and lists what is missing or damaged.
+      Reads everything, and lists missing and damaged objects.
   calve remote verify --quick --json team
 
 Ends with 3 if there is damage. A push of a snapshot from a machine that has
-it sends again what is missing.";
+it sends missing objects again.";
 
 const GC_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve remote gc --dry-run
   calve remote gc --keep 30 --grace 14d team
 
-Runs at any time, beside pushes and pulls; once a day is enough. What nobody
-needs is first marked, and removed by a later run when the grace time is over.";
+Runs at any time, beside pushes and pulls; once a day is enough. It first
+marks objects that nobody needs. A later run removes them after the grace time.";
 
-/// How much of the network a transfer may take.
+/// The bandwidth that a transfer may use.
 #[derive(Debug, Args)]
 pub(crate) struct TransferArgs {
     /// Send and receive at most RATE bytes a second on average, such as 500k or 10M (decimal units)
@@ -106,7 +106,7 @@ pub(crate) struct TransferArgs {
     pub(crate) limit_rate: Option<NonZeroU64>,
 }
 
-/// `800`, `500k`, `10M`, `1G`, in decimal units, as the output has them.
+/// `800`, `500k`, `10M`, `1G`, in decimal units, as in the output.
 fn parse_rate(text: &str) -> Result<NonZeroU64, String> {
     let wrong = || "not a number of bytes a second such as 500k, 10M or 1G".to_owned();
     let (digits, unit) = match text.char_indices().next_back() {
@@ -127,8 +127,8 @@ fn parse_rate(text: &str) -> Result<NonZeroU64, String> {
 /// The arguments of `calve push`.
 #[derive(Debug, Args)]
 pub(crate) struct PushArgs {
-    /// The snapshots: names, ids, or starts of ids [default: the base snapshot of the worktree, or project,
-    /// that contains the current folder]
+    /// The snapshots: names, ids, or starts of ids [default: the base snapshot of the worktree, or
+    /// project, that contains the current folder]
     #[arg(value_name = "SNAPSHOT", value_parser = NonEmptyStringValueParser::new(),
         add = ArgValueCompleter::new(candidates::snapshots))]
     pub(crate) snapshots: Vec<String>,
@@ -150,7 +150,7 @@ pub(crate) struct PushArgs {
 }
 
 impl PushArgs {
-    /// One name cannot be given to several snapshots.
+    /// Fails if one name would go to several snapshots.
     pub(crate) fn checked(&self) -> Result<&Self, Misuse> {
         if self.name.is_some() && self.snapshots.len() > 1 {
             return Err(Misuse::new("push", "--as gives one name to one snapshot"));
@@ -189,7 +189,8 @@ pub(crate) struct CheckoutArgs {
     #[arg(value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) name: String,
 
-    /// The folder of the new project: one that does not exist yet, or an empty one, whose owner, mode and ACLs it keeps
+    /// The folder of the new project: one that does not exist yet, or an empty one, whose owner,
+    /// mode and ACLs it keeps
     #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) root: PathBuf,
 
@@ -198,7 +199,7 @@ pub(crate) struct CheckoutArgs {
         value_parser = NonEmptyStringValueParser::new())]
     pub(crate) remote: String,
 
-    /// A key, of which one must have signed the name; 'calve key' prints one's own
+    /// Accept the name only if this key, or another KEY, signed it; 'calve key' prints yours
     #[arg(long = "key", value_name = "KEY")]
     pub(crate) keys: Vec<PublicKey>,
 
@@ -238,7 +239,7 @@ pub(crate) enum RemoteVerb {
         #[arg(value_name = "URL")]
         url: String,
 
-        /// A key, of which one must have signed a name; 'calve key' prints one's own
+        /// Accept names only if this key, or another KEY, signed them; 'calve key' prints yours
         #[arg(long = "key", value_name = "KEY")]
         keys: Vec<PublicKey>,
     },
@@ -282,12 +283,12 @@ pub(crate) enum RemoteVerb {
         #[arg(value_name = "REMOTE", add = ArgValueCompleter::new(candidates::remotes))]
         remote: Option<String>,
 
-        /// Only look whether everything is there, and do not read it
+        /// Only check whether everything is there, without reading it
         #[arg(long)]
         quick: bool,
     },
 
-    /// Remove from a remote what no name has needed for a while
+    /// Remove objects from a remote that no name has needed for a while
     ///
     /// Each name keeps its snapshot and those that it had before, as --keep says.
     #[command(after_help = GC_EXAMPLES)]
@@ -301,11 +302,12 @@ pub(crate) struct RemoteGcArgs {
     #[arg(value_name = "REMOTE", add = ArgValueCompleter::new(candidates::remotes))]
     pub(crate) remote: Option<String>,
 
-    /// Keep so many earlier snapshots of each name [default: 10]
+    /// Keep NUMBER earlier snapshots of each name [default: 10]
     #[arg(long, value_name = "NUMBER")]
     pub(crate) keep: Option<u64>,
 
-    /// Keep what is younger than this, and for as long after nobody needs it [default: 7d]
+    /// Keep objects that are younger than this, and unneeded objects for this long after gc marks
+    /// them [default: 7d]
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     pub(crate) grace: Option<Duration>,
 

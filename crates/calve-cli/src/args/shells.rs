@@ -1,4 +1,4 @@
-//! The arguments of what is for shells and readers of manuals.
+//! The arguments of the verbs for shells and manual pages.
 
 #[cfg(unix)]
 use std::path::PathBuf;
@@ -74,7 +74,7 @@ pub(crate) struct CdArgs {
     pub(crate) worktree: Option<PathBuf>,
 }
 
-/// The shells that have a function of ours.
+/// The shells for which calve has a function.
 #[cfg(unix)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum InitShell {

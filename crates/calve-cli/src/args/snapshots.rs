@@ -68,7 +68,7 @@ pub(crate) struct InitArgs {
     pub(crate) volume: Option<PathBuf>,
 }
 
-/// What a new snapshot is told by.
+/// The message and the name of a new snapshot.
 #[derive(Debug, Args)]
 pub(crate) struct Telling {
     /// Say why you take it; with a message, calve makes a new snapshot even if nothing changed
@@ -83,7 +83,8 @@ pub(crate) struct Telling {
 /// The arguments of `calve snapshot`.
 #[derive(Debug, Args)]
 pub(crate) struct SnapshotArgs {
-    /// The root of the project, or of a worktree [default: the one that contains the current folder]
+    /// The root of the project, or of a worktree [default: the one that contains the current
+    /// folder]
     #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) root: Option<PathBuf>,
 
@@ -114,8 +115,8 @@ pub(crate) struct LogArgs {
 /// The arguments of `calve show`.
 #[derive(Debug, Args)]
 pub(crate) struct ShowArgs {
-    /// Its name, its id, or the start of its id [default: the base snapshot of the worktree, or project,
-    /// that contains the current folder]
+    /// Its name, its id, or the start of its id [default: the base snapshot of the worktree, or
+    /// project, that contains the current folder]
     #[arg(value_name = "SNAPSHOT", value_parser = NonEmptyStringValueParser::new(),
         add = ArgValueCompleter::new(candidates::snapshots))]
     pub(crate) snapshot: Option<String>,
@@ -139,7 +140,7 @@ pub(crate) struct NameArgs {
     pub(crate) delete: Option<String>,
 }
 
-/// What `calve name` is to do.
+/// The meaning of the arguments of `calve name`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Naming<'a> {
     List,
@@ -148,7 +149,7 @@ pub(crate) enum Naming<'a> {
 }
 
 impl NameArgs {
-    /// What is to be done; a snapshot without a name for it says nothing.
+    /// Interprets the arguments. A snapshot without a new name is an error.
     pub(crate) fn naming(&self) -> Result<Naming<'_>, Misuse> {
         match (self.delete.as_deref(), self.snapshot.as_deref(), self.name.as_deref()) {
             (Some(name), ..) => Ok(Naming::Delete(name)),

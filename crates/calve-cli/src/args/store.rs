@@ -28,7 +28,7 @@ const VERIFY_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
 
 const GC_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve store gc
-      Removes what no snapshot needs, and what killed processes left behind.
+      Removes content that no snapshot needs, and the rest of killed processes.
   calve store gc --expire 30d
       Also forgets snapshots older than that, except those that have a name or
       are the base snapshot of a worktree or the project.
@@ -54,7 +54,7 @@ const READY_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
       Keeps two trees of the project's latest snapshot. A start takes one of
       them, brings it up to date, and returns at once.
   calve store ready 0
-      Keeps none, and removes those that there are.
+      Keeps none, and removes the existing ones.
 
 Each ready tree takes as much disk as a worktree. On btrfs they are subvolume
 snapshots, which take none; there the first look at a worktree is as quick as
@@ -78,10 +78,10 @@ pub(crate) enum StoreVerb {
         repair: bool,
     },
 
-    /// Remove what no snapshot, name or worktree needs
+    /// Remove everything that no snapshot, name or worktree needs
     ///
-    /// Other processes may use the store meanwhile; gc needs it alone only for a moment. Exits with 3 if they
-    /// never left it alone.
+    /// Other processes may use the store meanwhile; gc needs it alone only for a moment. Exits with
+    /// 3 if they never left it alone.
     #[command(after_help = GC_EXAMPLES)]
     Gc(GcArgs),
 
@@ -106,13 +106,14 @@ pub(crate) enum StoreVerb {
 
     /// Keep trees ready, which the next starts take, and make them now
     ///
-    /// Without a number it makes those that are missing. After each start, calve makes the next tree in the
-    /// background, when nobody else wants the processors or the disk. On btrfs one subvolume serves all starts, and is
-    /// counted, too; the number says how many snapshots of it wait whose files are in the kernel's memory already.
+    /// Without a number it makes those that are missing. After each start, calve makes the next
+    /// tree in the background, when nobody else wants the processors or the disk. On btrfs one
+    /// subvolume serves all starts, and is counted, too; the number says how many snapshots of it
+    /// wait whose files are in the kernel's memory already.
     #[command(after_help = READY_EXAMPLES)]
     Ready {
-        /// How many trees the store keeps [default: as before; a new store keeps 1 of a project of at least 10,000 files
-        /// if the filesystem can share blocks, and otherwise 0]
+        /// How many trees the store keeps [default: as before; a new store keeps 1 of a project of
+        /// at least 10,000 files if the filesystem can share blocks, and otherwise 0]
         #[arg(value_name = "N", value_parser = clap::value_parser!(u64).range(..=64))]
         number: Option<u64>,
     },
@@ -129,7 +130,8 @@ pub(crate) enum StoreVerb {
     #[command(hide = true)]
     Refill,
 
-    /// Name the contents of worktrees that were made without reading them; 'calve start' starts this in the background
+    /// Name the contents of worktrees that were made without reading them; 'calve start' starts
+    /// this in the background
     #[command(hide = true)]
     Name,
 }
@@ -137,7 +139,7 @@ pub(crate) enum StoreVerb {
 /// The arguments of `calve store gc`.
 #[derive(Debug, Args)]
 pub(crate) struct GcArgs {
-    /// Keep what changed within this time [default: 10m]
+    /// Keep content that changed within this time [default: 10m]
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     pub(crate) grace: Option<Duration>,
 
@@ -165,7 +167,7 @@ pub(super) fn parse_time(value: &str) -> Result<Duration, String> {
     let digits = digits.bytes().all(|byte| byte.is_ascii_digit()).then_some(digits);
     digits
         .and_then(|digits| digits.parse::<u64>().ok()?.checked_mul(unit))
-        // A hundred years: sums of times stay far from where they overflow.
+        // A hundred years is the limit, so that sums of times cannot overflow.
         .filter(|seconds| *seconds <= 36_525 * 86_400)
         .map(Duration::from_secs)
         .ok_or_else(|| "not a time such as 90s, 10m, 2h or 30d".to_owned())

@@ -52,8 +52,9 @@ Exits with 3 if there is damage.";
 pub(crate) enum VolumeVerb {
     /// Make a volume and mount it, now and at each boot
     ///
-    /// A volume is a btrfs or XFS in a sparse image file, DIR.img, mounted at DIR. The image and everything in it
-    /// belong to you. Root is needed to mount it: a mount unit of systemd, or a line in /etc/fstab.
+    /// A volume is a btrfs or XFS in a sparse image file, DIR.img, mounted at DIR. The image and
+    /// everything in it belong to you. Root is needed to mount it: a mount unit of systemd, or a
+    /// line in /etc/fstab.
     #[command(after_help = CREATE_EXAMPLES)]
     Create(CreateArgs),
 
@@ -63,7 +64,8 @@ pub(crate) enum VolumeVerb {
 
     /// Print how much room a volume has, in itself and on the disk below it
     ///
-    /// Exits with 3 if there is something to do: too little room, not mounted, or not mounted at boot.
+    /// Exits with 3 if there is something to do: too little room, not mounted, or not mounted at
+    /// boot.
     #[command(after_help = STATUS_EXAMPLES)]
     Status {
         /// The folder of the volume [default: all volumes]
@@ -89,8 +91,8 @@ pub(crate) enum VolumeVerb {
 
     /// Unmount a volume and delete its image
     ///
-    /// If stores, worktrees or other files are in it, calve names them and removes nothing, unless you give
-    /// --force.
+    /// If stores, worktrees or other files are in it, calve names them and removes nothing, unless
+    /// you give --force.
     #[command(after_help = REMOVE_EXAMPLES)]
     Remove(RemoveArgs),
 
@@ -114,7 +116,8 @@ pub(crate) struct CreateArgs {
     #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) at: PathBuf,
 
-    /// Its size, which is the most that it can hold [default: three quarters of what is free on the disk]
+    /// Its size, which is the most that it can hold [default: three quarters of what is free on the
+    /// disk]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub(crate) size: Option<u64>,
 

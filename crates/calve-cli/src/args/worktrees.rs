@@ -38,12 +38,11 @@ pub(crate) const FILL_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve fill
       In the setup script of a tool that makes worktrees itself.
   calve fill --include-from .worktreeinclude
-      Of what git ignores, carries only what that file of the project names.
+      Carries only those ignored files that this file of the project names.
 
-No store is needed. Nothing that exists in the worktree gets another content, and
-a second run finds nothing to do. Other worktrees, .calve and .jj are never
-carried. A tracked file that differs from the project's gets a new time if build
-output was carried, so that the next build compiles it.";
+No store is needed. fill never changes the content of a file in the worktree, and
+a second run finds nothing to do. It never carries other worktrees, .calve or .jj. If it carries build output, a tracked file that differs from the project's gets a
+new time, so that the next build compiles it.";
 
 pub(crate) const LIST_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve list
@@ -69,9 +68,9 @@ pub(crate) const DU_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
       The last line says what a drop of both together would free. That may be more
       than the sum: they may share blocks with each other.
 
-The columns are the sizes of the files, what is unique, what is shared with the
-project, the store, other worktrees or files elsewhere, the filesystem's own
-structures (about), and what a drop frees. calve looks at each file and reads none.";
+The columns are the sizes of the files, the unique blocks, the blocks shared with
+the project, the store, other worktrees or files elsewhere, the filesystem's own
+structures (about), and the space that a drop frees. calve looks at each file and reads none.";
 
 pub(crate) const RESHARE_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve reshare
@@ -90,7 +89,7 @@ pub(crate) const STATUS_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve status fix-1
   calve status ../repo.worktrees/fix-1
   calve status --gitignore fix-1 -- src
-      Only below src, and without what git ignores.
+      Only below src, and without files that git ignores.
   calve status -q fix-1 >/dev/null || echo changed
 
 A file with the same content and mode is unchanged; times do not count. calve
@@ -107,7 +106,7 @@ pub(crate) const DROP_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve drop --delete-branch fix-5
       Removes fix-5 and, if it is merged, its branch.
   calve drop --dry-run fix-6 fix-7
-      Removes nothing; says whether it could, and what that would free.
+      Removes nothing; says whether it could, and how much space that frees.
 
 A worktree with a git repository has changes if 'git status' lists something; files
 that git ignores are deleted with it. Its branch stays. Commits that no branch or
@@ -128,7 +127,7 @@ is at its branch again; commits in a repository of its own (--git copy) are lost
 A worktree that was only moved needs no restore: run a command such as
 'calve status' inside it, and calve knows its new path.";
 
-/// What worktrees are called where nothing is said about that.
+/// The default of `--prefix`.
 const PREFIX: &str = "worktree";
 
 /// The arguments of `calve start`.
@@ -144,7 +143,7 @@ pub(crate) struct StartArgs {
         value_parser = RangedU64ValueParser::<u32>::new().range(1..=MAX_COUNT))]
     count: Option<u32>,
 
-    /// P for -n
+    /// Begin the names of -n with P
     #[arg(long, value_name = "P", default_value = PREFIX,
         value_parser = NonEmptyStringValueParser::new())]
     prefix: String,
@@ -175,7 +174,8 @@ pub(crate) struct StartArgs {
     #[arg(long)]
     detach: bool,
 
-    /// Start linked worktrees at this commit (a branch, a tag, an id), without work that is not committed
+    /// Start linked worktrees at this commit (a branch, a tag, an id), without work that is not
+    /// committed
     #[arg(long, value_name = "COMMIT", conflicts_with = "from",
         value_parser = NonEmptyStringValueParser::new())]
     pub(crate) base: Option<String>,
@@ -184,7 +184,8 @@ pub(crate) struct StartArgs {
     #[arg(long)]
     pub(crate) no_after_start: bool,
 
-    /// Leave all files as the project has them, also those of Python environments that name the project
+    /// Leave all files as the project has them, also those of Python environments that name the
+    /// project
     #[arg(long)]
     pub(crate) keep_paths: bool,
 }
@@ -192,7 +193,8 @@ pub(crate) struct StartArgs {
 /// What worktrees get of the project's git repository.
 #[derive(Debug, Default, Args)]
 pub(crate) struct GitArgs {
-    /// What each worktree gets of the project's git repository [default: linked, or copy if that cannot be]
+    /// What each worktree gets of the project's git repository [default: linked, or copy if that
+    /// cannot be]
     #[arg(long = "git", value_name = "WHAT", value_enum)]
     mode: Option<GitWord>,
 }
@@ -208,7 +210,7 @@ enum GitWord {
 }
 
 impl GitArgs {
-    /// The same for the library.
+    /// These options for the library.
     pub(crate) fn mode(&self) -> calve::GitMode {
         match self.mode {
             None => calve::GitMode::Best,
@@ -220,12 +222,12 @@ impl GitArgs {
 }
 
 impl StartArgs {
-    /// A start on this branch, or on that of the worktree's name.
+    /// The arguments of a start on this branch, or on one with the worktree's name.
     pub(crate) fn on_branch(branch: Option<String>) -> Self {
         Self { branch, ..Self::default() }
     }
 
-    /// What the HEAD of linked worktrees is.
+    /// The HEAD of linked worktrees.
     pub(crate) fn start_branch(&self) -> calve::StartBranch {
         match &self.branch {
             Some(branch) => calve::StartBranch::Named(branch.clone()),
@@ -234,7 +236,7 @@ impl StartArgs {
         }
     }
 
-    /// The names, counted out where `-n` was given.
+    /// The names. With `-n`, calve numbers them.
     pub(crate) fn names(&self) -> Result<Vec<String>, Misuse> {
         if self.base.is_some() && matches!(self.git.mode, Some(GitWord::Copy | GitWord::None)) {
             return Err(Misuse::new(
@@ -271,10 +273,10 @@ pub(crate) struct FillArgs {
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) from: Option<PathBuf>,
 
-    /// Of what git ignores, carry only what the patterns in FILE match
+    /// Carry only those ignored files that match the patterns in FILE
     ///
-    /// FILE has the format of .gitignore. A relative path starts at the root of the working tree that files
-    /// are taken from.
+    /// FILE has the format of .gitignore. A relative path starts at the root of the working tree
+    /// that files are taken from.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) include_from: Option<PathBuf>,
 
@@ -319,7 +321,7 @@ pub(crate) struct ReshareArgs {
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, requires = "trees")]
     pub(crate) from: Option<PathBuf>,
 
-    /// Share nothing; say what that would give back
+    /// Share nothing; say how much space it would give back
     #[arg(long)]
     pub(crate) dry_run: bool,
 }
@@ -356,7 +358,7 @@ pub(crate) struct DropArgs {
     #[arg(long)]
     pub(crate) delete_branch: bool,
 
-    /// Remove nothing; say what that would free
+    /// Remove nothing; say how much space it would free
     #[arg(long)]
     pub(crate) dry_run: bool,
 }

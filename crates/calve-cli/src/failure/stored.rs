@@ -1,4 +1,4 @@
-//! The ways out of what stores and worktrees cannot do.
+//! Hints for errors of stores and worktrees: what to do now.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,17 +8,17 @@ use calve::{ErrorKind, Operation, Worktree};
 use super::{CURRENT_IS_GONE, Failure, Kind, df, told};
 use crate::text::shell_word;
 
-/// What the library could not do with a store.
+/// An error of the library about a store.
 pub(crate) fn store_failure(error: &calve::Error) -> Failure {
     told(error, hint(error, None))
 }
 
-/// What it could not do with this worktree.
+/// An error of the library about this worktree.
 pub(crate) fn worktree_failure(error: &calve::Error, worktree: &Worktree) -> Failure {
     told(error, hint(error, Some(worktree)))
 }
 
-/// A worktree that the command itself looked for.
+/// The command itself looked for a worktree and found none.
 pub(crate) fn no_worktree(path: &Path, cause: &str) -> Failure {
     own(
         Operation::FindWorktree.as_str(),
@@ -29,7 +29,7 @@ pub(crate) fn no_worktree(path: &Path, cause: &str) -> Failure {
     )
 }
 
-/// A worktree whose folder is gone.
+/// The folder of this worktree is gone.
 pub(crate) fn missing(worktree: &Worktree) -> Failure {
     let (kind, gone) = (ErrorKind::WorktreeMissing, io::Error::from(io::ErrorKind::NotFound));
     let name = argument(worktree);
@@ -38,7 +38,7 @@ pub(crate) fn missing(worktree: &Worktree) -> Failure {
     own(operation, worktree.path(), kind, "its folder is gone", hint.unwrap_or_default())
 }
 
-/// What the command itself does not do.
+/// An error that the command itself finds.
 pub(crate) fn own(
     operation: &'static str,
     path: &Path,
@@ -60,7 +60,7 @@ pub(crate) fn own(
 /// What to do if the remote at this URL has no such name or id.
 pub(crate) fn no_such_snapshot(url: &str) -> &'static str {
     match is_web(Path::new(url)) {
-        true => "a web server cannot list the names: ask who pushes; ids must be whole",
+        true => "a web server cannot list the names: ask the person who pushes; ids must be whole",
         false => "'calve remote names' lists the names of a remote; ids must be whole",
     }
 }
@@ -70,12 +70,14 @@ pub(crate) fn is_web(url: &Path) -> bool {
     url.to_str().is_some_and(|url| url.starts_with("https://") || url.starts_with("http://"))
 }
 
-/// How the commands of a hint name a store, if commands in the project do not find it by themselves.
+/// How the commands of a hint name a store, if commands in the project do not find it by
+/// themselves.
 pub(crate) fn store_flag(store: &Path, is_found: bool) -> String {
     if is_found { String::new() } else { format!(" --store {}", shell_word(store)) }
 }
 
-/// How the commands of a hint name a worktree: with a space before it; the project goes without.
+/// The argument that names a worktree in the commands of a hint, with a space before it. The
+/// project needs none.
 pub(crate) fn argument(worktree: &Worktree) -> String {
     match worktree.is_project() {
         true => String::new(),
@@ -100,7 +102,7 @@ fn way_out(
         return Some(hint);
     }
     let hint = match kind {
-        // Whoever dropped the worktree that the shell stands in.
+        // The user dropped the worktree that the shell is in.
         _ if path == Path::new(".") && error.kind() == io::ErrorKind::NotFound => {
             CURRENT_IS_GONE.to_owned()
         }
@@ -143,7 +145,8 @@ fn way_out(
                  start NAME'"
             )
         }
-        // git leaves repositories inside of what it cleans, and ready trees hold the project's.
+        // `git clean` keeps repositories that are inside the folders that it deletes. Ready trees
+        // contain the project's.
         ErrorKind::DestinationExists
             if operation == Operation::MakeStore && path.join("templates").is_dir() =>
         {
@@ -182,7 +185,7 @@ fn way_out(
         ErrorKind::SnapshotNotFound if operation == Operation::Compare => {
             "'calve snapshot' takes the first one".to_owned()
         }
-        // What has no such snapshot is a remote, named by its URL.
+        // The other path is a URL, so a remote lacks this snapshot.
         ErrorKind::SnapshotNotFound
             if other.and_then(Path::to_str).is_some_and(|other| other.contains("://")) =>
         {
@@ -283,7 +286,7 @@ fn way_out(
             shell_word(path)
         ),
         ErrorKind::Git if operation == Operation::DropWorktree => {
-            format!("'calve drop --force{name}' drops it all the same")
+            format!("'calve drop --force{name}' drops it anyway")
         }
         ErrorKind::Git if matches!(operation, Operation::Fill | Operation::FillFrom) => match other {
             Some(_) => "--from DIR names another working tree of that repository".to_owned(),
@@ -322,7 +325,7 @@ fn way_out(
             shell_word(other.unwrap_or(Path::new("the worktree"))),
             shell_word(&path.join(".calve"))
         ),
-        // An empty folder that nothing can replace.
+        // The folder is empty, but it is a mount point, which nothing can replace.
         ErrorKind::DestinationExists if error.kind() == io::ErrorKind::ResourceBusy => {
             format!("name a folder inside it, such as {}", shell_word(&path.join("app")))
         }
@@ -333,7 +336,7 @@ fn way_out(
             "free some space ({}); 'calve drop NAME' and 'calve store gc --expire 30d' work on a full disk, too",
             df(path.parent().unwrap_or(path), error)
         ),
-        // Of the tree: a file, or a folder of it.
+        // calve could not read a file or a folder of the tree.
         ErrorKind::PermissionDenied if matches!(operation, Operation::TakeIn | Operation::OpenDirectory | Operation::ReadDirectory) => {
             let name = path.file_name().map_or(path, Path::new);
             let looks = super::hint(kind, path, error).unwrap_or_default();
@@ -349,12 +352,12 @@ fn way_out(
     Some(hint)
 }
 
-/// The folder or the file that a URL of a remote, or of an object in it, stands for.
+/// The folder or the file of a `file://` URL.
 fn folder_of(url: &str) -> Option<&Path> {
     url.strip_prefix("file://").map(Path::new)
 }
 
-/// The way out where an object of a remote is the matter: it is named by its URL.
+/// What to do about an object of a remote, which the error names by its URL.
 fn of_remote(
     kind: ErrorKind,
     operation: Operation,
@@ -377,7 +380,7 @@ fn of_remote(
             "check the URL, whether the server can be reached from here, and for https:// its certificate".to_owned()
         }
         ErrorKind::PermissionDenied if is_web(Path::new(url)) => {
-            "a bucket says so also of what is not there, unless all may list it: let all read and list it".to_owned()
+            "a bucket also denies access to an object that does not exist, unless everybody may list the bucket: let everybody read and list it".to_owned()
         }
         ErrorKind::PermissionDenied => match there {
             Some(folder) => format!(
@@ -398,12 +401,12 @@ fn of_remote(
                 ),
                 Operation::MakeRemote => free,
                 _ => format!(
-                    "{free}, or have calve remove older snapshots: 'calve remote gc --keep 2 --grace 1h' marks what no name \
-                     needs then, and the same command removes it an hour later"
+                    "{free}, or have calve remove older snapshots: 'calve remote gc --keep 2 --grace 1h' marks objects \
+                     that no name needs then, and the same command removes them an hour later"
                 ),
             }
         }
-        // What is gone, a push sends again.
+        // A push sends a missing object again.
         ErrorKind::Damaged if error.kind() == io::ErrorKind::NotFound => {
             "try again; if it stays so, push the snapshot again from a machine that has it: 'calve push SNAPSHOT'".to_owned()
         }
@@ -425,7 +428,7 @@ fn of_remote(
     Some(hint)
 }
 
-/// Whether a URL is that of one object, which has a hash or the number of a change as its name.
+/// Whether a URL names one object. Its name is a hash or the number of a change.
 fn is_of_content(url: &str) -> bool {
     let name = url.rsplit('/').next().unwrap_or_default();
     matches!(name.len(), 20 | 64) && name.bytes().all(|byte| byte.is_ascii_hexdigit())
@@ -668,7 +671,7 @@ mod tests {
             (ErrorKind::RemoteNotFound, Operation::OpenRemote, "check the URL"),
             (ErrorKind::PermissionDenied, Operation::ReadRemote, "read and list"),
             (ErrorKind::Io, Operation::OpenRemote, "its certificate"),
-            (ErrorKind::SnapshotNotFound, Operation::FindSnapshot, "ask who pushes"),
+            (ErrorKind::SnapshotNotFound, Operation::FindSnapshot, "ask the person who pushes"),
         ] {
             let error = io::Error::other("cause");
             let url = Path::new("https://host/trees");

@@ -49,7 +49,7 @@ fn what_git_ignores_can_be_left_out() {
     // What was deleted with its folder is judged by the rules that still stand.
     let expected = "M a\nA dir/new\nD gone/.gitignore\nD gone/old\nA sub/keep.log\nA sub/top\n";
     assert_eq!(run.stdout, expected);
-    assert!(run.stderr.contains(", leaving out what git ignores: "), "{run:?}");
+    assert!(run.stderr.contains(", without files that git ignores: "), "{run:?}");
     let stat = done(&project, "diff --stat --gitignore -q w");
     let paths = |text: &str| -> Vec<String> {
         text.lines().filter_map(|line| Some(line.rsplit_once(' ')?.1.to_owned())).collect()

@@ -604,7 +604,7 @@ fn a_drop_of_what_is_missing_says_that_it_deleted_nothing_and_what_stays() {
     assert_eq!(refused.code, Some(1), "{refused:?}");
     let forgot = calve(&project, "drop --force one");
     let expected =
-        format!("forgot one: what is at {} is not this worktree, and stays\n", one.display());
+        format!("forgot one: {} is not this worktree, so calve left it there\n", one.display());
     assert_eq!((forgot.code, forgot.stderr), (Some(0), expected));
     assert_eq!(read(&one.join("mine")), "x");
     let document = calve(&project, "drop --json two").json();
