@@ -1,9 +1,10 @@
 //! The command that `calve start` runs in each new worktree: git's setting `calve.afterStart`.
 //!
-//! It is a setting of git because it must be the user's own. A clone brings neither `.git/config` nor the user's configuration. So a
-//! repository cannot bring a command that `start` would run, as a file in its tree could, or a store that somebody committed. git
-//! reads no configuration of a repository that belongs to another user (`safe.directory`). Nor does it read that of a folder that only
-//! looks like a bare repository, which a tree may contain.
+//! It is a setting of git because it must be the user's own. A clone brings neither `.git/config`
+//! nor the user's configuration, so a repository cannot bring a command that `start` would run. A
+//! file in the project's tree, or a store that somebody committed, could. git reads no
+//! configuration of a repository that belongs to another user (`safe.directory`). Nor does it read
+//! the configuration of a folder that only looks like a bare repository, which a tree may contain.
 
 use std::fs::File;
 use std::io;
@@ -20,7 +21,8 @@ use crate::text::shown;
 /// The setting.
 const KEY: &str = "calve.afterStart";
 
-/// Variables of git that name another repository. A hook or an alias of git that runs calve has set them.
+/// Variables of git that name another repository. A hook or an alias of git that runs calve has set
+/// them.
 const OF_ANOTHER_REPOSITORY: [&str; 8] = [
     "GIT_COMMON_DIR",
     "GIT_DIR",
@@ -58,8 +60,8 @@ fn without_another_repository(mut command: Command) -> Command {
     command
 }
 
-/// Runs the command in one worktree after the other. Returns the exit code of each: 128 + N if signal N ended it, 127 if it could not
-/// be run; `None` if calve was stopped before.
+/// Runs the command in one worktree after the other. Returns the exit code of each: 128 + N if
+/// signal N ended it, 127 if it could not be run; `None` if calve was stopped before.
 pub(crate) fn run(
     command: &str,
     project: &Path,

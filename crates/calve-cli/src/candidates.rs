@@ -1,6 +1,7 @@
-//! What a shell may complete a word to: the names of worktrees and snapshots, as the store knows them at that moment.
+//! Completion candidates: the names of worktrees and snapshots that the store has at that moment.
 //!
-//! Whatever goes wrong here is nothing to tell: the shell is in the middle of a line. There is just nothing to offer then.
+//! Errors here are never reported, because the user is in the middle of a line. There are just no
+//! candidates then.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -11,10 +12,10 @@ use clap_complete::engine::{CompletionCandidate, PathCompleter, ValueCompleter a
 use crate::common::Common;
 use crate::text::{harmless, short, shown};
 
-/// As many snapshots without a name are offered, the newest.
+/// The number of snapshots without a name that calve offers, newest first.
 const UNNAMED: usize = 50;
 
-/// The names of worktrees; folders, where the word is a path.
+/// The names of worktrees; folders if the word is a path.
 pub(crate) fn worktrees(word: &OsStr) -> Vec<CompletionCandidate> {
     let bytes = word.as_encoded_bytes();
     if bytes.contains(&b'/') || bytes.starts_with(b".") || bytes.starts_with(b"~") {
@@ -29,7 +30,7 @@ pub(crate) fn worktrees(word: &OsStr) -> Vec<CompletionCandidate> {
         .collect()
 }
 
-/// The names of snapshots, and the ids of those that have none.
+/// The names of snapshots, and the ids of snapshots without a name.
 pub(crate) fn snapshots(word: &OsStr) -> Vec<CompletionCandidate> {
     let Some(log) = store().and_then(|store| store.log().ok()) else { return Vec::new() };
     let unnamed = log.snapshots.iter().filter(|snapshot| snapshot.names.is_empty()).take(UNNAMED);
@@ -50,7 +51,8 @@ pub(crate) fn remotes(word: &OsStr) -> Vec<CompletionCandidate> {
     remotes.iter().filter_map(|it| offer(&it.name, word, harmless(&it.url).into_owned())).collect()
 }
 
-/// For `calve switch [WORKTREE] SNAPSHOT`: after a worktree a snapshot, and before it either.
+/// For `calve switch [WORKTREE] SNAPSHOT`: after a worktree only snapshots, before it worktrees and
+/// snapshots.
 pub(crate) fn switchable(word: &OsStr) -> Vec<CompletionCandidate> {
     let named = store().and_then(|store| store.worktrees().ok()).unwrap_or_default();
     let line: Vec<OsString> = line().collect();
@@ -73,7 +75,7 @@ fn named(log: &[Snapshot], word: &OsStr) -> Vec<CompletionCandidate> {
     named.into_iter().filter_map(offer_it).collect()
 }
 
-/// What a shell shows beside it.
+/// The description that a shell shows beside a candidate.
 fn told(snapshot: &Snapshot, head: &str) -> String {
     let time = crate::text::utc(snapshot.created);
     let message = snapshot.message.lines().next().unwrap_or_default();
@@ -85,12 +87,12 @@ fn offer(value: &str, word: &OsStr, help: String) -> Option<CompletionCandidate>
     begins.then(|| CompletionCandidate::new(value).help(Some(help.into())))
 }
 
-/// The line that is to be completed, without the command itself.
+/// The line to complete, without the command itself.
 fn line() -> impl Iterator<Item = OsString> {
     std::env::args_os().skip_while(|word| word != "--").skip(2)
 }
 
-/// The store that the line so far is about.
+/// The store that the unfinished line is about.
 fn store() -> Option<Store> {
     let common = common(line());
     match common.store() {
@@ -99,7 +101,7 @@ fn store() -> Option<Store> {
     }
 }
 
-/// What the flags of a line that is not finished say of the store.
+/// The flags of an unfinished line that choose the store.
 fn common(words: impl Iterator<Item = OsString>) -> Common {
     let mut common = Common::default();
     let mut words = words.map(PathBuf::from);

@@ -46,7 +46,7 @@ pub(crate) fn diff(args: &DiffArgs, session: Session<'_>) -> Result<Exit, Failur
     Ok(exit)
 }
 
-/// The patch as it is made, however large it is.
+/// Writes the patch while calve makes it, however large it is.
 fn write_patch(
     diff: &Diff,
     worktree: &Worktree,
@@ -54,7 +54,7 @@ fn write_patch(
     output: Output,
 ) -> Result<(), Failure> {
     let mut stdout = Watched { inner: BufWriter::new(io::stdout().lock()), failed: None };
-    // Not whether its width is known, which a terminal need not tell.
+    // We do not use the width here: a terminal may not know its own.
     let (is_terminal, colors) = (io::stdout().is_terminal(), output.has_colors());
     let written = if is_terminal || colors {
         let mut shown = Shown {
@@ -73,7 +73,7 @@ fn write_patch(
     match (written, stdout.failed.take()) {
         (_, Some(error)) => Err(Failure::output(&error)),
         (Err(error), None) => {
-            // What there is of the patch comes before the error that says that there is no more.
+            // First print the part of the patch that exists, then the error.
             let _ = stdout.flush();
             Err(worktree_failure(&error, worktree))
         }
@@ -81,7 +81,8 @@ fn write_patch(
     }
 }
 
-/// A stream that remembers that it failed: the library tells an error of writing like one of reading.
+/// A stream that remembers its error. Without it, an error of writing looks like one of reading:
+/// the library reports both in the same way.
 struct Watched<W> {
     inner: W,
     failed: Option<io::Error>,
@@ -104,10 +105,11 @@ impl<W: Write> Write for Watched<W> {
     }
 }
 
-/// A patch for people: in colors, and on a terminal with nothing in it that would steer that, nor what only programs read.
+/// A patch for people. It has colors. On a terminal, it has no characters that could steer the
+/// terminal, and none of the parts that only programs read.
 struct Shown<W> {
     inner: W,
-    /// What there is of a line. The patch itself ends with the end of one.
+    /// The beginning of a line. The patch itself ends with a line break.
     line: Vec<u8>,
     in_hunk: bool,
     in_binary: bool,
@@ -137,7 +139,7 @@ impl<W: Write> Shown<W> {
     fn end_line(&mut self) -> io::Result<()> {
         let mut line = std::mem::take(&mut self.line);
         if self.hides_binary {
-            // What follows has no spaces in it.
+            // The lines of a binary patch contain no spaces, so this line begins the next file.
             self.in_binary &= !line.starts_with(b"diff --git ");
             if self.in_binary {
                 return Ok(());
@@ -157,7 +159,7 @@ impl<W: Write> Shown<W> {
             (true, true, Some(b'@')) => CAUTION,
             _ => Style::new(),
         };
-        // Colors, not weight: a patch has many lines.
+        // Colors only, no bold: a patch has many lines.
         let style = if self.in_hunk { style.effects(Effects::new()) } else { style };
         write!(self.inner, "{style}")?;
         if self.is_terminal {
@@ -171,7 +173,7 @@ impl<W: Write> Shown<W> {
     }
 }
 
-/// A line a file: `M  +12 -3  path`.
+/// One line per file: `M  +12 -3  path`.
 fn stat(diff: &Diff, output: Output) -> Result<(), Failure> {
     let how = |file: &FileDiff| match file.lines {
         Some((added, removed)) => format!("+{added} -{removed}"),
@@ -239,7 +241,7 @@ pub(crate) fn switch(switching: Switching<'_>, session: Session<'_>) -> Result<E
 fn undo_failure(error: &calve::Error, worktree: &Worktree) -> Failure {
     let failure = worktree_failure(error, worktree);
     let hint = match error.kind() {
-        // Force would have to choose which of the two states by hand is lost.
+        // A forced undo would have to lose one of two states that the user made by hand.
         ErrorKind::Changed => "run 'calve capture' first: it keeps the changes in a snapshot".to_owned(),
         ErrorKind::SnapshotNotFound => {
             "--undo undoes the last forced switch or reset, if that overwrote local changes, and only once"
@@ -250,7 +252,8 @@ fn undo_failure(error: &calve::Error, worktree: &Worktree) -> Failure {
     Failure { hint: Some(hint), ..failure }
 }
 
-/// Asks whether the project itself is to be reset: in one of its folders, who forgot to name a worktree does not mean it.
+/// Asks whether to reset the project itself. A user in one of its folders may only have forgotten
+/// to name a worktree.
 fn confirm(project: &Worktree) -> Result<(), Failure> {
     let path = project.path();
     let name = path.file_name().unwrap_or(path.as_os_str());
@@ -285,7 +288,7 @@ pub(crate) fn reset(args: &ResetArgs, session: Session<'_>) -> Result<Exit, Fail
     tell(&worktree, &report, "moved aside", session)
 }
 
-/// What was done. `kept` says what became of what was changed by hand.
+/// Prints what calve did. `kept` says what became of local changes.
 fn tell(
     worktree: &Worktree,
     report: &SwitchReport,
@@ -309,7 +312,7 @@ fn tell(
     }
     line.push_str(&format!(", {}", text::duration(report.elapsed)));
     if !report.kept.is_empty() && kept == "moved aside" {
-        // It is named: whoever reads this may stand in another one.
+        // The hint names the worktree, because the user may be in another one.
         let name = argument(worktree);
         line.push_str(&format!("; 'calve switch{name} --undo' brings them back"));
     }

@@ -1,4 +1,4 @@
-//! The words that flags of `clone` take, and what they are to the library.
+//! The values that some flags take, and their meaning to the library.
 
 use clap::ValueEnum;
 

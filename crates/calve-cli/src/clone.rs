@@ -21,14 +21,15 @@ use crate::summary::{Summary, was_left};
 use crate::system::Signals;
 use crate::text::shown;
 
-/// Why the filesystem of the first destination that has copies on its account does not share with the source's.
+/// The reason why the filesystem of the source does not share blocks with that of the first
+/// destination that has copies because of its filesystem.
 pub(crate) fn why_not_shared(source: &Path, destinations: &[DestinationReport]) -> Option<String> {
     let copied = destinations.iter().find(|tree| tree.copied_because.filesystem > 0)?;
     let name = |path| calve::filesystem_name(path);
     filesystems::why_not(name(source).as_deref(), name(&copied.path).as_deref())
 }
 
-/// Clones, and tells what was done.
+/// Clones, and prints the result.
 pub(crate) fn run(
     args: &CloneArgs,
     destinations: &[PathBuf],
@@ -69,7 +70,7 @@ pub(crate) fn run(
     tell(&report, (&mentions, price), &had, args, output)
 }
 
-/// Where blocks cannot be shared and the caller did not ask for copies, says what the copies will cost.
+/// Says what the copies will cost, if blocks cannot be shared and the user did not ask for copies.
 /// With a filter this says nothing: the filter may leave most of the tree out.
 fn price(
     source: &Path,
@@ -88,7 +89,7 @@ fn price(
         _ => "the clones will take",
     });
     let cost = || {
-        // A clone has calve's own folder, too.
+        // A clone includes calve's own folder, which `of_tree` leaves out.
         let (mut cost, own) = (CopyCost::of_tree(source), CopyCost::of_tree(source.join(".calve")));
         cost.files += own.files;
         cost.bytes = cost.bytes.saturating_add(own.bytes);
@@ -101,7 +102,7 @@ fn price(
     Some(cost)
 }
 
-/// The files of each destination that named the source, if the caller wants them rewritten.
+/// For each destination, the files that named the source, if the user wants them rewritten.
 #[cfg(unix)]
 type Mentions = Option<Vec<Vec<calve::PathMention>>>;
 #[cfg(not(unix))]
@@ -136,7 +137,8 @@ fn options(args: &CloneArgs, common: &Common) -> CloneOptions {
     }
 }
 
-/// Results on standard output, then findings and the summary on standard error. `had` says which destinations had a store before.
+/// Prints the results, then the findings and the summary. `had` says which destinations had a store
+/// before.
 fn tell(
     report: &CloneReport,
     (mentions, price): (&Mentions, Option<CopyCost>),
@@ -144,7 +146,7 @@ fn tell(
     args: &CloneArgs,
     output: Output,
 ) -> Result<Exit, Failure> {
-    // A destination left as it was is no finding: `--existing skip` asked for just that.
+    // With `--existing skip`, a destination that stays as it was is no finding.
     let asked =
         |reason: &SkipReason| args.existing == Existing::Skip && *reason == SkipReason::Exists;
     let findings = findings(&report.destinations, asked);
@@ -199,7 +201,7 @@ fn tell(
     Ok(if findings.is_empty() { Exit::Done } else { Exit::Findings })
 }
 
-/// An entry that did not arrive, or not whole, in a line.
+/// One line about an entry that did not arrive, or not whole.
 pub(crate) fn finding(path: &Path, reason: &SkipReason) -> String {
     match reason {
         SkipReason::Socket | SkipReason::Device | SkipReason::Vanished | SkipReason::Changing => {
@@ -210,7 +212,7 @@ pub(crate) fn finding(path: &Path, reason: &SkipReason) -> String {
     }
 }
 
-/// Every finding once: the same of every destination without its name, else with it.
+/// Each finding once. It names a destination only if the others do not have the same finding.
 pub(crate) fn findings(
     destinations: &[DestinationReport],
     asked: impl Fn(&SkipReason) -> bool,
@@ -220,7 +222,7 @@ pub(crate) fn findings(
         for Skipped { path, reason, .. } in
             destination.skipped.iter().filter(|skipped| !asked(&skipped.reason))
         {
-            // The key's text also keeps apart two reasons for one path.
+            // The key contains the text, so two reasons for one path stay apart.
             found.entry((path, finding(path, reason))).or_default().push(&destination.path);
         }
     }
@@ -256,7 +258,7 @@ struct ClonedDocument {
     mentions: Option<Vec<crate::paths::MentionDocument>>,
 }
 
-/// Counts are absent (`null`) where nothing was walked and so nothing counted.
+/// A count is absent (`null`) if calve did not walk the tree, and so counted nothing.
 #[derive(Serialize)]
 pub(crate) struct DestinationDocument {
     path: String,

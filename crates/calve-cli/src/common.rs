@@ -1,4 +1,4 @@
-//! The flags of every command, and what they say of paths and stores.
+//! The flags that every command has, and how they resolve paths and stores.
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -47,8 +47,8 @@ pub(crate) struct Common {
 }
 
 impl Common {
-    /// `path`, taken from the directory that `-C` names. The process itself stays where it is, so that the
-    /// paths it prints are right for whoever started it.
+    /// Resolves `path` against the folder of `-C`. calve itself does not change its folder, so a
+    /// path that it prints is right for the user's shell, too.
     pub(crate) fn resolve(&self, path: &Path) -> PathBuf {
         match &self.directory {
             Some(base) if path == Path::new(".") => base.clone(),
@@ -57,7 +57,7 @@ impl Common {
         }
     }
 
-    /// The store that `--store` names, or else the environment; an empty variable is as good as none.
+    /// The store of `--store`, or else of CALVE_STORE. An empty variable counts as unset.
     #[cfg(unix)]
     pub(crate) fn store(&self) -> Option<PathBuf> {
         let from_environment =
@@ -66,7 +66,7 @@ impl Common {
     }
 }
 
-/// More threads than this gain nothing and may not be had.
+/// More threads than this gain nothing, and the system may refuse them.
 const MAX_JOBS: usize = 256;
 
 fn parse_jobs(value: &str) -> Result<NonZeroUsize, String> {

@@ -15,7 +15,7 @@ use crate::output::{BAD, GOOD, Output, encoded};
 use crate::system::Signals;
 use crate::text::{cause, errno_name, shown, wrapped};
 
-/// Probes, and tells the verdicts.
+/// Probes the pairs, and prints the verdicts.
 pub(crate) fn run(
     args: &DoctorArgs,
     common: &Common,
@@ -79,8 +79,8 @@ pub(crate) fn run(
     Ok(if all_reflink { Exit::Done } else { Exit::Findings })
 }
 
-/// What to say of a project whose store is on a filesystem that can share blocks: nothing is left to
-/// be done.
+/// The verdict for a project whose store is on a filesystem that can share blocks: nothing is left
+/// to do.
 #[cfg(unix)]
 fn store_that_shares(project: &Path) -> Option<String> {
     let store = calve::Store::discover(project).ok()?.store;
@@ -96,7 +96,7 @@ fn store_that_shares(project: &Path) -> Option<String> {
     })
 }
 
-/// What there is to say about files that name their tree.
+/// The lines about files that name their tree by its absolute path.
 #[cfg(unix)]
 fn told(mentions: &[calve::PathMention], output: Output) -> String {
     let line = |line: String| match output.width() {
@@ -106,11 +106,11 @@ fn told(mentions: &[calve::PathMention], output: Output) -> String {
     crate::paths::lines(mentions, output.verbose).into_iter().map(line).collect()
 }
 
-/// What a pair of paths can do.
+/// The verdict on a pair of paths.
 struct Verdict<'a> {
     source: &'a Path,
     destination: &'a Path,
-    /// The directory that stood for the destination.
+    /// The existing directory that was probed in place of the destination.
     probed: PathBuf,
     probe: Probe,
     fix: Option<String>,
@@ -123,7 +123,7 @@ impl<'a> Verdict<'a> {
             paths.extend((destination != source).then(|| destination.to_owned()));
             Failure { joint: "to", ..Failure::io("probe", paths, &error) }
         };
-        // Only a destination may be still to come.
+        // Only the destination may not exist yet.
         std::fs::metadata(source).map_err(failure)?;
         let probed = nearest_directory(destination);
         let probe = calve::probe_between(source, &probed).map_err(failure)?;
@@ -177,12 +177,14 @@ impl<'a> Verdict<'a> {
     }
 }
 
-/// `path` itself where it is a directory, else the nearest one above it: where a tree of that name would be made.
+/// `path` itself if it is a directory, else the nearest directory above it. A tree of that name
+/// would be made there.
 fn nearest_directory(path: &Path) -> PathBuf {
     let parents = path.ancestors().find(|path| path.is_dir());
     match parents {
         Some(parent) => parent.to_owned(),
-        // The ancestors of a relative path end in an empty one, which stands for the current directory.
+        // The ancestors of a relative path end with an empty one, which means the current
+        // directory.
         None => PathBuf::from("."),
     }
 }

@@ -1,4 +1,4 @@
-//! `calve du`, and what `list --disk` and `drop --dry-run` say of the disk.
+//! `calve du`, and the disk usage in `list --disk` and `drop --dry-run`.
 
 use calve::{DiskUsage, ErrorKind, FreedBytes, TreeUsage, Worktree, WorktreeState};
 use serde::Serialize;
@@ -68,7 +68,7 @@ pub(crate) fn is_there(worktree: &Worktree) -> bool {
     matches!(worktree.state(), Ok(WorktreeState::Ready | WorktreeState::Switching))
 }
 
-/// Of worktrees of one store.
+/// Measures worktrees of one store.
 pub(crate) fn measured(
     store: &calve::Store,
     worktrees: &[Worktree],
@@ -89,7 +89,7 @@ fn trees(usage: &DiskUsage) -> impl Iterator<Item = &TreeUsage> {
     usage.worktrees.iter().chain([&usage.project, &usage.store])
 }
 
-/// Says how much was not looked at, if anything.
+/// Warns if calve could not read some files. Returns whether it could not.
 pub(crate) fn warn_of_unreadable(usage: &DiskUsage, output: Output) -> bool {
     let unreadable: u64 = trees(usage).map(|tree| tree.unreadable).sum();
     if unreadable > 0 {
@@ -105,7 +105,7 @@ pub(crate) fn warn_of_unreadable(usage: &DiskUsage, output: Output) -> bool {
 /// `about 1.2 GB`, `about 1.2 GB, at least 1.0 GB`.
 pub(crate) fn freed(frees: FreedBytes, output: Output) -> String {
     let expected = output.size(frees.expected);
-    // Less than a tenth is within what the filesystem's own structures vary.
+    // A difference below a tenth is noise: the filesystem's own structures vary that much.
     if frees.expected - frees.least.min(frees.expected) <= frees.expected / 10 && !output.verbose {
         return format!("about {expected}");
     }
@@ -124,7 +124,7 @@ fn table(rows: &[(String, &TreeUsage)], output: Output) -> Table {
         ("metadata", true, |tree| tree.metadata_bytes),
         ("frees", true, |tree| tree.frees.expected),
     ];
-    // The columns that are mostly empty are there where they are not.
+    // Leaves out the optional columns in which every number is zero.
     let columns: Vec<_> = COLUMNS
         .iter()
         .filter(|(_, always, bytes)| *always || rows.iter().any(|(_, tree)| bytes(tree) > 0))
@@ -160,7 +160,7 @@ struct NamedDocument {
     usage: UsageDocument,
 }
 
-/// What one tree takes.
+/// The disk usage of one tree.
 #[derive(Serialize)]
 pub(crate) struct UsageDocument {
     #[serde(flatten)]
@@ -184,7 +184,7 @@ pub(crate) struct BytesDocument {
     frees: FreesDocument,
 }
 
-/// What would be free.
+/// The space that a drop would free.
 #[derive(Serialize)]
 pub(crate) struct FreesDocument {
     expected_bytes: u64,

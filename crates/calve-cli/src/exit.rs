@@ -7,13 +7,14 @@ use std::process::ExitCode;
 pub(crate) enum Exit {
     /// 0: done.
     Done,
-    /// 1: failed; nothing was left behind.
+    /// 1: failed. calve leaves no half-made tree behind.
     Failed,
-    /// 2: the command line was not understood; nothing was begun.
+    /// 2: the command line was not understood, and nothing was begun.
     Usage,
-    /// 3: done, with findings: entries that were left out, changes, damage, a pair of paths that cannot reflink.
+    /// 3: done, with findings: entries that were left out, changes, damage, or a pair of paths that
+    /// cannot reflink.
     Findings,
-    /// 128 + the signal's number (130 for Ctrl-C): stopped by that signal; nothing was left behind.
+    /// 128 + the signal's number (130 for Ctrl-C): a signal stopped calve. What stays is as for 1.
     Signal(u8),
 }
 

@@ -1,4 +1,4 @@
-//! Why the command could not do what it was asked, and the way out.
+//! Says why the command failed, and what to do now.
 
 use std::ffi::OsStr;
 use std::io;
@@ -12,28 +12,28 @@ use crate::text::{cause, harmless, shell_word, shown};
 #[cfg(unix)]
 pub(crate) mod stored;
 
-/// An operation that was not done, ready to be told to people and programs.
+/// An operation that failed, in a form for people and for programs.
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) operation: &'static str,
     pub(crate) paths: Box<[PathBuf]>,
-    /// The word between them.
+    /// The word between the paths.
     pub(crate) joint: &'static str,
-    /// What is in the way, where there may be much of it.
+    /// The paths that are in the way, if there may be many.
     pub(crate) details: Box<[PathBuf]>,
     pub(crate) kind: Kind,
     pub(crate) cause: Box<str>,
     pub(crate) hint: Option<String>,
 }
 
-/// Why it was not done, for programs.
+/// Why the operation failed, for programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// One of the library's.
+    /// An error of the library.
     Library(ErrorKind),
-    /// Standard output could not be written to. Nothing more is written there.
+    /// calve cannot write to standard output, and writes nothing more there.
     Output,
-    /// The process that read standard output has gone: there is nobody to tell.
+    /// The process that read standard output has ended, so there is nobody to tell.
     BrokenPipe,
     /// The command line was not understood.
     Usage,
@@ -76,9 +76,9 @@ impl Failure {
         }
     }
 
-    /// The same, which is no reason to take back what was made before: that it stands, and where.
+    /// If only the output failed, adds that the trees were made and stay, and where they are.
     pub(crate) fn but_stands(self, what: &str, trees: &[DestinationReport]) -> Self {
-        /// A line can tell of so many.
+        /// A line names this many trees at most.
         const NAMED: usize = 8;
         if self.kind != Kind::Output {
             return self;
@@ -92,7 +92,7 @@ impl Failure {
         Self { hint: Some(format!("{what} {made}: {}", paths.join(", "))), ..self }
     }
 
-    /// A signal came.
+    /// A signal stopped the operation.
     pub(crate) fn cancelled(operation: &'static str, paths: Vec<PathBuf>) -> Self {
         Self {
             operation,
@@ -105,7 +105,7 @@ impl Failure {
         }
     }
 
-    /// The operating system said no to a call of the command's own.
+    /// The operating system refused a call that the command itself made.
     pub(crate) fn io(operation: &'static str, paths: Vec<PathBuf>, error: &io::Error) -> Self {
         let kind = match error.kind() {
             io::ErrorKind::NotFound => ErrorKind::SourceNotFound,
@@ -124,7 +124,7 @@ impl Failure {
         }
     }
 
-    /// The same, of something that was to be made or changed.
+    /// Like [`Failure::io`], for something that the command makes or changes.
     pub(crate) fn writing(operation: &'static str, path: &Path, error: &io::Error) -> Self {
         let failure = Self::io(operation, vec![path.to_owned()], error);
         match error.kind() {
@@ -140,7 +140,7 @@ impl Failure {
         }
     }
 
-    /// The same, and what else whoever reads it should know, before the way out.
+    /// Adds a remark before the hint.
     #[cfg(unix)]
     pub(crate) fn remarked(self, remark: &str) -> Self {
         let hint = match self.hint {
@@ -150,12 +150,12 @@ impl Failure {
         Self { hint: Some(hint), ..self }
     }
 
-    /// How the command ends with it.
+    /// The exit code of the command.
     pub(crate) fn exit(&self) -> Exit {
         if self.kind == Kind::Usage { Exit::Usage } else { Exit::Failed }
     }
 
-    /// `<operation> <paths>: <cause>`, on one line, whatever the names are.
+    /// `<operation> <paths>: <cause>`, on one line, whatever characters the names contain.
     pub(crate) fn message(&self) -> String {
         let mut message = self.operation.to_owned();
         for (index, path) in self.paths.iter().enumerate() {
@@ -166,7 +166,7 @@ impl Failure {
     }
 }
 
-/// What the library could not do. `source` and `destinations` are what it was asked for.
+/// An error of a clone. `source` and `destinations` are the paths that the user gave.
 pub(crate) fn clone_failure(
     error: &calve::Error,
     source: &Path,
@@ -192,7 +192,7 @@ pub(crate) fn clone_failure(
                 shell_word(error.path())
             ))
         }
-        // It is the destination that is full, the second of two paths.
+        // The second path is the destination, and that filesystem is full.
         (ErrorKind::StorageFull, _) => {
             hint(kind, error.other_path().unwrap_or(error.path()), error.io_error())
         }
@@ -211,7 +211,7 @@ pub(crate) fn clone_failure(
     told(error, hint)
 }
 
-/// An error of the library with its way out.
+/// An error of the library, with its hint.
 fn told(error: &calve::Error, hint: Option<String>) -> Failure {
     let paths: Vec<PathBuf> = [Some(error.path()), error.other_path()]
         .into_iter()
@@ -232,7 +232,7 @@ fn told(error: &calve::Error, hint: Option<String>) -> Failure {
     }
 }
 
-/// The way out, where there is one.
+/// What to do, if there is something to do.
 fn hint(kind: ErrorKind, path: &Path, error: &io::Error) -> Option<String> {
     let parent = match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
@@ -284,7 +284,7 @@ fn hint(kind: ErrorKind, path: &Path, error: &io::Error) -> Option<String> {
     Some(hint)
 }
 
-/// The command that shows what is used up at `path`: blocks, inodes, or what a quota leaves of them.
+/// The command that shows what has run out at `path`: blocks, inodes, or a quota.
 fn df(path: &Path, error: &io::Error) -> String {
     let flag = if has_no_inodes(path) { "-hi" } else { "-h" };
     let quota = match error.kind() {
@@ -296,7 +296,8 @@ fn df(path: &Path, error: &io::Error) -> String {
 
 #[cfg(unix)]
 fn has_no_inodes(path: &Path) -> bool {
-    // btrfs has no number of them, and says 0; XFS makes them of blocks, and has none of either where these are used up.
+    // btrfs has no fixed number of inodes, and reports 0. XFS makes inodes from free blocks: if it
+    // has no blocks left, it has no inodes either.
     rustix::fs::statvfs(path).is_ok_and(|stat| {
         stat.f_files > 0
             && stat.f_favail < 16
@@ -309,7 +310,7 @@ fn has_no_inodes(_: &Path) -> bool {
     false
 }
 
-/// The nearest folder above `path` that is there, and what should be in it.
+/// The nearest folder above `path` that exists, and the name that is missing in it.
 fn as_far_as_there(path: &Path) -> (&Path, Option<&OsStr>) {
     let current = Path::new(".");
     let mut below = path;
@@ -326,12 +327,12 @@ fn as_far_as_there(path: &Path) -> (&Path, Option<&OsStr>) {
 const CURRENT_IS_GONE: &str =
     "the current folder was deleted: 'cd' to another one, or name one with -C";
 
-/// The way out where the system takes no new file, as in /proc.
+/// What to do if the system takes no new file in this folder, as in /proc.
 fn refuses_files(folder: &Path) -> String {
     format!("choose another folder: {} takes no new files", shell_word(folder))
 }
 
-/// Where the way to `path` ends.
+/// The hint for a path that does not exist: it names the folder where the path ends.
 fn not_there(path: &Path) -> String {
     if path.is_relative() && std::env::current_dir().is_err() {
         return CURRENT_IS_GONE.to_owned();

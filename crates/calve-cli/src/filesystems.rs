@@ -1,4 +1,5 @@
-//! What is known about filesystems by name: which can share blocks, and what to do where one does not.
+//! What calve knows about filesystems by name: which ones can share blocks, and what to do if one
+//! cannot.
 
 use std::path::Path;
 
@@ -17,23 +18,24 @@ const ELSEWHERE: &str = "'calve volume create DIR' makes a filesystem that can, 
 #[cfg(not(any(target_os = "macos", target_os = "ios", target_os = "linux", windows)))]
 const ELSEWHERE: &str = "put the tree on XFS (mkfs.xfs, reflink=1 is the default) or btrfs";
 
-/// Why a pair of filesystems does not share: `ext4 cannot share blocks`.
+/// Why two filesystems do not share blocks: `ext4 cannot share blocks`.
 pub(crate) fn why_not(source: Option<&str>, dest: Option<&str>) -> Option<String> {
     let (source, dest) = (source?, dest?);
     Some(match (never_shares_blocks(source), never_shares_blocks(dest)) {
         (true, _) => format!("{source} cannot share blocks"),
         (_, true) => format!("{dest} cannot share blocks"),
-        // Two filesystems of one name, or one that could but does not: the name alone is not the reason.
+        // If both have one name, or could share but do not, the name is not the reason.
         _ if source == dest => format!("blocks cannot be shared here (both sides are {source})"),
         _ => format!("blocks cannot be shared between {source} and {dest}"),
     })
 }
 
-/// Fewer bytes than this are copied in about a tenth of a second and fill no disk, so calve does not
-/// mention them. If a tree has more files than calve looks at, calve mentions it whatever its size.
+/// Fewer bytes than this are copied in about a tenth of a second and fill no disk, so calve does
+/// not mention them. If a tree has more files than calve looks at, calve mentions it whatever its
+/// size.
 const WORTH_SAYING: u64 = 64_000_000;
 
-/// Whose room copies take.
+/// What copies take space for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Taker<'a> {
     /// A store that shares blocks with its worktrees, but cannot share them with the project. The
@@ -44,8 +46,8 @@ pub(crate) enum Taker<'a> {
     Copies(&'a str),
 }
 
-/// The line that says what `copies` copies of the tree `source` at `destination` will cost, before the
-/// first byte is written. `None` if blocks will be shared.
+/// The line that says what `copies` copies of the tree `source` at `destination` will cost, before
+/// the first byte is written. `None` if blocks will be shared.
 pub(crate) fn price(
     (source, destination): (&Path, &Path),
     copies: u64,
@@ -88,7 +90,7 @@ pub(crate) fn price(
     Some((line, all))
 }
 
-/// The same for a tree in `folder` with a store beside it, whose size nobody knows yet.
+/// Like [`price`], for a tree in `folder` with a store beside it, whose size is not known yet.
 #[cfg(unix)]
 pub(crate) fn price_of_unknown(folder: &Path) -> Option<String> {
     if !must_copy(folder, folder) {
@@ -115,7 +117,7 @@ impl CostDocument {
     }
 }
 
-/// What to do where `outcome`, with the errno of that name, was the answer.
+/// What to do after a probe gave `outcome` and this errno.
 pub(crate) fn fix(
     outcome: ReflinkOutcome,
     errno: Option<&str>,

@@ -1,7 +1,8 @@
-//! What agents' tools run if they want a worktree, or want it gone.
+//! Hooks: commands that agents' tools run to make or remove a worktree.
 //!
-//! Claude Code writes one JSON document to the standard input of its hooks. `WorktreeCreate` takes the last line of the standard output
-//! as the path of the worktree, and any exit code but 0 as a failure. `WorktreeRemove` may be run twice, from any folder.
+//! Claude Code writes one JSON document to the standard input of its hooks. `WorktreeCreate` takes
+//! the last line of the standard output as the path of the worktree, and any exit code except 0 as
+//! a failure. `WorktreeRemove` may run twice, from any folder.
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -17,10 +18,11 @@ use crate::failure::{Failure, Kind};
 use crate::session::Session;
 use crate::worktrees;
 
-/// More than this is no message of a hook.
+/// A longer input is not the message of a hook.
 const MOST_BYTES: u64 = 1024 * 1024;
 
-/// What a hook is told. The names of the fields changed over time; all of them are known, and what else there is does not matter.
+/// The message of a tool. The names of its fields changed over time: calve knows all of them, and
+/// ignores other fields.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Message {
@@ -31,7 +33,8 @@ struct Message {
 }
 
 impl Message {
-    /// Reads one document, and does not wait for the end of the input: not every tool closes it.
+    /// Reads one document. It does not wait for the end of the input, because some tools do not
+    /// close it.
     fn read(input: impl Read) -> Result<Self, Failure> {
         let documents = serde_json::Deserializer::from_reader(input.take(MOST_BYTES));
         let message = match documents.into_iter().next() {
@@ -54,7 +57,7 @@ impl Message {
         self.name.clone().or_else(|| self.worktree_name.clone()).or_else(of_path)
     }
 
-    /// The name that a new worktree shall have: its folder's, so a slash is a dash.
+    /// The name for a new worktree. It is the name of a folder, so a slash becomes a dash.
     fn wanted(&self) -> Option<String> {
         let name = folder_of(&self.given()?);
         (!name.is_empty()).then_some(name)
@@ -67,8 +70,8 @@ fn folder_of(given: &str) -> String {
     plain.trim_matches(|character| matches!(character, '-' | '.' | ' ')).to_owned()
 }
 
-/// Whether the worktree `name` was made for another branch than `given`: `feat/x` and `feat-x` would
-/// have one folder, so the second gets a number.
+/// Whether the worktree `name` was made for another branch than `given`: `feat/x` and `feat-x`
+/// would have one folder, so the second gets a number.
 fn is_of_another_branch(name: &str, started_on: Option<&str>, given: &str) -> bool {
     let Some(branch) = started_on.filter(|branch| *branch != given) else { return false };
     let is_number = |rest: &str| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit());
@@ -80,7 +83,7 @@ pub(crate) fn run(verb: &HookVerb, session: Session<'_>) -> Result<Exit, Failure
     let HookVerb::Claude(verb) = verb;
     let message = Message::read(io::stdin().lock())?;
     let common = Common {
-        // The output is the tool's.
+        // The tool defines the output.
         json: false,
         directory: message.cwd.clone().or_else(|| session.common.directory.clone()),
         ..session.common.clone()
@@ -124,7 +127,7 @@ fn create(message: &Message, session: Session<'_>) -> Result<Exit, Failure> {
     let has_branch = branch.is_some();
     let args = StartArgs::on_branch(branch);
     let made = match worktrees::start(&args, std::slice::from_ref(&name), session) {
-        // The name is none for a branch, or the project has no linked worktrees.
+        // git refuses the name as a branch, or the project has no linked worktrees.
         Err(failure) if has_branch && has_no_such_branch(&failure) => {
             worktrees::start(&StartArgs::on_branch(None), &[name], session)
         }
@@ -148,7 +151,7 @@ fn remove(message: &Message, force: bool, session: Session<'_>) -> Result<Exit, 
     let was_gone = is_gone(path);
     let args = DropArgs { worktrees: vec![path.clone()], force, ..DropArgs::default() };
     match worktrees::drop(&args, session) {
-        // Nobody knows it any more, or somebody else was faster.
+        // The store does not know the worktree any more, or another process removed it first.
         Err(_) if was_gone || is_gone(path) => Ok(Exit::Done),
         done => done,
     }

@@ -1,7 +1,9 @@
-//! The calve command: isolated copies of directory trees through the filesystem's reflinks.
+//! The calve command: isolated copies of directory trees, by reflink.
 //!
-//! Thin: the work is the `calve` library's; here are the command line ([`args`], [`common`]), what its words mean ([`session`]),
-//! the two output streams ([`output`], [`table`], [`progress`]), the words ([`text`], [`summary`], [`failure`], [`tips`], [`filesystems`]) and the exit codes ([`exit`]).
+//! The `calve` library does the work. This crate has the command line ([`args`], [`common`]), the
+//! meaning of its words ([`session`]), the two output streams ([`output`], [`table`],
+//! [`progress`]), the texts ([`text`], [`summary`], [`failure`], [`tips`], [`filesystems`]) and the
+//! exit codes ([`exit`]).
 
 #[cfg(unix)]
 mod after_start;
@@ -46,7 +48,7 @@ mod table;
 mod text;
 #[cfg(unix)]
 mod tips;
-/// They are of verbs that are Unix's.
+/// All tips are about commands that only Unix has.
 #[cfg(not(unix))]
 mod tips {
     pub(crate) fn put(_: &mut clap::Error) -> Option<&'static str> {
@@ -86,7 +88,7 @@ fn main() -> ExitCode {
     .into()
 }
 
-/// Does what was asked; an error is of usage, and nothing was begun.
+/// Runs a command. An error means that the command line is wrong and that nothing was begun.
 fn run(cli: Cli) -> Result<Exit, clap::Error> {
     let common = &cli.common;
     let output = Output {
@@ -106,7 +108,7 @@ fn run(cli: Cli) -> Result<Exit, clap::Error> {
     };
     #[cfg(unix)]
     let session = session::Session { common, output, signals: &signals };
-    // What is wrong with the arguments together is found before anything is begun.
+    // This finds arguments that contradict each other before any work begins.
     let done = match &cli.verb {
         Verb::Clone(args) => clone::run(args, &args.destinations()?, common, output, &signals),
         Verb::Doctor(args) => doctor::run(args, common, output, &signals),
@@ -176,7 +178,8 @@ fn run(cli: Cli) -> Result<Exit, clap::Error> {
     }))
 }
 
-/// Help and version, which clap gives as errors, and what it did not understand.
+/// Prints help and the version, which clap returns as errors, or says why the command line is
+/// wrong.
 fn not_run(mut error: clap::Error, args: &[OsString]) -> Exit {
     let (json, color) = args::json_and_color(args);
     let output = Output { json, quiet: false, verbose: false, color };
@@ -191,7 +194,7 @@ fn not_run(mut error: clap::Error, args: &[OsString]) -> Exit {
             }
         };
     }
-    // Clap repeats arguments as they were given; a hostile one must not reach the terminal.
+    // Clap repeats arguments as they were given. A hostile one must not reach the terminal.
     let is_control = |character: char| character.is_control() && character != '\n';
     let plain = error.render().to_string();
     if plain.contains(is_control) {
@@ -212,7 +215,7 @@ fn not_run(mut error: clap::Error, args: &[OsString]) -> Exit {
     Exit::Usage
 }
 
-/// What clap says before its tips and its usage line, on one line.
+/// The error of clap without its tips and usage, on one line.
 fn first_paragraph(message: &str) -> String {
     let paragraph = message.split("\n\n").next().unwrap_or(message);
     let words: Vec<&str> = paragraph.split_whitespace().collect();

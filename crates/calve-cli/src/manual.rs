@@ -54,7 +54,7 @@ pub(crate) fn write(folder: &Path, output: Output) -> Result<Exit, Failure> {
     output.results(&paths).map(|()| Exit::Done)
 }
 
-/// The page as it was, or as it is to be.
+/// Writes the page whole: after a crash, the file is the old page or the new one.
 fn write_whole(path: &Path, page: &[u8]) -> io::Result<()> {
     let mut part = path.to_owned().into_os_string();
     part.push(".part");
@@ -66,7 +66,7 @@ fn write_whole(path: &Path, page: &[u8]) -> io::Result<()> {
     written
 }
 
-/// A command and all below it.
+/// A command and all its subcommands.
 fn all(command: &Command) -> Vec<&Command> {
     let below = command.get_subcommands().filter(|it| !it.is_hide_set()).flat_map(all);
     std::iter::once(command).chain(below).collect()
@@ -82,7 +82,7 @@ fn page(of: &Command, top: &Command) -> io::Result<Vec<u8>> {
     let mut page = Vec::new();
     man.render_title(&mut page)?;
     man.render_name_section(&mut page)?;
-    // As the help has it: what clap_mangen makes of the arguments repeats all the common flags.
+    // Use the usage line of the help. The one of clap_mangen repeats all common flags.
     let usage = of.clone().render_usage().to_string();
     let mut roff = Roff::new();
     roff.control("SH", ["SYNOPSIS"]);
@@ -116,13 +116,14 @@ fn page(of: &Command, top: &Command) -> io::Result<Vec<u8>> {
     roff.text([roman(format!("{}, gitignore(5)", others.join(", ")))]);
     roff.to_writer(&mut page)?;
     let page = ascii(&String::from_utf8_lossy(&page));
-    // An empty line is no macro, and a fault to some readers.
+    // An empty line is not a macro, and some readers report it as an error.
     let lines = page.lines().filter(|line| !line.is_empty());
     Ok(lines.flat_map(|line| [line, "\n"]).collect::<String>().into_bytes())
 }
 
-/// Roff's own names for what is not ASCII: without them each reader would have to be told the encoding. Three dots are dots, since
-/// there are devices that have nothing else.
+/// Replaces other characters than ASCII by their roff names: otherwise each reader would need to
+/// know the encoding. An ellipsis becomes three dots, because some devices have no other way to
+/// show it.
 fn ascii(page: &str) -> String {
     let mut ascii = String::with_capacity(page.len());
     for character in page.replace('…', "...").chars() {
@@ -135,12 +136,13 @@ fn ascii(page: &str) -> String {
     ascii
 }
 
-/// Without the codes of its heading's style.
+/// The text without style codes.
 fn plain(text: &str) -> String {
     clap::builder::StyledStr::from(text.to_owned()).to_string()
 }
 
-/// A text of the help: a heading, lines of an example (or a word) with what is said about it, and paragraphs.
+/// Writes a text of the help. It consists of headings, examples (or words) with an explanation, and
+/// paragraphs.
 fn help_text(roff: &mut Roff, text: &str) {
     let mut heading = "NOTES";
     let mut fresh = true;
@@ -157,7 +159,7 @@ fn help_text(roff: &mut Roff, text: &str) {
                 };
                 roff.control("SH", [heading]);
             }
-            // An example, and, after two spaces, what it does.
+            // An example and, after two spaces, its explanation.
             2 => {
                 let (what, why) = said.split_once("  ").unwrap_or((said, ""));
                 roff.control("TP", []);

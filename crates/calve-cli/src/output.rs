@@ -1,4 +1,5 @@
-//! The two streams: results on standard output, everything else on standard error; people's words or JSON.
+//! The two output streams: results go to standard output, everything else to standard error, as
+//! text or as JSON.
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
@@ -13,10 +14,10 @@ use crate::failure::{Failure, Kind};
 use crate::table::Table;
 use crate::text::{count, fitted, harmless, shown};
 
-/// Findings beyond this many are counted and not listed, without `-v`.
+/// Without `-v`, calve lists this many findings and counts the others.
 const LISTED: usize = 10;
 
-/// Where and how to speak.
+/// The flags that say what to print, and how.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Output {
     pub(crate) json: bool,
@@ -26,32 +27,32 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    /// Results, as they are.
+    /// Writes results as they are.
     pub(crate) fn results(self, bytes: &[u8]) -> Result<(), Failure> {
         write_all(io::stdout().lock(), bytes).map_err(|error| Failure::output(&error))
     }
 
-    /// Results with colors in them, which stay only where they belong.
+    /// Writes results that contain colors. Colors stay only if the stream takes them.
     pub(crate) fn styled_results(self, text: &str) -> Result<(), Failure> {
         let stdout = AutoStream::new(io::stdout().lock(), self.choice());
         write_all(stdout, text.as_bytes()).map_err(|error| Failure::output(&error))
     }
 
-    /// Rows as results.
+    /// Writes rows as results.
     #[cfg(unix)]
     pub(crate) fn table(self, table: &Table) -> Result<(), Failure> {
-        // Who asks for all of it gets it, and lets the terminal break the lines.
+        // With `-v` calve cuts nothing, and the terminal breaks the lines.
         let width = self.width().filter(|_| !self.verbose);
         self.results(&table.lines(width, self.has_colors()))
     }
 
-    /// How wide the terminal is that standard output is, if it is one.
+    /// The width of the terminal that standard output goes to, if it goes to one.
     pub(crate) fn width(self) -> Option<usize> {
         let (width, _) = terminal_size::terminal_size_of(io::stdout())?;
         Some(width.0.into())
     }
 
-    /// Whether results may have colors in them.
+    /// Whether results may contain colors.
     #[cfg(unix)]
     pub(crate) fn has_colors(self) -> bool {
         match self.choice() {
@@ -62,13 +63,13 @@ impl Output {
         }
     }
 
-    /// A size: exact with `-v`.
+    /// A size for people; exact with `-v`.
     #[cfg(unix)]
     pub(crate) fn size(self, bytes: u64) -> String {
         if self.verbose { crate::text::exact_bytes(bytes) } else { crate::text::bytes(bytes) }
     }
 
-    /// The one JSON document.
+    /// Writes the one JSON document.
     pub(crate) fn document(self, document: &impl Serialize) -> Result<(), Failure> {
         let mut bytes =
             serde_json::to_vec(document).map_err(|error| Failure::output(&error.into()))?;
@@ -76,19 +77,19 @@ impl Output {
         self.results(&bytes)
     }
 
-    /// What was done, for people; `-q` silences it.
+    /// Prints what calve did, for people. `-q` silences it.
     pub(crate) fn summary(self, line: impl Display) {
         if !self.quiet {
             self.say(format_args!("{line}"));
         }
     }
 
-    /// A finding.
+    /// Prints a finding.
     pub(crate) fn warning(self, line: impl Display) {
         self.say(format_args!("{CAUTION}warning:{CAUTION:#} {}", harmless(&line.to_string())));
     }
 
-    /// Findings: all of them with `-v`, else the first and how many there are more.
+    /// Prints findings: all of them with `-v`, else the first ones and how many others there are.
     pub(crate) fn warnings(self, lines: &[String]) {
         let listed = if self.verbose { lines.len() } else { LISTED };
         for line in lines.iter().take(listed) {
@@ -99,7 +100,7 @@ impl Output {
         }
     }
 
-    /// Tells a failure to people, and with `--json` to programs as well.
+    /// Prints a failure for people, and with `--json` for programs as well.
     pub(crate) fn failure(self, failure: &Failure) {
         if failure.kind == Kind::BrokenPipe {
             return;
@@ -118,7 +119,8 @@ impl Output {
         self.failure_document(failure);
     }
 
-    /// The JSON document of a failure, if one is asked for and standard output can still be written to.
+    /// Writes the JSON document of a failure, if JSON was asked for and standard output still takes
+    /// it.
     pub(crate) fn failure_document(self, failure: &Failure) {
         if self.json && !matches!(failure.kind, Kind::Output | Kind::BrokenPipe) {
             let (paths, paths_encoding) = encoded_all(&failure.paths);
@@ -133,13 +135,14 @@ impl Output {
                 cause: &failure.cause,
                 hint: failure.hint.as_deref(),
             };
-            // The exit code tells the first failure already; a second one here changes nothing.
+            // The exit code already reports the first failure, so a second one here changes
+            // nothing.
             let _ = self.document(&ErrorDocument { error });
         }
     }
 
-    /// Text for standard error that may hold colors. On a terminal it is wrapped between words, which a terminal does not do by
-    /// itself; elsewhere a line stays one.
+    /// Prints text, which may hold colors, to standard error. A terminal does not wrap lines
+    /// between words, so calve does it there. Elsewhere a line stays one line.
     pub(crate) fn say(self, text: impl Display) {
         let text = text.to_string();
         match terminal_size::terminal_size_of(io::stderr()) {
@@ -148,14 +151,14 @@ impl Output {
         }
     }
 
-    /// The same, as it is. That it cannot be written is nobody's business: a closed standard error must not change what the
+    /// Prints text as it is. An error is ignored: a closed standard error must not change what the
     /// command does.
     fn put(self, text: &str) {
         let stderr = AutoStream::new(io::stderr().lock(), self.choice());
         let _ = write_all(stderr, format!("{text}\n").as_bytes());
     }
 
-    /// A path as a result: its very bytes for programs, harmless ones for a terminal.
+    /// A path as a result: its exact bytes for programs, harmless ones for a terminal.
     #[cfg(unix)]
     pub(crate) fn path(self, path: &Path) -> Vec<u8> {
         if io::stdout().is_terminal() {
@@ -165,13 +168,13 @@ impl Output {
         }
     }
 
-    /// Paths as results, one a line.
+    /// Paths as results, one per line.
     #[cfg(unix)]
     pub(crate) fn path_lines<'a>(self, paths: impl IntoIterator<Item = &'a Path>) -> Vec<u8> {
         paths.into_iter().flat_map(|path| [self.path(path), b"\n".to_vec()].concat()).collect()
     }
 
-    /// Whether a progress bar has somebody to look at it, on a terminal that can take a line back.
+    /// Whether to show a progress bar: standard error must be a terminal that can rewrite a line.
     pub(crate) fn wants_bar(self) -> bool {
         let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         !self.quiet && !self.json && !is_dumb && io::stderr().is_terminal()
@@ -186,18 +189,18 @@ impl Output {
     }
 }
 
-// These can be read on black and on white, which yellow, cyan and blue cannot.
+// These colors can be read on black and on white. Yellow, cyan and blue cannot.
 
 /// The style of good news.
 pub(crate) const GOOD: Style = AnsiColor::Green.on_default().bold();
 /// The style of bad news.
 pub(crate) const BAD: Style = AnsiColor::Red.on_default().bold();
-/// The style of what one should look at.
+/// The style of a cell that needs attention.
 pub(crate) const CAUTION: Style = AnsiColor::Magenta.on_default().bold();
 /// The style of headings.
 pub(crate) const STRONG: Style = Style::new().bold();
 
-/// In one write, and flushed here, where the error can still be seen.
+/// Writes all bytes at once, and flushes here, where an error can still be reported.
 fn write_all(mut stream: impl Write, bytes: &[u8]) -> io::Result<()> {
     stream.write_all(bytes)?;
     stream.flush()
@@ -223,7 +226,7 @@ struct ErrorFields<'a> {
     hint: Option<&'a str>,
 }
 
-/// A path for JSON, and how it is encoded where it is not UTF-8.
+/// A path for JSON, and the name of its encoding if it is not UTF-8.
 pub(crate) fn encoded(path: &Path) -> (String, Option<&'static str>) {
     match path.to_str() {
         Some(path) => (path.to_owned(), None),
@@ -231,7 +234,7 @@ pub(crate) fn encoded(path: &Path) -> (String, Option<&'static str>) {
     }
 }
 
-/// A field `path`, to be flattened into a document.
+/// A field `path`, which other documents flatten into themselves.
 #[cfg(unix)]
 #[derive(Debug, Serialize)]
 pub(crate) struct PathFields {
@@ -248,14 +251,14 @@ impl PathFields {
     }
 }
 
-/// Any bytes for JSON, by the same rule.
+/// Any bytes for JSON, encoded like a path.
 #[cfg(unix)]
 pub(crate) fn encoded_bytes(bytes: &[u8]) -> (String, Option<&'static str>) {
     use std::os::unix::ffi::OsStrExt as _;
     encoded(Path::new(std::ffi::OsStr::from_bytes(bytes)))
 }
 
-/// Several paths for one JSON list: as soon as one must be encoded, all are.
+/// Several paths for one JSON list. If one of them must be encoded, all are.
 fn encoded_all(paths: &[PathBuf]) -> (Vec<String>, Option<&'static str>) {
     let plain: Option<Vec<&str>> = paths.iter().map(|path| path.to_str()).collect();
     match plain {
@@ -264,7 +267,8 @@ fn encoded_all(paths: &[PathBuf]) -> (Vec<String>, Option<&'static str>) {
     }
 }
 
-/// Every byte but the unreserved ones of RFC 3986 and the slash, so that any decoder gives the bytes back.
+/// Encodes every byte except the unreserved ones of RFC 3986 and the slash, so that any decoder
+/// gives the bytes back.
 fn percent_encoded(path: &Path) -> String {
     let mut encoded = String::new();
     for &byte in path.as_os_str().as_encoded_bytes() {

@@ -1,4 +1,4 @@
-//! The progress bar: shown on a terminal only, and only for work that lasts.
+//! The progress bar. calve shows it only on a terminal, and only for work that takes a while.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -18,37 +18,38 @@ use crate::text;
 const PATIENCE: Duration = Duration::from_millis(500);
 const REDRAW: Duration = Duration::from_millis(100);
 
-/// What the bar shows.
+/// The state that the bar shows.
 pub(crate) struct Watched<'a> {
     pub(crate) progress: &'a Progress,
     pub(crate) cancel: &'a Cancel,
     pub(crate) total: Total<'a>,
 }
 
-/// How many files there are to do.
+/// The number of files that the bar counts up to.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Total<'a> {
-    /// As many as the library says, if it does: with filters, counting by other rules than the work's would be a lie.
+    /// The number that the library gives, if any. With filters, only the work itself knows how many
+    /// files it has.
     Unknown,
-    /// The same, of contents of the store and not of files.
+    /// Like `Unknown`, for contents of the store instead of files.
     #[cfg(unix)]
     Contents,
     /// The bytes of contents that go to a remote, or come from one.
     #[cfg(unix)]
     Transfer,
-    /// So many.
+    /// This number.
     #[cfg(unix)]
     Files(u64),
-    /// As many as there are below `root`, so many times. `own`: without calve's own folders, and unknown
-    /// where an ignore file may leave something out.
+    /// The number of files below `root`, this many times. `own`: without calve's own folders, and
+    /// unknown if an ignore file may leave something out.
     Tree { root: &'a Path, times: u64, own: bool },
 }
 
-/// Does `work`, and shows the bar meanwhile.
+/// Does `work`, and shows the bar in the meantime.
 pub(crate) fn shown_while<T>(watched: &Watched<'_>, work: impl FnOnce() -> T) -> T {
     thread::scope(|scope| {
         let (working, ended) = mpsc::channel::<()>();
-        // A thread that cannot be had costs the bar and not the work.
+        // Without this thread there is no bar, but the work goes on.
         let _ = thread::Builder::new()
             .name("progress".to_owned())
             .spawn_scoped(scope, move || watch(watched, &ended));
@@ -91,7 +92,7 @@ fn watch(watched: &Watched<'_>, ended: &Receiver<()>) {
             let (done, all) = now.measure();
             now.recent = pace.note(now.elapsed, done);
             bar.set_style(style(if all.is_some() { BAR } else { SPINNER }));
-            // More than was expected is no more than all.
+            // The work may have more files than expected. The bar is full then.
             bar.set_length(all.unwrap_or(0).max(done));
             bar.set_position(done);
             bar.set_message(now.message(columns()));
@@ -108,7 +109,7 @@ fn watch(watched: &Watched<'_>, ended: &Receiver<()>) {
 const BAR: &str = "{wide_bar} {msg}";
 const SPINNER: &str = "{spinner} {msg}";
 
-/// How wide the terminal is.
+/// The width of the terminal.
 fn columns() -> usize {
     terminal_size::terminal_size_of(std::io::stderr()).map_or(80, |(width, _)| width.0.into())
 }
@@ -117,12 +118,13 @@ fn still_working(ended: &Receiver<()>, time: Duration) -> bool {
     ended.recv_timeout(time) == Err(RecvTimeoutError::Timeout)
 }
 
-/// How fast the work went lately.
+/// The pace of the last few seconds.
 #[derive(Default)]
 struct Pace(VecDeque<(Duration, u64)>);
 
 impl Pace {
-    /// Notes how many files there are by now. The files of the last few seconds, and how long these were; `None` before there were any.
+    /// Notes the number of files so far. Returns the files of the last few seconds and the length
+    /// of that time, or `None` if too little time has passed.
     fn note(&mut self, elapsed: Duration, files: u64) -> Option<(u64, Duration)> {
         const LEAST: Duration = Duration::from_secs(1);
         const MOST: Duration = Duration::from_secs(5);
@@ -136,15 +138,15 @@ impl Pace {
     }
 }
 
-/// How far the work is.
+/// The progress of the work.
 struct Now {
     files: u64,
     bytes: u64,
     total: Option<u64>,
-    /// Where the bytes are what matters: how many there are.
+    /// The number of bytes, if bytes matter more than files.
     total_bytes: Option<u64>,
     elapsed: Duration,
-    /// The files of the last few seconds, or the bytes, and how long these were.
+    /// The files (or bytes) of the last few seconds, and the length of that time.
     recent: Option<(u64, Duration)>,
     noun: &'static str,
     publishing: bool,
@@ -176,7 +178,7 @@ impl Now {
         }
     }
 
-    /// What the bar measures: how much is done, and of how much.
+    /// How much is done, and how much there is in all.
     fn measure(&self) -> (u64, Option<u64>) {
         match self.total_bytes {
             Some(total) => (self.bytes, Some(total)),
@@ -184,10 +186,11 @@ impl Now {
         }
     }
 
-    /// What is known, and as much of it as there is room for beside the bar. Rates are of the whole time, since the bar comes late: an
-    /// estimate from its own beginning would take what was done before for a burst.
+    /// The text beside the bar, with as many parts as fit into the line. Rates are averages over
+    /// the whole time: the bar comes late, so a rate since its beginning would count earlier work
+    /// as a burst.
     fn message(&self, columns: usize) -> String {
-        /// Of the bar itself, with the blank after it.
+        /// The columns of the bar itself, with the space after it.
         const LEAST: usize = 6;
         if self.stopping {
             return "stopping".to_owned();
@@ -220,8 +223,8 @@ impl Now {
         let time = match all {
             _ if self.publishing => "publishing".to_owned(),
             Some(total) if done > 0 && done < total => {
-                // The work before the files (a snapshot, a ready tree) is slow, and one large file is, too: whichever of the two
-                // rates is higher is nearer to what is to come.
+                // The work before the files (a snapshot, a ready tree) is slow, and so is one large
+                // file. The higher of the two rates is the better estimate of the rest.
                 let at = |amount: u64, millis| scaled(total - done, millis, amount.into());
                 let left = self
                     .recent
@@ -243,7 +246,7 @@ impl Now {
     }
 }
 
-/// Whole ones: more would flicker.
+/// Whole seconds: fractions would flicker.
 fn seconds(millis: u64) -> String {
     match millis.div_ceil(1000) {
         seconds @ 0..60 => format!("{seconds} s"),
@@ -251,19 +254,20 @@ fn seconds(millis: u64) -> String {
     }
 }
 
-/// The template is a constant: were it wrong, indicatif's own would do.
+/// The template is a constant. If it were wrong, the default of indicatif would do.
 fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template)
         .unwrap_or_else(|_| ProgressStyle::default_bar())
         .progress_chars("━━╌")
 }
 
-/// Everything but directories, by the entries' types alone, without a stat; `None` if stopped, or not to be known.
+/// Counts everything except directories, by the type of the entries and without a `stat`. `None` if
+/// it was stopped, or cannot know the number.
 fn count_files(root: &Path, own: bool, stop: &AtomicBool) -> Option<u64> {
     let mut files = 0;
     let mut pending = vec![root.to_owned()];
     while let Some(directory) = pending.pop() {
-        // What cannot be read is the clone's to report.
+        // The clone reports folders that it cannot read.
         let Ok(entries) = fs::read_dir(&directory) else { continue };
         for entry in entries {
             if stop.load(Ordering::Relaxed) {
@@ -346,13 +350,14 @@ mod tests {
             (&now(0, 0, Some(10)), 80, "0/10 files, 10 s"),
             (&now(20, 1000, None), 80, "20 files, 1.0 kB, 2 files/s, 100 B/s, 10 s"),
             (&now(0, 0, None), 80, "working, 10 s"),
-            // What was slow before is over.
+            // The slow beginning no longer counts.
             (
                 &Now { recent: Some((400, Duration::from_secs(4))), ..now(500, 0, Some(1000)) },
                 80,
                 "500/1,000 files, 50 files/s, 5 s left",
             ),
-            // One large file says nothing of the small ones after it, and a moment without any nothing at all.
+            // One large file says nothing about the small files after it. A moment without any file
+            // says nothing at all.
             (
                 &Now { recent: Some((1, Duration::from_secs(5))), ..now(500, 0, Some(1000)) },
                 80,
@@ -389,7 +394,8 @@ mod tests {
         }
     }
 
-    /// A minute without a file, then 1,000 of them a second: two seconds before the end twelve minutes were left.
+    /// One minute without a file, then 1,000 files a second. An average over the whole time said
+    /// "12 min left" two seconds before the end.
     #[test]
     fn the_time_left_is_near_to_the_truth_where_the_work_began_slowly() {
         let mut pace = Pace::default();

@@ -1,5 +1,5 @@
-//! Background work after a start: a separate process makes the ready tree that the next start takes, or names the contents of
-//! worktrees that were made without reading them.
+//! Background work after a start: a separate process makes the ready tree that the next start
+//! takes, or names the contents of worktrees that were made without reading them.
 
 use calve::{Store, StoreOptions};
 
@@ -8,16 +8,16 @@ use crate::failure::Failure;
 use crate::failure::stored::store_failure;
 use crate::trash;
 
-/// Has another process make the ready trees that are missing, if the store keeps some. That it cannot be had fails nothing: the
-/// next start makes its tree itself.
+/// Starts the process that makes the missing ready trees, if the store keeps any. If it cannot be
+/// started, nothing fails: the next start makes its tree itself.
 pub(crate) fn refill_behind(store: &Store) {
     if store.ready_trees_kept() > 0 {
         let _ = trash::detach(store, "refill");
     }
 }
 
-/// Starts the process that names the contents of worktrees that were made without reading them. If it cannot be started, nothing
-/// fails: the next command that needs the names makes them.
+/// Starts the process that names the contents of worktrees that were made without reading them. If
+/// it cannot be started, nothing fails: the next command that needs the names makes them.
 pub(crate) fn name_behind(store: &Store) {
     let _ = trash::detach(store, "name");
 }
@@ -36,7 +36,8 @@ pub(crate) fn name(store: &Store) -> Result<Exit, Failure> {
 
 fn in_the_background() {
     if trash::begin_session() {
-        // Where the scheduler groups processes by session, `nice` counts only inside a group. No other process is in this one.
+        // Where the scheduler groups processes by session, `nice` only counts inside a group, and
+        // no other process is in this group. So we lower the group, too.
         #[cfg(target_os = "linux")]
         let _ = std::fs::write("/proc/self/autogroup", "19");
     }

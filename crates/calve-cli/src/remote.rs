@@ -24,7 +24,7 @@ use crate::text::{self, counted, harmless, shell_word, short};
 pub(crate) mod checkout;
 mod keys;
 
-/// More than this is no key.
+/// A larger file is not a key.
 const KEY_MOST_BYTES: u64 = 4096;
 
 pub(crate) fn run(verb: &RemoteVerb, session: Session<'_>) -> Result<Exit, Failure> {
@@ -65,7 +65,7 @@ fn no_such_name(name: &str, url: &str) -> Failure {
     )
 }
 
-/// Says beforehand what a remote over `http://` means.
+/// Warns about a remote over `http://`, before calve uses it.
 fn warn_of_plain_http(remote: &Remote, is_signed: bool, output: Output) {
     if remote.url().starts_with("http://") {
         output.warning(format_args!(
@@ -78,7 +78,7 @@ fn warn_of_plain_http(remote: &Remote, is_signed: bool, output: Output) {
     }
 }
 
-/// The remote that is meant: the one with this name, or the only one.
+/// The remote with this name, or the only remote.
 fn known(store: &Store, name: Option<&str>) -> Result<KnownRemote, Failure> {
     if let Some(name) = name {
         return KnownRemote::find(store, name).map_err(failed);
@@ -103,7 +103,7 @@ fn known(store: &Store, name: Option<&str>) -> Result<KnownRemote, Failure> {
     }
 }
 
-/// What the providers' own tools find in the environment.
+/// The settings of the providers' own tools, from the environment.
 fn settings() -> RemoteSettings {
     std::env::vars_os()
         .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
@@ -297,10 +297,10 @@ fn verify(name: Option<&str>, quick: bool, session: Session<'_>) -> Result<Exit,
     Ok(if report.damage.is_empty() { Exit::Done } else { Exit::Findings })
 }
 
-/// What to do about damage. A push sends again what is missing; other objects are in the way of
-/// what should be there.
+/// What to do about damage. A push sends missing objects again, but first somebody must remove the
+/// damaged objects that are in their place.
 fn how_to_mend(damage: &[RemoteDamage]) -> String {
-    /// A line can tell of so many.
+    /// A line names this many objects at most.
     const NAMED: usize = 8;
     let push = "push each broken snapshot again from a machine that has it: 'calve push SNAPSHOT'";
     let in_the_way: Vec<&RemoteDamage> =
@@ -406,7 +406,7 @@ pub(crate) fn push(args: &PushArgs, session: Session<'_>) -> Result<Exit, Failur
     Ok(exit)
 }
 
-/// What is to be said before a push if this store itself would not believe the name.
+/// The warning before a push if this store itself would not trust the name.
 fn not_trusted(known: &KnownRemote, key: Option<&SigningKey>) -> Option<String> {
     let public = key.map(SigningKey::public);
     let trusted = known.trusted();
@@ -423,10 +423,10 @@ fn not_trusted(known: &KnownRemote, key: Option<&SigningKey>) -> Option<String> 
     ))
 }
 
-/// A snapshot that is to be pushed, and the name that it gets.
+/// A snapshot to push, and the name that it gets.
 type Pushed = (SnapshotId, Option<String>);
 
-/// The snapshots that are to be pushed.
+/// The snapshots to push.
 fn pushed(args: &PushArgs, session: Session<'_>) -> Result<(Store, Vec<Pushed>), Failure> {
     if args.snapshots.is_empty() {
         let (store, id) = session.snapshot_here()?;
@@ -445,7 +445,8 @@ fn pushed(args: &PushArgs, session: Session<'_>) -> Result<(Store, Vec<Pushed>),
     Ok((store, snapshots))
 }
 
-/// `git push` takes the remote first, and `start --from` takes `REMOTE/NAME`.
+/// Explains an error that `git push` users make: there the remote comes first, and `start --from`
+/// takes `REMOTE/NAME`.
 fn meant_as_remote(store: &Store, word: &str, failure: Failure) -> Failure {
     let (remote, name) = word.split_once('/').unwrap_or((word, ""));
     let is_remote = failure.kind == Kind::Library(ErrorKind::SnapshotNotFound)
@@ -507,7 +508,7 @@ pub(crate) fn pull(args: &PullArgs, session: Session<'_>) -> Result<Exit, Failur
     Ok(Exit::Done)
 }
 
-/// Pulls, and says what was fetched.
+/// Pulls, and prints what calve fetched.
 fn pull_from(
     store: &Store,
     remote: &Remote,
@@ -540,8 +541,8 @@ fn tell_pull(report: &PullReport, output: Output) {
     ));
 }
 
-/// The snapshot that `word` of `--from` means: a remote and a name after a slash, which is pulled
-/// first; or one of this store.
+/// The snapshot that `word` of `--from` means: a snapshot of this store, or `REMOTE/NAME`, which
+/// calve pulls first.
 pub(crate) fn resolve(
     store: &Store,
     word: &str,
@@ -557,7 +558,7 @@ pub(crate) fn resolve(
     }
 }
 
-/// The remote, if one is named, and the name there: `REMOTE/NAME`, or a name alone, which has no slash.
+/// Splits `REMOTE/NAME`. A name alone has no slash.
 fn remote_and_name<'a>(from: Option<&'a str>, word: &'a str) -> (Option<&'a str>, &'a str) {
     match word.split_once('/') {
         Some((remote, name)) if from.is_none() => (Some(remote), name),
@@ -592,7 +593,7 @@ pub(crate) fn key(args: &KeyArgs, session: Session<'_>) -> Result<Exit, Failure>
     Ok(Exit::Done)
 }
 
-/// Where the user's key is, or would be.
+/// The path of the user's key, whether or not it exists.
 fn key_file() -> Result<PathBuf, Failure> {
     let variable =
         |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
@@ -611,7 +612,7 @@ fn key_file() -> Result<PathBuf, Failure> {
     })
 }
 
-/// The key that signs if none is named; it need not be there. One that CALVE_KEY names must be.
+/// The key that signs if the user names none. It need not exist, unless CALVE_KEY names it.
 fn usual_key() -> Result<Option<PathBuf>, Failure> {
     let is_named = std::env::var_os("CALVE_KEY").is_some_and(|value| !value.is_empty());
     let Ok(file) = key_file() else { return Ok(None) };
@@ -641,7 +642,7 @@ fn read_key(path: &Path) -> Result<SigningKey, Failure> {
     })
 }
 
-/// The bytes that 64 hexadecimal digits stand for.
+/// Decodes 64 hexadecimal digits.
 fn secret(text: &str) -> Option<[u8; 32]> {
     let mut bytes = [0; 32];
     if text.len() != 64 || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {

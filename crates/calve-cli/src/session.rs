@@ -1,8 +1,9 @@
-//! What the words of a command line mean to the verbs of stores and worktrees: which store, which worktree, which snapshot.
+//! Finds what the words of a command line mean: which store, which worktree, which snapshot.
 //!
-//! The store is the one of `--store` or `CALVE_STORE`, else the one that the current folder belongs to. A worktree that is
-//! not named is the one that the current folder is in, at whatever depth. One that is named by its path is named by its
-//! root: who says `drop src/` means a folder and not the tree around it.
+//! The store is the one of `--store` or `CALVE_STORE`, else the one that the current folder belongs
+//! to. If no worktree is named, it is the one that contains the current folder, at any depth. A
+//! path names a worktree only if it is the worktree's root: `drop src/` means that folder, and not
+//! the tree around it.
 
 use std::ffi::OsStr;
 use std::io;
@@ -19,7 +20,7 @@ use crate::progress::{self, Total, Watched};
 use crate::system::Signals;
 use crate::text::short;
 
-/// One run of a verb.
+/// One run of a command.
 #[derive(Clone, Copy)]
 pub(crate) struct Session<'a> {
     pub(crate) common: &'a Common,
@@ -28,7 +29,7 @@ pub(crate) struct Session<'a> {
 }
 
 impl Session<'_> {
-    /// Does `work`, with what the common flags say, and a bar where somebody looks.
+    /// Does `work` with the options of the common flags, and shows a bar if somebody watches.
     pub(crate) fn work<T>(
         &self,
         total: Total<'_>,
@@ -47,14 +48,15 @@ impl Session<'_> {
         progress::shown_while(&watched, || work(&options))
     }
 
-    /// The snapshot that `word` means; where it may mean two, which of them is said.
+    /// The snapshot that `word` means. If the word may mean two snapshots, says which one calve
+    /// takes.
     pub(crate) fn resolve(&self, store: &Store, word: &str) -> Result<SnapshotId, Failure> {
         let id = store.resolve(word).map_err(|error| store_failure(&error))?;
         self.warn_of_namesake(store, word, id);
         Ok(id)
     }
 
-    /// Says so where a snapshot's name starts the id of another. That this could not be found out is no reason to fail.
+    /// Warns if the name of a snapshot is also the start of another snapshot's id. Never fails.
     pub(crate) fn warn_of_namesake(&self, store: &Store, name: &str, of: SnapshotId) {
         let ids = store.ids_that_start_with(name).unwrap_or_default();
         if let Some(other) = ids.into_iter().find(|id| *id != of) {
@@ -85,14 +87,14 @@ impl Session<'_> {
         Ok(place.store)
     }
 
-    /// A worktree that was moved is known by its new path as soon as a command runs in it, whatever the command is about.
+    /// Finds a worktree that was moved. calve knows its new path as soon as any command runs in it.
     fn know_again(&self, store: &Store) {
         if let Ok(place) = store.find(self.current()) {
             know_again(&place);
         }
     }
 
-    /// The worktree, or the project, that the current folder is in.
+    /// The worktree, or the project, that contains the current folder.
     pub(crate) fn here(&self) -> Result<Worktree, Failure> {
         let current = self.current();
         let Some(given) = self.common.store() else {
@@ -105,24 +107,25 @@ impl Session<'_> {
         let project = store.project().map_err(|error| store_failure(&error))?;
         match store.find(&current) {
             Ok(place) if place.store.path() == store.path() => place.worktree(),
-            // Another project inside of this one.
+            // The current folder is in another project, which is inside this one.
             Ok(place) if place.root != project && place.root.starts_with(&project) => {
                 return Err(not_of_it(&current));
             }
             Err(error) if error.kind() == ErrorKind::StoreUntrusted => {
                 return Err(not_of_it(&current));
             }
-            // A store that is elsewhere may leave no trace in its project, which may be read-only.
+            // A store elsewhere may leave no trace in its project, which may be read-only.
             _ if current.starts_with(&project) => store.project_worktree(),
             _ => return Err(not_of_it(&current)),
         }
         .map_err(|error| store_failure(&error))
     }
 
-    /// The store, and the base snapshot of the worktree, or the project, that the current folder is in.
+    /// The store, and the base snapshot of the worktree, or project, that contains the current
+    /// folder.
     pub(crate) fn snapshot_here(&self) -> Result<(Store, SnapshotId), Failure> {
         let worktree = match self.here() {
-            // With a store that was named, one need not be anywhere.
+            // If the user names a store, the current folder may be anywhere.
             Err(failure) if failure.kind == Kind::Library(ErrorKind::WorktreeNotFound) => {
                 self.store()?.project_worktree().map_err(|error| store_failure(&error))?
             }
@@ -140,7 +143,8 @@ impl Session<'_> {
         Ok((worktree.store().clone(), id))
     }
 
-    /// The worktree of that name, or else at that path; the current folder's where nothing is said.
+    /// The worktree with this name, or else at this path. Without a word, the one that contains the
+    /// current folder.
     pub(crate) fn worktree(&self, word: Option<&Path>) -> Result<Worktree, Failure> {
         let Some(word) = word else { return self.here() };
         match name(word) {
@@ -149,7 +153,8 @@ impl Session<'_> {
         }
     }
 
-    /// The worktree, or the project, whose root is at `path`; the current folder's where nothing is said.
+    /// The worktree, or the project, whose root is at `path`. Without a path, the one that contains
+    /// the current folder.
     pub(crate) fn tree(&self, path: Option<&Path>) -> Result<Worktree, Failure> {
         path.map_or_else(|| self.here(), |path| self.at(&self.common.resolve(path)))
     }
@@ -159,7 +164,7 @@ impl Session<'_> {
         let is_folder = path.is_dir();
         let store = match self.store() {
             Ok(store) => store,
-            // From outside of any project a path is all that can be meant.
+            // Outside of any project the word can only be a path.
             Err(_) if is_folder && self.common.store().is_none() => return self.at(&path),
             Err(failure) => return Err(failure),
         };
@@ -173,7 +178,7 @@ impl Session<'_> {
 
     fn at(&self, path: &Path) -> Result<Worktree, Failure> {
         let root = match canonical(path) {
-            // One that was deleted by hand still has its place.
+            // A worktree that was deleted by hand is still known by its path.
             Err(failure) if failure.kind == Kind::Library(ErrorKind::SourceNotFound) => {
                 return self.missing(&absolute(path)?).map(|worktree| {
                     worktree
@@ -203,12 +208,13 @@ impl Session<'_> {
         {
             return store.project_worktree().map_err(|error| store_failure(&error));
         }
-        // Something else may stand where one was: the worktree is missing then, and says so itself.
+        // Something else may be at the path of a worktree. Then the worktree is missing, and says
+        // so itself.
         if let Ok(Some(worktree)) = self.missing(&root) {
             return Ok(worktree);
         }
         match found {
-            // That of the marker is missing, or nothing was found.
+            // The store that the marker names is missing, or calve found no store.
             Err(error)
                 if error.kind() != ErrorKind::StoreNotFound || error.other_path().is_some() =>
             {
@@ -225,21 +231,22 @@ impl Session<'_> {
         }
     }
 
-    /// The worktree that has its place at `path`.
+    /// The worktree that the store knows at `path`.
     fn missing(&self, path: &Path) -> Result<Option<Worktree>, Failure> {
         let worktrees = self.store()?.worktrees().map_err(|error| store_failure(&error))?;
         Ok(worktrees.into_iter().find(|worktree| worktree.path() == path))
     }
 }
 
-/// That it is a copy, or that its store forgot it, is said where the command is about it.
+/// Tells the library that the worktree is at this path now. A copy, or a worktree that its store
+/// forgot, is an error. Only a command about this worktree reports it, so we ignore it here.
 fn know_again(place: &Discovered) {
     if place.is_worktree() {
         let _ = place.worktree();
     }
 }
 
-/// The name that `word` may be: what could only be a path is none.
+/// The name that `word` may be. `None` if it can only be a path.
 fn name(word: &Path) -> Option<&str> {
     let is_path = |word: &OsStr| {
         let bytes = word.as_encoded_bytes();
@@ -263,7 +270,7 @@ fn canonical(path: &Path) -> Result<PathBuf, Failure> {
         .map_err(|error| Failure::io("find worktree", vec![path.to_owned()], &error))
 }
 
-/// The path by which what is gone was known.
+/// The path by which calve knew a folder that is gone.
 fn absolute(path: &Path) -> Result<PathBuf, Failure> {
     let failure = |error: io::Error| Failure::io("find worktree", vec![path.to_owned()], &error);
     let absolute = std::path::absolute(path).map_err(failure)?;

@@ -1,7 +1,8 @@
-//! What shells are told: completion, and the function that `calve cd` needs.
+//! Output for shells: completion, and the function that `calve cd` needs.
 //!
-//! The completion scripts ask calve itself, at each tab: the names of worktrees and snapshots are the store's, and flags cannot be
-//! out of step with the command. They call it with [`VARIABLE`] set to the shell's name and the line after `--`.
+//! The completion scripts ask calve at each tab. So they know the names of worktrees and snapshots,
+//! and their flags always fit the command. They set [`VARIABLE`] to the shell's name, and pass the
+//! line after `--`.
 
 use std::ffi::OsString;
 
@@ -20,7 +21,8 @@ use crate::output::Output;
 /// Set by the completion scripts to the name of the shell.
 const VARIABLE: &str = "CALVE_COMPLETE";
 
-/// What the scripts ask for: what the last word of a line may become. `None` where nobody asks.
+/// Answers a completion script: prints what the last word of the line may become. `None` if no
+/// script asks.
 pub(crate) fn complete(args: &[OsString], output: Output) -> Option<Result<Exit, Failure>> {
     let shell = std::env::var(VARIABLE).ok().filter(|shell| !shell.is_empty())?;
     let line = args.iter().skip_while(|word| *word != "--").skip(1).cloned().collect();
@@ -36,12 +38,13 @@ pub(crate) fn complete(args: &[OsString], output: Output) -> Option<Result<Exit,
     Some(match asked {
         Ok(()) if shell == "bash" => output.results(&escaped(&candidates)).map(|()| Exit::Done),
         Ok(()) => output.results(&candidates).map(|()| Exit::Done),
-        // There is nothing to offer, and nobody to tell.
+        // There is nothing to offer. The user is in the middle of a line, so calve prints no error.
         Err(_) => Ok(Exit::Failed),
     })
 }
 
-/// What bash may put into a line as it is given; the other shells quote it themselves. The script parts the candidates by `\v`.
+/// Escapes candidates for bash, which puts them into the line unchanged. The other shells quote
+/// them themselves. The script separates candidates by `\v`.
 fn escaped(candidates: &[u8]) -> Vec<u8> {
     let plain = |byte: u8| {
         byte.is_ascii_alphanumeric() || !byte.is_ascii() || b"_./-+:@%,=~\x0b".contains(&byte)
@@ -56,7 +59,8 @@ fn escaped(candidates: &[u8]) -> Vec<u8> {
     escaped
 }
 
-/// Flags are offered where nothing else fits, or a dash stands already: among the few names that there are, they would bury them.
+/// Hides flags from the candidates. The script still offers them if nothing else fits, or if the
+/// word starts with a dash: otherwise they would bury the few names.
 fn without_flags(command: Command) -> Command {
     command
         .mut_args(|arg| if arg.is_positional() { arg } else { arg.hide(true) })
@@ -78,7 +82,8 @@ fn script(shell: &str) -> Result<Vec<u8>, Failure> {
     Ok(script)
 }
 
-/// Bash and zsh. The first word has to be `cd`: what stands before a verb is rare, and the command itself says what to do then.
+/// For bash and zsh. The first word must be `cd`: options before a verb are rare, and then the
+/// command itself says what to do.
 #[cfg(unix)]
 const POSIX: &str = r#"calve() {
     if [ "${1-}" != cd ]; then
@@ -99,7 +104,7 @@ const POSIX: &str = r#"calve() {
 }
 "#;
 
-/// Fish's own `cd` is a function, too: it is that which remembers for `cd -`.
+/// The `cd` in it is fish's own function, because that one remembers the folder for `cd -`.
 #[cfg(unix)]
 const FISH: &str = r#"function calve
     if test "$argv[1]" != cd; or contains -- "$argv[2]" -h --help
@@ -121,7 +126,8 @@ pub(crate) fn init(shell: InitShell, output: Output) -> Result<Exit, Failure> {
         InitShell::Bash => [POSIX.as_bytes(), &script("bash")?].concat(),
         InitShell::Fish => [FISH.as_bytes(), &script("fish")?].concat(),
         InitShell::Zsh => {
-            // A line for compinit, which an interactive zsh takes for a command; and without compinit there is no compdef.
+            // The first line is for compinit. An interactive zsh would take it for a command.
+            // Without compinit there is no compdef.
             let script = script("zsh")?;
             let rest = script.iter().position(|byte| *byte == b'\n').map_or(0, |end| end + 1);
             let (before, after): (&[u8], &[u8]) =
@@ -132,7 +138,7 @@ pub(crate) fn init(shell: InitShell, output: Output) -> Result<Exit, Failure> {
     output.results(&text).map(|()| Exit::Done)
 }
 
-/// `calve cd` where no function was in between.
+/// Runs for `calve cd` if the shell has no function.
 #[cfg(unix)]
 pub(crate) fn cd(args: &CdArgs) -> Failure {
     let shell = std::env::var("SHELL").unwrap_or_default();

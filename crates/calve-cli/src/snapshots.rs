@@ -34,10 +34,10 @@ pub(crate) fn init(args: &InitArgs, session: Session<'_>) -> Result<Exit, Failur
     let is_new = made.is_ok();
     let (store, what) = match made {
         Ok(store) => (store, "made a store for"),
-        // Whoever runs it twice has nothing to do the second time.
+        // A second `init` is no error: there is nothing left to do.
         Err(error) if error.kind() == ErrorKind::StoreExists => {
-            // The file `.calve/project` says where the store is. If the project may not be written to, that
-            // is found out here.
+            // The file `.calve/project` says where the store is. If calve may not write it,
+            // `point_project` fails.
             let store = match &at {
                 None => Store::discover(&project).map(|found| found.store),
                 Some(_) => Store::open(error.path()),
@@ -82,7 +82,7 @@ pub(crate) fn init(args: &InitArgs, session: Session<'_>) -> Result<Exit, Failur
     Ok(Exit::Done)
 }
 
-/// Where the store goes if it is to be on a volume.
+/// The folder of the store if the store goes to a volume.
 #[cfg(target_os = "linux")]
 fn on_volume(
     args: &InitArgs,
@@ -107,7 +107,7 @@ fn on_volume(_: &InitArgs, _: &Path, _: Session<'_>) -> Result<Option<PathBuf>, 
     Ok(None)
 }
 
-/// Where blocks cannot be shared, says what the first start will copy.
+/// Says what the first start will copy, if blocks cannot be shared.
 fn price(project: &Path, store: &Store, output: Output) -> Option<CopyCost> {
     let taker = match calve::must_copy(store.path(), store.path()) {
         true => Taker::Copies("the store, and each worktree, will take"),
@@ -132,7 +132,7 @@ pub(crate) fn capture(args: &CaptureArgs, session: Session<'_>) -> Result<Exit, 
 }
 
 fn take(worktree: &Worktree, telling: &Telling, session: Session<'_>) -> Result<Exit, Failure> {
-    // There will be about as many as there were.
+    // The next snapshot has about as many files as the last one, so nobody has to count them.
     let total = match worktree.snapshot() {
         Some(_) => Total::Unknown,
         None => Total::Tree { root: worktree.path(), times: 1, own: true },
@@ -168,7 +168,7 @@ fn take(worktree: &Worktree, telling: &Telling, session: Session<'_>) -> Result<
     Ok(exit)
 }
 
-/// What a snapshot or a comparison is without; a finding.
+/// Prints what a snapshot or a comparison leaves out, as findings.
 pub(crate) fn tell_skipped(skipped: &[Skipped], session: Session<'_>) -> Exit {
     let lines: Vec<String> =
         skipped.iter().map(|skipped| finding(&skipped.path, &skipped.reason)).collect();
@@ -176,7 +176,7 @@ pub(crate) fn tell_skipped(skipped: &[Skipped], session: Session<'_>) -> Exit {
     if lines.is_empty() { Exit::Done } else { Exit::Findings }
 }
 
-/// How a snapshot came about, in one truthful line.
+/// The summary of a snapshot, in one line.
 pub(crate) fn taken(report: &SnapshotReport, tree: &Path, store: &Path, output: Output) -> String {
     let size = |bytes| output.size(bytes);
     let files = counted(report.files, "file");
@@ -201,7 +201,7 @@ pub(crate) fn taken(report: &SnapshotReport, tree: &Path, store: &Path, output: 
     if report.copied_files > report.cloned_files
         && let Some(why) = filesystems::why_not(name(tree).as_deref(), name(store).as_deref())
     {
-        // The user put the store elsewhere because of the copies.
+        // If the store is elsewhere, the user put it there because of the copies.
         if store.starts_with(tree) {
             line.push_str(&format!(": {why}; 'calve doctor' says how to change that"));
         } else {
@@ -242,7 +242,7 @@ pub(crate) fn log(args: &LogArgs, session: Session<'_>) -> Result<Exit, Failure>
     Ok(exit)
 }
 
-/// Snapshots that cannot be read; a finding, and no reason to keep quiet about the others.
+/// Prints the snapshots that cannot be read, as findings. The readable ones are still listed.
 fn tell_damage(log: &SnapshotLog, session: Session<'_>) -> Exit {
     let lines: Vec<String> =
         log.damage.iter().map(|damage| harmless(&damage.reason).into_owned()).collect();
@@ -250,7 +250,8 @@ fn tell_damage(log: &SnapshotLog, session: Session<'_>) -> Exit {
     if lines.is_empty() { Exit::Done } else { Exit::Findings }
 }
 
-/// The tree that a snapshot was taken of: the worktree, and its branch if that has another name. Of the project, the branch.
+/// The tree that the snapshot was taken of: the worktree, with its branch if the branch has another
+/// name. For the project, the branch.
 fn origin(snapshot: &Snapshot) -> String {
     let origin = match (&snapshot.worktree, &snapshot.branch) {
         (Some(worktree), Some(branch)) if worktree != branch => format!("{worktree} ({branch})"),

@@ -86,7 +86,8 @@ fn verify(store: &Store, repair: bool, session: Session<'_>) -> Result<Exit, Fai
     Ok(if report.damage.is_empty() && !report.busy { Exit::Done } else { Exit::Findings })
 }
 
-/// How many there are of what, and how much that is; nothing where there is nothing of all.
+/// A list of numbers, each with its noun and size, without the zeros. `None` if all numbers are
+/// zero.
 fn listing<const N: usize>(all: [(u64, &str, Option<u64>); N], output: Output) -> Option<String> {
     let one = |(number, what, bytes): (u64, &str, Option<u64>)| {
         let size = bytes.map(|bytes| format!(" ({})", output.size(bytes))).unwrap_or_default();
@@ -96,9 +97,9 @@ fn listing<const N: usize>(all: [(u64, &str, Option<u64>); N], output: Output) -
     (!found.is_empty()).then(|| found.join(", "))
 }
 
-/// What is damaged, and below it what that stands for.
+/// Prints a damaged content, and below it the paths that need it.
 fn damage_lines(damage: &Damage, session: Session<'_>) -> Vec<u8> {
-    /// Of the places of one content; the same file may be in every snapshot.
+    /// A list shows this many paths of one content. The same file may be in every snapshot.
     const PLACES: usize = 10;
     let output = session.output;
     let state = match (damage.repaired, damage.lost) {
@@ -266,7 +267,7 @@ fn stats(store: &Store, session: Session<'_>) -> Result<Exit, Failure> {
     }
     let size = |bytes| output.size(bytes);
     let sized = |number: u64, bytes: u64| format!("{} ({})", count(number), size(bytes));
-    // A content may be both.
+    // A content can be both.
     let of_them = |number: u64, bytes: u64| format!("{} of them ({})", count(number), size(bytes));
     let mut table = Table::new([Column::Left, Column::Name]);
     table.row([Cell::from("store"), output.path(store.path()).into()]);
@@ -318,7 +319,7 @@ struct VerifyDocument {
     elapsed_seconds: f64,
 }
 
-/// What is damaged, as `verify` and `log` tell of it.
+/// A damage, as `verify` and `log` report it.
 #[derive(Serialize)]
 pub(crate) struct DamageDocument {
     kind: &'static str,

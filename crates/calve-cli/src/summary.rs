@@ -1,4 +1,4 @@
-//! What `clone` did, in one truthful line.
+//! The line that says what `clone` did.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use calve::{CopiedBecause, DestinationReport, Method, SkipReason, UnlinkedBecaus
 
 use crate::text::{self, count, counted, shown};
 
-/// What the line is made of.
+/// The facts of the line.
 pub(crate) struct Summary<'a> {
     pub(crate) destinations: &'a [DestinationReport],
     pub(crate) elapsed: Duration,
@@ -16,7 +16,7 @@ pub(crate) struct Summary<'a> {
     pub(crate) filesystem: Option<String>,
 }
 
-/// All destinations together.
+/// The sums over all destinations.
 #[derive(Default)]
 struct Totals {
     made: u64,
@@ -32,13 +32,13 @@ struct Totals {
     kept: u64,
 }
 
-/// Whether a destination was left as it was, since the caller asked for that.
+/// Whether a destination stays as it was because the user asked for that.
 pub(crate) fn was_left(destination: &DestinationReport) -> bool {
     destination.skipped.iter().any(|skipped| skipped.reason == SkipReason::Exists)
 }
 
 impl Summary<'_> {
-    /// The line; with `-v`, one for each destination before it.
+    /// The line. With `-v`, one line per destination comes before it.
     pub(crate) fn text(&self) -> String {
         let mut lines = Vec::new();
         if self.verbose {
@@ -101,7 +101,7 @@ impl Summary<'_> {
             return ": nothing to share, 0 B copied".to_owned();
         }
         if reflinked.0 + copied.0 + totals.linked == 0 {
-            // A dry run counts, and only doing it tells how each file arrives.
+            // A dry run only counts. Only a real run shows how each file arrives.
             return " would arrive".to_owned();
         }
         if reflinked.0 == totals.files {
@@ -126,7 +126,7 @@ impl Summary<'_> {
 
     fn reasons(&self, because: CopiedBecause, unlinked: UnlinkedBecause) -> Option<String> {
         let mut reasons = Vec::new();
-        // The reason why a file is no link is also the reason why it was copied, where it was.
+        // If calve could not link a file, the same reason explains why it copied the file.
         let told = unlinked.total() > 0;
         if unlinked.file > 0 {
             reasons.push(format!("{} could not be linked", count(unlinked.file)));
@@ -147,7 +147,7 @@ impl Summary<'_> {
                 reasons.push(format!("{} {reason}", count(files)));
             }
         }
-        // Copies that were asked for need no excuse.
+        // If the user asked for copies, no reason is needed.
         (!reasons.is_empty()).then(|| reasons.join("; "))
     }
 

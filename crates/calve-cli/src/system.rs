@@ -1,4 +1,4 @@
-//! What the process asks of the operating system before it works: signals and limits.
+//! Prepares the process before it works: signals and limits.
 
 use std::io;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use signal_hook::flag;
 
 use crate::exit::Exit;
 
-/// The signals that stop the work in an orderly way: what was staged is removed first.
+/// The signals that stop the work in an orderly way: calve first removes its half-made trees.
 #[derive(Debug, Default)]
 pub(crate) struct Signals {
     cancel: Arc<AtomicBool>,
@@ -18,8 +18,8 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// From here on the first signal cancels, and a second one ends the process at once (the next run sweeps
-    /// what that leaves behind).
+    /// After this, the first signal cancels the work. A second one ends the process at once, and
+    /// the next run removes the half-made trees.
     pub(crate) fn register() -> io::Result<Self> {
         let signals = Self::default();
         #[cfg(unix)]
@@ -28,17 +28,20 @@ impl Signals {
         let stopping = [SIGINT, SIGTERM];
         let ignored = ignored();
         for signal in stopping {
-            // `nohup calve …` and a shell's background jobs start with a signal ignored; so it stays.
+            // `nohup calve …` and a shell's background jobs start with a signal ignored. It stays
+            // ignored.
             if ignored >> (signal - 1) & 1 == 1 {
                 continue;
             }
-            // Handlers run in the order of their registration: this one sees the flag of an earlier signal only.
+            // Handlers run in the order of their registration, so this one only sees the flag of an
+            // earlier signal.
             flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&signals.cancel))?;
             flag::register(signal, Arc::clone(&signals.cancel))?;
             let number = usize::try_from(signal).unwrap_or_default();
             flag::register_usize(signal, Arc::clone(&signals.number), number)?;
         }
-        // With a handler of any kind, a write past RLIMIT_FSIZE is an EFBIG that names the file, not death.
+        // With any handler, a write beyond RLIMIT_FSIZE returns EFBIG and calve can name the file.
+        // Without one, the signal kills the process.
         #[cfg(unix)]
         flag::register(signal_hook::consts::SIGXFSZ, Arc::default())?;
         Ok(signals)
@@ -49,7 +52,7 @@ impl Signals {
         Cancel::from_flag(Arc::clone(&self.cancel))
     }
 
-    /// The exit code that says which signal it was.
+    /// The exit code for the signal that came.
     pub(crate) fn exit(&self) -> Exit {
         match u8::try_from(self.number.load(Ordering::Relaxed)) {
             Ok(number @ 1..) => Exit::Signal(number),
@@ -58,7 +61,7 @@ impl Signals {
     }
 }
 
-/// The signals that the process was started to ignore, as a mask, where that can be known.
+/// A mask of the signals that the process ignored at its start, if the system tells.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn ignored() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -71,14 +74,15 @@ fn ignored() -> u64 {
     0
 }
 
-/// Raises the open file limit (the soft one): each thread keeps the directories open that it works in, one in each
-/// destination. If the limit cannot be raised, the library opens directories again more often, which only costs time.
+/// Raises the open file limit (the soft one): each thread keeps the directories open that it works
+/// in, one in each destination. If the limit cannot be raised, the library opens directories again
+/// more often, which only costs time.
 #[cfg(unix)]
 pub(crate) fn raise_open_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    /// More would gain nothing.
+    /// A higher limit gains nothing.
     const ENOUGH: u64 = 65_536;
-    /// What macOS takes although its hard limit says unlimited (OPEN_MAX).
+    /// macOS accepts this limit (OPEN_MAX) although its hard limit says unlimited.
     const MODEST: u64 = 10_240;
 
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);

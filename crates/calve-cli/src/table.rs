@@ -1,24 +1,26 @@
-//! Rows in columns. On a terminal no row is wider than it is: what is longest is cut, with an ellipsis. In a pipe nothing ever is.
+//! Rows in columns. On a terminal no row is wider than the terminal: calve cuts the longest cells
+//! and marks the cut with an ellipsis. In a pipe it cuts nothing.
 //!
-//! Widths are those of a terminal's cells: a Chinese character takes two, an accent that stands behind its letter none.
+//! Widths are in cells of a terminal: a Chinese character takes two, and a combining accent takes
+//! none.
 
 use clap::builder::styling::Style;
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
-/// How a column is set.
+/// The alignment of a column, and where calve may cut its cells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Column {
     Left,
     Right,
-    /// May be cut, in the middle: names differ at their ends.
+    /// calve may cut it in the middle: names differ at their ends.
     Name,
-    /// The same, before any name is: a name is what one types.
+    /// Like a name, but calve cuts paths before names: users type names.
     Path,
-    /// May be cut at its end.
+    /// calve may cut its end.
     Text,
 }
 
-/// What stands in a column: bytes, since a path in a pipe is given as it is.
+/// The content of a column. It is bytes, because a path in a pipe must stay as it is.
 #[derive(Debug, Clone)]
 pub(crate) struct Cell {
     bytes: Vec<u8>,
@@ -41,13 +43,13 @@ impl Cell {
     }
 }
 
-/// No column gets narrower than this for the sake of the others.
+/// The least width of a column that calve narrows.
 const NARROWEST: usize = 8;
-/// Nor a path narrower than this for the sake of a name.
+/// The least width of a path that calve narrows before it narrows a name.
 const NARROW_PATH: usize = 9;
 const GAP: usize = 2;
 
-/// A table in the making.
+/// A table, row by row.
 #[derive(Debug)]
 pub(crate) struct Table {
     columns: Vec<Column>,
@@ -63,12 +65,12 @@ impl Table {
         self.rows.push(cells.into());
     }
 
-    /// The lines, no wider than `width` where there is one.
+    /// The lines, no wider than `width` if it is given.
     pub(crate) fn lines(&self, width: Option<usize>, styled: bool) -> Vec<u8> {
         let widths = self.widths(width);
         let mut lines = Vec::new();
         for row in &self.rows {
-            // No line ends in blanks.
+            // No line ends in spaces.
             let last = row.iter().rposition(|cell| !cell.bytes.is_empty()).unwrap_or(0);
             for (at, ((cell, column), limit)) in
                 row.iter().zip(&self.columns).zip(&widths).enumerate().take(last + 1)
@@ -115,7 +117,8 @@ impl Table {
                 let all = (0..widths.len()).filter(|at| may(self.columns[*at]));
                 all.max_by_key(|at| widths[*at]).filter(|at| widths[*at] > least)
             };
-            // Paths give first, while something can be told from them; then the widest.
+            // First narrow the paths, while enough of them is left to tell them apart; then the
+            // widest column.
             let path = widest(|column| column == Column::Path, NARROW_PATH);
             let other =
                 || widest(|column| !matches!(column, Column::Left | Column::Right), NARROWEST);
@@ -129,7 +132,7 @@ impl Table {
     }
 }
 
-/// `text` in at most `width` cells, with an ellipsis for what is left out.
+/// Cuts `text` to at most `width` cells, with an ellipsis for the part that is left out.
 fn cut(text: &str, width: usize, column: Column) -> String {
     let room = width.saturating_sub(1);
     let in_middle = matches!(column, Column::Name | Column::Path);
@@ -192,7 +195,7 @@ mod tests {
         assert!(
             lines(&rows, None).contains("a-long-name-of-an-agent-1  10  why it was done at all")
         );
-        // Narrower than makes sense: the narrowest there is.
+        // A width that is too small gives the narrowest table.
         assert!(lines(&rows, Some(1)).starts_with("a-l…nt-1  10  why it…\n"));
     }
 

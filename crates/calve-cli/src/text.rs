@@ -50,7 +50,8 @@ pub(crate) fn duration(time: Duration) -> String {
     let seconds = (millis + 500) / 1000;
     match millis {
         0..1_000 => format!("{millis} ms"),
-        // In tenths, rounded in integers: what would round up to 60.0 s belongs to the next row.
+        // In tenths, rounded in integers. A time that would round up to 60.0 s belongs to the next
+        // row.
         1_000..59_950 => format!("{}.{} s", (millis + 50) / 1000, (millis + 50) % 1000 / 100),
         59_950..3_600_000 => format!("{} min {} s", seconds / 60, seconds % 60),
         _ => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
@@ -69,7 +70,7 @@ pub(crate) fn age(since: Duration) -> String {
     }
 }
 
-/// An id for people: so many of its digits.
+/// The first digits of an id, for people.
 #[cfg(unix)]
 pub(crate) fn short(id: SnapshotId) -> String {
     let mut digits = id.to_string();
@@ -77,19 +78,20 @@ pub(crate) fn short(id: SnapshotId) -> String {
     digits
 }
 
-/// `2026-11-21T04:33:10Z`. Formatting fails before 1970 and after 9999, and a store can say anything.
+/// `2026-11-21T04:33:10Z`. Formatting fails before 1970 and after 9999, and a store can say
+/// anything.
 #[cfg(unix)]
 pub(crate) fn utc(time: SystemTime) -> String {
     let last = SystemTime::UNIX_EPOCH + Duration::from_secs(253_402_300_799);
     humantime::format_rfc3339_seconds(time.clamp(SystemTime::UNIX_EPOCH, last)).to_string()
 }
 
-/// A path for a message: plain where it is harmless, else quoted and escaped, so that a hostile name cannot
-/// steer a terminal or forge a line.
+/// A path for a message: plain if it is harmless, else quoted and escaped, so that a hostile name
+/// cannot steer a terminal or forge a line.
 pub(crate) fn shown(path: &Path) -> String {
     let quoted = format!("{path:?}");
     match path.to_str() {
-        // `Debug` escapes quotes and backslashes too, which hurt no one.
+        // `Debug` escapes quotes and backslashes too, which are harmless.
         Some(plain) if !plain.is_empty() && is_quoted_plainly(&quoted, plain) => plain.to_owned(),
         _ => quoted,
     }
@@ -99,7 +101,7 @@ fn is_quoted_plainly(quoted: &str, plain: &str) -> bool {
     quoted[1..quoted.len() - 1].replace("\\\"", "\"").replace("\\\\", "\\") == plain
 }
 
-/// A text from elsewhere with its control characters escaped.
+/// A text from another source, with its control characters escaped.
 pub(crate) fn harmless(text: &str) -> Cow<'_, str> {
     if !text.contains(char::is_control) {
         return Cow::Borrowed(text);
@@ -115,7 +117,7 @@ pub(crate) fn harmless(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// A path as a shell takes it, for commands in hints.
+/// A path, quoted for a shell, for commands in hints.
 pub(crate) fn shell_word(path: &Path) -> String {
     let bytes = path.as_os_str().as_encoded_bytes();
     let is_safe = |byte: &u8| byte.is_ascii_alphanumeric() || b"_./-+:@%,=".contains(byte);
@@ -140,7 +142,7 @@ pub(crate) fn cause(error: &io::Error) -> String {
     }
 }
 
-/// The name of an errno, of those that calls on files give.
+/// The name of an errno that calls on files return.
 #[cfg(unix)]
 pub(crate) fn errno_name(code: i32) -> Option<&'static str> {
     use rustix::io::Errno;
@@ -192,9 +194,9 @@ pub(crate) fn errno_name(_code: i32) -> Option<&'static str> {
     None
 }
 
-/// `text` with line breaks between its words, so that no line is wider than `width` unless a word is; `indent` goes before all lines
-/// but the first. What is quoted stays together where it fits into a line: it is mostly a command, for copying. Codes of styles take
-/// no room.
+/// Breaks `text` between words, so that no line is wider than `width`, unless one word is. `indent`
+/// goes before each line except the first. A quoted part stays on one line if it fits, because it
+/// is mostly a command that the user may copy. Style codes have no width.
 pub(crate) fn wrapped(text: &str, width: usize, indent: &str) -> String {
     let room = width.saturating_sub(indent.width());
     let (first, mut rest) = first_word(text, room);
@@ -218,7 +220,8 @@ pub(crate) fn wrapped(text: &str, width: usize, indent: &str) -> String {
     wrapped
 }
 
-/// The first word, or what is quoted where that takes at most `room`; and what comes after the space behind it.
+/// The first word, or the quoted part at the start if it is at most `room` wide; and the text after
+/// the next space.
 fn first_word(text: &str, room: usize) -> (&str, Option<&str>) {
     let (word, rest) = text.split_once(' ').map_or((text, None), |(word, rest)| (word, Some(rest)));
     let closes = |word: &str| {
@@ -236,14 +239,15 @@ fn first_word(text: &str, room: usize) -> (&str, Option<&str>) {
     }
 }
 
-/// What `text` takes of a line, in which codes of styles may be.
+/// The width of `text`, which may contain style codes.
 fn cells(text: &str) -> usize {
     anstream::adapter::strip_str(text).map(UnicodeWidthStr::width).sum()
 }
 
-/// Each line of `text` wrapped to `width`. What follows stands below what comes after a label like `error:`, where there is room for that.
+/// Wraps each line of `text` to `width`. After a label like `error:`, the next lines are indented
+/// to the text after the label, if there is room for that.
 pub(crate) fn fitted(text: &str, width: usize) -> String {
-    /// Narrower than this, an indent costs more than it tells.
+    /// On a terminal narrower than this, the indent would take too much of the line.
     const ROOMY: usize = 40;
     let line = |line: &str| {
         let blanks = line.len() - line.trim_start_matches(' ').len();
@@ -371,7 +375,7 @@ mod tests {
             (io::Error::other("a\u{7}b"), r"a\u{7}b"),
         ] {
             let got = cause(&error);
-            // The words are the system's; the name is ours.
+            // The system chooses the words; the name is ours.
             let name = expected.rsplit_once('(').map_or(expected, |(_, name)| name);
             assert!(got.ends_with(name), "{got}");
             #[cfg(target_os = "linux")]

@@ -1,4 +1,5 @@
-//! Deleting behind: what was dropped is renamed into the store's trash, and a process of its own deletes it from there.
+//! Deletes dropped worktrees in the background. A drop renames a worktree into the store's trash,
+//! and another process deletes it from there.
 
 use std::io;
 use std::process::{Command, Stdio};
@@ -10,8 +11,10 @@ use crate::failure::Failure;
 use crate::failure::stored::store_failure;
 use crate::output::Output;
 
-/// Has the trash of `stores` emptied by other processes; where none can be had, by this one. That something could not be
-/// deleted is told and fails nothing: it is dropped, and the next to empty the trash tries again.
+/// Empties the trash of `stores` in other processes. This process itself deletes those of `remains`
+/// that are in no trash; if it cannot start the other processes, it deletes all. A file that cannot
+/// be deleted is a warning and no failure: the worktree is dropped, and the next process that
+/// empties the trash tries again.
 pub(crate) fn empty_behind(stores: &[Store], remains: Vec<DroppedWorktree>, output: Output) {
     let detached = stores.iter().all(|store| detach(store, "empty-trash").is_ok());
     for dropped in remains {
@@ -23,7 +26,8 @@ pub(crate) fn empty_behind(stores: &[Store], remains: Vec<DroppedWorktree>, outp
     }
 }
 
-/// Starts `calve store VERB`, with no stream, folder or (see [`begin_session`]) terminal of ours.
+/// Starts `calve store VERB` with no stream or folder of ours, and (see [`begin_session`]) without
+/// our terminal.
 pub(crate) fn detach(store: &Store, verb: &str) -> io::Result<()> {
     let null = Stdio::null;
     Command::new(std::env::current_exe()?)
@@ -35,17 +39,18 @@ pub(crate) fn detach(store: &Store, verb: &str) -> io::Result<()> {
         .stdout(null())
         .stderr(null())
         .spawn()
-        // It is not waited for: it outlives us.
+        // We do not wait for the child: it outlives us.
         .map(drop)
 }
 
-/// Begins a session, so that neither a closed terminal nor a Ctrl-C in it ends this process. Returns whether it did: a command
-/// that was typed into a terminal may lead a process group, and then it stays in its session.
+/// Begins a session, so that neither a closed terminal nor Ctrl-C in it ends this process. Returns
+/// whether it did. A command that was typed into a terminal may lead a process group; then it stays
+/// in its session.
 pub(crate) fn begin_session() -> bool {
     rustix::process::setsid().is_ok()
 }
 
-/// What the other process does.
+/// The work of the process that empties the trash.
 pub(crate) fn empty(store: &Store) -> Result<Exit, Failure> {
     begin_session();
     store.empty_trash().map_err(|error| store_failure(&error))?;

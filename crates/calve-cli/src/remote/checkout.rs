@@ -72,7 +72,7 @@ pub(crate) fn run(args: &CheckoutArgs, session: Session<'_>) -> Result<Exit, Fai
     Ok(if findings.is_empty() { Exit::Done } else { Exit::Findings })
 }
 
-/// Nothing is there yet, so no command that needs a store is a way out.
+/// There is no store yet, so a hint must not name a command that needs one.
 fn failure(error: &calve::Error) -> Failure {
     let hint = match error.kind() {
         ErrorKind::DestinationExists

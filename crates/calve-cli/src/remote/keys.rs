@@ -1,8 +1,8 @@
 //! `.calvekeys`: the keys that a project trusts, in a file that its repository tracks.
 //!
 //! calve reads it when a user adds a remote, and puts its keys into the store. After that only the
-//! store's list counts, because a pull may bring another file. If the file differs from what the store
-//! took from it, a push and a pull say so, and how to adopt it.
+//! store's list counts, because a pull may bring another file. If the file differs from what the
+//! store took from it, a push and a pull say so, and how to adopt it.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -21,12 +21,12 @@ const FILE: &str = ".calvekeys";
 /// Room for some hundred keys with names and comments.
 const MOST_BYTES: u64 = 64 << 10;
 
-/// Where a project would have its keys.
+/// The path of a project's key file, whether or not it exists.
 pub(super) fn file_of(project: &Path) -> PathBuf {
     project.join(FILE)
 }
 
-/// The keys in a project's file. No file: no keys.
+/// The keys in a project's file; none if there is no file.
 pub(super) fn read(file: &Path) -> Result<Vec<PublicKey>, Failure> {
     let wrong = |cause: &str, hint: &str| {
         own("read the keys in", file, ErrorKind::InvalidName, cause, hint)
@@ -63,7 +63,7 @@ fn bytes(path: &Path) -> Result<Vec<u8>, Unread> {
         io::ErrorKind::NotFound => Unread::Absent,
         _ => Unread::Io(error),
     };
-    // Before it is opened: that does something to a device.
+    // Check the type first: to open a device can have effects.
     let meta = std::fs::symlink_metadata(path).map_err(failed)?;
     if meta.is_symlink() {
         return Err(Unread::Odd("it is a symbolic link, which may lead out of the project"));
@@ -71,7 +71,7 @@ fn bytes(path: &Path) -> Result<Vec<u8>, Unread> {
     if !meta.is_file() {
         return Err(Unread::Odd("it is no regular file"));
     }
-    // Another file may be there by now.
+    // Another file may have taken its place since the check.
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
     let file = File::options().read(true).custom_flags(flags).open(path).map_err(failed)?;
     if !file.metadata().map_err(failed)?.is_file() {
@@ -111,9 +111,9 @@ pub(super) fn listed(keys: &[PublicKey]) -> String {
     keys.iter().map(begin).collect::<Vec<_>>().join(", ")
 }
 
-/// What a project's file has otherwise than a store that took keys from it: new ones, and ones that
-/// are gone. A file without keys asks for nothing, since a remote that needs no signature is no
-/// adoption of it.
+/// The differences between a project's file and the keys that the store took from it: new keys, and
+/// missing ones. A file without keys has no differences: a remote without signatures did not adopt
+/// it.
 fn differences(
     known: &KnownRemote,
     file: &[PublicKey],
@@ -126,14 +126,14 @@ fn differences(
     (!file.is_empty() && !is_same).then_some((added, gone))
 }
 
-/// Says if the project's file has other keys than the store took from it.
+/// Warns if the project's file has other keys than the store took from it.
 pub(super) fn tell_differences(store: &Store, known: &KnownRemote, output: Output) {
     let Ok(project) = store.project() else { return };
     let file = file_of(&project);
     let keys = match read(&file) {
         Ok(keys) => keys,
         Err(failure) => {
-            // The store's own keys count all the same.
+            // The store still uses its own keys.
             output.warning(format_args!("{}: {}", shown(&file), failure.cause));
             return;
         }

@@ -1,4 +1,4 @@
-//! Which volumes there are, and which are mounted: what the kernel and `/etc` say.
+//! Finds the volumes of this machine and their mounts, from the kernel and `/etc`.
 
 use std::fs;
 use std::path::{Path, PathBuf};

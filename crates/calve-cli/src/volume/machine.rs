@@ -42,7 +42,8 @@ pub(super) fn needed(name: &'static str) -> Result<PathBuf, Failure> {
     })
 }
 
-/// Runs a program to its end and returns its output. If the program fails, its output is the cause of the error.
+/// Runs a program to its end and returns its output. If the program fails, its output is the cause
+/// of the error.
 pub(super) fn output(name: &'static str, words: &[OsString]) -> Result<String, Failure> {
     let path = needed(name)?;
     let ran = Command::new(&path)
@@ -97,8 +98,8 @@ pub(super) fn space(path: &Path) -> io::Result<Space> {
     Ok(Space { size: bytes(stat.f_blocks), free: bytes(stat.f_bavail) })
 }
 
-/// The room on the loop device of a path and on the host of that device, with the mount and the image. `None` if the path is
-/// on no loop device.
+/// The room on the loop device of a path and on the host of that device, with the mount and the
+/// image. `None` if the path is on no loop device.
 pub(super) fn room_of(path: &Path) -> Option<(Room, String)> {
     let path = fs::canonicalize(path).ok()?;
     let mounts = mounted();
@@ -109,13 +110,15 @@ pub(super) fn room_of(path: &Path) -> Option<(Room, String)> {
     Some((room, plan::advice(room, volume, host, (&mount.at, &image))?))
 }
 
-/// Runs the steps as root. If one fails or a signal came, this undoes the earlier ones, the last first.
+/// Runs the steps as root. If one fails or a signal came, this undoes the earlier ones, the last
+/// first.
 pub(super) fn do_all(steps: &[Undoable], cancel: &Cancel) -> Result<(), Failure> {
     let mut done: Vec<&Step> = Vec::new();
     for (step, undo) in steps {
         let result = match cancel.is_cancelled() {
             true => Err(Failure::cancelled("change volume", Vec::new())),
-            // The failed step is undone, too: a unit may be enabled although it could not be started.
+            // The failed step is undone, too: a unit may be enabled although it could not be
+            // started.
             false => {
                 done.extend(undo);
                 do_one(step)
@@ -161,7 +164,8 @@ fn do_one(step: &Step) -> Result<(), Failure> {
     }
 }
 
-/// Unmounts, and waits some seconds for processes that are about to end: `calve drop` deletes files in the background.
+/// Unmounts, and waits some seconds for processes that are about to end: `calve drop` deletes files
+/// in the background.
 fn unmount(words: &[OsString]) -> Result<(), Failure> {
     const TRIES: u32 = 50;
     for _ in 1..TRIES {

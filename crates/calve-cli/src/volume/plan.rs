@@ -1,8 +1,10 @@
-//! Decides what a volume is made of, and which steps make, grow and remove it. These are pure functions.
+//! Decides what a volume is made of, and which steps make, grow and remove it. These are pure
+//! functions.
 //!
-//! A volume is a filesystem that can share blocks, in a sparse image file beside the folder that it is mounted at. A mount
-//! unit of systemd, or else a line in `/etc/fstab`, mounts it at boot and is its only record. Both carry the mount option
-//! [`MARK`], which other programs ignore, so calve keeps no list of its own.
+//! A volume is a filesystem that can share blocks, in a sparse image file beside the folder that it
+//! is mounted at. A mount unit of systemd, or else a line in `/etc/fstab`, mounts it at boot and is
+//! its only record. Both carry the mount option [`MARK`], which other programs ignore, so calve
+//! keeps no list of its own.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -11,7 +13,8 @@ use clap::ValueEnum;
 
 use crate::text::{bytes, shell_word};
 
-/// The mount option that says that a mount is a volume of calve's. Options that start with `x-` are comments.
+/// The mount option that says that a mount is a volume of calve's. Options that start with `x-` are
+/// comments.
 pub(super) const MARK: &str = "x-calve.volume";
 
 /// The label of the filesystem in an image. calve takes no file without it for an image.
@@ -63,18 +66,20 @@ impl Filesystem {
         }
     }
 
-    /// A user made the filesystem, so no file in it may be a device or run as somebody else. `discard` gives the space of
-    /// deleted files back to the host.
+    /// A user made the filesystem, so no file in it may be a device or run as somebody else.
+    /// `discard` gives the space of deleted files back to the host.
     pub(super) fn options(self) -> String {
         let own = match self {
             Self::Xfs => "",
-            // Without `noatime` reading a file of a snapshot writes to it. Users may delete their own subvolumes.
+            // Without `noatime` reading a file of a snapshot writes to it. Users may delete their
+            // own subvolumes.
             Self::Btrfs => ",noatime,user_subvol_rm_allowed",
         };
         format!("loop,discard,nosuid,nodev{own},{MARK}")
     }
 
-    /// The command that makes the filesystem in an image; `protofile` names the owner of its root folder.
+    /// The command that makes the filesystem in an image; `protofile` names the owner of its root
+    /// folder.
     pub(super) fn make(self, image: &Path, protofile: &Path) -> Vec<OsString> {
         let mut words: Vec<OsString> = match self {
             Self::Xfs => ["-q", "-m", "reflink=1", "-L", LABEL, "-p"].map(OsString::from).into(),
@@ -87,7 +92,8 @@ impl Filesystem {
         words
     }
 
-    /// The command that checks an image that is not mounted. It changes the image only with `repair`.
+    /// The command that checks an image that is not mounted. It changes the image only with
+    /// `repair`.
     pub(super) fn check(self, image: &Path, repair: bool) -> Option<(&'static str, Vec<OsString>)> {
         let (program, words): (_, &[&str]) = match (self, repair) {
             (Self::Xfs, false) => ("xfs_repair", &["-n", "-f"]),
@@ -195,7 +201,8 @@ pub(super) fn fstab_line(volume: &Volume) -> String {
     format!("{} {} {name} {options},nofail 0 0", volume.image.display(), volume.at.display())
 }
 
-/// The mount unit of a volume. It wants the unit of [`direct_io_text`], which runs after each mount.
+/// The mount unit of a volume. It wants the unit of [`direct_io_text`], which runs after each
+/// mount.
 pub(super) fn unit_text(volume: &Volume, unit: &str) -> String {
     let folder = volume.image.parent().unwrap_or(Path::new("/"));
     format!(
@@ -241,7 +248,8 @@ fn direct_io_text(volume: &Volume, unit: &str) -> String {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Step {
     Run(&'static str, Vec<OsString>),
-    /// Lets the loop device below the folder bypass the host's page cache. Not every filesystem allows that, which is no failure.
+    /// Lets the loop device below the folder bypass the host's page cache. Not every filesystem
+    /// allows that, which is no failure.
     DirectIo(PathBuf),
     /// Gives the loop device the image's new size.
     NewSize(PathBuf),
@@ -404,7 +412,8 @@ pub(super) struct Mount {
     pub(super) source: String,
 }
 
-/// The mounts in the text of `/proc/self/mountinfo` (proc_pid_mountinfo(5)), in the order in which they were made.
+/// The mounts in the text of `/proc/self/mountinfo` (proc_pid_mountinfo(5)), in the order in which
+/// they were made.
 pub(super) fn mounts(text: &str) -> Vec<Mount> {
     let mount = |line: &str| {
         let (fixed, rest) = line.split_once(" - ")?;
@@ -469,9 +478,9 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     if size < LEAST_BYTES { Err("a volume has at least 1G".to_owned()) } else { Ok(size) }
 }
 
-/// The default size of a volume: three quarters of the free space of the host, in whole GiB. The image takes only the space of
-/// its contents, so a smaller size would save nothing, and a larger one could fill the host. `None` if the host has too little
-/// room for a volume.
+/// The default size of a volume: three quarters of the free space of the host, in whole GiB. The
+/// image takes only the space of its contents, so a smaller size would save nothing, and a larger
+/// one could fill the host. `None` if the host has too little room for a volume.
 pub(super) fn default_size(host_free: u64) -> Option<u64> {
     let size = (host_free / 4).saturating_mul(3).min(MOST_BYTES) / GIB * GIB;
     (size >= LEAST_BYTES).then_some(size)
@@ -496,8 +505,9 @@ pub(super) enum Room {
     HostFull,
 }
 
-/// Judges the room of a volume and of its host. If the volume fills up, the program that writes gets an error. If the host fills
-/// up, the volume's disk has an I/O error, and the kernel may shut the filesystem down.
+/// Judges the room of a volume and of its host. If the volume fills up, the program that writes
+/// gets an error. If the host fills up, the volume's disk has an I/O error, and the kernel may shut
+/// the filesystem down.
 pub(super) fn room(volume: Space, host: Space) -> Room {
     let counts_on_it = host.free < volume.free;
     let full = (host.size / 50).clamp(64 * MIB, GIB);
@@ -555,13 +565,13 @@ pub(super) fn install_command(program: &str, os_release: &str) -> String {
     });
     let package = match (program, family) {
         ("mkfs.xfs" | "xfs_repair", _) => "xfsprogs",
-        // There, it has its own package.
+        // Alpine has xfs_growfs in a package of its own.
         ("xfs_growfs", Some("apk add")) => "xfsprogs-extra",
         ("xfs_growfs", _) => "xfsprogs",
         ("mkfs.btrfs" | "btrfs", Some("zypper install")) => "btrfsprogs",
         ("mkfs.btrfs" | "btrfs", _) => "btrfs-progs",
         ("mount" | "umount", Some("apt install")) => "mount",
-        // There, each has its own package.
+        // Alpine has a package for each of these.
         ("losetup" | "blkid" | "mount" | "umount", Some("apk add")) => program,
         ("systemctl" | "systemd-escape", _) => "systemd",
         ("chown", _) => "coreutils",
