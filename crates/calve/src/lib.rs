@@ -56,8 +56,8 @@
 //!
 //! # Snapshots and worktrees
 //! On Unix, with the feature `store`, a *store* keeps *snapshots* of a project, each content once,
-//! and makes *worktrees* of them. It lists the changes in a worktree, takes new snapshots of it, and
-//! switches it from one snapshot to another.
+//! and makes *worktrees* of them. It lists the changes in a worktree, takes new snapshots of it,
+//! and switches it from one snapshot to another.
 //! ```
 //! # #[cfg(all(unix, feature = "store"))] {
 //! use calve::{DropOptions, SnapshotOptions, StartOptions, Store};
@@ -179,7 +179,8 @@
 //! [guide of stores]: https://github.com/calve-rs/calve/blob/main/docs/store.md
 //! [guide to filesystems]: https://github.com/calve-rs/calve/blob/main/docs/filesystems.md
 
-// Without the store, functions that only the store calls are unused. A build with it checks the whole library for dead code.
+// Without the store, some functions are unused. A build with the store checks the whole library for
+// dead code.
 #![cfg_attr(
     all(unix, not(feature = "store")),
     expect(dead_code, unused_imports, reason = "the store uses it")

@@ -1,9 +1,10 @@
-//! L1: one file.
+//! L1: reflinks one file.
 //!
-//! Every function here makes a *new* file and fills it, and never clones onto one that has content: a clone
-//! of a block-aligned source onto a longer file succeeds and keeps the old tail. A refusal is sorted by one
-//! pure function ([`verdict::classify`]) into what it says about the pair of filesystems, about the file, or
-//! about the moment; what it does not know it passes on as an error.
+//! Every function here makes a *new* file and fills it. It never clones onto a file that has
+//! content: a clone of a block-aligned source onto a longer file succeeds and keeps the old tail.
+//! One pure function ([`verdict::classify`]) sorts refusals: a refusal is about the pair of
+//! filesystems, about the file, or about the moment. An error that the function does not know goes
+//! to the caller.
 
 use std::fs::File;
 use std::io;
@@ -23,77 +24,84 @@ pub(crate) mod imp;
 #[cfg(unix)]
 pub(crate) mod meta;
 
-/// What became of one attempt to reflink. The outcomes are kept apart because callers must treat them
-/// differently; anything else is an [`io::Error`].
+/// The result of one attempt to reflink. Callers must treat these outcomes differently. Anything
+/// else is an [`io::Error`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ReflinkOutcome {
     /// The destination is a reflink of the source.
     Cloned,
-    /// This *pair of filesystems* cannot: stop trying for the batch, copy.
+    /// This *pair of filesystems* cannot reflink: stop trying for the whole batch, and copy.
     Unsupported,
-    /// This *file* cannot: copy this one, keep trying others.
+    /// This *file* cannot be reflinked: copy it, and keep trying others.
     Refused,
-    /// The source is gone: degrade for this one only, never for the batch.
+    /// The source is gone: this concerns only this file, never the batch.
     SourceVanished,
 }
 
-/// What a pair of directories can do. From [`probe`] and [`probe_between`].
+/// The result of a test of two directories. From [`probe`] and [`probe_between`].
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Probe {
     /// The outcome for a file of at least one whole block.
     pub outcome: ReflinkOutcome,
-    /// What the operating system said, where it was no.
+    /// The error of the operating system, if it refused.
     pub error: Option<io::Error>,
-    /// The name of the source's filesystem (`xfs`, `btrfs`, `ext4`, …), where it is known.
+    /// The name of the source's filesystem (`xfs`, `btrfs`, `ext4`, …), if it is known.
     pub source_filesystem: Option<String>,
     /// The name of the destination's filesystem.
     pub dest_filesystem: Option<String>,
 }
 
-/// Reflinks the regular file `source` to the new file `dest`, with its mode (whatever the umask), times,
-/// attributes and, where that is allowed, owner.
+/// Reflinks the regular file `source` to the new file `dest`, with its mode (whatever the umask
+/// is), times, attributes and, if allowed, owner.
 ///
-/// Unless the outcome is [`Cloned`](ReflinkOutcome::Cloned), `dest` does not exist afterwards. Set-user-ID and
-/// set-group-ID are kept only where the owner could be kept.
+/// Unless the outcome is [`Cloned`](ReflinkOutcome::Cloned), `dest` does not exist afterwards.
+/// `dest` has set-user-ID and set-group-ID only if it could keep the owner.
 ///
-/// A refusal that is transient (`EAGAIN` from ZFS while the source is in an open transaction group) is
-/// retried for a tenth of a second and then counts as [`Refused`](ReflinkOutcome::Refused).
+/// A refusal may be transient (`EAGAIN` from ZFS while the source is in an open transaction group).
+/// calve tries again for a tenth of a second. After that the refusal counts as
+/// [`Refused`](ReflinkOutcome::Refused).
 ///
 /// # Errors
-/// `dest` exists (it is left as it is), its folder does not, `source` is no regular file (a folder is
-/// [`io::ErrorKind::IsADirectory`], anything else [`io::ErrorKind::InvalidInput`]; symbolic links are not followed), or the operating system reports what another method would only mask: a failing or full disk.
-/// `dest` does not exist afterwards, unless it did before.
+/// `dest` exists (and stays as it is), or its folder does not exist; `source` is no regular file (a
+/// folder is [`io::ErrorKind::IsADirectory`], anything else [`io::ErrorKind::InvalidInput`]; calve
+/// does not follow symbolic links); or the operating system reports an error that another method
+/// would only hide: a failing or full disk. `dest` does not exist afterwards, unless it did before.
 ///
 /// # Platforms
-/// Linux: `FICLONE`, ioctl_ficlone(2). macOS: `fclonefileat` with `CLONE_NOFOLLOW`. Windows: block cloning on ReFS
-/// and Dev Drive. Elsewhere the outcome is always [`Unsupported`](ReflinkOutcome::Unsupported).
+/// Linux: `FICLONE`, ioctl_ficlone(2). macOS: `fclonefileat` with `CLONE_NOFOLLOW`. Windows: block
+/// cloning on ReFS and Dev Drive. Elsewhere the outcome is always
+/// [`Unsupported`](ReflinkOutcome::Unsupported).
 pub fn try_reflink(source: impl AsRef<Path>, dest: impl AsRef<Path>) -> io::Result<ReflinkOutcome> {
     imp::try_reflink(source.as_ref(), dest.as_ref())
 }
 
-/// Makes `dest` a reflink of the regular file `source`, or a copy where that cannot be; `true` when cloned.
+/// Makes `dest` a reflink of the regular file `source`, or else a copy. Returns whether it is a
+/// reflink.
 ///
-/// An existing file or symbolic link `dest` is replaced atomically: the link itself, not what it points to. Mode,
-/// times and attributes arrive the same by either way, as [`try_reflink`] says.
+/// Replaces an existing file or symbolic link `dest` atomically: the link itself, not its target.
+/// Mode, times and attributes are the same in both cases, as [`try_reflink`] says.
 ///
 /// # Errors
-/// As [`try_reflink`], a folder as the source included; a source that is gone is [`io::ErrorKind::NotFound`]; a `dest` that is a directory is an error.
-/// What was at `dest` is intact, and nothing else is left behind.
+/// Those of [`try_reflink`], also if the source is a folder. If the source is gone, the error is
+/// [`io::ErrorKind::NotFound`]. A `dest` that is a directory is an error. The old `dest` is intact
+/// after an error, and nothing else is left behind.
 pub fn clonefile_or_copy(source: impl AsRef<Path>, dest: impl AsRef<Path>) -> io::Result<bool> {
     imp::clonefile_or_copy(source.as_ref(), dest.as_ref())
 }
 
-/// Clones the whole content of the open file `source` into the open file `dest`, which must be new and empty.
-/// Metadata is left to the caller. [`SourceVanished`](ReflinkOutcome::SourceVanished) cannot happen.
+/// Clones the whole content of the open file `source` into the open file `dest`, which must be new
+/// and empty. The caller sets the metadata. [`SourceVanished`](ReflinkOutcome::SourceVanished)
+/// cannot happen.
 ///
 /// # Errors
-/// `dest` is not empty, or as [`try_reflink`]. `dest` may hold a part, and its NOCOW flag may have been
-/// changed to match the source's.
+/// `dest` is not empty, or those of [`try_reflink`]. After an error, `dest` may hold a part of the
+/// content, and may have the NOCOW flag of the source.
 ///
 /// # Platforms
-/// Always [`Unsupported`](ReflinkOutcome::Unsupported) on macOS, which clones only into a file that does not exist yet.
+/// Always [`Unsupported`](ReflinkOutcome::Unsupported) on macOS, which clones only into a file that
+/// does not exist yet.
 pub fn reflink_file(source: &File, dest: &File) -> io::Result<ReflinkOutcome> {
     if dest.metadata()?.len() != 0 {
         return Err(io::Error::new(
@@ -104,16 +112,18 @@ pub fn reflink_file(source: &File, dest: &File) -> io::Result<ReflinkOutcome> {
     outcome(sys::clone_file(source, dest)).map(|(outcome, _)| outcome)
 }
 
-/// Clones `length` bytes (0: up to the source's end) from `source_offset` of `source` to `dest_offset` of `dest`,
-/// replacing what is there. All three must be multiples of the filesystem's block size, but that a range may end where
-/// the source ends if it also reaches the end of `dest`.
+/// Clones `length` bytes (0: up to the source's end) from `source_offset` of `source` to
+/// `dest_offset` of `dest`, and replaces the bytes there. All three must be multiples of the
+/// filesystem's block size, with one exception: a range may end at the source's end if it also
+/// reaches the end of `dest`.
 ///
 /// # Errors
-/// As [`try_reflink`]; a misaligned range is [`Refused`](ReflinkOutcome::Refused). `dest` may hold a part.
+/// Those of [`try_reflink`]; a misaligned range is [`Refused`](ReflinkOutcome::Refused). `dest` may
+/// hold a part.
 ///
 /// # Platforms
-/// Linux: `FICLONERANGE`, ioctl_ficlonerange(2). Windows: block cloning, cluster-aligned. Elsewhere always
-/// [`Unsupported`](ReflinkOutcome::Unsupported).
+/// Linux: `FICLONERANGE`, ioctl_ficlonerange(2). Windows: block cloning, cluster-aligned. Elsewhere
+/// always [`Unsupported`](ReflinkOutcome::Unsupported).
 pub fn clone_range(
     source: &File,
     source_offset: u64,
@@ -125,33 +135,37 @@ pub fn clone_range(
         .map(|(outcome, _)| outcome)
 }
 
-/// The name of the filesystem that `path` is on (`xfs`, `btrfs`, `ext4`, …), where it is known. Nothing is written.
+/// The name of the filesystem of `path` (`xfs`, `btrfs`, `ext4`, …), if it is known. Writes
+/// nothing.
 #[must_use]
 pub fn filesystem_name(path: impl AsRef<Path>) -> Option<String> {
     sys::filesystem_name(path.as_ref())
 }
 
-/// Whether files can be reflinked within the directory `dir`. Any doubt, such as a directory that cannot be written
-/// to, counts as no; [`probe`] says why.
+/// Whether files can be reflinked within the directory `dir`. If in doubt, for example because
+/// nobody can write to the directory, the answer is no; [`probe`] says why.
 #[must_use]
 pub fn filesystem_supports_reflink(dir: impl AsRef<Path>) -> bool {
     probe(dir).is_ok_and(|probe| probe.outcome == ReflinkOutcome::Cloned)
 }
 
-/// Tries to reflink within the directory `dir`, with a file of 64 KiB of flushed data: smaller ones prove nothing
-/// (an empty file clones anywhere, btrfs keeps small ones inline, ReFS wants a whole cluster).
+/// Tries to reflink within the directory `dir`, with a file of 64 KiB of flushed data. A smaller
+/// file proves nothing: an empty file clones anywhere, btrfs keeps small files inline, and ReFS
+/// needs a whole cluster.
 ///
 /// # Errors
-/// Files cannot be made in `dir`. Nothing is left behind: the two files have unpredictable names and are removed.
+/// calve cannot make files in `dir`. Nothing is left behind: the two files have unpredictable
+/// names, and calve removes them.
 pub fn probe(dir: impl AsRef<Path>) -> io::Result<Probe> {
     probe_between(&dir, &dir)
 }
 
-/// Tries to reflink from `source` into the directory `dest`. Where `source` is a file, or a directory that cannot be
-/// written to, a file that is there is cloned and only read; else one is made in it for the time of the call.
+/// Tries to reflink from `source` into the directory `dest`. If `source` is a file, or a directory
+/// that calve cannot write to, it clones an existing file and only reads it. Otherwise it makes a
+/// file in `source` for the time of the call.
 ///
 /// # Errors
-/// As [`probe`].
+/// Those of [`probe`].
 pub fn probe_between(source: impl AsRef<Path>, dest: impl AsRef<Path>) -> io::Result<Probe> {
     let (source, dest) = (source.as_ref(), dest.as_ref());
     let (outcome, error) = imp::probe(source, dest)?;
@@ -176,13 +190,13 @@ fn outcome(result: io::Result<()>) -> io::Result<(ReflinkOutcome, Option<io::Err
     }
 }
 
-/// A name that nobody can predict, hidden, and recognisable as calve's.
+/// A name that nobody can predict. It is hidden, and shows that it belongs to calve.
 pub(crate) fn temporary_name() -> String {
     use std::hash::{BuildHasher, Hasher, RandomState};
     format!(".calve-tmp-{:016x}", RandomState::new().build_hasher().finish())
 }
 
-/// How long transient refusals are waited for, together, in one operation.
+/// How long one operation waits for transient refusals, all together.
 #[derive(Debug)]
 pub(crate) struct Patience(std::sync::atomic::AtomicU64);
 
@@ -206,7 +220,7 @@ impl Patience {
                 return result;
             }
             let wait = left.min(pause);
-            // Others may have spent the rest meanwhile: below zero would be for ever.
+            // Other threads may have spent the rest. A number below zero would mean "for ever".
             let _ = self.0.fetch_update(Relaxed, Relaxed, |left| Some(left.saturating_sub(wait)));
             std::thread::sleep(std::time::Duration::from_micros(wait));
             pause = (pause * 2).min(100_000);

@@ -107,7 +107,7 @@ pub struct StoreOptions {
 }
 
 impl StoreOptions {
-    /// As many threads as there are processors, but at most 8.
+    /// The number of threads. By default there are as many as processors, but at most 8.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -127,14 +127,14 @@ impl StoreOptions {
         self
     }
 
-    /// Counters that another thread may read meanwhile.
+    /// Counters that another thread may read during the call.
     #[must_use]
     pub fn progress(mut self, progress: &Arc<Progress>) -> Self {
         self.progress = Arc::clone(progress);
         self
     }
 
-    /// One operation that works so.
+    /// An operation with these options.
     pub(crate) fn operation(&self) -> Running {
         Running::new(self.jobs, &self.cancel, &self.progress)
     }
@@ -231,8 +231,9 @@ impl Store {
         let (parent, name) = parent_of(&path)?;
         let dir =
             fs::open(&parent, DIR_FLAGS, Mode::empty()).context(Operation::Open, || &parent)?;
-        // Before a stage is made, which would be a change of the project. An empty folder is as good as none.
-        // Only of what is there: a filesystem that is read-only refuses to remove what is not.
+        // Do this before making a stage, which would change the project. An empty folder counts as
+        // none. Only remove an existing folder: a read-only filesystem refuses to remove a missing
+        // one.
         let removed = std::fs::symlink_metadata(&path).and_then(|_| std::fs::remove_dir(&path));
         match removed {
             Ok(()) => {}
@@ -267,7 +268,8 @@ impl Store {
                 std::fs::create_dir(inside.join(folder))?;
             }
             room::keep(&inside);
-            // The one file that is written in place, and without which there is no store: before that has its name.
+            // Write this file in place, before the stage gets the store's name: without it there is
+            // no store.
             let mut format = std::fs::File::create_new(layout.format())?;
             io::Write::write_all(&mut format, format::NEW.as_bytes())?;
             format.sync_all()?;
@@ -317,7 +319,7 @@ impl Store {
         Self::open_by(path.as_ref(), Catalog::open)
     }
 
-    /// The same where there is hardly any room.
+    /// Like [`Store::open`], with hardly any room on the disk.
     fn open_in_reserve(path: &Path) -> Result<Self, Error> {
         Self::open_by(path, Catalog::open_in_reserve)
     }
@@ -338,7 +340,7 @@ impl Store {
             }
             Err(error) => return Err(error).context(Operation::OpenStore, || given),
         };
-        // What is opened next is what it is called.
+        // From here on, each part of the store must be what its name says.
         format::must_be_in_one_place(&path)?;
         format::check(&path)?;
         let flags = AtFlags::EACCESS;
@@ -359,7 +361,7 @@ impl Store {
         Ok(store)
     }
 
-    /// Where the store is.
+    /// The path of the store.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.0.path
@@ -453,7 +455,7 @@ impl Store {
         self.clock_past(stats.map(|stat| stat.changed).max().unwrap_or_default())
     }
 
-    /// The same, later than `last`.
+    /// Like [`Store::clock`], but later than `last`.
     pub(crate) fn clock_past(&self, last: (i64, u32)) -> Result<(i64, u32), Error> {
         let mut now = self.clock()?;
         for _ in 0..CLOCK_TRIES {

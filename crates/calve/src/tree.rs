@@ -1,9 +1,10 @@
-//! L2: one tree to N destinations.
+//! L2: clones one tree to N destinations.
 //!
-//! [`run`] goes from the arguments to the report. [`engine`] makes trees from a [`source`]: [`node`] has its directories, [`file`]
-//! its files, [`links`] the hard links among them. [`walk`] is a live directory as the source. [`staging`] makes trees whole or absent,
-//! [`removal`] removes them. [`filter`] decides what is cloned, and [`verdicts`] remembers what a filesystem refused. [`git_index`]
-//! readies a clone for git.
+//! [`run`] goes from the arguments to the report. [`engine`] makes trees from a [`source`]:
+//! [`node`] has its directories, [`file`] its files, [`links`] the hard links among them. [`walk`]
+//! is a live directory as the source. [`staging`] makes trees appear whole or not at all, and
+//! [`removal`] removes them. [`filter`] decides which entries to clone, and [`verdicts`] remembers
+//! what a filesystem refused. [`git_index`] readies a clone for git.
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -81,12 +82,13 @@ pub enum CloneMode {
     Clone,
     /// A copy of the bytes, never sharing blocks; isolated from the source.
     Copy,
-    /// A hard link to the source's file: **a write through one name is seen through the other.** Where
-    /// linking is refused, the file is cloned or copied instead. So is what is in a folder `.calve`, here and as symbolic links:
-    /// two stores with one database would each damage the other.
+    /// A hard link to the source's file: **a write through one name is seen through the other.** If
+    /// the filesystem refuses a link, calve clones or copies the file instead. In this mode and in
+    /// [`Symlink`](Self::Symlink), calve also clones or copies everything in a folder `.calve`: two
+    /// stores with one database would damage each other.
     Hardlink,
-    /// A symbolic link to the absolute path of the source's file: **not isolated**, and it breaks when
-    /// the source goes away.
+    /// A symbolic link to the absolute path of the source's file: **not isolated**, and it breaks
+    /// when the source goes away.
     Symlink,
 }
 
@@ -99,7 +101,8 @@ pub enum Reflink {
     Auto,
     /// Reflink, or fail before anything is published.
     Always,
-    /// Copy the bytes by reading and writing them (`copy_file_range` shares blocks on its own on XFS and btrfs).
+    /// Copy the bytes by reading and writing them (`copy_file_range` may share blocks on XFS and
+    /// btrfs).
     Never,
 }
 
@@ -112,40 +115,44 @@ pub enum Existing {
     Fail,
     /// Leave that destination as it is, say so in the report, and make the others.
     Skip,
-    /// Replace the whole of it, atomically; what was there is deleted after the new tree stands.
+    /// Replace the whole tree atomically. calve deletes the old one after the new one is in place.
     Replace,
-    /// Merge into it. Each file appears whole or not at all and replaces a file of its name atomically;
-    /// a file over a directory, or a directory over a file, is an error. So are two entries of the source that the
-    /// destination takes for one, because it ignores case. What the source does not have stays.
+    /// Merge into it. Each file appears whole or not at all, and atomically replaces a file of its
+    /// name. A file over a directory, or a directory over a file, is an error. So are two entries
+    /// of the source that have one name at the destination because it ignores case. Entries that
+    /// the source does not have stay.
     ///
-    /// A destination that is itself a symbolic link to a directory is merged into where it points; links inside it are never
-    /// followed.
+    /// If the destination itself is a symbolic link to a directory, calve merges into that
+    /// directory. It never follows links inside the destination.
     Merge,
-    /// Merge into it, but keep what exists: an entry that is there, a file, a link or whatever it is, stays untouched, and only what
-    /// is missing arrives; directories are entered. What another process puts there meanwhile stays, too. A directory over what is
-    /// none is an error, as in [`Merge`](Self::Merge). The report counts what was kept
+    /// Merge into it, but keep everything that exists. An existing entry of any kind stays
+    /// untouched, calve enters existing directories, and only missing entries arrive. An entry that
+    /// another process puts there in the meantime stays, too. A directory over an entry that is not
+    /// a directory is an error, as in [`Merge`](Self::Merge). The report counts the kept entries
     /// ([`kept_entries`](crate::DestinationReport::kept_entries)).
     Keep,
 }
 
 impl Existing {
-    /// Whether what arrives goes into what is there.
+    /// Whether entries arrive in an existing tree.
     pub(crate) fn merges(self) -> bool {
         matches!(self, Self::Merge | Self::Keep)
     }
 }
 
-/// What calve does with the indexes of git repositories in a clone: the file `index` in each directory `.git`, and those of submodules.
+/// How calve treats the indexes of git repositories in a clone: the file `index` in each directory
+/// `.git`, and those of submodules.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum GitIndex {
-    /// It copies them byte for byte. They record the inode numbers and times of the source's files, so the first
-    /// `git status` in the clone reads every file.
+    /// It copies them byte for byte. They record the inode numbers and times of the source's files,
+    /// so the first `git status` in the clone reads every file.
     #[default]
     Exact,
-    /// It makes each entry of an unchanged file record the clone's file. git then reads only files that it would read in the source,
-    /// and its answers are the same. calve does so on Unix, in [`CloneMode::Clone`] and [`CloneMode::Copy`]; a tree that arrives as a
-    /// snapshot does not need it, and a split index stays as it is. The report counts the entries
+    /// It makes each entry of an unchanged file record the clone's file. git then reads only files
+    /// that it would read in the source, and its answers are the same. calve does so on Unix, in
+    /// [`CloneMode::Clone`] and [`CloneMode::Copy`]; a tree that arrives as a snapshot does not
+    /// need it, and a split index stays as it is. The report counts the entries
     /// ([`ready_index_entries`](crate::DestinationReport::ready_index_entries)).
     Ready,
 }
@@ -216,8 +223,8 @@ impl CloneOptions {
         self
     }
 
-    /// Whether blocks are shared, for the files that are cloned (all of them in [`CloneMode::Clone`], the
-    /// mutable ones and those that could not be linked in the link modes).
+    /// Whether cloned files share blocks: all files in [`CloneMode::Clone`]; in the link modes the
+    /// mutable files, and those that the filesystem did not link.
     #[must_use]
     pub fn reflink(mut self, reflink: Reflink) -> Self {
         self.reflink = reflink;
@@ -231,17 +238,18 @@ impl CloneOptions {
         self
     }
 
-    /// Leaves out what matches, by gitignore's rules for one pattern: without a slash it matches a name at
-    /// any depth, with one a path from the source's root; a slash at the end matches directories only. Braces are letters.
-    /// A directory that is left out is not entered.
+    /// Leaves out entries that match, by gitignore's rules for one pattern. A pattern without a
+    /// slash matches a name at any depth, and one with a slash matches a path from the source's
+    /// root. A slash at the end matches only directories. Braces are letters. calve does not enter
+    /// a directory that it leaves out.
     #[must_use]
     pub fn exclude(mut self, glob: impl Into<String>) -> Self {
         self.exclude.push(glob.into());
         self
     }
 
-    /// Keeps what matches although an exclude pattern or an ignore file leaves it out. A pattern with a
-    /// slash also reaches into directories that are left out.
+    /// Keeps entries that match although an exclude pattern or an ignore file leaves them out. A
+    /// pattern with a slash also reaches into directories that are left out.
     #[must_use]
     pub fn include(mut self, glob: impl Into<String>) -> Self {
         self.include.push(glob.into());
@@ -255,8 +263,9 @@ impl CloneOptions {
         self
     }
 
-    /// Leaves out what the tree's `.gitignore` files (and `.git/info/exclude` of the root) leave out.
-    /// Nothing outside the source is read: no ignore file of a parent, none of the user's; and none of more than 1 MiB.
+    /// Leaves out entries that the tree's `.gitignore` files (and `.git/info/exclude` of the root)
+    /// name. calve reads no ignore file outside of the source: neither of a parent folder nor of
+    /// the user. It reads no ignore file of more than 1 MiB.
     #[must_use]
     pub fn gitignore(mut self, yes: bool) -> Self {
         self.gitignore = yes;
@@ -270,8 +279,9 @@ impl CloneOptions {
         self
     }
 
-    /// What calve does with the indexes of git repositories. By default they arrive unchanged: a clone has the source's bytes, unless
-    /// the caller says otherwise. The command `calve clone` does say otherwise.
+    /// How calve treats the indexes of git repositories. By default they arrive unchanged: a clone
+    /// has the source's bytes, unless the caller chooses otherwise. The command `calve clone` does
+    /// choose otherwise.
     #[must_use]
     pub fn git_index(mut self, git_index: GitIndex) -> Self {
         self.git_index = git_index;
@@ -285,23 +295,26 @@ impl CloneOptions {
         self
     }
 
-    /// Lists in the report what a merge replaced or kept ([`DestinationReport::replaced`](crate::DestinationReport::replaced),
-    /// [`kept`](crate::DestinationReport::kept)), and does not only count it. The lists take memory for each path.
+    /// Lists the entries that a merge replaced or kept in the report
+    /// ([`DestinationReport::replaced`](crate::DestinationReport::replaced),
+    /// [`kept`](crate::DestinationReport::kept)), and does not only count them. The lists take
+    /// memory for each path.
     #[must_use]
     pub fn list_existing(mut self) -> Self {
         self.list_existing = true;
         self
     }
 
-    /// Walks and counts, and changes nothing. The report says what would arrive; how it would is only known from trying,
-    /// see [`probe_between`](crate::probe_between). It does not look at what a merge would replace or keep.
+    /// Walks and counts, and changes nothing. The report says what would arrive. Only a real
+    /// attempt shows by which method, see [`probe_between`](crate::probe_between). A dry run does
+    /// not look for entries that a merge would replace or keep.
     #[must_use]
     pub fn dry_run(mut self, yes: bool) -> Self {
         self.dry_run = yes;
         self
     }
 
-    /// How many threads work. As many as there are processors, but at most 8, by default.
+    /// The number of threads. By default there are as many as processors, but at most 8.
     #[must_use]
     pub fn jobs(mut self, jobs: NonZeroUsize) -> Self {
         self.jobs = Some(jobs);
@@ -315,7 +328,7 @@ impl CloneOptions {
         self
     }
 
-    /// Counters that another thread may read meanwhile.
+    /// Counters that another thread may read during the call.
     #[must_use]
     pub fn progress(mut self, progress: &Arc<Progress>) -> Self {
         self.progress = Arc::clone(progress);
@@ -325,32 +338,39 @@ impl CloneOptions {
 
 /// Clones the directory tree at `source` to every one of `destinations`, in one walk.
 ///
-/// What arrives: regular files (with their holes), directories, symbolic links and FIFOs, with mode, times to the
-/// nanosecond, extended attributes and POSIX ACLs, the hard links among them, and the owner where that is allowed.
-/// Sockets, devices and what vanishes meanwhile are left out and reported. A destination that lies inside the source is
-/// no part of it. `source` may be a symbolic link to a directory; links inside it are never followed.
+/// These entries arrive: regular files (with their holes), directories, symbolic links and FIFOs,
+/// with mode, times to the nanosecond, extended attributes, POSIX ACLs, hard links among them, and
+/// the owner if that is allowed. calve leaves out sockets, devices and entries that vanish during
+/// the call, and reports them. A destination inside the source is no part of the source. `source`
+/// may be a symbolic link to a directory; calve never follows links inside it.
 ///
-/// Each destination is built under another name beside its place and renamed there when all of them are whole. Stages
-/// that a killed process left in the same folder are removed first.
+/// calve builds each destination under another name beside its place, and renames all of them into
+/// place when all are whole. First it removes stages that a killed process left in the same folder.
 ///
 /// # Errors
-/// Of the source: [`SourceNotFound`](crate::ErrorKind::SourceNotFound), [`SourceNotADirectory`](crate::ErrorKind::SourceNotADirectory),
-/// [`Overlap`](crate::ErrorKind::Overlap). Of a destination: [`DestinationExists`](crate::ErrorKind::DestinationExists),
-/// [`ParentNotFound`](crate::ErrorKind::ParentNotFound), [`Conflict`](crate::ErrorKind::Conflict) (a merge). Of the options:
-/// [`InvalidPattern`](crate::ErrorKind::InvalidPattern), [`ReflinkRefused`](crate::ErrorKind::ReflinkRefused),
-/// [`Cancelled`](crate::ErrorKind::Cancelled). Of the system: [`StorageFull`](crate::ErrorKind::StorageFull),
+/// Errors of the source: [`SourceNotFound`](crate::ErrorKind::SourceNotFound),
+/// [`SourceNotADirectory`](crate::ErrorKind::SourceNotADirectory),
+/// [`Overlap`](crate::ErrorKind::Overlap). Errors of a destination:
+/// [`DestinationExists`](crate::ErrorKind::DestinationExists),
+/// [`ParentNotFound`](crate::ErrorKind::ParentNotFound), [`Conflict`](crate::ErrorKind::Conflict)
+/// (a merge). Errors of the options: [`InvalidPattern`](crate::ErrorKind::InvalidPattern),
+/// [`ReflinkRefused`](crate::ErrorKind::ReflinkRefused),
+/// [`Cancelled`](crate::ErrorKind::Cancelled). Errors of the system:
+/// [`StorageFull`](crate::ErrorKind::StorageFull),
 /// [`PermissionDenied`](crate::ErrorKind::PermissionDenied), [`Io`](crate::ErrorKind::Io).
 ///
-/// No destination exists that did not before, and none was changed, except in a merge, where the files
-/// that were merged before the error stay, each of them whole. If only the deletion of what was replaced fails
-/// ([`Existing::Replace`]), the new tree stands and the error names where the rest of the old one is.
-/// Nothing else is left behind, unless it cannot be removed either; then the next call in that folder tries again.
+/// After an error there is no new destination, and none has changed, except in a merge: files that
+/// were merged before the error stay, each of them whole. If only the deletion of the old tree
+/// fails ([`Existing::Replace`]), the new tree is in place, and the error names the path of the
+/// rest. Nothing else is left behind, unless calve cannot remove it either; then the next call in
+/// that folder tries again.
 ///
 /// # Platforms
-/// Linux: on btrfs a subvolume is cloned as a snapshot, in constant time, where nothing is left out, nothing is nested
-/// or mounted inside it and no destination is inside it ([`Method::Snapshot`](crate::Method::Snapshot)); a snapshot also
-/// brings sockets, devices and every owner. Windows: neither owners, ACLs
-/// and alternate data streams nor special files; a directory junction arrives as a symbolic link.
+/// Linux: on btrfs, calve clones a subvolume as a snapshot, in constant time. The conditions are
+/// that nothing is left out, that nothing is nested or mounted inside it, and that no destination
+/// is inside it ([`Method::Snapshot`](crate::Method::Snapshot)). A snapshot also brings sockets,
+/// devices and every owner. Windows: owners, ACLs, alternate data streams and special files do not
+/// arrive; a directory junction arrives as a symbolic link.
 pub fn clone_tree<S: AsRef<Path>, D: AsRef<Path>>(
     source: S,
     destinations: &[D],

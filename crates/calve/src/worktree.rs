@@ -318,8 +318,8 @@ impl Worktree {
         Ok(Self { store: self.store.clone(), row, path })
     }
 
-    /// The same worktree as the store knows it now, with its base snapshot: if the contents of that
-    /// have no names yet, they are named.
+    /// The same worktree as the store knows it now, with its base snapshot. If the contents of the
+    /// base have no names yet, this names them.
     fn named(&self, operation: &Running) -> Result<Self, Error> {
         let this = self.now()?;
         if this.row.snapshot.is_some() || this.row.state == State::Starting {
@@ -328,8 +328,8 @@ impl Worktree {
         self.store.name_pending(operation)?;
         let mut this = self.now()?;
         if this.row.snapshot.is_none() && !this.is_project() && !self.store.is_read_only() {
-            // A crash took away what was known of its base. All its files are compared with the
-            // project's snapshot instead.
+            // A crash lost the record of its base. Compare all its files with the project's
+            // snapshot instead.
             let base = match self.store.latest()? {
                 Some(id) => id,
                 None => self.store.snapshot_in(&SnapshotOptions::new(), operation)?.id,
@@ -409,8 +409,8 @@ impl Worktree {
             return Ok(());
         }
         if self.row.state == State::Starting {
-            // Nothing of the user's is in it yet. If the machine stopped meanwhile, a folder without
-            // a whole marker may stand there until the row is given up.
+            // The folder holds nothing of the user yet. If the machine stopped in the middle, the
+            // folder may have no whole marker until calve gives up the row.
             let cause = io::Error::new(io::ErrorKind::WouldBlock, "its start is not finished");
             return Err(Error::new(ErrorKind::Busy, Operation::OpenWorktree, &self.path, cause));
         }

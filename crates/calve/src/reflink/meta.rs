@@ -1,12 +1,14 @@
-//! The metadata that travels with an entry, the same by every method: owner where that is allowed, mode,
+//! Carries an entry's metadata over, in the same way for every method: owner (if allowed), mode,
 //! times to the nanosecond, extended attributes and POSIX ACLs (which Linux keeps as attributes).
 //!
-//! The order in which they are set is an invariant: the owner first (it clears set-user-ID), then the
-//! attributes (writing content and changing the owner both strip capabilities), then the mode, then the
-//! ACLs (they carry the mode's group bits), and the times last.
+//! The order is an invariant: the owner first (it clears set-user-ID), then the attributes (writing
+//! content and changing the owner both strip capabilities), then the mode, then the ACLs (they
+//! carry the mode's group bits), and the times last.
 //!
-//! Where an entry has an ACL, the group bits of its mode are the ACL's mask: the most that any named user or group may do.
-//! Where the ACL stays behind they would give all of that to the entry's own group, so they are then what the ACL gives it.
+//! If an entry has an ACL, the group bits of its mode are the ACL's mask: the most that any named
+//! user or group may do. Without the ACL, these bits would give all that to the entry's own group.
+//! So if calve leaves the ACL behind, the group bits become the rights that the ACL gives to that
+//! group.
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -15,7 +17,7 @@ use std::os::fd::AsFd;
 use rustix::fs::{self, AtFlags, Gid, Mode, Stat, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 
-/// What is kept of a `stat`.
+/// The fields of a `stat` that calve keeps.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Meta {
     pub(crate) dev: u64,
@@ -57,8 +59,8 @@ impl Meta {
         }
     }
 
-    /// What an entry shall be given that has no inode yet: an owner, a mode with its file type, and when it was modified. When it was
-    /// last read stays what it is.
+    /// The metadata for an entry that has no inode yet: an owner, a mode with its file type, and
+    /// the modification time. The access time stays as it is.
     pub(crate) fn wanted(mode: u32, (uid, gid): (u32, u32), modified: (i64, i64)) -> Self {
         Self {
             dev: 0,
@@ -84,7 +86,7 @@ impl Meta {
         self.is_still_but_for_names(before) && self.changed == before.changed
     }
 
-    /// Whether it is the same inode with the same content, going by its size and its time. A rename
+    /// Whether it is the same inode with the same content, as far as size and time show. A rename
     /// changes neither.
     pub(crate) fn is_still_but_for_names(&self, before: &Self) -> bool {
         self.id() == before.id()
@@ -92,7 +94,7 @@ impl Meta {
             && self.modified() == before.modified()
     }
 
-    /// When the content was last read, as far as the filesystem notes it: seconds and nanoseconds.
+    /// When the content was last read, if the filesystem records that: seconds and nanoseconds.
     pub(crate) fn accessed(&self) -> (i64, i64) {
         self.times[0]
     }
@@ -112,7 +114,7 @@ impl Meta {
         fs::FileType::from_raw_mode(self.mode as _)
     }
 
-    /// The permission bits, set-ID and sticky included.
+    /// The permission bits, with set-ID and sticky.
     pub(crate) fn permissions(&self) -> u32 {
         self.mode & 0o7777
     }
@@ -122,7 +124,7 @@ impl Meta {
         Self { mode, ..self }
     }
 
-    /// The same for an entry whose ACL stays behind.
+    /// The permissions of an entry whose ACL stays behind.
     fn without_acl(self, acl: &[u8]) -> Self {
         match group_rights(acl) {
             Some(rights) => Self { mode: self.mode & !0o070 | rights << 3, ..self },
@@ -130,13 +132,14 @@ impl Meta {
         }
     }
 
-    /// The same for an open file or directory that leaves behind the ACL that it may have.
+    /// The permissions of an open file or directory, whose ACL (if any) stays behind.
     pub(crate) fn leaving_acl(self, file: impl AsFd) -> io::Result<Self> {
         let file = file.as_fd();
         self.leaving_acl_of(|buffer| xattr::fgetxattr(file, ACL_ACCESS, buffer))
     }
 
-    /// The same for what cannot be opened, by its path through the open directory. Without /proc the mode stays what it is.
+    /// Like [`Meta::leaving_acl`], for an entry that cannot be opened. Uses its path through the
+    /// open directory. Without /proc the mode stays as it is.
     #[cfg(any(target_os = "linux", target_os = "android"))]
     pub(crate) fn leaving_acl_at(self, dir: impl AsFd, name: &CStr) -> io::Result<Self> {
         use std::os::fd::AsRawFd;
@@ -145,7 +148,7 @@ impl Meta {
         self.leaving_acl_of(|buffer| fs::lgetxattr(path.as_slice(), ACL_ACCESS, buffer))
     }
 
-    /// Elsewhere ACLs are no attributes, and no part of the mode.
+    /// On other systems ACLs are no attributes, and no part of the mode.
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     pub(crate) fn leaving_acl_at(self, _dir: impl AsFd, _name: &CStr) -> io::Result<Self> {
         Ok(self)
@@ -192,15 +195,17 @@ pub(crate) fn mode(bits: u32) -> Mode {
 #[derive(Debug)]
 pub(crate) struct Attrs {
     found: Vec<(CString, Vec<u8>)>,
-    /// The list of their names is longer than the system gives (64 KiB on Linux), so there are more.
+    /// The list of names is longer than the system returns (64 KiB on Linux), so there are more
+    /// names.
     unlisted: bool,
 }
 
 const ACL_ACCESS: &CStr = c"system.posix_acl_access";
 const ACL_DEFAULT: &CStr = c"system.posix_acl_default";
 
-/// What an ACL gives to the entry's own group, as three bits. It is a version (4 bytes) and entries of 8 bytes: a tag, what
-/// is allowed, and who; all little-endian (`linux/posix_acl_xattr.h`). `None` where it is none.
+/// The rights that an ACL gives to the entry's own group, as three bits. An ACL is a version (4
+/// bytes) and entries of 8 bytes: a tag, the rights, and the id; all little-endian
+/// (`linux/posix_acl_xattr.h`). `None` if these bytes are no ACL.
 fn group_rights(acl: &[u8]) -> Option<u32> {
     const GROUP_OBJ: u16 = 0x04;
     const MASK: u16 = 0x10;
@@ -214,8 +219,8 @@ fn group_rights(acl: &[u8]) -> Option<u32> {
     Some(find(GROUP_OBJ)? & find(MASK).unwrap_or(7))
 }
 
-/// Attributes that must not travel: labels and hashes that belong to the inode or to the policy where it
-/// lives, and overlayfs' own bookkeeping.
+/// Whether an attribute must not travel. Some labels and hashes belong to the inode or to the
+/// policy of the place, and some attributes are overlayfs' own bookkeeping.
 fn stays(name: &[u8]) -> bool {
     matches!(
         name,
@@ -228,7 +233,7 @@ fn stays(name: &[u8]) -> bool {
         || name.starts_with(b"trusted.SGI_")
 }
 
-/// What a missing attribute is called.
+/// The errno for a missing attribute.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const NO_SUCH_ATTR: Errno = Errno::NODATA;
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
@@ -239,7 +244,7 @@ mod xattr {
     pub(super) use rustix::fs::{XattrFlags, fgetxattr, flistxattr, fremovexattr, fsetxattr};
 }
 
-/// Elsewhere attributes are another system's (extattr(2) on FreeBSD), and are not carried over.
+/// Other systems have other attributes (extattr(2) on FreeBSD), which calve does not carry over.
 #[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
 mod xattr {
     use std::ffi::CStr;
@@ -277,7 +282,8 @@ mod xattr {
 }
 
 impl Attrs {
-    /// The attributes of an open file that shall travel; `None` where there are none, for the price of one call.
+    /// The attributes of an open file that must travel. `None` if it has none, which costs one
+    /// call.
     pub(crate) fn read(file: impl AsFd) -> io::Result<Option<Box<Self>>> {
         let file = file.as_fd();
         let mut buffer = [0_u8; 1024];
@@ -289,7 +295,7 @@ impl Attrs {
         };
         let unlisted = names == Err(Errno::TOOBIG);
         if unlisted {
-            // Those that say who may do what are asked for by name.
+            // Ask by name for the attributes that decide about access.
             let known = [ACL_ACCESS, ACL_DEFAULT, c"security.capability"];
             names = Ok(known.map(CStr::to_bytes_with_nul).concat());
         }
@@ -302,7 +308,7 @@ impl Attrs {
             }
             match grow(|buffer| xattr::fgetxattr(file, name, buffer)) {
                 Ok(value) => attrs.push((name.to_owned(), value)),
-                // Removed meanwhile; or listed, but not ours to read.
+                // Somebody removed it, or the system lists it but does not let us read it.
                 Err(NO_SUCH_ATTR | Errno::PERM | Errno::ACCESS | Errno::NOTSUP) => {}
                 Err(errno) => return Err(errno.into()),
             }
@@ -310,7 +316,8 @@ impl Attrs {
         Ok((unlisted || !attrs.is_empty()).then(|| Box::new(Self { found: attrs, unlisted })))
     }
 
-    /// Takes away those attributes of an open file that `wanted` has not. What may not be taken away stays.
+    /// Removes the attributes of an open file that `wanted` does not have. Those that may not be
+    /// removed stay.
     pub(crate) fn remove_others(file: impl AsFd, wanted: Option<&Self>) -> io::Result<()> {
         let file = file.as_fd();
         let Some(there) = Self::read(file)? else { return Ok(()) };
@@ -326,7 +333,7 @@ impl Attrs {
         Ok(())
     }
 
-    /// Names and values, by name.
+    /// Names and values, sorted by name.
     pub(crate) fn to_sorted(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
         let pair = |(name, value): &(CString, Vec<u8>)| (name.to_bytes().to_vec(), value.clone());
         let mut all: Vec<_> = self.found.iter().map(pair).collect();
@@ -335,7 +342,7 @@ impl Attrs {
         all
     }
 
-    /// The reverse.
+    /// The reverse of [`Attrs::to_sorted`].
     pub(crate) fn from_pairs(pairs: &[(Vec<u8>, Vec<u8>)]) -> Self {
         let found = pairs
             .iter()
@@ -344,7 +351,8 @@ impl Attrs {
         Self { found, unlisted: false }
     }
 
-    /// Sets them (the ACLs, or all but the ACLs) and notes the names of those that cannot be had there.
+    /// Sets the attributes (the ACLs, or all except the ACLs). Notes the names of those that the
+    /// filesystem refuses.
     fn set(&self, file: impl AsFd, acls: bool, refused: &mut Vec<String>) -> io::Result<()> {
         let file = file.as_fd();
         if self.unlisted && !acls {
@@ -366,7 +374,8 @@ impl Attrs {
     }
 }
 
-/// Calls `read` with a buffer that grows until the answer fits; it may grow between two calls.
+/// Calls `read` with a buffer that grows until the answer fits. The answer may grow between two
+/// calls.
 fn grow(
     mut read: impl FnMut(&mut [u8]) -> rustix::io::Result<usize>,
 ) -> rustix::io::Result<Vec<u8>> {
@@ -384,14 +393,15 @@ fn grow(
     }
 }
 
-/// What a file that this thread creates looks like before anything is set.
+/// The initial state of a file that this thread creates.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Created {
     /// Its owner and group.
     pub(crate) owner: (u32, u32),
-    /// Whether the mode given to `open` arrives as it is, because the thread's umask is its own and 0.
+    /// Whether the mode that `open` gets arrives unchanged, because the thread has its own umask,
+    /// 0.
     pub(crate) mode_is_exact: bool,
-    /// Whether the owner may be set to anybody.
+    /// Whether this thread may give the file to any owner.
     pub(crate) privileged: bool,
 }
 
@@ -400,8 +410,8 @@ pub(crate) fn create_mode(meta: &Meta) -> Mode {
     mode(meta.mode & 0o777)
 }
 
-/// Gives the open `file`, which was created with [`create_mode`], the metadata of its source. The names of what
-/// the filesystem or the lack of a right refused are returned.
+/// Gives the open `file`, which was created with [`create_mode`], the metadata of its source.
+/// Returns the names of the parts that the filesystem, or a missing right, refused.
 pub(crate) fn apply(
     file: impl AsFd,
     meta: &Meta,
@@ -414,10 +424,10 @@ pub(crate) fn apply(
     let mut permissions = meta.permissions();
     let owned = chown(meta, created, |uid, gid| fs::fchown(file, uid, gid))?;
     if owned == Owned::Refused {
-        // A set-ID bit means "as that owner", who this is not.
+        // A set-ID bit means "run as the owner", and this is another owner.
         permissions &= !0o6000;
     }
-    // Only who may write to a file may set its attributes; a refusal is told by the first of these.
+    // Only a user who may write to a file may set its attributes. The first refusal says so.
     let closed = attrs.is_some() && !created.privileged && permissions & 0o200 == 0;
     if closed {
         let _ = fs::fchmod(file, mode(permissions & 0o777 | 0o200));
@@ -429,7 +439,7 @@ pub(crate) fn apply(
     if !exact {
         match fs::fchmod(file, mode(permissions)) {
             Ok(()) => {}
-            // CIFS and 9p mounts keep a mode of their own.
+            // CIFS and 9p mounts have their own modes.
             Err(Errno::PERM | Errno::NOTSUP) => refused.push("mode".to_owned()),
             Err(errno) => return Err(errno.into()),
         }
@@ -452,7 +462,8 @@ pub(crate) fn apply(
     Ok(refused)
 }
 
-/// The same for a symbolic link or (`made_with` its mode) a FIFO, which are not opened; their attributes stay behind.
+/// Like [`apply`], for a symbolic link or (if it was `made_with` its mode) a FIFO. calve does not
+/// open these, so their attributes stay behind.
 pub(crate) fn apply_at(
     dir: impl AsFd,
     name: &CStr,
@@ -465,7 +476,7 @@ pub(crate) fn apply_at(
     if let Some(mode) = made_with
         && !created.mode_is_exact
     {
-        // A FIFO that this thread made, in a directory that nobody else can reach yet.
+        // This thread made the FIFO, in a directory that nobody else can reach yet.
         fs::chmodat(dir, name, mode, AtFlags::empty())?;
     }
     Ok(fs::utimensat(dir, name, &meta.timestamps(), AtFlags::SYMLINK_NOFOLLOW)?)
@@ -477,7 +488,7 @@ enum Owned {
     Refused,
 }
 
-/// As `cp -a` does it: the owner and the group, else the group alone, else neither.
+/// Like `cp -a`: sets the owner and the group, else only the group, else neither.
 fn chown(
     meta: &Meta,
     created: Created,
@@ -504,7 +515,7 @@ fn chown(
     Ok(Owned::Refused)
 }
 
-/// Takes the ACLs away that a new entry inherited from the directory it was made in.
+/// Removes the ACLs that a new entry inherited from its directory.
 pub(crate) fn strip_inherited_acls(dir: impl AsFd) -> io::Result<()> {
     let dir = dir.as_fd();
     for name in [ACL_DEFAULT, ACL_ACCESS] {
@@ -516,7 +527,7 @@ pub(crate) fn strip_inherited_acls(dir: impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes from an open file of ours the attributes that a clone brought.
+/// Removes the attributes that a clone brought from an open file of ours.
 pub(crate) fn strip_attributes(file: impl AsFd) -> io::Result<()> {
     let file = file.as_fd();
     let Some(attrs) = Attrs::read(file)? else { return Ok(()) };
@@ -529,7 +540,8 @@ pub(crate) fn strip_attributes(file: impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
-/// The owner and group that this process gives to what it creates, and whether it may give others.
+/// The owner and group of the files that this process creates, and whether it may give files to
+/// others.
 pub(crate) fn created_by_us(mode_is_exact: bool) -> Created {
     let uid = rustix::process::geteuid();
     Created {
@@ -539,7 +551,8 @@ pub(crate) fn created_by_us(mode_is_exact: bool) -> Created {
     }
 }
 
-/// Fails where a clone is shorter than its source, on a filesystem that may report such a one as done.
+/// Fails if a clone is shorter than its source, on a filesystem that may report a short clone as
+/// success.
 pub(crate) fn check_length(clone: impl AsFd, size: u64, may_be_short: bool) -> io::Result<()> {
     if may_be_short && Meta::of(&fs::fstat(clone)?).size < size {
         return Err(io::Error::other(

@@ -1,7 +1,8 @@
-//! One file, by path: what Windows has instead of descriptors of directories.
+//! Reflinks and copies one file by its path. Windows has no descriptors of directories.
 //!
-//! A clone and a copy bring the content; times and attributes (read-only, hidden, …) are set in both cases. Owner, ACL
-//! and alternate data streams are not carried over: the first two come from the folder, as for any new file.
+//! A clone and a copy bring only the content. calve sets times and attributes (read-only, hidden,
+//! …) in both cases. It does not carry over owner, ACL and alternate data streams: owner and ACL
+//! come from the folder, as for any new file.
 
 use std::fs::{self, File, FileTimes, Metadata, OpenOptions};
 use std::io::{self, Read, Write};
@@ -17,30 +18,30 @@ use windows_sys::Win32::Storage::FileSystem::{
 
 use super::{Patience, ReflinkOutcome, sys, temporary_name};
 
-/// How long a single file is retried.
+/// How long calve tries again with one file.
 const FILE_PATIENCE: Duration = Duration::from_millis(100);
 
-/// How long a name is waited for that somebody has open.
+/// How long calve waits for a name that somebody has open.
 const NAME_PATIENCE: Duration = Duration::from_secs(1);
 
-/// What is read and written at once, and the hole that is kept at least.
+/// The bytes that one call reads and writes, and the smallest hole that calve keeps.
 const COPY_BYTES: usize = 1 << 20;
 const HOLE_BYTES: usize = 64 * 1024;
 
-/// What was found where a regular file was expected.
+/// The kinds of entries that calve finds at the path of a source.
 pub(crate) enum Source {
     File(File, Metadata),
     Directory,
     Link,
-    /// A reparse point that nobody here can read: a socket, an alias of an app.
+    /// A reparse point that calve cannot read: a socket, or an alias of an app.
     Special,
     Vanished,
 }
 
-/// Opens a file to be read, never following a link.
+/// Opens a file for reading. It never follows a link.
 pub(crate) fn open_source(path: &Path) -> io::Result<Source> {
     let open = |flags| OpenOptions::new().read(true).custom_flags(flags).open(path);
-    // Without the first flag a directory is "access denied".
+    // Without the first flag, a directory would be "access denied".
     let file = match open(FILE_FLAG_BACKUP_SEMANTICS | FILE_FLAG_OPEN_REPARSE_POINT) {
         Ok(file) => file,
         Err(error) if is_gone(&error) => return Ok(Source::Vanished),
@@ -56,7 +57,7 @@ pub(crate) fn open_source(path: &Path) -> io::Result<Source> {
     if meta.file_attributes() & FILE_ATTRIBUTE_REPARSE_POINT == 0 {
         return Ok(Source::File(file, meta));
     }
-    // Not a link to somewhere else: its content (deduplicated, in the cloud, …) is what the filesystem makes of it.
+    // This is not a link. The filesystem provides its content (deduplicated, in the cloud, …).
     match open(0) {
         Ok(file) => {
             let meta = file.metadata()?;
@@ -69,12 +70,12 @@ pub(crate) fn open_source(path: &Path) -> io::Result<Source> {
     }
 }
 
-/// Whether nothing is there: the name, or a folder on the way to it, does not exist.
+/// Whether nothing exists at the path: the name, or a folder above it, is missing.
 pub(crate) fn is_gone(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
-/// The open source, or `None` where it is gone.
+/// The open source, or `None` if it is gone.
 fn open_regular(path: &Path) -> io::Result<Option<(File, Metadata)>> {
     let what = match open_source(path)? {
         Source::File(file, meta) => return Ok(Some((file, meta))),
@@ -89,12 +90,12 @@ fn open_regular(path: &Path) -> io::Result<Option<(File, Metadata)>> {
     ))
 }
 
-/// Makes a file that does not exist yet. Cloning wants it readable, too.
+/// Makes a new file. It can also be read, because a clone call needs that.
 pub(crate) fn new_file(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create_new(true).open(path)
 }
 
-/// A file that is removed unless it is kept.
+/// A file that calve removes unless it is kept.
 struct NewFile {
     path: PathBuf,
     kept: bool,
@@ -115,7 +116,7 @@ impl Drop for NewFile {
     }
 }
 
-/// The folder of a file to be made, which must exist.
+/// The folder of a new file. It must exist.
 fn parent_of(dest: &Path) -> io::Result<&Path> {
     if dest.file_name().is_none() {
         return Err(io::Error::new(
@@ -154,7 +155,7 @@ pub(crate) fn clonefile_or_copy(source: &Path, dest: &Path) -> io::Result<bool> 
     let (mut made, mut file) = NewFile::create(parent.join(temporary_name()))?;
     let (outcome, _) = clone(&source, &file)?;
     if outcome != ReflinkOutcome::Cloned {
-        // What a refused clone left in it must not be seen below a hole.
+        // A refused clone may have left bytes in it. A hole must not show them.
         file.set_len(0)?;
         copy(&source, &meta, &mut file, || false)?;
     }
@@ -168,7 +169,8 @@ fn clone(source: &File, dest: &File) -> io::Result<(ReflinkOutcome, Option<io::E
     super::outcome(Patience::new(FILE_PATIENCE).retry(|| sys::clone_file(source, dest)))
 }
 
-/// Copies the bytes of `source` into the new file `dest`, keeping holes; `stopped` is asked between two calls.
+/// Copies the bytes of `source` into the new file `dest`, and keeps holes. Calls `stopped` between
+/// two calls.
 pub(crate) fn copy(
     mut source: &File,
     meta: &Metadata,
@@ -178,7 +180,7 @@ pub(crate) fn copy(
     let sparse = meta.file_attributes() & FILE_ATTRIBUTE_SPARSE_FILE != 0
         && sys::set_sparse(dest, true).is_ok();
     let length = usize::try_from(meta.len()).unwrap_or(COPY_BYTES);
-    // One more, so that a file that fits is known to be at its end.
+    // One byte more, so that a single read reaches the end of a file that fits.
     let mut buffer = vec![0; length.saturating_add(1).min(COPY_BYTES)];
     let mut offset = 0;
     loop {
@@ -225,7 +227,7 @@ pub(crate) fn finish(file: File, path: &Path, meta: &Metadata) -> io::Result<()>
     set_attributes(path, meta)
 }
 
-/// The same for a directory.
+/// Like [`finish`], for a directory.
 pub(crate) fn finish_directory(path: &Path, meta: &Metadata) -> io::Result<()> {
     let dir = OpenOptions::new()
         .access_mode(FILE_WRITE_ATTRIBUTES)
@@ -243,17 +245,17 @@ fn times(meta: &Metadata) -> io::Result<FileTimes> {
         .set_created(meta.created()?))
 }
 
-/// Windows keeps all attributes where `std` shows the read-only one. By name, because that way those that cannot be set
-/// (compressed, sparse, …) are passed over.
+/// `std` only shows the read-only attribute, but Windows keeps all attributes. It sets them by
+/// name, because that skips those that nobody can set (compressed, sparse, …).
 fn set_attributes(path: &Path, meta: &Metadata) -> io::Result<()> {
     fs::set_permissions(path, meta.permissions())
 }
 
-/// Renames `from` over the file or link `to`, or to that name where there is none. A directory is never replaced.
+/// Renames `from` to `to`. It replaces a file or a link there, but never a directory.
 pub(crate) fn replace(from: &Path, to: &Path) -> io::Result<()> {
     patiently(|| match fs::symlink_metadata(to) {
         Ok(meta) if meta.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
-        // A link that is a directory of its own kind is not replaced by a rename.
+        // A rename does not replace a directory link.
         Ok(meta) if meta.file_type().is_symlink_dir() => {
             let aside = to.with_file_name(temporary_name());
             sys::rename_new(to, &aside)?;
@@ -275,9 +277,9 @@ pub(crate) fn replace(from: &Path, to: &Path) -> io::Result<()> {
     })
 }
 
-/// Makes `call` until nobody stands in its way, or patience is at its end: on Windows a file that somebody has open,
-/// such as a virus scanner that looks at what is new, can make a rename or a removal of it, or of a folder above it,
-/// fail.
+/// Makes `call` again until nothing blocks it, or patience is at its end. On Windows a file that
+/// somebody has open can make a rename or a removal of it, or of a folder above it, fail. A virus
+/// scanner, for example, opens new files.
 pub(crate) fn patiently(mut call: impl FnMut() -> io::Result<()>) -> io::Result<()> {
     let mut pause = Duration::from_millis(1);
     let mut waited = Duration::ZERO;
@@ -298,8 +300,8 @@ fn is_in_use(error: &io::Error) -> bool {
         || error.raw_os_error() == Some(ERROR_SHARING_VIOLATION.cast_signed())
 }
 
-/// Removes a file, a read-only one, too. The attribute belongs to the file and not to the name, so other names of it
-/// get it back.
+/// Removes a file, even a read-only one. The attribute belongs to the file and not to the name, so
+/// the file's other names get it back.
 pub(crate) fn remove_file(path: &Path) -> io::Result<()> {
     let denied = match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => error,
@@ -319,7 +321,7 @@ pub(crate) fn remove_file(path: &Path) -> io::Result<()> {
     result
 }
 
-/// The attributes without the read-only one.
+/// The attributes without read-only.
 pub(crate) fn writable(meta: &Metadata) -> fs::Permissions {
     let mut permissions = meta.permissions();
     #[expect(clippy::permissions_set_readonly_false, reason = "that is about Unix")]
@@ -327,7 +329,7 @@ pub(crate) fn writable(meta: &Metadata) -> fs::Permissions {
     permissions
 }
 
-/// A whole number of blocks of every filesystem there is.
+/// A multiple of the block size of every filesystem.
 const PROBE_BYTES: usize = 64 * 1024;
 
 pub(crate) fn probe(source: &Path, dest: &Path) -> io::Result<(ReflinkOutcome, Option<io::Error>)> {
@@ -350,13 +352,13 @@ pub(crate) fn probe(source: &Path, dest: &Path) -> io::Result<(ReflinkOutcome, O
     };
     let (guard, new) = NewFile::create(dest.join(temporary_name()))?;
     let result = sys::clone_file(&file, &new);
-    // Closed first: a file that is open keeps its name until it is closed.
+    // Close both first: Windows keeps the name of an open file until it is closed.
     drop((file, new));
     drop((made, guard));
     super::outcome(result)
 }
 
-/// A file of more than one block that can be read, near the top of `dir`.
+/// A readable file of more than one block, near the top of `dir`.
 fn some_file_below(dir: &Path) -> Option<File> {
     let mut dirs = std::collections::VecDeque::from([dir.to_owned()]);
     let mut seen = 0;

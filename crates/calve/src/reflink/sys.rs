@@ -1,12 +1,13 @@
-//! The clone calls of each platform, and the other system calls that need `unsafe`: no other file holds any.
+//! The clone calls of each platform, and the other system calls that need `unsafe`. No other file
+//! uses `unsafe`.
 //!
-//! | feature | since | used for | where it is missing |
+//! | feature | since | used for | without it |
 //! |---|---|---|---|
 //! | `FIDEDUPERANGE` | Linux 4.5 | `reshare` | nothing is shared |
 //! | `FS_IOC_FIEMAP` | Linux 2.6.28 | who shares which blocks | allocated blocks alone count |
 //! | `FICLONE`, `FICLONERANGE` | Linux 4.5 (btrfs' own since 2.6.29) | every clone | copy |
 //! | `unshare(CLONE_FS)` + `umask(0)` | Linux 2.6.16 | modes without a `chmod` for each file | `fchmod` after every create |
-//! | `F_SETLEASE`, `F_SETSIG` | Linux 2.4 | whether anybody could write to a file that is taken in | clone before reading; the index does not vouch |
+//! | `F_SETLEASE`, `F_SETSIG` | Linux 2.4 | whether another process could write to a file that the store takes in | clone before reading; the index does not vouch |
 //! | `sync_file_range` | Linux 2.6.17 | after it, a store to a mapped page shows in the times | the index does not vouch |
 //! | `renameat2(RENAME_NOREPLACE, RENAME_EXCHANGE)` | Linux 3.15 | publishing | `mkdir` + rename over it; rename aside, rename in, undo |
 //! | `statx` `STATX_ATTR_MOUNT_ROOT` | Linux 5.8 | never deleting across mounts | refuse wherever `st_dev` changes |
@@ -18,7 +19,7 @@
 //! | `fclonefileat`, `CLONE_NOFOLLOW` | macOS 10.12 (APFS) | every clone | copy |
 //! | `FSCTL_DUPLICATE_EXTENTS_TO_FILE` | Windows Server 2016 (ReFS) | every clone | copy |
 
-/// Where a filesystem puts an overwrite of a file's blocks.
+/// Where a filesystem writes the new bytes if a program overwrites blocks of a file.
 #[cfg(unix)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(
@@ -28,9 +29,9 @@
 pub(crate) enum Overwrites {
     /// Into new blocks.
     NewBlocks,
-    /// Into new blocks for those that another file has, too; in place for the others.
+    /// Into new blocks if another file has the blocks, too; in place otherwise.
     NewBlocksWhereShared,
-    /// In place, or nothing is known.
+    /// In place, or calve does not know.
     MaybeInPlace,
 }
 
@@ -38,7 +39,7 @@ pub(crate) enum Overwrites {
 #[cfg(unix)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Extent {
-    /// Where it begins in the file, and how long it is there, in bytes.
+    /// Its start in the file, and its length there, in bytes.
     pub(crate) offset: u64,
     pub(crate) length: u64,
     pub(crate) place: Place,
@@ -48,7 +49,7 @@ pub(crate) struct Extent {
     pub(crate) is_unwritten: bool,
 }
 
-/// Where a piece of a file is on the disk.
+/// The place of a piece of a file on the disk.
 #[cfg(unix)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(
@@ -56,9 +57,10 @@ pub(crate) struct Extent {
     expect(dead_code, reason = "elsewhere nothing is known")
 )]
 pub(crate) enum Place {
-    /// From this address on, as long as the piece is.
+    /// At this address, with the length of the piece.
     At(u64),
-    /// From this address on; compressed, so that it is shorter than the piece is, and nothing says by how much.
+    /// At this address, but compressed. It is shorter than the piece, and the system does not say
+    /// how long it is.
     Encoded(u64),
     /// In the inode's own metadata.
     Inline,

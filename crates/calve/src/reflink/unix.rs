@@ -1,4 +1,4 @@
-//! One file, by descriptors.
+//! Reflinks and copies one file, by descriptors.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -21,7 +21,7 @@ pub(crate) const SOURCE_FLAGS: OFlags = OFlags::RDONLY
     .union(OFlags::NONBLOCK)
     .union(OFlags::NOCTTY)
     .union(OFlags::CLOEXEC);
-/// A new file and nothing else.
+/// The flags for a new file.
 pub(crate) const NEW_FILE_FLAGS: OFlags = OFlags::WRONLY
     .union(OFlags::CREATE)
     .union(OFlags::EXCL)
@@ -29,7 +29,7 @@ pub(crate) const NEW_FILE_FLAGS: OFlags = OFlags::WRONLY
     .union(OFlags::CLOEXEC);
 pub(crate) const DIR_FLAGS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
-/// How long a single file is retried.
+/// How long calve tries again with one file.
 const FILE_PATIENCE: Duration = Duration::from_millis(100);
 
 struct Source {
@@ -38,7 +38,7 @@ struct Source {
     attrs: Option<Box<Attrs>>,
 }
 
-/// The open source, or `None` where it is gone.
+/// The open source, or `None` if it is gone.
 fn open_source(path: &Path) -> io::Result<Option<Source>> {
     let fd = match fs::open(path, SOURCE_FLAGS, Mode::empty()) {
         Ok(fd) => fd,
@@ -73,7 +73,7 @@ fn open_parent(path: &Path) -> io::Result<(OwnedFd, CString)> {
     Ok((fs::open(parent, DIR_FLAGS, Mode::empty())?, CString::new(name.as_bytes())?))
 }
 
-/// A file that is removed unless it is kept.
+/// A file that calve removes unless it is kept.
 struct NewFile<'a> {
     dir: BorrowedFd<'a>,
     name: CString,
@@ -93,8 +93,8 @@ fn retry_of(sources: &Source, dest: impl AsFd) -> io::Result<(ReflinkOutcome, Op
     super::outcome(Patience::new(FILE_PATIENCE).retry(|| sys::clone_file(&sources.fd, dest)))
 }
 
-/// Makes `name` in `dir` a clone, and returns the guard that removes it unless it is kept. Where it was refused,
-/// the open file is empty and waits for the bytes.
+/// Makes `name` in `dir` a clone, and returns the guard that removes it unless it is kept. If the
+/// clone was refused, the open file is empty and ready for a copy.
 fn clone_to<'a>(
     source: &Source,
     dir: BorrowedFd<'a>,
@@ -105,7 +105,8 @@ fn clone_to<'a>(
             Patience::new(FILE_PATIENCE).retry(|| sys::clone_at(&source.fd, dir, &name)),
         )?;
         if outcome == ReflinkOutcome::Cloned {
-            // The clone brought its metadata, but for the set-ID bits, which take no descriptor to restore.
+            // The clone brought its metadata, except the set-ID bits. To restore these needs no
+            // descriptor.
             let file = NewFile { dir, name, kept: false };
             let fd = fs::openat(dir, &file.name, SOURCE_FLAGS, Mode::empty())?;
             meta::apply(&fd, &source.meta, None, meta::created_by_us(false), None)?;
@@ -126,7 +127,7 @@ fn clone_to<'a>(
 
 fn finish(source: &Source, dest: impl AsFd) -> io::Result<()> {
     let dest = dest.as_fd();
-    // The folder may have passed its group and its default ACL on.
+    // The file may have inherited the folder's group and default ACL.
     meta::strip_inherited_acls(dest)?;
     let stat = fs::fstat(dest)?;
     let created = meta::Created { owner: (stat.st_uid, stat.st_gid), ..meta::created_by_us(false) };
@@ -158,17 +159,18 @@ pub(crate) fn clonefile_or_copy(source: &Path, dest: &Path) -> io::Result<bool> 
     Ok(outcome == ReflinkOutcome::Cloned)
 }
 
-/// A whole number of blocks of every filesystem there is.
+/// A multiple of the block size of every filesystem.
 const PROBE_BYTES: usize = 64 * 1024;
 
 pub(crate) fn probe(source: &Path, dest: &Path) -> io::Result<(ReflinkOutcome, Option<io::Error>)> {
     let dest = fs::open(dest, DIR_FLAGS, Mode::empty())?;
     let dir = fs::open(source, DIR_FLAGS, Mode::empty());
-    // The files lose their names as soon as they are open: who is killed leaves nothing.
+    // The files lose their names as soon as they are open, so a killed process leaves nothing
+    // behind.
     let fd = match &dir {
         Ok(dir) => {
             let name = CString::new(temporary_name())?;
-            // A clone reads its source, so this one is open for both.
+            // A clone call reads the source, so this file is open for reading and writing.
             let flags = NEW_FILE_FLAGS.difference(OFlags::WRONLY).union(OFlags::RDWR);
             match fs::openat(dir, &name, flags, Mode::RUSR | Mode::WUSR) {
                 Ok(fd) => {
@@ -196,7 +198,7 @@ pub(crate) fn probe(source: &Path, dest: &Path) -> io::Result<(ReflinkOutcome, O
     super::outcome(result)
 }
 
-/// A file of more than one block that can be read, near the top of `dir`.
+/// A readable file of more than one block, near the top of `dir`.
 fn some_file_below(dir: &Path) -> Option<OwnedFd> {
     let mut dirs = std::collections::VecDeque::from([dir.to_owned()]);
     let mut seen = 0;

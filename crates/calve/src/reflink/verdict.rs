@@ -1,8 +1,8 @@
-//! What an errno of a clone means, and what is remembered of it.
+//! Decides what an errno of a clone call means, and remembers it.
 //!
-//! The one pure function here, [`classify`], decides for the whole crate; its table is the platform's
-//! (`sys::TABLE`), tested row by row beside it. An errno that is not in the table is fatal: a refusal that
-//! nobody understood must not be masked by another method.
+//! [`classify`] is a pure function, and decides for the whole crate. It uses the table of the
+//! platform (`sys::TABLE`), whose module tests each row. An errno that is not in the table is
+//! fatal: calve does not know what the refusal means, and another method must not hide it.
 
 use std::io;
 
@@ -21,7 +21,7 @@ pub(crate) enum Verdict {
     Fatal,
 }
 
-/// What `error`, as a clone call of this platform gave it, means.
+/// The meaning of `error`, which a clone call of this platform returned.
 pub(crate) fn classify(error: &io::Error) -> Verdict {
     let Some(errno) = error.raw_os_error() else {
         return if error.kind() == io::ErrorKind::Unsupported {

@@ -1,8 +1,8 @@
-//! What copies of a tree will cost, before the first byte is written.
+//! Estimates what copies of a tree will cost, before the first byte is written.
 //!
-//! The answer must not delay what it is about. So calve decides by the names of the filesystems, and
-//! does not try a clone; it looks at a part of a large tree only; and it writes a sample of a few
-//! milliseconds.
+//! The estimate must not delay the copy itself. So calve decides by the names of the filesystems,
+//! and does not try a clone; it looks at only a part of a large tree; and it writes a sample of a
+//! few milliseconds.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -18,8 +18,8 @@ use crate::reflink::imp::DIR_FLAGS;
 #[cfg(not(unix))]
 use crate::reflink::temporary_name;
 
-/// How many entries of a tree are looked at. A larger tree costs at least what was seen. The copy
-/// looks at these entries next, and they are in memory then.
+/// The number of entries that calve looks at. A larger tree costs at least as much as these. The
+/// copy looks at these entries next, and they are in memory then.
 const MOST_ENTRIES: u64 = 20_000;
 
 /// The files of a sample. More of them would tell more, and take longer.
@@ -41,9 +41,10 @@ pub fn never_shares_blocks(filesystem: &str) -> bool {
         || ["ext2", "ext3", "ext4"].iter().any(|ext| name.starts_with(ext))
 }
 
-/// Whether files of `source` will be copied into `destination`, or below it, because the filesystems
-/// cannot share blocks. Filesystems that may share are taken for ones that do: what `false` says is
-/// not certain. Nothing is written. Of a destination that does not exist, the folder above it counts.
+/// Whether calve will copy files of `source` into `destination`, or below it, because the
+/// filesystems cannot share blocks. calve takes filesystems that may share as ones that do, so
+/// `false` is not certain. It writes nothing. If the destination does not exist, the folder above
+/// it counts.
 #[must_use]
 pub fn must_copy(source: impl AsRef<Path>, destination: impl AsRef<Path>) -> bool {
     let (source, destination) = (source.as_ref(), existing(destination.as_ref()));
@@ -83,7 +84,7 @@ fn existing(path: &Path) -> &Path {
         .unwrap_or(Path::new("."))
 }
 
-/// What it costs to copy a tree.
+/// The cost of a copy of a tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CopyCost {
@@ -102,8 +103,8 @@ impl CopyCost {
         Self { files, bytes, is_least: false }
     }
 
-    /// Of the tree at `root`, without calve's own folder. calve looks at 20,000 entries at most. It
-    /// counts nothing that it cannot read.
+    /// The cost of a copy of the tree at `root`, without calve's own folder. calve looks at 20,000
+    /// entries at most. It counts nothing that it cannot read.
     #[must_use]
     pub fn of_tree(root: impl AsRef<Path>) -> Self {
         Self::of_entries(root.as_ref().to_owned(), MOST_ENTRIES)
@@ -116,8 +117,8 @@ impl CopyCost {
         cost
     }
 
-    /// Of these entries of the tree at `root`, directories with all that is in them, but for what
-    /// is in the tree at `there` already.
+    /// The cost of a copy of these entries of the tree at `root`, with everything in them, except
+    /// entries that the tree at `there` already has.
     #[cfg(all(unix, feature = "store"))]
     pub(crate) fn of_missing<'p>(
         (root, there): (&Path, &Path),
@@ -183,9 +184,10 @@ impl CopyCost {
         }
     }
 
-    /// About how long the copies take in a folder, or in the nearest one above it that exists. calve
-    /// writes a sample of 4 MiB there for that, and removes it. Nothing is flushed to the disk, as in
-    /// a clone. A source that is not in memory takes longer.
+    /// An estimate of the time that the copies take in a folder, or in the nearest existing one
+    /// above it. For that, calve writes a sample of 4 MiB there, and removes it. It does not flush
+    /// the sample to the disk, as a clone does not either. A source that is not in memory takes
+    /// longer.
     ///
     /// # Errors
     /// The sample could not be written. Nothing is left behind, unless it could not be removed.
@@ -263,7 +265,8 @@ mod tests {
             ("xfs", "xfs", true, false),
             // Two filesystems of one kind.
             ("xfs", "xfs", false, true),
-            // Two subvolumes of one filesystem, or two filesystems: nobody knows before the clone.
+            // These may be two subvolumes of one filesystem, or two filesystems. Only the clone
+            // shows that.
             ("btrfs", "btrfs", false, false),
             ("btrfs", "btrfs", true, false),
             ("zfs", "zfs", false, false),

@@ -9,8 +9,8 @@
 //!
 //! # What is not known
 //! If two files of the trees share a range, a third file elsewhere may share it, too: FIEMAP gives
-//! no number. So [`Census::frees`] gives two numbers: the bytes that a removal frees for certain, and
-//! the bytes that it frees if no other file shares the range.
+//! no number. So [`Census::frees`] gives two numbers: the bytes that a removal frees for certain,
+//! and the bytes that it frees if no other file shares the range.
 //!
 //! # The filesystem's own structures
 //! No call says what an entry takes there, so it is estimated ([`Structures`]). The figures were
@@ -48,7 +48,7 @@ pub(crate) use ranges::SharedBytes;
 /// How many ranges a thread keeps for itself before it merges them.
 const BATCH: usize = 1 << 16;
 
-/// What a tree has.
+/// The bytes and entries of a tree.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct TreeBytes {
     /// The number of entries, directories included, and of regular files. An inode counts once.
@@ -56,15 +56,15 @@ pub(crate) struct TreeBytes {
     pub(crate) files: u64,
     /// The sum of the files' sizes.
     pub(crate) apparent: u64,
-    /// What the filesystem says that the entries take (`st_blocks`).
+    /// The space that the entries take according to the filesystem (`st_blocks`).
     pub(crate) allocated: u64,
-    /// About what the entries take in the filesystem's own structures.
+    /// An estimate of the space that the entries take in the filesystem's own structures.
     pub(crate) metadata: u64,
-    /// What the filesystem says that directories and links take.
+    /// The space that directories and links take according to the filesystem.
     directories: u64,
     /// The content of files that is in no other file.
     pub(crate) own: u64,
-    /// The content of files of which the filesystem does not say where it is.
+    /// The content of files for which the filesystem does not say where it is.
     pub(crate) unknown: u64,
     /// The content of files that is in the filesystem's own structures.
     pub(crate) inline: u64,
@@ -86,7 +86,7 @@ impl TreeBytes {
     }
 }
 
-/// Which structures a filesystem has for a tree's entries.
+/// The structures that a filesystem has for a tree's entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Structures {
     /// Directories have blocks of their own, and nothing else counts as used space.
@@ -95,8 +95,8 @@ enum Structures {
     Xfs,
     /// Items in a tree that all files of the subvolume share.
     Btrfs,
-    /// The same tree as another subvolume's, but for the blocks that were changed since then:
-    /// those of entries whose times are not older than this one.
+    /// A snapshot of another subvolume. It shares all blocks except those that changed since: the
+    /// blocks of entries whose times are not older than this one.
     BtrfsSnapshot((i64, i64)),
 }
 
@@ -109,7 +109,7 @@ const BTRFS_ENTRIES: u64 = 32;
 const BTRFS_COPIES: u64 = 2;
 
 impl Structures {
-    /// Those of the tree at `root`.
+    /// The structures of the tree at `root`.
     fn of(root: &Path) -> Self {
         match sys::filesystem_name(root).as_deref() {
             Some("xfs") => Self::Xfs,
@@ -125,8 +125,8 @@ impl Structures {
         }
     }
 
-    /// About how many bytes a tree's entries take. `changed`: of a snapshot, the blocks that it does
-    /// not share, and the content in them.
+    /// An estimate of the bytes that a tree's entries take. `changed`: for a snapshot, the blocks
+    /// that it does not share, and the content in them.
     fn bytes(self, tree: &TreeBytes, changed: &Changed) -> u64 {
         let all = tree.entries.saturating_mul(BTRFS_ENTRY).saturating_add(tree.inline);
         match self {
@@ -141,7 +141,7 @@ impl Structures {
     }
 }
 
-/// What was changed in a snapshot since it was made.
+/// The changes in a snapshot since it was made.
 #[derive(Debug, Clone, Default)]
 struct Changed {
     /// The blocks of metadata, by number.
@@ -150,16 +150,16 @@ struct Changed {
     inline: u64,
 }
 
-/// What is known of some trees.
+/// The result of looking at some trees.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Census {
-    /// For each tree what it has.
+    /// The bytes of each tree.
     pub(crate) trees: Vec<TreeBytes>,
     /// The content that more than one file has, or that a file has which has more than one name.
     pub(crate) shared: Vec<SharedBytes>,
 }
 
-/// What is free when some trees are gone.
+/// The space that is free when some trees are gone.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Freed {
     /// For certain.
@@ -180,7 +180,7 @@ pub(crate) struct Sharing {
 }
 
 impl Census {
-    /// What a drop of the trees with these numbers frees.
+    /// The space that a drop of the trees with these numbers frees.
     pub(crate) fn frees(&self, dropped: &[usize]) -> Freed {
         let mut freed = Freed::default();
         for tree in dropped.iter().filter_map(|tree| self.trees.get(*tree)) {
@@ -244,7 +244,7 @@ struct Common {
     owners: Owners,
 }
 
-/// What a thread found and did not merge yet.
+/// The findings of a thread that are not merged yet.
 struct Worker {
     trees: Vec<TreeBytes>,
     changed: Vec<Changed>,
@@ -255,7 +255,7 @@ struct Worker {
 /// Takes a census of trees, in one visit after the other.
 pub(crate) struct Survey<'a> {
     trees: &'a [&'a Path],
-    /// Of each tree alone.
+    /// For each tree, the set that contains only this tree.
     singles: Vec<OwnersId>,
     excluded: HashSet<(u64, u64)>,
     common: Mutex<Common>,
@@ -327,7 +327,7 @@ impl<'a> Survey<'a> {
             || common.ranges.is_open(&common.owners, |tree| tree < asked)
     }
 
-    /// What was found.
+    /// The result.
     pub(crate) fn census(self) -> Census {
         let mut common = self.common.into_inner().unwrap_or_else(PoisonError::into_inner);
         let linked = self.linked.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -481,7 +481,7 @@ impl Looker<'_, '_> {
     }
 }
 
-/// The pieces of a file. What is in the metadata is added to `count`.
+/// The pieces of a file. Adds content that is in the metadata to `count`.
 fn pieces(found: &Found<'_>, pieces: &mut Vec<Piece>, count: &mut TreeBytes) -> io::Result<()> {
     let file: OwnedFd = fs::openat(found.dir, found.name, SOURCE_FLAGS, Mode::empty())?;
     let blocks = found.meta.blocks.saturating_mul(512);
@@ -491,7 +491,7 @@ fn pieces(found: &Found<'_>, pieces: &mut Vec<Piece>, count: &mut TreeBytes) -> 
         return Ok(());
     }
     let mut inline = 0_u64;
-    // What is not written yet has no place, and is written at the second look.
+    // Content that is not written yet has no place on the disk. The second look flushes it first.
     for flush in [false, true] {
         pieces.clear();
         inline = 0;

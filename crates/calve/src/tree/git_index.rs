@@ -85,7 +85,7 @@ pub(crate) struct Trees<'a> {
 /// How calve knows which content a file of the source had when git looked at it.
 #[derive(Clone, Copy)]
 pub(crate) enum Source<'a> {
-    /// By the source itself, of which the clone was just made.
+    /// The source itself, which was just cloned.
     Tree(&'a OwnedFd),
     /// By snapshots of the source. The clone was made of one of them.
     Snapshot(&'a dyn Vouches),
@@ -97,7 +97,7 @@ pub(crate) trait Vouches: Sync {
     fn folder(&self, above: Folder, name: &[u8]) -> Option<Folder>;
     /// The file `name` in a directory.
     fn file(&self, folder: Folder, name: &[u8]) -> Option<Vouched>;
-    /// Whether `cloned` knows most files, so that it is not worth it to open the clone's directories.
+    /// Whether `cloned` knows most files. Then it is not worth opening the clone's directories.
     fn knows_clones(&self) -> bool {
         false
     }
@@ -191,17 +191,16 @@ pub(crate) fn submodules_in(git: &Path) -> Vec<PathBuf> {
     found().unwrap_or_default()
 }
 
-/// The entries of an index, sorted by what a tree has of them.
+/// The entries of an index, sorted by their state in a tree.
 #[cfg(feature = "store")]
 #[derive(Debug, Default)]
 pub(crate) struct Sorted {
-    /// Files of which the tree has the content that the index names, with the stat of the source's
-    /// file.
+    /// Files that have the content that the index names, with the stat of the source's file.
     pub(crate) same: HashMap<Vec<u8>, Meta>,
     /// All other files, and submodules whose folder the tree does not have.
     pub(crate) other: HashSet<Vec<u8>>,
-    /// Entries that have no file in the working tree: submodules whose folder the tree has, and what
-    /// is outside of a sparse checkout.
+    /// Entries that have no file in the working tree: submodules whose folder the tree has, and
+    /// what is outside of a sparse checkout.
     pub(crate) no_file: HashSet<Vec<u8>>,
 }
 
@@ -307,9 +306,9 @@ fn make_ready_in(trees: &Trees<'_>, git: &OwnedFd, tree: &Path) -> Option<u64> {
     Some(rewritten)
 }
 
-/// Rewrites an index in memory. `written` is the modification time of its file; `tree` is the working
-/// tree, as a path from the clone's root. Returns the number of rewritten entries. `None`: no entry was, and
-/// the index must not be used.
+/// Rewrites an index in memory. `written` is the modification time of its file; `tree` is the
+/// working tree, as a path from the clone's root. Returns the number of rewritten entries. `None`:
+/// no entry was rewritten, and the caller must not use the index.
 pub(crate) fn make_bytes_ready(
     trees: &Trees<'_>,
     bytes: &mut [u8],
@@ -679,7 +678,8 @@ pub(crate) fn with_working_tree(text: &[u8], value: &[u8]) -> Option<Vec<u8>> {
     Some(made)
 }
 
-/// Where the value of `worktree` is in a configuration file, and whether it is in quotes.
+/// The place of the value of `worktree` in a configuration file, and whether the value is in
+/// quotes.
 fn working_tree_line(text: &[u8]) -> Option<(Range<usize>, bool)> {
     let mut begin = 0;
     for line in text.split(|byte| *byte == b'\n') {

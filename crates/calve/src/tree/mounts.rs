@@ -23,9 +23,9 @@ pub(super) fn any_below(dir: &Path) -> bool {
     })
 }
 
-/// Whether, on the filesystem itself, the directory `dir` is `name` in `folder` or below it. An
-/// empty name stands for the folder. Going up by `..` does not tell: in a bind mount it leads to
-/// the folder that the mount is in. In doubt the answer is no.
+/// Whether the directory `dir` is `name` in `folder` or below it, on the filesystem itself. An
+/// empty name means the folder. A walk up by `..` would not tell: in a bind mount it leads to the
+/// folder that the mount is in. If in doubt, the answer is no.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(super) fn is_inside(dir: &OwnedFd, folder: &OwnedFd, name: &CStr) -> bool {
     match (place_of(dir), place_of(folder)) {

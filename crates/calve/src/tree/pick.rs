@@ -2,12 +2,12 @@
 //! paths. A worktree that another tool made is filled so.
 //!
 //! Some entries are *carried*: they arrive where nothing is yet, as with
-//! [`Existing::Keep`](super::Existing::Keep). Tracked files that have the same content in both trees
-//! are *replaced*, each of them atomically, unless somebody changes it meanwhile.
+//! [`Existing::Keep`](super::Existing::Keep). Tracked files that have the same content in both
+//! trees are *replaced*, each of them atomically, unless somebody changes it meanwhile.
 //!
-//! Three kinds of directories are never part of what is carried, at whatever depth. calve's own folder
-//! and that of jj mean the tree in which they are. A working tree whose repository is elsewhere has a
-//! `.git` that is a file, and a copy of this file would mean the first tree.
+//! Three kinds of directories are never part of what is carried, at whatever depth. calve's own
+//! folder and that of jj mean the tree in which they are. A working tree whose repository is
+//! elsewhere has a `.git` that is a file, and a copy of this file would mean the first tree.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::CStr;
@@ -65,7 +65,7 @@ impl Picked {
         self.carried.insert(path.to_owned());
     }
 
-    /// Picks a file that shall replace the destination's file, which has the same content.
+    /// Picks a file that must replace the destination's file, which has the same content.
     pub(crate) fn replace(&mut self, path: &[u8], source: Meta, there: Meta) {
         self.pick_above(path);
         self.replaced.insert(path.to_owned(), [source, there]);
@@ -112,7 +112,7 @@ impl Picked {
         }
     }
 
-    /// The stats of a file that shall replace the destination's, in the source and in the
+    /// The stats of a file that must replace the destination's file, in the source and in the
     /// destination.
     pub(super) fn replaces(&self, path: &Path) -> Option<&[Meta; 2]> {
         self.replaced.get(path.as_os_str().as_bytes())

@@ -61,7 +61,7 @@ impl Running {
         Self { patience: Arc::new(Patience::new(most)), ..self }
     }
 
-    /// The same operation, which gives up before it reads more than `bytes` bytes.
+    /// This operation, but it gives up before it reads more than `bytes` bytes.
     #[cfg(feature = "store")]
     pub(crate) fn reading_at_most(&self, bytes: u64) -> Self {
         Self { may_read: Some(Arc::new(AtomicU64::new(bytes))), ..self.clone() }
@@ -80,13 +80,13 @@ impl Running {
         !enough
     }
 
-    /// The same operation with another number of threads.
+    /// This operation with another number of threads.
     pub(crate) fn with_jobs(&self, jobs: usize) -> Self {
         Self { jobs: NonZeroUsize::new(jobs), ..self.clone() }
     }
 
-    /// The same operation with this number of threads, unless the caller has said how many: for
-    /// threads that mostly wait for answers.
+    /// This operation with this number of threads, unless the caller set a number. For threads that
+    /// mostly wait for answers.
     #[cfg(feature = "remote")]
     pub(crate) fn usually(&self, jobs: usize) -> Self {
         if self.jobs.is_some() { self.clone() } else { self.with_jobs(jobs) }
@@ -110,7 +110,7 @@ impl Running {
         CloneOptions { jobs: self.jobs, cancel: self.cancel.clone(), ..CloneOptions::new() }
     }
 
-    /// The same operation, but what it does is not counted.
+    /// This operation, but progress does not count its work.
     #[cfg(feature = "store")]
     pub(crate) fn uncounted(&self) -> Self {
         Self { progress: Arc::default(), ..self.clone() }

@@ -401,8 +401,8 @@ pub(super) fn rename_new_or_link(
     }
 }
 
-/// Renames `name` to the place of the file `old_name`, which has this stat, and removes the old file.
-/// Returns `false`, and changes nothing, if the old file has changed or is gone.
+/// Renames `name` to the place of the file `old_name`, which has this stat, and removes the old
+/// file. Returns `false`, and changes nothing, if the old file has changed or is gone.
 ///
 /// The two files are exchanged first. So a change that comes at the last moment is seen, too, and
 /// taken back to its place.
@@ -663,7 +663,7 @@ mod tests {
             ("one that somebody holds", dead(), false, true, false),
             ("a file of the living", Maker { ..*this }, true, false, false),
             ("a folder of the living", Maker { ..*this }, false, false, false),
-            // A maker of which nothing is known may live.
+            // A maker that calve knows nothing about may live.
             ("a stranger's file", stranger(), true, false, false),
             ("a stranger's new folder", stranger(), false, false, false),
         ] {

@@ -30,7 +30,7 @@ const FILE_DESCRIPTORS: usize = 2;
 /// A directory that is being looked at. Its data is the number of its tree.
 pub(crate) type Node = node::Node<Place>;
 
-/// Where a directory is.
+/// The place of a directory.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Place {
     /// The number of its tree.
@@ -57,7 +57,7 @@ impl Found<'_> {
     }
 }
 
-/// What a visit does with each entry, in a thread that has a `W`.
+/// The work of a visit on each entry, in a thread that has a `W`.
 pub(crate) trait Visitor<W>: Sync {
     /// # Errors
     /// An error ends the visit.

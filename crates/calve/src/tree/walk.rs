@@ -45,7 +45,7 @@ pub(super) struct Live<'a> {
     pub(super) repositories: Mutex<Vec<PathBuf>>,
 }
 
-/// What the walk knows of a directory.
+/// The data that the walk keeps about a directory.
 #[derive(Debug)]
 pub(super) struct LiveDirectory {
     /// The ignore files that apply to the directory's entries, once calve has read them.

@@ -1,4 +1,4 @@
-//! What worktrees take on the disk, whom they share it with, and what a drop gives back.
+//! Measures how much disk worktrees take, with whom they share it, and how much a drop frees.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -8,21 +8,21 @@ use crate::error::Error;
 use crate::store::{Store, StoreOptions};
 use crate::tree::disk::{Census, Survey};
 
-/// What some trees take on the disk; from [`Store::disk_usage`].
+/// The disk usage of some trees; from [`Store::disk_usage`].
 ///
 /// # What is certain
 /// calve asks the filesystem where each file has its content (FIEMAP, on Linux). So it knows which
 /// trees of the store share which blocks. It does not know how many files *outside* of the store's
 /// trees share a block. Each [`FreedBytes`] therefore has two numbers, and the truth is between
-/// them. They are equal where no two files of the dropped trees share blocks with each other alone.
+/// them. They are equal if no two files of the dropped trees share blocks only with each other.
 ///
-/// These things are estimated: the filesystem's own structures ([`TreeUsage::metadata_bytes`]), and
-/// on btrfs compressed content, of which the filesystem says only where it begins. On btrfs a
-/// file that was overwritten in part may keep the old blocks, too, until all of the old content is
-/// gone. `docs/filesystems.md` has the bounds.
+/// Two things are estimates: the filesystem's own structures ([`TreeUsage::metadata_bytes`]), and
+/// compressed content on btrfs, because the filesystem says only where it begins. On btrfs a file
+/// that was overwritten in part may also keep the old blocks, until all of the old content is gone.
+/// `docs/filesystems.md` has the bounds.
 ///
-/// Where the filesystem shares blocks and does not say which (ZFS, APFS), all content counts as the
-/// tree's own, and [`FreedBytes::least`] is without it.
+/// Some filesystems share blocks and do not say which (ZFS, APFS). There all content counts as the
+/// tree's own, and [`FreedBytes::least`] does not include it.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct DiskUsage {
@@ -32,14 +32,14 @@ pub struct DiskUsage {
     pub project: TreeUsage,
     /// The store.
     pub store: TreeUsage,
-    /// What a drop of all these worktrees together frees. This may be more than the sum of their
-    /// [`TreeUsage::frees`]: worktrees may share blocks with each other.
+    /// The space that a drop of all these worktrees together frees. This may be more than the sum
+    /// of their [`TreeUsage::frees`]: worktrees may share blocks with each other.
     pub frees: FreedBytes,
     /// Time from the call to its return.
     pub elapsed: Duration,
 }
 
-/// What one tree takes on the disk, in bytes. See [`DiskUsage`].
+/// The disk usage of one tree, in bytes. See [`DiskUsage`].
 ///
 /// Each byte of content counts in one of the fields `unique_bytes` and `shared_with_…`, the first
 /// of them that holds, and once if several files of the tree share it.
@@ -65,7 +65,7 @@ pub struct TreeUsage {
     pub shared_with_worktrees_bytes: u64,
     /// Content that files have which are in none of the store's trees.
     pub shared_elsewhere_bytes: u64,
-    /// About what the tree's entries take in the filesystem's own structures.
+    /// An estimate of the space that the tree's entries take in the filesystem's own structures.
     pub metadata_bytes: u64,
     /// The number of files and directories that this process may not read. The content of these
     /// files counts as unique.
@@ -74,8 +74,8 @@ pub struct TreeUsage {
     pub frees: FreedBytes,
 }
 
-/// What is free when trees are gone, in bytes: at least `least`, and `expected` if no file outside
-/// of the store's trees shares blocks with them.
+/// The space that is free when trees are gone, in bytes: at least `least`, and `expected` if no
+/// file outside of the store's trees shares blocks with them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FreedBytes {
@@ -86,16 +86,16 @@ pub struct FreedBytes {
 }
 
 impl Store {
-    /// What the worktrees, the project and the store take on the disk, and what a drop of these
-    /// worktrees frees.
+    /// Measures how much disk the worktrees, the project and the store take, and how much a drop of
+    /// these worktrees frees.
     ///
     /// This takes one stat for each entry, and one open and one FIEMAP for each file, in parallel.
-    /// It looks at the other worktrees of the store only if it must: if these worktrees share
-    /// blocks that neither the project nor the store has. No content is read. calve needs about 64
-    /// bytes of memory for each range that files share, however many trees share it.
+    /// It looks at the other worktrees of the store only if these worktrees share blocks that
+    /// neither the project nor the store has. calve reads no content. It needs about 64 bytes of
+    /// memory for each range that files share, however many trees share it.
     ///
-    /// The numbers are of the moment when calve looks. Content that was not written to the disk by
-    /// then is written.
+    /// The numbers are those of the moment when calve looks. If some content was not yet written to
+    /// the disk, calve first has it written.
     ///
     /// # Errors
     /// [`ErrorKind::WorktreeMissing`](crate::ErrorKind::WorktreeMissing); a directory could not be

@@ -1,21 +1,22 @@
 //! Fills a git worktree that another tool made: `git worktree add`, or an agent's tool.
 //!
-//! Such a worktree has the tracked files of its commit, and nothing else. calve adds what makes it
-//! ready for work, from a working tree of the same repository that already is:
+//! Such a worktree has the tracked files of its commit, and nothing else. calve takes the rest from
+//! a working tree of the same repository that is ready for work (*the project* here):
 //!
-//! 1. **Tracked files with the same content** get the blocks and the times of the project's files. The
-//!    content does not change. If the filesystem cannot share blocks, they get the times alone.
-//! 2. **Files that git ignores** are carried: dependencies, build output, settings. So are
-//!    untracked files, if asked for.
-//! 3. **All other tracked files** get a new time, if anything was carried or shared. Build output that was
-//!    carried was made of the project's files. A build tool that compares times would take it for
-//!    fresh: git may have written these files before the project was built.
-//! 4. **Files that name the project** by its absolute path get the worktree's path, where calve knows
-//!    their format. So a Python environment that was carried runs the worktree's code.
-//! 5. **git's index** records the files as they are by then, so that `git status` need not read them.
+//! 1. **Tracked files with the same content** get the blocks and the times of the project's files.
+//!    The content does not change. If the filesystem cannot share blocks, they get only the times.
+//! 2. **Files that git ignores** come from the project: dependencies, build output, settings. So do
+//!    untracked files, if the caller wants them.
+//! 3. **All other tracked files** get a new time, if calve carried or shared anything. The
+//!    project's build output was made from the project's files. git may have written the worktree's
+//!    files before the project was built, so a build tool that compares times would take this
+//!    output as fresh.
+//! 4. **Files that name the project** by its absolute path get the worktree's path, if calve knows
+//!    their format. So a carried Python environment runs the worktree's code.
+//! 5. **git's index** records the files as they are then, so that `git status` need not read them.
 //!
-//! Nothing that exists is overwritten, but for the first and the fourth point. A second call finds nothing to do.
-//! If calve is killed, each file is whole, and the next call does the rest.
+//! calve overwrites no existing file except in the first and the fourth step. A second call finds
+//! nothing to do. If calve is killed, each file is whole, and the next call does the rest.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -64,8 +65,8 @@ impl FillOptions {
         self
     }
 
-    /// Of the files that git ignores, carries only those that the patterns in this file match. It has
-    /// gitignore's form, as a `.worktreeinclude` has. A relative path starts at the root of the
+    /// Carries only those ignored files that match the patterns in this file. The file has
+    /// gitignore's form, like a `.worktreeinclude`. A relative path starts at the root of the
     /// working tree that files are taken from.
     #[must_use]
     pub fn include_from(mut self, file: impl Into<PathBuf>) -> Self {
@@ -103,10 +104,11 @@ pub struct FillReport {
     /// Files that named the root of `from` by its absolute path, and whether they name the worktree
     /// now. Those that did so already are not among them.
     pub mentions: Vec<PathMention>,
-    /// How many entries of git's index record their files anew, so that git need not read them.
+    /// The number of entries of git's index that now record their files, so that git need not read
+    /// them.
     pub ready_index_entries: u64,
-    /// What git ignores in `from` but not in the worktree, and was therefore not carried. A directory stands for
-    /// all that is in it.
+    /// Files that git ignores in `from` but not in the worktree, so calve did not carry them. A
+    /// directory stands for everything in it.
     pub not_ignored: Vec<PathBuf>,
     /// Working trees inside `from` that were left out, relative to it.
     pub worktrees: Vec<PathBuf>,
@@ -114,14 +116,15 @@ pub struct FillReport {
     pub elapsed: Duration,
 }
 
-/// Readies a worktree of git that another tool made. It gets what the project has beside tracked
-/// files, and shares the blocks of those tracked files that are the same. No store is needed.
+/// Readies a worktree of git that another tool made. The worktree gets the files that the project
+/// has beside tracked files, and shares the blocks of tracked files that are the same. It needs no
+/// store.
 ///
-/// The worktree may be at another commit than the project, and may have changes. Nothing that
-/// exists in it gets another content, except files of Python environments and absolute links that
-/// name the project, see [`rewrite_paths`]. These folders are never carried: `.git`; calve's own `.calve`
+/// The worktree may be at another commit than the project, and may have changes. calve changes the
+/// content of no existing file, except files of Python environments and absolute links that name
+/// the project, see [`rewrite_paths`]. It never carries these folders: `.git`; calve's own `.calve`
 /// and jj's `.jj`; and working trees whose repository is elsewhere, such as other worktrees. calve
-/// reads a git index, but not one that is split: then no tracked file is shared.
+/// does not read a split git index: then it shares no tracked file.
 ///
 /// # Errors
 /// Those of [`FillPlan::new`] and [`FillPlan::run`].
@@ -133,7 +136,7 @@ pub fn fill(
     FillPlan::new(path, options, common)?.run(common)
 }
 
-/// What a [`fill`] will do. Nothing has changed yet.
+/// The plan of a [`fill`]. Nothing has changed yet.
 #[derive(Debug)]
 pub struct FillPlan {
     tree: Repository,
@@ -149,9 +152,10 @@ impl FillPlan {
     /// Looks at both working trees, and asks git what it ignores.
     ///
     /// # Errors
-    /// [`ErrorKind::SourceNotFound`] and [`ErrorKind::SourceNotADirectory`]: there is no folder at `path`,
-    /// or at the path to fill it from. [`ErrorKind::Git`]: one of them is not the root of a working tree, git does not
-    /// work with it, or git is not installed; or the repository is bare, and no tree to fill from was given.
+    /// [`ErrorKind::SourceNotFound`] and [`ErrorKind::SourceNotADirectory`]: there is no folder at
+    /// `path`, or at the path to fill it from. [`ErrorKind::Git`]: one of them is not the root of a
+    /// working tree, git does not work with it, or git is not installed; or the repository is bare,
+    /// and no tree to fill from was given.
     /// [`ErrorKind::Overlap`]: both are the same working tree. [`ErrorKind::Conflict`]: they are of two
     /// repositories. [`ErrorKind::InvalidPattern`]: the file of patterns cannot be read.
     pub fn new(
@@ -190,19 +194,20 @@ impl FillPlan {
         &self.from.root
     }
 
-    /// The files that will be carried, which the worktree does not have yet. Each of them is a copy
-    /// where the filesystem cannot share blocks ([`must_copy`](crate::must_copy)). calve looks at 20,000 entries at most.
+    /// The files that calve will carry, because the worktree does not have them yet. If the
+    /// filesystem cannot share blocks, each of them is a copy ([`must_copy`](crate::must_copy)).
+    /// calve looks at 20,000 entries at most.
     #[must_use]
     pub fn cost(&self) -> CopyCost {
         let paths = self.carried.iter().map(|path| Path::new(OsStr::from_bytes(path)));
         CopyCost::of_missing((&self.from.root, &self.tree.root), paths)
     }
 
-    /// Fills the worktree. A file that has changed since the plan was made is left as it is.
+    /// Fills the worktree. A file that has changed since the plan was made stays as it is.
     ///
     /// # Errors
-    /// Those of [`clone_tree`]: then the files that have arrived stay, each of them whole, and another
-    /// call does the rest.
+    /// Those of [`clone_tree`]: then the files that have arrived stay, each of them whole, and
+    /// another call does the rest.
     pub fn run(self, common: &StoreOptions) -> Result<FillReport, Error> {
         let Self { tree, from, start, since, mut compared, carried, not_ignored } = self;
         let operation = common.operation();
@@ -342,8 +347,8 @@ fn same(one: &Path, other: &Path) -> bool {
     }
 }
 
-/// Directories in `from` that calve never carries: the worktree itself, and the main working tree if
-/// that is inside of `from`.
+/// Directories in `from` that calve never carries: the worktree itself, and the main working tree
+/// if that is inside of `from`.
 fn other_roots(from: &Repository, root: &OwnedFd) -> Result<Vec<(u64, u64)>, Error> {
     let own = fs::fstat(root).context(Operation::Read, || &from.root)?;
     let mut roots = vec![Meta::of(&own).id()];
@@ -355,7 +360,7 @@ fn other_roots(from: &Repository, root: &OwnedFd) -> Result<Vec<(u64, u64)>, Err
     Ok(roots)
 }
 
-/// What is carried, and what is not because git does not ignore it in the worktree.
+/// The files to carry, and those that stay behind because git does not ignore them in the worktree.
 fn to_carry(
     tree: &Repository,
     from: &Repository,
@@ -391,8 +396,8 @@ fn to_carry(
     Ok((carried, others.iter().map(|path| path_from(path)).collect()))
 }
 
-/// Whether an entry can arrive at a path below `root`: nothing but directories is on the way there, and
-/// a directory, whose path ends in a slash, has nothing else in its place.
+/// Whether an entry can arrive at a path below `root`: everything above it is a directory, and if
+/// the entry is a directory (its path ends in a slash), nothing else is in its place.
 fn has_room(root: &Path, path: &[u8]) -> bool {
     let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(end, _)| end);
     for end in ends {

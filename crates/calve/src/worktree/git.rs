@@ -15,7 +15,7 @@ use crate::tree::pool::lock;
 /// The largest number of lost commits that an error names.
 const COMMITS_MOST: usize = 20;
 
-/// What git says of a worktree.
+/// The answer of git about a worktree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct GitStatus {
@@ -45,7 +45,7 @@ pub(super) enum Own {
     Copy,
 }
 
-/// What git would lose if the worktree were dropped.
+/// The work that a drop of the worktree would lose, according to git.
 pub(super) struct Loss {
     own: Own,
     project: Option<Repository>,
@@ -58,11 +58,12 @@ pub(super) struct Loss {
     /// `tags`, and then those of submodules.
     pub(super) commits: Vec<Commit>,
     submodules: Vec<LostModule>,
-    /// Why git could not say what a drop of the worktree would lose. Then the fields above are empty.
+    /// Why git could not tell what a drop of the worktree would lose. Then the fields above are
+    /// empty.
     pub(super) failure: Option<Failure>,
 }
 
-/// What would be lost of one submodule, if anything.
+/// The commits and the work that a drop would lose in one submodule.
 struct LostModule {
     held: Held,
     unheld: Result<Unheld, Failure>,
@@ -76,7 +77,7 @@ pub(super) struct KeptCommits {
 }
 
 impl Store {
-    /// What git says about each of `worktrees`, in their order. `None` for a worktree without a
+    /// The answer of git about each of `worktrees`, in their order. `None` for a worktree without a
     /// repository. Several threads ask at once. git changes nothing, not even its indexes.
     pub fn git_status(
         &self,
@@ -211,7 +212,7 @@ impl Worktree {
         Some(Loss { own, project, work, tips, tags, commits, submodules, failure })
     }
 
-    /// What git would lose of the worktree's submodules.
+    /// The work that a drop would lose in the worktree's submodules.
     fn lost_modules(
         &self,
         own: &Own,

@@ -48,9 +48,9 @@ pub(super) struct Relocate<'a> {
     pub(super) whose: Whose,
     /// The root that the files were translated to before, if they were.
     pub(super) before: Option<&'a [u8]>,
-    /// Where in the tree the file of a path is. `None` if the file is not to be translated.
+    /// The place of a path's file in the tree. `None` if calve must not translate the file.
     pub(super) at: &'a dyn Fn(&Path) -> Option<PathBuf>,
-    /// The digests of other files: what a snapshot has at a path, and what is there now.
+    /// The digests of a file in the snapshot and now, for other files.
     pub(super) others: &'a dyn Fn(&Path) -> Option<(Digest, Digest)>,
 }
 
@@ -127,7 +127,8 @@ impl Relocate<'_> {
             let file = fs::openat(&dir, last(temporary)?, NEW_FILE_FLAGS, mode)?;
             io::Write::write_all(&mut std::fs::File::from(file), &made)?;
             set_in_place(self.tree.root, temporary, &entry)?;
-            // A change meanwhile is not lost: the file stays, and is translated the next time.
+            // A change by somebody else is not lost: the file stays as it is, and calve translates
+            // it the next time.
             Ok(self.whose == Whose::Staged || self.tree.read(path)?.as_ref() == Some(&text))
         })
         .map(|replaced| replaced.then(|| (Digest::of(&text), Digest::of(&made))))
@@ -188,8 +189,8 @@ impl Relocate<'_> {
 }
 
 /// The files of a live tree that name a root and that calve knows to translate, and the few that it
-/// cannot translate and that speak for many others, such as `CMakeCache.txt`. The files may name the
-/// root by more spellings than are known; these are known afterwards.
+/// cannot translate and that speak for many others, such as `CMakeCache.txt`. The files may name
+/// the root by more spellings than are known; these are known afterwards.
 pub(super) fn find(tree: Tree<'_>, spellings: &mut Spellings) -> io::Result<Vec<PathMention>> {
     let (mut found, mut folders) = (Vec::new(), vec![PathBuf::new()]);
     while let Some(folder) = folders.pop() {
@@ -336,10 +337,11 @@ impl Worktree {
     }
 }
 
-/// Gives the files of a tree that was copied from `from` the tree's own path, where calve knows
-/// their format: Python environments, and absolute symbolic links. Files that git tracks, and files
-/// in other repositories below, stay as they are. Returns those files, and `CMakeCache.txt`, `.env`
-/// and `.envrc` that name `from`, and says which were rewritten. [`clone_with_own_paths`] does it before a clone appears.
+/// Gives the files of a tree that was copied from `from` the tree's own path, if calve knows their
+/// format: Python environments, and absolute symbolic links. Files that git tracks, and files in
+/// other repositories below, stay as they are. Returns all these files, and also `CMakeCache.txt`,
+/// `.env` and `.envrc` that name `from`; each says whether calve rewrote it.
+/// [`clone_with_own_paths`] does the same before a clone appears.
 ///
 /// # Errors
 /// Files could not be read or written. Each file is as it was, or rewritten as a whole.
@@ -369,13 +371,13 @@ fn rewrite(tree: Tree<'_>, from: &Path, to: &Path, whose: Whose) -> io::Result<V
     relocate.run(&found)
 }
 
-/// Clones a tree as [`clone_tree`](crate::clone_tree) does, and gives each clone its own path in the
-/// files that [`rewrite_paths`] rewrites. Returns these files for each destination. A clone appears
-/// when its files name it. In a merge, the files are rewritten after they arrived.
+/// Clones a tree as [`clone_tree`](crate::clone_tree) does, and gives each clone its own path in
+/// the files that [`rewrite_paths`] rewrites. Returns these files for each destination. A clone
+/// appears when its files name it. In a merge, the files are rewritten after they arrived.
 ///
 /// # Errors
-/// Those of [`clone_tree`](crate::clone_tree) and of [`rewrite_paths`]. No destination exists that did
-/// not before. After a merge, each file is as it arrived, or rewritten as a whole.
+/// Those of [`clone_tree`](crate::clone_tree) and of [`rewrite_paths`]. No destination exists that
+/// did not before. After a merge, each file is as it arrived, or rewritten as a whole.
 pub fn clone_with_own_paths<S: AsRef<Path>, D: AsRef<Path>>(
     source: S,
     destinations: &[D],
@@ -406,8 +408,8 @@ pub fn clone_with_own_paths<S: AsRef<Path>, D: AsRef<Path>>(
 }
 
 /// The files of a tree that name the tree's own root by its absolute path. calve looks at Python
-/// environments and at symbolic links. Of a project with a store, this also has the other files that
-/// named its root when the last snapshot read them.
+/// environments and at symbolic links. Of a project with a store, this also has the other files
+/// that named its root when the last snapshot read them.
 ///
 /// # Errors
 /// The tree, or its store, could not be read.

@@ -1,9 +1,9 @@
 //! Drops worktrees. A dropped worktree disappears at once; its files are deleted later.
 //!
-//! A drop must not lose work. If the worktree has a repository, git says what would be lost: commits
-//! that nothing else holds, and work that is neither committed nor in the base snapshot. If it has
-//! none, or git is not installed, every difference from the base snapshot would be lost. A drop by
-//! force keeps what would be lost: commits by references, and the tree for a while.
+//! A drop must not lose work. If the worktree has a repository, git says what would be lost:
+//! commits that nothing else holds, and work that is neither committed nor in the base snapshot. If
+//! it has none, or git is not installed, every difference from the base snapshot would be lost. A
+//! drop by force keeps what would be lost: commits by references, and the tree for a while.
 
 use std::collections::BTreeSet;
 use std::ffi::CString;
@@ -172,7 +172,8 @@ impl DroppedWorktree {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Room {
     OfDisk,
-    /// The disk is full. To name the contents of a worktree would take what the drop needs.
+    /// The disk is full. To name the contents of a worktree would take the room that the drop
+    /// needs.
     OfReserve,
 }
 
@@ -189,8 +190,8 @@ impl Worktree {
     ///   [`Error::details`] has the paths.
     /// * [`ErrorKind::CommitsOnlyHere`] if the worktree has commits that no branch, tag or other
     ///   reference of the project holds. [`Error::details`] has the commits.
-    /// * [`ErrorKind::Git`] if `git worktree lock` has locked the worktree, or if git cannot say which
-    ///   commits of a submodule would be lost.
+    /// * [`ErrorKind::Git`] if `git worktree lock` has locked the worktree, or if git cannot say
+    ///   which commits of a submodule would be lost.
     /// * [`ErrorKind::WorktreeMissing`] if something else is at its path.
     /// * [`ErrorKind::Overlap`] if other worktrees are inside it.
     pub fn drop(self, how: &DropOptions, options: &StoreOptions) -> Result<DroppedWorktree, Error> {
@@ -242,7 +243,8 @@ impl Worktree {
             }
             // There are no files to look at any more, and a reference can keep the commits.
             let (kept, branch) = self.keep_what_git_has(loss.as_ref(), how)?;
-            // Only the name goes. But another process may have made the folder again meanwhile.
+            // Only the name goes. But another process may have made the folder again in the
+            // meantime.
             let forgotten = self
                 .store
                 .registry()
@@ -283,7 +285,7 @@ impl Worktree {
             })
         };
         let (aside, beside) = (c_string(aside)?, c_string(beside)?);
-        // Where the worktree was moved to.
+        // The place to which the drop moved the worktree.
         let mut moved_to = None;
         let mut away = || {
             let in_store = match fs::renameat(&from, &name, &to, &aside) {
@@ -356,7 +358,7 @@ impl Worktree {
         }
     }
 
-    /// What the store remembers of a worktree that can be brought back: where its `HEAD` is now.
+    /// The row of a worktree that can be brought back. It records where its `HEAD` is now.
     fn row_to_keep(&self, loss: Option<&Loss>) -> WorktreeRow {
         let mut row = self.row.clone();
         let head = loss.and_then(|loss| loss.work.as_ref()?.head.clone());
@@ -378,7 +380,8 @@ impl Worktree {
         Ok((loss.keep(self)?, branch))
     }
 
-    /// Whether all that is not committed is in the base snapshot: it came with the project's, or was captured.
+    /// Whether the base snapshot has all uncommitted work: it came from the project, or somebody
+    /// captured it.
     fn is_in_the_base_snapshot(&self, work: &Work, operation: &Running) -> Result<bool, Error> {
         if work.is_cut || work.only_index_has_it {
             return Ok(false);

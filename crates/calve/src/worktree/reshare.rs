@@ -1,12 +1,12 @@
-//! Shares blocks again: files that a build, an install or a checkout wrote with bytes that another
-//! tree has already.
+//! Shares blocks again, if a build, an install or a checkout wrote a file with the bytes of a file
+//! in another tree.
 //!
-//! A file is looked at closely only if the filesystem says that a part of it is in no other file
-//! (FIEMAP), and if another file has its size. Then its content is hashed. The names of the store's
-//! mirrors are hashes, so that these are not read. Hashes only propose: the kernel compares the
-//! bytes itself while nobody can change them (`FIDEDUPERANGE`), and changes nothing else. Inode and
-//! times stay, so that indexes and builds stay fresh, and nothing here can lose content, whatever
-//! other processes do meanwhile.
+//! calve looks at a file closely only if the filesystem says that a part of it is in no other file
+//! (FIEMAP), and if another file has its size. Then calve hashes the content. The names of the
+//! store's mirrors are hashes, so calve need not read the mirrors. Hashes only propose: the kernel
+//! compares the bytes itself while nobody can change them (`FIDEDUPERANGE`), and changes nothing
+//! else. Inode and times stay, so indexes and builds stay fresh. No content can be lost here,
+//! whatever other processes do at the same time.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
@@ -48,7 +48,7 @@ impl ReshareOptions {
         Self::default()
     }
 
-    /// Whether nothing is shared, and only the report says what would be.
+    /// Shares nothing, and only reports what calve would share.
     #[must_use]
     pub fn dry_run(mut self, yes: bool) -> Self {
         self.dry_run = yes;
@@ -67,7 +67,7 @@ pub enum NotReshared {
     /// The filesystem refuses this file: it is a swap file, or only one of the two files has
     /// checksums (`chattr +C`).
     File,
-    /// The file was changed, replaced or removed meanwhile.
+    /// Another process changed, replaced or removed the file.
     Changed,
 }
 
@@ -127,9 +127,10 @@ impl Store {
     /// else needs the disk or the processor.
     ///
     /// Content, inode and times of all files stay as they are, so that `git status`, builds and
-    /// [`Worktree::status`] read nothing again. Other processes may change, switch or drop the trees meanwhile.
-    /// calve keeps about 150 bytes of memory for each file of which a part is shared with nobody, and
-    /// for each file of the store and the project that has the size of one of these.
+    /// [`Worktree::status`] read nothing again. Other processes may change, switch or drop the
+    /// trees meanwhile. calve keeps about 150 bytes of memory for each file of which a part is
+    /// shared with nobody, and for each file of the store and the project that has the size of one
+    /// of these.
     ///
     /// # Errors
     /// [`ErrorKind::WorktreeMissing`]; a directory could not be read; the disk fails or is full.
@@ -213,7 +214,7 @@ struct Candidate {
     unshared: u64,
 }
 
-/// What the threads of a visit look for.
+/// The data of a visit, for its threads.
 struct Looker<'a> {
     roles: Vec<Role>,
     /// The sizes of files that are of interest; `None` if all are.
@@ -274,7 +275,7 @@ impl Visitor<Seen> for Looker<'_> {
 /// How much of a file's content is on the disk and in no other file.
 fn unshared_bytes(file: &OwnedFd) -> io::Result<u64> {
     let mut sum = 0_u64;
-    // What is not written yet has no place, and is written at the second look.
+    // Content that is not written yet has no place on the disk. The second look flushes it first.
     for flush in [false, true] {
         sum = 0;
         let mut is_everywhere = true;
@@ -298,8 +299,9 @@ fn unshared_bytes(file: &OwnedFd) -> io::Result<u64> {
 struct Reshare<'a> {
     roots: Vec<OwnedFd>,
     trees: &'a [Tree],
-    /// For each tree, whether the kernel said that no file shares with the files in it: for a target,
-    /// because its filesystem cannot; for another tree, because it is on another filesystem.
+    /// For each tree, whether the kernel said that no file shares with the files in it: for a
+    /// target, because its filesystem cannot; for another tree, because it is on another
+    /// filesystem.
     apart: Vec<AtomicBool>,
     dry_run: bool,
     running: &'a Running,
@@ -445,7 +447,7 @@ impl Reshare<'_> {
         self.trees[file.tree].path.join(&file.path)
     }
 
-    /// `ESTALE` if the file was replaced or has another size meanwhile.
+    /// Fails with `ESTALE` if the file was replaced or has another size by now.
     fn open(&self, file: &Candidate) -> io::Result<(OwnedFd, Meta)> {
         let dir = at::open_parent(&self.roots[file.tree], &file.path)?;
         let opened = fs::openat(&dir, at::last(&file.path)?, SOURCE_FLAGS, Mode::empty())?;
@@ -550,7 +552,7 @@ impl Reshare<'_> {
     }
 }
 
-/// The hash that a mirror's path stands for.
+/// The hash in the path of a mirror.
 fn mirror_hash(path: &Path) -> Option<BlobId> {
     from_hex(&path.to_str()?.replace('/', "")).map(BlobId::from_bytes)
 }

@@ -28,9 +28,9 @@ use crate::tree::filter::IgnoreChain;
 use crate::tree::git_index;
 use crate::tree::read::read_rules;
 
-/// Which differences [`Worktree::status_of`](super::Worktree::status_of) and
-/// [`Worktree::diff_of`](super::Worktree::diff_of) report; built by value. The default is all of
-/// them.
+/// The differences that [`Worktree::status_of`](super::Worktree::status_of) and
+/// [`Worktree::diff_of`](super::Worktree::diff_of) report; built by value. By default they report
+/// all.
 #[derive(Debug, Clone, Default)]
 pub struct ChangeScope {
     gitignore: bool,

@@ -140,21 +140,22 @@ impl StartOptions {
         self
     }
 
-    /// Lets a start that would have to read at least `least_bytes` bytes publish the worktrees before
-    /// any content is read, in the time of a clone: the first start of a project, or one after much
-    /// changed. By default the contents are read first.
+    /// Lets a start that would have to read at least `least_bytes` bytes publish the worktrees
+    /// before any content is read, in the time of a clone: the first start of a project, or one
+    /// after much changed. By default the contents are read first.
     ///
     /// Such worktrees have no base snapshot ([`StartReport::snapshot`]) until their contents are
     /// named. [`Store::name_contents`] does that, and so does every operation that needs the base;
-    /// the library starts no process of its own. The base is what was cloned, whatever happens
-    /// to the project and the worktrees meanwhile; but a file that is changed in the project *and* in
-    /// every one of the worktrees before its content is read has no base any more. Then the project's
-    /// file is the base, or nothing, and the worktrees show a change. No tree loses anything.
+    /// the library starts no process of its own. The base is what was cloned, whatever happens to
+    /// the project and the worktrees meanwhile; but a file that is changed in the project *and* in
+    /// every one of the worktrees before its content is read has no base any more. Then the
+    /// project's file is the base, or nothing, and the worktrees show a change. No tree loses
+    /// anything.
     ///
     /// calve reads first all the same if that is needed for the same result: for a project with
-    /// worktrees inside it, files that must be rewritten in each worktree (Python
-    /// environments), databases in use, or `.calveignore`; where not every file can be reflinked;
-    /// with [`StartOptions::from`] and [`StartOptions::base`]; and if names come or go in the project
+    /// worktrees inside it, files that must be rewritten in each worktree (Python environments),
+    /// databases in use, or `.calveignore`; where not every file can be reflinked; with
+    /// [`StartOptions::from`] and [`StartOptions::base`]; and if names come or go in the project
     /// meanwhile. Files that name the project's root in another way are not in
     /// [`StartedWorktree::mentions`] then.
     #[must_use]
@@ -171,11 +172,11 @@ impl StartOptions {
         self
     }
 
-    /// Whether copies are allowed. With [`Reflink::Always`] calve tries a clone from the project into
-    /// the store, and from the store into the folder of the worktrees. If one of them is refused,
-    /// [`Store::start`] fails with [`ErrorKind::ReflinkRefused`] before it makes anything. A single
-    /// file that the system refuses later is copied, and the report counts it. [`Reflink::Never`]
-    /// means the same as [`Reflink::Auto`].
+    /// Whether copies are allowed. With [`Reflink::Always`] calve tries a clone from the project
+    /// into the store, and from the store into the folder of the worktrees. If one of them is
+    /// refused, [`Store::start`] fails with [`ErrorKind::ReflinkRefused`] before it makes anything.
+    /// A single file that the system refuses later is copied, and the report counts it.
+    /// [`Reflink::Never`] means the same as [`Reflink::Auto`].
     #[must_use]
     pub fn reflink(mut self, reflink: Reflink) -> Self {
         self.reflink = reflink;
@@ -690,8 +691,8 @@ impl Store {
         Ok(Some((vec![stage], vec![place.snapshot_report()])))
     }
 
-    /// Makes each tree as a snapshot of the ready tree, which is a subvolume with the tree. `None` if
-    /// there is no ready tree, or if it cannot be used for one of the places.
+    /// Makes each tree as a snapshot of the ready tree, which is a subvolume with the tree. `None`
+    /// if there is no ready tree, or if it cannot be used for one of the places.
     fn by_ready_tree(
         &self,
         id: SnapshotId,
@@ -718,8 +719,8 @@ impl Store {
                     Err(_) => return Ok(None),
                 },
             };
-            // Since we looked at the seal, another process may have begun to remove the ready tree or
-            // to write to it.
+            // Since we looked at the seal, another process may have begun to remove the ready tree
+            // or to write to it.
             let still = self.sealed_ready_tree(id).and_then(|now| fs::fstat(now).ok());
             if still.map(|now| Meta::of(&now).id())
                 != fs::fstat(&ready).ok().map(|was| Meta::of(&was).id())
@@ -813,7 +814,7 @@ pub(crate) struct Place {
     name: CString,
     /// The mode of the empty directory that is at the path and will be replaced.
     empty: Option<fs::Mode>,
-    /// What is done here, for messages.
+    /// The operation, for messages.
     operation: Operation,
 }
 

@@ -19,7 +19,7 @@ pub(super) struct Submodules<'a> {
     pub(super) operation: &'a Running,
 }
 
-/// What a file `.git` leads to.
+/// The repository that a file `.git` names.
 pub(super) enum Connected {
     /// Something that is not of calve's making.
     NotOne,

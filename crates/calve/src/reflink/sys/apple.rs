@@ -1,6 +1,8 @@
-//! macOS, iOS and their kin: `fclonefileat` (clonefile(2)), which makes the file that it fills.
+//! macOS, iOS and their relatives: `fclonefileat` (clonefile(2)), which creates the clone's file
+//! itself.
 //!
-//! There is no call that clones into an open file, and none for a part of a file; those two say `ENOTSUP`.
+//! No call clones into an open file, and none clones a part of a file. The functions for these fail
+//! with `ENOTSUP`.
 
 #![expect(unsafe_code, reason = "mkfifoat, which rustix does not have here")]
 
@@ -18,11 +20,12 @@ use super::super::verdict::Verdict;
 /// Cloning makes the file itself, by [`clone_at`].
 pub(crate) const CLONE_MAKES_THE_FILE: bool = true;
 
-/// errno → verdict, for `fclonefileat` and for `link(2)`; the causes are those that clonefile(2) and link(2)
-/// give, unless another is named.
+/// errno → verdict, for `fclonefileat` and for `link(2)`. The causes are from clonefile(2) and
+/// link(2), unless another source is named.
 ///
-/// `EINVAL` is a source that is no kind of file that can be cloned (moby's `copy_darwin.go` copies then, too).
-/// `EEXIST` is an answer for whoever chose the name, never a reason to write to what is there.
+/// `EINVAL` means that the source is not a kind of file that can be cloned (moby's `copy_darwin.go`
+/// copies then, too). `EEXIST` is for the caller who chose the name; calve never writes to the
+/// existing file.
 pub(crate) const TABLE: &[(i32, Verdict)] = &[
     (libc::ENOTSUP, Verdict::Filesystem),
     // Another number than ENOTSUP here; network filesystems pass it on.
@@ -47,15 +50,17 @@ pub(crate) const TABLE: &[(i32, Verdict)] = &[
     (libc::ENAMETOOLONG, Verdict::Fatal),
 ];
 
-/// Clones the open file `source` to the new file `name` in `dest_dir`. All or nothing; what already has that
-/// name, a symbolic link included, is `EEXIST`.
+/// Clones the open file `source` to the new file `name` in `dest_dir`, as a whole or not at all. If
+/// anything has this name already, even a symbolic link, the call fails with `EEXIST`.
 ///
-/// The clone brings the source's mode (without setuid and setgid), times, flags and extended attributes,
-/// `com.apple.quarantine` among them; and its owner, for a privileged caller. ACLs come from the directory
-/// and not from the source: that would take `CLONE_ACL`. All by clonefile(2).
+/// The clone has the source's mode (without setuid and setgid), times, flags and extended
+/// attributes, including `com.apple.quarantine`; for a privileged caller also the owner. ACLs come
+/// from the directory and not from the source: that would need `CLONE_ACL`. All this is in
+/// clonefile(2).
 ///
-/// `CLONE_NOFOLLOW`, because flags of 0 follow symbolic links. It was made for the source, which is open
-/// already here; coreutils found that it holds for the destination's name, too.
+/// The flag `CLONE_NOFOLLOW` is needed because without flags the call follows symbolic links. The
+/// flag is meant for the source, which is open here; coreutils found that it also covers the
+/// destination's name.
 pub(crate) fn clone_at(source: impl AsFd, dest_dir: impl AsFd, name: &CStr) -> io::Result<()> {
     Ok(fs::fclonefileat(source, dest_dir, name, CloneFlags::NOFOLLOW)?)
 }
@@ -76,8 +81,9 @@ pub(crate) fn clone_range(
     Err(Errno::NOTSUP.into())
 }
 
-/// Makes the FIFO `name` in `dir`: mkfifoat(2), which macOS has since version 13. It is looked up when it is
-/// called, since a program that names it does not start on an older system; there it is `ENOSYS`.
+/// Makes the FIFO `name` in `dir` with mkfifoat(2), which macOS has since version 13. calve looks
+/// the function up at run time, because a program that links to it does not start on an older
+/// system. There this fails with `ENOSYS`.
 pub(crate) fn make_fifo(dir: impl AsFd, name: &CStr, mode: Mode) -> rustix::io::Result<()> {
     type Mkfifoat = unsafe extern "C" fn(c_int, *const c_char, libc::mode_t) -> c_int;
     // SAFETY: the name is terminated; the handle is the one that stands for every loaded image.
@@ -85,7 +91,7 @@ pub(crate) fn make_fifo(dir: impl AsFd, name: &CStr, mode: Mode) -> rustix::io::
     if symbol.is_null() {
         return Err(Errno::NOSYS);
     }
-    // SAFETY: the system's only symbol of this name is the function of <sys/stat.h>, whose type this is.
+    // SAFETY: the only symbol with this name is the function of <sys/stat.h>, which has this type.
     let mkfifoat = unsafe { mem::transmute::<*mut c_void, Mkfifoat>(symbol) };
     // SAFETY: the descriptor is borrowed for the length of the call, and the name is terminated.
     if unsafe { mkfifoat(dir.as_fd().as_raw_fd(), name.as_ptr(), mode.as_raw_mode()) } == 0 {
@@ -95,7 +101,7 @@ pub(crate) fn make_fifo(dir: impl AsFd, name: &CStr, mode: Mode) -> rustix::io::
     Err(Errno::from_raw_os_error(unsafe { *libc::__error() }))
 }
 
-/// The name of the filesystem `path` is on (`apfs`, `hfs`, `smbfs`, …): `f_fstypename` of statfs(2).
+/// The name of the filesystem of `path` (`apfs`, `hfs`, `smbfs`, …): `f_fstypename` of statfs(2).
 pub(crate) fn filesystem_name(path: &Path) -> Option<String> {
     name_from(&fs::statfs(path).ok()?.f_fstypename)
 }

@@ -1,4 +1,5 @@
-//! Linux: `ioctl_ficlone(2)`, `ioctl_ficlonerange(2)`, and btrfs' snapshot ioctls (`linux/btrfs.h`).
+//! Linux: `ioctl_ficlone(2)`, `ioctl_ficlonerange(2)`, and btrfs' snapshot ioctls
+//! (`linux/btrfs.h`).
 
 #![expect(unsafe_code, reason = "ioctls and calls that rustix does not wrap, and unshare(2)")]
 
@@ -17,14 +18,15 @@ use super::super::meta::{self, Attrs, Created, Meta};
 use super::super::verdict::Verdict;
 use super::{Extent, Overwrites, Place};
 
-/// Cloning fills a file that the caller made; but in the build that tests the other way (`scripts/test --clone-at`).
+/// A clone fills a file that the caller made. Only the build that tests the other way differs
+/// (`scripts/test --clone-at`).
 pub(crate) const CLONE_MAKES_THE_FILE: bool = cfg!(calve_clone_at);
 
 /// errno → verdict, for the clone ioctls, for `link(2)` and for snapshots.
 ///
 /// `EINVAL` is mostly about one file: a NOCOW or checksum flag that differs, `RLIMIT_FSIZE`
-/// (fs/remap_range.c). `ENOTTY` is a filesystem or kernel that does not know the call. `EIO` is a writeback
-/// that failed: copying could read stale or zero bytes and succeed.
+/// (fs/remap_range.c). `ENOTTY` means that the filesystem or the kernel does not know the call.
+/// `EIO` is a failed writeback: a copy could read stale or zero bytes and succeed.
 pub(crate) const TABLE: &[(i32, Verdict)] = &[
     (libc::EOPNOTSUPP, Verdict::Filesystem),
     (libc::ENOTTY, Verdict::Filesystem),
@@ -47,11 +49,11 @@ pub(crate) const TABLE: &[(i32, Verdict)] = &[
     (libc::EISDIR, Verdict::Fatal),
 ];
 
-/// Clones the whole of `source` into `dest`, which must be new and empty: onto a longer file the clone of a
-/// block-aligned source succeeds and keeps the old tail.
+/// Clones the whole of `source` into `dest`, which must be new and empty. (A clone of a
+/// block-aligned source onto a longer file succeeds and keeps the old tail.)
 ///
-/// Where btrfs refuses because one of the two is NOCOW (`chattr +C`, inherited from a directory), the flag
-/// of the still empty `dest` is made to match and the clone is asked for again.
+/// btrfs refuses if only one of the two is NOCOW (`chattr +C`, inherited from a directory). Then
+/// this sets the flag of the still empty `dest` to that of the source, and tries again.
 pub(crate) fn clone_file(source: impl AsFd, dest: impl AsFd) -> io::Result<()> {
     let (source, dest) = (source.as_fd(), dest.as_fd());
     #[cfg(calve_check)]
@@ -66,8 +68,9 @@ pub(crate) fn clone_file(source: impl AsFd, dest: impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Clones the open file `source` to the new file `name` in `dir`, with its metadata, all or nothing: what macOS has in the place of
-/// [`clone_file`], made of that. Only the build with [`CLONE_MAKES_THE_FILE`] clones so.
+/// Clones the open file `source` to the new file `name` in `dir`, with its metadata, as a whole or
+/// not at all. It imitates the call of macOS by means of [`clone_file`]. Only the build with
+/// [`CLONE_MAKES_THE_FILE`] uses it.
 pub(crate) fn clone_at(source: impl AsFd, dir: impl AsFd, name: &CStr) -> io::Result<()> {
     let (source, dir) = (source.as_fd(), dir.as_fd());
     let new = fs::openat(dir, name, NEW_FILE_FLAGS, Mode::RUSR | Mode::WUSR)?;
@@ -79,7 +82,7 @@ pub(crate) fn clone_at(source: impl AsFd, dir: impl AsFd, name: &CStr) -> io::Re
         let attrs = Attrs::read(source)?;
         match meta::apply(&new, &wanted, attrs.as_deref(), created, None)?.is_empty() {
             true => Ok(()),
-            // No clone of macOS is without attributes of its source: then this one is refused.
+            // A clone of macOS always has the attributes of its source, so this clone is refused.
             false => Err(Errno::INVAL.into()),
         }
     };
@@ -88,7 +91,7 @@ pub(crate) fn clone_at(source: impl AsFd, dir: impl AsFd, name: &CStr) -> io::Re
     })
 }
 
-/// Whether the NOCOW flags differed and are now the same.
+/// Makes the NOCOW flags equal. Returns whether they differed before and are equal now.
 fn match_nocow(source: impl AsFd, dest: impl AsFd) -> bool {
     let (Ok(wanted), Ok(flags)) = (fs::ioctl_getflags(source), fs::ioctl_getflags(&dest)) else {
         return false;
@@ -99,8 +102,9 @@ fn match_nocow(source: impl AsFd, dest: impl AsFd) -> bool {
     fs::ioctl_setflags(dest, (flags - IFlags::NOCOW) | (wanted & IFlags::NOCOW)).is_ok()
 }
 
-/// Clones `length` bytes (0: to the end) from `source_offset` of `source` to `dest_offset` of `dest`.
-/// All three must be multiples of the filesystem's block size, but for a length that ends at the source's end.
+/// Clones `length` bytes (0: to the end) from `source_offset` of `source` to `dest_offset` of
+/// `dest`. All three must be multiples of the filesystem's block size, except a length that ends at
+/// the source's end.
 pub(crate) fn clone_range(
     source: impl AsFd,
     source_offset: u64,
@@ -114,7 +118,8 @@ pub(crate) fn clone_range(
         src_length: length,
         dest_offset,
     };
-    // The constant's type is that of the C library's ioctl, which differs; its value fits either.
+    // The type of the constant is that of the C library's ioctl, which differs between libraries.
+    // Its value fits both.
     #[cfg_attr(
         target_env = "gnu",
         expect(
@@ -123,22 +128,22 @@ pub(crate) fn clone_range(
         )
     )]
     const OPCODE: Opcode = libc::FICLONERANGE as Opcode;
-    // SAFETY: FICLONERANGE reads one `file_clone_range`, and this is one; the source's fd is borrowed for
-    // the length of the call.
+    // SAFETY: FICLONERANGE reads one `file_clone_range`, and this is one; the source's fd is
+    // borrowed for the length of the call.
     unsafe {
         let call = ioctl::Setter::<OPCODE, _>::new(range);
         Ok(ioctl::ioctl(dest.as_fd(), call)?)
     }
 }
 
-/// Gives the calling thread a file mode creation mask of its own, 0, so that modes arrive exactly without a
-/// `chmod` for each file, and without touching the mask of the process. `false` where the kernel refuses
-/// (a seccomp filter may).
+/// Gives the calling thread its own file mode creation mask, 0. So modes arrive exactly, without a
+/// `chmod` for each file, and the mask of the process stays as it is. Returns `false` if the kernel
+/// refuses (a seccomp filter may).
 ///
-/// Only for threads of the crate's own: the thread's working directory is its own from here on, too.
+/// Only for threads of the crate's own: from here on the thread also has its own working directory.
 pub(crate) fn private_umask() -> bool {
-    // SAFETY: `unshare_unsafe` is unsafe for FILES, which would give the thread its own table of file
-    // descriptors; FS unshares only the umask, the root and the working directory.
+    // SAFETY: `unshare_unsafe` is unsafe for FILES, which would give the thread its own table of
+    // file descriptors; FS unshares only the umask, the root and the working directory.
     let unshared = unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::FS) };
     if unshared.is_ok() {
         rustix::process::umask(rustix::fs::Mode::empty());
@@ -156,18 +161,18 @@ pub(crate) fn lowest_priority() {
     let _ = unsafe { libc::syscall(libc::SYS_ioprio_set, OF_A_THREAD, 0, IDLE) };
 }
 
-/// [`lowest_priority`], where a thread can have a priority of its own.
+/// Like [`lowest_priority`], for one thread, on systems where a thread can have its own priority.
 pub(crate) fn lowest_thread_priority() {
     lowest_priority();
 }
 
 const XFS: u32 = 0x5846_5342;
 const BTRFS: u32 = 0x9123_683e;
-/// And of ext2 and ext3.
+/// ext2 and ext3 have the same number.
 const EXT4: u32 = 0xef53;
 const TMPFS: u32 = 0x0102_1994;
 
-/// The name of the filesystem `path` is on, by the magic numbers of statfs(2).
+/// The name of the filesystem of `path`, by the magic numbers of statfs(2).
 pub(crate) fn filesystem_name(path: &Path) -> Option<String> {
     let magic = fs::statfs(path).ok()?.f_type;
     let name = match u32::try_from(magic).unwrap_or(0) {
@@ -193,15 +198,16 @@ pub(crate) fn filesystem_name(path: &Path) -> Option<String> {
     Some(name.to_owned())
 }
 
-/// Whether a clone's size must be checked: ZFS 2.2 reported short clones as success (openzfs/zfs#15728).
+/// Whether calve must check a clone's size: ZFS 2.2 reported short clones as success
+/// (openzfs/zfs#15728).
 pub(crate) fn clones_may_be_short(dir: impl AsFd) -> bool {
     fs::fstatfs(dir).is_ok_and(|stat| u32::try_from(stat.f_type) == Ok(0x2fc1_2fc1))
 }
 
-/// How many extents are asked for at once.
+/// The number of extents that one call asks for.
 const EXTENTS: u32 = 64;
 
-/// A file in more pieces than this is as well read.
+/// If a file has more pieces than this, reading it is no slower.
 const MOST_PIECES: usize = 1 << 16;
 
 /// `struct fiemap` with its extents, `linux/fiemap.h`.
@@ -227,12 +233,13 @@ struct FiemapExtent {
     reserved_too: [u32; 3],
 }
 
-/// `struct fiemap` without extents, which is what the number of the call is made of.
+/// `struct fiemap` without extents. The number of the call contains its size.
 const FIEMAP: Opcode = ioctl::opcode::read_write::<[u64; 4]>(b'f', 11);
 
-/// Where the filesystem puts an overwrite of `file`. btrfs uses new blocks unless the file is NOCOW. XFS uses new blocks for blocks that
-/// are shared or unwritten, and its log puts them into the file after the new times (`xfs_reflink_end_cow` and
-/// `xfs_iomap_write_unwritten`, fs/xfs). Any other filesystem writes in place, or calve does not know.
+/// Where the filesystem writes an overwrite of `file`. btrfs uses new blocks unless the file is
+/// NOCOW. XFS uses new blocks in place of shared or unwritten ones, and its log puts them into the
+/// file after the new times (`xfs_reflink_end_cow` and `xfs_iomap_write_unwritten`, fs/xfs). Any
+/// other filesystem writes in place, or calve does not know.
 pub(crate) fn overwrites(file: impl AsFd) -> io::Result<Overwrites> {
     Ok(match u32::try_from(fs::fstatfs(&file)?.f_type) {
         Ok(BTRFS) if !fs::ioctl_getflags(file)?.contains(IFlags::NOCOW) => Overwrites::NewBlocks,
@@ -241,23 +248,23 @@ pub(crate) fn overwrites(file: impl AsFd) -> io::Result<Overwrites> {
     })
 }
 
-/// Whether it is known, on the filesystem of `file`, who could write to one of its files.
+/// Whether calve can know, on the filesystem of `file`, which processes could write to a file.
 ///
-/// Not so where another filesystem lies below (overlayfs maps the file of that one, so the overlay's
-/// inode does not know of the mapping), nor where other machines write (NFS).
+/// It cannot if another filesystem is below (overlayfs maps the file of that one, so the overlay's
+/// inode does not know of the mapping), or if other machines write (NFS).
 pub(crate) fn writers_are_known(file: impl AsFd) -> io::Result<bool> {
     let kind = u32::try_from(fs::fstatfs(file)?.f_type).unwrap_or(0);
     Ok(matches!(kind, BTRFS | XFS | EXT4 | TMPFS))
 }
 
-/// Whether nobody has `file`, which was opened for reading, open for writing. `false` also where the
-/// system does not say: the file is another user's, or leases are off.
+/// Whether no process has `file`, which was opened for reading, open for writing. Also `false` if
+/// the system does not say: the file belongs to another user, or leases are off.
 ///
-/// A *read lease* (`F_SETLEASE`, fcntl(2)) is granted only while nobody has the file open for
-/// writing. A shared mapping counts, since it keeps the file open that it was made of. The lease is
-/// given back at once. Should another process open the file in between, it waits for that moment
-/// (with `O_NONBLOCK` it gets `EWOULDBLOCK`), and this process gets a signal. That would be `SIGIO`,
-/// which ends a process; so `SIGURG` is asked for, which is ignored by default.
+/// The kernel grants a *read lease* (`F_SETLEASE`, fcntl(2)) only while nobody has the file open
+/// for writing. A shared mapping counts, because it keeps its file open. calve gives the lease back
+/// at once. If another process opens the file in between, it waits for that moment (with
+/// `O_NONBLOCK` it gets `EWOULDBLOCK`), and this process gets a signal. By default that is `SIGIO`,
+/// which ends a process. So calve asks for `SIGURG`, which is ignored by default.
 pub(crate) fn nobody_writes(file: impl AsFd) -> bool {
     /// `F_SETSIG`, which libc does not name everywhere.
     const SET_SIGNAL: libc::c_int = 10;
@@ -270,15 +277,15 @@ pub(crate) fn nobody_writes(file: impl AsFd) -> bool {
         && call(libc::F_SETLEASE, libc::F_UNLCK)
 }
 
-/// Waits for a write that is under way, and writes back what is dirty, after which the first store
-/// to each mapped page faults and sets the times. Whether that is so on this filesystem: tmpfs
-/// writes nothing back, and never protects a page again that was written to.
+/// Waits for a write in progress, and writes dirty pages back. After that, the first store to each
+/// mapped page faults and sets the times. Returns whether that holds on this filesystem: tmpfs
+/// writes nothing back, and never protects a page again after a write.
 pub(crate) fn write_back(file: impl AsFd) -> bool {
     let kind = fs::fstatfs(&file).ok().and_then(|stat| u32::try_from(stat.f_type).ok());
     if !matches!(kind, Some(BTRFS | XFS | EXT4)) {
         return false;
     }
-    // It takes the inode's lock, which a buffered write holds until all of it is in memory.
+    // This takes the inode's lock, which a buffered write holds until all of it is in memory.
     let _ = fs::seek(&file, fs::SeekFrom::Hole(0));
     let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE
         | libc::SYNC_FILE_RANGE_WRITE
@@ -287,18 +294,20 @@ pub(crate) fn write_back(file: impl AsFd) -> bool {
     unsafe { libc::sync_file_range(file.as_fd().as_raw_fd(), 0, 0, flags) == 0 }
 }
 
-/// Gives `each` the pieces of a file, in the order of their offsets, until it answers `false`. Holes are no pieces. `flush`: what is
-/// not written yet is written first; without it such a piece is [`Place::Nowhere`].
+/// Calls `each` with the pieces of a file, in the order of their offsets, until it returns `false`.
+/// Holes are no pieces. With `flush`, unwritten content is written first; without it, such a piece
+/// is [`Place::Nowhere`].
 pub(crate) fn extents(
     file: impl AsFd,
     flush: bool,
     mut each: impl FnMut(Extent) -> bool,
 ) -> io::Result<()> {
     const LAST: u32 = 1;
-    /// No place yet, or none that the system knows: `UNKNOWN`, `DELALLOC`.
+    /// Flags of a piece that has no place yet, or none that the system knows: `UNKNOWN`,
+    /// `DELALLOC`.
     const NOWHERE: u32 = 0x2 | 0x4;
     const ENCODED: u32 = 0x8;
-    /// In the metadata: `DATA_INLINE`, `DATA_TAIL`.
+    /// Flags of a piece that is in the metadata: `DATA_INLINE`, `DATA_TAIL`.
     const INLINE: u32 = 0x200 | 0x400;
     const UNWRITTEN: u32 = 0x800;
     const SHARED: u32 = 0x2000;
@@ -315,7 +324,8 @@ pub(crate) fn extents(
             reserved: 0,
             extents: [FiemapExtent::default(); EXTENTS as usize],
         };
-        // SAFETY: FS_IOC_FIEMAP reads a `fiemap`, and writes to it and to at most `count` extents behind it; this is both.
+        // SAFETY: FS_IOC_FIEMAP reads a `fiemap`, and writes to it and to at most `count` extents
+        // behind it; this is both.
         unsafe {
             let call = ioctl::Updater::<FIEMAP, _>::new(&mut map);
             ioctl::ioctl(file.as_fd(), call)?;
@@ -347,13 +357,14 @@ pub(crate) fn extents(
     }
 }
 
-/// Where a file has its content, as `(offset, place, length)` in bytes: no piece if it has nothing but holes. `None` if a part of it is
-/// not shared, or it is in too many pieces.
+/// The places of a file's content, as `(offset, place, length)` in bytes. There are none if the
+/// file consists of holes. `None` if a part of the file is not shared, or if it has too many
+/// pieces.
 pub(crate) fn shared_blocks(file: impl AsFd) -> io::Result<Option<Vec<(u64, u64, u64)>>> {
     let mut blocks: Vec<(u64, u64, u64)> = Vec::new();
     let mut is_shared = true;
     extents(file, false, |extent| {
-        // What is unwritten reads as zeros, as does the hole that a clone has there.
+        // An unwritten range reads as zeros. So does the hole that a clone has there.
         if extent.is_unwritten {
             return true;
         }
@@ -398,11 +409,12 @@ struct DedupeRange {
     reserved_too: u32,
 }
 
-/// Without the info, which is what the number of the call is made of.
+/// The struct without the info. The number of the call contains its size.
 const DEDUPE: Opcode = ioctl::opcode::read_write::<[u64; 3]>(0x94, 54);
 
-/// Lets `dest` share the blocks of `source` from `offset` on, if both have the same bytes there, which the kernel compares while
-/// nobody can change them. Inode and times stay. Returns how many bytes it was, 0 if they differ.
+/// Lets `dest` share the blocks of `source` from `offset` on, if both have the same bytes there.
+/// The kernel compares the bytes while nobody can change them. Inode and times stay. Returns the
+/// number of shared bytes, 0 if the bytes differ.
 pub(crate) fn dedupe(
     source: impl AsFd,
     dest: impl AsFd,
@@ -420,8 +432,8 @@ pub(crate) fn dedupe(
         status: 0,
         reserved_too: 0,
     };
-    // SAFETY: FIDEDUPERANGE reads a `file_dedupe_range` and `count` infos behind it, and writes to the infos; this is both, and the
-    // descriptor in it is borrowed for the length of the call.
+    // SAFETY: FIDEDUPERANGE reads a `file_dedupe_range` and `count` infos behind it, and writes to
+    // the infos; this is both, and the descriptor in it is borrowed for the length of the call.
     unsafe {
         let call = ioctl::Updater::<DEDUPE, _>::new(&mut range);
         ioctl::ioctl(source.as_fd(), call)?;
@@ -434,7 +446,8 @@ pub(crate) fn dedupe(
     }
 }
 
-/// Whether `dir` has the flag by which single directories ignore case (`chattr +F`: ext4, f2fs, tmpfs).
+/// Whether `dir` has the flag that makes a single directory ignore case (`chattr +F`: ext4, f2fs,
+/// tmpfs).
 pub(crate) fn ignores_case(dir: impl AsFd) -> bool {
     /// `FS_CASEFOLD_FL`, which rustix does not name.
     const CASEFOLD: IFlags = IFlags::from_bits_retain(0x4000_0000);
@@ -473,8 +486,8 @@ pub(crate) fn snapshot(source: impl AsFd, parent: impl AsFd, name: &CStr) -> io:
     args.name.get_mut(..bytes.len()).ok_or(Errno::NAMETOOLONG)?.copy_from_slice(bytes);
     #[cfg(calve_check)]
     let looked_at = crate::check::Subvolume::look();
-    // SAFETY: BTRFS_IOC_SNAP_CREATE_V2 reads one `btrfs_ioctl_vol_args_v2`, and this is one; its name is
-    // terminated, since no name of a directory entry has 4040 bytes.
+    // SAFETY: BTRFS_IOC_SNAP_CREATE_V2 reads one `btrfs_ioctl_vol_args_v2`, and this is one; its
+    // name is terminated, since no name of a directory entry has 4040 bytes.
     unsafe {
         let call = ioctl::Setter::<{ ioctl::opcode::write::<VolArgsV2>(0x94, 23) }, _>::new(args);
         ioctl::ioctl(parent.as_fd(), call)?;
@@ -503,18 +516,20 @@ impl VolArgs {
 /// Makes the empty, writable subvolume `name` in `parent`.
 pub(crate) fn create_subvolume(parent: impl AsFd, name: &CStr) -> io::Result<()> {
     let args = VolArgs::named(name)?;
-    // SAFETY: BTRFS_IOC_SUBVOL_CREATE reads one `btrfs_ioctl_vol_args`, and this is one; its name is terminated.
+    // SAFETY: BTRFS_IOC_SUBVOL_CREATE reads one `btrfs_ioctl_vol_args`, and this is one; its name
+    // is terminated.
     unsafe {
         let call = ioctl::Setter::<{ ioctl::opcode::write::<VolArgs>(0x94, 14) }, _>::new(args);
         Ok(ioctl::ioctl(parent.as_fd(), call)?)
     }
 }
 
-/// Deletes the subvolume `name` in `parent`, with all that is in it but other subvolumes, which make it fail. Who is not root
-/// needs the mount option `user_subvol_rm_allowed`.
+/// Deletes the subvolume `name` in `parent`, with everything in it. Fails if it contains other
+/// subvolumes. Users other than root need the mount option `user_subvol_rm_allowed`.
 pub(crate) fn delete_subvolume(parent: impl AsFd, name: &CStr) -> io::Result<()> {
     let args = VolArgs::named(name)?;
-    // SAFETY: BTRFS_IOC_SNAP_DESTROY reads one `btrfs_ioctl_vol_args`, and this is one; its name is terminated.
+    // SAFETY: BTRFS_IOC_SNAP_DESTROY reads one `btrfs_ioctl_vol_args`, and this is one; its name is
+    // terminated.
     unsafe {
         let call = ioctl::Setter::<{ ioctl::opcode::write::<VolArgs>(0x94, 15) }, _>::new(args);
         Ok(ioctl::ioctl(parent.as_fd(), call)?)
@@ -549,7 +564,7 @@ struct SubvolumeInfo {
     reserved: [u64; 8],
 }
 
-/// What btrfs knows of the subvolume that `dir` is in.
+/// The information that btrfs has about the subvolume of `dir`.
 fn subvolume_info(dir: impl AsFd) -> io::Result<SubvolumeInfo> {
     let mut info = SubvolumeInfo {
         treeid: 0,
@@ -566,7 +581,8 @@ fn subvolume_info(dir: impl AsFd) -> io::Result<SubvolumeInfo> {
         times: [SubvolumeTime::default(); 4],
         reserved: [0; 8],
     };
-    // SAFETY: BTRFS_IOC_GET_SUBVOL_INFO writes one `btrfs_ioctl_get_subvol_info_args`, which may hold any bytes.
+    // SAFETY: BTRFS_IOC_GET_SUBVOL_INFO writes one `btrfs_ioctl_get_subvol_info_args`, which may
+    // hold any bytes.
     unsafe {
         let call =
             ioctl::Updater::<{ ioctl::opcode::read::<SubvolumeInfo>(0x94, 60) }, _>::new(&mut info);
@@ -575,15 +591,16 @@ fn subvolume_info(dir: impl AsFd) -> io::Result<SubvolumeInfo> {
     Ok(info)
 }
 
-/// The transaction in which something inside the subvolume that `dir` is in was last changed (`ctransid`), be it not yet committed;
-/// making a snapshot of it does not count. What `write(2)` wrote counts only once it is on its way to the disk: after a flush, or after
-/// a snapshot (docs/design/ready.md).
+/// The transaction of the last change inside the subvolume of `dir` (`ctransid`), even if it is not
+/// committed yet. Making a snapshot of the subvolume is no change. Bytes of `write(2)` count only
+/// when they are on their way to the disk: after a flush, or after a snapshot
+/// (docs/design/ready.md).
 pub(crate) fn last_change(dir: impl AsFd) -> io::Result<u64> {
     Ok(subvolume_info(dir)?.ctransid)
 }
 
-/// When the subvolume that `dir` is in was made as a snapshot of another one (`otime`), in seconds and
-/// nanoseconds; `None` if it is no snapshot.
+/// The time at which the subvolume of `dir` was made as a snapshot of another one (`otime`), in
+/// seconds and nanoseconds. `None` if it is no snapshot.
 pub(crate) fn snapshot_made(dir: impl AsFd) -> io::Result<Option<(i64, i64)>> {
     let info = subvolume_info(dir)?;
     let [_, parent, _] = info.uuids;
@@ -601,12 +618,13 @@ struct RootRefArgs {
     align: [u8; 7],
 }
 
-/// Whether the subvolume that `dir` is in holds other subvolumes. A snapshot would leave empty folders in
+/// Whether the subvolume of `dir` contains other subvolumes. A snapshot would have empty folders in
 /// their places.
 pub(crate) fn has_nested_subvolumes(dir: impl AsFd) -> io::Result<bool> {
     let mut args =
         RootRefArgs { min_treeid: 0, rootref: [[0; 2]; 255], num_items: 0, align: [0; 7] };
-    // SAFETY: BTRFS_IOC_GET_SUBVOL_ROOTREF reads and writes one `btrfs_ioctl_get_subvol_rootref_args`.
+    // SAFETY: BTRFS_IOC_GET_SUBVOL_ROOTREF reads and writes one
+    // `btrfs_ioctl_get_subvol_rootref_args`.
     let result = unsafe {
         let call = ioctl::Updater::<{ ioctl::opcode::read_write::<RootRefArgs>(0x94, 61) }, _>::new(
             &mut args,
@@ -615,7 +633,7 @@ pub(crate) fn has_nested_subvolumes(dir: impl AsFd) -> io::Result<bool> {
     };
     match result {
         Ok(()) => Ok(args.num_items > 0),
-        // More than one call's worth of them.
+        // There are more of them than one call can return.
         Err(Errno::OVERFLOW) => Ok(true),
         Err(errno) => Err(errno.into()),
     }

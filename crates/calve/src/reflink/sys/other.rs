@@ -1,4 +1,5 @@
-//! The other Unixes: nothing is cloned here, so everything says `EOPNOTSUPP` and the caller copies.
+//! Other Unix systems, on which calve cannot clone: each call fails with `EOPNOTSUPP`, and the
+//! caller copies.
 
 use std::ffi::CStr;
 use std::io;
@@ -9,13 +10,13 @@ use rustix::io::Errno;
 
 use super::super::verdict::Verdict;
 
-/// Cloning would fill a file that the caller made.
+/// A clone would fill a file that the caller made.
 pub(crate) const CLONE_MAKES_THE_FILE: bool = false;
 
 /// errno → verdict, for the calls below and for link(2), by POSIX.
 pub(crate) const TABLE: &[(i32, Verdict)] = &[
     (libc::EOPNOTSUPP, Verdict::Filesystem),
-    // The same number as EOPNOTSUPP on most of them, not on all.
+    // ENOTSUP is the same number as EOPNOTSUPP on most of these systems, but not on all.
     (libc::ENOTSUP, Verdict::Filesystem),
     (libc::ENOSYS, Verdict::Filesystem),
     (libc::EXDEV, Verdict::Filesystem),
@@ -52,7 +53,8 @@ pub(crate) fn clone_range(
     Err(Errno::OPNOTSUPP.into())
 }
 
-/// The name of the filesystem `path` is on (`zfs`, `ufs`, …): `f_fstypename` of FreeBSD's statfs(2).
+/// The name of the filesystem `path` is on (`zfs`, `ufs`, …): `f_fstypename` of FreeBSD's
+/// statfs(2).
 #[cfg(any(target_os = "freebsd", target_os = "dragonfly"))]
 pub(crate) fn filesystem_name(path: &Path) -> Option<String> {
     let field = rustix::fs::statfs(path).ok()?.f_fstypename;
@@ -61,7 +63,7 @@ pub(crate) fn filesystem_name(path: &Path) -> Option<String> {
     String::from_utf8(bytes).ok().filter(|name| !name.is_empty())
 }
 
-/// Not asked for here: every system keeps the name elsewhere, and it is only shown.
+/// calve does not ask: each system keeps the name in another place, and calve only displays it.
 #[cfg(not(any(target_os = "freebsd", target_os = "dragonfly")))]
 pub(crate) fn filesystem_name(_path: &Path) -> Option<String> {
     None

@@ -1,4 +1,4 @@
-//! What only Linux has, as the other Unixes answer for it.
+//! Answers of the other Unix systems for features that only Linux has.
 
 use std::ffi::CStr;
 use std::io;
@@ -13,12 +13,12 @@ pub(crate) fn private_umask() -> bool {
     false
 }
 
-/// Cloning is all or nothing, where there is any.
+/// A clone on these systems is whole or fails.
 pub(crate) fn clones_may_be_short(_dir: impl AsFd) -> bool {
     false
 }
 
-/// Nothing is known of this system's filesystems.
+/// calve knows nothing about this system's filesystems.
 pub(crate) fn overwrites(_file: impl AsFd) -> io::Result<Overwrites> {
     Ok(Overwrites::MaybeInPlace)
 }
@@ -42,7 +42,7 @@ pub(crate) fn never_shares(_file: impl AsFd) -> bool {
     false
 }
 
-/// Two files that exist cannot be made to share.
+/// No call lets two existing files share blocks.
 pub(crate) fn dedupe(
     _source: impl AsFd,
     _dest: impl AsFd,
@@ -55,7 +55,7 @@ pub(crate) fn dedupe(
 /// Priorities belong to the whole process.
 pub(crate) fn lowest_thread_priority() {}
 
-/// Nor of who has a file open.
+/// calve does not know who has a file open.
 pub(crate) fn writers_are_known(_file: impl AsFd) -> io::Result<bool> {
     Ok(false)
 }
@@ -70,12 +70,12 @@ pub(crate) fn write_back(_file: impl AsFd) -> bool {
     false
 }
 
-/// All directories of a filesystem are alike.
+/// All directories of a filesystem treat case in the same way.
 pub(crate) fn ignores_case(_dir: impl AsFd) -> bool {
     false
 }
 
-/// There is no btrfs, so nothing is a subvolume and none can be snapshotted.
+/// There is no btrfs, so there are no subvolumes, and no snapshots of them.
 pub(crate) fn is_subvolume(_dir: impl AsFd, _ino: u64) -> bool {
     false
 }
@@ -95,17 +95,17 @@ pub(crate) fn create_subvolume(_parent: impl AsFd, _name: &CStr) -> io::Result<(
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// The lowest priority for the processors; there is no portable call about the disk.
+/// Gives the thread the lowest priority for the processors. No portable call covers the disk.
 pub(crate) fn lowest_priority() {
     let _ = rustix::process::nice(19);
 }
 
-/// Nor to delete.
+/// There are no subvolumes to delete.
 pub(crate) fn delete_subvolume(_parent: impl AsFd, _name: &CStr) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// Nor to ask.
+/// There are no subvolumes to ask about.
 pub(crate) fn last_change(_dir: impl AsFd) -> io::Result<u64> {
     Err(io::ErrorKind::Unsupported.into())
 }

@@ -1,4 +1,4 @@
-//! What all Unix systems share.
+//! Calls that all Unix systems have.
 
 #![expect(unsafe_code, reason = "close(2) of a descriptor whose errors matter")]
 
@@ -7,11 +7,11 @@ use std::os::fd::{IntoRawFd, OwnedFd};
 
 use rustix::io::Errno;
 
-/// Closes a file that bytes were written to: NFS and quotas tell only now that they were lost, close(2).
+/// Closes a file after writing to it. NFS and quotas report lost bytes only now, see close(2).
 pub(crate) fn close_written(file: OwnedFd) -> io::Result<()> {
     // SAFETY: the descriptor is ours alone, and is given up to the call whether it fails or not.
     match unsafe { rustix::io::try_close(file.into_raw_fd()) } {
-        // It is closed all the same.
+        // The file is closed in this case, too.
         Ok(()) | Err(Errno::INTR) => Ok(()),
         Err(errno) => Err(errno.into()),
     }

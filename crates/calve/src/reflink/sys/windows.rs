@@ -1,16 +1,18 @@
-//! Windows: `FSCTL_DUPLICATE_EXTENTS_TO_FILE`, "block cloning", which ReFS has (a Dev Drive is ReFS).
+//! Windows: `FSCTL_DUPLICATE_EXTENTS_TO_FILE`, "block cloning", which ReFS has (a Dev Drive is
+//! ReFS).
 //!
-//! What the filesystem wants (Block Cloning, Windows App Development; MS-FSCC 2.3.7, 2.3.8):
+//! The filesystem needs (Block Cloning, Windows App Development; MS-FSCC 2.3.7, 2.3.8):
 //!
-//! * both files on one volume that says `FILE_SUPPORTS_BLOCK_REFCOUNTING`;
-//! * ranges that start and end on a cluster (4 KiB or 64 KiB), except that the last one may reach past the
-//!   end of the file, up to its cluster's end (microsoft/CopyOnWrite, libuv/libuv#5228);
+//! * both files on one volume, which reports `FILE_SUPPORTS_BLOCK_REFCOUNTING`;
+//! * ranges that start and end on a cluster (4 KiB or 64 KiB); the last range may reach past the
+//!   end of the file, up to the end of its cluster (microsoft/CopyOnWrite, libuv/libuv#5228);
 //! * less than 4 GiB in one call;
-//! * a destination that is already as long as what it is given, that is sparse if the source is, and whose
-//!   integrity stream is on or off as the source's;
-//! * at most 8175 references to a cluster: `ERROR_BLOCK_TOO_MANY_REFERENCES` (microsoft/CopyOnWrite#1).
+//! * a destination that is already long enough, that is sparse if the source is sparse, and that
+//!   has its integrity stream on or off like the source;
+//! * at most 8175 references to a cluster: `ERROR_BLOCK_TOO_MANY_REFERENCES`
+//!   (microsoft/CopyOnWrite#1).
 //!
-//! And one source at a time, see [`lock_source`].
+//! It also needs one source at a time, see [`lock_source`].
 
 #![expect(
     unsafe_code,
@@ -57,9 +59,9 @@ use super::super::verdict::Verdict;
 
 /// Error code → verdict, for the calls below and for `CreateHardLinkW`.
 ///
-/// `ERROR_NOT_SUPPORTED` and `ERROR_NOT_SAME_DEVICE` are what [`clone_file`] itself says of a volume, and of a
-/// pair of volumes, that cannot clone; `ERROR_INVALID_FUNCTION` is `STATUS_INVALID_DEVICE_REQUEST`, from a
-/// filesystem that does not know the call (MS-FSCC 2.3.8).
+/// [`clone_file`] itself returns `ERROR_NOT_SUPPORTED` for a volume, and `ERROR_NOT_SAME_DEVICE`
+/// for a pair of volumes, that cannot clone. `ERROR_INVALID_FUNCTION` is
+/// `STATUS_INVALID_DEVICE_REQUEST`, from a filesystem that does not know the call (MS-FSCC 2.3.8).
 pub(crate) const TABLE: &[(i32, Verdict)] = &[
     (ERROR_NOT_SUPPORTED.cast_signed(), Verdict::Filesystem),
     (ERROR_INVALID_FUNCTION.cast_signed(), Verdict::Filesystem),
@@ -90,14 +92,15 @@ pub(crate) const TABLE: &[(i32, Verdict)] = &[
     (ERROR_NO_SYSTEM_RESOURCES.cast_signed(), Verdict::Fatal),
 ];
 
-/// What one call clones at most. It must be less than 4 GiB, and is a multiple of every cluster size.
+/// The most bytes that one call clones. It must be less than 4 GiB, and a multiple of every cluster
+/// size.
 const CHUNK_BYTES: u64 = 1 << 30;
 
-/// Clones the whole of `source` into `dest`, which must be new and empty and open for reading and writing
-/// (`FSCTL_SET_INTEGRITY_INFORMATION` wants both rights).
+/// Clones the whole of `source` into `dest`, which must be new, empty, and open for reading and
+/// writing (`FSCTL_SET_INTEGRITY_INFORMATION` needs both rights).
 ///
-/// On error `dest` may be partly filled, and is the caller's to delete. Alternate data streams, times and
-/// attributes do not come along.
+/// After an error `dest` may be partly filled, and the caller must delete it. Alternate data
+/// streams, times and attributes do not come along.
 pub(crate) fn clone_file(source: &File, dest: &File) -> io::Result<()> {
     let plan = Plan::new(source, dest)?;
     let length = plan.source_length;
@@ -105,8 +108,8 @@ pub(crate) fn clone_file(source: &File, dest: &File) -> io::Result<()> {
         return Ok(());
     }
     plan.match_integrity(dest);
-    // Sparse first, even where the source is not: else `set_len` may allocate the whole size, only for the
-    // clone to give it back (microsoft/CopyOnWrite#14).
+    // Make it sparse first, even if the source is not sparse. Otherwise `set_len` may allocate the
+    // whole size, and the clone then gives it back (microsoft/CopyOnWrite#14).
     set_sparse(dest, true)?;
     dest.set_len(length)?;
     plan.duplicate(source, 0, dest, 0, round_up(length, plan.cluster_bytes))?;
@@ -114,16 +117,18 @@ pub(crate) fn clone_file(source: &File, dest: &File) -> io::Result<()> {
         dest.set_len(length)?;
     }
     if !plan.source_is_sparse {
-        // It only decides how later holes are kept, so a refusal is no reason to give the clone up. It takes
-        // the buffer with the flag: without one the code means "sparse" (microsoft/CopyOnWrite#17).
+        // This only decides how the file keeps later holes, so calve ignores a refusal. The call
+        // needs the buffer with the flag: without a buffer the code means "sparse"
+        // (microsoft/CopyOnWrite#17).
         let _ = set_sparse(dest, false);
     }
     Ok(())
 }
 
-/// Clones `length` bytes (0: to the end) from `source_offset` of `source` to `dest_offset` of `dest`, which
-/// grows if it is too short. All three must be multiples of the cluster size, but for a length that ends
-/// at the source's end and at or beyond the destination's.
+/// Clones `length` bytes (0: to the end) from `source_offset` of `source` to `dest_offset` of
+/// `dest`. `dest` grows if it is too short. All three numbers must be multiples of the cluster
+/// size, with one exception: the range may end at the source's end if it reaches the destination's
+/// end or goes beyond.
 pub(crate) fn clone_range(
     source: &File,
     source_offset: u64,
@@ -171,7 +176,7 @@ pub(crate) fn filesystem_name(path: &Path) -> Option<String> {
     Some(Volume::of(&file).ok()?.filesystem_name).filter(|name| !name.is_empty())
 }
 
-/// Which file an open one is, and how many names it has.
+/// Identifies an open file, and has the number of its names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Identity {
     pub(crate) id: FileId,
@@ -181,7 +186,7 @@ pub(crate) struct Identity {
 /// The volume and the file's id on it.
 pub(crate) type FileId = (u64, [u8; 16]);
 
-/// Which file or directory `file` is.
+/// The identity of the file or directory `file`.
 pub(crate) fn identity(file: &File) -> io::Result<Identity> {
     let mut found = BY_HANDLE_FILE_INFORMATION::default();
     // SAFETY: the handle is borrowed from `file` for the length of the call, which writes one
@@ -204,7 +209,8 @@ pub(crate) fn identity(file: &File) -> io::Result<Identity> {
     Ok(Identity { id, links: found.nNumberOfLinks })
 }
 
-/// Renames a file, a link or a directory to a name that must be free, on the same volume. `std::fs::rename` replaces.
+/// Renames a file, a link or a directory to a free name on the same volume. (`std::fs::rename`
+/// would replace.)
 pub(crate) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     let (from, to) = (wide(from)?, wide(to)?);
     // SAFETY: both are terminated by a zero, and live for the length of the call.
@@ -212,7 +218,8 @@ pub(crate) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     if done == 0 { Err(last_error()) } else { Ok(()) }
 }
 
-/// The path for a call: absolute and terminated. It may be long only if it is verbatim (`\\?\…`), as trees' paths are.
+/// A path for a call: absolute and terminated. It may be long only if it is verbatim (`\\?\…`), as
+/// the paths of trees are.
 fn wide(path: &Path) -> io::Result<Vec<u16>> {
     let mut units: Vec<u16> = std::path::absolute(path)?.as_os_str().encode_wide().collect();
     if units.contains(&0) {
@@ -222,7 +229,7 @@ fn wide(path: &Path) -> io::Result<Vec<u16>> {
     Ok(units)
 }
 
-/// What is known of a pair before anything is changed.
+/// The facts about a pair of files, before anything changes.
 struct Plan {
     source_id: FILE_ID_INFO,
     source_length: u64,
@@ -232,8 +239,8 @@ struct Plan {
 }
 
 impl Plan {
-    /// `ERROR_NOT_SUPPORTED` where the volume cannot clone, after a single call; `ERROR_NOT_SAME_DEVICE` where
-    /// the two are on different ones.
+    /// Fails with `ERROR_NOT_SUPPORTED` after a single call if the volume cannot clone, and with
+    /// `ERROR_NOT_SAME_DEVICE` if the files are on two volumes.
     fn new(source: &File, dest: &File) -> io::Result<Self> {
         if !Volume::of(source)?.clones_blocks {
             return Err(os_error(ERROR_NOT_SUPPORTED));
@@ -257,8 +264,9 @@ impl Plan {
         })
     }
 
-    /// Gives `dest` the checksums of the source, which works while it is empty. Where it does not work
-    /// (cargo-bins/reflink-copy saw Dev Drives refuse it) the clone may still, and says so itself if not.
+    /// Gives `dest` the checksum setting of the source, which works while `dest` is empty. If that
+    /// fails (cargo-bins/reflink-copy saw Dev Drives refuse it), the clone may still work, and
+    /// otherwise reports the problem itself.
     fn match_integrity(&self, dest: &File) {
         let wanted = (self.integrity.ChecksumAlgorithm, self.integrity.Flags);
         if integrity(dest).is_ok_and(|found| (found.ChecksumAlgorithm, found.Flags) == wanted) {
@@ -293,8 +301,8 @@ impl Plan {
                 TargetFileOffset: signed(dest_offset + done)?,
                 ByteCount: signed(bytes)?,
             };
-            // SAFETY: the code reads one DUPLICATE_EXTENTS_DATA and writes nothing to memory; the handle in
-            // it is borrowed from `source`, which outlives the call.
+            // SAFETY: the code reads one DUPLICATE_EXTENTS_DATA and writes nothing to memory; the
+            // handle in it is borrowed from `source`, which outlives the call.
             unsafe {
                 control::<_, ()>(dest, FSCTL_DUPLICATE_EXTENTS_TO_FILE, Some(&request), None)
             }
@@ -304,9 +312,10 @@ impl Plan {
     }
 }
 
-/// On a volume that says it clones, `STATUS_NOT_SUPPORTED` is about the two files: their ranges overlap, only
-/// the source is sparse, or it has become shorter (MS-FSCC 2.3.8). So that it is not taken for the volume's
-/// answer it becomes `ERROR_INVALID_PARAMETER`, which is of the files as well.
+/// On a volume that can clone, `STATUS_NOT_SUPPORTED` is about the two files: their ranges overlap,
+/// only the source is sparse, or it has become shorter (MS-FSCC 2.3.8). calve must not take it for
+/// an answer about the volume. So it becomes `ERROR_INVALID_PARAMETER`, which is about the files as
+/// well.
 fn about_this_file(error: io::Error) -> io::Error {
     if error.raw_os_error() == Some(ERROR_NOT_SUPPORTED.cast_signed()) {
         return os_error(ERROR_INVALID_PARAMETER);
@@ -314,14 +323,15 @@ fn about_this_file(error: io::Error) -> io::Error {
     error
 }
 
-/// Held while a file is cloned from. When a source is not yet flushed and is cloned to several files at once,
-/// success is reported and a destination is all zeros (microsoft/CopyOnWrite#12), and the *source* has been
-/// seen to be zeroed, too (pnpm/pnpm#7186, pnpm/reflink#2).
+/// A lock that a thread holds while it clones a file. If a source is not yet flushed and several
+/// threads clone it at once, the call reports success and a destination is all zeros
+/// (microsoft/CopyOnWrite#12). Even the *source* has been seen to be zeroed (pnpm/pnpm#7186,
+/// pnpm/reflink#2).
 ///
-/// This serialises the threads of this process. Against other processes there is only
+/// The lock covers the threads of this process. Against other processes there is only
 /// [`reopen_unbuffered`].
 ///
-/// A lock is chosen by volume and file id, and may be shared by several files; nobody holds two.
+/// Volume and file id choose the lock, so several files may share one. No thread holds two.
 fn lock_source(id: &FILE_ID_INFO) -> MutexGuard<'static, ()> {
     static LOCKS: [Mutex<()>; 64] = [const { Mutex::new(()) }; 64];
     let mut hasher = DefaultHasher::new();
@@ -331,8 +341,9 @@ fn lock_source(id: &FILE_ID_INFO) -> MutexGuard<'static, ()> {
     LOCKS[usize::from(index) % LOCKS.len()].lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Another handle to the file of `source`, one that goes around the cache. This makes the filesystem flush
-/// what is cached, which is the known way out of the bug that [`lock_source`] tells of (pnpm/reflink#2).
+/// Another handle to the file of `source`, which bypasses the cache. It makes the filesystem flush
+/// cached bytes. That is the known workaround for the bug that [`lock_source`] describes
+/// (pnpm/reflink#2).
 fn reopen_unbuffered(source: &File) -> io::Result<File> {
     // SAFETY: the handle is borrowed from `source` for the length of the call.
     let handle = unsafe {
@@ -350,7 +361,7 @@ fn reopen_unbuffered(source: &File) -> io::Result<File> {
     Ok(File::from(unsafe { OwnedHandle::from_raw_handle(handle) }))
 }
 
-/// What a volume says of itself.
+/// The properties of a volume.
 struct Volume {
     filesystem_name: String,
     clones_blocks: bool,
@@ -361,8 +372,9 @@ impl Volume {
     fn of(file: &File) -> io::Result<Self> {
         let mut name = [0_u16; MAX_PATH as usize + 1];
         let mut flags = 0;
-        // SAFETY: the handle is borrowed from `file` for the length of the call; `flags` and `name` are
-        // written to, the latter for at most the length that is given; null is "not wanted" for the others.
+        // SAFETY: the handle is borrowed from `file` for the length of the call; `flags` and `name`
+        // are written to, the latter for at most the length that is given; null is "not wanted" for
+        // the others.
         let done = unsafe {
             GetVolumeInformationByHandleW(
                 file.as_raw_handle(),
@@ -389,8 +401,8 @@ impl Volume {
 /// The volume's serial number and the file's id in it.
 fn file_id(file: &File) -> io::Result<FILE_ID_INFO> {
     let mut id = FILE_ID_INFO::default();
-    // SAFETY: the handle is borrowed from `file` for the length of the call, and FileIdInfo writes one
-    // FILE_ID_INFO, which is what it is given.
+    // SAFETY: the handle is borrowed from `file` for the length of the call, and FileIdInfo writes
+    // one FILE_ID_INFO, which is what it is given.
     let done = unsafe {
         GetFileInformationByHandleEx(
             file.as_raw_handle(),
@@ -405,22 +417,25 @@ fn file_id(file: &File) -> io::Result<FILE_ID_INFO> {
 /// The checksums of `file`, and the cluster size of its volume.
 fn integrity(file: &File) -> io::Result<FSCTL_GET_INTEGRITY_INFORMATION_BUFFER> {
     let mut answer = FSCTL_GET_INTEGRITY_INFORMATION_BUFFER::default();
-    // SAFETY: the code reads nothing and writes one FSCTL_GET_INTEGRITY_INFORMATION_BUFFER, made of integers.
+    // SAFETY: the code reads nothing and writes one FSCTL_GET_INTEGRITY_INFORMATION_BUFFER, made of
+    // integers.
     unsafe { control::<(), _>(file, FSCTL_GET_INTEGRITY_INFORMATION, None, Some(&mut answer)) }?;
     Ok(answer)
 }
 
-/// Whether what is not written becomes a hole.
+/// Sets whether unwritten ranges become holes.
 pub(crate) fn set_sparse(file: &File, sparse: bool) -> io::Result<()> {
     let request = FILE_SET_SPARSE_BUFFER { SetSparse: sparse };
     // SAFETY: the code reads one FILE_SET_SPARSE_BUFFER and writes nothing.
     unsafe { control::<_, ()>(file, FSCTL_SET_SPARSE, Some(&request), None) }
 }
 
-/// `DeviceIoControl`, waiting for its end: `std` opens files for synchronous use.
+/// `DeviceIoControl`. It waits for the end of the operation, because `std` opens files for
+/// synchronous use.
 ///
 /// # Safety
-/// `code` must read at most one `I`, write at most one `O`, and whatever it writes must be a valid `O`.
+/// `code` must read at most one `I`, write at most one `O`, and whatever it writes must be a valid
+/// `O`.
 unsafe fn control<I, O>(
     file: &File,
     code: u32,
@@ -432,8 +447,8 @@ unsafe fn control<I, O>(
     let (output, output_bytes) =
         output.map_or((ptr::null_mut(), 0), |output| (ptr::from_mut(output), size_of_u32::<O>()));
     let mut returned_bytes = 0;
-    // SAFETY: the handle and both buffers are borrowed for the length of the call, and are given with their
-    // sizes; the rest is this function's own contract.
+    // SAFETY: the handle and both buffers are borrowed for the length of the call, and are given
+    // with their sizes; the rest is this function's own contract.
     let done = unsafe {
         DeviceIoControl(
             file.as_raw_handle(),
@@ -476,7 +491,8 @@ const fn size_of_u32<T>() -> u32 {
 /// `length` up to the end of its last cluster; `cluster_bytes` is a power of two.
 const fn round_up(length: u64, cluster_bytes: u64) -> u64 {
     let mask = cluster_bytes - 1;
-    // Not `(length + mask) & !mask`, which overflows for a length that no file has but a caller may give.
+    // Not `(length + mask) & !mask`, which overflows for a length that no file has but that a
+    // caller may give.
     if length & mask == 0 { length } else { (length | mask).saturating_add(1) }
 }
 
@@ -581,7 +597,8 @@ mod tests {
         (File::open(folder.join("source")).unwrap(), options.open(folder.join("dest")).unwrap())
     }
 
-    /// On a volume that clones, every size must be cloned; on another one nothing may have been touched.
+    /// On a volume that can clone, a file of every size must be cloned. On another one, nothing may
+    /// change.
     #[test]
     fn a_volume_that_says_it_clones_does_and_another_one_is_told_apart() {
         for length in [0, 1, 4095, 4096, 4097, 70_000, 3_000_000] {

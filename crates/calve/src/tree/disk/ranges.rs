@@ -64,15 +64,15 @@ pub(super) struct Record {
     files: u8,
     /// Whether the filesystem says that two files have it.
     is_shared: bool,
-    /// A compressed piece. It begins at `start`; `length` is what it is when it is read, and so the
-    /// most that it can take.
+    /// A compressed piece. It begins at `start`. `length` is the uncompressed length, so the piece
+    /// takes at most that.
     encoded: bool,
     /// Whether a file of no tree is known to have it.
     elsewhere: bool,
 }
 
 impl Record {
-    /// Where one file has a piece.
+    /// A piece of one file.
     pub(super) fn new(start: u64, length: u64, owners: OwnersId, is_shared: bool) -> Self {
         Self { start, length, owners, files: 1, is_shared, encoded: false, elsewhere: false }
     }
@@ -128,7 +128,7 @@ impl Ranges {
         let mut out: Vec<Record> = Vec::with_capacity(self.0.len() + records.len() / 8);
         let mut old = mem::take(&mut self.0).into_iter().peekable();
         let mut new = records.drain(..).peekable();
-        // Pieces of what was split, which come before anything that is still in a list.
+        // Pieces of split ranges. They come before any range that is still in a list.
         let mut split: BinaryHeap<Reverse<Record>> = BinaryHeap::new();
         let mut next = |split: &mut BinaryHeap<Reverse<Record>>| {
             let heads = [old.peek().copied(), new.peek().copied(), split.peek().map(|it| it.0)];
@@ -218,7 +218,8 @@ impl Ranges {
 mod tests {
     use super::*;
 
-    /// Ranges as `(start, length, tree)`, all shared, and what is found of them: how much of whom.
+    /// Shared ranges as `(start, length, tree)`, and the expected result: how many bytes which
+    /// trees have.
     type Row = (&'static [(u64, u64, usize)], &'static [(&'static [usize], bool, u64)]);
 
     #[test]
@@ -230,7 +231,7 @@ mod tests {
             (&[(0, 8, 1), (0, 8, 2)], &[(&[1, 2], false, 8)]),
             (&[(0, 8, 1), (0, 8, 1)], &[(&[1], false, 8)]),
             (&[(0, 8, 1), (8, 8, 1)], &[(&[1], true, 16)]),
-            // One in the middle of the other.
+            // One range is in the middle of the other.
             (&[(0, 12, 1), (4, 4, 2)], &[(&[1], true, 8), (&[1, 2], false, 4)]),
             // They overlap.
             (&[(0, 8, 1), (4, 8, 2)], &[(&[1], true, 4), (&[2], true, 4), (&[1, 2], false, 4)]),
@@ -319,7 +320,7 @@ mod tests {
         ranges.add(&mut records, &mut owners);
         let sums = ranges.sums(&owners);
         assert_eq!(sums.len(), 1);
-        // The last one has no neighbour, so it is what it could be at most.
+        // The last one has no neighbour, so it counts with its greatest possible length.
         assert_eq!((sums[0].bytes, &sums[0].trees[..]), (40 + 10 + 10 + 128, &[1, 2][..]));
     }
 }

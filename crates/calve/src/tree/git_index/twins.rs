@@ -1,10 +1,10 @@
 //! Finds the tracked files that have the same content in two working trees, and records in the
 //! second tree's index what those files have become.
 //!
-//! Both indexes name the content of each file by its id. If the ids are equal, and each index vouches
-//! for its file (see [`rule`](super::rule)), the files are twins, and calve reads neither. If one of
-//! the indexes does not vouch, calve compares the bytes. So it does, too, if the two trees have
-//! different `.gitattributes` files: then one blob may be checked out in two ways.
+//! Both indexes name the content of each file by its id. If the ids are equal, and each index
+//! vouches for its file (see [`rule`](super::rule)), the files are twins, and calve reads neither.
+//! If one of the indexes does not vouch, calve compares the bytes. So it does, too, if the two
+//! trees have different `.gitattributes` files: then one blob may be checked out in two ways.
 
 use std::collections::HashMap;
 use std::ffi::{CString, OsStr};
@@ -267,8 +267,8 @@ fn set_time(
 }
 
 impl Comparison {
-    /// Gives each twin that is still the same file the time that it has in the first tree. Returns how
-    /// many had another time.
+    /// Gives each twin that is still the same file the time that it has in the first tree. Returns
+    /// how many had another time.
     pub(crate) fn give_times(&self, root: &OwnedFd) -> u64 {
         let mut count = 0;
         for (path, twin) in &self.twins {
@@ -287,7 +287,8 @@ impl Comparison {
             if let Some(vouched) = other.vouched {
                 other.renewed = set_time(root, path, None, |found| found.is_still(&vouched));
             }
-            // The file may have changed meanwhile. The build output does not know it either way.
+            // The file may have changed since. The build output does not know of the change in
+            // either case.
             if other.renewed.is_some() || set_time(root, path, None, |_| true).is_some() {
                 count += 1;
             }
@@ -295,17 +296,18 @@ impl Comparison {
         count
     }
 
-    /// The stat that a file has by now, but for its inode, if its content is the one that the second
-    /// tree's index names, and its entry does not record that stat.
+    /// The stat that a file has by now, but for its inode, if its content is the one that the
+    /// second tree's index names, and its entry does not record that stat.
     fn like(&self, path: &[u8]) -> Option<&Meta> {
         let twin = self.twins.get(path).filter(|twin| twin.vouched && !twin.has_its_time());
         let renewed = || self.others.get(path)?.renewed.as_ref();
         twin.map(|twin| &twin.from).or_else(renewed)
     }
 
-    /// Writes to the second tree's index what its twins are by now. The first tree's content was put
-    /// in their places, or its times, at `since` or later. Returns the number of rewritten entries.
-    /// If anything is unexpected, the index stays as it is, and git reads these files once.
+    /// Writes to the second tree's index what its twins are by now. The first tree's content was
+    /// put in their places, or its times, at `since` or later. Returns the number of rewritten
+    /// entries. If anything is unexpected, the index stays as it is, and git reads these files
+    /// once.
     pub(crate) fn record(mut self, tree: WorkingTree<'_>, since: Time) -> u64 {
         if fs::statat(tree.git, c"index.lock", AtFlags::SYMLINK_NOFOLLOW).is_ok() {
             return 0;

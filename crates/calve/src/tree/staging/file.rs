@@ -53,7 +53,7 @@ pub(crate) fn write_whole(folder: &Path, path: &Path, content: &[u8]) -> io::Res
     write_whole_by(folder, path, |file| file.write_all(content))
 }
 
-/// The same for content that is never in memory as a whole.
+/// Like [`write_whole`], for content that is never in memory as a whole.
 pub(crate) fn write_whole_by(
     folder: &Path,
     path: &Path,

@@ -182,8 +182,8 @@ fn compare_part(
         found.push(changed(0..before.len(), 0..after.len()));
         return;
     }
-    // We number the lines of the part anew, because the algorithm makes tables with a row for each
-    // number.
+    // We give the lines of the part new numbers, because the algorithm makes tables with a row for
+    // each number.
     let mut part = InternedInput::default();
     part.update_before(before.iter().map(|token| lines.interner[*token]));
     part.update_after(after.iter().map(|token| lines.interner[*token]));
@@ -220,8 +220,8 @@ fn anchors(lines: &InternedInput<&[u8]>) -> Vec<(usize, usize)> {
         })
         .collect();
 
-    // Finds the longest increasing sequence. Of all pairs that end a sequence of n + 1 pairs,
-    // `ends[n]` is the pair with the smallest line.
+    // Finds the longest increasing sequence. `ends[n]` is the pair with the smallest line that ends
+    // a sequence of n + 1 pairs.
     let mut ends: Vec<usize> = Vec::new();
     let mut previous = Vec::with_capacity(pairs.len());
     for (index, (_, new)) in pairs.iter().enumerate() {

@@ -1,18 +1,18 @@
 //! Makes a snapshot of the project as it would be at another commit, for `--base`.
 //!
-//! The snapshot has tracked files as the commit has them, and what git ignores in the project as it
-//! stands. It has nothing of the work that is not committed. It is made from the project's snapshot
-//! and the files that differ: git writes those into a folder of the store. So a start costs what
-//! differs, and the other files keep their blocks and their times.
+//! The snapshot has tracked files as the commit has them, and files that git ignores as the project
+//! has them. It has no uncommitted work. calve makes it from the project's snapshot and the files
+//! that differ; git writes those into a folder of the store. So the cost of a start depends on the
+//! files that differ, and the other files keep their blocks and their times.
 //!
 //! The snapshot is the base snapshot of the worktrees, so a fresh worktree is clean for calve, too.
 //!
 //! # Which files are the same
 //! calve brings a copy of the project's index to the commit. Entries that stay the same keep the
 //! stat of the project's file. If the store took in the content of a file with that stat, the
-//! project's snapshot has the content that the entry names ([`vouched`](crate::store::ready::vouched)). git writes
-//! all other files. If such a file turns out to have the bytes that it has in the project, it keeps the
-//! project's time as well.
+//! project's snapshot has the content that the entry names
+//! ([`vouched`](crate::store::ready::vouched)). git writes all other files. If such a file turns
+//! out to have the bytes that it has in the project, it keeps the project's time as well.
 
 use std::collections::{HashMap, HashSet};
 

@@ -1,9 +1,10 @@
-//! Checks a snapshot of a remote out into a new project: a store, and the snapshot's tree around it.
+//! Checks a snapshot of a remote out into a new project: a store, and the snapshot's tree around
+//! it.
 //!
-//! calve makes both in one stage beside the folder, and renames the stage into place when all is
-//! there. So the folder is a whole project or stays what it was. What a killed process leaves is a
-//! stage, and the next calve process that works in the folder's parent sweeps it. Nothing of it is
-//! used again: a checkout that was stopped starts over.
+//! calve makes both in one stage beside the folder, and renames the stage into place when it is
+//! complete. So the folder is a whole project or stays as it was. A killed process leaves a stage,
+//! and the next calve process that works in the folder's parent sweeps it. A checkout that was
+//! stopped starts over, and uses nothing of the old stage.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -31,7 +32,7 @@ use crate::store::{PROJECT, Store, StoreOptions, parent_of};
 use crate::tree::running::Running;
 use crate::tree::staging::Stage;
 
-/// What a checkout does; built by value.
+/// The options of a checkout; built by value.
 #[derive(Debug, Clone)]
 pub struct CheckoutOptions {
     remote: String,
@@ -64,7 +65,7 @@ impl CheckoutOptions {
 pub struct CheckoutReport {
     /// The new store, in the folder `.calve` of the new project.
     pub store: Store,
-    /// What was pulled into it.
+    /// The report of the pull.
     pub pulled: PullReport,
     /// How the project's files were made, and how many. The path is the project's root.
     pub report: DestinationReport,
@@ -81,10 +82,10 @@ pub struct CheckoutReport {
 impl Remote {
     /// Makes a project at `root` from a snapshot: pulls the snapshot into a new store in
     /// `root/.calve`, and makes its tree around that. `what` is a name of this remote, or the whole
-    /// id of a snapshot. At `root` there must be nothing, or an empty folder; its parent must exist.
-    /// The project replaces an empty folder, and its root has that folder's owner, mode and ACLs
-    /// instead of the snapshot's. If they differ, the root counts as changed. Everything inside has
-    /// the metadata of the snapshot, and inherits nothing from the folder.
+    /// id of a snapshot. At `root` there must be nothing, or an empty folder; its parent must
+    /// exist. The project replaces an empty folder, and its root has that folder's owner, mode and
+    /// ACLs instead of the snapshot's. If they differ, the root counts as changed. Everything
+    /// inside has the metadata of the snapshot, and inherits nothing from the folder.
     ///
     /// The snapshot is the base of the project, so [`Worktree::status`](crate::Worktree::status)
     /// finds nothing to read. The store knows the remote by the name in `options`, with the keys
@@ -99,9 +100,10 @@ impl Remote {
     /// [`ErrorKind::DestinationExists`], also if `root` is a mount point or a subvolume, even an
     /// empty one; [`ErrorKind::PermissionDenied`] if it is an empty folder with an owner or a group
     /// that this process cannot give; both before anything is fetched. [`ErrorKind::Overlap`] if
-    /// `root` would be a part of a store; [`ErrorKind::Damaged`] also if the snapshot has a `.calve` or a `.git` in its root,
-    /// which no snapshot of a project has; those of [`Remote::pull`] and [`KnownRemote::add`].
-    /// Nothing is left behind, and what was fetched is lost.
+    /// `root` would be a part of a store; [`ErrorKind::Damaged`] also if the snapshot has a
+    /// `.calve` or a `.git` in its root, which no snapshot of a project has; those of
+    /// [`Remote::pull`] and [`KnownRemote::add`]. Nothing is left behind, and what was fetched is
+    /// lost.
     pub fn checkout(
         &self,
         root: impl AsRef<Path>,
@@ -176,8 +178,8 @@ impl Remote {
         let stats = made.stats.pop().unwrap_or_default();
         let index = Index { snapshot: id, boot, stamp, stats };
         store.registry().write_index(&row.token, &index, &manifest)?;
-        // Only what the pusher found: looked for here, the files would be searched for a root that
-        // they cannot know.
+        // Only the files that the pusher found. A search here would look for a root that these
+        // files do not know.
         let mut mentions = Vec::new();
         if let Some(found) = store.noted_found(id) {
             let dressing = Dressing {
@@ -205,8 +207,8 @@ impl Remote {
     }
 }
 
-/// What the project's root keeps of the empty folder that it replaces. Whoever made the folder
-/// chose who may enter it.
+/// The metadata that the project's root keeps of the empty folder that it replaces. The person who
+/// made the folder chose who may enter it.
 struct Kept {
     meta: Meta,
     attrs: Option<Box<Attrs>>,
@@ -249,9 +251,9 @@ impl Kept {
     }
 }
 
-/// The name that an entry in a snapshot's root has, if the entry would take the place of the new
-/// store, or would make git run what the snapshot says. Some filesystems take other letter cases
-/// for the same name.
+/// The name of an entry in a snapshot's root that would take the place of the new store, or would
+/// make git run commands of the snapshot. Some filesystems treat other letter cases as the same
+/// name.
 fn of_calve_or_git(name: &[u8]) -> Option<&'static str> {
     [OWN, GIT].into_iter().find(|own| name.eq_ignore_ascii_case(own.as_bytes()))
 }

@@ -47,7 +47,7 @@ use crate::worktree::relocate::{Relocate, Whose, all_kept};
 use crate::worktree::repository;
 use crate::worktree::submodules::{Connected, Submodules, outer_first};
 
-/// What a tree has of the project's repository, and the files in it that name the project's root.
+/// The repository of a tree, and the files in it that name the project's root.
 pub(super) type Dressed = (GitOutcome, Vec<PathMention>);
 
 /// What trees were made of.
@@ -73,17 +73,17 @@ impl Origin<'_> {
     }
 }
 
-/// Which trees come with an index of git that is made ready.
+/// The trees that have a ready index of git.
 pub(super) enum KeptIndexes {
     /// None.
     None,
     /// All: they are subvolume snapshots of the ready tree of their snapshot.
     WithReadyTree,
-    /// Those for which the list has one.
+    /// The trees for which the list has one.
     WithEach(Vec<Option<KeptGitIndex>>),
 }
 
-/// What is needed to dress trees.
+/// The data that calve needs to dress trees.
 pub(super) struct Dressing<'a> {
     pub(super) store: &'a Store,
     pub(super) origin: Origin<'a>,
@@ -194,7 +194,7 @@ impl Dressing<'_> {
     /// Lets the worktree's index vouch for files that were rewritten.
     fn mend_index(&self, row: &WorktreeRow, stage: &Stage, paths: &[&Path]) -> io::Result<()> {
         let (registry, other) = (self.store.registry(), io::Error::other::<Error>);
-        // Of a project that has such files the contents are named first.
+        // calve names the contents first if the project has such files.
         let Origin::Snapshot(id, object) = self.origin else { return Ok(()) };
         let manifest = self.store.catalog().manifest(id, object).map_err(other)?;
         let Some(mut index) = registry.index(&row.token, id, &manifest) else {

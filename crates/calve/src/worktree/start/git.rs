@@ -13,7 +13,7 @@ use crate::store::layout::GIT;
 use crate::store::{Store, path_from};
 use crate::tree::git_index;
 
-/// What a new worktree gets of the repository in the project's root.
+/// The repository that a new worktree gets.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum GitMode {
@@ -35,7 +35,7 @@ pub enum GitMode {
     None,
 }
 
-/// What a worktree got of the repository.
+/// The repository that a worktree got.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum GitOutcome {
@@ -78,7 +78,7 @@ pub enum NoRepository {
     WorksElsewhere,
 }
 
-/// What a start does with the project's repository.
+/// How a start treats the project's repository.
 #[derive(Debug)]
 pub(super) enum GitPlan {
     /// Register these linked worktrees.

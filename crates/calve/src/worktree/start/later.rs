@@ -2,19 +2,19 @@
 //! worktrees are published ([`unnamed`](crate::store::unnamed)).
 //!
 //! calve looks at each entry of the project, clones the project to all stages, and looks at each
-//! entry of the stages. What both looks agree on was cloned as it was at the first look, or has
-//! changed since and shows it. The looks take no content; together they cost about a tenth of the
-//! clone.
+//! entry of the stages. If both looks agree on an entry, its clone is the entry as it was at the
+//! first look, or the entry has changed since and shows that. The looks read no content. Together
+//! they cost about a tenth of the clone.
 //!
-//! If the project has a snapshot, the contents of files that its index vouches for are known: only
-//! the others are read later. calve looks at such a project by taking a snapshot that
-//! [gives up](crate::store::scan::files::GivenUp) when it would read too much.
+//! If the project has a snapshot, its index vouches for the contents of some files, and calve later
+//! reads only the others. calve looks at such a project by taking a snapshot that [gives
+//! up](crate::store::scan::files::GivenUp) when it would read too much.
 //!
-//! # When the contents are named first, as ever
-//! [`may_wait`] decides. A snapshot does more than a clone for some trees: it rewrites what names
-//! the project's root, takes in databases at one moment, and leaves out what `.calveignore` names.
-//! calve also returns to that way if the clone is not whole, not of blocks alone, or if names came
-//! or went meanwhile.
+//! # When calve names the contents first
+//! [`may_wait`] decides. For some trees a snapshot does more than a clone: it rewrites files that
+//! name the project's root, takes in databases at one moment, and leaves out entries that
+//! `.calveignore` names. calve also reads the contents first if the clone is incomplete or had to
+//! copy, or if names came or went in the meantime.
 
 use std::ffi::CString;
 use std::io;
@@ -53,7 +53,7 @@ use crate::tree::{CloneOptions, Reflink, clone_tree, listing, removal};
 /// The file that makes a folder a Python environment.
 const ENVIRONMENT: &[u8] = b"pyvenv.cfg";
 
-/// Trees that were cloned, and what was seen of them.
+/// Trees that calve cloned, and what it saw of them.
 pub(super) struct Cloned {
     stages: Vec<Stage>,
     reports: Vec<DestinationReport>,
@@ -98,8 +98,8 @@ struct Sights {
     submodules: bool,
 }
 
-/// Whether the contents of a project with these sights may be named later: it is worth it, and a
-/// clone is what a snapshot's tree would be.
+/// Whether calve may name the contents of such a project later: that saves enough time, and the
+/// clone is the same as the snapshot's tree.
 fn may_wait(sights: Sights, least_bytes: u64) -> bool {
     let reads = [
         sights.left_out,
@@ -269,7 +269,8 @@ impl Store {
         if has_inside || !is_aside || !are_beside || self.has_unnamed_contents()? {
             return Ok(None);
         }
-        // Whether this file can be cloned is known when it was. Where none can be, nothing is tried.
+        // The clone itself shows whether this file can be cloned. calve does not try if the
+        // filesystem cannot clone.
         let filesystem = sys::filesystem_name(&project);
         if !can_clone(filesystem.as_deref())
             || places.iter().any(|place| sys::filesystem_name(&place.parent) != filesystem)
@@ -426,8 +427,8 @@ impl Store {
         Ok(Some((stages, reports.collect())))
     }
 
-    /// Whether a database was written to while the project was cloned: the clone of it and of its
-    /// companions may be of two moments.
+    /// Whether somebody wrote to a database while calve cloned the project. Then the clones of the
+    /// database and of its companions may be of two moments.
     fn has_torn_database(&self, stage: &Stage, manifest: &Manifest, agree: &[bool]) -> bool {
         let mut entries = (1..).zip(manifest.entries());
         entries.any(|(number, (place, _, entry)): (usize, _)| {

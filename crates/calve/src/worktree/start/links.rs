@@ -1,4 +1,4 @@
-//! Plans the linked worktrees of git that a start makes, and gives each what git must know of it.
+//! Plans the linked worktrees of git that a start makes, and gives git's data to each of them.
 //!
 //! calve checks everything that it can refuse before it makes anything: the branches, their names,
 //! and whether git works with the project. It makes the registrations while the trees are staged
@@ -42,7 +42,7 @@ pub enum StartBranch {
 
 /// The index of a working tree, in the folder that belongs to it alone.
 const INDEX: &str = "index";
-/// The files beside a repository's index that say what the index is about.
+/// The files beside a repository's index that belong to its state.
 const BESIDE_INDEX: [&str; 3] = ["MERGE_HEAD", "MERGE_MODE", "MERGE_MSG"];
 /// The largest file of git that is read whole. An index of five million files is smaller.
 const MOST_BYTES: u64 = 512 * 1024 * 1024;
@@ -258,8 +258,8 @@ impl Links {
     }
 
     /// Gives a registration the project's index, with the same modification time. That time says
-    /// which entries of the index git may trust. If an index is kept with the tree in the place of the
-    /// project's, the registration gets that one.
+    /// which entries of the index git may trust. If an index is kept with the tree in the place of
+    /// the project's, the registration gets that one.
     pub(super) fn give_index(
         &self,
         registration: &Registration,
@@ -300,7 +300,7 @@ impl Links {
 /// Which index [`Links::give_index`] gave.
 #[derive(Debug)]
 pub(super) enum GivenIndex {
-    /// One of which this many entries record the worktree's files.
+    /// A ready index, in which this many entries record the worktree's files.
     Ready(u64),
     /// The project's.
     OfProject(Option<Sum>),

@@ -479,8 +479,8 @@ fn put_back(
 }
 
 impl Trees<'_> {
-    /// Makes a path a conflict if an undo will bring its old entry or metadata back and it was changed
-    /// by hand since.
+    /// Makes a path a conflict if an undo will bring its old entry or metadata back and it was
+    /// changed by hand since.
     pub(super) fn guard_from_undo(
         &self,
         root: &OwnedFd,
@@ -496,8 +496,8 @@ impl Trees<'_> {
             // already brought the metadata back.
             let same_content = now.is_directory()
                 || self.find(self.base, path).is_some_and(|at| self.base.at(at).same_content(now));
-            // Either entry may have metadata that could not be set in the other. A file that was in
-            // nobody's way is as noted, whatever is in it.
+            // Either entry may have metadata that could not be set on the other. A file that was
+            // not a conflict counts as noted, whatever its content is.
             let is_noted = |noted: &Entry| {
                 (same_content || now.mtime == noted.mtime)
                     && (self.maker.gave(now, noted) || self.maker.gave(noted, now))
