@@ -1,4 +1,4 @@
-//! `diff`, `switch`, `reset`: what was changed, and back.
+//! Tests `diff`, `switch` and `reset`: changes, and the way back.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -24,8 +24,8 @@ fn with_changes() -> (TempDir, PathBuf, PathBuf) {
     (scratch, project, root)
 }
 
-/// `git status` in a nested repository writes its index anew, and git refuses every patch that names a path in `.git`. That of the root
-/// is no content at all.
+/// `git status` in a nested repository writes its index, and git refuses every patch that names a
+/// path in `.git`. The `.git` of the root is no content at all.
 #[test]
 fn a_patch_is_without_what_git_changed_for_itself() {
     let (_scratch, project) = with_project();
@@ -51,7 +51,7 @@ fn a_patch_is_without_what_git_changed_for_itself() {
     let named: Vec<_> = patch.lines().filter(|line| line.starts_with("diff --git")).collect();
     assert_eq!(named, ["diff --git a/came b/came", "diff --git a/plain b/plain"]);
     assert!(!patch.contains(".git/"), "{patch}");
-    // They are told of all the same.
+    // `--stat` still lists them.
     let stat = done(&project, "diff --stat w");
     assert!(stat.contains("M  +1 -1  sub/.git/index"), "{stat}");
     assert!(!stat.contains(" .git/"), "{stat}");
@@ -206,7 +206,7 @@ fn with_one_word_it_is_the_snapshot_and_the_current_folders_worktree() {
     assert_eq!(read(&project.join("a")).as_deref(), Some("two\n"));
 }
 
-/// Who forgets to name the worktree stands in the project, and does not mean that.
+/// A user who forgets to name the worktree may be in the project, and does not mean the project.
 #[test]
 fn the_project_itself_is_reset_by_force_alone_where_nobody_can_be_asked() {
     let (_scratch, project) = with_project();

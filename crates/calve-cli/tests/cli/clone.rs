@@ -1,4 +1,4 @@
-//! `calve clone`: every flag reaches the library, and the report is told truthfully.
+//! Tests `calve clone`: every flag reaches the library, and the report is true.
 
 use std::fs;
 use std::path::Path;
@@ -122,7 +122,7 @@ fn the_json_document_is_as_documented() {
     assert_eq!(document, expected);
 }
 
-/// Which of these names stand in `dst` afterwards: what each flag is for, in one small tree.
+/// The names that `dst` has afterwards: the purpose of each flag, in one small tree.
 #[test]
 fn every_flag_does_what_it_says() {
     let all = "a.log .gitignore dir/ dir/b.log dir/c";

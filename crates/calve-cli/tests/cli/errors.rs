@@ -4,7 +4,7 @@ use std::fs;
 
 use crate::{calve, expected_method, listing, plant, with_source};
 
-/// One row: what stands beside `src`, the arguments, and what must be said.
+/// One row: the entries beside `src`, the arguments, and the expected message.
 struct Row {
     beside: &'static [(&'static str, &'static str)],
     words: &'static str,
@@ -103,7 +103,8 @@ fn each_error_names_its_paths_its_kind_and_the_way_out_and_leaves_nothing_behind
 
         let mut after = listing(scratch.path());
         if row.words.contains("merge") {
-            // A merge is atomic for each file: what had arrived before the conflict stays, and no stage.
+            // A merge is atomic for each file: files that arrived before the conflict stay, but no
+            // stage does.
             after.retain(|name| {
                 !["dst/a", "dst/dir/", "dst/dir/b"].iter().any(|arrived| name == arrived)
             });
@@ -142,7 +143,8 @@ fn a_source_that_may_not_be_read_is_a_permission_error() {
     fs::set_permissions(&closed, fs::Permissions::from_mode(mode)).unwrap();
     let mut command = crate::command(scratch.path(), ["clone", "--json", "src", "dst"]);
     if is_root {
-        // Root without its privileges is still the owner of its own files: the folder is another user's.
+        // Root without its privileges still owns its own files, so the folder must belong to
+        // another user.
         chown(&closed, Some(65534), Some(65534)).unwrap();
         let mut without = Command::new("setpriv");
         without.args(["--bounding-set", "-all", "--inh-caps", "-all", env!("CARGO_BIN_EXE_calve")]);

@@ -38,7 +38,8 @@ fn a_worktree_is_filled_by_its_path_and_from_inside_and_says_so() {
     assert_eq!(tracked.iter().sum::<u64>(), 3);
     assert_eq!(document["ready_index_entries"], 3);
     assert_eq!(fs::read_to_string(tree.join(".env")).unwrap(), "secret\n");
-    // A setup script runs it in the tree, or in a folder of it, and takes any exit code but 0 for a failure.
+    // A setup script runs `fill` in the tree or in one of its folders, and takes any exit code
+    // except 0 as a failure.
     for folder in [&tree, &tree.join("src")] {
         assert_eq!(done(folder, "-q fill"), tree.to_str().unwrap());
     }

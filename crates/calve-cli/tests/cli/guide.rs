@@ -1,4 +1,4 @@
-//! The lines of the guide for agents and their tools, read from the guide and run as they stand there.
+//! Runs the lines of the guide for agents and their tools, exactly as they are in the guide.
 
 use std::ffi::OsString;
 use std::fs;
@@ -110,7 +110,7 @@ fn the_script_for_eight_agents_runs_as_it_stands_in_the_guide() {
     };
     let guide = section("Many agents");
     desk.run("app", "calve init -q");
-    // A project's own such files are for nobody else.
+    // Such files of the project belong to nobody else.
     desk.run("app", "echo own | tee .env.local >agent.log");
     desk.run("app", &block(guide, "files of its own"));
     desk.run("app", &block(guide, "start all worktrees"));
@@ -180,7 +180,8 @@ fn a_tool_that_makes_worktrees_itself_gets_them_filled_by_the_line_in_the_guide(
     else {
         return;
     };
-    // Where each tool puts its worktrees, and the variables that it sets for the project and for the worktree.
+    // The place of each tool's worktrees, and the variables that the tool sets for the project and
+    // the worktree.
     for (tool, place, variables) in [
         ("Codex", "codex/1/app", ["CODEX_SOURCE_TREE_PATH", "CODEX_WORKTREE_PATH"]),
         ("Conductor", "app/.conductor/tokyo", ["CONDUCTOR_ROOT_PATH", "CONDUCTOR_WORKSPACE_PATH"]),
@@ -196,7 +197,7 @@ fn a_tool_that_makes_worktrees_itself_gets_them_filled_by_the_line_in_the_guide(
             .filter(|(name, _)| !name.is_empty())
             .collect();
         for command in commands(tool) {
-            // worktrunk says on standard input what it does.
+            // worktrunk describes its action on standard input.
             desk.run_with(place, &command, &variables, "{\"hook_type\": \"pre-start\"}");
         }
         assert_eq!(fs::read_to_string(tree.join("target/out")).unwrap(), "built\n", "{tool}");

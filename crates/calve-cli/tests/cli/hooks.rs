@@ -1,4 +1,4 @@
-//! `hook`: what an agent's tool says and is given.
+//! Tests `hook`: the messages of an agent's tool, and the answers.
 
 use std::fs;
 use std::path::Path;
@@ -230,7 +230,8 @@ fn a_command_of_gits_configuration_runs_in_each_new_worktree_and_a_file_of_the_p
         assert_eq!(seen, format!("{name}|{name}|{project}|{path}|{path}\n{name}\n"));
         assert_eq!(document["worktrees"][index]["after_start"], 0);
     }
-    // What it prints is no result, and if it fails, the worktree stays and the others get theirs.
+    // The output of the command is no result. If the command fails, the worktree stays, and the
+    // others get theirs.
     let run = start("start bad good");
     let paths = ["bad", "good"].map(|name| beside.join(name).display().to_string());
     assert_eq!(

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-/// The code of each module, without comments and tests. A module is named by its path: `args`, `args::clone`.
+/// The code of each module, without comments and tests. A module is named by its path: `args`,
+/// `args::clone`.
 fn modules() -> BTreeMap<String, String> {
     fn below(folder: &Path, parent: &str, found: &mut BTreeMap<String, String>) {
         for entry in fs::read_dir(folder).unwrap() {
@@ -41,7 +42,7 @@ fn imports(name: &str, code: &str, modules: &BTreeMap<String, String>) -> BTreeS
         }
         let inner: Vec<&String> =
             modules.keys().filter(|inner| inner.starts_with(&format!("{other}::"))).collect();
-        // What is taken from a module inside of `other` is not taken from `other`.
+        // Imports from a module inside of `other` are not imports from `other`.
         let of_inner = |text: &str| {
             inner.iter().any(|inner| {
                 let last = inner.rsplit("::").next().unwrap();

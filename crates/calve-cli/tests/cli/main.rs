@@ -42,7 +42,7 @@ use std::process::{Command, Output, Stdio};
 
 use tempfile::TempDir;
 
-/// What a run of the command left on its streams.
+/// The output of a run of the command on its streams.
 #[derive(Debug)]
 struct Run {
     code: Option<i32>,
@@ -70,7 +70,7 @@ impl Run {
     }
 }
 
-/// The command, in `directory`, with nothing of the environment that would change what it prints.
+/// The command in `directory`, without variables of the environment that would change its output.
 fn command<S: AsRef<OsStr>>(directory: &Path, args: impl IntoIterator<Item = S>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_calve"));
     command.args(args).current_dir(directory).stdin(Stdio::null());
@@ -115,7 +115,7 @@ fn scratch() -> TempDir {
     }
 }
 
-/// How files must arrive on the filesystem under test, where whoever runs the tests knows.
+/// The expected method on the filesystem under test, if the environment names one.
 fn expected_method() -> Option<&'static str> {
     match std::env::var("CALVE_EXPECT").as_deref() {
         Ok("reflink") => Some("reflink"),
@@ -164,14 +164,14 @@ fn with_source() -> TempDir {
 fn with_project() -> (TempDir, PathBuf) {
     let scratch = scratch();
     plant(scratch.path(), &[("p/a", "alpha\n"), ("p/dir/b", "beta\n")]);
-    // As the library gives it: its paths have no links in them.
+    // Canonical, because the library returns paths without links.
     let project = fs::canonicalize(scratch.path()).unwrap().join("p");
     let run = calve(&project, "init");
     assert_eq!(run.code, Some(0), "{run:?}");
     (scratch, project)
 }
 
-/// Runs what must succeed, and gives its standard output without the last line's end.
+/// Runs a command that must succeed. Returns its standard output without the end of the last line.
 #[cfg(unix)]
 #[track_caller]
 fn done(directory: &Path, words: &str) -> String {
@@ -180,13 +180,14 @@ fn done(directory: &Path, words: &str) -> String {
     run.stdout.trim_end().to_owned()
 }
 
-/// The folder in which the worktrees of a project stand.
+/// The folder of a project's worktrees.
 #[cfg(unix)]
 fn worktrees_of(project: &Path) -> PathBuf {
     project.with_file_name("p.worktrees")
 }
 
-/// Waits for the process that deletes what was dropped, so that it is not in the way of whoever removes the scratch.
+/// Waits for the process that deletes dropped worktrees. Otherwise it would disturb the removal of
+/// the scratch folder.
 #[cfg(unix)]
 #[track_caller]
 fn until_deleted(store: &Path) {

@@ -1,4 +1,5 @@
-//! Which store and which worktree is meant: names, paths, the current folder, `-C`, `--store`, `CALVE_STORE`.
+//! Tests which store and which worktree a command uses: names, paths, the current folder, `-C`,
+//! `--store`, `CALVE_STORE`.
 
 use std::fs;
 use std::path::Path;
@@ -26,7 +27,8 @@ fn a_worktree_is_meant_by_its_name_its_path_or_the_folder_one_is_in() {
     plant(&project, &[("w2/inside", "x")]);
     done(&project, "start w w2");
     let beside = worktrees_of(&project);
-    // The folder above the project: of no store, and without anything that is called like a worktree.
+    // The folder above the project belongs to no store, and nothing in it has the name of a
+    // worktree.
     let (w, elsewhere) = (beside.join("w"), project.parent().unwrap());
     let absolute = |words: &str| words.replace("PATH", beside.to_str().unwrap());
     for (directory, words, expected) in [
@@ -233,7 +235,7 @@ fn a_worktree_of_which_the_project_was_moved_tells_how_it_is_known_again() {
     done(&worktree, "status");
 }
 
-/// As root, whatever a store says is done with all rights.
+/// As root, a store's content takes effect with all rights.
 #[test]
 fn a_store_of_another_user_is_refused_unless_it_is_named() {
     let (_scratch, project) = with_project();

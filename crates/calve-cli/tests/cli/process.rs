@@ -1,4 +1,4 @@
-//! What the process does with signals and limits.
+//! Tests how the process reacts to signals and limits.
 
 use std::fs;
 use std::path::Path;

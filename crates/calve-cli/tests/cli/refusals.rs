@@ -1,4 +1,5 @@
-//! What stores and worktrees refuse: the kind, the words, the way out; in JSON the same. Nothing is changed by it.
+//! Tests the errors of stores and worktrees: the kind, the words and the hint, for people and in
+//! JSON. A refusal changes nothing.
 
 use std::fs;
 

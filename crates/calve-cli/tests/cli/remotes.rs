@@ -1,4 +1,5 @@
-//! `push`, `pull`, `remote`, `key`, `start --from REMOTE/NAME`: what they print, and their documents.
+//! Tests the output of `push`, `pull`, `remote`, `key` and `start --from REMOTE/NAME`, and their
+//! documents.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -9,7 +10,8 @@ use tempfile::TempDir;
 
 use crate::{Run, calve, command, done, plant, run, with_project};
 
-/// Two projects, and a remote that both know as `team`; no key of whoever runs the tests is used.
+/// Two projects, and a remote that both know as `team`. The tests do not use the key of the user
+/// who runs them.
 struct Desk {
     _scratch: TempDir,
     here: PathBuf,
@@ -161,7 +163,7 @@ fn what_is_damaged_is_told_and_a_push_mends_what_is_gone() {
     assert!(pulled.code == Some(1) && pulled.stderr.contains("gone from the remote"), "{pulled:?}");
     desk.done(&desk.here, "push ready");
     assert_eq!(desk.json(&desk.here, "remote verify --json")["whole"], json!([id]));
-    // What is cut off cannot be right, so a push replaces it.
+    // A truncated object is damaged, so a push replaces it.
     for folder in ["packs", "parts", "snapshots"] {
         let folder = desk.here.with_file_name("remote").join(folder);
         let cut = fs::read_dir(folder).unwrap().next().unwrap().unwrap().path();
@@ -241,7 +243,7 @@ fn a_key_is_made_once_and_signs_what_is_pushed() {
     let names = desk.done(&desk.there, "remote names -v");
     assert!(names.contains(&format!("signed by {public}")), "{names}");
 
-    // Whoever is configured like this store will not believe what it pushes.
+    // A store with the same keys as this one will not trust the pushed name.
     desk.done(&desk.here, "remote remove team");
     let other = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
     let add = format!("remote add team {} --key {other}", desk.url);
@@ -348,7 +350,7 @@ fn the_keys_that_a_project_names_count_when_its_user_says_so_and_never_by_a_pull
     let quiet = desk.run(&desk.there, "pull ready");
     assert!(quiet.code == Some(0) && !quiet.stderr.contains("calvekeys"), "{quiet:?}");
 
-    // A tree with such a file authorises nobody.
+    // Such a file in a tree does not make any key trusted.
     let before = trusted();
     let mallory = key("mallory");
     plant(&desk.here, &[(".calvekeys", &mallory)]);

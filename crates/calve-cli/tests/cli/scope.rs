@@ -1,4 +1,4 @@
-//! `status` and `diff` of a part: without what git ignores, and below some paths.
+//! Tests `status` and `diff` of a part: without files that git ignores, and below some paths.
 
 use std::fs;
 
@@ -46,7 +46,7 @@ fn what_git_ignores_can_be_left_out() {
     fs::write(root.join("a"), "other\n").unwrap();
     let run = calve(&project, "status --gitignore w");
     assert_eq!(run.code, Some(3), "{run:?}");
-    // What was deleted with its folder is judged by the rules that still stand.
+    // The remaining rules decide about files that were deleted with their folder.
     let expected = "M a\nA dir/new\nD gone/.gitignore\nD gone/old\nA sub/keep.log\nA sub/top\n";
     assert_eq!(run.stdout, expected);
     assert!(run.stderr.contains(", without files that git ignores: "), "{run:?}");
@@ -56,7 +56,7 @@ fn what_git_ignores_can_be_left_out() {
     };
     assert_eq!(paths(&stat), paths(expected));
 
-    // Nothing else was changed: that is clean, and says what it does not tell of.
+    // Nothing else changed, so the worktree is clean. The summary says what it left out.
     for path in ["dir/new", "sub/keep.log", "sub/top"] {
         fs::remove_file(root.join(path)).unwrap();
     }

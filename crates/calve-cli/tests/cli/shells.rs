@@ -9,7 +9,8 @@ use tempfile::TempDir;
 
 use crate::{Run, calve, command, done, run, with_project, worktrees_of};
 
-/// A project with worktrees `one`, `two` and `x$(y)` (in a folder with blanks and a quote), and snapshots `ready` and a later one.
+/// A project with worktrees `one`, `two` and `x$(y)` (in a folder with blanks and a quote), and
+/// snapshots `ready` and a later one.
 fn with_names() -> (TempDir, PathBuf) {
     let (scratch, project) = with_project();
     done(&project, "snapshot --name ready");
@@ -27,7 +28,8 @@ fn with_names() -> (TempDir, PathBuf) {
     (scratch, project)
 }
 
-/// A shell without its user's files, where `calve` is the binary under test. `None` where there is no such shell.
+/// A shell without its user's files, in which `calve` is the binary under test. `None` if that
+/// shell is not installed.
 fn shell(name: &str, directory: &Path, script: &str) -> Option<Run> {
     let bin = directory.join(".bin");
     if fs::create_dir(&bin).is_ok() {
@@ -50,7 +52,8 @@ fn shell(name: &str, directory: &Path, script: &str) -> Option<Run> {
     }
 }
 
-/// What the shell offers for the last of `words`, one a line: by the very function that it calls at a tab.
+/// The candidates that the shell offers for the last of `words`, one per line, from the same
+/// function that it calls at a tab.
 fn offered(shell_name: &str, directory: &Path, words: &[&str]) -> Option<Vec<String>> {
     let quoted: Vec<String> = words.iter().map(|word| format!("'{word}'")).collect();
     let (line, last) = (quoted.join(" "), words.len() - 1);
@@ -59,7 +62,7 @@ fn offered(shell_name: &str, directory: &Path, words: &[&str]) -> Option<Vec<Str
             "source <(calve completions bash); COMP_WORDS=({line}); COMP_CWORD={last}; compopt() {{ :; }}; \
              _clap_complete_calve calve \"${{COMP_WORDS[COMP_CWORD]}}\" x; printf '%s\\n' \"${{COMPREPLY[@]}}\""
         ),
-        // What is offered goes to _describe as arrays of value:description.
+        // The candidates go to _describe as arrays of value:description.
         "zsh" => format!(
             "compdef() {{ :; }}; _describe() {{ print -rl -- \"${{(@)${{(P@)3}}%%:*}}\"; }}; \
              source <(calve completions zsh); words=({line}); CURRENT={}; _clap_dynamic_completer_calve",
@@ -114,7 +117,8 @@ fn a_tab_completes_commands_flags_and_the_names_of_worktrees_and_snapshots() {
             };
             assert_eq!(offered, expected, "{name}: {words:?}");
         }
-        // What a shell would take for something else is quoted: for bash it must be so already.
+        // Characters with a meaning for the shell are quoted. For bash, the candidates must be
+        // quoted already.
         if let Some(offered) = offered(name, &project, &["calve", "path", "x"]) {
             let quoted = if name == "bash" { r"x\$\(y\)" } else { "x$(y)" };
             assert_eq!(offered, [quoted], "{name}");
@@ -153,7 +157,7 @@ fn the_shell_goes_where_calve_cd_says_and_all_else_is_passed_on() {
             ("calve cd one; cd dir; calve cd; pwd", show(&project), 0),
             ("calve cd 'x$(y)'; pwd; cd -; pwd", show(&odd) + &show(&project), 0),
             ("calve cd ../p.worktrees/two/; pwd", show(&beside.join("two")), 0),
-            // Where it cannot go, it stays.
+            // If it cannot go there, it stays.
             ("calve cd none; or_status; pwd", "1\n".to_owned() + &show(&project), 0),
             ("calve status -q one; or_status", "0\n".to_owned(), 0),
             ("calve path 'x$(y)'", show(&odd), 0),

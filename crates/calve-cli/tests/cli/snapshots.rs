@@ -1,4 +1,4 @@
-//! `init`, `snapshot`, `log`, `show`, `name`: what they print, and their documents.
+//! Tests the output of `init`, `snapshot`, `log`, `show` and `name`, and their documents.
 
 use std::fs;
 use std::os::unix::net::UnixListener;
@@ -40,7 +40,8 @@ fn a_store_is_made_once_and_its_path_is_the_result() {
     );
 }
 
-/// `git clean -fdx` leaves ready trees, in which repositories are, and takes the store that they belonged to.
+/// `git clean -fdx` leaves ready trees that contain repositories, and deletes the store that they
+/// belonged to.
 #[test]
 fn init_over_the_rest_that_git_clean_leaves_says_what_to_do() {
     let scratch = scratch();
@@ -225,7 +226,7 @@ fn a_snapshot_that_is_damaged_is_a_finding_and_the_others_are_listed() {
     done(&project, "start w --from third");
 }
 
-/// As with git: the name is meant, and whoever may have meant the other is told of it.
+/// Like git, calve takes the word as a name, and tells a user who may have meant the id.
 #[test]
 fn a_name_that_starts_the_id_of_another_snapshot_stands_for_its_own_and_both_are_told() {
     let (_scratch, project) = with_project();

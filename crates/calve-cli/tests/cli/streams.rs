@@ -52,7 +52,8 @@ fn a_full_standard_output_is_an_error_that_says_so() {
     }
 }
 
-/// The exit code tells that it failed; what was made stays, and would be looked for in vain.
+/// The exit code reports the failure. The trees stay, and without the message the user would not
+/// find them.
 #[cfg(target_os = "linux")]
 #[test]
 fn what_was_made_is_told_where_standard_output_cannot_be_written_to() {

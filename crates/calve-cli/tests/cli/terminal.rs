@@ -34,7 +34,8 @@ impl OnTerminal {
         };
         command.env("TERM", "xterm-256color").stdin(open()).stdout(open()).stderr(open());
         let child = command.spawn().unwrap();
-        // The command holds the terminal's other end; with the last process that does, reading ends.
+        // The command holds the other end of the terminal. Reading ends when the last process with
+        // it ends.
         drop(command);
         Self { child, terminal: File::from(terminal), text: Vec::new() }
     }
@@ -44,7 +45,7 @@ impl OnTerminal {
         let mut buffer = [0; 4096];
         while wanted.is_empty() || !String::from_utf8_lossy(&self.text).contains(wanted) {
             match self.terminal.read(&mut buffer) {
-                // Linux says EIO where nobody is left who could write.
+                // Linux returns EIO if no writer is left.
                 Ok(0) | Err(_) => break,
                 Ok(read) => self.text.extend_from_slice(&buffer[..read]),
             }
@@ -58,7 +59,7 @@ impl OnTerminal {
     }
 }
 
-/// What is on a terminal of `columns` when the command has ended.
+/// The content of a terminal of `columns` when the command has ended.
 #[track_caller]
 fn on_terminal(directory: &Path, words: &str, columns: u16) -> (Option<i32>, String) {
     OnTerminal::start(command(directory, words.split_whitespace()), columns).end()
@@ -111,7 +112,7 @@ fn no_row_of_a_table_is_wider_than_the_terminal() {
             assert_eq!(code, Some(0), "{words}: {text}");
             let text = plain(&text);
             assert_eq!(text.lines().count(), rows, "{words}: {text}");
-            // A snapshot's names and message are told whole by `show`: they are no row.
+            // `show` prints the names and the message of a snapshot in full: they are not rows.
             for line in text
                 .lines()
                 .filter(|line| !line.starts_with("names") && !line.starts_with("message"))
@@ -288,11 +289,11 @@ fn a_patch_on_a_terminal_has_nothing_in_it_that_would_steer_it() {
         assert!(plain(&text).contains("\n+\\u{1b}[2Jboo\tx\\r\n"), "{text:?}");
         assert!(!text.contains("\u{1b}[2J"), "{text:?}");
     }
-    // In a pipe it is what git takes, to the byte.
+    // In a pipe the patch is exactly what git accepts.
     assert!(calve(&project, "diff w").stdout.contains("\n+\u{1b}[2Jboo\tx\r\n"));
 }
 
-/// Clones that take a while, on a terminal, seen when they are under way and as late as a bar comes: they were held up for that.
+/// Starts a clone on a terminal, and stops it for so long that the bar must appear.
 fn held_up(scratch: &Path, words: &str) -> OnTerminal {
     for number in 0..2000 {
         plant(scratch, &[(&format!("src/{}/{number}", number % 20), "some content")]);
@@ -314,7 +315,8 @@ fn held_up(scratch: &Path, words: &str) -> OnTerminal {
 /// What erases a line, so that nothing of a bar stays.
 const ERASED: &str = "\u{1b}[2K";
 
-/// Whether there was a bar, and that nothing of it stayed: what is written after it begins on an empty line.
+/// Returns whether there was a bar. Checks that nothing of it stayed: the next output begins on an
+/// empty line.
 #[track_caller]
 fn after_the_bar(text: &str) -> Option<&str> {
     let bar = text.rfind(" files, ")?;
@@ -333,7 +335,7 @@ fn a_bar_is_shown_while_it_works_and_is_gone_with_the_summary() {
         return crate::not_run(test, "the work was done before a bar was shown");
     };
     assert!(after.starts_with("4 trees, 8,000 files: "), "{after:?}");
-    // Where files were copied the summary says why, in a second line.
+    // If files were copied, the summary says why in a second line.
     let summary = after.strip_suffix("\ndst-1\ndst-2\ndst-3\ndst-4\n").expect(after);
     assert!(summary.lines().count() <= 2, "{after:?}");
     assert!(plain(summary).lines().all(|line| cells(line) <= 80), "{after:?}");
@@ -348,7 +350,7 @@ fn a_bar_is_shown_while_it_works_and_is_gone_with_the_summary() {
     }
 }
 
-/// What was drawn, line by line, each time anew.
+/// All drawn lines, in order, with each new version of a line.
 fn plain_lines(text: &str) -> Vec<String> {
     text.split(['\r', '\n']).map(|line| plain(&line.replace(ERASED, ""))).collect()
 }

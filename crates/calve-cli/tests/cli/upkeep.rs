@@ -57,7 +57,7 @@ fn each_command_has_its_document() {
     assert_eq!(packed, expected);
     let expected = json!({ "snapshots": [id], "blobs": 2, "made_mirrors": 2, "made_bytes": 11 });
     let mut warm = document(&project, "store warm --json s");
-    // One on btrfs, none elsewhere.
+    // There is one on btrfs, and none elsewhere.
     assert!(warm.as_object_mut().unwrap().remove("templates").unwrap().as_u64().unwrap() <= 1);
     assert_eq!(warm, expected);
     assert_eq!(document(&project, "store warm --json")["made_mirrors"], 0);
@@ -132,7 +132,7 @@ fn old_snapshots_are_forgotten_only_where_that_is_asked_for() {
     assert_eq!(done(&project, "log").lines().count(), 2);
 }
 
-/// The mirror of a content in the store, by what it holds.
+/// The mirror of this content in the store.
 fn mirror(store: &Path, content: &str) -> PathBuf {
     for folder in fs::read_dir(store.join("blobs")).unwrap() {
         for file in fs::read_dir(folder.unwrap().path()).unwrap() {
@@ -161,7 +161,7 @@ fn damage_is_a_finding_that_names_the_file_and_the_paths_it_stands_for() {
     let damage = found.json()["damage"][0].clone();
     assert_eq!((&damage["path"], &damage["lost"]), (&json!(path.to_str()), &json!(true)));
     assert_eq!(damage["places"][0]["path"], "dir/b");
-    // What is lost is not served, and says so.
+    // calve does not serve lost content, and reports that.
     let start = calve(&project, "start w --from s --json");
     assert_eq!((start.code, &start.json()["error"]["kind"]), (Some(1), &json!("damaged")));
     assert!(start.stderr.contains("hint: 'calve store verify --repair'"), "{start:?}");

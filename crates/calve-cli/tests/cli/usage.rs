@@ -169,7 +169,7 @@ fn every_command_has_its_manual_page() {
     while let Some(words) = commands.pop() {
         expected.push(format!("made/man1/calve{}.1", words.replace(' ', "-")));
         let inner = listed(scratch.path(), &words);
-        // Each is followed by what is below it.
+        // The subcommands of each command follow it.
         let inner = inner.iter().rev().filter(|inner| *inner != "help");
         commands.extend(inner.map(|inner| format!("{words} {inner}")));
     }

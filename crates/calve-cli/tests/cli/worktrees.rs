@@ -106,7 +106,7 @@ fn of_several_names_all_start_or_none() {
     }
 }
 
-/// What is done in the worktree, and what `status` says of it.
+/// Changes in the worktree, and the answer of `status`.
 #[test]
 fn status_has_a_line_a_change_and_three_for_its_exit_code() {
     let (_scratch, project) = with_project();

@@ -1,5 +1,5 @@
-//! What a file costs, in system calls: counted by strace, as the difference between two trees, so that what an operation
-//! costs once is not in it.
+//! Counts the system calls that a file costs, with strace. The cost is the difference between two
+//! trees, so the fixed cost of an operation does not count.
 
 use std::fs;
 use std::path::Path;
@@ -7,18 +7,20 @@ use std::path::Path;
 use crate::tree::many_files;
 use crate::{can_strace, expects_reflink, scratch, straced};
 
-/// openat, fstat, flistxattr, openat, ioctl, utimensat, close, close. The rest is the share in its directory, which has a hundred
-/// files: opened, made, listed, looked at before and after that, given its metadata and closed.
+/// openat, fstat, flistxattr, openat, ioctl, utimensat, close, close. The rest is the share in the
+/// file's directory of a hundred files: calve opens, makes and lists it, looks at it before and
+/// after that, sets its metadata, and closes it.
 const REFLINK_MOST: f64 = 9.0;
-/// The same with pread64 and pwrite64 in the place of the ioctl.
+/// The same, with pread64 and pwrite64 instead of the ioctl.
 const COPY_MOST: f64 = 10.0;
-/// One look at each file for the price, which is said before the first byte of a copy that nobody asked
-/// for; and the share in its directory, which is listed.
+/// One look at each file for the price, which calve prints before it writes the first byte of a
+/// copy that nobody asked for; and the share in the listing of its directory.
 const PRICE_MOST: f64 = 1.1;
 
-/// All calls of all threads, but those by which threads wait for each other: under strace these say how slow it is.
+/// All calls of all threads, except those by which threads wait for each other: under strace their
+/// number only shows how slow strace is.
 fn calls(directory: &Path, words: &str) -> f64 {
-    // Without optimisation the standard library asks of every descriptor that it closes whether it is open.
+    // Without optimisation the standard library checks every descriptor that it closes.
     let but = if cfg!(debug_assertions) {
         "trace=!futex,sched_yield,fcntl"
     } else {
@@ -59,7 +61,8 @@ fn a_small_file_costs_a_handful_of_system_calls_and_as_many_in_a_larger_tree() {
         ("-j 1", reflink),
         ("-j 4", reflink),
         ("--reflink never", COPY_MOST),
-        // The ACL is asked for where the list was, since it decides what the group may do.
+        // calve asks for the ACL instead of the list, because the ACL decides about the rights of
+        // the group.
         ("--no-xattrs", reflink),
         ("--mode hardlink", 3.0),
     ] {

@@ -1,7 +1,7 @@
-//! The big table: every system call that changes files, made to fail with every errno that matters.
+//! The big table: makes every system call that changes files fail, with every errno that matters.
 //!
-//! strace counts `when=` for each thread by itself: with `-j 1` the one worker makes every call on files, and the main thread
-//! those on the stage.
+//! strace counts `when=` for each thread separately. With `-j 1` the only worker makes every call
+//! on files, and the main thread makes the calls on the stage.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,7 @@ use std::path::Path;
 use crate::tree::{State, difference, one_of_everything, state};
 use crate::{Run, calve, can_strace, names, scratch, straced};
 
-/// What a row of the big table runs.
+/// The command that a row of the table runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Setting {
     /// To a new destination.
@@ -18,7 +18,7 @@ pub(super) enum Setting {
     Durable,
     /// By reading and writing.
     Never,
-    /// Where no clone works.
+    /// On a filesystem without clones.
     Copied,
     /// Over another tree.
     Replace,
@@ -61,7 +61,7 @@ impl Setting {
 pub(super) enum Ends {
     /// Exit code 1.
     Fails,
-    /// As if nothing had happened.
+    /// The command succeeds, and the fault has no effect.
     Masked,
     /// Either: it depends on which of the calls it was.
     Either,
@@ -98,7 +98,7 @@ const ROWS: &[Row] = &[
     ),
     ("openat@dst", &[("EIO", Fails), ("EMFILE", Fails)], &[1], &[Merge, MergeNew]),
     ("openat@dst", &[("EACCES", Fails)], &[1], &[Merge]),
-    // A directory of our own that is closed to us is the umask's work: it is opened up, and asked for again.
+    // The umask may close a directory of our own to us. calve opens it up, and tries again.
     ("openat@dst", &[("EACCES", Masked)], &[1], &[MergeNew]),
     (
         "mkdirat",
@@ -203,12 +203,14 @@ const ROWS: &[Row] = &[
     ("renameat2", &[("EIO", Fails), ("ENOSPC", Fails)], &[1, 2], &[Replace]),
     (
         "renameat2",
-        // Where nothing can be renamed from the stage, it is staged beside its place; and where no rename tells what is there, a look does.
+        // If nothing can be renamed out of the stage, calve stages the entry beside its place. If a
+        // rename cannot show whether the name exists, calve looks.
         &[("EIO", Fails), ("ENOSPC", Fails), ("EACCES", Fails), ("EINVAL", Masked)],
         &[1, 5],
         &[Merge, MergeNew],
     ),
-    // Links are made by another thread, whose calls strace counts by themselves. It renames within a folder, where there is no EXDEV.
+    // Another thread makes the links, and strace counts its calls separately. It renames within a
+    // folder, so there is no EXDEV.
     ("renameat2@f0", &[("EXDEV", Masked)], &[1], &[Merge, MergeNew]),
     (
         "renameat",
@@ -252,7 +254,7 @@ fn names_a_finding(run: &Run) -> bool {
     run.json()["destinations"][0]["skipped"].as_array().is_some_and(|skipped| !skipped.is_empty())
 }
 
-/// What is wrong after one row's run, in words.
+/// The faults after one row's run, in words.
 pub(super) fn judge(
     directory: &Path,
     setting: Setting,
@@ -308,7 +310,8 @@ pub(super) fn judge(
             }
         }
         (0, _) => {
-            // A refused owner is passed over, as cp -a does it; a list of attributes that says no is an empty one.
+            // calve ignores a refused owner, like cp -a. A failing list of attributes counts as
+            // empty.
             let masked = run.log.contains("fchown") || run.log.contains("xattr");
             for tree in expected.iter().filter(|name| **name != "src") {
                 let difference = differs(tree);
@@ -408,7 +411,7 @@ fn run_rows(rows: &[Row], wrong: &mut Vec<String>) -> (usize, usize) {
                             let _ = fs::remove_dir_all(directory.join(name));
                         }
                     }
-                    // What it left, if it left something, must not stand in the way.
+                    // Files that the failed run left must not block the next run.
                     let again = calve(directory, setting.words());
                     if again.code != Some(0) {
                         wrong.push(format!("{row}: the same command without the fault: {again:?}"));
@@ -432,8 +435,9 @@ fn run_rows(rows: &[Row], wrong: &mut Vec<String>) -> (usize, usize) {
     (tried, fired)
 }
 
-/// Every call that changes files fails once with every errno that matters: the command fails (or says what is missing, or
-/// knows better), nothing half is left, and without the fault the same command succeeds.
+/// Every call that changes files fails once with every errno that matters: the command fails (or
+/// says what is missing, or knows better), nothing half is left, and without the fault the same
+/// command succeeds.
 #[test]
 fn whichever_call_fails_a_tree_is_whole_or_absent_and_the_next_command_succeeds() {
     if !can_strace("the table of failing calls") {

@@ -1,5 +1,6 @@
-//! Open files are bounded: a tree that is deeper than files may be open, at more places than that, is snapshotted, started,
-//! looked at and switched. The limit is set for good (soft and hard), since the command raises the soft one.
+//! Tests that the number of open files is bounded. A tree that is deeper than the open file limit,
+//! at more places than that, goes through snapshot, start, status and switch. The test sets both
+//! limits (soft and hard), because the command raises the soft one.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,7 +17,7 @@ fn limited(directory: &Path, limit: u64, words: &str) -> Run {
     Run::of(command.output().unwrap(), String::new())
 }
 
-/// Like [`limited`], for what must succeed.
+/// Like [`limited`], for a command that must succeed.
 #[track_caller]
 fn done(row: &str, directory: &Path, limit: u64, words: &str) -> Run {
     let run = limited(directory, limit, words);
@@ -31,7 +32,8 @@ fn folder(project: &Path, level: usize) -> PathBuf {
     path
 }
 
-/// Files before and after the next folder at each level, a folder beside it, and hard links over many levels.
+/// Makes files before and after the next folder at each level, a folder beside it, and hard links
+/// over many levels.
 fn deep_project(project: &Path, depth: usize) {
     let mut at = project.to_owned();
     for level in 0..=depth {
@@ -61,7 +63,8 @@ fn assert_same(row: &str, project: &Path, worktree: &Path) {
     assert!(difference.is_empty(), "{row}: {}", worktree.display());
 }
 
-/// The temporary directory's own removal keeps a descriptor open for each level. What was dropped may still be on its way out.
+/// The removal of the temporary directory would keep a descriptor open for each level. Dropped
+/// worktrees may still be disappearing.
 fn remove(path: &Path) {
     let rm = || Command::new("rm").arg("-rf").arg(path).stderr(Stdio::null()).status();
     assert!((0..100).any(|_| rm().unwrap().success()), "{}", path.display());
@@ -101,7 +104,7 @@ fn trees_that_are_deeper_and_more_than_files_may_be_open_are_snapshotted_started
         let status = limited(&project, limit, &format!("status --json -j {jobs} w-1"));
         let changes = status.json()["changes"].as_array().map(Vec::len);
         assert_eq!(changes, Some(1), "{row}: {status:?}");
-        // Both open each entry that they look at from the root: a second for each million steps.
+        // Both open each entry from the root, which takes a second for each million steps.
         let switches = depth <= 300;
         if switches {
             run("reset w-1");

@@ -1,9 +1,11 @@
-//! The filesystem dies under the command, as at a power cut. When it is back: what was reported as durable is there, nothing torn is
-//! served, nothing that is torn says that it is whole, and every command works again.
+//! Kills the filesystem under the command, like a power cut. When it is back, everything that was
+//! reported as durable is there. calve serves nothing torn, nothing torn counts as whole, and every
+//! command works again.
 //!
-//! The filesystem lies in an image of its own, and that in another, so that three deaths can be died ([`Death`]). A life is a row of
-//! commands, one after the other, until the filesystem dies under one of them; then it is mounted again, looked at, and lives on.
-//! `CALVE_DEATHS` says how many times.
+//! The filesystem is in an image, and that image is on a filesystem in another image, so that it
+//! can die in three ways ([`Death`]). A life is a series of commands, until the filesystem dies
+//! under one of them. Then the test mounts the filesystem again, checks it, and begins the next
+//! life. `CALVE_DEATHS` sets the number of lives.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -27,7 +29,7 @@ const BIG_BYTES: u64 = 300_000;
 /// How long a life is at most, in milliseconds. Some ten to thirty commands.
 const LIFE: u64 = 1500;
 
-/// What is compared of a tree: mode, time and content of every entry but calve's own.
+/// The compared parts of a tree: mode, time and content of every entry except calve's own.
 pub(super) type Tree = BTreeMap<PathBuf, (u32, (i64, i64), Vec<u8>)>;
 
 pub(super) fn tree_of(root: &Path) -> io::Result<Tree> {
@@ -114,7 +116,8 @@ struct Kept {
 /// A worktree that was reported.
 struct Tried {
     snapshot: String,
-    /// It was there when the filesystem came back last, and nobody has touched it since.
+    /// The worktree existed when the filesystem came back the last time, and nobody has touched it
+    /// since.
     settled: bool,
     /// Nobody has touched it since it was started.
     fresh: bool,
@@ -237,7 +240,8 @@ impl World {
         Ok(())
     }
 
-    /// One command, and what must be so if it says that it is done. `Ok(None)`: there was nothing to do it to.
+    /// Runs one command, and notes what must hold if it reports success. `Ok(None)`: there was
+    /// nothing for it to work on.
     fn act(&mut self, verb: Verb) -> io::Result<Option<Run>> {
         let app = self.app();
         let worktrees: Vec<String> = self.worktrees.keys().cloned().collect();
@@ -369,7 +373,7 @@ impl World {
         (tried.settled, tried.fresh) = (false, false);
     }
 
-    /// Commands until the filesystem is dead. Which one it died under.
+    /// Runs commands until the filesystem is dead. Returns the command under which it died.
     fn live(&mut self, death: Death, moment: Duration) -> Verb {
         let dying = AtomicBool::new(false);
         let place = self.disk.killer(death);
@@ -383,7 +387,7 @@ impl World {
             loop {
                 verb = self.one_of(&VERBS).unwrap();
                 let result = self.act(verb);
-                // One that was begun before may still be done: it counts.
+                // A command that was begun before may still finish. It counts.
                 let over = dying.load(Ordering::SeqCst);
                 match result {
                     Ok(None) => {}
@@ -394,7 +398,7 @@ impl World {
                         }
                         if run.stderr.contains("panicked") || (!over && run.code != Some(0)) {
                             self.fail(format!("{verb:?} in its life: {run:?}"));
-                            // What it left is looked at all the same.
+                            // The test also checks the remains of a failed command.
                             break;
                         }
                         if over && run.code != Some(0) {
@@ -425,7 +429,7 @@ fn content(number: u64, version: u64) -> Vec<u8> {
     line.repeat(usize::try_from(size).unwrap() / line.len() + 1).into_bytes()
 }
 
-/// How often a filesystem dies where nobody says.
+/// How often a filesystem dies by default.
 const DEATHS: usize = 6;
 
 fn die_and_look(test: &str, kind: &str, reflinks: bool, ways: &[Death]) {
@@ -493,8 +497,9 @@ fn what_was_durable_when_ext4_died_is_there_and_whole_when_it_is_back() {
     }
 }
 
-/// XFS, in a file that shares nothing, and ext4 write in place, and may do so before they write down when: the file has new content and
-/// old times, which no look at its times can tell.
+/// ext4, and XFS in a file that shares nothing, write in place, and may do so before they record
+/// the time. Then the file has new content and old times, and nobody can see the change from its
+/// times.
 #[test]
 fn what_reached_the_disk_without_its_times_is_seen_after_the_boot() {
     const NAME: &str = "an overwrite without its times";
@@ -531,7 +536,7 @@ fn what_reached_the_disk_without_its_times_is_seen_after_the_boot() {
     };
     must("init");
     must("snapshot -m first");
-    // What a pack holds is shared with nothing any more.
+    // Content in a pack shares its blocks with nothing any more.
     must("store pack --all");
     fs::write(app.join("shared"), content(7, 2)).unwrap();
     must("snapshot -m second");

@@ -1,4 +1,5 @@
-//! Filesystems of the test's own, in images: small ones that fill up, and ones that die and come back.
+//! Makes filesystems for tests, in images: small ones that fill up, and ones that die and come
+//! back.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +11,7 @@ use tempfile::TempDir;
 
 use crate::{program, scratch};
 
-/// Runs a tool; `Err` with what it said.
+/// Runs a tool. `Err` has its output.
 pub(super) fn tool(directory: &Path, words: &str) -> Result<String, String> {
     let mut words = words.split_whitespace();
     let name = words.next().unwrap();
@@ -26,10 +27,11 @@ pub(super) fn tool(directory: &Path, words: &str) -> Result<String, String> {
     }
 }
 
-/// Names the file that says what the boot is called, in a test that runs in a mount namespace of its own.
+/// Names the file with the id of the boot, in a test that runs in its own mount namespace.
 const BOOT: &str = "CALVE_TEST_BOOT";
 
-/// Runs the test that asks once more, where it can say that the machine was started again. Whether this is that run.
+/// Runs the calling test again, in a mount namespace where it can pretend that the machine was
+/// started again. Returns whether this is that run.
 pub(super) fn is_where_the_machine_starts_again(test: &str) -> Result<bool, String> {
     if std::env::var_os(BOOT).is_some() {
         return Ok(true);
@@ -55,29 +57,31 @@ pub(super) fn is_where_the_machine_starts_again(test: &str) -> Result<bool, Stri
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// From now on it is another boot of the machine, for what is run from here.
+/// Processes that start from now on see another boot of the machine.
 fn start_again() {
     if let Some(file) = std::env::var_os(BOOT) {
         static COUNT: AtomicU32 = AtomicU32::new(1);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let line = format!("{number:08x}-0000-4000-8000-000000000000\n");
-        // As long as before, into the file that is mounted there.
+        // The same length as before, written into the mounted file.
         fs::write(file, &line).unwrap();
         assert_eq!(fs::read_to_string(BOOT_ID).unwrap(), line);
     }
 }
 
-/// As small as mkfs makes them, or a little more; in megabytes.
+/// In megabytes: as small as mkfs allows, or a little more.
 pub(super) const SMALLEST: u64 = 0;
 
 /// How a filesystem dies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Death {
-    /// It is shut down, and what is in its log but not on the disk is lost, with all that was not written back.
+    /// The filesystem is shut down. It loses the part of its log that is not on the disk, and
+    /// everything that was not written back.
     Lost,
     /// It is shut down after its log was written, without the data that was not written back.
     Logged,
-    /// The disk below it fails every write from now on, and forgets what it was not told to flush: a power cut.
+    /// A power cut: the disk below fails every write from now on, and forgets everything that
+    /// nobody flushed.
     Cut,
 }
 
@@ -90,7 +94,7 @@ pub(super) struct Disk {
     options: Options,
 }
 
-/// What mkfs and mount are told beside the rest.
+/// More options for mkfs and mount.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Options {
     pub(super) make: &'static str,
@@ -107,7 +111,7 @@ impl Disk {
         Self::make(kind, megabytes, false, options)
     }
 
-    /// One whose disk can fail.
+    /// A filesystem whose disk can fail.
     pub(super) fn that_can_be_cut(kind: &str, megabytes: u64) -> Result<Self, String> {
         Self::make(kind, megabytes, true, Options::default())
     }
@@ -160,7 +164,7 @@ impl Disk {
 
     /// Bytes that are free, once all is written that is on its way.
     pub(super) fn free(&self) -> u64 {
-        // What was freed is given back when the log is written.
+        // The filesystem gives space back when it writes its log.
         Command::new("sync").arg("-f").arg(self.path()).status().unwrap();
         let stat = rustix::fs::statvfs(self.path()).unwrap();
         stat.f_bavail * stat.f_frsize
@@ -171,7 +175,7 @@ impl Disk {
         self.killer(death)()
     }
 
-    /// What another thread may call for that.
+    /// Like [`Disk::die`], as a function for another thread.
     pub(super) fn killer(&self, death: Death) -> impl Fn() -> Result<(), String> + Send + use<> {
         let (command, place) = match death {
             Death::Lost => ("shutdown", "disk"),
@@ -190,7 +194,8 @@ impl Disk {
         }
     }
 
-    /// After a death: unmounted, and mounted again, which is when a log is replayed; in another boot, where the test can say so.
+    /// After a death: unmounts and mounts the filesystem, which replays its log. If the test can
+    /// pretend that, this is another boot.
     pub(super) fn come_back(&self) -> Result<(), String> {
         start_again();
         self.unmount("disk")?;

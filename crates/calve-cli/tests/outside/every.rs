@@ -1,9 +1,11 @@
-//! Every call that changes files, of every command, fails once, or is the last that the process makes.
+//! Makes every call that changes files, of every command, fail once, or kills the process at it.
 //!
-//! A run without a fault tells which calls there are. strace counts `when=` for each thread by itself, so a call is hit by its
-//! number among those of its thread, of all or of those that name the same file, whichever hits no earlier call of another
-//! thread. With `-j 1` there is one worker beside the main thread. That leaves out what only happens between several workers,
-//! and the few calls that no such number tells apart, which are counted.
+//! A run without a fault lists the calls. strace counts `when=` for each thread separately. So the
+//! test identifies a call by its number in its thread: among all calls of its name, or among those
+//! that name the same file. It takes the number that hits no earlier call of another thread. With
+//! `-j 1` there is one worker beside the main thread. So the test does not cover calls that only
+//! happen between several workers. It also leaves out the few calls that no such number identifies,
+//! and counts them.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,16 +23,17 @@ use crate::{
     scratch, straced,
 };
 
-/// Which of the faults are tried is the same in every run.
+/// The seed makes every run try the same faults.
 const SEED: u64 = 0x0ca1_7e5e_ed00_0002;
 
 /// How many faults of each command are tried where `CALVE_FAULTS` does not say.
 const SAMPLE: usize = 8;
 
-/// After so many the world is made anew: its snapshots and packs would be ever more.
+/// After this many faults the test makes the world again. Otherwise there would be ever more
+/// snapshots and packs.
 const WORN_OUT: usize = 40;
 
-/// Calls that change files, or take or give back what it takes to do so.
+/// Calls that change files, or that acquire or release what this needs.
 const CHANGING: &[&str] = &[
     "chmod",
     "close",
@@ -88,7 +91,8 @@ const READING: &[&str] = &[
 struct Call {
     name: String,
     arguments: String,
-    /// Its number among the calls of this name in its thread: of all, or of those that name this path.
+    /// Its number among the calls of this name in its thread: among all of them, or among those
+    /// that name this path.
     when: usize,
     path: Option<String>,
 }
@@ -99,7 +103,8 @@ impl Call {
             "close" => vec!["EIO", "ENOSPC", "EDQUOT", "EINTR"],
             "mmap" => vec!["EIO", "EPERM", "EACCES", "ENOMEM"],
             "fcntl" => vec!["EIO", "EPERM", "EACCES", "EINTR", "EMFILE", "ENOMEM"],
-            // EPERM is no error here: a file that may not be given away keeps its owner. The fault would also hit other threads.
+            // EPERM is no error here: a file that may not be given away keeps its owner. The fault
+            // would also hit other threads.
             "fchown" | "fchownat" => {
                 vec!["EIO", "ENOSPC", "EDQUOT", "EACCES", "EINTR", "EMFILE", "ENOMEM"]
             }
@@ -112,19 +117,21 @@ impl Call {
         errnos
     }
 
-    /// What a fault of it is called. SQLite flushes the folder of a new log, and does not look at what comes of it; the
-    /// filesystems that calve knows flush a new name with its file.
+    /// The name of a fault of this call. SQLite flushes the folder of a new log, and ignores an
+    /// error. The filesystems that calve knows flush a new name with its file.
     fn told(&self) -> &str {
         let folder = self.name == "fsync" && self.arguments.contains("/.calve>");
         if folder { "fsync of a folder" } else { &self.name }
     }
 
-    /// Whether to fail it says anything about the command: not the loader's and the runtime's own, nor the streams'.
+    /// Whether a failure of it tests the command: not calls of the loader and the runtime, or on
+    /// the standard streams.
     fn counts(&self) -> bool {
         let starts = |start: &str| self.arguments.starts_with(start);
         match self.name.as_str() {
-            // The debug build's own question whether a descriptor is open. And an unlock that fails, which no filesystem here
-            // does to one that is held, leaves SQLite waiting for itself as long as it waits for others: five minutes.
+            // These are the checks of the debug build whether a descriptor is open. Also leave out
+            // unlocks: no filesystem here fails to release a held lock, and SQLite would then wait
+            // five minutes for itself.
             "fcntl" => !["F_GETFD", "F_UNLCK"].iter().any(|word| self.arguments.contains(word)),
             "mmap" => !self.arguments.contains("MAP_ANONYMOUS"),
             "ioctl" => !asks_a_terminal(&self.arguments),
@@ -140,13 +147,14 @@ fn options(calls: &str, path: Option<&str>) -> Vec<String> {
     options
 }
 
-/// The strings among the arguments of a call that can be asked for again: not what has a random name.
+/// The strings among the arguments of a call that are the same in another run: no random names.
 fn paths(arguments: &str) -> impl Iterator<Item = &str> {
     let quoted = arguments.split('"').skip(1).step_by(2);
     quoted.filter(|path| !path.is_empty() && !path.contains([' ', '\\']) && *path != ".")
 }
 
-/// The calls in the log of a run that was not disturbed, and how many of them cannot be told from earlier ones.
+/// The calls in the log of an undisturbed run, and the number of those that cannot be told from
+/// earlier ones.
 fn calls_of(log: &str) -> (Vec<Call>, usize) {
     // By name and path: how many each thread has made, and how many the thread with the most.
     let mut made: BTreeMap<(String, Option<String>, u32), usize> = BTreeMap::new();
@@ -157,7 +165,7 @@ fn calls_of(log: &str) -> (Vec<Call>, usize) {
     for line in log.lines() {
         let Some((thread, rest)) = line.split_once(' ') else { continue };
         let Some((name, rest)) = rest.trim_start().split_once('(') else { continue };
-        // Of two halves of a call, the first.
+        // If strace splits a call in two halves, take the first.
         if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
             continue;
         }
@@ -176,7 +184,7 @@ fn calls_of(log: &str) -> (Vec<Call>, usize) {
                 found = found.or(Some((*mine, path.map(str::to_owned))));
             }
         }
-        // 256 folders are looked for, of which hardly one is there.
+        // The command looks for 256 folders, and almost none of them exist.
         absent = if rest.contains("ENOENT") { absent + 1 } else { 0 };
         let (when, path) = found.clone().unwrap_or_default();
         let call = Call { name: name.to_owned(), arguments: rest.to_owned(), when, path };
@@ -226,29 +234,30 @@ fn without(log: &str, word: &str) -> String {
     kept.join("\n")
 }
 
-/// A command, and what it is run on again and again.
+/// A command, and the project that it runs on again and again.
 pub(super) trait Scene {
     fn title(&self) -> String;
     fn words(&self) -> &'static str;
-    /// Where it is run.
+    /// The folder in which it runs.
     fn directory(&self) -> PathBuf;
-    /// Makes all anew.
+    /// Makes the whole project again.
     fn renew(&mut self);
-    /// Brings about what the command is run on; of a `number` that was not given yet.
+    /// Prepares the state that the command runs on. `number` is a new number each time.
     fn prepare(&mut self, number: usize);
-    /// Notes what is there once it was run without a fault.
+    /// Notes the result of a run without a fault.
     fn learn(&mut self) {}
-    /// Whether the command does without the processes that it starts: they fail to begin.
+    /// Whether the test keeps the command from starting its background processes.
     fn is_alone(&self) -> bool {
         false
     }
-    /// Whether the command begins processes; then no `close` fails. On Linux a `close` that fails has closed the descriptor, but
-    /// one that strace answers has not. A process that begins another hears of a failed exec through a pipe, and waits for ever
-    /// if it cannot close its own end of that pipe.
+    /// Whether the command starts processes. Then the test makes no `close` fail. On Linux a
+    /// `close` that fails has closed the descriptor, but one that strace answers has not. A process
+    /// that starts another one learns of a failed exec through a pipe, and waits for ever if it
+    /// cannot close its own end of that pipe.
     fn begins_processes(&self) -> bool {
         true
     }
-    /// What is wrong after `run`, and after the same command without the fault.
+    /// The faults after `run`, and after the same command without the injected fault.
     fn judge(&mut self, fault: Fault<'_>, run: &Run) -> Vec<String>;
 }
 
@@ -260,7 +269,7 @@ pub(super) enum Fault<'f> {
     Killed,
 }
 
-/// Each call of the command is the one at which it is disturbed; where that is too much, a part of them.
+/// Disturbs the command at each of its calls, or at a part of them if there are too many.
 pub(super) fn disturb(mut scene: impl Scene, kill: bool) {
     let title = format!("{}, {}", scene.title(), if kill { "killed" } else { "failing" });
     if !can_strace(&title) {
@@ -497,7 +506,7 @@ impl Clones {
         }
     }
 
-    /// What is wrong after it was killed.
+    /// The faults after a kill.
     fn judge_killed(&self) -> Vec<String> {
         let mut wrong = Vec::new();
         let dst = self.scratch.path().join("dst");

@@ -1,7 +1,9 @@
-//! Faults from outside: system calls that fail in the command's own process, one kind of call and one errno at a time.
+//! Injects faults: system calls fail in the command's own process, one kind of call and one errno
+//! at a time.
 //!
-//! strace counts `when=` for each thread by itself, so what must hit one call only runs with `-j 1`: there the one worker
-//! makes every call on files, and the main thread those on the stage.
+//! strace counts `when=` for each thread separately, so a fault that must hit one call needs `-j
+//! 1`. Then the only worker makes every call on files, and the main thread makes those on the
+//! stage.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -143,7 +145,7 @@ fn a_transient_refusal_is_tried_again_until_the_clone_works() {
     }
 }
 
-/// NFS and quotas tell only then that what was written did not arrive.
+/// NFS and quotas report lost writes only at that moment.
 #[test]
 fn an_error_of_closing_a_copied_file_fails_the_clone() {
     if !can_strace("errors of close") {
@@ -160,8 +162,8 @@ fn an_error_of_closing_a_copied_file_fails_the_clone() {
     }
 }
 
-/// The kernel reports a failed write once: `syncfs` fails for one descriptor, or `fsync` for one file. After that the content is
-/// right in memory alone.
+/// The kernel reports a failed write once: `syncfs` fails for one descriptor, or `fsync` for one
+/// file. After that the content is right in memory alone.
 #[test]
 fn what_a_pull_could_not_write_is_an_error_and_is_fetched_again() {
     const TEST: &str = "faults of flushes in a pull";
@@ -182,7 +184,8 @@ fn what_a_pull_could_not_write_is_an_error_and_is_fetched_again() {
     for words in ["init".to_owned(), format!("remote add team {url}")] {
         assert_eq!(calve(&other, &words).code, Some(0), "{words}");
     }
-    // The worker flushes three times, and its second time fails. (strace counts for each thread, and the main thread flushes once.)
+    // The worker flushes three times, and its second time fails. (strace counts for each thread,
+    // and the main thread flushes once.)
     let options = ["-e", "trace=syncfs", "-e", "inject=syncfs:error=EIO:when=2"];
     let run = straced(&other, &options, "pull -j 1 ready");
     assert_eq!((run.injected(), run.code), (1, Some(1)), "{run:?}");
@@ -201,7 +204,7 @@ fn what_a_pull_could_not_write_is_an_error_and_is_fetched_again() {
     assert_eq!(calve(&other, "store verify").code, Some(0));
 }
 
-/// As on ZFS while the source is in a transaction group that does not close.
+/// Like ZFS while the source is in a transaction group that does not close.
 #[test]
 fn a_transient_refusal_that_never_ends_costs_a_bounded_time_and_then_copies_or_fails() {
     if !can_strace("transient refusals without end") {
@@ -279,7 +282,8 @@ fn of_two_trees_that_are_to_be_replaced_both_are_or_neither() {
     one_of_everything(&directory.join("src"), "content");
     let new = state(&directory.join("src"));
     let trees = ["dst", "other"];
-    // A renameat2 without flags is made up for by renames without them; of these, one more only tidies up.
+    // calve replaces a renameat2 with flags by renames without flags. One more of these only tidies
+    // up.
     for (calls, whens, also) in
         [("renameat2", 1..=4, None), ("renameat", 1..=6, Some(("renameat2", "error=EINVAL")))]
     {
@@ -316,7 +320,7 @@ fn a_failing_or_full_disk_is_told_at_once_and_no_copy_masks_it() {
         return;
     }
     let scratch = with_files(60);
-    // Where clones are refused by the filesystem itself there is no fifth.
+    // If the filesystem itself refuses clones, there is no fifth call.
     let whens: &[&str] =
         if expects_reflink() { &["", ":when=1", ":when=5"] } else { &["", ":when=1"] };
     for errno in ["EIO", "ENOSPC", "EDQUOT", "ENOMEM"] {
@@ -464,7 +468,8 @@ fn modes_arrive_exactly_where_a_thread_may_not_have_its_own_umask() {
     }
 }
 
-/// The mode's group bits were the mask of an ACL that did not arrive, and gave the group what others had been given.
+/// The mode's group bits were the mask of an ACL that did not arrive, and gave the group the rights
+/// of others.
 #[test]
 fn where_the_destination_takes_no_acl_the_group_gains_nothing() {
     use std::os::unix::fs::PermissionsExt;
@@ -516,7 +521,8 @@ fn threads_that_cannot_be_had_are_done_without_or_told_of() {
     }
 }
 
-/// Which thread meets which name first is chance, and so is whether the first name's directory is finished by then.
+/// It is chance which thread meets which name first, and whether the first name's directory is
+/// finished by then.
 #[test]
 fn hard_links_across_directories_arrive_as_such_whichever_thread_is_faster() {
     let scratch = scratch();

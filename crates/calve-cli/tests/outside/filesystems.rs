@@ -38,7 +38,7 @@ fn one_file_that_is_not_copy_on_write_costs_one_copy_at_most() {
     assert_eq!(run.count("reflinked_files") + run.count("copied_files"), 201, "{run:?}");
     assert_eq!(run.count("because.filesystem"), 0, "{run:?}");
     assert_same(directory, "src", "dst", "NOCOW");
-    // The other way round: the directory hands the flag down to what is made in it.
+    // The other way round: files in this directory inherit its flag.
     fs::create_dir(directory.join("nocow")).unwrap();
     tool(directory, "chattr +C nocow").unwrap();
     let run = calve(directory, "clone --json src nocow/dst");
@@ -72,7 +72,7 @@ fn where_nothing_can_be_cloned_the_question_is_asked_a_handful_of_times() {
     }
 }
 
-/// A command that gives back what the test took, whatever happens.
+/// A command that runs at the end of the test in any case, and undoes its setup.
 pub(crate) struct AtEnd(String);
 
 impl AtEnd {
@@ -185,7 +185,7 @@ fn an_immutable_source_is_cloned_and_its_clone_can_be_written_to_and_removed() {
     }
     assert_same(directory, "src", "dst", "an immutable source");
     fs::write(directory.join("dst/d0/f3"), "changed").unwrap();
-    // What is immutable cannot be linked; each of these is copied, and nothing else is.
+    // Immutable files cannot be linked. calve copies each of these, and nothing else.
     let run = calve(directory, "clone --json --mode hardlink src linked");
     assert_eq!(run.code, Some(0), "{run:?}");
     assert_eq!(run.count("files"), 20, "{run:?}");
@@ -213,7 +213,7 @@ fn an_immutable_file_in_the_way_of_a_merge_is_an_error_that_names_it() {
             assert_eq!(names(directory), ["dst", "src"]);
             assert_eq!(names(&directory.join("dst")), ["d0"]);
         } else {
-            // The new tree stands, and the error says where the rest of the old one is.
+            // The new tree is in place, and the error says where the rest of the old one is.
             assert_same(directory, "src", "dst", "replaced");
             let stage = names(directory)
                 .into_iter()
@@ -284,7 +284,7 @@ fn on_a_disk_without_room_a_clone_fits_and_a_copy_fails_and_gives_all_space_back
         Err(why) => return not_run("a full disk", &why),
     };
     let directory = small.path();
-    // 60 percent of what is there, in files of a megabyte.
+    // 60 percent of the free space, in files of a megabyte.
     let files = small.free() * 6 / 10 / 1_000_000;
     fs::create_dir(directory.join("src")).unwrap();
     for number in 0..files {
@@ -297,7 +297,7 @@ fn on_a_disk_without_room_a_clone_fits_and_a_copy_fails_and_gives_all_space_back
     let expect_full = |run: &Run| {
         assert_eq!(run.code, Some(1), "{run:?}");
         assert_eq!(run.json()["error"]["kind"], "storage_full", "{run:?}");
-        // Its content, or on some filesystems what is set afterwards.
+        // The content does not fit, or on some filesystems the metadata that is set afterwards.
         let places = ["src/f", "dst/f", "dst-1/f", "dst-2/f"];
         let named = places.iter().any(|path| run.stderr.contains(path));
         assert!(run.stderr.contains("ENOSPC") && named, "{run:?}");
@@ -305,7 +305,7 @@ fn on_a_disk_without_room_a_clone_fits_and_a_copy_fails_and_gives_all_space_back
         let left: Vec<_> =
             names(&directory).into_iter().filter(|name| name != "lost+found").collect();
         assert_eq!(left, ["src"], "{run:?}");
-        // But for what the filesystem keeps for itself, such as a larger directory.
+        // The filesystem may keep some space for itself, such as for a larger directory.
         let lost = before.saturating_sub(small.free());
         assert!(lost < 8_000_000, "{lost} bytes were not given back");
     };
@@ -366,7 +366,8 @@ fn what_holds_the_source_is_never_replaced_by_whichever_mount_the_source_is_name
     }
 }
 
-/// Opening a file with O_NONBLOCK while another process has a lease on it says EAGAIN, and asks that process to let go.
+/// Opening a file with O_NONBLOCK while another process has a lease on it says EAGAIN, and asks
+/// that process to let go.
 #[test]
 fn a_lease_on_a_file_is_waited_for() {
     use std::io::{BufRead, BufReader};

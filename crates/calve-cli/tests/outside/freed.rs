@@ -1,4 +1,5 @@
-//! What `drop --dry-run` says beside what the filesystem has free before and after the drop.
+//! Compares the numbers of `drop --dry-run` with the free space of the filesystem before and after
+//! the drop.
 
 use std::fs;
 use std::os::unix::fs::FileExt as _;
@@ -13,14 +14,15 @@ use crate::{Random, calve, filesystem, is_root, not_run};
 
 const TEST: &str = "freed::what_a_drop_frees_is_what_the_dry_run_said_within_its_bound";
 
-/// What the filesystem frees or keeps of its own: blocks of trees that get fuller or emptier, blocks that wait in its log.
+/// Space that the filesystem frees or keeps for itself: blocks of trees that get fuller or emptier,
+/// and blocks that wait in its log.
 const KEPT_BYTES: u64 = 1 << 20;
 
 /// Free bytes, when they have come to rest.
 fn free(disk: &Disk) -> u64 {
     let now = || {
         Command::new("sync").arg("-f").arg(disk.path()).status().unwrap();
-        // What was deleted of a subvolume is freed by a thread of the kernel's.
+        // A thread of the kernel frees the space of deleted subvolumes.
         let _ = tool(&disk.path(), "btrfs subvolume sync .");
         let stat = rustix::fs::statvfs(disk.path()).unwrap();
         stat.f_bfree * stat.f_frsize
@@ -37,7 +39,8 @@ fn free(disk: &Disk) -> u64 {
     before
 }
 
-/// What people and builds do in a worktree: overwrite, add, copy from another one, and clone to elsewhere.
+/// Changes a worktree as people and builds do: overwrites, adds, copies from another worktree, and
+/// clones to elsewhere.
 fn edit(root: &Path, others: &[String], number: u64, random: &mut Random) {
     for _ in 0..random.below(30) {
         let file = root.join(format!("folder/file-{}", random.below(300)));
@@ -64,7 +67,7 @@ fn edit(root: &Path, others: &[String], number: u64, random: &mut Random) {
     }
 }
 
-/// The greatest difference, and what was freed in all.
+/// Returns the greatest difference, and the space that was freed in all.
 fn drops(kind: &str, rounds: u64) -> Result<(u64, u64), String> {
     // The kernel's thread that deletes subvolumes sleeps until a transaction ends.
     let mount = if kind == "btrfs" { "commit=1" } else { "" };
@@ -106,7 +109,7 @@ fn drops(kind: &str, rounds: u64) -> Result<(u64, u64), String> {
         must("store empty-trash");
         let freed = free(&disk).saturating_sub(before);
         let what = format!("{kind}, round {round}: {names} freed {freed} of {expected}, {least}");
-        // The estimate of the metadata is within a half of what it is.
+        // The estimate of the metadata may be wrong by half.
         let metadata = u64::try_from(dropped.len()).unwrap() * 400 * 1200;
         let bound = KEPT_BYTES + metadata;
         assert!(freed + bound >= least, "{what}: less than what is certain");

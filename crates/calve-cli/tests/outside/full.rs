@@ -1,5 +1,5 @@
-//! Full disks and quotas: what needs room says that there is none and leaves things as they were, what only reads works, and
-//! what frees space works where there is none.
+//! Tests full disks and quotas. A command that needs space reports that there is none and changes
+//! nothing. Commands that only read work, and commands that free space work without any space.
 
 use std::fs;
 use std::io::{self, Write};
@@ -21,7 +21,8 @@ const MEGABYTES: u64 = 300;
 const FILES: u64 = 12;
 const FILE_BYTES: usize = 1_000_000;
 
-/// What a filesystem may keep for itself: a longer directory, a block of inodes, a part of the log.
+/// Space that a filesystem may keep for itself: a longer directory, a block of inodes, a part of
+/// the log.
 const KEPT_BYTES: u64 = 2_500_000;
 
 /// Whose files count where root's do not.
@@ -30,12 +31,13 @@ const NOBODY: u32 = 65534;
 struct Place {
     disk: Disk,
     random: Random,
-    /// All is done by nobody.
+    /// The user `nobody` runs all commands.
     nobody: bool,
 }
 
 impl Place {
-    /// A project with two snapshots, `one` and `two`, and six worktrees of the first. `w1` and `w3` have changes.
+    /// A project with two snapshots, `one` and `two`, and six worktrees of the first. `w1` and `w3`
+    /// have changes.
     fn new(disk: Disk, nobody: bool) -> Self {
         let mut place = Self { disk, random: Random(7), nobody };
         let app = place.app();
@@ -127,7 +129,7 @@ impl Place {
         fs::create_dir_all(&fill).unwrap();
         let open =
             |name: &str| fs::OpenOptions::new().create(true).append(true).open(fill.join(name));
-        // What is freed by writing back what was on its way is filled, too.
+        // Also fill the space that the filesystem frees when it writes back.
         for round in 0..3 {
             if let Ok(mut file) = open("big") {
                 for size in [1 << 20, 64 << 10, 4096, 512] {
@@ -145,7 +147,7 @@ impl Place {
         }
     }
 
-    /// Makes so much room in a disk that is full.
+    /// Frees this many bytes on a full disk.
     fn give(&self, bytes: u64) {
         let file =
             fs::OpenOptions::new().write(true).open(self.disk.path().join("fill/big")).unwrap();
@@ -154,8 +156,8 @@ impl Place {
         self.sync();
     }
 
-    /// What must be as it was when something failed: the trees, but for the times of folders in which something was begun, and
-    /// what the store holds beside its locks and indexes.
+    /// The state that must not change if a command fails: the trees (without the times of folders
+    /// in which calve began something), and the contents of the store except locks and indexes.
     fn picture(&self) -> (Tree, Tree, Vec<Vec<String>>) {
         let tree = |root: &Path| -> Tree {
             let mut tree = tree_of(root).unwrap();
@@ -219,7 +221,8 @@ fn place(test: &str, options: Options) -> Option<Place> {
     disk(test, options).map(|disk| Place::new(disk, false))
 }
 
-/// What needs no room, or frees some, and what does. Afterwards all is as it was but for what was dropped and collected.
+/// Runs commands that need no space, then commands that free space, then commands that need space.
+/// Afterwards everything is as before, except dropped worktrees and collected content.
 fn assert_ways_out(place: &Place, errno: &str) {
     for words in ["status", "list", "log", "show one", "diff", "store stats", "store verify"] {
         let run = place.calve(words);
@@ -270,7 +273,7 @@ fn on_a_full_disk_what_reads_works_what_frees_space_works_and_the_rest_says_why_
     place.must("store verify");
 }
 
-/// Whoever collects must write before anything may be removed.
+/// A collection must write before it may remove anything.
 #[test]
 fn a_remote_on_a_full_disk_is_collected_and_then_takes_pushes_again() {
     let Some(disk) = disk("a remote on a full disk", Options::default()) else { return };
@@ -295,7 +298,7 @@ fn a_remote_on_a_full_disk_is_collected_and_then_takes_pushes_again() {
         must(root, "snapshot --name ready");
     }
     must(&app, "push ready");
-    // It has no name there, so nobody needs it.
+    // The snapshot has no name there, so nobody needs it.
     let id = must(&other, "snapshot --name again").stdout.trim().to_owned();
     must(&other, &format!("push {id}"));
     place.write(&app, 0);
@@ -377,7 +380,7 @@ fn a_disk_that_fills_up_on_the_way_is_told_of_and_its_space_is_given_back() {
 /// More than the command reads before a start returns; it takes no room.
 const LARGE: u64 = 65 << 20;
 
-/// Holds the store's lock of naming, so that nobody names contents meanwhile.
+/// Holds the store's lock of naming, so that no process names contents in the meantime.
 fn hold_naming(app: &Path) -> fs::File {
     let path = app.join(".calve/locks/naming");
     let file = fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
@@ -430,7 +433,7 @@ fn a_first_start_and_its_naming_go_on_where_a_full_disk_stopped_them() {
             assert_eq!(gc.code, Some(0), "after {words} in {level}: {gc:?}");
             if let Some(words) = frees.take() {
                 place.must(words);
-                // It freed nothing, so whoever comes next needs what the reserve has.
+                // The command freed nothing, so the next command needs the reserve.
                 let reserve = fs::metadata(app.join(".calve/reserve")).unwrap().len();
                 assert!(reserve >= 512 << 10, "{words} left {reserve} bytes of the reserve");
             }
@@ -440,7 +443,7 @@ fn a_first_start_and_its_naming_go_on_where_a_full_disk_stopped_them() {
     let started = until_there_is_room("start --json one other", None).json();
     assert!(started["snapshot"].is_null(), "its contents have no names yet: {started}");
     drop(naming);
-    // What would be lost with the other one cannot be known, so its tree is kept.
+    // calve cannot know which work a drop of the other worktree would lose, so it keeps the tree.
     let frees = Some("drop --force --quiet other");
     let named = until_there_is_room("status --json one", frees).json();
     assert_eq!(named["changes"].as_array().map(Vec::len), Some(0), "{named}");

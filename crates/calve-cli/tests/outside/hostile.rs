@@ -1,4 +1,4 @@
-//! Trees that are made to break whoever copies them: for the clone, and for the same tree that goes through a store.
+//! Tests trees that are made to break a program that copies them: in a clone, and through a store.
 
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -13,7 +13,7 @@ use crate::filesystems::immutable;
 use crate::tree::{difference, many_files, state, work};
 use crate::{Run, calve, filesystem, is_root, names, not_run, program, pushed, scratch};
 
-/// A tree, and how it is told whether a copy of it is one.
+/// A tree, and a check whether a copy of it is right.
 struct Row {
     name: &'static str,
     make: fn(&Path),
@@ -24,7 +24,7 @@ struct Row {
 fn in_all(tree: &Path, copy: &Path) -> Result<(), String> {
     match difference(&work(tree), &work(copy)).as_str() {
         "" => Ok(()),
-        // Of a hundred thousand the first few will do.
+        // Show only the first few of a hundred thousand differences.
         different => Err(different.chars().take(2000).collect()),
     }
 }
@@ -40,7 +40,7 @@ fn write_at(path: &Path, size: u64, runs: impl IntoIterator<Item = u64>) {
 const LARGE: u64 = (5 << 30) + 12_345;
 const IN_LARGE: [u64; 3] = [0, (4 << 30) - 2048, LARGE - 4096];
 
-/// Without reading what nobody wrote.
+/// Compares the trees without reading holes.
 fn in_places(tree: &Path, copy: &Path) -> Result<(), String> {
     let (was, is) =
         (fs::File::open(tree.join("large")).unwrap(), fs::File::open(copy.join("large")));
@@ -179,7 +179,7 @@ fn a_hostile_tree_arrives_as_it_is_as_a_clone_and_through_a_store() {
         let worktree = directory.join("src.worktrees/w");
         check(&calve(directory, "-C src start -q --from one w"), &worktree, "started");
         check(&calve(directory, "-C src status w"), &worktree, "and its status");
-        // As it comes out of a pack, too.
+        // The copy that comes out of a pack is right, too.
         check(&calve(directory, "-C src store pack -q --all"), &worktree, "packed");
         let again = directory.join("src.worktrees/again");
         check(&calve(directory, "-C src start -q --from one again"), &again, "unpacked");
@@ -197,7 +197,8 @@ fn a_hostile_tree_arrives_as_it_is_as_a_clone_and_through_a_store() {
     }
 }
 
-/// A worktree in the way of which is what not even root may change, until its flag is taken away.
+/// A file in the worktree that not even root may change is in the way, until the test takes its
+/// flag away.
 #[test]
 fn what_cannot_be_changed_stops_a_switch_a_reset_and_a_merge_by_its_name_and_nothing_is_lost() {
     for (flag, other) in [("+i", "-i"), ("+a", "-a")] {
@@ -235,7 +236,7 @@ fn what_cannot_be_changed_stops_a_switch_a_reset_and_a_merge_by_its_name_and_not
         // Between the two snapshots; the same again ends it.
         assert_eq!(calve(&project, "switch -q w second").code, Some(0), "{flag}");
         now(&second, "the switch");
-        // A reset moves what was added aside: not what cannot be moved.
+        // A reset moves added files aside, but not a file that cannot be moved.
         fs::write(root.join("d0/added"), "by hand").unwrap();
         let changed = work(&root);
         tool(&root, &format!("chattr {flag} d0/added")).unwrap();
@@ -246,7 +247,8 @@ fn what_cannot_be_changed_stops_a_switch_a_reset_and_a_merge_by_its_name_and_not
         now(&second, "the reset");
         assert_eq!(calve(&project, "switch -q w --undo").code, Some(0), "{flag}");
         now(&changed, "the undo of the reset");
-        // Dropped it is gone from its place at once; the file stays in the trash until it may be removed.
+        // A drop removes the worktree from its place at once. The file stays in the trash until it
+        // can be removed.
         tool(&root, &format!("chattr {flag} d0/f9")).unwrap();
         assert_eq!(calve(&project, "drop -q --force --discard w").code, Some(0), "{flag}");
         assert!(fs::symlink_metadata(&root).is_err(), "{flag}");
@@ -262,7 +264,8 @@ fn what_cannot_be_changed_stops_a_switch_a_reset_and_a_merge_by_its_name_and_not
     }
 }
 
-/// What is mounted in a tree is of another, whoever removes the tree around it.
+/// A filesystem that is mounted in a tree does not belong to the tree, whatever removes the tree
+/// around it.
 #[test]
 fn what_is_mounted_in_a_worktree_outlives_its_reset_its_switch_and_its_drop() {
     const NAME: &str = "a mount in a worktree";
@@ -326,7 +329,8 @@ fn what_is_mounted_in_a_worktree_outlives_its_reset_its_switch_and_its_drop() {
     }
 }
 
-/// A rename cannot replace what is mounted, which the kernel would say when all is fetched and made.
+/// A rename cannot replace a mount point. The kernel would report that only after calve has fetched
+/// and made everything.
 #[test]
 fn at_a_mount_point_nothing_is_begun_and_a_folder_inside_it_is_named() {
     const NAME: &str = "an empty mount point as a destination";
@@ -366,7 +370,8 @@ fn at_a_mount_point_nothing_is_begun_and_a_folder_inside_it_is_named() {
     }
 }
 
-/// A file of procfs has content and says that its size is 0: a snapshot took it for empty, and never told.
+/// A file of procfs has content, but reports the size 0. A snapshot took it as empty, and did not
+/// report that.
 #[test]
 fn a_file_that_has_content_and_no_size_arrives_with_its_content_or_is_named() {
     const NAME: &str = "a file of procfs in a tree";

@@ -1,5 +1,5 @@
-//! Killed at any moment: the destination is whole or absent (or the old one, or, in a merge, made of whole files), and the
-//! next run sweeps what was left.
+//! Kills commands at any moment. The destination is whole or absent (or the old one, or in a merge
+//! made of whole files), and the next run sweeps the rest.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -22,7 +22,8 @@ const SIZE: usize = 2000;
 /// The moments are the same in every run, as parts of the time that a run takes.
 const SEED: u64 = 0x0ca1_7e5e_ed00_0001;
 
-/// Which trees of [`many_files`] a path holds: how many files of each word, all of them whole.
+/// The trees of [`many_files`] that a path holds: for each word the number of its files, all of
+/// them whole.
 fn words_below(root: &Path) -> Result<BTreeMap<String, usize>, String> {
     let mut words = BTreeMap::new();
     let mut left: Vec<PathBuf> = vec![root.to_owned()];
@@ -100,7 +101,8 @@ fn kill_and_look(signal: Signal, kind: Kind, kills: usize) {
     whole_run(sources[0]);
     let mut usual = Duration::ZERO;
     for kill in 0..kills {
-        // A whole run now and then tells how long one takes. Under `fresh` nothing stands before a run.
+        // A whole run now and then measures how long one takes. With `fresh` nothing exists before
+        // a run.
         if kill % 10 == 0 {
             if kind == Kind::Fresh {
                 remove();
@@ -127,7 +129,7 @@ fn kill_and_look(signal: Signal, kind: Kind, kills: usize) {
         left_a_stage += usize::from(stage);
         cut_short += usize::from(status.code() != Some(0));
         if signal == Signal::INT {
-            // Before the handler stands the signal's own action does; nothing was begun then.
+            // Before the handler is set up, the signal ends the process. Nothing was begun then.
             let code = status.code().or(status.signal().map(|signal| 128 + signal));
             assert!(matches!(code, Some(0 | 130)), "{context}");
             assert!(!stage, "a stage was left: {context}");
@@ -234,7 +236,8 @@ fn a_checkout_that_is_killed_leaves_a_whole_project_or_none_and_the_next_one_swe
     assert!(left_a_stage > 0, "no kill came in time");
 }
 
-/// Files cannot be renamed from the stage into another device: there they are staged beside their places.
+/// Files cannot be renamed from the stage to another device. There calve stages them beside their
+/// places.
 #[test]
 fn a_merge_into_another_subvolume_that_is_killed_leaves_nothing_that_the_next_run_does_not_sweep() {
     if filesystem() != "btrfs" {
@@ -278,8 +281,8 @@ fn a_merge_into_another_subvolume_that_is_killed_leaves_nothing_that_the_next_ru
     assert!(left > 0, "no kill came in time");
 }
 
-/// Nothing can be known of a maker that was in another boot, or is in another container. A start that a power cut ended was
-/// under way for ever, and its name taken.
+/// calve cannot know anything about a maker in another boot or another container. A start that a
+/// power cut ended counted as unfinished for ever, and kept its name.
 #[test]
 fn a_start_of_whose_maker_nothing_is_known_keeps_its_name_for_a_minute_and_not_for_ever() {
     const ROW: &str = "\
@@ -308,7 +311,8 @@ db.commit()
     }
 }
 
-/// Fails unless every script of the environment in this folder names the folder, and `RECORD` is true.
+/// Fails unless every script of the environment in this folder names the folder, and `RECORD` is
+/// true.
 const ENVIRONMENT_IS_OWN: &str = "\
 import base64, hashlib, os, sys
 root, packages = os.getcwd(), '.venv/lib/python3.12/site-packages'
@@ -320,7 +324,7 @@ for line in open(f'{packages}/app-1.dist-info/RECORD').read().splitlines():
     assert (digest, size) == ('sha256=' + found, str(len(data))), (name, 'RECORD')
 ";
 
-/// Makes an environment with so many scripts in this folder.
+/// Makes an environment with this many scripts in the folder.
 const ENVIRONMENT: &str = "\
 import base64, hashlib, os, sys
 root, packages = os.getcwd(), '.venv/lib/python3.12/site-packages'
@@ -347,7 +351,8 @@ fn killed(directory: &Path, words: &str, usual: Duration, random: &mut Random) -
     child.wait().unwrap().code().is_none()
 }
 
-/// Between a killed command and the next one, files of a worktree that was moved may name either place.
+/// Between a killed command and the next one, files of a worktree that was moved may name either
+/// place.
 #[test]
 fn a_start_or_the_first_command_after_a_move_that_is_killed_leaves_no_environment_of_another_place()
 {

@@ -1,5 +1,5 @@
-//! Killed at any step of a start or a drop of linked worktrees: after the next command nothing is left that only a part of would be, neither a
-//! registration, nor a branch that calve made, nor a folder.
+//! Kills a start or a drop of linked worktrees at every step. After the next command, no half-made
+//! worktree remains: no registration, no branch of calve, and no folder.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -20,7 +20,7 @@ use crate::{
 /// A project with a commit, a store and a snapshot.
 struct Desk {
     scratch: TempDir,
-    /// What git knew of it before.
+    /// The earlier state of git.
     before: String,
 }
 
@@ -64,7 +64,8 @@ impl Desk {
         text(&output.stdout)
     }
 
-    /// Everything that the repository knows of worktrees and references, whether it is sound, and what could be pruned.
+    /// Everything that the repository records about worktrees and references, whether it is sound,
+    /// and what git could prune.
     fn known(&self) -> String {
         self.sh(
             "cd app; git worktree list --porcelain; git for-each-ref; git worktree prune -n -v 2>&1; git fsck --full 2>&1
@@ -72,7 +73,8 @@ impl Desk {
         )
     }
 
-    /// Looks after a start that ended somehow, and drops what it made. How many there were.
+    /// Checks the result of a start that ended in any way, and drops its worktrees. Returns their
+    /// number.
     fn clear(&self, context: &str) -> usize {
         let listed = calve(&self.app(), "list --json");
         assert_eq!(listed.code, Some(0), "{context}: {listed:?}");
@@ -107,7 +109,7 @@ impl Desk {
     }
 }
 
-/// A `git` that kills the one who runs it, at one of its runs: before it does anything, while it does it, or when it has done it.
+/// A `git` that kills its parent at one of its runs: before its work, during it, or after it.
 const DEADLY: &str = r#"#!/bin/bash
 n=$(($(cat "$COUNT") + 1)); echo $n >"$COUNT"
 PATH=$REAL_PATH
@@ -163,7 +165,8 @@ fn a_start_that_dies_at_any_of_its_gits_leaves_whole_worktrees_or_nothing() {
 const CHANGING: [&str; 8] =
     ["rename", "renameat", "renameat2", "unlink", "unlinkat", "mkdir", "mkdirat", "utimensat"];
 
-/// How often calve or a git that it runs makes a call, whoever of them makes it most often.
+/// The number of times that calve, or one of its git processes, makes a call: the highest count of
+/// any of them.
 fn calls(desk: &Desk, words: &str, call: &str) -> usize {
     let run = straced(&desk.app(), &["-e", &format!("trace=?{call}")], words);
     assert_eq!(run.code, Some(0), "{run:?}");
@@ -174,7 +177,8 @@ fn calls(desk: &Desk, words: &str, call: &str) -> usize {
     counts.into_values().max().unwrap_or(0)
 }
 
-/// Kills calve, or a git that calve runs: the process that first makes so many of the traced calls.
+/// Kills calve, or a git that calve runs: the first process that makes this many of the traced
+/// calls.
 fn killed_at(desk: &Desk, words: &str, call: &str, number: usize) -> Run {
     let inject = format!("inject=?{call}:signal=KILL:when={number}");
     straced(&desk.app(), &["-e", &format!("trace=?{call}"), "-e", &inject], words)
@@ -232,7 +236,8 @@ fn a_drop_that_is_killed_at_any_change_is_brought_to_its_end_by_another() {
     assert!(killed > 5, "only {killed} were killed");
 }
 
-/// Killed at any step of a drop by force, or of its taking back, the work is in the worktree or kept, and git knows it or not at all.
+/// After a kill at any step of a forced drop, or of its undo, the work is in the worktree or kept,
+/// and git knows the worktree fully or not at all.
 #[test]
 fn work_outlives_a_forced_drop_and_its_taking_back_that_are_killed_at_any_change() {
     const DROP: &str = "drop -q --force w";
@@ -284,9 +289,10 @@ fn work_outlives_a_forced_drop_and_its_taking_back_that_are_killed_at_any_change
     assert!(killed > 10, "only {killed} were killed");
 }
 
-/// Random work with git in worktrees, and commands of calve between that are killed at random moments: every commit that its maker did
-/// not give up is held by a reference or a `HEAD`, work that is not committed is in its worktree or kept, and git knows no worktree that is not there.
-/// `CALVE_ROUNDS` says how many rounds.
+/// Mixes random work with git in worktrees with commands of calve that are killed at random
+/// moments. A reference or a `HEAD` holds every commit that its maker did not give up. Work that is
+/// not committed is in its worktree or kept. git knows no worktree that does not exist.
+/// `CALVE_ROUNDS` sets the number of rounds.
 #[test]
 fn no_commit_is_lost_and_no_registration_left_by_random_work_with_kills_between() {
     const NAMES: [&str; 3] = ["u", "v", "w"];
@@ -297,7 +303,7 @@ fn no_commit_is_lost_and_no_registration_left_by_random_work_with_kills_between(
         "for at in app app/lib; do (cd $at; git config user.name n; git config user.email e; git config gc.auto 0); done",
     );
     let mut random = Random(0x0ca1_7e5e_ed00_1100);
-    // What was written in each worktree and is in no commit yet, and the commits that must be there.
+    // For each worktree the work that is in no commit yet, and the commits that must exist.
     let mut work: BTreeMap<&str, String> = BTreeMap::new();
     let mut commits: BTreeSet<String> = BTreeSet::new();
     let mut of_submodule: BTreeSet<String> = BTreeSet::new();
@@ -337,7 +343,7 @@ fn no_commit_is_lost_and_no_registration_left_by_random_work_with_kills_between(
                 None
             }
             7 => {
-                // What is rewritten here is given up by who rewrites it.
+                // A rewrite gives the old commits up.
                 if in_tree("git status --porcelain").is_empty() {
                     let old = in_tree("git rev-list main..HEAD");
                     let is_mine = in_tree("git for-each-ref --contains HEAD --count 2 refs/heads")
@@ -378,7 +384,7 @@ fn no_commit_is_lost_and_no_registration_left_by_random_work_with_kills_between(
                 None
             }
             14 => {
-                // Like a stash: what it holds is held by one worktree's repository alone.
+                // Like a stash: only one worktree's repository holds it.
                 in_tree(&format!("cd lib && echo {round} >>l && git stash -q"));
                 of_submodule.insert(in_tree("git -C lib rev-parse refs/stash").trim().to_owned());
                 None
@@ -458,7 +464,7 @@ fn no_commit_is_lost_and_no_registration_left_by_random_work_with_kills_between(
             let is_kept = kept.iter().any(|row| row["name"] == *name);
             assert!(is_kept, "{context}: the work in {name} is lost");
         }
-        // What a new worktree of the name has is not the work of the one that is kept.
+        // The files of a new worktree with this name are not the work of the kept worktree.
         let folder = desk.scratch.path().join("app.worktrees");
         work.retain(|name, _| folder.join(name).try_exists().unwrap());
     }
@@ -469,11 +475,12 @@ fn no_commit_is_lost_and_no_registration_left_by_random_work_with_kills_between(
     );
 }
 
-/// Without git, and with a git that refuses the repository, worktrees get copies of it, and the command says why.
+/// Without git, and with a git that refuses the repository, worktrees get copies of it, and the
+/// command says why.
 #[test]
 fn a_git_that_is_missing_or_refuses_is_said_and_copies_are_made() {
     let Some(desk) = Desk::new() else { return };
-    // Without git nobody knows what a drop would lose of a submodule.
+    // Without git, calve cannot know the work in a submodule that a drop would lose.
     desk.sh("rm -r app/lib app/.git/modules");
     let empty = desk.scratch.path().join("empty");
     fs::create_dir(&empty).unwrap();

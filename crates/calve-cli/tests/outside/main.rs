@@ -1,8 +1,9 @@
-//! The built command under what it does not control: faults that the kernel reports (`strace -e inject`), kills at any
-//! moment, disks that are full or die; odd files; and what it costs in system calls.
+//! Tests the built command under conditions that it does not control: faults that the kernel
+//! reports (`strace -e inject`), kills at any moment, full or dying disks, and odd files. Also
+//! counts its system calls.
 //!
-//! `CALVE_TEST_DIR` says where to work, and `CALVE_EXPECT` (`reflink` or `copy`) what the filesystem there can do. A test
-//! that cannot be run here appends why to `$CALVE_NOT_RUN`.
+//! `CALVE_TEST_DIR` names the folder to work in, and `CALVE_EXPECT` (`reflink` or `copy`) says what
+//! its filesystem can do. A test that cannot run here appends the reason to `$CALVE_NOT_RUN`.
 
 #![cfg(target_os = "linux")]
 
@@ -39,7 +40,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-/// What a run of the command left: its end, its streams, and (under strace) the log.
+/// The result of a run of the command: its end, its streams, and (under strace) the log.
 #[derive(Debug, Default)]
 struct Run {
     code: Option<i32>,
@@ -95,7 +96,7 @@ fn asks_a_terminal(call: &str) -> bool {
     call.contains("TCGETS") || call.contains("TIOCGWINSZ")
 }
 
-/// A command, in `directory`, without what would change its output.
+/// A command in `directory`, without settings that would change its output.
 fn program(name: impl AsRef<OsStr>, directory: &Path) -> Command {
     let mut command = Command::new(name);
     command.current_dir(directory).stdin(Stdio::null());
@@ -119,8 +120,8 @@ fn calve(directory: &Path, words: &str) -> Run {
 /// Longer than the five minutes that a command waits for another one.
 const STUCK: Duration = Duration::from_secs(400);
 
-/// Runs a command and returns what it printed. If it does not end, the test kills it and says what each of its processes waited
-/// for. Otherwise the whole suite would wait, and say nothing.
+/// Runs a command and returns what it printed. If it does not end, the test kills it and says what
+/// each of its processes waited for. Otherwise the whole suite would wait, and say nothing.
 #[track_caller]
 fn output(mut command: Command) -> Output {
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -130,8 +131,8 @@ fn output(mut command: Command) -> Output {
     told.recv_timeout(STUCK).unwrap_or_else(|_| panic!("stuck:\n{}", put_down(id))).unwrap()
 }
 
-/// Kills a process and its descendants, and says what each was doing. The newest go first: a process that strace holds would run
-/// on if strace ended before it.
+/// Kills a process and its descendants, and says what each was doing. It kills the newest first: if
+/// strace ended first, the process that it holds would run on.
 fn put_down(id: u32) -> String {
     let text = |id: u32, name: &str| {
         let bytes = fs::read(format!("/proc/{id}/{name}")).unwrap_or_default();
@@ -162,8 +163,9 @@ fn put_down(id: u32) -> String {
     lines.join("\n")
 }
 
-/// The same under strace with `options`, which must name what is traced: the rest is not stopped for (`--seccomp-bpf`), unless
-/// a signal is to be sent at some call, which strace 6.1 then only does at the first.
+/// Runs the command under strace. `options` must name the traced calls: with `--seccomp-bpf` strace
+/// stops for no others. To send a signal at a call, strace 6.1 must stop for all calls, because
+/// with `--seccomp-bpf` it sends the signal only at the first.
 fn straced(directory: &Path, options: &[&str], words: &str) -> Run {
     // The log is not on the filesystem under test, where it would be one more thing left behind.
     let log = tempfile::NamedTempFile::new().unwrap();
@@ -210,7 +212,8 @@ fn can_strace(test: &str) -> bool {
     }
 }
 
-/// Makes a remote in `directory`, and pushes the project there as `ready`. Returns the remote's URL.
+/// Makes a remote in `directory`, and pushes the project there as `ready`. Returns the remote's
+/// URL.
 fn pushed(directory: &Path, project: &Path) -> String {
     fs::create_dir(directory.join("remote")).unwrap();
     let url = format!("file://{}", directory.join("remote").to_str().unwrap());
@@ -247,7 +250,8 @@ fn scratch() -> TempDir {
     }
 }
 
-/// Whether the filesystem under test can reflink: as whoever runs the tests says, else as the command finds.
+/// Whether the filesystem under test can reflink: from the environment, or else from a test by the
+/// command.
 fn expects_reflink() -> bool {
     static REFLINK: OnceLock<bool> = OnceLock::new();
     *REFLINK.get_or_init(|| match std::env::var("CALVE_EXPECT").as_deref() {
@@ -293,7 +297,7 @@ impl Random {
         (self.next() >> 16) % limit
     }
 
-    /// Which of `count`.
+    /// A random number below `count`.
     fn one_of(&mut self, count: usize) -> usize {
         usize::try_from(self.below(count as u64)).unwrap()
     }

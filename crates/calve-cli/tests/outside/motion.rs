@@ -1,5 +1,6 @@
-//! Trees that somebody rearranges while the command works on them: files are replaced, folders trade places, and some are,
-//! for a moment, links to elsewhere. What arrives is whole, and elsewhere nothing is read and nothing changes.
+//! Tests trees that another process rearranges while the command works on them. It replaces files,
+//! swaps folders, and for a moment turns folders into links to elsewhere. Everything that arrives
+//! is whole, and the command reads and changes nothing elsewhere.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -26,7 +27,8 @@ fn size(number: usize) -> usize {
     [100, 3000, 5000, 70_000, 300_000][number % 5]
 }
 
-/// What a version of a file holds. Each has the same length, so that one can be written over the other.
+/// The content of a version of a file. All versions have the same length, so that one can overwrite
+/// another.
 fn version(folder: usize, number: usize, version: u64) -> Vec<u8> {
     let word = format!("{folder}-{:06}", version % 1_000_000);
     let mut whole = content(number, size(number), &word);
@@ -71,7 +73,8 @@ fn moving_tree(root: &Path) {
 
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW);
 
-/// Opens a folder of the tree; never one of elsewhere, where a test would do what it accuses the command of.
+/// Opens a folder of the tree, but never one elsewhere. Otherwise the test itself would do the
+/// damage that it looks for.
 fn folder(dir: &OwnedFd, name: &str) -> Option<OwnedFd> {
     openat(dir, name, FOLDER, Mode::empty()).ok()
 }
@@ -80,8 +83,9 @@ fn pause(random: &mut Random) {
     thread::sleep(Duration::from_micros(random.below(400)));
 }
 
-/// Whatever an editor, a build or a switch of branches does to a tree, and more of it: until `stop`, and everything is in its
-/// place again then. With `written`, files are also written over in place.
+/// Does to a tree what an editor, a build or a switch of branches does, and more of it, until
+/// `stop`. At the end everything is in its place again. With `written`, it also overwrites files in
+/// place.
 fn rearrange(root: &Path, aside: &Path, written: bool, who: usize, stop: &AtomicBool) -> u64 {
     let mut random = Random(0x0ca1_7e5e_ed00_0100 + who as u64);
     let dir = &open(root, FOLDER, Mode::empty()).unwrap();
@@ -89,7 +93,7 @@ fn rearrange(root: &Path, aside: &Path, written: bool, who: usize, stop: &Atomic
     let mut done = 0;
     while !stop.load(Ordering::Relaxed) {
         let number = random.one_of(IN_EACH);
-        // Each has its own, so that one knows what it took away.
+        // Each process has its own folders, so that it knows what it took away.
         let at = 2 * random.one_of(FOLDERS / 2) + who;
         let other = format!("d{}", (at + 2) % FOLDERS);
         let new = version(at, number, random.next());
@@ -126,7 +130,7 @@ fn rearrange(root: &Path, aside: &Path, written: bool, who: usize, stop: &Atomic
     done
 }
 
-/// Lets folders trade places with links to elsewhere, again and again; wherever the tree itself goes.
+/// Swaps folders with links to elsewhere, again and again, wherever the tree itself moves.
 fn deceive(dir: &OwnedFd, names: &[&str], link: &str, who: usize, stop: &AtomicBool) -> u64 {
     let mut random = Random(0x0ca1_7e5e_ed00_0200 + who as u64);
     let mut done = 0;
@@ -176,7 +180,8 @@ fn of_a_tree_that_is_rearranged_meanwhile_a_clone_and_a_snapshot_have_whole_file
     let (aside, stop) = (&scratch.path().join("aside"), &AtomicBool::new(false));
     fs::create_dir(aside).unwrap();
     assert_eq!(ends(root, "init -q").code, Some(0));
-    // What is deceptive is not what is edited, or the editor would have to look where it goes.
+    // The swapped folders are not the edited ones. Otherwise the editor would have to check where
+    // it writes.
     for number in 0..FOLDERS {
         fs::create_dir_all(root.join(format!("e{number}/below"))).unwrap();
         for file in 0..IN_EACH {
@@ -188,7 +193,8 @@ fn of_a_tree_that_is_rearranged_meanwhile_a_clone_and_a_snapshot_have_whole_file
     let until = Instant::now() + seconds();
     let (mut ended, mut files) = (BTreeMap::<i32, u64>::new(), 0);
     let changes: u64 = thread::scope(|scope| {
-        // A copy takes its time, and a file that is written over meanwhile may be of two moments in a clone.
+        // A copy takes a while. A file that is overwritten during that time may be of two moments
+        // in a clone.
         let written = expects_reflink();
         let mut movers: Vec<_> = (0..2)
             .map(|who| scope.spawn(move || rearrange(root, aside, written, who, stop)))
@@ -237,12 +243,13 @@ fn of_a_tree_that_is_rearranged_meanwhile_a_clone_and_a_snapshot_have_whole_file
     assert!(files > 0 && changes > 0, "nothing arrived: {ended:?}");
 }
 
-/// Folders of what the command writes to, and of what it removes, trade places with links to elsewhere all the time.
+/// Swaps folders that the command writes to, and folders that it removes, with links to elsewhere
+/// all the time.
 #[test]
 fn in_a_tree_of_which_folders_become_links_meanwhile_nothing_elsewhere_is_made_changed_or_removed()
 {
     const NAMES: &[&str] = &["d0", "d1", "d2", "d3", "d4", "d5"];
-    // Calve's own folder, too: what was moved aside is in there.
+    // This includes calve's own folder, which holds the files that were moved aside.
     const OWN: &[&str] = &["d0", "d1", "d2", "d3", "d4", "d5", ".calve"];
     let scratch = scratch();
     let (directory, away) = (scratch.path(), &scratch.path().join("elsewhere"));
@@ -274,7 +281,7 @@ fn in_a_tree_of_which_folders_become_links_meanwhile_nothing_elsewhere_is_made_c
         let run = ends(&project, "start -q --from first w");
         assert_eq!(run.code, Some(0), "{run:?}");
         let worktree = PathBuf::from(run.stdout.trim_end());
-        // As whoever knows its token would do it.
+        // Like a process that knows the worktree's token.
         let marker = fs::read(worktree.join(".calve/worktree")).unwrap();
         fs::write(away.join("worktree"), marker).unwrap();
         let was = state(away);
@@ -318,7 +325,7 @@ fn in_a_tree_of_which_folders_become_links_meanwhile_nothing_elsewhere_is_made_c
             *ended.entry(end).or_default() += 1;
         }
         assert_eq!(difference(&was, &state(away)), "", "elsewhere, in round {round}: {ended:?}");
-        // What a drop could not do is done when nobody is in its way.
+        // A drop finishes its work when nothing disturbs it any more.
         let _ = ends(&project, "drop -q --force w");
         let _ = fs::remove_dir_all(&worktree);
         let _ = ends(&project, "drop -q --force w");
@@ -358,7 +365,7 @@ fn save(file: &Path, aside: &Path, pause: Duration, stop: &AtomicBool) -> u64 {
     done
 }
 
-/// Looks at the project by a command, and says whether what came of that has the file.
+/// Runs a command on the project, and says whether its result has the file.
 #[track_caller]
 fn sees_the_file(directory: &Path, command: &str, run: impl Fn(&str) -> Run) -> (bool, Run) {
     let (project, clone) = (directory.join("app"), directory.join("clone"));
@@ -386,8 +393,8 @@ fn sees_the_file(directory: &Path, command: &str, run: impl Fn(&str) -> Run) -> 
     (saw, run)
 }
 
-/// btrfs fixes the end of a listing when it begins, and gives a file that is renamed a place behind that. It was missing
-/// in ten of ten clones, and nothing said so.
+/// btrfs fixes the end of a listing when the listing begins, and puts a renamed file behind that
+/// end. The file was missing in ten of ten clones, and nothing reported that.
 #[test]
 fn a_file_that_is_replaced_all_the_time_is_not_missing_without_a_word() {
     let scratch = scratch();
@@ -422,7 +429,8 @@ fn a_file_that_is_replaced_all_the_time_is_not_missing_without_a_word() {
     println!("ends: {ended:?}, {missed} times it was missing and that was said");
 }
 
-/// The same where each moment at which it can happen is drawn out until it has.
+/// The same, but strace delays each moment at which the file can be missed, until the test has
+/// replaced the file.
 #[test]
 fn a_folder_that_changes_while_it_is_listed_is_listed_again_and_one_that_never_rests_is_named() {
     if !can_strace("files that are replaced during a listing") {
@@ -452,7 +460,7 @@ fn a_folder_that_changes_while_it_is_listed_is_listed_again_and_one_that_never_r
                     let (saw, run) = sees_the_file(directory, command, |words| {
                         straced(directory, &options, &format!("{words} -j1"))
                     });
-                    // Where no listing is whole, that is said.
+                    // If no listing is whole, the command reports that.
                     assert!(saw || expected == 3, "{command}, {inject}: it is missing: {run:?}");
                     assert_eq!(run.code, Some(expected), "{command}, {inject}: {run:?}");
                     assert!(run.logged("(DELAYED)") > 0, "{command}, {inject}: {run:?}");
@@ -485,7 +493,8 @@ fn a_folder_that_changes_while_it_is_listed_is_listed_again_and_one_that_never_r
     });
 }
 
-/// Whoever replaces files in it works there, and a change may be among the names that no listing had.
+/// A process that replaces files works in the folder. A change may concern a name that no listing
+/// had.
 #[test]
 fn a_worktree_that_never_rests_is_not_dropped_and_a_switch_names_its_folder() {
     if !can_strace("worktrees in which files are replaced during a listing") {
@@ -500,7 +509,8 @@ fn a_worktree_that_never_rests_is_not_dropped_and_a_switch_names_its_folder() {
     let listed = worktree.join("sub");
     let stop = &AtomicBool::new(false);
     thread::scope(|scope| {
-        // A worktree may be a subvolume, into which nothing can be renamed from elsewhere; its marker's folder is no part of the tree.
+        // A worktree may be a subvolume, and nothing can be renamed into it from elsewhere. The
+        // folder of its marker is no part of the tree.
         let (file, aside) = (listed.join("config"), worktree.join(".calve/aside"));
         let saving = scope.spawn(move || save(&file, &aside, Duration::from_millis(40), stop));
         let looked = thread::Builder::new().spawn_scoped(scope, || {
@@ -527,7 +537,8 @@ fn a_worktree_that_never_rests_is_not_dropped_and_a_switch_names_its_folder() {
     assert_eq!(ends(&project, "drop -q w").code, Some(0), "at rest again");
 }
 
-/// It failed: a folder that was removed between being opened and being listed has no listing, which is an error (ENOENT).
+/// This failed: a folder that is removed between its opening and its listing has no listing, and
+/// the system reports ENOENT.
 #[test]
 fn a_folder_that_is_removed_before_it_is_listed_is_reported_as_gone_and_the_rest_arrives() {
     if !can_strace("folders that are removed before they are listed") {

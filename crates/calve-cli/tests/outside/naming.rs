@@ -1,5 +1,6 @@
-//! The first start of a large project, whose contents are named behind it, and the naming itself; the making of a tree that waits
-//! to be handed over, and a start that takes it: each call fails once, or is the last that the process makes.
+//! Disturbs the first start of a large project, the naming of its contents in the background, the
+//! making of a ready tree, and a start that takes one. Each call fails once, or the process is
+//! killed at it.
 
 use std::fs;
 use std::io;
@@ -113,7 +114,7 @@ impl Scene for First {
             fs::File::create(app.join("large")).unwrap().set_len(LARGE).unwrap();
         }
         let store = Store::init(&app).unwrap();
-        // The naming must tell what changed since from what changed in the same tick of the clock.
+        // The naming must tell later changes apart from changes in the same tick of the clock.
         std::thread::sleep(Duration::from_millis(15));
         if matches!(self.work, Work::Refill | Work::Take) {
             store.snapshot(&SnapshotOptions::new().name("base"), &StoreOptions::new()).unwrap();

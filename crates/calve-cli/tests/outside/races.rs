@@ -1,7 +1,7 @@
-//! Many processes at one store, at one name and at one destination: each gets exactly what is its own, nobody waits for ever,
-//! and nobody is turned away because others are at work.
+//! Runs many processes on one store, one name and one destination. Each gets exactly its own
+//! result, none waits for ever, and calve refuses none because others are at work.
 //!
-//! `CALVE_RACE_SECONDS` says for how long the loops run.
+//! `CALVE_RACE_SECONDS` sets how long the loops run.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 use crate::tree::{State, content, difference, many_files, work};
 use crate::{Random, Run, calve_command, names, program, scratch};
 
-/// For how long each of the loops runs. A race that is lost once in a minute takes more than the default.
+/// How long each of the loops runs. A race that is lost once in a minute needs more than the
+/// default.
 pub(crate) fn seconds() -> Duration {
     let given = std::env::var("CALVE_RACE_SECONDS").ok();
     Duration::from_secs(given.map_or(6, |seconds| seconds.parse().expect("a number of seconds")))
@@ -35,7 +36,7 @@ pub(crate) fn ends(directory: &Path, words: &str) -> Run {
     run
 }
 
-/// How many commands of which kind ended how.
+/// The number of commands of each kind, by result.
 #[derive(Default)]
 struct Tally(Mutex<BTreeMap<(String, i32), u64>>);
 
@@ -52,7 +53,7 @@ impl Tally {
         run
     }
 
-    /// Runs what must be done, and say nothing but its results.
+    /// Runs a command that must succeed and print only its results.
     #[track_caller]
     fn done(&self, directory: &Path, words: &str) -> Run {
         let run = self.run(directory, words);
@@ -64,14 +65,14 @@ impl Tally {
 const FILES: usize = 150;
 const SIZE: usize = 3000;
 
-/// A project, its worktrees, and what they are to hold.
+/// A project, its worktrees, and their expected contents.
 struct Worker<'a> {
     project: &'a Path,
     worktrees: PathBuf,
     number: u64,
     random: Random,
     tally: &'a Tally,
-    /// Snapshots by their names, and what is in them.
+    /// Snapshots by their names, with their contents.
     known: Vec<(String, State)>,
     made: u64,
 }
@@ -113,7 +114,7 @@ impl Worker<'_> {
         work(root)
     }
 
-    /// One worktree from its start to its end.
+    /// Works with one worktree from its start to its drop.
     fn live(&mut self, until: Instant) {
         self.made += 1;
         let name = format!("w{}-{}", self.number, self.made);
@@ -145,7 +146,8 @@ impl Worker<'_> {
                 }
                 _ => {
                     let (other, there) = self.choose();
-                    // A switch to where it is keeps what an earlier one moved aside.
+                    // A switch to the current snapshot keeps the files that an earlier switch moved
+                    // aside.
                     if there == now {
                         continue;
                     }
@@ -176,7 +178,8 @@ impl Worker<'_> {
     }
 }
 
-/// Four processes with a worktree each, while the store is packed, collected, verified and warmed all the time.
+/// Runs four processes, each with its own worktree, while the store is packed, collected, verified
+/// and warmed all the time.
 #[test]
 fn four_processes_get_their_own_trees_exactly_while_the_store_is_packed_collected_verified_and_warmed()
  {
@@ -202,7 +205,7 @@ fn four_processes_get_their_own_trees_exactly_while_the_store_is_packed_collecte
             scope.spawn(move || {
                 for words in commands.iter().cycle() {
                     let run = tally.run(project, words);
-                    // Whoever found no moment alone says so, and removed nothing.
+                    // A collection that got no moment alone says so, and removed nothing.
                     let busy = run.code == Some(3) && run.json()["busy"] == true;
                     assert!(busy || run.code == Some(0), "calve {words}: {run:?}");
                     if !at_work.load(Ordering::Relaxed) {

@@ -1,4 +1,5 @@
-//! What each command that changes a store or a worktree is run on, and what may stand after it was cut short at any moment.
+//! For each command that changes a store or a worktree: the project that it runs on, and the states
+//! that are allowed after it was cut short at any moment.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,19 +17,19 @@ use crate::tree::{
 };
 use crate::{Run, calve, names, scratch};
 
-/// What is run.
+/// The commands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verb {
     Snapshot,
     /// From the project, in which something changed.
     Start,
-    /// From a snapshot of which there are trees already; on btrfs, of its template.
+    /// From a snapshot that already has trees; on btrfs, from its ready tree.
     StartFrom,
     Capture,
-    /// By force, over what was changed by hand.
+    /// By force, over local changes.
     Switch,
     Reset,
-    /// Of a forced switch.
+    /// Undoes a forced switch.
     Undo,
     Drop,
     Restore,
@@ -67,7 +68,7 @@ impl Verb {
         }
     }
 
-    /// Whether what it flushes must be on the disk when it returns with 0.
+    /// Whether the result must be on the disk when the command returns 0.
     fn is_durable(self) -> bool {
         matches!(self, Snapshot | Start | Capture | Pack | Warm)
     }
@@ -80,10 +81,10 @@ pub(super) struct World {
     many: usize,
     scratch: TempDir,
     one: State,
-    /// What is known of worktrees and snapshots, from when it was last looked at.
+    /// The worktrees and snapshots at the last look.
     rows: BTreeMap<String, (String, String)>,
     snapshots: BTreeMap<String, String>,
-    /// What was there before the verb was run.
+    /// The state before the command ran.
     before: Option<Seen>,
     /// What its subject is once it was done.
     expected: Option<State>,
@@ -91,13 +92,13 @@ pub(super) struct World {
     began: SystemTime,
 }
 
-/// What there is.
+/// A state.
 #[derive(Clone)]
 struct Seen {
     project: State,
     /// By its name, where it is there.
     trees: BTreeMap<String, State>,
-    /// By its name: its snapshot, and how it stands.
+    /// By name: its snapshot and its state.
     rows: BTreeMap<String, (String, String)>,
     /// By its id: its names.
     snapshots: BTreeMap<String, String>,
@@ -114,7 +115,7 @@ impl World {
         Self::with(verb, 0)
     }
 
-    /// Where each command takes its time.
+    /// A project in which each command takes a while.
     pub(super) fn large(verb: Verb) -> Self {
         Self::with(verb, 900)
     }
@@ -123,7 +124,7 @@ impl World {
         let scratch = scratch();
         let app = scratch.path().join("app");
         one_of_everything(&app, "content");
-        // What is only large costs time, and each state is compared many times.
+        // A larger file would only cost time, and the test compares each state many times.
         fs::File::options().write(true).open(app.join("big")).unwrap().set_len(50_000).unwrap();
         let sparse = fs::File::create(app.join("sparse")).unwrap();
         std::os::unix::fs::FileExt::write_all_at(&sparse, b"content", 1 << 17).unwrap();
@@ -170,7 +171,8 @@ impl World {
         world
     }
 
-    /// A worktree. `mine/note` is no snapshot's and stays in it, so a switch gives new times to what gets another content.
+    /// The state of a worktree. No snapshot has `mine/note`, so it stays, and a switch gives new
+    /// times to files that get other content.
     fn state(&self, tree: &Path) -> State {
         match self.verb {
             Switch => without_new_times(state(tree), self.began),
@@ -178,12 +180,12 @@ impl World {
         }
     }
 
-    /// Where the commands are run: the project.
+    /// The folder in which the commands run: the project.
     fn app(&self) -> PathBuf {
         self.scratch.path().join("app")
     }
 
-    /// Where a worktree is: beside the project, or, where that was refused, inside.
+    /// The path of a worktree: beside the project, or inside if the folder beside it was refused.
     fn tree(&self, name: &str) -> PathBuf {
         let inside = self.app().join(".calve/worktrees").join(name);
         if inside.is_dir() { inside } else { self.scratch.path().join("app.worktrees").join(name) }
@@ -242,7 +244,8 @@ impl World {
         }
     }
 
-    /// The trees, which is all that is compared with what they are later; what the store says does not change unnoticed.
+    /// The state of the trees. A later comparison needs only these: the store's answers do not
+    /// change unnoticed.
     fn look_at_trees(&self) -> Seen {
         Seen {
             project: state(&self.app()),
@@ -271,7 +274,7 @@ impl World {
         }
     }
 
-    /// Stages, and what is in the trash.
+    /// Stages, and entries in the trash.
     fn left(&self) -> Vec<String> {
         let store = self.app().join(".calve");
         let mut places = vec![
@@ -297,7 +300,7 @@ impl World {
         left
     }
 
-    /// What a process of its own deletes: it has a while for it.
+    /// Waits for the background process that deletes files.
     fn wait_for_the_trash(&self) {
         let trash = self.app().join(".calve/trash");
         let until = Instant::now() + Duration::from_secs(20);
@@ -327,7 +330,8 @@ impl World {
             }
             _ => wrong.push(format!("exit code {:?}", run.code)),
         }
-        // A log that stays is on the disk: it was flushed before, and only taking it over into the tables failed.
+        // A log that stays is on the disk. It was flushed before, and only its transfer into the
+        // tables failed.
         let log = fs::metadata(self.app().join(".calve/index.db-wal"));
         if let (Fault::Error(call, errno), Some(0)) = (fault, run.code)
             && verb.is_durable()
@@ -339,7 +343,8 @@ impl World {
         }
         // Who is killed cannot tidy up; who comes next does.
         if matches!(fault, Fault::Error(..)) {
-            // What lies in the trash no longer counts as there. If its files could not be deleted, the next command deletes them.
+            // Entries in the trash no longer count. If their files could not be deleted, the next
+            // command deletes them.
             let told = self.left().into_iter().filter(|left| !left.contains(".calve/trash/"));
             wrong.extend(told.map(|left| format!("{left} was left")));
         }
@@ -360,7 +365,7 @@ impl World {
             }
         }
         if verb == Drop {
-            // The next one that is dropped takes what is in the trash still with it.
+            // The next drop also deletes the entries that are still in the trash.
             self.done("start -q --from one c");
         }
         if matches!(verb, Start | StartFrom | Drop) {
@@ -373,7 +378,7 @@ impl World {
         (wrong, after)
     }
 
-    /// What is wrong after the same command without the fault.
+    /// The faults after the same command without the injected fault.
     fn again(
         &self,
         verb: Verb,
@@ -406,7 +411,7 @@ impl World {
         wrong
     }
 
-    /// Brings back what the last forced switch moved aside, and compares.
+    /// Brings back the files that the last forced switch moved aside, and compares.
     fn undone(&self, before: &Seen) -> Option<String> {
         let run = calve(&self.app(), "switch -q --undo a");
         if run.code != Some(0) {
@@ -534,7 +539,7 @@ impl std::ops::Drop for World {
     }
 }
 
-/// The same times whenever it is done: what is expected of one world is expected of the next.
+/// Sets the same times at each run, so that one world can be compared with the next.
 fn rewrite_many(tree: &Path, count: usize, word: &str) {
     many_files(&tree.join("many"), count, 2000, word);
     for number in 0..count {
@@ -542,7 +547,8 @@ fn rewrite_many(tree: &Path, count: usize, word: &str) {
     }
 }
 
-/// Of two states what differs in more than the times of directories, which change when something in them is made anew.
+/// The differences between two states, except the times of directories: these change if something
+/// in them is made again.
 fn lost(wanted: &State, got: &State) -> String {
     let without_times = |state: &State| -> State {
         state.iter().map(|(path, entry)| (path.clone(), entry.without_folder_times())).collect()
@@ -550,7 +556,7 @@ fn lost(wanted: &State, got: &State) -> String {
     difference(&without_times(wanted), &without_times(got))
 }
 
-/// Whether a document tells what arrived without a part of itself, by a path that means something to the reader.
+/// Whether a document names an entry that arrived incomplete, by a path that helps the reader.
 fn names_a_finding(run: &Run) -> bool {
     let json = run.json();
     let told = |report: &serde_json::Value| {

@@ -1,4 +1,4 @@
-//! Trees to clone, and what a tree looks like.
+//! Trees to clone, and the states of trees.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -25,7 +25,7 @@ pub(super) struct Entry {
 
 pub(super) type State = BTreeMap<PathBuf, Entry>;
 
-/// The same, but all times since `began` count as one: the times of what was changed then.
+/// The same state, but all times since `began` count as equal: they are times of changes.
 pub(super) fn without_new_times(mut state: State, began: SystemTime) -> State {
     let began = began.duration_since(UNIX_EPOCH).unwrap().as_secs().cast_signed();
     for entry in state.values_mut().filter(|entry| entry.modified.0 >= began) {
@@ -34,7 +34,7 @@ pub(super) fn without_new_times(mut state: State, began: SystemTime) -> State {
     state
 }
 
-/// All of a tree, its root included (as the empty path), without what is calve's own.
+/// The state of a whole tree, with its root (as the empty path), and without calve's own files.
 pub(super) fn state(root: &Path) -> State {
     fn below(root: &Path, path: &Path, firsts: &mut BTreeMap<u64, PathBuf>, state: &mut State) {
         let full = root.join(path);
@@ -73,8 +73,8 @@ pub(super) fn state(root: &Path) -> State {
     found
 }
 
-/// Of a project or a worktree: without its root, which calve's own folder is made in, and the times of folders, which are those of
-/// whoever worked in them last.
+/// The state of a project or a worktree. It does not include the root, in which calve makes its own
+/// folder, or the times of folders, which change when somebody works in them.
 pub(super) fn work(root: &Path) -> State {
     let mut found = state(root);
     found.remove(Path::new(""));
@@ -84,7 +84,7 @@ pub(super) fn work(root: &Path) -> State {
     found
 }
 
-/// What is different, in words; empty where nothing is.
+/// The differences, in words; empty if there are none.
 pub(super) fn difference(wanted: &State, got: &State) -> String {
     let mut lines = Vec::new();
     for path in wanted.keys().chain(got.keys().filter(|path| !wanted.contains_key(*path))) {
@@ -119,7 +119,7 @@ impl Entry {
         FileType::from_raw_mode(self.mode) == FileType::Directory
     }
 
-    /// Of a directory, what stays when something in it is made anew.
+    /// For a directory, the part that stays if something in it is made again.
     pub(super) fn without_folder_times(&self) -> Self {
         let modified = if self.is_dir() { (0, 0) } else { self.modified };
         Self { modified, ..self.clone() }
@@ -130,14 +130,15 @@ impl Entry {
     }
 }
 
-/// Of what is at `path` itself, link or not.
+/// Sets the modification time of the entry at `path` itself, even if it is a link.
 pub(super) fn set_mtime(path: &Path, seconds: u64) {
     let time = Timespec { tv_sec: 1_500_000_000 + seconds as i64, tv_nsec: 123_456_789 };
     let times = Timestamps { last_access: time, last_modification: time };
     rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
 }
 
-/// A tree with one of everything that a file-changing system call is made for. `word` is in every content.
+/// A tree with one entry for each kind of system call that changes files. Every content contains
+/// `word`.
 pub(super) fn one_of_everything(root: &Path, word: &str) {
     fs::create_dir(root).unwrap();
     fs::create_dir_all(root.join("dir/closed")).unwrap();
@@ -196,7 +197,8 @@ pub(super) fn remove_tree(root: &Path) {
     fs::remove_dir_all(root).unwrap();
 }
 
-/// `count` files, about a hundred to a directory, of `size` bytes or a little more; `word` is in every one.
+/// `count` files, about a hundred in each directory, of `size` bytes or a little more. Every file
+/// contains `word`.
 pub(super) fn many_files(root: &Path, count: usize, size: usize, word: &str) {
     for number in 0..count {
         let directory = root.join(format!("d{}", number / 100));

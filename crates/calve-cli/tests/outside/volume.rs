@@ -1,4 +1,4 @@
-//! `calve volume`, on an ext4 of the test's own, in a mount namespace of its own with an `/etc` of its own.
+//! Tests `calve volume` on an ext4 of the test's own, in a mount namespace with its own `/etc`.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -14,7 +14,8 @@ const NOBODY: u32 = 65534;
 /// Says that this process has its own mounts and its own `/etc`.
 const INSIDE: &str = "CALVE_TEST_OWN_ETC";
 
-/// Runs the test that asks once more, where it may mount and write to `/etc`. Whether this is that run.
+/// Runs the calling test again, in a place where it may mount and write to `/etc`. Returns whether
+/// this is that run.
 fn is_on_a_machine_of_its_own(test: &str) -> bool {
     if std::env::var_os(INSIDE).is_some() {
         return true;
@@ -103,7 +104,7 @@ impl Host {
         assert_eq!(fs::read_to_string("/etc/fstab").unwrap(), "", "{why}");
     }
 
-    /// A project with a file of so many megabytes.
+    /// A project with a file of this many megabytes.
     fn project(&self, megabytes: usize) -> PathBuf {
         let project = self.path().join("app");
         fs::create_dir_all(project.join("src")).unwrap();
@@ -126,7 +127,7 @@ fn a_volume_is_made_used_grown_checked_and_removed() {
     for filesystem in ["xfs", "btrfs"] {
         let made = host.done(&format!("volume create trees --size 1G --fs {filesystem}"));
         assert_eq!(made.stdout.trim_end(), host.trees().to_str().unwrap());
-        // What is written is shown before.
+        // calve shows the lines before root writes them.
         let fstab = fs::read_to_string("/etc/fstab").unwrap();
         assert!(made.stderr.contains(fstab.trim_end()), "{made:?}");
         assert!(fstab.contains("nosuid,nodev") && fstab.contains("nofail"), "{fstab}");
@@ -185,7 +186,8 @@ fn a_volume_is_made_used_grown_checked_and_removed() {
         assert_eq!(calve(&host.path(), "volume check trees").code, Some(1), "it is mounted");
         tool(&host.path(), "umount trees").unwrap();
         host.done("volume check trees");
-        // Not mounted: what needs it says how to mount it, and nobody takes the folder for it.
+        // The volume is not mounted. Commands that need it say how to mount it, and none uses the
+        // folder in its place.
         let (volume, code) = host.status();
         assert_eq!((code, &volume["mounted"]), (Some(3), &false.into()), "{volume}");
         for words in ["-C app list", "init --volume trees app", "volume remove trees"] {
@@ -195,7 +197,7 @@ fn a_volume_is_made_used_grown_checked_and_removed() {
             assert!(run.stderr.contains(&command), "{words}: {run:?}");
         }
         assert_eq!(names(&host.trees()), [""; 0]);
-        // As at a boot.
+        // Like a boot.
         tool(&host.path(), "mount -a").unwrap();
         assert_eq!(calve(&project, "status one").code, Some(0));
         assert_eq!(calve(&project, "drop one two").code, Some(0));
@@ -308,7 +310,7 @@ fn what_a_killed_command_leaves_is_named_and_the_next_one_goes_on() {
                 assert_eq!((code, &volume["mounted"]), (Some(0), &true.into()), "{row}: {volume}");
                 host.done("volume remove trees");
             } else {
-                // calve cannot look into what is not mounted.
+                // calve cannot look into a volume that is not mounted.
                 host.done("volume remove --force trees");
             }
             host.is_as_before(&row);
@@ -368,7 +370,7 @@ fn a_host_that_fills_is_told_in_time_and_nothing_is_lost() {
 
         // A worktree that was not flushed may be gone after a crash; these were.
         tool(&host.path(), "sync -f trees").unwrap();
-        // Whoever goes on gets errors, of the volume's disk itself at last.
+        // A program that goes on writing gets errors, at last from the volume's disk itself.
         fill_to(0);
         fs::write(project.join("more"), vec![3; 200 << 20]).unwrap_err();
         let _ = fs::remove_file(project.join("more"));

@@ -1,4 +1,5 @@
-//! Real packages into one environment: see `scripts/check-wheels`, which says itself what it could not do.
+//! Installs real packages into one environment: see `scripts/check-wheels`, which itself reports
+//! the parts that it could not run.
 
 use std::path::Path;
 use std::process::Command;

@@ -1,16 +1,21 @@
-//! Files that are written to while calve reads them, in every way that there is: nothing is silently wrong.
+//! Tests that nothing goes wrong silently if other processes write to files, in every possible way,
+//! while calve reads them.
 //!
-//! `writers.c` writes versions of a file, each of which says of each of its cells what it is. A round lets a writer write
-//! and stop at some moment of a command, and then holds three things against what is there:
+//! `writers.c` writes versions of a file. Each cell of the file holds the number of its version. In
+//! a round a writer begins and stops at some moment of a command. Then the round checks three
+//! things:
 //!
 //! 1. *Every blob has the content that its hash says*: `store verify` finds nothing.
-//! 2. *Every tree holds what was there.* Of a file that others replace: a whole version. Of a file that is written to in
-//!    place: in each cell a version that is neither older than the last one finished before the command began, nor newer
-//!    than the last one begun when it ended. A file that is missing was reported as left out.
-//! 3. *What is there afterwards is what the next command sees.* When the writer rests, `status` is clean if and only if the
-//!    file is what the last snapshot holds, and the next snapshot's tree is the project, byte for byte.
+//! 2. *Every tree holds content that existed.* If others replace a file, the tree has a whole
+//!    version. If others write to a file in place, each cell has a version between the last one
+//!    that was finished before the command began, and the last one that was begun before it ended.
+//!    A missing file was reported as left out.
+//! 3. *The next command sees the current content.* When the writer rests, `status` is clean if and
+//!    only if the file matches the last snapshot. The tree of the next snapshot matches the
+//!    project, byte for byte.
 //!
-//! `CALVE_WRITER_SECONDS` says for how long each kind of writer writes, `CALVE_WRITERS` which kinds do.
+//! `CALVE_WRITER_SECONDS` sets how long each kind of writer writes, and `CALVE_WRITERS` which kinds
+//! write.
 
 mod databases;
 
@@ -39,7 +44,7 @@ enum Rule {
     OneCell(u64),
     /// Every version changes all cells, in place.
     Cells,
-    /// As that, after the file was made empty.
+    /// Like the one above, after the file was emptied.
     Emptied,
     /// Every version is a new file, which takes the name.
     Whole,
@@ -62,8 +67,8 @@ const fn kind(name: &'static str, bytes: usize, rule: Rule) -> Kind {
 }
 
 const KINDS: &[Kind] = &[
-    // Stores through a mapping: to pages that stay dirty, to one such page now and then, to all of the file, and to
-    // pages that `msync` cleans after each store.
+    // Stores through a mapping: to pages that stay dirty, now and then to one such page, to the
+    // whole file, and to pages that `msync` cleans after each store.
     kind("mapped", 8 * MIB, Rule::OneCell(2048)),
     kind("mapped-one", 8 * MIB, Rule::OneCell(1)),
     kind("mapped-whole", 8 * MIB, Rule::Cells),
@@ -86,7 +91,7 @@ const KINDS: &[Kind] = &[
 const RECORD: usize = 64;
 const RECORDS: u64 = 16384;
 
-/// The version in a cell, if that is what it is.
+/// The version in a cell, if the cell holds one.
 fn version_in(cell: &[u8], at: usize) -> Option<u64> {
     let cell = u64::from_le_bytes(cell.try_into().ok()?);
     (cell >> 56 == 0xca && cell & 0xffff == at as u64 & 0xffff)
@@ -104,7 +109,8 @@ struct Cells {
 /// Cells of a page.
 const PAGE: usize = 512;
 
-/// The versions in a file. Pages are compared as a whole, since a debug build takes its time for each cell.
+/// The versions in a file. Compares pages as a whole, because a debug build takes long for each
+/// cell.
 fn runs(kind: &Kind, found: &[u8]) -> Vec<Cells> {
     let numbered = |at| if kind.rule == Rule::Growing { at % (RECORD / 8) } else { at };
     let mut runs = Vec::<Cells>::new();
@@ -138,8 +144,8 @@ fn runs(kind: &Kind, found: &[u8]) -> Vec<Cells> {
     runs
 }
 
-/// Whether these bytes of the file were there at some moment, between the version that was finished first and the one that
-/// was begun last.
+/// Whether the file had these bytes at some moment between the version that was finished first and
+/// the one that was begun last.
 fn judge(kind: &Kind, found: &[u8], between: &RangeInclusive<u64>) -> Result<(), String> {
     let length = found.len();
     let of_length = match kind.rule {
@@ -171,7 +177,8 @@ fn judge(kind: &Kind, found: &[u8], between: &RangeInclusive<u64>) -> Result<(),
                 let of_unit = kind.bytes / 8 / usize::try_from(units).unwrap();
                 let unit = (at / of_unit) as u64;
                 match at % of_unit {
-                    // The rest of a unit never changes; nor do the first cells of units, for a while.
+                    // The rest of a unit never changes; nor do the first cells of units, for a
+                    // while.
                     _ if version == 0 => (at.div_ceil(of_unit)..=(at + cells - 1) / of_unit)
                         .all(|unit| *between.start() < if unit == 0 { units } else { unit as u64 }),
                     0 => {
@@ -201,8 +208,8 @@ fn judge(kind: &Kind, found: &[u8], between: &RangeInclusive<u64>) -> Result<(),
     Ok(())
 }
 
-/// Whether the file is as it was at one moment, as far as its cells can tell: nothing in it is newer than something that is
-/// missing.
+/// Whether the file is as it was at one moment, as far as its cells show: no cell is newer than a
+/// version that another cell lacks.
 fn is_of_one_moment(kind: &Kind, found: &[u8]) -> bool {
     let runs = runs(kind, found);
     let last = runs.iter().filter_map(|run| run.version).max().unwrap_or_default();
@@ -240,7 +247,7 @@ fn writers() -> Result<&'static Path, &'static str> {
     built.as_ref().map(|(_, binary)| binary.as_path()).map_err(String::as_str)
 }
 
-/// A process that writes to one file when it is told to.
+/// A process that writes to one file on command.
 struct Writer {
     child: Child,
     commands: ChildStdin,
@@ -249,8 +256,8 @@ struct Writer {
 }
 
 impl Writer {
-    /// Writes the first version, and is at rest. What it needs besides is beside `file`'s tree: below `beside`. The error is
-    /// why there can be no such writer here.
+    /// Writes the first version, and rests. Its other files are beside the tree of `file`, below
+    /// `beside`. The error says why such a writer cannot run here.
     fn start(kind: &Kind, file: &Path, beside: &Path) -> Result<Self, String> {
         let aside = beside.join("aside");
         fs::create_dir_all(&aside).unwrap();
@@ -278,7 +285,7 @@ impl Writer {
         writeln!(self.commands, "{what}").unwrap();
     }
 
-    /// Until it did what it was told; the error is why it cannot.
+    /// Waits until the process has done its command. The error says why it cannot.
     fn wait(&mut self) -> Result<(), String> {
         let mut line = String::new();
         if self.answers.read_line(&mut line).unwrap() > 0 {
@@ -328,24 +335,26 @@ fn files(folder: &Path) -> Files {
         .collect()
 }
 
-/// What came of the rounds of a kind.
+/// The results of the rounds of a kind.
 #[derive(Debug, Default)]
 struct Tally {
     rounds: u64,
     /// Commands that reported the file as left out, or that failed and said so.
     left_out: u64,
     refused: u64,
-    /// What was written during a command and is not in what it made: seen by the next `status`, or not.
+    /// Writes during a command that its result does not contain: whether the next `status` saw
+    /// them.
     found: u64,
     missed: u64,
-    /// The next snapshot does not hold what is there.
+    /// The next snapshot lacks the current content.
     lost: u64,
-    /// `status` names what is not changed.
+    /// `status` names a file that did not change.
     spurious: u64,
-    /// Trees with what was never there, or without what was.
+    /// Trees with content that never existed, or without content that existed.
     torn: u64,
     damaged_blobs: u64,
-    /// Files in trees that are of more than one moment; and those in a `clone` that copies, of which no more is promised.
+    /// Files in trees that are of more than one moment, including those of a `clone` that copies,
+    /// for which calve promises no more.
     mixed: u64,
     mixed_copies: u64,
     /// In words.
@@ -371,7 +380,7 @@ struct Episode<'a> {
     worktree: PathBuf,
     in_project: Writer,
     in_worktree: Writer,
-    /// What the base snapshots of the two hold.
+    /// The contents of the two base snapshots.
     bases: [Files; 2],
     _scratch: TempDir,
 }
@@ -425,7 +434,7 @@ impl<'a> Episode<'a> {
         let root = root.clone();
         let takes = usual.entry(command).or_insert(20_000);
         let writer = if captures { &mut self.in_worktree } else { &mut self.in_project };
-        // Its pages are dirty, or clean; and what was written, was lately, or a while ago.
+        // Its pages are dirty or clean, and the last write was just now or a while ago.
         if random.below(4) > 0 {
             writer.does("run 2000");
             if random.below(4) == 0 {
@@ -446,7 +455,7 @@ impl<'a> Episode<'a> {
         tally.rounds += 1;
 
         let context = format!("{} {command} {number}", self.kind.name);
-        // What it made holds what was there.
+        // The result of the command holds content that existed.
         let made = match (command, run.code) {
             (_, Some(1)) => {
                 assert!(run.stderr.contains("data/f"), "{context}: {run:?}");
@@ -490,7 +499,7 @@ impl<'a> Episode<'a> {
                 }
             }
         }
-        // What is there is seen.
+        // calve sees the current content.
         let there = files(&root.join("data"));
         let base = match made {
             Some(made) if !matches!(command, "clone") => made,
@@ -546,7 +555,8 @@ fn is_asked_for(name: &str) -> bool {
     only.is_empty() || only.split(',').any(|only| only == name)
 }
 
-/// How many rounds there are in a project. Each leaves trees, which take room where nothing is shared.
+/// The number of rounds in a project. Each round leaves trees, which take space if nothing is
+/// shared.
 const ROUNDS: u64 = 10;
 
 #[test]
@@ -603,7 +613,8 @@ fn of_a_file_that_is_written_to_meanwhile_nothing_is_silently_wrong() {
 const CALLS: &str = "openat,fstat,newfstatat,pread64,ioctl,copy_file_range,sync_file_range,lseek,\
      fcntl,syncfs,fsync,fdatasync,utimensat,renameat,flistxattr";
 
-/// One call of a command: the Nth of its name in its thread, before which `before` others of other threads were that.
+/// One call of a command: the Nth call of its name in its thread. Other threads made `before` such
+/// calls before it.
 #[derive(Debug, Clone)]
 struct Call {
     name: String,
@@ -623,7 +634,8 @@ fn calls_of(log: &str, of: &str) -> Vec<Call> {
         let nth = counts.entry((thread, name)).or_default();
         *nth += 1;
         let before = nths.entry((name, *nth)).or_default();
-        // strace does not say what is cloned; and of calls that flush, the first of each kind will do.
+        // strace does not show which file is cloned. Of the calls that flush, the first of each
+        // kind is enough.
         let concerns = line.contains(of) && !line.contains("F_GETFD")
             || line.contains("FICLONE")
             || matches!(name, "syncfs" | "fsync" | "fdatasync")
@@ -671,8 +683,8 @@ fn delayed(project: &Path, call: &Call, during: impl FnOnce()) -> Run {
     Run::of(output, fs::read_to_string(log.path()).unwrap_or_default())
 }
 
-/// A project with a file that a writer has open, and one of the same content, which nobody ever writes to again. The page of the
-/// first is dirty, and its times are a while ago.
+/// A project with a file that a writer has open, and a second file with the same content, which
+/// nobody writes to again. The page of the first file is dirty, and its times are old.
 fn a_project(kind: &Kind) -> Result<(TempDir, PathBuf, Writer), String> {
     let scratch = scratch();
     let project = scratch.path().join("app");
@@ -689,7 +701,7 @@ fn a_project(kind: &Kind) -> Result<(TempDir, PathBuf, Writer), String> {
     Ok((scratch, project, writer))
 }
 
-/// What is wrong after a snapshot.
+/// The faults that a snapshot shows.
 fn wrong_after(
     project: &Path,
     kind: &Kind,
@@ -727,10 +739,10 @@ fn wrong_after(
     wrong
 }
 
-/// A store through a mapping to a page that is dirty already moves no time, and neither does the end of a long write, which moved
-/// them when it began. A snapshot hashed the file, cloned it, and took it for unchanged by its times: the blob had another content
-/// than its hash, and went into every later worktree that has a file of that hash. Where nothing was cloned, an edit was never
-/// seen.
+/// A store through a mapping to a dirty page moves no time. Neither does the end of a long write,
+/// which moved the times when it began. A snapshot hashed the file, cloned it, and took it for
+/// unchanged by its times. So the blob had other content than its hash, and every later worktree
+/// with a file of that hash got it. If nothing was cloned, calve never saw the edit.
 #[test]
 fn whichever_call_of_a_snapshot_a_write_comes_in_every_blob_is_its_hash_and_the_write_is_seen() {
     if !can_strace("writers: a write in each call of a snapshot") {
@@ -763,7 +775,8 @@ fn whichever_call_of_a_snapshot_a_write_comes_in_every_blob_is_its_hash_and_the_
         assert!(calls.len() > 3, "{}", run.log);
         rows.extend(calls.into_iter().map(|call| (kind, call)));
     }
-    // One after the other: what flushes the filesystem in one of them makes the dirty pages of the others clean.
+    // One after the other: if one of them flushes the filesystem, the dirty pages of the others
+    // become clean.
     let mut wrong = Vec::new();
     for (kind, call) in &rows {
         let (_scratch, project, mut writer) = a_project(kind).unwrap();

@@ -1,4 +1,4 @@
-//! What must be so when a filesystem is back.
+//! Checks the state of a filesystem that is back after its death.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -19,7 +19,8 @@ impl World {
     }
 
     pub(super) fn check(&mut self, reflinks: bool) {
-        // Of another boot's processes nothing is known: what they began is swept when it is a minute old.
+        // calve knows nothing about processes of another boot. It sweeps their stages when they are
+        // a minute old.
         self.begun_before = self.stages();
         self.check_store();
         self.check_snapshots();
@@ -27,7 +28,7 @@ impl World {
         self.check_that_work_goes_on();
     }
 
-    /// What is torn is known to be so, and nothing is lost.
+    /// calve recognises torn content, and nothing is lost.
     fn check_store(&mut self) {
         let app = self.app();
         let run = calve(&app, "store verify --json");
@@ -91,7 +92,7 @@ impl World {
         }
         self.names = now;
         self.doubtful_names.clear();
-        // Some of them are made trees of: what is served is whole.
+        // Make trees of some of them: served content must be whole.
         for _ in 0..2 {
             let Some(id) = self.known_snapshot() else { return };
             self.must(&format!("start again --from {id}"));
@@ -105,7 +106,7 @@ impl World {
         }
     }
 
-    /// Each is whole or gone, and says of itself what is so.
+    /// Each worktree is whole or gone, and reports its state correctly.
     fn check_worktrees(&mut self, reflinks: bool) {
         let app = self.app();
         let json = self.must("list --json").json();
@@ -161,7 +162,8 @@ impl World {
             }
             let status = calve(&app, &format!("status --json {name}"));
             let Some(wanted) = self.snapshots.get(&id).map(|kept| kept.tree.clone()) else {
-                // A capture of which nobody was told; or what was forgotten and then was not.
+                // A capture whose end was never reported, or a worktree that was forgotten and came
+                // back.
                 self.must(&format!("drop --force {name}"));
                 continue;
             };
@@ -214,7 +216,7 @@ impl World {
         }
     }
 
-    /// What was begun, and is not done.
+    /// Stages of work that was begun and not finished.
     fn stages(&self) -> BTreeSet<String> {
         let (app, folder) = (self.app(), self.folder());
         let mut stages: BTreeSet<String> = names(&app.join(".calve/stage")).into_iter().collect();

@@ -1,5 +1,5 @@
-//! Databases that are written to while snapshots are taken of them: what a snapshot has of one passes the database's own check,
-//! or the snapshot names it as left out.
+//! Takes snapshots of databases while others write to them. The snapshot's copy of a database
+//! passes the database's own check, or the snapshot names the database as left out.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Lines, Write};
@@ -14,8 +14,8 @@ use super::{calls_of, delayed, is_asked_for, seconds_of_writing};
 use crate::races::ends;
 use crate::{Run, can_strace, filesystem, names, not_run, scratch, straced};
 
-/// The kinds that `databases.py` knows. LMDB stores to its file through a mapping; the modes of SQLite differ in the
-/// file beside the database.
+/// The kinds that `databases.py` knows. LMDB stores to its file through a mapping; the modes of
+/// SQLite differ in the file beside the database.
 const DATABASES: &[&str] =
     &["lmdb", "lmdb-async", "sqlite-wal", "sqlite-delete", "sqlite-truncate", "sqlite-persist"];
 
@@ -43,11 +43,11 @@ struct Project {
     _scratch: TempDir,
 }
 
-/// What a snapshot has of a database.
+/// The state of a database in a snapshot.
 enum Found {
     Whole,
     LeftOut,
-    /// What the check says.
+    /// The output of the check.
     Torn(String),
 }
 
@@ -112,19 +112,20 @@ impl Drop for Project {
     }
 }
 
-/// What came of the snapshots of a database.
+/// The results of the snapshots of a database.
 #[derive(Debug, Default)]
 struct Snapshots {
     taken: u64,
     whole: u64,
     left_out: u64,
-    /// What the check says of the others.
+    /// The outputs of the check for the others.
     torn: Vec<String>,
     /// How many transactions there were.
     transactions: u64,
 }
 
-/// Takes a snapshot every second, at least, of a folder in which a database is written to, and checks what each has of it.
+/// Takes a snapshot at least every second, of a folder in which a process writes to a database.
+/// Checks the database in each snapshot.
 fn snapshots_of(
     python: &'static str,
     database: &'static str,
@@ -157,8 +158,9 @@ fn snapshots_of(
     found
 }
 
-/// A snapshot took in the files of a SQLite database one after the other. A checkpoint or a transaction between two of them
-/// made a copy that lacked transactions or was malformed: 21 of 428 snapshots.
+/// A snapshot took in the files of a SQLite database one after the other. A checkpoint or a
+/// transaction between two of them made a copy that lacked transactions or was malformed: 21 of 428
+/// snapshots.
 #[test]
 fn of_a_database_that_is_written_to_meanwhile_a_snapshot_has_one_moment_or_says_that_it_is_left_out()
  {
@@ -209,7 +211,8 @@ fn whichever_call_of_a_snapshot_a_transaction_comes_in_the_files_of_a_database_f
     assert!(wrong.is_empty(), "{} are torn:\n{}", wrong.len(), wrong.join("\n"));
 }
 
-/// Takes snapshots of a database, with a transaction in another call of each; in which of them it is torn, and how.
+/// Takes snapshots of a database, each with a transaction in another call. Returns in which of them
+/// the database is torn, and how.
 fn torn_in_a_call(python: &'static str, database: &'static str, journal: bool) -> Vec<String> {
     let project = || {
         let mut project = Project::new(python, database, "step");
