@@ -105,8 +105,8 @@ impl Bench<'_> {
             Err(why) => return Ok(Err(why)),
         };
 
-        // What the run before removed is given back for seconds after, by a thread of the filesystem that would take a
-        // processor from a tool that uses them all.
+        // What the run before removed is given back for seconds after, by a thread of the
+        // filesystem that would take a processor from a tool that uses them all.
         let settled_bytes = self.volume.settled_free_bytes()?;
         let free_bytes = first.then_some(settled_bytes);
         if self.cold {

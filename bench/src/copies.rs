@@ -1,9 +1,10 @@
 //! Time and disk against the number of copies.
 //!
-//! The tools take turns. In its turn, a tool that makes one copy a run makes one after the other, and its time is read at
-//! each of the numbers asked for, summed up; a tool that makes many at once makes each number from nothing. At
-//! each number the filesystem is flushed, outside of the time: a row of single copies gets that rest in between, one that
-//! makes eight at once does not. Disk is read in the first round, where the free space has come to rest.
+//! The tools take turns. In its turn, a tool that makes one copy a run makes one after the other,
+//! and its time is read at each of the numbers asked for, summed up; a tool that makes many at once
+//! makes each number from nothing. At each number the filesystem is flushed, outside of the time: a
+//! row of single copies gets that rest in between, one that makes eight at once does not. Disk is
+//! read in the first round, where the free space has come to rest.
 
 use std::error::Error;
 use std::ffi::OsStr;
@@ -30,7 +31,8 @@ pub(crate) struct Series {
     command: String,
     /// Why it cannot work here.
     pub(crate) cannot: Option<String>,
-    /// By round and number: how long the store took, snapshot included. Not part of the times below.
+    /// By round and number: how long the store took, snapshot included. Not part of the times
+    /// below.
     pub(crate) setup_seconds: Vec<f64>,
     /// The store; part of the disk below.
     pub(crate) setup_disk_bytes: Option<u64>,

@@ -1,10 +1,13 @@
-//! Compares calve with cp, xcp, rsync and git's worktrees on one tree and one filesystem, and draws the results.
+//! Compares calve with cp, xcp, rsync and git's worktrees on one tree and one filesystem, and draws
+//! the results.
 //!
-//! The tools take turns (A B C A B C …), so that a slow minute of the machine hits all of them. bench flushes the
-//! filesystem before each run, and removes the copy after it, outside the timing. A tool's time does not include
-//! the write-back of the page cache, which bench measures separately.
+//! The tools take turns (A B C A B C …), so that a slow minute of the machine hits all of them.
+//! bench flushes the filesystem before each run, and removes the copy after it, outside the timing.
+//! A tool's time does not include the write-back of the page cache, which bench measures
+//! separately.
 //!
-//! Every sample goes into a JSON document ([`results`]), one for each filesystem; `plot` and `table` read nothing else.
+//! Every sample goes into a JSON document ([`results`]), one for each filesystem; `plot` and
+//! `table` read nothing else.
 
 #[cfg(target_os = "linux")]
 mod compare;

@@ -22,8 +22,8 @@ pub(crate) struct Run {
 
 /// Runs `commands` one after the other; the inner error is what the first that failed said.
 ///
-/// Each goes through time(1): a child started from here directly would be charged with this program's
-/// own memory, since the kernel carries the peak over from the process that called exec.
+/// Each goes through time(1): a child started from here directly would be charged with this
+/// program's own memory, since the kernel carries the peak over from the process that called exec.
 pub(crate) fn run(commands: &[Vec<OsString>]) -> Result<Result<Run, String>, Box<dyn Error>> {
     let mut total = Run::default();
     for words in commands {
@@ -83,8 +83,8 @@ impl Volume {
         Ok(started.elapsed().as_secs_f64())
     }
 
-    /// The free space once it stands still: XFS frees removed inodes and btrfs removed extents a while
-    /// after the call.
+    /// The free space once it stands still: XFS frees removed inodes and btrfs removed extents a
+    /// while after the call.
     pub(crate) fn settled_free_bytes(&self) -> io::Result<u64> {
         const PAUSE: Duration = Duration::from_millis(300);
         let mut last = None;

@@ -1,7 +1,8 @@
 //! Time and disk against the number of copies, an SVG for each filesystem.
 //!
-//! A picture carries both of its colour schemes, and its own background, so that it can be read on a page of either kind: the
-//! colours that are drawn are the light ones, and a style at the top replaces them where the reader's scheme is dark.
+//! A picture carries both of its colour schemes, and its own background, so that it can be read on
+//! a page of either kind: the colours that are drawn are the light ones, and a style at the top
+//! replaces them where the reader's scheme is dark.
 
 use std::error::Error;
 use std::fs;
@@ -31,7 +32,8 @@ const TEXT: Ink = (RGBColor(31, 35, 40), RGBColor(230, 237, 243));
 const FAINT: Ink = (RGBColor(101, 109, 118), RGBColor(139, 148, 158));
 const GRID: Ink = (RGBColor(216, 222, 228), RGBColor(48, 54, 61));
 
-/// Which tools are drawn, how they are called, and in which colour: of Okabe and Ito's, which the colour-blind tell apart.
+/// Which tools are drawn, how they are called, and in which colour: of Okabe and Ito's, which the
+/// colour-blind tell apart.
 const LINES: [(Tool, &str, Ink, u32); 7] = [
     (Tool::CalveStart, "calve start", (RGBColor(213, 94, 0), RGBColor(255, 138, 61)), 4),
     (Tool::CalveN, "calve clone", (RGBColor(0, 96, 160), RGBColor(86, 180, 233)), 4),
@@ -178,8 +180,8 @@ fn panel(
     labels(area, &lines, last, &at, bottom)
 }
 
-/// Names each line at its end. Those that end at the right edge share a column there, none over another, and a thin line
-/// leads to each; one that ends before has its name where no line passes.
+/// Names each line at its end. Those that end at the right edge share a column there, none over
+/// another, and a thin line leads to each; one that ends before has its name where no line passes.
 fn labels(
     area: &Area<'_>,
     lines: &[Line<'_>],
@@ -197,7 +199,8 @@ fn labels(
     #[expect(clippy::cast_possible_truncation, reason = "a few hundred")]
     let width_of =
         |line: &Line<'_>| (LETTER_WIDTH * (line.name.len() + line.value.len() + 1) as f64) as i32;
-    // What a label may not cover: lines, and what leads to labels; and boxes of labels, as left, right and middle.
+    // What a label may not cover: lines, and what leads to labels; and boxes of labels, as left,
+    // right and middle.
     let mut segments: Vec<_> = lines
         .iter()
         .flat_map(|line| line.points.windows(2).map(|pair| (at(&pair[0]), at(&pair[1]))))
@@ -259,7 +262,8 @@ fn crosses((one, other): (Pixel, Pixel), (left, right, middle): (i32, i32, i32))
     })
 }
 
-/// Where a label of this width can stand about a point, the nearest first; right of it where that is as near.
+/// Where a label of this width can stand about a point, the nearest first; right of it where that
+/// is as near.
 fn around(x: i32, y: i32, width: i32) -> Vec<(i32, i32)> {
     let lefts = [x + 10, x + 30, x + 50, x - width / 2, x - width - 8, x - width - 28];
     let far = |place: &(i32, i32)| {

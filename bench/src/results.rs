@@ -61,8 +61,9 @@ impl Results {
         fs::write(file, text).map_err(|error| format!("{}: {error}", file.display()).into())
     }
 
-    /// One document for each filesystem, in the order of the first file about it. Parts of one filesystem may stand in
-    /// several files, if they are about the same tree; a later file's replaces an earlier one's.
+    /// One document for each filesystem, in the order of the first file about it. Parts of one
+    /// filesystem may stand in several files, if they are about the same tree; a later file's
+    /// replaces an earlier one's.
     pub(crate) fn read(files: &[impl AsRef<Path>]) -> Result<Vec<Self>, Box<dyn Error>> {
         let mut all: Vec<Self> = Vec::new();
         for file in files.iter().map(AsRef::as_ref) {

@@ -27,7 +27,8 @@ struct Arguments {
     #[arg(long, required = true)]
     source: Option<PathBuf>,
 
-    /// A directory on the filesystem to measure. bench makes it, and makes and removes its copies there.
+    /// A directory on the filesystem to measure. bench makes it, and makes and removes its copies
+    /// there.
     #[arg(long, required_unless_present = "make_tree")]
     dest: Option<PathBuf>,
 
@@ -55,7 +56,8 @@ struct Arguments {
     #[arg(long)]
     install: bool,
 
-    /// Empties the kernel's caches before each run; needs root, and slows down everything else here.
+    /// Empties the kernel's caches before each run; needs root, and slows down everything else
+    /// here.
     #[arg(long, conflicts_with_all = ["copies", "worktrees", "all"])]
     cold: bool,
 
@@ -99,7 +101,8 @@ enum Command {
         /// Files that --json wrote.
         #[arg(required = true)]
         files: Vec<PathBuf>,
-        /// Puts the tables into these pages instead, each between its `<!-- bench:NAME -->` and `<!-- /bench -->`.
+        /// Puts the tables into these pages instead, each between its `<!-- bench:NAME -->` and
+        /// `<!-- /bench -->`.
         #[arg(long, num_args = 1..)]
         into: Vec<PathBuf>,
     },

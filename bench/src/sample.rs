@@ -8,8 +8,8 @@ const FILES_PER_DIRECTORY: u64 = 100;
 const SMALLEST_BYTES: usize = 100;
 const LARGEST_BYTES: usize = 4000;
 
-/// Makes `root`: `files` files of 100 to 4000 bytes, 100 to a directory, three levels of directories.
-/// The same number gives the same tree, and no two files are equal.
+/// Makes `root`: `files` files of 100 to 4000 bytes, 100 to a directory, three levels of
+/// directories. The same number gives the same tree, and no two files are equal.
 ///
 /// # Errors
 /// When `root` exists, or something cannot be made; what was made until then stays.

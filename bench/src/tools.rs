@@ -90,7 +90,8 @@ impl Tool {
         matches!(self, Self::CalveN | Self::CalveStart)
     }
 
-    /// The commands that make `copies` in `directory`, copy-N each, to be run one after the other; or why there are none.
+    /// The commands that make `copies` in `directory`, copy-N each, to be run one after the other;
+    /// or why there are none.
     pub(crate) fn commands(
         self,
         binaries: &Binaries,
@@ -221,7 +222,8 @@ fn on_path(name: &str) -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
-/// What git's objects are put into one pack with, as they come from a clone: out of a file each, a worktree takes longer.
+/// What git's objects are put into one pack with, as they come from a clone: out of a file each, a
+/// worktree takes longer.
 pub(crate) fn repack(repository: &Path) -> Vec<OsString> {
     let repack = ["repack", "-a", "-d", "-q", "--window=0"].map(Into::into);
     [&["git".into(), "-C".into(), repository.into()][..], &repack].concat()
@@ -229,7 +231,8 @@ pub(crate) fn repack(repository: &Path) -> Vec<OsString> {
 
 /// Removes `directory` and what is in it, if it is there.
 ///
-/// What lies directly in it is removed side by side: between two runs there are many copies to remove, and nothing is timed.
+/// What lies directly in it is removed side by side: between two runs there are many copies to
+/// remove, and nothing is timed.
 pub(crate) fn remove_tree(directory: &Path) -> io::Result<()> {
     let gone = |result: io::Result<()>| match result {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),

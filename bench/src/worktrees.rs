@@ -1,7 +1,7 @@
 //! The store: snapshots and worktrees of one tree, beside what people use for the same.
 //!
-//! Each row is one step, and the steps follow each other as in a day's work; the round is repeated, so that a slow minute
-//! hits all of them.
+//! Each row is one step, and the steps follow each other as in a day's work; the round is repeated,
+//! so that a slow minute hits all of them.
 
 use std::error::Error;
 use std::ffi::OsString;
@@ -102,7 +102,8 @@ impl Bench<'_> {
         step: &str,
         words: &[&std::ffi::OsStr],
     ) -> Result<(), Box<dyn Error>> {
-        // Space that was freed is given back for a while after the call, at the cost of who comes next.
+        // Space that was freed is given back for a while after the call, at the cost of who comes
+        // next.
         self.volume.settled_free_bytes()?;
         let words: Vec<OsString> = words.iter().map(|word| (*word).to_owned()).collect();
         match measure::run(&[words])? {

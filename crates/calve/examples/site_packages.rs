@@ -1,10 +1,11 @@
-//! The linker of a package manager: every wheel of a cache merged into one `site-packages`, several at once.
+//! The linker of a package manager: every wheel of a cache merged into one `site-packages`, several
+//! at once.
 //!
 //! ```sh
 //! cargo run --release -p calve --example site_packages -- CACHE SITE_PACKAGES [clone|copy|hardlink|symlink]
 //! ```
-//! CACHE holds one unpacked wheel in each folder, as `unzip -d CACHE/NAME NAME.whl` leaves it. Which mode to take, and why, is in
-//! `docs/linker.md`.
+//! CACHE holds one unpacked wheel in each folder, as `unzip -d CACHE/NAME NAME.whl` leaves it.
+//! Which mode to take, and why, is in `docs/linker.md`.
 
 use std::error::Error;
 use std::fs;
@@ -41,7 +42,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// Merges every wheel of `cache` into `site`, and writes what an installer writes there.
 ///
 /// # Errors
-/// The first, which stops the others. What was merged until then stays, each file whole, and merging it again is no harm.
+/// The first, which stops the others. What was merged until then stays, each file whole, and
+/// merging it again is no harm.
 pub fn install(
     cache: &Path,
     site: &Path,
@@ -64,11 +66,13 @@ pub fn install(
     let options = CloneOptions::new()
         .existing(Existing::Merge)
         .mode(mode)
-        // The installer writes to these in place. Byte code is not among them: Python replaces it by a rename.
+        // The installer writes to these in place. Byte code is not among them: Python replaces it
+        // by a rename.
         .mutable("*.dist-info/RECORD")
         // Scripts, headers and data go elsewhere; see `sources` for the rest of it.
         .exclude("/*.data/")
-        // Many merges at once, each of one thread, rather than one after the other of many: most wheels are small.
+        // Many merges at once, each of one thread, rather than one after the other of many: most
+        // wheels are small.
         .jobs(NonZeroUsize::MIN)
         .cancel(&cancel);
     let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get).min(8);
@@ -104,7 +108,8 @@ pub fn install(
     }
     done.sort_by(|a, b| a.0.cmp(&b.0));
     for (wheel, report) in &done {
-        // Somebody pruned the cache meanwhile, or it holds what no wheel does: this one is not whole.
+        // Somebody pruned the cache meanwhile, or it holds what no wheel does: this one is not
+        // whole.
         if let Some(skipped) = report.skipped.first() {
             let path = wheel.join(&skipped.path);
             return Err(format!("{}: {}", path.display(), skipped.reason).into());
@@ -119,7 +124,8 @@ pub fn install(
     Ok(done)
 }
 
-/// The trees of a wheel that belong into `site-packages`: itself, and what it keeps apart for either kind of platform.
+/// The trees of a wheel that belong into `site-packages`: itself, and what it keeps apart for
+/// either kind of platform.
 fn sources(wheel: &Path) -> Vec<PathBuf> {
     let mut sources = vec![wheel.to_owned()];
     for entry in fs::read_dir(wheel).into_iter().flatten().flatten() {
@@ -131,7 +137,8 @@ fn sources(wheel: &Path) -> Vec<PathBuf> {
     sources
 }
 
-/// Says who installed it, and adds that to the list of its files. With hard links this would reach the cache, were it not `mutable`.
+/// Says who installed it, and adds that to the list of its files. With hard links this would reach
+/// the cache, were it not `mutable`.
 fn note(dist_info: &Path) -> std::io::Result<()> {
     let name = dist_info.file_name().unwrap_or_default().to_string_lossy();
     let (record, mut line) = (dist_info.join("RECORD"), format!("{name}/INSTALLER,,\n"));

@@ -1,5 +1,6 @@
-//! Worktrees as a version-control or build tool would make them: a snapshot of the project as it stands, a tree of it for each
-//! job, what the job changed as a new snapshot, and nothing left behind.
+//! Worktrees as a version-control or build tool would make them: a snapshot of the project as it
+//! stands, a tree of it for each job, what the job changed as a new snapshot, and nothing left
+//! behind.
 //!
 //! ```sh
 //! cargo run --release -p calve --example worktrees -- PROJECT JOB...
@@ -31,8 +32,8 @@ pub fn run(project: &std::path::Path, jobs: &[String]) -> Result<(), Box<dyn std
         Err(error) => return Err(error.into()),
     };
 
-    // Everything the project holds now, uncommitted work and dependencies included. Only what changed since the last
-    // snapshot is read.
+    // Everything the project holds now, uncommitted work and dependencies included. Only what
+    // changed since the last snapshot is read.
     let snapshot = store.snapshot(&SnapshotOptions::new(), &options)?;
     println!(
         "snapshot {}: {} files, {} read in {:.2?}",
@@ -66,7 +67,8 @@ pub fn run(project: &std::path::Path, jobs: &[String]) -> Result<(), Box<dyn std
             .capture(&SnapshotOptions::new().message(format!("result of {job}")), &options)?;
         println!("{job}: captured as {} in {:.2?}", captured.id, captured.elapsed);
 
-        // Nothing is lost any more, so it is not asked whether it was changed. Its name is free at once.
+        // Nothing is lost any more, so it is not asked whether it was changed. Its name is free at
+        // once.
         store.worktree(job)?.drop(&DropOptions::new(), &options)?.delete()?;
     }
     Ok(())

@@ -1,4 +1,5 @@
-//! Promise: what was known of a tree before the machine was started again costs at most one look at its contents, and is never lost.
+//! Promise: what was known of a tree before the machine was started again costs at most one look at
+//! its contents, and is never lost.
 #![cfg(target_os = "linux")]
 
 mod common;
@@ -11,7 +12,8 @@ use calve::{ChangeKind, DropOptions, SnapshotOptions, StartOptions, SwitchOption
 use common::maintained::{Project, common};
 use common::{NOBODY, as_nobody, is_root, not_run, sh};
 
-/// Makes all indexes of a store ones of another boot: crates/calve/src/store/index.rs has the format.
+/// Makes all indexes of a store ones of another boot: crates/calve/src/store/index.rs has the
+/// format.
 fn start_again(project: &Project) -> Vec<PathBuf> {
     let listed = fs::read_dir(project.file("indexes")).unwrap();
     let paths: Vec<PathBuf> = listed.map(|entry| entry.unwrap().path()).collect();
@@ -97,7 +99,8 @@ fn what_is_unchanged_is_unchanged_after_a_boot_and_is_looked_at_once() {
             assert_eq!(taken.read_files, 0, "{row}: it is read again");
         }
     }
-    // What was changed is told of, and nothing else; in a boot in which the first look finds that, too.
+    // What was changed is told of, and nothing else; in a boot in which the first look finds that,
+    // too.
     start_again(&project);
     let [_, worktree] = worktrees();
     fs::write(worktree.path().join("file"), "two").unwrap();

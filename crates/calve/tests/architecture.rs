@@ -83,11 +83,12 @@ fn spells_a_path(line: &str) -> bool {
         || NAMES.iter().any(|name| joined(name))
 }
 
-/// The layers of the library, the lowest first. What is in none of them (errors, reports, the checking build) is for all.
+/// The layers of the library, the lowest first. What is in none of them (errors, reports, the
+/// checking build) is for all.
 const LAYERS: [&str; 4] = ["reflink", "tree", "store", "worktree"];
 
-/// The files of the store, the innermost first: each may import those before it. `store` is `store.rs`, which has the open store; those
-/// behind it work with that.
+/// The files of the store, the innermost first: each may import those before it. `store` is
+/// `store.rs`, which has the open store; those behind it work with that.
 const STORE: [&str; 42] = [
     "clock",
     "at",
@@ -317,8 +318,9 @@ fn one_file_names_the_paths_of_a_store() {
     }
 }
 
-/// Within the store's own layer. Each of these has public methods of the store, or goes on with one that another has. What needs less than the whole store is a type
-/// of its own, as `Contents` and `Registry` are.
+/// Within the store's own layer. Each of these has public methods of the store, or goes on with one
+/// that another has. What needs less than the whole store is a type of its own, as `Contents` and
+/// `Registry` are.
 #[test]
 fn the_stores_own_methods_are_in_few_files() {
     let has_methods =

@@ -49,7 +49,8 @@ fn git(dir: &Path) -> Command {
     command
 }
 
-/// What git does not ignore of the tree, asked path by path. A folder that is ignored takes all below it along.
+/// What git does not ignore of the tree, asked path by path. A folder that is ignored takes all
+/// below it along.
 fn not_ignored(root: &Path) -> BTreeSet<PathBuf> {
     let all: Vec<PathBuf> =
         snapshot(root).into_keys().filter(|path| !path.as_os_str().is_empty()).collect();

@@ -1,6 +1,8 @@
-//! Promise: git answers in a clone what it would if it read every file there, and reads only what it would read in the source.
+//! Promise: git answers in a clone what it would if it read every file there, and reads only what
+//! it would read in the source.
 //!
-//! What git would say if it read everything is asked of git: of an index of the same entries that records no stat.
+//! What git would say if it read everything is asked of git: of an index of the same entries that
+//! records no stat.
 #![cfg(target_os = "linux")]
 
 mod common;
@@ -107,8 +109,8 @@ fn the_kernel_sees_git_open_no_tracked_file() {
     if !has_command("strace") {
         return not_run(test, "there is no strace");
     }
-    // git compares seconds, and reads a file of the second in which the index was written. calve takes for racy what changed in the
-    // tick in which it was.
+    // git compares seconds, and reads a file of the second in which the index was written. calve
+    // takes for racy what changed in the tick in which it was.
     let text = format!(
         "{PROJECT}\ntouch -d 2020-01-01 run.sh $(git ls-files '?' 'src/*'); tick; git status"
     );
@@ -140,8 +142,9 @@ fn the_kernel_sees_git_open_no_tracked_file() {
     assert_eq!(opened(&clone), 5);
 }
 
-/// Each row is a script in a project that has been committed. In the clone, git says what it says in the project and what it would if
-/// it read everything; and so many of the twelve entries are ready.
+/// Each row is a script in a project that has been committed. In the clone, git says what it says
+/// in the project and what it would if it read everything; and so many of the twelve entries are
+/// ready.
 #[test]
 fn whatever_the_state_of_the_project_git_answers_the_same_in_the_clone() {
     let test = "whatever_the_state_of_the_project_git_answers_the_same_in_the_clone";
@@ -363,7 +366,8 @@ fn what_a_merge_or_a_filter_kept_away_is_read_by_git() {
     ] {
         let Some(desk) = Desk::with(test, "", PROJECT) else { return };
         let (clone, _) = desk.clone("clone", &ready());
-        // Size and time are those of the source. git compares seconds, so it does not see such an edit in the second of the clone.
+        // Size and time are those of the source. git compares seconds, so it does not see such an
+        // edit in the second of the clone.
         thread::sleep(Duration::from_millis(1100));
         let modified = fs::metadata(clone.join("a")).unwrap();
         fs::write(clone.join("a"), "IN a\n").unwrap();
@@ -389,7 +393,8 @@ fn names_of_stages(clone: &Path) -> Vec<PathBuf> {
     only(&tree, |path, _| path.to_string_lossy().contains(".calve-")).into_keys().collect()
 }
 
-/// Edits that git and calve might miss, in any order, with git's looks and commits in between, and then one in the clone.
+/// Edits that git and calve might miss, in any order, with git's looks and commits in between, and
+/// then one in the clone.
 #[test]
 fn after_any_edits_git_says_in_the_clone_what_it_would_if_it_read_everything() {
     let test = "after_any_edits_git_says_in_the_clone_what_it_would_if_it_read_everything";

@@ -1,5 +1,5 @@
-//! Promise: isolated. A write to any tree is seen in no other; blocks are shared until then, and only where that was
-//! asked for.
+//! Promise: isolated. A write to any tree is seen in no other; blocks are shared until then, and
+//! only where that was asked for.
 #![cfg(target_os = "linux")]
 
 mod common;

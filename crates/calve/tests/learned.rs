@@ -1,7 +1,8 @@
-//! What one operation learns of a filesystem changes none of the next: a process that keeps a store open shares blocks again when nothing
-//! is refused any more.
+//! What one operation learns of a filesystem changes none of the next: a process that keeps a store
+//! open shares blocks again when nothing is refused any more.
 //!
-//! The story: after three files to which the kernel said EPERM (a sandbox does that for a while) an open store copied every file for ever.
+//! The story: after three files to which the kernel said EPERM (a sandbox does that for a while) an
+//! open store copied every file for ever.
 
 #![cfg(all(target_os = "linux", feature = "store"))]
 

@@ -1,5 +1,5 @@
-//! Promise: neither many, nor wide, nor deep costs more than its share: open files are bounded, the stack is not used
-//! up.
+//! Promise: neither many, nor wide, nor deep costs more than its share: open files are bounded, the
+//! stack is not used up.
 #![cfg(target_os = "linux")]
 
 mod common;

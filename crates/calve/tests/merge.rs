@@ -1,4 +1,5 @@
-//! Promise: merging is atomic for each file, touches nothing else, and goes on beside others that merge there too.
+//! Promise: merging is atomic for each file, touches nothing else, and goes on beside others that
+//! merge there too.
 #![cfg(target_os = "linux")]
 
 mod common;
@@ -601,7 +602,8 @@ fn two_entries_that_the_destination_takes_for_one_are_an_error_that_names_both()
                 fs::remove_dir_all(&source).unwrap();
             }
         }
-        // What one call put there another replaces, by whatever name; and hard links are as many places as names.
+        // What one call put there another replaces, by whatever name; and hard links are as many
+        // places as names.
         fs::create_dir_all(source.join("deep")).unwrap();
         for name in ["a", "deep/b", "deep/c"] {
             file(&source.join(name), 1, 0o644, 3000);
@@ -625,8 +627,8 @@ fn keeping() -> CloneOptions {
     CloneOptions::new().existing(Existing::Keep)
 }
 
-/// `lib64 -> lib` is in every Python environment, and installers follow it. It was refused, and the way out that was named would have
-/// made a folder of the link.
+/// `lib64 -> lib` is in every Python environment, and installers follow it. It was refused, and the
+/// way out that was named would have made a folder of the link.
 #[test]
 fn a_destination_that_is_a_link_to_a_folder_is_merged_into_and_stays_a_link() {
     let scratch = Scratch::new();
@@ -710,7 +712,8 @@ fn a_destination_that_is_a_link_to_no_folder_or_to_one_that_cannot_be_is_an_erro
     assert_eq!(names(&source.join("inside")), ["d0"]);
 }
 
-/// The link is looked up once: whoever turns it round meanwhile gets nothing into the other folder but what was asked for.
+/// The link is looked up once: whoever turns it round meanwhile gets nothing into the other folder
+/// but what was asked for.
 #[test]
 fn a_link_that_is_turned_round_during_the_merge_tears_nothing() {
     let scratch = Scratch::new();
@@ -867,7 +870,8 @@ fn a_folder_over_what_is_none_is_an_error_also_where_the_rest_is_kept() {
     }
 }
 
-/// Of many that merge the same names into one place, each name has the content of one of them, and no one's is ever replaced.
+/// Of many that merge the same names into one place, each name has the content of one of them, and
+/// no one's is ever replaced.
 #[test]
 fn what_appears_meanwhile_is_kept_too() {
     let scratch = Scratch::new();
@@ -956,8 +960,8 @@ fn what_a_merge_replaces_is_counted_and_listed_where_that_is_wanted() {
     }
 }
 
-/// `protected_hardlinks` refuses links to other people's files. After three of them all others were taken for the filesystem's refusal,
-/// and where they were cloned nothing was said.
+/// `protected_hardlinks` refuses links to other people's files. After three of them all others were
+/// taken for the filesystem's refusal, and where they were cloned nothing was said.
 #[test]
 fn files_that_may_not_be_linked_are_counted_wherever_they_end() {
     let name = "files_that_may_not_be_linked_are_counted_wherever_they_end";

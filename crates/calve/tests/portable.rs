@@ -1,5 +1,5 @@
-//! The promises that hold on every platform, tried on each of them with nothing but `std`: what Unix has beyond that
-//! has tests of its own.
+//! The promises that hold on every platform, tried on each of them with nothing but `std`: what
+//! Unix has beyond that has tests of its own.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, FileTimes};

@@ -246,7 +246,8 @@ fn as_snapshot(model: BTreeMap<PathBuf, (Entry, Origin)>) -> Snapshot {
         .collect()
 }
 
-/// Takes out what the model does not say: the times of folders that were merged into, of links that the operation made.
+/// Takes out what the model does not say: the times of folders that were merged into, of links that
+/// the operation made.
 fn blurred(mut tree: Snapshot, setting: &Setting) -> Snapshot {
     for entry in tree.values_mut() {
         let merged_into =

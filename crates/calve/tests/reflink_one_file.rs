@@ -1,4 +1,5 @@
-//! Promise: one file, in four outcomes that are kept apart; on failure nothing is changed and nothing is left behind.
+//! Promise: one file, in four outcomes that are kept apart; on failure nothing is changed and
+//! nothing is left behind.
 #![cfg(target_os = "linux")]
 
 mod common;
@@ -51,7 +52,8 @@ fn a_reflink_is_the_file_with_all_its_metadata_under_any_umask() {
                     set_mtime(&source, -1_234_567, 123_456_789);
                     let expected = expected(scratch.path());
                     let outcome = try_reflink(&source, &dest).unwrap();
-                    // An empty file has nothing that a filesystem could refuse to share; it may say so or not.
+                    // An empty file has nothing that a filesystem could refuse to share; it may say
+                    // so or not.
                     assert!(outcome == expected || *size == 0, "{what}: {outcome:?}");
                     if outcome == ReflinkOutcome::Cloned {
                         assert_eq!(entry(&dest), entry(&source), "{what}");

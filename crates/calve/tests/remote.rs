@@ -1,5 +1,5 @@
-//! Promise: a snapshot goes through a remote as it is, whole or not at all, whoever pushes and pulls at the same time, is killed,
-//! or tampers with the remote.
+//! Promise: a snapshot goes through a remote as it is, whole or not at all, whoever pushes and
+//! pulls at the same time, is killed, or tampers with the remote.
 #![cfg(all(target_os = "linux", feature = "remote"))]
 
 mod common;
@@ -306,8 +306,8 @@ fn while_others_collect_whatever_was_pushed_last_can_be_pulled() {
         }
     });
     let report = place.open().verify(&RemoteVerifyOptions::new(), &common()).unwrap();
-    // Without a grace time the snapshot of a superseded change may go before the change does, and the
-    // list of files that name the root before its name is made; a pull looks for them itself.
+    // Without a grace time the snapshot of a superseded change may go before the change does, and
+    // the list of files that name the root before its name is made; a pull looks for them itself.
     assert!(report.broken.iter().all(|one| one.names.is_empty()), "{report:?}");
     let fresh = Project::new(empty);
     for name in ["ready-0", "ready-1"] {

@@ -1,4 +1,5 @@
-//! Promise: the same result by any method. The odd tree arrives as `cp -a` brings it, whatever the umask.
+//! Promise: the same result by any method. The odd tree arrives as `cp -a` brings it, whatever the
+//! umask.
 #![cfg(target_os = "linux")]
 
 mod common;
@@ -144,7 +145,8 @@ fn without_the_right_to_give_files_away_the_result_is_that_of_cp_too() {
         return not_run(name, "needs root, to make other users' files");
     }
     for umask in [0o077, 0o022] {
-        // In a process of its own for its working directory: nobody may come here by an absolute path.
+        // In a process of its own for its working directory: nobody may come here by an absolute
+        // path.
         in_child(name, &format!("umask {umask:03o}"), || {
             let scratch = Scratch::new();
             rustix::process::umask(rustix::fs::Mode::from_raw_mode(umask));
@@ -223,7 +225,8 @@ fn what_the_destinations_folder_would_pass_on_does_not_reach_the_clone() {
             sh(Command::new("rm").arg("-rf").arg(&dest));
 
             if existing == Existing::Merge {
-                // The destination itself is such a folder: it stays as it is, what is new in it is as in the source.
+                // The destination itself is such a folder: it stays as it is, what is new in it is
+                // as in the source.
                 fs::create_dir(&dest).unwrap();
                 chmod(&dest, 0o2777);
                 let _ = odd::set_default_acl(&dest);
@@ -277,8 +280,8 @@ fn a_tree_that_comes_from_another_filesystem_arrives_the_same_as_a_copy() {
     }
 }
 
-/// The names of all attributes of a file may be more than the system lists. Its ACL must arrive all the same, without
-/// which the mode would let the group do what the ACL's mask allows.
+/// The names of all attributes of a file may be more than the system lists. Its ACL must arrive all
+/// the same, without which the mode would let the group do what the ACL's mask allows.
 #[test]
 fn attributes_that_cannot_be_listed_are_told_of_and_the_acl_arrives() {
     let name = "attributes_that_cannot_be_listed_are_told_of_and_the_acl_arrives";
@@ -327,7 +330,8 @@ fn without_xattrs_all_else_arrives() {
     }
 }
 
-/// Nothing is left out in silence; but who clones to places inside the source has stages there that come and go.
+/// Nothing is left out in silence; but who clones to places inside the source has stages there that
+/// come and go.
 #[test]
 fn an_entry_with_the_name_of_a_stage_is_left_out_and_told_of_unless_somebody_is_at_work_there() {
     let scratch = Scratch::new();
@@ -359,8 +363,8 @@ fn an_entry_with_the_name_of_a_stage_is_left_out_and_told_of_unless_somebody_is_
     assert_eq!(clone(&inside.join("dest"), CloneOptions::new()), all);
 }
 
-/// Where an entry has an ACL, the mode's group bits are its mask. Without the ACL they gave the group all that somebody
-/// else had been given by name.
+/// Where an entry has an ACL, the mode's group bits are its mask. Without the ACL they gave the
+/// group all that somebody else had been given by name.
 #[test]
 fn where_an_acl_stays_behind_the_group_gains_nothing() {
     let name = "where_an_acl_stays_behind_the_group_gains_nothing";

@@ -1,5 +1,5 @@
-//! Promise: a snapshot is the tree. What is started from it is the same, entry by entry, in all that an entry is; and a snapshot costs
-//! no more reading than was changed.
+//! Promise: a snapshot is the tree. What is started from it is the same, entry by entry, in all
+//! that an entry is; and a snapshot costs no more reading than was changed.
 
 #![cfg(target_os = "linux")]
 
@@ -103,7 +103,8 @@ fn a_worktree_of_a_second_snapshot_is_the_changed_tree() {
     after_a_tick();
     let second = desk.store.snapshot(&SnapshotOptions::new(), &options()).unwrap();
     assert!(second.new);
-    // The file that lost a name has another change time, so it is looked at again under each of those that are left.
+    // The file that lost a name has another change time, so it is looked at again under each of
+    // those that are left.
     assert_eq!(second.read_files, 1 + 3, "{second:?}");
     let (path, report) = start(&desk, "one");
     assert_arrived(&report);
@@ -319,7 +320,8 @@ fn churn(root: &Path, all: &[u8], stop: &AtomicBool) {
             fs::write(&new, sealed_content(step)).unwrap();
             fs::rename(&new, &gone).unwrap();
         }
-        // A folder that goes and comes back, and a name that is a folder, nothing, and a link to one.
+        // A folder that goes and comes back, and a name that is a folder, nothing, and a link to
+        // one.
         let (there, away) =
             (root.join("still").join(format!("{}", step / 2 % 8)), root.join("away"));
         if step.is_multiple_of(2) {
@@ -470,8 +472,8 @@ fn waiting(store: &Store, file: &str) -> (u64, PathBuf) {
     (fs::metadata(tree.join("tree").join(file)).unwrap().ino(), tree)
 }
 
-/// A start after a few changes does not make all files again: it brings a tree there that waits for it, or on btrfs one that an earlier
-/// start left behind.
+/// A start after a few changes does not make all files again: it brings a tree there that waits for
+/// it, or on btrfs one that an earlier start left behind.
 #[test]
 fn a_tree_that_was_brought_to_a_snapshot_is_equal_to_the_project_in_everything() {
     let is_btrfs = filesystem(common::Scratch::new().path()) == "btrfs";

@@ -1,8 +1,9 @@
-//! A store that version 0.1.0 wrote stays readable: `testdata/store-1.tar.gz`, kept as an archive because a seal is a time.
+//! A store that version 0.1.0 wrote stays readable: `testdata/store-1.tar.gz`, kept as an archive
+//! because a seal is a time.
 //!
-//! It was made with the command, in a folder with a file of two names, an executable, a link, an empty file and an empty folder:
-//! `calve init; calve snapshot -m 'the first' --name first`, a file removed, one added, a mode changed;
-//! `calve snapshot -m 'the second'; calve store pack`.
+//! It was made with the command, in a folder with a file of two names, an executable, a link, an
+//! empty file and an empty folder: `calve init; calve snapshot -m 'the first' --name first`, a file
+//! removed, one added, a mode changed; `calve snapshot -m 'the second'; calve store pack`.
 
 #![cfg(target_os = "linux")]
 
@@ -128,7 +129,8 @@ fn directories(store: &Path) -> BTreeSet<Vec<u8>> {
     rows.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
 }
 
-/// Later versions encode what the first one could encode in the same way, and so it has the same ids.
+/// Later versions encode what the first one could encode in the same way, and so it has the same
+/// ids.
 #[test]
 fn a_tree_of_the_first_version_has_the_ids_that_it_had() {
     const TEST: &str = "a_tree_of_the_first_version_has_the_ids_that_it_had";
@@ -150,8 +152,8 @@ fn a_tree_of_the_first_version_has_the_ids_that_it_had() {
     assert!(new.len() > 1 && new.is_subset(&old), "{} of {}", new.len(), old.len());
 }
 
-/// Earlier versions took a link group of a symbolic link for damage. They refuse the store by the name of the feature, and only
-/// where there is one.
+/// Earlier versions took a link group of a symbolic link for damage. They refuse the store by the
+/// name of the feature, and only where there is one.
 #[test]
 fn a_store_names_a_feature_from_the_first_snapshot_on_that_needs_it() {
     let scratch = Scratch::new();

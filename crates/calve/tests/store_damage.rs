@@ -1,4 +1,5 @@
-//! Promise: what is damaged is never served; it is named with the paths it stands for, and mended where that can be done.
+//! Promise: what is damaged is never served; it is named with the paths it stands for, and mended
+//! where that can be done.
 #![cfg(target_os = "linux")]
 
 mod common;
@@ -138,8 +139,8 @@ fn damage_row(project: &Project, id: SnapshotId, place: Place, action: Action) {
         .unwrap();
 }
 
-/// What a row of the table says: what a start gives, what verify finds (and whether that is lost), what of it is mended, and
-/// what a start gives then.
+/// What a row of the table says: what a start gives, what verify finds (and whether that is lost),
+/// what of it is mended, and what a start gives then.
 type Row = (Place, Action, Start, &'static [(DamageKind, bool)], bool, Start);
 
 const ROWS: &[Row] = {
@@ -295,7 +296,8 @@ fn damage_is_never_served_is_named_with_its_paths_and_is_mended_where_it_can_be(
     }
 }
 
-/// The database has lost the snapshot that the project is based on, or a part of it, and could not take another.
+/// The database has lost the snapshot that the project is based on, or a part of it, and could not
+/// take another.
 #[test]
 fn a_project_with_a_damaged_snapshot_can_take_the_next_and_heals_what_it_stores_again() {
     for place in [Place::Directory, Place::Snapshot] {
@@ -336,8 +338,8 @@ fn a_pack_that_the_database_forgot_is_taken_over_where_it_has_what_is_lost() {
     assert_same(&expected, &project.start(id).unwrap(), "taken over");
 }
 
-/// Files are called by a worktree's token. With one of a prepared database, to drop a worktree that was missing removed whatever file it
-/// led to.
+/// Files are called by a worktree's token. With one of a prepared database, to drop a worktree that
+/// was missing removed whatever file it led to.
 #[test]
 fn a_token_in_the_database_leads_nowhere() {
     let project = Project::new(few);

@@ -1,5 +1,6 @@
-//! Promise: a store that somebody else made can be opened, looked at, verified, mended and collected. It is refused, or what is
-//! wrong in it is named; nothing hangs, nothing takes memory without end, and nothing outside of it is read in, made, changed or removed.
+//! Promise: a store that somebody else made can be opened, looked at, verified, mended and
+//! collected. It is refused, or what is wrong in it is named; nothing hangs, nothing takes memory
+//! without end, and nothing outside of it is read in, made, changed or removed.
 #![cfg(target_os = "linux")]
 
 mod common;
@@ -51,7 +52,8 @@ impl Hostile {
         Self { project, id, outside }
     }
 
-    /// A path in the store, of which the folder is there: a new store has none for what can be undone.
+    /// A path in the store, of which the folder is there: a new store has none for what can be
+    /// undone.
     fn file(&self, name: &str) -> PathBuf {
         let path = self.project.file(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -502,7 +504,8 @@ const TEST: &str =
 /// How many rows are tried at once, each in a process of its own.
 const AT_ONCE: usize = 4;
 
-/// Tries a row in a process that hangs, runs out of memory or panics alone; what came of it, unless it is good.
+/// Tries a row in a process that hangs, runs out of memory or panics alone; what came of it, unless
+/// it is good.
 fn try_alone(row: &'static Row) -> Option<String> {
     let output = child(TEST, row.0, || try_row(row))?.output().unwrap();
     child_done(&output).err().map(|why| format!("{}: {why}", row.0))

@@ -1,5 +1,5 @@
-//! Promise: nothing in a store is lost or served wrong, whatever is packed, made warm and collected, and whoever is at it at
-//! the same time.
+//! Promise: nothing in a store is lost or served wrong, whatever is packed, made warm and
+//! collected, and whoever is at it at the same time.
 #![cfg(target_os = "linux")]
 
 mod common;
@@ -314,7 +314,8 @@ fn collecting_while_others_are_at_it_removes_nothing_and_says_so() {
     assert!(!report.busy && report.mirrors == 1, "{report:?}");
 }
 
-/// What is forgotten was chosen before the store was had alone, which took as long as others were at it.
+/// What is forgotten was chosen before the store was had alone, which took as long as others were
+/// at it.
 #[test]
 fn a_snapshot_that_gets_a_name_while_a_collection_waits_for_others_stays_with_all_it_has() {
     let project = Project::new(few);
@@ -350,8 +351,8 @@ fn a_snapshot_that_gets_a_name_while_a_collection_waits_for_others_stays_with_al
     project.assert_sound();
 }
 
-/// Contents come, are forgotten, are collected, and come back the moment before they go: the case in which a
-/// snapshot counts on content that nobody else needs.
+/// Contents come, are forgotten, are collected, and come back the moment before they go: the case
+/// in which a snapshot counts on content that nobody else needs.
 #[test]
 fn snapshots_lose_nothing_while_all_that_is_old_is_collected_all_the_time() {
     let project = Project::apart(|root| plain_tree(root, 4, 10, 3000));
@@ -413,8 +414,8 @@ fn a_sparse_file_is_sparse_again_when_it_comes_out_of_a_pack() {
     assert_eq!(fs::read(at.join("w/sparse")).unwrap()[32 << 20..][..5], *b"data\0");
 }
 
-/// Contents that are random, files that come and go, names, packs, warmth and collections in any order: each snapshot
-/// that was not forgotten starts as it was.
+/// Contents that are random, files that come and go, names, packs, warmth and collections in any
+/// order: each snapshot that was not forgotten starts as it was.
 #[test]
 fn whatever_is_done_in_whatever_order_each_snapshot_starts_as_it_was() {
     let mut state = 7_u64;
@@ -517,8 +518,8 @@ fn a_ready_tree_goes_when_no_worktree_and_no_name_is_of_its_snapshot() {
     assert!(project.start(second).is_ok(), "it is made again");
 }
 
-/// What can be undone in the project is in the store's own folder `undo`, which went with it, and without which nothing was
-/// collected any more.
+/// What can be undone in the project is in the store's own folder `undo`, which went with it, and
+/// without which nothing was collected any more.
 #[test]
 fn what_was_undone_in_the_project_is_in_no_collections_way() {
     let scratch = Scratch::new();
@@ -578,7 +579,8 @@ fn equal_content_shares_its_blocks_again_and_nothing_else_changes() {
     let trees = [desk.worktree("one"), desk.worktree("two")];
     let mut files = Vec::new();
     for (number, worktree) in trees.iter().enumerate() {
-        // A checkout wrote what the store has. A build wrote equal bytes in both, and others in each.
+        // A checkout wrote what the store has. A build wrote equal bytes in both, and others in
+        // each.
         fs::create_dir_all(worktree.path().join("target")).unwrap();
         fs::remove_file(worktree.path().join("big")).unwrap();
         let other = bytes(3 + number as u64, 1_000_001);

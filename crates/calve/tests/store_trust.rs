@@ -1,4 +1,5 @@
-//! Promise: a store that was found, and not named, is used only where it is the user's own, or root's, and of the folder that it is in.
+//! Promise: a store that was found, and not named, is used only where it is the user's own, or
+//! root's, and of the folder that it is in.
 #![cfg(target_os = "linux")]
 
 mod common;
@@ -77,8 +78,8 @@ fn a_store_of_another_user_is_refused_where_it_was_found_and_opened_where_it_is_
     }
 }
 
-/// Whatever a folder brings along, from an archive for instance, speaks of that folder alone: `reset` removed and replaced files
-/// wherever the store said that its project is.
+/// Whatever a folder brings along, from an archive for instance, speaks of that folder alone:
+/// `reset` removed and replaced files wherever the store said that its project is.
 #[test]
 fn a_store_that_says_it_is_of_another_folder_is_refused_where_it_was_found() {
     let project = Project::new(few);

@@ -1,4 +1,5 @@
-//! Promise: a btrfs subvolume is cloned in constant time where that has the same result, and walked where it has not.
+//! Promise: a btrfs subvolume is cloned in constant time where that has the same result, and walked
+//! where it has not.
 #![cfg(target_os = "linux")]
 
 mod common;

@@ -1,4 +1,5 @@
-//! Promise: whole or absent. Whatever goes wrong, there is no half of a destination and no stage afterwards.
+//! Promise: whole or absent. Whatever goes wrong, there is no half of a destination and no stage
+//! afterwards.
 #![cfg(target_os = "linux")]
 
 mod common;
@@ -490,7 +491,8 @@ fn a_destination_inside_the_source_is_no_part_of_the_clone() {
     assert_same(&untimed(before), &untimed(snapshot(&source)), "the source itself");
 }
 
-/// A process that clones a large tree from `source` to `dest` in `scratch`, caught while its stage stands.
+/// A process that clones a large tree from `source` to `dest` in `scratch`, caught while its stage
+/// stands.
 fn caught_in_the_act(command: &mut Command, scratch: &Scratch) -> Child {
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     assert!(stage_appears(scratch.path(), Duration::from_secs(20)), "no stage appeared");

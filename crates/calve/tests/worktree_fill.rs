@@ -1,5 +1,5 @@
-//! Promise: a git worktree that another tool made gets what the project has beside tracked files, nothing in it gets another content, and git
-//! and build tools take it for what it is.
+//! Promise: a git worktree that another tool made gets what the project has beside tracked files,
+//! nothing in it gets another content, and git and build tools take it for what it is.
 
 #![cfg(all(target_os = "linux", feature = "store"))]
 
@@ -34,7 +34,8 @@ struct Desk {
 }
 
 impl Desk {
-    /// A project with two commits, made by `git init INIT` and then a script; and a worktree of git that is called `tree`.
+    /// A project with two commits, made by `git init INIT` and then a script; and a worktree of git
+    /// that is called `tree`.
     fn new(init: &str, text: &str, add: &str) -> Self {
         let scratch = Scratch::new();
         let project = scratch.join("project");
@@ -123,7 +124,8 @@ fn a_worktree_that_git_made_is_ready_at_the_same_commit_and_at_another() {
             "{what}"
         );
         assert_eq!(report.timed_files == 0, expects_reflink(&tree), "{what}");
-        // git may have written the file that differs in the tick in which it wrote the index: then nothing vouches for it.
+        // git may have written the file that differs in the tick in which it wrote the index: then
+        // nothing vouches for it.
         let left = not_ready(&tree);
         assert!(left.is_empty() || differ == 1 && left == "src/a\n", "{what}: {left}");
         for path in ["a", "src/b", "run.sh", "empty", "with space"] {

@@ -1,5 +1,6 @@
-//! Promise: the `.git` in the project's root is git's. No snapshot has it, no command about snapshots touches it, and a worktree gets a
-//! repository of its own, in which git's answers are right from the first on.
+//! Promise: the `.git` in the project's root is git's. No snapshot has it, no command about
+//! snapshots touches it, and a worktree gets a repository of its own, in which git's answers are
+//! right from the first on.
 #![cfg(all(target_os = "linux", feature = "store"))]
 
 mod common;
@@ -20,7 +21,8 @@ use common::stores::{
 };
 use common::{Scratch, has_command, is_there, not_run, sh};
 
-/// A project with a repository made by `git init INIT`, and then a script; `None` where there is no git, which is said.
+/// A project with a repository made by `git init INIT`, and then a script; `None` where there is no
+/// git, which is said.
 fn desk(test: &str, init: &str, text: &str) -> Option<Desk> {
     if !has_command("git") {
         not_run(test, "there is no git");
@@ -142,7 +144,8 @@ fn git_reads_no_file_of_a_new_worktree_of_a_clean_project() {
     ] {
         let Some(desk) = desk(test, init, &format!("{PROJECT}\n{after}")) else { return };
         let known = entries(&desk.project);
-        // The first makes the template on btrfs, the second is of it, and so are those of one start.
+        // The first makes the template on btrfs, the second is of it, and so are those of one
+        // start.
         for names in [&["one"][..], &["two"], &["three", "four"]] {
             let report = desk.store.start(names, &copies(), &options()).unwrap();
             for started in &report.worktrees {
@@ -213,7 +216,8 @@ fn git_reads_what_the_snapshot_does_not_vouch_for() {
     }
 }
 
-/// Edits that git and calve might miss, in any order, with git's looks, commits and snapshots in between.
+/// Edits that git and calve might miss, in any order, with git's looks, commits and snapshots in
+/// between.
 #[test]
 fn after_any_edits_git_says_in_a_worktree_what_it_would_if_it_read_everything() {
     let test = "after_any_edits_git_says_in_a_worktree_what_it_would_if_it_read_everything";
@@ -230,7 +234,8 @@ fn after_any_edits_git_says_in_a_worktree_what_it_would_if_it_read_everything() 
             let step = edit(&desk.project, name, dice.roll(14), &mut dice);
             steps.push(format!("{step} {name}"));
         }
-        // From what was taken before, and from the project as it is, each twice: on btrfs the second one is of a template.
+        // From what was taken before, and from the project as it is, each twice: on btrfs the
+        // second one is of a template.
         let mut of: Vec<_> = taken.iter().map(|id| copies().from(*id)).collect();
         of.push(copies());
         for (number, how) in of.iter().chain(&of).enumerate() {
@@ -490,7 +495,8 @@ fn a_worktree_with_commits_that_the_project_lacks_is_dropped_by_force_alone() {
     }
 }
 
-/// Version 0.1.0 made it: a project with a repository, two snapshots and a worktree, and a commit since.
+/// Version 0.1.0 made it: a project with a repository, two snapshots and a worktree, and a commit
+/// since.
 fn of_the_first_version() -> (Scratch, PathBuf) {
     let scratch = Scratch::new();
     let archive = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/store-1-with-git.tar.gz");

@@ -1,5 +1,6 @@
-//! Promise: in a git project a worktree is a linked worktree of git, whole or absent; `git status` in it says at once what it says in the project;
-//! and no command loses what somebody wrote or committed in it.
+//! Promise: in a git project a worktree is a linked worktree of git, whole or absent; `git status`
+//! in it says at once what it says in the project; and no command loses what somebody wrote or
+//! committed in it.
 
 #![cfg(all(target_os = "linux", feature = "store"))]
 
@@ -45,7 +46,8 @@ fn changes(root: &Path) -> Vec<String> {
     status(root).lines().filter(|line| !line.starts_with("# branch")).map(str::to_owned).collect()
 }
 
-/// Everything that the project's repository knows of worktrees and references, and whether it is sound.
+/// Everything that the project's repository knows of worktrees and references, and whether it is
+/// sound.
 fn known(desk: &Desk) -> String {
     let ask = "git worktree list --porcelain; git for-each-ref; git worktree prune -n -v; git fsck --full --no-dangling 2>&1; \
         ls -A .git/worktrees 2>/dev/null || true";
@@ -269,7 +271,8 @@ fn every_kind_of_project_works_or_says_why_it_is_not_linked() {
             continue;
         }
         let first = if matches!(what, "no repository" | "unborn") { "" } else { PROJECT };
-        // An index that was written in the tick in which its files changed vouches for none of them.
+        // An index that was written in the tick in which its files changed vouches for none of
+        // them.
         let fresh = "fresh() { tick; git read-tree HEAD; git update-index -q --refresh; }";
         let desk = prepared(&format!("{fresh}\n{first}\n{text}\ntick"));
         let made = start(&desk, &["w1", "w2"], &StartOptions::new());
@@ -481,7 +484,8 @@ fn a_branch_is_deleted_with_its_worktree_only_when_it_is_merged() {
     assert_eq!(sh(git(&desk.project).args(["branch", "--list", "w"])), "");
 }
 
-/// Content that only the index has, the files of an operation under way and files that git ignores come back, too.
+/// Content that only the index has, the files of an operation under way and files that git ignores
+/// come back, too.
 #[test]
 fn a_linked_worktree_that_is_brought_back_is_for_git_as_it_was() {
     const WORK: &str = "
@@ -489,8 +493,8 @@ fn a_linked_worktree_that_is_brought_back_is_for_git_as_it_was() {
         echo staged >src/b; git add src/b; echo in-file >src/b; echo new >untracked; echo x >target/mine
         git update-index --refresh >/dev/null || true
         echo note >$(git rev-parse --git-path BISECT_LOG)";
-    // What happens to the branch, to the registration's name and to the worktree's meanwhile; the name to come back
-    // with, and whether the branch is checked out again.
+    // What happens to the branch, to the registration's name and to the worktree's meanwhile; the
+    // name to come back with, and whether the branch is checked out again.
     let rows = [
         ("nothing", "", "w", true),
         ("its branch is checked out", "git switch -q w", "w", false),
@@ -535,7 +539,8 @@ fn a_linked_worktree_that_is_brought_back_is_for_git_as_it_was() {
     }
 }
 
-/// A drop, or its taking back, that dies between its two halves: the tree has moved, and the row has not.
+/// A drop, or its taking back, that dies between its two halves: the tree has moved, and the row
+/// has not.
 #[test]
 fn a_tree_and_a_row_that_a_crash_parted_are_found_together_by_the_next_command() {
     let desk = project();
@@ -663,7 +668,8 @@ fn gits_own_commands_may_be_used_on_worktrees() {
     drop(worktree);
 }
 
-/// A project, its worktrees or both get another place. The next command finds the worktrees, and git does.
+/// A project, its worktrees or both get another place. The next command finds the worktrees, and
+/// git does.
 #[test]
 fn what_was_moved_is_found_by_the_next_command_and_by_git() {
     // What is moved, and where the project and the worktree are then.
@@ -848,8 +854,9 @@ fn lines(root: &Path, arguments: &[&str]) -> BTreeSet<PathBuf> {
     output.split('\0').filter(|path| !path.is_empty()).map(PathBuf::from).collect()
 }
 
-/// A worktree at `commit` has the commit's files as git writes them, what git ignores in the project, and nothing else. Files that the project
-/// has as well keep their times, and all others are newer than everything that the project has. Nothing is left to read for git or for calve.
+/// A worktree at `commit` has the commit's files as git writes them, what git ignores in the
+/// project, and nothing else. Files that the project has as well keep their times, and all others
+/// are newer than everything that the project has. Nothing is left to read for git or for calve.
 fn is_at(desk: &Desk, name: &str, commit: &str, what: &str) {
     let (root, project) = (desk.folder().join(name), &desk.project);
     let fresh = desk.scratch.join("fresh");
@@ -881,7 +888,8 @@ fn is_at(desk: &Desk, name: &str, commit: &str, what: &str) {
     for path in expected.keys() {
         let new = time(&root, path);
         match clean.contains(path) {
-            // git reads a file that changed just before it looked, and then calve does not know which content it had.
+            // git reads a file that changed just before it looked, and then calve does not know
+            // which content it had.
             true => assert!(new == time(project, path) || new > newest, "{what}"),
             false => assert!(new > newest, "{what}: {} {new:?} {newest:?}", path.display()),
         }
@@ -1184,8 +1192,8 @@ fn worktrees_whose_trees_waited_say_what_the_project_says_whatever_its_index_say
     many_worktrees_say_what_the_project_says(Waiting::After);
 }
 
-/// git's index is made ready once for all worktrees of a ready tree (btrfs), and with each tree that
-/// waits (elsewhere).
+/// git's index is made ready once for all worktrees of a ready tree (btrfs), and with each tree
+/// that waits (elsewhere).
 fn many_worktrees_say_what_the_project_says(waiting: Waiting) {
     let desk = project();
     let is_btrfs = common::filesystem(&desk.project) == "btrfs";

@@ -1,5 +1,5 @@
-//! Promise: an owner, a group, an attribute and an ACL that is changed by hand is a change like any other; what could not be set when a
-//! worktree was made is none.
+//! Promise: an owner, a group, an attribute and an ACL that is changed by hand is a change like any
+//! other; what could not be set when a worktree was made is none.
 
 #![cfg(target_os = "linux")]
 
@@ -71,7 +71,8 @@ fn owners_attributes_and_acls_are_changes_for_whoever_looks() {
         let desk = Desk::new(with_attributes);
         let first = desk.snapshot();
         let second = desk.from("second", first);
-        // What the target has at this path is another thing; of a link, its target, and of a folder, its mode.
+        // What the target has at this path is another thing; of a link, its target, and of a
+        // folder, its mode.
         let there = second.path().join(path);
         match fs::symlink_metadata(&there).unwrap() {
             meta if meta.is_symlink() => {
@@ -148,7 +149,8 @@ fn a_change_of_content_and_of_metadata_is_one_change() {
     assert_eq!(status(&one), ["M README"]);
 }
 
-/// Who may not give files away has a worktree whose owners are not the snapshot's, and that is nobody's change.
+/// Who may not give files away has a worktree whose owners are not the snapshot's, and that is
+/// nobody's change.
 #[test]
 fn what_a_plain_user_could_not_set_is_no_change_and_what_was_done_since_is() {
     const TEST: &str = "what_a_plain_user_could_not_set_is_no_change_and_what_was_done_since_is";
@@ -238,7 +240,8 @@ fn a_reset_restores_times_modes_and_attributes_where_the_files_stand() {
     let of = |path: &str| fs::symlink_metadata(one.path().join(path)).unwrap();
     let paths = ["README", "run.sh", "run2.sh", "readme-link", "src/lib.rs", "fifo"];
     let inodes = paths.map(|path| of(path).ino());
-    // One of them has a name outside of the tree, which must stay as it is; on btrfs a worktree is a subvolume, which no name leaves.
+    // One of them has a name outside of the tree, which must stay as it is; on btrfs a worktree is
+    // a subvolume, which no name leaves.
     let outside = one.path().join(".calve/outside");
     fs::hard_link(one.path().join("src/main.rs"), &outside).unwrap();
     after_a_tick();
@@ -430,7 +433,8 @@ fn what_is_changed_of_the_root_folder_itself_is_a_change_called_dot() {
     }
 }
 
-/// The index took the entry for what the switch had put there, and vouched for the mode that somebody had given it since.
+/// The index took the entry for what the switch had put there, and vouched for the mode that
+/// somebody had given it since.
 #[test]
 fn what_is_changed_of_a_file_between_its_rename_and_the_end_of_a_switch_is_a_change() {
     let name = |number: u32| format!("f{number:04}");

@@ -1,5 +1,5 @@
-//! Property: whatever is done to worktrees, in whatever order, each is what a naive model says it is: a map from paths to contents,
-//! taken by looking, and one such map kept for each snapshot.
+//! Property: whatever is done to worktrees, in whatever order, each is what a naive model says it
+//! is: a map from paths to contents, taken by looking, and one such map kept for each snapshot.
 
 #![cfg(target_os = "linux")]
 
@@ -166,7 +166,8 @@ struct Known {
     worktree: Worktree,
     base: usize,
     now: Snapshot,
-    /// What an undo must bring back: the base then, and the content; and whether nothing was done to it since.
+    /// What an undo must bring back: the base then, and the content; and whether nothing was done
+    /// to it since.
     undo: Option<(usize, Snapshot, bool)>,
 }
 

@@ -1,5 +1,6 @@
-//! Worktrees of which no content was read when they appeared: they are what every worktree is, their contents get their names later,
-//! and nothing that somebody wrote meanwhile is lost or hidden.
+//! Worktrees of which no content was read when they appeared: they are what every worktree is,
+//! their contents get their names later, and nothing that somebody wrote meanwhile is lost or
+//! hidden.
 
 #![cfg(all(target_os = "linux", feature = "store"))]
 
@@ -23,7 +24,8 @@ use common::stores::{
 };
 use common::{NOBODY, Scratch, as_nobody, expects_reflink, not_run, sh};
 
-/// Whether starts here can leave the reading for later. Where files are copied, they are read anyway.
+/// Whether starts here can leave the reading for later. Where files are copied, they are read
+/// anyway.
 fn can_wait() -> bool {
     let can = expects_reflink(Scratch::new().path());
     if !can {
@@ -285,7 +287,8 @@ fn a_start_after_much_changed_reads_only_that_and_only_later() {
     assert_sound(&desk.store);
 }
 
-/// The project's snapshot has `kept` and `file`. `file` is changed before the start, and then each file by the project `p` or the worktree `1`.
+/// The project's snapshot has `kept` and `file`. `file` is changed before the start, and then each
+/// file by the project `p` or the worktree `1`.
 #[test]
 fn what_the_projects_snapshot_had_is_the_base_unless_somebody_changed_it_during_the_start() {
     if !can_wait() {
@@ -548,7 +551,8 @@ fn dropped_and_moved_worktrees_are_still_asked_and_what_nobody_needs_goes() {
     assert_eq!(status(&two), [""; 0]);
     assert_same(&before, &tree_of(&desk, two.store().latest().unwrap().unwrap()), "the base");
 
-    // A worktree that is dropped, and its record: nothing is left, and the next start is a first one.
+    // A worktree that is dropped, and its record: nothing is left, and the next start is a first
+    // one.
     let desk = Desk::small();
     let one = unnamed(&desk, &["one"]).remove(0);
     fs::remove_dir_all(one.path()).unwrap();

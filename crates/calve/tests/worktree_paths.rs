@@ -1,5 +1,5 @@
-//! Promise: a worktree's environment is its own. Files that name the project's root name the worktree's there; nothing shows it as a
-//! change, and every snapshot has them as the project does.
+//! Promise: a worktree's environment is its own. Files that name the project's root name the
+//! worktree's there; nothing shows it as a change, and every snapshot has them as the project does.
 
 #![cfg(target_os = "linux")]
 
@@ -676,7 +676,8 @@ fn a_project_that_was_moved_gives_its_worktrees_what_each_snapshot_names() {
     names(before.path(), before.path(), "before the move");
     assert_eq!(status(&before), [""; 0]);
 
-    // The project's own environment names a folder that is gone. The snapshot is the same, so calve still knows its root.
+    // The project's own environment names a folder that is gone. The snapshot is the same, so calve
+    // still knows its root.
     let moved = start("moved", &StartOptions::new());
     names(moved.path(), moved.path(), "moved");
     assert_eq!(status(&moved), [""; 0]);
@@ -737,7 +738,8 @@ fn a_script_that_was_edited_by_hand_makes_its_line_in_record_untrue_and_no_other
     put(root, NAMING[2], &edited);
     assert_eq!(status(&worktree), [format!("M {}", NAMING[2])]);
     let captured = capture(&worktree);
-    // The third place gets the edit. The line of the script is true nowhere; the other lines are true.
+    // The third place gets the edit. The line of the script is true nowhere; the other lines are
+    // true.
     let two = desk.from("two", captured);
     assert_eq!(read(two.path(), NAMING[2]), text("app", two.path()) + "# by hand\n");
     let untrue = line(two.path(), "../../../bin/app");

@@ -1,5 +1,6 @@
-//! The story of a worktree, from its start to its end: it has what the project has, it is nobody else's, what was changed in it is
-//! shown, kept and taken back, and it goes when it is no longer wanted.
+//! The story of a worktree, from its start to its end: it has what the project has, it is nobody
+//! else's, what was changed in it is shown, kept and taken back, and it goes when it is no longer
+//! wanted.
 
 #![cfg(target_os = "linux")]
 
@@ -191,7 +192,8 @@ fn a_status_has_a_letter_for_each_change_and_names_nothing_else() {
         let worktree = desk.from(&format!("w{number}"), snapshot);
         edit(worktree.path());
         assert_eq!(status(&worktree), *expected, "{row}");
-        // Looking changes nothing: it is the same the second time, and through a store that was opened anew.
+        // Looking changes nothing: it is the same the second time, and through a store that was
+        // opened anew.
         assert_eq!(status(&worktree), *expected, "{row}, again");
         let place = calve::Store::discover(worktree.path()).unwrap();
         assert_eq!(status(&place.worktree().unwrap()), *expected, "{row}, found by its folder");

@@ -1,5 +1,6 @@
-//! Promise: in a linked worktree each submodule is a repository that belongs to the worktree. In the worktree git says what it says in the project.
-//! calve sees no difference, and no command loses a commit that was made in it.
+//! Promise: in a linked worktree each submodule is a repository that belongs to the worktree. In
+//! the worktree git says what it says in the project. calve sees no difference, and no command
+//! loses a commit that was made in it.
 
 #![cfg(all(target_os = "linux", feature = "store"))]
 
@@ -16,8 +17,9 @@ use common::git::{git, not_ready, script, status};
 use common::stores::{Desk, fails, options, put};
 use common::{is_there, names, sh};
 
-/// Submodules: with one inside, with a slash in its name, and one whose repository is in its folder. What the project has not committed:
-/// a commit in `sub`, staged and other changes in it, and a commit in `sub/in` that it records.
+/// Submodules: with one inside, with a slash in its name, and one whose repository is in its
+/// folder. What the project has not committed: a commit in `sub`, staged and other changes in it,
+/// and a commit in `sub/in` that it records.
 const PROJECT: &str = "
     make() { mkdir ../$1; (cd ../$1; git init -q -b main; echo 1 >$1; echo 2 >same; git add -A; git commit -qm $1); }
     make inner; make library

@@ -1,4 +1,5 @@
-//! Promise: a switch changes what differs and no more; what was changed by hand and is in its way is moved aside each time, and is had back.
+//! Promise: a switch changes what differs and no more; what was changed by hand and is in its way
+//! is moved aside each time, and is had back.
 
 #![cfg(target_os = "linux")]
 

@@ -1,5 +1,5 @@
-//! Promise: whatever happens to a worktree behind calve's back (deleted, moved, copied, raced for, cut short), it is noticed, told of, and
-//! can be mended; and nothing that somebody wrote is lost.
+//! Promise: whatever happens to a worktree behind calve's back (deleted, moved, copied, raced for,
+//! cut short), it is noticed, told of, and can be mended; and nothing that somebody wrote is lost.
 
 #![cfg(target_os = "linux")]
 
@@ -58,7 +58,8 @@ fn a_worktree_that_was_deleted_by_hand_is_missing_and_can_be_restored() {
     assert_eq!(status(&desk.worktree("one")), [""; 0]);
 }
 
-/// A folder that nobody knew was left where one looked for it just before, and forgot it just after, it was made.
+/// A folder that nobody knew was left where one looked for it just before, and forgot it just
+/// after, it was made.
 #[test]
 fn what_is_dropped_while_it_is_made_is_there_and_known_or_neither() {
     let desk = Desk::small();
@@ -192,8 +193,8 @@ fn a_project_that_was_moved_takes_its_store_along() {
     assert_eq!(found.worktree().unwrap().name(), "one");
 }
 
-/// A clone or a copy of a project has a copy of its store inside, which knew the project's worktrees and took them for its own: to drop one there
-/// deleted it here.
+/// A clone or a copy of a project has a copy of its store inside, which knew the project's
+/// worktrees and took them for its own: to drop one there deleted it here.
 #[test]
 fn a_copy_of_a_project_leaves_the_worktrees_of_the_first_alone() {
     let desk = Desk::small();
@@ -313,7 +314,8 @@ fn an_edit_in_the_same_tick_as_a_start_or_a_capture_is_seen() {
             assert_eq!(status(&one), ["M file"], "after a reset, round {round}");
         }
     }
-    // In the middle of it, from another thread: what is captured is one of the contents, and what is there is compared with that.
+    // In the middle of it, from another thread: what is captured is one of the contents, and what
+    // is there is compared with that.
     thread::scope(|scope| {
         let editing = scope.spawn(|| {
             for round in 0..3000 {
@@ -606,7 +608,8 @@ fn a_forced_switch_that_was_cut_short_is_brought_to_an_end_and_undone_with_nothi
                         one.switch(second, &SwitchOptions::new().force(true), &options()).unwrap(),
                     );
                 }
-                // What the one before did is not taken for changes by hand. What it did not come to still is.
+                // What the one before did is not taken for changes by hand. What it did not come to
+                // still is.
                 "refuse" => match one.switch(second, &SwitchOptions::new(), &options()) {
                     Ok(_) => {}
                     Err(error) => {
@@ -850,7 +853,8 @@ fn a_start_and_a_restore_in_an_empty_folder_take_its_place_and_one_that_is_not_e
     assert_sound(&desk.store);
 }
 
-/// Whoever puts a file into the empty folder meanwhile keeps it: either it is refused, or the file came too late for the old folder.
+/// Whoever puts a file into the empty folder meanwhile keeps it: either it is refused, or the file
+/// came too late for the old folder.
 #[test]
 fn a_file_that_is_put_into_the_empty_folder_during_a_start_is_never_lost() {
     let desk = Desk::small();

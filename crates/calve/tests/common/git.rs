@@ -23,7 +23,8 @@ pub(crate) fn git(dir: &Path) -> Command {
     command
 }
 
-/// Runs a script in which `git` is that of the tests, and `tick` waits until the clocks of files have moved on.
+/// Runs a script in which `git` is that of the tests, and `tick` waits until the clocks of files
+/// have moved on.
 pub(crate) fn script(dir: &Path, text: &str) {
     let head = "set -e; \
         tick() { local since file now=0; since=$(date +%s%N); \
@@ -37,7 +38,8 @@ pub(crate) fn script(dir: &Path, text: &str) {
         .args(["-c", &format!("{head}\n{text}")]));
 }
 
-/// Waits until the clocks of files have moved on. They stand still for longer than a tick where a virtual machine does not run.
+/// Waits until the clocks of files have moved on. They stand still for longer than a tick where a
+/// virtual machine does not run.
 pub(crate) fn tick() {
     let since = SystemTime::now();
     let now = || tempfile::tempfile().unwrap().metadata().unwrap().modified().unwrap();

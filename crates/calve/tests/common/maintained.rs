@@ -17,8 +17,8 @@ pub(crate) fn common() -> StoreOptions {
     StoreOptions::new()
 }
 
-/// A tree as a worktree of it must be: without calve's own folder and without sockets. Where the holes are depends on whether the
-/// content was packed.
+/// A tree as a worktree of it must be: without calve's own folder and without sockets. Where the
+/// holes are depends on whether the content was packed.
 pub(crate) fn tree(root: &Path) -> Snapshot {
     let mut tree = only(&snapshot(root), |path, entry| {
         !path.starts_with(".calve") && entry.kind != Kind::Socket
@@ -41,7 +41,8 @@ impl Project {
         Self::with(make, false)
     }
 
-    /// With the store outside of the project, so that the tree can be looked at while somebody is at the store.
+    /// With the store outside of the project, so that the tree can be looked at while somebody is
+    /// at the store.
     pub(crate) fn apart(make: impl FnOnce(&Path)) -> Self {
         Self::with(make, true)
     }
@@ -98,7 +99,8 @@ impl Project {
         self.file("blobs").join(&hex[..2]).join(&hex[2..])
     }
 
-    /// On btrfs a start leaves a whole tree behind, and the next needs no mirrors. Without its seal it is no good.
+    /// On btrfs a start leaves a whole tree behind, and the next needs no mirrors. Without its seal
+    /// it is no good.
     pub(crate) fn break_templates(&self) {
         let folder = self.file("templates");
         for name in names(&folder).iter().filter(|name| name.ends_with(".seal")) {

@@ -1,4 +1,5 @@
-//! What the tests share: where they run, what they may expect there, and how two trees are compared.
+//! What the tests share: where they run, what they may expect there, and how two trees are
+//! compared.
 
 #![allow(clippy::allow_attributes, dead_code, reason = "each test crate uses a part of this")]
 
@@ -25,7 +26,8 @@ use std::time::Duration;
 use calve::{CloneOptions, ReflinkOutcome};
 use rustix::process::{Gid, Uid};
 
-/// An empty directory on the filesystem under test, removed at the end however deep and closed its tree is.
+/// An empty directory on the filesystem under test, removed at the end however deep and closed its
+/// tree is.
 pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
@@ -97,7 +99,8 @@ pub(crate) fn is_there(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok()
 }
 
-/// Whether files must be reflinked in `dir`: as whoever runs the tests says, or else as a probe finds.
+/// Whether files must be reflinked in `dir`: as whoever runs the tests says, or else as a probe
+/// finds.
 pub(crate) fn expects_reflink(dir: &Path) -> bool {
     match std::env::var("CALVE_EXPECT").as_deref() {
         Ok("reflink") => true,
@@ -119,7 +122,8 @@ pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// Says that a test, or a row of it, could not be tried here. Never silent: `scripts/test` counts these.
+/// Says that a test, or a row of it, could not be tried here. Never silent: `scripts/test` counts
+/// these.
 pub(crate) fn not_run(test: &str, why: &str) {
     let line = format!("NOT RUN: {test}: {why}\n");
     eprint!("{line}");
@@ -136,9 +140,10 @@ pub(crate) fn jobs(options: CloneOptions, jobs: usize) -> CloneOptions {
 const CHILD: &str = "CALVE_TEST_CHILD";
 const CHILD_DONE: &str = "the child came to its end";
 
-/// Runs `body` in a process of its own, for what is process-wide: the umask, limits, the working directory, death. That
-/// process is this test binary, told to run `test` alone, where this very call finds that it is meant. `test` must be
-/// the name of the calling test; `row` tells its calls apart.
+/// Runs `body` in a process of its own, for what is process-wide: the umask, limits, the working
+/// directory, death. That process is this test binary, told to run `test` alone, where this very
+/// call finds that it is meant. `test` must be the name of the calling test; `row` tells its calls
+/// apart.
 pub(crate) fn in_child(test: &str, row: &str, body: impl FnOnce()) {
     let Some(output) = child(test, row, body).map(|mut child| child.output().unwrap()) else {
         return;
@@ -167,7 +172,8 @@ pub(crate) fn child_done(output: &Output) -> Result<(), String> {
     Err(format!("ended with {code:?} (signal {signal:?}):\n{text}"))
 }
 
-/// As [`in_child`], but the process is only prepared, for who wants to have a say in its life. `None` in the child.
+/// As [`in_child`], but the process is only prepared, for who wants to have a say in its life.
+/// `None` in the child.
 pub(crate) fn child(test: &str, row: &str, body: impl FnOnce()) -> Option<Command> {
     let meant = format!("{test}={row}");
     if let Ok(which) = std::env::var(CHILD) {
@@ -187,7 +193,8 @@ pub(crate) fn child(test: &str, row: &str, body: impl FnOnce()) -> Option<Comman
 
 pub(crate) const NOBODY: u32 = 65534;
 
-/// Runs `body` in a thread that has lost root's rights (on Linux they are the thread's, and its threads inherit them).
+/// Runs `body` in a thread that has lost root's rights (on Linux they are the thread's, and its
+/// threads inherit them).
 #[cfg(target_os = "linux")]
 pub(crate) fn as_nobody<T: Send>(body: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| {

@@ -25,7 +25,8 @@ const SPARSE: &[Sparse] = &[
 
 const SIZES: &[usize] = &[0, 1, 2047, 2048, 2049, 4095, 4096, 4097, 65535, 65536, 65537, 1_048_577];
 
-/// Builds it at `root`, which must not exist. All metadata is set by name, so it is the same under any umask.
+/// Builds it at `root`, which must not exist. All metadata is set by name, so it is the same under
+/// any umask.
 pub(crate) fn build(root: &Path) {
     let dir = |name: &str| {
         let path = root.join(name);
@@ -199,7 +200,8 @@ const GROUP: u16 = 8;
 const MASK: u16 = 0x10;
 const OTHER: u16 = 0x20;
 
-/// A POSIX ACL as Linux keeps it in an attribute: a version, then tag, permissions and id of each entry.
+/// A POSIX ACL as Linux keeps it in an attribute: a version, then tag, permissions and id of each
+/// entry.
 pub(crate) fn acl(entries: &[(u16, u16, u32)]) -> Vec<u8> {
     let mut value = 2_u32.to_le_bytes().to_vec();
     for (tag, permissions, id) in entries {

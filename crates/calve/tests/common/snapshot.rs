@@ -1,4 +1,5 @@
-//! A tree as `lstat`, `readlink`, `listxattr`, `read` and `lseek` show it, to compare two of them entry by entry.
+//! A tree as `lstat`, `readlink`, `listxattr`, `read` and `lseek` show it, to compare two of them
+//! entry by entry.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
@@ -39,7 +40,8 @@ pub(crate) struct Entry {
     /// Of a symbolic link.
     pub(crate) target: PathBuf,
     pub(crate) xattrs: BTreeMap<String, Vec<u8>>,
-    /// The first name, in order, of the same inode within the tree; an entry with one name is its own.
+    /// The first name, in order, of the same inode within the tree; an entry with one name is its
+    /// own.
     pub(crate) first_name: PathBuf,
     /// To tell whether two trees share it; not compared.
     pub(crate) inode: Inode,
@@ -157,7 +159,8 @@ pub(crate) fn xattrs(path: &Path) -> io::Result<BTreeMap<String, Vec<u8>>> {
     let mut attrs = BTreeMap::new();
     for name in names[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
         let name = OsString::from_vec(name.to_vec());
-        // A label that the system gives and takes is no part of the tree, nor is XFS' own view of the ACLs.
+        // A label that the system gives and takes is no part of the tree, nor is XFS' own view of
+        // the ACLs.
         if name == "security.selinux" || name.to_string_lossy().starts_with("trusted.SGI_") {
             continue;
         }

@@ -163,7 +163,8 @@ pub(crate) fn fails<T>(result: Result<T, Error>, kind: ErrorKind) -> Error {
     }
 }
 
-/// Fails unless the files of a worktree arrived as they must on this filesystem, and the report says so.
+/// Fails unless the files of a worktree arrived as they must on this filesystem, and the report
+/// says so.
 #[track_caller]
 pub(crate) fn assert_arrived(report: &DestinationReport) {
     let dir = report.path.parent().unwrap();
