@@ -278,8 +278,8 @@ fn hashes_otherwise(file: &OwnedFd, meta: &Meta, id: BlobId) -> bool {
     look().unwrap_or(false)
 }
 
-/// Checks a tree that was made from a ready tree, and that no other process knows yet: it must be the
-/// snapshot's tree.
+/// Checks a tree that was made from a ready tree, and that no other process knows yet: it must be
+/// the snapshot's tree.
 pub(crate) fn ready_tree(store: &Store, id: SnapshotId, object: &SnapshotObject, root: &OwnedFd) {
     let path = path_of(root);
     let compare = || -> Result<bool, crate::Error> {

@@ -73,12 +73,12 @@ pub enum ErrorKind {
     RemoteNotFound,
     /// A remote is at this URL already.
     RemoteExists,
-    /// What is at this URL cannot do what a remote needs: it accepts a second write under one key, or
-    /// cannot send a part of an object. Or it is a web server, which can only be read, and the
+    /// What is at this URL cannot do what a remote needs: it accepts a second write under one key,
+    /// or cannot send a part of an object. Or it is a web server, which can only be read, and the
     /// operation needs more.
     RemoteUnfit,
-    /// None of the configured keys vouches for a name of a remote, or the name means something older
-    /// than it did before.
+    /// None of the configured keys vouches for a name of a remote, or the name means something
+    /// older than it did before.
     Untrusted,
     /// The name is not allowed.
     InvalidName,

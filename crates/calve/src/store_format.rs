@@ -119,8 +119,8 @@
 //! | `packs` | `id`, `name` | files in `packs/` |
 //! | `packed` | `blob`, `pack`, `offset`, `stored`, `size` | the pack of a content, and its place there |
 //!
-//! `directories` has its rows in the order in which they were written, and an index of the ids. Up to
-//! version 3 the ids were its order (`WITHOUT ROWID`), which took six times the reads.
+//! `directories` has its rows in the order in which they were written, and an index of the ids. Up
+//! to version 3 the ids were its order (`WITHOUT ROWID`), which took six times the reads.
 //!
 //! A worktree's `path` is absolute, in bytes; the project's is empty if the store is inside it.
 //! `state` is 0 while the worktree is being started, 1 when it is ready, and 2 while it is switched
@@ -191,20 +191,20 @@
 //! because btrfs replays its log after a crash without counting. A ready tree is no content: it can
 //! always be removed.
 //!
-//! `templates/ID.git-index` is git's index for linked worktrees of the ready tree. It begins with the
-//! 16 bytes `calve git index` and a newline, and these fields: the BLAKE3 hash of the tree's seal; the
-//! size (8 bytes, little-endian) and the last 20 bytes of the project's index that it was made of; the
-//! BLAKE3 hash of the index itself; the number of its entries that record the tree's files (8 bytes,
-//! little-endian). The index follows at byte 4096, so that its blocks can be shared. It serves only while all
-//! of this is so, and can always be removed. An index of git ends with its checksum; calve keeps none of
-//! an index without one.
+//! `templates/ID.git-index` is git's index for linked worktrees of the ready tree. It begins with
+//! the 16 bytes `calve git index` and a newline, and these fields: the BLAKE3 hash of the tree's
+//! seal; the size (8 bytes, little-endian) and the last 20 bytes of the project's index that it was
+//! made of; the BLAKE3 hash of the index itself; the number of its entries that record the tree's
+//! files (8 bytes, little-endian). The index follows at byte 4096, so that its blocks can be
+//! shared. It serves only while all of this is so, and can always be removed. An index of git ends
+//! with its checksum; calve keeps none of an index without one.
 //!
-//! `templates/ID.N` is a folder with a ready tree that waits to be handed over, on other filesystems
-//! than btrfs; N is a number. It has the tree (`tree`), the tree's index (`index`), which has the
-//! tree's own root, too, and an empty file `copied` if the files are copies. `git-index` may be there; it
-//! has the form of `ID.git-index`, with zeros in the place of the seal's hash. Whoever renames the
-//! folder has the tree. The file `ready-trees` in the store says how many trees the store keeps; it
-//! is a decimal number and a newline.
+//! `templates/ID.N` is a folder with a ready tree that waits to be handed over, on other
+//! filesystems than btrfs; N is a number. It has the tree (`tree`), the tree's index (`index`),
+//! which has the tree's own root, too, and an empty file `copied` if the files are copies.
+//! `git-index` may be there; it has the form of `ID.git-index`, with zeros in the place of the
+//! seal's hash. Whoever renames the folder has the tree. The file `ready-trees` in the store says
+//! how many trees the store keeps; it is a decimal number and a newline.
 //!
 //! # The marker of a worktree
 //! A worktree contains `.calve/worktree`:
@@ -223,9 +223,10 @@
 //! with its store, the worktrees remain those of the first project.
 //!
 //! # The marker of a project
-//! A project whose store is elsewhere contains `.calve/project`. It differs from a worktree's marker
-//! in its first line, which is `calve project 1`. TOKEN is that of the project's row. If the row has
-//! the path of another folder, and no marker with this token is there, the project was moved.
+//! A project whose store is elsewhere contains `.calve/project`. It differs from a worktree's
+//! marker in its first line, which is `calve project 1`. TOKEN is that of the project's row. If the
+//! row has the path of another folder, and no marker with this token is there, the project was
+//! moved.
 //!
 //! # Worktrees whose contents have no names yet
 //! ```text
@@ -236,10 +237,11 @@
 //! ```
 //! The snapshot has no message; its parent is the project's snapshot at the start. The directories
 //! are those of the whole tree, breadth first. In them, the ids of directories mean nothing. A file
-//! that was as in the parent has its id and attributes; the others have an id of zeros and none. The indexes are as in `indexes/`, of a snapshot with an id of zeros. The project's
-//! says what stood for each entry before the trees were cloned. On btrfs all worktrees are snapshots
-//! of the subvolume `templates/TOKEN.unnamed`, and the seal is its seal; elsewhere the seal is empty.
-//! As long as the record is there, the rows of its worktrees have no snapshot.
+//! that was as in the parent has its id and attributes; the others have an id of zeros and none.
+//! The indexes are as in `indexes/`, of a snapshot with an id of zeros. The project's says what
+//! stood for each entry before the trees were cloned. On btrfs all worktrees are snapshots of the
+//! subvolume `templates/TOKEN.unnamed`, and the seal is its seal; elsewhere the seal is empty. As
+//! long as the record is there, the rows of its worktrees have no snapshot.
 //!
 //! # Locks
 //! A process that reads or adds content holds `locks/content` shared, after passing `locks/gate`,
@@ -256,10 +258,10 @@
 //! mention      kind: a letter, kept: a digit, path, 0
 //! paths        "calve paths 1" (0 a root that snapshots name 0 the root that the files name)+
 //! ```
-//! The first root is the path without links. Files may name it by others that lead to it. Each has a
-//! path to the worktree of its own.
+//! The first root is the path without links. Files may name it by others that lead to it. Each has
+//! a path to the worktree of its own.
 //!
 //! The kinds are `a` to `m`, in the order of [`PathKind`](crate::PathKind). The digit is 0 if each
-//! worktree gets the file with its own root; otherwise it says why not: 1 the format is not known, 2
-//! git tracks the file, 3 the file is in another repository. A lost file in `found` is made again. A
-//! worktree without `paths` has all files as its snapshot does.
+//! worktree gets the file with its own root; otherwise it says why not: 1 the format is not known,
+//! 2 git tracks the file, 3 the file is in another repository. A lost file in `found` is made
+//! again. A worktree without `paths` has all files as its snapshot does.

@@ -1,4 +1,5 @@
-//! Promise: the checking build sees each kind of lie, ends the process, and names the path; and takes no change for a lie.
+//! Promise: the checking build sees each kind of lie, ends the process, and names the path; and
+//! takes no change for a lie.
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::process::Command;

@@ -1,8 +1,10 @@
 //! A whole store whose database somebody else wrote.
 //!
-//! A store with two snapshots, a pack and a worktree is made once, in memory where there is such a filesystem. For each input it is copied to one and
-//! the same place (its paths are in it), the input's edits are made, and everything is done with it that can be done with a store. Each may fail; none
-//! may panic, and nothing may change in the folder beside it, which names of the database lead to.
+//! A store with two snapshots, a pack and a worktree is made once, in memory where there is such a
+//! filesystem. For each input it is copied to one and the same place (its paths are in it), the
+//! input's edits are made, and everything is done with it that can be done with a store. Each may
+//! fail; none may panic, and nothing may change in the folder beside it, which names of the
+//! database lead to.
 
 use std::fs;
 use std::io;
@@ -285,7 +287,8 @@ fn work(place: &Place, operations: u8) {
         let start = from.unwrap_or_default().at(place.live().join("more"));
         let _ = store.start(&["one", "two"], &start, &options);
     }
-    // A store says where its worktrees are, and whoever opens it believes that. So not those outside.
+    // A store says where its worktrees are, and whoever opens it believes that. So not those
+    // outside.
     let inside = |worktree: &&Worktree| {
         let path = worktree.path();
         path.starts_with(place.live()) && !path.iter().any(|name| name == "..")

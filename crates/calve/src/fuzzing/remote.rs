@@ -1,5 +1,5 @@
-//! What a remote says, and what a store has written down of one. Nobody vouches for a remote, so all
-//! of this is the input of somebody else.
+//! What a remote says, and what a store has written down of one. Nobody vouches for a remote, so
+//! all of this is the input of somebody else.
 
 use crate::store::id::BlobId;
 use crate::store::remote::known::KnownRemote;

@@ -1,4 +1,5 @@
-//! What a fuzzer begins with: real encodings, of values that have a bit of everything. `fuzz/README.md` tells how they are written.
+//! What a fuzzer begins with: real encodings, of values that have a bit of everything.
+//! `fuzz/README.md` tells how they are written.
 
 use std::io;
 
@@ -126,7 +127,8 @@ pub fn all() -> io::Result<Vec<Seed>> {
     };
     let encoded = index.encode()?;
     let empty = Index { stats: Vec::new(), ..index };
-    // The last two are inputs of which the index is made: what follows the version, and the records themselves.
+    // The last two are inputs of which the index is made: what follows the version, and the records
+    // themselves.
     let records = [&[9; 32][..], &[0; 28], &10_u32.to_le_bytes(), &[0; 30]].concat();
     seeds.extend([
         ("index", "whole", encoded.clone()),
@@ -135,7 +137,8 @@ pub fn all() -> io::Result<Vec<Seed>> {
         ("index", "records", records),
     ]);
 
-    // The second is what such an input is made of: what stands between the magic number and the hash.
+    // The second is what such an input is made of: what stands between the magic number and the
+    // hash.
     let record = crate::store::unnamed::seed()?;
     seeds.extend([
         ("unnamed", "whole", record.clone()),

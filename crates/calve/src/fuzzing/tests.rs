@@ -1,7 +1,10 @@
-//! Promise: any bytes are refused with an error or mean something; none makes a decoder panic, or lead outside.
+//! Promise: any bytes are refused with an error or mean something; none makes a decoder panic, or
+//! lead outside.
 //!
-//! Every seed, and every input that once failed, is replayed, and with it everything near: each of its beginnings, each with a bit
-//! turned, each with a byte of zeros or ones (of the databases, each of which is a whole store, the beginnings alone). What finds new ones is `cargo fuzz` (fuzz/README.md).
+//! Every seed, and every input that once failed, is replayed, and with it everything near: each of
+//! its beginnings, each with a bit turned, each with a byte of zeros or ones (of the databases,
+//! each of which is a whole store, the beginnings alone). What finds new ones is `cargo fuzz`
+//! (fuzz/README.md).
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -63,8 +66,8 @@ fn every_seed_of_the_fuzzers_and_all_that_is_near_it_is_refused_or_means_somethi
         }
         return;
     }
-    // It works in memory, and replaying it costs more than all other tests of this program: once is enough. Decoders take
-    // no shortcut that the checking build could check.
+    // It works in memory, and replaying it costs more than all other tests of this program: once is
+    // enough. Decoders take no shortcut that the checking build could check.
     if std::env::var_os("CALVE_AGAIN").is_some() || cfg!(calve_check) {
         return;
     }

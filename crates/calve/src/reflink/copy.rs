@@ -1,7 +1,8 @@
 //! The fallback: the bytes of one file, holes kept.
 //!
-//! `copy_file_range(2)` first (servers copy on their own side, and some filesystems share), then read and
-//! write; every call may come short. Reading ends where the source ends, not at the size it once had.
+//! `copy_file_range(2)` first (servers copy on their own side, and some filesystems share), then
+//! read and write; every call may come short. Reading ends where the source ends, not at the size
+//! it once had.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -24,7 +25,8 @@ fn copy_file_range(
     Err(Errno::NOSYS)
 }
 
-/// What a worker keeps from file to file: its buffer, and what it learned of the pair of filesystems.
+/// What a worker keeps from file to file: its buffer, and what it learned of the pair of
+/// filesystems.
 #[derive(Debug)]
 pub(crate) struct Copier {
     buffer: Vec<u8>,
@@ -36,7 +38,8 @@ pub(crate) struct Copier {
     limit: Option<u64>,
 }
 
-/// Below this size read and write take fewer and cheaper calls than `copy_file_range`'s detour through a pipe.
+/// Below this size read and write take fewer and cheaper calls than `copy_file_range`'s detour
+/// through a pipe.
 const RANGED_MIN_BYTES: u64 = 64 * 1024;
 const BUFFER_BYTES: usize = 256 * 1024;
 /// One call's worth; short enough that a cancel is noticed between calls.
@@ -48,8 +51,8 @@ impl Copier {
         Self { buffer: Vec::new(), plain, ranged_refused: false, limit }
     }
 
-    /// Copies the content of `source` into the new, empty `dest`; `size` and `blocks` (of 512 bytes) are
-    /// the source's. `stop` is asked between calls. On an error `dest` holds a part.
+    /// Copies the content of `source` into the new, empty `dest`; `size` and `blocks` (of 512
+    /// bytes) are the source's. `stop` is asked between calls. On an error `dest` holds a part.
     pub(crate) fn copy(
         &mut self,
         source: impl AsFd,
@@ -87,13 +90,15 @@ impl Copier {
                 Err(errno) => return Err(errno.into()),
             };
             if !sized {
-                // Before the first write: XFS gives a file that grows more blocks than it asked for, in the holes, too.
+                // Before the first write: XFS gives a file that grows more blocks than it asked
+                // for, in the holes, too.
                 fs::ftruncate(dest, size)?;
                 sized = true;
             }
             offset = self.copy_range(source, dest, data, hole, size, &stop)?;
             if offset < hole {
-                // It ended there, whatever its size says: sysfs has one page for files of a few bytes.
+                // It ended there, whatever its size says: sysfs has one page for files of a few
+                // bytes.
                 break offset;
             }
         };
@@ -131,7 +136,8 @@ impl Copier {
                 match retry_on_intr(|| {
                     copy_file_range(source, Some(&mut from), dest, Some(&mut to), length)
                 }) {
-                    // The end; or a file that has bytes and no size, such as those of procfs: read on.
+                    // The end; or a file that has bytes and no size, such as those of procfs: read
+                    // on.
                     Ok(0) => break,
                     Ok(count) => offset += count as u64,
                     Err(Errno::NOSYS | Errno::XDEV | Errno::OPNOTSUPP) => {
@@ -171,7 +177,8 @@ impl Copier {
                 }
             }
             offset += read as u64;
-            // A short read of a file whose size is known ends at that size: one call fewer per small file.
+            // A short read of a file whose size is known ends at that size: one call fewer per
+            // small file.
             if read < want && offset == size && size > 0 {
                 break;
             }

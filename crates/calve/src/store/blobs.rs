@@ -25,9 +25,9 @@
 //! exclusive lock). A file that is renamed over it has the same content, so it does not matter
 //! which process comes last.
 //!
-//! Content that is written, not cloned, gets its name by a rename, when it is whole. In a store that
-//! is still in a stage, a mirror is written under its own name and sealed at once: no other process
-//! can see that store, and all of it is flushed before it gets its place.
+//! Content that is written, not cloned, gets its name by a rename, when it is whole. In a store
+//! that is still in a stage, a mirror is written under its own name and sealed at once: no other
+//! process can see that store, and all of it is flushed before it gets its place.
 //!
 //! # Taking in files that may be changing
 //! A write shows in a file's times, but a store through a mapping shows only when the page faults.
@@ -428,18 +428,18 @@ impl Blobs {
                 }
                 let is_on_disk = match fs::fsync(&file) {
                     Ok(()) => true,
-                    // A store on a read-only filesystem cannot be flushed. Its mirrors are served if
-                    // their hash is right, and stay unsealed.
+                    // A store on a read-only filesystem cannot be flushed. Its mirrors are served
+                    // if their hash is right, and stay unsealed.
                     Err(Errno::ROFS | Errno::INVAL) => false,
-                    // The content may be right in memory alone. The kernel reports that once, and the
-                    // next process would find the mirror good, so it must be gone by then.
+                    // The content may be right in memory alone. The kernel reports that once, and
+                    // the next process would find the mirror good, so it must be gone by then.
                     Err(_) => {
                         let _ = self.empty(&file, id);
                         return Ok(None);
                     }
                 };
-                // `fsync` may succeed although the disk lacks what an earlier process wrote (seen on
-                // ext4, where the disk below it was full). So the hash is of what the disk has.
+                // `fsync` may succeed although the disk lacks what an earlier process wrote (seen
+                // on ext4, where the disk below it was full). So the hash is of what the disk has.
                 #[cfg(any(target_os = "linux", target_os = "android"))]
                 if is_on_disk {
                     let _ = fs::fadvise(&file, 0, None, fs::Advice::DontNeed);
@@ -493,8 +493,8 @@ impl Blobs {
                 self.clone_then_hash(intake, file, &meta, stop)?
             };
             match done {
-                // No time shows the stores that may have come while it was copied (tmpfs). If the file still is what was
-                // copied, it was just that in between.
+                // No time shows the stores that may have come while it was copied (tmpfs). If the
+                // file still is what was copied, it was just that in between.
                 Attempt::Stored { blob, .. }
                     if writers == Writers::Possible
                         && !protected
@@ -539,7 +539,8 @@ impl Blobs {
         let mut new = NewFile { dir: self.stage.as_fd(), name: &name, open: None };
         if clones && sys::CLONE_MAKES_THE_FILE && Self::clone_into(intake, file, meta, new, stop)? {
             let made = new.reopen()?;
-            // The clone brought what a mirror does not have; only who may write to it may take that away.
+            // The clone brought what a mirror does not have; only who may write to it may take that
+            // away.
             fs::fchmod(&made, Mode::RUSR | Mode::WUSR)?;
             meta::strip_attributes(&made)?;
             fs::fchmod(&made, MODE)?;
@@ -569,7 +570,8 @@ impl Blobs {
             })
         };
         if size != meta.size {
-            // It has other bytes than its size says: it grew, or it is of a kind (procfs) that has no size.
+            // It has other bytes than its size says: it grew, or it is of a kind (procfs) that has
+            // no size.
             return if unchanged(file, meta)? {
                 self.clone_then_hash(intake, file, meta, stop)
             } else {
@@ -581,7 +583,8 @@ impl Blobs {
             return stored();
         }
         if sys::CLONE_MAKES_THE_FILE {
-            // Under its final name such a clone would have the times that its source says; in the stage nobody looks for it.
+            // Under its final name such a clone would have the times that its source says; in the
+            // stage nobody looks for it.
             return match self.is_sealed(blob, meta.size)? {
                 true => stored(),
                 false => self.clone_then_hash(intake, file, meta, stop),

@@ -365,8 +365,8 @@ impl Bring<'_> {
     }
 }
 
-/// Whether the file or link at `path` is what a snapshot has as `entry`, apart from the root that it
-/// names.
+/// Whether the file or link at `path` is what a snapshot has as `entry`, apart from the root that
+/// it names.
 fn is_canonically(tree: Tree<'_>, local: &Local, path: &Path, entry: &Entry) -> bool {
     match &entry.kind {
         Kind::File { blob, .. } if local.may_differ(path) => {

@@ -306,7 +306,8 @@ impl Store {
         }
         packs.retain(|(name, live)| {
             let length = std::fs::metadata(self.layout().pack(name)).map_or(0, |meta| meta.len());
-            // With what a pack of these alone would take beside them, or one of tiny contents would never be dense.
+            // With what a pack of these alone would take beside them, or one of tiny contents would
+            // never be dense.
             let (each, fixed) = OVERHEAD_BYTES;
             // What the rows say may be any number.
             let living = live

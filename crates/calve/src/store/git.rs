@@ -16,9 +16,9 @@
 //! calve puts the `.git` file into it and writes the path that the tree will have into `gitdir`
 //! ([`Registration::point_at`]).
 //!
-//! git's own command for this, `git worktree repair`, works only once the tree is in its place. With
-//! that command, the published tree would for a moment not be a worktree of git, and a crash in
-//! that moment would leave it so. The lock is removed last, when the tree is in its place
+//! git's own command for this, `git worktree repair`, works only once the tree is in its place.
+//! With that command, the published tree would for a moment not be a worktree of git, and a crash
+//! in that moment would leave it so. The lock is removed last, when the tree is in its place
 //! ([`Registration::unlock`]).
 //!
 //! The lock's reason contains the worktree's token, and so does the first reflog entry of a branch
@@ -312,8 +312,8 @@ pub(crate) fn branch_ref(name: &str) -> String {
     format!("refs/heads/{name}")
 }
 
-/// The name that git is told for the registration of a worktree. git gives the name `@` a meaning of
-/// its own, and fails when it has made half of such a registration.
+/// The name that git is told for the registration of a worktree. git gives the name `@` a meaning
+/// of its own, and fails when it has made half of such a registration.
 pub(crate) fn registration_name(worktree: &str) -> &str {
     if worktree == "@" { "at" } else { worktree }
 }
@@ -340,8 +340,8 @@ pub(crate) fn work_in(root: &Path) -> Result<Work, Failure> {
     Ok(Work { is_cut: output.is_cut, ..parse_status(&output.bytes) })
 }
 
-/// Like [`work_in`], but with the work inside of submodules: a submodule whose commit is the recorded
-/// one counts as the paths in it.
+/// Like [`work_in`], but with the work inside of submodules: a submodule whose commit is the
+/// recorded one counts as the paths in it.
 ///
 /// # Errors
 /// git does not work with this tree.
@@ -458,8 +458,8 @@ pub(crate) fn not_tracked_but_matched(root: &Path, file: &Path) -> Result<Vec<Ve
     Ok(records(&whole(output)?).map(<[u8]>::to_owned).collect())
 }
 
-/// Those of the `paths` that git ignores in the working tree at `root`. They need not exist there. A
-/// path that ends in a slash is a directory.
+/// Those of the `paths` that git ignores in the working tree at `root`. They need not exist there.
+/// A path that ends in a slash is a directory.
 ///
 /// # Errors
 /// git does not work with this tree.
@@ -838,8 +838,8 @@ impl Repository {
         }
     }
 
-    /// Removes what a file monitor told about the files of an index. It watches the project's files,
-    /// and must not vouch for those of another tree.
+    /// Removes what a file monitor told about the files of an index. It watches the project's
+    /// files, and must not vouch for those of another tree.
     ///
     /// # Errors
     /// git could not do it.

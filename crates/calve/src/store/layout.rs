@@ -101,8 +101,8 @@ pub(crate) const GIT_REGISTRATIONS: &str = ".git/worktrees";
 /// What the names of dropped worktrees start with that are kept outside of the store.
 const DROPPED_PREFIX: &str = ".calve-dropped-";
 
-/// What jj knows of a tree, if it is in the root. Beside `GIT` it leads to that repository, and says
-/// what jj has checked out in this one tree.
+/// What jj knows of a tree, if it is in the root. Beside `GIT` it leads to that repository, and
+/// says what jj has checked out in this one tree.
 const JJ: &str = ".jj";
 
 /// Where in a tree an entry is.

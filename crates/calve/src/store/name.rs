@@ -1,7 +1,7 @@
 //! The name of an entry in memory.
 //!
-//! A snapshot of a million files is a million names in memory. As a pointer to memory of its own,
-//! a short name takes 48 bytes or more. So a name of up to [`INLINE_MOST_BYTES`] bytes, which nearly
+//! A snapshot of a million files is a million names in memory. As a pointer to memory of its own, a
+//! short name takes 48 bytes or more. So a name of up to [`INLINE_MOST_BYTES`] bytes, which nearly
 //! every name is, takes the place of the pointer.
 
 use std::fmt;

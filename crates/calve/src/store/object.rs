@@ -152,7 +152,8 @@ const LINKED_FIFO: u8 = 4 | LINKED;
 /// No filesystem has longer names. The limit bounds how much memory a hostile object can take.
 const NAME_MOST_BYTES: usize = 1024;
 
-/// An entry is at least this long: a FIFO with a name of one byte, of which each number takes a byte.
+/// An entry is at least this long: a FIFO with a name of one byte, of which each number takes a
+/// byte.
 const ENTRY_LEAST_BYTES: usize = 8;
 
 pub(crate) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
@@ -360,8 +361,8 @@ pub(crate) fn encode_directory(entries: &[Entry]) -> Vec<u8> {
 pub(crate) fn decode_directory(bytes: &[u8]) -> Result<Vec<Entry>, Malformed> {
     let mut reader = Reader(bytes);
     let count = reader.varint()?;
-    // No more than there can be in these bytes, whatever the count says. Without spare room, because
-    // a snapshot has many directories.
+    // No more than there can be in these bytes, whatever the count says. Without spare room,
+    // because a snapshot has many directories.
     let most = bytes.len() / ENTRY_LEAST_BYTES;
     let mut entries: Vec<Entry> =
         Vec::with_capacity(usize::try_from(count).unwrap_or(usize::MAX).min(most));

@@ -348,7 +348,8 @@ impl Store {
         let sync = || fs::fsync(fs::open(&packs, DIR_FLAGS, Mode::empty())?);
         sync().context(Operation::Flush, || &packs)?;
         let known = self.catalog().add_packs(&named);
-        // A disk that fails may have the rows all the same, and the next to open the database find them.
+        // A disk that fails may have the rows all the same, and the next to open the database find
+        // them.
         if known.as_ref().is_err_and(|error| error.kind() != ErrorKind::Io) {
             for (name, _) in &named {
                 let _ = std::fs::remove_file(packs.join(name));

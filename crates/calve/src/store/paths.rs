@@ -15,8 +15,8 @@
 //!
 //! # Several spellings
 //! A root may be reached by several paths: through a symbolic link above it, through a bind mount,
-//! or in other cases of its letters. Files may name it by each of them ([`spelling`]). Each spelling
-//! has one of the worktree's own, so that the way back leads to the same bytes.
+//! or in other cases of its letters. Files may name it by each of them ([`spelling`]). Each
+//! spelling has one of the worktree's own, so that the way back leads to the same bytes.
 
 use std::borrow::Cow;
 use std::ffi::OsStr;

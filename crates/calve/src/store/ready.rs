@@ -19,10 +19,10 @@
 //! process makes one at a time; a process that waited finds the tree ready.
 //!
 //! Most snapshots differ from an earlier one in a few files. So calve looks for the ready tree that
-//! is [nearest](nearest). It makes a subvolume snapshot of that one and [brings](super::bring) it to
-//! the new snapshot. The cost follows the number of changed paths. What comes out must be equal to a
-//! tree that was made anew: if calve cannot vouch for each entry, it throws the tree away and makes
-//! it anew.
+//! is [nearest](nearest). It makes a subvolume snapshot of that one and [brings](super::bring) it
+//! to the new snapshot. The cost follows the number of changed paths. What comes out must be equal
+//! to a tree that was made anew: if calve cannot vouch for each entry, it throws the tree away and
+//! makes it anew.
 //!
 //! # The first one
 //! The first start of a project may clone it before any content is read
@@ -334,8 +334,8 @@ impl Store {
         })
     }
 
-    /// Makes the subvolume that unnamed worktrees are snapshots of the ready tree of their snapshot,
-    /// if nobody touched it. If that fails, the next start makes the ready tree.
+    /// Makes the subvolume that unnamed worktrees are snapshots of the ready tree of their
+    /// snapshot, if nobody touched it. If that fails, the next start makes the ready tree.
     pub(crate) fn adopt_unnamed_tree(
         &self,
         (token, seal): (&str, &[u8]),

@@ -172,8 +172,8 @@ impl<'a> Registry<'a> {
 
     /// After the project or a linked worktree was moved, the worktree's `.git` file or its
     /// registration leads to the old place. This lets the two lead to each other again, and the
-    /// worktree's submodules to their repositories. `was` is the path of the worktree when they last
-    /// did. If that fails, git says what is wrong, as before.
+    /// worktree's submodules to their repositories. `was` is the path of the worktree when they
+    /// last did. If that fails, git says what is wrong, as before.
     pub(crate) fn mend_git(self, row: &WorktreeRow, was: &Path) {
         if self.is_read_only || row.git.is_none() || row.state == State::Starting {
             return;

@@ -337,7 +337,8 @@ impl Store {
         if let Some(index) = &scan.index
             && !self.is_read_only()
             && let Some((_, _, base)) = &known.base
-            // Whoever has written one meanwhile knew more; or the worktree was dropped, and has none.
+            // Whoever has written one meanwhile knew more; or the worktree was dropped, and has
+            // none.
             && self.registry().index(&known.row.token, index.snapshot, base) == known.index
         {
             // So that the next one reads nothing again. If this fails, it does.
@@ -407,7 +408,8 @@ impl Store {
         let (message, name) = (taking.message.as_deref(), taking.name.as_deref());
         let _guard = self.share()?;
         if let Some((base, ..)) = &known.base {
-            // It was read before the lock was had. Should it have been forgotten since, its content may be gone.
+            // It was read before the lock was had. Should it have been forgotten since, its content
+            // may be gone.
             self.object(*base)?;
         }
         let (scan, stamp) = self.scan(known, Some(noted), operation)?;
@@ -463,7 +465,8 @@ impl Store {
             self.set_name(name, id)?;
         }
         let index = Index { snapshot: id, boot: Boot::this(), stamp, stats: scan.stats };
-        // The stamp alone is no news, unless something was too young to be trusted under the old one.
+        // The stamp alone is no news, unless something was too young to be trusted under the old
+        // one.
         let worth = known.index.as_ref().is_none_or(|old| {
             old.snapshot != id
                 || old.boot != index.boot
@@ -471,8 +474,9 @@ impl Store {
                 || old.stats.iter().any(|stat| stat.changed >= old.stamp)
         });
         if worth {
-            // What was read and is not new has not been flushed, and the index must not be on the disk before it. The snapshot is
-            // there, whatever becomes of this: without it the next one reads more.
+            // What was read and is not new has not been flushed, and the index must not be on the
+            // disk before it. The snapshot is there, whatever becomes of this: without it the next
+            // one reads more.
             let flushed = if new || scan.counts.read_files == 0 { Ok(()) } else { self.flush(&[]) };
             let _ = flushed
                 .and_then(|()| self.registry().write_index(&known.row.token, &index, manifest));
@@ -494,8 +498,8 @@ impl Store {
         Ok((report, scan.manifest))
     }
 
-    /// Writes down which files of a new snapshot name the project's root. Without it they are looked
-    /// for when a worktree is started.
+    /// Writes down which files of a new snapshot name the project's root. Without it they are
+    /// looked for when a worktree is started.
     pub(crate) fn note_found(
         &self,
         id: SnapshotId,

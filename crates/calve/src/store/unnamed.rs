@@ -1,10 +1,10 @@
 //! Trees whose contents have no names yet.
 //!
 //! A start that would have to read much clones the project's files and publishes the worktrees
-//! without reading a file. What it saw by `lstat` is an *unnamed snapshot*: every entry, but no hash
-//! of a content that the project's snapshot does not have. It is a file in `unnamed/`, named after
-//! the first worktree's token. The worktrees' rows have no base snapshot as long as that file is
-//! there. *Naming* reads each content once, makes the snapshot, and writes its id into the rows.
+//! without reading a file. What it saw by `lstat` is an *unnamed snapshot*: every entry, but no
+//! hash of a content that the project's snapshot does not have. It is a file in `unnamed/`, named
+//! after the first worktree's token. The worktrees' rows have no base snapshot as long as that file
+//! is there. *Naming* reads each content once, makes the snapshot, and writes its id into the rows.
 //! docs/design/naming.md has the reasons.
 //!
 //! # Whose content is read
@@ -91,8 +91,8 @@ pub(crate) struct Unnamed {
     /// What stood for the entries in the project before the clone was made. An entry that differed
     /// in anything afterwards has [`UNTRACED`].
     pub(crate) project: Index,
-    /// The worktrees by their tokens, and what they were made with. On btrfs all are snapshots of one
-    /// subvolume, so they have one index.
+    /// The worktrees by their tokens, and what they were made with. On btrfs all are snapshots of
+    /// one subvolume, so they have one index.
     pub(crate) trees: Vec<(Vec<String>, Index)>,
     /// The seal of the subvolume that the worktrees are snapshots of. Empty: there is none.
     pub(crate) seal: Vec<u8>,
@@ -457,9 +457,9 @@ impl Store {
             .ok_or_else(|| cancelled(Operation::TakeSnapshot, self.path()))
     }
 
-    /// Names the contents that have no name yet, as a part of `operation`. Returns whether there were
-    /// some. calve does not change a store that it cannot write to. If that is because the disk is
-    /// full, the error says so, and what to do.
+    /// Names the contents that have no name yet, as a part of `operation`. Returns whether there
+    /// were some. calve does not change a store that it cannot write to. If that is because the
+    /// disk is full, the error says so, and what to do.
     pub(crate) fn name_pending(&self, operation: &Running) -> Result<bool, Error> {
         if self.is_read_only() && !self.is_full() || !self.has_unnamed_contents()? {
             return Ok(false);
@@ -842,7 +842,8 @@ impl Naming<'_> {
     }
 }
 
-/// The opened file. `None` if the file is gone, or we may not read it any more: then it has changed.
+/// The opened file. `None` if the file is gone, or we may not read it any more: then it has
+/// changed.
 fn witness<T, E: Into<io::Error>>(opened: Result<T, E>) -> io::Result<Option<T>> {
     match opened.map_err(Into::into) {
         Ok(opened) => Ok(Some(opened)),
@@ -887,8 +888,8 @@ fn length(entry: &Entry) -> u64 {
     }
 }
 
-/// Makes the record's tree that of the base snapshot, and its indexes the indexes of that: leaves out
-/// what is gone. The entries have their contents already. Returns how many files nobody had any
+/// Makes the record's tree that of the base snapshot, and its indexes the indexes of that: leaves
+/// out what is gone. The entries have their contents already. Returns how many files nobody had any
 /// more.
 fn settle(unnamed: &mut Unnamed, exceptions: &HashMap<u32, Exception>) -> u64 {
     let is_gone = |number: u32| exceptions.get(&number) == Some(&Exception::Gone);
@@ -1112,7 +1113,8 @@ mod tests {
             let mut damaged = bytes.clone();
             damaged[at] ^= 1;
             assert!(Unnamed::decode(&damaged).is_err(), "{at}");
-            // The process that made the record also made its hash, so the record may say anything. It must cause no panic.
+            // The process that made the record also made its hash, so the record may say anything.
+            // It must cause no panic.
             let body = damaged.len() - 32;
             let hash = *blake3::hash(&damaged[..body]).as_bytes();
             damaged[body..].copy_from_slice(&hash);

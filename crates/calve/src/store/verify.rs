@@ -315,8 +315,8 @@ impl Store {
         }
         let packs = self.verify_pack_files(report)?;
         let indexes = self.verify_indexes(report)?;
-        // To look at a ready tree takes a manifest and an index. The list of all content is large, too,
-        // so it goes first unless a repair needs it.
+        // To look at a ready tree takes a manifest and an index. The list of all content is large,
+        // too, so it goes first unless a repair needs it.
         let reach = repair.then_some(reach);
         let ready = self.touched_waiting(operation)?;
         report.damage.extend(ready.iter().map(|path| Damage {
@@ -557,7 +557,8 @@ impl Store {
         let mut found = Vec::new();
         let is_packed = matches!(state.packed, Some((_, Ok(()))));
         if let Mirror::Bad { why, how } = state.mirror
-            // What nobody needs, and nobody vouched for, was begun and given up, or is just being made.
+            // What nobody needs, and nobody vouched for, was begun and given up, or is just being
+            // made.
             && (needed || state.packed.is_some() || !matches!(how, Bad::Empty | Bad::Young))
             // What a crash leaves of one that was unpacked and not written back: as good as none.
             && !(is_packed && matches!(how, Bad::Empty))

@@ -16,9 +16,9 @@ use crate::reflink::meta::Meta;
 const RULES_MOST_BYTES: u64 = 1024 * 1024;
 
 /// Opens a directory or a file so that reading it does not set when it was last read. Each new time
-/// costs the filesystem a change of metadata: a transaction of XFS, and in a new snapshot of btrfs a
-/// block of its own. The kernel lets only the owner read without a trace, so other people's entries
-/// are opened as usual.
+/// costs the filesystem a change of metadata: a transaction of XFS, and in a new snapshot of btrfs
+/// a block of its own. The kernel lets only the owner read without a trace, so other people's
+/// entries are opened as usual.
 pub(crate) fn open_unnoted(
     parent: &OwnedFd,
     name: &CStr,

@@ -67,9 +67,9 @@ impl Store {
     /// [`ErrorKind::WorktreeNotFound`](crate::ErrorKind::WorktreeNotFound) if none is kept;
     /// [`ErrorKind::WorktreeExists`](crate::ErrorKind::WorktreeExists),
     /// [`ErrorKind::DestinationExists`](crate::ErrorKind::DestinationExists),
-    /// [`ErrorKind::InvalidName`](crate::ErrorKind::InvalidName). The worktree is kept as before. If
-    /// files that name the worktree's path cannot be rewritten for a new name, the worktree is back,
-    /// and the next command in it tries again.
+    /// [`ErrorKind::InvalidName`](crate::ErrorKind::InvalidName). The worktree is kept as before.
+    /// If files that name the worktree's path cannot be rewritten for a new name, the worktree is
+    /// back, and the next command in it tries again.
     pub fn restore_dropped(&self, name: &str, new_name: &str) -> Result<Worktree, Error> {
         self.must_be_writable(Operation::RestoreWorktreeOf)?;
         check_name(new_name)?;

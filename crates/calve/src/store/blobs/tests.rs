@@ -41,8 +41,9 @@ fn writer(dir: &tempfile::TempDir) -> File {
     File::options().write(true).open(dir.path().join("file")).unwrap()
 }
 
-/// What changes again within the tick leaves no other time behind, and whoever has the file open may
-/// store to it without any. Then only a clone, which nobody writes to, is sure to have the hash that is read of it.
+/// What changes again within the tick leaves no other time behind, and whoever has the file open
+/// may store to it without any. Then only a clone, which nobody writes to, is sure to have the hash
+/// that is read of it.
 #[test]
 fn what_may_change_without_a_trace_is_cloned_before_it_is_read() {
     let (dir, file) = a_store(b"content");
@@ -128,7 +129,8 @@ fn who_has_a_file_open_for_writing_is_a_possible_writer() {
 #[test]
 fn a_file_that_changes_as_it_is_taken_in_is_stored_as_it_was_at_one_moment() {
     use std::os::unix::fs::FileExt as _;
-    // Two pieces are read of it; it changes before the look (0), before the first (1), between them (2).
+    // Two pieces are read of it; it changes before the look (0), before the first (1), between them
+    // (2).
     let content = vec![7; BUFFER_BYTES + 1000];
     for (stamp, when) in [i64::MIN, i64::MAX].into_iter().flat_map(|at| [0, 1, 2].map(|n| (at, n)))
     {
@@ -174,7 +176,8 @@ fn a_file_that_changes_as_it_is_taken_in_is_stored_as_it_was_at_one_moment() {
     }
 }
 
-/// Somebody may put a file of the same name in the place of ours between our flush and our seal, and it has not been flushed.
+/// Somebody may put a file of the same name in the place of ours between our flush and our seal,
+/// and it has not been flushed.
 #[test]
 fn what_came_after_the_flush_began_is_not_sealed() {
     let dir = scratch();

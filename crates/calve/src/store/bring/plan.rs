@@ -1,5 +1,5 @@
-//! Plans how a tree is brought to another snapshot: compares three trees and lists what must change.
-//! A plan changes nothing.
+//! Plans how a tree is brought to another snapshot: compares three trees and lists what must
+//! change. A plan changes nothing.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
@@ -487,7 +487,8 @@ impl Trees<'_> {
         Ok(())
     }
 
-    /// Whether the undo puts what was at this path before the switch, and nothing else is there now.
+    /// Whether the undo puts what was at this path before the switch, and nothing else is there
+    /// now.
     fn is_left_to_undo(&self, path: &Path) -> bool {
         let Some(left) = self.left_to_undo else { return false };
         if self.find(self.base, path).is_some() {

@@ -17,10 +17,10 @@
 //! # A new version
 //! A new version lists all tables as they are after its migration. For a column that was added,
 //! this is the text that `ALTER TABLE … ADD COLUMN` produces, which a test compares. It also lists
-//! the statements that change the tables of the version before; tables that it adds are made of their texts. New columns have a default or may be null,
-//! because an earlier calve that has the database open goes on writing rows. Queries name the
-//! columns that they write. Code that reads a column that earlier versions do not have decides what
-//! its value is there.
+//! the statements that change the tables of the version before; tables that it adds are made of
+//! their texts. New columns have a default or may be null, because an earlier calve that has the
+//! database open goes on writing rows. Queries name the columns that they write. Code that reads a
+//! column that earlier versions do not have decides what its value is there.
 
 use rusqlite::Connection;
 
@@ -32,7 +32,8 @@ use crate::error::{Error, ErrorKind, Operation};
 pub(super) struct Version {
     /// The names of the tables, and the SQL text that SQLite keeps for each.
     pub(super) tables: &'static [(&'static str, &'static str)],
-    /// The statements that change the tables of the version before to these. A new table needs none.
+    /// The statements that change the tables of the version before to these. A new table needs
+    /// none.
     pub(super) migration: &'static str,
 }
 
@@ -150,8 +151,8 @@ pub(super) const TABLES_3: &[(&str, &str)] = &[
 ];
 
 /// Keeps directories in the order in which they were written, with an index of their ids. Before,
-/// they were in the tree of the ids. Encodings are long, so that tree was deep, and SQLite read whole encodings to
-/// compare ids: nine reads for each directory of a large snapshot.
+/// they were in the tree of the ids. Encodings are long, so that tree was deep, and SQLite read
+/// whole encodings to compare ids: nine reads for each directory of a large snapshot.
 pub(super) const TABLES_4: &[(&str, &str)] = &[
     TABLES_3[0],
     (

@@ -22,8 +22,8 @@ pub(crate) struct NewSnapshot<'a> {
     pub(crate) directories: &'a [u32],
     /// The worktree that is based on the snapshot from now on.
     pub(crate) token: &'a str,
-    /// Worktrees, dropped or not, that are based on it from now on if they have no base snapshot. If
-    /// there are any, the worktree of `token` is so only if it is still based on the parent.
+    /// Worktrees, dropped or not, that are based on it from now on if they have no base snapshot.
+    /// If there are any, the worktree of `token` is so only if it is still based on the parent.
     pub(crate) unnamed: &'a [String],
     pub(crate) name: Option<&'a str>,
     pub(crate) origin: &'a Origin,

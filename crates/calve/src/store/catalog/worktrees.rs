@@ -265,8 +265,8 @@ impl Catalog {
         })?
     }
 
-    /// Forgets a dropped worktree after `away` took its folder away. Both happen in one transaction.
-    /// `false` if another process brought it back or forgot it.
+    /// Forgets a dropped worktree after `away` took its folder away. Both happen in one
+    /// transaction. `false` if another process brought it back or forgot it.
     pub(crate) fn forget_dropped(
         &self,
         token: &str,

@@ -66,8 +66,8 @@ impl Checkout<'_> {
         self.paths(&["ls-files", "-z"])
     }
 
-    /// The paths of the project's files that git neither tracks nor ignores, and of the repositories
-    /// among them.
+    /// The paths of the project's files that git neither tracks nor ignores, and of the
+    /// repositories among them.
     ///
     /// # Errors
     /// The same as for [`Checkout::tracked`].

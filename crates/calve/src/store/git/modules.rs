@@ -1,9 +1,9 @@
 //! The repositories of submodules, and the two paths by which a submodule's folder and its
 //! repository lead to each other.
 //!
-//! A submodule's folder has a file `.git` that leads to its repository: `modules/NAME` in the folder
-//! of the working tree's own repository. A linked worktree has repositories of its own for its
-//! submodules, in `worktrees/ID/modules`, where git itself makes them. The repository's setting
+//! A submodule's folder has a file `.git` that leads to its repository: `modules/NAME` in the
+//! folder of the working tree's own repository. A linked worktree has repositories of its own for
+//! its submodules, in `worktrees/ID/modules`, where git itself makes them. The repository's setting
 //! `core.worktree` leads back to the folder.
 //!
 //! # One form in every snapshot
@@ -145,8 +145,8 @@ impl Modules {
         self.lead_in(before, (tree, &self.own.modules)).map(drop)
     }
 
-    /// The same while the folder `modules` is still at `repositories`. Returns the files `.git` that
-    /// were written, as paths from the root.
+    /// The same while the folder `modules` is still at `repositories`. Returns the files `.git`
+    /// that were written, as paths from the root.
     pub(crate) fn lead_in(
         &self,
         before: &Self,
@@ -521,7 +521,8 @@ mod tests {
             if let Some(local) = local {
                 let back = modules.canonical(path, &local);
                 assert_eq!(back.as_deref(), Some(snapshot.as_bytes()));
-                // A file that has the form of the snapshot, or of this place, already is not translated.
+                // A file that has the form of the snapshot, or of this place, already is not
+                // translated.
                 assert_eq!(modules.canonical(path, snapshot.as_bytes()), None);
                 assert_eq!(modules.localize(path, &local), None);
             }

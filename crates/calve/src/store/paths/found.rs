@@ -70,8 +70,9 @@ pub(crate) struct Found {
 }
 
 impl Found {
-    /// What is in the tree `manifest`, whose files name a root with these spellings. `read` are files
-    /// that were read now and name it; `known` is what was found in another tree, with that tree.
+    /// What is in the tree `manifest`, whose files name a root with these spellings. `read` are
+    /// files that were read now and name it; `known` is what was found in another tree, with that
+    /// tree.
     pub(crate) fn of(
         tree: &Path,
         mut spellings: Spellings,
@@ -166,8 +167,8 @@ impl Found {
         }
     }
 
-    /// Leaves the files as they are that git tracks in `tree` now. It may not have tracked them when
-    /// they were found.
+    /// Leaves the files as they are that git tracks in `tree` now. It may not have tracked them
+    /// when they were found.
     pub(crate) fn keep_tracked(&mut self, tree: &Path) {
         let free = self.mentions.iter().filter(|mention| mention.kept.is_none());
         let free: Vec<&Path> = free.map(|mention| mention.path.as_path()).collect();

@@ -1,6 +1,7 @@
 //! The paths that lead to one root. A file may name the root through a symbolic link above it
-//! (`/home` → `/data/home`), through a bind mount, or in other cases of its letters. calve takes the
-//! paths that files of a known format name, and asks the filesystem whether they lead to the root.
+//! (`/home` → `/data/home`), through a bind mount, or in other cases of its letters. calve takes
+//! the paths that files of a known format name, and asks the filesystem whether they lead to the
+//! root.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -60,8 +61,8 @@ impl Spellings {
         }
     }
 
-    /// Learns from the text of a file. Returns whether the text names the root. Nothing is looked at
-    /// if nothing can be learned.
+    /// Learns from the text of a file. Returns whether the text names the root. Nothing is looked
+    /// at if nothing can be learned.
     pub(crate) fn learn(&mut self, kind: PathKind, text: &[u8]) -> bool {
         if self.root.is_none() {
             return false;

@@ -4,18 +4,18 @@
 //! * All subvolume snapshots of a ready tree (btrfs) have the same inode numbers and times. So what
 //!   the first linked worktree gets as its index is right for all later ones. The store keeps that
 //!   index beside the ready tree. Before it keeps another one, it removes each index whose tree is
-//!   gone; the collector removes those of snapshots that nobody needs. An index records the hash of its
-//!   tree's seal, so it does not serve for a tree that was made anew.
-//! * A tree that [waits](super::waiting) has inodes of its own. Its index is made with it, and is in its folder.
-//!   If the tree is brought to another snapshot when it is handed over, the index still serves:
-//!   the files that are replaced have other inodes and change times.
+//!   gone; the collector removes those of snapshots that nobody needs. An index records the hash of
+//!   its tree's seal, so it does not serve for a tree that was made anew.
+//! * A tree that [waits](super::waiting) has inodes of its own. Its index is made with it, and is
+//!   in its folder. If the tree is brought to another snapshot when it is handed over, the index
+//!   still serves: the files that are replaced have other inodes and change times.
 //!
 //! Each is of use as long as the project's index is the one of which it was made. Even a wrong one
 //! would do no harm: git reads a file of which the index records another stat.
 //!
-//! An index ends with the checksum of all its bytes. So calve need not read the project's index to know
-//! whether it is the same. The kept one is compared with its hash, and a worktree's index shares its
-//! blocks.
+//! An index ends with the checksum of all its bytes. So calve need not read the project's index to
+//! know whether it is the same. The kept one is compared with its hash, and a worktree's index
+//! shares its blocks.
 
 use std::fs::File;
 use std::io;
@@ -44,11 +44,11 @@ use crate::tree::staging::write_whole;
 /// What a file begins with.
 const MAGIC: &[u8; 16] = b"calve git index\n";
 const HASH_BYTES: usize = 32;
-/// The magic, what the tree is known by, what identifies the project's index, the hash of the index,
-/// and the number of entries.
+/// The magic, what the tree is known by, what identifies the project's index, the hash of the
+/// index, and the number of entries.
 const HEADER_BYTES: usize = MAGIC.len() + HASH_BYTES + SUM_BYTES + HASH_BYTES + 8;
-/// The index begins here, since only whole blocks can be cloned. If a filesystem has larger blocks, the
-/// index is copied.
+/// The index begins here, since only whole blocks can be cloned. If a filesystem has larger blocks,
+/// the index is copied.
 const FRONT_BYTES: usize = 4096;
 const INDEX_AT: u64 = FRONT_BYTES as u64;
 /// The size of an index and the last bytes of its checksum.
@@ -210,9 +210,10 @@ impl<'a> ReadyGitIndex<'a> {
 /// A tree that waits and its index have one folder, so neither is known by anything else.
 const WAITED: [u8; HASH_BYTES] = [0; HASH_BYTES];
 
-/// Keeps git's index for a tree that will wait, in its folder. `index` is calve's index of the tree.
-/// Nothing is kept if the project has no index that calve understands, or one with the notes of a file
-/// monitor, which only git removes. A start makes its index itself then, as it does if this fails.
+/// Keeps git's index for a tree that will wait, in its folder. `index` is calve's index of the
+/// tree. Nothing is kept if the project has no index that calve understands, or one with the notes
+/// of a file monitor, which only git removes. A start makes its index itself then, as it does if
+/// this fails.
 pub(super) fn keep_with(
     store: &Store,
     (folder, tree): (&Path, &OwnedFd),

@@ -82,8 +82,9 @@ impl Vouches for Snapshots {
     }
 }
 
-/// The same for one worktree whose tree has just been made: the store's index of it has the stats of
-/// its files. On btrfs a look at each file of a new snapshot would read every inode from the disk.
+/// The same for one worktree whose tree has just been made: the store's index of it has the stats
+/// of its files. On btrfs a look at each file of a new snapshot would read every inode from the
+/// disk.
 pub(crate) struct Known<'a> {
     snapshots: &'a Snapshots,
     /// `None` if the store has no index of the worktree.

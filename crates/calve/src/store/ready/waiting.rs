@@ -3,8 +3,8 @@
 //!
 //! A start takes such a tree by a rename, and another process makes the next one while nobody
 //! waits. `templates/ID.N` is a folder with the tree of snapshot ID (`tree`), the tree's index
-//! (`index`), and [git's index](super::git_index) for a linked worktree. The folder gets its name when
-//! they are complete. A start that renames the folder owns it.
+//! (`index`), and [git's index](super::git_index) for a linked worktree. The folder gets its name
+//! when they are complete. A start that renames the folder owns it.
 //!
 //! # How calve knows that nobody touched the tree
 //! The index has the inode and the change time of each entry of the tree, folders included. A
@@ -173,12 +173,13 @@ impl Store {
     ///
     /// One process makes trees at a time. This returns as soon as another process needs the store
     /// for itself, if there is little room, and if another process makes trees already: see
-    /// [`ReadyReport::stopped`]. If the number is set to a lower one meanwhile, it begins again with
-    /// that. It also deletes trees that starts could not use. A process that is killed leaves nothing behind that the next call
-    /// does not remove.
+    /// [`ReadyReport::stopped`]. If the number is set to a lower one meanwhile, it begins again
+    /// with that. It also deletes trees that starts could not use. A process that is killed leaves
+    /// nothing behind that the next call does not remove.
     ///
     /// # Errors
-    /// [`ErrorKind::Damaged`] if content of the snapshot is lost. The trees that were complete stay.
+    /// [`ErrorKind::Damaged`] if content of the snapshot is lost. The trees that were complete
+    /// stay.
     pub fn make_ready_trees(&self, options: &StoreOptions) -> Result<ReadyReport, Error> {
         let started = Instant::now();
         self.must_be_writable(Operation::MakeReadyTree)?;
@@ -212,8 +213,8 @@ impl Store {
             }
             report.stopped = false;
         }
-        // Starts put trees there that they could not use. What cannot be deleted now is for the next
-        // one who empties the trash.
+        // Starts put trees there that they could not use. What cannot be deleted now is for the
+        // next one who empties the trash.
         let _ = trash::empty(self.layout());
         report.elapsed = started.elapsed();
         Ok(report)

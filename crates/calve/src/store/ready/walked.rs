@@ -73,8 +73,8 @@ impl Store {
         None
     }
 
-    /// Makes a snapshot of a tree that was taken, and then asks whether anybody touched the tree. If
-    /// nobody did, the new snapshot waits in its place.
+    /// Makes a snapshot of a tree that was taken, and then asks whether anybody touched the tree.
+    /// If nobody did, the new snapshot waits in its place.
     fn is_replaced(&self, dir: &OwnedFd, taken: &Stage, id: SnapshotId) -> bool {
         let Ok(mut next) = self.snapshot_beside(dir, taken.dir()) else { return false };
         let is_sealed = self.has_seal(taken.dir(), id);

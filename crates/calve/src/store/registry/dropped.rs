@@ -72,8 +72,8 @@ impl Registry<'_> {
     }
 
     /// Makes a dropped worktree a worktree again, with this name, at this path. git knows it again;
-    /// its `HEAD` is at the branch that it was on if the branch is where it was and no other working
-    /// tree has it checked out, else at the commit.
+    /// its `HEAD` is at the branch that it was on if the branch is where it was and no other
+    /// working tree has it checked out, else at the commit.
     ///
     /// # Errors
     /// [`ErrorKind::WorktreeExists`], [`ErrorKind::DestinationExists`];
@@ -272,8 +272,8 @@ impl Registry<'_> {
         Ok(collected + self.collect_strangers(age)?)
     }
 
-    /// Deletes what a crash left in the folder of dropped worktrees. What a worktree needs went back
-    /// already, see `recover_dropped`.
+    /// Deletes what a crash left in the folder of dropped worktrees. What a worktree needs went
+    /// back already, see `recover_dropped`.
     fn collect_strangers(self, age: Duration) -> Result<u64, Error> {
         let path = self.layout.dropped();
         let names = trash::entries(&path, age.max(KEPT)).context(Operation::Read, || &path)?;

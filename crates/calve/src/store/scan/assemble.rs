@@ -134,9 +134,9 @@ fn note(linked: &mut HashMap<u32, u64>, stats: &mut Vec<Stat>, inode: Inode) {
     stats.push(inode.stat());
 }
 
-/// Gives every directory its id, from the leaves to the root. `order` has the place of each directory
-/// in the base. Returns the places of the directories that the base does not have, if `is_stored`.
-/// If not, the ids of these directories stay unknown.
+/// Gives every directory its id, from the leaves to the root. `order` has the place of each
+/// directory in the base. Returns the places of the directories that the base does not have, if
+/// `is_stored`. If not, the ids of these directories stay unknown.
 pub(crate) fn name_directories(
     manifest: &mut Manifest,
     order: &[Option<u32>],
