@@ -10,7 +10,7 @@ use crate::measure::{self, Census, Run, Volume};
 use crate::results::Comparison;
 use crate::tools::{self, Binaries, Sources, Tool};
 
-/// What one tool did, over all rounds.
+/// The results of one tool, over all rounds.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ToolReport {
     pub(crate) tool: Tool,
@@ -22,7 +22,7 @@ pub(crate) struct ToolReport {
     pub(crate) run_seconds: Vec<f64>,
     /// By round, of all its threads.
     pub(crate) cpu_seconds: Vec<f64>,
-    /// By round, to write back what the command left in memory.
+    /// For each round, the seconds to write back the data that the command left in memory.
     pub(crate) flush_seconds: Vec<f64>,
     /// In the first round.
     pub(crate) disk_per_copy_bytes: u64,
@@ -90,7 +90,8 @@ impl Bench<'_> {
         Ok(Comparison { rounds, cold: self.cold, tools })
     }
 
-    /// One run of one tool, and its seconds; the inner error is why it cannot work here.
+    /// Runs one tool once, and returns its seconds. The inner error says why the tool cannot work
+    /// here.
     fn turn(
         &self,
         report: &mut ToolReport,
@@ -105,8 +106,8 @@ impl Bench<'_> {
             Err(why) => return Ok(Err(why)),
         };
 
-        // What the run before removed is given back for seconds after, by a thread of the
-        // filesystem that would take a processor from a tool that uses them all.
+        // For some seconds, a thread of the filesystem frees the space of files that the run before
+        // removed. It would take a processor from a tool that uses all of them.
         let settled_bytes = self.volume.settled_free_bytes()?;
         let free_bytes = first.then_some(settled_bytes);
         if self.cold {
@@ -126,7 +127,7 @@ impl Bench<'_> {
     }
 }
 
-/// Where copies are put; they are removed with it.
+/// The folder for copies. They are removed with it.
 pub(crate) struct Workplace(pub(crate) PathBuf);
 
 impl Workplace {

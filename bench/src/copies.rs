@@ -47,7 +47,7 @@ pub(crate) struct Point {
     pub(crate) run_seconds: Vec<f64>,
     /// By round, to write back what had not been written since the point before.
     pub(crate) flush_seconds: Vec<f64>,
-    /// Of all the copies, in the first round.
+    /// The disk space of all copies, in the first round.
     pub(crate) disk_bytes: u64,
 }
 
@@ -59,7 +59,7 @@ pub(crate) struct Choice {
 }
 
 impl Choice {
-    /// git's copies cost so much that four show the line.
+    /// git's copies are so expensive that four are enough for a line.
     pub(crate) const DEFAULT: [Self; 7] = [
         Self::all(Tool::CalveStart),
         Self::all(Tool::CalveN),
@@ -75,7 +75,7 @@ impl Choice {
     }
 }
 
-/// What one tool's turn works with.
+/// The data for one tool's turn.
 struct Turn<'a> {
     bench: &'a Bench<'a>,
     sources: Sources<'a>,

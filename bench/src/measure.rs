@@ -11,19 +11,20 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-/// What one run took.
+/// The cost of one run.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Run {
     pub(crate) wall_seconds: f64,
     pub(crate) cpu_seconds: f64,
-    /// Of the largest process.
+    /// The peak of the largest process.
     pub(crate) peak_memory_bytes: u64,
 }
 
-/// Runs `commands` one after the other; the inner error is what the first that failed said.
+/// Runs `commands` one after the other. The inner error is the output of the first one that failed.
 ///
-/// Each goes through time(1): a child started from here directly would be charged with this
-/// program's own memory, since the kernel carries the peak over from the process that called exec.
+/// Each runs under time(1). A child that this program starts directly would be charged with this
+/// program's own memory, because the kernel carries the peak over from the process that called
+/// exec.
 pub(crate) fn run(commands: &[Vec<OsString>]) -> Result<Result<Run, String>, Box<dyn Error>> {
     let mut total = Run::default();
     for words in commands {
@@ -37,7 +38,7 @@ pub(crate) fn run(commands: &[Vec<OsString>]) -> Result<Result<Run, String>, Box
             .map_err(|error| format!("time(1) is needed (package `time`): {error}"))?;
         total.wall_seconds += started.elapsed().as_secs_f64();
 
-        // What the command said, and then the line of time(1).
+        // The output of the command, and then the line of time(1).
         let said = String::from_utf8_lossy(&output.stderr);
         let said = said.trim_end();
         let (said, usage) = said.rsplit_once('\n').unwrap_or(("", said));
@@ -83,8 +84,8 @@ impl Volume {
         Ok(started.elapsed().as_secs_f64())
     }
 
-    /// The free space once it stands still: XFS frees removed inodes and btrfs removed extents a
-    /// while after the call.
+    /// The free space when it no longer changes: XFS frees removed inodes, and btrfs frees removed
+    /// extents, a while after the call.
     pub(crate) fn settled_free_bytes(&self) -> io::Result<u64> {
         const PAUSE: Duration = Duration::from_millis(300);
         let mut last = None;
@@ -104,16 +105,16 @@ impl Volume {
     }
 }
 
-/// What is in a tree.
+/// The contents of a tree.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Census {
-    /// Of every kind, without the root.
+    /// Entries of every kind, without the root.
     pub(crate) entries: u64,
     pub(crate) regular_files: u64,
     pub(crate) content_bytes: u64,
 }
 
-/// Counts what is below `root`.
+/// Counts the entries below `root`.
 pub(crate) fn census(root: &Path) -> io::Result<Census> {
     let mut census = Census::default();
     walk(root, |_, metadata| {

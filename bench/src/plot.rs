@@ -19,7 +19,7 @@ use crate::tools::Tool;
 
 /// A README's column is some 830 wide.
 const SIZE: (u32, u32) = (830, 360);
-/// What a panel's labels need, right of the lines.
+/// The space for a panel's labels, right of the lines.
 const LABELS_WIDTH: i32 = 180;
 const LINE_HEIGHT: i32 = 17;
 /// The average letter at the size of the labels.
@@ -32,8 +32,8 @@ const TEXT: Ink = (RGBColor(31, 35, 40), RGBColor(230, 237, 243));
 const FAINT: Ink = (RGBColor(101, 109, 118), RGBColor(139, 148, 158));
 const GRID: Ink = (RGBColor(216, 222, 228), RGBColor(48, 54, 61));
 
-/// Which tools are drawn, how they are called, and in which colour: of Okabe and Ito's, which the
-/// colour-blind tell apart.
+/// The tools to draw, their names, and their colours. These are from Okabe and Ito's palette, which
+/// colour-blind readers can tell apart.
 const LINES: [(Tool, &str, Ink, u32); 7] = [
     (Tool::CalveStart, "calve start", (RGBColor(213, 94, 0), RGBColor(255, 138, 61)), 4),
     (Tool::CalveN, "calve clone", (RGBColor(0, 96, 160), RGBColor(86, 180, 233)), 4),
@@ -65,7 +65,7 @@ struct Line<'a> {
     color: RGBColor,
     width: u32,
     points: Vec<(u32, f64)>,
-    /// What the last point says.
+    /// The value of the last point.
     value: String,
 }
 
@@ -103,7 +103,7 @@ fn picture(results: &Results, copies: &Copies) -> Result<String, Box<dyn Error>>
     with_dark_scheme(&svg)
 }
 
-/// Where on an area a point of the chart lies.
+/// The position of a chart's point in an area.
 type Place<'a> = &'a dyn Fn(&(u32, f64)) -> (i32, i32);
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
@@ -180,8 +180,9 @@ fn panel(
     labels(area, &lines, last, &at, bottom)
 }
 
-/// Names each line at its end. Those that end at the right edge share a column there, none over
-/// another, and a thin line leads to each; one that ends before has its name where no line passes.
+/// Names each line at its end. Labels of lines that end at the right edge share a column, without
+/// overlap, and a thin line leads to each. A line that ends earlier has its name where no other
+/// line passes.
 fn labels(
     area: &Area<'_>,
     lines: &[Line<'_>],
@@ -199,8 +200,8 @@ fn labels(
     #[expect(clippy::cast_possible_truncation, reason = "a few hundred")]
     let width_of =
         |line: &Line<'_>| (LETTER_WIDTH * (line.name.len() + line.value.len() + 1) as f64) as i32;
-    // What a label may not cover: lines, and what leads to labels; and boxes of labels, as left,
-    // right and middle.
+    // A label may not cover these: lines, leader lines, and boxes of other labels, as left, right
+    // and middle.
     let mut segments: Vec<_> = lines
         .iter()
         .flat_map(|line| line.points.windows(2).map(|pair| (at(&pair[0]), at(&pair[1]))))
@@ -218,7 +219,7 @@ fn labels(
     for line in short {
         let (x, y) = at(&end(line));
         let width = width_of(line);
-        // One that is not just beside its end is led to.
+        // A label that is not directly beside its line's end has a leader line.
         let lead = |(left, middle): (i32, i32)| {
             let half = if (left..=left + width).contains(&x) { LINE_HEIGHT / 2 } else { 0 };
             let near = (x.clamp(left - 3, left + width + 3), y.clamp(middle - half, middle + half));
@@ -262,8 +263,8 @@ fn crosses((one, other): (Pixel, Pixel), (left, right, middle): (i32, i32, i32))
     })
 }
 
-/// Where a label of this width can stand about a point, the nearest first; right of it where that
-/// is as near.
+/// The places for a label of this width around a point, the nearest first. If two are equally near,
+/// the one to the right comes first.
 fn around(x: i32, y: i32, width: i32) -> Vec<(i32, i32)> {
     let lefts = [x + 10, x + 30, x + 50, x - width / 2, x - width - 8, x - width - 28];
     let far = |place: &(i32, i32)| {
@@ -324,7 +325,7 @@ fn axis_number(number: f64, top: f64) -> String {
     }
 }
 
-/// A rule stands above the attributes that name the light colours.
+/// The rule is above the attributes that name the light colours.
 fn with_dark_scheme(svg: &str) -> Result<String, Box<dyn Error>> {
     let hex = |RGBColor(red, green, blue): RGBColor| format!("#{red:02X}{green:02X}{blue:02X}");
     let inks = [PAPER, TEXT, FAINT, GRID].into_iter().chain(LINES.map(|line| line.2));

@@ -52,7 +52,7 @@ impl fmt::Display for Terminal<'_> {
                 (&report.cannot, median(&report.run_seconds), extremes(&report.run_seconds))
             else {
                 let why = report.cannot.as_deref().unwrap_or("it never ran");
-                // The cause stands last, after the paths; all of it is in the JSON.
+                // The cause is the last part, after the paths. The JSON has all of it.
                 writeln!(f, "cannot: {}", why.rsplit(": ").next().unwrap_or(why))?;
                 continue;
             };

@@ -1,4 +1,4 @@
-//! What was measured, as it is kept: one document a filesystem, every sample in it.
+//! The stored measurements: one document for each filesystem, with every sample.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -14,7 +14,7 @@ use crate::measure::Census;
 use crate::tools::Binaries;
 use crate::worktrees::Day;
 
-/// One run of this program. A part that was not asked for is not there.
+/// One run of this program. A part that nobody asked for is absent.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Results {
     /// The form of this document.
@@ -61,9 +61,9 @@ impl Results {
         fs::write(file, text).map_err(|error| format!("{}: {error}", file.display()).into())
     }
 
-    /// One document for each filesystem, in the order of the first file about it. Parts of one
-    /// filesystem may stand in several files, if they are about the same tree; a later file's
-    /// replaces an earlier one's.
+    /// Reads one document for each filesystem, in the order of the first file about it. Several
+    /// files may have parts of one filesystem, if they are about the same tree. A part in a later
+    /// file replaces the part of an earlier one.
     pub(crate) fn read(files: &[impl AsRef<Path>]) -> Result<Vec<Self>, Box<dyn Error>> {
         let mut all: Vec<Self> = Vec::new();
         for file in files.iter().map(AsRef::as_ref) {
@@ -94,7 +94,7 @@ impl Results {
     }
 }
 
-/// What was copied.
+/// The copied tree.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Tree {
     /// For people.
@@ -111,7 +111,7 @@ pub(crate) struct Comparison {
     pub(crate) tools: Vec<ToolReport>,
 }
 
-/// Where it was measured.
+/// The machine of the measurements.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Machine {
     pub(crate) kernel: String,
@@ -122,7 +122,7 @@ pub(crate) struct Machine {
     pub(crate) mount_options: String,
     /// Whether the filesystem is in a file of another.
     pub(crate) loop_image: bool,
-    /// By program, what it says of itself.
+    /// For each program, its own description of its version.
     pub(crate) programs: BTreeMap<String, String>,
 }
 
@@ -170,7 +170,7 @@ impl Machine {
         })
     }
 
-    /// As its people write it.
+    /// The name as its authors write it.
     pub(crate) fn filesystem_name(&self) -> &str {
         match &*self.filesystem {
             "xfs" => "XFS",

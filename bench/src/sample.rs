@@ -1,4 +1,4 @@
-//! A tree of many small files, for what a tool costs per file.
+//! Makes a tree of many small files, to measure the cost per file.
 
 use std::fs;
 use std::io;
@@ -12,7 +12,7 @@ const LARGEST_BYTES: usize = 4000;
 /// directories. The same number gives the same tree, and no two files are equal.
 ///
 /// # Errors
-/// When `root` exists, or something cannot be made; what was made until then stays.
+/// `root` exists, or an entry cannot be made. Entries that were made until then stay.
 pub(crate) fn make(root: &Path, files: u64) -> io::Result<()> {
     let leaves = files.div_ceil(FILES_PER_DIRECTORY);
     let fan = (1..).find(|fan: &u64| fan.pow(3) >= leaves).unwrap_or(1);

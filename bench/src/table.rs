@@ -37,7 +37,7 @@ pub(crate) fn write(all: &[Results], pages: &[PathBuf]) -> Result<(), Box<dyn Er
     Ok(())
 }
 
-/// `page` with each table between its marks made anew.
+/// Replaces each table between its marks in `page`.
 fn fill(page: &str, all: &[Results]) -> Result<String, String> {
     const OPEN: &str = "<!-- bench:";
     const SHUT: &str = " -->\n";
@@ -119,7 +119,7 @@ fn described(machine: &Machine) -> String {
         machine.processors,
         machine.processor,
         bytes(machine.memory_bytes),
-        // Without what a distribution adds.
+        // Without the suffix of a distribution.
         machine.kernel.split('-').next().unwrap_or_default()
     )
 }
@@ -290,7 +290,7 @@ fn compare(all: &[Results]) -> String {
     trimmed(text)
 }
 
-/// Also what the terminal shows.
+/// The terminal shows this, too.
 pub(crate) fn copies(all: &[Results]) -> String {
     let mut text = String::new();
     for results in all {
@@ -376,7 +376,7 @@ fn worktrees(all: &[Results]) -> String {
     markdown(&head, &rows)
 }
 
-/// One line break at the end.
+/// Leaves one line break at the end.
 fn trimmed(mut text: String) -> String {
     text.truncate(text.trim_end().len());
     text.push('\n');

@@ -32,7 +32,7 @@ pub(crate) enum Tool {
     CalveN,
     /// Eight times `calve clone`, one after the other.
     CalveEightSingle,
-    /// `calve start -n N`, in a project with a store that knows it as it stands.
+    /// `calve start -n N`, in a project whose store has a snapshot of its current state.
     CalveStart,
     /// `git worktree add`, of a repository with all of the tree in its last commit.
     GitWorktree,
@@ -55,13 +55,13 @@ impl fmt::Display for Tool {
     }
 }
 
-/// What the tools copy.
+/// The tree that the tools copy.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sources<'a> {
     pub(crate) source: &'a Path,
-    /// The same tree with a store.
+    /// The same tree, with a store.
     pub(crate) project: Option<&'a Path>,
-    /// The same tree in git.
+    /// The same tree, in git.
     pub(crate) repository: Option<&'a Path>,
 }
 
@@ -128,7 +128,7 @@ impl Tool {
             }
             Self::Rsync => {
                 let rsync = on_path("rsync").ok_or("not installed")?;
-                // The slash makes it copy what is in the source, not the source into the copy.
+                // Because of the slash it copies the contents of the source, not the source itself.
                 each(&rsync, &["-a"], &source.join(""))
             }
             Self::CalveNever => each(calve, &["clone", "-q", "--reflink", "never"], source),
@@ -163,7 +163,7 @@ impl Tool {
     }
 }
 
-/// Where the programs are that need not be on the PATH.
+/// The paths of programs that may not be on the PATH.
 #[derive(Debug)]
 pub(crate) struct Binaries {
     calve: PathBuf,
@@ -176,12 +176,12 @@ impl Binaries {
         &self.calve
     }
 
-    /// Where xcp is, if it is installed.
+    /// The path of xcp, if it is installed.
     pub(crate) fn xcp(&self) -> Option<&Path> {
         self.xcp.as_deref()
     }
 
-    /// Builds or installs what is wanted and missing.
+    /// Finds the programs. Builds or installs missing ones.
     pub(crate) fn find(calve: Option<&Path>, install: bool) -> Result<Self, Box<dyn Error>> {
         // …/target/release/bench
         let target = std::env::current_exe()?
@@ -222,17 +222,17 @@ fn on_path(name: &str) -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
-/// What git's objects are put into one pack with, as they come from a clone: out of a file each, a
-/// worktree takes longer.
+/// The command that packs git's objects into one pack, as after a clone. With one file per object,
+/// a worktree takes longer.
 pub(crate) fn repack(repository: &Path) -> Vec<OsString> {
     let repack = ["repack", "-a", "-d", "-q", "--window=0"].map(Into::into);
     [&["git".into(), "-C".into(), repository.into()][..], &repack].concat()
 }
 
-/// Removes `directory` and what is in it, if it is there.
+/// Removes `directory` with its contents, if it exists.
 ///
-/// What lies directly in it is removed side by side: between two runs there are many copies to
-/// remove, and nothing is timed.
+/// It removes the entries of `directory` in parallel: between two runs there are many copies to
+/// remove, and this is not timed.
 pub(crate) fn remove_tree(directory: &Path) -> io::Result<()> {
     let gone = |result: io::Result<()>| match result {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),

@@ -14,14 +14,14 @@ use crate::measure;
 use crate::results::{extremes, mebibytes, median};
 use crate::tools;
 
-/// The steps, and what the store and a worktree need of the disk.
+/// The steps, and the disk space of the store and of a worktree.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Day {
     pub(crate) rounds: u32,
     pub(crate) steps: Vec<Step>,
     /// In the first round.
     pub(crate) store_disk_bytes: u64,
-    /// Of the second worktree of a snapshot, in the first round.
+    /// The disk space of the second worktree of a snapshot, in the first round.
     pub(crate) worktree_disk_bytes: u64,
 }
 
@@ -49,7 +49,7 @@ impl Day {
         median(&self.steps.iter().find(|known| known.step == step)?.seconds)
     }
 
-    /// Prints medians, and what was allocated.
+    /// Prints medians, and the allocated space.
     pub(crate) fn print(&self) {
         println!("{:<44}{:>10}  {:>19}", "", "median", "min–max");
         for Step { step, seconds, .. } in &self.steps {

@@ -1,11 +1,11 @@
-//! The linker of a package manager: every wheel of a cache merged into one `site-packages`, several
+//! The linker of a package manager: merges every wheel of a cache into one `site-packages`, several
 //! at once.
 //!
 //! ```sh
 //! cargo run --release -p calve --example site_packages -- CACHE SITE_PACKAGES [clone|copy|hardlink|symlink]
 //! ```
 //! CACHE holds one unpacked wheel in each folder, as `unzip -d CACHE/NAME NAME.whl` leaves it.
-//! Which mode to take, and why, is in `docs/linker.md`.
+//! `docs/linker.md` says which mode to use, and why.
 
 use std::error::Error;
 use std::fs;
@@ -42,8 +42,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// Merges every wheel of `cache` into `site`, and writes what an installer writes there.
 ///
 /// # Errors
-/// The first, which stops the others. What was merged until then stays, each file whole, and
-/// merging it again is no harm.
+/// The first error, which stops the other threads. Files that were merged until then stay, each of
+/// them whole. It does no harm to merge them again.
 pub fn install(
     cache: &Path,
     site: &Path,
@@ -108,8 +108,8 @@ pub fn install(
     }
     done.sort_by(|a, b| a.0.cmp(&b.0));
     for (wheel, report) in &done {
-        // Somebody pruned the cache meanwhile, or it holds what no wheel does: this one is not
-        // whole.
+        // Another process pruned the cache, or the cache has an entry that no wheel has. This wheel
+        // is not whole.
         if let Some(skipped) = report.skipped.first() {
             let path = wheel.join(&skipped.path);
             return Err(format!("{}: {}", path.display(), skipped.reason).into());
@@ -124,8 +124,8 @@ pub fn install(
     Ok(done)
 }
 
-/// The trees of a wheel that belong into `site-packages`: itself, and what it keeps apart for
-/// either kind of platform.
+/// The trees of a wheel that go into `site-packages`: the wheel itself, and the parts that it keeps
+/// apart for either kind of platform.
 fn sources(wheel: &Path) -> Vec<PathBuf> {
     let mut sources = vec![wheel.to_owned()];
     for entry in fs::read_dir(wheel).into_iter().flatten().flatten() {
@@ -155,7 +155,7 @@ fn note(dist_info: &Path) -> std::io::Result<()> {
     fs::OpenOptions::new().append(true).open(record)?.write_all(line.as_bytes())
 }
 
-/// How the files of one wheel arrived, and what was not as asked for.
+/// How the files of one wheel arrived, and the files that did not arrive as requested.
 fn told(report: &DestinationReport) -> String {
     let mut text = format!(
         "{} files: {} reflinked, {} linked, {} copied",

@@ -1,6 +1,6 @@
-//! Worktrees as a version-control or build tool would make them: a snapshot of the project as it
-//! stands, a tree of it for each job, what the job changed as a new snapshot, and nothing left
-//! behind.
+//! Makes worktrees as a version-control or build tool would: takes a snapshot of the project as it
+//! is, makes a tree of it for each job, captures the job's changes as a new snapshot, and leaves
+//! nothing behind.
 //!
 //! ```sh
 //! cargo run --release -p calve --example worktrees -- PROJECT JOB...
@@ -13,10 +13,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     run(project.as_ref(), &arguments.collect::<Vec<_>>())
 }
 
-/// A worktree of the project for each job, what it did as a snapshot, and the worktree gone again.
+/// For each job makes a worktree of the project, captures the job's changes as a snapshot, and
+/// drops the worktree.
 ///
 /// # Errors
-/// Those of the store. What was captured stays, and so does the worktree it stopped at.
+/// Those of the store. Snapshots stay, and so does the worktree of the failed job.
 #[cfg(unix)]
 pub fn run(project: &std::path::Path, jobs: &[String]) -> Result<(), Box<dyn std::error::Error>> {
     use calve::{DropOptions, ErrorKind, SnapshotOptions, StartOptions, Store, StoreOptions};
@@ -32,8 +33,8 @@ pub fn run(project: &std::path::Path, jobs: &[String]) -> Result<(), Box<dyn std
         Err(error) => return Err(error.into()),
     };
 
-    // Everything the project holds now, uncommitted work and dependencies included. Only what
-    // changed since the last snapshot is read.
+    // Everything in the project now, with uncommitted work and dependencies. calve reads only files
+    // that changed since the last snapshot.
     let snapshot = store.snapshot(&SnapshotOptions::new(), &options)?;
     println!(
         "snapshot {}: {} files, {} read in {:.2?}",

@@ -1,5 +1,5 @@
-//! Promise: what was known of a tree before the machine was started again costs at most one look at
-//! its contents, and is never lost.
+//! Promise: after a boot, calve looks at the contents of a tree at most once more, and never loses
+//! its knowledge of the tree.
 #![cfg(target_os = "linux")]
 
 mod common;
@@ -43,7 +43,7 @@ fn of_all_kinds(root: &Path) {
     symlink("folder", root.join("link")).unwrap();
     fs::write(root.join("ignored.o"), "not there").unwrap();
     fs::write(root.join(".calveignore"), "*.o\n").unwrap();
-    // Where there are none it says so, and there is less to lose.
+    // If the filesystem has no attributes, it says so, and there is less to lose.
     let _ = rustix::fs::setxattr(
         root.join("folder/run"),
         c"user.calve",
@@ -55,7 +55,7 @@ fn of_all_kinds(root: &Path) {
 #[test]
 fn what_is_unchanged_is_unchanged_after_a_boot_and_is_looked_at_once() {
     let project = Project::new(of_all_kinds);
-    // What changed as late as the first look at it is read again in any case.
+    // calve reads a file again in any case if it changed as late as the first look.
     std::thread::sleep(std::time::Duration::from_millis(20));
     let first = project.snapshot();
     let options = StartOptions::new().at(project.scratch.join("at"));
@@ -99,8 +99,7 @@ fn what_is_unchanged_is_unchanged_after_a_boot_and_is_looked_at_once() {
             assert_eq!(taken.read_files, 0, "{row}: it is read again");
         }
     }
-    // What was changed is told of, and nothing else; in a boot in which the first look finds that,
-    // too.
+    // calve reports the change, and nothing else, also in a boot in which the first look finds it.
     start_again(&project);
     let [_, worktree] = worktrees();
     fs::write(worktree.path().join("file"), "two").unwrap();
@@ -136,7 +135,7 @@ fn a_file_that_may_not_be_read_is_in_nobodys_way_after_a_boot() {
     project.store.start(&["w"], &options, &common()).unwrap();
     let store = project.store.path().to_owned();
     let worktree = project.scratch.join("at/w");
-    // Giving it away is a change, of which the index is to know.
+    // To give the files away is a change that the index must record.
     sh(std::process::Command::new("chown").arg("-R").arg(NOBODY.to_string()).arg(&project.path));
     sh(std::process::Command::new("chown").arg("-R").arg(NOBODY.to_string()).arg(&worktree));
     for folder in [project.scratch.path(), &project.scratch.join("at")] {

@@ -1,6 +1,6 @@
-//! What ARCHITECTURE.md says of the sources, read from the sources.
+//! Compares the statements of ARCHITECTURE.md with the sources.
 //!
-//! Comments, tests and the fuzzers' own files are not looked at: they may name what they are about.
+//! The tests ignore comments, tests and the fuzzers' own files: these may name anything.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -83,8 +83,8 @@ fn spells_a_path(line: &str) -> bool {
         || NAMES.iter().any(|name| joined(name))
 }
 
-/// The layers of the library, the lowest first. What is in none of them (errors, reports, the
-/// checking build) is for all.
+/// The layers of the library, the lowest first. All layers may use the modules that are in no layer
+/// (errors, reports, the checking build).
 const LAYERS: [&str; 4] = ["reflink", "tree", "store", "worktree"];
 
 /// The files of the store, the innermost first: each may import those before it. `store` is
@@ -175,7 +175,7 @@ fn layer_of(file: &str) -> Option<usize> {
     LAYERS.iter().position(|layer| top.trim_end_matches(".rs") == *layer)
 }
 
-/// What a file imports from a layer above its own.
+/// The imports of a file from a layer above its own.
 fn upward(file: &str, text: &str) -> Vec<String> {
     let Some(own) = layer_of(file) else { return Vec::new() };
     let above = |name: &String| LAYERS.iter().position(|layer| layer == name) > Some(own);
@@ -183,7 +183,7 @@ fn upward(file: &str, text: &str) -> Vec<String> {
     names.map(|name| format!("{file} imports {name}")).collect()
 }
 
-/// What a file of the store imports that is not before it.
+/// The imports of a file of the store that do not come before it.
 fn outward(file: &str, text: &str) -> Vec<String> {
     let rank = |unit: &str| STORE.iter().position(|name| *name == unit);
     let parts: Vec<&str> = file.trim_end_matches(".rs").split('/').collect();
@@ -194,7 +194,7 @@ fn outward(file: &str, text: &str) -> Vec<String> {
     };
     let Some(own) = rank(unit) else { return vec![format!("{file} has no place in the list")] };
     let names = if unit == "store" {
-        // What it hands on to others is not what it imports.
+        // A re-export is not an import.
         let text: String = text
             .split_inclusive(';')
             .filter(|one| !one.contains("pub") || !one.contains(" use "))
@@ -227,7 +227,7 @@ fn imports_go_down_only() {
     assert_eq!(each(outward), Vec::<String>::new());
 }
 
-/// That the test above is one.
+/// Tests the test above.
 #[test]
 fn an_import_that_goes_up_is_found() {
     for (file, line, expected) in [
@@ -318,9 +318,9 @@ fn one_file_names_the_paths_of_a_store() {
     }
 }
 
-/// Within the store's own layer. Each of these has public methods of the store, or goes on with one
-/// that another has. What needs less than the whole store is a type of its own, as `Contents` and
-/// `Registry` are.
+/// Tests the store's own layer. Each of these files has public methods of the store, or continues
+/// one that another file has. Code that needs less than the whole store is in its own type, like
+/// `Contents` and `Registry`.
 #[test]
 fn the_stores_own_methods_are_in_few_files() {
     let has_methods =

@@ -1,4 +1,4 @@
-//! Promise: the examples do what they say, on every filesystem.
+//! Promise: the examples do what they claim, on every filesystem.
 #![cfg(target_os = "linux")]
 
 mod common;
@@ -23,7 +23,7 @@ fn put(path: &Path, content: &str) {
     fs::write(path, content).unwrap();
 }
 
-/// Eleven wheels that share a namespace, one of which keeps a part of itself apart.
+/// Eleven wheels that share a namespace. One of them keeps a part of itself in another folder.
 fn cache(scratch: &Scratch) -> std::path::PathBuf {
     let cache = scratch.join("cache");
     for number in 0..11 {
@@ -44,7 +44,7 @@ fn a_cache_of_wheels_becomes_site_packages_by_every_mode_and_stays_what_it_was()
         let cache = cache(&scratch);
         let before = snapshot(&cache);
         let site = scratch.join("venv/lib/site-packages");
-        // The second time over what is there.
+        // The second time over the existing files.
         for _ in 0..2 {
             let done = site_packages::install(&cache, &site, mode).unwrap();
             assert_eq!(done.len(), 12, "{mode:?}: eleven wheels, and the part of one");

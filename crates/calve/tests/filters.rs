@@ -49,8 +49,8 @@ fn git(dir: &Path) -> Command {
     command
 }
 
-/// What git does not ignore of the tree, asked path by path. A folder that is ignored takes all
-/// below it along.
+/// The entries of the tree that git does not ignore, asked path by path. An ignored folder includes
+/// everything below it.
 fn not_ignored(root: &Path) -> BTreeSet<PathBuf> {
     let all: Vec<PathBuf> =
         snapshot(root).into_keys().filter(|path| !path.as_os_str().is_empty()).collect();
@@ -140,7 +140,7 @@ fn ignore_files_are_read_as_git_reads_them() {
     if !has_command("git") {
         return not_run(name, "needs git, to ask it");
     }
-    // Each row: ignore files and what they say.
+    // Each row: ignore files and their contents.
     let rows: &[&[(&str, &[u8])]] = &[
         &[(".gitignore", b"*.o\n")],
         &[(".gitignore", b"*.o\n!keep.o\n")],
@@ -255,7 +255,7 @@ fn ignore_files_are_read_as_git_reads_them() {
             row.iter().map(|(file, text)| (file, String::from_utf8_lossy(text))).collect();
         compare(CloneOptions::new().gitignore(true), &expected, &format!("{text:?}"));
 
-        // The same as patterns of the call, which say it of git's own files, too.
+        // The same lines as patterns of the call. These also apply to git's own files.
         let [(".gitignore", text)] = row else { continue };
         let Ok(text) = std::str::from_utf8(text) else { continue };
         let mut options = CloneOptions::new();
@@ -267,7 +267,7 @@ fn ignore_files_are_read_as_git_reads_them() {
         }
         let mut valid = Vec::new();
         for pattern in patterns {
-            // What git passes over is an error in a call.
+            // A pattern that git ignores is an error in a call.
             let one = CloneOptions::new().dry_run(true).exclude(pattern);
             if clone_tree(&source, &[&dest], &one).is_ok() {
                 valid.push(pattern);

@@ -1,7 +1,8 @@
-//! Promise: git answers in a clone what it would if it read every file there, and reads only what
-//! it would read in the source.
+//! Promise: in a clone, git gives the same answer as if it read every file there, and reads only
+//! the files that it would read in the source.
 //!
-//! What git would say if it read everything is asked of git: of an index of the same entries that
+//! To get the answer of a git that reads everything, the test gives git an index with the same
+//! entries and no stats.
 //! records no stat.
 #![cfg(target_os = "linux")]
 
@@ -92,7 +93,7 @@ fn git_reads_no_file_of_the_clone_of_a_clean_project() {
         assert_eq!(report.ready_index_entries, count, "{what}");
         assert_eq!(not_ready(&clone).replace("intended\n", ""), "", "{what}");
         assert_eq!(status(&clone), status(&desk.project), "{what}");
-        // That a file is intended to be added is said of no entry that is made anew.
+        // No new entry has the flag "intent to add".
         if what != "version 3" {
             assert_eq!(status(&clone), truth(&clone), "{what}");
         }
@@ -109,8 +110,8 @@ fn the_kernel_sees_git_open_no_tracked_file() {
     if !has_command("strace") {
         return not_run(test, "there is no strace");
     }
-    // git compares seconds, and reads a file of the second in which the index was written. calve
-    // takes for racy what changed in the tick in which it was.
+    // git compares seconds, and reads a file that changed in the second in which the index was
+    // written. For calve, an entry is racy if it changed in the same tick.
     let text = format!(
         "{PROJECT}\ntouch -d 2020-01-01 run.sh $(git ls-files '?' 'src/*'); tick; git status"
     );
@@ -142,9 +143,9 @@ fn the_kernel_sees_git_open_no_tracked_file() {
     assert_eq!(opened(&clone), 5);
 }
 
-/// Each row is a script in a project that has been committed. In the clone, git says what it says
-/// in the project and what it would if it read everything; and so many of the twelve entries are
-/// ready.
+/// Each row is a script in a project that has been committed. In the clone, git gives the same
+/// answer as in the project, and the same as if it read everything. This many of the twelve entries
+/// are ready.
 #[test]
 fn whatever_the_state_of_the_project_git_answers_the_same_in_the_clone() {
     let test = "whatever_the_state_of_the_project_git_answers_the_same_in_the_clone";
@@ -250,7 +251,7 @@ fn whatever_the_state_of_the_project_git_answers_the_same_in_the_clone() {
     }
 }
 
-/// As another program would write an index: nanoseconds are zero.
+/// Like the index of another program: nanoseconds are zero.
 #[test]
 fn an_index_without_nanoseconds_is_compared_by_seconds() {
     let test = "an_index_without_nanoseconds_is_compared_by_seconds";

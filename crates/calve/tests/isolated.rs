@@ -180,7 +180,7 @@ fn eight_clones_take_the_disk_of_none_and_eight_copies_of_eight() {
     clone_tree(&source, &dests, &CloneOptions::new()).unwrap();
     let taken = used().saturating_sub(before);
     if expects_reflink(scratch.path()) {
-        // Other tests use the same filesystem meanwhile.
+        // Other tests use the same filesystem at the same time.
         assert!(taken < 4 * tree, "{taken} bytes for 8 clones of {tree}");
     } else {
         assert!(taken + tree > 7 * tree, "{taken} bytes for 8 copies of {tree}");

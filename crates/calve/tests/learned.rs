@@ -1,8 +1,8 @@
-//! What one operation learns of a filesystem changes none of the next: a process that keeps a store
-//! open shares blocks again when nothing is refused any more.
+//! Promise: an operation's knowledge about a filesystem does not affect the next operation. A
+//! process that keeps a store open shares blocks again when the kernel no longer refuses.
 //!
-//! The story: after three files to which the kernel said EPERM (a sandbox does that for a while) an
-//! open store copied every file for ever.
+//! The reason for this test: the kernel said EPERM for three files (a sandbox does that for a
+//! while), and after that an open store copied every file for ever.
 
 #![cfg(all(target_os = "linux", feature = "store"))]
 

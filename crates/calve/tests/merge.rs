@@ -52,7 +52,7 @@ fn what_the_source_has_replaces_and_what_it_has_not_stays() {
             for name in ["a", "both/kept", "both/deep/a", "old/kept"] {
                 file(&dest.join(name), 99, 0o600, 9000);
             }
-            // An old name that is a link is replaced; what it points to is not.
+            // A merge replaces an old name that is a link, but not the target of the link.
             symlink(&unrelated, dest.join("both/a")).unwrap();
             fs::hard_link(&unrelated, dest.join("link")).unwrap();
             symlink("target", source.join("link")).unwrap();
@@ -214,7 +214,7 @@ fn where_another_filesystem_is_mounted_in_the_destination_files_arrive_whole_the
                 assert_no_stage(&dest);
             }
         }
-        // What cannot be there leaves nothing behind either.
+        // An entry that cannot be made there leaves nothing behind either.
         fs::remove_file(mounted.join("below/a")).unwrap();
         fs::create_dir(mounted.join("below/a")).unwrap();
         for number in 0..40 {
@@ -587,7 +587,7 @@ fn two_entries_that_the_destination_takes_for_one_are_an_error_that_names_both()
                 assert_eq!(error.kind(), ErrorKind::Conflict, "{what}: {error}");
                 let both = [Some(error.path()), error.other_path()].map(Option::unwrap);
                 if [one, other].contains(&"folder") && one != other {
-                    // That a folder is in the way is as good a reason.
+                    // A folder in the way is also a correct reason.
                     assert!(both[0].starts_with(source.join("deep")), "{what}: {error}");
                 } else {
                     let both = both.map(Path::to_owned);
@@ -602,8 +602,8 @@ fn two_entries_that_the_destination_takes_for_one_are_an_error_that_names_both()
                 fs::remove_dir_all(&source).unwrap();
             }
         }
-        // What one call put there another replaces, by whatever name; and hard links are as many
-        // places as names.
+        // A second call replaces the entries of the first one, by whatever name. Each hard link is
+        // a separate place.
         fs::create_dir_all(source.join("deep")).unwrap();
         for name in ["a", "deep/b", "deep/c"] {
             file(&source.join(name), 1, 0o644, 3000);
@@ -712,8 +712,8 @@ fn a_destination_that_is_a_link_to_no_folder_or_to_one_that_cannot_be_is_an_erro
     assert_eq!(names(&source.join("inside")), ["d0"]);
 }
 
-/// The link is looked up once: whoever turns it round meanwhile gets nothing into the other folder
-/// but what was asked for.
+/// calve looks the link up once. If somebody changes the link at the same time, no unexpected entry
+/// arrives in the other folder.
 #[test]
 fn a_link_that_is_turned_round_during_the_merge_tears_nothing() {
     let scratch = Scratch::new();
@@ -769,7 +769,8 @@ fn what_exists_is_kept_and_what_is_missing_arrives_and_both_are_counted() {
             {
                 file(&source.join(name), seed as u64, 0o640, 5000);
             }
-            // Names of one file of which some are there, also the one that is met first.
+            // One file with several names, some of which exist already, among them the one that
+            // comes first.
             for name in ["h1", "h2", "h3", "h4"] {
                 if name == "h1" {
                     file(&source.join(name), 50, 0o640, 5000);
@@ -870,8 +871,8 @@ fn a_folder_over_what_is_none_is_an_error_also_where_the_rest_is_kept() {
     }
 }
 
-/// Of many that merge the same names into one place, each name has the content of one of them, and
-/// no one's is ever replaced.
+/// Many processes merge the same names into one place. Each name has the content of one of them,
+/// and none is ever replaced.
 #[test]
 fn what_appears_meanwhile_is_kept_too() {
     let scratch = Scratch::new();

@@ -21,7 +21,7 @@ fn scratch() -> tempfile::TempDir {
     .unwrap()
 }
 
-/// What an entry is: `None` for a directory.
+/// The content of an entry: `None` for a directory.
 #[derive(Debug, PartialEq, Eq)]
 struct Entry {
     content: Option<Vec<u8>>,
@@ -426,7 +426,7 @@ fn a_file_replaces_another_whole_and_never_a_directory() {
 #[test]
 fn a_path_longer_than_windows_once_allowed_arrives() {
     let folder = scratch();
-    // Which makes it verbatim on Windows, or this test could not make the path itself.
+    // This makes the path verbatim on Windows. Otherwise this test itself could not make it.
     let root = fs::canonicalize(folder.path()).unwrap();
     let mut inside = PathBuf::new();
     for level in 0..20 {

@@ -1,4 +1,4 @@
-//! Property: whatever the tree and the setting, what arrives is what a naive model says.
+//! Property: for each tree and setting, the result is the one of a naive model.
 #![cfg(target_os = "linux")]
 
 mod common;
@@ -16,7 +16,7 @@ use common::{Scratch, bytes, expects_reflink, jobs, sh};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-/// One entry to be made; indices wrap around whatever there is.
+/// One entry to make. Indices wrap around the existing entries.
 #[derive(Debug, Clone)]
 struct Plan {
     folder: usize,
@@ -72,7 +72,7 @@ fn tree(most: usize) -> impl Strategy<Value = Vec<Plan>> {
     prop::collection::vec(plan, 0..most)
 }
 
-/// Makes the tree; what cannot be (a name that is taken) is left out.
+/// Makes the tree. Leaves out an entry that cannot be made (its name is taken).
 fn build(root: &Path, plans: &[Plan]) {
     fs::create_dir(root).unwrap();
     chmod(root, 0o755);
@@ -181,10 +181,11 @@ fn setting() -> impl Strategy<Value = Setting> {
         })
 }
 
-/// Of whom an entry is a hard link: the tree it came from, and its first name there.
+/// The file that an entry is a hard link of: its tree, and its first name there.
 type Origin = (bool, PathBuf);
 
-/// What must arrive of the source; with whom each entry shares its inode.
+/// The entries of the source that must arrive, and for each the entry with which it shares its
+/// inode.
 fn arrives(
     source: &Path,
     tree: &Snapshot,
@@ -206,7 +207,7 @@ fn arrives(
         } else if !(setting.xattrs || linked && setting.mode == CloneMode::Hardlink) {
             entry.xattrs.clear();
         }
-        // What must be mutable is a file of its own, even among its own names.
+        // A mutable file is a file of its own, even among its own names.
         if is_mutable && matches!(setting.mode, CloneMode::Hardlink | CloneMode::Symlink) {
             origin.1 = path.join("of its own");
         }
@@ -234,7 +235,7 @@ fn merged(
     Some(new)
 }
 
-/// As a snapshot: the first names are found anew.
+/// Turns the model into a snapshot, and finds the first names again.
 fn as_snapshot(model: BTreeMap<PathBuf, (Entry, Origin)>) -> Snapshot {
     let mut first: BTreeMap<Origin, PathBuf> = BTreeMap::new();
     model
@@ -246,8 +247,8 @@ fn as_snapshot(model: BTreeMap<PathBuf, (Entry, Origin)>) -> Snapshot {
         .collect()
 }
 
-/// Takes out what the model does not say: the times of folders that were merged into, of links that
-/// the operation made.
+/// Removes the parts that the model does not predict: the times of folders that were merged into,
+/// and of links that the operation made.
 fn blurred(mut tree: Snapshot, setting: &Setting) -> Snapshot {
     for entry in tree.values_mut() {
         let merged_into =

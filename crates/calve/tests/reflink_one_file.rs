@@ -25,7 +25,7 @@ fn entry(path: &Path) -> Entry {
     snapshot(path).remove(Path::new("")).unwrap()
 }
 
-/// What a reflink within `dir` must come to.
+/// The expected outcome of a reflink within `dir`.
 fn expected(dir: &Path) -> ReflinkOutcome {
     if expects_reflink(dir) { ReflinkOutcome::Cloned } else { ReflinkOutcome::Unsupported }
 }
@@ -123,7 +123,7 @@ fn each_way_to_fail_is_told_apart_and_changes_nothing() {
         ("missing", "new", Outcome(SourceVanished)),
         ("missing/below", "new", Outcome(SourceVanished)),
         ("dangling/below", "new", Outcome(SourceVanished)),
-        // Where the folder is missing it is the destination's fault, whatever the source.
+        // If the folder is missing, the error is about the destination, whatever the source is.
         ("file", "missing/new", Error(io::ErrorKind::NotFound)),
         ("missing", "missing/new", Error(io::ErrorKind::NotFound)),
         ("file", "file/new", Error(io::ErrorKind::NotADirectory)),
@@ -455,7 +455,7 @@ fn a_file_without_copy_on_write_costs_at_most_one_copy() {
         assert_same(&snapshot(&source), &snapshot(&dest), "NOCOW");
         fs::remove_dir_all(&dest).unwrap();
     }
-    // A folder that passes the flag on to what is made in it, the other way round.
+    // The other way round: a folder whose new files inherit the flag.
     fs::create_dir(scratch.join("nocow")).unwrap();
     sh(Command::new("chattr").arg("+C").arg(scratch.join("nocow")));
     let dest = scratch.join("nocow/dest");

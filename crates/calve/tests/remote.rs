@@ -1,5 +1,5 @@
-//! Promise: a snapshot goes through a remote as it is, whole or not at all, whoever pushes and
-//! pulls at the same time, is killed, or tampers with the remote.
+//! Promise: a snapshot goes through a remote unchanged, whole or not at all, even if others push
+//! and pull at the same time, are killed, or tamper with the remote.
 #![cfg(all(target_os = "linux", feature = "remote"))]
 
 mod common;
@@ -195,7 +195,7 @@ fn a_store_that_has_nothing_in_common_with_the_remote_sends_only_what_is_not_the
     let here = Project::new(|root| plain_tree(root, 10, 50, 3000));
     let id = here.snapshot();
     push(&place.open(), &here.store, id, "ready");
-    // The same contents and one more, in a snapshot that does not know the first.
+    // The same contents and one more, in a snapshot that does not refer to the first.
     let there = Project::new(|root| plain_tree(root, 10, 50, 3000));
     fs::write(there.path.join("more"), "more").unwrap();
     let other = there.snapshot();
@@ -375,7 +375,7 @@ fn a_collector_tells_of_a_snapshot_that_is_gone_only_if_a_name_means_it() {
     let announced = here.snapshot();
     place.open().push(&here.store, announced, &PushOptions::new(), &common()).unwrap();
     fs::create_dir_all(place.path("underway")).unwrap();
-    // As a pusher leaves it that is killed before it makes its record.
+    // Like the remains of a pusher that was killed before it made its record.
     let record = place.path(&format!("snapshots/{announced}"));
     fs::rename(record, place.path(&format!("underway/push-{}", "0".repeat(32)))).unwrap();
     let missing = || place.open().gc(&RemoteGcOptions::new(), &common()).unwrap().missing;
@@ -401,7 +401,7 @@ fn a_push_that_failed_goes_on_with_the_packs_that_arrived() {
     assert_eq!(error.kind(), ErrorKind::SnapshotNotFound, "{error}");
     fs::remove_file(place.path("parts")).unwrap();
 
-    // One pack was lost meanwhile, and one more file is there now.
+    // In the meantime one pack was lost, and one more file arrived.
     let lost = names(&place.path("packs")).pop().unwrap();
     fs::remove_file(place.path("packs").join(lost)).unwrap();
     fs::write(here.path.join("more"), "more").unwrap();
@@ -486,7 +486,7 @@ fn whatever_is_changed_in_the_remote_nothing_wrong_arrives() {
                 let pulled = Remote::open(&place.url, &none())
                     .and_then(|remote| pull(&remote, &there.store, "ready"));
                 match pulled {
-                    // A flipped bit in a frame may be one that nobody reads.
+                    // The flipped bit may be in a part of the frame that nobody reads.
                     Ok(_) => assert_same(&tree(&here.path), &there.start(id).unwrap(), &what),
                     Err(error) => {
                         let kinds = [
@@ -533,7 +533,7 @@ fn where_keys_are_configured_a_name_counts_only_as_one_of_them_signed_it_last() 
     refused("unsigned");
     remote.push(&here.store, first, &named(Some(&theirs)), &common()).unwrap();
     refused("signed by another");
-    // Whoever trusts nobody in particular takes it.
+    // A store without keys accepts it.
     pull(&place.open(), &Project::new(empty).store, "ready").unwrap();
     let pushed = remote.push(&here.store, first, &named(Some(&ours)), &common()).unwrap();
     assert_eq!((pushed.sequence, pushed.unchanged), (Some(3), false));
@@ -931,7 +931,7 @@ fn a_limit_changes_nothing_but_the_time_and_progress_ends_at_what_was_expected()
     assert_same(&tree(&here.path), &there.start(id).unwrap(), "limited");
 }
 
-/// Files by path, each with a number that stands for a content.
+/// Files by path, each with a number for its content.
 fn some_tree() -> impl Strategy<Value = Vec<(String, u8)>> {
     prop::collection::vec(("[ab]/[ab]/[a-d]", 0..12_u8), 0..12)
 }

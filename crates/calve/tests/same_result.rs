@@ -31,7 +31,7 @@ fn ways(reflinks: bool) -> Vec<(CloneMode, Reflink, Method)> {
     ways
 }
 
-/// What is left out and reported is not expected.
+/// Entries that calve leaves out and reports are not expected.
 fn expected(tree: &Snapshot) -> Snapshot {
     only(tree, |_, entry| !matches!(entry.kind, Kind::Socket | Kind::Device))
 }
@@ -145,8 +145,8 @@ fn without_the_right_to_give_files_away_the_result_is_that_of_cp_too() {
         return not_run(name, "needs root, to make other users' files");
     }
     for umask in [0o077, 0o022] {
-        // In a process of its own for its working directory: nobody may come here by an absolute
-        // path.
+        // Use another process, because of its working directory: this user may not come here by an
+        // absolute path.
         in_child(name, &format!("umask {umask:03o}"), || {
             let scratch = Scratch::new();
             rustix::process::umask(rustix::fs::Mode::from_raw_mode(umask));
@@ -225,8 +225,8 @@ fn what_the_destinations_folder_would_pass_on_does_not_reach_the_clone() {
             sh(Command::new("rm").arg("-rf").arg(&dest));
 
             if existing == Existing::Merge {
-                // The destination itself is such a folder: it stays as it is, what is new in it is
-                // as in the source.
+                // The destination itself is such a folder. It stays as it is, and new entries in it
+                // are as in the source.
                 fs::create_dir(&dest).unwrap();
                 chmod(&dest, 0o2777);
                 let _ = odd::set_default_acl(&dest);
@@ -252,14 +252,15 @@ fn a_tree_that_comes_from_another_filesystem_arrives_the_same_as_a_copy() {
     let scratch = Scratch::new();
     let source = elsewhere.join("source");
     odd::build(&source);
-    // What cannot be linked to the source over there is a copy with all its names.
+    // A file that cannot be linked to the source on the other filesystem is a copy with all its
+    // names.
     let modes = [(CloneMode::Clone, Method::Copy), (CloneMode::Hardlink, Method::Mixed)];
     for ((mode, method), threads) in modes.into_iter().flat_map(|mode| [(mode, 1), (mode, 4)]) {
         let dest = scratch.join("dest");
         let options = jobs(CloneOptions::new().mode(mode), threads);
         let report = clone_tree(&source, &[&dest], &options).unwrap();
         let before = expected(&snapshot(&source));
-        // Where the blocks of one end and the holes of the other begin is not the same everywhere.
+        // The boundaries between blocks and holes differ between filesystems.
         let without_maps = |mut tree: Snapshot| {
             tree.values_mut().for_each(|entry| entry.data.clear());
             tree
@@ -280,8 +281,8 @@ fn a_tree_that_comes_from_another_filesystem_arrives_the_same_as_a_copy() {
     }
 }
 
-/// The names of all attributes of a file may be more than the system lists. Its ACL must arrive all
-/// the same, without which the mode would let the group do what the ACL's mask allows.
+/// The names of all attributes of a file may be more than the system lists. Its ACL must still
+/// arrive: without it, the mode would give the group all rights of the ACL's mask.
 #[test]
 fn attributes_that_cannot_be_listed_are_told_of_and_the_acl_arrives() {
     let name = "attributes_that_cannot_be_listed_are_told_of_and_the_acl_arrives";
@@ -363,8 +364,8 @@ fn an_entry_with_the_name_of_a_stage_is_left_out_and_told_of_unless_somebody_is_
     assert_eq!(clone(&inside.join("dest"), CloneOptions::new()), all);
 }
 
-/// Where an entry has an ACL, the mode's group bits are its mask. Without the ACL they gave the
-/// group all that somebody else had been given by name.
+/// If an entry has an ACL, the mode's group bits are its mask. Without the ACL these bits gave the
+/// group all rights that the ACL gives to others by name.
 #[test]
 fn where_an_acl_stays_behind_the_group_gains_nothing() {
     let name = "where_an_acl_stays_behind_the_group_gains_nothing";
@@ -500,7 +501,7 @@ fn hard_links_of_every_kind_of_entry_arrive_as_hard_links() {
     }
 }
 
-/// Its mode comes after the links: nobody but root could reach a name in it then.
+/// calve sets its mode after the links: with that mode, only root could reach a name in it.
 #[cfg(target_os = "linux")]
 #[test]
 fn names_in_folders_that_shut_out_their_owner_arrive_as_hard_links() {

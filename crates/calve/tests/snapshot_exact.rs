@@ -1,5 +1,5 @@
-//! Promise: a snapshot is the tree. What is started from it is the same, entry by entry, in all
-//! that an entry is; and a snapshot costs no more reading than was changed.
+//! Promise: a snapshot is the tree. A tree that is started from it is equal to it, entry by entry,
+//! in all properties of an entry. A snapshot reads only the changed files.
 
 #![cfg(target_os = "linux")]
 
@@ -85,9 +85,9 @@ fn a_worktree_is_the_same_after_all_content_was_packed() {
     assert_eq!(assert_sound(&desk.store).mirrors, 0, "all mirrors were dropped");
     let (path, report) = start(&desk, "one");
     assert_arrived(&report);
-    // Holes, too: a pack does not know them, but in this tree what is zero is a hole.
+    // Holes, too: a pack does not record them, but in this tree all zeros are holes.
     assert_same(&wanted, &tree(&path), "started from a pack");
-    // What was unpacked is a mirror again, and vouched for.
+    // Unpacked content is a mirror again, and vouched for.
     let found = assert_sound(&desk.store);
     assert!(found.mirrors >= packed.packed_blobs && found.unsealed_mirrors == 0, "{found:?}");
 }
@@ -171,7 +171,7 @@ fn what_calveignore_names_is_left_out_as_git_would() {
             "src/target/kept",
         ]
     );
-    // What is ignored is no change either, in the project or in a worktree.
+    // An ignored file is no change either, in the project or in a worktree.
     put(&path, "more.log", "1");
     put(&path, "target/x", "1");
     assert_eq!(status(&desk.store.worktree("one").unwrap()), [""; 0]);
@@ -268,12 +268,12 @@ fn what_is_stored_is_vouched_for_whoever_opens_the_store_next() {
     assert_eq!(store.warm(&[], &options()).unwrap().made_mirrors, 0);
 }
 
-/// The stream that what is appended to is always a start of.
+/// The stream of which every state of the growing file is a prefix.
 fn stream(length: usize) -> Vec<u8> {
     bytes(4711, length)
 }
 
-/// A content that says how long it is and what is in it.
+/// A content that contains its own length and hash.
 fn sealed_content(seed: u64) -> Vec<u8> {
     let length = 100 + usize::try_from(seed % 50).unwrap() * 997;
     let mut content = format!("{seed:020}").into_bytes();
@@ -290,7 +290,7 @@ fn is_whole(path: &Path, content: &[u8], all: &[u8]) -> bool {
     seed.and_then(|digits| digits.parse().ok()).is_some_and(|seed| sealed_content(seed) == content)
 }
 
-/// Changes files until it is told to stop, each step leaving a whole file behind.
+/// Changes files until `stop`. Each step leaves a whole file.
 fn churn(root: &Path, all: &[u8], stop: &AtomicBool) {
     let mut step = 0_u64;
     let at = |folder: &str, number: u64| root.join(folder).join(format!("f{}", number % 8));
@@ -357,7 +357,7 @@ fn a_snapshot_of_a_tree_in_motion_tears_no_file() {
             put(root, &format!("cut/f{number}"), &all[..60_000]);
             put(root, &format!("replaced/f{number}"), sealed_content(number));
             put(root, &format!("deleted/f{number}"), sealed_content(number));
-            // As many as it takes for a scan to last.
+            // Enough files to make a scan last.
             for still in 0..30 {
                 put(root, &format!("still/{number}/{still}"), sealed_content(number * 100 + still));
             }
@@ -387,7 +387,7 @@ fn a_snapshot_of_a_tree_in_motion_tears_no_file() {
                 .filter(|file| !matches!(file.to_str(), Some("new" | "replaced/new")))
                 .filter(|file| {
                     let rule = file.to_str().unwrap().replace("linked-too", "linked");
-                    // Nor is a file whole between its truncation and its write.
+                    // A file is not whole between its truncation and its write.
                     let content = fs::read(path.join(file)).unwrap();
                     !is_whole(Path::new(&rule), &content, &all)
                 })
@@ -412,7 +412,7 @@ fn a_snapshot_of_a_tree_in_motion_tears_no_file() {
     assert_same(&tree(&desk.project), &tree(&path), "after the motion");
 }
 
-/// One change of the tree at `root`, as the dice say; nothing where it cannot be.
+/// One random change of the tree at `root`; none if it is not possible.
 fn change(root: &Path, dice: &mut Dice, number: usize) -> std::io::Result<()> {
     use std::os::unix::fs::{MetadataExt as _, chown, symlink};
     let paths: Vec<(PathBuf, Kind)> = tree(root)
@@ -513,7 +513,8 @@ fn a_tree_that_was_brought_to_a_snapshot_is_equal_to_the_project_in_everything()
             assert_eq!(report.skipped, [], "{row}");
             let (mut wanted, mut found) = (wanted(&desk.project), tree(&path));
             if !is_btrfs {
-                // XFS sets blocks aside behind what was just written, and calls that data, too.
+                // XFS reserves blocks behind bytes that were just written, and reports them as
+                // data.
                 wanted.values_mut().chain(found.values_mut()).for_each(|it| it.data.clear());
             }
             assert_same(&wanted, &found, &row);
@@ -567,7 +568,7 @@ fn a_tree_that_somebody_touched_is_not_handed_over_and_verify_says_so() {
     for (number, (row, touch)) in rows.into_iter().enumerate() {
         desk.store.make_ready_trees(&options()).unwrap();
         let (inode, folder) = waiting(&desk.store, "README");
-        // As long as it is open, no other file gets its inode number.
+        // While it is open, no other file gets its inode number.
         let _open = fs::File::open(folder.join("tree/README")).unwrap();
         after_a_tick();
         touch(&folder);
@@ -680,7 +681,7 @@ fn on_btrfs_a_start_takes_the_snapshot_that_waits_unless_somebody_touched_it() {
         let _ = fs::remove_file(waits);
         let _ = fs::remove_dir_all(waits.with_extension("aside"));
     }
-    // What was written to a worktree is in no other one.
+    // A write to a worktree is visible in no other one.
     desk.store.make_ready_trees(&options()).unwrap();
     let (first, _) = start(&desk, "first");
     put(&first, "README", "of the first one");
@@ -745,7 +746,7 @@ fn on_btrfs_what_a_killed_process_leaves_of_a_snapshot_that_waits_harms_nobody()
     if filesystem(&desk.project) != "btrfs" {
         return common::not_run(test, "only on btrfs a snapshot waits");
     }
-    // The process of another boot. What it left is swept after a minute.
+    // A process of another boot. calve sweeps its stage after a minute.
     let dead = |number: u32| format!(".calve-stage-0000000000000000-1-1-{number:016x}");
     let id = desk.snapshot();
     desk.store.keep_ready_trees(1).unwrap();
@@ -853,7 +854,7 @@ fn ready_trees_are_made_by_one_process_at_a_time_and_only_as_many_as_are_kept() 
     desk.store.keep_ready_trees(3).unwrap();
     assert_eq!((make().made, desk.store.stats().unwrap().ready_trees), (3, 3));
     assert_eq!(make().made, 0);
-    // One for each of two worktrees of one start, and then it makes two.
+    // One tree for each of the two worktrees of a start. Then it makes two.
     desk.start(&["one", "two"]);
     assert_eq!(desk.store.stats().unwrap().ready_trees, 1);
     let lock = fs::File::open(desk.store.path().join("locks/refill")).unwrap();
@@ -869,12 +870,12 @@ fn ready_trees_are_made_by_one_process_at_a_time_and_only_as_many_as_are_kept() 
     assert_eq!(make().made, 3);
     desk.store.keep_ready_trees(1).unwrap();
     assert_eq!(make().removed, 2);
-    // What a start could not use.
+    // A tree that a start could not use.
     let left = desk.store.path().join("trash/.calve-stage-0000000000000000-1-1-0123");
     put(&left, "tree/file", "text");
     make();
     assert!(!left.try_exists().unwrap());
-    // Whoever makes trees sees the number that somebody else sets meanwhile.
+    // The process that makes trees sees a number that another process sets in the meantime.
     for _ in 0..5 {
         desk.store.keep_ready_trees(8).unwrap();
         std::thread::scope(|scope| {

@@ -78,7 +78,7 @@ fn a_store_of_the_first_version_is_whole_and_can_be_read_and_started_from() {
     assert_eq!(fs::read(at.join("new/src/deep/er/more")).unwrap(), b"more\n");
 }
 
-/// What is in a store's folder, its locks aside.
+/// The contents of a store's folder, without its locks.
 fn files(store: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let (mut found, mut folders) = (BTreeMap::new(), vec![store.to_owned()]);
     while let Some(folder) = folders.pop() {
@@ -129,7 +129,7 @@ fn directories(store: &Path) -> BTreeSet<Vec<u8>> {
     rows.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
 }
 
-/// Later versions encode what the first one could encode in the same way, and so it has the same
+/// Later versions encode the values of the first version in the same way, so these have the same
 /// ids.
 #[test]
 fn a_tree_of_the_first_version_has_the_ids_that_it_had() {

@@ -1,5 +1,5 @@
-//! Promise: what is damaged is never served; it is named with the paths it stands for, and mended
-//! where that can be done.
+//! Promise: calve never serves damaged content. It names the content with the paths that need it,
+//! and mends it if it can.
 #![cfg(target_os = "linux")]
 
 mod common;
@@ -18,7 +18,7 @@ use common::{Scratch, as_nobody, is_root, names, not_run};
 
 const CONTENT: &[u8] = b"the content that is damaged";
 
-/// Where the damage is, and how the store stands otherwise.
+/// The place of the damage, and the rest of the store's state.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Place {
     Mirror,
@@ -40,7 +40,7 @@ enum Action {
     Close,
 }
 
-/// What a start gives.
+/// The result of a start.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Start {
     Exact,
@@ -139,8 +139,8 @@ fn damage_row(project: &Project, id: SnapshotId, place: Place, action: Action) {
         .unwrap();
 }
 
-/// What a row of the table says: what a start gives, what verify finds (and whether that is lost),
-/// what of it is mended, and what a start gives then.
+/// A row of the table: the result of a start, the findings of verify (and whether each is lost),
+/// whether a repair mends them, and the result of a start after that.
 type Row = (Place, Action, Start, &'static [(DamageKind, bool)], bool, Start);
 
 const ROWS: &[Row] = {
@@ -214,7 +214,7 @@ fn check_row(row: &Row, kept: bool) {
     let text =
         format!("{action:?} {place:?}, the files are {}", if kept { "there" } else { "gone" });
     let of_content = !matches!(place, Place::Directory | Place::Snapshot);
-    // What still stands at its path is taken in again.
+    // calve takes in again a content that still exists at its path.
     let (mended, then) = if kept && of_content { (true, Start::Exact) } else { (mended, then) };
     let make = || {
         let made = damaged_project(place);
@@ -224,7 +224,7 @@ fn check_row(row: &Row, kept: bool) {
                 fs::remove_dir_all(made.0.path.join(folder)).unwrap();
             }
         }
-        // As another process would see it.
+        // Like another process.
         let store = Store::open(made.0.store.path()).unwrap();
         (made, store)
     };
@@ -269,7 +269,7 @@ fn check_row(row: &Row, kept: bool) {
 fn damage_is_never_served_is_named_with_its_paths_and_is_mended_where_it_can_be() {
     for row in ROWS {
         if row.1 == Action::Close && common::is_root() {
-            // Root reads what is closed.
+            // Root can read closed files.
             #[cfg(target_os = "linux")]
             {
                 let tried = common::as_nobody(|| {

@@ -105,7 +105,7 @@ fn a_store_that_is_not_there_is_missed_by_its_path_and_nothing_takes_its_place()
     assert_eq!(it.scratch.names(), ["project", "project.calve"]);
 }
 
-/// What an archive may bring along.
+/// Contents that an archive may bring along.
 #[test]
 fn a_pointer_leads_to_no_store_that_does_not_know_its_project() {
     let it = Elsewhere::new();

@@ -1,6 +1,6 @@
-//! Promise: a store that somebody else made can be opened, looked at, verified, mended and
-//! collected. It is refused, or what is wrong in it is named; nothing hangs, nothing takes memory
-//! without end, and nothing outside of it is read in, made, changed or removed.
+//! Promise: calve can open, read, verify, mend and collect a store that somebody else made. It
+//! refuses the store, or names the faults in it. Nothing hangs, nothing takes memory without end,
+//! and calve reads, makes, changes or removes nothing outside of the store.
 #![cfg(target_os = "linux")]
 
 mod common;
@@ -20,7 +20,7 @@ use common::{child, child_done, within};
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
-/// What a whole run of a row may have for its memory, stacks and mapped files included.
+/// The most memory that a whole run of a row may take, with stacks and mapped files.
 const MOST_BYTES: u64 = 3 << 30;
 
 /// Longer than any row takes.
@@ -52,8 +52,7 @@ impl Hostile {
         Self { project, id, outside }
     }
 
-    /// A path in the store, of which the folder is there: a new store has none for what can be
-    /// undone.
+    /// A path in the store whose folder exists. A new store has no folder for undo data.
     fn file(&self, name: &str) -> PathBuf {
         let path = self.project.file(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -75,7 +74,8 @@ impl Hostile {
         mknodat(CWD, self.replace(name), kind, Mode::RUSR | Mode::WUSR, 0).unwrap();
     }
 
-    /// One that gives zeroes without end, where this user may make one; else a socket.
+    /// Makes a device that returns zeroes without end, or a socket if this user may not make a
+    /// device.
     fn device(&self, name: &str) {
         let path = self.replace(name);
         let zero = makedev(1, 5);
@@ -101,7 +101,7 @@ impl Hostile {
         db.query_row("SELECT token FROM worktrees WHERE name = '.'", [], |row| row.get(0)).unwrap()
     }
 
-    /// Puts a snapshot of these directories into the database, the last of which is its root.
+    /// Puts a snapshot of these directories into the database. The last one is the root.
     fn plant(&self, directories: &[Vec<u8>], entries: u64) -> SnapshotId {
         let db = rusqlite::Connection::open(self.file("index.db")).unwrap();
         for encoding in directories {
@@ -504,8 +504,8 @@ const TEST: &str =
 /// How many rows are tried at once, each in a process of its own.
 const AT_ONCE: usize = 4;
 
-/// Tries a row in a process that hangs, runs out of memory or panics alone; what came of it, unless
-/// it is good.
+/// Tries a row in its own process, so that only that process hangs, runs out of memory or panics.
+/// Returns the result unless it is good.
 fn try_alone(row: &'static Row) -> Option<String> {
     let output = child(TEST, row.0, || try_row(row))?.output().unwrap();
     child_done(&output).err().map(|why| format!("{}: {why}", row.0))

@@ -1,5 +1,5 @@
-//! Promise: nothing in a store is lost or served wrong, whatever is packed, made warm and
-//! collected, and whoever is at it at the same time.
+//! Promise: a store loses nothing and serves nothing wrong, whatever is packed, warmed and
+//! collected, and whoever else uses the store at the same time.
 #![cfg(target_os = "linux")]
 
 mod common;
@@ -49,7 +49,7 @@ fn what_was_packed_starts_the_same_tree_and_its_mirrors_are_made_again() {
     project.assert_sound();
     assert_eq!(project.verify().unsealed_mirrors, 0, "what was unpacked is sealed");
 
-    // What is packed already only loses its mirror.
+    // Packed content only loses its mirror.
     let report = project.pack_all();
     assert_eq!((report.packs, report.packed_blobs), (0, 0), "{report:?}");
     assert_eq!(report.dropped_mirrors, before.mirrors, "{report:?}");
@@ -131,7 +131,7 @@ fn mirrors_are_dropped_again_and_again_while_others_start_from_them() {
         let starters: Vec<_> = (0..2)
             .map(|_| {
                 scope.spawn(|| {
-                    // As another process would.
+                    // Like another process.
                     let store = Store::open(project.store.path()).unwrap();
                     for round in 0..10 {
                         let found = project.start_in(&store, id).unwrap();
@@ -188,7 +188,7 @@ fn collecting_removes_what_nothing_reaches_and_keeps_the_rest() {
             project.store.gc(&at_once().expire(Some(Duration::from_secs(3600))), &common());
         assert!(untouched.unwrap().snapshots.is_empty());
 
-        // What is young stays. Of files: rows have no age.
+        // Young content stays. This only concerns files: rows have no age.
         let options = GcOptions::new().expire(Some(Duration::ZERO));
         let report = project.store.gc(&options, &common()).unwrap();
         assert_eq!(report.snapshots, [first], "packed: {packed}");
@@ -314,8 +314,8 @@ fn collecting_while_others_are_at_it_removes_nothing_and_says_so() {
     assert!(!report.busy && report.mirrors == 1, "{report:?}");
 }
 
-/// What is forgotten was chosen before the store was had alone, which took as long as others were
-/// at it.
+/// calve chose the snapshots to forget before it had the store alone, which takes as long as others
+/// use the store.
 #[test]
 fn a_snapshot_that_gets_a_name_while_a_collection_waits_for_others_stays_with_all_it_has() {
     let project = Project::new(few);
@@ -351,8 +351,8 @@ fn a_snapshot_that_gets_a_name_while_a_collection_waits_for_others_stays_with_al
     project.assert_sound();
 }
 
-/// Contents come, are forgotten, are collected, and come back the moment before they go: the case
-/// in which a snapshot counts on content that nobody else needs.
+/// Contents come, are forgotten, are collected, and come back in the last moment: the case in which
+/// a snapshot relies on content that nobody else needs.
 #[test]
 fn snapshots_lose_nothing_while_all_that_is_old_is_collected_all_the_time() {
     let project = Project::apart(|root| plain_tree(root, 4, 10, 3000));
@@ -518,8 +518,8 @@ fn a_ready_tree_goes_when_no_worktree_and_no_name_is_of_its_snapshot() {
     assert!(project.start(second).is_ok(), "it is made again");
 }
 
-/// What can be undone in the project is in the store's own folder `undo`, which went with it, and
-/// without which nothing was collected any more.
+/// The undo data of the project is in the store's own folder `undo`. It was lost, and after that no
+/// collection worked.
 #[test]
 fn what_was_undone_in_the_project_is_in_no_collections_way() {
     let scratch = Scratch::new();
@@ -579,8 +579,8 @@ fn equal_content_shares_its_blocks_again_and_nothing_else_changes() {
     let trees = [desk.worktree("one"), desk.worktree("two")];
     let mut files = Vec::new();
     for (number, worktree) in trees.iter().enumerate() {
-        // A checkout wrote what the store has. A build wrote equal bytes in both, and others in
-        // each.
+        // A checkout wrote content that the store has. A build wrote equal bytes in both worktrees,
+        // and different ones.
         fs::create_dir_all(worktree.path().join("target")).unwrap();
         fs::remove_file(worktree.path().join("big")).unwrap();
         let other = bytes(3 + number as u64, 1_000_001);
@@ -597,7 +597,8 @@ fn equal_content_shares_its_blocks_again_and_nothing_else_changes() {
     let would = desk.store.reshare(&trees, &dry_run, &options()).unwrap();
     let report = desk.store.reshare(&trees, &ReshareOptions::new(), &options()).unwrap();
     if expects_reflink(desk.scratch.path()) {
-        // Twice what the store has, and once what only the two worktrees have.
+        // Twice the content that the store has, and once the content that only the two worktrees
+        // have.
         let expected = 2 * 3_000_000 + 1_000_001;
         assert!((expected..expected + 3 * 4096).contains(&report.reshared_bytes), "{report:?}");
         assert_eq!((would.reshared_files, would.reshared_bytes), (3, report.reshared_bytes));
@@ -683,7 +684,7 @@ fn folders_share_what_the_filesystem_lets_this_user_share() {
     assert_eq!((unread.unreadable, unread.reshared_files), (1, 0), "{unread:?}");
 }
 
-/// Whoever writes reads back what they wrote, whatever shares meanwhile.
+/// A process that writes reads its own bytes back, whatever other processes share at the same time.
 #[test]
 fn blocks_are_shared_beside_writers_and_drops_without_a_trace() {
     let desk = Desk::new(|project| {
@@ -698,7 +699,7 @@ fn blocks_are_shared_beside_writers_and_drops_without_a_trace() {
             scope.spawn(|| {
                 for round in 0..60_u64 {
                     let path = worktree.path().join(format!("file {}", round % 20));
-                    // As a build does: the same content anew, or one byte of it otherwise.
+                    // Like a build: writes the same content again, or changes one byte of it.
                     let mut content = bytes(round % 20, 100_000);
                     content[50_000] ^= u8::from(round % 3 == 0);
                     if round % 2 == 0 {

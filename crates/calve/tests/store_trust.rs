@@ -36,10 +36,11 @@ fn a_store_of_another_user_is_refused_where_it_was_found_and_opened_where_it_is_
             let options = StartOptions::new().at(scratch.join("at"));
             store.start(&["w"], &options, &common()).unwrap();
             store.path().to_owned()
-            // Closed: as long as it is open there is what only its owner can take over.
+            // Close the store: while it is open, it contains files that only its owner can take
+            // over.
         };
         let worktree = scratch.join("at/w");
-        // So that nobody may look at it all.
+        // Give `nobody` the right to read all of it.
         common::sh(std::process::Command::new("chmod").args(["-R", "a+rX"]).arg(scratch.path()));
         chown(&store, Some(owner), None).unwrap();
         let look = || {
@@ -53,7 +54,7 @@ fn a_store_of_another_user_is_refused_where_it_was_found_and_opened_where_it_is_
                 assert_eq!(error.kind(), ErrorKind::StoreUntrusted, "{row}, {folder:?}: {error:?}");
                 assert_eq!(fs::canonicalize(error.path()).unwrap(), store, "{row}, {folder:?}");
                 assert!(error.to_string().contains(&format!("uid {owner}")), "{row}: {error}");
-                // Who names it has it, and finds what is of it.
+                // A user who names the store can use it, and finds its contents.
                 let named = Store::open(&store).unwrap();
                 let place = named.find(folder).unwrap();
                 assert!(folder.starts_with(&place.root), "{row}, {folder:?}: {place:?}");

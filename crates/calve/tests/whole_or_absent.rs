@@ -25,7 +25,7 @@ use common::{
 
 const STAGE: &str = ".calve-stage-";
 
-/// What a call that must fail failed with, and that nothing came or went in `scratch`.
+/// Checks that a call fails, and that no entry came or went in `scratch`. Returns the error.
 #[track_caller]
 fn fails(scratch: &Scratch, source: &str, dests: &[&str], options: &CloneOptions) -> calve::Error {
     let before = snapshot(scratch.path());
@@ -109,7 +109,7 @@ fn a_reflink_that_must_be_and_cannot_leaves_nothing() {
     let name = "a_reflink_that_must_be_and_cannot_leaves_nothing";
     let scratch = Scratch::new();
     plain_tree(&scratch.join("old"), 1, 2, 10);
-    // Where reflinks work a source elsewhere is one for which they do not.
+    // If reflinks work here, they do not work for a source elsewhere.
     let elsewhere = expects_reflink(scratch.path()).then(Scratch::elsewhere);
     let source = match &elsewhere {
         None => scratch.join("source"),
@@ -124,7 +124,7 @@ fn a_reflink_that_must_be_and_cannot_leaves_nothing() {
             let dests: &[&str] =
                 if existing == Existing::Replace { &["new", "old"] } else { &["new", "newer"] };
             if existing == Existing::Merge {
-                // What was merged before stays: folders, here.
+                // Entries that were merged before stay: here, folders.
                 let error = clone_tree(&source, &[scratch.join("new")], &options).unwrap_err();
                 assert_eq!(error.kind(), ErrorKind::ReflinkRefused, "{error}");
                 let left = snapshot(&scratch.join("new"));
@@ -166,7 +166,7 @@ fn what_may_not_be_read_is_an_error_and_leaves_nothing() {
                 assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
                 assert_eq!(error.path(), at, "{error}");
                 if existing == Existing::Merge {
-                    // What was merged before stays, and is whole; no stage does.
+                    // Entries that were merged before stay, and are whole. No stage stays.
                     let left = names(Path::new(".")).contains(&"dest".to_owned());
                     if left {
                         assert!(
@@ -177,7 +177,7 @@ fn what_may_not_be_read_is_an_error_and_leaves_nothing() {
                 }
                 assert_eq!(scratch.names(), ["source"], "{closed} {existing:?}");
             }
-            // Left out, it is in nobody's way.
+            // If it is left out, it causes no error.
             as_nobody(|| {
                 clone_tree(
                     "source",
@@ -268,7 +268,7 @@ fn a_cancelled_clone_leaves_nothing() {
     assert!(cancelled >= 6, "those that were cancelled before they began, at least");
 }
 
-/// Waits until a stage stands in `dir`; `false` where none comes in time.
+/// Waits until there is a stage in `dir`. `false` if none comes in time.
 fn stage_appears(dir: &Path, limit: Duration) -> bool {
     let start = Instant::now();
     while start.elapsed() < limit {
@@ -422,7 +422,7 @@ fn who_looks_while_a_tree_is_replaced_sees_the_old_one_or_the_new_one() {
         let reader = scope.spawn(|| {
             let mut looks = 0;
             while !over.load(Ordering::Relaxed) {
-                // By one open directory: what is seen through it is one tree.
+                // Use one open directory, through which the test sees only one tree.
                 let dir = fs::File::open(&dest).expect("something is always there");
                 let first = read_in(&dir, "0");
                 let last = read_in(&dir, "49");
@@ -491,8 +491,8 @@ fn a_destination_inside_the_source_is_no_part_of_the_clone() {
     assert_same(&untimed(before), &untimed(snapshot(&source)), "the source itself");
 }
 
-/// A process that clones a large tree from `source` to `dest` in `scratch`, caught while its stage
-/// stands.
+/// Starts a process that clones a large tree from `source` to `dest` in `scratch`. Returns while
+/// its stage exists.
 fn caught_in_the_act(command: &mut Command, scratch: &Scratch) -> Child {
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     assert!(stage_appears(scratch.path(), Duration::from_secs(20)), "no stage appeared");
@@ -534,7 +534,7 @@ fn the_stage_of_a_killed_process_is_swept_by_the_next_and_what_links_point_to_st
         assert!(tries < 20, "it is never caught");
     };
     assert!(!is_there(&scratch.join("dest")), "whole or absent");
-    // What a killed replacement left may be anything.
+    // A killed replacement may leave any kind of entry.
     for left in ["tree", "link", "file"] {
         match left {
             "tree" => symlink(&precious, scratch.join(&stage).join("link")).unwrap(),
@@ -604,7 +604,7 @@ fn the_stage_of_a_living_process_is_left_alone() {
 fn a_stage_whose_maker_cannot_be_asked_for_lives_while_it_is_locked_or_young() {
     let scratch = Scratch::new();
     plain_tree(&scratch.join("small"), 1, 1, 10);
-    // Of another boot or another container.
+    // Stages of another boot or another container.
     let (locked, young) =
         (".calve-stage-0000000000000001-1-1-0a", ".calve-stage-0000000000000001-1-1-0b");
     for stage in [locked, young] {

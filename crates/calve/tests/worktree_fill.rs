@@ -1,5 +1,5 @@
-//! Promise: a git worktree that another tool made gets what the project has beside tracked files,
-//! nothing in it gets another content, and git and build tools take it for what it is.
+//! Promise: a git worktree that another tool made gets the files that the project has beside
+//! tracked files. No content in it changes, and git and build tools see its true state.
 
 #![cfg(all(target_os = "linux", feature = "store"))]
 
@@ -18,7 +18,7 @@ use common::snapshot::{Entry, assert_same, only, snapshot};
 use common::stores::{options, put};
 use common::{Scratch, expects_reflink, has_command, is_there, names, not_run, sh};
 
-/// What git ignores in the project, and what it does not know.
+/// Files that git ignores in the project, and untracked files.
 const BESIDE: &str = "
     printf '/target\\n/node_modules\\n.env\\n*.o\\n/.trees\\n' >.gitignore
     git add .gitignore; git commit -qm ignores
@@ -295,7 +295,7 @@ fn no_other_worktree_and_no_folder_that_means_the_project_is_carried() {
         git init -q target/repository; echo mine >target/repository/mine",
         "-b tree",
     );
-    // One that is filled is inside of the project itself.
+    // One of the filled worktrees is inside the project itself.
     for tree in [desk.tree(), desk.project.join(".trees/in")] {
         let report = fill(&tree, &FillOptions::new(), &options()).unwrap();
         assert!(report.worktrees.contains(&"target/tree".into()), "{:?}", report.worktrees);
@@ -319,7 +319,7 @@ fn no_other_worktree_and_no_folder_that_means_the_project_is_carried() {
 #[test]
 fn a_file_that_only_looks_the_same_stays_as_git_wrote_it() {
     for (what, text, in_tree, path, expected) in [
-        // One blob, checked out in two ways.
+        // One blob that is checked out in two ways.
         (
             "other attributes",
             "",

@@ -305,7 +305,7 @@ fn a_worktree_has_a_repository_of_its_own_or_none() {
         );
         assert_eq!(status(&desk.store.worktree("w").unwrap()), [""; 0], "{what}");
         if copied(&started.git) {
-            // What is done in one of the two is not seen in the other.
+            // Changes in one of the two are not visible in the other.
             let before = tree(&desk.project);
             script(
                 root,

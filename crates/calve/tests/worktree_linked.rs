@@ -1,6 +1,6 @@
-//! Promise: in a git project a worktree is a linked worktree of git, whole or absent; `git status`
-//! in it says at once what it says in the project; and no command loses what somebody wrote or
-//! committed in it.
+//! Promise: in a git project a worktree is a linked worktree of git, whole or absent. `git status`
+//! in it gives the same answer as in the project, at once. No command loses anything that somebody
+//! wrote or committed in it.
 
 #![cfg(all(target_os = "linux", feature = "store"))]
 
@@ -20,7 +20,7 @@ use common::git::{Dice, FILES, edit, git, not_ready, rounds, script, status};
 use common::stores::{Desk, fails, options, put};
 use common::{is_there, names, sh};
 
-/// A project with a commit on `main`, and what a build leaves.
+/// A project with a commit on `main`, and the output of a build.
 const PROJECT: &str = "
     git init -q -b main
     mkdir -p src target
@@ -41,7 +41,7 @@ fn prepared(text: &str) -> Desk {
     })
 }
 
-/// What git says of a tree, but for its branch.
+/// The output of git for a tree, without its branch.
 fn changes(root: &Path) -> Vec<String> {
     status(root).lines().filter(|line| !line.starts_with("# branch")).map(str::to_owned).collect()
 }
@@ -84,12 +84,12 @@ fn a_started_worktree_is_one_of_gits_and_says_what_the_project_says() {
     assert_eq!(branch(&root), "fix-1");
     assert_eq!(changes(&root), changes(&desk.project));
     assert_eq!(changes(&root).len(), 5, "{:?}", changes(&root));
-    // git reads what it would read in the project, and nothing else.
+    // git reads only the files that it would read in the project.
     assert_eq!(not_ready(&root), not_ready(&desk.project));
     let list = sh(git(&desk.project).args(["worktree", "list", "--porcelain"]));
     assert!(list.contains(&format!("worktree {}\n", root.display())), "{list}");
     assert!(!list.contains("locked") && !list.contains("prunable"), "{list}");
-    // And what is done there is seen here.
+    // Changes there are visible here.
     script(&root, "git add -A && git commit -qm two");
     script(&desk.project, "git reset -q --hard && git clean -qfd && git merge -q fix-1");
     assert_eq!(fs::read_to_string(desk.project.join("untracked")).unwrap(), "new\n");
@@ -182,7 +182,7 @@ fn a_branch_is_made_taken_or_refused_before_anything_is_made() {
         start(&desk, &[name], &how);
         assert_eq!(branch(&desk.folder().join(name)), expected);
     }
-    // One that was there stays where the start fails later.
+    // An existing branch stays if the start fails later.
     put(&desk.folder(), "late/in-the-way", "");
     script(&desk.project, "git branch late");
     fails(desk.store.start(&["late"], &plain(), &options()), ErrorKind::DestinationExists);
@@ -193,7 +193,7 @@ fn a_branch_is_made_taken_or_refused_before_anything_is_made() {
     assert_eq!(branches, "refs/heads/late\n");
 }
 
-/// Where the project is something else for git than a plain repository: linked, or why not.
+/// Projects that are no plain repository for git. The result is linked, or the reason why not.
 #[test]
 fn every_kind_of_project_works_or_says_why_it_is_not_linked() {
     let scratch = common::Scratch::new();
@@ -290,7 +290,8 @@ fn every_kind_of_project_works_or_says_why_it_is_not_linked() {
             }
             if got == "linked" {
                 assert_eq!(changes(&root), changes(&desk.project), "{what}");
-                // Of a split index the entries are elsewhere, and of a conflict git reads the file.
+                // The entries of a split index are elsewhere, and git reads a file that is in
+                // conflict.
                 let is_ready = !matches!(what, "split index" | "in a merge" | "in a rebase");
                 assert_eq!(not_ready(&root).is_empty(), is_ready, "{what}");
                 let extension = sh(git(&desk.project).args([
@@ -493,8 +494,8 @@ fn a_linked_worktree_that_is_brought_back_is_for_git_as_it_was() {
         echo staged >src/b; git add src/b; echo in-file >src/b; echo new >untracked; echo x >target/mine
         git update-index --refresh >/dev/null || true
         echo note >$(git rev-parse --git-path BISECT_LOG)";
-    // What happens to the branch, to the registration's name and to the worktree's meanwhile; the
-    // name to come back with, and whether the branch is checked out again.
+    // What happens in between to the branch, to the registration's name and to the worktree's name;
+    // the name to come back with; and whether the branch is checked out again.
     let rows = [
         ("nothing", "", "w", true),
         ("its branch is checked out", "git switch -q w", "w", false),
@@ -575,7 +576,7 @@ fn a_tree_and_a_row_that_a_crash_parted_are_found_together_by_the_next_command()
     whole("beside");
 }
 
-/// Nothing that is gone already stands in the way.
+/// A part that is gone already does not block the drop of the rest.
 #[test]
 fn what_is_gone_is_dropped_and_restored() {
     let desk = project();
@@ -672,7 +673,7 @@ fn gits_own_commands_may_be_used_on_worktrees() {
 /// git does.
 #[test]
 fn what_was_moved_is_found_by_the_next_command_and_by_git() {
-    // What is moved, and where the project and the worktree are then.
+    // The moved folder, and the places of the project and the worktree after that.
     for (text, project_at, worktree_at) in [
         ("mv project p", "p", "project.worktrees/w"),
         ("mkdir new; mv project project.worktrees new", "new/project", "new/project.worktrees/w"),
@@ -722,7 +723,7 @@ fn what_was_moved_is_found_by_the_next_command_and_by_git() {
 fn after_each_of_gits_commands_about_worktrees_calve_goes_on() {
     use WorktreeState::{Missing, Ready};
     let gone = "rm -rf ../project.worktrees/w;";
-    // What git is told, where the worktree is then, its state, and whether git knows it.
+    // The command for git, the place of the worktree after it, its state, and whether git knows it.
     for (text, place, state, is_known) in [
         ("git worktree list", "project.worktrees/w", Ready, true),
         ("git worktree list --porcelain -z", "project.worktrees/w", Ready, true),
@@ -854,9 +855,10 @@ fn lines(root: &Path, arguments: &[&str]) -> BTreeSet<PathBuf> {
     output.split('\0').filter(|path| !path.is_empty()).map(PathBuf::from).collect()
 }
 
-/// A worktree at `commit` has the commit's files as git writes them, what git ignores in the
-/// project, and nothing else. Files that the project has as well keep their times, and all others
-/// are newer than everything that the project has. Nothing is left to read for git or for calve.
+/// A worktree at `commit` has the commit's files as git writes them, the files that git ignores in
+/// the project, and nothing else. Files that the project has as well keep their times, and all
+/// others are newer than everything that the project has. Neither git nor calve has anything left
+/// to read.
 fn is_at(desk: &Desk, name: &str, commit: &str, what: &str) {
     let (root, project) = (desk.folder().join(name), &desk.project);
     let fresh = desk.scratch.join("fresh");
@@ -1166,7 +1168,7 @@ fn what_jj_knows_of_the_project_stays_there_if_it_leads_to_its_repository() {
     }
 }
 
-/// When ready trees are made, of which a start of two takes both.
+/// When the ready trees are made. A start of two worktrees takes both.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Waiting {
     Never,
@@ -1273,7 +1275,7 @@ fn many_worktrees_say_what_the_project_says(waiting: Waiting) {
             let root = desk.folder().join(name);
             assert_eq!(changes(&root), changes(&desk.project), "{what}");
             let not_ready = not_ready(&root);
-            // git reads what was brought to another snapshot when the tree was handed over.
+            // git reads the files that changed when the tree was handed over for another snapshot.
             let is_brought = what == "a file of another time" && waiting == Waiting::After;
             if let Some(is_ready) = is_ready.filter(|_| !is_brought || is_btrfs) {
                 assert_eq!(not_ready.is_empty(), is_ready, "{what}: {not_ready}");

@@ -1,5 +1,5 @@
-//! Promise: an owner, a group, an attribute and an ACL that is changed by hand is a change like any
-//! other; what could not be set when a worktree was made is none.
+//! Promise: a changed owner, group, attribute or ACL is a change like any other. Metadata that
+//! could not be set when a worktree was made is no change.
 
 #![cfg(target_os = "linux")]
 
@@ -22,7 +22,7 @@ use common::{NOBODY, as_nobody, is_root, not_run, sh};
 /// Changes something; `false` where that cannot be done here.
 type Change = fn(&Path) -> bool;
 
-/// What was done to which path of [`with_attributes`].
+/// The change of each path of [`with_attributes`].
 const CHANGES: &[(&str, &str, Change)] = &[
     ("an attribute of a file", "README", |at| set_xattr(at, "user.mine", b"1").is_ok()),
     ("another value", "src/lib.rs", |at| {
@@ -71,8 +71,8 @@ fn owners_attributes_and_acls_are_changes_for_whoever_looks() {
         let desk = Desk::new(with_attributes);
         let first = desk.snapshot();
         let second = desk.from("second", first);
-        // What the target has at this path is another thing; of a link, its target, and of a
-        // folder, its mode.
+        // The target's entry at this path is another one: for a link its target differs, for a
+        // folder its mode.
         let there = second.path().join(path);
         match fs::symlink_metadata(&there).unwrap() {
             meta if meta.is_symlink() => {
@@ -149,8 +149,8 @@ fn a_change_of_content_and_of_metadata_is_one_change() {
     assert_eq!(status(&one), ["M README"]);
 }
 
-/// Who may not give files away has a worktree whose owners are not the snapshot's, and that is
-/// nobody's change.
+/// A user who may not give files away has a worktree with other owners than the snapshot's. That is
+/// no change.
 #[test]
 fn what_a_plain_user_could_not_set_is_no_change_and_what_was_done_since_is() {
     const TEST: &str = "what_a_plain_user_could_not_set_is_no_change_and_what_was_done_since_is";
@@ -222,7 +222,7 @@ fn what_a_plain_user_could_not_set_is_no_change_and_what_was_done_since_is() {
         one.reset(&options()).unwrap();
         assert_eq!(status(&one), [""; 0], "reset again");
     });
-    // Root looks at what is not its own, and gives it away.
+    // Root looks at files of others, and gives them away.
     let one = desk.store.worktree("one").unwrap();
     assert_eq!(status(&one), [""; 0], "to root");
     chown(one.path().join("run.sh"), Some(12), None).unwrap();
@@ -240,8 +240,8 @@ fn a_reset_restores_times_modes_and_attributes_where_the_files_stand() {
     let of = |path: &str| fs::symlink_metadata(one.path().join(path)).unwrap();
     let paths = ["README", "run.sh", "run2.sh", "readme-link", "src/lib.rs", "fifo"];
     let inodes = paths.map(|path| of(path).ino());
-    // One of them has a name outside of the tree, which must stay as it is; on btrfs a worktree is
-    // a subvolume, which no name leaves.
+    // One of them has a name outside of the tree, which must stay as it is. On btrfs a worktree is
+    // a subvolume, and a hard link cannot leave it.
     let outside = one.path().join(".calve/outside");
     fs::hard_link(one.path().join("src/main.rs"), &outside).unwrap();
     after_a_tick();
@@ -401,7 +401,7 @@ fn what_is_changed_of_the_root_folder_itself_is_a_change_called_dot() {
         assert_eq!(refused.details(), [PathBuf::from(".")], "{row}");
         assert_same(&before, &tree(one.path()), row);
 
-        // Where the snapshots agree on it, it is in nobody's way, and stays.
+        // If the snapshots agree on it, it is no conflict, and stays.
         one.switch(third, &SwitchOptions::new(), &options()).unwrap();
         assert_eq!(status(&one), ["X ."], "{row}: to what agrees");
         one.switch(first, &SwitchOptions::new(), &options()).unwrap();
@@ -433,8 +433,8 @@ fn what_is_changed_of_the_root_folder_itself_is_a_change_called_dot() {
     }
 }
 
-/// The index took the entry for what the switch had put there, and vouched for the mode that
-/// somebody had given it since.
+/// The index took the entry for the one that the switch had made, and vouched for the mode that
+/// somebody had set since.
 #[test]
 fn what_is_changed_of_a_file_between_its_rename_and_the_end_of_a_switch_is_a_change() {
     let name = |number: u32| format!("f{number:04}");
@@ -464,6 +464,6 @@ fn what_is_changed_of_a_file_between_its_rename_and_the_end_of_a_switch_is_a_cha
         switching.join().unwrap();
     });
     assert_eq!(status(&one), ["X f0000"]);
-    // What nobody touched is vouched for, and not read again.
+    // The index vouches for untouched files, so calve does not read them again.
     assert_eq!(one.capture(&SnapshotOptions::new(), &options()).unwrap().read_files, 1);
 }

@@ -1,5 +1,5 @@
-//! Property: whatever is done to worktrees, in whatever order, each is what a naive model says it
-//! is: a map from paths to contents, taken by looking, and one such map kept for each snapshot.
+//! Property: after any operations on worktrees, in any order, each worktree matches a naive model.
+//! The model is a map from paths to contents, and one such map for each snapshot.
 
 #![cfg(target_os = "linux")]
 
@@ -91,7 +91,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Changes a tree by hand; what cannot be done is not.
+/// Changes a tree by hand. Skips a change that is not possible.
 fn edit(root: &Path, how: How, path: &str, other: &str, seed: u64) -> std::io::Result<()> {
     let (at, to) = (root.join(path), root.join(other));
     let text = bytes(seed, [0, 10, 10, 5000, 5000, 70_000][usize::try_from(seed).unwrap()]);
@@ -125,7 +125,7 @@ fn edit(root: &Path, how: How, path: &str, other: &str, seed: u64) -> std::io::R
             }
             Ok(())
         }
-        // None of them is the first, so that an attribute goes, too.
+        // The first seed removes the attribute.
         How::Attribute if seed == 0 => Ok(rustix::fs::lremovexattr(&at, "user.calve")?),
         How::Attribute => Ok(set_xattr(&at, "user.calve", &[u8::try_from(seed).unwrap()])?),
         // A plain user's go to its own group, which is no change.
@@ -137,7 +137,7 @@ fn edit(root: &Path, how: How, path: &str, other: &str, seed: u64) -> std::io::R
             remove(&at).or_else(|_| parents(&at))?;
             symlink(other, &at)
         }
-        // Of files: a symbolic link with two names is stored as two.
+        // Only files: calve stores a symbolic link with two names as two links.
         How::HardLink if !fs::symlink_metadata(&at)?.is_file() => Ok(()),
         How::HardLink => {
             parents(&to)?;
@@ -166,8 +166,8 @@ struct Known {
     worktree: Worktree,
     base: usize,
     now: Snapshot,
-    /// What an undo must bring back: the base then, and the content; and whether nothing was done
-    /// to it since.
+    /// The state that an undo must bring back: the base and the content; and whether nothing has
+    /// changed since.
     undo: Option<(usize, Snapshot, bool)>,
 }
 
@@ -291,14 +291,14 @@ impl Model {
         for path in all {
             let (old, new) = (base.get(path), target.get(path));
             let (then, now) = (before.get(path), after.get(path));
-            // A folder that goes stays for the sake of what was put into it by hand.
+            // A folder that the target lacks stays if somebody put entries into it by hand.
             let stays = is_dir(now)
                 && new.is_none()
                 && after
                     .keys()
                     .any(|other| other != path && other.starts_with(path) && by_hand(other));
             if old != new {
-                // Of two folders, that of the snapshot.
+                // If both are folders, the one of the snapshot.
                 let kept = is_dir(now) && is_dir(then) && stays;
                 assert!(now == new || kept, "{path:?} is not the snapshot's: {now:?}");
             } else if !force {
@@ -348,7 +348,7 @@ impl Model {
             }
             Ok(_) if *fresh => assert_same(before, &after, "after an undo"),
             Ok(_) => {
-                // What was changed by hand since is there, and nothing of it was replaced.
+                // Later changes by hand are still there, and the undo replaced none of them.
                 let (base, then) = (&self.kept[known.base].content, &self.kept[*from].content);
                 for (path, entry) in &known.now {
                     let by_hand = base.get(path) != Some(entry) && entry.kind != Kind::Directory;
@@ -426,7 +426,7 @@ impl Model {
         }
     }
 
-    /// Every snapshot is still what it was.
+    /// Checks that no snapshot has changed.
     fn end(mut self) {
         assert_sound(&self.desk.store);
         self.trees.clear();

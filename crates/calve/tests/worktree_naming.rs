@@ -1,6 +1,6 @@
-//! Worktrees of which no content was read when they appeared: they are what every worktree is,
-//! their contents get their names later, and nothing that somebody wrote meanwhile is lost or
-//! hidden.
+//! Tests worktrees that appear before calve has read any content. They behave like every other
+//! worktree, their contents get names later, and calve neither loses nor hides anything that
+//! somebody wrote in the meantime.
 
 #![cfg(all(target_os = "linux", feature = "store"))]
 
@@ -24,8 +24,7 @@ use common::stores::{
 };
 use common::{NOBODY, Scratch, as_nobody, expects_reflink, not_run, sh};
 
-/// Whether starts here can leave the reading for later. Where files are copied, they are read
-/// anyway.
+/// Whether starts here can read the contents later. If calve must copy files, it reads them anyway.
 fn can_wait() -> bool {
     let can = expects_reflink(Scratch::new().path());
     if !can {
@@ -55,7 +54,7 @@ fn unnamed(desk: &Desk, names: &[&str]) -> Vec<Worktree> {
     worktrees
 }
 
-/// Names everything. Returns the one snapshot, and how many files nobody had any more.
+/// Names everything. Returns the one snapshot, and the number of files that no tree had any more.
 #[track_caller]
 fn name(desk: &Desk) -> (SnapshotId, u64) {
     let report = desk.store.name_contents(&options()).unwrap();
@@ -148,11 +147,11 @@ fn what_a_clone_would_not_bring_as_a_snapshot_does_is_read_first() {
         assert_eq!(status(&desk.store.worktree("one").unwrap()), [""; 0], "{what}");
         assert_eq!(common::names(&desk.folder()), ["one"], "{what}");
     }
-    // A project that the store knows is looked at, and only what changed is read.
+    // If the store knows the project, calve reads only the changed files.
     let desk = Desk::small();
     desk.snapshot();
     assert!(start(&desk, &["one"]).snapshot.is_some());
-    // What is small is read at once.
+    // calve reads a small project at once.
     let desk = Desk::small();
     let small = StartOptions::new().name_later(1 << 20);
     assert!(desk.store.start(&["one"], &small, &options()).unwrap().snapshot.is_some());
@@ -312,7 +311,7 @@ fn what_the_projects_snapshot_had_is_the_base_unless_somebody_changed_it_during_
             put(root, "file", "newer");
         }
         if matches!(who, "forgotten" | "snapshot") {
-            // The project goes on, and nobody needs its old snapshot.
+            // The project changes, and nobody needs its old snapshot.
             put(&desk.project, "kept", "other");
             let latest = desk.snapshot();
             if who == "forgotten" {
@@ -422,7 +421,7 @@ fn the_base_is_what_was_cloned_as_long_as_anybody_still_has_it() {
     if !can_wait() {
         return;
     }
-    // Who changes the file, what the base is then, and what the worktrees show.
+    // Who changes the file, the resulting base, and the changes that the worktrees show.
     let rows: &[(&str, &str, &[&str], &[&str])] = &[
         ("", "old", &[], &[]),
         ("p", "old", &[], &[]),
@@ -805,7 +804,7 @@ proptest! {
             }
         }
         prop_assert!(changed <= gone, "{} of {}", changed, gone);
-        // Nobody's tree changed, and each shows what differs from the base.
+        // No tree changed, and each shows its differences from the base.
         for (root, now) in roots.iter().zip(&now) {
             assert_same(now, &tree(root), "after naming");
         }

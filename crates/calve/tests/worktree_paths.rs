@@ -82,7 +82,7 @@ fn environment(root: &Path) {
     put(root, "build/CMakeCache.txt", format!("HOME:INTERNAL={}\n", root.display()));
     put(root, "notes", format!("{}2 is another\n", root.display()));
     symlink(root.join("src/app"), root.join("link")).unwrap();
-    // A repository below is somebody else's.
+    // A repository below belongs to somebody else.
     put(root, "other/.git/HEAD", "ref: refs/heads/main\n");
     put(root, "other/.venv/pyvenv.cfg", text("pyvenv.cfg", root));
     // A folder that only looks like an environment.
@@ -99,7 +99,7 @@ fn read(root: &Path, path: &str) -> String {
     fs::read_to_string(root.join(path)).unwrap()
 }
 
-/// Every file names `root`, and what git or others own names the project.
+/// Every file names `root`, except that files of git and of others name the project.
 fn assert_names(root: &Path, project: &Path, what: &str) {
     for path in NAMING {
         assert_eq!(read(root, path), text(path, root), "{what}: {path}");
@@ -155,7 +155,7 @@ fn a_fresh_worktree_names_itself_and_is_clean_also_when_every_file_is_read_again
         touch_all(root);
         assert_eq!(status(&worktree), [""; 0], "read again");
         assert_eq!(Some(capture(&worktree)), report.snapshot, "nothing to capture");
-        // What is the same but for the root has the same metadata, too.
+        // An entry that differs only in the root has the same metadata, too.
         for path in [NAMING[2], NAMING[3]] {
             let (here, there) = (root.join(path), desk.project.join(path));
             let (here, there) = (fs::metadata(here).unwrap(), fs::metadata(there).unwrap());
@@ -179,7 +179,7 @@ fn a_capture_has_what_the_project_would_have_and_means_the_third_place() {
     desk.start(&["one", "two"]);
     let (one, two) = (desk.store.worktree("one").unwrap(), desk.store.worktree("two").unwrap());
     for worktree in [&one, &two] {
-        // As an install does, which writes the worktree's path.
+        // Like an install, which writes the worktree's path.
         let root = worktree.path();
         put(root, ".venv/bin/tool", format!("#!{}/.venv/bin/python\nnew\n", root.display()));
         put(root, &format!("{PACKAGES}/tool.pth"), format!("{}/lib\n", root.display()));
@@ -201,7 +201,7 @@ fn a_capture_has_what_the_project_would_have_and_means_the_third_place() {
         after_a_tick();
     }
     let (first, second) = (capture(&one), capture(&two));
-    // They are of other times. But for that they are one, so there is nothing to change.
+    // They have other times, but are equal otherwise, so there is nothing to change.
     let there = one.switch(second, &SwitchOptions::new(), &options()).unwrap();
     assert_eq!(status(&one), [""; 0]);
     assert_eq!(status(&two), [""; 0]);
@@ -510,8 +510,8 @@ fn assert_spelled(root: &Path, spelling: &Path, what: &str) {
 
 #[test]
 fn a_root_is_known_by_every_path_that_leads_to_it_through_a_link() {
-    // The link, what it leads to, how files spell the project, and what a worktree and one that was
-    // moved get.
+    // The link, its target, the spelling of the project in files, and the spellings in a worktree
+    // and in a moved worktree.
     let through_link = ["home/u/project.worktrees/one", "home/u/project.worktrees/three"];
     // Worktrees are not behind this link. A path that no other file has keeps the two apart.
     let none = ["data/u/project.worktrees/one/.", "data/u/project.worktrees/three/."];
@@ -614,7 +614,7 @@ fn a_spelling_that_comes_later_is_known_in_a_worktree_that_switches_to_it() {
     store.start(&["one"], &StartOptions::new(), &options()).unwrap();
     let one = store.worktree("one").unwrap();
     let linked = scratch.join("home/u/project.worktrees/one");
-    // A path that only a file of the worktree names is one of the worktree all the same.
+    // A path that only a file of the worktree names still belongs to the worktree.
     put(one.path(), ".venv/bin/tool", format!("#!{}/.venv/bin/python\n", linked.display()));
     after_a_tick();
     let captured = capture(&one);
@@ -631,7 +631,7 @@ fn a_spelling_that_comes_later_is_known_in_a_worktree_that_switches_to_it() {
     assert_eq!(status(&one), [""; 0]);
     touch_all(one.path());
     assert_eq!(status(&one), [""; 0], "read again");
-    // What was found is lost: it is found again with every spelling.
+    // The record of the files is lost. calve finds them again, with every spelling.
     fs::remove_dir_all(store.path().join("found")).unwrap();
     store.start(&["four"], &StartOptions::new().from(other), &options()).unwrap();
     let four = store.worktree("four").unwrap();
@@ -681,7 +681,7 @@ fn a_project_that_was_moved_gives_its_worktrees_what_each_snapshot_names() {
     let moved = start("moved", &StartOptions::new());
     names(moved.path(), moved.path(), "moved");
     assert_eq!(status(&moved), [""; 0]);
-    // In another snapshot, files that nobody touched since are as the project has them.
+    // In another snapshot, files that nobody touched since are the same as in the project.
     put(&project, "src/new", "new");
     let broken = start("broken", &StartOptions::new());
     names(broken.path(), &earlier, "broken, as the project is");
@@ -705,7 +705,7 @@ fn a_project_that_was_moved_gives_its_worktrees_what_each_snapshot_names() {
     touch_all(after.path());
     assert_eq!(status(&after), [""; 0], "read again");
 
-    // What a worktree of either root captures means the third place.
+    // A capture of a worktree of either root names the third place.
     for (name, worktree) in [("third", &before), ("fourth", &after)] {
         let root = worktree.path();
         put(root, ".venv/bin/tool", text("app", root));
@@ -753,7 +753,7 @@ fn a_script_that_was_edited_by_hand_makes_its_line_in_record_untrue_and_no_other
     touch_all(two.path());
     let changes = status(&two);
     assert!(changes.iter().all(|change| change.ends_with("RECORD")), "{changes:?}");
-    // As an install makes it true again.
+    // Like an install, which makes it correct again.
     put(two.path(), &record_path(), record(two.path()));
     after_a_tick();
     let three = desk.from("three", capture(&two));

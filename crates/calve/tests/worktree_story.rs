@@ -1,6 +1,6 @@
-//! The story of a worktree, from its start to its end: it has what the project has, it is nobody
-//! else's, what was changed in it is shown, kept and taken back, and it goes when it is no longer
-//! wanted.
+//! The story of a worktree, from its start to its end. It has what the project has, and belongs to
+//! nobody else. calve shows, keeps and takes back its changes. It goes when nobody wants it any
+//! more.
 
 #![cfg(target_os = "linux")]
 
@@ -56,7 +56,7 @@ fn worktrees_are_made_in_the_store_where_something_else_stands_beside_the_projec
         assert_same(&tree(&desk.project), &tree(&place), row);
         assert!(!fs::symlink_metadata(desk.folder()).unwrap().is_dir(), "{row}");
     }
-    // Any other error is told of: with its ending this name is too long.
+    // calve reports any other error: with its suffix, this name is too long.
     let scratch = Scratch::new();
     let project = scratch.join("p".repeat(250));
     small_project(&project);
@@ -83,7 +83,7 @@ fn worktrees_hold_the_uncommitted_work_and_what_is_written_in_one_reaches_nothin
     scribble(&desk.folder().join("one"));
     assert_same(&before, &tree(&desk.project), "the project after a write in one");
     assert_same(&before, &tree(&desk.folder().join("two")), "two after a write in one");
-    // The other way: what is done in the project, too, stays there.
+    // The other way round: changes in the project stay there.
     let one = tree(&desk.folder().join("one"));
     scribble(&desk.project);
     assert_same(&one, &tree(&desk.folder().join("one")), "one after a write in the project");
@@ -192,8 +192,8 @@ fn a_status_has_a_letter_for_each_change_and_names_nothing_else() {
         let worktree = desk.from(&format!("w{number}"), snapshot);
         edit(worktree.path());
         assert_eq!(status(&worktree), *expected, "{row}");
-        // Looking changes nothing: it is the same the second time, and through a store that was
-        // opened anew.
+        // Looking changes nothing: the second look gives the same result, also through a store that
+        // was opened again.
         assert_eq!(status(&worktree), *expected, "{row}, again");
         let place = calve::Store::discover(worktree.path()).unwrap();
         assert_eq!(status(&place.worktree().unwrap()), *expected, "{row}, found by its folder");
@@ -277,7 +277,7 @@ fn git_applies_the_patch_of_a_worktree_to_another_and_both_are_the_same() {
         .env("GIT_CEILING_DIRECTORIES", desk.scratch.path())
         .args(["apply", "--whitespace=nowarn", "../../patch"]));
     assert_same(&content(one.path()), &content(two.path()), "after git apply");
-    // What the patch made of the one is what a capture keeps of the other.
+    // The patch makes one tree equal to the capture of the other.
     let captured = one.capture(&SnapshotOptions::new().message("much"), &options()).unwrap();
     let three = desk.from("three", captured.id);
     assert_same(&content(three.path()), &content(two.path()), "after a capture");
@@ -292,7 +292,7 @@ fn a_capture_has_what_was_captured_before_as_its_parent_and_can_be_found_again()
     let worktree = desk.worktree("one");
     assert_eq!(worktree.snapshot(), Some(first));
     put(worktree.path(), "README", "second\n");
-    // What changed in the very tick of the capture would be read once more by the next.
+    // The next capture would read a file once more that changed in the same tick as this capture.
     after_a_tick();
     let second = worktree
         .capture(&SnapshotOptions::new().message("the second").name("best"), &options())
@@ -375,7 +375,8 @@ fn a_switch_touches_only_what_differs() {
     let then = stamps();
     let there = worktree.switch(first, &SwitchOptions::new(), &options()).unwrap();
     assert_eq!((there.from, there.to, there.kept.len()), (second, first, 0));
-    // README, run.sh, two guides and their two folders; of what goes, `new` is three entries.
+    // Changed: README, run.sh, two guides and their two folders. Of the removed ones, `new` is
+    // three entries.
     assert_eq!((there.changed, there.removed), (6, 4), "{there:?}");
     assert_same(&before, &tree(worktree.path()), "switched to the first");
     assert_eq!(status(&worktree), [""; 0]);
@@ -387,7 +388,7 @@ fn a_switch_touches_only_what_differs() {
     assert_eq!(then, stamps(), "inodes and times of {untouched:?}");
     let nowhere = worktree.switch(second, &SwitchOptions::new(), &options()).unwrap();
     assert_eq!((nowhere.changed, nowhere.removed), (0, 0), "{nowhere:?}");
-    // What was not touched is known as before, and what was put, too.
+    // calve still knows untouched files, and also the files that it wrote.
     assert_eq!(worktree.capture(&SnapshotOptions::new(), &options()).unwrap().read_files, 0);
 }
 
@@ -578,7 +579,7 @@ fn a_drop_refuses_what_was_changed_and_forced_takes_it_away_at_once() {
     assert_eq!(status(&again), [""; 0]);
     dropped.delete().unwrap();
     assert_eq!(names(&desk.store.path().join("trash")), [""; 0]);
-    // One that nobody deleted is found by whoever empties the trash.
+    // Emptying the trash finds a worktree whose files nobody deleted.
     let _left = again.drop(&DropOptions::new(), &options()).unwrap();
     assert_eq!(names(&desk.store.path().join("trash")).len(), 1);
     desk.store.empty_trash().unwrap();
@@ -591,7 +592,7 @@ fn a_drop_refuses_what_was_changed_and_forced_takes_it_away_at_once() {
 fn a_forced_drop_of_work_can_be_taken_back_under_any_free_name_until_it_is_collected() {
     let desk = Desk::small();
     let force = DropOptions::new().force(true);
-    // Where nothing would be lost, nothing is kept.
+    // If nothing would be lost, calve keeps nothing.
     let dropped = desk.worktree("clean").drop(&force, &options()).unwrap();
     assert_eq!(dropped.can_be_restored_until(), None);
     dropped.delete().unwrap();
@@ -612,7 +613,7 @@ fn a_forced_drop_of_work_can_be_taken_back_under_any_free_name_until_it_is_colle
         kept.into_iter().map(|kept| kept.name).collect::<Vec<_>>()
     };
     assert_eq!(kept(), ["one", "one"]);
-    // Nothing that they need is collected meanwhile.
+    // A collection in the meantime removes nothing that they need.
     let gc = GcOptions::new().grace(Duration::ZERO).expire(Some(Duration::ZERO));
     desk.store.gc(&gc, &options()).unwrap();
 

@@ -1,6 +1,6 @@
-//! Promise: in a linked worktree each submodule is a repository that belongs to the worktree. In
-//! the worktree git says what it says in the project. calve sees no difference, and no command
-//! loses a commit that was made in it.
+//! Promise: in a linked worktree each submodule is a repository that belongs to the worktree. git
+//! gives the same answers in the worktree as in the project. calve sees no difference, and no
+//! command loses a commit that was made in a submodule.
 
 #![cfg(all(target_os = "linux", feature = "store"))]
 
@@ -65,7 +65,7 @@ fn start_as(desk: &Desk, name: &str, how: &StartOptions) -> (Worktree, PathBuf, 
     (worktree, root, linked.submodules)
 }
 
-/// What git says of a working tree and of all its submodules, but for the branch and the paths.
+/// The output of git for a working tree and all its submodules, without the branch and the paths.
 fn said(root: &Path) -> String {
     let mut said = String::new();
     for dir in ALL {
@@ -170,7 +170,7 @@ fn no_command_about_snapshots_takes_the_path_to_a_repository_for_a_change() {
     is_clean(&desk.store.worktree("w").unwrap());
     assert_eq!(said(&root), said(&desk.project));
     assert_eq!(fs::read(root.join("sub/.git")).unwrap(), led);
-    // What is gone, reset brings back, and it is the worktree's.
+    // A reset brings the missing submodule back, and it belongs to the worktree.
     fs::remove_dir_all(root.join("sub")).unwrap();
     desk.store.worktree("w").unwrap().reset(&options()).unwrap();
     assert_eq!(fs::read(root.join("sub/.git")).unwrap(), led);
@@ -370,7 +370,7 @@ fn a_worktree_with_submodules_can_be_moved_and_made_again() {
 
 #[test]
 fn submodules_of_a_worktree_find_their_repositories_in_a_project_that_was_moved() {
-    // What is moved, and where the project and the worktree are then.
+    // The moved folder, and the places of the project and the worktree after that.
     for (text, project_at, worktree_at) in [
         ("mv project p", "p", "project.worktrees/w"),
         ("mkdir new; mv project project.worktrees new", "new/project", "new/project.worktrees/w"),

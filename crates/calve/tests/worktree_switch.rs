@@ -1,5 +1,5 @@
-//! Promise: a switch changes what differs and no more; what was changed by hand and is in its way
-//! is moved aside each time, and is had back.
+//! Promise: a switch changes only the entries that differ. It moves local changes that are in its
+//! way aside, each time, and an undo brings them back.
 
 #![cfg(target_os = "linux")]
 
@@ -20,7 +20,7 @@ use common::stores::{
 };
 use common::{has_command, not_run, sh};
 
-/// What a worktree holds after `change` of the first snapshot, as a snapshot.
+/// The content of a worktree after `change` of the first snapshot, as a snapshot.
 fn changed(desk: &Desk, name: &str, change: impl FnOnce(&Path)) -> SnapshotId {
     let worktree = desk.from(name, desk.snapshot());
     change(worktree.path());
@@ -175,7 +175,7 @@ fn a_name_of_a_file_that_was_replaced_by_hand_is_a_name_of_it_again_after_a_rese
     assert_eq!(status(&one), [""; 0]);
 }
 
-/// Of two names that are one file in the switch's target, one was replaced by hand, and stayed.
+/// The target has one file with two names. One name was replaced by hand, and stayed.
 #[test]
 fn an_undo_needs_no_names_that_were_other_files_before_the_switch() {
     let desk = Desk::new(|root| {
@@ -200,7 +200,7 @@ fn an_undo_needs_no_names_that_were_other_files_before_the_switch() {
     }
 }
 
-/// The switch leaves the folder there, for the sake of what else is in it.
+/// The switch leaves the folder, because it has other entries.
 #[test]
 fn a_folder_in_the_place_of_a_file_that_the_target_lacks_is_there_after_an_undo() {
     let desk = Desk::small();
@@ -231,7 +231,7 @@ fn what_was_changed_by_hand_stays_where_the_snapshots_agree_on_all_but_its_times
     });
     let one = desk.worktree("one");
     put(one.path(), "README", "by hand\n");
-    // And what was made by hand as the other has it is in nobody's way.
+    // An entry that somebody made by hand, and that equals the target's, is no conflict.
     put(one.path(), "run.sh", "second\n");
     one.switch(second, &SwitchOptions::new(), &options()).unwrap();
     assert_eq!(status(&one), ["M README"]);
@@ -285,7 +285,7 @@ struct Built {
     command: &'static str,
     word: (&'static str, fn(&str) -> String),
     files: &'static [(&'static str, &'static str)],
-    /// What a build prints of the part that stays.
+    /// The output of a build about the part that stays.
     unchanged: &'static str,
     program: &'static str,
 }
@@ -326,7 +326,7 @@ const BUILDS: [Built; 2] = [
 ];
 
 impl Built {
-    /// Builds; what the build printed, and what the program says.
+    /// Builds. Returns the output of the build and of the program.
     fn build(&self, tree: &Path) -> (String, String) {
         after_a_tick();
         let mut command = Command::new("sh");

@@ -52,14 +52,14 @@ fn a_worktree_that_was_deleted_by_hand_is_missing_and_can_be_restored() {
     assert_same(&before, &tree(one.path()), "restored");
     assert_eq!(one.state().unwrap(), WorktreeState::Ready);
     assert_eq!(status(&one), [""; 0]);
-    // One that is missing can be dropped, too.
+    // A missing worktree can be dropped, too.
     fs::remove_dir_all(one.path()).unwrap();
     one.drop(&DropOptions::new(), &options()).unwrap().delete().unwrap();
     assert_eq!(status(&desk.worktree("one")), [""; 0]);
 }
 
-/// A folder that nobody knew was left where one looked for it just before, and forgot it just
-/// after, it was made.
+/// If a drop looked for the folder just before it was made, and forgot the worktree just after, it
+/// left a folder that nobody knew.
 #[test]
 fn what_is_dropped_while_it_is_made_is_there_and_known_or_neither() {
     let desk = Desk::small();
@@ -128,7 +128,7 @@ fn a_worktree_that_was_moved_is_found_again_and_a_copy_of_one_is_refused() {
     let found = place.worktree().unwrap();
     assert_eq!((found.name(), found.path()), ("one", moved.as_path()));
     assert_eq!(status(&found), ["M README"]);
-    // Also whoever looked it up before knows now.
+    // A value that was looked up before knows it now, too.
     assert_eq!(status(&one), ["M README"]);
     assert_eq!(desk.store.worktree("one").unwrap().path(), moved);
 
@@ -314,8 +314,8 @@ fn an_edit_in_the_same_tick_as_a_start_or_a_capture_is_seen() {
             assert_eq!(status(&one), ["M file"], "after a reset, round {round}");
         }
     }
-    // In the middle of it, from another thread: what is captured is one of the contents, and what
-    // is there is compared with that.
+    // Another thread changes the file in the middle of it. The capture has one of the contents, and
+    // later comparisons use that one.
     thread::scope(|scope| {
         let editing = scope.spawn(|| {
             for round in 0..3000 {
@@ -555,7 +555,7 @@ fn a_reset_that_was_cut_short_as_it_moved_things_aside_is_undone_with_nothing_lo
     };
     fails(one.reset(&options()), ErrorKind::PermissionDenied);
     drop(flag);
-    // What it had moved by then is not there; nobody deleted it by hand.
+    // The files that it had moved by then are missing, but nobody deleted them by hand.
     assert!(!is_there(&one.path().join("README")));
     one.reset(&options()).unwrap();
     assert_same(&content(&desk.project), &content(one.path()), "reset");
@@ -608,8 +608,8 @@ fn a_forced_switch_that_was_cut_short_is_brought_to_an_end_and_undone_with_nothi
                         one.switch(second, &SwitchOptions::new().force(true), &options()).unwrap(),
                     );
                 }
-                // What the one before did is not taken for changes by hand. What it did not come to
-                // still is.
+                // calve does not take the work of the interrupted switch for changes by hand. The
+                // remaining changes still count.
                 "refuse" => match one.switch(second, &SwitchOptions::new(), &options()) {
                     Ok(_) => {}
                     Err(error) => {
@@ -663,7 +663,7 @@ fn a_folder_that_shall_be_closed_to_others_is_so_even_where_the_switch_is_cut_sh
     assert_same(&tree(other.path()), &tree(one.path()), "brought to an end");
 }
 
-/// A store that nobody can write to, under a mount of its own.
+/// A read-only store, under its own mount.
 struct ReadOnly(PathBuf);
 
 impl ReadOnly {
@@ -825,7 +825,7 @@ fn a_start_and_a_restore_in_an_empty_folder_take_its_place_and_one_that_is_not_e
     one.restore(calve::GitMode::Copy, &options()).unwrap();
     assert_same(&wanted, &tree(one.path()), "restored");
 
-    // What cannot be replaced, and the empty folder that was to be, are as before.
+    // The entry that nothing can replace, and the empty folder, are as before.
     let folder = desk.folder();
     fs::create_dir(folder.join("empty")).unwrap();
     fs::set_permissions(folder.join("empty"), std::os::unix::fs::PermissionsExt::from_mode(0o711))
@@ -853,8 +853,8 @@ fn a_start_and_a_restore_in_an_empty_folder_take_its_place_and_one_that_is_not_e
     assert_sound(&desk.store);
 }
 
-/// Whoever puts a file into the empty folder meanwhile keeps it: either it is refused, or the file
-/// came too late for the old folder.
+/// A process that puts a file into the empty folder at the same moment keeps its file: either the
+/// start refuses, or the file came too late for the old folder.
 #[test]
 fn a_file_that_is_put_into_the_empty_folder_during_a_start_is_never_lost() {
     let desk = Desk::small();

@@ -38,7 +38,7 @@ pub(crate) fn script(dir: &Path, text: &str) {
         .args(["-c", &format!("{head}\n{text}")]));
 }
 
-/// Waits until the clocks of files have moved on. They stand still for longer than a tick where a
+/// Waits until the clocks of files have moved on. They stand still for longer than a tick while a
 /// virtual machine does not run.
 pub(crate) fn tick() {
     let since = SystemTime::now();
@@ -56,7 +56,7 @@ pub(crate) fn status(dir: &Path) -> String {
     sh(git(dir).args(STATUS))
 }
 
-/// What git says if it has to read every file.
+/// The output of git if it must read every file.
 pub(crate) fn truth(dir: &Path) -> String {
     let entries = sh(git(dir).args(["ls-files", "--stage", "-z"]));
     let index = sh(git(dir).args(["rev-parse", "--absolute-git-dir"]));
@@ -101,12 +101,12 @@ pub(crate) const PROJECT: &str = "
 /// The files of that project which [`edit`] edits.
 pub(crate) const FILES: [&str; 6] = ["a", "b", "src/a", "src/deep/a", "run.sh", "empty"];
 
-/// The seeds of so many rounds of random edits, or of as many as `CALVE_ROUNDS` says.
+/// The seeds of this many rounds of random edits, or of `CALVE_ROUNDS` rounds.
 pub(crate) fn rounds(few: u64) -> std::ops::RangeInclusive<u64> {
     1..=std::env::var("CALVE_ROUNDS").map_or(few, |number| number.parse().unwrap())
 }
 
-/// Steps of a number that is as good as any.
+/// A simple generator of random numbers.
 pub(crate) struct Dice(pub(crate) u64);
 
 impl Dice {

@@ -17,8 +17,8 @@ pub(crate) fn common() -> StoreOptions {
     StoreOptions::new()
 }
 
-/// A tree as a worktree of it must be: without calve's own folder and without sockets. Where the
-/// holes are depends on whether the content was packed.
+/// The tree that a worktree of it must have: without calve's own folder and without sockets. The
+/// places of holes depend on whether the content was packed.
 pub(crate) fn tree(root: &Path) -> Snapshot {
     let mut tree = only(&snapshot(root), |path, entry| {
         !path.starts_with(".calve") && entry.kind != Kind::Socket
@@ -93,7 +93,7 @@ impl Project {
         self.store.path().join(name)
     }
 
-    /// Where the mirror of a content is.
+    /// The path of a content's mirror.
     pub(crate) fn mirror(&self, content: &[u8]) -> PathBuf {
         let hex = blake3::hash(content).to_hex();
         self.file("blobs").join(&hex[..2]).join(&hex[2..])

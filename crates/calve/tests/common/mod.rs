@@ -1,5 +1,5 @@
-//! What the tests share: where they run, what they may expect there, and how two trees are
-//! compared.
+//! Shared parts of the tests: the folder that they run in, the results that they may expect there,
+//! and the comparison of two trees.
 
 #![allow(clippy::allow_attributes, dead_code, reason = "each test crate uses a part of this")]
 
@@ -99,8 +99,7 @@ pub(crate) fn is_there(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok()
 }
 
-/// Whether files must be reflinked in `dir`: as whoever runs the tests says, or else as a probe
-/// finds.
+/// Whether files must be reflinked in `dir`: from the environment, or else from a probe.
 pub(crate) fn expects_reflink(dir: &Path) -> bool {
     match std::env::var("CALVE_EXPECT").as_deref() {
         Ok("reflink") => true,
@@ -140,10 +139,9 @@ pub(crate) fn jobs(options: CloneOptions, jobs: usize) -> CloneOptions {
 const CHILD: &str = "CALVE_TEST_CHILD";
 const CHILD_DONE: &str = "the child came to its end";
 
-/// Runs `body` in a process of its own, for what is process-wide: the umask, limits, the working
-/// directory, death. That process is this test binary, told to run `test` alone, where this very
-/// call finds that it is meant. `test` must be the name of the calling test; `row` tells its calls
-/// apart.
+/// Runs `body` in its own process, because it changes process-wide state: the umask, limits, the
+/// working directory, death. The process is this test binary, which runs only `test`. There the
+/// same call runs `body`. `test` must be the name of the calling test; `row` tells its calls apart.
 pub(crate) fn in_child(test: &str, row: &str, body: impl FnOnce()) {
     let Some(output) = child(test, row, body).map(|mut child| child.output().unwrap()) else {
         return;
@@ -228,7 +226,7 @@ pub(crate) fn within<T: Send + 'static>(
     }
 }
 
-/// Runs a command that must succeed, and returns what it printed.
+/// Runs a command that must succeed, and returns its output.
 #[track_caller]
 pub(crate) fn sh(command: &mut Command) -> String {
     let output = command

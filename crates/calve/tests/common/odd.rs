@@ -1,4 +1,4 @@
-//! The odd tree: one of everything that a copy loses when nobody looks.
+//! The odd tree: one of everything that a careless copy loses.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
@@ -11,7 +11,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags}
 
 use super::{bytes, is_root};
 
-/// Where data and holes lie: size, and the runs of data.
+/// The places of data and holes: the size, and the runs of data.
 type Sparse = (&'static str, u64, &'static [(u64, usize)]);
 
 const SPARSE: &[Sparse] = &[
@@ -161,7 +161,7 @@ pub(crate) fn build(root: &Path) {
 }
 
 fn attributes(at: &Path) {
-    // Where there are none of the user's, there is nothing to lose.
+    // If there are no user attributes here, there is nothing to lose.
     if set_xattr(at, "user.folder", b"value").is_err() {
         return;
     }
@@ -212,14 +212,14 @@ pub(crate) fn acl(entries: &[(u16, u16, u32)]) -> Vec<u8> {
     value
 }
 
-/// What such an ACL gives to the file's own group.
+/// The rights that such an ACL gives to the file's own group.
 pub(crate) fn group_of(acl: &[u8]) -> u32 {
     let of = |tag: u16| acl[4..].chunks(8).find(|entry| entry[..2] == tag.to_le_bytes());
     let rights = |entry: &[u8]| u32::from(entry[2]);
     of(GROUP_OBJ).map_or(0, rights) & of(MASK).map_or(7, rights)
 }
 
-/// One that gives a user and a group rights of their own.
+/// An ACL that gives rights to one user and one group.
 pub(crate) fn some_acl() -> Vec<u8> {
     let none = u32::MAX;
     acl(&[
@@ -254,7 +254,7 @@ fn acls(at: &Path) {
     set_xattr(&at.join("read-only"), "system.posix_acl_access", &narrow).unwrap();
     let folder = at.join("folder");
     fs::create_dir(&folder).unwrap();
-    // What is made before the default ACL has none, what is made after has one.
+    // An entry that is made before the default ACL has none, and one that is made after has one.
     file(&folder.join("before"), 5, 0o600, 10);
     fs::create_dir(folder.join("folder-before")).unwrap();
     chmod(&folder.join("folder-before"), 0o700);
@@ -325,7 +325,7 @@ pub(crate) fn stamp(root: &Path) {
     }
 }
 
-/// Of the entry itself.
+/// Sets the modification time of the entry itself, even if it is a link.
 pub(crate) fn set_mtime(path: &Path, seconds: i64, nanoseconds: i64) {
     let time = Timespec { tv_sec: seconds, tv_nsec: nanoseconds as _ };
     let times = Timestamps { last_access: time, last_modification: time };

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
-/// What an entry is.
+/// The kind of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     File,
@@ -31,13 +31,13 @@ pub(crate) struct Entry {
     pub(crate) mode: u32,
     pub(crate) owner: (u32, u32),
     pub(crate) mtime: (i64, i64),
-    /// Of a file.
+    /// The size of a file.
     pub(crate) size: u64,
     /// A hash of a file's bytes.
     pub(crate) content: u64,
-    /// Where a file has data and no holes.
+    /// The places in a file that have data and no holes.
     pub(crate) data: Vec<(u64, u64)>,
-    /// Of a symbolic link.
+    /// The target of a symbolic link.
     pub(crate) target: PathBuf,
     pub(crate) xattrs: BTreeMap<String, Vec<u8>>,
     /// The first name, in order, of the same inode within the tree; an entry with one name is its
@@ -47,7 +47,8 @@ pub(crate) struct Entry {
     pub(crate) inode: Inode,
 }
 
-/// Device and inode number, always equal to another: where it lives is no part of what an entry is.
+/// Device and inode number. Any two are equal, because the place of an entry is no part of its
+/// identity.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Inode(pub(crate) u64, pub(crate) u64);
 
@@ -205,7 +206,7 @@ pub(crate) fn assert_same(expected: &Snapshot, found: &Snapshot, what: &str) {
     );
 }
 
-/// The same tree without what `keep` does not keep.
+/// The tree without the entries that `keep` rejects.
 pub(crate) fn only(tree: &Snapshot, keep: impl Fn(&Path, &Entry) -> bool) -> Snapshot {
     tree.iter()
         .filter(|(path, entry)| keep(path, entry))

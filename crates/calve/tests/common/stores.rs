@@ -1,4 +1,4 @@
-//! A project with a store, and short words for what the tests of worktrees do all the time.
+//! A project with a store, and short functions for frequent steps of the tests of worktrees.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -12,7 +12,7 @@ use calve::{
 use super::snapshot::{Entry, Kind, Snapshot, only, snapshot};
 use super::{Scratch, expects_reflink};
 
-/// A project in a folder of its own, beside which its worktrees stand.
+/// A project in its own folder, beside which its worktrees are.
 pub(crate) struct Desk {
     pub(crate) scratch: Scratch,
     pub(crate) project: PathBuf,
@@ -50,7 +50,7 @@ impl Desk {
         self.store.worktree(name).unwrap()
     }
 
-    /// Where worktrees are started unless it is said otherwise.
+    /// The default folder of worktrees.
     pub(crate) fn folder(&self) -> PathBuf {
         self.scratch.join("project.worktrees")
     }
@@ -107,11 +107,11 @@ pub(crate) fn assert_sound(store: &Store) -> VerifyReport {
     report
 }
 
-/// A tree without what is calve's own.
+/// A tree without calve's own files.
 #[track_caller]
 pub(crate) fn tree(root: &Path) -> Snapshot {
     let mut found = only(&snapshot(root), |path, _| !path.starts_with(".calve"));
-    // What was moved aside may be another name of a file in the tree.
+    // A file that was moved aside may be another name of a file in the tree.
     let mut first_names = std::collections::HashMap::new();
     for (path, entry) in &mut found {
         let inode = (entry.inode.0, entry.inode.1);
@@ -126,7 +126,7 @@ pub(crate) fn content(root: &Path) -> Snapshot {
     content_of(&tree(root))
 }
 
-/// The same of a tree that was looked at before.
+/// The same, for a tree that was read before.
 pub(crate) fn content_of(tree: &Snapshot) -> Snapshot {
     let mut found = tree.clone();
     for (path, entry) in &mut found {
