@@ -268,12 +268,12 @@ fn what_is_stored_is_vouched_for_whoever_opens_the_store_next() {
     assert_eq!(store.warm(&[], &options()).unwrap().made_mirrors, 0);
 }
 
-/// The stream of which every state of the growing file is a prefix.
+/// The first bytes of a stream. A growing file always has the first bytes of this stream.
 fn stream(length: usize) -> Vec<u8> {
     bytes(4711, length)
 }
 
-/// A content that contains its own length and hash.
+/// A content that begins with a seed, from which the length and the bytes of the rest follow.
 fn sealed_content(seed: u64) -> Vec<u8> {
     let length = 100 + usize::try_from(seed % 50).unwrap() * 997;
     let mut content = format!("{seed:020}").into_bytes();
