@@ -69,10 +69,10 @@ use crate::tree::running::{PATIENCE, Running};
 use crate::tree::sharing::{NewFile, Sharing, Tried};
 use crate::tree::staging::StagedFile;
 
-/// How often a file is read that changes meanwhile.
+/// How often calve reads a file that keeps changing.
 pub(crate) const TRIES: u32 = 5;
 
-/// Of a mirror: nobody writes to it.
+/// The mode of a mirror: nobody may write to it.
 const MODE: Mode = Mode::RUSR.union(Mode::RGRP).union(Mode::ROTH);
 
 /// It is cloned from as soon as it is there.
@@ -102,7 +102,7 @@ pub(crate) fn path_of(id: BlobId) -> CString {
     CString::new(format!("{}/{}", &hex[..2], &hex[2..])).unwrap_or_default()
 }
 
-/// What is at a blob's name.
+/// The entry at a blob's name.
 #[derive(Debug)]
 pub(crate) enum Mirror {
     Sealed(OwnedFd, Meta),
@@ -163,7 +163,7 @@ pub(crate) fn is_traced(
     }
 }
 
-/// The counts of what was taken in.
+/// The counts of contents that were taken in.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Counts {
     /// Files that were read.
@@ -176,7 +176,7 @@ pub(crate) struct Counts {
     pub(crate) copied_bytes: u64,
 }
 
-/// What a thread keeps from file to file.
+/// The state that a thread keeps from file to file.
 #[derive(Debug)]
 pub(crate) struct Intake {
     buffer: Vec<u8>,
@@ -310,7 +310,7 @@ impl Intake {
                 self.mentions_root = self.roots.found_in(offset, &self.buffer[..count]);
             }
             offset += count as u64;
-            // Whoever grows it now is noticed by its times.
+            // If another process makes the file longer now, its times show that.
             if count == 0 || (count < BUFFER_BYTES && offset == size) {
                 return Ok((BlobId::from_bytes(*hasher.finalize().as_bytes()), offset));
             }
@@ -359,7 +359,7 @@ impl Blobs {
         &self.dir
     }
 
-    /// Where a blob's mirror is, or would be.
+    /// The path of a blob's mirror, whether or not it exists.
     pub(crate) fn mirror_path(&self, id: BlobId) -> PathBuf {
         self.path.join(super::manifest::os(path_of(id).to_bytes()))
     }
@@ -375,7 +375,7 @@ impl Blobs {
         Ok(false)
     }
 
-    /// What is at the name of a blob of `size` bytes.
+    /// The entry at the name of a blob of `size` bytes.
     pub(crate) fn look(&self, id: BlobId, size: u64) -> io::Result<Mirror> {
         let file = match fs::openat(&self.dir, path_of(id), SOURCE_FLAGS, Mode::empty()) {
             Ok(file) => file,
@@ -554,7 +554,7 @@ impl Blobs {
         Ok((made, cloned))
     }
 
-    /// Of a file that nobody has open for writing.
+    /// For a file that nobody has open for writing.
     fn hash_then_clone(
         &self,
         intake: &mut Intake,
@@ -637,7 +637,7 @@ impl Blobs {
         let meta = if cloned {
             Meta::of(&fs::fstat(file)?)
         } else {
-            // Whoever writes in its course must leave another time behind.
+            // A process that writes during the copy must leave another time.
             listing::wait_for_tick_after(meta.changed);
             intake.copier.copy(file, &new, meta.size, meta.blocks, stop)?;
             if !unchanged(file, meta)? {

@@ -89,7 +89,7 @@ impl Store {
         must_be_ours(&found.store)?;
         let store =
             Self::open(&found.store).map_err(|error| match (found.operation(), error.kind()) {
-                // The caller named the tree, or stands in it, and did not name the store.
+                // The caller named the tree, or is in it, and did not name the store.
                 (Some(operation), ErrorKind::StoreNotFound) => {
                     let gone = io::Error::new(io::ErrorKind::NotFound, "no store is there");
                     Error::new(error.kind(), operation, &found.root, gone).with_other(&found.store)

@@ -66,7 +66,7 @@ const SUBMODULES_MOST: usize = 1000;
 /// One git process never pauses this long between two steps.
 const STEP_MOST: Duration = Duration::from_secs(1);
 
-/// What git finds at a project's root.
+/// The repository that git finds at a project's root.
 #[derive(Debug)]
 pub(crate) enum Found {
     /// The root has no `.git`.
@@ -86,7 +86,7 @@ pub(crate) struct Repository {
     pub(crate) common: PathBuf,
 }
 
-/// What a working tree's `HEAD` points to.
+/// The target of a working tree's `HEAD`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Head {
     /// The branch's name without `refs/heads/`. `None`: `HEAD` is detached.
@@ -312,8 +312,8 @@ pub(crate) fn branch_ref(name: &str) -> String {
     format!("refs/heads/{name}")
 }
 
-/// The name that git is told for the registration of a worktree. git gives the name `@` a meaning
-/// of its own, and fails when it has made half of such a registration.
+/// The name under which git registers a worktree. For git the name `@` has another meaning, and git
+/// fails after it has made half of such a registration.
 pub(crate) fn registration_name(worktree: &str) -> &str {
     if worktree == "@" { "at" } else { worktree }
 }
@@ -415,14 +415,14 @@ fn parse_status(output: &[u8]) -> Work {
 }
 
 /// The paths in a working tree that git does not track, relative to its root. A directory ends in a
-/// slash, and stands for all that is in it.
+/// slash, and means everything in it.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct NotTracked {
     pub(crate) ignored: Vec<Vec<u8>>,
     pub(crate) others: Vec<Vec<u8>>,
 }
 
-/// What git does not track in the working tree at `root`. Nothing is written.
+/// The entries of the working tree at `root` that git does not track. Writes nothing.
 ///
 /// # Errors
 /// git does not work with this tree.

@@ -36,7 +36,7 @@ pub(crate) struct Guard {
 }
 
 impl Guard {
-    /// Whoever inherits a copy of it holds the lock, too.
+    /// A process that inherits a copy of the descriptor holds the lock, too.
     pub(crate) fn file(&self) -> &File {
         &self.file
     }
@@ -145,7 +145,7 @@ pub(crate) fn naming(store: &Path, stop: impl Fn() -> bool) -> Result<Option<Gua
     lock().context(Operation::Lock, || store)
 }
 
-/// The same without waiting. `None` if another process names contents.
+/// Like [`naming`], without waiting. `None` if another process names contents.
 pub(crate) fn naming_now(store: &Path) -> Result<Option<Guard>, Error> {
     at_once(store, lock::NAMING)
 }
@@ -215,7 +215,8 @@ pub(crate) fn exclude(
             let closed = Instant::now();
             while closed.elapsed() < CLOSED && !operation.is_cancelled() {
                 if try_now(&file, FlockOperation::NonBlockingLockExclusive)? {
-                    // The gate opens as it is dropped; whoever comes now waits at the content.
+                    // The gate opens when its guard is dropped. Later processes wait at the
+                    // content.
                     return Ok(Some(Guard { file }));
                 }
                 std::thread::sleep(POLL);

@@ -86,7 +86,7 @@ const LEVEL_MAX: i32 = 19;
 
 const BUFFER_BYTES: usize = 128 * 1024;
 
-/// Where a blob is in its pack.
+/// The place of a blob in its pack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Location {
     /// The offset at which the blob's entry starts.

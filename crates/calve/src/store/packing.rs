@@ -113,7 +113,7 @@ pub struct WarmReport {
     pub elapsed: Duration,
 }
 
-/// A content that shall be in a new pack.
+/// A content that must go into a new pack.
 pub(crate) struct Cold {
     pub(crate) id: BlobId,
     pub(crate) size: u64,
@@ -132,7 +132,7 @@ pub(crate) enum From {
 pub(crate) struct Written {
     pub(crate) packs: u64,
     pub(crate) packed: Vec<(BlobId, Location)>,
-    /// What a pack has already.
+    /// The contents that a pack already has.
     pub(crate) had: Vec<(BlobId, u64)>,
     pub(crate) damaged: Vec<BlobId>,
 }

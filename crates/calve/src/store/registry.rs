@@ -132,7 +132,7 @@ impl<'a> Registry<'a> {
         self.marker(row).write(root)
     }
 
-    /// [`find_mark`](Self::find_mark), where a marker that cannot be read is as good as none.
+    /// Like [`find_mark`](Self::find_mark), but a marker that cannot be read counts as none.
     fn is_marked(self, row: &WorktreeRow) -> bool {
         self.find_mark(row).unwrap_or(false)
     }
@@ -369,13 +369,13 @@ impl<'a> Registry<'a> {
         git::read(&self.root_of(&project))
     }
 
-    /// The place where git is told to make a worktree, before the tree is there.
+    /// The path at which git makes a worktree, before the tree exists.
     fn temporary(self, row: &WorktreeRow) -> PathBuf {
         self.layout.stage().join(&row.maker)
     }
 
-    /// Has git register a worktree as `linked` says. The registration is locked until
-    /// [`Registry::stands`]. `makes_branch`: the branch does not exist yet and is made.
+    /// Lets git register a worktree as `linked` says. The registration is locked until
+    /// [`Registry::stands`]. `makes_branch`: the branch does not exist yet, and git makes it.
     ///
     /// # Errors
     /// The parts that were made are removed with the row, or by the next [`Registry::recover`].
@@ -456,8 +456,8 @@ impl<'a> Registry<'a> {
         let _ = std::fs::remove_dir_all(self.temporary(row));
     }
 
-    /// Unlocks the registration of a worktree whose tree has its name: from now on git may do with
-    /// the worktree what it likes.
+    /// Unlocks the registration of a worktree whose tree has its name. From now on git may move or
+    /// remove the worktree.
     pub(crate) fn stands(self, row: &WorktreeRow) -> io::Result<()> {
         if row.git.is_none() {
             return Ok(());

@@ -90,7 +90,7 @@ impl Store {
         Ok(())
     }
 
-    /// Takes over packs that the database does not speak of, where they have what is lost.
+    /// Takes over packs that the database does not know, if they have lost content.
     fn adopt_packs(
         &self,
         eye: &mut Eye<'_>,
@@ -171,8 +171,8 @@ impl Store {
         Ok(())
     }
 
-    /// Takes a content in again from the project or a worktree, where it still stands at a path
-    /// that it was stored from.
+    /// Takes a content in again from the project or a worktree, if it still exists at a path from
+    /// which it was stored.
     fn bring_back(
         &self,
         eye: &mut Eye<'_>,

@@ -515,7 +515,7 @@ impl Store {
             .map_err(|error| error.to_string())
     }
 
-    /// How a blob stands now.
+    /// The state of a blob now.
     pub(super) fn look_at(&self, eye: &mut Eye<'_>, id: BlobId) -> Result<BlobState, Error> {
         let stop = || eye.operation.is_cancelled();
         let intake = &mut eye.intake;
@@ -560,7 +560,8 @@ impl Store {
             // What nobody needs, and nobody vouched for, was begun and given up, or is just being
             // made.
             && (needed || state.packed.is_some() || !matches!(how, Bad::Empty | Bad::Young))
-            // What a crash leaves of one that was unpacked and not written back: as good as none.
+            // A crash can leave an empty mirror that was unpacked and not written back. It counts
+            // as missing.
             && !(is_packed && matches!(how, Bad::Empty))
         {
             found.push(damage(DamageKind::Mirror, self.blobs().mirror_path(id), why));
@@ -591,7 +592,7 @@ impl Store {
     fn verify_pack_files(&self, report: &mut VerifyReport) -> Result<Vec<String>, Error> {
         let mut damaged = Vec::new();
         for name in self.catalog().pack_names()? {
-            // What cannot be opened is told of by what it held.
+            // A pack that cannot be opened is reported with the contents that it held.
             if let Err(error) = self.contents().open_pack(&name).and_then(|pack| pack.index()) {
                 report.damage.push(Damage {
                     kind: DamageKind::Pack,
@@ -614,7 +615,8 @@ impl Store {
             let path = self.layout().index(&row.token);
             let reason =
                 match super::read_plain(fs::CWD, &path, super::index::most_bytes(u32::MAX / 64)) {
-                    // What a crash leaves of one that was not written back: as good as none.
+                    // A crash can leave an empty index that was not written back. It counts as
+                    // missing.
                     Ok(bytes) if bytes.is_empty() => continue,
                     Ok(bytes) => match super::index::Index::check(&bytes, |snapshot| {
                         Some(self.object(snapshot).ok()?.entries)

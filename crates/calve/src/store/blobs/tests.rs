@@ -41,9 +41,9 @@ fn writer(dir: &tempfile::TempDir) -> File {
     File::options().write(true).open(dir.path().join("file")).unwrap()
 }
 
-/// What changes again within the tick leaves no other time behind, and whoever has the file open
-/// may store to it without any. Then only a clone, which nobody writes to, is sure to have the hash
-/// that is read of it.
+/// If a file changes again within the tick, its time stays the same, and a process that has the
+/// file open may store to it without moving a time. Then only a clone, which nobody writes to, is
+/// sure to have the hash of the content that was read.
 #[test]
 fn what_may_change_without_a_trace_is_cloned_before_it_is_read() {
     let (dir, file) = a_store(b"content");

@@ -60,7 +60,7 @@ pub struct PathMention {
     pub kept: Option<PathKept>,
 }
 
-/// What was found in a snapshot.
+/// The findings in a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Found {
     /// The root that the files name, in all its spellings. The first has no links.
@@ -103,7 +103,7 @@ impl Found {
             let environment =
                 in_environment(&path).filter(|(_, folder)| manifest.has(&folder.join(CONFIG)));
             let kind = match environment {
-                // Of these, every one is looked at below, whether or not it names a root.
+                // The code below looks at each of these files, whether or not it names a root.
                 Some((PathKind::Record, _)) => continue,
                 Some((kind, folder)) => {
                     environments.insert(folder.to_owned());

@@ -41,7 +41,7 @@ use crate::tree::git_index::{Trees, make_bytes_ready};
 use crate::tree::running::Running;
 use crate::tree::staging::write_whole;
 
-/// What a file begins with.
+/// The first bytes of a file.
 const MAGIC: &[u8; 16] = b"calve git index\n";
 const HASH_BYTES: usize = 32;
 /// The magic, what the tree is known by, what identifies the project's index, the hash of the
@@ -120,7 +120,7 @@ impl KeptGitIndex {
             let Some(of_project) = Sum::of_file(of_project)? else { return Ok(None) };
             let mut found = [0; HEADER_BYTES];
             self.file.read_exact_at(&mut found, 0)?;
-            // Most that are out of date are told without reading them.
+            // This recognizes most stale indexes without reading them.
             let made_of = [MAGIC.as_slice(), &self.tree, &of_project.0].concat();
             let Some(rest) = found.strip_prefix(made_of.as_slice()) else { return Ok(None) };
             let (hash, entries) = rest.split_at(HASH_BYTES);

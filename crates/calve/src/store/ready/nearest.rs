@@ -10,8 +10,8 @@ use crate::error::Error;
 /// takes about that many times as long as to make one.
 const CHANGE_COSTS: u64 = 3;
 
-/// The most entries that may be changed in a tree that shall have `entries` of them. If there are
-/// more, it is quicker to make the tree anew.
+/// The greatest number of entries that calve changes to get a tree of `entries` entries. If more
+/// must change, it is quicker to make a new tree.
 pub(super) fn most_changes(entries: u64) -> u64 {
     entries / CHANGE_COSTS
 }

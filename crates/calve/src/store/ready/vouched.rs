@@ -41,7 +41,7 @@ impl Snapshots {
     ) -> Result<Option<Self>, Error> {
         let Some(row) = store.catalog().worktree(PROJECT)? else { return Ok(None) };
         let Some(project_id) = row.snapshot else { return Ok(None) };
-        // If the project's base snapshot is damaged, the worktrees are as good as ever.
+        // Damage of the project's base snapshot does not affect the worktrees.
         let project = store
             .object(project_id)
             .and_then(|object| store.catalog().manifest_like(project_id, &object, like));

@@ -62,7 +62,7 @@ impl Registry<'_> {
         Ok(done)
     }
 
-    /// Where the tree of a dropped worktree is.
+    /// The path of a dropped worktree's tree.
     pub(crate) fn place_of(self, dropped: &DroppedRow) -> PathBuf {
         let token = &dropped.row.token;
         match dropped.beside {
@@ -143,7 +143,7 @@ impl Registry<'_> {
         }
     }
 
-    /// Where the `HEAD` of a worktree shall be that is brought back. Its tree is at `place`.
+    /// The `HEAD` that a worktree gets when it is brought back. Its tree is at `place`.
     fn head_of(self, place: &Path, row: &WorktreeRow, repository: Option<&Repository>) -> Head {
         let (Some(linked), Some(repository)) = (&row.git, repository) else {
             return Head::AsItIs;
@@ -296,7 +296,7 @@ impl Registry<'_> {
     }
 }
 
-/// Where a `HEAD` shall be.
+/// The new state of a `HEAD`.
 enum Head {
     AsItIs,
     Commit(String),

@@ -74,7 +74,7 @@ impl Assembly<'_> {
             let are_kept = (0..)
                 .zip(directory.found())
                 .all(|(number, found)| matches!(found.0, What::Kept(at, _) if at == number));
-            // Of a directory without anything else, the entries stay where they are in memory.
+            // If a directory has no other entries, its entries stay where they are in memory.
             let (mut entries, others) = match are_kept && directory.others.len() == all {
                 true => (directory.others, Vec::new()),
                 false => (Vec::with_capacity(all), directory.others),
