@@ -175,8 +175,9 @@ pub(crate) enum Verb {
     /// Ready a git worktree that another tool made
     ///
     /// calve gives it the files that the project has and git ignores: dependencies, build output,
-    /// settings. A tracked file that is the same in the project shares its blocks with the project's
-    /// file and gets its time, so that builds stay fresh. The worktree may be at another commit.
+    /// settings. A tracked file that is the same in the project shares its blocks with the
+    /// project's file and gets its time, so that builds stay fresh. The worktree may be at another
+    /// commit.
     #[cfg(unix)]
     #[command(after_help = worktrees::FILL_EXAMPLES)]
     Fill(FillArgs),
