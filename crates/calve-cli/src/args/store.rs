@@ -28,7 +28,7 @@ const VERIFY_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
 
 const GC_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve store gc
-      Removes content that no snapshot needs, and the rest of killed processes.
+      Removes content that no snapshot needs, and remains of killed processes.
   calve store gc --expire 30d
       Also forgets snapshots older than that, except those that have a name or
       are the base snapshot of a worktree or the project.

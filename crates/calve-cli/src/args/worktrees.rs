@@ -40,8 +40,9 @@ pub(crate) const FILL_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve fill --include-from .worktreeinclude
       Carries only those ignored files that this file of the project names.
 
-No store is needed. fill never changes the content of a file in the worktree, and
-a second run finds nothing to do. It never carries other worktrees, .calve or .jj. If it carries build output, a tracked file that differs from the project's gets a
+No store is needed. fill does not change the content of files in the worktree, and
+a second run finds nothing to do. It never carries other worktrees, .calve or .jj.
+If it carries build output, a tracked file that differs from the project's gets a
 new time, so that the next build compiles it.";
 
 pub(crate) const LIST_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
