@@ -122,6 +122,18 @@ impl<T> Queue<T> {
         }
     }
 
+    /// Adds the first tasks, before any thread runs. The list itself becomes the queue: a copy of a
+    /// million tasks would take as much memory once more.
+    fn begin(&self, tasks: Vec<T>) {
+        let mut waiting = lock(&self.waiting);
+        waiting.live += tasks.len();
+        if waiting.tasks.is_empty() {
+            waiting.tasks = tasks;
+        } else {
+            waiting.tasks.extend(tasks);
+        }
+    }
+
     /// Gives the second half of a task to another thread. Returns it if second halves would then
     /// hold too many descriptors.
     pub(crate) fn hand_over(&self, half: T, descriptors: usize) -> Option<T> {
@@ -231,7 +243,7 @@ impl<T: Send> Queue<T> {
         start: impl Fn(Thread) -> W + Sync,
         work: impl Fn(&mut W, T) -> Result<(), Error> + Sync,
     ) -> Result<Vec<W>, Error> {
-        self.extend(tasks);
+        self.begin(tasks);
         let jobs = self.operation.jobs();
         let workers = Mutex::new(Vec::with_capacity(jobs));
         std::thread::scope(|scope| {
