@@ -810,7 +810,9 @@ fn lacking(
 ) -> Result<Lacking, Error> {
     let Lacking { mut directories, mut contents } = Lacking::default();
     let Kind::Directory(root) = object.root.kind else { return Ok(Lacking::default()) };
-    let (mut seen, mut seen_contents) = (HashSet::new(), HashSet::new());
+    let mut seen = HashSet::new();
+    // At this many contents those that are there twice go.
+    let mut most = 1 << 16;
     let mut waiting = vec![root];
     while let Some(id) = waiting.pop() {
         // Below such a directory the remote has everything.
@@ -833,14 +835,34 @@ fn lacking(
             }
         }
         for entry in entries {
-            if let Kind::File { size: size @ 1.., blob, .. } = entry.kind
-                && seen_contents.insert(blob)
-            {
+            if let Kind::File { size: size @ 1.., blob, .. } = entry.kind {
                 contents.push((blob, size));
             }
         }
+        if contents.len() >= most {
+            keep_first(&mut contents);
+            most = contents.len().saturating_mul(2).max(most);
+        }
     }
+    keep_first(&mut contents);
     Ok(Lacking { directories, contents })
+}
+
+/// Keeps the first of the contents with each id, in their order. A set of the ids would take twice
+/// as much memory as the list.
+fn keep_first(contents: &mut Vec<(BlobId, u64)>) {
+    // No snapshot has more entries than this can count.
+    let mut order: Vec<u32> = (0..).take(contents.len()).collect();
+    order.sort_unstable_by_key(|at| (contents[*at as usize].0, *at));
+    order.dedup_by_key(|at| contents[*at as usize].0);
+    order.sort_unstable();
+    let mut kept = order.into_iter().peekable();
+    let mut at = 0;
+    contents.retain(|_| {
+        let is_kept = kept.next_if_eq(&at).is_some();
+        at += 1;
+        is_kept
+    });
 }
 
 /// Whether an object of the remote is not what its key says.
@@ -1042,6 +1064,24 @@ mod tests {
     use super::super::underway::Times;
     use super::*;
     use crate::store::SnapshotOptions;
+
+    #[test]
+    fn of_each_content_the_first_one_stays_where_it_is() {
+        let content = |number: u8, size| (BlobId::from_bytes([number; 32]), size);
+        for (all, expected) in [
+            (vec![], vec![]),
+            (vec![content(2, 5), content(1, 5)], vec![content(2, 5), content(1, 5)]),
+            (
+                vec![content(3, 1), content(1, 2), content(3, 9), content(2, 4), content(1, 2)],
+                vec![content(3, 1), content(1, 2), content(2, 4)],
+            ),
+            (vec![content(1, 1); 4], vec![content(1, 1)]),
+        ] {
+            let mut contents = all;
+            keep_first(&mut contents);
+            assert_eq!(contents, expected);
+        }
+    }
 
     /// How many reads are under way at once, and how many were at most.
     #[derive(Debug, Default)]
