@@ -73,7 +73,7 @@ impl Store {
         // As for the collector: whoever cannot read all of what is needed removes nothing.
         let reach = self.catalog().snapshot_ids().and_then(|ids| Reach::of(self, ids, operation));
         if let Ok(reach) = reach {
-            self.remove_made(noted, |id| !reach.blobs.contains_key(&id));
+            self.remove_made(noted, |id| !reach.blobs.contains(id));
         }
         keep(self.path());
     }

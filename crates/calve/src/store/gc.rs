@@ -48,6 +48,7 @@
 
 use std::collections::HashSet;
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::blobs::path_of;
@@ -166,7 +167,7 @@ struct Dead {
 }
 
 /// A pack, and what of it is alive.
-type Held = (String, Vec<(BlobId, Location)>);
+type Held = (Arc<str>, Vec<(BlobId, Location)>);
 
 impl Store {
     /// Removes content that no snapshot, name or worktree reaches, and nothing else. Other
@@ -211,6 +212,7 @@ impl Store {
         for id in kept {
             mark.add(self, id, operation)?;
         }
+        mark.reach.tidy();
         let dead = self.dead(&mark.reach, options.grace)?;
         let packs = self.mostly_dead(&mark.reach)?;
         match self.rewrite(&packs, operation) {
@@ -274,47 +276,55 @@ impl Store {
         let mut dead = Dead::default();
         self.blobs()
             .for_each(|id, meta| {
-                if !reach.blobs.contains_key(&id) && older_than(meta.changed, grace) == Some(true) {
+                if !reach.blobs.contains(id) && older_than(meta.changed, grace) == Some(true) {
                     dead.mirrors.push((id, meta.size));
                 }
             })
             .context(Operation::Read, || self.layout().blobs())?;
         dead.directories = self.catalog().directory_ids()?;
         dead.directories.retain(|id| !reach.directories.contains(id));
-        dead.packed = self
-            .catalog()
-            .all_packed()?
-            .into_iter()
-            .filter(|(id, ..)| !reach.blobs.contains_key(id))
-            .map(|(id, _, at)| (id, at))
-            .collect();
+        self.catalog().each_packed(|id, _, at| {
+            if !reach.blobs.contains(id) {
+                dead.packed.push((id, at));
+            }
+        })?;
         Ok(dead)
     }
 
     /// Packs with more dead content than needed content, and their needed content.
     fn mostly_dead(&self, reach: &Reach) -> Result<Vec<Held>, Error> {
-        let mut packs: Vec<Held> = Vec::new();
-        for (id, pack, at) in self.catalog().all_packed()? {
-            if packs.last().is_none_or(|(name, _)| *name != pack) {
-                packs.push((pack, Vec::new()));
+        // With what a pack of these alone would take beside them, or one of tiny contents would
+        // never be dense.
+        let (each, fixed) = OVERHEAD_BYTES;
+        let mut living: Vec<(Arc<str>, u64)> = Vec::new();
+        self.catalog().each_packed(|id, pack, at| {
+            if !reach.blobs.contains(id) {
+                return;
             }
-            if reach.blobs.contains_key(&id)
-                && let Some((_, live)) = packs.last_mut()
+            if living.last().is_none_or(|(name, _)| name != pack) {
+                living.push((Arc::clone(pack), fixed));
+            }
+            if let Some((_, sum)) = living.last_mut() {
+                // What the rows say may be any number.
+                *sum = sum.saturating_add(at.stored).saturating_add(each);
+            }
+        })?;
+        living.retain(|(name, living)| {
+            let length = std::fs::metadata(self.layout().pack(name)).map_or(0, |meta| meta.len());
+            living.saturating_mul(2) < length
+        });
+        // Most packs are dense. A list of what they hold would take much memory.
+        let mut packs: Vec<Held> = living.into_iter().map(|(name, _)| (name, Vec::new())).collect();
+        if packs.is_empty() {
+            return Ok(packs);
+        }
+        self.catalog().each_packed(|id, pack, at| {
+            if let Some((_, live)) = packs.iter_mut().find(|(name, _)| name == pack)
+                && reach.blobs.contains(id)
             {
                 live.push((id, at));
             }
-        }
-        packs.retain(|(name, live)| {
-            let length = std::fs::metadata(self.layout().pack(name)).map_or(0, |meta| meta.len());
-            // With what a pack of these alone would take beside them, or one of tiny contents would
-            // never be dense.
-            let (each, fixed) = OVERHEAD_BYTES;
-            // What the rows say may be any number.
-            let living = live
-                .iter()
-                .fold(fixed, |sum, (_, at)| sum.saturating_add(at.stored).saturating_add(each));
-            !live.is_empty() && living.saturating_mul(2) < length
-        });
+        })?;
         Ok(packs)
     }
 
@@ -329,7 +339,7 @@ impl Store {
         let mut cold = Vec::new();
         for (name, live) in packs {
             for (id, at) in live {
-                let from = From::Pack(name.clone(), *at);
+                let from = From::Pack(Arc::clone(name), *at);
                 cold.push(Cold { id: *id, size: at.size, from });
             }
         }
@@ -364,6 +374,7 @@ impl Store {
             for id in self.catalog().snapshot_ids()? {
                 mark.add(self, id, operation)?;
             }
+            mark.reach.tidy();
             first = false;
             let done = self.remove_mirrors(&mut dead.mirrors, &mark.reach, alone, report)?;
             if done {
@@ -387,7 +398,7 @@ impl Store {
     fn remove_rows(&self, dead: &Dead, reach: &Reach, report: &mut GcReport) -> Result<(), Error> {
         let directories = dead.directories.iter().filter(|id| !reach.directories.contains(id));
         let directories: Vec<DirectoryId> = directories.copied().collect();
-        let packed = dead.packed.iter().filter(|(id, _)| !reach.blobs.contains_key(id));
+        let packed = dead.packed.iter().filter(|(id, _)| !reach.blobs.contains(*id));
         let (packed, places): (Vec<BlobId>, Vec<Location>) = packed.copied().unzip();
         if directories.is_empty() && packed.is_empty() {
             return Ok(());
@@ -409,7 +420,7 @@ impl Store {
         report: &mut GcReport,
     ) -> Result<bool, Error> {
         while let Some((id, size)) = mirrors.pop() {
-            if reach.blobs.contains_key(&id) {
+            if reach.blobs.contains(id) {
                 continue;
             }
             let name = path_of(id);
@@ -463,9 +474,9 @@ impl Store {
         let Ok(pack) = self.contents().open_pack(name) else { return false };
         let Ok(index) = pack.index().or_else(|_| pack.scan()) else { return true };
         index.iter().any(|(id, _)| {
-            reach.blobs.get(id).is_some_and(|size| {
+            reach.blobs.get(*id).is_some_and(|size| {
                 // In doubt it is.
-                !self.blobs().is_sealed(*id, *size).unwrap_or(false)
+                !self.blobs().is_sealed(*id, size).unwrap_or(false)
                     && !self.catalog().packed(*id).is_ok_and(|at| at.is_some())
             })
         })

@@ -14,10 +14,10 @@
 //! there. A crash in between leaves a pack without a row. `gc` removes it, and `verify` can take it
 //! over if it has content that is lost elsewhere.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read, Seek as _};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{self, Mode, OFlags};
@@ -122,9 +122,9 @@ pub(crate) struct Cold {
 
 pub(crate) enum From {
     /// Its mirror; and where it is packed already, if it is.
-    Mirror(Option<(String, Location)>),
+    Mirror(Option<(Arc<str>, Location)>),
     /// A pack that is to be given up.
-    Pack(String, Location),
+    Pack(Arc<str>, Location),
 }
 
 /// What came of it.
@@ -195,22 +195,23 @@ impl Store {
             let roots = rows.iter().flat_map(|row| [row.snapshot, row.target]).flatten();
             hot = Reach::of_readable(self, roots, operation)?;
         }
-        let mut packed: HashMap<BlobId, (String, Location)> = self
-            .catalog()
-            .all_packed()?
-            .into_iter()
-            .map(|(id, pack, at)| (id, (pack, at)))
-            .collect();
         let mut cold = Vec::new();
         self.blobs()
             .for_each(|id, _| {
-                if let Some(&size) = everything.blobs.get(&id)
-                    && !hot.blobs.contains_key(&id)
+                if let Some(size) = everything.blobs.get(id)
+                    && !hot.blobs.contains(id)
                 {
-                    cold.push(Cold { id, size, from: From::Mirror(packed.remove(&id)) });
+                    cold.push(Cold { id, size, from: From::Mirror(None) });
                 }
             })
             .context(Operation::Read, || self.layout().blobs())?;
+        drop((everything, hot));
+        cold.sort_unstable_by_key(|cold| cold.id);
+        self.catalog().each_packed(|id, pack, at| {
+            if let Ok(place) = cold.binary_search_by(|cold| cold.id.cmp(&id)) {
+                cold[place].from = From::Mirror(Some((Arc::clone(pack), at)));
+            }
+        })?;
         let written = self.write_packs(cold, operation)?;
         let mut report =
             PackReport { packs: written.packs, damaged: written.damaged, ..PackReport::default() };
@@ -252,7 +253,7 @@ impl Store {
         let operation = &common.operation();
         let reach = Reach::of(self, snapshots.iter().copied(), operation)?;
         let mut missing = Vec::new();
-        for (&id, &size) in &reach.blobs {
+        for (id, size) in reach.blobs.iter() {
             let path = || self.blobs().mirror_path(id);
             if !self.blobs().is_sealed(id, size).context(Operation::ReadBlob, path)? {
                 missing.push((id, size));

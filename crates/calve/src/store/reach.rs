@@ -27,11 +27,86 @@ pub(crate) type Broken = (DirectoryId, String);
 /// The content that some snapshots need.
 #[derive(Debug, Default)]
 pub(crate) struct Reach {
-    /// Contents with their sizes. Empty files have none.
-    pub(crate) blobs: HashMap<BlobId, u64>,
+    /// Empty files have no content.
+    pub(crate) blobs: Sizes,
     pub(crate) directories: HashSet<DirectoryId>,
     /// Contents to which two entries give different sizes.
     pub(crate) contradictions: Vec<BlobId>,
+}
+
+/// Contents with their sizes, as a sorted list: for a million contents a map takes twice as much
+/// memory, and while it grows, three times.
+#[derive(Debug, Default)]
+pub(crate) struct Sizes {
+    all: Vec<(BlobId, u64)>,
+    /// How many of them are sorted, and have one size each.
+    sorted: usize,
+    /// Where the ids begin that have these first two bytes, and where the last ones end. Ids are
+    /// hashes, so each part is short.
+    starts: Vec<u32>,
+}
+
+impl Sizes {
+    /// From this many on, contents that are there twice go before all are there.
+    const LEAST: usize = 1 << 16;
+
+    /// Adds a content. It is found after the next [`tidy`](Self::tidy).
+    fn add(&mut self, id: BlobId, size: u64, contradictions: &mut Vec<BlobId>) {
+        if self.all.len() >= Self::LEAST.max(self.sorted.saturating_mul(2)) {
+            self.tidy(contradictions);
+        }
+        self.all.push((id, size));
+    }
+
+    /// Sorts what was added. If a content has two sizes, one of them stays.
+    fn tidy(&mut self, contradictions: &mut Vec<BlobId>) {
+        if self.sorted == self.all.len() {
+            return;
+        }
+        self.all.sort_unstable();
+        self.all.dedup_by(|next, kept| {
+            if next.0 == kept.0 && next.1 != kept.1 {
+                contradictions.push(kept.0);
+            }
+            next.0 == kept.0
+        });
+        self.sorted = self.all.len();
+        self.starts = vec![0; PARTS + 1];
+        for (id, _) in &self.all {
+            self.starts[part_of(*id) + 1] += 1;
+        }
+        for part in 0..PARTS {
+            self.starts[part + 1] += self.starts[part];
+        }
+    }
+
+    pub(crate) fn get(&self, id: BlobId) -> Option<u64> {
+        debug_assert_eq!(self.sorted, self.all.len(), "it was not tidied");
+        let part = part_of(id);
+        let [start, end] = *self.starts.get(part..)?.first_chunk()?;
+        let part = &self.all[start as usize..end as usize];
+        let at = part.binary_search_by(|(other, _)| other.cmp(&id)).ok()?;
+        Some(part[at].1)
+    }
+
+    pub(crate) fn contains(&self, id: BlobId) -> bool {
+        self.get(id).is_some()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (BlobId, u64)> + '_ {
+        self.all.iter().copied()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.all.len()
+    }
+}
+
+/// The number of different first two bytes.
+const PARTS: usize = 1 << 16;
+
+fn part_of(id: BlobId) -> usize {
+    usize::from(id.as_bytes()[0]) << 8 | usize::from(id.as_bytes()[1])
 }
 
 fn root_of(object: &SnapshotObject) -> Option<DirectoryId> {
@@ -42,7 +117,8 @@ fn root_of(object: &SnapshotObject) -> Option<DirectoryId> {
 }
 
 impl Reach {
-    /// Adds the content of a snapshot. Returns the new objects that cannot be read.
+    /// Adds the content of a snapshot. Returns the new objects that cannot be read. The contents are
+    /// found after [`tidy`](Self::tidy).
     pub(crate) fn add(
         &mut self,
         store: &Store,
@@ -69,16 +145,28 @@ impl Reach {
                 match entry.kind {
                     Kind::Directory(id) => waiting.push(id),
                     Kind::File { size, blob, .. } if size > 0 => {
-                        let known = *self.blobs.entry(blob).or_insert(size);
-                        if known != size {
-                            self.contradictions.push(blob);
-                        }
+                        self.blobs.add(blob, size, &mut self.contradictions);
                     }
                     _ => {}
                 }
             }
         }
         Ok(broken)
+    }
+
+    /// Lets the contents of the snapshots that were added be found.
+    pub(crate) fn tidy(&mut self) {
+        self.blobs.tidy(&mut self.contradictions);
+    }
+
+    /// Adds what another has.
+    #[cfg(feature = "remote")]
+    pub(crate) fn extend(&mut self, other: Self) {
+        self.directories.extend(other.directories);
+        for (id, size) in other.blobs.all {
+            self.blobs.add(id, size, &mut self.contradictions);
+        }
+        self.tidy();
     }
 
     /// Like [`add`](Self::add), but an object that cannot be read is an error.
@@ -117,6 +205,7 @@ impl Reach {
         for id in snapshots {
             reach.must_add(store, id, operation)?;
         }
+        reach.tidy();
         Ok(reach)
     }
 
@@ -136,6 +225,7 @@ impl Reach {
                 Err(error) => return Err(error),
             }
         }
+        reach.tidy();
         Ok(reach)
     }
 }
@@ -222,4 +312,31 @@ pub(crate) fn places(
         places.sort();
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_content_is_found_once_with_its_size_and_two_sizes_are_a_contradiction() {
+        let id = |number: u32| BlobId::of(&number.to_le_bytes());
+        let (mut sizes, mut contradictions) = (Sizes::default(), Vec::new());
+        assert_eq!((sizes.len(), sizes.get(id(0))), (0, None));
+        let count = 3 * u32::try_from(Sizes::LEAST).unwrap();
+        for number in (0..count).chain(0..count / 2) {
+            sizes.add(id(number), number.into(), &mut contradictions);
+        }
+        sizes.tidy(&mut contradictions);
+        assert_eq!((sizes.len(), contradictions.len()), (count as usize, 0));
+        assert!((0..count).all(|number| sizes.get(id(number)) == Some(number.into())));
+        assert!((count..count + 1000).all(|number| !sizes.contains(id(number))));
+        assert!(sizes.iter().is_sorted());
+        for (number, size) in [(7, 8), (count, 1), (9, 9)] {
+            sizes.add(id(number), size, &mut contradictions);
+        }
+        sizes.tidy(&mut contradictions);
+        assert_eq!((sizes.len(), contradictions), (count as usize + 1, vec![id(7)]));
+        assert!(matches!(sizes.get(id(7)), Some(7 | 8)) && sizes.get(id(count)) == Some(1));
+    }
 }

@@ -16,6 +16,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::{self, AtFlags, FileType, Mode};
@@ -78,7 +79,7 @@ impl Store {
         for damage in &mut report.damage {
             damage.repaired = match (damage.kind, damage.blob) {
                 (DamageKind::Missing | DamageKind::Mirror | DamageKind::Packed, Some(id)) => {
-                    let needed = reach.blobs.contains_key(&id);
+                    let needed = reach.blobs.contains(id);
                     self.judge(&mut eye, id, needed)?.is_empty()
                 }
                 (DamageKind::Pack, _) => mended.contains(&damage.path),
@@ -99,7 +100,7 @@ impl Store {
     ) -> Result<(), Error> {
         let mut lost = HashSet::new();
         for &id in damaged {
-            if reach.blobs.contains_key(&id) && self.look_at(eye, id)?.is_lost() {
+            if reach.blobs.contains(id) && self.look_at(eye, id)?.is_lost() {
                 lost.insert(id);
             }
         }
@@ -226,17 +227,12 @@ impl Store {
         if self.contents().open_pack(name).and_then(|pack| pack.index()).is_ok() {
             return Ok(true);
         }
-        let held: Vec<(BlobId, Location)> = self
-            .catalog()
-            .all_packed()?
-            .into_iter()
-            .filter(|(_, pack, _)| pack == name)
-            .map(|(id, _, at)| (id, at))
-            .collect();
-        let cold = held
-            .into_iter()
-            .map(|(id, at)| Cold { id, size: at.size, from: From::Pack(name.to_owned(), at) })
-            .collect();
+        let mut cold = Vec::new();
+        self.catalog().each_packed(|id, pack, at| {
+            if **pack == *name {
+                cold.push(Cold { id, size: at.size, from: From::Pack(Arc::clone(pack), at) });
+            }
+        })?;
         self.write_packs(cold, operation)?;
         let gone = self.catalog().forget_pack_if_empty(name)?;
         if gone && is_pack_name(name) {

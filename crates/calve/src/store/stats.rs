@@ -66,10 +66,10 @@ impl Store {
             ..StoreStats::default()
         };
         let mut packed = HashSet::new();
-        for (id, _, at) in self.catalog().all_packed()? {
+        self.catalog().each_packed(|id, _, at| {
             packed.insert(id);
             stats.packed_bytes = stats.packed_bytes.saturating_add(at.size);
-        }
+        })?;
         stats.packed_blobs = packed.len() as u64;
         (stats.blobs, stats.blob_bytes) = (stats.packed_blobs, stats.packed_bytes);
         self.blobs()

@@ -11,6 +11,7 @@ use std::collections::HashSet;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -159,7 +160,8 @@ pub struct VerifyReport {
 enum Task {
     /// The mirror with this place in the list of all.
     Mirror(usize),
-    Packed(Box<(BlobId, String, Location)>),
+    /// The packed content with this place in the list of all.
+    Packed(usize),
 }
 
 /// How the mirror of a blob is.
@@ -188,7 +190,7 @@ pub(super) enum Bad {
 #[derive(Default)]
 struct Seen {
     suspects: HashSet<BlobId>,
-    /// In the end these are sorted: a set of them would take twice as much memory.
+    /// In the end these are all good ones, sorted: a set of them would take twice as much memory.
     good: Vec<BlobId>,
     unsealed: Vec<BlobId>,
     mirrors: u64,
@@ -275,7 +277,9 @@ impl Store {
         report.packed_bytes = seen.packed_bytes;
         report.unsealed_mirrors = seen.unsealed.len() as u64;
         let mut suspects = seen.suspects;
-        suspects.extend(reach.blobs.keys().filter(|id| seen.good.binary_search(id).is_err()));
+        suspects.extend(
+            reach.blobs.iter().map(|(id, _)| id).filter(|id| seen.good.binary_search(id).is_err()),
+        );
         drop(seen.good);
         suspects.extend(&reach.contradictions);
         let mut suspects: Vec<BlobId> = suspects.into_iter().collect();
@@ -300,7 +304,7 @@ impl Store {
         let mut eye = Eye { intake: Intake::new(), looks: LOOKS, operation };
         let mut damaged = Vec::new();
         for id in suspects {
-            let needed = reach.blobs.contains_key(&id);
+            let needed = reach.blobs.contains(id);
             let found = self.judge(&mut eye, id, needed)?;
             if reach.contradictions.contains(&id) {
                 report.damage.push(self.contradiction(id));
@@ -357,6 +361,7 @@ impl Store {
                 Err(why) => report.damage.push(self.damaged_snapshot(why)),
             }
         }
+        reach.tidy();
         report.directories = reach.directories.len() as u64;
         Ok((snapshots, reach, broken))
     }
@@ -375,13 +380,11 @@ impl Store {
 
     /// Reads all mirrors and all that is packed.
     fn read_all(&self, operation: &Running) -> Result<Seen, Error> {
-        let mut tasks: Vec<(u64, Task)> = self
-            .catalog()
-            .all_packed()?
-            .into_iter()
-            .map(|(id, pack, at)| (at.size, Task::Packed(Box::new((id, pack, at)))))
-            .collect();
-        let mut mirrors = Vec::new();
+        let (mut packed, mut mirrors, mut tasks) = (Vec::new(), Vec::new(), Vec::new());
+        self.catalog().each_packed(|id, pack, at| {
+            tasks.push((at.size, Task::Packed(packed.len())));
+            packed.push((id, Arc::clone(pack), at));
+        })?;
         self.blobs()
             .for_each(|id, meta| {
                 tasks.push((meta.size, Task::Mirror(mirrors.len())));
@@ -389,8 +392,10 @@ impl Store {
             })
             .context(Operation::Read, || self.layout().blobs())?;
         // Lists of the threads with the ids of all good ones would take as much memory once more.
-        let mut good: Vec<AtomicBool> = Vec::new();
-        good.resize_with(mirrors.len(), AtomicBool::default);
+        let none = |count: usize| -> Vec<AtomicBool> {
+            std::iter::repeat_with(AtomicBool::default).take(count).collect()
+        };
+        let (good, good_packed) = (none(mirrors.len()), none(packed.len()));
         operation.expect(tasks.len() as u64);
         // Last in, first out: the largest first.
         tasks.sort_unstable_by_key(|(size, _)| *size);
@@ -421,13 +426,13 @@ impl Store {
                             }
                         }
                     }
-                    Task::Packed(packed) => {
-                        let (id, pack, at) = *packed;
+                    Task::Packed(place) => {
+                        let (id, pack, at) = &packed[place];
                         seen.packed_blobs += 1;
                         seen.packed_bytes = seen.packed_bytes.saturating_add(at.size);
-                        match self.read_packed(id, &pack, at) {
-                            Ok(()) => seen.good.push(id),
-                            Err(_) => drop(seen.suspects.insert(id)),
+                        match self.read_packed(*id, pack, *at) {
+                            Ok(()) => good_packed[place].store(true, Ordering::Relaxed),
+                            Err(_) => drop(seen.suspects.insert(*id)),
                         }
                     }
                 }
@@ -436,9 +441,8 @@ impl Store {
             },
         )?;
         let mut all = Seen::default();
-        for Worker { mut seen, .. } in workers {
+        for Worker { seen, .. } in workers {
             all.suspects.extend(seen.suspects);
-            all.good.append(&mut seen.good);
             all.unsealed.extend(seen.unsealed);
             all.mirrors += seen.mirrors;
             all.mirror_bytes += seen.mirror_bytes;
@@ -447,7 +451,10 @@ impl Store {
         }
         let mut good = good.into_iter().map(AtomicBool::into_inner);
         mirrors.retain(|_| good.next() == Some(true));
-        mirrors.append(&mut all.good);
+        let packed = packed.into_iter().zip(good_packed);
+        mirrors.extend(
+            packed.filter(|(_, good)| good.load(Ordering::Relaxed)).map(|((id, ..), _)| id),
+        );
         all.good = mirrors;
         all.good.sort_unstable();
         Ok(all)

@@ -1,5 +1,7 @@
 //! The rows of packs and of the blobs in them.
 
+use std::sync::Arc;
+
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::super::id::{BlobId, DirectoryId};
@@ -19,19 +21,28 @@ impl Catalog {
         })
     }
 
-    /// All packed blobs: id, pack and location.
-    pub(crate) fn all_packed(&self) -> Result<Vec<(BlobId, String, Location)>, Error> {
-        let rows: Vec<(Vec<u8>, String, Location)> = self.read(|db| {
-            db.prepare(
+    /// Calls `each` with all packed blobs, pack by pack: id, pack and location. The rows of a pack
+    /// share its name in memory. `each` cannot use the catalog.
+    pub(crate) fn each_packed(
+        &self,
+        mut each: impl FnMut(BlobId, &Arc<str>, Location),
+    ) -> Result<(), Error> {
+        self.read(|db| {
+            let mut query = db.prepare(
                 "SELECT blob, name, offset, stored, size FROM packed JOIN packs ON packs.id = pack ORDER BY pack, offset",
-            )?
-            .query_map([], |row| Ok((row.get(0)?, row.get(1)?, location(row, 2)?)))?
-            .collect()
-        })?;
-        Ok(rows
-            .into_iter()
-            .filter_map(|(id, pack, at)| Some((BlobId::from_bytes(id.try_into().ok()?), pack, at)))
-            .collect())
+            )?;
+            let (mut rows, mut pack) = (query.query([])?, Arc::<str>::from(""));
+            while let Some(row) = rows.next()? {
+                let name = row.get_ref(1)?.as_str()?;
+                if *pack != *name {
+                    pack = name.into();
+                }
+                if let Ok(id) = row.get_ref(0)?.as_blob()?.try_into() {
+                    each(BlobId::from_bytes(id), &pack, location(row, 2)?);
+                }
+            }
+            Ok(())
+        })
     }
 
     pub(crate) fn pack_names(&self) -> Result<Vec<String>, Error> {

@@ -1,5 +1,5 @@
 use std::path::PathBuf;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use super::schema::TABLES_4;
 use super::*;
@@ -140,7 +140,8 @@ fn first_store() -> (tempfile::TempDir, PathBuf) {
 fn told(catalog: &Catalog) -> String {
     let snapshots: Vec<_> = catalog.snapshots().unwrap();
     let (names, worktrees) = (catalog.names().unwrap(), catalog.worktrees().unwrap());
-    let (packed, counts) = (catalog.all_packed().unwrap(), catalog.counts().unwrap());
+    let (mut packed, counts) = (Vec::new(), catalog.counts().unwrap());
+    catalog.each_packed(|id, pack, at| packed.push((id, Arc::clone(pack), at))).unwrap();
     format!("{snapshots:?} {names:?} {worktrees:?} {packed:?} {counts:?}")
 }
 

@@ -464,7 +464,7 @@ impl Remote {
         }
         let mut tasks: Vec<(BlobId, u64)> = contents
             .into_iter()
-            .filter(|(id, _)| !known.entries.contains(id) && !known.whole.blobs.contains_key(id))
+            .filter(|(id, _)| !known.entries.contains(id) && !known.whole.blobs.contains(*id))
             .collect();
         report.contents = tasks.len() as u64;
         report.content_bytes = tasks.iter().fold(0, |sum, (_, size)| size.saturating_add(sum));
@@ -604,8 +604,7 @@ impl Remote {
                     if known.whole.directories.is_empty() {
                         known.whole = reach;
                     } else {
-                        known.whole.blobs.extend(reach.blobs);
-                        known.whole.directories.extend(reach.directories);
+                        known.whole.extend(reach);
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::Cancelled => return Err(error),
@@ -684,7 +683,7 @@ impl Remote {
         }
         for recipe in recipes {
             let has_all = recipe.chunks.iter().all(|(id, _)| known.entries.contains(id));
-            if has_all || known.whole.blobs.contains_key(&recipe.content) {
+            if has_all || known.whole.blobs.contains(recipe.content) {
                 known.entries.insert(recipe.content);
                 known.entries.extend(recipe.chunks.into_iter().map(|(id, _)| id));
             }
