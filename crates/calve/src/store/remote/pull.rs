@@ -460,11 +460,19 @@ impl Remote {
         let lacks_all = count == report.contents;
         let fetches = self.locate(store, record, &wanted, lacks_all, operation)?;
         let flushes = Flushes::new();
+        // This thread allocates the buffers. glibc keeps freed memory of another thread for threads
+        // alone, and what comes after a pull takes much memory in this one.
+        let longest = fetches.iter().map(|fetch| fetch.range.end - fetch.range.start).max();
+        let longest = usize::try_from(longest.unwrap_or(0)).map_err(io::Error::other);
+        let longest = longest.context(Operation::Pull, || store.path())?;
+        let buffers = operation.jobs().min(fetches.len());
+        let buffers = std::iter::repeat_with(|| Vec::with_capacity(longest)).take(buffers);
+        let buffers = Mutex::new(buffers.collect::<Vec<Vec<u8>>>());
         pool::run(
             operation,
             (Operation::Pull, store.path()),
             fetches,
-            |_| (Intake::noting(noted), Vec::new()),
+            |_| (Intake::noting(noted), lock(&buffers).pop().unwrap_or_default()),
             |worker, fetch, queue| {
                 let written = self.fetch(store, worker, &fetch, &wanted, queue, operation)?;
                 flushes.wrote(store, written)
