@@ -1313,6 +1313,45 @@ fn a_tree_that_waited_comes_with_gits_index_even_after_an_edit() {
     assert!(changes(&root).iter().any(|line| line.contains(".M") && line.ends_with(" src/a")));
 }
 
+/// `core.checkStat=minimal` lets git compare the size and the seconds of the modification time alone.
+/// A worktree of an older snapshot got the project's index, and git called a file unchanged that
+/// the project had changed once more within the second.
+#[test]
+fn git_sees_what_changed_within_a_second_also_where_it_compares_little() {
+    for (row, waits, forgets) in [
+        ("an index that is made at the start", false, false),
+        ("nothing vouches for a file", false, true),
+        ("an index that waited", true, false),
+        ("an index that waited, and nothing else vouches for a file", true, true),
+    ] {
+        let desk = project();
+        let write = |text: &str, fraction: u32| {
+            let at = format!("2020-01-01 12:00:00.{fraction}");
+            script(&desk.project, &format!("echo {text} >src/a; touch -d '{at}' src/a; tick"));
+        };
+        script(&desk.project, "git config core.checkStat minimal");
+        write("one", 1);
+        let older = desk.snapshot();
+        write("two", 2);
+        script(&desk.project, "git add -A; git commit -qm two");
+        desk.snapshot();
+        if waits {
+            desk.store.keep_ready_trees(1).unwrap();
+            desk.store.make_ready_trees(&options()).unwrap();
+        }
+        if forgets {
+            script(&desk.project, "rm .calve/indexes/*");
+        }
+        start(&desk, &["w"], &StartOptions::new().from(older));
+        let root = desk.folder().join("w");
+        let found = changes(&root);
+        assert!(
+            found.iter().any(|it| it.contains(".M") && it.ends_with(" src/a")),
+            "{row}: {found:?}"
+        );
+    }
+}
+
 /// An agent's tool often makes its worktrees in a folder of the project that git ignores.
 #[test]
 fn worktrees_that_git_made_inside_another_tree_are_no_part_of_it_and_not_dropped_with_it() {

@@ -107,6 +107,21 @@ pub(crate) trait Vouches: Sync {
     }
 }
 
+/// Knows nothing, so no entry of an index gets another stat.
+#[cfg(feature = "store")]
+pub(crate) struct Nobody;
+
+#[cfg(feature = "store")]
+impl Vouches for Nobody {
+    fn folder(&self, _: Folder, _: &[u8]) -> Option<Folder> {
+        None
+    }
+
+    fn file(&self, _: Folder, _: &[u8]) -> Option<Vouched> {
+        None
+    }
+}
+
 /// A file of the source that is known to have had its clone's content.
 pub(crate) struct Vouched {
     /// The stat that the source had with that content.
@@ -307,8 +322,8 @@ fn make_ready_in(trees: &Trees<'_>, git: &OwnedFd, tree: &Path) -> Option<u64> {
 }
 
 /// Rewrites an index in memory. `written` is the modification time of its file; `tree` is the
-/// working tree, as a path from the clone's root. Returns the number of rewritten entries. `None`:
-/// no entry was rewritten, and the caller must not use the index.
+/// working tree, as a path from the clone's root. Returns how many entries record the clone's files.
+/// `None`: no entry was changed, and the caller must not use the index.
 pub(crate) fn make_bytes_ready(
     trees: &Trees<'_>,
     bytes: &mut [u8],
@@ -323,12 +338,21 @@ pub(crate) fn make_bytes_ready(
         before_walk: trees.before_walk,
         cloned_since: trees.cloned_since(),
     };
-    let rewritten = rewrite(trees, &layout, bytes, (&source, &clone), moments);
-    if rewritten == 0 || (trees.stopped)() {
+    let changed = rewrite(trees, &layout, bytes, (&source, &clone), moments);
+    if changed == Changed::default() || (trees.stopped)() {
         return None;
     }
     layout.seal(bytes);
-    Some(rewritten)
+    Some(changed.ready)
+}
+
+/// How many entries of an index were changed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Changed {
+    /// They record the clone's files.
+    ready: u64,
+    /// git might have taken the clone's file for the one that they record.
+    mistaken: u64,
 }
 
 /// Rewrites the entries with several threads, each of which takes one chunk after the other.
@@ -338,7 +362,7 @@ fn rewrite(
     bytes: &mut [u8],
     roots: (&Directory<'_>, &OwnedFd),
     moments: Moments,
-) -> u64 {
+) -> Changed {
     let mut parts: Vec<(&Chunk, &mut [u8])> = Vec::with_capacity(layout.chunks.len());
     let (mut rest, mut at) = (bytes, 0);
     for chunk in &layout.chunks {
@@ -351,7 +375,7 @@ fn rewrite(
     parts.reverse();
     let threads = trees.jobs.min(parts.len());
     let parts = Mutex::new(parts);
-    let rewritten = AtomicU64::new(0);
+    let (ready, mistaken) = (AtomicU64::new(0), AtomicU64::new(0));
     let work = || {
         let mut pair = Pair::new(roots);
         loop {
@@ -360,8 +384,9 @@ fn rewrite(
             if (trees.stopped)() {
                 return;
             }
-            let count = rewrite_chunk(chunk, bytes, &mut pair, moments);
-            rewritten.fetch_add(count, Ordering::Relaxed);
+            let changed = rewrite_chunk(chunk, bytes, &mut pair, moments);
+            ready.fetch_add(changed.ready, Ordering::Relaxed);
+            mistaken.fetch_add(changed.mistaken, Ordering::Relaxed);
         }
     };
     std::thread::scope(|scope| {
@@ -371,28 +396,40 @@ fn rewrite(
         }
         work();
     });
-    rewritten.into_inner()
+    Changed { ready: ready.into_inner(), mistaken: mistaken.into_inner() }
 }
 
-fn rewrite_chunk(chunk: &Chunk, bytes: &mut [u8], pair: &mut Pair<'_>, moments: Moments) -> u64 {
+fn rewrite_chunk(
+    chunk: &Chunk,
+    bytes: &mut [u8],
+    pair: &mut Pair<'_>,
+    moments: Moments,
+) -> Changed {
     let mut cursor = chunk.cursor.clone();
-    let mut count = 0;
+    let mut changed = Changed::default();
     while let Some(entry) = cursor.next(bytes) {
         if !entry.is_plain() {
             continue;
         }
-        let rewritten =
-            pair.stat(&cursor.path).and_then(|(Vouched { source, modified }, clone)| {
-                rule::rewritten(entry.recorded, &source, (&clone, modified), moments)
-            });
+        let known = pair.stat(&cursor.path);
+        let rewritten = known.as_ref().and_then(|(Vouched { source, modified }, clone)| {
+            rule::rewritten(entry.recorded, source, (clone, *modified), moments)
+        });
         if let Some(recorded) = rewritten {
             entry.record(bytes, recorded);
-            count += 1;
-        } else if let Some(doubted) = rule::doubted(entry.recorded, moments.index_written) {
+            changed.ready += 1;
+            continue;
+        }
+        let clone = known.map(|(_, clone)| clone).or_else(|| pair.second(&cursor.path));
+        if let Some(doubted) = rule::doubted(entry.recorded, moments.index_written) {
             entry.record(bytes, doubted);
+        } else if let Some(doubted) = clone.and_then(|clone| rule::mistaken(entry.recorded, &clone))
+        {
+            entry.record(bytes, doubted);
+            changed.mistaken += 1;
         }
     }
-    count
+    changed
 }
 
 /// A directory of the source.
@@ -491,9 +528,8 @@ impl<'a> Pair<'a> {
 
     /// The stat of a path in the second tree.
     fn second(&self, path: &[u8]) -> Option<Meta> {
-        let path = Path::new(OsStr::from_bytes(path));
-        let name = CString::new(path.file_name()?.as_bytes()).ok()?;
-        stat(&open_below(self.roots.1, path.parent()?)?, &name)
+        let (directory, name) = split(path)?;
+        stat(&open_below(self.roots.1, Path::new(OsStr::from_bytes(directory)))?, &name)
     }
 
     /// The innermost directory of both trees.

@@ -8,7 +8,9 @@
 //!   its tree's seal, so it does not serve for a tree that was made anew.
 //! * A tree that [waits](super::waiting) has inodes of its own. Its index is made with it, and is
 //!   in its folder. If the tree is brought to another snapshot when it is handed over, the index
-//!   still serves: the files that are replaced have other inodes and change times.
+//!   still serves: the files that are replaced have other inodes and change times. It does not
+//!   serve if one of them has the same size and the same second as before, because some users let
+//!   git compare nothing else.
 //!
 //! Each is of use as long as the project's index is the one of which it was made. Even a wrong one
 //! would do no harm: git reads a file of which the index records another stat.
@@ -32,7 +34,9 @@ use super::super::git;
 use super::super::id::SnapshotId;
 use super::super::index::Index;
 use super::super::layout::READY_GIT_INDEX;
-use super::vouched::{Known, Snapshots};
+use super::super::manifest::Manifest;
+use super::super::object::Entry;
+use super::vouched::{Known, Snapshots, length};
 use super::waiting::Target;
 use crate::reflink::imp::NEW_FILE_FLAGS;
 use crate::reflink::meta::Meta;
@@ -245,6 +249,27 @@ pub(super) fn keep_with(
         write_whole(folder, &folder.join(READY_GIT_INDEX), &bytes).ok()
     };
     let _ = keep();
+}
+
+/// Whether git tells the files of two trees apart by size and time, where their contents differ:
+/// with `core.checkStat=minimal` it looks at nothing else. An index that was made for a tree that has
+/// been brought to another one must not call a file unchanged that has another content.
+pub(super) fn tells_apart(from: &Manifest, to: &Manifest) -> bool {
+    let is_alike = |from: &Entry, to: &Entry| {
+        !from.same_content(to) && from.mtime.0 == to.mtime.0 && length(from) == length(to)
+    };
+    let mut folders = vec![(0, 0)];
+    while let Some((a, b)) = folders.pop() {
+        let (a, b) = (&from.directories[a as usize], &to.directories[b as usize]);
+        for (slot, entry) in (0..).zip(&b.entries) {
+            let Some(other) = a.find(&entry.name) else { continue };
+            if is_alike(&a.entries[other as usize], entry) {
+                return false;
+            }
+            folders.extend(a.child(other).zip(b.child(slot)));
+        }
+    }
+    true
 }
 
 /// An index of git behind room for the header.

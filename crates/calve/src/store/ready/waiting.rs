@@ -493,7 +493,8 @@ impl Store {
                 continue;
             };
             let is_copied = is_copied(&taken);
-            let git_index = KeptGitIndex::in_folder(taken.dir());
+            let git_index = KeptGitIndex::in_folder(taken.dir())
+                .filter(|_| near.id == id || git_index::tells_apart(base, target));
             let moved = Stage::new(Arc::clone(parent), parent_path, |dir, name| {
                 Ok(fs::renameat(taken.dir(), READY_TREE, dir, name)?)
             });

@@ -31,6 +31,10 @@
 //! Some programs record no nanoseconds. calve then compares seconds, and an entry is racy for the
 //! whole second. It does not compare devices, because git does not: they change with each mount.
 //!
+//! An entry that stays as it is records another file. git reads the clone then, since it compares the
+//! inode number; with `core.checkStat=minimal` it does not. So if the clone's size and seconds are
+//! those that the entry records, the entry must make git read the file ([`mistaken`]).
+//!
 //! git's own weakness remains. If git calls a changed file of the source clean, it may do so in the
 //! clone, too: the file changed twice in one tick of the clock, git looked in between, and the size
 //! stayed the same. Most builds of git compare seconds. So git does not see an edit in the clone
@@ -96,7 +100,20 @@ pub(super) fn moved(recorded: Recorded, from: &Meta, now: &Meta, since: Time) ->
 /// purpose. Most builds of git compare seconds.
 pub(super) fn doubted(recorded: Recorded, index_written: Time) -> Option<Recorded> {
     let racy = u64::from(recorded.modified.0) >= u64::from(cut(index_written.0.cast_unsigned()));
-    (racy && recorded.size != 0).then_some(Recorded { size: 0, ..recorded })
+    racy.then(|| without_size(recorded)).flatten()
+}
+
+/// The same for an entry that records another file, if git may take `file` for that one. With
+/// `core.checkStat=minimal` git compares no more than the size and the seconds of the modification
+/// time, and these are equal if the other file got its content within the same second.
+pub(super) fn mistaken(recorded: Recorded, file: &Meta) -> Option<Recorded> {
+    let is_alike =
+        recorded.size == cut(file.size) && recorded.modified.0 == cut_time(file.modified()).0;
+    is_alike.then(|| without_size(recorded)).flatten()
+}
+
+fn without_size(recorded: Recorded) -> Option<Recorded> {
+    (recorded.size != 0).then_some(Recorded { size: 0, ..recorded })
 }
 
 /// Whether the entry vouches for the file: it is clean, and not racy.

@@ -39,7 +39,7 @@ use crate::store::ready::git_index::{KeptGitIndex, ReadyGitIndex};
 use crate::store::ready::vouched::{Known, Snapshots};
 use crate::store::scan::stat_of;
 use crate::store::{Store, bytes_of, path_from};
-use crate::tree::git_index::{self, Source, Trees};
+use crate::tree::git_index::{self, Nobody, Source, Trees};
 use crate::tree::pool::{cancelled, lock};
 use crate::tree::running::Running;
 use crate::tree::staging::Stage;
@@ -82,6 +82,9 @@ pub(super) enum KeptIndexes {
     /// The trees for which the list has one.
     WithEach(Vec<Option<KeptGitIndex>>),
 }
+
+/// No file changed before this time.
+const NEVER: (i64, i64) = (i64::MIN, 0);
 
 /// The data that calve needs to dress trees.
 pub(super) struct Dressing<'a> {
@@ -280,7 +283,10 @@ impl Dressing<'_> {
                         Origin::Project { root, before_walk, .. } => {
                             Some((Source::Tree(root), before_walk))
                         }
-                        Origin::Snapshot(..) => known.as_ref().map(Known::source),
+                        Origin::Snapshot(..) => Some(match &known {
+                            Some(known) => known.source(),
+                            None => (Source::Snapshot(&Nobody), NEVER),
+                        }),
                     };
                     let entries = self
                         .ready_indexes(source, known.as_ref(), stage, (registration, &modules))
