@@ -13,6 +13,7 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _, Per
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 
 use super::super::id::{is_token, token};
 use super::objects::{Listed, Objects, Source};
@@ -39,10 +40,16 @@ impl Folder {
         let file = std::fs::OpenOptions::new()
             .read(true)
             .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())
-            .open(self.path(key))?;
+            .open(self.path(key));
+        let odd = || io::Error::new(io::ErrorKind::InvalidData, "it is no regular file");
+        let file = file.map_err(|error| match Errno::from_io_error(&error) {
+            // A symbolic link.
+            Some(Errno::LOOP) => odd(),
+            _ => error,
+        })?;
         let meta = file.metadata()?;
         if !meta.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "it is no regular file"));
+            return Err(odd());
         }
         Ok((file, meta.len()))
     }
@@ -132,8 +139,13 @@ fn make_folders(root: &Path, mode: u32, folder: &Path) -> io::Result<()> {
 impl Source for Folder {
     fn get_into(&self, key: &str, range: Range<u64>, into: &mut Vec<u8>) -> io::Result<()> {
         let (file, size) = self.open(key)?;
-        let end = range.end.min(size);
-        let length = usize::try_from(end.saturating_sub(range.start)).map_err(io::Error::other)?;
+        // Objects are whole or absent, so it does not grow.
+        if size < range.end {
+            let why = format!("it ends at byte {size}, and should go on to {}", range.end);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+        }
+        let length = range.end.saturating_sub(range.start);
+        let length = usize::try_from(length).map_err(io::Error::other)?;
         into.clear();
         into.reserve_exact(length);
         into.resize(length, 0);
@@ -218,7 +230,8 @@ mod tests {
         assert_eq!(keys, [("a/b/c".to_owned(), 5)]);
         assert_eq!(folder.read("a/b/c", 5).unwrap(), b"first");
         assert_eq!(folder.get("a/b/c", 1..3).unwrap(), b"ir");
-        assert_eq!(folder.get("a/b/c", 3..30).unwrap(), b"st", "what is there of it");
+        let error = folder.get("a/b/c", 3..30).unwrap_err();
+        assert_eq!(error.to_string(), "it ends at byte 5, and should go on to 30");
         assert_eq!(folder.size("a/b/c").unwrap(), 5);
         folder.read("a/b/c", 4).unwrap_err();
         folder.remove("a/b/c").unwrap();
@@ -271,7 +284,8 @@ mod tests {
         std::fs::write(dir.path().join("secret"), "secret").unwrap();
         std::os::unix::fs::symlink("secret", dir.path().join("link")).unwrap();
         let folder = Folder::new(dir.path().to_owned());
-        folder.read("link", 100).unwrap_err();
+        let error = folder.read("link", 100).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
         assert!(!folder.create("link", b"new").unwrap());
         let mut keys = Vec::new();
         folder.list("", &mut |one| keys.push(one.key)).unwrap();
