@@ -534,9 +534,10 @@ pub(super) fn advice(
     Some(match room {
         Room::Enough => return None,
         Room::VolumeLittle => format!(
-            "the volume {place} has only {} left: 'calve volume grow {place}' makes it larger, 'calve drop' and 'calve store \
-             gc' free space",
-            bytes(volume.free)
+            "the volume {place} has only {} left: 'calve volume grow {place} --size {}G' makes it twice as large, 'calve \
+             drop' and 'calve store gc' free space",
+            bytes(volume.free),
+            volume.size.saturating_mul(2).div_ceil(GIB),
         ),
         Room::HostLittle | Room::HostFull => format!(
             "the disk below the volume {place} has only {} left, and writes in the volume fail when it is full: free some \

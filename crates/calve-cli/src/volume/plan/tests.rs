@@ -187,6 +187,17 @@ fn a_host_that_fills_is_told_before_it_is_full() {
     }
 }
 
+/// The advice lacked `--size`, without which the command is wrong usage.
+#[test]
+fn what_is_advised_for_a_full_volume_works_when_it_is_pasted() {
+    let (volume, host) =
+        (Space { size: 20 * GIB, free: MIB }, Space { size: 90 * GIB, free: 9 * GIB });
+    let paths = (Path::new("/my trees"), Path::new("/images/trees"));
+    let told = advice(Room::VolumeLittle, volume, host, paths).unwrap();
+    let command = told.split("'calve ").nth(1).unwrap();
+    assert!(command.starts_with("volume grow '/my trees' --size 40G'"), "{told}");
+}
+
 #[test]
 fn a_program_that_is_missing_has_the_package_of_the_distribution() {
     for (program, os_release, expected) in [
