@@ -131,7 +131,8 @@ pub(crate) enum From {
 #[derive(Debug, Default)]
 pub(crate) struct Written {
     pub(crate) packs: u64,
-    pub(crate) packed: Vec<(BlobId, Location)>,
+    /// What each of the packs has.
+    pub(crate) packed: Vec<Vec<(BlobId, Location)>>,
     /// The contents that a pack already has.
     pub(crate) had: Vec<(BlobId, u64)>,
     pub(crate) damaged: Vec<BlobId>,
@@ -215,12 +216,12 @@ impl Store {
         let written = self.write_packs(cold, operation)?;
         let mut report =
             PackReport { packs: written.packs, damaged: written.damaged, ..PackReport::default() };
-        for (_, at) in &written.packed {
+        for (_, at) in written.packed.iter().flatten() {
             report.packed_blobs += 1;
             report.packed_bytes += at.size;
             report.stored_bytes += at.stored;
         }
-        let packed = written.packed.iter().map(|(id, at)| (*id, at.size));
+        let packed = written.packed.iter().flatten().map(|(id, at)| (*id, at.size));
         for (id, size) in packed.chain(written.had) {
             self.blobs().remove(id).context(Operation::Drop, || self.blobs().mirror_path(id))?;
             report.dropped_mirrors += 1;
@@ -305,7 +306,8 @@ impl Store {
     ) -> Result<Written, Error> {
         operation.expect(cold.len() as u64);
         // Last in, first out: the largest first.
-        cold.sort_by_key(|cold| cold.size);
+        // A stable sort would take half of the list once more.
+        cold.sort_unstable_by_key(|cold| (cold.size, cold.id));
         let workers = pool::run(
             operation,
             (Operation::Pack, self.path()),
@@ -358,7 +360,7 @@ impl Store {
         }
         known?;
         written.packs = named.len() as u64;
-        written.packed = named.into_iter().flat_map(|(_, index)| index).collect();
+        written.packed = named.into_iter().map(|(_, index)| index).collect();
         Ok(written)
     }
 
