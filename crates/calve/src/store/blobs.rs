@@ -439,7 +439,7 @@ impl Blobs {
                     }
                 };
                 // `fsync` may succeed although the disk lacks what an earlier process wrote (seen
-                // on ext4, where the disk below it was full). So the hash is of what the disk has.
+                // on ext4, where the disk below it was full). So calve hashes what the disk has.
                 #[cfg(any(target_os = "linux", target_os = "android"))]
                 if is_on_disk {
                     let _ = fs::fadvise(&file, 0, None, fs::Advice::DontNeed);

@@ -5,7 +5,7 @@
 //! [`Existing::Keep`](super::Existing::Keep). Tracked files that have the same content in both
 //! trees are *replaced*, each of them atomically, unless somebody changes it meanwhile.
 //!
-//! Three kinds of directories are never part of what is carried, at whatever depth. calve's own
+//! calve never carries three kinds of directories, at any depth. calve's own
 //! folder and that of jj mean the tree in which they are. A working tree whose repository is
 //! elsewhere has a `.git` that is a file, and a copy of this file would mean the first tree.
 

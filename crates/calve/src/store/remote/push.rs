@@ -386,7 +386,7 @@ impl Remote {
         Ok(lacking.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Removes an object that is not what it must be, so that a better one can be made. It does so
+    /// Removes a broken object, so that a push can make it again. It does so
     /// as a collector: who relies on this object at the same time is seen, or sees this. `relies`
     /// says whether the pusher of an announced record does; then the object stays.
     fn remove_broken(

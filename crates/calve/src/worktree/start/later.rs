@@ -53,7 +53,7 @@ use crate::tree::{CloneOptions, Reflink, clone_tree, listing, removal};
 /// The file that makes a folder a Python environment.
 const ENVIRONMENT: &[u8] = b"pyvenv.cfg";
 
-/// Trees that calve cloned, and what it saw of them.
+/// The trees that calve cloned, and the entries that it saw in them.
 pub(super) struct Cloned {
     stages: Vec<Stage>,
     reports: Vec<DestinationReport>,
