@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags};
 
@@ -183,8 +184,10 @@ pub(super) fn one_of_everything(root: &Path, word: &str) {
     set_mtime(root, 102);
 }
 
-/// Removes a tree, closed directories in it included.
+/// Removes a tree, closed directories in it included. A background process of the last command may
+/// still be closing its database there.
 pub(super) fn remove_tree(root: &Path) {
+    let until = Instant::now() + Duration::from_secs(20);
     let mut stack = vec![root.to_owned()];
     while let Some(directory) = stack.pop() {
         let _ = fs::set_permissions(&directory, fs::Permissions::from_mode(0o700));
@@ -194,7 +197,16 @@ pub(super) fn remove_tree(root: &Path) {
             }
         }
     }
-    fs::remove_dir_all(root).unwrap();
+    loop {
+        match fs::remove_dir_all(root) {
+            Err(error)
+                if error.kind() == ErrorKind::DirectoryNotEmpty && Instant::now() < until =>
+            {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            removed => return removed.unwrap(),
+        }
+    }
 }
 
 /// `count` files, about a hundred in each directory, of `size` bytes or a little more. Every file
