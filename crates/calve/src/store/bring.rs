@@ -10,7 +10,7 @@
 //! No step leaves the tree: calve opens every directory step by step from the root, and no step
 //! follows a link. So a tree that another process rearranges meanwhile leads calve nowhere else.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -311,21 +311,35 @@ impl Bring<'_> {
         let Self { root, trees, moves, is_private, .. } = *self;
         let mut stats = vec![Stat::default(); trees.target.count as usize];
         let mut touched = Vec::new();
+        // The paths of all entries would cost more than the rest of this, and a switch moves few.
+        let moved = moves.put.keys().chain(moves.mend.keys()).chain(moves.directories.keys());
+        let moved: HashSet<&Path> =
+            moved.chain(&moves.by_hand).filter_map(|path| path.parent()).collect();
         let mut pairs = vec![(0_u32, Some(0_u32), PathBuf::new())];
-        while let Some((place, base_place, path)) = pairs.pop() {
+        while let Some((place, base_place, above)) = pairs.pop() {
             let directory = &trees.target.directories[place as usize];
             let base = base_place.and_then(|place| trees.base.directories.get(place as usize));
+            let is_same = base.is_some_and(|base| base.entries.is(&directory.entries));
+            let has_moved = moved.contains(&*above);
             for (slot, entry) in (0..).zip(&directory.entries) {
-                let path = path.join(manifest::os(&entry.name));
-                let base_slot = base.and_then(|base| base.find(&entry.name));
+                let base_slot = match is_same {
+                    true => Some(slot),
+                    false => base.and_then(|base| base.find(&entry.name)),
+                };
                 let number = (directory.first + slot) as usize;
-                let is_touched = moves.put.contains_key(&path)
-                    || moves.mend.contains_key(&path)
-                    || is_private && (moves.directories.contains_key(&path) || entry.link() != 0);
+                let path = || above.join(manifest::os(&entry.name));
+                let (mut is_touched, mut is_known) = (is_private && entry.link() != 0, true);
+                if has_moved {
+                    let path = path();
+                    let is_directory = moves.directories.contains_key(&path);
+                    is_touched |= moves.put.contains_key(&path)
+                        || moves.mend.contains_key(&path)
+                        || is_private && is_directory;
+                    is_known = !is_directory && !moves.by_hand.contains(&path);
+                }
                 if is_touched {
-                    touched.push((number, path.clone(), (place, slot)));
-                } else if !moves.by_hand.contains(&path)
-                    && !moves.directories.contains_key(&path)
+                    touched.push((number, path(), (place, slot)));
+                } else if is_known
                     && let (Some(base), Some(slot), Some(old)) = (base, base_slot, old)
                     && let Some(stat) = old.stats.get((base.first + slot) as usize)
                     && stat.changed < old.stamp
@@ -334,7 +348,7 @@ impl Bring<'_> {
                 }
                 if let Some(child) = directory.child(slot) {
                     let below = base.and_then(|base| base.child(base_slot?));
-                    pairs.push((child, below, path));
+                    pairs.push((child, below, path()));
                 }
             }
         }
