@@ -17,7 +17,7 @@ use calve::{
 use common::maintained::{Project, at_once, common, few, tree};
 use common::snapshot::assert_same;
 use common::{
-    NOBODY, Scratch, as_nobody, bytes, is_root, is_there, names, not_run, odd, plain_tree,
+    NOBODY, Scratch, as_nobody, bytes, is_root, is_there, names, not_run, odd, plain_tree, sh,
 };
 use proptest::prelude::*;
 
@@ -511,6 +511,55 @@ fn whatever_is_changed_in_the_remote_nothing_wrong_arrives() {
     assert!(tried >= 36, "{tried}");
     let there = Project::new(empty);
     pull(&place.open(), &there.store, "ready").unwrap();
+}
+
+#[test]
+fn what_is_no_file_in_the_place_of_an_object_is_damage_and_a_collector_removes_nothing() {
+    let place = Place::new();
+    let here = Project::new(few);
+    let id = here.snapshot();
+    push(&place.open(), &here.store, id, "ready");
+    let policy = RemoteGcOptions::new().grace(std::time::Duration::ZERO).keep(1);
+    for folder in ["names/ready", "snapshots", "parts", "packs"] {
+        let file = place.path(folder).join(&names(&place.path(folder))[0]);
+        let aside = place.scratch.join("aside");
+        fs::rename(&file, &aside).unwrap();
+        for row in ["link", "dangling", "pipe", "folder"] {
+            match row {
+                "link" => std::os::unix::fs::symlink(&aside, &file).unwrap(),
+                "dangling" => std::os::unix::fs::symlink("none", &file).unwrap(),
+                "pipe" => drop(sh(Command::new("mkfifo").arg(&file))),
+                _ => fs::create_dir(&file).unwrap(),
+            }
+            let what = format!("{row} in {folder}");
+            for options in [RemoteVerifyOptions::new(), RemoteVerifyOptions::new().quick(true)] {
+                let report = place.open().verify(&options, &common()).unwrap();
+                let is_told =
+                    report.damage.iter().any(|one| one.path.ends_with(file.file_name().unwrap()));
+                assert_eq!(
+                    is_told,
+                    (row, folder) != ("folder", "names/ready"),
+                    "{what}: {report:?}"
+                );
+                assert_eq!(report.broken.is_empty(), folder == "names/ready", "{what}: {report:?}");
+            }
+            // An empty folder is like an object that is gone.
+            if row != "folder" {
+                let before =
+                    ["names/ready", "snapshots", "parts", "packs"].map(|it| place.count(it));
+                let _ = place.open().gc(&policy, &common());
+                let after =
+                    ["names/ready", "snapshots", "parts", "packs"].map(|it| place.count(it));
+                assert_eq!(before, after, "{what}");
+            }
+            let removed =
+                if row == "folder" { fs::remove_dir(&file) } else { fs::remove_file(&file) };
+            removed.unwrap();
+        }
+        fs::rename(&aside, &file).unwrap();
+    }
+    let report = place.open().verify(&RemoteVerifyOptions::new(), &common()).unwrap();
+    assert!(report.damage.is_empty() && report.whole == [id], "{report:?}");
 }
 
 #[test]

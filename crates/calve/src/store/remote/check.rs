@@ -642,17 +642,18 @@ impl Remote {
         wrong: &mut Wrong,
         broken: &mut BTreeSet<SnapshotId>,
     ) -> Result<(), Error> {
-        let failed = |key: &str, error| self.failed(Operation::ReadRemote, key, error);
+        // What is in the place of an object, and is none, was not removed.
+        let is_there = |key: &str| match self.is_there(key) {
+            Err(error) if error.kind() == ErrorKind::Damaged => Ok(true),
+            answer => answer,
+        };
         let concerned: BTreeSet<SnapshotId> =
             wrong.values().flat_map(|(.., snapshots)| snapshots.iter().copied()).collect();
         for id in concerned {
-            let key = snapshot_key(id);
-            let mut is_needed =
-                self.objects().size(&key).map_err(|error| failed(&key, error))?.is_some();
+            let mut is_needed = is_there(&snapshot_key(id))?;
             for change in changes.iter().filter(|one| one.snapshot == id && one.keeps_snapshot) {
-                let key = name::key_of(&name::encoded(&change.name)?, change.sequence);
                 is_needed |=
-                    self.objects().size(&key).map_err(|error| failed(&key, error))?.is_some();
+                    is_there(&name::key_of(&name::encoded(&change.name)?, change.sequence))?;
             }
             if !is_needed {
                 broken.remove(&id);

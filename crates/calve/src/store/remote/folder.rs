@@ -54,7 +54,8 @@ impl Folder {
         Ok((file, meta.len()))
     }
 
-    /// Lists the files whose names are `wanted`, and those in folders that are not hidden.
+    /// Lists the files whose names are `wanted`, and those in folders that are not hidden. A link or a
+    /// pipe is listed, too: whoever reads it is told that it is no object.
     fn list_folder(
         &self,
         folder: &Path,
@@ -80,7 +81,7 @@ impl Folder {
             };
             if meta.is_dir() && is_shown(name) {
                 self.list_folder(&entry.path(), &format!("{prefix}{name}/"), wanted, each)?;
-            } else if meta.is_file() && wanted(name) {
+            } else if !meta.is_dir() && wanted(name) {
                 let (size, modified) = (meta.len(), meta.mtime());
                 each(Listed { key: format!("{prefix}{name}"), size, modified });
             }
