@@ -202,14 +202,16 @@ impl Store {
         taking: &SnapshotOptions,
         operation: &Running,
     ) -> Result<SnapshotReport, Error> {
-        self.snapshot_with_manifest(taking, operation).map(|(report, _)| report)
+        self.snapshot_with_manifest(taking, &mut None, operation).map(|(report, _)| report)
     }
 
     /// The same, and the snapshot's manifest, for an operation that goes on with it. Reading it from
-    /// the database again would take longer than the scan of a small change.
+    /// the database again would take longer than the scan of a small change. `read` is what was known
+    /// of the project a moment ago, if the operation has read it already.
     pub(crate) fn snapshot_with_manifest(
         &self,
         taking: &SnapshotOptions,
+        read: &mut Option<Known>,
         operation: &Running,
     ) -> Result<(SnapshotReport, Option<Manifest>), Error> {
         self.must_be_writable(Operation::TakeSnapshotWith)?;
@@ -225,7 +227,11 @@ impl Store {
         if row.snapshot.is_none() && self.name_pending(operation)? {
             row = project()?;
         }
-        let known = self.known_if_sound(row)?;
+        let is_still = |read: &Known| read.row == row;
+        let known = match read.take().filter(is_still) {
+            Some(known) => known,
+            None => self.known_if_sound(row)?,
+        };
         let (report, manifest) = self.record_with_manifest(&known, taking, operation)?;
         let manifest = manifest.or(known.base.map(|(_, _, base)| base));
         #[cfg(calve_check)]

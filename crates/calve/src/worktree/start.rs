@@ -29,7 +29,7 @@ use crate::store::paths::found::PathMention;
 use crate::store::registry::{Claim, name_taken, no_worktree};
 use crate::store::room::is_btrfs;
 use crate::store::scan::files::GivenUp;
-use crate::store::snapshot::check_name;
+use crate::store::snapshot::{Known, check_name};
 use crate::store::{
     PROJECT, SnapshotOptions, SnapshotReport, Store, StoreOptions, bytes_of, is_refused, now,
     path_from, token,
@@ -334,11 +334,20 @@ impl Store {
             );
             return Err(Error::new(ErrorKind::Git, Operation::CheckOut, base, cause));
         }
-        let (mut git, not_linked) = GitPlan::for_new(options.git, (branch, base), &given, self)?;
+        // git is asked several times, one after the other. What the store knows of the project is
+        // read meanwhile.
+        let (planned, mut read) = std::thread::scope(|scope| {
+            let read = || self.known_if_sound(self.catalog().worktree(PROJECT).ok()??).ok();
+            let reader = || std::thread::Builder::new().spawn_scoped(scope, read).ok();
+            let reader = options.from.is_none().then(reader).flatten();
+            let planned = GitPlan::for_new(options.git, (branch, base), &given, self);
+            (planned, reader.and_then(|reader| reader.join().ok().flatten()))
+        });
+        let (mut git, not_linked) = planned?;
         let at = options.at.as_deref();
         let later = options.later.filter(|_| options.from.is_none() && base.is_none());
         let mut taken = match later {
-            Some(least_bytes) => self.take_if_little_changed(least_bytes, &operation)?,
+            Some(least_bytes) => self.take_if_little_changed(least_bytes, &mut read, &operation)?,
             None => None,
         };
         let cloned = match later.filter(|_| taken.is_none()) {
@@ -353,7 +362,10 @@ impl Store {
         };
         taken = match (options.from, &cloned) {
             _ if taken.is_some() => taken,
-            (None, None) => Some(self.snapshot_with_manifest(&SnapshotOptions::new(), &operation)?),
+            (None, None) => {
+                let taking = SnapshotOptions::new();
+                Some(self.snapshot_with_manifest(&taking, &mut read, &operation)?)
+            }
             _ => None,
         };
         let (taken, mut manifest) = taken.unzip();
@@ -432,6 +444,7 @@ impl Store {
     fn take_if_little_changed(
         &self,
         most_bytes: u64,
+        read: &mut Option<Known>,
         operation: &Running,
     ) -> Result<Option<(SnapshotReport, Option<Manifest>)>, Error> {
         let row = self.catalog().worktree(PROJECT)?;
@@ -443,7 +456,7 @@ impl Store {
         }
         self.name_pending(operation)?;
         let limited = operation.reading_at_most(most_bytes);
-        match self.snapshot_with_manifest(&SnapshotOptions::new(), &limited) {
+        match self.snapshot_with_manifest(&SnapshotOptions::new(), read, &limited) {
             Err(error) if GivenUp::ended(&error) => Ok(None),
             taken => taken.map(Some),
         }
@@ -526,20 +539,21 @@ impl Store {
         let rows = claim.rows();
         let roots = rows.iter().map(|row| path_from(&row.path));
         let places = places(roots, Operation::StartWorktree)?;
-        let (stages, reports, kept) = if let Some((stages, reports)) =
+        let (stages, reports, kept) = if let Some(brought) =
             self.by_bringing((id, object), rows, &places, &mut manifest, operation)?
         {
-            (stages, reports, KeptIndexes::None)
+            brought
         } else if let Some((stages, reports)) =
             self.by_ready_tree(id, object, rows, &places, operation)?
         {
             (stages, reports, KeptIndexes::WithReadyTree)
         } else {
             operation.expect(object.files.saturating_mul(rows.len() as u64));
-            self.by_handing_over((id, object, manifest), rows, &places, operation)?
+            self.by_handing_over((id, object), rows, &places, &mut manifest, operation)?
         };
         let origin = Origin::Snapshot(id, object);
-        let dressing = Dressing { store: self, origin, git, paths, kept, operation };
+        let known = manifest.as_ref();
+        let dressing = Dressing { store: self, origin, known, git, paths, kept, operation };
         let outcomes = self.dress_and_publish(&dressing, stages, &places, claim)?;
         Ok(reports.into_iter().zip(outcomes).collect())
     }
@@ -571,26 +585,27 @@ impl Store {
     /// Takes ready trees as long as some wait, and makes the other trees.
     fn by_handing_over(
         &self,
-        (id, object, manifest): (SnapshotId, &SnapshotObject, Option<Manifest>),
+        (id, object): (SnapshotId, &SnapshotObject),
         rows: &[WorktreeRow],
         places: &[Place],
+        manifest: &mut Option<Manifest>,
         operation: &Running,
-    ) -> Result<(Vec<Stage>, Vec<DestinationReport>, KeptIndexes), Error> {
+    ) -> Result<StagedWithIndexes, Error> {
         let (mut stages, mut reports, mut kept) = (Vec::new(), Vec::new(), Vec::new());
         let manifest = match manifest {
-            Some(manifest) => manifest,
-            None => self.catalog().manifest(id, object)?,
+            Some(manifest) => &*manifest,
+            None => manifest.insert(self.catalog().manifest(id, object)?),
         };
         if self.count_waiting() > 0 {
             for (row, place) in rows.iter().zip(places) {
-                let target = (id, object, &manifest);
+                let target = (id, object, manifest);
                 let Some(tree) = self.hand_over(target, (&place.dir, &place.parent), operation)
                 else {
                     break;
                 };
                 #[cfg(calve_check)]
                 crate::check::ready_tree(self, id, object, tree.stage.dir());
-                self.registry().write_index(&row.token, &tree.index, &manifest)?;
+                self.registry().write_index(&row.token, &tree.index, manifest)?;
                 operation.files_done(object.files);
                 stages.push(tree.stage);
                 kept.push(tree.git_index);
@@ -600,7 +615,7 @@ impl Store {
         let taken = stages.len();
         if taken < rows.len() {
             let (made, told) =
-                self.by_mirrors((id, &manifest), &rows[taken..], &places[taken..], operation)?;
+                self.by_mirrors((id, manifest), &rows[taken..], &places[taken..], operation)?;
             stages.extend(made);
             reports.extend(told);
         }
@@ -666,29 +681,31 @@ impl Store {
         places: &[Place],
         manifest: &mut Option<Manifest>,
         operation: &Running,
-    ) -> Result<Option<Staged>, Error> {
+    ) -> Result<Option<StagedWithIndexes>, Error> {
         if !is_btrfs(self.path()) {
             return Ok(None);
         }
         // What comes after this on btrfs does without, and has large trees of its own in memory.
-        let manifest = manifest.take();
+        let taken = manifest.take();
         let ([row], [place]) = (rows, places) else { return Ok(None) };
         if self.count_waiting() == 0 || self.sealed_ready_tree(id).is_some() {
             return Ok(None);
         }
         operation.expect(object.files);
-        let manifest = match manifest {
-            Some(manifest) => manifest,
+        let known = match taken {
+            Some(known) => known,
             None => self.catalog().manifest(id, object)?,
         };
-        let target = (id, object, &manifest);
+        let target = (id, object, &known);
         let brought = self.bring_walked(target, (&place.dir, &place.parent), operation);
-        let Some((stage, index)) = brought else { return Ok(None) };
+        let Some((stage, index, git_index)) = brought else { return Ok(None) };
         #[cfg(calve_check)]
         crate::check::ready_tree(self, id, object, stage.dir());
-        self.registry().write_index(&row.token, &index, &manifest)?;
+        self.registry().write_index(&row.token, &index, &known)?;
+        *manifest = Some(known);
         operation.files_done(object.files);
-        Ok(Some((vec![stage], vec![place.snapshot_report()])))
+        let kept = KeptIndexes::WithEach(vec![git_index]);
+        Ok(Some((vec![stage], vec![place.snapshot_report()], kept)))
     }
 
     /// Makes each tree as a snapshot of the ready tree, which is a subvolume with the tree. `None`
@@ -780,6 +797,9 @@ impl Worktree {
 
 /// The trees that were made, one for each worktree, and the reports.
 type Staged = (Vec<Stage>, Vec<DestinationReport>);
+
+/// The same, and which of the trees have a ready index of git.
+type StagedWithIndexes = (Vec<Stage>, Vec<DestinationReport>, KeptIndexes);
 
 /// Folders for worktrees, the best one first: beside the project, and beside a store that is not
 /// inside the project.

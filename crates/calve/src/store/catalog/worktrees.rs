@@ -22,7 +22,7 @@ pub(crate) enum State {
 }
 
 /// A row of `worktrees`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct WorktreeRow {
     pub(crate) name: String,
     /// The marker inside the worktree repeats this token.

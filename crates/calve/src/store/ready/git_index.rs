@@ -1,16 +1,18 @@
 //! git's index for a linked worktree, which the store keeps with a ready tree. It records the ready
 //! tree's files, so calve need not look up each entry when a worktree is started.
 //!
-//! * All subvolume snapshots of a ready tree (btrfs) have the same inode numbers and times. So what
-//!   the first linked worktree gets as its index is right for all later ones. The store keeps that
-//!   index beside the ready tree. Before it keeps another one, it removes each index whose tree is
-//!   gone; the collector removes those of snapshots that nobody needs. An index records the hash of
-//!   its tree's seal, so it does not serve for a tree that was made anew.
-//! * A tree that [waits](super::waiting) has inodes of its own. Its index is made with it, and is
-//!   in its folder. If the tree is brought to another snapshot when it is handed over, the index
-//!   still serves: the files that are replaced have other inodes and change times. It does not
-//!   serve if one of them has the same size and the same second as before, because some users let
-//!   git compare nothing else.
+//! * All subvolume snapshots of a ready tree (btrfs) have the same inode numbers and times. So one
+//!   index is right for all worktrees of it. The store keeps that index beside the ready tree: the
+//!   one that the first linked worktree got, or one that was made in the background. Before it keeps
+//!   another one, it removes each index whose tree is gone; the collector removes those of snapshots
+//!   that nobody needs. An index records the hash of its tree's seal, so it does not serve for a tree
+//!   that was made anew.
+//! * A tree that [waits](super::waiting) elsewhere has inodes of its own. Its index is made with it,
+//!   and is in its folder.
+//!
+//! If a tree is brought to another snapshot when it is handed over, its index still serves: the
+//! files that are replaced have other inodes and change times. It does not serve if one of them has
+//! the same size and the same second as before, because some users let git compare nothing else.
 //!
 //! Each is of use as long as the project's index is the one of which it was made. Even a wrong one
 //! would do no harm: git reads a file of which the index records another stat.
@@ -34,8 +36,8 @@ use super::super::git;
 use super::super::id::SnapshotId;
 use super::super::index::Index;
 use super::super::layout::READY_GIT_INDEX;
-use super::super::manifest::Manifest;
-use super::super::object::Entry;
+use super::super::manifest::{Manifest, NO_ID};
+use super::super::object::{Entry, Kind};
 use super::vouched::{Known, Snapshots, length};
 use super::waiting::Target;
 use crate::reflink::imp::NEW_FILE_FLAGS;
@@ -122,16 +124,11 @@ impl KeptGitIndex {
     pub(crate) fn give(&self, of_project: &Path, to: &Path) -> Option<u64> {
         let give = || -> io::Result<Option<u64>> {
             let Some(of_project) = Sum::of_file(of_project)? else { return Ok(None) };
-            let mut found = [0; HEADER_BYTES];
-            self.file.read_exact_at(&mut found, 0)?;
             // This recognizes most stale indexes without reading them.
-            let made_of = [MAGIC.as_slice(), &self.tree, &of_project.0].concat();
-            let Some(rest) = found.strip_prefix(made_of.as_slice()) else { return Ok(None) };
-            let (hash, entries) = rest.split_at(HASH_BYTES);
-            if self.hash()?.as_bytes() != hash {
+            let Some((hash, entries)) = self.is_of(&of_project)? else { return Ok(None) };
+            if *self.hash()?.as_bytes() != hash {
                 return Ok(None);
             }
-            let entries = entries.first_chunk().copied().map_or(0, u64::from_le_bytes);
             let _ = std::fs::remove_file(to);
             // It is newer than all files that it records.
             let new = fs::open(to, NEW_FILE_FLAGS, Mode::from_raw_mode(0o644))?;
@@ -142,6 +139,19 @@ impl KeptGitIndex {
             Ok(Some(entries))
         };
         give().ok().flatten()
+    }
+
+    /// The hash that the index must have, and the number of its entries, if it is of that tree and
+    /// of this index of the project.
+    fn is_of(&self, of_project: &Sum) -> io::Result<Option<([u8; HASH_BYTES], u64)>> {
+        let mut found = [0; HEADER_BYTES];
+        self.file.read_exact_at(&mut found, 0)?;
+        let made_of = [MAGIC.as_slice(), &self.tree, &of_project.0].concat();
+        let rest = found.strip_prefix(made_of.as_slice());
+        Ok(rest.and_then(|rest| {
+            let (hash, entries) = rest.split_first_chunk()?;
+            Some((*hash, u64::from_le_bytes(*entries.first_chunk()?)))
+        }))
     }
 
     fn hash(&self) -> io::Result<blake3::Hash> {
@@ -195,60 +205,97 @@ impl<'a> ReadyGitIndex<'a> {
         let keep = || -> io::Result<()> {
             let mut bytes = with_front(made)?;
             finish(&mut bytes, self.seal.as_bytes(), of_project, ready_entries);
-            let layout = self.store.layout();
-            let path = layout.ready_git_index(self.id);
-            for (name, _) in listed_at(&layout.ready_trees())? {
-                let other = layout.ready_trees().join(name);
-                if other.extension() == path.extension()
-                    && std::fs::symlink_metadata(other.with_extension("seal")).is_err()
-                {
-                    std::fs::remove_file(other)?;
-                }
-            }
-            write_whole(&layout.stage(), &path, &bytes)
+            self.write(&bytes)
         };
         let _ = keep();
+    }
+
+    /// Makes the index of the ready tree, unless the one that is kept is of the project's index as
+    /// it is now. If that fails, a worktree gets its index at its start. `index` is calve's index of
+    /// the tree.
+    pub(super) fn make(
+        &self,
+        tree: &OwnedFd,
+        target: Target<'_>,
+        index: &Index,
+        operation: &Running,
+    ) {
+        let make = || -> Option<()> {
+            let of_project = git::read(&self.store.project().ok()?)?.git_dir.join("index");
+            let sum = Sum::of_file(&of_project).ok()??;
+            if self.kept().is_some_and(|kept| kept.is_of(&sum).is_ok_and(|it| it.is_some())) {
+                return None;
+            }
+            let known_by = *self.seal.as_bytes();
+            let bytes = for_tree(self.store, (tree, known_by), target, index, operation)?;
+            self.write(&bytes).ok()
+        };
+        let _ = make();
+    }
+
+    fn write(&self, bytes: &[u8]) -> io::Result<()> {
+        let layout = self.store.layout();
+        let path = layout.ready_git_index(self.id);
+        for (name, _) in listed_at(&layout.ready_trees())? {
+            let other = layout.ready_trees().join(name);
+            if other.extension() == path.extension()
+                && std::fs::symlink_metadata(other.with_extension("seal")).is_err()
+            {
+                std::fs::remove_file(other)?;
+            }
+        }
+        write_whole(&layout.stage(), &path, bytes)
     }
 }
 
 /// A tree that waits and its index have one folder, so neither is known by anything else.
 const WAITED: [u8; HASH_BYTES] = [0; HASH_BYTES];
 
-/// Keeps git's index for a tree that will wait, in its folder. `index` is calve's index of the
-/// tree. Nothing is kept if the project has no index that calve understands, or one with the notes
-/// of a file monitor, which only git removes. A start makes its index itself then, as it does if
-/// this fails.
+/// Keeps git's index for a tree that will wait, in its folder. If that fails, a start makes its index
+/// itself. `index` is calve's index of the tree.
 pub(super) fn keep_with(
     store: &Store,
     (folder, tree): (&Path, &OwnedFd),
-    (id, object, manifest): Target<'_>,
+    target: Target<'_>,
     index: &Index,
     operation: &Running,
 ) {
-    let keep = || -> Option<()> {
-        let of_project = git::read(&store.project().ok()?)?.git_dir.join("index");
-        // Before the content: an entry that is not older than its index is not trusted.
-        let written = Meta::of(&fs::lstat(&of_project).ok()?).modified();
-        let mut bytes = with_front(&of_project).ok()?;
-        let made = &mut bytes[FRONT_BYTES..];
-        let sum = Sum::of(made).filter(|_| !has_monitor(made))?;
-        let snapshots = Snapshots::of(store, (id, object), &[manifest]).ok()??;
-        let known = Known::with(&snapshots, index);
-        let (source, before_walk) = known.source();
-        let trees = Trees {
-            source,
-            clone: tree,
-            stage: None,
-            before_walk,
-            merged_since: None,
-            jobs: operation.jobs(),
-            stopped: &|| operation.is_cancelled(),
-        };
-        let entries = make_bytes_ready(&trees, made, written, Path::new(""))?;
-        finish(&mut bytes, &WAITED, &sum, entries);
-        write_whole(folder, &folder.join(READY_GIT_INDEX), &bytes).ok()
+    if let Some(bytes) = for_tree(store, (tree, WAITED), target, index, operation) {
+        let _ = write_whole(folder, &folder.join(READY_GIT_INDEX), &bytes);
+    }
+}
+
+/// git's index for a tree, with its header. `tree` is the tree and what it is known by. `None` if
+/// the project has no index that calve understands, or one with the notes of a file monitor, which
+/// only git removes.
+fn for_tree(
+    store: &Store,
+    (tree, known_by): (&OwnedFd, [u8; HASH_BYTES]),
+    (id, object, manifest): Target<'_>,
+    index: &Index,
+    operation: &Running,
+) -> Option<Vec<u8>> {
+    let of_project = git::read(&store.project().ok()?)?.git_dir.join("index");
+    // Before the content: an entry that is not older than its index is not trusted.
+    let written = Meta::of(&fs::lstat(&of_project).ok()?).modified();
+    let mut bytes = with_front(&of_project).ok()?;
+    let made = &mut bytes[FRONT_BYTES..];
+    let sum = Sum::of(made).filter(|_| !has_monitor(made))?;
+    let snapshots = Snapshots::of(store, (id, object), &[manifest]).ok()??;
+    let known = Known::with(&snapshots, index);
+    let (source, before_walk) = known.source();
+    let trees = Trees {
+        source,
+        clone: tree,
+        stage: None,
+        before_walk,
+        merged_since: None,
+        jobs: operation.jobs(),
+        stopped: &|| operation.is_cancelled(),
     };
-    let _ = keep();
+    let entries = make_bytes_ready(&trees, made, written, Path::new(""))?;
+    finish(&mut bytes, &known_by, &sum, entries);
+    Some(bytes)
 }
 
 /// Whether git tells the files of two trees apart by size and time, where their contents differ:
@@ -263,10 +310,15 @@ pub(super) fn tells_apart(from: &Manifest, to: &Manifest) -> bool {
         let (a, b) = (&from.directories[a as usize], &to.directories[b as usize]);
         for (slot, entry) in (0..).zip(&b.entries) {
             let Some(other) = a.find(&entry.name) else { continue };
-            if is_alike(&a.entries[other as usize], entry) {
+            let from = &a.entries[other as usize];
+            if is_alike(from, entry) {
                 return false;
             }
-            folders.extend(a.child(other).zip(b.child(slot)));
+            // Most folders have nothing new in them.
+            if !matches!(entry.kind, Kind::Directory(id) if id != NO_ID && from.kind == entry.kind)
+            {
+                folders.extend(a.child(other).zip(b.child(slot)));
+            }
         }
     }
     true

@@ -30,6 +30,7 @@ use super::super::id::SnapshotId;
 use super::super::index::Index;
 use super::super::manifest::{Manifest, os};
 use super::super::object::SnapshotObject;
+use super::git_index::{self, KeptGitIndex, ReadyGitIndex};
 use super::waiting::{ReadyReport, Target, Waiting};
 use crate::error::{Context as _, Error, Operation};
 use crate::reflink::imp::DIR_FLAGS;
@@ -89,14 +90,15 @@ impl Store {
         Stage::new(dir.try_clone()?, &self.layout().ready_trees(), make)
     }
 
-    /// Takes the snapshot that waits and is nearest to the snapshot `id`, and brings it there.
-    /// `None` if none is near, or if calve cannot vouch for an entry.
+    /// Takes the snapshot that waits and is nearest to the snapshot `id`, and brings it there. git's
+    /// index comes with it, if the nearest ready tree has one that still serves. `None` if none is
+    /// near, or if calve cannot vouch for an entry.
     pub(crate) fn bring_walked(
         &self,
         (id, object, target): Target<'_>,
         parent: (&Arc<OwnedFd>, &Path),
         operation: &Running,
-    ) -> Option<(Stage, Index)> {
+    ) -> Option<(Stage, Index, Option<KeptGitIndex>)> {
         let near = self.nearest_waiting(&self.waiting(), object)?.id;
         let base = self.object(near).ok()?;
         let base = self.catalog().manifest_like(near, &base, &[target]).ok()?;
@@ -108,7 +110,10 @@ impl Store {
             self.trash_waiting(&stage);
             return None;
         };
-        Some((stage, index))
+        let git_index = ReadyGitIndex::of(self, near)
+            .and_then(|of_near| of_near.kept())
+            .filter(|_| git_index::tells_apart(&base, target));
+        Some((stage, index, git_index))
     }
 
     /// Lets as many snapshots of the ready tree of `id` wait as the store keeps, and looks at each
@@ -150,9 +155,14 @@ impl Store {
             report.made += 1;
         }
         report.ready += waiting;
-        drop(tree);
         if waiting > 0 {
             let manifest = self.catalog().manifest(id, object)?;
+            if let Some(of_tree) = ReadyGitIndex::of(self, id)
+                && let Some(index) = self.ready_index(id, &manifest)
+            {
+                of_tree.make(&tree, (id, object, &manifest), &index, operation);
+            }
+            drop(tree);
             for one in self.waiting().into_iter().filter(|it| it.id == id) {
                 self.walk(&one.name, &manifest, operation)?;
             }

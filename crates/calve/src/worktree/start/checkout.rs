@@ -185,6 +185,7 @@ impl Remote {
             let dressing = Dressing {
                 store,
                 origin: Origin::Snapshot(id, &object),
+                known: None,
                 git: GitPlan::None(NoRepository::NotThere),
                 paths: PathMode::Own,
                 kept: KeptIndexes::None,

@@ -90,6 +90,8 @@ const NEVER: (i64, i64) = (i64::MIN, 0);
 pub(super) struct Dressing<'a> {
     pub(super) store: &'a Store,
     pub(super) origin: Origin<'a>,
+    /// The snapshot's tree, if it is in memory. So it is not read again.
+    pub(super) known: Option<&'a Manifest>,
     pub(super) git: GitPlan,
     pub(super) paths: PathMode,
     pub(super) kept: KeptIndexes,
@@ -199,7 +201,7 @@ impl Dressing<'_> {
         let (registry, other) = (self.store.registry(), io::Error::other::<Error>);
         // calve names the contents first if the project has such files.
         let Origin::Snapshot(id, object) = self.origin else { return Ok(()) };
-        let manifest = self.store.catalog().manifest(id, object).map_err(other)?;
+        let manifest = self.manifest(id, object).map_err(other)?;
         let Some(mut index) = registry.index(&row.token, id, &manifest) else {
             return Ok(());
         };
@@ -307,6 +309,10 @@ impl Dressing<'_> {
         Ok(made)
     }
 
+    fn manifest(&self, id: SnapshotId, object: &SnapshotObject) -> Result<Manifest, Error> {
+        self.store.catalog().manifest_like(id, object, self.known.as_slice())
+    }
+
     /// The snapshots by which the store knows which files have the content that git's index means.
     fn snapshots<'s>(
         &self,
@@ -314,7 +320,9 @@ impl Dressing<'_> {
     ) -> Result<Option<&'s Snapshots>, Error> {
         if read.get().is_none() {
             let found = match self.origin {
-                Origin::Snapshot(id, object) => Snapshots::of(self.store, (id, object), &[])?,
+                Origin::Snapshot(id, object) => {
+                    Snapshots::of(self.store, (id, object), self.known.as_slice())?
+                }
                 Origin::Project { .. } => None,
             };
             let _ = read.set(found);
@@ -352,7 +360,7 @@ impl Dressing<'_> {
         }
         // The contents of a project with submodules are named first.
         let Origin::Snapshot(id, object) = self.origin else { return Ok(Vec::new()) };
-        let manifest = self.store.catalog().manifest(id, object)?;
+        let manifest = self.manifest(id, object)?;
         let git = |entry: &Entry| {
             *entry.name == *GIT.as_bytes() && matches!(entry.kind, Kind::File { .. })
         };
@@ -511,7 +519,8 @@ impl Dressing<'_> {
         let source: (Source<'_>, _) = match self.origin {
             Origin::Project { root, before_walk, .. } => (Source::Tree(root), before_walk),
             Origin::Snapshot(id, object) => {
-                let Some(known) = Snapshots::of(self.store, (id, object), &[])? else {
+                let Some(known) = Snapshots::of(self.store, (id, object), self.known.as_slice())?
+                else {
                     return Ok(());
                 };
                 snapshots = known;

@@ -469,8 +469,15 @@ impl Store {
         let unnamed = Unnamed { manifest, base, project, trees, seal };
         let origin =
             Origin::Project { root: &root, path: &path, manifest: &unnamed.manifest, before_walk };
-        let dressing =
-            Dressing { store: self, origin, git, paths, kept: KeptIndexes::None, operation };
+        let dressing = Dressing {
+            store: self,
+            origin,
+            known: None,
+            git,
+            paths,
+            kept: KeptIndexes::None,
+            operation,
+        };
         let keep = |ready: &mut Stage| -> Result<(), Error> {
             let path = self.layout().unnamed_tree(unnamed.token());
             let name = path.file_name().unwrap_or_default().as_bytes();

@@ -36,6 +36,7 @@ impl Store {
         let dressing = Dressing {
             store: self,
             origin: Origin::Snapshot(id, object),
+            known: Some(&manifest),
             git,
             paths,
             kept: KeptIndexes::None,
