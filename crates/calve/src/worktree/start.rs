@@ -334,14 +334,13 @@ impl Store {
             );
             return Err(Error::new(ErrorKind::Git, Operation::CheckOut, base, cause));
         }
-        // git is asked several times, one after the other. What the store knows of the project is
-        // read meanwhile.
-        let (planned, mut read) = std::thread::scope(|scope| {
-            let read = || self.known_if_sound(self.catalog().worktree(PROJECT).ok()??).ok();
-            let reader = || std::thread::Builder::new().spawn_scoped(scope, read).ok();
-            let reader = options.from.is_none().then(reader).flatten();
+        // git is asked several times, one after the other. What the start needs of the store is read
+        // meanwhile.
+        let (planned, (mut read, of_given)) = std::thread::scope(|scope| {
+            let read = || self.read_ahead(options.from);
+            let reader = std::thread::Builder::new().spawn_scoped(scope, read).ok();
             let planned = GitPlan::for_new(options.git, (branch, base), &given, self);
-            (planned, reader.and_then(|reader| reader.join().ok().flatten()))
+            (planned, reader.and_then(|reader| reader.join().ok()).unwrap_or_default())
         });
         let (mut git, not_linked) = planned?;
         let at = options.at.as_deref();
@@ -368,7 +367,8 @@ impl Store {
             }
             _ => None,
         };
-        let (taken, mut manifest) = taken.unzip();
+        let (taken, manifest) = taken.unzip();
+        let mut manifest = manifest.flatten().or(of_given);
         let id = options.from.or(taken.as_ref().map(|taken| taken.id));
         let (id, written_files) = match (&mut git, base, id) {
             (GitPlan::Link(planned), Some(base), Some(id)) => {
@@ -417,7 +417,7 @@ impl Store {
                 (cloned.files(), self.publish_unnamed(cloned, &places, how, &operation, claim)?)
             }
             (None, Some(id), Some(object)) => {
-                let target = (id, object, manifest.flatten());
+                let target = (id, object, manifest);
                 ((object.files, object.bytes), self.make(target, how, &operation, claim)?)
             }
             _ => return Err(no_worktree(PROJECT)),
@@ -437,6 +437,19 @@ impl Store {
                 .collect(),
             elapsed: started.elapsed(),
         })
+    }
+
+    /// What is known of the project, or the tree of the snapshot `from`, if a start from there needs
+    /// it. A start goes without what cannot be read, and reads it again where it must.
+    fn read_ahead(&self, from: Option<SnapshotId>) -> (Option<Known>, Option<Manifest>) {
+        let known = || self.known_if_sound(self.catalog().worktree(PROJECT).ok()??).ok();
+        let tree = |id| self.catalog().manifest(id, &self.object(id).ok()?).ok();
+        match from {
+            None => (known(), None),
+            // A subvolume has all files at once.
+            Some(_) if is_btrfs(self.path()) => (None, None),
+            Some(id) => (None, tree(id)),
+        }
     }
 
     /// Takes a snapshot of a project that has one already. `None` if the project has none, if more
