@@ -81,7 +81,8 @@ fn same(a: &Meta, b: &Meta) -> bool {
     (a.id(), a.size, a.modified(), a.changed) == (b.id(), b.size, b.modified(), b.changed)
 }
 
-/// Checks that the manifest that a snapshot was made from is the one that the database gives for it.
+/// Checks that the manifest that a snapshot was made from is the one that the database gives for
+/// it.
 pub(crate) fn manifest(store: &Store, id: SnapshotId, made: Option<&Manifest>) {
     let read = store.object(id).and_then(|object| store.catalog().manifest(id, &object));
     let (Some(made), Ok(read)) = (made, read) else { return };

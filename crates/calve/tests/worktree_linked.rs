@@ -1313,9 +1313,9 @@ fn a_tree_that_waited_comes_with_gits_index_even_after_an_edit() {
     assert!(changes(&root).iter().any(|line| line.contains(".M") && line.ends_with(" src/a")));
 }
 
-/// `core.checkStat=minimal` lets git compare the size and the seconds of the modification time alone.
-/// A worktree of an older snapshot got the project's index, and git called a file unchanged that
-/// the project had changed once more within the second.
+/// `core.checkStat=minimal` lets git compare the size and the seconds of the modification time
+/// alone. A worktree of an older snapshot got the project's index, and git called a file unchanged
+/// that the project had changed once more within the second.
 #[test]
 fn git_sees_what_changed_within_a_second_also_where_it_compares_little() {
     for (row, waits, forgets) in [

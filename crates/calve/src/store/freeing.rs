@@ -40,9 +40,9 @@ impl Store {
             }
             gave_up |= give_up(self.path());
             let _ = trash::empty(self.layout());
-            // Some filesystems have what was freed only then, and others at the trash may not be done.
-            // Through a new descriptor: the kernel reports a failed write to each descriptor once, and
-            // the store's own must report it to the process that wrote.
+            // Some filesystems have what was freed only then, and others at the trash may not be
+            // done. Through a new descriptor: the kernel reports a failed write to each descriptor
+            // once, and the store's own must report it to the process that wrote.
             let _ = fs::open(self.path(), DIR_FLAGS, Mode::empty()).and_then(flush_filesystem);
             std::thread::sleep(Duration::from_millis(pause));
             result = if self.is_full() {
@@ -54,8 +54,8 @@ impl Store {
             };
         }
         if gave_up {
-            // Now, and not only when the trash is empty: work that frees nothing, such as a drop of a
-            // tree that is kept, would leave the reserve's room to other processes.
+            // Now, and not only when the trash is empty: work that frees nothing, such as a drop of
+            // a tree that is kept, would leave the reserve's room to other processes.
             keep_bytes(self.path());
         }
         result

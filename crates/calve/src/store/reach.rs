@@ -117,8 +117,8 @@ fn root_of(object: &SnapshotObject) -> Option<DirectoryId> {
 }
 
 impl Reach {
-    /// Adds the content of a snapshot. Returns the new objects that cannot be read. The contents are
-    /// found after [`tidy`](Self::tidy).
+    /// Adds the content of a snapshot. Returns the new objects that cannot be read. The contents
+    /// are found after [`tidy`](Self::tidy).
     pub(crate) fn add(
         &mut self,
         store: &Store,

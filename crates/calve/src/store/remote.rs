@@ -2,8 +2,9 @@
 //!
 //! A remote is objects under keys; calve has no server of its own. [`objects`] says what calve asks
 //! of the place, [`record`] and [`name`] what the objects are, [`push`] and [`pull`] how snapshots
-//! get there and back, [`collect`] what is removed, and [`underway`] why that is safe. [`steps`] says how
-//! calve finds what a name means in a place that cannot list keys, and [`check`] looks for damage. Why nothing is lost is in `docs/design/remote.md`.
+//! get there and back, [`collect`] what is removed, and [`underway`] why that is safe. [`steps`]
+//! says how calve finds what a name means in a place that cannot list keys, and [`check`] looks for
+//! damage. Why nothing is lost is in `docs/design/remote.md`.
 //!
 //! # Keys
 //! ```text
@@ -125,8 +126,8 @@ pub struct RemoteName {
     pub made: SystemTime,
     /// The keys whose signatures are right. Whether they are trusted is another question.
     pub signers: Vec<PublicKey>,
-    /// Whether [`Remote::gc`] has removed the snapshot, and left only the change: it leads those who
-    /// cannot list the remote to the newest one.
+    /// Whether [`Remote::gc`] has removed the snapshot, and left only the change: it leads those
+    /// who cannot list the remote to the newest one.
     pub collected: bool,
 }
 
@@ -135,8 +136,8 @@ pub struct RemoteName {
 /// The library reads no environment, so the caller says what the providers' own tools would find
 /// there, under the same names in lower case: `aws_access_key_id`, `aws_secret_access_key`,
 /// `aws_region`, `aws_endpoint`, `google_service_account_path`, `azure_storage_account_name` and so
-/// on, as `object_store` documents them. Settings of other providers are ignored, and a folder needs
-/// none.
+/// on, as `object_store` documents them. Settings of other providers are ignored, and a folder
+/// needs none.
 #[derive(Clone, Default)]
 pub struct RemoteSettings(Vec<(String, String)>);
 
@@ -208,8 +209,8 @@ impl Remote {
     /// machines may reach it through a network filesystem with hard links. With the feature `cloud`
     /// also `s3://BUCKET/PREFIX`, `gs://…` and `az://…`.
     ///
-    /// It tries whether the place refuses to write a key a second time, later and at once, since calve
-    /// relies on that.
+    /// It tries whether the place refuses to write a key a second time, later and at once, since
+    /// calve relies on that.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidName`] if the URL is none that calve knows; [`ErrorKind::RemoteExists`];
@@ -278,11 +279,11 @@ impl Remote {
 
     /// Opens the remote at `url`. With the feature `cloud` that may also be `https://HOST/PATH` (or
     /// `http://`): a web server that hands out the objects of a remote, such as the files in its
-    /// folder. From there one can only [`pull`](Remote::pull), [`checkout`](Remote::checkout) and read
-    /// the [`log`](Remote::log) of a name.
+    /// folder. From there one can only [`pull`](Remote::pull), [`checkout`](Remote::checkout) and
+    /// read the [`log`](Remote::log) of a name.
     ///
-    /// With `http://` whoever is on the way can read everything, and give names other meanings unless
-    /// keys are configured ([`Remote::trusting`]).
+    /// With `http://` whoever is on the way can read everything, and give names other meanings
+    /// unless keys are configured ([`Remote::trusting`]).
     ///
     /// # Errors
     /// [`ErrorKind::InvalidName`] if the URL is none that calve knows;
@@ -425,8 +426,8 @@ impl Remote {
         must_be_kept(self.objects(), operation, self.url())
     }
 
-    /// The number of the newest change of a name. Where keys cannot be listed, it looks for one that
-    /// is newer than the one that was `seen` before.
+    /// The number of the newest change of a name. Where keys cannot be listed, it looks for one
+    /// that is newer than the one that was `seen` before.
     fn newest(&self, name: &str, seen: u64) -> Result<Option<u64>, Error> {
         if self.objects().kept().is_ok() {
             return Ok(self.sequences(name)?.into_iter().max());
@@ -440,8 +441,8 @@ impl Remote {
         Ok((newest > 0).then_some(newest))
     }
 
-    /// The numbers of the changes of a name. Where keys cannot be listed: of the newest ones up to the
-    /// first that is gone, and of the steps.
+    /// The numbers of the changes of a name. Where keys cannot be listed: of the newest ones up to
+    /// the first that is gone, and of the steps.
     fn sequences(&self, name: &str) -> Result<Vec<u64>, Error> {
         let encoded = name::encoded(name)?;
         if self.objects().kept().is_err() {

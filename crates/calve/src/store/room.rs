@@ -146,7 +146,8 @@ pub(crate) fn keep(store: &Path) {
 }
 
 /// Makes the reserve of blocks alone, for a command that is not done: on XFS it takes a while until
-/// a file can be made in the place of a removed one, so that command may need the other files' places.
+/// a file can be made in the place of a removed one, so that command may need the other files'
+/// places.
 pub(super) fn keep_bytes(store: &Path) {
     let path = Layout(store).reserve();
     let flags =
@@ -179,9 +180,9 @@ pub(super) fn keep_bytes(store: &Path) {
 /// Gives the reserve up. Returns whether there was one.
 ///
 /// The file with the blocks is cut off and not removed: removed blocks may be free only later, and
-/// on a full XFS the file could not be made again. XFS makes no file where less than some 190 KB are left (seen),
-/// but lets a file that is there grow until the last block. On btrfs it is removed, too: under a quota
-/// a file that was only cut off left no room for the database (seen).
+/// on a full XFS the file could not be made again. XFS makes no file where less than some 190 KB
+/// are left (seen), but lets a file that is there grow until the last block. On btrfs it is
+/// removed, too: under a quota a file that was only cut off left no room for the database (seen).
 pub(super) fn give_up(store: &Path) -> bool {
     let path = Layout(store).reserve();
     let mut given = false;

@@ -205,9 +205,9 @@ impl Store {
         self.snapshot_with_manifest(taking, &mut None, operation).map(|(report, _)| report)
     }
 
-    /// The same, and the snapshot's manifest, for an operation that goes on with it. Reading it from
-    /// the database again would take longer than the scan of a small change. `read` is what was known
-    /// of the project a moment ago, if the operation has read it already.
+    /// The same, and the snapshot's manifest, for an operation that goes on with it. Reading it
+    /// from the database again would take longer than the scan of a small change. `read` is what
+    /// was known of the project a moment ago, if the operation has read it already.
     pub(crate) fn snapshot_with_manifest(
         &self,
         taking: &SnapshotOptions,

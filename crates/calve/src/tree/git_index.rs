@@ -322,8 +322,8 @@ fn make_ready_in(trees: &Trees<'_>, git: &OwnedFd, tree: &Path) -> Option<u64> {
 }
 
 /// Rewrites an index in memory. `written` is the modification time of its file; `tree` is the
-/// working tree, as a path from the clone's root. Returns how many entries record the clone's files.
-/// `None`: no entry was changed, and the caller must not use the index.
+/// working tree, as a path from the clone's root. Returns how many entries record the clone's
+/// files. `None`: no entry was changed, and the caller must not use the index.
 pub(crate) fn make_bytes_ready(
     trees: &Trees<'_>,
     bytes: &mut [u8],

@@ -334,8 +334,8 @@ impl Store {
             );
             return Err(Error::new(ErrorKind::Git, Operation::CheckOut, base, cause));
         }
-        // git is asked several times, one after the other. What the start needs of the store is read
-        // meanwhile.
+        // git is asked several times, one after the other. What the start needs of the store is
+        // read meanwhile.
         let (planned, (mut read, of_given)) = std::thread::scope(|scope| {
             let read = || self.read_ahead(options.from);
             let reader = std::thread::Builder::new().spawn_scoped(scope, read).ok();
@@ -439,8 +439,8 @@ impl Store {
         })
     }
 
-    /// What is known of the project, or the tree of the snapshot `from`, if a start from there needs
-    /// it. A start goes without what cannot be read, and reads it again where it must.
+    /// What is known of the project, or the tree of the snapshot `from`, if a start from there
+    /// needs it. A start goes without what cannot be read, and reads it again where it must.
     fn read_ahead(&self, from: Option<SnapshotId>) -> (Option<Known>, Option<Manifest>) {
         let known = || self.known_if_sound(self.catalog().worktree(PROJECT).ok()??).ok();
         let tree = |id| self.catalog().manifest(id, &self.object(id).ok()?).ok();

@@ -12,8 +12,9 @@ use crate::error::{Error, ErrorKind, Operation};
 /// disk under many writers may take its time.
 const BUSY: Duration = Duration::from_secs(300);
 
-/// SQLite makes two files beside the database. On a full XFS a file that was removed leaves its place
-/// to a new one only after a moment. So if SQLite cannot open its files, we try again after these.
+/// SQLite makes two files beside the database. On a full XFS a file that was removed leaves its
+/// place to a new one only after a moment. So if SQLite cannot open its files, we try again after
+/// these.
 const CANNOT_OPEN_PAUSES: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(200)];
 
 pub(super) const OPEN: OpenFlags = OpenFlags::SQLITE_OPEN_READ_WRITE;

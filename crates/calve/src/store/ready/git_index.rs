@@ -3,12 +3,12 @@
 //!
 //! * All subvolume snapshots of a ready tree (btrfs) have the same inode numbers and times. So one
 //!   index is right for all worktrees of it. The store keeps that index beside the ready tree: the
-//!   one that the first linked worktree got, or one that was made in the background. Before it keeps
-//!   another one, it removes each index whose tree is gone; the collector removes those of snapshots
-//!   that nobody needs. An index records the hash of its tree's seal, so it does not serve for a tree
-//!   that was made anew.
-//! * A tree that [waits](super::waiting) elsewhere has inodes of its own. Its index is made with it,
-//!   and is in its folder.
+//!   one that the first linked worktree got, or one that was made in the background. Before it
+//!   keeps another one, it removes each index whose tree is gone; the collector removes those of
+//!   snapshots that nobody needs. An index records the hash of its tree's seal, so it does not
+//!   serve for a tree that was made anew.
+//! * A tree that [waits](super::waiting) elsewhere has inodes of its own. Its index is made with
+//!   it, and is in its folder.
 //!
 //! If a tree is brought to another snapshot when it is handed over, its index still serves: the
 //! files that are replaced have other inodes and change times. It does not serve if one of them has
@@ -211,8 +211,8 @@ impl<'a> ReadyGitIndex<'a> {
     }
 
     /// Makes the index of the ready tree, unless the one that is kept is of the project's index as
-    /// it is now. If that fails, a worktree gets its index at its start. `index` is calve's index of
-    /// the tree.
+    /// it is now. If that fails, a worktree gets its index at its start. `index` is calve's index
+    /// of the tree.
     pub(super) fn make(
         &self,
         tree: &OwnedFd,
@@ -251,8 +251,8 @@ impl<'a> ReadyGitIndex<'a> {
 /// A tree that waits and its index have one folder, so neither is known by anything else.
 const WAITED: [u8; HASH_BYTES] = [0; HASH_BYTES];
 
-/// Keeps git's index for a tree that will wait, in its folder. If that fails, a start makes its index
-/// itself. `index` is calve's index of the tree.
+/// Keeps git's index for a tree that will wait, in its folder. If that fails, a start makes its
+/// index itself. `index` is calve's index of the tree.
 pub(super) fn keep_with(
     store: &Store,
     (folder, tree): (&Path, &OwnedFd),
@@ -299,8 +299,8 @@ fn for_tree(
 }
 
 /// Whether git tells the files of two trees apart by size and time, where their contents differ:
-/// with `core.checkStat=minimal` it looks at nothing else. An index that was made for a tree that has
-/// been brought to another one must not call a file unchanged that has another content.
+/// with `core.checkStat=minimal` it looks at nothing else. An index that was made for a tree that
+/// has been brought to another one must not call a file unchanged that has another content.
 pub(super) fn tells_apart(from: &Manifest, to: &Manifest) -> bool {
     let is_alike = |from: &Entry, to: &Entry| {
         !from.same_content(to) && from.mtime.0 == to.mtime.0 && length(from) == length(to)

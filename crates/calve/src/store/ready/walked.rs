@@ -90,9 +90,9 @@ impl Store {
         Stage::new(dir.try_clone()?, &self.layout().ready_trees(), make)
     }
 
-    /// Takes the snapshot that waits and is nearest to the snapshot `id`, and brings it there. git's
-    /// index comes with it, if the nearest ready tree has one that still serves. `None` if none is
-    /// near, or if calve cannot vouch for an entry.
+    /// Takes the snapshot that waits and is nearest to the snapshot `id`, and brings it there.
+    /// git's index comes with it, if the nearest ready tree has one that still serves. `None` if
+    /// none is near, or if calve cannot vouch for an entry.
     pub(crate) fn bring_walked(
         &self,
         (id, object, target): Target<'_>,

@@ -2,8 +2,8 @@
 //!
 //! The objects that records name are read in ranges and compared with their hashes. From the parts
 //! and the indexes of the packs calve then knows where each directory and content is, and follows
-//! each snapshot from its root: everything must be in the objects that its own record names, since a
-//! pull looks for it there.
+//! each snapshot from its root: everything must be in the objects that its own record names, since
+//! a pull looks for it there.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
@@ -114,8 +114,8 @@ pub struct RemoteVerifyReport {
     pub objects: u64,
     /// See `objects`.
     pub object_bytes: u64,
-    /// Objects that no record and no name needs, and their sizes, in bytes. A push that is under way
-    /// or died made them, or [`Remote::gc`] will remove them.
+    /// Objects that no record and no name needs, and their sizes, in bytes. A push that is under
+    /// way or died made them, or [`Remote::gc`] will remove them.
     pub unreferenced: u64,
     /// See `unreferenced`.
     pub unreferenced_bytes: u64,
@@ -282,14 +282,16 @@ fn first(entries: &[Entry], id: BlobId, size: u64) -> Option<usize> {
 
 impl Remote {
     /// Reads everything that the records of the remote name, compares it with its hashes, and says
-    /// which snapshots can be pulled. It changes nothing. Others may push, pull and collect meanwhile.
+    /// which snapshots can be pulled. It changes nothing. Others may push, pull and collect
+    /// meanwhile.
     ///
-    /// The contents inside of a pack are not unpacked: a pack with the right hash has the bytes that
-    /// were pushed, and each pull compares each content with its own hash. Signatures are not
+    /// The contents inside of a pack are not unpacked: a pack with the right hash has the bytes
+    /// that were pushed, and each pull compares each content with its own hash. Signatures are not
     /// checked, either; see [`RemoteName::signers`](super::RemoteName::signers).
     ///
-    /// Each of at most twelve threads has 4 MiB of a pack, or one part, in memory; beside that calve
-    /// keeps about 60 bytes for each different file, and 200 for each directory, of all snapshots.
+    /// Each of at most twelve threads has 4 MiB of a pack, or one part, in memory; beside that
+    /// calve keeps about 60 bytes for each different file, and 200 for each directory, of all
+    /// snapshots.
     ///
     /// # Errors
     /// [`ErrorKind::Cancelled`]; [`ErrorKind::RemoteUnfit`] if the remote is a web server; those of

@@ -26,8 +26,8 @@ use super::objects::{Listed, Objects, Source};
 /// How long one request may take. A pack of 16 MiB arrives in that time at 60 kB/s.
 const REQUEST: Duration = Duration::from_secs(300);
 const CONNECT: Duration = Duration::from_secs(10);
-/// How often a request is tried again, and for how long. The pauses grow from 0.1 to 3 seconds. With
-/// the patience of calve's own, a server may be away for some twenty seconds.
+/// How often a request is tried again, and for how long. The pauses grow from 0.1 to 3 seconds.
+/// With the patience of calve's own, a server may be away for some twenty seconds.
 const RETRY: Duration = Duration::from_secs(20);
 const RETRIES: usize = 6;
 /// Threads that wait for answers. The caller's threads do the work.
@@ -71,8 +71,8 @@ fn client() -> ClientOptions {
 }
 
 impl Cloud {
-    /// A web server that hands out objects. Only the methods of [`Source`] make sense there. Nothing
-    /// is asked of it yet.
+    /// A web server that hands out objects. Only the methods of [`Source`] make sense there.
+    /// Nothing is asked of it yet.
     pub(crate) fn web(url: &str) -> io::Result<Self> {
         let mut url = Url::parse(url).map_err(|error| invalid(&error))?;
         if !url.username().is_empty() || url.password().is_some() {
@@ -150,7 +150,8 @@ fn said(error: CloudError) -> io::Error {
     io::Error::new(kind, with_causes(&error))
 }
 
-/// An error with all its causes: the last one says whether it is the name, the line or a certificate.
+/// An error with all its causes: the last one says whether it is the name, the line or a
+/// certificate.
 fn with_causes(error: &dyn std::error::Error) -> String {
     let (mut text, mut next) = (error.to_string(), error.source());
     while let Some(cause) = next {

@@ -9,14 +9,14 @@
 //! * Objects that such a record names, and all objects that are younger than the grace time.
 //!
 //! # Two steps
-//! A key that nobody needs is *condemned*: a list (`condemned/TOKEN`) says since when. It is removed
-//! by a collector that finds it still unneeded a grace time later. So who reads an object while it
-//! loses its last name has that time to finish. The lists only delay: whether a key is removed is
-//! decided anew each time, under an announcement that pushers see ([`super::underway`]).
+//! A key that nobody needs is *condemned*: a list (`condemned/TOKEN`) says since when. It is
+//! removed by a collector that finds it still unneeded a grace time later. So who reads an object
+//! while it loses its last name has that time to finish. The lists only delay: whether a key is
+//! removed is decided anew each time, under an announcement that pushers see ([`super::underway`]).
 //!
 //! # A full place
-//! A collector must write before it may remove: its announcement, and the lists. If there is no room
-//! for these, it first removes the object `reserve`, and makes that again when it is done.
+//! A collector must write before it may remove: its announcement, and the lists. If there is no
+//! room for these, it first removes the object `reserve`, and makes that again when it is done.
 //!
 //! # A collector that dies
 //! It removes changes of names first, then records, then the objects that they named. So whatever
@@ -48,8 +48,8 @@ const LIST_MOST_BYTES: u64 = 32 << 20;
 const ROUND: usize = 10_000;
 /// How many requests are under way at once, unless the caller says otherwise.
 const JOBS: usize = 12;
-/// The key of the reserve. A collector must write before it may remove anything else. In a full place it
-/// removes the reserve first, and so has room to write.
+/// The key of the reserve. A collector must write before it may remove anything else. In a full
+/// place it removes the reserve first, and so has room to write.
 const RESERVE: &str = "reserve";
 const RESERVE_BYTES: usize = 1 << 20;
 /// After so many seconds a write that did not end is dead.
@@ -232,19 +232,20 @@ impl Remote {
     /// older than the grace time; a collection that finds it still unneeded a grace time later
     /// removes it. The newest change of a name always stays. Some older ones stay without their
     /// snapshots, at most two for each binary digit of the newest one's number: they lead those who
-    /// cannot list the remote to the newest one. With configured keys ([`Remote::trusting`]) a change that none of them signed stays, too, and does not count as one
-    /// of those that are kept, if it is newer than they.
+    /// cannot list the remote to the newest one. With configured keys ([`Remote::trusting`]) a
+    /// change that none of them signed stays, too, and does not count as one of those that are
+    /// kept, if it is newer than they.
     ///
     /// All times are those of the place's own clock. It keeps the keys of all objects in memory:
     /// about 200 bytes for each.
     ///
     /// # Errors
     /// [`RemoteUnfit`](crate::ErrorKind::RemoteUnfit) if the remote is a web server; those of every
-    /// operation, see [`Remote`]. [`Damaged`](crate::ErrorKind::Damaged) also if a record or a change
-    /// of a name that stays cannot be read: calve removes nothing while it does not know what that
-    /// needs. [`StorageFull`](crate::ErrorKind::StorageFull) if the place is full and has no reserve:
-    /// about 1 MiB, which [`Remote::init`] and each collection leave there for the next one. After an
-    /// error, what was removed stays removed; nobody needed it.
+    /// operation, see [`Remote`]. [`Damaged`](crate::ErrorKind::Damaged) also if a record or a
+    /// change of a name that stays cannot be read: calve removes nothing while it does not know
+    /// what that needs. [`StorageFull`](crate::ErrorKind::StorageFull) if the place is full and has
+    /// no reserve: about 1 MiB, which [`Remote::init`] and each collection leave there for the next
+    /// one. After an error, what was removed stays removed; nobody needed it.
     pub fn gc(
         &self,
         options: &RemoteGcOptions,
@@ -296,7 +297,8 @@ impl Remote {
         Ok(report)
     }
 
-    /// The place's time. Also removes what dead commands announced, unless nothing is to be changed.
+    /// The place's time. Also removes what dead commands announced, unless nothing is to be
+    /// changed.
     fn time(&self, dry_run: bool) -> Result<i64, Error> {
         if dry_run {
             return Ok(clock::now().0);
@@ -332,8 +334,8 @@ impl Remote {
         Ok(removed)
     }
 
-    /// Makes the reserve, or a larger one in the place of a small one. Where there is little room, a
-    /// small one is made; that there is none is no error: it is only needed later.
+    /// Makes the reserve, or a larger one in the place of a small one. Where there is little room,
+    /// a small one is made; that there is none is no error: it is only needed later.
     pub(super) fn keep_reserve(&self) {
         match self.objects().size(RESERVE) {
             Ok(None) => {}

@@ -3,8 +3,8 @@
 //! An object is written under a name of its own, flushed, and linked to its key. The link fails if
 //! the key exists. So an object is whole or absent, whoever writes beside it, and stays in a crash.
 //!
-//! The mode of the remote's own folder says who may use the remote: objects and folders get the mode of that
-//! folder, whatever the umask of the user who writes them.
+//! The mode of the remote's own folder says who may use the remote: objects and folders get the
+//! mode of that folder, whatever the umask of the user who writes them.
 
 use std::fs::{File, Permissions};
 use std::io::{self, Read as _, Write as _};
@@ -54,8 +54,8 @@ impl Folder {
         Ok((file, meta.len()))
     }
 
-    /// Lists the files whose names are `wanted`, and those in folders that are not hidden. A link or a
-    /// pipe is listed, too: whoever reads it is told that it is no object.
+    /// Lists the files whose names are `wanted`, and those in folders that are not hidden. A link
+    /// or a pipe is listed, too: whoever reads it is told that it is no object.
     fn list_folder(
         &self,
         folder: &Path,

@@ -57,16 +57,16 @@ impl KnownRemote {
         Self::add_with_project_keys(store, name, remote, &[])
     }
 
-    /// The same, but beside the keys that the remote is trusting calve trusts those that the project
-    /// names. If the store knows this remote by this name with the same keys of its own, `project`
-    /// replaces the keys that it had from the project.
+    /// The same, but beside the keys that the remote is trusting calve trusts those that the
+    /// project names. If the store knows this remote by this name with the same keys of its own,
+    /// `project` replaces the keys that it had from the project.
     ///
     /// The caller decides where a project names keys. A file that a pull brings must not be read
     /// without the user: a tree could authorise whoever pushed it.
     ///
     /// # Errors
-    /// Those of [`KnownRemote::add`]; [`ErrorKind::RemoteExists`] also if no key were left where there
-    /// was one, since then names would need no signature.
+    /// Those of [`KnownRemote::add`]; [`ErrorKind::RemoteExists`] also if no key were left where
+    /// there was one, since then names would need no signature.
     pub fn add_with_project_keys(
         store: &Store,
         name: &str,

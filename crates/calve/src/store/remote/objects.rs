@@ -1,5 +1,5 @@
-//! What calve asks of a place that has objects. A folder or a bucket keeps them ([`Objects`]); a web
-//! server only hands them out ([`Source`]).
+//! What calve asks of a place that has objects. A folder or a bucket keeps them ([`Objects`]); a
+//! web server only hands them out ([`Source`]).
 //!
 //! An object is bytes under a key. calve never changes an object: it makes it, and at some time
 //! removes it. The one condition is that a key that exists is not written again
@@ -31,8 +31,8 @@ pub(crate) struct Listed {
 /// `.`, `-`, `_`, `%` and `/`.
 pub(crate) trait Source: Send + Sync + fmt::Debug {
     /// Puts the object's bytes in `range` in place of what `into` has. Whoever reads many ranges
-    /// uses one buffer for all of them: the allocator keeps much more than that of buffers that come
-    /// and go in many threads.
+    /// uses one buffer for all of them: the allocator keeps much more than that of buffers that
+    /// come and go in many threads.
     fn get_into(&self, key: &str, range: Range<u64>, into: &mut Vec<u8>) -> io::Result<()>;
     /// The object's bytes in `range`.
     #[cfg(test)]

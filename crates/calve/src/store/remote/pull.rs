@@ -194,10 +194,10 @@ impl Remote {
     ///
     /// # Errors
     /// [`ErrorKind::SnapshotNotFound`] if the remote has no such name or snapshot;
-    /// [`ErrorKind::InvalidName`]; those of every operation, see [`Remote`] and [`Store`]. The store
-    /// does not know the snapshot then, unless it did before. Contents that arrived stay until
-    /// [`Store::gc`](crate::Store::gc), and the next pull does not fetch them again. If the disk is
-    /// full, calve removes them.
+    /// [`ErrorKind::InvalidName`]; those of every operation, see [`Remote`] and [`Store`]. The
+    /// store does not know the snapshot then, unless it did before. Contents that arrived stay
+    /// until [`Store::gc`](crate::Store::gc), and the next pull does not fetch them again. If the
+    /// disk is full, calve removes them.
     pub fn pull(
         &self,
         store: &Store,
@@ -330,7 +330,8 @@ impl Remote {
         let unsealed =
             self.fetch_contents(store, &record, extent.contents, operation, noted, report)?;
         operation.publishes();
-        // A store in a stage has sealed its mirrors, but the clones that come next would flush each one.
+        // A store in a stage has sealed its mirrors, but the clones that come next would flush each
+        // one.
         if !unsealed.is_empty() || !store.blobs().seals_later() {
             store.flush(&unsealed)?;
         }
@@ -547,8 +548,8 @@ impl Remote {
         self.damaged(&key, format!("it leads to no object with content {content}"))
     }
 
-    /// Finds the wanted entries in the record's packs. A store that lacks all contents needs most of
-    /// the packs, so it reads many indexes at once from the start.
+    /// Finds the wanted entries in the record's packs. A store that lacks all contents needs most
+    /// of the packs, so it reads many indexes at once from the start.
     fn locate(
         &self,
         store: &Store,
@@ -844,8 +845,8 @@ impl Walk {
 }
 
 impl Wanted {
-    /// Contents, sorted, and chunks with their sizes and places in large contents. A chunk has the size of a content
-    /// with its id. `None` if there are more than a number can count.
+    /// Contents, sorted, and chunks with their sizes and places in large contents. A chunk has the
+    /// size of a content with its id. `None` if there are more than a number can count.
     fn new(
         mut entries: Vec<(BlobId, u64)>,
         places: HashMap<BlobId, (u64, Vec<(usize, u64)>)>,
@@ -870,7 +871,8 @@ impl Wanted {
         Some(Self { entries, chunks, large })
     }
 
-    /// Moves the names of the contents among them, piece by piece, so that little is in memory twice.
+    /// Moves the names of the contents among them, piece by piece, so that little is in memory
+    /// twice.
     fn move_contents(self, to: &mut Vec<BlobId>) {
         const PIECE: usize = 1 << 16;
         let Self { mut entries, chunks, .. } = self;

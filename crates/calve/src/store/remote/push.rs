@@ -2,9 +2,9 @@
 //!
 //! # What the remote has
 //! The record of a snapshot lists the objects that have *all* of its content. So if this store has
-//! a snapshot that the remote has, too, nothing of that snapshot is sent, and nothing need be asked:
-//! the new record lists those objects again, and adds its own. If the name's last snapshot is
-//! unknown here, the indexes of its packs say what is there.
+//! a snapshot that the remote has, too, nothing of that snapshot is sent, and nothing need be
+//! asked: the new record lists those objects again, and adds its own. If the name's last snapshot
+//! is unknown here, the indexes of its packs say what is there.
 //!
 //! # Beside collectors
 //! Before a record is written, or a name is given to one that is there, the push announces it
@@ -212,15 +212,15 @@ impl Remote {
     /// Any number of machines may push at once, also under one name: each push is one step in the
     /// name's log, and the last step is what the name means.
     ///
-    /// It takes about 40 MiB of memory for each of at most four threads, beside what the store needs
-    /// to know a snapshot's entries.
+    /// It takes about 40 MiB of memory for each of at most four threads, beside what the store
+    /// needs to know a snapshot's entries.
     ///
     /// # Errors
-    /// [`ErrorKind::SnapshotNotFound`]; [`ErrorKind::InvalidName`]; [`ErrorKind::RemoteUnfit`] if the
-    /// remote is a web server; [`ErrorKind::Damaged`] also if the store has lost content of the
-    /// snapshot; those of every operation, see [`Remote`] and
-    /// [`Store`]. The remote's names mean what they meant. What was sent stays there without being
-    /// used, and the next push of this store goes on from it.
+    /// [`ErrorKind::SnapshotNotFound`]; [`ErrorKind::InvalidName`]; [`ErrorKind::RemoteUnfit`] if
+    /// the remote is a web server; [`ErrorKind::Damaged`] also if the store has lost content of the
+    /// snapshot; those of every operation, see [`Remote`] and [`Store`]. The remote's names mean
+    /// what they meant. What was sent stays there without being used, and the next push of this
+    /// store goes on from it.
     pub fn push(
         &self,
         store: &Store,
@@ -615,8 +615,8 @@ impl Remote {
         Ok(known)
     }
 
-    /// Learns from the remote itself what the objects of a record have. A record may name hundreds of
-    /// packs, so their indexes are read at once; each thread has one of them in memory.
+    /// Learns from the remote itself what the objects of a record have. A record may name hundreds
+    /// of packs, so their indexes are read at once; each thread has one of them in memory.
     fn learn(&self, known: &mut Known, record: &Record, operation: &Running) -> Result<(), Error> {
         let learned = Mutex::new(Known::default());
         let asking = operation.usually(ASKERS);
@@ -743,7 +743,8 @@ impl Remote {
                 made,
                 found,
             };
-            // All but the last one are there, unless the remote was set back or somebody removed some.
+            // All but the last one are there, unless the remote was set back or somebody removed
+            // some.
             for step in steps::to(sequence) {
                 if step != sequence && !there.contains(&step) {
                     let key = name::key_of(&encoded, step);
@@ -1095,8 +1096,8 @@ mod tests {
         came: Condvar,
     }
 
-    /// A folder where each read of a pack or a part lasts until `wanted` of the kind have been under
-    /// way at once.
+    /// A folder where each read of a pack or a part lasts until `wanted` of the kind have been
+    /// under way at once.
     #[derive(Debug)]
     struct Slow {
         folder: Folder,

@@ -1,15 +1,15 @@
 //! Which changes of a name stay so that its newest one can be found where keys cannot be listed.
 //!
-//! A change is a *step* to the newest change N if its number is a power of two, or N with its lowest
-//! bits cleared. All steps to the newest change are there: pushers make those that are missing, and
-//! collectors leave them. So N is found digit by digit ([`newest`]), with at most two questions for
-//! each of its binary digits.
+//! A change is a *step* to the newest change N if its number is a power of two, or N with its
+//! lowest bits cleared. All steps to the newest change are there: pushers make those that are
+//! missing, and collectors leave them. So N is found digit by digit ([`newest`]), with at most two
+//! questions for each of its binary digits.
 //!
 //! # A collector that saw an older newest change
 //! It removes no step, either. Let P be a step to N', and P ≤ N ≤ N'. If P is a power of two, it is
-//! a step to N. Otherwise P is N' without its lowest j bits, so N' - P < 2^j. Then N - P < 2^j, too,
-//! and P is N without its lowest j bits: again a step to N. So what is no step to N is a step to no
-//! later change.
+//! a step to N. Otherwise P is N' without its lowest j bits, so N' - P < 2^j. Then N - P < 2^j,
+//! too, and P is N without its lowest j bits: again a step to N. So what is no step to N is a step
+//! to no later change.
 
 /// Whether the change with this number is a step to the newest one.
 pub(super) fn is_step(number: u64, newest: u64) -> bool {
@@ -30,8 +30,8 @@ pub(super) fn to(newest: u64) -> Vec<u64> {
 /// changes up to `seen` are taken as given: if it returns `seen`, nobody was asked whether that is
 /// still there.
 ///
-/// If others push meanwhile, it finds a change that is at least as new as the newest one was when it
-/// began, as long as no collector removes steps to that one before it ends.
+/// If others push meanwhile, it finds a change that is at least as new as the newest one was when
+/// it began, as long as no collector removes steps to that one before it ends.
 pub(super) fn newest<E>(
     seen: u64,
     mut is_there: impl FnMut(u64) -> Result<bool, E>,

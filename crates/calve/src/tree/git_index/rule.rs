@@ -31,9 +31,9 @@
 //! Some programs record no nanoseconds. calve then compares seconds, and an entry is racy for the
 //! whole second. It does not compare devices, because git does not: they change with each mount.
 //!
-//! An entry that stays as it is records another file. git reads the clone then, since it compares the
-//! inode number; with `core.checkStat=minimal` it does not. So if the clone's size and seconds are
-//! those that the entry records, the entry must make git read the file ([`mistaken`]).
+//! An entry that stays as it is records another file. git reads the clone then, since it compares
+//! the inode number; with `core.checkStat=minimal` it does not. So if the clone's size and seconds
+//! are those that the entry records, the entry must make git read the file ([`mistaken`]).
 //!
 //! git's own weakness remains. If git calls a changed file of the source clean, it may do so in the
 //! clone, too: the file changed twice in one tick of the clock, git looked in between, and the size

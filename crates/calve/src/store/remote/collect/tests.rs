@@ -1,5 +1,5 @@
-//! Tables of the decisions; and a pusher and a collector whose requests are done in every order with
-//! up to three changes of turn, where each may die before any of its requests.
+//! Tables of the decisions; and a pusher and a collector whose requests are done in every order
+//! with up to three changes of turn, where each may die before any of its requests.
 
 use std::collections::BTreeMap;
 use std::io;
