@@ -73,9 +73,9 @@ pub enum ErrorKind {
     RemoteNotFound,
     /// A remote is at this URL already.
     RemoteExists,
-    /// What is at this URL cannot do what a remote needs: it accepts a second write under one key,
-    /// or cannot send a part of an object. Or it is a web server, which can only be read, and the
-    /// operation needs more.
+    /// The server at this URL cannot do what a remote needs: it accepts a second write under one
+    /// key, or cannot send a part of an object. Or it is a web server, which can only be read, and
+    /// the operation needs more.
     RemoteUnfit,
     /// None of the configured keys vouches for a name of a remote, or the name means something
     /// older than it did before.

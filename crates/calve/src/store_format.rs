@@ -203,8 +203,8 @@
 //! filesystems than btrfs; N is a number. It has the tree (`tree`), the tree's index (`index`),
 //! which has the tree's own root, too, and an empty file `copied` if the files are copies.
 //! `git-index` may be there; it has the form of `ID.git-index`, with zeros in the place of the
-//! seal's hash. Whoever renames the folder has the tree. The file `ready-trees` in the store says
-//! how many trees the store keeps; it is a decimal number and a newline.
+//! seal's hash. The process that renames the folder has the tree. The file `ready-trees` in the
+//! store says how many trees the store keeps; it is a decimal number and a newline.
 //!
 //! # The marker of a worktree
 //! A worktree contains `.calve/worktree`:

@@ -240,7 +240,7 @@ fn edit_rows(input: &mut Input<'_>, place: &Place, database: &Path) -> rusqlite:
         db.execute(&format!("DELETE FROM {table}"), [])?;
         let places = vec!["?"; columns].join(", ");
         for row in rows {
-            // What the table does not take is not in it.
+            // The table ignores rows that it cannot take.
             let insert = format!("INSERT OR IGNORE INTO {table} VALUES ({places})");
             let _ = db.execute(&insert, params_from_iter(row));
         }
@@ -287,8 +287,8 @@ fn work(place: &Place, operations: u8) {
         let start = from.unwrap_or_default().at(place.live().join("more"));
         let _ = store.start(&["one", "two"], &start, &options);
     }
-    // A store says where its worktrees are, and whoever opens it believes that. So not those
-    // outside.
+    // A store says where its worktrees are, and a process that opens the store believes that. So
+    // leave out those outside.
     let inside = |worktree: &&Worktree| {
         let path = worktree.path();
         path.starts_with(place.live()) && !path.iter().any(|name| name == "..")

@@ -70,7 +70,7 @@ impl Store {
         };
         // The disk is as full as can be now, which the database would not survive everywhere.
         give_up(self.path());
-        // As for the collector: whoever cannot read all of what is needed removes nothing.
+        // Like the collector: if a needed object cannot be read, calve removes nothing.
         let reach = self.catalog().snapshot_ids().and_then(|ids| Reach::of(self, ids, operation));
         if let Ok(reach) = reach {
             self.remove_made(noted, |id| !reach.blobs.contains(id));
@@ -88,7 +88,7 @@ impl Store {
         self.remove_made(noted, |id| matches!(self.catalog().packed(id), Ok(Some(_))));
     }
 
-    /// Removes those mirrors that an operation made which nobody needs. What is left of them is
+    /// Removes the mirrors that an operation made and that nobody needs. A mirror that stays is
     /// garbage.
     fn remove_made(&self, noted: &Noted, is_needless: impl Fn(BlobId) -> bool) {
         let (made, mut needless) = (noted.made(), Vec::new());
@@ -117,9 +117,9 @@ impl Store {
                 give_up(path);
                 settle(path);
                 let opened = Catalog::open_in_reserve(&database);
-                // Except on btrfs, the database stays open and has its files. What is left of the
-                // room belongs to work that frees space: a command that only came to look, or that
-                // names contents, would use it up.
+                // Except on btrfs, the database stays open and has its files. The rest of the room
+                // belongs to work that frees space: a command that only came to look, or that names
+                // contents, would use it up.
                 if !is_btrfs(path) {
                     keep_bytes(path);
                 }

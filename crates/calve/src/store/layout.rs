@@ -98,7 +98,7 @@ pub(crate) const GIT: &str = ".git";
 /// If `GIT` is a folder: git's registrations of linked worktrees, relative to the root.
 pub(crate) const GIT_REGISTRATIONS: &str = ".git/worktrees";
 
-/// What the names of dropped worktrees start with that are kept outside of the store.
+/// The names of dropped worktrees that are kept outside of the store start with this.
 const DROPPED_PREFIX: &str = ".calve-dropped-";
 
 /// What jj knows of a tree, if it is in the root. Beside `GIT` it leads to that repository, and

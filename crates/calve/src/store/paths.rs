@@ -35,8 +35,8 @@ mod tests;
 /// Larger files are not searched, and not translated.
 pub(crate) const MOST_BYTES: u64 = 4 * 1024 * 1024;
 
-/// Whether a text has a root, and not only a path that begins with the same letters. What is before
-/// the root does not matter: a compiler's option may be (`-I/app/include`).
+/// Whether a text has a root, and not only a path that begins with the same letters. The text
+/// before the root does not matter: a compiler's option may be (`-I/app/include`).
 fn has_root(text: &[u8], finder: &memmem::Finder<'_>) -> bool {
     let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"_-.".contains(byte) || *byte > 127;
     finder

@@ -158,8 +158,8 @@ impl Store {
         let plan = Plan { store: self, manifest, paths: std::slice::from_ref(&folder), operation };
         let mut made = materialize(&plan, vec![root])?;
         if made.reports.iter().any(|report| !report.skipped.is_empty()) {
-            // What arrived without a part of itself would be so in every tree that is made of it,
-            // and nobody would be told.
+            // An entry that arrived incomplete would be incomplete in every tree that is made of
+            // this one, and no report would say so.
             return Ok(None);
         }
         let stats = made.stats.pop().unwrap_or_default();
@@ -361,8 +361,8 @@ impl Store {
         }
     }
 
-    /// Removes the subvolume that unnamed worktrees are snapshots of. What cannot be removed now is
-    /// trash.
+    /// Removes the subvolume that unnamed worktrees are snapshots of. A file that cannot be removed
+    /// now is trash.
     pub(crate) fn discard_unnamed_tree(&self, token: &str) {
         let tree = self.layout().unnamed_tree(token);
         let discard = || -> io::Result<()> {
@@ -397,7 +397,7 @@ impl Store {
         Some((trash, aside))
     }
 
-    /// Removes a tree that waits to be handed over. What cannot be removed now is trash.
+    /// Removes a tree that waits to be handed over. Files that cannot be removed now are trash.
     fn discard_waiting(&self, dir: &OwnedFd, name: &CString) -> bool {
         let Ok(aside) = CString::new(stage_name()) else { return false };
         let Ok(trash) = fs::open(self.layout().trash(), DIR_FLAGS, Mode::empty()) else {
@@ -408,7 +408,7 @@ impl Store {
         is_ours
     }
 
-    /// Removes a ready tree. What cannot be removed now is trash.
+    /// Removes a ready tree. Files that cannot be removed now are trash.
     fn discard_ready_tree(&self, dir: &OwnedFd, id: SnapshotId) {
         if let Some((trash, aside)) = self.put_aside(dir, id) {
             let _ = remove_tree(&trash, &aside);

@@ -235,7 +235,7 @@ impl Remote {
         if objects.size(FORMAT_KEY).map_err(|error| failed(FORMAT_KEY, error))?.is_some() {
             return Err(exists());
         }
-        // Whoever collects takes what is under these keys for calve's own.
+        // A collector takes all objects under these keys for calve's own.
         for folder in FOLDERS {
             let listed = objects.list(folder).map_err(|error| failed(folder, error))?;
             let is_left = |key: &str| key.strip_prefix(CANARIES).is_some_and(is_token);
@@ -282,8 +282,8 @@ impl Remote {
     /// folder. From there one can only [`pull`](Remote::pull), [`checkout`](Remote::checkout) and
     /// read the [`log`](Remote::log) of a name.
     ///
-    /// With `http://` whoever is on the way can read everything, and give names other meanings
-    /// unless keys are configured ([`Remote::trusting`]).
+    /// With `http://` a machine on the way can read everything, and it can give names other
+    /// meanings unless keys are configured ([`Remote::trusting`]).
     ///
     /// # Errors
     /// [`ErrorKind::InvalidName`] if the URL is none that calve knows;
@@ -312,7 +312,7 @@ impl Remote {
     }
 
     /// The same remote, but a name counts only if one of these keys has signed it. Without keys,
-    /// whoever can write to the remote decides what its names mean.
+    /// each user who can write to the remote decides what its names mean.
     #[must_use]
     pub fn trusting(mut self, keys: impl IntoIterator<Item = PublicKey>) -> Self {
         self.keys.clear();

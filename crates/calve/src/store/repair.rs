@@ -158,7 +158,7 @@ impl Store {
                     .put(id, unpack)
                     .context(Operation::Unpack, || self.blobs().mirror_path(id))?;
                 seals.push(id);
-                // What was there is of no use to anybody.
+                // Nobody can use the file that was there.
                 let trash = open_dir(&self.layout().trash())?;
                 let _ = removal::remove(&trash, &aside);
             }
@@ -243,7 +243,8 @@ impl Store {
     }
 }
 
-/// Gives a mirror or a pack back the mode that it was made with. What is not ours stays closed.
+/// Gives a mirror or a pack back the mode that it was made with. A file of another user stays
+/// closed.
 fn open_again(dir: &OwnedFd, name: &CStr) {
     let stat = fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW);
     if stat.is_ok_and(|stat| Meta::of(&stat).file_type() == FileType::RegularFile) {

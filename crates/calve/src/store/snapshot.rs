@@ -277,8 +277,8 @@ impl Store {
         is_ours.then(|| Modules::new(&project, root, &registration))
     }
 
-    /// The same for whoever can do without: where its base is damaged, everything is read anew, and
-    /// what was damaged is stored again.
+    /// The same for an operation that can do without the base. If the base is damaged, calve reads
+    /// all files anew, and stores the damaged objects again.
     pub(crate) fn known_if_sound(&self, row: WorktreeRow) -> Result<Known, Error> {
         match self.known(row.clone()) {
             Err(error)
@@ -343,8 +343,8 @@ impl Store {
         if let Some(index) = &scan.index
             && !self.is_read_only()
             && let Some((_, _, base)) = &known.base
-            // Whoever has written one meanwhile knew more; or the worktree was dropped, and has
-            // none.
+            // A process that has written an index meanwhile knew more. Or the worktree was dropped,
+            // and has none.
             && self.registry().index(&known.row.token, index.snapshot, base) == known.index
         {
             // So that the next one reads nothing again. If this fails, it does.
@@ -480,8 +480,8 @@ impl Store {
                 || old.stats.iter().any(|stat| stat.changed >= old.stamp)
         });
         if worth {
-            // What was read and is not new has not been flushed, and the index must not be on the
-            // disk before it. The snapshot is there, whatever becomes of this: without it the next
+            // Contents that were read and are not new have not been flushed, and the index must not
+            // be on the disk before them. The snapshot is there even if this fails: then the next
             // one reads more.
             let flushed = if new || scan.counts.read_files == 0 { Ok(()) } else { self.flush(&[]) };
             let _ = flushed

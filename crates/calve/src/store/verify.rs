@@ -3,7 +3,7 @@
 //! Several threads read all mirrors and all packed contents and compare them with their hashes.
 //! They hold the shared lock, so other processes can use the store meanwhile. calve then checks
 //! each suspect once more, one by one: since the first check another process may have packed it,
-//! dropped it or only just finished it. What is still wrong is damage.
+//! dropped it or only just finished it. If it is still wrong, it is damage.
 //!
 //! [`repair`](super::repair) mends the damage.
 
@@ -229,8 +229,8 @@ impl Store {
     /// paths of the files that have it.
     ///
     /// # Errors
-    /// Damage is not an error. The errors are those of every operation, see [`Store`]. What was
-    /// repaired before the error stays repaired.
+    /// Damage is not an error. The errors are those of every operation, see [`Store`]. Objects
+    /// that were repaired before the error stay repaired.
     pub fn verify(
         &self,
         options: &VerifyOptions,
@@ -564,8 +564,8 @@ impl Store {
         let mut found = Vec::new();
         let is_packed = matches!(state.packed, Some((_, Ok(()))));
         if let Mirror::Bad { why, how } = state.mirror
-            // What nobody needs, and nobody vouched for, was begun and given up, or is just being
-            // made.
+            // A mirror that nobody needs and nobody vouched for was begun and given up, or a
+            // process makes it just now.
             && (needed || state.packed.is_some() || !matches!(how, Bad::Empty | Bad::Young))
             // A crash can leave an empty mirror that was unpacked and not written back. It counts
             // as missing.

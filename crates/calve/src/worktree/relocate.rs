@@ -317,8 +317,8 @@ impl Worktree {
             for relocation in &relocations {
                 relocation.run(&files)?;
             }
-            // All files name the new root by now, whichever process translated them. A line may
-            // still have the hash that its file had under an earlier root.
+            // All files name the new root by now, and it does not matter which process translated
+            // them. A line may still have the hash that its file had under an earlier root.
             for relocation in &relocations {
                 for mention in records.iter().filter(|mention| mention.kept.is_none()) {
                     let digests = |file: &Path| {

@@ -334,8 +334,7 @@ impl Store {
             );
             return Err(Error::new(ErrorKind::Git, Operation::CheckOut, base, cause));
         }
-        // git is asked several times, one after the other. What the start needs of the store is
-        // read meanwhile.
+        // calve asks git several times, one after the other, and reads the store meanwhile.
         let (planned, (mut read, of_given)) = std::thread::scope(|scope| {
             let read = || self.read_ahead(options.from);
             let reader = std::thread::Builder::new().spawn_scoped(scope, read).ok();
@@ -439,8 +438,8 @@ impl Store {
         })
     }
 
-    /// What is known of the project, or the tree of the snapshot `from`, if a start from there
-    /// needs it. A start goes without what cannot be read, and reads it again where it must.
+    /// The state of the project that the store knows, or the tree of the snapshot `from`, if a
+    /// start needs it. An error is no answer: the start reads the same again where it needs it.
     fn read_ahead(&self, from: Option<SnapshotId>) -> (Option<Known>, Option<Manifest>) {
         let known = || self.known_if_sound(self.catalog().worktree(PROJECT).ok()??).ok();
         let tree = |id| self.catalog().manifest(id, &self.object(id).ok()?).ok();
@@ -698,7 +697,7 @@ impl Store {
         if !is_btrfs(self.path()) {
             return Ok(None);
         }
-        // What comes after this on btrfs does without, and has large trees of its own in memory.
+        // Work after this on btrfs needs no manifest, and has large trees of its own in memory.
         let taken = manifest.take();
         let ([row], [place]) = (rows, places) else { return Ok(None) };
         if self.count_waiting() == 0 || self.sealed_ready_tree(id).is_some() {

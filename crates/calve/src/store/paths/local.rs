@@ -1,5 +1,5 @@
-//! What a worktree has its files translated to, and how its files are read so that a snapshot gets
-//! them as the project has them.
+//! The paths that files of a worktree name in the place of the project's, and how calve reads these
+//! files so that a snapshot gets them as the project has them.
 
 use std::borrow::Cow;
 use std::collections::HashSet;

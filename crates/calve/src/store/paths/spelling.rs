@@ -113,7 +113,7 @@ impl Spellings {
                 Ok(_) => {
                     self.others.insert(folder.to_vec());
                 }
-                // What is below is not there, either.
+                // The folders below are not there, either.
                 Err(_) => return false,
             }
         }

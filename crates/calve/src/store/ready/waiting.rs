@@ -185,8 +185,8 @@ impl Store {
         self.must_be_writable(Operation::MakeReadyTree)?;
         let mut report = ReadyReport::default();
         let Some(_alone) = locks::refill(self.path())? else {
-            // Whoever makes trees keeps no more than the number allows, also if it was changed just
-            // now. What waits already need not wait for them.
+            // The process that makes trees keeps no more than the number allows, also if the number
+            // was changed just now. Trees that wait already need not wait for that process.
             report.stopped = self.ready_trees_kept() > 0;
             if !report.stopped {
                 self.discard_all_waiting(&mut report)?;
@@ -213,8 +213,8 @@ impl Store {
             }
             report.stopped = false;
         }
-        // Starts put trees there that they could not use. What cannot be deleted now is for the
-        // next one who empties the trash.
+        // Starts put trees there that they could not use. The next process that empties the trash
+        // deletes those that cannot be deleted now.
         let _ = trash::empty(self.layout());
         report.elapsed = started.elapsed();
         Ok(report)
@@ -373,7 +373,7 @@ impl Store {
         nearest::nearest(&candidates, most).map(|at| of[at].clone())
     }
 
-    /// Takes a tree that waits: whoever renames its folder has it.
+    /// Takes a tree that waits. The process that renames its folder has it.
     fn take_waiting(&self, waiting: &Waiting) -> Option<Stage> {
         let folder = self.layout().ready_trees();
         let dir = fs::open(&folder, DIR_FLAGS, Mode::empty()).ok()?;

@@ -272,8 +272,8 @@ impl Registry<'_> {
         Ok(collected + self.collect_strangers(age)?)
     }
 
-    /// Deletes what a crash left in the folder of dropped worktrees. What a worktree needs went
-    /// back already, see `recover_dropped`.
+    /// Deletes what a crash left in the folder of dropped worktrees. The files that a worktree
+    /// needs went back already, see `recover_dropped`.
     fn collect_strangers(self, age: Duration) -> Result<u64, Error> {
         let path = self.layout.dropped();
         let names = trash::entries(&path, age.max(KEPT)).context(Operation::Read, || &path)?;

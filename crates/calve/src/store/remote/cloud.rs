@@ -134,7 +134,7 @@ impl Cloud {
     }
 }
 
-/// The system's word for what a server said. What has none may pass.
+/// The system's word for an error of a server. An error that has no such word may pass.
 fn said(error: CloudError) -> io::Error {
     let kind = match &error {
         CloudError::NotFound { .. } => io::ErrorKind::NotFound,
@@ -550,7 +550,7 @@ mod tests {
         assert_eq!(std::fs::read_to_string(root.join("file")).unwrap(), "11");
         let error = remote.push(&here, id.unwrap(), &PushOptions::new(), &common).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::RemoteUnfit, "{error}");
-        // What has no ranges says so, and leaves no snapshot.
+        // The error says that the server has no ranges, and no snapshot is left.
         let server = Server::new(&folder, How::NoRanges);
         let remote = Remote::open(&format!("{}/trees", server.url), &settings).unwrap();
         let (_, fresh) = project(&scratch.path().join("fresh"));

@@ -613,8 +613,8 @@ fn since(lists: &[(String, String)], garbage: &[Garbage], policy: Policy) -> Has
     since
 }
 
-/// The entries of a list of condemned keys. Whoever can write to the remote can write such a list;
-/// it decides nothing but how soon a key that nobody needs is removed.
+/// The entries of a list of condemned keys. Each user who can write to the remote can write such a
+/// list. It decides nothing but how soon a key that nobody needs is removed.
 fn entries(list: &str) -> impl Iterator<Item = (i64, &str)> {
     let lines = list.strip_prefix(CONDEMNED_FIRST_LINE).unwrap_or_default().lines();
     lines.filter_map(|line| {

@@ -1,7 +1,8 @@
 //! A folder as a place for objects, on this machine or on a network filesystem.
 //!
 //! An object is written under a name of its own, flushed, and linked to its key. The link fails if
-//! the key exists. So an object is whole or absent, whoever writes beside it, and stays in a crash.
+//! the key exists. So an object is whole or absent, even if others write beside it, and a crash
+//! does not lose it.
 //!
 //! The mode of the remote's own folder says who may use the remote: objects and folders get the
 //! mode of that folder, whatever the umask of the user who writes them.
@@ -55,7 +56,7 @@ impl Folder {
     }
 
     /// Lists the files whose names are `wanted`, and those in folders that are not hidden. A link
-    /// or a pipe is listed, too: whoever reads it is told that it is no object.
+    /// or a pipe is listed, too: an attempt to read it says that it is no object.
     fn list_folder(
         &self,
         folder: &Path,

@@ -62,7 +62,7 @@ impl KnownRemote {
     /// `project` replaces the keys that it had from the project.
     ///
     /// The caller decides where a project names keys. A file that a pull brings must not be read
-    /// without the user: a tree could authorise whoever pushed it.
+    /// without the user: a tree could authorise the user who pushed it.
     ///
     /// # Errors
     /// Those of [`KnownRemote::add`]; [`ErrorKind::RemoteExists`] also if no key were left where

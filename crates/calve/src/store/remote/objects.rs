@@ -23,16 +23,16 @@ const PAUSES: [Duration; 3] =
 pub(crate) struct Listed {
     pub(crate) key: String,
     pub(crate) size: u64,
-    /// Seconds since 1970, by the clock of whoever keeps the object.
+    /// Seconds since 1970, by the clock of the place that keeps the object.
     pub(crate) modified: i64,
 }
 
 /// A place from which objects can be read if one knows their keys. Keys consist of letters, digits,
 /// `.`, `-`, `_`, `%` and `/`.
 pub(crate) trait Source: Send + Sync + fmt::Debug {
-    /// Puts the object's bytes in `range` in place of what `into` has. Whoever reads many ranges
-    /// uses one buffer for all of them: the allocator keeps much more than that of buffers that
-    /// come and go in many threads.
+    /// Puts the object's bytes in `range` in place of what `into` has. A caller that reads many
+    /// ranges uses one buffer for all of them: the allocator keeps much more than that of buffers
+    /// that come and go in many threads.
     fn get_into(&self, key: &str, range: Range<u64>, into: &mut Vec<u8>) -> io::Result<()>;
     /// The object's bytes in `range`.
     #[cfg(test)]

@@ -219,8 +219,8 @@ impl Remote {
     /// [`ErrorKind::SnapshotNotFound`]; [`ErrorKind::InvalidName`]; [`ErrorKind::RemoteUnfit`] if
     /// the remote is a web server; [`ErrorKind::Damaged`] also if the store has lost content of the
     /// snapshot; those of every operation, see [`Remote`] and [`Store`]. The remote's names mean
-    /// what they meant. What was sent stays there without being used, and the next push of this
-    /// store goes on from it.
+    /// what they meant. Objects that were sent stay there without being used, and the next
+    /// push of this store goes on from them.
     pub fn push(
         &self,
         store: &Store,
@@ -407,7 +407,7 @@ impl Remote {
                 return Ok(());
             }
         }
-        // Whoever makes a better one waits for this announcement before they rely on it.
+        // A process that makes a better one waits for this announcement before it relies on it.
         if is_broken()? && marker.holds() {
             let removed = self.objects().remove(key);
             removed.map_err(|error| self.failed(Operation::Push, key, error))?;
@@ -441,13 +441,13 @@ impl Remote {
                 let cause = io::Error::new(io::ErrorKind::ResourceBusy, why);
                 Err(Error::new(ErrorKind::Busy, Operation::Push, self.at(key), cause))
             }
-            // Whoever makes it at the same time makes the same.
+            // Another process that makes it at the same time makes the same bytes.
             None => self.objects().create(key, content).map_err(failed).map(drop),
         }
     }
 
-    /// Sends what the remote lacks of a snapshot. Returns what its record will be. What is `gone`
-    /// is not on the remote, whatever records say.
+    /// Sends the parts of a snapshot that the remote lacks. Returns what its record will be.
+    /// Objects that are `gone` are not on the remote, even if records name them.
     fn send(
         &self,
         store: &Store,
@@ -590,7 +590,7 @@ impl Remote {
                 continue;
             }
             tried.push(id);
-            // What cannot be read is sent again.
+            // If a record cannot be read, its objects are sent again.
             let Ok(Some((record, _))) = self.record(id) else { continue };
             if !known.has_room_for(&record)
                 || record.objects().iter().any(|(key, _)| gone.contains(key))

@@ -14,9 +14,9 @@ const SLICE: Duration = Duration::from_millis(50);
 const BURST: Duration = Duration::from_millis(500);
 const NANOS: u128 = 1_000_000_000;
 
-/// A token bucket that may be overdrawn: whoever asks while it is empty waits until it is not, and
-/// then takes as much as they need. So an object that is larger than the bucket passes, and those
-/// after it wait for it.
+/// A token bucket that may be overdrawn: a thread that asks while it is empty waits until it is
+/// not, and then takes as much as it needs. So an object that is larger than the bucket passes, and
+/// those after it wait for it.
 #[derive(Debug)]
 struct Bucket {
     bytes_per_second: NonZeroU64,
@@ -57,8 +57,8 @@ impl Limit {
     }
 
     /// Waits until bytes may go, or until the operation is cancelled. Only contents and directories
-    /// wait. Records, names and announcements count, but go at once: whoever announced them has a
-    /// time to make them in.
+    /// wait. Records, names and announcements count, but go at once: the process that announced
+    /// them must make them within a time.
     pub(crate) fn wait(&self) {
         loop {
             let left = match &*lock(&self.0) {

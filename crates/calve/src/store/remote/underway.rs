@@ -11,9 +11,9 @@
 //! least one of two sees the other. `docs/design/remote.md` has the whole argument.
 //!
 //! # Those who died
-//! An announcement counts for [`Times::life`] by the place's clock. Whoever made it acts on it for
-//! at most half of that time by its own clocks, so that a request that is under way at the end of
-//! this half still arrives in time.
+//! An announcement counts for [`Times::life`] by the place's clock. The process that made it acts
+//! on it for at most half of that time by its own clock, so that a request that is under way at the
+//! end of this half still arrives in time.
 
 use std::collections::HashSet;
 use std::io;
@@ -108,7 +108,7 @@ impl<'a> Announced<'a> {
         Self::make(remote, Operation::CollectRemote, COLLECTOR, text.as_bytes())
     }
 
-    /// Whether whoever made it may still act on it.
+    /// Whether the process that made it may still act on it.
     pub(super) fn holds(&self) -> bool {
         self.since.elapsed() < self.remote.place.times.life / 2
     }
