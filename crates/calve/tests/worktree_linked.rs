@@ -1285,6 +1285,7 @@ fn many_worktrees_say_what_the_project_says(waiting: Waiting) {
         }
         // Trees that waited were taken, with their indexes.
         assert_eq!(kept() > 0, is_btrfs, "{what}");
+        assert!(kept() <= 2, "{what}: {}", kept());
     }
 }
 

@@ -3,10 +3,10 @@
 //!
 //! * All subvolume snapshots of a ready tree (btrfs) have the same inode numbers and times. So one
 //!   index is right for all worktrees of it. The store keeps that index beside the ready tree: the
-//!   one that the first linked worktree got, or one that was made in the background. Before it
-//!   keeps another one, it removes each index whose tree is gone; the collector removes those of
-//!   snapshots that nobody needs. An index records the hash of its tree's seal, so it does not
-//!   serve for a tree that was made anew.
+//!   one that the first linked worktree got, or one that was made in the background. It keeps the
+//!   indexes of the latest two trees; the collector removes those of snapshots that nobody needs.
+//!   An index records the hash of its tree's seal, so it does not serve for a tree that was made
+//!   anew.
 //! * A tree that [waits](super::waiting) elsewhere has inodes of its own. Its index is made with
 //!   it, and is in its folder.
 //!
@@ -65,6 +65,10 @@ const CHECKSUM_BYTES: usize = 20;
 const SEAL_MOST_BYTES: u64 = 4096;
 /// The largest index that is kept.
 const MOST_BYTES: u64 = 512 * 1024 * 1024;
+/// How many indexes of other ready trees the store keeps beside the one that it made last: one, for
+/// starts from two snapshots in turns. Each takes the disk space of git's index, about 100 bytes
+/// for each tracked file.
+const OTHERS_MOST: usize = 1;
 /// How much of a kept index is in memory at a time.
 const PART_BYTES: usize = 1024 * 1024;
 
@@ -233,16 +237,26 @@ impl<'a> ReadyGitIndex<'a> {
         let _ = make();
     }
 
+    /// Writes the index, and removes those of other trees: of trees that are gone, and all but the
+    /// latest of the rest.
     fn write(&self, bytes: &[u8]) -> io::Result<()> {
         let layout = self.store.layout();
         let path = layout.ready_git_index(self.id);
+        let mut others = Vec::new();
         for (name, _) in listed_at(&layout.ready_trees())? {
             let other = layout.ready_trees().join(name);
-            if other.extension() == path.extension()
-                && std::fs::symlink_metadata(other.with_extension("seal")).is_err()
-            {
-                std::fs::remove_file(other)?;
+            if other.extension() != path.extension() || other == path {
+                continue;
             }
+            let has_tree = std::fs::symlink_metadata(other.with_extension("seal")).is_ok();
+            let written = std::fs::symlink_metadata(&other)?.modified()?;
+            others.push((has_tree.then_some(written), other));
+        }
+        others.sort_unstable_by(|a, b| b.cmp(a));
+        let kept = others.iter().take_while(|(written, _)| written.is_some());
+        let kept = kept.count().min(OTHERS_MOST);
+        for (_, other) in others.drain(kept..) {
+            std::fs::remove_file(other)?;
         }
         write_whole(&layout.stage(), &path, bytes)
     }
