@@ -238,27 +238,30 @@ impl<'a> ReadyGitIndex<'a> {
     }
 
     /// Writes the index, and removes those of other trees: of trees that are gone, and all but the
-    /// latest of the rest.
+    /// latest of the rest. Another process may remove them at the same time.
     fn write(&self, bytes: &[u8]) -> io::Result<()> {
         let layout = self.store.layout();
         let path = layout.ready_git_index(self.id);
+        write_whole(&layout.stage(), &path, bytes)?;
         let mut others = Vec::new();
         for (name, _) in listed_at(&layout.ready_trees())? {
             let other = layout.ready_trees().join(name);
             if other.extension() != path.extension() || other == path {
                 continue;
             }
+            let Ok(written) = std::fs::symlink_metadata(&other).and_then(|it| it.modified()) else {
+                continue;
+            };
             let has_tree = std::fs::symlink_metadata(other.with_extension("seal")).is_ok();
-            let written = std::fs::symlink_metadata(&other)?.modified()?;
             others.push((has_tree.then_some(written), other));
         }
         others.sort_unstable_by(|a, b| b.cmp(a));
         let kept = others.iter().take_while(|(written, _)| written.is_some());
         let kept = kept.count().min(OTHERS_MOST);
         for (_, other) in others.drain(kept..) {
-            std::fs::remove_file(other)?;
+            let _ = std::fs::remove_file(other);
         }
-        write_whole(&layout.stage(), &path, bytes)
+        Ok(())
     }
 }
 
@@ -307,7 +310,9 @@ fn for_tree(
         jobs: operation.jobs(),
         stopped: &|| operation.is_cancelled(),
     };
-    let entries = make_bytes_ready(&trees, made, written, Path::new(""))?;
+    // An index without such an entry is of no use, and would keep others from being made.
+    let entries =
+        make_bytes_ready(&trees, made, written, Path::new("")).filter(|entries| *entries > 0)?;
     finish(&mut bytes, &known_by, &sum, entries);
     Some(bytes)
 }
