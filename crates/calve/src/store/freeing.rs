@@ -40,9 +40,10 @@ impl Store {
             }
             gave_up |= give_up(self.path());
             let _ = trash::empty(self.layout());
-            // Some filesystems have what was freed only then, and others at the trash may not be
-            // done. Through a new descriptor: the kernel reports a failed write to each descriptor
-            // once, and the store's own must report it to the process that wrote.
+            // Some filesystems give freed space back only at a flush, and another process may not
+            // be done with the trash. The flush uses a new descriptor: the kernel reports a failed
+            // write once to each descriptor, and the store's own descriptor must report it to the
+            // process that wrote.
             let _ = fs::open(self.path(), DIR_FLAGS, Mode::empty()).and_then(flush_filesystem);
             std::thread::sleep(Duration::from_millis(pause));
             result = if self.is_full() {

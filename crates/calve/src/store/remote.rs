@@ -1,8 +1,8 @@
 //! Snapshots through a place that several machines can reach: a *remote*.
 //!
 //! A remote is objects under keys; calve has no server of its own. [`objects`] says what calve asks
-//! of the place, [`record`] and [`name`] what the objects are, [`push`] and [`pull`] how snapshots
-//! get there and back, [`collect`] what is removed, and [`underway`] why that is safe. [`steps`]
+//! of the place. [`record`] and [`name`] are the objects. [`push`] and [`pull`] send snapshots and
+//! fetch them. [`collect`] removes objects, and [`underway`] says why that is safe. [`steps`]
 //! says how calve finds what a name means in a place that cannot list keys, and [`check`] looks for
 //! damage. Why nothing is lost is in `docs/design/remote.md`.
 //!

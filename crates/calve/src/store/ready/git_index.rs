@@ -25,7 +25,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use memchr::memmem;
 use rustix::fs::{self, Mode};
@@ -225,8 +225,7 @@ impl<'a> ReadyGitIndex<'a> {
         operation: &Running,
     ) {
         let make = || -> Option<()> {
-            let of_project = git::read(&self.store.project().ok()?)?.git_dir.join("index");
-            let sum = Sum::of_file(&of_project).ok()??;
+            let sum = Sum::of_file(&of_project(self.store)?).ok()??;
             if self.kept().is_some_and(|kept| kept.is_of(&sum).is_ok_and(|it| it.is_some())) {
                 return None;
             }
@@ -282,9 +281,14 @@ pub(super) fn keep_with(
     }
 }
 
-/// git's index for a tree, with its header. `tree` is the tree and what it is known by. `None` if
-/// the project has no index that calve understands, or one with the notes of a file monitor, which
-/// only git removes.
+/// The path of the project's own index.
+fn of_project(store: &Store) -> Option<PathBuf> {
+    Some(git::read(&store.project().ok()?)?.git_dir.join("index"))
+}
+
+/// git's index for a tree, with its header. `known_by` identifies the tree. `None` if the project
+/// has no index that calve understands, or one with the notes of a file monitor, which only git
+/// removes.
 fn for_tree(
     store: &Store,
     (tree, known_by): (&OwnedFd, [u8; HASH_BYTES]),
@@ -292,7 +296,7 @@ fn for_tree(
     index: &Index,
     operation: &Running,
 ) -> Option<Vec<u8>> {
-    let of_project = git::read(&store.project().ok()?)?.git_dir.join("index");
+    let of_project = of_project(store)?;
     // Before the content: an entry that is not older than its index is not trusted.
     let written = Meta::of(&fs::lstat(&of_project).ok()?).modified();
     let mut bytes = with_front(&of_project).ok()?;

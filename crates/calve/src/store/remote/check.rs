@@ -644,7 +644,7 @@ impl Remote {
         wrong: &mut Wrong,
         broken: &mut BTreeSet<SnapshotId>,
     ) -> Result<(), Error> {
-        // What is in the place of an object, and is none, was not removed.
+        // A link or a pipe in the place of an object means that nobody removed the object.
         let is_there = |key: &str| match self.is_there(key) {
             Err(error) if error.kind() == ErrorKind::Damaged => Ok(true),
             answer => answer,

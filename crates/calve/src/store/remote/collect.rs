@@ -245,7 +245,8 @@ impl Remote {
     /// change of a name that stays cannot be read: calve removes nothing while it does not know
     /// what that needs. [`StorageFull`](crate::ErrorKind::StorageFull) if the place is full and has
     /// no reserve: about 1 MiB, which [`Remote::init`] and each collection leave there for the next
-    /// one. After an error, what was removed stays removed; nobody needed it.
+    /// one. After an error, the objects that were removed stay removed;
+    /// nobody needed them.
     pub fn gc(
         &self,
         options: &RemoteGcOptions,

@@ -30,9 +30,9 @@ pub(crate) struct Listed {
 /// A place from which objects can be read if one knows their keys. Keys consist of letters, digits,
 /// `.`, `-`, `_`, `%` and `/`.
 pub(crate) trait Source: Send + Sync + fmt::Debug {
-    /// Puts the object's bytes in `range` in place of what `into` has. A caller that reads many
-    /// ranges uses one buffer for all of them: the allocator keeps much more than that of buffers
-    /// that come and go in many threads.
+    /// Reads the object's bytes in `range` into `into`, and drops its content. A caller that reads
+    /// many ranges uses one buffer for all of them: the allocator keeps much more than that of
+    /// buffers that come and go in many threads.
     fn get_into(&self, key: &str, range: Range<u64>, into: &mut Vec<u8>) -> io::Result<()>;
     /// The object's bytes in `range`.
     #[cfg(test)]

@@ -3,8 +3,8 @@
 //! # What the remote has
 //! The record of a snapshot lists the objects that have *all* of its content. So if this store has
 //! a snapshot that the remote has, too, nothing of that snapshot is sent, and nothing need be
-//! asked: the new record lists those objects again, and adds its own. If the name's last snapshot
-//! is unknown here, the indexes of its packs say what is there.
+//! asked: the new record lists those objects again, and adds its own. If the store
+//! does not know the name's last snapshot, the push reads the indexes of its packs.
 //!
 //! # Beside collectors
 //! Before a record is written, or a name is given to one that is there, the push announces it

@@ -8,8 +8,8 @@
 //! # A collector that saw an older newest change
 //! It removes no step, either. Let P be a step to N', and P ≤ N ≤ N'. If P is a power of two, it is
 //! a step to N. Otherwise P is N' without its lowest j bits, so N' - P < 2^j. Then N - P < 2^j,
-//! too, and P is N without its lowest j bits: again a step to N. So what is no step to N is a step
-//! to no later change.
+//! too, and P is N without its lowest j bits: again a step to N. So a number that is no step to N
+//! is no step to a later change, either.
 
 /// Whether the change with this number is a step to the newest one.
 pub(super) fn is_step(number: u64, newest: u64) -> bool {
