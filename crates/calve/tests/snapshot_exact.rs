@@ -462,14 +462,19 @@ fn change(root: &Path, dice: &mut Dice, number: usize) -> std::io::Result<()> {
     Ok(())
 }
 
-/// The inode of a file in the one tree that waits to be handed over, and the tree's folder.
+/// The inode of a file in the one tree that waits to be handed over, and the tree. Nothing is
+/// listed for that but the folder of all waiting trees.
 fn waiting(store: &Store, file: &str) -> (u64, PathBuf) {
     use std::os::unix::fs::MetadataExt as _;
     let folder = store.path().join("templates");
-    let trees = common::names(&folder);
-    assert_eq!(trees.len(), 1, "{trees:?}");
-    let tree = folder.join(&trees[0]);
-    (fs::metadata(tree.join("tree").join(file)).unwrap().ino(), tree)
+    let folders = common::names(&folder);
+    assert_eq!(folders.len(), 1, "{folders:?}");
+    let folder = folder.join(&folders[0]);
+    let about = fs::read(folder.join("about")).unwrap();
+    let name = about.windows(5).position(|part| part == b"tree-").unwrap();
+    let name = std::str::from_utf8(&about[name..name + 5 + 32]).unwrap();
+    let tree = folder.join(name);
+    (fs::metadata(tree.join(file)).unwrap().ino(), tree)
 }
 
 /// A start after a few changes does not make all files again: it brings a tree there that waits for
@@ -529,34 +534,49 @@ fn a_tree_that_was_brought_to_a_snapshot_is_equal_to_the_project_in_everything()
     }
 }
 
+/// Whether the first listing of a folder sets its access time.
+fn listing_leaves_a_trace(parent: &Path) -> bool {
+    let folder = parent.join("listed");
+    fs::create_dir(&folder).unwrap();
+    odd::set_mtime(&folder, 1, 1);
+    common::names(&folder);
+    let is_set = std::os::unix::fs::MetadataExt::atime(&fs::metadata(&folder).unwrap()) != 1;
+    fs::remove_dir(&folder).unwrap();
+    is_set
+}
+
+fn cut(file: &Path) {
+    fs::File::options().write(true).open(file).unwrap().set_len(50).unwrap();
+}
+
 #[test]
 fn a_tree_that_somebody_touched_is_not_handed_over_and_verify_says_so() {
     type Touch = fn(&Path);
-    let rows: [(&str, Touch); 10] = [
+    let rows: [(&str, Touch); 12] = [
         ("nobody", |_| {}),
         ("a file was written to", |it| {
-            fs::write(it.join("tree/README"), "other").unwrap();
+            fs::write(it.join("README"), "other").unwrap();
         }),
-        ("a file has another mode", |it| set_mode(&it.join("tree/README"), 0o600)),
+        ("a file has another mode", |it| set_mode(&it.join("README"), 0o600)),
         ("a file was replaced", |it| {
-            let content = fs::read(it.join("tree/README")).unwrap();
-            fs::write(it.join("new"), content).unwrap();
-            fs::rename(it.join("new"), it.join("tree/README")).unwrap();
+            let content = fs::read(it.join("README")).unwrap();
+            fs::write(it.with_file_name("new"), content).unwrap();
+            fs::rename(it.with_file_name("new"), it.join("README")).unwrap();
         }),
-        ("a file is gone", |it| fs::remove_file(it.join("tree/README")).unwrap()),
+        ("a file is gone", |it| fs::remove_file(it.join("README")).unwrap()),
         ("a file was added and removed", |it| {
-            fs::write(it.join("tree/src/new"), "new").unwrap();
-            fs::remove_file(it.join("tree/src/new")).unwrap();
+            fs::write(it.join("src/new"), "new").unwrap();
+            fs::remove_file(it.join("src/new")).unwrap();
         }),
-        ("the root has another time", |it| odd::set_mtime(&it.join("tree"), 1, 1)),
-        ("the tree is gone", |it| fs::remove_dir_all(it.join("tree")).unwrap()),
+        ("the root has another time", |it| odd::set_mtime(it, 1, 1)),
+        ("the tree is gone", |it| fs::remove_dir_all(it).unwrap()),
         ("the tree is a link", |it| {
-            fs::rename(it.join("tree"), it.join("there")).unwrap();
-            std::os::unix::fs::symlink("there", it.join("tree")).unwrap();
+            fs::rename(it, it.with_file_name("there")).unwrap();
+            std::os::unix::fs::symlink("there", it).unwrap();
         }),
-        ("the index is cut", |it| {
-            fs::File::options().write(true).open(it.join("index")).unwrap().set_len(50).unwrap();
-        }),
+        ("the tree has another name", |it| fs::rename(it, it.with_file_name("there")).unwrap()),
+        ("the index is cut", |it| cut(&it.with_file_name("index"))),
+        ("what is known of it is cut", |it| cut(&it.with_file_name("about"))),
     ];
     let desk = Desk::small();
     if filesystem(&desk.project) == "btrfs" {
@@ -567,11 +587,14 @@ fn a_tree_that_somebody_touched_is_not_handed_over_and_verify_says_so() {
     desk.store.keep_ready_trees(1).unwrap();
     for (number, (row, touch)) in rows.into_iter().enumerate() {
         desk.store.make_ready_trees(&options()).unwrap();
-        let (inode, folder) = waiting(&desk.store, "README");
+        let (inode, waits) = waiting(&desk.store, "README");
+        let folder = waits.parent().unwrap().to_owned();
+        // A tree of which no folder was listed is not looked at: see the next test.
+        common::names(&folder);
         // While it is open, no other file gets its inode number.
-        let _open = fs::File::open(folder.join("tree/README")).unwrap();
+        let _open = fs::File::open(waits.join("README")).unwrap();
         after_a_tick();
-        touch(&folder);
+        touch(&waits);
         let found = desk.store.verify(&VerifyOptions::new(), &options()).unwrap().damage;
         let found: Vec<_> = found.iter().map(|it| (it.kind, it.path.as_path())).collect();
         let touched = [(DamageKind::ReadyTree, folder.as_path())];
@@ -585,13 +608,65 @@ fn a_tree_that_somebody_touched_is_not_handed_over_and_verify_says_so() {
         assert_eq!(common::names(&desk.store.path().join("templates")), [""; 0], "{row}");
     }
     desk.store.make_ready_trees(&options()).unwrap();
-    let (_, folder) = waiting(&desk.store, "README");
+    let (_, waits) = waiting(&desk.store, "README");
     after_a_tick();
-    fs::write(folder.join("tree/README"), "other").unwrap();
+    fs::write(waits.join("README"), "other").unwrap();
     let repaired = desk.store.verify(&VerifyOptions::new().repair(true), &options()).unwrap();
     assert!(repaired.damage.iter().all(|damage| damage.repaired), "{repaired:?}");
     assert_eq!(common::names(&desk.store.path().join("templates")), [""; 0]);
     desk.store.empty_trash().unwrap();
+    assert_sound(&desk.store);
+}
+
+/// Who wants to change a file of a tree that waits must find it, and finds it by listing folders. So
+/// if no folder was listed, a start looks at none of the files. A change by somebody who knows the
+/// path all the same is not hidden: the worktree's first look shows it.
+#[test]
+fn a_tree_of_which_a_folder_was_listed_is_looked_at_and_no_change_of_another_is_hidden() {
+    type Touch = fn(&Path);
+    let rows: [(&str, bool, Touch); 9] = [
+        ("nobody", false, |_| {}),
+        ("a file was read", false, |it| drop(fs::read(it.join("README")).unwrap())),
+        ("somebody looked at a folder", false, |it| drop(fs::metadata(it.join("src")).unwrap())),
+        ("the folder around it was listed", true, |it| drop(common::names(it.parent().unwrap()))),
+        ("its root was listed", true, |it| drop(common::names(it))),
+        ("a folder was listed", true, |it| drop(common::names(&it.join("src")))),
+        ("a file was added and removed", true, |it| {
+            fs::write(it.join("src/new"), "new").unwrap();
+            fs::remove_file(it.join("src/new")).unwrap();
+        }),
+        ("a folder has another mode", true, |it| set_mode(&it.join("src"), 0o700)),
+        ("somebody copied the tree", true, |it| drop(tree(it))),
+    ];
+    let desk = Desk::small();
+    let test =
+        "a_tree_of_which_a_folder_was_listed_is_looked_at_and_no_change_of_another_is_hidden";
+    if filesystem(&desk.project) == "btrfs" {
+        return common::not_run(test, "on btrfs no tree waits");
+    }
+    if !listing_leaves_a_trace(desk.project.parent().unwrap()) {
+        return common::not_run(test, "listing a folder does not set its access time here");
+    }
+    desk.snapshot();
+    desk.store.keep_ready_trees(1).unwrap();
+    for (number, (row, is_looked_at, touch)) in rows.into_iter().enumerate() {
+        desk.store.make_ready_trees(&options()).unwrap();
+        let (inode, waits) = waiting(&desk.store, "README");
+        let _open = fs::File::open(waits.join("README")).unwrap();
+        after_a_tick();
+        touch(&waits);
+        fs::write(waits.join("README"), "other").unwrap();
+        let (path, report) = start(&desk, &format!("w{number}"));
+        assert_arrived(&report);
+        let is_handed_over = stamp(&path.join("README")).0 == inode;
+        assert_eq!(is_handed_over, !is_looked_at, "{row}");
+        let changed: &[&str] = if is_handed_over { &["M README"] } else { &[] };
+        assert_eq!(status(&desk.store.worktree(&format!("w{number}")).unwrap()), changed, "{row}");
+        if is_handed_over {
+            put(&path, "README", fs::read(desk.project.join("README")).unwrap());
+        }
+        assert_eq!(status(&desk.store.worktree(&format!("w{number}")).unwrap()), [""; 0], "{row}");
+    }
     assert_sound(&desk.store);
 }
 

@@ -240,7 +240,7 @@ fn parts(bytes: &[u8]) -> Result<Parts<'_>, Malformed> {
 }
 
 /// Appends a record. `last` is the stat before it.
-fn put_record(records: &mut Vec<u8>, last: &mut Stat, stat: Stat) {
+pub(super) fn put_record(records: &mut Vec<u8>, last: &mut Stat, stat: Stat) {
     put_zigzag(records, stat.ino.wrapping_sub(last.ino).cast_signed());
     put_zigzag(records, stat.changed.0.wrapping_sub(last.changed.0));
     put_varint(records, stat.changed.1.into());
@@ -248,7 +248,7 @@ fn put_record(records: &mut Vec<u8>, last: &mut Stat, stat: Stat) {
 }
 
 /// Reads what [`put_record`] wrote.
-fn record(reader: &mut Reader<'_>, last: &mut Stat) -> Result<Stat, Malformed> {
+pub(super) fn record(reader: &mut Reader<'_>, last: &mut Stat) -> Result<Stat, Malformed> {
     let ino = last.ino.wrapping_add(reader.zigzag()?.cast_unsigned());
     let seconds = last.changed.0.wrapping_add(reader.zigzag()?);
     let nanoseconds =

@@ -44,15 +44,13 @@ const FORMAT: &str = "format";
 const DATABASE: &str = "index.db";
 const DATABASE_LOG: &str = "index.db-wal";
 
-/// In the folder of a ready tree that waits to be handed over: the tree, its index, git's index for
-/// a linked worktree, and an empty file if the tree's files are copies.
-pub(crate) const READY_TREE: &str = "tree";
-/// See [`READY_TREE`].
+/// In the folder of a ready tree that waits to be handed over, beside the tree: its index, git's
+/// index for a linked worktree, and what else is known of it, the tree's name for one.
 pub(crate) const READY_INDEX: &str = "index";
-/// See [`READY_TREE`].
+/// See [`READY_INDEX`].
 pub(crate) const READY_GIT_INDEX: &str = "git-index";
-/// See [`READY_TREE`].
-pub(crate) const READY_COPIED: &str = "copied";
+/// See [`READY_INDEX`].
+pub(crate) const READY_ABOUT: &str = "about";
 
 /// In calve's own folder of a worktree, and in a store: hides the folder from git.
 pub(crate) const GIT_IGNORE: &str = ".gitignore";

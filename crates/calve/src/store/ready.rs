@@ -61,6 +61,7 @@ use crate::tree::staging::{self, Stage, flush_filesystem, stage_name};
 
 pub(crate) mod git_index;
 mod nearest;
+mod tripwire;
 pub(crate) mod vouched;
 pub(crate) mod waiting;
 mod walked;

@@ -56,7 +56,7 @@ use super::git::modules::Modules;
 use super::git::{self, Onto, Registration, Repository};
 use super::id::SnapshotId;
 use super::index::{self, Index};
-use super::layout::{self, Layout};
+use super::layout::{self, Layout, READY_INDEX};
 use super::locks;
 use super::manifest::Manifest;
 use super::marker::{Marked, Marker};
@@ -272,6 +272,13 @@ impl<'a> Registry<'a> {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
+    }
+
+    /// Gives a worktree the index that is in the folder in which its tree waited.
+    pub(crate) fn take_index(self, token: &str, folder: &OwnedFd) -> Result<(), Error> {
+        let path = self.layout.index(token);
+        let taken = fs::renameat(folder, READY_INDEX, fs::CWD, &path);
+        taken.context(Operation::WriteIndex, || &path)
     }
 
     /// The snapshot that an undo of a worktree would go back to.

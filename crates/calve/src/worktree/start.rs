@@ -447,6 +447,7 @@ impl Store {
             None => (known(), None),
             // A subvolume has all files at once.
             Some(_) if is_btrfs(self.path()) => (None, None),
+            Some(id) if self.waits_unread(id) => (None, None),
             Some(id) => (None, tree(id)),
         }
     }
@@ -604,20 +605,15 @@ impl Store {
         operation: &Running,
     ) -> Result<StagedWithIndexes, Error> {
         let (mut stages, mut reports, mut kept) = (Vec::new(), Vec::new(), Vec::new());
-        let manifest = match manifest {
-            Some(manifest) => &*manifest,
-            None => manifest.insert(self.catalog().manifest(id, object)?),
-        };
         if self.count_waiting() > 0 {
             for (row, place) in rows.iter().zip(places) {
-                let target = (id, object, manifest);
-                let Some(tree) = self.hand_over(target, (&place.dir, &place.parent), operation)
-                else {
+                let (target, place_of) =
+                    ((id, object, &mut *manifest), (&place.dir, &*place.parent));
+                let Some(tree) = self.hand_over(target, &row.token, place_of, operation)? else {
                     break;
                 };
                 #[cfg(calve_check)]
                 crate::check::ready_tree(self, id, object, tree.stage.dir());
-                self.registry().write_index(&row.token, &tree.index, manifest)?;
                 operation.files_done(object.files);
                 stages.push(tree.stage);
                 kept.push(tree.git_index);
@@ -626,6 +622,10 @@ impl Store {
         }
         let taken = stages.len();
         if taken < rows.len() {
+            let manifest = match manifest {
+                Some(manifest) => &*manifest,
+                None => manifest.insert(self.catalog().manifest(id, object)?),
+            };
             let (made, told) =
                 self.by_mirrors((id, manifest), &rows[taken..], &places[taken..], operation)?;
             stages.extend(made);

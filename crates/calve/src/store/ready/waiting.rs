@@ -2,12 +2,14 @@
 //! [snapshots](super::walked) of a ready tree wait.
 //!
 //! A start takes such a tree by a rename, and another process makes the next one while nobody
-//! waits. `templates/ID.N` is a folder with the tree of snapshot ID (`tree`), the tree's index
-//! (`index`), and [git's index](super::git_index) for a linked worktree. The folder gets its name
-//! when they are complete. A start that renames the folder owns it.
+//! waits. `templates/ID.N` is a folder with the tree of snapshot ID, the tree's index (`index`),
+//! [git's index](super::git_index) for a linked worktree, and what else is [known](super::tripwire)
+//! of the tree (`about`). The folder gets its name when they are complete. A start that renames the
+//! folder owns it.
 //!
 //! # How calve knows that nobody touched the tree
-//! The index has the inode and the change time of each entry of the tree, folders included. A
+//! If nobody listed its folders, nobody found its files: see [`tripwire`](super::tripwire).
+//! Otherwise calve looks at each entry. The index has the inode and the change time of each entry of the tree, folders included. A
 //! change time moves with each write, each change of metadata and, for a folder, each name that is
 //! added to it, removed from it or renamed in it. No program can set it back. So one look at the
 //! metadata of each entry proves that the tree is as it was made. (The rules of the
@@ -39,14 +41,15 @@ use rustix::io::Errno;
 use super::super::at::open_at;
 use super::super::id::{SnapshotId, from_hex};
 use super::super::index::{self, Boot, Index};
-use super::super::layout::{READY_COPIED, READY_INDEX, READY_TREE};
+use super::super::layout::READY_INDEX;
 use super::super::manifest::{Directory, Manifest, os};
 use super::super::materialize::{Plan, materialize};
-use super::super::object::{Kind, SnapshotObject};
+use super::super::object::SnapshotObject;
 use super::super::scan::stat_of;
 use super::super::{PROJECT, Store, StoreOptions, files, locks, read_plain, room, trash};
 use super::git_index::{self, KeptGitIndex};
 use super::nearest;
+use super::tripwire::{self, About};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
@@ -54,7 +57,6 @@ use crate::reflink::sys;
 use crate::report::{Cancel, DestinationReport};
 use crate::tree::running::Running;
 use crate::tree::staging::{self, Stage, stage_name};
-use crate::tree::{CloneMode, tally};
 
 /// How often calve looks whether another process wants the store for itself.
 const LOOK: Duration = Duration::from_millis(20);
@@ -104,7 +106,6 @@ pub fn lowest_priority() {
 /// A tree that was handed over.
 pub(crate) struct HandedOver {
     pub(crate) stage: Stage,
-    pub(crate) index: Index,
     pub(crate) git_index: Option<KeptGitIndex>,
     pub(crate) report: DestinationReport,
 }
@@ -388,21 +389,18 @@ impl Store {
         let _ = std::fs::rename(taken.path(), self.layout().trash().join(stage_name()));
     }
 
-    /// The tree in a folder that was taken, with its index, if nobody touched the tree.
+    /// The index of a tree in a folder that was taken, if nobody touched the tree.
     fn untouched(
-        &self,
-        taken: &Stage,
+        (taken, tree): (&Stage, &OwnedFd),
         manifest: &Manifest,
-        (id, operation): (SnapshotId, &Running),
-    ) -> Option<(OwnedFd, Index)> {
+        (id, is_quiet, operation): (SnapshotId, bool, &Running),
+    ) -> Option<Index> {
         let index = read_index(taken.dir(), manifest).filter(|index| index.snapshot == id)?;
         if index.boot != Boot::this() || staging::boot().is_none() {
             return None;
         }
-        let flags = DIR_FLAGS | fs::OFlags::NOFOLLOW;
-        let tree = fs::openat(taken.dir(), READY_TREE, flags, Mode::empty()).ok()?;
-        let is_it = is_untouched(&tree, manifest, &index, operation.jobs());
-        is_it.then_some((tree, index))
+        let is_it = is_quiet || is_untouched(tree, manifest, &index, operation.jobs());
+        is_it.then_some(index)
     }
 
     /// The folders of trees that wait and are not as calve made them. A start would not use them.
@@ -426,11 +424,16 @@ impl Store {
             let manifest = self.object(waiting.id);
             let manifest = manifest.and_then(|it| self.catalog().manifest(waiting.id, &it));
             let Ok(manifest) = manifest else { continue };
-            let is_good = match read_index(&dir, &manifest) {
-                Some(index) if index.boot != Boot::this() => true,
-                Some(index) if index.snapshot == waiting.id => {
-                    fs::openat(&dir, READY_TREE, flags, Mode::empty())
-                        .is_ok_and(|tree| is_untouched(&tree, &manifest, &index, operation.jobs()))
+            let about = match About::read(&dir) {
+                // Another version of calve made it. No start uses it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                about => about.ok(),
+            };
+            let tree = about.and_then(|it| fs::openat(&dir, it.tree, flags, Mode::empty()).ok());
+            let is_good = match (read_index(&dir, &manifest), tree) {
+                (Some(index), _) if index.boot != Boot::this() => true,
+                (Some(index), Some(tree)) if index.snapshot == waiting.id => {
+                    is_untouched(&tree, &manifest, &index, operation.jobs())
                 }
                 _ => false,
             };
@@ -451,52 +454,79 @@ impl Store {
         std::fs::rename(folder, self.layout().trash().join(stage_name())).is_ok()
     }
 
-    /// Hands a tree of a snapshot over to a start: renames it to a stage in `parent`. `None` if no
-    /// tree that is good waits, or if it cannot be renamed there.
+    /// Whether a tree of this snapshot waits of which a start needs to read nothing.
+    pub(crate) fn waits_unread(&self, id: SnapshotId) -> bool {
+        let open = |waiting: Waiting| {
+            let path = self.layout().ready_trees().join(os(waiting.name.to_bytes()));
+            fs::open(path, DIR_FLAGS, Mode::empty()).ok()
+        };
+        let mut ours = self.waiting().into_iter().filter(|waiting| waiting.id == id);
+        ours.next().and_then(open).is_some_and(tripwire::was_never_listed)
+    }
+
+    /// Hands a tree of a snapshot over to a start: renames it to a stage in `parent`, and gives its
+    /// index to the worktree that has this token. `None` if no tree that is good waits, or if it
+    /// cannot be renamed there. `manifest` is the tree of the snapshot; it is read if it is needed.
+    ///
+    /// # Errors
+    /// The snapshot is damaged, or the index cannot be written.
     pub(crate) fn hand_over(
         &self,
-        (id, object, target): Target<'_>,
+        (id, object, manifest): (SnapshotId, &SnapshotObject, &mut Option<Manifest>),
+        token: &str,
         (parent, parent_path): (&Arc<OwnedFd>, &Path),
         operation: &Running,
-    ) -> Option<HandedOver> {
+    ) -> Result<Option<HandedOver>, Error> {
         if room::is_btrfs(self.path()) {
-            return None;
+            return Ok(None);
         }
         let dev = |dir: &OwnedFd| fs::fstat(dir).map(|stat| Meta::of(&stat).dev).ok();
         let mut bad = HashSet::new();
         loop {
             let waiting: Vec<Waiting> =
                 self.waiting().into_iter().filter(|it| !bad.contains(it)).collect();
-            let near = self.nearest_waiting(&waiting, object)?;
+            let Some(near) = self.nearest_waiting(&waiting, object) else { return Ok(None) };
             bad.insert(near.clone());
             let Some(mut taken) = self.take_waiting(&near) else { continue };
             if dev(taken.dir()) != dev(parent) {
                 let _ = taken.publish(&near.name);
-                return None;
+                return Ok(None);
             }
-            let other;
-            let base = if near.id == id {
-                target
-            } else {
-                let read = self.object(near.id);
-                let read =
-                    read.and_then(|it| self.catalog().manifest_like(near.id, &it, &[target]));
-                let Ok(read) = read else {
-                    self.trash_waiting(&taken);
-                    continue;
-                };
-                other = read;
-                &other
-            };
-            let Some((_, old)) = self.untouched(&taken, base, (near.id, operation)) else {
+            let Some((about, tree)) = known(&taken, near.id) else {
                 self.trash_waiting(&taken);
                 continue;
             };
-            let is_copied = is_copied(&taken);
-            let git_index = KeptGitIndex::in_folder(taken.dir())
-                .filter(|_| near.id == id || git_index::tells_apart(base, target));
+            let is_quiet = about.is_quiet(taken.dir(), &tree, operation.jobs());
+            let mut bases = None;
+            if !is_quiet || near.id != id {
+                let target = match manifest {
+                    Some(manifest) => &*manifest,
+                    None => manifest.insert(self.catalog().manifest(id, object)?),
+                };
+                let read = (near.id != id).then(|| {
+                    let read = self.object(near.id);
+                    read.and_then(|it| self.catalog().manifest_like(near.id, &it, &[target]))
+                });
+                let untouched = |base: &Manifest| {
+                    let how = (near.id, is_quiet, operation);
+                    Self::untouched((&taken, &tree), base, how)
+                };
+                bases = match read.transpose() {
+                    Ok(None) => untouched(target).map(|_| None),
+                    Ok(Some(base)) => untouched(&base).map(|old| Some((base, old))),
+                    Err(_) => None,
+                };
+                if bases.is_none() {
+                    self.trash_waiting(&taken);
+                    continue;
+                }
+            }
+            let base = bases.flatten().zip(manifest.as_ref());
+            let git_index = KeptGitIndex::in_folder(taken.dir()).filter(|_| {
+                base.as_ref().is_none_or(|((base, _), target)| git_index::tells_apart(base, target))
+            });
             let moved = Stage::new(Arc::clone(parent), parent_path, |dir, name| {
-                Ok(fs::renameat(taken.dir(), READY_TREE, dir, name)?)
+                Ok(fs::renameat(taken.dir(), &about.tree, dir, name)?)
             });
             let stage = match moved {
                 Ok(stage) => stage,
@@ -506,27 +536,27 @@ impl Store {
                     if errno != Some(Errno::XDEV) || taken.publish(&near.name).is_err() {
                         self.trash_waiting(&taken);
                     }
-                    return None;
+                    return Ok(None);
                 }
             };
-            let index = match near.id == id {
-                true => Some(old),
-                false => self
-                    .bring_private(
-                        (stage.dir(), &stage.path()),
-                        (base, &old),
-                        (id, target),
-                        operation,
-                    )
-                    .ok()
-                    .flatten(),
+            let report = match base {
+                None => {
+                    self.registry().take_index(token, taken.dir())?;
+                    about.report()
+                }
+                Some(((base, old), target)) => {
+                    let place = (stage.dir(), &*stage.path());
+                    let brought = self.bring_private(place, (&base, &old), (id, target), operation);
+                    let Ok(Some(index)) = brought else {
+                        let aside = self.layout().trash().join(stage_name());
+                        let _ = std::fs::rename(stage.path(), aside);
+                        continue;
+                    };
+                    self.registry().write_index(token, &index, target)?;
+                    tripwire::Counts::of(target, about.is_copied()).report()
+                }
             };
-            let Some(index) = index else {
-                let _ = std::fs::rename(stage.path(), self.layout().trash().join(stage_name()));
-                continue;
-            };
-            let report = report_of(target, is_copied);
-            return Some(HandedOver { stage, index, git_index, report });
+            return Ok(Some(HandedOver { stage, git_index, report }));
         }
     }
 
@@ -541,10 +571,11 @@ impl Store {
     ) -> Result<bool, Error> {
         let (folder, (id, _, manifest)) = (self.layout().ready_trees(), target);
         let base = self.catalog().manifest_like(from.id, &self.object(from.id)?, &[manifest])?;
-        let Some((tree, old)) = self.untouched(&taken, &base, (from.id, operation)) else {
-            return Ok(false);
-        };
-        let path = taken.path().join(READY_TREE);
+        let Some((about, tree)) = known(&taken, from.id) else { return Ok(false) };
+        let is_quiet = about.is_quiet(taken.dir(), &tree, operation.jobs());
+        let how = (from.id, is_quiet, operation);
+        let Some(old) = Self::untouched((&taken, &tree), &base, how) else { return Ok(false) };
+        let path = taken.path().join(&about.tree);
         let brought = self.bring_private((&tree, &path), (&base, &old), (id, manifest), operation);
         let index = match brought {
             Err(error) if matches!(error.kind(), ErrorKind::Cancelled | ErrorKind::StorageFull) => {
@@ -553,7 +584,8 @@ impl Store {
             Ok(Some(index)) => index,
             _ => return Ok(false),
         };
-        self.let_wait((&mut taken, &tree), target, index, operation)
+        let how = (about.is_copied(), operation);
+        self.let_wait((&mut taken, &tree, &about.tree), target, index, how)
             .context(Operation::MakeReadyTreeIn, || &folder)?;
         Ok(true)
     }
@@ -570,9 +602,10 @@ impl Store {
         let failed = || folder.clone();
         let dir = dir.try_clone().context(Operation::Open, failed)?;
         let mut stage = Stage::empty(dir, &folder).context(Operation::MakeReadyTreeIn, failed)?;
+        let name = About::new_name();
         let make = |stage: &Stage| -> io::Result<OwnedFd> {
-            fs::mkdirat(stage.dir(), READY_TREE, Mode::RWXU)?;
-            Ok(fs::openat(stage.dir(), READY_TREE, DIR_FLAGS, Mode::empty())?)
+            fs::mkdirat(stage.dir(), &name, Mode::RWXU)?;
+            Ok(fs::openat(stage.dir(), &name, DIR_FLAGS, Mode::empty())?)
         };
         let tree = make(&stage).context(Operation::MakeReadyTreeIn, failed)?;
         operation.expect(object.files);
@@ -593,36 +626,36 @@ impl Store {
         let stats = made.stats.pop().unwrap_or_default();
         let stamp = self.clock_past_all(stats.iter())?;
         let index = Index { snapshot: id, boot: Boot::this(), stamp, stats };
-        let wait = |stage: &mut Stage| -> Result<(), Error> {
-            if copied > 0 {
-                let mark = stage.path().join(READY_COPIED);
-                std::fs::write(&mark, "").context(Operation::MakeReadyTreeIn, failed)?;
-            }
-            self.let_wait((stage, &tree), (id, object, manifest), index, operation)
-                .context(Operation::MakeReadyTreeIn, failed)
-        };
-        wait(&mut stage)?;
+        let target = (id, object, manifest);
+        self.let_wait((&mut stage, &tree, &name), target, index, (copied > 0, operation))
+            .context(Operation::MakeReadyTreeIn, failed)?;
         Ok(true)
     }
 
-    /// Writes the indexes of a tree, and gives the tree's folder the name under which it waits.
+    /// Sets the tripwires of a tree, writes its indexes, and gives the tree's folder the name under
+    /// which it waits. The tree gets another name, which no program can have seen.
     fn let_wait(
         &self,
-        (stage, tree): (&mut Stage, &OwnedFd),
+        (stage, tree, name): (&mut Stage, &OwnedFd, &str),
         target: Target<'_>,
         mut index: Index,
-        operation: &Running,
+        (is_copied, operation): (bool, &Running),
     ) -> io::Result<()> {
         let (id, _, manifest) = target;
-        let root = stat_of(&Meta::of(&fs::fstat(tree)?));
-        index.stamp = self.clock_past(index.stamp.max(root.changed)).map_err(io::Error::other)?;
+        let new_name = About::new_name();
+        fs::renameat(stage.dir(), name, stage.dir(), &new_name)?;
         if let Some(stat) = index.stats.first_mut() {
-            *stat = root;
+            *stat = stat_of(&Meta::of(&fs::fstat(tree)?));
         }
+        let folders = (stage.dir(), tree);
+        let about = About::set(folders, new_name, (manifest, &mut index), is_copied);
+        let last = index.stats.iter().map(|stat| stat.changed).max().unwrap_or_default();
+        index.stamp = self.clock_past(index.stamp.max(last)).map_err(io::Error::other)?;
         let path = stage.path();
         let encoded = index.encode_stored(manifest)?;
         staging::write_whole(&path, &path.join(READY_INDEX), &encoded)?;
         git_index::keep_with(self, (&path, tree), target, &index, operation);
+        about.write(&path, stage.dir())?;
         self.publish_waiting(stage, id)
     }
 
@@ -650,35 +683,12 @@ fn kept_unless_told(filesystem: Option<&str>, entries: u64) -> u64 {
     u64::from(shares && entries >= LEAST_ENTRIES)
 }
 
-fn is_copied(taken: &Stage) -> bool {
-    fs::statat(taken.dir(), READY_COPIED, AtFlags::SYMLINK_NOFOLLOW).is_ok()
-}
-
-/// What a start tells of a tree that was handed over.
-fn report_of(manifest: &Manifest, is_copied: bool) -> DestinationReport {
-    let mut report = DestinationReport { directories: 1, ..DestinationReport::default() };
-    let mut groups = HashSet::new();
-    for (_, _, entry) in manifest.entries() {
-        let is_further_name = entry.link() != 0 && !groups.insert(entry.link());
-        match entry.kind {
-            Kind::Directory(_) => report.directories += 1,
-            Kind::Symlink { .. } => report.symlinks += 1,
-            Kind::Fifo { .. } => report.fifos += 1,
-            Kind::File { .. } if is_further_name => report.linked_files += 1,
-            Kind::File { size, .. } if is_copied => {
-                report.copied_files += 1;
-                report.copied_bytes = report.copied_bytes.saturating_add(size);
-            }
-            Kind::File { size, .. } => {
-                report.reflinked_files += 1;
-                report.reflinked_bytes = report.reflinked_bytes.saturating_add(size);
-            }
-        }
-    }
-    report.files = report.reflinked_files + report.copied_files + report.linked_files;
-    report.copied_because.filesystem = report.copied_files;
-    report.method = tally::method(CloneMode::Clone, &report);
-    report
+/// What is known of the tree of this snapshot in a folder that was taken, and the tree.
+fn known(taken: &Stage, id: SnapshotId) -> Option<(About, OwnedFd)> {
+    let about = About::read(taken.dir()).ok().filter(|about| about.snapshot == id)?;
+    let flags = DIR_FLAGS | fs::OFlags::NOFOLLOW;
+    let tree = fs::openat(taken.dir(), &about.tree, flags, Mode::empty()).ok()?;
+    Some((about, tree))
 }
 
 /// The index in the folder of a tree that waits.
