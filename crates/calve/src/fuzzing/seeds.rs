@@ -20,7 +20,7 @@ fn entry(name: &str, kind: Kind) -> Entry {
         mode: 0o644,
         uid: 1000,
         gid: 1000,
-        mtime: (1_700_000_000, 123_456_789),
+        mtime: (1_700_000_000, 123_456_789).into(),
         attributes: None,
         kind,
     }
@@ -42,7 +42,8 @@ fn symlink(link: u64) -> Kind {
 fn small() -> Vec<u8> {
     let attributes = vec![(b"user.a".to_vec(), b"1".to_vec()), (b"user.b".to_vec(), Vec::new())];
     let program = Entry { mode: 0o755, attributes: Some(attributes.into()), ..file("run", 0, 0) };
-    let old = Entry { mtime: (-1, 0), mode: 0o4711, ..entry("pipe", Kind::Fifo { link: 0 }) };
+    let old =
+        Entry { mtime: (-1, 0).into(), mode: 0o4711, ..entry("pipe", Kind::Fifo { link: 0 }) };
     let link = entry("link", symlink(0));
     encode_directory(&[file("a", 1 << 40, 1), link, old, program, file("z", 5, 1)])
 }

@@ -25,7 +25,7 @@ use super::id::{BlobId, SnapshotId};
 use super::index::{Boot, Index, Stat};
 use super::manifest::{self, Builder, NO_ID};
 use super::materialize::{Plan, materialize, wanted};
-use super::object::{Entry, Kind};
+use super::object::{Entry, Kind, Time};
 use super::paths::local::{Local, Tree};
 use super::scan::{self, stat_of};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
@@ -66,7 +66,7 @@ impl Bring<'_> {
             mode: 0o700,
             uid: trees.target.root.uid,
             gid: trees.target.root.gid,
-            mtime: (0, 0),
+            mtime: Time(0, 0),
             attributes: None,
             kind: Kind::Directory(NO_ID),
         };

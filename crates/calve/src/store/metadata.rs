@@ -140,7 +140,7 @@ mod tests {
             mode,
             uid,
             gid,
-            mtime: (0, 0),
+            mtime: (0, 0).into(),
             attributes: (!list.is_empty()).then(|| Box::new(list)),
             kind: Kind::File { size: 0, link: 0, blob: BlobId::from_bytes([1; 32]) },
         }

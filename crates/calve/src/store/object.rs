@@ -46,6 +46,18 @@ pub(crate) enum Kind {
 /// Extended attributes: names (without a terminator) and values, sorted by name.
 pub(crate) type Attributes = Vec<(Vec<u8>, Vec<u8>)>;
 
+/// Seconds and nanoseconds since 1970. It takes 12 bytes, a tuple 16: that is 8 bytes less for each
+/// entry in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[repr(Rust, packed(4))]
+pub(crate) struct Time(pub(crate) i64, pub(crate) u32);
+
+impl From<(i64, u32)> for Time {
+    fn from((seconds, nanoseconds): (i64, u32)) -> Self {
+        Self(seconds, nanoseconds)
+    }
+}
+
 /// One entry of a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Entry {
@@ -54,8 +66,7 @@ pub(crate) struct Entry {
     pub(crate) mode: u32,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
-    /// Seconds and nanoseconds since 1970.
-    pub(crate) mtime: (i64, u32),
+    pub(crate) mtime: Time,
     pub(crate) attributes: Option<Box<Attributes>>,
     pub(crate) kind: Kind,
 }
@@ -257,7 +268,7 @@ fn put_entry(out: &mut Vec<u8>, entry: &Entry) {
     put_varint(out, entry.uid.into());
     put_varint(out, entry.gid.into());
     put_zigzag(out, entry.mtime.0);
-    put_varint(out, entry.mtime.1.into());
+    put_varint(out, u64::from(entry.mtime.1));
     if let Some(attributes) = &entry.attributes {
         put_varint(out, attributes.len() as u64);
         for (name, value) in attributes.iter() {
@@ -291,7 +302,7 @@ fn read_entry(reader: &mut Reader<'_>) -> Result<Entry, Malformed> {
         return Err(Malformed("a mode has bits that are no permissions"));
     }
     let (uid, gid) = (reader.u32()?, reader.u32()?);
-    let mtime = reader.time()?;
+    let mtime = reader.time().map(Time::from)?;
     let attributes = if kind & ATTRIBUTES != 0 { Some(read_attributes(reader)?) } else { None };
     let link = match kind & LINKED {
         0 => 0,
@@ -460,7 +471,7 @@ mod tests {
                 mode,
                 uid,
                 gid,
-                mtime,
+                mtime: mtime.into(),
                 attributes: attributes.map(|map| Box::new(map.into_iter().collect())),
                 kind,
             })
@@ -509,7 +520,7 @@ mod tests {
                 mode: 0o644,
                 uid: 0,
                 gid: 0,
-                mtime: (0, 0),
+                mtime: Time(0, 0),
                 attributes: None,
                 kind: Kind::Fifo { link: 0 },
             };
@@ -526,7 +537,7 @@ mod tests {
             mode: 0o644,
             uid: 0,
             gid: 0,
-            mtime: (0, 0),
+            mtime: Time(0, 0),
             attributes: None,
             kind,
         };

@@ -24,7 +24,7 @@ use super::id::SnapshotId;
 use super::index::Stat;
 use super::manifest::{Builder, Manifest};
 use super::metadata::Maker;
-use super::object::{Entry, Kind, SnapshotObject};
+use super::object::{Entry, Kind, SnapshotObject, Time};
 use super::paths::found::{Found, PathKept};
 use super::paths::spelling::Spellings;
 use super::scan::{self, IGNORE_FILE, Request, group_of, name_directories};
@@ -41,7 +41,7 @@ pub(crate) struct Overlaid {
     pub(crate) manifest: Manifest,
     /// For each entry that the small tree brought: its modification time there, and its stat. By
     /// the entries' numbers.
-    pub(crate) brought: HashMap<u32, ((i64, u32), Stat)>,
+    pub(crate) brought: HashMap<u32, (Time, Stat)>,
     /// A time after the small tree was made, and before it was read.
     pub(crate) stamp: (i64, u32),
     /// How many files the small tree brought.
@@ -307,7 +307,7 @@ fn overlay(
         brings || rest.has_lost[below as usize]
     };
     let at = |entry: &Entry, changes: bool| Entry {
-        mtime: if changes { time } else { entry.mtime },
+        mtime: if changes { time.into() } else { entry.mtime },
         ..entry.clone()
     };
     let mut builder = Builder::new(at(&base.root, changes(0, Some(0))));

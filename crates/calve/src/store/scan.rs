@@ -28,7 +28,7 @@ use super::index::{Boot, Index, PackedStats, Stat};
 use super::layout::{self, Within};
 use super::manifest::{self, Manifest, NO_ID, os};
 use super::metadata::Maker;
-use super::object::{Entry, Kind};
+use super::object::{Entry, Kind, Time};
 use super::paths::local::{Local, Tree};
 use super::paths::spelling::Spellings;
 use crate::error::{Context as _, Error, Operation};
@@ -894,7 +894,7 @@ impl Counts {
     }
 }
 
-fn mtime_of(meta: &Meta) -> (i64, u32) {
+fn mtime_of(meta: &Meta) -> Time {
     let (seconds, nanoseconds) = meta.modified();
-    (seconds, u32::try_from(nanoseconds).unwrap_or(0))
+    Time(seconds, u32::try_from(nanoseconds).unwrap_or(0))
 }

@@ -149,7 +149,7 @@ mod tests {
             mode: 0o1751,
             uid: 12,
             gid: 34,
-            mtime: (-5, 7),
+            mtime: (-5, 7).into(),
             attributes: Some(Box::new(vec![(b"user.a".to_vec(), b"\0:1".to_vec())])),
             kind,
         };

@@ -1001,7 +1001,7 @@ fn record() -> Unnamed {
     use super::index::Boot;
     let entry = |name: &[u8], kind| {
         let name = name.into();
-        Entry { name, mode: 0o644, uid: 1, gid: 2, mtime: (3, 4), attributes: None, kind }
+        Entry { name, mode: 0o644, uid: 1, gid: 2, mtime: (3, 4).into(), attributes: None, kind }
     };
     let folder = || Kind::Directory(super::manifest::NO_ID);
     let file = |size| Kind::File { size, link: 0, blob: scan::UNKNOWN };

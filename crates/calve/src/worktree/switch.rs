@@ -228,7 +228,8 @@ impl Worktree {
             trees.find_in_place(&root).context(Operation::Read, || &self.path)?;
         }
         let mut moves = trees.plan(what);
-        trees.decide_times(&mut moves, scan.left_out, undo.map(|undo| undo.noted), now());
+        let noted = undo.map(|undo| undo.noted.into());
+        trees.decide_times(&mut moves, scan.left_out, noted, now().into());
         trees.find_hidden(&root, &mut moves).context(Operation::Read, || &self.path)?;
         if what != Changes::Respect {
             trees.find_linked(&root, &mut moves).context(Operation::Read, || &self.path)?;

@@ -16,7 +16,7 @@ use super::super::delta::{At, Counts, Delta, ROOT, compare};
 use super::super::id::BlobId;
 use super::super::manifest::{self, Manifest};
 use super::super::metadata::Maker;
-use super::super::object::{Entry, Kind};
+use super::super::object::{Entry, Kind, Time};
 use super::super::paths::local::{Local, Tree};
 use super::super::scan::{UNKNOWN, attributes};
 use crate::reflink::imp::SOURCE_FLAGS;
@@ -105,12 +105,12 @@ pub(crate) enum Times {
     OfSnapshot,
     /// This time, which is now. A build compares times: it would take an old source with an old
     /// time for one that it has seen.
-    New((i64, u32)),
+    New(Time),
 }
 
 impl Times {
     /// The time of `entry` if it is put where `now` is.
-    pub(crate) fn of(self, entry: &Entry, now: Option<&Entry>) -> (i64, u32) {
+    pub(crate) fn of(self, entry: &Entry, now: Option<&Entry>) -> Time {
         match (self, now) {
             (Self::OfSnapshot, _) => entry.mtime,
             // A build that has seen this content need not see it again.
@@ -414,8 +414,8 @@ impl Trees<'_> {
         &self,
         moves: &mut Moves,
         left_out: bool,
-        undone: Option<(i64, u32)>,
-        now: (i64, u32),
+        undone: Option<Time>,
+        now: Time,
     ) {
         let is_added_and_stays = |path: &PathBuf| {
             let may_be_built = |at| {

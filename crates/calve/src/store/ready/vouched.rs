@@ -180,7 +180,7 @@ mod tests {
             mode: 0o644,
             uid: 1,
             gid: 2,
-            mtime: (50, 6),
+            mtime: (50, 6).into(),
             attributes: None,
             kind,
         }
@@ -198,7 +198,7 @@ mod tests {
     fn a_file_is_vouched_for_if_it_had_the_content_when_it_had_that_change_time() {
         let stat = |seconds| Stat { ino: 7, changed: (seconds, 8) };
         let never = Stat { ino: 7, changed: (i64::MAX, 0) };
-        let other_mode = Entry { mode: 0o755, mtime: (1, 1), uid: 9, ..file(b"content") };
+        let other_mode = Entry { mode: 0o755, mtime: (1, 1).into(), uid: 9, ..file(b"content") };
         for (what, made, project, stat, expected) in [
             ("the same", file(b"content"), file(b"content"), stat(60), true),
             ("a link", link(b"to"), link(b"to"), stat(60), true),

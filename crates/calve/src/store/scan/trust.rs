@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use super::super::blobs::Mirror;
 use super::super::index::{Index, Stat};
-use super::super::object::{Entry, Kind};
+use super::super::object::{Entry, Kind, Time};
 use super::{Inode, Listed, Node, Scanned, Scanner, What, mtime_of, stat_of};
 use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::meta::Meta;
@@ -49,8 +49,8 @@ impl Scanner<'_> {
             Kind::Symlink { target, .. } => local.differs_as_target(target).then_some(0),
             Kind::Directory(_) | Kind::Fifo { .. } => None,
         };
-        let (seconds, nanoseconds) = mtime_of(meta);
-        older.is_some_and(|older| (seconds.saturating_add(older), nanoseconds) == entry.mtime)
+        let Time(seconds, nanoseconds) = mtime_of(meta);
+        older.is_some_and(|older| Time(seconds.saturating_add(older), nanoseconds) == entry.mtime)
     }
 
     /// Whether the index has the inode and the change time of `meta` for the entry, and may be

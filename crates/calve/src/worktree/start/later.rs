@@ -535,7 +535,7 @@ mod tests {
             mode: 0o644,
             uid: 1,
             gid: 2,
-            mtime: (seconds, 5),
+            mtime: (seconds, 5).into(),
             attributes: None,
             kind: Kind::File { size, link: 0, blob: crate::store::scan::UNKNOWN },
         };

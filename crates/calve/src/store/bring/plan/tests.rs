@@ -17,7 +17,7 @@ fn entry(name: &str, letter: char) -> Entry {
         mode: if letter == 'm' { 0o755 } else { 0o644 },
         uid: if letter.is_uppercase() { 12 } else { 0 },
         gid: 0,
-        mtime: (i64::from(letter == 't'), 0),
+        mtime: Time(i64::from(letter == 't'), 0),
         attributes: None,
         kind: match letter {
             'd' | 'D' => Kind::Directory(DirectoryId::from_bytes([0; 32])),
@@ -246,7 +246,7 @@ fn what_gets_another_content_gets_a_new_time_if_the_tree_holds_what_no_snapshot_
         };
         trees.in_place = trees.other_metadata().into_iter().collect();
         let mut moves = trees.plan(*what);
-        trees.decide_times(&mut moves, *left_out, *undone, (NEW, 0));
+        trees.decide_times(&mut moves, *left_out, undone.map(Time::from), Time(NEW, 0));
         let given = |sign: char, of: &BTreeMap<PathBuf, At>| -> Vec<String> {
             let time = |path, at| trees.given(&moves, path, at).mtime.0;
             of.iter()
