@@ -195,6 +195,12 @@ impl PackWriter {
         })
     }
 
+    /// How many blobs the pack has.
+    #[cfg(feature = "remote")]
+    pub(crate) fn entries(&self) -> usize {
+        self.index.len()
+    }
+
     /// Appends the blob `id`. `content` yields its `size` bytes. If the pack has the blob already,
     /// `content` is not read.
     ///

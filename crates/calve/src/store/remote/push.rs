@@ -50,6 +50,9 @@ use crate::tree::staging::write_whole;
 
 /// At this many bytes a pack is finished and sent. Each thread has one pack in memory, twice.
 const PACK_BYTES: u64 = 16 << 20;
+/// At this many entries, too. A pack that is being made takes about 100 bytes of memory for each, and
+/// small contents that compress well may be a million in 16 MiB.
+const PACK_ENTRIES: usize = 1 << 17;
 /// How many threads push at most.
 const MOST_JOBS: usize = 4;
 /// Contents of more bytes are cut into chunks.
@@ -1000,7 +1003,8 @@ impl Pushing<'_> {
             none => none.insert((PackWriter::create(unlinked_file()?, LEVEL)?, 0)),
         };
         *stored += writer.add(id, size, content)?.stored;
-        Ok(if *stored >= PACK_BYTES { self.finish(pusher) } else { Ok(()) })
+        let is_full = *stored >= PACK_BYTES || writer.entries() >= PACK_ENTRIES;
+        Ok(if is_full { self.finish(pusher) } else { Ok(()) })
     }
 
     /// Sends the thread's pack.
