@@ -624,8 +624,14 @@ fn a_tree_that_somebody_touched_is_not_handed_over_and_verify_says_so() {
 #[test]
 fn a_tree_of_which_a_folder_was_listed_is_looked_at_and_no_change_of_another_is_hidden() {
     type Touch = fn(&Path);
-    let rows: [(&str, bool, Touch); 9] = [
+    let rows: [(&str, bool, Touch); 12] = [
         ("nobody", false, |_| {}),
+        ("the index is gone", true, |it| fs::remove_file(it.with_file_name("index")).unwrap()),
+        ("the index is cut", true, |it| cut(&it.with_file_name("index"))),
+        ("the index is a folder", true, |it| {
+            fs::remove_file(it.with_file_name("index")).unwrap();
+            fs::create_dir(it.with_file_name("index")).unwrap();
+        }),
         ("a file was read", false, |it| drop(fs::read(it.join("README")).unwrap())),
         ("somebody looked at a folder", false, |it| drop(fs::metadata(it.join("src")).unwrap())),
         ("the folder around it was listed", true, |it| drop(common::names(it.parent().unwrap()))),
@@ -668,6 +674,50 @@ fn a_tree_of_which_a_folder_was_listed_is_looked_at_and_no_change_of_another_is_
         assert_eq!(status(&desk.store.worktree(&format!("w{number}")).unwrap()), [""; 0], "{row}");
     }
     assert_sound(&desk.store);
+}
+
+/// When a tree is brought to another snapshot, files with several names get a new stat in its index.
+/// It must not vouch for a content that nobody looked at.
+#[test]
+fn a_change_of_a_waiting_tree_is_not_hidden_when_the_tree_is_brought_to_another_snapshot() {
+    let test =
+        "a_change_of_a_waiting_tree_is_not_hidden_when_the_tree_is_brought_to_another_snapshot";
+    let desk = Desk::new(|project| {
+        common::plain_tree(project, 2, 20, 100);
+        put(project, "one", "of two names");
+        fs::hard_link(project.join("one"), project.join("two")).unwrap();
+        put(project, "alone", "of one name.");
+    });
+    if filesystem(&desk.project) == "btrfs" {
+        return common::not_run(test, "on btrfs no tree waits");
+    }
+    desk.snapshot();
+    desk.store.keep_ready_trees(1).unwrap();
+    for (number, (file, by_refill)) in
+        [("one", false), ("one", true), ("alone", false), ("alone", true)].into_iter().enumerate()
+    {
+        let row = format!("{file}, {by_refill}");
+        desk.store.make_ready_trees(&options()).unwrap();
+        let (_, waits) = waiting(&desk.store, file);
+        after_a_tick();
+        // Only the change time shows it.
+        let (_, _, _, seconds, nanoseconds) = stamp(&waits.join(file));
+        let mut written = fs::File::options().write(true).open(waits.join(file)).unwrap();
+        written.write_all(b"OF").unwrap();
+        drop(written);
+        odd::set_mtime(&waits.join(file), seconds, nanoseconds);
+        put(&desk.project, "edited", format!("{number}"));
+        desk.snapshot();
+        if by_refill {
+            desk.store.make_ready_trees(&options()).unwrap();
+        }
+        let name = format!("w{number}");
+        let (path, _) = start(&desk, &name);
+        let is_changed = fs::read(path.join(file)).unwrap().starts_with(b"OF");
+        let changed: Vec<String> = is_changed.then(|| format!("M {file}")).into_iter().collect();
+        assert_eq!(status(&desk.store.worktree(&name).unwrap()), changed, "{row}");
+        assert!(!is_changed || file == "alone", "{row}: it was handed over");
+    }
 }
 
 /// The subvolume snapshots that wait on btrfs, beside the ready trees.

@@ -184,6 +184,12 @@ impl Index {
         Ok(index)
     }
 
+    /// Whether the bytes are a whole index of this snapshot, of this boot. Nothing is decompressed.
+    pub(crate) fn is_of(bytes: &[u8], snapshot: SnapshotId) -> bool {
+        parts(bytes)
+            .is_ok_and(|(index, ..)| index.snapshot == snapshot && index.boot == Boot::this())
+    }
+
     /// Whether the index could be decoded. Nothing of it stays in memory. `entries` says how many
     /// entries a snapshot has. If the store does not have the snapshot, nobody will decode the
     /// index, so its records are not decompressed.

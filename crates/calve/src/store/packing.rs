@@ -289,7 +289,7 @@ impl Store {
         }
         for id in &snapshots {
             report.templates +=
-                u64::from(self.ready_tree(*id, &self.object(*id)?, operation)?.is_some());
+                u64::from(self.ready_tree((*id, &self.object(*id)?), None, operation)?.is_some());
         }
         drop(guard);
         report.snapshots = snapshots;

@@ -50,6 +50,7 @@ use super::manifest::Manifest;
 use super::materialize::{Plan, materialize};
 use super::metadata::Maker;
 use super::object::SnapshotObject;
+use super::scan::stat_of;
 use super::trash::remove_tree;
 use super::{Store, locks, now};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
@@ -81,12 +82,14 @@ impl Store {
     /// The ready tree of a snapshot, made now where there is none that is good; `None` where the
     /// filesystem has no subvolumes, or does not let us make one.
     ///
+    /// `known` is the snapshot's tree, if it is in memory. It is freed as soon as it is not needed.
+    ///
     /// # Errors
     /// The tree could not be filled; nothing is left of it.
     pub(crate) fn ready_tree(
         &self,
-        id: SnapshotId,
-        object: &SnapshotObject,
+        (id, object): (SnapshotId, &SnapshotObject),
+        known: Option<Manifest>,
         operation: &Running,
     ) -> Result<Option<OwnedFd>, Error> {
         if self.is_read_only() || sys::filesystem_name(self.path()).as_deref() != Some("btrfs") {
@@ -111,7 +114,7 @@ impl Store {
             Error::io(Operation::MakeReadyTree, &folder, io::Error::other(error))
         })?;
         self.discard_ready_tree(&dir, id);
-        let manifest = self.catalog().manifest(id, object)?;
+        let manifest = known.map_or_else(|| self.catalog().manifest(id, object), Ok)?;
         let brought = self.bring_nearest(&dir, (id, object, &manifest), operation)?;
         let filled = match brought {
             Some(filled) => filled,
@@ -246,6 +249,14 @@ impl Store {
             left_to_undo: None,
         };
         let moves = trees.plan(Changes::Respect);
+        // The new index gets the stats that these files have then, though nobody reads them. So
+        // they must be now what the old index says, also in a tree of which no file was looked at.
+        let linked = base.entries().filter(|(_, _, entry)| entry.link() != 0);
+        let linked = linked.map(|(place, slot, _)| (place, slot));
+        let mended = moves.mend.keys().filter_map(|path| trees.find(base, path));
+        if !linked.chain(mended).all(|at| is_as_known(root, (base, old), at)) {
+            return Ok(None);
+        }
         let bring =
             Bring { store: self, root, path, trees: &trees, moves: &moves, is_private: true };
         let staged = bring.stage(operation)?;
@@ -453,6 +464,17 @@ impl Store {
         }
         Ok(dropped)
     }
+}
+
+/// Whether an entry of a tree has the inode and the change time that the index has.
+fn is_as_known(root: &OwnedFd, (tree, index): (&Manifest, &Index), at: (u32, u32)) -> bool {
+    let path = tree.path_of(at.0, at.1);
+    let look = || -> io::Result<Stat> {
+        let (dir, name) = (super::at::open_parent(root, &path)?, super::at::last(&path)?);
+        Ok(stat_of(&Meta::of(&fs::statat(&dir, &name, AtFlags::SYMLINK_NOFOLLOW)?)))
+    };
+    let number = tree.directories[at.0 as usize].first + at.1;
+    look().is_ok_and(|stat| index.stats.get(number as usize) == Some(&stat))
 }
 
 /// What a seal says. Ready trees of the first version had the project's `.git`, and their seals no

@@ -557,7 +557,7 @@ impl Store {
         {
             brought
         } else if let Some((stages, reports)) =
-            self.by_ready_tree(id, object, rows, &places, operation)?
+            self.by_ready_tree((id, object), rows, &places, &mut manifest, operation)?
         {
             (stages, reports, KeptIndexes::WithReadyTree)
         } else {
@@ -697,24 +697,21 @@ impl Store {
         if !is_btrfs(self.path()) {
             return Ok(None);
         }
-        // Work after this on btrfs needs no manifest, and has large trees of its own in memory.
-        let taken = manifest.take();
         let ([row], [place]) = (rows, places) else { return Ok(None) };
         if self.count_waiting() == 0 || self.sealed_ready_tree(id).is_some() {
             return Ok(None);
         }
         operation.expect(object.files);
-        let known = match taken {
-            Some(known) => known,
-            None => self.catalog().manifest(id, object)?,
+        let known = match manifest {
+            Some(known) => &*known,
+            None => manifest.insert(self.catalog().manifest(id, object)?),
         };
-        let target = (id, object, &known);
+        let target = (id, object, known);
         let brought = self.bring_walked(target, (&place.dir, &place.parent), operation);
         let Some((stage, index, git_index)) = brought else { return Ok(None) };
         #[cfg(calve_check)]
         crate::check::ready_tree(self, id, object, stage.dir());
-        self.registry().write_index(&row.token, &index, &known)?;
-        *manifest = Some(known);
+        self.registry().write_index(&row.token, &index, known)?;
         operation.files_done(object.files);
         let kept = KeptIndexes::WithEach(vec![git_index]);
         Ok(Some((vec![stage], vec![place.snapshot_report()], kept)))
@@ -724,13 +721,18 @@ impl Store {
     /// if there is no ready tree, or if it cannot be used for one of the places.
     fn by_ready_tree(
         &self,
-        id: SnapshotId,
-        object: &SnapshotObject,
+        (id, object): (SnapshotId, &SnapshotObject),
         rows: &[WorktreeRow],
         places: &[Place],
+        manifest: &mut Option<Manifest>,
         operation: &Running,
     ) -> Result<Option<Staged>, Error> {
-        let Some(ready) = self.ready_tree(id, object, operation)? else { return Ok(None) };
+        // Only making the ready tree needs the manifest. Work after this on btrfs has large trees
+        // of its own in memory.
+        let known = if is_btrfs(self.path()) { manifest.take() } else { None };
+        let Some(ready) = self.ready_tree((id, object), known, operation)? else {
+            return Ok(None);
+        };
         let files = object.files.saturating_mul(rows.len() as u64);
         operation.expect(files);
         let mut stages = Vec::with_capacity(rows.len());

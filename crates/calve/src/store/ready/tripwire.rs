@@ -35,7 +35,7 @@ use super::super::object::{Kind, Malformed, Reader, put_bytes, put_varint};
 use super::super::scan::stat_of;
 use crate::reflink::meta::Meta;
 use crate::report::DestinationReport;
-use crate::tree::staging::write_whole;
+use crate::tree::staging::{boot, write_whole};
 use crate::tree::{CloneMode, tally};
 
 /// The first bytes of the file.
@@ -99,7 +99,7 @@ impl Counts {
             symlinks: self.symlinks,
             fifos: self.fifos,
             linked_files: self.linked_files,
-            files: self.files + self.linked_files,
+            files: self.files.saturating_add(self.linked_files),
             ..DestinationReport::default()
         };
         if self.is_copied {
@@ -139,7 +139,8 @@ impl About {
         (manifest, index): (&Manifest, &mut Index),
         is_copied: bool,
     ) -> Self {
-        let leaves_traces = hide(folder).is_ok() && leaves_trace(folder);
+        // Where boots have no names, nobody knows whether a tree is of this boot.
+        let leaves_traces = boot().is_some() && hide(folder).is_ok() && leaves_trace(folder);
         let folders = leaves_traces.then(|| set_folders(tree, manifest, index)).flatten();
         Self {
             snapshot: index.snapshot,
@@ -177,7 +178,7 @@ impl About {
     /// Whether nobody can have touched the tree, as it waits in `folder`. `false` says nothing.
     pub(super) fn is_quiet(&self, folder: &OwnedFd, tree: &OwnedFd, jobs: usize) -> bool {
         let Some((_, root)) = self.folders.first() else { return false };
-        if self.boot != Boot::this() || !was_never_listed(folder) {
+        if self.boot != Boot::this() || boot().is_none() || !was_never_listed(folder) {
             return false;
         }
         let Ok(found) = fs::fstat(tree).map(|stat| Meta::of(&stat)) else { return false };
@@ -316,9 +317,12 @@ fn set_folders(
         }
         .ok()?;
         let after = look(&path)?;
-        let is_set = after.accessed() == after.modified() && after.is_still_but_for_names(&before);
+        let owner = |meta: &Meta| (meta.uid, meta.gid);
+        if !after.is_still_but_for_names(&before) || owner(&after) != owner(&before) {
+            return None;
+        }
         *known = stat_of(&after);
-        if !is_set {
+        if after.accessed() != after.modified() {
             return None;
         }
         folders.push((path, stat_of(&after)));

@@ -498,7 +498,16 @@ impl Store {
             };
             let is_quiet = about.is_quiet(taken.dir(), &tree, operation.jobs());
             let mut bases = None;
-            if !is_quiet || near.id != id {
+            if is_quiet && near.id == id {
+                // The index becomes the worktree's as it is.
+                let count = u32::try_from(object.entries).unwrap_or(u32::MAX);
+                let most = index::most_bytes(count);
+                let bytes = read_plain(taken.dir(), Path::new(READY_INDEX), most);
+                if !bytes.is_ok_and(|bytes| Index::is_of(&bytes, id)) {
+                    self.trash_waiting(&taken);
+                    continue;
+                }
+            } else {
                 let target = match manifest {
                     Some(manifest) => &*manifest,
                     None => manifest.insert(self.catalog().manifest(id, object)?),

@@ -126,7 +126,7 @@ impl Store {
         report: &mut ReadyReport,
     ) -> Result<(), Error> {
         let folder = self.layout().ready_trees();
-        let Some(tree) = self.ready_tree(id, object, operation)? else { return Ok(()) };
+        let Some(tree) = self.ready_tree((id, object), None, operation)? else { return Ok(()) };
         report.ready = 1;
         let asked = self.ready_trees_kept();
         let kept = most_walked(asked, object.entries, available_memory());
