@@ -200,11 +200,20 @@
 //! with its checksum; calve keeps none of an index without one.
 //!
 //! `templates/ID.N` is a folder with a ready tree that waits to be handed over, on other
-//! filesystems than btrfs; N is a number. It has the tree (`tree`), the tree's index (`index`),
-//! which has the tree's own root, too, and an empty file `copied` if the files are copies.
-//! `git-index` may be there; it has the form of `ID.git-index`, with zeros in the place of the
-//! seal's hash. The process that renames the folder has the tree. The file `ready-trees` in the
-//! store says how many trees the store keeps; it is a decimal number and a newline.
+//! filesystems than btrfs; N is a number. It has the tree (`tree-` and 32 hexadecimal digits), the
+//! tree's index (`index`), which has the tree's own root, too, and the file `about`. `git-index`
+//! may be there; it has the form of `ID.git-index`, with zeros in the place of the seal's hash. The
+//! process that renames the folder has the tree. The file `ready-trees` in the store says how many
+//! trees the store keeps; it is a decimal number and a newline.
+//! ```text
+//! about  = "calve waits 1\n" 0:2 snapshot id:32 boot:16 varint(length) name of the tree
+//!          varint(1 if the files are copies) varint(files) varint(bytes) varint(further names)
+//!          varint(folders) varint(symbolic links) varint(FIFOs)
+//!          varint(count) (varint(length) path, record of the index){count} BLAKE3 of all before:32
+//! ```
+//! The list has the folders of the tree, the root first. It is empty if listing a folder leaves no
+//! trace there. Otherwise the access time of each of these folders is its modification time, and
+//! that of `ID.N` is 0, unless somebody has listed the folder.
 //!
 //! # The marker of a worktree
 //! A worktree contains `.calve/worktree`:

@@ -618,9 +618,9 @@ fn a_tree_that_somebody_touched_is_not_handed_over_and_verify_says_so() {
     assert_sound(&desk.store);
 }
 
-/// Who wants to change a file of a tree that waits must find it, and finds it by listing folders. So
-/// if no folder was listed, a start looks at none of the files. A change by somebody who knows the
-/// path all the same is not hidden: the worktree's first look shows it.
+/// Who wants to change a file of a tree that waits must find it, and finds it by listing folders.
+/// So if no folder was listed, a start looks at none of the files. A change by somebody who knows
+/// the path all the same is not hidden: the worktree's first look shows it.
 #[test]
 fn a_tree_of_which_a_folder_was_listed_is_looked_at_and_no_change_of_another_is_hidden() {
     type Touch = fn(&Path);
@@ -676,8 +676,8 @@ fn a_tree_of_which_a_folder_was_listed_is_looked_at_and_no_change_of_another_is_
     assert_sound(&desk.store);
 }
 
-/// When a tree is brought to another snapshot, files with several names get a new stat in its index.
-/// It must not vouch for a content that nobody looked at.
+/// When a tree is brought to another snapshot, files with several names get a new stat in its
+/// index. It must not vouch for a content that nobody looked at.
 #[test]
 fn a_change_of_a_waiting_tree_is_not_hidden_when_the_tree_is_brought_to_another_snapshot() {
     let test =

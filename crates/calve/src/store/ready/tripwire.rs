@@ -9,8 +9,8 @@
 //! times of the folders, so no name was added, removed or renamed.
 //!
 //! A folder that was listed was not necessarily changed: programs that search or back up a disk
-//! list folders, too. Then, and wherever listing leaves no trace (`noatime`), each entry of the tree
-//! is looked at ([`waiting`](super::waiting)).
+//! list folders, too. Then, and wherever listing leaves no trace (`noatime`), each entry of the
+//! tree is looked at ([`waiting`](super::waiting)).
 //!
 //! # What this does not show
 //! A program that lists without a trace (`O_NOATIME`, or another mount of the filesystem with

@@ -9,13 +9,13 @@
 //!
 //! # How calve knows that nobody touched the tree
 //! If nobody listed its folders, nobody found its files: see [`tripwire`](super::tripwire).
-//! Otherwise calve looks at each entry. The index has the inode and the change time of each entry of the tree, folders included. A
-//! change time moves with each write, each change of metadata and, for a folder, each name that is
-//! added to it, removed from it or renamed in it. No program can set it back. So one look at the
-//! metadata of each entry proves that the tree is as it was made. (The rules of the
-//! [index](super::super::index) hold: each entry changed before the stamp, the content was flushed
-//! or is shared with sealed files, and no other process had a file open.) A tree of another boot is
-//! not used: after a crash, times prove nothing.
+//! Otherwise calve looks at each entry. The index has the inode and the change time of each entry
+//! of the tree, folders included. A change time moves with each write, each change of metadata and,
+//! for a folder, each name that is added to it, removed from it or renamed in it. No program can
+//! set it back. So one look at the metadata of each entry proves that the tree is as it was made.
+//! (The rules of the [index](super::super::index) hold: each entry changed before the stamp, the
+//! content was flushed or is shared with sealed files, and no other process had a file open.) A
+//! tree of another boot is not used: after a crash, times prove nothing.
 //!
 //! # What is never done
 //! The tree of a dropped worktree is never used again. A process that still works in it would write

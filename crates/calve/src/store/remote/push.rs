@@ -50,8 +50,8 @@ use crate::tree::staging::write_whole;
 
 /// At this many bytes a pack is finished and sent. Each thread has one pack in memory, twice.
 const PACK_BYTES: u64 = 16 << 20;
-/// At this many entries, too. A pack that is being made takes about 100 bytes of memory for each, and
-/// small contents that compress well may be a million in 16 MiB.
+/// At this many entries, too. A pack that is being made takes about 100 bytes of memory for each,
+/// and small contents that compress well may be a million in 16 MiB.
 const PACK_ENTRIES: usize = 1 << 17;
 /// How many threads push at most.
 const MOST_JOBS: usize = 4;
