@@ -633,7 +633,7 @@ fn a_tree_of_which_a_folder_was_listed_is_looked_at_and_no_change_of_another_is_
             fs::create_dir(it.with_file_name("index")).unwrap();
         }),
         ("a file was read", false, |it| drop(fs::read(it.join("README")).unwrap())),
-        ("somebody looked at a folder", false, |it| drop(fs::metadata(it.join("src")).unwrap())),
+        ("somebody looked at a folder", false, |it| assert!(it.join("src").is_dir())),
         ("the folder around it was listed", true, |it| drop(common::names(it.parent().unwrap()))),
         ("its root was listed", true, |it| drop(common::names(it))),
         ("a folder was listed", true, |it| drop(common::names(&it.join("src")))),
