@@ -85,8 +85,8 @@ pub(crate) struct Trees<'a> {
 /// How calve knows which content a file of the source had when git looked at it.
 #[derive(Clone, Copy)]
 pub(crate) enum Source<'a> {
-    /// The source itself, which was just cloned.
-    Tree(&'a OwnedFd),
+    /// The source itself, which was just cloned, and who knows the stats of the clone's files.
+    Tree(&'a OwnedFd, Option<&'a dyn Vouches>),
     /// By snapshots of the source. The clone was made of one of them.
     Snapshot(&'a dyn Vouches),
 }
@@ -145,7 +145,7 @@ impl Trees<'_> {
     fn cloned_since(&self) -> Time {
         match self.source {
             Source::Snapshot(_) => (i64::MIN, 0),
-            Source::Tree(_) => self.merged_since.unwrap_or(self.before_walk),
+            Source::Tree(..) => self.merged_since.unwrap_or(self.before_walk),
         }
     }
 }
@@ -434,44 +434,59 @@ fn rewrite_chunk(
 
 /// A directory of the source.
 enum Directory<'a> {
-    Open(OwnedFd),
+    /// With the place of the clone's directory, if somebody knows its files.
+    Open(OwnedFd, Option<(&'a dyn Vouches, Folder)>),
     Known(&'a dyn Vouches, Folder),
 }
 
 impl<'a> Directory<'a> {
     fn root(source: Source<'a>) -> Option<Self> {
         match source {
-            Source::Tree(root) => root.try_clone().ok().map(Self::Open),
+            Source::Tree(root, clones) => {
+                let clones = clones.map(|clones| (clones, Folder::default()));
+                root.try_clone().ok().map(|root| Self::Open(root, clones))
+            }
             Source::Snapshot(vouches) => Some(Self::Known(vouches, Folder::default())),
         }
     }
 
     fn below(&self, path: &Path) -> Option<Self> {
-        let (vouches, mut folder) = match self {
-            Self::Open(dir) => return open_below(dir, path).map(Self::Open),
-            Self::Known(vouches, folder) => (*vouches, *folder),
+        let folder_below = |vouches: &'a dyn Vouches, folder: Folder| {
+            let mut names = path.iter();
+            names.try_fold(folder, |folder, name| vouches.folder(folder, name.as_bytes()))
         };
-        for name in path.iter() {
-            folder = vouches.folder(folder, name.as_bytes())?;
+        match self {
+            Self::Open(dir, clones) => {
+                let clones = clones
+                    .and_then(|(clones, folder)| Some((clones, folder_below(clones, folder)?)));
+                open_below(dir, path).map(|dir| Self::Open(dir, clones))
+            }
+            Self::Known(vouches, folder) => {
+                Some(Self::Known(*vouches, folder_below(*vouches, *folder)?))
+            }
         }
-        Some(Self::Known(vouches, folder))
     }
 
     /// Whether the clone's files are known without a look at them.
     fn knows_clones(&self) -> bool {
-        matches!(self, Self::Known(vouches, _) if vouches.knows_clones())
+        match self {
+            Self::Open(_, clones) => clones.is_some_and(|(clones, _)| clones.knows_clones()),
+            Self::Known(vouches, _) => vouches.knows_clones(),
+        }
     }
 
     fn clone_stat(&self, name: &CStr) -> Option<Meta> {
         match self {
-            Self::Open(_) => None,
+            Self::Open(_, clones) => {
+                clones.and_then(|(clones, folder)| clones.cloned(folder, name.to_bytes()))
+            }
             Self::Known(vouches, folder) => vouches.cloned(*folder, name.to_bytes()),
         }
     }
 
     fn stat(&self, name: &CStr) -> Option<Vouched> {
         match self {
-            Self::Open(dir) => {
+            Self::Open(dir, _) => {
                 let source = stat(dir, name)?;
                 Some(Vouched { modified: source.modified(), source })
             }

@@ -336,7 +336,7 @@ fn ready_for_git(
     let directories = lock(&op.from.repositories);
     let ready = |(clone, dest): (&OwnedFd, &Dest)| {
         let trees = git_index::Trees {
-            source: git_index::Source::Tree(roots.source()),
+            source: git_index::Source::Tree(roots.source(), None),
             clone,
             stage: dest.merge_stage.as_ref().map(Stage::dir),
             before_walk,

@@ -143,6 +143,39 @@ impl Vouches for Known<'_> {
     }
 }
 
+/// The stats of the files of a tree that was just cloned, and whose contents have no names yet. On
+/// btrfs a look at each file of a new snapshot would read every inode from the disk.
+pub(crate) struct Clones<'a> {
+    /// Every entry, as it is in the tree.
+    pub(crate) manifest: &'a Manifest,
+    pub(crate) index: &'a Index,
+}
+
+impl Vouches for Clones<'_> {
+    fn folder(&self, above: Folder, name: &[u8]) -> Option<Folder> {
+        let clone = self.manifest.child_of(above.clone, name)?;
+        Some(Folder { clone, ..above })
+    }
+
+    /// The source itself is looked at.
+    fn file(&self, _: Folder, _: &[u8]) -> Option<Vouched> {
+        None
+    }
+
+    fn knows_clones(&self) -> bool {
+        true
+    }
+
+    /// If this were wrong, git would read the file, as with [`Known`].
+    fn cloned(&self, folder: Folder, name: &[u8]) -> Option<Meta> {
+        let directory = self.manifest.directories.get(folder.clone as usize)?;
+        let slot = directory.find(name)?;
+        let stat = *self.index.stats.get((directory.first + slot) as usize)?;
+        let is_known = stat.ino != 0 && stat.changed < self.index.stamp;
+        with_stat(&directory.entries[slot as usize], stat).filter(|_| is_known)
+    }
+}
+
 /// The metadata of an entry's file, of which the store's index has the stat.
 fn with_stat(entry: &Entry, stat: Stat) -> Option<Meta> {
     let mut meta = wanted(entry);

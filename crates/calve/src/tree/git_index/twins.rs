@@ -136,7 +136,7 @@ pub(crate) fn compare(
     });
     other_attributes |= same_attributes != attributes.len();
 
-    let root = Directory::root(Source::Tree(first.root))?;
+    let root = Directory::root(Source::Tree(first.root, None))?;
     let mut pair = Pair::new((&root, second.root));
     let (mut twins, mut others) = (HashMap::new(), HashMap::new());
     let mut halted = false;
@@ -190,7 +190,7 @@ fn is_attributes(path: &[u8]) -> bool {
 
 /// Whether a file has the same bytes in both trees. The pair has its directory open.
 fn has_same_bytes(pair: &Pair<'_>, path: &[u8]) -> bool {
-    let Some((Directory::Open(first), Some(second))) = pair.dirs() else { return false };
+    let Some((Directory::Open(first, _), Some(second))) = pair.dirs() else { return false };
     let Ok(name) = CString::new(name_of(path)) else { return false };
     let (Some((first, _)), Some((second, _))) =
         (open_regular(first, &name), open_regular(second, &name))

@@ -27,6 +27,7 @@ use crate::store::format;
 use crate::store::git::modules::{MODULES, Module, Modules};
 use crate::store::git::{self, Registration};
 use crate::store::id::SnapshotId;
+use crate::store::index::Index;
 use crate::store::layout::GIT;
 use crate::store::manifest::Manifest;
 use crate::store::materialize::wanted;
@@ -36,10 +37,10 @@ use crate::store::paths::found::{Found, PathMention, number_at};
 use crate::store::paths::local::Tree;
 use crate::store::paths::spelling::Spellings;
 use crate::store::ready::git_index::{KeptGitIndex, ReadyGitIndex};
-use crate::store::ready::vouched::{Known, Snapshots};
+use crate::store::ready::vouched::{Clones, Known, Snapshots};
 use crate::store::scan::stat_of;
 use crate::store::{Store, bytes_of, path_from};
-use crate::tree::git_index::{self, Nobody, Source, Trees};
+use crate::tree::git_index::{self, Nobody, Source, Trees, Vouches};
 use crate::tree::pool::{cancelled, lock};
 use crate::tree::running::Running;
 use crate::tree::staging::Stage;
@@ -59,6 +60,8 @@ pub(super) enum Origin<'a> {
         root: &'a OwnedFd,
         path: &'a Path,
         manifest: &'a Manifest,
+        /// The indexes of the trees; one for all if they are snapshots of one subvolume.
+        trees: &'a [(Vec<String>, Index)],
         /// A time of [`listing::now`](crate::tree::listing::now) before the clone.
         before_walk: (i64, i64),
     },
@@ -281,9 +284,11 @@ impl Dressing<'_> {
                 } else {
                     let known = self.snapshots(&snapshots)?;
                     let known = known.map(|them| Known::of(them, self.store, row));
+                    let clones = self.clones(at);
                     let source = match self.origin {
                         Origin::Project { root, before_walk, .. } => {
-                            Some((Source::Tree(root), before_walk))
+                            let clones = clones.as_ref().map(|clones| -> &dyn Vouches { clones });
+                            Some((Source::Tree(root, clones), before_walk))
                         }
                         Origin::Snapshot(..) => Some(match &known {
                             Some(known) => known.source(),
@@ -307,6 +312,13 @@ impl Dressing<'_> {
             made.push((linked, led));
         }
         Ok(made)
+    }
+
+    /// What the index of a tree says of its files, if their contents have no names yet.
+    fn clones(&self, tree: usize) -> Option<Clones<'_>> {
+        let Origin::Project { manifest, trees, .. } = self.origin else { return None };
+        let (_, index) = trees.get(tree).or(trees.first())?;
+        Some(Clones { manifest, index })
     }
 
     fn manifest(&self, id: SnapshotId, object: &SnapshotObject) -> Result<Manifest, Error> {
@@ -517,7 +529,7 @@ impl Dressing<'_> {
     fn ready(&self, stages: &[Stage], reports: &mut [DestinationReport]) -> Result<(), Error> {
         let snapshots;
         let source: (Source<'_>, _) = match self.origin {
-            Origin::Project { root, before_walk, .. } => (Source::Tree(root), before_walk),
+            Origin::Project { root, before_walk, .. } => (Source::Tree(root, None), before_walk),
             Origin::Snapshot(id, object) => {
                 let Some(known) = Snapshots::of(self.store, (id, object), self.known.as_slice())?
                 else {

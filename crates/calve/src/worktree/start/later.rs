@@ -467,8 +467,13 @@ impl Store {
         let trees = tokens.into_iter().zip(trees).collect();
         let seal = seal.unwrap_or_default();
         let unnamed = Unnamed { manifest, base, project, trees, seal };
-        let origin =
-            Origin::Project { root: &root, path: &path, manifest: &unnamed.manifest, before_walk };
+        let origin = Origin::Project {
+            root: &root,
+            path: &path,
+            manifest: &unnamed.manifest,
+            trees: &unnamed.trees,
+            before_walk,
+        };
         let dressing = Dressing {
             store: self,
             origin,
