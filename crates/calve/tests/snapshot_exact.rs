@@ -619,8 +619,8 @@ fn a_tree_that_somebody_touched_is_not_handed_over_and_verify_says_so() {
 }
 
 /// Who wants to change a file of a tree that waits must find it, and finds it by listing folders.
-/// So if no folder was listed, a start looks at none of the files. A change by somebody who knows
-/// the path all the same is not hidden: the worktree's first look shows it.
+/// So if no folder was listed, a start looks at none of the files. Somebody
+/// may know the path without listing a folder. The worktree's first `status` shows such a change.
 #[test]
 fn a_tree_of_which_a_folder_was_listed_is_looked_at_and_no_change_of_another_is_hidden() {
     type Touch = fn(&Path);

@@ -47,7 +47,8 @@ const MOST_BYTES: u64 = 512 * 1024 * 1024;
 /// nanoseconds.
 const NEVER: (i64, i64) = (0, 0);
 
-/// What is known of a tree that waits, without reading its index or its snapshot.
+/// The facts about a waiting tree that a start needs when it reads neither the index nor the
+/// snapshot of the tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct About {
     pub(super) snapshot: SnapshotId,
@@ -151,7 +152,7 @@ impl About {
         }
     }
 
-    /// Writes what is known of a tree into the folder that it waits in. Nothing may be written
+    /// Writes the file `about` into the folder that the tree waits in. The caller may write nothing
     /// there afterwards.
     pub(super) fn write(&self, path: &Path, folder: &OwnedFd) -> io::Result<()> {
         write_whole(path, &path.join(READY_ABOUT), &self.encode())?;
@@ -161,7 +162,7 @@ impl About {
         }
     }
 
-    /// Reads what is known of the tree that waits in `folder`.
+    /// Reads the file `about` in the folder that a tree waits in.
     pub(super) fn read(folder: &OwnedFd) -> io::Result<Self> {
         let bytes = read_plain(folder, Path::new(READY_ABOUT), MOST_BYTES)?;
         Ok(Self::decode(&bytes)?)

@@ -692,7 +692,8 @@ fn kept_unless_told(filesystem: Option<&str>, entries: u64) -> u64 {
     u64::from(shares && entries >= LEAST_ENTRIES)
 }
 
-/// What is known of the tree of this snapshot in a folder that was taken, and the tree.
+/// The file `about` in a folder that was taken, and the tree. `None` if the tree is not the one of
+/// this snapshot.
 fn known(taken: &Stage, id: SnapshotId) -> Option<(About, OwnedFd)> {
     let about = About::read(taken.dir()).ok().filter(|about| about.snapshot == id)?;
     let flags = DIR_FLAGS | fs::OFlags::NOFOLLOW;
