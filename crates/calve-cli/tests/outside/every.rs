@@ -59,6 +59,7 @@ const CHANGING: &[&str] = &[
     "mmap",
     "open",
     "openat",
+    "openat2",
     "pwrite64",
     "rename",
     "renameat",

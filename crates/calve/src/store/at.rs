@@ -1,4 +1,4 @@
-//! Opens paths below a root step by step. No step follows a link.
+//! Opens paths below a root. No step follows a link.
 
 use std::ffi::CString;
 use std::io;
@@ -22,8 +22,34 @@ pub(crate) fn is_gone(error: &io::Error) -> bool {
     matches!(errno, Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NXIO))
 }
 
-/// Opens the directory at `path` step by step. No step follows a link.
+/// Opens the directory at `path`. No step follows a link.
 pub(crate) fn open_at(root: &OwnedFd, path: &Path) -> io::Result<OwnedFd> {
+    match open_at_once(root, path) {
+        Ok(dir) => Ok(dir),
+        // A path too long for one call, a kernel before 5.6, or a sandbox that forbids the call.
+        Err(Errno::NAMETOOLONG | Errno::NOSYS | Errno::PERM) => open_step_by_step(root, path),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Lets the kernel take all steps in one call. A switch opens some ten folders for each file, and a
+/// folder may well be ten steps deep.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn open_at_once(root: &OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {
+    use rustix::fs::ResolveFlags;
+    if path.as_os_str().is_empty() {
+        return fs::openat(root, c".", DIR_FLAGS, Mode::empty());
+    }
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    fs::openat2(root, path, DIR_FLAGS, Mode::empty(), resolve)
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn open_at_once(_: &OwnedFd, _: &Path) -> Result<OwnedFd, Errno> {
+    Err(Errno::NOSYS)
+}
+
+fn open_step_by_step(root: &OwnedFd, path: &Path) -> io::Result<OwnedFd> {
     let mut dir = fs::openat(root, c".", DIR_FLAGS, Mode::empty())?;
     for name in path {
         dir = fs::openat(&dir, name, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())?;
@@ -67,5 +93,57 @@ pub(crate) fn remove_at(root: &OwnedFd, path: &Path) -> io::Result<bool> {
         Ok(()) => Ok(true),
         Err(Errno::NOENT | Errno::NOTEMPTY | Errno::EXIST) => Ok(false),
         Err(errno) => Err(errno.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::reflink::meta::Meta;
+
+    #[test]
+    fn one_call_opens_what_many_steps_open_and_follows_no_link() {
+        let dir = tempfile::tempdir().unwrap();
+        // It has more than the 4,096 bytes that one call takes.
+        let long: std::path::PathBuf = std::iter::repeat_n("d".repeat(200), 25).collect();
+        let root = open_step_by_step(&open(dir.path()), Path::new("")).unwrap();
+        make_parents(&root, &long.join("end")).unwrap();
+        make_parents(&root, Path::new("a/b/c/end")).unwrap();
+        std::fs::write(dir.path().join("a/file"), "").unwrap();
+        symlink("b", dir.path().join("a/link")).unwrap();
+        symlink(dir.path(), dir.path().join("a/back")).unwrap();
+        symlink("/", dir.path().join("a/b/out")).unwrap();
+        for (path, is_there) in [
+            (Path::new(""), true),
+            (Path::new("a"), true),
+            (Path::new("a/b/c"), true),
+            (&long, true),
+            (&long.join("missing"), false),
+            (Path::new("missing"), false),
+            (Path::new("a/missing/c"), false),
+            (Path::new("a/file"), false),
+            (Path::new("a/file/c"), false),
+            (Path::new("a/link"), false),
+            (Path::new("a/link/c"), false),
+            (Path::new("a/back/a"), false),
+            (Path::new("a/b/out/usr"), false),
+        ] {
+            let [once, steps] = [open_at, open_step_by_step]
+                .map(|open| open(&root, path).map(|dir| Meta::of(&fs::fstat(dir).unwrap()).id()));
+            match (once, steps) {
+                (Ok(once), Ok(steps)) => assert!(is_there && once == steps, "{path:?}"),
+                (Err(once), Err(steps)) => {
+                    assert!(!is_there, "{path:?}: {once}");
+                    assert!(is_gone(&once) && is_gone(&steps), "{path:?}: {once}, {steps}");
+                }
+                (once, steps) => panic!("{path:?}: {once:?}, but step by step {steps:?}"),
+            }
+        }
+    }
+
+    fn open(path: &Path) -> OwnedFd {
+        fs::open(path, DIR_FLAGS, Mode::empty()).unwrap()
     }
 }
