@@ -54,16 +54,16 @@ fn a_drop_leaves_the_log_of_the_database_only_on_btrfs_and_the_next_process_take
     let is_btrfs = filesystem(&at) == "btrfs";
     let Desk { scratch: _scratch, store, .. } = desk;
     drop(store);
-    assert!(!log.exists(), "the start left a log");
+    assert!(!is_there(&log), "the start left a log");
     for (name, force) in [("clean", false), ("forced", true)] {
         let worktree = Store::open(&at).unwrap().worktree(name).unwrap();
         drop(worktree.drop(&DropOptions::new().force(force), &options()).unwrap());
-        assert_eq!(log.exists(), is_btrfs, "{name}");
+        assert_eq!(is_there(&log), is_btrfs, "{name}");
         let next = Store::open(&at).unwrap();
         fails(next.worktree(name), ErrorKind::WorktreeNotFound);
         assert_sound(&next);
         drop(next);
-        assert!(!log.exists(), "{name}: nobody took the log over");
+        assert!(!is_there(&log), "{name}: nobody took the log over");
     }
 }
 

@@ -134,12 +134,9 @@ impl Vouches for Known<'_> {
     /// If this were wrong, the entry of git's index would record another stat than the file has,
     /// and git would read the file.
     fn cloned(&self, folder: Folder, name: &[u8]) -> Option<Meta> {
-        let directory = self.snapshots.made().directories.get(folder.clone as usize)?;
-        let slot = directory.find(name)?;
-        let stat = *self.index.as_ref()?.stats.get((directory.first + slot) as usize)?;
-        let meta = with_stat(&directory.entries[slot as usize], stat)?;
+        let (_, meta) = known_of((self.snapshots.made(), self.index.as_ref()?), folder, name)?;
         let is_as_wanted = self.maker.is_none_or(|maker| (meta.uid, meta.gid) == maker);
-        (stat.ino != 0 && is_as_wanted).then_some(meta)
+        is_as_wanted.then_some(meta)
     }
 }
 
@@ -168,12 +165,21 @@ impl Vouches for Clones<'_> {
 
     /// If this were wrong, git would read the file, as with [`Known`].
     fn cloned(&self, folder: Folder, name: &[u8]) -> Option<Meta> {
-        let directory = self.manifest.directories.get(folder.clone as usize)?;
-        let slot = directory.find(name)?;
-        let stat = *self.index.stats.get((directory.first + slot) as usize)?;
-        let is_known = stat.ino != 0 && stat.changed < self.index.stamp;
-        with_stat(&directory.entries[slot as usize], stat).filter(|_| is_known)
+        let (stat, meta) = known_of((self.manifest, self.index), folder, name)?;
+        (stat.changed < self.index.stamp).then_some(meta)
     }
+}
+
+/// What an index knows of the file of this name in a folder of the worktree.
+fn known_of(
+    (manifest, index): (&Manifest, &Index),
+    folder: Folder,
+    name: &[u8],
+) -> Option<(Stat, Meta)> {
+    let directory = manifest.directories.get(folder.clone as usize)?;
+    let slot = directory.find(name)?;
+    let stat = *index.stats.get((directory.first + slot) as usize)?;
+    (stat.ino != 0).then_some((stat, with_stat(&directory.entries[slot as usize], stat)?))
 }
 
 /// The metadata of an entry's file, of which the store's index has the stat.

@@ -496,41 +496,13 @@ impl Store {
                 self.trash_waiting(&taken);
                 continue;
             };
-            let is_quiet = about.is_quiet(taken.dir(), &tree, operation.jobs());
-            let mut bases = None;
-            if is_quiet && near.id == id {
-                // The index becomes the worktree's as it is.
-                let count = u32::try_from(object.entries).unwrap_or(u32::MAX);
-                let most = index::most_bytes(count);
-                let bytes = read_plain(taken.dir(), Path::new(READY_INDEX), most);
-                if !bytes.is_ok_and(|bytes| Index::is_of(&bytes, id)) {
-                    self.trash_waiting(&taken);
-                    continue;
-                }
-            } else {
-                let target = match manifest {
-                    Some(manifest) => &*manifest,
-                    None => manifest.insert(self.catalog().manifest(id, object)?),
-                };
-                let read = (near.id != id).then(|| {
-                    let read = self.object(near.id);
-                    read.and_then(|it| self.catalog().manifest_like(near.id, &it, &[target]))
-                });
-                let untouched = |base: &Manifest| {
-                    let how = (near.id, is_quiet, operation);
-                    Self::untouched((&taken, &tree), base, how)
-                };
-                bases = match read.transpose() {
-                    Ok(None) => untouched(target).map(|_| None),
-                    Ok(Some(base)) => untouched(&base).map(|old| Some((base, old))),
-                    Err(_) => None,
-                };
-                if bases.is_none() {
-                    self.trash_waiting(&taken);
-                    continue;
-                }
-            }
-            let base = bases.flatten().zip(manifest.as_ref());
+            let proof =
+                self.proven(&near, (&taken, &about, &tree), (id, object, manifest), operation)?;
+            let Some(base) = proof else {
+                self.trash_waiting(&taken);
+                continue;
+            };
+            let base = base.zip(manifest.as_ref());
             let git_index = KeptGitIndex::in_folder(taken.dir()).filter(|_| {
                 base.as_ref().is_none_or(|((base, _), target)| git_index::tells_apart(base, target))
             });
@@ -567,6 +539,42 @@ impl Store {
             };
             return Ok(Some(HandedOver { stage, git_index, report }));
         }
+    }
+
+    /// Proves that nobody touched a tree that was taken. If it is of another snapshot than `id`,
+    /// returns that snapshot's tree and the index. `None` if the tree cannot be used.
+    ///
+    /// # Errors
+    /// The snapshot `id` is damaged.
+    fn proven(
+        &self,
+        waiting: &Waiting,
+        (taken, about, tree): (&Stage, &About, &OwnedFd),
+        (id, object, manifest): (SnapshotId, &SnapshotObject, &mut Option<Manifest>),
+        operation: &Running,
+    ) -> Result<Option<Option<(Manifest, Index)>>, Error> {
+        let is_quiet = about.is_quiet(taken.dir(), tree, operation.jobs());
+        if is_quiet && waiting.id == id {
+            // The index becomes the worktree's as it is.
+            let count = u32::try_from(object.entries).unwrap_or(u32::MAX);
+            let most = index::most_bytes(count);
+            let bytes = read_plain(taken.dir(), Path::new(READY_INDEX), most);
+            return Ok(bytes.is_ok_and(|bytes| Index::is_of(&bytes, id)).then_some(None));
+        }
+        let target = match manifest {
+            Some(manifest) => &*manifest,
+            None => manifest.insert(self.catalog().manifest(id, object)?),
+        };
+        let how = (waiting.id, is_quiet, operation);
+        if waiting.id == id {
+            return Ok(Self::untouched((taken, tree), target, how).map(|_| None));
+        }
+        let base = self.object(waiting.id);
+        let base = base.and_then(|it| self.catalog().manifest_like(waiting.id, &it, &[target]));
+        // Damage of another snapshot does not affect this start.
+        let Ok(base) = base else { return Ok(None) };
+        let index = Self::untouched((taken, tree), &base, how);
+        Ok(index.map(|index| Some((base, index))))
     }
 
     /// Brings a tree that was taken to another snapshot, and lets it wait again. Returns whether
