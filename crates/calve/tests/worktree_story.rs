@@ -23,7 +23,7 @@ use common::stores::{
     Desk, after_a_tick, assert_arrived, assert_sound, content, fails, options, put, set_mode,
     small_project, stamp, status, tree,
 };
-use common::{Scratch, bytes, filesystem, has_command, is_there, names, not_run, sh};
+use common::{Scratch, bytes, has_command, is_there, names, not_run, sh};
 
 /// Every way in which a file is changed in place.
 fn scribble(root: &Path) {
@@ -40,31 +40,6 @@ fn scribble(root: &Path) {
     fs::remove_file(root.join("docs/guide/second.md")).unwrap();
     fs::remove_file(root.join("readme-link")).unwrap();
     put(root, "empty/new", "new");
-}
-
-/// On btrfs, a flush right after a subvolume was renamed takes as long as one of the whole
-/// filesystem. So a drop leaves the database's log to the next process.
-#[test]
-fn a_drop_leaves_the_log_of_the_database_only_on_btrfs_and_the_next_process_takes_it_over() {
-    let desk = Desk::small();
-    desk.start(&["clean", "forced"]);
-    fs::write(desk.folder().join("forced/README"), "somebody's").unwrap();
-    let at = desk.store.path().to_owned();
-    let log = at.join("index.db-wal");
-    let is_btrfs = filesystem(&at) == "btrfs";
-    let Desk { scratch: _scratch, store, .. } = desk;
-    drop(store);
-    assert!(!is_there(&log), "the start left a log");
-    for (name, force) in [("clean", false), ("forced", true)] {
-        let worktree = Store::open(&at).unwrap().worktree(name).unwrap();
-        drop(worktree.drop(&DropOptions::new().force(force), &options()).unwrap());
-        assert_eq!(is_there(&log), is_btrfs, "{name}");
-        let next = Store::open(&at).unwrap();
-        fails(next.worktree(name), ErrorKind::WorktreeNotFound);
-        assert_sound(&next);
-        drop(next);
-        assert!(!is_there(&log), "{name}: nobody took the log over");
-    }
 }
 
 #[test]

@@ -14,7 +14,6 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
 use super::id::SnapshotId;
@@ -152,25 +151,6 @@ impl Catalog {
         change: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
     ) -> Result<T, Error> {
         self.transact(Operation::Write, "NORMAL", change)
-    }
-
-    /// Prepares for a `write_soon` during which a subvolume moves. On btrfs, the first `fsync` after
-    /// that commits the whole filesystem (`btrfs_rename` in fs/btrfs/inode.c calls
-    /// `btrfs_set_log_full_commit`). SQLite flushes twice: when it begins its log, and when it writes
-    /// the log back, as the last connection closes. So `touch`, which writes something without
-    /// changing anything, begins the log now; and this connection does not write it back. The next
-    /// process that opens the database does: for a drop, the one that empties the trash.
-    fn expect_a_slow_flush(
-        &self,
-        touch: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<()>,
-    ) -> Result<(), Error> {
-        if lock(&self.connection).is_none() || !super::room::is_btrfs(&self.path) {
-            return Ok(());
-        }
-        self.write_soon(touch)?;
-        self.look(Operation::Write, |connection| {
-            connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map(drop)
-        })
     }
 
     fn transact<T>(

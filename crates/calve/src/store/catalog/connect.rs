@@ -76,7 +76,7 @@ pub(super) fn connect_read_only(path: &Path) -> Result<Connection, Error> {
     if std::fs::metadata(wal).is_ok_and(|meta| meta.len() > 0) {
         let cause = std::io::Error::new(
             std::io::ErrorKind::ReadOnlyFilesystem,
-            "its log has changes, and only a process that may write to the store can take them over",
+            "its last writer was killed, and what it wrote cannot be taken over while the filesystem is read-only",
         );
         return Err(Error::new(ErrorKind::ReadOnly, Operation::Open, path, cause));
     }

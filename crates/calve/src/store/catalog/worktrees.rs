@@ -204,9 +204,6 @@ impl Catalog {
         away: impl FnOnce() -> Result<Option<T>, Error>,
         kept: impl FnOnce(&T) -> Option<DroppedRow>,
     ) -> Result<Option<Option<T>>, Error> {
-        self.expect_a_slow_flush(|tx| {
-            tx.execute("UPDATE worktrees SET token = token WHERE token = ?1", [token]).map(drop)
-        })?;
         self.write_soon(|tx| {
             if !tx.prepare("SELECT 1 FROM worktrees WHERE token = ?1")?.exists([token])? {
                 return Ok(Ok(None));
