@@ -26,15 +26,18 @@ pub(crate) fn is_gone(error: &io::Error) -> bool {
 pub(crate) fn open_at(root: &OwnedFd, path: &Path) -> io::Result<OwnedFd> {
     match open_at_once(root, path) {
         Ok(dir) => Ok(dir),
-        // A path too long for one call, a kernel before 5.6, or a sandbox that forbids the call.
-        Err(Errno::NAMETOOLONG | Errno::NOSYS | Errno::PERM) => open_step_by_step(root, path),
+        // A path too long for one call, a kernel before 5.6, a sandbox that forbids the call, or a
+        // folder that was moved out of the root during it.
+        Err(Errno::NAMETOOLONG | Errno::NOSYS | Errno::PERM | Errno::XDEV) => {
+            open_step_by_step(root, path)
+        }
         Err(errno) => Err(errno.into()),
     }
 }
 
 /// Lets the kernel take all steps in one call. A switch opens some ten folders for each file, and a
-/// folder may well be ten steps deep.
-#[cfg(any(target_os = "linux", target_os = "android"))]
+/// folder may well be ten steps deep. (Android ends a process that calls this.)
+#[cfg(target_os = "linux")]
 fn open_at_once(root: &OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {
     use rustix::fs::ResolveFlags;
     if path.as_os_str().is_empty() {
@@ -44,7 +47,7 @@ fn open_at_once(root: &OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {
     fs::openat2(root, path, DIR_FLAGS, Mode::empty(), resolve)
 }
 
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
+#[cfg(not(target_os = "linux"))]
 fn open_at_once(_: &OwnedFd, _: &Path) -> Result<OwnedFd, Errno> {
     Err(Errno::NOSYS)
 }
