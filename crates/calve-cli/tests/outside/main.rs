@@ -19,6 +19,7 @@ mod freed;
 mod full;
 mod hostile;
 mod killed;
+mod lies;
 mod linked;
 mod motion;
 mod naming;

@@ -1,0 +1,278 @@
+//! Tests what calve does on a filesystem that lies or refuses: a table of lies and verbs, each with
+//! its right answer.
+//!
+//! [`Lies`] mounts `lies/passthrough.c`, which shows a folder as it is, except for the modes that
+//! the caller names. Other test files use it, too.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use tempfile::TempDir;
+
+use crate::disk::tool;
+use crate::{Run, calve, is_root, names, not_run, scratch};
+
+/// The built passthrough; or why there is none.
+fn passthrough() -> Result<&'static Path, &'static str> {
+    static BUILT: OnceLock<Result<(TempDir, PathBuf), String>> = OnceLock::new();
+    let built = BUILT.get_or_init(|| {
+        let directory = tempfile::tempdir().unwrap();
+        if !Path::new("/dev/fuse").try_exists().unwrap() {
+            return Err("there is no /dev/fuse".to_owned());
+        }
+        let flags = tool(directory.path(), "pkg-config --cflags --libs fuse3")?;
+        let (source, binary) =
+            (directory.path().join("passthrough.c"), directory.path().join("passthrough"));
+        fs::write(&source, include_str!("lies/passthrough.c")).unwrap();
+        let mut cc = Command::new("cc");
+        cc.args(["-O1", "-o"]).args([&binary, &source]).args(flags.split_whitespace());
+        let output = cc.output().map_err(|error| format!("cc: {error}"))?;
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok((directory, binary))
+    });
+    built.as_ref().map(|(_, binary)| binary.as_path()).map_err(String::as_str)
+}
+
+/// A folder, and a mount that shows it with lies; unmounted whatever happens.
+pub(super) struct Lies {
+    home: TempDir,
+}
+
+impl Lies {
+    /// An empty folder without a mount yet.
+    pub(super) fn new() -> Self {
+        let home = scratch();
+        for name in ["behind", "seen"] {
+            fs::create_dir(home.path().join(name)).unwrap();
+        }
+        Self { home }
+    }
+
+    /// Shows the folder with `modes`, in place of an earlier mount. `Err` says why it cannot.
+    pub(super) fn mount(&self, modes: &str) -> Result<(), String> {
+        self.unmount();
+        let options = match is_root() {
+            true => "allow_other,default_permissions",
+            false => "default_permissions",
+        };
+        let mut command = Command::new(passthrough()?);
+        command.args([modes.as_ref(), self.behind().as_os_str(), self.seen().as_os_str()]);
+        let output = command.args(["-o", options]).output().unwrap();
+        match output.status.success() {
+            true => Ok(()),
+            false => Err(String::from_utf8_lossy(&output.stderr).trim().replace('\n', " ")),
+        }
+    }
+
+    fn unmount(&self) {
+        let seen = self.seen();
+        for words in ["fusermount3 -q -u", "umount -l"] {
+            if !is_mounted(&seen) {
+                return;
+            }
+            // The second way is for the case that the first one fails.
+            let _ = tool(self.home(), &format!("{words} {}", seen.display()));
+        }
+    }
+
+    /// The folder above both, on the filesystem under test.
+    pub(super) fn home(&self) -> &Path {
+        self.home.path()
+    }
+
+    /// The folder as it is.
+    pub(super) fn behind(&self) -> PathBuf {
+        self.home().join("behind")
+    }
+
+    /// The folder as the mount shows it.
+    pub(super) fn seen(&self) -> PathBuf {
+        self.home().join("seen")
+    }
+}
+
+impl Drop for Lies {
+    fn drop(&mut self) {
+        self.unmount();
+    }
+}
+
+fn is_mounted(path: &Path) -> bool {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    mounts.lines().any(|line| line.split(' ').nth(1) == path.to_str())
+}
+
+/// The right answer of a verb.
+#[derive(Clone, Copy, Debug)]
+enum Right {
+    /// Exit code 0, and each file has the content of its source.
+    Whole,
+    /// Exit code 1, this text, and nothing is left behind.
+    Refuses(&'static str),
+}
+use Right::{Refuses, Whole};
+
+/// The verbs of the table: a name, and what is run in the folder above the mount, `;` between the
+/// commands. The last command is the one whose answer counts; the others must succeed. Its result
+/// is `made`, unless that is empty.
+struct Verb {
+    name: &'static str,
+    commands: &'static str,
+    made: &'static str,
+}
+
+const INIT: &str = "-C seen/p --store ../../store init -q";
+const VERBS: [Verb; 10] = [
+    Verb { name: "clone", commands: "clone seen/p made", made: "made" },
+    Verb { name: "clone into", commands: "clone plain seen/made", made: "behind/made" },
+    Verb { name: "clone inside", commands: "clone seen/p seen/made", made: "behind/made" },
+    Verb { name: "copy", commands: "clone --mode copy seen/p made", made: "made" },
+    Verb { name: "merge", commands: "clone --existing merge seen/p made", made: "made" },
+    Verb { name: "durable", commands: "clone --durable plain seen/made", made: "behind/made" },
+    Verb {
+        name: "start",
+        commands: "INIT; -C seen/p --store ../../store start --at ../../w made",
+        made: "w/made",
+    },
+    Verb {
+        name: "second start",
+        commands: "INIT; -C seen/p --store ../../store snapshot; -C seen/p --store ../../store snapshot; \
+                   -C seen/p --store ../../store start --at ../../w made",
+        made: "w/made",
+    },
+    Verb {
+        name: "status",
+        commands: "INIT; -C seen/p --store ../../store start --at ../w made; \
+                   -C seen/p --store ../../store status made",
+        made: "behind/w/made",
+    },
+    Verb {
+        name: "drop",
+        commands: "INIT; -C seen/p --store ../../store start --at ../w made; \
+                   -C seen/p --store ../../store drop made",
+        made: "",
+    },
+];
+const ALL: &[&str] = &[];
+
+/// A tree with what lies are about: full files, holes, several names, modes, folders.
+fn fixture(root: &Path) {
+    use std::os::unix::fs::{FileExt, PermissionsExt};
+    for name in ["a", "b", "sub/deep"] {
+        fs::create_dir_all(root.join(name)).unwrap();
+    }
+    let bytes = |seed: u64, count: u64| -> Vec<u8> {
+        (0..count).map(|at| (at.wrapping_mul(seed) >> 3).to_le_bytes()[0] | 1).collect()
+    };
+    fs::write(root.join("full"), bytes(0x9e37_79b9, 200_000)).unwrap();
+    let part = fs::File::create(root.join("part")).unwrap();
+    part.write_all_at(&bytes(77, 5000), 0).unwrap();
+    part.write_all_at(b"end", 400_000).unwrap();
+    for (first, further, seed, size) in
+        [("a/x", "a/x2", 3, 5000), ("b/y", "b/y2", 5, 7000), ("b/same", "b/same2", 7, 5000)]
+    {
+        fs::write(root.join(first), bytes(seed, size)).unwrap();
+        fs::hard_link(root.join(first), root.join(further)).unwrap();
+    }
+    for (name, content) in [("empty", ""), ("lie", "content"), ("sub/deep/file", "deep")] {
+        fs::write(root.join(name), content).unwrap();
+    }
+    fs::write(root.join("run"), "#!/bin/sh\n").unwrap();
+    fs::set_permissions(root.join("run"), fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// Every file below `root` by its path, with its content.
+fn contents(root: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut found = Vec::new();
+    let mut folders = vec![PathBuf::new()];
+    while let Some(folder) = folders.pop() {
+        for name in names(&root.join(&folder)).into_iter().filter(|name| name != ".calve") {
+            let path = folder.join(name);
+            let kind = fs::symlink_metadata(root.join(&path)).unwrap().file_type();
+            match kind.is_dir() {
+                true => folders.push(path),
+                false => found.push((path.clone(), fs::read(root.join(path)).unwrap())),
+            }
+        }
+    }
+    found.sort();
+    found.dedup();
+    found
+}
+
+/// What is wrong with the answer of `verb` below `modes`, if anything.
+fn wrong(modes: &str, verb: &Verb, right: Right) -> Result<Option<String>, String> {
+    let lies = Lies::new();
+    let home = lies.home();
+    fixture(&lies.behind().join("p"));
+    fixture(&home.join("plain"));
+    lies.mount(modes)?;
+    // What read() gives through the mount is the truth, whatever the rest says.
+    let source = match verb.commands.contains("seen/p") {
+        true => lies.seen().join("p"),
+        false => home.join("plain"),
+    };
+    let wanted = if let Whole = right { contents(&source) } else { Vec::new() };
+    let mut run = Run::default();
+    for words in verb.commands.split("; ") {
+        let words = if words == "INIT" { INIT } else { words };
+        run = calve(home, words);
+        if run.code != Some(0) {
+            break;
+        }
+    }
+    let said = format!("{}{}", run.stdout, run.stderr);
+    let made = home.join(verb.made);
+    let (code, text) = match right {
+        Whole => (0, ""),
+        Refuses(text) => (1, text),
+    };
+    if run.code != Some(code) || !said.contains(text) {
+        return Ok(Some(format!("exit {:?}: {said}", run.code)));
+    }
+    let left = |folder: &Path| {
+        let stays = |name: &String| name.starts_with(".calve-stage") || name == "made";
+        names(folder).into_iter().filter(stays).collect::<Vec<_>>()
+    };
+    if let Refuses(_) = right {
+        let left = [left(home), left(&lies.behind())].concat();
+        return Ok((!left.is_empty()).then(|| format!("it leaves {left:?}")));
+    }
+    if verb.made.is_empty() {
+        return Ok(lies
+            .behind()
+            .join("w/made")
+            .try_exists()
+            .unwrap()
+            .then(|| "it is still there".to_owned()));
+    }
+    let got = contents(&made);
+    let differs = wanted.iter().find(|file| !got.contains(file));
+    Ok(differs.map(|(path, _)| format!("{} is not its source", path.display())))
+}
+
+#[test]
+fn whatever_a_filesystem_says_a_verb_does_its_work_or_says_why_not() {
+    const TEST: &str = "whatever_a_filesystem_says_a_verb_does_its_work_or_says_why_not";
+    /// Modes, the verbs (none: all), the right answer.
+    const ROWS: &[(&str, &[&str], Right)] = &[
+        ("none", ALL, Whole),
+        ("write=ENOSPC", &["clone into", "clone inside"], Refuses("ENOSPC")),
+        ("read=EIO@", &["clone", "copy"], Refuses("EIO")),
+        ("statfs=EPERM", &["clone", "clone into", "copy"], Whole),
+        ("setxattr=ENOSYS", &["clone", "clone into", "start"], Whole),
+    ];
+    let mut faults = Vec::new();
+    for (modes, verbs, right) in ROWS {
+        for verb in VERBS.iter().filter(|verb| verbs.is_empty() || verbs.contains(&verb.name)) {
+            match wrong(modes, verb, *right) {
+                Ok(None) => {}
+                Ok(Some(fault)) => faults.push(format!("{modes}: {}: {fault}", verb.name)),
+                Err(why) => return not_run(TEST, &why),
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
