@@ -9,7 +9,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Failure, Git, Repository, records, whole};
+use super::work::{records, whole};
+use super::{Failure, Git, Repository};
 
 /// Settings for the copy of the index: it is one file with every entry, and of no use to the
 /// project. No hook runs.

@@ -18,8 +18,9 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{self, AtFlags, Mode};
 
+use super::registration::absolute;
 use super::run::{Failure, Git};
-use super::{Commit, Registration, Repository, absolute};
+use super::{Commit, Registration, Repository};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::store::files::{bytes_of, listed_at, read_plain};
@@ -461,7 +462,7 @@ impl Repository {
     /// The commits that the references of a repository point to: its `HEAD`, its branches, its tags
     /// and its stashes, but for those that `but` excludes.
     fn all_tips(&self, but: &[&str]) -> Result<Vec<String>, Failure> {
-        super::tips(|| self.git(), but)
+        super::held::tips(|| self.git(), but)
     }
 }
 

@@ -1,7 +1,10 @@
 //! These tests run the system's `git`, each in repositories of its own.
 
+use std::fs::File;
 use std::process::Command;
 
+use super::held::as_reference;
+use super::registration::{GITDIR, LOCKED, REGISTRATIONS, absolute, making};
 use super::*;
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";

@@ -1,0 +1,273 @@
+//! The registrations of linked worktrees.
+
+use std::ffi::{CString, OsStr};
+use std::io;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs;
+use rustix::io::Errno;
+
+use super::repository::read;
+use super::{PATH_MOST_BYTES, git_of};
+use crate::reflink::imp::DIR_FLAGS;
+use crate::store::clock::older_than;
+use crate::store::files::{listed_at, path_from, read_plain};
+use crate::tree::removal;
+use crate::tree::staging::{stage_name, write_whole};
+
+/// The folder of a repository that has a folder for each linked worktree.
+pub(super) const REGISTRATIONS: &str = "worktrees";
+/// In `worktrees/ID`: the path of the worktree's `.git` file.
+pub(super) const GITDIR: &str = "gitdir";
+/// In `worktrees/ID`: the path of the folder that all working trees share.
+pub(super) const COMMONDIR: &str = "commondir";
+/// In `worktrees/ID`: the reason why the worktree must not be pruned.
+pub(super) const LOCKED: &str = "locked";
+/// One git process never pauses this long between two steps.
+const STEP_MOST: Duration = Duration::from_secs(1);
+
+/// A linked worktree as its repository registers it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Registration {
+    /// `worktrees/ID` in the repository.
+    pub(crate) folder: PathBuf,
+    /// The path of the worktree's `.git` file. `None`: the git that makes the worktree has not
+    /// written it yet, or was killed before it did.
+    pub(crate) git_file: Option<PathBuf>,
+    /// The reason why the worktree is locked, if it is locked.
+    pub(crate) locked: Option<Vec<u8>>,
+}
+
+/// The linked worktrees that are registered in the repository whose shared folder is `common`.
+pub(crate) fn registrations(common: &Path) -> io::Result<Vec<Registration>> {
+    let folder = common.join(REGISTRATIONS);
+    let mut found = Vec::new();
+    for (name, kind) in listed_at(&folder)? {
+        if kind == fs::FileType::Directory {
+            found.extend(Registration::read(folder.join(name)));
+        }
+    }
+    Ok(found)
+}
+
+/// The roots of the linked worktrees that are inside the working tree at `root` and belong to its
+/// repository, without links. Empty if the repository cannot be read.
+pub(crate) fn worktrees_inside(root: &Path) -> Vec<PathBuf> {
+    let Some(repository) = read(root) else { return Vec::new() };
+    let Ok(root) = std::fs::canonicalize(root) else { return Vec::new() };
+    let id = |path: &Path| std::fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
+    let inside = |registration: &Registration| {
+        let tree = std::fs::canonicalize(registration.git_file.as_ref()?.parent()?).ok()?;
+        // Somebody may have deleted the worktree, and made another folder in its place.
+        let leads_back = leads_to(&tree).ok().and_then(|folder| id(&folder));
+        let is_inside = tree != root && tree.starts_with(&root);
+        (is_inside && leads_back == id(&registration.folder)).then_some(tree)
+    };
+    repository.registrations().unwrap_or_default().iter().filter_map(inside).collect()
+}
+
+/// The path in the `.git` file of a folder.
+///
+/// # Errors
+/// There is no `.git` file, or it has other content.
+pub(crate) fn leads_to(root: &Path) -> io::Result<PathBuf> {
+    let text = read_plain(fs::CWD, &git_of(root), PATH_MOST_BYTES)?;
+    let text = text.strip_prefix(b"gitdir: ").ok_or_else(|| {
+        io::Error::new(io::ErrorKind::InvalidData, "its .git file does not lead to a repository")
+    })?;
+    Ok(absolute(root, text))
+}
+
+/// The path in a line of one of git's files. A relative path starts at `folder`, the folder of the
+/// file.
+pub(super) fn absolute(folder: &Path, line: &[u8]) -> PathBuf {
+    let path = path_from(line.trim_ascii_end());
+    if path.is_absolute() {
+        return path;
+    }
+    let mut whole = folder.to_owned();
+    for part in path.components() {
+        match part {
+            Component::ParentDir => drop(whole.pop()),
+            Component::Normal(name) => whole.push(name),
+            _ => {}
+        }
+    }
+    whole
+}
+
+/// The reason of the lock that a worktree's registration has while calve makes the worktree.
+pub(super) fn making(token: &str) -> String {
+    format!("calve is making it ({token})")
+}
+
+impl Registration {
+    /// The registration in a folder, if one is there.
+    pub(crate) fn read(folder: PathBuf) -> Option<Self> {
+        if !std::fs::symlink_metadata(&folder).ok()?.is_dir() {
+            return None;
+        }
+        let read = |name: &str| read_plain(fs::CWD, &folder.join(name), PATH_MOST_BYTES).ok();
+        let git_file = read(GITDIR).filter(|text| !text.is_empty());
+        let git_file = git_file.map(|text| absolute(&folder, &text));
+        let locked = read(LOCKED);
+        Some(Self { folder, git_file, locked })
+    }
+
+    /// The id that git gave this registration.
+    pub(crate) fn id(&self) -> &OsStr {
+        self.folder.file_name().unwrap_or_default()
+    }
+
+    /// The content of a `.git` file that leads to this registration.
+    pub(crate) fn git_file_text(&self) -> Vec<u8> {
+        [b"gitdir: ", self.folder.as_os_str().as_bytes(), b"\n"].concat()
+    }
+
+    /// Whether this registration names the tree at `root` as its worktree.
+    pub(crate) fn is_of(&self, root: &Path) -> bool {
+        self.git_file.as_deref() == Some(&git_of(root))
+    }
+
+    /// Whether calve was making this registration for the worktree with this token. `temporary` is
+    /// the place where git was told to make the worktree.
+    pub(crate) fn is_made_for(&self, token: &str, temporary: &Path) -> bool {
+        let is_locked = self
+            .locked
+            .as_deref()
+            .is_some_and(|reason| reason.trim_ascii_end() == making(token).as_bytes());
+        is_locked || self.git_file.as_ref().is_some_and(|path| path.starts_with(temporary))
+    }
+
+    /// Whether a git died just after it had begun this registration, which is called `name`, or
+    /// `name` and a number. Such a registration does not say whose it is, and removing it loses
+    /// nothing.
+    pub(crate) fn is_hardly_begun(&self, name: &str) -> bool {
+        let Some(number) = self.id().to_str().and_then(|id| id.strip_prefix(name)) else {
+            return false;
+        };
+        number.bytes().all(|byte| byte.is_ascii_digit())
+            && self.git_file.is_none()
+            && self.locked.as_ref().is_none_or(Vec::is_empty)
+            && listed_at(&self.folder).is_ok_and(|names| {
+                names.iter().all(|(name, _)| [GITDIR, LOCKED].map(OsStr::new).contains(&&**name))
+            })
+    }
+
+    /// Waits until a git that works on this registration would have taken its next step.
+    pub(crate) fn wait_for_next_step(&self) {
+        wait_for_next_step(&self.folder);
+    }
+
+    /// Makes this the registration of the tree that will be at `root`.
+    ///
+    /// # Errors
+    /// The registration is unchanged.
+    pub(crate) fn point_at(&mut self, root: &Path) -> io::Result<()> {
+        let git_file = git_of(root);
+        let mut text = git_file.clone().into_os_string().into_vec();
+        text.push(b'\n');
+        write_whole(&self.folder, &self.folder.join(GITDIR), &text)?;
+        self.git_file = Some(git_file);
+        Ok(())
+    }
+
+    /// Removes the lock, if calve made it for the worktree with this token.
+    ///
+    /// # Errors
+    /// The registration is locked as before.
+    pub(crate) fn unlock(&mut self, token: &str) -> io::Result<()> {
+        let path = self.folder.join(LOCKED);
+        let now = read_plain(fs::CWD, &path, PATH_MOST_BYTES).unwrap_or_default();
+        if now.trim_ascii_end() == making(token).as_bytes() {
+            std::fs::remove_file(&path)?;
+            self.locked = None;
+        }
+        Ok(())
+    }
+
+    /// Removes the registration, as `git worktree remove` does for a worktree whose tree is gone. A
+    /// git that meets a registration with a missing part dies, so the registration must disappear
+    /// at once: it is renamed into `stage` first. If `stage` is on another filesystem, the parts
+    /// are removed one by one, and the file that says whose registration it is comes last.
+    ///
+    /// # Errors
+    /// A part of the registration may be gone.
+    pub(crate) fn remove(&self, stage: &Path) -> io::Result<()> {
+        match self.put_aside(stage.join(stage_name())) {
+            Ok(aside) => aside.remove(),
+            // Another process removed it first.
+            Err(_) if std::fs::symlink_metadata(&self.folder).is_err() => Ok(()),
+            Err(_) => {
+                for (name, _) in listed_at(&self.folder)? {
+                    if name != GITDIR {
+                        remove_at(&self.folder, &name)?;
+                    }
+                }
+                remove_at(&self.folder, OsStr::new(GITDIR))?;
+                remove_at(self.folder.parent().unwrap_or(Path::new("/")), self.id())
+            }
+        }
+    }
+
+    /// Renames the folder of the registration to `is`. It is not registered any more.
+    ///
+    /// # Errors
+    /// The registration is unchanged: it was gone already, or `is` is on another filesystem.
+    pub(crate) fn put_aside(&self, is: PathBuf) -> io::Result<Aside> {
+        let was = self.folder.clone();
+        std::fs::rename(&was, &is)?;
+        Ok(Aside { was, is })
+    }
+}
+
+/// A registration that was put aside.
+#[derive(Debug)]
+pub(crate) struct Aside {
+    was: PathBuf,
+    is: PathBuf,
+}
+
+impl Aside {
+    /// Whether it was put into this folder.
+    pub(crate) fn is_in(&self, folder: &Path) -> bool {
+        self.is.starts_with(folder)
+    }
+
+    pub(crate) fn remove(self) -> io::Result<()> {
+        let parent = self.is.parent().unwrap_or(Path::new("/"));
+        remove_at(parent, self.is.file_name().unwrap_or_default())
+    }
+
+    /// Registers it again.
+    pub(crate) fn put_back(self) -> io::Result<()> {
+        std::fs::rename(self.is, self.was)
+    }
+}
+
+/// Waits until a git that made a file or a folder would have continued with it, or removed it.
+pub(super) fn wait_for_next_step(path: &Path) {
+    let rested = || {
+        std::fs::symlink_metadata(path).map_or(true, |meta| {
+            older_than((meta.ctime(), meta.ctime_nsec()), STEP_MOST) != Some(false)
+        })
+    };
+    for _ in 0..24 {
+        if rested() {
+            return;
+        }
+        std::thread::sleep(STEP_MOST / 20);
+    }
+}
+
+fn remove_at(folder: &Path, name: &OsStr) -> io::Result<()> {
+    let dir = match fs::open(folder, DIR_FLAGS, fs::Mode::empty()) {
+        Ok(dir) => dir,
+        Err(Errno::NOENT) => return Ok(()),
+        Err(errno) => return Err(errno.into()),
+    };
+    removal::remove(&dir, &CString::new(name.as_bytes())?)
+}

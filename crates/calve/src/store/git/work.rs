@@ -1,0 +1,209 @@
+//! What is not committed in a working tree.
+
+use std::collections::{HashSet, VecDeque};
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use super::run::{self, Failure, Git};
+use crate::store::files::path_from;
+
+/// How many changed submodules calve asks for their work.
+const SUBMODULES_MOST: usize = 1000;
+
+/// The target of a working tree's `HEAD`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Head {
+    /// The branch's name without `refs/heads/`. `None`: `HEAD` is detached.
+    pub(crate) branch: Option<String>,
+    /// `None` before the first commit.
+    pub(crate) commit: Option<String>,
+}
+
+/// The work in a working tree that no commit has.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Work {
+    pub(crate) head: Option<Head>,
+    /// Paths that are changed, staged, in conflict, or untracked and not ignored. An untracked
+    /// folder counts as one path.
+    pub(crate) paths: Vec<PathBuf>,
+    /// Whether there are more paths than these.
+    pub(crate) is_cut: bool,
+    /// The index has content of a path that neither its file nor `HEAD` has.
+    pub(crate) only_index_has_it: bool,
+    /// Those of the paths that are submodules.
+    pub(crate) submodules: Vec<Submodule>,
+}
+
+/// A changed submodule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Submodule {
+    pub(crate) path: PathBuf,
+    /// Its `HEAD` is not at the commit that the index records.
+    pub(crate) is_at_another_commit: bool,
+}
+
+/// The paths in a working tree that git does not track, relative to its root. A directory ends in a
+/// slash, and means everything in it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct NotTracked {
+    pub(crate) ignored: Vec<Vec<u8>>,
+    pub(crate) others: Vec<Vec<u8>>,
+}
+
+/// The uncommitted work in the working tree at `root`. Nothing is written.
+///
+/// # Errors
+/// git does not work with this tree.
+pub(crate) fn work_in(root: &Path) -> Result<Work, Failure> {
+    let output = Git::new(root)
+        .args(["status", "--porcelain=v2", "--branch", "-z", "--no-renames", "--no-ahead-behind"])
+        .args(["--untracked-files=normal", "--ignore-submodules=none"])
+        .run()?;
+    Ok(Work { is_cut: output.is_cut, ..parse_status(&output.bytes) })
+}
+
+/// Like [`work_in`], but with the work inside of submodules: a submodule whose commit is the
+/// recorded one counts as the paths in it.
+///
+/// # Errors
+/// git does not work with this tree.
+pub(crate) fn whole_work_in(root: &Path) -> Result<Work, Failure> {
+    let mut work = work_in(root)?;
+    let mut asked: VecDeque<Submodule> = std::mem::take(&mut work.submodules).into();
+    for _ in 0..SUBMODULES_MOST {
+        let Some(submodule) = asked.pop_front() else { return Ok(work) };
+        // A broken submodule counts as changed.
+        let Ok(inner) = work_in(&root.join(&submodule.path)) else { continue };
+        let below = |path: PathBuf| submodule.path.join(path);
+        work.only_index_has_it |= inner.only_index_has_it;
+        work.is_cut |= inner.is_cut;
+        if !submodule.is_at_another_commit {
+            work.paths.retain(|path| *path != submodule.path);
+            work.paths.extend(inner.paths.into_iter().map(below));
+        }
+        asked.extend(
+            inner.submodules.into_iter().map(|it| Submodule { path: below(it.path), ..it }),
+        );
+    }
+    work.is_cut = true;
+    Ok(work)
+}
+
+/// Parses the output of `git status --porcelain=v2 --branch -z` without renames.
+pub(super) fn parse_status(output: &[u8]) -> Work {
+    let mut work = Work::default();
+    let (mut commit, mut branch) = (None, None);
+    let mut records: Vec<&[u8]> = output.split(|byte| *byte == 0).collect();
+    // The part after the last zero byte is empty, or was cut off.
+    records.pop();
+    for record in records {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if let Some(id) = record.strip_prefix(b"# branch.oid ") {
+            commit = (id != b"(initial)").then(|| text(id));
+        } else if let Some(name) = record.strip_prefix(b"# branch.head ") {
+            branch = (name != b"(detached)").then(|| text(name));
+        } else {
+            // The number of fields before the path, from git-status(1).
+            let before = match record.first() {
+                Some(b'1') => 8,
+                Some(b'u') => 10,
+                Some(b'?') => 1,
+                _ => continue,
+            };
+            // Two letters: how the index differs from HEAD, and the file from the index.
+            let differ = |at: usize| record.get(at).is_some_and(|letter| *letter != b'.');
+            work.only_index_has_it |= match record.first() {
+                Some(b'1') => differ(2) && differ(3),
+                other => other == Some(&b'u'),
+            };
+            let mut fields = record.splitn(before + 1, |byte| *byte == b' ');
+            let submodule = match record.first() {
+                Some(b'?') => None,
+                // The letters of a submodule say: another commit, changes, untracked files.
+                _ => fields.nth(2).filter(|letters| letters.first() == Some(&b'S')),
+            };
+            let Some(path) = fields.last().map(path_from) else { continue };
+            if let Some(letters) = submodule {
+                work.submodules.push(Submodule {
+                    path: path.clone(),
+                    is_at_another_commit: letters.get(1) != Some(&b'.'),
+                });
+            }
+            work.paths.push(path);
+        }
+    }
+    work.head = Some(Head { branch, commit });
+    work
+}
+
+/// The entries of the working tree at `root` that git does not track. Writes nothing.
+///
+/// # Errors
+/// git does not work with this tree.
+pub(crate) fn not_tracked_in(root: &Path) -> Result<NotTracked, Failure> {
+    let output = Git::new(root)
+        .args(["status", "--porcelain", "-z", "--no-renames", "--ignore-submodules=all"])
+        .args(["--untracked-files=all", "--ignored=matching"])
+        .whole()
+        .run()?;
+    let mut found = NotTracked::default();
+    for record in records(&whole(output)?) {
+        if let Some(path) = record.strip_prefix(b"!! ") {
+            found.ignored.push(path.to_owned());
+        } else if let Some(path) = record.strip_prefix(b"?? ") {
+            found.others.push(path.to_owned());
+        }
+    }
+    Ok(found)
+}
+
+/// The files in the working tree at `root` that git does not track, and that the patterns in `file`
+/// match. The patterns have gitignore's form. A repository is one path, which ends in a slash.
+///
+/// # Errors
+/// git does not work with this tree.
+pub(crate) fn not_tracked_but_matched(root: &Path, file: &Path) -> Result<Vec<Vec<u8>>, Failure> {
+    let from = [OsStr::new("--exclude-from"), file.as_os_str()];
+    let output = Git::new(root)
+        .args(["ls-files", "-z", "--others", "--ignored"])
+        .args(from)
+        .whole()
+        .run()?;
+    Ok(records(&whole(output)?).map(<[u8]>::to_owned).collect())
+}
+
+/// Those of the `paths` that git ignores in the working tree at `root`. They need not exist there.
+/// A path that ends in a slash is a directory.
+///
+/// # Errors
+/// git does not work with this tree.
+pub(crate) fn ignored_of(root: &Path, paths: &[Vec<u8>]) -> Result<HashSet<Vec<u8>>, Failure> {
+    if paths.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let mut input = Vec::new();
+    for path in paths {
+        input.extend_from_slice(path);
+        input.push(0);
+    }
+    let output = Git::new(root)
+        .args(["check-ignore", "-z", "--stdin"])
+        .with_input(input)
+        // git ignores none of them.
+        .may_end_with(1)
+        .whole()
+        .run()?;
+    Ok(records(&whole(output)?).map(<[u8]>::to_owned).collect())
+}
+
+pub(super) fn records(output: &[u8]) -> impl Iterator<Item = &[u8]> {
+    output.split(|byte| *byte == 0).filter(|record| !record.is_empty())
+}
+
+/// A list that must not be cut.
+pub(super) fn whole(output: run::Output) -> Result<Vec<u8>, Failure> {
+    match output.is_cut {
+        true => Err(Failure::Refused("git lists more paths than calve reads".to_owned())),
+        false => Ok(output.bytes),
+    }
+}
