@@ -1,9 +1,10 @@
 //! `calve doctor`: can these paths share blocks, and if not, why and what to do.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use calve::{Probe, ReflinkOutcome};
+use calve::{Filesystem, Probe, ReflinkOutcome};
 use serde::Serialize;
 
 use crate::args::DoctorArgs;
@@ -60,6 +61,7 @@ pub(crate) fn run(
         warned.dedup();
         output.warnings(&warned);
     }
+    let filesystems = filesystems(&source, &verdicts);
     if output.json {
         let pairs = verdicts.iter().map(PairDocument::new).collect();
         #[cfg(unix)]
@@ -67,11 +69,14 @@ pub(crate) fn run(
         output.document(&Document {
             pairs,
             all_reflink,
+            filesystems: filesystems.into_iter().map(FilesystemDocument::new).collect(),
             #[cfg(unix)]
             mentions,
         })?;
     } else {
-        let lines: String = verdicts.iter().map(|verdict| verdict.text(output.width())).collect();
+        let mut lines: String =
+            verdicts.iter().map(|verdict| verdict.text(output.width())).collect();
+        lines.extend(filesystems.into_iter().map(|found| line(&believed(found), output.width())));
         #[cfg(unix)]
         let lines = lines + &told(&mentions, output);
         output.styled_results(&lines)?;
@@ -99,11 +104,60 @@ fn store_that_shares(project: &Path) -> Option<String> {
 /// The lines about files that name their tree by its absolute path.
 #[cfg(unix)]
 fn told(mentions: &[calve::PathMention], output: Output) -> String {
-    let line = |line: String| match output.width() {
-        Some(width) => wrapped(&line, width, "  ") + "\n",
-        None => line + "\n",
+    let lines = crate::paths::lines(mentions, output.verbose);
+    lines.iter().map(|text| line(text, output.width())).collect()
+}
+
+fn line(text: &str, width: Option<usize>) -> String {
+    match width {
+        Some(width) => wrapped(text, width, "  ") + "\n",
+        None => format!("{text}\n"),
+    }
+}
+
+/// The filesystems of all paths, each once.
+fn filesystems(source: &Path, verdicts: &[Verdict<'_>]) -> Vec<&'static Filesystem> {
+    let mut found = vec![Filesystem::of(source)];
+    for verdict in verdicts {
+        let filesystem = Filesystem::of(&verdict.probed);
+        if !found.contains(&filesystem) {
+            found.push(filesystem);
+        }
+    }
+    found
+}
+
+/// What calve believes of a filesystem: `xfs: tested; calve believes …`.
+fn believed(filesystem: &Filesystem) -> String {
+    let answers = answers(filesystem);
+    let list = |wanted: bool| -> String {
+        let names = answers.iter().filter(|(_, _, is)| *is == wanted).map(|(_, name, _)| *name);
+        names.collect::<Vec<_>>().join(", ")
     };
-    crate::paths::lines(mentions, output.verbose).into_iter().map(line).collect()
+    let name = filesystem.name;
+    match (filesystem.is_tested, list(true)) {
+        (true, all) => format!("{name}: tested, so calve believes its {all}"),
+        (false, few) if few.is_empty() => {
+            format!("{name}: not tested, so calve does not believe its {}", list(false))
+        }
+        (false, few) => {
+            format!("{name}: not tested, so calve believes its {few}, and not its {}", list(false))
+        }
+    }
+}
+
+/// What a filesystem says: the name in JSON, the name in a text, and whether calve believes it.
+fn answers(filesystem: &Filesystem) -> [(&'static str, &'static str, bool); 7] {
+    let Filesystem { holes, sizes, inodes, clock, locks, shared_memory, flushes, .. } = *filesystem;
+    [
+        ("holes", "holes", holes),
+        ("sizes", "sizes", sizes),
+        ("inodes", "inode numbers", inodes),
+        ("clock", "clock", clock),
+        ("locks", "locks", locks),
+        ("shared_memory", "shared memory", shared_memory),
+        ("flushes", "flushes", flushes),
+    ]
 }
 
 /// The verdict on a pair of paths.
@@ -194,9 +248,24 @@ fn nearest_directory(path: &Path) -> PathBuf {
 struct Document {
     pairs: Vec<PairDocument>,
     all_reflink: bool,
+    filesystems: Vec<FilesystemDocument>,
     /// Absent on Windows, which has no worktrees.
     #[cfg(unix)]
     mentions: Vec<crate::paths::MentionDocument>,
+}
+
+#[derive(Serialize)]
+struct FilesystemDocument {
+    name: &'static str,
+    tested: bool,
+    believed: BTreeMap<&'static str, bool>,
+}
+
+impl FilesystemDocument {
+    fn new(filesystem: &Filesystem) -> Self {
+        let believed = answers(filesystem).into_iter().map(|(key, _, is)| (key, is)).collect();
+        Self { name: filesystem.name, tested: filesystem.is_tested, believed }
+    }
 }
 
 #[derive(Serialize)]

@@ -197,6 +197,7 @@ mod report;
 mod tree;
 
 pub use error::{Error, ErrorKind, Operation};
+pub use reflink::filesystem::{Filesystem, SharesBlocks};
 pub use reflink::{
     Probe, ReflinkOutcome, clone_range, clonefile_or_copy, filesystem_name,
     filesystem_supports_reflink, probe, probe_between, reflink_file, try_reflink,

@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
+pub(crate) mod filesystem;
 pub(crate) mod sys;
 pub(crate) mod verdict;
 

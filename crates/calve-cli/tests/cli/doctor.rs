@@ -58,6 +58,28 @@ fn the_json_document_has_a_pair_for_each_destination() {
 }
 
 #[test]
+fn what_calve_believes_of_a_filesystem_is_said() {
+    let scratch = with_source();
+    let Ok(name) = std::env::var("CALVE_FS") else {
+        return crate::not_run(
+            "what_calve_believes_of_a_filesystem_is_said",
+            "CALVE_FS is not set",
+        );
+    };
+    let text = calve(scratch.path(), "doctor src");
+    let line = format!(
+        "{name}: tested, so calve believes its holes, sizes, inode numbers, clock, locks, shared memory, flushes\n"
+    );
+    assert!(text.stdout.contains(&line), "{text:?}");
+    let document = calve(scratch.path(), "doctor --json src").json();
+    let filesystems = document["filesystems"].as_array().unwrap();
+    assert_eq!(filesystems.len(), 1, "{filesystems:?}");
+    assert_eq!((&filesystems[0]["name"], &filesystems[0]["tested"]), (&name.into(), &true.into()));
+    let believed = filesystems[0]["believed"].as_object().unwrap();
+    assert!(believed.len() == 7 && believed.values().all(|is| is == true), "{believed:?}");
+}
+
+#[test]
 fn what_cannot_be_probed_is_an_error_and_no_verdict() {
     let scratch = with_source();
     for words in ["doctor none", "doctor none src", "doctor src none/../../../../../proc/self/none"]

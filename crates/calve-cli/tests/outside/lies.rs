@@ -259,6 +259,11 @@ fn whatever_a_filesystem_says_a_verb_does_its_work_or_says_why_not() {
     /// Modes, the verbs (none: all), the right answer.
     const ROWS: &[(&str, &[&str], Right)] = &[
         ("none", ALL, Whole),
+        // What read() gives is the content, whatever the size and the blocks say.
+        ("holes", ALL, Whole),
+        ("longer,direct", ALL, Whole),
+        ("shorter,direct", ALL, Whole),
+        ("copies-nothing", ALL, Whole),
         ("write=ENOSPC", &["clone into", "clone inside"], Refuses("ENOSPC")),
         ("read=EIO@", &["clone", "copy"], Refuses("EIO")),
         ("statfs=EPERM", &["clone", "clone into", "copy"], Whole),

@@ -3,12 +3,18 @@
 //! `copy_file_range(2)` first (servers copy on their own side, and some filesystems share), then
 //! read and write; every call may come short. Reading ends where the source ends, not at the size
 //! it once had.
+//!
+//! Where a filesystem's holes and sizes are not believed ([`Filesystem`]), calve reads the whole
+//! file, and runs of zeros become holes.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::{self, SeekFrom};
 use rustix::io::{Errno, pread, pwrite, retry_on_intr};
+
+use super::filesystem::Filesystem;
+use super::meta::Meta;
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use rustix::fs::copy_file_range;
@@ -42,6 +48,8 @@ pub(crate) struct Copier {
 /// through a pipe.
 const RANGED_MIN_BYTES: u64 = 64 * 1024;
 const BUFFER_BYTES: usize = 256 * 1024;
+/// So many zeros in a row become a hole, where holes are not believed.
+const HOLE_BYTES: usize = 64 * 1024;
 /// One call's worth; short enough that a cancel is noticed between calls.
 const RANGE_BYTES: u64 = 64 * 1024 * 1024;
 
@@ -51,17 +59,21 @@ impl Copier {
         Self { buffer: Vec::new(), plain, ranged_refused: false, limit }
     }
 
-    /// Copies the content of `source` into the new, empty `dest`; `size` and `blocks` (of 512
-    /// bytes) are the source's. `stop` is asked between calls. On an error `dest` holds a part.
+    /// Copies the content of `source`, on the filesystem `on`, into the new, empty `dest`; `from`
+    /// is the source's stat. `stop` is asked between calls. On an error `dest` holds a part.
     pub(crate) fn copy(
         &mut self,
         source: impl AsFd,
         dest: impl AsFd,
-        size: u64,
-        blocks: u64,
+        from: &Meta,
+        on: &Filesystem,
         stop: impl Fn() -> bool,
     ) -> io::Result<u64> {
         let (source, dest) = (source.as_fd(), dest.as_fd());
+        if !on.holes || !on.sizes {
+            return self.read_through(source, dest, stop, |_| {});
+        }
+        let (size, blocks) = (from.size, from.blocks);
         if self.limit.is_some_and(|limit| size > limit) {
             return Err(Errno::FBIG.into());
         }
@@ -110,6 +122,49 @@ impl Copier {
             fs::ftruncate(dest, end)?;
         }
         Ok(end)
+    }
+
+    /// Copies all that `source` gives when it is read, whatever its filesystem says of its size and
+    /// its holes, and shows each piece to `each`.
+    pub(crate) fn read_through(
+        &mut self,
+        source: impl AsFd,
+        dest: impl AsFd,
+        stop: impl Fn() -> bool,
+        mut each: impl FnMut(&[u8]),
+    ) -> io::Result<u64> {
+        let (source, dest) = (source.as_fd(), dest.as_fd());
+        if self.buffer.is_empty() {
+            self.buffer.resize(BUFFER_BYTES, 0);
+        }
+        let (mut offset, mut written) = (0, 0);
+        loop {
+            if stop() {
+                return Err(Errno::CANCELED.into());
+            }
+            let read = retry_on_intr(|| pread(source, &mut self.buffer[..], offset))?;
+            if read == 0 {
+                break;
+            }
+            if self.limit.is_some_and(|limit| offset + read as u64 > limit) {
+                return Err(Errno::FBIG.into());
+            }
+            each(&self.buffer[..read]);
+            // Pieces begin at multiples of a block as long as reads are whole.
+            let mut at = offset;
+            for piece in self.buffer[..read].chunks(HOLE_BYTES) {
+                if piece.iter().any(|byte| *byte != 0) {
+                    write_all_at(dest, piece, at)?;
+                    written = at + piece.len() as u64;
+                }
+                at += piece.len() as u64;
+            }
+            offset = at;
+        }
+        if written < offset {
+            fs::ftruncate(dest, offset)?;
+        }
+        Ok(offset)
     }
 
     /// Copies from `start` to `end`, or to the end of the file; returns where it came to.
@@ -167,15 +222,7 @@ impl Copier {
             if self.limit.is_some_and(|limit| offset + read as u64 > limit) {
                 return Err(Errno::FBIG.into());
             }
-            let mut written = 0;
-            while written < read {
-                match retry_on_intr(|| {
-                    pwrite(dest, &self.buffer[written..read], offset + written as u64)
-                })? {
-                    0 => return Err(io::ErrorKind::WriteZero.into()),
-                    count => written += count,
-                }
-            }
+            write_all_at(dest, &self.buffer[..read], offset)?;
             offset += read as u64;
             // A short read of a file whose size is known ends at that size: one call fewer per
             // small file.
@@ -185,4 +232,15 @@ impl Copier {
         }
         Ok(offset)
     }
+}
+
+fn write_all_at(dest: BorrowedFd<'_>, bytes: &[u8], offset: u64) -> io::Result<()> {
+    let mut written = 0;
+    while written < bytes.len() {
+        match retry_on_intr(|| pwrite(dest, &bytes[written..], offset + written as u64))? {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            count => written += count,
+        }
+    }
+    Ok(())
 }

@@ -12,6 +12,7 @@ use rustix::fs::{self, AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::copy::Copier;
+use super::filesystem::Filesystems;
 use super::meta::{self, Attrs, Meta};
 use super::{Patience, ReflinkOutcome, sys, temporary_name};
 
@@ -150,7 +151,8 @@ pub(crate) fn clonefile_or_copy(source: &Path, dest: &Path) -> io::Result<bool> 
     let temporary = CString::new(temporary_name())?;
     let (mut file, outcome, unfilled) = clone_to(&source, dir.as_fd(), temporary)?;
     if let Some(fd) = unfilled {
-        Copier::new(false).copy(&source.fd, &fd, source.meta.size, source.meta.blocks, || false)?;
+        let on = Filesystems::default().of(&source.fd, source.meta.dev);
+        Copier::new(false).copy(&source.fd, &fd, &source.meta, on, || false)?;
         finish(&source, &fd)?;
         sys::close_written(fd)?;
     }

@@ -60,6 +60,7 @@ use super::id::BlobId;
 use super::layout::Layout;
 use super::paths::Roots;
 use crate::reflink::copy::Copier;
+use crate::reflink::filesystem::{Filesystem, Filesystems};
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::{self, Meta};
 use crate::reflink::{Patience, sys};
@@ -204,15 +205,17 @@ struct Shared {
     /// What the store's filesystem said to clones from each device.
     sharing: Sharing,
     patience: Arc<Patience>,
+    filesystems: Arc<Filesystems>,
 }
 
 impl Noted {
     pub(crate) fn of(operation: &Running) -> Self {
-        Self::new(Arc::clone(operation.patience()))
+        Self::new(Arc::clone(operation.patience()), Arc::clone(operation.filesystems()))
     }
 
-    fn new(patience: Arc<Patience>) -> Self {
-        Self(Arc::new(Shared { made: Mutex::default(), sharing: Sharing::default(), patience }))
+    fn new(patience: Arc<Patience>, filesystems: Arc<Filesystems>) -> Self {
+        let (made, sharing) = (Mutex::default(), Sharing::default());
+        Self(Arc::new(Shared { made, sharing, patience, filesystems }))
     }
 
     /// The mirrors that were made until now.
@@ -243,7 +246,7 @@ fn start_of(id: BlobId) -> u64 {
 
 impl Intake {
     pub(crate) fn new() -> Self {
-        Self::noting(&Noted::new(Arc::new(Patience::new(PATIENCE))))
+        Self::noting(&Noted::new(Arc::new(Patience::new(PATIENCE)), Arc::default()))
     }
 
     /// Which mirrors it makes is noted.
@@ -283,6 +286,11 @@ impl Intake {
         }
     }
 
+    /// The filesystem of `file`, which is on the device `dev`.
+    pub(crate) fn filesystem(&self, file: &OwnedFd, dev: u64) -> &'static Filesystem {
+        self.noted.0.filesystems.of(file, dev)
+    }
+
     pub(crate) fn note(&self, id: BlobId) {
         lock(&self.noted.0.made).push(start_of(id));
     }
@@ -297,24 +305,64 @@ impl Intake {
         if self.buffer.is_empty() {
             self.buffer.resize(BUFFER_BYTES, 0);
         }
-        let mut hasher = blake3::Hasher::new();
-        let mut offset = 0_u64;
-        self.mentions_root = false;
+        let mut hashing = Hashing::new(&mut self.roots, size);
         loop {
             if stop() {
                 return Err(Errno::CANCELED.into());
             }
-            let count = retry_on_intr(|| pread(file, &mut self.buffer[..], offset))?;
-            hasher.update(&self.buffer[..count]);
-            if !self.mentions_root && self.roots.are_wanted(size) {
-                self.mentions_root = self.roots.found_in(offset, &self.buffer[..count]);
-            }
-            offset += count as u64;
+            let count = retry_on_intr(|| pread(file, &mut self.buffer[..], hashing.offset))?;
+            hashing.take(&self.buffer[..count]);
             // If another process makes the file longer now, its times show that.
-            if count == 0 || (count < BUFFER_BYTES && offset == size) {
-                return Ok((BlobId::from_bytes(*hasher.finalize().as_bytes()), offset));
+            if count == 0 || (count < BUFFER_BYTES && hashing.offset == size) {
+                self.mentions_root = hashing.mentions_root;
+                return Ok((hashing.id(), hashing.offset));
             }
         }
+    }
+
+    /// Copies an open file into the empty file `new`, by reading all of it. Returns the hash of
+    /// what was read, and how many bytes that is.
+    fn copy_and_hash(
+        &mut self,
+        file: &OwnedFd,
+        new: &OwnedFd,
+        size: u64,
+        stop: &dyn Fn() -> bool,
+    ) -> io::Result<(BlobId, u64)> {
+        let mut hashing = Hashing::new(&mut self.roots, size);
+        self.copier.read_through(file, new, stop, |piece| hashing.take(piece))?;
+        self.mentions_root = hashing.mentions_root;
+        Ok((hashing.id(), hashing.offset))
+    }
+}
+
+/// A content that is hashed piece by piece.
+struct Hashing<'a> {
+    hasher: blake3::Hasher,
+    offset: u64,
+    /// `None` if a file of this size need not be searched.
+    roots: Option<&'a mut Roots>,
+    mentions_root: bool,
+}
+
+impl<'a> Hashing<'a> {
+    fn new(roots: &'a mut Roots, size: u64) -> Self {
+        let roots = roots.are_wanted(size).then_some(roots);
+        Self { hasher: blake3::Hasher::new(), offset: 0, roots, mentions_root: false }
+    }
+
+    fn take(&mut self, piece: &[u8]) {
+        self.hasher.update(piece);
+        if let Some(roots) = &mut self.roots
+            && !self.mentions_root
+        {
+            self.mentions_root = roots.found_in(self.offset, piece);
+        }
+        self.offset += piece.len() as u64;
+    }
+
+    fn id(&self) -> BlobId {
+        BlobId::from_bytes(*self.hasher.finalize().as_bytes())
     }
 }
 
@@ -634,19 +682,32 @@ impl Blobs {
     ) -> io::Result<Attempt> {
         let mut staged = StagedFile::new(&self.stage);
         let (new, cloned) = self.stage_clone(intake, &staged, file, meta, stop)?;
-        let meta = if cloned {
-            Meta::of(&fs::fstat(file)?)
+        let on = intake.filesystem(file, meta.dev);
+        let (meta, read) = if cloned {
+            (Meta::of(&fs::fstat(file)?), None)
         } else {
             // A process that writes during the copy must leave another time.
             listing::wait_for_tick_after(meta.changed);
-            intake.copier.copy(file, &new, meta.size, meta.blocks, stop)?;
+            // Where holes and sizes are not believed, the hash is of what was read.
+            let read = match on.holes && on.sizes {
+                true => {
+                    intake.copier.copy(file, &new, meta, on, stop)?;
+                    None
+                }
+                false => Some(intake.copy_and_hash(file, &new, meta.size, stop)?),
+            };
             if !unchanged(file, meta)? {
                 return Ok(Attempt::Changed);
             }
-            *meta
+            (*meta, read)
         };
-        let length = Meta::of(&fs::fstat(&new)?).size;
-        let (blob, size) = intake.hash(&new, length, stop)?;
+        let (blob, size) = match read {
+            Some(read) => read,
+            None => {
+                let length = Meta::of(&fs::fstat(&new)?).size;
+                intake.hash(&new, length, stop)?
+            }
+        };
         let stored = Ok(Attempt::Stored { blob, size, meta });
         if size == 0 || self.is_sealed(blob, size)? {
             return stored;

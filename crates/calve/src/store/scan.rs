@@ -673,9 +673,11 @@ impl Scanner<'_> {
                         // Without an intake, only files that may be equal to the base are worth a
                         // look.
                         let known = base.zip(slot).map(|(base, slot)| &base.entries[slot as usize]);
+                        let on = self.request.operation.filesystems();
                         let differs = |meta: &Meta| match known.map(|entry| &entry.kind) {
                             Some(Kind::File { size, .. }) => {
-                                self.request.looks_only || *size != meta.size
+                                self.request.looks_only
+                                    || *size != meta.size && on.of(fd, meta.dev).sizes
                             }
                             _ => true,
                         };

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use super::OWN;
 #[cfg(unix)]
 use super::staging::{self, Stage};
+use crate::reflink::filesystem::{Filesystem, SharesBlocks};
 use crate::reflink::filesystem_name;
 #[cfg(unix)]
 use crate::reflink::imp::DIR_FLAGS;
@@ -32,13 +33,7 @@ const SAMPLE_BYTES: usize = 4 * 1024 * 1024;
 /// The name is one of [`filesystem_name`]. `false` says only that the name is no reason.
 #[must_use]
 pub fn never_shares_blocks(filesystem: &str) -> bool {
-    let never = [
-        "tmpfs", "ramfs", "f2fs", "vfat", "msdos", "exfat", "ntfs", "ntfs3", "hfs", "hfsplus",
-        "jfs", "reiserfs", "ufs", "squashfs", "erofs", "iso9660", "udf",
-    ];
-    let name = filesystem.to_ascii_lowercase();
-    never.contains(&name.as_str())
-        || ["ext2", "ext3", "ext4"].iter().any(|ext| name.starts_with(ext))
+    Filesystem::named(Some(filesystem)).shares == SharesBlocks::Never
 }
 
 /// Whether calve will copy files of `source` into `destination`, or below it, because the

@@ -783,11 +783,10 @@ impl<S: Source> Worker<'_, '_, S> {
             out.fd = Some(self.new_file(dest, node, handles, job, out)?);
         }
         if let Some(fd) = &out.fd {
-            self.copier.copy(source, fd, job.from.size, job.from.blocks, || op.stopped()).map_err(
-                |error| {
-                    if op.stopped() { op.cancelled() } else { failed(error).into_copy() }
-                },
-            )?;
+            let on = op.operation.filesystems().of(source, job.from.dev);
+            self.copier.copy(source, fd, &job.from, on, || op.stopped()).map_err(|error| {
+                if op.stopped() { op.cancelled() } else { failed(error).into_copy() }
+            })?;
         }
         let because = op.from.refused(because, &job.from);
         Ok((Some(out.because.unwrap_or(because)), false))

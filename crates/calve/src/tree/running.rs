@@ -13,6 +13,8 @@ use std::time::Duration;
 #[cfg(feature = "store")]
 use super::CloneOptions;
 use crate::reflink::Patience;
+#[cfg(unix)]
+use crate::reflink::filesystem::Filesystems;
 use crate::report::{Cancel, Progress};
 
 /// How long one operation waits for transient refusals if it may copy instead. A ZFS transaction
@@ -26,6 +28,8 @@ pub(crate) struct Running {
     cancel: Cancel,
     progress: Arc<Progress>,
     patience: Arc<Patience>,
+    #[cfg(unix)]
+    filesystems: Arc<Filesystems>,
     /// How many bytes the operation may still read of files whose content it does not know.
     #[cfg(feature = "store")]
     may_read: Option<Arc<AtomicU64>>,
@@ -51,6 +55,8 @@ impl Running {
             cancel: cancel.clone(),
             progress: Arc::clone(progress),
             patience: Arc::new(Patience::new(PATIENCE)),
+            #[cfg(unix)]
+            filesystems: Arc::default(),
             #[cfg(feature = "store")]
             may_read: None,
         }
@@ -125,6 +131,12 @@ impl Running {
     /// How long the operation still waits for transient refusals.
     pub(crate) fn patience(&self) -> &Arc<Patience> {
         &self.patience
+    }
+
+    /// The filesystems that the operation met.
+    #[cfg(unix)]
+    pub(crate) fn filesystems(&self) -> &Arc<Filesystems> {
+        &self.filesystems
     }
 
     /// Adds files to the number that are to be done.

@@ -106,6 +106,11 @@ pub(crate) fn filesystem_name(path: &Path) -> Option<String> {
     name_from(&fs::statfs(path).ok()?.f_fstypename)
 }
 
+/// The name of the filesystem of an open file.
+pub(crate) fn filesystem_name_of(file: impl AsFd) -> Option<String> {
+    name_from(&fs::fstatfs(file).ok()?.f_fstypename)
+}
+
 /// The characters up to the first NUL.
 fn name_from(field: &[c_char]) -> Option<String> {
     let bytes: Vec<u8> =

@@ -174,12 +174,21 @@ const TMPFS: u32 = 0x0102_1994;
 
 /// The name of the filesystem of `path`, by the magic numbers of statfs(2).
 pub(crate) fn filesystem_name(path: &Path) -> Option<String> {
-    let magic = fs::statfs(path).ok()?.f_type;
-    let name = match u32::try_from(magic).unwrap_or(0) {
+    name_of(&fs::statfs(path).ok()?)
+}
+
+/// The name of the filesystem of an open file.
+pub(crate) fn filesystem_name_of(file: impl AsFd) -> Option<String> {
+    name_of(&fs::fstatfs(file).ok()?)
+}
+
+fn name_of(found: &fs::StatFs) -> Option<String> {
+    let name = match u32::try_from(found.f_type).unwrap_or(0) {
         XFS => "xfs",
         BTRFS => "btrfs",
         EXT4 => "ext4",
         TMPFS => "tmpfs",
+        0x8584_58f6 => "ramfs",
         0x2fc1_2fc1 => "zfs",
         0xca45_1a4e => "bcachefs",
         0x794c_7630 => "overlay",

@@ -57,15 +57,32 @@ pub(crate) fn clone_range(
 /// statfs(2).
 #[cfg(any(target_os = "freebsd", target_os = "dragonfly"))]
 pub(crate) fn filesystem_name(path: &Path) -> Option<String> {
-    let field = rustix::fs::statfs(path).ok()?.f_fstypename;
+    name_of(&rustix::fs::statfs(path).ok()?)
+}
+
+/// The name of the filesystem of an open file.
+#[cfg(any(target_os = "freebsd", target_os = "dragonfly"))]
+pub(crate) fn filesystem_name_of(file: impl AsFd) -> Option<String> {
+    name_of(&rustix::fs::fstatfs(file).ok()?)
+}
+
+#[cfg(any(target_os = "freebsd", target_os = "dragonfly"))]
+fn name_of(found: &rustix::fs::StatFs) -> Option<String> {
+    let field = found.f_fstypename;
     let bytes: Vec<u8> =
         field.iter().map(|byte| byte.to_ne_bytes()[0]).take_while(|&byte| byte != 0).collect();
     String::from_utf8(bytes).ok().filter(|name| !name.is_empty())
 }
 
-/// calve does not ask: each system keeps the name in another place, and calve only displays it.
+/// calve does not ask: each system keeps the name in another place.
 #[cfg(not(any(target_os = "freebsd", target_os = "dragonfly")))]
 pub(crate) fn filesystem_name(_path: &Path) -> Option<String> {
+    None
+}
+
+/// See [`filesystem_name`].
+#[cfg(not(any(target_os = "freebsd", target_os = "dragonfly")))]
+pub(crate) fn filesystem_name_of(_file: impl AsFd) -> Option<String> {
     None
 }
 

@@ -51,6 +51,7 @@ use super::git_index::{self, KeptGitIndex};
 use super::nearest;
 use super::tripwire::{self, About};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::reflink::filesystem::{Filesystem, SharesBlocks};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::reflink::sys;
@@ -325,8 +326,8 @@ impl Store {
     pub(super) fn has_room(&self, dir: &OwnedFd, object: &SnapshotObject) -> bool {
         let Ok(room) = fs::fstatvfs(dir) else { return false };
         // Where files cannot be cloned, a tree takes the content as well.
-        let content = match sys::filesystem_name(self.path()).as_deref() {
-            Some("xfs" | "btrfs" | "bcachefs") => 0,
+        let content = match Filesystem::of(self.path()).shares {
+            SharesBlocks::Usually => 0,
             _ => object.bytes,
         };
         let needed = object.entries.saturating_mul(ENTRY_BYTES).saturating_add(content);
@@ -696,7 +697,7 @@ impl Store {
 
 /// How many trees a store keeps that was not told a number.
 fn kept_unless_told(filesystem: Option<&str>, entries: u64) -> u64 {
-    let shares = matches!(filesystem, Some("xfs" | "btrfs" | "bcachefs"));
+    let shares = Filesystem::named(filesystem).shares == SharesBlocks::Usually;
     u64::from(shares && entries >= LEAST_ENTRIES)
 }
 

@@ -234,6 +234,15 @@ impl Scanner<'_> {
 }
 
 impl Scanner<'_> {
+    /// The content of a file that is small enough to be translated.
+    fn small(&self, file: &OwnedFd, meta: &Meta) -> io::Result<Option<Vec<u8>>> {
+        if self.request.operation.filesystems().of(file, meta.dev).sizes {
+            return read_small(file, meta.size);
+        }
+        let found = read_up_to(file, MOST_BYTES + 1)?;
+        Ok(Some(found).filter(|bytes| bytes.len() as u64 <= MOST_BYTES))
+    }
+
     /// Looks at a file that names this tree's root, as a snapshot has it. `None` if the file is the
     /// same in a snapshot.
     fn canonical(
@@ -251,7 +260,7 @@ impl Scanner<'_> {
             _ => None,
         });
         for _ in 0..TRIES {
-            let Some(bytes) = read_small(file, meta.size)? else { return Ok(None) };
+            let Some(bytes) = self.small(file, &meta)? else { return Ok(None) };
             // A snapshot may have a file that names this root, or a file that was never translated.
             if known_blob == Some(BlobId::of(&bytes)) {
                 return Ok(None);
@@ -265,7 +274,7 @@ impl Scanner<'_> {
             let after = Meta::of(&fs::fstat(file)?);
             let rested = (after.size, after.modified(), after.changed)
                 == (meta.size, meta.modified(), meta.changed)
-                && read_small(file, meta.size)?.as_ref() == Some(&bytes);
+                && self.small(file, &meta)?.as_ref() == Some(&bytes);
             if !rested {
                 meta = after;
                 continue;
@@ -306,9 +315,10 @@ impl Scanner<'_> {
 
 /// The content of a file that is small enough to be translated.
 pub(crate) fn read_small(file: &OwnedFd, size: u64) -> io::Result<Option<Vec<u8>>> {
-    if size > MOST_BYTES {
-        return Ok(None);
-    }
+    if size > MOST_BYTES { Ok(None) } else { read_up_to(file, size).map(Some) }
+}
+
+fn read_up_to(file: &OwnedFd, size: u64) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; usize::try_from(size).unwrap_or(0)];
     let mut done = 0;
     while done < bytes.len() {
@@ -318,7 +328,7 @@ pub(crate) fn read_small(file: &OwnedFd, size: u64) -> io::Result<Option<Vec<u8>
         }
     }
     bytes.truncate(done);
-    Ok(Some(bytes))
+    Ok(bytes)
 }
 
 pub(crate) fn entry_of(

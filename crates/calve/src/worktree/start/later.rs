@@ -28,6 +28,7 @@ use super::dress::{Dressed, Dressing, KeptIndexes, Origin, spellings_of};
 use super::git::GitPlan;
 use super::{PathMode, Place, Staged, places};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::reflink::filesystem::{Filesystem, SharesBlocks};
 use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::sys;
 use crate::report::{DestinationReport, Method};
@@ -77,7 +78,7 @@ impl Cloned {
 
 /// Whether files can be cloned on a filesystem of this name.
 pub(super) fn can_clone(filesystem: Option<&str>) -> bool {
-    matches!(filesystem, Some("xfs" | "btrfs" | "bcachefs"))
+    Filesystem::named(filesystem).shares == SharesBlocks::Usually
 }
 
 /// What decides whether contents may be named after the trees are published.

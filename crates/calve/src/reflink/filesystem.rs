@@ -1,0 +1,203 @@
+//! What calve believes of a filesystem: one table, by the filesystem's name.
+//!
+//! A filesystem says where a file has holes, how large it is, which names are one file, and when a
+//! file changed. Filesystems in user space, from a host or from a server may say something else
+//! than what `read(2)` gives. So calve believes these answers only of filesystems that were tested
+//! (docs/filesystems.md). Elsewhere it reads, compares, or asks again.
+
+use std::path::Path;
+#[cfg(unix)]
+use std::sync::{PoisonError, RwLock};
+
+use super::sys;
+
+/// Whether two files of a filesystem can share blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SharesBlocks {
+    /// Never, however it is set up.
+    Never,
+    /// That depends on its version, its settings or the server.
+    Maybe,
+    /// As it is usually made.
+    Usually,
+}
+
+/// A filesystem, and which of its answers calve believes.
+#[derive(Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Filesystem {
+    /// Its name (`xfs`, `btrfs`, …), or `unknown`.
+    pub name: &'static str,
+    /// Whether calve was tested on it. If not, calve believes only what the kernel itself does.
+    pub is_tested: bool,
+    /// A range that is reported as a hole has no data (`st_blocks`, `SEEK_DATA`).
+    pub holes: bool,
+    /// A file has as many bytes as its size says.
+    pub sizes: bool,
+    /// Two names with one inode number are one file, and the number stays.
+    pub inodes: bool,
+    /// Each change gets a time with nanoseconds, of the machine's own clock.
+    pub clock: bool,
+    /// A lock that one process has is refused to all others.
+    pub locks: bool,
+    /// All processes that map a file see the same memory, as SQLite's log needs it.
+    pub shared_memory: bool,
+    /// `syncfs(2)` writes everything to the disk.
+    pub flushes: bool,
+    /// Whether blocks can be shared.
+    pub shares: SharesBlocks,
+}
+
+/// A filesystem that was tested.
+const fn tested(name: &'static str, shares: SharesBlocks) -> Filesystem {
+    Filesystem {
+        name,
+        is_tested: true,
+        holes: true,
+        sizes: true,
+        inodes: true,
+        clock: true,
+        locks: true,
+        shared_memory: true,
+        flushes: true,
+        shares,
+    }
+}
+
+/// A filesystem of the machine's own kernel that was not tested. Locks, memory and flushes are the
+/// kernel's own work there.
+const fn local(name: &'static str, shares: SharesBlocks) -> Filesystem {
+    Filesystem {
+        is_tested: false,
+        holes: false,
+        sizes: false,
+        inodes: false,
+        clock: false,
+        ..tested(name, shares)
+    }
+}
+
+/// A filesystem behind another program or machine.
+const fn remote(name: &'static str) -> Filesystem {
+    Filesystem {
+        locks: false,
+        shared_memory: false,
+        flushes: false,
+        ..local(name, SharesBlocks::Maybe)
+    }
+}
+
+use SharesBlocks::{Maybe, Never, Usually};
+
+static TABLE: &[Filesystem] = &[
+    tested("xfs", Usually),
+    tested("btrfs", Usually),
+    tested("bcachefs", Usually),
+    tested("zfs", Maybe),
+    tested("overlay", Maybe),
+    tested("ext4", Never),
+    tested("tmpfs", Never),
+    tested("apfs", Maybe),
+    local("hfs", Never),
+    local("ntfs", Never),
+    local("ext2/ext3/ext4", Never),
+    local("ext2", Never),
+    local("ext3", Never),
+    local("ramfs", Never),
+    local("f2fs", Never),
+    local("vfat", Never),
+    local("msdos", Never),
+    local("exfat", Never),
+    local("ntfs3", Never),
+    local("hfsplus", Never),
+    local("jfs", Never),
+    local("reiserfs", Never),
+    local("nilfs2", Never),
+    local("ufs", Never),
+    local("squashfs", Never),
+    local("erofs", Never),
+    local("iso9660", Never),
+    local("udf", Never),
+    local("ocfs2", Maybe),
+    remote("fuse"),
+    remote("virtiofs"),
+    remote("9p"),
+    remote("nfs"),
+    remote("smb"),
+    remote("ceph"),
+];
+
+static UNKNOWN: Filesystem = remote("unknown");
+
+impl Filesystem {
+    /// The filesystem of `path`. It is `unknown` if calve does not know it, or if the system does
+    /// not say.
+    #[must_use]
+    pub fn of(path: impl AsRef<Path>) -> &'static Self {
+        Self::named(sys::filesystem_name(path.as_ref()).as_deref())
+    }
+
+    /// The filesystem of that name.
+    pub(crate) fn named(name: Option<&str>) -> &'static Self {
+        let is_it = |row: &&Self| name.is_some_and(|name| row.name.eq_ignore_ascii_case(name));
+        TABLE.iter().find(is_it).unwrap_or(&UNKNOWN)
+    }
+}
+
+/// The filesystems that an operation met, by device: it asks once for each.
+#[cfg(unix)]
+#[derive(Debug, Default)]
+pub(crate) struct Filesystems(RwLock<Vec<(u64, &'static Filesystem)>>);
+
+#[cfg(unix)]
+impl Filesystems {
+    /// The filesystem of an open file on the device `dev`.
+    pub(crate) fn of(&self, file: impl std::os::fd::AsFd, dev: u64) -> &'static Filesystem {
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, found)) = known.iter().find(|(of, _)| *of == dev) {
+            return found;
+        }
+        drop(known);
+        let found = Filesystem::named(sys::filesystem_name_of(file).as_deref());
+        self.0.write().unwrap_or_else(PoisonError::into_inner).push((dev, found));
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_believed_of_filesystems_that_were_tested_and_of_no_other() {
+        for (name, is_tested, locks, shares) in [
+            (Some("xfs"), true, true, Usually),
+            (Some("btrfs"), true, true, Usually),
+            (Some("ext4"), true, true, Never),
+            (Some("EXT4"), true, true, Never),
+            (Some("tmpfs"), true, true, Never),
+            (Some("overlay"), true, true, Maybe),
+            (Some("zfs"), true, true, Maybe),
+            (Some("f2fs"), false, true, Never),
+            (Some("fuse"), false, false, Maybe),
+            (Some("nfs"), false, false, Maybe),
+            (Some("made-up"), false, false, Maybe),
+            (None, false, false, Maybe),
+        ] {
+            let found = Filesystem::named(name);
+            assert_eq!((found.is_tested, found.locks, found.shares), (is_tested, locks, shares));
+            let believed = [found.holes, found.sizes, found.inodes, found.clock];
+            assert_eq!(believed, [is_tested; 4], "{name:?}");
+            assert_eq!(found.shared_memory && found.flushes, locks, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn no_name_stands_twice_in_the_table() {
+        for (at, row) in TABLE.iter().enumerate() {
+            assert_eq!(Filesystem::named(Some(row.name)), row);
+            assert!(TABLE[..at].iter().all(|other| other.name != row.name), "{}", row.name);
+        }
+    }
+}
