@@ -145,7 +145,7 @@ fn init(url: &str, output: Output) -> Result<Exit, Failure> {
 fn add(name: &str, url: &str, keys: &[PublicKey], session: Session<'_>) -> Result<Exit, Failure> {
     let store = session.store()?;
     let file = keys::file_of(&store.project().map_err(failed)?);
-    let project = keys::read(&file)?;
+    let project = keys::read(&store, &file)?;
     let remote = Remote::open(url, &settings()).map_err(failed)?.trusting(keys.iter().copied());
     let known =
         KnownRemote::add_with_project_keys(&store, name, &remote, &project).map_err(failed)?;

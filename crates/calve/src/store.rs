@@ -48,6 +48,7 @@ pub(crate) mod metadata;
 mod name;
 pub(crate) mod object;
 pub(crate) mod overlay;
+pub(crate) mod ownership;
 pub(crate) mod pack;
 pub(crate) mod packing;
 pub(crate) mod paths;

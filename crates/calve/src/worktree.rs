@@ -21,12 +21,14 @@ use crate::store::files::open_dir;
 use crate::store::id::SnapshotId;
 use crate::store::layout;
 use crate::store::manifest::Manifest;
+use crate::store::marker::FoundMark;
 use crate::store::object::Kind;
+use crate::store::ownership::must_be_believed_root;
 use crate::store::registry::no_worktree;
 use crate::store::snapshot::Known;
 use crate::store::{
-    Discovered, Marker, PROJECT, SnapshotOptions, SnapshotReport, Store, StoreOptions, bytes_of,
-    path_from,
+    Discovered, Marked, Marker, PROJECT, SnapshotOptions, SnapshotReport, Store, StoreOptions,
+    bytes_of, path_from,
 };
 use crate::tree::running::Running;
 
@@ -210,6 +212,8 @@ impl Discovered {
     /// # Errors
     /// [`ErrorKind::WorktreeNotFound`] if the store has forgotten the worktree.
     /// [`ErrorKind::Overlap`] if this folder is a copy of a worktree that still exists.
+    /// [`ErrorKind::StoreUntrusted`] if the worktree was moved, and this folder belongs to another
+    /// user, or other users may write to it.
     pub fn worktree(&self) -> Result<Worktree, Error> {
         let Some(token) = &self.token else { return self.store.project_worktree() };
         self.store.registry().recover()?;
@@ -228,8 +232,7 @@ impl Discovered {
         };
         let path = path_from(&row.path);
         if path != self.root {
-            let there = Marker::read(&layout::own(&path)).ok().flatten();
-            if there.is_some_and(|marker| marker.token == *token) {
+            if self.store.registry().is_at(&path, Marked::Worktree, token)? {
                 let cause = io::Error::other("this folder is a copy of that worktree");
                 return Err(Error::new(
                     ErrorKind::Overlap,
@@ -239,6 +242,8 @@ impl Discovered {
                 )
                 .with_other(path));
             }
+            let believed = self.store.registry().believed();
+            must_be_believed_root(believed, &self.root, Operation::UseWorktree)?;
             row.path = bytes_of(&self.root);
             if !self.store.is_read_only() {
                 self.store.registry().set_path(&row)?;
@@ -394,7 +399,8 @@ impl Worktree {
     }
 
     fn is_there(&self) -> Result<bool, Error> {
-        match Marker::read(&layout::own(&self.path)) {
+        let (own, believed) = (layout::own(&self.path), self.store.registry().believed());
+        match Marker::believed(&own, Marked::Worktree, believed) {
             Ok(marker) => Ok(marker.is_some_and(|marker| {
                 marker.token == self.row.token && self.store.registry().is_meant_by(&marker)
             })),
@@ -414,9 +420,13 @@ impl Worktree {
             let cause = io::Error::new(io::ErrorKind::WouldBlock, "its start is not finished");
             return Err(Error::new(ErrorKind::Busy, Operation::OpenWorktree, &self.path, cause));
         }
-        let why = match Marker::read(&layout::own(&self.path)) {
+        let believed = self.store.registry().believed();
+        let why = match FoundMark::at(&layout::own(&self.path), Marked::Worktree) {
             _ if std::fs::symlink_metadata(&self.path).is_err() => "its folder is gone",
-            Ok(Some(marker)) if marker.token == self.row.token => {
+            Ok(Some(seen)) if seen.why_not(believed).is_some() => {
+                "the mark in its place belongs to another user"
+            }
+            Ok(Some(seen)) if seen.marker.token == self.row.token => {
                 "it belongs to the store of which this one is a copy"
             }
             _ => "another folder is in its place",

@@ -89,7 +89,7 @@ const LAYERS: [&str; 4] = ["reflink", "tree", "store", "worktree"];
 
 /// The files of the store, the innermost first: each may import those before it. `store` is
 /// `store.rs`, which has the open store; those behind it work with that.
-const STORE: [&str; 42] = [
+const STORE: [&str; 43] = [
     "clock",
     "at",
     "id",
@@ -105,6 +105,7 @@ const STORE: [&str; 42] = [
     "git",
     "paths",
     "metadata",
+    "ownership",
     "marker",
     "undo",
     "locks",

@@ -163,6 +163,13 @@ fn way_out(
         ErrorKind::StoreIncompatible => {
             "use the version of calve that wrote to the store last, or a later one".to_owned()
         }
+        ErrorKind::StoreUntrusted if operation != Operation::UseStore => {
+            let what = other.unwrap_or(path);
+            format!(
+                "if it is not yours, leave this folder; if it is: chown -R \"$(id -u)\" {what} && chmod o-w,-t {what}",
+                what = shell_word(what)
+            )
+        }
         ErrorKind::StoreUntrusted => format!(
             "if you trust it, name it: --store {}; if not, leave this folder, or delete the store",
             shell_word(path)
@@ -456,6 +463,7 @@ mod tests {
             (ErrorKind::DestinationExists, Operation::MakeStore, "rm -r '/a b/c'"),
             (ErrorKind::StoreIncompatible, Operation::OpenStore, "version"),
             (ErrorKind::StoreUntrusted, Operation::UseStore, "--store '/a b/c'"),
+            (ErrorKind::StoreUntrusted, Operation::UseWorktree, "chown -R"),
             (ErrorKind::Damaged, Operation::ReadBlob, "calve store verify --repair"),
             (ErrorKind::ReadOnly, Operation::StartWorktreeOf, "--at DIR"),
             (ErrorKind::ReadOnly, Operation::DropWorktreeOf, "make '/a b/c' writable"),

@@ -27,18 +27,25 @@ pub(super) fn file_of(project: &Path) -> PathBuf {
 }
 
 /// The keys in a project's file; none if there is no file.
-pub(super) fn read(file: &Path) -> Result<Vec<PublicKey>, Failure> {
+pub(super) fn read(store: &Store, file: &Path) -> Result<Vec<PublicKey>, Failure> {
     let wrong = |cause: &str, hint: &str| {
         own("read the keys in", file, ErrorKind::InvalidName, cause, hint)
     };
-    let bytes = match bytes(file) {
+    let bytes = match bytes(store, file) {
         Ok(bytes) => bytes,
         Err(Unread::Absent) => return Ok(Vec::new()),
         Err(Unread::Odd(why)) => {
             return Err(wrong(
-                why,
+                &why,
                 "replace it by a regular file with a key on each line, or move it away",
             ));
+        }
+        Err(Unread::Untrusted(why)) => {
+            let hint = format!(
+                "if you trust its keys, name them with --key, or make the file yours alone: chown and chmod 644 {}",
+                shell_word(file)
+            );
+            return Err(own("read the keys in", file, ErrorKind::StoreUntrusted, &why, &hint));
         }
         Err(Unread::Io(error)) => {
             return Err(Failure::io("read the keys in", vec![file.to_owned()], &error));
@@ -54,11 +61,13 @@ pub(super) fn read(file: &Path) -> Result<Vec<PublicKey>, Failure> {
 
 enum Unread {
     Absent,
-    Odd(&'static str),
+    Odd(String),
+    Untrusted(String),
     Io(io::Error),
 }
 
-fn bytes(path: &Path) -> Result<Vec<u8>, Unread> {
+fn bytes(store: &Store, path: &Path) -> Result<Vec<u8>, Unread> {
+    let odd = |why: &str| Err(Unread::Odd(why.to_owned()));
     let failed = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => Unread::Absent,
         _ => Unread::Io(error),
@@ -66,21 +75,25 @@ fn bytes(path: &Path) -> Result<Vec<u8>, Unread> {
     // Check the type first: to open a device can have effects.
     let meta = std::fs::symlink_metadata(path).map_err(failed)?;
     if meta.is_symlink() {
-        return Err(Unread::Odd("it is a symbolic link, which may lead out of the project"));
+        return odd("it is a symbolic link, which may lead out of the project");
     }
     if !meta.is_file() {
-        return Err(Unread::Odd("it is no regular file"));
+        return odd("it is no regular file");
     }
     // Another file may have taken its place since the check.
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
     let file = File::options().read(true).custom_flags(flags).open(path).map_err(failed)?;
-    if !file.metadata().map_err(failed)?.is_file() {
-        return Err(Unread::Odd("it is no regular file"));
+    let meta = file.metadata().map_err(failed)?;
+    if !meta.is_file() {
+        return odd("it is no regular file");
+    }
+    if let Some(why) = store.why_not_trusted(&meta) {
+        return Err(Unread::Untrusted(why));
     }
     let mut bytes = Vec::new();
     file.take(MOST_BYTES + 1).read_to_end(&mut bytes).map_err(Unread::Io)?;
     if bytes.len() as u64 > MOST_BYTES {
-        return Err(Unread::Odd("it has more than 64 KiB, which is no list of keys"));
+        return odd("it has more than 64 KiB, which is no list of keys");
     }
     Ok(bytes)
 }
@@ -130,7 +143,7 @@ fn differences(
 pub(super) fn tell_differences(store: &Store, known: &KnownRemote, output: Output) {
     let Ok(project) = store.project() else { return };
     let file = file_of(&project);
-    let keys = match read(&file) {
+    let keys = match read(store, &file) {
         Ok(keys) => keys,
         Err(failure) => {
             // The store still uses its own keys.

@@ -14,7 +14,9 @@
 //!    worktree may be elsewhere: its marker has the store's token, which nobody else knows.)
 //!
 //! A marker leads to a store by its path. calve asks for the owner of that store like for any
-//! other. The marker of a project whose store is elsewhere must have the token of the project's
+//! other, and for the owner of the marker ([`ownership`]). A tree that was moved also has a root of
+//! the user's, which nobody else may write to: then its row gets the new path, and what calve
+//! deletes or writes there is the user's. The marker of a project whose store is elsewhere must have the token of the project's
 //! row, and no other folder may have it too: a copy of the project is another tree than the one
 //! that the store's indexes and snapshots are of. A folder that has the token, while the folder in
 //! the row has it no more, is the project: it was moved.
@@ -27,7 +29,8 @@ use rustix::fs;
 use super::Store;
 use super::catalog::PROJECT;
 use super::layout::{self, Layout};
-use super::marker::{Marked, Marker};
+use super::marker::{FoundMark, Marked, Marker};
+use super::ownership::{self, Believed, Owned, Role};
 use super::registry::no_worktree;
 use super::{bytes_of, path_from};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
@@ -48,8 +51,8 @@ pub struct Discovered {
 struct Found {
     root: PathBuf,
     store: PathBuf,
-    /// The kind of the marker and its token. `None` if the store is in the root.
-    marked: Option<(Marked, String)>,
+    /// The kind of the marker, and the marker. `None` if the store is in the root.
+    marked: Option<(Marked, FoundMark)>,
 }
 
 impl Found {
@@ -58,8 +61,21 @@ impl Found {
     }
 
     fn discovered(self, store: Store) -> Discovered {
-        let token = self.marked.and_then(|(of, token)| (of == Marked::Worktree).then_some(token));
+        let of_worktree = self.marked.filter(|(of, _)| *of == Marked::Worktree);
+        let token = of_worktree.map(|(_, seen)| seen.marker.token);
         Discovered { store, root: self.root, token }
+    }
+
+    /// Fails if the marker belongs to a user who is not believed.
+    fn must_be_believed(&self, believed: Believed) -> Result<(), Error> {
+        let Some((of, seen)) = &self.marked else { return Ok(()) };
+        let Some(why) = seen.why_not(believed) else { return Ok(()) };
+        let operation = match of {
+            Marked::Worktree => Operation::UseWorktree,
+            Marked::Project => Operation::UseProject,
+        };
+        Err(ownership::not(operation, &self.root, format!("its mark is not yours: {why}"))
+            .with_other(layout::own(&self.root)))
     }
 
     /// The worktree or project whose store is missing.
@@ -82,11 +98,14 @@ impl Store {
     /// store of a worktree or project is gone; its filesystem may not be mounted.
     /// [`ErrorKind::StoreUntrusted`] if the store belongs to another user, or names a project
     /// outside the folder that the store is in, or does not know the project that it was found
-    /// for; [`Store::open`] opens such a store by its path. [`ErrorKind::Overlap`] if the folder is
+    /// for; [`Store::open`] opens such a store by its path. The same if the marker of the worktree
+    /// or project belongs to another user, or if a project was moved to a folder that other users
+    /// may write to. [`ErrorKind::Overlap`] if the folder is
     /// a copy of a project whose store is elsewhere. The errors of [`Store::open`].
     pub fn discover(folder: impl AsRef<Path>) -> Result<Discovered, Error> {
         let found = find(folder.as_ref())?;
         must_be_ours(&found.store)?;
+        found.must_be_believed(Believed::with_store(&found.store))?;
         let store =
             Self::open(&found.store).map_err(|error| match (found.operation(), error.kind()) {
                 // The caller named the tree, or is in it, and did not name the store.
@@ -121,7 +140,10 @@ impl Store {
     /// If a store was found for a project that is elsewhere, this must be that project. If it was
     /// moved, this writes its new path into the store.
     fn follow_project(&self, found: &Found) -> Result<(), Error> {
-        let Some((Marked::Project, token)) = &found.marked else { return Ok(()) };
+        let Some((Marked::Project, FoundMark { marker: Marker { token, .. }, .. })) = &found.marked
+        else {
+            return Ok(());
+        };
         let row = self.catalog().worktree(PROJECT)?.ok_or_else(|| no_worktree(PROJECT))?;
         let known = self.registry().root_of(&row);
         // A store inside its project needs no marker.
@@ -138,12 +160,13 @@ impl Store {
         if known == found.root {
             return Ok(());
         }
-        let there = Marker::read_of(&layout::own(&known), Marked::Project).ok().flatten();
-        if there.is_some_and(|marker| marker.token == *token) {
+        let believed = self.registry().believed();
+        if self.registry().is_at(&known, Marked::Project, token)? {
             let cause = io::Error::other("this folder is a copy of that project");
             return Err(Error::new(ErrorKind::Overlap, Operation::UseProject, &found.root, cause)
                 .with_other(known));
         }
+        ownership::must_be_believed_root(believed, &found.root, Operation::UseProject)?;
         self.must_be_writable(Operation::UseStore)?;
         let mut row = row;
         row.path = bytes_of(&found.root);
@@ -170,7 +193,8 @@ impl Store {
         }
         let marker = self.registry().marker(&row);
         if !matches!(Marker::read_of(&own, Marked::Project), Ok(Some(known)) if known == marker) {
-            marker.point(&own).context(Operation::Write, || own.join(layout::POINTER))?;
+            let believed = self.registry().believed();
+            marker.point(&own, believed).context(Operation::Write, || own.join(layout::POINTER))?;
         }
         Ok(true)
     }
@@ -185,11 +209,22 @@ impl Store {
         let found = find(folder)?;
         match std::fs::canonicalize(&found.store) {
             Ok(path) if path == self.path() => {
+                found.must_be_believed(self.registry().believed())?;
                 self.follow_project(&found)?;
                 Ok(found.discovered(self.clone()))
             }
             _ => Self::discover(folder),
         }
+    }
+
+    /// Why calve takes no keys and no settings from a file that it found in the project: the file
+    /// belongs to another user than the caller, root and the owner of this store, or everybody may
+    /// write to it. `None`: it takes them.
+    #[must_use]
+    pub fn why_not_trusted(&self, file: &std::fs::Metadata) -> Option<String> {
+        use std::os::unix::fs::MetadataExt as _;
+        let owned = Owned { uid: file.uid(), gid: file.gid(), mode: file.mode() & 0o7777 };
+        self.registry().believed().why_not(owned, Role::Keys)
     }
 }
 
@@ -197,16 +232,14 @@ fn find(folder: &Path) -> Result<Found, Error> {
     let start = std::fs::canonicalize(folder).context(Operation::Open, || folder)?;
     for root in start.ancestors() {
         let own = layout::own(root);
-        if let Some(Marker { token, store }) = Marker::read(&own)? {
-            let marked = Some((Marked::Worktree, token));
-            return Ok(Found { root: root.to_owned(), store, marked });
+        if let Some(found) = found_by(Marked::Worktree, root)? {
+            return Ok(found);
         }
         if Layout(&own).has_store() {
             return Ok(Found { root: root.to_owned(), store: own, marked: None });
         }
-        if let Some(Marker { token, store }) = Marker::read_of(&own, Marked::Project)? {
-            let marked = Some((Marked::Project, token));
-            return Ok(Found { root: root.to_owned(), store, marked });
+        if let Some(found) = found_by(Marked::Project, root)? {
+            return Ok(found);
         }
     }
     let cause = io::Error::new(
@@ -216,39 +249,23 @@ fn find(folder: &Path) -> Result<Found, Error> {
     Err(Error::new(ErrorKind::StoreNotFound, Operation::FindStore, start, cause))
 }
 
+fn found_by(of: Marked, root: &Path) -> Result<Option<Found>, Error> {
+    let found = |seen: FoundMark| {
+        let store = seen.marker.store.clone();
+        Found { root: root.to_owned(), store, marked: Some((of, seen)) }
+    };
+    Ok(FoundMark::at(&layout::own(root), of)?.map(found))
+}
+
 /// Refuses a store whose folder belongs to another user. If the folder is gone, the caller's
 /// attempt to open it says so.
 fn must_be_ours(store: &Path) -> Result<(), Error> {
     let Ok(stat) = fs::stat(store) else { return Ok(()) };
-    if may_be_used(stat.st_uid, rustix::process::geteuid().as_raw()) {
-        return Ok(());
-    }
-    let cause = io::Error::new(
-        io::ErrorKind::PermissionDenied,
-        format!("it belongs to another user (uid {}), and you did not name it", stat.st_uid),
-    );
-    Err(Error::new(ErrorKind::StoreUntrusted, Operation::UseStore, store, cause))
-}
-
-fn may_be_used(owner: u32, user: u32) -> bool {
-    owner == user || owner == 0
-}
-
-#[cfg(test)]
-mod tests {
-    use super::may_be_used;
-
-    #[test]
-    fn a_store_that_was_found_is_ours_or_roots() {
-        for (owner, user, expected) in [
-            (1000, 1000, true),
-            (0, 1000, true),
-            (0, 0, true),
-            (1001, 1000, false),
-            // Root least of all: whatever the store says would be done with all rights.
-            (1000, 0, false),
-        ] {
-            assert_eq!(may_be_used(owner, user), expected, "{owner} {user}");
+    match Believed::user().why_not(Owned::of(&stat), Role::Mark) {
+        Some(why) => {
+            let why = format!("{why}, and you did not name it");
+            Err(ownership::not(Operation::UseStore, store, why))
         }
+        None => Ok(()),
     }
 }

@@ -1,21 +1,24 @@
 //! Markers say which store a tree belongs to.
 //!
 //! A worktree has `.calve/worktree`: which worktree of which store it is. A project whose store is
-//! elsewhere has `.calve/project`. Both have the token of their row, which nobody knows who has
-//! not read the store. So a marker that somebody wrote by hand leads to no store but their own.
+//! elsewhere has `.calve/project`. Both have the token of their row. Only the owner may read a
+//! marker, so nobody else learns the token. But that is not enough: whoever learned it on another
+//! way could write a marker by hand. So a marker counts only by its owner, too
+//! ([`Marker::believed`]).
 
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{self, Mode, OFlags};
+use rustix::fs::{self, AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::files::{bytes_of, path_from, read_plain};
+use super::files::{bytes_of, open_plain, path_from};
 use super::layout::{GIT_IGNORE, MADE_BY, MARKER, OWN, POINTER};
+use super::ownership::{self, Believed, Owned, Role};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
-use crate::tree::staging::write_whole;
+use crate::tree::staging::stage_name;
 
 /// Every path is shorter than this, on every system.
 const MOST_BYTES: u64 = 64 * 1024;
@@ -72,44 +75,35 @@ impl Marker {
         store.is_absolute().then(|| Self { token: token.to_owned(), store })
     }
 
-    /// A worktree's marker in the folder `own` of a tree. `None` if there is no marker. If `own` is
-    /// a link to a folder with a marker, that does not count.
+    /// A worktree's marker in the folder `own` of a tree, whoever owns it. `None` if there is no
+    /// marker. If `own` is a link to a folder with a marker, that does not count.
     pub(crate) fn read(own: &Path) -> Result<Option<Self>, Error> {
         Self::read_of(own, Marked::Worktree)
     }
 
     /// The marker of a worktree or a project, as [`read`](Self::read) says.
     pub(crate) fn read_of(own: &Path, of: Marked) -> Result<Option<Self>, Error> {
-        let read = || -> io::Result<Vec<u8>> {
-            let dir = fs::open(own, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())?;
-            read_plain(dir, Path::new(of.file()), MOST_BYTES)
-        };
-        let path = || own.join(of.file());
-        let damaged = |why| Error::new(ErrorKind::Damaged, Operation::Read, path(), why);
-        match read() {
-            Ok(text) => Self::decode(&text, of).map(Some).ok_or_else(|| {
-                let why = match of {
-                    Marked::Worktree => "it is no worktree's marker",
-                    Marked::Project => "it does not say where a project's store is",
-                };
-                damaged(io::Error::new(io::ErrorKind::InvalidData, why))
-            }),
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(damaged(error)),
-            Err(error)
-                if matches!(
-                    Errno::from_io_error(&error),
-                    Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP)
-                ) =>
-            {
-                Ok(None)
-            }
-            Err(error) => Err(error).context(Operation::Read, path),
+        Ok(FoundMark::at(own, of)?.map(|seen| seen.marker))
+    }
+
+    /// Like [`read_of`](Self::read_of), but the marker of a user who is not believed is none: it
+    /// says nothing about the tree that the caller looks for.
+    pub(crate) fn believed(
+        own: &Path,
+        of: Marked,
+        believed: Believed,
+    ) -> Result<Option<Self>, Error> {
+        match FoundMark::at(own, of) {
+            Ok(Some(seen)) if seen.why_not(believed).is_some() => Ok(None),
+            Ok(seen) => Ok(seen.map(|seen| seen.marker)),
+            Err(error) if error.kind() == ErrorKind::StoreUntrusted => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
     /// Puts the marker of a project whose store is elsewhere into the folder `own` of the project,
     /// and makes this folder if it is missing. An older marker is replaced as a whole.
-    pub(crate) fn point(&self, own: &Path) -> io::Result<()> {
+    pub(crate) fn point(&self, own: &Path, believed: Believed) -> io::Result<()> {
         match fs::mkdir(own, Mode::from_raw_mode(0o755)) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(errno) => return Err(errno.into()),
@@ -122,18 +116,112 @@ impl Marker {
             Err(Errno::EXIST) => {}
             Err(errno) => return Err(errno.into()),
         }
-        write_whole(own, &own.join(POINTER), &self.encode(Marked::Project))?;
+        self.replace(&dir, Marked::Project, believed)?;
         Ok(fs::fsync(dir)?)
     }
 
+    /// Replaces the marker in calve's own folder, as a whole.
+    pub(crate) fn replace(&self, own: &OwnedFd, of: Marked, believed: Believed) -> io::Result<()> {
+        let new = stage_name();
+        let replace = || -> io::Result<()> {
+            write_mark(own, &new, &self.encode(of), believed)?;
+            Ok(fs::renameat(own, &new, own, of.file())?)
+        };
+        replace().inspect_err(|_| {
+            // The first error says what is wrong.
+            let _ = fs::unlinkat(own, &new, AtFlags::empty());
+        })
+    }
+
     /// Puts the marker into a tree that is being made.
-    pub(crate) fn write(&self, root: &OwnedFd) -> io::Result<()> {
+    pub(crate) fn write(&self, root: &OwnedFd, believed: Believed) -> io::Result<()> {
         fs::mkdirat(root, OWN, Mode::from_raw_mode(0o755))?;
         let own = fs::openat(root, OWN, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())?;
-        write_new(&own, MARKER, &self.encode(Marked::Worktree))?;
+        write_mark(&own, MARKER, &self.encode(Marked::Worktree), believed)?;
         write_new(&own, GIT_IGNORE, b"*\n")?;
-        write_maker(&own)
+        write_maker(&own)?;
+        give(&own, believed);
+        Ok(())
     }
+}
+
+/// A marker, and who owns it and the folder that it is in.
+#[derive(Debug)]
+pub(crate) struct FoundMark {
+    pub(crate) marker: Marker,
+    folder: Owned,
+    file: Owned,
+}
+
+impl FoundMark {
+    /// The marker in the folder `own` of a tree, as [`Marker::read`] says.
+    ///
+    /// # Errors
+    /// [`ErrorKind::StoreUntrusted`] if it cannot be read, and belongs to another user.
+    pub(crate) fn at(own: &Path, of: Marked) -> Result<Option<Self>, Error> {
+        let path = || own.join(of.file());
+        let read = || -> io::Result<(Vec<u8>, Owned, Owned)> {
+            let dir = fs::open(own, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())?;
+            let file = open_plain(&dir, Path::new(of.file()), MOST_BYTES)?.0;
+            let (folder, owner) = (Owned::of(&fs::fstat(&dir)?), Owned::of(&fs::fstat(&file)?));
+            let mut text = Vec::new();
+            io::Read::read_to_end(&mut io::Read::take(file, MOST_BYTES), &mut text)?;
+            Ok((text, folder, owner))
+        };
+        let damaged = |why| Error::new(ErrorKind::Damaged, Operation::Read, path(), why);
+        match read() {
+            Ok((text, folder, file)) => match Marker::decode(&text, of) {
+                Some(marker) => Ok(Some(Self { marker, folder, file })),
+                None => {
+                    let why = match of {
+                        Marked::Worktree => "it is no worktree's marker",
+                        Marked::Project => "it does not say where a project's store is",
+                    };
+                    Err(damaged(io::Error::new(io::ErrorKind::InvalidData, why)))
+                }
+            },
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(damaged(error)),
+            Err(error)
+                if matches!(
+                    Errno::from_io_error(&error),
+                    Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP)
+                ) =>
+            {
+                Ok(None)
+            }
+            Err(error) => {
+                // It says whose the mark is, if it can be seen.
+                let parts = [own.to_owned(), path()];
+                let mut owners = parts.iter().filter_map(|part| Owned::at(part).ok());
+                match owners.find_map(|owner| Believed::user().why_not(owner, Role::Mark)) {
+                    Some(why) => Err(ownership::not(Operation::Read, &path(), why)),
+                    None => Err(error).context(Operation::Read, path),
+                }
+            }
+        }
+    }
+
+    /// Why the marker does not count. `None`: it does.
+    pub(crate) fn why_not(&self, believed: Believed) -> Option<String> {
+        let mut parts = [self.folder, self.file].into_iter();
+        parts.find_map(|part| believed.why_not(part, Role::Mark))
+    }
+}
+
+/// Writes a new marker, which nobody may read but its owner, and the group of a shared store.
+fn write_mark(own: &OwnedFd, name: &str, text: &[u8], believed: Believed) -> io::Result<()> {
+    let file = fs::openat(own, name, NEW_FILE_FLAGS, Mode::from_raw_mode(0o600))?;
+    if give(&file, believed) && believed.keeps_marks().1.is_some() {
+        fs::fchmod(&file, Mode::from_raw_mode(0o640))?;
+    }
+    io::Write::write_all(&mut std::fs::File::from(file), text)
+}
+
+/// Gives a file to whom the store belongs. Returns whether it is theirs. If it stays ours, the
+/// mark serves us and root, and the other user is told that it is not theirs.
+fn give(file: &OwnedFd, believed: Believed) -> bool {
+    let (owner, group) = believed.keeps_marks();
+    (owner.is_none() && group.is_none()) || fs::fchown(file, owner, group).is_ok()
 }
 
 /// Notes in calve's own folder of a tree whose files calve makes who that is, unless it is root:

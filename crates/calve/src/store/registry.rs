@@ -60,8 +60,10 @@ use super::layout::{self, Layout, READY_INDEX};
 use super::locks;
 use super::manifest::Manifest;
 use super::marker::{Marked, Marker};
+use super::ownership::{Believed, must_be_believed_root};
 use super::{trash, undo};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::reflink::imp::DIR_FLAGS;
 use crate::tree::staging::{maker_lives, stage_name, write_whole};
 use crate::tree::{CloneOptions, clone_tree};
 
@@ -129,7 +131,24 @@ impl<'a> Registry<'a> {
 
     /// Puts the marker into the tree of a worktree that is being made.
     pub(crate) fn mark(self, row: &WorktreeRow, root: &OwnedFd) -> io::Result<()> {
-        self.marker(row).write(root)
+        self.marker(row).write(root, self.believed())
+    }
+
+    /// Whose marks count for this store.
+    pub(crate) fn believed(self) -> Believed {
+        Believed::with_store(self.layout.0)
+    }
+
+    /// Whether the tree at `root` has a mark with this token, of a user who is believed.
+    ///
+    /// # Errors
+    /// The mark could not be read. A damaged mark is none.
+    pub(crate) fn is_at(self, root: &Path, of: Marked, token: &str) -> Result<bool, Error> {
+        match Marker::believed(&layout::own(root), of, self.believed()) {
+            Ok(marker) => Ok(marker.is_some_and(|marker| marker.token == token)),
+            Err(error) if error.kind() == ErrorKind::Damaged => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Like [`find_mark`](Self::find_mark), but a marker that cannot be read counts as none.
@@ -142,11 +161,7 @@ impl<'a> Registry<'a> {
     /// # Errors
     /// The marker could not be read.
     pub(crate) fn find_mark(self, row: &WorktreeRow) -> Result<bool, Error> {
-        match Marker::read(&layout::own(&path_from(&row.path))) {
-            Ok(marker) => Ok(marker.is_some_and(|marker| marker.token == row.token)),
-            Err(error) if error.kind() == ErrorKind::Damaged => Ok(false),
-            Err(error) => Err(error),
-        }
+        self.is_at(&path_from(&row.path), Marked::Worktree, &row.token)
     }
 
     /// Finds a worktree again if it was moved together with the store, for example because a folder
@@ -158,9 +173,14 @@ impl<'a> Registry<'a> {
         if self.is_read_only || row.name == PROJECT || !is_gone(&known) {
             return Ok(false);
         }
+        let believed = self.believed();
+        // A folder at which calve cannot look is no worktree that it could use. The row stays, and
+        // the worktree is missing.
         let is_it = |path: &PathBuf| {
-            let marker = Marker::read(&layout::own(path)).ok().flatten();
+            let own = layout::own(path);
+            let marker = Marker::believed(&own, Marked::Worktree, believed).ok().flatten();
             marker.is_some_and(|marker| marker.token == row.token && self.is_meant_by(&marker))
+                && must_be_believed_root(believed, path, Operation::UseWorktree).is_ok()
         };
         let Some(found) = places_after_move(&known, self.layout.0).find(is_it) else {
             return Ok(false);
@@ -206,18 +226,17 @@ impl<'a> Registry<'a> {
             return;
         }
         let own = layout::own(&path_from(&row.path));
-        let Ok(Some(marker)) = Marker::read(&own) else { return };
+        let believed = self.believed();
+        let Ok(Some(marker)) = Marker::believed(&own, Marked::Worktree, believed) else { return };
         let moved = marker.store != self.layout.0
             && std::fs::symlink_metadata(Layout(&marker.store).format())
                 .is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
         if marker.token != row.token || !moved {
             return;
         }
-        let _ = write_whole(
-            &own,
-            &own.join(layout::MARKER),
-            &self.marker(row).encode(Marked::Worktree),
-        );
+        if let Ok(own) = fs::open(&own, DIR_FLAGS | fs::OFlags::NOFOLLOW, fs::Mode::empty()) {
+            let _ = self.marker(row).replace(&own, Marked::Worktree, believed);
+        }
     }
 
     /// Whether a marker that bears the token of a worktree of this store means this store, and not

@@ -22,7 +22,7 @@ use super::super::files::{listed_at, open_dir, path_from};
 use super::super::git::modules::Modules;
 use super::super::git::{self, Registration, Repository};
 use super::super::layout;
-use super::super::marker::Marker;
+use super::super::marker::Marked;
 use super::super::trash::{self, remove_tree};
 use super::{Registry, is_gone, is_token, name_taken};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
@@ -226,7 +226,7 @@ impl Registry<'_> {
     /// Moves a tree back that was set aside although its worktree has a row.
     fn not_dropped_after_all(self, row: &WorktreeRow) {
         for place in [self.layout.dropped_tree(&row.token), self.beside(row)] {
-            if !is_marked_with(&place, &row.token) {
+            if !self.is_marked_with(&place, &row.token) {
                 continue;
             }
             let kept = self.layout.dropped_registration(&row.token);
@@ -235,6 +235,12 @@ impl Registry<'_> {
             }
             let _ = move_folder(&place, &path_from(&row.path));
         }
+    }
+
+    /// Like [`is_at`](Registry::is_at), but a mark that cannot be read counts as none: the tree
+    /// stays where it is.
+    fn is_marked_with(self, root: &Path, token: &str) -> bool {
+        self.is_at(root, Marked::Worktree, token).unwrap_or(false)
     }
 
     fn beside(self, row: &WorktreeRow) -> PathBuf {
@@ -265,7 +271,7 @@ impl Registry<'_> {
             let _ = std::fs::remove_file(self.layout.index(token));
             let _ = std::fs::remove_file(self.layout.keeps_paths(token));
             // The database may be somebody else's, so only a tree with the token is removed.
-            if dropped.beside && is_marked_with(&place, token) {
+            if dropped.beside && self.is_marked_with(&place, token) {
                 let _ = remove_beside(&place);
             }
         }
@@ -349,11 +355,6 @@ fn remove_beside(place: &Path) -> io::Result<()> {
     let name = CString::new(aside)?;
     staging::mark(&dir, &name)?;
     remove_tree(&dir, &name)
-}
-
-fn is_marked_with(root: &Path, token: &str) -> bool {
-    let marker = Marker::read(&layout::own(root));
-    marker.ok().flatten().is_some_and(|marker| marker.token == token)
 }
 
 fn exists(path: &Path) -> Error {
