@@ -653,6 +653,7 @@ pub(crate) fn drop(args: &DropArgs, session: Session<'_>) -> Result<Exit, Failur
         .discard(args.discard)
         .delete_branch(args.delete_branch);
     let mut notes = Vec::new();
+    let mut problems = Vec::new();
     let mut documents = Vec::new();
     let mut remains = Vec::new();
     let mut missing: Vec<Worktree> = Vec::new();
@@ -667,6 +668,8 @@ pub(crate) fn drop(args: &DropArgs, session: Session<'_>) -> Result<Exit, Failur
             Ok(dropped) => {
                 documents.push(DroppedDocument::new(&again, &dropped));
                 notes.extend(dropped_notes(&again, &dropped));
+                problems
+                    .extend(dropped.problems().iter().map(|error| store_failure(error).message()));
                 if dropped.was_missing() {
                     missing.push(again.clone());
                 } else {
@@ -686,6 +689,9 @@ pub(crate) fn drop(args: &DropArgs, session: Session<'_>) -> Result<Exit, Failur
         }
     }
     trash::empty_behind(&stores, remains, session.output);
+    for problem in &problems {
+        session.output.warning(problem);
+    }
     let left = names.split_off(documents.len());
     let listed = |names: &[String]| harmless(&names.join(", ")).into_owned();
     let output = session.output;
@@ -718,7 +724,7 @@ pub(crate) fn drop(args: &DropArgs, session: Session<'_>) -> Result<Exit, Failur
     if output.json {
         output.document(&DropDocument { dropped: documents })?;
     }
-    Ok(Exit::Done)
+    Ok(if problems.is_empty() { Exit::Done } else { Exit::Findings })
 }
 
 /// Says what a drop of these worktrees would free.
@@ -1157,6 +1163,7 @@ struct DroppedDocument {
     kept: Vec<String>,
     kept_in_submodules: Vec<KeptInSubmodule>,
     deleted_branch: Option<String>,
+    problems: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -1213,6 +1220,7 @@ impl DroppedDocument {
                 })
                 .collect(),
             deleted_branch: dropped.deleted_branch().map(str::to_owned),
+            problems: dropped.problems().iter().map(|it| store_failure(it).message()).collect(),
         }
     }
 }

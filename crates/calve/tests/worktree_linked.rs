@@ -485,6 +485,76 @@ fn a_branch_is_deleted_with_its_worktree_only_when_it_is_merged() {
     assert_eq!(sh(git(&desk.project).args(["branch", "--list", "w"])), "");
 }
 
+#[test]
+fn only_a_branch_that_calve_made_is_deleted_and_why_another_stays_is_said() {
+    const SQUASH: &str = "git merge -q --squash w; git commit -qm squashed";
+    const PICK: &str = "git cherry-pick main..w >/dev/null";
+    // What is done in the worktree and then in the project, the branch that is deleted, how many
+    // references keep its commits, and words of what is said.
+    let rows = [
+        ("", "", Some("w"), 0, ""),
+        ("git branch -m renamed", "", Some("renamed"), 0, ""),
+        ("COMMIT", "git merge -q w", Some("w"), 0, ""),
+        ("COMMIT", SQUASH, Some("w"), 1, ""),
+        (
+            "COMMIT; COMMIT",
+            &format!("{SQUASH}; echo x >src/b; git commit -qam b"),
+            Some("w"),
+            1,
+            "",
+        ),
+        ("COMMIT", &format!("echo x >src/b; git commit -qam b; {PICK}"), Some("w"), 1, ""),
+        (
+            "COMMIT",
+            &format!("echo x >src/b; git commit -qam b; {PICK}; echo other >c; git commit -qam c"),
+            Some("w"),
+            1,
+            "",
+        ),
+        ("", "git config branch.w.remote .; git config branch.w.x y", Some("w"), 0, ""),
+        ("git switch -q -c mine", "", None, 0, "calve did not make"),
+        ("COMMIT; git switch -q -c mine", "", None, 0, "calve did not make"),
+        (
+            "",
+            "git switch -q --detach; git -C \"$AT\" switch -q main",
+            None,
+            0,
+            "calve did not make",
+        ),
+        ("", "rm .git/logs/refs/heads/w", None, 0, "calve did not make"),
+        ("", "git worktree add -q -f elsewhere w", None, 0, "elsewhere"),
+        (
+            "",
+            "printf '#!/bin/sh\\n[ \"$1\" != prepared ]\\n' >.git/hooks/reference-transaction
+            chmod +x .git/hooks/reference-transaction",
+            None,
+            0,
+            "hook",
+        ),
+    ];
+    for (there, in_project, deleted, kept, words) in rows {
+        let what = format!("{there:?}, then {in_project:?}");
+        let desk = project();
+        let root = desk.worktree("w").path().to_owned();
+        let there = there.replace("COMMIT", "echo $RANDOM >>c; git add c; git commit -qm c");
+        script(&root, &there);
+        script(&desk.project, &format!("AT='{}'; {in_project}", root.display()));
+        let branches = || sh(git(&desk.project).args(["branch", "--list"])).lines().count();
+        let before = branches();
+        let how = DropOptions::new().delete_branch(true);
+        let dropped = desk.store.worktree("w").unwrap().drop(&how, &options()).unwrap();
+        assert_eq!(dropped.deleted_branch(), deleted, "{what}: {dropped:?}");
+        assert_eq!(dropped.kept().len(), kept, "{what}: {dropped:?}");
+        assert_eq!(dropped.problems().len(), usize::from(deleted.is_none()), "{what}: {dropped:?}");
+        let said: String = dropped.problems().iter().map(ToString::to_string).collect();
+        assert!(said.contains(words), "{what}: {said}");
+        assert_eq!(branches() + usize::from(deleted.is_some()), before, "{what}");
+        let config = fs::read_to_string(desk.project.join(".git/config")).unwrap();
+        assert!(!config.contains("[branch"), "{what}: {config}");
+        dropped.delete().unwrap();
+    }
+}
+
 /// Content that only the index has, the files of an operation under way and files that git ignores
 /// come back, too.
 #[test]
@@ -501,6 +571,14 @@ fn a_linked_worktree_that_is_brought_back_is_for_git_as_it_was() {
         ("its branch is checked out", "git switch -q w", "w", false),
         ("its branch moved", "git branch -qf w w~1", "w", false),
         ("its branch is gone", "git branch -qD w", "w", false),
+        ("its branch is at its old path", "git worktree add -q \"$AT\" w", "other", false),
+        (
+            "its branch is rebased elsewhere",
+            "git worktree add -q elsewhere w; cd elsewhere
+            GIT_SEQUENCE_EDITOR='sed -i s/^pick/edit/' git rebase -q -i HEAD~1 2>/dev/null",
+            "w",
+            false,
+        ),
         ("git's name for it is taken", "git worktree add -q -d elsewhere/w", "w", true),
         ("another worktree has its name", "START", "again", true),
         ("all other worktrees are gone", "git worktree prune", "w", true),
@@ -525,7 +603,9 @@ fn a_linked_worktree_that_is_brought_back_is_for_git_as_it_was() {
             "START" => {
                 drop(start(&desk, &["w"], &StartOptions::new().branch(StartBranch::Detached)));
             }
-            meanwhile => script(&desk.project, meanwhile),
+            meanwhile => {
+                script(&desk.project, &format!("AT='{}'; {meanwhile}", root.display()));
+            }
         }
         let back = desk.store.restore_dropped("w", name).unwrap();
         assert_eq!(told(back.path()), before, "{row}");

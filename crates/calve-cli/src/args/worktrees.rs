@@ -355,7 +355,7 @@ pub(crate) struct DropArgs {
     #[arg(long, requires = "force")]
     pub(crate) discard: bool,
 
-    /// Also delete their branches, if all commits are on others
+    /// Also delete their branches, if calve made them and they are merged
     #[arg(long)]
     pub(crate) delete_branch: bool,
 

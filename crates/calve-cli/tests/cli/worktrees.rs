@@ -312,6 +312,13 @@ fn in_a_git_project_list_and_drop_say_what_git_says() {
     let run = calve(&project, "drop --delete-branch clean");
     assert_eq!(run.stderr, "dropped clean\ndeleted the branch clean\n");
     assert_eq!(git(&project, "branch --format=%(refname:short)"), "ahead\nfix/it\nmain");
+    // A branch of somebody else's stays, and that is a finding.
+    done(&project, "start -q other");
+    git(&beside.join("other"), "switch -q -c theirs");
+    let run = calve(&project, "drop --delete-branch other");
+    assert_eq!(run.code, Some(3), "{run:?}");
+    assert!(run.stderr.starts_with("warning: delete the branch theirs: "), "{run:?}");
+    assert!(run.stderr.ends_with("\ndropped other\n"), "{run:?}");
 }
 
 #[test]
@@ -326,6 +333,7 @@ fn a_drop_returns_at_once_and_the_files_go_behind_it() {
     let three = json!({
         "name": "three", "path": beside.join("three").to_str(), "missing": false,
         "kept_until": null, "kept": [], "kept_in_submodules": [], "deleted_branch": null,
+        "problems": [],
     });
     assert_eq!(document, json!({ "dropped": [three] }));
     assert_eq!(fs::read_dir(&beside).unwrap().count(), 0);

@@ -38,6 +38,7 @@ pub(crate) use self::work::{
     work_in,
 };
 
+pub(crate) mod branch;
 pub(crate) mod checkout;
 mod held;
 pub(crate) mod modules;

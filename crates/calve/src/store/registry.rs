@@ -97,6 +97,15 @@ pub(crate) struct Claim<'a> {
     is_finished: bool,
 }
 
+/// What became of a worktree that was taken away.
+#[derive(Debug)]
+pub(crate) struct Taken<T> {
+    /// What took its folder away returned this.
+    pub(crate) done: T,
+    /// Parts of the worktree that stay although the worktree is gone.
+    pub(crate) problems: Vec<Error>,
+}
+
 impl<'a> Registry<'a> {
     /// The root of a worktree, or of the project.
     pub(crate) fn root_of(self, row: &WorktreeRow) -> PathBuf {
@@ -201,7 +210,7 @@ impl<'a> Registry<'a> {
         let root = path_from(&row.path);
         let Ok(led) = git::leads_to(&root) else { return };
         let is_project_moved = is_gone(&led);
-        let project = || self.repository();
+        let project = || self.repository().ok().flatten();
         let folder = match is_project_moved {
             true => {
                 led.file_name().zip(project()).map(|(id, it)| it.registrations_folder().join(id))
@@ -336,13 +345,13 @@ impl<'a> Registry<'a> {
         self,
         row: &WorktreeRow,
         away: impl FnOnce() -> Result<Option<T>, Error>,
-    ) -> Result<Option<T>, Error> {
+    ) -> Result<Option<Taken<T>>, Error> {
         let stage = self.layout.stage();
-        let done = self.take_away(row, |_| stage.join(stage_name()), away, |_| None)?;
-        if done.is_some() {
+        let taken = self.take_away(row, |_| stage.join(stage_name()), away, |_| None)?;
+        if taken.is_some() {
             self.remove_files(&row.token);
         }
-        Ok(done)
+        Ok(taken)
     }
 
     /// Takes a worktree's folder, its registrations and its row away, all or none. The registration
@@ -354,9 +363,9 @@ impl<'a> Registry<'a> {
         to: impl Fn(usize) -> PathBuf,
         away: impl FnOnce() -> Result<Option<T>, Error>,
         kept: impl FnOnce(&T) -> Option<DroppedRow>,
-    ) -> Result<Option<T>, Error> {
+    ) -> Result<Option<Taken<T>>, Error> {
         let stage = self.layout.stage();
-        let registered = self.registered(row);
+        let registered = self.registered(row)?;
         let mut aside = Vec::new();
         let taken = || {
             let done = away()?;
@@ -368,31 +377,45 @@ impl<'a> Registry<'a> {
             }
             Ok(done)
         };
-        let done = self.catalog.forget_worktree(&row.token, taken, kept);
-        if !matches!(done, Ok(Some(Some(_)))) {
-            for entry in aside {
-                let _ = entry.put_back();
+        let done = match self.catalog.forget_worktree(&row.token, taken, kept) {
+            Ok(Some(Some(done))) => done,
+            not_done => {
+                for entry in aside {
+                    // If it cannot be registered again, that is worse than why it is not dropped.
+                    let is = entry.path().to_owned();
+                    entry.put_back().context(Operation::RegisterWorktree, || is)?;
+                }
+                return match not_done? {
+                    None => Err(no_worktree(&row.name)),
+                    Some(_) => Ok(None),
+                };
             }
-            return done?.ok_or_else(|| no_worktree(&row.name));
-        }
+        };
+        let mut problems = Vec::new();
         for entry in aside.into_iter().filter(|entry| entry.is_in(&stage)) {
+            // git does not know it any more. What stays of it is swept with the stage.
             let _ = entry.remove();
         }
         for (at, entry) in registered.iter().enumerate() {
             let to = to(at);
             if !to.starts_with(&stage) && is_gone(&to) {
-                // Without this copy the worktree comes back without git's index.
-                let _ = clone_tree(&entry.folder, &[&to], &CloneOptions::new());
+                // Without this copy the worktree comes back without its index and its `HEAD`.
+                let copied = clone_tree(&entry.folder, &[&to], &CloneOptions::new());
+                if let Err(error) = copied {
+                    problems.push(error);
+                    continue;
+                }
             }
-            let _ = entry.remove(&stage);
+            let removed = entry.remove(&stage);
+            problems.extend(removed.context(Operation::Unregister, || &entry.folder).err());
         }
-        done?.ok_or_else(|| no_worktree(&row.name))
+        Ok(Some(Taken { done, problems }))
     }
 
     /// The repository of the project. Its files say which one that is; git is not asked.
-    fn repository(self) -> Option<Repository> {
-        let project = self.catalog.worktree(PROJECT).ok().flatten()?;
-        git::read(&self.root_of(&project))
+    fn repository(self) -> Result<Option<Repository>, Error> {
+        let project = self.catalog.worktree(PROJECT)?;
+        Ok(project.and_then(|project| git::read(&self.root_of(&project))))
     }
 
     /// The path at which git makes a worktree, before the tree exists.
@@ -441,11 +464,11 @@ impl<'a> Registry<'a> {
     }
 
     /// The registrations of a worktree that git was told to make. They may be incomplete.
-    fn begun(self, repository: &Repository, row: &WorktreeRow) -> Vec<Registration> {
+    fn begun(self, repository: &Repository, row: &WorktreeRow) -> io::Result<Vec<Registration>> {
         let temporary = self.temporary(row);
         let name = git::registration_name(&row.name);
         let mut found = Vec::new();
-        for entry in repository.registrations().unwrap_or_default() {
+        for entry in repository.registrations()? {
             if entry.is_made_for(&row.token, &temporary) {
                 found.push(entry);
             } else if entry.is_hardly_begun(name) {
@@ -456,50 +479,63 @@ impl<'a> Registry<'a> {
                 );
             }
         }
-        found
+        Ok(found)
     }
 
     /// Removes everything that git was told to make for a worktree whose tree will never be in its
-    /// place. Parts that cannot be removed stay.
-    fn take_back(self, row: &WorktreeRow) {
-        self.unregister_begun(row);
+    /// place. A branch that git does not remove stays: it holds no work, and another start takes it.
+    ///
+    /// # Errors
+    /// A registration stays. The row must stay, too, so that [`Registry::recover`] tries again.
+    fn take_back(self, row: &WorktreeRow) -> Result<(), Error> {
+        self.unregister_begun(row)?;
         if let Some(Linked { commit, branch: Some(branch) }) = &row.git
-            && let Some(repository) = self.repository()
+            && let Some(repository) = self.repository()?
         {
             let _ = repository.take_back_branch(branch, commit, &row.token);
-        }
-    }
-
-    /// Like `take_back`, but keeps the branch.
-    pub(crate) fn unregister_begun(self, row: &WorktreeRow) {
-        if row.git.is_none() {
-            return;
-        }
-        let Some(repository) = self.repository() else { return };
-        for entry in self.begun(&repository, row) {
-            let _ = entry.remove(&self.layout.stage());
-        }
-        let _ = std::fs::remove_dir_all(self.temporary(row));
-    }
-
-    /// Unlocks the registration of a worktree whose tree has its name. From now on git may move or
-    /// remove the worktree.
-    pub(crate) fn stands(self, row: &WorktreeRow) -> io::Result<()> {
-        if row.git.is_none() {
-            return Ok(());
-        }
-        let Some(repository) = self.repository() else { return Ok(()) };
-        for mut entry in repository.registrations()? {
-            if entry.is_made_for(&row.token, &self.temporary(row)) {
-                entry.unlock(&row.token)?;
-            }
         }
         Ok(())
     }
 
+    /// Like `take_back`, but keeps the branch.
+    pub(crate) fn unregister_begun(self, row: &WorktreeRow) -> Result<(), Error> {
+        if row.git.is_none() {
+            return Ok(());
+        }
+        let Some(repository) = self.repository()? else { return Ok(()) };
+        let failed = || path_from(&row.path);
+        for entry in self.begun(&repository, row).context(Operation::Unregister, failed)? {
+            entry.remove(&self.layout.stage()).context(Operation::Unregister, || &entry.folder)?;
+        }
+        // What stays in the stage is swept with it.
+        let _ = std::fs::remove_dir_all(self.temporary(row));
+        Ok(())
+    }
+
+    /// Unlocks the registration of a worktree whose tree has its name. From now on git may move or
+    /// remove the worktree.
+    pub(crate) fn stands(self, row: &WorktreeRow) -> Result<(), Error> {
+        if row.git.is_none() {
+            return Ok(());
+        }
+        let Some(repository) = self.repository()? else { return Ok(()) };
+        let unlock = || -> io::Result<()> {
+            for mut entry in repository.registrations()? {
+                if entry.is_made_for(&row.token, &self.temporary(row)) {
+                    entry.unlock(&row.token)?;
+                }
+            }
+            Ok(())
+        };
+        unlock().context(Operation::Unlock, || path_from(&row.path))
+    }
+
     /// The registrations of a worktree in the project's repository, whether or not its tree exists.
-    pub(crate) fn registered(self, row: &WorktreeRow) -> Vec<Registration> {
-        let Some(repository) = self.repository() else { return Vec::new() };
+    ///
+    /// # Errors
+    /// They could not be listed. That does not mean that there are none.
+    pub(crate) fn registered(self, row: &WorktreeRow) -> Result<Vec<Registration>, Error> {
+        let Some(repository) = self.repository()? else { return Ok(Vec::new()) };
         let root = path_from(&row.path);
         let own = git::leads_to(&root).ok();
         let is_ours = self.is_marked(row);
@@ -514,32 +550,47 @@ impl<'a> Registry<'a> {
             Some(own) => entry.is_of(&root) && entry.folder != *own,
             None => entry.is_of(&root),
         };
-        let mut entries = repository.registrations().unwrap_or_default();
+        let folder = repository.registrations_folder();
+        let mut entries =
+            repository.registrations().context(Operation::ReadDirectory, || folder)?;
         entries.retain(is_of_row);
-        entries
+        Ok(entries)
     }
 
     /// Removes git's registrations of a worktree whose tree does not exist.
-    pub(crate) fn unregister(self, row: &WorktreeRow) {
+    ///
+    /// # Errors
+    /// Some of them stay. `git worktree prune` removes them.
+    pub(crate) fn unregister(self, row: &WorktreeRow) -> Result<(), Error> {
         if row.git.is_some() {
-            for entry in self.registered(row) {
-                let _ = entry.remove(&self.layout.stage());
+            for entry in self.registered(row)? {
+                let removed = entry.remove(&self.layout.stage());
+                removed.context(Operation::Unregister, || &entry.folder)?;
             }
         }
+        Ok(())
     }
 
-    /// Forgets worktrees that have no tree.
+    /// Forgets worktrees that have no tree. One whose registration cannot be removed keeps its row,
+    /// and the next command tries again when the process that made it is dead.
     fn forget_unmade(self, rows: &[WorktreeRow]) -> Result<(), Error> {
+        let mut failure = Ok(());
+        let mut gone = Vec::with_capacity(rows.len());
         for row in rows {
-            self.take_back(row);
+            match self.take_back(row) {
+                Ok(()) => gone.push(row.clone()),
+                Err(error) => failure = failure.and(Err(error)),
+            }
         }
-        let forgotten = self.catalog.forget_worktrees(rows);
-        for row in rows {
+        self.catalog.forget_worktrees(&gone)?;
+        for row in &gone {
             self.remove_files(&row.token);
         }
-        forgotten
+        failure
     }
 
+    /// Removes the files of a worktree that has no row any more. What stays is swept: see
+    /// [`Registry::sweep`].
     fn remove_files(self, token: &str) {
         let _ = std::fs::remove_file(self.layout.index(token));
         let _ = std::fs::remove_file(self.layout.keeps_paths(token));
@@ -578,7 +629,7 @@ impl<'a> Registry<'a> {
             // A marker that cannot be read now says nothing. The next process looks again.
             let Ok(is_made) = self.find_mark(&row) else { continue };
             if is_made {
-                self.stands(&row).context(Operation::Unlock, || path_from(&row.path))?;
+                self.stands(&row)?;
                 self.catalog.finish_start(&row)?;
             } else {
                 self.forget_unmade(std::slice::from_ref(&row))?;
@@ -661,10 +712,12 @@ impl Claim<'_> {
 
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
+        // The start says why it failed. If this fails, too, the rows stay, and the next command
+        // tries again: see `Registry::recover`.
         if self.goes_again {
             let _ = self.registry.forget_unmade(&self.rows);
         } else if !self.is_finished {
-            self.rows.iter().for_each(|row| self.registry.unregister_begun(row));
+            self.rows.iter().for_each(|row| drop(self.registry.unregister_begun(row)));
         }
     }
 }

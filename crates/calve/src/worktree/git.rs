@@ -8,9 +8,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::Worktree;
 use crate::error::{Error, ErrorKind, Operation};
 use crate::store::git::modules::{self, Held, Unheld};
-use crate::store::git::{self, Branch, Commit, Failure, Registration, Repository, Work};
+use crate::store::git::{self, Commit, Failure, Registration, Repository, Work};
 use crate::store::{Store, StoreOptions};
 use crate::tree::pool::lock;
+
+mod branch;
+
+pub(super) use branch::DoomedBranch;
 
 /// The largest number of lost commits that an error names.
 const COMMITS_MOST: usize = 20;
@@ -128,7 +132,7 @@ impl Worktree {
         project: Option<&Repository>,
         head: Option<&str>,
     ) -> Result<Option<GitStatus>, Error> {
-        let is_linked = match self.own_repository() {
+        let is_linked = match self.own_repository()? {
             None => return Ok(None),
             Some(Own::Linked(_)) => true,
             Some(Own::Copy) => false,
@@ -153,20 +157,23 @@ impl Worktree {
     }
 
     /// The repository that the worktree has. A linked worktree has one even if its tree is gone.
-    fn own_repository(&self) -> Option<Own> {
+    fn own_repository(&self) -> Result<Option<Own>, Error> {
         let own = std::fs::symlink_metadata(git::git_of(&self.path));
         if own.is_ok_and(|own| own.is_dir()) {
-            return Some(Own::Copy);
+            return Ok(Some(Own::Copy));
         }
-        let registered = self.store.registry().registered(&self.row);
-        (!registered.is_empty()).then_some(Own::Linked(registered))
+        let registered = self.store.registry().registered(&self.row)?;
+        Ok((!registered.is_empty()).then_some(Own::Linked(registered)))
     }
 
     /// What git would lose with the worktree. `None` if the worktree has no repository, or if git
     /// cannot be asked and there are no submodules. Then calve looks for changes itself.
-    pub(super) fn git_loss(&self, is_there: bool) -> Option<Loss> {
+    ///
+    /// # Errors
+    /// calve cannot find out whether it has one.
+    pub(super) fn git_loss(&self, is_there: bool) -> Result<Option<Loss>, Error> {
         let project = self.store.repository();
-        let own = self.own_repository()?;
+        let Some(own) = self.own_repository()? else { return Ok(None) };
         let ask = || -> Result<_, Failure> {
             let work = if is_there { Some(git::whole_work_in(&self.path)?) } else { None };
             let (mut tips, mut objects) = (Vec::new(), None);
@@ -197,7 +204,7 @@ impl Worktree {
         let (asked, submodules) = (ask(), self.lost_modules(&own, project.as_ref(), is_there));
         let (loss, failure) = match asked {
             Ok(loss) => (loss, None),
-            Err(_) if submodules.is_empty() => return None,
+            Err(_) if submodules.is_empty() => return Ok(None),
             Err(failure) => ((None, Vec::new(), Vec::new(), Vec::new()), Some(failure)),
         };
         let (work, tips, tags, mut commits) = loss;
@@ -209,7 +216,7 @@ impl Worktree {
                 ..commit.clone()
             }));
         }
-        Some(Loss { own, project, work, tips, tags, commits, submodules, failure })
+        Ok(Some(Loss { own, project, work, tips, tags, commits, submodules, failure }))
     }
 
     /// The work that a drop would lose in the worktree's submodules.
@@ -300,40 +307,6 @@ impl Loss {
     pub(super) fn must_keep_a_submodule(&self) -> bool {
         self.has_commits_that_no_reference_keeps()
             || self.submodules.iter().any(|lost| lost.unheld.is_err())
-    }
-
-    /// The branch that is to be deleted with the worktree, and its commit. `None` if the worktree
-    /// is on no branch, or its branch is gone, or the worktree is not linked.
-    ///
-    /// # Errors
-    /// [`ErrorKind::CommitsOnlyHere`] if the branch has commits that nothing else holds.
-    pub(super) fn merged_branch(&self, worktree: &Worktree) -> Result<Option<Branch>, Error> {
-        let branch = match &self.work {
-            Some(work) => work.head.as_ref().and_then(|head| head.branch.clone()),
-            None => worktree.row.git.as_ref().and_then(|linked| linked.branch.clone()),
-        };
-        let (Some(branch), Some(project), Own::Linked(_)) = (branch, &self.project, &self.own)
-        else {
-            return Ok(None);
-        };
-        let failed = |failure| worktree.git_failed(failure);
-        let found = project.branches(&[&branch]).map_err(failed)?;
-        let Some(found) = found.into_iter().find(|found| found.name == branch) else {
-            return Ok(None);
-        };
-        let reference = git::branch_ref(&branch);
-        let tips = std::slice::from_ref(&found.commit);
-        let commits = project.unheld(tips, COMMITS_MOST, Some(&reference), None).map_err(failed)?;
-        if commits.is_empty() {
-            return Ok(Some(found));
-        }
-        Err(unheld(worktree, "its branch has commits that no other reference holds", &commits))
-    }
-
-    /// Deletes a branch that [`Loss::merged_branch`] returned. Returns whether git deleted it.
-    pub(super) fn delete_branch(&self, branch: &Branch) -> bool {
-        let project = self.project.as_ref();
-        project.is_some_and(|project| project.delete_branch(&branch.name, &branch.commit).is_ok())
     }
 
     /// Fails if a drop would lose something. Uncommitted work is not lost if `is_kept` says so.

@@ -14,14 +14,14 @@ use std::time::SystemTime;
 use rustix::fs;
 use rustix::io::Errno;
 
-use super::git::{KeptCommits, Loss};
+use super::git::{DoomedBranch, KeptCommits, Loss};
 use super::scope::ChangeScope;
 use super::{Worktree, shown};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::store::catalog::{Linked, WorktreeRow};
-use crate::store::git::{self, Branch, Head, Work};
+use crate::store::git::{self, Head, Work};
 use crate::store::layout;
-use crate::store::registry::KEPT;
+use crate::store::registry::{KEPT, Taken};
 use crate::store::trash::remove_tree;
 use crate::store::{PROJECT, StoreOptions, parent_of, path_from};
 use crate::tree::running::Running;
@@ -62,8 +62,14 @@ impl DropOptions {
         self
     }
 
-    /// Whether the branch of a linked worktree is deleted with the worktree. If no other reference
-    /// holds all commits of the branch, the drop fails with [`ErrorKind::CommitsOnlyHere`].
+    /// Whether the branch of a linked worktree is deleted with the worktree, and its part of git's
+    /// configuration. Only a branch that calve made for this worktree is deleted, and none that
+    /// another working tree uses; [`DroppedWorktree::problems`] says why a branch stays.
+    ///
+    /// The branch must be merged: other references hold all its commits, or the commit that the
+    /// project or a remote has checked out has the branch's changes, as after a squash or a rebase.
+    /// Then a reference keeps its commits: see [`DroppedWorktree::kept`]. If it is not merged, the
+    /// drop fails with [`ErrorKind::CommitsOnlyHere`].
     #[must_use]
     pub fn delete_branch(mut self, yes: bool) -> Self {
         self.delete_branch = yes;
@@ -79,6 +85,7 @@ pub struct DroppedWorktree {
     remains: Remains,
     kept: KeptCommits,
     deleted_branch: Option<String>,
+    problems: Vec<Error>,
 }
 
 /// What became of the files of a worktree.
@@ -93,19 +100,8 @@ enum Remains {
 }
 
 impl DroppedWorktree {
-    fn new(
-        remains: Remains,
-        kept: KeptCommits,
-        loss: Option<Loss>,
-        branch: Option<Branch>,
-    ) -> Self {
-        // git refuses to delete a branch that a worktree has checked out, so we delete the branch
-        // last.
-        let deleted = |branch: Branch| {
-            let is_deleted = loss.is_some_and(|loss| loss.delete_branch(&branch));
-            is_deleted.then_some(branch.name)
-        };
-        Self { remains, kept, deleted_branch: branch.and_then(deleted) }
+    fn new(remains: Remains, kept: KeptCommits, problems: Vec<Error>) -> Self {
+        Self { remains, kept, deleted_branch: None, problems }
     }
 
     /// Whether the files wait in the store's trash, where
@@ -154,6 +150,13 @@ impl DroppedWorktree {
     #[must_use]
     pub fn deleted_branch(&self) -> Option<&str> {
         self.deleted_branch.as_deref()
+    }
+
+    /// What could not be done any more when the worktree was gone: its branch was not deleted, or
+    /// parts of it stay in the store or in git's repository.
+    #[must_use]
+    pub fn problems(&self) -> &[Error] {
+        &self.problems
     }
 
     /// Deletes the files, unless they are kept. It never crosses a mount and never follows a link.
@@ -210,7 +213,7 @@ impl Worktree {
     /// The same as for [`Worktree::drop`]: [`ErrorKind::Changed`], [`ErrorKind::CommitsOnlyHere`],
     /// [`ErrorKind::Git`]. Nothing is changed.
     pub fn must_lose_nothing(&self, options: &StoreOptions) -> Result<(), Error> {
-        self.now()?.must_be_no_loss(self.git_loss(true).as_ref(), &options.operation())
+        self.now()?.must_be_no_loss(self.git_loss(true)?.as_ref(), &options.operation())
     }
 
     fn must_be_no_loss(&self, loss: Option<&Loss>, operation: &Running) -> Result<(), Error> {
@@ -234,7 +237,7 @@ impl Worktree {
             return Err(Error::new(ErrorKind::InvalidName, Operation::Drop, &self.path, cause));
         }
         if self.is_away(force)? {
-            let loss = self.git_loss(false);
+            let loss = self.git_loss(false)?;
             let cannot_be_kept = |loss: &&Loss| {
                 loss.has_commits_that_no_reference_keeps() || !force && loss.must_keep_a_submodule()
             };
@@ -250,13 +253,16 @@ impl Worktree {
                 .registry()
                 .forget(&self.row, || Ok(self.is_away(force)?.then_some(())))?;
             return match forgotten {
-                Some(()) => Ok(DroppedWorktree::new(Remains::Nothing, kept, loss, branch)),
+                Some(Taken { problems, .. }) => {
+                    let dropped = DroppedWorktree::new(Remains::Nothing, kept, problems);
+                    Ok(self.without_branch(dropped, loss.as_ref(), branch))
+                }
                 None => self.now()?.drop_now(how, room, operation),
             };
         }
         self.must_be_there()?;
         self.must_hold_no_other()?;
-        let loss = self.git_loss(true);
+        let loss = self.git_loss(true)?;
         if !force {
             self.must_be_no_loss(loss.as_ref(), operation)?;
         }
@@ -304,35 +310,59 @@ impl Worktree {
             Ok(Some(in_store))
         };
         let registry = self.store.registry();
-        let forgotten = if keeps {
+        let taken = if keeps {
             let row = self.row_to_keep(loss.as_ref());
             let beside = || Ok(away()?.map(|in_store| !in_store));
-            registry.set_aside(&row, beside).map(|beside| beside.map(|beside| !beside))
+            let taken = registry.set_aside(&row, beside);
+            taken.map(|it| it.map(|it| Taken { done: !it.done, problems: it.problems }))
         } else {
             registry.forget(&self.row, away)
         };
-        if forgotten.is_err()
+        if taken.is_err()
             && let Some((dir, aside)) = moved_to
         {
             // The worktree is not dropped then. If another process emptied the trash meanwhile, the
             // worktree is missing.
             let _ = fs::renameat(dir, aside, &from, &name);
         }
-        let Some(in_store) = forgotten? else {
-            return Ok(DroppedWorktree::new(Remains::Nothing, kept, loss, branch));
+        let Some(Taken { done: in_store, mut problems }) = taken? else {
+            let dropped = DroppedWorktree::new(Remains::Nothing, kept, Vec::new());
+            return Ok(self.without_branch(dropped, loss.as_ref(), branch));
         };
-        if keeps {
-            let until = SystemTime::now() + KEPT;
-            return Ok(DroppedWorktree::new(Remains::Kept { until }, kept, loss, branch));
+        let remains = if keeps {
+            Remains::Kept { until: SystemTime::now() + KEPT }
+        } else {
+            if !in_store {
+                // The mark tells the next process that makes a tree in this folder that it may
+                // delete the worktree.
+                let marked = staging::mark(&from, &beside);
+                problems.extend(marked.context(Operation::DeleteDropped, || &parent).err());
+            }
+            let folder = if in_store { folder } else { parent };
+            Remains::Deleted { folder, name: aside, in_trash: in_store }
+        };
+        let dropped = DroppedWorktree::new(remains, kept, problems);
+        Ok(self.without_branch(dropped, loss.as_ref(), branch))
+    }
+
+    /// Deletes the branch of a worktree that is gone. If that fails, it is a problem that
+    /// `dropped` names.
+    fn without_branch(
+        &self,
+        mut dropped: DroppedWorktree,
+        loss: Option<&Loss>,
+        branch: Option<DoomedBranch>,
+    ) -> DroppedWorktree {
+        if let Some((loss, branch)) = loss.zip(branch) {
+            match loss.delete_branch(self, branch) {
+                Ok((name, reference)) => {
+                    dropped.deleted_branch = Some(name);
+                    dropped.kept.references.extend(reference);
+                }
+                Err(error) => dropped.problems.push(error),
+            }
         }
-        if !in_store {
-            // The mark tells the next process that makes a tree in this folder that it may delete
-            // the worktree.
-            let _ = staging::mark(&from, &beside);
-        }
-        let folder = if in_store { folder } else { parent };
-        let remains = Remains::Deleted { folder, name: aside, in_trash: in_store };
-        Ok(DroppedWorktree::new(remains, kept, loss, branch))
+        dropped
     }
 
     /// Whether the tree has work that nothing else has. If calve cannot find out, it has.
@@ -374,9 +404,9 @@ impl Worktree {
         &self,
         loss: Option<&Loss>,
         how: &DropOptions,
-    ) -> Result<(KeptCommits, Option<Branch>), Error> {
+    ) -> Result<(KeptCommits, Option<DoomedBranch>), Error> {
         let Some(loss) = loss else { return Ok((KeptCommits::default(), None)) };
-        let branch = if how.delete_branch { loss.merged_branch(self)? } else { None };
+        let branch = if how.delete_branch { loss.doomed_branch(self)? } else { None };
         Ok((loss.keep(self)?, branch))
     }
 

@@ -584,12 +584,11 @@ impl Store {
         // We unlock before the rows are marked as ready. If the process dies in between, recovery
         // finds the unmarked rows and unlocks their registrations, too.
         let registry = self.registry();
-        let unlocked = claim.rows().iter().try_for_each(|row| {
-            registry.stands(row).context(Operation::Unlock, || path_from(&row.path))
-        });
+        let unlocked = claim.rows().iter().try_for_each(|row| registry.stands(row));
         if let Err(error) = unlocked.and_then(|()| claim.finish()) {
             unpublish_all(&mut stages, places);
-            claim.rows().iter().for_each(|row| registry.unregister(row));
+            // The start says why it failed. git prunes the registration of a tree that is gone.
+            claim.rows().iter().for_each(|row| drop(registry.unregister(row)));
             return Err(error);
         }
         Ok(outcomes)

@@ -237,6 +237,10 @@ impl Aside {
         self.is.starts_with(folder)
     }
 
+    pub(crate) fn path(&self) -> &Path {
+        &self.is
+    }
+
     pub(crate) fn remove(self) -> io::Result<()> {
         let parent = self.is.parent().unwrap_or(Path::new("/"));
         remove_at(parent, self.is.file_name().unwrap_or_default())

@@ -20,11 +20,11 @@ use super::super::catalog::{DroppedRow, PROJECT, WorktreeRow};
 use super::super::clock::{now, older_than};
 use super::super::files::{listed_at, open_dir, path_from};
 use super::super::git::modules::Modules;
-use super::super::git::{self, Registration, Repository};
+use super::super::git::{self, Failure, Registration, Repository};
 use super::super::layout;
 use super::super::marker::Marked;
 use super::super::trash::{self, remove_tree};
-use super::{Registry, is_gone, is_token, name_taken};
+use super::{Registry, Taken, is_gone, is_token, name_taken};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::tree::staging::{self, move_folder, stage_name, write_whole};
 use crate::tree::{CloneOptions, clone_tree};
@@ -32,6 +32,9 @@ use crate::tree::{CloneOptions, clone_tree};
 /// How long a dropped worktree can be brought back. git keeps objects that only its registration
 /// refers to for two weeks (`gc.pruneExpire`), so this must be shorter.
 pub(crate) const KEPT: Duration = Duration::from_secs(7 * 86_400);
+
+/// In a registration: its references, if the repository has them in a reftable.
+const REFTABLE: &str = "reftable";
 
 /// How many names calve tries for a registration.
 const NAMES_MOST: u32 = 1000;
@@ -47,7 +50,7 @@ impl Registry<'_> {
         self,
         row: &WorktreeRow,
         away: impl FnOnce() -> Result<Option<bool>, Error>,
-    ) -> Result<Option<bool>, Error> {
+    ) -> Result<Option<Taken<bool>>, Error> {
         let to = |at: usize| match at {
             0 => self.layout.dropped_registration(&row.token),
             _ => self.layout.stage().join(stage_name()),
@@ -55,11 +58,12 @@ impl Registry<'_> {
         let kept = |beside: &bool| {
             Some(DroppedRow { row: row.clone(), beside: *beside, dropped: now().0 })
         };
-        let done = self.take_away(row, to, away, kept)?;
-        if done.is_some() {
+        let taken = self.take_away(row, to, away, kept)?;
+        if taken.is_some() {
+            // If it stays, the sweep removes it when the worktree is collected.
             let _ = std::fs::remove_file(self.layout.lock(&row.token));
         }
-        Ok(done)
+        Ok(taken)
     }
 
     /// The path of a dropped worktree's tree.
@@ -92,8 +96,8 @@ impl Registry<'_> {
         // A crash after the rename leaves a tree without a row. Its path must be known then.
         self.rename(&row)?;
         // The database cannot be asked within the transaction.
-        let repository = self.repository();
-        let head = self.head_of(&place, &dropped.row, repository.as_ref());
+        let repository = self.repository()?;
+        let head = self.head_of(&dropped.row, repository.as_ref())?;
         let back = || {
             if std::fs::symlink_metadata(path).is_ok() {
                 return Err(exists(path));
@@ -104,16 +108,18 @@ impl Registry<'_> {
                 }
                 None => None,
             };
-            if registration.is_some()
-                && let Head::Commit(commit) = &head
-            {
-                // If git cannot do it, `HEAD` is at a branch that the user must see to.
-                let _ = git::detach(&place, commit);
-            }
-            let moved = move_folder(&place, path);
+            let detached = match &head {
+                Head::Commit(commit) if registration.is_some() => git::detach(&place, commit),
+                _ => Ok(()),
+            };
+            let moved = match detached {
+                Ok(()) => move_folder(&place, path),
+                Err(failure) => Err(failure.into()),
+            };
             if moved.is_err()
                 && let Some(entry) = registration
             {
+                // If it stays registered, the next try finds it where the tree's `.git` file leads.
                 let _ = entry.put_aside(self.layout.dropped_registration(&row.token));
             }
             match moved {
@@ -129,6 +135,7 @@ impl Registry<'_> {
         match done {
             Ok(()) => Ok(row),
             Err(error) => {
+                // Under the new name it can be brought back as well.
                 let _ = self.rename(&dropped.row);
                 Err(error)
             }
@@ -143,23 +150,32 @@ impl Registry<'_> {
         }
     }
 
-    /// The `HEAD` that a worktree gets when it is brought back. Its tree is at `place`.
-    fn head_of(self, place: &Path, row: &WorktreeRow, repository: Option<&Repository>) -> Head {
+    /// The `HEAD` that a worktree gets when it is brought back. Its registration is put aside, so
+    /// every working tree that git knows on its branch is another one.
+    ///
+    /// # Errors
+    /// git cannot say whether another working tree is on its branch.
+    fn head_of(self, row: &WorktreeRow, repository: Option<&Repository>) -> Result<Head, Error> {
         let (Some(linked), Some(repository)) = (&row.git, repository) else {
-            return Head::AsItIs;
+            return Ok(Head::AsItIs);
         };
         let kept = self.layout.dropped_registration(&row.token);
-        let Some(branch) = git::branch_at(&kept) else { return Head::AsItIs };
-        // The registration may be back already, if a process died that brought it back.
-        let elsewhere = |tree: &PathBuf| tree != place && *tree != path_from(&row.path);
-        let is_free = repository.branches(&[&branch]).is_ok_and(|found| {
-            found.iter().any(|found| {
-                found.name == branch
-                    && found.commit == linked.commit
-                    && !found.tree.as_ref().is_some_and(elsewhere)
-            })
-        });
-        if is_free { Head::AsItIs } else { Head::Commit(linked.commit.clone()) }
+        let branch = match std::fs::symlink_metadata(kept.join(REFTABLE)) {
+            Ok(_) => linked.branch.clone(),
+            Err(_) => git::branch_at(&kept),
+        };
+        let Some(branch) = branch else { return Ok(Head::AsItIs) };
+        let is_free = || -> Result<bool, Failure> {
+            let found = repository.branches(&[&branch])?;
+            let is_it = |it: &git::Branch| it.name == branch && it.commit == linked.commit;
+            Ok(found.iter().any(is_it) && repository.is_unused(&branch)?)
+        };
+        let failed =
+            |failure| Error::new(ErrorKind::Git, Operation::AskGit, &repository.root, failure);
+        match is_free().map_err(failed)? {
+            true => Ok(Head::AsItIs),
+            false => Ok(Head::Commit(linked.commit.clone())),
+        }
     }
 
     /// Puts the registration of a dropped worktree back, for the path of `row`. The tree is at

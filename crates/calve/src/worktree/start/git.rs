@@ -142,8 +142,8 @@ impl GitPlan {
         };
         let registry = store.registry();
         // A restore that was killed may have left a registration.
-        registry.unregister_begun(row);
-        let registered = registry.registered(row).into_iter().next();
+        registry.unregister_begun(row)?;
+        let registered = registry.registered(row)?.into_iter().next();
         let project = store.project()?;
         let plan = Links::again(&project, linked, registered)?;
         plan.map(Self::Link).map_err(|why| {

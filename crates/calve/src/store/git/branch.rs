@@ -1,0 +1,143 @@
+//! Asks git about a branch that is to be deleted with its worktree, and deletes it.
+//!
+//! calve deletes a branch with `update-ref -d` and the commit that was checked, not with
+//! `git branch -D`, which deletes whatever the branch points to by then. So calve asks the
+//! questions of `git branch -d` itself.
+
+use super::repository::first_entry;
+use super::{Failure, Repository, branch_ref, line};
+
+/// git's words if a working tree uses the branch that it would fetch into.
+const IN_USE: &str = "refusing to fetch into";
+
+/// How a branch was merged into another commit although that commit does not have its commits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Squashed {
+    /// Both have the same tree.
+    pub(crate) has_same_tree: bool,
+    /// A merge of the branch would change nothing.
+    pub(crate) would_change_nothing: bool,
+    /// For each commit of the branch, the other side has a commit with the same change.
+    pub(crate) has_each_change: bool,
+}
+
+impl Squashed {
+    pub(crate) fn is_merged(self) -> bool {
+        self.has_same_tree || self.would_change_nothing || self.has_each_change
+    }
+}
+
+impl Repository {
+    /// Whether calve made the branch for the worktree with this token. A branch without a reflog
+    /// does not say so.
+    ///
+    /// # Errors
+    /// git could not be asked.
+    pub(crate) fn is_branch_made_for(&self, name: &str, token: &str) -> Result<bool, Failure> {
+        let reflog = self
+            .git()
+            .args(["log", "-g", "--no-show-signature", "--format=%gs", &branch_ref(name), "--"])
+            .whole()
+            .run()?;
+        // The newest entry comes first.
+        Ok(line(&reflog.bytes).lines().next_back() == Some(&first_entry(token)))
+    }
+
+    /// How the branch at `commit` was merged into the commit that the project has checked out, or
+    /// into the branch that a remote has checked out.
+    ///
+    /// # Errors
+    /// git could not be asked.
+    pub(crate) fn squashed(&self, commit: &str) -> Result<Squashed, Failure> {
+        let remotes = self
+            .git()
+            .args(["for-each-ref", "--format=%(objectname)", "refs/remotes/*/HEAD"])
+            .run()?;
+        let mut into: Vec<String> = self.head_commit()?.into_iter().collect();
+        into.extend(line(&remotes.bytes).lines().map(str::to_owned));
+        into.dedup();
+        for other in into {
+            let squashed = self.squashed_into(commit, &other)?;
+            if squashed.is_merged() {
+                return Ok(squashed);
+            }
+        }
+        Ok(Squashed::default())
+    }
+
+    fn squashed_into(&self, commit: &str, other: &str) -> Result<Squashed, Failure> {
+        let tree = |commit: &str| -> Result<String, Failure> {
+            let tree = format!("{commit}^{{tree}}");
+            Ok(line(&self.git().args(["rev-parse", "-q", "--verify", &tree]).run()?.bytes))
+        };
+        // It ends with 1 if they have nothing in common.
+        let base = self.git().args(["merge-base", other, commit]).may_end_with(1).run()?;
+        let base = line(&base.bytes);
+        let (is, there) = (tree(commit)?, tree(other)?);
+        // A branch that changes nothing has nothing that could have been merged.
+        if base.is_empty() || tree(&base)? == is {
+            return Ok(Squashed::default());
+        }
+        let mut found = Squashed { has_same_tree: is == there, ..Default::default() };
+        // It ends with 1 if there are conflicts. A git that does not know this command, and
+        // histories that have nothing in common, count as not merged.
+        let merge = ["merge-tree", "--write-tree", "--no-messages", other, commit];
+        match self.git().args(merge).may_end_with(1).run() {
+            Ok(output) => found.would_change_nothing = line(&output.bytes) == there,
+            Err(Failure::Refused(_)) => {}
+            Err(failure) => return Err(failure),
+        }
+        // `git cherry` says nothing about merges.
+        let range = format!("{other}..{commit}");
+        let merges = self.git().args(["rev-list", "--merges", "--max-count=1", &range, "--"]);
+        if merges.run()?.bytes.is_empty() {
+            let marks = self.git().args(["cherry", other, commit]).whole().run()?;
+            let marks = line(&marks.bytes);
+            found.has_each_change =
+                !marks.is_empty() && marks.lines().all(|mark| mark.starts_with('-'));
+        }
+        Ok(found)
+    }
+
+    /// Whether no working tree uses the branch.
+    ///
+    /// # Errors
+    /// git could not be asked.
+    pub(crate) fn is_unused(&self, name: &str) -> Result<bool, Failure> {
+        match self.fetch_into(name) {
+            Ok(()) => Ok(true),
+            Err(Failure::Refused(words)) if words.contains(IN_USE) => Ok(false),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Lets git begin to fetch into a branch, and changes nothing. git refuses if a working tree
+    /// has the branch checked out, or is about to come back to it after a rebase or a bisection.
+    fn fetch_into(&self, name: &str) -> Result<(), Failure> {
+        let reference = branch_ref(name);
+        self.git()
+            .args(["fetch", "-q", "--dry-run", "--no-tags", "--no-write-fetch-head"])
+            .args(["--no-recurse-submodules", "--no-auto-maintenance", "--", "."])
+            .arg(format!("{reference}:{reference}"))
+            .run()
+            .map(drop)
+    }
+
+    /// Deletes the branch if it still points to `commit` and no working tree uses it, and its part
+    /// of the repository's configuration.
+    ///
+    /// # Errors
+    /// git refused, or could not be asked. If only the configuration stays, the error says so.
+    pub(crate) fn delete_unused_branch(&self, name: &str, commit: &str) -> Result<(), Failure> {
+        self.fetch_into(name)?;
+        self.delete_branch(name, commit)?;
+        let section = format!("branch.{name}");
+        match self.git().args(["config", "--local", "--remove-section", &section]).run() {
+            Err(Failure::Refused(words)) if !words.to_lowercase().contains("no such section") => {
+                Err(Failure::Refused(format!("the branch is deleted, {section}.* is not: {words}")))
+            }
+            Err(failure @ (Failure::NotInstalled | Failure::NotRun(_))) => Err(failure),
+            _ => Ok(()),
+        }
+    }
+}

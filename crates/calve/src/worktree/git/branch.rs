@@ -1,0 +1,153 @@
+//! Decides whether the branch of a dropped worktree is deleted with it, and deletes it.
+
+use super::{COMMITS_MOST, Loss, Own, unheld};
+use crate::error::{Error, ErrorKind, Operation};
+use crate::store::git::branch::Squashed;
+use crate::store::git::{self, Branch, Failure};
+use crate::worktree::Worktree;
+
+/// What is known about the branch of a worktree.
+#[derive(Debug, Clone, Copy, Default)]
+struct Facts {
+    is_made_for_it: bool,
+    /// Another reference holds all commits of the branch.
+    is_held: bool,
+    squashed: Squashed,
+}
+
+/// What becomes of the branch of a dropped worktree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// calve did not make it for this worktree, so it stays.
+    Stays,
+    Deleted,
+    /// The branch is merged, but no other branch has its commits. A reference of calve's keeps
+    /// them.
+    KeptElsewhere,
+    /// The worktree stays, too: the branch is not merged.
+    Refused,
+}
+
+impl Facts {
+    fn fate(self) -> Fate {
+        match (self.is_made_for_it, self.is_held, self.squashed.is_merged()) {
+            (false, ..) => Fate::Stays,
+            (true, true, _) => Fate::Deleted,
+            (true, false, true) => Fate::KeptElsewhere,
+            (true, false, false) => Fate::Refused,
+        }
+    }
+}
+
+/// The branch of a worktree that is dropped with its branch.
+#[derive(Debug)]
+pub(in crate::worktree) struct DoomedBranch {
+    branch: Branch,
+    fate: Fate,
+}
+
+impl Loss {
+    /// The branch that is to be deleted with the worktree. `None` if the worktree is on no branch,
+    /// or its branch is gone, or the worktree is not linked.
+    ///
+    /// # Errors
+    /// [`ErrorKind::CommitsOnlyHere`] if the branch is not merged. [`ErrorKind::Git`].
+    pub(in crate::worktree) fn doomed_branch(
+        &self,
+        worktree: &Worktree,
+    ) -> Result<Option<DoomedBranch>, Error> {
+        let branch = match &self.work {
+            Some(work) => work.head.as_ref().and_then(|head| head.branch.clone()),
+            None => worktree.row.git.as_ref().and_then(|linked| linked.branch.clone()),
+        };
+        let (Some(branch), Some(project), Own::Linked(_)) = (branch, &self.project, &self.own)
+        else {
+            return Ok(None);
+        };
+        let failed = |failure| worktree.git_failed(failure);
+        let found = project.branches(&[&branch]).map_err(failed)?;
+        let Some(branch) = found.into_iter().find(|found| found.name == branch) else {
+            return Ok(None);
+        };
+        let mut facts = Facts::default();
+        let mut commits = Vec::new();
+        let token = &worktree.row.token;
+        facts.is_made_for_it = project.is_branch_made_for(&branch.name, token).map_err(failed)?;
+        if facts.is_made_for_it {
+            let reference = git::branch_ref(&branch.name);
+            let tips = std::slice::from_ref(&branch.commit);
+            commits = project.unheld(tips, COMMITS_MOST, Some(&reference), None).map_err(failed)?;
+            facts.is_held = commits.is_empty();
+        }
+        if facts.is_made_for_it && !facts.is_held {
+            facts.squashed = project.squashed(&branch.commit).map_err(failed)?;
+        }
+        match facts.fate() {
+            Fate::Refused => {
+                let why = "its branch has commits that no other reference holds";
+                Err(unheld(worktree, why, &commits))
+            }
+            fate => Ok(Some(DoomedBranch { branch, fate })),
+        }
+    }
+
+    /// Deletes the branch after the worktree is gone, because git refuses to delete a branch that a
+    /// worktree has checked out. Returns the branch's name, and the reference that holds its commits
+    /// from now on if no other branch does.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Git`]. The branch stays, unless the error says otherwise.
+    pub(in crate::worktree) fn delete_branch(
+        &self,
+        worktree: &Worktree,
+        doomed: DoomedBranch,
+    ) -> Result<(String, Option<String>), Error> {
+        let DoomedBranch { branch: Branch { name, commit, .. }, fate } = doomed;
+        let delete = || -> Result<Option<String>, Failure> {
+            let gone = || Failure::Refused("the project has no repository any more".to_owned());
+            let project = self.project.as_ref().ok_or_else(gone)?;
+            let kept = match fate {
+                Fate::Deleted => None,
+                Fate::KeptElsewhere => {
+                    Some(project.keep_dropped(worktree.name(), &commit, None)?)
+                }
+                Fate::Stays | Fate::Refused => {
+                    let why = "calve did not make this branch for the worktree, so it stays";
+                    return Err(Failure::Refused(why.to_owned()));
+                }
+            };
+            project.delete_unused_branch(&name, &commit)?;
+            Ok(kept)
+        };
+        match delete() {
+            Ok(kept) => Ok((name, kept)),
+            Err(failure) => Err(Error::new(ErrorKind::Git, Operation::DeleteBranch, name, failure)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_branch_that_calve_made_and_that_is_merged_is_deleted() {
+        let not = Squashed::default();
+        let rows = [
+            // Made for the worktree, held by another reference, squashed, and what becomes of it.
+            (false, false, not, Fate::Stays),
+            (false, true, not, Fate::Stays),
+            (false, true, Squashed { has_same_tree: true, ..not }, Fate::Stays),
+            (true, true, not, Fate::Deleted),
+            (true, true, Squashed { would_change_nothing: true, ..not }, Fate::Deleted),
+            (true, false, Squashed { has_same_tree: true, ..not }, Fate::KeptElsewhere),
+            (true, false, Squashed { would_change_nothing: true, ..not }, Fate::KeptElsewhere),
+            (true, false, Squashed { has_each_change: true, ..not }, Fate::KeptElsewhere),
+            (true, false, not, Fate::Refused),
+        ];
+        for (is_made_for_it, is_held, squashed, expected) in rows {
+            let facts = Facts { is_made_for_it, is_held, squashed };
+            assert_eq!(facts.fate(), expected, "{facts:?}");
+        }
+    }
+}
