@@ -4,11 +4,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use calve::{PathKept, PathKind, PathMention};
+use calve::{PathKept, PathKind, PathMeaning, PathMention};
 use serde::Serialize;
 
 use crate::output::{Output, PathFields};
 use crate::text::{counted, shell_word, shown};
+
+mod false_green;
 
 /// A file that names its tree, in JSON; docs/json.md says what the fields mean.
 #[derive(Serialize)]
@@ -18,6 +20,9 @@ pub(crate) struct MentionDocument {
     kind: &'static str,
     rewritten: bool,
     kept_because: Option<&'static str>,
+    meaning: &'static str,
+    tool: Option<&'static str>,
+    process: Option<u32>,
 }
 
 impl MentionDocument {
@@ -27,30 +32,57 @@ impl MentionDocument {
             kind: mention.kind.as_str(),
             rewritten: mention.kept.is_none(),
             kept_because: mention.kept.map(PathKept::as_str),
+            meaning: mention.meaning().as_str(),
+            tool: Some(mention.tool()).filter(|tool| !tool.is_empty()),
+            process: mention.process,
         };
         mentions.iter().map(new).collect()
     }
 }
 
-/// Whether a worktree that has this file unchanged may use the project's files because of it. A
-/// build tool only compares a list of sources: if it finds other paths, it builds again.
-fn points_back(mention: &PathMention) -> bool {
-    mention.kept.is_some() && mention.kind != PathKind::DependencyInfo
-}
-
-/// The warning about files that still name the project.
-pub(crate) fn warning(mentions: &[PathMention], project: &Path) -> Option<String> {
+/// The warnings about files that still name the project: one for each build folder's tool, each
+/// process that runs, and one for all others.
+pub(crate) fn warnings(mentions: &[PathMention], project: &Path) -> Vec<String> {
+    let mut lines = false_green::lines(mentions, project);
+    let living = mentions.iter().filter(|it| it.meaning() == PathMeaning::Living);
+    lines.extend(living.map(|mention| {
+        let file = shown(&mention.path);
+        format!(
+            "{file} came along, and {} runs in the project: a second server may not start because of the file, and \
+             what stops its process stops the project's. In the worktree: 'rm {}'; a line in .calveignore leaves such \
+             files out",
+            process(mention),
+            shell_word(&mention.path)
+        )
+    }));
     let project = shell_word(project);
-    let still = still_name(mentions)?;
-    Some(format!(
-        "{still} the project's folder by its absolute path: 'calve doctor {project}' says what that means"
-    ))
+    lines.extend(still_name(mentions).map(|still| {
+        format!(
+            "{still} the project's folder by its absolute path: 'calve doctor {project}' says what that means"
+        )
+    }));
+    lines
 }
 
-/// The part of a warning that says which files name another root than their own: `a and 3 other
-/// files still name`.
+/// The running process that a file names.
+fn process(mention: &PathMention) -> String {
+    let Some(pid) = mention.process else { return "its process".to_owned() };
+    match std::fs::read_to_string(format!("/proc/{pid}/comm")) {
+        Ok(program) => format!("process {pid} ({})", program.trim_end()),
+        Err(_) => format!("process {pid}"),
+    }
+}
+
+/// The part of a warning that says which files name another root than their own, beside those that
+/// have a warning of their own: `a and 3 other files still name`.
 fn still_name(mentions: &[PathMention]) -> Option<String> {
-    let back: Vec<&PathMention> = mentions.iter().filter(|it| points_back(it)).collect();
+    let is_covered = false_green::covers(mentions);
+    let points_back = |mention: &&PathMention| match mention.meaning() {
+        PathMeaning::LeadsBack => !is_covered(mention),
+        PathMeaning::FalseGreen => !false_green::is_said(mention),
+        _ => false,
+    };
+    let back: Vec<&PathMention> = mentions.iter().filter(points_back).collect();
     let first = back.first()?;
     let (file, names) = match back.len() {
         1 => (shown(&first.path), "names"),
@@ -65,9 +97,7 @@ fn still_name(mentions: &[PathMention]) -> Option<String> {
 /// which still name the project.
 pub(crate) fn tell(mentions: &[PathMention], path: &Path, project: &Path, output: Output) {
     tell_rewritten(mentions, path, output);
-    if let Some(warning) = warning(mentions, project) {
-        output.warning(warning);
-    }
+    output.warnings(&warnings(mentions, project));
 }
 
 /// Like [`tell`], for a project that came from another machine.
@@ -90,40 +120,78 @@ fn tell_rewritten(mentions: &[PathMention], path: &Path, output: Output) {
 }
 
 /// What a kind is called, what it means in a worktree, and what to do.
-fn advice(kind: PathKind) -> (&'static str, &'static str) {
-    match kind {
-        PathKind::EnvironmentConfig
-        | PathKind::Activation
-        | PathKind::Script
-        | PathKind::PathFile
-        | PathKind::EditableFinder
-        | PathKind::DirectUrl
-        | PathKind::Record => (
+fn advice(mention: &PathMention) -> (&'static str, &'static str) {
+    match (mention.kind, mention.tool()) {
+        (
+            PathKind::EnvironmentConfig
+            | PathKind::Activation
+            | PathKind::Script
+            | PathKind::PathFile
+            | PathKind::EditableFinder
+            | PathKind::DirectUrl
+            | PathKind::Record,
+            _,
+        ) => (
             "of Python environments",
             "programs in a worktree would run the project's code and install into its environment; 'uv venv \
              --relocatable', or a new environment in the worktree, mends that",
         ),
-        PathKind::Link => (
+        (PathKind::Link, _) => (
             "that are absolute links",
             "they lead to the project's files from every worktree; relative links ('ln -sr') do not",
         ),
-        PathKind::Build => (
-            "of build folders",
-            "CMake refuses to build in a copy of its build folder, and other tools build the project's sources; \
-             remove the build folder in the worktree and configure again",
+        (PathKind::LinkBack, "bazel") => (
+            "that are bazel's links",
+            "they lead to what bazel built of the project's sources; 'bazel build' in the worktree makes them anew",
         ),
-        PathKind::NodeShim => (
+        (PathKind::LinkBack, _) => (
+            "that are links which lead out and back",
+            "what runs through them in a worktree is the project's; relative links that stay inside ('ln -sr') are not",
+        ),
+        (PathKind::Conda, tool) => (
+            if tool == "pixi" { "of pixi environments" } else { "of conda environments" },
+            "programs in them start the project's Python, which imports the project's code; make the environment \
+             again in the worktree",
+        ),
+        (PathKind::Build, "configure") => (
+            "that ./configure wrote",
+            "make may take the project's sources and tests; configure again in the worktree",
+        ),
+        (PathKind::Build | PathKind::BuildRecord, "cargo") => {
+            ("of cargo's build folder", "nothing to do: cargo sees that the folder is another")
+        }
+        (PathKind::Build, _) if mention.meaning() == PathMeaning::Harmless => {
+            ("that are logs of builds", "nothing to do: no build reads them")
+        }
+        (PathKind::Build, _) if mention.meaning() == PathMeaning::LeadsBack => (
+            "that tell tools about a build",
+            "editors and other tools find the project's sources; a build in the worktree writes the files again",
+        ),
+        (PathKind::Build, _) => (
+            "of build folders",
+            "a build there compiles and tests the project's sources, or is refused (CMake); remove the build folder \
+             in the worktree and configure again",
+        ),
+        (PathKind::NodeShim, _) => (
             "in node_modules/.bin",
             "NODE_PATH in them leads to the project's packages if the worktree lacks one; 'pnpm install' in the \
              worktree writes them again",
         ),
-        PathKind::ShellEnvironment => (
+        (PathKind::ShellEnvironment, "pdm") => {
+            ("of pdm", "pdm takes the project's Python; 'rm .pdm-python' in the worktree")
+        }
+        (PathKind::ShellEnvironment, _) => (
             "with settings for shells",
             "they set the project's paths in every worktree; $PWD or direnv's 'PATH_add' name the folder itself",
         ),
-        PathKind::DependencyInfo => (
+        (PathKind::DependencyInfo, _) => (
             "that list sources for build tools",
             "cargo ignores them; make and ninja may take the project's headers: build once from scratch in the worktree",
+        ),
+        (PathKind::Process, _) => (
+            "with a process",
+            "the process runs, and a copy of the file in a worktree leads to it: a second server may not start, and \
+             what stops it stops this one; a line in .calveignore leaves such files out",
         ),
         _ => ("of other kinds", "programs that read them find the project's files"),
     }
@@ -131,17 +199,21 @@ fn advice(kind: PathKind) -> (&'static str, &'static str) {
 
 /// What `doctor` says about the files of a tree that name it.
 pub(crate) fn lines(mentions: &[PathMention], verbose: bool) -> Vec<String> {
-    let mut groups: BTreeMap<(bool, &str, &str, Option<PathKept>), Vec<&PathMention>> =
-        BTreeMap::new();
+    type Group = (PathMeaning, &'static str, &'static str, Option<PathKept>);
+    let mut groups: BTreeMap<Group, Vec<&PathMention>> = BTreeMap::new();
     for mention in mentions {
-        let (what, meaning) = advice(mention.kind);
-        let is_own = mention.kept.is_none();
-        groups.entry((!is_own, what, meaning, mention.kept)).or_default().push(mention);
+        let (what, meaning) = advice(mention);
+        groups.entry((mention.meaning(), what, meaning, mention.kept)).or_default().push(mention);
     }
     let mut lines = Vec::new();
-    for ((stays, what, meaning, kept), of) in groups {
+    for ((means, what, meaning, kept), of) in groups {
         let count = counted(of.len() as u64, "file");
-        let names = if of.len() == 1 { "names" } else { "name" };
+        let names = match (means, of.len()) {
+            (PathMeaning::Living, 1) => "is here",
+            (PathMeaning::Living, _) => "are here",
+            (_, 1) => "names this folder",
+            _ => "name this folder",
+        };
         let why = match kept {
             Some(PathKept::Tracked) => " (git tracks them, so calve leaves them alone)",
             Some(PathKept::OtherRepository) => {
@@ -149,14 +221,17 @@ pub(crate) fn lines(mentions: &[PathMention], verbose: bool) -> Vec<String> {
             }
             _ => "",
         };
-        lines.push(match stays {
-            false => {
-                format!("{count} {what} {names} this folder: each worktree gets its own path there")
+        lines.push(match means {
+            PathMeaning::Rewritten => {
+                format!("{count} {what} {names}: each worktree gets its own path there")
             }
-            true => format!("{count} {what} {names} this folder{why}: {meaning}"),
+            _ => format!("{count} {what} {names}{why}: {meaning}"),
         });
         let listed = if verbose { of.len() } else { 3 };
-        lines.extend(of.iter().take(listed).map(|mention| format!("  {}", shown(&mention.path))));
+        lines.extend(of.iter().take(listed).map(|mention| match mention.process {
+            Some(_) => format!("  {}: {}", shown(&mention.path), process(mention)),
+            None => format!("  {}", shown(&mention.path)),
+        }));
         if of.len() > listed {
             lines.push(format!("  and {} more (-v lists them)", of.len() - listed));
         }

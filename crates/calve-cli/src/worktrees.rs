@@ -248,9 +248,7 @@ fn tell_trees(
 /// Warns about files of new worktrees that still name the project.
 fn tell_paths(worktrees: &[StartedWorktree], project: &Path, session: Session<'_>) {
     let first = worktrees.first().map_or(&[][..], |started| &started.mentions);
-    if let Some(warning) = paths::warning(first, project) {
-        session.output.warning(warning);
-    }
+    session.output.warnings(&paths::warnings(first, project));
 }
 
 /// Prints what the user should know about the repositories of new worktrees.

@@ -217,9 +217,9 @@ pub use store::remote::{
 #[cfg(all(unix, feature = "store"))]
 pub use store::{
     BlobId, Damage, DamageKind, Discovered, GcOptions, GcReport, NamingReport, PackOptions,
-    PackReport, PathKept, PathKind, PathMention, ReadyReport, Snapshot, SnapshotId, SnapshotLog,
-    SnapshotOptions, SnapshotReport, Store, StoreOptions, StoreStats, VerifyOptions, VerifyReport,
-    WarmReport,
+    PackReport, PathKept, PathKind, PathMeaning, PathMention, ReadyReport, Snapshot, SnapshotId,
+    SnapshotLog, SnapshotOptions, SnapshotReport, Store, StoreOptions, StoreStats, VerifyOptions,
+    VerifyReport, WarmReport,
 };
 pub use tree::cost::{CopyCost, must_copy, never_shares_blocks};
 pub use tree::{CloneMode, CloneOptions, Existing, GitIndex, Reflink, clone_tree};

@@ -270,7 +270,7 @@
 //! The first root is the path without links. Files may name it by others that lead to it. Each has
 //! a path to the worktree of its own.
 //!
-//! The kinds are `a` to `m`, in the order of [`PathKind`](crate::PathKind). The digit is 0 if each
+//! The kinds are `a` to `q`, in the order of [`PathKind`](crate::PathKind). The digit is 0 if each
 //! worktree gets the file with its own root; otherwise it says why not: 1 the format is not known,
 //! 2 git tracks the file, 3 the file is in another repository. A lost file in `found` is made
 //! again. A worktree without `paths` has all files as its snapshot does.

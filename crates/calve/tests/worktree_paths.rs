@@ -10,16 +10,16 @@ use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use calve::{
-    DropOptions, GcOptions, GitMode, PathKept, PathKind, PathMention, PathMode, SnapshotId,
-    SnapshotOptions, StartOptions, Store, StoreOptions, SwitchOptions, Worktree, path_mentions,
-    rewrite_paths,
+    DropOptions, GcOptions, GitMode, PathKept, PathKind, PathMeaning, PathMention, PathMode,
+    SnapshotId, SnapshotOptions, StartOptions, Store, StoreOptions, SwitchOptions, Worktree,
+    path_mentions, rewrite_paths,
 };
 
 use common::git::{git, script};
 use common::mounts::{IGNORING_CASE, ignoring_case};
 use common::snapshot::assert_same;
 use common::stores::{Desk, after_a_tick, assert_sound, content, options, put, set_mode, status};
-use common::{Scratch, has_command, is_there, not_run, sh};
+use common::{Scratch, expects_reflink, has_command, is_there, not_run, sh};
 
 const PACKAGES: &str = ".venv/lib/python3.12/site-packages";
 
@@ -483,6 +483,115 @@ fn a_clone_can_be_given_its_own_paths_and_a_tree_says_which_files_name_it() {
     }
     assert!(!named.contains(&PathBuf::from("notes")));
     assert!(is_there(&clone));
+}
+
+/// A project whose build folders, environments and links a copy would take from the project. Each
+/// row: a path, what it means there, and the tool that made it.
+const MEANINGS: [(&str, PathMeaning, &str); 15] = [
+    ("build/CMakeCache.txt", PathMeaning::FalseGreen, "cmake"),
+    ("mb/meson-info/meson-info.json", PathMeaning::FalseGreen, "meson"),
+    ("out/build.ninja", PathMeaning::FalseGreen, "ninja"),
+    ("au/config.status", PathMeaning::FalseGreen, "configure"),
+    (".lock-waf_linux_build", PathMeaning::FalseGreen, "waf"),
+    (".pixi/envs/default/conda-meta/history", PathMeaning::FalseGreen, "pixi"),
+    ("env/conda-meta/history", PathMeaning::FalseGreen, "conda"),
+    (".pdm-python", PathMeaning::FalseGreen, "pdm"),
+    ("bazel-bin", PathMeaning::FalseGreen, "bazel"),
+    ("bazel-app", PathMeaning::FalseGreen, "bazel"),
+    ("out-and-back", PathMeaning::FalseGreen, ""),
+    ("src/up", PathMeaning::FalseGreen, ""),
+    (".env", PathMeaning::LeadsBack, ""),
+    ("tmp/pids/server.pid", PathMeaning::Living, ""),
+    ("daemon/server-process.json", PathMeaning::Living, ""),
+];
+
+fn leading_back(root: &Path) {
+    let at = |path: &str| root.join(path).display().to_string();
+    put(root, "build/CMakeCache.txt", format!("CMAKE_HOME_DIRECTORY:INTERNAL={}\n", at("")));
+    put(root, "mb/meson-info/meson-info.json", format!("{{\"source\": \"{}\"}}", at("src")));
+    put(root, "out/build.ninja", format!("build a.o: cc {}\n", at("src/a.c")));
+    put(root, "au/config.status", format!("srcdir='{}'\n", at("")));
+    put(root, ".lock-waf_linux_build", format!("top_dir = '{}'\n", root.display()));
+    put(root, ".pdm-python", at(".venv/bin/python"));
+    put(root, ".env", format!("DATA={}\n", at("data")));
+    for environment in [".pixi/envs/default", "env"] {
+        put(root, &format!("{environment}/conda-meta/history"), "==> made <==\n");
+        put(root, &format!("{environment}/bin/pip"), format!("#!{}/bin/python\n", at(environment)));
+    }
+    // bazel's output is elsewhere, and has links to the sources.
+    let execution = root.with_file_name("cache").join("execroot/_main");
+    fs::create_dir_all(execution.join("bin")).unwrap();
+    fs::create_dir_all(root.join("src")).unwrap();
+    symlink(root.join("src"), execution.join("src")).unwrap();
+    symlink(execution.join("bin"), root.join("bazel-bin")).unwrap();
+    symlink(&execution, root.join("bazel-app")).unwrap();
+    symlink(execution.join("src"), root.join("out-and-back")).unwrap();
+    let name = root.file_name().unwrap().to_str().unwrap();
+    symlink(format!("../../{name}/build"), root.join("src/up")).unwrap();
+    let pid = std::process::id();
+    put(root, "tmp/pids/server.pid", format!("{pid}\n"));
+    put(root, "daemon/server-process.json", format!("{{\"processId\": {pid}}}"));
+    // Nothing is said of these: they look like the others, or mean no harm.
+    put(root, "other/CMakeCache.txt", "CMAKE_HOME_DIRECTORY:INTERNAL=/elsewhere\n");
+    put(root, "tmp/pids/gone.pid", format!("{}\n", u32::MAX));
+    put(root, "history", "==> made <==\n");
+    symlink("/usr", root.join("usr")).unwrap();
+    let script = "target/debug/build/x-0123456789abcdef";
+    put(root, &format!("{script}/root-output"), at(script));
+}
+
+#[track_caller]
+fn assert_meanings(mentions: &[PathMention], what: &str) {
+    for (path, meaning, tool) in MEANINGS {
+        let found = mentions.iter().find(|mention| mention.path == Path::new(path));
+        let found = found.unwrap_or_else(|| panic!("{what}: {path}: {mentions:?}"));
+        assert_eq!((found.meaning(), found.tool()), (meaning, tool), "{what}: {path}");
+        let process = (meaning == PathMeaning::Living).then(std::process::id);
+        assert_eq!(found.process, process, "{what}: {path}");
+    }
+    for path in ["other/CMakeCache.txt", "tmp/pids/gone.pid", "history", "usr"] {
+        assert_eq!(mention(mentions, path), None, "{what}");
+    }
+    let harms =
+        |it: &&PathMention| it.path.starts_with("target") && it.meaning() != PathMeaning::Harmless;
+    assert_eq!(mentions.iter().find(harms), None, "{what}");
+}
+
+#[test]
+fn what_makes_a_false_green_and_what_lives_is_named_by_every_way_in() {
+    let desk = Desk::new(leading_back);
+    after_a_tick();
+    // calve reads no content but that of the few files whose names say so.
+    let report = desk
+        .store
+        .start(&["first"], &StartOptions::new().name_later(0), &StoreOptions::new())
+        .unwrap();
+    let waited = expects_reflink(Scratch::new().path());
+    assert_eq!(report.snapshot.is_none(), waited);
+    assert_meanings(&report.worktrees[0].mentions, "the first start");
+    desk.store.name_contents(&options()).unwrap();
+    let report = desk.store.start(&["next"], &StartOptions::new(), &StoreOptions::new()).unwrap();
+    assert_meanings(&report.worktrees[0].mentions, "the next start");
+    let pip = ".pixi/envs/default/bin/pip";
+    for (path, kind) in [
+        (pip, PathKind::Conda),
+        ("target/debug/build/x-0123456789abcdef/root-output", PathKind::BuildRecord),
+    ] {
+        let expected = Some((kind, Some(PathKept::UnknownFormat)));
+        assert_eq!(mention(&report.worktrees[0].mentions, path), expected, "{path}");
+    }
+    let first = desk.store.worktree("first").unwrap();
+    for root in [first.path(), &desk.project] {
+        assert_eq!(read(root, pip), read(&desk.project, pip), "conda's files stay as they are");
+    }
+    assert_eq!(status(&first), [""; 0]);
+    assert_meanings(&path_mentions(&desk.project).unwrap(), "a look");
+    let clone = desk.scratch.join("clone");
+    let options = calve::CloneOptions::new().exclude(".calve");
+    let (_, mentions) =
+        calve::clone_with_own_paths(&desk.project, std::slice::from_ref(&clone), &options).unwrap();
+    assert_meanings(&mentions[0], "a clone");
+    assert_eq!(read(&clone, pip), read(&desk.project, pip));
 }
 
 /// Gives every other file of [`environment`], and the link, another spelling of the root.

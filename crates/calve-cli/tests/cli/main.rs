@@ -21,6 +21,8 @@ mod refusals;
 #[cfg(unix)]
 mod remotes;
 #[cfg(unix)]
+mod risks;
+#[cfg(unix)]
 mod scope;
 #[cfg(unix)]
 mod shells;

@@ -25,7 +25,12 @@ use std::path::{Component, Path, PathBuf};
 
 use memchr::memmem;
 
+pub use kinds::{PathKind, PathMeaning};
+
 pub(crate) mod found;
+pub(crate) mod kinds;
+pub(crate) mod links;
+mod living;
 pub(crate) mod local;
 pub(crate) mod record;
 pub(crate) mod spelling;
@@ -52,90 +57,6 @@ const FIRST_LINE_MOST: usize = 127;
 
 /// The file that makes a folder a Python environment.
 const CONFIG: &str = "pyvenv.cfg";
-
-/// What kind of file names the project's root.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[non_exhaustive]
-pub enum PathKind {
-    /// `pyvenv.cfg`, the description of a Python environment.
-    EnvironmentConfig,
-    /// `activate` and its forms for other shells.
-    Activation,
-    /// The first line of a program in a Python environment names the environment's interpreter.
-    Script,
-    /// A `.pth` or `.egg-link` file: a folder that Python imports from.
-    PathFile,
-    /// The module that finds a package which is installed in editable form.
-    EditableFinder,
-    /// `direct_url.json`: the place that a package was installed from.
-    DirectUrl,
-    /// `RECORD`: the hashes of a package's files.
-    Record,
-    /// A symbolic link with an absolute target.
-    Link,
-    /// CMake's cache, and the files for build programs that CMake and Meson write.
-    Build,
-    /// A program in `node_modules/.bin`.
-    NodeShim,
-    /// `.envrc` or `.env`.
-    ShellEnvironment,
-    /// A list of the sources that a compiler read.
-    DependencyInfo,
-    /// Any other text.
-    Other,
-}
-
-impl PathKind {
-    /// All kinds; a kind's place is its number in a store.
-    const ALL: [Self; 13] = [
-        Self::EnvironmentConfig,
-        Self::Activation,
-        Self::Script,
-        Self::PathFile,
-        Self::EditableFinder,
-        Self::DirectUrl,
-        Self::Record,
-        Self::Link,
-        Self::Build,
-        Self::NodeShim,
-        Self::ShellEnvironment,
-        Self::DependencyInfo,
-        Self::Other,
-    ];
-
-    /// The kind's name in JSON.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::EnvironmentConfig => "environment_config",
-            Self::Activation => "activation",
-            Self::Script => "script",
-            Self::PathFile => "path_file",
-            Self::EditableFinder => "editable_finder",
-            Self::DirectUrl => "direct_url",
-            Self::Record => "record",
-            Self::Link => "link",
-            Self::Build => "build",
-            Self::NodeShim => "node_shim",
-            Self::ShellEnvironment => "shell_environment",
-            Self::DependencyInfo => "dependency_info",
-            Self::Other => "other",
-        }
-    }
-
-    fn number(self) -> u8 {
-        (0..).zip(Self::ALL).find(|(_, kind)| *kind == self).map_or(u8::MAX, |(number, _)| number)
-    }
-
-    fn of_number(number: u8) -> Option<Self> {
-        Self::ALL.get(usize::from(number)).copied()
-    }
-
-    /// Whether calve knows the format, and so can give a worktree its own path.
-    pub(crate) fn is_known(self) -> bool {
-        self <= Self::Link
-    }
-}
 
 /// The kind of a regular file at `path`, as far as its name says, and the folder of the Python
 /// environment that it belongs to if that folder has a `pyvenv.cfg`. Only files of an environment
@@ -184,29 +105,6 @@ fn environment_of(folder: &Path) -> Option<&Path> {
         && (starts(version.file_name(), b"python") || starts(version.file_name(), b"pypy"))
         && starts(lib.file_name(), b"lib");
     is_it.then(|| lib.parent()).flatten()
-}
-
-/// The kind of a file that has no known format.
-pub(crate) fn elsewhere(path: &Path) -> PathKind {
-    let name = path.file_name().unwrap_or_default().as_bytes();
-    let folder = path.parent().unwrap_or(Path::new(""));
-    let above = folder.file_name().unwrap_or_default().as_bytes();
-    match name {
-        b"CMakeCache.txt"
-        | b"build.ninja"
-        | b"compile_commands.json"
-        | b"CTestTestfile.cmake"
-        | b"cmake_install.cmake"
-        | b"Makefile"
-        | b".ninja_deps" => PathKind::Build,
-        b".envrc" | b".env" => PathKind::ShellEnvironment,
-        _ if path.iter().any(|part| part == "CMakeFiles" || part == "meson-info") => {
-            PathKind::Build
-        }
-        _ if above == b".bin" => PathKind::NodeShim,
-        _ if name.ends_with(b".d") => PathKind::DependencyInfo,
-        _ => PathKind::Other,
-    }
 }
 
 /// A tree's root and another tree's, in all the ways in which files spell them. Files that name the

@@ -22,11 +22,13 @@ use crate::store::at::{is_gone, last, open_at, open_parent};
 use crate::store::bring::{look_at, set_in_place};
 use crate::store::files::listed;
 use crate::store::layout::{self, Within};
-use crate::store::paths::found::{Found, PathKept, PathMention, is_below_any};
+use crate::store::paths::found::{Found, PathKept, PathMention, keep_living};
+use crate::store::paths::kinds::looked_at;
+use crate::store::paths::links::LinksBack;
 use crate::store::paths::local::{Tree, tracked};
 use crate::store::paths::record::{self, Digest};
-use crate::store::paths::spelling::{Spellings, kind_to_learn_from};
-use crate::store::paths::{PathKind, Relocation, in_environment, mentions, seconds_older};
+use crate::store::paths::spelling::Spellings;
+use crate::store::paths::{PathKind, Relocation, in_environment, seconds_older};
 use crate::store::{Store, bytes_of, path_from};
 use crate::tree::staging::{Stage, stage_name};
 use crate::tree::{CloneOptions, clone_tree_dressed};
@@ -193,6 +195,7 @@ impl Relocate<'_> {
 /// the root by more spellings than are known; these are known afterwards.
 pub(super) fn find(tree: Tree<'_>, spellings: &mut Spellings) -> io::Result<Vec<PathMention>> {
     let (mut found, mut folders) = (Vec::new(), vec![PathBuf::new()]);
+    let mut links = LinksBack::of(tree.path);
     while let Some(folder) = folders.pop() {
         let entries = match open_at(tree.root, &folder).and_then(listed) {
             Ok(entries) => entries,
@@ -223,35 +226,20 @@ pub(super) fn find(tree: Tree<'_>, spellings: &mut Spellings) -> io::Result<Vec<
                 FileType::Symlink => {
                     let target = open_parent(tree.root, &path)
                         .and_then(|dir| Ok(fs::readlinkat(dir, last(&path)?, Vec::new())?));
-                    target
-                        .is_ok_and(|target| {
-                            let target = target.to_bytes();
-                            spellings.learn(PathKind::Link, target)
-                                || is_below_any(target, spellings.known())
-                        })
-                        .then_some(PathKind::Link)
+                    target.ok().and_then(|target| {
+                        let target = target.to_bytes();
+                        if spellings.names_in_link(target) {
+                            return Some(PathKind::Link);
+                        }
+                        links
+                            .leads_back(&path, target, spellings.known())
+                            .then_some(PathKind::LinkBack)
+                    })
                 }
-                FileType::RegularFile => match in_environment(&path) {
-                    Some((kind, environment)) if tree.is_environment(environment)? => {
-                        let is_it = kind == PathKind::Record
-                            || tree.read(&path)?.is_some_and(|text| names(kind, &text, spellings));
-                        is_it.then_some(kind)
-                    }
-                    _ => match kind_to_learn_from(&path) {
-                        Some(kind) => tree
-                            .read(&path)?
-                            .is_some_and(|text| names(kind, &text, spellings))
-                            .then_some(kind),
-                        None => None,
-                    },
-                },
+                FileType::RegularFile => named_by(tree, &path, spellings)?,
                 _ => None,
             };
-            found.extend(names.map(|kind| PathMention {
-                path,
-                kind,
-                kept: (!kind.is_known()).then_some(PathKept::UnknownFormat),
-            }));
+            found.extend(names.map(|kind| PathMention::new(path, kind)));
         }
     }
     if found.is_empty() {
@@ -268,11 +256,25 @@ pub(super) fn find(tree: Tree<'_>, spellings: &mut Spellings) -> io::Result<Vec<
     Ok(found)
 }
 
-fn names(kind: PathKind, text: &[u8], spellings: &mut Spellings) -> bool {
-    spellings.learn(kind, text)
-        || Relocation::between(spellings.known(), Path::new("/x"))
-            .is_some_and(|any| any.localize(kind, text).is_some())
-        || spellings.known().iter().any(|root| mentions(text, root).next().is_some())
+/// The kind of a regular file that calve looks at and that counts: because it names the root, or
+/// because it is there.
+fn named_by(
+    tree: Tree<'_>,
+    path: &Path,
+    spellings: &mut Spellings,
+) -> io::Result<Option<PathKind>> {
+    let (kind, is_read) = match in_environment(path) {
+        Some((kind, environment)) if tree.is_environment(environment)? => {
+            (kind, kind != PathKind::Record)
+        }
+        _ => match looked_at(path) {
+            Some(looked) => looked,
+            None => return Ok(None),
+        },
+    };
+    let counts =
+        !is_read || tree.read(path)?.is_some_and(|text| spellings.are_named_in(kind, &text));
+    Ok(counts.then_some(kind))
 }
 
 impl Worktree {
@@ -339,8 +341,8 @@ impl Worktree {
 
 /// Gives the files of a tree that was copied from `from` the tree's own path, if calve knows their
 /// format: Python environments, and absolute symbolic links. Files that git tracks, and files in
-/// other repositories below, stay as they are. Returns all these files, and also `CMakeCache.txt`,
-/// `.env` and `.envrc` that name `from`; each says whether calve rewrote it.
+/// other repositories below, stay as they are. Returns all these files, and also those that
+/// [`path_mentions`] finds; each says whether calve rewrote it.
 /// [`clone_with_own_paths`] does the same before a clone appears.
 ///
 /// # Errors
@@ -368,7 +370,9 @@ fn rewrite(tree: Tree<'_>, from: &Path, to: &Path, whose: Whose) -> io::Result<V
     let all = |path: &Path| Some(path.to_owned());
     let relocate =
         Relocate { tree, roots: &roots, before: None, whose, at: &all, others: &|_| None };
-    relocate.run(&found)
+    let mut done = relocate.run(&found)?;
+    keep_living(&mut done, tree)?;
+    Ok(done)
 }
 
 /// Clones a tree as [`clone_tree`](crate::clone_tree) does, and gives each clone its own path in
@@ -407,9 +411,10 @@ pub fn clone_with_own_paths<S: AsRef<Path>, D: AsRef<Path>>(
     Ok((report, mentions))
 }
 
-/// The files of a tree that name the tree's own root by its absolute path. calve looks at Python
-/// environments and at symbolic links. Of a project with a store, this also has the other files
-/// that named its root when the last snapshot read them.
+/// The files of a tree that name the tree's own root by its absolute path, and those that name a
+/// process which runs. calve looks at Python environments, at symbolic links, and at files whose
+/// names say that they speak for many others. Of a project with a store, this also has the other
+/// files that named its root when the last snapshot read them.
 ///
 /// # Errors
 /// The tree, or its store, could not be read.
@@ -418,13 +423,12 @@ pub fn path_mentions(tree: &Path) -> Result<Vec<PathMention>, Error> {
     if !path.is_dir() {
         return Ok(Vec::new());
     }
-    let look = || -> io::Result<Vec<PathMention>> {
-        let root = fs::open(&path, DIR_FLAGS, Mode::empty())?;
-        let mut spellings = Spellings::of(&root, vec![bytes_of(&path)]);
-        find(Tree { path: &path, root: &root }, &mut spellings)
-    };
-    let mut found = look().context(Operation::Read, || tree)?;
+    let root = fs::open(&path, DIR_FLAGS, Mode::empty()).context(Operation::Open, || tree)?;
+    let live = Tree { path: &path, root: &root };
+    let mut spellings = Spellings::of(&root, vec![bytes_of(&path)]);
+    let mut found = find(live, &mut spellings).context(Operation::Read, || tree)?;
     found.retain(|mention| mention.kind != PathKind::Record);
+    keep_living(&mut found, live).context(Operation::Read, || tree)?;
     if let Ok(discovered) = Store::discover(&path)
         && !discovered.is_worktree()
         && let Ok(project) = discovered.store.project_worktree()
@@ -433,8 +437,14 @@ pub fn path_mentions(tree: &Path) -> Result<Vec<PathMention>, Error> {
     {
         let store = &discovered.store;
         let noted = store.found(id, &store.object(id)?)?.mentions;
-        let is_there = |mention: &PathMention| path.join(&mention.path).symlink_metadata().is_ok();
-        found.extend(noted.into_iter().filter(|it| !it.kind.is_known() && is_there(it)));
+        // All others were found above, as they are now.
+        let is_only_noted = |mention: &PathMention| {
+            !mention.kind.is_known()
+                && mention.kind != PathKind::LinkBack
+                && looked_at(&mention.path).is_none()
+                && path.join(&mention.path).symlink_metadata().is_ok()
+        };
+        found.extend(noted.into_iter().filter(is_only_noted));
         found.sort();
     }
     Ok(found)

@@ -2,11 +2,14 @@
 //! If that file is lost, only the files of Python environments are looked at again.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::io;
 use std::path::{Path, PathBuf};
 
-use super::local::tracked;
+use super::kinds::{self, PathMeaning, elsewhere, in_conda, looked_at, may_be_looked_at};
+use super::links::{LinksBack, may_lead_out};
+use super::local::{Tree, tracked};
 use super::spelling::Spellings;
-use super::{CONFIG, PathKind, elsewhere, in_environment};
+use super::{CONFIG, MOST_BYTES, PathKind, in_environment, living};
 use crate::store::delta::At;
 use crate::store::files::{bytes_of, path_from};
 use crate::store::layout;
@@ -15,6 +18,8 @@ use crate::store::object::{Entry, Kind};
 
 const MAGIC: &[u8] = b"calve found 1\0";
 const HASH_BYTES: usize = 32;
+/// How many files are read where no other content is.
+const READ_FIRST_MOST: usize = 256;
 
 /// Why a file keeps the path that it has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -58,6 +63,51 @@ pub struct PathMention {
     /// Why worktrees have the file as the project has it. `None`: each worktree gets it with its
     /// own path.
     pub kept: Option<PathKept>,
+    /// The running process that the file names, if it is of that kind.
+    pub process: Option<u32>,
+}
+
+impl PathMention {
+    /// A file with the reason that its kind has. `None`: each worktree gets it with its own path.
+    pub(crate) fn new(path: PathBuf, kind: PathKind) -> Self {
+        let kept = (!kind.is_known()).then_some(PathKept::UnknownFormat);
+        Self { path, kind, kept, process: None }
+    }
+
+    /// What the file means for a worktree.
+    #[must_use]
+    pub fn meaning(&self) -> PathMeaning {
+        match self.kept {
+            None => PathMeaning::Rewritten,
+            Some(_) => kinds::meaning(&self.path, self.kind),
+        }
+    }
+
+    /// The program that made the file, by its usual name, or the empty text. It says which of the
+    /// files of one kind belong together, and how such files are made again.
+    #[must_use]
+    pub fn tool(&self) -> &'static str {
+        kinds::tool(&self.path, self.kind)
+    }
+}
+
+/// Keeps, of the files that may name a process, those whose process runs, and says which it is.
+///
+/// # Errors
+/// A file could not be read.
+pub(crate) fn keep_living(mentions: &mut Vec<PathMention>, tree: Tree<'_>) -> io::Result<()> {
+    let mut kept = Vec::with_capacity(mentions.len());
+    for mut mention in mentions.drain(..) {
+        if mention.kind == PathKind::Process {
+            mention.process = living::process_of(tree, &mention.path)?;
+            if mention.process.is_none() {
+                continue;
+            }
+        }
+        kept.push(mention);
+    }
+    *mentions = kept;
+    Ok(())
 }
 
 /// The findings in a snapshot.
@@ -70,6 +120,24 @@ pub(crate) struct Found {
 }
 
 impl Found {
+    /// What is in the live tree `tree`, of which `manifest` knows no contents yet: calve reads the
+    /// few files that speak for others.
+    ///
+    /// # Errors
+    /// One of them could not be read.
+    pub(crate) fn first(tree: Tree<'_>, manifest: &Manifest) -> io::Result<Self> {
+        let mut spellings = Spellings::of(tree.root, vec![bytes_of(tree.path)]);
+        let mut read = Vec::new();
+        for path in Self::read_first(manifest) {
+            let text = tree.read(&path)?;
+            let kind = elsewhere(&path);
+            if text.is_some_and(|text| spellings.are_named_in(kind, &text)) {
+                read.push(path);
+            }
+        }
+        Ok(Self::of(tree.path, spellings, manifest, read, None))
+    }
+
     /// What is in the tree `manifest`, whose files name a root with these spellings. `read` are
     /// files that were read now and name it; `known` is what was found in another tree, with that
     /// tree.
@@ -93,6 +161,7 @@ impl Found {
                 }
             }
         }
+        let has = |path: &Path| manifest.has(path);
         let mut mentions: BTreeMap<PathBuf, PathKind> = BTreeMap::new();
         let mut environments = BTreeSet::new();
         for path in files {
@@ -109,21 +178,34 @@ impl Found {
                     environments.insert(folder.to_owned());
                     kind
                 }
+                None if in_conda(&path, has) => PathKind::Conda,
                 None => elsewhere(&path),
             };
             mentions.insert(path, kind);
         }
-        let mut records = Vec::new();
+        let (mut records, mut links) = (Vec::new(), LinksBack::of(tree));
         for (place, slot, entry) in manifest.entries() {
             match &entry.kind {
                 Kind::Symlink { target, .. } => {
-                    spellings.learn(PathKind::Link, target);
-                    if is_below_any(target, spellings.known()) {
-                        mentions.insert(manifest.path_of(place, slot), PathKind::Link);
+                    let path = || manifest.path_of(place, slot);
+                    if spellings.names_in_link(target) {
+                        mentions.insert(path(), PathKind::Link);
+                    } else if may_lead_out(target)
+                        && links.leads_back(&path(), target, spellings.known())
+                    {
+                        mentions.insert(path(), PathKind::LinkBack);
                     }
                 }
                 Kind::File { .. } if &*entry.name == b"RECORD" && !environments.is_empty() => {
                     records.push(manifest.path_of(place, slot));
+                }
+                Kind::File { size, .. } if may_be_looked_at(&entry.name) => {
+                    let path = manifest.path_of(place, slot);
+                    if let Some((kind, false)) = looked_at(&path)
+                        && *size > 0
+                    {
+                        mentions.insert(path, kind);
+                    }
                 }
                 _ => {}
             }
@@ -153,7 +235,7 @@ impl Found {
                 true if is_below_git(&path) => Some(PathKept::OtherRepository),
                 true => None,
             };
-            PathMention { path, kind, kept }
+            PathMention { path, kind, kept, process: None }
         });
         Self { roots: spellings.known().to_vec(), mentions: mentions.collect() }
     }
@@ -194,6 +276,25 @@ impl Found {
             }
         }
         found
+    }
+
+    /// The files in `manifest` that are read for their names, also where no other content is, with
+    /// those first that speak for whole builds. A tree has few of them; no more than these are read.
+    fn read_first(manifest: &Manifest) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        for (place, slot, entry) in manifest.entries() {
+            if let Kind::File { size: 1..=MOST_BYTES, .. } = entry.kind
+                && may_be_looked_at(&entry.name)
+            {
+                let path = manifest.path_of(place, slot);
+                if let Some((kind, true)) = looked_at(&path) {
+                    found.push((kinds::meaning(&path, kind), path));
+                }
+            }
+        }
+        found.sort();
+        found.truncate(READ_FIRST_MOST);
+        found.into_iter().map(|(_, path)| path).collect()
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
@@ -248,7 +349,7 @@ impl Found {
             if super::normal(&path).as_deref() != Some(&path) {
                 return None;
             }
-            mentions.push(PathMention { path, kind, kept });
+            mentions.push(PathMention { path, kind, kept, process: None });
         }
         Some(Self { roots, mentions })
     }

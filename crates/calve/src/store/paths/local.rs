@@ -180,6 +180,11 @@ impl Tree<'_> {
     /// The content of a regular file. `None` if there is none, or if it is larger than files that
     /// are translated.
     pub(crate) fn read(self, path: &Path) -> io::Result<Option<Vec<u8>>> {
+        self.read_up_to(path, MOST_BYTES)
+    }
+
+    /// The content of a regular file of at most `most` bytes.
+    pub(crate) fn read_up_to(self, path: &Path, most: u64) -> io::Result<Option<Vec<u8>>> {
         let open = || {
             let dir = open_at(self.root, path.parent().unwrap_or(Path::new("")))?;
             let name = path.file_name().unwrap_or_default();
@@ -195,15 +200,15 @@ impl Tree<'_> {
             }
         };
         let meta = Meta::of(&fs::fstat(&file)?);
-        if meta.file_type() != FileType::RegularFile || meta.size > MOST_BYTES {
+        if meta.file_type() != FileType::RegularFile || meta.size > most {
             return Ok(None);
         }
         let mut content = Vec::new();
         io::Read::read_to_end(
-            &mut io::Read::take(std::fs::File::from(file), MOST_BYTES + 1),
+            &mut io::Read::take(std::fs::File::from(file), most + 1),
             &mut content,
         )?;
-        Ok((content.len() as u64 <= MOST_BYTES).then_some(content))
+        Ok((content.len() as u64 <= most).then_some(content))
     }
 
     pub(crate) fn is_environment(self, folder: &Path) -> io::Result<bool> {

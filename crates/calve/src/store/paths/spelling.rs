@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs;
 
 use super::found::is_below_any;
-use super::{ENDS, PathKind, begins, elsewhere, in_environment};
+use super::kinds::looked_at;
+use super::{ENDS, PathKind, Relocation, Roots, begins, in_environment, mentions};
 use crate::reflink::meta::Meta;
 
 /// A file that names more folders than this is asked about no more of them.
@@ -88,6 +89,24 @@ impl Spellings {
         is_named
     }
 
+    /// Learns from the target of a link. Returns whether it is the root, or below it.
+    pub(crate) fn names_in_link(&mut self, target: &[u8]) -> bool {
+        self.learn(PathKind::Link, target) || is_below_any(target, &self.known)
+    }
+
+    /// Learns from the text of a file of this kind. Returns whether the text names the root.
+    pub(crate) fn are_named_in(&mut self, kind: PathKind, text: &[u8]) -> bool {
+        if self.learn(kind, text) {
+            return true;
+        }
+        if !kind.is_known() {
+            return Roots::new(&self.known).found_in(0, text);
+        }
+        Relocation::between(&self.known, Path::new("/x"))
+            .is_some_and(|any| any.localize(kind, text).is_some())
+            || self.known.iter().any(|root| mentions(text, root).next().is_some())
+    }
+
     /// Whether a path is the root, or a folder on it is.
     fn leads_to_root(&mut self, path: &[u8]) -> bool {
         if !path.starts_with(b"/") {
@@ -127,10 +146,7 @@ pub(crate) fn kind_to_learn_from(path: &Path) -> Option<PathKind> {
     match in_environment(path) {
         Some((PathKind::Record, _)) => None,
         Some((kind, _)) => Some(kind),
-        None => match path.file_name()?.as_bytes() {
-            b"CMakeCache.txt" | b".envrc" | b".env" => Some(elsewhere(path)),
-            _ => None,
-        },
+        None => looked_at(path).filter(|(_, is_read)| *is_read).map(|(kind, _)| kind),
     }
 }
 

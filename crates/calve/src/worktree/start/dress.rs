@@ -33,13 +33,12 @@ use crate::store::manifest::Manifest;
 use crate::store::materialize::wanted;
 use crate::store::object::{Entry, Kind, SnapshotObject};
 use crate::store::paths::Relocation;
-use crate::store::paths::found::{Found, PathMention, number_at};
+use crate::store::paths::found::{Found, PathMention, keep_living, number_at};
 use crate::store::paths::local::Tree;
-use crate::store::paths::spelling::Spellings;
 use crate::store::ready::git_index::{KeptGitIndex, ReadyGitIndex};
 use crate::store::ready::vouched::{Clones, Known, Snapshots};
 use crate::store::scan::stat_of;
-use crate::store::{Store, bytes_of, path_from};
+use crate::store::{Store, path_from};
 use crate::tree::git_index::{self, Nobody, Source, Trees, Vouches};
 use crate::tree::pool::{cancelled, lock};
 use crate::tree::running::Running;
@@ -58,7 +57,7 @@ pub(super) enum Origin<'a> {
     /// The project, whose contents have no names yet.
     Project {
         root: &'a OwnedFd,
-        path: &'a Path,
+        found: &'a Found,
         manifest: &'a Manifest,
         /// The indexes of the trees; one for all if they are snapshots of one subvolume.
         trees: &'a [(Vec<String>, Index)],
@@ -121,11 +120,13 @@ impl Dressing<'_> {
         }
         let mut found = match self.origin {
             Origin::Snapshot(id, object) => self.store.found(id, object)?,
-            Origin::Project { root, path, manifest, .. } => {
-                Found::of(path, spellings_of(root, path), manifest, [], None)
-            }
+            Origin::Project { found, .. } => found.clone(),
         };
         found.keep_tracked(&self.store.project()?);
+        if let (Some(stage), Some(place)) = (stages.first(), places.first()) {
+            let tree = Tree { path: &stage.path(), root: stage.dir() };
+            keep_living(&mut found.mentions, tree).context(Operation::Read, || &place.path)?;
+        }
         let mut mentions = Vec::with_capacity(stages.len());
         for (at, stage) in stages.iter().enumerate() {
             mentions.push(self.relocate(&found, rows.map(|rows| &rows[at]), stage, path(at))?);
@@ -545,11 +546,6 @@ impl Dressing<'_> {
         }
         Ok(())
     }
-}
-
-/// How files may spell the root of the project.
-pub(super) fn spellings_of(root: &OwnedFd, path: &Path) -> Spellings {
-    Spellings::of(root, vec![bytes_of(path)])
 }
 
 /// Opens a tree whose root denies access even to its owner, so that we can make files in it.

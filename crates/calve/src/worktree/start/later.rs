@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 use rustix::fs::{self, Mode};
 
-use super::dress::{Dressed, Dressing, KeptIndexes, Origin, spellings_of};
+use super::dress::{Dressed, Dressing, KeptIndexes, Origin};
 use super::git::GitPlan;
 use super::{PathMode, Place, Staged, places};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
@@ -41,6 +41,7 @@ use crate::store::layout::{GIT, OWN};
 use crate::store::manifest::{Manifest, os};
 use crate::store::object::{Attributes, Entry, Kind};
 use crate::store::paths::found::Found;
+use crate::store::paths::local::Tree;
 use crate::store::registry::Claim;
 use crate::store::scan::databases::{JOURNAL, WAL, may_be_database};
 use crate::store::scan::{IGNORE_FILE, Scan};
@@ -67,6 +68,8 @@ pub(super) struct Cloned {
     ready: Option<(Stage, Vec<u8>)>,
     /// See [`Trees::before_walk`](crate::tree::git_index::Trees).
     before_walk: (i64, i64),
+    /// The files of the project that name its root, as far as their names say.
+    found: Found,
 }
 
 impl Cloned {
@@ -120,7 +123,7 @@ impl Sights {
             left_out: !scan.skipped.is_empty(),
             ignores: false,
             environment: false,
-            links_to_root: !found.mentions.is_empty(),
+            links_to_root: found.mentions.iter().any(|mention| mention.kind.is_known()),
             database: false,
             submodules: false,
         };
@@ -291,7 +294,8 @@ impl Store {
         let (contents, unknown) = known_contents(&first, &before.stats, &known);
         drop(known);
         let root = super::super::open_dir(&project)?;
-        let found = Found::of(&project, spellings_of(&root, &project), &first, [], None);
+        let tree = Tree { path: &project, root: &root };
+        let found = Found::first(tree, &first).context(Operation::Read, || &project)?;
         if !may_wait(Sights::of(&before, &first, unknown, &found), least_bytes) {
             return Ok(None);
         }
@@ -361,7 +365,17 @@ impl Store {
         let stats = before.stats.into_iter().zip(&agree).map(traced).collect();
         let project = Unnamed::index(Boot::this(), stamp, stats);
         let ready = sealed;
-        Ok(Some(Cloned { stages, reports, manifest, base, project, trees, ready, before_walk }))
+        Ok(Some(Cloned {
+            stages,
+            reports,
+            manifest,
+            base,
+            project,
+            trees,
+            ready,
+            before_walk,
+            found,
+        }))
     }
 
     /// Clones the project to a new subvolume among the ready trees. `None` if there can be none, or
@@ -456,7 +470,8 @@ impl Store {
         claim: Claim<'_>,
     ) -> Result<Vec<(DestinationReport, Dressed)>, Error> {
         let _guard = self.share()?;
-        let Cloned { stages, reports, manifest, base, project, trees, ready, before_walk } = cloned;
+        let Cloned { stages, reports, manifest, base, project, trees, ready, before_walk, found } =
+            cloned;
         let path = self.project()?;
         let root = super::super::open_dir(&path)?;
         let mut tokens: Vec<Vec<String>> =
@@ -470,7 +485,7 @@ impl Store {
         let unnamed = Unnamed { manifest, base, project, trees, seal };
         let origin = Origin::Project {
             root: &root,
-            path: &path,
+            found: &found,
             manifest: &unnamed.manifest,
             trees: &unnamed.trees,
             before_walk,

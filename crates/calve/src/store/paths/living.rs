@@ -1,0 +1,78 @@
+//! Processes that files of a tree name, and that run: a server's pid file, the note of a daemon. In
+//! a copy of the tree such a file is untrue. A second server does not start because of it, or a
+//! script stops the project's.
+
+use std::io;
+use std::path::Path;
+
+use rustix::process::{Pid, test_kill_process};
+
+use super::local::Tree;
+
+/// Larger files are no notes of a process.
+const MOST_BYTES: u64 = 4096;
+/// What a file calls the number of a process.
+const NAMES: [&str; 4] = ["pid", "processid", "process_id", "serverpid"];
+
+/// The process that a file of the tree names, if it runs.
+pub(super) fn process_of(tree: Tree<'_>, path: &Path) -> io::Result<Option<u32>> {
+    let text = tree.read_up_to(path, MOST_BYTES)?;
+    let pid = text.and_then(|text| named_in(&String::from_utf8_lossy(&text)));
+    Ok(pid.filter(|pid| lives(*pid)))
+}
+
+/// The number of a process that a text gives: as its first word, or after a name that says so.
+fn named_in(text: &str) -> Option<u32> {
+    let number = |text: &str| {
+        let digits = text.find(|it: char| !it.is_ascii_digit()).unwrap_or(text.len());
+        text[..digits].parse().ok().filter(|pid| *pid > 1)
+    };
+    let first = text.split_whitespace().next().unwrap_or_default();
+    if !first.is_empty() && first.bytes().all(|byte| byte.is_ascii_digit()) {
+        return number(first);
+    }
+    let lower = text.to_ascii_lowercase();
+    let mut words = lower.split(|it: char| !(it.is_ascii_alphanumeric() || it == '_'));
+    while let Some(word) = words.next() {
+        if NAMES.contains(&word) {
+            let value = words.by_ref().find(|word| !word.is_empty());
+            if let Some(pid) = value.and_then(number) {
+                return Some(pid);
+            }
+        }
+    }
+    None
+}
+
+/// Whether a process runs. One of another user counts: it may only not be sent a signal.
+fn lives(pid: u32) -> bool {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    pid.is_some_and(|pid| !matches!(test_kill_process(pid), Err(rustix::io::Errno::SRCH)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_number_of_a_process_is_read_in_each_form() {
+        for (text, expected) in [
+            ("4321\n", Some(4321)),
+            ("4321\n/srv/data\n1700000000\n5432\n", Some(4321)),
+            (r#"{"processId": 4321, "socketPath": "/tmp/x"}"#, Some(4321)),
+            (r#"{"pid":4321,"connection_name":"/tmp/dmypy.sock"}"#, Some(4321)),
+            ("---\npid: 4321\ncontrol_url: unix:///x\n", Some(4321)),
+            ("1\n", None),
+            ("0", None),
+            ("", None),
+            ("-5", None),
+            ("99999999999999999999", None),
+            ("rapid: 7", None),
+            ("a text without one", None),
+        ] {
+            assert_eq!(named_in(text), expected, "{text:?}");
+        }
+        assert!(lives(std::process::id()));
+        assert!(!lives(u32::MAX));
+    }
+}
