@@ -584,14 +584,14 @@ fn git_cells(git: Option<&GitStatus>) -> [Cell; 2] {
         (None, None) => "-".to_owned(),
     };
     let numbers = [
-        (git.ahead.unwrap_or(0), "ahead"),
-        (git.behind.unwrap_or(0), "behind"),
-        (git.changes, "changed"),
+        (git.ahead.unwrap_or(0), "", "ahead"),
+        (git.behind.unwrap_or(0), "", "behind"),
+        (git.changes, if git.has_more_changes { "+" } else { "" }, "changed"),
     ];
     let words: Vec<String> = numbers
         .iter()
-        .filter(|(number, _)| *number > 0)
-        .map(|(number, word)| format!("{} {word}", text::count(*number)))
+        .filter(|(number, ..)| *number > 0)
+        .map(|(number, more, word)| format!("{}{more} {word}", text::count(*number)))
         .collect();
     let style = if git.changes > 0 { CAUTION } else { Style::new() };
     let words = if words.is_empty() { "clean".to_owned() } else { words.join(", ") };
@@ -1017,6 +1017,7 @@ struct GitDocument {
     ahead: Option<u64>,
     behind: Option<u64>,
     changes: u64,
+    has_more_changes: bool,
 }
 
 impl GitDocument {
@@ -1028,6 +1029,7 @@ impl GitDocument {
             ahead: status.ahead,
             behind: status.behind,
             changes: status.changes,
+            has_more_changes: status.has_more_changes,
         }
     }
 }

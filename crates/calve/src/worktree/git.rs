@@ -39,6 +39,8 @@ pub struct GitStatus {
     /// How many paths are changed, staged, in conflict, or untracked and not ignored. git counts an
     /// untracked folder as one.
     pub changes: u64,
+    /// Whether there are more changes than `changes` counts: git listed more than calve reads.
+    pub has_more_changes: bool,
 }
 
 /// The repository that a worktree has.
@@ -153,6 +155,7 @@ impl Worktree {
             ahead: counts.map(|(ahead, _)| ahead),
             behind: counts.map(|(_, behind)| behind),
             changes: work.paths.len() as u64,
+            has_more_changes: work.is_cut,
         }))
     }
 
@@ -335,7 +338,8 @@ impl Loss {
         if let Some(work) = self.work.as_ref().filter(|work| !work.paths.is_empty())
             && !is_kept(work)?
         {
-            let why = "it has work that is not committed".to_owned();
+            let more = if work.is_cut { ", more than these paths" } else { "" };
+            let why = format!("it has work that is not committed{more}");
             return Err(refused(ErrorKind::Changed, why).with_details(work.paths.clone()));
         }
         let unknown =
