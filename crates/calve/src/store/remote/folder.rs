@@ -5,90 +5,183 @@
 //! does not lose it.
 //!
 //! The mode of the remote's own folder says who may use the remote: objects and folders get the
-//! mode of that folder, whatever the umask of the user who writes them.
+//! mode of that folder, whatever the umask of the user who writes them. Set-user-ID is never
+//! passed on.
+//!
+//! Others may write there, too. So calve opens the remote's own folder once, goes on from its
+//! descriptor, and follows no link: nothing leads out of the folder, also not a link that somebody
+//! puts there at the wrong moment.
 
-use std::fs::{File, Permissions};
+use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::ops::Range;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
-use rustix::fs::OFlags;
+use rustix::fs::{self, AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::super::at::{last, open_at, open_parent};
+use super::super::files::listed;
 use super::super::id::{is_token, token};
 use super::objects::{Listed, Objects, Source};
+use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS, SOURCE_FLAGS};
+use crate::reflink::meta::Meta;
 
 /// What the names of files start with that are being written. No key has such a part.
 const UNFINISHED: &str = ".calve-new-";
+/// No key has so many folders.
+const DEEPEST: usize = 8;
+/// The bits of a folder's mode that the folders in it get. In a folder, set-group-ID only says
+/// which group new files get.
+const PASSED_ON: u32 = 0o3777;
 
 #[derive(Debug)]
 pub(crate) struct Folder {
-    root: PathBuf,
+    path: PathBuf,
+    root: OnceLock<OwnedFd>,
+}
+
+/// A place in the way that is a link or no folder is not "nothing is there".
+fn odd(error: io::Error) -> io::Error {
+    match Errno::from_io_error(&error) {
+        Some(Errno::LOOP | Errno::NOTDIR) => io::Error::new(
+            io::ErrorKind::InvalidData,
+            "a link, or something that is no folder, is in the place of a part of its path",
+        ),
+        _ => error,
+    }
+}
+
+fn is_missing(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
 }
 
 impl Folder {
-    pub(crate) fn new(root: PathBuf) -> Self {
-        Self { root }
+    pub(crate) fn new(path: PathBuf) -> Self {
+        Self { path, root: OnceLock::new() }
     }
 
-    fn path(&self, key: &str) -> PathBuf {
-        self.root.join(key)
+    /// The remote's own folder. The user named it, so links on the way to it are followed.
+    fn root(&self) -> io::Result<&OwnedFd> {
+        if let Some(root) = self.root.get() {
+            return Ok(root);
+        }
+        let root = fs::open(&self.path, DIR_FLAGS, Mode::empty())?;
+        Ok(self.root.get_or_init(|| root))
+    }
+
+    /// The folder in which the object is.
+    fn parent(&self, key: &str) -> io::Result<OwnedFd> {
+        open_parent(self.root()?, Path::new(key)).map_err(odd)
     }
 
     /// The file of an object. Somebody else may have put something else there.
     fn open(&self, key: &str) -> io::Result<(File, u64)> {
-        let file = std::fs::OpenOptions::new()
-            .read(true)
-            .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())
-            .open(self.path(key));
-        let odd = || io::Error::new(io::ErrorKind::InvalidData, "it is no regular file");
-        let file = file.map_err(|error| match Errno::from_io_error(&error) {
-            // A symbolic link.
-            Some(Errno::LOOP) => odd(),
-            _ => error,
-        })?;
-        let meta = file.metadata()?;
-        if !meta.is_file() {
-            return Err(odd());
+        let not = || io::Error::new(io::ErrorKind::InvalidData, "it is no regular file");
+        let parent = self.parent(key)?;
+        let file = match fs::openat(&parent, last(Path::new(key))?, SOURCE_FLAGS, Mode::empty()) {
+            // A link, or a socket.
+            Err(Errno::LOOP | Errno::NXIO) => return Err(not()),
+            file => file?,
+        };
+        let meta = Meta::of(&fs::fstat(&file)?);
+        if meta.file_type() != fs::FileType::RegularFile {
+            return Err(not());
         }
-        Ok((file, meta.len()))
+        Ok((file.into(), meta.size))
     }
 
     /// Lists the files whose names are `wanted`, and those in folders that are not hidden. A link
     /// or a pipe is listed, too: an attempt to read it says that it is no object.
-    fn list_folder(
+    fn list_all(
         &self,
-        folder: &Path,
         prefix: &str,
         wanted: fn(&str) -> bool,
         each: &mut dyn FnMut(Listed),
     ) -> io::Result<()> {
-        let entries = match std::fs::read_dir(folder) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        for entry in entries {
-            let entry = entry?;
-            let name = entry.file_name();
-            let Some(name) = name.to_str().filter(|name| is_shown(name) || wanted(name)) else {
-                continue;
-            };
-            let meta = match std::fs::symlink_metadata(entry.path()) {
-                Ok(meta) => meta,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(error),
-            };
-            if meta.is_dir() && is_shown(name) {
-                self.list_folder(&entry.path(), &format!("{prefix}{name}/"), wanted, each)?;
-            } else if !meta.is_dir() && wanted(name) {
-                let (size, modified) = (meta.len(), meta.mtime());
-                each(Listed { key: format!("{prefix}{name}"), size, modified });
-            }
+        match open_at(self.root()?, Path::new(prefix)) {
+            Ok(folder) => list_folder(&folder, prefix, wanted, each),
+            Err(error) if is_missing(&error) => Ok(()),
+            Err(error) => Err(odd(error)),
         }
-        Ok(())
     }
+
+    /// Opens the folder in which an object will be. Makes it, and those above it, durably, each
+    /// with the root's mode. The root itself must exist.
+    fn made_parent(&self, key: &str, mode: u32) -> io::Result<OwnedFd> {
+        let mut folder = fs::openat(self.root()?, c".", DIR_FLAGS, Mode::empty())?;
+        for name in Path::new(key).parent().unwrap_or(Path::new("")) {
+            let open = || fs::openat(&folder, name, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty());
+            let inside = match open() {
+                Err(Errno::NOENT) => {
+                    let is_made =
+                        match fs::mkdirat(&folder, name, Mode::from_raw_mode(mode & 0o777)) {
+                            Ok(()) => true,
+                            Err(Errno::EXIST) => false,
+                            Err(errno) => return Err(errno.into()),
+                        };
+                    let inside = open().map_err(io::Error::from).map_err(odd)?;
+                    if is_made {
+                        self.pass_on_mode(&inside, mode)?;
+                        fs::fsync(&folder)?;
+                    }
+                    inside
+                }
+                inside => inside.map_err(io::Error::from).map_err(odd)?,
+            };
+            folder = inside;
+        }
+        Ok(folder)
+    }
+
+    /// Gives a folder that we made the root's mode. Somebody may have put another one in its place:
+    /// the one that we made is ours, and empty. (The owner may be the root's instead, where a
+    /// server decides who we are.)
+    fn pass_on_mode(&self, folder: &OwnedFd, mode: u32) -> io::Result<()> {
+        let (meta, root) = (Meta::of(&fs::fstat(folder)?), Meta::of(&fs::fstat(self.root()?)?));
+        let is_ours = meta.uid == rustix::process::geteuid().as_raw() || meta.uid == root.uid;
+        match is_ours && listed(folder)?.is_empty() {
+            true => set_mode(folder, mode & PASSED_ON),
+            false => Ok(()),
+        }
+    }
+}
+
+fn list_folder(
+    folder: &OwnedFd,
+    prefix: &str,
+    wanted: fn(&str) -> bool,
+    each: &mut dyn FnMut(Listed),
+) -> io::Result<()> {
+    if prefix.matches('/').count() > DEEPEST {
+        let why = "it has more folders in folders than a remote";
+        return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+    }
+    for (name, _) in listed(folder)? {
+        let Some(name) = name.to_str().filter(|name| is_shown(name) || wanted(name)) else {
+            continue;
+        };
+        let meta = match fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Meta::of(&stat),
+            Err(Errno::NOENT) => continue,
+            Err(errno) => return Err(errno.into()),
+        };
+        let is_folder = meta.file_type() == fs::FileType::Directory;
+        if is_folder && is_shown(name) {
+            match fs::openat(folder, name, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty()) {
+                Ok(inside) => list_folder(&inside, &format!("{prefix}{name}/"), wanted, each)?,
+                Err(Errno::NOENT) => {}
+                Err(errno) => return Err(odd(errno.into())),
+            }
+        } else if !is_folder && wanted(name) {
+            let (size, modified) = (meta.size, meta.modified().0);
+            each(Listed { key: format!("{prefix}{name}"), size, modified });
+        }
+    }
+    Ok(())
 }
 
 fn is_shown(name: &str) -> bool {
@@ -99,13 +192,9 @@ fn is_unfinished(name: &str) -> bool {
     name.strip_prefix(UNFINISHED).is_some_and(is_token)
 }
 
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
-}
-
 /// Gives a file or a folder of ours a mode, where files have one.
-fn set_mode(file: &File, mode: u32) -> io::Result<()> {
-    match file.set_permissions(Permissions::from_mode(mode & 0o7777)) {
+fn set_mode(file: &OwnedFd, mode: u32) -> io::Result<()> {
+    match fs::fchmod(file, Mode::from_raw_mode(mode)).map_err(io::Error::from) {
         Err(error)
             if matches!(
                 error.kind(),
@@ -115,26 +204,6 @@ fn set_mode(file: &File, mode: u32) -> io::Result<()> {
             Ok(())
         }
         result => result,
-    }
-}
-
-/// Makes a folder, and those above it, durably, each with the root's mode. The root itself must
-/// exist.
-fn make_folders(root: &Path, mode: u32, folder: &Path) -> io::Result<()> {
-    if folder == root || folder.is_dir() {
-        return Ok(());
-    }
-    let Some(parent) = folder.parent().filter(|parent| parent.starts_with(root)) else {
-        return Ok(());
-    };
-    make_folders(root, mode, parent)?;
-    match std::fs::create_dir(folder) {
-        Ok(()) => {
-            set_mode(&File::open(folder)?, mode)?;
-            sync_folder(parent)
-        }
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(error),
     }
 }
 
@@ -171,38 +240,43 @@ impl Source for Folder {
 
 impl Objects for Folder {
     fn create(&self, key: &str, content: &[u8]) -> io::Result<bool> {
-        let path = self.path(key);
-        let folder = path.parent().unwrap_or(&self.root);
-        let mode = std::fs::metadata(&self.root)?.mode();
-        make_folders(&self.root, mode, folder)?;
-        let unfinished = folder.join(format!("{UNFINISHED}{}", token()));
+        let mode = Meta::of(&fs::fstat(self.root()?)?).permissions();
+        let folder = self.made_parent(key, mode)?;
+        let unfinished = format!("{UNFINISHED}{}", token());
         let write = || -> io::Result<bool> {
-            let mut file = File::create_new(&unfinished)?;
+            let mode = mode & 0o666;
+            let file = fs::openat(&folder, &unfinished, NEW_FILE_FLAGS, Mode::from_raw_mode(mode))?;
+            set_mode(&file, mode)?;
+            let mut file = File::from(file);
             file.write_all(content)?;
-            set_mode(&file, mode & 0o666)?;
             file.sync_all()?;
-            match std::fs::hard_link(&unfinished, &path) {
-                Ok(()) => sync_folder(folder).map(|()| true),
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
-                Err(error) => Err(error),
+            let name = last(Path::new(key))?;
+            match fs::linkat(&folder, &unfinished, &folder, &name, AtFlags::empty()) {
+                Ok(()) => Ok(fs::fsync(&folder).map(|()| true)?),
+                Err(Errno::EXIST) => Ok(false),
+                Err(errno) => Err(errno.into()),
             }
         };
         let written = write();
-        let _ = std::fs::remove_file(&unfinished);
+        // A collector removes later what stays here.
+        let _ = fs::unlinkat(&folder, &unfinished, AtFlags::empty());
         written
     }
 
     fn list(&self, prefix: &str, each: &mut dyn FnMut(Listed)) -> io::Result<()> {
-        self.list_folder(&self.path(prefix), prefix, is_shown, each)
+        self.list_all(prefix, is_shown, each)
     }
 
     fn unfinished(&self, prefix: &str, each: &mut dyn FnMut(Listed)) -> io::Result<()> {
-        self.list_folder(&self.path(prefix), prefix, is_unfinished, each)
+        self.list_all(prefix, is_unfinished, each)
     }
 
     fn remove(&self, key: &str) -> io::Result<()> {
-        match std::fs::remove_file(self.path(key)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        let removed = self
+            .parent(key)
+            .and_then(|parent| Ok(fs::unlinkat(parent, last(Path::new(key))?, AtFlags::empty())?));
+        match removed {
+            Err(error) if !is_missing(&error) => Err(error),
             _ => Ok(()),
         }
     }
@@ -210,6 +284,9 @@ impl Objects for Folder {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+
     use super::*;
 
     #[test]
@@ -263,9 +340,14 @@ mod tests {
     #[test]
     fn objects_and_folders_have_the_mode_of_the_remotes_own_folder_whatever_the_umask() {
         let dir = tempfile::tempdir().unwrap();
-        for (mode, expected) in
-            [(0o700, 0o600), (0o755, 0o644), (0o2775, 0o664), (0o2770, 0o660), (0o3777, 0o666)]
-        {
+        for (mode, expected) in [
+            (0o700, 0o600),
+            (0o755, 0o644),
+            (0o2775, 0o664),
+            (0o2770, 0o660),
+            (0o3777, 0o666),
+            (0o6755, 0o644),
+        ] {
             let root = dir.path().join(format!("{mode:o}"));
             std::fs::create_dir(&root).unwrap();
             std::fs::set_permissions(&root, Permissions::from_mode(mode)).unwrap();
@@ -274,7 +356,7 @@ mod tests {
             let got = |path: &str| std::fs::metadata(root.join(path)).unwrap().mode() & 0o7777;
             assert_eq!(
                 (got("names"), got("names/a"), got("names/a/1")),
-                (mode, mode, expected),
+                (mode & 0o3777, mode & 0o3777, expected),
                 "{mode:o}"
             );
         }
@@ -284,7 +366,7 @@ mod tests {
     fn a_link_in_the_place_of_an_object_is_listed_and_is_an_error_to_read() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("secret"), "secret").unwrap();
-        std::os::unix::fs::symlink("secret", dir.path().join("link")).unwrap();
+        symlink("secret", dir.path().join("link")).unwrap();
         let folder = Folder::new(dir.path().to_owned());
         let error = folder.read("link", 100).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
@@ -293,5 +375,76 @@ mod tests {
         folder.list("", &mut |one| keys.push(one.key)).unwrap();
         keys.sort_unstable();
         assert_eq!(keys, ["link", "secret"]);
+    }
+
+    /// The story: `packs` was a link that somebody had put into the remote. `push` wrote through
+    /// it, and `remote gc` deleted files behind it.
+    #[test]
+    fn a_link_in_the_place_of_a_folder_leads_nowhere() {
+        for key in ["packs/a", "names/b/1", "names/c/1"] {
+            let dir = tempfile::tempdir().unwrap();
+            let (root, outside) = (dir.path().join("root"), dir.path().join("outside"));
+            std::fs::create_dir_all(root.join("names")).unwrap();
+            std::fs::create_dir_all(outside.join("c")).unwrap();
+            for name in ["a", "1", "c/1"] {
+                std::fs::write(outside.join(name), "precious").unwrap();
+            }
+            symlink("../outside", root.join("packs")).unwrap();
+            symlink(&outside, root.join("names/b")).unwrap();
+            let folder = Folder::new(root.clone());
+            if key == "names/c/1" {
+                // It is swapped after the root was opened.
+                folder.list("names/", &mut |_| ()).unwrap();
+                std::fs::remove_dir_all(root.join("names")).unwrap();
+                symlink(&outside, root.join("names")).unwrap();
+            }
+            let (prefix, _) = key.rsplit_once('/').unwrap();
+            let prefix = format!("{prefix}/");
+            for error in [
+                folder.create(key, b"new").unwrap_err(),
+                folder.create(&format!("{prefix}new"), b"new").unwrap_err(),
+                folder.read(key, 100).unwrap_err(),
+                folder.size(key).unwrap_err(),
+                folder.get(key, 0..1).unwrap_err(),
+                folder.remove(key).unwrap_err(),
+                folder.list(&prefix, &mut |one| panic!("{one:?}")).unwrap_err(),
+                folder.unfinished(&prefix, &mut |one| panic!("{one:?}")).unwrap_err(),
+            ] {
+                assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{key}: {error}");
+            }
+            for name in ["a", "1", "c/1"] {
+                assert_eq!(std::fs::read(outside.join(name)).unwrap(), b"precious", "{key}");
+            }
+            assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 3, "{key}");
+        }
+    }
+
+    /// The story: somebody swapped a folder that `push` had just made for a link to a file of the
+    /// pusher, and the file got the mode of the remote's folder, with set-user-ID.
+    #[test]
+    fn only_a_folder_that_is_ours_and_empty_gets_the_roots_mode() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Folder::new(dir.path().to_owned());
+        let full = dir.path().join("full");
+        std::fs::create_dir(&full).unwrap();
+        std::fs::write(full.join("file"), "").unwrap();
+        let empty = dir.path().join("empty");
+        std::fs::create_dir(&empty).unwrap();
+        for (path, expected) in [(&full, 0o700), (&empty, 0o3777)] {
+            std::fs::set_permissions(path, Permissions::from_mode(0o700)).unwrap();
+            let opened = fs::open(path, DIR_FLAGS, Mode::empty()).unwrap();
+            folder.pass_on_mode(&opened, 0o7777).unwrap();
+            assert_eq!(std::fs::metadata(path).unwrap().mode() & 0o7777, expected, "{path:?}");
+        }
+    }
+
+    #[test]
+    fn folders_in_folders_without_end_are_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let deep: PathBuf = std::iter::repeat_n("d", 200).collect();
+        std::fs::create_dir_all(dir.path().join("names").join(deep)).unwrap();
+        let folder = Folder::new(dir.path().to_owned());
+        let error = folder.list("names/", &mut |_| ()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
     }
 }
