@@ -10,6 +10,7 @@
 use std::error::Error;
 use std::fs;
 use std::io::Write as _;
+use std::iter;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -90,8 +91,13 @@ pub fn install(
         Ok(done)
     };
     let results: Vec<_> = thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        workers.into_iter().map(|worker| worker.join().expect("no worker panics")).collect()
+        // The system may refuse threads. The caller's own thread works in any case.
+        let workers: Vec<_> = (1..threads)
+            .map_while(|_| thread::Builder::new().spawn_scoped(scope, work).ok())
+            .collect();
+        let own = work();
+        let joined = workers.into_iter().map(|worker| worker.join().expect("no worker panics"));
+        iter::once(own).chain(joined).collect()
     });
 
     let (mut done, mut failed) = (Vec::new(), Vec::new());

@@ -24,6 +24,7 @@ mod linked;
 mod motion;
 mod naming;
 mod races;
+mod sandboxes;
 mod store_verbs;
 mod tree;
 mod volume;

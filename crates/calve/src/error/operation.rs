@@ -128,7 +128,6 @@ operations! {
     Stage = "stage",
     StageIn = "stage in",
     StartManyWorktrees = "start so many worktrees of",
-    StartThread = "start a thread for",
     StartWorktree = "start worktree",
     StartWorktreeOf = "start a worktree of",
     Switch = "switch",

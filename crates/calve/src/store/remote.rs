@@ -607,15 +607,16 @@ fn refuses_a_later_write(objects: &Patient, canary: &str) -> io::Result<Result<(
 fn refuses_writes_at_once(objects: &Patient, canary: &str) -> io::Result<Result<(), &'static str>> {
     let sing = |number: u8| objects.create(canary, &vec![number; CANARY_BYTES]);
     let sung = std::thread::scope(|scope| {
-        let singers: Vec<_> = (0..CANARY_SINGERS)
-            .filter_map(|number| {
+        let singers: io::Result<Vec<_>> = (0..CANARY_SINGERS)
+            .map(|number| {
                 let sing = move || (number, sing(number));
-                // Where the system gives fewer threads, fewer sing.
-                std::thread::Builder::new().spawn_scoped(scope, sing).ok()
+                // Without these threads the question stays open.
+                std::thread::Builder::new().spawn_scoped(scope, sing)
             })
             .collect();
-        singers.into_iter().filter_map(|singer| singer.join().ok()).collect::<Vec<_>>()
-    });
+        let sung = singers?.into_iter().filter_map(|singer| singer.join().ok());
+        io::Result::Ok(sung.collect::<Vec<_>>())
+    })?;
     let mut made = Vec::new();
     for (number, is_made) in sung {
         if is_made? {

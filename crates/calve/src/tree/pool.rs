@@ -246,30 +246,32 @@ impl<T: Send> Queue<T> {
         self.begin(tasks);
         let jobs = self.operation.jobs();
         let workers = Mutex::new(Vec::with_capacity(jobs));
-        std::thread::scope(|scope| {
-            for index in 0..jobs {
-                let (workers, start, work) = (&workers, &start, &work);
-                let thread = move || {
-                    // If one thread panics, the others must not wait for it.
-                    let _guard = HaltOnPanic(self);
-                    let mut worker = start(Thread { index, private_umask: sys::private_umask() });
-                    while let Some((task, descriptors)) = self.next() {
-                        if let Err(error) = work(&mut worker, task) {
-                            self.fail(error);
-                            break;
-                        }
-                        self.done(descriptors);
-                    }
-                    lock(workers).push(worker);
-                };
-                if let Err(error) = std::thread::Builder::new().spawn_scoped(scope, thread) {
-                    // The system's limit of processes is reached. The threads that started are
-                    // enough, unless there are none.
-                    if index == 0 {
-                        self.fail(Error::io(Operation::StartThread, path, error));
-                    }
+        let serve = |index, private_umask| {
+            // If one thread panics, the others must not wait for it.
+            let _guard = HaltOnPanic(self);
+            let mut worker = start(Thread { index, private_umask });
+            while let Some((task, descriptors)) = self.next() {
+                if let Err(error) = work(&mut worker, task) {
+                    self.fail(error);
                     break;
                 }
+                self.done(descriptors);
+            }
+            lock(&workers).push(worker);
+        };
+        std::thread::scope(|scope| {
+            for index in 0..jobs {
+                let serve = &serve;
+                let thread = move || serve(index, sys::private_umask());
+                if std::thread::Builder::new().spawn_scoped(scope, thread).is_ok() {
+                    continue;
+                }
+                // The system's limit of processes is reached. The threads that started are enough.
+                // Without any, the caller's thread does the work, and its umask stays as it is.
+                if index == 0 {
+                    serve(index, false);
+                }
+                break;
             }
         });
         if let Some(error) = lock(&self.failure).take() {

@@ -3,17 +3,24 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Read, Write as _};
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{OFlags, fcntl_setfl};
+use rustix::io::Errno;
 
 /// calve keeps at most this much of git's output.
 const OUTPUT_MOST_BYTES: u64 = 4 * 1024 * 1024;
 /// calve keeps at most this much of a list of paths. Each of a million paths may have 256 bytes.
 const LIST_MOST_BYTES: u64 = 256 * 1024 * 1024;
 /// calve keeps at most this much of git's messages.
-const WORDS_MOST_BYTES: u64 = 16 * 1024;
+const WORDS_MOST_BYTES: usize = 16 * 1024;
+/// calve reads so much of a pipe at once. A pipe holds no more.
+const BUFFER_BYTES: usize = 64 * 1024;
 /// If a command meets the lock of another git, calve tries it again this often and waits this long
 /// each time.
 const LOCKED_TRIES: u32 = 100;
@@ -247,35 +254,85 @@ fn collect(
     input: &[u8],
     most_bytes: u64,
 ) -> io::Result<(ExitStatus, Output, Vec<u8>)> {
-    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-    let (bytes, words) = std::thread::scope(|scope| {
-        scope.spawn(|| {
-            if let Some(mut stdin) = stdin {
-                // A child that does not want all of its input says why.
-                let _ = stdin.write_all(input);
-            }
-        });
-        let words = scope.spawn(|| {
-            let mut words = Vec::new();
-            if let Some(mut stderr) = stderr {
-                // Messages that cannot be read are left out; git itself has continued or ended.
-                let _ = stderr.by_ref().take(WORDS_MOST_BYTES).read_to_end(&mut words);
-                let _ = io::copy(&mut stderr, &mut io::sink());
-            }
-            words
-        });
-        let mut bytes = Vec::new();
-        let read = match stdout {
-            Some(stdout) => stdout.take(most_bytes + 1).read_to_end(&mut bytes),
-            None => Ok(0),
-        };
-        (read.map(|_| bytes), words.join().unwrap_or_default())
-    });
+    let exchanged = exchange(&mut child, input, most_bytes);
     let status = child.wait()?;
-    let mut bytes = bytes?;
+    let (mut bytes, words) = exchanged?;
     let is_cut = bytes.len() as u64 > most_bytes;
     bytes.truncate(usize::try_from(most_bytes).unwrap_or(usize::MAX));
     Ok((status, Output { bytes, is_cut }, words))
+}
+
+/// Serves all pipes of a child from this thread, because the system may refuse further threads.
+/// Returns the output, which is longer than `most_bytes` if there was more, and the messages.
+fn exchange(
+    child: &mut Child,
+    mut input: &[u8],
+    most_bytes: u64,
+) -> io::Result<(Vec<u8>, Vec<u8>)> {
+    let (mut stdin, mut stdout, mut stderr) =
+        (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let pipes = [
+        stdin.as_ref().map(AsFd::as_fd),
+        stdout.as_ref().map(AsFd::as_fd),
+        stderr.as_ref().map(AsFd::as_fd),
+    ];
+    for pipe in pipes.into_iter().flatten() {
+        fcntl_setfl(pipe, OFlags::NONBLOCK)?;
+    }
+    let (mut bytes, mut words) = (Vec::new(), Vec::new());
+    let mut buffer = vec![0; BUFFER_BYTES];
+    loop {
+        let mut waiting = Vec::with_capacity(3);
+        waiting.extend(stdin.as_ref().map(|pipe| PollFd::new(pipe, PollFlags::OUT)));
+        waiting.extend(stdout.as_ref().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
+        waiting.extend(stderr.as_ref().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
+        if waiting.is_empty() {
+            return Ok((bytes, words));
+        }
+        match poll(&mut waiting, None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        if let Some(pipe) = &mut stdin {
+            // A child that does not want all of its input says why.
+            let written = moved(pipe.write(input)).unwrap_or(Some(0));
+            input = &input[written.unwrap_or_default()..];
+            if written == Some(0) {
+                stdin = None;
+            }
+        }
+        if let Some(pipe) = &mut stdout
+            && let Some(read) = moved(pipe.read(&mut buffer))?
+        {
+            bytes.extend_from_slice(&buffer[..read]);
+            if read == 0 || bytes.len() as u64 > most_bytes {
+                stdout = None;
+            }
+        }
+        if let Some(pipe) = &mut stderr
+            // Messages that cannot be read are left out; git itself has continued or ended.
+            && let Some(read) = moved(pipe.read(&mut buffer)).unwrap_or(Some(0))
+        {
+            words.extend_from_slice(&buffer[..read]);
+            words.truncate(WORDS_MOST_BYTES);
+            if read == 0 {
+                stderr = None;
+            }
+        }
+    }
+}
+
+/// How many bytes went through a pipe. `None` if it has to wait.
+fn moved(result: io::Result<usize>) -> io::Result<Option<usize>> {
+    match result {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error)
+            if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 #[cfg(test)]
@@ -344,7 +401,7 @@ mod tests {
             (status.code(), output.bytes.as_slice(), output.is_cut),
             (Some(3), &b"out\n"[..], false)
         );
-        assert_eq!(words.len() as u64, WORDS_MOST_BYTES);
+        assert_eq!(words.len(), WORDS_MOST_BYTES);
         let (_, output, _) = child("yes");
         assert_eq!((output.bytes.len() as u64, output.is_cut), (OUTPUT_MOST_BYTES, true));
     }

@@ -243,11 +243,13 @@ impl Store {
                 }
             };
             let watcher = std::thread::Builder::new().spawn_scoped(scope, watch);
+            let Ok(watcher) = watcher else {
+                // The limit of threads is reached: nobody can look whether another process waits.
+                return work(&options.operation());
+            };
             let result = work(&stoppable.operation());
             done.store(true, Ordering::Relaxed);
-            if let Ok(watcher) = watcher {
-                watcher.thread().unpark();
-            }
+            watcher.thread().unpark();
             result
         })
     }

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::ops::Range;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use futures_util::TryStreamExt as _;
@@ -22,6 +23,7 @@ use tokio::runtime::{Builder, Runtime};
 use url::Url;
 
 use super::objects::{Listed, Objects, Source};
+use crate::tree::pool::lock;
 
 /// How long one request may take. A pack of 16 MiB arrives in that time at 60 kB/s.
 const REQUEST: Duration = Duration::from_secs(300);
@@ -93,6 +95,7 @@ impl Cloud {
     }
 
     fn with(store: Box<dyn ObjectStore>, prefix: Key) -> io::Result<Self> {
+        are_threads_to_be_had()?;
         let runtime = Builder::new_multi_thread().worker_threads(THREADS).enable_all().build()?;
         Ok(Self { store, prefix, runtime })
     }
@@ -132,6 +135,21 @@ impl Cloud {
         let path = if prefix.is_empty() { key.to_owned() } else { format!("{prefix}/{key}") };
         Key::parse(path).map_err(io::Error::other)
     }
+}
+
+/// Starts as many threads at once as the runtime will, and one more, for the names of hosts. The
+/// runtime panics or waits for ever where the system refuses them.
+///
+/// # Errors
+/// The limit of processes is reached.
+fn are_threads_to_be_had() -> io::Result<()> {
+    let gate = Mutex::new(());
+    std::thread::scope(|scope| {
+        let _closed = lock(&gate);
+        (0..=THREADS).try_for_each(|_| {
+            std::thread::Builder::new().spawn_scoped(scope, || drop(lock(&gate))).map(drop)
+        })
+    })
 }
 
 /// The system's word for an error of a server. An error that has no such word may pass.

@@ -225,15 +225,18 @@ impl Walk<'_> {
         }
         // The error that stopped the other threads is the one that is reported.
         let failure = Mutex::new(None);
-        std::thread::scope(|scope| {
-            for _ in 0..threads {
-                scope.spawn(|| {
-                    if let Err(error) = work() {
-                        lock(&failure).get_or_insert(error);
-                        self.stop.store(true, Ordering::Relaxed);
-                    }
-                });
+        let serve = || {
+            if let Err(error) = work() {
+                lock(&failure).get_or_insert(error);
+                self.stop.store(true, Ordering::Relaxed);
             }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..threads {
+                // If no more threads can start, this one does all the work.
+                let _ = std::thread::Builder::new().spawn_scoped(scope, serve);
+            }
+            serve();
         });
         failure.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
     }

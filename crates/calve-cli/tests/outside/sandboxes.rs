@@ -1,0 +1,141 @@
+//! Tests the command in sandboxes: a table of what they refuse, and the right answer of each verb.
+//! A small launcher (`sandbox.c`) makes the sandboxes.
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use tempfile::TempDir;
+
+use crate::{Run, names, not_run, output, program, scratch};
+
+/// What the launcher ends with where the kernel refuses to make the sandbox.
+const CANNOT: i32 = 77;
+
+/// A sandbox, as `sandbox.c` takes it, and the verbs whose answer is not success: the exit code and
+/// a part of what the command says.
+struct Row {
+    sandbox: &'static [&'static str],
+    except: &'static [(&'static str, i32, &'static str)],
+}
+
+/// In a fresh project each: in this order, because later ones need what earlier ones made.
+const VERBS: [&str; 9] = [
+    "init",
+    "start a",
+    "status a",
+    "snapshot",
+    "clone . ../copy",
+    "clone . ../copied --mode copy",
+    "list",
+    "drop a",
+    "store gc",
+];
+
+const fn well(sandbox: &'static [&'static str]) -> Row {
+    Row { sandbox, except: &[] }
+}
+
+const ROWS: &[Row] = &[well(&["no-threads"])];
+
+/// The built launcher; or why there is none.
+fn launcher() -> Result<&'static Path, &'static str> {
+    static BUILT: OnceLock<Result<(TempDir, PathBuf), String>> = OnceLock::new();
+    let built = BUILT.get_or_init(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let (source, binary) = (folder.path().join("sandbox.c"), folder.path().join("sandbox"));
+        fs::write(&source, include_str!("sandbox.c")).unwrap();
+        let mut cc = Command::new("cc");
+        cc.args(["-O1", "-o"]).args([&binary, &source]);
+        let output = cc.output().map_err(|error| format!("cc: {error}"))?;
+        match output.status.success() {
+            true => Ok((folder, binary)),
+            // The system's headers are older than Landlock.
+            false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+        }
+    });
+    built.as_ref().map(|(_, binary)| binary.as_path()).map_err(String::as_str)
+}
+
+/// Runs the command in a sandbox; `@` in its words is `folder`.
+fn sandboxed(launcher: &Path, sandbox: &[&str], folder: &Path, project: &Path, words: &str) -> Run {
+    let mut command = program(launcher, project);
+    for word in sandbox {
+        command.arg(OsString::from(word.replace('@', folder.to_str().unwrap())));
+    }
+    command.arg("--").arg(env!("CARGO_BIN_EXE_calve")).args(words.split_whitespace());
+    Run::of(output(command), String::new())
+}
+
+/// A small git project with a folder, a link and a file of two names.
+fn project(folder: &Path) -> PathBuf {
+    let app = folder.join("app");
+    fs::create_dir_all(app.join("d")).unwrap();
+    fs::write(app.join("d/file"), "content\n".repeat(1000)).unwrap();
+    fs::hard_link(app.join("d/file"), app.join("other")).unwrap();
+    symlink("d/file", app.join("link")).unwrap();
+    let git = |words: &str| {
+        let mut git = program("git", &app);
+        git.args(["-c", "user.name=n", "-c", "user.email=e"]).args(words.split_whitespace());
+        assert!(output(git).status.success(), "git {words}");
+    };
+    git("init -q");
+    git("add .");
+    git("commit -qm first");
+    app
+}
+
+/// The names of stages below a folder and its subfolders `depth` levels down.
+fn stages(folder: &Path, depth: usize) -> Vec<String> {
+    let mut found = Vec::new();
+    for name in names(folder) {
+        let path = folder.join(&name);
+        if name.starts_with(".calve-stage") {
+            found.push(path.display().to_string());
+        } else if depth > 0 && path.is_dir() && !path.is_symlink() && name != ".calve" {
+            found.extend(stages(&path, depth - 1));
+        }
+    }
+    found
+}
+
+#[test]
+fn in_each_sandbox_each_verb_works_or_says_why_not() {
+    let test = "sandboxes";
+    let launcher = match launcher() {
+        Ok(launcher) => launcher,
+        Err(why) => return not_run(test, why),
+    };
+    let mut wrong = Vec::new();
+    for Row { sandbox, except } in ROWS {
+        let scratch = scratch();
+        let app = project(scratch.path());
+        for verb in VERBS {
+            let run = sandboxed(launcher, sandbox, scratch.path(), &app, verb);
+            if run.code == Some(CANNOT) && run.stderr.starts_with("sandbox: ") {
+                not_run(test, &format!("{sandbox:?}: {}", run.stderr.trim()));
+                break;
+            }
+            let expected = except.iter().find(|(other, ..)| *other == verb);
+            let (code, says) = expected.map_or((0, ""), |(_, code, says)| (*code, *says));
+            if run.code != Some(code) || !run.stderr.contains(says) {
+                wrong.push(format!("{sandbox:?}: calve {verb}: {:?}: {}", run.code, run.stderr));
+            }
+        }
+        for copy in ["copy", "copied"] {
+            let copy = scratch.path().join(copy).join("d/file");
+            let expected = fs::read(app.join("d/file")).unwrap();
+            if fs::read(&copy).is_ok_and(|content| content != expected) {
+                wrong.push(format!("{sandbox:?}: {} differs", copy.display()));
+            }
+        }
+        let left = stages(scratch.path(), 2);
+        if !left.is_empty() {
+            wrong.push(format!("{sandbox:?}: left behind: {left:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
