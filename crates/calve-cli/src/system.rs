@@ -79,13 +79,13 @@ fn ignored() -> u64 {
 /// more often, which only costs time.
 #[cfg(unix)]
 pub(crate) fn raise_open_files() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    use rustix::process::{Resource, Rlimit, setrlimit};
     /// A higher limit gains nothing.
     const ENOUGH: u64 = 65_536;
     /// macOS accepts this limit (OPEN_MAX) although its hard limit says unlimited.
     const MODEST: u64 = 10_240;
 
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let Some(Rlimit { current, maximum }) = open_file_limits() else { return };
     for wanted in [ENOUGH, MODEST] {
         let wanted = maximum.map_or(wanted, |maximum| wanted.min(maximum));
         if current.is_none_or(|current| current >= wanted)
@@ -94,6 +94,21 @@ pub(crate) fn raise_open_files() {
             return;
         }
     }
+}
+
+/// The limits, if the system tells. A sandbox may refuse getrlimit(2), and rustix then panics.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn open_file_limits() -> Option<rustix::process::Rlimit> {
+    let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
+    let mut words =
+        limits.lines().find_map(|line| line.strip_prefix("Max open files"))?.split_whitespace();
+    let mut next = || words.next().map(|word| word.parse().ok());
+    Some(rustix::process::Rlimit { current: next()?, maximum: next()? })
+}
+
+#[cfg(all(unix, not(any(target_os = "linux", target_os = "android"))))]
+fn open_file_limits() -> Option<rustix::process::Rlimit> {
+    Some(rustix::process::getrlimit(rustix::process::Resource::Nofile))
 }
 
 #[cfg(not(unix))]

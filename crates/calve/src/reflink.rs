@@ -24,6 +24,8 @@ pub(crate) mod imp;
 pub(crate) mod imp;
 #[cfg(unix)]
 pub(crate) mod meta;
+#[cfg(unix)]
+pub(crate) mod refusal;
 
 /// The result of one attempt to reflink. Callers must treat these outcomes differently. Anything
 /// else is an [`io::Error`].

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::{self, Access, AtFlags, Mode};
+use rustix::fs::{self, Mode};
 use rustix::io::Errno;
 
 use crate::error::{Context as _, Error, ErrorKind, Operation};
@@ -344,8 +344,8 @@ impl Store {
         // From here on, each part of the store must be what its name says.
         format::must_be_in_one_place(&path)?;
         format::check(&path)?;
-        let flags = AtFlags::EACCESS;
-        let read_only = fs::accessat(fs::CWD, &path, Access::WRITE_OK, flags).is_err();
+        let may_write = files::may_write(&path).context(Operation::OpenStore, || &path)?;
+        let read_only = !may_write;
         let database = Layout(&path).database();
         let opened = if read_only { Catalog::open_read_only(&database) } else { open(&database) };
         let (catalog, full) = match opened {

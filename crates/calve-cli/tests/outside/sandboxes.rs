@@ -39,7 +39,19 @@ const fn well(sandbox: &'static [&'static str]) -> Row {
     Row { sandbox, except: &[] }
 }
 
-const ROWS: &[Row] = &[well(&["no-threads"])];
+const ROWS: &[Row] = &[
+    well(&["no-threads"]),
+    // Profiles that say EPERM for each call that they do not know.
+    well(&["renameat2=EPERM", "faccessat2=EPERM", "openat2=EPERM", "statx=EPERM"]),
+    well(&["copy_file_range=EPERM", "close_range=EPERM", "unshare=EPERM", "fadvise64=EPERM"]),
+    well(&["pidfd_open=EPERM", "sched_getaffinity=EPERM", "prlimit64=EPERM", "setsid=EPERM"]),
+    well(&["renameat2=ENOSYS", "faccessat2=ENOSYS", "openat2=ENOSYS", "statx=ENOSYS"]),
+    // FUSE servers.
+    well(&["copy_file_range=EIO"]),
+    well(&["copy_file_range=EBADF"]),
+    well(&["flistxattr=ENOSYS", "fgetxattr=ENOSYS", "fsetxattr=ENOSYS", "fremovexattr=ENOSYS"]),
+    well(&["fremovexattr=EPERM"]),
+];
 
 /// The built launcher; or why there is none.
 fn launcher() -> Result<&'static Path, &'static str> {

@@ -15,6 +15,8 @@ use rustix::io::{Errno, pread, pwrite, retry_on_intr};
 
 use super::filesystem::Filesystem;
 use super::meta::Meta;
+use super::refusal::SystemCall;
+use super::sys;
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use rustix::fs::copy_file_range;
@@ -55,7 +57,8 @@ const RANGE_BYTES: u64 = 64 * 1024 * 1024;
 
 impl Copier {
     pub(crate) fn new(plain: bool) -> Self {
-        let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
+        // If nobody says, a program that catches SIGXFSZ gets EFBIG.
+        let limit = sys::soft_limit(sys::Limit::FileBytes).unwrap_or(None);
         Self { buffer: Vec::new(), plain, ranged_refused: false, limit }
     }
 
@@ -195,14 +198,11 @@ impl Copier {
                     // on.
                     Ok(0) => break,
                     Ok(count) => offset += count as u64,
-                    Err(Errno::NOSYS | Errno::XDEV | Errno::OPNOTSUPP) => {
-                        self.ranged_refused = true;
+                    Err(errno) if SystemCall::CopyRange.is_unavailable(errno) => {
+                        self.ranged_refused =
+                            matches!(errno, Errno::NOSYS | Errno::XDEV | Errno::OPNOTSUPP);
                         break;
                     }
-                    // CIFS says NOENT, eCryptfs INVAL, sandboxes PERM; a swap file says TXTBSY.
-                    Err(
-                        Errno::INVAL | Errno::PERM | Errno::NOENT | Errno::TXTBSY | Errno::ACCESS,
-                    ) => break,
                     Err(errno) => return Err(errno.into()),
                 }
             }

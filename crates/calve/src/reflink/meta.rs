@@ -17,6 +17,8 @@ use std::os::fd::AsFd;
 use rustix::fs::{self, AtFlags, Gid, Mode, Stat, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 
+use super::refusal::SystemCall;
+
 /// The fields of a `stat` that calve keeps.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Meta {
@@ -165,7 +167,8 @@ impl Meta {
         match read(&mut buffer) {
             Ok(length) => Ok(self.without_acl(&buffer[..length])),
             Err(Errno::RANGE) => Ok(self.without_acl(&grow(read)?)),
-            Err(NO_SUCH_ATTR | Errno::NOTSUP | Errno::NOSYS | Errno::NOENT) => Ok(self),
+            Err(Errno::NOENT) => Ok(self),
+            Err(errno) if SystemCall::ReadAttribute.is_unavailable(errno) => Ok(self),
             Err(errno) => Err(errno.into()),
         }
     }
@@ -195,8 +198,8 @@ pub(crate) fn mode(bits: u32) -> Mode {
 #[derive(Debug)]
 pub(crate) struct Attrs {
     found: Vec<(CString, Vec<u8>)>,
-    /// The list of names is longer than the system returns (64 KiB on Linux), so there are more
-    /// names.
+    /// There may be more: the list of names is longer than the system returns (64 KiB on Linux),
+    /// or a sandbox refuses it.
     unlisted: bool,
 }
 
@@ -232,12 +235,6 @@ fn stays(name: &[u8]) -> bool {
     ) || name.starts_with(b"trusted.overlay.")
         || name.starts_with(b"trusted.SGI_")
 }
-
-/// The errno for a missing attribute.
-#[cfg(any(target_os = "linux", target_os = "android"))]
-const NO_SUCH_ATTR: Errno = Errno::NODATA;
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-const NO_SUCH_ATTR: Errno = Errno::NOATTR;
 
 #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
 mod xattr {
@@ -287,30 +284,30 @@ impl Attrs {
     pub(crate) fn read(file: impl AsFd) -> io::Result<Option<Box<Self>>> {
         let file = file.as_fd();
         let mut buffer = [0_u8; 1024];
-        let mut names = match xattr::flistxattr(file, &mut buffer[..]) {
+        let names = match xattr::flistxattr(file, &mut buffer[..]) {
             Ok(0) | Err(Errno::NOTSUP | Errno::NOSYS) => return Ok(None),
             Ok(length) => Ok(buffer[..length].to_vec()),
             Err(Errno::RANGE) => grow(|buffer| xattr::flistxattr(file, buffer)),
             Err(errno) => Err(errno),
         };
-        let unlisted = names == Err(Errno::TOOBIG);
-        if unlisted {
+        let names = SystemCall::ListAttributes.if_available(names)?;
+        let unlisted = names.is_none();
+        let names = names.unwrap_or_else(|| {
             // Ask by name for the attributes that decide about access.
             let known = [ACL_ACCESS, ACL_DEFAULT, c"security.capability"];
-            names = Ok(known.map(CStr::to_bytes_with_nul).concat());
-        }
-        let names = names?;
+            known.map(CStr::to_bytes_with_nul).concat()
+        });
         let mut attrs = Vec::new();
         for name in names.split_inclusive(|byte| *byte == 0) {
             let Ok(name) = CStr::from_bytes_with_nul(name) else { continue };
             if stays(name.to_bytes()) {
                 continue;
             }
-            match grow(|buffer| xattr::fgetxattr(file, name, buffer)) {
-                Ok(value) => attrs.push((name.to_owned(), value)),
-                // Somebody removed it, or the system lists it but does not let us read it.
-                Err(NO_SUCH_ATTR | Errno::PERM | Errno::ACCESS | Errno::NOTSUP) => {}
-                Err(errno) => return Err(errno.into()),
+            // If there is none: somebody removed it, or the system lists it but does not let us
+            // read it.
+            let value = grow(|buffer| xattr::fgetxattr(file, name, buffer));
+            if let Some(value) = SystemCall::ReadAttribute.if_available(value)? {
+                attrs.push((name.to_owned(), value));
             }
         }
         Ok((unlisted || !attrs.is_empty()).then(|| Box::new(Self { found: attrs, unlisted })))
@@ -325,10 +322,7 @@ impl Attrs {
             if wanted.is_some_and(|wanted| wanted.found.iter().any(|(other, _)| other == name)) {
                 continue;
             }
-            match xattr::fremovexattr(file, name) {
-                Ok(()) | Err(NO_SUCH_ATTR | Errno::NOTSUP | Errno::PERM | Errno::ACCESS) => {}
-                Err(errno) => return Err(errno.into()),
-            }
+            SystemCall::RemoveAttribute.if_available(xattr::fremovexattr(file, name))?;
         }
         Ok(())
     }
@@ -356,18 +350,15 @@ impl Attrs {
     fn set(&self, file: impl AsFd, acls: bool, refused: &mut Vec<String>) -> io::Result<()> {
         let file = file.as_fd();
         if self.unlisted && !acls {
-            refused.push("those whose names are too many to list".to_owned());
+            refused.push("those that the system does not list".to_owned());
         }
         for (name, value) in &self.found {
             if (name.as_c_str() == ACL_ACCESS || name.as_c_str() == ACL_DEFAULT) != acls {
                 continue;
             }
-            match xattr::fsetxattr(file, name, value, xattr::XattrFlags::empty()) {
-                Ok(()) => {}
-                Err(Errno::NOTSUP | Errno::PERM | Errno::ACCESS | Errno::RANGE | Errno::TOOBIG) => {
-                    refused.push(name.to_string_lossy().into_owned());
-                }
-                Err(errno) => return Err(errno.into()),
+            let set = xattr::fsetxattr(file, name, value, xattr::XattrFlags::empty());
+            if SystemCall::SetAttribute.if_available(set)?.is_none() {
+                refused.push(name.to_string_lossy().into_owned());
             }
         }
         Ok(())
@@ -437,12 +428,7 @@ pub(crate) fn apply(
     }
     let exact = created.mode_is_exact && made_with == Some(mode(permissions)) && !closed;
     if !exact {
-        match fs::fchmod(file, mode(permissions)) {
-            Ok(()) => {}
-            // CIFS and 9p mounts have their own modes.
-            Err(Errno::PERM | Errno::NOTSUP) => refused.push("mode".to_owned()),
-            Err(errno) => return Err(errno.into()),
-        }
+        set_mode(fs::fchmod(file, mode(permissions)), &mut refused)?;
     }
     if let Some(attrs) = attrs {
         let before = refused.len();
@@ -452,14 +438,35 @@ pub(crate) fn apply(
                 attrs.found.iter().find(|(name, _)| name.as_c_str() == ACL_ACCESS)
         {
             let narrow = meta.without_acl(acl).mode & permissions;
-            match fs::fchmod(file, mode(permissions & !0o070 | narrow & 0o070)) {
-                Ok(()) | Err(Errno::PERM | Errno::NOTSUP) => {}
-                Err(errno) => return Err(errno.into()),
-            }
+            give_mode(file, mode(permissions & !0o070 | narrow & 0o070))?;
         }
     }
-    fs::futimens(file, &meta.timestamps())?;
+    set_times(fs::futimens(file, &meta.timestamps()), &mut refused)?;
     Ok(refused)
+}
+
+/// Sets the mode where the filesystem has modes.
+pub(crate) fn give_mode(file: impl AsFd, mode: Mode) -> rustix::io::Result<()> {
+    SystemCall::ChangeMode.if_available(fs::fchmod(file, mode)).map(drop)
+}
+
+/// Sets the times where the filesystem lets us.
+pub(crate) fn give_times(file: impl AsFd, times: &Timestamps) -> rustix::io::Result<()> {
+    SystemCall::SetTimes.if_available(fs::futimens(file, times)).map(drop)
+}
+
+fn set_mode(set: rustix::io::Result<()>, refused: &mut Vec<String>) -> io::Result<()> {
+    if SystemCall::ChangeMode.if_available(set)?.is_none() {
+        refused.push("mode".to_owned());
+    }
+    Ok(())
+}
+
+fn set_times(set: rustix::io::Result<()>, refused: &mut Vec<String>) -> io::Result<()> {
+    if SystemCall::SetTimes.if_available(set)?.is_none() {
+        refused.push("times".to_owned());
+    }
+    Ok(())
 }
 
 /// Like [`apply`], for a symbolic link or (if it was `made_with` its mode) a FIFO. calve does not
@@ -470,16 +477,19 @@ pub(crate) fn apply_at(
     meta: &Meta,
     created: Created,
     made_with: Option<Mode>,
-) -> io::Result<()> {
+) -> io::Result<Vec<String>> {
     let dir = dir.as_fd();
+    let mut refused = Vec::new();
     chown(meta, created, |uid, gid| fs::chownat(dir, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW))?;
     if let Some(mode) = made_with
         && !created.mode_is_exact
     {
         // This thread made the FIFO, in a directory that nobody else can reach yet.
-        fs::chmodat(dir, name, mode, AtFlags::empty())?;
+        set_mode(fs::chmodat(dir, name, mode, AtFlags::empty()), &mut refused)?;
     }
-    Ok(fs::utimensat(dir, name, &meta.timestamps(), AtFlags::SYMLINK_NOFOLLOW)?)
+    let set = fs::utimensat(dir, name, &meta.timestamps(), AtFlags::SYMLINK_NOFOLLOW);
+    set_times(set, &mut refused)?;
+    Ok(refused)
 }
 
 #[derive(PartialEq, Eq)]
@@ -499,29 +509,31 @@ fn chown(
     }
     let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
     let own = created.owner.0 == meta.uid;
-    if created.privileged || own {
-        match set((!own).then_some(uid), Some(gid)) {
-            Ok(()) => return Ok(Owned::AsTheSource),
-            Err(Errno::PERM | Errno::INVAL) => {}
-            Err(errno) => return Err(errno.into()),
-        }
+    if (created.privileged || own)
+        && SystemCall::ChangeOwner.if_available(set((!own).then_some(uid), Some(gid)))?.is_some()
+    {
+        return Ok(Owned::AsTheSource);
     }
     if !own && created.owner.1 != meta.gid {
-        match set(None, Some(gid)) {
-            Ok(()) | Err(Errno::PERM | Errno::INVAL) => {}
-            Err(errno) => return Err(errno.into()),
-        }
+        SystemCall::ChangeOwner.if_available(set(None, Some(gid)))?;
     }
     Ok(Owned::Refused)
 }
 
 /// Removes the ACLs that a new entry inherited from its directory.
+///
+/// # Errors
+/// There is one, and it stays: it would give others rights.
 pub(crate) fn strip_inherited_acls(dir: impl AsFd) -> io::Result<()> {
     let dir = dir.as_fd();
     for name in [ACL_DEFAULT, ACL_ACCESS] {
-        match xattr::fremovexattr(dir, name) {
-            Ok(()) | Err(NO_SUCH_ATTR | Errno::NOTSUP | Errno::NOSYS | Errno::INVAL) => {}
-            Err(errno) => return Err(errno.into()),
+        let Err(errno) = xattr::fremovexattr(dir, name) else { continue };
+        // Some filesystems refuse to remove even what is not there.
+        if !SystemCall::RemoveAttribute.is_unavailable(errno)
+            || matches!(errno, Errno::PERM | Errno::ACCESS)
+                && xattr::fgetxattr(dir, name, &mut [0_u8; 0][..]).is_ok()
+        {
+            return Err(errno.into());
         }
     }
     Ok(())
@@ -532,10 +544,7 @@ pub(crate) fn strip_attributes(file: impl AsFd) -> io::Result<()> {
     let file = file.as_fd();
     let Some(attrs) = Attrs::read(file)? else { return Ok(()) };
     for (name, _) in &attrs.found {
-        match xattr::fremovexattr(file, name) {
-            Ok(()) | Err(NO_SUCH_ATTR | Errno::NOTSUP | Errno::PERM | Errno::ACCESS) => {}
-            Err(errno) => return Err(errno.into()),
-        }
+        SystemCall::RemoveAttribute.if_available(xattr::fremovexattr(file, name))?;
     }
     Ok(())
 }

@@ -71,7 +71,7 @@ pub(crate) enum Place {
 #[cfg(unix)]
 mod unix;
 #[cfg(unix)]
-pub(crate) use unix::close_written;
+pub(crate) use unix::{Limit, close_written, soft_limit};
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod linux;

@@ -10,6 +10,7 @@ use rustix::fs::{self, AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::reflink::imp::DIR_FLAGS;
+use crate::reflink::refusal::SystemCall;
 
 pub(crate) fn last(path: &Path) -> io::Result<CString> {
     Ok(CString::new(path.file_name().unwrap_or_default().as_bytes())?)
@@ -28,9 +29,7 @@ pub(crate) fn open_at(root: &OwnedFd, path: &Path) -> io::Result<OwnedFd> {
         Ok(dir) => Ok(dir),
         // A path too long for one call, a kernel before 5.6, a sandbox that forbids the call, or a
         // folder that was moved out of the root during it.
-        Err(Errno::NAMETOOLONG | Errno::NOSYS | Errno::PERM | Errno::XDEV) => {
-            open_step_by_step(root, path)
-        }
+        Err(errno) if SystemCall::OpenBelow.is_unavailable(errno) => open_step_by_step(root, path),
         Err(errno) => Err(errno.into()),
     }
 }

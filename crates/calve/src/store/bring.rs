@@ -220,7 +220,7 @@ impl Bring<'_> {
                         let dir = open_at(root, path)?;
                         let mode = Meta::of(&fs::fstat(&dir)?).permissions();
                         if mode & 0o700 != 0o700 {
-                            fs::fchmod(&dir, meta::mode(mode | 0o700))?;
+                            meta::give_mode(&dir, meta::mode(mode | 0o700))?;
                         }
                         Ok(false)
                     }
@@ -491,7 +491,7 @@ pub(crate) fn set_in_place(root: &OwnedFd, path: &Path, entry: &Entry) -> io::Re
             }
             let created = meta::Created { owner: (meta.uid, meta.gid), ..created };
             let mode = matches!(entry.kind, Kind::Fifo { .. }).then(|| meta::mode(entry.mode));
-            return meta::apply_at(&dir, &name, &wanted, created, mode);
+            return meta::apply_at(&dir, &name, &wanted, created, mode).map(drop);
         }
     };
     give(&fs::openat(&dir, &name, flags, Mode::empty())?)

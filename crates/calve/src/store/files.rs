@@ -5,13 +5,14 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{self, AtFlags, Mode};
+use rustix::fs::{self, Access, AtFlags, Mode};
 use rustix::io::Errno;
 
 use super::manifest::os;
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::{DIR_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::Meta;
+use crate::reflink::refusal::SystemCall;
 
 /// The content of a regular file of at most `most` bytes. This follows no link and waits for no
 /// pipe, because a store, and calve's own folder in a worktree, may come from someone else.
@@ -67,6 +68,25 @@ pub(crate) fn listed_at(path: &Path) -> io::Result<Vec<(OsString, fs::FileType)>
     match fs::open(path, DIR_FLAGS, Mode::empty()) {
         Ok(dir) => listed(dir),
         Err(Errno::NOENT) => Ok(Vec::new()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Whether this process may write to the file or folder at `path`.
+///
+/// # Errors
+/// The system does not say.
+pub(crate) fn may_write(path: &Path) -> io::Result<bool> {
+    let ask = |flags| fs::accessat(fs::CWD, path, Access::WRITE_OK, flags);
+    // The older call asks for the real user, who is the effective one but for set-user-ID programs.
+    let asked = match ask(AtFlags::EACCESS) {
+        Err(errno) if SystemCall::AccessOfEffective.is_unavailable(errno) => ask(AtFlags::empty()),
+        asked => asked,
+    };
+    match asked {
+        Ok(()) => Ok(true),
+        // PERM: it is immutable.
+        Err(Errno::ACCESS | Errno::ROFS | Errno::PERM) => Ok(false),
         Err(errno) => Err(errno.into()),
     }
 }

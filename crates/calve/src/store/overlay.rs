@@ -211,7 +211,7 @@ impl Store {
                     };
                     copy().context(Operation::Copy, || over.join(&path))?;
                 }
-                fs::fchmod(&new, mode).context(Operation::SetMetadata, || over.join(&path))
+                meta::give_mode(&new, mode).context(Operation::SetMetadata, || over.join(&path))
             };
             match fs::openat(&parent, IGNORE_FILE, NEW_FILE_FLAGS, Mode::RUSR | Mode::WUSR) {
                 Ok(new) => lend(new)?,

@@ -9,9 +9,9 @@
 use std::io;
 
 use rustix::fs::{self, Mode};
-use rustix::process::{Resource, getrlimit};
 
 use crate::reflink::imp::DIR_FLAGS;
+use crate::reflink::sys;
 
 /// A reserve for short-lived descriptors: a blob and its mirror, a pack, the journal of a database.
 const RESERVE: usize = 12;
@@ -25,6 +25,9 @@ const BATCH_FILES: usize = 8;
 
 /// How many descriptors are open, on systems where calve cannot count them.
 const GUESS: usize = 32;
+
+/// The open file limit that most systems start processes with.
+const USUAL_LIMIT: u64 = 1024;
 
 /// How an operation divides the free descriptors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,7 +104,8 @@ fn free() -> usize {
 
 /// The process's open file limit. `None` if there is none.
 fn limit() -> Option<usize> {
-    getrlimit(Resource::Nofile).current.and_then(|limit| usize::try_from(limit).ok())
+    let limit = sys::soft_limit(sys::Limit::OpenFiles).unwrap_or(Some(USUAL_LIMIT))?;
+    usize::try_from(limit).ok()
 }
 
 /// How many descriptors this process has open.

@@ -27,6 +27,7 @@ use super::{CloneMode, Existing, Reflink, tally, two_names};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::{NEW_FILE_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::{self, Attrs, Meta};
+use crate::reflink::refusal::SystemCall;
 use crate::reflink::sys;
 use crate::report::SkipReason;
 
@@ -469,7 +470,7 @@ impl<S: Source> Worker<'_, '_, S> {
             // The file is in an ordinary directory, which may have passed on an ACL. An inherited
             // ACL also replaces the umask.
             meta::strip_inherited_acls(&fd).context(Operation::SetMetadata, path)?;
-            fs::fchmod(&fd, mode).context(Operation::SetMetadata, path)?;
+            meta::give_mode(&fd, mode).context(Operation::SetMetadata, path)?;
         }
         Ok(fd)
     }
@@ -551,7 +552,7 @@ impl<S: Source> Worker<'_, '_, S> {
             // Only a rename that refuses to replace can tell whether there is something to replace.
             let replaces = match staging::rename_new(dir, &temporary, into, name) {
                 Err(Errno::EXIST) => true,
-                Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
+                Err(errno) if SystemCall::RenameWithFlags.is_unavailable(errno) => {
                     fs::statat(into, name, AtFlags::SYMLINK_NOFOLLOW).is_ok()
                 }
                 result => return result.map(|()| false),

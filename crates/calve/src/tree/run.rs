@@ -33,7 +33,8 @@ use super::{
 };
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::DIR_FLAGS;
-use crate::reflink::meta::Meta;
+use crate::reflink::meta::{self, Meta};
+use crate::reflink::refusal::SystemCall;
 use crate::reflink::sys;
 use crate::report::{CloneReport, DestinationReport, Method};
 
@@ -205,9 +206,8 @@ fn prepare(call: &Call<'_>) -> Result<Vec<Made>, Error> {
             };
             let root = root.context(Operation::OpenDirectory, path)?;
             if new.is_some() {
-                crate::reflink::meta::strip_inherited_acls(&root)
-                    .context(Operation::SetMetadata, path)?;
-                fs::fchmod(&root, Permissions::RWXU).context(Operation::SetMetadata, path)?;
+                meta::strip_inherited_acls(&root).context(Operation::SetMetadata, path)?;
+                meta::give_mode(&root, Permissions::RWXU).context(Operation::SetMetadata, path)?;
             } else {
                 staging::sweep(&root);
             }
@@ -301,8 +301,10 @@ fn walk_and_publish(
     for root in &mut new_roots {
         root.kept = true;
         // Removing the stage inside the folder changed the folder's times last.
-        fs::utimensat(&root.parent, &root.name, &meta.timestamps(), AtFlags::SYMLINK_NOFOLLOW)
-            .context(Operation::SetMetadata, || source)?;
+        let times = meta.timestamps();
+        let set = fs::utimensat(&root.parent, &root.name, &times, AtFlags::SYMLINK_NOFOLLOW);
+        // If the filesystem refuses, the engine has said so.
+        SystemCall::SetTimes.if_available(set).context(Operation::SetMetadata, || source)?;
     }
     stages.iter_mut().flatten().for_each(Stage::has_its_mode);
     publish(call, stages, dress)?;

@@ -169,7 +169,7 @@ impl<S: Source> Worker<'_, '_, S> {
                 Errno::EXIST => two_names(path()),
                 errno => Error::io(Operation::Make, path(), errno),
             })?;
-            meta::apply_at(dir, place, &special.meta, created, mode)
+            let refused = meta::apply_at(dir, place, &special.meta, created, mode)
                 .context(Operation::SetMetadata, path)?;
             let first = special.first.as_ref().filter(|_| temporary.is_some());
             let found = match S::NOTES || first.is_some() {
@@ -181,6 +181,10 @@ impl<S: Source> Worker<'_, '_, S> {
             };
             match self.settle(dest, node, handles, name, temporary)? {
                 Settled::Placed => {
+                    if !refused.is_empty() {
+                        let reason = SkipReason::Xattrs(refused.join(", "));
+                        op.skip(Some(dest), node.path_of(name), reason);
+                    }
                     if let Some(found) = found {
                         S::note(&mut self.own, dest, special.number, &found);
                         if let Some(first) = first {

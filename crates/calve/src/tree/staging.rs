@@ -43,6 +43,7 @@ use rustix::process::geteuid;
 use super::removal::{self, open_ours};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::{self, Meta};
+use crate::reflink::refusal::SystemCall;
 
 pub(crate) use file::{StagedFile, write_whole, write_whole_by};
 
@@ -234,8 +235,11 @@ impl Stage {
             Ok(fs::mkdirat(parent, name, Mode::RWXU)?)
         })?;
         meta::strip_inherited_acls(&stage.dir)?;
-        // A server may refuse the mark. Then the stage is swept only in closed folders.
-        fs::fchmod(&stage.dir, meta::mode(MARK)).or_else(|_| fs::fchmod(&stage.dir, Mode::RWXU))?;
+        // A server may refuse the mark, or any change of a mode. Then the stage is swept only in
+        // closed folders.
+        if fs::fchmod(&stage.dir, meta::mode(MARK)).is_err() {
+            meta::give_mode(&stage.dir, Mode::RWXU)?;
+        }
         stage.marked = true;
         Ok(stage)
     }
@@ -275,7 +279,7 @@ impl Stage {
             Ok(()) => {}
             // The filesystem has no NOREPLACE. A directory replaces only an empty directory. So
             // calve makes an empty one, which fails if anything is there, and replaces that.
-            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
+            Err(errno) if SystemCall::RenameWithFlags.is_unavailable(errno) => {
                 fs::mkdirat(&self.parent, name, Mode::RWXU)?;
                 fs::renameat(&self.parent, &self.name, &self.parent, name).inspect_err(|_| {
                     let _ = fs::unlinkat(&self.parent, name, AtFlags::REMOVEDIR);
@@ -307,7 +311,7 @@ impl Stage {
         self.unmark()?;
         match rename_with(&self.parent, &self.name, &self.parent, name, RenameFlags::EXCHANGE) {
             Ok(()) => {}
-            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
+            Err(errno) if SystemCall::RenameWithFlags.is_unavailable(errno) => {
                 // There is no atomic exchange here. calve moves the old tree aside and the new one
                 // in. If that fails, it moves the old one back, so that the name is not left empty.
                 // The name for the old tree is one that is never swept: if this process dies in
@@ -374,7 +378,7 @@ impl Drop for Stage {
 /// Renames an entry that is no directory to a new name. `EXIST` if the name is taken.
 ///
 /// # Errors
-/// `INVAL`, `NOSYS` or `NOTSUP` if the filesystem or the system has no such rename.
+/// One that [`SystemCall::RenameWithFlags`] takes for unavailable, if there is no such rename.
 pub(super) fn rename_new(
     from: impl AsFd,
     name: &CStr,
@@ -393,7 +397,7 @@ pub(super) fn rename_new_or_link(
     new_name: &CStr,
 ) -> rustix::io::Result<()> {
     match rename_new(&from, name, &into, new_name) {
-        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
+        Err(errno) if SystemCall::RenameWithFlags.is_unavailable(errno) => {
             fs::linkat(&from, name, &into, new_name, AtFlags::empty())?;
             fs::unlinkat(&from, name, AtFlags::empty())
         }
@@ -425,7 +429,7 @@ pub(super) fn swap(
     match rename_with(&from, name, &into, old_name, RenameFlags::EXCHANGE) {
         Ok(()) => {}
         Err(Errno::NOENT) => return Ok(false),
-        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
+        Err(errno) if SystemCall::RenameWithFlags.is_unavailable(errno) => {
             fs::renameat(&from, name, &into, old_name)?;
             return Ok(true);
         }
@@ -447,10 +451,12 @@ pub(super) fn swap(
 pub(crate) fn move_folder(from: &Path, to: &Path) -> io::Result<()> {
     match rename_with(fs::CWD, from, fs::CWD, to, RenameFlags::NOREPLACE) {
         // The filesystem has no NOREPLACE. A folder replaces at most an empty folder.
-        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => match std::fs::symlink_metadata(to) {
-            Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
-            Err(_) => std::fs::rename(from, to),
-        },
+        Err(errno) if SystemCall::RenameWithFlags.is_unavailable(errno) => {
+            match std::fs::symlink_metadata(to) {
+                Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
+                Err(_) => std::fs::rename(from, to),
+            }
+        }
         renamed => Ok(renamed?),
     }
 }

@@ -16,7 +16,7 @@ use rustix::fs::{self, AtFlags, FileType, Mode};
 use super::Worktree;
 use crate::error::{Context as _, Error, Operation};
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
-use crate::reflink::meta::Meta;
+use crate::reflink::meta::{self, Meta};
 use crate::report::CloneReport;
 use crate::store::at::{is_gone, last, open_at, open_parent};
 use crate::store::bring::{look_at, set_in_place};
@@ -168,7 +168,7 @@ impl Relocate<'_> {
         let mode = before.permissions();
         let opened = self.whose == Whose::Staged && mode & 0o300 != 0o300;
         if opened {
-            fs::fchmod(dir, crate::reflink::meta::mode(mode | 0o700))?;
+            meta::give_mode(dir, meta::mode(mode | 0o700))?;
         }
         let temporary = path.with_file_name(stage_name());
         let made = make(&temporary).and_then(|wanted| {
@@ -181,10 +181,10 @@ impl Relocate<'_> {
             let _ = fs::unlinkat(dir, last(&temporary)?, AtFlags::empty());
         }
         if opened {
-            fs::fchmod(dir, crate::reflink::meta::mode(mode))?;
+            meta::give_mode(dir, meta::mode(mode))?;
         }
         if self.whose == Whose::Staged {
-            fs::futimens(dir, &before.timestamps())?;
+            meta::give_times(dir, &before.timestamps())?;
         }
         made
     }

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
-use rustix::fs::{self, Access, AtFlags};
 
+use super::super::files::may_write;
 use crate::error::{Error, ErrorKind, Operation};
 
 /// How long a connection waits for the write lock. No process holds the lock for long, but a slow
@@ -64,8 +64,8 @@ pub(super) fn connect(path: &Path, flags: OpenFlags, with: With) -> Result<Conne
 
 /// Whether the database is there, and its folder may be written to.
 fn is_there(path: &Path) -> bool {
-    let writable = |folder| fs::accessat(fs::CWD, folder, Access::WRITE_OK, AtFlags::EACCESS);
-    std::fs::symlink_metadata(path).is_ok() && path.parent().is_some_and(|it| writable(it).is_ok())
+    std::fs::symlink_metadata(path).is_ok()
+        && path.parent().is_some_and(|folder| may_write(folder).unwrap_or(false))
 }
 
 /// Opens the database to read it as it is.

@@ -155,9 +155,9 @@ impl Dressing<'_> {
         for (at, (stage, mode)) in stages.iter().zip(modes).enumerate() {
             let close = || -> io::Result<()> {
                 if let Some(mode) = mode {
-                    fs::fchmod(stage.dir(), mode)?;
+                    meta::give_mode(stage.dir(), mode)?;
                 }
-                Ok(fs::futimens(stage.dir(), &times)?)
+                Ok(meta::give_times(stage.dir(), &times)?)
             };
             close().context(Operation::SetMetadata, || path(at))?;
         }
@@ -555,6 +555,6 @@ fn open_up(stage: &Stage) -> io::Result<Option<Mode>> {
     if mode & 0o700 == 0o700 {
         return Ok(None);
     }
-    fs::fchmod(stage.dir(), meta::mode(mode | 0o700))?;
+    meta::give_mode(stage.dir(), meta::mode(mode | 0o700))?;
     Ok(Some(meta::mode(mode)))
 }

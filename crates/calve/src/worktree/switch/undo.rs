@@ -77,7 +77,7 @@ impl Worktree {
             // them.
             for (path, mode) in record.modes.iter().rev() {
                 match open_at(&root, path) {
-                    Ok(dir) => fs::fchmod(&dir, meta::mode(*mode))?,
+                    Ok(dir) => meta::give_mode(&dir, meta::mode(*mode))?,
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                     Err(error) => return Err(error),
                 }
