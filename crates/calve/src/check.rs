@@ -296,7 +296,7 @@ pub(crate) fn ready_tree(store: &Store, id: SnapshotId, object: &SnapshotObject,
             stamp: (i64::MIN, 0),
             // This process usually made the ready tree; the tree has no `made-by` yet.
             maker: Maker::this(),
-            excluded: &std::collections::HashSet::new(),
+            excluded: &crate::tree::excluded::Excluded::default(),
             roots: &[],
             spellings: &Spellings::fixed(Vec::new()),
             local: None,

@@ -22,6 +22,8 @@ pub(crate) mod disk;
 #[cfg(unix)]
 pub(crate) mod engine;
 #[cfg(unix)]
+pub(crate) mod excluded;
+#[cfg(unix)]
 pub(crate) mod file;
 pub(crate) mod filter;
 #[cfg(unix)]

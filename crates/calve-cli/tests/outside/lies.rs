@@ -5,6 +5,7 @@
 //! the caller names. Other test files use it, too.
 
 use std::fs;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -159,7 +160,7 @@ const ALL: &[&str] = &[];
 
 /// A tree with what lies are about: full files, holes, several names, modes, folders.
 fn fixture(root: &Path) {
-    use std::os::unix::fs::{FileExt, PermissionsExt};
+    use std::os::unix::fs::PermissionsExt;
     for name in ["a", "b", "sub/deep"] {
         fs::create_dir_all(root.join(name)).unwrap();
     }
@@ -249,8 +250,14 @@ fn wrong(modes: &str, verb: &Verb, right: Right) -> Result<Option<String>, Strin
             .then(|| "it is still there".to_owned()));
     }
     let got = contents(&made);
-    let differs = wanted.iter().find(|file| !got.contains(file));
-    Ok(differs.map(|(path, _)| format!("{} is not its source", path.display())))
+    if let Some((path, _)) = wanted.iter().find(|file| !got.contains(file)) {
+        return Ok(Some(format!("{} is not its source", path.display())));
+    }
+    let inode = |name: &str| fs::metadata(made.join(name)).unwrap().ino();
+    let apart = ["a/x", "b/y", "b/same"]
+        .into_iter()
+        .find(|name| !modes.contains("inode") && inode(name) != inode(&format!("{name}2")));
+    Ok(apart.map(|name| format!("{name} and {name}2 are two files")))
 }
 
 #[test]
@@ -264,6 +271,11 @@ fn whatever_a_filesystem_says_a_verb_does_its_work_or_says_why_not() {
         ("longer,direct", ALL, Whole),
         ("shorter,direct", ALL, Whole),
         ("copies-nothing", ALL, Whole),
+        // A number that stands for several entries makes no two names one file.
+        ("inode-0", ALL, Whole),
+        ("inode-same", ALL, Whole),
+        ("inode-same,seconds,ctime-is-mtime", ALL, Whole),
+        ("inode-changes", &["clone", "clone into", "copy"], Whole),
         ("write=ENOSPC", &["clone into", "clone inside"], Refuses("ENOSPC")),
         ("read=EIO@", &["clone", "copy"], Refuses("EIO")),
         ("statfs=EPERM", &["clone", "clone into", "copy"], Whole),

@@ -234,6 +234,41 @@ impl Copier {
     }
 }
 
+/// Whether two open files give the same bytes when they are read. `stop` is asked between calls.
+pub(crate) fn have_same_bytes(
+    one: impl AsFd,
+    other: impl AsFd,
+    stop: impl Fn() -> bool,
+) -> io::Result<bool> {
+    let (mut ours, mut theirs) = (vec![0; BUFFER_BYTES], vec![0; BUFFER_BYTES]);
+    let mut offset = 0;
+    loop {
+        if stop() {
+            return Err(Errno::CANCELED.into());
+        }
+        let count = read_full_at(&one, &mut ours, offset)?;
+        if read_full_at(&other, &mut theirs, offset)? != count || ours[..count] != theirs[..count] {
+            return Ok(false);
+        }
+        if count == 0 {
+            return Ok(true);
+        }
+        offset += count as u64;
+    }
+}
+
+/// Fills the buffer, except at the end of the file.
+fn read_full_at(file: impl AsFd, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut done = 0;
+    while done < buffer.len() {
+        match retry_on_intr(|| pread(&file, &mut buffer[done..], offset + done as u64))? {
+            0 => break,
+            count => done += count,
+        }
+    }
+    Ok(done)
+}
+
 fn write_all_at(dest: BorrowedFd<'_>, bytes: &[u8], offset: u64) -> io::Result<()> {
     let mut written = 0;
     while written < bytes.len() {

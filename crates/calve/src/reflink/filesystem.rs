@@ -154,14 +154,18 @@ pub(crate) struct Filesystems(RwLock<Vec<(u64, &'static Filesystem)>>);
 impl Filesystems {
     /// The filesystem of an open file on the device `dev`.
     pub(crate) fn of(&self, file: impl std::os::fd::AsFd, dev: u64) -> &'static Filesystem {
-        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, found)) = known.iter().find(|(of, _)| *of == dev) {
+        if let Some(found) = self.known(dev) {
             return found;
         }
-        drop(known);
         let found = Filesystem::named(sys::filesystem_name_of(file).as_deref());
         self.0.write().unwrap_or_else(PoisonError::into_inner).push((dev, found));
         found
+    }
+
+    /// The filesystem on this device, if the operation has met it.
+    pub(crate) fn known(&self, dev: u64) -> Option<&'static Filesystem> {
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        known.iter().find(|(of, _)| *of == dev).map(|(_, found)| *found)
     }
 }
 

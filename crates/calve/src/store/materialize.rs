@@ -24,6 +24,7 @@ use crate::reflink::meta::{Attrs, Meta};
 use crate::report::DestinationReport;
 use crate::tree::engine::Worker;
 use crate::tree::file::Job;
+use crate::tree::links::FileKey;
 use crate::tree::node::Handles;
 use crate::tree::op::{Dest, DestState, Node, Op, Task};
 use crate::tree::pool::lock;
@@ -178,10 +179,10 @@ impl Source for Tree<'_> {
                 .context(Operation::Make, || op.from.path(node.own).join(os(&entry.name)))?;
             let named = Named { name: &name, kind: wanted(entry).file_type(), number };
             // The manifest does not say how many names a file has.
-            let inode = ((0, entry.link()), u64::MAX);
+            let file = (FileKey::certain((0, entry.link())), u64::MAX);
             let first = match entry.link() {
                 0 => None,
-                _ => match worker.first_name(node, handles, named, inode, None)? {
+                _ => match worker.first_name(node, handles, named, file, None)? {
                     None => continue,
                     first => first,
                 },

@@ -32,6 +32,7 @@ use super::{Store, now};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
 use crate::reflink::meta;
+use crate::tree::excluded::Excluded;
 use crate::tree::pool::cancelled;
 use crate::tree::running::Running;
 
@@ -107,7 +108,7 @@ impl Store {
             looks_only: false,
             stamp,
             maker: Maker::of(&root),
-            excluded: &HashSet::new(),
+            excluded: &Excluded::default(),
             roots: &found.roots,
             spellings: &Spellings::fixed(found.roots.clone()),
             local: None,

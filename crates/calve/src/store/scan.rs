@@ -36,6 +36,7 @@ use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::report::{SkipReason, Skipped};
 use crate::tree::budget::Budget;
+use crate::tree::excluded::Excluded;
 use crate::tree::filter::IgnoreChain;
 use crate::tree::listing::{self, Before, Names, Rest};
 use crate::tree::node::{self, Handles, OpenDirs};
@@ -86,7 +87,7 @@ pub(crate) struct Request<'a> {
     /// Who made the tree. Metadata that this maker could not set is no difference.
     pub(crate) maker: Maker,
     /// Directories that are inside the tree but not a part of it: other worktrees.
-    pub(crate) excluded: &'a HashSet<(u64, u64)>,
+    pub(crate) excluded: &'a Excluded,
     /// The roots to look for in files that are taken in.
     pub(crate) roots: &'a [Vec<u8>],
     /// The spellings of the root that snapshots name; files that are taken in may teach more.
@@ -198,7 +199,7 @@ struct Inode {
 impl Inode {
     fn of(meta: &Meta) -> Self {
         let Stat { ino, changed: (changed_seconds, changed_nanoseconds) } = stat_of(meta);
-        let has_links = meta.links > 1;
+        let has_links = meta.links > 1 && meta.ino != 0;
         Self { ino, dev: meta.dev, changed_seconds, changed_nanoseconds, has_links }
     }
 
@@ -477,7 +478,10 @@ impl Scanner<'_> {
         };
         let meta =
             Meta::of(&fs::fstat(&fd).context(Operation::Read, || self.full_path(&path_of()))?);
-        if parent.is_some() && request.excluded.contains(&meta.id()) {
+        let filesystems = request.operation.filesystems();
+        // The assembly asks by device alone.
+        filesystems.of(&fd, meta.dev);
+        if parent.is_some() && request.excluded.has(&fd, &meta, &name, filesystems) {
             lock(&self.gone).insert(place);
             return Ok(None);
         }

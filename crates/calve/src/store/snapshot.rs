@@ -35,8 +35,8 @@ use super::verify::Damage;
 use super::{PROJECT, Store, StoreOptions, bytes_of, path_from, read_plain};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::DIR_FLAGS;
-use crate::reflink::meta::Meta;
 use crate::report::Skipped;
+use crate::tree::excluded::Excluded;
 use crate::tree::running::Running;
 use crate::tree::staging::write_whole;
 
@@ -313,7 +313,7 @@ impl Store {
         })?;
         // Read-only stores have no clock, and need none: nothing is taken in.
         let stamp = if self.is_read_only() { (i64::MIN, 0) } else { self.clock()? };
-        let excluded = self.other_roots(&known.row.name, &known.root)?;
+        let excluded = self.other_roots(&known.row.name, &known.root, operation)?;
         let noted = known.base.as_ref().filter(|_| intake.is_some());
         let noted = noted.and_then(|(id, ..)| self.noted_found(*id));
         let roots = known.roots(noted.as_ref());
@@ -360,13 +360,10 @@ impl Store {
         &self,
         name: &str,
         root: &Path,
-    ) -> Result<HashSet<(u64, u64)>, Error> {
-        let mut ids = HashSet::new();
-        let mut add = |path: &Path| {
-            if let Ok(stat) = fs::lstat(path) {
-                ids.insert(Meta::of(&stat).id());
-            }
-        };
+        operation: &Running,
+    ) -> Result<Excluded, Error> {
+        let mut excluded = Excluded::default();
+        let mut add = |path: &Path| excluded.add_at((fs::CWD, path), operation.filesystems());
         add(self.path());
         for row in self.catalog().worktrees()? {
             let path = path_from(&row.path);
@@ -375,7 +372,7 @@ impl Store {
             }
         }
         git::worktrees_inside(root).iter().for_each(|path| add(path));
-        Ok(ids)
+        Ok(excluded)
     }
 
     /// Makes a snapshot of a tree, its base as the parent.
@@ -793,7 +790,12 @@ mod tests {
         // Each stat belongs to its entry.
         for (number, path) in (1..).zip(paths(&now)) {
             let stat = fs::lstat(project.path().join(&path)).unwrap();
-            assert_eq!(scan.stats[number].ino, Meta::of(&stat).ino, "{}", path.display());
+            assert_eq!(
+                scan.stats[number].ino,
+                crate::reflink::meta::Meta::of(&stat).ino,
+                "{}",
+                path.display()
+            );
         }
         // A folder in which nothing has changed is in memory once.
         let of = |manifest: &Manifest| {

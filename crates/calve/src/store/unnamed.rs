@@ -346,7 +346,7 @@ impl Store {
         operation: &Running,
     ) -> Result<Scan, Error> {
         let root = fs::open(path, DIR_FLAGS, Mode::empty()).context(Operation::Open, || path)?;
-        let excluded = self.other_roots(PROJECT, path)?;
+        let excluded = self.other_roots(PROJECT, path, operation)?;
         scan::scan(&Request {
             path,
             root: &root,

@@ -21,7 +21,7 @@ use rustix::fs::{self, AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::file::Job;
-use super::links::{Further, Name, Seen};
+use super::links::{FileKey, Further, Name, Seen};
 use super::names::Placed;
 use super::node::Handles;
 use super::op::{Batch, DestState, Dir, Directory, First, Node, Op, Task};
@@ -345,18 +345,18 @@ impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
         node: &Arc<Node<S>>,
         handles: &Handles,
         entry: Named<'_>,
-        (inode, names): ((u64, u64), u64),
+        (file, names): (FileKey, u64),
         unlinked: Option<&[Option<Because>]>,
     ) -> Result<Option<Arc<First<S>>>, Error> {
         let op = self.op;
         node.remember(handles)
             .context(Operation::ReadDirectory, || op.source_path(node, entry.name))?;
-        match op.links.see(inode, names, node, entry.name, entry.number) {
+        match op.links.see(file, names, node, entry.name, entry.number) {
             Seen::First(first) => Ok(Some(first)),
-            Seen::Before(first) => {
+            Seen::Before(first, is_certain) => {
                 let (name, unlinked) = (entry.name.to_owned(), unlinked.map(<[_]>::to_vec));
                 let Named { kind, number, .. } = entry;
-                self.further.push(Name { name, kind, number, first, unlinked });
+                self.further.push(Name { name, kind, number, first, is_certain, unlinked });
                 Ok(None)
             }
         }

@@ -15,9 +15,9 @@ use rustix::fs::{self, AtFlags, FileType, Mode};
 use rustix::io::Errno;
 
 use super::engine::Worker;
-use super::links::Name;
+use super::links::{FileKey, Name};
 use super::node::Handles;
-use super::op::{Dir, First, Node};
+use super::op::{Dir, First, Node, Op};
 use super::sharing::{NewFile, Tried};
 use super::source::{Named, Source};
 use super::staging::{self, stage_name};
@@ -73,6 +73,14 @@ impl<S: Source> Job<S> {
     fn is_still(&self, before: &Meta) -> io::Result<bool> {
         let Some(source) = &self.source else { return Ok(false) };
         Ok(Meta::of(&fs::fstat(source)?).is_still(before))
+    }
+
+    /// What identifies the file, if it has several names.
+    fn key(&self, op: &Op<'_, S>) -> Option<FileKey> {
+        let source = self.source.as_ref()?;
+        let on = |meta: &Meta| op.operation.filesystems().of(source, meta.dev);
+        let meta = Some(&self.from).filter(|meta| meta.links > 1)?;
+        FileKey::of(meta, None, on(meta).inodes)
     }
 
     /// The size of the content.
@@ -242,10 +250,9 @@ impl<'l> Worker<'_, '_, Live<'l>> {
         let apart = unlinked.is_some_and(|unlinked| {
             unlinked.iter().any(|because| matches!(because, None | Some(Because::Mutable)))
         });
-        if job.meta.links > 1 && !apart {
+        if let Some(file) = job.key(op).filter(|_| !apart) {
             let entry = Named { name, kind: FileType::RegularFile, number: 0 };
-            let inode = (job.meta.id(), job.meta.links);
-            match self.first_name(node, handles, entry, inode, unlinked)? {
+            match self.first_name(node, handles, entry, (file, job.meta.links), unlinked)? {
                 Some(first) => job = job.with_first(Some(first)),
                 None => return Ok(Created::Done),
             }
@@ -301,13 +308,13 @@ impl<'l> Worker<'_, '_, Live<'l>> {
 
 impl<S: Source> Worker<'_, '_, S> {
     /// Makes a further name of a file a separate file, at the destinations where it cannot be
-    /// linked.
+    /// linked. `is_another`: it turned out to be another file.
     pub(super) fn file_apart(
         &mut self,
         node: &Arc<Node<S>>,
         handles: &Arc<Handles>,
         name: &Name<Dir<S>>,
-        broken: &[usize],
+        (broken, is_another): (&[usize], bool),
     ) -> Result<(), Error> {
         let Some(mut job) = S::file(self, node, handles, name.named())? else {
             self.op.skip(None, node.path_of(&name.name), SkipReason::Vanished);
@@ -315,7 +322,10 @@ impl<S: Source> Worker<'_, '_, S> {
         };
         for dest in 0..self.op.dests.len() {
             job.outs.push(if broken.contains(&dest) {
-                self.op.skip(Some(dest), node.path_of(&name.name), SkipReason::HardlinkBroken);
+                if !is_another {
+                    let path = node.path_of(&name.name);
+                    self.op.skip(Some(dest), path, SkipReason::HardlinkBroken);
+                }
                 let because = name.unlinked.as_ref().and_then(|unlinked| unlinked[dest]);
                 self.begin_out(dest, node, handles, &job, because)?
             } else {

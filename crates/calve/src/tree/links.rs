@@ -31,12 +31,46 @@ const OWNER_MAY_REACH: u32 = 0o500;
 /// The files with several names that calve has seen so far.
 #[derive(Debug)]
 pub(crate) struct Links<D> {
-    shards: Vec<Mutex<HashMap<Inode, Known<D>>>>,
+    shards: Vec<Mutex<HashMap<FileKey, Known<D>>>>,
     further: Mutex<Vec<Further<D>>>,
 }
 
-/// Two numbers that identify a file of the source: in a live directory, its device and inode.
+/// Two numbers that identify a file: in a live directory, its device and inode.
 type Inode = (u64, u64);
+
+/// What identifies a file of the source.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct FileKey {
+    inode: Inode,
+    /// Where inode numbers are not believed: the rest of its stat, and the target of a symbolic
+    /// link. Then the bytes must be the same, too.
+    also: Option<Also>,
+}
+
+/// The size, the mode, the times, and the target.
+type Also = (u64, u32, [(i64, i64); 2], Option<CString>);
+
+impl FileKey {
+    /// Two numbers that no two files have.
+    pub(crate) fn certain(inode: Inode) -> Self {
+        Self { inode, also: None }
+    }
+
+    /// The file with this stat, and, for a symbolic link, this target. `None` if it has one name
+    /// only, or no number. `believed`: no two files of its filesystem have one number.
+    pub(crate) fn of(meta: &Meta, target: Option<&CStr>, believed: bool) -> Option<Self> {
+        if meta.links < 2 || meta.ino == 0 {
+            return None;
+        }
+        let times = [meta.modified(), meta.changed];
+        let also = || (meta.size, meta.mode, times, target.map(CStr::to_owned));
+        Some(Self { inode: meta.id(), also: (!believed).then(also) })
+    }
+
+    fn is_certain(&self) -> bool {
+        self.also.is_none()
+    }
+}
 
 #[derive(Debug)]
 struct Known<D> {
@@ -71,6 +105,8 @@ pub(crate) struct Name<D> {
     pub(crate) kind: FileType,
     pub(crate) number: u32,
     pub(crate) first: Arc<First<D>>,
+    /// Whether it certainly is a name of the same file. If not, the bytes tell.
+    pub(crate) is_certain: bool,
     /// In the link modes, for each destination: why the file is no link to the source.
     pub(crate) unlinked: Option<Vec<Option<Because>>>,
 }
@@ -84,7 +120,8 @@ impl<D> Name<D> {
 /// Whether a name is the first of its file, or the file had a name before.
 pub(crate) enum Seen<D> {
     First(Arc<First<D>>),
-    Before(Arc<First<D>>),
+    /// The value says whether that is certain.
+    Before(Arc<First<D>>, bool),
 }
 
 impl<D> First<D> {
@@ -111,15 +148,16 @@ impl<D> Links<D> {
     /// have called `Node::remember` for the directory.
     pub(crate) fn see(
         &self,
-        inode: Inode,
+        file: FileKey,
         names: u64,
         dir: &Arc<Node<D>>,
         name: &CStr,
         number: u32,
     ) -> Seen<D> {
-        let shard = usize::try_from(inode.1 % SHARDS as u64).unwrap_or(0);
+        let shard = usize::try_from(file.inode.1 % SHARDS as u64).unwrap_or(0);
         let mut shard = lock(&self.shards[shard]);
-        match shard.entry(inode) {
+        let is_certain = file.is_certain();
+        match shard.entry(file) {
             Entry::Vacant(vacant) => {
                 let (dir, name) = (Arc::clone(dir), name.to_owned());
                 let first = Arc::new(First { dir, name, number, put: OnceLock::new() });
@@ -134,7 +172,7 @@ impl<D> Links<D> {
                 if known.missing == 0 {
                     occupied.remove();
                 }
-                Seen::Before(first)
+                Seen::Before(first, is_certain)
             }
         }
     }

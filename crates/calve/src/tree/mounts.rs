@@ -1,7 +1,6 @@
 //! Reads the list of mounts and their mount points, as proc_pid_mountinfo(5) describes it.
 
 use std::ffi::CStr;
-#[cfg(any(target_os = "linux", target_os = "android"))]
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -26,25 +25,24 @@ pub(super) fn any_below(dir: &Path) -> bool {
 /// Whether the directory `dir` is `name` in `folder` or below it, on the filesystem itself. An
 /// empty name means the folder. A walk up by `..` would not tell: in a bind mount it leads to the
 /// folder that the mount is in. If in doubt, the answer is no.
-#[cfg(any(target_os = "linux", target_os = "android"))]
 pub(super) fn is_inside(dir: &OwnedFd, folder: &OwnedFd, name: &CStr) -> bool {
-    match (place_of(dir), place_of(folder)) {
-        (Some((device, path)), Some((outer_device, folder))) => {
-            device == outer_device
-                && path.starts_with(folder.join(OsStr::from_bytes(name.to_bytes())))
-        }
-        _ => false,
-    }
+    inside(dir, folder, name).unwrap_or(false)
 }
 
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub(super) fn is_inside(_: &OwnedFd, _: &OwnedFd, _: &CStr) -> bool {
-    false
+/// Like [`is_inside`], but if in doubt, the answer is yes.
+pub(super) fn may_be_inside(dir: &OwnedFd, folder: &OwnedFd, name: &CStr) -> bool {
+    inside(dir, folder, name).unwrap_or(true)
+}
+
+fn inside(dir: &OwnedFd, folder: &OwnedFd, name: &CStr) -> Option<bool> {
+    let ((device, path), (outer_device, folder)) = (place_of(dir)?, place_of(folder)?);
+    let folder = folder.join(OsStr::from_bytes(name.to_bytes()));
+    Some(device == outer_device && path.starts_with(folder))
 }
 
 /// The filesystem of an open directory, and its path from the root of that filesystem.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-fn place_of(dir: &OwnedFd) -> Option<(Vec<u8>, std::path::PathBuf)> {
+pub(super) fn place_of(dir: &OwnedFd) -> Option<(Vec<u8>, std::path::PathBuf)> {
     use std::os::fd::AsRawFd;
 
     let fd = dir.as_raw_fd();
@@ -64,6 +62,12 @@ fn place_of(dir: &OwnedFd) -> Option<(Vec<u8>, std::path::PathBuf)> {
             .map(|field| Path::new(OsStr::from_bytes(&unescape_octal(field))).to_owned());
         Some((device, root.join(path.strip_prefix(at).ok()?)))
     })
+}
+
+/// See [`place_of`]. calve does not ask elsewhere.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(super) fn place_of(_: &OwnedFd) -> Option<(Vec<u8>, std::path::PathBuf)> {
+    None
 }
 
 /// These tables write spaces and some other characters as octal escapes.

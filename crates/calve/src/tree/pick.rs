@@ -20,8 +20,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::{self, AtFlags, FileType};
 
 use super::OWN;
+use super::excluded::Excluded;
 use super::filter::Decision;
 use super::pool::lock;
+use crate::reflink::filesystem::Filesystems;
 use crate::reflink::meta::Meta;
 
 /// The folder in which jj keeps a working copy's state.
@@ -37,7 +39,7 @@ pub(crate) struct Picked {
     /// Files that are replaced, with the stats of the source's and the destination's file.
     replaced: HashMap<Vec<u8>, [Meta; 2]>,
     /// Directories of the source that are no part of it.
-    never: HashSet<(u64, u64)>,
+    never: Excluded,
     replacements: AtomicU64,
     worktrees: Mutex<Vec<PathBuf>>,
 }
@@ -54,8 +56,8 @@ pub(crate) fn is_never_carried(path: &[u8]) -> bool {
 
 impl Picked {
     /// Nothing is picked yet. The directories `never` are left out wherever they are.
-    pub(crate) fn without(never: impl IntoIterator<Item = (u64, u64)>) -> Self {
-        Self { never: never.into_iter().collect(), ..Self::default() }
+    pub(crate) fn without(never: Excluded) -> Self {
+        Self { never, ..Self::default() }
     }
 
     /// Picks a path to be carried. A directory is carried whole.
@@ -127,10 +129,12 @@ impl Picked {
         &self,
         dir: &OwnedFd,
         meta: &Meta,
+        name: &CStr,
+        filesystems: &Filesystems,
         path: impl Fn() -> PathBuf,
     ) -> bool {
         const GIT: &CStr = c".git";
-        if self.never.contains(&meta.id()) {
+        if self.never.has(dir, meta, name, filesystems) {
             return true;
         }
         let is_elsewhere = fs::statat(dir, GIT, AtFlags::SYMLINK_NOFOLLOW)

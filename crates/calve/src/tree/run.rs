@@ -5,7 +5,6 @@
 //! way, calve takes back the renames that it made. So the operation is done for all destinations or
 //! for none. A merge is an exception: it is atomic for each file only.
 
-use std::collections::HashSet;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -16,6 +15,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{self, AtFlags, Mode as Permissions, OFlags};
 use rustix::io::Errno;
 
+use super::excluded::Excluded;
 use super::filter::Filter;
 use super::node::Handles;
 use super::op::{Call, Dest, DestState, Op};
@@ -25,7 +25,7 @@ use super::running::Running;
 use super::source::Opened;
 use super::staging::{self, Stage};
 use super::tally::Finding;
-use super::targets::{Target, is_inside, look_at};
+use super::targets::{Outer, Target, is_inside, look_at};
 use super::walk::Live;
 use super::{
     CloneMode, CloneOptions, Dress, Existing, GitIndex, Reflink, git_index, listing, mounts, names,
@@ -84,12 +84,14 @@ pub(super) fn clone_tree(
     let root = open_source(source)?;
     let meta = Meta::of(&fs::fstat(&root).context(Operation::Read, || source)?);
     let absolute = std::fs::canonicalize(source).context(Operation::Resolve, || source)?;
-    let targets = look_at(dests, &root, &meta, source, options.existing)?;
+    let filesystems = Arc::clone(operation.filesystems());
+    let targets = look_at(dests, (&root, &meta, source), options.existing, &filesystems)?;
     let call = Call { source, absolute, meta, filter, options, operation, targets };
     let (targets, skips) = (&call.targets, |target: &Target| call.skips(target));
     let mut reports = tally::reports(targets.iter().map(|target| (&*target.path, skips(target))));
     for (target, report) in targets.iter().zip(&mut reports) {
-        report.inside_source = is_inside(&target.parent, call.meta.id());
+        let source = Outer { id: call.meta.id(), folder: &root, name: c"" };
+        report.inside_source = is_inside(&target.parent, &source, &filesystems);
     }
     let finish = |destinations| {
         Ok(CloneReport { source: source.to_owned(), destinations, elapsed: start.elapsed() })
@@ -149,7 +151,9 @@ fn snapshots(call: &Call<'_>, root: &OwnedFd) -> Result<Option<Vec<Option<Stage>
         || mounts::any_below(absolute)
         || staging::is_in(root)
         || targets.iter().any(|target| {
-            is_inside(&target.parent, meta.id()) || mounts::is_inside(&target.parent, root, c"")
+            let source = Outer { id: meta.id(), folder: root, name: c"" };
+            is_inside(&target.parent, &source, call.operation.filesystems())
+                || mounts::is_inside(&target.parent, root, c"")
         })
     {
         return Ok(None);
@@ -235,8 +239,8 @@ fn walk_and_publish(
     dress: Dress<'_>,
 ) -> Result<(), Error> {
     let Call { source, meta, options, targets, .. } = call;
-    let mut excluded: HashSet<_> =
-        targets.iter().filter_map(|target| target.existing.map(|meta| meta.id())).collect();
+    let mut excluded = existing(call);
+    let filesystems = call.operation.filesystems();
     // Declared before the stages inside these folders, so that they are dropped after those.
     let mut new_roots = Vec::new();
     // For each destination of the walk: its index among the operation's destinations.
@@ -251,13 +255,14 @@ fn walk_and_publish(
                 continue;
             }
             Made::Staged(stage) => {
-                excluded.insert(stage.id().context(Operation::Stage, path)?);
+                // The walk leaves out stages by their names.
                 let dir = stage.dir().try_clone().context(Operation::Stage, path)?;
                 stages.push(Some(stage));
                 (dir, true, None)
             }
             Made::Merging { root, new } => {
-                excluded.insert(Meta::of(&fs::fstat(&root).context(Operation::Read, path)?).id());
+                let meta = Meta::of(&fs::fstat(&root).context(Operation::Read, path)?);
+                excluded.add(&root, &meta, filesystems);
                 let inside = root.try_clone().context(Operation::Stage, path)?;
                 let stage = Stage::empty(inside, &target.path).context(Operation::StageIn, path)?;
                 stages.push(None);
@@ -354,7 +359,7 @@ fn ready_for_git(
 fn new_op<'a>(
     call: &'a Call<'a>,
     dests: Vec<Dest>,
-    excluded: HashSet<(u64, u64)>,
+    excluded: Excluded,
 ) -> Result<Op<'a, Live<'a>>, Error> {
     let live = Live {
         filter: &call.filter,
@@ -378,11 +383,25 @@ fn start<'a>(
     Ok(op.run(root, roots, states)?.0)
 }
 
+/// The directories at the destinations, which are no part of the source.
+fn existing(call: &Call<'_>) -> Excluded {
+    let mut excluded = Excluded::default();
+    for target in &call.targets {
+        let filesystems = call.operation.filesystems();
+        match (&target.existing, &target.followed) {
+            (Some(meta), Some(dir)) => excluded.add(dir, meta, filesystems),
+            (Some(_), None) => {
+                excluded.add_at((&target.parent, &target.name), filesystems);
+            }
+            (None, _) => {}
+        }
+    }
+    excluded
+}
+
 /// Walks without a destination, for a dry run.
 fn count(call: &Call<'_>, root: OwnedFd) -> Result<(DestinationReport, Vec<Finding>), Error> {
-    let excluded =
-        call.targets.iter().filter_map(|target| target.existing.map(|meta| meta.id())).collect();
-    let op = new_op(call, Vec::new(), excluded)?;
+    let op = new_op(call, Vec::new(), existing(call))?;
     start(&op, call.meta, root, Vec::new(), Vec::new())?;
     let (_, tallies, skipped) = op.into_findings();
     let mut counts = tallies.into_iter().next().unwrap_or_default();

@@ -15,8 +15,9 @@ use rustix::fs::FileType;
 
 use super::engine::Worker;
 use super::file::Job;
+use super::links::Name;
 use super::node::Handles;
-use super::op::Node;
+use super::op::{Dir, Node};
 use super::special::Special;
 use super::tally::Because;
 use crate::error::{Error, Operation};
@@ -73,6 +74,17 @@ pub(crate) trait Source: Sized + Sync {
         handles: &Handles,
         entry: Named<'_>,
     ) -> Result<Option<Special<Self>>, Error>;
+
+    /// Whether the further name of a file, which [is not certain](Name::is_certain), has the same
+    /// bytes as the first.
+    fn is_same_file(
+        _worker: &mut Worker<'_, '_, Self>,
+        _node: &Node<Self>,
+        _handles: &Handles,
+        _name: &Name<Dir<Self>>,
+    ) -> Result<bool, Error> {
+        Ok(true)
+    }
 
     /// The extended attributes that a file gets.
     fn attributes(&self, node: &Node<Self>, job: &Job<Self>) -> io::Result<Option<Box<Attrs>>>;

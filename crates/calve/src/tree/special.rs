@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use super::engine::Worker;
 use super::file::{Settled, Unlinked};
-use super::links::{Further, Name};
+use super::links::{FileKey, Further, Name};
 use super::node::Handles;
 use super::op::{Dir, First, Node};
 use super::source::{Named, Source};
@@ -101,6 +101,14 @@ impl<S: Source> Worker<'_, '_, S> {
         let handles = node.handles(&op.dirs).context(Operation::OpenDirectory, || op.path(node))?;
         for name in &further.names {
             let mut broken = Vec::new();
+            if name.kind == FileType::RegularFile
+                && !name.is_certain
+                && !S::is_same_file(self, node, &handles, name)?
+            {
+                let all: Vec<_> = (0..op.dests.len()).collect();
+                self.file_apart(node, &handles, name, (&all, true))?;
+                continue;
+            }
             for dest in 0..op.dests.len() {
                 op.check()?;
                 match self.link_to_first(dest, &name.first, node, &handles, &name.name)? {
@@ -112,7 +120,7 @@ impl<S: Source> Worker<'_, '_, S> {
             }
             match name.kind {
                 _ if broken.is_empty() => {}
-                FileType::RegularFile => self.file_apart(node, &handles, name, &broken)?,
+                FileType::RegularFile => self.file_apart(node, &handles, name, (&broken, false))?,
                 _ => self.special_apart(node, &handles, name, &broken)?,
             }
         }
@@ -343,8 +351,10 @@ impl<'l> Worker<'_, '_, Live<'l>> {
             return Ok(false);
         }
         let meta = special.meta;
-        if meta.links > 1 {
-            match self.first_name(node, handles, entry, (meta.id(), meta.links), None)? {
+        let on = || op.operation.filesystems().of(handles.source(), meta.dev);
+        let believed = meta.links < 2 || on().inodes;
+        if let Some(file) = FileKey::of(&meta, special.target.as_deref(), believed) {
+            match self.first_name(node, handles, entry, (file, meta.links), None)? {
                 Some(first) => special.first = Some(first),
                 None => return Ok(false),
             }

@@ -1,7 +1,7 @@
 //! Looks at the destinations, and refuses impossible ones, before calve makes anything.
 
 use std::collections::HashSet;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -10,8 +10,10 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{self, AtFlags, FileType, Mode as Permissions};
 use rustix::io::Errno;
 
+use super::excluded::DirectoryKey;
 use super::{Existing, mounts};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::reflink::filesystem::Filesystems;
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
 
@@ -62,10 +64,12 @@ impl Target {
 
     /// Whether the entry at the destination is the open directory `dir`, or a directory that
     /// contains it.
-    fn holds(&self, dir: &OwnedFd) -> bool {
+    fn holds(&self, dir: &OwnedFd, filesystems: &Filesystems) -> bool {
         self.existing.is_some_and(|found| {
+            let here = Outer { id: found.id(), folder: &self.parent, name: &self.name };
             found.file_type() == FileType::Directory
-                && (is_inside(dir, found.id()) || mounts::is_inside(dir, &self.parent, &self.name))
+                && (is_inside(dir, &here, filesystems)
+                    || mounts::is_inside(dir, &self.parent, &self.name))
         })
     }
 }
@@ -74,11 +78,11 @@ impl Target {
 /// anything.
 pub(super) fn look_at(
     dests: &[&Path],
-    root: &OwnedFd,
-    meta: &Meta,
-    source: &Path,
+    (root, meta, source): (&OwnedFd, &Meta, &Path),
     existing: Existing,
+    filesystems: &Filesystems,
 ) -> Result<Vec<Target>, Error> {
+    let source_key = DirectoryKey::of(root, meta, filesystems);
     let mut seen = HashSet::new();
     let mut merged = HashSet::new();
     let mut targets = Vec::with_capacity(dests.len());
@@ -95,15 +99,20 @@ pub(super) fn look_at(
         };
         let parent =
             Meta::of(&fs::fstat(&target.parent).context(Operation::Read, || &target.parent_path)?);
-        if !seen.insert((parent.id(), target.name.clone())) {
+        let parent = DirectoryKey::of(&target.parent, &parent, filesystems);
+        if !seen.insert((parent, target.name.clone())) {
             return Err(overlap("the same destination is given twice"));
         }
         if let Some(found) = &target.existing {
             // Two destinations are one directory, by a link and by its own name, or by two links.
-            if existing.merges() && !merged.insert(found.id()) {
+            let key = match &target.followed {
+                Some(dir) => Some(DirectoryKey::of(dir, found, filesystems)),
+                None => DirectoryKey::at((&target.parent, &target.name), filesystems),
+            };
+            if existing.merges() && key.as_ref().is_some_and(|key| merged.contains(key)) {
                 return Err(overlap("the same destination is given twice"));
             }
-            if found.id() == meta.id() {
+            if key.as_ref() == Some(&source_key) {
                 return Err(overlap("source and destination are the same"));
             }
             let refuse = |kind, error: io::ErrorKind, what: &str| {
@@ -114,6 +123,7 @@ pub(super) fn look_at(
                     io::Error::new(error, what.to_owned()),
                 ))
             };
+            merged.extend(key);
             match existing {
                 Existing::Fail => {
                     return refuse(
@@ -122,7 +132,7 @@ pub(super) fn look_at(
                         "the destination exists",
                     );
                 }
-                Existing::Replace if target.holds(root) => {
+                Existing::Replace if target.holds(root, filesystems) => {
                     return Err(overlap("the destination to be replaced holds the source"));
                 }
                 Existing::Merge | Existing::Keep if found.file_type() != FileType::Directory => {
@@ -138,16 +148,16 @@ pub(super) fn look_at(
         targets.push(target);
     }
     if existing == Existing::Replace {
-        no_other_inside(&targets)?;
+        no_other_inside(&targets, filesystems)?;
     }
     Ok(targets)
 }
 
 /// Fails if one destination is inside another one. Replacing the outer one would remove the inner
 /// one.
-fn no_other_inside(targets: &[Target]) -> Result<(), Error> {
+fn no_other_inside(targets: &[Target], filesystems: &Filesystems) -> Result<(), Error> {
     for outer in targets {
-        if let Some(inner) = targets.iter().find(|inner| outer.holds(&inner.parent)) {
+        if let Some(inner) = targets.iter().find(|inner| outer.holds(&inner.parent, filesystems)) {
             let cause =
                 io::Error::new(io::ErrorKind::InvalidInput, "one destination is inside the other");
             return Err(Error::new(ErrorKind::Overlap, Operation::CloneTo, &inner.path, cause)
@@ -192,14 +202,25 @@ fn open_target(dest: &Path) -> Result<Target, Error> {
     Ok(Target { path: dest.to_owned(), parent, parent_path, name, existing, followed: None })
 }
 
+/// The directory `name` in `folder`; the folder itself, if the name is empty.
+pub(super) struct Outer<'a> {
+    pub(super) id: (u64, u64),
+    pub(super) folder: &'a OwnedFd,
+    pub(super) name: &'a CStr,
+}
+
 /// Whether the open directory `dir` is the directory `outer` or somewhere inside it.
-pub(super) fn is_inside(dir: &OwnedFd, outer: (u64, u64)) -> bool {
+pub(super) fn is_inside(dir: &OwnedFd, outer: &Outer<'_>, filesystems: &Filesystems) -> bool {
     let Ok(mut dir) = fs::openat(dir, c".", DIR_FLAGS, Permissions::empty()) else { return true };
     let mut last = None;
     loop {
         let Ok(stat) = fs::fstat(&dir) else { return true };
         let id = Meta::of(&stat).id();
-        if id == outer {
+        // Where numbers are not believed, the place must agree.
+        if id == outer.id
+            && (filesystems.of(&dir, id.0).inodes
+                || mounts::may_be_inside(&dir, outer.folder, outer.name))
+        {
             return true;
         }
         if last == Some(id) {

@@ -4,7 +4,6 @@
 //! Other programs may change the directory meanwhile. By the time calve opens an entry, the entry
 //! may be of another kind, or gone.
 
-use std::collections::HashSet;
 use std::ffi::{CStr, CString};
 use std::io;
 use std::mem::MaybeUninit;
@@ -12,15 +11,17 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use rustix::fs::{self, AtFlags, FileType, OFlags};
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::engine::Worker;
+use super::excluded::Excluded;
 use super::file::Job;
 use super::filter::{Decision, Filter, IgnoreChain};
+use super::links::Name;
 use super::listing::{self, Before, Names, Rest};
 use super::node::Handles;
-use super::op::{Node, Op, Task};
+use super::op::{Dir, Node, Op, Task};
 use super::pick::Picked;
 use super::pool::lock;
 use super::read::{open_unnoted, read_rules};
@@ -30,7 +31,8 @@ use super::staging::{self, PREFIX};
 use super::tally::Because;
 use super::{CloneMode, OWN};
 use crate::error::{Context as _, Error, Operation};
-use crate::reflink::imp::DIR_FLAGS;
+use crate::reflink::copy::have_same_bytes;
+use crate::reflink::imp::{DIR_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::{Attrs, Meta};
 use crate::report::SkipReason;
 
@@ -40,7 +42,7 @@ pub(super) struct Live<'a> {
     /// The directory's absolute path, for symbolic links to it.
     pub(super) absolute: &'a Path,
     /// Directories that are inside the source but no part of it: the destinations.
-    pub(super) excluded: HashSet<(u64, u64)>,
+    pub(super) excluded: Excluded,
     /// The directories that contain a directory `.git`, as paths from the root.
     pub(super) repositories: Mutex<Vec<PathBuf>>,
 }
@@ -111,9 +113,11 @@ impl Source for Live<'_> {
             }
         };
         let meta = Meta::of(&fs::fstat(&source).context(Operation::Read, source_path)?);
-        let is_left_out =
-            |picked: &Arc<Picked>| picked.leaves_out(&source, &meta, || parent.path_of(name));
-        if op.from.excluded.contains(&meta.id())
+        let filesystems = op.operation.filesystems();
+        let is_left_out = |picked: &Arc<Picked>| {
+            picked.leaves_out(&source, &meta, name, filesystems, || parent.path_of(name))
+        };
+        if op.from.excluded.has(&source, &meta, name, filesystems)
             || op.options.picked.as_ref().is_some_and(is_left_out)
         {
             return Ok(None);
@@ -164,6 +168,31 @@ impl Source for Live<'_> {
         entry: Named<'_>,
     ) -> Result<Option<Special<Self>>, Error> {
         worker.look_at_special(node, handles, entry)
+    }
+
+    fn is_same_file(
+        worker: &mut Worker<'_, '_, Self>,
+        node: &Node<Self>,
+        handles: &Handles,
+        name: &Name<Dir<Self>>,
+    ) -> Result<bool, Error> {
+        let op = worker.op;
+        let path = || op.source_path(node, &name.name);
+        let open =
+            |dir: &OwnedFd, name: &CStr| match fs::openat(dir, name, SOURCE_FLAGS, Mode::empty()) {
+                Ok(file) => Ok(Some(file)),
+                Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => Ok(None),
+                Err(errno) => Err(Error::io(Operation::Open, path(), errno)),
+            };
+        let first = name.first.dir.handles(&op.dirs).context(Operation::OpenDirectory, path)?;
+        let first = open(first.source(), &name.first.name)?;
+        let Some((first, further)) = first.zip(open(handles.source(), &name.name)?) else {
+            return Ok(false);
+        };
+        have_same_bytes(&first, &further, || op.stopped()).map_err(|error| match op.stopped() {
+            true => op.cancelled(),
+            false => Error::io(Operation::Read, path(), error),
+        })
     }
 
     fn attributes(&self, _: &Node<Self>, job: &Job<Self>) -> io::Result<Option<Box<Attrs>>> {

@@ -37,9 +37,11 @@ use crate::report::DestinationReport;
 use crate::store::git::{self, Failure, Found, Repository};
 use crate::store::{PathMention, StoreOptions, path_from};
 use crate::tree::cost::CopyCost;
+use crate::tree::excluded::Excluded;
 use crate::tree::git_index::{self, Comparison, WorkingTree};
 use crate::tree::pick::{Picked, is_never_carried};
 use crate::tree::pool::cancelled;
+use crate::tree::running::Running;
 use crate::tree::{CloneOptions, Existing, clone_tree};
 
 /// How [`fill`] works; built by value.
@@ -212,7 +214,7 @@ impl FillPlan {
         let Self { tree, from, start, since, mut compared, carried, not_ignored } = self;
         let operation = common.operation();
         let (root, own) = (open(&tree.root)?, open(&tree.git_dir)?);
-        let mut picked = Picked::without(other_roots(&from, &root)?);
+        let mut picked = Picked::without(other_roots(&from, &root, &operation)?);
         for path in &carried {
             picked.carry(path);
         }
@@ -349,13 +351,13 @@ fn same(one: &Path, other: &Path) -> bool {
 
 /// Directories in `from` that calve never carries: the worktree itself, and the main working tree
 /// if that is inside of `from`.
-fn other_roots(from: &Repository, root: &OwnedFd) -> Result<Vec<(u64, u64)>, Error> {
+fn other_roots(from: &Repository, root: &OwnedFd, operation: &Running) -> Result<Excluded, Error> {
     let own = fs::fstat(root).context(Operation::Read, || &from.root)?;
-    let mut roots = vec![Meta::of(&own).id()];
-    if let Some(main) = main_tree(from).filter(|main| main.root != from.root)
-        && let Ok(stat) = fs::stat(&main.root)
-    {
-        roots.push(Meta::of(&stat).id());
+    let mut roots = Excluded::default();
+    roots.add(root, &Meta::of(&own), operation.filesystems());
+    if let Some(main) = main_tree(from).filter(|main| main.root != from.root) {
+        let root = std::fs::canonicalize(&main.root).context(Operation::Resolve, || &main.root)?;
+        roots.add_at((fs::CWD, &root), operation.filesystems());
     }
     Ok(roots)
 }

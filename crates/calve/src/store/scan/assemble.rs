@@ -116,7 +116,9 @@ impl Assembly<'_> {
         }
         let mut manifest = builder.finish();
         if self.request.intake.is_some() {
-            link_groups(&mut manifest, &linked, &mut stats);
+            let filesystems = self.request.operation.filesystems();
+            let believed = |dev| filesystems.known(dev).is_some_and(|found| found.inodes);
+            link_groups(&mut manifest, &linked, &mut stats, believed);
         }
         let is_stored = self.request.intake.is_some();
         let directories = name_directories(&mut manifest, &order, self.request.base, is_stored);
@@ -179,7 +181,15 @@ pub(crate) fn name_directories(
 /// Marks the names of a file, a symbolic link or a FIFO that has more than one name in the tree. It
 /// may have changed between the looks at two of its names. Since it is one file, the state with the
 /// latest change time holds under every name.
-fn link_groups(manifest: &mut Manifest, linked: &HashMap<u32, u64>, stats: &mut [Stat]) {
+///
+/// Where inode numbers are not believed, names belong together only if all is the same that is
+/// known of them, with the bytes.
+fn link_groups(
+    manifest: &mut Manifest,
+    linked: &HashMap<u32, u64>,
+    stats: &mut [Stat],
+    believed: impl Fn(u64) -> bool,
+) {
     // The kind is part of the key: another entry may have got the inode number between two looks.
     let mut groups: HashMap<_, Vec<(u32, u32)>> = HashMap::new();
     let mut single = Vec::new();
@@ -194,7 +204,12 @@ fn link_groups(manifest: &mut Manifest, linked: &HashMap<u32, u64>, stats: &mut 
         // The link count, too, may have changed between two looks.
         if let Some(dev) = linked.get(&number) {
             let ino = stats[number as usize].ino;
-            let inode = (*dev, ino, std::mem::discriminant(&entry.kind));
+            let all = (!believed(*dev)).then(|| {
+                let mut entry = Entry { name: (&b""[..]).into(), ..entry.clone() };
+                entry.set_link(0);
+                (encode_directory(&[entry]), stats[number as usize].changed)
+            });
+            let inode = (*dev, ino, std::mem::discriminant(&entry.kind), all);
             groups.entry(inode).or_default().push((place, slot));
         } else if entry.link() != 0 {
             single.push((place, slot));
