@@ -467,6 +467,18 @@ fn a_checkout_is_a_project_that_pulls_starts_and_pushes() {
 }
 
 #[test]
+fn a_remote_makes_its_own_folder_and_none_above() {
+    let desk = Desk::new();
+    let (one, two) = (format!("{}-new", desk.url), format!("{}-more/deep", desk.url));
+    desk.done(&desk.here, &format!("remote init {one}/"));
+    desk.done(&desk.here, &format!("remote add new {one}"));
+    let run = desk.run(&desk.here, &format!("remote init {two}"));
+    assert!(run.code == Some(1) && run.stderr.contains("mkdir -p"), "{run:?}");
+    let above = two.strip_prefix("file://").unwrap().strip_suffix("/deep").unwrap();
+    assert!(!Path::new(above).exists());
+}
+
+#[test]
 fn what_cannot_be_done_is_refused_with_the_way_out() {
     let desk = Desk::new();
     let id = desk.done(&desk.here, "snapshot --name ready");
@@ -481,7 +493,7 @@ fn what_cannot_be_done_is_refused_with_the_way_out() {
         ("push team/none", "snapshot_not_found", "no snapshot", "push none --to team"),
         ("push --as a/b", "invalid_name", "slash", "no slash"),
         (&format!("remote init {url}"), "remote_exists", "a remote is there", "remote add NAME"),
-        (&format!("remote init {url}/none"), "io", "No such file", "mkdir -p /"),
+        (&format!("remote init {url}/none/it"), "io", "No such file", "mkdir -p /"),
         (&format!("remote add other {url}/none"), "remote_not_found", "no object", "no folder /"),
         ("remote add other file:///tmp", "remote_not_found", "no object 'format'", "remote init"),
         ("remote add other ftp://x", "invalid_name", "file:///FOLDER", "file:///srv/trees"),

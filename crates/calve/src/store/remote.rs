@@ -163,6 +163,27 @@ impl RemoteSettings {
     }
 }
 
+/// Makes the folder of a `file://` URL, and returns its path, if it is missing and the one above it
+/// is there. A disk that is not mounted has more than that missing, or its mount point is there.
+fn make_last_folder(url: &str) -> Result<Option<PathBuf>, Error> {
+    let Some(folder) = url.strip_prefix("file://").map(PathBuf::from) else { return Ok(None) };
+    let failed = |error| Error::io(Operation::MakeRemote, url, error);
+    match std::fs::create_dir(&folder) {
+        Ok(()) => {
+            let above = folder.parent().unwrap_or(&folder);
+            std::fs::File::open(above).and_then(|above| above.sync_all()).map_err(failed)?;
+            Ok(Some(folder))
+        }
+        // The folder is there; or what is missing is above it, and the first write says so.
+        Err(error)
+            if matches!(error.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
+
 /// Opens the place that a URL names.
 fn place_of(url: &str, settings: &RemoteSettings) -> Result<Patient, Error> {
     let wrong = |why: &str| {
@@ -205,8 +226,8 @@ fn place_of(url: &str, settings: &RemoteSettings) -> Result<Patient, Error> {
 }
 
 impl Remote {
-    /// Makes a remote at `url`: `file://` and the absolute path of a folder, which exists. Several
-    /// machines may reach it through a network filesystem with hard links. With the feature `cloud`
+    /// Makes a remote at `url`: `file://` and the absolute path of a folder. If only the folder
+    /// itself is missing, and not the one above it, this makes it. Several machines may reach it through a network filesystem with hard links. With the feature `cloud`
     /// also `s3://BUCKET/PREFIX`, `gs://…` and `az://…`.
     ///
     /// It tries whether the place refuses to write a key a second time, later and at once, since
@@ -219,7 +240,16 @@ impl Remote {
     /// may leave an object `canary/…` behind.
     pub fn init(url: &str, settings: &RemoteSettings) -> Result<Self, Error> {
         let url = without_slashes(url);
-        Self::init_in(url, place_of(url, settings)?)?;
+        let objects = place_of(url, settings)?;
+        let made = make_last_folder(url)?;
+        let done = Self::init_in(url, objects);
+        if done.is_err()
+            && let Some(folder) = made
+        {
+            // If this fails, the folder is not empty, so it is not this call's alone.
+            let _ = std::fs::remove_dir(folder);
+        }
+        done?;
         let remote = Self::open(url, settings)?;
         remote.keep_reserve();
         Ok(remote)
