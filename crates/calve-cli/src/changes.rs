@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::{self, BufRead as _, BufWriter, IsTerminal as _, Write};
+use std::path::Path;
 
 use calve::{Diff, ErrorKind, FileDiff, SwitchOptions, SwitchReport, Worktree};
 use clap::builder::styling::{Effects, Style};
@@ -220,11 +221,30 @@ pub(crate) fn switch(switching: Switching<'_>, session: Session<'_>) -> Result<E
     match switching {
         Switching::To { worktree, snapshot, force } => {
             let worktree = session.worktree(worktree)?;
-            let id = session.resolve(worktree.store(), &snapshot.to_string_lossy())?;
+            let word = snapshot.to_string_lossy();
+            let id =
+                session.resolve(worktree.store(), &word).map_err(|failure| {
+                    match how_to_go_to(&word, &worktree) {
+                        Some(hint) => Failure { hint: Some(hint), ..failure },
+                        None => failure,
+                    }
+                })?;
+            if worktree.is_project() && !force {
+                let path = shell_word(worktree.path());
+                let force = format!(
+                    "to give the project the files of that snapshot, run: calve switch --force {path} {}",
+                    shell_word(snapshot)
+                );
+                let others = how_to_go_to(&word, &worktree).unwrap_or_else(|| {
+                    format!("'calve switch WORKTREE {}' switches a worktree", shell_word(snapshot))
+                });
+                confirm("switch", &worktree, format!("{others}; {force}"))?;
+            }
+            // The project may have uncommitted work that its base snapshot has, too: a start takes
+            // one. Only a forced switch notes the way back.
+            let how = SwitchOptions::new().force(force || worktree.is_project());
             let report = session
-                .work(Total::Unknown, |options| {
-                    worktree.switch(id, &SwitchOptions::new().force(force), options)
-                })
+                .work(Total::Unknown, |options| worktree.switch(id, &how, options))
                 .map_err(|error| worktree_failure(&error, &worktree))?;
             tell(&worktree, &report, "moved aside", session)
         }
@@ -244,7 +264,8 @@ fn undo_failure(error: &calve::Error, worktree: &Worktree) -> Failure {
         // A forced undo would have to lose one of two states that the user made by hand.
         ErrorKind::Changed => "run 'calve capture' first: it keeps the changes in a snapshot".to_owned(),
         ErrorKind::SnapshotNotFound => {
-            "--undo undoes the last forced switch or reset, if that overwrote local changes, and only once"
+            "--undo undoes the last forced switch or reset, if that overwrote local changes, and only once; \
+             'calve log' lists the snapshots"
                 .to_owned()
         }
         _ => return failure,
@@ -252,23 +273,28 @@ fn undo_failure(error: &calve::Error, worktree: &Worktree) -> Failure {
     Failure { hint: Some(hint), ..failure }
 }
 
-/// Asks whether to reset the project itself. A user in one of its folders may only have forgotten
-/// to name a worktree.
-fn confirm(project: &Worktree) -> Result<(), Failure> {
+/// How to go to the worktree that `word` names, if it names another one than `here`. With other
+/// tools, a switch goes there.
+fn how_to_go_to(word: &str, here: &Worktree) -> Option<String> {
+    let there = here.store().worktree(word).ok().filter(|there| there.path() != here.path())?;
+    let (name, path) = (shell_word(Path::new(word)), shell_word(there.path()));
+    Some(format!(
+        "to go to the worktree {name}: cd {path} (or 'calve cd {name}', after 'calve shell-init')"
+    ))
+}
+
+/// Asks whether to overwrite files of the project itself. A user in one of its folders may only
+/// have forgotten to name a worktree.
+fn confirm(verb: &'static str, project: &Worktree, way_out: String) -> Result<(), Failure> {
     let path = project.path();
     let name = path.file_name().unwrap_or(path.as_os_str());
-    let refused = |why: &str| {
-        let way_out = format!(
-            "'calve reset WORKTREE' resets a worktree; to reset the project, run: calve reset --force {}",
-            shell_word(path)
-        );
-        own("reset", path, ErrorKind::InvalidName, why, way_out)
-    };
+    let refused = |why: &str| own(verb, path, ErrorKind::InvalidName, why, way_out.as_str());
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
         return Err(refused("it is the project itself"));
     }
     let shown = harmless(&name.to_string_lossy()).into_owned();
-    eprint!("This resets the project itself. To go on, type its name, {shown}: ");
+    let what = if verb == "reset" { "resets" } else { "switches" };
+    eprint!("This {what} the project itself. To go on, type its name, {shown}: ");
     let mut answer = String::new();
     let read = io::stdin().lock().read_line(&mut answer);
     match read.is_ok() && OsStr::new(answer.trim_end_matches(['\r', '\n'])) == name {
@@ -280,7 +306,11 @@ fn confirm(project: &Worktree) -> Result<(), Failure> {
 pub(crate) fn reset(args: &ResetArgs, session: Session<'_>) -> Result<Exit, Failure> {
     let worktree = session.worktree(args.worktree.as_deref())?;
     if worktree.is_project() && !args.force {
-        confirm(&worktree)?;
+        let way_out = format!(
+            "'calve reset WORKTREE' resets a worktree; to reset the project, run: calve reset --force {}",
+            shell_word(worktree.path())
+        );
+        confirm("reset", &worktree, way_out)?;
     }
     let report = session
         .work(Total::Unknown, |options| worktree.reset(options))
@@ -311,10 +341,14 @@ fn tell(
         line.push_str(&format!(", {} {kept}", count(report.kept.len() as u64)));
     }
     line.push_str(&format!(", {}", text::duration(report.elapsed)));
-    if !report.kept.is_empty() && kept == "moved aside" {
+    if kept == "moved aside" {
         // The hint names the worktree, because the user may be in another one.
         let name = argument(worktree);
-        line.push_str(&format!("; 'calve switch{name} --undo' brings them back"));
+        if !report.kept.is_empty() {
+            line.push_str(&format!("; 'calve switch{name} --undo' brings them back"));
+        } else if worktree.is_project() && report.from != report.to {
+            line.push_str(&format!("; 'calve switch{name} --undo' takes it back"));
+        }
     }
     if output.verbose {
         for path in &report.kept {

@@ -32,6 +32,7 @@ pub(crate) const SWITCH_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
       Touches only what differs between the two snapshots.
   calve switch ready
       Switches the worktree, or the project, that contains the current folder.
+      In the project, calve asks; to go to a worktree: 'calve cd fix-1'.
   calve switch --force fix-1 ready && calve switch fix-1 --undo
       There and back again, with all local changes.
 
@@ -105,7 +106,8 @@ pub(crate) struct SwitchArgs {
         add = ArgValueCompleter::new(candidates::switchable))]
     words: Vec<PathBuf>,
 
-    /// Overwrite local changes that are in the way; --undo brings them back
+    /// Overwrite local changes that are in the way, and switch the project itself without asking
+    /// for its name; --undo brings them back
     #[arg(short, long, conflicts_with = "undo")]
     force: bool,
 

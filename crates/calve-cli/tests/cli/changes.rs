@@ -201,9 +201,49 @@ fn with_one_word_it_is_the_snapshot_and_the_current_folders_worktree() {
     assert_eq!(document, expected);
     assert_eq!(read(&root.join("a")).as_deref(), Some("alpha\n"));
     // The project, too.
-    let project_too = calve(&project, "switch --json two").json();
+    let project_too = calve(&project, "switch --force --json two").json();
     assert_eq!(project_too["name"], json!(null));
     assert_eq!(read(&project.join("a")).as_deref(), Some("two\n"));
+}
+
+/// With git and other tools, a switch goes to a branch or a worktree. Whoever means that must not
+/// lose the project's files.
+#[test]
+fn the_project_is_switched_by_force_alone_where_nobody_can_be_asked_and_that_can_be_undone() {
+    let (_scratch, project) = with_project();
+    fs::write(project.join("mine"), "untracked").unwrap();
+    done(&project, "start w v");
+    let root = worktrees_of(&project).join("w");
+    fs::write(root.join("a"), "two\n").unwrap();
+    fs::write(root.join("extra"), "theirs").unwrap();
+    fs::remove_file(root.join("mine")).unwrap();
+    done(&root, "capture --name w");
+    // Work that a snapshot has, which a start took, and work that none has.
+    fs::write(project.join("dir/b"), "edited").unwrap();
+    done(&project, "start later");
+    fs::write(project.join("a"), "edited").unwrap();
+    fs::write(project.join("extra"), "mine").unwrap();
+    let before = ["a", "dir/b", "mine", "extra"].map(|name| read(&project.join(name)));
+    let there = root.to_str().unwrap();
+    let force = format!("calve switch --force {} w", project.display());
+    for (words, parts) in [
+        ("switch w", ["the project itself", there, &force]),
+        ("switch --json w", ["the project itself", there, &force]),
+        ("-C dir switch w", ["the project itself", there, &force]),
+        ("switch . w", ["the project itself", there, &force]),
+        ("switch v", ["no snapshot", "cd ", "'calve cd v'"]),
+    ] {
+        let run = calve(&project, words);
+        assert_eq!(run.code, Some(1), "{words}: {run:?}");
+        assert!(parts.iter().all(|part| run.stderr.contains(part)), "{words}: {run:?}");
+        assert_eq!(["a", "dir/b", "mine", "extra"].map(|name| read(&project.join(name))), before);
+    }
+    let run = calve(&project, "switch --force w");
+    assert!(run.code == Some(0) && run.stderr.contains("'calve switch --undo'"), "{run:?}");
+    assert_eq!(read(&project.join("a")).as_deref(), Some("two\n"));
+    assert_eq!(read(&project.join("extra")).as_deref(), Some("theirs"));
+    done(&project, "switch --undo");
+    assert_eq!(["a", "dir/b", "mine", "extra"].map(|name| read(&project.join(name))), before);
 }
 
 /// A user who forgets to name the worktree may be in the project, and does not mean the project.
