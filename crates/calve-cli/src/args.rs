@@ -22,6 +22,8 @@ mod shells;
 mod snapshots;
 #[cfg(unix)]
 mod store;
+#[cfg(unix)]
+mod units;
 #[cfg(target_os = "linux")]
 mod volume;
 #[cfg(unix)]
@@ -243,7 +245,7 @@ pub(crate) enum Verb {
     /// WORKTREE is a name or a path [default: the one that contains the current folder]. SNAPSHOT
     /// is a name, an id, or the start of an id. If local changes are in the way, calve changes
     /// nothing, unless you give --force. It keeps what a forced switch overwrites until the next
-    /// one: --undo brings it back.
+    /// one: --undo brings it back. Before it switches the project itself, calve asks for its name.
     #[cfg(unix)]
     #[command(after_help = changes::SWITCH_EXAMPLES,
         override_usage = "calve switch [OPTIONS] [WORKTREE] <SNAPSHOT>\n       calve switch [OPTIONS] [WORKTREE] --undo")]
@@ -456,6 +458,22 @@ mod tests {
         let common: Vec<_> = command.get_arguments().map(|it| it.get_id().clone()).collect();
         assert!(common.len() > 5);
         check(&command, &common);
+    }
+
+    /// clap wraps the examples, too. A line that is too wide then ends in a line of one word.
+    #[test]
+    fn no_line_of_an_example_is_wider_than_the_help() {
+        fn check(command: &clap::Command) {
+            let texts = [command.get_after_help(), command.get_after_long_help()];
+            for text in texts.into_iter().flatten() {
+                for line in text.to_string().lines() {
+                    let width = unicode_width::UnicodeWidthStr::width(line);
+                    assert!(width <= 80, "{}: {width}: {line}", command.get_name());
+                }
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&Cli::command());
     }
 
     #[test]

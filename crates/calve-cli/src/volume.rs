@@ -79,6 +79,11 @@ impl Found {
     }
 }
 
+/// Whether a volume of calve's is at this folder, and not any other image on a loop device.
+fn is_volume(at: &Path) -> bool {
+    Found::at(at).is_ok_and(|found| found.is_some())
+}
+
 fn no_volume(at: &Path) -> Failure {
     own(
         "find volume",
@@ -678,7 +683,8 @@ impl Standing {
         let word = shell_word(at);
         let mut advice = Vec::new();
         if let (Some(space), Some(host)) = (space, host) {
-            advice.extend(plan::advice(plan::room(space, host), space, host, (at, image)));
+            let room = plan::room(space, host);
+            advice.extend(plan::advice(room, space, host, (at, image), || true));
         }
         let is_old = is_there(&plan::old_image_of(at)).unwrap_or(false);
         match (&found.record, &found.mount) {
@@ -814,7 +820,7 @@ impl Standing {
 /// Fails if the host of the volume has hardly any room left: the next writes would end in I/O
 /// errors. Warns if there is little room.
 pub(crate) fn must_have_room(store: &Path, output: Output) -> Result<(), Failure> {
-    match machine::room_of(store) {
+    match machine::room_of(store, is_volume) {
         Some((Room::HostFull, advice)) => {
             let why = "the disk below its volume is full";
             Err(own("start worktrees of", store, ErrorKind::StorageFull, why, advice))
@@ -829,7 +835,7 @@ pub(crate) fn must_have_room(store: &Path, output: Output) -> Result<(), Failure
 
 /// The warning about the room of the volume that a path is on, if any.
 pub(crate) fn warning(path: &Path) -> Option<String> {
-    machine::room_of(path).map(|(_, advice)| advice)
+    machine::room_of(path, is_volume).map(|(_, advice)| advice)
 }
 
 /// The place of a project's store on a volume: the first name that is free or already belongs to

@@ -10,7 +10,7 @@ use clap::{Args, Subcommand, ValueHint};
 use clap_complete::engine::ArgValueCompleter;
 
 use super::misuse::Misuse;
-use super::store::parse_time;
+use super::units::{TIMES, parse_rate, parse_time};
 use crate::candidates;
 
 pub(crate) const PUSH_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
@@ -101,27 +101,10 @@ marks objects that nobody needs. A later run removes them after the grace time."
 /// The bandwidth that a transfer may use.
 #[derive(Debug, Args)]
 pub(crate) struct TransferArgs {
-    /// Send and receive at most RATE bytes a second on average, such as 500k or 10M (decimal units)
+    /// Send and receive at most RATE bytes a second on average: 500k and 10M are powers of 1024,
+    /// 500kB and 10MB powers of 1000
     #[arg(long, value_name = "RATE", value_parser = parse_rate)]
     pub(crate) limit_rate: Option<NonZeroU64>,
-}
-
-/// `800`, `500k`, `10M`, `1G`, in decimal units, as in the output.
-fn parse_rate(text: &str) -> Result<NonZeroU64, String> {
-    let wrong = || "not a number of bytes a second such as 500k, 10M or 1G".to_owned();
-    let (digits, unit) = match text.char_indices().next_back() {
-        Some((at, 'k' | 'K')) => (&text[..at], 1_000),
-        Some((at, 'M')) => (&text[..at], 1_000_000),
-        Some((at, 'G')) => (&text[..at], 1_000_000_000),
-        _ => (text, 1),
-    };
-    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(wrong());
-    }
-    let number = digits.parse::<u64>().ok().and_then(|it| it.checked_mul(unit));
-    let number = number
-        .ok_or("more bytes a second than there are; without --limit-rate there is no limit")?;
-    NonZeroU64::new(number).ok_or_else(wrong)
 }
 
 /// The arguments of `calve push`.
@@ -291,7 +274,7 @@ pub(crate) enum RemoteVerb {
     /// Remove objects from a remote that no name has needed for a while
     ///
     /// Each name keeps its snapshot and those that it had before, as --keep says.
-    #[command(after_help = GC_EXAMPLES)]
+    #[command(after_help = format!("{GC_EXAMPLES}\n\n{TIMES}"))]
     Gc(RemoteGcArgs),
 }
 
@@ -314,33 +297,4 @@ pub(crate) struct RemoteGcArgs {
     /// Only say what would be removed
     #[arg(long)]
     pub(crate) dry_run: bool,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::parse_rate;
-
-    #[test]
-    fn a_rate_is_a_number_of_bytes_with_a_decimal_unit() {
-        for (text, expected) in [
-            ("1", Some(1)),
-            ("500k", Some(500_000)),
-            ("500K", Some(500_000)),
-            ("10M", Some(10_000_000)),
-            ("2G", Some(2_000_000_000)),
-            ("0", None),
-            ("0M", None),
-            ("", None),
-            ("M", None),
-            ("-1", None),
-            ("1.5M", None),
-            ("10m", None),
-            ("10MB", None),
-            ("10\u{e9}", None),
-            ("99999999999999999999", None),
-            ("99999999999999G", None),
-        ] {
-            assert_eq!(parse_rate(text).ok().map(u64::from), expected, "{text}");
-        }
-    }
 }

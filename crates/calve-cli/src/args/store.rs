@@ -6,6 +6,7 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
 use clap_complete::engine::ArgValueCompleter;
 
+use super::units::{TIMES, parse_time};
 use crate::candidates;
 
 pub(crate) const EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
@@ -31,9 +32,7 @@ const GC_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
       Removes content that no snapshot needs, and remains of killed processes.
   calve store gc --expire 30d
       Also forgets snapshots older than that, except those that have a name or
-      are the base snapshot of a worktree or the project.
-
-TIME is a number and a unit: s, m, h or d. Without a unit it means seconds.";
+      are the base snapshot of a worktree or the project.";
 
 const PACK_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve store pack
@@ -82,7 +81,7 @@ pub(crate) enum StoreVerb {
     ///
     /// Other processes may use the store meanwhile; gc needs it alone only for a moment. Exits with
     /// 3 if they never left it alone.
-    #[command(after_help = GC_EXAMPLES)]
+    #[command(after_help = format!("{GC_EXAMPLES}\n\n{TIMES}"))]
     Gc(GcArgs),
 
     /// Compress content that is not in use
@@ -154,50 +153,4 @@ pub(crate) struct GcArgs {
     /// Wait at most this long for a moment alone with the store [default: 30s]
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     pub(crate) patience: Option<Duration>,
-}
-
-pub(super) fn parse_time(value: &str) -> Result<Duration, String> {
-    let (digits, unit) = match value.char_indices().next_back() {
-        Some((at, 's')) => (&value[..at], 1),
-        Some((at, 'm')) => (&value[..at], 60),
-        Some((at, 'h')) => (&value[..at], 3600),
-        Some((at, 'd')) => (&value[..at], 86_400),
-        _ => (value, 1),
-    };
-    let digits = digits.bytes().all(|byte| byte.is_ascii_digit()).then_some(digits);
-    digits
-        .and_then(|digits| digits.parse::<u64>().ok()?.checked_mul(unit))
-        // A hundred years is the limit, so that sums of times cannot overflow.
-        .filter(|seconds| *seconds <= 36_525 * 86_400)
-        .map(Duration::from_secs)
-        .ok_or_else(|| "not a time such as 90s, 10m, 2h or 30d".to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_time_is_a_number_with_a_unit() {
-        for (value, expected) in [
-            ("0", Some(0)),
-            ("90", Some(90)),
-            ("90s", Some(90)),
-            ("10m", Some(600)),
-            ("2h", Some(7200)),
-            ("30d", Some(2_592_000)),
-            ("", None),
-            ("d", None),
-            ("-1", None),
-            ("+1", None),
-            ("1.5h", None),
-            ("1w", None),
-            ("1 d", None),
-            ("99999999999999999999", None),
-            ("9999999999d", None),
-            ("1ü", None),
-        ] {
-            assert_eq!(parse_time(value).ok().map(|time| time.as_secs()), expected, "{value}");
-        }
-    }
 }

@@ -4,11 +4,12 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueHint};
 
-use crate::volume::plan::{Filesystem, Owner, RootAction, parse_size};
+use super::units::parse_size;
+use crate::volume::plan::{Filesystem, Owner, RootAction, volume_size};
 
 pub(crate) const EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve volume create ~/trees
-      Makes the image ~/trees.img and mounts it at ~/trees, now and at each boot.
+      Makes the image ~/trees.img; mounts it at ~/trees now and at each boot.
   calve init --volume ~/trees
       In a project on ext4: its store and its worktrees go to the volume.
   calve volume status
@@ -109,6 +110,10 @@ pub(crate) enum VolumeVerb {
     },
 }
 
+fn parse_volume_size(value: &str) -> Result<u64, String> {
+    Ok(volume_size(parse_size(value)?)?)
+}
+
 /// The arguments of `calve volume create`.
 #[derive(Debug, Args)]
 pub(crate) struct CreateArgs {
@@ -116,9 +121,9 @@ pub(crate) struct CreateArgs {
     #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) at: PathBuf,
 
-    /// Its size, which is the most that it can hold [default: three quarters of what is free on the
-    /// disk]
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    /// Its size, which is the most that it can hold: 200G is a power of 1024, 200GB one of 1000
+    /// [default: three quarters of what is free on the disk]
+    #[arg(long, value_name = "SIZE", value_parser = parse_volume_size)]
     pub(crate) size: Option<u64>,
 
     /// Its filesystem [default: btrfs]
@@ -137,8 +142,8 @@ pub(crate) struct GrowArgs {
     #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) at: PathBuf,
 
-    /// Its new size, such as 200G
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    /// Its new size, such as 200G (a power of 1024) or 200GB (one of 1000)
+    #[arg(long, value_name = "SIZE", value_parser = parse_volume_size)]
     pub(crate) size: u64,
 
     /// Print the lines for root on standard output, and do not run them

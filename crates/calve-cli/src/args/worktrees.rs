@@ -20,8 +20,8 @@ pub(crate) const START_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve start --from ready --at /mnt/xfs/jobs job-7
       /mnt/xfs/jobs/job-7, from the snapshot with the name ready.
   calve start --base origin/main review
-      A worktree at origin/main, with the project's dependencies and build output,
-      and without uncommitted work.
+      A worktree at origin/main, with the project's dependencies and build
+      output, and without uncommitted work.
   cd \"$(calve start -q fix-3)\"
       Standard output has only the paths, one per line.
 
@@ -40,18 +40,18 @@ pub(crate) const FILL_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve fill --include-from .worktreeinclude
       Carries only those ignored files that this file of the project names.
 
-No store is needed. fill does not change the content of files in the worktree, and
-a second run finds nothing to do. It never carries other worktrees, .calve or .jj.
-If it carries build output, a tracked file that differs from the project's gets a
-new time, so that the next build compiles it.";
+No store is needed. fill does not change the content of files in the worktree,
+and a second run finds nothing to do. It never carries other worktrees, .calve
+or .jj. If it carries build output, a tracked file that differs from the
+project's gets a new time, so that the next build compiles it.";
 
 pub(crate) const LIST_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve list
-      Prints name, base snapshot, age, state, branch, what git says, and path. The
-      state is ready, starting, switching (under way, or cut short), missing, or
-      unknown (calve cannot look at the folder). git says how many commits the
-      worktree is ahead of the project and behind it, and how many paths have
-      changes that are not committed.
+      Prints name, base snapshot, age, state, branch, what git says, and path.
+      The state is ready, starting, switching (under way, or cut short),
+      missing, or unknown (calve cannot look at the folder). git says how many
+      commits the worktree is ahead of the project and behind it, and how many
+      paths have changes that are not committed.
   calve list --status
       Also compares each worktree with its base snapshot: clean or changed.
   calve list --dropped
@@ -66,12 +66,13 @@ pub(crate) const DU_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve du
       All worktrees, the project and its store.
   calve du fix-1 fix-2
-      The last line says what a drop of both together would free. That may be more
-      than the sum: they may share blocks with each other.
+      The last line says what a drop of both together would free. That may be
+      more than the sum: they may share blocks with each other.
 
-The columns are the sizes of the files, the unique blocks, the blocks shared with
-the project, the store, other worktrees or files elsewhere, the filesystem's own
-structures (about), and the space that a drop frees. calve looks at each file and reads none.";
+The columns are the sizes of the files, the unique blocks, the blocks shared
+with the project, the store, other worktrees or files elsewhere, the
+filesystem's own structures (about), and the space that a drop frees. calve
+looks at each file and reads none.";
 
 pub(crate) const RESHARE_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve reshare
@@ -109,9 +110,10 @@ pub(crate) const DROP_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve drop --dry-run fix-6 fix-7
       Removes nothing; says whether it could, and how much space that frees.
 
-A worktree with a git repository has changes if 'git status' lists something; files
-that git ignores are deleted with it. Its branch stays. Commits that no branch or
-tag of the project has become refs/calve/dropped/NAME there, with --force.";
+A worktree with a git repository has changes if 'git status' lists something;
+files that git ignores are deleted with it. Its branch stays. Commits that no
+branch or tag of the project has become refs/calve/dropped/NAME there, with
+--force.";
 
 pub(crate) const RESTORE_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   rm -rf ../repo.worktrees/fix-1
@@ -123,10 +125,10 @@ pub(crate) const RESTORE_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve restore --dropped fix-2 --as fix-2-old
       The same, if fix-2 is the name of another worktree by now.
 
-Without --dropped, changes since the base snapshot are lost with the files. A linked worktree of git
-is at its branch again; commits in a repository of its own (--git copy) are lost.
-A worktree that was only moved needs no restore: run a command such as
-'calve status' inside it, and calve knows its new path.";
+Without --dropped, changes since the base snapshot are lost with the files. A
+linked worktree of git is at its branch again; commits in a repository of its
+own (--git copy) are lost. A worktree that was only moved needs no restore: run
+a command such as 'calve status' inside it, and calve knows its new path.";
 
 /// The default of `--prefix`.
 const PREFIX: &str = "worktree";
@@ -144,7 +146,7 @@ pub(crate) struct StartArgs {
         value_parser = RangedU64ValueParser::<u32>::new().range(1..=MAX_COUNT))]
     count: Option<u32>,
 
-    /// Begin the names of -n with P
+    /// Begin the names of -n with P, and a dash if P ends with none
     #[arg(long, value_name = "P", default_value = PREFIX,
         value_parser = NonEmptyStringValueParser::new())]
     prefix: String,
@@ -253,7 +255,9 @@ impl StartArgs {
         }
         match self.count {
             Some(count) => {
-                Ok((1..=count).map(|number| format!("{}-{number}", self.prefix)).collect())
+                let dash = if self.prefix.ends_with(['-', '_', '.']) { "" } else { "-" };
+                let name = |number| format!("{}{dash}{number}", self.prefix);
+                Ok((1..=count).map(name).collect())
             }
             None if self.prefix != PREFIX => {
                 Err(Misuse::new("start", "--prefix needs -n, which numbers the names"))

@@ -99,15 +99,17 @@ pub(super) fn space(path: &Path) -> io::Result<Space> {
 }
 
 /// The room on the loop device of a path and on the host of that device, with the mount and the
-/// image. `None` if the path is on no loop device.
-pub(super) fn room_of(path: &Path) -> Option<(Room, String)> {
+/// image. `None` if the path is on no loop device. `is_volume` says whether one of calve's volumes
+/// is mounted at a folder.
+pub(super) fn room_of(path: &Path, is_volume: fn(&Path) -> bool) -> Option<(Room, String)> {
     let path = fs::canonicalize(path).ok()?;
     let mounts = mounted();
     let mount = plan::mount_of(&mounts, &path)?;
     let image = backing_file(mount)?;
     let (volume, host) = (space(&mount.at).ok()?, space(image.parent()?).ok()?);
     let room = plan::room(volume, host);
-    Some((room, plan::advice(room, volume, host, (&mount.at, &image))?))
+    let is_volume = || is_volume(&mount.at);
+    Some((room, plan::advice(room, volume, host, (&mount.at, &image), is_volume)?))
 }
 
 /// Runs the steps as root. If one fails or a signal came, this undoes the earlier ones, the last

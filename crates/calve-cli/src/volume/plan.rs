@@ -457,25 +457,13 @@ fn unescaped(word: &str) -> PathBuf {
     OsString::from_vec(plain).into()
 }
 
-/// `500M`, `20G`, `1.5T`: the units are powers of 1024, as truncate(1) has them.
-pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
-    let wrong = || "not a size such as 800M, 20G or 1T".to_owned();
-    let upper = text.to_ascii_uppercase();
-    let short = upper.strip_suffix("IB").unwrap_or(&upper);
-    let (digits, shift) = match short.char_indices().next_back() {
-        Some((at, 'M')) => (&short[..at], 20),
-        Some((at, 'G')) => (&short[..at], 30),
-        Some((at, 'T')) => (&short[..at], 40),
-        _ => return Err(wrong()),
-    };
-    let number: u64 = digits
-        .bytes()
-        .all(|byte| byte.is_ascii_digit())
-        .then(|| digits.parse().ok())
-        .flatten()
-        .ok_or_else(wrong)?;
-    let size = number.checked_mul(1 << shift).filter(|size| *size <= 1 << 50).ok_or_else(wrong)?;
-    if size < LEAST_BYTES { Err("a volume has at least 1G".to_owned()) } else { Ok(size) }
+/// A size for a volume. An image has whole MiB, since some disks have sectors of 4 KiB.
+pub(crate) fn volume_size(size: u64) -> Result<u64, &'static str> {
+    match size / MIB * MIB {
+        size if size < LEAST_BYTES => Err("a volume has at least 1G"),
+        size if size > 1 << 50 => Err("a volume has at most 1024T"),
+        size => Ok(size),
+    }
 }
 
 /// The default size of a volume: three quarters of the free space of the host, in whole GiB. The
@@ -523,24 +511,35 @@ pub(super) fn room(volume: Space, host: Space) -> Room {
     }
 }
 
-/// The message for `room`, with advice, for a volume at `at` in `image`.
+/// The message for `room`, with advice, for a volume at `at` in `image`; `is_volume` says whether
+/// it is one of calve's, and not any other image on a loop device.
 pub(super) fn advice(
     room: Room,
     volume: Space,
     host: Space,
     (at, image): (&Path, &Path),
+    is_volume: impl FnOnce() -> bool,
 ) -> Option<String> {
     let (place, folder) = (shell_word(at), shell_word(image.parent().unwrap_or(image)));
+    let is_volume = room != Room::Enough && is_volume();
+    let what = if is_volume { "volume" } else { "filesystem" };
     Some(match room {
         Room::Enough => return None,
-        Room::VolumeLittle => format!(
-            "the volume {place} has only {} left: 'calve volume grow {place} --size {}G' makes it twice as large, 'calve \
-             drop' and 'calve store gc' free space",
-            bytes(volume.free),
-            volume.size.saturating_mul(2).div_ceil(GIB),
-        ),
+        Room::VolumeLittle => {
+            let grow = match is_volume {
+                true => format!(
+                    "'calve volume grow {place} --size {}G' makes it twice as large, ",
+                    volume.size.saturating_mul(2).div_ceil(GIB)
+                ),
+                false => String::new(),
+            };
+            format!(
+                "the {what} {place} has only {} left: {grow}'calve drop NAME' and 'calve store gc' free space",
+                bytes(volume.free)
+            )
+        }
         Room::HostLittle | Room::HostFull => format!(
-            "the disk below the volume {place} has only {} left, and writes in the volume fail when it is full: free some \
+            "the disk below the {what} {place} has only {} left, and writes in the {what} fail when it is full: free some \
              space in {folder}, or drop worktrees, which gives theirs back",
             bytes(host.free)
         ),
