@@ -1,13 +1,14 @@
 //! `calve start`, `list`, `status`, `drop`, `restore`.
 
 use std::cmp::Reverse;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use calve::{
     Change, ChangeKind, CopyCost, DestinationReport, DropOptions, DroppedWorktree, ErrorKind,
-    GitOutcome, GitStatus, KeptWorktree, NoRepository, PathMode, Reflink, StartOptions,
-    StartReport, StartedWorktree, TreeUsage, Worktree, WorktreeState, WorktreeStatus,
+    GitOutcome, GitStatus, KeptWorktree, NoRepository, Operation, PathMode, Reflink, StartBranch,
+    StartOptions, StartReport, StartedWorktree, TreeUsage, Worktree, WorktreeState, WorktreeStatus,
 };
 use clap::builder::styling::Style;
 use serde::Serialize;
@@ -96,7 +97,7 @@ pub(crate) fn start(
     options = options.name_later(NAMED_LATER_LEAST_BYTES.max(worth));
     let report = session
         .work(total, |common| store.start(names, &options, common))
-        .map_err(|error| start_failure(&error))?;
+        .map_err(|error| start_failure(&error, args, names))?;
 
     let output = session.output;
     let mut exit = Exit::Done;
@@ -205,21 +206,80 @@ fn price(
     Some(cost)
 }
 
-fn start_failure(error: &calve::Error) -> Failure {
+fn start_failure(error: &calve::Error, args: &StartArgs, names: &[String]) -> Failure {
     let failure = store_failure(error);
     let path = error.path();
-    match (error.kind(), path.parent(), path.file_name()) {
+    let hint = match (error.kind(), path.parent(), path.file_name()) {
         // The user gave a path instead of a name.
         (ErrorKind::InvalidName, Some(folder), Some(name)) if folder != Path::new("") => {
             let (folder, name) = (shell_word(folder), shell_word(Path::new(name)));
             let branch = shell_word(path);
-            let hint = format!(
+            format!(
                 "NAME cannot be a path; 'calve start -b {branch} {name}' gives the worktree a branch of this name, \
                  'calve start --at {folder} {name}' puts it into that folder"
-            );
-            Failure { hint: Some(hint), ..failure }
+            )
         }
-        _ => failure,
+        (ErrorKind::BranchExists, ..) => taken_branch(error, args, names),
+        (ErrorKind::DestinationExists | ErrorKind::Git, ..)
+            if error.operation() == Operation::StartWorktree && error.other_path().is_none() =>
+        {
+            match (error.kind(), error.io_error().kind()) {
+                (ErrorKind::DestinationExists, _) if path.join(".git").is_file() => format!(
+                    "'calve fill {}' completes a worktree that git made; or choose another name",
+                    shell_word(path)
+                ),
+                (ErrorKind::Git, io::ErrorKind::NotFound) => forget_registration(path),
+                _ => return failure,
+            }
+        }
+        _ => return failure,
+    };
+    Failure { hint: Some(hint), ..failure }
+}
+
+/// How to make git forget a worktree whose folder is gone.
+fn forget_registration(path: &Path) -> String {
+    let path = shell_word(path);
+    format!(
+        "if you do not need it any more, 'git worktree remove -f -f {path}' makes git forget it; or choose another name"
+    )
+}
+
+/// What to do if a start cannot have its branch.
+fn taken_branch(error: &calve::Error, args: &StartArgs, names: &[String]) -> String {
+    let branch = error.path().to_string_lossy();
+    // The worktree that wanted it. Without -b, the branch has the worktree's name.
+    let name = match args.start_branch() {
+        StartBranch::Named(_) => names.first().map_or(&*branch, String::as_str),
+        _ => &*branch,
+    };
+    let word = |text: &str| shell_word(Path::new(text));
+    let free = match branch.replace('/', "-") {
+        same if same == branch => format!("{branch}-2"),
+        free => free,
+    };
+    let base =
+        args.base.as_deref().map(|base| format!(" --base {}", word(base))).unwrap_or_default();
+    let other =
+        format!("'calve start{base} -b {} {}' makes another branch", word(&free), word(name));
+    match error.io_error().kind() {
+        io::ErrorKind::ResourceBusy => {
+            let new = if *name == *branch { word(&format!("{branch}-2")) } else { word(name) };
+            format!(
+                "'calve start --base {} {new}' makes a worktree and a branch {new} at its commit",
+                word(&branch)
+            )
+        }
+        io::ErrorKind::NotADirectory => format!("{other}; --detach makes none"),
+        _ => {
+            let onto =
+                if *name == *branch { String::new() } else { format!(" -b {}", word(&branch)) };
+            format!(
+                "to work on it: 'calve start --base {}{onto} {}'; {other}",
+                word(&branch),
+                word(name)
+            )
+        }
     }
 }
 

@@ -166,6 +166,7 @@ fn a_branch_is_made_taken_or_refused_before_anything_is_made() {
     row(plain(), "main", ErrorKind::BranchExists, "has it checked out");
     row(plain(), "moved", ErrorKind::BranchExists, &format!("the project is at {}", &head[..10]));
     row(plain(), "a", ErrorKind::BranchExists, "a/b");
+    row(onto("a/b/c"), "w", ErrorKind::BranchExists, "beside the branch a/b");
     row(plain(), "a..b", ErrorKind::InvalidName, "git allows no such branch");
     row(onto("used"), "w", ErrorKind::BranchExists, "has it checked out");
     row(onto("-x"), "w", ErrorKind::InvalidName, "git allows no such branch");

@@ -279,11 +279,7 @@ fn way_out(
              refs/calve/dropped/NAME in the project"
         ),
         ErrorKind::BranchExists => {
-            let branch = shell_word(path);
-            format!(
-                "-b BRANCH names another branch, --detach makes none; if you need {branch} no more, 'git branch -d {branch}' \
-                 deletes it"
-            )
+            "-b BRANCH names another branch, --detach makes none".to_owned()
         }
         ErrorKind::CommitNotFound => {
             "'git log --oneline --all' lists commits; 'git fetch' brings those of others".to_owned()
@@ -478,7 +474,7 @@ mod tests {
             (ErrorKind::Changed, Operation::DropWorktree, "'calve drop --force w'"),
             (ErrorKind::CommitsOnlyHere, Operation::DropWorktree, "git switch -c BRANCH"),
             (ErrorKind::CommitsOnlyHere, Operation::DropWorktree, "'calve drop --force w'"),
-            (ErrorKind::BranchExists, Operation::MakeBranch, "git branch -d '/a b/c'"),
+            (ErrorKind::BranchExists, Operation::MakeBranch, "-b BRANCH"),
             (ErrorKind::CommitNotFound, Operation::FindCommit, "git log --oneline --all"),
             (ErrorKind::Git, Operation::CheckOut, "'git worktree add DIR '/a b/c''"),
             (ErrorKind::Git, Operation::DropWorktree, "'calve drop --force w'"),

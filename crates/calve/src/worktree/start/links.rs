@@ -10,7 +10,7 @@
 //! ready like that of a copied repository. A split index consists of two files, and calve copies
 //! both.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -174,7 +174,12 @@ impl Links {
         let there = if wanted.is_empty() {
             Vec::new()
         } else {
-            repository.branches(&wanted).map_err(failed)?
+            // A branch of git can be beside none that is above or below it.
+            let above = wanted.iter().flat_map(|branch| {
+                branch.match_indices('/').map(|(at, _)| branch.get(..at).unwrap_or_default())
+            });
+            let all: Vec<&str> = wanted.iter().copied().chain(above).collect();
+            repository.branches(&all).map_err(failed)?
         };
         let links = names.iter().enumerate().map(|(at, _)| {
             let branch = wanted.get(at).copied();
@@ -201,21 +206,34 @@ impl Links {
         }
     }
 
-    /// Fails if git already knows a worktree at one of these paths, whose folder is gone.
+    /// Fails if git already knows a worktree at one of these paths.
     ///
     /// # Errors
-    /// [`ErrorKind::Git`], with the command that helps.
+    /// [`ErrorKind::DestinationExists`] if it is there; [`ErrorKind::Git`], with the command that
+    /// helps, if its folder is gone.
     pub(super) fn must_be_free(&self, paths: &[PathBuf]) -> Result<(), Error> {
         let entries = self.repository.registrations().unwrap_or_default();
-        let taken: HashSet<&Path> =
-            entries.iter().filter_map(|entry| entry.git_file.as_deref()).collect();
+        let taken: HashMap<&Path, &Registration> =
+            entries.iter().filter_map(|entry| Some((entry.git_file.as_deref()?, entry))).collect();
         for path in paths {
-            if taken.contains(git::git_of(path).as_path()) {
-                let cause = io::Error::other(
-                    "git knows a worktree here whose folder is gone; 'git worktree prune' forgets it",
+            let Some(entry) = taken.get(git::git_of(path).as_path()) else { continue };
+            let failed = |kind, cause| Err(Error::new(kind, Operation::StartWorktree, path, cause));
+            if std::fs::symlink_metadata(git::git_of(path)).is_ok() {
+                let cause = io::Error::new(
+                    io::ErrorKind::AlreadyExists,
+                    "git has a worktree here that this store does not know",
                 );
-                return Err(Error::new(ErrorKind::Git, Operation::StartWorktree, path, cause));
+                return failed(ErrorKind::DestinationExists, cause);
             }
+            let why = match entry.locked {
+                Some(_) => {
+                    "git knows a worktree here whose folder is gone, and it is locked: its filesystem may not be mounted"
+                }
+                None => {
+                    "git knows a worktree here whose folder is gone; 'git worktree prune' forgets it"
+                }
+            };
+            return failed(ErrorKind::Git, io::Error::new(io::ErrorKind::NotFound, why));
         }
         Ok(())
     }
@@ -309,34 +327,43 @@ pub(super) enum GivenIndex {
 }
 
 /// Whether a branch must be made, or exists and can be used.
+///
+/// # Errors
+/// [`ErrorKind::BranchExists`]. The kind of the cause says why: `ResourceBusy` if another working
+/// tree has it checked out, `NotADirectory` if its name is above or below that of another branch,
+/// `AlreadyExists` if it is at another commit.
 fn makes(
     branch: &str,
     (base, commit): (Option<&str>, &str),
     there: &[Branch],
 ) -> Result<bool, Error> {
-    let below = format!("{branch}/");
-    let refused = |why: String| {
-        let cause = io::Error::new(io::ErrorKind::AlreadyExists, why);
+    let is_below =
+        |one: &str, other: &str| one.strip_prefix(other).is_some_and(|rest| rest.starts_with('/'));
+    let refused = |kind, why: String| {
+        let cause = io::Error::new(kind, why);
         Err(Error::new(ErrorKind::BranchExists, Operation::MakeBranch, branch, cause))
     };
     let short = |id: &str| id.get(..10).unwrap_or(id).to_owned();
     for found in there {
-        if found.name.starts_with(&below) {
-            return refused(format!("git cannot have it beside the branch {}", found.name));
+        if is_below(&found.name, branch) || is_below(branch, &found.name) {
+            let why = format!("git cannot have it beside the branch {}", found.name);
+            return refused(io::ErrorKind::NotADirectory, why);
         }
         if found.name != branch {
             continue;
         }
         return match &found.tree {
             Some(tree) => {
-                refused(format!("the working tree {} has it checked out", tree.display()))
+                let why = format!("the working tree {} has it checked out", tree.display());
+                refused(io::ErrorKind::ResourceBusy, why)
             }
             // `git worktree add` uses such a branch, too.
             None if found.commit == commit => Ok(false),
             None => {
                 let (theirs, ours) = (short(&found.commit), short(commit));
                 let whose = base.unwrap_or("the project");
-                refused(format!("it exists, at {theirs}, and {whose} is at {ours}"))
+                let why = format!("it exists, at {theirs}, and {whose} is at {ours}");
+                refused(io::ErrorKind::AlreadyExists, why)
             }
         };
     }
