@@ -623,7 +623,10 @@ fn read_key(path: &Path) -> Result<SigningKey, Failure> {
     let failure = |error: &io::Error| Failure::io("read the key", vec![path.to_owned()], error);
     let no_key =
         |cause: &str, hint: String| own("read the key", path, ErrorKind::InvalidName, cause, hint);
-    let mut file = std::fs::File::open(path).map_err(|error| failure(&error))?;
+    // To open a pipe must not wait for a writer.
+    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let opened = std::fs::File::options().read(true).custom_flags(flags).open(path);
+    let mut file = opened.map_err(|error| failure(&error))?;
     let meta = file.metadata().map_err(|error| failure(&error))?;
     if !meta.is_file() || meta.len() > KEY_MOST_BYTES {
         return Err(no_key("it is no file of a key", "'calve key' makes one".to_owned()));

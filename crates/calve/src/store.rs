@@ -84,7 +84,7 @@ pub use discover::Discovered;
 
 pub(crate) use catalog::PROJECT;
 pub(crate) use clock::now;
-pub(crate) use files::{bytes_of, listed, parent_of, path_from, read_plain};
+pub(crate) use files::{bytes_of, listed, open_plain, parent_of, path_from, read_plain};
 pub(crate) use id::token;
 pub(crate) use layout::is_pack_name;
 pub(crate) use marker::{Marked, Marker};

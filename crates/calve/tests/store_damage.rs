@@ -391,3 +391,64 @@ fn a_worktree_is_not_forgotten_because_its_marker_cannot_be_read_now() {
         assert_eq!(worktree.status(&common()).unwrap().changes.len(), 0);
     });
 }
+
+/// The story: a pipe in the place of the store's `reserve` let `gc` wait for ever.
+#[test]
+fn a_pipe_in_the_place_of_any_file_keeps_nobody_waiting() {
+    let made = || {
+        let project = Project::new(few);
+        project.snapshot();
+        project.store.pack(&PackOptions::new().all(true), &common()).unwrap();
+        fs::write(project.path.join("more"), "more").unwrap();
+        let how = calve::StartOptions::new().at(project.scratch.join("worktrees"));
+        project.store.start(&["w0"], &how, &common()).unwrap();
+        project
+    };
+    // All files that there are, but of each folder of contents one.
+    let mut files = Vec::new();
+    let project = made();
+    let worktree = std::path::Path::new("worktrees/w0/.calve");
+    for folder in [project.path.join(".calve"), project.scratch.join(worktree)] {
+        let list =
+            "find . -type f | sed -E 's,^./,,' | awk -F/ '!seen[$1 == \"blobs\" ? $1 : $0]++'";
+        let found =
+            common::sh(std::process::Command::new("sh").args(["-c", list]).current_dir(&folder));
+        files.extend(found.lines().map(|name| (folder.ends_with(worktree), name.to_owned())));
+    }
+    drop(project);
+    assert!(files.len() > 15, "{files:?}");
+    for (of_worktree, name) in files {
+        let Project { scratch, path, store, .. } = made();
+        drop(store);
+        let root = scratch.path().to_owned();
+        let folder = if of_worktree { root.join(worktree) } else { path.join(".calve") };
+        // Names that are random are others in each store.
+        let file = match folder.join(&name) {
+            file if common::is_there(&file) => file,
+            file => {
+                let Some(first) = file.parent().map(names).and_then(|names| names.first().cloned())
+                else {
+                    continue;
+                };
+                file.with_file_name(first)
+            }
+        };
+        if !file.is_file() {
+            continue;
+        }
+        fs::remove_file(&file).unwrap();
+        common::sh(std::process::Command::new("mkfifo").arg(&file));
+        // Each may fail or succeed; it must end.
+        common::within(std::time::Duration::from_secs(60), move || {
+            let Ok(store) = Store::open(path.join(".calve")) else { return };
+            let _ = store.gc(&calve::GcOptions::new(), &common());
+            let _ = store.verify(&VerifyOptions::new(), &common());
+            let _ = store.snapshot(&SnapshotOptions::new(), &common());
+            let _ = store.start(&["next"], &calve::StartOptions::new(), &common());
+            let _ = store.worktree("w0").map(|worktree| {
+                let _ = worktree.status(&common());
+                let _ = worktree.reset(&common());
+            });
+        });
+    }
+}

@@ -371,7 +371,7 @@ fn build_output_that_was_carried_is_stale_where_the_sources_differ_and_fresh_whe
 fn what_cannot_be_filled_is_refused_and_nothing_changes() {
     let desk = Desk::new(
         "",
-        "git init -q --bare -b main ../bare; git push -q ../bare main; mkdir ../plain; git init -q ../other",
+        "git init -q --bare -b main ../bare; git push -q ../bare main; mkdir ../plain; mkfifo ../pipe; git init -q ../other",
         "-b tree",
     );
     let at = |name: &str| desk.scratch.join(name);
@@ -422,6 +422,14 @@ fn what_cannot_be_filled_is_refused_and_nothing_changes() {
             ErrorKind::InvalidPattern,
             Operation::ReadPatterns,
             "No such file",
+        ),
+        // git would wait for a writer.
+        (
+            "tree",
+            FillOptions::new().include_from(desk.scratch.join("pipe")),
+            ErrorKind::InvalidPattern,
+            Operation::ReadPatterns,
+            "no regular file",
         ),
     ] {
         let error = fill(at(path), &how, &options()).unwrap_err();

@@ -506,7 +506,8 @@ impl Blobs {
     /// Cuts the open mirror `file` to no bytes, so that nobody takes it for its content.
     fn empty(&self, file: &OwnedFd, id: BlobId) -> io::Result<()> {
         fs::fchmod(file, MODE | Mode::WUSR)?;
-        let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags =
+            OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let opened = fs::openat(&self.dir, path_of(id), flags, Mode::empty());
         fs::fchmod(file, MODE)?;
         let opened = opened?;

@@ -32,6 +32,7 @@ use super::files::listed_at;
 use super::layout::Layout;
 use super::locks;
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
+use crate::reflink::meta::Meta;
 use crate::reflink::sys::filesystem_name;
 use crate::tree::staging::{StagedFile, flush_filesystem, stage_name};
 
@@ -150,10 +151,19 @@ pub(crate) fn keep(store: &Path) {
 /// places.
 pub(super) fn keep_bytes(store: &Path) {
     let path = Layout(store).reserve();
-    let flags =
-        OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let flags = OFlags::WRONLY
+        | OFlags::CREATE
+        | OFlags::APPEND
+        | OFlags::NOFOLLOW
+        | OFlags::NONBLOCK
+        | OFlags::NOCTTY
+        | OFlags::CLOEXEC;
     let Ok(file) = fs::open(&path, flags, Mode::RUSR | Mode::WUSR) else { return };
     let (Ok(stat), Ok(room)) = (fs::fstat(&file), fs::fstatvfs(&file)) else { return };
+    // Somebody may have put a pipe or a device there.
+    if Meta::of(&stat).file_type() != fs::FileType::RegularFile {
+        return;
+    }
     let mut missing = RESERVE_BYTES.saturating_sub(stat.st_size.cast_unsigned());
     if is_btrfs(store) {
         let free = room.f_bavail.saturating_mul(room.f_frsize);

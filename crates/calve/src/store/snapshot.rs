@@ -25,7 +25,7 @@ use super::layout;
 use super::manifest::Manifest;
 use super::metadata::Maker;
 use super::object::{Kind, SnapshotObject};
-use super::paths::found::Found;
+use super::paths::found::{FOUND_MOST_BYTES, Found};
 use super::paths::local::Local;
 use super::paths::spelling::{Spellings, kind_to_learn_from};
 use super::paths::{MOST_BYTES, Relocation};
@@ -39,9 +39,6 @@ use crate::report::Skipped;
 use crate::tree::excluded::Excluded;
 use crate::tree::running::Running;
 use crate::tree::staging::write_whole;
-
-/// More than a snapshot of any project has to say about paths.
-const FOUND_MOST_BYTES: u64 = 256 * 1024 * 1024;
 
 /// A snapshot, as `log` and `show` tell of it.
 #[derive(Debug, Clone)]

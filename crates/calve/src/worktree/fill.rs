@@ -35,7 +35,7 @@ use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::report::DestinationReport;
 use crate::store::git::{self, Failure, Found, Repository};
-use crate::store::{PathMention, StoreOptions, path_from};
+use crate::store::{PathMention, StoreOptions, open_plain, path_from};
 use crate::tree::cost::CopyCost;
 use crate::tree::excluded::Excluded;
 use crate::tree::git_index::{self, Comparison, WorkingTree};
@@ -43,6 +43,9 @@ use crate::tree::pick::{Picked, is_never_carried};
 use crate::tree::pool::cancelled;
 use crate::tree::running::Running;
 use crate::tree::{CloneOptions, Existing, clone_tree};
+
+/// git reads files of patterns up to this size.
+const PATTERNS_MOST_BYTES: u64 = 100 * 1024 * 1024;
 
 /// How [`fill`] works; built by value.
 #[derive(Debug, Clone, Default)]
@@ -378,7 +381,11 @@ fn to_carry(
     }
     if let Some(file) = &options.include_from {
         let file = from.root.join(file);
-        std::fs::File::open(&file).and_then(|file| file.metadata()).map_err(|error| {
+        // git would wait for ever for a writer of a pipe, and read a device without end. (The user
+        // named the file, so it may be behind a link.)
+        let opened = std::fs::canonicalize(&file)
+            .and_then(|path| open_plain(fs::CWD, &path, PATTERNS_MOST_BYTES));
+        opened.map_err(|error| {
             Error::new(ErrorKind::InvalidPattern, Operation::ReadPatterns, &file, error)
         })?;
         let matched = git::not_tracked_but_matched(&from.root, &file).map_err(ours)?;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::kinds::{self, PathMeaning, elsewhere, in_conda, looked_at, may_be_looked_at};
 use super::links::{LinksBack, may_lead_out};
 use super::local::{Tree, tracked};
-use super::spelling::Spellings;
+use super::spelling::{SPELLINGS_MOST, Spellings};
 use super::{CONFIG, MOST_BYTES, PathKind, in_environment, living};
 use crate::store::delta::At;
 use crate::store::files::{bytes_of, path_from};
@@ -18,6 +18,10 @@ use crate::store::object::{Entry, Kind};
 
 const MAGIC: &[u8] = b"calve found 1\0";
 const HASH_BYTES: usize = 32;
+/// No list is longer, in a store and on a remote.
+pub(crate) const FOUND_MOST_BYTES: u64 = 256 * 1024 * 1024;
+/// No path that the system takes is longer.
+const ROOT_MOST_BYTES: usize = 4096;
 /// How many files are read where no other content is.
 const READ_FIRST_MOST: usize = 256;
 
@@ -299,7 +303,7 @@ impl Found {
 
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();
-        for root in &self.roots {
+        for root in self.roots.iter().take(SPELLINGS_MOST) {
             bytes.extend_from_slice(root);
             bytes.push(0);
         }
@@ -321,7 +325,8 @@ impl Found {
         bytes
     }
 
-    /// `None` if the bytes are damaged.
+    /// `None` if the bytes are damaged, or name more roots than calve ever writes: the time that
+    /// they take grows faster than their number, and the list may come from someone else.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let (body, hash) = bytes.split_at_checked(bytes.len().checked_sub(HASH_BYTES)?)?;
         if blake3::hash(body).as_bytes() != hash {
@@ -330,7 +335,8 @@ impl Found {
         let mut parts = body.strip_prefix(MAGIC)?.strip_suffix(b"\0")?.split(|byte| *byte == 0);
         let roots: Vec<Vec<u8>> =
             parts.by_ref().take_while(|root| !root.is_empty()).map(<[u8]>::to_vec).collect();
-        if roots.is_empty() {
+        let is_path = |root: &Vec<u8>| root[0] == b'/' && root.len() <= ROOT_MOST_BYTES;
+        if roots.is_empty() || roots.len() > SPELLINGS_MOST || !roots.iter().all(is_path) {
             return None;
         }
         let mut mentions = Vec::new();

@@ -12,7 +12,7 @@ use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::record::{self, Digest};
-use super::spelling::{Spellings, counterpart};
+use super::spelling::{SPELLINGS_MOST, Spellings, counterpart};
 use super::{CONFIG, MOST_BYTES, PathKind, Relocation, in_environment};
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::Meta;
@@ -50,7 +50,9 @@ impl Relocation {
         let text = text.strip_prefix(MAGIC)?.strip_prefix(b"\0")?;
         let parts: Vec<&[u8]> = text.split(|byte| *byte == 0).collect();
         let absolute = |path: &&[u8]| path.starts_with(b"/") && path.len() > 1;
-        if !parts.len().is_multiple_of(2) || !parts.iter().all(absolute) {
+        // A worktree that was moved has the pairs of two roots. Whoever works in it may write more.
+        let is_long = parts.len() > 4 * (SPELLINGS_MOST + 1);
+        if is_long || !parts.len().is_multiple_of(2) || !parts.iter().all(absolute) {
             return None;
         }
         let pairs = parts.chunks_exact(2).map(|pair| (pair[0].to_vec(), pair[1].to_vec()));

@@ -17,6 +17,9 @@ use super::kinds::looked_at;
 use super::{ENDS, PathKind, Relocation, Roots, begins, in_environment, mentions};
 use crate::reflink::meta::Meta;
 
+/// So many spellings of one root are learned. Each takes time for each file.
+pub(crate) const SPELLINGS_MOST: usize = 64;
+
 /// A file that names more folders than this is asked about no more of them.
 const FOLDERS_MOST: usize = 4096;
 
@@ -56,7 +59,7 @@ impl Spellings {
     /// Adds spellings that another scan learned.
     pub(crate) fn add(&mut self, spellings: &[Vec<u8>]) {
         for spelling in spellings {
-            if !self.known.contains(spelling) {
+            if self.known.len() < SPELLINGS_MOST && !self.known.contains(spelling) {
                 self.known.push(spelling.clone());
             }
         }
@@ -126,7 +129,9 @@ impl Spellings {
             }
             match fs::stat(OsStr::from_bytes(folder)) {
                 Ok(stat) if Some(Meta::of(&stat).id()) == self.root => {
-                    self.known.push(folder.to_vec());
+                    if self.known.len() < SPELLINGS_MOST {
+                        self.known.push(folder.to_vec());
+                    }
                     return true;
                 }
                 Ok(_) => {

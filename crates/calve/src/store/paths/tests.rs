@@ -348,3 +348,33 @@ proptest! {
         }
     }
 }
+
+/// The story: a remote's list of 180 kB had 20,000 roots, and a checkout of one file took hours,
+/// since the time grows as the cube of their number.
+#[test]
+fn a_list_with_more_or_other_roots_than_calve_writes_counts_as_damaged() {
+    use super::found::Found;
+    use super::spelling::SPELLINGS_MOST;
+    let many = |count: usize| (0..count).map(|at| format!("/r{at}").into_bytes()).collect();
+    let list = |roots: Vec<Vec<u8>>| Found { roots, mentions: Vec::new() };
+    for (row, roots, is_read) in [
+        ("one", many(1), true),
+        ("as many as calve writes", many(SPELLINGS_MOST), true),
+        ("a long one", vec![[b"/".as_slice(), &[b'a'; 4095]].concat()], true),
+        ("one that is too long", vec![[b"/".as_slice(), &[b'a'; 4096]].concat()], false),
+        ("one that is relative", vec![b"r".to_vec()], false),
+    ] {
+        let list = list(roots);
+        let read = Found::decode(&list.encode());
+        assert_eq!(read, is_read.then_some(list), "{row}");
+    }
+    // What calve writes can be read, whatever it knows.
+    let most = Found::decode(&list(many(SPELLINGS_MOST + 1)).encode()).unwrap();
+    assert_eq!(most.roots.len(), SPELLINGS_MOST);
+    // Another program wrote this one.
+    let mut text = b"calve found 1\0".to_vec();
+    (0..=SPELLINGS_MOST).for_each(|at| text.extend(format!("/r{at}\0").bytes()));
+    text.push(0);
+    text.extend(blake3::hash(&text.clone()).as_bytes());
+    assert_eq!(Found::decode(&text), None);
+}

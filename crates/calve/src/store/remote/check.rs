@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use super::super::StoreOptions;
 use super::super::id::{BlobId, DirectoryId, SnapshotId, from_hex};
 use super::super::object::{Kind, SnapshotObject, decode_directory};
+use super::super::paths::found::FOUND_MOST_BYTES;
 use super::push::LARGE_BYTES;
 use super::record::{ObjectId, PackRef, PartRef, Recipe};
 use super::{Remote, found_key, name, pack_key, part_key, snapshot_key, steps};
@@ -627,7 +628,7 @@ impl Remote {
         if options.quick && listed.contains_key(&key) || wrong.contains_key(&key) {
             return Ok(());
         }
-        let (kind, why) = match self.read(&key, super::pull::FOUND_MOST_BYTES) {
+        let (kind, why) = match self.read(&key, FOUND_MOST_BYTES) {
             Ok(Some(bytes)) if BlobId::of(&bytes) == id => return Ok(()),
             Ok(Some(_)) => (RemoteDamageKind::Damaged, "it has another hash".to_owned()),
             Ok(None) => (RemoteDamageKind::Missing, "it is gone from the remote".to_owned()),

@@ -31,7 +31,7 @@ use super::super::format;
 use super::super::id::{BlobId, DirectoryId, SnapshotId, from_hex};
 use super::super::object::{Kind, SnapshotObject, decode_directory};
 use super::super::pack::{Location, Pack};
-use super::super::paths::found::Found;
+use super::super::paths::found::{FOUND_MOST_BYTES, Found};
 use super::super::snapshot::check_name;
 use super::super::sparse::SparseWriter;
 use super::super::{Store, StoreOptions};
@@ -40,7 +40,7 @@ use super::push::LARGE_BYTES;
 use super::record::{PackRef, PartRef, Recipe, Record};
 use super::{Remote, found_key, pack_key};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
-use crate::reflink::imp::NEW_FILE_FLAGS;
+use crate::reflink::imp::{NEW_FILE_FLAGS, SOURCE_FLAGS};
 use crate::tree::pool::{self, Queue, lock};
 use crate::tree::running::Running;
 use crate::tree::staging::{StagedFile, flush_filesystem};
@@ -59,8 +59,6 @@ const TRIES: u32 = 3;
 const BATCH_BYTES: usize = 4 << 20;
 /// After each so many bytes, one thread flushes the filesystem.
 const FLUSH_BYTES: u64 = 32 << 20;
-/// More than a project has to say about its paths.
-pub(super) const FOUND_MOST_BYTES: u64 = 16 << 20;
 
 /// What a pull does; built by value.
 #[derive(Debug, Clone, Default)]
@@ -658,7 +656,7 @@ impl Remote {
         let mut staged = lock(&large.staged);
         let path = staged.path.clone();
         let open = || -> io::Result<OwnedFd> {
-            let file = fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+            let file = fs::open(&path, SOURCE_FLAGS, Mode::empty())?;
             fs::fchmod(&file, Mode::from_raw_mode(0o444))?;
             Ok(file)
         };
@@ -942,7 +940,8 @@ fn put_chunk(
             Ok(file)
         }
         Err(rustix::io::Errno::EXIST) => {
-            open(OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC).map(File::from)
+            open(OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC)
+                .map(File::from)
         }
         Err(errno) => Err(errno),
     };

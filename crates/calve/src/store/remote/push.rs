@@ -34,7 +34,7 @@ use super::super::files::{listed_at, read_plain, unlinked_file};
 use super::super::id::{BlobId, DirectoryId, ID_BYTES, SnapshotId, from_hex};
 use super::super::object::{Kind, Malformed, SnapshotObject, decode_directory};
 use super::super::pack::{Location, Pack, PackWriter};
-use super::super::paths::found::Found;
+use super::super::paths::found::{FOUND_MOST_BYTES, Found};
 use super::super::reach::Reach;
 use super::super::{Store, StoreOptions, now};
 use super::name::{self, Named, SigningKey};
@@ -784,7 +784,7 @@ impl Remote {
     /// Sends the list of files that name the project's root, if the store has one.
     fn send_found(&self, store: &Store, id: SnapshotId) -> Result<Option<BlobId>, Error> {
         let path = store.layout().found(id);
-        let Ok(bytes) = read_plain(CWD, &path, super::pull::FOUND_MOST_BYTES) else {
+        let Ok(bytes) = read_plain(CWD, &path, FOUND_MOST_BYTES) else {
             return Ok(None);
         };
         if Found::decode(&bytes).is_none() {
