@@ -10,6 +10,7 @@
 
 use std::io;
 use std::num::NonZeroUsize;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use rustix::fs::{self, Mode};
 use rustix::io::Errno;
 
 use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::reflink::filesystem::Filesystems;
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
 use crate::reflink::meta::Meta;
 use crate::report::{Cancel, Progress};
@@ -95,6 +97,9 @@ use contents::{Contents, OpenPacks};
 use index::Stat;
 use layout::{Layout, OWN};
 use registry::Registry;
+
+/// The stamp of an index that vouches for nothing.
+const NEVER: (i64, u32) = (i64::MIN, 0);
 
 /// How often calve asks, once a millisecond, whether the clock has moved past the last change.
 const CLOCK_TRIES: u32 = 50;
@@ -438,13 +443,33 @@ impl Store {
 
     /// The time now, by the clock of this store's filesystem.
     pub(crate) fn clock(&self) -> Result<(i64, u32), Error> {
-        let take = || -> io::Result<(i64, u32)> {
-            let dir = fs::open(self.layout().stage(), DIR_FLAGS, Mode::empty())?;
-            let staged = StagedFile::new(&dir);
-            let file = fs::openat(&dir, &staged.path, NEW_FILE_FLAGS, Mode::RUSR | Mode::WUSR)?;
-            Ok(scan::stat_of(&Meta::of(&fs::fstat(&file)?)).changed)
-        };
+        let take = || clock_in(&fs::open(self.layout().stage(), DIR_FLAGS, Mode::empty())?);
         take().context(Operation::Use, || &self.0.path)
+    }
+
+    /// The stamp of an index of the open tree `root`, if calve looks at the tree now. `ours` is one
+    /// of the store's clock. It holds for the tree, unless the tree's filesystem has a clock of its
+    /// own, or one of whole seconds. Then it is the time that a file gets which is made in `folder`,
+    /// on that filesystem, or else in calve's own folder of the tree, or in the tree's root. If none
+    /// can be made there, the index vouches for nothing.
+    pub(crate) fn stamp_of(
+        root: &OwnedFd,
+        folder: Option<&OwnedFd>,
+        ours: (i64, u32),
+        filesystems: &Filesystems,
+    ) -> (i64, u32) {
+        let seconds_only = |meta: &Meta| meta.changed.1 == 0 && meta.modified().1 == 0;
+        let Ok(meta) = fs::fstat(root).map(|stat| Meta::of(&stat)) else { return NEVER };
+        if filesystems.of(root, meta.dev).clock && !seconds_only(&meta) {
+            return ours;
+        }
+        let own = || fs::openat(root, OWN, DIR_FLAGS | fs::OFlags::NOFOLLOW, Mode::empty());
+        let taken = match (folder, own()) {
+            (Some(folder), _) => clock_in(folder),
+            (None, Ok(own)) => clock_in(&own),
+            (None, Err(_)) => clock_in(root),
+        };
+        taken.unwrap_or(NEVER)
     }
 
     /// Returns a time of the clock that is later than every change in `stats`, so that an index can
@@ -515,4 +540,11 @@ fn must_have_no_other(project: &Path, path: &Path) -> Result<(), Error> {
 pub(crate) fn is_refused(error: &io::Error) -> bool {
     use io::ErrorKind::{AlreadyExists, NotADirectory, PermissionDenied, ReadOnlyFilesystem};
     matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem | AlreadyExists | NotADirectory)
+}
+
+/// The time that a file gets which is made in this folder.
+fn clock_in(folder: &OwnedFd) -> io::Result<(i64, u32)> {
+    let staged = StagedFile::new(folder);
+    let file = fs::openat(folder, &staged.path, NEW_FILE_FLAGS, Mode::RUSR | Mode::WUSR)?;
+    Ok(scan::stat_of(&Meta::of(&fs::fstat(&file)?)).changed)
 }

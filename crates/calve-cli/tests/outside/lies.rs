@@ -9,6 +9,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -97,6 +98,53 @@ impl Lies {
 impl Drop for Lies {
     fn drop(&mut self) {
         self.unmount();
+    }
+}
+
+/// An edit in the second of a look has the times that the look saw.
+#[test]
+fn an_edit_in_the_second_of_a_snapshot_is_seen_whatever_clock_the_filesystem_has() {
+    const TEST: &str =
+        "an_edit_in_the_second_of_a_snapshot_is_seen_whatever_clock_the_filesystem_has";
+    for modes in ["seconds", "seconds,ctime-is-mtime", "two-seconds"] {
+        let lies = Lies::new();
+        let home = lies.home();
+        fs::create_dir(lies.behind().join("p")).unwrap();
+        fs::write(lies.behind().join("p/f"), "v0").unwrap();
+        if let Err(why) = lies.mount(modes) {
+            return not_run(TEST, &why);
+        }
+        let run = |words: &str| calve(home, &format!("-C seen/p --store ../../store {words}"));
+        for words in ["init -q", "start --at ../w made"] {
+            assert_eq!(run(words).code, Some(0), "{modes}: {words}");
+        }
+        for (file, look, asked) in [
+            ("seen/p/f", "snapshot", "start --at ../../w second"),
+            ("seen/w/made/f", "capture made", "drop made"),
+        ] {
+            // Before, between and after the two edits it is the same second.
+            loop {
+                let second = || {
+                    let now = std::time::SystemTime::now();
+                    now.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() / 2
+                };
+                let began = second();
+                fs::write(home.join(file), "v1").unwrap();
+                assert_eq!(run(look).code, Some(0), "{modes}: {look}");
+                fs::write(home.join(file), "v2").unwrap();
+                if second() == began {
+                    break;
+                }
+            }
+            std::thread::sleep(Duration::from_millis(2100));
+            let answer = run(asked);
+            if asked.starts_with("drop") {
+                assert_eq!(answer.code, Some(1), "{modes}: {answer:?}");
+                assert_eq!(fs::read_to_string(home.join(file)).unwrap(), "v2", "{modes}");
+            } else {
+                assert_eq!(fs::read_to_string(home.join("w/second/f")).unwrap(), "v2", "{modes}");
+            }
+        }
     }
 }
 

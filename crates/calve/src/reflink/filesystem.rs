@@ -162,6 +162,12 @@ impl Filesystems {
         found
     }
 
+    /// Whether the clock of a filesystem that the operation has met is believed.
+    #[cfg(feature = "store")]
+    pub(crate) fn has_clock(&self, dev: u64) -> bool {
+        self.known(dev).is_some_and(|found| found.clock)
+    }
+
     /// The filesystem on this device, if the operation has met it.
     pub(crate) fn known(&self, dev: u64) -> Option<&'static Filesystem> {
         let known = self.0.read().unwrap_or_else(PoisonError::into_inner);

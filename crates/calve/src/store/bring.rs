@@ -29,6 +29,7 @@ use super::object::{Entry, Kind, Time};
 use super::paths::local::{Local, Tree};
 use super::scan::{self, stat_of};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::reflink::filesystem::Filesystems;
 use crate::reflink::imp::{DIR_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::{self, Attrs, Meta};
 use crate::report::Skipped;
@@ -360,6 +361,7 @@ impl Bring<'_> {
             stats[*number] = stat(path).unwrap_or_default();
         }
         let stamp = self.store.clock_past_all(stats.iter())?;
+        let stamp = Store::stamp_of(root, None, stamp, &Filesystems::default());
         // The index vouches for owner, mode and attributes, too. So an entry that is not what the
         // switch put there gets no stat, and the next scan looks at it. A later change gets a later
         // change time than the one in the index.

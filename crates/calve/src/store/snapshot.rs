@@ -309,7 +309,10 @@ impl Store {
             Error::new(kind, Operation::OpenWorktree, &known.root, errno)
         })?;
         // Read-only stores have no clock, and need none: nothing is taken in.
-        let stamp = if self.is_read_only() { (i64::MIN, 0) } else { self.clock()? };
+        let stamp = match self.is_read_only() {
+            true => (i64::MIN, 0),
+            false => Self::stamp_of(&root, None, self.clock()?, operation.filesystems()),
+        };
         let excluded = self.other_roots(&known.row.name, &known.root, operation)?;
         let noted = known.base.as_ref().filter(|_| intake.is_some());
         let noted = noted.and_then(|(id, ..)| self.noted_found(*id));

@@ -248,6 +248,11 @@ impl Stage {
         &self.dir
     }
 
+    /// The folder that the stage is in.
+    pub(crate) fn parent(&self) -> &OwnedFd {
+        &self.parent
+    }
+
     pub(crate) fn id(&self) -> io::Result<(u64, u64)> {
         Ok(Meta::of(&fs::fstat(&self.dir)?).id())
     }

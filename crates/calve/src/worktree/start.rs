@@ -649,7 +649,9 @@ impl Store {
             self.flush(&made.unsealed)?;
         }
         let (boot, stamp) = (Boot::this(), self.clock_past_all(made.stats.iter().flatten())?);
-        for (row, stats) in rows.iter().zip(made.stats) {
+        for ((row, stage), stats) in rows.iter().zip(&stages).zip(made.stats) {
+            let stamp =
+                Self::stamp_of(stage.dir(), Some(stage.parent()), stamp, operation.filesystems());
             let index = Index { snapshot: id, boot, stamp, stats };
             self.registry().write_index(&row.token, &index, manifest)?;
         }

@@ -65,7 +65,12 @@ impl Scanner<'_> {
                 | (Kind::Directory(_), FileType::Directory)
                 | (Kind::Fifo { .. }, FileType::Fifo)
         );
-        kind_is && *known == stat_of(meta) && known.changed < index.stamp
+        // Where the clock is not believed, the change time may stay.
+        let rested = || {
+            let stamp = (index.stamp.0, i64::from(index.stamp.1));
+            meta.modified() < stamp || self.request.operation.filesystems().has_clock(meta.dev)
+        };
+        kind_is && *known == stat_of(meta) && known.changed < index.stamp && rested()
     }
 
     /// Whether the times of a trusted file show every write to it. See [the rule of the

@@ -175,6 +175,8 @@ impl Remote {
         let mut made = store.fill(&manifest, std::slice::from_ref(stage), place, operation)?;
         let mut row = store.catalog().worktree(PROJECT)?.ok_or_else(|| no_worktree(PROJECT))?;
         let (boot, stamp) = (Boot::this(), store.clock_past_all(made.stats.iter().flatten())?);
+        let stamp =
+            Store::stamp_of(stage.dir(), Some(stage.parent()), stamp, operation.filesystems());
         let stats = made.stats.pop().unwrap_or_default();
         let index = Index { snapshot: id, boot, stamp, stats };
         store.registry().write_index(&row.token, &index, &manifest)?;

@@ -223,7 +223,9 @@ impl Dressing<'_> {
                 index.stats[number as usize] = stat_of(&Meta::of(&stat));
             }
         }
-        index.stamp = self.store.clock_past_all(index.stats.iter()).map_err(other)?;
+        let stamp = self.store.clock_past_all(index.stats.iter()).map_err(other)?;
+        let filesystems = self.operation.filesystems();
+        index.stamp = Store::stamp_of(stage.dir(), Some(stage.parent()), stamp, filesystems);
         registry.write_index(&row.token, &index, &manifest).map_err(other)
     }
 
