@@ -15,6 +15,8 @@ use crate::error::{Error, ErrorKind, Operation};
 use crate::report::{Cancel, CloneReport, Progress};
 
 #[cfg(unix)]
+pub(crate) mod across;
+#[cfg(unix)]
 pub(crate) mod budget;
 pub(crate) mod cost;
 #[cfg(unix)]

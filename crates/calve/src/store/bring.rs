@@ -33,6 +33,7 @@ use crate::reflink::filesystem::Filesystems;
 use crate::reflink::imp::{DIR_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::{self, Attrs, Meta};
 use crate::report::Skipped;
+use crate::tree::across::rename_entry;
 use crate::tree::running::Running;
 use crate::tree::staging::{self, Stage};
 use plan::{Moves, Trees};
@@ -240,7 +241,7 @@ impl Bring<'_> {
                 if let Some(entry) = look_at(staged.stage.dir(), Path::new(place))? {
                     given.insert(path.clone(), entry);
                 }
-                match fs::renameat(staged.stage.dir(), place.as_str(), &dir, &name) {
+                match rename_entry(staged.stage.dir(), place.as_str(), &dir, &name) {
                     Ok(()) => return Ok(true),
                     Err(Errno::ISDIR) => {}
                     Err(errno) => return Err(errno.into()),
@@ -252,7 +253,7 @@ impl Bring<'_> {
                     Err(Errno::NOTEMPTY | Errno::EXIST) => return Ok(false),
                     Err(errno) => return Err(errno.into()),
                 }
-                Ok(fs::renameat(staged.stage.dir(), place.as_str(), &dir, &name).map(|()| true)?)
+                Ok(rename_entry(staged.stage.dir(), place.as_str(), &dir, &name).map(|()| true)?)
             };
             if !put().context(Operation::Put, || failed(path))? {
                 return Err(self.in_the_way(

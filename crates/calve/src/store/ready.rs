@@ -41,6 +41,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use rustix::fs::{self, AtFlags, Mode, OFlags, Timespec, Timestamps};
+use rustix::io::Errno;
 
 use super::bring::Bring;
 use super::bring::plan::{Changes, Trees};
@@ -405,8 +406,15 @@ impl Store {
         }
         let aside = CString::new(stage_name()).ok()?;
         let trash = fs::open(self.layout().trash(), DIR_FLAGS, Mode::empty()).ok()?;
-        fs::renameat(dir, id.to_string(), &trash, &aside).ok()?;
-        Some((trash, aside))
+        match fs::renameat(dir, id.to_string(), &trash, &aside) {
+            Ok(()) => Some((trash, aside)),
+            // A sandbox lets no folder go to another one. Under this name it is swept here.
+            Err(Errno::XDEV) => {
+                fs::renameat(dir, id.to_string(), dir, &aside).ok()?;
+                Some((dir.try_clone().ok()?, aside))
+            }
+            Err(_) => None,
+        }
     }
 
     /// Removes a tree that waits to be handed over. Files that cannot be removed now are trash.
@@ -415,9 +423,12 @@ impl Store {
         let Ok(trash) = fs::open(self.layout().trash(), DIR_FLAGS, Mode::empty()) else {
             return false;
         };
-        let is_ours = fs::renameat(dir, name, &trash, &aside).is_ok();
-        let _ = remove_tree(&trash, &aside);
-        is_ours
+        let (place, renamed) = match fs::renameat(dir, name, &trash, &aside) {
+            Err(Errno::XDEV) => (dir, fs::renameat(dir, name, dir, &aside)),
+            renamed => (&trash, renamed),
+        };
+        let _ = remove_tree(place, &aside);
+        renamed.is_ok()
     }
 
     /// Removes a ready tree. Files that cannot be removed now are trash.

@@ -64,6 +64,7 @@ use super::ownership::{Believed, must_be_believed_root};
 use super::{trash, undo};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::DIR_FLAGS;
+use crate::tree::across::rename_entry;
 use crate::tree::staging::{maker_lives, stage_name, write_whole};
 use crate::tree::{CloneOptions, clone_tree};
 
@@ -296,7 +297,12 @@ impl<'a> Registry<'a> {
         let index = self.layout.index(token);
         let _ = std::fs::remove_file(&index);
         // The link is safe: an index is never written in place, only replaced.
-        match std::fs::hard_link(self.layout.ready_index(id), index) {
+        let ready = self.layout.ready_index(id);
+        match std::fs::hard_link(&ready, &index) {
+            // A sandbox lets nobody link from folder to folder.
+            Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+                write_whole(&self.layout.stage(), &index, &std::fs::read(ready)?)
+            }
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
@@ -305,7 +311,7 @@ impl<'a> Registry<'a> {
     /// Gives a worktree the index that is in the folder in which its tree waited.
     pub(crate) fn take_index(self, token: &str, folder: &OwnedFd) -> Result<(), Error> {
         let path = self.layout.index(token);
-        let taken = fs::renameat(folder, READY_INDEX, fs::CWD, &path);
+        let taken = rename_entry(folder, READY_INDEX, fs::CWD, &path);
         taken.context(Operation::WriteIndex, || &path)
     }
 

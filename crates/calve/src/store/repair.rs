@@ -32,6 +32,7 @@ use super::{Store, is_pack_name};
 use crate::error::{Context as _, Error, Operation};
 use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::meta::{self, Meta};
+use crate::tree::across::rename_entry;
 use crate::tree::removal;
 use crate::tree::running::Running;
 use crate::tree::staging::stage_name;
@@ -216,7 +217,7 @@ impl Store {
         let trash = open_dir(&self.layout().trash())?;
         let name = CString::new(stage_name())
             .map_err(|error| Error::io(Operation::SetAside, path(), io::Error::other(error)))?;
-        fs::renameat(self.blobs().dir(), path_of(id), &trash, &name)
+        rename_entry(self.blobs().dir(), path_of(id), &trash, &name)
             .context(Operation::SetAside, path)?;
         Ok(name)
     }

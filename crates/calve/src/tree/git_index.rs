@@ -36,6 +36,7 @@ use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Timespec, Timestamps};
 
 use self::format::{Chunk, Layout};
 use self::rule::Moments;
+use super::across::rename_entry;
 use super::listing::{self, Time};
 use super::pool::lock;
 use super::staging;
@@ -649,7 +650,7 @@ fn replace(
         if !refused.is_empty() || there.id() != old_meta.id() || there.changed != old_meta.changed {
             return Err(io::ErrorKind::Unsupported.into());
         }
-        Ok(fs::renameat(place, &name, git, c"index")?)
+        Ok(rename_entry(place, &name, git, c"index")?)
     };
     let result = put();
     if result.is_err() {

@@ -160,24 +160,28 @@ impl Removal<'_> {
                     "it holds a mount point, which is never deleted across",
                 ));
             }
-            again |= if depth >= FLAT_DEPTH {
-                self.move_to_top(dir, &name)?
-            } else {
+            let moved = if depth >= FLAT_DEPTH { self.move_to_top(dir, &name)? } else { None };
+            again |= match moved {
+                Some(again) => again,
                 // Both must run, whatever the first returns, so this is no `||`.
-                self.empty(&child, meta.dev, depth + 1)? | !self.remove_emptied(dir, &name)?
+                None => {
+                    self.empty(&child, meta.dev, depth + 1)? | !self.remove_emptied(dir, &name)?
+                }
             };
         }
         Ok(again)
     }
 
-    /// Moves a directory to the top. `false` if it is gone.
-    fn move_to_top(&mut self, dir: &OwnedFd, name: &CStr) -> io::Result<bool> {
+    /// Moves a directory to the top. `false` if it is gone. `None` if directories cannot be moved
+    /// here: in a sandbox, or in an overlay's lower layer.
+    fn move_to_top(&mut self, dir: &OwnedFd, name: &CStr) -> io::Result<Option<bool>> {
         loop {
             self.moved += 1;
             let flat = CString::new(format!(".calve-flat-{}", self.moved))?;
             match fs::renameat(dir, name, self.top, &flat) {
-                Ok(()) => return Ok(true),
-                Err(Errno::NOENT) => return Ok(false),
+                Ok(()) => return Ok(Some(true)),
+                Err(Errno::NOENT) => return Ok(Some(false)),
+                Err(Errno::XDEV) => return Ok(None),
                 // The name is taken; calve tries the next.
                 Err(Errno::EXIST | Errno::NOTEMPTY | Errno::NOTDIR) => {}
                 Err(errno) => return Err(errno.into()),

@@ -15,6 +15,7 @@ use super::{PATH_MOST_BYTES, git_of};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::store::clock::older_than;
 use crate::store::files::{listed_at, path_from, read_plain};
+use crate::tree::across::move_tree;
 use crate::tree::removal;
 use crate::tree::staging::{stage_name, write_whole};
 
@@ -219,7 +220,7 @@ impl Registration {
     /// The registration is unchanged: it was gone already, or `is` is on another filesystem.
     pub(crate) fn put_aside(&self, is: PathBuf) -> io::Result<Aside> {
         let was = self.folder.clone();
-        std::fs::rename(&was, &is)?;
+        move_tree(&was, &is)?;
         Ok(Aside { was, is })
     }
 }
@@ -248,7 +249,7 @@ impl Aside {
 
     /// Registers it again.
     pub(crate) fn put_back(self) -> io::Result<()> {
-        std::fs::rename(self.is, self.was)
+        move_tree(&self.is, &self.was).map(drop)
     }
 }
 

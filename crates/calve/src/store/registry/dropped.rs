@@ -26,8 +26,8 @@ use super::super::marker::Marked;
 use super::super::trash::{self, remove_tree};
 use super::{Registry, Taken, is_gone, is_token, name_taken};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
-use crate::tree::staging::{self, move_folder, stage_name, write_whole};
-use crate::tree::{CloneOptions, clone_tree};
+use crate::tree::across::move_tree;
+use crate::tree::staging::{self, stage_name, write_whole};
 
 /// How long a dropped worktree can be brought back. git keeps objects that only its registration
 /// refers to for two weeks (`gc.pruneExpire`), so this must be shorter.
@@ -113,7 +113,8 @@ impl Registry<'_> {
                 _ => Ok(()),
             };
             let moved = match detached {
-                Ok(()) => move_folder(&place, path),
+                // What stays there is collected.
+                Ok(()) => move_tree(&place, path).map(drop),
                 Err(failure) => Err(failure.into()),
             };
             if moved.is_err()
@@ -247,9 +248,9 @@ impl Registry<'_> {
             }
             let kept = self.layout.dropped_registration(&row.token);
             if let (Ok(folder), Ok(_)) = (git::leads_to(&place), std::fs::symlink_metadata(&kept)) {
-                let _ = move_folder(&kept, &folder);
+                let _ = move_tree(&kept, &folder);
             }
-            let _ = move_folder(&place, &path_from(&row.path));
+            let _ = move_tree(&place, &path_from(&row.path));
         }
     }
 
@@ -338,17 +339,10 @@ fn put_registration(
     let numbered = (1..NAMES_MOST).map(|number| format!("{name}{number}"));
     let names = std::iter::once(name.to_owned()).chain(numbered).map(|name| folder.join(name));
     for to in was.into_iter().chain(names) {
-        match move_folder(kept, &to) {
+        match move_tree(kept, &to) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
-                if std::fs::symlink_metadata(&to).is_err() {
-                    clone_tree(kept, &[&to], &CloneOptions::new())
-                        .map_err(|error| io::Error::other(error.to_string()))?;
-                    let _ = std::fs::remove_dir_all(kept);
-                    return Ok(to);
-                }
-            }
-            moved => return moved.map(|()| to),
+            // What stays there is collected with the row.
+            moved => return moved.map(|_| to),
         }
     }
     Err(io::ErrorKind::AlreadyExists.into())

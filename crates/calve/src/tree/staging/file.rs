@@ -9,6 +9,7 @@ use rustix::fs::{self, AtFlags};
 use rustix::path::Arg;
 
 use super::stage_name;
+use crate::tree::across::rename_entry;
 use crate::tree::removal::once_more;
 
 /// A single file under a [`stage_name`]. Dropping this value removes the file, unless it was
@@ -33,7 +34,7 @@ impl<'d> StagedFile<'d> {
 
     /// Renames the file into place.
     pub(crate) fn place(&mut self, dir: impl AsFd, path: impl Arg) -> rustix::io::Result<()> {
-        fs::renameat(self.dir, &self.path, dir, path)?;
+        rename_entry(self.dir, &self.path, dir, path)?;
         self.kept = true;
         Ok(())
     }

@@ -26,6 +26,7 @@ use crate::store::layout::{self, OWN, UNDO, UNDO_C, UNDO_FILES, UNDO_RECORD};
 use crate::store::object::Entry;
 use crate::store::undo::{Record, open_own};
 use crate::store::{StoreOptions, listed};
+use crate::tree::across::rename_entry;
 use crate::tree::removal;
 use crate::tree::running::Running;
 use crate::tree::staging::{Stage, StagedFile, stage_name};
@@ -352,7 +353,7 @@ impl Worktree {
                 // An interrupted switch may have moved another entry aside from here. We must not
                 // lose either of them.
                 match fs::statat(&to, &name, AtFlags::SYMLINK_NOFOLLOW) {
-                    Err(Errno::NOENT) => Ok(fs::renameat(&dir, &name, &to, &name)?),
+                    Err(Errno::NOENT) => Ok(rename_entry(&dir, &name, &to, &name)?),
                     Ok(_) => Err(Errno::EXIST.into()),
                     Err(errno) => Err(errno.into()),
                 }
@@ -462,12 +463,12 @@ fn put_back(
                 // The file comes back even if its time cannot be set, because it is another user's.
                 let _ = fs::utimensat(&source, &name, &now, AtFlags::SYMLINK_NOFOLLOW);
             }
-            match fs::renameat(&source, &name, &dir, &name) {
+            match rename_entry(&source, &name, &dir, &name) {
                 Ok(()) => {}
                 // The directory that is there now is the snapshot's.
                 Err(Errno::ISDIR) => {
                     removal::remove(&dir, &name)?;
-                    fs::renameat(&source, &name, &dir, &name)?;
+                    rename_entry(&source, &name, &dir, &name)?;
                 }
                 Err(errno) => return Err(errno.into()),
             }
