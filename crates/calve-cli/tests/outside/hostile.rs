@@ -486,3 +486,31 @@ fn a_clone_inside_its_source_says_that_it_is_left_out_and_a_stores_own_trash_is_
         assert_eq!(run.stderr.contains("inside the source"), expected, "{run:?}");
     }
 }
+
+/// calve asks whether one folder is inside the other by a walk upwards. A folder on that way that
+/// could not be read was taken for the one that it looked for.
+#[test]
+fn a_folder_above_that_may_be_entered_but_not_read_holds_nothing() {
+    use std::os::unix::fs::PermissionsExt as _;
+    if is_root() && std::process::Command::new("setpriv").arg("--version").output().is_err() {
+        not_run("a folder above that may not be read", "no setpriv");
+        return;
+    }
+    let scratch = scratch();
+    let above = scratch.path().join("above");
+    let mine = above.join("mine");
+    for folder in ["source", "old"] {
+        fs::create_dir_all(mine.join(folder)).unwrap();
+        fs::write(mine.join(folder).join("file"), folder).unwrap();
+    }
+    fs::set_permissions(&above, fs::Permissions::from_mode(0o311)).unwrap();
+    for words in ["clone source new", "clone --existing replace source old"] {
+        let run = without_privileges(&mine, words);
+        assert_eq!(run.code, Some(0), "{words}: {run:?}");
+        assert!(!run.stderr.contains("inside the source"), "{words}: {run:?}");
+    }
+    let inside = without_privileges(&mine, "clone --existing replace source/.. source");
+    assert_eq!(inside.code, Some(1), "{inside:?}");
+    fs::set_permissions(&above, fs::Permissions::from_mode(0o755)).unwrap();
+    assert_eq!(fs::read_to_string(mine.join("old/file")).unwrap(), "source");
+}

@@ -30,6 +30,12 @@ pub(crate) const NEW_FILE_FLAGS: OFlags = OFlags::WRONLY
     .union(OFlags::CLOEXEC);
 pub(crate) const DIR_FLAGS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
+/// For a directory that is only looked at: it may be closed to reading.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) const LOOK_FLAGS: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(crate) const LOOK_FLAGS: OFlags = DIR_FLAGS;
+
 /// How long calve tries again with one file.
 const FILE_PATIENCE: Duration = Duration::from_millis(100);
 

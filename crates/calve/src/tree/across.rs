@@ -138,6 +138,7 @@ fn remove(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
     use std::os::unix::fs::{PermissionsExt as _, symlink};
 
     use super::*;
@@ -150,7 +151,7 @@ mod tests {
             std::fs::create_dir(path(folder)).unwrap();
         }
         std::fs::write(path("from/file"), "content").unwrap();
-        std::fs::set_permissions(path("from/file"), PermissionsExt::from_mode(0o440)).unwrap();
+        std::fs::set_permissions(path("from/file"), Permissions::from_mode(0o440)).unwrap();
         std::fs::write(path("to/deep/file"), "older").unwrap();
         symlink("nowhere", path("from/link")).unwrap();
         std::fs::create_dir(path("from/folder")).unwrap();

@@ -14,6 +14,7 @@ use rustix::fs::{self, Mode, OFlags};
 
 use super::mounts::place_of;
 use crate::reflink::filesystem::Filesystems;
+use crate::reflink::imp::LOOK_FLAGS;
 use crate::reflink::meta::Meta;
 
 /// What tells one directory from all others.
@@ -40,11 +41,7 @@ impl DirectoryKey {
         (folder, name): (impl AsFd, impl rustix::path::Arg),
         filesystems: &Filesystems,
     ) -> Option<Self> {
-        #[cfg(any(target_os = "linux", target_os = "android"))]
-        let flags = OFlags::PATH;
-        #[cfg(not(any(target_os = "linux", target_os = "android")))]
-        let flags = OFlags::RDONLY;
-        let flags = flags | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags = LOOK_FLAGS | OFlags::NOFOLLOW;
         let dir = fs::openat(folder, name, flags, Mode::empty()).ok()?;
         let meta = Meta::of(&fs::fstat(&dir).ok()?);
         Some(Self::of(&dir, &meta, filesystems))

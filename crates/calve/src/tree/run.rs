@@ -91,7 +91,8 @@ pub(super) fn clone_tree(
     let mut reports = tally::reports(targets.iter().map(|target| (&*target.path, skips(target))));
     for (target, report) in targets.iter().zip(&mut reports) {
         let source = Outer { id: call.meta.id(), folder: &root, name: c"" };
-        report.inside_source = is_inside(&target.parent, &source, &filesystems);
+        // What is not known is not claimed. The walk leaves a destination out in any case.
+        report.inside_source = is_inside(&target.parent, &source, &filesystems).unwrap_or(false);
     }
     let finish = |destinations| {
         Ok(CloneReport { source: source.to_owned(), destinations, elapsed: start.elapsed() })
@@ -152,7 +153,7 @@ fn snapshots(call: &Call<'_>, root: &OwnedFd) -> Result<Option<Vec<Option<Stage>
         || staging::is_in(root)
         || targets.iter().any(|target| {
             let source = Outer { id: meta.id(), folder: root, name: c"" };
-            is_inside(&target.parent, &source, call.operation.filesystems())
+            is_inside(&target.parent, &source, call.operation.filesystems()).unwrap_or(true)
                 || mounts::is_inside(&target.parent, root, c"")
         })
     {

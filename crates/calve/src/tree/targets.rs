@@ -14,7 +14,7 @@ use super::excluded::DirectoryKey;
 use super::{Existing, mounts};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::filesystem::Filesystems;
-use crate::reflink::imp::DIR_FLAGS;
+use crate::reflink::imp::{DIR_FLAGS, LOOK_FLAGS};
 use crate::reflink::meta::Meta;
 
 /// A destination as calve found it.
@@ -64,13 +64,15 @@ impl Target {
 
     /// Whether the entry at the destination is the open directory `dir`, or a directory that
     /// contains it.
-    fn holds(&self, dir: &OwnedFd, filesystems: &Filesystems) -> bool {
-        self.existing.is_some_and(|found| {
-            let here = Outer { id: found.id(), folder: &self.parent, name: &self.name };
-            found.file_type() == FileType::Directory
-                && (is_inside(dir, &here, filesystems)
-                    || mounts::is_inside(dir, &self.parent, &self.name))
-        })
+    fn holds(&self, dir: &OwnedFd, filesystems: &Filesystems) -> Result<bool, Error> {
+        let Some(found) = self.existing.filter(|found| found.file_type() == FileType::Directory)
+        else {
+            return Ok(false);
+        };
+        let here = Outer { id: found.id(), folder: &self.parent, name: &self.name };
+        let is_inside =
+            is_inside(dir, &here, filesystems).context(Operation::Replace, || &self.path)?;
+        Ok(is_inside || mounts::is_inside(dir, &self.parent, &self.name))
     }
 }
 
@@ -132,7 +134,7 @@ pub(super) fn look_at(
                         "the destination exists",
                     );
                 }
-                Existing::Replace if target.holds(root, filesystems) => {
+                Existing::Replace if target.holds(root, filesystems)? => {
                     return Err(overlap("the destination to be replaced holds the source"));
                 }
                 Existing::Merge | Existing::Keep if found.file_type() != FileType::Directory => {
@@ -157,7 +159,10 @@ pub(super) fn look_at(
 /// one.
 fn no_other_inside(targets: &[Target], filesystems: &Filesystems) -> Result<(), Error> {
     for outer in targets {
-        if let Some(inner) = targets.iter().find(|inner| outer.holds(&inner.parent, filesystems)) {
+        for inner in targets {
+            if !outer.holds(&inner.parent, filesystems)? {
+                continue;
+            }
             let cause =
                 io::Error::new(io::ErrorKind::InvalidInput, "one destination is inside the other");
             return Err(Error::new(ErrorKind::Overlap, Operation::CloneTo, &inner.path, cause)
@@ -210,27 +215,29 @@ pub(super) struct Outer<'a> {
 }
 
 /// Whether the open directory `dir` is the directory `outer` or somewhere inside it.
-pub(super) fn is_inside(dir: &OwnedFd, outer: &Outer<'_>, filesystems: &Filesystems) -> bool {
-    let Ok(mut dir) = fs::openat(dir, c".", DIR_FLAGS, Permissions::empty()) else { return true };
+///
+/// # Errors
+/// A folder above may not even be entered.
+pub(super) fn is_inside(
+    dir: &OwnedFd,
+    outer: &Outer<'_>,
+    filesystems: &Filesystems,
+) -> rustix::io::Result<bool> {
+    let mut dir = fs::openat(dir, c".", LOOK_FLAGS, Permissions::empty())?;
     let mut last = None;
     loop {
-        let Ok(stat) = fs::fstat(&dir) else { return true };
-        let id = Meta::of(&stat).id();
+        let id = Meta::of(&fs::fstat(&dir)?).id();
         // Where numbers are not believed, the place must agree.
         if id == outer.id
             && (filesystems.of(&dir, id.0).inodes
                 || mounts::may_be_inside(&dir, outer.folder, outer.name))
         {
-            return true;
+            return Ok(true);
         }
         if last == Some(id) {
-            return false;
+            return Ok(false);
         }
         last = Some(id);
-        match fs::openat(&dir, c"..", DIR_FLAGS, Permissions::empty()) {
-            Ok(above) => dir = above,
-            // In doubt the answer is yes.
-            Err(_) => return true,
-        }
+        dir = fs::openat(&dir, c"..", LOOK_FLAGS, Permissions::empty())?;
     }
 }
