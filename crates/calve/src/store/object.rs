@@ -368,6 +368,22 @@ pub(crate) fn encode_directory(entries: &[Entry]) -> Vec<u8> {
     out
 }
 
+/// Fails if nobody could read a directory with these entries again.
+pub(crate) fn check_directory(entries: &[Entry]) -> Result<(), Malformed> {
+    let before = std::iter::once(None).chain(entries.iter().map(Some));
+    before.zip(entries).try_for_each(|(last, entry)| may_follow(last, entry))
+}
+
+fn may_follow(last: Option<&Entry>, entry: &Entry) -> Result<(), Malformed> {
+    if !is_name(&entry.name) {
+        return Err(Malformed("a name cannot be"));
+    }
+    if last.is_some_and(|last| *last.name >= *entry.name) {
+        return Err(Malformed("the entries are out of order"));
+    }
+    Ok(())
+}
+
 /// Decodes a directory.
 pub(crate) fn decode_directory(bytes: &[u8]) -> Result<Vec<Entry>, Malformed> {
     let mut reader = Reader(bytes);
@@ -379,12 +395,7 @@ pub(crate) fn decode_directory(bytes: &[u8]) -> Result<Vec<Entry>, Malformed> {
         Vec::with_capacity(usize::try_from(count).unwrap_or(usize::MAX).min(most));
     for _ in 0..count {
         let entry = read_entry(&mut reader)?;
-        if !is_name(&entry.name) {
-            return Err(Malformed("a name cannot be"));
-        }
-        if entries.last().is_some_and(|last| *last.name >= *entry.name) {
-            return Err(Malformed("the entries are out of order"));
-        }
+        may_follow(entries.last(), &entry)?;
         entries.push(entry);
     }
     reader.end()?;
@@ -524,6 +535,7 @@ mod tests {
                 attributes: None,
                 kind: Kind::Fifo { link: 0 },
             };
+            assert!(check_directory(std::slice::from_ref(&entry)).is_err(), "{name:?}");
             assert!(decode_directory(&encode_directory(&[entry])).is_err(), "{name:?}");
         }
     }

@@ -559,6 +559,8 @@ impl Scanner<'_> {
             }
         }
         names.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        // Some filesystems list a name twice.
+        names.dedup_by(|a, b| a.0 == b.0);
         Ok((names, rest))
     }
 

@@ -181,6 +181,12 @@ impl Names {
         })
     }
 
+    /// Keeps each name once. A union of several folders (mergerfs), or a server that was asked again,
+    /// may list a name twice.
+    pub(crate) fn once_each(&mut self) {
+        self.add_missing(&Self::default());
+    }
+
     /// Adds the names of `other` that are missing here. Each name is here once afterwards.
     fn add_missing(&mut self, other: &Self) {
         let mut merged = Self::default();

@@ -295,13 +295,19 @@ impl Worker<'_, '_, Live<'_>> {
         if rest == Rest::Restless {
             op.skip(None, node.path(), SkipReason::Restless);
         }
+        if !op.operation.filesystems().of(handles.source(), node.meta.dev).is_tested {
+            names.once_each();
+        }
         for (name, mut kind) in names.iter() {
             op.check()?;
             let bytes = name.to_bytes();
             if kind == FileType::Unknown {
                 match fs::statat(handles.source(), name, AtFlags::SYMLINK_NOFOLLOW) {
                     Ok(stat) => kind = Meta::of(&stat).file_type(),
-                    Err(Errno::NOENT) => continue,
+                    Err(Errno::NOENT) => {
+                        op.skip(None, node.path_of(name), SkipReason::Vanished);
+                        continue;
+                    }
                     Err(errno) => {
                         return Err(Error::io(Operation::Read, op.source_path(node, name), errno));
                     }

@@ -1,12 +1,15 @@
 //! Snapshots, the directories that they are made of, and their names.
 
 use std::collections::{HashMap, HashSet};
+use std::io;
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::super::id::{DirectoryId, SnapshotId};
 use super::super::manifest::{Builder, Entries, Manifest};
-use super::super::object::{Entry, Kind, SnapshotObject, decode_directory, encode_directory};
+use super::super::object::{
+    Entry, Kind, SnapshotObject, check_directory, decode_directory, encode_directory,
+};
 use super::connect::failed;
 use super::{Catalog, Use, snapshot_id};
 use crate::error::{Error, Operation};
@@ -279,6 +282,13 @@ impl Catalog {
     pub(crate) fn add_snapshot(&self, new: &NewSnapshot<'_>) -> Result<SnapshotId, Error> {
         let encoding = new.object.encode();
         let id = SnapshotId::of(&encoding);
+        for place in new.directories {
+            let directory = &new.manifest.directories[*place as usize];
+            check_directory(&directory.entries).map_err(|malformed| {
+                let cause = io::Error::new(io::ErrorKind::InvalidData, malformed);
+                Error::io(Operation::TakeSnapshot, new.manifest.path(*place), cause)
+            })?;
+        }
         self.write(|tx| {
             {
                 // This also repairs a directory whose encoding was damaged.
