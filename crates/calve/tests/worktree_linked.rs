@@ -1089,6 +1089,114 @@ fn a_worktree_at_another_commit_has_its_files_and_what_the_project_ignores() {
     }
 }
 
+/// Each row: attributes and settings that differ between the project's files and the commit; the
+/// commit; and how many files git must write because of them.
+#[test]
+fn a_file_with_the_same_content_is_as_the_commit_converts_it() {
+    let eol = "echo '*.txt eol=crlf' >.gitattributes";
+    let again = "rm -f t.txt sub/s.txt; git checkout -q -- t.txt sub/s.txt";
+    let rotate =
+        "git config filter.r.smudge 'tr a-z n-za-m'; git config filter.r.clean 'tr a-z n-za-m'";
+    for (what, text, commit, written) in [
+        ("nothing differs", String::new(), "HEAD", Some(0)),
+        (
+            "nothing is converted",
+            "echo '* text=auto' >.gitattributes; git add .; git commit -qm a".to_owned(),
+            "HEAD",
+            Some(0),
+        ),
+        (
+            "line ends here",
+            format!("{eol}; git add .; git commit -qm a; {again}"),
+            "plain",
+            Some(2),
+        ),
+        (
+            "line ends there",
+            format!(
+                "git switch -q -c there; {eol}; git add .; git commit -qm a; git switch -q main; {again}"
+            ),
+            "there",
+            None,
+        ),
+        (
+            "in a folder",
+            format!("echo '* eol=crlf' >sub/.gitattributes; git add .; git commit -qm a; {again}"),
+            "plain",
+            Some(1),
+        ),
+        (
+            "an id",
+            format!("echo '*.txt ident' >.gitattributes; git add .; git commit -qm a; {again}"),
+            "plain",
+            Some(2),
+        ),
+        (
+            "an encoding",
+            format!(
+                "git switch -q -c there; echo 'sub/* working-tree-encoding=UTF-16LE' >.gitattributes; git add .gitattributes; git commit -qm a; git switch -q main; {again}"
+            ),
+            "there",
+            None,
+        ),
+        (
+            "a filter",
+            format!(
+                "{rotate}; echo '*.txt filter=r' >.gitattributes; git add .gitattributes; git commit -qm a; {again}"
+            ),
+            "plain",
+            Some(2),
+        ),
+        (
+            "a branch whose files git left as they were",
+            format!("{eol}; git add .; git commit -qm a; {again}; git switch -q plain"),
+            "plain",
+            Some(2),
+        ),
+        ("a setting since", "git config core.autocrlf true".to_owned(), "HEAD", Some(3)),
+        (
+            "attributes of the repository since",
+            "mkdir -p .git/info; echo '*.txt eol=crlf' >.git/info/attributes".to_owned(),
+            "plain",
+            Some(2),
+        ),
+        ("attributes that nobody tracks", format!("{eol}; {again}"), "HEAD", Some(2)),
+        (
+            "attributes that are not committed",
+            format!("echo >.gitattributes; git add .; git commit -qm a; {eol}; {again}"),
+            "HEAD",
+            None,
+        ),
+    ] {
+        let desk = prepared(&format!(
+            "git init -q -b main; mkdir sub; printf '$Id$\\na\\n' >t.txt; printf 'b\\nc\\n' >sub/s.txt; echo x >plain
+            git add .; git commit -qm one; git branch plain; tick
+            {text}
+            tick; git status -s"
+        ));
+        let before = (status(&desk.project), tree(&desk.project));
+        let report = desk.store.start(&["w"], &StartOptions::new().base(commit), &options());
+        let report = report.unwrap();
+        if written.is_some() {
+            assert_eq!(report.written_files, written, "{what}");
+        }
+        let (root, reference) = (desk.folder().join("w"), desk.scratch.join("reference"));
+        sh(git(&desk.project)
+            .args(["worktree", "add", "-q", "--detach"])
+            .arg(&reference)
+            .arg(commit));
+        for path in ["t.txt", "sub/s.txt", "plain"] {
+            let [ours, theirs] = [&root, &reference].map(|root| fs::read(root.join(path)).unwrap());
+            assert_eq!(ours, theirs, "{what}: {path}");
+        }
+        assert_eq!((changes(&root), changes(&reference)), (vec![], vec![]), "{what}");
+        script(&root, "touch t.txt sub/s.txt plain");
+        assert_eq!(changes(&root), [""; 0], "{what}: read by git");
+        assert_eq!((status(&desk.project), tree(&desk.project)), before, "{what}");
+        sh(git(&desk.project).args(["worktree", "remove", "--force"]).arg(&reference));
+    }
+}
+
 #[test]
 fn worktrees_at_the_same_commit_have_the_same_snapshot_and_are_made_again_from_it() {
     let desk = prepared(TWO_BRANCHES);

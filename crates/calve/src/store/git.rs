@@ -40,6 +40,7 @@ pub(crate) use self::work::{
 
 pub(crate) mod branch;
 pub(crate) mod checkout;
+pub(crate) mod conversions;
 mod held;
 pub(crate) mod modules;
 mod registration;

@@ -42,7 +42,7 @@ impl Checkout<'_> {
     }
 
     /// git in the project, with the copy of the index.
-    fn git(&self) -> Git {
+    pub(super) fn git(&self) -> Git {
         self.set(self.repository.git())
     }
 

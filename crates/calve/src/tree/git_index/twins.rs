@@ -138,6 +138,15 @@ pub(crate) fn compare(
 
     let root = Directory::root(Source::Tree(first.root, None))?;
     let mut pair = Pair::new((&root, second.root));
+    // A file with attributes that was edited has another content than its index says.
+    other_attributes = other_attributes
+        || attributes.keys().any(|path| {
+            let from = pair.stat(path).map(|(both, _)| both.source);
+            let is_clean = known.get(path).zip(from).is_some_and(|(known, from)| {
+                rule::is_clean(known.entry.recorded, &from, ours.meta.modified())
+            });
+            !is_clean && !has_same_bytes(&pair, path)
+        });
     let (mut twins, mut others) = (HashMap::new(), HashMap::new());
     let mut halted = false;
     theirs.each(|cursor, entry, id| {

@@ -11,8 +11,10 @@
 //! calve brings a copy of the project's index to the commit. Entries that stay the same keep the
 //! stat of the project's file. If the store took in the content of a file with that stat, the
 //! project's snapshot has the content that the entry names
-//! ([`vouched`](crate::store::ready::vouched)). git writes all other files. If such a file turns
-//! out to have the bytes that it has in the project, it keeps the project's time as well.
+//! ([`vouched`](crate::store::ready::vouched)). Of these, git writes those again that it would
+//! convert otherwise ([`conversions`](crate::store::git::conversions)), and it writes all other
+//! files. If such a file turns out to have the bytes that it has in the project, it keeps the
+//! project's time as well.
 
 use std::collections::{HashMap, HashSet};
 
@@ -24,6 +26,7 @@ use crate::reflink::meta::Meta;
 use crate::store::Store;
 use crate::store::git::Repository;
 use crate::store::git::checkout::Checkout;
+use crate::store::git::conversions::has_attributes;
 use crate::store::id::SnapshotId;
 use crate::store::manifest::Manifest;
 use crate::store::materialize::wanted;
@@ -87,6 +90,16 @@ impl Store {
         })?;
         // A repository that is untracked in the project may be a submodule of the commit.
         sorted.other.extend(gone.iter().filter(|path| sorted.no_file.remove(*path)).cloned());
+        let is_same = |path: &Vec<u8>| sorted.same.contains_key(path);
+        let attributes_differ = sorted.other.iter().chain(&gone).any(|it| has_attributes(it))
+            || tracked.iter().any(|path| has_attributes(path) && !is_same(path));
+        let same: Vec<(&[u8], u64)> =
+            sorted.same.iter().map(|(path, meta)| (path.as_slice(), meta.size)).collect();
+        let converted = checkout.converted(&same, attributes_differ).map_err(failed)?;
+        for path in converted.into_iter().map(<[u8]>::to_vec).collect::<Vec<_>>() {
+            sorted.same.remove(&path);
+            sorted.other.insert(path);
+        }
         if !sorted.other.is_empty() {
             checkout.write(commit, sorted.other.iter().map(Vec::as_slice)).map_err(failed)?;
         }
