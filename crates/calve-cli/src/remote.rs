@@ -23,6 +23,7 @@ use crate::text::{self, counted, harmless, shell_word, short};
 
 pub(crate) mod checkout;
 mod keys;
+mod secrets;
 
 /// A larger file is not a key.
 const KEY_MOST_BYTES: u64 = 4096;
@@ -382,8 +383,13 @@ pub(crate) fn push(args: &PushArgs, session: Session<'_>) -> Result<Exit, Failur
         output.warning(warning);
         exit = Exit::Findings;
     }
+    let mut secrets = Vec::with_capacity(snapshots.len());
+    for (id, _) in &snapshots {
+        secrets.push(calve::secrets_in(&store, *id).map_err(failed)?);
+    }
+    output.warnings(&secrets::warnings(&secrets, &known));
     let mut documents = Vec::new();
-    for (id, name) in snapshots {
+    for ((id, name), secrets) in snapshots.into_iter().zip(secrets) {
         let mut options = PushOptions::new();
         if let Some(name) = &name {
             options = options.name(name);
@@ -398,7 +404,7 @@ pub(crate) fn push(args: &PushArgs, session: Session<'_>) -> Result<Exit, Failur
         if !output.json {
             output.results(format!("{id}\n").as_bytes())?;
         }
-        documents.push(PushDocument::new(&report, name));
+        documents.push(PushDocument::new(&report, name, &secrets));
     }
     if output.json {
         output.document(&PushesDocument { remote: &known.name, pushed: documents })?;
@@ -855,11 +861,12 @@ struct PushDocument {
     resumed_packs: u64,
     sent_bytes: u64,
     requests: u64,
+    secrets: Vec<secrets::SecretDocument>,
     elapsed_seconds: f64,
 }
 
 impl PushDocument {
-    fn new(report: &PushReport, name: Option<String>) -> Self {
+    fn new(report: &PushReport, name: Option<String>, secrets: &[calve::Secret]) -> Self {
         Self {
             snapshot: report.snapshot.to_string(),
             name,
@@ -871,6 +878,7 @@ impl PushDocument {
             resumed_packs: report.resumed_packs,
             sent_bytes: report.sent_bytes,
             requests: report.requests,
+            secrets: secrets::SecretDocument::all(secrets),
             elapsed_seconds: report.elapsed.as_secs_f64(),
         }
     }

@@ -212,7 +212,8 @@ pub use store::ready::waiting::lowest_priority;
 pub use store::remote::{
     KnownRemote, PublicKey, PullOptions, PullReport, PushOptions, PushReport, Remote, RemoteBroken,
     RemoteDamage, RemoteDamageKind, RemoteGarbage, RemoteGcOptions, RemoteGcReport, RemoteName,
-    RemoteSettings, RemoteVerifyOptions, RemoteVerifyReport, SigningKey,
+    RemoteSettings, RemoteVerifyOptions, RemoteVerifyReport, Secret, SecretKind, SigningKey,
+    secrets_in,
 };
 #[cfg(all(unix, feature = "store"))]
 pub use store::{

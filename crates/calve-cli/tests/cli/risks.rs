@@ -3,10 +3,18 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::path::Path;
 
 use serde_json::json;
 
 use crate::{calve, done, plant, scratch, with_project};
+
+#[track_caller]
+fn git(project: &Path, words: &[&str]) {
+    let mut git = std::process::Command::new("git");
+    git.current_dir(project).args(["-c", "user.name=n", "-c", "user.email=e"]).args(words);
+    assert!(git.status().unwrap().success(), "{words:?}");
+}
 
 #[test]
 fn start_says_of_each_kind_what_it_means_and_what_to_do() {
@@ -104,17 +112,12 @@ fn a_count_that_is_cut_says_that_there_is_more() {
     let project = scratch.path().join("p");
     let folder = ["x".repeat(250), "y".repeat(250), "z".repeat(250)].join("/");
     plant(&project, &[(&format!("{folder}/tracked"), "1")]);
-    for words in [
-        &["init", "-q"][..],
-        &["add", "."],
-        &["-c", "user.name=n", "-c", "user.email=e@example.org", "commit", "-qm", "1"],
-    ] {
-        let git = std::process::Command::new("git").current_dir(&project).args(words).status();
-        assert!(git.unwrap().success(), "{words:?}");
-    }
+    git(&project, &["init", "-q"]);
+    git(&project, &["add", "."]);
+    git(&project, &["commit", "-qm", "1"]);
     done(&project, "init");
     let worktree = done(&project, "start a");
-    let folder = std::path::Path::new(worktree.trim()).join(folder);
+    let folder = Path::new(worktree.trim()).join(folder);
     for number in 0..4400 {
         fs::write(folder.join(format!("{}{number:05}", "f".repeat(240))), "").unwrap();
     }
@@ -124,4 +127,62 @@ fn a_count_that_is_cut_says_that_there_is_more() {
     assert!(git["changes"].as_u64().is_some_and(|changes| changes < 4400), "{git}");
     let refused = calve(&project, "drop a");
     assert!(refused.stderr.contains("more than these paths"), "{:.400}", refused.stderr);
+}
+
+#[test]
+fn push_says_which_secrets_it_sends_before_anything_is_sent() {
+    let (_scratch, project) = with_project();
+    git(&project, &["init", "-q"]);
+    let key = "-----BEGIN OPENSSH PRIVATE KEY-----\nx\n";
+    plant(
+        &project,
+        &[
+            (".gitignore", ".env*\n*.pem\n.npmrc\nnode_modules\n"),
+            (".env", "TOKEN=secret\n"),
+            (".env.example", "TOKEN=\n"),
+            ("deploy/a key.pem", key),
+            ("deploy/public.pem", "-----BEGIN CERTIFICATE-----\n"),
+            (".npmrc", "//registry/:_authToken=x\n"),
+            ("web/.npmrc", "save-exact=true\n"),
+            ("tracked/id_rsa", key),
+            ("node_modules/a/test/key.pem", key),
+        ],
+    );
+    git(&project, &["add", "."]);
+    git(&project, &["commit", "-qm", "1"]);
+    done(&project, "init");
+    fs::create_dir(project.with_file_name("remote")).unwrap();
+    let url = format!("file://{}", project.with_file_name("remote").display());
+    done(&project, &format!("remote init {url}"));
+    done(&project, &format!("remote add team {url}"));
+    done(&project, "snapshot --name ready");
+    let run = calve(&project, "push --json ready");
+    let secrets = json!([
+        { "path": ".env", "kind": "settings" },
+        { "path": ".npmrc", "kind": "token" },
+        { "path": "deploy/a key.pem", "kind": "private_key" },
+    ]);
+    assert_eq!((run.code, &run.json()["pushed"][0]["secrets"]), (Some(0), &secrets), "{run:?}");
+    let first = run.stderr.lines().next().unwrap();
+    assert!(first.starts_with("warning: this sends 3 files that look like a secret"), "{run:?}");
+    // The way out works as it is printed.
+    let command = first.split("To leave them out: ").nth(1).unwrap();
+    let command = command.split(", and take the snapshot again").next().unwrap();
+    let shell =
+        std::process::Command::new("sh").current_dir(&project).args(["-ec", command]).status();
+    assert!(shell.unwrap().success(), "{command}");
+    done(&project, "snapshot --name ready");
+    let run = calve(&project, "push --json ready");
+    assert_eq!(run.json()["pushed"][0]["secrets"], json!([]), "{run:?}");
+    assert!(!run.stderr.contains("secret"), "{run:?}");
+    let copy = project.with_file_name("copy");
+    done(&project, &format!("checkout {url} ready {}", copy.display()));
+    for (path, is_there) in [
+        (".env.example", true),
+        ("tracked/id_rsa", true),
+        (".env", false),
+        ("deploy/a key.pem", false),
+    ] {
+        assert_eq!(copy.join(path).try_exists().unwrap(), is_there, "{path}");
+    }
 }

@@ -241,6 +241,12 @@ impl Tree<'_> {
 
 /// Those of the paths that git tracks. If git cannot say it, all of them.
 pub(crate) fn tracked(root: &Path, paths: &[&Path]) -> HashSet<PathBuf> {
+    known_tracked(root, paths)
+        .unwrap_or_else(|| paths.iter().map(|path| path.to_path_buf()).collect())
+}
+
+/// Those of the paths that git tracks. `None` if git cannot say it.
+pub(crate) fn known_tracked(root: &Path, paths: &[&Path]) -> Option<HashSet<PathBuf>> {
     let mut tracked = HashSet::new();
     for paths in paths.chunks(ASKED_TOGETHER) {
         let git = Git::new(root).args(["--literal-pathspecs", "ls-files", "-z", "--"]);
@@ -253,10 +259,10 @@ pub(crate) fn tracked(root: &Path, paths: &[&Path]) -> HashSet<PathBuf> {
             Err(Failure::NotInstalled | Failure::Refused(_))
                 if std::fs::symlink_metadata(root.join(layout::GIT)).is_err() =>
             {
-                return HashSet::new();
+                return Some(HashSet::new());
             }
-            _ => tracked.extend(paths.iter().map(|path| path.to_path_buf())),
+            _ => return None,
         }
     }
-    tracked
+    Some(tracked)
 }
