@@ -6,8 +6,9 @@
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use calve::{ErrorKind, WorktreeState};
+use calve::{ErrorKind, Store, Worktree, WorktreeState};
 use serde::Deserialize;
 
 use crate::args::{DropArgs, HookVerb, StartArgs};
@@ -30,6 +31,7 @@ struct Message {
     worktree_name: Option<String>,
     worktree_path: Option<PathBuf>,
     cwd: Option<PathBuf>,
+    base_ref: Option<String>,
 }
 
 impl Message {
@@ -97,44 +99,111 @@ pub(crate) fn run(verb: &HookVerb, session: Session<'_>) -> Result<Exit, Failure
     }
 }
 
+/// How often another process may begin the worktree and give it up.
+const TRIES: u32 = 5;
+/// How long another process may take to start the worktree.
+const PATIENCE: Duration = Duration::from_secs(600);
+
 fn create(message: &Message, session: Session<'_>) -> Result<Exit, Failure> {
     let (Some(wanted), Some(given)) = (message.wanted(), message.given()) else {
         return Err(incomplete("'name'"));
     };
-    let store = session.store()?;
-    let mut name = wanted.clone();
-    for number in 2.. {
+    let store = session.store_to_start_from()?;
+    let base = message.base_ref.as_deref().map(str::trim).filter(|base| !base.is_empty());
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let (name, known) = name_for(&store, &wanted, &given)?;
+        // A second call for the same branch gets the worktree that the first one made.
+        if let Some(worktree) = known
+            && is_started(&worktree, session)?
+        {
+            session.output.results(&session.output.path_lines([worktree.path()]))?;
+            return Ok(Exit::Done);
+        }
+        match start(&name, &given, base, session) {
+            // Another process was quicker.
+            Err(failure) if tries < TRIES && is_taken(&failure) && is_starting(&store, &name) => {}
+            // A warning has named what was left out (exit code 3). For the tool, the worktree was
+            // made.
+            made => return made.map(|_| Exit::Done),
+        }
+    }
+}
+
+/// The name for the worktree, and the worktree that was made for the same branch before.
+fn name_for(
+    store: &Store,
+    wanted: &str,
+    given: &str,
+) -> Result<(String, Option<Worktree>), Failure> {
+    let mut name = wanted.to_owned();
+    for number in 2_u64.. {
         match store.worktree(&name) {
-            Ok(worktree) if is_of_another_branch(&name, worktree.started_on(), &given) => {
+            Ok(worktree) if is_of_another_branch(&name, worktree.started_on(), given) => {
                 name = format!("{wanted}-{number}");
             }
-            // A second call for the same branch gets the worktree that the first one made.
-            Ok(worktree) => {
-                let state =
-                    worktree.state().map_err(|error| worktree_failure(&error, &worktree))?;
-                if state == WorktreeState::Ready {
-                    session.output.results(&session.output.path_lines([worktree.path()]))?;
-                    return Ok(Exit::Done);
-                }
-                break;
-            }
+            Ok(worktree) => return Ok((name, Some(worktree))),
             Err(error) if error.kind() == ErrorKind::WorktreeNotFound => break,
             Err(error) => return Err(store_failure(&error)),
         }
     }
+    Ok((name, None))
+}
+
+/// Whether the worktree is there. If another process is starting it, waits for that.
+fn is_started(worktree: &Worktree, session: Session<'_>) -> Result<bool, Failure> {
+    let begun = Instant::now();
+    loop {
+        match worktree.state() {
+            Ok(WorktreeState::Starting) if begun.elapsed() < PATIENCE => {
+                if session.signals.cancel().is_cancelled() {
+                    let path = vec![worktree.path().to_owned()];
+                    return Err(Failure::cancelled("start worktree", path));
+                }
+                std::thread::sleep(Duration::from_millis(20));
+                // This gives up the row of a process that died.
+                worktree.store().worktrees().map_err(|error| store_failure(&error))?;
+            }
+            Ok(state) => return Ok(state == WorktreeState::Ready),
+            // The other process failed.
+            Err(error) if error.kind() == ErrorKind::WorktreeNotFound => return Ok(false),
+            Err(error) => return Err(worktree_failure(&error, worktree)),
+        }
+    }
+}
+
+/// Whether a start may have failed because another process starts the same worktree.
+fn is_taken(failure: &Failure) -> bool {
+    use ErrorKind::{BranchExists, DestinationExists, Git, WorktreeExists, WorktreeNotFound};
+    let Kind::Library(kind) = failure.kind else { return false };
+    matches!(kind, WorktreeExists | BranchExists | DestinationExists | Git | WorktreeNotFound)
+}
+
+/// Whether the worktree is there, or is being started.
+fn is_starting(store: &Store, name: &str) -> bool {
+    let state = store.worktree(name).and_then(|worktree| worktree.state());
+    matches!(state, Ok(WorktreeState::Starting | WorktreeState::Ready))
+}
+
+fn start(
+    name: &str,
+    given: &str,
+    base: Option<&str>,
+    session: Session<'_>,
+) -> Result<Exit, Failure> {
     // A branch can have the slashes that a folder's name cannot have.
-    let branch = Some(given).filter(|given| *given != name);
+    let branch = Some(given.to_owned()).filter(|given| *given != *name);
     let has_branch = branch.is_some();
-    let args = StartArgs::on_branch(branch);
-    let made = match worktrees::start(&args, std::slice::from_ref(&name), session) {
+    let names = [name.to_owned()];
+    let args = |branch| StartArgs::on_branch(branch, base.map(str::to_owned));
+    match worktrees::start(&args(branch), &names, session) {
         // git refuses the name as a branch, or the project has no linked worktrees.
         Err(failure) if has_branch && has_no_such_branch(&failure) => {
-            worktrees::start(&StartArgs::on_branch(None), &[name], session)
+            worktrees::start(&args(None), &names, session)
         }
         made => made,
-    };
-    // A warning has named what was left out (exit code 3). For the tool, the worktree was made.
-    made.map(|_| Exit::Done)
+    }
 }
 
 fn has_no_such_branch(failure: &Failure) -> bool {

@@ -29,6 +29,8 @@ mod manual;
 mod output;
 #[cfg(unix)]
 mod paths;
+#[cfg(unix)]
+mod places;
 mod progress;
 #[cfg(unix)]
 mod remote;

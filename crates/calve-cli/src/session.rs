@@ -16,6 +16,7 @@ use crate::common::Common;
 use crate::failure::stored::{no_worktree, own, store_failure};
 use crate::failure::{Failure, Kind};
 use crate::output::Output;
+use crate::places;
 use crate::progress::{self, Total, Watched};
 use crate::system::Signals;
 use crate::text::short;
@@ -85,6 +86,16 @@ impl Session<'_> {
         };
         know_again(&place);
         Ok(place.store)
+    }
+
+    /// The store of which a start makes worktrees.
+    pub(crate) fn store_to_start_from(&self) -> Result<Store, Failure> {
+        if self.common.store().is_none() {
+            let place = Store::discover(self.current()).map_err(|error| store_failure(&error))?;
+            let store = place.store.path();
+            places::must_not_be_in_another_repository(&self.current(), store, &place.root)?;
+        }
+        self.store()
     }
 
     /// Finds a worktree that was moved. calve knows its new path as soon as any command runs in it.

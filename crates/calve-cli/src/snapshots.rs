@@ -15,6 +15,7 @@ use crate::failure::stored::{own, store_failure, store_flag, worktree_failure};
 use crate::failure::{Failure, Kind};
 use crate::filesystems::{self, CostDocument, Taker};
 use crate::output::{Output, encoded};
+use crate::places;
 use crate::progress::Total;
 use crate::session::Session;
 use crate::store::DamageDocument;
@@ -23,6 +24,9 @@ use crate::text::{self, count, counted, harmless, short, shown};
 
 pub(crate) fn init(args: &InitArgs, session: Session<'_>) -> Result<Exit, Failure> {
     let project = session.common.resolve(args.root.as_deref().unwrap_or(Path::new(".")));
+    if !args.force {
+        places::must_be_meant(&project)?;
+    }
     let at = match on_volume(args, &project, session)? {
         Some(at) => Some(at),
         None => session.common.store(),
@@ -61,6 +65,9 @@ pub(crate) fn init(args: &InitArgs, session: Session<'_>) -> Result<Exit, Failur
         "{what} {}: 'calve{named} start NAME' makes a worktree",
         shown(&project)
     ));
+    if let Some(warning) = places::inside_repository(&project) {
+        output.warning(warning);
+    }
     let price = match is_new {
         true => price(&project, &store, output),
         false => None,

@@ -24,6 +24,7 @@ use crate::failure::stored::{missing, own, store_failure, worktree_failure};
 use crate::filesystems::{self, CostDocument, Taker};
 use crate::output::{BAD, CAUTION, GOOD, Output, PathFields};
 use crate::paths::{self, MentionDocument};
+use crate::places;
 use crate::progress::Total;
 use crate::refill::{name_behind, refill_behind};
 use crate::session::Session;
@@ -47,7 +48,7 @@ pub(crate) fn start(
     session: Session<'_>,
 ) -> Result<Exit, Failure> {
     let failed = |error: calve::Error| store_failure(&error);
-    let store = session.store()?;
+    let store = session.store_to_start_from()?;
     let project = store.project().map_err(failed)?;
     #[cfg(target_os = "linux")]
     crate::volume::must_have_room(store.path(), session.output)?;
@@ -135,6 +136,10 @@ pub(crate) fn start(
         exit = Exit::Findings;
     }
     tell_paths(&report.worktrees, &project, session);
+    let first = trees.first().filter(|_| args.at.is_none());
+    if let Some(remark) = first.and_then(|tree| places::inside_project(&tree.path, &project)) {
+        output.summary(remark);
+    }
     if !report.registered {
         output.warning(
             "calve cannot write to the store, so it does not know these trees: they are plain folders",

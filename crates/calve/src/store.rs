@@ -233,6 +233,11 @@ impl Store {
         if store.is_none() && Marker::read(&path)?.is_some() {
             return Err(inside("it is a worktree, and its store is elsewhere"));
         }
+        if git::is_in_repository(&project) {
+            let cause =
+                io::Error::new(io::ErrorKind::Unsupported, "it is git's own folder, or inside one");
+            return Err(Error::new(ErrorKind::Overlap, Operation::MakeStoreFor, project, cause));
+        }
         must_have_no_other(&project, &path)?;
         let (parent, name) = parent_of(&path)?;
         let dir =
@@ -351,6 +356,9 @@ impl Store {
         format::check(&path)?;
         let may_write = files::may_write(&path).context(Operation::OpenStore, || &path)?;
         let read_only = !may_write;
+        if !read_only {
+            make_missing_folders(&path)?;
+        }
         let database = Layout(&path).database();
         let opened = if read_only { Catalog::open_read_only(&database) } else { open(&database) };
         let (catalog, full) = match opened {
@@ -533,6 +541,19 @@ fn must_have_no_other(project: &Path, path: &Path) -> Result<(), Error> {
     let gone = io::Error::new(io::ErrorKind::NotFound, "no store is there");
     Err(Error::new(ErrorKind::StoreNotFound, Operation::FindStoreOfProject, project, gone)
         .with_other(store))
+}
+
+/// Makes the empty folders of a store again: git has none, so `git stash -a` loses them.
+fn make_missing_folders(store: &Path) -> Result<(), Error> {
+    for folder in layout::FOLDERS.map(|name| store.join(name)) {
+        match std::fs::create_dir(&folder) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(error).context(Operation::MakeFolder, || folder);
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Whether we may not make this folder, or may not make anything in it. After any other error we do

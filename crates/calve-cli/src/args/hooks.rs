@@ -33,7 +33,8 @@ pub(crate) enum ClaudeHook {
     /// Start the worktree that the JSON document on standard input names, and print its path
     ///
     /// In the name, a slash becomes a dash; the branch keeps its slashes. If the worktree exists,
-    /// calve prints its path and does nothing else.
+    /// calve prints its path and does nothing else. With a field base_ref, the worktree starts at
+    /// that commit, like 'calve start --base'.
     #[command(after_help = CREATE_EXAMPLES)]
     Create,
 

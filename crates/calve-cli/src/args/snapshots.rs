@@ -62,6 +62,10 @@ pub(crate) struct InitArgs {
     #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) root: Option<PathBuf>,
 
+    /// Make a store even for the home folder, a folder that contains it, or a folder in a worktree
+    #[arg(short, long)]
+    pub(crate) force: bool,
+
     /// Make the store in DIR, on a filesystem that can share blocks; worktrees go there, too
     #[cfg(target_os = "linux")]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, conflicts_with = "store")]

@@ -225,9 +225,10 @@ impl GitArgs {
 }
 
 impl StartArgs {
-    /// The arguments of a start on this branch, or on one with the worktree's name.
-    pub(crate) fn on_branch(branch: Option<String>) -> Self {
-        Self { branch, ..Self::default() }
+    /// The arguments of a start on this branch, or on one with the worktree's name, at this commit,
+    /// or at the project's.
+    pub(crate) fn on_branch(branch: Option<String>, base: Option<String>) -> Self {
+        Self { branch, base, ..Self::default() }
     }
 
     /// The HEAD of linked worktrees.

@@ -271,12 +271,13 @@ fn way_out(
              you moved it, run 'calve status' once inside it"
         ),
         ErrorKind::Changed if operation == Operation::DropWorktree => format!(
-            "commit them, or keep them in a snapshot with 'calve capture{name}'; 'calve drop --force{name}' drops the \
-             worktree, and 'calve restore --dropped' brings it back for seven days"
+            "commit it, or keep it in a snapshot with 'calve capture{name}'; 'calve drop --force{name}' drops the \
+             worktree, and 'calve restore --dropped{name}' brings it back for seven days"
         ),
         ErrorKind::CommitsOnlyHere => format!(
-            "'git switch -c BRANCH' in the worktree keeps them on a branch; 'calve drop --force{name}' keeps them as \
-             refs/calve/dropped/NAME in the project"
+            "'git -C {} switch -c BRANCH' keeps them on a branch; 'calve drop --force{name}' keeps them as \
+             refs/calve/dropped/NAME in the project",
+            shell_word(path)
         ),
         ErrorKind::BranchExists => {
             "-b BRANCH names another branch, --detach makes none".to_owned()
@@ -302,8 +303,14 @@ fn way_out(
         ErrorKind::InvalidPattern if operation == Operation::ReadPatterns => {
             "a relative path starts at the root of the working tree that files are taken from".to_owned()
         }
-        ErrorKind::Git => {
+        // Only a start and a restore do these, and both have the option.
+        ErrorKind::Git
+            if matches!(operation, Operation::LinkWorktrees | Operation::RegisterWorktree) =>
+        {
             "--git copy gives each worktree a repository of its own, --git none only files".to_owned()
+        }
+        ErrorKind::Git if path.is_dir() => {
+            format!("'git -C {} status' shows whether git works there", shell_word(path))
         }
         ErrorKind::InvalidName if operation == Operation::UseBranch => {
             "-b BRANCH names another branch, one for each worktree; --detach makes none".to_owned()
@@ -319,6 +326,14 @@ fn way_out(
         }
         ErrorKind::Overlap if operation == Operation::DropWorktree => {
             "drop the worktrees inside it first: 'calve drop', or 'git worktree remove' for those that calve did not make".to_owned()
+        }
+        ErrorKind::Overlap
+            if operation == Operation::MakeStoreFor
+                && error.kind() == io::ErrorKind::Unsupported =>
+        {
+            let git = path.ancestors().find(|above| above.ends_with(".git"));
+            let tree = git.and_then(Path::parent).unwrap_or(Path::new("DIR"));
+            format!("name the root of a working tree: 'calve init {}'", shell_word(tree))
         }
         ErrorKind::Overlap if operation == Operation::MakeStoreFor => {
             "it needs no store of its own: 'calve status' and the other commands work there".to_owned()
@@ -472,7 +487,11 @@ mod tests {
             (ErrorKind::WorktreeMissing, Operation::OpenWorktree, "'calve restore w'"),
             (ErrorKind::WorktreeMissing, Operation::OpenWorktree, "'calve drop --force w'"),
             (ErrorKind::Changed, Operation::DropWorktree, "'calve drop --force w'"),
-            (ErrorKind::CommitsOnlyHere, Operation::DropWorktree, "git switch -c BRANCH"),
+            (
+                ErrorKind::CommitsOnlyHere,
+                Operation::DropWorktree,
+                "'git -C '/a b/c' switch -c BRANCH'",
+            ),
             (ErrorKind::CommitsOnlyHere, Operation::DropWorktree, "'calve drop --force w'"),
             (ErrorKind::BranchExists, Operation::MakeBranch, "-b BRANCH"),
             (ErrorKind::CommitNotFound, Operation::FindCommit, "git log --oneline --all"),

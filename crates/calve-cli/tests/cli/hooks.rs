@@ -83,6 +83,58 @@ fn git_knows_each_worktree_and_its_branch_has_the_name_that_the_tool_gave() {
     }
 }
 
+/// The tool may ask for one worktree several times at once.
+#[test]
+fn the_base_that_the_tool_names_is_honoured_and_all_calls_at_once_succeed() {
+    let (_scratch, project) = with_project();
+    let git = |words: &str| {
+        let mut command = std::process::Command::new("git");
+        command.current_dir(&project).env("GIT_CONFIG_GLOBAL", "/dev/null");
+        command
+            .args(["-c", "user.name=n", "-c", "user.email=e"])
+            .args(words.split_whitespace())
+            .output()
+    };
+    if git("init -q -b main").is_err() {
+        return not_run(
+            "the_base_that_the_tool_names_is_honoured_and_all_calls_at_once_succeed",
+            "there is no git",
+        );
+    }
+    for words in ["commit -q --allow-empty -m 1", "branch old", "commit -q --allow-empty -m 2"] {
+        assert!(git(words).unwrap().status.success());
+    }
+    let beside = worktrees_of(&project);
+    let id = |name: &str| git(&format!("rev-parse {name}")).unwrap().stdout;
+    for (name, base, expected) in
+        [("a", "old", "old"), ("feat/b", "old", "old"), ("c", " ", "main"), ("d", "none", "")]
+    {
+        let message = json!({"name": name, "base_ref": base, "cwd": project});
+        let run = hook(&project, "hook claude create", &message);
+        let path = beside.join(name.replace('/', "-"));
+        if expected.is_empty() {
+            assert!(run.code == Some(1) && run.stderr.contains("no commit"), "{run:?}");
+            assert!(fs::metadata(&path).is_err());
+            continue;
+        }
+        assert_eq!(run.code, Some(0), "{run:?}");
+        let head = git(&format!("-C {} rev-parse HEAD", path.display())).unwrap().stdout;
+        assert_eq!(head, id(expected), "{name}");
+    }
+    for name in ["one", "feat/two"] {
+        let message = json!({"name": name, "cwd": project});
+        std::thread::scope(|scope| {
+            let one = || hook(&project, "hook claude create", &message);
+            let calls: Vec<_> = (0..4).map(|_| scope.spawn(one)).collect();
+            for run in calls.into_iter().map(|call| call.join().unwrap()) {
+                let path = beside.join(name.replace('/', "-"));
+                assert_eq!(run.code, Some(0), "{run:?}");
+                assert_eq!(run.stdout.lines().last(), path.to_str(), "{run:?}");
+            }
+        });
+    }
+}
+
 #[test]
 fn branches_that_would_have_one_folder_get_one_each() {
     let (_scratch, project) = with_project();

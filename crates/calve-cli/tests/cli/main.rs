@@ -10,6 +10,8 @@ mod fill;
 #[cfg(unix)]
 mod guide;
 #[cfg(unix)]
+mod hints;
+#[cfg(unix)]
 mod hooks;
 mod imports;
 #[cfg(unix)]

@@ -58,6 +58,17 @@ pub(crate) fn git_of(root: &Path) -> PathBuf {
     root.join(".git")
 }
 
+/// Whether a folder is a repository of git, or inside one: a `.git`, or a bare one. A working tree
+/// may be there, too, and what is in that is not meant.
+pub(crate) fn is_in_repository(folder: &Path) -> bool {
+    let is_there = |path: PathBuf| std::fs::symlink_metadata(path).is_ok();
+    let trees = folder.ancestors().take_while(|above| !is_there(git_of(above)));
+    // The same that git itself looks for.
+    let is_repository =
+        |at: &Path| ["HEAD", "objects", "refs"].iter().all(|name| is_there(at.join(name)));
+    trees.into_iter().any(is_repository)
+}
+
 /// The only line of git's output.
 fn line(output: &[u8]) -> String {
     String::from_utf8_lossy(output).trim_end_matches('\n').to_owned()

@@ -1,0 +1,173 @@
+//! Whether a folder is what the user means: a project, or a folder that somebody took for one.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use calve::{ErrorKind, Store};
+
+use crate::failure::Failure;
+use crate::failure::stored::own;
+use crate::text::{shell_word, shown};
+
+/// The file or the folder that leads git to the repository of a working tree.
+fn git_of(root: &Path) -> PathBuf {
+    root.join(".git")
+}
+
+fn is_there(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok()
+}
+
+/// Refuses a project that is the home folder or contains it, and one in a worktree. A start in any
+/// folder below would copy all of it.
+pub(crate) fn must_be_meant(project: &Path) -> Result<(), Failure> {
+    let failed = |error: io::Error| Failure::io("make store for", vec![project.to_owned()], &error);
+    let project = &fs::canonicalize(project).map_err(failed)?;
+    let refused = |kind, why: &str, hint| Err(own("make store for", project, kind, why, hint));
+    match Store::discover(project) {
+        // There is nothing left to do.
+        Ok(found) if found.root == *project => return Ok(()),
+        Ok(found) if found.is_worktree() => {
+            let hint = format!(
+                "'calve status' and the other commands work in it; 'calve init --force {}' makes a store for this \
+                 folder alone",
+                shell_word(project)
+            );
+            let why = format!("it is inside the worktree {}", shown(&found.root));
+            return refused(ErrorKind::Overlap, &why, hint);
+        }
+        // The library says what is wrong with it.
+        _ => {}
+    }
+    let home = std::env::var_os("HOME").and_then(|home| fs::canonicalize(home).ok());
+    let why = match home {
+        _ if project.parent().is_none() => "it is the root of all folders",
+        Some(home) if home == *project => "it is your home folder",
+        Some(home) if home.starts_with(project) => "it contains your home folder",
+        _ => return Ok(()),
+    };
+    let hint = format!(
+        "each start would copy all of it, keys and all: name the root of a project, as in 'calve init DIR'; \
+         'calve init --force {}' does it nevertheless",
+        shell_word(project)
+    );
+    refused(ErrorKind::InvalidName, why, hint)
+}
+
+/// The warning about a project that is a folder in a git repository, and not its root.
+pub(crate) fn inside_repository(project: &Path) -> Option<String> {
+    if is_there(&git_of(project)) {
+        return None;
+    }
+    let repository = project.ancestors().skip(1).find(|above| is_there(&git_of(above)))?;
+    let (word, repository) = (shown(project), shell_word(repository));
+    Some(format!(
+        "{word} is a folder in the git repository {repository}: its worktrees have no git, and 'git add -A' would add \
+         those in {word}.worktrees; 'calve init {repository}' makes a store for the whole repository"
+    ))
+}
+
+/// The root of the git repository that contains `current`, if it is below `root` and another one
+/// than that of `root`. Submodules and linked worktrees belong to the repository of `root`.
+fn other_repository(current: &Path, root: &Path) -> Option<PathBuf> {
+    let ours = repository_of(root);
+    current
+        .ancestors()
+        .take_while(|above| *above != root)
+        .find(|above| {
+            let own = git_of(above);
+            let is_ours = || {
+                let leads = repository_of(above);
+                leads.zip(ours.as_ref()).is_some_and(|(leads, ours)| leads.starts_with(ours))
+            };
+            is_there(&own) && !(own.is_file() && is_ours())
+        })
+        .map(Path::to_owned)
+}
+
+/// The folder of the repository of a working tree. Linked worktrees share one.
+fn repository_of(root: &Path) -> Option<PathBuf> {
+    let own = git_of(root);
+    if !own.is_file() {
+        return fs::canonicalize(own).ok();
+    }
+    let text = fs::read_to_string(own).ok()?;
+    let leads = fs::canonicalize(root.join(text.strip_prefix("gitdir: ")?.trim_end())).ok()?;
+    let registrations = leads.parent().filter(|above| above.ends_with("worktrees"));
+    Some(registrations.and_then(Path::parent).map_or(leads.clone(), Path::to_owned))
+}
+
+/// Refuses to start worktrees of the project at `root` if the user is in another git repository
+/// below. Without a store of its own, that repository is a part of the project.
+pub(crate) fn must_not_be_in_another_repository(
+    current: &Path,
+    store: &Path,
+    root: &Path,
+) -> Result<(), Failure> {
+    let Ok(current) = fs::canonicalize(current) else { return Ok(()) };
+    let Some(repository) = other_repository(&current, root) else { return Ok(()) };
+    let why = format!("it has no store; the one above is that of {}", shown(root));
+    let (here, store) = (shell_word(&repository), shell_word(store));
+    let hint = format!(
+        "'calve init {here}' makes a store for this repository; 'calve --store {store} start NAME' starts a worktree of all of {}",
+        shell_word(root)
+    );
+    Err(own("start a worktree of", &repository, ErrorKind::StoreNotFound, &why, hint))
+}
+
+/// The remark about worktrees that are inside the project.
+pub(crate) fn inside_project(worktree: &Path, project: &Path) -> Option<String> {
+    let inside = worktree.parent().filter(|folder| folder.starts_with(project))?;
+    Some(format!(
+        "the worktree is inside the project, in {}: the folder above the project may not be written to, or is on another \
+         filesystem; --at DIR puts worktrees elsewhere",
+        shown(inside)
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_repository_below_a_project_is_another_one_unless_it_belongs_to_that_of_the_project() {
+        let scratch = tempfile::tempdir().unwrap();
+        let root = fs::canonicalize(scratch.path()).unwrap();
+        for folder in [
+            "app/.git/modules/sub",
+            "app/.git/worktrees/w",
+            "app/sub/deep",
+            "app/trees/w",
+            "app/other/.git",
+            "app/other/deep",
+            "app/plain/deep",
+            "app/link",
+            "linked",
+            "linked/sub",
+        ] {
+            fs::create_dir_all(root.join(folder)).unwrap();
+        }
+        let lead = |file: &str, to: &Path| {
+            fs::write(root.join(file), format!("gitdir: {}\n", to.display())).unwrap();
+        };
+        lead("app/sub/.git", Path::new("../.git/modules/sub"));
+        lead("app/trees/w/.git", &root.join("app/.git/worktrees/w"));
+        lead("app/link/.git", &root.join("gone"));
+        lead("linked/.git", &root.join("app/.git/worktrees/w"));
+        lead("linked/sub/.git", &root.join("app/.git/modules/sub"));
+        for (current, project, expected) in [
+            ("app", "app", None),
+            ("app/plain/deep", "app", None),
+            ("app/sub/deep", "app", None),
+            ("app/trees/w", "app", None),
+            ("app/other/deep", "app", Some("app/other")),
+            ("app/link", "app", Some("app/link")),
+            ("app/plain", "", Some("app")),
+            ("linked/sub", "linked", None),
+        ] {
+            let found = other_repository(&root.join(current), &root.join(project));
+            assert_eq!(found, expected.map(|path| root.join(path)), "{current} {project}");
+        }
+    }
+}
