@@ -288,7 +288,7 @@ fn in_a_git_project_list_and_drop_say_what_git_says() {
     let document = calve(&project, "list --json").json();
     let named = json!({
         "linked": true, "branch": "fix/it", "commit": git(&beside.join("named"), "rev-parse HEAD"),
-        "ahead": 0, "behind": 1, "changes": 1,
+        "ahead": 0, "behind": 1, "changes": 1, "has_more_changes": false,
     });
     assert_eq!(document["worktrees"][3]["git"], named);
     assert_eq!(document["worktrees"][4]["git"], json!(null));
