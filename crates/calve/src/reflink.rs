@@ -26,6 +26,8 @@ pub(crate) mod imp;
 pub(crate) mod meta;
 #[cfg(unix)]
 pub(crate) mod refusal;
+#[cfg(unix)]
+pub(crate) mod rights;
 
 /// The result of one attempt to reflink. Callers must treat these outcomes differently. Anything
 /// else is an [`io::Error`].

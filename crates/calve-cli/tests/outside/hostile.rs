@@ -499,7 +499,7 @@ fn a_folder_above_that_may_be_entered_but_not_read_holds_nothing() {
     let scratch = scratch();
     let above = scratch.path().join("above");
     let mine = above.join("mine");
-    for folder in ["source", "old"] {
+    for folder in ["source", "source/deep", "old"] {
         fs::create_dir_all(mine.join(folder)).unwrap();
         fs::write(mine.join(folder).join("file"), folder).unwrap();
     }
@@ -509,8 +509,9 @@ fn a_folder_above_that_may_be_entered_but_not_read_holds_nothing() {
         assert_eq!(run.code, Some(0), "{words}: {run:?}");
         assert!(!run.stderr.contains("inside the source"), "{words}: {run:?}");
     }
-    let inside = without_privileges(&mine, "clone --existing replace source/.. source");
+    let inside = without_privileges(&mine, "clone --existing replace source/deep source");
     assert_eq!(inside.code, Some(1), "{inside:?}");
+    assert!(inside.stderr.contains("holds the source"), "{inside:?}");
     fs::set_permissions(&above, fs::Permissions::from_mode(0o755)).unwrap();
     assert_eq!(fs::read_to_string(mine.join("old/file")).unwrap(), "source");
 }

@@ -3,14 +3,14 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
 use tempfile::TempDir;
 
-use crate::{Run, names, not_run, output, program, scratch};
+use crate::{Run, calve, is_root, names, not_run, output, program, scratch};
 
 /// What the launcher ends with where the kernel refuses to make the sandbox.
 const CANNOT: i32 = 77;
@@ -57,6 +57,7 @@ const ROWS: &[Row] = &[
     well(&["copy_file_range=EBADF"]),
     well(&["flistxattr=ENOSYS", "fgetxattr=ENOSYS", "fsetxattr=ENOSYS", "fremovexattr=ENOSYS"]),
     well(&["fremovexattr=EPERM"]),
+    well(&["user-namespace"]),
     // Landlock's first version: no entry goes from one folder to another.
     Row {
         sandbox: &["landlock=@"],
@@ -170,4 +171,35 @@ fn in_each_sandbox_each_verb_works_or_says_why_not() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Root of such a namespace knows one user. calve took it for somebody who can set all owners, and
+/// showed each file of another owner as changed, for ever.
+#[test]
+fn an_owner_that_a_user_namespace_does_not_know_is_no_change() {
+    let test = "owners in a user namespace";
+    let launcher = match launcher() {
+        Ok(launcher) => launcher,
+        Err(why) => return not_run(test, why),
+    };
+    if !is_root() {
+        return not_run(test, "it takes root to have a file of another user");
+    }
+    let scratch = scratch();
+    let app = project(scratch.path());
+    chown(app.join("d/file"), Some(12_345), Some(12_345)).unwrap();
+    for words in ["init", "snapshot --name s"] {
+        assert_eq!(calve(&app, words).code, Some(0), "{words}");
+    }
+    let edited = scratch.path().join("app.worktrees/a/d/file");
+    for verb in ["start a --from s", "status a", "reset --force a", "status a", "drop a"] {
+        if verb.starts_with("reset") {
+            fs::write(&edited, "work").unwrap();
+        }
+        let run = sandboxed(launcher, &["user-namespace"], scratch.path(), &app, verb);
+        if run.code == Some(CANNOT) && run.stderr.starts_with("sandbox: ") {
+            return not_run(test, run.stderr.trim());
+        }
+        assert_eq!(run.code, Some(0), "{verb}: {run:?}");
+    }
 }

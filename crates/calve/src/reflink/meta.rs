@@ -18,6 +18,7 @@ use rustix::fs::{self, AtFlags, Gid, Mode, Stat, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 
 use super::refusal::SystemCall;
+use super::rights;
 
 /// The fields of a `stat` that calve keeps.
 #[derive(Debug, Clone, Copy)]
@@ -417,9 +418,13 @@ pub(crate) fn apply(
     if owned == Owned::Refused {
         // A set-ID bit means "run as the owner", and this is another owner.
         permissions &= !0o6000;
+        if rights::can_give_to_all() {
+            // A server, or a mount whose owners are mapped, refuses what this user expects.
+            refused.push("owner".to_owned());
+        }
     }
     // Only a user who may write to a file may set its attributes. The first refusal says so.
-    let closed = attrs.is_some() && !created.privileged && permissions & 0o200 == 0;
+    let closed = attrs.is_some() && permissions & 0o200 == 0 && !rights::overrides_modes();
     if closed {
         let _ = fs::fchmod(file, mode(permissions & 0o777 | 0o200));
     }
@@ -556,7 +561,7 @@ pub(crate) fn created_by_us(mode_is_exact: bool) -> Created {
     Created {
         owner: (uid.as_raw(), rustix::process::getegid().as_raw()),
         mode_is_exact,
-        privileged: uid.is_root(),
+        privileged: rights::may_give(),
     }
 }
 

@@ -18,6 +18,7 @@ use super::layout::{GIT_IGNORE, MADE_BY, MARKER, OWN, POINTER};
 use super::ownership::{self, Believed, Owned, Role};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
+use crate::reflink::rights;
 use crate::tree::staging::stage_name;
 
 /// Every path is shorter than this, on every system.
@@ -224,13 +225,13 @@ fn give(file: &OwnedFd, believed: Believed) -> bool {
     (owner.is_none() && group.is_none()) || fs::fchown(file, owner, group).is_ok()
 }
 
-/// Notes in calve's own folder of a tree whose files calve makes who that is, unless it is root:
-/// see [`Maker`](super::metadata::Maker).
+/// Notes in calve's own folder of a tree whose files calve makes who that is, unless it can make
+/// files of all users: see [`Maker`](super::metadata::Maker).
 pub(crate) fn write_maker(own: &OwnedFd) -> io::Result<()> {
-    let stat = fs::fstat(own)?;
-    if stat.st_uid == 0 {
+    if rights::can_give_to_all() {
         return Ok(());
     }
+    let stat = fs::fstat(own)?;
     write_new(own, MADE_BY, format!("{} {}\n", stat.st_uid, stat.st_gid).as_bytes())
 }
 

@@ -27,12 +27,19 @@ use super::files::read_plain;
 use super::layout::{MADE_BY, OWN};
 use super::object::{Attributes, Entry, Kind};
 use crate::reflink::imp::DIR_FLAGS;
+use crate::reflink::rights;
 
 /// `made-by` contains just two numbers.
 const MOST_BYTES: u64 = 64;
 
 /// The set-ID bits: they mean "as the owner" and "as the group".
 const SET_ID: u32 = 0o6000;
+
+/// The owner and group of all files that this process makes. `None` if it may have files of all
+/// users.
+pub(crate) fn only_owner() -> Option<(u32, u32)> {
+    (!rights::can_give_to_all()).then(|| (geteuid().as_raw(), getegid().as_raw()))
+}
 
 /// Who made a tree, and therefore which metadata calve could not set in it.
 #[derive(Debug, Clone, Copy)]
@@ -47,13 +54,12 @@ pub(crate) struct Maker {
 impl Maker {
     /// A maker that could set everything.
     pub(crate) fn privileged() -> Self {
-        Self { owner: None, sees_all: geteuid().is_root() }
+        Self { owner: None, sees_all: rights::sees_all_attributes() }
     }
 
     /// This process as the maker.
     pub(crate) fn this() -> Self {
-        let owner = (!geteuid().is_root()).then(|| (geteuid().as_raw(), getegid().as_raw()));
-        Self { owner, ..Self::privileged() }
+        Self { owner: only_owner(), ..Self::privileged() }
     }
 
     /// The maker of the tree at `root`.

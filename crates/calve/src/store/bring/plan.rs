@@ -21,6 +21,7 @@ use super::super::paths::local::{Local, Tree};
 use super::super::scan::{UNKNOWN, attributes};
 use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::meta::Meta;
+use crate::reflink::rights;
 
 /// How a plan treats changes by hand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -465,7 +466,7 @@ impl Trees<'_> {
     pub(crate) fn find_in_place(&mut self, root: &OwnedFd) -> io::Result<()> {
         let me = rustix::process::geteuid();
         let found = with_names_of(self.target, root, self.other_metadata())?;
-        let is_ours = |meta: &Meta| me.is_root() || meta.uid == me.as_raw();
+        let is_ours = |meta: &Meta| rights::can_give_to_all() || meta.uid == me.as_raw();
         let of = found.into_iter().filter(|it| it.2 == Names::Same && is_ours(&it.1));
         self.in_place = of.map(|(path, ..)| path).collect();
         Ok(())

@@ -18,6 +18,7 @@ use super::super::id::SnapshotId;
 use super::super::index::{Boot, Index, Stat};
 use super::super::manifest::Manifest;
 use super::super::materialize::wanted;
+use super::super::metadata::only_owner;
 use super::super::object::{Entry, Kind, SnapshotObject};
 use crate::error::Error;
 use crate::reflink::meta::Meta;
@@ -107,9 +108,7 @@ impl<'a> Known<'a> {
 
     fn by(snapshots: &'a Snapshots, index: Option<Cow<'a, Index>>) -> Self {
         let index = index.filter(|index| index.boot == Boot::this());
-        let euid = rustix::process::geteuid();
-        let maker = (!euid.is_root()).then(|| (euid.as_raw(), rustix::process::getegid().as_raw()));
-        Self { snapshots, index, maker }
+        Self { snapshots, index, maker: only_owner() }
     }
 
     /// A source of entries for git's index, and the time before which they changed.

@@ -10,8 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{self, Gid};
-use rustix::process::geteuid;
+use rustix::fs::{self, Gid, Uid};
 
 use super::super::open_dir;
 use super::dress::{Dressing, KeptIndexes, Origin};
@@ -232,16 +231,17 @@ impl Kept {
             let cause = io::Error::new(io::ErrorKind::PermissionDenied, why);
             Err(Error::new(ErrorKind::PermissionDenied, Operation::CheckOutInto, root, cause))
         };
-        if geteuid().is_root() {
-            return Ok(Self { meta, attrs });
-        }
-        if meta.uid != own.uid {
-            return denied(format!("user {}", meta.uid));
-        }
-        // The system knows best which groups this process may give.
-        let give = |gid| fs::fchown(stage.dir(), None, Some(Gid::from_raw(gid)));
-        if meta.gid != own.gid && (give(meta.gid).is_err() || give(own.gid).is_err()) {
-            return denied(format!("group {}", meta.gid));
+        // The system knows best to whom this process may give its files.
+        let give = |to: &Meta| {
+            let uid = (meta.uid != own.uid).then(|| Uid::from_raw(to.uid));
+            fs::fchown(stage.dir(), uid, Some(Gid::from_raw(to.gid)))
+        };
+        let is_other = (meta.uid, meta.gid) != (own.uid, own.gid);
+        if is_other && (give(&meta).is_err() || give(&own).is_err()) {
+            return denied(match meta.uid == own.uid {
+                true => format!("group {}", meta.gid),
+                false => format!("user {}", meta.uid),
+            });
         }
         Ok(Self { meta, attrs })
     }

@@ -1,0 +1,133 @@
+//! Which owners and attributes this process can set and see.
+//!
+//! User 0 is no answer: root may lack capabilities, and in a user namespace root has all of them,
+//! for the few users that the namespace knows. What this says decides only what calve takes for a
+//! change, and what it tells. Whether one owner can be set, calve finds out by trying.
+
+/// Whether this process may have files of all users, and all attributes that matter.
+pub(crate) fn can_give_to_all() -> bool {
+    imp::get().all_owners
+}
+
+/// Whether this process may try to give its files to other users.
+pub(crate) fn may_give() -> bool {
+    imp::get().owners
+}
+
+/// Whether this process may write to files although their mode denies it.
+pub(crate) fn overrides_modes() -> bool {
+    imp::get().overrides_modes
+}
+
+/// Whether this process sees the attributes that only a system's administrator sees (`trusted.`).
+pub(crate) fn sees_all_attributes() -> bool {
+    imp::get().all_attributes
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Rights {
+    owners: bool,
+    all_owners: bool,
+    overrides_modes: bool,
+    all_attributes: bool,
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod imp {
+    use std::sync::OnceLock;
+
+    use rustix::thread::CapabilitySet as Set;
+
+    use super::Rights;
+
+    /// Asked each time: a thread may give up capabilities. The namespace stays.
+    pub(super) fn get() -> Rights {
+        static MAP: OnceLock<Option<String>> = OnceLock::new();
+        let capabilities = rustix::thread::capabilities(None).map(|sets| sets.effective);
+        // Where a sandbox refuses the question, user 0 is the best guess.
+        let guess = || match rustix::process::geteuid().is_root() {
+            true => Set::all(),
+            false => Set::empty(),
+        };
+        let map = MAP.get_or_init(|| std::fs::read_to_string("/proc/self/uid_map").ok());
+        of(capabilities.unwrap_or_else(|_| guess()), map.as_deref())
+    }
+
+    pub(super) fn of(capabilities: Set, uid_map: Option<&str>) -> Rights {
+        // Each line has the first user inside, the first one outside, and how many there are.
+        let knows_all = uid_map.is_none_or(|map| {
+            map.lines().any(|line| line.split_whitespace().eq(["0", "0", "4294967295"]))
+        });
+        let has = |set: Set| capabilities.contains(set);
+        Rights {
+            owners: has(Set::CHOWN),
+            all_owners: knows_all && has(Set::CHOWN.union(Set::FOWNER).union(Set::SETFCAP)),
+            overrides_modes: has(Set::DAC_OVERRIDE),
+            all_attributes: knows_all && has(Set::SYS_ADMIN),
+        }
+    }
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+mod imp {
+    use super::Rights;
+
+    pub(super) fn get() -> Rights {
+        let is_root = rustix::process::geteuid().is_root();
+        Rights {
+            owners: is_root,
+            all_owners: is_root,
+            overrides_modes: is_root,
+            all_attributes: is_root,
+        }
+    }
+}
+
+#[cfg(all(test, any(target_os = "linux", target_os = "android")))]
+mod tests {
+    use rustix::thread::CapabilitySet as Set;
+
+    use super::{Rights, imp};
+
+    #[test]
+    fn rights_are_capabilities_over_the_users_that_the_namespace_knows() {
+        const WHOLE: &str = "         0          0 4294967295\n";
+        let row = |owners, all_owners, overrides_modes, all_attributes| Rights {
+            owners,
+            all_owners,
+            overrides_modes,
+            all_attributes,
+        };
+        for (who, capabilities, map, expected) in [
+            ("root", Set::all(), Some(WHOLE), row(true, true, true, true)),
+            ("a plain user", Set::empty(), Some(WHOLE), row(false, false, false, false)),
+            (
+                "a namespace of one user",
+                Set::all(),
+                Some("0 1000 1\n"),
+                row(true, false, true, false),
+            ),
+            (
+                "a rootless container",
+                Set::all(),
+                Some("0 1000 1\n1 100000 65536\n"),
+                row(true, false, true, false),
+            ),
+            (
+                "a container of root's",
+                Set::all().difference(Set::SYS_ADMIN),
+                Some(WHOLE),
+                row(true, true, true, false),
+            ),
+            (
+                "root who may not give files away",
+                Set::all().difference(Set::CHOWN),
+                Some(WHOLE),
+                row(false, false, true, true),
+            ),
+            ("root without /proc", Set::all(), None, row(true, true, true, true)),
+        ] {
+            assert_eq!(imp::of(capabilities, map), expected, "{who}");
+        }
+    }
+}
