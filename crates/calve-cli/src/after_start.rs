@@ -21,19 +21,6 @@ use crate::text::shown;
 /// The setting.
 const KEY: &str = "calve.afterStart";
 
-/// Variables of git that name another repository. A hook or an alias of git that runs calve has set
-/// them.
-const OF_ANOTHER_REPOSITORY: [&str; 8] = [
-    "GIT_COMMON_DIR",
-    "GIT_DIR",
-    "GIT_INDEX_FILE",
-    "GIT_NAMESPACE",
-    "GIT_OBJECT_DIRECTORY",
-    "GIT_PREFIX",
-    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
-    "GIT_WORK_TREE",
-];
-
 /// The command for new worktrees of a project. `None`: there is none, or git is not installed.
 pub(crate) fn command(project: &Path) -> Option<String> {
     let mut git = without_another_repository(Command::new("git"));
@@ -54,7 +41,7 @@ pub(crate) fn command(project: &Path) -> Option<String> {
 }
 
 fn without_another_repository(mut command: Command) -> Command {
-    for name in OF_ANOTHER_REPOSITORY {
+    for name in calve::GIT_VARIABLES {
         command.env_remove(name);
     }
     command

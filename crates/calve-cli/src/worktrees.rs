@@ -346,6 +346,9 @@ fn tell_git(worktrees: &[StartedWorktree], session: Session<'_>) -> Exit {
         }
         (None, None) => {}
     }
+    for note in worktrees.first().map_or(&[][..], |started| &started.git_notes) {
+        output.warning(harmless(note));
+    }
     let copies = |started: &StartedWorktree| match &started.git {
         GitOutcome::Copied(report) => Some((**report).clone()),
         _ => None,
@@ -989,6 +992,7 @@ struct StartedDocument<'a> {
     git: &'static str,
     no_git_because: Option<&'static str>,
     not_linked_because: Option<&'a str>,
+    git_notes: &'a [String],
     branch: Option<&'a str>,
     commit: Option<&'a str>,
     repository: Option<DestinationDocument>,
@@ -1014,6 +1018,7 @@ impl<'a> StartedDocument<'a> {
             git,
             no_git_because,
             not_linked_because: started.not_linked.as_deref(),
+            git_notes: &started.git_notes,
             branch,
             commit,
             repository,

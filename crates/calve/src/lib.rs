@@ -207,6 +207,8 @@ pub use report::{
     UnlinkedBecause,
 };
 #[cfg(all(unix, feature = "store"))]
+pub use store::git::GIT_VARIABLES;
+#[cfg(all(unix, feature = "store"))]
 pub use store::ready::waiting::lowest_priority;
 #[cfg(all(unix, feature = "remote"))]
 pub use store::remote::{

@@ -194,6 +194,33 @@ fn a_branch_is_made_taken_or_refused_before_anything_is_made() {
     assert_eq!(branches, "refs/heads/late\n");
 }
 
+/// A copy of the repository would be of no use there, and would say so only to the first git in it.
+#[test]
+fn a_repository_with_which_git_would_not_work_in_a_copy_either_is_not_copied_unasked() {
+    for (what, text, words) in [
+        ("no HEAD", "rm .git/HEAD", "not a git repository"),
+        ("a HEAD that a crash emptied", ": >.git/HEAD", "not a git repository"),
+        ("core.bare", "git config core.bare true", "'git config core.bare false'"),
+        ("a broken configuration", "echo '[core' >>.git/config", "bad config"),
+        (
+            "an extension of a later git",
+            "git config core.repositoryFormatVersion 1; git config extensions.later true",
+            "later",
+        ),
+    ] {
+        let desk = prepared(&format!("{PROJECT}\n{text}"));
+        let error =
+            fails(desk.store.start(&["w"], &StartOptions::new(), &options()), ErrorKind::Git);
+        assert!(error.to_string().contains(words), "{what}: {error}");
+        assert!(error.to_string().contains("--git none"), "{what}: {error}");
+        assert!(desk.store.worktrees().unwrap().is_empty() && !is_there(&desk.folder().join("w")));
+        // Who asks for a copy gets one, and is told.
+        let copies = StartOptions::new().git(GitMode::Copy);
+        let notes = start(&desk, &["w"], &copies).remove(0).git_notes;
+        assert!(notes.iter().any(|note| note.contains(words)), "{what}: {notes:?}");
+    }
+}
+
 /// Projects that are no plain repository for git. The result is linked, or the reason why not.
 #[test]
 fn every_kind_of_project_works_or_says_why_it_is_not_linked() {
@@ -265,7 +292,6 @@ fn every_kind_of_project_works_or_says_why_it_is_not_linked() {
             "git switch -q -c o && echo 1 >src/a && git commit -qam 1 && git switch -q main && echo 2 >src/a && git commit -qam 2 && ! git rebase -q o",
             Ok("linked"),
         ),
-        ("broken", "rm .git/HEAD", Err("not a git repository")),
     ] {
         if what == "reftable" && !has_reftable {
             common::not_run("a reftable repository", "this git does not know them");
@@ -524,14 +550,7 @@ fn only_a_branch_that_calve_made_is_deleted_and_why_another_stays_is_said() {
         ),
         ("", "rm .git/logs/refs/heads/w", None, 0, "calve did not make"),
         ("", "git worktree add -q -f elsewhere w", None, 0, "elsewhere"),
-        (
-            "",
-            "printf '#!/bin/sh\\n[ \"$1\" != prepared ]\\n' >.git/hooks/reference-transaction
-            chmod +x .git/hooks/reference-transaction",
-            None,
-            0,
-            "hook",
-        ),
+        ("", ": >.git/refs/heads/w.lock", None, 0, "refs/heads/w.lock"),
     ];
     for (there, in_project, deleted, kept, words) in rows {
         let what = format!("{there:?}, then {in_project:?}");

@@ -506,8 +506,13 @@ fn a_git_that_is_missing_or_refuses_is_said_and_copies_are_made() {
             assert!(refused.stderr.contains(why), "{refused:?}");
             assert!(refused.stderr.contains("--git copy"), "{refused:?}");
         }
-        let dropped = run("drop w", has_git);
+        // The copy may have commits that the project does not have.
+        let refused = run("drop w", has_git);
+        assert_eq!(refused.code, Some(1), "{refused:?}");
+        assert!(refused.stderr.contains("git cannot say what would be lost"), "{refused:?}");
+        let dropped = run("drop --force w", has_git);
         assert_eq!(dropped.code, Some(0), "{dropped:?}");
+        run("store gc", true);
     };
     look(false, "git is not installed");
     if !is_root() {

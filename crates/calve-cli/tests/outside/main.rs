@@ -7,6 +7,7 @@
 
 #![cfg(target_os = "linux")]
 
+mod asked;
 mod budget;
 mod calls;
 mod descriptors;

@@ -27,17 +27,21 @@
 
 use std::path::{Path, PathBuf};
 
-pub(crate) use self::held::{Commit, tags, tips_of_copy};
-pub(crate) use self::registration::{Registration, leads_to, worktrees_inside};
+pub(crate) use self::ask::{Tree, is_absent, is_same, tracked_from_above};
+pub(crate) use self::held::{Commit, Tips};
+pub(crate) use self::registration::{Registration, leads_nowhere, leads_to, worktrees_inside};
 pub(crate) use self::repository::{
-    Branch, Found, Onto, Repository, branch_at, branch_in, can_be_a_branch, detach, find, read,
+    Branch, Found, Onto, Repository, branch_at, branch_in, can_be_a_branch, detach, find,
+    other_settings, read, works_as_a_copy,
 };
+pub use self::run::GIT_VARIABLES;
 pub(crate) use self::run::{Failure, Git};
 pub(crate) use self::work::{
     Head, NotTracked, Work, ignored_of, not_tracked_but_matched, not_tracked_in, whole_work_in,
     work_in,
 };
 
+mod ask;
 pub(crate) mod branch;
 pub(crate) mod checkout;
 pub(crate) mod conversions;

@@ -218,7 +218,8 @@ impl<'a> Registry<'a> {
             }
             false => Some(led.clone()),
         };
-        let Some(entry) = folder.and_then(Registration::read) else { return };
+        let entry = folder.and_then(|folder| Registration::read(folder).ok().flatten());
+        let Some(entry) = entry else { return };
         let is_wrong = entry.git_file.as_deref().is_some_and(is_gone)
             || is_project_moved && entry.is_of(&root);
         let Some(project) = project().filter(|_| is_wrong && self.is_marked(row)) else { return };
@@ -418,10 +419,12 @@ impl<'a> Registry<'a> {
         Ok(Some(Taken { done, problems }))
     }
 
-    /// The repository of the project. Its files say which one that is; git is not asked.
+    /// The repository of the project. Its files say which one that is; git is not asked. `None`: it
+    /// has none.
     fn repository(self) -> Result<Option<Repository>, Error> {
-        let project = self.catalog.worktree(PROJECT)?;
-        Ok(project.and_then(|project| git::read(&self.root_of(&project))))
+        let Some(project) = self.catalog.worktree(PROJECT)? else { return Ok(None) };
+        let root = self.root_of(&project);
+        git::read(&root).context(Operation::Read, || git::git_of(&root))
     }
 
     /// The path at which git makes a worktree, before the tree exists.
@@ -480,9 +483,8 @@ impl<'a> Registry<'a> {
             } else if entry.is_hardly_begun(name) {
                 // Another git process may be making this entry right now.
                 entry.wait_for_next_step();
-                found.extend(
-                    Registration::read(entry.folder).filter(|entry| entry.is_hardly_begun(name)),
-                );
+                let again = Registration::read(entry.folder)?;
+                found.extend(again.filter(|entry| entry.is_hardly_begun(name)));
             }
         }
         Ok(found)
@@ -539,26 +541,34 @@ impl<'a> Registry<'a> {
     /// The registrations of a worktree in the project's repository, whether or not its tree exists.
     ///
     /// # Errors
-    /// They could not be listed. That does not mean that there are none.
+    /// The repository, the worktree's `.git` or a registration could not be read. That does not
+    /// mean that there are none.
     pub(crate) fn registered(self, row: &WorktreeRow) -> Result<Vec<Registration>, Error> {
         let Some(repository) = self.repository()? else { return Ok(Vec::new()) };
+        let folder = repository.registrations_folder();
+        let mut entries =
+            repository.registrations().context(Operation::ReadDirectory, || folder)?;
         let root = path_from(&row.path);
-        let own = git::leads_to(&root).ok();
+        let own = git::leads_to(&root);
+        let own = match own {
+            Err(error) if git::leads_nowhere(&error) => None,
+            own => Some(own.context(Operation::Read, || git::git_of(&root))?),
+        };
+        let is_own = |entry: &Registration, own: &Path| git::is_same(&entry.folder, own);
+        // A `.git` file that leads elsewhere says nothing about these entries.
+        let own = own.filter(|own| entries.iter().any(|entry| is_own(entry, own)));
         let is_ours = self.is_marked(row);
         let is_of_row = |entry: &Registration| match &own {
             // The tree's `.git` file says which entry is the tree's own. The entry must agree,
             // since the `.git` file may be a copy of another worktree's.
             Some(own) if is_ours => {
-                entry.folder == *own
+                is_own(entry, own)
                     && (entry.is_of(&root) || entry.git_file.as_deref().is_none_or(is_gone))
             }
             // Another worktree of git is in this one's place.
-            Some(own) => entry.is_of(&root) && entry.folder != *own,
+            Some(own) => entry.is_of(&root) && !is_own(entry, own),
             None => entry.is_of(&root),
         };
-        let folder = repository.registrations_folder();
-        let mut entries =
-            repository.registrations().context(Operation::ReadDirectory, || folder)?;
         entries.retain(is_of_row);
         Ok(entries)
     }

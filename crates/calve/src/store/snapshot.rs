@@ -265,12 +265,13 @@ impl Store {
     /// The submodules of a worktree that is linked, or has a copy of the repository. `None`: it is
     /// neither.
     pub(crate) fn modules(&self, row: &WorktreeRow, root: &Path) -> Option<Modules> {
-        let project = git::read(&self.project().ok()?)?;
+        let project = git::read(&self.project().ok()?).ok()??;
         if row.git.is_none() {
             return Modules::of_copy(&project, root);
         }
         let registration = git::leads_to(root).ok()?;
-        let is_ours = registration.parent() == Some(&project.registrations_folder());
+        let folder = project.registrations_folder();
+        let is_ours = registration.parent().is_some_and(|above| git::is_same(above, &folder));
         is_ours.then(|| Modules::new(&project, root, &registration))
     }
 
@@ -371,7 +372,8 @@ impl Store {
                 add(&path);
             }
         }
-        git::worktrees_inside(root).iter().for_each(|path| add(path));
+        let inside = git::worktrees_inside(root).context(Operation::Read, || git::git_of(root))?;
+        inside.iter().for_each(|path| add(path));
         Ok(excluded)
     }
 

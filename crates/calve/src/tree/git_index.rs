@@ -182,29 +182,45 @@ pub(crate) fn tracked(git: &OwnedFd) -> Option<HashSet<Vec<u8>>> {
     Some(Layout::of(&bytes)?.paths(&bytes))
 }
 
-/// The paths of the submodules in the index of the repository `git`.
+/// What an index says of paths, beside their content.
 #[cfg(feature = "store")]
-pub(crate) fn submodules_in(git: &Path) -> Vec<PathBuf> {
-    let found = || {
-        let git = fs::open(git, DIR_FLAGS, Mode::empty()).ok()?;
-        let (file, meta) = open_regular(&git, c"index")?;
-        if meta.size > INDEX_MOST_BYTES {
-            return None;
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Special {
+    pub(crate) submodules: Vec<PathBuf>,
+    /// The files that git takes for unchanged without a look, and those outside of a sparse
+    /// checkout.
+    pub(crate) hidden: Vec<PathBuf>,
+}
+
+/// The special paths in the index of the repository `git`. `None` if calve does not understand the
+/// index; only git can be asked then.
+#[cfg(feature = "store")]
+pub(crate) fn special_in(git: &Path) -> Option<Special> {
+    let mut special = Special::default();
+    if std::fs::symlink_metadata(git.join("index"))
+        .is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+    {
+        return Some(special);
+    }
+    let git = fs::open(git, DIR_FLAGS, Mode::empty()).ok()?;
+    let (file, meta) = open_regular(&git, c"index")?;
+    if meta.size > INDEX_MOST_BYTES {
+        return None;
+    }
+    let bytes = read(&file, meta.size)?;
+    let layout = Layout::of(&bytes)?;
+    for chunk in &layout.chunks {
+        let (mut cursor, bytes) = (chunk.cursor.clone(), &bytes[chunk.bytes.clone()]);
+        while let Some(entry) = cursor.next(bytes) {
+            let found = match (entry.is_submodule(), entry.is_hidden()) {
+                (true, _) => &mut special.submodules,
+                (false, true) => &mut special.hidden,
+                (false, false) => continue,
+            };
+            found.push(PathBuf::from(OsString::from_vec(cursor.path.clone())));
         }
-        let bytes = read(&file, meta.size)?;
-        let layout = Layout::of(&bytes)?;
-        let mut found = Vec::new();
-        for chunk in &layout.chunks {
-            let (mut cursor, bytes) = (chunk.cursor.clone(), &bytes[chunk.bytes.clone()]);
-            while let Some(entry) = cursor.next(bytes) {
-                if entry.is_submodule() {
-                    found.push(PathBuf::from(OsString::from_vec(cursor.path.clone())));
-                }
-            }
-        }
-        Some(found)
-    };
-    found().unwrap_or_default()
+    }
+    Some(special)
 }
 
 /// The entries of an index, sorted by their state in a tree.

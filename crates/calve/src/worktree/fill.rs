@@ -377,7 +377,7 @@ fn to_carry(
     let ours = |failure| asked(&from.root, failure);
     let mut found = git::NotTracked::default();
     if options.include_from.is_none() || options.untracked {
-        found = git::not_tracked_in(&from.root).map_err(ours)?;
+        found = git::not_tracked_in(from).map_err(ours)?;
     }
     if let Some(file) = &options.include_from {
         let file = from.root.join(file);
@@ -388,15 +388,15 @@ fn to_carry(
         opened.map_err(|error| {
             Error::new(ErrorKind::InvalidPattern, Operation::ReadPatterns, &file, error)
         })?;
-        let matched = git::not_tracked_but_matched(&from.root, &file).map_err(ours)?;
-        let ignored = git::ignored_of(&from.root, &matched).map_err(ours)?;
+        let matched = git::not_tracked_but_matched(from, &file).map_err(ours)?;
+        let ignored = git::ignored_of(from, &matched).map_err(ours)?;
         found.ignored = matched.into_iter().filter(|path| ignored.contains(path)).collect();
     }
     found.ignored.retain(|path| !is_never_carried(path));
     // git answers no question about a path that leads through a link.
     found.ignored.retain(|path| has_room(&tree.root, path));
-    let there: HashSet<Vec<u8>> = git::ignored_of(&tree.root, &found.ignored)
-        .map_err(|failure| asked(&tree.root, failure))?;
+    let there: HashSet<Vec<u8>> =
+        git::ignored_of(tree, &found.ignored).map_err(|failure| asked(&tree.root, failure))?;
     let (mut carried, others): (Vec<_>, Vec<_>) =
         found.ignored.into_iter().partition(|path| there.contains(path));
     if options.untracked {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::Worktree;
 use crate::error::{Error, ErrorKind, Operation};
 use crate::store::git::modules::{self, Held, Unheld};
-use crate::store::git::{self, Commit, Failure, Registration, Repository, Work};
+use crate::store::git::{self, Commit, Failure, Registration, Repository, Tips, Tree, Work};
 use crate::store::{Store, StoreOptions};
 use crate::tree::pool::lock;
 
@@ -43,29 +43,33 @@ pub struct GitStatus {
     pub has_more_changes: bool,
 }
 
-/// The repository that a worktree has.
-pub(super) enum Own {
-    /// The project's repository, which has these registrations of the worktree.
-    Linked(Vec<Registration>),
-    /// A repository of its own.
-    Copy,
+/// What git knows of a worktree.
+#[derive(Default)]
+pub(super) struct Own {
+    /// The registrations of the worktree in the project's repository.
+    registered: Vec<Registration>,
+    /// The working tree, to ask git about it. `None`: the tree is gone.
+    tree: Option<Tree>,
+    /// A repository of its own, in the tree.
+    copy: Option<Repository>,
 }
 
 /// The work that a drop of the worktree would lose, according to git.
+#[derive(Default)]
 pub(super) struct Loss {
     own: Own,
     project: Option<Repository>,
     /// The work that is not committed. `None` if the tree is gone.
     pub(super) work: Option<Work>,
     tips: Vec<String>,
-    /// Annotated tags that the project does not have.
-    tags: Vec<Commit>,
+    /// Annotated tags, and objects of other kinds, that the project does not have.
+    objects: Vec<Commit>,
     /// The commits that nothing else holds, the newest first and at most `COMMITS_MOST`, then
-    /// `tags`, and then those of submodules.
+    /// `objects`, and then those of submodules.
     pub(super) commits: Vec<Commit>,
     submodules: Vec<LostModule>,
-    /// Why git could not tell what a drop of the worktree would lose. Then the fields above are
-    /// empty.
+    /// Why git could not tell all that a drop of the worktree would lose. What git did tell is in
+    /// the fields above.
     pub(super) failure: Option<Failure>,
 }
 
@@ -90,7 +94,7 @@ impl Store {
         worktrees: &[Worktree],
         options: &StoreOptions,
     ) -> Vec<Result<Option<GitStatus>, Error>> {
-        let project = self.repository();
+        let project = self.repository().ok().flatten();
         let head = project.as_ref().and_then(|project| project.head_commit().ok()?);
         let results: Vec<_> = worktrees.iter().map(|_| Mutex::new(Ok(None))).collect();
         let next = AtomicUsize::new(0);
@@ -119,8 +123,9 @@ impl Store {
     }
 
     /// The project's repository, if it has one.
-    fn repository(&self) -> Option<Repository> {
-        git::read(&self.project().ok()?)
+    fn repository(&self) -> Result<Option<Repository>, Failure> {
+        let project = self.project().map_err(|error| Failure::Refused(error.to_string()))?;
+        git::read(&project).map_err(|error| unread(&git::git_of(&project), &error))
     }
 }
 
@@ -134,12 +139,11 @@ impl Worktree {
         project: Option<&Repository>,
         head: Option<&str>,
     ) -> Result<Option<GitStatus>, Error> {
-        let is_linked = match self.own_repository()? {
-            None => return Ok(None),
-            Some(Own::Linked(_)) => true,
-            Some(Own::Copy) => false,
-        };
-        let work = git::work_in(&self.path).map_err(|failure| self.git_failed(failure))?;
+        let failed = |failure| self.git_failed(failure);
+        let own = self.own_repository(true).map_err(failed)?;
+        let Some(tree) = own.tree else { return Ok(None) };
+        let is_linked = own.copy.is_none();
+        let work = git::work_in(&tree).map_err(failed)?;
         let (branch, commit) = work.head.map_or((None, None), |head| (head.branch, head.commit));
         let objects = (!is_linked).then(|| objects_of(&self.path));
         let counts = match (project, head, commit.as_deref()) {
@@ -159,67 +163,82 @@ impl Worktree {
         }))
     }
 
-    /// The repository that the worktree has. A linked worktree has one even if its tree is gone.
-    fn own_repository(&self) -> Result<Option<Own>, Error> {
-        let own = std::fs::symlink_metadata(git::git_of(&self.path));
-        if own.is_ok_and(|own| own.is_dir()) {
-            return Ok(Some(Own::Copy));
-        }
-        let registered = self.store.registry().registered(&self.row)?;
-        Ok((!registered.is_empty()).then_some(Own::Linked(registered)))
-    }
-
-    /// What git would lose with the worktree. `None` if the worktree has no repository, or if git
-    /// cannot be asked and there are no submodules. Then calve looks for changes itself.
+    /// What git knows of the worktree. A linked worktree is registered even if its tree is gone.
     ///
     /// # Errors
-    /// calve cannot find out whether it has one.
-    pub(super) fn git_loss(&self, is_there: bool) -> Result<Option<Loss>, Error> {
-        let project = self.store.repository();
-        let Some(own) = self.own_repository()? else { return Ok(None) };
-        let ask = || -> Result<_, Failure> {
-            let work = if is_there { Some(git::whole_work_in(&self.path)?) } else { None };
-            let (mut tips, mut objects) = (Vec::new(), None);
-            match (&own, &project) {
-                (Own::Linked(registered), Some(project)) => {
-                    for registration in registered {
-                        tips.extend(project.tips_of(registration)?);
-                    }
-                }
-                _ => {
-                    tips = git::tips_of_copy(&self.path)?;
-                    objects = Some(objects_of(&self.path));
-                }
-            }
-            let mut commits = match &project {
-                Some(project) => project.unheld(&tips, COMMITS_MOST, None, objects.as_deref())?,
-                None => tips.iter().map(|tip| Commit::unknown(tip)).collect(),
-            };
-            let mut tags = Vec::new();
-            if let (Own::Copy, Some(project)) = (&own, &project) {
-                let theirs = git::tags(&project.root)?;
-                tags = git::tags(&self.path)?;
-                tags.retain(|tag| theirs.iter().all(|their| their.id != tag.id));
-                commits.extend_from_slice(&tags);
-            }
-            Ok((work, tips, tags, commits))
+    /// A file of git could not be read, or the tree's `.git` leads to something else.
+    fn own_repository(&self, is_there: bool) -> Result<Own, Failure> {
+        let registered = self.store.registry().registered(&self.row);
+        let registered = registered.map_err(|error| Failure::Refused(error.to_string()))?;
+        let mut own = Own { registered, tree: None, copy: None };
+        // Nothing is left of a repository that was in the tree.
+        if !is_there {
+            return Ok(own);
+        }
+        let git_file = git::git_of(&self.path);
+        own.tree = match std::fs::metadata(&git_file) {
+            Ok(found) if found.is_dir() => Tree::at(&self.path)?,
+            Ok(_) => match git::leads_to(&self.path) {
+                // Its registration was pruned.
+                Ok(folder) if std::fs::symlink_metadata(&folder).is_err_and(is_absent) => None,
+                Err(error) if git::leads_nowhere(&error) => None,
+                _ => Tree::at(&self.path)?,
+            },
+            Err(error) if git::is_absent(&error) => Tree::at(&self.path)?,
+            Err(error) => return Err(unread(&git_file, &error)),
         };
-        let (asked, submodules) = (ask(), self.lost_modules(&own, project.as_ref(), is_there));
-        let (loss, failure) = match asked {
-            Ok(loss) => (loss, None),
-            Err(_) if submodules.is_empty() => return Ok(None),
-            Err(failure) => ((None, Vec::new(), Vec::new(), Vec::new()), Some(failure)),
-        };
-        let (work, tips, tags, mut commits) = loss;
-        for lost in &submodules {
+        let is_copy = own.tree.as_ref().is_some_and(|tree| tree.git_dir == git_file);
+        if is_copy {
+            own.copy = git::read(&self.path).map_err(|error| unread(&git_file, &error))?;
+        } else if own.tree.is_none() {
+            own.tree = own.registered.first().map(|entry| Tree::of(entry, &self.path));
+        } else if let Some(tree) = &own.tree
+            && !own.registered.iter().any(|entry| git::is_same(&entry.folder, &tree.git_dir))
+        {
+            let why = format!("it leads to {}, which is not the project's", tree.git_dir.display());
+            return Err(Failure::Refused(format!("{}: {why}", git_file.display())));
+        }
+        Ok(own)
+    }
+
+    /// What git would lose with the worktree. `None` if the worktree has no repository. Then calve
+    /// looks for changes itself. Whatever git cannot say is not known: see [`Loss::failure`].
+    pub(super) fn git_loss(&self, is_there: bool) -> Option<Loss> {
+        let mut loss = Loss::default();
+        let own = loss.known(self.own_repository(is_there));
+        loss.project = loss.known(self.store.repository()).flatten();
+        loss.own = own.unwrap_or_default();
+        if loss.own.is_nothing() {
+            return loss.failure.is_some().then_some(loss);
+        }
+        if let Some(tree) = &loss.own.tree {
+            let work = git::whole_work_in(tree);
+            loss.work = loss.known(work);
+        }
+        let tips = loss.own.tips(loss.project.as_ref());
+        let tips = loss.known(tips).unwrap_or_default();
+        let objects = loss.own.copy.as_ref().map(|copy| copy.common.join("objects"));
+        if let Some(project) = &loss.project {
+            let commits = project.unheld(&tips.commits, COMMITS_MOST, None, objects.as_deref());
+            let not_named = project.not_named(tips.objects);
+            loss.commits = loss.known(commits).unwrap_or_default();
+            loss.objects = loss.known(not_named).unwrap_or_default();
+        } else {
+            loss.commits = tips.commits.iter().map(|tip| Commit::unknown(tip)).collect();
+            loss.objects = tips.objects;
+        }
+        loss.tips = tips.commits;
+        loss.commits.extend_from_slice(&loss.objects);
+        loss.submodules = self.lost_modules(&loss.own, loss.project.as_ref(), is_there);
+        for lost in &loss.submodules {
             let of = lost.held.name();
             let Ok(unheld) = &lost.unheld else { continue };
-            commits.extend(unheld.commits.iter().map(|commit| Commit {
+            loss.commits.extend(unheld.commits.iter().map(|commit| Commit {
                 subject: format!("{} (in {of})", commit.subject),
                 ..commit.clone()
             }));
         }
-        Ok(Some(Loss { own, project, work, tips, tags, commits, submodules, failure }))
+        Some(loss)
     }
 
     /// The work that a drop would lose in the worktree's submodules.
@@ -229,10 +248,9 @@ impl Worktree {
         project: Option<&Repository>,
         is_there: bool,
     ) -> Vec<LostModule> {
-        let git_dirs: Vec<PathBuf> = match own {
-            Own::Linked(registered) => registered.iter().map(|it| it.folder.clone()).collect(),
-            Own::Copy => vec![git::git_of(&self.path)],
-        };
+        let registered = own.registered.iter().map(|it| it.folder.clone());
+        let copied = own.copy.iter().map(|copy| copy.git_dir.clone());
+        let git_dirs: Vec<PathBuf> = registered.chain(copied).collect();
         // Nothing is at this path.
         let nowhere = git::git_of(&git::git_of(&self.path));
         let root = if is_there { self.path.as_path() } else { &nowhere };
@@ -255,7 +273,37 @@ impl Worktree {
     }
 }
 
+impl Own {
+    fn is_nothing(&self) -> bool {
+        self.registered.is_empty() && self.tree.is_none() && self.copy.is_none()
+    }
+
+    /// What nothing but the worktree may hold.
+    fn tips(&self, project: Option<&Repository>) -> Result<Tips, Failure> {
+        let mut tips =
+            self.copy.as_ref().map_or(Ok(Tips::default()), |copy| copy.all_tips(None))?;
+        for registration in &self.registered {
+            let Some(project) = project else { continue };
+            let own = project.tips_of(registration)?;
+            tips.commits.extend(own.commits);
+            tips.objects.extend(own.objects);
+        }
+        Ok(tips)
+    }
+}
+
 impl Loss {
+    /// The answer to a question. Without one, the loss is not known.
+    fn known<T>(&mut self, answer: Result<T, Failure>) -> Option<T> {
+        match answer {
+            Ok(answer) => Some(answer),
+            Err(failure) => {
+                self.failure.get_or_insert(failure);
+                None
+            }
+        }
+    }
+
     /// Makes references for the commits that nothing else holds: in the project's repository, and
     /// in its repositories of submodules.
     ///
@@ -263,7 +311,7 @@ impl Loss {
     /// [`ErrorKind::Git`]. Some references may have been made.
     pub(super) fn keep(&self, worktree: &Worktree) -> Result<KeptCommits, Error> {
         let mut kept = KeptCommits::default();
-        if self.commits.is_empty() {
+        if self.commits.is_empty() && self.failure.is_none() {
             return Ok(kept);
         }
         let mut keep = || -> Result<(), Failure> {
@@ -276,10 +324,9 @@ impl Loss {
                 }
             }
             let Some(project) = &self.project else { return Ok(()) };
-            let (from, objects) = match self.own {
-                Own::Linked(_) => (None, None),
-                Own::Copy => (Some(worktree.path()), Some(objects_of(worktree.path()))),
-            };
+            let copy = self.own.copy.as_ref();
+            let from = copy.map(|_| worktree.path());
+            let objects = copy.map(|copy| copy.common.join("objects"));
             for tip in &self.tips {
                 // A reference from an earlier round may hold this tip already.
                 let tips = std::slice::from_ref(tip);
@@ -288,75 +335,121 @@ impl Loss {
                     kept.references.push(project.keep_dropped(worktree.name(), tip, from)?);
                 }
             }
-            for tag in &self.tags {
-                kept.references.push(project.keep_dropped(worktree.name(), &tag.id, from)?);
+            for object in &self.objects {
+                kept.references.push(project.keep_dropped(worktree.name(), &object.id, from)?);
             }
             Ok(())
         };
-        keep().map_err(|failure| worktree.git_failed(failure))?;
-        Ok(kept)
+        match keep() {
+            // The tree is kept with its registration: see `must_keep_the_tree`. A reference also
+            // keeps its commits from `git gc --prune=now`.
+            Err(_) if self.failure.is_some() => {
+                if let (Some(project), None) = (&self.project, &self.own.copy) {
+                    for tip in &self.tips {
+                        let reference = project.keep_dropped_unasked(worktree.name(), tip);
+                        let reference = reference.map_err(|error| {
+                            worktree.git_failed(unread(&project.common, &error))
+                        })?;
+                        kept.references.extend(reference);
+                    }
+                }
+                Ok(kept)
+            }
+            kept_all => kept_all.map(|()| kept).map_err(|failure| worktree.git_failed(failure)),
+        }
     }
 
     /// Whether a submodule has commits that no reference of the project can keep, because the
     /// project has no repository of this submodule.
-    pub(super) fn has_commits_that_no_reference_keeps(&self) -> bool {
+    fn has_commits_that_no_reference_keeps(&self) -> bool {
         self.submodules.iter().any(|lost| {
             let has_some = lost.unheld.as_ref().is_ok_and(|unheld| !unheld.tips.is_empty());
             has_some && lost.held.in_project.is_none()
         })
     }
 
-    /// Whether a submodule has, or may have, such commits.
-    pub(super) fn must_keep_a_submodule(&self) -> bool {
+    /// Whether references may not be enough to keep what would be lost with a tree that is gone.
+    pub(super) fn cannot_be_kept_by_references(&self) -> bool {
+        self.failure.is_some() || self.has_commits_that_no_reference_keeps()
+    }
+
+    /// Whether the tree must be kept, with its registration, although it is dropped by force: a
+    /// submodule has, or may have, such commits, or git could not tell what would be lost.
+    pub(super) fn must_keep_the_tree(&self) -> bool {
         self.has_commits_that_no_reference_keeps()
+            || self.failure.is_some()
             || self.submodules.iter().any(|lost| lost.unheld.is_err())
     }
 
-    /// Fails if a drop would lose something. Uncommitted work is not lost if `is_kept` says so.
+    /// Fails if the worktree is locked, or if git could not say what a drop would lose.
     ///
     /// # Errors
-    /// [`ErrorKind::Changed`], [`ErrorKind::CommitsOnlyHere`]; [`ErrorKind::Git`] if
-    /// `git worktree lock` has locked the worktree; the errors of `is_kept`.
-    pub(super) fn must_be_nothing(
-        &self,
-        worktree: &Worktree,
-        is_kept: impl FnOnce(&Work) -> Result<bool, Error>,
-    ) -> Result<(), Error> {
-        let refused = |kind, why: String| {
-            Error::new(kind, Operation::DropWorktree, worktree.path(), std::io::Error::other(why))
+    /// [`ErrorKind::Git`].
+    fn must_be_known(&self, worktree: &Worktree) -> Result<(), Error> {
+        let refused = |why| {
+            let cause = std::io::Error::other(why);
+            Error::new(ErrorKind::Git, Operation::DropWorktree, worktree.path(), cause)
         };
-        if let Own::Linked(registered) = &self.own
-            && let Some(reason) = registered.iter().find_map(|entry| entry.locked.as_deref())
-        {
+        let mut registered = self.own.registered.iter();
+        if let Some(reason) = registered.find_map(|entry| entry.locked.as_deref()) {
             let reason = String::from_utf8_lossy(reason);
-            let why = match reason.trim() {
+            return Err(refused(match reason.trim() {
                 "" => "it is locked; 'git worktree unlock' unlocks it".to_owned(),
                 reason => format!("it is locked ({reason}); 'git worktree unlock' unlocks it"),
-            };
-            return Err(refused(ErrorKind::Git, why));
+            }));
         }
-        if let Some(work) = self.work.as_ref().filter(|work| !work.paths.is_empty())
-            && !is_kept(work)?
-        {
-            let more = if work.is_cut { ", more than these paths" } else { "" };
-            let why = format!("it has work that is not committed{more}");
-            return Err(refused(ErrorKind::Changed, why).with_details(work.paths.clone()));
+        if let Some(failure) = &self.failure {
+            return Err(refused(format!("git cannot say what would be lost: {failure}")));
         }
         let unknown =
             self.submodules.iter().find_map(|lost| Some((lost, lost.unheld.as_ref().err()?)));
         if let Some((lost, failure)) = unknown {
             let of = lost.held.name();
             let why = format!("git cannot say which commits of {of} would be lost: {failure}");
-            return Err(refused(ErrorKind::Git, why));
+            return Err(refused(why));
         }
-        if self.commits.is_empty() {
-            return Ok(());
+        Ok(())
+    }
+
+    /// Fails if references cannot keep the commits of a worktree whose tree is gone.
+    ///
+    /// # Errors
+    /// [`ErrorKind::CommitsOnlyHere`]; [`ErrorKind::Git`] if the worktree is locked, or if git
+    /// could not say what would be lost.
+    pub(super) fn must_be_kept_by_references(&self, worktree: &Worktree) -> Result<(), Error> {
+        self.must_be_known(worktree)?;
+        match self.has_commits_that_no_reference_keeps() {
+            true => Err(self.unheld(worktree)),
+            false => Ok(()),
         }
-        Err(unheld(
-            worktree,
-            "it has commits that no branch or other reference holds",
-            &self.commits,
-        ))
+    }
+
+    /// Fails if a drop would lose something. Uncommitted work is not lost if `is_kept` says so.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Changed`], [`ErrorKind::CommitsOnlyHere`]; [`ErrorKind::Git`] if
+    /// `git worktree lock` has locked the worktree, or if git could not say what would be lost; the
+    /// errors of `is_kept`.
+    pub(super) fn must_be_nothing(
+        &self,
+        worktree: &Worktree,
+        is_kept: impl FnOnce(&Work) -> Result<bool, Error>,
+    ) -> Result<(), Error> {
+        self.must_be_known(worktree)?;
+        if let Some(work) = self.work.as_ref().filter(|work| !work.paths.is_empty())
+            && !is_kept(work)?
+        {
+            let more = if work.is_cut { ", more than these paths" } else { "" };
+            let cause = std::io::Error::other(format!("it has work that is not committed{more}"));
+            let path = worktree.path();
+            return Err(Error::new(ErrorKind::Changed, Operation::DropWorktree, path, cause)
+                .with_details(work.paths.clone()));
+        }
+        if self.commits.is_empty() { Ok(()) } else { Err(self.unheld(worktree)) }
+    }
+
+    fn unheld(&self, worktree: &Worktree) -> Error {
+        unheld(worktree, "it has commits that no branch or other reference holds", &self.commits)
     }
 }
 
@@ -373,4 +466,13 @@ fn unheld(worktree: &Worktree, why: &str, commits: &[Commit]) -> Error {
 
 fn objects_of(root: &Path) -> PathBuf {
     git::git_of(root).join("objects")
+}
+
+fn is_absent(error: std::io::Error) -> bool {
+    git::is_absent(&error)
+}
+
+/// The failure of a look at git's own files.
+fn unread(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::Refused(format!("{}: {error}", path.display()))
 }

@@ -213,16 +213,16 @@ impl Worktree {
     /// The same as for [`Worktree::drop`]: [`ErrorKind::Changed`], [`ErrorKind::CommitsOnlyHere`],
     /// [`ErrorKind::Git`]. Nothing is changed.
     pub fn must_lose_nothing(&self, options: &StoreOptions) -> Result<(), Error> {
-        self.now()?.must_be_no_loss(self.git_loss(true)?.as_ref(), &options.operation())
+        self.now()?.must_be_no_loss(self.git_loss(true).as_ref(), &options.operation())
     }
 
     fn must_be_no_loss(&self, loss: Option<&Loss>, operation: &Running) -> Result<(), Error> {
-        if loss.is_none_or(|loss| loss.failure.is_some()) {
-            self.must_be_unchanged(operation)?;
+        match loss {
+            None => self.must_be_unchanged(operation),
+            Some(loss) => {
+                loss.must_be_nothing(self, |work| self.is_in_the_base_snapshot(work, operation))
+            }
         }
-        loss.map_or(Ok(()), |loss| {
-            loss.must_be_nothing(self, |work| self.is_in_the_base_snapshot(work, operation))
-        })
     }
 
     fn drop_now(
@@ -237,12 +237,13 @@ impl Worktree {
             return Err(Error::new(ErrorKind::InvalidName, Operation::Drop, &self.path, cause));
         }
         if self.is_away(force)? {
-            let loss = self.git_loss(false)?;
-            let cannot_be_kept = |loss: &&Loss| {
-                loss.has_commits_that_no_reference_keeps() || !force && loss.must_keep_a_submodule()
-            };
-            if let Some(loss) = loss.as_ref().filter(cannot_be_kept) {
-                loss.must_be_nothing(self, |_| Ok(true))?;
+            let loss = self.git_loss(false);
+            // Without a tree, only references can keep commits, and a lock says that the tree is
+            // elsewhere for a while.
+            if let Some(loss) = loss.as_ref()
+                && (!force || loss.cannot_be_kept_by_references())
+            {
+                loss.must_be_kept_by_references(self)?;
             }
             // There are no files to look at any more, and a reference can keep the commits.
             let (kept, branch) = self.keep_what_git_has(loss.as_ref(), how)?;
@@ -262,7 +263,7 @@ impl Worktree {
         }
         self.must_be_there()?;
         self.must_hold_no_other()?;
-        let loss = self.git_loss(true)?;
+        let loss = self.git_loss(true);
         if !force {
             self.must_be_no_loss(loss.as_ref(), operation)?;
         }
@@ -272,7 +273,7 @@ impl Worktree {
         let name = CString::new(name.as_encoded_bytes()).map_err(|error| {
             Error::io(Operation::DropWorktree, &self.path, io::Error::other(error))
         })?;
-        let keeps = loss.as_ref().is_some_and(Loss::must_keep_a_submodule)
+        let keeps = loss.as_ref().is_some_and(Loss::must_keep_the_tree)
             || force && !how.discard && self.would_lose_work(loss.as_ref(), room, operation)?;
         let (folder, aside, beside) = if keeps {
             let token = &self.row.token;
@@ -459,10 +460,11 @@ impl Worktree {
         let root = std::fs::canonicalize(&self.path).context(Operation::Open, || &self.path)?;
         let rows = self.store.catalog().worktrees()?;
         let others = rows.iter().filter(|row| row.token != self.row.token && row.name != PROJECT);
+        let gits = git::worktrees_inside(&self.path);
         let mut inside: Vec<PathBuf> = others
             .map(|row| path_from(&row.path))
             .filter(|path| std::fs::canonicalize(path).is_ok_and(|path| path.starts_with(&root)))
-            .chain(git::worktrees_inside(&self.path))
+            .chain(gits.context(Operation::Read, || git::git_of(&self.path))?)
             .collect();
         inside.sort();
         inside.dedup();

@@ -21,6 +21,7 @@ use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::store::at::{is_gone, open_at};
 use crate::store::delta::Delta;
 use crate::store::files::read_plain;
+use crate::store::git::is_same;
 use crate::store::layout::{GIT, GIT_REGISTRATIONS};
 use crate::store::manifest::Manifest;
 use crate::store::object::Entry;
@@ -190,7 +191,7 @@ impl Judge {
         let text = read_plain(root, Path::new(GIT), GIT_FILE_MOST_BYTES).ok()?;
         let folder = Path::new(OsStr::from_bytes(text.strip_prefix(b"gitdir: ")?.trim_ascii_end()));
         let (above, registrations) = (folder.parent()?, self.registrations.as_deref()?);
-        if above != registrations && std::fs::canonicalize(above).ok()? != registrations {
+        if !is_same(above, registrations) {
             return None;
         }
         let dir = super::open_dir(above).ok()?;

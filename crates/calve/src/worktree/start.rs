@@ -53,8 +53,8 @@ mod loose;
 #[cfg(feature = "remote")]
 pub use checkout::{CheckoutOptions, CheckoutReport};
 use dress::{Dressed, Dressing, KeptIndexes, Origin};
-use git::GitPlan;
 pub use git::{GitMode, GitOutcome, LinkedWorktree, NoRepository};
+use git::{GitPlan, not_brought, other_settings};
 pub use links::StartBranch;
 
 /// How many trees are made in one pass, because each needs descriptors. A pass has fewer if the
@@ -233,6 +233,9 @@ pub struct StartedWorktree {
     /// Why the worktree is not a linked worktree, although [`GitMode::Best`] was asked for and the
     /// project has a repository.
     pub not_linked: Option<String>,
+    /// What the user should know about the repository: a state of the project's that did not come
+    /// along, or settings that git has in the project and not in a copy.
+    pub git_notes: Vec<String>,
     /// The files that name the project's root by its absolute path, sorted by path. If
     /// [`PathMention::kept`] is `None`, the worktree has the file with its own path.
     pub mentions: Vec<PathMention>,
@@ -244,7 +247,7 @@ impl StartedWorktree {
         (files, bytes): (u64, u64),
         (report, (git, mentions)): (DestinationReport, Dressed),
     ) -> Self {
-        Self { name, report, bytes, files, git, not_linked: None, mentions }
+        Self { name, report, bytes, files, git, not_linked: None, git_notes: Vec::new(), mentions }
     }
 }
 
@@ -386,7 +389,11 @@ impl Store {
         let folder = self.folder(at)?;
         let paths: Vec<PathBuf> = given.iter().map(|name| folder.join(name)).collect();
         let mut links = Vec::new();
+        let mut notes = Vec::new();
         if let GitPlan::Link(planned) = &mut git {
+            if base.is_none() && options.from.is_none() {
+                notes = not_brought(&planned.repository);
+            }
             planned.must_be_free(&paths)?;
             if base.is_none() {
                 planned.follow_head();
@@ -410,6 +417,7 @@ impl Store {
             })
             .collect();
         let claim = self.registry().claim(rows)?;
+        let is_copy = matches!(git, GitPlan::Copy(_)).then_some(());
         let how = (git, options.paths);
         let (files, trees) = match (cloned, id, &object) {
             (Some((cloned, places)), ..) => {
@@ -421,6 +429,9 @@ impl Store {
             }
             _ => return Err(no_worktree(PROJECT)),
         };
+        if let Some((path, ())) = paths.first().zip(is_copy) {
+            notes = other_settings(&self.project()?, path);
+        }
         let names = names.iter().map(|name| name.as_ref().to_owned());
         Ok(StartReport {
             snapshot: id,
@@ -431,6 +442,7 @@ impl Store {
                 .zip(trees)
                 .map(|(name, tree)| StartedWorktree {
                     not_linked: not_linked.clone(),
+                    git_notes: notes.clone(),
                     ..StartedWorktree::new(name, files, tree)
                 })
                 .collect(),

@@ -39,8 +39,8 @@ impl Repository {
             .args(["log", "-g", "--no-show-signature", "--format=%gs", &branch_ref(name), "--"])
             .whole()
             .run()?;
-        // The newest entry comes first.
-        Ok(line(&reflog.bytes).lines().next_back() == Some(&first_entry(token)))
+        // A git that was killed before it made the branch may have left an entry before this one.
+        Ok(line(&reflog.bytes).lines().any(|entry| entry == first_entry(token)))
     }
 
     /// How the branch at `commit` was merged into the commit that the project has checked out, or

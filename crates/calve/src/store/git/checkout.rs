@@ -13,13 +13,9 @@ use super::work::{records, whole};
 use super::{Failure, Git, Repository};
 
 /// Settings for the copy of the index: it is one file with every entry, and of no use to the
-/// project. No hook runs.
-const SETTINGS: [&str; 4] = [
-    "core.splitIndex=false",
-    "core.untrackedCache=false",
-    "index.sparse=false",
-    "core.hooksPath=/dev/null",
-];
+/// project.
+const SETTINGS: [&str; 3] =
+    ["core.splitIndex=false", "core.untrackedCache=false", "index.sparse=false"];
 
 /// A folder with a copy of the project's index, and with the files that were written.
 #[derive(Debug)]
@@ -53,7 +49,8 @@ impl Checkout<'_> {
     /// git could not be run.
     pub(crate) fn refresh(&self) -> Result<(), Failure> {
         match self.git().args(["update-index", "-q", "--unmerged", "--refresh"]).run() {
-            // git says so if a file differs from the index.
+            // git says so if a file differs from the index, or if a filter fails for it. Then git
+            // writes that file anew.
             Ok(_) | Err(Failure::Refused(_)) => Ok(()),
             Err(failure) => Err(failure),
         }

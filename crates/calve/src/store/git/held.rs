@@ -1,14 +1,17 @@
 //! The commits that a working tree holds, and which of them nothing else holds.
 
+use std::io;
 use std::path::Path;
 
 use rustix::fs;
 
+use super::ask::{identity, is_absent};
 use super::registration::Registration;
 use super::repository::Repository;
-use super::run::{Failure, Git};
+use super::run::{Failure, Git, LIST_MOST_BYTES, Output};
 use super::{PATH_MOST_BYTES, line};
-use crate::store::files::read_plain;
+use crate::store::files::{listed_at, read_plain};
+use crate::tree::staging::write_whole;
 
 /// A commit with its subject, or an annotated tag with its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,52 +32,121 @@ impl Commit {
     }
 }
 
-/// The commits that the references of `root` hold: its `HEAD`, its branches, its tags and its
-/// stashes. `root` is a whole repository that is a copy of another.
-///
-/// # Errors
-/// git could not be asked.
-pub(crate) fn tips_of_copy(root: &Path) -> Result<Vec<String>, Failure> {
-    tips(|| Git::new(root), &[])
+/// What the references and the state of one working tree lead to.
+#[derive(Debug, Default)]
+pub(crate) struct Tips {
+    /// Each commit is here once.
+    pub(crate) commits: Vec<String>,
+    /// Objects of other kinds that a reference names, such as annotated tags. No commit leads to
+    /// them. The subject is the reference's name.
+    pub(crate) objects: Vec<Commit>,
 }
 
-/// The same for the repository that `git` runs in, but for the references that `but` excludes.
-pub(super) fn tips(git: impl Fn() -> Git, but: &[&str]) -> Result<Vec<String>, Failure> {
-    let mut tips = Vec::new();
-    let all = ["rev-list", "--no-walk", "--ignore-missing"];
-    for asked in [
-        git().args(all).args(but).args(["--all", "HEAD", "--"]),
-        // `--all` covers only the last stash; this lists all of them.
-        git().args(["stash", "list", "--no-show-signature", "--format=%H"]),
-    ] {
-        match asked.run() {
-            Ok(output) => {
-                tips.extend(String::from_utf8_lossy(&output.bytes).lines().map(str::to_owned));
+/// The references that each working tree has of its own.
+const OWN: [&str; 3] = ["refs/bisect", "refs/rewritten", "refs/worktree"];
+/// Files of a working tree that name a commit, beside those that git calls `…_HEAD`. Each begins
+/// with the commit's id.
+const STATES: [&str; 9] = [
+    "BISECT_EXPECTED_REV",
+    "BISECT_START",
+    "MERGE_AUTOSTASH",
+    "NOTES_MERGE_PARTIAL",
+    "rebase-apply/autostash",
+    "rebase-apply/orig-head",
+    "rebase-merge/autostash",
+    "rebase-merge/orig-head",
+    "sequencer/head",
+];
+/// `FETCH_HEAD` names commits of another repository, which still has them. `ORIG_HEAD` names where
+/// a branch was before, which the branch's reflog names too.
+const NOT_OWN: [&str; 2] = ["FETCH_HEAD", "ORIG_HEAD"];
+
+impl Tips {
+    /// Adds the references that a `for-each-ref` printed in the format [`FORMAT`].
+    fn add(&mut self, output: &Output, is_wanted: impl Fn(&str) -> bool) -> Result<(), Failure> {
+        // git goes on without such a reference, and its commit is not known.
+        if output.is_cut || output.words.contains("ignoring broken ref") {
+            return Err(Failure::Refused(output.words.clone()));
+        }
+        for line in String::from_utf8_lossy(&output.bytes).lines() {
+            let fields: Vec<&str> = line.split(' ').collect();
+            let &[kind, id, of_tag, tagged, name, leads_to] = fields.as_slice() else { continue };
+            if !is_wanted(name) || leads_to.starts_with("refs/heads/") {
+                continue;
             }
-            // The repository has no commit yet.
-            Err(Failure::Refused(words)) if words.contains("bad revision 'HEAD'") => {}
-            Err(failure) => return Err(failure),
+            if kind != "commit" {
+                self.objects.push(Commit { id: id.to_owned(), subject: name.to_owned() });
+            }
+            match (kind, of_tag) {
+                ("commit", _) => self.commits.push(id.to_owned()),
+                (_, "commit") => self.commits.push(tagged.to_owned()),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds the commit of `HEAD`, unless it is that of a branch, and those of the states that git
+    /// is in the middle of. `git_dir` is the folder that belongs to the working tree alone.
+    ///
+    /// # Errors
+    /// A file could not be read, or `HEAD` is damaged.
+    fn add_state(&mut self, git_dir: &Path) -> io::Result<()> {
+        let names = listed_at(git_dir)?;
+        let names = names.iter().filter_map(|(name, _)| name.to_str());
+        let heads = names.filter(|name| name.ends_with("_HEAD") && !NOT_OWN.contains(name));
+        for name in heads.chain(STATES) {
+            let text = match read_plain(fs::CWD, &git_dir.join(name), PATH_MOST_BYTES) {
+                Ok(text) => text,
+                Err(error) if is_absent(&error) => continue,
+                Err(error) => return Err(error),
+            };
+            // In the middle of a merge of several branches, each line is a commit.
+            self.commits.extend(text.split(|byte| *byte == b'\n').filter_map(id_in));
+        }
+        let head = read_plain(fs::CWD, &git_dir.join("HEAD"), PATH_MOST_BYTES)?;
+        match id_in(&head) {
+            Some(id) => self.commits.push(id),
+            None if head.starts_with(b"ref: ") => {}
+            None => {
+                let why =
+                    format!("{}: it names no branch and no commit", git_dir.join("HEAD").display());
+                return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+            }
+        }
+        Ok(())
+    }
+
+    fn in_order(mut self) -> Self {
+        self.commits.sort();
+        self.commits.dedup();
+        self
+    }
+}
+
+/// The id at the begin of a line.
+fn id_in(line: &[u8]) -> Option<String> {
+    let id = line.trim_ascii_end().split(|byte| byte.is_ascii_whitespace()).next()?;
+    let is_id = matches!(id.len(), 40 | 64) && id.iter().all(u8::is_ascii_hexdigit);
+    is_id.then(|| String::from_utf8_lossy(id).into_owned())
+}
+
+const FORMAT: &str =
+    "--format=%(objecttype) %(objectname) %(*objecttype) %(*objectname) %(refname) %(symref)";
+
+/// Whether a repository keeps its references in tables, and `HEAD` with them.
+fn has_tables(git_dir: &Path) -> io::Result<bool> {
+    Ok(identity(&git_dir.join("reftable"))?.is_some())
+}
+
+/// Whether a folder has a file in it, or further down.
+fn has_files(folder: &Path) -> io::Result<bool> {
+    for (name, kind) in listed_at(folder)? {
+        if kind != fs::FileType::Directory || has_files(&folder.join(name))? {
+            return Ok(true);
         }
     }
-    tips.sort();
-    tips.dedup();
-    Ok(tips)
-}
-
-/// The annotated tags of a repository. They are objects of their own that no commit leads to.
-///
-/// # Errors
-/// git could not be asked.
-pub(crate) fn tags(root: &Path) -> Result<Vec<Commit>, Failure> {
-    let output = Git::new(root)
-        .args([
-            "for-each-ref",
-            "--format=%(objecttype) %(objectname) %(refname:short)",
-            "refs/tags",
-        ])
-        .run()?;
-    let text = String::from_utf8_lossy(&output.bytes);
-    Ok(text.lines().filter_map(|line| Commit::parse(line.strip_prefix("tag ")?)).collect())
+    Ok(false)
 }
 
 impl Repository {
@@ -97,14 +169,15 @@ impl Repository {
         }
         let git = self
             .git()
+            .without_replacements()
             .args(["rev-list", "--topo-order", &format!("--max-count={most}")])
-            .args(["--no-commit-header", "--format=%H %s"])
-            .args(tips)
+            .args(["--no-commit-header", "--format=%H %s", "--stdin"])
+            .with_input((tips.join("\n") + "\n").into_bytes())
             .arg("--not")
             // These references belong to one working tree alone.
             .args(["bisect", "rewritten", "worktree"].map(|own| format!("--exclude=refs/{own}/*")))
             .args(but.map(|reference| format!("--exclude={reference}")))
-            .args(["--glob=refs/*", "--"]);
+            .arg("--glob=refs/*");
         let git = match objects {
             Some(objects) => git.with_objects_of(objects),
             None => git,
@@ -114,31 +187,87 @@ impl Repository {
         Ok(commits.lines().filter_map(Commit::parse).collect())
     }
 
-    /// The commits of a linked worktree that nothing else may hold: its `HEAD`, its own references,
-    /// and the changes that a merge or a rebase put aside. The worktree's tree may be gone.
+    /// What a linked worktree has that nothing else may hold: its `HEAD`, its own references, and
+    /// the commits of a merge, a rebase or another state under way. The worktree's tree may be gone.
+    /// git is asked only if there are references.
+    ///
+    /// # Errors
+    /// The registration could not be read, or git could not be asked.
+    pub(crate) fn tips_of(&self, registration: &Registration) -> Result<Tips, Failure> {
+        own_tips(&registration.folder).map(Tips::in_order)
+    }
+
+    /// What this repository has of its own: the same for each of its working trees, and all its
+    /// references and stashes, but for those whose names start with `but`.
+    ///
+    /// # Errors
+    /// The repository could not be read, or git could not be asked.
+    pub(crate) fn all_tips(&self, but: Option<&str>) -> Result<Tips, Failure> {
+        let mut tips = own_tips(&self.git_dir)?;
+        let output = self.git().args(["for-each-ref", FORMAT]).whole().run()?;
+        tips.add(&output, |name| but.is_none_or(|but| !name.starts_with(but)))?;
+        let has_stashes = has_tables(&self.common).map_err(Failure::NotRun)?
+            || identity(&self.common.join("logs/refs/stash")).map_err(Failure::NotRun)?.is_some();
+        if has_stashes {
+            // A reference holds only the last stash; this lists all of them.
+            let asked = ["stash", "list", "--no-show-signature", "--format=%H"];
+            let output = self.git().args(asked).run()?;
+            tips.commits.extend(String::from_utf8_lossy(&output.bytes).lines().map(str::to_owned));
+        }
+        for registration in self.registrations().map_err(Failure::NotRun)? {
+            let own = own_tips(&registration.folder)?;
+            tips.commits.extend(own.commits);
+            tips.objects.extend(own.objects);
+        }
+        Ok(tips.in_order())
+    }
+
+    /// Keeps a commit as [`Repository::keep_dropped`] does, where git cannot be asked. `None`: this
+    /// repository keeps its references in tables, which only git can write.
+    ///
+    /// # Errors
+    /// The file of the reference could not be written.
+    pub(crate) fn keep_dropped_unasked(
+        &self,
+        name: &str,
+        commit: &str,
+    ) -> io::Result<Option<String>> {
+        if has_tables(&self.common)? {
+            return Ok(None);
+        }
+        let packed = match read_plain(fs::CWD, &self.common.join("packed-refs"), LIST_MOST_BYTES) {
+            Err(error) if !is_absent(&error) => return Err(error),
+            packed => packed.unwrap_or_default(),
+        };
+        let packed = String::from_utf8_lossy(&packed);
+        let base = format!("refs/calve/dropped/{}", as_reference(name));
+        let numbered = (2..).map(|number| format!("{base}-{number}"));
+        for reference in std::iter::once(base.clone()).chain(numbered) {
+            let path = self.common.join(&reference);
+            let is_packed = packed.lines().any(|line| line.split(' ').nth(1) == Some(&reference));
+            if is_packed || identity(&path)?.is_some() {
+                continue;
+            }
+            let folder = path.parent().unwrap_or(&self.common);
+            std::fs::create_dir_all(folder)?;
+            write_whole(folder, &path, format!("{commit}\n").as_bytes())?;
+            return Ok(Some(reference));
+        }
+        Ok(None)
+    }
+
+    /// Those of the objects that no shared reference of this repository names.
     ///
     /// # Errors
     /// git could not be asked.
-    pub(crate) fn tips_of(&self, registration: &Registration) -> Result<Vec<String>, Failure> {
-        let own = format!("worktrees/{}", registration.id().to_string_lossy());
-        let mut tips = Vec::new();
-        let names = ["HEAD", "refs/bisect/bad"].map(|name| format!("{own}/{name}"));
-        for name in names {
-            let asked = ["rev-parse", "-q", "--verify", &format!("{name}^{{commit}}")];
-            match self.git().args(asked).run() {
-                Ok(output) => tips.push(line(&output.bytes)),
-                Err(Failure::Refused(_)) => {}
-                Err(failure) => return Err(failure),
-            }
+    pub(crate) fn not_named(&self, mut objects: Vec<Commit>) -> Result<Vec<Commit>, Failure> {
+        if !objects.is_empty() {
+            let mut named = Tips::default();
+            let output = self.git().args(["for-each-ref", FORMAT]).whole().run()?;
+            named.add(&output, |name| !OWN.iter().any(|own| name.starts_with(own)))?;
+            objects.retain(|object| named.objects.iter().all(|named| named.id != object.id));
         }
-        for aside in ["rebase-merge/autostash", "rebase-apply/autostash", "MERGE_AUTOSTASH"] {
-            let path = registration.folder.join(aside);
-            if let Ok(text) = read_plain(fs::CWD, &path, PATH_MOST_BYTES) {
-                let id = line(&text);
-                tips.extend(id.bytes().all(|byte| byte.is_ascii_hexdigit()).then_some(id));
-            }
-        }
-        Ok(tips)
+        Ok(objects)
     }
 
     /// Keeps a commit with a reference of calve's, and returns the reference's name. The reference
@@ -193,6 +322,27 @@ impl Repository {
             }
         }
     }
+}
+
+/// What belongs to one working tree alone.
+fn own_tips(git_dir: &Path) -> Result<Tips, Failure> {
+    let mut tips = Tips::default();
+    let git = || Git::new(git_dir).in_tree(git_dir, git_dir).arg("for-each-ref").arg(FORMAT);
+    if has_tables(git_dir).map_err(Failure::NotRun)? {
+        let output = git().arg("--include-root-refs").run()?;
+        let is_root = |name: &str| !name.contains('/') && !NOT_OWN.contains(&name);
+        tips.add(&output, |name| is_root(name) || OWN.iter().any(|own| name.starts_with(own)))?;
+    } else if OWN
+        .iter()
+        .map(|own| has_files(&git_dir.join(own)))
+        .collect::<io::Result<Vec<_>>>()
+        .map_err(Failure::NotRun)?
+        .contains(&true)
+    {
+        tips.add(&git().args(OWN).run()?, |_| true)?;
+    }
+    tips.add_state(git_dir).map_err(Failure::NotRun)?;
+    Ok(tips)
 }
 
 /// A worktree's name as a part of a reference's name. Characters that git does not allow there

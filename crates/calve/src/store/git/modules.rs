@@ -18,6 +18,7 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{self, AtFlags, Mode};
 
+use super::ask::{Tree, identity};
 use super::registration::absolute;
 use super::run::{Failure, Git};
 use super::{Commit, Registration, Repository};
@@ -364,10 +365,11 @@ pub(crate) fn all_below(
         if looked_at > FOLDERS_MOST {
             return Err(io::Error::other("it has too many submodules"));
         }
-        let in_project = project.and_then(|(git_dir, root)| match folder.as_os_str().is_empty() {
-            true => Some(git_dir.to_owned()),
-            false => Some(super::read(&root.join(&folder))?.git_dir),
-        });
+        let in_project = match project {
+            Some((git_dir, _)) if folder.as_os_str().is_empty() => Some(git_dir.to_owned()),
+            Some((_, root)) => super::read(&root.join(&folder))?.map(|it| it.git_dir),
+            None => None,
+        };
         // A repository that is inside the repository of another working tree was found with that.
         if !found
             .iter()
@@ -381,12 +383,21 @@ pub(crate) fn all_below(
                 ));
             }
         }
-        for path in git_index::submodules_in(&git_dir) {
+        // Nothing is in a tree that is gone.
+        let tree = Tree { root: root.join(&folder), git_dir };
+        let submodules = match identity(&tree.root)? {
+            Some(_) => tree.special()?.submodules,
+            None => Vec::new(),
+        };
+        for path in submodules {
             let path = folder.join(path);
-            let Some(inner) = super::read(&root.join(&path)) else { continue };
+            let Some(inner) = super::read(&root.join(&path))? else { continue };
             // A repository that is a folder in the tree is not in any folder `modules`.
             if inner.git_dir == super::git_of(&root.join(&path)) {
-                let in_project = project.and_then(|(_, root)| super::read(&root.join(&path)));
+                let in_project = match project {
+                    Some((_, root)) => super::read(&root.join(&path))?,
+                    None => None,
+                };
                 found.push(held(&inner.git_dir, in_project.map(|it| it.git_dir)));
             }
             trees.push((inner.git_dir, path));
@@ -423,7 +434,7 @@ impl Repository {
         let mut found = Unheld::default();
         let mut not: Vec<String> = Vec::new();
         if let Some(other) = other {
-            for tip in other.all_tips(&[])? {
+            for tip in other.all_tips(None)?.commits {
                 not.push(format!("^{tip}"));
             }
         }
@@ -443,7 +454,7 @@ impl Repository {
             let commits = String::from_utf8_lossy(&output.bytes);
             Ok::<Vec<Commit>, Failure>(commits.lines().filter_map(Commit::parse).collect())
         };
-        let tips = self.all_tips(&["--exclude=refs/remotes/*"])?;
+        let tips = self.all_tips(Some("refs/remotes/"))?.commits;
         if tips.is_empty() {
             return Ok(found);
         }
@@ -457,12 +468,6 @@ impl Repository {
             }
         }
         Ok(found)
-    }
-
-    /// The commits that the references of a repository point to: its `HEAD`, its branches, its tags
-    /// and its stashes, but for those that `but` excludes.
-    fn all_tips(&self, but: &[&str]) -> Result<Vec<String>, Failure> {
-        super::held::tips(|| self.git(), but)
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use rustix::fs;
 use rustix::io::Errno;
 
+use super::ask::{identity, is_absent, is_same};
 use super::repository::read;
 use super::{PATH_MOST_BYTES, git_of};
 use crate::reflink::imp::DIR_FLAGS;
@@ -48,34 +49,59 @@ pub(crate) fn registrations(common: &Path) -> io::Result<Vec<Registration>> {
     let mut found = Vec::new();
     for (name, kind) in listed_at(&folder)? {
         if kind == fs::FileType::Directory {
-            found.extend(Registration::read(folder.join(name)));
+            found.extend(Registration::read(folder.join(name))?);
         }
     }
     Ok(found)
 }
 
 /// The roots of the linked worktrees that are inside the working tree at `root` and belong to its
-/// repository, without links. Empty if the repository cannot be read.
-pub(crate) fn worktrees_inside(root: &Path) -> Vec<PathBuf> {
-    let Some(repository) = read(root) else { return Vec::new() };
-    let Ok(root) = std::fs::canonicalize(root) else { return Vec::new() };
-    let id = |path: &Path| std::fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
-    let inside = |registration: &Registration| {
-        let tree = std::fs::canonicalize(registration.git_file.as_ref()?.parent()?).ok()?;
+/// repository, without links.
+///
+/// # Errors
+/// The repository could not be read.
+pub(crate) fn worktrees_inside(root: &Path) -> io::Result<Vec<PathBuf>> {
+    let Some(repository) = read(root)? else { return Ok(Vec::new()) };
+    let root = std::fs::canonicalize(root)?;
+    let mut found = Vec::new();
+    for registration in repository.registrations()? {
+        let Some(tree) = registration.git_file.as_deref().and_then(Path::parent) else { continue };
+        let tree = match std::fs::canonicalize(tree) {
+            Ok(tree) => tree,
+            Err(error) if is_absent(&error) => continue,
+            Err(error) => return Err(error),
+        };
+        if tree == root || !tree.starts_with(&root) {
+            continue;
+        }
         // Somebody may have deleted the worktree, and made another folder in its place.
-        let leads_back = leads_to(&tree).ok().and_then(|folder| id(&folder));
-        let is_inside = tree != root && tree.starts_with(&root);
-        (is_inside && leads_back == id(&registration.folder)).then_some(tree)
-    };
-    repository.registrations().unwrap_or_default().iter().filter_map(inside).collect()
+        let leads_back = match leads_to(&tree) {
+            Ok(folder) => identity(&folder)?,
+            Err(_) => None,
+        };
+        if leads_back.is_some() && leads_back == identity(&registration.folder)? {
+            found.push(tree);
+        }
+    }
+    Ok(found)
+}
+
+/// Whether an error says that a `.git` file leads to nothing.
+pub(crate) fn leads_nowhere(error: &io::Error) -> bool {
+    is_absent(error) || error.kind() == io::ErrorKind::InvalidData
 }
 
 /// The path in the `.git` file of a folder.
 ///
 /// # Errors
-/// There is no `.git` file, or it has other content.
+/// There is no `.git` file, or it has other content ([`leads_nowhere`]).
 pub(crate) fn leads_to(root: &Path) -> io::Result<PathBuf> {
-    let text = read_plain(fs::CWD, &git_of(root), PATH_MOST_BYTES)?;
+    let mut file = git_of(root);
+    // The file may be a link.
+    if std::fs::symlink_metadata(&file)?.is_symlink() {
+        file = std::fs::canonicalize(&file)?;
+    }
+    let text = read_plain(fs::CWD, &file, PATH_MOST_BYTES)?;
     let text = text.strip_prefix(b"gitdir: ").ok_or_else(|| {
         io::Error::new(io::ErrorKind::InvalidData, "its .git file does not lead to a repository")
     })?;
@@ -107,15 +133,25 @@ pub(super) fn making(token: &str) -> String {
 
 impl Registration {
     /// The registration in a folder, if one is there.
-    pub(crate) fn read(folder: PathBuf) -> Option<Self> {
-        if !std::fs::symlink_metadata(&folder).ok()?.is_dir() {
-            return None;
+    ///
+    /// # Errors
+    /// A file of it could not be read.
+    pub(crate) fn read(folder: PathBuf) -> io::Result<Option<Self>> {
+        match std::fs::symlink_metadata(&folder) {
+            Ok(found) if found.is_dir() => {}
+            Ok(_) => return Ok(None),
+            Err(error) if is_absent(&error) => return Ok(None),
+            Err(error) => return Err(error),
         }
-        let read = |name: &str| read_plain(fs::CWD, &folder.join(name), PATH_MOST_BYTES).ok();
-        let git_file = read(GITDIR).filter(|text| !text.is_empty());
+        let read = |name: &str| match read_plain(fs::CWD, &folder.join(name), PATH_MOST_BYTES) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if is_absent(&error) => Ok(None),
+            Err(error) => Err(error),
+        };
+        let git_file = read(GITDIR)?.filter(|text| !text.is_empty());
         let git_file = git_file.map(|text| absolute(&folder, &text));
-        let locked = read(LOCKED);
-        Some(Self { folder, git_file, locked })
+        let locked = read(LOCKED)?;
+        Ok(Some(Self { folder, git_file, locked }))
     }
 
     /// The id that git gave this registration.
@@ -130,7 +166,8 @@ impl Registration {
 
     /// Whether this registration names the tree at `root` as its worktree.
     pub(crate) fn is_of(&self, root: &Path) -> bool {
-        self.git_file.as_deref() == Some(&git_of(root))
+        let tree = self.git_file.as_deref().filter(|path| path.ends_with(".git"));
+        tree.and_then(Path::parent).is_some_and(|tree| is_same(tree, root))
     }
 
     /// Whether calve was making this registration for the worktree with this token. `temporary` is

@@ -1,15 +1,16 @@
 //! A repository: finding it, its branches, and its linked worktrees.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs;
 
+use super::ask::{Tree, identity, is_absent};
 use super::registration::{
-    COMMONDIR, REGISTRATIONS, Registration, absolute, leads_to, making, registrations,
-    wait_for_next_step,
+    COMMONDIR, REGISTRATIONS, Registration, absolute, leads_nowhere, leads_to, making,
+    registrations, wait_for_next_step,
 };
 use super::run::{Failure, Git};
 use super::{PATH_MOST_BYTES, branch_ref, git_of, line};
@@ -51,12 +52,58 @@ pub(crate) enum Onto<'a> {
     Commit(&'a str),
 }
 
+/// Why git works with no tree of a repository that has this setting, and with no tree of a copy.
+const BARE: &str = "its setting core.bare is true, so git gives it no working tree; \
+    'git config core.bare false' in the project mends that";
+
+/// Fails if git would not work with a copy of the repository in the folder `.git` of `root` either.
+/// Who owns the repository does not count: a copy belongs to its user.
+///
+/// # Errors
+/// git refuses the repository, in these words. If git cannot be run at all, this is no failure.
+pub(crate) fn works_as_a_copy(root: &Path) -> Result<(), Failure> {
+    let git_dir = git_of(root);
+    // Without a name for the working tree, git says whether the repository has one.
+    let asked = Git::new(root).of_repository(&git_dir).args(["rev-parse", "--is-bare-repository"]);
+    match asked.run() {
+        Ok(output) if line(&output.bytes) == "true" => Err(Failure::Refused(BARE.to_owned())),
+        Err(Failure::Refused(words)) => Err(Failure::Refused(words)),
+        Ok(_) | Err(Failure::NotInstalled | Failure::NotRun(_)) => Ok(()),
+    }
+}
+
+/// The settings of git that have another value in the working tree at `copy` than in the one at
+/// `root`, although the repository of the one is a copy of the other's. git includes files of
+/// configuration by the place of a repository (`includeIf`).
+///
+/// # Errors
+/// git could not be asked.
+pub(crate) fn other_settings(root: &Path, copy: &Path) -> Result<Vec<String>, Failure> {
+    let list = |root: &Path| -> Result<BTreeMap<String, String>, Failure> {
+        let Some(tree) = Tree::at(root)? else { return Ok(BTreeMap::new()) };
+        let output = tree.git().args(["config", "--list", "--includes", "-z"]).run()?;
+        let text = String::from_utf8_lossy(&output.bytes).into_owned();
+        let lines = text.split('\0').filter(|line| !line.is_empty());
+        // The last value of a setting holds.
+        Ok(lines
+            .map(|line| line.split_once('\n').unwrap_or((line, "")))
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .collect())
+    };
+    let (ours, theirs) = (list(root)?, list(copy)?);
+    let keys: BTreeSet<&String> = ours.keys().chain(theirs.keys()).collect();
+    let differs = keys.into_iter().filter(|key| ours.get(*key) != theirs.get(*key));
+    Ok(differs.cloned().collect())
+}
+
 /// Asks git what the folder `root` is.
 pub(crate) fn find(root: &Path) -> Found {
-    if std::fs::symlink_metadata(git_of(root)).is_err() {
-        return Found::Nothing;
+    match std::fs::symlink_metadata(git_of(root)) {
+        Ok(_) => {}
+        Err(error) if is_absent(&error) => return Found::Nothing,
+        Err(error) => return Found::Unusable(Failure::NotRun(error)),
     }
-    let asked = Git::new(root).args([
+    let asked = Git::new(root).not_above(root).args([
         "rev-parse",
         "--path-format=absolute",
         "--show-toplevel",
@@ -65,6 +112,9 @@ pub(crate) fn find(root: &Path) -> Found {
     ]);
     let output = match asked.run() {
         Ok(output) => output.bytes,
+        Err(Failure::Refused(words)) if words.contains("must be run in a work tree") => {
+            return Found::Unusable(Failure::Refused(BARE.to_owned()));
+        }
         Err(failure) => return Found::Unusable(failure),
     };
     let refused = |words: &str| Found::Unusable(Failure::Refused(words.to_owned()));
@@ -73,10 +123,13 @@ pub(crate) fn find(root: &Path) -> Found {
     let [top, git_dir, common] = lines.as_slice() else {
         return refused("the path of the repository has a line break");
     };
-    let id = |path: &Path| std::fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
-    if id(&path_from(top)) != id(root) || id(root).is_none() {
-        // This `.git` is not a repository, so git went on to a folder above.
-        return refused("its .git is not a repository");
+    match (identity(&path_from(top)), identity(root)) {
+        (Ok(Some(top)), Ok(Some(root))) if top == root => {}
+        (Err(error), _) | (_, Err(error)) => return Found::Unusable(Failure::NotRun(error)),
+        _ => {
+            let top = String::from_utf8_lossy(top);
+            return refused(&format!("its setting core.worktree names another folder: {top}"));
+        }
     }
     Found::Repository(Repository {
         root: root.to_owned(),
@@ -87,24 +140,33 @@ pub(crate) fn find(root: &Path) -> Found {
 
 /// The repository of a project's root, read from its files without asking git. `None`: the root has
 /// no repository.
-pub(crate) fn read(root: &Path) -> Option<Repository> {
+///
+/// # Errors
+/// The root has a `.git` that cannot be read.
+pub(crate) fn read(root: &Path) -> io::Result<Option<Repository>> {
     let own = git_of(root);
-    let git_dir = match std::fs::metadata(&own).ok()?.is_dir() {
-        true => own,
-        false => leads_to(root).ok()?,
+    let git_dir = match std::fs::metadata(&own) {
+        Ok(found) if found.is_dir() => own,
+        Ok(_) => match leads_to(root) {
+            Err(error) if leads_nowhere(&error) => return Ok(None),
+            led => led?,
+        },
+        Err(error) if is_absent(&error) => return Ok(None),
+        Err(error) => return Err(error),
     };
     let common = match read_plain(fs::CWD, &git_dir.join(COMMONDIR), PATH_MOST_BYTES) {
         Ok(text) => absolute(&git_dir, &text),
-        Err(_) => git_dir.clone(),
+        Err(error) if is_absent(&error) => git_dir.clone(),
+        Err(error) => return Err(error),
     };
-    Some(Repository { root: root.to_owned(), git_dir, common })
+    Ok(Some(Repository { root: root.to_owned(), git_dir, common }))
 }
 
 /// The branch that the working tree at `root` is on, read from its files without asking git. `None`
 /// if it is on none, or has no repository, or if the repository keeps its `HEAD` elsewhere
 /// (reftable).
 pub(crate) fn branch_in(root: &Path) -> Option<String> {
-    branch_at(&read(root)?.git_dir)
+    branch_at(&read(root).ok()??.git_dir)
 }
 
 /// The same for the folder of a repository, or of a registration.
@@ -117,11 +179,31 @@ pub(crate) fn branch_at(git_dir: &Path) -> Option<String> {
 }
 
 impl Repository {
+    /// A run of git for this working tree. Of a submodule's repository, the folder is both.
     pub(super) fn git(&self) -> Git {
-        let git = Git::new(&self.root);
-        // In a repository's own folder, git would look for the working tree that the repository
-        // names, and that may be gone.
-        if self.root == self.git_dir { git.in_tree(&self.git_dir, &self.git_dir) } else { git }
+        match self.root == self.git_dir {
+            true => Git::new(&self.root).in_tree(&self.git_dir, &self.git_dir),
+            false => self.tree().git(),
+        }
+    }
+
+    /// What the working tree is in the middle of, beside a merge: files of git, in its folder, that
+    /// a new worktree does not get.
+    pub(crate) fn under_way(&self) -> Vec<&'static str> {
+        let is_there = |name: &&str| std::fs::symlink_metadata(self.git_dir.join(name)).is_ok();
+        let states: [(&str, &[&str]); 4] = [
+            ("a rebase", &["rebase-merge", "rebase-apply"]),
+            ("a cherry-pick", &["CHERRY_PICK_HEAD"]),
+            ("a revert", &["REVERT_HEAD"]),
+            ("a bisection", &["BISECT_LOG"]),
+        ];
+        let found = states.into_iter().filter(|(_, names)| names.iter().any(is_there));
+        found.map(|(state, _)| state).collect()
+    }
+
+    /// The working tree, to ask git about it.
+    pub(crate) fn tree(&self) -> Tree {
+        Tree { root: self.root.clone(), git_dir: self.git_dir.clone() }
     }
 
     /// The commit that the project has checked out. `None` before the first commit.
@@ -129,11 +211,10 @@ impl Repository {
     /// # Errors
     /// git could not be asked.
     pub(crate) fn head_commit(&self) -> Result<Option<String>, Failure> {
-        match self.git().args(["rev-parse", "-q", "--verify", "HEAD^{commit}"]).run() {
-            Ok(output) => Ok(Some(line(&output.bytes))),
-            Err(Failure::Refused(_)) => Ok(None),
-            Err(failure) => Err(failure),
-        }
+        let asked = self.git().args(["rev-parse", "-q", "--verify", "HEAD^{commit}"]);
+        // git says nothing and ends so where there is no commit.
+        let output = asked.may_end_with(1).run()?;
+        Ok((output.code == 0).then(|| line(&output.bytes)))
     }
 
     /// The commit that a name means, in any of git's ways to name one. The inner error says why it
@@ -238,7 +319,7 @@ impl Repository {
         let reflog = match reflog {
             Ok(output) => line(&output.bytes),
             // The branch does not exist.
-            Err(Failure::Refused(_)) => return Ok(()),
+            Err(Failure::Refused(words)) if words.contains("bad revision") => return Ok(()),
             Err(failure) => return Err(failure),
         };
         match reflog.split_once(' ') {
@@ -302,7 +383,7 @@ impl Repository {
         };
         git.holding(lock).map_err(Failure::NotRun)?.run()?;
         let folder = leads_to(at).map_err(Failure::NotRun)?;
-        Registration::read(folder.clone()).ok_or_else(|| {
+        Registration::read(folder.clone()).map_err(Failure::NotRun)?.ok_or_else(|| {
             let words = format!("git registered it at {}, which is not there", folder.display());
             Failure::Refused(words)
         })
@@ -351,7 +432,7 @@ impl Repository {
     /// git could not do it.
     pub(crate) fn without_monitor(&self, index: &Path) -> Result<(), Failure> {
         self.git()
-            .args(["-c", "core.hooksPath=/dev/null", "-c", "core.splitIndex=false"])
+            .args(["-c", "core.splitIndex=false"])
             .with_index(index)
             .args(["update-index", "--no-fsmonitor"])
             .run()
@@ -395,11 +476,8 @@ pub(crate) fn can_be_a_branch(root: &Path, name: &str) -> Result<bool, Failure> 
     if name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')) {
         return Ok(true);
     }
-    match Git::new(root).arg("check-ref-format").arg(branch_ref(name)).run() {
-        Ok(_) => Ok(true),
-        Err(Failure::Refused(_)) => Ok(false),
-        Err(failure) => Err(failure),
-    }
+    let asked = Git::new(root).arg("check-ref-format").arg(branch_ref(name));
+    Ok(asked.may_end_with(1).run()?.code == 0)
 }
 
 /// The first reflog entry of a branch that was made for the worktree with this token.
@@ -413,7 +491,10 @@ pub(super) fn first_entry(token: &str) -> String {
 /// # Errors
 /// git could not do it, or does not have the commit. `HEAD` is as it was.
 pub(crate) fn detach(root: &Path, commit: &str) -> Result<(), Failure> {
-    Git::new(root)
+    let none = || Failure::Refused("it has no .git".to_owned());
+    Tree::at(root)?
+        .ok_or_else(none)?
+        .git()
         .args(["update-ref", "--no-deref", "-m", "calve restore", "HEAD", commit])
         .run()
         .map(drop)

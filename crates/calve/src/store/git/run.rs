@@ -7,7 +7,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{OFlags, fcntl_setfl};
@@ -16,33 +16,48 @@ use rustix::io::Errno;
 /// calve keeps at most this much of git's output.
 const OUTPUT_MOST_BYTES: u64 = 4 * 1024 * 1024;
 /// calve keeps at most this much of a list of paths. Each of a million paths may have 256 bytes.
-const LIST_MOST_BYTES: u64 = 256 * 1024 * 1024;
+pub(super) const LIST_MOST_BYTES: u64 = 256 * 1024 * 1024;
 /// calve keeps at most this much of git's messages.
 const WORDS_MOST_BYTES: usize = 16 * 1024;
 /// calve reads so much of a pipe at once. A pipe holds no more.
 const BUFFER_BYTES: usize = 64 * 1024;
-/// If a command meets the lock of another git, calve tries it again this often and waits this long
-/// each time.
-const LOCKED_TRIES: u32 = 100;
+/// If a command meets the lock of another git, calve tries it again for this time, and pauses this
+/// long between two tries. Each try may take a second: git itself waits for some locks.
+const LOCKED_MOST: Duration = Duration::from_secs(5);
 const LOCKED_PAUSE: Duration = Duration::from_millis(50);
 
-/// Variables that tell git where a repository is; `git rev-parse --local-env-vars` lists them. If a
-/// hook or an alias of git runs calve, they are set. calve removes them, because git would
-/// otherwise change another repository.
-const OF_ANOTHER_REPOSITORY: [&str; 13] = [
+/// The variables of git that name a repository, or that hold for one command. If a hook or an alias
+/// of git runs a program, some are set. calve removes them before it runs git or a command of the
+/// user, because git would otherwise answer for another repository, or with settings that hide
+/// work. `git rev-parse --local-env-vars` lists them, and a test compares the two.
+pub const GIT_VARIABLES: [&str; 17] = [
     "GIT_ALTERNATE_OBJECT_DIRECTORIES",
     "GIT_COMMON_DIR",
     "GIT_CONFIG",
+    "GIT_CONFIG_COUNT",
+    "GIT_CONFIG_PARAMETERS",
     "GIT_DIR",
     "GIT_GRAFT_FILE",
     "GIT_IMPLICIT_WORK_TREE",
     "GIT_INDEX_FILE",
+    "GIT_INTERNAL_SUPER_PREFIX",
     "GIT_NAMESPACE",
     "GIT_NO_REPLACE_OBJECTS",
     "GIT_OBJECT_DIRECTORY",
     "GIT_PREFIX",
+    "GIT_REPLACE_REF_BASE",
     "GIT_SHALLOW_FILE",
     "GIT_WORK_TREE",
+];
+
+/// More variables that change an answer. git does not list them, because they may be the user's own.
+const FOR_QUESTIONS: [&str; 6] = [
+    "GIT_ATTR_SOURCE",
+    "GIT_CEILING_DIRECTORIES",
+    "GIT_GLOB_PATHSPECS",
+    "GIT_ICASE_PATHSPECS",
+    "GIT_LITERAL_PATHSPECS",
+    "GIT_NOGLOB_PATHSPECS",
 ];
 
 /// Why git did not do what it was asked.
@@ -62,6 +77,10 @@ pub(crate) struct Output {
     pub(crate) bytes: Vec<u8>,
     /// Whether git printed more than this.
     pub(crate) is_cut: bool,
+    /// The exit code, which may be the one of [`Git::may_end_with`].
+    pub(crate) code: i32,
+    /// git's messages.
+    pub(crate) words: String,
 }
 
 /// One run of git.
@@ -76,6 +95,23 @@ pub(crate) struct Git {
 impl Failure {
     fn says(&self, words: &str) -> bool {
         matches!(self, Self::Refused(said) if said.contains(words))
+    }
+
+    /// Names the lock that another git seems to have left, and the command that removes it.
+    fn with_way_out(self) -> Self {
+        let Self::Refused(words) = self else { return self };
+        let lock = words.split_once("Unable to create '").and_then(|(_, rest)| {
+            let (lock, rest) = rest.split_once('\'')?;
+            (lock.ends_with(".lock") && rest.starts_with(": File exists")).then_some(lock)
+        });
+        Self::Refused(match lock {
+            Some(lock) => {
+                format!(
+                    "{words}\nIf no git works there any more, this removes the lock: rm '{lock}'"
+                )
+            }
+            None => words,
+        })
     }
 
     /// Whether the failure is due to another git that changes the same thing and will be done soon.
@@ -95,6 +131,12 @@ impl std::fmt::Display for Failure {
         match self {
             Self::NotInstalled => f.write_str("git is not installed, or not on the PATH"),
             Self::Refused(words) => f.write_str(&in_one_line(words)),
+            Self::NotRun(error) if error.raw_os_error() == Some(Errno::CHILD.raw_os_error()) => {
+                write!(
+                    f,
+                    "git ran, and its answer is lost, because the program that started calve ignores SIGCHLD: {error}"
+                )
+            }
             Self::NotRun(error) => write!(f, "git could not be run: {error}"),
         }
     }
@@ -136,12 +178,16 @@ impl Git {
             // git.
             .env("GIT_OPTIONAL_LOCKS", "0")
             .stdin(Stdio::null());
-        for name in OF_ANOTHER_REPOSITORY {
+        for name in GIT_VARIABLES.iter().chain(&FOR_QUESTIONS) {
             command.env_remove(name);
         }
         // A file monitor is a hook of another program, or a process that stays. A command that only
         // looks needs neither.
         command.args(["-c", "core.fsmonitor=false"]);
+        // calve's own steps run no hook: see docs/design/git.md.
+        command.args(["-c", "core.hooksPath=/dev/null"]);
+        // A folder that only looks like a repository is none.
+        command.args(["-c", "safe.bareRepository=explicit"]);
         // Submodules are asked and changed by commands of their own.
         command.args(["-c", "submodule.recurse=false"]);
         Self { command, input: None, most_bytes: OUTPUT_MOST_BYTES, may_end_with: 0 }
@@ -172,6 +218,31 @@ impl Git {
     /// Lets git work with this working tree of a repository.
     pub(crate) fn in_tree(mut self, git_dir: &Path, tree: &Path) -> Self {
         self.command.env("GIT_DIR", git_dir).env("GIT_WORK_TREE", tree);
+        self
+    }
+
+    /// Lets git work with this repository, without a word about its working tree.
+    pub(super) fn of_repository(mut self, git_dir: &Path) -> Self {
+        self.command.env("GIT_DIR", git_dir);
+        self
+    }
+
+    /// Lets git find the repository of the working tree at `tree` itself, but in no folder above.
+    pub(super) fn found_in(mut self, tree: &Path) -> Self {
+        self.command.env("GIT_WORK_TREE", tree);
+        self.not_above(tree)
+    }
+
+    /// Lets git look for a repository in the folder `tree`, but in no folder above.
+    pub(super) fn not_above(mut self, tree: &Path) -> Self {
+        self.command.env("GIT_CEILING_DIRECTORIES", tree.parent().unwrap_or(tree));
+        self
+    }
+
+    /// Lets git see the commits as they were made, and not what `git replace` shows in their place:
+    /// only the objects themselves say what git would delete.
+    pub(super) fn without_replacements(mut self) -> Self {
+        self.command.env("GIT_NO_REPLACE_OBJECTS", "1");
         self
     }
 
@@ -210,13 +281,16 @@ impl Git {
     /// # Errors
     /// All of [`Failure`].
     pub(crate) fn run(mut self) -> Result<Output, Failure> {
-        for _ in 0..LOCKED_TRIES {
+        let began = Instant::now();
+        loop {
             match self.once() {
-                Err(failure) if failure.is_for_a_moment() => std::thread::sleep(LOCKED_PAUSE),
+                Err(failure) if failure.is_for_a_moment() && began.elapsed() < LOCKED_MOST => {
+                    std::thread::sleep(LOCKED_PAUSE);
+                }
+                Err(failure) => return Err(failure.with_way_out()),
                 result => return result,
             }
         }
-        self.once()
     }
 
     fn once(&mut self) -> Result<Output, Failure> {
@@ -233,13 +307,12 @@ impl Git {
             Err(error) => return Err(Failure::NotRun(error)),
         };
         let input = self.input.as_deref().unwrap_or_default();
-        let (status, output, words) =
-            collect(child, input, self.most_bytes).map_err(Failure::NotRun)?;
+        let (status, output) = collect(child, input, self.most_bytes).map_err(Failure::NotRun)?;
         // If git printed more than calve keeps, it ended because its output was closed.
         if status.success() || status.code() == Some(self.may_end_with) || output.is_cut {
             return Ok(output);
         }
-        let mut words = String::from_utf8_lossy(&words).trim().to_owned();
+        let mut words = output.words;
         if words.is_empty() {
             words = format!("git ended with {status}");
         }
@@ -249,17 +322,15 @@ impl Git {
 
 /// Gives a child its input, waits for its end, and keeps its output and its messages up to the
 /// bounds.
-fn collect(
-    mut child: Child,
-    input: &[u8],
-    most_bytes: u64,
-) -> io::Result<(ExitStatus, Output, Vec<u8>)> {
+fn collect(mut child: Child, input: &[u8], most_bytes: u64) -> io::Result<(ExitStatus, Output)> {
     let exchanged = exchange(&mut child, input, most_bytes);
     let status = child.wait()?;
     let (mut bytes, words) = exchanged?;
     let is_cut = bytes.len() as u64 > most_bytes;
     bytes.truncate(usize::try_from(most_bytes).unwrap_or(usize::MAX));
-    Ok((status, Output { bytes, is_cut }, words))
+    let words = String::from_utf8_lossy(&words).trim().to_owned();
+    let code = status.code().unwrap_or_default();
+    Ok((status, Output { bytes, is_cut, code, words }))
 }
 
 /// Serves all pipes of a child from this thread, because the system may refuse further threads.
@@ -339,6 +410,32 @@ fn moved(result: io::Result<usize>) -> io::Result<Option<usize>> {
 mod tests {
     use super::*;
 
+    /// git lists more of them from version to version.
+    #[test]
+    fn the_variables_that_gits_own_list_has_are_removed() {
+        let listed = Command::new("git").args(["rev-parse", "--local-env-vars"]).output().unwrap();
+        let listed = String::from_utf8(listed.stdout).unwrap();
+        let missing: Vec<_> = listed.lines().filter(|it| !GIT_VARIABLES.contains(it)).collect();
+        assert_eq!(missing, [""; 0]);
+    }
+
+    #[test]
+    fn a_lock_that_stays_is_named_with_the_command_that_removes_it() {
+        for (words, expected) in [
+            (
+                "fatal: Unable to create '/p/.git/packed-refs.lock': File exists.",
+                "fatal: Unable to create '/p/.git/packed-refs.lock': File exists. If no git works there any more, this removes the lock: rm '/p/.git/packed-refs.lock'",
+            ),
+            (
+                "fatal: Unable to create '/p/x': File exists.",
+                "fatal: Unable to create '/p/x': File exists.",
+            ),
+            ("fatal: no", "fatal: no"),
+        ] {
+            assert_eq!(Failure::Refused(words.to_owned()).with_way_out().to_string(), expected);
+        }
+    }
+
     #[test]
     fn only_the_lock_of_another_git_is_waited_for() {
         for (words, expected) in [
@@ -396,13 +493,11 @@ mod tests {
             command.args(["-c", script]).stdout(Stdio::piped()).stderr(Stdio::piped());
             collect(command.spawn().unwrap(), b"", OUTPUT_MOST_BYTES).unwrap()
         };
-        let (status, output, words) = child("echo out; yes no | head -c 1000000 >&2; exit 3");
-        assert_eq!(
-            (status.code(), output.bytes.as_slice(), output.is_cut),
-            (Some(3), &b"out\n"[..], false)
-        );
-        assert_eq!(words.len(), WORDS_MOST_BYTES);
-        let (_, output, _) = child("yes");
+        let (status, output) = child("echo out; yes no | head -c 1000000 >&2; exit 3");
+        assert_eq!((status.code(), output.code), (Some(3), 3));
+        assert_eq!((output.bytes.as_slice(), output.is_cut), (&b"out\n"[..], false));
+        assert_eq!(output.words.len(), WORDS_MOST_BYTES);
+        let (_, output) = child("yes");
         assert_eq!((output.bytes.len() as u64, output.is_cut), (OUTPUT_MOST_BYTES, true));
     }
 

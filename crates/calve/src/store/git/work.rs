@@ -4,7 +4,9 @@ use std::collections::{HashSet, VecDeque};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use super::run::{self, Failure, Git};
+use super::ask::Tree;
+use super::repository::Repository;
+use super::run::{self, Failure};
 use crate::store::files::path_from;
 
 /// How many changed submodules calve asks for their work.
@@ -50,12 +52,33 @@ pub(crate) struct NotTracked {
     pub(crate) others: Vec<Vec<u8>>,
 }
 
-/// The uncommitted work in the working tree at `root`. Nothing is written.
+/// Settings of the user, of the repository, or of a submodule, that let `git status` leave changes
+/// out. The options of the command do not reach the status of submodules, and settings do.
+const SHOW_ALL: [&str; 2] = ["-c", "status.showUntrackedFiles=normal"];
+/// Settings with which git compares less of a file than it knows of it, or believes a cache of
+/// folders.
+const COMPARE_ALL: [&str; 6] = [
+    "-c",
+    "core.checkStat=default",
+    "-c",
+    "core.trustctime=true",
+    "-c",
+    "core.untrackedCache=false",
+];
+
+/// The uncommitted work in a working tree. Nothing is written.
 ///
 /// # Errors
 /// git does not work with this tree.
-pub(crate) fn work_in(root: &Path) -> Result<Work, Failure> {
-    let output = Git::new(root)
+pub(crate) fn work_in(tree: &Tree) -> Result<Work, Failure> {
+    work(tree, &[])
+}
+
+fn work(tree: &Tree, settings: &[&str]) -> Result<Work, Failure> {
+    let output = tree
+        .git()
+        .args(SHOW_ALL)
+        .args(settings)
         .args(["status", "--porcelain=v2", "--branch", "-z", "--no-renames", "--no-ahead-behind"])
         .args(["--untracked-files=normal", "--ignore-submodules=none"])
         .run()?;
@@ -67,26 +90,32 @@ pub(crate) fn work_in(root: &Path) -> Result<Work, Failure> {
 ///
 /// # Errors
 /// git does not work with this tree.
-pub(crate) fn whole_work_in(root: &Path) -> Result<Work, Failure> {
-    let mut work = work_in(root)?;
-    let mut asked: VecDeque<Submodule> = std::mem::take(&mut work.submodules).into();
+pub(crate) fn whole_work_in(tree: &Tree) -> Result<Work, Failure> {
+    let mut whole = work(tree, &COMPARE_ALL)?;
+    // git says nothing about these, whatever they have become.
+    let is_there = |path: &PathBuf| std::fs::symlink_metadata(tree.root.join(path)).is_ok();
+    whole.paths.extend(tree.special()?.hidden.into_iter().filter(is_there));
+    whole.paths.sort();
+    whole.paths.dedup();
+    let mut asked: VecDeque<Submodule> = std::mem::take(&mut whole.submodules).into();
     for _ in 0..SUBMODULES_MOST {
-        let Some(submodule) = asked.pop_front() else { return Ok(work) };
-        // A broken submodule counts as changed.
-        let Ok(inner) = work_in(&root.join(&submodule.path)) else { continue };
+        let Some(submodule) = asked.pop_front() else { return Ok(whole) };
+        // A submodule that git cannot be asked about stays in the list as changed.
+        let Ok(Some(inner)) = Tree::at(&tree.root.join(&submodule.path)) else { continue };
+        let Ok(inner) = work(&inner, &COMPARE_ALL) else { continue };
         let below = |path: PathBuf| submodule.path.join(path);
-        work.only_index_has_it |= inner.only_index_has_it;
-        work.is_cut |= inner.is_cut;
+        whole.only_index_has_it |= inner.only_index_has_it;
+        whole.is_cut |= inner.is_cut;
         if !submodule.is_at_another_commit {
-            work.paths.retain(|path| *path != submodule.path);
-            work.paths.extend(inner.paths.into_iter().map(below));
+            whole.paths.retain(|path| *path != submodule.path);
+            whole.paths.extend(inner.paths.into_iter().map(below));
         }
         asked.extend(
             inner.submodules.into_iter().map(|it| Submodule { path: below(it.path), ..it }),
         );
     }
-    work.is_cut = true;
-    Ok(work)
+    whole.is_cut = true;
+    Ok(whole)
 }
 
 /// Parses the output of `git status --porcelain=v2 --branch -z` without renames.
@@ -136,12 +165,13 @@ pub(super) fn parse_status(output: &[u8]) -> Work {
     work
 }
 
-/// The entries of the working tree at `root` that git does not track. Writes nothing.
+/// The entries of a working tree that git does not track. Writes nothing.
 ///
 /// # Errors
 /// git does not work with this tree.
-pub(crate) fn not_tracked_in(root: &Path) -> Result<NotTracked, Failure> {
-    let output = Git::new(root)
+pub(crate) fn not_tracked_in(repository: &Repository) -> Result<NotTracked, Failure> {
+    let output = repository
+        .git()
         .args(["status", "--porcelain", "-z", "--no-renames", "--ignore-submodules=all"])
         .args(["--untracked-files=all", "--ignored=matching"])
         .whole()
@@ -157,14 +187,18 @@ pub(crate) fn not_tracked_in(root: &Path) -> Result<NotTracked, Failure> {
     Ok(found)
 }
 
-/// The files in the working tree at `root` that git does not track, and that the patterns in `file`
+/// The files in a working tree that git does not track, and that the patterns in `file`
 /// match. The patterns have gitignore's form. A repository is one path, which ends in a slash.
 ///
 /// # Errors
 /// git does not work with this tree.
-pub(crate) fn not_tracked_but_matched(root: &Path, file: &Path) -> Result<Vec<Vec<u8>>, Failure> {
+pub(crate) fn not_tracked_but_matched(
+    repository: &Repository,
+    file: &Path,
+) -> Result<Vec<Vec<u8>>, Failure> {
     let from = [OsStr::new("--exclude-from"), file.as_os_str()];
-    let output = Git::new(root)
+    let output = repository
+        .git()
         .args(["ls-files", "-z", "--others", "--ignored"])
         .args(from)
         .whole()
@@ -172,12 +206,15 @@ pub(crate) fn not_tracked_but_matched(root: &Path, file: &Path) -> Result<Vec<Ve
     Ok(records(&whole(output)?).map(<[u8]>::to_owned).collect())
 }
 
-/// Those of the `paths` that git ignores in the working tree at `root`. They need not exist there.
+/// Those of the `paths` that git ignores in a working tree. They need not exist there.
 /// A path that ends in a slash is a directory.
 ///
 /// # Errors
 /// git does not work with this tree.
-pub(crate) fn ignored_of(root: &Path, paths: &[Vec<u8>]) -> Result<HashSet<Vec<u8>>, Failure> {
+pub(crate) fn ignored_of(
+    repository: &Repository,
+    paths: &[Vec<u8>],
+) -> Result<HashSet<Vec<u8>>, Failure> {
     if paths.is_empty() {
         return Ok(HashSet::new());
     }
@@ -186,7 +223,8 @@ pub(crate) fn ignored_of(root: &Path, paths: &[Vec<u8>]) -> Result<HashSet<Vec<u
         input.extend_from_slice(path);
         input.push(0);
     }
-    let output = Git::new(root)
+    let output = repository
+        .git()
         .args(["check-ignore", "-z", "--stdin"])
         .with_input(input)
         // git ignores none of them.

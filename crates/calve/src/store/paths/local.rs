@@ -19,7 +19,7 @@ use crate::reflink::meta::Meta;
 use crate::store::at::open_at;
 use crate::store::files::{path_from, read_plain};
 use crate::store::git::modules::{Modules, may_be_of_module};
-use crate::store::git::{Failure, Git};
+use crate::store::git::{self, Failure};
 use crate::store::layout::{self, OWN, PATHS};
 use crate::tree::staging::write_whole;
 
@@ -249,17 +249,20 @@ pub(crate) fn tracked(root: &Path, paths: &[&Path]) -> HashSet<PathBuf> {
 pub(crate) fn known_tracked(root: &Path, paths: &[&Path]) -> Option<HashSet<PathBuf>> {
     let mut tracked = HashSet::new();
     for paths in paths.chunks(ASKED_TOGETHER) {
-        let git = Git::new(root).args(["--literal-pathspecs", "ls-files", "-z", "--"]);
-        match git.args(paths).run() {
+        let asked = match git::Tree::at(root) {
+            Ok(Some(tree)) => tree.tracked(paths),
+            // The tree may be a folder of a working tree.
+            Ok(None) => match git::tracked_from_above(root, paths) {
+                // Nothing is tracked where there is no repository.
+                Err(Failure::NotInstalled | Failure::Refused(_)) => return Some(HashSet::new()),
+                asked => asked,
+            },
+            Err(failure) => Err(failure),
+        };
+        match asked {
             Ok(output) if !output.is_cut => {
                 let names = output.bytes.split(|byte| *byte == 0).filter(|name| !name.is_empty());
                 tracked.extend(names.map(|name| PathBuf::from(std::ffi::OsStr::from_bytes(name))));
-            }
-            // Nothing is tracked where there is no repository.
-            Err(Failure::NotInstalled | Failure::Refused(_))
-                if std::fs::symlink_metadata(root.join(layout::GIT)).is_err() =>
-            {
-                return Some(HashSet::new());
             }
             _ => return None,
         }

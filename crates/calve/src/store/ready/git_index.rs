@@ -283,7 +283,7 @@ pub(super) fn keep_with(
 
 /// The path of the project's own index.
 fn of_project(store: &Store) -> Option<PathBuf> {
-    Some(git::read(&store.project().ok()?)?.git_dir.join("index"))
+    Some(git::read(&store.project().ok()?).ok()??.git_dir.join("index"))
 }
 
 /// git's index for a tree, with its header. `known_by` identifies the tree. `None` if the project

@@ -195,7 +195,7 @@ impl Registry<'_> {
             let was = git::leads_to(place).ok();
             let folder = put_registration(&kept, place, repository, &row.name)?;
             let gone = || io::Error::from(io::ErrorKind::NotFound);
-            let mut entry = Registration::read(folder).ok_or_else(gone)?;
+            let mut entry = Registration::read(folder)?.ok_or_else(gone)?;
             entry.point_at(&path_from(&row.path))?;
             let git_file = git::git_of(place);
             if let Some(was) = was
@@ -206,7 +206,7 @@ impl Registry<'_> {
                 let before = modules(&was, dropped_from);
                 modules(&entry.folder, &row.path).lead_as(&before, place)?;
             }
-            if git::leads_to(place).ok().as_deref() != Some(&entry.folder) {
+            if git::leads_to(place).ok().is_none_or(|led| !git::is_same(&led, &entry.folder)) {
                 write_whole(&layout::own(place), &git_file, &entry.git_file_text())?;
             }
             Ok(entry)
@@ -335,7 +335,9 @@ fn put_registration(
     let folder = repository.registrations_folder();
     // git removes the folder with its last registration.
     std::fs::create_dir_all(&folder)?;
-    let was = git::leads_to(place).ok().filter(|was| was.parent() == Some(&folder));
+    let was = git::leads_to(place)
+        .ok()
+        .filter(|was| was.parent().is_some_and(|above| git::is_same(above, &folder)));
     let numbered = (1..NAMES_MOST).map(|number| format!("{name}{number}"));
     let names = std::iter::once(name.to_owned()).chain(numbered).map(|name| folder.join(name));
     for to in was.into_iter().chain(names) {

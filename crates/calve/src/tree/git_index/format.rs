@@ -156,6 +156,12 @@ impl Entry {
         self.recorded.mode & SUBMODULE == SUBMODULE
     }
 
+    /// Whether git takes the file for unchanged without a look: assume-unchanged, skip-worktree.
+    #[cfg(feature = "store")]
+    pub(super) fn is_hidden(&self) -> bool {
+        self.flags & ASSUME_VALID != 0 || self.is_skipped()
+    }
+
     /// Whether the entry is outside of a sparse checkout.
     #[cfg(feature = "store")]
     pub(super) fn is_skipped(&self) -> bool {

@@ -1,6 +1,6 @@
 //! Decides whether the branch of a dropped worktree is deleted with it, and deletes it.
 
-use super::{COMMITS_MOST, Loss, Own, unheld};
+use super::{COMMITS_MOST, Loss, unheld};
 use crate::error::{Error, ErrorKind, Operation};
 use crate::store::git::branch::Squashed;
 use crate::store::git::{self, Branch, Failure};
@@ -60,10 +60,10 @@ impl Loss {
             Some(work) => work.head.as_ref().and_then(|head| head.branch.clone()),
             None => worktree.row.git.as_ref().and_then(|linked| linked.branch.clone()),
         };
-        let (Some(branch), Some(project), Own::Linked(_)) = (branch, &self.project, &self.own)
-        else {
+        let (Some(branch), Some(project)) = (branch, &self.project) else { return Ok(None) };
+        if self.own.copy.is_some() {
             return Ok(None);
-        };
+        }
         let failed = |failure| worktree.git_failed(failure);
         let found = project.branches(&[&branch]).map_err(failed)?;
         let Some(branch) = found.into_iter().find(|found| found.name == branch) else {

@@ -446,7 +446,9 @@ impl Dressing<'_> {
         stage: &Stage,
         path: &Path,
     ) -> Result<Vec<PathBuf>, Error> {
-        let Some(project) = git::read(&self.store.project()?) else { return Ok(Vec::new()) };
+        let root = self.store.project()?;
+        let project = git::read(&root).context(Operation::Read, || git::git_of(&root))?;
+        let Some(project) = project else { return Ok(Vec::new()) };
         let Some(modules) = Modules::of_copy(&project, path) else { return Ok(Vec::new()) };
         let tree = stage.path();
         let repositories = tree.join(GIT).join(MODULES);

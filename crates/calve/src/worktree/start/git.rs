@@ -9,6 +9,7 @@ use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::report::DestinationReport;
 use crate::store::catalog::WorktreeRow;
+use crate::store::git;
 use crate::store::layout::GIT;
 use crate::store::{Store, path_from};
 use crate::tree::git_index;
@@ -116,7 +117,22 @@ impl GitPlan {
                 Err(Error::new(ErrorKind::Git, Operation::LinkWorktrees, project, cause))
             }
             Err(Refusal::NotThere) => Ok((Self::of(mode, store)?, None)),
-            Err(why) => Ok((Self::of(mode, store)?, Some(why.to_string()))),
+            Err(why) => {
+                let plan = Self::of(mode, store)?;
+                if let (Self::Copy(_), Err(failure)) = (&plan, git::works_as_a_copy(&project)) {
+                    let cause = std::io::Error::other(format!(
+                        "git would not work with a copy of the repository either: {failure}; \
+                         '--git none' makes worktrees without a repository"
+                    ));
+                    return Err(Error::new(
+                        ErrorKind::Git,
+                        Operation::LinkWorktrees,
+                        project,
+                        cause,
+                    ));
+                }
+                Ok((plan, Some(why.to_string())))
+            }
         }
     }
 
@@ -176,9 +192,45 @@ impl GitPlan {
                 git_index::resolved(Path::new(GIT), &value).as_deref() != Some(Path::new(""))
             })
         });
-        Ok(match elsewhere {
-            true => Self::None(NoRepository::WorksElsewhere),
-            false => Self::Copy(repository),
-        })
+        if elsewhere {
+            return Ok(Self::None(NoRepository::WorksElsewhere));
+        }
+        Ok(Self::Copy(repository))
+    }
+}
+
+/// What a start tells of the project's state that new worktrees do not get.
+pub(super) fn not_brought(project: &git::Repository) -> Vec<String> {
+    let states = project.under_way();
+    if states.is_empty() {
+        return Vec::new();
+    }
+    let states = states.join(" and ");
+    vec![format!(
+        "the project is in the middle of {states}, which stays in the project; \
+         the worktree has its files and its index"
+    )]
+}
+
+/// What a start tells of the settings that git has in the project and not in a copy at `path`.
+pub(super) fn other_settings(project: &Path, path: &Path) -> Vec<String> {
+    if let Err(failure) = git::works_as_a_copy(path) {
+        return vec![format!("git does not work with the copy of the repository: {failure}")];
+    }
+    match git::other_settings(project, path) {
+        Ok(keys) if keys.is_empty() => Vec::new(),
+        Ok(keys) => {
+            let is_identity = keys.iter().any(|key| key.starts_with("user."));
+            let what =
+                if is_identity { "another identity and other settings" } else { "other settings" };
+            vec![format!(
+                "git has {what} in the copy, because its configuration depends on the place of a \
+                 repository (includeIf): {}",
+                keys.join(", ")
+            )]
+        }
+        Err(failure) => {
+            vec![format!("git cannot say whether its settings hold in the copy: {failure}")]
+        }
     }
 }

@@ -264,7 +264,8 @@ impl Store {
         let rows = self.catalog().worktrees()?;
         let is_inside =
             |row: &WorktreeRow| row.name != PROJECT && path_from(&row.path).starts_with(&project);
-        let has_inside = rows.iter().any(is_inside) || !git::worktrees_inside(&project).is_empty();
+        let has_inside = rows.iter().any(is_inside)
+            || git::worktrees_inside(&project).is_ok_and(|inside| !inside.is_empty());
         let row = rows.into_iter().find(|row| row.name == PROJECT);
         let Some(row) = row else { return Ok(None) };
         let store = self.path();

@@ -10,7 +10,6 @@
 //! ready like that of a copied repository. A split index consists of two files, and calve copies
 //! both.
 
-use std::collections::HashMap;
 use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -212,11 +211,11 @@ impl Links {
     /// [`ErrorKind::DestinationExists`] if it is there; [`ErrorKind::Git`], with the command that
     /// helps, if its folder is gone.
     pub(super) fn must_be_free(&self, paths: &[PathBuf]) -> Result<(), Error> {
-        let entries = self.repository.registrations().unwrap_or_default();
-        let taken: HashMap<&Path, &Registration> =
-            entries.iter().filter_map(|entry| Some((entry.git_file.as_deref()?, entry))).collect();
+        let unread =
+            |error| Error::new(ErrorKind::Git, Operation::AskGit, &self.repository.root, error);
+        let entries = self.repository.registrations().map_err(unread)?;
         for path in paths {
-            let Some(entry) = taken.get(git::git_of(path).as_path()) else { continue };
+            let Some(entry) = entries.iter().find(|entry| entry.is_of(path)) else { continue };
             let failed = |kind, cause| Err(Error::new(kind, Operation::StartWorktree, path, cause));
             if std::fs::symlink_metadata(git::git_of(path)).is_ok() {
                 let cause = io::Error::new(

@@ -1,0 +1,409 @@
+//! What calve does where git answers for another tree, hides work, or cannot be asked at all: it
+//! loses nothing.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use crate::{Run, calve_command, not_run, output, program, scratch};
+
+/// A project `app` with one commit, and a store.
+struct Desk {
+    scratch: TempDir,
+    /// Variables of git that each command of calve gets.
+    variables: Vec<(String, String)>,
+}
+
+const GIT: &str =
+    "git() { command git -c user.name=n -c user.email=e -c protocol.file.allow=always \"$@\"; }
+    W=$PWD/app.worktrees/w; cd app;";
+
+impl Desk {
+    fn new() -> Self {
+        let desk = Self { scratch: scratch(), variables: Vec::new() };
+        fs::create_dir(desk.at("app")).unwrap();
+        desk.sh("git init -q -b main; printf 'built\n' >.gitignore; echo one >file; git add -A; git commit -qm one");
+        desk.calve("init -q");
+        desk
+    }
+
+    fn with(mut self, name: &str, value: &Path) -> Self {
+        self.variables.push((name.to_owned(), value.to_str().unwrap().to_owned()));
+        self
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.scratch.path().join(name)
+    }
+
+    fn tree(&self) -> PathBuf {
+        self.at("app.worktrees/w")
+    }
+
+    /// Runs a script in the project. `$W` is the worktree.
+    #[track_caller]
+    fn sh(&self, script: &str) -> String {
+        let mut command = program("bash", self.scratch.path());
+        command.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_NOSYSTEM", "1");
+        let output = command.args(["-ec", &format!("{GIT} {script}")]).output().unwrap();
+        assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+    }
+
+    fn command(&self, words: &str) -> Command {
+        let mut command = calve_command(&self.at("app"), words);
+        command.env("HOME", self.scratch.path()).env("GIT_CONFIG_NOSYSTEM", "1");
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    fn runs(&self, words: &str) -> Run {
+        Run::of(output(self.command(words)), String::new())
+    }
+
+    #[track_caller]
+    fn calve(&self, words: &str) -> Run {
+        let run = self.runs(words);
+        assert_eq!(run.code, Some(0), "{words}: {run:?}");
+        run
+    }
+}
+
+#[test]
+fn no_setting_no_variable_and_no_other_repository_hides_work_from_a_drop() {
+    let variables = |name: &str| {
+        let all = ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR"];
+        all.into_iter().filter(|it| *it == name).collect::<Vec<_>>()
+    };
+    // What is done before calve is asked, and whether `list` sees the work, too.
+    for (what, script, is_listed) in [
+        (
+            "core.worktree",
+            "git config core.worktree \"$PWD\"; git config extensions.worktreeConfig true; echo x >$W/new",
+            true,
+        ),
+        (
+            ".git is gone, and a repository is above",
+            "git init -q ../; rm $W/.git; echo x >$W/new",
+            true,
+        ),
+        (
+            ".git is empty, and a repository is above",
+            "git init -q ../; : >$W/.git; echo x >$W/new",
+            true,
+        ),
+        (
+            "untracked files are not shown",
+            "git config status.showUntrackedFiles no; echo x >$W/new",
+            true,
+        ),
+        (
+            "assumed to be unchanged",
+            "git -C $W update-index --assume-unchanged file; echo x >$W/file",
+            false,
+        ),
+        ("skipped", "git -C $W update-index --skip-worktree file; echo x >$W/file", false),
+        (
+            "skipped, in a split index",
+            "git -C $W update-index --split-index; git -C $W update-index --skip-worktree file; echo x >$W/file",
+            false,
+        ),
+        (
+            "compared by size and second",
+            "git config core.checkStat minimal; git config core.trustctime false; git -C $W update-index --refresh; \
+             touch -r $W/file time; sleep 1.1; echo two >$W/file; touch -r time $W/file",
+            false,
+        ),
+        ("GIT_DIR", "echo x >$W/new", true),
+        ("GIT_WORK_TREE", "echo x >$W/new", true),
+        ("GIT_INDEX_FILE", "echo x >$W/new", true),
+        ("GIT_COMMON_DIR", "echo x >$W/new", true),
+        ("GIT_CONFIG_COUNT", "echo x >$W/new", true),
+        ("GIT_CONFIG_PARAMETERS", "echo x >$W/new", true),
+    ] {
+        let mut desk = Desk::new();
+        desk.calve("start -q w");
+        desk.sh(script);
+        desk.sh("git init -q ../other; echo '*' >../all");
+        let (other, all) = (desk.at("other/.git"), desk.at("all"));
+        for name in variables(what) {
+            desk = desk.with(name, &other);
+        }
+        match what {
+            "GIT_CONFIG_COUNT" => {
+                desk = desk.with("GIT_CONFIG_VALUE_0", &all);
+                for (name, value) in [("COUNT", "1"), ("KEY_0", "core.excludesFile")] {
+                    desk.variables.push((format!("GIT_CONFIG_{name}"), value.to_owned()));
+                }
+            }
+            "GIT_CONFIG_PARAMETERS" => {
+                let set = format!("'core.excludesFile'='{}'", all.display());
+                desk.variables.push((what.to_owned(), set));
+            }
+            _ => {}
+        }
+        let listed = desk.calve("list");
+        assert!(!is_listed || !listed.stdout.contains("clean"), "{what}: {listed:?}");
+        let run = desk.runs("drop w");
+        assert_eq!(run.code, Some(1), "{what}: {run:?}");
+        let work = if script.contains("$W/new") { "new" } else { "file" };
+        assert!(run.stderr.contains(work), "{what}: {run:?}");
+        assert!(desk.tree().join(work).try_exists().unwrap(), "{what}");
+    }
+}
+
+/// Whether git can be asked does not depend on what the worktree's tree is like.
+#[test]
+fn without_an_answer_of_git_nothing_is_dropped_and_by_force_everything_is_kept() {
+    for (kind, start) in [("linked", "start -q --detach w"), ("copy", "start -q --git copy w")] {
+        for (how, script) in [
+            ("no git", ""),
+            ("SIGCHLD is ignored", ""),
+            ("a configuration that cannot be read", "mkdir ../.gitconfig"),
+            (
+                "a broken configuration",
+                "echo '[core' >>.git/config; test -f $W/.git || echo '[core' >>$W/.git/config",
+            ),
+            ("an empty index", ": >\"$(git -C $W rev-parse --absolute-git-dir)/index\""),
+            (
+                "an empty HEAD",
+                ": >\"$(git -C $W rev-parse --absolute-git-dir)/HEAD\"; git init -q ..",
+            ),
+        ] {
+            let what = format!("{kind}, {how}");
+            let desk = Desk::new();
+            desk.sh("echo 'an hour of work' >file");
+            desk.calve(start);
+            let commit = desk.sh("git -C $W commit -qam precious; git -C $W rev-parse HEAD");
+            desk.sh("git checkout -q file");
+            assert_eq!(desk.runs("drop w").code, Some(1), "{what}");
+            desk.sh(script);
+            let empty = desk.at("empty");
+            fs::create_dir(&empty).unwrap();
+            let drop = |words: &str| {
+                let mut command = desk.command(words);
+                if how == "no git" {
+                    command.env("PATH", &empty);
+                }
+                if how == "SIGCHLD is ignored" {
+                    let mut env = program("env", &desk.at("app"));
+                    env.arg("--ignore-signal=CHLD").arg(command.get_program());
+                    env.args(command.get_args()).env("HOME", desk.scratch.path());
+                    command = env;
+                }
+                Run::of(output(command), String::new())
+            };
+            let run = drop("drop w");
+            assert_eq!(run.code, Some(1), "{what}: {run:?}");
+            assert!(run.stderr.contains("git cannot say"), "{what}: {run:?}");
+            assert!(desk.tree().join("file").try_exists().unwrap(), "{what}");
+            for words in ["drop --force w", "drop --force --discard w"] {
+                let run = drop(words);
+                assert_eq!(run.code, Some(0), "{what}: {run:?}");
+                assert!(!desk.tree().try_exists().unwrap(), "{what}");
+                if how == "a broken configuration" {
+                    desk.sh("sed -i '/^.core$/d' .git/config");
+                }
+                desk.sh("rm -rf ../.gitconfig; git gc -q --prune=now");
+                let run = desk.runs("restore --dropped w");
+                assert_eq!(run.code, Some(0), "{what}: {run:?}");
+                assert_eq!(
+                    fs::read_to_string(desk.tree().join("file")).unwrap(),
+                    "an hour of work\n"
+                );
+                if !matches!(how, "an empty HEAD" | "a broken configuration") {
+                    let is = desk
+                        .sh(&format!("git -C $W cat-file -e {commit} && git -C $W rev-parse HEAD"));
+                    assert_eq!(is, commit, "{what}");
+                    desk.sh(script);
+                } else {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_commit_that_only_a_worktree_names_is_no_less_than_one_of_its_head() {
+    let desk = Desk::new();
+    let mut number = 0;
+    for format in ["files", "reftable"] {
+        let made = desk.sh(&format!(
+            "cd ..; mv app app-{format}-before; mkdir app; cd app; \
+             command git init -q -b main --ref-format={format} . 2>/dev/null || {{ [ {format} = files ] && git init -q -b main; }} || echo no; \
+             echo one >file; git add -A 2>/dev/null && git commit -qm one || true"
+        ));
+        if made == "no" {
+            not_run("references in tables", "this git does not know them");
+            continue;
+        }
+        desk.calve("init -q");
+        for name in [
+            "refs/worktree/deep/k",
+            "refs/bisect/good-k",
+            "refs/rewritten/k",
+            "MERGE_HEAD",
+            "CHERRY_PICK_HEAD",
+            "REVERT_HEAD",
+            "REBASE_HEAD",
+            "BISECT_HEAD",
+            "MERGE_AUTOSTASH",
+        ] {
+            for start in ["start -q w", "start -q --git copy w"] {
+                let what = format!("{format}, {start}, {name}");
+                desk.calve(start);
+                number += 1;
+                let commit = desk
+                    .sh(&format!("git -C $W commit-tree -p HEAD -m kept-{number} 'HEAD^{{tree}}'"));
+                // git makes these names itself, and refuses to be told to.
+                let git_dir = desk.sh("git -C $W rev-parse --absolute-git-dir");
+                match name {
+                    "MERGE_HEAD" | "MERGE_AUTOSTASH" => {
+                        fs::write(Path::new(&git_dir).join(name), format!("{commit}\n")).unwrap();
+                    }
+                    _ => drop(desk.sh(&format!("git -C $W update-ref {name} {commit}"))),
+                }
+                let run = desk.runs("drop w");
+                assert_eq!(run.code, Some(1), "{what}: {run:?}");
+                assert!(run.stderr.contains("kept"), "{what}: {run:?}");
+                desk.calve("drop -q --force w");
+                let held = desk.sh(&format!(
+                    "git for-each-ref --contains {commit}; git branch -qD w 2>&1 || true"
+                ));
+                assert!(held.contains("refs/calve/dropped/w"), "{what}: {held}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_lock_of_git_is_honoured_whether_git_can_be_asked_or_the_tree_is_there() {
+    for (what, script, has_git) in [
+        ("there", "true", true),
+        ("gone", "rm -r $W", true),
+        ("there, without git", "true", false),
+        ("gone, without git", "rm -r $W", false),
+    ] {
+        let desk = Desk::new();
+        desk.calve("start -q w");
+        desk.sh(&format!("git worktree lock --reason 'on a stick' $W; {script}"));
+        let mut command = desk.command("drop w");
+        if !has_git {
+            command.env("PATH", "/nowhere");
+        }
+        let run = Run::of(output(command), String::new());
+        assert_eq!(run.code, Some(1), "{what}: {run:?}");
+        assert!(run.stderr.contains("on a stick"), "{what}: {run:?}");
+        assert!(desk.at("app/.git/worktrees/w/locked").try_exists().unwrap(), "{what}");
+        desk.sh("git worktree unlock $W");
+        desk.calve("drop w");
+    }
+}
+
+#[test]
+fn a_tree_and_its_repository_are_known_by_what_they_are_and_not_by_their_paths() {
+    for (what, script) in [
+        (".git is a link", "mv .git ../repository; ln -s ../repository .git"),
+        ("moved behind a link", "cd ..; mkdir far; mv app far/; ln -s far/app app"),
+    ] {
+        let desk = Desk::new();
+        desk.sh(script);
+        desk.calve("start -q --detach w");
+        let run = desk.calve("list");
+        assert!(run.stdout.contains("clean"), "{what}: {run:?}");
+        let tree = desk.calve("list --json").json()["worktrees"][0]["path"].clone();
+        let tree = tree.as_str().unwrap();
+        let commit = desk.sh(&format!(
+            "git -C {tree} commit -q --allow-empty -m kept; git -C {tree} rev-parse HEAD"
+        ));
+        let run = desk.runs("drop w");
+        assert!(run.code == Some(1) && run.stderr.contains("kept"), "{what}: {run:?}");
+        desk.calve("drop -q --force w");
+        let held = desk.sh(&format!("git for-each-ref --contains {commit}; git worktree list"));
+        assert!(held.contains("dropped/w") && !held.contains(tree), "{what}: {held}");
+    }
+}
+
+#[test]
+fn no_command_of_calves_runs_a_hook_of_git() {
+    let desk = Desk::new();
+    desk.sh(
+        "git branch other; git config gc.auto 1
+        for hook in reference-transaction post-checkout post-index-change pre-auto-gc post-rewrite post-commit pre-commit; do
+            printf '#!/bin/sh\necho %s >>\"%s/ran\"\n' $hook \"$PWD/..\" >.git/hooks/$hook; chmod +x .git/hooks/$hook
+        done",
+    );
+    for words in [
+        "start -q w",
+        "start -q --base other v",
+        "start -q --git copy copy",
+        "list",
+        "drop --delete-branch w",
+        "drop v",
+        "drop --force copy",
+        "start -q --detach u",
+    ] {
+        desk.calve(words);
+    }
+    let hooks = desk.at("app/.git/hooks");
+    fs::rename(&hooks, desk.at("hooks")).unwrap();
+    desk.sh("git -C ../app.worktrees/u commit -q --allow-empty -m kept");
+    fs::rename(desk.at("hooks"), &hooks).unwrap();
+    desk.calve("drop --force u");
+    assert!(!desk.at("ran").try_exists().unwrap(), "{:?}", fs::read_to_string(desk.at("ran")));
+}
+
+#[test]
+fn a_lock_that_a_dead_git_left_is_waited_for_some_seconds_and_named() {
+    let desk = Desk::new();
+    desk.calve("start -q w");
+    desk.sh("git pack-refs --all; : >.git/packed-refs.lock");
+    let began = std::time::Instant::now();
+    let run = desk.runs("drop --delete-branch w");
+    assert!(began.elapsed().as_secs() < 20, "{run:?}");
+    assert!(run.stderr.contains("packed-refs.lock'"), "{run:?}");
+    assert!(run.stderr.contains("rm '"), "{run:?}");
+}
+
+#[test]
+fn a_start_says_what_it_did_not_bring_and_which_settings_do_not_hold() {
+    let conflict = "git switch -qc o; echo 1 >file; git commit -qam 1; git switch -q main; echo 2 >file; git commit -qam 2;";
+    for (script, start, expected) in [
+        (
+            "git cherry-pick o >/dev/null 2>&1 || true",
+            "start w",
+            Some("in the middle of a cherry-pick"),
+        ),
+        ("git rebase -q o >/dev/null 2>&1 || true", "start w", Some("in the middle of a rebase")),
+        (
+            "git revert --no-commit HEAD >/dev/null 2>&1 || true",
+            "start w",
+            Some("in the middle of a revert"),
+        ),
+        ("git bisect start -q", "start w", Some("in the middle of a bisection")),
+        ("git merge -q o >/dev/null 2>&1 || true", "start w", None),
+        ("git cherry-pick o >/dev/null 2>&1 || true", "start w --base o", None),
+        ("git cherry-pick o >/dev/null 2>&1 || true", "start w --git copy", None),
+        (
+            "printf '[user]\nemail = work@example.org\n' >../inc; printf '[includeIf \"gitdir:%s/\"]\npath = %s/inc\n' \"$PWD\" \"$(cd ..; pwd)\" >../.gitconfig",
+            "start w --git copy",
+            Some("another identity and other settings in the copy"),
+        ),
+        ("true", "start w --git copy", None),
+    ] {
+        let desk = Desk::new();
+        desk.sh(&format!("{conflict} {script}"));
+        let run = desk.calve(start);
+        match expected {
+            Some(words) => assert!(run.stderr.contains(words), "{script}: {run:?}"),
+            None => assert!(
+                !run.stderr.contains("warning: the project is in")
+                    && !run.stderr.contains("includeIf"),
+                "{script}: {run:?}"
+            ),
+        }
+    }
+}

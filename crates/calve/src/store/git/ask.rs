@@ -1,0 +1,188 @@
+//! The one door through which git is asked about a working tree.
+//!
+//! git would look for a repository by itself, in the folders above too, and would let settings name
+//! another working tree. So every question names the tree's root and the folder that belongs to
+//! this tree alone, and the two must lead to each other. What leads where is compared by device and
+//! inode, because one folder may have several paths.
+
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use rustix::fs;
+
+use super::registration::{COMMONDIR, GITDIR, Registration, absolute, leads_to};
+use super::run::{Failure, Git, Output};
+use super::work::{records, whole};
+use super::{PATH_MOST_BYTES, git_of};
+use crate::store::files::{path_from, read_plain};
+use crate::tree::git_index::{self, Special};
+
+/// A working tree, and the folder of a repository that belongs to it alone.
+#[derive(Debug, Clone)]
+pub(crate) struct Tree {
+    pub(super) root: PathBuf,
+    pub(crate) git_dir: PathBuf,
+}
+
+const TRACKED: [&str; 4] = ["--literal-pathspecs", "ls-files", "-z", "--"];
+
+/// Like [`Tree::tracked`] for a folder without a `.git`, which may be in a working tree.
+///
+/// # Errors
+/// git could not be asked, or the folder is in no working tree.
+pub(crate) fn tracked_from_above(folder: &Path, paths: &[&Path]) -> Result<Output, Failure> {
+    Git::new(folder).args(TRACKED).args(paths).run()
+}
+
+/// The device and the inode at a path, links followed. `None`: nothing is there.
+///
+/// # Errors
+/// The path could not be looked at.
+pub(crate) fn identity(path: &Path) -> io::Result<Option<(u64, u64)>> {
+    match std::fs::metadata(path) {
+        Ok(found) => Ok(Some((found.dev(), found.ino()))),
+        Err(error) if is_absent(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether an error says that nothing is at a path.
+pub(crate) fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+/// Whether two paths lead to one file or folder. If nothing is there, the folders above decide.
+pub(crate) fn is_same(one: &Path, other: &Path) -> bool {
+    if one == other {
+        return true;
+    }
+    match (identity(one), identity(other)) {
+        (Ok(Some(one)), Ok(Some(other))) => one == other,
+        (Ok(None), Ok(None)) => match (one.parent(), other.parent()) {
+            (Some(above), Some(above_other)) => {
+                one.file_name() == other.file_name() && is_same(above, above_other)
+            }
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+impl Tree {
+    /// The working tree at `root`, as its `.git` says. `None`: it has no `.git`.
+    ///
+    /// # Errors
+    /// Its `.git` leads to nothing, or to the folder of another working tree.
+    pub(crate) fn at(root: &Path) -> Result<Option<Self>, Failure> {
+        let own = git_of(root);
+        let found = match std::fs::metadata(&own) {
+            Ok(found) => found,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return match std::fs::symlink_metadata(&own) {
+                    Ok(_) => Err(refused(root, "its .git is a link that leads nowhere")),
+                    Err(_) => Ok(None),
+                };
+            }
+            Err(error) => return Err(Failure::NotRun(error)),
+        };
+        if found.is_dir() {
+            return Ok(Some(Self { root: root.to_owned(), git_dir: own }));
+        }
+        let git_dir = leads_to(root).map_err(Failure::NotRun)?;
+        match leads_back(&git_dir).map_err(Failure::NotRun)? {
+            // The tree was moved, and git follows its `.git` file alone.
+            Some(back) if identity(&back).map_err(Failure::NotRun)?.is_none() => {}
+            Some(back) if !is_same(&back, &own) => {
+                let what = format!("its .git leads to {}", git_dir.display());
+                let why = format!("{what}, which belongs to {}", back.display());
+                return Err(refused(root, &why));
+            }
+            _ => {}
+        }
+        Ok(Some(Self { root: root.to_owned(), git_dir }))
+    }
+
+    /// The working tree at `root` of a linked worktree. Its `.git` may be gone.
+    pub(crate) fn of(registration: &Registration, root: &Path) -> Self {
+        Self { root: root.to_owned(), git_dir: registration.folder.clone() }
+    }
+
+    /// The submodules of the tree, and the files that git takes for unchanged without a look.
+    ///
+    /// # Errors
+    /// git could not be asked.
+    pub(super) fn special(&self) -> Result<Special, Failure> {
+        if let Some(special) = git_index::special_in(&self.git_dir) {
+            return Ok(special);
+        }
+        let output = self.git().args(["ls-files", "-z", "-v", "--stage"]).whole().run()?;
+        let mut special = Special::default();
+        for record in records(&whole(output)?) {
+            // A letter, the mode, the id and the stage, and a tab before the path.
+            let tab = record.iter().position(|byte| *byte == b'\t').unwrap_or(record.len());
+            let (about, path) = record.split_at(tab);
+            let path = path_from(path.get(1..).unwrap_or_default());
+            if about.get(2..).is_some_and(|mode| mode.starts_with(b"160000 ")) {
+                special.submodules.push(path);
+            } else if about.first().is_some_and(|tag| tag.is_ascii_lowercase() || *tag == b'S') {
+                special.hidden.push(path);
+            }
+        }
+        Ok(special)
+    }
+
+    /// Lists those of the paths that git tracks, with zero bytes between them.
+    ///
+    /// # Errors
+    /// git does not work with this tree.
+    pub(crate) fn tracked(&self, paths: &[&Path]) -> Result<Output, Failure> {
+        self.git().args(TRACKED).args(paths).run()
+    }
+
+    /// A run of git for this working tree, in its root.
+    pub(super) fn git(&self) -> Git {
+        let git = Git::new(&self.root);
+        // git works with another user's repository only if `safe.directory` allows it, and only if
+        // git has found the repository itself.
+        match self.is_users_own() {
+            true => git.in_tree(&self.git_dir, &self.root),
+            false => git.found_in(&self.root),
+        }
+    }
+
+    /// Whether git would take the repository for the user's own.
+    fn is_users_own(&self) -> bool {
+        let user = rustix::process::geteuid().as_raw();
+        let is_own = |path: &Path| match std::fs::symlink_metadata(path) {
+            Ok(found) => found.uid() == user,
+            // git itself says what is wrong.
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        };
+        is_own(&self.root) && is_own(&git_of(&self.root)) && is_own(&self.git_dir)
+    }
+}
+
+fn refused(root: &Path, why: &str) -> Failure {
+    Failure::Refused(format!("{}: {why}", root.display()))
+}
+
+/// The `.git` file of the working tree to which a folder of a repository belongs, if the folder says
+/// it.
+fn leads_back(git_dir: &Path) -> io::Result<Option<PathBuf>> {
+    let read = |name: &str| match read_plain(fs::CWD, &git_dir.join(name), PATH_MOST_BYTES) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if is_absent(&error) => Ok(None),
+        Err(error) => Err(error),
+    };
+    if read(COMMONDIR)?.is_some() {
+        return Ok(read(GITDIR)?.map(|text| absolute(git_dir, &text)));
+    }
+    // A submodule's repository.
+    let dir = match fs::open(git_dir, crate::reflink::imp::DIR_FLAGS, fs::Mode::empty()) {
+        Ok(dir) => dir,
+        Err(errno) if is_absent(&errno.into()) => return Ok(None),
+        Err(errno) => return Err(errno.into()),
+    };
+    Ok(git_index::set_working_tree(&dir, c"config").map(|value| git_of(&git_dir.join(value))))
+}
