@@ -11,6 +11,8 @@ use crate::output::{Output, PathFields};
 use crate::text::{counted, shell_word, shown};
 
 mod false_green;
+#[cfg(unix)]
+pub(crate) mod pnpm;
 
 /// A file that names its tree, in JSON; docs/json.md says what the fields mean.
 #[derive(Serialize)]

@@ -314,6 +314,12 @@ fn tell_trees(
 fn tell_paths(worktrees: &[StartedWorktree], project: &Path, session: Session<'_>) {
     let first = worktrees.first().map_or(&[][..], |started| &started.mentions);
     session.output.warnings(&paths::warnings(first, project));
+    let first = worktrees.first();
+    if let Some(warning) =
+        first.and_then(|started| paths::pnpm::warning(project, &started.report.path))
+    {
+        session.output.warning(warning);
+    }
 }
 
 /// Prints what the user should know about the repositories of new worktrees.

@@ -186,3 +186,25 @@ fn push_says_which_secrets_it_sends_before_anything_is_sent() {
         assert_eq!(copy.join(path).try_exists().unwrap(), is_there, "{path}");
     }
 }
+
+/// On btrfs a worktree is a subvolume, and no hard link leads into it.
+#[test]
+fn a_worktree_into_which_pnpm_cannot_link_is_named_with_the_setting_that_helps() {
+    let (_scratch, project) = with_project();
+    let store = project.with_file_name("pnpm/store/v3");
+    fs::create_dir_all(&store).unwrap();
+    plant(&project, &[("node_modules/.modules.yaml", &format!("storeDir: {}\n", store.display()))]);
+    let start = |name: &str, configured: bool| {
+        let mut command = crate::command(&project, ["start", "--json", name]);
+        command.env("HOME", &project).env_remove("XDG_CONFIG_HOME");
+        if configured {
+            command.env("npm_config_store_dir", &store);
+        }
+        crate::run(command)
+    };
+    let run = start("w", false);
+    let is_subvolume = run.json()["worktrees"][0]["method"] == "snapshot";
+    let way_out = format!("'pnpm config set store-dir {}'", store.parent().unwrap().display());
+    assert_eq!(run.stderr.contains(&way_out), is_subvolume, "{run:?}");
+    assert!(!start("v", true).stderr.contains("pnpm"));
+}
