@@ -2,6 +2,7 @@
 //!
 //! The tests ignore comments, tests and the fuzzers' own files: these may name anything.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -351,4 +352,35 @@ fn the_stores_own_methods_are_in_few_files() {
         "store/verify.rs",
     ];
     assert_eq!(files, expected);
+}
+
+/// The page about what others lost names a test for each row, and each of them is there.
+#[test]
+fn each_row_of_the_page_on_safety_names_tests_that_are_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let page = fs::read_to_string(root.join("docs/safety.md")).unwrap();
+    let (mut tests, mut folders) = (HashSet::new(), vec![root.join("crates")]);
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path: PathBuf = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path).unwrap();
+                let names = text.split("fn ").skip(1).filter_map(|rest| rest.split('(').next());
+                tests.extend(names.map(str::to_owned));
+            }
+        }
+    }
+    let (mut rows, mut wrong) = (0, Vec::new());
+    for line in page.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| kind")) {
+        let cell = line.trim_end_matches(" |").rsplit(" | ").next().unwrap_or_default();
+        let named: Vec<&str> = cell.split('`').skip(1).step_by(2).collect();
+        if named.is_empty() || named.iter().any(|name| !tests.contains(*name)) {
+            wrong.push(line);
+        }
+        rows += 1;
+    }
+    assert!(rows > 30, "{rows}");
+    assert_eq!(wrong, [""; 0], "these rows name no test, or one that is gone");
 }
