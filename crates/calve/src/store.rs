@@ -506,8 +506,7 @@ impl Store {
     pub(crate) fn flush(&self, unsealed: &[BlobId]) -> Result<(), Error> {
         // Later than every mirror that was made until here.
         let now = if unsealed.is_empty() { (0, 0) } else { self.clock_past(self.clock()?)? };
-        crate::tree::staging::flush_filesystem(self.blobs().dir())
-            .context(Operation::Flush, || &self.0.path)?;
+        self.blobs().flush(unsealed).context(Operation::Flush, || &self.0.path)?;
         self.blobs().seal(unsealed, now).context(Operation::Seal, || &self.0.path)
     }
 

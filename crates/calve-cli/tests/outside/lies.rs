@@ -329,6 +329,9 @@ fn whatever_a_filesystem_says_a_verb_does_its_work_or_says_why_not() {
         ("inode-0", ALL, Whole),
         ("inode-same", ALL, Whole),
         ("inode-same,seconds,ctime-is-mtime", ALL, Whole),
+        // syncfs() asks no FUSE server for anything.
+        ("fsync=ENOSPC", &["durable"], Refuses("ENOSPC")),
+        ("fsyncdir=EINVAL", &["durable"], Whole),
         ("twice", ALL, Whole),
         ("not-found@", &["clone", "clone inside", "copy", "merge", "start"], Says("lie: left out")),
         ("inode-changes", &["clone", "clone into", "copy"], Whole),

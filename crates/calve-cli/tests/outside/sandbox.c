@@ -6,6 +6,7 @@
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/landlock.h>
+#include <linux/fs.h>
 #include <linux/seccomp.h>
 #include <sched.h>
 #include <signal.h>
@@ -85,6 +86,16 @@ static void no_threads(void) {
     filter(code, 8);
 }
 
+// The call that clones a file says that it did, and does nothing.
+static void clones_nothing(void) {
+    struct sock_filter code[] = {
+        NUMBER, UNLESS(SYS_ioctl, 3),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[1])),
+        UNLESS((unsigned)FICLONE, 1), ANSWER(0), ALLOW,
+    };
+    filter(code, 6);
+}
+
 static void landlock_rule(int rules, const char *path, unsigned long long allowed) {
     struct landlock_path_beneath_attr rule = {.allowed_access = allowed, .parent_fd = open(path, O_PATH)};
     must(rule.parent_fd, path);
@@ -145,6 +156,7 @@ int main(int count, char **words) {
             execvp(words[i + 1], words + i + 1);
             give_up(words[i + 1]);
         } else if (!strcmp(word, "no-threads")) no_threads();
+        else if (!strcmp(word, "clones-nothing")) clones_nothing();
         else if (!strncmp(word, "landlock=", 9)) landlock(value);
         else if (!strcmp(word, "user-namespace")) user_namespace();
         else if (!strncmp(word, "without=", 8)) without(value);

@@ -47,6 +47,7 @@ const APART: &str = "arrived as a file of its own, not as a hard link";
 
 const ROWS: &[Row] = &[
     well(&["no-threads"]),
+    well(&["clones-nothing"]),
     // Profiles that say EPERM for each call that they do not know.
     well(&["renameat2=EPERM", "faccessat2=EPERM", "openat2=EPERM", "statx=EPERM"]),
     well(&["copy_file_range=EPERM", "close_range=EPERM", "unshare=EPERM", "fadvise64=EPERM"]),

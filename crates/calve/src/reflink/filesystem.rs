@@ -138,6 +138,12 @@ impl Filesystem {
         Self::named(sys::filesystem_name(path.as_ref()).as_deref())
     }
 
+    /// The filesystem of an open file.
+    #[cfg(unix)]
+    pub(crate) fn of_file(file: impl std::os::fd::AsFd) -> &'static Self {
+        Self::named(sys::filesystem_name_of(file).as_deref())
+    }
+
     /// The filesystem of that name.
     pub(crate) fn named(name: Option<&str>) -> &'static Self {
         let is_it = |row: &&Self| name.is_some_and(|name| row.name.eq_ignore_ascii_case(name));
@@ -157,7 +163,7 @@ impl Filesystems {
         if let Some(found) = self.known(dev) {
             return found;
         }
-        let found = Filesystem::named(sys::filesystem_name_of(file).as_deref());
+        let found = Filesystem::of_file(file);
         self.0.write().unwrap_or_else(PoisonError::into_inner).push((dev, found));
         found
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustix::fs::{self, AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::copy::Copier;
+use super::copy::{Copier, have_same_sample};
 use super::filesystem::Filesystems;
 use super::meta::{self, Attrs, Meta};
 use super::{Patience, ReflinkOutcome, sys, temporary_name};
@@ -28,6 +28,9 @@ pub(crate) const NEW_FILE_FLAGS: OFlags = OFlags::WRONLY
     .union(OFlags::EXCL)
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);
+/// The same, for a file that is read back.
+pub(crate) const NEW_READABLE_FLAGS: OFlags =
+    NEW_FILE_FLAGS.difference(OFlags::WRONLY).union(OFlags::RDWR);
 pub(crate) const DIR_FLAGS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 /// For a directory that is only looked at: it may be closed to reading.
@@ -97,7 +100,17 @@ impl Drop for NewFile<'_> {
 
 fn retry_of(sources: &Source, dest: impl AsFd) -> io::Result<(ReflinkOutcome, Option<io::Error>)> {
     let dest = dest.as_fd();
-    super::outcome(Patience::new(FILE_PATIENCE).retry(|| sys::clone_file(&sources.fd, dest)))
+    super::outcome(Patience::new(FILE_PATIENCE).retry(|| clone_and_look(&sources.fd, dest)))
+}
+
+/// Clones `source` into the empty file `dest`, which can be read, and looks whether that was done.
+pub(crate) fn clone_and_look(source: impl AsFd, dest: impl AsFd) -> io::Result<()> {
+    sys::clone_file(&source, &dest)?;
+    if have_same_sample(&source, &dest)? {
+        return Ok(());
+    }
+    fs::ftruncate(dest, 0)?;
+    Err(Errno::OPNOTSUPP.into())
 }
 
 /// Makes `name` in `dir` a clone, and returns the guard that removes it unless it is kept. If the
@@ -122,7 +135,7 @@ fn clone_to<'a>(
         let fd = fs::openat(dir, &name, NEW_FILE_FLAGS, Mode::RUSR | Mode::WUSR)?;
         return Ok((NewFile { dir, name, kept: false }, outcome, Some(fd)));
     }
-    let fd = fs::openat(dir, &name, NEW_FILE_FLAGS, Mode::RUSR | Mode::WUSR)?;
+    let fd = fs::openat(dir, &name, NEW_READABLE_FLAGS, Mode::RUSR | Mode::WUSR)?;
     let file = NewFile { dir, name, kept: false };
     let (outcome, _) = retry_of(source, &fd)?;
     if outcome == ReflinkOutcome::Cloned {
@@ -179,8 +192,7 @@ pub(crate) fn probe(source: &Path, dest: &Path) -> io::Result<(ReflinkOutcome, O
         Ok(dir) => {
             let name = CString::new(temporary_name())?;
             // A clone call reads the source, so this file is open for reading and writing.
-            let flags = NEW_FILE_FLAGS.difference(OFlags::WRONLY).union(OFlags::RDWR);
-            match fs::openat(dir, &name, flags, Mode::RUSR | Mode::WUSR) {
+            match fs::openat(dir, &name, NEW_READABLE_FLAGS, Mode::RUSR | Mode::WUSR) {
                 Ok(fd) => {
                     drop(NewFile { dir: dir.as_fd(), name, kept: false });
                     let mut file = File::from(fd);
@@ -199,9 +211,9 @@ pub(crate) fn probe(source: &Path, dest: &Path) -> io::Result<(ReflinkOutcome, O
     let result = if sys::CLONE_MAKES_THE_FILE {
         sys::clone_at(&fd, &dest, &file.name)
     } else {
-        let new = fs::openat(&dest, &file.name, NEW_FILE_FLAGS, Mode::RUSR | Mode::WUSR)?;
+        let new = fs::openat(&dest, &file.name, NEW_READABLE_FLAGS, Mode::RUSR | Mode::WUSR)?;
         drop(file);
-        sys::clone_file(&fd, &new)
+        clone_and_look(&fd, &new)
     };
     super::outcome(result)
 }

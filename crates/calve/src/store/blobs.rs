@@ -61,23 +61,20 @@ use super::layout::Layout;
 use super::paths::Roots;
 use crate::reflink::copy::Copier;
 use crate::reflink::filesystem::{Filesystem, Filesystems};
-use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS, SOURCE_FLAGS};
+use crate::reflink::imp::{DIR_FLAGS, NEW_READABLE_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::{self, Meta};
 use crate::reflink::{Patience, sys};
 use crate::tree::listing;
 use crate::tree::pool::lock;
 use crate::tree::running::{PATIENCE, Running};
 use crate::tree::sharing::{NewFile, Sharing, Tried};
-use crate::tree::staging::StagedFile;
+use crate::tree::staging::{self, StagedFile};
 
 /// How often calve reads a file that keeps changing.
 pub(crate) const TRIES: u32 = 5;
 
 /// The mode of a mirror: nobody may write to it.
 const MODE: Mode = Mode::RUSR.union(Mode::RGRP).union(Mode::ROTH);
-
-/// It is cloned from as soon as it is there.
-const NEW_MIRROR_FLAGS: OFlags = NEW_FILE_FLAGS.difference(OFlags::WRONLY).union(OFlags::RDWR);
 
 const BUFFER_BYTES: usize = 256 * 1024;
 
@@ -570,8 +567,9 @@ impl Blobs {
         new: NewFile<'_>,
         stop: &dyn Fn() -> bool,
     ) -> io::Result<bool> {
-        let Shared { sharing, patience, .. } = &*intake.noted.0;
-        Ok(matches!(sharing.try_clone(file, meta, new, patience, stop)?, Tried::Cloned))
+        let Shared { sharing, patience, filesystems, .. } = &*intake.noted.0;
+        let known = (&**patience, &**filesystems);
+        Ok(matches!(sharing.try_clone(file, meta, new, known, stop)?, Tried::Cloned))
     }
 
     /// A private file, which a clone was made in or not.
@@ -595,7 +593,7 @@ impl Blobs {
             fs::fchmod(&made, MODE)?;
             return Ok((made, true));
         }
-        let made = fs::openat(&self.stage, &name, NEW_MIRROR_FLAGS, MODE)?;
+        let made = fs::openat(&self.stage, &name, NEW_READABLE_FLAGS, MODE)?;
         new.open = Some(&made);
         let cloned = clones
             && !sys::CLONE_MAKES_THE_FILE
@@ -750,7 +748,7 @@ impl Blobs {
             }
         }
         let mut staged = StagedFile::new(&self.stage);
-        let new = fs::openat(&self.stage, &staged.path, NEW_MIRROR_FLAGS, MODE)?;
+        let new = fs::openat(&self.stage, &staged.path, NEW_READABLE_FLAGS, MODE)?;
         let mut file = File::from(new);
         write(&mut file)?;
         self.complete(&file, &mut staged, id)?;
@@ -799,7 +797,7 @@ impl Blobs {
     }
 
     fn create(&self, path: &CString) -> rustix::io::Result<OwnedFd> {
-        let create = || fs::openat(&self.dir, path, NEW_MIRROR_FLAGS, MODE);
+        let create = || fs::openat(&self.dir, path, NEW_READABLE_FLAGS, MODE);
         match create() {
             Err(Errno::NOENT) => {
                 self.make_fan(path)?;
@@ -816,6 +814,31 @@ impl Blobs {
             Err(Errno::EXIST) => Ok(()),
             result => result,
         }
+    }
+
+    /// Flushes mirrors to the disk, with everything else on a filesystem that can do so at once.
+    pub(crate) fn flush(&self, ids: &[BlobId]) -> io::Result<()> {
+        if Filesystem::of_file(&self.dir).flushes {
+            return Ok(staging::sync_filesystem(&self.dir)?);
+        }
+        let mut fans = std::collections::BTreeSet::new();
+        for id in ids {
+            let path = path_of(*id);
+            match fs::openat(&self.dir, &path, SOURCE_FLAGS, Mode::empty()) {
+                Ok(file) => {
+                    fs::fsync(file)?;
+                }
+                // Somebody packed it and dropped the mirror.
+                Err(Errno::NOENT) => continue,
+                Err(errno) => return Err(errno.into()),
+            }
+            fans.insert(path.to_bytes()[..2].to_vec());
+        }
+        for fan in fans {
+            let fan = super::manifest::os(&fan);
+            staging::sync_folder(fs::openat(&self.dir, fan, DIR_FLAGS, Mode::empty())?)?;
+        }
+        staging::sync_folder(&self.dir)
     }
 
     /// Seals mirrors whose content was verified before `flushed`, a time of this filesystem's clock

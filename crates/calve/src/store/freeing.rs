@@ -18,7 +18,7 @@ use super::{Store, locks, trash};
 use crate::error::{Error, ErrorKind, Operation};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::tree::running::Running;
-use crate::tree::staging::flush_filesystem;
+use crate::tree::staging::sync_filesystem;
 
 /// How long it is waited for what was freed. Who empties the trash meanwhile has some of btrfs'
 /// quota set aside.
@@ -44,7 +44,7 @@ impl Store {
             // be done with the trash. The flush uses a new descriptor: the kernel reports a failed
             // write once to each descriptor, and the store's own descriptor must report it to the
             // process that wrote.
-            let _ = fs::open(self.path(), DIR_FLAGS, Mode::empty()).and_then(flush_filesystem);
+            let _ = fs::open(self.path(), DIR_FLAGS, Mode::empty()).and_then(sync_filesystem);
             std::thread::sleep(Duration::from_millis(pause));
             result = if self.is_full() {
                 // It can only be read.

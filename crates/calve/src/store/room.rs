@@ -34,7 +34,7 @@ use super::locks;
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
 use crate::reflink::meta::Meta;
 use crate::reflink::sys::filesystem_name;
-use crate::tree::staging::{StagedFile, flush_filesystem, stage_name};
+use crate::tree::staging::{StagedFile, stage_name, sync_filesystem};
 
 /// The size of the reserve. The database's files take some 40 KB at first, and forgetting thousands
 /// of snapshots takes less than this.
@@ -131,7 +131,7 @@ fn refusal(store: &Path, bytes: usize) -> Option<io::Error> {
 
 /// Makes the filesystem release the space that it set aside for data that is not on the disk yet.
 pub(crate) fn settle(store: &Path) {
-    let _ = fs::open(store, DIR_FLAGS, Mode::empty()).and_then(flush_filesystem);
+    let _ = fs::open(store, DIR_FLAGS, Mode::empty()).and_then(sync_filesystem);
 }
 
 /// Makes the reserve. If there is not enough room, it is as large as the room that there is.

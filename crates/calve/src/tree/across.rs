@@ -20,7 +20,7 @@ use super::staging::{self, stage_name};
 use super::{CloneOptions, clone_tree, removal};
 use crate::reflink::copy::Copier;
 use crate::reflink::filesystem::Filesystems;
-use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS, SOURCE_FLAGS};
+use crate::reflink::imp::{DIR_FLAGS, NEW_READABLE_FLAGS, SOURCE_FLAGS, clone_and_look};
 use crate::reflink::meta::{self, Attrs, Created, Meta};
 use crate::reflink::sys;
 
@@ -82,7 +82,7 @@ fn make(
     let made_with = match meta.file_type() {
         FileType::RegularFile => {
             let file = fs::openat(from, name, SOURCE_FLAGS, Mode::empty())?;
-            let new = fs::openat(to, beside, NEW_FILE_FLAGS, Mode::RUSR | Mode::WUSR)?;
+            let new = fs::openat(to, beside, NEW_READABLE_FLAGS, Mode::RUSR | Mode::WUSR)?;
             return fill(&file, meta, &new, by_us);
         }
         FileType::Symlink => {
@@ -101,7 +101,7 @@ fn make(
 
 fn fill(file: &OwnedFd, meta: &Meta, new: &OwnedFd, by_us: Created) -> io::Result<()> {
     meta::strip_inherited_acls(new)?;
-    if sys::CLONE_MAKES_THE_FILE || sys::clone_file(file, new).is_err() {
+    if sys::CLONE_MAKES_THE_FILE || clone_and_look(file, new).is_err() {
         let on = Filesystems::default().of(file, meta.dev);
         Copier::new(false).copy(file, new, meta, on, || false)?;
     }

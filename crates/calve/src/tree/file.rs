@@ -821,7 +821,8 @@ impl<S: Source> Worker<'_, '_, S> {
             return Ok(Tried::No(Because::Filesystem, None));
         }
         let new = self.new_at(dest, handles, &job.name, out);
-        sharing.try_clone(source, &job.from, new, op.operation.patience(), || op.stopped())
+        let known = (&**op.operation.patience(), &**op.operation.filesystems());
+        sharing.try_clone(source, &job.from, new, known, || op.stopped())
     }
 
     /// The new file that will become `name`, at its temporary name in a merge.

@@ -283,10 +283,10 @@ fn walk_and_publish(
     let merges = op.dests.iter().any(|dest| dest.merge_stage.is_some());
     let merged_since = (merges && readies_indexes(options)).then(|| git_index::merge_begins(&root));
     let result = start(&op, *meta, root, roots, states)
-        .map(|roots| ready_for_git(&op, &roots, before_walk, merged_since));
+        .map(|roots| (ready_for_git(&op, &roots, before_walk, merged_since), roots));
     let (dests, tallies, skipped) = op.into_findings();
-    let ready_entries = match result {
-        Ok(ready_entries) => ready_entries,
+    let (ready_entries, roots) = match result {
+        Ok(ready) => ready,
         Err(error) => {
             // Dropping `dests` and `stages` removes the stages. Merged files stay, because a merge
             // is atomic for each file only.
@@ -295,10 +295,10 @@ fn walk_and_publish(
         }
     };
     call.operation.publishes();
-    for (dest, index) in dests.into_iter().zip(&indices) {
+    for (place, (dest, index)) in dests.into_iter().zip(&indices).enumerate() {
         if let Some(stage) = dest.merge_stage {
             if options.durable {
-                staging::flush_filesystem(stage.dir())
+                staging::flush_filesystem(&roots.dests()[place])
                     .context(Operation::Flush, || &targets[*index].path)?;
             }
             stage.discard().context(Operation::RemoveStage, || &targets[*index].path)?;

@@ -6,11 +6,13 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 
-use rustix::fs::{self, Mode};
+use rustix::fs::{self, AtFlags, Mode};
 use rustix::io::Errno;
 
 use super::tally::Because;
 use super::verdicts::{Known, Verdicts};
+use crate::reflink::copy::{have_same_bytes, have_same_sample};
+use crate::reflink::filesystem::Filesystems;
 use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::meta::{self, Meta};
 use crate::reflink::verdict::Verdict;
@@ -48,6 +50,40 @@ impl NewFile<'_> {
     }
 }
 
+/// Looks whether the clone `new` has the content of `source`, whole or a sample of it. Returns
+/// whether that is certain: a file that this process may not read is not looked at.
+///
+/// # Errors
+/// `EOPNOTSUPP` if not: the system said that it cloned, and did not. `EINVAL` if the source changed
+/// meanwhile, or if all of it must be looked at and cannot be. The new file is empty, or gone.
+fn prove(
+    source: &OwnedFd,
+    from: &Meta,
+    new: NewFile<'_>,
+    whole: bool,
+    stopped: &impl Fn() -> bool,
+) -> io::Result<bool> {
+    let look = |clone: &OwnedFd| match whole {
+        true => have_same_bytes(source, clone, stopped),
+        false => have_same_sample(source, clone),
+    };
+    let refusal = match new.reopen() {
+        Ok(clone) => match look(&clone)? {
+            true => return Ok(true),
+            false if Meta::of(&fs::fstat(source)?).is_still(from) => Errno::OPNOTSUPP,
+            false => Errno::INVAL,
+        },
+        Err(Errno::ACCESS) if !whole => return Ok(false),
+        Err(Errno::ACCESS) => Errno::INVAL,
+        Err(errno) => return Err(errno.into()),
+    };
+    match new.open {
+        Some(open) => fs::ftruncate(open, 0)?,
+        None => fs::unlinkat(new.dir, new.name, AtFlags::empty())?,
+    }
+    Err(refusal.into())
+}
+
 impl Sharing {
     /// What calve knows of clones from a device.
     pub(crate) fn known(&self, dev: u64) -> Known {
@@ -64,12 +100,13 @@ impl Sharing {
         source: &OwnedFd,
         from: &Meta,
         new: NewFile<'_>,
-        patience: &Patience,
+        (patience, filesystems): (&Patience, &Filesystems),
         stopped: impl Fn() -> bool,
     ) -> io::Result<Tried> {
+        let (known, on) = (self.known(from.dev), filesystems.of(source, from.dev));
         // An empty file has no blocks to share. But as long as nothing is known, cloning it tells
         // at no cost whether clones work.
-        if from.size == 0 && new.open.is_some() && self.known(from.dev).works {
+        if from.size == 0 && on.sizes && new.open.is_some() && known.works {
             return Ok(Tried::Cloned);
         }
         let cloned = patience.retry(|| {
@@ -82,6 +119,18 @@ impl Sharing {
             let short = *self.short.get_or_init(|| sys::clones_may_be_short(open));
             meta::check_length(open, from.size, short)
         });
+        // The first clone between two filesystems is looked at, and each one where they were not
+        // tested.
+        let cloned = match cloned {
+            Ok(()) if !on.is_tested || (!known.is_proven && from.size > 0) => {
+                let proven = prove(source, from, new, !on.is_tested, &stopped);
+                if let Ok(true) = proven {
+                    self.verdicts.proven(from.dev);
+                }
+                proven.map(|_| ())
+            }
+            cloned => cloned,
+        };
         Ok(match self.verdicts.judge(from.dev, cloned)? {
             None => Tried::Cloned,
             Some((Verdict::Filesystem, error)) => Tried::No(Because::Filesystem, Some(error)),

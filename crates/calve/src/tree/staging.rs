@@ -36,12 +36,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use rustix::fs::{self, AtFlags, Dir, FlockOperation, Mode, OFlags, Stat};
+use rustix::fs::{self, AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use super::removal::{self, open_ours};
-use crate::reflink::imp::DIR_FLAGS;
+use crate::reflink::filesystem::Filesystem;
+use crate::reflink::imp::{DIR_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::{self, Meta};
 use crate::reflink::refusal::SystemCall;
 
@@ -354,7 +355,7 @@ impl Stage {
 
     /// Flushes the parent folder, which has the name of the published tree.
     pub(crate) fn sync_parent(&self) -> io::Result<()> {
-        Ok(fs::fsync(&self.parent)?)
+        sync_folder(&self.parent)
     }
 
     /// Removes the stage, or the entry that was exchanged for it.
@@ -466,8 +467,59 @@ pub(crate) fn move_folder(from: &Path, to: &Path) -> io::Result<()> {
     }
 }
 
-/// Flushes the filesystem of `dir`. On systems without such a call, flushes all filesystems.
-pub(crate) fn flush_filesystem(dir: impl AsFd) -> rustix::io::Result<()> {
+/// Flushes everything below `dir` to the disk: the whole filesystem, or, where that call may do
+/// nothing (FUSE), each file and folder.
+pub(crate) fn flush_filesystem(dir: impl AsFd) -> io::Result<()> {
+    let dir = dir.as_fd();
+    if Filesystem::of_file(dir).flushes {
+        return Ok(sync_filesystem(dir)?);
+    }
+    let dir = fs::openat(dir, c".", DIR_FLAGS, Mode::empty())?;
+    let dev = Meta::of(&fs::fstat(&dir)?).dev;
+    flush_files(&dir, dev)
+}
+
+/// Flushes the files below `dir`, on the device `dev`, then the folders.
+fn flush_files(dir: &OwnedFd, dev: u64) -> io::Result<()> {
+    for entry in Dir::read_from(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        let kind = match entry.file_type() {
+            FileType::Unknown => {
+                Meta::of(&fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?).file_type()
+            }
+            kind => kind,
+        };
+        match kind {
+            FileType::RegularFile => {
+                fs::fsync(fs::openat(dir, name, SOURCE_FLAGS, Mode::empty())?)?;
+            }
+            FileType::Directory => {
+                let below = fs::openat(dir, name, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())?;
+                if Meta::of(&fs::fstat(&below)?).dev == dev {
+                    flush_files(&below, dev)?;
+                }
+            }
+            _ => {}
+        }
+    }
+    sync_folder(dir)
+}
+
+/// Flushes an open folder. Where folders cannot be flushed, that is no error.
+pub(crate) fn sync_folder(dir: impl AsFd) -> io::Result<()> {
+    match fs::fsync(dir) {
+        Ok(()) | Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Lets the filesystem of `dir` write what it has in memory. On systems without such a call, lets
+/// all filesystems do so.
+pub(crate) fn sync_filesystem(dir: impl AsFd) -> rustix::io::Result<()> {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     return fs::syncfs(dir);
     #[cfg(not(any(target_os = "linux", target_os = "android")))]

@@ -19,6 +19,8 @@ pub(crate) struct Verdicts(RwLock<Vec<(u64, Known)>>);
 pub(crate) struct Known {
     pub(crate) works: bool,
     pub(crate) refused: bool,
+    /// Whether a clone that succeeded turned out to have its source's content.
+    pub(crate) is_proven: bool,
     refusals: u32,
 }
 
@@ -55,11 +57,16 @@ impl Verdicts {
 
     /// Remembers that a file was cloned.
     pub(crate) fn worked(&self, source_dev: u64) {
-        if self.known(source_dev) != (Known { works: true, refused: false, refusals: 0 }) {
-            self.change(source_dev, |known| {
-                *known = Known { works: true, refused: false, refusals: 0 }
-            });
+        let known = self.known(source_dev);
+        let worked = Known { works: true, refused: false, refusals: 0, ..known };
+        if known != worked {
+            self.change(source_dev, |known| *known = worked);
         }
+    }
+
+    /// Remembers that a clone had its source's content.
+    pub(crate) fn proven(&self, source_dev: u64) {
+        self.change(source_dev, |known| known.is_proven = true);
     }
 
     /// Remembers that a file was refused with `verdict`. `counts` is set for errnos that may
