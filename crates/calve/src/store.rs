@@ -21,6 +21,7 @@ use rustix::io::Errno;
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::filesystem::Filesystems;
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
+use crate::reflink::filesystem::Filesystem;
 use crate::reflink::meta::Meta;
 use crate::report::{Cancel, Progress};
 use crate::tree::running::Running;
@@ -508,6 +509,29 @@ impl Store {
         let now = if unsealed.is_empty() { (0, 0) } else { self.clock_past(self.clock()?)? };
         self.blobs().flush(unsealed).context(Operation::Flush, || &self.0.path)?;
         self.blobs().seal(unsealed, now).context(Operation::Seal, || &self.0.path)
+    }
+
+    /// The same, and flushes the new content of `trees` that are on other filesystems.
+    pub(crate) fn flush_with<'a>(
+        &self,
+        unsealed: &[BlobId],
+        trees: impl Iterator<Item = &'a OwnedFd>,
+    ) -> Result<(), Error> {
+        self.flush(unsealed)?;
+        let flush = || -> io::Result<()> {
+            let device = |dir: &OwnedFd| Ok::<_, io::Error>(Meta::of(&fs::fstat(dir)?).dev);
+            let mut flushed = vec![device(self.blobs().dir())?];
+            for tree in trees {
+                let device = device(tree)?;
+                // Where one call does not flush all, each tree is flushed on its own.
+                if !flushed.contains(&device) || !Filesystem::of_file(tree).flushes {
+                    crate::tree::staging::flush_filesystem(tree)?;
+                    flushed.push(device);
+                }
+            }
+            Ok(())
+        };
+        flush().context(Operation::Flush, || &self.0.path)
     }
 
     /// Removes what killed processes left in `stage`.

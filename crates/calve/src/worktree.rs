@@ -13,7 +13,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::error::{Error, ErrorKind, Operation};
+use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::report::{SkipReason, Skipped};
 use crate::store::catalog::{State, WorktreeRow};
 use crate::store::delta::{self, Counts, Delta};
@@ -178,6 +178,7 @@ impl Store {
         let registry = self.registry();
         let was = path_from(&row.path);
         let is_moved = registry.follow_store(&mut row)?;
+        self.heal(&row)?;
         registry.mend_marker(&row);
         registry.mend_git(&row, &was);
         let worktree = Worktree { store: self.clone(), path: path_from(&row.path), row };
@@ -186,6 +187,26 @@ impl Store {
             let _ = worktree.follow_move();
         }
         Ok(worktree)
+    }
+
+    /// Gives a worktree again what a power cut took of calve's and git's files in it.
+    fn heal(&self, row: &WorktreeRow) -> Result<(), Error> {
+        let path = path_from(&row.path);
+        if row.state == State::Starting {
+            // `recover` does this when the start is given up.
+            return Ok(());
+        }
+        self.registry().heal_mark(row).context(Operation::Mark, || &path)?;
+        self.registry().heal_git(row);
+        match self.heal_paths(row, &path) {
+            // Its other verbs say so.
+            Err(error)
+                if matches!(error.kind(), ErrorKind::Damaged | ErrorKind::SnapshotNotFound) =>
+            {
+                Ok(())
+            }
+            healed => healed,
+        }
     }
 
     /// The project, as a worktree of its last snapshot. It has status, capture, switch and reset
@@ -249,6 +270,7 @@ impl Discovered {
                 self.store.registry().set_path(&row)?;
             }
         }
+        self.store.heal(&row)?;
         self.store.registry().mend_git(&row, &path);
         let worktree = Worktree { store: self.store.clone(), row, path: self.root.clone() };
         worktree.follow_move()?;

@@ -8,9 +8,13 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
 use std::path::{Path, PathBuf};
 
-use calve::{ChangeKind, DropOptions, SnapshotOptions, StartOptions, SwitchOptions, Worktree};
+use calve::{
+    ChangeKind, DropOptions, SnapshotOptions, StartOptions, Store, SwitchOptions, Worktree,
+    WorktreeState,
+};
+use common::git::script;
 use common::maintained::{Project, common};
-use common::{NOBODY, as_nobody, is_root, not_run, sh};
+use common::{NOBODY, as_nobody, has_command, is_root, not_run, sh};
 
 /// Makes all indexes of a store ones of another boot: crates/calve/src/store/index.rs has the
 /// format.
@@ -170,4 +174,141 @@ fn a_file_that_may_not_be_read_is_in_nobodys_way_after_a_boot() {
             .delete()
             .unwrap();
     });
+}
+
+/// Makes all rows of a store ones that a process of another boot wrote.
+fn of_another_boot(project: &Project) {
+    let db = rusqlite::Connection::open(project.file("index.db")).unwrap();
+    let start = ".calve-stage-".len();
+    let set = format!(
+        "UPDATE worktrees SET maker = substr(maker, 1, {start}) || 'a5a5a5a5a5a5a5a5' || substr(maker, {})",
+        start + 17
+    );
+    assert!(db.execute(&set, []).unwrap() > 0);
+}
+
+/// A project with a repository and a Python environment, which names the project's root.
+fn with_everything(root: &Path) {
+    fs::create_dir_all(root.join("venv/bin")).unwrap();
+    fs::write(root.join("file"), "one").unwrap();
+    fs::write(root.join(".gitignore"), "venv\n").unwrap();
+    fs::write(root.join("venv/pyvenv.cfg"), "home = /usr/bin\n").unwrap();
+    let tool = format!("#!{}/venv/bin/python\nprint(1)\n", root.display());
+    fs::write(root.join("venv/bin/tool"), tool).unwrap();
+    script(root, "git init -q -b main .\ngit add -A\ngit commit -qm one");
+}
+
+#[test]
+fn every_verb_gives_a_worktree_again_what_a_power_cut_left_empty() {
+    const TEST: &str = "every_verb_gives_a_worktree_again_what_a_power_cut_left_empty";
+    if !has_command("git") {
+        return not_run(TEST, "there is no git");
+    }
+    let project = Project::new(with_everything);
+    let snapshot = project.snapshot();
+    let at = project.path.with_extension("worktrees");
+    let repository = project.path.join(".git");
+    type Verb<'a> = (&'a str, &'a dyn Fn(&str));
+    let (store, named) = (&project.store, |name: &str| project.store.worktree(name).unwrap());
+    let verbs: [Verb<'_>; 7] = [
+        ("list", &|name| {
+            let all = store.worktrees().unwrap();
+            let it = all.iter().find(|it| it.name() == name).unwrap();
+            assert_eq!(it.state().unwrap(), WorktreeState::Ready);
+        }),
+        ("status", &|name| assert_eq!(named(name).status(&common()).unwrap().changes, [])),
+        ("status in it", &|name| {
+            let found = Store::discover(at.join(name).join("venv")).unwrap();
+            let it = found.worktree().unwrap();
+            assert_eq!((it.name(), it.status(&common()).unwrap().changes), (name, vec![]));
+        }),
+        ("capture", &|name| {
+            let taken = named(name).capture(&SnapshotOptions::new(), &common()).unwrap();
+            assert!(!taken.new, "{name}: {taken:?}");
+        }),
+        ("switch", &|name| {
+            named(name).switch(snapshot, &SwitchOptions::new(), &common()).unwrap();
+        }),
+        ("reset", &|name| {
+            assert_eq!(named(name).reset(&common()).unwrap().kept, Vec::<PathBuf>::new());
+        }),
+        ("drop", &|name| {
+            named(name).drop(&DropOptions::new(), &common()).unwrap().delete().unwrap();
+        }),
+    ];
+    let own = |name: &str| at.join(name).join(".calve");
+    let registered = |name: &str| repository.join("worktrees").join(name);
+    type Torn<'a> = (&'a str, &'a dyn Fn(&str) -> Vec<PathBuf>);
+    let torn: [Torn<'_>; 7] = [
+        ("mark", &|name| vec![own(name).join("worktree")]),
+        ("own", &|name| ["worktree", "paths", ".gitignore"].map(|file| own(name).join(file)).into()),
+        ("git", &|name| vec![at.join(name).join(".git")]),
+        ("head", &|name| vec![registered(name).join("HEAD")]),
+        ("branch", &|name| vec![repository.join("refs/heads").join(name)]),
+        ("entry", &|name| {
+            ["gitdir", "commondir", "index"].map(|file| registered(name).join(file)).into()
+        }),
+        ("all", &|name| {
+            let mut all: Vec<PathBuf> = ["HEAD", "gitdir", "commondir", "index", "logs/HEAD"]
+                .map(|file| registered(name).join(file))
+                .into();
+            all.extend(["worktree", "paths", ".gitignore"].map(|file| own(name).join(file)));
+            all.push(at.join(name).join(".git"));
+            all.extend(["refs/heads", "logs/refs/heads"].map(|it| repository.join(it).join(name)));
+            all
+        }),
+    ];
+    for (name, files) in torn {
+        project.store.start(&[name], &StartOptions::new().at(&at), &common()).unwrap();
+        of_another_boot(&project);
+        let files: Vec<(PathBuf, Vec<u8>)> =
+            files(name).into_iter().map(|path| (path.clone(), fs::read(&path).unwrap())).collect();
+        for (number, (verb, run)) in verbs.iter().enumerate() {
+            for (path, content) in &files {
+                // XFS leaves no content, and ext4 may leave zeros.
+                fs::write(path, vec![0; if number % 2 == 0 { 0 } else { content.len() }]).unwrap();
+            }
+            run(name);
+            if *verb == "drop" {
+                assert!(!at.join(name).exists() && !registered(name).exists(), "{name}");
+                continue;
+            }
+            for (path, content) in &files {
+                if path.ends_with("index") || path.to_str().unwrap().contains("/logs/") {
+                    continue;
+                }
+                let is = fs::read(path).unwrap();
+                assert_eq!(is, *content, "{name}, {verb}: {}", path.display());
+            }
+            let said = common::git::status(&at.join(name));
+            let head = format!("# branch.head {name}");
+            assert!(said.lines().all(|line| line.starts_with('#')), "{name}, {verb}: {said}");
+            assert!(said.lines().any(|line| line == head), "{name}, {verb}: {said}");
+        }
+        project.store.start(&[name], &StartOptions::new().at(&at), &common()).unwrap();
+    }
+    project.assert_sound();
+}
+
+#[test]
+fn a_marker_that_is_empty_in_its_own_boot_or_says_something_is_nobodys() {
+    let project = Project::new(of_all_kinds);
+    project.snapshot();
+    let options = StartOptions::new().at(project.scratch.join("at"));
+    for (name, text, is_other) in
+        [("now", "", false), ("words", "of somebody", true), ("link", "", true)]
+    {
+        project.store.start(&[name], &options, &common()).unwrap();
+        let marker = project.scratch.join("at").join(name).join(".calve/worktree");
+        fs::write(&marker, text).unwrap();
+        if is_other {
+            of_another_boot(&project);
+        }
+        if name == "link" {
+            fs::remove_file(&marker).unwrap();
+            symlink("elsewhere", &marker).unwrap();
+        }
+        let found = project.store.worktree(name).unwrap();
+        assert_eq!(found.state().unwrap(), WorktreeState::Missing, "{name}");
+    }
 }

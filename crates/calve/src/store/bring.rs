@@ -120,7 +120,7 @@ impl Bring<'_> {
         // The same as when a worktree is started: copied content is on the disk before the index
         // names it.
         if !made.unsealed.is_empty() || made.reports.iter().any(|report| report.copied_files > 0) {
-            self.store.flush(&made.unsealed)?;
+            self.store.flush_with(&made.unsealed, std::iter::once(stage.dir()))?;
         }
         let mut skipped: Vec<Skipped> =
             made.reports.into_iter().flat_map(|report| report.skipped).collect();

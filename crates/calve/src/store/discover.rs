@@ -21,6 +21,7 @@
 //! that the store's indexes and snapshots are of. A folder that has the token, while the folder in
 //! the row has it no more, is the project: it was moved.
 
+use std::ffi::OsStr;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
@@ -28,6 +29,7 @@ use rustix::fs;
 
 use super::Store;
 use super::catalog::PROJECT;
+use super::git;
 use super::layout::{self, Layout};
 use super::marker::{FoundMark, Marked, Marker};
 use super::ownership::{self, Believed, Owned, Role};
@@ -232,7 +234,13 @@ fn find(folder: &Path) -> Result<Found, Error> {
     let start = std::fs::canonicalize(folder).context(Operation::Open, || folder)?;
     for root in start.ancestors() {
         let own = layout::own(root);
-        if let Some(found) = found_by(Marked::Worktree, root)? {
+        let found = match found_by(Marked::Worktree, root) {
+            Err(error) if error.kind() == ErrorKind::Damaged && heal(root)? => {
+                found_by(Marked::Worktree, root)
+            }
+            found => found,
+        };
+        if let Some(found) = found? {
             return Ok(found);
         }
         if Layout(&own).has_store() {
@@ -255,6 +263,45 @@ fn found_by(of: Marked, root: &Path) -> Result<Option<Found>, Error> {
         Found { root: root.to_owned(), store, marked: Some((of, seen)) }
     };
     Ok(FoundMark::at(&layout::own(root), of)?.map(found))
+}
+
+/// If a power cut left the marker of the worktree at `root` empty, this looks for the store where
+/// git's registration leads, and where the usual places of worktrees belong to. If that store has a
+/// row for this path, the worktree gets its marker again. Returns whether it did.
+fn heal(root: &Path) -> Result<bool, Error> {
+    let mut stores = Vec::new();
+    let repository = git::read(root);
+    stores.extend(repository.as_ref().and_then(|it| it.common.parent()).map(layout::own));
+    if let Some(folder) = root.parent() {
+        let name = folder.file_name().and_then(OsStr::to_str);
+        if let Some(stem) = name.and_then(|name| name.strip_suffix(".worktrees")) {
+            stores.push(layout::own(&folder.with_file_name(stem)));
+            stores.push(folder.with_file_name(format!("{stem}{}", layout::OWN)));
+        }
+        stores.extend(folder.parent().map(Path::to_owned));
+    }
+    for own in stores {
+        let store = if Layout(&own).has_store() {
+            own
+        } else {
+            match Marker::read_of(&own, Marked::Project) {
+                Ok(Some(marker)) => marker.store,
+                _ => continue,
+            }
+        };
+        if must_be_ours(&store).is_err() {
+            continue;
+        }
+        let Ok(store) = Store::open(&store) else { continue };
+        for row in store.catalog().worktrees()? {
+            if path_from(&row.path) == root
+                && store.registry().heal_mark(&row).context(Operation::Mark, || root)?
+            {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
 }
 
 /// Refuses a store whose folder belongs to another user. If the folder is gone, the caller's

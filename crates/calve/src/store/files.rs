@@ -41,6 +41,27 @@ pub(crate) fn open_plain(
     Ok((std::fs::File::from(file), meta.size))
 }
 
+/// Whether a file is empty or begins with zeros, as a power cut may leave one that was not flushed.
+/// `None` if nothing is there.
+pub(crate) fn is_blank(path: &Path) -> io::Result<Option<bool>> {
+    match open_plain(fs::CWD, path, u64::MAX) {
+        Ok((mut file, _)) => {
+            let mut start = [0; 64];
+            let length = io::Read::read(&mut file, &mut start)?;
+            Ok(Some(start[..length].iter().all(|byte| *byte == 0)))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        // A link, a folder or a pipe was not left by a power cut.
+        Err(error)
+            if error.kind() == io::ErrorKind::InvalidData
+                || Errno::from_io_error(&error) == Some(Errno::LOOP) =>
+        {
+            Ok(Some(false))
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// The entries of a directory, with their kinds. The standard library is not used for this: it
 /// aborts the process if a directory's descriptor cannot be closed.
 pub(crate) fn listed(dir: impl AsFd) -> io::Result<Vec<(OsString, fs::FileType)>> {

@@ -50,6 +50,7 @@ pub(crate) mod modules;
 mod registration;
 mod repository;
 mod run;
+pub(crate) mod torn;
 #[cfg(test)]
 mod tests;
 mod work;

@@ -19,10 +19,13 @@ use super::ownership::{self, Believed, Owned, Role};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
 use crate::reflink::rights;
-use crate::tree::staging::stage_name;
+use crate::tree::staging::{stage_name, sync_folder};
 
 /// Every path is shorter than this, on every system.
 const MOST_BYTES: u64 = 64 * 1024;
+
+/// The content of a [`GIT_IGNORE`].
+pub(crate) const HIDES_ALL: &[u8] = b"*\n";
 
 /// The kind of tree that a marker is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,12 +116,12 @@ impl Marker {
         let dir = fs::open(own, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())?;
         let mode = Mode::from_raw_mode(0o644);
         match fs::openat(&dir, GIT_IGNORE, NEW_FILE_FLAGS, mode) {
-            Ok(file) => io::Write::write_all(&mut std::fs::File::from(file), b"*\n")?,
+            Ok(file) => io::Write::write_all(&mut std::fs::File::from(file), HIDES_ALL)?,
             Err(Errno::EXIST) => {}
             Err(errno) => return Err(errno.into()),
         }
         self.replace(&dir, Marked::Project, believed)?;
-        Ok(fs::fsync(dir)?)
+        sync_folder(dir)
     }
 
     /// Replaces the marker in calve's own folder, as a whole.
@@ -139,7 +142,7 @@ impl Marker {
         fs::mkdirat(root, OWN, Mode::from_raw_mode(0o755))?;
         let own = fs::openat(root, OWN, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())?;
         write_mark(&own, MARKER, &self.encode(Marked::Worktree), believed)?;
-        write_new(&own, GIT_IGNORE, b"*\n")?;
+        write_new(&own, GIT_IGNORE, HIDES_ALL)?;
         write_maker(&own)?;
         give(&own, believed);
         Ok(())
@@ -231,8 +234,12 @@ pub(crate) fn write_maker(own: &OwnedFd) -> io::Result<()> {
     if rights::can_give_to_all() {
         return Ok(());
     }
-    let stat = fs::fstat(own)?;
-    write_new(own, MADE_BY, format!("{} {}\n", stat.st_uid, stat.st_gid).as_bytes())
+    write_new(own, MADE_BY, maker_text(&fs::fstat(own)?).as_bytes())
+}
+
+/// The content of a [`MADE_BY`].
+pub(crate) fn maker_text(own: &fs::Stat) -> String {
+    format!("{} {}\n", own.st_uid, own.st_gid)
 }
 
 fn write_new(own: &OwnedFd, name: &str, text: &[u8]) -> io::Result<()> {

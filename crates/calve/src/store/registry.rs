@@ -69,6 +69,7 @@ use crate::tree::staging::{maker_lives, stage_name, write_whole};
 use crate::tree::{CloneOptions, clone_tree};
 
 mod dropped;
+mod torn;
 
 pub(crate) use dropped::{KEPT, not_dropped};
 
@@ -644,7 +645,9 @@ impl<'a> Registry<'a> {
             }
             // A marker that cannot be read now says nothing. The next process looks again.
             let Ok(is_made) = self.find_mark(&row) else { continue };
-            if is_made {
+            let Ok(is_healed) = self.heal_mark(&row) else { continue };
+            if is_made || is_healed {
+                self.heal_git(&row);
                 self.stands(&row)?;
                 self.catalog.finish_start(&row)?;
             } else {

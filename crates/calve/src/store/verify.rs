@@ -177,8 +177,11 @@ pub(super) enum Mirror {
 pub(super) enum Bad {
     /// Its hash is another, and it changed only just now.
     Young,
-    /// Its hash is another, or it is no file.
+    /// It bears the seal and its hash is another, or it is no file.
     Worthless,
+    /// Its hash is another, and nobody vouched for it: a crash can leave a mirror that was not
+    /// written back.
+    Unsealed,
     /// There is nothing in it: its maker gave up, since the file changed that was to be taken in.
     Empty,
     /// It may not be read.
@@ -500,6 +503,7 @@ impl Store {
         let old = older_than(meta.changed, LOOK * LOOKS) == Some(true);
         let worthless = match old {
             true if meta.size == 0 => Bad::Empty,
+            true if !sealed => Bad::Unsealed,
             true => Bad::Worthless,
             false => Bad::Young,
         };
@@ -566,7 +570,7 @@ impl Store {
         if let Mirror::Bad { why, how } = state.mirror
             // A mirror that nobody needs and nobody vouched for was begun and given up, or a
             // process makes it just now.
-            && (needed || state.packed.is_some() || !matches!(how, Bad::Empty | Bad::Young))
+            && (needed || state.packed.is_some() || !matches!(how, Bad::Empty | Bad::Unsealed | Bad::Young))
             // A crash can leave an empty mirror that was unpacked and not written back. It counts
             // as missing.
             && !(is_packed && matches!(how, Bad::Empty))
@@ -622,9 +626,9 @@ impl Store {
             let path = self.layout().index(&row.token);
             let reason =
                 match super::read_plain(fs::CWD, &path, super::index::most_bytes(u32::MAX / 64)) {
-                    // A crash can leave an empty index that was not written back. It counts as
-                    // missing.
-                    Ok(bytes) if bytes.is_empty() => continue,
+                    // A crash can leave an index that was not written back, or not as a whole. It
+                    // counts as missing.
+                    Ok(bytes) if is_torn(&bytes) => continue,
                     Ok(bytes) => match super::index::Index::check(&bytes, |snapshot| {
                         Some(self.object(snapshot).ok()?.entries)
                     }) {
@@ -647,4 +651,11 @@ impl Store {
         }
         Ok(damaged)
     }
+}
+
+/// Whether a power cut left an index without some of its content: it is empty, or a block of it has
+/// only zeros, which compressed records never have.
+fn is_torn(index: &[u8]) -> bool {
+    let is_blank = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
+    is_blank(index) || index.chunks_exact(512).any(is_blank)
 }

@@ -162,6 +162,11 @@ pub(crate) fn maker_lives(name: &str) -> Option<bool> {
     Maker::parse(name.as_bytes())?.lives()
 }
 
+/// Whether a process of another boot made a [`stage_name`], or one of another PID namespace.
+pub(crate) fn is_of_another_boot(name: &str) -> bool {
+    Maker::parse(name.as_bytes()).is_some_and(|maker| maker.world != Maker::this().world)
+}
+
 /// Whether the process that made a stage of this name is at work on it.
 pub(super) fn is_at_work(name: &[u8]) -> bool {
     Maker::parse(name).is_some_and(|maker| maker == *Maker::this() || maker.lives() == Some(true))

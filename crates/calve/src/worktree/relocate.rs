@@ -20,8 +20,9 @@ use crate::reflink::meta::{self, Meta};
 use crate::report::CloneReport;
 use crate::store::at::{is_gone, last, open_at, open_parent};
 use crate::store::bring::{look_at, set_in_place};
-use crate::store::files::listed;
-use crate::store::layout::{self, Within};
+use crate::store::catalog::WorktreeRow;
+use crate::store::files::{is_blank, listed};
+use crate::store::layout::{self, PATHS, Within};
 use crate::store::paths::found::{Found, PathKept, PathMention, keep_living};
 use crate::store::paths::kinds::looked_at;
 use crate::store::paths::links::LinksBack;
@@ -30,7 +31,7 @@ use crate::store::paths::record::{self, Digest};
 use crate::store::paths::spelling::Spellings;
 use crate::store::paths::{PathKind, Relocation, in_environment, seconds_older};
 use crate::store::{Store, bytes_of, path_from};
-use crate::tree::staging::{Stage, stage_name};
+use crate::tree::staging::{Stage, is_of_another_boot, stage_name};
 use crate::tree::{CloneOptions, clone_tree_dressed};
 
 /// Whose files are translated.
@@ -275,6 +276,25 @@ fn named_by(
     let counts =
         !is_read || tree.read(path)?.is_some_and(|text| spellings.are_named_in(kind, &text));
     Ok(counts.then_some(kind))
+}
+
+impl Store {
+    /// Writes the roots of a worktree again, if a power cut left their file empty. Without them its
+    /// rewritten files would count as changed.
+    pub(super) fn heal_paths(&self, row: &WorktreeRow, path: &Path) -> Result<(), Error> {
+        let file = layout::own(path).join(PATHS);
+        let Some(id) = row.snapshot.filter(|_| !self.is_read_only()) else { return Ok(()) };
+        if !is_of_another_boot(&row.maker)
+            || is_blank(&file).context(Operation::Read, || &file)? != Some(true)
+        {
+            return Ok(());
+        }
+        let found = self.found(id, &self.object(id)?)?;
+        match Relocation::between(&found.roots, path) {
+            Some(roots) => roots.rewrite(path).context(Operation::Write, || file),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Worktree {

@@ -45,6 +45,7 @@ mod base;
 #[cfg(feature = "remote")]
 mod checkout;
 mod dress;
+mod durable;
 mod git;
 mod later;
 mod links;
@@ -592,7 +593,12 @@ impl Store {
         mut claim: Claim<'_>,
     ) -> Result<Vec<Dressed>, Error> {
         let outcomes = dressing.dress(Some(claim.rows()), &stages, places)?;
+        let repository = dressing.git.repository();
+        durable::flush(repository, claim.rows(), &stages, &outcomes)
+            .context(Operation::Flush, || &places[0].path)?;
         publish_all(&mut stages, places)?;
+        // All are in one folder.
+        stages[0].sync_parent().context(Operation::Flush, || &places[0].path)?;
         // We unlock before the rows are marked as ready. If the process dies in between, recovery
         // finds the unmarked rows and unlocks their registrations, too.
         let registry = self.registry();
@@ -658,7 +664,7 @@ impl Store {
         // The index names the content of each file, so the content must be on the disk first.
         // Therefore we flush copied files.
         if !made.unsealed.is_empty() || made.reports.iter().any(|report| report.copied_files > 0) {
-            self.flush(&made.unsealed)?;
+            self.flush_with(&made.unsealed, stages.iter().map(Stage::dir))?;
         }
         let (boot, stamp) = (Boot::this(), self.clock_past_all(made.stats.iter().flatten())?);
         for ((row, stage), stats) in rows.iter().zip(&stages).zip(made.stats) {

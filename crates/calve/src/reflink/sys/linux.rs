@@ -6,7 +6,7 @@
 use std::ffi::CStr;
 use std::io;
 use std::mem;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{self, AtFlags, IFlags, Mode};
@@ -302,6 +302,20 @@ pub(crate) fn write_back(file: impl AsFd) -> bool {
         | libc::SYNC_FILE_RANGE_WAIT_AFTER;
     // SAFETY: it touches no memory of ours; the descriptor is open.
     unsafe { libc::sync_file_range(file.as_fd().as_raw_fd(), 0, 0, flags) == 0 }
+}
+
+/// Writes the content of files back, all at the same time, and waits for it. A flush of each of them
+/// then finds only the log of the filesystem to write, and the first flush writes it for all.
+pub(crate) fn write_back_all(files: &[OwnedFd]) {
+    let write = libc::SYNC_FILE_RANGE_WRITE;
+    let wait = write | libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    for flags in [write, wait] {
+        for file in files {
+            // A flush follows, and reports what failed.
+            // SAFETY: it touches no memory of ours; the descriptor is open.
+            let _ = unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, flags) };
+        }
+    }
 }
 
 /// Calls `each` with the pieces of a file, in the order of their offsets, until it returns `false`.

@@ -70,6 +70,9 @@ pub(crate) fn write_back(_file: impl AsFd) -> bool {
     false
 }
 
+/// The flush that follows does all of it.
+pub(crate) fn write_back_all(_files: &[std::os::fd::OwnedFd]) {}
+
 /// All directories of a filesystem treat case in the same way.
 pub(crate) fn ignores_case(_dir: impl AsFd) -> bool {
     false

@@ -148,7 +148,8 @@ impl Registration {
             Err(error) if is_absent(&error) => Ok(None),
             Err(error) => Err(error),
         };
-        let git_file = read(GITDIR)?.filter(|text| !text.is_empty());
+        // A power cut may leave zeros.
+        let git_file = read(GITDIR)?.filter(|text| text.iter().any(|byte| *byte != 0));
         let git_file = git_file.map(|text| absolute(&folder, &text));
         let locked = read(LOCKED)?;
         Ok(Some(Self { folder, git_file, locked }))

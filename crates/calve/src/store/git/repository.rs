@@ -449,6 +449,13 @@ impl Repository {
         self.git().with_index(&index).args(["read-tree", &head]).run().map(drop)
     }
 
+    /// What may say where a branch is and where it was: two files, or a folder (reftable).
+    pub(crate) fn files_of_branch(&self, name: &str) -> [PathBuf; 3] {
+        let file = branch_ref(name);
+        let paths = [Path::new(&file), &Path::new("logs").join(&file), Path::new("reftable")];
+        paths.map(|path| self.common.join(path))
+    }
+
     /// The folder that has a folder for each linked worktree.
     pub(crate) fn registrations_folder(&self) -> PathBuf {
         self.common.join(REGISTRATIONS)

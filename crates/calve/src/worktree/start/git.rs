@@ -9,7 +9,7 @@ use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::report::DestinationReport;
 use crate::store::catalog::WorktreeRow;
-use crate::store::git;
+use crate::store::git::{self, Repository};
 use crate::store::layout::GIT;
 use crate::store::{Store, path_from};
 use crate::tree::git_index;
@@ -166,6 +166,14 @@ impl GitPlan {
             let cause = std::io::Error::other(why.to_string());
             Error::new(ErrorKind::Git, Operation::LinkWorktrees, project, cause)
         })
+    }
+
+    /// The repository in which the worktrees are registered.
+    pub(super) fn repository(&self) -> Option<&Repository> {
+        match self {
+            Self::Link(links) => Some(&links.repository),
+            Self::Copy(_) | Self::None(_) => None,
+        }
     }
 
     /// Plans a copy of the repository, or nothing. The worktrees are not linked, whatever `mode`

@@ -1,0 +1,87 @@
+//! Gives a worktree back what a power cut took from it.
+//!
+//! A start flushes the small files of its worktrees. An older calve did not, and git and a move of
+//! the store do not either. After a power cut such a file is empty, or holds zeros, while the tree
+//! and its row are there. The row says what the file held.
+//!
+//! This concerns only rows of another boot, and never a file with content. Missing files count only
+//! in a folder that calve made. A folder whose marks
+//! would not count (see [`ownership`](super::super::ownership)) is left alone.
+
+use std::io;
+use std::path::Path;
+
+use rustix::fs::{self, Mode, OFlags};
+
+use super::Registry;
+use crate::reflink::imp::DIR_FLAGS;
+use crate::store::catalog::{PROJECT, WorktreeRow};
+use crate::store::files::{is_blank, path_from};
+use crate::store::git;
+use crate::store::layout::{self, GIT_IGNORE, Layout, MADE_BY, MARKER, POINTER};
+use crate::store::marker::{HIDES_ALL, Marked, maker_text};
+use crate::store::ownership::{Owned, Role};
+use crate::tree::staging::{is_of_another_boot, write_whole};
+
+impl Registry<'_> {
+    /// Gives the worktree of a row its marker again, if a power cut took it. Returns whether it did.
+    ///
+    /// # Errors
+    /// It could not look, or could not write.
+    pub(crate) fn heal_mark(self, row: &WorktreeRow) -> io::Result<bool> {
+        let root = path_from(&row.path);
+        let own = layout::own(&root);
+        if !self.may_heal(row) || !is_torn(&own)? {
+            return Ok(false);
+        }
+        let believed = self.believed();
+        for path in [&root, &own] {
+            if believed.why_not(Owned::at(path)?, Role::Mark).is_some() {
+                return Ok(false);
+            }
+        }
+        let write = |name: &str, text: &[u8]| write_whole(&own, &own.join(name), text);
+        if is_blank(&own.join(GIT_IGNORE))? == Some(true) {
+            write(GIT_IGNORE, HIDES_ALL)?;
+        }
+        if is_blank(&own.join(MADE_BY))? == Some(true) {
+            let stat = fs::lstat(&own)?;
+            write(MADE_BY, maker_text(&stat).as_bytes())?;
+        }
+        let own = fs::open(&own, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())?;
+        self.marker(row).replace(&own, Marked::Worktree, believed)?;
+        Ok(true)
+    }
+
+    /// Gives the registration of a linked worktree what a power cut took from it. If that fails,
+    /// git says what is wrong, as before.
+    pub(crate) fn heal_git(self, row: &WorktreeRow) {
+        let Some(linked) = row.git.as_ref().filter(|_| self.may_heal(row)) else { return };
+        let Ok(Some(repository)) = self.repository() else { return };
+        if self.is_marked(row) {
+            let _ = git::torn::heal(&repository, &path_from(&row.path), (&row.name, linked));
+        }
+    }
+
+    fn may_heal(self, row: &WorktreeRow) -> bool {
+        !self.is_read_only && row.name != PROJECT && is_of_another_boot(&row.maker)
+    }
+}
+
+/// Whether a power cut may have left calve's own folder of a worktree as it is: with a marker that
+/// is empty, or without one.
+fn is_torn(own: &Path) -> io::Result<bool> {
+    match std::fs::symlink_metadata(own) {
+        Ok(found) if found.is_dir() => {}
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => return Ok(false),
+    }
+    Ok(match is_blank(&own.join(MARKER))? {
+        Some(blank) => blank,
+        None => {
+            is_blank(&own.join(GIT_IGNORE))?.is_some()
+                && is_blank(&own.join(POINTER))?.is_none()
+                && !Layout(own).has_store()
+        }
+    })
+}

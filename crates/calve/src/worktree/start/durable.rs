@@ -1,0 +1,107 @@
+//! Flushes what a worktree needs, before the worktree gets its name: a power cut must not leave a
+//! tree in its place whose small files are empty.
+//!
+//! | what | flushed | why |
+//! |---|---|---|
+//! | calve's marker and roots in the tree | yes | without the marker nobody knows whose tree it is |
+//! | the `.git` file, `HEAD`, index and the rest of the registration, the branch | yes | the row knows them only as the start made them |
+//! | files that were rewritten with the worktree's path, a copied repository | yes | their content is nowhere else |
+//! | copied contents | yes, by the caller | the index vouches for them |
+//! | reflinked contents | no | they were on the disk before |
+//! | calve's index, git's index of a ready tree | no | a look at the tree makes them again |
+//!
+//! All files of a tree are given to the disk before the first is waited for. So they share one
+//! commit of the filesystem's log.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{self, FileType, Mode};
+use rustix::io::Errno;
+
+use super::dress::Dressed;
+use super::git::GitOutcome;
+use crate::reflink::imp::{DIR_FLAGS, SOURCE_FLAGS};
+use crate::reflink::meta::Meta;
+use crate::reflink::sys;
+use crate::store::catalog::WorktreeRow;
+use crate::store::files::listed;
+use crate::store::git::{self, Repository};
+use crate::store::layout::{GIT, OWN};
+use crate::tree::staging::{Stage, flush_filesystem};
+
+/// How many files are open and flushed together. A start has room for as many.
+const FILES_TOGETHER: usize = 16;
+
+/// Files that are to be flushed.
+#[derive(Default)]
+struct Flush(Vec<OwnedFd>);
+
+/// Flushes what the dressed trees in `stages` have that no row can give again.
+pub(super) fn flush(
+    repository: Option<&Repository>,
+    rows: &[WorktreeRow],
+    stages: &[Stage],
+    dressed: &[Dressed],
+) -> io::Result<()> {
+    let mut flush = Flush::default();
+    for ((row, stage), (git, mentions)) in rows.iter().zip(stages).zip(dressed) {
+        let root = stage.dir();
+        flush.add(root, Path::new(OWN))?;
+        for mention in mentions.iter().filter(|mention| mention.kept.is_none()) {
+            flush.add(root, &mention.path)?;
+        }
+        match git {
+            GitOutcome::None(_) => {}
+            GitOutcome::Copied(_) => flush_filesystem(root)?,
+            GitOutcome::Linked(linked) => {
+                if linked.submodules > 0 {
+                    flush_filesystem(root)?;
+                }
+                flush.add(root, Path::new(GIT))?;
+                flush.add(fs::CWD, &git::leads_to(&stage.path())?)?;
+                let branch = row.git.as_ref().and_then(|linked| linked.branch.as_deref());
+                if let (Some(branch), Some(repository)) = (branch, repository) {
+                    for path in repository.files_of_branch(branch) {
+                        flush.add(fs::CWD, &path)?;
+                    }
+                }
+            }
+        }
+    }
+    flush.wait()
+}
+
+impl Flush {
+    /// Notes a file, or a folder with everything in it.
+    fn add(&mut self, dir: impl AsFd, path: &Path) -> io::Result<()> {
+        let file = match fs::openat(&dir, path, SOURCE_FLAGS, Mode::empty()) {
+            Ok(file) => file,
+            // A link is a part of its folder. Beside a reftable, `refs/heads` is a file.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),
+            // The file denies access to everybody, also to us.
+            Err(Errno::ACCESS) => {
+                let parent = path.parent().filter(|parent| *parent != Path::new(""));
+                let parent = parent.unwrap_or(Path::new("."));
+                return flush_filesystem(fs::openat(dir, parent, DIR_FLAGS, Mode::empty())?);
+            }
+            Err(errno) => return Err(errno.into()),
+        };
+        if Meta::of(&fs::fstat(&file)?).file_type() == FileType::Directory {
+            for (name, kind) in listed(&file)? {
+                if matches!(kind, FileType::RegularFile | FileType::Directory) {
+                    self.add(&file, Path::new(&name))?;
+                }
+            }
+            return Ok(());
+        }
+        self.0.push(file);
+        if self.0.len() < FILES_TOGETHER { Ok(()) } else { self.wait() }
+    }
+
+    fn wait(&mut self) -> io::Result<()> {
+        sys::write_back_all(&self.0);
+        Ok(std::mem::take(&mut self.0).iter().try_for_each(fs::fsync)?)
+    }
+}
