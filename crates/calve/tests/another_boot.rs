@@ -241,7 +241,9 @@ fn every_verb_gives_a_worktree_again_what_a_power_cut_left_empty() {
     type Torn<'a> = (&'a str, &'a dyn Fn(&str) -> Vec<PathBuf>);
     let torn: [Torn<'_>; 7] = [
         ("mark", &|name| vec![own(name).join("worktree")]),
-        ("own", &|name| ["worktree", "paths", ".gitignore"].map(|file| own(name).join(file)).into()),
+        ("own", &|name| {
+            ["worktree", "paths", ".gitignore"].map(|file| own(name).join(file)).into()
+        }),
         ("git", &|name| vec![at.join(name).join(".git")]),
         ("head", &|name| vec![registered(name).join("HEAD")]),
         ("branch", &|name| vec![repository.join("refs/heads").join(name)]),

@@ -50,9 +50,9 @@ pub(crate) mod modules;
 mod registration;
 mod repository;
 mod run;
-pub(crate) mod torn;
 #[cfg(test)]
 mod tests;
+pub(crate) mod torn;
 mod work;
 
 /// Every path is shorter than this, on every system.

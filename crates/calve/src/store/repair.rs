@@ -163,7 +163,12 @@ impl Store {
                 let trash = open_dir(&self.layout().trash())?;
                 let _ = removal::remove(&trash, &aside);
             }
-            (Mirror::Bad { how: Bad::Young | Bad::Worthless | Bad::Unsealed | Bad::Empty, .. }, _) => {
+            (
+                Mirror::Bad {
+                    how: Bad::Young | Bad::Worthless | Bad::Unsealed | Bad::Empty, ..
+                },
+                _,
+            ) => {
                 self.set_aside(id)?;
             }
             // Another day it may be readable, and there is nothing else.

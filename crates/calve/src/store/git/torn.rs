@@ -112,9 +112,7 @@ fn head(repository: &Repository, entry: &Registration, linked: &Linked) -> Strin
     };
     match &linked.branch {
         // A branch that is in no file of its own is packed, and git knows it.
-        Some(branch)
-            if last.is_none() || of_branch(branch).is_none_or(|of| last == Some(of)) =>
-        {
+        Some(branch) if last.is_none() || of_branch(branch).is_none_or(|of| last == Some(of)) => {
             format!("ref: {}\n", branch_ref(branch))
         }
         _ => format!("{}\n", last.as_ref().unwrap_or(&linked.commit)),
