@@ -26,11 +26,13 @@ pub(crate) fn empty_behind(stores: &[Store], remains: Vec<DroppedWorktree>, outp
     }
 }
 
-/// Starts `calve store VERB` with no stream or folder of ours, and (see [`begin_session`]) without
+/// Starts `calve store VERB` with no stream, other descriptor or folder of ours, and (see [`begin_session`]) without
 /// our terminal.
 pub(crate) fn detach(store: &Store, verb: &str) -> io::Result<()> {
     let null = Stdio::null;
-    Command::new(std::env::current_exe()?)
+    let mut command = Command::new(std::env::current_exe()?);
+    calve::inherit_streams_only(&mut command);
+    command
         .arg("--store")
         .arg(store.path())
         .args(["store", verb])

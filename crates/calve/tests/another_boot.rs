@@ -14,7 +14,7 @@ use calve::{
 };
 use common::git::script;
 use common::maintained::{Project, common};
-use common::{NOBODY, as_nobody, has_command, is_root, not_run, sh};
+use common::{NOBODY, as_nobody, has_command, is_root, is_there, not_run, sh};
 
 /// Makes all indexes of a store ones of another boot: crates/calve/src/store/index.rs has the
 /// format.
@@ -272,7 +272,7 @@ fn every_verb_gives_a_worktree_again_what_a_power_cut_left_empty() {
             }
             run(name);
             if *verb == "drop" {
-                assert!(!at.join(name).exists() && !registered(name).exists(), "{name}");
+                assert!(!is_there(&at.join(name)) && !is_there(&registered(name)), "{name}");
                 continue;
             }
             for (path, content) in &files {

@@ -71,6 +71,9 @@ pub(crate) enum Place {
 #[cfg(unix)]
 mod unix;
 #[cfg(unix)]
+#[cfg_attr(not(feature = "store"), expect(unused_imports, reason = "the store needs it"))]
+pub(crate) use unix::inherit_streams_only;
+#[cfg(unix)]
 pub(crate) use unix::{Limit, close_written, soft_limit};
 
 #[cfg(any(target_os = "linux", target_os = "android"))]

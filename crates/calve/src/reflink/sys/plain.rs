@@ -70,6 +70,11 @@ pub(crate) fn write_back(_file: impl AsFd) -> bool {
     false
 }
 
+/// They are marked one by one.
+pub(crate) fn mark_all_close_on_exec() -> bool {
+    false
+}
+
 /// The flush that follows does all of it.
 pub(crate) fn write_back_all(_files: &[std::os::fd::OwnedFd]) {}
 

@@ -1,9 +1,11 @@
 //! Calls that all Unix systems have.
 
-#![expect(unsafe_code, reason = "close(2) and getrlimit(2), whose errors matter")]
+#![expect(unsafe_code, reason = "close(2), getrlimit(2), and what a child inherits")]
 
 use std::io;
-use std::os::fd::{IntoRawFd, OwnedFd};
+use std::os::fd::{IntoRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
 
 use rustix::io::Errno;
 
@@ -43,5 +45,55 @@ pub(crate) fn close_written(file: OwnedFd) -> io::Result<()> {
         // The file is closed in this case, too.
         Ok(()) | Err(Errno::INTR) => Ok(()),
         Err(errno) => Err(errno.into()),
+    }
+}
+
+/// The descriptors that are taken for open where the system does not list them.
+const MAYBE_OPEN: std::ops::Range<RawFd> = 3..256;
+
+/// Lets the program that `command` runs inherit the three standard streams, and no other
+/// descriptor.
+pub(crate) fn inherit_streams_only(command: &mut Command) {
+    let listed = std::fs::read_dir("/dev/fd").map(|entries| {
+        let number = |entry: io::Result<std::fs::DirEntry>| {
+            entry.ok()?.file_name().to_str()?.parse::<RawFd>().ok()
+        };
+        entries.filter_map(number).filter(|&number| number > 2).collect::<Vec<_>>()
+    });
+    let open = listed.unwrap_or_else(|_| MAYBE_OPEN.collect());
+    let mark = move || {
+        if !super::mark_all_close_on_exec() {
+            for &descriptor in &open {
+                // It fails for a descriptor that is closed by now.
+                // SAFETY: fcntl(2) touches no memory of ours.
+                unsafe { libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC) };
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec, `mark` makes system calls only: it allocates nothing and takes
+    // no lock.
+    unsafe { command.pre_exec(mark) };
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd as _;
+
+    use super::*;
+
+    #[test]
+    fn a_program_inherits_the_streams_and_nothing_else() {
+        // Unlike everything that calve opens, a duplicate is not closed on exec.
+        let kept = rustix::io::dup(std::fs::File::open("/").unwrap()).unwrap();
+        let look = format!("[ -e /dev/fd/{} ]", kept.as_raw_fd());
+        for (is_closed, expected) in [(false, true), (true, false)] {
+            let mut command = Command::new("sh");
+            command.args(["-c", &look]);
+            if is_closed {
+                inherit_streams_only(&mut command);
+            }
+            assert_eq!(command.status().unwrap().success(), expected);
+        }
     }
 }

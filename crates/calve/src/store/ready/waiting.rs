@@ -104,6 +104,13 @@ pub fn lowest_priority() {
     sys::lowest_priority();
 }
 
+/// Lets the program that `command` runs inherit the three standard streams, and no other
+/// descriptor. A process in the background must not keep a pipe of the caller's open, because the
+/// caller may read it to its end.
+pub fn inherit_streams_only(command: &mut std::process::Command) {
+    sys::inherit_streams_only(command);
+}
+
 /// A tree that was handed over.
 pub(crate) struct HandedOver {
     pub(crate) stage: Stage,
