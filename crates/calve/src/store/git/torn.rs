@@ -9,27 +9,30 @@ use rustix::fs::{self, AtFlags};
 use super::registration::{COMMONDIR, GITDIR, LOCKED};
 use super::{Registration, Repository, branch_ref, git_of, leads_to};
 use crate::reflink::meta::Meta;
-use crate::store::catalog::Linked;
 use crate::store::files::{is_blank, read_plain};
 use crate::tree::staging::write_whole;
 
 /// The longest reflog that is read.
 const REFLOG_MOST_BYTES: u64 = 64 * 1024 * 1024;
 
-/// Heals the worktree at `root`, which was started with this name, as `linked` says.
+/// What is known of the start of a linked worktree.
+#[derive(Clone, Copy)]
+pub(crate) struct Started<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) branch: Option<&'a str>,
+    pub(crate) commit: &'a str,
+}
+
+/// Heals the worktree at `root`.
 ///
 /// # Errors
 /// git could not be asked, or a file could not be read or written.
-pub(crate) fn heal(
-    repository: &Repository,
-    root: &Path,
-    (name, linked): (&str, &Linked),
-) -> io::Result<()> {
+pub(crate) fn heal(repository: &Repository, root: &Path, started: Started<'_>) -> io::Result<()> {
     let git_file = git_of(root);
     let leads = is_blank(&git_file)? == Some(false);
     let entry = match leads {
         true => Registration::read(leads_to(root)?),
-        false => find(repository, root, (name, linked))?,
+        false => find(repository, root, started)?,
     };
     let Some(mut entry) = entry else { return Ok(()) };
     if entry.folder.parent() != Some(&repository.registrations_folder()) {
@@ -45,11 +48,11 @@ pub(crate) fn heal(
     if is_gone(COMMONDIR)? {
         write(COMMONDIR, "../..\n")?;
     }
-    if let Some(branch) = &linked.branch {
-        repository.heal_branch(branch, &linked.commit)?;
+    if let Some(branch) = started.branch {
+        repository.heal_branch(branch, started.commit)?;
     }
     if is_gone("HEAD")? {
-        write("HEAD", &head(repository, &entry, linked))?;
+        write("HEAD", &head(repository, &entry, started))?;
     }
     // It was to be removed when the tree had its place.
     if is_torn(LOCKED)? {
@@ -73,13 +76,13 @@ pub(crate) fn heal(
 fn find(
     repository: &Repository,
     root: &Path,
-    (name, linked): (&str, &Linked),
+    started: Started<'_>,
 ) -> io::Result<Option<Registration>> {
     let mut entries = repository.registrations()?;
     if let Some(at) = entries.iter().position(|entry| entry.is_of(root)) {
         return Ok(Some(entries.swap_remove(at)));
     }
-    let name = super::registration_name(name);
+    let name = super::registration_name(started.name);
     let may_be = |entry: &Registration| -> io::Result<bool> {
         let number = entry.id().to_str().and_then(|id| id.strip_prefix(name));
         if entry.git_file.is_some()
@@ -89,7 +92,7 @@ fn find(
         }
         let head = entry.folder.join("HEAD");
         Ok(match is_blank(&head)? {
-            Some(false) => super::branch_at(&entry.folder) == linked.branch,
+            Some(false) => super::branch_at(&entry.folder).as_deref() == started.branch,
             Some(true) | None => true,
         })
     };
@@ -104,18 +107,18 @@ fn find(
 
 /// The content of a `HEAD`: the branch of the start, unless the reflog says that the worktree was
 /// elsewhere at last.
-fn head(repository: &Repository, entry: &Registration, linked: &Linked) -> String {
+fn head(repository: &Repository, entry: &Registration, started: Started<'_>) -> String {
     let last = last_commit(&entry.folder.join("logs/HEAD"));
-    let of_branch = |branch: &String| {
+    let of_branch = |branch: &str| {
         let text = read_plain(fs::CWD, &repository.common.join(branch_ref(branch)), 1024).ok()?;
         Some(String::from_utf8(text).ok()?.trim_end().to_owned())
     };
-    match &linked.branch {
+    match started.branch {
         // A branch that is in no file of its own is packed, and git knows it.
         Some(branch) if last.is_none() || of_branch(branch).is_none_or(|of| last == Some(of)) => {
             format!("ref: {}\n", branch_ref(branch))
         }
-        _ => format!("{}\n", last.as_ref().unwrap_or(&linked.commit)),
+        _ => format!("{}\n", last.as_deref().unwrap_or(started.commit)),
     }
 }
 

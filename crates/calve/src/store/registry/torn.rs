@@ -59,7 +59,12 @@ impl Registry<'_> {
         let Some(linked) = row.git.as_ref().filter(|_| self.may_heal(row)) else { return };
         let Ok(Some(repository)) = self.repository() else { return };
         if self.is_marked(row) {
-            let _ = git::torn::heal(&repository, &path_from(&row.path), (&row.name, linked));
+            let started = git::torn::Started {
+                name: &row.name,
+                branch: linked.branch.as_deref(),
+                commit: &linked.commit,
+            };
+            let _ = git::torn::heal(&repository, &path_from(&row.path), started);
         }
     }
 
