@@ -354,6 +354,9 @@ impl Worktree {
                 // lose either of them.
                 match fs::statat(&to, &name, AtFlags::SYMLINK_NOFOLLOW) {
                     Err(Errno::NOENT) => Ok(rename_entry(&dir, &name, &to, &name)?),
+                    // A file with other names that nobody changed by hand: what the interrupted
+                    // switch put here, or what its base has.
+                    Ok(_) if !moves.conflicts.contains(path) => Ok(()),
                     Ok(_) => Err(Errno::EXIST.into()),
                     Err(errno) => Err(errno.into()),
                 }
