@@ -270,8 +270,10 @@ fn found_by(of: Marked, root: &Path) -> Result<Option<Found>, Error> {
 /// row for this path, the worktree gets its marker again. Returns whether it did.
 fn heal(root: &Path) -> Result<bool, Error> {
     let mut stores = Vec::new();
-    let repository = git::read(root);
-    stores.extend(repository.as_ref().and_then(|it| it.common.parent()).map(layout::own));
+    // The cut may have taken the `.git` file, too.
+    if let Ok(Some(repository)) = git::read(root) {
+        stores.extend(repository.common.parent().map(layout::own));
+    }
     if let Some(folder) = root.parent() {
         let name = folder.file_name().and_then(OsStr::to_str);
         if let Some(stem) = name.and_then(|name| name.strip_suffix(".worktrees")) {

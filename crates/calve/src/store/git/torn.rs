@@ -31,7 +31,7 @@ pub(crate) fn heal(repository: &Repository, root: &Path, started: Started<'_>) -
     let git_file = git_of(root);
     let leads = is_blank(&git_file)? == Some(false);
     let entry = match leads {
-        true => Registration::read(leads_to(root)?),
+        true => Registration::read(leads_to(root)?)?,
         false => find(repository, root, started)?,
     };
     let Some(mut entry) = entry else { return Ok(()) };
