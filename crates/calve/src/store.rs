@@ -19,9 +19,8 @@ use rustix::fs::{self, Mode};
 use rustix::io::Errno;
 
 use crate::error::{Context as _, Error, ErrorKind, Operation};
-use crate::reflink::filesystem::Filesystems;
+use crate::reflink::filesystem::{Filesystem, Filesystems};
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
-use crate::reflink::filesystem::Filesystem;
 use crate::reflink::meta::Meta;
 use crate::report::{Cancel, Progress};
 use crate::tree::running::Running;
