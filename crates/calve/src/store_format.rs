@@ -18,7 +18,8 @@
 //!   worktrees/NAME/    worktrees that cannot be beside the project
 //!   unnamed/TOKEN      worktrees whose contents have no names yet; TOKEN is the first one's (below)
 //!   remotes/ID/        of the remote with this id: names/NAME has the number and the snapshot that a
-//!                      name had when this store last saw it; sent/PACK is there while a pack may
+//!                      name had when this store last saw it, and the configured key that vouched
+//!                      for it, if there was one: a line for each key; sent/PACK is there while a pack may
 //!                      be on the remote that no record names: its length (u64), the ids in it
 //!   remotes/known/     the remotes that the store knows by names: URL, id, keys; text
 //!   undo/              the files that a forced switch of the project moved aside

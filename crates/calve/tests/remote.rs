@@ -1021,3 +1021,119 @@ proptest! {
         third.assert_sound();
     }
 }
+
+/// The story: a store had pulled without keys, and the remote had said that the name was at change
+/// 9. Then the store got keys, and refused each signed change before that as set back, for ever.
+#[test]
+fn what_a_name_meant_unsigned_does_not_count_where_keys_are_configured() {
+    let place = Place::new();
+    let ours = SigningKey::from_bytes(&[1; 32]);
+    let signed = place.open().trusting([ours.public()]);
+    let (here, there) = (Project::new(few), Project::new(empty));
+    let id = here.snapshot();
+    let options = PushOptions::new().name("ready").key(ours);
+    signed.push(&here.store, id, &options, &common()).unwrap();
+    fs::write(here.path.join("more"), "more").unwrap();
+    let second = here.snapshot();
+    signed.push(&here.store, second, &options, &common()).unwrap();
+    let key = |n: u64| place.path(&format!("names/ready/{n:020}"));
+    // Anybody who can write there can say this.
+    let text = fs::read_to_string(key(1)).unwrap().replace("sequence 1", "sequence 9");
+    let (unsigned, _) = text.split_once("signature").unwrap();
+    fs::write(key(9), unsigned).unwrap();
+    for (step, remote, expected) in [
+        ("unsigned", place.open(), Some(Some(9))),
+        ("signed, but the newest is not", signed.clone(), None),
+    ] {
+        let pulled = pull(&remote, &there.store, "ready").ok().map(|pulled| pulled.sequence);
+        assert_eq!(pulled, expected, "{step}");
+    }
+    fs::remove_file(key(9)).unwrap();
+    assert_eq!(pull(&signed, &there.store, "ready").unwrap().sequence, Some(2));
+    // Without keys the store still knows what it has seen; with keys, that of the keys.
+    let newest = fs::read(key(2)).unwrap();
+    for remote in [place.open(), signed.clone()] {
+        assert_eq!(pull(&signed, &there.store, "ready").unwrap().sequence, Some(2));
+        fs::remove_file(key(2)).unwrap();
+        let error = pull(&remote, &there.store, "ready").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Untrusted, "{error}");
+        fs::write(key(2), &newest).unwrap();
+    }
+    // A memory that cannot be read is not "never seen". A power cut may leave an empty one.
+    let memory = there.file(&format!("remotes/{}/names/ready", signed.id()));
+    for (text, is_pulled) in [("nonsense", false), ("", true), ("1 x", false)] {
+        fs::write(&memory, text).unwrap();
+        assert_eq!(pull(&signed, &there.store, "ready").is_ok(), is_pulled, "{text:?}");
+    }
+}
+
+/// The story: the list of the files that name the project's root was gone from the remote. The
+/// pull ended well, and the worktree's Python environment led to the first machine's project.
+#[test]
+fn a_snapshot_whose_list_of_paths_cannot_be_had_does_not_arrive_under_its_name() {
+    let place = Place::new();
+    let here = Project::new(|root| {
+        few(root);
+        fs::create_dir_all(root.join(".venv/bin")).unwrap();
+        fs::write(root.join(".venv/pyvenv.cfg"), "home = /usr/bin\n").unwrap();
+        let activate = format!("VIRTUAL_ENV='{}/.venv'\n", root.display());
+        fs::write(root.join(".venv/bin/activate"), activate).unwrap();
+    });
+    let id = here.snapshot();
+    push(&place.open(), &here.store, id, "ready");
+    let list = place.path("found").join(&names(&place.path("found"))[0]);
+    let kept = fs::read(&list).unwrap();
+    for (row, content) in [
+        ("gone", None),
+        ("flipped", Some(kept.iter().map(|byte| byte ^ 4).collect())),
+        ("cut", Some(kept[..kept.len() / 2].to_vec())),
+    ] {
+        match &content {
+            None => fs::remove_file(&list).unwrap(),
+            Some(content) => fs::write(&list, content).unwrap(),
+        }
+        let there = Project::new(empty);
+        let error = pull(&place.open(), &there.store, "ready").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Damaged, "{row}: {error}");
+        assert!(
+            error.path().ends_with(list.strip_prefix(place.path("")).unwrap()),
+            "{row}: {error}"
+        );
+        assert!(there.store.log().unwrap().snapshots.is_empty(), "{row}");
+        // By its id it has no list, and nobody claims that it has.
+        pull(&place.open(), &there.store, &id.to_string()).unwrap();
+        // The next push sends it again, unless something of its size is there.
+        if row != "flipped" {
+            push(&place.open(), &here.store, id, "ready");
+            assert_eq!(fs::read(&list).unwrap(), kept, "{row}");
+        }
+        fs::write(&list, &kept).unwrap();
+    }
+    pull(&place.open(), &Project::new(empty).store, "ready").unwrap();
+    // The store's own list is damaged: it is made again, and not left out.
+    fs::write(here.file(&format!("found/{id}")), "damaged").unwrap();
+    push(&place.open(), &here.store, id, "again");
+    let change = fs::read_to_string(place.path(&format!("names/again/{:020}", 1))).unwrap();
+    assert!(change.contains("\nfound "), "{change}");
+}
+
+#[test]
+fn a_snapshot_with_a_name_of_git_or_calve_in_its_root_does_not_arrive() {
+    for name in [".GIT", ".git ", "git~1", ".g\u{200c}it", ".Calve", ".git:x"] {
+        let place = Place::new();
+        let here = Project::new(|root| {
+            few(root);
+            fs::create_dir(root.join(name)).unwrap();
+            fs::write(root.join(name).join("config"), "[core]").unwrap();
+        });
+        push(&place.open(), &here.store, here.snapshot(), "ready");
+        let there = Project::new(empty);
+        let error = pull(&place.open(), &there.store, "ready").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Damaged, "{name:?}: {error}");
+        assert!(error.to_string().contains("in its root"), "{name:?}: {error}");
+        assert!(there.store.log().unwrap().snapshots.is_empty(), "{name:?}");
+        let to = place.scratch.join("to");
+        checkout(&place.open(), &to, "ready").unwrap_err();
+        assert!(!is_there(&to), "{name:?}");
+    }
+}

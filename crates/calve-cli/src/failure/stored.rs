@@ -391,6 +391,9 @@ fn of_remote(
         false => super::as_far_as_there(file).0,
     });
     let hint = match kind {
+        ErrorKind::Damaged if url.contains("/found/") => {
+            "'calve push NAME' from a store that has the snapshot sends this list again; a pull of the snapshot's whole id does without it, and its worktrees keep the other machine's paths".to_owned()
+        }
         ErrorKind::Io if operation == Operation::MakeRemote && error.kind() == io::ErrorKind::NotFound => {
             format!("make the folder first: mkdir -p {}", shell_word(file?))
         }

@@ -133,6 +133,24 @@ pub(crate) fn is_content(name: &[u8], within: Within) -> bool {
     !own && !git && !jj
 }
 
+/// The name of an entry that would take the place of calve's own folder or of a repository if it
+/// came from a remote into the root of a tree: then git would run the commands of whoever put it
+/// there. Filesystems of other systems take more than one spelling for the same name. As git does
+/// (`core.protectHFS`, `core.protectNTFS`), calve compares without letter case and code points that
+/// HFS+ ignores, without spaces and dots at the end and what follows a colon or backslash, and knows
+/// the short names of NTFS.
+#[cfg(feature = "remote")]
+pub(crate) fn of_calve_or_git(name: &[u8]) -> Option<&'static str> {
+    let is_ignored = |char: &char| matches!(char, '\u{200c}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{206a}'..='\u{206f}' | '\u{feff}');
+    let text: String = String::from_utf8_lossy(name).chars().filter(|it| !is_ignored(it)).collect();
+    let text = text.split([':', '\\']).next().unwrap_or_default().trim_end_matches([' ', '.']);
+    let spellings = [(OWN, OWN), ("calve~1", OWN), (GIT, GIT), ("git~1", GIT)];
+    spellings
+        .iter()
+        .find(|(spelling, _)| text.eq_ignore_ascii_case(spelling))
+        .map(|(_, name)| *name)
+}
+
 /// Where the tree of a dropped worktree is kept if it cannot be renamed into the store: beside its
 /// old path.
 pub(crate) fn dropped_beside(path: &Path, token: &str) -> PathBuf {
@@ -332,4 +350,41 @@ impl Layout<'_> {
 /// made, and must not lead to other paths.
 pub(crate) fn is_pack_name(name: &str) -> bool {
     !name.is_empty() && !name.contains(['/', '\0']) && !name.starts_with('.')
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(feature = "remote")]
+    #[test]
+    fn the_names_of_the_store_and_of_git_are_refused_in_each_spelling_and_no_others() {
+        for (name, expected) in [
+            (&b".calve"[..], Some(".calve")),
+            (b".Calve", Some(".calve")),
+            (b".calve.", Some(".calve")),
+            (b"CALVE~1", Some(".calve")),
+            (b".git", Some(".git")),
+            (b".GIT", Some(".git")),
+            (b".git ", Some(".git")),
+            (b".git. .", Some(".git")),
+            (b"git~1", Some(".git")),
+            (b"GIT~1 ", Some(".git")),
+            (b".git::$INDEX_ALLOCATION", Some(".git")),
+            (b".git:a", Some(".git")),
+            (b".git\\a", Some(".git")),
+            (".g\u{200c}it".as_bytes(), Some(".git")),
+            ("\u{feff}.Git\u{206f}".as_bytes(), Some(".git")),
+            (".ca\u{202e}lve".as_bytes(), Some(".calve")),
+            (b".gitignore", None),
+            (b".calveignore", None),
+            (b".git2", None),
+            (b"git", None),
+            (b"git~2", None),
+            (b" .git", None),
+            (b".git\xff", None),
+            (b"a:.git", None),
+            (b"", None),
+        ] {
+            assert_eq!(super::of_calve_or_git(name), expected, "{}", name.escape_ascii());
+        }
+    }
 }

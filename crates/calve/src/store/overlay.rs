@@ -160,7 +160,7 @@ impl Store {
                     Found::of(&self.project()?, spellings, &manifest, scan.mentions.paths, known);
                 // git wrote the small tree, so git tracks all that it brings.
                 found.keep(PathKept::Tracked, |path| small.has(path));
-                self.write_found(id, &found);
+                self.keep_found(id, &found);
                 id
             }
         };

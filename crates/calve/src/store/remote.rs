@@ -88,8 +88,8 @@ const FORMAT_MOST_BYTES: u64 = 4096;
 const FORMAT_FIRST_LINE: &str = "calve remote ";
 const VERSION: u32 = 1;
 
-/// What a store remembers of a name is one short line.
-const SEEN_MOST_BYTES: u64 = 256;
+/// What a store remembers of a name is a short line for each key that it trusts.
+const SEEN_MOST_BYTES: u64 = 1 << 20;
 
 /// A remote: a place from which several stores get snapshots. Cheap to clone.
 ///
@@ -586,28 +586,87 @@ impl Remote {
         Error::new(ErrorKind::Untrusted, Operation::ReadRemote, self.at(key), cause)
     }
 
-    /// The number and the snapshot that a name had when this store last saw it.
-    fn seen(&self, store: &Store, encoded: &str) -> Option<(u64, SnapshotId)> {
-        let path = store.layout().remote_name(&self.place.id, encoded);
-        let text = read_plain(rustix::fs::CWD, &path, SEEN_MOST_BYTES).ok()?;
-        let (number, id) = std::str::from_utf8(&text).ok()?.trim_end().split_once(' ')?;
-        Some((number.parse().ok()?, id.parse().ok()?))
+    /// The number and the snapshot that a name had when this store last saw it. With configured
+    /// keys only what one of them vouched for counts: anybody can say anything else.
+    fn seen(&self, store: &Store, encoded: &str) -> Result<Option<(u64, SnapshotId)>, Error> {
+        let all = self.all_seen(store, encoded)?;
+        let counts = |seen: &&Seen| match seen.signer {
+            Some(signer) => self.keys.is_empty() || self.keys.contains(&signer),
+            None => self.keys.is_empty(),
+        };
+        let newest = all.iter().filter(counts).max_by_key(|seen| seen.sequence);
+        Ok(newest.map(|seen| (seen.sequence, seen.snapshot)))
     }
 
-    /// Remembers what a name means now, unless the store has seen something newer.
-    fn remember(&self, store: &Store, named: &Named) -> Result<(), Error> {
+    /// # Errors
+    /// The memory cannot be read. Without it the name could be set back.
+    fn all_seen(&self, store: &Store, encoded: &str) -> Result<Vec<Seen>, Error> {
+        let path = store.layout().remote_name(&self.place.id, encoded);
+        let text = match read_plain(rustix::fs::CWD, &path, SEEN_MOST_BYTES) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            text => text.map_err(|error| Error::io(Operation::Read, &path, error))?,
+        };
+        // A power cut may have left it empty.
+        let lines = std::str::from_utf8(&text).map(str::lines);
+        let all = lines.ok().and_then(|lines| lines.map(Seen::parse).collect());
+        all.ok_or_else(|| {
+            let why = "it does not say what the name meant";
+            let cause = io::Error::new(io::ErrorKind::InvalidData, why);
+            Error::new(ErrorKind::Damaged, Operation::FindRemote, path, cause)
+        })
+    }
+
+    /// Remembers what a name means now, and which of the configured keys vouch for it, unless the
+    /// store has seen something newer.
+    fn remember(&self, store: &Store, named: &Named, signers: &[PublicKey]) -> Result<(), Error> {
         let encoded = name::encoded(&named.name)?;
         let path = store.layout().remote_name(&self.place.id, &encoded);
         let _guard = locks::one_at_the_remotes(store.path())?;
-        if self.seen(store, &encoded).is_some_and(|(sequence, _)| sequence >= named.sequence) {
+        let mut all = self.all_seen(store, &encoded)?;
+        let signers = signers.iter().filter(|key| self.keys.contains(key)).copied().map(Some);
+        let signers = signers.chain(self.keys.is_empty().then_some(None));
+        let mut is_new = false;
+        for signer in signers {
+            let known = all.iter().position(|seen| seen.signer == signer);
+            if known.is_some_and(|at| all[at].sequence >= named.sequence) {
+                continue;
+            }
+            known.map(|at| all.swap_remove(at));
+            all.push(Seen { sequence: named.sequence, snapshot: named.snapshot, signer });
+            is_new = true;
+        }
+        if !is_new {
             return Ok(());
         }
         let write = || -> io::Result<()> {
             std::fs::create_dir_all(path.parent().unwrap_or(&path))?;
-            let text = format!("{} {}\n", named.sequence, named.snapshot);
+            let text: String = all.iter().map(Seen::line).collect();
             write_whole(&store.layout().stage(), &path, text.as_bytes())
         };
         write().map_err(|error| Error::io(Operation::Write, &path, error))
+    }
+}
+
+/// What a name meant when a store last saw it, and the configured key that vouched for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Seen {
+    sequence: u64,
+    snapshot: SnapshotId,
+    /// `None`: no keys were configured.
+    signer: Option<PublicKey>,
+}
+
+impl Seen {
+    fn parse(line: &str) -> Option<Self> {
+        let mut words = line.split(' ');
+        let (sequence, snapshot) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+        let signer = words.next().map(str::parse).transpose().ok()?;
+        words.next().is_none().then_some(Self { sequence, snapshot, signer })
+    }
+
+    fn line(&self) -> String {
+        let signer = self.signer.map(|key| format!(" {key}")).unwrap_or_default();
+        format!("{} {}{signer}\n", self.sequence, self.snapshot)
     }
 }
 

@@ -316,7 +316,7 @@ impl Store {
         };
         let excluded = self.other_roots(&known.row.name, &known.root, operation)?;
         let noted = known.base.as_ref().filter(|_| intake.is_some());
-        let noted = noted.and_then(|(id, ..)| self.noted_found(*id));
+        let noted = noted.map(|(id, ..)| self.noted_found(*id)).transpose()?.flatten();
         let roots = known.roots(noted.as_ref());
         let spellings = match known.relocation() {
             _ if intake.is_none() => Spellings::fixed(Vec::new()),
@@ -527,13 +527,25 @@ impl Store {
             _ => None,
         };
         let found = Found::of(&known.root, spellings, manifest, mentions.paths, base);
-        self.write_found(id, &found);
+        self.keep_found(id, &found);
     }
 
-    /// If this fails, it is done again for the next worktree.
-    pub(crate) fn write_found(&self, id: SnapshotId, found: &Found) {
-        let _ = std::fs::create_dir(self.layout().all_found());
-        let _ = write_whole(&self.layout().stage(), &self.layout().found(id), &found.encode());
+    pub(crate) fn write_found(&self, id: SnapshotId, found: &Found) -> Result<(), Error> {
+        let (folder, path) = (self.layout().all_found(), self.layout().found(id));
+        match std::fs::create_dir(&folder) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(error).context(Operation::MakeFolder, || folder);
+            }
+            _ => {}
+        }
+        let written = write_whole(&self.layout().stage(), &path, &found.encode());
+        written.context(Operation::Write, || path)
+    }
+
+    /// Like [`write_found`](Self::write_found), for what calve found in this project. If this
+    /// fails, calve looks again for the next worktree.
+    pub(crate) fn keep_found(&self, id: SnapshotId, found: &Found) {
+        let _ = self.write_found(id, found);
     }
 
     /// Removes the lists of files that name the project, of snapshots that the store has forgotten.
@@ -551,15 +563,24 @@ impl Store {
         Ok(())
     }
 
-    /// The record of an unnamed snapshot. `None` if it is lost.
-    pub(crate) fn noted_found(&self, id: SnapshotId) -> Option<Found> {
-        let bytes = read_plain(fs::CWD, &self.layout().found(id), FOUND_MOST_BYTES).ok()?;
-        Found::decode(&bytes)
+    /// The list of files that name the project's root, as `found/ID` has it. `None` if it is lost
+    /// or damaged.
+    pub(crate) fn noted_found(&self, id: SnapshotId) -> Result<Option<Found>, Error> {
+        let path = self.layout().found(id);
+        match read_plain(fs::CWD, &path, FOUND_MOST_BYTES) {
+            Ok(bytes) => Ok(Found::decode(&bytes)),
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(error).context(Operation::Read, || path),
+        }
     }
 
     /// The files of a snapshot that name the project's root.
     pub(crate) fn found(&self, id: SnapshotId, object: &SnapshotObject) -> Result<Found, Error> {
-        if let Some(found) = self.noted_found(id) {
+        if let Some(found) = self.noted_found(id)? {
             return Ok(found);
         }
         let project = self.project()?;
@@ -583,7 +604,7 @@ impl Store {
         }
         let found = Found::of(&project, spellings, &manifest, mentions, None);
         if !self.is_read_only() {
-            self.write_found(id, &found);
+            self.keep_found(id, &found);
         }
         Ok(found)
     }

@@ -32,6 +32,9 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// With the patience of calve's own, a server may be away for some twenty seconds.
 const RETRY: Duration = Duration::from_secs(20);
 const RETRIES: usize = 6;
+/// What was written is read back up to this size. Of longer objects, whose keys are their hashes,
+/// calve asks for the size.
+const READ_BACK_BYTES: u64 = 64 << 10;
 /// Threads that wait for answers. The caller's threads do the work.
 const THREADS: usize = 2;
 
@@ -152,6 +155,32 @@ fn are_threads_to_be_had() -> io::Result<()> {
     })
 }
 
+impl Cloud {
+    /// Whether the answer to a write is true: 409 says that nobody's write landed, and an answer of
+    /// 200 can have an error in its body. So calve looks at what the server has. If that is
+    /// nothing, the caller tries again.
+    fn landed(&self, key: &str, content: &[u8], made: bool) -> io::Result<bool> {
+        let length = content.len() as u64;
+        let is_ours = match made {
+            // Two writers of a name may write as many bytes.
+            true if length <= READ_BACK_BYTES => {
+                self.read(key, length).map(|there| there == content)
+            }
+            _ => self.size(key).map(|size| size == length),
+        };
+        match is_ours {
+            Ok(is_ours) => Ok(made && is_ours),
+            // It is there, and longer.
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let why = "the server answers that the object is there, and does not have it";
+                Err(io::Error::new(io::ErrorKind::ResourceBusy, why))
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
 /// The system's word for an error of a server. An error that has no such word may pass.
 fn said(error: CloudError) -> io::Error {
     let kind = match &error {
@@ -246,14 +275,16 @@ impl Source for Cloud {
 
 impl Objects for Cloud {
     fn create(&self, key: &str, content: &[u8]) -> io::Result<bool> {
-        let key = self.key(key)?;
+        let path = self.key(key)?;
         let payload = PutPayload::from(content.to_vec());
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-        match self.runtime.block_on(self.store.put_opts(&key, payload, options)) {
-            Ok(_) => Ok(true),
-            Err(CloudError::AlreadyExists { .. } | CloudError::Precondition { .. }) => Ok(false),
-            Err(error) => Err(said(error)),
-        }
+        let put = self.runtime.block_on(self.store.put_opts(&path, payload, options));
+        let made = match put {
+            Ok(_) => true,
+            Err(CloudError::AlreadyExists { .. } | CloudError::Precondition { .. }) => false,
+            Err(error) => return Err(said(error)),
+        };
+        self.landed(key, content, made)
     }
 
     fn list(&self, prefix: &str, each: &mut dyn FnMut(Listed)) -> io::Result<()> {

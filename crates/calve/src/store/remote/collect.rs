@@ -32,8 +32,10 @@ use super::super::id::{BlobId, SnapshotId, from_hex, is_token};
 use super::super::room::is_full;
 use super::name;
 use super::objects::Listed;
-use super::record::{ObjectId, RECORD_MOST_BYTES, Record};
-use super::underway::{Announced, CLOCK, FOLDER, PUSHER, counts, is_announcement};
+use super::record::{ObjectId, Record};
+use super::underway::{
+    Announced, CLOCK, FOLDER, PUSHER, PUSHING_MOST_BYTES, counts, is_announcement, pushed,
+};
 use super::{CANARIES, FOLDERS, Remote, steps};
 use crate::error::{Error, ErrorKind, Operation};
 use crate::tree::pool::lock;
@@ -428,11 +430,13 @@ impl Remote {
                 continue;
             }
             // If it is gone, the pusher has given the name.
-            let Some(bytes) = self.read(&one.key, RECORD_MOST_BYTES)? else { continue };
-            let record = Record::decode(&bytes)
+            let Some(bytes) = self.read(&one.key, PUSHING_MOST_BYTES)? else { continue };
+            let (record, found) = pushed(&bytes);
+            let record = Record::decode(record)
                 .map_err(|error| self.damaged(&one.key, error.to_string()))?;
             known.live.insert(SnapshotId::of(&record.snapshot));
             known.needs(&record);
+            known.needed.extend(found.map(super::found_key));
             known.announced.insert(one.key);
         }
         Ok(())

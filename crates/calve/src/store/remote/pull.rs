@@ -29,6 +29,7 @@ use rustix::fs::{self, CWD, Mode, OFlags};
 use super::super::blobs::{Intake, Noted};
 use super::super::format;
 use super::super::id::{BlobId, DirectoryId, SnapshotId, from_hex};
+use super::super::layout;
 use super::super::object::{Kind, SnapshotObject, decode_directory};
 use super::super::pack::{Location, Pack};
 use super::super::paths::found::{FOUND_MOST_BYTES, Found};
@@ -263,7 +264,7 @@ impl Remote {
             return Ok((SnapshotId::from_bytes(id), None));
         }
         let encoded = name::encoded(what)?;
-        let seen = self.seen(store, &encoded);
+        let seen = self.seen(store, &encoded)?;
         let not_found = || {
             let cause = io::Error::new(io::ErrorKind::NotFound, "the remote has no such name");
             Error::new(ErrorKind::SnapshotNotFound, Operation::FindSnapshot, what, cause)
@@ -337,28 +338,32 @@ impl Remote {
             format::require(store.path(), format::LINKED_SPECIAL)?;
         }
         format::require(store.path(), format::WITHOUT_GIT)?;
-        store.catalog().take_over(&record.snapshot, options.name.as_deref())?;
-        // After the row, or a collector would remove it.
+        // Before the row: without the list a worktree would silently keep the other machine's
+        // paths. And after it: a collector removes lists without a row.
         let found = named.as_ref().and_then(|(named, _)| named.found);
-        if let Some(found) = found.and_then(|found| self.found(found)) {
-            store.write_found(id, &found);
-        }
+        let found = found.map(|found| self.found(found)).transpose()?;
+        let note = || found.as_ref().map_or(Ok(()), |found| store.write_found(id, found));
+        note()?;
+        store.catalog().take_over(&record.snapshot, options.name.as_deref())?;
+        note()?;
         report.snapshot = id;
         if let Some((named, signers)) = named {
-            self.remember(store, &named)?;
+            self.remember(store, &named, &signers)?;
             report.sequence = Some(named.sequence);
             report.signers = signers;
         }
         Ok(())
     }
 
-    /// Which files name the project's root. If it cannot be had, calve looks for them again.
-    fn found(&self, id: BlobId) -> Option<Found> {
-        let bytes = self.read(&found_key(id), FOUND_MOST_BYTES).ok()??;
-        if BlobId::of(&bytes) != id {
-            return None;
-        }
-        Found::decode(&bytes)
+    /// Which files name the project's root. A search here would not find them: it would look for
+    /// this project's root.
+    fn found(&self, id: BlobId) -> Result<Found, Error> {
+        let key = found_key(id);
+        let bytes = self.read(&key, FOUND_MOST_BYTES)?.ok_or_else(|| self.vanished(&key))?;
+        let found = Some(bytes).filter(|bytes| BlobId::of(bytes) == id);
+        found
+            .and_then(|bytes| Found::decode(&bytes))
+            .ok_or_else(|| self.damaged(&key, "it is no list of files that name the root"))
     }
 
     /// Puts the directories of a snapshot that the store lacks into its database.
@@ -725,6 +730,11 @@ impl Extent {
             Ok(root) => vec![root],
             Err(why) => return Ok(Err(why)),
         };
+        let in_root = store.catalog().directory(root)?.unwrap_or_default();
+        if let Some(name) = in_root.iter().find_map(|entry| layout::of_calve_or_git(&entry.name)) {
+            let why = format!("it has {name} in its root, which no snapshot of a project has");
+            return Ok(Err(why));
+        }
         let mut total = 0_u64;
         while let Some(last) = open.last_mut() {
             if operation.is_cancelled() {

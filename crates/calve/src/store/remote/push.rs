@@ -37,11 +37,11 @@ use super::super::pack::{Location, Pack, PackWriter};
 use super::super::paths::found::{FOUND_MOST_BYTES, Found};
 use super::super::reach::Reach;
 use super::super::{Store, StoreOptions, now};
-use super::name::{self, Named, SigningKey};
+use super::name::{self, Named, PublicKey, SigningKey};
 use super::record::{
     CHUNK_MOST_BYTES, PACK_MOST_BYTES, PackRef, PartRef, Parts, RECORD_MOST_BYTES, Recipe, Record,
 };
-use super::underway::{Announced, FOLDER, PUSHER, counts};
+use super::underway::{Announced, FOLDER, PUSHER, PUSHING_MOST_BYTES, counts, pushed, pushing};
 use super::{Remote, found_key, pack_key, part_key, snapshot_key, steps};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::tree::pool::{self, lock};
@@ -271,11 +271,13 @@ impl Remote {
     ) -> Result<(), Error> {
         // Objects that records name and that are gone.
         let mut gone = HashSet::new();
-        let found = match &options.name {
-            None => None,
-            Some(_) => self.send_found(store, id)?,
-        };
         for _ in 0..PUSH_TRIES {
+            // A collector may have removed it since the last attempt.
+            let list = match &options.name {
+                None => None,
+                Some(_) => self.send_found(store, id, object)?,
+            };
+            let found = list.map(|(id, _)| id);
             let there = match self.record(id) {
                 Err(error) if is_damage(&error) => {
                     let is_of_it = |record: &[u8]| {
@@ -293,7 +295,9 @@ impl Remote {
             if let (Some(name), Some(record)) = (&options.name, &there)
                 && self.is_named(store, name, id, found, options, report)?
             {
-                if self.lacking_objects(&record.objects(), operation)?.is_empty() {
+                if self.lacking_objects(&record.objects(), operation)?.is_empty()
+                    && self.has_list(list)?
+                {
                     return Ok(());
                 }
                 report.unchanged = false;
@@ -305,10 +309,11 @@ impl Remote {
             };
             let encoded = record.encode();
             // From here on no collector that begins removes what the record names.
-            let claim = Announced::make(self, Operation::Push, PUSHER, &encoded)?;
+            let claim = Announced::make(self, Operation::Push, PUSHER, &pushing(&encoded, found))?;
             let objects = record.objects();
             let mut keys: HashSet<String> = objects.iter().map(|(key, _)| key.clone()).collect();
             keys.insert(snapshot_key(id));
+            keys.extend(found.map(found_key));
             if !self.wait_for_collectors(&claim, &keys, operation)? {
                 continue;
             }
@@ -326,6 +331,9 @@ impl Remote {
                     })?;
                 }
                 gone.extend(lacking);
+                continue;
+            }
+            if !self.has_list(list)? {
                 continue;
             }
             let key = snapshot_key(id);
@@ -361,6 +369,14 @@ impl Remote {
         let why = "objects that the snapshot needs go away again and again, or the remote answers too slowly";
         let cause = io::Error::new(io::ErrorKind::ResourceBusy, why);
         Err(Error::new(ErrorKind::Busy, Operation::Push, self.url(), cause))
+    }
+
+    /// Whether the list of files that name the root, of this size, is there.
+    fn has_list(&self, list: Option<(BlobId, u64)>) -> Result<bool, Error> {
+        let Some((id, length)) = list else { return Ok(true) };
+        let key = found_key(id);
+        let size = self.objects().size(&key);
+        Ok(size.map_err(|error| self.failed(Operation::Push, &key, error))? == Some(length))
     }
 
     /// Which of these objects are not there, or have another size.
@@ -405,7 +421,9 @@ impl Remote {
         for one in &listed {
             if one.key.starts_with(PUSHER)
                 && counts(one.modified, now, life)
-                && self.read(&one.key, RECORD_MOST_BYTES)?.is_some_and(|record| relies(&record))
+                && let Some(announced) = self.read(&one.key, PUSHING_MOST_BYTES)?
+                && let (record, found) = pushed(&announced)
+                && (relies(record) || found.map(found_key).as_deref() == Some(key))
             {
                 return Ok(());
             }
@@ -712,7 +730,7 @@ impl Remote {
         {
             report.sequence = Some(sequence);
             report.unchanged = true;
-            self.remember_if_can(store, &named)?;
+            self.remember_if_can(store, &named, &signers)?;
             return Ok(true);
         }
         Ok(false)
@@ -733,7 +751,7 @@ impl Remote {
             let there = self.sequences(name)?;
             let last = there.iter().max().copied();
             // Should the remote have been set back, those who remember must still believe the next.
-            let seen = self.seen(store, &encoded).map(|(sequence, _)| sequence);
+            let seen = self.seen(store, &encoded)?.map(|(sequence, _)| sequence);
             let next = last.max(seen).unwrap_or(0).checked_add(1);
             let key = name::key_of(&encoded, next.unwrap_or(u64::MAX));
             let sequence = next.ok_or_else(|| self.damaged(&key, "no number follows this one"))?;
@@ -764,7 +782,8 @@ impl Remote {
             if made || self.read(&key, super::NAME_MOST_BYTES)?.as_deref() == Some(text.as_bytes())
             {
                 report.sequence = Some(sequence);
-                return self.remember_if_can(store, &named);
+                let signers: Vec<_> = options.key.iter().map(SigningKey::public).collect();
+                return self.remember_if_can(store, &named, &signers);
             }
             if self.is_named(store, name, snapshot, found, options, report)? {
                 return Ok(());
@@ -777,22 +796,35 @@ impl Remote {
         Err(Error::new(ErrorKind::Busy, Operation::Push, self.at(&encoded), cause))
     }
 
-    fn remember_if_can(&self, store: &Store, named: &Named) -> Result<(), Error> {
-        if store.is_read_only() { Ok(()) } else { self.remember(store, named) }
+    fn remember_if_can(
+        &self,
+        store: &Store,
+        named: &Named,
+        signers: &[PublicKey],
+    ) -> Result<(), Error> {
+        if store.is_read_only() { Ok(()) } else { self.remember(store, named, signers) }
     }
 
-    /// Sends the list of files that name the project's root, if the store has one.
-    fn send_found(&self, store: &Store, id: SnapshotId) -> Result<Option<BlobId>, Error> {
+    /// Sends the list of files that name the project's root, if the store has one. Returns its id
+    /// and its size.
+    fn send_found(
+        &self,
+        store: &Store,
+        id: SnapshotId,
+        object: &SnapshotObject,
+    ) -> Result<Option<(BlobId, u64)>, Error> {
         let path = store.layout().found(id);
-        let Ok(bytes) = read_plain(CWD, &path, FOUND_MOST_BYTES) else {
-            return Ok(None);
+        let mut bytes = match read_plain(CWD, &path, FOUND_MOST_BYTES) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            read => read.context(Operation::Read, || &path)?,
         };
         if Found::decode(&bytes).is_none() {
-            return Ok(None);
+            // As for a worktree of this store.
+            bytes = store.found(id, object)?.encode();
         }
         let id = BlobId::of(&bytes);
         self.put(&found_key(id), &bytes)?;
-        Ok(Some(id))
+        Ok(Some((id, bytes.len() as u64)))
     }
 }
 

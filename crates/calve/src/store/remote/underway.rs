@@ -1,7 +1,8 @@
 //! Who works on a remote at this moment: what pushers and collectors tell each other.
 //!
 //! ```text
-//! underway/push-TOKEN     the record that a pusher is about to rely on
+//! underway/push-TOKEN     the record that a pusher is about to rely on; before it, if the name will
+//!                         have a list of files that name the root: "calve pushing 1", "found ID"
 //! underway/collect-TOKEN  the keys that a collector is about to remove, one a line
 //! underway/clock-TOKEN    empty: its time is that of the place's own clock
 //! ```
@@ -20,9 +21,10 @@ use std::io;
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::super::id::{is_token, token};
+use super::super::id::{from_hex, is_token, token};
 use super::Remote;
 use super::objects::Listed;
+use super::record::{ObjectId, RECORD_MOST_BYTES};
 use crate::error::{Error, ErrorKind, Operation};
 use crate::tree::pool;
 use crate::tree::running::Running;
@@ -35,6 +37,28 @@ pub(super) const CLOCK: &str = "underway/clock-";
 const COLLECTING_FIRST_LINE: &str = "calve collecting 1\n";
 /// No collector's announcement is longer: a collector removes so many keys in several rounds.
 const COLLECTING_MOST_BYTES: u64 = 16 << 20;
+
+const PUSHING_FIRST_LINE: &[u8] = b"calve pushing 1\nfound ";
+/// No pusher's announcement is longer.
+pub(super) const PUSHING_MOST_BYTES: u64 = RECORD_MOST_BYTES + 1024;
+
+/// What a pusher announces: its record, and the list that its name will have.
+pub(super) fn pushing(record: &[u8], found: Option<ObjectId>) -> Vec<u8> {
+    match found {
+        None => record.to_vec(),
+        Some(found) => [PUSHING_FIRST_LINE, format!("{found}\n").as_bytes(), record].concat(),
+    }
+}
+
+/// The record and the list in a pusher's announcement. What is none is no record, either.
+pub(super) fn pushed(announced: &[u8]) -> (&[u8], Option<ObjectId>) {
+    let split = || {
+        let (id, rest) = announced.strip_prefix(PUSHING_FIRST_LINE)?.split_at_checked(64)?;
+        let id = from_hex(std::str::from_utf8(id).ok()?)?;
+        Some((rest.strip_prefix(b"\n")?, Some(ObjectId::from_bytes(id))))
+    };
+    split().unwrap_or((announced, None))
+}
 
 /// How long announcements count, and how long a pusher waits for a collector.
 #[derive(Debug, Clone, Copy)]
@@ -209,6 +233,18 @@ mod tests {
             (format!("packs/push-{token}"), false),
         ] {
             assert_eq!(is_announcement(&key), expected, "{key}");
+        }
+    }
+
+    #[test]
+    fn a_pusher_announces_its_record_and_the_list_of_its_name() {
+        let id = ObjectId::of(b"list");
+        for (record, found) in [(&b"record"[..], None), (b"record", Some(id)), (b"", Some(id))] {
+            assert_eq!(pushed(&pushing(record, found)), (record, found));
+        }
+        let whole = pushing(b"record", Some(id));
+        for cut in [&whole[..50], &whole[..80], b"calve pushing 1\nfound x", b""] {
+            assert_eq!(pushed(cut), (cut, None));
         }
     }
 

@@ -21,7 +21,7 @@ use crate::reflink::meta::{self, Attrs, Meta};
 use crate::report::DestinationReport;
 use crate::store::catalog::State;
 use crate::store::index::{Boot, Index};
-use crate::store::layout::{GIT, OWN, own};
+use crate::store::layout::own;
 use crate::store::marker::write_maker;
 use crate::store::materialize::wanted;
 use crate::store::paths::found::PathMention;
@@ -160,15 +160,6 @@ impl Remote {
         let id = pulled.snapshot;
         let object = store.object(id)?;
         let manifest = store.catalog().manifest(id, &object)?;
-        let mut in_root = manifest.directories.iter().take(1).flat_map(|root| &root.entries);
-        if let Some(name) = in_root.find_map(|entry| of_calve_or_git(&entry.name)) {
-            let cause = io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!("it has {name} in its root, which no snapshot of a project has"),
-            );
-            let snapshot = format!("{}/snapshots/{id}", self.url().trim_end_matches('/'));
-            return Err(Error::new(ErrorKind::Damaged, Operation::ReadRemote, snapshot, cause));
-        }
         let path = &place[0].path;
         write_maker(&open_dir(store.path())?).context(Operation::CheckOutInto, || path)?;
         let mut made = store.fill(&manifest, std::slice::from_ref(stage), place, operation)?;
@@ -182,7 +173,7 @@ impl Remote {
         // Only the files that the pusher found. A search here would look for a root that these
         // files do not know.
         let mut mentions = Vec::new();
-        if let Some(found) = store.noted_found(id) {
+        if let Some(found) = store.noted_found(id)? {
             let dressing = Dressing {
                 store,
                 origin: Origin::Snapshot(id, &object),
@@ -254,13 +245,6 @@ impl Kept {
     }
 }
 
-/// The name of an entry in a snapshot's root that would take the place of the new store, or would
-/// make git run commands of the snapshot. Some filesystems treat other letter cases as the same
-/// name.
-fn of_calve_or_git(name: &[u8]) -> Option<&'static str> {
-    [OWN, GIT].into_iter().find(|own| name.eq_ignore_ascii_case(own.as_bytes()))
-}
-
 /// The path that the project will have, without links.
 fn absolute(root: &Path) -> Result<PathBuf, Error> {
     let failed = |error| Error::io(Operation::CheckOutInto, root, error);
@@ -273,26 +257,5 @@ fn absolute(root: &Path) -> Result<PathBuf, Error> {
                 .join(name))
         }
         Err(error) => Err(failed(error)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::of_calve_or_git;
-
-    #[test]
-    fn the_names_of_the_store_and_of_git_are_refused_in_any_case_and_no_others() {
-        for (name, expected) in [
-            (".calve", Some(".calve")),
-            (".Calve", Some(".calve")),
-            (".git", Some(".git")),
-            (".GIT", Some(".git")),
-            (".gitignore", None),
-            (".calveignore", None),
-            ("git", None),
-            ("", None),
-        ] {
-            assert_eq!(of_calve_or_git(name.as_bytes()), expected, "{name}");
-        }
     }
 }

@@ -288,7 +288,7 @@ impl Store {
         let known = self.known_if_sound(row)?;
         let base = known.base.as_ref().map(|(id, ..)| *id);
         if let Some((id, ..)) = &known.base
-            && self.noted_found(*id).is_none_or(|found| !found.mentions.is_empty())
+            && self.noted_found(*id)?.is_none_or(|found| !found.mentions.is_empty())
         {
             return Ok(None);
         }
