@@ -354,11 +354,8 @@ fn the_stores_own_methods_are_in_few_files() {
     assert_eq!(files, expected);
 }
 
-/// The page about what others lost names a test for each row, and each of them is there.
-#[test]
-fn each_row_of_the_page_on_safety_names_tests_that_are_there() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let page = fs::read_to_string(root.join("docs/safety.md")).unwrap();
+/// The names of all functions in the workspace, tests among them.
+fn functions_of(root: &Path) -> HashSet<String> {
     let (mut tests, mut folders) = (HashSet::new(), vec![root.join("crates")]);
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).unwrap() {
@@ -372,6 +369,15 @@ fn each_row_of_the_page_on_safety_names_tests_that_are_there() {
             }
         }
     }
+    tests
+}
+
+/// The page about what others lost names a test for each row, and each of them is there.
+#[test]
+fn each_row_of_the_page_on_safety_names_tests_that_are_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let page = fs::read_to_string(root.join("docs/safety.md")).unwrap();
+    let tests = functions_of(&root);
     let (mut rows, mut wrong) = (0, Vec::new());
     for line in page.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| kind")) {
         let cell = line.trim_end_matches(" |").rsplit(" | ").next().unwrap_or_default();
@@ -383,4 +389,27 @@ fn each_row_of_the_page_on_safety_names_tests_that_are_there() {
     }
     assert!(rows > 30, "{rows}");
     assert_eq!(wrong, [""; 0], "these rows name no test, or one that is gone");
+}
+
+/// The names of tests that a page has in backticks: long, and words with underscores between.
+fn tests_named_in(page: &str) -> impl Iterator<Item = &str> {
+    let is_name = |word: &&str| {
+        word.matches('_').count() > 3
+            && word.bytes().all(|byte| byte == b'_' || byte.is_ascii_alphanumeric())
+    };
+    page.split('`').skip(1).step_by(2).filter(is_name)
+}
+
+#[test]
+fn each_claim_about_security_names_a_test_that_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let page = fs::read_to_string(root.join("SECURITY.md")).unwrap();
+    let tests = functions_of(&root);
+    let missing: Vec<&str> = tests_named_in(&page).filter(|name| !tests.contains(*name)).collect();
+    assert_eq!(missing, Vec::<&str>::new());
+    let (_, claims) = page.split_once("## What calve defends against").unwrap();
+    let (claims, _) = claims.split_once("\n## ").unwrap();
+    let without: Vec<&str> =
+        claims.split("\n* ").skip(1).filter(|one| tests_named_in(one).next().is_none()).collect();
+    assert_eq!(without, Vec::<&str>::new());
 }

@@ -186,6 +186,30 @@ fn make_last_folder(url: &str) -> Result<Option<PathBuf>, Error> {
     }
 }
 
+/// The name and password in a URL, if there are any.
+fn user_in(url: &str) -> Option<&str> {
+    let rest = url.split_once("://")?.1;
+    let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    host.rsplit_once('@').map(|(user, _)| user)
+}
+
+/// Whether a URL may have something in it that is for its owner alone. In Azure's URLs the name is
+/// that of a container. A folder's path is what it is.
+fn may_have_secrets(url: &str) -> bool {
+    let is_container = |user: &str| url.starts_with("abfs") && !user.contains(':');
+    let has_user = user_in(url).is_some_and(|user| !is_container(user));
+    !url.starts_with("file://") && (has_user || url.contains(['?', '#']))
+}
+
+/// A URL without these parts, for messages.
+fn without_secrets(url: &str) -> String {
+    let end = url.find(['?', '#']).unwrap_or(url.len());
+    match user_in(url) {
+        Some(user) => url[..end].replacen(&format!("{user}@"), "", 1),
+        None => url[..end].to_owned(),
+    }
+}
+
 /// Opens the place that a URL names.
 fn place_of(url: &str, settings: &RemoteSettings) -> Result<Patient, Error> {
     let wrong = |why: &str| {
@@ -195,10 +219,17 @@ fn place_of(url: &str, settings: &RemoteSettings) -> Result<Patient, Error> {
     if url.contains(char::is_control) {
         return Err(wrong("it has a control character"));
     }
+    if may_have_secrets(url) {
+        let why =
+            "it has a name, a password, ? or #, which the store and messages would show to others";
+        let cause = io::Error::new(io::ErrorKind::InvalidInput, why);
+        let url = without_secrets(url);
+        return Err(Error::new(ErrorKind::InvalidName, Operation::OpenRemote, url, cause));
+    }
     #[cfg(feature = "cloud")]
     {
         let invalid = |error| {
-            let url = cloud::without_secrets(url);
+            let url = without_secrets(url);
             Error::new(ErrorKind::InvalidName, Operation::OpenRemote, url, error)
         };
         if cloud::is_known(url) {
@@ -819,6 +850,27 @@ mod tests {
         fn remove(&self, key: &str) -> io::Result<()> {
             self.0.lock().unwrap().remove(key);
             Ok(())
+        }
+    }
+
+    #[test]
+    fn a_url_with_a_secret_is_refused_and_the_secret_is_not_shown() {
+        for (url, shown) in [
+            ("s3://hunter2@bucket/p", Some("s3://bucket/p")),
+            ("s3://key:hunter2@bucket/p", Some("s3://bucket/p")),
+            ("https://a:hunter2@host/p", Some("https://host/p")),
+            ("https://host/p?token=hunter2", Some("https://host/p")),
+            ("ftp://a:hunter2@host#hunter2", Some("ftp://host")),
+            ("abfss://a:hunter2@host/p", Some("abfss://host/p")),
+            ("abfss://container@account/p", None),
+            ("https://host/a@b", None),
+            ("file:///a:b@c?d#e", None),
+        ] {
+            assert_eq!(may_have_secrets(url), shown.is_some(), "{url}");
+            let Some(shown) = shown else { continue };
+            let error = Remote::open(url, &RemoteSettings::new()).unwrap_err();
+            assert_eq!((error.kind(), error.path()), (ErrorKind::InvalidName, shown.as_ref()));
+            assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
         }
     }
 

@@ -34,7 +34,7 @@ const RETRY: Duration = Duration::from_secs(20);
 const RETRIES: usize = 6;
 /// What was written is read back up to this size. Of longer objects, whose keys are their hashes,
 /// calve asks for the size.
-const READ_BACK_BYTES: u64 = 64 << 10;
+const READ_BACK_BYTES: u64 = super::CANARY_BYTES as u64;
 /// Threads that wait for answers. The caller's threads do the work.
 const THREADS: usize = 2;
 
@@ -53,14 +53,6 @@ pub(crate) fn is_known(url: &str) -> bool {
 /// Whether `url` is that of a web server.
 pub(crate) fn is_web(url: &str) -> bool {
     ["https://", "http://"].iter().any(|scheme| url.starts_with(scheme))
-}
-
-/// A URL without the name and password in it, for messages.
-pub(crate) fn without_secrets(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    let host = rest[..end].rfind('@').map_or(0, |at| at + 1);
-    format!("{scheme}://{}", &rest[host..])
 }
 
 fn invalid(why: &dyn std::fmt::Display) -> io::Error {
