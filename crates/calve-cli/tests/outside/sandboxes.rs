@@ -204,3 +204,38 @@ fn an_owner_that_a_user_namespace_does_not_know_is_no_change() {
         assert_eq!(run.code, Some(0), "{verb}: {run:?}");
     }
 }
+
+/// A container's image has a store and worktrees, so they are in an overlay's lower layer, where no
+/// folder can be renamed.
+#[test]
+fn a_worktree_in_an_overlays_lower_layer_is_dropped_and_brought_back() {
+    let test = "worktrees in an overlay's lower layer";
+    if !is_root() {
+        return not_run(test, "it takes root to mount");
+    }
+    let scratch = scratch();
+    let path = |name: &str| scratch.path().join(name);
+    for folder in ["lower", "upper", "work", "merged"] {
+        fs::create_dir(path(folder)).unwrap();
+    }
+    let within = |mount: &str, words: &[&str]| {
+        let mut command = program("unshare", scratch.path());
+        let script = format!(
+            "mount {mount} && cd merged/app && for words; do \"$CALVE\" $words || exit 1; done"
+        );
+        command.args(["--mount", "sh", "-c", &script, "sh"]).args(words);
+        command.env("CALVE", env!("CARGO_BIN_EXE_calve"));
+        Run::of(output(command), String::new())
+    };
+    project(&path("lower"));
+    let made = within("--bind lower merged", &["init", "start a b"]);
+    let overlay = "-t overlay none -o lowerdir=lower,upperdir=upper,workdir=work merged";
+    if made.code != Some(0) || within(overlay, &[]).code != Some(0) {
+        return not_run(test, &format!("no overlay here: {made:?}"));
+    }
+    fs::write(path("lower/app.worktrees/b/work"), "work").unwrap();
+    let run = within(overlay, &["drop a", "drop --force b", "restore --dropped b"]);
+    assert_eq!(run.code, Some(0), "{run:?}");
+    let back = path("upper/app.worktrees/b/work");
+    assert_eq!(fs::read_to_string(back).unwrap(), "work", "{run:?}");
+}

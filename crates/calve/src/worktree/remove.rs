@@ -6,8 +6,9 @@
 //! drop by force keeps what would be lost: commits by references, and the tree for a while.
 
 use std::collections::BTreeSet;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -24,6 +25,8 @@ use crate::store::layout;
 use crate::store::registry::{KEPT, Taken};
 use crate::store::trash::remove_tree;
 use crate::store::{PROJECT, StoreOptions, parent_of, path_from};
+use crate::tree::across::move_tree;
+use crate::tree::removal;
 use crate::tree::running::Running;
 use crate::tree::staging::{self, stage_name};
 
@@ -300,11 +303,21 @@ impl Worktree {
                 // The store is on another filesystem, or under another project's quota. So the
                 // worktree gets another name beside its old path. If it is to be deleted, that is a
                 // stage's name, which a sweep finds.
-                Err(Errno::XDEV) => {
-                    fs::renameat(&from, &name, &from, &beside)
-                        .context(Operation::DropWorktree, || &self.path)?;
-                    false
-                }
+                Err(Errno::XDEV) => match fs::renameat(&from, &name, &from, &beside) {
+                    Ok(()) => false,
+                    Err(Errno::XDEV) => {
+                        let kept = keeps.then(|| folder.join(&self.row.token));
+                        self.go_unrenamed((&from, &name), kept.as_deref())
+                            .context(Operation::DropWorktree, || &self.path)?;
+                        if !keeps {
+                            return Ok(Some(true));
+                        }
+                        true
+                    }
+                    Err(errno) => {
+                        return Err(Error::io(Operation::DropWorktree, &self.path, errno));
+                    }
+                },
                 Err(errno) => return Err(Error::io(Operation::DropWorktree, &self.path, errno)),
             };
             moved_to = Some(if in_store { (&to, &aside) } else { (&from, &beside) });
@@ -344,6 +357,23 @@ impl Worktree {
         };
         let dropped = DroppedWorktree::new(remains, kept, problems);
         Ok(self.without_branch(dropped, loss.as_ref(), branch))
+    }
+
+    /// Takes the tree away where no folder can be renamed: in an overlay's lower layer, to which a
+    /// container's image belongs. A tree that is `kept` is cloned to that place first.
+    ///
+    /// # Errors
+    /// The worktree is not dropped. Some of its files may be gone: if it is not kept, the same drop
+    /// deletes the rest.
+    fn go_unrenamed(
+        &self,
+        (parent, name): (&OwnedFd, &CStr),
+        kept: Option<&Path>,
+    ) -> io::Result<()> {
+        match kept {
+            Some(to) => move_tree(&self.path, to)?.map_or(Ok(()), Err),
+            None => removal::remove(parent, name),
+        }
     }
 
     /// Deletes the branch of a worktree that is gone. If that fails, it is a problem that
