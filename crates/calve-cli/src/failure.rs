@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use calve::{DestinationReport, ErrorKind};
+use calve::{DestinationReport, ErrorKind, Operation};
 
 use crate::exit::Exit;
 use crate::text::{cause, harmless, shell_word, shown};
@@ -196,6 +196,11 @@ pub(crate) fn clone_failure(
         (ErrorKind::StorageFull, _) => {
             hint(kind, error.other_path().unwrap_or(error.path()), error.io_error())
         }
+        (ErrorKind::PermissionDenied, _)
+            if not_by_this_filesystem(error, source, destinations).is_some() =>
+        {
+            not_by_this_filesystem(error, source, destinations)
+        }
         (ErrorKind::PermissionDenied, _) if error.other_path().is_none() => {
             let hint = hint(kind, error.path(), error.io_error());
             match error.path().strip_prefix(source) {
@@ -206,9 +211,35 @@ pub(crate) fn clone_failure(
                 _ => hint,
             }
         }
-        _ => hint(kind, error.path(), error.io_error()),
+        _ => not_by_this_filesystem(error, source, destinations)
+            .or_else(|| hint(kind, error.path(), error.io_error())),
     };
     told(error, hint)
+}
+
+/// What to do about an entry that the destination's filesystem does not take.
+fn not_by_this_filesystem(
+    error: &calve::Error,
+    source: &Path,
+    destinations: &[PathBuf],
+) -> Option<String> {
+    if error.operation() != Operation::Make {
+        return None;
+    }
+    let errno = error.io_error().raw_os_error().and_then(crate::text::errno_name)?;
+    let below = destinations.iter().find_map(|dest| error.path().strip_prefix(dest).ok())?;
+    let is_link = std::fs::symlink_metadata(source.join(below)).is_ok_and(|it| it.is_symlink());
+    let (what, else_do) = match errno {
+        "EINVAL" | "EILSEQ" | "ENAMETOOLONG" => {
+            ("the filesystem does not allow this name", "rename it")
+        }
+        "EPERM" | "EACCES" | "ENOSYS" | "EOPNOTSUPP" if is_link => {
+            ("the filesystem takes no symbolic links", "choose another filesystem")
+        }
+        _ => return None,
+    };
+    let pattern = shell_word(&Path::new("/").join(below));
+    Some(format!("{what}; to leave it out: --exclude {pattern}; or {else_do}"))
 }
 
 /// An error of the library, with its hint.
@@ -375,6 +406,15 @@ fn io_hint(error: &io::Error) -> Option<&'static str> {
             }
             Some("ENFILE") => Some(
                 "the whole system has too many open files: use fewer threads (-j 1), or try again later",
+            ),
+            Some("EXDEV" | "EBUSY") => Some(
+                "the filesystem, a mount or a sandbox refuses to rename it: choose another folder, on another filesystem",
+            ),
+            Some("ENOSYS" | "EOPNOTSUPP" | "EINVAL") => Some(
+                "the filesystem or a sandbox cannot do this: choose a folder on another filesystem ('calve doctor DIR' says what one can do)",
+            ),
+            Some("EAGAIN") => Some(
+                "a limit of processes or threads is reached (ulimit -u, or a container's): raise it, or try again later",
             ),
             Some("EIO") => {
                 Some("the disk or its driver failed: see 'dmesg', and save what you can still read")

@@ -137,6 +137,14 @@ fn gc(store: &Store, args: &GcArgs, session: Session<'_>) -> Result<Exit, Failur
         .work(Total::Contents, |common| store.gc(&options, common))
         .map_err(|error| store_failure(&error))?;
     let output = session.output;
+    // What nobody could delete stays for ever, unless somebody is told.
+    let left = store.empty_trash().map_err(|error| store_failure(&error)).err();
+    if let Some(left) = &left {
+        output.warning(left.message());
+        if let Some(hint) = &left.hint {
+            output.say(format!("hint: {hint}"));
+        }
+    }
     if report.busy {
         output.warning("other processes used the store all the time, so calve did not remove everything: try again later");
     }
@@ -165,7 +173,7 @@ fn gc(store: &Store, args: &GcArgs, session: Session<'_>) -> Result<Exit, Failur
     if output.json {
         output.document(&GcDocument::new(&report))?;
     }
-    Ok(if report.busy { Exit::Findings } else { Exit::Done })
+    Ok(if report.busy || left.is_some() { Exit::Findings } else { Exit::Done })
 }
 
 fn pack(store: &Store, all: bool, session: Session<'_>) -> Result<Exit, Failure> {

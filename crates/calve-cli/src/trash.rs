@@ -10,12 +10,24 @@ use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::failure::stored::store_failure;
 use crate::output::Output;
+use crate::text::shown;
 
 /// Empties the trash of `stores` in other processes. This process itself deletes those of `remains`
 /// that are in no trash; if it cannot start the other processes, it deletes all. A file that cannot
 /// be deleted is a warning and no failure: the worktree is dropped, and the next process that
 /// empties the trash tries again.
 pub(crate) fn empty_behind(stores: &[Store], remains: Vec<DroppedWorktree>, output: Output) {
+    for store in stores {
+        match store.left_in_trash() {
+            Ok(left) => left.iter().for_each(|path| {
+                let path = shown(path);
+                output.warning(format_args!(
+                    "{path} of an earlier drop is still not deleted: 'calve store gc' says why"
+                ));
+            }),
+            Err(error) => output.warning(store_failure(&error).message()),
+        }
+    }
     let detached = stores.iter().all(|store| detach(store, "empty-trash").is_ok());
     for dropped in remains {
         if !(detached && dropped.is_in_trash())

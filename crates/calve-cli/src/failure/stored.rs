@@ -347,6 +347,24 @@ fn way_out(
         ErrorKind::DestinationExists if error.kind() == io::ErrorKind::ResourceBusy => {
             format!("name a folder inside it, such as {}", shell_word(&path.join("app")))
         }
+        // Two names of the project are one on the filesystem of the worktrees.
+        ErrorKind::Conflict if operation == Operation::Make => {
+            "choose a folder on a filesystem that tells the names apart, or leave one of them out by a line in the \
+             project's .calveignore"
+                .to_owned()
+        }
+        ErrorKind::PermissionDenied if operation == Operation::DeleteDropped => {
+            let path = shell_word(path);
+            format!(
+                "it has files of another user, or immutable ones: sudo chattr -R -f -i {path}; sudo rm -rf {path}"
+            )
+        }
+        // SQLite's words have no errno.
+        ErrorKind::Io if error.raw_os_error().is_none() && path.ends_with("index.db") => format!(
+            "see 'dmesg' and 'calve doctor {}': the disk fails, or the filesystem or a sandbox refuses what a \
+             database needs (locks, shared memory); 'calve init --store DIR' makes a store elsewhere",
+            shell_word(path.parent().unwrap_or(path))
+        ),
         ErrorKind::DestinationExists => {
             "move it away, choose another name, or choose another folder with --at".to_owned()
         }

@@ -515,3 +515,33 @@ fn a_folder_above_that_may_be_entered_but_not_read_holds_nothing() {
     fs::set_permissions(&above, fs::Permissions::from_mode(0o755)).unwrap();
     assert_eq!(fs::read_to_string(mine.join("old/file")).unwrap(), "source");
 }
+
+/// The background process that deletes a dropped worktree has nobody to tell.
+#[test]
+fn what_nobody_can_delete_is_named_by_gc_with_the_way_out() {
+    let test = "a dropped tree that cannot be deleted";
+    let scratch = scratch();
+    let app = scratch.path().join("app");
+    fs::create_dir(&app).unwrap();
+    fs::write(app.join("file"), "x").unwrap();
+    for words in ["init -q", "start -q a"] {
+        assert_eq!(calve(&app, words).code, Some(0), "{words}");
+    }
+    let tree = scratch.path().join("app.worktrees/a");
+    fs::create_dir(tree.join("cache")).unwrap();
+    fs::write(tree.join("cache/kept"), "x").unwrap();
+    let _mutable_at_the_end = immutable(scratch.path());
+    let chattr =
+        |flag: &str| tool(&app, &format!("chattr {flag} {}", tree.join("cache/kept").display()));
+    if let Err(why) = chattr("+i") {
+        return not_run(test, &why);
+    }
+    assert_eq!(calve(&app, "drop --force --discard a").code, Some(0));
+    let run = calve(&app, "store gc");
+    assert_eq!(run.code, Some(3), "{run:?}");
+    assert!(run.stderr.contains("/trash/") && run.stderr.contains("sudo rm -rf"), "{run:?}");
+    tool(&app, &format!("chattr -R -f -i {}", app.join(".calve/trash").display())).unwrap();
+    let run = calve(&app, "store gc");
+    assert_eq!(run.code, Some(0), "{run:?}");
+    assert!(names(&app.join(".calve/trash")).is_empty());
+}

@@ -10,6 +10,7 @@ use std::sync::OnceLock;
 
 use tempfile::TempDir;
 
+use crate::lies::Lies;
 use crate::{Run, calve, is_root, names, not_run, output, program, scratch};
 
 /// What the launcher ends with where the kernel refuses to make the sandbox.
@@ -238,4 +239,33 @@ fn a_worktree_in_an_overlays_lower_layer_is_dropped_and_brought_back() {
     assert_eq!(run.code, Some(0), "{run:?}");
     let back = path("upper/app.worktrees/b/work");
     assert_eq!(fs::read_to_string(back).unwrap(), "work", "{run:?}");
+}
+
+/// What a filesystem refuses is left out and told, as by `cp -a`; what cannot be made has a hint.
+#[test]
+fn what_a_filesystem_refuses_is_left_out_and_told_or_has_a_way_out() {
+    let test = "refusals of a filesystem";
+    let lies = Lies::new();
+    let source = lies.home().join("source");
+    fs::create_dir_all(source.join("d")).unwrap();
+    fs::write(source.join("d/file"), "content").unwrap();
+    symlink("d/file", source.join("link")).unwrap();
+    for (modes, code, says) in [
+        ("chmod=EPERM", 3, "arrived without the attributes mode"),
+        ("chmod=EOPNOTSUPP", 3, "arrived without the attributes mode"),
+        ("utimens=EPERM", 3, "arrived without the attributes times"),
+        ("symlink=EPERM", 1, "to leave it out: --exclude /link;"),
+        ("symlink=ENOSYS", 1, "to leave it out: --exclude /link;"),
+    ] {
+        if let Err(why) = lies.mount(modes) {
+            return not_run(test, &why);
+        }
+        let run = calve(lies.home(), "clone source seen/copy");
+        assert_eq!(run.code, Some(code), "{modes}: {run:?}");
+        assert!(run.stderr.contains(says), "{modes}: {run:?}");
+        let copy = fs::read(lies.behind().join("copy/d/file"));
+        assert_eq!(copy.ok().as_deref(), (code == 3).then_some(&b"content"[..]), "{modes}");
+        let _ = fs::remove_dir_all(lies.behind().join("copy"));
+        assert!(names(&lies.behind()).is_empty(), "{modes}: {:?}", names(&lies.behind()));
+    }
 }

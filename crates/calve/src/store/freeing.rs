@@ -2,7 +2,7 @@
 //!
 //! [`room`](super::room) keeps the reserve, and says why there is one.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::{self, Mode};
@@ -15,7 +15,7 @@ use super::reach::Reach;
 use super::registry::KEPT;
 use super::room::{give_up, is_btrfs, keep, keep_bytes, settle};
 use super::{Store, locks, trash};
-use crate::error::{Error, ErrorKind, Operation};
+use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::tree::running::Running;
 use crate::tree::staging::sync_filesystem;
@@ -23,6 +23,9 @@ use crate::tree::staging::sync_filesystem;
 /// How long it is waited for what was freed. Who empties the trash meanwhile has some of btrfs'
 /// quota set aside.
 const PAUSES_MS: [u64; 6] = [0, 50, 200, 500, 1000, 2000];
+
+/// A tree that has been in the trash for so long is hardly being deleted.
+const LEFT: Duration = Duration::from_secs(60);
 
 impl Store {
     /// Runs work that frees space. If there is no room for the work, it runs again, in the room of
@@ -130,6 +133,17 @@ impl Store {
             }
         }
         Err(full)
+    }
+
+    /// Trees of dropped worktrees that are still not deleted, a minute after the drop. Something in
+    /// them may belong to another user, or be immutable: [`Store::empty_trash`] says why.
+    ///
+    /// # Errors
+    /// The trash cannot be read.
+    pub fn left_in_trash(&self) -> Result<Vec<PathBuf>, Error> {
+        let path = self.layout().trash();
+        let left = trash::entries(&path, LEFT).context(Operation::Read, || &path)?;
+        Ok(left.into_iter().map(|name| path.join(name)).collect())
     }
 
     /// Deletes the files of dropped worktrees that are not deleted yet. Those that can be brought

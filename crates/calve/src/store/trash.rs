@@ -32,7 +32,7 @@ pub(super) fn empty(layout: Layout<'_>) -> Result<(), Error> {
         let removed = CString::new(name.as_encoded_bytes())
             .map_err(io::Error::other)
             .and_then(|name| remove_tree(&dir, &name));
-        failure = failure.and(removed.context(Operation::DeleteDropped, || &path));
+        failure = failure.and(removed.context(Operation::DeleteDropped, || path.join(&name)));
     }
     failure
 }
