@@ -50,7 +50,16 @@ pub(crate) fn run(
         verdict.fix = Some(elsewhere);
     }
     #[cfg(unix)]
-    let mentions = calve::path_mentions(&source).unwrap_or_default();
+    let (mentions, exit) = match calve::path_mentions(&source) {
+        Ok(mentions) => (mentions, Exit::Done),
+        Err(error) => {
+            let why = crate::failure::stored::store_failure(&error).message();
+            output.warning(format_args!("files that name this folder were not found: {why}"));
+            (Vec::new(), Exit::Findings)
+        }
+    };
+    #[cfg(not(unix))]
+    let exit = Exit::Done;
     #[cfg(target_os = "linux")]
     {
         let mut warned: Vec<String> = verdicts
@@ -81,7 +90,7 @@ pub(crate) fn run(
         let lines = lines + &told(&mentions, output);
         output.styled_results(&lines)?;
     }
-    Ok(if all_reflink { Exit::Done } else { Exit::Findings })
+    Ok(if all_reflink { exit } else { Exit::Findings })
 }
 
 /// The verdict for a project whose store is on a filesystem that can share blocks: nothing is left

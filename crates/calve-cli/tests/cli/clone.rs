@@ -49,7 +49,10 @@ fn clones_can_name_their_own_folders_and_json_lists_the_files() {
         assert_eq!(fs::read_link(root.join(name).join("link")).unwrap(), root.join(name).join("a"));
         let kinds = [(".venv/bin/app", "script"), ("link", "link")];
         let mentions = kinds.map(|(path, kind)| {
-            json!({ "path": path, "kind": kind, "rewritten": true, "kept_because": null })
+            json!({
+                "path": path, "kind": kind, "rewritten": true, "kept_because": null,
+                "meaning": "rewritten", "tool": null, "process": null
+            })
         });
         assert_eq!(run.json()["destinations"][at]["mentions"], json!(mentions));
     }

@@ -108,3 +108,20 @@ fn two_filesystems_are_told_apart() {
     assert!(run.stdout.contains("  fix: "), "{run:?}");
     assert_eq!(std::fs::read_dir(memory.path()).unwrap().count(), 0);
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_could_not_be_looked_at_is_said_and_is_a_finding() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let scratch = with_source();
+    let cache = scratch.path().join("src/CMakeCache.txt");
+    std::fs::write(&cache, "x").unwrap();
+    std::fs::set_permissions(&cache, std::fs::Permissions::from_mode(0)).unwrap();
+    if std::fs::read(&cache).is_ok() {
+        let test = "what_could_not_be_looked_at_is_said_and_is_a_finding";
+        return crate::not_run(test, "this user may read every file");
+    }
+    let run = calve(scratch.path(), "doctor src");
+    assert_eq!(run.code, Some(3), "{run:?}");
+    assert!(run.stderr.contains("warning: files that name this folder were not found"), "{run:?}");
+}

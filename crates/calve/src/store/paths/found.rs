@@ -133,7 +133,11 @@ impl Found {
         let mut spellings = Spellings::of(tree.root, vec![bytes_of(tree.path)]);
         let mut read = Vec::new();
         for path in Self::read_first(manifest) {
-            let text = tree.read(&path)?;
+            let text = match tree.read(&path) {
+                // It cannot be cloned either, and that is told.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => continue,
+                text => text?,
+            };
             let kind = elsewhere(&path);
             if text.is_some_and(|text| spellings.are_named_in(kind, &text)) {
                 read.push(path);

@@ -16,7 +16,11 @@ const NAMES: [&str; 4] = ["pid", "processid", "process_id", "serverpid"];
 
 /// The process that a file of the tree names, if it runs.
 pub(super) fn process_of(tree: Tree<'_>, path: &Path) -> io::Result<Option<u32>> {
-    let text = tree.read_up_to(path, MOST_BYTES)?;
+    let text = match tree.read_up_to(path, MOST_BYTES) {
+        // Who may not read it does not learn the process from it.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => None,
+        text => text?,
+    };
     let pid = text.and_then(|text| named_in(&String::from_utf8_lossy(&text)));
     Ok(pid.filter(|pid| lives(*pid)))
 }
