@@ -34,7 +34,7 @@ pub(crate) fn command(project: &Path) -> Option<String> {
         // A repository around the project is not the project's.
         git.env("GIT_CEILING_DIRECTORIES", above);
     }
-    let output = git.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
+    let output = git.stdin(Stdio::piped()).output().ok()?;
     let text = String::from_utf8(output.stdout).ok().filter(|_| output.status.success())?;
     let text = text.strip_suffix('\n').unwrap_or(&text);
     (!text.trim().is_empty()).then(|| text.to_owned())
@@ -77,7 +77,9 @@ pub(crate) fn run(
 
 fn run_in(command: &str, project: &Path, started: &StartedWorktree) -> io::Result<ExitStatus> {
     let mut shell = without_another_repository(Command::new("sh"));
-    shell.args(["-c", command]).current_dir(&started.report.path).stdin(Stdio::null());
+    shell.args(["-c", command]).current_dir(&started.report.path);
+    // Nothing to read, and no `/dev/null`, which a sandbox may lack.
+    shell.stdin(io::pipe()?.0);
     // Standard output has the paths of the worktrees, and nothing else.
     shell.stdout(Stdio::from(File::from(io::stderr().as_fd().try_clone_to_owned()?)));
     shell

@@ -99,6 +99,7 @@ fn run(cli: Cli) -> Result<Exit, clap::Error> {
         verbose: common.verbose,
         color: common.color,
     };
+    system::reset_inherited();
     system::raise_open_files();
     let signals = match Signals::register() {
         Ok(signals) => signals,

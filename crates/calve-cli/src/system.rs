@@ -74,6 +74,20 @@ fn ignored() -> u64 {
     0
 }
 
+/// Resets what a careless parent may have left: SIGCHLD ignored, and a mask that takes the rights
+/// of the owner. With either, nothing that calve makes or runs could be used.
+#[cfg(unix)]
+pub(crate) fn reset_inherited() {
+    use rustix::fs::Mode;
+    calve::keep_answers_of_children();
+    // The mask can be read only by setting one.
+    let mask = rustix::process::umask(Mode::RWXG | Mode::RWXO);
+    rustix::process::umask(mask - Mode::RWXU);
+}
+
+#[cfg(not(unix))]
+pub(crate) fn reset_inherited() {}
+
 /// Raises the open file limit (the soft one): each thread keeps the directories open that it works
 /// in, one in each destination. If the limit cannot be raised, the library opens directories again
 /// more often, which only costs time.

@@ -209,7 +209,7 @@ pub use report::{
 #[cfg(all(unix, feature = "store"))]
 pub use store::git::GIT_VARIABLES;
 #[cfg(all(unix, feature = "store"))]
-pub use store::ready::waiting::{inherit_streams_only, lowest_priority};
+pub use store::ready::waiting::{inherit_streams_only, keep_answers_of_children, lowest_priority};
 #[cfg(all(unix, feature = "remote"))]
 pub use store::remote::{
     KnownRemote, PublicKey, PullOptions, PullReport, PushOptions, PushReport, Remote, RemoteBroken,

@@ -160,7 +160,6 @@ fn without_an_answer_of_git_nothing_is_dropped_and_by_force_everything_is_kept()
     for (kind, start) in [("linked", "start -q --detach w"), ("copy", "start -q --git copy w")] {
         for (how, script) in [
             ("no git", ""),
-            ("SIGCHLD is ignored", ""),
             ("a configuration that cannot be read", "mkdir ../.gitconfig"),
             (
                 "a broken configuration",
@@ -186,12 +185,6 @@ fn without_an_answer_of_git_nothing_is_dropped_and_by_force_everything_is_kept()
                 let mut command = desk.command(words);
                 if how == "no git" {
                     command.env("PATH", &empty);
-                }
-                if how == "SIGCHLD is ignored" {
-                    let mut env = program("env", &desk.at("app"));
-                    env.arg("--ignore-signal=CHLD").arg(command.get_program());
-                    env.args(command.get_args()).env("HOME", desk.scratch.path());
-                    command = env;
                 }
                 Run::of(output(command), String::new())
             };

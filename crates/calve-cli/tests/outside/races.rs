@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::tree::{State, content, difference, many_files, work};
-use crate::{Random, Run, calve_command, names, program, scratch};
+use crate::{Random, Run, calve_command, expects_reflink, names, not_run, program, scratch};
 
 /// How long each of the loops runs. A race that is lost once in a minute needs more than the
 /// default.
@@ -410,4 +410,32 @@ fn ten_merges_into_one_tree_at_once_leave_every_file_whole_and_every_name_there(
         }
     }
     assert!(names(directory).iter().all(|name| !name.starts_with('.')), "{:?}", names(directory));
+}
+
+/// The clone is compared with its source, which has another length by then.
+#[test]
+fn a_file_that_is_emptied_and_rewritten_meanwhile_never_fails_a_clone() {
+    if !expects_reflink() {
+        return not_run("clones of a file that is rewritten", "nothing is cloned here");
+    }
+    let scratch = scratch();
+    let source = scratch.path().join("source");
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("file"), "").unwrap();
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                fs::write(source.join("file"), vec![b'x'; 100_000]).unwrap();
+            }
+        });
+        for turn in 0..30 {
+            let run = ends(scratch.path(), &format!("clone --reflink always source copy{turn}"));
+            if run.code != Some(0) {
+                stop.store(true, Ordering::Relaxed);
+            }
+            assert_eq!(run.code, Some(0), "{run:?}");
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
 }

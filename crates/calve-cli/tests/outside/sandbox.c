@@ -142,9 +142,8 @@ static void become(unsigned id) {
 
 static void limit(const char *word) {
     struct rlimit most;
-    int which = !strncmp(word, "files=", 6) ? RLIMIT_NOFILE : !strncmp(word, "bytes=", 6) ? RLIMIT_FSIZE : -1;
-    if (which < 0) { fprintf(stderr, "sandbox: %s is unknown\n", word); exit(2); }
-    most.rlim_cur = most.rlim_max = strtoull(word + 6, NULL, 10);
+    int which = *word == 'f' ? RLIMIT_NOFILE : *word == 'b' ? RLIMIT_FSIZE : RLIMIT_NPROC;
+    most.rlim_cur = most.rlim_max = strtoull(strchr(word, '=') + 1, NULL, 10);
     must(setrlimit(which, &most), "setrlimit");
 }
 
@@ -164,7 +163,9 @@ int main(int count, char **words) {
         else if (!strncmp(word, "umask=", 6)) umask(strtoul(value, NULL, 8));
         else if (!strncmp(word, "closed=", 7)) close(atoi(value));
         else if (!strcmp(word, "ignored-children")) signal(SIGCHLD, SIG_IGN);
-        else if (!strncmp(word, "files=", 6) || !strncmp(word, "bytes=", 6)) limit(word);
+        else if (!strcmp(word, "no-home")) unsetenv("HOME");
+        else if (!strncmp(word, "files=", 6) || !strncmp(word, "bytes=", 6) || !strncmp(word, "processes=", 10))
+            limit(word);
         else refuse(word);
     }
     return 2;

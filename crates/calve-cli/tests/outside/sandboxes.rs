@@ -60,6 +60,24 @@ const ROWS: &[Row] = &[
     well(&["flistxattr=ENOSYS", "fgetxattr=ENOSYS", "fsetxattr=ENOSYS", "fremovexattr=ENOSYS"]),
     well(&["fremovexattr=EPERM"]),
     well(&["user-namespace"]),
+    // What a careless parent leaves to its children.
+    well(&["ignored-children"]),
+    well(&["umask=0777"]),
+    well(&["no-home"]),
+    well(&["closed=0", "closed=1", "closed=2"]),
+    well(&["bytes=1000000"]),
+    // No `/dev/null`, which git needs.
+    Row {
+        sandbox: &["without=/dev"],
+        except: &[
+            ("start a", 1, "could not open '/dev/null'"),
+            ("status a", 1, "no worktree"),
+            ("reset --force a", 1, "no worktree"),
+            ("switch --undo a", 1, "no worktree"),
+            ("drop --force a", 1, "no worktree"),
+            ("restore --dropped a", 1, "no dropped worktree"),
+        ],
+    },
     // Landlock's first version: no entry goes from one folder to another.
     Row {
         sandbox: &["landlock=@"],
@@ -132,6 +150,23 @@ fn stages(folder: &Path, depth: usize) -> Vec<String> {
     found
 }
 
+/// Whoever starts calve may ignore SIGCHLD; git's answers arrive all the same.
+#[test]
+fn with_sigchld_ignored_a_worktree_is_linked_and_dropped() {
+    let launcher = match launcher() {
+        Ok(launcher) => launcher,
+        Err(why) => return not_run("SIGCHLD ignored", why),
+    };
+    let scratch = scratch();
+    let app = project(scratch.path());
+    for verb in ["init", "start a", "drop a"] {
+        let run = sandboxed(launcher, &["ignored-children"], scratch.path(), &app, verb);
+        assert_eq!(run.code, Some(0), "{verb}: {run:?}");
+        let is_linked = scratch.path().join("app.worktrees/a/.git").is_file();
+        assert_eq!(is_linked, verb == "start a", "{verb}: {run:?}");
+    }
+}
+
 #[test]
 fn in_each_sandbox_each_verb_works_or_says_why_not() {
     let test = "sandboxes";
@@ -142,6 +177,10 @@ fn in_each_sandbox_each_verb_works_or_says_why_not() {
     let mut wrong = Vec::new();
     for Row { sandbox, except } in ROWS {
         let scratch = scratch();
+        if sandbox.contains(&"without=/dev") && scratch.path().starts_with("/dev") {
+            not_run(test, "the folders of the tests are in /dev");
+            continue;
+        }
         let app = project(scratch.path());
         let edited = scratch.path().join("app.worktrees/a/d/file");
         for verb in VERBS {

@@ -565,17 +565,6 @@ pub(crate) fn created_by_us(mode_is_exact: bool) -> Created {
     }
 }
 
-/// Fails if a clone is shorter than its source, on a filesystem that may report a short clone as
-/// success.
-pub(crate) fn check_length(clone: impl AsFd, size: u64, may_be_short: bool) -> io::Result<()> {
-    if may_be_short && Meta::of(&fs::fstat(clone)?).size < size {
-        return Err(io::Error::other(
-            "the filesystem reported a clone that is shorter than its source",
-        ));
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -71,10 +71,10 @@ pub(crate) enum Place {
 #[cfg(unix)]
 mod unix;
 #[cfg(unix)]
-#[cfg_attr(not(feature = "store"), expect(unused_imports, reason = "the store needs it"))]
-pub(crate) use unix::inherit_streams_only;
-#[cfg(unix)]
 pub(crate) use unix::{Limit, close_written, soft_limit};
+#[cfg(unix)]
+#[cfg_attr(not(feature = "store"), expect(unused_imports, reason = "the store needs it"))]
+pub(crate) use unix::{inherit_streams_only, keep_answers_of_children};
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod linux;

@@ -104,13 +104,18 @@ fn retry_of(sources: &Source, dest: impl AsFd) -> io::Result<(ReflinkOutcome, Op
 }
 
 /// Clones `source` into the empty file `dest`, which can be read, and looks whether that was done.
+///
+/// # Errors
+/// `EAGAIN` if the source changed meanwhile.
 pub(crate) fn clone_and_look(source: impl AsFd, dest: impl AsFd) -> io::Result<()> {
+    let before = Meta::of(&fs::fstat(&source)?);
     sys::clone_file(&source, &dest)?;
     if have_same_sample(&source, &dest)? {
         return Ok(());
     }
     fs::ftruncate(dest, 0)?;
-    Err(Errno::OPNOTSUPP.into())
+    let rested = Meta::of(&fs::fstat(&source)?).is_still(&before);
+    Err(if rested { Errno::OPNOTSUPP } else { Errno::AGAIN }.into())
 }
 
 /// Makes `name` in `dir` a clone, and returns the guard that removes it unless it is kept. If the

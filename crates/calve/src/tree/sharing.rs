@@ -14,7 +14,7 @@ use super::verdicts::{Known, Verdicts};
 use crate::reflink::copy::{have_same_bytes, have_same_sample};
 use crate::reflink::filesystem::Filesystems;
 use crate::reflink::imp::SOURCE_FLAGS;
-use crate::reflink::meta::{self, Meta};
+use crate::reflink::meta::Meta;
 use crate::reflink::verdict::Verdict;
 use crate::reflink::{Patience, sys};
 
@@ -50,12 +50,16 @@ impl NewFile<'_> {
     }
 }
 
+fn stat(file: &OwnedFd) -> io::Result<Meta> {
+    Ok(Meta::of(&fs::fstat(file)?))
+}
+
 /// Looks whether the clone `new` has the content of `source`, whole or a sample of it. Returns
 /// whether that is certain: a file that this process may not read is not looked at.
 ///
 /// # Errors
-/// `EOPNOTSUPP` if not: the system said that it cloned, and did not. `EINVAL` if the source changed
-/// meanwhile, or if all of it must be looked at and cannot be. The new file is empty, or gone.
+/// `EOPNOTSUPP` if not: the system said that it cloned, and did not. `EAGAIN` if the source changed
+/// meanwhile. `EINVAL` if all of it must be looked at and cannot be. The new file is empty, or gone.
 fn prove(
     source: &OwnedFd,
     from: &Meta,
@@ -70,8 +74,8 @@ fn prove(
     let refusal = match new.reopen() {
         Ok(clone) => match look(&clone)? {
             true => return Ok(true),
-            false if Meta::of(&fs::fstat(source)?).is_still(from) => Errno::OPNOTSUPP,
-            false => Errno::INVAL,
+            false if stat(source)?.is_still(from) => Errno::OPNOTSUPP,
+            false => Errno::AGAIN,
         },
         Err(Errno::ACCESS) if !whole => return Ok(false),
         Err(Errno::ACCESS) => Errno::INVAL,
@@ -109,28 +113,35 @@ impl Sharing {
         if from.size == 0 && on.sizes && new.open.is_some() && known.works {
             return Ok(Tried::Cloned);
         }
+        let mut looked_at = Some(*from);
         let cloned = patience.retry(|| {
             // A cancelled operation must not wait until the patience ends.
             if stopped() {
                 return Err(Errno::CANCELED.into());
             }
-            let Some(open) = new.open else { return sys::clone_at(source, new.dir, new.name) };
-            sys::clone_file(source, open)?;
-            let short = *self.short.get_or_init(|| sys::clones_may_be_short(open));
-            meta::check_length(open, from.size, short)
-        });
-        // The first clone between two filesystems is looked at, and each one where they were not
-        // tested.
-        let cloned = match cloned {
-            Ok(()) if !on.is_tested || (!known.is_proven && from.size > 0) => {
-                let proven = prove(source, from, new, !on.is_tested, &stopped);
-                if let Ok(true) = proven {
-                    self.verdicts.proven(from.dev);
+            // What is tried again may have changed.
+            let from = looked_at.take().map_or_else(|| stat(source), Ok)?;
+            match new.open {
+                None => sys::clone_at(source, new.dir, new.name)?,
+                Some(open) => {
+                    sys::clone_file(source, open)?;
+                    let may_be_short = || sys::clones_may_be_short(open);
+                    if *self.short.get_or_init(may_be_short) && stat(open)?.size < from.size {
+                        fs::ftruncate(open, 0)?;
+                        let rested = stat(source)?.is_still(&from);
+                        return Err(if rested { Errno::INVAL } else { Errno::AGAIN }.into());
+                    }
                 }
-                proven.map(|_| ())
             }
-            cloned => cloned,
-        };
+            // The first clone between two filesystems is looked at, and each one where they were
+            // not tested.
+            if (!on.is_tested || (!known.is_proven && from.size > 0))
+                && prove(source, &from, new, !on.is_tested, &stopped)?
+            {
+                self.verdicts.proven(from.dev);
+            }
+            Ok(())
+        });
         Ok(match self.verdicts.judge(from.dev, cloned)? {
             None => Tried::Cloned,
             Some((Verdict::Filesystem, error)) => Tried::No(Because::Filesystem, Some(error)),

@@ -1,6 +1,6 @@
 //! Calls that all Unix systems have.
 
-#![expect(unsafe_code, reason = "close(2), getrlimit(2), and what a child inherits")]
+#![expect(unsafe_code, reason = "close(2), getrlimit(2), signal(3), and what a child inherits")]
 
 use std::io;
 use std::os::fd::{IntoRawFd, OwnedFd, RawFd};
@@ -45,6 +45,17 @@ pub(crate) fn close_written(file: OwnedFd) -> io::Result<()> {
         // The file is closed in this case, too.
         Ok(()) | Err(Errno::INTR) => Ok(()),
         Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Sets SIGCHLD to its default if this process has inherited that it is ignored. The system keeps
+/// no exit status of a child while it is ignored.
+pub(crate) fn keep_answers_of_children() {
+    // SAFETY: SIG_DFL runs no code of ours.
+    let before = unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+    if before != libc::SIG_IGN && before != libc::SIG_ERR {
+        // SAFETY: this is the handler that the process had.
+        unsafe { libc::signal(libc::SIGCHLD, before) };
     }
 }
 

@@ -60,15 +60,16 @@ const BARE: &str = "its setting core.bare is true, so git gives it no working tr
 /// Who owns the repository does not count: a copy belongs to its user.
 ///
 /// # Errors
-/// git refuses the repository, in these words. If git cannot be run at all, this is no failure.
+/// git refuses the repository, in these words, or there is a git and it cannot be run. If there is
+/// none, this is no failure.
 pub(crate) fn works_as_a_copy(root: &Path) -> Result<(), Failure> {
     let git_dir = git_of(root);
     // Without a name for the working tree, git says whether the repository has one.
     let asked = Git::new(root).of_repository(&git_dir).args(["rev-parse", "--is-bare-repository"]);
     match asked.run() {
         Ok(output) if line(&output.bytes) == "true" => Err(Failure::Refused(BARE.to_owned())),
-        Err(Failure::Refused(words)) => Err(Failure::Refused(words)),
-        Ok(_) | Err(Failure::NotInstalled | Failure::NotRun(_)) => Ok(()),
+        Ok(_) | Err(Failure::NotInstalled) => Ok(()),
+        Err(failure) => Err(failure),
     }
 }
 

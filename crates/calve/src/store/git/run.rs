@@ -87,7 +87,9 @@ pub(crate) struct Output {
 #[derive(Debug)]
 pub(crate) struct Git {
     command: Command,
-    input: Option<Vec<u8>>,
+    /// What git reads in place of `input`.
+    lock: Option<File>,
+    input: Vec<u8>,
     most_bytes: u64,
     may_end_with: i32,
 }
@@ -176,8 +178,7 @@ impl Git {
             .env("GIT_TERMINAL_PROMPT", "0")
             // Without optional locks, a command that only looks changes nothing and blocks no other
             // git.
-            .env("GIT_OPTIONAL_LOCKS", "0")
-            .stdin(Stdio::null());
+            .env("GIT_OPTIONAL_LOCKS", "0");
         for name in GIT_VARIABLES.iter().chain(&FOR_QUESTIONS) {
             command.env_remove(name);
         }
@@ -190,7 +191,13 @@ impl Git {
         command.args(["-c", "safe.bareRepository=explicit"]);
         // Submodules are asked and changed by commands of their own.
         command.args(["-c", "submodule.recurse=false"]);
-        Self { command, input: None, most_bytes: OUTPUT_MOST_BYTES, may_end_with: 0 }
+        Self {
+            command,
+            lock: None,
+            input: Vec::new(),
+            most_bytes: OUTPUT_MOST_BYTES,
+            may_end_with: 0,
+        }
     }
 
     pub(crate) fn args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
@@ -253,14 +260,13 @@ impl Git {
     /// # Errors
     /// The process has no free file descriptors.
     pub(crate) fn holding(mut self, lock: &File) -> io::Result<Self> {
-        self.command.stdin(Stdio::from(lock.try_clone()?));
+        self.lock = Some(lock.try_clone()?);
         Ok(self)
     }
 
     /// Gives git this standard input.
     pub(crate) fn with_input(mut self, input: Vec<u8>) -> Self {
-        self.command.stdin(Stdio::piped());
-        self.input = Some(input);
+        self.input = input;
         self
     }
 
@@ -294,20 +300,25 @@ impl Git {
     }
 
     fn once(&mut self) -> Result<Output, Failure> {
-        let spawned = self.command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-        let child = match spawned {
+        let stdin = match &self.lock {
+            Some(lock) => Stdio::from(lock.try_clone().map_err(Failure::NotRun)?),
+            // A pipe even if there is no input: a sandbox may have no `/dev/null`.
+            None => Stdio::piped(),
+        };
+        let command = self.command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = match command.spawn() {
             Ok(child) => child,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 // If the folder to run in does not exist, the system returns the same error.
                 return Err(match self.command.get_current_dir().map(Path::is_dir) {
                     Some(false) => Failure::NotRun(error),
-                    _ => Failure::NotInstalled,
+                    _ => not_found(&self.command),
                 });
             }
             Err(error) => return Err(Failure::NotRun(error)),
         };
-        let input = self.input.as_deref().unwrap_or_default();
-        let (status, output) = collect(child, input, self.most_bytes).map_err(Failure::NotRun)?;
+        let (status, output) =
+            collect(child, &self.input, self.most_bytes).map_err(Failure::NotRun)?;
         // If git printed more than calve keeps, it ended because its output was closed.
         if status.success() || status.code() == Some(self.may_end_with) || output.is_cut {
             return Ok(output);
@@ -317,6 +328,29 @@ impl Git {
             words = format!("git ended with {status}");
         }
         Err(Failure::Refused(words))
+    }
+}
+
+/// Why the system finds no git: there is none on the PATH, or there is one that needs a program or
+/// a library that is not there.
+fn not_found(git: &Command) -> Failure {
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", "command -v git"]).stdin(Stdio::piped());
+    for (name, value) in git.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    match shell.output() {
+        Ok(found) if found.status.success() => Failure::NotRun(io::Error::new(
+            io::ErrorKind::NotFound,
+            format!(
+                "{} is there, but the interpreter or the loader that it names is not",
+                String::from_utf8_lossy(&found.stdout).trim()
+            ),
+        )),
+        _ => Failure::NotInstalled,
     }
 }
 
@@ -499,6 +533,30 @@ mod tests {
         assert_eq!(output.words.len(), WORDS_MOST_BYTES);
         let (_, output) = child("yes");
         assert_eq!((output.bytes.len() as u64, output.is_cut), (OUTPUT_MOST_BYTES, true));
+    }
+
+    #[test]
+    fn a_git_that_cannot_start_is_not_taken_for_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let run_with = |path: &str| {
+            let mut git = Git::new(folder.path()).arg("version");
+            git.command.env("PATH", path);
+            git.run().unwrap_err().to_string()
+        };
+        let empty = folder.path().to_str().unwrap();
+        assert_eq!(run_with(empty), "git is not installed, or not on the PATH");
+        let git = folder.path().join("git");
+        std::fs::write(&git, "#!/nowhere/interpreter\n").unwrap();
+        let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&git, executable).unwrap();
+        assert!(run_with(empty).ends_with("the interpreter or the loader that it names is not"));
+    }
+
+    /// The command resets it; another user of the library may ignore SIGCHLD.
+    #[test]
+    fn an_answer_that_is_lost_is_explained() {
+        let lost = Failure::NotRun(Errno::CHILD.into()).to_string();
+        assert!(lost.contains("ignores SIGCHLD"), "{lost}");
     }
 
     #[test]

@@ -111,6 +111,12 @@ pub fn inherit_streams_only(command: &mut std::process::Command) {
     sys::inherit_streams_only(command);
 }
 
+/// Sets SIGCHLD to its default if this process has inherited that it is ignored: then no answer of
+/// git arrives. For a program at its start.
+pub fn keep_answers_of_children() {
+    sys::keep_answers_of_children();
+}
+
 /// A tree that was handed over.
 pub(crate) struct HandedOver {
     pub(crate) stage: Stage,
