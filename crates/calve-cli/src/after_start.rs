@@ -22,7 +22,10 @@ use crate::text::shown;
 const KEY: &str = "calve.afterStart";
 
 /// The command for new worktrees of a project. `None`: there is none, or git is not installed.
-pub(crate) fn command(project: &Path) -> Option<String> {
+///
+/// # Errors
+/// git cannot say it, in these words.
+pub(crate) fn command(project: &Path) -> Result<Option<String>, String> {
     let mut git = without_another_repository(Command::new("git"));
     git.arg("-C").arg(project).args(["-c", "safe.bareRepository=explicit", "config"]);
     if std::fs::symlink_metadata(project.join(".git")).is_err() {
@@ -34,10 +37,20 @@ pub(crate) fn command(project: &Path) -> Option<String> {
         // A repository around the project is not the project's.
         git.env("GIT_CEILING_DIRECTORIES", above);
     }
-    let output = git.stdin(Stdio::piped()).output().ok()?;
-    let text = String::from_utf8(output.stdout).ok().filter(|_| output.status.success())?;
+    let output = match git.stdin(Stdio::piped()).output() {
+        Ok(output) => output,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error.to_string()),
+    };
+    match output.status.code() {
+        Some(0) => {}
+        // It is not set.
+        Some(1) => return Ok(None),
+        _ => return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+    }
+    let text = String::from_utf8(output.stdout).map_err(|error| error.to_string())?;
     let text = text.strip_suffix('\n').unwrap_or(&text);
-    (!text.trim().is_empty()).then(|| text.to_owned())
+    Ok((!text.trim().is_empty()).then(|| text.to_owned()))
 }
 
 fn without_another_repository(mut command: Command) -> Command {

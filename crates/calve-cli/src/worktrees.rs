@@ -153,9 +153,18 @@ pub(crate) fn start(
             ".jj stays in the project, since it is about that one tree: in the worktrees work with git",
         );
     }
-    let after = match after_start::command(&project).filter(|_| !args.no_after_start) {
-        Some(command) => after_start::run(&command, &project, &report, session),
-        None => Vec::new(),
+    let after = match after_start::command(&project) {
+        _ if args.no_after_start => Vec::new(),
+        Ok(None) => Vec::new(),
+        Ok(Some(command)) => after_start::run(&command, &project, &report, session),
+        Err(why) => {
+            output.warning(format_args!(
+                "no command ran in the new worktrees, because git cannot say whether calve.afterStart is set: {}",
+                harmless(&why)
+            ));
+            exit = Exit::Findings;
+            Vec::new()
+        }
     };
     if after.iter().any(|code| *code != Some(0)) {
         exit = if session.signals.cancel().is_cancelled() {

@@ -385,11 +385,14 @@ fn a_start_says_what_it_did_not_bring_and_which_settings_do_not_hold() {
             "start w --git copy",
             Some("another identity and other settings in the copy"),
         ),
+        ("mkdir ../.gitconfig", "start w", Some("git cannot say whether calve.afterStart is set")),
         ("true", "start w --git copy", None),
     ] {
         let desk = Desk::new();
         desk.sh(&format!("{conflict} {script}"));
-        let run = desk.calve(start);
+        let run = desk.runs(start);
+        let code = if script.contains("mkdir") { 3 } else { 0 };
+        assert_eq!(run.code, Some(code), "{script}: {run:?}");
         match expected {
             Some(words) => assert!(run.stderr.contains(words), "{script}: {run:?}"),
             None => assert!(

@@ -2,8 +2,9 @@
 //!
 //! A drop must not lose work. If the worktree has a repository, git says what would be lost:
 //! commits that nothing else holds, and work that is neither committed nor in the base snapshot. If
-//! it has none, or git is not installed, every difference from the base snapshot would be lost. A
-//! drop by force keeps what would be lost: commits by references, and the tree for a while.
+//! it has none, every difference from the base snapshot would be lost. If git cannot say it, nothing
+//! is dropped. A drop by force keeps what would be lost: commits by references, and the tree for a
+//! while; where git cannot say what that is, the tree with git's registration.
 
 use std::collections::BTreeSet;
 use std::ffi::{CStr, CString};
@@ -197,7 +198,7 @@ impl Worktree {
     /// * [`ErrorKind::CommitsOnlyHere`] if the worktree has commits that no branch, tag or other
     ///   reference of the project holds. [`Error::details`] has the commits.
     /// * [`ErrorKind::Git`] if `git worktree lock` has locked the worktree, or if git cannot say
-    ///   which commits of a submodule would be lost.
+    ///   what would be lost.
     /// * [`ErrorKind::WorktreeMissing`] if something else is at its path.
     /// * [`ErrorKind::Overlap`] if other worktrees are inside it.
     pub fn drop(self, how: &DropOptions, options: &StoreOptions) -> Result<DroppedWorktree, Error> {

@@ -57,7 +57,8 @@ const BARE: &str = "its setting core.bare is true, so git gives it no working tr
     'git config core.bare false' in the project mends that";
 
 /// Fails if git would not work with a copy of the repository in the folder `.git` of `root` either.
-/// Who owns the repository does not count: a copy belongs to its user.
+/// Who owns the repository does not count, since a copy belongs to its user, nor do settings of the
+/// user that cannot be read now.
 ///
 /// # Errors
 /// git refuses the repository, in these words, or there is a git and it cannot be run. If there is
@@ -65,8 +66,8 @@ const BARE: &str = "its setting core.bare is true, so git gives it no working tr
 pub(crate) fn works_as_a_copy(root: &Path) -> Result<(), Failure> {
     let git_dir = git_of(root);
     // Without a name for the working tree, git says whether the repository has one.
-    let asked = Git::new(root).of_repository(&git_dir).args(["rev-parse", "--is-bare-repository"]);
-    match asked.run() {
+    let asked = Git::new(root).of_repository(&git_dir).without_users_settings();
+    match asked.args(["rev-parse", "--is-bare-repository"]).run() {
         Ok(output) if line(&output.bytes) == "true" => Err(Failure::Refused(BARE.to_owned())),
         Ok(_) | Err(Failure::NotInstalled) => Ok(()),
         Err(failure) => Err(failure),

@@ -234,6 +234,12 @@ impl Git {
         self
     }
 
+    /// Lets git read the repository's own settings alone.
+    pub(super) fn without_users_settings(mut self) -> Self {
+        self.command.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_NOSYSTEM", "1");
+        self
+    }
+
     /// Lets git find the repository of the working tree at `tree` itself, but in no folder above.
     pub(super) fn found_in(mut self, tree: &Path) -> Self {
         self.command.env("GIT_WORK_TREE", tree);
