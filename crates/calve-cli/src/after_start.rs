@@ -44,8 +44,8 @@ pub(crate) fn command(project: &Path) -> Result<Option<String>, String> {
     };
     match output.status.code() {
         Some(0) => {}
-        // It is not set.
-        Some(1) => return Ok(None),
+        // It is not set. With a message, git could not read a file.
+        Some(1) if output.stderr.is_empty() => return Ok(None),
         _ => return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
     }
     let text = String::from_utf8(output.stdout).map_err(|error| error.to_string())?;

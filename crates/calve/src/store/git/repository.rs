@@ -70,6 +70,8 @@ pub(crate) fn works_as_a_copy(root: &Path) -> Result<(), Failure> {
     match asked.args(["rev-parse", "--is-bare-repository"]).run() {
         Ok(output) if line(&output.bytes) == "true" => Err(Failure::Refused(BARE.to_owned())),
         Ok(_) | Err(Failure::NotInstalled) => Ok(()),
+        // What is no repository for git is copied like any folder.
+        Err(Failure::Refused(words)) if words.contains("not a git repository") => Ok(()),
         Err(failure) => Err(failure),
     }
 }
