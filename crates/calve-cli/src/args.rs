@@ -9,6 +9,8 @@ use clap::{Args, ColorChoice, CommandFactory, Parser, Subcommand, ValueEnum, Val
 use self::misuse::Misuse;
 use crate::common::Common;
 
+#[cfg(all(test, unix))]
+mod advised;
 #[cfg(unix)]
 mod changes;
 mod clone;

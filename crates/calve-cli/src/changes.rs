@@ -279,7 +279,7 @@ fn how_to_go_to(word: &str, here: &Worktree) -> Option<String> {
     let there = here.store().worktree(word).ok().filter(|there| there.path() != here.path())?;
     let (name, path) = (shell_word(Path::new(word)), shell_word(there.path()));
     Some(format!(
-        "to go to the worktree {name}: cd {path} (or 'calve cd {name}', after 'calve shell-init')"
+        "to go to the worktree {name}: cd {path} (or 'calve cd {name}', if your shell has the function of calve shell-init)"
     ))
 }
 

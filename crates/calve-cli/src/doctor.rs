@@ -104,7 +104,7 @@ fn store_that_shares(project: &Path) -> Option<String> {
     (shares && is_elsewhere).then(|| {
         format!(
             "none is needed for worktrees: the project's store is {} ({filesystem}), and worktrees beside it share \
-             blocks; 'calve clone' of this folder copies",
+             blocks; calve clone of this folder copies",
             shown(store.path())
         )
     })

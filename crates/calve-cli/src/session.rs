@@ -19,7 +19,7 @@ use crate::output::Output;
 use crate::places;
 use crate::progress::{self, Total, Watched};
 use crate::system::Signals;
-use crate::text::short;
+use crate::text::{harmless, short};
 
 /// One run of a command.
 #[derive(Clone, Copy)]
@@ -157,10 +157,22 @@ impl Session<'_> {
     /// The worktree with this name, or else at this path. Without a word, the one that contains the
     /// current folder.
     pub(crate) fn worktree(&self, word: Option<&Path>) -> Result<Worktree, Failure> {
-        let Some(word) = word else { return self.here() };
-        match name(word) {
-            Some(name) => self.named(name, word),
-            None => self.at(&self.common.resolve(word)),
+        let worktree = match word.map(|word| (name(word), word)) {
+            None => self.here(),
+            Some((Some(name), word)) => self.named(name, word),
+            Some((None, word)) => self.at(&self.common.resolve(word)),
+        }?;
+        self.tell_registered_again(&worktree);
+        Ok(worktree)
+    }
+
+    /// Says that git had forgotten a worktree.
+    pub(crate) fn tell_registered_again(&self, worktree: &Worktree) {
+        if worktree.was_registered_again() {
+            self.output.summary(format_args!(
+                "{}: git had pruned its registration; calve registered it again, where its HEAD was seen last",
+                harmless(worktree.name())
+            ));
         }
     }
 

@@ -159,7 +159,7 @@ pub(crate) fn cd(args: &CdArgs) -> Failure {
         details: Box::default(),
         kind: Kind::NeedsShell,
         cause:
-            "a command cannot change the folder of its shell; the function of 'calve shell-init' can"
+            "a command cannot change the folder of its shell; the function of calve shell-init can"
                 .into(),
         hint: Some(format!("{line}; or, here and now: cd \"$(calve path {path})\"")),
     }

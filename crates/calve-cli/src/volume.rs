@@ -143,7 +143,7 @@ fn create(args: &CreateArgs, session: Session<'_>) -> Result<Exit, Failure> {
                 return told_as_made(found, session);
             }
             output.summary(format_args!(
-                "going on with {}, which an unfinished 'calve volume create' left",
+                "going on with {}, which an unfinished calve volume create left",
                 shown(&found.volume.image)
             ));
             found
@@ -291,7 +291,7 @@ fn make_image(
     let new = plan::new_image_of(at);
     match fs::remove_file(&new) {
         Ok(()) => session.output.summary(format_args!(
-            "removed {}, which an unfinished 'calve volume create' left",
+            "removed {}, which an unfinished calve volume create left",
             shown(&new)
         )),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -383,7 +383,7 @@ fn as_root(
     session: Session<'_>,
 ) -> Result<Exit, Failure> {
     if !is_root() {
-        let hint = "'calve volume' has commands for users";
+        let hint = "'calve help volume' lists the commands for users";
         return Err(own(
             "change volume",
             at,
@@ -511,10 +511,15 @@ fn may_be_removed(found: &Found) -> Result<(), Failure> {
     if inside.is_empty() {
         return Ok(());
     }
-    let hint = format!(
-        "'calve drop' removes worktrees, and a store goes with its folder; 'calve volume remove --force {word}' deletes \
-         everything in it"
-    );
+    let first = |paths: &[PathBuf]| paths.first().map(|path| shell_word(path));
+    let worktree = first(&inside.worktrees)
+        .map(|path| format!("'calve drop {path}' removes a worktree; "))
+        .unwrap_or_default();
+    let store = first(&inside.stores)
+        .map(|path| format!("'rm -rf {path}' removes a store and its snapshots; "))
+        .unwrap_or_default();
+    let hint =
+        format!("{worktree}{store}'calve volume remove --force {word}' deletes everything in it");
     refuse(&inside.text(), hint, inside.paths())
 }
 
@@ -692,7 +697,7 @@ impl Standing {
                 "it is being removed: 'calve volume remove {word}' completes that"
             )),
             (None, _) => advice.push(format!(
-                "an unfinished 'calve volume create' left it: 'calve volume create {word}' completes it, 'calve volume \
+                "an unfinished calve volume create left it: 'calve volume create {word}' completes it, 'calve volume \
                  remove {word}' removes it"
             )),
             (Some(_), None) if meta.is_none() => {

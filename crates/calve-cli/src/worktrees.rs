@@ -98,7 +98,7 @@ pub(crate) fn start(
     options = options.name_later(NAMED_LATER_LEAST_BYTES.max(worth));
     let report = session
         .work(total, |common| store.start(names, &options, common))
-        .map_err(|error| start_failure(&error, args, names))?;
+        .map_err(|error| start_failure(&error, (args, names), &store))?;
 
     let output = session.output;
     let mut exit = Exit::Done;
@@ -220,7 +220,11 @@ fn price(
     Some(cost)
 }
 
-fn start_failure(error: &calve::Error, args: &StartArgs, names: &[String]) -> Failure {
+fn start_failure(
+    error: &calve::Error,
+    (args, names): (&StartArgs, &[String]),
+    store: &calve::Store,
+) -> Failure {
     let failure = store_failure(error);
     let path = error.path();
     let hint = match (error.kind(), path.parent(), path.file_name()) {
@@ -233,7 +237,16 @@ fn start_failure(error: &calve::Error, args: &StartArgs, names: &[String]) -> Fa
                  'calve start --at {folder} {name}' puts it into that folder"
             )
         }
-        (ErrorKind::BranchExists, ..) => taken_branch(error, args, names),
+        (ErrorKind::BranchExists, ..) => {
+            let hint = taken_branch(error, args, names);
+            match error.other_path().filter(|tree| is_of_nobody(tree, store)) {
+                Some(tree) => format!(
+                    "{hint}; 'git worktree remove {}' removes the other one",
+                    shell_word(tree)
+                ),
+                None => hint,
+            }
+        }
         (ErrorKind::DestinationExists | ErrorKind::Git, ..)
             if error.operation() == Operation::StartWorktree && error.other_path().is_none() =>
         {
@@ -249,6 +262,12 @@ fn start_failure(error: &calve::Error, args: &StartArgs, names: &[String]) -> Fa
         _ => return failure,
     };
     Failure { hint: Some(hint), ..failure }
+}
+
+/// Whether a working tree is neither the project nor a worktree that the store knows.
+fn is_of_nobody(tree: &Path, store: &calve::Store) -> bool {
+    let known = store.worktrees().unwrap_or_default();
+    store.project().is_ok_and(|project| project != tree) && known.iter().all(|it| it.path() != tree)
 }
 
 /// How to make git forget a worktree whose folder is gone.
@@ -556,9 +575,14 @@ pub(crate) fn list(args: &ListArgs, session: Session<'_>) -> Result<Exit, Failur
             }
             Ok(()) => {}
         }
+        session.tell_registered_again(&listed.worktree);
         rows.push(listed);
     }
     exit = ask_git(&store, &mut rows, session, exit);
+    if let Some(warning) = lost_store(&store)? {
+        output.warning(warning);
+        exit = Exit::Findings;
+    }
     if args.disk && measure(&store, &mut rows, session)? {
         exit = Exit::Findings;
     }
@@ -610,6 +634,20 @@ pub(crate) fn list(args: &ListArgs, session: Session<'_>) -> Result<Exit, Failur
     }
     output.table(&table)?;
     Ok(exit)
+}
+
+/// The warning about worktrees of an earlier store.
+fn lost_store(store: &calve::Store) -> Result<Option<String>, Failure> {
+    let orphans = store.worktrees_of_lost_store().map_err(|error| store_failure(&error))?;
+    let Some(first) = orphans.first().map(|path| shell_word(path)) else { return Ok(None) };
+    let all: Vec<String> = orphans.iter().map(|path| shown(path)).collect();
+    let (are, those) =
+        if orphans.len() == 1 { ("is a worktree", "it") } else { ("are worktrees", "each") };
+    Ok(Some(format!(
+        "{} {are} of an earlier store of this project, which is gone: git still works in {those}; \
+         'git worktree remove {first}' removes it, unless it has work that is not committed",
+        all.join(", ")
+    )))
 }
 
 /// Measures the worktrees that are there. Returns whether calve could not look at some files.
@@ -979,7 +1017,7 @@ fn holding(worktree: &Worktree, inside: Vec<PathBuf>) -> Failure {
             worktree.path(),
             ErrorKind::Overlap,
             "other worktrees are inside it",
-            "drop the worktrees inside it, too, or first: 'calve drop', or 'git worktree remove' for those that calve did not make",
+            "drop the worktrees inside it, too, or first: 'calve drop NAME', or 'git worktree remove PATH' for those that calve did not make",
         )
     }
 }

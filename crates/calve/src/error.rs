@@ -244,6 +244,7 @@ impl Error {
             | Operation::FindStoreOfProject
             | Operation::FindStoreOfWorktree => "at",
             Operation::UseProject | Operation::UseWorktree => "in place of",
+            Operation::MakeBranch => "beside",
             Operation::Compare => "in",
             _ => "and",
         }

@@ -136,8 +136,9 @@
 //! beside its old path as `.calve-dropped-TOKEN`. Versions 1 and 2 did not have this table.
 //!
 //! `git` is null, or for a linked worktree of git the text `linked COMMIT BRANCH`: the commit that
-//! it was started at, and its branch, or nothing after the second space. Version 1 did not have
-//! this column. A row of `packed` may be missing although a pack has the content, but never the
+//! it was started at, and its branch, or nothing after the second space. A second line
+//! `head CONTENT` has the content of its `HEAD` when calve last saw it. Version 1 did not have this
+//! column. A row of `packed` may be missing although a pack has the content, but never the
 //! other way round.
 //!
 //! # Packs

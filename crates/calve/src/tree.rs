@@ -35,7 +35,7 @@ pub(crate) mod links;
 #[cfg(unix)]
 pub(crate) mod listing;
 #[cfg(unix)]
-mod mounts;
+pub(crate) mod mounts;
 #[cfg(unix)]
 mod names;
 #[cfg(unix)]

@@ -74,6 +74,7 @@ pub struct Worktree {
     store: Store,
     row: WorktreeRow,
     path: PathBuf,
+    is_registered_again: bool,
 }
 
 /// Whether a worktree's folder is there, and whether calve works on it.
@@ -160,6 +161,15 @@ impl Store {
         rows.into_iter().filter(|row| row.name != PROJECT).map(|row| self.follow(row)).collect()
     }
 
+    /// The roots of git's worktrees that were started from an earlier store at this path, which is
+    /// gone: `git clean -x` in the project deletes a store, but no worktree beside the project.
+    ///
+    /// # Errors
+    /// The errors of every operation, see [`Store`]. Nothing is changed.
+    pub fn worktrees_of_lost_store(&self) -> Result<Vec<PathBuf>, Error> {
+        self.registry().orphans()
+    }
+
     /// The worktree with the name `name`.
     ///
     /// # Errors
@@ -180,8 +190,9 @@ impl Store {
         let is_moved = registry.follow_store(&mut row)?;
         self.heal(&row)?;
         registry.mend_marker(&row);
-        registry.mend_git(&row, &was);
-        let worktree = Worktree { store: self.clone(), path: path_from(&row.path), row };
+        let is_registered_again = registry.mend_git(&row, &was);
+        let path = path_from(&row.path);
+        let worktree = Worktree { store: self.clone(), path, row, is_registered_again };
         if is_moved {
             // Until all files name the new path, each command in the worktree tries again.
             let _ = worktree.follow_move();
@@ -216,7 +227,8 @@ impl Store {
     /// The errors of every operation, see [`Store`]. Nothing is changed.
     pub fn project_worktree(&self) -> Result<Worktree, Error> {
         let row = self.catalog().worktree(PROJECT)?.ok_or_else(|| no_worktree(PROJECT))?;
-        Ok(Worktree { store: self.clone(), path: self.project()?, row })
+        let path = self.project()?;
+        Ok(Worktree { store: self.clone(), path, row, is_registered_again: false })
     }
 }
 
@@ -271,8 +283,9 @@ impl Discovered {
             }
         }
         self.store.heal(&row)?;
-        self.store.registry().mend_git(&row, &path);
-        let worktree = Worktree { store: self.store.clone(), row, path: self.root.clone() };
+        let is_registered_again = self.store.registry().mend_git(&row, &path);
+        let (store, path) = (self.store.clone(), self.root.clone());
+        let worktree = Worktree { store, row, path, is_registered_again };
         worktree.follow_move()?;
         Ok(worktree)
     }
@@ -296,6 +309,13 @@ impl Worktree {
     #[must_use]
     pub fn started_on(&self) -> Option<&str> {
         self.row.git.as_ref()?.branch.as_deref()
+    }
+
+    /// Whether git had pruned the worktree's registration, and calve registered it again when it
+    /// was looked up, with the `HEAD` that calve had seen last. What was staged is not known.
+    #[must_use]
+    pub fn was_registered_again(&self) -> bool {
+        self.is_registered_again
     }
 
     /// The store of the worktree.
@@ -342,7 +362,8 @@ impl Worktree {
         } else {
             path_from(&row.path)
         };
-        Ok(Self { store: self.store.clone(), row, path })
+        let is_registered_again = self.is_registered_again;
+        Ok(Self { store: self.store.clone(), row, path, is_registered_again })
     }
 
     /// The same worktree as the store knows it now, with its base snapshot. If the contents of the

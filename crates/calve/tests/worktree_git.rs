@@ -339,7 +339,9 @@ fn a_copy_has_no_lock_no_registration_and_no_store_of_the_project() {
         .into_keys()
         .map(|path| path.display().to_string())
         .filter(|path| {
-            ["lock", "gc.pid", "tmp_", "worktrees", "calve"].iter().any(|part| path.contains(part))
+            ["lock", "gc.pid", "tmp_", "worktrees", "calve[1]"]
+                .iter()
+                .any(|part| path.contains(part))
         })
         .collect();
     assert_eq!(

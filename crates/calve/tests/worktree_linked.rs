@@ -848,7 +848,7 @@ fn after_each_of_gits_commands_about_worktrees_calve_goes_on() {
             true,
         ),
         ("rm W/.git; git worktree repair", "project.worktrees/w", Ready, true),
-        ("rm -r .git/worktrees/w", "project.worktrees/w", Ready, false),
+        ("rm -r .git/worktrees/w", "project.worktrees/w", Ready, true),
     ] {
         let desk = project();
         desk.worktree("w");

@@ -202,7 +202,7 @@ fn way_out(
             "'calve remote list' lists them, 'calve remote add NAME URL' adds one".to_owned()
         }
         ErrorKind::RemoteNotFound if is_web(path) => {
-            "check the URL: it is that of the folder, or bucket, in which 'calve remote init' made the remote"
+            "check the URL: it is that of the folder, or bucket, in which the remote was made"
                 .to_owned()
         }
         ErrorKind::RemoteNotFound => {
@@ -243,7 +243,7 @@ fn way_out(
                 .to_owned()
         }
         ErrorKind::Untrusted if operation == Operation::OpenRemote => {
-            "if that is right, 'calve remote remove' it and add it again".to_owned()
+            "if that is right, remove it and add it again: 'calve remote remove NAME', 'calve remote add NAME URL'".to_owned()
         }
         ErrorKind::Untrusted => {
             "'calve remote log NAME' lists who signed what; somebody with a configured key can push the name again"
@@ -325,7 +325,7 @@ fn way_out(
                 .to_owned()
         }
         ErrorKind::Overlap if operation == Operation::DropWorktree => {
-            "drop the worktrees inside it first: 'calve drop', or 'git worktree remove' for those that calve did not make".to_owned()
+            "drop the worktrees inside it first: 'calve drop NAME', or 'git worktree remove PATH' for those that calve did not make".to_owned()
         }
         ErrorKind::Overlap
             if operation == Operation::MakeStoreFor
@@ -532,7 +532,7 @@ mod tests {
                 Operation::UseWorktree,
                 "work in '/the worktree', or delete '/a b/c/.calve'",
             ),
-            (ErrorKind::Overlap, Operation::DropWorktree, "'git worktree remove'"),
+            (ErrorKind::Overlap, Operation::DropWorktree, "'git worktree remove PATH'"),
             (ErrorKind::Overlap, Operation::MakeStoreFor, "calve status"),
             (ErrorKind::DestinationExists, Operation::StartWorktree, "--at"),
             (ErrorKind::StoreNotFound, Operation::FindStoreOfWorktree, "'calve list'"),

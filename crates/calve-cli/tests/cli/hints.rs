@@ -11,7 +11,7 @@ use std::process::Command;
 use crate::{Run, calve, command, not_run, run, scratch};
 
 /// Runs a script with git's user and without anybody's settings. `None`: there is no git.
-fn sh(directory: &Path, script: &str) -> Option<String> {
+pub(crate) fn sh(directory: &Path, script: &str) -> Option<String> {
     let output =
         with_git(Command::new("sh")).args(["-ec", script]).current_dir(directory).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -38,7 +38,7 @@ fn with_git(mut command: Command) -> Command {
 }
 
 /// A project `app` of git with one commit and a store, and the folder that both are in.
-fn repository() -> Option<(tempfile::TempDir, PathBuf)> {
+pub(crate) fn repository() -> Option<(tempfile::TempDir, PathBuf)> {
     let scratch = scratch();
     let root = fs::canonicalize(scratch.path()).unwrap();
     let made = "git init -q -b main app; cd app; echo x >f; mkdir d; echo y >d/g; echo /out >.gitignore; \
@@ -49,7 +49,7 @@ fn repository() -> Option<(tempfile::TempDir, PathBuf)> {
     Some((scratch, root))
 }
 
-fn in_git(directory: &Path, words: &str) -> Run {
+pub(crate) fn in_git(directory: &Path, words: &str) -> Run {
     run(with_git(command(directory, words.split_whitespace())))
 }
 

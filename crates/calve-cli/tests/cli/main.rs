@@ -15,6 +15,8 @@ mod hints;
 mod hooks;
 mod imports;
 #[cfg(unix)]
+mod lost;
+#[cfg(unix)]
 mod places;
 #[cfg(unix)]
 mod process;

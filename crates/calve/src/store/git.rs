@@ -29,7 +29,9 @@ use std::path::{Path, PathBuf};
 
 pub(crate) use self::ask::{Tree, is_absent, is_same, tracked_from_above};
 pub(crate) use self::held::{Commit, Tips};
-pub(crate) use self::registration::{Registration, leads_nowhere, leads_to, worktrees_inside};
+pub(crate) use self::registration::{
+    Registration, folder_of, leads_nowhere, leads_to, worktrees_inside,
+};
 pub(crate) use self::repository::{
     Branch, Found, Onto, Repository, branch_at, branch_in, can_be_a_branch, detach, find,
     other_settings, read, works_as_a_copy,

@@ -56,6 +56,10 @@ pub(crate) const READY_ABOUT: &str = "about";
 pub(crate) const GIT_IGNORE: &str = ".gitignore";
 /// In calve's own folder of a worktree: says which worktree of which store this is.
 pub(crate) const MARKER: &str = "worktree";
+/// The same as `MARKER`, in the folder in which git keeps what belongs to this one tree: the
+/// registration of a linked worktree, or the repository of a copy. `git clean -x` in the tree deletes
+/// the other one.
+pub(crate) const GIT_MARKER: &str = "calve-worktree";
 /// This file in calve's own folder of a project says where the store is, if the store is elsewhere.
 pub(crate) const POINTER: &str = "project";
 /// In calve's own folder of a worktree that root did not make: says who made it. See

@@ -14,7 +14,8 @@ use rustix::fs::{self, AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::files::{bytes_of, open_plain, path_from};
-use super::layout::{GIT_IGNORE, MADE_BY, MARKER, OWN, POINTER};
+use super::git;
+use super::layout::{GIT_IGNORE, GIT_MARKER, MADE_BY, MARKER, OWN, POINTER};
 use super::ownership::{self, Believed, Owned, Role};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
@@ -126,10 +127,24 @@ impl Marker {
 
     /// Replaces the marker in calve's own folder, as a whole.
     pub(crate) fn replace(&self, own: &OwnedFd, of: Marked, believed: Believed) -> io::Result<()> {
+        self.replace_at((own, of.file()), of, believed)
+    }
+
+    /// Has git keep the marker of a worktree, too, in the folder that belongs to this one tree.
+    pub(crate) fn keep_in(&self, folder: &OwnedFd, believed: Believed) -> io::Result<()> {
+        self.replace_at((folder, GIT_MARKER), Marked::Worktree, believed)
+    }
+
+    fn replace_at(
+        &self,
+        (own, name): (&OwnedFd, &str),
+        of: Marked,
+        believed: Believed,
+    ) -> io::Result<()> {
         let new = stage_name();
         let replace = || -> io::Result<()> {
             write_mark(own, &new, &self.encode(of), believed)?;
-            Ok(fs::renameat(own, &new, own, of.file())?)
+            Ok(fs::renameat(own, &new, own, name)?)
         };
         replace().inspect_err(|_| {
             // The first error says what is wrong.
@@ -158,15 +173,27 @@ pub(crate) struct FoundMark {
 }
 
 impl FoundMark {
-    /// The marker in the folder `own` of a tree, as [`Marker::read`] says.
+    /// The marker in the folder `own` of a tree, as [`Marker::read`] says. If a worktree has none
+    /// there, because `git clean -x` deleted it, the one that git keeps counts.
     ///
     /// # Errors
     /// [`ErrorKind::StoreUntrusted`] if it cannot be read, and belongs to another user.
     pub(crate) fn at(own: &Path, of: Marked) -> Result<Option<Self>, Error> {
-        let path = || own.join(of.file());
+        let found = Self::in_folder(own, of.file(), of)?;
+        if found.is_some() || of != Marked::Worktree {
+            return Ok(found);
+        }
+        match own.parent().and_then(git::folder_of) {
+            Some(kept) => Self::in_folder(&kept, GIT_MARKER, of),
+            None => Ok(None),
+        }
+    }
+
+    fn in_folder(own: &Path, name: &str, of: Marked) -> Result<Option<Self>, Error> {
+        let path = || own.join(name);
         let read = || -> io::Result<(Vec<u8>, Owned, Owned)> {
             let dir = fs::open(own, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())?;
-            let file = open_plain(&dir, Path::new(of.file()), MOST_BYTES)?.0;
+            let file = open_plain(&dir, Path::new(name), MOST_BYTES)?.0;
             let (folder, owner) = (Owned::of(&fs::fstat(&dir)?), Owned::of(&fs::fstat(&file)?));
             let mut text = Vec::new();
             io::Read::read_to_end(&mut io::Read::take(file, MOST_BYTES), &mut text)?;

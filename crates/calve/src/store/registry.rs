@@ -69,6 +69,7 @@ use crate::tree::staging::{maker_lives, stage_name, write_whole};
 use crate::tree::{CloneOptions, clone_tree};
 
 mod dropped;
+mod pruned;
 mod torn;
 
 pub(crate) use dropped::{KEPT, not_dropped};
@@ -145,6 +146,12 @@ impl<'a> Registry<'a> {
         self.marker(row).write(root, self.believed())
     }
 
+    /// Has git keep the marker of a worktree, too, in the folder that belongs to this one tree.
+    pub(crate) fn keep_mark(self, row: &WorktreeRow, folder: &Path) -> io::Result<()> {
+        let folder = fs::open(folder, DIR_FLAGS | fs::OFlags::NOFOLLOW, fs::Mode::empty())?;
+        self.marker(row).keep_in(&folder, self.believed())
+    }
+
     /// Whose marks count for this store.
     pub(crate) fn believed(self) -> Believed {
         Believed::with_store(self.layout.0)
@@ -204,13 +211,14 @@ impl<'a> Registry<'a> {
     /// After the project or a linked worktree was moved, the worktree's `.git` file or its
     /// registration leads to the old place. This lets the two lead to each other again, and the
     /// worktree's submodules to their repositories. `was` is the path of the worktree when they
-    /// last did. If that fails, git says what is wrong, as before.
-    pub(crate) fn mend_git(self, row: &WorktreeRow, was: &Path) {
+    /// last did. If that fails, git says what is wrong, as before. Returns whether git had pruned
+    /// the registration and calve made it again.
+    pub(crate) fn mend_git(self, row: &WorktreeRow, was: &Path) -> bool {
         if self.is_read_only || row.git.is_none() || row.state == State::Starting {
-            return;
+            return false;
         }
         let root = path_from(&row.path);
-        let Ok(led) = git::leads_to(&root) else { return };
+        let Ok(led) = git::leads_to(&root) else { return false };
         let is_project_moved = is_gone(&led);
         let project = || self.repository().ok().flatten();
         let folder = match is_project_moved {
@@ -220,14 +228,23 @@ impl<'a> Registry<'a> {
             false => Some(led.clone()),
         };
         let entry = folder.and_then(|folder| Registration::read(folder).ok().flatten());
-        let Some(entry) = entry else { return };
+        let Some(entry) = entry else {
+            // Whoever asks git about this worktree is told why that failed.
+            return self.register_pruned(row).unwrap_or(false);
+        };
         let is_wrong = entry.git_file.as_deref().is_some_and(is_gone)
             || is_project_moved && entry.is_of(&root);
-        let Some(project) = project().filter(|_| is_wrong && self.is_marked(row)) else { return };
+        if !is_wrong {
+            self.note_head(row, &entry);
+            return false;
+        }
+        let Some(project) = project().filter(|_| self.is_marked(row)) else { return false };
         if project.repair(&root).is_ok() {
             let before = Modules::new(&project, was, &led);
             let _ = Modules::new(&project, &root, &entry.folder).lead_as(&before, &root);
+            let _ = self.keep_mark(row, &entry.folder);
         }
+        false
     }
 
     /// A worktree's marker says where the store is. If the store was moved, and nothing is at the
@@ -248,6 +265,9 @@ impl<'a> Registry<'a> {
         }
         if let Ok(own) = fs::open(&own, DIR_FLAGS | fs::OFlags::NOFOLLOW, fs::Mode::empty()) {
             let _ = self.marker(row).replace(&own, Marked::Worktree, believed);
+        }
+        if let Some(folder) = git::folder_of(&path_from(&row.path)) {
+            let _ = self.keep_mark(row, &folder);
         }
     }
 
@@ -470,6 +490,7 @@ impl<'a> Registry<'a> {
         let _ = std::fs::remove_dir_all(&temporary);
         let mut made = made.map_err(|failure| failed(failure.into()))?;
         made.point_at(&path_from(&row.path)).map_err(failed)?;
+        self.keep_mark(row, &made.folder).map_err(failed)?;
         Ok(made)
     }
 
@@ -498,7 +519,7 @@ impl<'a> Registry<'a> {
     /// A registration stays. The row must stay, too, so that [`Registry::recover`] tries again.
     fn take_back(self, row: &WorktreeRow) -> Result<(), Error> {
         self.unregister_begun(row)?;
-        if let Some(Linked { commit, branch: Some(branch) }) = &row.git
+        if let Some(Linked { commit, branch: Some(branch), .. }) = &row.git
             && let Some(repository) = self.repository()?
         {
             let _ = repository.take_back_branch(branch, commit, &row.token);
@@ -531,7 +552,7 @@ impl<'a> Registry<'a> {
         let unlock = || -> io::Result<()> {
             for mut entry in repository.registrations()? {
                 if entry.is_made_for(&row.token, &self.temporary(row)) {
-                    entry.unlock(&row.token)?;
+                    self.release(&mut entry, row, &repository)?;
                 }
             }
             Ok(())

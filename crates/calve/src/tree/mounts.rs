@@ -22,6 +22,23 @@ pub(super) fn any_below(dir: &Path) -> bool {
     })
 }
 
+/// Whether two paths are on one mount, so that nobody sees one of them without the other. `None`:
+/// the system does not say.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) fn are_on_one_mount(one: &Path, other: &Path) -> Option<bool> {
+    use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+    let mount = |path: &Path| {
+        let stat = statx(CWD, path, AtFlags::empty(), StatxFlags::MNT_ID).ok()?;
+        (stat.stx_mask & StatxFlags::MNT_ID.bits() != 0).then_some(stat.stx_mnt_id)
+    };
+    Some(mount(one)? == mount(other)?)
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(crate) fn are_on_one_mount(_: &Path, _: &Path) -> Option<bool> {
+    None
+}
+
 /// Whether the directory `dir` is `name` in `folder` or below it, on the filesystem itself. An
 /// empty name means the folder. A walk up by `..` would not tell: in a bind mount it leads to the
 /// folder that the mount is in. If in doubt, the answer is no.

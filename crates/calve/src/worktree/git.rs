@@ -168,8 +168,13 @@ impl Worktree {
     /// # Errors
     /// A file of git could not be read, or the tree's `.git` leads to something else.
     fn own_repository(&self, is_there: bool) -> Result<Own, Failure> {
-        let registered = self.store.registry().registered(&self.row);
-        let registered = registered.map_err(|error| Failure::Refused(error.to_string()))?;
+        let registry = self.store.registry();
+        let registered = || -> Result<_, Error> {
+            let known = registry.registered(&self.row)?;
+            let is_again = known.is_empty() && registry.register_pruned(&self.row)?;
+            if is_again { registry.registered(&self.row) } else { Ok(known) }
+        };
+        let registered = registered().map_err(|error| Failure::Refused(error.to_string()))?;
         let mut own = Own { registered, tree: None, copy: None };
         // Nothing is left of a repository that was in the tree.
         if !is_there {
@@ -391,7 +396,7 @@ impl Loss {
             Error::new(ErrorKind::Git, Operation::DropWorktree, worktree.path(), cause)
         };
         let mut registered = self.own.registered.iter();
-        if let Some(reason) = registered.find_map(|entry| entry.locked.as_deref()) {
+        if let Some(reason) = registered.find_map(|entry| entry.locked_by_others()) {
             let reason = String::from_utf8_lossy(reason);
             return Err(refused(match reason.trim() {
                 "" => "it is locked; 'git worktree unlock' unlocks it".to_owned(),

@@ -22,8 +22,9 @@ use crate::tree::{CloneOptions, clone_tree, removal, tally};
 
 /// Patterns of the files that are not copied from a repository; its objects are copied separately.
 /// See above. The sockets of git's own daemon belong to one folder.
-const NOT_COPIED: [&str; 9] = [
+const NOT_COPIED: [&str; 10] = [
     "/objects",
+    "/calve-worktree",
     "/worktrees",
     "/*.lock",
     "/refs/**/*.lock",

@@ -169,8 +169,15 @@ impl Worktree {
         })?;
         // A process that was killed while it discarded undo data left that data here. We sweep it
         // now, because the command may have nothing else to do.
-        if let Some(own) = self.open_own()? {
-            staging::sweep(&own);
+        match self.open_own()? {
+            Some(own) => staging::sweep(&own),
+            None if self.is_project() => {}
+            // `git clean -x` deleted it, and git knows whose worktree this is.
+            None => {
+                let root = super::open_dir(&self.path)?;
+                let marked = self.store.registry().mark(&self.row, &root);
+                marked.context(Operation::Mark, || &self.path)?;
+            }
         }
         Ok(alone)
     }

@@ -289,11 +289,19 @@ fn what_a_worktree_is_for_git_is_read_as_it_was_written_and_nothing_else_is() {
     let (_dir, path) = a_database();
     let db = Catalog::open(&path).unwrap();
     let linked = |branch: Option<&str>| {
-        Some(Linked { commit: "1234abcd".to_owned(), branch: branch.map(str::to_owned) })
+        let branch = branch.map(str::to_owned);
+        Some(Linked { commit: "1234abcd".to_owned(), branch, head: None })
+    };
+    let at = |branch: Option<&str>, head: &str| {
+        linked(branch).map(|linked| Linked { head: Some(head.to_owned()), ..linked })
     };
     for (text, expected) in [
         (Some("linked 1234abcd fix/a b"), linked(Some("fix/a b"))),
         (Some("linked 1234abcd "), linked(None)),
+        (Some("linked 1234abcd a\nhead ref: refs/heads/b/c"), at(Some("a"), "ref: refs/heads/b/c")),
+        (Some("linked 1234abcd \nhead abcd"), at(None, "abcd")),
+        (Some("linked 1234abcd \nhead --all"), linked(None)),
+        (Some("linked 1234abcd \nhead ref: refs/heads/../b"), linked(None)),
         (Some("linked 1234abcd"), None),
         (Some("linked --all main"), None),
         (Some("linked 1234abcd --all"), None),

@@ -58,26 +58,38 @@ pub(crate) struct Linked {
     pub(crate) commit: String,
     /// The branch that it was started on, without `refs/heads/`.
     pub(crate) branch: Option<String>,
+    /// The content of its `HEAD` when calve last saw it, in case that git forgets it.
+    pub(crate) head: Option<String>,
 }
 
 impl Linked {
     fn encode(&self) -> String {
         let branch = self.branch.as_deref().unwrap_or_default();
-        format!("linked {} {branch}", self.commit)
+        let head = self.head.as_deref().map(|head| format!("\nhead {head}")).unwrap_or_default();
+        format!("linked {} {branch}{head}", self.commit)
     }
 
     /// Parses the column's text. A worktree with a text that calve does not understand counts as
     /// one that is not a linked worktree.
     fn decode(text: &str) -> Option<Self> {
+        let (text, head) =
+            text.split_once("\nhead ").map_or((text, None), |(text, head)| (text, Some(head)));
         let (commit, branch) = text.strip_prefix("linked ")?.split_once(' ')?;
-        let is_id = !commit.is_empty() && commit.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let is_hex = |id: &str| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let is_id = is_hex(commit);
         // The store may come from someone else. git would take a name that begins with a dash for
         // an option, and the path of a lock contains the branch's name.
-        let is_name = branch.is_empty()
-            || branch.split('/').all(|part| !part.is_empty() && !part.starts_with(['-', '.']))
-                && !branch.contains(char::is_control);
+        let is_name = |name: &str| {
+            name.split('/').all(|part| !part.is_empty() && !part.starts_with(['-', '.']))
+                && !name.contains(char::is_control)
+        };
+        let is_head = |head: &&str| {
+            is_hex(head) || head.strip_prefix("ref: refs/heads/").is_some_and(is_name)
+        };
+        let head = head.filter(is_head).map(str::to_owned);
+        let is_sound = is_id && (branch.is_empty() || is_name(branch));
         let branch = (!branch.is_empty()).then(|| branch.to_owned());
-        (is_id && is_name).then(|| Self { commit: commit.to_owned(), branch })
+        is_sound.then(|| Self { commit: commit.to_owned(), branch, head })
     }
 }
 
@@ -103,6 +115,15 @@ impl Catalog {
     pub(crate) fn worktree(&self, name: &str) -> Result<Option<WorktreeRow>, Error> {
         self.read(|db| {
             db.query_row("SELECT * FROM worktrees WHERE name = ?1", [name], worktree_row).optional()
+        })
+    }
+
+    /// Writes what is noted of git about a worktree.
+    pub(crate) fn set_git(&self, row: &WorktreeRow) -> Result<(), Error> {
+        let git = row.git.as_ref().map(Linked::encode);
+        self.write_soon(|tx| {
+            let changed = "UPDATE worktrees SET git = ?2 WHERE token = ?1";
+            tx.execute(changed, params![row.token, git]).map(drop)
         })
     }
 

@@ -91,6 +91,17 @@ pub(crate) fn leads_nowhere(error: &io::Error) -> bool {
     is_absent(error) || error.kind() == io::ErrorKind::InvalidData
 }
 
+/// The folder in which git keeps what belongs to the working tree at `root` alone: its repository,
+/// or its registration, if that names this tree.
+pub(crate) fn folder_of(root: &Path) -> Option<PathBuf> {
+    let own = git_of(root);
+    if std::fs::symlink_metadata(&own).ok()?.is_dir() {
+        return Some(own);
+    }
+    let entry = Registration::read(leads_to(root).ok()?).ok()??;
+    entry.is_of(root).then_some(entry.folder)
+}
+
 /// The path in the `.git` file of a folder.
 ///
 /// # Errors
@@ -125,6 +136,10 @@ pub(super) fn absolute(folder: &Path, line: &[u8]) -> PathBuf {
     }
     whole
 }
+
+/// The reason of the lock that keeps git from pruning a worktree that it may not see.
+const ELSEWHERE: &str =
+    "calve: it is on another filesystem than the repository, which may not be mounted";
 
 /// The reason of the lock that a worktree's registration has while calve makes the worktree.
 pub(super) fn making(token: &str) -> String {
@@ -211,6 +226,30 @@ impl Registration {
         text.push(b'\n');
         write_whole(&self.folder, &self.folder.join(GITDIR), &text)?;
         self.git_file = Some(git_file);
+        Ok(())
+    }
+
+    /// The reason of a lock that somebody else made than calve.
+    pub(crate) fn locked_by_others(&self) -> Option<&[u8]> {
+        self.locked.as_deref().filter(|reason| reason.trim_ascii_end() != ELSEWHERE.as_bytes())
+    }
+
+    /// The content of the worktree's `HEAD`. `None` if it cannot be read, or if the repository
+    /// keeps it elsewhere (reftable).
+    pub(crate) fn head(&self) -> Option<String> {
+        let text = read_plain(fs::CWD, &self.folder.join("HEAD"), PATH_MOST_BYTES).ok()?;
+        let head = std::str::from_utf8(text.trim_ascii_end()).ok()?;
+        let is_real = !head.is_empty() && head != "ref: refs/heads/.invalid";
+        (is_real && !head.contains(char::is_control)).then(|| head.to_owned())
+    }
+
+    /// Lets git keep the registration while the worktree cannot be seen.
+    ///
+    /// # Errors
+    /// The registration is locked as before.
+    pub(crate) fn lock_as_elsewhere(&mut self) -> io::Result<()> {
+        write_whole(&self.folder, &self.folder.join(LOCKED), format!("{ELSEWHERE}\n").as_bytes())?;
+        self.locked = Some(ELSEWHERE.into());
         Ok(())
     }
 

@@ -135,6 +135,11 @@ impl Dressing<'_> {
             GitPlan::Copy(repository) => {
                 let reports = self.copy(repository, stages, places)?;
                 for (at, stage) in stages.iter().enumerate() {
+                    if let Some(rows) = rows {
+                        let copied = git::git_of(&stage.path());
+                        let kept = self.store.registry().keep_mark(&rows[at], &copied);
+                        kept.context(Operation::Mark, || path(at))?;
+                    }
                     let led = self.lead_copies(rows.map(|rows| &rows[at]), stage, path(at))?;
                     mentions[at].retain(|mention| !led.contains(&mention.path));
                 }
@@ -309,7 +314,7 @@ impl Dressing<'_> {
                     entries
                 }
             };
-            let Linked { commit, branch } = link.linked.clone();
+            let Linked { commit, branch, .. } = link.linked.clone();
             let submodules = modules.len() as u64;
             let linked = LinkedWorktree { branch, commit, ready_index_entries, submodules };
             made.push((linked, led));
@@ -475,7 +480,11 @@ impl Dressing<'_> {
                 let at = next.fetch_add(1, Ordering::Relaxed);
                 let (Some(row), Some(link)) = (rows.get(at), links.links.get(at)) else { return };
                 let made = match &link.registered {
-                    Some(registered) => Ok(registered.clone()),
+                    Some(registered) => {
+                        let kept = self.store.registry().keep_mark(row, &registered.folder);
+                        let path = || path_from(&row.path);
+                        kept.context(Operation::Mark, path).map(|()| registered.clone())
+                    }
                     None if self.operation.is_cancelled() => {
                         Err(cancelled(Operation::RegisterWorktree, &path_from(&row.path)))
                     }

@@ -186,7 +186,8 @@ impl Links {
                 Some(branch) => makes(branch, (base, &commit), &there)?,
                 None => false,
             };
-            let linked = Linked { commit: commit.clone(), branch: branch.map(str::to_owned) };
+            let linked =
+                Linked { commit: commit.clone(), branch: branch.map(str::to_owned), head: None };
             Ok(Link { linked, makes_branch, registered: None })
         });
         let links = links.collect::<Result<_, Error>>()?;
@@ -353,8 +354,8 @@ fn makes(
         }
         return match &found.tree {
             Some(tree) => {
-                let why = format!("the working tree {} has it checked out", tree.display());
-                refused(io::ErrorKind::ResourceBusy, why)
+                let why = "that working tree has it checked out".to_owned();
+                refused(io::ErrorKind::ResourceBusy, why).map_err(|error| error.with_other(tree))
             }
             // `git worktree add` uses such a branch, too.
             None if found.commit == commit => Ok(false),

@@ -1,0 +1,147 @@
+//! What git's own commands delete of calve's, or of git's: the mark of a worktree, its
+//! registration, the whole store. calve goes on, or says what there is to do.
+
+use std::fs;
+
+use crate::hints::{in_git, repository, sh};
+use crate::{not_run, until_deleted};
+
+/// `git clean -x` deletes the mark of a worktree, but git still says whose it is.
+#[test]
+fn a_worktree_whose_mark_was_cleaned_away_is_known_to_every_verb() {
+    let name = "a_worktree_whose_mark_was_cleaned_away_is_known_to_every_verb";
+    for mode in ["linked", "copy"] {
+        let Some((_scratch, root)) = repository() else { return not_run(name, "there is no git") };
+        let (app, w) = (root.join("app"), root.join("app.worktrees/w"));
+        for words in [format!("start -q --git {mode} w"), "start -q v".to_owned()] {
+            assert_eq!(in_git(&app, &words).code, Some(0));
+        }
+        sh(&w, "echo work >>f; git clean -fdxq; test ! -e .calve; test ! -e out");
+        for (folder, words, code) in [
+            (&w, "status", 3),
+            (&app, "status w", 3),
+            (&w, "list", 0),
+            (&app, "list", 0),
+            (&w, "path", 0),
+            (&w, "diff", 0),
+            (&w, "init", 1),
+            (&app, "drop w", 1),
+            (&w, "capture --name s", 0),
+            (&w, "status", 0),
+            (&app, "start -q --from s x", 0),
+        ] {
+            let run = in_git(folder, words);
+            assert_eq!(run.code, Some(code), "{mode} {words}: {run:?}");
+            assert!(!run.stdout.contains("missing"), "{mode} {words}: {run:?}");
+            assert!(!run.stderr.contains("calve init"), "{mode} {words}: {run:?}");
+        }
+        // What was taken away by a stash comes back, since calve put nothing in its place.
+        sh(&w, "echo more >>f; git stash -q -a; git stash pop -q");
+        assert_eq!(in_git(&w, "status").code, Some(3), "{mode}");
+        let reset = in_git(&w, "reset");
+        assert_eq!(reset.code, Some(0), "{mode}: {reset:?}");
+        assert_eq!(sh(&w, "git status --short | grep calve || true").as_deref(), Some(""));
+        assert_eq!(in_git(&w, "switch --undo").code, Some(0), "{mode}");
+        let copy = root.join("copy");
+        sh(&root, &format!("cp -a {} {}", w.display(), copy.display()));
+        sh(&copy, "git clean -fdxq || true; rm -rf .calve");
+        let run = in_git(&copy, "capture");
+        assert_eq!(run.code, Some(1), "a copy is no worktree: {mode}: {run:?}");
+        let dropped = in_git(&app, "drop --force w");
+        assert_eq!(dropped.code, Some(0), "{mode}: {dropped:?}");
+        until_deleted(&app.join(".calve"));
+    }
+}
+
+/// git prunes the registration of a worktree that it cannot see: a volume is not mounted, or the
+/// repository is used in a container.
+#[test]
+fn a_pruned_worktree_is_registered_again_with_the_head_that_it_had() {
+    let name = "a_pruned_worktree_is_registered_again_with_the_head_that_it_had";
+    let rows = [
+        // What was done in the worktree, what was done while it was away, and its branch after.
+        ("", "", "w"),
+        ("git commit -q --allow-empty -m 2", "", "w"),
+        ("git checkout -q --detach; git commit -q --allow-empty -m 2", "", "HEAD"),
+        ("git checkout -q -b other; git commit -q --allow-empty -m 2", "", "other"),
+        ("git commit -q --allow-empty -m 2", "git worktree add -q ../else w", "HEAD"),
+    ];
+    for (within, away, branch) in rows {
+        for touch in ["list", "status w", "-C ../app.worktrees/w status", "drop w"] {
+            let Some((_scratch, root)) = repository() else {
+                return not_run(name, "there is no git");
+            };
+            let (app, w) = (root.join("app"), root.join("app.worktrees/w"));
+            assert_eq!(in_git(&app, "start -q w").code, Some(0));
+            sh(&w, within);
+            let head = sh(&w, "git rev-parse HEAD").unwrap();
+            // calve sees it.
+            assert_eq!(in_git(&app, "list").code, Some(0));
+            sh(&app, &format!(
+                "mv ../app.worktrees ../away; git worktree prune --expire now; {away}; mv ../away ../app.worktrees"
+            ).replace("; ;", ";"));
+            let run = in_git(&app, touch);
+            if touch == "drop w" {
+                let held = sh(&app, &format!("git for-each-ref --contains {head}")).unwrap();
+                let is_there = fs::metadata(&w).is_ok();
+                assert!(is_there || !held.is_empty(), "{within}: {run:?}");
+                continue;
+            }
+            assert!(matches!(run.code, Some(0 | 3)), "{within} {touch}: {run:?}");
+            assert!(run.stderr.contains("registered it again"), "{within} {touch}: {run:?}");
+            let now = sh(&w, "git rev-parse HEAD; git rev-parse --abbrev-ref HEAD").unwrap();
+            assert_eq!(now, format!("{head}{branch}\n"), "{within} {touch}");
+            assert_eq!(sh(&w, "git status --short").as_deref(), Some(""), "{within} {touch}");
+            let known = sh(&app, "git worktree list --porcelain").unwrap();
+            assert!(!known.contains("locked") && !known.contains("prunable"), "{known}");
+            assert!(!in_git(&app, "list").stderr.contains("again"), "it is said once");
+        }
+    }
+}
+
+#[test]
+fn a_worktree_on_another_mount_is_locked_so_that_git_keeps_it_and_drop_removes_it() {
+    let name = "a_worktree_on_another_mount_is_locked_so_that_git_keeps_it_and_drop_removes_it";
+    let Some((_scratch, root)) = repository() else { return not_run(name, "there is no git") };
+    let other = tempfile::tempdir_in("/dev/shm");
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let (Ok(other), true) = (other, mounts.contains(" /dev/shm ")) else {
+        return not_run(name, "/dev/shm is no mount of its own");
+    };
+    if root.starts_with("/dev/shm") {
+        return not_run(name, "the tests run in /dev/shm");
+    }
+    let app = root.join("app");
+    let at = other.path().to_str().unwrap();
+    assert_eq!(in_git(&app, &format!("start -q --at {at} w")).code, Some(0));
+    let known = sh(&app, "git worktree list --porcelain").unwrap();
+    assert!(known.contains("locked calve: it is on another filesystem"), "{known}");
+    sh(&app, &format!("mv {at}/w {at}/away; git worktree prune --expire now; mv {at}/away {at}/w"));
+    let list = in_git(&app, "list");
+    assert!(list.code == Some(0) && list.stderr.is_empty(), "{list:?}");
+    let dropped = in_git(&app, "drop w");
+    assert_eq!(dropped.code, Some(0), "{dropped:?}");
+    let known = sh(&app, "git worktree list --porcelain").unwrap();
+    assert!(!known.contains(at), "{known}");
+}
+
+/// `git clean -x` in the project deletes the store, and not the worktrees beside it.
+#[test]
+fn worktrees_of_a_store_that_is_gone_are_named_with_the_way_out() {
+    let name = "worktrees_of_a_store_that_is_gone_are_named_with_the_way_out";
+    let Some((_scratch, root)) = repository() else { return not_run(name, "there is no git") };
+    let app = root.join("app");
+    assert_eq!(in_git(&app, "start -q a b").code, Some(0));
+    sh(&app, "sleep 0.3; git clean -ffdxq; test ! -e .calve");
+    assert_eq!(in_git(&app, "init").code, Some(0));
+    let list = in_git(&app, "list");
+    let a = root.join("app.worktrees/a");
+    let way_out = format!("'git worktree remove {}'", a.display());
+    assert!(list.code == Some(3) && list.stderr.contains(&way_out), "{list:?}");
+    let start = in_git(&app, "start a");
+    assert!(start.code == Some(1) && start.stderr.contains(&way_out), "{start:?}");
+    sh(&app, "git worktree remove ../app.worktrees/a; git worktree remove ../app.worktrees/b");
+    let list = in_git(&app, "list");
+    assert_eq!(list.code, Some(0), "{list:?}");
+    assert_eq!(in_git(&app, "start a").code, Some(0));
+}
