@@ -772,7 +772,7 @@ pub(crate) fn drop(args: &DropArgs, session: Session<'_>) -> Result<Exit, Failur
         .discard(args.discard)
         .delete_branch(args.delete_branch);
     let mut notes = Vec::new();
-    let mut problems = Vec::new();
+    let (mut told, mut problems) = (Vec::new(), Vec::new());
     let mut documents = Vec::new();
     let mut remains = Vec::new();
     let mut missing: Vec<Worktree> = Vec::new();
@@ -787,6 +787,10 @@ pub(crate) fn drop(args: &DropArgs, session: Session<'_>) -> Result<Exit, Failur
             Ok(dropped) => {
                 documents.push(DroppedDocument::new(&again, &dropped));
                 notes.extend(dropped_notes(&again, &dropped));
+                told.extend(dropped.living().iter().map(|process| {
+                    let (pid, command) = (process.pid, &process.command);
+                    format!("process {pid} ({command}) works in {}, which is dropped", again.name())
+                }));
                 problems
                     .extend(dropped.problems().iter().map(|error| store_failure(error).message()));
                 if dropped.was_missing() {
@@ -808,8 +812,8 @@ pub(crate) fn drop(args: &DropArgs, session: Session<'_>) -> Result<Exit, Failur
         }
     }
     trash::empty_behind(&stores, remains, session.output);
-    for problem in &problems {
-        session.output.warning(problem);
+    for line in told.iter().chain(&problems) {
+        session.output.warning(line);
     }
     let left = names.split_off(documents.len());
     let listed = |names: &[String]| harmless(&names.join(", ")).into_owned();
@@ -918,7 +922,8 @@ fn would_be_kept(worktree: &Worktree, session: Session<'_>) -> Result<bool, Fail
         Err(error) if error.kind() == ErrorKind::Cancelled => {
             Err(worktree_failure(&error, worktree))
         }
-        Err(_) => Ok(true),
+        // A process in it is no reason to keep its files.
+        Err(error) => Ok(error.kind() != ErrorKind::Busy),
     }
 }
 
@@ -1287,6 +1292,13 @@ struct DroppedDocument {
     kept_in_submodules: Vec<KeptInSubmodule>,
     deleted_branch: Option<String>,
     problems: Vec<String>,
+    living: Vec<LivingDocument>,
+}
+
+#[derive(Serialize)]
+struct LivingDocument {
+    pid: u32,
+    command: String,
 }
 
 #[derive(Serialize)]
@@ -1344,6 +1356,11 @@ impl DroppedDocument {
                 .collect(),
             deleted_branch: dropped.deleted_branch().map(str::to_owned),
             problems: dropped.problems().iter().map(|it| store_failure(it).message()).collect(),
+            living: dropped
+                .living()
+                .iter()
+                .map(|it| LivingDocument { pid: it.pid, command: it.command.clone() })
+                .collect(),
         }
     }
 }

@@ -230,10 +230,10 @@ pub use tree::{CloneMode, CloneOptions, Existing, GitIndex, Reflink, clone_tree}
 pub use worktree::{
     Change, ChangeKind, ChangeScope, Diff, DiskUsage, DropOptions, DroppedWorktree, FileDiff,
     FillOptions, FillPlan, FillReport, FreedBytes, GitMode, GitOutcome, GitStatus, KeptWorktree,
-    LinkedWorktree, NoRepository, NotReshared, PathMode, ReshareOptions, ReshareReport,
-    StartBranch, StartOptions, StartReport, StartedWorktree, SwitchOptions, SwitchReport,
-    TreeUsage, Worktree, WorktreeState, WorktreeStatus, clone_with_own_paths, fill, path_mentions,
-    reshare_folders, rewrite_paths,
+    LinkedWorktree, LivingProcess, NoRepository, NotReshared, PathMode, ReshareOptions,
+    ReshareReport, StartBranch, StartOptions, StartReport, StartedWorktree, SwitchOptions,
+    SwitchReport, TreeUsage, Worktree, WorktreeState, WorktreeStatus, clone_with_own_paths, fill,
+    path_mentions, reshare_folders, rewrite_paths,
 };
 #[cfg(all(unix, feature = "remote"))]
 pub use worktree::{CheckoutOptions, CheckoutReport};

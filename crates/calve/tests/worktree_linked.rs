@@ -1609,3 +1609,110 @@ fn a_build_at_another_commit_makes_what_differs_and_nothing_else() {
     }
     assert_eq!(changes(&root), [""; 0]);
 }
+
+/// What git does not list and no snapshot has: a drop names it, and leaves it.
+#[test]
+fn work_that_neither_git_nor_a_snapshot_knows_of_keeps_a_worktree() {
+    const INNER: &str =
+        "git init -q -b main inner; cd inner; echo x >x; git add x; git commit -qm deep";
+    let rows = [
+        ("mkdir -p .jj/repo; echo op >.jj/repo/op", ErrorKind::Changed, ".jj"),
+        (
+            "mkdir -p .jj/repo; echo op >.jj/repo/op; echo '/*' >.jj/.gitignore",
+            ErrorKind::Changed,
+            ".jj",
+        ),
+        (&format!("cd target; {INNER}"), ErrorKind::CommitsOnlyHere, "deep (in the repository"),
+        (
+            &format!("cd target; {INNER}; git checkout -q --detach; git branch -qD main"),
+            ErrorKind::CommitsOnlyHere,
+            "deep (in the repository",
+        ),
+        (
+            &format!(
+                "(cd target; {INNER}); git clone -q --bare target/inner target/bare; rm -r target/inner"
+            ),
+            ErrorKind::CommitsOnlyHere,
+            "deep (in the repository",
+        ),
+        (
+            "mkdir left; echo left >left/out; echo left >.calveignore; git add .calveignore; git commit -qm i",
+            ErrorKind::Changed,
+            "left",
+        ),
+    ];
+    for (text, kind, detail) in rows {
+        let desk = project();
+        let worktree = desk.worktree("w");
+        script(worktree.path(), text);
+        let error = fails(worktree.clone().drop(&DropOptions::new(), &options()), kind);
+        let details = format!("{:?}", error.details());
+        assert!(details.contains(detail), "{text}: {error}: {details}");
+        assert!(is_there(worktree.path()), "{text}");
+        worktree.drop(&DropOptions::new().force(true), &options()).unwrap().delete().unwrap();
+    }
+}
+
+#[test]
+fn a_repository_inside_whose_commits_others_have_keeps_no_worktree() {
+    const INNER: &str =
+        "git init -q target/inner; cd target/inner; git commit -q --allow-empty -m x";
+    for (in_project, there) in [
+        (INNER, "true"),
+        (
+            "true",
+            "git clone -q \"$(git rev-parse --path-format=absolute --git-common-dir)/..\" target/c",
+        ),
+        ("true", "git init -q target/empty"),
+    ] {
+        let desk = prepared(&format!("{PROJECT} ({in_project}); tick"));
+        let worktree = desk.worktree("w");
+        script(worktree.path(), there);
+        worktree.drop(&DropOptions::new(), &options()).unwrap().delete().unwrap();
+    }
+}
+
+#[test]
+fn a_process_that_works_in_a_worktree_keeps_it_and_is_named() {
+    if !is_there(Path::new("/proc/self/fd")) {
+        return common::not_run("processes in a worktree", "there is no /proc");
+    }
+    let rows = [
+        ("cd \"$AT\"; exec sleep 600", true),
+        ("exec sleep 600 <\"$AT/src/a\"", true),
+        (
+            "cp \"$(command -v sleep)\" \"$AT/target/sleeper\"; cd /; exec \"$AT/target/sleeper\" 600",
+            true,
+        ),
+        ("exec sleep 600", false),
+        ("mkdir \"$AT-2\"; cd \"$AT-2\"; exec sleep 600", false),
+    ];
+    for (text, is_in) in rows {
+        let desk = project();
+        let worktree = desk.worktree("w");
+        // A child of the process that drops would not count.
+        let pid = sh(std::process::Command::new("sh")
+            .current_dir(&desk.project)
+            .env("AT", worktree.path())
+            .args(["-c", &format!("({text}) >/dev/null 2>&1 & echo $!")]));
+        let pid: u32 = pid.trim_end().parse().unwrap();
+        let name = || fs::read_to_string(format!("/proc/{pid}/comm")).unwrap();
+        while !name().starts_with("sleep") {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        let name = name();
+        let dropped = worktree.clone().drop(&DropOptions::new(), &options());
+        if is_in {
+            let error = fails(dropped, ErrorKind::Busy);
+            let told = format!("{pid} {}", name.trim_end());
+            assert_eq!(error.details(), [std::path::PathBuf::from(told)], "{text}");
+            let dropped = worktree.drop(&DropOptions::new().force(true), &options()).unwrap();
+            let living: Vec<u32> = dropped.living().iter().map(|it| it.pid).collect();
+            assert_eq!(living, [pid], "{text}");
+            dropped.delete().unwrap();
+        } else {
+            dropped.unwrap().delete().unwrap();
+        }
+        sh(std::process::Command::new("kill").arg(pid.to_string()));
+    }
+}

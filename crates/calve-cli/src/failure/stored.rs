@@ -188,6 +188,10 @@ fn way_out(
             "commands that only read still work; to change something, make {} writable",
             shell_word(path)
         ),
+        ErrorKind::Busy if operation == Operation::DropWorktree => format!(
+            "end these processes, or let them leave the folder; 'calve drop --force{name}' drops the worktree under \
+             them"
+        ),
         ErrorKind::Busy => "try again when the other process has finished".to_owned(),
         ErrorKind::SnapshotNotFound if operation == Operation::Compare => {
             "'calve snapshot' takes the first one".to_owned()
@@ -514,6 +518,7 @@ mod tests {
                 "'git -C '/a b/c' switch -c BRANCH'",
             ),
             (ErrorKind::CommitsOnlyHere, Operation::DropWorktree, "'calve drop --force w'"),
+            (ErrorKind::Busy, Operation::DropWorktree, "'calve drop --force w'"),
             (ErrorKind::BranchExists, Operation::MakeBranch, "-b BRANCH"),
             (ErrorKind::CommitNotFound, Operation::FindCommit, "git log --oneline --all"),
             (ErrorKind::Git, Operation::CheckOut, "'git worktree add DIR '/a b/c''"),

@@ -333,7 +333,7 @@ fn a_drop_returns_at_once_and_the_files_go_behind_it() {
     let three = json!({
         "name": "three", "path": beside.join("three").to_str(), "missing": false,
         "kept_until": null, "kept": [], "kept_in_submodules": [], "deleted_branch": null,
-        "problems": [],
+        "problems": [], "living": [],
     });
     assert_eq!(document, json!({ "dropped": [three] }));
     assert_eq!(fs::read_dir(&beside).unwrap().count(), 0);

@@ -25,6 +25,7 @@ mod linked;
 mod motion;
 mod naming;
 mod races;
+mod rounds;
 mod sandboxes;
 mod store_verbs;
 mod tree;

@@ -42,7 +42,8 @@ impl Store {
                 _ => break,
             }
             gave_up |= give_up(self.path());
-            let _ = trash::empty(self.layout());
+            // What cannot be deleted frees nothing, and the work says that the disk is full.
+            let _ = trash::empty(self.layout(), self.catalog());
             // Some filesystems give freed space back only at a flush, and another process may not
             // be done with the trash. The flush uses a new descriptor: the kernel reports a failed
             // write once to each descriptor, and the store's own descriptor must report it to the
@@ -158,7 +159,7 @@ impl Store {
         if !self.is_full() {
             self.registry().collect_dropped(KEPT)?;
         }
-        trash::empty(self.layout())?;
+        trash::empty(self.layout(), self.catalog())?;
         keep(self.path());
         Ok(())
     }

@@ -199,8 +199,8 @@ impl Store {
         report.leftovers += self.registry().sweep(options.grace)?;
         // A rename sets the change time, so a sweep would take collected trees for too young.
         match report.dropped {
-            0 => report.leftovers += trash::sweep(self.layout(), options.grace)?,
-            _ => trash::empty(self.layout())?,
+            0 => report.leftovers += trash::sweep(self.layout(), self.catalog(), options.grace)?,
+            _ => trash::empty(self.layout(), self.catalog())?,
         }
         self.registry().recover()?;
         self.must_have_roots()?;

@@ -105,7 +105,7 @@ const DROPPED_PREFIX: &str = ".calve-dropped-";
 
 /// What jj knows of a tree, if it is in the root. Beside `GIT` it leads to that repository, and
 /// says what jj has checked out in this one tree.
-const JJ: &str = ".jj";
+pub(crate) const JJ: &str = ".jj";
 
 /// Where in a tree an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -304,6 +304,16 @@ impl Layout<'_> {
     /// The folder of files and trees that wait to be deleted.
     pub(crate) fn trash(self) -> PathBuf {
         self.0.join(TRASH)
+    }
+
+    /// The tree of a worktree that is being dropped, or was.
+    pub(crate) fn trashed_tree(self, token: &str) -> PathBuf {
+        self.trash().join(token)
+    }
+
+    /// git's registration of a worktree that is being dropped, or was.
+    pub(crate) fn trashed_registration(self, token: &str) -> PathBuf {
+        self.trashed_tree(token).with_extension("git")
     }
 
     /// The folder of dropped worktrees that can be brought back. It is made when it is needed.

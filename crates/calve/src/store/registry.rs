@@ -374,8 +374,11 @@ impl<'a> Registry<'a> {
         row: &WorktreeRow,
         away: impl FnOnce() -> Result<Option<T>, Error>,
     ) -> Result<Option<Taken<T>>, Error> {
-        let stage = self.layout.stage();
-        let taken = self.take_away(row, |_| stage.join(stage_name()), away, |_| None)?;
+        let to = |at: usize| match at {
+            0 => self.layout.trashed_registration(&row.token),
+            _ => self.layout.stage().join(stage_name()),
+        };
+        let taken = self.take_away(row, to, away, |_| None)?;
         if taken.is_some() {
             self.remove_files(&row.token);
         }
@@ -383,8 +386,8 @@ impl<'a> Registry<'a> {
     }
 
     /// Takes a worktree's folder, its registrations and its row away, all or none. The registration
-    /// with the number `n` is renamed to `to(n)`; what `to` puts into the stage is removed. If
-    /// `kept` returns a row, the worktree can be brought back.
+    /// with the number `n` is renamed to `to(n)`; unless that is in the folder of dropped worktrees,
+    /// it is removed. If `kept` returns a row, the worktree can be brought back.
     fn take_away<T>(
         self,
         row: &WorktreeRow,
@@ -392,7 +395,7 @@ impl<'a> Registry<'a> {
         away: impl FnOnce() -> Result<Option<T>, Error>,
         kept: impl FnOnce(&T) -> Option<DroppedRow>,
     ) -> Result<Option<Taken<T>>, Error> {
-        let stage = self.layout.stage();
+        let (stage, dropped) = (self.layout.stage(), self.layout.dropped());
         let registered = self.registered(row)?;
         let mut aside = Vec::new();
         let taken = || {
@@ -420,13 +423,13 @@ impl<'a> Registry<'a> {
             }
         };
         let mut problems = Vec::new();
-        for entry in aside.into_iter().filter(|entry| entry.is_in(&stage)) {
-            // git does not know it any more. What stays of it is swept with the stage.
+        for entry in aside.into_iter().filter(|entry| !entry.is_in(&dropped)) {
+            // git does not know it any more. What stays of it goes with the trash, or the stage.
             let _ = entry.remove();
         }
         for (at, entry) in registered.iter().enumerate() {
             let to = to(at);
-            if !to.starts_with(&stage) && is_gone(&to) {
+            if to.starts_with(&dropped) && is_gone(&to) {
                 // Without this copy the worktree comes back without its index and its `HEAD`.
                 let copied = clone_tree(&entry.folder, &[&to], &CloneOptions::new());
                 if let Err(error) = copied {

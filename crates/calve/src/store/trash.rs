@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use rustix::fs::{self, Mode, OFlags};
 
+use super::catalog::Catalog;
 use super::clock::older_than;
 use super::files::{listed, listed_at, open_dir};
 use super::layout::Layout;
@@ -23,12 +24,15 @@ use crate::reflink::meta::Meta;
 use crate::reflink::sys;
 use crate::tree::removal;
 
-/// Deletes everything in the trash.
-pub(super) fn empty(layout: Layout<'_>) -> Result<(), Error> {
+/// Deletes everything in the trash, but for worktrees that another process is about to drop.
+pub(super) fn empty(layout: Layout<'_>, catalog: &Catalog) -> Result<(), Error> {
     let path = layout.trash();
     let dir = open_dir(&path)?;
     let mut failure = Ok(());
-    for (name, _) in listed(&dir).context(Operation::ReadDirectory, || &path)? {
+    let names = listed(&dir).context(Operation::ReadDirectory, || &path)?;
+    let mut names: Vec<OsString> = names.into_iter().map(|(name, _)| name).collect();
+    forget_those_with_rows(&mut names, catalog)?;
+    for name in names {
         let removed = CString::new(name.as_encoded_bytes())
             .map_err(io::Error::other)
             .and_then(|name| remove_tree(&dir, &name));
@@ -38,16 +42,32 @@ pub(super) fn empty(layout: Layout<'_>) -> Result<(), Error> {
 }
 
 /// Deletes entries that have been in the trash for longer than `grace`, and returns their number.
-pub(super) fn sweep(layout: Layout<'_>, grace: Duration) -> Result<u64, Error> {
+pub(super) fn sweep(layout: Layout<'_>, catalog: &Catalog, grace: Duration) -> Result<u64, Error> {
     let path = layout.trash();
-    let names = entries(&path, grace).context(Operation::Read, || &path)?;
+    let mut names = entries(&path, grace).context(Operation::Read, || &path)?;
     if names.is_empty() {
         return Ok(0);
     }
+    forget_those_with_rows(&mut names, catalog)?;
     let dir = open_dir(&path)?;
     let names = names.iter().filter_map(|name| CString::new(name.as_encoded_bytes()).ok());
     // The next sweep tries again what this one cannot remove.
     Ok(names.map(|name| u64::from(remove_tree(&dir, &name).is_ok())).sum())
+}
+
+/// Leaves out the trees of worktrees that have a row, and git's registrations of them. A drop takes
+/// them away before it deletes the row, and brings them back if it fails. The names were listed
+/// before the rows are read, so a name whose row is gone will never be needed again.
+fn forget_those_with_rows(names: &mut Vec<OsString>, catalog: &Catalog) -> Result<(), Error> {
+    if names.is_empty() {
+        return Ok(());
+    }
+    let rows = catalog.worktrees()?;
+    names.retain(|name| {
+        let token = name.to_str().map(|name| name.strip_suffix(".git").unwrap_or(name));
+        rows.iter().all(|row| token != Some(row.token.as_str()))
+    });
+    Ok(())
 }
 
 /// The names of a folder's entries whose last change was longer ago than `grace`. Empty if there is

@@ -13,6 +13,7 @@ use crate::store::{Store, StoreOptions};
 use crate::tree::pool::lock;
 
 mod branch;
+mod nested;
 
 pub(super) use branch::DoomedBranch;
 
@@ -269,7 +270,11 @@ impl Worktree {
                     LostModule { held, unheld }
                 })),
                 Err(error) => lost.push(LostModule {
-                    held: Held { repository: Repository::of_module(&git_dir), in_project: None },
+                    held: Held {
+                        repository: Repository::of_module(&git_dir),
+                        in_project: None,
+                        is_submodule: true,
+                    },
                     unheld: Err(Failure::NotRun(error)),
                 }),
             }

@@ -7,29 +7,37 @@
 //! while; where git cannot say what that is, the tree with git's registration.
 
 use std::collections::BTreeSet;
-use std::ffi::{CStr, CString};
+use std::ffi::CString;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use rustix::fs;
-use rustix::io::Errno;
-
+use self::away::Away;
+use self::look::{Moment, Nested, Scope, changed_since, nested_in};
+use self::processes::{Depth, living_in};
 use super::git::{DoomedBranch, KeptCommits, Loss};
-use super::scope::ChangeScope;
+use super::scope::{ChangeScope, Judge};
 use super::{Worktree, shown};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::store::catalog::{Linked, WorktreeRow};
+use crate::store::delta::{self, Counts};
+use crate::store::files::listed_at;
 use crate::store::git::{self, Head, Work};
 use crate::store::layout;
+use crate::store::manifest::Manifest;
 use crate::store::registry::{KEPT, Taken};
 use crate::store::trash::remove_tree;
-use crate::store::{PROJECT, StoreOptions, parent_of, path_from};
+use crate::store::{PROJECT, StoreOptions, path_from};
 use crate::tree::across::move_tree;
 use crate::tree::removal;
 use crate::tree::running::Running;
-use crate::tree::staging::{self, stage_name};
+
+mod away;
+mod look;
+mod processes;
+
+pub use processes::LivingProcess;
 
 /// How [`Worktree::drop`] treats local changes; built by value.
 #[derive(Debug, Clone, Default)]
@@ -90,6 +98,7 @@ pub struct DroppedWorktree {
     kept: KeptCommits,
     deleted_branch: Option<String>,
     problems: Vec<Error>,
+    living: Vec<LivingProcess>,
 }
 
 /// What became of the files of a worktree.
@@ -105,7 +114,7 @@ enum Remains {
 
 impl DroppedWorktree {
     fn new(remains: Remains, kept: KeptCommits, problems: Vec<Error>) -> Self {
-        Self { remains, kept, deleted_branch: None, problems }
+        Self { remains, kept, deleted_branch: None, problems, living: Vec::new() }
     }
 
     /// Whether the files wait in the store's trash, where
@@ -163,6 +172,13 @@ impl DroppedWorktree {
         &self.problems
     }
 
+    /// The processes that worked in the worktree when it was dropped by force. They go on in a
+    /// folder that has another path, or none.
+    #[must_use]
+    pub fn living(&self) -> &[LivingProcess] {
+        &self.living
+    }
+
     /// Deletes the files, unless they are kept. It never crosses a mount and never follows a link.
     ///
     /// # Errors
@@ -184,6 +200,45 @@ enum Room {
     OfReserve,
 }
 
+/// What was seen of a worktree before it is dropped.
+struct Seen {
+    /// The root of the project. The database cannot be asked for it while the row is deleted.
+    project: PathBuf,
+    /// Before the first look.
+    since: Moment,
+    loss: Option<Loss>,
+    living: Vec<LivingProcess>,
+    nested: Nested,
+}
+
+impl Seen {
+    /// Says which folders of the tree at `root` may have work.
+    fn work_at(&self, root: &Path) -> Result<Judge, Error> {
+        ChangeScope::new().gitignore(self.loss.is_some()).at(root, Some(&self.project))
+    }
+}
+
+/// One of the attempts to drop a worktree.
+#[derive(Clone, Copy)]
+struct Attempt<'a> {
+    how: &'a DropOptions,
+    room: Room,
+    is_last: bool,
+}
+
+/// How often a drop begins again because something changed meanwhile.
+const ATTEMPTS: u32 = 4;
+
+/// What changed in git's registrations of a worktree.
+fn registrations_changed(loss: Option<&Loss>, since: Moment) -> io::Result<Vec<PathBuf>> {
+    let mut changed = Vec::new();
+    for folder in loss.map(Loss::registrations).unwrap_or_default() {
+        let found = changed_since(&folder, since, Scope::All)?;
+        changed.extend(found.into_iter().map(|path| folder.join(path)));
+    }
+    Ok(changed)
+}
+
 impl Worktree {
     /// Drops the worktree: its folder and its name are gone when this returns. Deleting the files
     /// takes time, so it is left to [`DroppedWorktree::delete`] or
@@ -191,12 +246,19 @@ impl Worktree {
     ///
     /// # Errors
     /// After any of these errors, nothing was done. [`DropOptions::force`] avoids all of them
-    /// except [`ErrorKind::Overlap`] and the one of [`DropOptions::delete_branch`].
+    /// except [`ErrorKind::Overlap`] and the one of [`DropOptions::delete_branch`]. If something
+    /// changes while the worktree is dropped, calve looks at it again, and the errors are about
+    /// what is there then.
     /// * [`ErrorKind::Changed`] if the worktree has local changes: differences from its base
     ///   snapshot. If it has a repository, only those count that `git status` lists, too.
     ///   [`Error::details`] has the paths.
+    ///   Repositories of jj count, and folders that cannot be read.
     /// * [`ErrorKind::CommitsOnlyHere`] if the worktree has commits that no branch, tag or other
-    ///   reference of the project holds. [`Error::details`] has the commits.
+    ///   reference of the project holds. [`Error::details`] has the commits. Those of repositories
+    ///   inside the worktree count, also where git ignores them.
+    /// * [`ErrorKind::Busy`] if a process works in it: its current folder, its program or a file
+    ///   that it has open or mapped is there. [`Error::details`] has its number and its name. The
+    ///   processes that led to this one do not count.
     /// * [`ErrorKind::Git`] if `git worktree lock` has locked the worktree, or if git cannot say
     ///   what would be lost.
     /// * [`ErrorKind::WorktreeMissing`] if something else is at its path.
@@ -215,149 +277,236 @@ impl Worktree {
     ///
     /// # Errors
     /// The same as for [`Worktree::drop`]: [`ErrorKind::Changed`], [`ErrorKind::CommitsOnlyHere`],
-    /// [`ErrorKind::Git`]. Nothing is changed.
+    /// [`ErrorKind::Busy`], [`ErrorKind::Git`]. Nothing is changed.
     pub fn must_lose_nothing(&self, options: &StoreOptions) -> Result<(), Error> {
-        self.now()?.must_be_no_loss(self.git_loss(true).as_ref(), &options.operation())
+        let this = self.now()?;
+        this.must_be_no_loss(&this.seen()?, &options.operation())
     }
 
-    fn must_be_no_loss(&self, loss: Option<&Loss>, operation: &Running) -> Result<(), Error> {
-        match loss {
-            None => self.must_be_unchanged(operation),
-            Some(loss) => {
-                loss.must_be_nothing(self, |work| self.is_in_the_base_snapshot(work, operation))
+    /// What git and the system say about a worktree whose folder is there.
+    fn seen(&self) -> Result<Seen, Error> {
+        let since = Moment::now();
+        let look = || (living_in(&self.path, Depth::Thorough), nested_in(&self.path));
+        // The other processor looks while git does.
+        let (loss, (living, nested)) = std::thread::scope(|scope| {
+            let looking = std::thread::Builder::new().spawn_scoped(scope, look);
+            let loss = self.git_loss(true);
+            let looked = looking.ok().and_then(|looking| looking.join().ok());
+            (loss, looked.unwrap_or_else(look))
+        });
+        let loss = loss.map(|loss| loss.with_nested(&self.path, &nested.repositories));
+        Ok(Seen { project: self.store.project()?, since, loss, living, nested })
+    }
+
+    fn must_be_no_loss(&self, seen: &Seen, operation: &Running) -> Result<(), Error> {
+        let refused = |kind, why: &str, details: Vec<PathBuf>| {
+            let cause = io::Error::other(why.to_owned());
+            Err(Error::new(kind, Operation::DropWorktree, &self.path, cause).with_details(details))
+        };
+        let loss = seen.loss.as_ref();
+        if loss.is_none() {
+            self.must_be_unchanged(operation)?;
+        }
+        if let Some(loss) = loss {
+            loss.must_be_nothing(self, |work| self.is_in_the_base_snapshot(work, operation))?;
+            let mut judge = seen.work_at(&self.path)?;
+            let mut closed = Vec::new();
+            for folder in &seen.nested.unreadable {
+                if judge.may_have_work(folder)? {
+                    closed.push(shown(folder));
+                }
+            }
+            if !closed.is_empty() {
+                return refused(ErrorKind::Changed, "it has folders that cannot be read", closed);
             }
         }
+        if !seen.nested.jj.is_empty() {
+            let why = "it has repositories of jj, which no snapshot has";
+            return refused(ErrorKind::Changed, why, seen.nested.jj.clone());
+        }
+        if !seen.living.is_empty() {
+            let process = |it: &LivingProcess| format!("{} {}", it.pid, it.command).into();
+            let processes = seen.living.iter().map(process).collect();
+            return refused(ErrorKind::Busy, "processes work in it", processes);
+        }
+        Ok(())
     }
 
+    /// Drops the worktree. If something in it changes between the questions and the rename, this
+    /// begins again.
     fn drop_now(
         &self,
         how: &DropOptions,
         room: Room,
         operation: &Running,
     ) -> Result<DroppedWorktree, Error> {
-        let force = how.force;
         if self.is_project() {
             let cause = io::Error::new(io::ErrorKind::InvalidInput, "it is the project itself");
             return Err(Error::new(ErrorKind::InvalidName, Operation::Drop, &self.path, cause));
         }
-        if self.is_away(force)? {
-            let loss = self.git_loss(false);
-            // Without a tree, only references can keep commits, and a lock says that the tree is
-            // elsewhere for a while.
-            if let Some(loss) = loss.as_ref()
-                && (!force || loss.cannot_be_kept_by_references())
-            {
-                loss.must_be_kept_by_references(self)?;
-            }
-            // There are no files to look at any more, and a reference can keep the commits.
-            let (kept, branch) = self.keep_what_git_has(loss.as_ref(), how)?;
-            // Only the name goes. But another process may have made the folder again in the
-            // meantime.
-            let forgotten = self
-                .store
-                .registry()
-                .forget(&self.row, || Ok(self.is_away(force)?.then_some(())))?;
-            return match forgotten {
-                Some(Taken { problems, .. }) => {
-                    let dropped = DroppedWorktree::new(Remains::Nothing, kept, problems);
-                    Ok(self.without_branch(dropped, loss.as_ref(), branch))
-                }
-                None => self.now()?.drop_now(how, room, operation),
+        let mut changed = Vec::new();
+        for number in 1..=ATTEMPTS {
+            let this = self.now()?;
+            let attempt = if this.is_away(how.force)? {
+                this.forget_missing(how)?
+            } else {
+                let attempt = Attempt { how, room, is_last: number == ATTEMPTS };
+                this.attempt(&attempt, operation)?
             };
+            match attempt {
+                Ok(dropped) => return Ok(dropped),
+                Err(paths) => changed = paths,
+            }
         }
+        let cause = io::Error::other("another process changes it all the time");
+        Err(Error::new(ErrorKind::Changed, Operation::DropWorktree, &self.path, cause)
+            .with_details(changed))
+    }
+
+    /// Forgets a worktree that has no folder. The inner error has what changed meanwhile: then
+    /// nothing was done.
+    fn forget_missing(
+        &self,
+        how: &DropOptions,
+    ) -> Result<Result<DroppedWorktree, Vec<PathBuf>>, Error> {
+        let since = Moment::now();
+        let loss = self.git_loss(false);
+        // Without a tree, only references can keep commits, and a lock says that the tree is
+        // elsewhere for a while.
+        if let Some(loss) = loss.as_ref()
+            && (!how.force || loss.cannot_be_kept_by_references())
+        {
+            loss.must_be_kept_by_references(self)?;
+        }
+        // There are no files to look at any more, and a reference can keep the commits.
+        let (kept, branch) = self.keep_what_git_has(loss.as_ref(), how)?;
+        let mut changed = Vec::new();
+        let is_still_away = || {
+            changed = registrations_changed(loss.as_ref(), since)
+                .context(Operation::DropWorktree, || &self.path)?;
+            if !self.is_away(how.force)? {
+                // Another process has made the folder again.
+                changed.push(PathBuf::from("."));
+            }
+            Ok(changed.is_empty().then_some(()))
+        };
+        // Only the name goes.
+        let forgotten = self.store.registry().forget(&self.row, is_still_away)?;
+        let Some(Taken { problems, .. }) = forgotten else { return Ok(Err(changed)) };
+        let dropped = DroppedWorktree::new(Remains::Nothing, kept, problems);
+        Ok(Ok(self.without_branch(dropped, loss.as_ref(), branch)))
+    }
+
+    /// Tries to drop a worktree whose folder is there. The inner error has what changed meanwhile:
+    /// then the folder is in its place again.
+    fn attempt(
+        &self,
+        attempt: &Attempt<'_>,
+        operation: &Running,
+    ) -> Result<Result<DroppedWorktree, Vec<PathBuf>>, Error> {
+        let Attempt { how, room, is_last } = *attempt;
         self.must_be_there()?;
         self.must_hold_no_other()?;
-        let loss = self.git_loss(true);
-        if !force {
-            self.must_be_no_loss(loss.as_ref(), operation)?;
+        let seen = self.seen()?;
+        if !how.force {
+            self.must_be_no_loss(&seen, operation)?;
         }
-        let (kept, branch) = self.keep_what_git_has(loss.as_ref(), how)?;
-        let (parent, name) = parent_of(&self.path)?;
-        let from = super::open_dir(&parent)?;
-        let name = CString::new(name.as_encoded_bytes()).map_err(|error| {
-            Error::io(Operation::DropWorktree, &self.path, io::Error::other(error))
-        })?;
-        let keeps = loss.as_ref().is_some_and(Loss::must_keep_the_tree)
-            || force && !how.discard && self.would_lose_work(loss.as_ref(), room, operation)?;
-        let (folder, aside, beside) = if keeps {
-            let token = &self.row.token;
-            (self.store.layout().dropped(), token.clone(), layout::dropped_name(token))
-        } else {
-            let aside = stage_name();
-            (self.store.layout().trash(), aside.clone(), aside)
-        };
+        let loss = seen.loss.as_ref();
+        let (kept, branch) = self.keep_what_git_has(loss, how)?;
+        let keeps = loss.is_some_and(Loss::must_keep_the_tree)
+            || how.force
+                && !how.discard
+                && (is_last || self.would_lose_work(loss, room, operation)?);
+        let layout = self.store.layout();
+        let folder = if keeps { layout.dropped() } else { layout.trash() };
         if keeps {
             std::fs::create_dir_all(&folder).context(Operation::MakeFolder, || &folder)?;
         }
-        let to = super::open_dir(&folder)?;
-        let c_string = |name: String| {
-            CString::new(name).map_err(|error| {
-                Error::io(Operation::DropWorktree, &self.path, io::Error::other(error))
-            })
-        };
-        let (aside, beside) = (c_string(aside)?, c_string(beside)?);
-        // The place to which the drop moved the worktree.
-        let mut moved_to = None;
-        let mut away = || {
-            let in_store = match fs::renameat(&from, &name, &to, &aside) {
-                Ok(()) => true,
-                // The store is on another filesystem, or under another project's quota. So the
-                // worktree gets another name beside its old path. If it is to be deleted, that is a
-                // stage's name, which a sweep finds.
-                Err(Errno::XDEV) => match fs::renameat(&from, &name, &from, &beside) {
-                    Ok(()) => false,
-                    Err(Errno::XDEV) => {
-                        let kept = keeps.then(|| folder.join(&self.row.token));
-                        self.go_unrenamed((&from, &name), kept.as_deref())
-                            .context(Operation::DropWorktree, || &self.path)?;
-                        if !keeps {
-                            return Ok(Some(true));
-                        }
-                        true
-                    }
-                    Err(errno) => {
-                        return Err(Error::io(Operation::DropWorktree, &self.path, errno));
-                    }
-                },
-                Err(errno) => return Err(Error::io(Operation::DropWorktree, &self.path, errno)),
+        let mut away = Away::new(&self.path, folder, &self.row.token)?;
+        let mut changed = Vec::new();
+        let take = || {
+            let Some(in_store) = away.go()? else {
+                // It cannot be renamed, so the look is the last thing before it goes.
+                changed = self.changed_meanwhile(&self.path, &seen, attempt)?;
+                if !changed.is_empty() {
+                    return Ok(None);
+                }
+                let kept = keeps.then(|| layout.dropped_tree(&self.row.token));
+                self.go_unrenamed(&mut away, kept.as_deref())
+                    .context(Operation::DropWorktree, || &self.path)?;
+                return Ok(Some(true));
             };
-            moved_to = Some(if in_store { (&to, &aside) } else { (&from, &beside) });
-            Ok(Some(in_store))
+            let looked = self.changed_meanwhile(&away.place(), &seen, attempt);
+            match looked {
+                Ok(found) if found.is_empty() => Ok(Some(in_store)),
+                looked => {
+                    away.back()?;
+                    changed = looked?;
+                    Ok(None)
+                }
+            }
         };
         let registry = self.store.registry();
         let taken = if keeps {
-            let row = self.row_to_keep(loss.as_ref());
-            let beside = || Ok(away()?.map(|in_store| !in_store));
-            let taken = registry.set_aside(&row, beside);
-            taken.map(|it| it.map(|it| Taken { done: !it.done, problems: it.problems }))
+            registry.set_aside(&self.row_to_keep(loss), take)
         } else {
-            registry.forget(&self.row, away)
+            registry.forget(&self.row, take)
         };
-        if taken.is_err()
-            && let Some((dir, aside)) = moved_to
-        {
-            // The worktree is not dropped then. If another process emptied the trash meanwhile, the
-            // worktree is missing.
-            let _ = fs::renameat(dir, aside, &from, &name);
+        if taken.is_err() {
+            away.back()?;
         }
-        let Some(Taken { done: in_store, mut problems }) = taken? else {
-            let dropped = DroppedWorktree::new(Remains::Nothing, kept, Vec::new());
-            return Ok(self.without_branch(dropped, loss.as_ref(), branch));
-        };
+        let Some(Taken { done: in_store, mut problems }) = taken? else { return Ok(Err(changed)) };
         let remains = if keeps {
             Remains::Kept { until: SystemTime::now() + KEPT }
         } else {
             if !in_store {
-                // The mark tells the next process that makes a tree in this folder that it may
-                // delete the worktree.
-                let marked = staging::mark(&from, &beside);
-                problems.extend(marked.context(Operation::DeleteDropped, || &parent).err());
+                problems.extend(away.leave_to_sweep().err());
             }
-            let folder = if in_store { folder } else { parent };
-            Remains::Deleted { folder, name: aside, in_trash: in_store }
+            let (folder, name) = away.into_place();
+            Remains::Deleted { folder, name, in_trash: in_store }
         };
-        let dropped = DroppedWorktree::new(remains, kept, problems);
-        Ok(self.without_branch(dropped, loss.as_ref(), branch))
+        let mut dropped = DroppedWorktree::new(remains, kept, problems);
+        dropped.living.clone_from(&seen.living);
+        Ok(Ok(self.without_branch(dropped, loss, branch)))
+    }
+
+    /// What changed in a worktree since it was looked at. Its folder is at `place` now.
+    fn changed_meanwhile(
+        &self,
+        place: &Path,
+        seen: &Seen,
+        attempt: &Attempt<'_>,
+    ) -> Result<Vec<PathBuf>, Error> {
+        let Attempt { how, is_last, .. } = *attempt;
+        let (loss, since) = (seen.loss.as_ref(), seen.since);
+        if !how.force {
+            // No process finds the tree any more. One that is inside may still change it.
+            let living = living_in(place, Depth::Quick);
+            if !living.is_empty() {
+                return Ok(living.into_iter().map(|it| it.command.into()).collect());
+            }
+        }
+        // A forced drop keeps the files, or was told to lose them.
+        let only_git = how.discard || how.force && is_last;
+        let look = || -> io::Result<Vec<PathBuf>> {
+            let mut found = registrations_changed(loss, since)?;
+            if only_git {
+                found.extend(changed_since(&place.join(layout::GIT), since, Scope::All)?);
+                return Ok(found);
+            }
+            let mut judge = seen.work_at(place).map_err(io::Error::other)?;
+            let mut has_work =
+                |folder: &Path| judge.may_have_work(folder).map_err(io::Error::other);
+            found.extend(changed_since(place, since, Scope::If(&mut has_work))?);
+            Ok(found)
+        };
+        match look() {
+            // A forced drop asks for no permission.
+            Err(error) if how.force && error.kind() == io::ErrorKind::PermissionDenied => {
+                Ok(Vec::new())
+            }
+            looked => looked.context(Operation::DropWorktree, || &self.path),
+        }
     }
 
     /// Takes the tree away where no folder can be renamed: in an overlay's lower layer, to which a
@@ -366,15 +515,16 @@ impl Worktree {
     /// # Errors
     /// The worktree is not dropped. Some of its files may be gone: if it is not kept, the same drop
     /// deletes the rest.
-    fn go_unrenamed(
-        &self,
-        (parent, name): (&OwnedFd, &CStr),
-        kept: Option<&Path>,
-    ) -> io::Result<()> {
+    fn go_unrenamed(&self, away: &mut Away, kept: Option<&Path>) -> io::Result<()> {
         match kept {
-            Some(to) => move_tree(&self.path, to)?.map_or(Ok(()), Err),
-            None => removal::remove(parent, name),
+            Some(to) => move_tree(&self.path, to)?.map_or(Ok(()), Err)?,
+            None => {
+                let (parent, name) = away.origin();
+                removal::remove(parent, name)?;
+            }
         }
+        away.went_unrenamed();
+        Ok(())
     }
 
     /// Deletes the branch of a worktree that is gone. If that fails, it is a problem that
@@ -448,14 +598,29 @@ impl Worktree {
         if work.is_cut || work.only_index_has_it {
             return Ok(false);
         }
-        let status = self.status_in(&ChangeScope::new(), operation)?;
         let paths: BTreeSet<&Path> = work.paths.iter().map(PathBuf::as_path).collect();
         let is_work = |changed: &Path| {
             let mut below = paths.range(changed..);
             changed.ancestors().any(|above| paths.contains(above))
                 || below.next().is_some_and(|path| path.starts_with(changed))
         };
-        Ok(status.skipped.is_empty() && !status.changes.iter().any(|it| is_work(&it.path)))
+        self.as_now(operation, |this| {
+            let (base, now, skipped) = this.compare(operation)?;
+            let changes = now.as_ref().map(|now| {
+                super::changes(&base, now, &delta::compare(&base, now, Counts::Changes))
+            });
+            if !skipped.is_empty() || changes.unwrap_or_default().iter().any(|it| is_work(&it.path))
+            {
+                return Ok(false);
+            }
+            // A scan leaves out what no snapshot has. That is no change, but it may be work.
+            for path in &paths {
+                if !has_all(&base, &this.path, path).context(Operation::Compare, || &this.path)? {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        })
     }
 
     fn must_be_unchanged(&self, operation: &Running) -> Result<(), Error> {
@@ -506,4 +671,25 @@ impl Worktree {
         Err(Error::new(ErrorKind::Overlap, Operation::DropWorktree, &self.path, cause)
             .with_details(inside))
     }
+}
+
+/// Whether a snapshot has an entry for everything at and below `path` in the tree at `root`.
+/// Sockets, which have no content, do not count.
+fn has_all(base: &Manifest, root: &Path, path: &Path) -> io::Result<bool> {
+    let mut left = vec![path.to_owned()];
+    while let Some(path) = left.pop() {
+        let kind = match std::fs::symlink_metadata(root.join(&path)) {
+            Ok(found) => found.file_type(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        if !kind.is_socket() && !base.has(&path) {
+            return Ok(false);
+        }
+        if kind.is_dir() {
+            let names = listed_at(&root.join(&path))?;
+            left.extend(names.into_iter().map(|(name, _)| path.join(name)));
+        }
+    }
+    Ok(true)
 }

@@ -113,7 +113,8 @@ pub(super) struct Judge {
     /// The folder in which git has the indexes of the project's linked worktrees.
     registrations: Option<PathBuf>,
     /// The files that git tracks, read when they are first needed.
-    tracked: OnceCell<HashSet<Vec<u8>>>,
+    /// `None` inside: calve cannot read which these are.
+    tracked: OnceCell<Option<HashSet<Vec<u8>>>>,
 }
 
 #[derive(Clone)]
@@ -176,9 +177,25 @@ impl Judge {
 
     /// Whether git tracks the file at `path`.
     fn is_tracked(&self, path: &Path) -> bool {
+        self.tracked().is_some_and(|tracked| tracked.contains(path.as_os_str().as_bytes()))
+    }
+
+    fn tracked(&self) -> Option<&HashSet<Vec<u8>>> {
         let read = || self.repository().and_then(|git| git_index::tracked(&git));
-        let tracked = self.tracked.get_or_init(|| read().unwrap_or_default());
-        tracked.contains(path.as_os_str().as_bytes())
+        self.tracked.get_or_init(read).as_ref()
+    }
+
+    /// Whether git may list something in the folder at `path`: git does not ignore it, or tracks a
+    /// file in it.
+    pub(super) fn may_have_work(&mut self, path: &Path) -> Result<bool, Error> {
+        if self.opened.is_none()
+            || is_gits_own(path)
+            || !matches!(self.folder(path)?, Folder::Ignored)
+        {
+            return Ok(true);
+        }
+        let within = [path.as_os_str().as_bytes(), b"/"].concat();
+        Ok(self.tracked().is_none_or(|tracked| tracked.iter().any(|it| it.starts_with(&within))))
     }
 
     /// Opens the folder that has the tree's index: `.git`, or the project's folder for this linked

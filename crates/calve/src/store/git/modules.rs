@@ -332,6 +332,7 @@ pub(crate) struct Held {
     pub(crate) repository: Repository,
     /// The project's repository of the same submodule.
     pub(crate) in_project: Option<Repository>,
+    pub(crate) is_submodule: bool,
 }
 
 impl Held {
@@ -339,7 +340,8 @@ impl Held {
     pub(crate) fn name(&self) -> String {
         let path = &self.repository.git_dir;
         let folder = if path.ends_with(GIT) { path.parent().unwrap_or(path) } else { path };
-        format!("the submodule {}", folder.display())
+        let kind = if self.is_submodule { "submodule" } else { "repository" };
+        format!("the {kind} {}", folder.display())
     }
 }
 
@@ -356,6 +358,7 @@ pub(crate) fn all_below(
     let held = |own: &Path, in_project: Option<PathBuf>| Held {
         repository: Repository::of_module(own),
         in_project: in_project.filter(is_one).map(|path| Repository::of_module(&path)),
+        is_submodule: true,
     };
     let mut found = Vec::new();
     let mut trees = vec![(git_dir.to_owned(), PathBuf::new())];

@@ -230,7 +230,7 @@ impl Store {
         }
         // Starts put trees there that they could not use. The next process that empties the trash
         // deletes those that cannot be deleted now.
-        let _ = trash::empty(self.layout());
+        let _ = trash::empty(self.layout(), self.catalog());
         report.elapsed = started.elapsed();
         Ok(report)
     }

@@ -41,8 +41,8 @@ const NAMES_MOST: u32 = 1000;
 
 impl Registry<'_> {
     /// Forgets a worktree like [`Registry::forget`], but so that it can be brought back. `row` is
-    /// what the store remembers of it. `away` takes the folder away, and returns whether it is
-    /// beside its old path now.
+    /// what the store remembers of it. `away` takes the folder away, and returns whether it is in the
+    /// store now, and not beside its old path.
     ///
     /// # Errors
     /// The same as for `forget`.
@@ -55,8 +55,8 @@ impl Registry<'_> {
             0 => self.layout.dropped_registration(&row.token),
             _ => self.layout.stage().join(stage_name()),
         };
-        let kept = |beside: &bool| {
-            Some(DroppedRow { row: row.clone(), beside: *beside, dropped: now().0 })
+        let kept = |in_store: &bool| {
+            Some(DroppedRow { row: row.clone(), beside: !in_store, dropped: now().0 })
         };
         let taken = self.take_away(row, to, away, kept)?;
         if taken.is_some() {
@@ -221,7 +221,10 @@ impl Registry<'_> {
         let aside = listed_at(&folder).context(Operation::Read, || &folder)?;
         let (rows, dropped) = (self.catalog.worktrees()?, self.catalog.dropped()?);
         let in_store = |token: &str| aside.iter().any(|(name, _)| *name == *OsStr::new(token));
-        let is_aside = |row: &WorktreeRow| in_store(&row.token) || !is_gone(&self.beside(row));
+        let is_aside = |row: &WorktreeRow| {
+            let others = [self.layout.trashed_tree(&row.token), self.beside(row)];
+            in_store(&row.token) || others.iter().any(|place| !is_gone(place))
+        };
         let is_away = |row: &&WorktreeRow| row.name != PROJECT && is_gone(&path_from(&row.path));
         let is_back = |dropped: &&DroppedRow| {
             is_gone(&self.place_of(dropped)) && self.is_marked(&dropped.row)
@@ -242,13 +245,18 @@ impl Registry<'_> {
 
     /// Moves a tree back that was set aside although its worktree has a row.
     fn not_dropped_after_all(self, row: &WorktreeRow) {
-        for place in [self.layout.dropped_tree(&row.token), self.beside(row)] {
-            if !self.is_marked_with(&place, &row.token) {
+        let (layout, token) = (self.layout, &row.token);
+        for place in [layout.trashed_tree(token), layout.dropped_tree(token), self.beside(row)] {
+            if !self.is_marked_with(&place, token) {
                 continue;
             }
-            let kept = self.layout.dropped_registration(&row.token);
-            if let (Ok(folder), Ok(_)) = (git::leads_to(&place), std::fs::symlink_metadata(&kept)) {
-                let _ = move_tree(&kept, &folder);
+            // Whatever cannot be moved stays where it is, and the next command tries again.
+            for kept in [layout.trashed_registration(token), layout.dropped_registration(token)] {
+                if let (Ok(folder), Ok(_)) =
+                    (git::leads_to(&place), std::fs::symlink_metadata(&kept))
+                {
+                    let _ = move_tree(&kept, &folder);
+                }
             }
             let _ = move_tree(&place, &path_from(&row.path));
         }
