@@ -396,3 +396,70 @@ time.sleep(1)
     assert_eq!(run.code, Some(0), "{run:?}");
     assert_same(scratch.path(), "src", "dst", "a lease");
 }
+
+/// A folder that a merge makes has its source's mode when it is complete. The next merge must know
+/// it from a folder of the user's.
+#[test]
+fn the_merge_after_one_that_failed_gives_folders_their_modes() {
+    use std::os::unix::fs::PermissionsExt;
+    let scratch = scratch();
+    let directory = scratch.path();
+    for (folder, mode) in [("a", 0o1777), ("b", 0o555), ("c/d", 0o750)] {
+        let folder = directory.join("src").join(folder);
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("file"), "content").unwrap();
+        fs::set_permissions(&folder, fs::Permissions::from_mode(mode)).unwrap();
+    }
+    fs::create_dir(directory.join("src/z")).unwrap();
+    fs::write(directory.join("src/z/file"), "content").unwrap();
+    assert_eq!(calve(directory, "clone --existing merge src once").code, Some(0));
+    for round in 0..10 {
+        let again = format!("again{round}");
+        fs::create_dir_all(directory.join(&again).join("z/file")).unwrap();
+        let words = format!("clone --existing merge src {again}");
+        let failed = calve(directory, &words);
+        assert_eq!(failed.code, Some(1), "{failed:?}");
+        fs::remove_dir(directory.join(&again).join("z/file")).unwrap();
+        let run = calve(directory, &words);
+        assert_eq!(run.code, Some(0), "{run:?}");
+        // The root and the folder `z` were the user's.
+        let modes = |root: &str| {
+            ["a", "b", "c", "c/d"]
+                .map(|folder| fs::metadata(directory.join(root).join(folder)).unwrap().mode())
+        };
+        assert_eq!(modes("once"), modes(&again));
+    }
+}
+
+#[test]
+fn set_id_bits_that_are_left_out_are_told() {
+    use std::os::unix::fs::PermissionsExt;
+    const TEST: &str = "set_id_bits_that_are_left_out_are_told";
+    if !is_root() {
+        return not_run(TEST, "another user's files need root");
+    }
+    let scratch = scratch();
+    let directory = scratch.path();
+    let open = |path: &str, mode| {
+        fs::set_permissions(directory.join(path), fs::Permissions::from_mode(mode)).unwrap();
+    };
+    for name in ["src", "here"] {
+        fs::create_dir(directory.join(name)).unwrap();
+    }
+    fs::write(directory.join("src/tool"), "content").unwrap();
+    for (path, mode) in [("", 0o755), ("here", 0o777), ("src", 0o755), ("src/tool", 0o4755)] {
+        open(path, mode);
+    }
+    for mode in ["clone", "copy"] {
+        let line = format!("clone --mode {mode} src here/{mode}");
+        let mut command = program("setpriv", directory);
+        command.args(["--reuid", "65533", "--regid", "65533", "--clear-groups"]);
+        command.arg(env!("CARGO_BIN_EXE_calve")).args(line.split(' ')).env("HOME", "/");
+        let Ok(output) = command.output() else { return not_run(TEST, "there is no setpriv") };
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{line}: {error}");
+        assert!(error.contains("tool: arrived without the attributes set-user-ID"), "{error}");
+        let made = fs::metadata(directory.join(format!("here/{mode}/tool"))).unwrap();
+        assert_eq!(made.mode() & 0o7777, 0o755, "{line}");
+    }
+}

@@ -417,6 +417,11 @@ pub(crate) fn apply(
     let owned = chown(meta, created, |uid, gid| fs::fchown(file, uid, gid))?;
     if owned == Owned::Refused {
         // A set-ID bit means "run as the owner", and this is another owner.
+        for (bit, name) in [(0o4000, "set-user-ID"), (0o2000, "set-group-ID")] {
+            if permissions & bit != 0 {
+                refused.push(name.to_owned());
+            }
+        }
         permissions &= !0o6000;
         if rights::can_give_to_all() {
             // A server, or a mount whose owners are mapped, refuses what this user expects.

@@ -282,7 +282,8 @@ impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
         let op = self.op;
         let path = || op.dest_path(dest, parent, name);
         let merging = op.dests[dest].merge_stage.is_some();
-        let mkdir = || fs::mkdirat(dir, name, directory_mode(meta));
+        let mode = if merging { meta::mode(staging::UNFINISHED) } else { directory_mode(meta) };
+        let mkdir = || fs::mkdirat(dir, name, mode);
         let result = match parent.dests[dest].folds {
             // A directory that exists already is noted, too: a second one whose name folds to the
             // same would be merged into it.
@@ -292,7 +293,7 @@ impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
             }),
             false => Ok(mkdir().map(|()| true)),
         };
-        let made = match result.map_err(|first| op.one_place(parent, &first, name))? {
+        let mut made = match result.map_err(|first| op.one_place(parent, &first, name))? {
             Ok(made) => made,
             Err(Errno::EXIST) if merging => false,
             Err(Errno::EXIST) => return Err(two_names(path())),
@@ -317,11 +318,12 @@ impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
         };
         let (mut stage_here, mut folds) = (false, false);
         if merging {
+            let own = fs::fstat(&fd).context(Operation::Read, path)?;
+            made |= staging::is_unfinished(&Meta::of(&own));
             if made && !parent.dests[dest].made {
                 meta::strip_inherited_acls(&fd).context(Operation::SetMetadata, path)?;
             }
             let root = op.dests[dest].merge_stage.as_ref().map(Stage::id).transpose();
-            let own = fs::fstat(&fd).context(Operation::Read, path)?;
             let elsewhere = |(dev, _)| dev != Meta::of(&own).dev;
             // A new directory is staged like its parent.
             stage_here = root.context(Operation::Read, path)?.is_some_and(elsewhere)

@@ -197,8 +197,14 @@ fn prepare(call: &Call<'_>) -> Result<Vec<Made>, Error> {
         } else if options.existing.merges() {
             let parent =
                 target.parent.try_clone().context(Operation::Open, || &target.parent_path)?;
-            let new = match fs::mkdirat(&parent, &target.name, Permissions::RWXU) {
+            let unfinished = meta::mode(staging::UNFINISHED);
+            let found = target.existing.as_ref();
+            let new = match fs::mkdirat(&parent, &target.name, unfinished) {
                 Ok(()) => Some(NewRoot { parent, name: target.name.clone(), kept: false }),
+                // An earlier merge made it, and failed or was killed.
+                Err(Errno::EXIST) if found.is_some_and(staging::is_unfinished) => {
+                    Some(NewRoot { parent, name: target.name.clone(), kept: false })
+                }
                 Err(Errno::EXIST) => None,
                 Err(errno) => return Err(Error::io(Operation::MakeDirectory, path(), errno)),
             };
@@ -212,10 +218,9 @@ fn prepare(call: &Call<'_>) -> Result<Vec<Made>, Error> {
             let root = root.context(Operation::OpenDirectory, path)?;
             if new.is_some() {
                 meta::strip_inherited_acls(&root).context(Operation::SetMetadata, path)?;
-                meta::give_mode(&root, Permissions::RWXU).context(Operation::SetMetadata, path)?;
-            } else {
-                staging::sweep(&root);
+                meta::give_mode(&root, unfinished).context(Operation::SetMetadata, path)?;
             }
+            staging::sweep(&root);
             made.push(Made::Merging { root, new });
         } else {
             let parent =

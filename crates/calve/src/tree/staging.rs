@@ -81,6 +81,17 @@ pub(crate) const PREFIX: &str = ".calve-stage-";
 /// The mode of a stage while calve fills it. See the module's documentation.
 const MARK: u32 = 0o4700;
 
+/// The mode of a folder that a merge made and has not finished. If the merge fails or is killed, the
+/// next one gives the folder the mode, the attributes and the times of its source. `mkdir` sets it,
+/// also under a umask. Nobody else may look into such a folder.
+pub(super) const UNFINISHED: u32 = 0o1700;
+
+/// Whether a folder is ours, and a merge made it and has not finished it.
+pub(super) fn is_unfinished(meta: &Meta) -> bool {
+    // The folder above may pass on its set-group-ID bit.
+    meta.uid == geteuid().as_raw() && meta.permissions() & !0o2000 == UNFINISHED
+}
+
 /// If calve cannot tell whether a stage's maker lives, a stage of this age with a free lock counts
 /// as dead.
 const STRANGER_AGE: Duration = Duration::from_secs(60);
