@@ -116,7 +116,7 @@ fn what_could_not_be_looked_at_is_said_and_is_a_finding() {
     let scratch = with_source();
     let cache = scratch.path().join("src/CMakeCache.txt");
     std::fs::write(&cache, "x").unwrap();
-    std::fs::set_permissions(&cache, std::fs::Permissions::from_mode(0)).unwrap();
+    std::fs::set_permissions(&cache, std::fs::Permissions::from_mode(0o0)).unwrap();
     if std::fs::read(&cache).is_ok() {
         let test = "what_could_not_be_looked_at_is_said_and_is_a_finding";
         return crate::not_run(test, "this user may read every file");

@@ -65,6 +65,7 @@ impl Verdicts {
     }
 
     /// Remembers that a clone had its source's content.
+    #[cfg(unix)]
     pub(crate) fn proven(&self, source_dev: u64) {
         self.change(source_dev, |known| known.is_proven = true);
     }

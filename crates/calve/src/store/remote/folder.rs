@@ -28,7 +28,7 @@ use super::super::files::listed;
 use super::super::id::{is_token, token};
 use super::objects::{Listed, Objects, Source};
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS, SOURCE_FLAGS};
-use crate::reflink::meta::Meta;
+use crate::reflink::meta::{self, Meta};
 
 /// What the names of files start with that are being written. No key has such a part.
 const UNFINISHED: &str = ".calve-new-";
@@ -117,12 +117,11 @@ impl Folder {
             let open = || fs::openat(&folder, name, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty());
             let inside = match open() {
                 Err(Errno::NOENT) => {
-                    let is_made =
-                        match fs::mkdirat(&folder, name, Mode::from_raw_mode(mode & 0o777)) {
-                            Ok(()) => true,
-                            Err(Errno::EXIST) => false,
-                            Err(errno) => return Err(errno.into()),
-                        };
+                    let is_made = match fs::mkdirat(&folder, name, meta::mode(mode & 0o777)) {
+                        Ok(()) => true,
+                        Err(Errno::EXIST) => false,
+                        Err(errno) => return Err(errno.into()),
+                    };
                     let inside = open().map_err(io::Error::from).map_err(odd)?;
                     if is_made {
                         self.pass_on_mode(&inside, mode)?;
@@ -194,7 +193,7 @@ fn is_unfinished(name: &str) -> bool {
 
 /// Gives a file or a folder of ours a mode, where files have one.
 fn set_mode(file: &OwnedFd, mode: u32) -> io::Result<()> {
-    match fs::fchmod(file, Mode::from_raw_mode(mode)).map_err(io::Error::from) {
+    match fs::fchmod(file, meta::mode(mode)).map_err(io::Error::from) {
         Err(error)
             if matches!(
                 error.kind(),
@@ -245,7 +244,7 @@ impl Objects for Folder {
         let unfinished = format!("{UNFINISHED}{}", token());
         let write = || -> io::Result<bool> {
             let mode = mode & 0o666;
-            let file = fs::openat(&folder, &unfinished, NEW_FILE_FLAGS, Mode::from_raw_mode(mode))?;
+            let file = fs::openat(&folder, &unfinished, NEW_FILE_FLAGS, meta::mode(mode))?;
             set_mode(&file, mode)?;
             let mut file = File::from(file);
             file.write_all(content)?;
