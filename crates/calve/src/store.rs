@@ -278,11 +278,12 @@ impl Store {
             for folder in layout::FOLDERS {
                 std::fs::create_dir(inside.join(folder))?;
             }
+            locks::must_hold(&inside)?;
             room::keep(&inside);
             // Write this file in place, before the stage gets the store's name: without it there is
             // no store.
             let mut format = std::fs::File::create_new(layout.format())?;
-            io::Write::write_all(&mut format, format::NEW.as_bytes())?;
+            io::Write::write_all(&mut format, format::new(&inside).as_bytes())?;
             format.sync_all()?;
             // A repository around the project need not know.
             std::fs::write(layout.git_ignore(), "*\n")
@@ -357,6 +358,7 @@ impl Store {
         let may_write = files::may_write(&path).context(Operation::OpenStore, || &path)?;
         let read_only = !may_write;
         if !read_only {
+            format::must_be_of_this_side(&path)?;
             make_missing_folders(&path)?;
         }
         let database = Layout(&path).database();

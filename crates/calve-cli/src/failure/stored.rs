@@ -160,6 +160,23 @@ fn way_out(
         ErrorKind::DestinationExists if operation == Operation::MakeStore => {
             format!("if you need nothing in it, remove it and try again: rm -r {}", shell_word(path))
         }
+        // The filesystem has no locks, or no shared memory, for a database.
+        ErrorKind::Io if operation == Operation::MakeStoreIn && error.kind() == io::ErrorKind::Unsupported => {
+            "make the store in a new folder on a local disk: calve init --store DIR".to_owned()
+        }
+        ErrorKind::StoreIncompatible if error.kind() == io::ErrorKind::Unsupported => {
+            let project = path.parent().filter(|_| path.ends_with(".calve"));
+            let project = project.map_or_else(|| "PROJECT".to_owned(), shell_word);
+            let mut hint = format!(
+                "use this store only on the side that made it; on this side, work in a copy with a store on a local disk: \
+                 calve clone {project} COPY && calve init --store DIR COPY"
+            );
+            if error.to_string().starts_with("it was made through") {
+                let format = shell_word(&path.join("format"));
+                hint += &format!("; if the store was copied here: sed -i /memory-not-shared/d {format}");
+            }
+            hint
+        }
         ErrorKind::StoreIncompatible => {
             "use the version of calve that wrote to the store last, or a later one".to_owned()
         }

@@ -352,3 +352,92 @@ fn whatever_a_filesystem_says_a_verb_does_its_work_or_says_why_not() {
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
+
+#[test]
+fn a_store_is_made_only_where_locks_keep_others_out() {
+    const TEST: &str = "a_store_is_made_only_where_locks_keep_others_out";
+    for (modes, says) in [
+        ("flock=ENOLCK", "flock: No locks available"),
+        ("flock=EOPNOTSUPP", "flock: "),
+        ("lock=ENOLCK", "fcntl: No locks available"),
+        ("locks-for-all", "flock: two users get one lock"),
+    ] {
+        let lies = Lies::new();
+        let home = lies.home();
+        for project in [lies.behind().join("p"), home.join("local")] {
+            fs::create_dir(&project).unwrap();
+            fs::write(project.join("f"), "content").unwrap();
+        }
+        if let Err(why) = lies.mount(modes) {
+            return not_run(TEST, &why);
+        }
+        for words in ["-C seen/p init", "-C local init --store ../seen/store"] {
+            let run = calve(home, words);
+            assert_eq!(run.code, Some(1), "{modes}: {words}: {run:?}");
+            assert!(run.stderr.contains(says), "{modes}: {words}: {run:?}");
+            assert!(run.stderr.contains("calve init --store DIR"), "{modes}: {words}: {run:?}");
+        }
+        assert_eq!(names(&lies.behind()), ["p"], "{modes}");
+        assert_eq!(names(&lies.behind().join("p")), ["f"], "{modes}");
+        assert_eq!(names(&home.join("local")), ["f"], "{modes}");
+        // The way out works.
+        assert_eq!(calve(home, "-C seen/p init --store ../../store").code, Some(0), "{modes}");
+        assert_eq!(calve(home, "-C seen/p snapshot").code, Some(0), "{modes}");
+    }
+}
+
+/// Two views of a folder share neither memory nor locks. Each side has a project with a store, and
+/// the other side uses it at the same time.
+#[test]
+fn a_store_is_used_only_on_the_side_that_made_it_and_keeps_all_that_was_acknowledged() {
+    const TEST: &str =
+        "a_store_is_used_only_on_the_side_that_made_it_and_keeps_all_that_was_acknowledged";
+    let lies = Lies::new();
+    let home = lies.home();
+    for name in ["behind/there", "behind/here"] {
+        fs::create_dir(home.join(name)).unwrap();
+    }
+    if let Err(why) = lies.mount("none") {
+        return not_run(TEST, &why);
+    }
+    for (made, other) in [("behind/there", "seen/there"), ("seen/here", "behind/here")] {
+        assert_eq!(calve(home, &format!("-C {made} init -q")).code, Some(0), "{made}");
+        let snapshots = |root: &str, writer: &str| {
+            let mut acknowledged = Vec::new();
+            for number in 0..8 {
+                let name = format!("{writer}-{number}");
+                fs::write(home.join(root).join(writer), &name).unwrap();
+                let run = calve(home, &format!("-C {root} snapshot -q --name {name}"));
+                match run.code {
+                    Some(0) => acknowledged.push(name),
+                    _ => assert!(run.stderr.contains("--store DIR"), "{root}: {run:?}"),
+                }
+            }
+            acknowledged
+        };
+        let (mut ours, more, theirs) = std::thread::scope(|scope| {
+            let ours = scope.spawn(|| snapshots(made, "a"));
+            let more = scope.spawn(|| snapshots(made, "b"));
+            let theirs = snapshots(other, "c");
+            (ours.join().unwrap(), more.join().unwrap(), theirs)
+        });
+        ours.extend(more);
+        assert_eq!((ours.len(), theirs.len()), (16, 0), "{made}");
+        let listed = calve(home, &format!("-C {made} name")).stdout;
+        let lost = ours.iter().find(|name| !listed.contains(name.as_str()));
+        assert_eq!(lost, None, "{made}: {listed}");
+        let verified = calve(home, &format!("-C {made} store verify"));
+        assert_eq!(verified.code, Some(0), "{made}: {verified:?}");
+        for words in ["list", "start w", "store gc", "store verify"] {
+            let run = calve(home, &format!("-C {other} {words}"));
+            assert_eq!(run.code, Some(1), "{other}: {words}: {run:?}");
+            assert!(run.stderr.contains("made"), "{other}: {words}: {run:?}");
+        }
+    }
+    // A copy of the folder is another store, and its hint makes it usable here.
+    tool(&lies.behind(), "cp -a here copy").unwrap();
+    let format = lies.behind().join("copy/.calve/format");
+    let text = fs::read_to_string(&format).unwrap().replace("incompatible memory-not-shared\n", "");
+    fs::write(&format, text).unwrap();
+    assert_eq!(calve(home, "-C behind/copy name").code, Some(0));
+}

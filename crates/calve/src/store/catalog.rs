@@ -7,6 +7,9 @@
 //! flushed before it began, so they are on the disk, too. Changes that concern only worktrees do
 //! not wait for the disk ([`Catalog::write_soon`]): a crash may undo such a change, as it may undo
 //! the worktree, but never half of it.
+//!
+//! Where processes do not share memory (`Filesystem::shared_memory`), the database has a rollback
+//! journal instead, and readers and writers wait for each other.
 
 use std::path::Path;
 use std::sync::Mutex;

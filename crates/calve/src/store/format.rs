@@ -6,7 +6,7 @@
 //! incompatible NAME      a calve that does not know NAME must not open the store
 //! compatible NAME        a calve that does not know NAME may open the store
 //! ```
-//! The lines after the first come in any order. A new store has no flags. When a snapshot first
+//! The lines after the first come in any order. A new store on a local disk has no flags. When a snapshot first
 //! needs a flag that this version knows, the store gets the flag. So earlier versions read every
 //! store that they can read, and refuse other stores, naming the flag.
 
@@ -20,6 +20,7 @@ use super::files::listed_at;
 use super::layout::{self, Layout};
 use super::locks;
 use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::reflink::filesystem::Filesystem;
 use crate::tree::staging::StagedFile;
 
 const FIRST_LINE: &str = "calve store 1";
@@ -42,8 +43,12 @@ pub(crate) const OWN_PATHS: &str = "own-paths";
 /// know this flag would never name them.
 pub(crate) const NAMED_LATER: &str = "named-later";
 
+/// The store was made through a filesystem whose memory is not shared, and its database has no log
+/// ([`Filesystem::shared_memory`]). A version that does not know this flag would give it one.
+const MEMORY_NOT_SHARED: &str = "memory-not-shared";
+
 /// The incompatible flags that this version knows.
-const KNOWN: [&str; 4] = [LINKED_SPECIAL, WITHOUT_GIT, OWN_PATHS, NAMED_LATER];
+const KNOWN: [&str; 5] = [LINKED_SPECIAL, WITHOUT_GIT, OWN_PATHS, NAMED_LATER, MEMORY_NOT_SHARED];
 
 /// In every version this file is at most this long.
 const MOST_BYTES: u64 = 64 * 1024;
@@ -53,25 +58,57 @@ pub(crate) fn check(store: &Path) -> Result<(), Error> {
     read(store).map(drop)
 }
 
+/// The content of `format` in a new store in this folder.
+pub(crate) fn new(folder: &Path) -> String {
+    match Filesystem::of(folder).shared_memory {
+        true => NEW.to_owned(),
+        false => format!("{NEW}incompatible {MEMORY_NOT_SHARED}\n"),
+    }
+}
+
+/// Refuses a store that others may use through a second view of its folder: a host and a machine
+/// that mounts a folder of it, or a FUSE filesystem and the folder that it shows. The two views
+/// share no memory, so the database's log would be damaged without a word; and each has locks of its
+/// own, so no other journal would help. A store belongs to the side that made it.
+pub(crate) fn must_be_of_this_side(store: &Path) -> Result<(), Error> {
+    let filesystem = Filesystem::of(store);
+    let is_shared = !has(&read(store)?, MEMORY_NOT_SHARED);
+    let why = match (is_shared, filesystem.shared_memory) {
+        (true, true) | (false, false) => return Ok(()),
+        (true, false) => format!(
+            "it was made on a local disk and is seen through another filesystem here ({}), which does not share the \
+             memory of the store's database",
+            filesystem.name
+        ),
+        (false, true) => "it was made through a filesystem that does not share memory with this one (FUSE, 9p, NFS, \
+                          SMB), and may be in use there"
+            .to_owned(),
+    };
+    let cause = io::Error::new(io::ErrorKind::Unsupported, why);
+    Err(Error::new(ErrorKind::StoreIncompatible, Operation::OpenStore, store, cause))
+}
+
+fn has(text: &[u8], name: &str) -> bool {
+    let line = format!("incompatible {name}");
+    text.split(|byte| *byte == b'\n').any(|it| it == line.as_bytes())
+}
+
 /// Adds the feature `name` to `format`, on the disk, before anything in the store needs the
 /// feature.
 pub(crate) fn require(store: &Path, name: &str) -> Result<(), Error> {
-    let line = format!("incompatible {name}");
-    let has_it = |text: &[u8]| text.split(|byte| *byte == b'\n').any(|it| it == line.as_bytes());
-    if has_it(&read(store)?) {
+    if has(&read(store)?, name) {
         return Ok(());
     }
     // If two processes add a feature at once, neither must lose the other's.
     let _alone = locks::one_at_the_format(store)?;
     let mut text = read(store)?;
-    if has_it(&text) {
+    if has(&text, name) {
         return Ok(());
     }
     if text.last() != Some(&b'\n') {
         text.push(b'\n');
     }
-    text.extend_from_slice(line.as_bytes());
-    text.push(b'\n');
+    text.extend_from_slice(format!("incompatible {name}\n").as_bytes());
     let path = Layout(store).format();
     let write = || -> io::Result<()> {
         let mut staged = StagedFile::in_folder(&Layout(store).stage());

@@ -21,6 +21,7 @@ use rustix::io::Errno;
 
 use super::layout::{Layout, lock};
 use crate::error::{Context as _, Error, Operation};
+use crate::reflink::sys;
 use crate::tree::running::Running;
 
 /// How long the gate stays closed at most while other processes are inside.
@@ -71,6 +72,30 @@ fn try_now(file: &File, operation: FlockOperation) -> io::Result<bool> {
         Err(Errno::WOULDBLOCK | Errno::INTR) => Ok(false),
         Err(errno) => Err(errno.into()),
     }
+}
+
+/// Refuses a folder where locks keep nobody out: they are refused, or granted to everybody. calve
+/// takes `flock(2)`, and SQLite takes locks of ranges.
+///
+/// A lock of either kind that is tried here belongs to an open file and not to a process
+/// (`F_OFD_SETLK`). So the two open files of this process are kept from each other as two processes
+/// are: the kernel and a filesystem get the same calls with two owners.
+pub(crate) fn must_hold(store: &Path) -> io::Result<()> {
+    let refused = |kind: &str, why: &dyn std::fmt::Display| {
+        let why = format!("it has no locks that calve can use: {kind}: {why}");
+        io::Error::new(io::ErrorKind::Unsupported, why)
+    };
+    let (one, other) = (open(store, lock::DATABASE)?, open(store, lock::DATABASE)?);
+    let exclusive = FlockOperation::NonBlockingLockExclusive;
+    let whole = try_now(&one, exclusive).and_then(|_| Ok(!try_now(&other, exclusive)?));
+    for (kind, holds) in [("flock", whole), ("fcntl", sys::range_locks_hold(&one, &other))] {
+        match holds {
+            Ok(true) => {}
+            Ok(false) => return Err(refused(kind, &"two users get one lock")),
+            Err(error) => return Err(refused(kind, &error)),
+        }
+    }
+    Ok(())
 }
 
 /// Locks content to read it or to add some.

@@ -287,6 +287,35 @@ pub(crate) fn nobody_writes(file: impl AsFd) -> bool {
         && call(libc::F_SETLEASE, libc::F_UNLCK)
 }
 
+/// Whether a lock of a range (fcntl(2)) that the open file `one` has is refused to the open file
+/// `other` of the same file.
+#[expect(clippy::disallowed_methods, reason = "this is the errno of libc's own function")]
+pub(crate) fn range_locks_hold(one: impl AsFd, other: impl AsFd) -> io::Result<bool> {
+    let lock = |file: &dyn AsFd| -> io::Result<bool> {
+        let range = libc::flock {
+            l_type: libc::c_short::try_from(libc::F_WRLCK).unwrap_or(1),
+            l_whence: 0,
+            l_start: 0,
+            l_len: 1,
+            l_pid: 0,
+        };
+        // SAFETY: the kernel reads `range`, which lives until the call returns.
+        let got =
+            unsafe { libc::fcntl(file.as_fd().as_raw_fd(), libc::F_OFD_SETLK, &raw const range) };
+        match io::Error::last_os_error() {
+            _ if got == 0 => Ok(true),
+            error if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            error => Err(error),
+        }
+    };
+    match lock(&one) {
+        Ok(_) => Ok(!lock(&other)?),
+        // This kernel has no locks of open files, so they say nothing about others.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
 /// Waits for a write in progress, and writes dirty pages back. After that, the first store to each
 /// mapped page faults and sets the times. Returns whether that holds on this filesystem: tmpfs
 /// writes nothing back, and never protects a page again after a write.

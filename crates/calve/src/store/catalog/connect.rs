@@ -7,6 +7,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::super::files::may_write;
 use crate::error::{Error, ErrorKind, Operation};
+use crate::reflink::filesystem::Filesystem;
 
 /// How long a connection waits for the write lock. No process holds the lock for long, but a slow
 /// disk under many writers may take its time.
@@ -30,6 +31,10 @@ pub(super) enum With {
 }
 
 pub(super) fn connect(path: &Path, flags: OpenFlags, with: With) -> Result<Connection, Error> {
+    // Where memory is not shared, a log is never used: a rollback journal needs only the locks of
+    // the database's file (`locks::must_hold`, `format::must_be_of_this_side`).
+    let folder = path.parent().unwrap_or(path);
+    let journal = if Filesystem::of(folder).shared_memory { "WAL" } else { "DELETE" };
     let open = || {
         let connection =
             Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
@@ -40,12 +45,12 @@ pub(super) fn connect(path: &Path, flags: OpenFlags, with: With) -> Result<Conne
             connection.busy_timeout(patience)?;
             // This must come before the connection first reads from the database.
             connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
-            connection.pragma_update(None, "journal_mode", "WAL")?;
+            connection.pragma_update(None, "journal_mode", journal)?;
             connection.pragma_query_value(None, "user_version", |_| Ok(()))?;
         }
         connection.busy_timeout(BUSY)?;
-        // If the database is in WAL mode already, this takes no lock.
-        connection.pragma_update(None, "journal_mode", "WAL")?;
+        // If the database is in this mode already, this takes no lock.
+        connection.pragma_update(None, "journal_mode", journal)?;
         connection.set_prepared_statement_cache_capacity(32);
         Ok(connection)
     };
@@ -71,9 +76,12 @@ fn is_there(path: &Path) -> bool {
 /// Opens the database to read it as it is.
 pub(super) fn connect_read_only(path: &Path) -> Result<Connection, Error> {
     use std::os::unix::ffi::OsStrExt as _;
-    let mut wal = path.as_os_str().to_owned();
-    wal.push("-wal");
-    if std::fs::metadata(wal).is_ok_and(|meta| meta.len() > 0) {
+    let is_left = |end: &str| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(end);
+        std::fs::metadata(name).is_ok_and(|meta| meta.len() > 0)
+    };
+    if is_left("-wal") || is_left("-journal") {
         let cause = std::io::Error::new(
             std::io::ErrorKind::ReadOnlyFilesystem,
             "its last writer was killed, and what it wrote cannot be taken over while the filesystem is read-only",
