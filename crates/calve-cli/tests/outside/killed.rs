@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -12,8 +13,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::tree::{content, many_files};
 use crate::{
-    Random, calve, calve_command, expects_reflink, filesystem, names, not_run, program, pushed,
-    scratch,
+    Random, calve, calve_command, can_strace, expects_reflink, filesystem, names, not_run, program,
+    pushed, scratch, straced,
 };
 
 const FILES: usize = 1500;
@@ -422,4 +423,88 @@ fn a_start_or_the_first_command_after_a_move_that_is_killed_leaves_no_environmen
     }
     println!("{starts} starts and {moves} moves were killed");
     assert!(starts * 3 >= KILLS && moves * 3 >= KILLS, "{starts}, {moves}: too few came in time");
+}
+
+/// A fill that was killed has made the first names of files, and not all of the further ones.
+#[test]
+fn a_fill_that_is_killed_among_hard_links_is_brought_to_its_end_by_the_next_one() {
+    if !can_strace("a fill that is killed among hard links") {
+        return;
+    }
+    let scratch = scratch();
+    let app = scratch.path().join("app");
+    let sh = |script: &str| {
+        let run = program("sh", &app).args(["-ec", script]).output().unwrap();
+        assert!(run.status.success(), "{script}: {}", String::from_utf8_lossy(&run.stderr));
+    };
+    fs::create_dir(&app).unwrap();
+    sh("git init -q; mkdir -p target/d; echo one >target/d/1; ln target/d/1 target/d/hard
+        ln target/d/1 target/d/third; : >target/empty; ln target/empty target/none
+        ln -s d target/link; ln -P target/link target/twin; echo target >.gitignore
+        touch -d @1700000000 target/d target
+        git add .; git -c user.name=n -c user.email=m commit -qm 1");
+    let mut killed = 0;
+    for number in 1..=4 {
+        sh("rm -rf ../w; git worktree prune; git worktree add -q --detach ../w");
+        let inject = format!("inject=linkat:signal=KILL:when={number}");
+        let run = straced(&app, &["-e", "trace=linkat", "-e", &inject], "fill -j1 ../w");
+        killed += usize::from(run.code != Some(0));
+        let next = calve(&app, "fill ../w");
+        assert_eq!(next.code, Some(0), "linkat {number}: {next:?}");
+        let meta = |path: &str| fs::symlink_metadata(app.join("../w/target").join(path)).unwrap();
+        for (names, first) in
+            [(&["d/hard", "d/third"][..], "d/1"), (&["none"], "empty"), (&["twin"], "link")]
+        {
+            let all = names.iter().all(|name| meta(name).ino() == meta(first).ino());
+            assert!(all, "linkat {number}: {first} is not {names:?}");
+        }
+        assert_eq!(fs::read(app.join("../w/target/d/third")).unwrap(), b"one\n");
+        for folder in ["", "d"] {
+            assert_eq!(meta(folder).mtime(), 1_700_000_000, "linkat {number}: {folder:?}");
+        }
+    }
+    assert!(killed > 2, "only {killed} were killed");
+}
+
+/// The names of a file go aside one after the other.
+#[test]
+fn a_forced_switch_that_is_killed_among_hard_links_is_finished_by_the_same_command() {
+    if !can_strace("a forced switch that is killed among hard links") {
+        return;
+    }
+    let scratch = scratch();
+    let app = scratch.path().join("app");
+    fs::create_dir_all(app.join("b")).unwrap();
+    let done = |words: &str, context: &str| {
+        let run = calve(&app, words);
+        assert_eq!(run.code, Some(0), "{context}: {words}: {run:?}");
+    };
+    fs::write(app.join("big"), vec![b'x'; 100_000]).unwrap();
+    fs::hard_link(app.join("big"), app.join("b/too")).unwrap();
+    for words in ["init -q", "snapshot -q --name one"] {
+        done(words, "before");
+    }
+    fs::write(app.join("big"), "changed").unwrap();
+    done("snapshot -q --name two", "before");
+    let tree = scratch.path().join("app.worktrees/w");
+    let mut killed = 0;
+    for call in ["renameat", "renameat2", "linkat", "unlinkat"] {
+        for number in 1..=6 {
+            let context = format!("{call} {number}");
+            done("start -q --from one w", &context);
+            fs::write(tree.join("big"), "work").unwrap();
+            let (trace, inject) =
+                (format!("trace={call}"), format!("inject={call}:signal=KILL:when={number}"));
+            let words = "switch -q -j1 --force w two";
+            let run = straced(&app, &["-e", &trace, "-e", &inject], words);
+            killed += usize::from(run.code != Some(0));
+            done("switch -q --force w two", &context);
+            for name in ["big", "b/too"] {
+                assert_eq!(fs::read(tree.join(name)).unwrap(), b"changed", "{context}: {name}");
+            }
+            done("status w", &context);
+            done("drop --force w", &context);
+        }
+    }
+    assert!(killed > 4, "only {killed} were killed");
 }

@@ -84,6 +84,11 @@ impl Meta {
         self.times[1]
     }
 
+    /// Whether another file has the same kind, rights, size and time.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        (self.mode, self.size, self.modified()) == (other.mode, other.size, other.modified())
+    }
+
     /// Whether nothing happened to the inode since it had this stat.
     pub(crate) fn is_still(&self, before: &Self) -> bool {
         self.is_still_but_for_names(before) && self.changed == before.changed

@@ -25,6 +25,7 @@ use super::tally::Because;
 use super::walk::Live;
 use super::{CloneMode, Existing, Reflink, tally, two_names};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::reflink::copy::have_same_bytes;
 use crate::reflink::imp::{NEW_FILE_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::{self, Attrs, Meta};
 use crate::reflink::refusal::SystemCall;
@@ -385,6 +386,7 @@ impl<S: Source> Worker<'_, '_, S> {
         because: Option<Because>,
     ) -> Result<Out, Error> {
         if self.is_kept(dest, node, handles, &job.name)? {
+            self.note_kept(dest, node, handles, job)?;
             self.op.operation.files_done(1);
             return Ok(Out::DONE);
         }
@@ -393,6 +395,41 @@ impl<S: Source> Worker<'_, '_, S> {
             return Ok(Out::DONE);
         }
         self.create_out(dest, node, handles, job, because)
+    }
+
+    /// Lets a kept file stand for the first name of the source's file if it is the same in all that
+    /// can be seen. An operation that was killed made it, and did not link the further names yet.
+    fn note_kept(
+        &self,
+        dest: usize,
+        node: &Node<S>,
+        handles: &Handles,
+        job: &Job<S>,
+    ) -> Result<(), Error> {
+        let (op, Some(first)) = (self.op, &job.first) else { return Ok(()) };
+        let path = || op.dest_path(dest, node, &job.name);
+        let file = match fs::openat(&handles.dests()[dest], &job.name, SOURCE_FLAGS, Mode::empty())
+        {
+            Ok(file) => file,
+            // It is gone, is no file, or cannot be read: then the further names are files apart.
+            Err(Errno::NOENT | Errno::LOOP | Errno::NXIO | Errno::ACCESS) => return Ok(()),
+            Err(errno) => return Err(Error::io(Operation::Open, path(), errno)),
+        };
+        let found = Meta::of(&fs::fstat(&file).context(Operation::Read, path)?);
+        if !found.is_like(&job.meta) {
+            return Ok(());
+        }
+        let same = match &job.source {
+            Some(source) => have_same_bytes(source, &file, || op.stopped()),
+            None => Ok(true),
+        };
+        match same {
+            Ok(true) => first.was_put(dest, op.dests.len(), &found),
+            Ok(false) => {}
+            Err(_) if op.stopped() => return Err(op.cancelled()),
+            Err(error) => return Err(Error::io(Operation::Read, path(), error)),
+        }
+        Ok(())
     }
 
     /// Whether the destination keeps an existing entry of that name; if so, counts it. An entry

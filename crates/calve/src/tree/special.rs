@@ -159,6 +159,17 @@ impl<S: Source> Worker<'_, '_, S> {
     ) -> Result<(), Error> {
         let op = self.op;
         if self.is_kept(dest, node, handles, name)? {
+            if let Some(first) = &special.first {
+                let dir = &handles.dests()[dest];
+                let found = fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
+                    .ok()
+                    .map(|stat| Meta::of(&stat))
+                    .filter(|found| found.is_like(&special.meta));
+                let target = fs::readlinkat(dir, name, Vec::new()).ok();
+                if let Some(found) = found.filter(|_| target == special.target) {
+                    first.was_put(dest, op.dests.len(), &found);
+                }
+            }
             op.operation.files_done(1);
             return Ok(());
         }
