@@ -171,7 +171,12 @@ fn way_out(
                 "use this store only on the side that made it; on this side, work in a copy with a store on a local disk: \
                  calve clone {project} COPY && calve init --store DIR COPY"
             );
-            if error.to_string().starts_with("it was made through") {
+            let why = error.to_string();
+            if why.starts_with("it was used last") {
+                let view = shell_word(&path.join("locks/database"));
+                hint += &format!("; if the store was copied here: rm {view}");
+            }
+            if why.starts_with("it was made through") {
                 let format = shell_word(&path.join("format"));
                 hint += &format!("; if the store was copied here: sed -i /memory-not-shared/d {format}");
             }

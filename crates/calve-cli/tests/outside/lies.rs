@@ -434,6 +434,20 @@ fn a_store_is_used_only_on_the_side_that_made_it_and_keeps_all_that_was_acknowle
             assert!(run.stderr.contains("made"), "{other}: {words}: {run:?}");
         }
     }
+    // Another mount of the same folder has the same name and other locks.
+    let second = Lies::new();
+    fs::remove_dir(second.behind()).unwrap();
+    std::os::unix::fs::symlink(lies.behind(), second.behind()).unwrap();
+    second.mount("none").unwrap();
+    let run = calve(second.home(), "-C seen/here snapshot");
+    assert_eq!(run.code, Some(1), "{run:?}");
+    assert!(run.stderr.contains("another mount"), "{run:?}");
+    assert_eq!(calve(home, "-C seen/here snapshot").code, Some(0));
+    // When the first one is gone, the second one has it.
+    lies.unmount();
+    let run = calve(second.home(), "-C seen/here snapshot");
+    assert_eq!(run.code, Some(0), "{run:?}");
+    second.unmount();
     // A copy of the folder is another store, and its hint makes it usable here.
     tool(&lies.behind(), "cp -a here copy").unwrap();
     let format = lies.behind().join("copy/.calve/format");

@@ -73,8 +73,13 @@ pub(crate) fn new(folder: &Path) -> String {
 pub(crate) fn must_be_of_this_side(store: &Path) -> Result<(), Error> {
     let filesystem = Filesystem::of(store);
     let is_shared = !has(&read(store)?, MEMORY_NOT_SHARED);
+    let is_only_mount = || locks::is_only_mount(store).context(Operation::Lock, || store);
     let why = match (is_shared, filesystem.shared_memory) {
-        (true, true) | (false, false) => return Ok(()),
+        (true, true) => return Ok(()),
+        (false, false) if is_only_mount()? => return Ok(()),
+        (false, false) => {
+            "it was used last through another mount, which is still there, and the two may share no locks".to_owned()
+        }
         (true, false) => format!(
             "it was made on a local disk and is seen through another filesystem here ({}), which does not share the \
              memory of the store's database",

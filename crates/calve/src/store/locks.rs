@@ -12,7 +12,8 @@
 //! day.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read as _, Seek as _, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -22,7 +23,9 @@ use rustix::io::Errno;
 use super::layout::{Layout, lock};
 use crate::error::{Context as _, Error, Operation};
 use crate::reflink::sys;
+use crate::tree::mounts::has_device;
 use crate::tree::running::Running;
+use crate::tree::staging::boot;
 
 /// How long the gate stays closed at most while other processes are inside.
 const CLOSED: Duration = Duration::from_secs(2);
@@ -96,6 +99,31 @@ pub(crate) fn must_hold(store: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether no other mount shows the store, as far as this process can see: a filesystem whose
+/// memory is not shared may keep its locks within one mount. The lock's file names the last mount
+/// that the store was used through, and the boot.
+pub(crate) fn is_only_mount(store: &Path) -> io::Result<bool> {
+    let mut file = open(store, lock::DATABASE)?;
+    let dev = file.metadata()?.dev();
+    let boot = boot().unwrap_or_default();
+    let ours = format!("{dev} {boot}");
+    let mut last = String::new();
+    (&mut file).take(200).read_to_string(&mut last)?;
+    if last == ours {
+        return Ok(true);
+    }
+    if let Some((other, when)) = last.split_once(' ')
+        && when == boot
+        && other.parse().is_ok_and(has_device)
+    {
+        return Ok(false);
+    }
+    file.set_len(0)?;
+    file.rewind()?;
+    file.write_all(ours.as_bytes())?;
+    Ok(true)
 }
 
 /// Locks content to read it or to add some.

@@ -22,6 +22,24 @@ pub(super) fn any_below(dir: &Path) -> bool {
     })
 }
 
+/// Whether a filesystem with this device number is mounted. In doubt the answer is yes.
+#[cfg(feature = "store")]
+pub(crate) fn has_device(dev: u64) -> bool {
+    let Ok(mounts) = std::fs::read("/proc/self/mountinfo") else {
+        return cfg!(target_os = "linux");
+    };
+    let device = format!("{}:{}", rustix::fs::major(dev), rustix::fs::minor(dev));
+    // The third field is the device.
+    let field = |line: &[u8]| line.split(|byte| *byte == b' ').nth(2) == Some(device.as_bytes());
+    mounts.split(|byte| *byte == b'\n').any(field)
+}
+
+/// Other systems are not asked.
+#[cfg(all(feature = "store", not(any(target_os = "linux", target_os = "android"))))]
+pub(crate) fn has_device(_: u64) -> bool {
+    false
+}
+
 /// Whether two paths are on one mount, so that nobody sees one of them without the other. `None`:
 /// the system does not say.
 #[cfg(any(target_os = "linux", target_os = "android"))]
