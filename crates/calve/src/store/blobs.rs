@@ -122,7 +122,13 @@ pub(crate) enum Taken {
 
 /// What became of one attempt to take a file in.
 enum Attempt {
-    Stored { blob: BlobId, size: u64, meta: Meta },
+    /// `rested`: its times show that it did not change meanwhile.
+    Stored {
+        blob: BlobId,
+        size: u64,
+        meta: Meta,
+        rested: bool,
+    },
     Changed,
 }
 
@@ -527,7 +533,9 @@ impl Blobs {
     ) -> io::Result<Taken> {
         for attempt in 0..TRIES {
             intake.counts.read_files += u64::from(attempt == 0);
-            let clones = !intake.noted.0.sharing.known(meta.dev).refused;
+            // Elsewhere the times may go on by themselves.
+            let clones = !intake.noted.0.sharing.known(meta.dev).refused
+                && intake.filesystem(file, meta.dev).clock;
             let writers = intake.writers(file, meta.dev);
             let mut protected = false;
             let done = if clones && meta.changed < stamp && writers == Writers::None {
@@ -548,9 +556,9 @@ impl Blobs {
                 {
                     meta = Meta::of(&fs::fstat(file)?);
                 }
-                Attempt::Stored { blob, size, meta } => {
+                Attempt::Stored { blob, size, meta, rested } => {
                     intake.counts.read_bytes += size;
-                    let traced = is_traced(writers, protected, meta.changed, stamp);
+                    let traced = rested && is_traced(writers, protected, meta.changed, stamp);
                     return Ok(Taken::Stored { blob, size, meta, traced, writers });
                 }
                 Attempt::Changed => meta = Meta::of(&fs::fstat(file)?),
@@ -612,7 +620,7 @@ impl Blobs {
         let (blob, size) = intake.hash(file, meta.size, stop)?;
         let stored = || -> io::Result<Attempt> {
             Ok(match unchanged(file, meta)? {
-                true => Attempt::Stored { blob, size, meta: *meta },
+                true => Attempt::Stored { blob, size, meta: *meta, rested: true },
                 false => Attempt::Changed,
             })
         };
@@ -664,7 +672,7 @@ impl Blobs {
         #[cfg(calve_check)]
         crate::check::mirror(&new, &Meta::of(&fs::fstat(&new)?), blob);
         intake.counts.cloned_files += 1;
-        Ok(Attempt::Stored { blob, size, meta: *meta })
+        Ok(Attempt::Stored { blob, size, meta: *meta, rested: true })
     }
 
     /// Makes a private clone, or a copy, and stores it under the hash that it turns out to have.
@@ -682,6 +690,7 @@ impl Blobs {
         let mut staged = StagedFile::new(&self.stage);
         let (new, cloned) = self.stage_clone(intake, &staged, file, meta, stop)?;
         let on = intake.filesystem(file, meta.dev);
+        let mut rested = true;
         let (meta, read) = if cloned {
             (Meta::of(&fs::fstat(file)?), None)
         } else {
@@ -695,7 +704,8 @@ impl Blobs {
                 }
                 false => Some(intake.copy_and_hash(file, &new, meta.size, stop)?),
             };
-            if !unchanged(file, meta)? {
+            rested = unchanged(file, meta)?;
+            if !rested && on.clock {
                 return Ok(Attempt::Changed);
             }
             (*meta, read)
@@ -707,7 +717,12 @@ impl Blobs {
                 intake.hash(&new, length, stop)?
             }
         };
-        let stored = Ok(Attempt::Stored { blob, size, meta });
+        // Where the clock is not believed, the times may go on by themselves. Then the same bytes
+        // at a second look prove it. One byte more, because a file that grew is another one.
+        if !rested && intake.hash(file, size + 1, stop)?.0 != blob {
+            return Ok(Attempt::Changed);
+        }
+        let stored = Ok(Attempt::Stored { blob, size, meta, rested });
         if size == 0 || self.is_sealed(blob, size)? {
             return stored;
         }

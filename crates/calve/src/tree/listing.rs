@@ -29,6 +29,7 @@ use std::time::Duration;
 use rustix::fs::{self, FileType};
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::reflink::filesystem::Filesystem;
 use crate::reflink::meta::Meta;
 
 /// How often calve lists a directory that changes each time.
@@ -157,12 +158,25 @@ impl Names {
                 *self = again;
                 return Ok(Rest::Rested);
             }
+            // Where the clock is not believed, the times may go on by themselves. Then the same
+            // names at a second look prove it.
+            if again.are_those_of(self) && !Filesystem::of_file(dir).clock {
+                *self = again;
+                return Ok(Rest::Rested);
+            }
             // The later listing knows the kind of an entry better.
             again.add_missing(self);
             *self = again;
         }
         let _ = self.read_behind(last, dir, buffer);
         Ok(Rest::Restless)
+    }
+
+    /// Whether both have the same names.
+    fn are_those_of(&self, other: &Self) -> bool {
+        let [ours, others] =
+            [self, other].map(|names| names.iter().map(|(name, _)| name).collect::<HashSet<_>>());
+        ours == others
     }
 
     fn push(&mut self, kind: FileType, name: &CStr) {

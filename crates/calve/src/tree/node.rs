@@ -8,7 +8,7 @@
 //! A node's descriptors may close earlier. When too many are open, calve closes those that were
 //! opened longest ago ([`OpenDirs`]) and opens them again when they are needed. It does so from
 //! below by `..`, or from the nearest open directory above, name by name. It never follows a link,
-//! and accepts a directory only if it is still the same inode.
+//! and accepts a directory only if it is still the same inode, where inode numbers are believed.
 //!
 //! The type `D` is the user's own data for a directory. The walk, the scan and the engine for a
 //! snapshot's trees each have their own.
@@ -27,6 +27,7 @@ use rustix::fs::{self, Mode, OFlags};
 
 use super::pool::lock;
 use crate::error::Error;
+use crate::reflink::filesystem::Filesystem;
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
 
@@ -227,7 +228,7 @@ impl<D> Node<D> {
         let mut sides = Vec::with_capacity(ids.len());
         for (from, id) in from.sides.iter().zip(ids) {
             let fd = fs::openat(from, name, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())?;
-            if Meta::of(&fs::fstat(&fd)?).id() != *id {
+            if Meta::of(&fs::fstat(&fd)?).id() != *id && Filesystem::of_file(&fd).inodes {
                 return Err(moved());
             }
             sides.push(fd);

@@ -132,6 +132,7 @@ static void distort(const char *path, struct stat *s) {
     }
     if (lies("ctime-is-mtime", path)) s->st_ctim = s->st_mtim;
     if (lies("ctime-now", path)) clock_gettime(CLOCK_REALTIME, &s->st_ctim);
+    if (lies("mtime-now", path) && S_ISREG(s->st_mode)) clock_gettime(CLOCK_REALTIME, &s->st_mtim);
     if (lies("mode-755", path) && !S_ISLNK(s->st_mode)) s->st_mode = (s->st_mode & S_IFMT) | (S_ISDIR(s->st_mode) ? 0755 : 0644);
 }
 

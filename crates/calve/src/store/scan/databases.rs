@@ -105,8 +105,9 @@ impl Look {
         Ok(Self { name, file: Some((file, meta)), shows })
     }
 
-    /// Whether the name still leads to the same file, and the file did not change.
-    fn is_same(&self, dir: &OwnedFd) -> io::Result<bool> {
+    /// Whether the name still leads to the same file, and the file did not change. `has_ids`: the
+    /// numbers of inodes are believed.
+    fn is_same(&self, dir: &OwnedFd, has_ids: bool) -> io::Result<bool> {
         let now = match fs::statat(dir, &self.name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => {
                 Some(Meta::of(&stat)).filter(|meta| meta.file_type() == FileType::RegularFile)
@@ -117,7 +118,7 @@ impl Look {
         Ok(match (&self.file, now) {
             (Some((_, was)), Some(now)) => {
                 self.shows
-                    && was.id() == now.id()
+                    && (!has_ids || was.id() == now.id())
                     && was.size == now.size
                     && was.modified() == now.modified()
                     && was.changed == now.changed
@@ -297,7 +298,9 @@ impl Scanner<'_> {
                 Err(errno) => return Err(errno.into()),
             }
         }
-        if Meta::of(&fs::fstat(&dir)?).id() != (directory.inode.dev, directory.inode.ino) {
+        let id = Meta::of(&fs::fstat(&dir)?).id();
+        let has_ids = self.request.operation.filesystems().of(&dir, id.0).inodes;
+        if has_ids && id != (directory.inode.dev, directory.inode.ino) {
             return Ok(Attempt::Vanished);
         }
         let mut looks = Vec::with_capacity(names.len());
@@ -353,7 +356,7 @@ impl Scanner<'_> {
             }
         }
         for look in others {
-            if !look.is_same(&dir)? {
+            if !look.is_same(&dir, has_ids)? {
                 return Ok(Attempt::Changed);
             }
         }
