@@ -401,6 +401,13 @@ const ROWS: &[Row] = &[
             path.display()
         ));
     }),
+    row!("a ready worktree is at another's folder", Yes, |it| {
+        let path = it.outside.join("folder");
+        it.sql(&format!(
+            "INSERT INTO worktrees (name, token, path, snapshot, state, target, maker, created) SELECT 'w', 'ef', CAST('{}' AS BLOB), snapshot, 1, NULL, '', 0 FROM worktrees",
+            path.display()
+        ));
+    }),
     row!("names are not names", Yes, |it| {
         it.sql("INSERT INTO names VALUES (CAST(x'ff1b5b324a' AS TEXT), x'00')");
         it.sql("INSERT INTO names SELECT char(27) || '[2J', id FROM snapshots LIMIT 1");

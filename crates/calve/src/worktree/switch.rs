@@ -172,8 +172,10 @@ impl Worktree {
         match self.open_own()? {
             Some(own) => staging::sweep(&own),
             None if self.is_project() => {}
-            // `git clean -x` deleted it, and git knows whose worktree this is.
+            // `git clean -x` deleted it, and git knows whose worktree this is. A row alone must not
+            // mark a folder: the store may come from someone else.
             None => {
+                self.must_be_there()?;
                 let root = super::open_dir(&self.path)?;
                 let marked = self.store.registry().mark(&self.row, &root);
                 marked.context(Operation::Mark, || &self.path)?;
