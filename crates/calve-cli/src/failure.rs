@@ -390,9 +390,9 @@ fn not_there(path: &Path) -> String {
 
 fn io_hint(error: &io::Error) -> Option<&'static str> {
     match error.kind() {
-        io::ErrorKind::ReadOnlyFilesystem => {
-            Some("the filesystem is mounted read-only: choose another one, or remount it")
-        }
+        io::ErrorKind::ReadOnlyFilesystem => Some(
+            "the filesystem is mounted read-only: choose another one, or remount it; a subvolume of btrfs: btrfs property set SUBVOLUME ro false",
+        ),
         io::ErrorKind::FileTooLarge => Some(
             "a file is larger than the filesystem or the limit allows: raise the limit (ulimit -f), \
                  or choose another filesystem",
@@ -407,7 +407,10 @@ fn io_hint(error: &io::Error) -> Option<&'static str> {
             Some("ENFILE") => Some(
                 "the whole system has too many open files: use fewer threads (-j 1), or try again later",
             ),
-            Some("EXDEV" | "EBUSY") => Some(
+            Some("EBUSY") => Some(
+                "a mount or another process holds it: try again when it is free, or choose another folder, on another filesystem",
+            ),
+            Some("EXDEV") => Some(
                 "the filesystem, a mount or a sandbox refuses to rename it: choose another folder, on another filesystem",
             ),
             Some("ENOSYS" | "EOPNOTSUPP" | "EINVAL") => Some(
@@ -415,6 +418,12 @@ fn io_hint(error: &io::Error) -> Option<&'static str> {
             ),
             Some("EAGAIN") => Some(
                 "a limit of processes or threads is reached (ulimit -u, or a container's): raise it, or try again later",
+            ),
+            Some("ESTALE" | "ENOTCONN" | "ETIMEDOUT" | "ENODEV" | "ENXIO") => Some(
+                "the server or the program behind this filesystem is gone: mount it again, and try again",
+            ),
+            Some("ENOLCK") => Some(
+                "the filesystem gives no locks: choose a folder on another filesystem ('calve doctor DIR' says what one can do)",
             ),
             Some("EIO") => {
                 Some("the disk or its driver failed: see 'dmesg', and save what you can still read")
@@ -448,6 +457,31 @@ mod tests {
                 Some(part) => assert!(got.is_some_and(|got| got.contains(part)), "{part}"),
                 None => assert_eq!(got, None),
             }
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn an_errno_has_its_name_and_a_way_out() {
+        use rustix::io::Errno;
+        for (errno, name, expected) in [
+            (Errno::IO, "EIO", "dmesg"),
+            (Errno::ROFS, "EROFS", "remount"),
+            (Errno::STALE, "ESTALE", "mount it again"),
+            (Errno::NOTCONN, "ENOTCONN", "mount it again"),
+            (Errno::TIMEDOUT, "ETIMEDOUT", "mount it again"),
+            (Errno::NOLCK, "ENOLCK", "calve doctor"),
+            (Errno::BUSY, "EBUSY", "try again"),
+            (Errno::XDEV, "EXDEV", "another folder"),
+            (Errno::FBIG, "EFBIG", "ulimit -f"),
+            (Errno::MFILE, "EMFILE", "ulimit -n"),
+            (Errno::AGAIN, "EAGAIN", "ulimit -u"),
+            (Errno::NOSYS, "ENOSYS", "calve doctor"),
+        ] {
+            let error = io::Error::from(errno);
+            let got = hint(ErrorKind::Io, Path::new("/a"), &error);
+            assert!(got.as_ref().is_some_and(|got| got.contains(expected)), "{name}: {got:?}");
+            assert!(cause(&error).ends_with(&format!("({name})")), "{name}");
         }
     }
 

@@ -182,6 +182,8 @@ pub(crate) fn errno_name(code: i32) -> Option<&'static str> {
         (Errno::STALE, "ESTALE"),
         (Errno::DEADLK, "EDEADLK"),
         (Errno::TIMEDOUT, "ETIMEDOUT"),
+        (Errno::NOTCONN, "ENOTCONN"),
+        (Errno::NOLCK, "ENOLCK"),
         (Errno::INTR, "EINTR"),
         (Errno::PIPE, "EPIPE"),
     ];

@@ -385,7 +385,17 @@ fn way_out(
                 "it has files of another user, or immutable ones: sudo chattr -R -f -i {path}; sudo rm -rf {path}"
             )
         }
-        // SQLite's words have no errno.
+        _ if operation == Operation::DeleteDropped
+            && error.kind() == io::ErrorKind::ReadOnlyFilesystem =>
+        {
+            // The root of each subvolume has this number.
+            format!(
+                "it has a read-only subvolume of btrfs, or the filesystem is read-only: find {} -inum 256 -exec \
+                 btrfs property set {{}} ro false ';'",
+                shell_word(path)
+            )
+        }
+        // Not all words of SQLite have an errno.
         ErrorKind::Io if error.raw_os_error().is_none() && path.ends_with("index.db") => format!(
             "see 'dmesg' and 'calve doctor {}': the disk fails, or the filesystem or a sandbox refuses what a \
              database needs (locks, shared memory); 'calve init --store DIR' makes a store elsewhere",
@@ -393,6 +403,9 @@ fn way_out(
         ),
         ErrorKind::DestinationExists => {
             "move it away, choose another name, or choose another folder with --at".to_owned()
+        }
+        ErrorKind::StorageFull if operation == Operation::MakeStore => {
+            format!("free some space ({})", df(path.parent().unwrap_or(path), error))
         }
         ErrorKind::StorageFull => format!(
             "free some space ({}); 'calve drop NAME' and 'calve store gc --expire 30d' work on a full disk, too",
@@ -566,6 +579,7 @@ mod tests {
             (ErrorKind::StoreNotFound, Operation::FindStoreOfProject, "mount it"),
             (ErrorKind::Overlap, Operation::UseProject, "work in '/the worktree'"),
             (ErrorKind::ParentNotFound, Operation::Open, "mkdir -p"),
+            (ErrorKind::StorageFull, Operation::MakeStore, "free some space (df -h '/a b')"),
             (ErrorKind::StorageFull, Operation::Write, "df -h '/a b'"),
             (ErrorKind::StorageFull, Operation::Write, "calve drop"),
             (ErrorKind::PermissionDenied, Operation::Open, "ls -ld"),

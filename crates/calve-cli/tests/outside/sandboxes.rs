@@ -10,8 +10,9 @@ use std::sync::OnceLock;
 
 use tempfile::TempDir;
 
+use crate::disk::tool;
 use crate::lies::Lies;
-use crate::{Run, calve, is_root, names, not_run, output, program, scratch};
+use crate::{Run, calve, filesystem, is_root, names, not_run, output, program, scratch};
 
 /// What the launcher ends with where the kernel refuses to make the sandbox.
 const CANNOT: i32 = 77;
@@ -66,6 +67,21 @@ const ROWS: &[Row] = &[
     well(&["no-home"]),
     well(&["closed=0", "closed=1", "closed=2"]),
     well(&["bytes=1000000"]),
+    Row {
+        sandbox: &["bytes=20000"],
+        except: &[
+            ("init", 1, "File too large (EFBIG)"),
+            ("start a", 1, ""),
+            ("status a", 1, ""),
+            ("snapshot --name s", 1, ""),
+            ("reset --force a", 1, ""),
+            ("switch --undo a", 1, ""),
+            ("list", 1, ""),
+            ("drop --force a", 1, ""),
+            ("restore --dropped a", 1, ""),
+            ("store gc", 1, ""),
+        ],
+    },
     // No `/dev/null`, which git needs.
     Row {
         sandbox: &["without=/dev"],
@@ -306,5 +322,48 @@ fn what_a_filesystem_refuses_is_left_out_and_told_or_has_a_way_out() {
         assert_eq!(copy.ok().as_deref(), (code == 3).then_some(&b"content"[..]), "{modes}");
         let _ = fs::remove_dir_all(lies.behind().join("copy"));
         assert!(names(&lies.behind()).is_empty(), "{modes}: {:?}", names(&lies.behind()));
+    }
+}
+
+/// Half a reset would be left, which no undo could take back.
+#[test]
+fn with_a_nested_subvolume_a_reset_is_done_or_refused_as_a_whole_and_a_drop_is_done() {
+    let test = "nested subvolumes";
+    if filesystem() != "btrfs" {
+        return not_run(test, "there are none on this filesystem");
+    }
+    let scratch = scratch();
+    let app = project(scratch.path());
+    let tree = scratch.path().join("app.worktrees/a");
+    for words in ["init", "start a"] {
+        assert_eq!(calve(&app, words).code, Some(0), "{words}");
+    }
+    if let Err(why) = tool(&tree, "btrfs subvolume create d/nested") {
+        return not_run(test, &why);
+    }
+    fs::write(tree.join("d/nested/new"), "work").unwrap();
+    fs::write(tree.join("d/file"), "work").unwrap();
+    let is_work = |path: &str| fs::read(tree.join(path)).is_ok_and(|found| found == b"work");
+    let both = || (is_work("d/file"), is_work("d/nested/new"));
+    for (value, verb, code, expected) in [
+        ("true", "reset --force a", 1, (true, true)),
+        ("false", "reset --force a", 0, (false, false)),
+        ("", "switch --undo a", 0, (true, true)),
+        ("true", "drop --force a", 0, (false, false)),
+        ("", "restore --dropped a", 0, (true, true)),
+        ("false", "drop --force --discard a", 0, (false, false)),
+    ] {
+        if !value.is_empty() {
+            tool(&tree, &format!("btrfs property set d/nested ro {value}")).unwrap();
+        }
+        let run = calve(&app, verb);
+        assert_eq!((run.code, both()), (Some(code), expected), "{verb}: {run:?}");
+        assert_eq!(run.stderr.contains("ro false"), code == 1, "{verb}: {run:?}");
+        // An undo makes an ordinary folder of it.
+        if verb.starts_with("switch") {
+            fs::remove_dir_all(tree.join("d/nested")).unwrap();
+            tool(&tree, "btrfs subvolume create d/nested").unwrap();
+            fs::write(tree.join("d/nested/new"), "work").unwrap();
+        }
     }
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{self, Access, AtFlags, Mode};
 use rustix::io::Errno;
+use rustix::path::Arg;
 
 use super::manifest::os;
 use crate::error::{Context as _, Error, ErrorKind, Operation};
@@ -98,17 +99,21 @@ pub(crate) fn listed_at(path: &Path) -> io::Result<Vec<(OsString, fs::FileType)>
 /// # Errors
 /// The system does not say.
 pub(crate) fn may_write(path: &Path) -> io::Result<bool> {
-    let ask = |flags| fs::accessat(fs::CWD, path, Access::WRITE_OK, flags);
-    // The older call asks for the real user, who is the effective one but for set-user-ID programs.
-    let asked = match ask(AtFlags::EACCESS) {
-        Err(errno) if SystemCall::AccessOfEffective.is_unavailable(errno) => ask(AtFlags::empty()),
-        asked => asked,
-    };
-    match asked {
+    match ask_to_write(fs::CWD, path) {
         Ok(()) => Ok(true),
         // PERM: it is immutable.
         Err(Errno::ACCESS | Errno::ROFS | Errno::PERM) => Ok(false),
         Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Asks the system whether this process may write to what `path` is in `dir`.
+pub(crate) fn ask_to_write(dir: impl AsFd, path: impl Arg + Copy) -> rustix::io::Result<()> {
+    let ask = |flags| fs::accessat(&dir, path, Access::WRITE_OK, flags);
+    // The older call asks for the real user, who is the effective one but for set-user-ID programs.
+    match ask(AtFlags::EACCESS) {
+        Err(errno) if SystemCall::AccessOfEffective.is_unavailable(errno) => ask(AtFlags::empty()),
+        asked => asked,
     }
 }
 

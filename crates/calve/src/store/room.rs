@@ -26,7 +26,7 @@ use std::io;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{self, Mode, OFlags};
+use rustix::fs::{self, FlockOperation, Mode, OFlags};
 
 use super::files::listed_at;
 use super::layout::Layout;
@@ -117,16 +117,41 @@ pub(crate) fn why_full(store: &Path) -> Option<io::Error> {
     refusal(store, SCARCE_BYTES)
 }
 
+/// Why the store's database could not be read or written, if the system says the same of another
+/// file there. SQLite keeps that to itself. Who may only read the store has a refusal of another
+/// kind.
+pub(crate) fn why_refused(store: &Path) -> Option<io::Error> {
+    try_file(store, SCARCE_BYTES, |file| {
+        fs::fsync(file)?;
+        Ok(fs::fcntl_lock(file, FlockOperation::NonBlockingLockExclusive)?)
+    })
+    .err()
+    .filter(|error| {
+        error.raw_os_error().is_some()
+            && !matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound)
+    })
+}
+
 /// Why so much cannot be written; nothing where it can. It was not written back when it is removed
 /// again, so that it never took any room of the disk.
 fn refusal(store: &Path, bytes: usize) -> Option<io::Error> {
-    let dir = fs::open(Layout(store).stage(), DIR_FLAGS, Mode::empty()).ok()?;
+    try_file(store, bytes, |_| Ok(())).err().filter(is_full)
+}
+
+/// Writes a file and does the rest of the trial with it. It is gone afterwards.
+fn try_file(
+    store: &Path,
+    bytes: usize,
+    rest: impl FnOnce(&std::fs::File) -> io::Result<()>,
+) -> io::Result<()> {
+    // A store that is being made has no such folder yet.
+    let dir = fs::open(Layout(store).stage(), DIR_FLAGS, Mode::empty())
+        .or_else(|_| fs::open(store, DIR_FLAGS, Mode::empty()))?;
     let staged = StagedFile::new(&dir);
-    let write = || -> io::Result<()> {
-        let file = fs::openat(&dir, &staged.path, NEW_FILE_FLAGS, Mode::RUSR | Mode::WUSR)?;
-        std::fs::File::from(file).write_all(&vec![0; bytes])
-    };
-    write().err().filter(is_full)
+    let file = fs::openat(&dir, &staged.path, NEW_FILE_FLAGS, Mode::RUSR | Mode::WUSR)?;
+    let mut file = std::fs::File::from(file);
+    file.write_all(&vec![0; bytes])?;
+    rest(&file)
 }
 
 /// Makes the filesystem release the space that it set aside for data that is not on the disk yet.

@@ -27,17 +27,22 @@
 //! other content. Then each file that gets another content also gets a new time. Otherwise the next
 //! build would take the file for one that it has seen.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use rustix::io::Errno;
 
 use super::{Worktree, shown};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::report::{SkipReason, Skipped};
-use crate::store::bring::plan::{self, Changes, LeftToUndo, Times, Trees};
+use crate::store::at::open_at;
+use crate::store::bring::plan::{self, Changes, LeftToUndo, Moves, Times, Trees};
 use crate::store::bring::{Applied, Bring, Staged};
 use crate::store::catalog::{State, WorktreeRow};
+use crate::store::files::ask_to_write;
 use crate::store::format;
 use crate::store::git;
 use crate::store::git::modules::may_be_of_module;
@@ -281,6 +286,7 @@ impl Worktree {
             moves: &moves,
             is_private: false,
         };
+        self.must_take_changes(&root, &moves)?;
         let staged = bring.stage(operation)?;
         self.connect_staged(&staged, operation)?;
         if let Some(local) = &known.local {
@@ -327,6 +333,26 @@ impl Worktree {
         discarded.context(Operation::RemoveLeftovers, || &self.path)?;
         report.elapsed = started.elapsed();
         Ok((report, moves.times))
+    }
+
+    /// Fails if a folder whose entries are to change is in a read-only subvolume or mount, or is
+    /// immutable. If that were met on the way, half a switch would be left.
+    fn must_take_changes(&self, root: &OwnedFd, moves: &Moves) -> Result<(), Error> {
+        let mended = moves.mend.keys().filter(|path| moves.by_hand.contains(*path));
+        let changed = moves.put.keys().chain(&moves.remove).chain(&moves.conflicts);
+        let changed = changed.chain(&moves.linked).chain(mended);
+        let folders: BTreeSet<&Path> = changed.filter_map(|path| path.parent()).collect();
+        for folder in folders {
+            let refused = match open_at(root, folder) {
+                Ok(dir) => ask_to_write(&dir, c".").err(),
+                // It is made, or the switch itself meets the same error.
+                Err(_) => None,
+            };
+            if let Some(errno @ (Errno::ROFS | Errno::PERM)) = refused {
+                return Err(Error::io(Operation::Write, self.path.join(folder), errno));
+            }
+        }
+        Ok(())
     }
 
     /// Lets the staged files `.git` of submodules lead to repositories of the worktree.

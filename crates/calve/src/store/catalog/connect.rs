@@ -112,6 +112,11 @@ pub(super) fn failed(operation: Operation, path: &Path, error: rusqlite::Error) 
     {
         return Error::io(operation, path, cause);
     }
+    if let Some(Code::SystemIoFailure) = code
+        && let Some(cause) = path.parent().and_then(super::super::room::why_refused)
+    {
+        return Error::io(operation, path, cause);
+    }
     let kind = match code {
         None if matches!(error, rusqlite::Error::FromSqlConversionFailure(..)) => {
             ErrorKind::Damaged
