@@ -346,6 +346,8 @@ fn whatever_a_filesystem_says_a_verb_does_its_work_or_says_why_not() {
         ("ctime-now", &["clone", "copy", "merge", "start", "second start", "status"], Whole),
         ("ctime-now", &["drop"], Refuses("changes it all the time")),
         ("mtime-now", ALL, Whole),
+        // What was just made is not found for a while.
+        ("late", &["clone into", "clone inside", "merge", "start"], Whole),
         ("write=ENOSPC", &["clone into", "clone inside"], Refuses("ENOSPC")),
         ("read=EIO@", &["clone", "copy"], Refuses("EIO")),
         ("statfs=EPERM", &["clone", "clone into", "copy"], Whole),

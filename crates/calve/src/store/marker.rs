@@ -20,7 +20,7 @@ use super::ownership::{self, Believed, Owned, Role};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
 use crate::reflink::rights;
-use crate::tree::staging::{stage_name, sync_folder};
+use crate::tree::staging::{appears, make_file, make_folder, once_shown, stage_name, sync_folder};
 
 /// Every path is shorter than this, on every system.
 const MOST_BYTES: u64 = 64 * 1024;
@@ -109,14 +109,28 @@ impl Marker {
     /// Puts the marker of a project whose store is elsewhere into the folder `own` of the project,
     /// and makes this folder if it is missing. An older marker is replaced as a whole.
     pub(crate) fn point(&self, own: &Path, believed: Believed) -> io::Result<()> {
-        match fs::mkdir(own, Mode::from_raw_mode(0o755)) {
-            Ok(()) | Err(Errno::EXIST) => {}
+        let made = match make_folder(fs::CWD, own, Mode::from_raw_mode(0o755)) {
+            Ok(()) => true,
+            Err(Errno::EXIST) => false,
             Err(errno) => return Err(errno.into()),
-        }
+        };
+        self.point_in(own, believed).inspect_err(|_| {
+            if made {
+                // An empty folder would be taken for a store. The first error says what is wrong.
+                appears(fs::CWD, own);
+                appears(fs::CWD, &own.join(GIT_IGNORE));
+                let _ = std::fs::remove_file(own.join(GIT_IGNORE));
+                let _ = std::fs::remove_dir(own);
+            }
+        })
+    }
+
+    fn point_in(&self, own: &Path, believed: Believed) -> io::Result<()> {
         // The name may be a link's.
-        let dir = fs::open(own, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())?;
+        let flags = DIR_FLAGS | OFlags::NOFOLLOW;
+        let dir = once_shown(fs::CWD, own, || Ok(fs::open(own, flags, Mode::empty())?))?;
         let mode = Mode::from_raw_mode(0o644);
-        match fs::openat(&dir, GIT_IGNORE, NEW_FILE_FLAGS, mode) {
+        match make_file(&dir, GIT_IGNORE.as_ref(), NEW_FILE_FLAGS, mode) {
             Ok(file) => io::Write::write_all(&mut std::fs::File::from(file), HIDES_ALL)?,
             Err(Errno::EXIST) => {}
             Err(errno) => return Err(errno.into()),
@@ -144,7 +158,7 @@ impl Marker {
         let new = stage_name();
         let replace = || -> io::Result<()> {
             write_mark(own, &new, &self.encode(of), believed)?;
-            Ok(fs::renameat(own, &new, own, name)?)
+            once_shown(own, &new, || Ok(fs::renameat(own, &new, own, name)?))
         };
         replace().inspect_err(|_| {
             // The first error says what is wrong.
@@ -154,8 +168,9 @@ impl Marker {
 
     /// Puts the marker into a tree that is being made.
     pub(crate) fn write(&self, root: &OwnedFd, believed: Believed) -> io::Result<()> {
-        fs::mkdirat(root, OWN, Mode::from_raw_mode(0o755))?;
-        let own = fs::openat(root, OWN, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())?;
+        make_folder(root, OWN.as_ref(), Mode::from_raw_mode(0o755))?;
+        let flags = DIR_FLAGS | OFlags::NOFOLLOW;
+        let own = once_shown(root, OWN, || Ok(fs::openat(root, OWN, flags, Mode::empty())?))?;
         write_mark(&own, MARKER, &self.encode(Marked::Worktree), believed)?;
         write_new(&own, GIT_IGNORE, HIDES_ALL)?;
         write_maker(&own)?;
@@ -241,7 +256,7 @@ impl FoundMark {
 
 /// Writes a new marker, which nobody may read but its owner, and the group of a shared store.
 fn write_mark(own: &OwnedFd, name: &str, text: &[u8], believed: Believed) -> io::Result<()> {
-    let file = fs::openat(own, name, NEW_FILE_FLAGS, Mode::from_raw_mode(0o600))?;
+    let file = make_file(own, name.as_ref(), NEW_FILE_FLAGS, Mode::from_raw_mode(0o600))?;
     if give(&file, believed) && believed.keeps_marks().1.is_some() {
         fs::fchmod(&file, Mode::from_raw_mode(0o640))?;
     }
@@ -270,6 +285,6 @@ pub(crate) fn maker_text(own: &fs::Stat) -> String {
 }
 
 fn write_new(own: &OwnedFd, name: &str, text: &[u8]) -> io::Result<()> {
-    let file = fs::openat(own, name, NEW_FILE_FLAGS, Mode::from_raw_mode(0o644))?;
+    let file = make_file(own, name.as_ref(), NEW_FILE_FLAGS, Mode::from_raw_mode(0o644))?;
     io::Write::write_all(&mut std::fs::File::from(file), text)
 }

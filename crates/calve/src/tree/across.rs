@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use rustix::path::Arg;
 
 use super::special::make_fifo;
-use super::staging::{self, stage_name};
+use super::staging::{self, os, stage_name};
 use super::{CloneOptions, clone_tree, removal};
 use crate::reflink::copy::Copier;
 use crate::reflink::filesystem::Filesystems;
@@ -43,10 +43,6 @@ pub(crate) fn rename_entry(
         }
         renamed => renamed,
     }
-}
-
-fn os(name: &std::ffi::CStr) -> &std::ffi::OsStr {
-    std::ffi::OsStr::from_bytes(name.to_bytes())
 }
 
 fn make_again(

@@ -283,7 +283,7 @@ impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
         let path = || op.dest_path(dest, parent, name);
         let merging = op.dests[dest].merge_stage.is_some();
         let mode = if merging { meta::mode(staging::UNFINISHED) } else { directory_mode(meta) };
-        let mkdir = || fs::mkdirat(dir, name, mode);
+        let mkdir = || staging::make_folder(dir, staging::os(name).as_ref(), mode);
         let result = match parent.dests[dest].folds {
             // A directory that exists already is noted, too: a second one whose name folds to the
             // same would be merged into it.
@@ -299,7 +299,12 @@ impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
             Err(Errno::EXIST) => return Err(two_names(path())),
             Err(errno) => return Err(Error::io(Operation::MakeDirectory, path(), errno)),
         };
-        let fd = match fs::openat(dir, name, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty()) {
+        let open = || fs::openat(dir, name, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty());
+        let opened = match open() {
+            Err(Errno::NOENT) if staging::appears(dir, staging::os(name).as_ref()) => open(),
+            opened => opened,
+        };
+        let fd = match opened {
             Ok(fd) => fd,
             Err(Errno::NOTDIR | Errno::LOOP) if op.options.picked.is_some() => return Ok(None),
             Err(Errno::NOTDIR | Errno::LOOP) if merging => {

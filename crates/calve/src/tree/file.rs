@@ -506,7 +506,8 @@ impl<S: Source> Worker<'_, '_, S> {
         let dir = self.place(dest, handles, out.temporary.as_ref());
         let name = out.temporary.as_deref().unwrap_or(&job.name);
         let path = || op.dest_path(dest, node, &job.name);
-        let fd = fs::openat(dir, name, NEW_FILE_FLAGS, mode).map_err(|errno| {
+        let shown = staging::os(name).as_ref();
+        let fd = staging::make_file(dir, shown, NEW_FILE_FLAGS, mode).map_err(|errno| {
             if errno == Errno::EXIST {
                 two_names(path())
             } else {

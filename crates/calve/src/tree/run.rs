@@ -209,7 +209,8 @@ fn prepare(call: &Call<'_>) -> Result<Vec<Made>, Error> {
                 Err(errno) => return Err(Error::io(Operation::MakeDirectory, path(), errno)),
             };
             let root = if new.is_some() {
-                removal::open_ours(&target.parent, &target.name)
+                let open = || removal::open_ours(&target.parent, &target.name);
+                staging::once_shown(&target.parent, staging::os(&target.name), open)
             } else {
                 let flags = DIR_FLAGS | OFlags::NOFOLLOW;
                 fs::openat(&target.parent, &target.name, flags, Permissions::empty())

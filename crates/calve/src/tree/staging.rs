@@ -47,8 +47,10 @@ use crate::reflink::meta::{self, Meta};
 use crate::reflink::refusal::SystemCall;
 
 pub(crate) use file::{StagedFile, write_whole, write_whole_by};
+pub(crate) use late::{appears, make_file, make_folder, once_shown};
 
 mod file;
+mod late;
 
 #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
 use rustix::fs::{RenameFlags, renameat_with as rename_with};
@@ -215,7 +217,7 @@ impl Stage {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
                 Err(error) => return Err(error),
             }
-            let dir = match open_ours(&parent, &name) {
+            let dir = match once_shown(&parent, os(&name), || open_ours(&parent, &name)) {
                 Ok(dir) => dir,
                 Err(error) => {
                     // It is empty, or a snapshot. If it is anything else by now, it is not ours to
@@ -249,7 +251,7 @@ impl Stage {
     /// new entries.
     pub(crate) fn empty(parent: impl Into<Arc<OwnedFd>>, parent_path: &Path) -> io::Result<Self> {
         let mut stage = Self::new(parent, parent_path, |parent, name| {
-            Ok(fs::mkdirat(parent, name, Mode::RWXU)?)
+            Ok(make_folder(parent, os(name).as_ref(), Mode::RWXU)?)
         })?;
         meta::strip_inherited_acls(&stage.dir)?;
         // A server may refuse the mark, or any change of a mode. Then the stage is swept only in
@@ -276,8 +278,7 @@ impl Stage {
 
     /// The stage's path, for messages.
     pub(crate) fn path(&self) -> PathBuf {
-        use std::os::unix::ffi::OsStrExt;
-        self.parent_path.join(std::ffi::OsStr::from_bytes(self.name.to_bytes()))
+        self.parent_path.join(os(&self.name))
     }
 
     /// Tells the stage that its directory has its final mode, which may happen to equal the mark.
@@ -285,8 +286,10 @@ impl Stage {
         self.marked = false;
     }
 
-    /// Removes the mark if the directory still has it.
+    /// Removes the mark if the directory still has it. The stage's name is used next, so calve waits
+    /// until the filesystem shows it.
     fn unmark(&mut self) -> io::Result<()> {
+        appears(&self.parent, os(&self.name).as_ref());
         if self.marked && is_marked(&fs::fstat(&self.dir)?) {
             fs::fchmod(&self.dir, Mode::RWXU)?;
         }
@@ -381,11 +384,20 @@ impl Stage {
     }
 
     fn remove(&self) -> io::Result<()> {
-        if self.exchanged {
-            removal::remove(&self.parent, &self.name)
-        } else {
-            removal::remove_if(&self.parent, &self.name, Some(&self.dir))
-        }
+        // What is not shown yet counts as removed, and would stay.
+        appears(&self.parent, os(&self.name).as_ref());
+        let remove = || match self.exchanged {
+            true => removal::remove(&self.parent, &self.name),
+            false => removal::remove_if(&self.parent, &self.name, Some(&self.dir)),
+        };
+        // So do the entries in it.
+        remove().or_else(|error| match appears(&self.parent, os(&self.name).as_ref()) {
+            true => {
+                std::thread::sleep(Duration::from_secs(1));
+                remove()
+            }
+            false => Err(error),
+        })
     }
 }
 
@@ -395,6 +407,11 @@ impl Drop for Stage {
             let _ = self.remove();
         }
     }
+}
+
+/// A name as a path's part.
+pub(super) fn os(name: &CStr) -> &std::ffi::OsStr {
+    std::os::unix::ffi::OsStrExt::from_bytes(name.to_bytes())
 }
 
 /// Renames an entry that is no directory to a new name. `EXIST` if the name is taken.

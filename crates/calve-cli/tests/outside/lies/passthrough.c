@@ -137,7 +137,7 @@ static void distort(const char *path, struct stat *s) {
 }
 
 static int do_getattr(const char *path, struct stat *s, struct fuse_file_info *file) {
-    if (lies("not-found", path) || is_late(path)) return -ENOENT;
+    if (lies("not-found", path) || (!file && is_late(path))) return -ENOENT;
     REFUSED("stat", path);
     BELOW(real, path);
     if (file ? fstat(file->fh, s) : lstat(real, s)) return -errno;

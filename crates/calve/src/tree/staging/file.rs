@@ -6,9 +6,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{self, AtFlags};
+use rustix::io::Errno;
 use rustix::path::Arg;
 
-use super::stage_name;
+use super::{appears, stage_name};
 use crate::tree::across::rename_entry;
 use crate::tree::removal::once_more;
 
@@ -34,7 +35,12 @@ impl<'d> StagedFile<'d> {
 
     /// Renames the file into place.
     pub(crate) fn place(&mut self, dir: impl AsFd, path: impl Arg) -> rustix::io::Result<()> {
-        rename_entry(self.dir, &self.path, dir, path)?;
+        let path = path.into_c_str()?;
+        let rename = || rename_entry(self.dir, &self.path, &dir, &*path);
+        match rename() {
+            Err(Errno::NOENT) if appears(self.dir, &self.path) => rename()?,
+            renamed => renamed?,
+        }
         self.kept = true;
         Ok(())
     }
@@ -43,7 +49,12 @@ impl<'d> StagedFile<'d> {
 impl Drop for StagedFile<'_> {
     fn drop(&mut self) {
         if !self.kept {
-            let _ = once_more(|| Ok(fs::unlinkat(self.dir, &self.path, AtFlags::empty())?));
+            let remove = || once_more(|| Ok(fs::unlinkat(self.dir, &self.path, AtFlags::empty())?));
+            if remove().is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+                && appears(self.dir, &self.path)
+            {
+                let _ = remove();
+            }
         }
     }
 }
