@@ -66,7 +66,6 @@ const ROWS: &[Row] = &[
     well(&["umask=0777"]),
     well(&["no-home"]),
     well(&["closed=0", "closed=1", "closed=2"]),
-    well(&["bytes=1000000"]),
     Row {
         sandbox: &["bytes=20000"],
         except: &[
