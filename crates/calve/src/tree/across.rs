@@ -4,6 +4,9 @@
 //!
 //! calve then makes the entry again beside its new place, renames it there, and removes the old
 //! one. So the new name has the whole entry or nothing, as with a rename.
+//!
+//! An entry of another mount stays where it is: what somebody mounted in a tree is not the tree's,
+//! and its files are elsewhere, too.
 
 use std::ffi::CString;
 use std::io;
@@ -15,6 +18,7 @@ use rustix::fs::{self, AtFlags, FileType, Mode};
 use rustix::io::Errno;
 use rustix::path::Arg;
 
+use super::mounts::same_mount;
 use super::special::make_fifo;
 use super::staging::{self, os, stage_name};
 use super::{CloneOptions, clone_tree, removal};
@@ -38,7 +42,14 @@ pub(crate) fn rename_entry(
     match fs::renameat(&from, &*name, &to, &*new_name) {
         Err(Errno::XDEV) => {
             let (name, new_name) = (Path::new(os(&name)), Path::new(os(&new_name)));
-            make_again((from.as_fd(), name), (to.as_fd(), new_name))
+            let (from, to) = (from.as_fd(), to.as_fd());
+            let folder = new_name.parent().filter(|folder| !folder.as_os_str().is_empty());
+            let folder = folder.unwrap_or(Path::new("."));
+            // Where the system does not say, the rename stays refused.
+            if same_mount((from, name), (to, folder)) != Some(true) {
+                return Err(Errno::XDEV);
+            }
+            make_again((from, name), (to, new_name))
                 .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
         }
         renamed => renamed,

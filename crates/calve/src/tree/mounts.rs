@@ -2,7 +2,7 @@
 
 use std::ffi::CStr;
 use std::ffi::OsStr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -42,12 +42,28 @@ pub(crate) fn has_device(_: u64) -> bool {
 /// the system does not say.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn are_on_one_mount(one: &Path, other: &Path) -> Option<bool> {
-    use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
-    let mount = |path: &Path| {
-        let stat = statx(CWD, path, AtFlags::empty(), StatxFlags::MNT_ID).ok()?;
+    use rustix::fs::CWD;
+    same_mount((CWD, one), (CWD, other))
+}
+
+/// The same for two entries below open folders. A link is not followed.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(super) fn same_mount(
+    one: (BorrowedFd<'_>, &Path),
+    other: (BorrowedFd<'_>, &Path),
+) -> Option<bool> {
+    use rustix::fs::{AtFlags, StatxFlags, statx};
+    let mount = |(dir, path): (BorrowedFd<'_>, &Path)| {
+        let stat = statx(dir, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::MNT_ID).ok()?;
         (stat.stx_mask & StatxFlags::MNT_ID.bits() != 0).then_some(stat.stx_mnt_id)
     };
     Some(mount(one)? == mount(other)?)
+}
+
+/// Other systems refuse no rename within a filesystem.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(super) fn same_mount(_: (BorrowedFd<'_>, &Path), _: (BorrowedFd<'_>, &Path)) -> Option<bool> {
+    None
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]

@@ -33,10 +33,20 @@ pub(super) struct Away {
     gone: Option<bool>,
 }
 
+/// The error for a folder that cannot be taken away. Another process may have dropped it meanwhile.
+fn not_taken(path: &Path, error: io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::NotFound => {
+            Error::new(ErrorKind::WorktreeMissing, Operation::DropWorktree, path, error)
+        }
+        _ => Error::io(Operation::DropWorktree, path, error),
+    }
+}
+
 impl Away {
     /// `folder` is the folder of the store that takes the worktree at `path`.
     pub(super) fn new(path: &Path, folder: PathBuf, token: &str) -> Result<Self, Error> {
-        let failed = |error: io::Error| Error::io(Operation::DropWorktree, path, error);
+        let failed = |error: io::Error| not_taken(path, error);
         let c_string =
             |bytes: &[u8]| CString::new(bytes).map_err(|error| failed(io::Error::other(error)));
         let (parent, name) = parent_of(path)?;
@@ -63,7 +73,7 @@ impl Away {
     /// # Errors
     /// It is in its place. Or something else is there by now.
     pub(super) fn go(&mut self) -> Result<Option<bool>, Error> {
-        let failed = |error: io::Error| Error::io(Operation::DropWorktree, &self.path, error);
+        let failed = |error: io::Error| not_taken(&self.path, error);
         let in_store = match fs::renameat(&self.from, &self.name, &self.to, &self.token) {
             Ok(()) => true,
             // The store is on another filesystem, or under another project's quota.
