@@ -426,8 +426,8 @@ fn a_pipe_in_the_place_of_any_file_keeps_nobody_waiting() {
         let file = match folder.join(&name) {
             file if common::is_there(&file) => file,
             file => {
-                let Some(first) = file.parent().map(names).and_then(|names| names.first().cloned())
-                else {
+                let folder = file.parent().filter(|folder| folder.is_dir());
+                let Some(first) = folder.map(names).and_then(|names| names.first().cloned()) else {
                     continue;
                 };
                 file.with_file_name(first)

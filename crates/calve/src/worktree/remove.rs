@@ -9,9 +9,10 @@
 use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::io;
-use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
+
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
 
 use self::away::Away;
 use self::look::{Moment, Nested, Scope, changed_since, nested_in};
@@ -20,9 +21,12 @@ use super::git::{DoomedBranch, KeptCommits, Loss};
 use super::scope::{ChangeScope, Judge};
 use super::{Worktree, shown};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::reflink::imp::DIR_FLAGS;
+use crate::reflink::meta::Meta;
+use crate::store::at;
 use crate::store::catalog::{Linked, WorktreeRow};
 use crate::store::delta::{self, Counts};
-use crate::store::files::listed_at;
+use crate::store::files::listed;
 use crate::store::git::{self, Head, Work};
 use crate::store::layout;
 use crate::store::manifest::Manifest;
@@ -676,18 +680,25 @@ impl Worktree {
 /// Whether a snapshot has an entry for everything at and below `path` in the tree at `root`.
 /// Sockets, which have no content, do not count.
 fn has_all(base: &Manifest, root: &Path, path: &Path) -> io::Result<bool> {
+    let top = fs::open(root, DIR_FLAGS, Mode::empty())?;
     let mut left = vec![path.to_owned()];
     while let Some(path) = left.pop() {
-        let kind = match std::fs::symlink_metadata(root.join(&path)) {
-            Ok(found) => found.file_type(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(error),
+        // A tree may be deeper than a path may be long.
+        let look = || -> io::Result<_> {
+            let (dir, name) = (at::open_parent(&top, &path)?, at::last(&path)?);
+            let stat = fs::statat(&dir, &name, AtFlags::SYMLINK_NOFOLLOW)?;
+            Ok((dir, name, Meta::of(&stat).file_type()))
         };
-        if !kind.is_socket() && !base.has(&path) {
+        let (dir, name, kind) = match look() {
+            Err(error) if at::is_gone(&error) => continue,
+            looked => looked?,
+        };
+        if kind != FileType::Socket && !base.has(&path) {
             return Ok(false);
         }
-        if kind.is_dir() {
-            let names = listed_at(&root.join(&path))?;
+        if kind == FileType::Directory {
+            let flags = DIR_FLAGS | OFlags::NOFOLLOW;
+            let names = listed(fs::openat(&dir, &name, flags, Mode::empty())?)?;
             left.extend(names.into_iter().map(|(name, _)| path.join(name)));
         }
     }

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
+use crate::store::at;
 use crate::store::files::listed;
 use crate::store::layout::{GIT, JJ, OWN};
 
@@ -65,22 +66,22 @@ pub(super) fn changed_since(
     if here.modified() >= since.0 {
         changed.push(PathBuf::from("."));
     }
-    let mut folders = vec![PathBuf::new()];
+    let (mut steps, mut folders) = (Steps::new(top), vec![PathBuf::new()]);
     while let Some(folder) = folders.pop() {
         if changed.len() >= PATHS_MOST {
             break;
         }
-        let Some(dir) = open_below(&top, &folder)? else {
+        let Some(dir) = steps.open(&folder)? else {
             changed.push(folder);
             continue;
         };
-        for (name, _) in listed(&dir)? {
+        for (name, _) in listed(dir)? {
             let path = folder.join(&name);
             let is_left_out = name == OBJECTS || name.as_encoded_bytes().starts_with(SHARED_INDEX);
             if folder.as_os_str().is_empty() && name == OWN || is_left_out && is_gits(&path, root) {
                 continue;
             }
-            let meta = match fs::statat(&dir, &name, AtFlags::SYMLINK_NOFOLLOW) {
+            let meta = match fs::statat(dir, &name, AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(stat) => Meta::of(&stat),
                 Err(Errno::NOENT) => {
                     changed.push(path);
@@ -110,13 +111,32 @@ fn is_gits(path: &Path, root: &Path) -> bool {
     root.iter().chain(path).any(|name| name == GIT)
 }
 
-/// Opens a folder of a tree. `None` if it is gone.
-fn open_below(top: &OwnedFd, folder: &Path) -> io::Result<Option<OwnedFd>> {
-    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-    match fs::openat(top, folder, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty()) {
-        Ok(dir) => Ok(Some(dir)),
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
-        Err(errno) => Err(errno.into()),
+/// Opens the folders of a tree one after the other. A tree may be deeper than a path may be long.
+struct Steps {
+    top: OwnedFd,
+    /// The folder that was opened last. Mostly the next one is inside.
+    last: Option<(PathBuf, OwnedFd)>,
+}
+
+impl Steps {
+    fn new(top: OwnedFd) -> Self {
+        Self { top, last: None }
+    }
+
+    /// The folder at a path from the root. `None` if it is gone.
+    fn open(&mut self, folder: &Path) -> io::Result<Option<&OwnedFd>> {
+        let opened = match (&self.last, folder.parent(), folder.file_name()) {
+            (Some((above, dir)), Some(parent), Some(name)) if above == parent => {
+                fs::openat(dir, name, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())
+                    .map_err(io::Error::from)
+            }
+            _ => at::open_at(&self.top, folder),
+        };
+        match opened {
+            Ok(dir) => Ok(Some(&self.last.insert((folder.to_owned(), dir)).1)),
+            Err(error) if at::is_gone(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -140,14 +160,14 @@ pub(super) fn nested_in(root: &Path) -> Nested {
         return found;
     };
     let device = fs::fstat(&top).map(|stat| Meta::of(&stat).dev).ok();
-    let mut folders = vec![PathBuf::new()];
+    let (mut steps, mut folders) = (Steps::new(top), vec![PathBuf::new()]);
     while let Some(folder) = folders.pop() {
-        let entries = match open_below(&top, &folder) {
+        let entries = match steps.open(&folder) {
             Ok(None) => continue,
-            Ok(Some(dir)) if fs::fstat(&dir).map(|stat| Meta::of(&stat).dev).ok() != device => {
+            Ok(Some(dir)) if fs::fstat(dir).map(|stat| Meta::of(&stat).dev).ok() != device => {
                 continue;
             }
-            Ok(Some(dir)) => listed(&dir).ok(),
+            Ok(Some(dir)) => listed(dir).ok(),
             Err(_) => None,
         };
         let Some(entries) = entries else {
