@@ -538,6 +538,10 @@ fn what_nobody_can_delete_is_named_by_gc_with_the_way_out() {
     }
     assert_eq!(calve(&app, "drop --force --discard a").code, Some(0));
     let run = calve(&app, "store gc");
+    if std::env::var("CALVE_FS").is_ok_and(|fs| fs == "btrfs") && run.code == Some(0) {
+        // btrfs deletes a subvolume with all that is in it.
+        return assert!(names(&app.join(".calve/trash")).is_empty(), "{run:?}");
+    }
     assert_eq!(run.code, Some(3), "{run:?}");
     assert!(run.stderr.contains("/trash/") && run.stderr.contains("sudo rm -rf"), "{run:?}");
     tool(&app, &format!("chattr -R -f -i {}", app.join(".calve/trash").display())).unwrap();

@@ -598,12 +598,12 @@ impl Store {
             .context(Operation::Flush, || &places[0].path)?;
         publish_all(&mut stages, places)?;
         // All are in one folder.
-        stages[0].sync_parent().context(Operation::Flush, || &places[0].path)?;
+        let flushed = stages[0].sync_parent().context(Operation::Flush, || &places[0].path);
         // We unlock before the rows are marked as ready. If the process dies in between, recovery
         // finds the unmarked rows and unlocks their registrations, too.
         let registry = self.registry();
-        let unlocked = claim.rows().iter().try_for_each(|row| registry.stands(row));
-        if let Err(error) = unlocked.and_then(|()| claim.finish()) {
+        let unlock = || claim.rows().iter().try_for_each(|row| registry.stands(row));
+        if let Err(error) = flushed.and_then(|()| unlock()).and_then(|()| claim.finish()) {
             unpublish_all(&mut stages, places);
             // The start says why it failed. git prunes the registration of a tree that is gone.
             claim.rows().iter().for_each(|row| drop(registry.unregister(row)));
