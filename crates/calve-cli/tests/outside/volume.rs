@@ -302,7 +302,7 @@ fn what_a_killed_command_leaves_is_named_and_the_next_one_goes_on() {
             if then == "create" {
                 let again = host.done("volume create trees --size 1G");
                 assert!(
-                    again.stderr.contains("unfinished 'calve volume create'")
+                    again.stderr.contains("unfinished calve volume create")
                         || again.stderr.contains("nothing to do"),
                     "{row}: {again:?}"
                 );
