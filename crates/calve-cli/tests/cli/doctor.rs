@@ -57,6 +57,7 @@ fn the_json_document_has_a_pair_for_each_destination() {
     }
 }
 
+#[cfg(unix)]
 #[test]
 fn what_calve_believes_of_a_filesystem_is_said() {
     let scratch = with_source();

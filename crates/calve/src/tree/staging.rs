@@ -414,11 +414,11 @@ pub(super) fn os(name: &CStr) -> &std::ffi::OsStr {
     std::os::unix::ffi::OsStrExt::from_bytes(name.to_bytes())
 }
 
-/// Renames an entry that is no directory to a new name. `EXIST` if the name is taken.
+/// Renames an entry to a new name. `EXIST` if the name is taken.
 ///
 /// # Errors
 /// One that [`SystemCall::RenameWithFlags`] takes for unavailable, if there is no such rename.
-pub(super) fn rename_new(
+pub(crate) fn rename_new(
     from: impl AsFd,
     name: &CStr,
     into: impl AsFd,

@@ -14,6 +14,7 @@ use rustix::io::Errno;
 
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::meta::Meta;
+use crate::reflink::refusal::SystemCall;
 use crate::store::layout;
 use crate::store::parent_of;
 use crate::tree::staging::{self, stage_name};
@@ -142,10 +143,11 @@ impl Away {
             return Ok(());
         }
         let (dir, name) = self.at();
-        match fs::renameat_with(dir, name, &self.from, &self.name, fs::RenameFlags::NOREPLACE) {
+        match staging::rename_new(dir, name, &self.from, &self.name) {
             // The command of another process brought it back.
             Err(Errno::NOENT) => {}
-            Err(Errno::INVAL | Errno::NOSYS) => {
+            // A folder replaces at most an empty folder.
+            Err(errno) if SystemCall::RenameWithFlags.is_unavailable(errno) => {
                 let renamed = fs::renameat(dir, name, &self.from, &self.name);
                 renamed.context(Operation::BringBack, || self.place())?;
             }
