@@ -266,8 +266,9 @@ fn start_failure(
 
 /// Whether a working tree is neither the project nor a worktree that the store knows.
 fn is_of_nobody(tree: &Path, store: &calve::Store) -> bool {
-    let known = store.worktrees().unwrap_or_default();
-    store.project().is_ok_and(|project| project != tree) && known.iter().all(|it| it.path() != tree)
+    // A store that cannot list its worktrees may know this one.
+    store.project().is_ok_and(|project| project != tree)
+        && store.worktrees().is_ok_and(|known| known.iter().all(|it| it.path() != tree))
 }
 
 /// How to make git forget a worktree whose folder is gone.

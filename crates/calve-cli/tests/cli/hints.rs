@@ -92,7 +92,7 @@ fn must_work(directory: &Path, advised: &str, error: &str) {
 #[test]
 fn what_is_advised_works_where_it_is_advised() {
     let rows: &[(&str, &str, &str, &[&str])] = &[
-        // What was done before, the folder, the command, and the advice of it that is pasted.
+        // The preparation, the folder, the command, and those of its hints that the test pastes.
         ("", "app", "start main", &["calve start --base main main-2"]),
         ("git branch feat/x", "app", "start feat", &["calve start -b feat-2 feat"]),
         ("git branch feat/x", "app", "start -b feat/x/y z", &["calve start -b feat-x-y z"]),

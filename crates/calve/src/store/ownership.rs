@@ -99,7 +99,7 @@ impl Believed {
             return Some(format!("it belongs to another user (uid {})", entry.uid));
         }
         let is_open = match role {
-            // Whoever may change the folder can replace it by one of theirs, and then it is theirs.
+            // Another user who replaces the mark owns the new one, and that does not count.
             Role::Mark => false,
             Role::MovedRoot => entry.mode & (OTHERS_WRITE | STICKY) != 0,
             Role::Keys => entry.mode & OTHERS_WRITE != 0,

@@ -384,7 +384,7 @@ impl Stage {
     }
 
     fn remove(&self) -> io::Result<()> {
-        // What is not shown yet counts as removed, and would stay.
+        // The removal would take a stage that is not shown yet for one that is gone.
         appears(&self.parent, os(&self.name).as_ref());
         let remove = || match self.exchanged {
             true => removal::remove(&self.parent, &self.name),

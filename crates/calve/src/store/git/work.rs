@@ -1,4 +1,4 @@
-//! What is not committed in a working tree.
+//! The uncommitted work in a working tree.
 
 use std::collections::{HashSet, VecDeque};
 use std::ffi::OsStr;

@@ -164,7 +164,7 @@ enum Which {
 /// How a row's files are found.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Look {
-    /// By what is in them, when all contents are read.
+    /// calve finds them by their content, when it reads all contents.
     WithAll,
     /// Also where no content is read: these few are read then.
     First,

@@ -32,8 +32,8 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// With the patience of calve's own, a server may be away for some twenty seconds.
 const RETRY: Duration = Duration::from_secs(20);
 const RETRIES: usize = 6;
-/// What was written is read back up to this size. Of longer objects, whose keys are their hashes,
-/// calve asks for the size.
+/// calve reads a new object back if it is at most this long. The key of a longer object is its hash,
+/// and calve asks for its size only.
 const READ_BACK_BYTES: u64 = super::CANARY_BYTES as u64;
 /// Threads that wait for answers. The caller's threads do the work.
 const THREADS: usize = 2;
