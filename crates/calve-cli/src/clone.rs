@@ -203,12 +203,13 @@ fn tell(
 
 /// One line about an entry that did not arrive, or not whole.
 pub(crate) fn finding(path: &Path, reason: &SkipReason) -> String {
+    // The root's path is empty.
+    let name = if path.as_os_str().is_empty() { ".".to_owned() } else { shown(path) };
     match reason {
         SkipReason::Socket | SkipReason::Device | SkipReason::Vanished | SkipReason::Changing => {
-            format!("{}: left out: {reason}", shown(path))
+            format!("{name}: left out: {reason}")
         }
-        SkipReason::Restless if path.as_os_str().is_empty() => format!(".: {reason}"),
-        _ => format!("{}: {reason}", shown(path)),
+        _ => format!("{name}: {reason}"),
     }
 }
 

@@ -216,7 +216,9 @@ pub enum SkipReason {
     Stage,
     /// The destination existed and [`Existing::Skip`](crate::Existing::Skip) was asked for.
     Exists,
-    /// The file arrived, but the extended attributes or ACLs with these names could not be set.
+    /// The file arrived, but the extended attributes or ACLs with these names could not be set. The
+    /// same holds for `mode`, `owner`, `times`, `set-user-ID` and `set-group-ID`. calve also names
+    /// what the filesystem accepted and did not keep, if it was not tested on that filesystem.
     Xattrs(String),
     /// The file arrived as a file of its own, because the hard link to its other name could not be
     /// made.
@@ -235,7 +237,7 @@ impl std::fmt::Display for SkipReason {
             Self::Changing => f.write_str("kept changing while it was being read"),
             Self::Stage => f.write_str("named like a stage of calve's, which is never cloned"),
             Self::Exists => f.write_str("destination exists"),
-            Self::Xattrs(names) => write!(f, "arrived without the attributes {names}"),
+            Self::Xattrs(names) => write!(f, "arrived without its {names}"),
             Self::HardlinkBroken => f.write_str("arrived as a file of its own, not as a hard link"),
         }
     }

@@ -226,8 +226,9 @@
 //! store PATH             the store's absolute path: bytes up to the last line's end
 //! ```
 //! If root did not make the worktree, `.calve/made-by` is beside it. It contains the owner and
-//! group of the files that the worktree's maker made: `UID GID`, and a newline. A project that a
-//! checkout made has the same file, in the store's folder.
+//! group of the files that the worktree's maker made: `UID GID`, and a newline. If the worktree's
+//! filesystem keeps no modes, the file has the line `no-modes`, after that line or alone. A project
+//! that a checkout made has the same file, in the store's folder.
 //!
 //! The worktree belongs to the store that has its token in a row *and* is at PATH. If nothing is at
 //! PATH any more, the store was moved, and having the token is enough. So if a project is copied

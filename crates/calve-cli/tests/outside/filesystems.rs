@@ -458,7 +458,7 @@ fn set_id_bits_that_are_left_out_are_told() {
         let Ok(output) = command.output() else { return not_run(TEST, "there is no setpriv") };
         let error = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(3), "{line}: {error}");
-        assert!(error.contains("tool: arrived without the attributes set-user-ID"), "{error}");
+        assert!(error.contains("tool: arrived without its set-user-ID"), "{error}");
         let made = fs::metadata(directory.join(format!("here/{mode}/tool"))).unwrap();
         assert_eq!(made.mode() & 0o7777, 0o755, "{line}");
     }

@@ -305,9 +305,9 @@ fn what_a_filesystem_refuses_is_left_out_and_told_or_has_a_way_out() {
     fs::write(source.join("d/file"), "content").unwrap();
     symlink("d/file", source.join("link")).unwrap();
     for (modes, code, says) in [
-        ("chmod=EPERM", 3, "arrived without the attributes mode"),
-        ("chmod=EOPNOTSUPP", 3, "arrived without the attributes mode"),
-        ("utimens=EPERM", 3, "arrived without the attributes times"),
+        ("chmod=EPERM", 3, "arrived without its mode"),
+        ("chmod=EOPNOTSUPP", 3, "arrived without its mode"),
+        ("utimens=EPERM", 3, "arrived without its times"),
         ("symlink=EPERM", 1, "to leave it out: --exclude /link;"),
         ("symlink=ENOSYS", 1, "to leave it out: --exclude /link;"),
     ] {

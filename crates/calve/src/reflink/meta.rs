@@ -12,7 +12,7 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::{self, AtFlags, Gid, Mode, Stat, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
@@ -87,6 +87,23 @@ impl Meta {
     /// Whether another file has the same kind, rights, size and time.
     pub(crate) fn is_like(&self, other: &Self) -> bool {
         (self.mode, self.size, self.modified()) == (other.mode, other.size, other.modified())
+    }
+
+    /// Names the mode (if one was `given`) and the times, if the filesystem accepted them and
+    /// then has others: FAT on a network share, FUSE filesystems with fixed modes, servers with 32
+    /// bits for a time. Coarse times, of two seconds on FAT, are no others.
+    fn name_forgotten(&self, found: &Self, given: Option<Mode>, refused: &mut Vec<String>) {
+        let mut forgot = |name: &str| {
+            if !refused.iter().any(|other| other == name) {
+                refused.push(name.to_owned());
+            }
+        };
+        if given.is_some_and(|given| mode(found.permissions()) != given) {
+            forgot("mode");
+        }
+        if found.modified().0.abs_diff(self.modified().0) > 2 {
+            forgot("times");
+        }
     }
 
     /// Whether nothing happened to the inode since it had this stat.
@@ -352,23 +369,44 @@ impl Attrs {
     }
 
     /// Sets the attributes (the ACLs, or all except the ACLs). Notes the names of those that the
-    /// filesystem refuses.
-    fn set(&self, file: impl AsFd, acls: bool, refused: &mut Vec<String>) -> io::Result<()> {
+    /// filesystem refuses, or `forgets` after it accepted them.
+    fn set(
+        &self,
+        file: impl AsFd,
+        acls: bool,
+        forgets: bool,
+        refused: &mut Vec<String>,
+    ) -> io::Result<()> {
         let file = file.as_fd();
         if self.unlisted && !acls {
-            refused.push("those that the system does not list".to_owned());
+            refused.push("attributes that the system does not list".to_owned());
         }
         for (name, value) in &self.found {
             if (name.as_c_str() == ACL_ACCESS || name.as_c_str() == ACL_DEFAULT) != acls {
                 continue;
             }
             let set = xattr::fsetxattr(file, name, value, xattr::XattrFlags::empty());
-            if SystemCall::SetAttribute.if_available(set)?.is_none() {
+            if SystemCall::SetAttribute.if_available(set)?.is_none()
+                || forgets && !(acls && is_in_the_mode(value)) && !is_there(file, name)
+            {
                 refused.push(name.to_string_lossy().into_owned());
             }
         }
         Ok(())
     }
+}
+
+/// Whether an ACL says no more than a mode does. Linux keeps it as the mode, then.
+fn is_in_the_mode(acl: &[u8]) -> bool {
+    acl.len() <= 4 + 3 * 8
+}
+
+/// Whether the file has the attribute, or says something else than that there is none.
+fn is_there(file: BorrowedFd<'_>, name: &CStr) -> bool {
+    !matches!(
+        xattr::fgetxattr(file, name, &mut [0_u8; 0][..]),
+        Err(Errno::NODATA | Errno::NOTSUP | Errno::NOSYS)
+    )
 }
 
 /// Calls `read` with a buffer that grows until the answer fits. The answer may grow between two
@@ -400,6 +438,9 @@ pub(crate) struct Created {
     pub(crate) mode_is_exact: bool,
     /// Whether this thread may give the file to any owner.
     pub(crate) privileged: bool,
+    /// Whether the filesystem is known to keep the metadata that it accepts. If not, calve looks at
+    /// what arrived.
+    pub(crate) keeps_metadata: bool,
 }
 
 /// The mode to create a regular file with.
@@ -408,7 +449,8 @@ pub(crate) fn create_mode(meta: &Meta) -> Mode {
 }
 
 /// Gives the open `file`, which was created with [`create_mode`], the metadata of its source.
-/// Returns the names of the parts that the filesystem, or a missing right, refused.
+/// Returns the names of the parts that the filesystem, or a missing right, refused, and of those
+/// that the filesystem accepted and forgot.
 pub(crate) fn apply(
     file: impl AsFd,
     meta: &Meta,
@@ -438,8 +480,9 @@ pub(crate) fn apply(
     if closed {
         let _ = fs::fchmod(file, mode(permissions & 0o777 | 0o200));
     }
+    let forgets = !created.keeps_metadata;
     if let Some(attrs) = attrs {
-        attrs.set(file, false, &mut refused)?;
+        attrs.set(file, false, forgets, &mut refused)?;
     }
     let exact = created.mode_is_exact && made_with == Some(mode(permissions)) && !closed;
     if !exact {
@@ -447,16 +490,21 @@ pub(crate) fn apply(
     }
     if let Some(attrs) = attrs {
         let before = refused.len();
-        attrs.set(file, true, &mut refused)?;
+        attrs.set(file, true, forgets, &mut refused)?;
         if refused[before..].iter().any(|name| name.as_bytes() == ACL_ACCESS.to_bytes())
             && let Some((_, acl)) =
                 attrs.found.iter().find(|(name, _)| name.as_c_str() == ACL_ACCESS)
         {
             let narrow = meta.without_acl(acl).mode & permissions;
-            give_mode(file, mode(permissions & !0o070 | narrow & 0o070))?;
+            permissions = permissions & !0o070 | narrow & 0o070;
+            give_mode(file, mode(permissions))?;
         }
     }
     set_times(fs::futimens(file, &meta.timestamps()), &mut refused)?;
+    if forgets {
+        let found = Meta::of(&fs::fstat(file)?);
+        meta.name_forgotten(&found, Some(mode(permissions)), &mut refused);
+    }
     Ok(refused)
 }
 
@@ -504,6 +552,10 @@ pub(crate) fn apply_at(
     }
     let set = fs::utimensat(dir, name, &meta.timestamps(), AtFlags::SYMLINK_NOFOLLOW);
     set_times(set, &mut refused)?;
+    if !created.keeps_metadata {
+        let found = Meta::of(&fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?);
+        meta.name_forgotten(&found, made_with, &mut refused);
+    }
     Ok(refused)
 }
 
@@ -565,13 +617,14 @@ pub(crate) fn strip_attributes(file: impl AsFd) -> io::Result<()> {
 }
 
 /// The owner and group of the files that this process creates, and whether it may give files to
-/// others.
+/// others. The filesystem is taken for one that keeps what it accepts.
 pub(crate) fn created_by_us(mode_is_exact: bool) -> Created {
     let uid = rustix::process::geteuid();
     Created {
         owner: (uid.as_raw(), rustix::process::getegid().as_raw()),
         mode_is_exact,
         privileged: rights::may_give(),
+        keeps_metadata: true,
     }
 }
 

@@ -508,11 +508,11 @@ impl Blobs {
 
     /// Cuts the open mirror `file` to no bytes, so that nobody takes it for its content.
     fn empty(&self, file: &OwnedFd, id: BlobId) -> io::Result<()> {
-        fs::fchmod(file, MODE | Mode::WUSR)?;
+        meta::give_mode(file, MODE | Mode::WUSR)?;
         let flags =
             OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let opened = fs::openat(&self.dir, path_of(id), flags, Mode::empty());
-        fs::fchmod(file, MODE)?;
+        meta::give_mode(file, MODE)?;
         let opened = opened?;
         // Another process may have renamed a good mirror over it.
         if Meta::of(&fs::fstat(&opened)?).id() == Meta::of(&fs::fstat(file)?).id() {
@@ -596,9 +596,9 @@ impl Blobs {
             let made = new.reopen()?;
             // The clone brought what a mirror does not have; only who may write to it may take that
             // away.
-            fs::fchmod(&made, Mode::RUSR | Mode::WUSR)?;
+            meta::give_mode(&made, Mode::RUSR | Mode::WUSR)?;
             meta::strip_attributes(&made)?;
-            fs::fchmod(&made, MODE)?;
+            meta::give_mode(&made, MODE)?;
             return Ok((made, true));
         }
         let made = fs::openat(&self.stage, &name, NEW_READABLE_FLAGS, MODE)?;

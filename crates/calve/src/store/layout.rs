@@ -65,6 +65,9 @@ pub(crate) const POINTER: &str = "project";
 /// In calve's own folder of a worktree that root did not make: says who made it. See
 /// [`metadata`](super::metadata).
 pub(crate) const MADE_BY: &str = "made-by";
+
+/// The line of a [`MADE_BY`] which says that no modes can be set in that tree.
+pub(crate) const NO_MODES: &str = "no-modes";
 /// In calve's own folder of a worktree: the roots that its files name. See
 /// [`paths`](super::paths).
 pub(crate) const PATHS: &str = "paths";

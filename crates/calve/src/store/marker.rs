@@ -15,11 +15,12 @@ use rustix::io::Errno;
 
 use super::files::{bytes_of, open_plain, path_from};
 use super::git;
-use super::layout::{GIT_IGNORE, GIT_MARKER, MADE_BY, MARKER, OWN, POINTER};
+use super::layout::{GIT_IGNORE, GIT_MARKER, MADE_BY, MARKER, NO_MODES, OWN, POINTER};
 use super::ownership::{self, Believed, Owned, Role};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::reflink::filesystem::Filesystem;
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
-use crate::reflink::rights;
+use crate::reflink::{meta, rights};
 use crate::tree::staging::{appears, make_file, make_folder, once_shown, stage_name, sync_folder};
 
 /// Every path is shorter than this, on every system.
@@ -271,17 +272,44 @@ fn give(file: &OwnedFd, believed: Believed) -> bool {
 }
 
 /// Notes in calve's own folder of a tree whose files calve makes who that is, unless it can make
-/// files of all users: see [`Maker`](super::metadata::Maker).
+/// files of all users, and whether no modes can be set there: see
+/// [`Maker`](super::metadata::Maker).
 pub(crate) fn write_maker(own: &OwnedFd) -> io::Result<()> {
-    if rights::can_give_to_all() {
-        return Ok(());
+    let owner = match rights::can_give_to_all() {
+        true => None,
+        false => Some(fs::fstat(own)?),
+    };
+    match maker_text(owner.as_ref(), keeps_modes(own)?) {
+        text if text.is_empty() => Ok(()),
+        text => write_new(own, MADE_BY, text.as_bytes()),
     }
-    write_new(own, MADE_BY, maker_text(&fs::fstat(own)?).as_bytes())
 }
 
 /// The content of a [`MADE_BY`].
-pub(crate) fn maker_text(own: &fs::Stat) -> String {
-    format!("{} {}\n", own.st_uid, own.st_gid)
+pub(crate) fn maker_text(owner: Option<&fs::Stat>, keeps_modes: bool) -> String {
+    let mut text = String::new();
+    if let Some(owner) = owner {
+        text += &format!("{} {}\n", owner.st_uid, owner.st_gid);
+    }
+    if !keeps_modes {
+        text += NO_MODES;
+        text.push('\n');
+    }
+    text
+}
+
+/// Whether a mode can be set in this folder. Filesystems that were not tested may refuse it, or
+/// accept it and keep another one.
+pub(crate) fn keeps_modes(own: &OwnedFd) -> io::Result<bool> {
+    if Filesystem::of_file(own).is_tested {
+        return Ok(true);
+    }
+    let name = stage_name();
+    let file = make_file(own, name.as_ref(), NEW_FILE_FLAGS, Mode::from_raw_mode(0o600))?;
+    let wanted = Mode::from_raw_mode(0o640);
+    let set = meta::give_mode(&file, wanted).and_then(|()| fs::fstat(&file));
+    fs::unlinkat(own, &name, AtFlags::empty())?;
+    Ok(Mode::from_raw_mode(set?.st_mode) == wanted)
 }
 
 fn write_new(own: &OwnedFd, name: &str, text: &[u8]) -> io::Result<()> {

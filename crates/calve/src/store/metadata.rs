@@ -13,6 +13,9 @@
 //!   `.calve/made-by` who its maker is. The owner of a file is weaker evidence: `chown -R` changes
 //!   the owner of every file.
 //!
+//! Some filesystems keep no modes, although they accept them (fixed modes of a mount, FAT over a
+//! network). A worktree there says `no-modes` in the same file, and no mode is a change.
+//!
 //! So a worktree that root made must have the owners of the snapshot. A worktree that a plain user
 //! made may have that user as the owner instead. Set-ID bits go with the owner. calve did not make
 //! the files of a project, so they must be what the snapshot says.
@@ -24,12 +27,12 @@ use rustix::fs::{self, Mode, OFlags};
 use rustix::process::{getegid, geteuid, getgroups};
 
 use super::files::read_plain;
-use super::layout::{MADE_BY, OWN};
+use super::layout::{MADE_BY, NO_MODES, OWN};
 use super::object::{Attributes, Entry, Kind};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::rights;
 
-/// `made-by` contains just two numbers.
+/// `made-by` contains just two numbers and a word.
 const MOST_BYTES: u64 = 64;
 
 /// The set-ID bits: they mean "as the owner" and "as the group".
@@ -49,12 +52,14 @@ pub(crate) struct Maker {
     owner: Option<(u32, u32)>,
     /// Whether this process sees the attributes that only root may see.
     sees_all: bool,
+    /// Whether modes can be set in the tree. If not, they are whatever the filesystem says.
+    sets_modes: bool,
 }
 
 impl Maker {
     /// A maker that could set everything.
     pub(crate) fn privileged() -> Self {
-        Self { owner: None, sees_all: rights::sees_all_attributes() }
+        Self { owner: None, sees_all: rights::sees_all_attributes(), sets_modes: true }
     }
 
     /// This process as the maker.
@@ -66,24 +71,32 @@ impl Maker {
     pub(crate) fn of(root: &OwnedFd) -> Self {
         let read = || {
             let own = fs::openat(root, OWN, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty()).ok()?;
-            let text = read_plain(own, Path::new(MADE_BY), MOST_BYTES).ok()?;
-            let (uid, gid) = std::str::from_utf8(&text).ok()?.trim_end().split_once(' ')?;
-            Some((uid.parse().ok()?, gid.parse().ok()?))
+            String::from_utf8(read_plain(own, Path::new(MADE_BY), MOST_BYTES).ok()?).ok()
         };
-        Self { owner: read(), ..Self::privileged() }
+        // Without the file, or with one that is damaged, the maker could set everything: more is a
+        // change then, and nothing is lost.
+        let text = read().unwrap_or_default();
+        let owner = text.lines().find_map(|line| {
+            let (uid, gid) = line.split_once(' ')?;
+            Some((uid.parse().ok()?, gid.parse().ok()?))
+        });
+        let sets_modes = text.lines().all(|line| line != NO_MODES);
+        Self { owner, sets_modes, ..Self::privileged() }
     }
 
     /// Whether `now` has the mode, owner and attributes of `wanted`, except for those that could
     /// not be set.
     pub(crate) fn gave(&self, now: &Entry, wanted: &Entry) -> bool {
-        self.gave_owner(now, wanted) && gave_mode(now, wanted) && self.gave_attributes(now, wanted)
+        self.gave_owner(now, wanted)
+            && self.gave_mode(now, wanted)
+            && self.gave_attributes(now, wanted)
     }
 
     /// Gives `now` the metadata of `wanted` that could not be set, so that only changes by hand
     /// remain as differences.
     pub(crate) fn settle(&self, now: &mut Entry, wanted: &Entry) {
         let owner = self.gave_owner(now, wanted);
-        if owner && gave_mode(now, wanted) {
+        if owner && self.gave_mode(now, wanted) {
             now.mode = wanted.mode;
         }
         if owner {
@@ -107,6 +120,14 @@ impl Maker {
         now.uid == uid && (now.gid == wanted.gid || now.gid == gid)
     }
 
+    fn gave_mode(&self, now: &Entry, wanted: &Entry) -> bool {
+        let is_own = (now.uid, now.gid) == (wanted.uid, wanted.gid);
+        !self.sets_modes
+            || matches!(now.kind, Kind::Symlink { .. })
+            || now.mode == wanted.mode
+            || (!is_own && now.mode == wanted.mode & !SET_ID)
+    }
+
     fn gave_attributes(&self, now: &Entry, wanted: &Entry) -> bool {
         now.attributes == wanted.attributes || self.settable(now).eq(self.settable(wanted))
     }
@@ -119,13 +140,6 @@ impl Maker {
                 && (all || !name.starts_with(b"security."))
         })
     }
-}
-
-fn gave_mode(now: &Entry, wanted: &Entry) -> bool {
-    let is_own = (now.uid, now.gid) == (wanted.uid, wanted.gid);
-    matches!(now.kind, Kind::Symlink { .. })
-        || now.mode == wanted.mode
-        || (!is_own && now.mode == wanted.mode & !SET_ID)
 }
 
 fn is_member(gid: u32) -> bool {
@@ -187,14 +201,20 @@ mod tests {
         for (row, wanted, now, by_root, by_me) in rows {
             let (wanted, now) = (entry(wanted.0, wanted.1, wanted.2), entry(now.0, now.1, now.2));
             for (owner, expected) in [(None, *by_root), (Some(ME), *by_me)] {
-                let maker = Maker { owner, sees_all: true };
+                let maker = Maker { owner, sees_all: true, sets_modes: true };
                 assert_eq!(maker.gave(&now, &wanted), expected, "{row}, made by {owner:?}");
                 let mut settled = now.clone();
                 maker.settle(&mut settled, &wanted);
                 assert_eq!(settled == wanted, expected, "{row}, made by {owner:?}, settled");
             }
         }
-        let unseen = Maker { owner: None, sees_all: false };
+        let fixed = Maker { owner: None, sees_all: true, sets_modes: false };
+        let (wanted, mut now) = (entry(0o755, ROOT, &[]), entry(0o644, ROOT, &[]));
+        assert!(fixed.gave(&now, &wanted), "no mode can be set there");
+        fixed.settle(&mut now, &wanted);
+        assert_eq!(now, wanted, "no mode can be set there, settled");
+        assert!(!fixed.gave(&entry(0o755, OTHER, &[]), &wanted), "an owner is no mode");
+        let unseen = Maker { owner: None, sees_all: false, sets_modes: true };
         let trusted = entry(0o644, ROOT, &["trusted.a"]);
         assert!(unseen.gave(&entry(0o644, ROOT, &[]), &trusted), "a plain user sees none");
     }

@@ -220,7 +220,8 @@ impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
         // The thread that made the file wrote `clipped` before it took the queue's lock to hand the
         // file over.
         let mode_is_exact = self.mode_is_exact && !self.op.clipped.load(Ordering::Relaxed);
-        Ok(Created { owner, mode_is_exact, privileged: self.privileged })
+        let keeps_metadata = self.op.dests[dest].keeps_metadata(fd);
+        Ok(Created { owner, mode_is_exact, privileged: self.privileged, keeps_metadata })
     }
 
     /// Reads a directory and makes its entries.

@@ -24,6 +24,7 @@ use super::targets::Target;
 use super::verdicts::Verdicts;
 use super::{CloneOptions, Existing, OWN};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::reflink::filesystem::Filesystem;
 use crate::reflink::meta::{Attrs, Meta};
 use crate::report::{DestinationReport, SkipReason, Skipped};
 
@@ -40,12 +41,25 @@ pub(crate) struct Dest {
     /// The owner and group of files that this process makes there. A mount may choose other ones
     /// than this process has.
     pub(super) owner: OnceLock<(u32, u32)>,
+    /// Whether the filesystem there is known to keep the metadata that it accepts.
+    keeps_metadata: OnceLock<bool>,
 }
 
 impl Dest {
     pub(crate) fn new(path: PathBuf, merge_stage: Option<Stage>) -> Self {
-        let (sharing, link_verdicts) = (Sharing::default(), Verdicts::default());
-        Self { path, merge_stage, sharing, link_verdicts, owner: OnceLock::new() }
+        Self {
+            path,
+            merge_stage,
+            sharing: Sharing::default(),
+            link_verdicts: Verdicts::default(),
+            owner: OnceLock::new(),
+            keeps_metadata: OnceLock::new(),
+        }
+    }
+
+    /// Whether the filesystem of `file`, the first file there, keeps the metadata that it accepts.
+    pub(super) fn keeps_metadata(&self, file: &OwnedFd) -> bool {
+        *self.keeps_metadata.get_or_init(|| Filesystem::of_file(file).is_tested)
     }
 
     /// Sets the owner and group of files that this process makes there to those of `root`.

@@ -14,7 +14,7 @@ use rustix::fs::{self, AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::reflink::imp::DIR_FLAGS;
-use crate::reflink::meta::Meta;
+use crate::reflink::meta::{self, Meta};
 
 /// How deep [`remove`] goes before it moves a directory to the top, so that depth costs neither
 /// stack nor descriptors.
@@ -132,7 +132,7 @@ impl Removal<'_> {
                     Ok(()) | Err(Errno::NOENT) => continue,
                     // The entry's type was unknown, or the directory is read-only.
                     Err(Errno::ISDIR | Errno::PERM | Errno::ACCESS) => {
-                        fs::fchmod(dir, Mode::RWXU)?;
+                        meta::give_mode(dir, Mode::RWXU)?;
                         match fs::unlinkat(dir, &name, AtFlags::empty()) {
                             Ok(()) | Err(Errno::NOENT) => continue,
                             Err(Errno::ISDIR) => {}
@@ -144,7 +144,7 @@ impl Removal<'_> {
             }
             let mut result = fs::unlinkat(dir, &name, AtFlags::REMOVEDIR);
             if result == Err(Errno::ACCESS) {
-                fs::fchmod(dir, Mode::RWXU)?;
+                meta::give_mode(dir, Mode::RWXU)?;
                 result = fs::unlinkat(dir, &name, AtFlags::REMOVEDIR);
             }
             match result {

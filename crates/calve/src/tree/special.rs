@@ -179,6 +179,7 @@ impl<S: Source> Worker<'_, '_, S> {
         if let Some(owner) = op.dests[dest].owner.get().filter(|_| !merging) {
             created.owner = *owner;
         }
+        created.keeps_metadata = op.dests[dest].keeps_metadata(&handles.dests()[dest]);
         let mode = special.target.is_none().then(|| meta::mode(special.meta.permissions()));
         loop {
             let temporary = self.temporary(dest, node, handles)?;

@@ -291,7 +291,7 @@ impl Stage {
     fn unmark(&mut self) -> io::Result<()> {
         appears(&self.parent, os(&self.name).as_ref());
         if self.marked && is_marked(&fs::fstat(&self.dir)?) {
-            fs::fchmod(&self.dir, Mode::RWXU)?;
+            meta::give_mode(&self.dir, Mode::RWXU)?;
         }
         self.marked = false;
         Ok(())
@@ -567,7 +567,7 @@ pub(crate) fn sync_filesystem(dir: impl AsFd) -> rustix::io::Result<()> {
 /// process is dead.
 pub(crate) fn mark(parent: &OwnedFd, name: &CStr) -> io::Result<()> {
     let tree = open_ours(parent, name)?;
-    Ok(fs::fchmod(tree, meta::mode(MARK))?)
+    Ok(meta::give_mode(tree, meta::mode(MARK))?)
 }
 
 /// Removes the stages in `parent` whose makers are dead. A stage that cannot be removed stays for

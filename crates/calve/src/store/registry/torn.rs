@@ -19,7 +19,7 @@ use crate::store::catalog::{PROJECT, WorktreeRow};
 use crate::store::files::{is_blank, path_from};
 use crate::store::git;
 use crate::store::layout::{self, GIT_IGNORE, Layout, MADE_BY, MARKER, POINTER};
-use crate::store::marker::{HIDES_ALL, Marked, maker_text};
+use crate::store::marker::{HIDES_ALL, Marked, keeps_modes, maker_text};
 use crate::store::ownership::{Owned, Role};
 use crate::tree::staging::{is_of_another_boot, write_whole};
 
@@ -45,8 +45,9 @@ impl Registry<'_> {
             write(GIT_IGNORE, HIDES_ALL)?;
         }
         if is_blank(&own.join(MADE_BY))? == Some(true) {
-            let stat = fs::lstat(&own)?;
-            write(MADE_BY, maker_text(&stat).as_bytes())?;
+            let folder = fs::open(&own, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())?;
+            let text = maker_text(Some(&fs::fstat(&folder)?), keeps_modes(&folder)?);
+            write(MADE_BY, text.as_bytes())?;
         }
         let own = fs::open(&own, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())?;
         self.marker(row).replace(&own, Marked::Worktree, believed)?;

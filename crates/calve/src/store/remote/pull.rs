@@ -42,6 +42,7 @@ use super::record::{PackRef, PartRef, Recipe, Record};
 use super::{Remote, found_key, pack_key};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::{NEW_FILE_FLAGS, SOURCE_FLAGS};
+use crate::reflink::meta;
 use crate::tree::pool::{self, Queue, lock};
 use crate::tree::running::Running;
 use crate::tree::staging::{StagedFile, flush_filesystem};
@@ -662,7 +663,7 @@ impl Remote {
         let path = staged.path.clone();
         let open = || -> io::Result<OwnedFd> {
             let file = fs::open(&path, SOURCE_FLAGS, Mode::empty())?;
-            fs::fchmod(&file, Mode::from_raw_mode(0o444))?;
+            meta::give_mode(&file, Mode::from_raw_mode(0o444))?;
             Ok(file)
         };
         let file = open().context(Operation::Put, || &path)?;
