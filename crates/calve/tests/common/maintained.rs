@@ -10,8 +10,8 @@ use calve::{
     StoreOptions, VerifyOptions, VerifyReport,
 };
 
-use super::snapshot::{Kind, Snapshot, only, snapshot};
-use super::{Scratch, names, plain_tree};
+use crate::common::snapshot::{Kind, Snapshot, only, snapshot};
+use crate::common::{Scratch, names, plain_tree};
 
 pub(crate) fn common() -> StoreOptions {
     StoreOptions::new()

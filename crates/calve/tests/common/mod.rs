@@ -1,22 +1,16 @@
 //! Shared parts of the tests: the folder that they run in, the results that they may expect there,
 //! and the comparison of two trees.
 
-#![allow(clippy::allow_attributes, dead_code, reason = "each test crate uses a part of this")]
-
-#[cfg(target_os = "linux")]
 pub(crate) mod git;
-#[cfg(feature = "store")]
-pub(crate) mod maintained;
 pub(crate) mod mounts;
 pub(crate) mod odd;
 pub(crate) mod snapshot;
-#[cfg(all(target_os = "linux", feature = "store"))]
-pub(crate) mod stores;
 
 use std::fs;
 use std::io::Write as _;
 use std::num::NonZeroUsize;
 use std::os::unix::process::ExitStatusExt as _;
+use std::panic::Location;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::mpsc;
@@ -141,7 +135,9 @@ const CHILD_DONE: &str = "the child came to its end";
 
 /// Runs `body` in its own process, because it changes process-wide state: the umask, limits, the
 /// working directory, death. The process is this test binary, which runs only `test`. There the
-/// same call runs `body`. `test` must be the name of the calling test; `row` tells its calls apart.
+/// same call runs `body`. `test` must be the name of the calling test, and the call must be in its
+/// file; `row` tells its calls apart.
+#[track_caller]
 pub(crate) fn in_child(test: &str, row: &str, body: impl FnOnce()) {
     let Some(output) = child(test, row, body).map(|mut child| child.output().unwrap()) else {
         return;
@@ -172,7 +168,11 @@ pub(crate) fn child_done(output: &Output) -> Result<(), String> {
 
 /// As [`in_child`], but the process is only prepared, for who wants to have a say in its life.
 /// `None` in the child.
+#[track_caller]
 pub(crate) fn child(test: &str, row: &str, body: impl FnOnce()) -> Option<Command> {
+    // Each file is a module of its program, and its tests are named after it.
+    let module = Path::new(Location::caller().file()).file_stem().unwrap().to_str().unwrap();
+    let test = format!("{module}::{test}");
     let meant = format!("{test}={row}");
     if let Ok(which) = std::env::var(CHILD) {
         if which == meant {
@@ -183,7 +183,7 @@ pub(crate) fn child(test: &str, row: &str, body: impl FnOnce()) -> Option<Comman
     }
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
-        .args([test, "--exact", "--nocapture", "--test-threads=1"])
+        .args([&test, "--exact", "--nocapture", "--test-threads=1"])
         .env(CHILD, meant)
         .stdin(Stdio::null());
     Some(command)

@@ -9,8 +9,8 @@ use calve::{
     StartReport, Store, StoreOptions, VerifyOptions, VerifyReport, Worktree,
 };
 
-use super::snapshot::{Entry, Kind, Snapshot, only, snapshot};
-use super::{Scratch, expects_reflink};
+use crate::common::snapshot::{Entry, Kind, Snapshot, only, snapshot};
+use crate::common::{Scratch, expects_reflink};
 
 /// A project in its own folder, beside which its worktrees are.
 pub(crate) struct Desk {

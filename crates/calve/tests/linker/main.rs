@@ -1,0 +1,18 @@
+//! The linker: clones, merges and single files. These tests need no store.
+
+mod architecture;
+#[cfg(target_os = "linux")]
+#[path = "../common/mod.rs"]
+mod common;
+mod filters;
+mod git_index;
+mod isolated;
+mod many;
+mod merge;
+mod portable;
+mod property;
+mod public_api;
+mod reflink_one_file;
+mod same_result;
+mod subvolume;
+mod whole_or_absent;
