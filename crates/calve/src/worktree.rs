@@ -391,31 +391,62 @@ impl Worktree {
     /// Calls `work` with the worktree as the store knows it now. If the worktree is dropped
     /// meanwhile, or its folder is removed, the error says so. It does not name the first file that
     /// was not found.
+    ///
+    /// # A drop that begins again
+    /// A drop takes the folder away, looks at it once more, and brings it back if something changed
+    /// ([`Worktree::drop`]). `work`, which only reads, may find nothing at the path in between. All
+    /// of this is within one transaction of the drop, and the registry's recovery waits for that if
+    /// the folder is away. So if the folder is there afterwards, `work` is called again: as often as
+    /// a drop may begin again, because each time may meet one. What changes the tree excludes drops
+    /// by a lock instead: see `alone`.
     fn as_now<T>(
         &self,
         operation: &Running,
-        work: impl FnOnce(&Self) -> Result<T, Error>,
+        work: impl Fn(&Self) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let this = self.named(operation)?;
-        work(&this).map_err(|error| {
-            if !matches!(
-                error.kind(),
-                ErrorKind::Io | ErrorKind::WorktreeMissing | ErrorKind::Changed
-            ) {
-                return error;
+        let mut done = work(&this);
+        for _ in 0..remove::ATTEMPTS {
+            match &done {
+                Err(error) if error.io_error().kind() == io::ErrorKind::NotFound => {}
+                _ => break,
             }
-            match this.now().and_then(|now| now.must_be_there()) {
-                Err(gone)
-                    if matches!(
-                        gone.kind(),
-                        ErrorKind::WorktreeNotFound | ErrorKind::WorktreeMissing
-                    ) =>
-                {
-                    gone
-                }
-                _ => error,
+            done = work(&this.there()?);
+        }
+        done.map_err(|error| this.gone_or(error))
+    }
+
+    /// The same worktree as the store knows it now. Fails if its folder is not there. If a drop has
+    /// taken the folder away, this waits until it is gone or back.
+    fn there(&self) -> Result<Self, Error> {
+        let this = self.now()?;
+        match this.must_be_there() {
+            Ok(()) => return Ok(this),
+            Err(error) if error.kind() != ErrorKind::WorktreeMissing => return Err(error),
+            Err(_) => self.store.registry().recover()?,
+        }
+        let this = self.now()?;
+        this.must_be_there()?;
+        Ok(this)
+    }
+
+    /// The error of an operation in this worktree. If the worktree is gone, that is the error.
+    fn gone_or(&self, error: Error) -> Error {
+        if !matches!(error.kind(), ErrorKind::Io | ErrorKind::WorktreeMissing | ErrorKind::Changed)
+        {
+            return error;
+        }
+        match self.there() {
+            Err(gone)
+                if matches!(
+                    gone.kind(),
+                    ErrorKind::WorktreeNotFound | ErrorKind::WorktreeMissing
+                ) =>
+            {
+                gone
             }
-        })
+            _ => error,
+        }
     }
 
     /// The state of the worktree now.

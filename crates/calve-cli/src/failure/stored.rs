@@ -210,10 +210,15 @@ fn way_out(
             "commands that only read still work; to change something, make {} writable",
             shell_word(path)
         ),
-        ErrorKind::Busy if operation == Operation::DropWorktree => format!(
-            "end these processes, or let them leave the folder; 'calve drop --force{name}' drops the worktree under \
-             them"
-        ),
+        ErrorKind::Busy
+            if operation == Operation::DropWorktree
+                && error.kind() != io::ErrorKind::WouldBlock =>
+        {
+            format!(
+                "end these processes, or let them leave the folder; 'calve drop --force{name}' drops the worktree under \
+                 them"
+            )
+        }
         ErrorKind::Busy => "try again when the other process has finished".to_owned(),
         ErrorKind::SnapshotNotFound if operation == Operation::Compare => {
             "'calve snapshot' takes the first one".to_owned()

@@ -138,19 +138,34 @@ pub(crate) fn share(store: &Path) -> Result<Guard, Error> {
     lock().context(Operation::Lock, || store)
 }
 
-/// Locks a worktree for this process alone. `None`: another process has it, and not just for a
-/// moment. (A child that another thread forks holds all locks until it executes its program.)
-pub(crate) fn alone(store: &Path, token: &str) -> Result<Option<Guard>, Error> {
+/// Locks a worktree for this process alone. `None`: another process had it for all of `patience`, or
+/// `stop` said so. (A child that another thread forks holds all locks until it executes its
+/// program.)
+///
+/// A drop removes the lock's file. A process that waited for it then has the lock of a file that no
+/// later process finds. So it begins again, with the file that has the name by now.
+pub(crate) fn alone(
+    store: &Path,
+    token: &str,
+    patience: Duration,
+    stop: impl Fn() -> bool,
+) -> Result<Option<Guard>, Error> {
     let lock = || -> io::Result<Option<Guard>> {
-        let file = open(store, token)?;
         let started = Instant::now();
-        while !try_now(&file, FlockOperation::NonBlockingLockExclusive)? {
-            if started.elapsed() >= CLOSED {
+        let mut file = open(store, token)?;
+        loop {
+            if try_now(&file, FlockOperation::NonBlockingLockExclusive)? {
+                if file.metadata()?.nlink() > 0 {
+                    return Ok(Some(Guard { file }));
+                }
+                file = open(store, token)?;
+                continue;
+            }
+            if started.elapsed() >= patience || stop() {
                 return Ok(None);
             }
             std::thread::sleep(POLL);
         }
-        Ok(Some(Guard { file }))
     };
     lock().context(Operation::Lock, || store)
 }
@@ -304,14 +319,32 @@ mod tests {
     fn a_worktree_is_given_to_one_at_a_time_and_waited_for_if_it_is_soon_free() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(Layout(dir.path()).locks()).unwrap();
-        let held = alone(dir.path(), "token").unwrap().unwrap();
-        assert!(alone(dir.path(), "token").unwrap().is_none());
-        assert!(alone(dir.path(), "another").unwrap().is_some());
+        let alone = |token, patience| alone(dir.path(), token, patience, || false).unwrap();
+        let held = alone("token", Duration::ZERO).unwrap();
+        assert!(alone("token", POLL).is_none());
+        assert!(alone("another", Duration::ZERO).is_some());
         std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| alone(dir.path(), "token").unwrap());
+            let waiting = scope.spawn(|| alone("token", Duration::MAX));
             std::thread::sleep(POLL);
             drop(held);
             assert!(waiting.join().unwrap().is_some());
+        });
+    }
+
+    #[test]
+    fn a_lock_whose_file_was_removed_while_it_was_waited_for_is_taken_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(Layout(dir.path()).locks()).unwrap();
+        let alone = |patience| alone(dir.path(), "token", patience, || false).unwrap();
+        let held = alone(Duration::ZERO).unwrap();
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| alone(Duration::MAX));
+            std::thread::sleep(POLL);
+            std::fs::remove_file(Layout(dir.path()).lock("token")).unwrap();
+            drop(held);
+            let taken = waiting.join().unwrap();
+            assert!(taken.is_some());
+            assert!(alone(POLL).is_none(), "two processes have the lock");
         });
     }
 

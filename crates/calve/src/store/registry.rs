@@ -6,7 +6,7 @@
 //! | the row | the catalog | [`claim`] | [`forget`] |
 //! | the marker, which repeats the row's token | in the tree | [`mark`] | it goes with the tree |
 //! | the index, or a ready tree's | `indexes/TOKEN` | [`write_index`], [`link_index`] | [`forget`] |
-//! | the lock of the process that switches the worktree | `locks/TOKEN` | [`lock`] | [`forget`] |
+//! | the lock of the process that switches or drops the worktree | `locks/TOKEN` | [`lock`] | [`forget`] |
 //! | what can be undone | beside the marker | a switch | it goes with the tree |
 //! | git's registration of a linked worktree | git's repository | [`register`] | [`forget`] |
 //! | its branch, if calve made one | the same | [`register`] | stays unless the start fails |
@@ -65,6 +65,7 @@ use super::{trash, undo};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::tree::across::rename_entry;
+use crate::tree::running::Running;
 use crate::tree::staging::{maker_lives, stage_name, write_whole};
 use crate::tree::{CloneOptions, clone_tree};
 
@@ -77,6 +78,12 @@ pub(crate) use dropped::{KEPT, not_dropped};
 /// If nothing can be known about the process that began a start, the start counts as dead only
 /// after this many seconds.
 const STRANGER_SECONDS: i64 = 60;
+
+/// For how long a switch waits for a drop, and the other way round. The drop holds the lock while it
+/// looks at the tree once more and writes to the database.
+const LOCK_PATIENCE: Duration = Duration::from_secs(20);
+/// For how long a lock is waited for that only a child just forked may have.
+const FORK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How many levels of folders calve goes up from a store and from a worktree, to find the worktree
 /// where it was moved to. It looks at as many places as the square of this.
@@ -343,9 +350,19 @@ impl<'a> Registry<'a> {
         undo::goes_to(&self.root_of(row), store)
     }
 
-    /// The right to switch a worktree. `None`: another process has it.
-    pub(crate) fn lock(self, row: &WorktreeRow) -> Result<Option<locks::Guard>, Error> {
-        locks::alone(self.layout.0, &row.token)
+    /// The right to switch a worktree, or to drop it. `None`: another process has it and did not
+    /// finish in time, or the operation is cancelled.
+    pub(crate) fn lock(
+        self,
+        row: &WorktreeRow,
+        operation: &Running,
+    ) -> Result<Option<locks::Guard>, Error> {
+        locks::alone(self.layout.0, &row.token, LOCK_PATIENCE, || operation.is_cancelled())
+    }
+
+    /// Like [`lock`](Self::lock), but waits only for a child that was just forked.
+    fn lock_soon(self, row: &WorktreeRow) -> Result<Option<locks::Guard>, Error> {
+        locks::alone(self.layout.0, &row.token, FORK_PATIENCE, || false)
     }
 
     /// Writes the snapshot that a worktree is based on, and whether the worktree is between that
@@ -471,7 +488,7 @@ impl<'a> Registry<'a> {
         let failed = |error: io::Error| {
             Error::new(ErrorKind::Git, Operation::RegisterWorktree, path_from(&row.path), error)
         };
-        let lock = self.lock(row)?.ok_or_else(|| failed(io::ErrorKind::WouldBlock.into()))?;
+        let lock = self.lock_soon(row)?.ok_or_else(|| failed(io::ErrorKind::WouldBlock.into()))?;
         let onto = match &linked.branch {
             Some(branch) if makes_branch => {
                 repository
@@ -663,7 +680,7 @@ impl<'a> Registry<'a> {
                 continue;
             }
             // A git process that the dead start left may still be working on this worktree.
-            let lock = if row.git.is_some() { self.lock(&row)? } else { None };
+            let lock = if row.git.is_some() { self.lock_soon(&row)? } else { None };
             if row.git.is_some() && lock.is_none() {
                 continue;
             }

@@ -112,9 +112,7 @@ impl Store {
         let operation = options.operation();
         let mut asked = Vec::new();
         for worktree in worktrees.iter().filter(|worktree| !worktree.is_project()) {
-            let now = worktree.now()?;
-            now.must_be_there()?;
-            asked.push(now);
+            asked.push(worktree.there()?);
         }
         let (project, store) = (self.project()?, self.path());
         let others: Vec<PathBuf> = self

@@ -29,11 +29,13 @@ use crate::store::delta::{self, Counts};
 use crate::store::files::listed;
 use crate::store::git::{self, Head, Work};
 use crate::store::layout;
+use crate::store::locks::Guard;
 use crate::store::manifest::Manifest;
 use crate::store::registry::{KEPT, Taken};
 use crate::store::trash::remove_tree;
 use crate::store::{PROJECT, StoreOptions, path_from};
 use crate::tree::across::move_tree;
+use crate::tree::pool::cancelled;
 use crate::tree::removal;
 use crate::tree::running::Running;
 
@@ -230,8 +232,8 @@ struct Attempt<'a> {
     is_last: bool,
 }
 
-/// How often a drop begins again because something changed meanwhile.
-const ATTEMPTS: u32 = 4;
+/// How often a drop begins because something changed meanwhile.
+pub(super) const ATTEMPTS: u32 = 4;
 
 /// What changed in git's registrations of a worktree.
 fn registrations_changed(loss: Option<&Loss>, since: Moment) -> io::Result<Vec<PathBuf>> {
@@ -262,7 +264,8 @@ impl Worktree {
     ///   inside the worktree count, also where git ignores them.
     /// * [`ErrorKind::Busy`] if a process works in it: its current folder, its program or a file
     ///   that it has open or mapped is there. [`Error::details`] has its number and its name. The
-    ///   processes that led to this one do not count.
+    ///   processes that led to this one do not count. Also if another process switches the worktree
+    ///   and does not finish in time.
     /// * [`ErrorKind::Git`] if `git worktree lock` has locked the worktree, or if git cannot say
     ///   what would be lost.
     /// * [`ErrorKind::WorktreeMissing`] if something else is at its path.
@@ -421,6 +424,9 @@ impl Worktree {
             || how.force
                 && !how.discard
                 && (is_last || self.would_lose_work(loss, room, operation)?);
+        let _alone = self.alone_to_drop(how, operation)?;
+        // A switch that was waited for has written another base snapshot.
+        let this = self.now()?;
         let layout = self.store.layout();
         let folder = if keeps { layout.dropped() } else { layout.trash() };
         if keeps {
@@ -452,9 +458,9 @@ impl Worktree {
         };
         let registry = self.store.registry();
         let taken = if keeps {
-            registry.set_aside(&self.row_to_keep(loss), take)
+            registry.set_aside(&this.row_to_keep(loss), take)
         } else {
-            registry.forget(&self.row, take)
+            registry.forget(&this.row, take)
         };
         if taken.is_err() {
             away.back()?;
@@ -472,6 +478,35 @@ impl Worktree {
         let mut dropped = DroppedWorktree::new(remains, kept, problems);
         dropped.living.clone_from(&seen.living);
         Ok(Ok(self.without_branch(dropped, loss, branch)))
+    }
+
+    /// Keeps switches away while the folder is: one that found no folder in between would make some
+    /// of it anew. What a switch changed before is seen afterwards, as all other changes. `None`: no
+    /// lock could be had, and the drop is forced. Then a switch that is at it meets what it meets if
+    /// the folder is removed by hand.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Busy`], [`ErrorKind::Cancelled`].
+    fn alone_to_drop(
+        &self,
+        how: &DropOptions,
+        operation: &Running,
+    ) -> Result<Option<Guard>, Error> {
+        match self.store.registry().lock(&self.row, operation) {
+            Ok(Some(guard)) => Ok(Some(guard)),
+            Ok(None) if operation.is_cancelled() => {
+                Err(cancelled(Operation::DropWorktree, &self.path))
+            }
+            Ok(None) if how.force => Ok(None),
+            Ok(None) => {
+                let why = "another process is switching it";
+                let cause = io::Error::new(io::ErrorKind::WouldBlock, why);
+                Err(Error::new(ErrorKind::Busy, Operation::DropWorktree, &self.path, cause))
+            }
+            // There is no room for the file of a lock that nobody has.
+            Err(error) if error.kind() == ErrorKind::StorageFull => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// What changed in a worktree since it was looked at. Its folder is at `place` now.

@@ -150,8 +150,7 @@ impl Store {
         // The store's own files in a worktree are small, and calve writes them when it likes.
         let mut apart = vec![self.path().to_owned()];
         for worktree in worktrees {
-            let now = worktree.now()?;
-            now.must_be_there()?;
+            let now = worktree.there()?;
             apart.push(layout::own(&now.path));
             trees.push(Tree { path: now.path, role: Role::Target });
         }

@@ -55,6 +55,7 @@ use crate::store::paths::local::{Local, Tree};
 use crate::store::paths::record::Digest;
 use crate::store::registry::no_worktree;
 use crate::store::{StoreOptions, locks, now};
+use crate::tree::pool::cancelled;
 use crate::tree::running::Running;
 use crate::tree::staging;
 use crate::worktree::relocate::{Relocate, Whose};
@@ -151,27 +152,34 @@ impl Worktree {
         })
     }
 
-    /// Calls `work` with the worktree as the store has it now. No other process can switch the
-    /// worktree meanwhile.
+    /// Calls `work` with the worktree as the store has it now. No other process can switch or drop
+    /// the worktree meanwhile.
     fn alone<T>(
         &self,
         operation: &Running,
         work: impl FnOnce(&Self) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        self.as_now(operation, |this| {
-            let _alone = this.lock()?;
+        let this = self.named(operation)?;
+        let worked = || {
+            let _alone = this.lock(operation)?;
             work(&this.now()?)
-        })
+        };
+        worked().map_err(|error| this.gone_or(error))
     }
 
-    fn lock(&self) -> Result<locks::Guard, Error> {
+    /// The lock is taken before anything in the tree is looked at: a drop that has it may have taken
+    /// the folder away, and may bring it back.
+    fn lock(&self, operation: &Running) -> Result<locks::Guard, Error> {
         self.store.must_be_writable(Operation::SwitchWorktreeOf)?;
-        self.must_keep_to_itself()?;
-        let alone = self.store.registry().lock(&self.row)?.ok_or_else(|| {
-            let cause =
-                io::Error::new(io::ErrorKind::WouldBlock, "another process is switching it");
+        let alone = self.store.registry().lock(&self.row, operation)?.ok_or_else(|| {
+            if operation.is_cancelled() {
+                return cancelled(Operation::SwitchWorktree, &self.path);
+            }
+            let why = "another process is switching or dropping it";
+            let cause = io::Error::new(io::ErrorKind::WouldBlock, why);
             Error::new(ErrorKind::Busy, Operation::SwitchWorktree, &self.path, cause)
         })?;
+        self.must_keep_to_itself()?;
         // A process that was killed while it discarded undo data left that data here. We sweep it
         // now, because the command may have nothing else to do.
         match self.open_own()? {
