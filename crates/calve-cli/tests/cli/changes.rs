@@ -7,6 +7,7 @@ use std::process::Stdio;
 use serde_json::json;
 use tempfile::TempDir;
 
+use crate::shown::assert_document;
 use crate::{calve, command, done, run, with_project, worktrees_of};
 
 fn read(path: &Path) -> Option<String> {
@@ -120,7 +121,7 @@ fn the_document_of_a_diff_is_as_documented() {
         ],
         "skipped": [],
     });
-    assert_eq!(document, expected);
+    assert_document(&document, &expected);
     let with_patch = calve(&project, "diff --json --patch w").json();
     let patch = command(&project, ["diff", "w"]).output().unwrap().stdout;
     assert_eq!(with_patch["patch"], String::from_utf8(patch).unwrap());
@@ -198,7 +199,7 @@ fn with_one_word_it_is_the_snapshot_and_the_current_folders_worktree() {
     let expected = json!({
         "name": "w", "path": root.to_str(), "removed_entries": 0, "kept": [], "skipped": [],
     });
-    assert_eq!(document, expected);
+    assert_document(&document, &expected);
     assert_eq!(read(&root.join("a")).as_deref(), Some("alpha\n"));
     // The project, too.
     let project_too = calve(&project, "switch --force --json two").json();

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::json;
 
+use crate::shown::assert_document;
 use crate::{calve, expected_method, listing, plant, scratch, with_source};
 
 fn read(root: &Path, name: &str) -> Option<String> {
@@ -122,7 +123,7 @@ fn the_json_document_is_as_documented() {
     let elapsed = document.as_object_mut().unwrap().remove("elapsed_seconds").unwrap();
     assert!(elapsed.as_f64().unwrap() >= 0.0);
     let expected = json!({ "expected_copies": null, "source": "src", "destinations": [destination("dst"), destination("other")] });
-    assert_eq!(document, expected);
+    assert_document(&document, &expected);
 }
 
 /// The names that `dst` has afterwards: the purpose of each flag, in one small tree.

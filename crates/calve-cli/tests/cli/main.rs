@@ -30,6 +30,8 @@ mod risks;
 mod scope;
 #[cfg(unix)]
 mod shells;
+#[path = "../shown/mod.rs"]
+mod shown;
 #[cfg(unix)]
 mod snapshots;
 mod streams;
@@ -42,18 +44,25 @@ mod usage;
 mod worktrees;
 
 use std::ffi::{OsStr, OsString};
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::{fmt, fs};
 
+use shown::Lines;
 use tempfile::TempDir;
 
 /// The output of a run of the command on its streams.
-#[derive(Debug)]
 struct Run {
     code: Option<i32>,
     stdout: String,
     stderr: String,
+}
+
+impl fmt::Debug for Run {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (stdout, stderr) = (Lines(&self.stdout), Lines(&self.stderr));
+        write!(f, "exit code {:?}\n  stdout:{stdout:?}\n  stderr:{stderr:?}", self.code)
+    }
 }
 
 impl From<Output> for Run {

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -46,9 +47,21 @@ fn wait_for_work(scratch: &Path) {
     }
 }
 
+/// Under `nohup` this process ignores SIGHUP, and its children would too. A handler here means the
+/// default action in them; it does nothing, so that `nohup` keeps its meaning for the tests.
+fn have_children_not_ignore(signal: Signal) {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap_or("0");
+    let ignored = u64::from_str_radix(ignored.trim(), 16).unwrap();
+    if ignored & (1 << (signal.as_raw() - 1)) != 0 {
+        signal_hook::flag::register(signal.as_raw(), Arc::default()).unwrap();
+    }
+}
+
 #[test]
 fn a_signal_cancels_leaves_nothing_behind_and_is_told_by_the_exit_code() {
     for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)] {
+        have_children_not_ignore(signal);
         let scratch = with_much_to_do();
         let mut command =
             crate::command(scratch.path(), ["clone", "--json", "-n", "30", "src", "dst"]);

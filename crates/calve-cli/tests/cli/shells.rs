@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use serde_json::json;
 use tempfile::TempDir;
 
+use crate::shown::assert_document;
 use crate::{Run, calve, command, done, run, with_project, worktrees_of};
 
 /// A project with worktrees `one`, `two` and `x$(y)` (in a folder with blanks and a quote), and
@@ -224,7 +225,7 @@ fn path_prints_where_a_worktree_is_and_nothing_where_it_is_not() {
         assert_eq!(Path::new(&done(at, words)), expected, "{words}");
     }
     let document = calve(&one, "path --json").json();
-    assert_eq!(document, json!({ "name": "one", "path": one.to_str() }));
+    assert_document(&document, &json!({ "name": "one", "path": one.to_str() }));
     fs::remove_dir_all(&one).unwrap();
     let gone = calve(&project, "path --json one");
     assert_eq!((gone.code, &gone.json()["error"]["kind"]), (Some(1), &json!("worktree_missing")));

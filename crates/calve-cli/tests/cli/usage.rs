@@ -1,5 +1,6 @@
 //! Usage errors end with 2 and begin nothing; help is help.
 
+use crate::shown::{Lines, assert_lines};
 use crate::{calve, command, listing, run, with_source};
 
 #[test]
@@ -191,23 +192,23 @@ fn every_command_has_its_manual_page() {
         ] {
             assert!(page.contains(&format!("\n.SH {section}\n")), "{path}: no {section}: {page}");
         }
-        assert!(page.contains("CALVE_STORE") && page.is_ascii(), "{path}: {page}");
-        assert!(!page.contains("\n\n") && !page.contains('\u{1b}'), "{path}: {page}");
+        assert!(page.contains("CALVE_STORE") && page.is_ascii(), "{path}: {:?}", Lines(&page));
+        assert!(!page.contains("\n\n") && !page.contains('\u{1b}'), "{path}: {:?}", Lines(&page));
     }
     for (words, page) in [("man start", "calve-start"), ("man store gc", "calve-store-gc")] {
         let page = std::fs::read_to_string(scratch.path().join(format!("made/man1/{page}.1")));
-        assert_eq!(calve(scratch.path(), words).stdout, page.unwrap(), "{words}");
+        assert_lines(&calve(scratch.path(), words).stdout, &page.unwrap());
     }
     let unknown = calve(scratch.path(), "man store nothing");
     assert_eq!((unknown.code, unknown.stdout.as_str()), (Some(2), ""), "{unknown:?}");
     assert!(unknown.stderr.contains("there is no command 'nothing'"), "{unknown:?}");
     let top = calve(scratch.path(), "man").stdout;
-    assert_eq!(top, std::fs::read_to_string(scratch.path().join(&expected[0])).unwrap());
+    assert_lines(&top, &std::fs::read_to_string(scratch.path().join(&expected[0])).unwrap());
     // A page that is there already is replaced, and one that cannot be written leaves nothing.
     let page = scratch.path().join("made/man1/calve.1");
     std::fs::write(&page, "old").unwrap();
     assert_eq!(calve(scratch.path(), "man -d made/man1").code, Some(0));
-    assert_eq!(std::fs::read_to_string(&page).unwrap(), top);
+    assert_lines(&std::fs::read_to_string(&page).unwrap(), &top);
     std::fs::remove_file(&page).unwrap();
     std::fs::create_dir(&page).unwrap();
     let refused = calve(scratch.path(), "man -d made/man1");

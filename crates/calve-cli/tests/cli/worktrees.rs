@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
+use crate::shown::assert_document;
 use crate::{
     Run, calve, command, done, expected_method, plant, run, scratch, until_deleted, with_project,
     worktrees_of,
@@ -146,7 +147,7 @@ fn status_has_a_line_a_change_and_three_for_its_exit_code() {
         ],
         "skipped": [],
     });
-    assert_eq!(document, expected);
+    assert_document(&document, &expected);
 }
 
 #[test]
@@ -335,7 +336,7 @@ fn a_drop_returns_at_once_and_the_files_go_behind_it() {
         "kept_until": null, "kept": [], "kept_in_submodules": [], "deleted_branch": null,
         "problems": [], "living": [],
     });
-    assert_eq!(document, json!({ "dropped": [three] }));
+    assert_document(&document, &json!({ "dropped": [three] }));
     assert_eq!(fs::read_dir(&beside).unwrap().count(), 0);
     assert_eq!(done(&project, "list"), "");
     until_deleted(&project.join(".calve"));

@@ -27,6 +27,9 @@ mod naming;
 mod races;
 mod rounds;
 mod sandboxes;
+#[expect(dead_code, reason = "cli uses the rest of it")]
+#[path = "../shown/mod.rs"]
+mod shown;
 mod store_verbs;
 mod tree;
 mod volume;
@@ -34,23 +37,32 @@ mod wheels;
 mod writers;
 
 use std::ffi::OsStr;
-use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::{OnceLock, mpsc};
 use std::time::Duration;
+use std::{fmt, fs};
 
 use rustix::process::{Pid, Signal, kill_process};
+use shown::Lines;
 use tempfile::TempDir;
 
 /// The result of a run of the command: its end, its streams, and (under strace) the log.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Run {
     code: Option<i32>,
     stdout: String,
     stderr: String,
     log: String,
+}
+
+impl fmt::Debug for Run {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [stdout, stderr, log] = [&self.stdout, &self.stderr, &self.log].map(|text| Lines(text));
+        let code = self.code;
+        write!(f, "exit code {code:?}\n  stdout:{stdout:?}\n  stderr:{stderr:?}\n  log:{log:?}")
+    }
 }
 
 impl Run {
